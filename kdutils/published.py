@@ -1,0 +1,312 @@
+"""The tables that the paper's authors released, as cells.
+
+Source: github.com/LCS2-IIITD/KD_generalization, folder `results/`, at COMMIT (Apache-2.0). Nothing is
+repaired: what is odd about a value is a flag on its row.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from kdutils import cells as cell_rows
+from kdutils.spec import AVERAGE, CONTAMINATED_TASKS, DOMAIN_TASKS, TEST_ITEMS
+
+COMMIT = "a5fed92e2c749ee5dda78aa26f61cce4529f2157"
+BASE_URL = f"https://raw.githubusercontent.com/LCS2-IIITD/KD_generalization/{COMMIT}/results/"
+SHA256 = {
+    "math_results_main.csv": "375c370b37297f572841851e46d6b54986126a27f0b7d1cc58bd65760a17183a",
+    "llama_math_results.csv": "7247b92659f581b7122d6cb2855a09532a540b4b3b51a7bd7986232c173f6357",
+    "cs_results_main.csv": "6bec3505cbf71e5e41162accdc6b82f42f61b2203690da0ded8f7e66a4b134ed",
+    "llama_cs_results.csv": "8ac66d3ada5ac24e68d74796f7991757f2e7eab8863822820d7f857844979e7e",
+    "EM1.csv": "389ae4fc196e654e4de803371126e1a167be5eb912cceaa20d17decd5c90f73a",
+    "EM2.csv": "c40d109b45e51a2e317c951ece469c3fa0331560f4776dc391fe5ab834ab2b83",
+    "EM1_cs.csv": "748e0ba4ab83411396802d75d10d87f4d9acabb737558122f888ceaefe16a709",
+    "EM2_cs.csv": "e669ff492d5a52c51ebeb0c7ab1b59840c0b04c64e868c9d4b678297161f818f",
+    "BLEU.csv": "c391034c126bca03e6839f598d97d3ff7ab325d2cd78a7104f3742b563be985a",
+    "BLEU2.csv": "ef2052e3793db1b86f8d2cda6d0d0018e173580f3a350a394d8e37a8e9221e58",
+}
+TASK_COLUMNS = {  # the authors' spelling -> ours
+    "AQuA": "aqua",
+    "AddSub": "addsub",
+    "gsm8k": "gsm8k",
+    "MultiArith": "multiarith",
+    "SVAMP": "svamp",
+    "SingleEq": "singleeq",
+    "ARC-Challenge": "arc_c",
+    "ARC-Easy": "arc_e",
+    "boolq": "boolq",
+    "hellaswag": "hellaswag",
+    "openbookqa": "obqa",
+    "piqa": "piqa",
+    "social_i_qa": "siqa",
+    "winogrande": "winogrande",
+    "Average": AVERAGE,
+}
+ACCURACY_FILES = {
+    "math": ("math_results_main.csv", "llama_math_results.csv"),
+    "commonsense": ("cs_results_main.csv", "llama_cs_results.csv"),
+}
+# Cell column -> file with one SFT and one KD row a pair. Which KD student it was is not released.
+PAIR_FILES = {
+    "math": {
+        "agreement": "EM1.csv",
+        "agreement_em2": "EM2.csv",
+        "fidelity": "BLEU.csv",
+        "fidelity_bleu2": "BLEU2.csv",
+    },
+    "commonsense": {"agreement": "EM1_cs.csv", "agreement_em2": "EM2_cs.csv"},
+}
+METHOD_KEYS = {"KD": "fkl", "RevKD": "revkd", "GKD": "gkd"}
+SEED = 6  # of training and decoding, in the authors' argument files
+# The poster gives AddSub 89.1 and MultiArith 94.5 to the 0.5B and 1.5B students of the 14B teacher.
+POSTER_AGREEMENT = {"addsub": 89.1, "multiarith": 94.5}
+
+
+class ReleasedTablesError(RuntimeError):
+    """The released tables are missing or are not the ones the authors released."""
+
+
+def fetch() -> Path:
+    """Folder with the ten released tables, each equal to its SHA-256.
+
+    `$KDUTILS_DATA/published` if KDUTILS_DATA is set; else the user's cache, downloaded on first use.
+    The cache is filled whole or not at all.
+
+    Raises:
+        ReleasedTablesError: names what is wrong with which file and both ways to mend it.
+    """
+    if data := os.environ.get("KDUTILS_DATA"):
+        folder = Path(data).expanduser().resolve() / "published"
+        verify(folder)
+        return folder
+    folder = _cache_folder()
+    if not folder.is_dir():
+        _download(folder)
+    verify(folder)
+    return folder
+
+
+def verify(folder: Path) -> None:
+    """Raise ReleasedTablesError unless all ten files are there and equal what the authors released."""
+    for name, expected in SHA256.items():
+        path = folder / name
+        if not path.is_file():
+            raise ReleasedTablesError(f"{path} is missing; {_remedy()}")
+        content = path.read_bytes()
+        found = hashlib.sha256(content).hexdigest()
+        if found != expected:
+            raise ReleasedTablesError(
+                f"{path} is not the released file: SHA-256 {found[:12]}… instead of {expected[:12]}… "
+                f"({len(content):,} bytes, {_header_fault(name, content)}); {_remedy()}"
+            )
+
+
+def _header_fault(name: str, content: bytes) -> str:
+    header = content.split(b"\n", 1)[0].decode("utf-8", "replace").strip().split(",")
+    is_accuracy = any(name in names for names in ACCURACY_FILES.values())
+    first = ["Teacher", "Student", "Method"] if is_accuracy else ["Teacher", "Student", "Pair", "Method"]
+    unknown = [column for column in header[len(first) :] if column not in TASK_COLUMNS]
+    if header[: len(first)] != first or unknown:
+        return f"its header is changed: {unknown or header[: len(first)]}"
+    return "header as released, so truncated or edited below it"
+
+
+def _remedy() -> str:
+    if os.environ.get("KDUTILS_DATA"):
+        return (
+            f"put the files of {BASE_URL} there, or unset KDUTILS_DATA "
+            "to download them once into the user's cache"
+        )
+    return (
+        f"delete {_cache_folder()} and run again with a network, or set KDUTILS_DATA to a folder "
+        f"whose published/ holds the files of {BASE_URL}"
+    )
+
+
+def _cache_folder() -> Path:
+    import pooch  # imported where needed: with KDUTILS_DATA set nothing is downloaded
+
+    return Path(pooch.os_cache("kdutils")) / f"published-{COMMIT[:12]}"
+
+
+def _download(folder: Path) -> None:
+    import pooch
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=".published-", dir=folder.parent))
+    try:
+        for name, sha256 in SHA256.items():
+            pooch.retrieve(BASE_URL + name, known_hash=f"sha256:{sha256}", fname=name, path=partial)
+        partial.replace(folder)
+    except Exception as error:  # pooch raises requests', urllib3's and its own: all mean "not obtained"
+        if folder.is_dir():  # another process was faster; verify() judges what it left
+            return
+        reason = str(error).split("\n", 1)[0][:200]
+        raise ReleasedTablesError(
+            f"cannot download the released tables ({type(error).__name__}: {reason}); "
+            f"run again with a network, or set KDUTILS_DATA to a folder whose published/ "
+            f"holds the files of {BASE_URL}"
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def cells() -> pd.DataFrame:
+    """The released results as a cell table (cells.SCHEMA): 74 runs a domain on its tasks and their average.
+
+    Agreement and fidelity stand on every KD row with a tuned teacher of their pair, as the authors'
+    analysis uses them (joined on teacher and student alone); those rows carry `agreement_reused`.
+    """
+    folder = fetch()
+    rows: list[dict[str, Any]] = []
+    for domain, names in ACCURACY_FILES.items():
+        pair_values = _pair_values(folder, domain)
+        for name in names:
+            for record in pd.read_csv(folder / name).to_dict("records"):
+                rows.extend(_run_rows(record, domain, pair_values))
+    _flag_collapsed(rows)
+    for row in rows:
+        row["flags"] = cell_rows.join_flags(row["flags"])
+    return cell_rows.cell_table(rows)
+
+
+def noise_results() -> pd.DataFrame:
+    """All that is known of the paper's noise study: Qwen2.5-3B to 0.5B, forward KL, math average.
+
+    Columns sigma, accuracy, origin. sigma = 0 is released; sigma = 5 is read off a summary that the
+    authors' lab published and is good to about one decimal; nothing is known for sigma 1 and 2.
+    """
+    table = cells()
+    clean = table[
+        (table["teacher"] == "Qwen2.5-3B")
+        & (table["student"] == "Qwen2.5-0.5B")
+        & (table["method"] == "fkl")
+        & table["teacher_tuned"].fillna(False)
+        & (table["temperature"] == 1.0)
+        & (table["domain"] == "math")
+        & (table["task"] == AVERAGE)
+    ]
+    return pd.DataFrame(
+        {
+            "sigma": [0.0, 5.0],
+            "accuracy": [float(clean["accuracy"].item()), 5.9],
+            "origin": ["released table", "second-hand summary"],
+        }
+    )
+
+
+def float32_share(values: pd.Series) -> float:
+    """Share of percentages that are exactly 100 x a 32-bit float, to double rounding.
+
+    Scores computed in Python are 64-bit; a share of 1 says the numbers left a neural network or GPU.
+    """
+    exact = values.to_numpy("float64") / 100
+    return float((abs(exact.astype("float32").astype("float64") - exact) < 1e-15).mean())
+
+
+def _pair_values(folder: Path, domain: str) -> dict[tuple[str, str, str], dict[str, float]]:
+    """(teacher, student, task) -> agreement and fidelity columns of the cell schema."""
+    values: dict[tuple[str, str, str], dict[str, float]] = {}
+    for column, name in PAIR_FILES[domain].items():
+        for record in pd.read_csv(folder / name).to_dict("records"):
+            suffix = {"KD": "", "SFT": "_sft"}[record["Method"]]
+            for released, task in TASK_COLUMNS.items():
+                if released in record:
+                    key = (record["Teacher"], record["Student"], task)
+                    values.setdefault(key, {})[column + suffix] = float(record[released])
+    return values
+
+
+def _run_rows(record: dict[str, Any], domain: str, pair_values: dict) -> list[dict[str, Any]]:
+    """One released row (a run) as cells, one a task."""
+    common = {"source": "published", "protocol": "paper", "domain": domain, "seed": SEED, "noise_sigma": 0.0}
+    common |= _who(record)
+    tasks = {task: float(record[released]) for released, task in TASK_COLUMNS.items() if released in record}
+    mean = sum(tasks[task] for task in DOMAIN_TASKS[domain]) / len(DOMAIN_TASKS[domain])
+    rows = []
+    for task, accuracy in tasks.items():
+        row = common | {"task": task, "accuracy": accuracy} | _precision(task, tasks, domain)
+        row["flags"] = set(_accuracy_flags(row, mean))
+        if record["Teacher"].endswith("_ckpt2400"):
+            row["flags"].add("teacher_checkpoint_named")
+        if common.get("teacher_tuned") and (
+            shared := pair_values.get((row["teacher"], row["student"], task))
+        ):
+            row |= shared
+            row["flags"] |= _pair_flags(row)
+        rows.append(row)
+    return rows
+
+
+def _who(record: dict[str, Any]) -> dict[str, Any]:
+    """Model, method and temperature columns of a released row."""
+    student = record["Student"]
+    who = {
+        "student": student,
+        "student_parameters": cell_rows.model_parameters(student),
+        "family": cell_rows.model_family(student),
+    }
+    if record["Method"] in ("BaseModel", "SFT"):
+        return who | {"method": "base" if record["Method"] == "BaseModel" else "sft"}
+    match = re.fullmatch(r"student_(KD|RevKD|GKD)(_base_teacher)?_temp_(\d\.\d)", record["Method"])
+    if match is None:
+        raise ReleasedTablesError(f"unknown method {record['Method']!r} in the released tables")
+    teacher = record["Teacher"].removesuffix("_ckpt2400")
+    return who | {
+        "teacher": teacher,
+        "teacher_parameters": cell_rows.model_parameters(teacher),
+        "method": METHOD_KEYS[match[1]],
+        "teacher_tuned": match[2] is None,
+        "temperature": float(match[3]),
+    }
+
+
+def _precision(task: str, accuracies: dict[str, float], domain: str) -> dict[str, Any]:
+    """n and standard error; an average's error treats the tasks as independent."""
+    if task != AVERAGE:
+        n = TEST_ITEMS[task]
+        return {"n": n, "accuracy_se": cell_rows.accuracy_se(accuracies[task], n)}
+    members = DOMAIN_TASKS[domain]
+    variances = [cell_rows.accuracy_se(accuracies[member], TEST_ITEMS[member]) ** 2 for member in members]
+    return {
+        "n": sum(TEST_ITEMS[member] for member in members),
+        "accuracy_se": sum(variances) ** 0.5 / len(members),
+    }
+
+
+def _accuracy_flags(row: dict[str, Any], mean: float) -> list[str]:
+    task, accuracy = row["task"], row["accuracy"]
+    if task == AVERAGE:
+        return ["average_differs"] if abs(accuracy - mean) > 0.01 else []
+    flags = ["contaminated"] if task in CONTAMINATED_TASKS else []
+    n_right = round(accuracy / 100 * row["n"])
+    if abs(100 * n_right / row["n"] - accuracy) > 0.005 + 1e-9:  # released with two decimals
+        flags.append("not_a_single_pass")
+    return flags
+
+
+def _pair_flags(row: dict[str, Any]) -> set[str]:
+    flags = {"agreement_reused"}
+    if "fidelity" in row:
+        flags.add("fidelity_measure_unclear")
+    printed = POSTER_AGREEMENT.get(row["task"])
+    is_small = row["student_parameters"] < 2e9
+    if printed is not None and not is_small and abs(row["agreement"] - printed) < 0.05:
+        flags.add("poster_misattributed")
+    return flags
+
+
+def _flag_collapsed(rows: list[dict[str, Any]]) -> None:
+    keys = ("student", "domain", "task")
+    sft = {tuple(row[key] for key in keys): row["accuracy"] for row in rows if row["method"] == "sft"}
+    for row in rows:
+        if row.get("teacher") and row["accuracy"] < sft[tuple(row[key] for key in keys)] / 2:
+            row["flags"].add("collapsed")

@@ -1,0 +1,135 @@
+"""What can be asked for: the names of the study and its profiles.
+
+Every key that appears in a table, a parameter or a file name is defined here once.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+MATH_TASKS = ("aqua", "addsub", "gsm8k", "multiarith", "svamp", "singleeq")
+COMMONSENSE_TASKS = ("arc_c", "arc_e", "boolq", "hellaswag", "obqa", "piqa", "siqa", "winogrande")
+DOMAINS = ("math", "commonsense")
+DOMAIN_TASKS = {"math": MATH_TASKS, "commonsense": COMMONSENSE_TASKS}
+TASKS = MATH_TASKS + COMMONSENSE_TASKS
+AVERAGE = "average"  # the mean over a domain's tasks, analysed as one more task
+
+TASK_LABELS = {
+    "aqua": "AQuA",
+    "addsub": "AddSub",
+    "gsm8k": "GSM8K",
+    "multiarith": "MultiArith",
+    "svamp": "SVAMP",
+    "singleeq": "SingleEq",
+    "arc_c": "ARC-c",
+    "arc_e": "ARC-e",
+    "boolq": "BoolQ",
+    "hellaswag": "HellaSwag",
+    "obqa": "OBQA",
+    "piqa": "PIQA",
+    "siqa": "SIQA",
+    "winogrande": "WinoGrande",
+    AVERAGE: "Average",
+}
+DOMAIN_LABELS = {"math": "Math", "commonsense": "Commonsense"}
+
+# Size of each test set, as in the authors' repository (HellaSwag: the official validation set).
+TEST_ITEMS = {
+    "aqua": 254,
+    "addsub": 395,
+    "gsm8k": 1319,
+    "multiarith": 600,
+    "svamp": 1000,
+    "singleeq": 508,
+    "arc_c": 1172,
+    "arc_e": 2376,
+    "boolq": 3270,
+    "hellaswag": 10042,
+    "obqa": 500,
+    "piqa": 1838,
+    "siqa": 1954,
+    "winogrande": 1267,
+}
+
+# Tasks whose test questions occur in math_10k, the training set (LLM-Adapters' own README).
+CONTAMINATED_TASKS = ("addsub", "multiarith", "singleeq")
+
+METHOD_LABELS = {
+    "base": "Base model",
+    "sft": "SFT",
+    "fkl": "SeqKD† (token forward KL)",
+    "seqkd": "SeqKD (teacher text)",
+    "revkd": "RevKD",
+    "gkd": "GKD",
+}
+KD_METHODS = ("fkl", "revkd", "gkd")  # the three that the paper compares
+SELECTIONS = ("best_on_test", "temperature_1")
+
+SECTIONS = {
+    "00": "00_overview",
+    "01": "01_effectiveness",
+    "02": "02_size_correlation",
+    "03": "03_teacher_quality",
+    "04": "04_agreement",
+    "05": "05_fidelity",
+    "06": "06_noise",
+    "07": "07_temperature",
+    "08": "08_claims",
+}
+
+PROFILE_FOLDER = Path(__file__).parent / "profiles"
+
+
+def profile_names() -> tuple[str, ...]:
+    """Names of the profiles that ship with the package, sorted."""
+    return tuple(sorted(path.stem for path in PROFILE_FOLDER.glob("*.toml")))
+
+
+# Values a parameter may take, by its name: one name means one thing in every notebook.
+PARAMETER_CHOICES = {
+    "profile": profile_names(),
+    "selection": SELECTIONS,
+    "domains": DOMAINS,
+    "tasks": TASKS,
+    "methods": KD_METHODS,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """How much of the study to run: which sources of cells, which notebooks."""
+
+    name: str
+    title: str
+    summary: str
+    sources: tuple[str, ...]  # of "published", "live"
+    notebooks: tuple[str, ...]  # in the order of the reports
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.notebooks) - set(SECTIONS.values()))
+        if unknown:
+            raise ValueError(
+                f"profile {self.name!r} names unknown notebooks {unknown}; "
+                f"there are {list(SECTIONS.values())}"
+            )
+
+
+def load_profile(name: str) -> Profile:
+    """The profile of that name.
+
+    Raises:
+        ValueError: if there is no such profile; the message lists those there are.
+    """
+    if name not in profile_names():
+        raise ValueError(f"unknown profile {name!r}; choose one of {list(profile_names())}")
+    with (PROFILE_FOLDER / f"{name}.toml").open("rb") as file:
+        entries = tomllib.load(file)
+    return Profile(
+        name=name,
+        title=entries["title"],
+        summary=entries["summary"],
+        sources=tuple(entries["sources"]),
+        notebooks=tuple(entries["notebooks"]),
+    )
