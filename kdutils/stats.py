@@ -1,0 +1,292 @@
+"""Tests and intervals. The authors' procedure is `authors_tests`; nothing here chooses a selection rule.
+
+Undefined statistics (too few points, constant input) are NaN, never 0 and never an exception.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import scipy.stats
+
+from kdutils import published, study
+from kdutils.spec import AVERAGE, KD_METHODS, METHOD_LABELS, SELECTIONS, TASK_LABELS
+
+STATISTIC_COLUMNS = [
+    "section",
+    "test",
+    "source",
+    "selection",
+    "domain",
+    "task",
+    "group",
+    "statistic",
+    "p_value",
+    "n",
+]
+SECTION_OF_TEST = {
+    "ttest_gain_gt_0": "01",
+    "anova_methods": "01",
+    "spearman_gain_size": "02",
+    "spearman_gain_sft": "02",
+    "spearman_gain_teacher": "03",
+    "spearman_gain_agreement": "04",
+    "spearman_gain_fidelity": "05",
+}
+CORRELATES = {  # test -> column of the gain table that the gain is correlated with
+    "spearman_gain_size": "student_parameters",
+    "spearman_gain_sft": "sft_accuracy",
+    "spearman_gain_teacher": "teacher_accuracy",
+    "spearman_gain_agreement": "agreement",
+    "spearman_gain_fidelity": "fidelity",
+}
+LIKENESS_TESTS = ("spearman_gain_agreement", "spearman_gain_fidelity")  # released by task, without average
+
+
+@dataclass(frozen=True)
+class Significance:
+    """A statistic, its p-value and the number of observations behind it."""
+
+    statistic: float
+    p_value: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate with its interval, in the unit of what was estimated."""
+
+    estimate: float
+    low: float
+    high: float
+    n: int
+
+    def __str__(self) -> str:
+        return f"{self.estimate:+.2f} [{self.low:+.2f}, {self.high:+.2f}], n = {self.n}"
+
+
+def ttest_greater(values: Iterable[float]) -> Significance:
+    """One-sample one-sided t-test of mean > 0 (scipy.stats.ttest_1samp); NaN below two values."""
+    sample = np.asarray(list(values), dtype=float)
+    if len(sample) < 2 or np.isnan(sample).any() or np.ptp(sample) == 0:
+        return Significance(math.nan, math.nan, len(sample))
+    result = scipy.stats.ttest_1samp(sample, 0.0, alternative="greater")
+    return Significance(float(result.statistic), float(result.pvalue), len(sample))
+
+
+def anova_oneway(values: pd.Series, groups: pd.Series) -> Significance:
+    """F and p of a one-way ANOVA of `values` over `groups` (pingouin.anova).
+
+    NaN with fewer than two groups, a group of fewer than two values, or no variance within groups.
+    """
+    counts = groups.value_counts()
+    within = values.groupby(groups).var().sum()
+    if len(counts) < 2 or counts.min() < 2 or values.isna().any() or not within > 0:
+        return Significance(math.nan, math.nan, len(values))
+    import pingouin  # takes two seconds to import, and most notebooks run no ANOVA
+
+    frame = pd.DataFrame({"value": values.to_numpy(float), "group": groups.to_numpy(object)})
+    table = pingouin.anova(data=frame, dv="value", between="group")
+    return Significance(float(table["F"].iloc[0]), float(table["p_unc"].iloc[0]), len(values))
+
+
+def spearman(x: Iterable[float], y: Iterable[float]) -> Significance:
+    """Spearman's rho with the t approximation of its p-value, as scipy and the authors compute it.
+
+    The approximation prints p = 0 for a perfect order of four points, where the exact value is 1/12.
+    NaN below three points or where one side is constant or has a NaN.
+    """
+    x, y = np.asarray(list(x), dtype=float), np.asarray(list(y), dtype=float)
+    if len(x) < 3 or np.isnan(x).any() or np.isnan(y).any():
+        return Significance(math.nan, math.nan, len(x))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", scipy.stats.ConstantInputWarning)  # gives NaN, as documented
+        result = scipy.stats.spearmanr(x, y)
+    return Significance(float(result.statistic), float(result.pvalue), len(x))
+
+
+def mean_interval(values: Iterable[float], *, confidence: float = 0.95) -> Interval:
+    """Mean with Student's t interval; bounds NaN below two values."""
+    sample = np.asarray(list(values), dtype=float)
+    n = len(sample)
+    mean = float(sample.mean()) if n else math.nan
+    if n < 2:
+        return Interval(mean, math.nan, math.nan, n)
+    half = scipy.stats.t.ppf(0.5 + confidence / 2, n - 1) * sample.std(ddof=1) / math.sqrt(n)
+    return Interval(mean, mean - half, mean + half, n)
+
+
+def spearman_interval(rho: float, n: int, *, confidence: float = 0.95) -> Interval:
+    """Fisher-z interval of a rank correlation with the standard error of Bonett and Wright (2000).
+
+    An approximation for independent points; the study's points share students and teachers, so it is
+    too narrow here. NaN bounds below five points or at |rho| = 1.
+    """
+    if n < 5 or not abs(rho) < 1:
+        return Interval(rho, math.nan, math.nan, n)
+    half = scipy.stats.norm.ppf(0.5 + confidence / 2) * math.sqrt((1 + rho**2 / 2) / (n - 3))
+    z = math.atanh(rho)
+    return Interval(rho, math.tanh(z - half), math.tanh(z + half), n)
+
+
+def gain_intervals(gain_table: pd.DataFrame, *, by: list[str], confidence: float = 0.95) -> pd.DataFrame:
+    """Mean gain in each group of `by` with an interval from item sampling: columns gain, low, high, n_runs.
+
+    `by` must contain `student` and `task`: runs of a group then share one SFT baseline, whose error
+    does not average out over the runs. Runs are treated as independent samples of the test items.
+    """
+    if missing := {"student", "task"} - set(by):
+        raise ValueError(f"by={by} lacks {sorted(missing)}: runs of a group must share their baseline")
+    z = scipy.stats.norm.ppf(0.5 + confidence / 2)
+    grouped = gain_table.groupby(by, sort=False)
+    out = grouped["gain"].mean().to_frame()
+    n_runs = grouped.size()
+    runs_variance = (
+        (gain_table["accuracy_se"] ** 2).groupby([gain_table[key] for key in by], sort=False).sum()
+    )
+    half = z * (runs_variance / n_runs**2 + grouped["sft_accuracy_se"].first() ** 2) ** 0.5
+    return out.assign(low=out["gain"] - half, high=out["gain"] + half, n_runs=n_runs).reset_index()
+
+
+def authors_tests(gain_table: pd.DataFrame, *, tests: Iterable[str] = tuple(SECTION_OF_TEST)) -> pd.DataFrame:
+    """The paper's own tests on a table of gains: STATISTIC_COLUMNS, one row a test, in the order of `tests`.
+
+    For each domain and task (and `average`): one-sided one-sample t of gain > 0, one-way ANOVA of the
+    gain over methods, Spearman of the gain with teacher accuracy, student size, student SFT accuracy,
+    agreement and fidelity; for all methods together (`all`) and each alone, the ANOVA for all only.
+    Agreement and fidelity are tested where the tables have them.
+
+    Raises:
+        KeyError: for a test that is not in SECTION_OF_TEST.
+
+    Source: analysis/statistical_tests_{math,cs}.ipynb of the authors' repository.
+    """
+    rows = []
+    for test in tests:
+        section = SECTION_OF_TEST[test]
+        for (source, selection, domain), table in gain_table.groupby(
+            ["source", "selection", "domain"], sort=False
+        ):
+            for task in study.tasks_of(domain):
+                for group, result in _results(test, table[table["task"] == task], task):
+                    where = (section, test, source, selection, domain, task, group)
+                    rows.append((*where, result.statistic, result.p_value, result.n))
+    return pd.DataFrame(rows, columns=STATISTIC_COLUMNS)
+
+
+def _results(test: str, of_task: pd.DataFrame, task: str) -> Iterator[tuple[str, Significance]]:
+    """(group, result) of one test on one task: all methods together, then each alone."""
+    if of_task.empty:
+        return
+    if test == "anova_methods":
+        yield "all", anova_oneway(of_task["gain"], of_task["method"])
+        return
+    column = CORRELATES.get(test)
+    if test in LIKENESS_TESTS and (task == AVERAGE or of_task[column].isna().all()):
+        return
+    methods = [method for method in KD_METHODS if method in set(of_task["method"])]
+    for group in ("all", *methods):
+        part = of_task if group == "all" else of_task[of_task["method"] == group]
+        if column is None:
+            yield group, ttest_greater(part["gain"])
+        else:
+            yield group, spearman(part["gain"], part[column].astype(float))
+
+
+def ledger(cells: pd.DataFrame, *, section: str) -> pd.DataFrame:
+    """Rows of statistics.csv for one section: the authors' tests under every selection rule."""
+    tests = [test for test, of_section in SECTION_OF_TEST.items() if of_section == section]
+    tables = [authors_tests(study.gains(cells, selection=rule), tests=tests) for rule in SELECTIONS]
+    return pd.concat(tables, ignore_index=True)
+
+
+def readable_tests(statistics: pd.DataFrame, test: str) -> pd.DataFrame:
+    """One of the tests for people to read: a row a task, a column a group, `statistic (p)` in the cells."""
+    rows = statistics[statistics["test"] == test].copy()
+    rows["text"] = [
+        f"{row.statistic:+.2f} (p = {row.p_value:.2g})" if math.isfinite(row.statistic) else "undefined"
+        for row in rows.itertuples()
+    ]
+    labels = {"all": "all methods"} | {key: label.split(" ")[0] for key, label in METHOD_LABELS.items()}
+    rows["column"] = rows["group"].map(labels)
+    rows["task"] = rows["task"].map(TASK_LABELS)
+    keys = ["domain", "task"]
+    table = rows.pivot(index=keys, columns="column", values="text")
+    order = rows.drop_duplicates(keys).set_index(keys).index
+    return table.loc[order, list(dict.fromkeys(rows["column"]))].reset_index().rename_axis(columns=None)
+
+
+def correlation_intervals(statistics: pd.DataFrame, test: str) -> pd.DataFrame:
+    """One correlation for every task with its approximate interval: columns rho, low, high beside the row."""
+    rows = statistics[(statistics["test"] == test) & (statistics["group"] == "all")]
+    intervals = [spearman_interval(row.statistic, row.n) for row in rows.itertuples()]
+    return rows.assign(
+        label=rows["task"].map(TASK_LABELS),
+        rho=[interval.estimate for interval in intervals],
+        low=[interval.low for interval in intervals],
+        high=[interval.high for interval in intervals],
+    ).reset_index(drop=True)
+
+
+def compare_selections(statistics: pd.DataFrame, *, task: str) -> pd.DataFrame:
+    """Tests of all methods on one task, the selection rules side by side: statistic and p of each."""
+    rows = statistics[(statistics["task"] == task) & (statistics["group"] == "all")]
+    wide = rows.pivot(index=["domain", "test"], columns="selection", values=["statistic", "p_value"])
+    columns = [(value, rule) for rule in SELECTIONS for value in ("statistic", "p_value")]
+    wide = wide[columns]
+    wide.columns = [f"{'p' if value == 'p_value' else value}, {rule}" for value, rule in columns]
+    order = rows.drop_duplicates(["domain", "test"]).set_index(["domain", "test"]).index
+    return wide.loc[order].reset_index()
+
+
+def correlation_by_task(table: pd.DataFrame, *, x: str, y: str) -> pd.DataFrame:
+    """Spearman of two columns within each task: domain, task, rho, p, n, undefined ones NaN."""
+    rows = []
+    for (domain, task), part in table.groupby(["domain", "task"], sort=False):
+        test = spearman(part[x], part[y])
+        rows.append((domain, TASK_LABELS[task], test.statistic, test.p_value, test.n))
+    return pd.DataFrame(rows, columns=["domain", "task", "rho", "p", "n"])
+
+
+def compare_fidelity_tables(gain_table: pd.DataFrame) -> pd.DataFrame:
+    """The two released fidelity tables: range, share of 32-bit floats, rank correlation with the other."""
+    values = gain_table.drop_duplicates(["teacher", "student", "task"])
+    rho = spearman(values["fidelity"], values["fidelity_bleu2"]).statistic
+    rows = [
+        (
+            file,
+            values[name].min(),
+            values[name].max(),
+            published.float32_share(values[name]),
+            rho,
+            len(values),
+        )
+        for file, name in (("BLEU.csv", "fidelity"), ("BLEU2.csv", "fidelity_bleu2"))
+    ]
+    columns = ["file", "lowest", "highest", "share of 32-bit floats", "rho with the other", "n"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def accuracy_intervals(runs: pd.DataFrame, *, confidence: float = 0.95) -> pd.DataFrame:
+    """The table with columns low and high: accuracy and its normal interval from item sampling, percent."""
+    half = scipy.stats.norm.ppf(0.5 + confidence / 2) * runs["accuracy_se"]
+    return runs.assign(low=runs["accuracy"] - half, high=runs["accuracy"] + half)
+
+
+def pick(statistics: pd.DataFrame, **where: str) -> pd.Series:
+    """The one row of a statistics table with these values.
+
+    Raises:
+        LookupError: unless exactly one row fits.
+    """
+    fits = statistics
+    for column, value in where.items():
+        fits = fits[fits[column] == value]
+    if len(fits) != 1:
+        raise LookupError(f"{len(fits)} statistics fit {where}; exactly one must")
+    return fits.iloc[0]

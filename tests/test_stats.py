@@ -1,0 +1,188 @@
+"""The authors' tests give the authors' numbers; intervals agree with other code; degenerate input is NaN."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.stats
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from kdutils import published, stats, study
+
+# Printed by the authors' executed notebooks (analysis/*.ipynb), full precision, and in the paper's notes.
+GOLDEN = [
+    # test, domain, task, group, statistic, p
+    ("spearman_gain_size", "math", "aqua", "all", -0.23354950579603131, 0.1908444244693463),
+    ("spearman_gain_size", "math", "addsub", "all", -0.6429522330348477, 5.456794944824555e-05),
+    ("spearman_gain_size", "math", "gsm8k", "all", -0.5071942010349922, 0.0025908486714378356),
+    ("spearman_gain_size", "math", "multiarith", "all", -0.8281413757174615, 2.7234237033303516e-09),
+    ("spearman_gain_size", "math", "svamp", "all", -0.4284915377731902, 0.012849734503115075),
+    ("spearman_gain_size", "math", "singleeq", "all", -0.5853924349602805, 0.00034540689418727195),
+    ("spearman_gain_size", "math", "average", "all", -0.6561923549473493, 3.379283515328986e-05),
+    ("spearman_gain_size", "math", "aqua", "gkd", 0.3178819766028755, 0.34077826406210787),
+    ("spearman_gain_size", "math", "addsub", "revkd", -0.8695007007078652, 0.0005063656159491043),
+    ("spearman_gain_size", "math", "average", "fkl", -0.6918607726062582, 0.018337354318294488),
+    ("spearman_gain_teacher", "math", "svamp", "all", -0.09353658879327026, 0.6046356146483721),
+    ("spearman_gain_teacher", "math", "singleeq", "all", 0.3512128179428033, 0.04505649869168474),
+    ("spearman_gain_teacher", "math", "average", "all", -0.010451015507627961, 0.9539692127196084),
+    ("spearman_gain_teacher", "math", "gsm8k", "gkd", -0.018881372801234024, 0.9560584883956397),
+    ("spearman_gain_teacher", "math", "singleeq", "revkd", 0.5570004976364038, 0.07508373509366009),
+    ("spearman_gain_teacher", "math", "addsub", "fkl", 0.49091569283208464, 0.12519855184351997),
+    ("anova_methods", "math", "singleeq", "all", 1.180224292222144, 0.3210708090704499),
+    ("anova_methods", "math", "average", "all", 2.267109288423927, 0.12108053158590967),
+]
+# To the digits printed in secondary tables.
+PRINTED = [
+    ("anova_methods", "math", "gsm8k", 5.62, 0.008),
+    ("anova_methods", "math", "svamp", 4.73, 0.016),
+    ("anova_methods", "commonsense", "average", 0.30, 0.746),
+    ("ttest_gain_gt_0", "math", "average", 8.47, None),
+    ("ttest_gain_gt_0", "commonsense", "average", 3.86, 2.6e-4),
+    ("ttest_gain_gt_0", "commonsense", "boolq", 1.40, 0.086),
+    ("ttest_gain_gt_0", "commonsense", "hellaswag", 0.66, 0.26),
+    ("spearman_gain_size", "commonsense", "winogrande", -0.34, 0.051),
+    ("spearman_gain_size", "commonsense", "average", -0.54, 0.001),
+    ("spearman_gain_sft", "math", "average", -0.56, 0.0007),
+    ("spearman_gain_sft", "commonsense", "average", -0.61, 1e-4),
+    ("spearman_gain_teacher", "commonsense", "arc_c", -0.41, 0.02),
+    ("spearman_gain_agreement", "math", "multiarith", -0.63, 8e-5),
+    ("spearman_gain_agreement", "commonsense", "obqa", -0.32, 0.07),
+    ("spearman_gain_fidelity", "math", "multiarith", -0.46, 0.007),
+    ("spearman_gain_fidelity", "math", "singleeq", 0.11, 0.55),
+]
+
+
+@pytest.fixture(scope="module")
+def cells(released_tables):
+    return published.cells()
+
+
+@pytest.fixture(scope="module")
+def statistics(cells):
+    return stats.authors_tests(study.gains(cells, selection="best_on_test"))
+
+
+def one(statistics, **where):
+    rows = statistics
+    for column, value in where.items():
+        rows = rows[rows[column] == value]
+    assert len(rows) == 1
+    return rows.iloc[0]
+
+
+@pytest.mark.parametrize(("test", "domain", "task", "group", "statistic", "p"), GOLDEN)
+def test_authors_numbers_to_full_precision(statistics, test, domain, task, group, statistic, p):
+    row = one(statistics, test=test, domain=domain, task=task, group=group)
+    assert row["statistic"] == pytest.approx(statistic, rel=1e-12)
+    assert row["p_value"] == pytest.approx(p, rel=1e-11)
+
+
+@pytest.mark.parametrize(("test", "domain", "task", "statistic", "p"), PRINTED)
+def test_authors_numbers_to_the_printed_digits(statistics, test, domain, task, statistic, p):
+    row = one(statistics, test=test, domain=domain, task=task, group="all")
+    assert row["statistic"] == pytest.approx(statistic, abs=0.0051)
+    if p is not None:
+        digits = len(f"{p:.10f}".rstrip("0").split(".")[1])
+        assert row["p_value"] == pytest.approx(p, abs=0.51 * 10**-digits)
+
+
+def test_there_are_as_many_tests_as_the_authors_ran(statistics):
+    assert statistics.groupby("domain").size().to_dict() == {"commonsense": 185, "math": 167}
+    assert list(statistics.columns) == stats.STATISTIC_COLUMNS
+    assert set(statistics.loc[statistics["group"] == "all", "n"]) == {33}
+    assert set(statistics.loc[statistics["group"] != "all", "n"]) == {11}
+
+
+def test_ledger_holds_both_rules_of_selection(cells):
+    sections = pd.concat(stats.ledger(cells, section=section) for section in ("01", "02", "03", "04", "05"))
+    assert sections.groupby(["selection", "domain"]).size().to_dict() == {
+        ("best_on_test", "commonsense"): 185,
+        ("best_on_test", "math"): 167,
+        ("temperature_1", "commonsense"): 185,
+        ("temperature_1", "math"): 167,
+    }
+    assert not sections.duplicated(stats.STATISTIC_COLUMNS[:-3]).any()
+
+
+def test_selection_decides_whether_methods_differ(cells):
+    """notes on the release: at temperature 1 the ANOVA on the average is significant in both domains."""
+    at_1 = stats.authors_tests(study.gains(cells, selection="temperature_1"), tests=["anova_methods"])
+    assert one(at_1, domain="math", task="average")["statistic"] == pytest.approx(5.48, abs=0.005)
+    assert one(at_1, domain="commonsense", task="average")["p_value"] == pytest.approx(0.046, abs=0.0005)
+
+
+finite = st.floats(-50, 50, allow_nan=False).map(lambda value: round(value, 3))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.lists(finite, min_size=3, max_size=8, unique=True), min_size=2, max_size=4))
+def test_anova_is_scipys(groups):
+    values = pd.Series(np.concatenate(groups))
+    labels = pd.Series(np.repeat([f"g{i}" for i in range(len(groups))], [len(g) for g in groups]))
+    ours, other = stats.anova_oneway(values, labels), scipy.stats.f_oneway(*groups)
+    assume(other.statistic > 1e-9)  # scipy turns the rounding error of F = 0 into F < 0 and p = NaN
+    assert ours.statistic == pytest.approx(other.statistic, rel=1e-6, abs=1e-9)
+    assert ours.p_value == pytest.approx(other.pvalue, rel=1e-6, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        stats.ttest_greater([]),
+        stats.ttest_greater([1.0]),
+        stats.ttest_greater([2.0, 2.0, 2.0]),
+        stats.ttest_greater([1.0, math.nan]),
+        stats.spearman([1, 2], [2, 1]),
+        stats.spearman([1, 1, 1, 1], [1, 2, 3, 4]),
+        stats.spearman([1, 2, math.nan], [1, 2, 3]),
+        stats.anova_oneway(pd.Series([1.0, 2.0]), pd.Series(["a", "a"])),
+        stats.anova_oneway(pd.Series([1.0, 1.0, 2.0, 2.0]), pd.Series(["a", "a", "b", "b"])),
+    ],
+)
+def test_undefined_is_nan(result):
+    assert math.isnan(result.statistic)
+    assert math.isnan(result.p_value)
+
+
+def test_mean_interval_covers_at_its_nominal_rate():
+    rng = np.random.default_rng(0)
+    intervals = [stats.mean_interval(rng.normal(3.0, 2.0, size=6)) for _ in range(4000)]
+    coverage = np.mean([interval.low <= 3.0 <= interval.high for interval in intervals])
+    assert coverage == pytest.approx(0.95, abs=0.012)  # 3.5 standard errors of 4000 draws
+
+
+def test_spearman_interval_covers_about_its_nominal_rate_for_independent_points():
+    rng = np.random.default_rng(1)
+    truth = 6 / math.pi * math.asin(0.5 / 2)  # Spearman's rho of a bivariate normal with r = 0.5
+    hits = []
+    for _ in range(2000):
+        x, y = rng.multivariate_normal([0, 0], [[1, 0.5], [0.5, 1]], size=33).T
+        interval = stats.spearman_interval(stats.spearman(x, y).statistic, 33)
+        hits.append(interval.low <= truth <= interval.high)
+    assert np.mean(hits) == pytest.approx(0.95, abs=0.02)
+
+
+def test_intervals_of_too_few_points_have_no_bounds():
+    assert math.isnan(stats.mean_interval([1.0]).low)
+    assert math.isnan(stats.spearman_interval(0.5, 4).low)
+    assert math.isnan(stats.spearman_interval(1.0, 30).high)
+
+
+def test_gain_interval_keeps_the_shared_baseline_whole():
+    """Two runs against one baseline: variance (1 + 4) / 4 + 9 = 10.25, not (1 + 9 + 4 + 9) / 4."""
+    table = pd.DataFrame(
+        {
+            "student": "s",
+            "task": "t",
+            "gain": [1.0, 3.0],
+            "accuracy_se": [1.0, 2.0],
+            "sft_accuracy_se": [3.0, 3.0],
+        }
+    )
+    row = stats.gain_intervals(table, by=["student", "task"]).iloc[0]
+    assert row["gain"] == 2.0
+    assert row["high"] - row["gain"] == pytest.approx(1.959964 * math.sqrt(10.25), rel=1e-6)
+    with pytest.raises(ValueError, match="lacks .'student'"):
+        stats.gain_intervals(table, by=["task"])
