@@ -1,0 +1,363 @@
+"""The ledger of claims: what the paper says, how it is judged, and the verdict.
+
+Rule and thresholds of a claim stand beside its statement, before any value is computed; what a rule
+means is the docstring of its judge in `verdicts`. The ledger judges, it does not repair.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+
+from kdutils import verdicts
+from kdutils.evidence import VERDICTS, Evidence, Finding
+from kdutils.spec import AVERAGE, DOMAIN_TASKS, DOMAINS, TASK_LABELS
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One statement of the paper, and the rule that judges it."""
+
+    id: str
+    section: str
+    statement: str
+    paper_value: float | str | None  # what abstract or poster print
+    judge: Callable[..., Finding]
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def rule(self) -> str:
+        """The judge's docstring with the thresholds of this claim."""
+        shown = ", ".join(f"{name} = {value}" for name, value in self.arguments.items())
+        text = " ".join(inspect.getdoc(self.judge).split())
+        return f"{text} [{shown}]" if shown else text
+
+
+# Spearman of gain and student size as printed on the poster (Table 3): rho, p.
+PRINTED_SIZE_CORRELATIONS = {
+    "aqua": (-0.23, 0.2),
+    "addsub": (-0.64, 0.0),
+    "gsm8k": (-0.51, 0.0),
+    "multiarith": (-0.83, 0.0),
+    "svamp": (-0.43, 0.0),
+    "singleeq": (-0.59, 0.0),
+    "arc_c": (-0.63, 0.0),
+    "arc_e": (-0.78, 0.0),
+    "boolq": (-0.15, 0.4),
+    "hellaswag": (-0.40, 0.0),
+    "obqa": (-0.55, 0.0),
+    "piqa": (-0.67, 0.0),
+    "siqa": (-0.49, 0.0),
+    "winogrande": (-0.34, 0.0),
+}
+PRINTED_AVERAGE_CORRELATIONS = {"math": (-0.66, 0.0), "commonsense": (-0.54, 0.0)}
+
+
+def printed_size_correlation(domain: str, task: str) -> float:
+    """Spearman's rho of gain and student size as the poster prints it."""
+    if task == AVERAGE:
+        return PRINTED_AVERAGE_CORRELATIONS[domain][0]
+    return PRINTED_SIZE_CORRELATIONS[task][0]
+
+
+def _size_claim(claim_id: str, statement: str, domain: str, task: str, rho: float, p: float) -> Claim:
+    arguments = {"domain": domain, "task": task, "printed_rho": rho, "printed_p": p}
+    return Claim(claim_id, "02", statement, rho, verdicts.gain_falls_with_size, arguments)
+
+
+def _size_claims() -> list[Claim]:
+    rows = [
+        _size_claim(f"S{number}", f"gain falls with student size: {domain} average", domain, AVERAGE, rho, p)
+        for number, (domain, (rho, p)) in enumerate(PRINTED_AVERAGE_CORRELATIONS.items(), start=1)
+    ]
+    for domain in DOMAINS:
+        for task in DOMAIN_TASKS[domain]:
+            statement = f"gain falls with student size: {TASK_LABELS[task]}"
+            rows.append(_size_claim(f"S3.{task}", statement, domain, task, *PRINTED_SIZE_CORRELATIONS[task]))
+    return rows
+
+
+NOISE = (
+    "the authors released no noise results; one pair's value at sigma 5 is known second-hand (notebook 06)"
+)
+CLAIMS: tuple[Claim, ...] = (
+    Claim(
+        "E1",
+        "01",
+        "KD students beat their SFT counterparts on math",
+        "consistently",
+        verdicts.gain_is_positive,
+        {"domain": "math"},
+    ),
+    Claim(
+        "E2",
+        "01",
+        "KD students beat their SFT counterparts on commonsense",
+        "consistently",
+        verdicts.gain_is_positive,
+        {"domain": "commonsense"},
+    ),
+    Claim(
+        "E3",
+        "01",
+        "KD students beat their SFT counterparts on instruction following",
+        None,
+        verdicts.not_released,
+        {"why": "the authors released nothing on instruction following"},
+    ),
+    Claim(
+        "E4",
+        "01",
+        "students under 1B gain up to about 10 points on average",
+        10.0,
+        verdicts.largest_gain,
+        {"printed": 10.0, "tolerance": 1.0, "single_task": False, "below": 1e9},
+    ),
+    Claim(
+        "E5",
+        "01",
+        "the largest gain on one task is 22 points",
+        22.0,
+        verdicts.largest_gain,
+        {"printed": 22.0, "tolerance": 0.5, "single_task": True},
+    ),
+    Claim(
+        "E6",
+        "01",
+        "the largest students (7B) gain only about 1.3 points",
+        1.3,
+        verdicts.gain_of_largest_student,
+        {"printed": 1.3, "tolerance": 0.25},
+    ),
+    Claim(
+        "E7",
+        "01",
+        "the three KD methods do not differ on math",
+        "not significant",
+        verdicts.methods_do_not_differ,
+        {"domain": "math"},
+    ),
+    Claim(
+        "E8",
+        "01",
+        "the three KD methods do not differ on commonsense",
+        "not significant",
+        verdicts.methods_do_not_differ,
+        {"domain": "commonsense"},
+    ),
+    *_size_claims(),
+    Claim(
+        "T1",
+        "03",
+        "a better teacher does not make a better student: gain against teacher accuracy, math tasks",
+        "weak or negative",
+        verdicts.correlation_is_weak,
+        {"test": "spearman_gain_teacher", "domains": ("math",), "bound": 0.3, "signed": True},
+    ),
+    Claim(
+        "T2",
+        "03",
+        "a better teacher does not make a better student: gain against teacher accuracy, commonsense tasks",
+        "weak or negative",
+        verdicts.correlation_is_weak,
+        {"test": "spearman_gain_teacher", "domains": ("commonsense",), "bound": 0.3, "signed": True},
+    ),
+    Claim(
+        "T3",
+        "03",
+        "a teacher that is not tuned on the domain can cost the student up to 40 points",
+        40.0,
+        verdicts.untuned_teacher_costs,
+        {"printed": 40.0},
+    ),
+    Claim(
+        "A1",
+        "04",
+        "KD raises teacher-student agreement over SFT",
+        None,
+        verdicts.likeness_rises,
+        {"measure": "agreement", "domains": DOMAINS},
+    ),
+    Claim(
+        "A2",
+        "04",
+        "small students (0.5B, 1.5B) agree with the 14B teacher on 89.1 % of AddSub",
+        89.1,
+        verdicts.agreement_of_small_students,
+        {"task": "addsub", "printed": 89.1, "below": 2e9},
+    ),
+    Claim(
+        "A3",
+        "04",
+        "small students (0.5B, 1.5B) agree with the 14B teacher on 94.5 % of MultiArith",
+        94.5,
+        verdicts.agreement_of_small_students,
+        {"task": "multiarith", "printed": 94.5, "below": 2e9},
+    ),
+    Claim(
+        "A4",
+        "04",
+        "agreement with the teacher does not go with performance",
+        "no significant correlation",
+        verdicts.correlation_is_absent,
+        {"test": "spearman_gain_agreement", "domains": DOMAINS},
+    ),
+    Claim(
+        "F1",
+        "05",
+        "KD raises fidelity to the teacher's reasoning over SFT",
+        None,
+        verdicts.likeness_rises,
+        {"measure": "fidelity", "domains": ("math",)},
+    ),
+    Claim(
+        "F2",
+        "05",
+        "fidelity goes only weakly with performance: the paradox",
+        "weak",
+        verdicts.correlation_is_weak,
+        {"test": "spearman_gain_fidelity", "domains": ("math",), "bound": 0.4, "signed": False},
+    ),
+    Claim(
+        "F3",
+        "05",
+        "on SVAMP items, being right and reasoning like the teacher are feebly linked",
+        None,
+        verdicts.not_released,
+        {"why": "the authors released no item-level outputs"},
+    ),
+    Claim(
+        "N1",
+        "06",
+        "noise of sigma 1 or 2 on the teacher's logits costs little",
+        "slight",
+        verdicts.not_released,
+        {"why": NOISE},
+    ),
+    Claim(
+        "N2",
+        "06",
+        "noise of sigma 5 collapses the student",
+        "collapse",
+        verdicts.not_released,
+        {"why": NOISE},
+    ),
+    Claim(
+        "P1",
+        "07",
+        "temperature 2 is the best in most tasks",
+        2.0,
+        verdicts.temperature_is_best,
+        {"temperature": 2.0},
+    ),
+    Claim(
+        "P2",
+        "07",
+        "temperature 5 causes severe drops",
+        "severe",
+        verdicts.high_temperature_drops,
+        {"temperature": 5.0, "severe": 10.0},
+    ),
+    Claim(
+        "P3",
+        "07",
+        "the drops at temperature 5 are largest for the smaller students",
+        None,
+        verdicts.smaller_students_drop_more,
+        {"temperature": 5.0},
+    ),
+)
+
+
+def claims_of(section: str | None = None) -> tuple[Claim, ...]:
+    """The claims of a section ("01" to "07"), or all.
+
+    Raises:
+        ValueError: if the section has no claims.
+    """
+    chosen = tuple(claim for claim in CLAIMS if section in (None, claim.section))
+    if not chosen:
+        raise ValueError(
+            f"section {section!r} has no claims; those with some: {sorted({c.section for c in CLAIMS})}"
+        )
+    return chosen
+
+
+def judge(cells: pd.DataFrame, *, section: str | None = None) -> list[dict[str, Any]]:
+    """Rows of the claims ledger under the authors' analysis, for every source and protocol in `cells`.
+
+    An undefined number is None, as in JSON.
+    """
+    rows = []
+    for (source, protocol), part in cells.groupby(["source", "protocol"], sort=False):
+        found = Evidence(source, protocol, part)
+        for claim in claims_of(section):
+            rows.append(_ledger_row(claim, claim.judge(found, **claim.arguments), found))
+    return rows
+
+
+def _ledger_row(claim: Claim, finding: Finding, found: Evidence) -> dict[str, Any]:
+    row = {
+        "id": claim.id,
+        "section": claim.section,
+        "statement": claim.statement,
+        "source": found.source,
+        "protocol": found.protocol,
+        "analysis": "authors",
+        "estimate": finding.estimate,
+        "ci_low": finding.ci_low,
+        "ci_high": finding.ci_high,
+        "p_value": finding.p_value,
+        "n": finding.n,
+        "paper_value": claim.paper_value,
+        "verdict": finding.verdict,
+        "reason": finding.reason,
+    }
+    return {
+        name: None if isinstance(value, float) and math.isnan(value) else value for name, value in row.items()
+    }
+
+
+def table(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """Ledger rows for people to read: id, claim, paper, ours, verdict, why."""
+    return pd.DataFrame(
+        {
+            "id": [row["id"] for row in rows],
+            "claim": [row["statement"] for row in rows],
+            "paper": ["—" if row["paper_value"] is None else f"{row['paper_value']}" for row in rows],
+            "ours": [_estimate_text(row) for row in rows],
+            "verdict": [row["verdict"].replace("_", " ") for row in rows],
+            "why": [row["reason"] for row in rows],
+        }
+    )
+
+
+def _estimate_text(row: dict[str, Any]) -> str:
+    if row["estimate"] is None:
+        return "—"
+    text = f"{row['estimate']:.2f}"
+    return text if row["ci_low"] is None else f"{text} [{row['ci_low']:.2f}, {row['ci_high']:.2f}]"
+
+
+def rules(section: str | None = None) -> pd.DataFrame:
+    """How each claim is judged: id, claim, rule with its thresholds."""
+    chosen = claims_of(section)
+    return pd.DataFrame(
+        {
+            "id": [claim.id for claim in chosen],
+            "claim": [claim.statement for claim in chosen],
+            "rule": [claim.rule for claim in chosen],
+        }
+    )
+
+
+def verdict_counts(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """Claims by section and verdict: a row a section, a column a verdict."""
+    frame = pd.DataFrame(rows)
+    counts = pd.crosstab(frame["section"], frame["verdict"])
+    return counts.reindex(columns=list(VERDICTS), fill_value=0)

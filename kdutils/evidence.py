@@ -1,0 +1,93 @@
+"""What a judge looks at, and what it says: evidence in, finding out."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import pandas as pd
+
+from kdutils import stats, study
+from kdutils.spec import AVERAGE, DOMAINS, METHOD_LABELS, TASK_LABELS
+
+ALPHA = 0.05
+REPRODUCED, NOT_REPRODUCED = "reproduced", "not_reproduced"
+INCONCLUSIVE, NOT_TESTABLE = "inconclusive", "not_testable"
+VERDICTS = (REPRODUCED, NOT_REPRODUCED, INCONCLUSIVE, NOT_TESTABLE)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Cells of one source and protocol, and what the authors' analysis makes of them."""
+
+    source: str  # published | live
+    protocol: str  # paper | careful
+    cells: pd.DataFrame
+    _tests: dict[str, pd.DataFrame] = field(default_factory=dict, repr=False)  # each test is run once
+
+    @cached_property
+    def gains(self) -> pd.DataFrame:
+        return study.gains(self.cells, selection="best_on_test")
+
+    def of(self, test: str, **where: str) -> pd.DataFrame:
+        """Rows of one of the authors' tests for all methods together, where the columns have these values."""
+        if test not in self._tests:
+            self._tests[test] = stats.authors_tests(self.gains, tests=[test])
+        table = self._tests[test]
+        for column, value in ({"group": "all"} | where).items():
+            table = table[table[column] == value]
+        return table
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """What a claim comes to: an estimate in the claim's unit, its interval, p and n, and the verdict."""
+
+    verdict: str
+    reason: str
+    estimate: float = math.nan
+    ci_low: float = math.nan
+    ci_high: float = math.nan
+    p_value: float = math.nan
+    n: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.verdict not in VERDICTS:
+            raise ValueError(f"verdict {self.verdict!r} is not one of {list(VERDICTS)}")
+
+
+def average_gains(evidence: Evidence, domain: str) -> pd.DataFrame:
+    """Gains on the average of a domain."""
+    gains = evidence.gains
+    return gains[(gains["domain"] == domain) & (gains["task"] == AVERAGE)].dropna(subset=["gain"])
+
+
+def task_rows(evidence: Evidence, test: str, domains: tuple[str, ...]) -> pd.DataFrame:
+    """Defined results of one of the authors' tests on single tasks, math before commonsense."""
+    table = evidence.of(test)
+    table = table[table["domain"].isin(domains) & (table["task"] != AVERAGE)]
+    order = {domain: index for index, domain in enumerate(DOMAINS)}
+    return table.dropna(subset=["statistic"]).sort_values("domain", key=lambda d: d.map(order), kind="stable")
+
+
+def finding(interval: stats.Interval, **fields) -> Finding:
+    """A finding whose estimate, bounds and n are those of an interval."""
+    bounds = {"estimate": interval.estimate, "ci_low": interval.low, "ci_high": interval.high}
+    return Finding(n=interval.n, **bounds, **fields)
+
+
+def missing(what: str) -> Finding:
+    """not_testable, because the cells have no such thing."""
+    return Finding(verdict=NOT_TESTABLE, reason=f"there are no {what} in these results")
+
+
+def short_label(method: str) -> str:
+    """`SeqKD†`, `RevKD`, ...: a method in a sentence."""
+    return METHOD_LABELS[method].split(" ")[0]
+
+
+def who(row: pd.Series) -> str:
+    """The run behind a row of gains, in words."""
+    pair = f"{row['teacher']} to {row['student']}"
+    return f"{pair}, {short_label(row['method'])}, {TASK_LABELS[row['task']]} ({row['domain']})"
