@@ -1,0 +1,288 @@
+"""Figures: each function takes axes and a tidy table, draws, and returns the axes.
+
+Nothing is computed here: estimates and interval bounds are columns. Colour never stands alone: a
+method also has its marker.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+WIDTH = 6.3  # inches: drawn at final width, so fonts need no scaling
+GREY = "0.45"
+_COLOURS = sns.color_palette("colorblind")
+
+
+FAMILY_LINES = ("-", ":", "--", "-.")
+
+
+class Style(NamedTuple):
+    label: str
+    colour: tuple[float, float, float]
+    marker: str
+
+
+METHOD_STYLE = {
+    "sft": Style("SFT", _COLOURS[7], "s"),
+    "fkl": Style("SeqKD†", _COLOURS[0], "o"),
+    "seqkd": Style("SeqKD (teacher text)", _COLOURS[4], "P"),
+    "revkd": Style("RevKD", _COLOURS[1], "^"),
+    "gkd": Style("GKD", _COLOURS[2], "D"),
+}
+KIND_STYLE = {
+    "sft": Style("SFT student", _COLOURS[7], "s"),
+    "kd": Style("KD student", _COLOURS[3], "o"),
+    "untuned": Style("untuned teacher", _COLOURS[3], "s"),
+    "tuned": Style("tuned teacher", _COLOURS[0], "o"),
+}
+DOMAIN_STYLE = {
+    "math": Style("math", _COLOURS[0], "o"),
+    "commonsense": Style("commonsense", _COLOURS[3], "s"),
+}
+SELECTION_STYLE = {
+    "best_on_test": Style("best temperature per task, on test", _COLOURS[0], "o"),
+    "temperature_1": Style("temperature 1", _COLOURS[1], "^"),
+}
+VERDICT_STYLE = {
+    "reproduced": Style("reproduced", _COLOURS[2], "o"),
+    "inconclusive": Style("inconclusive", _COLOURS[1], "D"),
+    "not_reproduced": Style("not reproduced", _COLOURS[3], "X"),
+    "not_testable": Style("not testable", (0.72, 0.72, 0.72), "."),
+}
+
+
+def set_theme() -> None:
+    """The look of every figure of the study."""
+    sns.set_theme(
+        context="paper",
+        style="whitegrid",
+        palette="colorblind",
+        rc={
+            "font.size": 8,
+            "axes.titlesize": 9,
+            "axes.labelsize": 8,
+            "xtick.labelsize": 7.5,
+            "ytick.labelsize": 7.5,
+            "legend.fontsize": 7.5,
+            "grid.linewidth": 0.5,
+            "axes.edgecolor": "0.6",
+            "figure.constrained_layout.use": True,
+        },
+    )
+
+
+def panels(rows: int = 1, columns: int = 1, *, height: float, **options) -> tuple[Figure, np.ndarray]:
+    """A figure of full text width and `height` inches, and its axes as a flat array."""
+    fig, axes = plt.subplots(rows, columns, figsize=(WIDTH, height), squeeze=False, **options)
+    return fig, axes.ravel()
+
+
+def figure_legend(fig: Figure, styles: list[Style], *, extra: list | None = None) -> None:
+    """One legend for all panels, below them."""
+    handles = [
+        Line2D([], [], color=s.colour, marker=s.marker, linestyle="none", label=s.label) for s in styles
+    ]
+    handles += extra or []
+    fig.legend(
+        handles=handles,
+        loc="outside lower center",
+        ncols=min(len(handles), 5),
+        columnspacing=1.2,
+        frameon=False,
+    )
+
+
+def line_handle(label: str, **line) -> Line2D:
+    """A legend entry for a line, for `figure_legend(extra=...)`."""
+    return Line2D([], [], label=label, **({"color": GREY} | line))
+
+
+def interval_dots(
+    ax: Axes, table: pd.DataFrame, *, y: str, x: str, styles: dict[str, Style], by: str
+) -> Axes:
+    """Dots with horizontal intervals, one row a value of `y` (in order of appearance), one dot a `by`.
+
+    Reads the columns `x`, `low`, `high`; zero is a grey line.
+    """
+    rows = list(dict.fromkeys(table[y]))
+    present = [key for key in styles if key in set(table[by])]
+    for index, key in enumerate(present):
+        part = table[table[by] == key]
+        offset = (index - (len(present) - 1) / 2) * 0.72 / max(len(present), 1)
+        position = [rows.index(value) + offset for value in part[y]]
+        error = [part[x] - part["low"], part["high"] - part[x]]
+        ax.errorbar(
+            part[x],
+            position,
+            xerr=np.nan_to_num(np.array(error, dtype=float)),
+            fmt=styles[key].marker,
+            color=styles[key].colour,
+            markersize=3.6,
+            elinewidth=0.9,
+            label=styles[key].label,
+        )
+    for edge in range(1, len(rows)):
+        ax.axhline(edge - 0.5, color="0.92", linewidth=0.6, zorder=0)
+    ax.axvline(0, color=GREY, linewidth=0.9, zorder=1)
+    ax.set_yticks(range(len(rows)), rows)
+    ax.set_ylim(len(rows) - 0.5, -0.5)
+    ax.grid(axis="y", visible=False)
+    return ax
+
+
+def printed_ticks(ax: Axes, table: pd.DataFrame, *, y: str, x: str) -> Axes:
+    """Mark the values a paper prints with a vertical stroke, on axes made by `interval_dots`."""
+    rows = [label.get_text() for label in ax.get_yticklabels()]
+    position = [rows.index(value) for value in table[y]]
+    ax.scatter(table[x], position, marker="|", s=190, color="black", linewidth=1.3, zorder=4)
+    return ax
+
+
+def scatter(
+    ax: Axes, table: pd.DataFrame, *, x: str, y: str, styles: dict[str, Style], by: str, zero: bool = True
+) -> Axes:
+    """Every point shown, one colour and marker a value of `by`; a grey line at y = 0 if `zero`."""
+    for key, style in styles.items():
+        part = table[table[by] == key]
+        ax.scatter(part[x], part[y], color=style.colour, marker=style.marker, s=17, alpha=0.85, linewidth=0)
+    if zero:
+        ax.axhline(0, color=GREY, linewidth=0.9, zorder=1)
+    return ax
+
+
+def diagonal(ax: Axes) -> Axes:
+    """A dashed grey line where x equals y."""
+    ax.axline((50, 50), slope=1, color=GREY, linewidth=0.8, linestyle="--", zorder=1)
+    return ax
+
+
+def size_curves(ax: Axes, points: pd.DataFrame, means: pd.DataFrame) -> Axes:
+    """Gain over student size on a log axis: every run a point, and the mean of each size as a line.
+
+    A solid line joins one family, a dotted line the other; columns: student_parameters, gain, method,
+    family.
+    """
+    families = list(dict.fromkeys(points["family"]))
+    for method, style in METHOD_STYLE.items():
+        part = points[points["method"] == method]
+        # families are nudged apart by 4 % of a size, so that the two 3B students do not cover each other
+        nudge = part["family"].map({family: 1.04 ** (i * 2 - 1) for i, family in enumerate(families)})
+        size = part["student_parameters"].astype(float) / 1e9 * nudge.astype(float)
+        ax.scatter(size, part["gain"], color=style.colour, marker=style.marker, s=15, alpha=0.75, linewidth=0)
+    for family, line in zip(families, FAMILY_LINES, strict=False):
+        for method, style in METHOD_STYLE.items():
+            part = means[(means["family"] == family) & (means["method"] == method)]
+            size = part["student_parameters"].astype(float) / 1e9
+            ax.plot(size, part["gain"], color=style.colour, linestyle=line, linewidth=1.1)
+    sizes = sorted(points["student_parameters"].unique())
+    ax.set_xscale("log")
+    ax.set_xticks([size / 1e9 for size in sizes], [f"{size / 1e9:g}" for size in sizes])
+    ax.minorticks_off()
+    ax.axhline(0, color=GREY, linewidth=0.9, zorder=1)
+    return ax
+
+
+def dumbbells(
+    ax: Axes, table: pd.DataFrame, *, y: str, left: str, right: str, styles: tuple[Style, Style]
+) -> Axes:
+    """Two values a row joined by a line: columns `left` and `right`."""
+    rows = list(dict.fromkeys(table[y]))
+    position = [rows.index(value) for value in table[y]]
+    ax.hlines(position, table[left], table[right], color="0.75", linewidth=1.4, zorder=1)
+    for column, style in zip((left, right), styles, strict=True):
+        ax.scatter(table[column], position, color=style.colour, marker=style.marker, s=22, zorder=2)
+    ax.set_yticks(range(len(rows)), rows)
+    ax.set_ylim(len(rows) - 0.5, -0.5)
+    return ax
+
+
+def temperature_curves(ax: Axes, runs: pd.DataFrame) -> Axes:
+    """Accuracy over the temperature of the divergence, one line a method, and the SFT student's in grey.
+
+    Reads temperature, accuracy, low, high, method, sft_accuracy.
+    """
+    for method, style in METHOD_STYLE.items():
+        part = runs[runs["method"] == method].sort_values("temperature")
+        if part.empty:
+            continue
+        error = [part["accuracy"] - part["low"], part["high"] - part["accuracy"]]
+        ax.errorbar(
+            part["temperature"],
+            part["accuracy"],
+            yerr=np.array(error, dtype=float),
+            color=style.colour,
+            marker=style.marker,
+            markersize=3.5,
+            linewidth=1.1,
+            elinewidth=0.8,
+        )
+    ax.axhline(runs["sft_accuracy"].iloc[0], color=GREY, linewidth=1, linestyle="--", zorder=1)
+    ax.set_xscale("log")
+    temperatures = sorted(runs["temperature"].unique())
+    ax.set_xticks(temperatures, [f"{t:g}" for t in temperatures])
+    ax.minorticks_off()
+    return ax
+
+
+def stacked_shares(ax: Axes, table: pd.DataFrame, *, styles: dict[str, Style], fmt: str = "{:.0%}") -> Axes:
+    """Horizontal bars, one a row of `table`, stacked over the columns that `styles` names."""
+    left = np.zeros(len(table))
+    total = table[list(styles)].sum(axis=1).to_numpy(float)
+    for column, style in styles.items():
+        width = table[column].to_numpy(float)
+        ax.barh(range(len(table)), width, left=left, color=style.colour, edgecolor="white", label=style.label)
+        for row, value in enumerate(width):
+            if value > 0.06 * total.max():
+                ax.text(
+                    left[row] + value / 2,
+                    row,
+                    fmt.format(value),
+                    ha="center",
+                    va="center",
+                    fontsize=7,
+                    color=_text_colour(style.colour),
+                )
+        left += width
+    ax.set_yticks(range(len(table)), table.index)
+    ax.set_ylim(len(table) - 0.5, -0.5)
+    ax.grid(axis="y", visible=False)
+    return ax
+
+
+def _text_colour(background: tuple[float, float, float]) -> str:
+    """Black or white, whichever contrasts more: relative luminance as in WCAG 2.2."""
+    channels = np.asarray(background[:3])
+    linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+    luminance = float(linear @ (0.2126, 0.7152, 0.0722))
+    return "white" if 1.05 / (luminance + 0.05) > (luminance + 0.05) / 0.05 else "black"
+
+
+def shade_handles(styles: dict[str, Style]) -> list[Patch]:
+    """Legend entries for `stacked_shares`."""
+    return [Patch(color=style.colour, label=style.label) for style in styles.values()]
+
+
+def count_grid(ax: Axes, table: pd.DataFrame) -> Axes:
+    """A table of counts as a grid: darker is more, the number stands in the cell, empty is nothing."""
+    counts = table.to_numpy(int)
+    ax.imshow(counts, cmap="Blues", vmin=0, vmax=max(counts.max() * 1.6, 1), aspect="auto")
+    for row, column in zip(*np.nonzero(counts), strict=True):
+        ax.text(column, row, counts[row, column], ha="center", va="center", fontsize=7.5)
+    ax.set_xticks(range(table.shape[1]), table.columns, rotation=35, ha="right")
+    ax.set_yticks(range(table.shape[0]), table.index)
+    ax.grid(visible=False)
+    return ax
+
+
+def ordered_colours(n: int) -> list[tuple[float, float, float]]:
+    """n colours from light to dark, for values that have an order."""
+    return list(sns.color_palette("crest", n))

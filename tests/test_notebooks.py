@@ -1,0 +1,71 @@
+"""Notebooks call, show and explain: they define nothing, are thin, and carry no outputs."""
+
+import ast
+import json
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from kdutils import params
+from kdutils.spec import PARAMETER_CHOICES, SECTIONS, load_profile
+
+NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
+
+
+@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
+def notebook(request):
+    return nbformat.read(request.param, as_version=4)
+
+
+def code_cells(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def test_there_is_a_notebook_for_every_section_and_no_other():
+    assert [path.stem for path in NOTEBOOKS] == list(SECTIONS.values())
+    assert list(load_profile("published").notebooks) == list(SECTIONS.values())
+
+
+def test_title_is_a_question(notebook):
+    title = notebook.cells[0].source.split("\n")[0]
+    assert title.startswith("# ")
+    assert title.endswith("?")
+    assert "*Reads*" in notebook.cells[0].source
+    assert "*Writes*" in notebook.cells[0].source
+
+
+def test_cells_are_thin_and_define_nothing(notebook):
+    for cell in code_cells(notebook):
+        assert cell.source.count("\n") < 12, cell.source
+        for node in ast.walk(ast.parse(cell.source)):
+            assert not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+
+
+def test_committed_without_outputs(notebook):
+    for cell in code_cells(notebook):
+        assert cell.outputs == []
+        assert cell.execution_count is None
+
+
+def test_kernel_is_python3(notebook):
+    assert notebook.metadata.kernelspec.name == "python3"
+    assert "papermill" not in json.dumps(notebook.metadata)
+
+
+def test_check_comes_right_after_the_parameters_and_finish_last(notebook):
+    cells = code_cells(notebook)
+    tagged = [index for index, cell in enumerate(cells) if "parameters" in cell.metadata.get("tags", [])]
+    assert tagged == [0]
+    assert "report.begin(" in cells[1].source
+    assert cells[-1].source == "run.finish()"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_parameters_are_declared_and_their_defaults_allowed(path):
+    declared = params.declared(path)
+    assert {"profile", "out"} <= set(declared)
+    for name, parameter in declared.items():
+        values = parameter.default if isinstance(parameter.default, list) else [parameter.default]
+        assert set(values) <= set(PARAMETER_CHOICES.get(name, values))
+        assert parameter.help
