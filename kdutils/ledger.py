@@ -1,0 +1,203 @@
+"""The two ledgers of a profile: what each notebook found, and the whole of it.
+
+Each notebook owns its parts, `ledger/<notebook>.statistics.csv` and `.claims.json`; the ledgers that
+people read, `statistics.csv` and `claims.json`, are rebuilt from all parts. Whoever writes holds
+`locked(folder)`, so that notebooks that run in parallel cannot interleave.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import fcntl
+import io
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from kdutils import store
+
+STATISTICS_KEY = ("section", "test", "source", "selection", "domain", "task", "group")
+STATISTICS_COLUMNS = (*STATISTICS_KEY, "statistic", "p_value", "n")
+CLAIM_KEY = ("id", "source", "protocol", "analysis")
+CLAIM_FIELDS = (
+    "id",
+    "section",
+    "statement",
+    "source",
+    "protocol",
+    "analysis",
+    "estimate",
+    "ci_low",
+    "ci_high",
+    "p_value",
+    "n",
+    "paper_value",
+    "verdict",
+    "reason",
+)
+CLAIM_CHOICES = {
+    "source": ("published", "live"),
+    "protocol": ("paper", "careful"),
+    "analysis": ("authors", "strict"),
+    "verdict": ("reproduced", "not_reproduced", "inconclusive", "not_testable"),
+}
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep every other process and thread from writing the ledgers in `folder`. Not re-entrant."""
+    path = folder / "ledger" / ".lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # given back when the file closes, so also by a killed process
+        yield
+
+
+def checked_statistics(frame: pd.DataFrame) -> pd.DataFrame:
+    """`frame` as it goes into the ledger: one row a test, columns in their order, n whole.
+
+    Raises:
+        ValueError: if columns are missing or extra, a key is missing, two rows have the same key,
+            or a number is none.
+    """
+    columns = tuple(frame.columns)
+    if set(columns) != set(STATISTICS_COLUMNS) or len(columns) != len(STATISTICS_COLUMNS):
+        raise ValueError(f"statistics need exactly the columns {STATISTICS_COLUMNS}, not {columns}")
+    frame = frame[list(STATISTICS_COLUMNS)].copy()
+    keys = frame[list(STATISTICS_KEY)]
+    if keys.isna().any(axis=None):
+        raise ValueError(f"statistics need a value in each of {STATISTICS_KEY}")
+    if keys.duplicated().any():
+        key = tuple(keys[keys.duplicated()].iloc[0])
+        raise ValueError(f"two statistics have the key {key}; tell them apart")
+    for column in ("statistic", "p_value"):
+        frame[column] = pd.to_numeric(frame[column]).astype(float)
+    if not frame["p_value"].dropna().between(0, 1).all():
+        raise ValueError("p_value must be in [0, 1] or missing")
+    try:
+        frame["n"] = pd.to_numeric(frame["n"]).astype("Int64")
+    except TypeError:
+        raise ValueError("n must be a whole number or missing") from None
+    return frame
+
+
+def merged_statistics(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """All rows of `frames` in one; of two with the same key, the one in the later frame."""
+    if not frames:
+        return pd.DataFrame(columns=list(STATISTICS_COLUMNS))
+    return pd.concat(frames, ignore_index=True).drop_duplicates(list(STATISTICS_KEY), keep="last")
+
+
+def claim_key(row: Mapping[str, Any]) -> tuple:
+    """What a claim and its way of being judged are told apart by."""
+    return tuple(row[field] for field in CLAIM_KEY)
+
+
+def checked_claims(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """`rows` as they go into the ledger: fields in their order, plain Python values, NaN as None.
+
+    Raises:
+        ValueError: if fields are missing or extra, a value is not one of `CLAIM_CHOICES`, or two rows
+            judge the same claim in the same way.
+    """
+    claims: dict[tuple, dict[str, Any]] = {}
+    for row in rows:
+        claim = _checked_claim(row)
+        if claim_key(claim) in claims:
+            raise ValueError(f"two claims have the key {claim_key(claim)}; tell them apart")
+        claims[claim_key(claim)] = claim
+    return list(claims.values())
+
+
+def _checked_claim(row: Mapping[str, Any]) -> dict[str, Any]:
+    if sorted(row) != sorted(CLAIM_FIELDS):
+        raise ValueError(f"claim {row.get('id')!r} needs exactly the fields {CLAIM_FIELDS}, not {tuple(row)}")
+    claim = {field: _plain(row[field]) for field in CLAIM_FIELDS}
+    for field, choices in CLAIM_CHOICES.items():
+        if claim[field] not in choices:
+            raise ValueError(f"claim {claim['id']!r} has {field}={claim[field]!r}; choose from {choices}")
+    try:
+        json.dumps(claim, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"claim {claim['id']!r} cannot be written as JSON: {error}") from None
+    return claim
+
+
+def write_parts(folder: Path, notebook: str, statistics: pd.DataFrame, claims: Sequence[Mapping]) -> None:
+    """Replace the parts of one notebook and rebuild both ledgers; the caller holds the lock."""
+    store.write_csv(_part(folder, notebook, "statistics.csv"), statistics)
+    store.write_json(_part(folder, notebook, "claims.json"), list(claims))
+    _rebuild(folder)
+
+
+def remove_parts(folder: Path, notebook: str) -> None:
+    """Take one notebook out of both ledgers, its sentinel first; the caller holds the lock."""
+    sentinel(folder, notebook).unlink(missing_ok=True)
+    for suffix in ("statistics.csv", "claims.json"):
+        _part(folder, notebook, suffix).unlink(missing_ok=True)
+    _rebuild(folder)
+
+
+def sentinel(folder: Path, notebook: str) -> Path:
+    """The file that a notebook writes last: its results in `folder` are whole if it exists."""
+    return _part(folder, notebook, "done.json")
+
+
+def claims(folder: Path) -> list[dict[str, Any]]:
+    """The rows of `claims.json`, none if no notebook has finished yet."""
+    path = folder / "claims.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+
+
+def _part(folder: Path, notebook: str, suffix: str) -> Path:
+    return folder / "ledger" / f"{notebook}.{suffix}"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        value = value.item()
+    missing = value is pd.NA or value is pd.NaT or (isinstance(value, float) and math.isnan(value))
+    return None if missing else value
+
+
+def _rebuild(folder: Path) -> None:
+    """Write both ledgers from all parts."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, STATISTICS_COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(_in_order(_rows(folder, "statistics.csv", STATISTICS_KEY)))
+    store.write_text(folder / "statistics.csv", text.getvalue())
+    found = _rows(folder, "claims.json", CLAIM_KEY).values()
+    store.write_json(folder / "claims.json", sorted(found, key=lambda row: str(row["section"])))
+
+
+def _rows(folder: Path, suffix: str, key: Sequence[str]) -> dict[tuple, dict[str, Any]]:
+    """The rows of all parts by key; where two notebooks have the same, the later section wins.
+
+    Statistics stay text, so that no number is read and written again.
+    """
+    rows: dict[tuple, dict[str, Any]] = {}
+    for part in sorted((folder / "ledger").glob(f"*.{suffix}")):
+        text = part.read_text(encoding="utf-8")
+        try:
+            found = json.loads(text) if suffix == "claims.json" else csv.DictReader(text.splitlines())
+            rows |= {tuple(row[column] for column in key): row for row in found}
+        except (ValueError, KeyError, TypeError):
+            raise ValueError(f"{part} is damaged; delete it and run that notebook again") from None
+    return rows
+
+
+def _in_order(rows: Mapping[tuple, dict]) -> list[dict]:
+    """Rows sorted by section, then column by column in the order in which a value first appears."""
+    rank: dict[tuple[int, str], int] = {}  # of each (column, value)
+    for key in rows:
+        for column_and_value in enumerate(key):
+            rank.setdefault(column_and_value, len(rank))
+    in_order = sorted(rows, key=lambda key: (key[0], *(rank[item] for item in enumerate(key))))
+    return [rows[key] for key in in_order]

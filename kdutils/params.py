@@ -1,0 +1,267 @@
+"""The parameters of a notebook: what its tagged cell declares, and what may be given for them.
+
+Nothing is executed. The cell is parsed, so that a derived value, an import or a name that smuggles
+code in is refused before a kernel starts.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import io
+import json
+import keyword
+import math
+import tokenize
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from kdutils import spec
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+NOTEBOOKS = REPOSITORY / "notebooks"
+TAG = "parameters"  # the cell tag that papermill looks for
+
+SCALARS = {"str": str, "int": int, "float": float, "bool": bool}
+TYPES = (*SCALARS, "list[str]", "list[int]", "list[float]")
+EXAMPLES = {
+    "str": "give text on one line",
+    "int": "give a whole number such as 3",
+    "float": "give a finite number such as 0.5 or 1e-4",
+    "bool": "give true or false",
+    "list[str]": 'give names such as a,b or \'["a", "b"]\', at least one and none twice',
+    "list[int]": "give whole numbers such as 1,2 or '[1, 2]', at least one and none twice",
+    "list[float]": "give finite numbers such as 0.5,1 or '[0.5, 1]', at least one and none twice",
+}
+
+
+class ParameterError(ValueError):
+    """A parameter declared or given wrongly. The message is one line and holds the remedy."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parameter:
+    """One line of a parameters cell."""
+
+    name: str
+    type: str  # one of TYPES, with " | None" after it if None is a value too
+    default: Any
+    help: str = ""  # the comment at the end of the line
+
+    @property
+    def optional(self) -> bool:
+        """Whether None is a value."""
+        return self.type.endswith(" | None")
+
+    @property
+    def base(self) -> str:
+        """The type without None, one of TYPES."""
+        return self.type.removesuffix(" | None")
+
+    @property
+    def is_list(self) -> bool:
+        """Whether the value is a list."""
+        return self.base.startswith("list[")
+
+    @property
+    def element(self) -> str:
+        """Name of the scalar type: of the value, or of what the list holds."""
+        return self.base.removeprefix("list[").removesuffix("]")
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """What the text may be, by `spec.PARAMETER_CHOICES`; empty if anything goes."""
+        return spec.PARAMETER_CHOICES.get(self.name, ()) if self.element == "str" else ()
+
+
+def declared(notebook: Path) -> dict[str, Parameter]:
+    """The parameters that a notebook file declares, in their order.
+
+    Raises:
+        ParameterError: if the file cannot be read, has not exactly one cell tagged `parameters`,
+            or that cell holds anything but `name: type = literal`; names the file and the line.
+    """
+    source = _tagged_source(Path(notebook))
+    where = f"{notebook}, parameters cell"
+    try:
+        statements = ast.parse(source).body
+        comments = _comments(source)
+    except (SyntaxError, tokenize.TokenError) as error:
+        line = getattr(error, "lineno", None) or 1
+        raise ParameterError(f"{where}, line {line}: not Python; use `name: type = literal`") from None
+    parameters: dict[str, Parameter] = {}
+    for statement in statements:
+        try:
+            parameter = _declaration(statement, comments)
+            if parameter.name in parameters:
+                raise ParameterError(f"{parameter.name} is declared twice; keep one")
+        except ParameterError as error:
+            raise ParameterError(f"{where}, line {statement.lineno}: {error}") from None
+        parameters[parameter.name] = parameter
+    return parameters
+
+
+def check(parameters: Mapping[str, Parameter], given: Mapping[str, Any]) -> dict[str, Any]:
+    """`given`, each value read as the type that its parameter declares.
+
+    Raises:
+        ParameterError: for the first wrong name (before any value is looked at), then for the first
+            wrong value.
+    """
+    check_names(parameters, given)
+    return {name: coerce(parameters[name], value) for name, value in given.items()}
+
+
+def check_names(parameters: Mapping[str, Parameter], names: Iterable[str]) -> None:
+    """Nothing, if every name is declared.
+
+    Raises:
+        ParameterError: for the first that is not an identifier or not declared.
+    """
+    for name in names:
+        if not (isinstance(name, str) and name.isidentifier()) or keyword.iskeyword(name):
+            raise ParameterError(
+                f"parameter name {name!r} is not a Python identifier and would be run as code; "
+                f"declared are {describe(parameters)}"
+            )
+        if name not in parameters:
+            raise undeclared(name, parameters)
+
+
+def undeclared(name: str, parameters: Mapping[str, Parameter]) -> ParameterError:
+    """The error for a name that no parameter has."""
+    hint = _did_you_mean(name, parameters)
+    return ParameterError(f"unknown parameter {name!r}{hint}; declared are {describe(parameters)}")
+
+
+def describe(parameters: Mapping[str, Parameter]) -> str:
+    """Names and types on one line: `selection: str, seeds: list[int]`."""
+    return ", ".join(f"{parameter.name}: {parameter.type}" for parameter in parameters.values()) or "none"
+
+
+def coerce(parameter: Parameter, value: Any) -> Any:
+    """`value` as the declared type: text is read as on a command line, all else must fit as it is.
+
+    A list is read from JSON or from commas; null and none are None where None is allowed.
+
+    Raises:
+        ParameterError: naming value, parameter, what is expected, and the nearest choice.
+    """
+    return strict(parameter, _read(parameter, value) if isinstance(value, str) else value)
+
+
+def strict(parameter: Parameter, value: Any) -> Any:
+    """`value` if it already is of the declared type and allowed; an int passes where a float is declared.
+
+    Raises:
+        ParameterError: as `coerce`.
+    """
+    if value is None and parameter.optional:
+        return None
+    if not parameter.is_list:
+        return _scalar(parameter, value)
+    if not isinstance(value, list) or not value:
+        raise _wrong(parameter, value)
+    elements = [_scalar(parameter, element) for element in value]
+    if len(set(elements)) < len(elements):
+        raise _wrong(parameter, value)
+    return elements
+
+
+def _scalar(parameter: Parameter, value: Any) -> Any:
+    kind = SCALARS[parameter.element]
+    if kind is float and type(value) is int and abs(value) < 2**53:  # larger ones would be rounded
+        value = float(value)
+    if type(value) is not kind:  # exact: True is an int to isinstance
+        raise _wrong(parameter, value)
+    if kind is float and not math.isfinite(value):
+        raise _wrong(parameter, value)
+    if kind is str and not value.isprintable():
+        raise _wrong(parameter, value)
+    if parameter.choices and value not in parameter.choices:
+        hint = _did_you_mean(value, parameter.choices)
+        choices = ", ".join(parameter.choices)
+        raise ParameterError(f"{parameter.name}={value!r} is not a known value{hint}; choose from {choices}")
+    return value
+
+
+def _read(parameter: Parameter, text: str) -> Any:
+    if parameter.optional and text.strip().lower() in ("null", "none"):
+        return None
+    if not parameter.is_list:
+        return _read_scalar(parameter, text)
+    if not text.lstrip().startswith("["):
+        return [_read_scalar(parameter, part.strip()) for part in text.split(",")]
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        raise _wrong(parameter, text) from None
+
+
+def _read_scalar(parameter: Parameter, text: str) -> Any:
+    try:
+        match parameter.element:
+            case "int":
+                return int(text)
+            case "float":
+                return float(text)
+            case "bool":
+                return {"true": True, "false": False}[text.strip().lower()]
+    except (ValueError, KeyError):
+        raise _wrong(parameter, text) from None
+    if parameter.is_list and not text:  # "a,,b"
+        raise _wrong(parameter, text)
+    return text
+
+
+def _wrong(parameter: Parameter, value: Any) -> ParameterError:
+    shown = repr(value)
+    shown = shown if len(shown) <= 80 else shown[:77] + "..."
+    return ParameterError(f"{parameter.name}={shown} is not {parameter.type}; {EXAMPLES[parameter.base]}")
+
+
+def _did_you_mean(word: str, known: Mapping[str, Any] | tuple[str, ...]) -> str:
+    near = difflib.get_close_matches(word, known, n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def _tagged_source(notebook: Path) -> str:
+    try:
+        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+        tagged = [cell for cell in cells if TAG in cell.get("metadata", {}).get("tags", [])]
+    except OSError as error:
+        raise ParameterError(f"{notebook}: cannot be read ({error.strerror}); check its path") from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ParameterError(f"{notebook}: not a Jupyter notebook; restore the file") from None
+    if len(tagged) != 1:
+        raise ParameterError(f"{notebook}: {len(tagged)} cells are tagged {TAG!r}; tag exactly one")
+    source = tagged[0].get("source", "")
+    return source if isinstance(source, str) else "".join(source)
+
+
+def _comments(source: str) -> dict[int, str]:
+    """Text of the comment on each line that has one."""
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    return {token.start[0]: token.string.lstrip("# ") for token in tokens if token.type == tokenize.COMMENT}
+
+
+def _declaration(statement: ast.stmt, comments: Mapping[int, str]) -> Parameter:
+    """The parameter that one statement declares; the caller adds file and line to an error."""
+    match statement:
+        case ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as literal):
+            written = ast.unparse(statement.annotation)
+        case _:
+            raise ParameterError(f"`{ast.unparse(statement)[:60]}`: use `name: type = literal`")
+    if name.startswith("_"):
+        raise ParameterError(f"{name} starts with an underscore; give it a public name")
+    if written.removesuffix(" | None") not in TYPES:
+        raise ParameterError(f"{name} has type {written}; use {', '.join(TYPES)}, or one of them | None")
+    try:
+        default = ast.literal_eval(literal)
+    except (ValueError, TypeError):
+        raise ParameterError(f"{name} has a derived value; give a literal, derive in a later cell") from None
+    text = comments.get(statement.end_lineno or 0) or comments.get(statement.lineno, "")
+    parameter = Parameter(name=name, type=written, default=None, help=text)
+    return replace(parameter, default=strict(parameter, default))

@@ -1,0 +1,226 @@
+"""What a notebook calls: `run = report.begin(name, globals())`, then show and collect, then `run.finish()`.
+
+Nothing that a notebook makes is seen under its final name before `finish`.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import pandas as pd
+from IPython.display import display
+from matplotlib.figure import Figure
+
+import kdutils
+from kdutils import ledger, params, store, tables
+
+RUN_TOKEN = "KDUTILS_RUN_TOKEN"  # environment variable: which run of the runner a notebook belongs to
+BEGUN = "_kdutils_begun"  # name in the notebook's namespace: this kernel has passed the check for strangers
+PNG_DPI = 160
+SCREEN_DPI = 120  # so that 9 pt on paper is as large as the text around it on a screen
+FOLDERS = ("figures", "ledger", "reports", ".partial")  # inside the folder of a profile
+LITERALS = (str, bytes, int, float, type(None), list, dict)  # what papermill can inject
+
+
+def begin(name: str, namespace: dict[str, Any], *, notebooks: Path | str = params.NOTEBOOKS) -> Report:
+    """The report of notebook `name`, once its parameters are known to be what it declares.
+
+    Call it in the cell after the parameters, before any work, with `globals()`. Every declared
+    parameter must be there, with the declared type and an allowed value. The first time in a kernel,
+    any other public name that holds a plain value (text, number, list, dict, None) is refused: only
+    a parameter that was not declared, or was misspelt, can have put it there, because imports bind
+    modules, functions and classes. Later calls leave such names alone, since by then they are the
+    notebook's own variables and a person is running the cell again.
+
+    Raises:
+        ParameterError: for all of the above, and if the output folder cannot be written.
+    """
+    declared = params.declared(Path(notebooks) / f"{name}.ipynb")
+    if namespace.get(BEGUN) != name:
+        _refuse_strangers(namespace, declared)
+    values = {}
+    for parameter in declared.values():
+        if parameter.name not in namespace:
+            raise params.ParameterError(f"{parameter.name!r} is not set; run the parameters cell first")
+        values[parameter.name] = params.strict(parameter, namespace[parameter.name])
+    missing = {"profile", "out"} - set(values)
+    if missing:
+        raise params.ParameterError(f"{name} does not declare {sorted(missing)}; every notebook must, as str")
+    folder = writable_folder(values["out"], values["profile"])
+    namespace[BEGUN] = name
+    return Report(name, values, folder)
+
+
+def writable_folder(out: Path | str, profile: str) -> Path:
+    """`out`/`profile`, made if missing; a relative `out` is taken from the repository root.
+
+    Raises:
+        ParameterError: if it cannot be written, or if it or a folder in it leads out of `out`.
+    """
+    if not str(out):
+        raise params.ParameterError("out is empty; give a folder such as outputs")
+    root = (params.REPOSITORY / Path(out).expanduser()).resolve()
+    folder = root / profile
+    try:
+        for inner in (folder, *(folder / part for part in FOLDERS)):
+            if not inner.resolve().is_relative_to(root):
+                raise params.ParameterError(f"{inner} leads out of {root}; remove that link")
+            inner.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=inner).close()  # to try is the only test that root cannot fool
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise params.ParameterError(f"{root} cannot be written ({reason}); choose another out") from None
+    return folder
+
+
+class Report:
+    """What one execution of a notebook shows and finds; nothing of it is published before `finish`."""
+
+    def __init__(self, name: str, parameters: Mapping[str, Any], folder: Path) -> None:
+        self.name = name
+        self.parameters = SimpleNamespace(**parameters)
+        self.folder = folder
+        self._staging = folder / ".partial" / name
+        self._stems: list[str] = []  # of the figures drawn; kept after `finish`, which may be called again
+        self._statistics: list[pd.DataFrame] = []
+        self._claims: dict[tuple, dict[str, Any]] = {}
+        shutil.rmtree(self._staging, ignore_errors=True)
+
+    def figure(self, fig: Figure, name: str, *, alt: str, data: pd.DataFrame, caption: str) -> None:
+        """Show a figure and keep it as PNG, SVG and the CSV of exactly what is drawn; closes it.
+
+        Args:
+            name: unique in the notebook; files are called NN_name, NN being the notebook's number.
+            alt: the figure for those who do not see it, with the numbers that matter.
+            data: what is drawn; an index that says something becomes columns.
+
+        Raises:
+            ValueError: if a part is missing or `alt` holds no digit.
+        """
+        if not re.fullmatch(r"[a-z0-9_]+", name):
+            raise ValueError(f"figure name {name!r} must be of a-z, 0-9 and _")
+        if not re.search(r"\d", alt) or not caption.strip():
+            raise ValueError(f"figure {name} needs a caption, and an alt text with the numbers that matter")
+        if data.empty:
+            raise ValueError(f"figure {name} needs the rows that it draws")
+        stem = f"{self.name[:2]}_{name}"
+        path = self._staging / stem
+        png = _drawn(fig, "png", dpi=PNG_DPI, metadata={"Software": None})
+        with mpl.rc_context({"svg.hashsalt": stem}):  # without it, the ids in an SVG are random
+            svg = _drawn(fig, "svg", metadata={"Date": None, "Creator": None})
+        store.write_bytes(path.with_suffix(".png"), png)
+        store.write_bytes(path.with_suffix(".svg"), svg)
+        store.write_csv(path.with_suffix(".csv"), tables.with_index(data))
+        if stem not in self._stems:
+            self._stems.append(stem)
+        sidecar = {"notebook": self.name, "place": self._stems.index(stem), "alt": alt, "caption": caption}
+        store.write_json(path.with_suffix(".json"), sidecar)
+        plt.close(fig)
+        width = round(fig.get_figwidth() * SCREEN_DPI)
+        image = {"image/png": base64.b64encode(png).decode(), "text/plain": alt}
+        display(image, metadata={"image/png": {"alt": alt, "width": width}}, raw=True)
+        text = {"text/html": f'<p class="caption">{html.escape(caption)}</p>', "text/plain": caption}
+        display(text, metadata={"kdutils": {"figure": stem}}, raw=True)
+
+    def table(
+        self, frame: pd.DataFrame, *, caption: str, formats: Mapping[str, tables.Format] | None = None
+    ) -> None:
+        """Show a table; `formats` gives the format specification of a column, such as ".2f"."""
+        markup = tables.to_html(frame, caption=caption, formats=formats)
+        display({"text/html": markup, "text/plain": f"{caption}\n{frame.to_string()}"}, raw=True)
+
+    def statistics(self, frame: pd.DataFrame) -> None:
+        """Collect tests for `statistics.csv`; a test collected before is replaced.
+
+        Raises:
+            ValueError: as `ledger.checked_statistics`.
+        """
+        self._statistics.append(ledger.checked_statistics(frame))
+
+    def claims(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Collect judged claims for `claims.json`; a claim collected before is replaced.
+
+        Raises:
+            ValueError: as `ledger.checked_claims`.
+        """
+        for row in ledger.checked_claims(rows):
+            self._claims[ledger.claim_key(row)] = row
+
+    def finish(self) -> None:
+        """Publish figures and ledger rows under their final names, then say that all is whole.
+
+        Figures of an earlier execution that were not drawn this time go. Prints what was written.
+        """
+        statistics = ledger.merged_statistics(self._statistics)
+        with ledger.locked(self.folder):
+            ledger.sentinel(self.folder, self.name).unlink(missing_ok=True)
+            self._publish_figures()
+            ledger.write_parts(self.folder, self.name, statistics, list(self._claims.values()))
+            store.write_json(
+                ledger.sentinel(self.folder, self.name),
+                {
+                    "notebook": self.name,
+                    "parameters": vars(self.parameters),
+                    "kdutils": kdutils.__version__,
+                    "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+                    "run_token": os.environ.get(RUN_TOKEN),
+                },
+            )
+        in_repository = self.folder.is_relative_to(params.REPOSITORY)
+        print(f"Written to {self.folder.relative_to(params.REPOSITORY) if in_repository else self.folder}:")
+        for stem in self._stems:
+            print(f"  figures/{stem}.png .svg .csv")
+        print(f"  statistics.csv: {len(statistics)} rows of this notebook")
+        print(f"  claims.json: {len(self._claims)} rows of this notebook")
+
+    def _publish_figures(self) -> None:
+        figures = self.folder / "figures"
+        for staged in sorted(self._staging.glob("*.*")):
+            staged.replace(figures / staged.name)
+        shutil.rmtree(self._staging, ignore_errors=True)
+        remove_figures(self.folder, self.name, keep=self._stems)
+
+
+def figures(folder: Path) -> list[dict[str, Any]]:
+    """Notebook, place, alt, caption and PNG path of every published figure, in the order of the reports."""
+    sidecars = (folder / "figures").glob("*.json")
+    found = [
+        json.loads(path.read_text(encoding="utf-8")) | {"png": path.with_suffix(".png")} for path in sidecars
+    ]
+    return sorted(found, key=lambda figure: (figure["notebook"], figure["place"]))
+
+
+def remove_figures(folder: Path, notebook: str, *, keep: Iterable[str] = ()) -> None:
+    """Delete the figures of a notebook whose file name without suffix is not in `keep`."""
+    for path in (folder / "figures").glob(f"{notebook[:2]}_*"):
+        if path.stem not in keep:
+            path.unlink()
+
+
+def _refuse_strangers(namespace: Mapping[str, Any], declared: Mapping[str, params.Parameter]) -> None:
+    for name, value in namespace.items():
+        if name.startswith("_") or name in declared or name in ("In", "Out"):  # the last two are IPython's
+            continue
+        if isinstance(value, LITERALS):
+            error = params.undeclared(name, declared)
+            raise params.ParameterError(f"{error}; if it is left over from other work, restart the kernel")
+
+
+def _drawn(fig: Figure, kind: str, **options: Any) -> bytes:
+    content = io.BytesIO()
+    fig.savefig(content, format=kind, **options)
+    return content.getvalue()

@@ -1,0 +1,78 @@
+"""Fixtures that several test modules share."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+CHROMIUM = Path("/usr/bin/chromium")
+REQUIRED = set(os.environ.get("KDUTILS_REQUIRE", "").replace(",", " ").split())
+
+
+def missing(requirement: str, reason: str) -> None:
+    """Skip the test, or fail it if KDUTILS_REQUIRE says that the requirement must be there."""
+    if requirement in REQUIRED:
+        pytest.fail(f"KDUTILS_REQUIRE holds {requirement!r}, but {reason}")
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def released_tables() -> Path:
+    """The folder of the tables that the authors released."""
+    if not os.environ.get("KDUTILS_DATA"):
+        missing("data", "KDUTILS_DATA is not set: it names the folder that holds published/")
+    folder = Path(os.environ["KDUTILS_DATA"]).resolve() / "published"
+    if not folder.is_dir():
+        missing("data", f"{folder} is not there: KDUTILS_DATA names the folder that holds published/")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def once(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[[str, Callable[[Path], None]], Path]:
+    """Makes a folder once a session, also when pytest-xdist spreads the tests over processes."""
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+
+    def made(name: str, make: Callable[[Path], None]) -> Path:
+        folder = root / f"once-{name}"
+        with (root / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (folder / "made").exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                make(folder)
+                (folder / "made").touch()
+        return folder
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def sample(once: Callable[[str, Callable[[Path], None]], Path]) -> Path:
+    """The folder of a profile, run once for all tests: two notebooks done, four failed, one not run."""
+    import samples  # it imports what executes notebooks, which most test modules do without
+
+    return once("sample", samples.run_sample) / samples.SAMPLE_OUT / "published"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator:
+    """Debian's Chromium, headless."""
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        missing("browser", "playwright is not installed")
+    if not CHROMIUM.exists():
+        missing("browser", f"{CHROMIUM} is not there: apt-get install chromium")
+    with sync_playwright() as playwright:
+        flags = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"]
+        chromium = playwright.chromium.launch(executable_path=str(CHROMIUM), args=flags)
+        yield chromium
+        chromium.close()

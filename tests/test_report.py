@@ -1,0 +1,497 @@
+"""What a notebook may call, and what is left behind when it does."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from samples import PARAMETERS, write_notebook
+
+from kdutils import ledger, report, tables
+from kdutils.params import ParameterError
+
+NAME = "02_size_correlation"
+DATA = pd.DataFrame({"size": [0.5, 7.0], "gain": [0.1 + 0.2, 1.3]})
+STATISTIC = {
+    "section": "02",
+    "test": "spearman_gain_size",
+    "source": "published",
+    "selection": "best_on_test",
+    "domain": "math",
+    "task": "aqua",
+    "group": "all",
+    "statistic": -0.1,
+    "p_value": 0.1 + 0.2,
+    "n": 33,
+}
+CLAIM = {
+    "id": "S1",
+    "section": "02",
+    "statement": "gain falls with student size",
+    "source": "published",
+    "protocol": "paper",
+    "analysis": "authors",
+    "estimate": np.float64(-0.66),
+    "ci_low": math.nan,
+    "ci_high": None,
+    "p_value": pd.NA,
+    "n": np.int64(33),
+    "paper_value": -0.66,
+    "verdict": "reproduced",
+    "reason": "the digits agree",
+}
+
+
+@pytest.fixture
+def namespace(tmp_path) -> dict:
+    """The globals of a kernel that has run the parameters cell of a notebook in tmp_path."""
+    write_notebook(tmp_path, NAME)
+    values: dict = {"In": ["", "..."], "Out": {}, "_": 3, "__name__": "__main__"}
+    exec(PARAMETERS, values)
+    return values | {"out": str(tmp_path / "out")}
+
+
+@pytest.fixture
+def run(tmp_path, namespace) -> report.Report:
+    return report.begin(NAME, namespace, notebooks=tmp_path)
+
+
+def draw(run: report.Report, name: str = "gain", **changes) -> None:
+    fig, ax = plt.subplots(figsize=(2, 1))
+    ax.plot(DATA["size"], DATA["gain"], marker="o", clip_on=True)
+    run.figure(fig, name, **{"alt": "Gain falls to 1.3.", "data": DATA, "caption": "Gain by size."} | changes)
+
+
+# --- begin ---------------------------------------------------------------------------------------
+
+
+def test_begin_gives_the_declared_parameters_and_the_folder(run, tmp_path):
+    assert vars(run.parameters) == {
+        "profile": "published",
+        "out": str(tmp_path / "out"),
+        "selection": "best_on_test",
+    }
+    assert run.folder == tmp_path / "out" / "published"
+    assert run.name == NAME
+
+
+def test_begin_takes_an_int_where_a_float_is_declared(tmp_path, namespace):
+    write_notebook(tmp_path, NAME, parameters=PARAMETERS + "rate: float = 0.5\n")
+    run = report.begin(NAME, namespace | {"rate": 2}, notebooks=tmp_path)
+    assert repr(run.parameters.rate) == "2.0"
+
+
+@pytest.mark.parametrize("value", ["x", 3, 2.5, True, None, [1], {"a": 1}])
+def test_begin_refuses_what_was_not_declared(tmp_path, namespace, value):
+    with pytest.raises(
+        ParameterError, match=r"'selction' \(did you mean 'selection'\?\); declared are profile: str"
+    ):
+        report.begin(NAME, namespace | {"selction": value}, notebooks=tmp_path)
+
+
+def test_begin_overlooks_what_the_imports_of_its_own_cell_bind(tmp_path, namespace):
+    exec("import math, os.path\nfrom pathlib import Path\nfrom math import sqrt as root", namespace)
+    report.begin(NAME, namespace, notebooks=tmp_path)
+
+
+def test_begin_may_run_again_when_the_notebook_has_variables_of_its_own(tmp_path, namespace):
+    report.begin(NAME, namespace, notebooks=tmp_path)
+    namespace.update(n_pairs=33, rows=[1, 2], selection="temperature_1")
+    assert report.begin(NAME, namespace, notebooks=tmp_path).parameters.selection == "temperature_1"
+
+
+def test_begin_that_failed_does_not_count_as_begun(tmp_path, namespace):
+    for _ in range(2):
+        with pytest.raises(ParameterError, match="restart the kernel"):
+            report.begin(NAME, namespace | {"selction": "x"}, notebooks=tmp_path)
+    with pytest.raises(ParameterError, match="selection"):
+        report.begin(NAME, namespace | {"selection": "x"}, notebooks=tmp_path)
+    with pytest.raises(ParameterError, match="n_pairs"):
+        report.begin(NAME, namespace | {"n_pairs": 3}, notebooks=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"selection": "best"}, "choose from best_on_test, temperature_1"),
+        ({"selection": 3}, "selection=3 is not str"),
+        ({"selection": None}, "selection=None is not str"),
+        ({"profile": "paper"}, "choose from"),
+        ({"out": ""}, "out is empty"),
+    ],
+)
+def test_begin_refuses_wrong_values(tmp_path, namespace, changes, complaint):
+    with pytest.raises(ParameterError, match=complaint):
+        report.begin(NAME, namespace | changes, notebooks=tmp_path)
+
+
+def test_begin_does_not_read_text_as_a_number(tmp_path, namespace):
+    write_notebook(tmp_path, NAME, parameters=PARAMETERS + "seed: int = 0\n")
+    with pytest.raises(ParameterError, match="seed='3' is not int"):
+        report.begin(NAME, namespace | {"seed": "3"}, notebooks=tmp_path)
+
+
+def test_begin_needs_the_parameters_cell_to_have_run(tmp_path, namespace):
+    del namespace["selection"]
+    with pytest.raises(ParameterError, match="run the parameters cell first"):
+        report.begin(NAME, namespace, notebooks=tmp_path)
+
+
+def test_begin_needs_the_notebook_file(tmp_path, namespace):
+    with pytest.raises(ParameterError, match=r"03_teacher_quality.ipynb: cannot be read"):
+        report.begin("03_teacher_quality", namespace, notebooks=tmp_path)
+
+
+def test_begin_needs_profile_and_out(tmp_path):
+    write_notebook(tmp_path, NAME, parameters="seed: int = 0\n")
+    with pytest.raises(ParameterError, match=r"does not declare \['out', 'profile'\]"):
+        report.begin(NAME, {"seed": 0}, notebooks=tmp_path)
+
+
+def test_begin_refuses_a_folder_that_cannot_be_written(tmp_path, namespace):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(ParameterError, match=r"cannot be written \(Not a directory\); choose another out"):
+        report.begin(NAME, namespace | {"out": str(tmp_path / "file" / "out")}, notebooks=tmp_path)
+
+
+@pytest.mark.parametrize("inner", ["", "figures", "ledger", "reports"])
+def test_begin_refuses_a_link_that_leads_out_of_the_folder(tmp_path, namespace, inner):
+    link = tmp_path / "out" / "published" / inner
+    link.parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "elsewhere").mkdir()
+    link.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ParameterError, match="leads out of"):
+        report.begin(NAME, namespace, notebooks=tmp_path)
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+# --- figures and tables --------------------------------------------------------------------------
+
+
+def test_figure_appears_under_its_name_only_with_finish(run):
+    draw(run)
+    assert not list((run.folder / "figures").iterdir())
+    run.finish()
+    assert sorted(path.name for path in (run.folder / "figures").iterdir()) == [
+        f"02_gain.{suffix}" for suffix in ("csv", "json", "png", "svg")
+    ]
+    assert not (run.folder / ".partial" / NAME).exists()
+    [found] = report.figures(run.folder)
+    assert found == {
+        "notebook": NAME,
+        "place": 0,
+        "alt": "Gain falls to 1.3.",
+        "caption": "Gain by size.",
+        "png": run.folder / "figures" / "02_gain.png",
+    }
+    read = pd.read_csv(run.folder / "figures" / "02_gain.csv")
+    pd.testing.assert_frame_equal(read, DATA, check_exact=True)
+
+
+def test_figure_is_closed(run):
+    before = plt.get_fignums()
+    draw(run)
+    assert plt.get_fignums() == before
+
+
+def test_csv_of_a_figure_keeps_the_index(run):
+    draw(run, data=DATA.assign(task=["aqua", "svamp"]).set_index("task"))
+    run.finish()
+    assert (run.folder / "figures" / "02_gain.csv").read_text().startswith("task,size,gain\naqua,0.5,")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"alt": ""},
+        {"alt": "Gain falls."},
+        {"caption": " "},
+        {"data": DATA.iloc[:0]},
+        {"name": "Gain"},
+        {"name": "../gain"},
+        {"name": ""},
+    ],
+)
+def test_figure_that_lacks_a_part_is_refused(run, changes):
+    with pytest.raises(ValueError, match="figure"):
+        draw(run, **{"name": "gain"} | changes)
+    plt.close("all")
+
+
+def test_figures_of_an_earlier_execution_go_unless_drawn_again(tmp_path, namespace, run):
+    for name in ("gain", "old"):
+        draw(run, name)
+    run.finish()
+    other = run.folder / "figures" / "03_old.png"
+    other.touch()
+    again = report.begin(NAME, namespace, notebooks=tmp_path)
+    draw(again)
+    again.finish()
+    assert {path.stem for path in (run.folder / "figures").iterdir()} == {"02_gain", "03_old"}
+
+
+def test_finish_may_be_called_again(run):
+    draw(run)
+    run.finish()
+    run.finish()
+    assert [figure["png"].name for figure in report.figures(run.folder)] == ["02_gain.png"]
+
+
+DRAW_IN_A_PROCESS_OF_ITS_OWN = """\
+import sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from test_report import NAME, draw
+from kdutils import report
+write = {{"profile": "published", "out": {out!r}, "selection": "best_on_test"}}
+run = report.begin(NAME, write, notebooks={notebooks!r})
+draw(run)
+run.finish()
+"""
+
+
+def test_figures_are_the_same_to_the_byte_in_two_processes(tmp_path, run):
+    draw(run)
+    run.finish()
+    code = DRAW_IN_A_PROCESS_OF_ITS_OWN.format(
+        tests=str(Path(__file__).parent), out=str(tmp_path / "second"), notebooks=str(tmp_path)
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"PYTHONHASHSEED": "1"})
+    first, second = (
+        {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in (folder / "figures").iterdir()}
+        for folder in (run.folder, tmp_path / "second" / "published")
+    )
+    assert first == second
+    assert len(first) == 4
+
+
+def test_table_escapes_text_and_marks_headers(run):
+    frame = pd.DataFrame({"task": ["<script>alert(1)</script>", "b & c"], "gain": [-1.5, math.nan]})
+    markup = tables.to_html(frame, caption="Gains <by> task", formats={"gain": ".2f"})
+    assert "<script>" not in markup
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in markup
+    assert "<caption" in markup
+    assert "Gains &lt;by&gt; task" in markup
+    assert '<th scope="col" style="text-align:right;white-space:nowrap">gain</th>' in markup
+    assert markup.count('scope="row"') == 2
+    assert re.findall(r'<td style="text-align:right;.*?">(.*?)</td>', markup) == ["-1.50", "—"]
+
+
+def test_table_shows_a_meaningful_index_as_row_headers():
+    frame = pd.DataFrame({"n": [3, 12345]}, index=pd.Index(["aqua", "svamp"], name="task"))
+    markup = tables.to_html(frame, caption="Items")
+    assert '<th scope="row" style="text-align:left;white-space:nowrap">aqua</th>' in markup
+    assert "12,345" in markup
+
+
+@pytest.mark.parametrize(
+    ("index", "columns"),
+    [
+        (pd.RangeIndex(2), ["n"]),
+        ([7, 3], ["n"]),  # what a selection of rows leaves
+        (["a", "b"], ["index", "n"]),
+        (pd.Index([7, 3], name="size"), ["size", "n"]),
+        (pd.MultiIndex.from_tuples([("a", 1), ("b", 2)], names=["task", "size"]), ["task", "size", "n"]),
+    ],
+)
+def test_index_becomes_columns_if_it_says_something(index, columns):
+    assert list(tables.with_index(pd.DataFrame({"n": [1, 2]}, index=index)).columns) == columns
+
+
+def test_table_shows_lists_as_text():
+    markup = tables.to_html(pd.DataFrame({"task": ["a"], "flags": [["x", "y"]]}), caption="Flags")
+    assert "[&#x27;x&#x27;, &#x27;y&#x27;]" in markup
+
+
+def test_table_without_rows_and_with_equal_column_names():
+    frame = pd.DataFrame([[1, 2]], columns=["n", "n"])
+    assert tables.to_html(frame, caption="Twice").count("<td") == 1
+    assert "<tbody>" in tables.to_html(frame.iloc[:0], caption="None")
+
+
+def test_table_refuses_a_format_for_no_column_and_an_empty_caption(run):
+    with pytest.raises(ValueError, match="gian"):
+        run.table(DATA, caption="Gains", formats={"gian": ".2f"})
+    with pytest.raises(ValueError, match="caption"):
+        run.table(DATA, caption="")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (3, "3"),
+        (3.0, "3"),
+        (0.12345, "0.123"),
+        (-0.5, "−0.5"),
+        (1e-5, "1e−05"),
+        (12345.6, "12,346"),
+        (None, "—"),
+    ],
+)
+def test_number_for_reading(value, text):
+    assert tables.number(value) == text
+
+
+# --- ledgers -------------------------------------------------------------------------------------
+
+
+def test_statistics_keep_full_precision(run):
+    run.statistics(
+        pd.DataFrame([STATISTIC | {"n": 33.0}, STATISTIC | {"task": "svamp", "p_value": None, "n": None}])
+    )
+    run.finish()
+    assert (run.folder / "statistics.csv").read_text() == (
+        "section,test,source,selection,domain,task,group,statistic,p_value,n\n"
+        "02,spearman_gain_size,published,best_on_test,math,aqua,all,-0.1,0.30000000000000004,33\n"
+        "02,spearman_gain_size,published,best_on_test,math,svamp,all,-0.1,,\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("rows", "complaint"),
+    [
+        ([{key: STATISTIC[key] for key in STATISTIC if key != "n"}], "exactly the columns"),
+        ([STATISTIC | {"note": ""}], "exactly the columns"),
+        ([STATISTIC, STATISTIC], "two statistics have the key"),
+        ([STATISTIC | {"group": None}], "need a value"),
+        ([STATISTIC | {"p_value": 1.5}], "p_value"),
+        ([STATISTIC | {"statistic": "high"}], "high"),
+        ([STATISTIC | {"n": 32.5}], "whole number"),
+    ],
+)
+def test_statistics_that_do_not_fit_are_refused(run, rows, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        run.statistics(pd.DataFrame(rows))
+
+
+def test_statistics_collected_again_are_replaced(run):
+    run.statistics(pd.DataFrame([STATISTIC]))
+    run.statistics(pd.DataFrame([STATISTIC | {"statistic": 0.5}]))
+    run.finish()
+    assert list(pd.read_csv(run.folder / "statistics.csv")["statistic"]) == [0.5]
+
+
+def test_claims_are_plain_json(run):
+    run.claims([CLAIM])
+    run.finish()
+    [row] = ledger.claims(run.folder)
+    assert list(row) == list(ledger.CLAIM_FIELDS)
+    assert row == CLAIM | {"estimate": -0.66, "ci_low": None, "ci_high": None, "p_value": None, "n": 33}
+
+
+@pytest.mark.parametrize(
+    ("rows", "complaint"),
+    [
+        ([CLAIM | {"note": ""}], "exactly the fields"),
+        ([{key: CLAIM[key] for key in CLAIM if key != "reason"}], "exactly the fields"),
+        ([CLAIM | {"verdict": "true"}], "verdict='true'; choose from"),
+        ([CLAIM | {"source": "paper"}], "source='paper'"),
+        ([CLAIM | {"protocol": "authors"}], "protocol='authors'"),
+        ([CLAIM | {"analysis": "paper"}], "analysis='paper'"),
+        ([CLAIM | {"estimate": math.inf}], "JSON"),
+        ([CLAIM | {"reason": object()}], "JSON"),
+        ([CLAIM, CLAIM], "two claims have the key"),
+    ],
+)
+def test_claims_that_do_not_fit_are_refused(run, rows, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        run.claims(rows)
+
+
+def part(folder: Path, notebook: str, statistics: list[dict], claims: list[dict]) -> None:
+    with ledger.locked(folder):
+        ledger.write_parts(folder, notebook, pd.DataFrame(statistics), ledger.checked_claims(claims))
+
+
+def test_ledgers_merge_in_stable_order_and_the_later_notebook_wins(tmp_path):
+    part(tmp_path, "05_fidelity", [STATISTIC | {"section": "05"}], [CLAIM | {"id": "F1", "section": "05"}])
+    early = [STATISTIC | {"statistic": 9.0}, STATISTIC | {"task": "svamp"}, STATISTIC | {"section": "01"}]
+    part(
+        tmp_path,
+        "01_effectiveness",
+        early,
+        [CLAIM | {"reason": "early"}, CLAIM | {"id": "E1", "section": "01"}],
+    )
+    late = [STATISTIC | {"group": "gkd"}, STATISTIC]
+    part(tmp_path, "02_size_correlation", late, [CLAIM | {"id": "S2"}, CLAIM])
+    merged = pd.read_csv(tmp_path / "statistics.csv", dtype={"section": str})
+    assert merged[["section", "task", "group", "statistic"]].values.tolist() == [
+        ["01", "aqua", "all", -0.1],
+        ["02", "aqua", "all", -0.1],
+        ["02", "aqua", "gkd", -0.1],
+        ["02", "svamp", "all", -0.1],
+        ["05", "aqua", "all", -0.1],
+    ]
+    assert [(row["id"], row["reason"]) for row in ledger.claims(tmp_path)] == [
+        ("E1", "the digits agree"),
+        ("S1", "the digits agree"),
+        ("S2", "the digits agree"),
+        ("F1", "the digits agree"),
+    ]
+
+
+def test_removing_the_parts_of_a_notebook_takes_it_out_of_the_ledgers(tmp_path):
+    part(tmp_path, "01_effectiveness", [STATISTIC], [CLAIM])
+    part(tmp_path, "02_size_correlation", [STATISTIC | {"group": "gkd"}], [CLAIM | {"id": "S2"}])
+    with ledger.locked(tmp_path):
+        ledger.remove_parts(tmp_path, "01_effectiveness")
+    assert list(pd.read_csv(tmp_path / "statistics.csv")["group"]) == ["gkd"]
+    assert [row["id"] for row in ledger.claims(tmp_path)] == ["S2"]
+
+
+@pytest.mark.parametrize("suffix", ["statistics.csv", "claims.json"])
+def test_damaged_part_is_named(tmp_path, suffix):
+    (tmp_path / "ledger").mkdir()
+    (tmp_path / "ledger" / f"03_teacher_quality.{suffix}").write_text("section\n[")
+    with pytest.raises(ValueError, match=f"03_teacher_quality.{suffix} is damaged; delete it"):
+        part(tmp_path, "01_effectiveness", [STATISTIC], [CLAIM])
+
+
+def test_lock_keeps_others_out(tmp_path):
+    path = tmp_path / "ledger" / ".lock"
+    with ledger.locked(tmp_path), path.open("w") as other, pytest.raises(BlockingIOError):
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _write_many(folder: Path, number: int) -> None:
+    for repeat in range(10):
+        part(folder, f"{number:02}_notebook", [STATISTIC | {"section": f"{number:02}", "n": repeat}], [])
+
+
+def test_processes_that_write_at_once_lose_nothing(tmp_path):
+    with ProcessPoolExecutor(4) as pool:
+        list(pool.map(_write_many, [tmp_path] * 4, range(4)))
+    merged = pd.read_csv(tmp_path / "statistics.csv")
+    assert merged[["section", "n"]].values.tolist() == [[number, 9] for number in range(4)]
+
+
+def test_sentinel_says_what_ran(run, monkeypatch, capsys):
+    monkeypatch.setenv(report.RUN_TOKEN, "abc")
+    draw(run)
+    run.finish()
+    written = json.loads(ledger.sentinel(run.folder, NAME).read_text())
+    assert written["run_token"] == "abc"
+    assert written["parameters"]["selection"] == "best_on_test"
+    assert set(written) == {"notebook", "parameters", "kdutils", "finished", "run_token"}
+    assert "figures/02_gain.png .svg .csv" in capsys.readouterr().out
+
+
+def test_sentinel_is_gone_if_finish_breaks_off(run):
+    run.finish()
+    (run.folder / "statistics.csv").unlink()
+    (run.folder / "statistics.csv").mkdir()  # the merged ledger cannot be written
+    with pytest.raises(OSError):
+        run.finish()
+    assert not ledger.sentinel(run.folder, NAME).exists()
