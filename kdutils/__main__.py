@@ -1,0 +1,110 @@
+"""The command line: `python -m kdutils [PROFILE] [-p NAME VALUE]... [--only 02,06] [--out DIR]`."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from kdutils import params, runner, spec
+
+OUTPUTS = params.REPOSITORY / "outputs"
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Without the usage: an error is one line."""
+        raise runner.RunError(f"{message}; see --help")
+
+
+def main(arguments: Sequence[str] | None = None, *, notebooks: Path = params.NOTEBOOKS) -> int:
+    """Exit code: 0 all done, 1 a notebook failed, 2 nothing was run because of what was asked for."""
+    try:
+        return _run(_parser().parse_intermixed_args(arguments), notebooks)
+    except (runner.RunError, params.ParameterError) as error:
+        print(f"kdutils: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except runner.Interrupted as interrupted:
+        return 128 + interrupted.number
+    except KeyboardInterrupt:  # before the first notebook started
+        return 128 + signal.SIGINT
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="kdutils", description="Execute the notebooks of a profile.", allow_abbrev=False)
+    known = ", ".join(spec.profile_names())
+    parser.add_argument(
+        "profile", nargs="?", default="published", help=f"one of {known} (default: published)"
+    )
+    parser.add_argument(
+        "-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), dest="overrides",
+        help="set a parameter in every notebook that declares it",
+    )  # fmt: skip
+    parser.add_argument("--only", default="", metavar="02,06", help="numbers or names of notebooks")
+    parser.add_argument("--out", type=Path, default=OUTPUTS, metavar="DIR", help="default: outputs")
+    parser.add_argument("--jobs", type=int, metavar="N", help="notebooks at a time (default: all cores)")
+    parser.add_argument("--limit", type=float, metavar="SECONDS", help="stop a notebook that takes longer")
+    parser.add_argument("--list", action="store_true", help="print the notebooks and their parameters")
+    return parser
+
+
+def _run(asked: argparse.Namespace, notebooks: Path) -> int:
+    try:
+        profile = spec.load_profile(asked.profile)
+    except ValueError as error:
+        raise runner.RunError(str(error)) from error
+    only = [name.strip() for name in asked.only.split(",") if name.strip()]
+    if asked.list:
+        _print_parameters([notebooks / f"{name}.ipynb" for name in runner.selected(profile, only)])
+        return 0
+    results = runner.run_profile(
+        profile,
+        out=asked.out.absolute(),
+        only=only,
+        overrides=_overrides(asked.overrides),
+        jobs=asked.jobs,
+        limit_seconds=asked.limit,
+        notebooks=notebooks,
+        prepare=[_released_tables] if "published" in profile.sources else [],
+    )
+    failed = [result for result in results if result.status == "failed"]
+    for result in failed:
+        copy = asked.out / profile.name / "reports" / f"{result.name}.failed.ipynb"
+        print(f"kdutils: {result.name} failed ({result.error}); see {copy}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _overrides(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
+    overrides: dict[str, str] = {}
+    for name, value in pairs:
+        if name in overrides:
+            raise runner.RunError(f"parameter {name!r} is given twice; give it once")
+        overrides[name] = value
+    return overrides
+
+
+def _released_tables() -> Path:
+    """The folder of the authors' tables, fetched once for all notebooks."""
+    from kdutils import published  # not needed by profiles without them
+
+    try:
+        return published.fetch()
+    except published.ReleasedTablesError as error:
+        raise runner.RunError(str(error)) from error
+
+
+def _print_parameters(notebooks: Sequence[Path]) -> None:
+    lines = []
+    for notebook in notebooks:
+        lines.append(notebook.stem)
+        for parameter in params.declared(notebook).values():
+            comment = f"  # {parameter.help}" if parameter.help else ""
+            lines.append(f"  {parameter.name}: {parameter.type} = {parameter.default!r}{comment}")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

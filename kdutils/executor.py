@@ -1,0 +1,189 @@
+"""The processes of a run: one worker a notebook, and what becomes of its files.
+
+Everything a notebook left is judged here: done needs an exit code of zero and the sentinel of this run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from datetime import UTC, datetime
+from pathlib import Path
+
+import nbformat
+import psutil
+from ipykernel.kernelspec import write_kernel_spec
+
+from kdutils import ledger, params, report, store, worker
+from kdutils.index import Result
+from kdutils.render import duration
+from kdutils.worker import Task
+
+PARTIAL_SUFFIXES = (".ipynb", ".html", ".error")
+# A hack: jsonschema, which nbformat imports, compiles a grammar of web addresses at every start, in 1.6 s,
+# if it finds rfc3987_syntax, and does without if not. To go when that package compiles at its first use.
+START_WORKER = (
+    "import sys; sys.modules['rfc3987_syntax'] = None; from kdutils import worker; sys.exit(worker.main())"
+)
+NO_SENTINEL = "NotFinished: the last cell must call run.finish(), which is what says that all is whole"
+
+
+def say(line: str) -> None:
+    """Write one whole line of progress to stderr, also from several threads."""
+    sys.stderr.write(f"kdutils: {line}\n")
+    sys.stderr.flush()
+
+
+class Executor:
+    """Runs notebooks, each in a process of its own, until somebody says stop."""
+
+    def __init__(self, scratch: Path, *, jobs: int, limit_seconds: float | None) -> None:
+        self.stopped_by = 0  # number of the signal, 0 if there was none
+        self._scratch = scratch
+        self._limit_seconds = limit_seconds
+        self._token = uuid.uuid4().hex
+        self._variables = _variables(scratch, jobs=jobs, token=self._token)
+        self._processes: dict[str, subprocess.Popen] = {}
+        self._lock = threading.RLock()  # a second signal may come while `stop` answers the first
+
+    def stop(self, signal_number: int) -> None:
+        """End all processes and start no other. Safe in a handler: the main thread locks nowhere else."""
+        with self._lock:
+            self.stopped_by = self.stopped_by or signal_number
+            for process in self._processes.values():
+                _kill_tree(process)
+
+    def run(self, task: Task) -> Result:
+        """Execute one notebook, then give its files their names, good or failed."""
+        for suffix in PARTIAL_SUFFIXES:
+            task.partial(suffix).unlink(missing_ok=True)
+        process = self._start(task)
+        if process is None:
+            return Result(name=task.name, status="not_run")
+        say(f"{task.name} started")
+        started = time.monotonic()
+        error = self._outcome(task, process)
+        seconds = time.monotonic() - started
+        if error:
+            _conclude_failure(task, error, seconds)
+            say(f"{task.name} FAILED after {duration(seconds)}: {error}")
+        else:
+            _conclude_success(task)
+            say(f"{task.name} done in {duration(seconds)}")
+        return Result(
+            name=task.name,
+            status="failed" if error else "done",
+            seconds=round(seconds, 1),
+            error=error,
+            finished=datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC"),
+            changed=task.changed,
+        )
+
+    def _start(self, task: Task) -> subprocess.Popen | None:
+        """The worker, or None if the run has been stopped."""
+        with self._lock, self._log(task).open("wb") as log:
+            if self.stopped_by:
+                return None
+            self._processes[task.name] = subprocess.Popen(
+                [sys.executable, "-c", START_WORKER],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                env=self._variables,
+                start_new_session=True,  # Ctrl-C reaches us alone, and we end the kernels too
+            )
+            return self._processes[task.name]
+
+    def _outcome(self, task: Task, process: subprocess.Popen) -> str:
+        """One line saying what went wrong, empty if the notebook is done."""
+        late = False
+        try:
+            with contextlib.suppress(BrokenPipeError):  # it died at once: the exit code tells
+                process.stdin.write(task.to_json().encode() + b"\n")
+                process.stdin.flush()
+            process.wait(self._limit_seconds)
+        except subprocess.TimeoutExpired:
+            late = True
+            _kill_tree(process)
+        code = process.wait()
+        with self._lock:
+            del self._processes[task.name]
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.close()
+        if code == 0:
+            return "" if self._has_sentinel(task) else NO_SENTINEL
+        if self.stopped_by:
+            return "Interrupted: the run was stopped"
+        if late:
+            return f"TimeoutError: stopped after {self._limit_seconds:g} s, which is the limit"
+        return self._reason(task, code)
+
+    def _has_sentinel(self, task: Task) -> bool:
+        path = ledger.sentinel(task.reports.parent, task.name)
+        return path.exists() and json.loads(path.read_text(encoding="utf-8"))["run_token"] == self._token
+
+    def _reason(self, task: Task, code: int) -> str:
+        """What the worker wrote, else the last line of its log."""
+        written = task.partial(".error")
+        if written.exists():
+            return written.read_text(encoding="utf-8")
+        lines = self._log(task).read_text(encoding="utf-8", errors="replace").split("\n")
+        last = next((line for line in reversed(lines) if line.strip()), "it said nothing")
+        return worker.scrub(f"WorkerError: the process ended with code {code}; {last.strip()[:300]}")
+
+    def _log(self, task: Task) -> Path:
+        return self._scratch / f"{task.name}.log"
+
+
+def _variables(scratch: Path, *, jobs: int, token: str) -> dict[str, str]:
+    """The environment of the workers: this Python and nothing of the user's Jupyter or IPython."""
+    # Found before any other python3 that is installed, and runs `sys.executable`.
+    write_kernel_spec(scratch / "kernels" / worker.KERNEL)
+    path = [str(params.REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return os.environ | {
+        "JUPYTER_PATH": str(scratch),
+        "JUPYTER_RUNTIME_DIR": str(scratch / "runtime"),
+        "IPYTHONDIR": str(scratch / "ipython"),
+        "PYTHONPATH": os.pathsep.join(path),
+        "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs)),
+        report.RUN_TOKEN: token,
+    }
+
+
+def _kill_tree(process: subprocess.Popen) -> None:
+    """End a worker and all below it; a kernel has a session of its own, so a group would not do."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        top = psutil.Process(process.pid)
+        top.suspend()  # so that it starts no kernel after we have looked
+        for each in [*top.children(recursive=True), top]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                each.kill()
+
+
+def _conclude_success(task: Task) -> None:
+    for suffix in (".html", ".ipynb"):
+        task.partial(suffix).replace(task.report(suffix))
+        task.report(f".failed{suffix}").unlink(missing_ok=True)
+
+
+def _conclude_failure(task: Task, error: str, seconds: float) -> None:
+    """Keep the failed copy; take away all that could be taken for a result of this run."""
+    folder = task.reports.parent
+    for suffix in (".html", ".ipynb"):
+        task.report(suffix).unlink(missing_ok=True)
+    with ledger.locked(folder):
+        ledger.remove_parts(folder, task.name)
+        report.remove_figures(folder, task.name)
+    shutil.rmtree(folder / ".partial" / task.name, ignore_errors=True)
+    notebook = worker.failed_copy(task, error)
+    store.write_text(task.report(".failed.ipynb"), nbformat.writes(notebook))
+    store.write_text(task.report(".failed.html"), worker.to_html(task, notebook, seconds, failed=True))
+    for suffix in PARTIAL_SUFFIXES:
+        task.partial(suffix).unlink(missing_ok=True)

@@ -1,0 +1,125 @@
+"""The index of a profile: verdicts, reports, figures and provenance on one page that opens from disk."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from PIL import Image
+
+from kdutils import spec, tables
+from kdutils.render import Link, duration, label, page
+
+THUMBNAIL_WIDTH = 640  # pixels; thumbnails are embedded, because a page may not load its neighbours
+VERDICT_MARKS = {"reproduced": "✓", "not_reproduced": "✗", "inconclusive": "?", "not_testable": "–"}
+STATUS_MARKS = {"done": "✓", "failed": "✗", "not_run": "–"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What became of one notebook."""
+
+    name: str
+    status: str  # done, failed or not_run
+    seconds: float | None = None
+    error: str = ""  # one line: class and message
+    finished: str = ""  # UTC, to the second
+    changed: dict[str, Any] = field(default_factory=dict)  # parameters that differ from their defaults
+
+
+def index_html(
+    profile: spec.Profile,
+    results: Sequence[Result],
+    claims: Sequence[Mapping[str, Any]],
+    figures: Sequence[Mapping[str, Any]],
+    provenance: Mapping[str, Any],
+) -> str:
+    """The first page of a profile: verdicts, reports, figures, provenance.
+
+    Args:
+        results: one for each notebook of the profile.
+        claims: rows of claims.json.
+        figures: as `report.figures` gives them: path of the PNG, alt, caption, notebook.
+        provenance: names and values; a mapping as value is folded away.
+    """
+    pages = {result.name: _page_of(result) for result in results}
+    counts = [
+        (verdict, mark, _words(verdict), sum(claim["verdict"] == verdict for claim in claims))
+        for verdict, mark in VERDICT_MARKS.items()
+    ]
+    return page(
+        "index.html.j2",
+        title=f"Knowledge distillation: {profile.title[:1].lower()}{profile.title[1:]}",
+        links=[Link(result.name, pages[result.name], result.status == "failed") for result in results],
+        current=None,
+        wide=True,
+        profile=profile,
+        verdicts=counts,
+        claims=[_claim_row(claim, pages) for claim in claims],
+        reports=[_report_row(result, pages[result.name]) for result in results],
+        figures=[_figure(figure, pages) for figure in figures],
+        provenance=provenance,
+    )
+
+
+def _words(key: str) -> str:
+    return key.replace("_", " ")
+
+
+def _page_of(result: Result) -> str | None:
+    suffix = {"done": ".html", "failed": ".failed.html"}.get(result.status)
+    return suffix and f"reports/{result.name}{suffix}"
+
+
+def _report_row(result: Result, href: str | None) -> dict[str, Any]:
+    return {
+        "label": label(result.name),
+        "href": href,
+        "notebook": href and href.removesuffix(".html") + ".ipynb",
+        "status": result.status,
+        "mark": STATUS_MARKS[result.status],
+        "words": _words(result.status),
+        "time": duration(result.seconds),
+        "finished": result.finished,
+        "changed": ", ".join(f"{name} = {value}" for name, value in result.changed.items()),
+        "error": result.error,
+    }
+
+
+def _claim_row(claim: Mapping[str, Any], pages: Mapping[str, str | None]) -> dict[str, Any]:
+    estimate, low, high = (tables.number(claim[field]) for field in ("estimate", "ci_low", "ci_high"))
+    interval = "" if tables.MISSING in (low, high) else f" [{low}, {high}]"
+    paper = claim["paper_value"]
+    known = {"p": claim["p_value"], "n": claim["n"]}
+    tests = ", ".join(
+        f"{name} = {tables.number(value)}" for name, value in known.items() if value is not None
+    )
+    ways = " · ".join(claim[key] for key in ("source", "protocol", "analysis"))
+    return {
+        **{key: claim[key] for key in ("id", "statement", "verdict", "reason")},
+        "href": pages.get(spec.SECTIONS.get(str(claim["section"]), "")),
+        "paper": paper if isinstance(paper, str) else tables.number(paper),
+        "estimate": estimate + interval,
+        "detail": f"{tests}; {ways}" if tests else ways,
+        "mark": VERDICT_MARKS[claim["verdict"]],
+        "words": _words(claim["verdict"]),
+    }
+
+
+def _figure(figure: Mapping[str, Any], pages: Mapping[str, str | None]) -> dict[str, Any]:
+    image = Image.open(figure["png"]).convert("RGB")
+    image.thumbnail((THUMBNAIL_WIDTH, 4 * THUMBNAIL_WIDTH))
+    content = io.BytesIO()
+    image.quantize(64).save(content, format="png", optimize=True)
+    return {
+        **{key: figure[key] for key in ("alt", "caption")},
+        "stem": figure["png"].stem,
+        "thumbnail": "data:image/png;base64," + base64.b64encode(content.getvalue()).decode(),
+        "width": image.width,
+        "height": image.height,
+        "href": pages.get(figure["notebook"]),
+        "label": label(figure["notebook"]),
+    }

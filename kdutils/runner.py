@@ -1,0 +1,226 @@
+"""The notebooks of a profile, each executed in a process of its own, then the index.
+
+A report has its final name only if its process ended well and the notebook left the sentinel of this
+very run. What failed keeps a copy under another name, and nothing of an earlier success.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from kdutils import environment, ledger, params, render, report, spec, store
+from kdutils.executor import Executor, say
+from kdutils.index import Result, index_html
+from kdutils.render import duration
+from kdutils.worker import Task
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class RunError(ValueError):
+    """A run that cannot start. The message is one line and holds the remedy."""
+
+
+class Interrupted(Exception):  # noqa: N818 - not an error: somebody asked for it
+    """The run was stopped by a signal; index and failed copies are written."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+def run_profile(
+    profile: spec.Profile,
+    *,
+    out: Path,
+    only: Sequence[str] = (),
+    overrides: Mapping[str, Any] | None = None,
+    jobs: int | None = None,
+    limit_seconds: float | None = None,
+    prepare: Sequence[Callable[[], Path]] = (),
+    notebooks: Path = params.NOTEBOOKS,
+) -> list[Result]:
+    """What became of each notebook asked for; reports, ledgers and index are in `out`/profile.
+
+    Args:
+        only: numbers or names of notebooks; empty for all of the profile.
+        overrides: parameters by name, for every notebook that declares them.
+        jobs: notebooks at a time, by default as many as there are cores.
+        limit_seconds: a notebook that takes longer is stopped and has failed.
+        prepare: called before any notebook; each returns a folder of data that all of them read.
+
+    Raises:
+        RunError, ParameterError: before any kernel starts, for whatever is wrong with the arguments.
+        Interrupted: after SIGINT or SIGTERM.
+    """
+    if jobs is not None and jobs < 1:
+        raise RunError(f"jobs={jobs} must be at least 1")
+    if limit_seconds is not None and not limit_seconds > 0:
+        raise RunError(f"limit={limit_seconds:g} must be a number of seconds above 0")
+    tasks = plan(profile, out=out, only=only, overrides=overrides or {}, notebooks=notebooks)
+    folder = tasks[0].reports.parent
+    jobs = min(jobs or os.cpu_count() or 1, len(tasks))
+    with _alone_in(folder), tempfile.TemporaryDirectory(prefix="kdutils-") as scratch:
+        data = [step() for step in prepare]
+        executor = Executor(Path(scratch), jobs=jobs, limit_seconds=limit_seconds)
+        started = time.monotonic()
+        with _handling_signals(executor.stop), ThreadPoolExecutor(jobs) as pool:
+            results = list(pool.map(executor.run, tasks))
+        page = write_index(profile, folder, results, data)
+    n_done = sum(result.status == "done" for result in results)
+    say(f"{n_done} of {len(results)} notebooks done in {duration(time.monotonic() - started)}: {page}")
+    if executor.stopped_by:
+        raise Interrupted(executor.stopped_by)
+    return results
+
+
+def plan(
+    profile: spec.Profile, *, out: Path, only: Sequence[str], overrides: Mapping[str, Any], notebooks: Path
+) -> list[Task]:
+    """The tasks of a run, in the order of the profile, with everything checked that can be.
+
+    Raises:
+        RunError, ParameterError: as `run_profile`.
+    """
+    names = selected(profile, only)
+    declared = {name: params.declared(notebooks / f"{name}.ipynb") for name in names}
+    for name, own in declared.items():
+        if not {"profile", "out"} <= set(own):
+            raise RunError(f"{name} must declare `profile: str` and `out: str` in its parameters cell")
+    fixed = sorted({"profile", "out"} & set(overrides))
+    if fixed:
+        raise RunError(f"{fixed[0]} cannot be given with -p; PROFILE is the first argument, --out the folder")
+    params.check_names({key: own[key] for own in declared.values() for key in own}, overrides)
+    given = {
+        name: params.check(own, {key: value for key, value in overrides.items() if key in own})
+        for name, own in declared.items()
+    }
+    folder = report.writable_folder(out, profile.name)
+    root = folder.parent  # written short where possible: reports are shared
+    short = root.relative_to(params.REPOSITORY) if root.is_relative_to(params.REPOSITORY) else root
+    commit = _commit()
+    return [
+        Task(
+            name=name,
+            source=notebooks / f"{name}.ipynb",
+            reports=folder / "reports",
+            profile=profile.name,
+            parameters={**given[name], "profile": profile.name, "out": str(short)},
+            changed={
+                key: value for key, value in given[name].items() if value != declared[name][key].default
+            },
+            commit=commit,
+        )
+        for name in names
+    ]
+
+
+def selected(profile: spec.Profile, only: Sequence[str]) -> list[str]:
+    """The notebooks that `only` names or numbers, in the order of the profile; all if it is empty.
+
+    Raises:
+        RunError: for a name or number that the profile does not have.
+    """
+    by_number = {name[:2]: name for name in profile.notebooks}
+    wanted = {by_number.get(name, name) for name in only}
+    unknown = sorted(wanted - set(profile.notebooks))
+    if unknown:
+        there = ", ".join(profile.notebooks)
+        raise RunError(f"no notebook {unknown[0]!r} in profile {profile.name}; there are {there}")
+    return [name for name in profile.notebooks if name in wanted or not wanted]
+
+
+def write_index(
+    profile: spec.Profile, folder: Path, results: Sequence[Result], data: Sequence[Path] = ()
+) -> Path:
+    """The index of everything in `folder`: these results, and for other notebooks those of earlier runs.
+
+    The navigation of every page is brought up to date as well.
+
+    Args:
+        data: folders whose files are listed with their checksums.
+    """
+    known = {
+        result.name: result for result in (*_earlier_results(folder), *results) if result.status != "not_run"
+    }
+    shown = [known.get(name, Result(name=name, status="not_run")) for name in profile.notebooks]
+    links = render.links(profile, folder / "reports")
+    for link in links:
+        if link.href:
+            page = folder / "reports" / link.href
+            store.write_text(
+                page, render.relink(page.read_text(encoding="utf-8"), name=link.name, links=links)
+            )
+    provenance = environment.provenance() | {"data": _checksums(data)}
+    html = index_html(profile, shown, ledger.claims(folder), report.figures(folder), provenance)
+    store.write_json(folder / "index.json", [asdict(result) for result in shown])
+    return store.write_text(folder / "index.html", html)
+
+
+def _commit() -> str:
+    """The commit that ran, short, and whether files differ from it."""
+    git = environment.git_state()
+    return f"{git['commit'][:10]}{' with changes' * bool(git['dirty'])}" if git["commit"] else "unknown"
+
+
+def _earlier_results(folder: Path) -> list[Result]:
+    """What the last index said of notebooks whose page is still there."""
+    path = folder / "index.json"
+    if not path.exists():
+        return []
+    try:
+        results = [Result(**entries) for entries in json.loads(path.read_text(encoding="utf-8"))]
+    except (ValueError, TypeError):
+        say(f"{path} is damaged and is made anew; notebooks that did not run now show as not run")
+        return []
+    suffixes = {"done": ".html", "failed": ".failed.html"}
+    return [
+        result
+        for result in results
+        if result.status in suffixes
+        and (folder / "reports" / f"{result.name}{suffixes[result.status]}").exists()
+    ]
+
+
+def _checksums(folders: Sequence[Path]) -> dict[str, str]:
+    """SHA-256 of every file directly in the folders, by file name."""
+    files = sorted(path for folder in folders for path in folder.iterdir() if path.is_file())
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Refuse to run while another run writes to the same folder."""
+    with (folder / ".partial" / ".run").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError(f"another run is writing to {folder}; wait for it or choose another out") from None
+        yield
+
+
+@contextlib.contextmanager
+def _handling_signals(stop: Callable[[int], None]) -> Iterator[None]:
+    """Call `stop` on a signal that would end us, so that the index is still written."""
+    if threading.current_thread() is not threading.main_thread():  # Python allows handlers only there
+        yield
+        return
+    before = {number: signal.signal(number, lambda number, frame: stop(number)) for number in STOP_SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,417 @@
+"""What a run leaves behind, whatever its notebooks do."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import psutil
+import pytest
+from samples import SAMPLE, profile_of, write_notebook
+
+from kdutils import __main__, ledger, params, render, report, runner, spec, worker
+from kdutils.index import Result
+from kdutils.params import ParameterError
+from kdutils.runner import RunError
+
+GOOD, TWIN, RAISES, KILLED, UNFINISHED, LATE, ABSENT = SAMPLE
+FAILED = (RAISES, KILLED, UNFINISHED, LATE)
+
+
+def results(folder: Path) -> dict[str, dict]:
+    return {entry["name"]: entry for entry in json.loads((folder / "index.json").read_text())}
+
+
+def report_text(folder: Path, name: str) -> str:
+    return (folder / "reports" / name).read_text(encoding="utf-8")
+
+
+def below(folder: Path) -> list[str]:
+    """Processes that were started for anything in `folder`."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        command = " ".join(process.info["cmdline"] or [])
+        if str(folder) in command and process.pid != os.getpid():
+            found.append(command)
+    return found
+
+
+# --- what the sample run left --------------------------------------------------------------------
+
+
+def test_only_what_succeeded_has_a_final_name(sample):
+    names = {path.name for path in (sample / "reports").iterdir()}
+    done = {f"{name}{suffix}" for name in (GOOD, TWIN) for suffix in (".html", ".ipynb")}
+    failed = {f"{name}.failed{suffix}" for name in FAILED for suffix in (".html", ".ipynb")}
+    assert names == done | failed
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "error"),
+    [
+        (GOOD, "done", ""),
+        (TWIN, "done", ""),
+        (RAISES, "failed", "KeyError: 'no <b>gain</b> for hf_(removed)'"),
+        (KILLED, "failed", "DeadKernelError: the kernel was killed; the usual reason is that memory ran out"),
+        (UNFINISHED, "failed", "NotFinished: the last cell must call run.finish()"),
+        (LATE, "failed", "ZeroDivisionError: division by zero"),
+        (ABSENT, "not_run", ""),
+    ],
+)
+def test_status_and_reason(sample, name, status, error):
+    result = results(sample)[name]
+    assert (result["status"], result["error"][: len(error)]) == (status, error)
+
+
+def test_earlier_success_and_later_failures_leave_no_results(sample):
+    """RAISES and UNFINISHED had files of an earlier run, LATE had published its own."""
+    assert {path.name[:2] for path in (sample / "figures").iterdir()} == {"01", "02"}
+    assert {path.name[:2] for path in (sample / "ledger").iterdir() if path.name[0] != "."} == {"01", "02"}
+    assert not [path for path in (sample / ".partial").iterdir() if path.is_dir()]
+    assert {row["section"] for row in ledger.claims(sample)} == {"01", "02"}
+
+
+def test_notebooks_that_ran_at_once_share_the_ledgers(sample):
+    rows = pd.read_csv(sample / "statistics.csv", dtype={"section": str})
+    assert rows[["section", "task"]].values.tolist() == [["01", "aqua"], ["02", "aqua"], ["09", "shared"]]
+    assert set(rows["statistic"]) == {0.1 + 0.2}
+    assert len(ledger.claims(sample)) == 8
+
+
+def test_override_reaches_the_notebook_and_is_shown(sample):
+    assert results(sample)[GOOD]["changed"] == {"selection": "temperature_1"}
+    assert set(pd.read_csv(sample / "statistics.csv")["selection"]) == {"temperature_1"}
+    assert "selection = temperature_1" in report_text(sample, f"{GOOD}.html")
+
+
+def test_kernel_is_this_python_whatever_is_installed_as_python3(sample):
+    assert sys.executable in report_text(sample, f"{GOOD}.ipynb")
+
+
+def test_sentinel_is_of_this_run(sample):
+    tokens = {json.loads(ledger.sentinel(sample, name).read_text())["run_token"] for name in (GOOD, TWIN)}
+    assert len(tokens) == 1
+    assert None not in tokens
+
+
+@pytest.mark.parametrize("name", FAILED)
+def test_failed_copy_says_so_at_the_top(sample, name):
+    notebook = nbformat.reads(report_text(sample, f"{name}.failed.ipynb"), as_version=4)
+    nbformat.validate(notebook)
+    first = notebook.cells[0].source
+    assert first.startswith("**This notebook failed.**")
+    assert results(sample)[name]["error"] in first
+    assert "papermill-error-cell" not in report_text(sample, f"{name}.failed.ipynb")
+
+
+def test_failed_copy_of_a_killed_kernel_keeps_what_ran(sample):
+    notebook = nbformat.reads(report_text(sample, f"{KILLED}.failed.ipynb"), as_version=4)
+    assert any(
+        "image/png" in output.get("data", {}) for cell in notebook.cells for output in cell.get("outputs", [])
+    )
+
+
+def test_no_access_token_is_left_anywhere(sample):
+    for path in sample.rglob("*"):
+        if path.is_file():
+            assert b"hf_aaaa" not in path.read_bytes(), path
+
+
+def test_reports_hold_no_path_of_papermill(sample):
+    metadata = nbformat.reads(report_text(sample, f"{GOOD}.ipynb"), as_version=4).metadata["papermill"]
+    assert not {"input_path", "output_path"} & set(metadata)
+
+
+# --- runs of their own ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def scratch(tmp_path, monkeypatch) -> Path:
+    """A place for temporary files that shows in the command line of every kernel."""
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    monkeypatch.setenv("TMPDIR", str(folder))
+    return folder
+
+
+@pytest.mark.notebook
+def test_hanging_notebook_is_stopped_at_the_limit(tmp_path, scratch):
+    write_notebook(tmp_path, GOOD, "import time; time.sleep(600)", "run.finish()")
+    [result] = runner.run_profile(profile_of(GOOD), out=tmp_path / "out", notebooks=tmp_path, limit_seconds=4)
+    assert result.error == "TimeoutError: stopped after 4 s, which is the limit"
+    folder = tmp_path / "out" / "published"
+    assert {path.name for path in (folder / "reports").iterdir()} == {
+        f"{GOOD}.failed.html",
+        f"{GOOD}.failed.ipynb",
+    }
+    assert below(scratch) == []
+
+
+STOPPED_RUN = """\
+import sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from samples import profile_of
+from kdutils import runner
+try:
+    runner.run_profile(profile_of("01_effectiveness", "02_size_correlation"),
+                       out=Path({out!r}), notebooks=Path({notebooks!r}), jobs=1)
+except runner.Interrupted as interrupted:
+    sys.exit(128 + interrupted.number)
+"""
+
+
+@pytest.mark.notebook
+def test_stopped_run_ends_all_processes_and_writes_the_index(tmp_path, scratch):
+    os.mkfifo(tmp_path / "in_the_cell")
+    child = f'open("{tmp_path}/in_the_cell", "w").close(); import time; time.sleep(600)  # {scratch}'
+    write_notebook(
+        tmp_path, GOOD, f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {child!r}])"
+    )
+    write_notebook(tmp_path, TWIN, "run.finish()")
+    code = STOPPED_RUN.format(
+        tests=str(Path(__file__).parent), out=str(tmp_path / "out"), notebooks=str(tmp_path)
+    )
+    run = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+    (tmp_path / "in_the_cell").open().close()  # blocks until the child of the kernel has opened it too
+    run.send_signal(signal.SIGINT)
+    _, said = run.communicate(timeout=60)
+    assert run.returncode == 130, said
+    folder = tmp_path / "out" / "published"
+    found = results(folder)
+    assert found[GOOD]["error"] == "Interrupted: the run was stopped"
+    assert found[TWIN]["status"] == "not_run"
+    assert {path.name for path in (folder / "reports").iterdir()} == {
+        f"{GOOD}.failed.html",
+        f"{GOOD}.failed.ipynb",
+    }
+    assert "Interrupted" in (folder / "index.html").read_text()
+    assert below(scratch) == []
+
+
+@pytest.mark.parametrize("number", runner.STOP_SIGNALS)
+def test_signals_that_stop_a_run(number):
+    received, before = [], signal.getsignal(number)
+    with runner._handling_signals(received.append):
+        signal.raise_signal(number)
+    assert received == [number]
+    assert signal.getsignal(number) == before
+
+
+@pytest.mark.notebook
+def test_plain_papermill_refuses_a_misspelt_parameter(tmp_path):
+    source = write_notebook(tmp_path, GOOD, "run.finish()")
+    command = [sys.executable, "-m", "papermill", "--no-progress-bar", "-k", "python3"]
+    command += [str(source), str(tmp_path / "out.ipynb"), "-p", "selction", "temperature_1"]
+    command += ["-p", "out", str(tmp_path / "out")]
+    run = subprocess.run(
+        command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(params.REPOSITORY)}
+    )
+    assert run.returncode == 1
+    assert "unknown parameter 'selction' (did you mean 'selection'?)" in run.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_worker_that_dies_at_once_is_reported(tmp_path, monkeypatch, capsys):
+    write_notebook(tmp_path, GOOD, "run.finish()")
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "sitecustomize.py").write_text("import os; os.write(2, b'no luck'); os._exit(9)")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "broken"))
+    [result] = runner.run_profile(profile_of(GOOD), out=tmp_path / "out", notebooks=tmp_path)
+    assert result.error == "WorkerError: the process ended with code 9; no luck"
+    assert "FAILED" in capsys.readouterr().err
+    failed = nbformat.read(tmp_path / "out/published/reports" / f"{GOOD}.failed.ipynb", as_version=4)
+    assert failed.cells[1].source == f"# What does {GOOD} show?"
+
+
+def test_index_keeps_what_earlier_runs_left(tmp_path, capsys):
+    folder = report.writable_folder(tmp_path, "published")
+    for page in (f"{GOOD}.html", f"{TWIN}.html", f"{RAISES}.failed.html"):
+        (folder / "reports" / page).write_text(render.page("page.html.j2", title="", links=[], current=None))
+    before = [
+        Result(name=GOOD, status="done"),
+        Result(name=TWIN, status="done"),
+        Result(name=KILLED, status="done"),
+    ]
+    runner.write_index(profile_of(*SAMPLE), folder, before)
+    now = [Result(name=RAISES, status="failed", error="KeyError: x"), Result(name=TWIN, status="not_run")]
+    runner.write_index(profile_of(*SAMPLE), folder, now)
+    found = {name: result["status"] for name, result in results(folder).items()}
+    assert found == dict.fromkeys(SAMPLE, "not_run") | {GOOD: "done", TWIN: "done", RAISES: "failed"}
+    assert f"{RAISES}.failed.html" in report_text(folder, f"{GOOD}.html")
+
+    (folder / "index.json").write_text("[{")
+    runner.write_index(profile_of(*SAMPLE), folder, now)
+    assert results(folder)[GOOD]["status"] == "not_run"
+    assert "index.json is damaged" in capsys.readouterr().err
+
+
+# --- what is refused before a kernel starts ------------------------------------------------------
+
+
+@pytest.fixture
+def notebooks(tmp_path) -> Path:
+    write_notebook(tmp_path, GOOD, "run.finish()")
+    write_notebook(
+        tmp_path,
+        TWIN,
+        "run.finish()",
+        parameters='profile: str = "published"\nout: str = "o"\nseed: int = 0\n',
+    )
+    return tmp_path
+
+
+def refusal(notebooks: Path, **asked) -> str:
+    """The message of a run that must not start."""
+    asked = {"out": notebooks / "out", "notebooks": notebooks, "prepare": [pytest.fail]} | asked
+    with pytest.raises((RunError, ParameterError)) as caught:
+        runner.run_profile(profile_of(GOOD, TWIN), **asked)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_unknown_notebook_is_refused(notebooks):
+    message = refusal(notebooks, only=["01", "42"])
+    assert message == f"no notebook '42' in profile published; there are {GOOD}, {TWIN}"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "complaint"),
+    [
+        ({"selction": "x"}, "did you mean 'selection'?"),
+        ({"selection": "x"}, "choose from best_on_test, temperature_1"),
+        ({"seed": "x"}, "seed='x' is not int"),
+        ({"x=0;import os": "1"}, "not a Python identifier"),
+        ({"profile": "published"}, "PROFILE is the first argument"),
+        ({"out": "elsewhere"}, "--out the folder"),
+    ],
+)
+def test_wrong_override_is_refused(notebooks, overrides, complaint):
+    assert complaint in refusal(notebooks, overrides=overrides)
+
+
+def test_override_that_only_an_unselected_notebook_declares_is_refused(notebooks):
+    assert "unknown parameter 'seed'" in refusal(notebooks, only=["01"], overrides={"seed": "1"})
+
+
+@pytest.mark.parametrize("asked", [{"jobs": 0}, {"limit_seconds": 0}, {"limit_seconds": float("nan")}])
+def test_senseless_numbers_are_refused(notebooks, asked):
+    assert "must be" in refusal(notebooks, **asked)
+
+
+def test_notebook_must_declare_profile_and_out(notebooks):
+    write_notebook(notebooks, TWIN, parameters="seed: int = 0\n")
+    assert refusal(notebooks) == f"{TWIN} must declare `profile: str` and `out: str` in its parameters cell"
+
+
+def test_missing_notebook_is_refused(notebooks):
+    (notebooks / f"{TWIN}.ipynb").unlink()
+    assert "cannot be read" in refusal(notebooks)
+
+
+def test_folder_that_cannot_be_written_is_refused(notebooks):
+    (notebooks / "file").touch()
+    assert "cannot be written (Not a directory)" in refusal(notebooks, out=notebooks / "file" / "out")
+    assert "cannot be written" in refusal(notebooks, out=Path("/proc/kdutils"))
+
+
+def test_link_that_leads_out_is_refused(notebooks):
+    (notebooks / "out" / "published").mkdir(parents=True)
+    (notebooks / "out" / "published" / "reports").symlink_to(notebooks)
+    assert "leads out of" in refusal(notebooks)
+
+
+def test_second_run_in_the_same_folder_is_refused(notebooks):
+    folder = report.writable_folder(notebooks / "out", "published")
+    with runner._alone_in(folder):
+        assert "another run is writing" in refusal(notebooks)
+
+
+def test_parameters_of_a_task_are_what_the_notebook_declares(notebooks):
+    planned = runner.plan(
+        profile_of(GOOD, TWIN),
+        out=notebooks / "out",
+        only=[TWIN],
+        overrides={"seed": "0"},
+        notebooks=notebooks,
+    )
+    [task] = planned
+    assert task.parameters == {"seed": 0, "profile": "published", "out": str(notebooks / "out")}
+    assert task.changed == {}  # 0 is the default
+    assert worker.Task.from_json(task.to_json()) == task
+
+
+def test_folder_inside_the_repository_is_written_short(notebooks, tmp_path, monkeypatch):
+    monkeypatch.setattr(params, "REPOSITORY", tmp_path)
+    [task] = runner.plan(profile_of(GOOD), out=tmp_path / "out", only=[], overrides={}, notebooks=notebooks)
+    assert task.parameters["out"] == "out"
+
+
+# --- the command line ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["no_such_profile"], "unknown profile 'no_such_profile'; choose one of ['published'"),
+        (["published", "--only", "42"], "no notebook '42'"),
+        (["published", "-p", "selection"], "expected 2 arguments"),
+        (["-p", "a", "1", "-p", "a", "2", "published"], "'a' is given twice"),
+        (["--jobs", "many"], "--jobs"),
+        (["--onyl", "02"], "--onyl"),
+    ],
+)
+def test_user_error_is_one_line_and_exit_code_2(arguments, complaint, capsys):
+    assert __main__.main(arguments) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("kdutils: error: ")
+    assert said.err.count("\n") == 1
+    assert complaint in said.err
+
+
+@pytest.mark.notebook
+def test_failed_notebook_is_exit_code_1_and_says_where_to_look(notebooks, released_tables, capsys):
+    write_notebook(notebooks, TWIN, "1 / 0")
+    out = notebooks / "out"
+    assert __main__.main(["--only", "02", "--out", str(out), "--limit", "60"], notebooks=notebooks) == 1
+    said = capsys.readouterr().err
+    assert f"{TWIN} failed (ZeroDivisionError: division by zero)" in said
+    assert f"see {out}/published/reports/{TWIN}.failed.ipynb" in said
+    assert "0 of 1 notebooks done in" in said
+    assert f"{out}/published/index.html" in said
+
+
+def test_list_shows_what_can_be_set(notebooks, capsys):
+    assert __main__.main(["--list", "--only", "01"], notebooks=notebooks) == 0
+    assert "  selection: str = 'best_on_test'  # how a temperature is chosen" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("stopped", "code"), [(KeyboardInterrupt(), 130), (runner.Interrupted(signal.SIGTERM), 143)]
+)
+def test_stopped_command_ends_with_the_code_of_its_signal(notebooks, monkeypatch, stopped, code):
+    def stop() -> Path:
+        raise stopped
+
+    monkeypatch.setattr(__main__, "_released_tables", stop)
+    assert __main__.main(["--only", "01", "--out", str(notebooks / "out")], notebooks=notebooks) == code
+
+
+def test_missing_tables_are_a_user_error(monkeypatch, tmp_path):
+    monkeypatch.setenv("KDUTILS_DATA", str(tmp_path / "nowhere"))
+    with pytest.raises(RunError):
+        __main__._released_tables()
+
+
+def test_every_notebook_of_every_profile_is_known():
+    for name in spec.profile_names():
+        assert runner.selected(spec.load_profile(name), ["00"]) == ["00_overview"]
