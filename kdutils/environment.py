@@ -1,0 +1,171 @@
+"""What the study runs in: whether the lock is satisfied, and a record of it for every run.
+
+Standard library only, and no syntax newer than Python 3.8: run_all.sh runs this file by its path,
+with whatever interpreter is active and before anything is installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import platform
+import re
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+LOCK_NAME = "requirements.lock"
+
+# The packages that could move a number of the study; every other one is covered by the hash of the lock.
+RECORDED_PACKAGES = (
+    "kdutils",
+    "datasets",
+    "gguf",
+    "numpy",
+    "pandas",
+    "papermill",
+    "peft",
+    "pingouin",
+    "pyarrow",
+    "rouge-score",
+    "sacrebleu",
+    "safetensors",
+    "scipy",
+    "statsmodels",
+    "tokenizers",
+    "torch",
+    "transformers",
+)
+
+_PIN = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)==(?P<version>[A-Za-z0-9.!+_-]+)")
+
+
+def normalised(name: str) -> str:
+    """The one spelling of a package's name that PEP 503 gives it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def pins(lock: Path) -> dict[str, str]:
+    """Version of each package that `lock` pins, by normalised name, in the order of the file.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if a line is neither blank, a comment nor `name==version`, if a name comes twice,
+            or if nothing is pinned: a lock that says less than it seems to is not a lock.
+    """
+    pinned: dict[str, str] = {}
+    for number, line in enumerate(Path(lock).read_text(encoding="utf-8").splitlines(), start=1):
+        text = line.strip()
+        if not text or text.startswith("#"):
+            continue
+        match = _PIN.fullmatch(text)
+        if match is None:
+            raise ValueError(f"{lock}, line {number}: {text!r} is not `name==version`")
+        name = normalised(match["name"])
+        if name in pinned:
+            raise ValueError(f"{lock}, line {number}: {name} is pinned twice")
+        pinned[name] = match["version"]
+    if not pinned:
+        raise ValueError(f"{lock} pins nothing")
+    return pinned
+
+
+def installed_version(name: str) -> str | None:
+    """Version of the package that this interpreter would import, None if it has none."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def unsatisfied(lock: Path) -> list[str]:
+    """The pins of `lock` that the running interpreter does not satisfy, each with what it has instead.
+
+    A local version label counts only where the lock has one: torch 2.13.0+cpu satisfies torch==2.13.0.
+
+    Raises:
+        FileNotFoundError, ValueError: as `pins`.
+    """
+    missing = []
+    for name, version in pins(lock).items():
+        found = installed_version(name)
+        if found is None:
+            missing.append(f"{name}=={version} (not installed)")
+        elif version not in (found, found.split("+")[0]):
+            missing.append(f"{name}=={version} (has {found})")
+    return missing
+
+
+def _git(*arguments: str) -> str | None:
+    """What git says about this repository, None if there is no git or it refuses."""
+    try:
+        return subprocess.run(
+            ["git", "-C", str(REPOSITORY), *arguments],
+            capture_output=True,
+            check=True,
+            encoding="utf-8",
+            timeout=30,
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def git_state() -> dict[str, Any]:
+    """`commit` and `dirty` of the checkout that kdutils is imported from; both None if it is not one.
+
+    An untracked file makes the tree dirty, since it may be imported; an ignored one does not.
+    """
+    top = _git("rev-parse", "--show-toplevel")
+    # Installed into an environment that lies in somebody else's checkout, kdutils is not part of it.
+    if top is None or Path(top).resolve() != REPOSITORY:
+        return {"commit": None, "dirty": None}
+    commit = _git("rev-parse", "--verify", "HEAD")
+    status = _git("status", "--porcelain")
+    return {"commit": commit, "dirty": None if status is None else bool(status)}
+
+
+def provenance() -> dict[str, Any]:
+    """What a reader needs to judge where a result came from; the same keys always, ready for JSON.
+
+    Left out on purpose: environment variables, the names of user and host, and every path, since
+    results are shared. A value that cannot be known is None.
+    """
+    lock = REPOSITORY / LOCK_NAME
+    return {
+        "python": platform.python_version(),
+        "implementation": platform.python_implementation(),
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+        "cpu_count": os.cpu_count(),
+        "git": git_state(),
+        "packages": {name: installed_version(name) for name in RECORDED_PACKAGES},
+        "lock_sha256": hashlib.sha256(lock.read_bytes()).hexdigest() if lock.is_file() else None,
+    }
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit code of `environment.py check LOCK`: 0 satisfied, 1 not, 2 a lock that cannot be read."""
+    parser = argparse.ArgumentParser(prog="environment.py", description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    check = commands.add_parser("check", help="does this interpreter satisfy a lock?")
+    check.add_argument("lock", type=Path)
+    check.add_argument("--show", type=int, default=5, help="unsatisfied pins to print (default: 5)")
+    asked = parser.parse_args(arguments)
+    try:
+        missing = unsatisfied(asked.lock)
+    except (OSError, ValueError) as error:
+        print(f"environment.py: {error}", file=sys.stderr)
+        return 2
+    for line in missing[: asked.show]:
+        print(line)
+    if len(missing) > asked.show:
+        print(f"and {len(missing) - asked.show} more")
+    return 1 if missing else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
