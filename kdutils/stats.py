@@ -276,17 +276,3 @@ def accuracy_intervals(runs: pd.DataFrame, *, confidence: float = 0.95) -> pd.Da
     """The table with columns low and high: accuracy and its normal interval from item sampling, percent."""
     half = scipy.stats.norm.ppf(0.5 + confidence / 2) * runs["accuracy_se"]
     return runs.assign(low=runs["accuracy"] - half, high=runs["accuracy"] + half)
-
-
-def pick(statistics: pd.DataFrame, **where: str) -> pd.Series:
-    """The one row of a statistics table with these values.
-
-    Raises:
-        LookupError: unless exactly one row fits.
-    """
-    fits = statistics
-    for column, value in where.items():
-        fits = fits[fits[column] == value]
-    if len(fits) != 1:
-        raise LookupError(f"{len(fits)} statistics fit {where}; exactly one must")
-    return fits.iloc[0]

@@ -1,0 +1,130 @@
+"""The whole profile `published`, run as a user runs it, on the released tables."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from kdutils import claims, ledger
+from kdutils.spec import SECTIONS
+
+ROOT = Path(__file__).parent.parent
+REFERENCE = ROOT / "outputs" / "reference" / "published"
+REPORTS = list(SECTIONS.values())
+
+
+def plain_environment():
+    """Without what measures coverage: it slows nine kernels down, and other tests cover these lines."""
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
+    return plain | {"PYTHONPATH": str(ROOT)}
+
+
+def run_study(*arguments):
+    command = [sys.executable, "-m", "kdutils", *map(str, arguments)]
+    return subprocess.run(command, env=plain_environment(), capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def outputs(once, released_tables):
+    """Folder of one complete run."""
+
+    def make(folder):
+        run = run_study("published", "--out", folder)
+        assert run.returncode == 0, run.stderr
+
+    return once("published", make) / "published"
+
+
+@pytest.mark.notebook
+@pytest.mark.slow
+def test_every_report_is_there_and_none_failed(outputs):
+    names = sorted(path.name for path in (outputs / "reports").iterdir())
+    assert names == sorted(f"{name}.{suffix}" for name in REPORTS for suffix in ("html", "ipynb"))
+
+
+@pytest.mark.notebook
+def test_statistics_are_those_of_the_authors_under_both_selections(outputs):
+    statistics = pd.read_csv(outputs / "statistics.csv", dtype={"section": "str"})
+    assert list(statistics.columns) == list(ledger.STATISTICS_COLUMNS)
+    counts = statistics.groupby(["selection", "domain"]).size().to_dict()
+    assert counts == {
+        (rule, domain): n
+        for rule in ("best_on_test", "temperature_1")
+        for domain, n in (("math", 167), ("commonsense", 185))
+    }
+
+
+@pytest.mark.notebook
+def test_claims_ledger_is_complete_and_in_order(outputs):
+    rows = json.loads((outputs / "claims.json").read_text())
+    assert [row["id"] for row in rows] == [claim.id for claim in claims.CLAIMS]
+
+
+@pytest.mark.notebook
+@pytest.mark.parametrize("name", ["statistics.csv", "claims.json"])
+def test_ledgers_equal_the_committed_reference(outputs, name):
+    assert (outputs / name).read_bytes() == (REFERENCE / name).read_bytes()
+
+
+@pytest.mark.notebook
+def test_every_figure_has_its_files_and_numbers_in_its_alt_text(outputs):
+    stems = {path.stem for path in (outputs / "figures").iterdir()}
+    assert len(stems) == 20
+    for stem in stems:
+        for suffix in (".png", ".svg", ".csv", ".json"):
+            assert (outputs / "figures" / (stem + suffix)).stat().st_size > 0
+        alt = json.loads((outputs / "figures" / f"{stem}.json").read_text())["alt"]
+        assert any(character.isdigit() for character in alt)
+
+
+@pytest.mark.notebook
+@pytest.mark.parametrize("page", ["index.html", *(f"reports/{name}.html" for name in REPORTS)])
+def test_no_page_names_a_machine_or_asks_for_anything(outputs, page):
+    text = (outputs / page).read_text()
+    assert "No description has been provided" not in text
+    assert "<script" not in text.lower()
+    assert 'src="http' not in text
+    assert str(ROOT) not in text
+
+
+@pytest.mark.notebook
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [400, 1400])
+def test_real_pages_fit_and_ask_for_nothing(outputs, browser, width):
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    complaints, requests = [], []
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("request", lambda request: requests.append(request.url))
+    for name in ["index.html", *(f"reports/{name}.html" for name in REPORTS)]:
+        page.goto((outputs / name).as_uri())
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, name
+        alts = page.eval_on_selector_all("img", "images => images.map(image => image.alt)")
+        assert all(alts), name
+    page.close()
+    assert complaints == []
+    assert [url for url in requests if not url.startswith(("file:", "data:"))] == []
+
+
+@pytest.mark.notebook
+@pytest.mark.slow
+def test_plain_papermill_takes_a_parameter_and_refuses_a_misspelt_one(tmp_path, released_tables):
+    notebook = ROOT / "notebooks" / "02_size_correlation.ipynb"
+    papermill = [sys.executable, "-m", "papermill", "-k", "python3", "--no-progress-bar", notebook]
+
+    def execute(output, *parameters):
+        command = [*papermill, output, "-p", "out", tmp_path / "out", *parameters]
+        run = subprocess.run(
+            list(map(str, command)), env=plain_environment(), capture_output=True, text=True, check=False
+        )
+        return run.returncode, run.stderr
+
+    code, stderr = execute(tmp_path / "good.ipynb", "-p", "selection", "temperature_1")
+    assert code == 0, stderr
+    assert "temperature_1" in (tmp_path / "good.ipynb").read_text()
+    code, stderr = execute(tmp_path / "bad.ipynb", "-p", "selction", "x")
+    assert code != 0
+    assert "unknown parameter 'selction' (did you mean 'selection'?)" in stderr
