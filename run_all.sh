@@ -178,14 +178,14 @@ use_active() {
 }
 
 use_venv() {
-  python=$root/.venv/bin/python
+  own=yes python=$root/.venv/bin/python
   is_ready "$root/.venv" && return
   base=$(base_python)
   set_up venv "$root/.venv"
 }
 
 use_conda() {
-  python=$root/.conda/bin/python
+  own=yes python=$root/.conda/bin/python
   is_ready "$root/.conda" && return
   conda=$(command -v conda || command -v mamba || command -v micromamba) ||
     fail "KDUTILS_ENV=conda, but none of conda, mamba, micromamba is on PATH: install one, or unset KDUTILS_ENV to use pip"
@@ -212,6 +212,9 @@ case ${KDUTILS_ENV:-auto} in
   *) fail "KDUTILS_ENV=$KDUTILS_ENV is unknown: use auto, active, venv or conda" ;;
 esac
 
+# Our own environment was installed without bytecode. Where Python may not write it, each of the many processes
+# of a run compiles everything it imports anew: 6 s each, measured.
+[ -z "${own:-}" ] || unset PYTHONDONTWRITEBYTECODE
 # -P: the folder that the caller stands in, perhaps another copy of the study, is not searched for modules.
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
 if [ "${1:-}" = --test ]; then

@@ -15,6 +15,8 @@ from kdutils.spec import SECTIONS
 ROOT = Path(__file__).parent.parent
 REFERENCE = ROOT / "outputs" / "reference" / "published"
 REPORTS = list(SECTIONS.values())
+# The first test to ask makes the run, the others wait for it: on a loaded machine, more than the usual guard.
+pytestmark = pytest.mark.timeout(900)
 
 
 def plain_environment():

@@ -48,7 +48,8 @@ case "$*" in
   "-I -m pip "*"install --no-deps"*) [ ! -e "$CONTROL/editable_fails" ] ;;
   "-P -m "*)
     if { true >&9; } 2>/dev/null; then echo "the lock of the set-up is still held" >&2; exit 98; fi
-    printf '%s\\0' "$PWD" "$PYTHONPATH" "$here" "${@:3}"; exit "${STUDY_EXIT_CODE:-0}" ;;
+    bytecode=${PYTHONDONTWRITEBYTECODE:-written}
+    printf '%s\\0' "$PWD" "$PYTHONPATH" "$here" "$bytecode" "${@:3}"; exit "${STUDY_EXIT_CODE:-0}" ;;
   *) echo "the stub was asked: $*" >&2; exit 99 ;;
 esac
 """
@@ -141,8 +142,9 @@ def installs(calls: list[str]) -> int:
 def asked(done: subprocess.CompletedProcess) -> dict:
     """What the study was asked in the end, from the stub's own record."""
     assert done.returncode == 0, done.stderr
-    cwd, pythonpath, python, *arguments = done.stdout.removesuffix("\0").split("\0")
-    return {"cwd": cwd, "pythonpath": pythonpath, "python": python, "arguments": arguments}
+    cwd, pythonpath, python, bytecode, *arguments = done.stdout.removesuffix("\0").split("\0")
+    found = {"cwd": cwd, "pythonpath": pythonpath, "python": python, "bytecode": bytecode}
+    return found | {"arguments": arguments}
 
 
 def refusal(done: subprocess.CompletedProcess) -> str:
@@ -193,6 +195,12 @@ def test_in_an_active_venv_it_is_python_that_counts(copy):
 def test_venv_is_made_even_if_the_active_python_would_do(copy):
     copy.add_python(satisfied=True)
     assert asked(copy.run(KDUTILS_ENV="venv"))["python"] == str(copy.root / ".venv" / "bin")
+
+
+def test_bytecode_is_written_into_our_own_environment_only(copy):
+    copy.add_python(satisfied=True)
+    assert asked(copy.run(PYTHONDONTWRITEBYTECODE="1", KDUTILS_ENV="venv"))["bytecode"] == "written"
+    assert asked(copy.run(PYTHONDONTWRITEBYTECODE="1", KDUTILS_ENV="active"))["bytecode"] == "1"
 
 
 @pytest.mark.parametrize("choice", ["auto", "active", "venv"])
