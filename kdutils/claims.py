@@ -329,12 +329,18 @@ def table(rows: list[dict[str, Any]]) -> pd.DataFrame:
         {
             "id": [row["id"] for row in rows],
             "claim": [row["statement"] for row in rows],
-            "paper": ["—" if row["paper_value"] is None else f"{row['paper_value']}" for row in rows],
+            "paper": [_printed(row["paper_value"]) for row in rows],
             "ours": [_estimate_text(row) for row in rows],
             "verdict": [row["verdict"].replace("_", " ") for row in rows],
             "why": [row["reason"] for row in rows],
         }
     )
+
+
+def _printed(value: float | str | None) -> str:
+    if value is None:
+        return "—"
+    return f"{value:g}" if isinstance(value, float) else value
 
 
 def _estimate_text(row: dict[str, Any]) -> str:

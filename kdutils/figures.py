@@ -73,7 +73,7 @@ def gain_by_size(points: pd.DataFrame, means: pd.DataFrame) -> Figure:
     return fig
 
 
-def correlations(table: pd.DataFrame, *, what: str) -> Figure:
+def correlations(table: pd.DataFrame) -> Figure:
     """Rank correlations by task under both selection rules: columns domain, label, selection, rho, low, high.
 
     Where a column `printed` stands, its values are marked with a stroke.
@@ -84,7 +84,7 @@ def correlations(table: pd.DataFrame, *, what: str) -> Figure:
         plots.interval_dots(ax, part, y="label", x="rho", styles=SELECTION_STYLE, by="selection")
         if "printed" in table:
             plots.printed_ticks(ax, part.drop_duplicates("label"), y="label", x="printed")
-        ax.set(title=domain.capitalize(), xlabel=f"rho of gain and {what}, {INTERVAL}")
+        ax.set(title=domain.capitalize(), xlabel=f"Spearman rho, {INTERVAL}")
     stroke = plots.line_handle("printed", color="black", marker="|", markersize=10, linestyle="none")
     plots.figure_legend(fig, list(SELECTION_STYLE.values()), extra=[stroke] if "printed" in table else None)
     return fig

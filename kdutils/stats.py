@@ -245,12 +245,12 @@ def compare_selections(statistics: pd.DataFrame, *, task: str) -> pd.DataFrame:
 
 
 def correlation_by_task(table: pd.DataFrame, *, x: str, y: str) -> pd.DataFrame:
-    """Spearman of two columns within each task: domain, task, rho, p, n, undefined ones NaN."""
+    """Spearman of two columns within each task: domain, task, rho, n; undefined ones NaN."""
     rows = []
     for (domain, task), part in table.groupby(["domain", "task"], sort=False):
         test = spearman(part[x], part[y])
-        rows.append((domain, TASK_LABELS[task], test.statistic, test.p_value, test.n))
-    return pd.DataFrame(rows, columns=["domain", "task", "rho", "p", "n"])
+        rows.append((domain, TASK_LABELS[task], test.statistic, test.n))
+    return pd.DataFrame(rows, columns=["domain", "task", "rho", "n"])
 
 
 def compare_fidelity_tables(gain_table: pd.DataFrame) -> pd.DataFrame:

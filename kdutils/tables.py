@@ -95,5 +95,6 @@ def _row(texts: tuple[str, ...], is_number: list[bool], n_headers: int) -> str:
 def _cell(tag: str, text: str, right: bool, attributes: str = "") -> str:
     align = "right" if right else "left"
     # Short texts stay whole and long ones get room: a table that is too wide scrolls.
-    room = "white-space:nowrap" if len(text) <= SHORT else "min-width:min(70vw,22em)"
+    width = min(max(len(text) / 3, 8), 16)
+    room = "white-space:nowrap" if len(text) <= SHORT else f"min-width:min(70vw,{width:.0f}em)"
     return f'<{tag} {attributes}style="text-align:{align};{room}">{text}</{tag}>'

@@ -51,7 +51,7 @@ def drawings(cells, gains, points):
         ),
         "gain_by_task": lambda: figures.gain_by_task(by_task[by_task["domain"] == "commonsense"]),
         "gain_by_size": lambda: figures.gain_by_size(points, means),
-        "correlations": lambda: figures.correlations(size, what="student size"),
+        "correlations": lambda: figures.correlations(size),
         "gain_against": lambda: figures.gain_against(points, x="sft_accuracy", xlabel="SFT accuracy, %"),
         "untuned": lambda: figures.before_and_after(
             tuning, left="untuned", right="tuned", styles=tuple(kinds[2:]), xlabel="accuracy, %"
