@@ -9,8 +9,6 @@ from kdutils import claims, figures, plots, published, stats, study
 
 @pytest.fixture(scope="module")
 def cells(released_tables):
-    mpl.use("Agg")
-    plots.set_theme()
     return published.cells()
 
 
@@ -25,9 +23,13 @@ def points(gains):
 
 
 @pytest.fixture(autouse=True)
-def closed_figures():
-    yield
-    mpl.pyplot.close("all")
+def theme():
+    """The study's look, and afterwards the one there was: settings of matplotlib are global."""
+    mpl.use("Agg")
+    with mpl.rc_context():
+        plots.set_theme()
+        yield
+        mpl.pyplot.close("all")
 
 
 def drawings(cells, gains, points):
