@@ -14,6 +14,19 @@ COMMONSENSE_TASKS = ("arc_c", "arc_e", "boolq", "hellaswag", "obqa", "piqa", "si
 DOMAINS = ("math", "commonsense")
 DOMAIN_TASKS = {"math": MATH_TASKS, "commonsense": COMMONSENSE_TASKS}
 TASKS = MATH_TASKS + COMMONSENSE_TASKS
+INSTRUCTION_TASKS = ("dolly", "selfinst", "vicuna")
+TRAIN_DOMAINS = (*DOMAINS, "instruction")
+ALL_TASKS = TASKS + INSTRUCTION_TASKS
+CHOICE_TASKS = {  # commonsense task -> its answers, in the words of the prompt
+    "arc_c": ("answer1", "answer2", "answer3", "answer4"),
+    "arc_e": ("answer1", "answer2", "answer3", "answer4"),
+    "boolq": ("true", "false"),
+    "hellaswag": ("ending1", "ending2", "ending3", "ending4"),
+    "obqa": ("answer1", "answer2", "answer3", "answer4"),
+    "piqa": ("solution1", "solution2"),
+    "siqa": ("answer1", "answer2", "answer3"),
+    "winogrande": ("option1", "option2"),
+}
 AVERAGE = "average"  # the mean over a domain's tasks, analysed as one more task
 
 TASK_LABELS = {

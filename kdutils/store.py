@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,3 +52,38 @@ def write_json(path: Path, value: Any) -> Path:
 def write_csv(path: Path, frame: pd.DataFrame) -> Path:
     """As `write_text`: no index column, full precision (floats round-trip), LF line ends."""
     return write_text(path, frame.to_csv(index=False, lineterminator="\n"))
+
+
+@contextlib.contextmanager
+def folder_in_one_step(path: Path) -> Iterator[Path]:
+    """A new folder to fill, which appears under `path` when the block has ended well.
+
+    What stood there is replaced then; if the block fails, it stays and nothing else is left behind.
+
+    Raises:
+        OSError: if the folder cannot be written.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
+    try:
+        yield partial
+        for file in partial.rglob("*"):
+            if file.is_file():
+                with file.open("rb") as written:
+                    os.fsync(written.fileno())
+        partial.chmod(0o755)
+        if path.exists():  # a folder cannot replace a full one in one step: the old one steps aside first
+            shutil.rmtree(set_aside(path))
+        partial.replace(path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a file or folder to a free name `NAME.aside-N` beside it; returns the new path."""
+    path = Path(path)
+    number = 1
+    while (aside := path.with_name(f"{path.name}.aside-{number}")).exists():
+        number += 1
+    return path.replace(aside)

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+# Before anything imports numpy or torch: pytest-xdist already keeps every core busy.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 CHROMIUM = Path("/usr/bin/chromium")
 REQUIRED = set(os.environ.get("KDUTILS_REQUIRE", "").replace(",", " ").split())
 

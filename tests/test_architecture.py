@@ -12,7 +12,18 @@ LEFT_TO_RIGHT = [
     "environment",
     "spec",
     "store",
+    "runspec",
+    "data",
+    "models",
+    "noise",
+    "losses",
+    "teacher",
+    "generate",
+    "train",
+    "evaluate",
     "cells",
+    "runs",
+    "running",
     "published",
     "study",
     "stats",
@@ -59,6 +70,18 @@ def test_imports_point_to_the_left(module):
 
 
 def test_importing_the_package_imports_nothing_else():
-    code = "import sys; before = set(sys.modules); import kdutils; print(*(set(sys.modules) - before))"
+    code = (
+        "import sys, typing; before = set(sys.modules); import kdutils; print(*(set(sys.modules) - before))"
+    )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.split() == ["kdutils"]
+
+
+def test_what_the_package_offers_is_imported_when_asked_for():
+    import kdutils
+    from kdutils import running, runspec
+
+    assert kdutils.run is running.run
+    assert kdutils.RunSpec is runspec.RunSpec
+    with pytest.raises(AttributeError, match="no attribute 'rum'"):
+        _ = kdutils.rum

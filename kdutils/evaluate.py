@@ -1,0 +1,259 @@
+"""What a text answers, whether that is right, and how like the teacher's it is.
+
+Two ways of reading an answer are kept side by side: the authors' lenient one (last number, first letter,
+first keyword) and a strict one that wants the answer where the response format puts it.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from functools import cache
+
+import numpy as np
+import pandas as pd
+import sacrebleu
+
+from kdutils.data import Item
+from kdutils.spec import CHOICE_TASKS, INSTRUCTION_TASKS, MATH_TASKS
+
+NUMBER = re.compile(r"-?\d+\.?\d*")
+LETTER = re.compile(r"[ABCDE]")
+STRICT_NUMBER = re.compile(r"[Tt]he answer is:? *(-?\d+(?:\.\d+)?)\.?\s*$")
+STRICT_LETTER = re.compile(r"[Tt]he answer is:? *\(?([A-E])\)?\.?\s*$")
+TOLERANCE = 1e-3  # absolute, as the authors'
+RIGHT_ROUGE = 0.5  # instruction tasks have no right answer; only their ROUGE-L is analysed
+
+
+@cache
+def _keyword_pattern(task: str) -> re.Pattern:
+    # As the authors': one pattern for all tasks that share a keyword, so answer5 is read in a 4-choice task.
+    stem = CHOICE_TASKS[task][0].rstrip("0123456789")
+    if stem == "true":
+        return re.compile("true|false")
+    count = {"answer": 5, "solution": 2, "ending": 4, "option": 2}[stem]
+    return re.compile("|".join(f"{stem}{number}" for number in range(1, count + 1)))
+
+
+def parse(task: str, text: str) -> str | None:
+    """The answer in a text as the authors read it, None if there is none.
+
+    Math: the last number, commas removed; AQuA: the first capital A to E anywhere; commonsense: the first
+    keyword. Instruction tasks: the text itself.
+    """
+    if task == "aqua":
+        match = LETTER.search(text)
+        return match and match[0]
+    if task in MATH_TASKS:
+        numbers = NUMBER.findall(text.replace(",", ""))
+        return numbers[-1] if numbers else None
+    if task in INSTRUCTION_TASKS:
+        return text.strip() or None
+    match = _keyword_pattern(task).search(text)
+    return match and match[0]
+
+
+def parse_strict(task: str, text: str) -> str | None:
+    """The answer where the response format puts it, at the end and after the words that announce it."""
+    if task in INSTRUCTION_TASKS:
+        return text.strip() or None
+    if task in MATH_TASKS:
+        match = (STRICT_LETTER if task == "aqua" else STRICT_NUMBER).search(text.replace(",", "").strip())
+        return match and match[1]
+    found = re.fullmatch(r"the correct answer is (\w+)\.?", text.strip())
+    return found[1] if found and _keyword_pattern(task).fullmatch(found[1]) else None
+
+
+def is_correct(task: str, parsed: str | None, answer: str) -> bool:
+    """Whether a parsed answer is the gold one: numbers within TOLERANCE, all else to the letter.
+
+    Instruction tasks have no right or wrong; they count as correct from a ROUGE-L of RIGHT_ROUGE.
+    """
+    if parsed is None:
+        return False
+    if task in INSTRUCTION_TASKS:
+        return rouge_l(parsed, answer) >= RIGHT_ROUGE
+    if task in MATH_TASKS and task != "aqua":
+        return same_number(parsed, answer)
+    return parsed == answer
+
+
+def same_number(left: str, right: str) -> bool:
+    """Whether two numbers as text are equal within TOLERANCE; False if one is none."""
+    try:
+        return abs(float(left) - float(right)) <= TOLERANCE
+    except ValueError:
+        return False
+
+
+@cache
+def _rouge():
+    from rouge_score.rouge_scorer import RougeScorer
+
+    return RougeScorer(["rougeL"], use_stemmer=False)
+
+
+def rouge_l(text: str, reference: str) -> float:
+    """ROUGE-L F1 in [0, 1] (package rouge-score, no stemming)."""
+    return float(_rouge().score(reference, text)["rougeL"].fmeasure)
+
+
+def score(item: Item, text: str, *, n_tokens: int, ended: bool, sample: int = 0) -> dict[str, object]:
+    """One row of items.parquet for one text."""
+    parsed, strict = parse(item.task, text), parse_strict(item.task, text)
+    return {
+        "task": item.task,
+        "item_id": item.id,
+        "sample": sample,
+        "text": text,
+        "answer": item.answer,
+        "parsed": parsed,
+        "parsed_strict": strict,
+        "correct": is_correct(item.task, parsed, item.answer),
+        "correct_strict": is_correct(item.task, strict, item.answer),
+        "unparsed": parsed is None,
+        "truncated": not ended,
+        "n_tokens": n_tokens,
+        "rouge_l": rouge_l(text, item.answer) if item.task in INSTRUCTION_TASKS else math.nan,
+    }
+
+
+# --- comparing two models on the same items ------------------------------------------------------------
+
+
+def paired(student: pd.DataFrame, teacher: pd.DataFrame) -> pd.DataFrame:
+    """Student and teacher rows of the same task, item and sample side by side (suffix `_teacher`).
+
+    Raises:
+        ValueError: if they were not evaluated on the same items.
+    """
+    keys = ["task", "item_id", "sample"]
+    both = student.merge(teacher, on=keys, how="outer", suffixes=("", "_teacher"), indicator=True)
+    if (lonely := both["_merge"] != "both").any():
+        one = both.loc[lonely, keys].iloc[0].to_dict()
+        raise ValueError(f"student and teacher have different items ({int(lonely.sum())}, such as {one})")
+    return both.drop(columns="_merge")
+
+
+def same_answer(both: pd.DataFrame) -> pd.Series:
+    """True where student and teacher give the same answer; an unparsed one agrees with nothing."""
+    return pd.Series(
+        [
+            _agree(row.task, row.parsed, row.parsed_teacher)
+            for row in both[["task", "parsed", "parsed_teacher"]].itertuples(index=False)
+        ],
+        index=both.index,
+        dtype=bool,
+    )
+
+
+def _agree(task: str, left: object, right: object) -> bool:
+    if not isinstance(left, str) or not isinstance(right, str):
+        return False
+    if task in MATH_TASKS and task != "aqua":
+        return same_number(left, right)
+    return left == right
+
+
+def agreement(both: pd.DataFrame) -> dict[str, float]:
+    """Agreement of paired rows, percent, the 2x2 of correctness, and agreement beyond accuracy.
+
+    `error_consistency` is Cohen's kappa of being right: agreement in correctness beyond what two models
+    of these accuracies would have by chance; NaN where both are always right or always wrong.
+    Source: Geirhos et al. 2020 (arXiv:2006.16736).
+    """
+    n = len(both)
+    if n == 0:
+        names = ("agreement", "both_right", "only_student", "only_teacher", "both_wrong", "error_consistency")
+        return dict.fromkeys(names, math.nan)
+    right, teacher_right = both["correct"].to_numpy(bool), both["correct_teacher"].to_numpy(bool)
+    observed = float((right == teacher_right).mean())
+    expected = right.mean() * teacher_right.mean() + (1 - right.mean()) * (1 - teacher_right.mean())
+    return {
+        "agreement": 100 * float(same_answer(both).mean()),
+        "both_right": 100 * float((right & teacher_right).mean()),
+        "only_student": 100 * float((right & ~teacher_right).mean()),
+        "only_teacher": 100 * float((~right & teacher_right).mean()),
+        "both_wrong": 100 * float((~right & ~teacher_right).mean()),
+        "error_consistency": (observed - expected) / (1 - expected) if expected < 1 else math.nan,
+    }
+
+
+def corpus_bleu(texts: Sequence[str], references: Sequence[str]) -> float:
+    """Corpus BLEU of texts against references, percent (sacrebleu's defaults); NaN without texts."""
+    return float(sacrebleu.corpus_bleu(list(texts), [list(references)]).score) if len(texts) else math.nan
+
+
+def fidelity(both: pd.DataFrame, *, rng: np.random.Generator, n_resamples: int = 999) -> dict[str, object]:
+    """Corpus BLEU of student against teacher texts, percent, with a bootstrap interval over items.
+
+    Also split by whether the student is right: `fidelity_right`, `fidelity_wrong` (NaN if there are none).
+    `signature` is sacrebleu's own description of the measure.
+    """
+    if both.empty:
+        return {"fidelity": math.nan, "fidelity_low": math.nan, "fidelity_high": math.nan, "signature": ""}
+    metric = sacrebleu.BLEU()
+    texts, references = both["text"].tolist(), both["text_teacher"].tolist()
+    counts = np.array(
+        [_bleu_counts(metric, text, reference) for text, reference in zip(texts, references, strict=True)]
+    )
+    draws = rng.integers(0, len(counts), size=(n_resamples, len(counts)))
+    resampled = [_bleu(metric, counts[draw].sum(0)) for draw in draws]
+    low, high = np.percentile(resampled, [2.5, 97.5])
+    right = both["correct"].to_numpy(bool)
+    return {
+        "fidelity": _bleu(metric, counts.sum(0)),
+        "fidelity_low": float(low),
+        "fidelity_high": float(high),
+        "fidelity_right": _bleu(metric, counts[right].sum(0)) if right.any() else math.nan,
+        "fidelity_wrong": _bleu(metric, counts[~right].sum(0)) if (~right).any() else math.nan,
+        "signature": str(metric.get_signature()),
+    }
+
+
+def _bleu_counts(metric: sacrebleu.BLEU, text: str, reference: str) -> list[int]:
+    """Lengths, matches and totals of one text: what corpus BLEU adds up over texts."""
+    found = metric.corpus_score([text], [[reference]])
+    return [found.sys_len, found.ref_len, *found.counts, *found.totals]
+
+
+def _bleu(metric: sacrebleu.BLEU, counts: np.ndarray) -> float:
+    order = (len(counts) - 2) // 2
+    system, reference, matches, totals = counts[0], counts[1], counts[2 : 2 + order], counts[2 + order :]
+    lengths = {"sys_len": int(system), "ref_len": int(reference)}
+    found = metric.compute_bleu(
+        list(map(int, matches)), list(map(int, totals)), smooth_method="exp", **lengths
+    )
+    return float(found.score)
+
+
+def chance_accuracy(task: str) -> float:
+    """Percent right by guessing among the options; 0 where the answer is free."""
+    if task == "aqua":
+        return 20.0
+    return 100 / len(CHOICE_TASKS[task]) if task in CHOICE_TASKS else 0.0
+
+
+def accuracies(rows: pd.DataFrame, *, strict: bool = False) -> pd.DataFrame:
+    """Accuracy by task: task, n, accuracy, accuracy_se, chance, truncated, unparsed (percent).
+
+    Several samples of an item are averaged first; the standard error is over items.
+    """
+    column = "correct_strict" if strict else "correct"
+    table = []
+    for task, part in rows.groupby("task", sort=False):
+        by_item = part.groupby("item_id")[column].mean()
+        spread = float(by_item.std(ddof=1)) if len(by_item) > 1 else math.nan
+        table.append(
+            {
+                "task": task,
+                "n": len(by_item),
+                "accuracy": 100 * float(by_item.mean()),
+                "accuracy_se": 100 * spread / math.sqrt(len(by_item)),
+                "chance": chance_accuracy(task),
+                "truncated": 100 * float(part["truncated"].mean()),
+                "unparsed": 100 * float(part["unparsed"].mean()),
+            }
+        )
+    return pd.DataFrame(table)

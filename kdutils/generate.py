@@ -1,0 +1,131 @@
+"""Texts from a model: batched, left-padded, with the KV cache; greedy or sampled.
+
+Sampling is keyed: which token is drawn depends on (seed, item, sample, position) and the model's logits,
+and on nothing else, so that batching, order and the number of texts cannot change a text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from kdutils.models import LoadedModel
+from kdutils.noise import noise_keys, random_bits
+
+BATCH_ROWS = 64
+COMPACT_SHARE = 0.5  # finished rows leave the batch once they are this share of it
+
+
+class Text(NamedTuple):
+    """What a model wrote after a prompt."""
+
+    token_ids: list[int]  # without EOS
+    ended: bool  # by EOS; otherwise cut at the limit
+
+
+@torch.no_grad()
+def generate(
+    model: LoadedModel,
+    prompts: Sequence[list[int]],
+    *,
+    max_new_tokens: int,
+    temperature: float = 0.0,
+    keys: Sequence[str] | None = None,
+    seed: int = 0,
+    batch_rows: int = BATCH_ROWS,
+) -> list[Text]:
+    """One text for each prompt, in their order.
+
+    Prompts of similar length share a batch. Only EOS ends a text; the model's own generation settings are
+    not used.
+
+    Args:
+        temperature: 0 is greedy; otherwise of the sampled softmax over the tokenizer's vocabulary.
+        keys: what each text is told apart by (item and sample); needed for sampling.
+
+    Raises:
+        ValueError: for an empty prompt, or sampling without keys.
+    """
+    if any(not prompt for prompt in prompts):
+        raise ValueError("a prompt has no tokens; every text needs something to follow")
+    if temperature > 0 and (keys is None or len(keys) != len(prompts)):
+        raise ValueError("sampling (temperature > 0) needs one key for each prompt")
+    by_length = sorted(range(len(prompts)), key=lambda row: -len(prompts[row]))
+    texts: dict[int, Text] = {}
+    was_training = model.network.training
+    model.network.eval()
+    for first in range(0, len(by_length), batch_rows):
+        rows = by_length[first : first + batch_rows]
+        row_keys = None if temperature == 0 else [keys[row] for row in rows]
+        draw = _Draw(temperature, row_keys, seed, model.vocabulary_size)
+        found = _batch(model, [prompts[row] for row in rows], draw, max_new_tokens)
+        texts |= dict(zip(rows, found, strict=True))
+    model.network.train(was_training)
+    return [texts[row] for row in range(len(prompts))]
+
+
+class _Draw:
+    """The next token of each row from its logits."""
+
+    def __init__(self, temperature: float, keys: list[str] | None, seed: int, vocabulary_size: int) -> None:
+        self.temperature, self.keys, self.seed, self.size = temperature, keys, seed, vocabulary_size
+
+    def __call__(self, logits_BV: Tensor, rows: list[int], position: int) -> Tensor:
+        logits_BV = logits_BV[:, : self.size].float()
+        if self.temperature == 0:
+            return logits_BV.argmax(-1)
+        keys_B = noise_keys(self.seed, [self.keys[row] for row in rows], [position] * len(rows))
+        bits_BV = random_bits(keys_B.to(logits_BV.device), self.size)
+        uniform = ((bits_BV >> 11) & (2**53 - 1)).double().add_(0.5).mul_(2.0**-53)
+        gumbel = uniform.log_().neg_().log_().neg_()  # argmax of logits / T + Gumbel is a softmax draw
+        return (logits_BV / self.temperature + gumbel).argmax(-1)
+
+
+def _batch(model: LoadedModel, prompts: list[list[int]], draw: _Draw, max_new_tokens: int) -> list[Text]:
+    device, eos = model.policy.device, model.tokenizer.eos_token_id
+    width = max(map(len, prompts))
+    ids = [[model.pad_id] * (width - len(prompt)) + prompt for prompt in prompts]
+    real = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+    next_ids_BT, attention_BT = torch.tensor(ids, device=device), torch.tensor(real, device=device)
+    position_BT = (attention_BT.cumsum(1) - 1).clamp(min=0)
+    decoder, cache = model.causal.get_decoder(), DynamicCache(config=model.causal.config)
+    rows = list(range(len(prompts)))  # which text each row of the batch is
+    written: list[list[int]] = [[] for _ in prompts]
+    ended = [False] * len(prompts)
+    for position in range(max_new_tokens):
+        with model.policy.computing():
+            hidden_BTH = decoder(
+                input_ids=next_ids_BT,
+                attention_mask=attention_BT,
+                position_ids=position_BT,
+                past_key_values=cache,
+                use_cache=True,
+            ).last_hidden_state
+            logits_BV = hidden_BTH[:, -1] @ model.head_VH.to(hidden_BTH.dtype).T
+        token_B = draw(logits_BV, rows, position)
+        for row, token in zip(rows, token_B.tolist(), strict=True):
+            if token == eos:
+                ended[row] = True
+            elif not ended[row]:
+                written[row].append(token)
+        alive = [place for place, row in enumerate(rows) if not ended[row]]
+        if not alive:
+            break
+        if len(alive) <= COMPACT_SHARE * len(rows):
+            kept = torch.tensor(alive, device=device)
+            cache.batch_select_indices(kept)
+            token_B, attention_BT, position_BT = token_B[kept], attention_BT[kept], position_BT[kept]
+            rows = [rows[place] for place in alive]
+        next_ids_BT = token_B[:, None]
+        attention_BT = torch.cat([attention_BT, attention_BT.new_ones(len(rows), 1)], dim=1)
+        position_BT = position_BT[:, -1:] + 1
+    return [Text(written[row], ended[row]) for row in range(len(prompts))]
+
+
+def decode(model: LoadedModel, texts: Sequence[Text]) -> list[str]:
+    """The texts as characters, special tokens left out."""
+    return model.tokenizer.batch_decode([text.token_ids for text in texts], skip_special_tokens=True)

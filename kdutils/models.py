@@ -1,0 +1,289 @@
+"""Students and teachers: where they are, how they are loaded, which numbers they compute in.
+
+One loading path for hub ids, local folders and GGUF files. Code that a model brings
+along is never run, weights are read from safetensors or GGUF alone, and a model's own generation settings
+are not read at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
+from transformers.models.auto.tokenization_auto import get_tokenizer_config
+from transformers.utils import logging as transformers_logging
+
+from kdutils.runspec import RunSpec
+
+LORA_TARGETS = (
+    "q_proj",
+    "k_proj",
+    "v_proj",
+    "up_proj",
+    "down_proj",
+)  # as the authors: no o_proj, no gate_proj
+LARGE_PARAMETERS = 20_000_000  # from here on bf16 pays on a CPU (measured at 135M; below 1M it does not)
+GENERIC_TOKENIZERS = ("PreTrainedTokenizerFast", "TokenizersBackend")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+
+class ModelError(ValueError):
+    """A model that cannot be used. The message is one line and holds the remedy."""
+
+
+@dataclass(frozen=True)
+class Location:
+    """Where a model is read from."""
+
+    name: str  # as it was asked for
+    source: str  # folder or hub id, what transformers calls pretrained_model_name_or_path
+    gguf_file: str | None = None
+
+
+@dataclass(frozen=True)
+class Policy:
+    """On what and in which numbers a model computes."""
+
+    device: str
+    weights: torch.dtype
+    autocast: torch.dtype | None  # matrix products run in it, if it is not None
+    attention: str
+
+    @contextlib.contextmanager
+    def computing(self) -> Iterator[None]:
+        """Autocast where the policy has one."""
+        if self.autocast is None:
+            yield
+        else:
+            with torch.autocast(torch.device(self.device).type, dtype=self.autocast):
+                yield
+
+
+@dataclass
+class LoadedModel:
+    """A model ready to compute, with its tokenizer."""
+
+    name: str
+    network: nn.Module  # a causal language model, perhaps wrapped by peft
+    tokenizer: PreTrainedTokenizerBase
+    policy: Policy
+
+    @property
+    def causal(self) -> PreTrainedModel:
+        """The causal language model itself, without the wrapper of an adapter."""
+        return self.network.get_base_model() if hasattr(self.network, "get_base_model") else self.network
+
+    @property
+    def head_VH(self) -> Tensor:
+        """The output head's weights; the embedding's where the two are tied."""
+        return self.causal.get_output_embeddings().weight
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Length of the tokenizer, to which output heads are cut."""
+        return len(self.tokenizer)
+
+    @property
+    def pad_id(self) -> int:
+        """What fills a batch; it may equal EOS, since masks come from lengths."""
+        pad = self.tokenizer.pad_token_id
+        return self.tokenizer.eos_token_id if pad is None else pad
+
+    def hidden_states(self, input_ids_BT: Tensor, attention_BT: Tensor) -> Tensor:
+        """Final hidden states (batch, positions, width), after the last norm."""
+        device = self.policy.device
+        with self.policy.computing():
+            output = self.causal.get_decoder()(
+                input_ids=input_ids_BT.to(device), attention_mask=attention_BT.to(device), use_cache=False
+            )
+        return output.last_hidden_state
+
+
+def locate(name: str) -> Location:
+    """Where the model of that name is read from; nothing is loaded or downloaded.
+
+    Raises:
+        ModelError: if it is neither a file, a folder with a config nor a hub id.
+    """
+    path = Path(name).expanduser()
+    if name.endswith(".gguf"):
+        if not path.is_file():
+            raise ModelError(f"GGUF file {name} is missing; give the path of a file that is there")
+        return Location(name, str(path.resolve().parent), path.name)
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ModelError(f"{name} has no config.json; give a folder as save_pretrained writes it")
+        return Location(name, str(path.resolve()))
+    if name.startswith((".", "/", "~")) or not HUB_ID.fullmatch(name):
+        raise ModelError(f"unknown model {name!r}: give a hub id (owner/name), a folder or a .gguf file")
+    return Location(name, name)
+
+
+def policy_for(n_parameters: int, *, device: str | None = None, trains_all: bool = False) -> Policy:
+    """How a model of that size computes on this machine.
+
+    CUDA: bf16 and SDPA. CPU: float32 for tiny models; bf16 with eager attention for large ones, whose
+    backward is faster than SDPA's there. Weights that are all trained stay float32, since a bf16 weight
+    loses updates below 1/256 of its size; then products alone are in bf16.
+    """
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    is_cuda = torch.device(device).type == "cuda"
+    if not is_cuda and n_parameters < LARGE_PARAMETERS:
+        return Policy(device, torch.float32, None, "sdpa")
+    attention = "sdpa" if is_cuda else "eager"
+    if trains_all:
+        return Policy(device, torch.float32, torch.bfloat16, attention)
+    return Policy(device, torch.bfloat16, None, attention)
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model.
+
+    Raises:
+        ModelError: if it cannot be had, or has no EOS token.
+    """
+    place = locate(name)
+    options = {"trust_remote_code": False, **_offline(place)}
+    try:
+        if place.gguf_file is not None:
+            tokenizer = AutoTokenizer.from_pretrained(place.source, gguf_file=place.gguf_file, **options)
+        else:
+            declared = get_tokenizer_config(place.source, **_offline(place)).get("tokenizer_class")
+            # AutoTokenizer reads a Qwen2 folder that declares a generic class by Qwen2's own rules, and
+            # most words become unknown. Its tokenizer.json says how to read it.
+            kind = PreTrainedTokenizerFast if declared in GENERIC_TOKENIZERS else AutoTokenizer
+            tokenizer = kind.from_pretrained(place.source, **options)
+    except (OSError, ValueError) as error:
+        raise ModelError(_unobtainable(place, error)) from error
+    if tokenizer.eos_token_id is None:
+        raise ModelError(f"the tokenizer of {name} has no EOS token: a student could not learn to stop")
+    return tokenizer
+
+
+def load(name: str, *, trains_all: bool = False, device: str | None = None) -> LoadedModel:
+    """The model of that name with its own weights, in evaluation mode.
+
+    Raises:
+        ModelError: if it cannot be had or is not a causal language model in safetensors or GGUF.
+    """
+    place = locate(name)
+    tokenizer = load_tokenizer(name)
+    kinds = {"trust_remote_code": False, "gguf_file": place.gguf_file, **_offline(place)}
+    if place.gguf_file is None:
+        kinds["use_safetensors"] = True
+    try:
+        with _without_progress_bar():
+            network = AutoModelForCausalLM.from_pretrained(place.source, dtype=torch.float32, **kinds)
+    except (OSError, ValueError) as error:
+        raise ModelError(_unobtainable(place, error)) from error
+    if len(tokenizer) > network.get_output_embeddings().weight.shape[0]:
+        raise ModelError(
+            f"{name}: the tokenizer has {len(tokenizer)} entries, the output head fewer rows "
+            f"({network.get_output_embeddings().weight.shape[0]}); give a model with its own tokenizer"
+        )
+    policy = policy_for(network.num_parameters(), device=device, trains_all=trains_all)
+    network.set_attn_implementation(policy.attention)
+    network = network.to(device=policy.device, dtype=policy.weights).eval()
+    return LoadedModel(name, network, tokenizer, policy)
+
+
+def add_adapter(model: LoadedModel, spec: RunSpec, *, seed: int) -> LoadedModel:
+    """The model with what `spec` trains made trainable: every weight, or a fresh LoRA in float32.
+
+    peft draws the LoRA's weights from the global generator, which is therefore seeded for the duration.
+    """
+    if spec.adapter == "full":
+        model.network.requires_grad_(True)
+        return model
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=spec.lora_rank,
+        lora_alpha=spec.lora_alpha,
+        lora_dropout=spec.lora_dropout,
+        target_modules=list(LORA_TARGETS),
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+    with seeded(seed):
+        network = get_peft_model(model.network, config, autocast_adapter_dtype=True)
+    return LoadedModel(model.name, network, model.tokenizer, model.policy)
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Global generators seeded for the duration and then as before, for libraries that use them."""
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield
+
+
+def learning_rate(spec: RunSpec) -> float:
+    """The learning rate of a run: its own, else the model's default.
+
+    The authors' 3e-4 for LoRA, 2e-5 for full fine-tuning.
+    """
+    if spec.learning_rate is not None:
+        return spec.learning_rate
+    return 3e-4 if spec.adapter == "lora" else 2e-5
+
+
+def check_pair(spec: RunSpec) -> None:
+    """Nothing, if the two models of a run fit its method.
+
+    Vocabularies may differ in padding rows of the heads, not in what the tokenizers produce: then logits
+    of the two are about different tokens.
+
+    Raises:
+        ModelError: naming the first token that differs, and the methods that need no logits.
+    """
+    if spec.teacher is None or spec.method == "seqkd":
+        return
+    student, teacher = (load_tokenizer(name).get_vocab() for name in (spec.student, spec.teacher))
+    if student == teacher:
+        return
+    differing = sorted(
+        token for token in student.keys() | teacher.keys() if student.get(token) != teacher.get(token)
+    )
+    raise ModelError(
+        f"{spec.student} and {spec.teacher} have different vocabularies ({len(differing)} tokens, such as "
+        f"{differing[0]!r}): {spec.method} compares their logits; use method='seqkd', or models of one family"
+    )
+
+
+@contextlib.contextmanager
+def _without_progress_bar() -> Iterator[None]:
+    """Workers load many models; the switch of `transformers` is global, so it is put back."""
+    was_enabled = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            transformers_logging.enable_progress_bar()
+
+
+def _offline(place: Location) -> dict[str, bool]:
+    """A folder never needs the hub."""
+    return {"local_files_only": True} if Path(place.source).is_dir() else {}
+
+
+def _unobtainable(place: Location, error: Exception) -> str:
+    reason = " ".join(str(error).split())[:200]
+    return (
+        f"model {place.name} cannot be loaded ({type(error).__name__}: {reason}); check the name, "
+        "log in with `hf auth login` if it is gated, or download it and give the folder"
+    )

@@ -1,0 +1,255 @@
+"""One run, as it was asked for: everything that can change a result, and nothing that cannot.
+
+A spec has two halves with a hash each. `RunSpec.run_id` names what is trained, `EvalSpec.eval_id` how it is
+evaluated, so that a new way of evaluating never retrains a student.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import re
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+from kdutils.spec import TRAIN_DOMAINS
+
+SCHEMA_VERSION = 1  # part of every hash; raised when a default changes its meaning
+METHODS = ("sft", "fkl", "seqkd", "revkd", "gkd")
+LOGIT_METHODS = ("fkl", "revkd", "gkd")  # they need the teacher's logits, so one vocabulary
+PROTOCOLS = ("careful", "paper")
+ADAPTERS = ("full", "lora")
+SCORINGS = ("generation",)
+
+
+class _Hashed:
+    """A frozen dataclass with a canonical form, checked field by field."""
+
+    RANGES: ClassVar[dict[str, tuple[float, float]]]  # field -> least and greatest value that is legal
+    CHOICES: ClassVar[dict[str, tuple[str, ...]]]
+
+    def __post_init__(self) -> None:
+        for entry in dataclasses.fields(self):
+            self._check_type(entry)
+        for name, choices in self.CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name}={getattr(self, name)!r} is unknown; choose one of {list(choices)}")
+        for name, (least, greatest) in self.RANGES.items():
+            value = getattr(self, name)
+            if value is not None and not least <= value <= greatest:
+                raise ValueError(f"{name}={value} must lie between {least:g} and {greatest:g}")
+
+    def _check_type(self, entry: dataclasses.Field) -> None:
+        """An int where a float is declared becomes one, so that 1 and 1.0 are one spec."""
+        value = getattr(self, entry.name)
+        kinds = {"str": str, "int": int, "float": float, "bool": bool, "tuple[str, ...]": tuple}
+        declared = entry.type.removesuffix(" | None")
+        if value is None and entry.type.endswith(" | None"):
+            return
+        if declared == "float" and type(value) is int:
+            value = float(value)
+            object.__setattr__(self, entry.name, value)
+        if declared == "tuple[str, ...]" and isinstance(value, list):
+            value = tuple(value)
+            object.__setattr__(self, entry.name, value)
+        if type(value) is not kinds[declared]:
+            raise TypeError(f"{entry.name}={value!r} must be {entry.type}, not {type(value).__name__}")
+        if declared == "float" and not math.isfinite(value):
+            raise ValueError(f"{entry.name}={value} must be finite")
+
+    def changes(self) -> dict[str, Any]:
+        """The fields that differ from their defaults; those without a default are always among them."""
+        return {
+            entry.name: getattr(self, entry.name)
+            for entry in dataclasses.fields(self)
+            if entry.default is dataclasses.MISSING or getattr(self, entry.name) != entry.default
+        }
+
+    def digest(self) -> str:
+        """12 hexadecimal digits of the SHA-256 of the canonical form.
+
+        Fields at their default are left out, so a field added later does not change old digests.
+        """
+        canonical = {"schema": SCHEMA_VERSION, "kind": type(self).__name__} | self.changes()
+        text = json.dumps(canonical, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every field, for spec.json."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> Self:
+        """The spec with these fields; the inverse of `to_dict`.
+
+        Raises:
+            ValueError: for a field that the spec does not have.
+        """
+        known = {entry.name for entry in dataclasses.fields(cls)}
+        if unknown := sorted(set(fields) - known):
+            raise ValueError(f"{cls.__name__} has no fields {unknown}; it has {sorted(known)}")
+        return cls(**fields)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSpec(_Hashed):
+    """What is trained.
+
+    Models are hub ids, local folders or GGUF files. Fields that a method does not use must stay at their
+    defaults: a value without effect would make two names for one run.
+    """
+
+    student: str
+    method: str  # sft | fkl | seqkd | revkd | gkd
+    domain: str  # math | commonsense | instruction
+    teacher: str | None = None
+    teacher_tuned: bool = True  # the teacher is fine-tuned on the domain first (its own `sft` run)
+    teacher_seed: int = 0  # of that run, shared by all students
+    temperature: float = 1.0  # of the divergence
+    beta: float = 0.5  # gkd: weight of the teacher in the mixture
+    on_policy_share: float = 0.5  # gkd: share of steps on the student's own samples (lambda)
+    sampling_temperature: float = 1.0  # gkd: of those samples
+    max_new_tokens: int = 128  # gkd: their length, and that of the teacher's texts in seqkd
+    noise_sigma: float = 0.0  # standard deviation of Gaussian noise on the teacher's logits
+    protocol: str = "careful"  # careful | paper (prompt tokens in the loss, mean by sequence)
+    adapter: str = "full"  # full | lora
+    lora_rank: int = 8
+    lora_alpha: float = 16.0
+    lora_dropout: float = 0.05
+    seed: int = 0
+    data: str  # a folder with train.jsonl, validation.jsonl, test.jsonl
+    data_digest: str = ""  # of its files; filled in when the run is resolved
+    train_items: int = 1_500
+    validation_items: int = 120
+    epochs: int = 3
+    batch_size: int = 32
+    learning_rate: float | None = None  # None: the model's own, see models.learning_rate
+    warmup_share: float = 0.05  # of the steps; then linear decay to zero
+    weight_decay: float = 0.01
+    max_grad_norm: float = 1.0
+    max_tokens: int = 192  # prompt and response together
+    select_best: bool = False  # keep the weights of the epoch with the lowest validation loss
+
+    CHOICES: ClassVar = {
+        "method": METHODS,
+        "domain": TRAIN_DOMAINS,
+        "protocol": PROTOCOLS,
+        "adapter": ADAPTERS,
+    }
+    RANGES: ClassVar = {
+        "temperature": (0.01, 100.0),
+        "beta": (0.001, 0.999),
+        "on_policy_share": (0.0, 1.0),
+        "sampling_temperature": (0.01, 100.0),
+        "max_new_tokens": (1, 8_192),
+        "noise_sigma": (0.0, 1_000.0),
+        "lora_rank": (1, 1_024),
+        "lora_alpha": (0.001, 10_000.0),
+        "lora_dropout": (0.0, 0.9),
+        "seed": (0, 2**31 - 1),
+        "teacher_seed": (0, 2**31 - 1),
+        "train_items": (1, 10_000_000),
+        "validation_items": (0, 1_000_000),
+        "epochs": (1, 1_000),
+        "batch_size": (1, 4_096),
+        "learning_rate": (1e-9, 1.0),
+        "warmup_share": (0.0, 1.0),
+        "weight_decay": (0.0, 1.0),
+        "max_grad_norm": (1e-6, 1e6),
+        "max_tokens": (8, 1_000_000),
+    }
+    # Fields that only some methods use.
+    USED_BY: ClassVar = {
+        "temperature": LOGIT_METHODS,
+        "noise_sigma": LOGIT_METHODS,
+        "beta": ("gkd",),
+        "on_policy_share": ("gkd",),
+        "sampling_temperature": ("gkd",),
+        "max_new_tokens": ("gkd", "seqkd"),
+        "teacher_tuned": METHODS[1:],
+        "teacher_seed": METHODS[1:],
+    }
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.method == "sft" and self.teacher is not None:
+            raise ValueError(f"method 'sft' has no teacher, but teacher={self.teacher!r}: drop it or distil")
+        if self.method != "sft" and not self.teacher:
+            raise ValueError(f"method {self.method!r} needs a teacher: give teacher=... or use method='sft'")
+        defaults = {entry.name: entry.default for entry in dataclasses.fields(self)}
+        for name, methods in self.USED_BY.items():
+            if self.method not in methods and getattr(self, name) != defaults[name]:
+                raise ValueError(
+                    f"{name}={getattr(self, name)} has no effect with method {self.method!r}: leave it at "
+                    f"{defaults[name]}, or use one of {list(methods)}"
+                )
+        if self.method == "gkd" and self.protocol == "paper" and self.temperature != 1.0:
+            raise ValueError(
+                f"temperature={self.temperature}: the authors' GKD ignores the temperature, so protocol "
+                "'paper' has 1 only; use protocol='careful'"
+            )
+        if self.adapter == "full":
+            for name in ("lora_rank", "lora_alpha", "lora_dropout"):
+                if getattr(self, name) != defaults[name]:
+                    raise ValueError(f"{name} has no effect with adapter='full': use adapter='lora'")
+
+    @property
+    def run_id(self) -> str:
+        """Name of the run's folder: readable parts and the digest of everything."""
+        parts = [self.student, self.method, self.domain]
+        slug = "-".join(re.sub(r"[^A-Za-z0-9.]+", "-", part.rstrip("/").rsplit("/", 1)[-1]) for part in parts)
+        return f"{slug[:80].strip('-.')}-s{self.seed}-{self.digest()}"
+
+    def teacher_spec(self) -> RunSpec | None:
+        """The run that makes the teacher, or None for an untuned teacher or none.
+
+        The teacher is fine-tuned on the same data by the same settings, at its own learning rate.
+        """
+        if self.teacher is None or not self.teacher_tuned:
+            return None
+        settings = self.to_dict() | {"student": self.teacher, "method": "sft", "teacher": None}
+        settings |= {"seed": self.teacher_seed, "learning_rate": None, "select_best": False}
+        defaults = {entry.name: entry.default for entry in dataclasses.fields(self)}
+        return RunSpec(**settings | {name: defaults[name] for name in self.USED_BY})
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalSpec(_Hashed):
+    """How a trained student is evaluated: tasks, decoding, samples.
+
+    Sampling noise is keyed by (seed, item, sample, position), so that batching cannot change a text.
+    """
+
+    tasks: tuple[str, ...]
+    split: str = "test"  # test | validation
+    items_per_task: int = 100
+    temperature: float = 0.0  # 0 is greedy
+    samples: int = 1  # texts an item
+    seed: int = 0  # of the sampling
+    max_new_tokens: int = 96
+    scoring: str = "generation"
+
+    CHOICES: ClassVar = {"split": ("test", "validation"), "scoring": SCORINGS}
+    RANGES: ClassVar = {
+        "items_per_task": (1, 1_000_000),
+        "temperature": (0.0, 100.0),
+        "samples": (1, 10_000),
+        "seed": (0, 2**31 - 1),
+        "max_new_tokens": (1, 8_192),
+    }
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.tasks or len(set(self.tasks)) < len(self.tasks):
+            raise ValueError(f"tasks={self.tasks} must name at least one task, and none twice")
+        if self.temperature == 0 and (self.samples != 1 or self.seed != 0):
+            raise ValueError(
+                "greedy decoding (temperature=0) has one text an item and no seed: raise temperature"
+            )
+
+    @property
+    def eval_id(self) -> str:
+        """Name of the evaluation's folder within a run."""
+        return f"{self.split}-{self.digest()}"

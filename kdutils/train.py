@@ -1,0 +1,377 @@
+"""The training loop of every method: count, forward, divide once, step.
+
+Everything random in a step is keyed by (seed, epoch) or (seed, step), so a run that was interrupted goes on
+exactly as it would have.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from kdutils import data, losses, store
+from kdutils.data import Batch
+from kdutils.generate import generate
+from kdutils.losses import TokenSum, shifted
+from kdutils.models import LoadedModel, seeded
+from kdutils.runspec import RunSpec
+from kdutils.teacher import Teacher
+
+CHECKPOINT_SECONDS = 60.0
+KINDS = {"fkl": "forward_kl", "revkd": "reverse_kl", "gkd": "jsd"}
+Progress = Callable[[dict[str, Any]], None]
+
+
+@dataclass
+class Outcome:
+    """What training came to."""
+
+    status: str  # trained | diverged
+    steps: int
+    seconds: float
+    curve: list[dict[str, Any]] = field(default_factory=list)  # one entry a step, and one an epoch
+    micro_batch_size: int = 0  # the smallest that memory made necessary
+    reason: str = ""
+
+
+def train(
+    student: LoadedModel,
+    items: Sequence[data.Item],
+    spec: RunSpec,
+    *,
+    rate: float,
+    teacher: Teacher | None = None,
+    validation: Sequence[data.Item] = (),
+    checkpoint: Path | None = None,
+    progress: Progress | None = None,
+    micro_batch_size: int | None = None,
+) -> Outcome:
+    """Train `student` in place, as `spec` says.
+
+    Args:
+        items: with the responses to train on (for `seqkd` those that the teacher wrote).
+        rate: peak learning rate.
+        checkpoint: a folder; training goes on from what is there and saves there about once a minute.
+        progress: called with every entry of the curve.
+        micro_batch_size: rows that go through the model at once; halved when memory runs out. Changes
+            results by rounding only (and which units LoRA's dropout drops).
+
+    Raises:
+        ValueError: if the teacher is missing or superfluous.
+        MemoryError: if a single row does not fit.
+    """
+    if (teacher is not None) != (spec.method in KINDS):
+        raise ValueError(
+            f"method {spec.method!r} with teacher={teacher and teacher.model.name!r} cannot be trained"
+        )
+    return _Training(
+        student, items, spec, rate, teacher, validation, checkpoint, progress, micro_batch_size
+    ).run()
+
+
+class _Training:
+    """State of one training run."""
+
+    def __init__(
+        self, student, items, spec, rate, teacher, validation, checkpoint, progress, micro_batch_size
+    ):
+        self.student, self.spec, self.rate, self.teacher = student, spec, rate, teacher
+        how = {"tokenizer": student.tokenizer, "max_tokens": spec.max_tokens, "protocol": spec.protocol}
+        self.encoded: datasets.Dataset = data.encode(items, **how)
+        self.validation = data.encode(validation, **how) if validation else None
+        self.prompts = data.prompt_ids([item.question for item in items], student.tokenizer)
+        self.checkpoint, self.progress = checkpoint, progress or (lambda entry: None)
+        self.steps_per_epoch = math.ceil(len(items) / spec.batch_size)
+        self.n_steps = self.steps_per_epoch * spec.epochs
+        self.weights = {name: w for name, w in student.network.named_parameters() if w.requires_grad}
+        self.optimiser = torch.optim.AdamW(
+            _groups(self.weights, spec.weight_decay), lr=rate, betas=(0.9, 0.999)
+        )
+        self.outcome = Outcome("trained", 0, 0.0, micro_batch_size=micro_batch_size or spec.batch_size)
+        self.best: tuple[float, dict[str, Tensor]] | None = None
+        self.done_steps = 0
+        self.seconds_before = 0.0
+
+    def run(self) -> Outcome:
+        self.student.network.train()
+        self._resume()
+        started = saved = time.monotonic()
+        while self.done_steps < self.n_steps:
+            entry = self._step(self.done_steps)
+            self.done_steps += 1
+            self._log(entry)
+            if not math.isfinite(entry["loss"]):
+                self.outcome.status = "diverged"
+                self.outcome.reason = f"the loss is {entry['loss']} at step {entry['step']}"
+                break
+            if self.done_steps % self.steps_per_epoch == 0:
+                self._end_epoch(self.done_steps // self.steps_per_epoch)
+            if self.checkpoint and time.monotonic() - saved > CHECKPOINT_SECONDS:
+                self._save(time.monotonic() - started)
+                saved = time.monotonic()
+        if self.best is not None and self.outcome.status == "trained":
+            self._restore(self.best[1])
+        self.student.network.eval()
+        self.outcome.steps = self.done_steps
+        self.outcome.seconds = self.seconds_before + time.monotonic() - started
+        return self.outcome
+
+    def _step(self, step: int) -> dict[str, Any]:
+        """One optimiser step; the whole of it is repeated with smaller micro-batches if memory runs out."""
+        batch, is_on_policy = self._batch(step)
+        while True:
+            try:
+                loss = self._gradients(batch, step)
+                break
+            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+                if not _is_out_of_memory(error):
+                    raise
+                self._halve(error)
+        norm = nn.utils.clip_grad_norm_(self.weights.values(), self.spec.max_grad_norm)
+        rate = self.rate * self._schedule(step)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        if math.isfinite(loss) and torch.isfinite(norm):
+            self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        n_tokens = int(batch.scored_BT.sum())
+        return {
+            "step": step + 1,
+            "loss": loss if torch.isfinite(norm) else math.nan,
+            "grad_norm": float(norm),
+            "learning_rate": rate,
+            "n_tokens": n_tokens,
+            "on_policy": is_on_policy,
+        }
+
+    def _gradients(self, batch: Batch, step: int) -> float:
+        """Accumulate the gradient of the mean loss over the whole batch; returns that mean, nats."""
+        denominator = self._denominator(batch)  # counted before any backward
+        total = 0.0
+        for start in range(0, len(batch.ids), self.outcome.micro_batch_size):
+            part = batch.slice(slice(start, start + self.outcome.micro_batch_size))
+            with seeded(_key(self.spec.seed, "dropout", step, start)):
+                loss = self._loss(part)
+            share = loss.total / denominator  # the only division
+            share.backward()
+            total += float(share.detach())
+        return total
+
+    def _denominator(self, batch: Batch) -> float:
+        """Scored tokens of the batch; under `paper`, for the two KL methods, its sequences."""
+        if self._is_mean_by_sequence():
+            return float(batch.scored_BT.any(1).sum())
+        return float(max(int(batch.scored_BT.sum()), 1))
+
+    def _is_mean_by_sequence(self) -> bool:
+        return self.spec.protocol == "paper" and self.spec.method in ("fkl", "revkd")
+
+    def _loss(self, batch: Batch) -> TokenSum:
+        device = self.student.policy.device
+        scored_BT = batch.scored_BT.to(device)
+        hidden_NH = shifted(self.student.hidden_states(batch.input_ids_BT, batch.attention_BT), scored_BT)
+        head_VH, size = self.student.head_VH, self.student.vocabulary_size
+        with self.student.policy.computing():
+            if self.teacher is None:
+                targets_N = batch.input_ids_BT.to(device)[scored_BT]
+                return losses.cross_entropy(hidden_NH, head_VH, targets_N, vocabulary_size=size)
+            return losses.divergence(
+                hidden_NH,
+                head_VH,
+                self.teacher.hidden_NH(batch),
+                self.teacher.head_VH,
+                kind=KINDS[self.spec.method],
+                beta=self.spec.beta if self.spec.method == "gkd" else None,
+                temperature=self.spec.temperature,
+                vocabulary_size=size,
+                scale_by_temperature_squared=True,
+                teacher_noise=self.teacher.noise(batch),
+                weights_N=losses.sequence_mean_weights(scored_BT) if self._is_mean_by_sequence() else None,
+            )
+
+    def _batch(self, step: int) -> tuple[Batch, bool]:
+        """The rows of a step; for gkd, on its share of steps, with the student's own responses."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        order = data.epoch_order(len(self.encoded), _generator(self.spec.seed, "order", epoch))
+        rows = order[place * self.spec.batch_size : (place + 1) * self.spec.batch_size]
+        batch = data.collate(self.encoded, rows, pad_id=self.student.pad_id)
+        if self.spec.method != "gkd" or not self._is_on_policy(step):
+            return batch, False
+        return self._own_samples(rows, batch.ids, step), True
+
+    def _is_on_policy(self, step: int) -> bool:
+        coin = torch.rand((), generator=_generator(self.spec.seed, "policy", step))
+        return float(coin) < self.spec.on_policy_share
+
+    def _own_samples(self, rows: list[int], ids: list[str], step: int) -> Batch:
+        """Prompts of the rows with responses sampled from the student; EOS is kept where it came."""
+        spec, prompts = self.spec, [self.prompts[row] for row in rows]
+        keys = [f"{name}@{step}" for name in ids]
+        texts = generate(
+            self.student,
+            prompts,
+            max_new_tokens=spec.max_new_tokens,
+            temperature=spec.sampling_temperature,
+            keys=keys,
+            seed=spec.seed,
+        )
+        eos = self.student.tokenizer.eos_token_id
+        responses = [text.token_ids + [eos] * text.ended for text in texts]
+        table = datasets.Dataset.from_dict(
+            {
+                "id": keys,
+                "input_ids": [(p + r)[: spec.max_tokens] for p, r in zip(prompts, responses, strict=True)],
+                "n_unscored": [1 if spec.protocol == "paper" else len(prompt) for prompt in prompts],
+            }
+        )
+        return data.collate(table, range(len(rows)), pad_id=self.student.pad_id)
+
+    def _schedule(self, step: int) -> float:
+        """Share of the peak learning rate: linear warm-up, then linear decay to zero."""
+        n_warmup = round(self.spec.warmup_share * self.n_steps)
+        if step < n_warmup:
+            return (step + 1) / n_warmup
+        return (self.n_steps - step) / max(1, self.n_steps - n_warmup)
+
+    def _halve(self, error: BaseException) -> None:
+        self.optimiser.zero_grad(set_to_none=True)  # of the micro-batches that still fitted
+        if self.outcome.micro_batch_size == 1:
+            raise MemoryError(
+                f"one sequence of up to {self.spec.max_tokens} tokens does not fit into memory ({error}); "
+                "lower max_tokens, use adapter='lora', or a machine with more"
+            ) from error
+        self.outcome.micro_batch_size = math.ceil(self.outcome.micro_batch_size / 2)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _end_epoch(self, epoch: int) -> None:
+        if self.validation is None:
+            return
+        loss = self.validation_loss()
+        self._log({"epoch": epoch, "validation_loss": loss})
+        if self.spec.select_best and (self.best is None or loss < self.best[0]):
+            self.best = (loss, {name: w.detach().clone() for name, w in self.weights.items()})
+
+    @torch.no_grad()
+    def validation_loss(self) -> float:
+        """Cross-entropy of the gold responses, nats a token: what the authors select checkpoints by."""
+        self.student.network.eval()
+        total, n_tokens = 0.0, 0
+        for start in range(0, len(self.validation), self.spec.batch_size):
+            rows = range(start, min(start + self.spec.batch_size, len(self.validation)))
+            batch = data.collate(self.validation, rows, pad_id=self.student.pad_id)
+            scored_BT = batch.scored_BT.to(self.student.policy.device)
+            hidden_BTH = self.student.hidden_states(batch.input_ids_BT, batch.attention_BT)
+            loss = losses.cross_entropy(
+                shifted(hidden_BTH, scored_BT),
+                self.student.head_VH,
+                batch.input_ids_BT.to(scored_BT.device)[scored_BT],
+                vocabulary_size=self.student.vocabulary_size,
+            )
+            total, n_tokens = total + float(loss.total), n_tokens + int(loss.n_tokens)
+        self.student.network.train()
+        return total / max(n_tokens, 1)
+
+    def _log(self, entry: dict[str, Any]) -> None:
+        self.outcome.curve.append(entry)
+        self.progress(entry | {"n_steps": self.n_steps})
+
+    def _restore(self, weights: dict[str, Tensor]) -> None:
+        with torch.no_grad():
+            for name, values in weights.items():
+                self.weights[name].copy_(values)
+
+    # --- checkpoints: safetensors and JSON, whole or absent -----------------------------------------
+
+    def _save(self, seconds: float) -> None:
+        tensors = {f"weight/{name}": w.detach() for name, w in self.weights.items()}
+        for name, w in self.weights.items():
+            tensors |= {f"optimiser/{key}/{name}": value for key, value in self.optimiser.state[w].items()}
+        if self.best is not None:
+            tensors |= {f"best/{name}": w for name, w in self.best[1].items()}
+        state = {
+            "run_id": self.spec.run_id,
+            "done_steps": self.done_steps,
+            "seconds": self.seconds_before + seconds,
+            "micro_batch_size": self.outcome.micro_batch_size,
+            "best_loss": None if self.best is None else self.best[0],
+            "curve": self.outcome.curve,
+        }
+        with store.folder_in_one_step(self.checkpoint) as partial:
+            save_file(
+                {key: w.contiguous().cpu() for key, w in tensors.items()}, partial / "state.safetensors"
+            )
+            store.write_json(partial / "state.json", state)
+
+    def _resume(self) -> None:
+        """Go on from a checkpoint of this very run; one that cannot be read is set aside."""
+        if self.checkpoint is None or not self.checkpoint.is_dir():
+            return
+        try:
+            state = json.loads((self.checkpoint / "state.json").read_text(encoding="utf-8"))
+            tensors = load_file(self.checkpoint / "state.safetensors")
+            if state["run_id"] != self.spec.run_id:
+                raise ValueError(f"it is of run {state['run_id']}")
+            self._apply(state, tensors)
+        except Exception as error:  # whatever is wrong with it, training anew is right and nothing is lost
+            aside = store.set_aside(self.checkpoint)
+            self.progress(
+                {"warning": f"checkpoint set aside as {aside.name} ({error}); training starts anew"}
+            )
+
+    def _apply(self, state: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        weights = {name: tensors[f"weight/{name}"] for name in self.weights}
+        moments = {
+            name: {
+                key: tensors[f"optimiser/{key}/{name}"].to(w.device if key != "step" else "cpu")
+                for key in ("step", "exp_avg", "exp_avg_sq")
+            }
+            for name, w in self.weights.items()
+        }
+        best = None
+        if state["best_loss"] is not None:
+            best = (
+                state["best_loss"],
+                {name: tensors[f"best/{name}"].to(w) for name, w in self.weights.items()},
+            )
+        self._restore({name: values.to(self.weights[name]) for name, values in weights.items()})
+        for name, w in self.weights.items():
+            self.optimiser.state[w] = moments[name]
+        self.best, self.done_steps, self.seconds_before = best, state["done_steps"], state["seconds"]
+        self.outcome.micro_batch_size, self.outcome.curve = state["micro_batch_size"], state["curve"]
+
+
+def _groups(weights: dict[str, Tensor], decay: float) -> list[dict[str, Any]]:
+    """Matrices decay; biases and norms do not."""
+    matrices = [w for w in weights.values() if w.ndim > 1]
+    vectors = [w for w in weights.values() if w.ndim <= 1]
+    groups = [{"params": matrices, "weight_decay": decay}, {"params": vectors, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """CUDA has a class for it; the CPU allocator raises a RuntimeError that says so."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return "can't allocate memory" in str(error) or "not enough memory" in str(error)
+
+
+def _key(seed: int, *parts: object) -> int:
+    """A seed for one use, the same on every machine."""
+    text = "/".join(map(str, (seed, *parts)))
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=7).digest(), "little")
+
+
+def _generator(seed: int, *parts: object) -> torch.Generator:
+    return torch.Generator().manual_seed(_key(seed, *parts))

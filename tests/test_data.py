@@ -1,0 +1,165 @@
+"""What is trained on: prompts, masks, end tokens, and which items are refused."""
+
+import json
+
+import pytest
+import tiny
+import torch
+
+from kdutils import data
+from kdutils.data import DataError, Item
+
+TOKENIZER = tiny.tokenizer()
+
+
+def items(n=6):
+    return [data._item(json.dumps(record), where="test") for record in tiny.records(n)]
+
+
+def encoded(protocol="careful", tokenizer=TOKENIZER, max_tokens=96, n=6):
+    return data.encode(items(n), tokenizer, max_tokens=max_tokens, protocol=protocol)
+
+
+def scored_text(batch, row, tokenizer=TOKENIZER):
+    return tokenizer.decode(batch.input_ids_BT[row][batch.scored_BT[row]])
+
+
+def test_prompt_is_the_authors_to_the_blank():
+    text = data.prompt("Add 1 and 2.")
+    assert text.startswith(
+        "Below is an instruction that describes a task. Write a response that appropriately "
+    )
+    assert text.endswith(
+        "### Instruction:\n                Add 1 and 2.\n\n                ### Response:\n" + " " * 16
+    )
+
+
+def test_careful_scores_response_and_eos_and_nothing_else():
+    batch = data.collate(encoded(), range(6), pad_id=TOKENIZER.pad_token_id)
+    for row, item in enumerate(items()):
+        assert scored_text(batch, row) == f"{item.response} <eos>"
+    assert not batch.scored_BT[:, 0].any()
+    assert (batch.scored_BT.sum(1) < batch.attention_BT.sum(1)).all()
+
+
+def test_paper_scores_every_real_token_but_the_first():
+    batch = data.collate(encoded("paper"), range(6), pad_id=TOKENIZER.pad_token_id)
+    assert torch.equal(batch.scored_BT.sum(1), batch.attention_BT.sum(1) - 1)
+    assert not (batch.scored_BT & ~batch.attention_BT.bool()).any()
+
+
+def test_protocols_differ_in_the_mask_alone():
+    careful, paper = (data.collate(encoded(p), range(6), pad_id=2) for p in ("careful", "paper"))
+    assert torch.equal(careful.input_ids_BT, paper.input_ids_BT)
+    assert torch.equal(careful.attention_BT, paper.attention_BT)
+    assert (careful.scored_BT <= paper.scored_BT).all()
+
+
+def test_eos_is_learned_where_pad_is_eos():
+    tokenizer = tiny.tokenizer(pad_is_eos=True)
+    assert tokenizer.pad_token_id == tokenizer.eos_token_id
+    batch = data.collate(encoded(tokenizer=tokenizer), range(6), pad_id=tokenizer.eos_token_id)
+    for row in range(6):
+        kept = batch.input_ids_BT[row][batch.scored_BT[row]]
+        assert (kept == tokenizer.eos_token_id).sum() == 1
+        assert kept[-1] == tokenizer.eos_token_id
+
+
+def test_a_cut_response_gets_no_eos():
+    one = items(1)[0]
+    cut = Item(id="cut", task=one.task, question=one.question, answer="1", response=one.response, ended=False)
+    table = data.encode([one, cut], TOKENIZER, max_tokens=96, protocol="careful")
+    assert table[0]["input_ids"] == [*table[1]["input_ids"], TOKENIZER.eos_token_id]
+    short = data.encode([cut], TOKENIZER, max_tokens=33, protocol="careful")
+    assert len(short[0]["input_ids"]) == 33
+
+
+def test_prompts_to_generate_from_are_those_trained_on():
+    table = encoded()
+    for row, prompt in zip(
+        table, data.prompt_ids([item.question for item in items()], TOKENIZER), strict=True
+    ):
+        assert row["input_ids"][: len(prompt)] == prompt
+        assert row["n_unscored"] == len(prompt)
+
+
+def test_a_slice_of_a_batch_is_cut_to_its_own_length():
+    batch = data.collate(encoded(), range(6), pad_id=TOKENIZER.pad_token_id)
+    alone = data.collate(encoded(), [0], pad_id=TOKENIZER.pad_token_id)  # item 0 is a short one
+    part = batch.slice(slice(0, 1))
+    assert part.ids == alone.ids
+    assert torch.equal(part.input_ids_BT, alone.input_ids_BT)
+    assert torch.equal(part.scored_BT, alone.scored_BT)
+
+
+def test_too_long_an_item_is_refused_under_careful_and_cut_under_paper():
+    with pytest.raises(DataError, match=r"item 'addsub-1' has \d+ tokens, more than max_tokens=38"):
+        encoded(max_tokens=38)
+    assert max(len(ids) for ids in encoded("paper", max_tokens=38)["input_ids"]) == 38
+
+
+def test_order_depends_on_the_generator_alone():
+    first, again = (data.epoch_order(50, torch.Generator().manual_seed(1)) for _ in range(2))
+    assert first == again
+    assert sorted(first) == list(range(50))
+    assert first != data.epoch_order(50, torch.Generator().manual_seed(2))
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("{", "line 1: not JSON"),
+        ("[1]", "line 1: not a JSON object"),
+        ('{"id": "a", "task": "svamp", "question": "q"}', "answer is missing"),
+        ('{"id": "a", "task": "svamp", "question": " ", "answer": "1"}', "question is missing"),
+        ('{"id": "a", "task": "svamp", "question": "q", "answer": 1}', "answer is missing or not text"),
+        ('{"id": "a", "task": "svmp", "question": "q", "answer": "1"}', "unknown task 'svmp'"),
+        (
+            '{"id": "a", "task": "svamp", "question": "q", "answer": "1", "response": 3}',
+            "response is not text",
+        ),
+        ("", "holds no items"),
+    ],
+)
+def test_malformed_items_are_refused(tmp_path, line, says):
+    path = tmp_path / "train.jsonl"
+    path.write_text(line + "\n")
+    with pytest.raises(DataError, match=says) as caught:
+        data.read_items(path)
+    assert "train.jsonl" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_file_and_repeated_id_are_refused(tmp_path):
+    with pytest.raises(DataError, match="is missing; a data folder holds"):
+        data.read_items(tmp_path / "train.jsonl")
+    line = json.dumps(tiny.records(1)[0])
+    (tmp_path / "train.jsonl").write_text(f"{line}\n{line}\n")
+    with pytest.raises(DataError, match="line 2: id 'addsub-0' stands there twice"):
+        data.read_items(tmp_path / "train.jsonl")
+
+
+def test_more_items_than_there_are_is_refused(tmp_path):
+    folder = tiny.write_data(tmp_path / "data")
+    spec = tiny.spec("owner/model", folder, train_items=25)
+    with pytest.raises(DataError, match=r"train_items=25, but .*train.jsonl holds 24; ask for fewer"):
+        data.load_items(spec, "train")
+    with pytest.raises(DataError, match="unknown split 'dev'"):
+        data.load_items(spec, "dev")
+
+
+def test_the_fingerprint_sees_every_character(tmp_path):
+    folder = tmp_path / "data"
+    tiny.write_data(folder)
+    before = data.folder_digest(folder)
+    text = (folder / "test.jsonl").read_text()
+    (folder / "test.jsonl").write_text(text.replace("What", "what", 1))
+    assert data.folder_digest(folder) != before
+    assert data.fingerprint(items(3)) != data.fingerprint(items(4))
+
+
+def test_default_responses_are_those_of_llm_adapters():
+    math = Item(id="a", task="svamp", question="q", answer="3", rationale="1 + 2 = 3. The answer is 3.")
+    choice = Item(id="b", task="obqa", question="q", answer="answer2")
+    assert data.default_response(math) == math.rationale
+    assert data.default_response(choice) == "the correct answer is answer2"

@@ -1,0 +1,167 @@
+"""Reading answers, and comparing two models: by hand, and against other code."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import sacrebleu
+from sklearn.metrics import cohen_kappa_score
+
+from kdutils import evaluate
+from kdutils.data import Item
+from kdutils.spec import ALL_TASKS
+
+
+@pytest.mark.parametrize(
+    ("task", "text", "lenient", "strict"),
+    [
+        ("gsm8k", "He has 3 + 4 = 7 apples. The answer is 7.", "7.", "7"),
+        ("gsm8k", "The answer is 1,200.", "1200.", "1200"),
+        ("gsm8k", "The answer is -2.5", "-2.5", "-2.5"),
+        ("gsm8k", "It is 5 of 10", "10", None),
+        ("gsm8k", "no number", None, None),
+        ("gsm8k", "The answer is 7. Next question: 9", "9", None),
+        ("aqua", "A car drives 3 miles. The answer is C.", "A", "C"),
+        ("aqua", "so the answer is (B)", "B", "B"),
+        ("aqua", "unknown", None, None),
+        ("boolq", "the correct answer is true", "true", "true"),
+        ("boolq", "false, not true", "false", None),
+        ("arc_c", "the correct answer is answer5", "answer5", "answer5"),
+        ("piqa", "the correct answer is solution2.", "solution2", "solution2"),
+        ("piqa", "the correct answer is solution3", None, None),
+        ("winogrande", "option2 option1", "option2", None),
+        ("dolly", " a text ", "a text", "a text"),
+        ("dolly", " ", None, None),
+    ],
+)
+def test_answers_are_read_as_the_authors_do_and_strictly(task, text, lenient, strict):
+    assert evaluate.parse(task, text) == lenient
+    assert evaluate.parse_strict(task, text) == strict
+
+
+@pytest.mark.parametrize(
+    ("task", "parsed", "answer", "right"),
+    [
+        ("svamp", "7.", "7", True),
+        ("svamp", "7.0005", "7", True),
+        ("svamp", "7.002", "7", False),
+        ("svamp", None, "7", False),
+        ("svamp", "0.8333", "0.8333333333333334", True),
+        ("aqua", "A", "A", True),
+        ("aqua", "A", "B", False),
+        ("obqa", "answer1", "answer1", True),
+        ("dolly", "the cat sat", "the cat sat down", True),
+        ("dolly", "dogs", "the cat sat down", False),
+    ],
+)
+def test_right_or_wrong(task, parsed, answer, right):
+    assert evaluate.is_correct(task, parsed, answer) is right
+
+
+def test_every_task_can_be_read():
+    for task in ALL_TASKS:
+        evaluate.parse(task, "anything 1 A true answer1 solution1 ending1 option1")
+        assert 0 <= evaluate.chance_accuracy(task) <= 50
+
+
+def rows(correct, texts=None, parsed=None, task="obqa"):
+    n = len(correct)
+    return pd.DataFrame(
+        {
+            "task": task,
+            "item_id": [f"{task}-{i}" for i in range(n)],
+            "sample": 0,
+            "text": texts or ["a b c d"] * n,
+            "parsed": parsed or ["answer1"] * n,
+            "correct": correct,
+            "correct_strict": correct,
+            "truncated": False,
+            "unparsed": False,
+        }
+    )
+
+
+def test_agreement_by_hand():
+    student = rows([True, True, False, False], parsed=["answer1", "answer2", "answer3", None])
+    teacher = rows([True, False, True, False], parsed=["answer1", "answer3", "answer3", None])
+    found = evaluate.agreement(evaluate.paired(student, teacher))
+    assert found["agreement"] == 50.0  # unparsed answers agree with nothing, not even with each other
+    assert [found[key] for key in ("both_right", "only_student", "only_teacher", "both_wrong")] == [25.0] * 4
+    assert found["error_consistency"] == 0.0
+
+
+def test_error_consistency_is_cohens_kappa():
+    rng = np.random.default_rng(0)
+    left, right = (rng.random(200) < share for share in (0.7, 0.5))
+    found = evaluate.agreement(evaluate.paired(rows(left.tolist()), rows(right.tolist())))
+    assert found["error_consistency"] == pytest.approx(cohen_kappa_score(left, right))
+
+
+def test_two_good_independent_models_agree_without_consistency():
+    """Raw agreement follows accuracy by arithmetic; error consistency does not."""
+    rng = np.random.default_rng(1)
+    left, right = ((rng.random(4000) < 0.9).tolist() for _ in range(2))
+    answers = [[f"answer{1 if hit else 2 + side}" for hit in hits] for side, hits in enumerate((left, right))]
+    both = evaluate.paired(rows(left, parsed=answers[0]), rows(right, parsed=answers[1]))
+    found = evaluate.agreement(both)
+    assert found["agreement"] > 80
+    assert abs(found["error_consistency"]) < 0.05
+
+
+def test_undefined_agreement_is_nan():
+    always = evaluate.paired(rows([True, True]), rows([True, True]))
+    assert math.isnan(evaluate.agreement(always)["error_consistency"])
+    assert all(math.isnan(value) for value in evaluate.agreement(always.iloc[:0]).values())
+
+
+def test_different_items_are_refused():
+    with pytest.raises(ValueError, match="different items .1, such as"):
+        evaluate.paired(rows([True]), rows([True, False]))
+
+
+TEXTS = ["the sum of 1 and 2 is 3", "4 plus 4 gives 8 apples", "so the answer is 9", "no idea at all here"]
+REFERENCES = [
+    "the sum of 1 and 2 = 3",
+    "4 plus 4 gives 8 pears",
+    "the answer is 9 then",
+    "10 - 3 = 7 eggs left over",
+]
+
+
+def test_fidelity_is_sacrebleus_and_splits_by_correctness():
+    student = rows([True, True, False, False], texts=TEXTS)
+    both = evaluate.paired(student, rows([True] * 4, texts=REFERENCES))
+    found = evaluate.fidelity(both, rng=np.random.default_rng(0))
+    assert found["fidelity"] == pytest.approx(sacrebleu.corpus_bleu(TEXTS, [REFERENCES]).score)
+    assert found["fidelity_right"] == pytest.approx(sacrebleu.corpus_bleu(TEXTS[:2], [REFERENCES[:2]]).score)
+    assert found["fidelity_wrong"] == pytest.approx(sacrebleu.corpus_bleu(TEXTS[2:], [REFERENCES[2:]]).score)
+    assert found["fidelity_low"] <= found["fidelity"] <= found["fidelity_high"]
+    assert "smooth:exp" in found["signature"]
+    assert found == evaluate.fidelity(both, rng=np.random.default_rng(0))
+
+
+def test_fidelity_of_nothing_is_nan():
+    both = evaluate.paired(rows([]), rows([]))
+    assert math.isnan(evaluate.fidelity(both, rng=np.random.default_rng(0))["fidelity"])
+    assert math.isnan(evaluate.corpus_bleu([], []))
+
+
+def test_accuracy_averages_samples_within_an_item():
+    table = pd.concat([rows([True, False]), rows([False, False]).assign(sample=1)])
+    found = evaluate.accuracies(table).iloc[0]
+    assert (found["n"], found["accuracy"], found["chance"]) == (2, 25.0, 25.0)
+    assert found["accuracy_se"] == pytest.approx(100 * np.std([0.5, 0.0], ddof=1) / math.sqrt(2))
+    assert math.isnan(evaluate.accuracies(rows([True])).iloc[0]["accuracy_se"])
+
+
+def test_a_scored_row_keeps_both_readings():
+    item = Item(id="x", task="svamp", question="q", answer="7")
+    row = evaluate.score(item, "The answer is 7. Or 8", n_tokens=9, ended=False)
+    assert (row["parsed"], row["correct"], row["parsed_strict"]) == ("8", False, None)
+    assert (row["truncated"], row["unparsed"], row["n_tokens"]) == (True, False, 9)
+
+
+def test_rouge_l_of_a_known_pair():
+    assert evaluate.rouge_l("the cat sat", "the cat sat") == 1.0
+    assert evaluate.rouge_l("the cat", "the cat sat down") == pytest.approx(2 * (1.0 * 0.5) / 1.5)

@@ -1,0 +1,131 @@
+"""Decoding: batching cannot change a text, only EOS ends it, a model's own settings are not read."""
+
+import json
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+
+from kdutils import data, models
+from kdutils.generate import decode, generate
+
+QUESTIONS = [record["question"] for record in tiny.records(9)] + ["What is 1 plus 2 plus 3 plus 4 ?"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    # Untied and far from flat, so that texts differ from each other and no choice is a matter of rounding.
+    return tiny.save_model(tmp_path_factory.mktemp("models") / "tiny-20k", seed=3, tied=False, spread=0.4)
+
+
+@pytest.fixture(scope="module")
+def model(folder):
+    return models.load(folder)
+
+
+def prompts(model):
+    return data.prompt_ids(QUESTIONS, model.tokenizer)
+
+
+def test_greedy_in_a_batch_equals_one_at_a_time(model):
+    together = generate(model, prompts(model), max_new_tokens=20)
+    alone = [generate(model, [prompt], max_new_tokens=20)[0] for prompt in prompts(model)]
+    assert together == alone
+    assert len({tuple(text.token_ids) for text in together}) > 1  # not all the same text
+
+
+def test_greedy_is_the_argmax_of_a_plain_forward(model):
+    prompt = prompts(model)[0]
+    (text,) = generate(model, [prompt], max_new_tokens=8)
+    ids = list(prompt)
+    for token in text.token_ids:
+        logits_V = model.network(torch.tensor([ids])).logits[0, -1, : model.vocabulary_size]
+        assert int(logits_V.argmax()) == token
+        ids.append(token)
+
+
+def test_sampling_depends_on_its_key_alone(model):
+    keys = [f"item-{row}/0" for row in range(len(QUESTIONS))]
+    how = {"max_new_tokens": 12, "temperature": 1.0, "seed": 5}
+    together = generate(model, prompts(model), keys=keys, **how)
+    small = generate(model, prompts(model), keys=keys, batch_rows=3, **how)
+    backwards = generate(model, prompts(model)[::-1], keys=keys[::-1], **how)[::-1]
+    assert together == small == backwards
+    assert together != generate(model, prompts(model), keys=keys, **how | {"seed": 6})
+    twin = generate(model, [prompts(model)[0]] * 2, keys=["item-0/0", "item-0/1"], **how)
+    assert twin[0] == together[0]
+    assert twin[0] != twin[1]
+
+
+def test_samples_follow_the_softmax(model):
+    """4,000 draws of a first token against its probabilities: chi-square within 4 standard deviations."""
+    prompt, n, temperature = prompts(model)[1], 4_000, 3.0
+    keys = [str(number) for number in range(n)]
+    texts = generate(
+        model, [prompt] * n, max_new_tokens=1, temperature=temperature, keys=keys, batch_rows=1_000
+    )
+    logits_V = model.network(torch.tensor([prompt])).logits[0, -1, : model.vocabulary_size].float()
+    eos = model.tokenizer.eos_token_id
+    drawn = torch.bincount(
+        torch.tensor([text.token_ids[0] if text.token_ids else eos for text in texts]), minlength=80
+    )
+    expected = n * (logits_V / temperature).softmax(-1).detach()
+    chi_square = float(((drawn[: len(expected)] - expected) ** 2 / expected).sum())
+    degrees = len(expected) - 1
+    assert abs(chi_square - degrees) < 4 * (2 * degrees) ** 0.5
+
+
+def test_only_eos_ends_a_text_and_the_limit_cuts_it(model):
+    limit = generate(model, prompts(model), max_new_tokens=6)
+    assert all(len(text.token_ids) <= 6 for text in limit)
+    assert all(text.ended or len(text.token_ids) == 6 for text in limit)
+    eos = model.tokenizer.eos_token_id
+    often = generate(
+        model,
+        prompts(model),
+        max_new_tokens=200,
+        temperature=3.0,
+        keys=[str(row) for row in range(len(QUESTIONS))],
+    )
+    assert sum(text.ended for text in often) > 5
+    assert all(eos not in text.token_ids for text in often)
+
+
+def test_padding_rows_of_the_head_are_never_chosen(model):
+    assert model.vocabulary_size < model.head_VH.shape[0]
+    with torch.no_grad():
+        rows = model.head_VH[model.vocabulary_size :].clone()
+        model.head_VH[model.vocabulary_size :] = 1e3
+    try:
+        texts = generate(model, prompts(model), max_new_tokens=5)
+    finally:
+        with torch.no_grad():
+            model.head_VH[model.vocabulary_size :] = rows
+    assert all(token < model.vocabulary_size for text in texts for token in text.token_ids)
+
+
+def test_a_models_own_generation_settings_change_nothing(folder, model):
+    odd = {"do_sample": True, "temperature": 9.0, "top_k": 3, "repetition_penalty": 5.0, "max_new_tokens": 1}
+    path = Path(folder) / "generation_config.json"
+    before = path.read_text() if path.exists() else None
+    path.write_text(json.dumps(odd | {"eos_token_id": 7}))
+    try:
+        other = models.load(folder)
+        assert generate(other, prompts(model), max_new_tokens=10) == generate(
+            model, prompts(model), max_new_tokens=10
+        )
+    finally:
+        path.unlink() if before is None else path.write_text(before)
+
+
+def test_texts_leave_special_tokens_out(model):
+    (text,) = generate(model, prompts(model)[:1], max_new_tokens=5)
+    assert "<" not in decode(model, [text])[0]
+
+
+def test_senseless_calls_are_refused(model):
+    with pytest.raises(ValueError, match="a prompt has no tokens"):
+        generate(model, [[]], max_new_tokens=5)
+    with pytest.raises(ValueError, match="needs one key for each prompt"):
+        generate(model, prompts(model), max_new_tokens=5, temperature=1.0)

@@ -1,0 +1,141 @@
+"""Models are found, read and paired; nothing a model brings along is run or obeyed."""
+
+import json
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+
+from kdutils import models
+from kdutils.models import ModelError
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return Path(tiny.save_model(tmp_path_factory.mktemp("models") / "tiny-20k"))
+
+
+def test_a_folder_with_a_generic_tokenizer_is_read_as_it_was_written(folder):
+    """AutoTokenizer reads it with Qwen2's own rules, and words become unknown."""
+    text = "Below is an instruction that describes a task. What is 1 plus 2 ?"
+    read, written = models.load_tokenizer(str(folder)), tiny.tokenizer()
+    assert read(text)["input_ids"] == written(text)["input_ids"]
+    assert read.unk_token_id not in read(text)["input_ids"]
+
+
+def test_a_tiny_model_computes_in_float32_on_a_cpu(folder):
+    model = models.load(str(folder), device="cpu")
+    assert model.policy == models.Policy("cpu", torch.float32, None, "sdpa")
+    assert not model.network.training
+    assert (model.vocabulary_size, model.head_VH.shape[0]) == (51, 80)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "device", "trains_all", "expected"),
+    [
+        (10**5, "cpu", True, models.Policy("cpu", torch.float32, None, "sdpa")),
+        (10**9, "cpu", False, models.Policy("cpu", torch.bfloat16, None, "eager")),
+        (10**9, "cpu", True, models.Policy("cpu", torch.float32, torch.bfloat16, "eager")),
+        (10**5, "cuda", False, models.Policy("cuda", torch.bfloat16, None, "sdpa")),
+        (10**9, "cuda", True, models.Policy("cuda", torch.float32, torch.bfloat16, "sdpa")),
+    ],
+)
+def test_numbers_follow_size_device_and_what_is_trained(parameters, device, trains_all, expected):
+    assert models.policy_for(parameters, device=device, trains_all=trains_all) == expected
+
+
+def test_bf16_autocast_stays_within_stated_rounding(folder):
+    """Hidden states within 3 % of float32 in norm."""
+    model = models.load(str(folder))
+    ids, ones = torch.arange(3, 23)[None], torch.ones(1, 20, dtype=torch.long)
+    exact = model.hidden_states(ids, ones)
+    model.policy = models.Policy("cpu", torch.float32, torch.bfloat16, "sdpa")
+    rounded = model.hidden_states(ids, ones).float()
+    assert (rounded - exact).norm() < 0.03 * exact.norm()
+    assert not torch.equal(rounded, exact)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("nobody", "unknown model 'nobody': give a hub id"),
+        ("./not/there", "unknown model './not/there'"),
+        ("/not/there.gguf", "GGUF file /not/there.gguf is missing"),
+    ],
+)
+def test_unknown_models_are_refused(name, says):
+    with pytest.raises(ModelError, match=says):
+        models.locate(name)
+
+
+def test_a_hub_id_is_taken_at_its_word():
+    assert models.locate("Qwen/Qwen2.5-0.5B").source == "Qwen/Qwen2.5-0.5B"
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path):
+    with pytest.raises(ModelError, match="has no config.json"):
+        models.locate(str(tmp_path))
+
+
+def test_damaged_weights_are_refused_with_a_remedy(tmp_path):
+    folder = Path(tiny.save_model(tmp_path / "tiny-20k"))
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match=r"cannot be loaded .*check the name") as caught:
+        models.load(str(folder))
+    assert "\n" not in str(caught.value)
+
+
+def test_pickled_weights_are_not_read(tmp_path):
+    folder = Path(tiny.save_model(tmp_path / "tiny-20k"))
+    weights = models.load(str(folder)).network.state_dict()
+    (folder / "model.safetensors").unlink()
+    torch.save(weights, folder / "pytorch_model.bin")
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        models.load(str(folder))
+
+
+def test_a_head_shorter_than_the_tokenizer_is_refused(tmp_path):
+    folder = tiny.save_model(tmp_path / "tiny-20k", rows=40)
+    with pytest.raises(ModelError, match=r"tokenizer has 51 entries, the output head fewer rows \(40\)"):
+        models.load(folder)
+
+
+def test_padding_rows_may_differ_and_vocabularies_may_not(tmp_path, folder):
+    more_rows = tiny.save_model(tmp_path / "more-rows-20k", rows=96)
+    other_words = tiny.save_model(tmp_path / "other-words-20k", extra=("minus",))
+    items = tiny.write_data(tmp_path / "data")
+    models.check_pair(tiny.spec(str(folder), items, method="fkl", teacher=more_rows))
+    spec = tiny.spec(str(folder), items, method="revkd", teacher=other_words)
+    with pytest.raises(
+        ModelError, match=r"different vocabularies \(1 tokens, such as 'minus'\).*use method='seqkd'"
+    ):
+        models.check_pair(spec)
+    models.check_pair(tiny.spec(str(folder), items, method="seqkd", teacher=other_words))
+
+
+def test_remote_code_is_never_run(tmp_path):
+    folder = Path(tiny.save_model(tmp_path / "tiny-20k"))
+    (folder / "evil.py").write_text("raise SystemExit('remote code ran')\n")
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"auto_map": {"AutoModelForCausalLM": "evil.Model"}, "model_type": "evil"}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        models.load(str(folder))
+
+
+def test_learning_rates():
+    spec = tiny.spec("owner/model-1B", "data", learning_rate=None)
+    assert models.learning_rate(spec) == 2e-5
+    assert (
+        models.learning_rate(tiny.spec("owner/model-1B", "data", learning_rate=None, adapter="lora")) == 3e-4
+    )
+    assert models.learning_rate(tiny.spec("owner/model-1B", "data")) == 3e-3
+
+
+def test_the_global_generator_is_as_before():
+    torch.manual_seed(1)
+    before = torch.random.get_rng_state()
+    with models.seeded(7):
+        torch.rand(3)
+    assert torch.equal(before, torch.random.get_rng_state())

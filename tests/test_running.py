@@ -1,0 +1,214 @@
+"""From items to scored, stored answers, by every method; what is stored is not done again."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import tiny
+import torch
+
+from kdutils import cells, data, generate, models, running, runs
+from kdutils.runspec import EvalSpec
+
+EVALUATION = EvalSpec(tasks=("addsub",), max_new_tokens=24)
+METHODS = ["sft", "fkl", "seqkd", "revkd", "gkd"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    root = tmp_path_factory.mktemp("study")
+    tiny.save_model(root / "tiny-20k", seed=0)
+    tiny.save_model(root / "tiny-40k", hidden=48, rows=96, seed=1)
+    tiny.write_data(root / "data")
+    return root
+
+
+def a_spec(folder, method, **fields):
+    if method != "sft":
+        fields = {"teacher": str(folder / "tiny-40k")} | fields
+    fields = (
+        {"epochs": 1, "max_new_tokens": 12} | fields if method in ("gkd", "seqkd") else {"epochs": 1} | fields
+    )
+    return tiny.spec(str(folder / "tiny-20k"), str(folder / "data"), method=method, **fields)
+
+
+@pytest.fixture(scope="module")
+def finished(folder):
+    """One run of every method, in one store."""
+    out = folder / "out"
+    return out, {m: running.run(a_spec(folder, m), out=out, evaluation=EVALUATION) for m in METHODS}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_ends_in_scored_answers(finished, method):
+    run = finished[1][method]
+    assert run.result["status"] == "trained"
+    assert run.result["steps"] == 3
+    assert run.items["item_id"].tolist() == [f"addsub-{400 + number}" for number in range(6)]
+    assert run.accuracies["n"].tolist() == [6]
+    names = {path.name for path in run.folder.path.iterdir()}
+    assert names == {"spec.json", "environment.json", "curve.jsonl", "model", "result.json", "eval"}
+    assert not list(run.folder.path.rglob("*.bin")) + list(run.folder.path.rglob("*.pt"))
+
+
+def test_the_teacher_was_trained_once_and_shared(finished):
+    out, done = finished
+    specs = [spec for spec, _ in runs.finished(out)]
+    teachers = [spec for spec in specs if spec.student.endswith("tiny-40k")]
+    assert len(specs) == len(METHODS) + 1
+    assert len(teachers) == 1
+    assert teachers[0].run_id == done["fkl"].spec.teacher_spec().run_id
+
+
+def test_what_is_stored_is_not_done_again(folder, finished, monkeypatch):
+    out, done = finished
+
+    def never(*arguments, **options):
+        raise AssertionError("trained or generated again")
+
+    monkeypatch.setattr(running.train, "train", never)
+    monkeypatch.setattr(running.generate, "generate", never)
+    again = running.run(a_spec(folder, "gkd"), out=out, evaluation=EVALUATION)
+    pd.testing.assert_frame_equal(again.items, done["gkd"].items)
+
+
+def test_a_new_evaluation_does_not_retrain(folder, finished, monkeypatch):
+    def never(*arguments, **options):
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(running.train, "train", never)
+    sampled = EvalSpec(tasks=("addsub",), max_new_tokens=8, temperature=1.0, samples=3)
+    run = running.run(a_spec(folder, "sft"), out=finished[0], evaluation=sampled)
+    assert len(run.items) == 18
+    assert run.accuracies["n"].tolist() == [6]
+
+
+def test_the_same_spec_gives_the_same_items_in_another_store(folder, finished, tmp_path):
+    again = running.run(a_spec(folder, "gkd"), out=tmp_path, evaluation=EVALUATION)
+    pd.testing.assert_frame_equal(again.items, finished[1]["gkd"].items)
+
+
+def test_a_stored_student_is_the_trained_one(finished):
+    run = finished[1]["fkl"]
+    student = running.load_trained(run.spec, run.folder)
+    assert student.name == run.spec.student
+    items = running.test_items(run.spec, EVALUATION)
+    prompts = data.prompt_ids([item.question for item in items], student.tokenizer)
+    texts = generate.decode(student, generate.generate(student, prompts, max_new_tokens=24))
+    assert texts == run.items["text"].tolist()
+
+
+def test_an_adapter_is_stored_and_read_back(folder, tmp_path):
+    spec = a_spec(folder, "fkl", adapter="lora")
+    run = running.run(spec, out=tmp_path, evaluation=EVALUATION)
+    assert (run.folder.model / "adapter_model.safetensors").is_file()
+    ids, ones = torch.arange(3, 13)[None], torch.ones(1, 10, dtype=torch.long)
+    stored = running.load_trained(run.spec, run.folder).hidden_states(ids, ones)
+    assert not torch.equal(stored, models.load(spec.student).hidden_states(ids, ones))
+
+
+def test_teacher_texts_are_made_once_and_are_the_teachers(folder, finished, monkeypatch):
+    out, done = finished
+    (path,) = (out / "texts").glob("*.jsonl")
+    spec = done["seqkd"].spec
+    kept = [json.loads(line) for line in path.read_text().splitlines()]
+    teacher = running.teacher_model(spec, out)
+    items = data.load_items(spec, "train")
+    prompts = data.prompt_ids([item.question for item in items], teacher.tokenizer)
+    texts = generate.generate(teacher, prompts, max_new_tokens=12)
+    assert [record["response"] for record in kept] == generate.decode(teacher, texts)
+    assert [record["ended"] for record in kept] == [text.ended for text in texts]
+    monkeypatch.setattr(running.generate, "generate", None)
+    again = running.teacher_texts(spec, items, out)
+    assert [item.response for item in again] == [record["response"] for record in kept]
+    assert all(item.rationale == "" for item in again)
+
+
+def test_cells_have_the_schema_of_the_released_tables(finished):
+    table = runs.cells_of(finished[0], EVALUATION)
+    assert list(table.columns) == list(cells.SCHEMA)
+    assert set(table["source"]) == {"live"}
+    kd = table[(table["teacher"] != "") & (table["task"] == "addsub")]
+    assert set(kd["method"]) == set(METHODS) - {"sft"}
+    assert kd["student_parameters"].tolist() == [20_000] * 4
+    sft = table[(table["method"] == "sft") & (table["task"] == "average")]
+    assert len(sft) == 2
+
+
+def test_agreement_in_cells_is_that_of_the_item_rows(folder, finished):
+    """Likeness columns are filled in for the KD and for the SFT student beside the same teacher."""
+    out, done = finished
+    table = runs.cells_of(out, EVALUATION).query("task == 'addsub' and method == 'fkl'").iloc[0]
+    teacher = runs.folder_of(out, done["fkl"].spec.teacher_spec().run_id).evaluation(EVALUATION)
+    both = running.evaluate.paired(done["fkl"].items, teacher)
+    assert table["agreement"] == running.evaluate.agreement(both)["agreement"]
+    assert table["agreement"] == done["fkl"].agreement["agreement"].item()
+    assert table["fidelity"] == running.evaluate.corpus_bleu(both["text"], both["text_teacher"])
+    own = running.evaluate.paired(done["sft"].items, teacher)
+    assert table["agreement_sft"] == running.evaluate.agreement(own)["agreement"]
+
+
+def test_other_data_are_another_run(folder, finished, tmp_path):
+    other = Path(tiny.write_data(tmp_path / "data"))
+    spec = a_spec(folder, "sft")
+    one = running.resolved(tiny.spec(spec.student, str(other)))
+    (other / "train.jsonl").write_text((other / "train.jsonl").read_text().replace("What", "what", 1))
+    assert running.resolved(tiny.spec(spec.student, str(other))).run_id != one.run_id
+
+
+@pytest.mark.parametrize(
+    ("fields", "evaluation", "says"),
+    [
+        ({"student": "nobody"}, EVALUATION, "unknown model 'nobody'"),
+        ({"train_items": 99}, EVALUATION, "train_items=99, but"),
+        ({"data": "/not/there"}, EVALUATION, "/not/there/train.jsonl is missing"),
+        ({"max_tokens": 20}, EVALUATION, "more than max_tokens=20"),
+        ({}, EvalSpec(tasks=("svamp",)), "no test items of task 'svamp'; there are items of ..addsub"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_is_written(folder, tmp_path, fields, evaluation, says):
+    spec = a_spec(folder, "sft")
+    with pytest.raises(ValueError, match=says) as caught:
+        running.run(
+            type(spec).from_dict(spec.to_dict() | fields), out=tmp_path / "out", evaluation=evaluation
+        )
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_store_that_cannot_be_written_is_refused_before_training(folder, tmp_path, monkeypatch):
+    (tmp_path / "out").write_text("a file where the folder should be")
+    monkeypatch.setattr(running.train, "train", None)
+    with pytest.raises((runs.StoreError, NotADirectoryError), match="cannot be written|Not a directory"):
+        running.run(a_spec(folder, "sft"), out=tmp_path / "out", evaluation=EVALUATION)
+
+
+@pytest.mark.parametrize("name", ["result.json", "spec.json"])
+def test_a_damaged_file_is_named_with_its_remedy(folder, finished, tmp_path, name):
+    run = running.run(a_spec(folder, "sft"), out=tmp_path, evaluation=EVALUATION)
+    (run.folder.path / name).write_text('{"half": ')
+    with pytest.raises(runs.StoreError, match=f"{name} is damaged .*delete"):
+        list(runs.finished(tmp_path))
+
+
+def test_a_store_of_another_layout_is_refused(folder, tmp_path):
+    run = running.run(a_spec(folder, "sft"), out=tmp_path, evaluation=EVALUATION)
+    path = run.folder.path / "result.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"layout": 99}))
+    with pytest.raises(runs.StoreError, match="is of layout 99, this is 1"):
+        running.run(a_spec(folder, "sft"), out=tmp_path, evaluation=EVALUATION)
+
+
+def test_damaged_items_are_named(folder, tmp_path):
+    run = running.run(a_spec(folder, "sft"), out=tmp_path, evaluation=EVALUATION)
+    path = run.folder.path / "eval" / EVALUATION.eval_id / "items.parquet"
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(runs.StoreError, match="items.parquet is damaged"):
+        running.run(a_spec(folder, "sft"), out=tmp_path, evaluation=EVALUATION)
+
+
+def test_an_untuned_teacher_is_the_plain_model(folder, tmp_path):
+    spec = a_spec(folder, "fkl", teacher_tuned=False)
+    running.run(spec, out=tmp_path, evaluation=EVALUATION)
+    assert len(list(runs.finished(tmp_path))) == 1

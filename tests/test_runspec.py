@@ -1,0 +1,109 @@
+"""A spec is refused at construction or names exactly one run."""
+
+import dataclasses
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kdutils.runspec import EvalSpec, RunSpec
+
+SFT = {"student": "owner/student-1B", "method": "sft", "domain": "math", "data": "items"}
+GKD = SFT | {"method": "gkd", "teacher": "owner/teacher-7B"}
+
+
+def test_equal_floats_are_one_run():
+    assert RunSpec(**GKD, temperature=2).run_id == RunSpec(**GKD, temperature=2.0).run_id
+    assert RunSpec(**GKD, beta=0.1 + 0.2).run_id != RunSpec(**GKD, beta=0.3).run_id
+
+
+def test_a_field_at_its_default_is_not_in_the_digest():
+    """So a field that is added later, at its default, leaves every old id as it is."""
+    assert RunSpec(**SFT).run_id == RunSpec(**SFT, weight_decay=0.01, lora_rank=8).run_id
+    assert set(RunSpec(**SFT).changes()) == set(SFT)
+
+
+def test_ids_are_the_same_on_every_machine():
+    assert RunSpec(**SFT).run_id == "student-1B-sft-math-s0-" + RunSpec(**SFT).digest()
+    assert RunSpec(**SFT).digest() == "8634445622b7"
+    assert EvalSpec(tasks=("svamp",)).eval_id == "test-31f0d4891d73"
+
+
+@pytest.mark.parametrize("change", [{"seed": 1}, {"temperature": 2.0}, {"protocol": "paper"}, {"epochs": 4}])
+def test_whatever_changes_a_result_changes_the_id(change):
+    assert RunSpec(**GKD | change).run_id != RunSpec(**GKD).run_id
+
+
+def test_a_new_evaluation_does_not_retrain():
+    assert "tasks" not in {entry.name for entry in dataclasses.fields(RunSpec)}
+    assert EvalSpec(tasks=("svamp",)).eval_id != EvalSpec(tasks=("svamp",), max_new_tokens=32).eval_id
+
+
+def test_a_spec_survives_its_json():
+    spec = RunSpec(**GKD, noise_sigma=1)
+    assert RunSpec.from_dict(spec.to_dict()) == spec
+    with pytest.raises(ValueError, match="no fields .'temprature'"):
+        RunSpec.from_dict(spec.to_dict() | {"temprature": 1.0})
+
+
+def test_the_teacher_is_a_run_of_its_own_shared_by_its_students():
+    teacher = RunSpec(**GKD, seed=3, temperature=2.0).teacher_spec()
+    assert (teacher.student, teacher.method, teacher.seed) == ("owner/teacher-7B", "sft", 0)
+    other = RunSpec(**GKD | {"student": "owner/other-3B", "method": "fkl"}, seed=5)
+    assert other.teacher_spec().run_id == teacher.run_id
+    assert RunSpec(**GKD, teacher_tuned=False).teacher_spec() is None
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"method": "kd"}, "method='kd' is unknown; choose one of"),
+        ({"domain": "maths"}, "domain='maths' is unknown"),
+        ({"protocol": "strict"}, "protocol='strict' is unknown"),
+        ({"teacher": None}, "method 'gkd' needs a teacher"),
+        ({"method": "sft"}, "method 'sft' has no teacher, but teacher='owner/teacher-7B'"),
+        ({"temperature": 0}, "temperature=0.0 must lie between"),
+        ({"temperature": float("nan")}, "temperature=nan must be finite"),
+        ({"noise_sigma": -1}, "noise_sigma=-1.0 must lie between"),
+        ({"on_policy_share": 1.5}, "on_policy_share=1.5 must lie between 0 and 1"),
+        ({"beta": 1}, "beta=1.0 must lie between"),
+        ({"epochs": 0}, "epochs=0 must lie between"),
+        ({"seed": -1}, "seed=-1 must lie between"),
+        ({"method": "fkl", "beta": 0.1}, "beta=0.1 has no effect with method 'fkl'"),
+        ({"method": "seqkd", "temperature": 2.0}, "temperature=2.0 has no effect with method 'seqkd'"),
+        ({"protocol": "paper", "temperature": 2.0}, "the authors' GKD ignores the temperature"),
+        ({"lora_rank": 4}, "lora_rank has no effect with adapter='full'"),
+    ],
+)
+def test_nonsense_is_refused_with_the_value_and_a_remedy(change, says):
+    with pytest.raises(ValueError, match=says.replace("(", r"\(")) as caught:
+        RunSpec(**GKD | change)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("change", [{"seed": 1.5}, {"epochs": True}, {"student": 7}, {"select_best": "no"}])
+def test_wrong_types_are_refused(change):
+    with pytest.raises(TypeError, match=f"{next(iter(change))}=.* must be"):
+        RunSpec(**GKD | change)
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"tasks": ()}, "at least one task"),
+        ({"tasks": ("svamp", "svamp")}, "none twice"),
+        ({"tasks": ("svamp",), "samples": 4}, "greedy decoding"),
+        ({"tasks": ("svamp",), "split": "train"}, "split='train' is unknown"),
+    ],
+)
+def test_nonsense_evaluations_are_refused(fields, says):
+    with pytest.raises(ValueError, match=says):
+        EvalSpec(**fields)
+
+
+@given(st.floats(0.01, 99), st.integers(0, 2**31 - 1))
+def test_digests_do_not_collide_by_rounding(temperature, seed):
+    one, other = (
+        RunSpec(**GKD, temperature=value, seed=seed) for value in (temperature, temperature * (1 + 1e-12))
+    )
+    assert (one.digest() == other.digest()) == (one.temperature == other.temperature)

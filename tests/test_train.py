@@ -1,0 +1,323 @@
+"""The loop: what is divided by what, what cannot change a result, and that it learns."""
+
+import dataclasses
+import json
+import math
+
+import pytest
+import tiny
+import torch
+
+from kdutils import data, generate, models, train
+from kdutils.teacher import Teacher
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    root = tmp_path_factory.mktemp("models")
+    tiny.save_model(root / "student-20k", seed=0)
+    tiny.save_model(root / "teacher-40k", hidden=48, rows=96, seed=1)  # more padding rows than the student
+    tiny.save_model(root / "llama-20k", kind="llama", seed=2)
+    tiny.write_data(root / "data")
+    return root
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def a_spec(folder, method="sft", **fields):
+    if method != "sft":
+        fields = {"teacher": str(folder / "teacher-40k")} | fields
+    return tiny.spec(str(folder / "student-20k"), str(folder / "data"), method=method, **fields)
+
+
+def a_teacher(folder, spec):
+    if spec.method not in train.KINDS:
+        return None
+    model = models.load(spec.teacher)
+    with torch.no_grad():
+        model.head_VH.mul_(8)  # far from flat, so that noise and temperature matter
+    model.network.requires_grad_(False)
+    return Teacher(model, spec.noise_sigma, spec.seed)
+
+
+def fit(folder, spec, *, items=None, validation=(), **options):
+    """(student, outcome) after training as a run does."""
+    student = models.load(spec.student, trains_all=spec.adapter == "full")
+    student = models.add_adapter(student, spec, seed=spec.seed)
+    items = items if items is not None else data.load_items(spec, "train")
+    how = {"rate": models.learning_rate(spec), "teacher": a_teacher(folder, spec)}
+    return student, train.train(student, items, spec, validation=validation, **how | options)
+
+
+def weights(student):
+    return {name: w.detach().clone() for name, w in student.network.named_parameters() if w.requires_grad}
+
+
+def same(left, right, **tolerance):
+    if tolerance:
+        return all(torch.allclose(w, right[name], **tolerance) for name, w in left.items())
+    return all(torch.equal(w, right[name]) for name, w in left.items())
+
+
+def losses_of(outcome):
+    return [entry["loss"] for entry in outcome.curve if "loss" in entry]
+
+
+METHODS = ["sft", "fkl", "revkd", "gkd"]
+
+
+@pytest.mark.parametrize("protocol", ["careful", "paper"])
+@pytest.mark.parametrize("method", METHODS)
+def test_micro_batches_of_unequal_lengths_change_nothing(folder, method, protocol):
+    spec = a_spec(folder, method, protocol=protocol, epochs=1)
+    whole, first = fit(folder, spec)
+    parts, second = fit(folder, spec, micro_batch_size=3)
+    assert losses_of(first) == pytest.approx(losses_of(second), rel=1e-5)
+    assert same(weights(whole), weights(parts), rtol=1e-3, atol=2e-5)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_same_spec_gives_the_same_weights(folder, method):
+    spec = a_spec(folder, method, noise_sigma=0.0 if method == "sft" else 1.0, epochs=1)
+    (one, _), (two, _) = fit(folder, spec), fit(folder, spec)
+    assert same(weights(one), weights(two))
+
+
+def test_another_seed_gives_others(folder):
+    (one, _), (two, _) = (fit(folder, a_spec(folder, epochs=1, seed=seed)) for seed in (0, 1))
+    assert not same(weights(one), weights(two))
+
+
+class Interrupt(Exception):  # noqa: N818 - stands for Ctrl-C
+    pass
+
+
+@pytest.mark.parametrize("method", ["sft", "fkl", "gkd"])
+@pytest.mark.parametrize("adapter", ["full", "lora"])
+def test_interrupted_and_resumed_is_bit_equal(folder, tmp_path, monkeypatch, method, adapter):
+    monkeypatch.setattr(train, "CHECKPOINT_SECONDS", 0.0)  # after every step
+    spec = a_spec(folder, method, adapter=adapter, epochs=2, select_best=True)
+    validation = data.load_items(spec, "validation")
+    straight, _ = fit(folder, spec, validation=validation)
+
+    def stop(entry):
+        if entry.get("step") == 5:
+            raise Interrupt
+
+    checkpoint = tmp_path / "checkpoint"
+    with pytest.raises(Interrupt):
+        fit(folder, spec, validation=validation, checkpoint=checkpoint, progress=stop)
+    assert json.loads((checkpoint / "state.json").read_text())["done_steps"] == 4
+    resumed, outcome = fit(folder, spec, validation=validation, checkpoint=checkpoint)
+    assert same(weights(straight), weights(resumed))
+    assert [entry["step"] for entry in outcome.curve if "step" in entry] == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("damage", ["truncated", "another run", "missing"])
+def test_a_checkpoint_that_cannot_be_used_is_set_aside(folder, tmp_path, monkeypatch, damage):
+    monkeypatch.setattr(train, "CHECKPOINT_SECONDS", 0.0)
+    spec, checkpoint = a_spec(folder, epochs=1), tmp_path / "checkpoint"
+    straight, _ = fit(folder, spec, checkpoint=checkpoint)
+    state = checkpoint / "state.json"
+    if damage == "truncated":
+        tensors = checkpoint / "state.safetensors"
+        tensors.write_bytes(tensors.read_bytes()[:1000])
+    elif damage == "another run":
+        state.write_text(json.dumps(json.loads(state.read_text()) | {"run_id": "other"}))
+    else:
+        state.unlink()
+    entries = []
+    anew, _ = fit(folder, spec, checkpoint=checkpoint, progress=entries.append)
+    assert "set aside as checkpoint.aside-1" in entries[0]["warning"]
+    assert same(weights(straight), weights(anew))
+
+
+def test_memory_that_runs_out_halves_the_micro_batch_and_changes_no_number(folder, monkeypatch):
+    spec = a_spec(folder, "fkl", epochs=1)
+    plain, first = fit(folder, spec)
+    true_loss, calls = train._Training._loss, []
+
+    def loss(self, batch):
+        calls.append(len(batch.ids))
+        if len(batch.ids) > 2:
+            raise torch.OutOfMemoryError("injected")
+        return true_loss(self, batch)
+
+    monkeypatch.setattr(train._Training, "_loss", loss)
+    squeezed, second = fit(folder, spec)
+    assert second.micro_batch_size == 2
+    assert calls[:3] == [8, 4, 2]
+    assert losses_of(first) == pytest.approx(losses_of(second), rel=1e-5)
+    assert same(weights(plain), weights(squeezed), rtol=1e-3, atol=2e-5)
+
+
+def test_one_row_that_does_not_fit_says_what_to_do(folder, monkeypatch):
+    def loss(self, batch):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 TB")
+
+    monkeypatch.setattr(train._Training, "_loss", loss)
+    with pytest.raises(MemoryError, match="lower max_tokens, use adapter='lora'"):
+        fit(folder, a_spec(folder, epochs=1))
+
+
+def test_other_errors_are_not_taken_for_memory(folder, monkeypatch):
+    def loss(self, batch):
+        raise RuntimeError("shapes do not fit")
+
+    monkeypatch.setattr(train._Training, "_loss", loss)
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        fit(folder, a_spec(folder, epochs=1))
+
+
+def test_a_loss_that_turns_nan_is_an_outcome(folder, monkeypatch):
+    spec = a_spec(folder, epochs=2)
+    true_loss, calls = train._Training._loss, []
+
+    def loss(self, batch):
+        calls.append(0)
+        found = true_loss(self, batch)
+        return found._replace(total=found.total * math.nan) if len(calls) == 3 else found
+
+    monkeypatch.setattr(train._Training, "_loss", loss)
+    student, outcome = fit(folder, spec)
+    assert (outcome.status, outcome.steps) == ("diverged", 3)
+    assert "nan at step 3" in outcome.reason
+    assert all(torch.isfinite(w).all() for w in weights(student).values())
+
+
+def test_sft_overfits_ten_items_and_learns_to_stop(folder):
+    spec = a_spec(folder, train_items=10, epochs=250, batch_size=10, learning_rate=1e-2)
+    items = data.load_items(spec, "train")
+    student, outcome = fit(folder, spec, items=items)
+    assert losses_of(outcome)[-1] < 0.05
+    prompts = data.prompt_ids([item.question for item in items], student.tokenizer)
+    texts = generate.generate(student, prompts, max_new_tokens=40)
+    assert all(text.ended for text in texts)
+    assert generate.decode(student, texts) == [item.response for item in items]
+
+
+@pytest.mark.parametrize("method", ["fkl", "revkd", "gkd"])
+def test_kd_drives_a_student_of_the_same_size_to_its_teacher(folder, method):
+    spec = a_spec(folder, method, epochs=60, batch_size=24, learning_rate=1e-2)
+    if method == "gkd":
+        spec = dataclasses.replace(spec, max_new_tokens=16)
+    student, outcome = fit(folder, spec)
+    found = losses_of(outcome)
+    assert found[-1] < found[0] / 5
+    teacher = a_teacher(folder, spec)
+    batch = data.collate(
+        data.encode(data.load_items(spec, "train"), student.tokenizer, max_tokens=96, protocol="careful"),
+        range(24),
+        pad_id=student.pad_id,
+    )
+    mine = Teacher(student).hidden_NH(batch) @ student.head_VH[: student.vocabulary_size].T
+    its = teacher.hidden_NH(batch) @ teacher.head_VH[: student.vocabulary_size].T
+    assert (mine.argmax(-1) == its.argmax(-1)).float().mean() > 0.9
+
+
+def test_noise_is_the_same_for_an_item_whatever_its_batch(folder):
+    spec = a_spec(folder, "fkl", noise_sigma=2.0)
+    teacher = a_teacher(folder, spec)
+    table = data.encode(
+        data.load_items(spec, "train"), teacher.model.tokenizer, max_tokens=96, protocol="careful"
+    )
+    together = data.collate(table, [3, 1, 2], pad_id=2)
+    alone = data.collate(table, [1], pad_id=2)
+    keys = teacher.noise(together).keys
+    start = int(together.scored_BT[0].sum())
+    n = int(alone.scored_BT.sum())
+    assert torch.equal(keys[start : start + n], teacher.noise(alone).keys)
+    assert len(set(keys.tolist())) == len(keys)
+    assert a_teacher(folder, a_spec(folder, "fkl")).noise(together) is None
+
+
+def test_paper_weighs_sequences_and_careful_weighs_tokens(folder):
+    """One long and one short sequence: under `paper` each has weight one half, under `careful` its tokens."""
+    for method in ("fkl", "revkd"):
+        found = {}
+        for protocol in ("careful", "paper"):
+            spec = a_spec(folder, method, protocol=protocol, train_items=2, batch_size=2, epochs=1)
+            items = data.load_items(spec, "train")
+            alone = [losses_of(fit(folder, dataclasses.replace(spec), items=[item])[1])[0] for item in items]
+            both = losses_of(fit(folder, spec, items=items)[1])[0]
+            tokenizer = models.load_tokenizer(spec.student)
+            table = data.encode(items, tokenizer, max_tokens=96, protocol=protocol)
+            batch = data.collate(table, [0, 1], pad_id=2)
+            counts = batch.scored_BT.sum(1).double()
+            shares = counts / counts.sum() if protocol == "careful" else torch.tensor([0.5, 0.5]).double()
+            found[protocol] = (both, float(shares @ torch.tensor(alone).double()))
+        for both, expected in found.values():
+            assert both == pytest.approx(expected, rel=1e-5)
+
+
+def test_gkd_mixes_by_its_share_and_scores_its_own_texts(folder):
+    for share, policies in ((0.0, {False}), (1.0, {True})):
+        _, outcome = fit(folder, a_spec(folder, "gkd", on_policy_share=share, epochs=1, max_new_tokens=8))
+        assert {entry["on_policy"] for entry in outcome.curve if "loss" in entry} == policies
+    _, mixed = fit(folder, a_spec(folder, "gkd", on_policy_share=0.5, epochs=8, max_new_tokens=8))
+    own = [entry["on_policy"] for entry in mixed.curve if "loss" in entry]
+    assert 0.2 < sum(own) / len(own) < 0.8
+    assert max(entry["n_tokens"] for entry in mixed.curve if entry.get("on_policy")) <= 8 * 9  # texts and EOS
+
+
+def test_best_on_validation_restores_the_lowest(folder):
+    spec = a_spec(folder, train_items=2, batch_size=2, epochs=60, learning_rate=1e-2, select_best=True)
+    validation = data.load_items(spec, "validation")
+    student, outcome = fit(folder, spec, validation=validation)
+    by_epoch = [entry["validation_loss"] for entry in outcome.curve if "validation_loss" in entry]
+    state = train._Training(student, validation, spec, 1e-3, None, validation, None, None, None)
+    assert state.validation_loss() == pytest.approx(min(by_epoch), rel=1e-6)
+    assert min(by_epoch) < by_epoch[-1]  # otherwise this test could not fail
+
+
+def test_schedule_warms_up_and_falls_to_zero(folder):
+    spec = a_spec(folder, epochs=10, warmup_share=0.2)
+    _, outcome = fit(folder, spec)
+    rates = [entry["learning_rate"] for entry in outcome.curve if "loss" in entry]
+    assert rates.index(max(rates)) in (5, 6)
+    assert max(rates) == pytest.approx(3e-3)
+    assert rates[0] == pytest.approx(3e-3 / 6)
+    assert rates[-1] == pytest.approx(3e-3 / 24)
+
+
+def test_lora_trains_the_adapter_alone(folder):
+    spec = a_spec(folder, "fkl", adapter="lora", epochs=1)
+    student, _ = fit(folder, spec)
+    names = set(weights(student))
+    assert names
+    assert all("lora_" in name for name in names)
+    kinds = {name.split(".")[-4] for name in names}
+    assert kinds == set(models.LORA_TARGETS)
+    base = models.load(spec.student)
+    frozen = {
+        n.replace(".base_layer", ""): w for n, w in student.causal.named_parameters() if "lora_" not in n
+    }
+    assert same(dict(base.network.named_parameters()), frozen)
+
+
+def test_padding_rows_get_no_gradient(folder):
+    spec = a_spec(folder, "fkl", epochs=1, weight_decay=0.0)
+    before = models.load(spec.student).head_VH.clone()
+    student, _ = fit(folder, spec)
+    size = student.vocabulary_size
+    assert torch.equal(student.head_VH[size:], before[size:])
+    assert not torch.equal(student.head_VH[:size], before[:size])
+
+
+def test_a_llama_student_trains_too(folder):
+    spec = tiny.spec(str(folder / "llama-20k"), str(folder / "data"), epochs=4)
+    _, outcome = fit(folder, spec)
+    assert losses_of(outcome)[-1] < losses_of(outcome)[0]
+
+
+def test_teacher_and_method_must_fit(folder):
+    spec = a_spec(folder, "fkl")
+    student = models.load(spec.student)
+    with pytest.raises(ValueError, match="method 'fkl' with teacher=None cannot be trained"):
+        train.train(student, data.load_items(spec, "train"), spec, rate=1e-3)
