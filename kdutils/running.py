@@ -23,7 +23,6 @@ from kdutils.data import Item
 from kdutils.models import LoadedModel
 from kdutils.runs import RunFolder
 from kdutils.runspec import EvalSpec, RunSpec
-from kdutils.spec import DOMAIN_TASKS, INSTRUCTION_TASKS
 from kdutils.teacher import Teacher
 
 OUT = Path(__file__).resolve().parents[1] / "outputs" / "runs-of-my-own"
@@ -69,7 +68,7 @@ def run(
     recorded outcome (`status` "diverged"), whose student is evaluated as it is.
 
     Args:
-        evaluation: by default greedy decoding on the test split of every task of the domain.
+        evaluation: by default greedy decoding on the test items of every task there is.
         progress: called with every entry of the training curve.
 
     Raises:
@@ -118,8 +117,8 @@ def resolved(spec: RunSpec) -> RunSpec:
 
 
 def default_evaluation(spec: RunSpec) -> EvalSpec:
-    """Greedy decoding on the test items of every task of the domain."""
-    tasks = INSTRUCTION_TASKS if spec.domain == "instruction" else DOMAIN_TASKS[spec.domain]
+    """Greedy decoding on the test items of every task that the data have, in the order of their file."""
+    tasks = dict.fromkeys(item.task for item in data.load_items(spec, "test"))
     return EvalSpec(tasks=tuple(tasks))
 
 

@@ -212,3 +212,16 @@ def test_an_untuned_teacher_is_the_plain_model(folder, tmp_path):
     spec = a_spec(folder, "fkl", teacher_tuned=False)
     running.run(spec, out=tmp_path, evaluation=EVALUATION)
     assert len(list(runs.finished(tmp_path))) == 1
+
+
+def test_the_readme_distils_a_pair(folder, tmp_path, monkeypatch, capsys):
+    """The README's lines as they stand, with tiny models under the hub's names."""
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    code = readme.split("```python\n")[1].split("```")[0]
+    for name, stands_for in (("tiny-20k", "Qwen/Qwen2.5-0.5B"), ("tiny-40k", "Qwen/Qwen2.5-1.5B")):
+        code = code.replace(stands_for, str(folder / name))
+    code = code.replace("train_items=400, validation_items=40", "train_items=24, validation_items=6")
+    monkeypatch.chdir(tmp_path)
+    tiny.write_data(tmp_path / "my_items")
+    exec(code, {})
+    assert "error_consistency" in capsys.readouterr().out
