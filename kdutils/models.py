@@ -8,6 +8,7 @@ are not read at all.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -129,6 +130,32 @@ def locate(name: str) -> Location:
     if name.startswith((".", "/", "~")) or not HUB_ID.fullmatch(name):
         raise ModelError(f"unknown model {name!r}: give a hub id (owner/name), a folder or a .gguf file")
     return Location(name, name)
+
+
+def files_digest(name: str) -> str:
+    """16 hexadecimal digits of the SHA-256 of a local model's weights, configuration and tokenizer.
+
+    "" for a hub id, whose files are not known before they are there.
+
+    Raises:
+        ModelError: as `locate`.
+    """
+    place = locate(name)
+    source = Path(place.source)
+    if not source.is_dir():
+        return ""
+    names = (
+        [place.gguf_file]
+        if place.gguf_file
+        else sorted(path.name for path in source.iterdir() if path.suffix in (".safetensors", ".json"))
+    )
+    total = hashlib.sha256()
+    for file_name in names:
+        if file_name == "generation_config.json":  # never read
+            continue
+        with (source / file_name).open("rb") as file:
+            total.update(file_name.encode() + hashlib.file_digest(file, "sha256").digest())
+    return total.hexdigest()[:16]
 
 
 def policy_for(n_parameters: int, *, device: str | None = None, trains_all: bool = False) -> Policy:

@@ -108,12 +108,18 @@ def _teacher_items(
 
 
 def resolved(spec: RunSpec) -> RunSpec:
-    """The spec with the digest of its data folder, so that other data are another run.
+    """The spec with the digests of its data and of local models: other files under the same names are
+    another run.
 
     Raises:
-        DataError: if a file of the folder is missing.
+        DataError, ModelError: if a file is missing.
     """
-    return replace(spec, data_digest=data.folder_digest(Path(spec.data)))
+    return replace(
+        spec,
+        data_digest=data.folder_digest(Path(spec.data)),
+        student_digest=models.files_digest(spec.student),
+        teacher_digest=models.files_digest(spec.teacher) if spec.teacher else "",
+    )
 
 
 def default_evaluation(spec: RunSpec) -> EvalSpec:

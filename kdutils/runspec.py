@@ -120,7 +120,9 @@ class RunSpec(_Hashed):
     lora_dropout: float = 0.05
     seed: int = 0
     data: str  # a folder with train.jsonl, validation.jsonl, test.jsonl
-    data_digest: str = ""  # of its files; filled in when the run is resolved
+    data_digest: str = ""  # of its files; this and the next two are filled in when the run is resolved
+    student_digest: str = ""  # of a local model's files; "" for a hub id
+    teacher_digest: str = ""
     train_items: int = 1_500
     validation_items: int = 120
     epochs: int = 3
@@ -211,6 +213,7 @@ class RunSpec(_Hashed):
             return None
         settings = self.to_dict() | {"student": self.teacher, "method": "sft", "teacher": None}
         settings |= {"seed": self.teacher_seed, "learning_rate": None, "select_best": False}
+        settings |= {"student_digest": self.teacher_digest, "teacher_digest": ""}
         defaults = {entry.name: entry.default for entry in dataclasses.fields(self)}
         return RunSpec(**settings | {name: defaults[name] for name in self.USED_BY})
 

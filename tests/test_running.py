@@ -157,6 +157,18 @@ def test_other_data_are_another_run(folder, finished, tmp_path):
     assert running.resolved(tiny.spec(spec.student, str(other))).run_id != one.run_id
 
 
+def test_other_weights_under_the_same_name_are_another_run(folder, tmp_path):
+    model = tiny.save_model(tmp_path / "tiny-20k", seed=5)
+    spec = tiny.spec(model, str(folder / "data"))
+    before = running.resolved(spec)
+    Path(model, "generation_config.json").write_text("{}")  # never read, so it changes nothing
+    assert running.resolved(spec).run_id == before.run_id
+    tiny.save_model(tmp_path / "tiny-20k", seed=6)
+    assert running.resolved(spec).run_id != before.run_id
+    teacher = tiny.spec(str(folder / "tiny-20k"), str(folder / "data"), method="fkl", teacher=model)
+    assert running.resolved(teacher).teacher_spec().student_digest == running.resolved(spec).student_digest
+
+
 @pytest.mark.parametrize(
     ("fields", "evaluation", "says"),
     [

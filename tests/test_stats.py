@@ -95,17 +95,6 @@ def test_there_are_as_many_tests_as_the_authors_ran(statistics):
     assert set(statistics.loc[statistics["group"] != "all", "n"]) == {11}
 
 
-def test_ledger_holds_both_rules_of_selection(cells):
-    sections = pd.concat(stats.ledger(cells, section=section) for section in ("01", "02", "03", "04", "05"))
-    assert sections.groupby(["selection", "domain"]).size().to_dict() == {
-        ("best_on_test", "commonsense"): 185,
-        ("best_on_test", "math"): 167,
-        ("temperature_1", "commonsense"): 185,
-        ("temperature_1", "math"): 167,
-    }
-    assert not sections.duplicated(stats.STATISTIC_COLUMNS[:-3]).any()
-
-
 def test_selection_decides_whether_methods_differ(cells):
     """notes on the release: at temperature 1 the ANOVA on the average is significant in both domains."""
     at_1 = stats.authors_tests(study.gains(cells, selection="temperature_1"), tests=["anova_methods"])
