@@ -192,7 +192,7 @@ def test_a_loss_that_turns_nan_is_an_outcome(folder, monkeypatch):
 
 
 def test_sft_overfits_ten_items_and_learns_to_stop(folder):
-    spec = a_spec(folder, train_items=10, epochs=250, batch_size=10, learning_rate=1e-2)
+    spec = a_spec(folder, train_items=10, epochs=160, batch_size=10, learning_rate=1e-2)
     items = data.load_items(spec, "train")
     student, outcome = fit(folder, spec, items=items)
     assert losses_of(outcome)[-1] < 0.05
@@ -204,7 +204,7 @@ def test_sft_overfits_ten_items_and_learns_to_stop(folder):
 
 @pytest.mark.parametrize("method", ["fkl", "revkd", "gkd"])
 def test_kd_drives_a_student_of_the_same_size_to_its_teacher(folder, method):
-    spec = a_spec(folder, method, epochs=35, batch_size=24, learning_rate=1e-2)
+    spec = a_spec(folder, method, epochs=30, batch_size=24, learning_rate=1e-2)
     if method == "gkd":
         spec = dataclasses.replace(spec, max_new_tokens=16)
     student, outcome = fit(folder, spec)
