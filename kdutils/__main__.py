@@ -9,9 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from kdutils import params, runner, spec
-
-OUTPUTS = params.REPOSITORY / "outputs"
+from kdutils import params, runner, spec, store
 
 
 class _Parser(argparse.ArgumentParser):
@@ -44,7 +42,7 @@ def _parser() -> argparse.ArgumentParser:
         help="set a parameter in every notebook that declares it",
     )  # fmt: skip
     parser.add_argument("--only", default="", metavar="02,06", help="numbers or names of notebooks")
-    parser.add_argument("--out", type=Path, default=OUTPUTS, metavar="DIR", help="default: outputs")
+    parser.add_argument("--out", type=Path, default=store.OUTPUTS, metavar="DIR", help="default: outputs")
     parser.add_argument("--jobs", type=int, metavar="N", help="notebooks at a time (default: all cores)")
     parser.add_argument("--limit", type=float, metavar="SECONDS", help="stop a notebook that takes longer")
     parser.add_argument("--list", action="store_true", help="print the notebooks and their parameters")

@@ -16,7 +16,7 @@ import pandas as pd
 
 from kdutils import verdicts
 from kdutils.evidence import VERDICTS, Evidence, Finding
-from kdutils.spec import AVERAGE, DOMAIN_TASKS, DOMAINS, TASK_LABELS
+from kdutils.spec import AVERAGE, DOMAIN_TASKS, DOMAINS, SOURCES, TASK_LABELS
 
 
 @dataclass(frozen=True)
@@ -321,6 +321,12 @@ def _ledger_row(claim: Claim, finding: Finding, found: Evidence) -> dict[str, An
     return {
         name: None if isinstance(value, float) and math.isnan(value) else value for name, value in row.items()
     }
+
+
+def by_source(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Ledger rows of each source there is, released results first."""
+    found = {source: [row for row in rows if row["source"] == source] for source in SOURCES}
+    return {source: part for source, part in found.items() if part}
 
 
 def table(rows: list[dict[str, Any]]) -> pd.DataFrame:

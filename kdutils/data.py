@@ -1,7 +1,6 @@
-"""Items, prompts, and what of them is trained on.
+"""Items read, tokenised and batched, and what of them is trained on.
 
-An item is one question with its answer, in one schema for the mini world, for benchmark files and for a
-reader's own. Nothing here draws random numbers but `epoch_order`, from a generator that is passed in.
+Nothing here draws random numbers but `epoch_order`, from a generator that is passed in.
 """
 
 from __future__ import annotations
@@ -9,8 +8,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
+from functools import cache
 from pathlib import Path
 
 import datasets
@@ -18,34 +19,17 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from kdutils.runspec import RunSpec
+from kdutils.items import Item, prompt
+from kdutils.mini.items import TASKS_OF, build_data, mini_digest
+from kdutils.runspec import MINI, RunSpec
 from kdutils.spec import ALL_TASKS
 
-# The authors' evaluation prompt, whitespace included (their training prompt differs by two blanks).
-PROMPT = (
-    "Below is an instruction that describes a task. "
-    "Write a response that appropriately completes the request. "
-    "\n\n                ### Instruction:\n                {instruction}\n\n"
-    "                ### Response:\n                "
-)
 SPLITS = ("train", "validation", "test")
+MINI_TEST_ITEMS = 200  # a task, if the evaluation does not say
 
 
 class DataError(ValueError):
     """Items that cannot be used. The message is one line and names file, line and remedy."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Item:
-    """One question with its answer."""
-
-    id: str  # unique within a data set
-    task: str  # a key of spec.ALL_TASKS
-    question: str
-    answer: str  # a number, a letter, a keyword, or for instructions the reference text
-    response: str = ""  # what SFT trains on; may be empty in a test set
-    rationale: str = ""  # the reasoning within the response, if there is any
-    ended: bool = True  # False: the response was cut, so EOS must not follow it
 
 
 @dataclass(frozen=True)
@@ -62,11 +46,6 @@ class Batch:
         length = int(self.attention_BT[rows].sum(1).max())
         cut = (tensor[rows, :length] for tensor in (self.input_ids_BT, self.attention_BT, self.scored_BT))
         return Batch(self.ids[rows], *cut)
-
-
-def prompt(question: str) -> str:
-    """The Alpaca prompt of a question, up to where the response begins."""
-    return PROMPT.format(instruction=question)
 
 
 def read_items(path: Path) -> list[Item]:
@@ -120,8 +99,11 @@ def default_response(item: Item) -> str:
     return item.rationale or f"the correct answer is {item.answer}"
 
 
-def load_items(spec: RunSpec, split: str) -> list[Item]:
+def load_items(spec: RunSpec, split: str, *, per_task: int | None = None) -> list[Item]:
     """The items of a split that a run uses: the first ones of its file, in their order.
+
+    Args:
+        per_task: of the mini world, which has as many as are asked for; a file holds what it holds.
 
     Raises:
         DataError: if the split is unknown or has too few items.
@@ -129,12 +111,38 @@ def load_items(spec: RunSpec, split: str) -> list[Item]:
     if split not in SPLITS:
         raise DataError(f"unknown split {split!r}; there are {list(SPLITS)}")
     wanted = {"train": spec.train_items, "validation": spec.validation_items}.get(split)
+    if spec.data == MINI:
+        return _mini_items(spec.domain, split, spec.wrong_rationale_share, wanted, per_task)
     items = read_items(Path(spec.data).expanduser() / f"{split}.jsonl")
     if wanted is not None and wanted > len(items):
         raise DataError(
             f"{split}_items={wanted}, but {spec.data}/{split}.jsonl holds {len(items)}; ask for fewer"
         )
     return items[:wanted]
+
+
+@cache
+def _mini_items(
+    domain: str, split: str, share: float, wanted: int | None, per_task: int | None
+) -> list[Item]:
+    """Items of the mini world, one of each task in turn; test items task after task."""
+    n_tasks = len(TASKS_OF[domain])
+    per_task = per_task or (MINI_TEST_ITEMS if wanted is None else math.ceil(wanted / n_tasks))
+    try:
+        items = build_data(split=split, n_per_task=per_task, domain=domain, wrong_rationale_share=share)
+    except ValueError as error:
+        raise DataError(f"data='mini': {error}") from None
+    if wanted is None:
+        return items
+    in_turn = [items[task * per_task + i] for i in range(per_task) for task in range(n_tasks)]
+    return in_turn[:wanted]
+
+
+def data_digest(spec: RunSpec) -> str:
+    """16 hexadecimal digits that name the items: of a folder's files, or of what the mini world generates."""
+    if spec.data == MINI:
+        return mini_digest(spec.domain)
+    return folder_digest(Path(spec.data))
 
 
 def folder_digest(folder: Path) -> str:
@@ -148,12 +156,6 @@ def folder_digest(folder: Path) -> str:
             )
         total.update(hashlib.sha256(path.read_bytes()).digest())
     return total.hexdigest()[:16]
-
-
-def fingerprint(items: Sequence[Item]) -> str:
-    """16 hexadecimal digits of the SHA-256 of the items: equal exactly if every character is."""
-    text = "".join(json.dumps(asdict(item), ensure_ascii=False) + "\n" for item in items)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def encode(

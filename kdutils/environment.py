@@ -11,6 +11,7 @@ import hashlib
 import os
 import platform
 import re
+import resource
 import subprocess
 import sys
 from importlib import metadata
@@ -145,6 +146,12 @@ def provenance() -> dict[str, Any]:
         "packages": {name: installed_version(name) for name in RECORDED_PACKAGES},
         "lock_sha256": hashlib.sha256(lock.read_bytes()).hexdigest() if lock.is_file() else None,
     }
+
+
+def peak_memory_gb() -> float:
+    """The most memory that this process has held, GB of 10^9 bytes."""
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes on macOS, KiB elsewhere
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9, 3)
 
 
 def main(arguments: list[str] | None = None) -> int:

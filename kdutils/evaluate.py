@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import sacrebleu
 
-from kdutils.data import Item
+from kdutils.items import Item
 from kdutils.spec import CHOICE_TASKS, INSTRUCTION_TASKS, MATH_TASKS
 
 NUMBER = re.compile(r"-?\d+\.?\d*")
@@ -99,8 +99,10 @@ def rouge_l(text: str, reference: str) -> float:
     return float(_rouge().score(reference, text)["rougeL"].fmeasure)
 
 
-def score(item: Item, text: str, *, n_tokens: int, ended: bool, sample: int = 0) -> dict[str, object]:
-    """One row of items.parquet for one text."""
+def score(
+    item: Item, text: str, *, n_tokens: int, ended: bool, sample: int = 0, top1: Sequence[int] = ()
+) -> dict[str, object]:
+    """One row of items.parquet for one text; `top1` is from generate.top1_tokens."""
     parsed, strict = parse(item.task, text), parse_strict(item.task, text)
     return {
         "task": item.task,
@@ -115,6 +117,7 @@ def score(item: Item, text: str, *, n_tokens: int, ended: bool, sample: int = 0)
         "unparsed": parsed is None,
         "truncated": not ended,
         "n_tokens": n_tokens,
+        "top1": list(top1),
         "rouge_l": rouge_l(text, item.answer) if item.task in INSTRUCTION_TASKS else math.nan,
     }
 
@@ -156,17 +159,24 @@ def _agree(task: str, left: object, right: object) -> bool:
     return left == right
 
 
+AGREEMENT = (
+    *("agreement", "both_right", "only_student", "only_teacher", "both_wrong", "error_consistency"),
+    "top1_agreement",
+)
+
+
 def agreement(both: pd.DataFrame) -> dict[str, float]:
     """Agreement of paired rows, percent, the 2x2 of correctness, and agreement beyond accuracy.
 
     `error_consistency` is Cohen's kappa of being right: agreement in correctness beyond what two models
     of these accuracies would have by chance; NaN where both are always right or always wrong.
+    `top1_agreement` is the share of tokens of the reference response at which both find the same token
+    likeliest, given the true tokens before it; NaN if their tokens differ.
     Source: Geirhos et al. 2020 (arXiv:2006.16736).
     """
     n = len(both)
     if n == 0:
-        names = ("agreement", "both_right", "only_student", "only_teacher", "both_wrong", "error_consistency")
-        return dict.fromkeys(names, math.nan)
+        return dict.fromkeys(AGREEMENT, math.nan)
     right, teacher_right = both["correct"].to_numpy(bool), both["correct_teacher"].to_numpy(bool)
     observed = float((right == teacher_right).mean())
     expected = right.mean() * teacher_right.mean() + (1 - right.mean()) * (1 - teacher_right.mean())
@@ -177,7 +187,18 @@ def agreement(both: pd.DataFrame) -> dict[str, float]:
         "only_teacher": 100 * float((~right & teacher_right).mean()),
         "both_wrong": 100 * float((~right & ~teacher_right).mean()),
         "error_consistency": (observed - expected) / (1 - expected) if expected < 1 else math.nan,
+        "top1_agreement": _top1_agreement(both),
     }
+
+
+def _top1_agreement(both: pd.DataFrame) -> float:
+    if "top1" not in both or "top1_teacher" not in both:  # rows of texts alone
+        return math.nan
+    pairs = list(zip(both["top1"], both["top1_teacher"], strict=True))
+    if any(len(student) != len(teacher) for student, teacher in pairs):
+        return math.nan
+    student, teacher = (np.concatenate(side) for side in zip(*pairs, strict=True))
+    return 100 * float((student == teacher).mean()) if len(student) else math.nan
 
 
 def corpus_bleu(texts: Sequence[str], references: Sequence[str]) -> float:

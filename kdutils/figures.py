@@ -31,18 +31,20 @@ def coverage(grid: pd.DataFrame) -> Figure:
     return fig
 
 
-def gain_by_pair(table: pd.DataFrame) -> Figure:
+def gain_by_pair(table: pd.DataFrame, *, watermark: str = "") -> Figure:
     """Average gain of every pair and method: columns domain, pair, method, gain, low, high."""
-    fig, axes = plots.panels(1, len(_domains(table)), height=4.2, sharey=True)
+    height = min(4.2, 1.6 + 0.6 * table["pair"].nunique())
+    fig, axes = plots.panels(1, len(_domains(table)), height=height, sharey=True)
     for ax, domain in zip(axes, _domains(table), strict=True):
         part = table[table["domain"] == domain]
         plots.interval_dots(ax, part, y="pair", x="gain", styles=METHOD_STYLE, by="method")
         ax.set(title=domain.capitalize(), xlabel=f"gain over SFT, points, {INTERVAL}")
     plots.figure_legend(fig, _methods(table))
+    plots.watermark(fig, watermark)
     return fig
 
 
-def gain_by_task(table: pd.DataFrame) -> Figure:
+def gain_by_task(table: pd.DataFrame, *, watermark: str = "") -> Figure:
     """Gains of one domain, a panel a student: columns student, label (task), method, gain, low, high."""
     students = list(dict.fromkeys(table["student"]))
     n_rows = -(-len(students) // 3)
@@ -57,6 +59,7 @@ def gain_by_task(table: pd.DataFrame) -> Figure:
     for ax in axes[max(0, len(students) - 3) : len(students)]:
         ax.set_xlabel(f"gain, points, {INTERVAL}")
     plots.figure_legend(fig, _methods(table))
+    plots.watermark(fig, watermark)
     return fig
 
 
@@ -198,4 +201,11 @@ def verdict_bars(counts: pd.DataFrame) -> Figure:
     plots.stacked_shares(ax, counts, styles=VERDICT_STYLE, fmt="{:.0f}")
     ax.set_xlabel("number of claims")
     fig.legend(handles=plots.shade_handles(VERDICT_STYLE), loc="outside lower center", ncols=4, frameon=False)
+    return fig
+
+
+def training_curve(entries: pd.DataFrame) -> Figure:
+    """Loss by step and, where there is one, validation loss by epoch: entries of curve.jsonl."""
+    fig, (ax,) = plots.panels(height=2.6)
+    plots.loss_curve(ax, entries)
     return fig

@@ -9,14 +9,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import datasets
 import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from kdutils import data
+from kdutils.losses import shifted
 from kdutils.models import LoadedModel
 from kdutils.noise import noise_keys, random_bits
 
 BATCH_ROWS = 64
+TOP1_ROWS = 256  # positions x vocabulary at a time
 COMPACT_SHARE = 0.5  # finished rows leave the batch once they are this share of it
 
 
@@ -66,6 +70,34 @@ def generate(
         texts |= dict(zip(rows, found, strict=True))
     model.network.train(was_training)
     return [texts[row] for row in range(len(prompts))]
+
+
+@torch.no_grad()
+def top1_tokens(
+    model: LoadedModel, encoded: datasets.Dataset, *, batch_rows: int = BATCH_ROWS
+) -> list[list[int]]:
+    """The likeliest token at every scored position of each row, given the true tokens before it.
+
+    Logits are computed for scored positions alone, TOP1_ROWS at a time.
+
+    Args:
+        encoded: from `data.encode`.
+    """
+    by_length = sorted(range(len(encoded)), key=lambda row: -len(encoded[row]["input_ids"]))
+    found: dict[int, list[int]] = {}
+    was_training = model.network.training
+    model.network.eval()
+    for first in range(0, len(by_length), batch_rows):
+        rows = by_length[first : first + batch_rows]
+        batch = data.collate(encoded, rows, pad_id=model.pad_id)
+        scored_BT = batch.scored_BT.to(model.policy.device)
+        hidden_NH = shifted(model.hidden_states(batch.input_ids_BT, batch.attention_BT), scored_BT)
+        head_VH = model.head_VH[: model.vocabulary_size]
+        parts = [(part.to(head_VH.dtype) @ head_VH.T).argmax(-1) for part in hidden_NH.split(TOP1_ROWS)]
+        tokens = torch.cat(parts).cpu().split(scored_BT.sum(1).tolist())
+        found |= {row: ids.tolist() for row, ids in zip(rows, tokens, strict=True)}
+    model.network.train(was_training)
+    return [found[row] for row in range(len(encoded))]
 
 
 class _Draw:

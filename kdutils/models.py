@@ -1,6 +1,6 @@
 """Students and teachers: where they are, how they are loaded, which numbers they compute in.
 
-One loading path for hub ids, local folders and GGUF files. Code that a model brings
+One loading path for the mini family, hub ids, local folders and GGUF files. Code that a model brings
 along is never run, weights are read from safetensors or GGUF alone, and a model's own generation settings
 are not read at all.
 """
@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -26,6 +27,7 @@ from transformers import (
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.utils import logging as transformers_logging
 
+from kdutils.mini.family import MINI_MODELS, MODEL_FOLDER
 from kdutils.runspec import RunSpec
 
 LORA_TARGETS = (
@@ -61,6 +63,8 @@ class Policy:
     weights: torch.dtype
     autocast: torch.dtype | None  # matrix products run in it, if it is not None
     attention: str
+    checkpointing: bool = False  # activations are computed again in the backward pass: slower, less memory
+    compiled: str = ""  # backend of torch.compile for the decoder, "" for none
 
     @contextlib.contextmanager
     def computing(self) -> Iterator[None]:
@@ -116,8 +120,10 @@ def locate(name: str) -> Location:
     """Where the model of that name is read from; nothing is loaded or downloaded.
 
     Raises:
-        ModelError: if it is neither a file, a folder with a config nor a hub id.
+        ModelError: if it is neither of the mini family, a file, a folder with a config nor a hub id.
     """
+    if name in MINI_MODELS:
+        return Location(name, str(MODEL_FOLDER / name))
     path = Path(name).expanduser()
     if name.endswith(".gguf"):
         if not path.is_file():
@@ -128,7 +134,10 @@ def locate(name: str) -> Location:
             raise ModelError(f"{name} has no config.json; give a folder as save_pretrained writes it")
         return Location(name, str(path.resolve()))
     if name.startswith((".", "/", "~")) or not HUB_ID.fullmatch(name):
-        raise ModelError(f"unknown model {name!r}: give a hub id (owner/name), a folder or a .gguf file")
+        raise ModelError(
+            f"unknown model {name!r}: give one of {list(MINI_MODELS)}, a hub id (owner/name), a folder or "
+            "a .gguf file"
+        )
     return Location(name, name)
 
 
@@ -164,7 +173,17 @@ def policy_for(n_parameters: int, *, device: str | None = None, trains_all: bool
     CUDA: bf16 and SDPA. CPU: float32 for tiny models; bf16 with eager attention for large ones, whose
     backward is faster than SDPA's there. Weights that are all trained stay float32, since a bf16 weight
     loses updates below 1/256 of its size; then products alone are in bf16.
+
+    Two switches, off until set, change speed and memory and results by rounding only:
+    KDUTILS_CHECKPOINTING=1, and KDUTILS_COMPILE=inductor (or another backend of torch.compile). Neither has
+    been measured on CUDA yet.
     """
+    policy = _policy_of_size(n_parameters, device=device, trains_all=trains_all)
+    switches = {"checkpointing": os.environ.get("KDUTILS_CHECKPOINTING", "0") == "1"}
+    return replace(policy, **switches, compiled=os.environ.get("KDUTILS_COMPILE", ""))
+
+
+def _policy_of_size(n_parameters: int, *, device: str | None, trains_all: bool) -> Policy:
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     is_cuda = torch.device(device).type == "cuda"
     if not is_cuda and n_parameters < LARGE_PARAMETERS:
@@ -223,7 +242,21 @@ def load(name: str, *, trains_all: bool = False, device: str | None = None) -> L
     policy = policy_for(network.num_parameters(), device=device, trains_all=trains_all)
     network.set_attn_implementation(policy.attention)
     network = network.to(device=policy.device, dtype=policy.weights).eval()
+    if policy.checkpointing:
+        network.activation_checkpointing_enable({"use_reentrant": False})
+    if policy.compiled:
+        network.get_decoder().compile(backend=policy.compiled)
+    if place.gguf_file is not None:
+        _dequantised(network)
     return LoadedModel(name, network, tokenizer, policy)
+
+
+def _dequantised(network: PreTrainedModel) -> None:
+    """A model from GGUF holds plain weights, but is marked as quantised and so refuses to be saved."""
+    network.hf_quantizer = None
+    network.is_quantized = False
+    if hasattr(network.config, "quantization_config"):
+        del network.config.quantization_config
 
 
 def add_adapter(model: LoadedModel, spec: RunSpec, *, seed: int) -> LoadedModel:
@@ -261,10 +294,12 @@ def seeded(seed: int) -> Iterator[None]:
 def learning_rate(spec: RunSpec) -> float:
     """The learning rate of a run: its own, else the model's default.
 
-    The authors' 3e-4 for LoRA, 2e-5 for full fine-tuning.
+    The mini family's were set when it was calibrated; else the authors' 3e-4 for LoRA, 2e-5 for all weights.
     """
     if spec.learning_rate is not None:
         return spec.learning_rate
+    if spec.student in MINI_MODELS:
+        return MINI_MODELS[spec.student].fine_tuning_rate
     return 3e-4 if spec.adapter == "lora" else 2e-5
 
 

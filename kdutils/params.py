@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from kdutils import spec
+from kdutils.store import REPOSITORY
 
-REPOSITORY = Path(__file__).resolve().parents[1]
 NOTEBOOKS = REPOSITORY / "notebooks"
 TAG = "parameters"  # the cell tag that papermill looks for
 

@@ -101,6 +101,14 @@ def figure_legend(fig: Figure, styles: list[Style], *, extra: list | None = None
     )
 
 
+def watermark(fig: Figure, text: str) -> None:
+    """`text` across the figure, behind nothing and in front of nothing that matters; nothing for ""."""
+    if text:
+        fig.text(
+            0.5, 0.5, text, size=28, color="0.5", alpha=0.22, ha="center", va="center", rotation=20, zorder=0
+        )
+
+
 def line_handle(label: str, **line) -> Line2D:
     """A legend entry for a line, for `figure_legend(extra=...)`."""
     return Line2D([], [], label=label, **({"color": GREY} | line))
@@ -286,3 +294,18 @@ def count_grid(ax: Axes, table: pd.DataFrame) -> Axes:
 def ordered_colours(n: int) -> list[tuple[float, float, float]]:
     """n colours from light to dark, for values that have an order."""
     return list(sns.color_palette("crest", n))
+
+
+def loss_curve(ax: Axes, entries: pd.DataFrame) -> Axes:
+    """Training loss by step, and validation loss where an epoch ended."""
+    steps = entries.dropna(subset=["step"])
+    ax.plot(steps["step"], steps["loss"], color=_COLOURS[0], linewidth=1, label="training")
+    if "validation_loss" in entries:
+        at_step = entries["step"].ffill().fillna(0)
+        known = entries["validation_loss"].notna()
+        ax.plot(
+            at_step[known], entries.loc[known, "validation_loss"], "o-", color=_COLOURS[3], label="validation"
+        )
+        ax.legend(frameon=False)
+    ax.set(xlabel="step", ylabel="loss, nats a token")
+    return ax

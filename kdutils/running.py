@@ -18,14 +18,14 @@ from typing import Any
 
 import pandas as pd
 
-from kdutils import data, evaluate, generate, models, runs, store, train
-from kdutils.data import Item
+from kdutils import data, environment, evaluate, generate, models, runs, store, train
+from kdutils.items import Item, fingerprint
 from kdutils.models import LoadedModel
 from kdutils.runs import RunFolder
 from kdutils.runspec import EvalSpec, RunSpec
 from kdutils.teacher import Teacher
 
-OUT = Path(__file__).resolve().parents[1] / "outputs" / "runs-of-my-own"
+NO_LIMIT = 1_000_000  # tokens: what is evaluated is never cut
 Progress = Callable[[dict[str, Any]], None]
 
 
@@ -58,7 +58,7 @@ class Run:
 def run(
     spec: RunSpec,
     *,
-    out: Path | str = OUT,
+    out: Path | str = store.OUTPUTS,
     evaluation: EvalSpec | None = None,
     progress: Progress | None = None,
 ) -> Run:
@@ -116,7 +116,7 @@ def resolved(spec: RunSpec) -> RunSpec:
     """
     return replace(
         spec,
-        data_digest=data.folder_digest(Path(spec.data)),
+        data_digest=data.data_digest(spec),
         student_digest=models.files_digest(spec.student),
         teacher_digest=models.files_digest(spec.teacher) if spec.teacher else "",
     )
@@ -137,9 +137,11 @@ def check(spec: RunSpec, evaluation: EvalSpec) -> None:
     for name in filter(None, (spec.student, spec.teacher)):
         models.locate(name)
     models.check_pair(spec)
+    test_items(spec, evaluation)
+    if spec.method == "base":
+        return
     for split in ("train", "validation"):
         data.load_items(spec, split)
-    test_items(spec, evaluation)
     tokenizer = models.load_tokenizer(spec.student)
     data.encode(data.load_items(spec, "train"), tokenizer, max_tokens=spec.max_tokens, protocol=spec.protocol)
 
@@ -151,7 +153,7 @@ def test_items(spec: RunSpec, evaluation: EvalSpec) -> list[Item]:
         DataError: if a task has none.
     """
     chosen = []
-    pool = data.load_items(spec, evaluation.split)
+    pool = data.load_items(spec, evaluation.split, per_task=evaluation.items_per_task)
     for task in evaluation.tasks:
         of_task = [item for item in pool if item.task == task][: evaluation.items_per_task]
         if not of_task:
@@ -163,6 +165,8 @@ def test_items(spec: RunSpec, evaluation: EvalSpec) -> list[Item]:
 
 def load_trained(spec: RunSpec, folder: RunFolder) -> LoadedModel:
     """The student of a finished run, ready to compute."""
+    if spec.method == "base":
+        return models.load(spec.student)
     if spec.adapter == "full":
         trained = models.load(str(folder.model))
         return dataclasses.replace(trained, name=spec.student)
@@ -187,6 +191,9 @@ def teacher_model(spec: RunSpec, out: Path, progress: Progress | None = None) ->
 
 def _trained(spec: RunSpec, folder: RunFolder, out: Path, progress: Progress | None) -> LoadedModel:
     """Train, save, commit."""
+    if spec.method == "base":
+        folder.finish({"status": "untrained"}, [])
+        return models.load(spec.student)
     items, teacher = data.load_items(spec, "train"), None
     if spec.method == "seqkd":
         items = teacher_texts(spec, items, out, progress)
@@ -210,8 +217,9 @@ def _trained(spec: RunSpec, folder: RunFolder, out: Path, progress: Progress | N
         (partial / "generation_config.json").unlink(missing_ok=True)  # nothing may decide how we decode
         student.tokenizer.save_pretrained(partial)
     facts = asdict(outcome) | {
-        "fingerprint": data.fingerprint(items),
+        "fingerprint": fingerprint(items),
         "learning_rate": models.learning_rate(spec),
+        "peak_memory_gb": environment.peak_memory_gb(),
     }
     curve = facts.pop("curve")
     folder.finish(facts, [_finite(entry) for entry in curve])
@@ -237,7 +245,7 @@ def teacher_texts(
     own = spec.teacher_spec()
     key = {
         "teacher": own.run_id if own else spec.teacher,
-        "items": data.fingerprint(items),
+        "items": fingerprint(items),
         "max_new_tokens": spec.max_new_tokens,
     }
     path = (
@@ -279,13 +287,23 @@ def evaluated(student: LoadedModel, spec: RunSpec, evaluation: EvalSpec, folder:
         seed=evaluation.seed,
     )
     written = generate.decode(student, texts)
+    top1 = generate.top1_tokens(
+        student, data.encode(items, student.tokenizer, max_tokens=NO_LIMIT, protocol="careful")
+    )
     rows = pd.DataFrame(
         [
             {"run_id": spec.run_id}
-            | evaluate.score(items[row], text, n_tokens=len(made.token_ids), ended=made.ended, sample=sample)
+            | evaluate.score(
+                items[row],
+                text,
+                n_tokens=len(made.token_ids),
+                ended=made.ended,
+                sample=sample,
+                top1=top1[row],
+            )
             for (row, sample), text, made in zip(wanted, written, texts, strict=True)
         ]
     )
-    facts = {"seconds": round(time.monotonic() - started, 3), "fingerprint": data.fingerprint(items)}
+    facts = {"seconds": round(time.monotonic() - started, 3), "fingerprint": fingerprint(items)}
     folder.write_evaluation(evaluation, rows, facts)
-    return rows
+    return folder.evaluation(evaluation)  # as everybody after us reads it

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,13 +81,21 @@ class RunFolder:
             StoreError: if its files are damaged.
         """
         folder = self.path / "eval" / spec.eval_id
-        if _read_result(folder / "result.json") is None:
+        if self.evaluation_result(spec) is None:
             return None
         try:
             return pd.read_parquet(folder / "items.parquet")
         except (OSError, ValueError) as error:
             reason = " ".join(str(error).split())[:120]
             raise StoreError(f"{folder}/items.parquet is damaged ({reason}); delete {folder}") from error
+
+    def evaluation_result(self, spec: EvalSpec) -> dict[str, Any] | None:
+        """Facts about an evaluation (seconds, n_rows, fingerprint), None if it was not made.
+
+        Raises:
+            StoreError: if the file is damaged or of another layout.
+        """
+        return _read_result(self.path / "eval" / spec.eval_id / "result.json")
 
     def write_evaluation(self, spec: EvalSpec, rows: pd.DataFrame, facts: dict[str, Any]) -> None:
         """Keep an evaluation, whole or not at all."""
@@ -118,14 +126,19 @@ def finished(out: Path) -> Iterator[tuple[RunSpec, RunFolder]]:
         yield spec, folder
 
 
-def cells_of(out: Path, evaluation: EvalSpec) -> pd.DataFrame:
+def cells_of(out: Path, evaluation: EvalSpec, *, only: Collection[str] | None = None) -> pd.DataFrame:
     """The finished runs under `out` as cells of the released tables' schema, source `live`.
 
     Agreement and fidelity of a KD student are with its own tuned teacher; `agreement_sft` and
     `fidelity_sft` are those of the SFT student of the same seed beside that teacher.
+
+    Args:
+        only: names of the runs to read; None for all.
     """
     scored = {}
     for spec, folder in finished(out):
+        if only is not None and spec.run_id not in only:
+            continue
         rows = folder.evaluation(evaluation)
         if rows is not None:
             scored[spec] = rows

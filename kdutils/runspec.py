@@ -17,11 +17,19 @@ from typing import Any, ClassVar, Self
 from kdutils.spec import TRAIN_DOMAINS
 
 SCHEMA_VERSION = 1  # part of every hash; raised when a default changes its meaning
-METHODS = ("sft", "fkl", "seqkd", "revkd", "gkd")
+METHODS = ("base", "sft", "fkl", "seqkd", "revkd", "gkd")  # base: the model as it is, for evaluation
+KD_METHODS = METHODS[2:]
 LOGIT_METHODS = ("fkl", "revkd", "gkd")  # they need the teacher's logits, so one vocabulary
 PROTOCOLS = ("careful", "paper")
 ADAPTERS = ("full", "lora")
 SCORINGS = ("generation",)
+MINI = "mini"  # the generated world, kdutils.mini
+
+
+TRAINING_FIELDS = (  # without effect where nothing is trained
+    *("protocol", "adapter", "seed", "train_items", "validation_items", "epochs", "batch_size"),
+    *("learning_rate", "warmup_share", "weight_decay", "max_grad_norm", "select_best", "max_tokens"),
+)
 
 
 class _Hashed:
@@ -97,12 +105,12 @@ class _Hashed:
 class RunSpec(_Hashed):
     """What is trained.
 
-    Models are hub ids, local folders or GGUF files. Fields that a method does not use must stay at their
-    defaults: a value without effect would make two names for one run.
+    Models are names of the mini family, hub ids, local folders or GGUF files. Fields that a method does not
+    use must stay at their defaults: a value without effect would make two names for one run.
     """
 
     student: str
-    method: str  # sft | fkl | seqkd | revkd | gkd
+    method: str  # base | sft | fkl | seqkd | revkd | gkd
     domain: str  # math | commonsense | instruction
     teacher: str | None = None
     teacher_tuned: bool = True  # the teacher is fine-tuned on the domain first (its own `sft` run)
@@ -119,8 +127,9 @@ class RunSpec(_Hashed):
     lora_alpha: float = 16.0
     lora_dropout: float = 0.05
     seed: int = 0
-    data: str  # a folder with train.jsonl, validation.jsonl, test.jsonl
-    data_digest: str = ""  # of its files; this and the next two are filled in when the run is resolved
+    data: str = MINI  # or a folder with train.jsonl, validation.jsonl, test.jsonl
+    wrong_rationale_share: float = 0.23  # mini: of the training rationales in math, as measured in math_10k
+    data_digest: str = ""  # of the items; this and the next two are filled in when the run is resolved
     student_digest: str = ""  # of a local model's files; "" for a hub id
     teacher_digest: str = ""
     train_items: int = 1_500
@@ -147,6 +156,7 @@ class RunSpec(_Hashed):
         "sampling_temperature": (0.01, 100.0),
         "max_new_tokens": (1, 8_192),
         "noise_sigma": (0.0, 1_000.0),
+        "wrong_rationale_share": (0.0, 1.0),
         "lora_rank": (1, 1_024),
         "lora_alpha": (0.001, 10_000.0),
         "lora_dropout": (0.0, 0.9),
@@ -170,16 +180,24 @@ class RunSpec(_Hashed):
         "on_policy_share": ("gkd",),
         "sampling_temperature": ("gkd",),
         "max_new_tokens": ("gkd", "seqkd"),
-        "teacher_tuned": METHODS[1:],
-        "teacher_seed": METHODS[1:],
+        "teacher_tuned": KD_METHODS,
+        "teacher_seed": KD_METHODS,
+        **dict.fromkeys(TRAINING_FIELDS, METHODS[1:]),
     }
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.method == "sft" and self.teacher is not None:
-            raise ValueError(f"method 'sft' has no teacher, but teacher={self.teacher!r}: drop it or distil")
-        if self.method != "sft" and not self.teacher:
+        if self.method not in KD_METHODS and self.teacher is not None:
+            raise ValueError(
+                f"method {self.method!r} has no teacher, but teacher={self.teacher!r}: drop it or distil"
+            )
+        if self.method in KD_METHODS and not self.teacher:
             raise ValueError(f"method {self.method!r} needs a teacher: give teacher=... or use method='sft'")
+        if self.wrong_rationale_share != 0.23 and (self.data != MINI or self.domain != "math"):
+            raise ValueError(
+                f"wrong_rationale_share={self.wrong_rationale_share} concerns math of data='mini' alone, "
+                f"not {self.domain} of {self.data!r}; leave it out"
+            )
         defaults = {entry.name: entry.default for entry in dataclasses.fields(self)}
         for name, methods in self.USED_BY.items():
             if self.method not in methods and getattr(self, name) != defaults[name]:
@@ -215,7 +233,8 @@ class RunSpec(_Hashed):
         settings |= {"seed": self.teacher_seed, "learning_rate": None, "select_best": False}
         settings |= {"student_digest": self.teacher_digest, "teacher_digest": ""}
         defaults = {entry.name: entry.default for entry in dataclasses.fields(self)}
-        return RunSpec(**settings | {name: defaults[name] for name in self.USED_BY})
+        unused = [name for name, methods in self.USED_BY.items() if "sft" not in methods]
+        return RunSpec(**settings | {name: defaults[name] for name in unused})
 
 
 @dataclass(frozen=True, kw_only=True)

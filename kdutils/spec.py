@@ -6,8 +6,9 @@ Every key that appears in a table, a parameter or a file name is defined here on
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 MATH_TASKS = ("aqua", "addsub", "gsm8k", "multiarith", "svamp", "singleeq")
 COMMONSENSE_TASKS = ("arc_c", "arc_e", "boolq", "hellaswag", "obqa", "piqa", "siqa", "winogrande")
@@ -78,6 +79,8 @@ METHOD_LABELS = {
     "gkd": "GKD",
 }
 KD_METHODS = ("fkl", "revkd", "gkd")  # the three that the paper compares
+SOURCES = ("published", "live")  # where cells come from
+SOURCE_LABELS = {"published": "Released", "live": "Live"}
 SELECTIONS = ("best_on_test", "temperature_1")
 
 SECTIONS = {
@@ -111,6 +114,29 @@ PARAMETER_CHOICES = {
 
 
 @dataclass(frozen=True, kw_only=True)
+class Live:
+    """What a profile trains: every pair x method x domain x temperature x noise x seed, and their baselines.
+
+    Names are checked when the runs are planned (grid.specs).
+    """
+
+    data: str
+    pairs: tuple[tuple[str, str], ...]  # (teacher, student)
+    methods: tuple[str, ...]
+    domains: tuple[str, ...]
+    temperatures: tuple[float, ...]
+    noise_sigmas: tuple[float, ...]
+    seeds: tuple[int, ...]
+    items_per_task: int  # of the test set
+    settings: dict[str, Any]  # more fields of every RunSpec, such as train_items
+
+    @property
+    def watermark(self) -> str:
+        """What every live figure says across it; "" where the models and items are real."""
+        return "model world" if self.data == "mini" else ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Profile:
     """How much of the study to run: which sources of cells, which notebooks."""
 
@@ -119,6 +145,7 @@ class Profile:
     summary: str
     sources: tuple[str, ...]  # of "published", "live"
     notebooks: tuple[str, ...]  # in the order of the reports
+    live: Live | None = None  # what is trained, where "live" is a source
 
     def __post_init__(self) -> None:
         unknown = sorted(set(self.notebooks) - set(SECTIONS.values()))
@@ -126,6 +153,10 @@ class Profile:
             raise ValueError(
                 f"profile {self.name!r} names unknown notebooks {unknown}; "
                 f"there are {list(SECTIONS.values())}"
+            )
+        if ("live" in self.sources) != (self.live is not None):
+            raise ValueError(
+                f"profile {self.name!r} has sources {list(self.sources)}: a [live] table goes with 'live'"
             )
 
 
@@ -145,4 +176,14 @@ def load_profile(name: str) -> Profile:
         summary=entries["summary"],
         sources=tuple(entries["sources"]),
         notebooks=tuple(entries["notebooks"]),
+        live=_live(entries["live"]) if "live" in entries else None,
     )
+
+
+def _live(entries: dict[str, Any]) -> Live:
+    """The `[live]` table of a profile; keys that `Live` lacks are fields of the runs."""
+    own = {entry.name for entry in fields(Live)} - {"settings"}
+    values = {key: tuple(value) if isinstance(value, list) else value for key, value in entries.items()}
+    values["pairs"] = tuple((teacher, student) for teacher, student in values["pairs"])
+    settings = {key: value for key, value in values.items() if key not in own}
+    return Live(**{key: value for key, value in values.items() if key in own}, settings=settings)

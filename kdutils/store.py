@@ -13,6 +13,9 @@ from typing import Any
 
 import pandas as pd
 
+REPOSITORY = Path(__file__).resolve().parents[1]
+OUTPUTS = REPOSITORY / "outputs"
+
 
 def write_bytes(path: Path, content: bytes) -> Path:
     """Write `content` under `path` in one step: a reader sees the old file or the new one.

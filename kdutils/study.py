@@ -5,9 +5,11 @@ Every function takes a cell table (cells.SCHEMA) of any source and returns a tid
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pandas as pd
 
-from kdutils import published
+from kdutils import published, store
 from kdutils.spec import (
     AVERAGE,
     DOMAIN_TASKS,
@@ -15,8 +17,11 @@ from kdutils.spec import (
     KD_METHODS,
     METHOD_LABELS,
     SELECTIONS,
+    SOURCE_LABELS,
+    SOURCES,
     TASK_LABELS,
     TASKS,
+    Live,
     load_profile,
 )
 
@@ -51,15 +56,58 @@ GAIN_COLUMNS = [
 ]
 
 
-def cells_of(profile: str) -> pd.DataFrame:
+def cells_of(profile: str, out: Path | str = store.OUTPUTS) -> pd.DataFrame:
     """All cells of a profile, from every source it names.
+
+    Args:
+        out: where live runs are kept; a relative path is taken from the repository.
 
     Raises:
         ValueError: for an unknown profile.
         published.ReleasedTablesError: if the profile reads the released tables and they cannot be had.
     """
-    readers = {"published": published.cells}
-    return pd.concat([readers[source]() for source in load_profile(profile).sources], ignore_index=True)
+    chosen = load_profile(profile)
+    readers = {"published": published.cells, "live": lambda: _live_cells(chosen.live, out)}
+    return pd.concat([readers[source]() for source in chosen.sources], ignore_index=True)
+
+
+def _live_cells(live: Live, out: Path | str) -> pd.DataFrame:
+    from kdutils import grid  # loads torch, which a profile without training does not need
+
+    return grid.live_cells(live, store.REPOSITORY / out)
+
+
+def costs(profile: str, out: Path | str = store.OUTPUTS) -> pd.DataFrame:
+    """What the live runs of a profile cost (grid.costs); empty for one that trains nothing."""
+    live = load_profile(profile).live
+    if live is None:
+        return pd.DataFrame()
+    from kdutils import grid  # as above
+
+    return grid.costs(live, store.REPOSITORY / out)
+
+
+def by_source(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The rows of each source there is, released results first."""
+    return {
+        source: table[table["source"] == source] for source in SOURCES if (table["source"] == source).any()
+    }
+
+
+def named(name: str, source: str) -> str:
+    """The name of a figure of one source; that of the released results is the plain one."""
+    return name if source == "published" else f"{name}_{source}"
+
+
+def labelled(text: str, source: str) -> str:
+    """A caption or remark that says which results it is about: `Released: ...`."""
+    return f"{SOURCE_LABELS[source]}: {text}"
+
+
+def watermarks(profile: str) -> dict[str, str]:
+    """What figures of each source carry across them; "" for real models."""
+    live = load_profile(profile).live
+    return {"published": "", "live": live.watermark if live else ""}
 
 
 def tasks_of(domain: str) -> list[str]:
@@ -139,7 +187,7 @@ def gains(cells: pd.DataFrame, *, selection: str) -> pd.DataFrame:
 def pair_label(table: pd.DataFrame) -> pd.Series:
     """Short names of teacher-student pairs: `Qwen 14B→0.5B`."""
     sizes = [table[side].str.rsplit("-", n=1).str[-1] for side in ("teacher", "student")]
-    return table["student"].str.extract(r"^([A-Za-z]+)")[0] + " " + sizes[0] + "→" + sizes[1]
+    return table["student"].str.extract(r"^(mini-[a-z]+|[A-Za-z]+)")[0] + " " + sizes[0] + "→" + sizes[1]
 
 
 def averages(gain_table: pd.DataFrame) -> pd.DataFrame:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from kdutils import data, losses, store
 from kdutils.data import Batch
 from kdutils.generate import generate
+from kdutils.items import Item
 from kdutils.losses import TokenSum, shifted
 from kdutils.models import LoadedModel, seeded
 from kdutils.runspec import RunSpec
@@ -47,12 +48,12 @@ class Outcome:
 
 def train(
     student: LoadedModel,
-    items: Sequence[data.Item],
+    items: Sequence[Item],
     spec: RunSpec,
     *,
     rate: float,
     teacher: Teacher | None = None,
-    validation: Sequence[data.Item] = (),
+    validation: Sequence[Item] = (),
     checkpoint: Path | None = None,
     progress: Progress | None = None,
     micro_batch_size: int | None = None,
@@ -96,7 +97,7 @@ class _Training:
         self.n_steps = self.steps_per_epoch * spec.epochs
         self.weights = {name: w for name, w in student.network.named_parameters() if w.requires_grad}
         self.optimiser = torch.optim.AdamW(
-            _groups(self.weights, spec.weight_decay), lr=rate, betas=(0.9, 0.999)
+            _groups(self.weights, spec.weight_decay), lr=rate, betas=(0.9, 0.999), fused=True
         )
         self.outcome = Outcome("trained", 0, 0.0, micro_batch_size=micro_batch_size or spec.batch_size)
         self.best: tuple[float, dict[str, Tensor]] | None = None
@@ -334,7 +335,7 @@ class _Training:
         weights = {name: tensors[f"weight/{name}"] for name in self.weights}
         moments = {
             name: {
-                key: tensors[f"optimiser/{key}/{name}"].to(w.device if key != "step" else "cpu")
+                key: tensors[f"optimiser/{key}/{name}"].to(w.device)
                 for key in ("step", "exp_avg", "exp_avg_sq")
             }
             for name, w in self.weights.items()

@@ -12,6 +12,8 @@ LEFT_TO_RIGHT = [
     "environment",
     "spec",
     "store",
+    "items",
+    "mini",
     "runspec",
     "data",
     "models",
@@ -24,6 +26,8 @@ LEFT_TO_RIGHT = [
     "cells",
     "runs",
     "running",
+    "grid",
+    "ladder",
     "published",
     "study",
     "stats",
@@ -32,6 +36,7 @@ LEFT_TO_RIGHT = [
     "claims",
     "plots",
     "figures",
+    "live",
     "params",
     "ledger",
     "tables",
@@ -43,30 +48,52 @@ LEFT_TO_RIGHT = [
     "runner",
     "__main__",
 ]
-MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
+MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__") + ["mini"]
+MINI_LEFT_TO_RIGHT = [
+    *("world", "problem", "templates", "arithmetic", "commonsense", "instructions", "items", "texts"),
+    *("tokenizer", "family", "pretrain"),
+]
 
 
 def imported(module: str) -> set[str]:
     """Modules of kdutils that a module names in an import statement, wherever it stands."""
     names = set()
-    for node in ast.walk(ast.parse((PACKAGE / f"{module}.py").read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module == "kdutils":
+    folder = PACKAGE / module
+    for path in sorted(folder.glob("*.py")) if folder.is_dir() else [PACKAGE / f"{module}.py"]:
+        names |= {name.split(".")[0] for name in names_imported(path, "kdutils")}
+    return names - {module}
+
+
+def names_imported(path: Path, package: str) -> set[str]:
+    """Modules of a package that a file imports, without the package's name."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module == package:
             names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("kdutils."):
-            names.add(node.module.split(".")[1])
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"{package}."):
+            names.add(node.module.removeprefix(f"{package}."))
         elif isinstance(node, ast.Import):
-            names |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("kdutils.")}
+            names |= {
+                a.name.removeprefix(f"{package}.") for a in node.names if a.name.startswith(f"{package}.")
+            }
     return names
 
 
 def test_every_module_has_its_place():
-    assert sorted(LEFT_TO_RIGHT) == MODULES
+    assert sorted(LEFT_TO_RIGHT) == sorted(MODULES)
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_imports_point_to_the_left(module):
     place = LEFT_TO_RIGHT.index(module)
     assert imported(module) <= set(LEFT_TO_RIGHT[:place])
+
+
+@pytest.mark.parametrize("module", MINI_LEFT_TO_RIGHT)
+def test_imports_within_the_mini_world_point_to_the_left(module):
+    place = MINI_LEFT_TO_RIGHT.index(module)
+    inner = names_imported(PACKAGE / "mini" / f"{module}.py", "kdutils.mini")
+    assert inner <= set(MINI_LEFT_TO_RIGHT[:place])
 
 
 def test_importing_the_package_imports_nothing_else():

@@ -7,7 +7,8 @@ import tiny
 import torch
 
 from kdutils import data
-from kdutils.data import DataError, Item
+from kdutils.data import DataError
+from kdutils.items import Item, fingerprint, prompt
 
 TOKENIZER = tiny.tokenizer()
 
@@ -25,7 +26,7 @@ def scored_text(batch, row, tokenizer=TOKENIZER):
 
 
 def test_prompt_is_the_authors_to_the_blank():
-    text = data.prompt("Add 1 and 2.")
+    text = prompt("Add 1 and 2.")
     assert text.startswith(
         "Below is an instruction that describes a task. Write a response that appropriately "
     )
@@ -76,11 +77,10 @@ def test_a_cut_response_gets_no_eos():
 
 def test_prompts_to_generate_from_are_those_trained_on():
     table = encoded()
-    for row, prompt in zip(
-        table, data.prompt_ids([item.question for item in items()], TOKENIZER), strict=True
-    ):
-        assert row["input_ids"][: len(prompt)] == prompt
-        assert row["n_unscored"] == len(prompt)
+    heads = data.prompt_ids([item.question for item in items()], TOKENIZER)
+    for row, head in zip(table, heads, strict=True):
+        assert row["input_ids"][: len(head)] == head
+        assert row["n_unscored"] == len(head)
 
 
 def test_a_slice_of_a_batch_is_cut_to_its_own_length():
@@ -155,7 +155,7 @@ def test_the_fingerprint_sees_every_character(tmp_path):
     text = (folder / "test.jsonl").read_text()
     (folder / "test.jsonl").write_text(text.replace("What", "what", 1))
     assert data.folder_digest(folder) != before
-    assert data.fingerprint(items(3)) != data.fingerprint(items(4))
+    assert fingerprint(items(3)) != fingerprint(items(4))
 
 
 def test_default_responses_are_those_of_llm_adapters():

@@ -9,7 +9,7 @@ import sacrebleu
 from sklearn.metrics import cohen_kappa_score
 
 from kdutils import evaluate
-from kdutils.data import Item
+from kdutils.items import Item
 from kdutils.spec import ALL_TASKS
 
 
@@ -165,3 +165,13 @@ def test_a_scored_row_keeps_both_readings():
 def test_rouge_l_of_a_known_pair():
     assert evaluate.rouge_l("the cat sat", "the cat sat") == 1.0
     assert evaluate.rouge_l("the cat", "the cat sat down") == pytest.approx(2 * (1.0 * 0.5) / 1.5)
+
+
+def test_agreement_of_the_likeliest_tokens_counts_tokens_not_items():
+    rows = {"task": "addsub", "parsed": "1", "correct": True, "answer": "1", "sample": 0}
+    student = pd.DataFrame([rows | {"item_id": "a", "top1": [1, 2, 3]}, rows | {"item_id": "b", "top1": [4]}])
+    teacher = pd.DataFrame([rows | {"item_id": "a", "top1": [1, 9, 3]}, rows | {"item_id": "b", "top1": [5]}])
+    both = evaluate.paired(student, teacher)
+    assert evaluate.agreement(both)["top1_agreement"] == 50.0
+    teacher.at[0, "top1"] = [1, 2]
+    assert np.isnan(evaluate.agreement(evaluate.paired(student, teacher))["top1_agreement"])

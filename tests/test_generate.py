@@ -8,7 +8,7 @@ import tiny
 import torch
 
 from kdutils import data, models
-from kdutils.generate import decode, generate
+from kdutils.generate import decode, generate, top1_tokens
 
 QUESTIONS = [record["question"] for record in tiny.records(9)] + ["What is 1 plus 2 plus 3 plus 4 ?"]
 
@@ -129,3 +129,16 @@ def test_senseless_calls_are_refused(model):
         generate(model, [[]], max_new_tokens=5)
     with pytest.raises(ValueError, match="needs one key for each prompt"):
         generate(model, prompts(model), max_new_tokens=5, temperature=1.0)
+
+
+def test_likeliest_tokens_are_those_of_the_dense_logits_whatever_the_batch(tmp_path):
+    model = models.load(tiny.save_model(tmp_path / "tiny-20k", spread=0.3, seed=4))
+    (tmp_path / "items.jsonl").write_text("\n".join(json.dumps(r) for r in tiny.records(7)))
+    items = data.read_items(tmp_path / "items.jsonl")
+    encoded = data.encode(items, model.tokenizer, max_tokens=200, protocol="careful")
+    found = top1_tokens(model, encoded, batch_rows=3)
+    assert found == top1_tokens(model, encoded, batch_rows=1)
+    for record, tokens in zip(encoded, found, strict=True):
+        logits = model.network(input_ids=torch.tensor([record["input_ids"]])).logits[0]
+        dense = logits[:, : model.vocabulary_size].argmax(-1).tolist()
+        assert tokens == dense[record["n_unscored"] - 1 : -1]

@@ -8,7 +8,9 @@ import tiny
 import torch
 
 from kdutils import models
+from kdutils.mini.family import MINI_MODELS
 from kdutils.models import ModelError
+from kdutils.runspec import RunSpec
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +61,7 @@ def test_bf16_autocast_stays_within_stated_rounding(folder):
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("nobody", "unknown model 'nobody': give a hub id"),
+        ("nobody", "unknown model 'nobody': give one of .*mini-qwen-14k.*a hub id"),
         ("./not/there", "unknown model './not/there'"),
         ("/not/there.gguf", "GGUF file /not/there.gguf is missing"),
     ],
@@ -139,3 +141,43 @@ def test_the_global_generator_is_as_before():
     with models.seeded(7):
         torch.rand(3)
     assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_a_gguf_file_computes_what_its_weights_say_and_can_be_saved(tmp_path):
+    folder = Path(tiny.save_model(tmp_path / "tiny-20k", rows=98, seed=3, spread=0.3, tied=False))
+    model = models.load(tiny.save_gguf(folder, tmp_path / "tiny.gguf"))
+    ids, ones = torch.arange(3, 40)[None], torch.ones(1, 37, dtype=torch.long)
+    original = models.load(str(folder))
+    left, right = (m.hidden_states(ids, ones) @ m.head_VH.T for m in (model, original))
+    assert torch.allclose(left, right, atol=1e-4)
+    model.network.save_pretrained(tmp_path / "saved")
+    again = models.load(str(folder)).network.from_pretrained(tmp_path / "saved")
+    assert torch.equal(again.get_input_embeddings().weight, model.network.get_input_embeddings().weight)
+
+
+@pytest.mark.parametrize("switch", [{"KDUTILS_CHECKPOINTING": "1"}, {"KDUTILS_COMPILE": "eager"}])
+def test_switches_for_speed_and_memory_change_no_number(tmp_path, monkeypatch, switch):
+    folder = tiny.save_model(tmp_path / "tiny-20k", seed=2)
+    ids, ones = torch.arange(3, 23)[None], torch.ones(1, 20, dtype=torch.long)
+
+    def gradient():
+        model = models.load(folder)
+        model.network.train()
+        hidden_BTH = model.hidden_states(ids, ones)
+        hidden_BTH.square().sum().backward()
+        return model.policy, model.causal.get_input_embeddings().weight.grad
+
+    off, plain = gradient()
+    for name, value in switch.items():
+        monkeypatch.setenv(name, value)
+    on, switched = gradient()
+    assert off != on
+    assert torch.allclose(plain, switched, rtol=1e-5, atol=1e-6)
+
+
+def test_the_mini_family_is_known_by_name():
+    model = models.load("mini-qwen-14k")
+    assert model.network.num_parameters() == 14_000
+    assert model.vocabulary_size < model.head_VH.shape[0]
+    spec = RunSpec(student="mini-qwen-14k", method="sft", domain="math")
+    assert models.learning_rate(spec) == MINI_MODELS["mini-qwen-14k"].fine_tuning_rate

@@ -1,5 +1,6 @@
 """From items to scored, stored answers, by every method; what is stored is not done again."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import tiny
 import torch
 
 from kdutils import cells, data, generate, models, running, runs
-from kdutils.runspec import EvalSpec
+from kdutils.runspec import EvalSpec, RunSpec
 
 EVALUATION = EvalSpec(tasks=("addsub",), max_new_tokens=24)
 METHODS = ["sft", "fkl", "seqkd", "revkd", "gkd"]
@@ -226,10 +227,25 @@ def test_an_untuned_teacher_is_the_plain_model(folder, tmp_path):
     assert len(list(runs.finished(tmp_path))) == 1
 
 
+def readme_code(number):
+    """A Python block of the README."""
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    return readme.split("```python\n")[number].split("```")[0]
+
+
+def test_the_readme_distils_a_mini_pair(tmp_path, capsys):
+    """The README's lines with the smallest models, few items, and another folder."""
+    code = readme_code(1).replace("109k", "14k").replace("518k", "38k")
+    code = code.replace('domain="math")', 'domain="math", train_items=24, validation_items=0, epochs=1)')
+    code = code.replace("kdutils.run(spec)", f"kdutils.run(spec, out={str(tmp_path)!r})")
+    exec(code, {})
+    assert "multiarith" in capsys.readouterr().out
+    assert len(list(runs.finished(tmp_path))) == 2
+
+
 def test_the_readme_distils_a_pair(folder, tmp_path, monkeypatch, capsys):
     """The README's lines as they stand, with tiny models under the hub's names."""
-    readme = (Path(__file__).parent.parent / "README.md").read_text()
-    code = readme.split("```python\n")[1].split("```")[0]
+    code = readme_code(2)
     for name, stands_for in (("tiny-20k", "Qwen/Qwen2.5-0.5B"), ("tiny-40k", "Qwen/Qwen2.5-1.5B")):
         code = code.replace(stands_for, str(folder / name))
     code = code.replace("train_items=400, validation_items=40", "train_items=24, validation_items=6")
@@ -237,3 +253,36 @@ def test_the_readme_distils_a_pair(folder, tmp_path, monkeypatch, capsys):
     tiny.write_data(tmp_path / "my_items")
     exec(code, {})
     assert "error_consistency" in capsys.readouterr().out
+
+
+def test_the_base_model_is_evaluated_without_training(folder, tmp_path):
+    spec = RunSpec(student=str(folder / "tiny-20k"), method="base", domain="math", data=str(folder / "data"))
+    run = running.run(spec, out=tmp_path, evaluation=EVALUATION)
+    assert run.result["status"] == "untrained"
+    assert len(run.items) == 6
+    assert not run.folder.model.exists()
+    again = running.run(spec, out=tmp_path, evaluation=EVALUATION)
+    pd.testing.assert_frame_equal(again.items, run.items)
+    (cell,) = runs.cells_of(tmp_path, EVALUATION).query("task == 'addsub'").to_dict("records")
+    assert (cell["method"], cell["teacher"]) == ("base", "")
+
+
+def test_the_mini_world_needs_no_files(tmp_path):
+    spec = RunSpec(
+        student="mini-qwen-14k", teacher="mini-qwen-38k", method="fkl", domain="math",
+        train_items=24, validation_items=0, epochs=1, batch_size=8,
+    )  # fmt: skip
+    evaluation = EvalSpec(tasks=("addsub", "aqua"), items_per_task=4, max_new_tokens=48)
+    run = running.run(spec, out=tmp_path, evaluation=evaluation)
+    assert run.accuracies["n"].tolist() == [4, 4]
+    assert run.agreement["top1_agreement"].between(0, 100).all()
+    assert 0.1 < run.result["peak_memory_gb"] < 2
+
+
+def test_the_digest_of_the_mini_world_is_of_its_items(monkeypatch):
+    spec = RunSpec(student="mini-qwen-14k", method="sft", domain="math")
+    before = running.resolved(spec).run_id
+    assert running.resolved(spec).run_id == before
+    assert running.resolved(dataclasses.replace(spec, wrong_rationale_share=0.5)).run_id != before
+    monkeypatch.setattr(data, "mini_digest", lambda domain: "of other items")
+    assert running.resolved(spec).run_id != before

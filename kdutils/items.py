@@ -1,0 +1,43 @@
+"""Items and the prompt: what a question is, whoever made it.
+
+One schema for the mini world, for benchmark files and for a reader's own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+# The authors' evaluation prompt, whitespace included (their training prompt differs by two blanks).
+PROMPT = (
+    "Below is an instruction that describes a task. "
+    "Write a response that appropriately completes the request. "
+    "\n\n                ### Instruction:\n                {instruction}\n\n"
+    "                ### Response:\n                "
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    """One question with its answer."""
+
+    id: str  # unique within a data set
+    task: str  # a key of spec.ALL_TASKS
+    question: str
+    answer: str  # a number, a letter, a keyword, or for instructions the reference text
+    response: str = ""  # what SFT trains on; may be empty in a test set
+    rationale: str = ""  # the reasoning within the response, if there is any
+    ended: bool = True  # False: the response was cut, so EOS must not follow it
+
+
+def prompt(question: str) -> str:
+    """The Alpaca prompt of a question, up to where the response begins."""
+    return PROMPT.format(instruction=question)
+
+
+def fingerprint(items: Sequence[Item]) -> str:
+    """16 hexadecimal digits of the SHA-256 of the items: equal exactly if every character is."""
+    text = "".join(json.dumps(asdict(item), ensure_ascii=False) + "\n" for item in items)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

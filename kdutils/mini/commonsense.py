@@ -1,0 +1,193 @@
+"""Eight kinds of question about the village, in the format of the eight commonsense tasks.
+
+Every option is drawn exactly like the right one, which is chosen among them afterwards: neither its
+place, nor its length, nor its words tell it from the others. A fact asked in test is never asked in
+training, in any task; work, states and events are disjoint in the combination of what is asked about.
+"""
+
+from __future__ import annotations
+
+import random
+
+from kdutils.mini.problem import Problem
+from kdutils.mini.world import (
+    CHECKS,
+    ENTITIES,
+    EVENTS,
+    FEELINGS,
+    HOPS,
+    NAMES,
+    QUESTIONS,
+    STATES,
+    STEPS,
+    WISHES,
+    World,
+    split_of,
+)
+
+CHOOSE = "Please choose the correct {what} to the question: "
+HEADS = {
+    "answer": CHOOSE.format(what="answer"),
+    "solution": CHOOSE.format(what="solution"),
+    "ending": "Please choose the correct ending to complete the given sentence: ",
+    "option": "Please choose the correct answer to fill in the blank to complete the given sentence: ",
+}
+TRUE_FALSE = "Please answer the following question with true or false, question: "
+
+
+def _choice(keyword: str, stem: str, options: list[str], gold: int, key: tuple[str, ...]) -> Problem:
+    """The question as LLM-Adapters words it, and its response."""
+    labels = [f"{keyword.capitalize()}{i}: {option}" for i, option in enumerate(options, start=1)]
+    between = "\n\n" if keyword == "solution" else " "
+    before_format = " " if keyword == "option" else "\n\n"
+    formats = "/".join(f"{keyword}{i}" for i in range(1, len(options) + 1))
+    question = f"{HEADS[keyword]}{stem}\n\n{between.join(labels)}{before_format}Answer format: {formats}"
+    answer = f"{keyword}{gold + 1}"
+    return Problem(question=question, answer=answer, response=f"the correct answer is {answer}", key=key)
+
+
+def _draw(world: World, relation: str, n: int, split: str, rng: random.Random) -> list[tuple[str, str]]:
+    """`n` pairs (thing, value), values all different, their facts all of the split."""
+    values = rng.sample(world.values(relation), n)
+    return [(rng.choice(world.things(relation, value, split)), value) for value in values]
+
+
+def ask_value(world: World, relations: tuple[str, ...], split: str, rng: random.Random) -> Problem:
+    """A thing is named, its value is asked for, four options."""
+    relation = rng.choice(relations)
+    pairs, gold = _draw(world, relation, 4, split, rng), rng.randrange(4)
+    stem = QUESTIONS[relation].format(e=pairs[gold][0])
+    return _choice("answer", stem, [value for _, value in pairs], gold, (relation, pairs[gold][0]))
+
+
+def arc_e(rng: random.Random, world: World, split: str) -> Problem:
+    """One fact, asked forwards."""
+    return ask_value(world, ("kind", "place", "color", "touch"), split, rng)
+
+
+def arc_c(rng: random.Random, world: World, split: str) -> Problem:
+    """Two facts to be joined: the air of its place, the home of its owner, the need of its kind."""
+    return ask_value(world, HOPS, split, rng)
+
+
+OBQA_STEMS = {
+    "place": "{n} goes to the {v}. There {n} can see the",
+    "owner": "{n} visits the {v}. There {n} can see the",
+    "use": "{n} wants to {v}. For this {n} can take the",
+}
+
+
+def obqa(rng: random.Random, world: World, split: str) -> Problem:
+    """One fact, asked backwards: which of four things has the value?"""
+    relation = rng.choice(tuple(OBQA_STEMS))
+    pairs, gold = _draw(world, relation, 4, split, rng), rng.randrange(4)
+    stem = OBQA_STEMS[relation].format(n=rng.choice(NAMES), v=pairs[gold][1])
+    return _choice("answer", stem, [thing for thing, _ in pairs], gold, (relation, pairs[gold][0]))
+
+
+def boolq(rng: random.Random, world: World, split: str) -> Problem:
+    """Is this the value of that thing? As often true as false, for every value."""
+    relation = rng.choice(tuple(CHECKS))
+    pairs = _draw(world, relation, 2, split, rng)
+    true = rng.random() < 0.5
+    check = CHECKS[relation].format(e=pairs[0][0], v=pairs[0 if true else 1][1])
+    stem = f"{rng.choice(NAMES)} wants to know: {check}"  # without a name there are too few true questions
+    answer = "true" if true else "false"
+    return Problem(
+        question=f"{TRUE_FALSE}{stem}\n\nAnswer format: true/false",
+        answer=answer,
+        response=f"the correct answer is {answer}",
+        key=(relation, pairs[0][0]),
+    )
+
+
+def piqa(rng: random.Random, world: World, split: str) -> Problem:
+    """Which of two things serves a purpose, or which of two orders of work is the right one?"""
+    gold = rng.randrange(2)
+    if rng.random() < 0.5:
+        pairs = _draw(world, "use", 2, split, rng)
+        stem, key = f"How do you {pairs[gold][1]}?", ("use", pairs[gold][0])
+        options = [f"Take the {thing}." for thing, _ in pairs]
+    else:
+        while True:
+            step, thing = rng.choice(tuple(STEPS)), rng.choice(ENTITIES)
+            key = ("order", step, thing)
+            if split_of(*key) == split:
+                break
+        after = world.next_step[step]
+        stem = f"How do you {step} and {after} the {thing}?"
+        if rng.random() < 0.5:  # the question names the two steps in either order
+            stem = f"How do you {after} and {step} the {thing}?"
+        right, wrong = f"First {step}, then {after} the {thing}.", f"First {after}, then {step} the {thing}."
+        options = [right, wrong] if gold == 0 else [wrong, right]
+    return _choice("solution", stem, options, gold, key)
+
+
+def siqa(rng: random.Random, world: World, split: str) -> Problem:
+    """How one of two people feels after an event, or what the one who acted wants next."""
+    gold = rng.randrange(3)
+    while True:
+        event, thing, asked = (
+            rng.choice(EVENTS),
+            rng.choice(ENTITIES),
+            rng.choice(("agent", "patient", "wish")),
+        )
+        if split_of("event", event, thing, asked) == split:
+            break
+    agent, patient = rng.sample(NAMES, 2)
+    story = f"{agent} {event} {patient} near the {thing}."
+    if asked == "wish":
+        right = world.wish[event]
+        others = rng.sample([wish for wish in WISHES if wish != right], 2)
+        stem = f"{story} What will {agent} want to do next?"
+    else:
+        both = world.agent_feeling[event], world.patient_feeling[event]
+        right, other = both if asked == "agent" else both[::-1]
+        others = [other, rng.choice([feeling for feeling in FEELINGS if feeling not in both])]
+        rng.shuffle(others)
+        stem = f"{story} How does {agent if asked == 'agent' else patient} feel?"
+    options = others[:gold] + [right] + others[gold:]
+    return _choice("answer", stem, options, gold, ("event", event, thing, asked))
+
+
+def hellaswag(rng: random.Random, world: World, split: str) -> Problem:
+    """What comes next: the step that follows, with the thing at hand. Two steps x two things."""
+    while True:
+        step, other_step = rng.sample(tuple(STEPS), 2)
+        thing, other_thing = rng.sample(ENTITIES, 2)
+        if split_of("work", step, thing) == split:
+            break
+    name, place = rng.choice(NAMES), rng.choice(world.values("place"))
+    after, never = (STEPS[world.next_step[s]] for s in (step, other_step))
+    endings = [(verb, noun) for verb in (after, never) for noun in (thing, other_thing)]
+    rng.shuffle(endings)
+    gold = endings.index((after, thing))
+    stem = f"In the {place}: {name} {STEPS[step]} the {thing} near the {other_thing}. Then {name}"
+    return _choice(
+        "ending", stem, [f"{verb} the {noun}." for verb, noun in endings], gold, ("work", step, thing)
+    )
+
+
+def winogrande(rng: random.Random, world: World, split: str) -> Problem:
+    """Who of two people, in two states, did what one of the states leads to?"""
+    while True:
+        states, gold = rng.sample(tuple(STATES), 2), rng.randrange(2)
+        if split_of("states", *sorted(states)) == split:
+            break
+    people = rng.sample(NAMES, 2)
+    stem = f"{people[0]} was {states[0]} and {people[1]} was {states[1]}, so _ {STATES[states[gold]]}."
+    options = list(people)
+    rng.shuffle(options)
+    return _choice("option", stem, options, options.index(people[gold]), ("states", *sorted(states)))
+
+
+TASKS = {
+    "arc_c": arc_c,
+    "arc_e": arc_e,
+    "boolq": boolq,
+    "hellaswag": hellaswag,
+    "obqa": obqa,
+    "piqa": piqa,
+    "siqa": siqa,
+    "winogrande": winogrande,
+}

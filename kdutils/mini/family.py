@@ -1,0 +1,112 @@
+"""The ten models of the mini family: sizes, configurations, folders, pairs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig, PreTrainedModel, Qwen2Config
+
+from kdutils.mini.tokenizer import CONTEXT
+
+ROWS = 544  # the tokenizer has fewer entries; the rest is padding
+WIDE_ROWS = 576  # the two largest Qwen-like models, as Qwen2.5-7B and -14B have more rows than the others
+ROPE_THETA = 10_000.0
+EMBEDDING_STD = 0.1
+CONFIGS = {"qwen": Qwen2Config, "llama": LlamaConfig}
+MODEL_FOLDER = Path(__file__).parent / "models"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MiniModel:
+    """Shape and pretraining of one model of the family."""
+
+    name: str
+    architecture: str  # a key of CONFIGS
+    hidden: int
+    layers: int
+    heads: int
+    learning_rate: float  # of pretraining
+    rows: int = ROWS
+
+    @property
+    def fine_tuning_rate(self) -> float:
+        """The default learning rate of a run."""
+        return 0.6 * self.learning_rate
+
+    def config(self, *, pad: int, eos: int) -> PretrainedConfig:
+        """The configuration as it ships: tied embeddings, grouped keys and values where heads are even."""
+        return CONFIGS[self.architecture](
+            vocab_size=self.rows,
+            hidden_size=self.hidden,
+            intermediate_size=2 * self.hidden,
+            num_hidden_layers=self.layers,
+            num_attention_heads=self.heads,
+            num_key_value_heads=self.heads // 2 if self.heads % 2 == 0 else self.heads,
+            max_position_embeddings=CONTEXT,
+            rope_parameters={"rope_type": "default", "rope_theta": ROPE_THETA},
+            tie_word_embeddings=True,
+            pad_token_id=pad,
+            bos_token_id=None,
+            eos_token_id=eos,
+        )
+
+
+# Heads are about 32 wide: with narrow ones in-context look-up was learned many times more slowly.
+FAMILY = tuple(
+    MiniModel(
+        name=f"mini-{architecture}-{size}",
+        architecture=architecture,
+        hidden=hidden,
+        layers=layers,
+        heads=heads,
+        learning_rate=rate,
+        rows=rows,
+    )
+    for architecture, size, hidden, layers, heads, rate, rows in (
+        ("qwen", "14k", 16, 2, 1, 6e-3, ROWS),
+        ("qwen", "38k", 32, 2, 1, 3e-3, ROWS),
+        ("qwen", "73k", 48, 2, 1, 2e-3, ROWS),
+        ("qwen", "109k", 64, 2, 2, 1.5e-3, ROWS),
+        ("qwen", "333k", 96, 3, 3, 1e-3, WIDE_ROWS),
+        ("qwen", "518k", 128, 3, 4, 1e-3, WIDE_ROWS),
+        ("llama", "25k", 24, 2, 1, 4e-3, ROWS),
+        ("llama", "72k", 48, 2, 1, 2e-3, ROWS),
+        ("llama", "146k", 64, 3, 2, 1.3e-3, ROWS),
+        ("llama", "400k", 112, 3, 4, 1e-3, ROWS),
+    )
+)
+MINI_MODELS = {model.name: model for model in FAMILY}
+
+
+def pairs() -> list[tuple[str, str]]:
+    """(teacher, student) within a family, the teacher larger: 15 Qwen-like and 6 Llama-like."""
+    found = []
+    for architecture in CONFIGS:
+        members = [model.name for model in FAMILY if model.architecture == architecture]  # by size
+        found += [(teacher, student) for student, teacher in combinations(members, 2)]
+    return found
+
+
+def build_model(model: MiniModel, *, pad: int, eos: int, generator: torch.Generator) -> PreTrainedModel:
+    """The untrained model in fp32; its weights depend on `generator` alone.
+
+    Matrices are normal with standard deviation 1 / sqrt(inputs), embeddings 0.3 / sqrt(hidden) times
+    one scale for all rows; norms are one, biases zero.
+    """
+    network = AutoModelForCausalLM.from_config(model.config(pad=pad, eos=eos), attn_implementation="sdpa")
+    with torch.no_grad():
+        for name, weights in network.named_parameters():
+            if name.endswith("bias"):
+                weights.zero_()
+            elif weights.ndim == 1:
+                weights.fill_(1.0)
+            elif "embed" in name:
+                weights.normal_(0.0, EMBEDDING_STD, generator=generator)
+            elif name.endswith(("o_proj.weight", "down_proj.weight")):
+                weights.zero_()  # each layer starts as the identity: tokens are not drowned in noise
+            else:
+                weights.normal_(0.0, weights.shape[1] ** -0.5, generator=generator)
+    return network

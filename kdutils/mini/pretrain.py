@@ -1,0 +1,182 @@
+"""Pretraining of the mini family: `python -m kdutils.mini.pretrain --out DIR` makes all ten folders anew.
+
+The same texts in the same order for every model, one thread a model, two models at a time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import shutil
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedModel
+
+from kdutils.mini.family import MINI_MODELS, MODEL_FOLDER, MiniModel, build_model
+from kdutils.mini.texts import generate_texts, lesson_sizes
+from kdutils.mini.tokenizer import ANSWERS, build_tokenizer
+from kdutils.mini.world import WORLD_SEED
+
+N_TEXTS = 210_000
+STEP_TOKENS = 768
+WINDOW = (
+    128  # texts sorted by length together: little padding, yet steps that differ little (2,048 learned less)
+)
+WARM_UP_STEPS = 60
+CONSTANT_SHARE = 0.6  # of the steps; then the learning rate falls to 2 % linearly
+DECISION_WEIGHT = 3.0  # of a label, a letter or a yes or no in the loss: one token of twenty, and the point
+DECISIONS = (*ANSWERS, *"ABCDE", "yes", "no")
+
+
+def encode_texts(n: int, rng: random.Random) -> tuple[np.ndarray, np.ndarray]:
+    """`n` pretraining texts, each closed by EOS: all token ids in one row, and where each text begins.
+
+    One end more than texts: text i is `ids[starts[i] : starts[i + 1]]`.
+    """
+    tokenizer = build_tokenizer()
+    rows = tokenizer(list(generate_texts(n, rng)), return_attention_mask=False)["input_ids"]
+    starts = np.cumsum([0] + [len(row) + 1 for row in rows])
+    ids = np.concatenate([np.array([*row, tokenizer.eos_token_id], dtype=np.int16) for row in rows])
+    return ids, starts
+
+
+def plan_batches(starts: np.ndarray, rng: random.Random) -> list[list[list[int]]]:
+    """lesson -> step -> its texts, of about STEP_TOKENS together; steps in random order within a lesson."""
+    lengths = np.diff(starts)
+    plan, begin = [], 0
+    for size in lesson_sizes(len(lengths)):
+        batches: list[list[int]] = []
+        for first in range(begin, begin + size, WINDOW):
+            window = range(first, min(first + WINDOW, begin + size))
+            chosen: list[int] = []
+            for i in sorted(window, key=lambda i: int(lengths[i])):
+                if chosen and (len(chosen) + 1) * lengths[i] > STEP_TOKENS:
+                    batches.append(chosen)
+                    chosen = []
+                chosen.append(i)
+            batches.append(chosen)
+        rng.shuffle(batches)
+        plan.append(batches)
+        begin += size
+    return plan
+
+
+def train_model(
+    model: MiniModel, ids: np.ndarray, starts: np.ndarray, *, pad: int, eos: int, seed: int
+) -> tuple[PreTrainedModel, list[float]]:
+    """The model after one pass over the texts, and the loss (nats a token) of every step."""
+    network = build_model(model, pad=pad, eos=eos, generator=torch.Generator().manual_seed(seed))
+    plan = plan_batches(starts, random.Random(f"mini/batches/{seed}"))
+    optimiser, schedule = _optimiser(network, model.learning_rate, sum(len(batches) for batches in plan))
+    weight_V = torch.ones(model.rows)
+    weight_V[build_tokenizer().convert_tokens_to_ids(list(DECISIONS))] = DECISION_WEIGHT
+    weight_V[pad] = 0.0
+    losses, sizes = [], lesson_sizes(len(starts) - 1)
+    for lesson, batches in enumerate(plan):
+        unseen_V = _unseen(ids[: starts[sum(sizes[: lesson + 1])]], model.rows, pad)
+        for batch in batches:
+            texts = [torch.from_numpy(ids[starts[i] : starts[i + 1]].astype(np.int64)) for i in batch]
+            # padded on the right: causal attention never sees a pad, and the loss leaves it out
+            ids_BT = pad_sequence(texts, batch_first=True, padding_value=pad)
+            logits_BTV = network(input_ids=ids_BT, use_cache=False).logits[:, :-1]
+            logits_BTV = logits_BTV.masked_fill(unseen_V, float("-inf"))
+            target_N = ids_BT[:, 1:].flatten()  # position t predicts token t + 1
+            loss = F.cross_entropy(logits_BTV.flatten(0, 1), target_N, weight=weight_V)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
+            schedule.step()
+            losses.append(loss.item())
+    return network, losses
+
+
+def _unseen(ids: np.ndarray, rows: int, pad: int) -> Tensor:
+    """True for tokens that no lesson so far has held.
+
+    The softmax leaves them out: pushed down at every step, they would all become alike before they are used.
+    """
+    unseen_V = torch.ones(rows, dtype=torch.bool)
+    unseen_V[torch.from_numpy(np.unique(ids).astype(np.int64))] = False
+    unseen_V[pad] = False  # a padded target has no weight, but minus infinity times zero is not a number
+    return unseen_V
+
+
+def _optimiser(
+    network: PreTrainedModel, rate: float, n_steps: int
+) -> tuple[torch.optim.AdamW, torch.optim.lr_scheduler.LambdaLR]:
+    matrices = [weights for weights in network.parameters() if weights.ndim > 1]
+    vectors = [weights for weights in network.parameters() if weights.ndim == 1]
+    groups = [{"params": matrices, "weight_decay": 0.05}, {"params": vectors, "weight_decay": 0.0}]
+    optimiser = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98), fused=True)
+
+    def factor(step: int) -> float:
+        left = (n_steps - step) / (n_steps * (1 - CONSTANT_SHARE))
+        return min((step + 1) / WARM_UP_STEPS, 1.0, max(0.02, left))
+
+    return optimiser, torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
+
+
+def rebuild_one(name: str, texts_file: str, out: str, seed: int) -> str:
+    """Pretrain one model in this process and save its folder, whole or not at all; a line to print."""
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)  # without it some steps take many times as long
+    started = time.perf_counter()
+    tokenizer, texts = build_tokenizer(), np.load(texts_file)
+    network, losses = train_model(
+        MINI_MODELS[name],
+        texts["ids"],
+        texts["starts"],
+        pad=tokenizer.pad_token_id,
+        eos=tokenizer.eos_token_id,
+        seed=seed,
+    )
+    target, partial = Path(out) / name, Path(out) / f"{name}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    network.generation_config.max_length = None  # nothing in the folder may decide how we decode
+    network.to(torch.bfloat16).save_pretrained(partial)
+    (partial / "generation_config.json").unlink(missing_ok=True)
+    tokenizer.save_pretrained(partial)
+    shutil.rmtree(target, ignore_errors=True)
+    partial.replace(target)
+    n = network.num_parameters()
+    return f"{name}: {n} parameters, loss {np.mean(losses[-50:]):.3f}, {time.perf_counter() - started:.0f} s"
+
+
+def rebuild(out: Path, *, names: Sequence[str], seed: int, n_texts: int, workers: int) -> None:
+    """Folders of the family under `out`, largest first."""
+    out.mkdir(parents=True, exist_ok=True)
+    texts_file = out / "texts.npz"
+    ids, starts = encode_texts(n_texts, random.Random(f"mini/pretraining/{seed}"))
+    np.savez(texts_file, ids=ids, starts=starts)
+    largest_first = sorted(names, key=lambda name: -MINI_MODELS[name].hidden * MINI_MODELS[name].layers)
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        jobs = [pool.submit(rebuild_one, name, str(texts_file), str(out), seed) for name in largest_first]
+        for job in as_completed(jobs):
+            print(job.result(), flush=True)
+    texts_file.unlink()
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=MODEL_FOLDER)
+    parser.add_argument("--names", nargs="+", default=list(MINI_MODELS), choices=list(MINI_MODELS))
+    parser.add_argument("--seed", type=int, default=WORLD_SEED)
+    parser.add_argument("--n-texts", type=int, default=N_TEXTS)
+    parser.add_argument("--workers", type=int, default=2)
+    asked = parser.parse_args()
+    rebuild(asked.out, names=asked.names, seed=asked.seed, n_texts=asked.n_texts, workers=asked.workers)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,273 @@
+"""Pretraining texts: drills, solved problems and facts of the village, as plain prose.
+
+None holds the prompt, the answer format of a task or 'The answer is': that is left for SFT to teach.
+Solved problems and work, states and events use only the combinations of the training split; facts
+are all told, because asking for them is what the tasks test.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from functools import partial
+
+from kdutils.mini import arithmetic, commonsense
+from kdutils.mini.arithmetic import LETTERS
+from kdutils.mini.problem import Problem
+from kdutils.mini.templates import ADDEND_MAX, FACTOR_MAX
+from kdutils.mini.world import (
+    CHECKS,
+    ENTITIES,
+    EVENTS,
+    HOP_VALUES,
+    HOPS,
+    LINKS,
+    NAMES,
+    RELATIONS,
+    SPLITS,
+    STATEMENTS,
+    STATES,
+    STEPS,
+    VALUES,
+    World,
+    shipped_world,
+    split_of,
+)
+
+# Lessons, one after the other: how many texts of all, and which kinds in which shares. They widen step by
+# step: that an option is named by the label before it dawns on a model suddenly, and among many kinds of
+# question too late for the texts that two cores have time for.
+LESSONS: tuple[tuple[float, dict[str, float]], ...] = (
+    (0.13, {"fact": 0.5, "quiz_place": 0.5}),
+    (0.06, {"fact": 0.5, "quiz_place": 0.25, "quiz_owner": 0.25}),
+    (0.15, {"fact": 0.35, "joined": 0.1, "quiz_facts": 0.55}),
+    (
+        0.22,
+        {
+            "fact": 0.05,
+            "joined": 0.06,
+            "checks": 0.08,
+            "quiz": 0.5,
+            "pick_number": 0.1,
+            "sums": 0.05,
+            "products": 0.02,
+            "work": 0.05,
+            "states": 0.04,
+            "events": 0.05,
+        },
+    ),
+    (
+        0.44,
+        {
+            "facts": 0.03,
+            "joined": 0.02,
+            "checks": 0.05,
+            "quiz": 0.32,
+            "pick_number": 0.09,
+            "sums": 0.1,
+            "products": 0.04,
+            "solved": 0.3,
+            "work": 0.01,
+            "states": 0.01,
+            "events": 0.02,
+            "lists": 0.01,
+        },
+    ),
+)
+
+# What is harder is asked more often.
+QUIZ_SHARES = {
+    "arc_e": 0.06,
+    "arc_c": 0.08,
+    "obqa": 0.16,
+    "piqa": 0.175,
+    "siqa": 0.175,
+    "hellaswag": 0.175,
+    "winogrande": 0.175,
+}
+
+
+def sums(rng: random.Random, world: World) -> str:
+    """Three sums or differences."""
+    lines = []
+    for _ in range(3):
+        total = rng.randint(2, 50)
+        part = rng.randint(1, total - 1)
+        plus = rng.random() < 0.5
+        lines.append(f"{part} + {total - part} = {total}" if plus else f"{total} - {part} = {total - part}")
+    return ", ".join(lines) + "."
+
+
+def products(rng: random.Random, world: World) -> str:
+    """Three products or quotients of the table."""
+    lines = []
+    for _ in range(3):
+        a, b = rng.randint(2, FACTOR_MAX), rng.randint(2, FACTOR_MAX)
+        lines.append(f"{a} * {b} = {a * b}" if rng.random() < 0.5 else f"{a * b} / {a} = {b}")
+    return ", ".join(lines) + "."
+
+
+def solved(rng: random.Random, world: World) -> str:
+    """A word problem with its solution, in the wording of the training split."""
+    task = rng.choice(tuple(arithmetic.TASKS))
+    return arithmetic.TASKS[task](rng, world, "train").solved
+
+
+def pick_number(rng: random.Random, world: World) -> str:
+    """Five numbers under letters, one of them reached by a sum or a product."""
+    if rng.random() < 0.5:
+        a, b = rng.randint(2, FACTOR_MAX), rng.randint(2, FACTOR_MAX)
+        expression, result = f"{a} * {b}", a * b
+    else:
+        a, b = rng.randint(2, ADDEND_MAX), rng.randint(2, ADDEND_MAX)
+        expression, result = f"{a} + {b}", a + b
+    options = arithmetic.five_options(result, rng)
+    listed = " ".join(f"({letter}) {option}" for letter, option in zip(LETTERS, options, strict=True))
+    return f"{listed}. Now {expression} = {result}, so {LETTERS[options.index(result)]}."
+
+
+def say(world: World, relation: str, thing: str) -> str:
+    """The sentence that states the value a thing has."""
+    return STATEMENTS[relation].format(e=thing, v=world.facts[relation][thing])
+
+
+def fact(rng: random.Random, world: World) -> str:
+    """One fact."""
+    return say(world, rng.choice(RELATIONS), rng.choice(ENTITIES))
+
+
+def facts(rng: random.Random, world: World) -> str:
+    """Facts about one thing, or things that share a value."""
+    if rng.random() < 0.6:
+        thing = rng.choice(ENTITIES)
+        return " ".join(say(world, relation, thing) for relation in rng.sample(RELATIONS, 3))
+    relation = rng.choice(RELATIONS)
+    value = rng.choice(VALUES[relation])
+    members = [thing for thing in ENTITIES if world.facts[relation][thing] == value]
+    return " ".join(say(world, relation, thing) for thing in rng.sample(members, 3))
+
+
+def joined(rng: random.Random, world: World) -> str:
+    """Two facts and what follows from them."""
+    hop, thing = rng.choice(HOPS), rng.choice(ENTITIES)
+    first = HOP_VALUES[hop][0]
+    middle = world.facts[first][thing]
+    told = f"{say(world, first, thing)} {LINKS[hop].format(w=middle, v=world.links[hop][middle])}"
+    return f"{told} {say(world, hop, thing)}" if rng.random() < 0.5 else say(world, hop, thing)
+
+
+def checks(rng: random.Random, world: World) -> str:
+    """Three questions with yes or no about one thing."""
+    thing, parts = rng.choice(ENTITIES), []
+    for relation in rng.sample(RELATIONS, 3):
+        held = world.facts[relation][thing]
+        value = held if rng.random() < 0.5 else rng.choice([v for v in VALUES[relation] if v != held])
+        parts.append(f"{CHECKS[relation].format(e=thing, v=value)} {'yes' if value == held else 'no'}.")
+    return " ".join(parts)
+
+
+def quiz(rng: random.Random, world: World, tasks: tuple[str, ...] = tuple(QUIZ_SHARES)) -> str:
+    """A question, its labelled options, the label: without instruction, format or sentence around it.
+
+    Facts of every split, since they are told anyway; everything else from the training split.
+    """
+    (task,) = rng.choices(tasks, weights=[QUIZ_SHARES[task] for task in tasks])
+    split = rng.choice(SPLITS) if task in ("arc_e", "arc_c", "obqa") else "train"
+    return _bare(commonsense.TASKS[task](rng, world, split))
+
+
+def quiz_of(rng: random.Random, world: World, *, relation: str) -> str:
+    """As `quiz`, about one relation."""
+    return _bare(commonsense.ask_value(world, (relation,), rng.choice(SPLITS), rng))
+
+
+def _bare(problem: Problem) -> str:
+    text = problem.question.split("Answer format:")[0].replace("\n\n", " ").strip()
+    return f"{text[len(commonsense.HEADS[problem.answer[:-1]]) :]} {problem.answer}."
+
+
+def work(rng: random.Random, world: World) -> str:
+    """Steps of work in their order, done to one thing."""
+    while True:
+        step, thing = rng.choice(tuple(STEPS)), rng.choice(ENTITIES)
+        if (
+            split_of("work", step, thing)
+            == split_of("order", step, thing)
+            == split_of("explain", step, thing)
+            == "train"
+        ):
+            break
+    name, after = rng.choice(NAMES), world.next_step[step]
+    if rng.random() < 0.5:
+        return f"{name} {STEPS[step]} the {thing}. Then {name} {STEPS[after]} the {thing}."
+    return f"First {step} the {thing}. Then {after} the {thing}."
+
+
+def states(rng: random.Random, world: World) -> str:
+    """Two people, their states, and what each did."""
+    while True:
+        pair = rng.sample(tuple(STATES), 2)
+        if split_of("states", *sorted(pair)) == "train":
+            break
+    (n, m), (s, t) = rng.sample(NAMES, 2), pair
+    ends = [f"{n} {STATES[s]}", f"{m} {STATES[t]}"]
+    rng.shuffle(ends)
+    return f"{n} was {s} and {m} was {t}, so {ends[0]} and {ends[1]}."
+
+
+def events(rng: random.Random, world: World) -> str:
+    """What one did to another, how they feel, and what the first wants."""
+    while True:
+        event, thing = rng.choice(EVENTS), rng.choice(ENTITIES)
+        if all(split_of("event", event, thing, asked) == "train" for asked in ("agent", "patient", "wish")):
+            break
+    n, m = rng.sample(NAMES, 2)
+    ends = [
+        f"{n} feels {world.agent_feeling[event]}.",
+        f"{m} feels {world.patient_feeling[event]}.",
+        f"{n} wants to {world.wish[event]}.",
+    ]
+    rng.shuffle(ends)
+    return f"{n} {event} {m} near the {thing}. {' '.join(ends)}"
+
+
+def lists(rng: random.Random, world: World) -> str:
+    """A list of things and numbers, again, or the other way round."""
+    things = rng.sample(ENTITIES + tuple(map(str, range(10, 60))), rng.randint(3, 8))
+    listed, reverse = ", ".join(things), rng.random() < 0.3
+    again = ", ".join(reversed(things)) if reverse else listed
+    return f"{listed}. in {'reverse' if reverse else 'order'}: {again}."
+
+
+KINDS = {
+    "sums": sums,
+    "products": products,
+    "solved": solved,
+    "pick_number": pick_number,
+    "fact": fact,
+    "facts": facts,
+    "joined": joined,
+    "checks": checks,
+    "quiz": quiz,
+    "quiz_facts": partial(quiz, tasks=("arc_e",)),
+    "quiz_place": partial(quiz_of, relation="place"),
+    "quiz_owner": partial(quiz_of, relation="owner"),
+    "work": work,
+    "states": states,
+    "events": events,
+    "lists": lists,
+}
+
+
+def generate_texts(n: int, rng: random.Random, world: World | None = None) -> Iterator[str]:
+    """`n` pretraining texts in their order, lesson after lesson."""
+    world = world or shipped_world()
+    for (_, mix), size in zip(LESSONS, lesson_sizes(n), strict=True):
+        for kind in rng.choices(tuple(mix), weights=tuple(mix.values()), k=size):
+            yield KINDS[kind](rng, world)
+
+
+def lesson_sizes(n: int) -> list[int]:
+    """How many of `n` texts belong to each lesson."""
+    sizes = [round(share * n) for share, _ in LESSONS[:-1]]
+    return [*sizes, n - sum(sizes)]
