@@ -413,5 +413,8 @@ def test_missing_tables_are_a_user_error(monkeypatch, tmp_path):
 
 
 def test_every_notebook_of_every_profile_is_known():
+    assert len(spec.profile_names()) == 2
     for name in spec.profile_names():
-        assert runner.selected(spec.load_profile(name), ["00"]) == ["00_overview"]
+        profile = spec.load_profile(name)
+        assert runner.selected(profile, ["01"]) == ["01_effectiveness"]
+        assert runner.selected(profile, []) == list(profile.notebooks)

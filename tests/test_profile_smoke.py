@@ -1,0 +1,73 @@
+"""Profile `smoke`, run as a user runs it: trains a pair, shows it beside the released results."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import pytest
+
+from kdutils import grid, runs
+from kdutils.spec import load_profile
+
+ROOT = Path(__file__).parent.parent
+pytestmark = [pytest.mark.notebook, pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+@pytest.fixture(scope="module")
+def out(once, released_tables):
+    """Folder of one complete run."""
+
+    def make(folder):
+        plain = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
+        command = [sys.executable, "-m", "kdutils", "smoke", "--out", str(folder)]
+        run = subprocess.run(
+            command, env=plain | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
+        )
+        assert run.returncode == 0, run.stderr
+
+    return once("smoke", make)
+
+
+def test_every_run_of_the_plan_is_in_the_store(out):
+    live = load_profile("smoke").live
+    assert len(list(runs.finished(out))) == len(grid.specs(live))
+    costs = grid.costs(live, out)
+    assert set(costs["status"]) == {"untrained", "trained"}
+    assert costs["peak memory, GB"].max() < 2
+
+
+def test_live_and_released_results_stand_side_by_side(out):
+    statistics = pd.read_csv(out / "smoke" / "statistics.csv")
+    assert set(statistics["source"]) == {"published", "live"}
+    claims = json.loads((out / "smoke" / "claims.json").read_text())
+    assert {(row["source"], row["protocol"]) for row in claims} == {
+        ("published", "paper"),
+        ("live", "careful"),
+    }
+    stems = {path.stem for path in (out / "smoke" / "figures").glob("*.png")}
+    assert {"01_gain_by_pair", "01_gain_by_pair_live"} <= stems
+
+
+def test_what_is_trained_is_not_trained_again(out):
+    live = load_profile("smoke").live
+    state = grid.fill(live, out)
+    assert (state.n_found, state.n_done, state.failures) == (state.n_runs, 0, {})
+
+
+def test_live_figures_say_that_they_show_a_model_world(out):
+    live, released = (out / "smoke" / "figures" / f"01_gain_by_pair{kind}.svg" for kind in ("_live", ""))
+    assert live.is_file() and released.is_file()
+    report = nbformat.read(out / "smoke" / "reports" / "01_effectiveness.ipynb", as_version=4)
+    captions = [
+        output.data["text/plain"]
+        for cell in report.cells
+        if cell.cell_type == "code"
+        for output in cell.outputs
+        if output.output_type == "display_data" and "text/plain" in output.data
+    ]
+    assert any(text.startswith("Live: average gain") for text in captions)
+    assert any("runs: 0 were there" in text and "failed" not in text for text in captions)
