@@ -8,6 +8,7 @@ from functools import cached_property
 
 import pandas as pd
 
+from kdutils import cells as cell_rows
 from kdutils import stats, study
 from kdutils.spec import AVERAGE, DOMAINS, METHOD_LABELS, TASK_LABELS
 
@@ -29,6 +30,11 @@ class Evidence:
     @cached_property
     def gains(self) -> pd.DataFrame:
         return study.gains(self.cells, selection="best_on_test")
+
+    @cached_property
+    def contaminated(self) -> set[str]:
+        """Tasks whose test questions occur in the training set of these cells."""
+        return set(self.cells.loc[cell_rows.has_flag(self.cells, "contaminated"), "task"])
 
     def of(self, test: str, **where: str) -> pd.DataFrame:
         """Rows of one of the authors' tests for all methods together, where the columns have these values."""

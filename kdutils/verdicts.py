@@ -27,7 +27,7 @@ from kdutils.evidence import (
     task_rows,
     who,
 )
-from kdutils.spec import AVERAGE, CONTAMINATED_TASKS, DOMAIN_LABELS, TASK_LABELS
+from kdutils.spec import AVERAGE, DOMAIN_LABELS, TASK_LABELS
 
 
 def not_released(_: Evidence, *, why: str) -> Finding:
@@ -77,8 +77,8 @@ def largest_gain(
         return missing("gains of such students")
     top = gains.loc[gains["gain"].idxmax()]
     reason = f"{top['gain']:+.2f}: {who(top)}"
-    if top["task"] in CONTAMINATED_TASKS:
-        clean = gains[~gains["task"].isin(CONTAMINATED_TASKS)]
+    if top["task"] in evidence.contaminated:
+        clean = gains[~gains["task"].isin(evidence.contaminated)]
         best = clean.loc[clean["gain"].idxmax()]
         reason += (
             f"; its test questions are in the training set, the largest elsewhere is {best['gain']:+.2f}: "

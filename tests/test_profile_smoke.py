@@ -48,6 +48,8 @@ def test_live_and_released_results_stand_side_by_side(out):
         ("published", "paper"),
         ("live", "careful"),
     }
+    contaminated = {row["source"] for row in claims if "are in the training set" in row["reason"]}
+    assert contaminated == {"published"}  # the mini world's splits are disjoint
     stems = {path.stem for path in (out / "smoke" / "figures").glob("*.png")}
     assert {"01_gain_by_pair", "01_gain_by_pair_live"} <= stems
 
