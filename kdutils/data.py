@@ -19,12 +19,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from kdutils.items import Item, prompt
+from kdutils.items import SPLITS, Item, prompt
 from kdutils.mini.items import TASKS_OF, build_data, mini_digest
 from kdutils.runspec import MINI, RunSpec
 from kdutils.spec import ALL_TASKS
 
-SPLITS = ("train", "validation", "test")
 MINI_TEST_ITEMS = 200  # a task, if the evaluation does not say
 
 

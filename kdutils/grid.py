@@ -56,16 +56,15 @@ def specs(live: Live) -> list[RunSpec]:
         ValueError: for a method, domain or setting that RunSpec refuses.
     """
     models = list(dict.fromkeys(name for pair in live.pairs for name in pair))
-    students = {student for _, student in live.pairs}
+    teachers, students = ({pair[side] for pair in live.pairs} for side in (0, 1))
     common = {"data": live.data} | live.settings
     found = []
     for domain in live.domains:
         found += [RunSpec(student=name, method="base", domain=domain, data=live.data) for name in models]
         for name in models:
-            seeds = live.seeds if name in students else (0,)  # a teacher is tuned once, with seed 0
-            tuned = dict.fromkeys((0, *seeds) if name in {teacher for teacher, _ in live.pairs} else seeds)
+            seeds = [0] * (name in teachers) + list(live.seeds) * (name in students)  # teachers: seed 0
             found += [
-                RunSpec(student=name, method="sft", domain=domain, seed=seed, **common) for seed in tuned
+                RunSpec(student=name, method="sft", domain=domain, seed=seed, **common) for seed in seeds
             ]
     for domain in live.domains:
         for teacher, student in live.pairs:
@@ -103,7 +102,8 @@ def fill(live: Live, out: Path, *, workers: int | None = None, progress: Progres
     """
     planned = [running.resolved(spec) for spec in specs(live)]
     for spec in planned:
-        running.check(spec, evaluation(live, spec.domain))
+        if not _is_there(spec, live, out):
+            running.check(spec, evaluation(live, spec.domain))
     started = time.monotonic()
     with _alone(out):
         missing = [spec for spec in planned if not _is_there(spec, live, out)]

@@ -19,6 +19,9 @@ PROMPT = (
 )
 
 
+SPLITS = ("train", "validation", "test")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Item:
     """One question with its answer."""

@@ -212,10 +212,7 @@ def _trained(spec: RunSpec, folder: RunFolder, out: Path, progress: Progress | N
         checkpoint=folder.checkpoint,
         progress=progress,
     )
-    with store.folder_in_one_step(folder.model) as partial:
-        student.network.save_pretrained(partial, safe_serialization=True)
-        (partial / "generation_config.json").unlink(missing_ok=True)  # nothing may decide how we decode
-        student.tokenizer.save_pretrained(partial)
+    store.write_model(folder.model, student.network, student.tokenizer)
     facts = asdict(outcome) | {
         "fingerprint": fingerprint(items),
         "learning_rate": models.learning_rate(spec),

@@ -83,6 +83,14 @@ def folder_in_one_step(path: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def write_model(path: Path, network: Any, tokenizer: Any) -> None:
+    """A model as `save_pretrained` writes it, but without settings that could decide how we decode."""
+    with folder_in_one_step(path) as partial:
+        network.save_pretrained(partial, safe_serialization=True)
+        (partial / "generation_config.json").unlink(missing_ok=True)
+        tokenizer.save_pretrained(partial)
+
+
 def set_aside(path: Path) -> Path:
     """Rename a file or folder to a free name `NAME.aside-N` beside it; returns the new path."""
     path = Path(path)

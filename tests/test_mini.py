@@ -12,13 +12,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from kdutils.items import Item, fingerprint, prompt
+from kdutils.items import SPLITS, Item, fingerprint, prompt
 from kdutils.mini import arithmetic, commonsense, texts
 from kdutils.mini.family import FAMILY, MINI_MODELS, MODEL_FOLDER, ROWS, WIDE_ROWS, build_model, pairs
 from kdutils.mini.items import DOMAIN_OF, GENERATORS, TASKS_OF, build_data, generate_items
 from kdutils.mini.pretrain import encode_texts, plan_batches, train_model
 from kdutils.mini.tokenizer import CONTEXT, build_tokenizer
-from kdutils.mini.world import ENTITIES, HOPS, NAMES, RELATIONS, SPLITS, STATES, draw_world, shipped_world
+from kdutils.mini.world import ENTITIES, HOPS, NAMES, RELATIONS, STATES, draw_world, shipped_world
 
 KEYWORD = re.compile(r"true|false|solution[12]|answer[1-5]|ending[1-4]|option[12]")
 PER_TASK = 100

@@ -93,8 +93,8 @@ def pairs() -> list[tuple[str, str]]:
 def build_model(model: MiniModel, *, pad: int, eos: int, generator: torch.Generator) -> PreTrainedModel:
     """The untrained model in fp32; its weights depend on `generator` alone.
 
-    Matrices are normal with standard deviation 1 / sqrt(inputs), embeddings 0.3 / sqrt(hidden) times
-    one scale for all rows; norms are one, biases zero.
+    Matrices are normal with standard deviation 1 / sqrt(inputs), embeddings with EMBEDDING_STD; norms
+    are one, biases and the matrices that end a layer's two halves zero.
     """
     network = AutoModelForCausalLM.from_config(model.config(pad=pad, eos=eos), attn_implementation="sdpa")
     with torch.no_grad():

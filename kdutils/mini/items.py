@@ -6,10 +6,10 @@ import random
 from collections.abc import Callable
 from functools import cache
 
-from kdutils.items import Item, fingerprint
+from kdutils.items import SPLITS, Item, fingerprint
 from kdutils.mini import arithmetic, commonsense, instructions
 from kdutils.mini.problem import Problem
-from kdutils.mini.world import SPLITS, World, shipped_world
+from kdutils.mini.world import World, shipped_world
 
 GENERATORS: dict[str, dict[str, Callable[..., Problem]]] = {
     "math": arithmetic.TASKS,

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import random
-import shutil
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -21,6 +20,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
+from kdutils import store
 from kdutils.mini.family import MINI_MODELS, MODEL_FOLDER, MiniModel, build_model
 from kdutils.mini.texts import generate_texts, lesson_sizes
 from kdutils.mini.tokenizer import ANSWERS, build_tokenizer
@@ -28,9 +28,7 @@ from kdutils.mini.world import WORLD_SEED
 
 N_TEXTS = 210_000
 STEP_TOKENS = 768
-WINDOW = (
-    128  # texts sorted by length together: little padding, yet steps that differ little (2,048 learned less)
-)
+WINDOW = 128  # texts sorted by length together: little padding, yet steps alike (2,048 learned less)
 WARM_UP_STEPS = 60
 CONSTANT_SHARE = 0.6  # of the steps; then the learning rate falls to 2 % linearly
 DECISION_WEIGHT = 3.0  # of a label, a letter or a yes or no in the loss: one token of twenty, and the point
@@ -140,14 +138,8 @@ def rebuild_one(name: str, texts_file: str, out: str, seed: int) -> str:
         eos=tokenizer.eos_token_id,
         seed=seed,
     )
-    target, partial = Path(out) / name, Path(out) / f"{name}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    network.generation_config.max_length = None  # nothing in the folder may decide how we decode
-    network.to(torch.bfloat16).save_pretrained(partial)
-    (partial / "generation_config.json").unlink(missing_ok=True)
-    tokenizer.save_pretrained(partial)
-    shutil.rmtree(target, ignore_errors=True)
-    partial.replace(target)
+    network.generation_config.max_length = None
+    store.write_model(Path(out) / name, network.to(torch.bfloat16), tokenizer)
     n = network.num_parameters()
     return f"{name}: {n} parameters, loss {np.mean(losses[-50:]):.3f}, {time.perf_counter() - started:.0f} s"
 

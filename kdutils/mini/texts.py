@@ -11,6 +11,7 @@ import random
 from collections.abc import Iterator
 from functools import partial
 
+from kdutils.items import SPLITS
 from kdutils.mini import arithmetic, commonsense
 from kdutils.mini.arithmetic import LETTERS
 from kdutils.mini.problem import Problem
@@ -24,7 +25,6 @@ from kdutils.mini.world import (
     LINKS,
     NAMES,
     RELATIONS,
-    SPLITS,
     STATEMENTS,
     STATES,
     STEPS,

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from kdutils.items import SPLITS
 from kdutils.mini.arithmetic import OBJECTS
 from kdutils.mini.commonsense import HEADS, TRUE_FALSE
 from kdutils.mini.items import TASKS_OF, build_data
@@ -24,7 +25,6 @@ from kdutils.mini.world import (
     HOPS,
     NAMES,
     RELATIONS,
-    SPLITS,
     STATES,
     STEPS,
     WISHES,

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from functools import cache
 
 WORLD_SEED = 20_261_122  # the shipped models were pretrained on this world and no other
-SPLITS = ("train", "validation", "test")
 
 # No name holds a capital A to E: the paper's AQuA parser takes the first such letter it meets.
 NAMES = (
