@@ -275,3 +275,11 @@ class EvalSpec(_Hashed):
     def eval_id(self) -> str:
         """Name of the evaluation's folder within a run."""
         return f"{self.split}-{self.digest()}"
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """A run that a study needs, and how it is evaluated there."""
+
+    spec: RunSpec
+    evaluation: EvalSpec
