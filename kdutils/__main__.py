@@ -5,11 +5,17 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-from kdutils import params, runner, spec, store
+from kdutils import executor, params, plan, runner, spec, store
+
+if TYPE_CHECKING:
+    from kdutils import grid
+
+SAY_EVERY_SECONDS = 10.0
 
 
 class _Parser(argparse.ArgumentParser):
@@ -34,9 +40,7 @@ def main(arguments: Sequence[str] | None = None, *, notebooks: Path = params.NOT
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="kdutils", description="Execute the notebooks of a profile.", allow_abbrev=False)
     known = ", ".join(spec.profile_names())
-    parser.add_argument(
-        "profile", nargs="?", default="published", help=f"one of {known} (default: published)"
-    )
+    parser.add_argument("profile", nargs="?", default="mini", help=f"one of {known} (default: mini)")
     parser.add_argument(
         "-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), dest="overrides",
         help="set a parameter in every notebook that declares it",
@@ -44,6 +48,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--only", default="", metavar="02,06", help="numbers or names of notebooks")
     parser.add_argument("--out", type=Path, default=store.OUTPUTS, metavar="DIR", help="default: outputs")
     parser.add_argument("--jobs", type=int, metavar="N", help="notebooks at a time (default: all cores)")
+    parser.add_argument(
+        "--workers", type=int, metavar="N", help="runs trained at a time (default: one a GPU, or one a core)"
+    )
     parser.add_argument("--limit", type=float, metavar="SECONDS", help="stop a notebook that takes longer")
     parser.add_argument("--list", action="store_true", help="print the notebooks and their parameters")
     return parser
@@ -58,6 +65,9 @@ def _run(asked: argparse.Namespace, notebooks: Path) -> int:
     if asked.list:
         _print_parameters([notebooks / f"{name}.ipynb" for name in runner.selected(profile, only)])
         return 0
+    if asked.workers is not None and asked.workers < 1:
+        raise runner.RunError(f"workers={asked.workers} must be at least 1")
+    training = _Training(asked.workers)
     results = runner.run_profile(
         profile,
         out=asked.out.absolute(),
@@ -66,13 +76,37 @@ def _run(asked: argparse.Namespace, notebooks: Path) -> int:
         jobs=asked.jobs,
         limit_seconds=asked.limit,
         notebooks=notebooks,
-        prepare=[_released_tables] if "published" in profile.sources else [],
+        prepare=[lambda: _released_tables(profile)] if "published" in profile.sources else [],
+        train=training if profile.live else None,
     )
     failed = [result for result in results if result.status == "failed"]
     for result in failed:
         copy = asked.out / profile.name / "reports" / f"{result.name}.failed.ipynb"
         print(f"kdutils: {result.name} failed ({result.error}); see {copy}", file=sys.stderr)
-    return 1 if failed else 0
+    return 1 if failed or training.failures else 0
+
+
+class _Training:
+    """Makes the runs that the notebooks of a profile need before they start, and says how far it is."""
+
+    def __init__(self, workers: int | None) -> None:
+        self.workers, self.failures, self.said = workers, {}, 0.0
+
+    def __call__(self, plans: Sequence[plan.Plan]) -> None:
+        from kdutils import grid  # loads torch, which a profile without training does not need
+
+        runs = list(dict.fromkeys(run for each in plans for run in each.runs))
+        if not runs:
+            return
+        state = grid.fill(runs, plans[0].out, workers=self.workers, progress=self.progress)
+        executor.say(str(state))
+        self.failures = state.failures
+
+    def progress(self, state: grid.State) -> None:
+        """Say the state every ten seconds."""
+        if time.monotonic() - self.said > SAY_EVERY_SECONDS:
+            self.said = time.monotonic()
+            executor.say(str(state))
 
 
 def _overrides(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
@@ -84,14 +118,20 @@ def _overrides(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
     return overrides
 
 
-def _released_tables() -> Path:
-    """The folder of the authors' tables, fetched once for all notebooks."""
+def _released_tables(profile: spec.Profile) -> Path | None:
+    """The folder of the authors' tables, fetched once for all notebooks.
+
+    None, said aloud, if they cannot be had and the profile has results of its own to show.
+    """
     from kdutils import published  # not needed by profiles without them
 
     try:
         return published.fetch()
     except published.ReleasedTablesError as error:
-        raise runner.RunError(str(error)) from error
+        if profile.live is None:
+            raise runner.RunError(str(error)) from error
+        executor.say(f"goes on without the released results: {error}")
+        return None
 
 
 def _print_parameters(notebooks: Sequence[Path]) -> None:

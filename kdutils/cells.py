@@ -41,8 +41,11 @@ SCHEMA = {
     "fidelity_sft": "float64",
     "fidelity_bleu2": "float64",  # the authors' second fidelity table
     "fidelity_bleu2_sft": "float64",
+    "fidelity_correct_r": "float64",  # over items, of being right and BLEU with the teacher's text
     "flags": "str",  # ";"-joined keys of FLAGS, in that order; "" where nothing is odd
 }
+
+MODEL_WORLD = "mini-"  # how the names of the mini family begin
 
 FLAGS = {
     "contaminated": "the task's test questions occur in the training set",
@@ -79,10 +82,21 @@ def model_parameters(model: str) -> int:
     return round(float(match[1]) * {"k": 1e3, "M": 1e6, "B": 1e9}[match[2]])
 
 
+def size_label(parameters: int) -> str:
+    """A parameter count as names write it: 500,000,000 gives `0.5B`, 38,000 gives `38k`."""
+    unit, one = ("B", 1e9) if parameters >= 1e8 else ("M", 1e6) if parameters >= 1e6 else ("k", 1e3)
+    return f"{parameters / one:g}{unit}"
+
+
 def model_family(model: str) -> str:
     """`Qwen2.5` or `Llama-3` (3.1 and 3.2 are one family in the paper); else the name before its size."""
     stem = model.rsplit("-", 1)[0]
     return "Llama-3" if stem.startswith("Llama-3") else stem
+
+
+def is_model_world(cells: pd.DataFrame) -> bool:
+    """Whether the models of all cells are of the embedded mini family, which no real model resembles."""
+    return len(cells) > 0 and bool(cells["family"].str.startswith(MODEL_WORLD).all())
 
 
 def join_flags(flags: Iterable[str]) -> str:

@@ -233,6 +233,26 @@ def fidelity(both: pd.DataFrame, *, rng: np.random.Generator, n_resamples: int =
     }
 
 
+def fidelity_correct_r(both: pd.DataFrame) -> float:
+    """Point-biserial correlation, over paired rows, of being right with the likeness to the teacher's text.
+
+    Likeness is sentence BLEU (sacrebleu, effective order, so that short texts are not all near zero).
+    Positive where right items are those on which the student writes like its teacher. NaN below three rows,
+    or where all are right, all wrong or all equally like.
+    """
+    right = both["correct"].to_numpy(float)
+    metric = sacrebleu.BLEU(effective_order=True)
+    likeness = np.array(
+        [
+            metric.sentence_score(text, [reference]).score
+            for text, reference in zip(both["text"], both["text_teacher"], strict=True)
+        ]
+    )
+    if len(right) < 3 or np.ptp(right) == 0 or np.ptp(likeness) == 0:
+        return math.nan
+    return float(np.corrcoef(right, likeness)[0, 1])
+
+
 def _bleu_counts(metric: sacrebleu.BLEU, text: str, reference: str) -> list[int]:
     """Lengths, matches and totals of one text: what corpus BLEU adds up over texts."""
     found = metric.corpus_score([text], [[reference]])

@@ -13,7 +13,6 @@ import subprocess
 import sys
 import threading
 import time
-import uuid
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -48,8 +47,8 @@ class Executor:
         self.stopped_by = 0  # number of the signal, 0 if there was none
         self._scratch = scratch
         self._limit_seconds = limit_seconds
-        self._token = uuid.uuid4().hex
-        self._variables = _variables(scratch, jobs=jobs, token=self._token)
+        self._token = os.environ[report.RUN_TOKEN]
+        self._variables = _variables(scratch, jobs=jobs)
         self._processes: dict[str, subprocess.Popen] = {}
         self._lock = threading.RLock()  # a second signal may come while `stop` answers the first
 
@@ -142,7 +141,7 @@ class Executor:
         return self._scratch / f"{task.name}.log"
 
 
-def _variables(scratch: Path, *, jobs: int, token: str) -> dict[str, str]:
+def _variables(scratch: Path, *, jobs: int) -> dict[str, str]:
     """The environment of the workers: this Python and nothing of the user's Jupyter or IPython."""
     # Found before any other python3 that is installed, and runs `sys.executable`.
     write_kernel_spec(scratch / "kernels" / worker.KERNEL)
@@ -153,7 +152,6 @@ def _variables(scratch: Path, *, jobs: int, token: str) -> dict[str, str]:
         "IPYTHONDIR": str(scratch / "ipython"),
         "PYTHONPATH": os.pathsep.join(path),
         "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs)),
-        report.RUN_TOKEN: token,
     }
 
 

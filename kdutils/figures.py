@@ -7,10 +7,12 @@ the table that was passed, which the notebook stores beside the picture.
 from __future__ import annotations
 
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from kdutils import plots
-from kdutils.plots import DOMAIN_STYLE, METHOD_STYLE, SELECTION_STYLE, VERDICT_STYLE, Style
+from kdutils.plots import ANSWER_STYLE, DOMAIN_STYLE, METHOD_STYLE, SELECTION_STYLE, VERDICT_STYLE, Style
+from kdutils.spec import DOMAIN_LABELS
 
 INTERVAL = "95% interval"
 
@@ -24,21 +26,23 @@ def _methods(table: pd.DataFrame) -> list[Style]:
     return [style for method, style in METHOD_STYLE.items() if method in present]
 
 
-def coverage(grid: pd.DataFrame) -> Figure:
+def coverage(grid: pd.DataFrame, *, watermark: str = "") -> Figure:
     """Counts of runs: a row a pair (index), a column a method x temperature."""
-    fig, (ax,) = plots.panels(height=3.4)
+    fig, (ax,) = plots.panels(height=1.2 + 0.2 * len(grid))
     plots.count_grid(ax, grid)
+    plots.watermark(fig, watermark)
     return fig
 
 
 def gain_by_pair(table: pd.DataFrame, *, watermark: str = "") -> Figure:
     """Average gain of every pair and method: columns domain, pair, method, gain, low, high."""
-    height = min(4.2, 1.6 + 0.6 * table["pair"].nunique())
+    pairs = list(dict.fromkeys(table["pair"]))
+    height = max(min(4.2, 1.6 + 0.6 * len(pairs)), 1.0 + 0.29 * len(pairs))
     fig, axes = plots.panels(1, len(_domains(table)), height=height, sharey=True)
     for ax, domain in zip(axes, _domains(table), strict=True):
         part = table[table["domain"] == domain]
-        plots.interval_dots(ax, part, y="pair", x="gain", styles=METHOD_STYLE, by="method")
-        ax.set(title=domain.capitalize(), xlabel=f"gain over SFT, points, {INTERVAL}")
+        plots.interval_dots(ax, part, y="pair", x="gain", styles=METHOD_STYLE, by="method", rows=pairs)
+        ax.set(title=DOMAIN_LABELS[domain], xlabel=f"gain over SFT, points,\n{INTERVAL}")
     plots.figure_legend(fig, _methods(table))
     plots.watermark(fig, watermark)
     return fig
@@ -48,11 +52,12 @@ def gain_by_task(table: pd.DataFrame, *, watermark: str = "") -> Figure:
     """Gains of one domain, a panel a student: columns student, label (task), method, gain, low, high."""
     students = list(dict.fromkeys(table["student"]))
     n_rows = -(-len(students) // 3)
-    height = n_rows * (0.9 + 0.27 * table["label"].nunique()) + 0.5
+    tasks = list(dict.fromkeys(table["label"]))
+    height = n_rows * (0.9 + 0.27 * len(tasks)) + 0.5
     fig, axes = plots.panels(n_rows, min(3, len(students)), height=height, sharey=True, sharex=True)
     for ax, student in zip(axes, students, strict=False):
         part = table[table["student"] == student]
-        plots.interval_dots(ax, part, y="label", x="gain", styles=METHOD_STYLE, by="method")
+        plots.interval_dots(ax, part, y="label", x="gain", styles=METHOD_STYLE, by="method", rows=tasks)
         ax.set_title(student)
     for ax in axes[len(students) :]:
         ax.set_visible(False)
@@ -63,20 +68,21 @@ def gain_by_task(table: pd.DataFrame, *, watermark: str = "") -> Figure:
     return fig
 
 
-def gain_by_size(points: pd.DataFrame, means: pd.DataFrame) -> Figure:
+def gain_by_size(points: pd.DataFrame, means: pd.DataFrame, *, watermark: str = "") -> Figure:
     """Gain over student size: every run a point, means as lines; columns as in plots.size_curves."""
     fig, axes = plots.panels(1, len(_domains(points)), height=3.4, sharey=True)
     for ax, domain in zip(axes, _domains(points), strict=True):
         plots.size_curves(ax, points[points["domain"] == domain], means[means["domain"] == domain])
-        ax.set(title=domain.capitalize(), xlabel="student size, billion parameters (log)")
+        ax.set(title=DOMAIN_LABELS[domain], xlabel="student parameters (log)")
     axes[0].set_ylabel("average gain over SFT, points")
     families = zip(dict.fromkeys(points["family"]), plots.FAMILY_LINES, strict=False)
     lines = [plots.line_handle(f"{family}, mean", linestyle=dash) for family, dash in families]
     plots.figure_legend(fig, _methods(points), extra=lines)
+    plots.watermark(fig, watermark)
     return fig
 
 
-def correlations(table: pd.DataFrame) -> Figure:
+def correlations(table: pd.DataFrame, *, watermark: str = "") -> Figure:
     """Rank correlations by task under both selection rules: columns domain, label, selection, rho, low, high.
 
     Where a column `printed` stands, its values are marked with a stroke.
@@ -87,21 +93,36 @@ def correlations(table: pd.DataFrame) -> Figure:
         plots.interval_dots(ax, part, y="label", x="rho", styles=SELECTION_STYLE, by="selection")
         if "printed" in table:
             plots.printed_ticks(ax, part.drop_duplicates("label"), y="label", x="printed")
-        ax.set(title=domain.capitalize(), xlabel=f"Spearman rho, {INTERVAL}")
+        gap = "\n" if len(axes) > 2 else " "
+        ax.set(title=DOMAIN_LABELS[domain], xlabel=f"Spearman rho,{gap}{INTERVAL}")
     stroke = plots.line_handle("printed", color="black", marker="|", markersize=10, linestyle="none")
     plots.figure_legend(fig, list(SELECTION_STYLE.values()), extra=[stroke] if "printed" in table else None)
+    plots.watermark(fig, watermark)
     return fig
 
 
-def gain_against(points: pd.DataFrame, *, x: str, xlabel: str) -> Figure:
-    """Average gain over another quantity, every run a point: columns domain, method, gain and `x`."""
+def gain_against(
+    points: pd.DataFrame,
+    *,
+    x: str,
+    xlabel: str,
+    y: str = "gain",
+    ylabel: str = "average gain over SFT, points",
+    watermark: str = "",
+) -> Figure:
+    """Average gain over another quantity, every run a point: columns domain, method, `y` and `x`.
+
+    `{score}` in `xlabel` is what the domain is scored by: accuracy, or ROUGE-L.
+    """
     fig, axes = plots.panels(1, len(_domains(points)), height=3.0, sharey=True)
     for ax, domain in zip(axes, _domains(points), strict=True):
         part = points[points["domain"] == domain]
-        plots.scatter(ax, part, x=x, y="gain", styles=METHOD_STYLE, by="method")
-        ax.set(title=domain.capitalize(), xlabel=xlabel)
-    axes[0].set_ylabel("average gain over SFT, points")
+        plots.scatter(ax, part, x=x, y=y, styles=METHOD_STYLE, by="method")
+        score = "ROUGE-L" if domain == "instruction" else "accuracy"
+        ax.set(title=DOMAIN_LABELS[domain], xlabel=xlabel.format(score=score))
+    axes[0].set_ylabel(ylabel)
     plots.figure_legend(fig, _methods(points))
+    plots.watermark(fig, watermark)
     return fig
 
 
@@ -113,60 +134,170 @@ def before_and_after(
     styles: tuple[Style, Style],
     xlabel: str,
     by: str = "domain",
+    watermark: str = "",
 ) -> Figure:
     """Two values of every pair joined by a line, a panel a value of `by`: columns pair, `left`, `right`."""
     names = list(dict.fromkeys(table[by]))
     fig, axes = plots.panels(1, len(names), height=1.2 + 0.2 * table["pair"].nunique(), sharey=True)
     for ax, name in zip(axes, names, strict=True):
-        plots.dumbbells(ax, table[table[by] == name], y="pair", left=left, right=right, styles=styles)
-        ax.set(title=name.capitalize() if by == "domain" else name, xlabel=xlabel)
+        part, columns = table[table[by] == name], {"left": left, "right": right}
+        plots.dumbbells(ax, part, y="pair", **columns, styles=styles, rows=list(dict.fromkeys(table["pair"])))
+        ax.set(title=DOMAIN_LABELS[name] if by == "domain" else name, xlabel=xlabel)
     plots.figure_legend(fig, list(styles))
+    plots.watermark(fig, watermark)
     return fig
 
 
-def likeness_against_accuracy(table: pd.DataFrame, *, y: str, ylabel: str) -> Figure:
-    """Agreement or fidelity over accuracy, every pair x task a point; dashed where the two are equal."""
+def likeness_against_accuracy(
+    table: pd.DataFrame, *, y: str, ylabel: str, by: str = "domain", watermark: str = ""
+) -> Figure:
+    """Agreement or fidelity over accuracy, every pair x task a point; dashed where the two are equal.
+
+    `by` is domain or method; with the methods there is a legend.
+    """
+    styles = METHOD_STYLE if by == "method" else DOMAIN_STYLE
     fig, axes = plots.panels(1, len(_domains(table)), height=3.2, sharey=True)
     for ax, domain in zip(axes, _domains(table), strict=True):
         part = table[table["domain"] == domain]
-        plots.scatter(ax, part, x="accuracy", y=y, styles=DOMAIN_STYLE, by="domain", zero=False)
+        plots.scatter(ax, part, x="accuracy", y=y, styles=styles, by=by, zero=False)
         plots.diagonal(ax)
-        ax.set(title=domain.capitalize(), xlabel="student accuracy, %")
+        ax.set(title=DOMAIN_LABELS[domain], xlabel="student accuracy, %")
     axes[0].set_ylabel(ylabel)
+    if by == "method":
+        plots.figure_legend(fig, _methods(table))
+    plots.watermark(fig, watermark)
     return fig
 
 
-def level_and_gain(table: pd.DataFrame, *, measure: str, label: str) -> Figure:
-    """A likeness to the teacher over accuracy (left) and the gain over it (right)."""
-    fig, (level, gain) = plots.panels(1, 2, height=3.2)
-    plots.scatter(level, table, x="accuracy", y=measure, styles=METHOD_STYLE, by="method", zero=False)
-    level.set(xlabel="student accuracy, %", ylabel=label, title="Level")
-    plots.scatter(gain, table, x=measure, y="gain", styles=METHOD_STYLE, by="method")
-    gain.set(xlabel=label, ylabel="gain over SFT, points", title="Gain")
+def answer_shares(table: pd.DataFrame, *, watermark: str = "") -> Figure:
+    """What student and teacher answer, as shares of the items: a panel a domain, a bar a kind of student.
+
+    Columns domain, label and those of ANSWER_STYLE, in percent.
+    """
+    rows = table.groupby("domain", sort=False).size().max()
+    fig, axes = plots.panels(1, len(_domains(table)), height=1.3 + 0.28 * rows)
+    for ax, domain in zip(axes, _domains(table), strict=True):
+        part = table[table["domain"] == domain].set_index("label")
+        plots.stacked_shares(ax, part, styles=ANSWER_STYLE, fmt="{:.0f}")
+        ax.set(title=DOMAIN_LABELS[domain], xlabel="share of items, %", xlim=(0, 100))
+    handles = plots.shade_handles(ANSWER_STYLE)
+    fig.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
+    plots.watermark(fig, watermark)
+    return fig
+
+
+def level_and_gain(table: pd.DataFrame, *, measure: str, label: str, watermark: str = "") -> Figure:
+    """A likeness to the teacher over accuracy (left) and the gain over it (right), a row a domain."""
+    domains = _domains(table)
+    height = 3.2 if len(domains) == 1 else 0.5 + 2.6 * len(domains)
+    fig, axes = plots.panels(len(domains), 2, height=height)
+    for domain, level, gain in zip(domains, axes[::2], axes[1::2], strict=True):
+        part = table[table["domain"] == domain]
+        before = "" if len(domains) == 1 else f"{DOMAIN_LABELS[domain]}: "
+        plots.scatter(level, part, x="accuracy", y=measure, styles=METHOD_STYLE, by="method", zero=False)
+        level.set(xlabel="student accuracy, %", ylabel=label, title=f"{before}level".capitalize())
+        plots.scatter(gain, part, x=measure, y="gain", styles=METHOD_STYLE, by="method")
+        gain.set(xlabel=label, ylabel="gain over SFT, points", title=f"{before}gain".capitalize())
     plots.figure_legend(fig, _methods(table))
+    plots.watermark(fig, watermark)
     return fig
 
 
-def temperature_curves(average: pd.DataFrame) -> Figure:
-    """Average accuracy over temperature: a row of panels a domain, a column a pair."""
-    pairs = list(dict.fromkeys(average["pair"]))
-    domains = _domains(average)
-    height = 1.9 * len(domains) + 0.9
-    fig, axes = plots.panels(len(domains), len(pairs), height=height, sharex=True, sharey="row")
-    places = [(domain, pair) for domain in domains for pair in pairs]
-    for ax, (domain, pair) in zip(axes, places, strict=True):
-        plots.temperature_curves(ax, average[(average["domain"] == domain) & (average["pair"] == pair)])
-        ax.set_title(f"{domain}\n{pair}", fontsize=8)
-    for ax in axes[-len(pairs) :]:
-        ax.set_xlabel("temperature (log)")
-    for ax in axes[:: len(pairs)]:
-        ax.set_ylabel("average accuracy, %")
+def likeness_by_method(table: pd.DataFrame, *, measure: str, xlabel: str, watermark: str = "") -> Figure:
+    """A likeness of the SFT student and of each method's, a row a pair, a panel a domain.
+
+    Columns domain, pair, method (`sft` among them) and `measure`; a line joins what belongs to a pair.
+    """
+    pairs = list(dict.fromkeys(table["pair"]))
+    height = 1.3 + 0.2 * len(pairs)
+    fig, axes = plots.panels(1, len(_domains(table)), height=height, sharey=True)
+    for ax, domain in zip(axes, _domains(table), strict=True):
+        part = table[table["domain"] == domain]
+        plots.joined_dots(ax, part, y="pair", x=measure, styles=METHOD_STYLE, by="method", rows=pairs)
+        ax.set(title=DOMAIN_LABELS[domain], xlabel=xlabel)
+    plots.figure_legend(fig, _methods(table))
+    plots.watermark(fig, watermark)
+    return fig
+
+
+def right_and_alike(table: pd.DataFrame, *, bound: float, watermark: str = "") -> Figure:
+    """Correlation of being right with likeness to the teacher, every run a point, a row a task.
+
+    Columns label (task), method, fidelity_correct_r; dashed at plus and minus `bound`.
+    """
+    tasks = list(dict.fromkeys(table["label"]))
+    fig, (ax,) = plots.panels(height=1.1 + 0.36 * len(tasks))
+    plots.point_rows(ax, table, y="label", x="fidelity_correct_r", styles=METHOD_STYLE, by="method")
+    for value in (-bound, bound):
+        ax.axvline(value, color=plots.GREY, linewidth=0.8, linestyle="--", zorder=1)
+    ax.set(xlim=(-1.02, 1.02), xlabel="r of being right with sentence BLEU against the teacher's text")
+    dashed = plots.line_handle(f"r = ±{bound:g}", linestyle="--")
+    plots.figure_legend(fig, _methods(table), extra=[dashed])
+    plots.watermark(fig, watermark)
+    return fig
+
+
+def temperature_curves(average: pd.DataFrame, *, watermark: str = "") -> Figure:
+    """Average accuracy over temperature: rows of panels a domain, a panel a pair."""
+    fig, panels = _pair_panels(average, xlabel="temperature (log)", ylabel="average accuracy, %")
+    for ax, part in panels:
+        plots.temperature_curves(ax, part)
     dashed = plots.line_handle("SFT student", linestyle="--")
     plots.figure_legend(fig, _methods(average), extra=[dashed])
+    plots.watermark(fig, watermark)
     return fig
 
 
-def best_temperature(shares: pd.DataFrame) -> Figure:
+def noise_curves(average: pd.DataFrame, *, watermark: str = "") -> Figure:
+    """Average accuracy over the noise on the teacher's logits: rows of panels a domain, a panel a pair."""
+    fig, panels = _pair_panels(average, xlabel="sigma of the noise", ylabel="average accuracy, %")
+    for ax, part in panels:
+        plots.noise_curves(ax, part)
+    lines = [plots.line_handle("SFT student", linestyle="--"), plots.line_handle("base model", linestyle=":")]
+    plots.figure_legend(fig, _methods(average), extra=lines)
+    plots.watermark(fig, watermark)
+    return fig
+
+
+def _pair_panels(
+    table: pd.DataFrame, *, xlabel: str, ylabel: str
+) -> tuple[Figure, list[tuple[Axes, pd.DataFrame]]]:
+    """A panel a domain x pair and its rows of `table`; those of a domain share y.
+
+    At most five side by side, four where names are long.
+    """
+    pairs, domains = list(dict.fromkeys(table["pair"])), _domains(table)
+    rows_each = -(-len(pairs) // (5 if max(map(len, pairs)) < 16 else 4))
+    n_columns = -(-len(pairs) // rows_each)
+    n_rows = rows_each * len(domains)
+    height = (1.9 if n_rows < 5 else 1.6) * n_rows + 0.9
+    share = {"sharey": "row"} if rows_each == 1 else {}
+    fig, axes = plots.panels(n_rows, n_columns, height=height, sharex=True, **share)
+    grid, panels = axes.reshape(n_rows, n_columns), []
+    for place, domain in enumerate(domains):
+        of_domain = grid[place * rows_each : (place + 1) * rows_each].ravel()
+        for index, ax in enumerate(of_domain):
+            if index % n_columns == 0:
+                ax.set_ylabel(ylabel)
+            if rows_each > 1 and index:
+                ax.sharey(of_domain[0])
+                ax.tick_params(labelleft=index % n_columns == 0)
+            pair = pairs[index] if index < len(pairs) else None
+            part = table[(table["domain"] == domain) & (table["pair"] == pair)]
+            if part.empty:
+                ax.set_visible(False)
+                continue
+            ax.set_title(f"{domain}\n{pair}", fontsize=8 if len(pair) < 16 else 7)
+            panels.append((ax, part))
+    for column in grid.T:  # below the last panel that a column has
+        lowest = [ax for ax in column if ax.get_visible()][-1:]
+        for ax in lowest:
+            ax.set_xlabel(xlabel)
+            ax.tick_params(labelbottom=True)
+    return fig, panels
+
+
+def best_temperature(shares: pd.DataFrame, *, watermark: str = "") -> Figure:
     """Share of cases in which a temperature is the best: a row a kind of run, a column a temperature."""
     colours = plots.ordered_colours(shares.shape[1])
     styles = {name: Style(name, colour, "s") for name, colour in zip(shares.columns, colours, strict=True)}
@@ -176,6 +307,7 @@ def best_temperature(shares: pd.DataFrame) -> Figure:
     fig.legend(
         handles=plots.shade_handles(styles), loc="outside lower center", ncols=len(styles), frameon=False
     )
+    plots.watermark(fig, watermark)
     return fig
 
 
@@ -195,12 +327,13 @@ def known_noise(known: pd.DataFrame, *, sft: float, base: float) -> Figure:
     return fig
 
 
-def verdict_bars(counts: pd.DataFrame) -> Figure:
+def verdict_bars(counts: pd.DataFrame, *, watermark: str = "") -> Figure:
     """Claims by section (index) and verdict (columns)."""
     fig, (ax,) = plots.panels(height=1.0 + 0.24 * len(counts))
     plots.stacked_shares(ax, counts, styles=VERDICT_STYLE, fmt="{:.0f}")
     ax.set_xlabel("number of claims")
     fig.legend(handles=plots.shade_handles(VERDICT_STYLE), loc="outside lower center", ncols=4, frameon=False)
+    plots.watermark(fig, watermark)
     return fig
 
 

@@ -46,10 +46,6 @@ def index_html(
         provenance: names and values; a mapping as value is folded away.
     """
     pages = {result.name: _page_of(result) for result in results}
-    counts = [
-        (verdict, mark, _words(verdict), sum(claim["verdict"] == verdict for claim in claims))
-        for verdict, mark in VERDICT_MARKS.items()
-    ]
     return page(
         "index.html.j2",
         title=f"Knowledge distillation: {profile.title[:1].lower()}{profile.title[1:]}",
@@ -57,8 +53,7 @@ def index_html(
         current=None,
         wide=True,
         profile=profile,
-        verdicts=counts,
-        claims=[_claim_row(claim, pages) for claim in claims],
+        claims=_claims_by_source(claims, pages),
         reports=[_report_row(result, pages[result.name]) for result in results],
         figures=[_figure(figure, pages) for figure in figures],
         provenance=provenance,
@@ -87,6 +82,23 @@ def _report_row(result: Result, href: str | None) -> dict[str, Any]:
         "changed": ", ".join(f"{name} = {value}" for name, value in result.changed.items()),
         "error": result.error,
     }
+
+
+def _claims_by_source(
+    claims: Sequence[Mapping[str, Any]], pages: Mapping[str, str | None]
+) -> list[dict[str, Any]]:
+    """Counts of verdicts and rows of claims for each source, so that none is counted with another's."""
+    groups = []
+    for source in dict.fromkeys(claim["source"] for claim in claims):
+        own = [claim for claim in claims if claim["source"] == source]
+        counts = [
+            (verdict, mark, _words(verdict), sum(claim["verdict"] == verdict for claim in own))
+            for verdict, mark in VERDICT_MARKS.items()
+        ]
+        rows = [_claim_row(claim, pages) for claim in own]
+        title = f"{spec.SOURCE_LABELS.get(source, source)} results"
+        groups.append({"source": source, "title": title, "verdicts": counts, "rows": rows})
+    return groups
 
 
 def _claim_row(claim: Mapping[str, Any], pages: Mapping[str, str | None]) -> dict[str, Any]:

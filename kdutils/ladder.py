@@ -8,44 +8,44 @@ It is what world and sizes were calibrated on, and all they were calibrated on: 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
-from kdutils import grid, store
-from kdutils.mini.family import pairs
-from kdutils.runspec import MINI
+from kdutils import grid, plan, store
+from kdutils.mini.family import MINI_MODELS, pairs
+from kdutils.runspec import MINI, PlannedRun
 from kdutils.spec import AVERAGE, TRAIN_DOMAINS, Live
 
 LADDER_FILE = Path(__file__).parent / "mini" / "ladder.csv"
 COLUMNS = ["domain", "student", "method", "task", "n", "accuracy", "accuracy_se"]
 
 
-def plan(items_per_task: int = 200) -> Live:
+def planned(items_per_task: int = 200) -> list[PlannedRun]:
     """The base and SFT runs of all ten models, seed 0."""
-    return Live(
+    live = Live(
         data=MINI,
-        pairs=tuple(pairs()),
-        methods=(),
-        domains=TRAIN_DOMAINS,
-        temperatures=(1.0,),
-        noise_sigmas=(0.0,),
-        seeds=(0,),
+        models=tuple(MINI_MODELS),
+        needs=(),
+        sft_seeds=(0,),
         items_per_task=items_per_task,
         settings={},
     )
+    runs = [plan.baselines(live, pairs(), domain, sft_seeds=live.sft_seeds) for domain in TRAIN_DOMAINS]
+    return [run for of_domain in runs for run in of_domain]
 
 
-def measured(out: Path, live: Live) -> pd.DataFrame:
+def measured(out: Path, runs: Sequence[PlannedRun]) -> pd.DataFrame:
     """Accuracy with standard error, percent, by domain, model, method and task: COLUMNS.
 
     Raises:
         RuntimeError: if a run failed.
     """
-    state = grid.fill(live, out, progress=lambda state: print(state, flush=True))
+    state = grid.fill(runs, out, progress=lambda state: print(state, flush=True))
     if state.failures:
         raise RuntimeError(str(state))
-    return grid.live_cells(live, out)[COLUMNS].round(2)
+    return grid.live_cells(runs, out)[COLUMNS].round(2)
 
 
 def rungs(ladder: pd.DataFrame, family: str, domain: str) -> pd.DataFrame:
@@ -70,7 +70,7 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=200, help="test items a task")
     parser.add_argument("--csv", type=Path, default=LADDER_FILE, help="where the table goes")
     asked = parser.parse_args()
-    table = measured(asked.out, plan(asked.items))
+    table = measured(asked.out, planned(asked.items))
     store.write_csv(asked.csv, table)
     wide = table.pivot_table(index=["domain", "student", "method"], columns="task", values="accuracy")
     print(wide.round(0).to_string(na_rep=""))

@@ -1,49 +1,64 @@
-"""Training from within a notebook: what a profile lacks is made, with its progress shown."""
+"""Training from within a notebook: what a plan lacks is made, with its progress shown."""
 
 from __future__ import annotations
 
 import base64
+import html
 import io
 import time
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import display
 
-from kdutils import figures, store
-from kdutils.spec import load_profile
+from kdutils import figures, study
+from kdutils.plan import Plan
+from kdutils.spec import SOURCE_LABELS
+
+if TYPE_CHECKING:
+    from kdutils.grid import State
+
+MODEL_WORLD = (
+    "Live results are of a model world, tiny models on generated questions: they show that the machinery "
+    "works, and are no evidence about Qwen or Llama."
+)
 
 
-class TrainingError(RuntimeError):
-    """Runs that failed, each with its reason."""
+def cells(plan: Plan, *, workers: int | None = None) -> pd.DataFrame:
+    """The cells of a plan from every source, once its missing runs are made, with the progress shown.
 
-
-def train(profile: str, out: Path | str = store.OUTPUTS, *, workers: int | None = None) -> None:
-    """Make the runs of a profile that are missing under `out` and show how far they are.
-
-    Does nothing for a profile that only reads the released results. A relative `out` is taken from the
-    repository. What is finished when it is interrupted stays finished.
-
-    Raises:
-        TrainingError: after all others are made, if a run failed.
+    What cannot be had is said: released tables without network, and runs that failed, each with its reason.
+    What is finished when it is interrupted stays finished.
     """
-    live = load_profile(profile).live
-    if live is None:
+    train(plan, workers=workers)
+    table, gaps = study.cells_of(plan)
+    if study.watermarks(plan)["live"]:
+        _remark(MODEL_WORLD)
+    for source, reason in gaps.items():
+        _remark(f"{SOURCE_LABELS[source]} results are missing here: {reason}")
+    return table
+
+
+def train(plan: Plan, *, workers: int | None = None) -> None:
+    """Make the runs of a plan that are missing and show how far they are; nothing if it trains nothing."""
+    if not plan.runs:
         return
     from kdutils import grid  # loads torch, which a profile without training does not need
 
     line = display(_shown("planning"), display_id=True, raw=True)
     state = grid.fill(
-        live,
-        store.REPOSITORY / out,
-        workers=workers,
-        progress=lambda state: line.update(_shown(str(state)), raw=True),
+        plan.runs, plan.out, workers=workers, progress=lambda state: line.update(_bar(state), raw=True)
     )
     line.update(_shown(str(state)), raw=True)
-    if state.failures:
-        raise TrainingError(str(state))
+
+
+def _bar(state: State) -> dict[str, Any]:
+    """The state of a grid as a progress bar and a line below it."""
+    n_over = state.n_runs - state.n_left - len(state.running)
+    running = "".join(f"<br>{html.escape(label)}" for label in state.running)
+    bar = f'<progress value="{n_over}" max="{state.n_runs}"></progress> {html.escape(str(state))}{running}'
+    return {"text/html": bar, "text/plain": str(state)}
 
 
 class Curve:
@@ -76,6 +91,10 @@ class Curve:
             f"{key} {value:.4g}" for key, value in last.items() if isinstance(value, int | float)
         )
         return {"image/png": base64.b64encode(buffer.getvalue()).decode(), "text/plain": text}
+
+
+def _remark(text: str) -> None:
+    display({"text/html": f"<p>{html.escape(text)}</p>", "text/plain": text}, raw=True)
 
 
 def _shown(text: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ method also has its marker.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import matplotlib.pyplot as plt
@@ -51,6 +52,13 @@ DOMAIN_STYLE = {
 SELECTION_STYLE = {
     "best_on_test": Style("best temperature per task, on test", _COLOURS[0], "o"),
     "temperature_1": Style("temperature 1", _COLOURS[1], "^"),
+}
+ANSWER_STYLE = {  # columns of study.answer_shares; like answers first
+    "both_right": Style("both right", _COLOURS[2], "o"),
+    "same_wrong": Style("both wrong, same answer", _COLOURS[1], "^"),
+    "other_wrong": Style("both wrong, other answers", _COLOURS[4], "X"),
+    "only_teacher": Style("only the teacher right", _COLOURS[7], "s"),
+    "only_student": Style("only the student right", _COLOURS[0], "D"),
 }
 VERDICT_STYLE = {
     "reproduced": Style("reproduced", _COLOURS[2], "o"),
@@ -115,13 +123,21 @@ def line_handle(label: str, **line) -> Line2D:
 
 
 def interval_dots(
-    ax: Axes, table: pd.DataFrame, *, y: str, x: str, styles: dict[str, Style], by: str
+    ax: Axes,
+    table: pd.DataFrame,
+    *,
+    y: str,
+    x: str,
+    styles: dict[str, Style],
+    by: str,
+    rows: list[str] | None = None,
 ) -> Axes:
-    """Dots with horizontal intervals, one row a value of `y` (in order of appearance), one dot a `by`.
+    """Dots with horizontal intervals, one row a value of `y`, one dot a `by`.
 
-    Reads the columns `x`, `low`, `high`; zero is a grey line.
+    Reads the columns `x`, `low`, `high`; zero is a grey line. `rows` are the values of `y` from top to
+    bottom, by default in order of appearance; panels that share their rows must be given the same.
     """
-    rows = list(dict.fromkeys(table[y]))
+    rows = rows or list(dict.fromkeys(table[y]))
     present = [key for key in styles if key in set(table[by])]
     for index, key in enumerate(present):
         part = table[table[by] == key]
@@ -173,6 +189,26 @@ def diagonal(ax: Axes) -> Axes:
     return ax
 
 
+def size_label(parameters: float) -> str:
+    """A parameter count as in a model's name: `14k`, `135M`, `0.5B`."""
+    for unit, factor in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if parameters >= 0.5 * factor:
+            return f"{parameters / factor:g}{unit}"
+    return f"{parameters:g}"
+
+
+def size_ticks(sizes: Iterable[float]) -> tuple[list[float], list[str]]:
+    """Places and labels of sizes on a log axis; sizes within 5 % of each other share one: `72k, 73k`."""
+    groups: list[list[float]] = []
+    for size in sorted(float(size) for size in set(sizes)):
+        if groups and size <= 1.05 * groups[-1][0]:
+            groups[-1].append(size)
+        else:
+            groups.append([size])
+    places = [float(np.exp(np.mean(np.log(group)))) for group in groups]
+    return places, [", ".join(size_label(size) for size in group) for group in groups]
+
+
 def size_curves(ax: Axes, points: pd.DataFrame, means: pd.DataFrame) -> Axes:
     """Gain over student size on a log axis: every run a point, and the mean of each size as a line.
 
@@ -184,26 +220,35 @@ def size_curves(ax: Axes, points: pd.DataFrame, means: pd.DataFrame) -> Axes:
         part = points[points["method"] == method]
         # families are nudged apart by 4 % of a size, so that the two 3B students do not cover each other
         nudge = part["family"].map({family: 1.04 ** (i * 2 - 1) for i, family in enumerate(families)})
-        size = part["student_parameters"].astype(float) / 1e9 * nudge.astype(float)
+        size = part["student_parameters"].astype(float) * nudge.astype(float)
         ax.scatter(size, part["gain"], color=style.colour, marker=style.marker, s=15, alpha=0.75, linewidth=0)
     for family, line in zip(families, FAMILY_LINES, strict=False):
         for method, style in METHOD_STYLE.items():
             part = means[(means["family"] == family) & (means["method"] == method)]
-            size = part["student_parameters"].astype(float) / 1e9
+            size = part["student_parameters"].astype(float)
             ax.plot(size, part["gain"], color=style.colour, linestyle=line, linewidth=1.1)
-    sizes = sorted(points["student_parameters"].unique())
+    places, labels = size_ticks(points["student_parameters"])
     ax.set_xscale("log")
-    ax.set_xticks([size / 1e9 for size in sizes], [f"{size / 1e9:g}" for size in sizes])
+    ax.set_xticks(places, labels)
+    if len(places) > 5:
+        ax.tick_params(axis="x", labelrotation=60)
     ax.minorticks_off()
     ax.axhline(0, color=GREY, linewidth=0.9, zorder=1)
     return ax
 
 
 def dumbbells(
-    ax: Axes, table: pd.DataFrame, *, y: str, left: str, right: str, styles: tuple[Style, Style]
+    ax: Axes,
+    table: pd.DataFrame,
+    *,
+    y: str,
+    left: str,
+    right: str,
+    styles: tuple[Style, Style],
+    rows: list[str] | None = None,
 ) -> Axes:
-    """Two values a row joined by a line: columns `left` and `right`."""
-    rows = list(dict.fromkeys(table[y]))
+    """Two values a row joined by a line: columns `left` and `right`; `rows` as in `interval_dots`."""
+    rows = rows or list(dict.fromkeys(table[y]))
     position = [rows.index(value) for value in table[y]]
     ax.hlines(position, table[left], table[right], color="0.75", linewidth=1.4, zorder=1)
     for column, style in zip((left, right), styles, strict=True):
@@ -238,6 +283,67 @@ def temperature_curves(ax: Axes, runs: pd.DataFrame) -> Axes:
     temperatures = sorted(runs["temperature"].unique())
     ax.set_xticks(temperatures, [f"{t:g}" for t in temperatures])
     ax.minorticks_off()
+    return ax
+
+
+def noise_curves(ax: Axes, runs: pd.DataFrame) -> Axes:
+    """Accuracy over the sigma of the noise, one line a method; the SFT student and the base model in grey.
+
+    Reads noise_sigma, accuracy, low, high, method, sft_accuracy, base_accuracy.
+    """
+    for method, style in METHOD_STYLE.items():
+        part = runs[runs["method"] == method].sort_values("noise_sigma")
+        if part.empty:
+            continue
+        error = [part["accuracy"] - part["low"], part["high"] - part["accuracy"]]
+        line = {"markersize": 3.5, "linewidth": 1.1, "elinewidth": 0.8}
+        ax.errorbar(
+            part["noise_sigma"],
+            part["accuracy"],
+            yerr=np.array(error, dtype=float),
+            color=style.colour,
+            marker=style.marker,
+            **line,
+        )
+    for column, dashes in (("sft_accuracy", "--"), ("base_accuracy", ":")):
+        ax.axhline(runs[column].iloc[0], color=GREY, linewidth=1, linestyle=dashes, zorder=1)
+    sigmas = sorted(runs["noise_sigma"].unique())
+    ax.set_xticks(sigmas, [f"{sigma:g}" for sigma in sigmas])
+    return ax
+
+
+def joined_dots(
+    ax: Axes, table: pd.DataFrame, *, y: str, x: str, styles: dict[str, Style], by: str, rows: list[str]
+) -> Axes:
+    """Dots without intervals, one row a value of `y`, joined by a line from the least to the greatest."""
+    span = table.groupby(y)[x].agg(["min", "max"])
+    ax.hlines([rows.index(row) for row in span.index], span["min"], span["max"], color="0.8", zorder=1)
+    for key, style in styles.items():
+        part = table[table[by] == key]
+        position = [rows.index(value) for value in part[y]]
+        ax.scatter(part[x], position, color=style.colour, marker=style.marker, s=16, linewidth=0, zorder=2)
+    ax.set_yticks(range(len(rows)), rows)
+    ax.set_ylim(len(rows) - 0.5, -0.5)
+    ax.grid(axis="y", visible=False)
+    return ax
+
+
+def point_rows(ax: Axes, table: pd.DataFrame, *, y: str, x: str, styles: dict[str, Style], by: str) -> Axes:
+    """Every point of a row, one row a value of `y` in order of appearance, a lane within it for each `by`."""
+    rows = list(dict.fromkeys(table[y]))
+    present = [key for key in styles if key in set(table[by])]
+    for index, key in enumerate(present):
+        part, style = table[table[by] == key], styles[key]
+        lane = (index - (len(present) - 1) / 2) * 0.7 / max(len(present), 1)
+        position = [rows.index(value) + lane for value in part[y]]
+        look = {"color": style.colour, "marker": style.marker, "s": 13, "alpha": 0.75, "linewidth": 0}
+        ax.scatter(part[x], position, zorder=2, **look)
+    for edge in range(1, len(rows)):
+        ax.axhline(edge - 0.5, color="0.92", linewidth=0.6, zorder=0)
+    ax.axvline(0, color=GREY, linewidth=0.9, zorder=1)
+    ax.set_yticks(range(len(rows)), rows)
+    ax.set_ylim(len(rows) - 0.5, -0.5)
+    ax.grid(axis="y", visible=False)
     return ax
 
 

@@ -6,6 +6,7 @@ Nothing that a notebook makes is seen under its final name before `finish`.
 from __future__ import annotations
 
 import base64
+import hashlib
 import html
 import io
 import json
@@ -202,6 +203,25 @@ def figures(folder: Path) -> list[dict[str, Any]]:
         json.loads(path.read_text(encoding="utf-8")) | {"png": path.with_suffix(".png")} for path in sidecars
     ]
     return sorted(found, key=lambda figure: (figure["notebook"], figure["place"]))
+
+
+def figure_digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of every published PNG and SVG, by file name."""
+    paths = sorted(path for path in (folder / "figures").glob("*.*") if path.suffix in (".png", ".svg"))
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+
+
+def figure_changes(before: Mapping[str, str], after: Mapping[str, str]) -> str:
+    """What became of the figures between two times, as `figure_digests` gives them, with names."""
+    kept = [name for name in before if after.get(name) == before[name]]
+    named = {
+        "changed": [name for name in before if name in after and after[name] != before[name]],
+        "new": [name for name in after if name not in before] if before else [],
+        "gone": [name for name in before if name not in after],
+    }
+    parts = [f"{len(kept)} of {len(after)} figure files are as they were"] if before else []
+    parts += [f"{what}: {', '.join(names)}" for what, names in named.items() if names]
+    return "; ".join(parts) or f"{len(after)} figure files, all new"
 
 
 def remove_figures(folder: Path, notebook: str, *, keep: Iterable[str] = ()) -> None:

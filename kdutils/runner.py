@@ -15,6 +15,7 @@ import signal
 import tempfile
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from kdutils import environment, ledger, params, render, report, spec, store
+from kdutils import plan as study_plan
 from kdutils.executor import Executor, say
 from kdutils.index import Result, index_html
 from kdutils.render import duration
@@ -50,7 +52,8 @@ def run_profile(
     overrides: Mapping[str, Any] | None = None,
     jobs: int | None = None,
     limit_seconds: float | None = None,
-    prepare: Sequence[Callable[[], Path]] = (),
+    prepare: Sequence[Callable[[], Path | None]] = (),
+    train: Callable[[list[study_plan.Plan]], None] | None = None,
     notebooks: Path = params.NOTEBOOKS,
 ) -> list[Result]:
     """What became of each notebook asked for; reports, ledgers and index are in `out`/profile.
@@ -60,7 +63,8 @@ def run_profile(
         overrides: parameters by name, for every notebook that declares them.
         jobs: notebooks at a time, by default as many as there are cores.
         limit_seconds: a notebook that takes longer is stopped and has failed.
-        prepare: called before any notebook; each returns a folder of data that all of them read.
+        prepare: called before any notebook; each returns a folder of data that all of them read, or None.
+        train: called after that with what each notebook needs, so that they find their runs made.
 
     Raises:
         RunError, ParameterError: before any kernel starts, for whatever is wrong with the arguments.
@@ -71,10 +75,15 @@ def run_profile(
     if limit_seconds is not None and not limit_seconds > 0:
         raise RunError(f"limit={limit_seconds:g} must be a number of seconds above 0")
     tasks = plan(profile, out=out, only=only, overrides=overrides or {}, notebooks=notebooks)
+    needed = needs(tasks)
+    os.environ[report.RUN_TOKEN] = uuid.uuid4().hex  # of this run: for the notebooks and for what trains
     folder = tasks[0].reports.parent
     jobs = min(jobs or os.cpu_count() or 1, len(tasks))
     with _alone_in(folder), tempfile.TemporaryDirectory(prefix="kdutils-") as scratch:
-        data = [step() for step in prepare]
+        data = [path for path in (step() for step in prepare) if path is not None]
+        if train:
+            train(needed)
+        drawn = report.figure_digests(folder)
         executor = Executor(Path(scratch), jobs=jobs, limit_seconds=limit_seconds)
         started = time.monotonic()
         with _handling_signals(executor.stop), ThreadPoolExecutor(jobs) as pool:
@@ -82,6 +91,7 @@ def run_profile(
         page = write_index(profile, folder, results, data)
     n_done = sum(result.status == "done" for result in results)
     say(f"{n_done} of {len(results)} notebooks done in {duration(time.monotonic() - started)}: {page}")
+    say(report.figure_changes(drawn, report.figure_digests(folder)))
     if executor.stopped_by:
         raise Interrupted(executor.stopped_by)
     return results
@@ -126,6 +136,21 @@ def plan(
         )
         for name in names
     ]
+
+
+def needs(tasks: Sequence[Task]) -> list[study_plan.Plan]:
+    """What each notebook of the study needs, for its parameters.
+
+    Raises:
+        RunError: for a parameter that asks for something the profile does not have.
+    """
+    sections = {name: number for number, name in spec.SECTIONS.items()}
+    try:
+        return [
+            study_plan.plan(sections[task.name], task.parameters) for task in tasks if task.name in sections
+        ]
+    except (ValueError, TypeError) as error:
+        raise RunError(str(error)) from error
 
 
 def selected(profile: spec.Profile, only: Sequence[str]) -> list[str]:

@@ -14,13 +14,11 @@ import re
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
-from kdutils.spec import TRAIN_DOMAINS
+from kdutils.spec import KD_METHODS, PROTOCOLS, TRAIN_DOMAINS
 
 SCHEMA_VERSION = 1  # part of every hash; raised when a default changes its meaning
-METHODS = ("base", "sft", "fkl", "seqkd", "revkd", "gkd")  # base: the model as it is, for evaluation
-KD_METHODS = METHODS[2:]
+METHODS = ("base", "sft", *KD_METHODS)  # base: the model as it is, for evaluation
 LOGIT_METHODS = ("fkl", "revkd", "gkd")  # they need the teacher's logits, so one vocabulary
-PROTOCOLS = ("careful", "paper")
 ADAPTERS = ("full", "lora")
 SCORINGS = ("generation",)
 MINI = "mini"  # the generated world, kdutils.mini

@@ -12,11 +12,11 @@ from typing import Any
 
 MATH_TASKS = ("aqua", "addsub", "gsm8k", "multiarith", "svamp", "singleeq")
 COMMONSENSE_TASKS = ("arc_c", "arc_e", "boolq", "hellaswag", "obqa", "piqa", "siqa", "winogrande")
-DOMAINS = ("math", "commonsense")
-DOMAIN_TASKS = {"math": MATH_TASKS, "commonsense": COMMONSENSE_TASKS}
+DOMAINS = ("math", "commonsense")  # those with released results
 TASKS = MATH_TASKS + COMMONSENSE_TASKS
 INSTRUCTION_TASKS = ("dolly", "selfinst", "vicuna")
 TRAIN_DOMAINS = (*DOMAINS, "instruction")
+DOMAIN_TASKS = {"math": MATH_TASKS, "commonsense": COMMONSENSE_TASKS, "instruction": INSTRUCTION_TASKS}
 ALL_TASKS = TASKS + INSTRUCTION_TASKS
 CHOICE_TASKS = {  # commonsense task -> its answers, in the words of the prompt
     "arc_c": ("answer1", "answer2", "answer3", "answer4"),
@@ -45,9 +45,16 @@ TASK_LABELS = {
     "piqa": "PIQA",
     "siqa": "SIQA",
     "winogrande": "WinoGrande",
+    "dolly": "Dolly",
+    "selfinst": "Self-Instruct",
+    "vicuna": "Vicuna",
     AVERAGE: "Average",
 }
-DOMAIN_LABELS = {"math": "Math", "commonsense": "Commonsense"}
+DOMAIN_LABELS = {
+    "math": "Math",
+    "commonsense": "Commonsense",
+    "instruction": "Instruction following",
+}
 
 # Size of each test set, as in the authors' repository (HellaSwag: the official validation set).
 TEST_ITEMS = {
@@ -78,10 +85,17 @@ METHOD_LABELS = {
     "revkd": "RevKD",
     "gkd": "GKD",
 }
-KD_METHODS = ("fkl", "revkd", "gkd")  # the three that the paper compares
+KD_METHODS = ("fkl", "seqkd", "revkd", "gkd")
+PAPER_METHODS = ("fkl", "revkd", "gkd")  # the three that the paper compares
+PROTOCOLS = ("careful", "paper")
 SOURCES = ("published", "live")  # where cells come from
 SOURCE_LABELS = {"published": "Released", "live": "Live"}
 SELECTIONS = ("best_on_test", "temperature_1")
+
+RELEASED_MODELS = (  # students and teachers of the released tables
+    *("Qwen2.5-0.5B", "Qwen2.5-1.5B", "Qwen2.5-3B", "Qwen2.5-7B", "Qwen2.5-14B"),
+    *("Llama-3.2-1B", "Llama-3.2-3B", "Llama-3.1-8B"),
+)
 
 SECTIONS = {
     "00": "00_overview",
@@ -107,26 +121,45 @@ def profile_names() -> tuple[str, ...]:
 PARAMETER_CHOICES = {
     "profile": profile_names(),
     "selection": SELECTIONS,
-    "domains": DOMAINS,
-    "tasks": TASKS,
+    "domains": TRAIN_DOMAINS,
+    "tasks": ALL_TASKS,
     "methods": KD_METHODS,
+    "protocol": PROTOCOLS,
 }
 
 
 @dataclass(frozen=True, kw_only=True)
-class Live:
-    """What a profile trains: every pair x method x domain x temperature x noise x seed, and their baselines.
+class Need:
+    """Runs that some sections look at: every pair x method x domain x variant x seed."""
 
-    Names are checked when the runs are planned (grid.specs).
-    """
-
-    data: str
-    pairs: tuple[tuple[str, str], ...]  # (teacher, student)
+    sections: tuple[str, ...]  # keys of SECTIONS; "00" and "08" look at all runs anyway
     methods: tuple[str, ...]
     domains: tuple[str, ...]
-    temperatures: tuple[float, ...]
-    noise_sigmas: tuple[float, ...]
-    seeds: tuple[int, ...]
+    pairs: tuple[tuple[str, str], ...] | None = None  # (teacher, student); None: all that the models form
+    temperatures: tuple[float, ...] = (1.0,)  # without noise
+    noise_sigmas: tuple[float, ...] = (0.0,)  # at temperature 1
+    teacher_tuned: bool = True
+    seeds: tuple[int, ...] = (0,)
+
+    def __post_init__(self) -> None:
+        choices = {"sections": tuple(SECTIONS), "methods": KD_METHODS, "domains": TRAIN_DOMAINS}
+        for name, allowed in choices.items():
+            values = getattr(self, name)
+            if not values or set(values) - set(allowed):
+                raise ValueError(f"{name}={list(values)}: name at least one of {list(allowed)}, no other")
+        for name in ("temperatures", "noise_sigmas", "seeds"):
+            if not getattr(self, name):
+                raise ValueError(f"{name} is empty: name at least one value")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Live:
+    """What a profile trains; models and settings are checked when the runs are planned (plan.plan)."""
+
+    data: str
+    models: tuple[str, ...]
+    needs: tuple[Need, ...]
+    sft_seeds: tuple[int, ...]  # of every student's SFT; a teacher's is 0
     items_per_task: int  # of the test set
     settings: dict[str, Any]  # more fields of every RunSpec, such as train_items
 
@@ -184,6 +217,13 @@ def _live(entries: dict[str, Any]) -> Live:
     """The `[live]` table of a profile; keys that `Live` lacks are fields of the runs."""
     own = {entry.name for entry in fields(Live)} - {"settings"}
     values = {key: tuple(value) if isinstance(value, list) else value for key, value in entries.items()}
-    values["pairs"] = tuple((teacher, student) for teacher, student in values["pairs"])
+    values["needs"] = tuple(_need(need) for need in values["needs"])
     settings = {key: value for key, value in values.items() if key not in own}
     return Live(**{key: value for key, value in values.items() if key in own}, settings=settings)
+
+
+def _need(entries: dict[str, Any]) -> Need:
+    values = {key: tuple(value) if isinstance(value, list) else value for key, value in entries.items()}
+    if "pairs" in values:
+        values["pairs"] = tuple((teacher, student) for teacher, student in values["pairs"])
+    return Need(**values)

@@ -15,7 +15,16 @@ import pandas as pd
 import scipy.stats
 
 from kdutils import published, study
-from kdutils.spec import AVERAGE, KD_METHODS, METHOD_LABELS, SELECTIONS, TASK_LABELS
+from kdutils.cells import model_parameters
+from kdutils.spec import (
+    AVERAGE,
+    DOMAIN_LABELS,
+    METHOD_LABELS,
+    PAPER_METHODS,
+    SELECTIONS,
+    TASK_LABELS,
+    TRAIN_DOMAINS,
+)
 
 STATISTIC_COLUMNS = [
     "section",
@@ -137,20 +146,33 @@ def spearman_interval(rho: float, n: int, *, confidence: float = 0.95) -> Interv
 def gain_intervals(gain_table: pd.DataFrame, *, by: list[str], confidence: float = 0.95) -> pd.DataFrame:
     """Mean gain in each group of `by` with an interval from item sampling: columns gain, low, high, n_runs.
 
+    Where some runs were repeated, the interval holds the variation over training seeds too (study.gains).
+
     `by` must contain `student` and `task`: runs of a group then share one SFT baseline, whose error
     does not average out over the runs. Runs are treated as independent samples of the test items.
     """
     if missing := {"student", "task"} - set(by):
         raise ValueError(f"by={by} lacks {sorted(missing)}: runs of a group must share their baseline")
     z = scipy.stats.norm.ppf(0.5 + confidence / 2)
-    grouped = gain_table.groupby(by, sort=False)
+    own = gain_table["accuracy_se"] ** 2 + gain_table["seed_se"].fillna(0.0) ** 2
+    shared = gain_table["sft_accuracy_se"] ** 2 + gain_table["sft_seed_se"].fillna(0.0) ** 2
+    grouped = gain_table.assign(own=own, shared=shared).groupby(by, sort=False)
     out = grouped["gain"].mean().to_frame()
     n_runs = grouped.size()
-    runs_variance = (
-        (gain_table["accuracy_se"] ** 2).groupby([gain_table[key] for key in by], sort=False).sum()
-    )
-    half = z * (runs_variance / n_runs**2 + grouped["sft_accuracy_se"].first() ** 2) ** 0.5
+    half = z * (grouped["own"].sum() / n_runs**2 + grouped["shared"].first()) ** 0.5
     return out.assign(low=out["gain"] - half, high=out["gain"] + half, n_runs=n_runs).reset_index()
+
+
+def gain_remark(intervals: pd.DataFrame) -> str:
+    """What gains on averages (columns gain, low, student) come to, in a sentence or two."""
+    up, clear = (intervals["gain"] > 0).sum(), (intervals["low"] > 0).mean()
+    text = f"{up} of {len(intervals)} gains are positive; {clear:.0%} have an interval above zero."
+    sizes = intervals["student"].map(model_parameters)
+    for name, size in (("smallest", sizes.min()), ("largest", sizes.max())):
+        part = intervals[sizes == size]
+        students = ", ".join(part["student"].unique())
+        text += f" Mean gain of the {name} student ({students}): {part['gain'].mean():+.1f} points."
+    return text
 
 
 def authors_tests(gain_table: pd.DataFrame, *, tests: Iterable[str] = tuple(SECTION_OF_TEST)) -> pd.DataFrame:
@@ -189,7 +211,7 @@ def _results(test: str, of_task: pd.DataFrame, task: str) -> Iterator[tuple[str,
     column = CORRELATES.get(test)
     if test in LIKENESS_TESTS and (task == AVERAGE or of_task[column].isna().all()):
         return
-    methods = [method for method in KD_METHODS if method in set(of_task["method"])]
+    methods = [method for method in PAPER_METHODS if method in set(of_task["method"])]
     for group in ("all", *methods):
         part = of_task if group == "all" else of_task[of_task["method"] == group]
         if column is None:
@@ -244,6 +266,62 @@ def compare_selections(statistics: pd.DataFrame, *, task: str) -> pd.DataFrame:
     return wide.loc[order].reset_index()
 
 
+def size_and_headroom(points: pd.DataFrame) -> pd.DataFrame:
+    """Spearman's rho, by domain, of average gains with student size and SFT accuracy, and of those two.
+
+    The first two over runs (`runs`), the last over `students`, since a student has one SFT accuracy.
+    """
+    rows = []
+    for domain, part in points.groupby("domain", sort=False):
+        students = part.drop_duplicates("student")
+        pairs = (
+            (part["gain"], part["student_parameters"]),
+            (part["gain"], part["sft_accuracy"]),
+            (students["student_parameters"], students["sft_accuracy"]),
+        )
+        rhos = [spearman(x.astype(float), y.astype(float)).statistic for x, y in pairs]
+        rows.append((DOMAIN_LABELS[domain], *rhos, len(part), len(students)))
+    rhos = ["gain and size", "gain and SFT accuracy", "size and SFT accuracy"]
+    return pd.DataFrame(rows, columns=["domain", *rhos, "runs", "students"])
+
+
+def within_student_remark(within: pd.DataFrame) -> str:
+    """What one point of teacher accuracy is worth to a student (study.within_student), a sentence a domain.
+
+    The slope is that of least squares on the values within students. No interval: the points share few
+    teachers. No slope where the teachers of each student are equally accurate.
+    """
+    parts = []
+    for domain, part in within.groupby("domain", sort=False):
+        x, y = part["teacher_within"], part["gain_within"]
+        slope = ""
+        if (x**2).sum() > 0:
+            points = (x * y).sum() / (x**2).sum()
+            slope = f"one point of teacher accuracy goes with {points:+.2f} points of gain; "
+        cases = part.groupby(["student", "method"], sort=False)
+        is_best = cases["teacher_accuracy"].idxmax() == cases["gain"].idxmax()
+        by_chance = (1 / cases.size()).sum()
+        parts.append(
+            f"{DOMAIN_LABELS[domain]}: {slope}the most accurate teacher gives the largest gain in "
+            f"{int(is_best.sum())} of {len(is_best)} cases of one student and method "
+            f"({by_chance:.1f} expected if teachers were drawn at random)."
+        )
+    return " ".join(parts)
+
+
+def tuning_remark(tuning: pd.DataFrame) -> str:
+    """What an untuned teacher costs (study.teacher_tuning), in two sentences."""
+    average, tasks = tuning[tuning["task"] == AVERAGE], tuning[tuning["task"] != AVERAGE]
+    cost, above = average["cost"], int((average["untuned"] > average["teacher_base"]).sum())
+    text = f"The cost is {cost.mean():.1f} points on average and {cost.max():.1f} at most on a domain average"
+    if len(tasks):
+        worst = tasks.loc[tasks["cost"].idxmax()]
+        where = f"{worst['teacher']} to {worst['student']}, {TASK_LABELS[worst['task']]}"
+        text += f"; on a single task it reaches {worst['cost']:.1f} ({where})"
+    text += f". The student ends above its untuned teacher's own score in {above} of {len(average)} cases."
+    return text.replace(" -", " −")
+
+
 def correlation_by_task(table: pd.DataFrame, *, x: str, y: str) -> pd.DataFrame:
     """Spearman of two columns within each task: domain, task, rho, n; undefined ones NaN."""
     rows = []
@@ -276,3 +354,46 @@ def accuracy_intervals(runs: pd.DataFrame, *, confidence: float = 0.95) -> pd.Da
     """The table with columns low and high: accuracy and its normal interval from item sampling, percent."""
     half = scipy.stats.norm.ppf(0.5 + confidence / 2) * runs["accuracy_se"]
     return runs.assign(low=runs["accuracy"] - half, high=runs["accuracy"] + half)
+
+
+def rise_by_method(gain_table: pd.DataFrame, *, measure: str) -> pd.DataFrame:
+    """A likeness before and after KD, a row a domain x method: pairs, sft, kd, rise, low, high.
+
+    Means over pairs of the mean over tasks; the interval is Student's t over pairs, which share students and
+    teachers and so are not independent. NaN bounds for one pair.
+    """
+    table = gain_table.dropna(subset=[measure, f"{measure}_sft"])
+    keys = ["domain", "method", "teacher", "student"]
+    pairs = table.groupby(keys, sort=False)[[measure, f"{measure}_sft"]].mean().reset_index()
+    rows = []
+    for (domain, method), part in pairs.groupby(["domain", "method"], sort=False):
+        rise = mean_interval(part[measure] - part[f"{measure}_sft"])
+        means = (part[f"{measure}_sft"].mean(), part[measure].mean())
+        rows.append((domain, METHOD_LABELS[method], rise.n, *means, rise.estimate, rise.low, rise.high))
+    return pd.DataFrame(rows, columns=["domain", "method", "pairs", "sft", "kd", "rise", "low", "high"])
+
+
+def noise_costs(losses: pd.DataFrame) -> pd.DataFrame:
+    """What each sigma costs on the average, a row a domain x sigma: runs, loss, low, high, collapsed.
+
+    Takes `study.noise_losses`; the interval of the mean loss (points) is Student's t over pairs x methods,
+    and `collapsed` counts those below half of their noise-free accuracy.
+    """
+    table = losses[losses["task"] == AVERAGE].sort_values("noise_sigma", kind="stable")
+    rows = []
+    for (domain, sigma), part in table.groupby(["domain", "noise_sigma"], sort=False):
+        loss = mean_interval(part["loss"])
+        n_collapsed = int(part["is_collapsed"].sum())
+        rows.append((domain, sigma, loss.n, loss.estimate, loss.low, loss.high, n_collapsed))
+    found = pd.DataFrame(rows, columns=["domain", "sigma", "runs", "loss", "low", "high", "collapsed"])
+    order = {domain: place for place, domain in enumerate(TRAIN_DOMAINS)}
+    return found.sort_values("domain", key=lambda domain: domain.map(order), kind="stable", ignore_index=True)
+
+
+def item_links(runs: pd.DataFrame, *, bound: float) -> pd.DataFrame:
+    """`study.right_and_alike` by task: runs, median r, median |r|, and in how many |r| is below `bound`."""
+    rows = []
+    for label, part in runs.groupby("label", sort=False):
+        r = part["fidelity_correct_r"]
+        rows.append((label, len(r), r.median(), r.abs().median(), int((r.abs() < bound).sum())))
+    return pd.DataFrame(rows, columns=["task", "runs", "median r", "median |r|", f"|r| below {bound:g}"])

@@ -5,24 +5,31 @@ Every function takes a cell table (cells.SCHEMA) of any source and returns a tid
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Iterable, Iterator
+from functools import cache
+from typing import Any
 
 import pandas as pd
 
-from kdutils import published, store
+from kdutils import cells as cell_rows
+from kdutils import published
+from kdutils.cells import model_family
+from kdutils.plan import Plan
+from kdutils.runspec import RunSpec
 from kdutils.spec import (
+    ALL_TASKS,
     AVERAGE,
     DOMAIN_TASKS,
     DOMAINS,
     KD_METHODS,
     METHOD_LABELS,
+    PAPER_METHODS,
     SELECTIONS,
     SOURCE_LABELS,
     SOURCES,
     TASK_LABELS,
-    TASKS,
+    TRAIN_DOMAINS,
     Live,
-    load_profile,
 )
 
 PAIR = ["family", "teacher", "student", "teacher_parameters", "student_parameters"]
@@ -49,6 +56,8 @@ GAIN_COLUMNS = [
     "accuracy_se",
     "sft_accuracy",
     "sft_accuracy_se",
+    "seed_se",
+    "sft_seed_se",
     "teacher_accuracy",
     "gain",
     "gain_se",
@@ -56,35 +65,55 @@ GAIN_COLUMNS = [
 ]
 
 
-def cells_of(profile: str, out: Path | str = store.OUTPUTS) -> pd.DataFrame:
-    """All cells of a profile, from every source it names.
+FIDELITY_NAMES = {"published": "BLEU.csv", "live": "BLEU"}  # what the column `fidelity` holds
+DECODING = {"published": "sampled at temperature 1", "live": "greedy decoding"}  # of what is scored
 
-    Args:
-        out: where live runs are kept; a relative path is taken from the repository.
+
+def decoding(table: pd.DataFrame) -> str:
+    """How the texts behind a table of one source came about: `greedy decoding, protocol careful`."""
+    source, protocols = table["source"].iloc[0], " and ".join(table["protocol"].unique())
+    return f"{DECODING[source]}, protocol {protocols}"
+
+
+def cells_of(plan: Plan) -> tuple[pd.DataFrame, dict[str, str]]:
+    """The cells of a plan from every source of its profile, and why a source is missing.
+
+    Live runs are those of the plan that are finished; the released results are always all of them. In a
+    profile with live runs, released tables that cannot be had are a gap and not an error.
 
     Raises:
-        ValueError: for an unknown profile.
-        published.ReleasedTablesError: if the profile reads the released tables and they cannot be had.
+        published.ReleasedTablesError: if the profile has no other source and they cannot be had.
     """
-    chosen = load_profile(profile)
-    readers = {"published": published.cells, "live": lambda: _live_cells(chosen.live, out)}
-    return pd.concat([readers[source]() for source in chosen.sources], ignore_index=True)
+    tables, gaps = [], {}
+    for source in plan.profile.sources:
+        try:
+            tables.append(published.cells() if source == "published" else _live_cells(plan))
+        except published.ReleasedTablesError as error:
+            if plan.profile.live is None:
+                raise
+            gaps[source] = str(error)
+    return pd.concat(tables, ignore_index=True), gaps
 
 
-def _live_cells(live: Live, out: Path | str) -> pd.DataFrame:
+def _live_cells(plan: Plan) -> pd.DataFrame:
+    if not plan.runs:
+        return cell_rows.cell_table([])
     from kdutils import grid  # loads torch, which a profile without training does not need
 
-    return grid.live_cells(live, store.REPOSITORY / out)
+    cells = grid.live_cells(plan.runs, plan.out)
+    protocols = cells.loc[cells["method"] != "base", "protocol"].unique()
+    if len(protocols) == 1:  # a model as it is has no protocol: it is the baseline of whichever there is
+        cells["protocol"] = protocols[0]
+    return cells
 
 
-def costs(profile: str, out: Path | str = store.OUTPUTS) -> pd.DataFrame:
-    """What the live runs of a profile cost (grid.costs); empty for one that trains nothing."""
-    live = load_profile(profile).live
-    if live is None:
+def costs(plan: Plan) -> pd.DataFrame:
+    """What became of each live run of a plan, and what it cost (grid.costs); empty if it trains nothing."""
+    if not plan.runs:
         return pd.DataFrame()
     from kdutils import grid  # as above
 
-    return grid.costs(live, store.REPOSITORY / out)
+    return grid.costs(plan.runs, plan.out)
 
 
 def by_source(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -104,9 +133,9 @@ def labelled(text: str, source: str) -> str:
     return f"{SOURCE_LABELS[source]}: {text}"
 
 
-def watermarks(profile: str) -> dict[str, str]:
+def watermarks(plan: Plan) -> dict[str, str]:
     """What figures of each source carry across them; "" for real models."""
-    live = load_profile(profile).live
+    live: Live | None = plan.profile.live
     return {"published": "", "live": live.watermark if live else ""}
 
 
@@ -119,7 +148,9 @@ def mean_over_seeds(cells: pd.DataFrame) -> pd.DataFrame:
     """One row a cell with its seeds averaged: `n_seeds` beside the means, `seed` and `flags` dropped.
 
     The standard error is that of the mean when seeds are scored on the same items: it does not
-    shrink with the number of seeds, because the items do not get more.
+    shrink with the number of seeds, because the items do not get more. `seed_se` is what another draw of the
+    training seeds would change: the standard deviation over seeds, pooled over the cells of a task that
+    have several, over the root of n_seeds; NaN where no cell of the task has several.
     """
     keys = [
         "source",
@@ -135,24 +166,35 @@ def mean_over_seeds(cells: pd.DataFrame) -> pd.DataFrame:
     grouped = cells.groupby(keys, dropna=False, sort=False)
     table = grouped[["accuracy", "accuracy_se", *LIKENESS]].mean()
     table["n_seeds"] = grouped.size()
-    return table.reset_index()
+    table["squares"] = grouped["accuracy"].var(ddof=1) * (table["n_seeds"] - 1)
+    table = table.reset_index()
+    several = table[table["n_seeds"] > 1]
+    where = ["source", "protocol", "domain", "task"]
+    sums = several.groupby(where)[["squares", "n_seeds"]].sum()
+    freedom = sums["n_seeds"] - several.groupby(where).size()
+    variance = (sums["squares"] / freedom).rename("variance")
+    table = table.merge(variance.reset_index(), on=where, how="left").drop(columns="squares")
+    table["seed_se"] = (table.pop("variance") / table["n_seeds"]) ** 0.5
+    return table
 
 
-def gains(cells: pd.DataFrame, *, selection: str) -> pd.DataFrame:
+def gains(cells: pd.DataFrame, *, selection: str, methods: Iterable[str] = PAPER_METHODS) -> pd.DataFrame:
     """KD minus SFT accuracy of the same student, in points: one row a pair x method x task.
 
     Noise-free runs with a tuned teacher only. `gain_se` treats the two runs as independent samples of
-    items; the released tables have no items, so pairing cannot be used, which makes it too wide.
+    items; the released tables have no items, so pairing cannot be used, which makes it too wide. Where some
+    runs were repeated with other seeds, it holds their variation too (mean_over_seeds).
 
     Args:
         selection: which temperature stands for a method. `best_on_test`, the authors' rule: the
             maximum over temperatures, for each task separately, on the test set (`average` is one
             more task: the maximum of the averages, not the average of the maxima).
             `temperature_1`: the run at temperature 1 only.
+        methods: by default the three that the paper compares.
 
     Returns:
-        GAIN_COLUMNS, sorted by domain (as in DOMAINS), task, teacher, student, method. Students without SFT
-        and teachers without one have NaN there, and so in `gain`.
+        GAIN_COLUMNS, sorted by domain (as in TRAIN_DOMAINS), task, teacher, student, method. Students without
+        SFT and teachers without one have NaN there, and so in `gain`.
 
     Raises:
         ValueError: for an unknown selection.
@@ -160,26 +202,28 @@ def gains(cells: pd.DataFrame, *, selection: str) -> pd.DataFrame:
     if selection not in SELECTIONS:
         raise ValueError(f"unknown selection {selection!r}; choose one of {list(SELECTIONS)}")
     table = mean_over_seeds(cells)
-    runs = table[table["method"].isin(KD_METHODS) & table["teacher_tuned"].fillna(False)]
+    runs = table[table["method"].isin(list(methods)) & table["teacher_tuned"].fillna(False)]
     runs = runs[runs["noise_sigma"] == 0.0]
     if selection == "temperature_1":
         runs = runs[runs["temperature"] == 1.0]
     group = ["source", "protocol", "domain", "task", "teacher", "student", "method"]
     best = runs.loc[runs.groupby(group, sort=True)["accuracy"].idxmax()].sort_values(
-        "domain", key=lambda domain: domain.map(DOMAINS.index), kind="stable"
+        "domain", key=lambda domain: domain.map(TRAIN_DOMAINS.index), kind="stable"
     )
     sft = table.loc[table["method"] == "sft"]
     where = ["source", "protocol", "domain", "task"]
-    student = sft[[*where, "student", "accuracy", "accuracy_se"]].rename(
-        columns={"accuracy": "sft_accuracy", "accuracy_se": "sft_accuracy_se"}
-    )
-    teacher = sft[[*where, "student", "accuracy"]].rename(
+    own = ["accuracy", "accuracy_se", "seed_se"]
+    student = sft[[*where, "student", *own]].rename(columns={name: f"sft_{name}" for name in own})
+    first_seed = cells[cells["method"] == "sft"].sort_values("seed").drop_duplicates([*where, "student"])
+    teacher = first_seed[[*where, "student", "accuracy"]].rename(  # who teaches is the run of seed 0
         columns={"student": "teacher", "accuracy": "teacher_accuracy"}
     )
     out = best.merge(student, on=[*where, "student"], how="left", validate="many_to_one")
     out = out.merge(teacher, on=[*where, "teacher"], how="left", validate="many_to_one")
     out["gain"] = out["accuracy"] - out["sft_accuracy"]
-    out["gain_se"] = (out["accuracy_se"] ** 2 + out["sft_accuracy_se"] ** 2) ** 0.5
+    errors = out[["accuracy_se", "sft_accuracy_se"]].pow(2).sum(axis=1, skipna=False)
+    errors += out[["seed_se", "sft_seed_se"]].fillna(0.0).pow(2).sum(axis=1)
+    out["gain_se"] = errors**0.5
     out["selection"] = selection
     return out[GAIN_COLUMNS]
 
@@ -199,7 +243,7 @@ def averages(gain_table: pd.DataFrame) -> pd.DataFrame:
 
 def in_task_order(table: pd.DataFrame) -> pd.DataFrame:
     """Rows by family, student size and task (as in spec, the average last), with the task's `label`."""
-    order = {task: index for index, task in enumerate((*TASKS, AVERAGE))}
+    order = {task: index for index, task in enumerate((*ALL_TASKS, AVERAGE))}
     ordered = table.assign(place=table["task"].map(order), label=table["task"].map(TASK_LABELS))
     ordered = ordered.sort_values(["family", "student_parameters", "place"], kind="stable")
     return ordered.drop(columns="place").reset_index(drop=True)
@@ -247,11 +291,32 @@ def agreement_with(gain_table: pd.DataFrame, *, teacher: str, tasks: list[str]) 
 
 
 def gain_by_teacher(average_gains: pd.DataFrame) -> pd.DataFrame:
-    """Average gains of students with several teachers: a row a domain x student x method."""
+    """Average gains of students with several teachers: a row a domain x student x method.
+
+    Small students first; no rows if every student has one teacher.
+    """
     several = average_gains.groupby("student")["teacher"].transform("nunique") > 1
     table = average_gains[several].sort_values("teacher_parameters", kind="stable")
-    wide = table.pivot_table(index=["domain", "student", "method"], columns="teacher", values="gain")
-    return wide[table["teacher"].unique()].reset_index().rename_axis(columns=None)
+    if table.empty:
+        return table[["domain", "student", "method"]]
+    keys = ["domain", "student_parameters", "student", "method"]
+    wide = table.pivot_table(index=keys, columns="teacher", values="gain")
+    wide = wide[table["teacher"].unique()].reset_index().rename_axis(columns=None)
+    return wide.drop(columns="student_parameters")
+
+
+def within_student(average_gains: pd.DataFrame) -> pd.DataFrame:
+    """Average gains of students with several teachers, less the mean over those teachers.
+
+    The rows with columns `teacher_within` (the teacher's accuracy less the mean of the student's teachers)
+    and `gain_within`, points, both within a domain x student x method that has several teachers.
+    """
+    table = average_gains.dropna(subset=["gain", "teacher_accuracy"])
+    keys = ["source", "protocol", "domain", "student", "method"]
+    table = table[table.groupby(keys)["teacher"].transform("nunique") > 1]
+    means = table.groupby(keys)[["teacher_accuracy", "gain"]].transform("mean")
+    within = table[["teacher_accuracy", "gain"]] - means
+    return table.assign(teacher_within=within["teacher_accuracy"], gain_within=within["gain"])
 
 
 def best_temperature_shares(runs: pd.DataFrame) -> pd.DataFrame:
@@ -266,6 +331,13 @@ def best_temperature_shares(runs: pd.DataFrame) -> pd.DataFrame:
     shares = pd.crosstab(case, best["temperature"], normalize="index")
     shares.columns = [f"T = {temperature:g}" for temperature in shares.columns]
     return shares.sort_index(ascending=False).rename_axis(index="case")
+
+
+def best_temperature_remark(shares: pd.DataFrame) -> str:
+    """How often each temperature (a column of `best_temperature_shares`) is the best, in a sentence."""
+    spans = [(name, shares[name].min(), shares[name].max()) for name in shares]
+    texts = [f"{name} {low:.0%}" + (f" to {high:.0%}" if high > low else "") for name, low, high in spans]
+    return f"Share of the cases in which a temperature is the best: {', '.join(texts)}."
 
 
 def teacher_tuning(cells: pd.DataFrame) -> pd.DataFrame:
@@ -288,17 +360,173 @@ def teacher_tuning(cells: pd.DataFrame) -> pd.DataFrame:
     return both.merge(base, on=["source", "domain", "task", "teacher"], how="left")
 
 
+ANSWERS = ["both_right", "same_wrong", "other_wrong", "only_teacher", "only_student"]
+
+
+def answers(plan: Plan) -> pd.DataFrame:
+    """What students of a plan answer beside their tuned teacher: one row a student x teacher x task x seed.
+
+    KD students at temperature 1 without noise, and as method `sft` the SFT student of the same seed. Columns
+    ANSWERS (percent of the items, together 100), `agreement` (the same answer, right or wrong, percent),
+    `error_consistency` (Cohen's kappa of being right: what is left of agreement in being right beyond two
+    models of these accuracies that err independently) and `n`. Tasks that have no right answer are left
+    out, and so is what is not finished; no rows without live runs.
+    """
+    columns = ["domain", "task", "family", "teacher", "student", "method", "seed", "n"]
+    table = []
+    if plan.runs:
+        from kdutils import evaluate  # with what comes below, loads torch
+
+        for where, student, teacher in _beside_teachers(plan):
+            for task, both in evaluate.paired(student, teacher).groupby("task", sort=False):
+                table.append(where | {"task": task, "n": len(both)} | _answers(both))
+    return pd.DataFrame(table, columns=[*columns, *ANSWERS, "agreement", "error_consistency"])
+
+
+def _beside_teachers(plan: Plan) -> Iterator[tuple[dict[str, Any], pd.DataFrame, pd.DataFrame]]:
+    """Names, item rows of the student and item rows of its teacher, for `answers`."""
+    from kdutils import running, runs
+
+    specs = {running.resolved(run.spec): run.evaluation for run in plan.runs}
+    specs = {spec: evaluation for spec, evaluation in specs.items() if spec.domain in DOMAINS}
+
+    @cache
+    def rows(spec: RunSpec) -> pd.DataFrame | None:
+        return runs.folder_of(plan.out, spec.run_id).evaluation(specs[spec])
+
+    sft = {(s.student, s.domain, s.protocol, s.seed): s for s in specs if s.method == "sft"}
+    seen = set()
+    for spec in specs:
+        if spec.teacher is None or not spec.teacher_tuned or spec.temperature != 1.0 or spec.noise_sigma:
+            continue
+        teacher = sft.get((spec.teacher, spec.domain, spec.protocol, spec.teacher_seed))
+        beside = {spec.method: spec, "sft": sft.get((spec.student, spec.domain, spec.protocol, spec.seed))}
+        for method, student in beside.items():
+            names = {"domain": spec.domain, "family": model_family(spec.student), "teacher": spec.teacher}
+            names |= {"student": spec.student, "method": method, "seed": spec.seed}
+            if teacher is None or student is None or tuple(names.values()) in seen:
+                continue
+            seen.add(tuple(names.values()))
+            if rows(teacher) is not None and rows(student) is not None:
+                yield names, rows(student), rows(teacher)
+
+
+def _answers(both: pd.DataFrame) -> dict[str, float]:
+    """The shares of one task: paired rows of a student and its teacher."""
+    from kdutils import evaluate  # as above
+
+    found = evaluate.agreement(both)
+    wrong = ~both["correct"].to_numpy(bool) & ~both["correct_teacher"].to_numpy(bool)
+    same_wrong = 100 * float((wrong & evaluate.same_answer(both).to_numpy(bool)).mean())
+    return {name: found[name] for name in ("agreement", "error_consistency", *ANSWERS) if name in found} | {
+        "same_wrong": same_wrong,
+        "other_wrong": found["both_wrong"] - same_wrong,
+    }
+
+
+def answer_shares(answer_table: pd.DataFrame) -> pd.DataFrame:
+    """`answers` by domain and method: means over tasks and seeds, then over pairs, SFT first.
+
+    Columns domain, method, label, ANSWERS, agreement, error_consistency, n_pairs. Only pairs that have the
+    method are in its mean; an undefined kappa is left out of the mean.
+    """
+    values = [*ANSWERS, "agreement", "error_consistency"]
+    keys = ["domain", "method"]
+    by_task = answer_table.groupby([*keys, "teacher", "student", "task"], sort=False)[values].mean()
+    by_pair = by_task.groupby([*keys, "teacher", "student"], sort=False).mean()
+    table = by_pair.groupby(keys).mean().assign(n_pairs=by_pair.groupby(keys).size())
+    cases = [(domain, method) for domain in TRAIN_DOMAINS for method in ("sft", *KD_METHODS)]
+    table = table.loc[[case for case in cases if case in table.index]].reset_index()
+    return table.assign(label=table["method"].map(lambda method: METHOD_LABELS[method].split(" ")[0]))
+
+
 def temperature_runs(cells: pd.DataFrame) -> pd.DataFrame:
-    """Runs of pairs x methods that were trained at more than one temperature (tuned teacher, no noise)."""
+    """Runs of pairs x methods that were trained at more than one temperature (tuned teacher, no noise).
+
+    Of several seeds those count that were trained at more than one, so that like is compared with like.
+    """
+    runs = cells[cells["method"].isin(PAPER_METHODS) & cells["teacher_tuned"].fillna(False)]
+    runs = mean_over_seeds(_swept(runs[runs["noise_sigma"] == 0.0], "temperature"))
     table = mean_over_seeds(cells)
-    runs = table[table["method"].isin(KD_METHODS) & table["teacher_tuned"].fillna(False)]
-    runs = runs[runs["noise_sigma"] == 0.0]
-    keys = ["source", "domain", "task", "teacher", "student", "method"]
-    swept = runs.groupby(keys)["temperature"].transform("nunique") > 1
-    runs = runs[swept].copy()
     sft = table.loc[table["method"] == "sft", ["source", "domain", "task", "student", "accuracy"]]
     sft = sft.rename(columns={"accuracy": "sft_accuracy"})
     return runs.merge(sft, on=["source", "domain", "task", "student"], how="left")
+
+
+def noise_runs(cells: pd.DataFrame) -> pd.DataFrame:
+    """Runs of pairs x methods that were trained at more than one sigma (tuned teacher, temperature 1).
+
+    Of several seeds those count that were trained at more than one. Beside each run, `sft_accuracy` and
+    `base_accuracy` of the same student; NaN where there is none.
+    """
+    runs = cells[cells["method"].isin(KD_METHODS) & cells["teacher_tuned"].fillna(False)]
+    runs = mean_over_seeds(_swept(runs[runs["temperature"] == 1.0], "noise_sigma"))
+    table, where = mean_over_seeds(cells), ["source", "protocol", "domain", "task"]
+    sft = table.loc[table["method"] == "sft", [*where, "student", "accuracy"]]
+    runs = runs.merge(sft.rename(columns={"accuracy": "sft_accuracy"}), on=[*where, "student"], how="left")
+    base = table.loc[table["method"] == "base", ["source", "domain", "task", "student", "accuracy"]]
+    base = base.rename(columns={"accuracy": "base_accuracy"})  # as it is, so of no protocol
+    return runs.merge(base, on=["source", "domain", "task", "student"], how="left")
+
+
+def _swept(runs: pd.DataFrame, varied: str) -> pd.DataFrame:
+    """The rows whose pair, method, task and seed were trained at several values of `varied`, a column."""
+    keys = ["source", "protocol", "domain", "task", "teacher", "student", "method", "seed"]
+    return runs[runs.groupby(keys)[varied].transform("nunique") > 1]
+
+
+def by_column(average: pd.DataFrame, varied: str, symbol: str) -> pd.DataFrame:
+    """Average accuracies, a row a domain x pair x method and a column a value of `varied`: `T = 2`."""
+    keys = ["domain", "teacher", "student", "method"]
+    order = {domain: place for place, domain in enumerate(TRAIN_DOMAINS)}
+    ordered = average.sort_values("domain", key=lambda domain: domain.map(order), kind="stable")
+    wide = ordered.pivot_table(index=keys, columns=varied, values="accuracy", sort=False)
+    wide = wide[sorted(wide.columns)]
+    wide.columns = [f"{symbol} = {value:g}" for value in wide.columns]
+    return wide.reset_index()
+
+
+def noise_losses(runs: pd.DataFrame) -> pd.DataFrame:
+    """What noise costs: each noisy row of `noise_runs` beside the noise-free run of its pair and method.
+
+    Columns of the row and `clean_accuracy`, `loss` (points) and `is_collapsed`: below half of the noise-free
+    accuracy. Rows whose pair and method have no noise-free run are left out.
+    """
+    keys = ["source", "protocol", "domain", "task", "teacher", "student", "method"]
+    clean = runs.loc[runs["noise_sigma"] == 0.0, [*keys, "accuracy"]]
+    noisy = runs[runs["noise_sigma"] > 0.0]
+    both = noisy.merge(clean.rename(columns={"accuracy": "clean_accuracy"}), on=keys)
+    both["loss"] = both["clean_accuracy"] - both["accuracy"]
+    both["is_collapsed"] = both["accuracy"] < both["clean_accuracy"] / 2
+    return both
+
+
+def likeness_by_method(gain_table: pd.DataFrame, *, measure: str) -> pd.DataFrame:
+    """Mean over tasks of a likeness by pair and method, the SFT student's as method `sft`.
+
+    Columns domain, pair, student_parameters, teacher_parameters, method and the measure; small students
+    first. Live results have a value a method; released ones have one for all methods.
+    """
+    keys = ["domain", "teacher", "student", "student_parameters", "teacher_parameters"]
+    table = gain_table.dropna(subset=[measure, f"{measure}_sft"])
+    sft = table.drop_duplicates([*keys, "task"]).assign(method="sft")
+    sft[measure] = sft[f"{measure}_sft"]
+    means = pd.concat([sft, table]).groupby([*keys, "method"], sort=False)[measure].mean().reset_index()
+    means = means.sort_values(["student_parameters", "teacher_parameters"], kind="stable")
+    order = {domain: place for place, domain in enumerate(TRAIN_DOMAINS)}
+    means = means.sort_values("domain", key=lambda domain: domain.map(order), kind="stable")
+    return means.assign(pair=pair_label(means)).reset_index(drop=True)
+
+
+def right_and_alike(cells: pd.DataFrame) -> pd.DataFrame:
+    """KD runs with a defined `fidelity_correct_r`: tuned teacher, temperature 1, no noise.
+
+    A row a run x task with the task's `label`, tasks as in spec. No released cell has the value.
+    """
+    runs = cells[cells["method"].isin(KD_METHODS) & cells["teacher_tuned"].fillna(False)]
+    runs = runs[(runs["temperature"] == 1.0) & (runs["noise_sigma"] == 0.0)]
+    ordered = in_task_order(runs.dropna(subset=["fidelity_correct_r"]))
+    return ordered.sort_values("task", key=lambda task: task.map(ALL_TASKS.index), kind="stable")
 
 
 def coverage(cells: pd.DataFrame) -> pd.DataFrame:
@@ -313,25 +541,37 @@ def coverage(cells: pd.DataFrame) -> pd.DataFrame:
     kd["pair"] = kd["teacher"] + " → " + kd["student"]
     short = kd["method"].map(lambda method: METHOD_LABELS[method].split(" ")[0])
     kd["column"] = short + ", T = " + kd["temperature"].map("{:g}".format)
-    kd.loc[~kd["teacher_tuned"].astype(bool), "column"] = "untuned teacher"
-    columns = kd.assign(place=kd["method"].map(KD_METHODS.index)).sort_values(
-        ["teacher_tuned", "place", "temperature"]
-    )
-    columns = [*columns.loc[columns["teacher_tuned"].astype(bool), "column"].unique(), "untuned teacher"]
+    others = {"untuned teacher": ~kd["teacher_tuned"].astype(bool), "noisy teacher": kd["noise_sigma"] > 0}
+    columns = kd.assign(place=kd["method"].map(KD_METHODS.index)).sort_values(["place", "temperature"])
+    plain = ~others["untuned teacher"] & ~others["noisy teacher"]
+    columns = list(columns.loc[plain, "column"].unique())
+    for name, rows in others.items():
+        kd.loc[rows, "column"] = name
+        columns += [name] * bool(rows.any())
     counts = kd.pivot_table(index="pair", columns="column", values="seed", aggfunc="size", fill_value=0)
     order = kd.sort_values(["family", "teacher_parameters", "student_parameters"])["pair"].unique()
     return counts.reindex(index=order, columns=columns, fill_value=0).rename_axis(columns=None)
 
 
-def restrict(cells: pd.DataFrame, *, domains: list[str], methods: list[str]) -> pd.DataFrame:
-    """The cells of these domains and KD methods; base and SFT rows stay, they are the baselines.
+def in_view(table: pd.DataFrame, plan: Plan) -> pd.DataFrame:
+    """The rows of the domains and tasks that a plan asks to see; of the averages, all of its domains."""
+    kept = table["domain"].map(lambda domain: plan.shown.keeps("domains", domain)).astype(bool)
+    kept &= table["task"].map(lambda task: task == AVERAGE or plan.shown.keeps("tasks", task)).astype(bool)
+    return table[kept]
 
-    Raises:
-        ValueError: for a name that is not a domain or a KD method, or an empty list.
+
+def restrict(cells: pd.DataFrame, plan: Plan) -> pd.DataFrame:
+    """The cells that a plan asks to see.
+
+    SFT and base rows of the students and teachers shown stay whatever the methods: they are the baselines.
     """
-    for label, names, allowed in (("domains", domains, DOMAINS), ("methods", methods, KD_METHODS)):
-        unknown = [name for name in names if name not in allowed]
-        if unknown or not names:
-            raise ValueError(f"{label}={names}: choose at least one of {list(allowed)}")
-    kept = cells["domain"].isin(domains) & cells["method"].isin(["base", "sft", *methods])
+    shown, is_kd = plan.shown, cells["method"].isin(KD_METHODS)
+    kept = cells["domain"].map(lambda domain: shown.keeps("domains", domain)).astype(bool)
+    kept &= cells["task"].map(lambda task: task == AVERAGE or shown.keeps("tasks", task)).astype(bool)
+    kept &= ~is_kd | cells["method"].map(lambda method: shown.keeps("methods", method))
+    if shown.students or shown.teachers:
+        by_teacher = cells["teacher"].map(lambda name: shown.keeps("teachers", name))
+        pairs = cells[is_kd & by_teacher & cells["student"].map(lambda name: shown.keeps("students", name))]
+        kept &= cells["student"].isin([*pairs["student"], *pairs["teacher"]])
+        kept &= ~is_kd | cells.index.isin(pairs.index)
     return cells[kept].reset_index(drop=True)

@@ -8,10 +8,12 @@ is `not_testable`, never a guess.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import pandas as pd
 
 from kdutils import stats, study
+from kdutils.cells import size_label
 from kdutils.evidence import (
     ALPHA,
     INCONCLUSIVE,
@@ -35,13 +37,15 @@ def not_released(_: Evidence, *, why: str) -> Finding:
     return Finding(verdict=NOT_TESTABLE, reason=why)
 
 
-def gain_is_positive(evidence: Evidence, *, domain: str) -> Finding:
+def gain_is_positive(evidence: Evidence, *, domain: str, absent: str = "") -> Finding:
     """KD beats SFT: t-test of the average gain over pairs x methods.
 
     reproduced: p < 0.05 and every method's mean gain above 0; not_reproduced: the mean is not above 0;
-    otherwise inconclusive.
+    otherwise inconclusive. `absent` is why there may be no such gains.
     """
     gains = average_gains(evidence, domain)
+    if gains.empty and evidence.source == "published" and absent:
+        return Finding(verdict=NOT_TESTABLE, reason=absent)
     if gains.empty:
         return missing(f"{DOMAIN_LABELS[domain]} gains")
     test, interval = stats.ttest_greater(gains["gain"]), stats.mean_interval(gains["gain"])
@@ -219,10 +223,11 @@ def correlation_is_absent(evidence: Evidence, *, test: str, domains: tuple[str, 
 def likeness_rises(evidence: Evidence, *, measure: str, domains: tuple[str, ...]) -> Finding:
     """KD students are more like their teacher than SFT students: t-test over pairs of the mean over tasks.
 
-    reproduced: p < 0.05 in every domain; not_reproduced: no domain has a mean above 0; else inconclusive.
+    And over methods: a released value stands for all of them. reproduced: p < 0.05 in every domain;
+    not_reproduced: no domain has a mean above 0; else inconclusive.
     """
     table = evidence.gains.dropna(subset=[measure, f"{measure}_sft"])
-    table = table[table["domain"].isin(domains)].drop_duplicates(["domain", "task", "teacher", "student"])
+    table = table[table["domain"].isin(domains)]
     if table.empty:
         return missing(measure)
     rise = table[measure] - table[f"{measure}_sft"]
@@ -291,6 +296,91 @@ def untuned_teacher_costs(evidence: Evidence, *, printed: float) -> Finding:
     )
 
 
+def right_and_alike_are_feebly_linked(evidence: Evidence, *, task: str, bound: float, absent: str) -> Finding:
+    """Over the items of one task, being right correlates feebly with likeness to the teacher's text.
+
+    The point-biserial r of correctness with the item's sentence BLEU against the teacher, of each KD run at
+    temperature 1 without noise from a tuned teacher. reproduced: the median |r| over the runs is below
+    `bound`; otherwise not_reproduced. `absent` is why there may be no item rows.
+    """
+    runs = study.right_and_alike(evidence.cells)
+    runs = runs[runs["task"] == task]
+    if runs.empty and evidence.source == "published":
+        return Finding(verdict=NOT_TESTABLE, reason=absent)
+    if runs.empty:
+        return missing(f"{TASK_LABELS[task]} items of KD students beside their teachers'")
+    r = runs["fidelity_correct_r"]
+    median = float(r.abs().median())
+    return Finding(
+        verdict=REPRODUCED if median < bound else NOT_REPRODUCED,
+        reason=f"median |r| over {len(r)} runs on {TASK_LABELS[task]} {median:.2f}; r from {r.min():+.2f} to "
+        f"{r.max():+.2f}, below ±{bound} in {int((r.abs() < bound).sum())}",
+        estimate=median,
+        n=len(r),
+    )
+
+
+def little_noise_costs_little(
+    evidence: Evidence, *, sigmas: tuple[float, ...], slight: float, absent: str
+) -> Finding:
+    """Loss through noise of these sigmas against the noise-free run, on domain averages, points.
+
+    reproduced: the mean loss is below `slight` in every domain; inconclusive: in some; otherwise
+    not_reproduced. The interval is that of the mean over pairs x methods x domains, the sigmas of each
+    averaged first. `absent` is why there may be no noisy runs.
+    """
+    loss = _noise_loss(evidence, sigmas)
+    if loss.empty:
+        return _no_noise(evidence, sigmas, absent)
+    cases = loss.groupby(["domain", "teacher", "student", "method"], sort=False)["loss"].mean()
+    by_domain = cases.groupby("domain", sort=False).mean()
+    n_slight = int((by_domain < slight).sum())
+    verdict = {len(by_domain): REPRODUCED, 0: NOT_REPRODUCED}.get(n_slight, INCONCLUSIVE)
+    parts = ", ".join(f"{domain} {value:.1f}" for domain, value in by_domain.items())
+    return finding(
+        stats.mean_interval(cases),
+        verdict=verdict,
+        reason=f"mean loss at sigma {_listed(loss['noise_sigma'])}: {parts} points over {len(cases)} pairs x "
+        f"methods x domains; largest of a single run {loss['loss'].max():.1f}",
+    )
+
+
+def much_noise_collapses(evidence: Evidence, *, sigma: float, absent: str) -> Finding:
+    """Students below half of their noise-free accuracy (domain average) after noise of this sigma.
+
+    reproduced: in at least half of the pairs x methods x domains; inconclusive: in some; not_reproduced: in
+    none. The estimate is the mean loss, points. `absent` is why there may be no noisy runs.
+    """
+    loss = _noise_loss(evidence, (sigma,))
+    if loss.empty:
+        return _no_noise(evidence, (sigma,), absent)
+    share = float(loss["is_collapsed"].mean())
+    verdict = NOT_REPRODUCED if share == 0 else INCONCLUSIVE
+    by_domain = loss.groupby("domain", sort=False)["loss"].mean()
+    parts = ", ".join(f"{domain} {value:.1f}" for domain, value in by_domain.items())
+    return finding(
+        stats.mean_interval(loss["loss"]),
+        verdict=REPRODUCED if share >= 0.5 else verdict,
+        reason=f"{int(loss['is_collapsed'].sum())} of {len(loss)} pairs x methods x domains fall below half "
+        f"of their noise-free accuracy; mean loss {parts} points",
+    )
+
+
+def _noise_loss(evidence: Evidence, sigmas: tuple[float, ...]) -> pd.DataFrame:
+    losses = study.noise_losses(study.noise_runs(evidence.cells))
+    return losses[(losses["task"] == AVERAGE) & losses["noise_sigma"].isin(sigmas)]
+
+
+def _no_noise(evidence: Evidence, sigmas: tuple[float, ...], absent: str) -> Finding:
+    if evidence.source == "published":
+        return Finding(verdict=NOT_TESTABLE, reason=absent)
+    return missing(f"runs with noise of sigma {_listed(sigmas)} beside noise-free ones")
+
+
+def _listed(sigmas: Iterable[float]) -> str:
+    return " or ".join(f"{sigma:g}" for sigma in sorted(set(sigmas)))
+
+
 def temperature_is_best(evidence: Evidence, *, temperature: float) -> Finding:
     """One temperature is the best in most cases: pairs x methods x tasks trained at several.
 
@@ -351,7 +441,7 @@ def smaller_students_drop_more(evidence: Evidence, *, temperature: float) -> Fin
     if test.statistic < 0:
         verdict = REPRODUCED if test.p_value < ALPHA and falls else INCONCLUSIVE
     parts = "; ".join(
-        f"{size / 1e9:g}B " + ", ".join(f"{domain} {value:.1f}" for domain, value in row.items())
+        f"{size_label(size)} " + ", ".join(f"{domain} {value:.1f}" for domain, value in row.items())
         for size, row in means.iterrows()
     )
     interval = stats.spearman_interval(test.statistic, test.n)

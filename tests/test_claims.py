@@ -216,6 +216,83 @@ def test_temperature_claims(by_temperature, p1, p2, p3):
     assert judged("P3", cells).verdict == p3
 
 
+def with_noise(losses, domains=("math",)):
+    """Cells whose student of size 1 loses `losses[sigma]` points in a domain, of 40 without noise."""
+    plain = world(lambda size, method, task, t: -1.0, methods=("fkl",)).query("student == 'toy-1M'")
+    parts = []
+    for domain, by_sigma in zip(domains, losses, strict=True):
+        for sigma, loss in ({0.0: 0.0} | by_sigma).items():
+            part = plain[plain["method"] == "fkl"].assign(domain=domain, noise_sigma=sigma)
+            parts.append(part.assign(accuracy=part["accuracy"] - loss))
+    return pd.concat([plain[plain["method"] == "sft"], *parts], ignore_index=True)
+
+
+BOTH = ("math", "commonsense")
+
+
+@pytest.mark.parametrize(
+    ("losses", "verdict"),
+    [
+        ([{1.0: 1.0, 2.0: 2.0}, {1.0: 0.0, 2.0: 1.0}], "reproduced"),
+        ([{1.0: 1.0, 2.0: 2.0}, {1.0: 3.0, 2.0: 1.0}], "inconclusive"),
+        ([{1.0: 2.0, 2.0: 2.0}, {1.0: 3.0, 2.0: 1.0}], "not_reproduced"),
+        ([{1.0: -9.0, 2.0: 1.0, 5.0: 40.0}, {1.0: 1.0}], "reproduced"),
+        ([{5.0: 1.0}, {5.0: 1.0}], "not_testable"),
+    ],
+)
+def test_little_noise_costs_little(losses, verdict):
+    assert judged("N1", with_noise(losses, BOTH)).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("losses", "verdict", "estimate"),
+    [
+        ([{5.0: 30.0}, {5.0: 2.0}], "reproduced", 16.0),
+        ([{5.0: 20.0}, {5.0: 2.0}], "not_reproduced", 11.0),
+        ([{2.0: 30.0}, {1.0: 30.0}], "not_testable", math.nan),
+    ],
+)
+def test_much_noise_collapses(losses, verdict, estimate):
+    finding = judged("N2", with_noise(losses, BOTH))
+    assert finding.verdict == verdict
+    assert finding.estimate == pytest.approx(estimate, nan_ok=True)
+
+
+def test_a_collapse_in_fewer_than_half_is_inconclusive():
+    one = with_noise([{5.0: 30.0}])
+    others = [with_noise([{5.0: 2.0}]).replace("toy-1M", f"toy-{size}M") for size in (2, 4)]
+    assert judged("N2", pd.concat([one, *others], ignore_index=True)).verdict == "inconclusive"
+
+
+@pytest.mark.parametrize(
+    ("values", "verdict"),
+    [([0.2, -0.1, 0.9], "reproduced"), ([0.5, -0.4, 0.1], "not_reproduced"), ([], "not_testable")],
+)
+def test_right_and_alike_are_feebly_linked(values, verdict):
+    cells = world(lambda size, method, task, t: 1.0, methods=("fkl",)).query("student != 'toy-8M'")
+    rows = cells.index[(cells["task"] == "svamp") & (cells["method"] == "fkl")][: len(values)]
+    cells.loc[rows, "fidelity_correct_r"] = values
+    cells.loc[cells["task"] == "gsm8k", "fidelity_correct_r"] = 0.99  # another task does not count
+    finding = judged("F3", cells)
+    assert finding.verdict == verdict
+    if values:
+        assert finding.estimate == pytest.approx(sorted(map(abs, values))[1])
+
+
+@pytest.mark.parametrize("claim_id", ["F3", "N1", "N2"])
+def test_what_was_not_released_says_so(claim_id):
+    only_sft = world(lambda size, method, task, t: 0.0).query("method == 'sft'")
+    assert "the authors released no" in judged(claim_id, only_sft, source="published").reason
+    assert "authors" not in judged(claim_id, only_sft).reason
+
+
+def test_likeness_rises_over_all_methods():
+    base = world(lambda size, method, task, t: 1.0)
+    cells = with_likeness(base, "fidelity", lambda size: 2 + 0.1 * size)
+    cells.loc[cells["method"].isin(["revkd", "gkd"]), "fidelity"] -= 30.0
+    assert judged("F1", cells).verdict == "not_reproduced"
+
+
 def test_tied_temperatures_share_the_win():
     cells = world(lambda size, method, task, t: 4.0, temperatures=(1.0, 2.0))
     assert judged("P1", cells).estimate == pytest.approx(50.0)
@@ -293,3 +370,47 @@ def test_claims_without_evidence_are_not_testable():
 def test_unknown_verdict_is_refused():
     with pytest.raises(ValueError, match="verdict 'true' is not one of"):
         evidence.Finding(verdict="true", reason="")
+
+
+def test_printed_values_stand_beside_their_task():
+    table = pd.DataFrame({"domain": ["math", "commonsense", "math"], "task": ["average", "average", "aqua"]})
+    assert claims.with_printed(table)["printed"].tolist() == [-0.66, -0.54, -0.23]
+
+
+MAGNITUDES = ["E4", "E5", "E6", "T3", "A2", "A3"]
+
+
+def test_a_model_world_has_no_bearing_on_the_size_of_an_effect():
+    cells = world(lambda size, method, task, t: 9.0 - size)
+    real = {row["id"]: row["verdict"] for row in claims.judge(cells)}
+    tiny = {row["id"]: row for row in claims.judge(cells.assign(family="mini-qwen"))}
+    assert [claim.id for claim in claims.CLAIMS if claim.is_magnitude] == MAGNITUDES
+    for claim_id, row in tiny.items():
+        if claim_id in MAGNITUDES:
+            assert row["verdict"] == "not_testable"
+            assert "model world" in row["reason"] or real[claim_id] == "not_testable"
+        else:
+            assert row["verdict"] == real[claim_id]
+    assert tiny["E5"]["estimate"] is not None  # shown all the same
+
+
+def test_instruction_following_is_judged_where_there_is_some():
+    cells = world(lambda size, method, task, t: 3.0 + 0.1 * size)
+    assert (
+        judged("E3", cells, source="published").reason
+        == "the authors released nothing on instruction following"
+    )
+    assert judged("E3", cells).verdict == "not_testable"
+    instruction = cells[cells["domain"] == "math"].assign(domain="instruction")
+    assert judged("E3", pd.concat([cells, instruction])).verdict == "reproduced"
+    doubled = instruction.assign(accuracy=instruction["accuracy"] + 50 * (instruction["method"] != "sft"))
+    both = pd.concat([cells, doubled])
+    assert judged("E5", both).estimate == judged("E5", cells).estimate  # another unit: ROUGE-L
+
+
+def test_claims_stand_side_by_side():
+    rows = claims.judge(world(lambda size, method, task, t: 3.0 + 0.1 * size), section="01")
+    table = claims.side_by_side([row | {"source": "published"} for row in rows] + rows).set_index("id")
+    assert list(table.columns) == ["claim", "paper", "Released", "Live"]
+    assert table.loc["E1", "Live"] == table.loc["E1", "Released"]
+    assert table.loc["E1", "Live"].endswith(": reproduced")

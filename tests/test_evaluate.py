@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import sacrebleu
+import scipy.stats
 from sklearn.metrics import cohen_kappa_score
 
 from kdutils import evaluate
@@ -145,6 +146,27 @@ def test_fidelity_of_nothing_is_nan():
     both = evaluate.paired(rows([]), rows([]))
     assert math.isnan(evaluate.fidelity(both, rng=np.random.default_rng(0))["fidelity"])
     assert math.isnan(evaluate.corpus_bleu([], []))
+
+
+def test_right_and_alike_correlate_as_scipy_says():
+    right = [True, True, False, False]
+    both = evaluate.paired(rows(right, texts=TEXTS), rows([True] * 4, texts=REFERENCES))
+    bleu = [
+        sacrebleu.sentence_bleu(text, [reference], use_effective_order=True).score
+        for text, reference in zip(TEXTS, REFERENCES, strict=True)
+    ]
+    expected = scipy.stats.pointbiserialr(right, bleu).statistic
+    assert evaluate.fidelity_correct_r(both) == pytest.approx(expected)
+    turned = both.assign(correct=~both["correct"])
+    assert evaluate.fidelity_correct_r(turned) == pytest.approx(-expected)
+
+
+def test_undefined_link_of_right_and_alike_is_nan():
+    student, teacher = rows([True, True, False], texts=TEXTS[:3]), rows([True] * 3, texts=REFERENCES[:3])
+    both = evaluate.paired(student, teacher)
+    assert math.isfinite(evaluate.fidelity_correct_r(both))
+    for undefined in (both.iloc[:0], both.iloc[1:], both.assign(correct=True), both.assign(text="")):
+        assert math.isnan(evaluate.fidelity_correct_r(undefined))
 
 
 def test_accuracy_averages_samples_within_an_item():

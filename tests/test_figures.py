@@ -1,7 +1,10 @@
 """Every figure, drawn from the released cells: all points shown, nothing overlaps, axes labelled."""
 
+import itertools
+
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 import pytest
 
 from kdutils import claims, figures, plots, published, stats, study
@@ -140,3 +143,163 @@ def test_one_domain_alone_gives_one_panel(cells):
         study.averages(study.gains(shown, selection="temperature_1")), x="teacher_accuracy", xlabel="x"
     )
     assert len(fig.axes) == 1
+
+
+def swept(n_pairs, varied, values, domains=("math", "commonsense")):
+    """Averages of made-up mini pairs over a swept quantity, as study and stats give them."""
+    rows = [
+        {"domain": domain, "pair": f"mini-qwen {518 - pair}k→{109 - pair}k", "method": method, varied: value}
+        | {"accuracy": 50.0 - 3 * value + pair, "low": 40.0 - 3 * value, "high": 75.0 - 3 * value}
+        | {"sft_accuracy": 45.0, "base_accuracy": 20.0}
+        for domain in domains
+        for pair in range(n_pairs)
+        for method in ("fkl", "revkd")
+        for value in values
+    ]
+    return pd.DataFrame(rows)
+
+
+def likenesses(n_pairs):
+    table = swept(n_pairs, "temperature", (1.0,)).assign(fidelity=lambda t: t["accuracy"])
+    return pd.concat([table, table.assign(method="sft", fidelity=60.0)])
+
+
+def links():
+    rng = np.random.default_rng(0)
+    methods = rng.choice(["fkl", "seqkd", "revkd", "gkd"], 120)
+    labels = np.repeat(["AQuA", "AddSub", "GSM8K", "MultiArith", "SVAMP", "SingleEq"], 20)
+    return pd.DataFrame({"label": labels, "method": methods, "fidelity_correct_r": rng.uniform(-1, 1, 120)})
+
+
+LIVE = {
+    "temperature, 4 pairs": lambda: figures.temperature_curves(swept(4, "temperature", (1.0, 2.0, 5.0))),
+    "temperature, 7 pairs": lambda: figures.temperature_curves(swept(7, "temperature", (1.0, 2.0, 5.0))),
+    "temperature, 21 pairs": lambda: figures.temperature_curves(swept(21, "temperature", (1.0, 5.0))),
+    "noise": lambda: figures.noise_curves(swept(3, "noise_sigma", (0.0, 2.0, 5.0)), watermark="model world"),
+    "likeness": lambda: figures.likeness_by_method(likenesses(21), measure="fidelity", xlabel="BLEU, %"),
+    "level": lambda: figures.level_and_gain(
+        likenesses(9).assign(gain=1.0), measure="fidelity", label="fidelity (BLEU), %"
+    ),
+    "links": lambda: figures.right_and_alike(links(), bound=0.3),
+}
+
+
+@pytest.mark.parametrize("name", LIVE)
+def test_live_figures_of_many_pairs_do_not_overlap(name):
+    test_labels_and_legends_do_not_overlap(name, LIVE)
+
+
+@pytest.mark.parametrize("n_pairs", [4, 7])
+def test_every_pair_has_its_panel_and_panels_of_a_domain_share_their_axis(n_pairs):
+    table = swept(n_pairs, "temperature", (1.0, 2.0, 5.0))
+    table.loc[table["domain"] == "commonsense", ["accuracy", "low", "high"]] += 20
+    panels = [ax for ax in figures.temperature_curves(table).axes if ax.get_visible()]
+    places = table.drop_duplicates(["domain", "pair"])
+    assert [ax.get_title() for ax in panels] == (places["domain"] + "\n" + places["pair"]).tolist()
+    for domain, limits in (("math", panels[0]), ("commonsense", panels[-1])):
+        of_domain = [ax for ax in panels if ax.get_title().startswith(domain)]
+        assert {ax.get_ylim() for ax in of_domain} == {limits.get_ylim()}
+    assert panels[0].get_ylim() != panels[-1].get_ylim()
+
+
+def test_a_pair_that_one_domain_lacks_leaves_its_place_empty():
+    table = swept(3, "noise_sigma", (0.0, 5.0))
+    lost = (table["domain"] == "math") & (table["pair"] == table["pair"].iloc[-1])
+    fig = figures.noise_curves(table[~lost])
+    assert [ax.get_visible() for ax in fig.axes] == [True, True, False, True, True, True]
+
+
+def test_noise_curves_draw_the_table_between_its_reference_lines():
+    table = swept(1, "noise_sigma", (5.0, 0.0), domains=("math",)).query("method == 'fkl'")
+    _, (ax,) = plots.panels(height=3)
+    plots.noise_curves(ax, table)
+    line = ax.containers[0].lines[0]
+    assert line.get_xydata().tolist() == [[0.0, 50.0], [5.0, 35.0]]
+    assert [tuple(line.get_ydata()) for line in ax.lines[-2:]] == [(45.0, 45.0), (20.0, 20.0)]
+
+
+def test_every_run_is_a_point_of_its_task():
+    table = links()
+    fig = figures.right_and_alike(table, bound=0.3)
+    drawn = np.concatenate([np.asarray(points.get_offsets()) for points in fig.axes[0].collections])
+    assert sorted(drawn[:, 0]) == pytest.approx(sorted(table["fidelity_correct_r"]))
+    order = list(dict.fromkeys(table["label"]))
+    assert sorted(drawn[:, 1].round()) == sorted(order.index(label) for label in table["label"])
+
+
+def test_sizes_are_labelled_as_in_the_names_of_models():
+    sizes = [14_000, 72_000, 73_000, 333_000, 135e6, 0.5e9, 14e9]
+    places, labels = plots.size_ticks(sizes)
+    assert labels == ["14k", "72k, 73k", "333k", "135M", "0.5B", "14B"]
+    assert 72_000 < places[1] < 73_000  # two ticks there would print over each other
+    assert places == sorted(places)
+
+
+def live_points(domains, n_teachers=2):
+    """Averages of students with sizes of the mini family."""
+    families = {"mini-qwen": (14e3, 38e3, 73e3, 109e3, 333e3), "mini-llama": (25e3, 72e3, 146e3)}
+    rows = [
+        {"domain": domain, "family": family, "student": f"{family}-{size}", "method": method}
+        | {"student_parameters": size, "gain": gain, "sft_accuracy": 30.0 + gain}
+        for domain in domains
+        for family, sizes in families.items()
+        for size in sizes
+        for method in ("fkl", "revkd", "gkd")
+        for gain in range(n_teachers)
+    ]
+    return pd.DataFrame(rows)
+
+
+@pytest.mark.parametrize("domains", [("math", "commonsense"), ("math", "commonsense", "instruction")])
+def test_size_axis_of_the_mini_family_can_be_read(domains):
+    points = live_points(domains)
+    means = points.groupby(["domain", "family", "student_parameters", "method"], sort=False)["gain"].mean()
+    fig = figures.gain_by_size(points, means.reset_index(), watermark="model world")
+    fig.canvas.draw()
+    assert "model world" in [text.get_text() for text in fig.texts]
+    for ax in fig.axes:
+        labels = [label for label in ax.get_xticklabels() if label.get_text()]
+        texts = [label.get_text() for label in labels]
+        assert texts == ["14k", "25k", "38k", "72k, 73k", "109k", "146k", "333k"]
+        centres = [label.get_window_extent().x0 for label in labels]
+        text_height = labels[0].get_fontsize() * fig.dpi / 72
+        assert min(np.diff(centres)) > 0.5 * text_height  # turned, so that what counts is their height
+    labels = [ax.xaxis.label.get_window_extent() for ax in fig.axes]
+    assert all(left.x1 < right.x0 for left, right in itertools.pairwise(labels))
+
+
+def test_axis_says_what_a_domain_is_scored_by():
+    points = live_points(("math", "instruction"))
+    fig = figures.gain_against(points, x="sft_accuracy", xlabel="SFT {score}, %")
+    assert [ax.get_xlabel() for ax in fig.axes] == ["SFT accuracy, %", "SFT ROUGE-L, %"]
+    assert [ax.get_title() for ax in fig.axes] == ["Math", "Instruction following"]
+
+
+def test_panels_with_other_pairs_keep_their_rows_apart():
+    rows = [("math", "a", 1.0, 2.0), ("math", "b", 3.0, 4.0), ("commonsense", "b", 5.0, 6.0)]
+    table = pd.DataFrame(rows, columns=["domain", "pair", "sft", "kd"])
+    styles = (plots.KIND_STYLE["sft"], plots.KIND_STYLE["kd"])
+    fig = figures.before_and_after(table, left="sft", right="kd", styles=styles, xlabel="x")
+    assert [label.get_text() for label in fig.axes[0].get_yticklabels()] == ["a", "b"]
+    drawn = fig.axes[1].collections[-1].get_offsets()
+    assert np.asarray(drawn).tolist() == [[6.0, 1.0]]  # b is the second row, in this panel as well
+
+
+def test_answer_shares_fill_their_bars():
+    shares = dict(zip(study.ANSWERS, (40.0, 10.0, 20.0, 25.0, 5.0), strict=True))
+    table = pd.DataFrame([{"domain": "math", "label": label} | shares for label in ("SFT", "GKD")])
+    assert list(plots.ANSWER_STYLE) == study.ANSWERS
+    fig = figures.answer_shares(table, watermark="model world")
+    (ax,) = fig.axes
+    ends = [bar.get_x() + bar.get_width() for bar in ax.patches]
+    assert max(ends) == pytest.approx(100.0)
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["SFT", "GKD"]
+
+
+def test_methods_have_a_legend_where_they_are_told_apart():
+    values = {"accuracy": [1.0, 2.0], "agreement": [3.0, 4.0]}
+    table = pd.DataFrame({"domain": "math", "method": ["fkl", "gkd"]} | values)
+    look = {"y": "agreement", "ylabel": "agreement, %"}
+    assert not figures.likeness_against_accuracy(table, **look).legends
+    (legend,) = figures.likeness_against_accuracy(table, **look, by="method").legends
+    assert [text.get_text() for text in legend.get_texts()] == ["SeqKD†", "GKD"]

@@ -67,5 +67,6 @@ def test_parameters_are_declared_and_their_defaults_allowed(path):
     assert {"profile", "out"} <= set(declared)
     for name, parameter in declared.items():
         values = parameter.default if isinstance(parameter.default, list) else [parameter.default]
+        values = [value for value in values if value is not None or not parameter.optional]
         assert set(values) <= set(PARAMETER_CHOICES.get(name, values))
         assert parameter.help

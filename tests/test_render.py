@@ -164,6 +164,14 @@ def index(*claims: dict, results: list[Result] | None = None) -> BeautifulSoup:
     return BeautifulSoup(index_html(profile_of(*names), results, list(claims), [], provenance), "html.parser")
 
 
+def test_index_counts_each_source_by_itself():
+    soup = index(CLAIM, CLAIM | {"source": "live", "protocol": "careful", "verdict": "not_reproduced"})
+    assert [title.get_text() for title in soup.select("h3")] == ["Released results", "Live results"]
+    counts = [[item.get_text()[0] for item in group.select("li")] for group in soup.select(".verdicts")]
+    assert counts == [["1", "0", "0", "0"], ["0", "1", "0", "0"]]
+    assert [len(table.select("tbody tr")) for table in soup.select("table")[:2]] == [1, 1]
+
+
 def test_index_counts_verdicts_and_shows_each_claim():
     untestable = CLAIM | dict.fromkeys(("estimate", "ci_low", "ci_high", "p_value", "n", "paper_value"))
     soup = index(CLAIM, CLAIM | {"id": "S2"}, untestable | {"id": "E3", "verdict": "not_testable"})

@@ -495,3 +495,12 @@ def test_sentinel_is_gone_if_finish_breaks_off(run):
     with pytest.raises(OSError):
         run.finish()
     assert not ledger.sentinel(run.folder, NAME).exists()
+
+
+def test_which_figures_changed_is_said():
+    before = {"a.png": "1", "b.png": "2", "c.png": "3"}
+    after = {"a.png": "1", "b.png": "9", "d.png": "4"}
+    said = report.figure_changes(before, after)
+    assert said == "1 of 3 figure files are as they were; changed: b.png; new: d.png; gone: c.png"
+    assert report.figure_changes(before, before) == "3 of 3 figure files are as they were"
+    assert report.figure_changes({}, after) == "3 figure files, all new"

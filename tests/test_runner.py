@@ -361,7 +361,7 @@ def test_folder_inside_the_repository_is_written_short(notebooks, tmp_path, monk
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["no_such_profile"], "unknown profile 'no_such_profile'; choose one of ['published'"),
+        (["no_such_profile"], "unknown profile 'no_such_profile'; choose one of ['"),
         (["published", "--only", "42"], "no notebook '42'"),
         (["published", "-p", "selection"], "expected 2 arguments"),
         (["-p", "a", "1", "-p", "a", "2", "published"], "'a' is given twice"),
@@ -382,7 +382,10 @@ def test_user_error_is_one_line_and_exit_code_2(arguments, complaint, capsys):
 def test_failed_notebook_is_exit_code_1_and_says_where_to_look(notebooks, released_tables, capsys):
     write_notebook(notebooks, TWIN, "1 / 0")
     out = notebooks / "out"
-    assert __main__.main(["--only", "02", "--out", str(out), "--limit", "60"], notebooks=notebooks) == 1
+    assert (
+        __main__.main(["published", "--only", "02", "--out", str(out), "--limit", "60"], notebooks=notebooks)
+        == 1
+    )
     said = capsys.readouterr().err
     assert f"{TWIN} failed (ZeroDivisionError: division by zero)" in said
     assert f"see {out}/published/reports/{TWIN}.failed.ipynb" in said
@@ -391,7 +394,7 @@ def test_failed_notebook_is_exit_code_1_and_says_where_to_look(notebooks, releas
 
 
 def test_list_shows_what_can_be_set(notebooks, capsys):
-    assert __main__.main(["--list", "--only", "01"], notebooks=notebooks) == 0
+    assert __main__.main(["published", "--list", "--only", "01"], notebooks=notebooks) == 0
     assert "  selection: str = 'best_on_test'  # how a temperature is chosen" in capsys.readouterr().out
 
 
@@ -399,21 +402,30 @@ def test_list_shows_what_can_be_set(notebooks, capsys):
     ("stopped", "code"), [(KeyboardInterrupt(), 130), (runner.Interrupted(signal.SIGTERM), 143)]
 )
 def test_stopped_command_ends_with_the_code_of_its_signal(notebooks, monkeypatch, stopped, code):
-    def stop() -> Path:
+    def stop(profile) -> Path:
         raise stopped
 
     monkeypatch.setattr(__main__, "_released_tables", stop)
-    assert __main__.main(["--only", "01", "--out", str(notebooks / "out")], notebooks=notebooks) == code
+    assert (
+        __main__.main(["published", "--only", "01", "--out", str(notebooks / "out")], notebooks=notebooks)
+        == code
+    )
 
 
 def test_missing_tables_are_a_user_error(monkeypatch, tmp_path):
     monkeypatch.setenv("KDUTILS_DATA", str(tmp_path / "nowhere"))
     with pytest.raises(RunError):
-        __main__._released_tables()
+        __main__._released_tables(spec.load_profile("published"))
+
+
+def test_missing_tables_are_said_and_no_error_where_there_are_live_results(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("KDUTILS_DATA", str(tmp_path / "nowhere"))
+    assert __main__._released_tables(spec.load_profile("smoke")) is None
+    assert "goes on without the released results" in capsys.readouterr().err
 
 
 def test_every_notebook_of_every_profile_is_known():
-    assert len(spec.profile_names()) == 2
+    assert {"mini", "mini-full", "published", "smoke"} <= set(spec.profile_names())
     for name in spec.profile_names():
         profile = spec.load_profile(name)
         assert runner.selected(profile, ["01"]) == ["01_effectiveness"]

@@ -168,10 +168,115 @@ def test_gain_interval_keeps_the_shared_baseline_whole():
             "gain": [1.0, 3.0],
             "accuracy_se": [1.0, 2.0],
             "sft_accuracy_se": [3.0, 3.0],
+            "seed_se": [np.nan, np.nan],
+            "sft_seed_se": [np.nan, np.nan],
         }
     )
     row = stats.gain_intervals(table, by=["student", "task"]).iloc[0]
     assert row["gain"] == 2.0
     assert row["high"] - row["gain"] == pytest.approx(1.959964 * math.sqrt(10.25), rel=1e-6)
+    repeated = table.assign(seed_se=[2.0, 2.0], sft_seed_se=1.5)  # runs: (1 + 4 + 4 + 4) / 4; baseline once
+    row = stats.gain_intervals(repeated, by=["student", "task"]).iloc[0]
+    assert row["high"] - row["gain"] == pytest.approx(1.959964 * math.sqrt(13 / 4 + 9 + 2.25), rel=1e-6)
     with pytest.raises(ValueError, match="lacks .'student'"):
         stats.gain_intervals(table, by=["task"])
+
+
+def test_remark_on_gains_names_the_smallest_and_the_largest_student():
+    table = pd.DataFrame(
+        {"student": ["a-1k", "a-1k", "a-2k"], "gain": [3.0, 5.0, -1.0], "low": [1.0, -1.0, -2.0]}
+    )
+    assert stats.gain_remark(table) == (
+        "2 of 3 gains are positive; 33% have an interval above zero. "
+        "Mean gain of the smallest student (a-1k): +4.0 points. "
+        "Mean gain of the largest student (a-2k): -1.0 points."
+    )
+
+
+def test_rise_by_method_averages_tasks_within_a_pair_first():
+    rows = [("a", 50.0, 52.0), ("a", 50.0, 54.0), ("b", 40.0, 45.0)]  # rises of the pairs: 3 and 5
+    table = pd.DataFrame(rows, columns=["student", "fidelity_sft", "fidelity"])
+    table = table.assign(domain="math", method="gkd", teacher="t")
+    row = stats.rise_by_method(table, measure="fidelity").iloc[0]
+    assert (row["pairs"], row["sft"], row["kd"], row["rise"]) == (2, 45.0, 49.0, 4.0)
+    half = scipy.stats.t.ppf(0.975, 1) * math.sqrt(2) / math.sqrt(2)
+    assert row["high"] == pytest.approx(4.0 + half)
+
+
+def test_noise_costs_by_hand():
+    table = pd.DataFrame(
+        {
+            "domain": ["commonsense", "math", "math", "math"],
+            "task": ["average", "average", "average", "svamp"],
+            "noise_sigma": [5.0, 5.0, 5.0, 5.0],
+            "loss": [1.0, 10.0, 20.0, 99.0],
+            "is_collapsed": [False, True, False, True],
+        }
+    )
+    found = stats.noise_costs(table)
+    assert found["domain"].tolist() == ["math", "commonsense"]
+    assert found["loss"].tolist() == [15.0, 1.0]
+    assert found["collapsed"].tolist() == [1, 0]
+    assert math.isnan(found.loc[1, "low"])
+    assert stats.noise_costs(table.head(0)).empty
+
+
+def test_item_links_count_what_is_feeble():
+    runs = pd.DataFrame({"label": "SVAMP", "fidelity_correct_r": [-0.5, 0.1, 0.2]})
+    row = stats.item_links(runs, bound=0.3).iloc[0]
+    assert row.tolist() == ["SVAMP", 3, 0.1, 0.2, 2]
+
+
+def test_size_and_headroom_count_a_student_once():
+    table = pd.DataFrame(
+        {
+            "domain": "math",
+            "student": ["a", "a", "b", "c"],
+            "gain": [9.0, 8.0, 3.0, 1.0],
+            "student_parameters": [1, 1, 2, 3],
+            "sft_accuracy": [30.0, 30.0, 20.0, 40.0],
+        }
+    )
+    row = stats.size_and_headroom(table).iloc[0]
+    assert row["gain and size"] == pytest.approx(scipy.stats.spearmanr([9, 8, 3, 1], [1, 1, 2, 3]).statistic)
+    assert row["gain and size"] < -0.9
+    assert row["size and SFT accuracy"] == pytest.approx(0.5)  # ranks 1 2 3 and 2 1 3
+    assert (row["runs"], row["students"]) == (4, 3)
+
+
+def test_remark_within_students_has_the_slope_and_how_often_the_best_teacher_is_best():
+    table = pd.DataFrame(
+        {
+            "domain": "math",
+            "student": ["a", "a", "b", "b"],
+            "method": "gkd",
+            "teacher_accuracy": [40.0, 60.0, 40.0, 60.0],
+            "gain": [1.0, 5.0, 20.0, 10.0],
+            "teacher_within": [-10.0, 10.0, -10.0, 10.0],
+            "gain_within": [-2.0, 2.0, 5.0, -5.0],
+        }
+    )
+    text = stats.within_student_remark(table)
+    assert "goes with -0.15 points of gain" in text  # (20 + 20 - 50 - 50) / 400
+    assert "in 1 of 2 cases of one student and method (1.0 expected" in text
+    equal = stats.within_student_remark(table.assign(teacher_within=0.0))
+    assert equal.startswith("Math: the most accurate teacher")
+
+
+def test_remark_on_tuning_names_the_worst_task_and_not_the_average():
+    table = pd.DataFrame(
+        {
+            "teacher": "t-8M",
+            "student": "s-1M",
+            "task": ["average", "svamp", "aqua"],
+            "untuned": [20.0, 10.0, 30.0],
+            "teacher_base": [15.0, 5.0, 5.0],
+            "cost": [50.0, 12.5, -3.0],
+        }
+    )
+    assert stats.tuning_remark(table) == (
+        "The cost is 50.0 points on average and 50.0 at most on a domain average; on a single task it "
+        "reaches 12.5 (t-8M to s-1M, SVAMP). The student ends above its untuned teacher's own score in 1 of "
+        "1 cases."
+    )
+    assert "single task" not in stats.tuning_remark(table.head(1))

@@ -1,12 +1,16 @@
 """Gains and contrasts computed from cells, by hand on small tables and on the released ones."""
 
+import dataclasses
 import math
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from kdutils import cells as cell_rows
-from kdutils import published, study
+from kdutils import published, running, runs, runspec, study
+from kdutils.plan import Filter, Plan
+from kdutils.spec import RELEASED_MODELS, load_profile
 
 
 def cell(**fields):
@@ -90,17 +94,118 @@ def test_temperature_runs_are_those_with_several(cells):
     assert set(runs["method"]) == {"fkl"}
 
 
+def noisy(sigma, accuracy, **fields):
+    return distilled("fkl", 1.0, accuracy, noise_sigma=sigma, task="average", **fields)
+
+
+def test_noise_costs_the_noise_free_run_of_the_same_seed_minus_the_noisy_one():
+    rows = [noisy(0.0, 40.0), noisy(2.0, 36.0), noisy(5.0, 19.0), noisy(0.0, 90.0, seed=1)]
+    rows += [noisy(0.0, 50.0, student="toy-2M"), baseline("toy-1M", "sft", 45.0, task="average")]
+    rows += [baseline("toy-1M", "base", 10.0, task="average", protocol="paper")]
+    runs = study.noise_runs(cell_rows.cell_table(rows))
+    assert runs["accuracy"].tolist() == [40.0, 36.0, 19.0]  # neither the second seed nor the other student
+    assert set(runs["sft_accuracy"]) == {45.0}
+    assert set(runs["base_accuracy"]) == {10.0}
+    losses = study.noise_losses(runs)
+    assert losses["loss"].tolist() == [4.0, 21.0]
+    assert losses["is_collapsed"].tolist() == [False, True]
+    assert study.noise_losses(runs[runs["noise_sigma"] > 0]).empty
+
+
+def test_half_of_the_noise_free_accuracy_is_no_collapse():
+    losses = study.noise_losses(study.noise_runs(cell_rows.cell_table([noisy(0.0, 40.0), noisy(5.0, 20.0)])))
+    assert not losses["is_collapsed"].any()
+
+
+def test_nothing_with_noise_gives_empty_tables(cells):
+    runs = study.noise_runs(cells[cells["noise_sigma"] == 0.0])
+    assert runs.empty
+    assert study.averages(runs).empty
+    assert study.noise_losses(runs).empty
+
+
+def test_temperatures_are_compared_on_the_seeds_that_have_several():
+    rows = [distilled("fkl", 1.0, value, seed=seed) for seed, value in enumerate((40.0, 90.0))]
+    runs = study.temperature_runs(cell_rows.cell_table([*rows, distilled("fkl", 2.0, 50.0)]))
+    assert dict(zip(runs["temperature"], runs["accuracy"], strict=True)) == {1.0: 40.0, 2.0: 50.0}
+
+
+def test_accuracies_by_column_in_the_order_of_the_values_and_domains():
+    rows = [distilled("fkl", t, 40.0 + t, task="average", domain=domain)
+            for domain in ("commonsense", "math") for t in (5.0, 1.0)]  # fmt: skip
+    wide = study.by_column(study.temperature_runs(cell_rows.cell_table(rows)), "temperature", "T")
+    assert list(wide.columns) == ["domain", "teacher", "student", "method", "T = 1", "T = 5"]
+    assert wide[["domain", "T = 1", "T = 5"]].to_numpy().tolist() == [
+        ["math", 41.0, 45.0],
+        ["commonsense", 41.0, 45.0],
+    ]
+
+
+def test_remark_on_the_best_temperature_gives_the_range_over_cases():
+    shares = pd.DataFrame({"T = 1": [0.25, 0.5], "T = 2": [0.5, 0.5]}, index=["math, fkl", "math, revkd"])
+    assert "T = 1 25% to 50%, T = 2 50%." in study.best_temperature_remark(shares)
+
+
+def test_likeness_by_method_keeps_methods_apart_and_has_one_sft_value(cells):
+    table = cells.copy()
+    table.loc[table["method"] == "fkl", "fidelity"] = 60.0
+    table.loc[table["method"] == "gkd", "fidelity"] = 70.0
+    table.loc[table["teacher"] != "", "fidelity_sft"] = 50.0
+    gains = study.gains(table, selection="best_on_test")
+    found = study.likeness_by_method(gains, measure="fidelity")
+    assert found["method"].tolist() == ["sft", "fkl", "gkd"]
+    assert found["fidelity"].tolist() == [50.0, 60.0, 70.0]
+    assert set(found["pair"]) == {"toy 8M→1M"}
+
+
+def test_right_and_alike_takes_plain_runs_only(cells):
+    table = cells.assign(fidelity_correct_r=0.1)
+    found = study.right_and_alike(table)
+    assert sorted(found["method"]) == ["fkl", "gkd"]  # not temperature 2, the untuned teacher or the noise
+    assert set(found["label"]) == {"SVAMP"}
+    aqua = table[table["method"] == "gkd"].assign(task="aqua", family="zoo")
+    assert study.right_and_alike(pd.concat([table, aqua]))["label"].iloc[0] == "AQuA"
+    assert study.right_and_alike(cells).empty
+
+
+def test_decoding_names_the_protocol(cells):
+    assert study.decoding(cells) == "greedy decoding, protocol careful"
+    assert study.decoding(cells.assign(source="published", protocol="paper")).startswith("sampled")
+
+
 def test_best_temperature_shares_by_hand(cells):
     shares = study.best_temperature_shares(study.temperature_runs(cells))
     assert shares.to_dict("index") == {"math, SeqKD†": {"T = 2": 1.0}}
 
 
-def test_restrict_keeps_baselines_and_refuses_nonsense(cells):
-    assert set(study.restrict(cells, domains=["math"], methods=["gkd"])["method"]) == {"base", "sft", "gkd"}
-    with pytest.raises(ValueError, match="methods=.'sft'.: choose at least one"):
-        study.restrict(cells, domains=["math"], methods=["sft"])
-    with pytest.raises(ValueError, match=r"domains=\[\]"):
-        study.restrict(cells, domains=[], methods=["gkd"])
+def shown(**parameters):
+    """Rows (method, student) of the toy cells that a plan with these filters shows."""
+    return Plan("01", load_profile("published"), Path(), (), Filter(**parameters))
+
+
+def test_a_filter_keeps_the_baselines_of_what_it_shows(cells):
+    assert set(study.restrict(cells, shown(methods=("gkd",)))["method"]) == {"base", "sft", "gkd"}
+    assert study.restrict(cells, shown(domains=("commonsense",))).empty
+    assert study.restrict(cells, shown(tasks=("gsm8k",))).empty
+    assert study.restrict(cells, shown(tasks=("svamp",))).equals(cells)
+    assert study.restrict(cells, shown(students=("toy-1M",))).equals(cells)  # its teacher is a baseline
+    assert study.restrict(cells, shown(teachers=("other-8M",))).empty
+
+
+def test_seed_noise_is_pooled_over_the_cells_that_have_several():
+    rows = [baseline("toy-1M", "sft", value, seed=seed) for seed, value in enumerate((40.0, 44.0))]
+    rows += [distilled("fkl", 1.0, value, seed=seed) for seed, value in enumerate((50.0, 52.0, 54.0))]
+    rows += [distilled("gkd", 1.0, 50.0)]
+    table = study.mean_over_seeds(cell_rows.cell_table(rows)).set_index("method")
+    variance = (8.0 + 8.0) / (1 + 2)  # sums of squares over degrees of freedom
+    expected = {"sft": variance / 2, "fkl": variance / 3, "gkd": variance}
+    assert (table["seed_se"] ** 2).to_dict() == pytest.approx(expected)
+    gains = study.gains(cell_rows.cell_table(rows), selection="temperature_1").set_index("method")
+    assert gains.loc["gkd", "gain_se"] ** 2 == pytest.approx(2.0**2 + 1.0 + variance + variance / 2)
+
+
+def test_without_repeated_runs_seed_noise_is_unknown(cells):
+    assert study.mean_over_seeds(cells)["seed_se"].isna().all()
 
 
 def test_one_cell_twice_is_refused():
@@ -121,6 +226,13 @@ def test_one_cell_twice_is_refused():
 )
 def test_parameters_are_read_off_the_name(name, count):
     assert cell_rows.model_parameters(name) == count
+
+
+@pytest.mark.parametrize("label", ["14B", "0.5B", "135M", "1.5M", "518k"])
+def test_size_labels_are_read_back(label):
+    assert cell_rows.size_label(cell_rows.model_parameters(f"x-{label}")) == (
+        "0.135B" if label == "135M" else label
+    )
 
 
 def test_name_without_size_is_refused():
@@ -153,3 +265,125 @@ def test_likeness_takes_the_sft_value_of_the_same_teacher(released_tables):
     math_rise = table.loc[table["domain"] == "math", "rise"].mean()
     assert math_rise == pytest.approx(5.4, abs=0.05)
     assert isinstance(table, pd.DataFrame)
+
+
+def test_the_released_models_are_those_of_the_tables(released_tables):
+    table = published.cells()
+    assert set(RELEASED_MODELS) == {*table["student"], *table["teacher"]} - {""}
+
+
+def test_seqkd_is_a_gain_where_it_is_asked_for(cells):
+    table = cell_rows.cell_table([*cells.to_dict("records"), distilled("seqkd", 1.0, 41.0)])
+    assert "seqkd" not in set(study.gains(table, selection="best_on_test")["method"])
+    asked = study.gains(table, selection="best_on_test", methods=("seqkd",))
+    assert asked["gain"].tolist() == [1.0]
+
+
+def average(student, teacher, gain, *, teacher_accuracy, size, teacher_size, method="fkl"):
+    row = {"source": "live", "protocol": "careful", "domain": "math", "student": student, "teacher": teacher}
+    row |= {"student_parameters": size, "teacher_parameters": teacher_size, "method": method}
+    return row | {"gain": gain, "teacher_accuracy": teacher_accuracy}
+
+
+@pytest.fixture
+def several_teachers():
+    """Two students of two teachers, which differ in gain, and one of a single teacher."""
+    rows = [
+        average("a-109k", "a-200k", 1.0, teacher_accuracy=40.0, size=109_000, teacher_size=200_000),
+        average("a-109k", "a-400k", 5.0, teacher_accuracy=60.0, size=109_000, teacher_size=400_000),
+        average("a-14k", "a-200k", 20.0, teacher_accuracy=40.0, size=14_000, teacher_size=200_000),
+        average("a-14k", "a-400k", 10.0, teacher_accuracy=60.0, size=14_000, teacher_size=400_000),
+        average("a-200k", "a-400k", 99.0, teacher_accuracy=60.0, size=200_000, teacher_size=400_000),
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_within_a_student_only_its_teachers_differ(several_teachers):
+    within = study.within_student(several_teachers)
+    assert set(within["student"]) == {"a-109k", "a-14k"}
+    assert within["gain_within"].tolist() == [-2.0, 2.0, 5.0, -5.0]
+    assert within["teacher_within"].tolist() == [-10.0, 10.0, -10.0, 10.0]
+    assert study.within_student(several_teachers.tail(1)).empty
+
+
+def test_gains_by_teacher_start_with_the_smallest_student(several_teachers):
+    table = study.gain_by_teacher(several_teachers)
+    assert table["student"].tolist() == ["a-14k", "a-109k"]  # by size, not by spelling
+    assert table["a-400k"].tolist() == [10.0, 5.0]
+    assert study.gain_by_teacher(several_teachers.tail(1)).empty
+
+
+def test_in_view_are_the_tasks_asked_for_and_the_averages(tmp_path):
+    wanted = Filter(domains=("math",), tasks=("svamp",))
+    plan = Plan("02", load_profile("published"), tmp_path, (), wanted)
+    rows = [("math", "svamp"), ("math", "aqua"), ("math", "average"), ("commonsense", "average")]
+    table = pd.DataFrame(rows, columns=["domain", "task"])
+    assert study.in_view(table, plan)["task"].tolist() == ["svamp", "average"]
+    assert study.in_view(table.head(0), plan).empty
+
+
+def items(parsed, answers, task="svamp"):
+    """Item rows as an evaluation keeps them."""
+    rows = [
+        {"task": task, "item_id": str(i), "sample": 0, "parsed": given, "correct": given == gold, "top1": []}
+        for i, (given, gold) in enumerate(zip(parsed, answers, strict=True))
+    ]
+    return pd.DataFrame(rows)
+
+
+def finished_run(out, spec, evaluation, rows):
+    folder = runs.folder_of(out, spec.run_id)
+    folder.begin(spec)
+    folder.finish({"status": "done"}, [])
+    folder.write_evaluation(evaluation, rows, {"seconds": 0.0})
+
+
+@pytest.fixture
+def answered(tmp_path):
+    """A plan whose teacher, SFT student and KD student have answered five items; a noisy run has too."""
+    gold = ["1", "2", "3", "4", "5"]
+    common = {"data": "mini", "domain": "math"}
+    student, teacher = "mini-qwen-14k", "mini-qwen-38k"
+    kd = runspec.RunSpec(student=student, teacher=teacher, method="fkl", **common)
+    specs = {
+        runspec.RunSpec(student=teacher, method="sft", **common): ["1", "2", "9", None, "8"],
+        runspec.RunSpec(student=student, method="sft", **common): ["0", "0", "0", "4", None],
+        kd: ["1", "7", "9", "4", None],
+        dataclasses.replace(kd, noise_sigma=2.0): gold,
+        dataclasses.replace(kd, seed=1): None,  # not finished
+    }
+    evaluation = runspec.EvalSpec(tasks=("svamp",))
+    for spec, parsed in specs.items():
+        if parsed:
+            finished_run(tmp_path, running.resolved(spec), evaluation, items(parsed, gold))
+    planned = tuple(runspec.PlannedRun(spec, evaluation) for spec in specs)
+    return Plan("04", load_profile("mini"), tmp_path, planned, Filter())
+
+
+def test_answers_of_student_and_teacher_by_hand(answered):
+    table = study.answers(answered).set_index("method")
+    assert table.index.tolist() == ["fkl", "sft"]
+    kd = table.loc["fkl"]
+    # 1 both right, 2 only the teacher, 3 the same wrong answer, 4 only the student, 5 other wrong answers
+    assert kd[study.ANSWERS].tolist() == [20.0, 20.0, 20.0, 20.0, 20.0]
+    assert (kd["agreement"], kd["n"]) == (40.0, 5)
+    assert kd["error_consistency"] == pytest.approx((0.6 - 0.52) / 0.48)
+    assert table.loc["sft", study.ANSWERS].tolist() == [0.0, 0.0, 40.0, 40.0, 20.0]
+
+
+def test_answers_need_live_runs(tmp_path):
+    none = study.answers(Plan("04", load_profile("published"), tmp_path, (), Filter()))
+    assert none.empty
+    assert set(study.ANSWERS) <= set(none)
+
+
+def test_answer_shares_weigh_pairs_and_not_tasks_or_seeds():
+    row = dict.fromkeys([*study.ANSWERS, "agreement", "error_consistency"], 0.0) | {"domain": "math"}
+    row |= {"method": "gkd", "teacher": "t", "student": "a", "task": "aqua", "seed": 0}
+    rows = [row | {"agreement": 10.0}, row | {"agreement": 30.0, "seed": 1}]
+    rows += [row | {"agreement": 40.0, "task": "svamp"}, row | {"agreement": 90.0, "student": "b"}]
+    rows += [row | {"method": "sft", "agreement": 5.0}]
+    shares = study.answer_shares(pd.DataFrame(rows))
+    assert shares["label"].tolist() == ["SFT", "GKD"]
+    assert shares["agreement"].tolist() == [5.0, 60.0]  # a: (mean of seeds 20 + 40) / 2; b: 90
+    assert shares["n_pairs"].tolist() == [1, 2]

@@ -1,0 +1,231 @@
+"""What a section asks for: the runs of a profile, narrowed or changed by the parameters of its notebook."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import permutations
+from pathlib import Path
+from typing import Any
+
+from kdutils import store
+from kdutils.cells import model_family, model_parameters
+from kdutils.runspec import LOGIT_METHODS, EvalSpec, PlannedRun, RunSpec
+from kdutils.spec import (
+    ALL_TASKS,
+    DOMAIN_TASKS,
+    KD_METHODS,
+    RELEASED_MODELS,
+    SECTIONS,
+    TRAIN_DOMAINS,
+    Live,
+    Need,
+    Profile,
+    load_profile,
+)
+
+EVERYTHING = ("00", "08")  # sections that look at the runs of all others
+REPLACED = ("seeds", "temperatures", "noise_sigmas", "protocol")  # parameters that change what is trained
+
+
+@dataclass(frozen=True, kw_only=True)
+class Filter:
+    """Which results to train and show; None is all."""
+
+    students: tuple[str, ...] | None = None
+    teachers: tuple[str, ...] | None = None
+    methods: tuple[str, ...] | None = None
+    domains: tuple[str, ...] | None = None
+    tasks: tuple[str, ...] | None = None
+
+    def keeps(self, name: str, value: str) -> bool:
+        """Whether a student, teacher, ... is asked for; `name` is that of the field."""
+        wanted = getattr(self, name)
+        return wanted is None or value in wanted
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A section of a profile as somebody asked for it."""
+
+    section: str  # a key of SECTIONS
+    profile: Profile
+    out: Path
+    runs: tuple[PlannedRun, ...]  # live ones; baselines and teachers first
+    shown: Filter
+
+
+def plan(section: str, parameters: Mapping[str, Any]) -> Plan:
+    """The plan of a section for the parameters of its notebook, by name; those it lacks are None.
+
+    `students`, `teachers`, `methods`, `domains` and `tasks` narrow what is trained and shown. `seeds`,
+    `temperatures`, `noise_sigmas` and `protocol` stand in for those of the profile.
+
+    Raises:
+        ValueError: for a name or value that is unknown, a pair or method that the section does not have, or a
+            change to what is trained in a profile that trains nothing.
+    """
+    if section not in SECTIONS:
+        raise ValueError(f"unknown section {section!r}; there are {list(SECTIONS)}")
+    profile = load_profile(parameters["profile"])
+    shown = _filter(parameters, profile)
+    changes = {name: parameters.get(name) for name in REPLACED}
+    changes = {name: value for name, value in changes.items() if value is not None}
+    if changes and profile.live is None:
+        raise ValueError(
+            f"{_listed(changes)} changes what is trained, and profile {profile.name!r} trains nothing; "
+            "leave it out or choose a profile that does, such as mini"
+        )
+    runs: tuple[PlannedRun, ...] = ()
+    if profile.live is not None:
+        live, needs = _changed(profile.live, section, changes)
+        needs = _narrowed(live, needs, shown, section)
+        runs = tuple(dict.fromkeys(_runs(live, needs)))
+    out = store.REPOSITORY / Path(parameters.get("out", store.OUTPUTS)).expanduser()
+    return Plan(section, profile, out, runs, shown)
+
+
+def _listed(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in values.items())
+
+
+def _filter(parameters: Mapping[str, Any], profile: Profile) -> Filter:
+    models = list(dict.fromkeys([*(profile.live.models if profile.live else ()), *RELEASED_MODELS]))
+    known = {"students": models, "teachers": models, "methods": KD_METHODS, "domains": TRAIN_DOMAINS}
+    wanted = {}
+    for name, allowed in (known | {"tasks": ALL_TASKS}).items():
+        values = parameters.get(name)
+        if values is None:
+            continue
+        if not values or set(values) - set(allowed):
+            raise ValueError(f"{name}={list(values)}: name at least one of {list(allowed)}, and no other")
+        wanted[name] = tuple(values)
+    return Filter(**wanted)
+
+
+def _changed(live: Live, section: str, changes: Mapping[str, Any]) -> tuple[Live, list[Need]]:
+    """The profile's live part and the needs of a section, with seeds, temperatures, ... replaced."""
+    for name, value in changes.items():
+        if name != "protocol" and not value:
+            raise ValueError(f"{name}={value}: give at least one value, or leave it out")
+    lists = {name: tuple(value) for name, value in changes.items() if name != "protocol"}
+    needs = [replace(need, **lists) for need in _needs(live, section)]
+    if "seeds" in lists:
+        live = replace(live, sft_seeds=lists["seeds"])
+    if "protocol" in changes:
+        live = replace(live, settings=live.settings | {"protocol": changes["protocol"]})
+    return live, needs
+
+
+def _needs(live: Live, section: str) -> list[Need]:
+    return [need for need in live.needs if section in (*need.sections, *EVERYTHING)]
+
+
+def _narrowed(live: Live, needs: Iterable[Need], shown: Filter, section: str) -> list[Need]:
+    """The needs with the pairs, methods and domains that are asked for."""
+    if not any(shown.keeps("students", name) for name in live.models):
+        return []  # only released students are asked for
+    if not any(shown.keeps("teachers", name) for name in live.models):
+        return []
+    kept = []
+    for need in needs:
+        pairs = _checked_pairs(live, need)
+        narrow = {
+            "pairs": tuple(
+                (teacher, student)
+                for teacher, student in pairs
+                if shown.keeps("teachers", teacher) and shown.keeps("students", student)
+            ),
+            "methods": tuple(method for method in need.methods if shown.keeps("methods", method)),
+            "domains": tuple(domain for domain in need.domains if shown.keeps("domains", domain)),
+        }
+        if all(narrow.values()):
+            kept.append(replace(need, **narrow))
+    if needs and not kept:
+        wanted = {name: getattr(shown, name) for name in ("students", "teachers", "methods", "domains")}
+        wanted = {name: list(value) for name, value in wanted.items() if value is not None}
+        there = sorted(
+            {f"{teacher} → {student}" for need in needs for teacher, student in _pairs(live, need)}
+        )
+        raise ValueError(
+            f"no run of section {section} has {_listed(wanted)}; its pairs (teacher → student) are {there}"
+        )
+    return kept
+
+
+def family_pairs(models: Iterable[str]) -> list[tuple[str, str]]:
+    """(teacher, student) of every two models of one family, the larger one the teacher."""
+    return [
+        (teacher, student)
+        for teacher, student in permutations(models, 2)
+        if model_family(teacher) == model_family(student)
+        and model_parameters(teacher) > model_parameters(student)
+    ]
+
+
+def _pairs(live: Live, need: Need) -> Iterable[tuple[str, str]]:
+    return family_pairs(live.models) if need.pairs is None else need.pairs
+
+
+def _checked_pairs(live: Live, need: Need) -> Iterable[tuple[str, str]]:
+    pairs = _pairs(live, need)
+    for teacher, student in pairs:
+        for name in (teacher, student):
+            if name not in live.models:
+                raise ValueError(f"pair {teacher} → {student}: {name!r} is not in models={list(live.models)}")
+        if teacher == student:
+            raise ValueError(f"pair {teacher} → {student}: a model cannot be its own teacher here")
+    return pairs
+
+
+def _runs(live: Live, needs: Iterable[Need]) -> Iterator[PlannedRun]:
+    """Base models and SFT of every need first, then the distilled runs."""
+    for need in needs:
+        for domain in need.domains:
+            yield from baselines(live, need.pairs, domain, sft_seeds=(*live.sft_seeds, *need.seeds))
+    common = {"data": live.data} | live.settings
+    for need in needs:
+        for domain in need.domains:
+            for teacher, student in need.pairs:
+                for fields in _variants(need, live.settings.get("protocol")):
+                    pair = {"teacher": teacher, "student": student, "domain": domain}
+                    for seed in need.seeds:
+                        yield planned(live, RunSpec(**pair, **fields, seed=seed, **common))
+
+
+def baselines(
+    live: Live, pairs: Iterable[tuple[str, str]], domain: str, *, sft_seeds: Iterable[int]
+) -> Iterator[PlannedRun]:
+    """The models of the pairs as they are, and after SFT: students with every seed, teachers with seed 0."""
+    models = list(dict.fromkeys(name for pair in pairs for name in pair))
+    teachers, students = ({pair[side] for pair in pairs} for side in (0, 1))
+    for name in models:
+        yield planned(live, RunSpec(student=name, method="base", domain=domain, data=live.data))
+    for name in models:
+        for seed in dict.fromkeys([0] * (name in teachers) + list(sft_seeds) * (name in students)):
+            common = {"data": live.data} | live.settings
+            yield planned(live, RunSpec(student=name, method="sft", domain=domain, seed=seed, **common))
+
+
+def _variants(need: Need, protocol: str | None) -> Iterator[dict[str, Any]]:
+    """Method, tuning of the teacher, and temperature or noise; plain where a method has neither.
+
+    Under protocol `paper` GKD has temperature 1 only, because the authors' code ignores another.
+    """
+    for method in need.methods:
+        fields = {"method": method, "teacher_tuned": need.teacher_tuned}
+        if method not in LOGIT_METHODS:
+            yield fields
+            continue
+        fixed = method == "gkd" and protocol == "paper"
+        for temperature in (1.0,) if fixed else need.temperatures:
+            yield fields | {"temperature": temperature}
+        for sigma in need.noise_sigmas:
+            if sigma > 0:
+                yield fields | {"noise_sigma": sigma}
+
+
+def planned(live: Live, spec: RunSpec) -> PlannedRun:
+    """A run of a profile with the evaluation of its domain."""
+    tasks = DOMAIN_TASKS[spec.domain]
+    return PlannedRun(spec, EvalSpec(tasks=tasks, items_per_task=live.items_per_task))

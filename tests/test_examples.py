@@ -1,0 +1,94 @@
+"""Texts side by side: the rows that are drawn, and what is missing."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from kdutils import examples, plan, running, runs, spec, tables
+from kdutils.runspec import EvalSpec, PlannedRun, RunSpec
+
+EVALUATION = EvalSpec(tasks=("svamp",), items_per_task=6)
+SFT = RunSpec(student="mini-qwen-14k", method="sft", domain="math")
+TEACHER = RunSpec(student="mini-qwen-38k", method="sft", domain="math")
+PAIR = {"student": "mini-qwen-14k", "teacher": "mini-qwen-38k", "domain": "math"}
+KD = RunSpec(method="revkd", **PAIR)
+NOISY = RunSpec(method="fkl", noise_sigma=2.0, **PAIR)
+
+
+def finish(out: Path, run: RunSpec, answers: list[str], right: list[bool]) -> None:
+    """Put item rows with these answers into the store, as if the run were trained and evaluated."""
+    items = running.test_items(running.resolved(run), EVALUATION)
+    rows = pd.DataFrame(
+        {
+            "task": "svamp",
+            "item_id": [item.id for item in items],
+            "sample": 0,
+            "text": [f"{run.method} of {run.student} <b>says</b> {answer}" for answer in answers],
+            "answer": [item.answer for item in items],
+            "parsed": answers,
+            "correct": right,
+        }
+    )
+    runs.folder_of(out, running.resolved(run).run_id).write_evaluation(EVALUATION, rows, {})
+
+
+@pytest.fixture
+def asked(tmp_path):
+    """A plan whose KD student has 3 items in one quadrant, 1 in each of two, and 1 unparsed in the last."""
+    finish(tmp_path, TEACHER, list("111111"), [True, True, True, False, False, False])
+    finish(tmp_path, SFT, list("999999"), [False] * 6)
+    finish(tmp_path, KD, ["1", "1", "1", "1", "2", None], [True, True, True, False, True, False])
+    planned = tuple(PlannedRun(run, EVALUATION) for run in (SFT, TEACHER, KD, NOISY))
+    return plan.Plan("05", spec.load_profile("smoke"), tmp_path, planned, plan.Filter())
+
+
+def test_at_most_two_of_each_outcome_with_their_own_texts(asked):
+    found = examples.drawn(asked, rng=np.random.default_rng(0))
+    assert list(found.columns) == examples.COLUMNS
+    assert [text.split(" (")[0] for text in found["KD student is"]] == [
+        examples.QUADRANTS[True, True],
+        *(examples.QUADRANTS[key] for key in ((True, True), (True, False), (False, True), (False, False))),
+    ]
+    assert found["KD student is"].str.endswith("(SVAMP: mini-qwen 38k → 14k, RevKD)").all()
+    assert found["teacher"].tolist() == ["sft of mini-qwen-38k <b>says</b> 1"] * 5
+    assert found["SFT student"].tolist() == ["sft of mini-qwen-14k <b>says</b> 9"] * 5
+    answers = [text.rsplit(" ", 1)[1] for text in found["KD student"]]
+    assert answers == ["1", "1", "1", "2", "None"]
+
+
+def test_questions_are_those_of_the_items(asked):
+    items = running.test_items(running.resolved(KD), EVALUATION)
+    found = examples.drawn(asked, rng=np.random.default_rng(0))
+    assert found["question"].iloc[2] == f"{items[3].question} [{items[3].answer}]"  # the only one of its kind
+    assert found["question"].iloc[3] == f"{items[4].question} [{items[4].answer}]"
+
+
+def test_the_generator_decides_and_nothing_else(asked):
+    drawn = [examples.drawn(asked, rng=np.random.default_rng(seed)) for seed in (1, 1, *range(2, 12))]
+    pd.testing.assert_frame_equal(drawn[0], drawn[1])
+    assert len({tuple(table["question"]) for table in drawn}) > 1
+
+
+def test_texts_are_escaped_in_the_table(asked):
+    markup = tables.to_html(examples.drawn(asked, rng=np.random.default_rng(0)), caption="c")
+    assert "&lt;b&gt;says&lt;/b&gt;" in markup
+    assert "<b>" not in markup
+
+
+@pytest.mark.parametrize("gone", [TEACHER, SFT, KD])
+def test_a_missing_run_leaves_nothing_to_compare(asked, gone):
+    folder = runs.folder_of(asked.out, running.resolved(gone).run_id)
+    (folder.path / "eval" / EVALUATION.eval_id / "result.json").unlink()
+    assert examples.drawn(asked, rng=np.random.default_rng(0)).empty
+
+
+def test_tasks_and_domains_that_are_not_shown_give_no_rows(asked):
+    narrow = plan.Plan(asked.section, asked.profile, asked.out, asked.runs, plan.Filter(tasks=("boolq",)))
+    assert examples.drawn(narrow, rng=np.random.default_rng(0)).empty
+
+
+def test_a_plan_that_trains_nothing_has_no_examples():
+    published = plan.plan("05", {"profile": "published"})
+    assert examples.drawn(published, rng=np.random.default_rng(0)).empty
