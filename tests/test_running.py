@@ -9,7 +9,7 @@ import pytest
 import tiny
 import torch
 
-from kdutils import cells, data, generate, models, running, runs
+from kdutils import cells, data, generate, livecells, models, running, runs
 from kdutils.runspec import EvalSpec, RunSpec
 
 EVALUATION = EvalSpec(tasks=("addsub",), max_new_tokens=24)
@@ -127,7 +127,7 @@ def test_teacher_texts_are_made_once_and_are_the_teachers(folder, finished, monk
 
 
 def test_cells_have_the_schema_of_the_released_tables(finished):
-    table = runs.cells_of(finished[0], EVALUATION)
+    table = livecells.cells_of(finished[0], EVALUATION)
     assert list(table.columns) == list(cells.SCHEMA)
     assert set(table["source"]) == {"live"}
     kd = table[(table["teacher"] != "") & (table["task"] == "addsub")]
@@ -140,7 +140,7 @@ def test_cells_have_the_schema_of_the_released_tables(finished):
 def test_agreement_in_cells_is_that_of_the_item_rows(folder, finished):
     """Likeness columns are filled in for the KD and for the SFT student beside the same teacher."""
     out, done = finished
-    table = runs.cells_of(out, EVALUATION).query("task == 'addsub' and method == 'fkl'").iloc[0]
+    table = livecells.cells_of(out, EVALUATION).query("task == 'addsub' and method == 'fkl'").iloc[0]
     teacher = runs.folder_of(out, done["fkl"].spec.teacher_spec().run_id).evaluation(EVALUATION)
     both = running.evaluate.paired(done["fkl"].items, teacher)
     assert table["agreement"] == running.evaluate.agreement(both)["agreement"]
@@ -263,7 +263,7 @@ def test_the_base_model_is_evaluated_without_training(folder, tmp_path):
     assert not run.folder.model.exists()
     again = running.run(spec, out=tmp_path, evaluation=EVALUATION)
     pd.testing.assert_frame_equal(again.items, run.items)
-    (cell,) = runs.cells_of(tmp_path, EVALUATION).query("task == 'addsub'").to_dict("records")
+    (cell,) = livecells.cells_of(tmp_path, EVALUATION).query("task == 'addsub'").to_dict("records")
     assert (cell["method"], cell["teacher"]) == ("base", "")
 
 
