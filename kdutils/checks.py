@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
+from transformers import PreTrainedTokenizerBase
+
 from kdutils import data, models
 from kdutils.items import Item
 from kdutils.runspec import EvalSpec, PlannedRun, RunSpec
@@ -58,11 +60,18 @@ def check_all(planned: Iterable[PlannedRun]) -> None:
     trained = [run.spec for run in planned if run.spec.method != "base"]
     for spec in {_items_key(spec): spec for spec in trained}.values():
         data.load_items(spec, "validation")
-    encoded = {(_items_key(spec), spec.student, spec.max_tokens, spec.protocol): spec for spec in trained}
+    tokenizers = {name: models.load_tokenizer(name) for name in dict.fromkeys(s.student for s in trained)}
+    alike = {name: _tokenizer_key(name, tokenizer) for name, tokenizer in tokenizers.items()}
+    encoded = {(_items_key(s), alike[s.student], s.max_tokens, s.protocol): s for s in trained}
     for spec in encoded.values():
-        tokenizer = models.load_tokenizer(spec.student)
-        items = data.load_items(spec, "train")
+        items, tokenizer = data.load_items(spec, "train"), tokenizers[spec.student]
         data.encode(items, tokenizer, max_tokens=spec.max_tokens, protocol=spec.protocol)
+
+
+def _tokenizer_key(name: str, tokenizer: PreTrainedTokenizerBase) -> tuple[str, str | None]:
+    """Equal for tokenizers that give equal tokens, as those of one family do."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)  # the few that are written in Python have none
+    return backend.to_str() if backend else name, tokenizer.eos_token
 
 
 def _items_key(spec: RunSpec) -> tuple:

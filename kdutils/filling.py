@@ -248,7 +248,9 @@ def prepare(gpu: int | None) -> None:
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = str(gpu)
     import torch
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()  # its bars have no place in the driver's terminal
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from multiprocessing import connection
 from typing import Any, Self
 
-FAREWELL_SECONDS = 1.0  # between asking a worker to end and killing it
+FAREWELL_SECONDS = 2.0  # between asking a worker to end and killing it
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,10 @@ class Pool:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         with _without_interrupts():
             for worker in self._workers:
-                worker.terminate()
+                worker.dismiss(at_once=kind is not None)
             for worker in self._workers:
                 worker.bury()
 
@@ -95,9 +95,12 @@ class _Worker:
         except (EOFError, OSError):
             return key, Death(_reason(self.bury()))
 
-    def terminate(self) -> None:
+    def dismiss(self, *, at_once: bool) -> None:
+        """Have the worker end: in the midst of what it does, or else when it is idle, cleaning up."""
         if self._process is not None:
-            self._process.terminate()
+            self.connection.close()
+            if at_once:
+                self._process.terminate()
 
     def bury(self) -> int | None:
         """Wait for the end of the process, which is at hand; its exit code, None if there was no process."""

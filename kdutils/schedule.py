@@ -14,9 +14,9 @@ from pathlib import Path
 from kdutils import cells, checks
 from kdutils.runspec import LOGIT_METHODS, EvalSpec, PlannedRun, RunSpec
 
-OVERHEAD_PARAMETERS = (
-    400_000  # a model's layers cost as if it were larger by so much, measured on the mini family
-)
+# Both measured on the mini family, one thread of a CPU.
+OVERHEAD_PARAMETERS = 70_000  # a model costs as if it were larger by so much
+DECODING = 5  # a token that is decoded costs as many forward passes
 UNKNOWN_PARAMETERS = 1_000_000_000  # of a model whose name does not tell
 
 
@@ -77,12 +77,12 @@ def jobs_of(planned: Iterable[PlannedRun]) -> dict[str, Job]:
 def cost_of(spec: RunSpec, evaluations: Iterable[EvalSpec]) -> float:
     """How much work a run is, in tokens x parameters; good for order and for a guess at the time left.
 
-    A token costs its model's parameters once forward and twice backward. Decoding costs a token one forward
-    pass. Every student with `seqkd` is charged for the teacher's texts, although the first one writes them.
+    A token costs its model's parameters once forward, twice backward, and `DECODING` times when decoded.
+    Every student with `seqkd` is charged for the teacher's texts, although the first one writes them.
     """
     student = _parameters(spec.student)
     teacher = _parameters(spec.teacher) if spec.teacher else 0.0
-    cost = sum(_decoded_tokens(evaluation) * student for evaluation in evaluations)
+    cost = sum(_decoded_tokens(evaluation) * DECODING * student for evaluation in evaluations)
     if spec.method == "base":
         return cost
     n_rows = spec.train_items * spec.epochs
@@ -90,9 +90,9 @@ def cost_of(spec: RunSpec, evaluations: Iterable[EvalSpec]) -> float:
     if spec.method in LOGIT_METHODS:
         cost += n_rows * spec.max_tokens * teacher
     if spec.method == "gkd":
-        cost += n_rows * spec.on_policy_share * spec.max_new_tokens * student
+        cost += n_rows * spec.on_policy_share * spec.max_new_tokens * DECODING * student
     if spec.method == "seqkd":
-        cost += spec.train_items * spec.max_new_tokens * teacher
+        cost += spec.train_items * spec.max_new_tokens * DECODING * teacher
     return cost
 
 

@@ -1,4 +1,4 @@
-"""A pool of workers that is no process at all: tasks are done one after another, when results are asked for."""
+"""A pool without processes: tasks are done one after another, when results are asked for."""
 
 from __future__ import annotations
 
