@@ -96,7 +96,7 @@ class Filling:
         if missing:
             _refuse_unwritable(self._out)
         for run_id, error in damaged:
-            self._take(run_id, _set_aside(self._out, error))
+            self._take(run_id, set_aside(self._out, error))
 
     # --- the loop ----------------------------------------------------------------------------------
 
@@ -262,13 +262,13 @@ def make_run(task: _Task) -> _Outcome:
     except (lease.HeldError, lease.LostError) as error:
         return _Outcome("held", name=error.name)
     except runs.DamagedError as error:
-        return _set_aside(task.out, error)
+        return set_aside(task.out, error)
     except Exception as error:  # one failed cell must not take the others along
         return _Outcome("failed", running.reason_of(error))
     return _Outcome("made" if any(made) else "found")
 
 
-def _set_aside(out: Path, error: runs.DamagedError) -> _Outcome:
+def set_aside(out: Path, error: runs.DamagedError) -> _Outcome:
     """Move what is damaged away, under its lease, so that it is made anew."""
     try:
         with lease.take(out, error.name):

@@ -19,8 +19,8 @@ from typing import Any
 import pandas as pd
 from safetensors import SafetensorError
 
-from kdutils import data, environment, evaluate, generate, lease, models, runs, store, texts, train
-from kdutils.checks import check, default_evaluation, resolved, test_items
+from kdutils import answers, data, environment, evaluate, generate, lease, models, runs, store, texts, train
+from kdutils.checks import check, default_evaluation, resolved
 from kdutils.items import Item, fingerprint
 from kdutils.lease import Lease
 from kdutils.models import LoadedModel
@@ -28,7 +28,6 @@ from kdutils.runs import RunFolder
 from kdutils.runspec import EvalSpec, RunSpec
 from kdutils.teacher import Teacher
 
-NO_LIMIT = 1_000_000  # tokens: what is evaluated is never cut
 LOOK_AGAIN_SECONDS = 1.0  # while another process makes what we need
 Progress = Callable[[dict[str, Any]], None]
 
@@ -175,7 +174,9 @@ def _make(
     folder.forget_failure()
     student = None if is_trained else _trained(spec, folder, own, progress, waits)
     if evaluation is not None and not folder.has_evaluation(evaluation):
-        _evaluate(student or load_trained(spec, folder), spec, evaluation, folder, own)
+        rows, facts = answers.item_rows(student or load_trained(spec, folder), spec, evaluation)
+        own.confirm()
+        folder.write_evaluation(evaluation, rows, facts)
 
 
 def load_trained(spec: RunSpec, folder: RunFolder) -> LoadedModel:
@@ -288,42 +289,3 @@ def teacher_texts(
             own.confirm()
             kept.write(items, generate.decode(teacher, made), [text.ended for text in made])
     return kept.read(items)
-
-
-def _evaluate(
-    student: LoadedModel, spec: RunSpec, evaluation: EvalSpec, folder: RunFolder, own: Lease
-) -> None:
-    """Generate, score and keep one evaluation of a student."""
-    started = time.monotonic()
-    items = test_items(spec, evaluation)
-    prompts = data.prompt_ids([item.question for item in items], student.tokenizer)
-    wanted = [(row, sample) for sample in range(evaluation.samples) for row in range(len(items))]
-    made = generate.generate(
-        student,
-        [prompts[row] for row, _ in wanted],
-        max_new_tokens=evaluation.max_new_tokens,
-        temperature=evaluation.temperature,
-        keys=[f"{items[row].id}/{sample}" for row, sample in wanted],
-        seed=evaluation.seed,
-    )
-    written = generate.decode(student, made)
-    top1 = generate.top1_tokens(
-        student, data.encode(items, student.tokenizer, max_tokens=NO_LIMIT, protocol="careful")
-    )
-    rows = pd.DataFrame(
-        [
-            {"run_id": spec.run_id}
-            | evaluate.score(
-                items[row],
-                text,
-                n_tokens=len(output.token_ids),
-                ended=output.ended,
-                sample=sample,
-                top1=top1[row],
-            )
-            for (row, sample), text, output in zip(wanted, written, made, strict=True)
-        ]
-    )
-    facts = {"seconds": round(time.monotonic() - started, 3), "fingerprint": fingerprint(items)}
-    own.confirm()
-    folder.write_evaluation(evaluation, rows, facts)

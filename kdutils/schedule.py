@@ -39,9 +39,12 @@ class Job:
     @property
     def label(self) -> str:
         """The run in a few words, such as `fkl mini-qwen-109k <- mini-qwen-518k math s0`."""
-        spec = self.spec
-        teacher = f" <- {_short(spec.teacher)}" if spec.teacher else ""
-        return f"{spec.method} {_short(spec.student)}{teacher} {spec.domain} s{spec.seed}"
+        spec, parts = self.spec, [self.spec.method, _short(self.spec.student)]
+        if spec.teacher:
+            parts += ["<-", _short(spec.teacher), *["untuned"] * (not spec.teacher_tuned)]
+        parts += [f"T={spec.temperature:g}"] * (spec.temperature != 1)
+        parts += [f"noise={spec.noise_sigma:g}"] * (spec.noise_sigma != 0)
+        return " ".join([*parts, spec.domain, f"s{spec.seed}"])
 
 
 def jobs_of(planned: Iterable[PlannedRun]) -> dict[str, Job]:

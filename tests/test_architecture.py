@@ -30,6 +30,7 @@ LEFT_TO_RIGHT = [
     "texts",
     "livecells",
     "checks",
+    "answers",
     "running",
     "schedule",
     "filling",

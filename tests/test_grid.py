@@ -9,55 +9,15 @@ from dataclasses import replace
 import psutil
 import pytest
 import tiny
-from inline import InlinePool
 
-from kdutils import cells, checks, environment, filling, grid, lease, running, runs
-from kdutils.runspec import EvalSpec, PlannedRun, RunSpec
-
-EVALUATION = EvalSpec(tasks=("addsub",), items_per_task=5, max_new_tokens=12)
-SETTINGS = {"train_items": 16, "validation_items": 0, "epochs": 1, "batch_size": 8, "max_tokens": 96}
+from kdutils import cells, checks, environment, filling, grid, lease, running, runs, schedule
+from kdutils.pool import Death
+from kdutils.runspec import PlannedRun
 
 
 @pytest.fixture(scope="module")
 def plan(tmp_path_factory):
-    """Base and SFT of a student, and two ways to distil it; the teacher's SFT is for the grid to add."""
-    root = tmp_path_factory.mktemp("grid")
-    student = tiny.save_model(root / "tiny-20k", seed=0)
-    teacher = tiny.save_model(root / "tiny-40k", hidden=48, rows=96, seed=1)
-    common = {"student": student, "domain": "math", "data": tiny.write_data(root / "data")}
-    specs = [
-        RunSpec(method="fkl", teacher=teacher, **common, **SETTINGS),
-        RunSpec(method="seqkd", teacher=teacher, max_new_tokens=12, **common, **SETTINGS),
-        RunSpec(method="sft", **common, **SETTINGS),
-        RunSpec(method="base", **common),
-    ]
-    return [PlannedRun(spec, EVALUATION) for spec in specs]
-
-
-@pytest.fixture
-def inline(monkeypatch):
-    monkeypatch.setattr(filling, "Pool", InlinePool)
-
-
-@pytest.fixture
-def begun(monkeypatch):
-    """Names of the runs whose making was begun, in order; a run for each time."""
-    names, begin = [], runs.RunFolder.begin
-
-    def noted(folder, spec):
-        names.append(spec.run_id)
-        begin(folder, spec)
-
-    monkeypatch.setattr(runs.RunFolder, "begin", noted)
-    return names
-
-
-def run_ids(plan, *methods):
-    return [checks.resolved(run.spec).run_id for run in plan if run.spec.method in methods]
-
-
-def teacher_id(plan):
-    return checks.resolved(plan[0].spec).teacher_spec().run_id
+    return tiny.plan(tmp_path_factory.mktemp("grid"))
 
 
 def adds_up(state):
@@ -90,7 +50,7 @@ def test_real_workers_make_what_is_missing(plan, tmp_path):
 def test_what_is_there_is_found_and_the_rest_made(plan, tmp_path, inline, begun):
     grid.fill(plan, tmp_path, workers=1)
     table = grid.live_cells(plan, tmp_path)
-    (lost,) = run_ids(plan, "fkl")
+    (lost,) = tiny.run_ids(plan, "fkl")
     (tmp_path / "runs" / lost / "result.json").unlink()
     assert len(grid.live_cells(plan, tmp_path)) < len(table)
     begun.clear()
@@ -101,9 +61,9 @@ def test_what_is_there_is_found_and_the_rest_made(plan, tmp_path, inline, begun)
 
 def test_teachers_are_made_first_then_baselines_then_the_expensive(plan, tmp_path, inline, begun):
     grid.fill(plan, tmp_path, workers=1)
-    order = [teacher_id(plan), *run_ids(plan, "sft"), *run_ids(plan, "base")]
+    order = [tiny.teacher_id(plan), *tiny.run_ids(plan, "sft"), *tiny.run_ids(plan, "base")]
     assert begun[:3] == order
-    assert begun[3:] == [*run_ids(plan, "fkl"), *run_ids(plan, "seqkd")]
+    assert begun[3:] == [*tiny.run_ids(plan, "fkl"), *tiny.run_ids(plan, "seqkd")]
 
 
 def test_a_distilled_run_waits_for_its_own_teacher_only(plan, tmp_path, inline):
@@ -111,9 +71,23 @@ def test_a_distilled_run_waits_for_its_own_teacher_only(plan, tmp_path, inline):
     other = replace(plan[2].spec, student=plan[0].spec.teacher, seed=5)
     grid.fill([plan[0]], tmp_path, workers=1)
     seen = []
-    state = grid.fill([*plan, PlannedRun(other, EVALUATION)], tmp_path, workers=9, progress=seen.append)
+    state = grid.fill([*plan, PlannedRun(other, tiny.EVALUATION)], tmp_path, workers=9, progress=seen.append)
     assert state.n_done == 4
     assert max(len(each.running) for each in seen) == 4
+
+
+def test_a_plan_of_nothing_is_done(tmp_path):
+    assert str(grid.fill([], tmp_path)) == "0 runs: 0 found, 0 made in 0 s"
+    assert grid.live_cells([], tmp_path).empty
+    assert grid.costs([], tmp_path).empty
+
+
+def test_a_label_says_what_sets_a_run_apart(plan):
+    job = next(iter(schedule.jobs_of([PlannedRun(plan[2].spec, tiny.EVALUATION)]).values()))
+    assert job.label == "sft tiny-20k math s0"
+    spec = replace(plan[0].spec, temperature=2.0, noise_sigma=0.5, teacher_tuned=False, seed=3)
+    (job,) = schedule.jobs_of([PlannedRun(spec, tiny.EVALUATION)]).values()
+    assert job.label == "fkl tiny-20k <- tiny-40k untuned T=2 noise=0.5 math s3"
 
 
 def test_the_state_is_one_line():
@@ -126,10 +100,10 @@ def test_the_state_is_one_line():
 def test_a_plan_that_cannot_be_made_is_refused_before_anything_is_written(plan, tmp_path):
     nobody = replace(plan[0].spec, teacher="nobody")
     with pytest.raises(ValueError, match="unknown model 'nobody'"):
-        grid.fill([*plan, PlannedRun(nobody, EVALUATION)], tmp_path / "out")
+        grid.fill([*plan, PlannedRun(nobody, tiny.EVALUATION)], tmp_path / "out")
     long = replace(plan[0].spec, max_tokens=20)
     with pytest.raises(ValueError, match="more than max_tokens=20"):
-        grid.fill([*plan, PlannedRun(long, EVALUATION)], tmp_path / "out")
+        grid.fill([*plan, PlannedRun(long, tiny.EVALUATION)], tmp_path / "out")
     assert not (tmp_path / "out").exists()
     (tmp_path / "out").write_text("a file where the folder should be")
     with pytest.raises(runs.StoreError, match="out cannot be written"):
@@ -138,7 +112,7 @@ def test_a_plan_that_cannot_be_made_is_refused_before_anything_is_written(plan, 
 
 def test_a_store_of_another_layout_is_refused_before_any_work(plan, tmp_path, inline, begun):
     grid.fill(plan[3:], tmp_path, workers=1)
-    path = tmp_path / "runs" / run_ids(plan, "base")[0] / "result.json"
+    path = tmp_path / "runs" / tiny.run_ids(plan, "base")[0] / "result.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"layout": 99}))
     begun.clear()
     with pytest.raises(runs.StoreError, match="is of layout 99, this is 1"):
@@ -165,12 +139,12 @@ def test_a_failed_run_is_recorded_and_tried_again(plan, tmp_path, inline, begun,
     with monkeypatch.context() as patched:
         no_training_of(patched, "tiny-20k")
         state = grid.fill(plan, tmp_path, workers=1)
-    assert (state.n_done, set(state.failures)) == (2, set(run_ids(plan, "fkl", "seqkd", "sft")))
+    assert (state.n_done, set(state.failures)) == (2, set(tiny.run_ids(plan, "fkl", "seqkd", "sft")))
     assert set(state.failures.values()) == {"FloatingPointError: something broke"}
     costs = grid.costs(plan, tmp_path)
     assert costs["status"].tolist() == ["failed"] * 3 + ["untrained"]
     assert costs["reason"][0] == "FloatingPointError: something broke"
-    path = tmp_path / "runs" / run_ids(plan, "fkl")[0] / "failure.json"
+    path = tmp_path / "runs" / tiny.run_ids(plan, "fkl")[0] / "failure.json"
     assert "in failing" in json.loads(path.read_text())["traceback"]
     begun.clear()
     again = grid.fill(plan, tmp_path, workers=1)
@@ -183,9 +157,9 @@ def test_in_one_run_of_the_runner_a_failure_is_not_repeated(plan, tmp_path, inli
     with monkeypatch.context() as patched:
         no_training_of(patched, "tiny-40k")
         first = grid.fill(plan, tmp_path, workers=1)
-    students = run_ids(plan, "fkl", "seqkd")
-    assert set(first.failures) == {teacher_id(plan), *students}
-    said = f"its teacher {teacher_id(plan)} failed: FloatingPointError: something broke"
+    students = tiny.run_ids(plan, "fkl", "seqkd")
+    assert set(first.failures) == {tiny.teacher_id(plan), *students}
+    said = f"its teacher {tiny.teacher_id(plan)} failed: FloatingPointError: something broke"
     assert first.failures[students[0]] == said
     assert grid.costs(plan, tmp_path)["reason"][0] == said
     begun.clear()
@@ -195,9 +169,23 @@ def test_in_one_run_of_the_runner_a_failure_is_not_repeated(plan, tmp_path, inli
     assert grid.fill(plan, tmp_path, workers=1).failures == {}
 
 
+def test_a_killed_worker_fails_its_run_which_is_tried_again(plan, tmp_path, inline, monkeypatch):
+    (victim,), make = tiny.run_ids(plan, "sft"), filling.make_run
+
+    def killed(task):
+        return Death("the worker was killed (signal 9)") if task.spec.run_id == victim else make(task)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(filling, "make_run", killed)
+        state = grid.fill(plan, tmp_path, workers=1)
+    assert (state.n_done, state.failures) == (4, {victim: "the worker was killed (signal 9)"})
+    assert runs.folder_of(tmp_path, victim).failure()["reason"] == "the worker was killed (signal 9)"
+    assert grid.fill(plan, tmp_path, workers=1).n_done == 1
+
+
 def test_a_run_that_cannot_be_written_takes_no_other_along(plan, tmp_path, inline):
     (tmp_path / "runs").mkdir()
-    (tmp_path / "runs" / run_ids(plan, "base")[0]).write_text("a file where a folder should be")
+    (tmp_path / "runs" / tiny.run_ids(plan, "base")[0]).write_text("a file where a folder should be")
     state = grid.fill(plan, tmp_path, workers=2)
     assert (state.n_done, len(state.failures)) == (4, 1)
     assert "cannot be written" in str(state)
@@ -208,14 +196,14 @@ def test_a_run_that_cannot_be_written_takes_no_other_along(plan, tmp_path, inlin
 
 def test_what_another_process_makes_is_put_aside_and_found(plan, tmp_path, inline, begun, monkeypatch):
     """The lease of the first run is ours, as another's would be, until everything else is made."""
-    (held,) = run_ids(plan, "sft")
+    (held,) = tiny.run_ids(plan, "sft")
     own = lease.take(tmp_path, held)
     spec = checks.resolved(plan[2].spec)
 
     def others_finish(state):
         if state.n_done == 4 and (tmp_path / "leases" / f"{held}.json").exists():
             own.path.unlink()
-            running.make(spec, EVALUATION, tmp_path)
+            running.make(spec, tiny.EVALUATION, tmp_path)
 
     state = grid.fill(plan, tmp_path, workers=2, progress=others_finish)
     assert (state.n_found, state.n_done, begun.count(held)) == (1, 4, 1)
