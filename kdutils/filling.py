@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from kdutils import checks, environment, lease, running, runs
+from kdutils import checks, environment, lease, livecells, running, runs
 from kdutils.pool import Death, Pool
 from kdutils.runspec import EvalSpec, PlannedRun, RunSpec
 from kdutils.schedule import Job
@@ -258,7 +258,10 @@ def prepare(gpu: int | None) -> None:
 def make_run(task: _Task) -> _Outcome:
     """Make a run, and say what came of it. Interrupts are not caught."""
     try:
-        made = [running.make(task.spec, each, task.out, waits=False) for each in task.evaluations]
+        made = []
+        for evaluation in task.evaluations:
+            made.append(running.make(task.spec, evaluation, task.out, waits=False))
+            livecells.keep(task.out, evaluation, task.spec)  # here, where there are many of us
     except (lease.HeldError, lease.LostError) as error:
         return _Outcome("held", name=error.name)
     except runs.DamagedError as error:

@@ -1,7 +1,7 @@
 """The finished runs of a store as cells of the released tables' schema, source `live`.
 
-Likeness of texts takes most of a second a run, so the rows of a run are kept under `out`/cache/cells, named
-by the digests of everything that went in.
+Likeness of texts takes a good part of a second a pair, so what is computed from item rows is kept under
+`out`/cache/cells, named by the digests of everything that went in.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import inspect
 import json
 import math
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,11 @@ import pandas as pd
 from kdutils import cells, environment, evaluate, runs, store
 from kdutils.runspec import EvalSpec, RunSpec
 from kdutils.spec import AVERAGE, INSTRUCTION_TASKS
+
+COLUMNS = (
+    *("task", "n", "accuracy", "accuracy_se"),
+    *("agreement", "agreement_sft", "fidelity", "fidelity_sft"),
+)
 
 
 def cells_of(out: Path, evaluation: EvalSpec, specs: Iterable[RunSpec] | None = None) -> pd.DataFrame:
@@ -43,15 +48,28 @@ def cells_of(out: Path, evaluation: EvalSpec, specs: Iterable[RunSpec] | None = 
     asked = {spec.run_id: spec for spec in specs}
     table = []
     for spec in asked.values():
-        if (own := _Scored.of(out, spec, evaluation)) is None:
-            continue
-        teacher = sft = None
-        if tuned := spec.teacher_spec():
-            teacher = _Scored.of(out, tuned, evaluation)
-            if (beside := spec.sft_spec()).run_id in asked:
-                sft = _Scored.of(out, beside, evaluation)
-        table += _kept(out, spec, own, teacher, sft)
+        beside = asked.get(spec.sft_spec().run_id) if spec.teacher_spec() else None
+        table += [_cell(spec, record) for record in _records(out, evaluation, spec, beside)]
     return cells.cell_table(table)
+
+
+def keep(out: Path, evaluation: EvalSpec, spec: RunSpec) -> None:
+    """Compute what the cells of a run need as far as it is there, so that reading them later is quick."""
+    _records(out, evaluation, spec, spec.sft_spec() if spec.teacher_spec() else None)
+
+
+def _records(out: Path, evaluation: EvalSpec, spec: RunSpec, beside: RunSpec | None) -> list[dict[str, Any]]:
+    """Accuracy by task with likeness columns, also of the SFT student `beside`; empty if not evaluated."""
+    own = _Scored.of(out, spec, evaluation)
+    if own is None:
+        return []
+    likeness: dict[str, dict[str, float]] = {}
+    tuned = spec.teacher_spec()
+    if tuned and (teacher := _Scored.of(out, tuned, evaluation)):
+        sft = _Scored.of(out, beside, evaluation) if beside else None
+        _add(likeness, _kept(out, _likeness, own, teacher), suffix="")
+        _add(likeness, _kept(out, _likeness, sft, teacher) if sft else [], suffix="_sft")
+    return [record | likeness.get(record["task"], {}) for record in _kept(out, _accuracies, own)]
 
 
 class _Scored:
@@ -63,6 +81,7 @@ class _Scored:
 
     @classmethod
     def of(cls, out: Path, spec: RunSpec, evaluation: EvalSpec) -> _Scored | None:
+        """None if the run is not finished or not evaluated so."""
         folder = runs.folder_of(out, spec.run_id)
         digest = None if folder.result() is None else folder.items_digest(evaluation)
         return None if digest is None else cls(folder, evaluation, digest)
@@ -71,29 +90,27 @@ class _Scored:
         return self._folder.evaluation(self._evaluation)
 
 
-def _rows(spec: RunSpec, own: _Scored, teacher: _Scored | None, sft: _Scored | None) -> list[dict[str, Any]]:
-    rows = own.rows()
-    likeness: dict[str, dict[str, float]] = {}
-    if teacher is not None:
-        teacher_rows = teacher.rows()
-        _add_likeness(likeness, rows, teacher_rows, suffix="")
-        if sft is not None:
-            _add_likeness(likeness, sft.rows(), teacher_rows, suffix="_sft")
+def _likeness(student: pd.DataFrame, teacher: pd.DataFrame) -> list[dict[str, Any]]:
+    """Agreement and fidelity by task. Instructions have no answer to agree on."""
     return [
-        _cell(spec, record) | likeness.get(record["task"], {})
-        for record in _with_average(evaluate.accuracies(rows))
+        {
+            "task": task,
+            "agreement": math.nan if task in INSTRUCTION_TASKS else evaluate.agreement(part)["agreement"],
+            "fidelity": evaluate.corpus_bleu(part["text"], part["text_teacher"]),
+        }
+        for task, part in evaluate.paired(student, teacher).groupby("task", sort=False)
     ]
 
 
-def _add_likeness(
-    found: dict[str, dict[str, float]], rows: pd.DataFrame, teacher: pd.DataFrame, *, suffix: str
-) -> None:
-    """Put likeness to the teacher under its columns, by task. Instructions have no answer to agree on."""
-    for task, part in evaluate.paired(rows, teacher).groupby("task", sort=False):
-        values = found.setdefault(task, {})
-        is_text = task in INSTRUCTION_TASKS
-        values["agreement" + suffix] = math.nan if is_text else evaluate.agreement(part)["agreement"]
-        values["fidelity" + suffix] = evaluate.corpus_bleu(part["text"], part["text_teacher"])
+def _add(found: dict[str, dict[str, float]], likeness: list[dict[str, Any]], *, suffix: str) -> None:
+    """Put likeness under the columns of the cell schema, by task."""
+    for record in likeness:
+        columns = {name + suffix: record[name] for name in ("agreement", "fidelity")}
+        found.setdefault(record["task"], {}).update(columns)
+
+
+def _accuracies(rows: pd.DataFrame) -> list[dict[str, Any]]:
+    return _with_average(evaluate.accuracies(rows))
 
 
 def _with_average(table: pd.DataFrame) -> list[dict[str, Any]]:
@@ -115,7 +132,7 @@ def _cell(spec: RunSpec, record: dict[str, Any]) -> dict[str, Any]:
         "noise_sigma": spec.noise_sigma,
         "seed": spec.seed,
     }
-    cell |= {name: record[name] for name in ("task", "n", "accuracy", "accuracy_se")}
+    cell |= {name: record[name] for name in COLUMNS if name in record}
     if spec.teacher is not None:
         cell |= {
             "teacher": spec.teacher,
@@ -129,27 +146,26 @@ def _cell(spec: RunSpec, record: dict[str, Any]) -> dict[str, Any]:
 # --- kept on disk ----------------------------------------------------------------------------------------
 
 
-def _kept(
-    out: Path, spec: RunSpec, own: _Scored, teacher: _Scored | None, sft: _Scored | None
-) -> list[dict[str, Any]]:
-    """The rows that were kept for these inputs, else those computed now, and kept."""
-    inputs = [None if each is None else each.name for each in (own, teacher, sft)]
-    key = hashlib.sha256(json.dumps([inputs, _code_digest()]).encode()).hexdigest()
+def _kept(out: Path, compute: Callable[..., list[dict[str, Any]]], *scored: _Scored) -> list[dict[str, Any]]:
+    """The records that were kept for these item rows, else those computed now, and kept."""
+    inputs = [compute.__name__, *(each.name for each in scored), _code_digest()]
+    key = hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
     path = Path(out) / "cache" / "cells" / f"{key}.json"
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))
-        if kept["sha256"] == _digest(kept["rows"]):
-            return kept["rows"]
+        if kept["sha256"] == _digest(kept["records"]):
+            return kept["records"]
     except (OSError, ValueError, KeyError, TypeError):  # not there, or damaged: computed anew
         pass
-    rows = [{name: _or_none(value) for name, value in row.items()} for row in _rows(spec, own, teacher, sft)]
+    computed = compute(*(each.rows() for each in scored))
+    records = [{name: _or_none(value) for name, value in record.items()} for record in computed]
     with contextlib.suppress(OSError):  # a store that is only read from has no cache, and is slower
-        store.write_json(path, {"rows": rows, "sha256": _digest(rows)})
-    return rows
+        store.write_json(path, {"records": records, "sha256": _digest(records)})
+    return records
 
 
-def _digest(rows: list[dict[str, Any]]) -> str:
-    return hashlib.sha256(json.dumps(rows, allow_nan=False).encode()).hexdigest()
+def _digest(records: list[dict[str, Any]]) -> str:
+    return hashlib.sha256(json.dumps(records, allow_nan=False).encode()).hexdigest()
 
 
 def _or_none(value: Any) -> Any:
@@ -159,7 +175,7 @@ def _or_none(value: Any) -> Any:
 
 @cache
 def _code_digest() -> str:
-    """Of the code that computes rows: our modules, and the packages that measure texts."""
+    """Of the code that computes: our modules, and the packages that measure texts."""
     texts = [inspect.getsource(module) for module in (evaluate, cells, sys.modules[__name__])]
     texts += [f"{name} {environment.installed_version(name)}" for name in ("sacrebleu", "numpy", "pandas")]
     return hashlib.sha256("\n".join(texts).encode()).hexdigest()

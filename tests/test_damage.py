@@ -1,8 +1,10 @@
 """A file that is not what was written is found when it is read; the grid makes it anew."""
 
 import json
+import math
 import shutil
 
+import pandas as pd
 import pytest
 import tiny
 
@@ -159,28 +161,51 @@ def test_what_somebody_else_has_made_anew_meanwhile_is_left_alone(plan, out):
 
 
 def test_cells_are_computed_once_and_again_when_something_changes(plan, out, monkeypatch):
-    counted, accuracies = [], livecells.evaluate.accuracies
+    counted = []
 
-    def counting(rows):
-        counted.append(rows["run_id"].iloc[0])
-        return accuracies(rows)
+    def counting(name):
+        function = getattr(livecells, name)
 
-    monkeypatch.setattr(livecells.evaluate, "accuracies", counting)
+        def counted_one(*rows):
+            counted.append(name)
+            return function(*rows)
+
+        counted_one.__name__ = name
+        monkeypatch.setattr(livecells, name, counted_one)
+
+    counting("_accuracies")
+    counting("_likeness")
     first = grid.live_cells(plan, out)
-    assert len(counted) == 4
+    pairs = 3  # either student and its teacher, and the SFT student, which both are compared beside, with it
+    assert (counted.count("_accuracies"), counted.count("_likeness")) == (4, pairs)
     assert grid.live_cells(plan, out).equals(first)
-    assert len(counted) == 4
+    assert len(counted) == 7
     kept = sorted((out / "cache" / "cells").iterdir())
     flip(kept[0])
-    kept[1].write_text('{"rows": []')
+    kept[1].write_text('{"records": []')
+    kept[2].write_text("[]")
     assert grid.live_cells(plan, out).equals(first)
-    assert len(counted) == 6
+    assert len(counted) == 10
+    for each in plan:
+        livecells.keep(out, each.evaluation, checks.resolved(each.spec))
+    assert len(counted) == 10
     sft = runs.folder_of(out, tiny.run_ids(plan, "sft")[0])
     rows = sft.evaluation(EVALUATION).assign(text="another")
     sft.write_evaluation(EVALUATION, rows, {})
     changed = grid.live_cells(plan, out)
-    assert len(counted) == 9  # itself, and the two students that are compared beside it
+    assert counted[10:].count("_accuracies") == counted[10:].count("_likeness") == 1
     assert not changed.equals(first)
+
+
+def test_instructions_have_an_average_and_no_agreement(plan, out):
+    own = runs.folder_of(out, tiny.run_ids(plan, "fkl")[0])
+    rows = own.evaluation(EVALUATION)
+    both = pd.concat([rows.assign(task=task, rouge_l=0.5) for task in ("dolly", "vicuna")])
+    records = livecells._accuracies(both)
+    assert [record["task"] for record in records] == ["dolly", "vicuna", "average"]
+    likeness = livecells._likeness(both, both)
+    assert [record["fidelity"] >= 0 for record in likeness] == [True, True]
+    assert all(math.isnan(record["agreement"]) for record in likeness)
 
 
 def test_likeness_of_the_sft_student_is_that_of_the_same_seed(plan, out):

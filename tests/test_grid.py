@@ -1,10 +1,12 @@
 """The runs of a plan: made once, found again; failures are rows, damage is made good."""
 
 import json
+import os
 import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import psutil
 import pytest
@@ -209,10 +211,12 @@ def test_what_another_process_makes_is_put_aside_and_found(plan, tmp_path, inlin
     assert (state.n_found, state.n_done, begun.count(held)) == (1, 4, 1)
 
 
-def driver(plan, out, *, workers):
+def driver(plan, out, *, workers, pool="kdutils.pool.Pool"):
     """A process that fills a folder and prints its state."""
+    module, _, name = pool.rpartition(".")
     code = (
-        "import json, sys; from pathlib import Path; from kdutils import grid;"
+        "import json, sys; from pathlib import Path; from kdutils import filling, grid;"
+        f"from {module} import {name}; filling.Pool = {name};"
         "from kdutils.runspec import EvalSpec, PlannedRun, RunSpec;"
         "asked = json.loads(sys.argv[1]);"
         "plan = [PlannedRun(RunSpec.from_dict(s), EvalSpec.from_dict(e)) for s, e in asked];"
@@ -221,11 +225,13 @@ def driver(plan, out, *, workers):
     )
     asked = json.dumps([[run.spec.to_dict(), run.evaluation.to_dict()] for run in plan])
     command = [sys.executable, "-c", code, asked, str(out), str(workers)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    paths = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    variables = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=variables)
 
 
 def test_two_fills_of_one_folder_make_each_run_once(plan, tmp_path):
-    both = [driver(plan, tmp_path, workers=1) for _ in range(2)]
+    both = [driver(plan, tmp_path, workers=1, pool="inline.InlinePool") for _ in range(2)]
     states = [json.loads(each.communicate(timeout=240)[0]) for each in both]
     assert [found + made for found, made, _ in states] == [5, 5]
     assert sum(made for _, made, _ in states) == 5
@@ -234,7 +240,7 @@ def test_two_fills_of_one_folder_make_each_run_once(plan, tmp_path):
 
 
 def test_a_driver_killed_in_the_middle_changes_no_cell(plan, tmp_path, inline):
-    process = driver(plan, tmp_path / "cut", workers=2)
+    process = driver(plan, tmp_path / "cut", workers=1)
     while not list((tmp_path / "cut").glob("runs/*/eval/*/result.json")):
         assert process.poll() is None
         time.sleep(0.05)
