@@ -24,11 +24,6 @@ from kdutils import cells, environment, evaluate, runs, store
 from kdutils.runspec import EvalSpec, RunSpec
 from kdutils.spec import AVERAGE, INSTRUCTION_TASKS
 
-COLUMNS = (
-    *("task", "n", "accuracy", "accuracy_se"),
-    *("agreement", "agreement_sft", "fidelity", "fidelity_sft"),
-)
-
 
 def cells_of(out: Path, evaluation: EvalSpec, specs: Iterable[RunSpec] | None = None) -> pd.DataFrame:
     """The finished runs under `out` as a cell table; what is missing is missing.
@@ -103,9 +98,9 @@ def _likeness(student: pd.DataFrame, teacher: pd.DataFrame) -> list[dict[str, An
 
 
 def _add(found: dict[str, dict[str, float]], likeness: list[dict[str, Any]], *, suffix: str) -> None:
-    """Put likeness under the columns of the cell schema, by task."""
+    """Put likeness under the columns of that suffix, by task, as far as the cell schema has them."""
     for record in likeness:
-        columns = {name + suffix: record[name] for name in ("agreement", "fidelity")}
+        columns = {name + suffix: value for name, value in record.items() if name + suffix in cells.SCHEMA}
         found.setdefault(record["task"], {}).update(columns)
 
 
@@ -132,7 +127,7 @@ def _cell(spec: RunSpec, record: dict[str, Any]) -> dict[str, Any]:
         "noise_sigma": spec.noise_sigma,
         "seed": spec.seed,
     }
-    cell |= {name: record[name] for name in COLUMNS if name in record}
+    cell |= {name: value for name, value in record.items() if name in cells.SCHEMA}
     if spec.teacher is not None:
         cell |= {
             "teacher": spec.teacher,
