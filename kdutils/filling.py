@@ -50,7 +50,8 @@ class State:
         parts += [f"{len(self.running)} running"] * bool(self.running)
         parts += [f"{self.n_left} left"] * bool(self.n_left)
         if self.n_left or self.running:
-            parts += [f"about {_duration(self.seconds_left)}"] * (self.seconds_left is not None)
+            if self.seconds_left is not None:
+                parts.append(f"about {_duration(self.seconds_left)}")
             return f"{self.n_runs} runs: {', '.join(parts)}"
         asides = [f"{run_id} set aside: {reason}" for run_id, reason in self.set_aside.items()]
         failures = [f"{run_id} failed: {reason}" for run_id, reason in self.failures.items()]

@@ -95,6 +95,7 @@ def test_a_label_says_what_sets_a_run_apart(plan):
 def test_the_state_is_one_line():
     state = filling.State(120, 40, 12, ["a", "b"], seconds_left=540.0)
     assert str(state) == "120 runs: 40 found, 12 made, 2 running, 66 left, about 9 min"
+    assert str(filling.State(3, 1)) == "3 runs: 1 found, 0 made, 2 left"
     over = filling.State(3, 1, 1, failures={"x": "Oops: no"}, set_aside={"y": "torn"}, seconds=5)
     assert str(over) == "3 runs: 1 found, 1 made, 1 failed in 5 s; y set aside: torn; x failed: Oops: no"
 
