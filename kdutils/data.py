@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from kdutils import store
 from kdutils.items import SPLITS, Item, prompt
 from kdutils.mini.items import TASKS_OF, build_data, mini_digest
 from kdutils.runspec import MINI, RunSpec
@@ -153,7 +154,7 @@ def folder_digest(folder: Path) -> str:
             raise DataError(
                 f"{path} is missing; a data folder holds train.jsonl, validation.jsonl, test.jsonl"
             )
-        total.update(hashlib.sha256(path.read_bytes()).digest())
+        total.update(bytes.fromhex(store.sha256_once(path)))
     return total.hexdigest()[:16]
 
 

@@ -20,6 +20,7 @@ from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 LOCK_NAME = "requirements.lock"
+RUN_TOKEN = "KDUTILS_RUN_TOKEN"  # environment variable: which run of the runner a notebook belongs to
 
 # The packages that could move a number of the study; every other one is covered by the hash of the lock.
 RECORDED_PACKAGES = (

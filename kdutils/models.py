@@ -27,6 +27,7 @@ from transformers import (
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.utils import logging as transformers_logging
 
+from kdutils import store
 from kdutils.mini.family import MINI_MODELS, MODEL_FOLDER
 from kdutils.runspec import RunSpec
 
@@ -162,8 +163,7 @@ def files_digest(name: str) -> str:
     for file_name in names:
         if file_name == "generation_config.json":  # never read
             continue
-        with (source / file_name).open("rb") as file:
-            total.update(file_name.encode() + hashlib.file_digest(file, "sha256").digest())
+        total.update(file_name.encode() + bytes.fromhex(store.sha256_once(source / file_name)))
     return total.hexdigest()[:16]
 
 

@@ -28,8 +28,8 @@ from matplotlib.figure import Figure
 
 import kdutils
 from kdutils import ledger, params, store, tables
+from kdutils.environment import RUN_TOKEN
 
-RUN_TOKEN = "KDUTILS_RUN_TOKEN"  # environment variable: which run of the runner a notebook belongs to
 BEGUN = "_kdutils_begun"  # name in the notebook's namespace: this kernel has passed the check for strangers
 PNG_DPI = 160
 SCREEN_DPI = 120  # so that 9 pt on paper is as large as the text around it on a screen

@@ -1,31 +1,34 @@
 """One run from items to scored, stored answers: `run(spec)`.
 
 What is already in the store is not done again; the teacher of a run is a run of its own, made on demand and
-shared by all its students.
+shared by all its students. Whatever is made is made under a lease, so that no two processes make it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import hashlib
-import json
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from safetensors import SafetensorError
 
-from kdutils import data, environment, evaluate, generate, models, runs, store, train
+from kdutils import answers, data, environment, evaluate, generate, lease, models, runs, store, texts, train
+from kdutils.checks import check, default_evaluation, resolved
 from kdutils.items import Item, fingerprint
+from kdutils.lease import Lease
 from kdutils.models import LoadedModel
 from kdutils.runs import RunFolder
 from kdutils.runspec import EvalSpec, RunSpec
 from kdutils.teacher import Teacher
 
-NO_LIMIT = 1_000_000  # tokens: what is evaluated is never cut
+LOOK_AGAIN_SECONDS = 1.0  # while another process makes what we need
 Progress = Callable[[dict[str, Any]], None]
 
 
@@ -64,8 +67,9 @@ def run(
 ) -> Run:
     """Train what `spec` asks for and evaluate it beside its teacher, unless the store has it already.
 
-    A training that was interrupted goes on from its checkpoint. A loss that turns NaN ends a run as a
-    recorded outcome (`status` "diverged"), whose student is evaluated as it is.
+    A training that was interrupted goes on from its checkpoint. What another process is making is waited
+    for. A loss that turns NaN ends a run as a recorded outcome (`status` "diverged"), whose student is
+    evaluated as it is.
 
     Args:
         evaluation: by default greedy decoding on the test items of every task there is.
@@ -74,134 +78,161 @@ def run(
     Raises:
         ModelError, DataError, StoreError, ValueError: before any training, for what is wrong with the spec,
             the models, the items or the store.
+        LostError: if this process was silent for so long that another has taken the run over.
     """
     out = Path(out).expanduser()
     spec = resolved(spec)
     evaluation = evaluation or default_evaluation(spec)
     check(spec, evaluation)
+    make(spec, evaluation, out, progress=progress)
+    folder, teacher_items = runs.folder_of(out, spec.run_id), None
+    if own := spec.teacher_spec():
+        make(own, evaluation, out, progress=progress)
+        teacher_items = runs.folder_of(out, own.run_id).evaluation(evaluation)
+    return Run(spec, folder, folder.result(), folder.evaluation(evaluation), teacher_items)
+
+
+def make(
+    spec: RunSpec,
+    evaluation: EvalSpec | None,
+    out: Path,
+    *,
+    progress: Progress | None = None,
+    waits: bool = True,
+) -> bool:
+    """Train and evaluate what is not there, for a spec that is resolved and checked; False if all was.
+
+    Args:
+        evaluation: None to train only.
+        waits: for another process that is making what is needed.
+
+    Raises:
+        HeldError: if another process is making it and we do not wait.
+        DamagedError: for something in the store that is not what was written.
+    """
     folder = runs.folder_of(out, spec.run_id)
-    result, rows = folder.result(), folder.evaluation(evaluation)
-    if result is None or rows is None:
-        folder.begin(spec)
-    student: LoadedModel | None = None
-    if result is None:
-        student = _trained(spec, folder, out, progress)
-        result = folder.result()
-    if rows is None:
-        student = student or load_trained(spec, folder)
-        rows = evaluated(student, spec, evaluation, folder)
-    return Run(spec, folder, result, rows, _teacher_items(spec, evaluation, out, progress))
+    is_there = partial(folder.is_whole, evaluation)
+    with _turn(out, spec.run_id, is_there, progress=progress, waits=waits) as own:
+        if own is None:
+            return False
+        try:
+            _make(spec, evaluation, folder, own, progress, waits)
+        except (lease.HeldError, lease.LostError, runs.DamagedError):
+            raise  # these say nothing about the run
+        except Exception as error:
+            with contextlib.suppress(OSError):  # a folder that cannot be written is why it failed
+                folder.record_failure(reason_of(error), error)
+            raise
+    return True
 
 
-def _teacher_items(
-    spec: RunSpec, evaluation: EvalSpec, out: Path, progress: Progress | None
-) -> pd.DataFrame | None:
-    """Item rows of the tuned teacher, made if missing."""
-    own = spec.teacher_spec()
-    if own is None:
-        return None
-    folder = runs.folder_of(out, own.run_id)
-    rows = folder.evaluation(evaluation)
-    if rows is None:
-        rows = evaluated(teacher_model(spec, out, progress), own, evaluation, folder)
-    return rows
+def reason_of(error: Exception) -> str:
+    """Why a run failed, in one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
-def resolved(spec: RunSpec) -> RunSpec:
-    """The spec with the digests of its data and of local models: other files under the same names are
-    another run.
+@contextlib.contextmanager
+def _turn(
+    out: Path, name: str, is_there: Callable[[], bool], *, progress: Progress | None, waits: bool
+) -> Iterator[Lease | None]:
+    """The lease on what is to be made, or None once it is there.
 
     Raises:
-        DataError, ModelError: if a file is missing.
+        HeldError: if another process holds it and we do not wait.
     """
-    return replace(
-        spec,
-        data_digest=data.data_digest(spec),
-        student_digest=models.files_digest(spec.student),
-        teacher_digest=models.files_digest(spec.teacher) if spec.teacher else "",
-    )
-
-
-def default_evaluation(spec: RunSpec) -> EvalSpec:
-    """Greedy decoding on the test items of every task that the data have, in the order of their file."""
-    tasks = dict.fromkeys(item.task for item in data.load_items(spec, "test"))
-    return EvalSpec(tasks=tuple(tasks))
-
-
-def check(spec: RunSpec, evaluation: EvalSpec) -> None:
-    """Everything that can be wrong, found before anything is trained.
-
-    Raises:
-        ModelError, DataError: as `run`.
-    """
-    for name in filter(None, (spec.student, spec.teacher)):
-        models.locate(name)
-    models.check_pair(spec)
-    test_items(spec, evaluation)
-    if spec.method == "base":
+    has_told = False
+    while not is_there():
+        try:
+            own = lease.take(out, name)
+        except lease.HeldError as error:
+            if not waits:
+                raise
+            if progress and not has_told:
+                progress({"warning": str(error)})
+            has_told = True
+            time.sleep(LOOK_AGAIN_SECONDS)
+            continue
+        except OSError as error:
+            raise runs.unwritable(out, error) from error
+        with own:
+            yield None if is_there() else own  # it may have been finished just before we took the lease
         return
-    for split in ("train", "validation"):
-        data.load_items(spec, split)
-    tokenizer = models.load_tokenizer(spec.student)
-    data.encode(data.load_items(spec, "train"), tokenizer, max_tokens=spec.max_tokens, protocol=spec.protocol)
+    yield None
 
 
-def test_items(spec: RunSpec, evaluation: EvalSpec) -> list[Item]:
-    """The items of an evaluation, `items_per_task` of each of its tasks.
-
-    Raises:
-        DataError: if a task has none.
-    """
-    chosen = []
-    pool = data.load_items(spec, evaluation.split, per_task=evaluation.items_per_task)
-    for task in evaluation.tasks:
-        of_task = [item for item in pool if item.task == task][: evaluation.items_per_task]
-        if not of_task:
-            there = sorted({item.task for item in pool})
-            raise data.DataError(f"no {evaluation.split} items of task {task!r}; there are items of {there}")
-        chosen += of_task
-    return chosen
+def _make(
+    spec: RunSpec,
+    evaluation: EvalSpec | None,
+    folder: RunFolder,
+    own: Lease,
+    progress: Progress | None,
+    waits: bool,
+) -> None:
+    is_trained = folder.result() is not None
+    if not is_trained:
+        folder.begin(spec)
+    folder.forget_failure()
+    student = None if is_trained else _trained(spec, folder, own, progress, waits)
+    if evaluation is not None and not folder.has_evaluation(evaluation):
+        rows, facts = answers.item_rows(student or load_trained(spec, folder), spec, evaluation)
+        own.confirm()
+        folder.write_evaluation(evaluation, rows, facts)
 
 
 def load_trained(spec: RunSpec, folder: RunFolder) -> LoadedModel:
-    """The student of a finished run, ready to compute."""
+    """The student of a finished run, ready to compute.
+
+    Raises:
+        DamagedError: if its weights are not what was written.
+    """
     if spec.method == "base":
         return models.load(spec.student)
-    if spec.adapter == "full":
-        trained = models.load(str(folder.model))
-        return dataclasses.replace(trained, name=spec.student)
-    from peft import PeftModel
+    folder.check_model()
+    try:
+        if spec.adapter == "full":
+            return dataclasses.replace(models.load(str(folder.model)), name=spec.student)
+        from peft import PeftModel
 
-    base = models.load(spec.student)
-    network = PeftModel.from_pretrained(base.network, folder.model).eval()
-    return dataclasses.replace(base, network=network)
+        base = models.load(spec.student)
+        network = PeftModel.from_pretrained(base.network, folder.model).eval()
+        return dataclasses.replace(base, network=network)
+    except (OSError, ValueError, SafetensorError) as error:  # of a folder without a record of its files
+        raise runs.DamagedError(folder.model, error, whole=folder.path, name=folder.path.name) from error
 
 
-def teacher_model(spec: RunSpec, out: Path, progress: Progress | None = None) -> LoadedModel:
+def teacher_model(
+    spec: RunSpec, out: Path, progress: Progress | None = None, *, waits: bool = True
+) -> LoadedModel:
     """The teacher of a run: the untuned model, or the student of its SFT run, made if missing."""
     own = spec.teacher_spec()
     if own is None:
         return models.load(spec.teacher)
-    folder = runs.folder_of(out, own.run_id)
-    if folder.result() is None:
-        folder.begin(own)
-        return _trained(own, folder, out, progress)
-    return load_trained(own, folder)
+    make(own, None, out, progress=progress, waits=waits)
+    return load_trained(own, runs.folder_of(out, own.run_id))
 
 
-def _trained(spec: RunSpec, folder: RunFolder, out: Path, progress: Progress | None) -> LoadedModel:
+def _trained(
+    spec: RunSpec, folder: RunFolder, own: Lease, progress: Progress | None, waits: bool
+) -> LoadedModel:
     """Train, save, commit."""
     if spec.method == "base":
         folder.finish({"status": "untrained"}, [])
         return models.load(spec.student)
+    out = folder.path.parent.parent
     items, teacher = data.load_items(spec, "train"), None
     if spec.method == "seqkd":
-        items = teacher_texts(spec, items, out, progress)
+        items = teacher_texts(spec, items, out, progress, waits=waits)
     elif spec.teacher is not None:
-        teacher = Teacher(teacher_model(spec, out, progress), spec.noise_sigma, spec.seed)
+        teacher = Teacher(teacher_model(spec, out, progress, waits=waits), spec.noise_sigma, spec.seed)
         teacher.model.network.requires_grad_(False)
     student = models.load(spec.student, trains_all=spec.adapter == "full")
     student = models.add_adapter(student, spec, seed=spec.seed)
+
+    def watched(entry: dict[str, Any]) -> None:
+        own.check()
+        if progress:
+            progress(entry)
+
     outcome = train.train(
         student,
         items,
@@ -210,8 +241,9 @@ def _trained(spec: RunSpec, folder: RunFolder, out: Path, progress: Progress | N
         teacher=teacher,
         validation=data.load_items(spec, "validation") if spec.validation_items else (),
         checkpoint=folder.checkpoint,
-        progress=progress,
+        progress=watched,
     )
+    own.confirm()
     store.write_model(folder.model, student.network, student.tokenizer)
     facts = asdict(outcome) | {
         "fingerprint": fingerprint(items),
@@ -219,6 +251,7 @@ def _trained(spec: RunSpec, folder: RunFolder, out: Path, progress: Progress | N
         "peak_memory_gb": environment.peak_memory_gb(),
     }
     curve = facts.pop("curve")
+    own.confirm()
     folder.finish(facts, [_finite(entry) for entry in curve])
     return student
 
@@ -232,75 +265,27 @@ def _finite(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def teacher_texts(
-    spec: RunSpec, items: Sequence[Item], out: Path, progress: Progress | None = None
+    spec: RunSpec, items: Sequence[Item], out: Path, progress: Progress | None = None, *, waits: bool = True
 ) -> list[Item]:
     """The items with responses that the teacher wrote greedily, generated once and kept under `out`/texts.
 
     What is kept depends on the teacher and the questions alone, so every student of a teacher shares it.
     Source: Kim & Rush 2016 (arXiv:1606.07947), with greedy decoding for their beam search.
     """
-    own = spec.teacher_spec()
-    key = {
-        "teacher": own.run_id if own else spec.teacher,
-        "items": fingerprint(items),
-        "max_new_tokens": spec.max_new_tokens,
-    }
-    path = (
-        Path(out)
-        / "texts"
-        / f"{hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]}.jsonl"
+    tuned = spec.teacher_spec()
+    kept = texts.texts_of(
+        out,
+        {
+            "teacher": tuned.run_id if tuned else spec.teacher,
+            "items": fingerprint(items),
+            "max_new_tokens": spec.max_new_tokens,
+        },
     )
-    if not path.is_file():
-        teacher = teacher_model(spec, out, progress)
-        prompts = data.prompt_ids([item.question for item in items], teacher.tokenizer)
-        texts = generate.generate(teacher, prompts, max_new_tokens=spec.max_new_tokens)
-        written = generate.decode(teacher, texts)
-        lines = [
-            json.dumps({"id": item.id, "response": text, "ended": made.ended}, ensure_ascii=False)
-            for item, text, made in zip(items, written, texts, strict=True)
-        ]
-        store.write_text(path, "\n".join(lines) + "\n")
-    kept = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    if [record["id"] for record in kept] != [item.id for item in items]:
-        raise runs.StoreError(f"{path} is damaged; delete it and run again")
-    return [
-        replace(item, response=record["response"], rationale="", ended=record["ended"])
-        for item, record in zip(items, kept, strict=True)
-    ]
-
-
-def evaluated(student: LoadedModel, spec: RunSpec, evaluation: EvalSpec, folder: RunFolder) -> pd.DataFrame:
-    """Generate, score and keep one evaluation of a student; its item rows."""
-    started = time.monotonic()
-    items = test_items(spec, evaluation)
-    prompts = data.prompt_ids([item.question for item in items], student.tokenizer)
-    wanted = [(row, sample) for sample in range(evaluation.samples) for row in range(len(items))]
-    texts = generate.generate(
-        student,
-        [prompts[row] for row, _ in wanted],
-        max_new_tokens=evaluation.max_new_tokens,
-        temperature=evaluation.temperature,
-        keys=[f"{items[row].id}/{sample}" for row, sample in wanted],
-        seed=evaluation.seed,
-    )
-    written = generate.decode(student, texts)
-    top1 = generate.top1_tokens(
-        student, data.encode(items, student.tokenizer, max_tokens=NO_LIMIT, protocol="careful")
-    )
-    rows = pd.DataFrame(
-        [
-            {"run_id": spec.run_id}
-            | evaluate.score(
-                items[row],
-                text,
-                n_tokens=len(made.token_ids),
-                ended=made.ended,
-                sample=sample,
-                top1=top1[row],
-            )
-            for (row, sample), text, made in zip(wanted, written, texts, strict=True)
-        ]
-    )
-    facts = {"seconds": round(time.monotonic() - started, 3), "fingerprint": fingerprint(items)}
-    folder.write_evaluation(evaluation, rows, facts)
-    return folder.evaluation(evaluation)  # as everybody after us reads it
+    with _turn(out, kept.name, kept.path.is_file, progress=progress, waits=waits) as own:
+        if own is not None:
+            teacher = teacher_model(spec, out, progress, waits=waits)
+            prompts = data.prompt_ids([item.question for item in items], teacher.tokenizer)
+            made = generate.generate(teacher, prompts, max_new_tokens=spec.max_new_tokens)
+            own.confirm()
+            kept.write(items, generate.decode(teacher, made), [text.ended for text in made])
+    return kept.read(items)

@@ -2,33 +2,53 @@
 
     runs/<run_id>/spec.json environment.json curve.jsonl model/ result.json      result.json comes last
     runs/<run_id>/eval/<eval_id>/spec.json items.parquet result.json             appears by rename
-    texts/<digest>.jsonl                                                         a teacher's texts (seqkd)
+    runs/<run_id>/failure.json                                                   why the last attempt failed
+    damaged/<run_id>-<n>                                                         what was set aside
 
 `result.json` is the commit point of a training: a folder without it is a run in progress or one that was
-interrupted, and its `checkpoint/` is where it goes on.
+interrupted, and its `checkpoint/` is where it goes on. It records the SHA-256 of the other files, and so
+does that of an evaluation.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
-from collections.abc import Collection, Iterator
+import traceback
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from kdutils import cells, environment, evaluate, store
+from kdutils import environment, store
 from kdutils.runspec import EvalSpec, RunSpec
-from kdutils.spec import AVERAGE, INSTRUCTION_TASKS
 
 LAYOUT = 1  # version of this layout, in every result.json
 
 
 class StoreError(RuntimeError):
     """A store that cannot be read or written. The message is one line and holds the remedy."""
+
+
+class DamagedError(StoreError):
+    """A file that is not what was written.
+
+    `whole` is what must go so that it is made anew, `name` that of the lease on it.
+    """
+
+    def __init__(self, file: Path, reason: object, *, whole: Path, name: str) -> None:
+        text = " ".join(str(reason).split())[:120]
+        super().__init__(f"{file} is damaged ({text}); delete {whole} and run again")
+        self.reason = f"{file.name} is damaged ({text})"
+        self.whole, self.name = whole, name
+        self._inode = whole.stat().st_ino if whole.exists() else None
+
+    def is_still_there(self) -> bool:
+        """False once it was removed, or replaced by something that was made anew."""
+        return self.whole.exists() and self.whole.stat().st_ino == self._inode
 
 
 @dataclass(frozen=True)
@@ -57,52 +77,177 @@ class RunFolder:
             store.write_json(self.path / "spec.json", spec.to_dict())
             store.write_json(self.path / "environment.json", environment.provenance())
         except OSError as error:
-            reason = error.strerror or type(error).__name__
-            raise StoreError(f"{self.path} cannot be written ({reason}); choose another out") from error
+            raise unwritable(self.path, error) from error
 
     def finish(self, outcome: dict[str, Any], curve: list[dict[str, Any]]) -> None:
         """Commit the training: the curve, then result.json; the checkpoint goes."""
         store.write_text(self.path / "curve.jsonl", "".join(json.dumps(entry) + "\n" for entry in curve))
-        store.write_json(self.path / "result.json", {"layout": LAYOUT} | outcome)
+        files = [self.path / "curve.jsonl", *sorted(path for path in self.model.rglob("*") if path.is_file())]
+        digests = {path.relative_to(self.path).as_posix(): store.sha256(path) for path in files}
+        store.write_json(self.path / "result.json", {"layout": LAYOUT} | outcome | {"sha256": digests})
         shutil.rmtree(self.checkpoint, ignore_errors=True)
 
     def result(self) -> dict[str, Any] | None:
         """What the training came to, None if it has not finished.
 
         Raises:
-            StoreError: if the file is damaged or of another layout.
+            DamagedError: if the file cannot be read.
+            StoreError: if it is of another layout.
         """
-        return _read_result(self.path / "result.json")
+        return self._result_in(self.path)
+
+    def spec(self) -> RunSpec:
+        """What was asked for.
+
+        Raises:
+            DamagedError: if spec.json cannot be read or is that of another run.
+        """
+        return self._spec_in(self.path, RunSpec, "run_id")
+
+    def check_model(self) -> None:
+        """Nothing, if the trained weights are those that were written (or an old folder has no record).
+
+        Raises:
+            DamagedError: if they are not.
+        """
+        self._check(self.path, self.result(), within="model/")
+
+    def is_whole(self, evaluation: EvalSpec | None) -> bool:
+        """True if the run has finished and, if one is asked for, has that evaluation, all undamaged.
+
+        The model's weights are left for whoever loads them.
+
+        Raises:
+            DamagedError: if a file is not what was written.
+            StoreError: if the folder is of another layout.
+        """
+        result = self.result()
+        if result is None:
+            return False
+        self.spec()
+        self._check(self.path, result, within="curve.jsonl")
+        return evaluation is None or self.has_evaluation(evaluation)
+
+    # --- evaluations -------------------------------------------------------------------------------
+
+    def has_evaluation(self, spec: EvalSpec) -> bool:
+        """True if an evaluation was made and is whole.
+
+        Raises:
+            DamagedError: if one of its files is not what was written.
+        """
+        folder, facts = self.path / "eval" / spec.eval_id, self.evaluation_result(spec)
+        if facts is None:
+            return False
+        self._spec_in(folder, EvalSpec, "eval_id")
+        self._check(folder, facts, within="items.parquet")
+        return True
 
     def evaluation(self, spec: EvalSpec) -> pd.DataFrame | None:
         """Item rows of an evaluation, None if it was not made.
 
         Raises:
-            StoreError: if its files are damaged.
+            DamagedError: if one of its files is not what was written.
         """
-        folder = self.path / "eval" / spec.eval_id
-        if self.evaluation_result(spec) is None:
+        if not self.has_evaluation(spec):
             return None
+        folder = self.path / "eval" / spec.eval_id
         try:
             return pd.read_parquet(folder / "items.parquet")
         except (OSError, ValueError) as error:
-            reason = " ".join(str(error).split())[:120]
-            raise StoreError(f"{folder}/items.parquet is damaged ({reason}); delete {folder}") from error
+            raise self._damaged(folder / "items.parquet", error, whole=folder) from error
 
     def evaluation_result(self, spec: EvalSpec) -> dict[str, Any] | None:
-        """Facts about an evaluation (seconds, n_rows, fingerprint), None if it was not made.
+        """Facts about an evaluation (seconds, n_rows, fingerprint, sha256), None if it was not made.
 
         Raises:
-            StoreError: if the file is damaged or of another layout.
+            DamagedError: if the file cannot be read.
+            StoreError: if it is of another layout.
         """
-        return _read_result(self.path / "eval" / spec.eval_id / "result.json")
+        return self._result_in(self.path / "eval" / spec.eval_id)
+
+    def items_digest(self, spec: EvalSpec) -> str | None:
+        """SHA-256 of the item rows of an evaluation, as they were written; None if it was not made."""
+        facts = self.evaluation_result(spec)
+        if facts is None:
+            return None
+        file = self.path / "eval" / spec.eval_id / "items.parquet"
+        return facts.get("sha256", {}).get("items.parquet") or store.sha256(file)
 
     def write_evaluation(self, spec: EvalSpec, rows: pd.DataFrame, facts: dict[str, Any]) -> None:
         """Keep an evaluation, whole or not at all."""
         with store.folder_in_one_step(self.path / "eval" / spec.eval_id) as partial:
             rows.to_parquet(partial / "items.parquet", index=False)
+            digests = {"items.parquet": store.sha256(partial / "items.parquet")}
             store.write_json(partial / "spec.json", spec.to_dict())
-            store.write_json(partial / "result.json", {"layout": LAYOUT, "n_rows": len(rows)} | facts)
+            result = {"layout": LAYOUT, "n_rows": len(rows)} | facts | {"sha256": digests}
+            store.write_json(partial / "result.json", result)
+
+    # --- failures ----------------------------------------------------------------------------------
+
+    def record_failure(self, reason: str, error: BaseException | None = None) -> None:
+        """Say why this attempt failed, and in which run of the runner.
+
+        Raises:
+            OSError: if the folder cannot be written.
+        """
+        lines = traceback.format_exception(error) if error else []
+        token = os.environ.get(environment.RUN_TOKEN)
+        record = {"reason": reason, "run_token": token, "traceback": "".join(lines)}
+        store.write_json(self.path / "failure.json", record)
+
+    def failure(self) -> dict[str, Any] | None:
+        """What `record_failure` wrote, None if the last attempt did not fail (or cannot be read)."""
+        try:
+            record = json.loads((self.path / "failure.json").read_text(encoding="utf-8"))
+            return record | {"reason": str(record["reason"]), "run_token": record["run_token"]}
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def forget_failure(self) -> None:
+        """A new attempt begins."""
+        (self.path / "failure.json").unlink(missing_ok=True)
+
+    # --- damage ------------------------------------------------------------------------------------
+
+    def _damaged(self, file: Path, reason: object, *, whole: Path) -> DamagedError:
+        return DamagedError(file, reason, whole=whole, name=self.path.name)
+
+    def _result_in(self, folder: Path) -> dict[str, Any] | None:
+        path = folder / "result.json"
+        if not path.is_file():
+            return None
+        try:
+            result = json.loads(path.read_text(encoding="utf-8"))
+            layout = result["layout"]
+            dict(result.get("sha256", {}))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise self._damaged(path, error, whole=folder) from error
+        if layout != LAYOUT:
+            raise StoreError(f"{path} is of layout {layout}, this is {LAYOUT}; use another out folder")
+        return result
+
+    def _spec_in(self, folder: Path, kind: type[RunSpec] | type[EvalSpec], name: str) -> Any:
+        path = folder / "spec.json"
+        try:
+            spec = kind.from_dict(json.loads(path.read_text(encoding="utf-8")))
+            if getattr(spec, name) != folder.name:
+                raise ValueError(f"it is that of {getattr(spec, name)}")
+        except (OSError, ValueError, TypeError) as error:
+            raise self._damaged(path, error, whole=folder) from error
+        return spec
+
+    def _check(self, folder: Path, result: dict[str, Any] | None, *, within: str) -> None:
+        """Compare the files whose names begin so with what a result records of them."""
+        for name, digest in (result or {}).get("sha256", {}).items():
+            if not name.startswith(within):
+                continue
+            try:
+                found = store.sha256(folder / name)
+            except OSError as error:
+                raise self._damaged(folder / name, error.strerror, whole=folder) from error
+            if found != digest:
+                raise self._damaged(folder / name, "its SHA-256 is not the recorded one", whole=folder)
 
 
 def folder_of(out: Path, run_id: str) -> RunFolder:
@@ -114,107 +259,32 @@ def finished(out: Path) -> Iterator[tuple[RunSpec, RunFolder]]:
     """Every finished run under `out`, by name.
 
     Raises:
-        StoreError: for a damaged folder, naming it.
+        DamagedError: for a damaged folder, naming it.
     """
     for path in sorted((Path(out) / "runs").glob("*/result.json")):
         folder = RunFolder(path.parent)
         folder.result()
-        try:
-            spec = RunSpec.from_dict(json.loads((folder.path / "spec.json").read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError) as error:
-            raise StoreError(f"{folder.path}/spec.json is damaged ({error}); delete {folder.path}") from error
-        yield spec, folder
+        yield folder.spec(), folder
 
 
-def cells_of(out: Path, evaluation: EvalSpec, *, only: Collection[str] | None = None) -> pd.DataFrame:
-    """The finished runs under `out` as cells of the released tables' schema, source `live`.
+def set_damaged_aside(out: Path, error: DamagedError) -> None:
+    """Move what is damaged to `out`/damaged, so that it can be made anew.
 
-    Agreement and fidelity of a KD student are with its own tuned teacher; `agreement_sft` and
-    `fidelity_sft` are those of the SFT student of the same seed beside that teacher.
-
-    Args:
-        only: names of the runs to read; None for all.
+    The caller holds the lease `error.name`. Nothing is done if somebody else was faster.
     """
-    scored = {}
-    for spec, folder in finished(out):
-        if only is not None and spec.run_id not in only:
-            continue
-        rows = folder.evaluation(evaluation)
-        if rows is not None:
-            scored[spec] = rows
-    sft = {_student(spec): rows for spec, rows in scored.items() if spec.method == "sft"}
-    table = []
-    for spec, rows in scored.items():
-        likeness = _likeness(rows, sft.get(_teacher(spec)), sft.get(_student(spec))) if spec.teacher else {}
-        for record in _with_average(evaluate.accuracies(rows)):
-            table.append(_cell(spec, record) | likeness.get(record["task"], {}))
-    return cells.cell_table(table)
+    if not error.is_still_there():
+        return
+    parts = [part for part in error.whole.relative_to(out).parts[1:] if part != "eval"]
+    folder = Path(out) / "damaged"
+    folder.mkdir(parents=True, exist_ok=True)
+    number = 1
+    while (aside := folder / f"{'-'.join(parts)}-{number}").exists():
+        number += 1
+    error.whole.replace(aside)
 
 
-def _student(spec: RunSpec) -> tuple:
-    return (spec.student, spec.domain, spec.protocol, spec.seed)
-
-
-def _teacher(spec: RunSpec) -> tuple:
-    return (spec.teacher, spec.domain, spec.protocol, spec.teacher_seed) if spec.teacher_tuned else ()
-
-
-def _likeness(
-    student: pd.DataFrame, teacher: pd.DataFrame | None, sft: pd.DataFrame | None
-) -> dict[str, dict[str, float]]:
-    """task -> likeness columns of the cell schema, as far as the runs are there."""
-    found: dict[str, dict[str, float]] = {}
-    for suffix, rows in (("", student), ("_sft", sft)):
-        if teacher is None or rows is None:
-            continue
-        for task, part in evaluate.paired(rows, teacher).groupby("task", sort=False):
-            values = found.setdefault(task, {})
-            values["agreement" + suffix] = evaluate.agreement(part)["agreement"]
-            values["fidelity" + suffix] = evaluate.corpus_bleu(part["text"], part["text_teacher"])
-    return found
-
-
-def _with_average(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Accuracy records and their mean (tasks taken as independent); ROUGE tasks have no mean."""
-    records = table.to_dict("records")
-    if set(table["task"]) & set(INSTRUCTION_TASKS):
-        return records
-    se = float(np.sqrt((table["accuracy_se"] ** 2).sum()) / len(table))
-    mean = {"task": AVERAGE, "n": int(table["n"].sum()), "accuracy": float(table["accuracy"].mean())}
-    return [*records, mean | {"accuracy_se": se}]
-
-
-def _cell(spec: RunSpec, record: dict[str, Any]) -> dict[str, Any]:
-    cell = {
-        "source": "live",
-        "protocol": spec.protocol,
-        "domain": spec.domain,
-        "family": cells.model_family(spec.student),
-        "student": spec.student,
-        "student_parameters": cells.model_parameters(spec.student),
-        "method": spec.method,
-        "noise_sigma": spec.noise_sigma,
-        "seed": spec.seed,
-    }
-    cell |= {name: record[name] for name in ("task", "n", "accuracy", "accuracy_se")}
-    if spec.teacher is not None:
-        cell |= {
-            "teacher": spec.teacher,
-            "teacher_parameters": cells.model_parameters(spec.teacher),
-            "teacher_tuned": spec.teacher_tuned,
-            "temperature": spec.temperature,
-        }
-    return cell
-
-
-def _read_result(path: Path) -> dict[str, Any] | None:
-    if not path.is_file():
-        return None
-    try:
-        result = json.loads(path.read_text(encoding="utf-8"))
-        layout = result["layout"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"{path} is damaged ({error}); delete {path.parent} and run again") from error
-    if layout != LAYOUT:
-        raise StoreError(f"{path} is of layout {layout}, this is {LAYOUT}; use another out folder")
-    return result
+def unwritable(path: Path, error: OSError) -> StoreError:
+    """The error for a store that cannot be written."""
+    return StoreError(
+        f"{path} cannot be written ({error.strerror or type(error).__name__}); choose another out"
+    )

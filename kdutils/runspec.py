@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 from kdutils.spec import KD_METHODS, PROTOCOLS, TRAIN_DOMAINS
@@ -227,9 +227,12 @@ class RunSpec(_Hashed):
         """
         if self.teacher is None or not self.teacher_tuned:
             return None
-        settings = self.to_dict() | {"student": self.teacher, "method": "sft", "teacher": None}
-        settings |= {"seed": self.teacher_seed, "learning_rate": None, "select_best": False}
-        settings |= {"student_digest": self.teacher_digest, "teacher_digest": ""}
+        own = {"student": self.teacher, "student_digest": self.teacher_digest, "seed": self.teacher_seed}
+        return replace(self.sft_spec(), **own, learning_rate=None, select_best=False)
+
+    def sft_spec(self) -> RunSpec:
+        """The SFT run beside a distilled student: the same student, seed and settings, without a teacher."""
+        settings = self.to_dict() | {"method": "sft", "teacher": None, "teacher_digest": ""}
         defaults = {entry.name: entry.default for entry in dataclasses.fields(self)}
         unused = [name for name, methods in self.USED_BY.items() if "sft" not in methods]
         return RunSpec(**settings | {name: defaults[name] for name in unused})

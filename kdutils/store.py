@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import hashlib
 import json
 import os
 import shutil
@@ -55,6 +57,24 @@ def write_json(path: Path, value: Any) -> Path:
 def write_csv(path: Path, frame: pd.DataFrame) -> Path:
     """As `write_text`: no index column, full precision (floats round-trip), LF line ends."""
     return write_text(path, frame.to_csv(index=False, lineterminator="\n"))
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_once(path: Path) -> str:
+    """As `sha256`, computed once a process for a file that has not changed: for inputs, not for checking."""
+    path = Path(path).resolve()
+    facts = path.stat()
+    return _sha256_of(path, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
+
+
+@functools.cache
+def _sha256_of(path: Path, *facts: int) -> str:
+    return sha256(path)
 
 
 @contextlib.contextmanager

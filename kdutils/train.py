@@ -310,10 +310,9 @@ class _Training:
             "curve": self.outcome.curve,
         }
         with store.folder_in_one_step(self.checkpoint) as partial:
-            save_file(
-                {key: w.contiguous().cpu() for key, w in tensors.items()}, partial / "state.safetensors"
-            )
-            store.write_json(partial / "state.json", state)
+            file = partial / "state.safetensors"
+            save_file({key: w.contiguous().cpu() for key, w in tensors.items()}, file)
+            store.write_json(partial / "state.json", state | {"sha256": store.sha256(file)})
 
     def _resume(self) -> None:
         """Go on from a checkpoint of this very run; one that cannot be read is set aside."""
@@ -322,6 +321,8 @@ class _Training:
         try:
             state = json.loads((self.checkpoint / "state.json").read_text(encoding="utf-8"))
             tensors = load_file(self.checkpoint / "state.safetensors")
+            if state["sha256"] != store.sha256(self.checkpoint / "state.safetensors"):
+                raise ValueError("its weights are not those that were written")
             if state["run_id"] != self.spec.run_id:
                 raise ValueError(f"it is of run {state['run_id']}")
             self._apply(state, tensors)

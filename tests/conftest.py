@@ -64,6 +64,31 @@ def sample(once: Callable[[str, Callable[[Path], None]], Path]) -> Path:
     return once("sample", samples.run_sample) / samples.SAMPLE_OUT / "published"
 
 
+@pytest.fixture
+def inline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The grid without processes."""
+    from inline import InlinePool
+
+    from kdutils import filling  # it loads torch, which most test modules do without
+
+    monkeypatch.setattr(filling, "Pool", InlinePool)
+
+
+@pytest.fixture
+def begun(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Ids of the runs whose training was begun, in order, once for each time."""
+    from kdutils import runs
+
+    names, begin = [], runs.RunFolder.begin
+
+    def noted(folder: runs.RunFolder, spec: runs.RunSpec) -> None:
+        names.append(spec.run_id)
+        begin(folder, spec)
+
+    monkeypatch.setattr(runs.RunFolder, "begin", noted)
+    return names
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator:
     """Debian's Chromium, headless."""

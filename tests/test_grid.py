@@ -1,109 +1,256 @@
-"""The runs of a profile: planned once, made once, found again; failures are rows."""
+"""The runs of a plan: made once, found again; failures are rows, damage is made good."""
 
+import json
+import os
+import subprocess
+import sys
+import time
 from dataclasses import replace
+from pathlib import Path
 
+import psutil
 import pytest
 import tiny
 
-from kdutils import cells, grid, running, runs, study
-from kdutils.spec import Live, load_profile
+from kdutils import cells, checks, environment, filling, grid, lease, running, runs, schedule
+from kdutils.pool import Death
+from kdutils.runspec import PlannedRun
 
 
 @pytest.fixture(scope="module")
-def live(tmp_path_factory):
-    root = tmp_path_factory.mktemp("grid")
-    tiny.save_model(root / "tiny-20k", seed=0)
-    tiny.save_model(root / "tiny-40k", hidden=48, rows=96, seed=1)
-    return Live(
-        data=tiny.write_data(root / "data"),
-        pairs=((str(root / "tiny-40k"), str(root / "tiny-20k")),),
-        methods=("fkl", "gkd"),
-        domains=("math",),
-        temperatures=(1.0, 2.0),
-        noise_sigmas=(0.0, 3.0),
-        seeds=(0, 1),
-        items_per_task=6,
-        settings={"train_items": 16, "validation_items": 0, "epochs": 1, "batch_size": 8, "max_tokens": 96},
+def plan(tmp_path_factory):
+    return tiny.plan(tmp_path_factory.mktemp("grid"))
+
+
+def adds_up(state):
+    return state.n_runs == (
+        state.n_found + state.n_done + len(state.failures) + len(state.running) + state.n_left
     )
 
 
-def test_a_plan_has_every_run_once_and_baselines_first(live):
-    specs = grid.specs(live)
-    assert len(specs) == len(set(specs)) == 2 + 3 + 2 * 3 * 2  # base; SFT of 2 seeds and of the teacher; KD
-    kinds = [spec.method in ("base", "sft") for spec in specs]
-    assert kinds == sorted(kinds, reverse=True)
-    made = {spec for spec in specs if spec.method == "sft"}
-    assert {spec.teacher_spec() for spec in specs if spec.teacher} <= made
+# --- what is made --------------------------------------------------------------------------------------
 
 
-def test_temperature_and_noise_are_varied_one_at_a_time(live):
-    variants = {(spec.temperature, spec.noise_sigma) for spec in grid.specs(live) if spec.method == "fkl"}
-    assert variants == {(1.0, 0.0), (2.0, 0.0), (1.0, 3.0)}
-    plain = grid.specs(replace(live, methods=("seqkd",)))
-    assert sum(spec.method == "seqkd" for spec in plain) == 2
-
-
-@pytest.fixture(scope="module")
-def small(live):
-    """Few runs, and as tasks what the tiny data have."""
-    return replace(live, methods=("fkl",), temperatures=(1.0,), noise_sigmas=(0.0,), seeds=(0,))
-
-
-@pytest.fixture
-def one_task(monkeypatch):
-    """The tiny data have one task of math, and workers see what this process sees."""
-    wanted = grid.evaluation
-    monkeypatch.setattr(
-        grid, "evaluation", lambda live, domain: replace(wanted(live, domain), tasks=("addsub",))
-    )
-
-
-def test_what_is_missing_is_made_and_found_again(small, one_task, tmp_path):
+def test_real_workers_make_what_is_missing(plan, tmp_path):
     seen = []
-    state = grid.fill(small, tmp_path, workers=2, progress=lambda state: seen.append(state.n_left))
+    state = grid.fill(plan, tmp_path, workers=2, progress=seen.append)
     assert (state.n_runs, state.n_found, state.n_done, state.failures) == (5, 0, 5, {})
-    assert seen == [4, 3, 2, 1, 0]
-    table = grid.live_cells(small, tmp_path)
-    assert set(table["method"]) == {"base", "sft", "fkl"}
+    assert all(adds_up(each) and each.n_left >= 0 for each in seen)
+    assert {each.n_done for each in seen} == set(range(6))
+    assert max(len(each.running) for each in seen) == 2
+    assert "fkl tiny-20k <- tiny-40k math s0" in {label for each in seen for label in each.running}
+    assert seen[0].seconds_left is None
+    assert state.seconds_left == 0
+    table = grid.live_cells(plan, tmp_path)
+    assert set(table["method"]) == {"base", "sft", "fkl", "seqkd"}
     assert list(table.columns) == list(cells.SCHEMA)
-    one = next(iter(runs.finished(tmp_path)))[1].path
-    (one / "result.json").unlink()
-    assert grid.live_cells(small, tmp_path).shape[0] < table.shape[0]
-    again = grid.fill(small, tmp_path, workers=1)
-    assert (again.n_found, again.n_done) == (4, 1)
-    assert grid.live_cells(small, tmp_path).equals(table)
+    costs = grid.costs(plan, tmp_path)
+    assert costs["status"].tolist() == ["done", "done", "done", "untrained"]
+    assert costs["peak memory, GB"][:3].between(0.1, 2).all()
 
 
-def test_a_run_that_fails_takes_no_other_along(small, one_task, tmp_path, monkeypatch):
-    bad = next(spec for spec in grid.specs(small) if spec.method == "base")
-    folder = runs.folder_of(tmp_path, running.resolved(bad).run_id).path
-    folder.parent.mkdir(parents=True)
-    folder.write_text("a file where a folder should be")
-    state = grid.fill(small, tmp_path, workers=2)
+def test_what_is_there_is_found_and_the_rest_made(plan, tmp_path, inline, begun):
+    grid.fill(plan, tmp_path, workers=1)
+    table = grid.live_cells(plan, tmp_path)
+    (lost,) = tiny.run_ids(plan, "fkl")
+    (tmp_path / "runs" / lost / "result.json").unlink()
+    assert len(grid.live_cells(plan, tmp_path)) < len(table)
+    begun.clear()
+    again = grid.fill(plan, tmp_path, workers=1)
+    assert (again.n_found, again.n_done, begun) == (4, 1, [lost])
+    assert grid.live_cells(plan, tmp_path).equals(table)
+
+
+def test_teachers_are_made_first_then_baselines_then_the_expensive(plan, tmp_path, inline, begun):
+    grid.fill(plan, tmp_path, workers=1)
+    order = [tiny.teacher_id(plan), *tiny.run_ids(plan, "sft"), *tiny.run_ids(plan, "base")]
+    assert begun[:3] == order
+    assert begun[3:] == [*tiny.run_ids(plan, "fkl"), *tiny.run_ids(plan, "seqkd")]
+
+
+def test_a_distilled_run_waits_for_its_own_teacher_only(plan, tmp_path, inline):
+    """With two workers, the student of a teacher that is there starts beside a base run."""
+    other = replace(plan[2].spec, student=plan[0].spec.teacher, seed=5)
+    grid.fill([plan[0]], tmp_path, workers=1)
+    seen = []
+    state = grid.fill([*plan, PlannedRun(other, tiny.EVALUATION)], tmp_path, workers=9, progress=seen.append)
+    assert state.n_done == 4
+    assert max(len(each.running) for each in seen) == 4
+
+
+def test_a_plan_of_nothing_is_done(tmp_path):
+    assert str(grid.fill([], tmp_path)) == "0 runs: 0 found, 0 made in 0 s"
+    assert grid.live_cells([], tmp_path).empty
+    assert grid.costs([], tmp_path).empty
+
+
+def test_a_label_says_what_sets_a_run_apart(plan):
+    job = next(iter(schedule.jobs_of([PlannedRun(plan[2].spec, tiny.EVALUATION)]).values()))
+    assert job.label == "sft tiny-20k math s0"
+    spec = replace(plan[0].spec, temperature=2.0, noise_sigma=0.5, teacher_tuned=False, seed=3)
+    (job,) = schedule.jobs_of([PlannedRun(spec, tiny.EVALUATION)]).values()
+    assert job.label == "fkl tiny-20k <- tiny-40k untuned T=2 noise=0.5 math s3"
+
+
+def test_the_state_is_one_line():
+    state = filling.State(120, 40, 12, ["a", "b"], seconds_left=540.0)
+    assert str(state) == "120 runs: 40 found, 12 made, 2 running, 66 left, about 9 min"
+    assert str(filling.State(3, 1)) == "3 runs: 1 found, 0 made, 2 left"
+    over = filling.State(3, 1, 1, failures={"x": "Oops: no"}, set_aside={"y": "torn"}, seconds=5)
+    assert str(over) == "3 runs: 1 found, 1 made, 1 failed in 5 s; y set aside: torn; x failed: Oops: no"
+
+
+def test_a_plan_that_cannot_be_made_is_refused_before_anything_is_written(plan, tmp_path):
+    nobody = replace(plan[0].spec, teacher="nobody")
+    with pytest.raises(ValueError, match="unknown model 'nobody'"):
+        grid.fill([*plan, PlannedRun(nobody, tiny.EVALUATION)], tmp_path / "out")
+    long = replace(plan[0].spec, max_tokens=20)
+    with pytest.raises(ValueError, match="more than max_tokens=20"):
+        grid.fill([*plan, PlannedRun(long, tiny.EVALUATION)], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "out").write_text("a file where the folder should be")
+    with pytest.raises(runs.StoreError, match="out cannot be written"):
+        grid.fill(plan, tmp_path / "out")
+
+
+def test_a_store_of_another_layout_is_refused_before_any_work(plan, tmp_path, inline, begun):
+    grid.fill(plan[3:], tmp_path, workers=1)
+    path = tmp_path / "runs" / tiny.run_ids(plan, "base")[0] / "result.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"layout": 99}))
+    begun.clear()
+    with pytest.raises(runs.StoreError, match="is of layout 99, this is 1"):
+        grid.fill(plan, tmp_path, workers=1)
+    assert begun == []
+    assert path.is_file()
+
+
+# --- failures ------------------------------------------------------------------------------------------
+
+
+def no_training_of(monkeypatch, name):
+    train = running.train.train
+
+    def failing(student, *arguments, **options):
+        if student.name.endswith(name):
+            raise FloatingPointError("something\nbroke")
+        return train(student, *arguments, **options)
+
+    monkeypatch.setattr(running.train, "train", failing)
+
+
+def test_a_failed_run_is_recorded_and_tried_again(plan, tmp_path, inline, begun, monkeypatch):
+    with monkeypatch.context() as patched:
+        no_training_of(patched, "tiny-20k")
+        state = grid.fill(plan, tmp_path, workers=1)
+    assert (state.n_done, set(state.failures)) == (2, set(tiny.run_ids(plan, "fkl", "seqkd", "sft")))
+    assert set(state.failures.values()) == {"FloatingPointError: something broke"}
+    costs = grid.costs(plan, tmp_path)
+    assert costs["status"].tolist() == ["failed"] * 3 + ["untrained"]
+    assert costs["reason"][0] == "FloatingPointError: something broke"
+    path = tmp_path / "runs" / tiny.run_ids(plan, "fkl")[0] / "failure.json"
+    assert "in failing" in json.loads(path.read_text())["traceback"]
+    begun.clear()
+    again = grid.fill(plan, tmp_path, workers=1)
+    assert (again.n_done, again.failures, len(begun)) == (3, {}, 3)
+    assert not path.exists()
+
+
+def test_in_one_run_of_the_runner_a_failure_is_not_repeated(plan, tmp_path, inline, begun, monkeypatch):
+    monkeypatch.setenv(environment.RUN_TOKEN, "one")
+    with monkeypatch.context() as patched:
+        no_training_of(patched, "tiny-40k")
+        first = grid.fill(plan, tmp_path, workers=1)
+    students = tiny.run_ids(plan, "fkl", "seqkd")
+    assert set(first.failures) == {tiny.teacher_id(plan), *students}
+    said = f"its teacher {tiny.teacher_id(plan)} failed: FloatingPointError: something broke"
+    assert first.failures[students[0]] == said
+    assert grid.costs(plan, tmp_path)["reason"][0] == said
+    begun.clear()
+    second = grid.fill(plan, tmp_path, workers=1)
+    assert (second.failures, begun) == (first.failures, [])
+    monkeypatch.setenv(environment.RUN_TOKEN, "another")
+    assert grid.fill(plan, tmp_path, workers=1).failures == {}
+
+
+def test_a_killed_worker_fails_its_run_which_is_tried_again(plan, tmp_path, inline, monkeypatch):
+    (victim,), make = tiny.run_ids(plan, "sft"), filling.make_run
+
+    def killed(task):
+        return Death("the worker was killed (signal 9)") if task.spec.run_id == victim else make(task)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(filling, "make_run", killed)
+        state = grid.fill(plan, tmp_path, workers=1)
+    assert (state.n_done, state.failures) == (4, {victim: "the worker was killed (signal 9)"})
+    assert runs.folder_of(tmp_path, victim).failure()["reason"] == "the worker was killed (signal 9)"
+    assert grid.fill(plan, tmp_path, workers=1).n_done == 1
+
+
+def test_a_run_that_cannot_be_written_takes_no_other_along(plan, tmp_path, inline):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / tiny.run_ids(plan, "base")[0]).write_text("a file where a folder should be")
+    state = grid.fill(plan, tmp_path, workers=2)
     assert (state.n_done, len(state.failures)) == (4, 1)
     assert "cannot be written" in str(state)
 
 
-def test_a_plan_that_cannot_be_made_is_refused_before_anything_is_written(small, tmp_path):
-    with pytest.raises(ValueError, match="unknown model 'nobody'"):
-        grid.fill(replace(small, pairs=(("nobody", small.pairs[0][1]),)), tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-    with pytest.raises(ValueError, match="method='mkd' is unknown"):
-        grid.specs(replace(small, methods=("mkd",)))
-    with pytest.raises(TypeError, match="epoks"):
-        grid.specs(replace(small, settings={"epoks": 3}))
+# --- several at once, and ends in the middle -----------------------------------------------------------
 
 
-def test_every_profile_with_a_live_part_can_be_planned():
-    for name in ("smoke",):
-        live = load_profile(name).live
-        assert live.watermark == "model world"
-        for spec in grid.specs(live):
-            running.check(spec, grid.evaluation(live, spec.domain))
+def test_what_another_process_makes_is_put_aside_and_found(plan, tmp_path, inline, begun, monkeypatch):
+    """The lease of the first run is ours, as another's would be, until everything else is made."""
+    (held,) = tiny.run_ids(plan, "sft")
+    own = lease.take(tmp_path, held)
+    spec = checks.resolved(plan[2].spec)
+
+    def others_finish(state):
+        if state.n_done == 4 and (tmp_path / "leases" / f"{held}.json").exists():
+            own.path.unlink()
+            running.make(spec, tiny.EVALUATION, tmp_path)
+
+    state = grid.fill(plan, tmp_path, workers=2, progress=others_finish)
+    assert (state.n_found, state.n_done, begun.count(held)) == (1, 4, 1)
 
 
-def test_figures_and_captions_say_which_results_they_show():
-    assert study.named("gain_by_pair", "published") == "gain_by_pair"
-    assert study.named("gain_by_pair", "live") == "gain_by_pair_live"
-    assert study.labelled("gains.", "live") == "Live: gains."
-    assert study.watermarks("smoke") == {"published": "", "live": "model world"}
+def driver(plan, out, *, workers, pool="kdutils.pool.Pool"):
+    """A process that fills a folder and prints its state."""
+    module, _, name = pool.rpartition(".")
+    code = (
+        "import json, sys; from pathlib import Path; from kdutils import filling, grid;"
+        f"from {module} import {name}; filling.Pool = {name};"
+        "from kdutils.runspec import EvalSpec, PlannedRun, RunSpec;"
+        "asked = json.loads(sys.argv[1]);"
+        "plan = [PlannedRun(RunSpec.from_dict(s), EvalSpec.from_dict(e)) for s, e in asked];"
+        "state = grid.fill(plan, Path(sys.argv[2]), workers=int(sys.argv[3]));"
+        "print(json.dumps([state.n_found, state.n_done, state.failures]))"
+    )
+    asked = json.dumps([[run.spec.to_dict(), run.evaluation.to_dict()] for run in plan])
+    command = [sys.executable, "-c", code, asked, str(out), str(workers)]
+    paths = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    variables = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=variables)
+
+
+def test_two_fills_of_one_folder_make_each_run_once(plan, tmp_path):
+    both = [driver(plan, tmp_path, workers=1, pool="inline.InlinePool") for _ in range(2)]
+    states = [json.loads(each.communicate(timeout=240)[0]) for each in both]
+    assert [found + made for found, made, _ in states] == [5, 5]
+    assert sum(made for _, made, _ in states) == 5
+    assert [failures for _, _, failures in states] == [{}, {}]
+    assert list((tmp_path / "leases").glob("*.json")) == []
+
+
+def test_a_driver_killed_in_the_middle_changes_no_cell(plan, tmp_path, inline):
+    process = driver(plan, tmp_path / "cut", workers=1)
+    while not list((tmp_path / "cut").glob("runs/*/eval/*/result.json")):
+        assert process.poll() is None
+        time.sleep(0.05)
+    family = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.communicate(timeout=60)
+    assert psutil.wait_procs(family, timeout=60)[1] == []
+    rest = grid.fill(plan, tmp_path / "cut", workers=1)
+    assert rest.n_found >= 1
+    assert (rest.n_found + rest.n_done, rest.failures, rest.set_aside) == (5, {}, {})
+    grid.fill(plan, tmp_path / "whole", workers=1)
+    assert grid.live_cells(plan, tmp_path / "cut").equals(grid.live_cells(plan, tmp_path / "whole"))

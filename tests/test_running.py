@@ -9,7 +9,7 @@ import pytest
 import tiny
 import torch
 
-from kdutils import cells, data, generate, models, running, runs
+from kdutils import cells, checks, data, generate, lease, livecells, models, running, runs
 from kdutils.runspec import EvalSpec, RunSpec
 
 EVALUATION = EvalSpec(tasks=("addsub",), max_new_tokens=24)
@@ -94,7 +94,7 @@ def test_a_stored_student_is_the_trained_one(finished):
     run = finished[1]["fkl"]
     student = running.load_trained(run.spec, run.folder)
     assert student.name == run.spec.student
-    items = running.test_items(run.spec, EVALUATION)
+    items = checks.test_items(run.spec, EVALUATION)
     prompts = data.prompt_ids([item.question for item in items], student.tokenizer)
     texts = generate.decode(student, generate.generate(student, prompts, max_new_tokens=24))
     assert texts == run.items["text"].tolist()
@@ -127,7 +127,7 @@ def test_teacher_texts_are_made_once_and_are_the_teachers(folder, finished, monk
 
 
 def test_cells_have_the_schema_of_the_released_tables(finished):
-    table = runs.cells_of(finished[0], EVALUATION)
+    table = livecells.cells_of(finished[0], EVALUATION)
     assert list(table.columns) == list(cells.SCHEMA)
     assert set(table["source"]) == {"live"}
     kd = table[(table["teacher"] != "") & (table["task"] == "addsub")]
@@ -140,7 +140,7 @@ def test_cells_have_the_schema_of_the_released_tables(finished):
 def test_agreement_in_cells_is_that_of_the_item_rows(folder, finished):
     """Likeness columns are filled in for the KD and for the SFT student beside the same teacher."""
     out, done = finished
-    table = runs.cells_of(out, EVALUATION).query("task == 'addsub' and method == 'fkl'").iloc[0]
+    table = livecells.cells_of(out, EVALUATION).query("task == 'addsub' and method == 'fkl'").iloc[0]
     teacher = runs.folder_of(out, done["fkl"].spec.teacher_spec().run_id).evaluation(EVALUATION)
     both = running.evaluate.paired(done["fkl"].items, teacher)
     assert table["agreement"] == running.evaluate.agreement(both)["agreement"]
@@ -263,7 +263,7 @@ def test_the_base_model_is_evaluated_without_training(folder, tmp_path):
     assert not run.folder.model.exists()
     again = running.run(spec, out=tmp_path, evaluation=EVALUATION)
     pd.testing.assert_frame_equal(again.items, run.items)
-    (cell,) = runs.cells_of(tmp_path, EVALUATION).query("task == 'addsub'").to_dict("records")
+    (cell,) = livecells.cells_of(tmp_path, EVALUATION).query("task == 'addsub'").to_dict("records")
     assert (cell["method"], cell["teacher"]) == ("base", "")
 
 
@@ -286,3 +286,51 @@ def test_the_digest_of_the_mini_world_is_of_its_items(monkeypatch):
     assert running.resolved(dataclasses.replace(spec, wrong_rationale_share=0.5)).run_id != before
     monkeypatch.setattr(data, "mini_digest", lambda domain: "of other items")
     assert running.resolved(spec).run_id != before
+
+
+def test_a_run_that_another_process_has_taken_over_stops_and_commits_nothing(folder, tmp_path):
+    spec, steps = a_spec(folder, "sft"), []
+
+    def lose_it(entry):
+        steps.append(entry)
+        (path,) = (tmp_path / "leases").glob("*.json")
+        path.write_text('{"token": "another"}')
+
+    with pytest.raises(lease.LostError, match="was taken over by another process"):
+        running.run(spec, out=tmp_path, evaluation=EVALUATION, progress=lose_it)
+    assert len(steps) == 1
+    assert {path.name for path in (tmp_path / "runs").glob("*/*")} == {"spec.json", "environment.json"}
+    assert list((tmp_path / "leases").glob("*.json")) != []  # the other's
+
+
+def test_what_another_process_makes_is_waited_for(folder, tmp_path, monkeypatch):
+    spec, said = running.resolved(a_spec(folder, "sft")), []
+    other = lease.take(tmp_path, spec.run_id)
+
+    def others_finish(seconds):
+        monkeypatch.undo()
+        other.path.unlink()
+        running.make(spec, EVALUATION, tmp_path)
+
+    monkeypatch.setattr(running.time, "sleep", others_finish)
+    run = running.run(spec, out=tmp_path, evaluation=EVALUATION, progress=said.append)
+    assert len(run.items) == 6
+    assert [list(entry) for entry in said] == [["warning"]]
+    assert "is being made by another process" in said[0]["warning"]
+
+
+def test_a_failure_is_recorded_until_the_next_attempt(folder, tmp_path, monkeypatch):
+    spec = running.resolved(a_spec(folder, "fkl"))
+
+    def failing(*arguments, **options):
+        raise MemoryError("full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(running.train, "train", failing)
+        with pytest.raises(MemoryError, match="full"):
+            running.run(spec, out=tmp_path, evaluation=EVALUATION)
+    for each in (spec, spec.teacher_spec()):
+        failure = runs.folder_of(tmp_path, each.run_id).failure()
+        assert (failure["reason"], failure["run_token"]) == ("MemoryError: full", None)
+    running.run(spec, out=tmp_path, evaluation=EVALUATION)
+    assert runs.folder_of(tmp_path, spec.run_id).failure() is None

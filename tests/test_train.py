@@ -119,7 +119,7 @@ def test_interrupted_and_resumed_is_bit_equal(folder, tmp_path, monkeypatch, met
     assert [entry["step"] for entry in outcome.curve if "step" in entry] == [1, 2, 3, 4, 5, 6]
 
 
-@pytest.mark.parametrize("damage", ["truncated", "another run", "missing"])
+@pytest.mark.parametrize("damage", ["truncated", "one bit", "another run", "missing"])
 def test_a_checkpoint_that_cannot_be_used_is_set_aside(folder, tmp_path, monkeypatch, damage):
     monkeypatch.setattr(train, "CHECKPOINT_SECONDS", 0.0)
     spec, checkpoint = a_spec(folder, epochs=1), tmp_path / "checkpoint"
@@ -128,6 +128,10 @@ def test_a_checkpoint_that_cannot_be_used_is_set_aside(folder, tmp_path, monkeyp
     if damage == "truncated":
         tensors = checkpoint / "state.safetensors"
         tensors.write_bytes(tensors.read_bytes()[:1000])
+    elif damage == "one bit":
+        tensors = checkpoint / "state.safetensors"
+        content = tensors.read_bytes()
+        tensors.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     elif damage == "another run":
         state.write_text(json.dumps(json.loads(state.read_text()) | {"run_id": "other"}))
     else:

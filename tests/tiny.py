@@ -10,12 +10,15 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-from kdutils.runspec import RunSpec
+from kdutils import checks
+from kdutils.runspec import EvalSpec, PlannedRun, RunSpec
 
 SENTENCES = """Below is an instruction that describes a task . Write response appropriately completes the
 request ### Instruction : Response What plus ? The answer sum of and + ="""
 WORDS = [*SENTENCES.split(), *map(str, range(19))]
 CONFIGS = {"qwen": (Qwen2Config, Qwen2ForCausalLM), "llama": (LlamaConfig, LlamaForCausalLM)}
+
+EVALUATION = EvalSpec(tasks=("addsub",), items_per_task=5, max_new_tokens=12)
 
 
 def tokenizer(*, pad_is_eos: bool = False, extra: tuple[str, ...] = ()) -> PreTrainedTokenizerFast:
@@ -151,3 +154,28 @@ def spec(student: str, data: str, **fields) -> RunSpec:
     } | fields
     rate = {"learning_rate": 3e-3, "max_tokens": 96}
     return RunSpec(**{"student": student, "domain": "math", "data": data} | rate | fields)
+
+
+def plan(root: Path) -> list[PlannedRun]:
+    """A student distilled in two ways, its SFT and the plain model; the teacher's SFT is not planned."""
+    student = save_model(root / "tiny-20k", seed=0)
+    teacher = save_model(root / "tiny-40k", hidden=48, rows=96, seed=1)
+    common = {"student": student, "domain": "math", "data": write_data(root / "data")}
+    short = {"train_items": 16, "validation_items": 0, "epochs": 1, "batch_size": 8, "max_tokens": 96}
+    specs = [
+        RunSpec(method="fkl", teacher=teacher, **common, **short),
+        RunSpec(method="seqkd", teacher=teacher, max_new_tokens=12, **common, **short),
+        RunSpec(method="sft", **common, **short),
+        RunSpec(method="base", **common),
+    ]
+    return [PlannedRun(spec, EVALUATION) for spec in specs]
+
+
+def run_ids(planned: list[PlannedRun], *methods: str) -> list[str]:
+    """Names of the runs of these methods in a plan."""
+    return [checks.resolved(run.spec).run_id for run in planned if run.spec.method in methods]
+
+
+def teacher_id(planned: list[PlannedRun]) -> str:
+    """Name of the SFT run of the teacher in `plan`."""
+    return checks.resolved(planned[0].spec).teacher_spec().run_id

@@ -1,0 +1,176 @@
+"""The finished runs of a store as cells of the released tables' schema, source `live`.
+
+Likeness of texts takes a good part of a second a pair, so what is computed from item rows is kept under
+`out`/cache/cells, named by the digests of everything that went in.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import inspect
+import json
+import math
+import sys
+from collections.abc import Callable, Iterable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from kdutils import cells, environment, evaluate, runs, store
+from kdutils.runspec import EvalSpec, RunSpec
+from kdutils.spec import AVERAGE, INSTRUCTION_TASKS
+
+
+def cells_of(out: Path, evaluation: EvalSpec, specs: Iterable[RunSpec] | None = None) -> pd.DataFrame:
+    """The finished runs under `out` as a cell table; what is missing is missing.
+
+    Agreement and fidelity of a KD student are with its own tuned teacher; `agreement_sft` and
+    `fidelity_sft` are those of the SFT student of the same seed and settings beside that teacher, if that
+    run is among those asked for.
+
+    Args:
+        specs: the runs to read, resolved; None for all.
+
+    Raises:
+        StoreError: for a run that cannot be read.
+    """
+    if specs is None:
+        specs = [spec for spec, _ in runs.finished(out)]
+    asked = {spec.run_id: spec for spec in specs}
+    table = []
+    for spec in asked.values():
+        beside = asked.get(spec.sft_spec().run_id) if spec.teacher_spec() else None
+        table += [_cell(spec, record) for record in _records(out, evaluation, spec, beside)]
+    return cells.cell_table(table)
+
+
+def keep(out: Path, evaluation: EvalSpec, spec: RunSpec) -> None:
+    """Compute what the cells of a run need as far as it is there, so that reading them later is quick."""
+    _records(out, evaluation, spec, spec.sft_spec() if spec.teacher_spec() else None)
+
+
+def _records(out: Path, evaluation: EvalSpec, spec: RunSpec, beside: RunSpec | None) -> list[dict[str, Any]]:
+    """Accuracy by task with likeness columns, also of the SFT student `beside`; empty if not evaluated."""
+    own = _Scored.of(out, spec, evaluation)
+    if own is None:
+        return []
+    likeness: dict[str, dict[str, float]] = {}
+    tuned = spec.teacher_spec()
+    if tuned and (teacher := _Scored.of(out, tuned, evaluation)):
+        sft = _Scored.of(out, beside, evaluation) if beside else None
+        _add(likeness, _kept(out, _likeness, own, teacher), suffix="")
+        _add(likeness, _kept(out, _likeness, sft, teacher) if sft else [], suffix="_sft")
+    return [record | likeness.get(record["task"], {}) for record in _kept(out, _accuracies, own)]
+
+
+class _Scored:
+    """The item rows of a run, read only if somebody looks at them."""
+
+    def __init__(self, folder: runs.RunFolder, evaluation: EvalSpec, digest: str) -> None:
+        self._folder, self._evaluation = folder, evaluation
+        self.name = f"{folder.path.name} {digest}"
+
+    @classmethod
+    def of(cls, out: Path, spec: RunSpec, evaluation: EvalSpec) -> _Scored | None:
+        """None if the run is not finished or not evaluated so."""
+        folder = runs.folder_of(out, spec.run_id)
+        digest = None if folder.result() is None else folder.items_digest(evaluation)
+        return None if digest is None else cls(folder, evaluation, digest)
+
+    def rows(self) -> pd.DataFrame:
+        return self._folder.evaluation(self._evaluation)
+
+
+def _likeness(student: pd.DataFrame, teacher: pd.DataFrame) -> list[dict[str, Any]]:
+    """Agreement and fidelity by task. Instructions have no answer to agree on."""
+    return [
+        {
+            "task": task,
+            "agreement": math.nan if task in INSTRUCTION_TASKS else evaluate.agreement(part)["agreement"],
+            "fidelity": evaluate.corpus_bleu(part["text"], part["text_teacher"]),
+        }
+        for task, part in evaluate.paired(student, teacher).groupby("task", sort=False)
+    ]
+
+
+def _add(found: dict[str, dict[str, float]], likeness: list[dict[str, Any]], *, suffix: str) -> None:
+    """Put likeness under the columns of that suffix, by task, as far as the cell schema has them."""
+    for record in likeness:
+        columns = {name + suffix: value for name, value in record.items() if name + suffix in cells.SCHEMA}
+        found.setdefault(record["task"], {}).update(columns)
+
+
+def _accuracies(rows: pd.DataFrame) -> list[dict[str, Any]]:
+    return _with_average(evaluate.accuracies(rows))
+
+
+def _with_average(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Accuracy records and their mean (tasks taken as independent)."""
+    se = float(np.sqrt((table["accuracy_se"] ** 2).sum()) / len(table))
+    mean = {"task": AVERAGE, "n": int(table["n"].sum()), "accuracy": float(table["accuracy"].mean())}
+    return [*table.to_dict("records"), mean | {"accuracy_se": se}]
+
+
+def _cell(spec: RunSpec, record: dict[str, Any]) -> dict[str, Any]:
+    cell = {
+        "source": "live",
+        "protocol": spec.protocol,
+        "domain": spec.domain,
+        "family": cells.model_family(spec.student),
+        "student": spec.student,
+        "student_parameters": cells.model_parameters(spec.student),
+        "method": spec.method,
+        "noise_sigma": spec.noise_sigma,
+        "seed": spec.seed,
+    }
+    cell |= {name: value for name, value in record.items() if name in cells.SCHEMA}
+    if spec.teacher is not None:
+        cell |= {
+            "teacher": spec.teacher,
+            "teacher_parameters": cells.model_parameters(spec.teacher),
+            "teacher_tuned": spec.teacher_tuned,
+            "temperature": spec.temperature,
+        }
+    return cell
+
+
+# --- kept on disk ----------------------------------------------------------------------------------------
+
+
+def _kept(out: Path, compute: Callable[..., list[dict[str, Any]]], *scored: _Scored) -> list[dict[str, Any]]:
+    """The records that were kept for these item rows, else those computed now, and kept."""
+    inputs = [compute.__name__, *(each.name for each in scored), _code_digest()]
+    key = hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
+    path = Path(out) / "cache" / "cells" / f"{key}.json"
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        if kept["sha256"] == _digest(kept["records"]):
+            return kept["records"]
+    except (OSError, ValueError, KeyError, TypeError):  # not there, or damaged: computed anew
+        pass
+    computed = compute(*(each.rows() for each in scored))
+    records = [{name: _or_none(value) for name, value in record.items()} for record in computed]
+    with contextlib.suppress(OSError):  # a store that is only read from has no cache, and is slower
+        store.write_json(path, {"records": records, "sha256": _digest(records)})
+    return records
+
+
+def _digest(records: list[dict[str, Any]]) -> str:
+    return hashlib.sha256(json.dumps(records, allow_nan=False).encode()).hexdigest()
+
+
+def _or_none(value: Any) -> Any:
+    """JSON has no NaN; a cell table reads null as NaN."""
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+@cache
+def _code_digest() -> str:
+    """Of the code that computes: our modules, and the packages that measure texts."""
+    texts = [inspect.getsource(module) for module in (evaluate, cells, sys.modules[__name__])]
+    texts += [f"{name} {environment.installed_version(name)}" for name in ("sacrebleu", "numpy", "pandas")]
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()

@@ -1,0 +1,152 @@
+"""Worker processes that do one task after another, and of which any may be killed.
+
+The executors of the standard library fail every task when one worker dies; here its own task does, and a
+new worker takes its place.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing import connection
+from typing import Any, Self
+
+FAREWELL_SECONDS = 2.0  # between asking a worker to end and killing it
+
+
+@dataclass(frozen=True)
+class Death:
+    """The result of a task whose worker died at it."""
+
+    reason: str  # one line
+
+
+class Pool:
+    """One worker for each of `settings`, started when it gets its first task.
+
+    A worker calls `prepare(setting)` once and `do(task)` for every task; both are functions of a module.
+    It takes no notice of Ctrl-C, which reaches the driver, and ends when the driver does.
+    """
+
+    def __init__(
+        self, do: Callable[[Any], Any], settings: Sequence[Any], *, prepare: Callable[[Any], None]
+    ) -> None:
+        self._workers = [_Worker(do, prepare, setting) for setting in settings]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        with _without_interrupts():
+            for worker in self._workers:
+                worker.dismiss(at_once=kind is not None)
+            for worker in self._workers:
+                worker.bury()
+
+    @property
+    def n_idle(self) -> int:
+        """How many tasks could be given now."""
+        return sum(worker.key is None for worker in self._workers)
+
+    def give(self, key: Hashable, task: Any) -> None:
+        """Have a task done; its result will come under that key. There must be an idle worker."""
+        next(worker for worker in self._workers if worker.key is None).give(key, task)
+
+    def results(self, timeout_seconds: float) -> list[tuple[Hashable, Any]]:
+        """Key and result of what has ended; waits for the first, but not longer than that."""
+        busy = {worker.connection: worker for worker in self._workers if worker.key is not None}
+        return [busy[each].take() for each in connection.wait(list(busy), timeout_seconds)]
+
+
+class _Worker:
+    """A process and the task it is at."""
+
+    def __init__(self, do, prepare, setting) -> None:
+        self._work = (do, prepare, setting)
+        self._process: multiprocessing.process.BaseProcess | None = None
+        self.connection: connection.Connection | None = None
+        self.key: Hashable | None = None
+
+    def give(self, key: Hashable, task: Any) -> None:
+        if self._process is None or not self._process.is_alive():  # it may have been killed while idle
+            self._start()
+        self.key = key
+        with contextlib.suppress(BrokenPipeError):  # it died just now: `take` will find that
+            self.connection.send(task)
+
+    def _start(self) -> None:
+        self.bury()
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, *self._work), daemon=True)
+        with _without_interrupts():  # which the new process inherits
+            self._process.start()
+        theirs.close()  # so that ours ends when the worker does
+
+    def take(self) -> tuple[Hashable, Any]:
+        key, self.key = self.key, None
+        try:
+            return key, self.connection.recv()
+        except (EOFError, OSError):
+            return key, Death(_reason(self.bury()))
+
+    def dismiss(self, *, at_once: bool) -> None:
+        """Have the worker end: in the midst of what it does, or else when it is idle, cleaning up."""
+        if self._process is not None:
+            self.connection.close()
+            if at_once:
+                self._process.terminate()
+
+    def bury(self) -> int | None:
+        """Wait for the end of the process, which is at hand; its exit code, None if there was no process."""
+        if self._process is None:
+            return None
+        self._process.join(FAREWELL_SECONDS)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+        code = self._process.exitcode
+        self.connection.close()
+        self._process = None
+        return code
+
+
+def _reason(code: int) -> str:
+    if code == -signal.SIGKILL:
+        return "the worker was killed (signal 9); the usual reason is that memory ran out: use fewer workers"
+    if code < 0:
+        return f"the worker was killed (signal {-code})"
+    return f"the worker ended with code {code}; what it said stands in its output"
+
+
+@contextlib.contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Ctrl-C waits until the end of the block."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _serve(theirs: connection.Connection, do, prepare, setting) -> None:
+    """A worker, from its start to the end of the driver."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_driver, daemon=True).start()
+    prepare(setting)
+    while True:
+        try:
+            task = theirs.recv()
+        except EOFError:
+            return
+        theirs.send(do(task))
+
+
+def _end_with_driver() -> None:
+    connection.wait([multiprocessing.parent_process().sentinel])
+    os._exit(1)

@@ -1,0 +1,51 @@
+"""What the workers of test_pool do; a module, since workers import it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from kdutils.pool import Pool
+
+SETTING = None
+
+
+def prepare(setting):
+    global SETTING
+    SETTING = setting
+
+
+def do(task):
+    kind, value = task
+    if kind == "kill":
+        os.kill(os.getpid(), value)
+    if kind == "exit":
+        os._exit(value)
+    if kind == "raise":
+        raise ZeroDivisionError
+    if kind == "interrupt":
+        os.kill(os.getpid(), signal.SIGINT)
+    if kind == "hang":
+        Path(value).write_text(str(os.getpid()))
+        time.sleep(600)
+    return (SETTING, os.getpid(), value)
+
+
+def main(folder: str) -> None:
+    """A driver whose two workers hang."""
+    with Pool(do, ["a", "b"], prepare=prepare) as pool:
+        for number in range(2):
+            pool.give(number, ("hang", f"{folder}/{number}"))
+        try:
+            while True:
+                pool.results(600)
+        except KeyboardInterrupt:
+            print("interrupted", flush=True)
+            raise
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,218 @@
+"""A file that is not what was written is found when it is read; the grid makes it anew."""
+
+import json
+import math
+import shutil
+
+import pandas as pd
+import pytest
+import tiny
+
+from kdutils import checks, filling, grid, lease, livecells, running, runs
+
+EVALUATION = tiny.EVALUATION
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory):
+    return tiny.plan(tmp_path_factory.mktemp("damage"))
+
+
+@pytest.fixture(scope="module")
+def whole(plan, tmp_path_factory):
+    """A folder in which everything is made."""
+    out = tmp_path_factory.mktemp("whole")
+    for run in plan:
+        running.run(run.spec, out=out, evaluation=EVALUATION)
+    return out
+
+
+@pytest.fixture
+def out(whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "out", ignore=shutil.ignore_patterns("cache"))
+    return tmp_path / "out"
+
+
+def flip(path):
+    """Change one byte in the middle, as a bad disk does."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+FILES = [
+    "result.json",
+    "spec.json",
+    "curve.jsonl",
+    "eval/*/items.parquet",
+    "eval/*/result.json",
+    "eval/*/spec.json",
+]
+
+
+def the(folder, pattern):
+    (path,) = folder.glob(pattern)
+    return path
+
+
+@pytest.mark.parametrize("damage", [flip, cut])
+@pytest.mark.parametrize("pattern", FILES)
+def test_a_damaged_file_is_set_aside_and_made_anew(plan, whole, out, inline, begun, pattern, damage):
+    (run_id,) = tiny.run_ids(plan, "fkl")
+    path = the(out / "runs" / run_id, pattern)
+    if pattern.endswith(".json") and damage is flip:
+        path.write_text("[]")
+    else:
+        damage(path)
+    with pytest.raises(runs.DamagedError, match=f"{path.name} is damaged .*; delete .* and run again"):
+        running.run(plan[0].spec, out=out, evaluation=EVALUATION)
+    begun.clear()
+    state = grid.fill(plan, out, workers=1)
+    assert (state.n_found, state.n_done, state.failures) == (4, 1, {})
+    assert set(state.set_aside) == {run_id}
+    assert f"{path.name} is damaged" in str(state)
+    of_evaluation = pattern.startswith("eval")
+    assert begun == ([] if of_evaluation else [run_id])
+    aside = f"{run_id}-{EVALUATION.eval_id}-1" if of_evaluation else f"{run_id}-1"
+    assert [each.name for each in (out / "damaged").iterdir()] == [aside]
+    assert grid.live_cells(plan, out).equals(grid.live_cells(plan, whole))
+
+
+def test_a_damaged_teacher_is_made_anew_for_its_student(plan, out, inline, begun):
+    (student,), teacher = tiny.run_ids(plan, "fkl"), tiny.teacher_id(plan)
+    shutil.rmtree(out / "runs" / student)
+    flip(out / "runs" / teacher / "model" / "model.safetensors")
+    with pytest.raises(runs.DamagedError, match=r"model.safetensors is damaged \(its SHA-256"):
+        running.run(plan[0].spec, out=out, evaluation=EVALUATION)
+    begun.clear()
+    seen = []
+    state = grid.fill(plan, out, workers=1, progress=seen.append)
+    assert (state.n_found, state.n_done, set(state.set_aside)) == (3, 2, {teacher})
+    assert begun == [student, teacher, student]
+    assert all(each.n_found + each.n_done + len(each.running) + each.n_left == 5 for each in seen)
+
+
+def test_weights_without_a_record_are_damaged_if_they_cannot_be_loaded(plan, out):
+    teacher = runs.folder_of(out, tiny.teacher_id(plan))
+    record = teacher.result()
+    del record["sha256"]
+    (teacher.path / "result.json").write_text(json.dumps(record))
+    spec = checks.resolved(plan[0].spec).teacher_spec()
+    running.load_trained(spec, teacher)  # an old folder is taken as it is
+    cut(teacher.model / "model.safetensors")
+    with pytest.raises(runs.DamagedError, match="model is damaged"):
+        running.load_trained(spec, teacher)
+
+
+def test_damaged_texts_are_written_anew(plan, out, inline):
+    (student,) = tiny.run_ids(plan, "seqkd")
+    path = the(out, "texts/*.jsonl")
+    before = path.read_bytes()
+    path.write_bytes(before.replace(b'"response": "', b'"response": "x', 1))
+    shutil.rmtree(out / "runs" / student)
+    with pytest.raises(runs.DamagedError, match="jsonl is damaged"):
+        running.run(plan[1].spec, out=out, evaluation=EVALUATION)
+    state = grid.fill(plan, out, workers=1)
+    assert (state.n_done, set(state.set_aside)) == (1, {f"texts-{path.stem}"})
+    assert path.read_bytes() == before
+
+
+def test_what_is_damaged_again_and_again_ends_in_a_failure(plan, out, inline, monkeypatch):
+    (student,), teacher = tiny.run_ids(plan, "fkl"), tiny.teacher_id(plan)
+    finish = runs.RunFolder.finish
+
+    def badly(folder, *arguments):
+        finish(folder, *arguments)
+        if folder.path.name == teacher:
+            flip(folder.model / "model.safetensors")
+
+    shutil.rmtree(out / "runs" / student)
+    flip(out / "runs" / teacher / "model" / "model.safetensors")
+    monkeypatch.setattr(runs.RunFolder, "finish", badly)
+    state = grid.fill(plan, out, workers=1)
+    assert state.failures[student].startswith(f"{teacher} was set aside 2 times and is damaged again")
+    assert len(list((out / "damaged").iterdir())) == 3
+
+
+def test_damage_that_is_read_later_is_found_then(plan, out):
+    flip(the(out / "runs" / tiny.run_ids(plan, "sft")[0], "eval/*/items.parquet"))
+    with pytest.raises(runs.DamagedError, match="items.parquet is damaged"):
+        grid.live_cells(plan, out)
+
+
+def test_what_somebody_else_has_made_anew_meanwhile_is_left_alone(plan, out):
+    (run_id,) = tiny.run_ids(plan, "sft")
+    folder = runs.folder_of(out, run_id)
+    cut(folder.path / "result.json")
+    with pytest.raises(runs.DamagedError) as caught:
+        folder.result()
+    folder.path.rename(out / "elsewhere")
+    running.run(plan[2].spec, out=out, evaluation=EVALUATION)
+    filling.set_aside(out, caught.value)
+    assert folder.is_whole(EVALUATION)
+    assert lease.is_free(out, run_id)
+
+
+# --- cells that are kept -------------------------------------------------------------------------------
+
+
+def test_cells_are_computed_once_and_again_when_something_changes(plan, out, monkeypatch):
+    counted = []
+
+    def counting(name):
+        function = getattr(livecells, name)
+
+        def counted_one(*rows):
+            counted.append(name)
+            return function(*rows)
+
+        counted_one.__name__ = name
+        monkeypatch.setattr(livecells, name, counted_one)
+
+    counting("_accuracies")
+    counting("_likeness")
+    first = grid.live_cells(plan, out)
+    pairs = 3  # either student and its teacher, and the SFT student, which both are compared beside, with it
+    assert (counted.count("_accuracies"), counted.count("_likeness")) == (4, pairs)
+    assert grid.live_cells(plan, out).equals(first)
+    assert len(counted) == 7
+    kept = sorted((out / "cache" / "cells").iterdir())
+    flip(kept[0])
+    kept[1].write_text('{"records": []')
+    kept[2].write_text("[]")
+    assert grid.live_cells(plan, out).equals(first)
+    assert len(counted) == 10
+    for each in plan:
+        livecells.keep(out, each.evaluation, checks.resolved(each.spec))
+    assert len(counted) == 10
+    sft = runs.folder_of(out, tiny.run_ids(plan, "sft")[0])
+    rows = sft.evaluation(EVALUATION).assign(text="another")
+    sft.write_evaluation(EVALUATION, rows, {})
+    changed = grid.live_cells(plan, out)
+    assert counted[10:].count("_accuracies") == counted[10:].count("_likeness") == 1
+    assert not changed.equals(first)
+
+
+def test_instructions_have_an_average_and_no_agreement(plan, out):
+    own = runs.folder_of(out, tiny.run_ids(plan, "fkl")[0])
+    rows = own.evaluation(EVALUATION)
+    both = pd.concat([rows.assign(task=task, rouge_l=0.5) for task in ("dolly", "vicuna")])
+    records = livecells._accuracies(both)
+    assert [record["task"] for record in records] == ["dolly", "vicuna", "average"]
+    likeness = livecells._likeness(both, both)
+    assert [record["fidelity"] >= 0 for record in likeness] == [True, True]
+    assert all(math.isnan(record["agreement"]) for record in likeness)
+
+
+def test_likeness_of_the_sft_student_is_that_of_the_same_seed(plan, out):
+    table = grid.live_cells(plan, out).query("task == 'addsub' and method == 'fkl'").iloc[0]
+    assert table["fidelity"] >= 0
+    assert table["fidelity_sft"] >= 0
+    assert table["agreement_sft"] == table["agreement_sft"]
+    alone = grid.live_cells(plan[:1], out).query("task == 'addsub'").iloc[0]
+    assert alone["fidelity"] == table["fidelity"]
+    assert alone["fidelity_sft"] != alone["fidelity_sft"]  # its SFT run is not asked for

@@ -1,0 +1,130 @@
+"""Who makes what: one holder at a time, whose lease ends with it or with its silence."""
+
+import json
+import os
+import subprocess
+import sys
+
+import psutil
+import pytest
+
+from kdutils import lease
+
+NAME = "a-run"
+HOLD = (
+    "import sys, time; from pathlib import Path; from kdutils import lease;"
+    "own = lease.take(Path(sys.argv[1]), 'a-run'); print('held', flush=True); time.sleep(600)"
+)
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Another process that holds the lease."""
+    process = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "held\n"
+    yield process
+    process.kill()
+    process.wait()
+    process.stdout.close()
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "leases" / f"{NAME}.json"
+
+
+def age(path, seconds):
+    """Make a lease look untouched for so long, by the clock of its file system."""
+    touched = path.stat().st_mtime - seconds
+    os.utime(path, (touched, touched))
+
+
+def test_a_lease_has_one_holder_and_ends_with_its_block(tmp_path, path):
+    assert lease.is_free(tmp_path, NAME)
+    with lease.take(tmp_path, NAME) as own:
+        own.check()
+        own.confirm()
+        assert not lease.is_free(tmp_path, NAME)
+        with pytest.raises(lease.HeldError, match="a-run is being made by another process"):
+            lease.take(tmp_path, NAME)
+        with lease.take(tmp_path, "another-run"):
+            pass
+    assert not path.exists()
+    with lease.take(tmp_path, NAME):
+        pass
+
+
+def test_another_process_keeps_us_out_until_it_dies(tmp_path, holder):
+    with pytest.raises(lease.HeldError):
+        lease.take(tmp_path, NAME)
+    holder.kill()
+    while psutil.Process(holder.pid).status() != psutil.STATUS_ZOMBIE:  # dead, although nobody has reaped it
+        pass
+    assert lease.is_free(tmp_path, NAME)
+    with lease.take(tmp_path, NAME) as own:
+        own.confirm()
+
+
+def test_another_process_under_the_same_number_is_another(tmp_path, path, holder):
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps(record | {"started": record["started"] - 100}))
+    assert lease.is_free(tmp_path, NAME)
+
+
+def test_a_holder_on_another_machine_is_gone_after_a_minute_of_silence(tmp_path, path, holder):
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"host": "elsewhere", "pid": 1}))
+    assert not lease.is_free(tmp_path, NAME)
+    age(path, lease.STALE_SECONDS + 10)
+    assert lease.is_free(tmp_path, NAME)
+
+
+def test_a_lease_that_says_nothing_is_free_after_a_minute(tmp_path, path):
+    """Its writer was killed between making the file and filling it."""
+    path.parent.mkdir()
+    path.touch()
+    assert not lease.is_free(tmp_path, NAME)
+    age(path, lease.STALE_SECONDS + 10)
+    with lease.take(tmp_path, NAME) as own:
+        own.confirm()
+
+
+def test_a_heart_beats_within_the_block_alone(tmp_path, path, monkeypatch):
+    monkeypatch.setattr(lease, "BEAT_SECONDS", 0.01)
+    with lease.take(tmp_path, NAME):
+        age(path, lease.STALE_SECONDS + 10)
+        while lease.is_free(tmp_path, NAME):  # until the next beat
+            pass
+    lease.take(tmp_path, NAME)
+    age(path, lease.STALE_SECONDS + 10)
+    assert lease.is_free(tmp_path, NAME)
+
+
+def test_who_was_silent_finds_the_lease_lost_and_leaves_it_alone(tmp_path, path):
+    with lease.take(tmp_path, NAME) as first:
+        age(path, lease.STALE_SECONDS + 10)
+        second = lease.take(tmp_path, NAME)
+        for asks in (first.check, first.confirm):
+            with pytest.raises(lease.LostError, match="a-run was taken over"):
+                asks()
+    assert path.is_file()
+    second.confirm()
+
+
+def test_of_many_that_take_a_stale_lease_over_one_gets_it(tmp_path, path):
+    lease.take(tmp_path, NAME)
+    age(path, lease.STALE_SECONDS + 10)
+    go = tmp_path / "go"
+    code = (
+        "import sys; from pathlib import Path; from kdutils import lease\n"
+        "while not Path(sys.argv[2]).exists(): pass\n"
+        "try: lease.take(Path(sys.argv[1]), 'a-run'); print('got it', flush=True); sys.stdin.read()\n"
+        "except lease.HeldError: print('held', flush=True)\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path), str(go)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    racers = [subprocess.Popen(command, **pipes) for _ in range(4)]
+    go.touch()
+    said = [racer.stdout.readline().strip() for racer in racers]  # the winner lives until all have spoken
+    for racer in racers:
+        racer.communicate()
+    assert sorted(said) == ["got it", "held", "held", "held"]

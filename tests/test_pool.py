@@ -1,0 +1,110 @@
+"""Workers that may be killed, and that end with their driver."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import errands
+import psutil
+import pytest
+
+from kdutils.pool import Death, Pool
+
+
+@pytest.fixture
+def pool():
+    with Pool(errands.do, ["a", "b"], prepare=errands.prepare) as pool:
+        yield pool
+
+
+def results(pool, n):
+    found = {}
+    while len(found) < n:
+        found |= dict(pool.results(10))
+    return found
+
+
+def test_a_worker_is_prepared_once_and_does_many_tasks(pool):
+    assert pool.n_idle == 2
+    pool.give("x", ("echo", 1))
+    pool.give("y", ("echo", 2))
+    assert pool.n_idle == 0
+    first = results(pool, 2)
+    assert {key: value[::2] for key, value in first.items()} == {"x": ("a", 1), "y": ("b", 2)}
+    pool.give("z", ("echo", 3))
+    assert results(pool, 1)["z"][:2] == first["x"][:2]
+    assert pool.results(0) == []
+
+
+@pytest.mark.parametrize(
+    ("task", "reason"),
+    [
+        (("kill", signal.SIGKILL), "signal 9); the usual reason is that memory ran out: use fewer workers"),
+        (("kill", signal.SIGSEGV), "the worker was killed (signal 11)"),
+        (("exit", 3), "the worker ended with code 3"),
+        (("raise", 0), "the worker ended with code 1"),
+    ],
+)
+def test_a_worker_that_dies_fails_its_own_task_and_is_replaced(pool, task, reason):
+    pool.give("bad", task)
+    pool.give("good", ("echo", 2))
+    found = results(pool, 2)
+    assert isinstance(found["bad"], Death)
+    assert reason in found["bad"].reason
+    assert found["good"][2] == 2
+    pool.give("next", ("echo", 3))
+    assert results(pool, 1)["next"][::2] == ("a", 3)
+
+
+def test_a_worker_killed_while_idle_is_replaced(pool):
+    pool.give("x", ("echo", 1))
+    _, number, _ = results(pool, 1)["x"]
+    os.kill(number, signal.SIGKILL)
+    pool.give("y", ("echo", 2))
+    assert isinstance(results(pool, 1)["y"], tuple | Death)  # it may have died under our hands
+    pool.give("z", ("echo", 3))
+    assert results(pool, 1)["z"][::2] == ("a", 3)
+
+
+def test_a_worker_takes_no_notice_of_an_interrupt(pool):
+    pool.give("x", ("interrupt", 1))
+    assert results(pool, 1)["x"][2] == 1
+
+
+def test_an_error_in_the_driver_ends_the_workers(tmp_path):
+    with pytest.raises(ZeroDivisionError), Pool(errands.do, [0], prepare=errands.prepare) as pool:
+        pool.give("x", ("hang", tmp_path / "number"))
+        (worker,) = workers_in(tmp_path, 1)
+        raise ZeroDivisionError
+    assert not worker.is_running()
+
+
+def workers_in(folder, n):
+    """The processes that have written their numbers there, once they are n."""
+    while len(numbers := [text for path in Path(folder).iterdir() if (text := path.read_text())]) < n:
+        time.sleep(0.01)
+    return [psutil.Process(int(number)) for number in numbers]
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_workers_end_with_their_driver(tmp_path, number):
+    driver = subprocess.Popen(
+        [sys.executable, errands.__file__, str(tmp_path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    workers = workers_in(tmp_path, 2)
+    if number == signal.SIGINT:
+        os.killpg(driver.pid, number)  # as a terminal does
+    else:
+        driver.send_signal(number)
+    said, errors = driver.communicate(timeout=60)
+    assert psutil.wait_procs(workers, timeout=60)[1] == []
+    if number == signal.SIGINT:
+        assert said == "interrupted\n"
+        assert errors.count("KeyboardInterrupt") == 1  # the driver's own
