@@ -22,7 +22,7 @@ import pandas as pd
 
 from kdutils import cells, environment, evaluate, runs, store
 from kdutils.runspec import EvalSpec, RunSpec
-from kdutils.spec import AVERAGE, INSTRUCTION_TASKS
+from kdutils.spec import AVERAGE, INSTRUCTION_TASKS, MATH_TASKS
 
 
 def cells_of(out: Path, evaluation: EvalSpec, specs: Iterable[RunSpec] | None = None) -> pd.DataFrame:
@@ -86,12 +86,16 @@ class _Scored:
 
 
 def _likeness(student: pd.DataFrame, teacher: pd.DataFrame) -> list[dict[str, Any]]:
-    """Agreement and fidelity by task. Instructions have no answer to agree on."""
+    """Agreement, fidelity, and in math the link of fidelity and correctness, by task.
+
+    Instructions have no answer to agree on.
+    """
     return [
         {
             "task": task,
             "agreement": math.nan if task in INSTRUCTION_TASKS else evaluate.agreement(part)["agreement"],
             "fidelity": evaluate.corpus_bleu(part["text"], part["text_teacher"]),
+            "fidelity_correct_r": evaluate.fidelity_correct_r(part) if task in MATH_TASKS else math.nan,
         }
         for task, part in evaluate.paired(student, teacher).groupby("task", sort=False)
     ]

@@ -32,11 +32,6 @@ from kdutils.evidence import (
 from kdutils.spec import AVERAGE, DOMAIN_LABELS, TASK_LABELS
 
 
-def not_released(_: Evidence, *, why: str) -> Finding:
-    """not_testable: the evidence has nothing of the kind."""
-    return Finding(verdict=NOT_TESTABLE, reason=why)
-
-
 def gain_is_positive(evidence: Evidence, *, domain: str, absent: str = "") -> Finding:
     """KD beats SFT: t-test of the average gain over pairs x methods.
 
