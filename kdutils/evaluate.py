@@ -279,11 +279,15 @@ def chance_accuracy(task: str) -> float:
 def accuracies(rows: pd.DataFrame, *, strict: bool = False) -> pd.DataFrame:
     """Accuracy by task: task, n, accuracy, accuracy_se, chance, truncated, unparsed (percent).
 
+    Instruction tasks, which have no right answer, have their mean ROUGE-L in its place.
+
     Several samples of an item are averaged first; the standard error is over items.
     """
-    column = "correct_strict" if strict else "correct"
     table = []
     for task, part in rows.groupby("task", sort=False):
+        column = "correct_strict" if strict else "correct"
+        if task in INSTRUCTION_TASKS:
+            column = "rouge_l"
         by_item = part.groupby("item_id")[column].mean()
         spread = float(by_item.std(ddof=1)) if len(by_item) > 1 else math.nan
         table.append(

@@ -337,6 +337,17 @@ def verdict_bars(counts: pd.DataFrame, *, watermark: str = "") -> Figure:
     return fig
 
 
+def running_curves(curves: dict[str, list[tuple[int, int, float]]]) -> Figure:
+    """Losses of the trainings that are running, by the share of their steps: points (step, n_steps, loss)."""
+    fig, (ax,) = plots.panels(height=2.2)
+    for (label, points), colour in zip(curves.items(), plots.ordered_colours(len(curves)), strict=True):
+        shares = [100 * step / n_steps for step, n_steps, _ in points]
+        ax.plot(shares, [loss for *_, loss in points], color=colour, marker=".", label=label)
+    ax.set(xlabel="steps done, %", ylabel="loss, nats a token", xlim=(0, 100))
+    ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
+    return fig
+
+
 def training_curve(entries: pd.DataFrame) -> Figure:
     """Loss by step and, where there is one, validation loss by epoch: entries of curve.jsonl."""
     fig, (ax,) = plots.panels(height=2.6)

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from kdutils import checks, environment, lease, livecells, running, runs
 from kdutils.pool import Death, Pool
@@ -26,6 +26,14 @@ PATIENCE = 2  # how often one thing is set aside before what needs it counts as 
 Progress = Callable[["State"], None]
 
 
+class Point(NamedTuple):
+    """A point of a training curve."""
+
+    step: int
+    n_steps: int
+    loss: float  # nats a token
+
+
 @dataclass(frozen=True)
 class State:
     """How far the runs of a plan are; every run is found, done, failed, running or left."""
@@ -34,6 +42,7 @@ class State:
     n_found: int = 0  # were there before, or were made by somebody else meanwhile
     n_done: int = 0  # made this time
     running: list[str] = field(default_factory=list)  # short labels
+    curves: dict[str, list[Point]] = field(default_factory=dict)  # label -> curve, of what is running
     failures: dict[str, str] = field(default_factory=dict)  # run_id -> reason
     set_aside: dict[str, str] = field(default_factory=dict)  # id of what was damaged -> reason
     seconds: float = 0.0  # since the start
@@ -76,6 +85,7 @@ class Filling:
         self._n_set_aside: dict[str, int] = {}
         self._held: dict[str, str] = {}  # run_id -> lease that another process holds
         self._begun: dict[str, float] = {}  # run_id -> when it was given to a worker
+        self._curves: dict[str, list[Point]] = {}
         self._n_workers = 1
         self._started = time.monotonic()
         self._cost_made = self._seconds_made = 0.0  # cost and worker seconds of what was made
@@ -104,7 +114,7 @@ class Filling:
     def fill(self, settings: Sequence[int | None]) -> None:
         """Make what is missing, one worker for each of the settings."""
         self._n_workers = len(settings)
-        with Pool(make_run, settings, prepare=prepare) as pool:
+        with Pool(make_run, settings, prepare=prepare, hear=self._hear) as pool:
             self._report()
             while "waiting" in self._status.values() or "running" in self._status.values():
                 self._give(pool)
@@ -129,7 +139,11 @@ class Filling:
                 pool.give(run_id, _Task(job.spec, job.evaluations, self._out))
                 self._status[run_id] = "running"
                 self._begun[run_id] = time.monotonic()
+                self._curves[run_id] = []
                 self._report()
+
+    def _hear(self, run_id: str, point: Point) -> None:
+        self._curves[run_id].append(point)
 
     def _ready(self) -> list[str]:
         there = {run_id for run_id, status in self._status.items() if status in ("found", "made")}
@@ -191,12 +205,13 @@ class Filling:
 
     def state(self) -> State:
         """A snapshot."""
-        status = list(self._status.values())
+        status, running = list(self._status.values()), self._with("running")
         return State(
             n_runs=len(self._jobs),
             n_found=status.count("found"),
             n_done=status.count("made"),
-            running=[self._jobs[run_id].label for run_id in self._with("running")],
+            running=[self._jobs[run_id].label for run_id in running],
+            curves={self._jobs[run_id].label: list(self._curves[run_id]) for run_id in running},
             failures=dict(self._failures),
             set_aside=dict(self._set_aside),
             seconds=time.monotonic() - self._started,
@@ -256,12 +271,20 @@ def prepare(gpu: int | None) -> None:
     torch.set_flush_denormal(True)
 
 
-def make_run(task: _Task) -> _Outcome:
-    """Make a run, and say what came of it. Interrupts are not caught."""
+def make_run(task: _Task, tell: Callable[[Point], None]) -> _Outcome:
+    """Make a run, tell its curve, and say what came of it. Interrupts are not caught."""
+    told = 0.0
+
+    def progress(entry: dict[str, Any]) -> None:
+        nonlocal told
+        if "loss" in entry and time.monotonic() - told > TICK_SECONDS:
+            told = time.monotonic()
+            tell(Point(entry["step"], entry["n_steps"], entry["loss"]))
+
     try:
         made = []
         for evaluation in task.evaluations:
-            made.append(running.make(task.spec, evaluation, task.out, waits=False))
+            made.append(running.make(task.spec, evaluation, task.out, progress=progress, waits=False))
             livecells.keep(task.out, evaluation, task.spec)  # here, where there are many of us
     except (lease.HeldError, lease.LostError) as error:
         return _Outcome("held", name=error.name)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
-from IPython.display import display
+from IPython.display import DisplayHandle, display
+from matplotlib.figure import Figure
 
 from kdutils import figures, study
 from kdutils.plan import Plan
@@ -47,18 +48,31 @@ def train(plan: Plan, *, workers: int | None = None) -> None:
     from kdutils import grid  # loads torch, which a profile without training does not need
 
     line = display(_shown("planning"), display_id=True, raw=True)
-    state = grid.fill(
-        plan.runs, plan.out, workers=workers, progress=lambda state: line.update(_bar(state), raw=True)
-    )
+    state = grid.fill(plan.runs, plan.out, workers=workers, progress=_Progress(line))
     line.update(_shown(str(state)), raw=True)
 
 
-def _bar(state: State) -> dict[str, Any]:
-    """The state of a grid as a progress bar and a line below it."""
-    n_over = state.n_runs - state.n_left - len(state.running)
-    running = "".join(f"<br>{html.escape(label)}" for label in state.running)
-    bar = f'<progress value="{n_over}" max="{state.n_runs}"></progress> {html.escape(str(state))}{running}'
-    return {"text/html": bar, "text/plain": str(state)}
+class _Progress:
+    """Shows the state of a grid as a bar, a line, and the curves of what is running."""
+
+    def __init__(self, line: DisplayHandle, every_seconds: float = 2.0) -> None:
+        self.line, self.every_seconds, self.drawn = line, every_seconds, 0.0
+
+    def __call__(self, state: State) -> None:
+        if time.monotonic() - self.drawn > self.every_seconds:
+            self.drawn = time.monotonic()
+            self.line.update(self.picture(state), raw=True)
+
+    def picture(self, state: State) -> dict[str, Any]:
+        """The state as HTML, and as text where that is not shown."""
+        n_over = state.n_runs - state.n_left - len(state.running)
+        bar = f'<progress value="{n_over}" max="{state.n_runs}"></progress> {html.escape(str(state))}'
+        bar += "".join(f"<br>{html.escape(label)}" for label in state.running)
+        curves = {label: points for label, points in state.curves.items() if points}
+        if curves:
+            png = _png(figures.running_curves(curves))
+            bar += f'<br><img alt="losses of the runs that are running" src="data:image/png;base64,{png}">'
+        return {"text/html": bar, "text/plain": str(state)}
 
 
 class Curve:
@@ -82,15 +96,20 @@ class Curve:
 
     def picture(self) -> dict[str, Any]:
         """The loss by step and the validation loss by epoch as PNG, and the last values as text."""
-        fig = figures.training_curve(pd.DataFrame(self.entries))
-        buffer = io.BytesIO()
-        fig.savefig(buffer, format="png", dpi=100)
-        plt.close(fig)
+        png = _png(figures.training_curve(pd.DataFrame(self.entries)))
         last = self.entries[-1]
         text = ", ".join(
             f"{key} {value:.4g}" for key, value in last.items() if isinstance(value, int | float)
         )
-        return {"image/png": base64.b64encode(buffer.getvalue()).decode(), "text/plain": text}
+        return {"image/png": png, "text/plain": text}
+
+
+def _png(fig: Figure) -> str:
+    """A figure as PNG in base64; closes it."""
+    buffer = io.BytesIO()
+    fig.savefig(buffer, format="png", dpi=100)
+    plt.close(fig)
+    return base64.b64encode(buffer.getvalue()).decode()
 
 
 def _remark(text: str) -> None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from multiprocessing import connection
 from typing import Any, Self
 
+Tell = Callable[[Any], None]
 FAREWELL_SECONDS = 2.0  # between asking a worker to end and killing it
 
 
@@ -29,13 +30,20 @@ class Death:
 class Pool:
     """One worker for each of `settings`, started when it gets its first task.
 
-    A worker calls `prepare(setting)` once and `do(task)` for every task; both are functions of a module.
-    It takes no notice of Ctrl-C, which reaches the driver, and ends when the driver does.
+    A worker calls `prepare(setting)` once and `do(task, tell)` for every task; both are functions of a
+    module, and what it tells comes to `hear(key, message)` in the driver, while that waits for results. A
+    worker takes no notice of Ctrl-C, which reaches the driver, and ends when the driver does.
     """
 
     def __init__(
-        self, do: Callable[[Any], Any], settings: Sequence[Any], *, prepare: Callable[[Any], None]
+        self,
+        do: Callable[[Any, Tell], Any],
+        settings: Sequence[Any],
+        *,
+        prepare: Callable[[Any], None],
+        hear: Callable[[Hashable, Any], None] = lambda key, message: None,
     ) -> None:
+        self._hear = hear
         self._workers = [_Worker(do, prepare, setting) for setting in settings]
 
     def __enter__(self) -> Self:
@@ -58,9 +66,17 @@ class Pool:
         next(worker for worker in self._workers if worker.key is None).give(key, task)
 
     def results(self, timeout_seconds: float) -> list[tuple[Hashable, Any]]:
-        """Key and result of what has ended; waits for the first, but not longer than that."""
+        """Key and result of what has ended; waits for something to happen, but not longer than that."""
         busy = {worker.connection: worker for worker in self._workers if worker.key is not None}
-        return [busy[each].take() for each in connection.wait(list(busy), timeout_seconds)]
+        ended = []
+        for each in connection.wait(list(busy), timeout_seconds):
+            key = busy[each].key
+            is_over, value = busy[each].take()
+            if is_over:
+                ended.append((key, value))
+            else:
+                self._hear(key, value)
+        return ended
 
 
 class _Worker:
@@ -88,12 +104,15 @@ class _Worker:
             self._process.start()
         theirs.close()  # so that ours ends when the worker does
 
-    def take(self) -> tuple[Hashable, Any]:
-        key, self.key = self.key, None
+    def take(self) -> tuple[bool, Any]:
+        """Whether the task is over, and its result or what the worker tells."""
         try:
-            return key, self.connection.recv()
+            is_over, value = self.connection.recv()
         except (EOFError, OSError):
-            return key, Death(_reason(self.bury()))
+            is_over, value = True, Death(_reason(self.bury()))
+        if is_over:
+            self.key = None
+        return is_over, value
 
     def dismiss(self, *, at_once: bool) -> None:
         """Have the worker end: in the midst of what it does, or else when it is idle, cleaning up."""
@@ -144,7 +163,7 @@ def _serve(theirs: connection.Connection, do, prepare, setting) -> None:
             task = theirs.recv()
         except EOFError:
             return
-        theirs.send(do(task))
+        theirs.send((True, do(task, lambda message: theirs.send((False, message)))))
 
 
 def _end_with_driver() -> None:

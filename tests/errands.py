@@ -18,8 +18,11 @@ def prepare(setting):
     SETTING = setting
 
 
-def do(task):
+def do(task, tell):
     kind, value = task
+    if kind == "tell":
+        for message in value:
+            tell(message)
     if kind == "kill":
         os.kill(os.getpid(), value)
     if kind == "exit":

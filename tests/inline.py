@@ -8,8 +8,8 @@ import time
 class InlinePool:
     """Stands in for pool.Pool where a test is about what is done, not about processes."""
 
-    def __init__(self, do, settings, *, prepare):
-        self.do, self.n_workers, self.given = do, len(settings), []
+    def __init__(self, do, settings, *, prepare, hear):
+        self.do, self.hear, self.n_workers, self.given = do, hear, len(settings), []
 
     def __enter__(self):
         return self
@@ -29,4 +29,4 @@ class InlinePool:
             time.sleep(min(timeout_seconds, 0.05))
             return []
         key, task = self.given.pop(0)
-        return [(key, self.do(task))]
+        return [(key, self.do(task, lambda message: self.hear(key, message)))]

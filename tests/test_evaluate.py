@@ -197,3 +197,19 @@ def test_agreement_of_the_likeliest_tokens_counts_tokens_not_items():
     assert evaluate.agreement(both)["top1_agreement"] == 50.0
     teacher.at[0, "top1"] = [1, 2]
     assert np.isnan(evaluate.agreement(evaluate.paired(student, teacher))["top1_agreement"])
+
+
+def test_instructions_are_scored_by_their_mean_rouge():
+    rows = pd.DataFrame(
+        {
+            "task": "dolly",
+            "item_id": ["a", "b"],
+            "correct": [True, False],
+            "rouge_l": [0.9, 0.3],
+            "truncated": False,
+            "unparsed": False,
+        }
+    )
+    (row,) = evaluate.accuracies(rows).to_dict("records")
+    assert row["accuracy"] == pytest.approx(60.0)
+    assert row["accuracy_se"] == pytest.approx(30.0)

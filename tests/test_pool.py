@@ -39,6 +39,17 @@ def test_a_worker_is_prepared_once_and_does_many_tasks(pool):
     assert pool.results(0) == []
 
 
+def test_what_a_worker_tells_is_heard_before_its_result():
+    heard = []
+    with Pool(
+        errands.do, ["a"], prepare=errands.prepare, hear=lambda key, message: heard.append((key, message))
+    ) as pool:
+        pool.give("x", ("tell", [1, 2]))
+        assert pool.n_idle == 0
+        assert results(pool, 1)["x"][2] == [1, 2]
+    assert heard == [("x", 1), ("x", 2)]
+
+
 @pytest.mark.parametrize(
     ("task", "reason"),
     [

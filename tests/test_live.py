@@ -1,0 +1,70 @@
+"""What a notebook shows while it trains, and what it says where results are missing."""
+
+import base64
+
+import pytest
+
+from kdutils import live, plan, published, study
+from kdutils.filling import Point, State
+
+
+class Line:
+    """Stands in for a display of Jupyter."""
+
+    def __init__(self):
+        self.shown = []
+
+    def update(self, bundle, *, raw):
+        self.shown.append(bundle)
+
+
+def state(**fields):
+    return State(**{"n_runs": 10, "n_found": 2, "n_done": 3, "running": ["fkl <a> math s0"]} | fields)
+
+
+def test_progress_shows_a_bar_the_line_and_what_runs():
+    line = Line()
+    live._Progress(line)(state())
+    (bundle,) = line.shown
+    assert '<progress value="5" max="10">' in bundle["text/html"]
+    assert "fkl &lt;a&gt; math s0" in bundle["text/html"]
+    assert bundle["text/plain"] == str(state())
+    assert "<img" not in bundle["text/html"]
+
+
+def test_progress_draws_the_curves_of_what_runs():
+    curves = {"one": [Point(1, 10, 2.0), Point(5, 10, 1.0)], "two": []}
+    html = live._Progress(Line()).picture(state(curves=curves))["text/html"]
+    encoded = html.split("base64,")[1].split('"')[0]
+    assert base64.b64decode(encoded).startswith(b"\x89PNG")
+
+
+def test_progress_is_not_redrawn_at_every_change():
+    line = Line()
+    progress = live._Progress(line, every_seconds=600)
+    progress(state())
+    progress(state(n_done=4))
+    assert len(line.shown) == 1
+
+
+@pytest.fixture
+def said(monkeypatch):
+    bundles = []
+    monkeypatch.setattr(live, "display", lambda bundle, raw: bundles.append(bundle["text/plain"]))
+    return bundles
+
+
+def test_missing_tables_are_a_gap_where_there_are_live_results(monkeypatch, tmp_path, said):
+    monkeypatch.setenv("KDUTILS_DATA", str(tmp_path))
+    asked = plan.plan("01", {"profile": "smoke", "out": str(tmp_path), "students": ["Qwen2.5-0.5B"]})
+    cells = live.cells(asked)
+    assert cells.empty
+    assert said[0] == live.MODEL_WORLD
+    assert said[1].startswith("Released results are missing here: ")
+    assert "put the files of" in said[1]  # the remedy
+
+
+def test_missing_tables_are_an_error_where_there_is_nothing_else(monkeypatch, tmp_path):
+    monkeypatch.setenv("KDUTILS_DATA", str(tmp_path))
+    with pytest.raises(published.ReleasedTablesError):
+        study.cells_of(plan.plan("01", {"profile": "published"}))
