@@ -53,7 +53,7 @@ SELECTION_STYLE = {
     "best_on_test": Style("best temperature per task, on test", _COLOURS[0], "o"),
     "temperature_1": Style("temperature 1", _COLOURS[1], "^"),
 }
-ANSWER_STYLE = {  # columns of study.answer_shares; like answers first
+ANSWER_STYLE = {  # columns of likeness.answer_shares; like answers first
     "both_right": Style("both right", _COLOURS[2], "o"),
     "same_wrong": Style("both wrong, same answer", _COLOURS[1], "^"),
     "other_wrong": Style("both wrong, other answers", _COLOURS[4], "X"),

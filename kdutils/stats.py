@@ -376,7 +376,7 @@ def rise_by_method(gain_table: pd.DataFrame, *, measure: str) -> pd.DataFrame:
 def noise_costs(losses: pd.DataFrame) -> pd.DataFrame:
     """What each sigma costs on the average, a row a domain x sigma: runs, loss, low, high, collapsed.
 
-    Takes `study.noise_losses`; the interval of the mean loss (points) is Student's t over pairs x methods,
+    Takes `sweeps.noise_losses`; the interval of the mean loss (points) is Student's t over pairs x methods,
     and `collapsed` counts those below half of their noise-free accuracy.
     """
     table = losses[losses["task"] == AVERAGE].sort_values("noise_sigma", kind="stable")
@@ -391,7 +391,7 @@ def noise_costs(losses: pd.DataFrame) -> pd.DataFrame:
 
 
 def item_links(runs: pd.DataFrame, *, bound: float) -> pd.DataFrame:
-    """`study.right_and_alike` by task: runs, median r, median |r|, and in how many |r| is below `bound`."""
+    """`likeness.right_and_alike` by task: runs, median r, median |r|, how many |r| are below `bound`."""
     rows = []
     for label, part in runs.groupby("label", sort=False):
         r = part["fidelity_correct_r"]

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from kdutils import stats, study
+from kdutils import likeness, stats, study, sweeps
 from kdutils.cells import size_label
 from kdutils.evidence import (
     ALPHA,
@@ -298,7 +298,7 @@ def right_and_alike_are_feebly_linked(evidence: Evidence, *, task: str, bound: f
     temperature 1 without noise from a tuned teacher. reproduced: the median |r| over the runs is below
     `bound`; otherwise not_reproduced. `absent` is why there may be no item rows.
     """
-    runs = study.right_and_alike(evidence.cells)
+    runs = likeness.right_and_alike(evidence.cells)
     runs = runs[runs["task"] == task]
     if runs.empty and evidence.source == "published":
         return Finding(verdict=NOT_TESTABLE, reason=absent)
@@ -362,7 +362,7 @@ def much_noise_collapses(evidence: Evidence, *, sigma: float, absent: str) -> Fi
 
 
 def _noise_loss(evidence: Evidence, sigmas: tuple[float, ...]) -> pd.DataFrame:
-    losses = study.noise_losses(study.noise_runs(evidence.cells))
+    losses = sweeps.noise_losses(sweeps.noise_runs(evidence.cells))
     return losses[(losses["task"] == AVERAGE) & losses["noise_sigma"].isin(sigmas)]
 
 
@@ -381,7 +381,7 @@ def temperature_is_best(evidence: Evidence, *, temperature: float) -> Finding:
 
     reproduced: best in more than half (a tie counts as a share); otherwise not_reproduced.
     """
-    runs = study.temperature_runs(evidence.cells)
+    runs = sweeps.temperature_runs(evidence.cells)
     runs = runs[runs["task"] != AVERAGE]
     if runs.empty or temperature not in set(runs["temperature"]):
         return missing(f"runs at temperature {temperature:g} and others")
@@ -449,7 +449,7 @@ def smaller_students_drop_more(evidence: Evidence, *, temperature: float) -> Fin
 
 
 def _loss_at(evidence: Evidence, temperature: float) -> pd.DataFrame:
-    runs = study.temperature_runs(evidence.cells)
+    runs = sweeps.temperature_runs(evidence.cells)
     runs = runs[runs["task"] == AVERAGE]
     keys = ["domain", "teacher", "student", "student_parameters", "method"]
     lower = runs[runs["temperature"] < temperature].groupby(keys, sort=False)["accuracy"].max()

@@ -39,6 +39,8 @@ LEFT_TO_RIGHT = [
     "ladder",
     "published",
     "study",
+    "likeness",
+    "sweeps",
     "examples",
     "stats",
     "evidence",

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kdutils import claims, figures, plots, published, stats, study
+from kdutils import claims, figures, likeness, plots, published, stats, study, sweeps
 
 
 @pytest.fixture(scope="module")
@@ -47,9 +47,9 @@ def drawings(cells, gains, points):
     size = stats.correlation_intervals(stats.ledger(cells, section="02"), "spearman_gain_size")
     size["printed"] = [claims.printed_size_correlation(row.domain, row.task) for row in size.itertuples()]
     tuning = study.averages(study.teacher_tuning(cells))
-    agreement = study.likeness_by_pair(gains, measure="agreement")
+    agreement = likeness.by_pair(gains, measure="agreement")
     kinds = [plots.KIND_STYLE[kind] for kind in ("sft", "kd", "untuned", "tuned")]
-    swept = study.temperature_runs(cells)
+    swept = sweeps.temperature_runs(cells)
     return {
         "coverage": lambda: figures.coverage(study.coverage(cells)),
         "gain_by_pair": lambda: figures.gain_by_pair(
@@ -70,7 +70,7 @@ def drawings(cells, gains, points):
             gains.dropna(subset=["fidelity"]), measure="fidelity", label="fidelity, %"
         ),
         "temperature": lambda: figures.temperature_curves(stats.accuracy_intervals(study.averages(swept))),
-        "best": lambda: figures.best_temperature(study.best_temperature_shares(swept)),
+        "best": lambda: figures.best_temperature(sweeps.best_temperature_shares(swept)),
         "noise": lambda: figures.known_noise(published.noise_results(), sft=52.84, base=20.09),
         "verdicts": lambda: figures.verdict_bars(claims.verdict_counts(claims.judge(cells, section="02"))),
     }
@@ -286,9 +286,9 @@ def test_panels_with_other_pairs_keep_their_rows_apart():
 
 
 def test_answer_shares_fill_their_bars():
-    shares = dict(zip(study.ANSWERS, (40.0, 10.0, 20.0, 25.0, 5.0), strict=True))
+    shares = dict(zip(likeness.ANSWERS, (40.0, 10.0, 20.0, 25.0, 5.0), strict=True))
     table = pd.DataFrame([{"domain": "math", "label": label} | shares for label in ("SFT", "GKD")])
-    assert list(plots.ANSWER_STYLE) == study.ANSWERS
+    assert list(plots.ANSWER_STYLE) == likeness.ANSWERS
     fig = figures.answer_shares(table, watermark="model world")
     (ax,) = fig.axes
     ends = [bar.get_x() + bar.get_width() for bar in ax.patches]

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from kdutils import cells as cell_rows
-from kdutils import checks, published, runs, runspec, study
+from kdutils import checks, likeness, published, runs, runspec, study, sweeps
 from kdutils.plan import Filter, Plan
 from kdutils.spec import RELEASED_MODELS, load_profile
 
@@ -89,7 +89,7 @@ def test_teacher_tuning_compares_the_same_distillation(cells):
 
 
 def test_temperature_runs_are_those_with_several(cells):
-    runs = study.temperature_runs(cells)
+    runs = sweeps.temperature_runs(cells)
     assert sorted(runs["temperature"]) == [1.0, 2.0]
     assert set(runs["method"]) == {"fkl"}
 
@@ -102,38 +102,40 @@ def test_noise_costs_the_noise_free_run_of_the_same_seed_minus_the_noisy_one():
     rows = [noisy(0.0, 40.0), noisy(2.0, 36.0), noisy(5.0, 19.0), noisy(0.0, 90.0, seed=1)]
     rows += [noisy(0.0, 50.0, student="toy-2M"), baseline("toy-1M", "sft", 45.0, task="average")]
     rows += [baseline("toy-1M", "base", 10.0, task="average", protocol="paper")]
-    runs = study.noise_runs(cell_rows.cell_table(rows))
+    runs = sweeps.noise_runs(cell_rows.cell_table(rows))
     assert runs["accuracy"].tolist() == [40.0, 36.0, 19.0]  # neither the second seed nor the other student
     assert set(runs["sft_accuracy"]) == {45.0}
     assert set(runs["base_accuracy"]) == {10.0}
-    losses = study.noise_losses(runs)
+    losses = sweeps.noise_losses(runs)
     assert losses["loss"].tolist() == [4.0, 21.0]
     assert losses["is_collapsed"].tolist() == [False, True]
-    assert study.noise_losses(runs[runs["noise_sigma"] > 0]).empty
+    assert sweeps.noise_losses(runs[runs["noise_sigma"] > 0]).empty
 
 
 def test_half_of_the_noise_free_accuracy_is_no_collapse():
-    losses = study.noise_losses(study.noise_runs(cell_rows.cell_table([noisy(0.0, 40.0), noisy(5.0, 20.0)])))
+    losses = sweeps.noise_losses(
+        sweeps.noise_runs(cell_rows.cell_table([noisy(0.0, 40.0), noisy(5.0, 20.0)]))
+    )
     assert not losses["is_collapsed"].any()
 
 
 def test_nothing_with_noise_gives_empty_tables(cells):
-    runs = study.noise_runs(cells[cells["noise_sigma"] == 0.0])
+    runs = sweeps.noise_runs(cells[cells["noise_sigma"] == 0.0])
     assert runs.empty
     assert study.averages(runs).empty
-    assert study.noise_losses(runs).empty
+    assert sweeps.noise_losses(runs).empty
 
 
 def test_temperatures_are_compared_on_the_seeds_that_have_several():
     rows = [distilled("fkl", 1.0, value, seed=seed) for seed, value in enumerate((40.0, 90.0))]
-    runs = study.temperature_runs(cell_rows.cell_table([*rows, distilled("fkl", 2.0, 50.0)]))
+    runs = sweeps.temperature_runs(cell_rows.cell_table([*rows, distilled("fkl", 2.0, 50.0)]))
     assert dict(zip(runs["temperature"], runs["accuracy"], strict=True)) == {1.0: 40.0, 2.0: 50.0}
 
 
 def test_accuracies_by_column_in_the_order_of_the_values_and_domains():
     rows = [distilled("fkl", t, 40.0 + t, task="average", domain=domain)
             for domain in ("commonsense", "math") for t in (5.0, 1.0)]  # fmt: skip
-    wide = study.by_column(study.temperature_runs(cell_rows.cell_table(rows)), "temperature", "T")
+    wide = sweeps.by_column(sweeps.temperature_runs(cell_rows.cell_table(rows)), "temperature", "T")
     assert list(wide.columns) == ["domain", "teacher", "student", "method", "T = 1", "T = 5"]
     assert wide[["domain", "T = 1", "T = 5"]].to_numpy().tolist() == [
         ["math", 41.0, 45.0],
@@ -143,7 +145,7 @@ def test_accuracies_by_column_in_the_order_of_the_values_and_domains():
 
 def test_remark_on_the_best_temperature_gives_the_range_over_cases():
     shares = pd.DataFrame({"T = 1": [0.25, 0.5], "T = 2": [0.5, 0.5]}, index=["math, fkl", "math, revkd"])
-    assert "T = 1 25% to 50%, T = 2 50%." in study.best_temperature_remark(shares)
+    assert "T = 1 25% to 50%, T = 2 50%." in sweeps.best_temperature_remark(shares)
 
 
 def test_likeness_by_method_keeps_methods_apart_and_has_one_sft_value(cells):
@@ -152,7 +154,7 @@ def test_likeness_by_method_keeps_methods_apart_and_has_one_sft_value(cells):
     table.loc[table["method"] == "gkd", "fidelity"] = 70.0
     table.loc[table["teacher"] != "", "fidelity_sft"] = 50.0
     gains = study.gains(table, selection="best_on_test")
-    found = study.likeness_by_method(gains, measure="fidelity")
+    found = likeness.by_method(gains, measure="fidelity")
     assert found["method"].tolist() == ["sft", "fkl", "gkd"]
     assert found["fidelity"].tolist() == [50.0, 60.0, 70.0]
     assert set(found["pair"]) == {"toy 8M→1M"}
@@ -160,21 +162,21 @@ def test_likeness_by_method_keeps_methods_apart_and_has_one_sft_value(cells):
 
 def test_right_and_alike_takes_plain_runs_only(cells):
     table = cells.assign(fidelity_correct_r=0.1)
-    found = study.right_and_alike(table)
+    found = likeness.right_and_alike(table)
     assert sorted(found["method"]) == ["fkl", "gkd"]  # not temperature 2, the untuned teacher or the noise
     assert set(found["label"]) == {"SVAMP"}
     aqua = table[table["method"] == "gkd"].assign(task="aqua", family="zoo")
-    assert study.right_and_alike(pd.concat([table, aqua]))["label"].iloc[0] == "AQuA"
-    assert study.right_and_alike(cells).empty
+    assert likeness.right_and_alike(pd.concat([table, aqua]))["label"].iloc[0] == "AQuA"
+    assert likeness.right_and_alike(cells).empty
 
 
 def test_decoding_names_the_protocol(cells):
-    assert study.decoding(cells) == "greedy decoding, protocol careful"
-    assert study.decoding(cells.assign(source="published", protocol="paper")).startswith("sampled")
+    assert sweeps.decoding(cells) == "greedy decoding, protocol careful"
+    assert sweeps.decoding(cells.assign(source="published", protocol="paper")).startswith("sampled")
 
 
 def test_best_temperature_shares_by_hand(cells):
-    shares = study.best_temperature_shares(study.temperature_runs(cells))
+    shares = sweeps.best_temperature_shares(sweeps.temperature_runs(cells))
     assert shares.to_dict("index") == {"math, SeqKD†": {"T = 2": 1.0}}
 
 
@@ -260,7 +262,7 @@ def test_average_is_the_best_average_not_the_average_of_the_best(released_tables
 
 def test_likeness_takes_the_sft_value_of_the_same_teacher(released_tables):
     gains = study.gains(published.cells(), selection="best_on_test")
-    table = study.likeness_by_pair(gains, measure="agreement")
+    table = likeness.by_pair(gains, measure="agreement")
     assert len(table) == 22
     math_rise = table.loc[table["domain"] == "math", "rise"].mean()
     assert math_rise == pytest.approx(5.4, abs=0.05)
@@ -361,29 +363,29 @@ def answered(tmp_path):
 
 
 def test_answers_of_student_and_teacher_by_hand(answered):
-    table = study.answers(answered).set_index("method")
+    table = likeness.answers(answered).set_index("method")
     assert table.index.tolist() == ["fkl", "sft"]
     kd = table.loc["fkl"]
     # 1 both right, 2 only the teacher, 3 the same wrong answer, 4 only the student, 5 other wrong answers
-    assert kd[study.ANSWERS].tolist() == [20.0, 20.0, 20.0, 20.0, 20.0]
+    assert kd[likeness.ANSWERS].tolist() == [20.0, 20.0, 20.0, 20.0, 20.0]
     assert (kd["agreement"], kd["n"]) == (40.0, 5)
     assert kd["error_consistency"] == pytest.approx((0.6 - 0.52) / 0.48)
-    assert table.loc["sft", study.ANSWERS].tolist() == [0.0, 0.0, 40.0, 40.0, 20.0]
+    assert table.loc["sft", likeness.ANSWERS].tolist() == [0.0, 0.0, 40.0, 40.0, 20.0]
 
 
 def test_answers_need_live_runs(tmp_path):
-    none = study.answers(Plan("04", load_profile("published"), tmp_path, (), Filter()))
+    none = likeness.answers(Plan("04", load_profile("published"), tmp_path, (), Filter()))
     assert none.empty
-    assert set(study.ANSWERS) <= set(none)
+    assert set(likeness.ANSWERS) <= set(none)
 
 
 def test_answer_shares_weigh_pairs_and_not_tasks_or_seeds():
-    row = dict.fromkeys([*study.ANSWERS, "agreement", "error_consistency"], 0.0) | {"domain": "math"}
+    row = dict.fromkeys([*likeness.ANSWERS, "agreement", "error_consistency"], 0.0) | {"domain": "math"}
     row |= {"method": "gkd", "teacher": "t", "student": "a", "task": "aqua", "seed": 0}
     rows = [row | {"agreement": 10.0}, row | {"agreement": 30.0, "seed": 1}]
     rows += [row | {"agreement": 40.0, "task": "svamp"}, row | {"agreement": 90.0, "student": "b"}]
     rows += [row | {"method": "sft", "agreement": 5.0}]
-    shares = study.answer_shares(pd.DataFrame(rows))
+    shares = likeness.answer_shares(pd.DataFrame(rows))
     assert shares["label"].tolist() == ["SFT", "GKD"]
     assert shares["agreement"].tolist() == [5.0, 60.0]  # a: (mean of seeds 20 + 40) / 2; b: 90
     assert shares["n_pairs"].tolist() == [1, 2]

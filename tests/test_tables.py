@@ -2,7 +2,7 @@
 
 import pytest
 
-from kdutils import claims, published, stats, study
+from kdutils import claims, likeness, published, stats, study
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def test_agreement_as_a_level_follows_accuracy(cells):
 
 
 def test_whose_agreement_the_poster_prints(gains):
-    table = study.agreement_with(gains, teacher="Qwen2.5-14B", tasks=["addsub", "multiarith"])
+    table = likeness.agreement_with(gains, teacher="Qwen2.5-14B", tasks=["addsub", "multiarith"])
     assert table.round(1).to_dict("index") == {
         "Qwen2.5-0.5B": {"AddSub": 81.8, "MultiArith": 84.7},
         "Qwen2.5-1.5B": {"AddSub": 88.1, "MultiArith": 93.5},
@@ -74,7 +74,7 @@ def test_coverage_counts_runs_once(cells):
 
 
 def test_likeness_tables_hold_both_measures(gains):
-    table = study.likeness_tables(
+    table = likeness.tables(
         gains.dropna(subset=["fidelity"]), measures={"BLEU.csv": "fidelity", "BLEU2.csv": "fidelity_bleu2"}
     )
     rise = table.groupby("table")["rise"].mean()

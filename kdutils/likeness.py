@@ -1,0 +1,167 @@
+"""How alike student and teacher are: agreement and fidelity before and after KD, and what they are made of.
+
+Tables in and out as in `study`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
+import pandas as pd
+
+from kdutils.cells import model_family
+from kdutils.plan import Plan
+from kdutils.runspec import RunSpec
+from kdutils.spec import ALL_TASKS, DOMAINS, KD_METHODS, METHOD_LABELS, TASK_LABELS, TRAIN_DOMAINS
+from kdutils.study import LIKENESS, PAIR, in_task_order, pair_label
+
+FIDELITY_NAMES = {"published": "BLEU.csv", "live": "BLEU"}  # what the column `fidelity` holds
+ANSWERS = ["both_right", "same_wrong", "other_wrong", "only_teacher", "only_student"]
+
+
+def by_kind(gain_table: pd.DataFrame) -> pd.DataFrame:
+    """Agreement and fidelity of the SFT and of the KD student, one row a pair x task x student kind.
+
+    The released values are one per pair and kind, so the methods are not told apart: `kind` is
+    `sft` or `kd`, and `accuracy` is the SFT student's or the mean over the methods' students.
+    """
+    keys = ["source", "domain", "task", *PAIR]
+    rows = []
+    for kind, suffix, accuracy in (("sft", "_sft", "sft_accuracy"), ("kd", "", "accuracy")):
+        columns = {"accuracy": accuracy}
+        columns |= {name: name + suffix for name in LIKENESS if not name.endswith("_sft")}
+        grouped = gain_table.groupby(keys, sort=False)[list(columns.values())].mean()
+        grouped.columns = list(columns)
+        rows.append(grouped.reset_index().assign(kind=kind))
+    return pd.concat(rows, ignore_index=True)
+
+
+def by_pair(gain_table: pd.DataFrame, *, measure: str) -> pd.DataFrame:
+    """Mean over tasks of a likeness (a column of LIKENESS) by pair: columns domain, pair, sft, kd, rise."""
+    table = by_kind(gain_table).dropna(subset=[measure])
+    keys = ["domain", "teacher", "student", "student_parameters", "teacher_parameters"]
+    table = table.groupby([*keys, "kind"], sort=False)[measure].mean().unstack("kind").reset_index()
+    table = table.sort_values(["student_parameters", "teacher_parameters"], kind="stable")
+    table = table.assign(pair=pair_label(table), rise=table["kd"] - table["sft"])
+    return table.rename_axis(columns=None).reset_index(drop=True)
+
+
+def tables(gain_table: pd.DataFrame, *, measures: dict[str, str]) -> pd.DataFrame:
+    """`by_pair` of several measures, stacked: the keys of `measures` stand in the column `table`."""
+    parts = [by_pair(gain_table, measure=name).assign(table=key) for key, name in measures.items()]
+    return pd.concat(parts, ignore_index=True)
+
+
+def by_method(gain_table: pd.DataFrame, *, measure: str) -> pd.DataFrame:
+    """Mean over tasks of a likeness by pair and method, the SFT student's as method `sft`.
+
+    Columns domain, pair, student_parameters, teacher_parameters, method and the measure; small students
+    first. Live results have a value a method; released ones have one for all methods.
+    """
+    keys = ["domain", "teacher", "student", "student_parameters", "teacher_parameters"]
+    table = gain_table.dropna(subset=[measure, f"{measure}_sft"])
+    sft = table.drop_duplicates([*keys, "task"]).assign(method="sft")
+    sft[measure] = sft[f"{measure}_sft"]
+    means = pd.concat([sft, table]).groupby([*keys, "method"], sort=False)[measure].mean().reset_index()
+    means = means.sort_values(["student_parameters", "teacher_parameters"], kind="stable")
+    order = {domain: place for place, domain in enumerate(TRAIN_DOMAINS)}
+    means = means.sort_values("domain", key=lambda domain: domain.map(order), kind="stable")
+    return means.assign(pair=pair_label(means)).reset_index(drop=True)
+
+
+def agreement_with(gain_table: pd.DataFrame, *, teacher: str, tasks: list[str]) -> pd.DataFrame:
+    """Agreement of a teacher's KD students: a row (index) a student, a column a task."""
+    table = gain_table[(gain_table["teacher"] == teacher) & gain_table["task"].isin(tasks)]
+    table = table.sort_values("student_parameters", kind="stable")
+    wide = table.pivot_table(index="student", columns="task", values="agreement", sort=False)
+    return wide[tasks].rename(columns=TASK_LABELS).rename_axis(columns=None)
+
+
+def answers(plan: Plan) -> pd.DataFrame:
+    """What students of a plan answer beside their tuned teacher: one row a student x teacher x task x seed.
+
+    KD students at temperature 1 without noise, and as method `sft` the SFT student of the same seed. Columns
+    ANSWERS (percent of the items, together 100), `agreement` (the same answer, right or wrong, percent),
+    `error_consistency` (Cohen's kappa of being right: what is left of agreement in being right beyond two
+    models of these accuracies that err independently) and `n`. Tasks that have no right answer are left
+    out, and so is what is not finished; no rows without live runs.
+    """
+    columns = ["domain", "task", "family", "teacher", "student", "method", "seed", "n"]
+    table = []
+    if plan.runs:
+        from kdutils import evaluate  # with what comes below, loads torch
+
+        for where, student, teacher in _beside_teachers(plan):
+            for task, both in evaluate.paired(student, teacher).groupby("task", sort=False):
+                table.append(where | {"task": task, "n": len(both)} | _answers(both))
+    return pd.DataFrame(table, columns=[*columns, *ANSWERS, "agreement", "error_consistency"])
+
+
+def _beside_teachers(plan: Plan) -> Iterator[tuple[dict[str, Any], pd.DataFrame, pd.DataFrame]]:
+    """Names, item rows of the student and item rows of its teacher, for `answers`."""
+    from kdutils import checks, runs
+
+    specs = {checks.resolved(run.spec): run.evaluation for run in plan.runs}
+    specs = {spec: evaluation for spec, evaluation in specs.items() if spec.domain in DOMAINS}
+
+    @cache
+    def rows(spec: RunSpec) -> pd.DataFrame | None:
+        return runs.folder_of(plan.out, spec.run_id).evaluation(specs[spec])
+
+    sft = {(s.student, s.domain, s.protocol, s.seed): s for s in specs if s.method == "sft"}
+    seen = set()
+    for spec in specs:
+        if spec.teacher is None or not spec.teacher_tuned or spec.temperature != 1.0 or spec.noise_sigma:
+            continue
+        teacher = sft.get((spec.teacher, spec.domain, spec.protocol, spec.teacher_seed))
+        beside = {spec.method: spec, "sft": sft.get((spec.student, spec.domain, spec.protocol, spec.seed))}
+        for method, student in beside.items():
+            names = {"domain": spec.domain, "family": model_family(spec.student), "teacher": spec.teacher}
+            names |= {"student": spec.student, "method": method, "seed": spec.seed}
+            if teacher is None or student is None or tuple(names.values()) in seen:
+                continue
+            seen.add(tuple(names.values()))
+            if rows(teacher) is not None and rows(student) is not None:
+                yield names, rows(student), rows(teacher)
+
+
+def _answers(both: pd.DataFrame) -> dict[str, float]:
+    """The shares of one task: paired rows of a student and its teacher."""
+    from kdutils import evaluate  # as above
+
+    found = evaluate.agreement(both)
+    wrong = ~both["correct"].to_numpy(bool) & ~both["correct_teacher"].to_numpy(bool)
+    same_wrong = 100 * float((wrong & evaluate.same_answer(both).to_numpy(bool)).mean())
+    return {name: found[name] for name in ("agreement", "error_consistency", *ANSWERS) if name in found} | {
+        "same_wrong": same_wrong,
+        "other_wrong": found["both_wrong"] - same_wrong,
+    }
+
+
+def answer_shares(answer_table: pd.DataFrame) -> pd.DataFrame:
+    """`answers` by domain and method: means over tasks and seeds, then over pairs, SFT first.
+
+    Columns domain, method, label, ANSWERS, agreement, error_consistency, n_pairs. Only pairs that have the
+    method are in its mean; an undefined kappa is left out of the mean.
+    """
+    values = [*ANSWERS, "agreement", "error_consistency"]
+    keys = ["domain", "method"]
+    by_task = answer_table.groupby([*keys, "teacher", "student", "task"], sort=False)[values].mean()
+    by_pair = by_task.groupby([*keys, "teacher", "student"], sort=False).mean()
+    table = by_pair.groupby(keys).mean().assign(n_pairs=by_pair.groupby(keys).size())
+    cases = [(domain, method) for domain in TRAIN_DOMAINS for method in ("sft", *KD_METHODS)]
+    table = table.loc[[case for case in cases if case in table.index]].reset_index()
+    return table.assign(label=table["method"].map(lambda method: METHOD_LABELS[method].split(" ")[0]))
+
+
+def right_and_alike(cells: pd.DataFrame) -> pd.DataFrame:
+    """KD runs with a defined `fidelity_correct_r`: tuned teacher, temperature 1, no noise.
+
+    A row a run x task with the task's `label`, tasks as in spec. No released cell has the value.
+    """
+    runs = cells[cells["method"].isin(KD_METHODS) & cells["teacher_tuned"].fillna(False)]
+    runs = runs[(runs["temperature"] == 1.0) & (runs["noise_sigma"] == 0.0)]
+    ordered = in_task_order(runs.dropna(subset=["fidelity_correct_r"]))
+    return ordered.sort_values("task", key=lambda task: task.map(ALL_TASKS.index), kind="stable")
