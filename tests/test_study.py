@@ -77,6 +77,17 @@ def test_seeds_are_averaged_before_selection():
     assert gains["temperature"].tolist() == [2.0]
 
 
+def test_temperatures_are_compared_on_the_seeds_they_share():
+    rows = [baseline("toy-1M", "sft", 40.0)]
+    rows += [distilled("fkl", 1.0, value, seed=seed) for seed, value in enumerate((48.0, 40.0, 41.0))]
+    rows += [distilled("fkl", 2.0, 46.0)]
+    cells = cell_rows.cell_table(rows)
+    (best,) = study.gains(cells, selection="best_on_test").to_dict("records")
+    assert (best["temperature"], best["gain"]) == (1.0, 8.0)  # 48 against 46, not 43 against 46
+    (plain,) = study.gains(cells, selection="temperature_1").to_dict("records")
+    assert plain["gain"] == 3.0  # all three seeds
+
+
 def test_missing_baseline_gives_nan_not_a_gain(cells):
     without = cells[cells["method"] != "sft"]
     assert study.gains(without, selection="best_on_test")["gain"].isna().all()
