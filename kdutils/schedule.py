@@ -38,7 +38,7 @@ class Job:
 
     @property
     def label(self) -> str:
-        """The run in a few words, such as `fkl mini-qwen-109k <- mini-qwen-518k math s0`."""
+        """The run in a few words, such as `fkl mini-qwen-105k <- mini-qwen-493k math s0`."""
         spec, parts = self.spec, [self.spec.method, _short(self.spec.student)]
         if spec.teacher:
             parts += ["<-", _short(spec.teacher), *["untuned"] * (not spec.teacher_tuned)]

@@ -11,8 +11,8 @@ from kdutils.runspec import EvalSpec, PlannedRun, RunSpec
 
 EVALUATION = EvalSpec(tasks=("svamp",), items_per_task=6)
 SFT = RunSpec(student="mini-qwen-14k", method="sft", domain="math")
-TEACHER = RunSpec(student="mini-qwen-38k", method="sft", domain="math")
-PAIR = {"student": "mini-qwen-14k", "teacher": "mini-qwen-38k", "domain": "math"}
+TEACHER = RunSpec(student="mini-qwen-36k", method="sft", domain="math")
+PAIR = {"student": "mini-qwen-14k", "teacher": "mini-qwen-36k", "domain": "math"}
 KD = RunSpec(method="revkd", **PAIR)
 NOISY = RunSpec(method="fkl", noise_sigma=2.0, **PAIR)
 
@@ -51,8 +51,8 @@ def test_at_most_two_of_each_outcome_with_their_own_texts(asked):
         examples.QUADRANTS[True, True],
         *(examples.QUADRANTS[key] for key in ((True, True), (True, False), (False, True), (False, False))),
     ]
-    assert found["KD student is"].str.endswith("(SVAMP: mini-qwen 38k → 14k, RevKD)").all()
-    assert found["teacher"].tolist() == ["sft of mini-qwen-38k <b>says</b> 1"] * 5
+    assert found["KD student is"].str.endswith("(SVAMP: mini-qwen 36k → 14k, RevKD)").all()
+    assert found["teacher"].tolist() == ["sft of mini-qwen-36k <b>says</b> 1"] * 5
     assert found["SFT student"].tolist() == ["sft of mini-qwen-14k <b>says</b> 9"] * 5
     answers = [text.rsplit(" ", 1)[1] for text in found["KD student"]]
     assert answers == ["1", "1", "1", "2", "None"]

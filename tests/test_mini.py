@@ -13,7 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from kdutils.items import SPLITS, Item, fingerprint, prompt
-from kdutils.mini import arithmetic, commonsense, texts
+from kdutils.mini import arithmetic, commonsense, pretrain, texts
 from kdutils.mini.family import FAMILY, MINI_MODELS, MODEL_FOLDER, ROWS, WIDE_ROWS, build_model, pairs
 from kdutils.mini.items import DOMAIN_OF, GENERATORS, TASKS_OF, build_data, generate_items
 from kdutils.mini.pretrain import encode_texts, plan_batches, train_model
@@ -304,6 +304,13 @@ def _steps(text: str) -> list[bool]:
     return [abs(apply[op](float(a), float(b)) - float(c)) < 1e-6 for a, op, b, c in found]
 
 
+def test_every_number_has_a_token(data):
+    items = [item for split in SPLITS for item in data[split] if DOMAIN_OF[item.task] == "math"]
+    told = [f"{item.question} {item.response}" for item in items]
+    told += texts.generate_texts(3_000, random.Random(2))
+    assert max(int(number) for text in told for number in re.findall(r"\d+", text)) <= arithmetic.LARGEST
+
+
 def test_a_wrong_rationale_slips_in_exactly_one_step():
     for task in GENERATORS["math"]:
         items = generate_items(task, split="train", n=200, rng=random.Random(task), wrong_rationale_share=0.5)
@@ -410,6 +417,16 @@ def test_pretraining_is_deterministic():
         network, _ = train_model(FAMILY[0], ids, starts, pad=0, eos=1, seed=4)
         weights.append(torch.cat([p.detach().flatten() for p in network.parameters()]))
     assert torch.equal(*weights)
+
+
+def test_a_lesson_ends_at_the_bar_and_the_last_with_its_texts(monkeypatch):
+    ids, starts = encode_texts(600, random.Random(0))
+    n_steps = [len(lesson) for lesson in plan_batches(starts, random.Random("mini/batches/4"))]
+    monkeypatch.setattr(pretrain, "BAR_STEPS", 2)
+    for bar, expected in ((0.0, 2 * len(n_steps[:-1]) + n_steps[-1]), (1.1, sum(n_steps))):
+        monkeypatch.setattr(pretrain, "BAR", bar)
+        _, losses = train_model(FAMILY[0], ids, starts, pad=0, eos=1, seed=4)
+        assert len(losses) == expected
 
 
 def test_untrained_weights_depend_on_the_generator_alone():

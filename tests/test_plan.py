@@ -16,7 +16,7 @@ def asked(section="07", profile="mini", **parameters):
 def live():
     need = Need(sections=("01",), methods=("fkl", "seqkd"), domains=("math",), seeds=(0, 1))
     return Live(
-        data="mini", models=("mini-qwen-14k", "mini-qwen-38k"), needs=(need,), sft_seeds=(0,),
+        data="mini", models=("mini-qwen-14k", "mini-qwen-36k"), needs=(need,), sft_seeds=(0,),
         items_per_task=5, settings={},
     )  # fmt: skip
 
@@ -57,12 +57,12 @@ def test_gkd_has_one_temperature_under_the_authors_protocol(live, of):
 
 
 def test_without_pairs_every_two_models_of_a_family_are_one():
-    models = ["mini-qwen-14k", "mini-qwen-38k", "mini-llama-25k", "mini-llama-72k", "mini-qwen-73k"]
+    models = ["mini-qwen-14k", "mini-qwen-36k", "mini-llama-24k", "mini-llama-66k", "mini-qwen-66k"]
     assert plan.family_pairs(models) == [
-        ("mini-qwen-38k", "mini-qwen-14k"),
-        ("mini-llama-72k", "mini-llama-25k"),
-        ("mini-qwen-73k", "mini-qwen-14k"),
-        ("mini-qwen-73k", "mini-qwen-38k"),
+        ("mini-qwen-36k", "mini-qwen-14k"),
+        ("mini-llama-66k", "mini-llama-24k"),
+        ("mini-qwen-66k", "mini-qwen-14k"),
+        ("mini-qwen-66k", "mini-qwen-36k"),
     ]
     assert len(plan.family_pairs(load_profile("mini").live.models)) == 21
 
@@ -83,11 +83,11 @@ def test_every_live_profile_can_be_planned(profile):
 
 
 def test_filters_narrow_what_is_trained():
-    runs = asked(students=["mini-llama-72k"], methods=["revkd"], domains=["math"]).runs
+    runs = asked(students=["mini-llama-66k"], methods=["revkd"], domains=["math"]).runs
     kd = [run.spec for run in runs if run.spec.teacher]
-    assert {(run.student, run.method, run.domain) for run in kd} == {("mini-llama-72k", "revkd", "math")}
+    assert {(run.student, run.method, run.domain) for run in kd} == {("mini-llama-66k", "revkd", "math")}
     baselines = {run.spec.student for run in runs if not run.spec.teacher}
-    assert baselines == {"mini-llama-72k", "mini-llama-400k"}
+    assert baselines == {"mini-llama-66k", "mini-llama-400k"}
 
 
 def test_seeds_temperatures_and_protocol_replace_those_of_the_profile():
@@ -113,7 +113,7 @@ def test_released_students_alone_train_nothing():
         ),
         ({"students": []}, r"students=\[\]: name at least one"),
         (
-            {"students": ["mini-qwen-38k"], "teachers": ["mini-llama-400k"]},
+            {"students": ["mini-qwen-36k"], "teachers": ["mini-llama-400k"]},
             "its pairs .* are .*mini-llama-400k → ",
         ),
         ({"methods": ["gkd"]}, r"no run of section 07 has methods=\['gkd'\]"),

@@ -235,7 +235,7 @@ def readme_code(number):
 
 def test_the_readme_distils_a_mini_pair(tmp_path, capsys):
     """The README's lines with the smallest models, few items, and another folder."""
-    code = readme_code(1).replace("109k", "14k").replace("518k", "38k")
+    code = readme_code(1).replace("105k", "14k").replace("493k", "36k")
     code = code.replace('domain="math")', 'domain="math", train_items=24, validation_items=0, epochs=1)')
     code = code.replace("kdutils.run(spec)", f"kdutils.run(spec, out={str(tmp_path)!r})")
     exec(code, {})
@@ -269,7 +269,7 @@ def test_the_base_model_is_evaluated_without_training(folder, tmp_path):
 
 def test_the_mini_world_needs_no_files(tmp_path):
     spec = RunSpec(
-        student="mini-qwen-14k", teacher="mini-qwen-38k", method="fkl", domain="math",
+        student="mini-qwen-14k", teacher="mini-qwen-36k", method="fkl", domain="math",
         train_items=24, validation_items=0, epochs=1, batch_size=8,
     )  # fmt: skip
     evaluation = EvalSpec(tasks=("addsub", "aqua"), items_per_task=4, max_new_tokens=48)

@@ -356,7 +356,7 @@ def answered(tmp_path):
     """A plan whose teacher, SFT student and KD student have answered five items; a noisy run has too."""
     gold = ["1", "2", "3", "4", "5"]
     common = {"data": "mini", "domain": "math"}
-    student, teacher = "mini-qwen-14k", "mini-qwen-38k"
+    student, teacher = "mini-qwen-14k", "mini-qwen-36k"
     kd = runspec.RunSpec(student=student, teacher=teacher, method="fkl", **common)
     specs = {
         runspec.RunSpec(student=teacher, method="sft", **common): ["1", "2", "9", None, "8"],

@@ -70,11 +70,11 @@ def _results(template: Template, numbers: Numbers, miss: dict[int, int]) -> Numb
 
 
 def five_options(result: int, rng: random.Random) -> list[int] | None:
-    """Five evenly spaced numbers, the result at any rank alike, shuffled; None for a result below 4.
+    """Five evenly spaced numbers, the result at any rank alike, shuffled; None near 0 and LARGEST.
 
     Only gaps that leave room for every rank: otherwise the smallest number would be right more often.
     """
-    gaps = [gap for gap in (1, 2, 3, 10) if 4 * gap <= result]
+    gaps = [gap for gap in (1, 2, 3, 10) if 4 * gap <= min(result, LARGEST - result)]
     if not gaps:
         return None
     gap, rank = rng.choice(gaps), rng.randrange(5)

@@ -1,6 +1,6 @@
 """Pretraining of the mini family: `python -m kdutils.mini.pretrain --out DIR` makes all ten folders anew.
 
-The same texts in the same order for every model, one thread a model, two models at a time.
+The same lessons for every model, each until it is learned; one thread a model, two models at a time.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import random
 import time
+from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
@@ -26,12 +27,14 @@ from kdutils.mini.texts import generate_texts, lesson_sizes
 from kdutils.mini.tokenizer import ANSWERS, build_tokenizer
 from kdutils.mini.world import WORLD_SEED
 
-N_TEXTS = 210_000
+N_TEXTS = 300_000
 STEP_TOKENS = 768
 WINDOW = 128  # texts sorted by length together: little padding, yet steps alike (2,048 learned less)
-WARM_UP_STEPS = 60
-CONSTANT_SHARE = 0.6  # of the steps; then the learning rate falls to 2 % linearly
+WARM_UP_STEPS = 60  # of every lesson
+CONSTANT_SHARE = 0.6  # of the last lesson's steps; then the learning rate falls to 2 % linearly
 DECISION_WEIGHT = 3.0  # of a label, a letter or a yes or no in the loss: one token of twenty, and the point
+BAR = 0.9  # share of right decisions over the last BAR_STEPS steps at which the next lesson begins
+BAR_STEPS = 100
 DECISIONS = (*ANSWERS, *"ABCDE", "yes", "no")
 
 
@@ -71,31 +74,54 @@ def plan_batches(starts: np.ndarray, rng: random.Random) -> list[list[list[int]]
 def train_model(
     model: MiniModel, ids: np.ndarray, starts: np.ndarray, *, pad: int, eos: int, seed: int
 ) -> tuple[PreTrainedModel, list[float]]:
-    """The model after one pass over the texts, and the loss (nats a token) of every step."""
+    """The model after its lessons, and the loss (nats a token) of every step.
+
+    A lesson ends at the bar or with its texts, the same for all models; the last is read to its end, and only
+    there the learning rate falls.
+    """
     network = build_model(model, pad=pad, eos=eos, generator=torch.Generator().manual_seed(seed))
     plan = plan_batches(starts, random.Random(f"mini/batches/{seed}"))
-    optimiser, schedule = _optimiser(network, model.learning_rate, sum(len(batches) for batches in plan))
+    optimiser = _optimiser(network, model.learning_rate)
     weight_V = torch.ones(model.rows)
     weight_V[build_tokenizer().convert_tokens_to_ids(list(DECISIONS))] = DECISION_WEIGHT
     weight_V[pad] = 0.0
+    decision_V = weight_V == DECISION_WEIGHT
     losses, sizes = [], lesson_sizes(len(starts) - 1)
     for lesson, batches in enumerate(plan):
+        last = lesson == len(plan) - 1
         unseen_V = _unseen(ids[: starts[sum(sizes[: lesson + 1])]], model.rows, pad)
-        for batch in batches:
+        decided: deque[Tensor] = deque(maxlen=BAR_STEPS)  # which decisions of a step were right
+        for step, batch in enumerate(batches):
+            for group in optimiser.param_groups:
+                group["lr"] = model.learning_rate * _rate_share(step, len(batches) if last else None)
             texts = [torch.from_numpy(ids[starts[i] : starts[i + 1]].astype(np.int64)) for i in batch]
             # padded on the right: causal attention never sees a pad, and the loss leaves it out
             ids_BT = pad_sequence(texts, batch_first=True, padding_value=pad)
             logits_BTV = network(input_ids=ids_BT, use_cache=False).logits[:, :-1]
-            logits_BTV = logits_BTV.masked_fill(unseen_V, float("-inf"))
+            logits_NV = logits_BTV.masked_fill(unseen_V, float("-inf")).flatten(0, 1)
             target_N = ids_BT[:, 1:].flatten()  # position t predicts token t + 1
-            loss = F.cross_entropy(logits_BTV.flatten(0, 1), target_N, weight=weight_V)
+            loss = F.cross_entropy(logits_NV, target_N, weight=weight_V)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
-            schedule.step()
             losses.append(loss.item())
+            asked_N = decision_V[target_N]
+            decided.append(logits_NV.detach()[asked_N].argmax(-1) == target_N[asked_N])
+            if not last and _learned(decided):
+                break
     return network, losses
+
+
+def _learned(decided: deque[Tensor]) -> bool:
+    """True at the bar. No text is read twice: what was right before its step was right on a new text."""
+    return len(decided) == decided.maxlen and float(torch.cat(tuple(decided)).float().mean()) >= BAR
+
+
+def _rate_share(step: int, n_steps: int | None) -> float:
+    """Share of the learning rate: every lesson warms up; one of `n_steps`, the last, ends at 2 %."""
+    left = 1.0 if n_steps is None else (n_steps - step) / (n_steps * (1 - CONSTANT_SHARE))
+    return min((step + 1) / WARM_UP_STEPS, 1.0, max(0.02, left))
 
 
 def _unseen(ids: np.ndarray, rows: int, pad: int) -> Tensor:
@@ -109,19 +135,11 @@ def _unseen(ids: np.ndarray, rows: int, pad: int) -> Tensor:
     return unseen_V
 
 
-def _optimiser(
-    network: PreTrainedModel, rate: float, n_steps: int
-) -> tuple[torch.optim.AdamW, torch.optim.lr_scheduler.LambdaLR]:
+def _optimiser(network: PreTrainedModel, rate: float) -> torch.optim.AdamW:
     matrices = [weights for weights in network.parameters() if weights.ndim > 1]
     vectors = [weights for weights in network.parameters() if weights.ndim == 1]
     groups = [{"params": matrices, "weight_decay": 0.05}, {"params": vectors, "weight_decay": 0.0}]
-    optimiser = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98), fused=True)
-
-    def factor(step: int) -> float:
-        left = (n_steps - step) / (n_steps * (1 - CONSTANT_SHARE))
-        return min((step + 1) / WARM_UP_STEPS, 1.0, max(0.02, left))
-
-    return optimiser, torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
+    return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98), fused=True)
 
 
 def rebuild_one(name: str, texts_file: str, out: str, seed: int) -> str:

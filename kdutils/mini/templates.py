@@ -6,8 +6,8 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-ADDEND_MAX = 24
-FACTOR_MAX = 6
+ADDEND_MAX = 40
+FACTOR_MAX = 9
 
 Numbers = dict[str, int]
 Step = tuple[
@@ -55,12 +55,12 @@ def _product(rng: random.Random) -> Numbers:
 
 
 def _two_products(rng: random.Random) -> Numbers:
-    f, g, h, i = (_up_to(5, rng) for _ in range(4))
+    f, g, h, i = (_up_to(6, rng) for _ in range(4))
     return {"f": f, "g": g, "h": h, "i": i, "b": rng.randint(1, f * g + h * i - 1)}
 
 
 def _double(rng: random.Random) -> Numbers:
-    a = _up_to(12, rng)
+    a = _up_to(20, rng)
     return {"a": a, "e": a * 2, "b": _up_to(12, rng), "c": rng.randint(1, a), "two": 2}
 
 
