@@ -175,8 +175,8 @@ def test_in_one_run_of_the_runner_a_failure_is_not_repeated(plan, tmp_path, inli
 def test_a_killed_worker_fails_its_run_which_is_tried_again(plan, tmp_path, inline, monkeypatch):
     (victim,), make = tiny.run_ids(plan, "sft"), filling.make_run
 
-    def killed(task):
-        return Death("the worker was killed (signal 9)") if task.spec.run_id == victim else make(task)
+    def killed(task, tell):
+        return Death("the worker was killed (signal 9)") if task.spec.run_id == victim else make(task, tell)
 
     with monkeypatch.context() as patched:
         patched.setattr(filling, "make_run", killed)
