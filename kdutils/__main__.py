@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from kdutils import executor, params, plan, runner, spec, store
+from kdutils import executor, handover, params, plan, runner, spec, store
 
 if TYPE_CHECKING:
     from kdutils import grid
@@ -92,7 +92,8 @@ class _Training:
     def __init__(self, workers: int | None) -> None:
         self.workers, self.failures, self.said = workers, {}, 0.0
 
-    def __call__(self, plans: Sequence[plan.Plan]) -> None:
+    def __call__(self, plans: Sequence[plan.Plan], folder: Path) -> None:
+        """Make them, and leave in `folder` what the notebooks would have to find out again."""
         from kdutils import grid  # loads torch, which a profile without training does not need
 
         runs = list(dict.fromkeys(run for each in plans for run in each.runs))
@@ -101,6 +102,10 @@ class _Training:
         state = grid.fill(runs, plans[0].out, workers=self.workers, progress=self.progress)
         executor.say(str(state))
         self.failures = state.failures
+        for each in plans:
+            if each.runs:
+                cells, costs = grid.live_cells(each.runs, each.out), grid.costs(each.runs, each.out)
+                handover.write(folder, each, handover.Handover(cells, costs, str(state)))
 
     def progress(self, state: grid.State) -> None:
         """Say the state every ten seconds."""

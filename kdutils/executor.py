@@ -20,11 +20,12 @@ import nbformat
 import psutil
 from ipykernel.kernelspec import write_kernel_spec
 
-from kdutils import ledger, params, report, store, worker
+from kdutils import handover, ledger, params, report, store, worker
 from kdutils.index import Result
 from kdutils.render import duration
 from kdutils.worker import Task
 
+HANDOVER = "handover"  # in the scratch folder
 PARTIAL_SUFFIXES = (".ipynb", ".html", ".error")
 # A hack: jsonschema, which nbformat imports, compiles a grammar of web addresses at every start, in 1.6 s,
 # if it finds rfc3987_syntax, and does without if not. To go when that package compiles at its first use.
@@ -151,6 +152,7 @@ def _variables(scratch: Path, *, jobs: int) -> dict[str, str]:
         "JUPYTER_RUNTIME_DIR": str(scratch / "runtime"),
         "IPYTHONDIR": str(scratch / "ipython"),
         "PYTHONPATH": os.pathsep.join(path),
+        handover.FOLDER: str(scratch / HANDOVER),
         "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs)),
     }
 

@@ -13,7 +13,7 @@ import pandas as pd
 from IPython.display import DisplayHandle, display
 from matplotlib.figure import Figure
 
-from kdutils import figures, study
+from kdutils import figures, handover, study
 from kdutils.plan import Plan
 from kdutils.spec import SOURCE_LABELS
 
@@ -44,6 +44,9 @@ def cells(plan: Plan, *, workers: int | None = None) -> pd.DataFrame:
 def train(plan: Plan, *, workers: int | None = None) -> None:
     """Make the runs of a plan that are missing and show how far they are; nothing if it trains nothing."""
     if not plan.runs:
+        return
+    if handed := handover.read(plan):  # the driver has made them
+        display(_shown(handed.state), raw=True)
         return
     from kdutils import grid  # loads torch, which a profile without training does not need
 

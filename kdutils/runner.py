@@ -24,7 +24,7 @@ from typing import Any
 
 from kdutils import environment, ledger, params, render, report, spec, store
 from kdutils import plan as study_plan
-from kdutils.executor import Executor, say
+from kdutils.executor import HANDOVER, Executor, say
 from kdutils.index import Result, index_html
 from kdutils.render import duration
 from kdutils.worker import Task
@@ -53,7 +53,7 @@ def run_profile(
     jobs: int | None = None,
     limit_seconds: float | None = None,
     prepare: Sequence[Callable[[], Path | None]] = (),
-    train: Callable[[list[study_plan.Plan]], None] | None = None,
+    train: Callable[[list[study_plan.Plan], Path], None] | None = None,
     notebooks: Path = params.NOTEBOOKS,
 ) -> list[Result]:
     """What became of each notebook asked for; reports, ledgers and index are in `out`/profile.
@@ -64,7 +64,8 @@ def run_profile(
         jobs: notebooks at a time, by default as many as there are cores.
         limit_seconds: a notebook that takes longer is stopped and has failed.
         prepare: called before any notebook; each returns a folder of data that all of them read, or None.
-        train: called after that with what each notebook needs, so that they find their runs made.
+        train: called after that with what each notebook needs, so that they find their runs made, and a
+            folder for what to hand over to them.
 
     Raises:
         RunError, ParameterError: before any kernel starts, for whatever is wrong with the arguments.
@@ -82,7 +83,7 @@ def run_profile(
     with _alone_in(folder), tempfile.TemporaryDirectory(prefix="kdutils-") as scratch:
         data = [path for path in (step() for step in prepare) if path is not None]
         if train:
-            train(needed)
+            train(needed, Path(scratch) / HANDOVER)
         drawn = report.figure_digests(folder)
         executor = Executor(Path(scratch), jobs=jobs, limit_seconds=limit_seconds)
         started = time.monotonic()

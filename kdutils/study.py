@@ -10,7 +10,7 @@ from collections.abc import Iterable
 import pandas as pd
 
 from kdutils import cells as cell_rows
-from kdutils import published
+from kdutils import handover, published
 from kdutils.plan import Plan
 from kdutils.spec import (
     ALL_TASKS,
@@ -83,9 +83,12 @@ def cells_of(plan: Plan) -> tuple[pd.DataFrame, dict[str, str]]:
 def _live_cells(plan: Plan) -> pd.DataFrame:
     if not plan.runs:
         return cell_rows.cell_table([])
-    from kdutils import grid  # loads torch, which a profile without training does not need
+    if handed := handover.read(plan):
+        cells = handed.cells
+    else:
+        from kdutils import grid  # loads torch, which a profile without training does not need
 
-    cells = grid.live_cells(plan.runs, plan.out)
+        cells = grid.live_cells(plan.runs, plan.out)
     protocols = cells.loc[cells["method"] != "base", "protocol"].unique()
     if len(protocols) == 1:  # a model as it is has no protocol: it is the baseline of whichever there is
         cells["protocol"] = protocols[0]
@@ -96,6 +99,8 @@ def costs(plan: Plan) -> pd.DataFrame:
     """What became of each live run of a plan, and what it cost (grid.costs); empty if it trains nothing."""
     if not plan.runs:
         return pd.DataFrame()
+    if handed := handover.read(plan):
+        return handed.costs
     from kdutils import grid  # as above
 
     return grid.costs(plan.runs, plan.out)

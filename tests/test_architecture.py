@@ -27,6 +27,7 @@ LEFT_TO_RIGHT = [
     "evaluate",
     "cells",
     "plan",
+    "handover",
     "runs",
     "texts",
     "livecells",

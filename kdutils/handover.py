@@ -1,0 +1,55 @@
+"""What the driver of a run knows already, for the notebooks it starts: cells, costs and state of each plan.
+
+It spares a notebook the import of torch and a look at the store. It lies in the scratch folder of one
+./run_all.sh, so it cannot be stale.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from kdutils import store
+from kdutils.cells import SCHEMA
+from kdutils.plan import Plan
+
+FOLDER = "KDUTILS_HANDOVER"  # environment variable: where it lies
+
+
+@dataclass(frozen=True)
+class Handover:
+    """The live part of a plan."""
+
+    cells: pd.DataFrame  # cells.SCHEMA
+    costs: pd.DataFrame  # as grid.costs gives them
+    state: str  # what became of the runs, in a line
+
+
+def write(folder: Path, plan: Plan, handed: Handover) -> None:
+    """Leave it for the notebook of that plan."""
+    with store.folder_in_one_step(folder / _digest(plan)) as partial:
+        handed.cells.to_parquet(partial / "cells.parquet", index=False)
+        handed.costs.to_parquet(partial / "costs.parquet", index=False)
+        (partial / "state.txt").write_text(handed.state, encoding="utf-8")
+
+
+def read(plan: Plan) -> Handover | None:
+    """What the driver left for that plan; None if no driver did."""
+    folder = Path(os.environ.get(FOLDER, os.devnull)) / _digest(plan)
+    if not folder.is_dir():
+        return None
+    return Handover(
+        cells=pd.read_parquet(folder / "cells.parquet").astype(SCHEMA),
+        costs=pd.read_parquet(folder / "costs.parquet"),
+        state=(folder / "state.txt").read_text(encoding="utf-8"),
+    )
+
+
+def _digest(plan: Plan) -> str:
+    asked = [[run.spec.to_dict(), run.evaluation.to_dict()] for run in plan.runs]
+    return hashlib.sha256(json.dumps([str(plan.out), asked], sort_keys=True).encode()).hexdigest()[:16]
