@@ -33,6 +33,8 @@ SCHEMA = {
     "n": "Int64",  # items behind the accuracy; for "average" the sum over the tasks
     "accuracy": "float64",
     "accuracy_se": "float64",  # standard error from the n items, in points
+    "unparsed": "float64",  # texts in which no answer was found; NaN where texts were not released
+    "truncated": "float64",  # texts that were cut at the limit of their length
     "agreement": "float64",  # items on which student and teacher give the same answer
     "agreement_sft": "float64",  # the same for the SFT student beside the same teacher
     "agreement_em2": "float64",  # the authors' second, undocumented agreement table

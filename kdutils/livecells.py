@@ -115,8 +115,9 @@ def _accuracies(rows: pd.DataFrame) -> list[dict[str, Any]]:
 def _with_average(table: pd.DataFrame) -> list[dict[str, Any]]:
     """Accuracy records and their mean (tasks taken as independent)."""
     se = float(np.sqrt((table["accuracy_se"] ** 2).sum()) / len(table))
-    mean = {"task": AVERAGE, "n": int(table["n"].sum()), "accuracy": float(table["accuracy"].mean())}
-    return [*table.to_dict("records"), mean | {"accuracy_se": se}]
+    means = {name: float(table[name].mean()) for name in ("accuracy", "unparsed", "truncated")}
+    mean = {"task": AVERAGE, "n": int(table["n"].sum()), "accuracy_se": se} | means
+    return [*table.to_dict("records"), mean]
 
 
 def _cell(spec: RunSpec, record: dict[str, Any]) -> dict[str, Any]:

@@ -242,6 +242,23 @@ def averages(gain_table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(pair=pair_label(table)).reset_index(drop=True)
 
 
+def parse_failures(cells: pd.DataFrame) -> pd.DataFrame:
+    """Accuracy beside the texts without an answer and those cut off, percent: a row a domain x method.
+
+    Means over runs at temperature 1 without noise, of a tuned teacher where there is one, and over tasks;
+    no rows where texts were not released.
+    """
+    runs = cells[(cells["task"] == AVERAGE) & cells["unparsed"].notna() & (cells["noise_sigma"] == 0.0)]
+    is_plain = (runs["temperature"] == 1.0) & runs["teacher_tuned"].fillna(False)
+    runs = runs[(runs["teacher"] == "") | is_plain]
+    by = runs.groupby(["domain", "method"], sort=False)
+    table = by[["accuracy", "unparsed", "truncated"]].mean().assign(runs=by.size()).reset_index()
+    order = {method: place for place, method in enumerate(METHOD_LABELS)}
+    table = table.sort_values("method", key=lambda method: method.map(order), kind="stable")
+    table = table.sort_values("domain", key=lambda domain: domain.map(TRAIN_DOMAINS.index), kind="stable")
+    return table.assign(method=table["method"].map(METHOD_LABELS)).reset_index(drop=True)
+
+
 def in_task_order(table: pd.DataFrame) -> pd.DataFrame:
     """Rows by family, student size and task (as in spec, the average last), with the task's `label`."""
     order = {task: index for index, task in enumerate((*ALL_TASKS, AVERAGE))}

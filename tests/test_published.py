@@ -10,7 +10,7 @@ import pytest
 
 from kdutils import cells as cell_rows
 from kdutils import published
-from kdutils.spec import AVERAGE, DOMAIN_TASKS, TEST_ITEMS
+from kdutils.spec import AVERAGE, DOMAIN_TASKS, DOMAINS, TEST_ITEMS
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ def test_released_averages_are_means_of_the_tasks(cells):
     assert not cell_rows.has_flag(cells, "average_differs").any()
     averages = cells[cells["task"] == AVERAGE]
     assert set(averages["n"]) == {
-        sum(TEST_ITEMS[task] for task in DOMAIN_TASKS[domain]) for domain in DOMAIN_TASKS
+        sum(TEST_ITEMS[task] for task in DOMAIN_TASKS[domain]) for domain in DOMAINS
     }
 
 

@@ -400,3 +400,14 @@ def test_answer_shares_weigh_pairs_and_not_tasks_or_seeds():
     assert shares["label"].tolist() == ["SFT", "GKD"]
     assert shares["agreement"].tolist() == [5.0, 60.0]  # a: (mean of seeds 20 + 40) / 2; b: 90
     assert shares["n_pairs"].tolist() == [1, 2]
+
+
+def test_texts_without_an_answer_are_shown_beside_the_accuracy():
+    rows = [baseline("toy-1M", "sft", 60.0, task="average", unparsed=0.0, truncated=1.0)]
+    rows += [distilled("gkd", 1.0, value, seed=seed, task="average", unparsed=80.0 + seed, truncated=0.0)
+             for seed, value in enumerate((10.0, 20.0))]  # fmt: skip
+    rows += [distilled("gkd", 2.0, 90.0, task="average", unparsed=0.0, truncated=0.0)]
+    rows += [distilled("fkl", 1.0, 50.0, task="average", source="published", protocol="paper")]
+    table = study.parse_failures(cell_rows.cell_table(rows))
+    assert table["method"].tolist() == ["SFT", "GKD"]
+    assert table.loc[1, ["accuracy", "unparsed", "runs"]].tolist() == [15.0, 80.5, 2]
