@@ -108,7 +108,8 @@ def _beside_teachers(plan: Plan) -> Iterator[tuple[dict[str, Any], pd.DataFrame,
 
     @cache
     def rows(spec: RunSpec) -> pd.DataFrame | None:
-        return runs.folder_of(plan.out, spec.run_id).evaluation(specs[spec])
+        found = runs.folder_of(plan.out, spec.run_id).evaluation(specs[spec])
+        return None if found is None else found[["task", "item_id", "sample", "parsed", "correct"]]
 
     sft = {(s.student, s.domain, s.protocol, s.seed): s for s in specs if s.method == "sft"}
     seen = set()
@@ -132,8 +133,7 @@ def _answers(both: pd.DataFrame) -> dict[str, float]:
     from kdutils import evaluate  # as above
 
     found = evaluate.agreement(both)
-    wrong = ~both["correct"].to_numpy(bool) & ~both["correct_teacher"].to_numpy(bool)
-    same_wrong = 100 * float((wrong & evaluate.same_answer(both).to_numpy(bool)).mean())
+    same_wrong = found["agreement"] - found["both_right"]  # who are both right give the same answer
     return {name: found[name] for name in ("agreement", "error_consistency", *ANSWERS) if name in found} | {
         "same_wrong": same_wrong,
         "other_wrong": found["both_wrong"] - same_wrong,
