@@ -8,8 +8,8 @@ from typing import Any
 import pandas as pd
 
 from kdutils import data, evaluate, generate
-from kdutils.checks import test_items
 from kdutils.items import fingerprint
+from kdutils.material import test_items
 from kdutils.models import LoadedModel
 from kdutils.runspec import EvalSpec, RunSpec
 

@@ -1,4 +1,4 @@
-"""Items read, tokenised and batched, and what of them is trained on.
+"""Items tokenised and batched, and what of them is trained on.
 
 Nothing here draws random numbers but `epoch_order`, from a generator that is passed in.
 """
@@ -6,30 +6,16 @@ Nothing here draws random numbers but `epoch_order`, from a generator that is pa
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
-import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
-from functools import cache
-from pathlib import Path
+from dataclasses import dataclass
 
 import datasets
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from kdutils import store
-from kdutils.items import SPLITS, Item, prompt
-from kdutils.mini.items import TASKS_OF, build_data, mini_digest
-from kdutils.runspec import MINI, RunSpec
-from kdutils.spec import ALL_TASKS
-
-MINI_TEST_ITEMS = 200  # a task, if the evaluation does not say
-
-
-class DataError(ValueError):
-    """Items that cannot be used. The message is one line and names file, line and remedy."""
+from kdutils.items import Item, prompt
+from kdutils.material import DataError
 
 
 @dataclass(frozen=True)
@@ -46,116 +32,6 @@ class Batch:
         length = int(self.attention_BT[rows].sum(1).max())
         cut = (tensor[rows, :length] for tensor in (self.input_ids_BT, self.attention_BT, self.scored_BT))
         return Batch(self.ids[rows], *cut)
-
-
-def read_items(path: Path) -> list[Item]:
-    """Items of a JSON-lines file (keys id, task, question, answer; optional response, rationale).
-
-    Where there is no `response`, it is the rationale for math and "the correct answer is ANSWER" otherwise.
-
-    Raises:
-        DataError: names the line that is not JSON, lacks a key, is empty or repeats an id.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise DataError(
-            f"{path} is missing; a data folder holds train.jsonl, validation.jsonl and test.jsonl"
-        )
-    items: dict[str, Item] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        if not line.strip():
-            continue
-        item = _item(line, where=f"{path}, line {number}")
-        if item.id in items:
-            raise DataError(f"{path}, line {number}: id {item.id!r} stands there twice; make ids unique")
-        items[item.id] = item
-    if not items:
-        raise DataError(f"{path} holds no items; give at least one")
-    return list(items.values())
-
-
-def _item(line: str, *, where: str) -> Item:
-    try:
-        record = json.loads(line)
-    except ValueError as error:
-        raise DataError(f"{where}: not JSON ({error}); one object a line") from None
-    if not isinstance(record, dict):
-        raise DataError(f"{where}: not a JSON object; one object a line")
-    known = {entry.name for entry in fields(Item)}
-    values = {key: value for key, value in record.items() if key in known - {"ended"}}
-    for key in ("id", "task", "question", "answer"):
-        if not isinstance(values.get(key), str) or not values[key].strip():
-            raise DataError(f"{where}: {key} is missing or not text; every item needs it")
-    if values["task"] not in ALL_TASKS:
-        raise DataError(f"{where}: unknown task {values['task']!r}; there are {list(ALL_TASKS)}")
-    if wrong := [key for key, value in values.items() if not isinstance(value, str)]:
-        raise DataError(f"{where}: {wrong[0]} is not text; write it as a string")
-    item = Item(**values)
-    return item if item.response else Item(**values | {"response": default_response(item)})
-
-
-def default_response(item: Item) -> str:
-    """What LLM-Adapters trains on: the rationale, or "the correct answer is ANSWER"."""
-    return item.rationale or f"the correct answer is {item.answer}"
-
-
-def load_items(spec: RunSpec, split: str, *, per_task: int | None = None) -> list[Item]:
-    """The items of a split that a run uses: the first ones of its file, in their order.
-
-    Args:
-        per_task: of the mini world, which has as many as are asked for; a file holds what it holds.
-
-    Raises:
-        DataError: if the split is unknown or has too few items.
-    """
-    if split not in SPLITS:
-        raise DataError(f"unknown split {split!r}; there are {list(SPLITS)}")
-    wanted = {"train": spec.train_items, "validation": spec.validation_items}.get(split)
-    if spec.data == MINI:
-        return _mini_items(spec.domain, split, spec.wrong_rationale_share, wanted, per_task)
-    items = read_items(Path(spec.data).expanduser() / f"{split}.jsonl")
-    if wanted is not None and wanted > len(items):
-        raise DataError(
-            f"{split}_items={wanted}, but {spec.data}/{split}.jsonl holds {len(items)}; ask for fewer"
-        )
-    return items[:wanted]
-
-
-@cache
-def _mini_items(
-    domain: str, split: str, share: float, wanted: int | None, per_task: int | None
-) -> list[Item]:
-    """Items of the mini world, one of each task in turn; test items task after task."""
-    n_tasks = len(TASKS_OF[domain])
-    per_task = per_task or (MINI_TEST_ITEMS if wanted is None else math.ceil(wanted / n_tasks))
-    try:
-        items = build_data(split=split, n_per_task=per_task, domain=domain, wrong_rationale_share=share)
-    except ValueError as error:
-        raise DataError(f"data='mini': {error}") from None
-    if wanted is None:
-        return items
-    in_turn = [items[task * per_task + i] for i in range(per_task) for task in range(n_tasks)]
-    return in_turn[:wanted]
-
-
-def data_digest(spec: RunSpec) -> str:
-    """16 hexadecimal digits that name the items: of a folder's files, or of what the mini world generates."""
-    if spec.data == MINI:
-        return mini_digest(spec.domain)
-    return folder_digest(Path(spec.data))
-
-
-def folder_digest(folder: Path) -> str:
-    """16 hexadecimal digits of the SHA-256 of a data folder's three files."""
-    total = hashlib.sha256()
-    for split in SPLITS:
-        path = Path(folder).expanduser() / f"{split}.jsonl"
-        if not path.is_file():
-            raise DataError(
-                f"{path} is missing; a data folder holds train.jsonl, validation.jsonl, test.jsonl"
-            )
-        total.update(bytes.fromhex(store.sha256_once(path)))
-    return total.hexdigest()[:16]
 
 
 def encode(

@@ -61,15 +61,15 @@ def _compared(plan: Plan, distilled: list[PlannedRun]) -> Iterator[tuple[Planned
     """The runs that can be compared, each with its item rows beside the teacher's and the SFT student's."""
     if not distilled:
         return
-    from kdutils import checks, evaluate  # they load torch, which a profile without training does not need
+    from kdutils import evaluate, material
 
     sft = {_student(run.spec): run.spec for run in plan.runs if run.spec.method == "sft"}
     kept: dict[str, pd.DataFrame | None] = {}  # a teacher's or SFT student's rows serve many runs
     for run in distilled:
         if _student(run.spec) not in sft:
             continue
-        spec = checks.resolved(run.spec)
-        others = (spec.teacher_spec(), checks.resolved(sft[_student(run.spec)]))
+        spec = material.resolved(run.spec)
+        others = (spec.teacher_spec(), material.resolved(sft[_student(run.spec)]))
         for other in others:
             if other.run_id not in kept:
                 kept[other.run_id] = _rows(plan, other, run.evaluation)
@@ -99,10 +99,10 @@ def _student(spec: RunSpec) -> tuple[str, str, str, int]:
 
 def _texts(run: PlannedRun, row: pd.Series, label: str) -> dict[str, str]:
     """One line of COLUMNS: the outcome and its run, the question with its answer, three texts."""
-    from kdutils import checks
+    from kdutils import material
 
-    spec = checks.resolved(run.spec)
-    questions = {item.id: item.question for item in checks.test_items(spec, run.evaluation)}
+    spec = material.resolved(run.spec)
+    questions = {item.id: item.question for item in material.test_items(spec, run.evaluation)}
     sizes = " → ".join(name.rsplit("-", 1)[-1] for name in (spec.teacher, spec.student))
     who = f"{spec.student.rsplit('-', 1)[0]} {sizes}, {METHOD_LABELS[spec.method].split(' ')[0]}"
     return {

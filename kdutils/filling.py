@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from kdutils import checks, environment, lease, livecells, running, runs
+from kdutils import environment, lease, livecells, runs
 from kdutils.pool import Death, Pool
 from kdutils.runspec import EvalSpec, PlannedRun, RunSpec
 from kdutils.schedule import Job
@@ -103,11 +103,18 @@ class Filling:
             except runs.DamagedError as error:
                 damaged.append((run_id, error))
         missing = [self._jobs[run_id] for run_id in self._jobs if self._status[run_id] == "waiting"]
-        checks.check_all(PlannedRun(job.spec, each) for job in missing for each in job.evaluations)
         if missing:
+            from kdutils import checks  # loads torch, which is not needed where all is there
+
+            checks.check_all(PlannedRun(job.spec, each) for job in missing for each in job.evaluations)
             _refuse_unwritable(self._out)
         for run_id, error in damaged:
             self._take(run_id, set_aside(self._out, error))
+
+    @property
+    def is_wanting(self) -> bool:
+        """Whether a run is to be made."""
+        return "waiting" in self._status.values()
 
     # --- the loop ----------------------------------------------------------------------------------
 
@@ -116,7 +123,7 @@ class Filling:
         self._n_workers = len(settings)
         with Pool(make_run, settings, prepare=prepare, hear=self._hear) as pool:
             self._report()
-            while "waiting" in self._status.values() or "running" in self._status.values():
+            while self.is_wanting or self._with("running"):
                 self._give(pool)
                 is_waiting = self._held or self._with("running")
                 for run_id, outcome in pool.results(TICK_SECONDS if is_waiting else 0):
@@ -273,6 +280,8 @@ def prepare(gpu: int | None) -> None:
 
 def make_run(task: _Task, tell: Callable[[Point], None]) -> _Outcome:
     """Make a run, tell its curve, and say what came of it. Interrupts are not caught."""
+    from kdutils import running  # as above
+
     told = 0.0
 
     def progress(entry: dict[str, Any]) -> None:

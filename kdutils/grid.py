@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from kdutils import cells, checks, livecells, runs, schedule
+from kdutils import cells, livecells, material, runs, schedule
 from kdutils.filling import Filling, Progress, State
 from kdutils.runspec import EvalSpec, PlannedRun, RunSpec
 
@@ -39,7 +39,8 @@ def fill(
     out = Path(out).expanduser()
     filling = Filling(schedule.jobs_of(planned), out, progress or (lambda state: None))
     filling.look()
-    filling.fill(_settings(workers))
+    if filling.is_wanting:
+        filling.fill(_settings(workers))
     return filling.state()
 
 
@@ -56,7 +57,7 @@ def live_cells(planned: Sequence[PlannedRun], out: Path) -> pd.DataFrame:
     """The finished runs of a plan as cells, source `live`; what is missing is missing."""
     specs: dict[EvalSpec, list[RunSpec]] = {}
     for run in planned:
-        specs.setdefault(run.evaluation, []).append(checks.resolved(run.spec))
+        specs.setdefault(run.evaluation, []).append(material.resolved(run.spec))
     tables = [livecells.cells_of(out, evaluation, asked) for evaluation, asked in specs.items()]
     return cells.cell_table([row for table in tables for row in table.to_dict("records")])
 
@@ -66,7 +67,7 @@ def costs(planned: Sequence[PlannedRun], out: Path) -> pd.DataFrame:
 
     `status` is done, diverged, untrained (a base model), failed or missing; `reason` says why.
     """
-    return pd.DataFrame([_cost(checks.resolved(run.spec), run.evaluation, Path(out)) for run in planned])
+    return pd.DataFrame([_cost(material.resolved(run.spec), run.evaluation, Path(out)) for run in planned])
 
 
 def _cost(spec: RunSpec, evaluation: EvalSpec, out: Path) -> dict[str, Any]:

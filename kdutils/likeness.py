@@ -101,9 +101,9 @@ def answers(plan: Plan) -> pd.DataFrame:
 
 def _beside_teachers(plan: Plan) -> Iterator[tuple[dict[str, Any], pd.DataFrame, pd.DataFrame]]:
     """Names, item rows of the student and item rows of its teacher, for `answers`."""
-    from kdutils import checks, runs
+    from kdutils import material, runs
 
-    specs = {checks.resolved(run.spec): run.evaluation for run in plan.runs}
+    specs = {material.resolved(run.spec): run.evaluation for run in plan.runs}
     specs = {spec: evaluation for spec, evaluation in specs.items() if spec.domain in DOMAINS}
 
     @cache

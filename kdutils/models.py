@@ -8,9 +8,7 @@ are not read at all.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,8 +25,8 @@ from transformers import (
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.utils import logging as transformers_logging
 
-from kdutils import store
-from kdutils.mini.family import MINI_MODELS, MODEL_FOLDER
+from kdutils.material import Location, ModelError, locate
+from kdutils.mini.family import MINI_MODELS
 from kdutils.runspec import RunSpec
 
 LORA_TARGETS = (
@@ -40,20 +38,6 @@ LORA_TARGETS = (
 )  # as the authors: no o_proj, no gate_proj
 LARGE_PARAMETERS = 20_000_000  # from here on bf16 pays on a CPU (measured at 135M; below 1M it does not)
 GENERIC_TOKENIZERS = ("PreTrainedTokenizerFast", "TokenizersBackend")
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-
-
-class ModelError(ValueError):
-    """A model that cannot be used. The message is one line and holds the remedy."""
-
-
-@dataclass(frozen=True)
-class Location:
-    """Where a model is read from."""
-
-    name: str  # as it was asked for
-    source: str  # folder or hub id, what transformers calls pretrained_model_name_or_path
-    gguf_file: str | None = None
 
 
 @dataclass(frozen=True)
@@ -115,56 +99,6 @@ class LoadedModel:
                 input_ids=input_ids_BT.to(device), attention_mask=attention_BT.to(device), use_cache=False
             )
         return output.last_hidden_state
-
-
-def locate(name: str) -> Location:
-    """Where the model of that name is read from; nothing is loaded or downloaded.
-
-    Raises:
-        ModelError: if it is neither of the mini family, a file, a folder with a config nor a hub id.
-    """
-    if name in MINI_MODELS:
-        return Location(name, str(MODEL_FOLDER / name))
-    path = Path(name).expanduser()
-    if name.endswith(".gguf"):
-        if not path.is_file():
-            raise ModelError(f"GGUF file {name} is missing; give the path of a file that is there")
-        return Location(name, str(path.resolve().parent), path.name)
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise ModelError(f"{name} has no config.json; give a folder as save_pretrained writes it")
-        return Location(name, str(path.resolve()))
-    if name.startswith((".", "/", "~")) or not HUB_ID.fullmatch(name):
-        raise ModelError(
-            f"unknown model {name!r}: give one of {list(MINI_MODELS)}, a hub id (owner/name), a folder or "
-            "a .gguf file"
-        )
-    return Location(name, name)
-
-
-def files_digest(name: str) -> str:
-    """16 hexadecimal digits of the SHA-256 of a local model's weights, configuration and tokenizer.
-
-    "" for a hub id, whose files are not known before they are there.
-
-    Raises:
-        ModelError: as `locate`.
-    """
-    place = locate(name)
-    source = Path(place.source)
-    if not source.is_dir():
-        return ""
-    names = (
-        [place.gguf_file]
-        if place.gguf_file
-        else sorted(path.name for path in source.iterdir() if path.suffix in (".safetensors", ".json"))
-    )
-    total = hashlib.sha256()
-    for file_name in names:
-        if file_name == "generation_config.json":  # never read
-            continue
-        total.update(file_name.encode() + bytes.fromhex(store.sha256_once(source / file_name)))
-    return total.hexdigest()[:16]
 
 
 def policy_for(n_parameters: int, *, device: str | None = None, trains_all: bool = False) -> Policy:

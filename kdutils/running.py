@@ -20,9 +20,10 @@ import pandas as pd
 from safetensors import SafetensorError
 
 from kdutils import answers, data, environment, evaluate, generate, lease, models, runs, store, texts, train
-from kdutils.checks import check, default_evaluation, resolved
+from kdutils.checks import check
 from kdutils.items import Item, fingerprint
 from kdutils.lease import Lease
+from kdutils.material import default_evaluation, load_items, resolved
 from kdutils.models import LoadedModel
 from kdutils.runs import RunFolder
 from kdutils.runspec import EvalSpec, RunSpec
@@ -219,7 +220,7 @@ def _trained(
         folder.finish({"status": "untrained"}, [])
         return models.load(spec.student)
     out = folder.path.parent.parent
-    items, teacher = data.load_items(spec, "train"), None
+    items, teacher = load_items(spec, "train"), None
     if spec.method == "seqkd":
         items = teacher_texts(spec, items, out, progress, waits=waits)
     elif spec.teacher is not None:
@@ -239,7 +240,7 @@ def _trained(
         spec,
         rate=models.learning_rate(spec),
         teacher=teacher,
-        validation=data.load_items(spec, "validation") if spec.validation_items else (),
+        validation=load_items(spec, "validation") if spec.validation_items else (),
         checkpoint=folder.checkpoint,
         progress=watched,
     )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from kdutils import cells, checks
+from kdutils import cells, material
 from kdutils.runspec import LOGIT_METHODS, EvalSpec, PlannedRun, RunSpec
 
 # Both measured on the mini family, one thread of a CPU.
@@ -57,7 +57,7 @@ def jobs_of(planned: Iterable[PlannedRun]) -> dict[str, Job]:
     evaluations: dict[str, dict[EvalSpec, None]] = {}  # as an ordered set
     teachers: dict[str, str] = {}  # of the run -> id of its teacher's
     for run in planned:
-        spec = checks.resolved(run.spec)
+        spec = material.resolved(run.spec)
         needed = [spec]
         if own := spec.teacher_spec():
             teachers[spec.run_id] = own.run_id

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import tiny
 
-from kdutils import checks, filling, grid, lease, livecells, running, runs
+from kdutils import filling, grid, lease, livecells, material, running, runs
 
 EVALUATION = tiny.EVALUATION
 
@@ -101,7 +101,7 @@ def test_weights_without_a_record_are_damaged_if_they_cannot_be_loaded(plan, out
     record = teacher.result()
     del record["sha256"]
     (teacher.path / "result.json").write_text(json.dumps(record))
-    spec = checks.resolved(plan[0].spec).teacher_spec()
+    spec = material.resolved(plan[0].spec).teacher_spec()
     running.load_trained(spec, teacher)  # an old folder is taken as it is
     cut(teacher.model / "model.safetensors")
     with pytest.raises(runs.DamagedError, match="model is damaged"):
@@ -187,7 +187,7 @@ def test_cells_are_computed_once_and_again_when_something_changes(plan, out, mon
     assert grid.live_cells(plan, out).equals(first)
     assert len(counted) == 10
     for each in plan:
-        livecells.keep(out, each.evaluation, checks.resolved(each.spec))
+        livecells.keep(out, each.evaluation, material.resolved(each.spec))
     assert len(counted) == 10
     sft = runs.folder_of(out, tiny.run_ids(plan, "sft")[0])
     rows = sft.evaluation(EVALUATION).assign(text="another")

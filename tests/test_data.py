@@ -6,15 +6,15 @@ import pytest
 import tiny
 import torch
 
-from kdutils import data
-from kdutils.data import DataError
+from kdutils import data, material
 from kdutils.items import Item, fingerprint, prompt
+from kdutils.material import DataError
 
 TOKENIZER = tiny.tokenizer()
 
 
 def items(n=6):
-    return [data._item(json.dumps(record), where="test") for record in tiny.records(n)]
+    return [material._item(json.dumps(record), where="test") for record in tiny.records(n)]
 
 
 def encoded(protocol="careful", tokenizer=TOKENIZER, max_tokens=96, n=6):
@@ -125,41 +125,41 @@ def test_malformed_items_are_refused(tmp_path, line, says):
     path = tmp_path / "train.jsonl"
     path.write_text(line + "\n")
     with pytest.raises(DataError, match=says) as caught:
-        data.read_items(path)
+        material.read_items(path)
     assert "train.jsonl" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_missing_file_and_repeated_id_are_refused(tmp_path):
     with pytest.raises(DataError, match="is missing; a data folder holds"):
-        data.read_items(tmp_path / "train.jsonl")
+        material.read_items(tmp_path / "train.jsonl")
     line = json.dumps(tiny.records(1)[0])
     (tmp_path / "train.jsonl").write_text(f"{line}\n{line}\n")
     with pytest.raises(DataError, match="line 2: id 'addsub-0' stands there twice"):
-        data.read_items(tmp_path / "train.jsonl")
+        material.read_items(tmp_path / "train.jsonl")
 
 
 def test_more_items_than_there_are_is_refused(tmp_path):
     folder = tiny.write_data(tmp_path / "data")
     spec = tiny.spec("owner/model", folder, train_items=25)
     with pytest.raises(DataError, match=r"train_items=25, but .*train.jsonl holds 24; ask for fewer"):
-        data.load_items(spec, "train")
+        material.load_items(spec, "train")
     with pytest.raises(DataError, match="unknown split 'dev'"):
-        data.load_items(spec, "dev")
+        material.load_items(spec, "dev")
 
 
 def test_the_fingerprint_sees_every_character(tmp_path):
     folder = tmp_path / "data"
     tiny.write_data(folder)
-    before = data.folder_digest(folder)
+    before = material.folder_digest(folder)
     text = (folder / "test.jsonl").read_text()
     (folder / "test.jsonl").write_text(text.replace("What", "what", 1))
-    assert data.folder_digest(folder) != before
+    assert material.folder_digest(folder) != before
     assert fingerprint(items(3)) != fingerprint(items(4))
 
 
 def test_default_responses_are_those_of_llm_adapters():
     math = Item(id="a", task="svamp", question="q", answer="3", rationale="1 + 2 = 3. The answer is 3.")
     choice = Item(id="b", task="obqa", question="q", answer="answer2")
-    assert data.default_response(math) == math.rationale
-    assert data.default_response(choice) == "the correct answer is answer2"
+    assert material.default_response(math) == math.rationale
+    assert material.default_response(choice) == "the correct answer is answer2"

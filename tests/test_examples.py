@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kdutils import checks, examples, plan, runs, spec, tables
+from kdutils import examples, material, plan, runs, spec, tables
 from kdutils.runspec import EvalSpec, PlannedRun, RunSpec
 
 EVALUATION = EvalSpec(tasks=("svamp",), items_per_task=6)
@@ -19,7 +19,7 @@ NOISY = RunSpec(method="fkl", noise_sigma=2.0, **PAIR)
 
 def finish(out: Path, run: RunSpec, answers: list[str], right: list[bool]) -> None:
     """Put item rows with these answers into the store, as if the run were trained and evaluated."""
-    items = checks.test_items(checks.resolved(run), EVALUATION)
+    items = material.test_items(material.resolved(run), EVALUATION)
     rows = pd.DataFrame(
         {
             "task": "svamp",
@@ -31,7 +31,7 @@ def finish(out: Path, run: RunSpec, answers: list[str], right: list[bool]) -> No
             "correct": right,
         }
     )
-    runs.folder_of(out, checks.resolved(run).run_id).write_evaluation(EVALUATION, rows, {})
+    runs.folder_of(out, material.resolved(run).run_id).write_evaluation(EVALUATION, rows, {})
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_at_most_two_of_each_outcome_with_their_own_texts(asked):
 
 
 def test_questions_are_those_of_the_items(asked):
-    items = checks.test_items(checks.resolved(KD), EVALUATION)
+    items = material.test_items(material.resolved(KD), EVALUATION)
     found = examples.drawn(asked, rng=np.random.default_rng(0))
     assert found["question"].iloc[2] == f"{items[3].question} [{items[3].answer}]"  # the only one of its kind
     assert found["question"].iloc[3] == f"{items[4].question} [{items[4].answer}]"
@@ -79,7 +79,7 @@ def test_texts_are_escaped_in_the_table(asked):
 
 @pytest.mark.parametrize("gone", [TEACHER, SFT, KD])
 def test_a_missing_run_leaves_nothing_to_compare(asked, gone):
-    folder = runs.folder_of(asked.out, checks.resolved(gone).run_id)
+    folder = runs.folder_of(asked.out, material.resolved(gone).run_id)
     (folder.path / "eval" / EVALUATION.eval_id / "result.json").unlink()
     assert examples.drawn(asked, rng=np.random.default_rng(0)).empty
 

@@ -7,7 +7,7 @@ import pytest
 import tiny
 import torch
 
-from kdutils import data, models
+from kdutils import data, material, models
 from kdutils.generate import decode, generate, top1_tokens
 
 QUESTIONS = [record["question"] for record in tiny.records(9)] + ["What is 1 plus 2 plus 3 plus 4 ?"]
@@ -134,7 +134,7 @@ def test_senseless_calls_are_refused(model):
 def test_likeliest_tokens_are_those_of_the_dense_logits_whatever_the_batch(tmp_path):
     model = models.load(tiny.save_model(tmp_path / "tiny-20k", spread=0.3, seed=4))
     (tmp_path / "items.jsonl").write_text("\n".join(json.dumps(r) for r in tiny.records(7)))
-    items = data.read_items(tmp_path / "items.jsonl")
+    items = material.read_items(tmp_path / "items.jsonl")
     encoded = data.encode(items, model.tokenizer, max_tokens=200, protocol="careful")
     found = top1_tokens(model, encoded, batch_rows=3)
     assert found == top1_tokens(model, encoded, batch_rows=1)

@@ -12,7 +12,7 @@ import psutil
 import pytest
 import tiny
 
-from kdutils import cells, checks, environment, filling, grid, lease, running, runs, schedule
+from kdutils import cells, environment, filling, grid, lease, material, running, runs, schedule
 from kdutils.pool import Death
 from kdutils.runspec import PlannedRun
 
@@ -201,7 +201,7 @@ def test_what_another_process_makes_is_put_aside_and_found(plan, tmp_path, inlin
     """The lease of the first run is ours, as another's would be, until everything else is made."""
     (held,) = tiny.run_ids(plan, "sft")
     own = lease.take(tmp_path, held)
-    spec = checks.resolved(plan[2].spec)
+    spec = material.resolved(plan[2].spec)
 
     def others_finish(state):
         if state.n_done == 4 and (tmp_path / "leases" / f"{held}.json").exists():

@@ -7,9 +7,9 @@ import pytest
 import tiny
 import torch
 
-from kdutils import models
+from kdutils import material, models
+from kdutils.material import ModelError
 from kdutils.mini.family import MINI_MODELS
-from kdutils.models import ModelError
 from kdutils.runspec import RunSpec
 
 
@@ -68,16 +68,16 @@ def test_bf16_autocast_stays_within_stated_rounding(folder):
 )
 def test_unknown_models_are_refused(name, says):
     with pytest.raises(ModelError, match=says):
-        models.locate(name)
+        material.locate(name)
 
 
 def test_a_hub_id_is_taken_at_its_word():
-    assert models.locate("Qwen/Qwen2.5-0.5B").source == "Qwen/Qwen2.5-0.5B"
+    assert material.locate("Qwen/Qwen2.5-0.5B").source == "Qwen/Qwen2.5-0.5B"
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path):
     with pytest.raises(ModelError, match="has no config.json"):
-        models.locate(str(tmp_path))
+        material.locate(str(tmp_path))
 
 
 def test_damaged_weights_are_refused_with_a_remedy(tmp_path):

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from kdutils import cells as cell_rows
-from kdutils import checks, likeness, published, runs, runspec, study, sweeps
+from kdutils import likeness, material, published, runs, runspec, study, sweeps
 from kdutils.plan import Filter, Plan
 from kdutils.spec import RELEASED_MODELS, load_profile
 
@@ -368,7 +368,7 @@ def answered(tmp_path):
     evaluation = runspec.EvalSpec(tasks=("svamp",))
     for spec, parsed in specs.items():
         if parsed:
-            finished_run(tmp_path, checks.resolved(spec), evaluation, items(parsed, gold))
+            finished_run(tmp_path, material.resolved(spec), evaluation, items(parsed, gold))
     planned = tuple(runspec.PlannedRun(spec, evaluation) for spec in specs)
     return Plan("04", load_profile("mini"), tmp_path, planned, Filter())
 

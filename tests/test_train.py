@@ -8,7 +8,7 @@ import pytest
 import tiny
 import torch
 
-from kdutils import data, generate, models, train
+from kdutils import data, generate, material, models, train
 from kdutils.teacher import Teacher
 
 
@@ -50,7 +50,7 @@ def fit(folder, spec, *, items=None, validation=(), **options):
     """(student, outcome) after training as a run does."""
     student = models.load(spec.student, trains_all=spec.adapter == "full")
     student = models.add_adapter(student, spec, seed=spec.seed)
-    items = items if items is not None else data.load_items(spec, "train")
+    items = items if items is not None else material.load_items(spec, "train")
     how = {"rate": models.learning_rate(spec), "teacher": a_teacher(folder, spec)}
     return student, train.train(student, items, spec, validation=validation, **how | options)
 
@@ -103,7 +103,7 @@ class Interrupt(Exception):  # noqa: N818 - stands for Ctrl-C
 def test_interrupted_and_resumed_is_bit_equal(folder, tmp_path, monkeypatch, method, adapter):
     monkeypatch.setattr(train, "CHECKPOINT_SECONDS", 0.0)  # after every step
     spec = a_spec(folder, method, adapter=adapter, epochs=2, select_best=True)
-    validation = data.load_items(spec, "validation")
+    validation = material.load_items(spec, "validation")
     straight, _ = fit(folder, spec, validation=validation)
 
     def stop(entry):
@@ -197,7 +197,7 @@ def test_a_loss_that_turns_nan_is_an_outcome(folder, monkeypatch):
 
 def test_sft_overfits_ten_items_and_learns_to_stop(folder):
     spec = a_spec(folder, train_items=10, epochs=160, batch_size=10, learning_rate=1e-2)
-    items = data.load_items(spec, "train")
+    items = material.load_items(spec, "train")
     student, outcome = fit(folder, spec, items=items)
     assert losses_of(outcome)[-1] < 0.05
     prompts = data.prompt_ids([item.question for item in items], student.tokenizer)
@@ -216,7 +216,7 @@ def test_kd_drives_a_student_of_the_same_size_to_its_teacher(folder, method):
     assert found[-1] < found[0] / 4
     teacher = a_teacher(folder, spec)
     batch = data.collate(
-        data.encode(data.load_items(spec, "train"), student.tokenizer, max_tokens=96, protocol="careful"),
+        data.encode(material.load_items(spec, "train"), student.tokenizer, max_tokens=96, protocol="careful"),
         range(24),
         pad_id=student.pad_id,
     )
@@ -229,7 +229,7 @@ def test_noise_is_the_same_for_an_item_whatever_its_batch(folder):
     spec = a_spec(folder, "fkl", noise_sigma=2.0)
     teacher = a_teacher(folder, spec)
     table = data.encode(
-        data.load_items(spec, "train"), teacher.model.tokenizer, max_tokens=96, protocol="careful"
+        material.load_items(spec, "train"), teacher.model.tokenizer, max_tokens=96, protocol="careful"
     )
     together = data.collate(table, [3, 1, 2], pad_id=2)
     alone = data.collate(table, [1], pad_id=2)
@@ -247,7 +247,7 @@ def test_paper_weighs_sequences_and_careful_weighs_tokens(folder):
         found = {}
         for protocol in ("careful", "paper"):
             spec = a_spec(folder, method, protocol=protocol, train_items=2, batch_size=2, epochs=1)
-            items = data.load_items(spec, "train")
+            items = material.load_items(spec, "train")
             alone = [losses_of(fit(folder, dataclasses.replace(spec), items=[item])[1])[0] for item in items]
             both = losses_of(fit(folder, spec, items=items)[1])[0]
             tokenizer = models.load_tokenizer(spec.student)
@@ -272,7 +272,7 @@ def test_gkd_mixes_by_its_share_and_scores_its_own_texts(folder):
 
 def test_best_on_validation_restores_the_lowest(folder):
     spec = a_spec(folder, train_items=2, batch_size=2, epochs=40, learning_rate=1e-2, select_best=True)
-    validation = data.load_items(spec, "validation")
+    validation = material.load_items(spec, "validation")
     student, outcome = fit(folder, spec, validation=validation)
     by_epoch = [entry["validation_loss"] for entry in outcome.curve if "validation_loss" in entry]
     state = train._Training(student, validation, spec, 1e-3, None, validation, None, None, None)
@@ -324,4 +324,4 @@ def test_teacher_and_method_must_fit(folder):
     spec = a_spec(folder, "fkl")
     student = models.load(spec.student)
     with pytest.raises(ValueError, match="method 'fkl' with teacher=None cannot be trained"):
-        train.train(student, data.load_items(spec, "train"), spec, rate=1e-3)
+        train.train(student, material.load_items(spec, "train"), spec, rate=1e-3)

@@ -1,4 +1,4 @@
-"""The ten models of the mini family: sizes, configurations, folders, pairs."""
+"""The ten models of the mini family: names, sizes, folders, pairs. Without torch."""
 
 from __future__ import annotations
 
@@ -6,16 +6,9 @@ from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
-import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig, PreTrainedModel, Qwen2Config
-
-from kdutils.mini.tokenizer import CONTEXT
-
 ROWS = 544  # the tokenizer has fewer entries; the rest is padding
 WIDE_ROWS = 576  # the two largest Qwen-like models, as Qwen2.5-7B and -14B have more rows than the others
-ROPE_THETA = 10_000.0
-EMBEDDING_STD = 0.1
-CONFIGS = {"qwen": Qwen2Config, "llama": LlamaConfig}
+ARCHITECTURES = ("qwen", "llama")  # of Qwen2 and Llama
 MODEL_FOLDER = Path(__file__).parent / "models"
 
 
@@ -24,7 +17,7 @@ class MiniModel:
     """Shape and pretraining of one model of the family."""
 
     name: str
-    architecture: str  # a key of CONFIGS
+    architecture: str  # one of ARCHITECTURES
     hidden: int
     layers: int
     heads: int
@@ -36,23 +29,6 @@ class MiniModel:
     def fine_tuning_rate(self) -> float:
         """The default learning rate of a run."""
         return 0.6 * self.learning_rate
-
-    def config(self, *, pad: int, eos: int) -> PretrainedConfig:
-        """The configuration as it ships: tied embeddings."""
-        return CONFIGS[self.architecture](
-            vocab_size=self.rows,
-            hidden_size=self.hidden,
-            intermediate_size=2 * self.hidden,
-            num_hidden_layers=self.layers,
-            num_attention_heads=self.heads,
-            num_key_value_heads=self.key_heads,
-            max_position_embeddings=CONTEXT,
-            rope_parameters={"rope_type": "default", "rope_theta": ROPE_THETA},
-            tie_word_embeddings=True,
-            pad_token_id=pad,
-            bos_token_id=None,
-            eos_token_id=eos,
-        )
 
 
 # Several heads, since an option has to look back at its label and at the question, and few keys and values:
@@ -87,29 +63,7 @@ MINI_MODELS = {model.name: model for model in FAMILY}
 def pairs() -> list[tuple[str, str]]:
     """(teacher, student) within a family, the teacher larger: 15 Qwen-like and 6 Llama-like."""
     found = []
-    for architecture in CONFIGS:
+    for architecture in ARCHITECTURES:
         members = [model.name for model in FAMILY if model.architecture == architecture]  # by size
         found += [(teacher, student) for student, teacher in combinations(members, 2)]
     return found
-
-
-def build_model(model: MiniModel, *, pad: int, eos: int, generator: torch.Generator) -> PreTrainedModel:
-    """The untrained model in fp32; its weights depend on `generator` alone.
-
-    Matrices are normal with standard deviation 1 / sqrt(inputs), embeddings with EMBEDDING_STD; norms
-    are one, biases and the matrices that end a layer's two halves zero.
-    """
-    network = AutoModelForCausalLM.from_config(model.config(pad=pad, eos=eos), attn_implementation="sdpa")
-    with torch.no_grad():
-        for name, weights in network.named_parameters():
-            if name.endswith("bias"):
-                weights.zero_()
-            elif weights.ndim == 1:
-                weights.fill_(1.0)
-            elif "embed" in name:
-                weights.normal_(0.0, EMBEDDING_STD, generator=generator)
-            elif name.endswith(("o_proj.weight", "down_proj.weight")):
-                weights.zero_()  # each layer starts as the identity: tokens are not drowned in noise
-            else:
-                weights.normal_(0.0, weights.shape[1] ** -0.5, generator=generator)
-    return network

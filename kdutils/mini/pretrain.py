@@ -22,7 +22,8 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from kdutils import store
-from kdutils.mini.family import MINI_MODELS, MODEL_FOLDER, MiniModel, build_model
+from kdutils.mini.family import MINI_MODELS, MODEL_FOLDER, MiniModel
+from kdutils.mini.network import build_model
 from kdutils.mini.texts import generate_texts, lesson_sizes
 from kdutils.mini.tokenizer import ANSWERS, build_tokenizer
 from kdutils.mini.world import WORLD_SEED

@@ -1,0 +1,239 @@
+"""What runs are made of: items and models, found, read and named by the digests of their files.
+
+Nothing here computes: without torch, so that what is finished is found quickly.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from dataclasses import dataclass, fields, replace
+from functools import cache
+from pathlib import Path
+
+from kdutils import store
+from kdutils.items import SPLITS, Item
+from kdutils.mini.family import MINI_MODELS, MODEL_FOLDER
+from kdutils.mini.items import TASKS_OF, build_data, mini_digest
+from kdutils.runspec import MINI, EvalSpec, RunSpec
+from kdutils.spec import ALL_TASKS
+
+MINI_TEST_ITEMS = 200  # a task, if the evaluation does not say
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+
+class DataError(ValueError):
+    """Items that cannot be used. The message is one line and names file, line and remedy."""
+
+
+class ModelError(ValueError):
+    """A model that cannot be used. The message is one line and holds the remedy."""
+
+
+@dataclass(frozen=True)
+class Location:
+    """Where a model is read from."""
+
+    name: str  # as it was asked for
+    source: str  # folder or hub id, what transformers calls pretrained_model_name_or_path
+    gguf_file: str | None = None
+
+
+def resolved(spec: RunSpec) -> RunSpec:
+    """The spec with the digests of its data and of local models: other files under the same names are
+    another run.
+
+    Raises:
+        DataError, ModelError: if a file is missing.
+    """
+    return replace(
+        spec,
+        data_digest=data_digest(spec),
+        student_digest=files_digest(spec.student),
+        teacher_digest=files_digest(spec.teacher) if spec.teacher else "",
+    )
+
+
+def locate(name: str) -> Location:
+    """Where the model of that name is read from; nothing is loaded or downloaded.
+
+    Raises:
+        ModelError: if it is neither of the mini family, a file, a folder with a config nor a hub id.
+    """
+    if name in MINI_MODELS:
+        return Location(name, str(MODEL_FOLDER / name))
+    path = Path(name).expanduser()
+    if name.endswith(".gguf"):
+        if not path.is_file():
+            raise ModelError(f"GGUF file {name} is missing; give the path of a file that is there")
+        return Location(name, str(path.resolve().parent), path.name)
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ModelError(f"{name} has no config.json; give a folder as save_pretrained writes it")
+        return Location(name, str(path.resolve()))
+    if name.startswith((".", "/", "~")) or not HUB_ID.fullmatch(name):
+        raise ModelError(
+            f"unknown model {name!r}: give one of {list(MINI_MODELS)}, a hub id (owner/name), a folder or "
+            "a .gguf file"
+        )
+    return Location(name, name)
+
+
+def files_digest(name: str) -> str:
+    """16 hexadecimal digits of the SHA-256 of a local model's weights, configuration and tokenizer.
+
+    "" for a hub id, whose files are not known before they are there.
+
+    Raises:
+        ModelError: as `locate`.
+    """
+    place = locate(name)
+    source = Path(place.source)
+    if not source.is_dir():
+        return ""
+    names = (
+        [place.gguf_file]
+        if place.gguf_file
+        else sorted(path.name for path in source.iterdir() if path.suffix in (".safetensors", ".json"))
+    )
+    total = hashlib.sha256()
+    for file_name in names:
+        if file_name == "generation_config.json":  # never read
+            continue
+        total.update(file_name.encode() + bytes.fromhex(store.sha256_once(source / file_name)))
+    return total.hexdigest()[:16]
+
+
+def data_digest(spec: RunSpec) -> str:
+    """16 hexadecimal digits that name the items: of a folder's files, or of what the mini world generates."""
+    if spec.data == MINI:
+        return mini_digest(spec.domain)
+    return folder_digest(Path(spec.data))
+
+
+def folder_digest(folder: Path) -> str:
+    """16 hexadecimal digits of the SHA-256 of a data folder's three files."""
+    total = hashlib.sha256()
+    for split in SPLITS:
+        path = Path(folder).expanduser() / f"{split}.jsonl"
+        if not path.is_file():
+            raise DataError(
+                f"{path} is missing; a data folder holds train.jsonl, validation.jsonl, test.jsonl"
+            )
+        total.update(bytes.fromhex(store.sha256_once(path)))
+    return total.hexdigest()[:16]
+
+
+def read_items(path: Path) -> list[Item]:
+    """Items of a JSON-lines file (keys id, task, question, answer; optional response, rationale).
+
+    Where there is no `response`, it is the rationale for math and "the correct answer is ANSWER" otherwise.
+
+    Raises:
+        DataError: names the line that is not JSON, lacks a key, is empty or repeats an id.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(
+            f"{path} is missing; a data folder holds train.jsonl, validation.jsonl and test.jsonl"
+        )
+    items: dict[str, Item] = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if not line.strip():
+            continue
+        item = _item(line, where=f"{path}, line {number}")
+        if item.id in items:
+            raise DataError(f"{path}, line {number}: id {item.id!r} stands there twice; make ids unique")
+        items[item.id] = item
+    if not items:
+        raise DataError(f"{path} holds no items; give at least one")
+    return list(items.values())
+
+
+def _item(line: str, *, where: str) -> Item:
+    try:
+        record = json.loads(line)
+    except ValueError as error:
+        raise DataError(f"{where}: not JSON ({error}); one object a line") from None
+    if not isinstance(record, dict):
+        raise DataError(f"{where}: not a JSON object; one object a line")
+    known = {entry.name for entry in fields(Item)}
+    values = {key: value for key, value in record.items() if key in known - {"ended"}}
+    for key in ("id", "task", "question", "answer"):
+        if not isinstance(values.get(key), str) or not values[key].strip():
+            raise DataError(f"{where}: {key} is missing or not text; every item needs it")
+    if values["task"] not in ALL_TASKS:
+        raise DataError(f"{where}: unknown task {values['task']!r}; there are {list(ALL_TASKS)}")
+    if wrong := [key for key, value in values.items() if not isinstance(value, str)]:
+        raise DataError(f"{where}: {wrong[0]} is not text; write it as a string")
+    item = Item(**values)
+    return item if item.response else Item(**values | {"response": default_response(item)})
+
+
+def default_response(item: Item) -> str:
+    """What LLM-Adapters trains on: the rationale, or "the correct answer is ANSWER"."""
+    return item.rationale or f"the correct answer is {item.answer}"
+
+
+def load_items(spec: RunSpec, split: str, *, per_task: int | None = None) -> list[Item]:
+    """The items of a split that a run uses: the first ones of its file, in their order.
+
+    Args:
+        per_task: of the mini world, which has as many as are asked for; a file holds what it holds.
+
+    Raises:
+        DataError: if the split is unknown or has too few items.
+    """
+    if split not in SPLITS:
+        raise DataError(f"unknown split {split!r}; there are {list(SPLITS)}")
+    wanted = {"train": spec.train_items, "validation": spec.validation_items}.get(split)
+    if spec.data == MINI:
+        return _mini_items(spec.domain, split, spec.wrong_rationale_share, wanted, per_task)
+    items = read_items(Path(spec.data).expanduser() / f"{split}.jsonl")
+    if wanted is not None and wanted > len(items):
+        raise DataError(
+            f"{split}_items={wanted}, but {spec.data}/{split}.jsonl holds {len(items)}; ask for fewer"
+        )
+    return items[:wanted]
+
+
+@cache
+def _mini_items(
+    domain: str, split: str, share: float, wanted: int | None, per_task: int | None
+) -> list[Item]:
+    """Items of the mini world, one of each task in turn; test items task after task."""
+    n_tasks = len(TASKS_OF[domain])
+    per_task = per_task or (MINI_TEST_ITEMS if wanted is None else math.ceil(wanted / n_tasks))
+    try:
+        items = build_data(split=split, n_per_task=per_task, domain=domain, wrong_rationale_share=share)
+    except ValueError as error:
+        raise DataError(f"data='mini': {error}") from None
+    if wanted is None:
+        return items
+    in_turn = [items[task * per_task + i] for i in range(per_task) for task in range(n_tasks)]
+    return in_turn[:wanted]
+
+
+def test_items(spec: RunSpec, evaluation: EvalSpec) -> list[Item]:
+    """The items of an evaluation, `items_per_task` of each of its tasks.
+
+    Raises:
+        DataError: if a task has none.
+    """
+    chosen = []
+    pool = load_items(spec, evaluation.split, per_task=evaluation.items_per_task)
+    for task in evaluation.tasks:
+        of_task = [item for item in pool if item.task == task][: evaluation.items_per_task]
+        if not of_task:
+            there = sorted({item.task for item in pool})
+            raise DataError(f"no {evaluation.split} items of task {task!r}; there are items of {there}")
+        chosen += of_task
+    return chosen
+
+
+def default_evaluation(spec: RunSpec) -> EvalSpec:
+    """Greedy decoding on the test items of every task that the data have, in the order of their file."""
+    tasks = dict.fromkeys(item.task for item in load_items(spec, "test"))
+    return EvalSpec(tasks=tuple(tasks))
