@@ -123,3 +123,12 @@ def test_plain_papermill_takes_a_parameter(tmp_path, released_tables):
     )
     assert run.returncode == 0, run.stderr
     assert "Spearman rho (p) of gain and student size, temperature_1." in (tmp_path / "out.ipynb").read_text()
+
+
+def test_the_reference_of_the_live_study_has_the_same_released_rows():
+    live = REFERENCE.parent / "mini"
+    for name, read in (("statistics.csv", pd.read_csv), ("claims.json", pd.read_json)):
+        released, both = read(REFERENCE / name), read(live / name)
+        assert set(both["source"]) == {"published", "live"}
+        same = both[both["source"] == "published"].reset_index(drop=True)
+        pd.testing.assert_frame_equal(same, released, check_dtype=False, rtol=0, atol=0)
