@@ -77,10 +77,9 @@ def run_profile(
         raise RunError(f"limit={limit_seconds:g} must be a number of seconds above 0")
     tasks = plan(profile, out=out, only=only, overrides=overrides or {}, notebooks=notebooks)
     needed = needs(tasks)
-    os.environ[report.RUN_TOKEN] = uuid.uuid4().hex  # of this run: for the notebooks and for what trains
     folder = tasks[0].reports.parent
     jobs = min(jobs or os.cpu_count() or 1, len(tasks))
-    with _alone_in(folder), tempfile.TemporaryDirectory(prefix="kdutils-") as scratch:
+    with _alone_in(folder), _token(), tempfile.TemporaryDirectory(prefix="kdutils-") as scratch:
         data = [path for path in (step() for step in prepare) if path is not None]
         if train:
             train(needed, Path(scratch) / HANDOVER)
@@ -225,6 +224,16 @@ def _checksums(folders: Sequence[Path]) -> dict[str, str]:
     """SHA-256 of every file directly in the folders, by file name."""
     files = sorted(path for folder in folders for path in folder.iterdir() if path.is_file())
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+@contextlib.contextmanager
+def _token() -> Iterator[None]:
+    """A name for this run, in the environment of the notebooks and of what trains for them."""
+    os.environ[report.RUN_TOKEN] = uuid.uuid4().hex
+    try:
+        yield
+    finally:
+        del os.environ[report.RUN_TOKEN]
 
 
 @contextlib.contextmanager

@@ -39,6 +39,7 @@ def do(task, tell):
 
 def main(folder: str) -> None:
     """A driver whose two workers hang."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in whatever a script starts with `&`
     with Pool(do, ["a", "b"], prepare=prepare) as pool:
         for number in range(2):
             pool.give(number, ("hang", f"{folder}/{number}"))

@@ -75,7 +75,7 @@ def test_ledgers_equal_the_committed_reference(outputs, name):
 @pytest.mark.notebook
 def test_every_figure_has_its_files_and_numbers_in_its_alt_text(outputs):
     stems = {path.stem for path in (outputs / "figures").iterdir()}
-    assert len(stems) == 20
+    assert len(stems) == 21
     for stem in stems:
         for suffix in (".png", ".svg", ".csv", ".json"):
             assert (outputs / "figures" / (stem + suffix)).stat().st_size > 0
@@ -117,7 +117,8 @@ def test_plain_papermill_takes_a_parameter(tmp_path, released_tables):
     """That it refuses a misspelt one is shown on a small notebook in test_runner."""
     notebook = ROOT / "notebooks" / "02_size_correlation.ipynb"
     command = [sys.executable, "-m", "papermill", "-k", "python3", "--no-progress-bar", notebook]
-    command += [tmp_path / "out.ipynb", "-p", "out", tmp_path / "out", "-p", "selection", "temperature_1"]
+    command += [tmp_path / "out.ipynb", "-p", "profile", "published", "-p", "out", tmp_path / "out"]
+    command += ["-p", "selection", "temperature_1"]
     run = subprocess.run(
         list(map(str, command)), env=plain_environment(), capture_output=True, text=True, check=False
     )
