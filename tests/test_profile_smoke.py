@@ -1,4 +1,4 @@
-"""Profile `smoke` on one domain, run as a user runs it: trains a pair, shows it beside the released results."""
+"""Profile `smoke` on one domain, as a user runs it: a pair trained, and shown beside the released results."""
 
 import json
 import os
