@@ -6,6 +6,7 @@ import base64
 import html
 import io
 import time
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
@@ -51,7 +52,11 @@ def train(plan: Plan, *, workers: int | None = None) -> None:
     from kdutils import grid  # loads torch, which a profile without training does not need
 
     line = display(_shown("planning"), display_id=True, raw=True)
-    state = grid.fill(plan.runs, plan.out, workers=workers, progress=_Progress(line))
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", message="IProgress not found"
+        )  # tqdm misses widgets for bars not shown
+        state = grid.fill(plan.runs, plan.out, workers=workers, progress=_Progress(line))
     line.update(_shown(str(state)), raw=True)
 
 
