@@ -8,12 +8,9 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
-from kdutils import executor, handover, params, plan, runner, spec, store
-
-if TYPE_CHECKING:
-    from kdutils import grid
+from kdutils import executor, grid, handover, params, plan, runner, spec, store
 
 SAY_EVERY_SECONDS = 10.0
 
@@ -94,8 +91,6 @@ class _Training:
 
     def __call__(self, plans: Sequence[plan.Plan], folder: Path) -> None:
         """Make them, and leave in `folder` what the notebooks would have to find out again."""
-        from kdutils import grid  # loads torch, which a profile without training does not need
-
         runs = list(dict.fromkeys(run for each in plans for run in each.runs))
         if not runs:
             return

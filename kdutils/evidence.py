@@ -89,8 +89,7 @@ def task_rows(evidence: Evidence, test: str, domains: tuple[str, ...]) -> pd.Dat
     """Defined results of one of the authors' tests on single tasks, math before commonsense."""
     table = evidence.of(test)
     table = table[table["domain"].isin(domains) & (table["task"] != AVERAGE)]
-    order = {domain: index for index, domain in enumerate(DOMAINS)}
-    return table.dropna(subset=["statistic"]).sort_values("domain", key=lambda d: d.map(order), kind="stable")
+    return study.in_domain_order(table.dropna(subset=["statistic"]))
 
 
 def finding(interval: stats.Interval, **fields) -> Finding:

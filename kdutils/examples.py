@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
+from kdutils import evaluate, material, runs
 from kdutils.plan import Plan
 from kdutils.runspec import EvalSpec, PlannedRun, RunSpec
 from kdutils.spec import DOMAIN_TASKS, DOMAINS, KD_METHODS, METHOD_LABELS, TASK_LABELS
@@ -61,15 +62,13 @@ def _compared(plan: Plan, distilled: list[PlannedRun]) -> Iterator[tuple[Planned
     """The runs that can be compared, each with its item rows beside the teacher's and the SFT student's."""
     if not distilled:
         return
-    from kdutils import evaluate, material
-
-    sft = {_student(run.spec): run.spec for run in plan.runs if run.spec.method == "sft"}
+    asked = {material.resolved(run.spec) for run in plan.runs}
     kept: dict[str, pd.DataFrame | None] = {}  # a teacher's or SFT student's rows serve many runs
     for run in distilled:
-        if _student(run.spec) not in sft:
-            continue
         spec = material.resolved(run.spec)
-        others = (spec.teacher_spec(), material.resolved(sft[_student(run.spec)]))
+        others = (spec.teacher_spec(), spec.sft_spec())
+        if not asked.issuperset(others):
+            continue
         for other in others:
             if other.run_id not in kept:
                 kept[other.run_id] = _rows(plan, other, run.evaluation)
@@ -84,8 +83,6 @@ def _compared(plan: Plan, distilled: list[PlannedRun]) -> Iterator[tuple[Planned
 
 def _rows(plan: Plan, spec: RunSpec, evaluation: EvalSpec) -> pd.DataFrame | None:
     """What is needed of the item rows of a resolved run; None if it is not finished."""
-    from kdutils import runs
-
     rows = runs.folder_of(plan.out, spec.run_id).evaluation(evaluation)
     if rows is None:
         return None
@@ -93,14 +90,8 @@ def _rows(plan: Plan, spec: RunSpec, evaluation: EvalSpec) -> pd.DataFrame | Non
     return rows.loc[shown, [*KEYS, "text", "answer", "parsed", "correct"]]
 
 
-def _student(spec: RunSpec) -> tuple[str, str, str, int]:
-    return (spec.student, spec.domain, spec.protocol, spec.seed)
-
-
 def _texts(run: PlannedRun, row: pd.Series, label: str) -> dict[str, str]:
     """One line of COLUMNS: the outcome and its run, the question with its answer, three texts."""
-    from kdutils import material
-
     spec = material.resolved(run.spec)
     questions = {item.id: item.question for item in material.test_items(spec, run.evaluation)}
     sizes = " → ".join(name.rsplit("-", 1)[-1] for name in (spec.teacher, spec.student))

@@ -1,7 +1,7 @@
 """What the driver of a run knows already, for the notebooks it starts: cells, costs and state of each plan.
 
-It spares a notebook the import of torch and a look at the store. It lies in the scratch folder of one
-./run_all.sh, so it cannot be stale.
+A report can so say what this run has made, and no notebook looks through the store again. It lies in the
+scratch folder of one ./run_all.sh, so it cannot be stale.
 """
 
 from __future__ import annotations

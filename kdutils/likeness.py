@@ -11,11 +11,12 @@ from typing import Any
 
 import pandas as pd
 
+from kdutils import evaluate, material, runs
 from kdutils.cells import model_family
 from kdutils.plan import Plan
 from kdutils.runspec import RunSpec
 from kdutils.spec import ALL_TASKS, DOMAINS, KD_METHODS, METHOD_LABELS, TASK_LABELS, TRAIN_DOMAINS
-from kdutils.study import LIKENESS, PAIR, in_task_order, pair_label
+from kdutils.study import LIKENESS, PAIR, in_domain_order, in_task_order, pair_label
 
 FIDELITY_NAMES = {"published": "BLEU.csv", "live": "BLEU"}  # what the column `fidelity` holds
 ANSWERS = ["both_right", "same_wrong", "other_wrong", "only_teacher", "only_student"]
@@ -66,8 +67,7 @@ def by_method(gain_table: pd.DataFrame, *, measure: str) -> pd.DataFrame:
     sft[measure] = sft[f"{measure}_sft"]
     means = pd.concat([sft, table]).groupby([*keys, "method"], sort=False)[measure].mean().reset_index()
     means = means.sort_values(["student_parameters", "teacher_parameters"], kind="stable")
-    order = {domain: place for place, domain in enumerate(TRAIN_DOMAINS)}
-    means = means.sort_values("domain", key=lambda domain: domain.map(order), kind="stable")
+    means = in_domain_order(means)
     return means.assign(pair=pair_label(means)).reset_index(drop=True)
 
 
@@ -91,8 +91,6 @@ def answers(plan: Plan) -> pd.DataFrame:
     columns = ["domain", "task", "family", "teacher", "student", "method", "seed", "n"]
     table = []
     if plan.runs:
-        from kdutils import evaluate  # with what comes below, loads torch
-
         for where, student, teacher in _beside_teachers(plan):
             for task, both in evaluate.paired(student, teacher).groupby("task", sort=False):
                 table.append(where | {"task": task, "n": len(both)} | _answers(both))
@@ -101,27 +99,22 @@ def answers(plan: Plan) -> pd.DataFrame:
 
 def _beside_teachers(plan: Plan) -> Iterator[tuple[dict[str, Any], pd.DataFrame, pd.DataFrame]]:
     """Names, item rows of the student and item rows of its teacher, for `answers`."""
-    from kdutils import material, runs
-
-    specs = {material.resolved(run.spec): run.evaluation for run in plan.runs}
-    specs = {spec: evaluation for spec, evaluation in specs.items() if spec.domain in DOMAINS}
+    specs = {material.resolved(run.spec): run.evaluation for run in plan.runs if run.spec.domain in DOMAINS}
 
     @cache
     def rows(spec: RunSpec) -> pd.DataFrame | None:
         found = runs.folder_of(plan.out, spec.run_id).evaluation(specs[spec])
         return None if found is None else found[["task", "item_id", "sample", "parsed", "correct"]]
 
-    sft = {(s.student, s.domain, s.protocol, s.seed): s for s in specs if s.method == "sft"}
     seen = set()
     for spec in specs:
         if spec.teacher is None or not spec.teacher_tuned or spec.temperature != 1.0 or spec.noise_sigma:
             continue
-        teacher = sft.get((spec.teacher, spec.domain, spec.protocol, spec.teacher_seed))
-        beside = {spec.method: spec, "sft": sft.get((spec.student, spec.domain, spec.protocol, spec.seed))}
-        for method, student in beside.items():
+        teacher = spec.teacher_spec()
+        for method, student in ((spec.method, spec), ("sft", spec.sft_spec())):
             names = {"domain": spec.domain, "family": model_family(spec.student), "teacher": spec.teacher}
             names |= {"student": spec.student, "method": method, "seed": spec.seed}
-            if teacher is None or student is None or tuple(names.values()) in seen:
+            if teacher not in specs or student not in specs or tuple(names.values()) in seen:
                 continue
             seen.add(tuple(names.values()))
             if rows(teacher) is not None and rows(student) is not None:
@@ -130,8 +123,6 @@ def _beside_teachers(plan: Plan) -> Iterator[tuple[dict[str, Any], pd.DataFrame,
 
 def _answers(both: pd.DataFrame) -> dict[str, float]:
     """The shares of one task: paired rows of a student and its teacher."""
-    from kdutils import evaluate  # as above
-
     found = evaluate.agreement(both)
     same_wrong = found["agreement"] - found["both_right"]  # who are both right give the same answer
     return {name: found[name] for name in ("agreement", "error_consistency", *ANSWERS) if name in found} | {

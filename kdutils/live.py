@@ -7,19 +7,17 @@ import html
 import io
 import time
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import DisplayHandle, display
 from matplotlib.figure import Figure
 
-from kdutils import figures, handover, study
+from kdutils import figures, grid, handover, study
+from kdutils.filling import State
 from kdutils.plan import Plan
 from kdutils.spec import SOURCE_LABELS
-
-if TYPE_CHECKING:
-    from kdutils.grid import State
 
 MODEL_WORLD = (
     "Live results are of a model world, tiny models on generated questions: they show that the machinery "
@@ -49,8 +47,6 @@ def train(plan: Plan, *, workers: int | None = None) -> None:
     if handed := handover.read(plan):  # the driver has made them
         display(_shown(handed.state), raw=True)
         return
-    from kdutils import grid  # loads torch, which a profile without training does not need
-
     line = display(_shown("planning"), display_id=True, raw=True)
     with warnings.catch_warnings():
         warnings.filterwarnings(

@@ -6,7 +6,7 @@ method also has its marker.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import matplotlib.pyplot as plt
@@ -157,6 +157,11 @@ def interval_dots(
     for edge in range(1, len(rows)):
         ax.axhline(edge - 0.5, color="0.92", linewidth=0.6, zorder=0)
     ax.axvline(0, color=GREY, linewidth=0.9, zorder=1)
+    return _named_rows(ax, rows)
+
+
+def _named_rows(ax: Axes, rows: Sequence[str]) -> Axes:
+    """Rows from top to bottom in place of a scale."""
     ax.set_yticks(range(len(rows)), rows)
     ax.set_ylim(len(rows) - 0.5, -0.5)
     ax.grid(axis="y", visible=False)
@@ -322,10 +327,7 @@ def joined_dots(
         part = table[table[by] == key]
         position = [rows.index(value) for value in part[y]]
         ax.scatter(part[x], position, color=style.colour, marker=style.marker, s=16, linewidth=0, zorder=2)
-    ax.set_yticks(range(len(rows)), rows)
-    ax.set_ylim(len(rows) - 0.5, -0.5)
-    ax.grid(axis="y", visible=False)
-    return ax
+    return _named_rows(ax, rows)
 
 
 def point_rows(ax: Axes, table: pd.DataFrame, *, y: str, x: str, styles: dict[str, Style], by: str) -> Axes:
@@ -341,10 +343,7 @@ def point_rows(ax: Axes, table: pd.DataFrame, *, y: str, x: str, styles: dict[st
     for edge in range(1, len(rows)):
         ax.axhline(edge - 0.5, color="0.92", linewidth=0.6, zorder=0)
     ax.axvline(0, color=GREY, linewidth=0.9, zorder=1)
-    ax.set_yticks(range(len(rows)), rows)
-    ax.set_ylim(len(rows) - 0.5, -0.5)
-    ax.grid(axis="y", visible=False)
-    return ax
+    return _named_rows(ax, rows)
 
 
 def stacked_shares(ax: Axes, table: pd.DataFrame, *, styles: dict[str, Style], fmt: str = "{:.0%}") -> Axes:
@@ -366,10 +365,7 @@ def stacked_shares(ax: Axes, table: pd.DataFrame, *, styles: dict[str, Style], f
                     color=_text_colour(style.colour),
                 )
         left += width
-    ax.set_yticks(range(len(table)), table.index)
-    ax.set_ylim(len(table) - 0.5, -0.5)
-    ax.grid(axis="y", visible=False)
-    return ax
+    return _named_rows(ax, list(table.index))
 
 
 def _text_colour(background: tuple[float, float, float]) -> str:

@@ -214,16 +214,26 @@ def load_profile(name: str) -> Profile:
 
 
 def _live(entries: dict[str, Any]) -> Live:
-    """The `[live]` table of a profile; keys that `Live` lacks are fields of the runs."""
+    """The `[live]` table of a profile; keys that `Live` lacks are fields of the runs.
+
+    A need names its pairs by a key of `[live.pair_sets]`; without one it has all.
+    """
+    sets = entries.get("pair_sets", {})
+    values = {key: _frozen(value) for key, value in entries.items() if key != "pair_sets"}
+    values["needs"] = tuple(_need(need, sets) for need in entries["needs"])
     own = {entry.name for entry in fields(Live)} - {"settings"}
-    values = {key: tuple(value) if isinstance(value, list) else value for key, value in entries.items()}
-    values["needs"] = tuple(_need(need) for need in values["needs"])
     settings = {key: value for key, value in values.items() if key not in own}
     return Live(**{key: value for key, value in values.items() if key in own}, settings=settings)
 
 
-def _need(entries: dict[str, Any]) -> Need:
-    values = {key: tuple(value) if isinstance(value, list) else value for key, value in entries.items()}
+def _need(entries: dict[str, Any], sets: dict[str, list[list[str]]]) -> Need:
+    values = {key: _frozen(value) for key, value in entries.items()}
     if "pairs" in values:
-        values["pairs"] = tuple((teacher, student) for teacher, student in values["pairs"])
+        if values["pairs"] not in sets:
+            raise ValueError(f"pairs={values['pairs']!r} is not in [live.pair_sets], which has {list(sets)}")
+        values["pairs"] = tuple((teacher, student) for teacher, student in sets[values["pairs"]])
     return Need(**values)
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value

@@ -23,7 +23,6 @@ from kdutils.spec import (
     PAPER_METHODS,
     SELECTIONS,
     TASK_LABELS,
-    TRAIN_DOMAINS,
 )
 
 STATISTIC_COLUMNS = [
@@ -386,8 +385,7 @@ def noise_costs(losses: pd.DataFrame) -> pd.DataFrame:
         n_collapsed = int(part["is_collapsed"].sum())
         rows.append((domain, sigma, loss.n, loss.estimate, loss.low, loss.high, n_collapsed))
     found = pd.DataFrame(rows, columns=["domain", "sigma", "runs", "loss", "low", "high", "collapsed"])
-    order = {domain: place for place, domain in enumerate(TRAIN_DOMAINS)}
-    return found.sort_values("domain", key=lambda domain: domain.map(order), kind="stable", ignore_index=True)
+    return study.in_domain_order(found).reset_index(drop=True)
 
 
 def item_links(runs: pd.DataFrame, *, bound: float) -> pd.DataFrame:

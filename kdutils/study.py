@@ -10,7 +10,7 @@ from collections.abc import Iterable
 import pandas as pd
 
 from kdutils import cells as cell_rows
-from kdutils import handover, published
+from kdutils import grid, handover, published
 from kdutils.plan import Plan
 from kdutils.spec import (
     ALL_TASKS,
@@ -83,12 +83,8 @@ def cells_of(plan: Plan) -> tuple[pd.DataFrame, dict[str, str]]:
 def _live_cells(plan: Plan) -> pd.DataFrame:
     if not plan.runs:
         return cell_rows.cell_table([])
-    if handed := handover.read(plan):
-        cells = handed.cells
-    else:
-        from kdutils import grid  # loads torch, which a profile without training does not need
-
-        cells = grid.live_cells(plan.runs, plan.out)
+    handed = handover.read(plan)
+    cells = handed.cells if handed else grid.live_cells(plan.runs, plan.out)
     protocols = cells.loc[cells["method"] != "base", "protocol"].unique()
     if len(protocols) == 1:  # a model as it is has no protocol: it is the baseline of whichever there is
         cells["protocol"] = protocols[0]
@@ -101,8 +97,6 @@ def costs(plan: Plan) -> pd.DataFrame:
         return pd.DataFrame()
     if handed := handover.read(plan):
         return handed.costs
-    from kdutils import grid  # as above
-
     return grid.costs(plan.runs, plan.out)
 
 
@@ -198,9 +192,7 @@ def gains(cells: pd.DataFrame, *, selection: str, methods: Iterable[str] = PAPER
     if selection == "temperature_1":
         runs = runs[runs["temperature"] == 1.0]
     group = ["source", "protocol", "domain", "task", "teacher", "student", "method"]
-    best = runs.loc[runs.groupby(group, sort=True)["accuracy"].idxmax()].sort_values(
-        "domain", key=lambda domain: domain.map(TRAIN_DOMAINS.index), kind="stable"
-    )
+    best = in_domain_order(runs.loc[runs.groupby(group, sort=True)["accuracy"].idxmax()])
     sft = table.loc[table["method"] == "sft"]
     where = ["source", "protocol", "domain", "task"]
     own = ["accuracy", "accuracy_se", "seed_se"]
@@ -255,8 +247,12 @@ def parse_failures(cells: pd.DataFrame) -> pd.DataFrame:
     table = by[["accuracy", "unparsed", "truncated"]].mean().assign(runs=by.size()).reset_index()
     order = {method: place for place, method in enumerate(METHOD_LABELS)}
     table = table.sort_values("method", key=lambda method: method.map(order), kind="stable")
-    table = table.sort_values("domain", key=lambda domain: domain.map(TRAIN_DOMAINS.index), kind="stable")
-    return table.assign(method=table["method"].map(METHOD_LABELS)).reset_index(drop=True)
+    return in_domain_order(table.assign(method=table["method"].map(METHOD_LABELS))).reset_index(drop=True)
+
+
+def in_domain_order(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows by domain, as in spec; within a domain as they were."""
+    return table.sort_values("domain", key=lambda domain: domain.map(TRAIN_DOMAINS.index), kind="stable")
 
 
 def in_task_order(table: pd.DataFrame) -> pd.DataFrame:

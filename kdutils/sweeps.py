@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import pandas as pd
 
-from kdutils.spec import AVERAGE, KD_METHODS, METHOD_LABELS, PAPER_METHODS, TRAIN_DOMAINS
-from kdutils.study import mean_over_seeds
+from kdutils.spec import AVERAGE, KD_METHODS, METHOD_LABELS, PAPER_METHODS
+from kdutils.study import in_domain_order, mean_over_seeds
 
 DECODING = {"published": "sampled at temperature 1", "live": "greedy decoding"}  # of what is scored
 
@@ -51,9 +51,7 @@ def _swept(runs: pd.DataFrame, varied: str) -> pd.DataFrame:
 def by_column(average: pd.DataFrame, varied: str, symbol: str) -> pd.DataFrame:
     """Average accuracies, a row a domain x pair x method and a column a value of `varied`: `T = 2`."""
     keys = ["domain", "teacher", "student", "method"]
-    order = {domain: place for place, domain in enumerate(TRAIN_DOMAINS)}
-    ordered = average.sort_values("domain", key=lambda domain: domain.map(order), kind="stable")
-    wide = ordered.pivot_table(index=keys, columns=varied, values="accuracy", sort=False)
+    wide = in_domain_order(average).pivot_table(index=keys, columns=varied, values="accuracy", sort=False)
     wide = wide[sorted(wide.columns)]
     wide.columns = [f"{symbol} = {value:g}" for value in wide.columns]
     return wide.reset_index()

@@ -164,3 +164,12 @@ def test_a_pair_is_of_the_profiles_models(live, of, pair, message):
 def test_settings_are_those_of_a_run(live, of):
     with pytest.raises(TypeError, match="epoks"):
         of(replace(live, settings={"epoks": 3}))
+
+
+def test_a_need_may_name_its_pairs():
+    sets = {"one": [["mini-qwen-36k", "mini-qwen-14k"]]}
+    need = {"sections": ["01"], "methods": ["fkl"], "domains": ["math"]}
+    assert spec._need(need | {"pairs": "one"}, sets).pairs == (("mini-qwen-36k", "mini-qwen-14k"),)
+    assert spec._need(need, sets).pairs is None
+    with pytest.raises(ValueError, match=r"pairs='two' is not in .live.pair_sets., which has \['one'\]"):
+        spec._need(need | {"pairs": "two"}, sets)
