@@ -33,6 +33,10 @@ SCHEMA = {
     "n": "Int64",  # items behind the accuracy; for "average" the sum over the tasks
     "accuracy": "float64",
     "accuracy_se": "float64",  # standard error from the n items, in points
+    "n_clean": "Int64",  # items whose question does not occur in the training set; NA where not known
+    "accuracy_clean": "float64",  # of those items
+    "accuracy_ranked": "float64",  # of the likeliest option, where options were ranked; NaN elsewhere
+    "accuracy_ranked_normalised": "float64",  # of the likeliest by character
     "unparsed": "float64",  # texts in which no answer was found; NaN where texts were not released
     "truncated": "float64",  # texts that were cut at the limit of their length
     "agreement": "float64",  # items on which student and teacher give the same answer

@@ -33,6 +33,7 @@ class Item:
     response: str = ""  # what SFT trains on; may be empty in a test set
     rationale: str = ""  # the reasoning within the response, if there is any
     ended: bool = True  # False: the response was cut, so EOS must not follow it
+    contaminated: str = ""  # how the question occurs in the training set: exact, masked, fuzzy; "" if not
 
 
 def prompt(question: str) -> str:
@@ -41,6 +42,12 @@ def prompt(question: str) -> str:
 
 
 def fingerprint(items: Sequence[Item]) -> str:
-    """16 hexadecimal digits of the SHA-256 of the items: equal exactly if every character is."""
-    text = "".join(json.dumps(asdict(item), ensure_ascii=False) + "\n" for item in items)
+    """16 hexadecimal digits of the SHA-256 of the items: equal exactly if every character is.
+
+    Contamination is left out: it is about the training set, not the item.
+    """
+    records = [asdict(item) for item in items]
+    for record in records:
+        del record["contaminated"]
+    text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

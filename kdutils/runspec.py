@@ -14,14 +14,17 @@ import re
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
-from kdutils.spec import KD_METHODS, PROTOCOLS, TRAIN_DOMAINS
+from kdutils.spec import CHOICE_TASKS, KD_METHODS, PROTOCOLS, TRAIN_DOMAINS
 
 SCHEMA_VERSION = 1  # part of every hash; raised when a default changes its meaning
 METHODS = ("base", "sft", *KD_METHODS)  # base: the model as it is, for evaluation
 LOGIT_METHODS = ("fkl", "revkd", "gkd")  # they need the teacher's logits, so one vocabulary
 ADAPTERS = ("full", "lora")
-SCORINGS = ("generation",)
+SCORINGS = ("generation", "likelihood")
 MINI = "mini"  # the generated world, kdutils.mini
+BENCHMARK = "benchmark"  # real items: of $KDUTILS_DATA/data where that is there, else those of LLM_ADAPTERS
+LLM_ADAPTERS = "llm-adapters"  # real items as the authors used them, downloaded once
+RANKED_TASKS = ("aqua", *CHOICE_TASKS)  # those with options
 
 
 TRAINING_FIELDS = (  # without effect where nothing is trained
@@ -125,7 +128,8 @@ class RunSpec(_Hashed):
     lora_alpha: float = 16.0
     lora_dropout: float = 0.05
     seed: int = 0
-    data: str = MINI  # or a folder with train.jsonl, validation.jsonl, test.jsonl
+    data: str = MINI  # benchmark, llm-adapters, or a folder with train.jsonl, validation.jsonl, test.jsonl
+    max_item_characters: int | None = None  # question and response; longer ones are not trained on
     wrong_rationale_share: float = 0.23  # mini: of the training rationales in math, as measured in math_10k
     data_digest: str = ""  # of the items; this and the next two are filled in when the run is resolved
     student_digest: str = ""  # of a local model's files; "" for a hub id
@@ -160,6 +164,7 @@ class RunSpec(_Hashed):
         "lora_dropout": (0.0, 0.9),
         "seed": (0, 2**31 - 1),
         "teacher_seed": (0, 2**31 - 1),
+        "max_item_characters": (1, 10_000_000),
         "train_items": (1, 10_000_000),
         "validation_items": (0, 1_000_000),
         "epochs": (1, 1_000),
@@ -252,7 +257,7 @@ class EvalSpec(_Hashed):
     samples: int = 1  # texts an item
     seed: int = 0  # of the sampling
     max_new_tokens: int = 96
-    scoring: str = "generation"
+    scoring: str = "generation"  # likelihood: candidate answers are ranked, nothing is generated
 
     CHOICES: ClassVar = {"split": ("test", "validation"), "scoring": SCORINGS}
     RANGES: ClassVar = {
@@ -271,6 +276,27 @@ class EvalSpec(_Hashed):
             raise ValueError(
                 "greedy decoding (temperature=0) has one text an item and no seed: raise temperature"
             )
+        if self.scoring == "likelihood":
+            self._check_ranking()
+
+    def _check_ranking(self) -> None:
+        if free := [task for task in self.tasks if task not in RANKED_TASKS]:
+            raise ValueError(
+                f"task {free[0]!r} has no options to rank; scoring='likelihood' takes {RANKED_TASKS}"
+            )
+        if self.temperature != 0 or self.max_new_tokens != EvalSpec.max_new_tokens:
+            raise ValueError(
+                "temperature and max_new_tokens have no effect with scoring='likelihood': leave them out"
+            )
+
+    def ranking(self) -> EvalSpec | None:
+        """The evaluation that ranks the options of the same items; None if no task has options."""
+        tasks = tuple(task for task in self.tasks if task in RANKED_TASKS)
+        if not tasks:
+            return None
+        return EvalSpec(
+            tasks=tasks, split=self.split, items_per_task=self.items_per_task, scoring="likelihood"
+        )
 
     @property
     def eval_id(self) -> str:
