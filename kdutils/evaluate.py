@@ -217,7 +217,7 @@ def fidelity(both: pd.DataFrame, *, rng: np.random.Generator, n_resamples: int =
     metric = sacrebleu.BLEU()
     texts, references = both["text"].tolist(), both["text_teacher"].tolist()
     counts = np.array(
-        [_bleu_counts(metric, text, reference) for text, reference in zip(texts, references, strict=True)]
+        [bleu_counts(text, reference) for text, reference in zip(texts, references, strict=True)]
     )
     draws = rng.integers(0, len(counts), size=(n_resamples, len(counts)))
     resampled = [_bleu(metric, counts[draw].sum(0)) for draw in draws]
@@ -253,9 +253,9 @@ def fidelity_correct_r(both: pd.DataFrame) -> float:
     return float(np.corrcoef(right, likeness)[0, 1])
 
 
-def _bleu_counts(metric: sacrebleu.BLEU, text: str, reference: str) -> list[int]:
+def bleu_counts(text: str, reference: str) -> list[int]:
     """Lengths, matches and totals of one text: what corpus BLEU adds up over texts."""
-    found = metric.corpus_score([text], [[reference]])
+    found = sacrebleu.corpus_bleu([text], [[reference]])
     return [found.sys_len, found.ref_len, *found.counts, *found.totals]
 
 
