@@ -8,7 +8,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from pathlib import Path
@@ -21,6 +23,9 @@ from kdutils.runspec import MINI, EvalSpec, RunSpec
 from kdutils.spec import ALL_TASKS
 
 MINI_TEST_ITEMS = 200  # a task, if the evaluation does not say
+LARGE_MODEL_BYTES = 60_000_000
+MODEL_FILES = "KDUTILS_MODELS"  # environment variable: NAME=PATH,NAME=PATH
+EXAMPLE_FILE = "Qwen/Qwen2.5-0.5B=/models/qwen2.5-0.5b.gguf"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
@@ -64,21 +69,76 @@ def locate(name: str) -> Location:
     """
     if name in MINI_MODELS:
         return Location(name, str(MODEL_FOLDER / name))
-    path = Path(name).expanduser()
-    if name.endswith(".gguf"):
+    mapped = model_files().get(name, name)
+    path = Path(mapped).expanduser()
+    if mapped.endswith(".gguf"):
         if not path.is_file():
-            raise ModelError(f"GGUF file {name} is missing; give the path of a file that is there")
+            raise ModelError(f"GGUF file {mapped} is missing; give the path of a file that is there")
         return Location(name, str(path.resolve().parent), path.name)
     if path.is_dir():
         if not (path / "config.json").is_file():
-            raise ModelError(f"{name} has no config.json; give a folder as save_pretrained writes it")
+            raise ModelError(f"{mapped} has no config.json; give a folder as save_pretrained writes it")
         return Location(name, str(path.resolve()))
-    if name.startswith((".", "/", "~")) or not HUB_ID.fullmatch(name):
+    if mapped.startswith((".", "/", "~")) or not HUB_ID.fullmatch(mapped):
         raise ModelError(
-            f"unknown model {name!r}: give one of {list(MINI_MODELS)}, a hub id (owner/name), a folder or "
+            f"unknown model {mapped!r}: give one of {list(MINI_MODELS)}, a hub id (owner/name), a folder or "
             "a .gguf file"
         )
-    return Location(name, name)
+    return Location(name, mapped)
+
+
+def model_files() -> dict[str, str]:
+    """What $KDUTILS_MODELS says: name of a model -> the folder, GGUF file or hub id that stands in for it.
+
+    Raises:
+        ModelError: for an entry that is not NAME=PATH.
+    """
+    return _as_mapping(filter(None, os.environ.get(MODEL_FILES, "").split(",")))
+
+
+def use_model_files(entries: Sequence[str]) -> None:
+    """Let these (NAME=PATH) stand in for models too, in this process and those it starts.
+
+    Raises:
+        ModelError: for an entry that is not NAME=PATH, or a path that is not there.
+    """
+    mapping = _as_mapping(entries)
+    os.environ[MODEL_FILES] = ",".join(f"{name}={path}" for name, path in (model_files() | mapping).items())
+    for name in mapping:
+        locate(name)
+
+
+def _as_mapping(entries: Iterable[str]) -> dict[str, str]:
+    mapping = {}
+    for entry in entries:
+        name, separator, path = (part.strip() for part in entry.partition("="))
+        if not (name and separator and path):
+            raise ModelError(
+                f"{entry!r} in {MODEL_FILES} or model_files is not NAME=PATH, such as {EXAMPLE_FILE}"
+            )
+        mapping[name] = path
+    return mapping
+
+
+def hub_revision(name: str) -> str:
+    """The commit of a hub model's files in the local cache; "" if there are none, or for local models."""
+    place = locate(name)
+    if Path(place.source).is_dir():
+        return ""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(place.source, "config.json")
+    return Path(found).parent.name if isinstance(found, str) else ""
+
+
+def is_large(name: str) -> bool:
+    """Whether a model is worth a machine of its own and a cache of what it says: a hub's, or a large file."""
+    place = locate(name)
+    source = Path(place.source)
+    if not source.is_dir():
+        return True
+    files = [source / place.gguf_file] if place.gguf_file else source.glob("*.safetensors")
+    return sum(path.stat().st_size for path in files) > LARGE_MODEL_BYTES
 
 
 def files_digest(name: str) -> str:

@@ -17,6 +17,7 @@ import pandas as pd
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 OUTPUTS = REPOSITORY / "outputs"
+LARGE_BYTES = 64 << 20  # of a file whose digest is worth keeping
 
 
 def write_bytes(path: Path, content: bytes) -> Path:
@@ -66,7 +67,11 @@ def sha256(path: Path) -> str:
 
 
 def sha256_once(path: Path) -> str:
-    """As `sha256`, computed once a process for a file that has not changed: for inputs, not for checking."""
+    """As `sha256`, computed once for a file that has not changed: for inputs, not for checking.
+
+    Once a process; once a user for files of gigabytes, which take seconds. What a file is told by is its path,
+    inode, size and both times.
+    """
     path = Path(path).resolve()
     facts = path.stat()
     return _sha256_of(path, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
@@ -74,7 +79,24 @@ def sha256_once(path: Path) -> str:
 
 @functools.cache
 def _sha256_of(path: Path, *facts: int) -> str:
-    return sha256(path)
+    if facts[1] < LARGE_BYTES:
+        return sha256(path)
+    key = hashlib.sha256(repr((str(path), *facts)).encode()).hexdigest()
+    kept = user_cache() / "digests" / key
+    with contextlib.suppress(OSError):
+        if len(digest := kept.read_text(encoding="utf-8")) == 64:
+            return digest
+    digest = sha256(path)
+    with contextlib.suppress(OSError):  # without a cache it is computed again
+        write_text(kept, digest)
+    return digest
+
+
+def user_cache() -> Path:
+    """Where downloads and what is dear to compute are kept, for all checkouts of a user."""
+    import pooch
+
+    return Path(pooch.os_cache("kdutils"))
 
 
 @contextlib.contextmanager
