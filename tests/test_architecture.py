@@ -17,6 +17,7 @@ LEFT_TO_RIGHT = [
     "items",
     "mini",
     "runspec",
+    "benchmark",
     "material",
     "data",
     "models",
