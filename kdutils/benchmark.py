@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from kdutils import store
-from kdutils.items import DataError, Item, item_of, json_lines, short_enough
+from kdutils import contamination, store
+from kdutils.items import DataError, Item, item_of, json_lines, letters_and_digits, short_enough
 from kdutils.runspec import BENCHMARK, LLM_ADAPTERS
 from kdutils.spec import DOMAIN_TASKS, INSTRUCTION_TASKS, MATH_TASKS
 
@@ -29,7 +29,7 @@ TRAIN_FILES = {
 READ_AS = {"mawps": "singleeq", "rasbt_instruct": "dolly", "selfinst_seed": "selfinst"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # read once a process, so one object is one benchmark
 class Benchmark:
     """The items of one domain."""
 
@@ -62,11 +62,6 @@ class Benchmark:
                 f"{len(usable)} {self.domain} items{limit} to train on; ask for fewer{longer}"
             )
         return {"train": train[:train_items], "validation": validation}
-
-
-def letters_and_digits(text: str) -> str:
-    """The text in lower case, without all else: questions of equal ones are the same."""
-    return "".join(character for character in text.lower() if character.isalnum())
 
 
 def in_order(items: list[Item]) -> tuple[Item, ...]:
@@ -102,6 +97,20 @@ def read(data: str, domain: str) -> Benchmark:
         DataError: names the file, the line and what is wrong with it.
     """
     return _read(_folder_or_refuse(data), domain, digest(data, domain))
+
+
+def flagged(data: str, domain: str) -> tuple[Item, ...]:
+    """The test items of a domain, each with how its question occurs in what is trained on.
+
+    Raises:
+        DataError: as `read`.
+    """
+    return _flagged(read(data, domain))
+
+
+@cache
+def _flagged(found: Benchmark) -> tuple[Item, ...]:
+    return tuple(contamination.flagged(found.test, found.pool))
 
 
 def _folder_or_refuse(data: str) -> Path:

@@ -98,6 +98,11 @@ def short_enough(items: Sequence[Item], max_characters: int | None) -> list[Item
     ]
 
 
+def letters_and_digits(text: str) -> str:
+    """The text in lower case, without all else: questions of equal ones are the same."""
+    return "".join(character for character in text.lower() if character.isalnum())
+
+
 def prompt(question: str) -> str:
     """The Alpaca prompt of a question, up to where the response begins."""
     return PROMPT.format(instruction=question)

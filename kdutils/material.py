@@ -208,11 +208,16 @@ def _mini_items(
 def test_items(spec: RunSpec, evaluation: EvalSpec) -> list[Item]:
     """The items of an evaluation, `items_per_task` of each of its tasks.
 
+    Benchmark test items say how their question occurs in what is trained on.
+
     Raises:
         DataError: if a task has none.
     """
     chosen = []
-    pool = load_items(spec, evaluation.split, per_task=evaluation.items_per_task)
+    if spec.data in benchmark.SOURCES and evaluation.split == "test":
+        pool = list(benchmark.flagged(spec.data, spec.domain))
+    else:
+        pool = load_items(spec, evaluation.split, per_task=evaluation.items_per_task)
     for task in evaluation.tasks:
         of_task = [item for item in pool if item.task == task][: evaluation.items_per_task]
         if not of_task:

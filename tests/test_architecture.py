@@ -17,6 +17,8 @@ LEFT_TO_RIGHT = [
     "items",
     "mini",
     "runspec",
+    "usercache",
+    "contamination",
     "benchmark",
     "material",
     "data",
