@@ -1,4 +1,9 @@
-"""Real questions: the items of $KDUTILS_DATA/data.
+"""Real questions: the items of $KDUTILS_DATA/data, or those that LLM-Adapters released.
+
+Both are read into one schema. In the release, what is trained on are math_10k and commonsense_15k, with the
+responses as they were released: the rationales of math_10k were written by ChatGPT, and those that end in
+another answer than the gold one are trained on too, as the authors did. `Benchmark.n_wrong_responses` says
+how many those are.
 
 Train and validation items come from one pool, in an order that depends on ids alone: train items are its
 first ones, validation items its last, so asking for more of either keeps those that were there.
@@ -7,16 +12,18 @@ first ones, validation items its last, so asking for more of either keeps those 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import re
 from collections import Counter
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
 from pathlib import Path
 
-from kdutils import contamination, store
+from kdutils import contamination, evaluate, release, store
 from kdutils.items import DataError, Item, item_of, json_lines, letters_and_digits, short_enough
 from kdutils.runspec import BENCHMARK, LLM_ADAPTERS
-from kdutils.spec import DOMAIN_TASKS, INSTRUCTION_TASKS, MATH_TASKS
+from kdutils.spec import CHOICE_TASKS, DOMAIN_TASKS, INSTRUCTION_TASKS, MATH_TASKS, TASK_LABELS
 
 SOURCES = (BENCHMARK, LLM_ADAPTERS)
 VERSION = 1  # of how items are made from files, part of their digest; raised when that changes
@@ -38,6 +45,29 @@ class Benchmark:
     pool: tuple[Item, ...]  # all that may be trained on, in the order in which it is
     test: tuple[Item, ...]  # task after task; within each in an order that depends on ids alone
     without_reference: dict[str, int]  # task -> test items left out, as there is nothing to score against
+
+    @cached_property
+    def n_wrong_responses(self) -> int:
+        """How many responses of the pool end in another answer than the gold one."""
+        return sum(not ends_in(item, item.answer) for item in self.pool)
+
+    def remarks(self) -> list[str]:
+        """What a reader of results must know about these items, a sentence each."""
+        said = [
+            f"{self.domain.capitalize()} items of {self.source}: {len(self.pool):,} to train on, "
+            f"{len(self.test):,} to test."
+        ]
+        if self.n_wrong_responses:
+            share = self.n_wrong_responses / len(self.pool)
+            said.append(
+                f"{self.n_wrong_responses:,} of the responses to train on ({share:.0%}) end in another "
+                "answer than the gold one; they are trained on as released."
+            )
+        said += [
+            f"{count} {TASK_LABELS[task]} items have no reference answer and are left out of the test set."
+            for task, count in self.without_reference.items()
+        ]
+        return said
 
     def split(
         self, *, train_items: int, validation_items: int, max_item_characters: int | None = None
@@ -81,12 +111,22 @@ def data_folder(data: str) -> Path | None:
 def digest(data: str, domain: str) -> str:
     """16 hexadecimal digits that name the items of a domain: their files, and how items are made of them.
 
+    The release is named by its commit, so that nothing is downloaded for its digest.
+
     Raises:
-        DataError: if a file is missing.
+        DataError: if a file is missing, or the release has no items of the domain.
     """
     total = hashlib.sha256(f"benchmark|{VERSION}|{domain}".encode())
-    for path in _files(_folder_or_refuse(data), domain):
-        total.update(path.name.encode() + bytes.fromhex(store.sha256_once(path)))
+    if folder := data_folder(data):
+        for path in _files(folder, domain):
+            total.update(path.name.encode() + bytes.fromhex(store.sha256_once(path)))
+    elif domain in release.TRAIN_FILES:
+        total.update(release.PINNED.commit.encode())
+    else:
+        raise DataError(
+            f"LLM-Adapters has no {domain} items, only {list(release.TRAIN_FILES)}; "
+            f"set KDUTILS_DATA to a folder with data/ and use data={BENCHMARK!r}"
+        )
     return total.hexdigest()[:16]
 
 
@@ -96,7 +136,7 @@ def read(data: str, domain: str) -> Benchmark:
     Raises:
         DataError: names the file, the line and what is wrong with it.
     """
-    return _read(_folder_or_refuse(data), domain, digest(data, domain))
+    return _read(data_folder(data), domain, digest(data, domain))
 
 
 def flagged(data: str, domain: str) -> tuple[Item, ...]:
@@ -113,12 +153,6 @@ def _flagged(found: Benchmark) -> tuple[Item, ...]:
     return tuple(contamination.flagged(found.test, found.pool))
 
 
-def _folder_or_refuse(data: str) -> Path:
-    if (folder := data_folder(data)) is None:
-        raise DataError(f"data={data!r} is not there; set KDUTILS_DATA to a folder with data/")
-    return folder
-
-
 def _files(folder: Path, domain: str) -> list[Path]:
     """The files of a domain, the training files first."""
     paths = [folder / "train" / f"{name}.jsonl" for name in TRAIN_FILES[domain]]
@@ -130,7 +164,11 @@ def _files(folder: Path, domain: str) -> list[Path]:
 
 
 @cache
-def _read(folder: Path, domain: str, named: str) -> Benchmark:
+def _read(folder: Path | None, domain: str, named: str) -> Benchmark:
+    return _read_release(domain) if folder is None else _read_folder(folder, domain)
+
+
+def _read_folder(folder: Path, domain: str) -> Benchmark:
     pool: list[Item] = []
     test: list[Item] = []
     without_reference: Counter[str] = Counter()
@@ -145,7 +183,9 @@ def _read(folder: Path, domain: str, named: str) -> Benchmark:
             pool += items
         else:
             test += in_order(items)
-    _refuse_repeated_ids(folder, [*pool, *test])
+    ids = Counter(item.id for item in [*pool, *test])
+    if repeated := [name for name, count in ids.items() if count > 1]:
+        raise DataError(f"{folder}: id {repeated[0]!r} stands there twice; make ids unique")
     return Benchmark(str(folder), domain, in_order(pool), tuple(test), dict(without_reference))
 
 
@@ -155,11 +195,99 @@ def _item(record: dict, where: str) -> Item:
     if record["task"] in INSTRUCTION_TASKS:
         record["response"] = record.get("answer")
     elif record["task"] in MATH_TASKS and not record.get("rationale"):  # some test items have none
-        record["response"] = f"The answer is {record.get('answer')}."
+        record["response"] = _bare_response(record.get("answer"))
     return item_of(record, where=where)
 
 
-def _refuse_repeated_ids(folder: Path, items: list[Item]) -> None:
-    ids = Counter(item.id for item in items)
-    if repeated := [name for name, count in ids.items() if count > 1]:
-        raise DataError(f"{folder}: id {repeated[0]!r} stands there twice; make ids unique")
+def _bare_response(answer: str | None) -> str:
+    return f"The answer is {answer}."
+
+
+def ends_in(item: Item, answer: str) -> bool:
+    """Whether an item's response gives that answer; instructions always do.
+
+    Letters are read strictly: the first capital in a rationale is rarely its answer.
+    """
+    if item.task in INSTRUCTION_TASKS:
+        return True
+    read_by = evaluate.parse_strict if item.task == "aqua" else evaluate.parse
+    return evaluate.is_correct(item.task, read_by(item.task, item.response), answer)
+
+
+# --- the release of LLM-Adapters -----------------------------------------------------------------------
+
+
+def _read_release(domain: str) -> Benchmark:
+    name = release.TRAIN_FILES[domain]
+    pool = [
+        _released_item(record, f"{Path(name).stem}-{number:05d}", None, where)
+        for number, (where, record) in enumerate(_released(name))
+    ]
+    test: list[Item] = []
+    for task in DOMAIN_TASKS[domain]:
+        name = release.TEST_FILES[task]
+        items = [
+            _released_item(record, f"{task}-test-{number:05d}", task, where)
+            for number, (where, record) in enumerate(_released(name))
+        ]
+        test += in_order([_without_wrong_rationale(item) for item in items])
+    source = f"LLM-Adapters at {release.PINNED.commit[:12]}"
+    return Benchmark(source, domain, in_order(pool), tuple(test), {})
+
+
+def _released(name: str) -> list[tuple[str, dict]]:
+    """Where each record of a released file stands, and the record."""
+    records = json.loads(release.content(release.PINNED, name))
+    return [(f"{name} of LLM-Adapters, record {number}", record) for number, record in enumerate(records)]
+
+
+def _released_item(record: dict, item_id: str, task: str | None, where: str) -> Item:
+    """The item of a released record; `task` None: as its answer is read.
+
+    The question is stripped of blanks around it, as in $KDUTILS_DATA/data. The response stays as it is.
+    """
+    answer = _released_answer(record, where)
+    question = "\n\n".join(part for key in ("instruction", "input") if (part := record.get(key, "").strip()))
+    task = task or _task_read_as(answer, question, where)
+    output = record.get("output", "")
+    fields = {"id": item_id, "task": task, "question": question, "answer": answer, "response": output}
+    return item_of(fields | {"rationale": output if task in MATH_TASKS else ""}, where=where)
+
+
+def _released_answer(record: dict, where: str) -> str:
+    """The gold answer as text: the only element of a list, and whole numbers without ".0"."""
+    answer = record.get("answer")
+    if isinstance(answer, list) and len(answer) == 1:
+        answer = answer[0]
+    if not isinstance(answer, str | int | float) or isinstance(answer, bool):
+        raise DataError(f"{where}: answer {answer!r} is neither text nor a number; it cannot be scored")
+    text = str(answer).strip()
+    try:
+        number = float(text.replace(",", ""))
+    except ValueError:
+        return text
+    return str(int(number)) if number.is_integer() else text.replace(",", "")
+
+
+def _task_read_as(answer: str, question: str, where: str) -> str:
+    """The task whose answers are read as this one: the released training sets do not name their tasks.
+
+    GSM8K stands for all numbers, ARC-e for all questions of four or five answers.
+    """
+    if re.fullmatch("[A-E]", answer):
+        return "aqua"
+    if re.fullmatch(evaluate.NUMBER, answer):
+        return "gsm8k"
+    if re.fullmatch(r"answer\d", answer):
+        return "siqa" if question.endswith("answer1/answer2/answer3") else "arc_e"
+    for task in ("boolq", "hellaswag", "piqa", "winogrande"):
+        if answer in CHOICE_TASKS[task]:
+            return task
+    raise DataError(f"{where}: answer {answer!r} is none that any task has")
+
+
+def _without_wrong_rationale(item: Item) -> Item:
+    """A test item whose response gives the gold answer: ChatGPT's, or the answer alone if that does not."""
+    if item.task not in MATH_TASKS or ends_in(item, item.answer):
+        return item
+    return replace(item, rationale="", response=_bare_response(item.answer))

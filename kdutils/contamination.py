@@ -165,7 +165,9 @@ def find_once(test: Sequence[Item], pool: Sequence[Item]) -> dict[str, Found]:
     for items in (test, pool):
         key.update(json.dumps([[item.id, item.task, item.question] for item in items]).encode() + b"\n")
     path = usercache.path(f"contamination/{key.hexdigest()[:32]}.json")
-    with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):  # absent or damaged: it is made again
+    with contextlib.suppress(
+        OSError, ValueError, TypeError, AttributeError
+    ):  # absent or damaged: it is made again
         return {name: Found(*entry) for name, entry in json.loads(path.read_text("utf-8")).items()}
     found = find(test, pool)
     with contextlib.suppress(OSError):  # a cache that cannot be written costs seconds, nothing else
