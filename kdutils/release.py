@@ -102,9 +102,9 @@ def content(release: Release, name: str) -> bytes:
     if not path.is_file():
         raise DataError(f"{path} is missing, git blob id {expected}; {_remedy(release)}")
     found = path.read_bytes()
-    if (name_of := git_id("blob", found)) != expected:
+    if (found_id := git_id("blob", found)) != expected:
         raise DataError(
-            f"{path} is not the released file: git blob id {name_of} instead of {expected} "
+            f"{path} is not the released file: git blob id {found_id} instead of {expected} "
             f"({len(found):,} bytes); {_remedy(release)}"
         )
     return found
@@ -189,16 +189,8 @@ def _download(release: Release, folder: Path) -> None:
         _git(release, None, "init", "--quiet", "--bare", str(repository))
         _git(release, repository, "remote", "add", "origin", release.url)
         # Without the files' contents, which are then fetched one by one as they are asked for.
-        _git(
-            release,
-            repository,
-            "fetch",
-            "--depth=1",
-            "--filter=blob:none",
-            "--no-tags",
-            "origin",
-            release.commit,
-        )
+        how = ("--depth=1", "--filter=blob:none", "--no-tags")
+        _git(release, repository, "fetch", *how, "origin", release.commit)
 
         def fetched(kind: str, name: str) -> bytes:
             data = _git(release, repository, "cat-file", kind, name)
