@@ -218,40 +218,36 @@ def ends_in(item: Item, answer: str) -> bool:
 
 
 def _read_release(domain: str) -> Benchmark:
-    name = release.TRAIN_FILES[domain]
-    pool = [
-        _released_item(record, f"{Path(name).stem}-{number:05d}", None, where)
-        for number, (where, record) in enumerate(_released(name))
-    ]
+    pool = _released_items(release.TRAIN_FILES[domain], domain)
     test: list[Item] = []
     for task in DOMAIN_TASKS[domain]:
-        name = release.TEST_FILES[task]
-        items = [
-            _released_item(record, f"{task}-test-{number:05d}", task, where)
-            for number, (where, record) in enumerate(_released(name))
-        ]
+        items = _released_items(release.TEST_FILES[task], domain, task)
         test += in_order([_without_wrong_rationale(item) for item in items])
     source = f"LLM-Adapters at {release.PINNED.commit[:12]}"
     return Benchmark(source, domain, in_order(pool), tuple(test), {})
 
 
-def _released(name: str) -> list[tuple[str, dict]]:
-    """Where each record of a released file stands, and the record."""
-    records = json.loads(release.content(release.PINNED, name))
-    return [(f"{name} of LLM-Adapters, record {number}", record) for number, record in enumerate(records)]
+def _released_items(name: str, domain: str, task: str | None = None) -> list[Item]:
+    """The items of a released file; without `task`, of the tasks that their answers are read by.
 
-
-def _released_item(record: dict, item_id: str, task: str | None, where: str) -> Item:
-    """The item of a released record; `task` None: as its answer is read.
-
-    The question is stripped of blanks around it, as in $KDUTILS_DATA/data. The response stays as it is.
+    Questions are stripped of blanks around them, as in $KDUTILS_DATA/data. Responses stay as they are.
     """
-    answer = _released_answer(record, where)
-    question = "\n\n".join(part for key in ("instruction", "input") if (part := record.get(key, "").strip()))
-    task = task or _task_read_as(answer, question, where)
-    output = record.get("output", "")
-    fields = {"id": item_id, "task": task, "question": question, "answer": answer, "response": output}
-    return item_of(fields | {"rationale": output if task in MATH_TASKS else ""}, where=where)
+    prefix, items = f"{task}-test" if task else Path(name).stem, []
+    for number, record in enumerate(json.loads(release.content(release.PINNED, name))):
+        where = f"{name} of LLM-Adapters, record {number}"
+        answer, output = _released_answer(record, where), record.get("output", "")
+        parts = (record.get(key, "").strip() for key in ("instruction", "input"))
+        question = "\n\n".join(part for part in parts if part)
+        values = {
+            "id": f"{prefix}-{number:05d}",
+            "task": task or _task_read_as(domain, answer, question, where),
+            "question": question,
+            "answer": answer,
+            "response": output,
+            "rationale": output if domain == "math" else "",
+        }
+        items.append(item_of(values, where=where))
+    return items
 
 
 def _released_answer(record: dict, where: str) -> str:
@@ -269,21 +265,21 @@ def _released_answer(record: dict, where: str) -> str:
     return str(int(number)) if number.is_integer() else text.replace(",", "")
 
 
-def _task_read_as(answer: str, question: str, where: str) -> str:
+def _task_read_as(domain: str, answer: str, question: str, where: str) -> str:
     """The task whose answers are read as this one: the released training sets do not name their tasks.
 
-    GSM8K stands for all numbers, ARC-e for all questions of four or five answers.
+    GSM8K stands for all of math but letters, ARC-e for all questions of four or five answers.
     """
-    if re.fullmatch("[A-E]", answer):
-        return "aqua"
-    if re.fullmatch(evaluate.NUMBER, answer):
-        return "gsm8k"
+    if domain == "math":
+        return "aqua" if re.fullmatch("[A-E]", answer) else "gsm8k"
     if re.fullmatch(r"answer\d", answer):
         return "siqa" if question.endswith("answer1/answer2/answer3") else "arc_e"
     for task in ("boolq", "hellaswag", "piqa", "winogrande"):
         if answer in CHOICE_TASKS[task]:
             return task
-    raise DataError(f"{where}: answer {answer!r} is none that any task has")
+    raise DataError(
+        f"{where}: answer {answer!r} is none that any task has; check the file against its commit"
+    )
 
 
 def _without_wrong_rationale(item: Item) -> Item:

@@ -300,6 +300,7 @@ def published(tmp_path, monkeypatch, cache):
     math = [released_record(n, task) for n in range(8, 24) for task in ("aqua", "gsm8k")]
     choices = [released_record(n, task) for n in range(8, 12) for task in CHOICE_TASKS]
     math.append(released_record(5, "addsub"))
+    math.append({"instruction": "Which part?", "input": "", "output": "The answer is 1/2.", "answer": "1/2"})
     (source / release.TRAIN_FILES["math"]).write_text(json.dumps(math))
     (source / release.TRAIN_FILES["commonsense"]).write_text(json.dumps(choices))
     (source / "large.bin").write_bytes(os.urandom(300_000))
@@ -335,12 +336,12 @@ def test_the_release_becomes_items(published, source):
 def test_released_responses_are_trained_on_as_they_are(published):
     found = benchmark.read("llm-adapters", "math")
     trained = {item.id: item for item in found.pool}
-    assert len(trained) == 33
+    assert len(trained) == 34
     assert trained["math_10k-00001"].response == "\nA: We count 8. The answer is 8 apples."
     assert trained["math_10k-00007"].response == "\nA: We count 11. The answer is 12 apples."
-    assert Counter(item.task for item in found.pool) == {"aqua": 16, "gsm8k": 17}
-    assert found.n_wrong_responses == 8
-    assert "8 of the responses to train on (24%) end in another answer" in " ".join(found.remarks())
+    assert Counter(item.task for item in found.pool) == {"aqua": 16, "gsm8k": 18}
+    assert found.n_wrong_responses == 9  # a fraction is no number that is read, so it counts as wrong
+    assert "9 of the responses to train on (26%) end in another answer" in " ".join(found.remarks())
 
 
 def test_released_choices_are_read_by_their_answers(published):
@@ -370,6 +371,11 @@ def test_the_digest_of_the_release_needs_no_download(published, cache):
     }
     assert len(names) == 2
     assert not cache.exists()
+
+
+def test_an_answer_of_no_task_is_refused():
+    with pytest.raises(DataError, match="here: answer 'maybe' is none that any task has"):
+        benchmark._task_read_as("commonsense", "maybe", "Is it?", "here")
 
 
 @pytest.mark.parametrize("answer", [None, [], ["A", "B"], {"A": 1}, True])
