@@ -29,8 +29,8 @@ def fill(
     """Make every run that is missing under `out`, with the teachers that they need, `workers` at a time.
 
     Args:
-        workers: processes that share the cores; by default one a GPU; else one a core for tiny models, and one
-            with all cores for large ones, of which two might not fit into memory.
+        workers: processes that share the cores; by default one a GPU; else one a core for tiny models, and
+            one with all cores for large ones, of which two might not fit into memory.
         progress: called after every change, and about once a second.
 
     Raises:

@@ -25,7 +25,7 @@ from transformers import (
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.utils import logging as transformers_logging
 
-from kdutils import store
+from kdutils import usercache
 from kdutils.material import Location, ModelError, files_digest, locate
 from kdutils.mini.family import MINI_MODELS
 from kdutils.runspec import RunSpec
@@ -192,7 +192,7 @@ def load(name: str, *, trains_all: bool = False, device: str | None = None) -> L
     return LoadedModel(name, network, tokenizer, policy)
 
 
-# --- GGUF: reading one takes half a minute, so what was read is kept ------------------------------------------
+# --- GGUF: reading one takes half a minute, so what was read is kept ----------------------------------------
 
 
 @dataclass(frozen=True)
@@ -211,14 +211,14 @@ def _plain(place: Location, what: str) -> _Plain:
 
 
 def _kept_folder(place: Location, what: str) -> Path:
-    return store.user_cache() / "gguf" / f"{files_digest(place.name)}-{what.removeprefix('torch.')}"
+    return usercache.path("gguf") / f"{files_digest(place.name)}-{what.removeprefix('torch.')}"
 
 
 @contextlib.contextmanager
 def _kept(place: Location, what: str) -> Iterator[Path]:
     """A folder to save a plain copy in, which appears whole; a full or read-only disk costs time alone."""
     try:
-        with store.folder_in_one_step(_kept_folder(place, what)) as folder:
+        with usercache.filled_once(_kept_folder(place, what)) as folder:
             yield folder
     except OSError:
         pass  # the model is loaded; the next one to ask reads the GGUF file again

@@ -288,7 +288,7 @@ def teacher_signal(
     """The teacher of a run as its students see it.
 
     A large one is asked about the training items once, for all its students (kdutils.states), and is not in
-    memory when they train; a tiny one is faster online. KDUTILS_TEACHER_STATES=always or never overrides that.
+    memory when they train; a tiny one is faster online. KDUTILS_TEACHER_STATES=always or never decides.
     """
     load = partial(teacher_model, spec, out, progress, waits=waits)
     noise = {"noise_sigma": spec.noise_sigma, "seed": spec.seed}

@@ -1,7 +1,7 @@
 """A teacher's hidden states at the scored positions of its students' training items, on disk.
 
-Off-policy arms show the teacher the same sequences for every student, temperature, noise level, epoch and seed,
-so its body runs once. Any logit is recovered by its own head: exact for every divergence, and at Qwen's
+Off-policy arms show the teacher the same sequences for every student, temperature, noise level, epoch and
+seed, so its body runs once. Any logit is recovered by its own head: exact for every divergence, and at Qwen's
 vocabulary 50 to 100 times smaller than logits.
 
     states/<digest>/states-00000.safetensors ...   hidden states (positions, width), item after item

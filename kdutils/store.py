@@ -15,6 +15,8 @@ from typing import Any
 
 import pandas as pd
 
+from kdutils import usercache
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 OUTPUTS = REPOSITORY / "outputs"
 LARGE_BYTES = 64 << 20  # of a file whose digest is worth keeping
@@ -69,8 +71,8 @@ def sha256(path: Path) -> str:
 def sha256_once(path: Path) -> str:
     """As `sha256`, computed once for a file that has not changed: for inputs, not for checking.
 
-    Once a process; once a user for files of gigabytes, which take seconds. What a file is told by is its path,
-    inode, size and both times.
+    Once a process; once a user for large files, which take seconds. A file is told by its path, inode, size
+    and both times.
     """
     path = Path(path).resolve()
     facts = path.stat()
@@ -82,7 +84,7 @@ def _sha256_of(path: Path, *facts: int) -> str:
     if facts[1] < LARGE_BYTES:
         return sha256(path)
     key = hashlib.sha256(repr((str(path), *facts)).encode()).hexdigest()
-    kept = user_cache() / "digests" / key
+    kept = usercache.path("digests") / key
     with contextlib.suppress(OSError):
         if len(digest := kept.read_text(encoding="utf-8")) == 64:
             return digest
@@ -90,13 +92,6 @@ def _sha256_of(path: Path, *facts: int) -> str:
     with contextlib.suppress(OSError):  # without a cache it is computed again
         write_text(kept, digest)
     return digest
-
-
-def user_cache() -> Path:
-    """Where downloads and what is dear to compute are kept, for all checkouts of a user."""
-    import pooch
-
-    return Path(pooch.os_cache("kdutils"))
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
 """The teacher as a signal: hidden states, head, noise and temperature, behind one interface.
 
-Two kinds: `Teacher` runs its body on every batch, `CachedTeacher` reads what it said of the training items from
-disk (kdutils.states) and has a body only for sequences that no cache can hold.
+Two kinds: `Teacher` runs its body on every batch, `CachedTeacher` reads what it said of the training items
+from disk (kdutils.states) and has a body only for sequences that no cache can hold.
 """
 
 from __future__ import annotations
