@@ -91,7 +91,7 @@ class _Training:
 
     def __call__(self, plans: Sequence[plan.Plan], folder: Path) -> None:
         """Make them, and leave in `folder` what the notebooks would have to find out again."""
-        runs = list(dict.fromkeys(run for each in plans for run in each.runs))
+        runs = list(dict.fromkeys(run for each in plans for run in each.to_make))
         if not runs:
             return
         state = grid.fill(runs, plans[0].out, workers=self.workers, progress=self.progress)

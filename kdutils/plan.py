@@ -54,6 +54,14 @@ class Plan:
     runs: tuple[PlannedRun, ...]  # live ones; baselines and teachers first
     shown: Filter
 
+    @property
+    def to_make(self) -> tuple[PlannedRun, ...]:
+        """The runs, and where the profile ranks options too, each of them evaluated so as well."""
+        if self.profile.live is None or not self.profile.live.ranks:
+            return self.runs
+        twins = ((run.spec, run.evaluation.ranking()) for run in self.runs)
+        return (*self.runs, *(PlannedRun(spec, twin) for spec, twin in twins if twin is not None))
+
 
 def plan(section: str, parameters: Mapping[str, Any]) -> Plan:
     """The plan of a section for the parameters of its notebook, by name; those it lacks are None.

@@ -162,6 +162,7 @@ class Live:
     sft_seeds: tuple[int, ...]  # of every student's SFT; a teacher's is 0
     items_per_task: int  # of the test set
     settings: dict[str, Any]  # more fields of every RunSpec, such as train_items
+    ranks: bool = False  # the options of multiple choice are ranked by likelihood, beside what is generated
 
     @property
     def watermark(self) -> str:
