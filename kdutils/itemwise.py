@@ -15,6 +15,7 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 import scipy.stats
+from pandas.api.typing import DataFrameGroupBy
 
 from kdutils import evaluate, likeness, material, runs, stats
 from kdutils.plan import Plan
@@ -38,10 +39,11 @@ COUNTS = [f"bleu_{place}" for place in range(10)]  # of an item's text: lengths,
 class Items:
     """The item rows of a plan's finished live runs.
 
-    `scored` has a row a run x item: ARM, seed, task, item_id, and `value`: the share of its texts that are
-    right (in instruction following their mean ROUGE-L). `beside` has a row a student x item of those
-    beside their tuned teacher (temperature 1, no noise; the SFT student is method `sft`): domain, teacher,
-    student, method, seed, task, item_id, `value` (the same answer as the teacher) and COUNTS.
+    `scored` has a row a run x item: ARM, seed, task, item_id, `value`: the share of its texts that are right
+    (in instruction following their mean ROUGE-L), and `is_clean`: its question is not in the training set.
+    `beside` has a row a student x item of those beside their tuned teacher (temperature 1, no noise; the SFT
+    student is method `sft`): domain, teacher, student, method, seed, task, item_id, `value` (the same answer
+    as the teacher) and COUNTS.
     """
 
     scored: pd.DataFrame
@@ -57,7 +59,7 @@ def read(plan: Plan) -> Items:
     pairs = {(run.spec.teacher, run.spec.student) for run in plan.runs if run.spec.teacher}
     scored, beside = ([], []) if len(pairs) != 1 else (_scored(plan), _beside(plan))
     return Items(
-        pd.DataFrame(scored, columns=[*ARM, "seed", "task", "item_id", "value"]),
+        pd.DataFrame(scored, columns=[*ARM, "seed", "task", "item_id", "value", "is_clean"]),
         pd.DataFrame(beside, columns=[*PAIRED, "seed", "task", "item_id", "value", *COUNTS]),
     )
 
@@ -74,11 +76,20 @@ def _scored(plan: Plan) -> list[tuple]:
         arm += (spec.teacher_tuned, spec.temperature) if has_teacher else (None, math.nan)
         for task, part in rows.groupby("task", sort=False):
             column = "rouge_l" if task in INSTRUCTION_TASKS else "correct"
-            by_item = part.groupby("item_id", sort=False)[column].mean()
+            by_item = part.groupby("item_id", sort=False)
+            values, clean = by_item[column].mean(), _is_clean(by_item)
             table += [
-                (*arm, spec.noise_sigma, spec.seed, task, item, value) for item, value in by_item.items()
+                (*arm, spec.noise_sigma, spec.seed, task, item, value, clean[item])
+                for item, value in values.items()
             ]
     return table
+
+
+def _is_clean(by_item: DataFrameGroupBy) -> pd.Series:
+    """Whether each item's question is not in the training set; NA where the rows do not say."""
+    if "contaminated" not in by_item.obj:
+        return by_item.size().map(lambda _: None)
+    return by_item["contaminated"].first() == ""
 
 
 def _beside(plan: Plan) -> list[tuple]:
@@ -188,6 +199,11 @@ def gains(scored: pd.DataFrame, *, by: Sequence[str] = ARM, confidence: float = 
     """
     sft = scored[scored["method"] == "sft"]
     return contrasts(plain(scored), sft, by=by, confidence=confidence)
+
+
+def clean_gains(scored: pd.DataFrame) -> pd.DataFrame:
+    """`gains` of the items whose question is not in the training set; none where that is not known."""
+    return gains(scored[scored["is_clean"].eq(True)])
 
 
 def tuning_costs(scored: pd.DataFrame) -> pd.DataFrame:
