@@ -99,9 +99,10 @@ def _line(label: str, part: pd.DataFrame) -> str:
 
 def _assumptions(found: Look, machine: Machine) -> Iterator[str]:
     yield (
-        f"assumed: {machine.flops / 1e12:.4g} TFLOP/s bf16 x {machine.forward_share:g} forward, x "
-        f"{machine.training_share:g} in training; {machine.bytes_per_second / 1e9:,.4g} GB/s x "
-        f"{machine.bytes_share:g}; {machine.layer_seconds * 1e3:g} ms to launch a layer; one run at a time"
+        f"assumed: {machine.flops / 1e12:.4g} TFLOP/s bf16, of which {machine.forward_share:.0%} forward, "
+        f"{machine.training_share:.0%} in training, {machine.adapter_share:.0%} in that of LoRA; "
+        f"{machine.bytes_per_second / 1e9:,.4g} GB/s, of which {machine.bytes_share:.0%}, and "
+        f"{machine.decoding_share:.0%} in decoding; {machine.layer_seconds * 1e3:g} ms to launch a layer"
     )
     trained = {
         (cell.spec.data, cell.spec.domain): cell.spec for cell in found.cells if cell.spec.method != "base"

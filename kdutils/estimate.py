@@ -134,7 +134,8 @@ class Training:
             self.student, n_rows * padded, context=padded, scored=n_rows * scored, rank=self.rank
         )
         numbers = _Numbers.of(self.student, self.machine)
-        seconds = flops / numbers.rate(self.machine.training_share)
+        share = self.machine.adapter_share if self.rank else self.machine.training_share
+        seconds = flops / numbers.rate(share)
         passes = DIVERGENCE_PASSES.get(spec.method, CROSS_ENTROPY_PASSES)
         passes += NOISE_PASSES * (spec.noise_sigma > 0)
         seconds += 4 * passes * self.student.rows * n_rows * scored / numbers.traffic
@@ -253,7 +254,7 @@ def decoding(
     read += decoding_bytes(shape, 1, positions=prompt + new / 2, weight_bytes=numbers.weight_bytes) * alive
     step = max(
         (flops - prefill) / numbers.rate(machine.forward_share) / steps,
-        read / numbers.traffic,
+        read / (machine.decoding_share * machine.bytes_per_second),
         shape.layers * machine.layer_seconds,
     )
     first = max(prefill / numbers.rate(machine.forward_share), shape.layers * machine.layer_seconds)
