@@ -27,10 +27,10 @@ def nearest_pair(released: pd.DataFrame, teacher: str, student: str) -> tuple[st
     None if that student was not released. Of two equally near teachers the smaller.
     """
     pairs = released.loc[released["teacher"] != "", PAIR].drop_duplicates()
-    pairs = pairs[pairs["student"] == cell_rows.model_name(student)]
+    pairs = pairs[pairs["student"] == cell_rows.short_name(student)]
     if pairs.empty:
         return None
-    size = cell_rows.model_parameters(cell_rows.model_name(teacher))
+    size = cell_rows.model_parameters(cell_rows.short_name(teacher))
     sizes = pairs["teacher"].map(cell_rows.model_parameters).astype(float)
     distance = np.log(sizes / size).abs()
     order = pd.DataFrame({"distance": distance.round(9), "size": sizes}).sort_values(["distance", "size"])

@@ -360,7 +360,8 @@ def _judged(claim: Claim, found: Evidence, *, by_items: bool) -> Finding:
     if by_items:
         finding = claim.of_items.judge(found, **claim.of_items.arguments)
     elif found.one_pair:
-        reason = f"one pair only ({found.one_pair}): the claim is about several"
+        why = "its items are not at hand" if claim.of_items else "the claim is about several"
+        reason = f"one pair only ({found.one_pair}): {why}"
         finding = Finding(verdict=NOT_TESTABLE, reason=reason)
     else:
         finding = claim.judge(found, **claim.arguments)

@@ -18,6 +18,7 @@ import scipy.stats
 from pandas.api.typing import DataFrameGroupBy
 
 from kdutils import evaluate, likeness, material, runs, stats
+from kdutils.cells import short_name
 from kdutils.plan import Plan
 from kdutils.spec import (
     ALL_TASKS,
@@ -55,9 +56,10 @@ class Items:
 
 
 def read(plan: Plan) -> Items:
-    """The item rows of a plan with one live pair; none if it has no live runs, or several pairs."""
-    pairs = {(run.spec.teacher, run.spec.student) for run in plan.runs if run.spec.teacher}
-    scored, beside = ([], []) if len(pairs) != 1 else (_scored(plan), _beside(plan))
+    """The item rows of a plan with one live pair and protocol; none without live runs, or with several."""
+    kd = [run.spec for run in plan.runs if run.spec.teacher]
+    is_one = len({(spec.teacher, spec.student, spec.protocol) for spec in kd}) == 1
+    scored, beside = (_scored(plan), _beside(plan)) if is_one else ([], [])
     return Items(
         pd.DataFrame(scored, columns=[*ARM, "seed", "task", "item_id", "value", "is_clean"]),
         pd.DataFrame(beside, columns=[*PAIRED, "seed", "task", "item_id", "value", *COUNTS]),
@@ -67,12 +69,14 @@ def read(plan: Plan) -> Items:
 def _scored(plan: Plan) -> list[tuple]:
     table = []
     for run in plan.runs:
+        if run.evaluation.scoring != "generation":
+            continue
         spec = material.resolved(run.spec)
         rows = runs.folder_of(plan.out, spec.run_id).evaluation(run.evaluation)
         if rows is None:
             continue
         has_teacher = spec.teacher is not None
-        arm = (spec.domain, spec.teacher or "", spec.student, spec.method)
+        arm = (spec.domain, short_name(spec.teacher or ""), short_name(spec.student), spec.method)
         arm += (spec.teacher_tuned, spec.temperature) if has_teacher else (None, math.nan)
         for task, part in rows.groupby("task", sort=False):
             column = "rouge_l" if task in INSTRUCTION_TASKS else "correct"

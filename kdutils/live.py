@@ -28,7 +28,8 @@ MODEL_WORLD = (
 def cells(plan: Plan, *, workers: int | None = None) -> pd.DataFrame:
     """The cells of a plan from every source, once its missing runs are made, with the progress shown.
 
-    Which weights real models have is said, and what cannot be had: released tables without network, and runs that failed, each with its reason.
+    Which weights real models have is said, and what cannot be had: released tables without network, and runs
+    that failed, each with its reason.
     What is finished when it is interrupted stays finished.
     """
     train(plan, workers=workers)

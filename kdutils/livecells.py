@@ -139,7 +139,7 @@ def _cell(spec: RunSpec, record: dict[str, Any]) -> dict[str, Any]:
         "protocol": spec.protocol,
         "domain": spec.domain,
         "family": cells.model_family(spec.student),
-        "student": spec.student,
+        "student": cells.short_name(spec.student),
         "student_parameters": cells.model_parameters(spec.student),
         "method": spec.method,
         "noise_sigma": spec.noise_sigma,
@@ -148,7 +148,7 @@ def _cell(spec: RunSpec, record: dict[str, Any]) -> dict[str, Any]:
     cell |= {name: value for name, value in record.items() if name in cells.SCHEMA}
     if spec.teacher is not None:
         cell |= {
-            "teacher": spec.teacher,
+            "teacher": cells.short_name(spec.teacher),
             "teacher_parameters": cells.model_parameters(spec.teacher),
             "teacher_tuned": spec.teacher_tuned,
             "temperature": spec.temperature,

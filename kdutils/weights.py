@@ -21,7 +21,7 @@ COLUMNS = {  # of material.describe -> in a table
 
 
 def table(plan: Plan) -> pd.DataFrame:
-    """A line a model of a plan's live runs, students before teachers: the values of COLUMNS; no lines without runs."""
+    """A line a model of a plan's live runs, students before teachers, with COLUMNS; none without runs."""
     facts = pd.DataFrame([*_described(plan)], columns=list(COLUMNS))
     return facts.rename(columns=COLUMNS).replace("", "—")
 
