@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -15,10 +16,25 @@ import pandas as pd
 from kdutils import cells as cell_rows
 from kdutils import itemwise, published, study, sweeps
 from kdutils.itemwise import Items
+from kdutils.plan import Plan
 from kdutils.spec import AVERAGE, METHOD_LABELS, TASK_LABELS
 
 PAIR = ["teacher", "student"]
 MISSING = "—"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The cells of both sources, the items of the one live pair, and the plan that asks for them."""
+
+    cells: pd.DataFrame
+    items: Items
+    plan: Plan
+
+    @property
+    def released(self) -> pd.DataFrame:
+        """The released cells."""
+        return self.cells[self.cells["source"] == "published"]
 
 
 def nearest_pair(released: pd.DataFrame, teacher: str, student: str) -> tuple[str, str] | None:
@@ -71,21 +87,21 @@ def _label(teacher: str, student: str) -> str:
 
 
 def table(
-    cells: pd.DataFrame, live: pd.DataFrame, released: pd.DataFrame, *, value: str, by: Sequence[str]
+    comparison: Comparison, live: pd.DataFrame, released: pd.DataFrame, *, value: str, by: Sequence[str]
 ) -> pd.DataFrame:
     """Live values with their intervals beside released ones, as texts: a line a task x `by`.
 
     The live column is called as `study.labels_of` calls it, such as `live, Qwen2.5`.
 
     Args:
-        cells: of both sources, which say what pair stands beside which.
         live: tables of itemwise: domain, task, the columns `by`, `value`, low, high, n. A value of `value`
             "difference" is written with its sign.
         released: the same quantity of every released pair: domain, task, teacher ("" where none is involved),
             student, the columns `by` and `value`; may be empty.
     """
     sign = "+" if value == "difference" else ""
-    pairs, keys = _pairs(cells), ["domain", "task", *by]
+    cells, keys = comparison.cells, ["domain", "task", *by]
+    pairs, live = _pairs(cells), study.in_view(live, comparison.plan)
     shown = live[keys].copy()
     if pairs is not None and len(released):
         (teacher, student), is_same = pairs[1], pairs[0] == pairs[1]
@@ -124,74 +140,77 @@ def _lower(label: str) -> str:
 # --- what the sections compare -----------------------------------------------------------------------
 
 
-def accuracies(cells: pd.DataFrame, items: Items) -> pd.DataFrame:
+def accuracies(comparison: Comparison) -> pd.DataFrame:
     """Accuracy of the student by task and method: as it is, after SFT, after KD (itemwise.plain)."""
-    scored = items.scored
+    scored = comparison.items.scored
     student = itemwise.plain(scored)["student"].unique()
     baselines = scored[scored["method"].isin(["base", "sft"]) & scored["student"].isin(student)]
     live = itemwise.accuracies(pd.concat([baselines, itemwise.plain(scored)]))
-    released = _released(cells)
+    released = comparison.released
     is_baseline = released["method"].isin(["base", "sft"])
     released = pd.concat([released[is_baseline], itemwise.plain(released)])
-    return table(cells, live, released, value="accuracy", by=["method"])
+    return table(comparison, live, released, value="accuracy", by=["method"])
 
 
-def gains(cells: pd.DataFrame, items: Items) -> pd.DataFrame:
+def gains(comparison: Comparison) -> pd.DataFrame:
     """Gain over SFT by task and method at temperature 1."""
-    released = study.gains(_released(cells), selection="temperature_1")
+    released = study.gains(comparison.released, selection="temperature_1")
     released = released.rename(columns={"gain": "difference"})
-    return table(cells, itemwise.gains(items.scored), released, value="difference", by=["method"])
+    live = itemwise.gains(comparison.items.scored)
+    return table(comparison, live, released, value="difference", by=["method"])
 
 
-def tuning_costs(cells: pd.DataFrame, items: Items) -> pd.DataFrame:
+def tuning_costs(comparison: Comparison) -> pd.DataFrame:
     """What an untuned teacher costs the student, by task."""
-    released = study.teacher_tuning(_released(cells)).rename(columns={"cost": "difference"})
-    return table(cells, itemwise.tuning_costs(items.scored), released, value="difference", by=[])
+    released = study.teacher_tuning(comparison.released).rename(columns={"cost": "difference"})
+    live = itemwise.tuning_costs(comparison.items.scored)
+    return table(comparison, live, released, value="difference", by=[])
 
 
-def agreements(cells: pd.DataFrame, items: Items) -> pd.DataFrame:
+def agreements(comparison: Comparison) -> pd.DataFrame:
     """Agreement with the teacher by task and method, SFT included; a released value is of all methods."""
-    released = _of_students(cells, "agreement")
-    return table(cells, itemwise.agreements(items.beside), released, value="agreement", by=["method"])
+    released = _of_students(comparison, "agreement")
+    live = itemwise.agreements(comparison.items.beside)
+    return table(comparison, live, released, value="agreement", by=["method"])
 
 
-def fidelities(cells: pd.DataFrame, items: Items) -> pd.DataFrame:
+def fidelities(comparison: Comparison) -> pd.DataFrame:
     """BLEU with the teacher's text by task and method, beside BLEU2.csv, most likely the released BLEU."""
-    released = _of_students(cells, "fidelity_bleu2").rename(columns={"fidelity_bleu2": "fidelity"})
-    return table(cells, itemwise.fidelities(items.beside), released, value="fidelity", by=["method"])
+    released = _of_students(comparison, "fidelity_bleu2").rename(columns={"fidelity_bleu2": "fidelity"})
+    live = itemwise.fidelities(comparison.items.beside)
+    return table(comparison, live, released, value="fidelity", by=["method"])
 
 
-def noise(cells: pd.DataFrame, items: Items) -> pd.DataFrame:
+def noise(comparison: Comparison) -> pd.DataFrame:
     """Accuracy by task, method and sigma, beside what is known of the paper's (published.noise_results)."""
-    scored = items.scored[items.scored["teacher_tuned"].eq(True) & (items.scored["temperature"] == 1.0)]
-    swept = scored.groupby(["domain", "method"])["noise_sigma"].transform("nunique") > 1
-    released = itemwise.plain(_released(cells))
+    released = itemwise.plain(comparison.released)
     if len(released):
         known = published.noise_results().rename(columns={"sigma": "noise_sigma"})
-        where = {"domain": "math", "task": AVERAGE, "method": "fkl"} | dict(
-            zip(PAIR, published.NOISE_PAIR, strict=True)
-        )
-        released = pd.concat([released, known[known["noise_sigma"] > 0].assign(**where)])
-    live = itemwise.accuracies(scored[swept])
-    return table(cells, live, released, value="accuracy", by=["method", "noise_sigma"])
+        pair = dict(zip(PAIR, published.NOISE_PAIR, strict=True))
+        known = known.assign(domain="math", task=AVERAGE, method="fkl", **pair)
+        released = pd.concat([released, known[known["noise_sigma"] > 0]])
+    at_1 = comparison.items.scored[comparison.items.scored["temperature"] == 1.0]
+    live = itemwise.accuracies(_swept(at_1, "noise_sigma"))
+    return table(comparison, live, released, value="accuracy", by=["method", "noise_sigma"])
 
 
-def temperatures(cells: pd.DataFrame, items: Items) -> pd.DataFrame:
+def temperatures(comparison: Comparison) -> pd.DataFrame:
     """Accuracy by task, method and temperature, of the methods that were trained at several."""
-    scored = items.scored[items.scored["teacher_tuned"].eq(True) & (items.scored["noise_sigma"] == 0.0)]
-    swept = scored.groupby(["domain", "method"])["temperature"].transform("nunique") > 1
-    released = sweeps.temperature_runs(_released(cells))
-    live = itemwise.accuracies(scored[swept])
-    return table(cells, live, released, value="accuracy", by=["method", "temperature"])
+    released = sweeps.temperature_runs(comparison.released)
+    noise_free = comparison.items.scored[comparison.items.scored["noise_sigma"] == 0.0]
+    live = itemwise.accuracies(_swept(noise_free, "temperature"))
+    return table(comparison, live, released, value="accuracy", by=["method", "temperature"])
 
 
-def _released(cells: pd.DataFrame) -> pd.DataFrame:
-    return cells[cells["source"] == "published"]
+def _swept(scored: pd.DataFrame, varied: str) -> pd.DataFrame:
+    """Rows of tuned teachers, of the methods that were trained at several values of `varied`."""
+    tuned = scored[scored["teacher_tuned"].eq(True)]
+    return tuned[tuned.groupby(["domain", "method"])[varied].transform("nunique") > 1]
 
 
-def _of_students(cells: pd.DataFrame, measure: str) -> pd.DataFrame:
+def _of_students(comparison: Comparison, measure: str) -> pd.DataFrame:
     """A released likeness by pair, task and method, the SFT student's as method `sft`."""
-    kd = study.gains(_released(cells), selection="temperature_1")
+    kd = study.gains(comparison.released, selection="temperature_1")
     sft = kd.drop_duplicates(["domain", "task", *PAIR]).assign(method="sft")
     sft[measure] = sft[f"{measure}_sft"]
     kept = pd.concat([sft, kd])[["domain", "task", *PAIR, "method", measure]]

@@ -343,7 +343,7 @@ def judge(
     """Rows of the claims ledger, for every source and protocol in `cells`.
 
     Under the authors' analysis, which compares pairs. Live results of one pair are judged by its `items`
-    where the claim can be (analysis `items`); the rest of the claims are then not testable. An undefined
+    where the claim can be (analysis `strict`); the rest of the claims are then not testable. An undefined
     number is None, as in JSON.
     """
     rows = []
@@ -352,7 +352,7 @@ def judge(
         for claim in claims_of(section):
             by_items = bool(found.one_pair and claim.of_items and found.items)
             finding = _judged(claim, found, by_items=by_items)
-            rows.append(_ledger_row(claim, finding, found, analysis="items" if by_items else "authors"))
+            rows.append(_ledger_row(claim, finding, found, analysis="strict" if by_items else "authors"))
     return rows
 
 

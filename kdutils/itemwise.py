@@ -18,7 +18,7 @@ import scipy.stats
 from pandas.api.typing import DataFrameGroupBy
 
 from kdutils import evaluate, likeness, material, runs, stats
-from kdutils.cells import short_name
+from kdutils.cells import model_parameters, short_name
 from kdutils.plan import Plan
 from kdutils.spec import (
     ALL_TASKS,
@@ -29,7 +29,7 @@ from kdutils.spec import (
     PAPER_METHODS,
     TASK_LABELS,
 )
-from kdutils.study import in_domain_order
+from kdutils.study import in_domain_order, pair_label
 
 ARM = ["domain", "teacher", "student", "method", "teacher_tuned", "temperature", "noise_sigma"]
 PAIRED = ["domain", "teacher", "student", "method"]
@@ -205,9 +205,24 @@ def gains(scored: pd.DataFrame, *, by: Sequence[str] = ARM, confidence: float = 
     return contrasts(plain(scored), sft, by=by, confidence=confidence)
 
 
-def clean_gains(scored: pd.DataFrame) -> pd.DataFrame:
-    """`gains` of the items whose question is not in the training set; none where that is not known."""
-    return gains(scored[scored["is_clean"].eq(True)])
+def gain_table(items: Items) -> pd.DataFrame:
+    """`gains` as the figures of stats.gain_intervals want them: columns gain, pair, student_parameters."""
+    found = gains(items.scored).rename(columns={"difference": "gain", "n_seeds": "n_runs"})
+    parameters = found["student"].map(model_parameters)
+    return found.assign(pair=pair_label(found), student_parameters=parameters)
+
+
+def with_and_without(scored: pd.DataFrame) -> pd.DataFrame:
+    """`gains` on all items beside those on the items that are not in the training set: suffix `_without`.
+
+    Columns domain, method, task, label, difference, low, high, n and the same of the clean items; empty where
+    it is not known which those are.
+    """
+    keys, values = [*ARM, "task"], ["difference", "low", "high", "n"]
+    clean = gains(scored[scored["is_clean"].eq(True)])[[*keys, *values]]
+    both = gains(scored).merge(clean, on=keys, suffixes=("", "_without"))
+    suffixed = [f"{name}_without" for name in values]
+    return both[["domain", "method", "task", "label", *values, *suffixed]]
 
 
 def tuning_costs(scored: pd.DataFrame) -> pd.DataFrame:

@@ -8,7 +8,7 @@ their likelihood, as it stands or per character. Tables in and out as in `study`
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import pandas as pd
@@ -180,6 +180,27 @@ def _bounds(interval: stats.Interval) -> tuple[float, float, float]:
     return interval.estimate, interval.low, interval.high
 
 
+def ways_table(table: pd.DataFrame) -> pd.DataFrame:
+    """`rankings` for people to read: a row a domain x task x method, a column a way with accuracy and gain.
+
+    The mean over tasks is left out where there is one task.
+    """
+    several = table.groupby("domain")["task"].transform("nunique") > 2
+    shown = table[several | (table["task"] != AVERAGE)].copy()
+    shown["text"] = [_way_text(row) for row in shown.to_dict("records")]
+    keys = ["domain", "label", "method", "n"]
+    wide = shown.pivot(index=keys, columns="way", values="text")[list(WAYS.values())]
+    order = pd.MultiIndex.from_frame(shown[keys].drop_duplicates())
+    wide = wide.reindex(order).reset_index().rename_axis(columns=None)
+    wide["method"] = wide["method"].map(METHOD_LABELS)
+    return wide.rename(columns={"label": "task", "n": "items"})
+
+
+def _way_text(row: dict[str, float]) -> str:
+    level = f"{row['accuracy']:.1f} [{row['low']:.1f}, {row['high']:.1f}]"
+    return level if math.isnan(row["gain"]) else f"{level}, gain {_interval(row)}"
+
+
 def ways_remark(table: pd.DataFrame) -> str:
     """Where the ways of taking an answer disagree about a method's gain or about the order of the methods.
 
@@ -218,7 +239,7 @@ def _other_signs(part: pd.DataFrame, read: str, way: str) -> list[str]:
     return found
 
 
-def _interval(row: pd.Series) -> str:
+def _interval(row: Mapping[str, float]) -> str:
     text = f"{row['gain']:+.1f} [{row['gain_low']:+.1f}, {row['gain_high']:+.1f}]"
     return text.replace("-", "−")
 

@@ -242,7 +242,17 @@ def gain_intervals(gain_table: pd.DataFrame, *, by: list[str], confidence: float
 
 
 def gain_remark(intervals: pd.DataFrame) -> str:
-    """What gains on averages (columns gain, low, student) come to, in a sentence or two."""
+    """What gains on averages (columns gain, low, high, student, ...) come to, in a sentence or two.
+
+    Of one pair every gain is named.
+    """
+    if intervals["pair"].nunique() == 1:
+        named = [
+            f"{METHOD_LABELS[row.method].split(' ')[0]} {row.gain:+.1f} [{row.low:+.1f}, {row.high:+.1f}]"
+            + (f" ({row.domain})" if intervals["domain"].nunique() > 1 else "")
+            for row in intervals.itertuples()
+        ]
+        return f"{intervals['pair'].iloc[0]}: {', '.join(named)} points.".replace("-", "−")
     up, clear = (intervals["gain"] > 0).sum(), (intervals["low"] > 0).mean()
     text = f"{up} of {len(intervals)} gains are positive; {clear:.0%} have an interval above zero."
     sizes = intervals["student"].map(model_parameters)
@@ -419,6 +429,17 @@ def correlation_by_task(table: pd.DataFrame, *, x: str, y: str) -> pd.DataFrame:
         test = spearman(part[x], part[y])
         rows.append((domain, TASK_LABELS[task], test.statistic, test.n))
     return pd.DataFrame(rows, columns=["domain", "task", "rho", "n"])
+
+
+def fidelity_remark(gain_table: pd.DataFrame) -> str:
+    """How fidelity goes with accuracy and with gain over all rows, in a sentence; not of a few pairs.
+
+    The rows of one pair are its tasks and methods, over which nothing is claimed.
+    """
+    if study.n_pairs(gain_table) < FEWEST_PAIRS["spearman_gain_fidelity"]:
+        return "Too few pairs to correlate."
+    rho = {y: spearman(gain_table[y], gain_table["fidelity"]).statistic for y in ("accuracy", "gain")}
+    return f"Fidelity has rho {rho['accuracy']:+.2f} with accuracy and {rho['gain']:+.2f} with gain."
 
 
 def compare_fidelity_tables(gain_table: pd.DataFrame) -> pd.DataFrame:

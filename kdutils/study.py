@@ -262,12 +262,13 @@ def averages(gain_table: pd.DataFrame) -> pd.DataFrame:
 def parse_failures(cells: pd.DataFrame) -> pd.DataFrame:
     """Accuracy beside the texts without an answer and those cut off, percent: a row a domain x method.
 
-    Means over runs at temperature 1 without noise, of a tuned teacher where there is one, and over tasks;
-    no rows where texts were not released.
+    Means over runs at temperature 1 without noise, of a tuned teacher where there is one, and over tasks, and
+    over their students before KD; no rows where texts were not released.
     """
     runs = cells[(cells["task"] == AVERAGE) & cells["unparsed"].notna() & (cells["noise_sigma"] == 0.0)]
     is_plain = (runs["temperature"] == 1.0) & runs["teacher_tuned"].fillna(False)
-    runs = runs[(runs["teacher"] == "") | is_plain]
+    students = set(runs.loc[is_plain, "student"]) or set(runs["student"])
+    runs = runs[is_plain | ((runs["teacher"] == "") & runs["student"].isin(students))]
     by = runs.groupby(["domain", "method"], sort=False)
     table = by[["accuracy", "unparsed", "truncated"]].mean().assign(runs=by.size()).reset_index()
     order = {method: place for place, method in enumerate(METHOD_LABELS)}
