@@ -416,14 +416,19 @@ def table(rows: list[dict[str, Any]]) -> pd.DataFrame:
 
 
 def side_by_side(rows: list[dict[str, Any]], *, labels: Mapping[str, str] = SOURCE_LABELS) -> pd.DataFrame:
-    """Every claim with a column a source, called as in `labels`, `estimate: verdict` in each."""
+    """Every claim with a column a source, called as in `labels`, `estimate: verdict` in each.
+
+    A claim that a source judges twice has a second column, with the analysis in its name.
+    """
     texts: dict[str, dict[str, str]] = {}
     for row in rows:
-        column = labels[row["source"]]
         words, ours = row["verdict"].replace("_", " "), _estimate_text(row)
         entry = texts.setdefault(
             row["id"], {"id": row["id"], "claim": row["statement"], "paper": _printed(row["paper_value"])}
         )
+        column = labels[row["source"]]
+        if column in entry:
+            column += f", {row['analysis']}"
         entry[column] = words if row["estimate"] is None else f"{ours}: {words}"
     return pd.DataFrame(texts.values()).fillna("—")
 

@@ -265,7 +265,7 @@ def fidelity(both: pd.DataFrame, *, rng: np.random.Generator, n_resamples: int =
     metric = sacrebleu.BLEU()
     texts, references = both["text"].tolist(), both["text_teacher"].tolist()
     counts = np.array(
-        [bleu_counts(text, reference) for text, reference in zip(texts, references, strict=True)]
+        [_bleu_counts(metric, text, reference) for text, reference in zip(texts, references, strict=True)]
     )
     draws = rng.integers(0, len(counts), size=(n_resamples, len(counts)))
     resampled = [_bleu(metric, counts[draw].sum(0)) for draw in draws]
@@ -303,7 +303,11 @@ def fidelity_correct_r(both: pd.DataFrame) -> float:
 
 def bleu_counts(text: str, reference: str) -> list[int]:
     """Lengths, matches and totals of one text: what corpus BLEU adds up over texts."""
-    found = sacrebleu.corpus_bleu([text], [[reference]])
+    return _bleu_counts(sacrebleu.BLEU(), text, reference)
+
+
+def _bleu_counts(metric: sacrebleu.BLEU, text: str, reference: str) -> list[int]:
+    found = metric.corpus_score([text], [[reference]])
     return [found.sys_len, found.ref_len, *found.counts, *found.totals]
 
 
