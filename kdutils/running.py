@@ -45,6 +45,7 @@ from kdutils.runs import RunFolder
 from kdutils.runspec import EvalSpec, RunSpec
 from kdutils.teacher import CachedTeacher, Teacher
 
+CPU_ROWS = 2  # of a large model at once: as fast as more there, and a third of the memory
 LOOK_AGAIN_SECONDS = 1.0  # while another process makes what we need
 Progress = Callable[[dict[str, Any]], None]
 
@@ -101,8 +102,6 @@ def run(
     spec = resolved(spec)
     evaluation = evaluation or default_evaluation(spec)
     check(spec, evaluation)
-    if material.is_large(spec.student):
-        environment.keep_freed_memory()
     make(spec, evaluation, out, progress=progress)
     folder, teacher_items = runs.folder_of(out, spec.run_id), None
     if own := spec.teacher_spec():
@@ -251,16 +250,19 @@ def _trained(
         if progress:
             progress(entry)
 
-    outcome = train.train(
-        student,
-        items,
-        spec,
-        rate=models.learning_rate(spec),
-        teacher=teacher,
-        validation=load_items(spec, "validation") if spec.validation_items else (),
-        checkpoint=folder.checkpoint,
-        progress=watched,
-    )
+    is_large = material.is_large(spec.student)
+    with environment.keeping_freed_memory() if is_large else contextlib.nullcontext():
+        outcome = train.train(
+            student,
+            items,
+            spec,
+            rate=models.learning_rate(spec),
+            teacher=teacher,
+            validation=load_items(spec, "validation") if spec.validation_items else (),
+            checkpoint=folder.checkpoint,
+            progress=watched,
+            micro_batch_size=CPU_ROWS if is_large and student.policy.device == "cpu" else None,
+        )
     own.confirm()
     store.write_model(folder.model, student.network, student.tokenizer)
     facts = asdict(outcome) | {
