@@ -86,14 +86,11 @@ def keeping_freed_memory() -> Iterator[bool]:
     """Within, this process keeps the memory that it frees for its next use; True if glibc can be told so.
 
     glibc gives large blocks back to the system at once, and every tensor of some megabytes is paged in anew:
-    on a virtual machine a step of a model of 0.5 billion parameters took five times as long. After it
-    all that is free is given back: what is kept falls to pieces, and tensors that grow would not find room in
-    it (generation took 21 GB for 4).
+    on a virtual machine a step of a model of 0.5 billion parameters took five times as long. What is kept may
+    fall to pieces in which nothing large finds room, so between two kinds of work it is given back.
     """
-    try:
-        library = ctypes.CDLL(None)
-        tell, give_back = library.mallopt, library.malloc_trim
-    except (AttributeError, OSError):  # another C library, which has its own ways
+    tell = getattr(_c_library(), "mallopt", None)
+    if tell is None:  # another C library, which has its own ways
         yield False
         return
     tell(M_MMAP_MAX, 0)
@@ -104,9 +101,22 @@ def keeping_freed_memory() -> Iterator[bool]:
     finally:
         tell(M_MMAP_MAX, 65_536)
         tell(M_MMAP_THRESHOLD, 32 << 20)
-        tell(M_TRIM_THRESHOLD, 128 << 10)
+        tell(M_TRIM_THRESHOLD, 64 << 20)
         tell(M_TOP_PAD, 128 << 10)
-        give_back(0)
+        give_back_memory()
+
+
+def give_back_memory() -> None:
+    """Give all that is free within this process back to the system, where glibc can be told so."""
+    if (trim := getattr(_c_library(), "malloc_trim", None)) is not None:
+        trim(0)
+
+
+def _c_library() -> ctypes.CDLL | None:
+    try:
+        return ctypes.CDLL(None)
+    except (OSError, TypeError):
+        return None
 
 
 def installed_version(name: str) -> str | None:
