@@ -57,6 +57,8 @@ def cells(rows: pd.DataFrame, **columns: float) -> pd.DataFrame:
     for row in found.to_dict("records"):
         cell = {name: row[name] for name in (*itemwise.ARM, "task", "accuracy", "n")} | columns
         cell |= {"source": "live", "protocol": "careful", "family": "Qwen2.5", "seed": 0}
+        if row["task"] == AVERAGE:  # no value of items but the accuracy has an average
+            cell |= dict.fromkeys(columns, math.nan)
         cell |= {"student_parameters": 500_000_000, "accuracy_se": 1.0}
         if row["teacher"]:
             cell["teacher_parameters"] = 1_500_000_000

@@ -128,7 +128,7 @@ def test_begin_that_failed_does_not_count_as_begun(tmp_path, namespace):
         ({"selection": "best"}, "choose from best_on_test, temperature_1"),
         ({"selection": 3}, "selection=3 is not str"),
         ({"selection": None}, "selection=None is not str"),
-        ({"profile": "paper"}, "choose from"),
+        ({"profile": "papers"}, "choose from"),
         ({"out": ""}, "out is empty"),
     ],
 )
