@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from huggingface_hub import constants
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
@@ -25,6 +28,7 @@ from transformers import (
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.utils import logging as transformers_logging
 
+from kdutils.items import prompt
 from kdutils.material import Location, ModelError, locate
 from kdutils.mini.family import MINI_MODELS
 from kdutils.runspec import RunSpec
@@ -38,6 +42,7 @@ LORA_TARGETS = (
 )  # as the authors: no o_proj, no gate_proj
 LARGE_PARAMETERS = 20_000_000  # from here on bf16 pays on a CPU (measured at 135M; below 1M it does not)
 GENERIC_TOKENIZERS = ("PreTrainedTokenizerFast", "TokenizersBackend")
+UNREADABLE = (OSError, ValueError, struct.error, SafetensorError)  # what reading a model may raise
 
 
 @dataclass(frozen=True)
@@ -145,8 +150,11 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
             # most words become unknown. Its tokenizer.json says how to read it.
             kind = PreTrainedTokenizerFast if declared in GENERIC_TOKENIZERS else AutoTokenizer
             tokenizer = kind.from_pretrained(place.source, **options)
-    except (OSError, ValueError) as error:
+    except UNREADABLE as error:
         raise ModelError(_unobtainable(place, error)) from error
+    # Where there are no files of a tokenizer, transformers makes an empty one without a word.
+    if not set(tokenizer(prompt("1 + 2"))["input_ids"]) - set(tokenizer.all_special_ids):
+        raise ModelError(f"{name} has no tokenizer that knows a word; give a model with its tokenizer files")
     if tokenizer.eos_token_id is None:
         raise ModelError(f"the tokenizer of {name} has no EOS token: a student could not learn to stop")
     return tokenizer
@@ -166,7 +174,7 @@ def load(name: str, *, trains_all: bool = False, device: str | None = None) -> L
     try:
         with _without_progress_bar():
             network = AutoModelForCausalLM.from_pretrained(place.source, dtype=torch.float32, **kinds)
-    except (OSError, ValueError) as error:
+    except UNREADABLE as error:
         raise ModelError(_unobtainable(place, error)) from error
     if len(tokenizer) > network.get_output_embeddings().weight.shape[0]:
         raise ModelError(
@@ -279,7 +287,19 @@ def _offline(place: Location) -> dict[str, bool]:
 
 def _unobtainable(place: Location, error: Exception) -> str:
     reason = " ".join(str(error).split())[:200]
-    return (
-        f"model {place.name} cannot be loaded ({type(error).__name__}: {reason}); check the name, "
-        "log in with `hf auth login` if it is gated, or download it and give the folder"
-    )
+    if Path(place.source).is_dir():
+        remedy = (
+            "it may be half downloaded, damaged, or without weights in safetensors: fetch it again, or give "
+            "another folder or .gguf file"
+        )
+    elif constants.HF_HUB_OFFLINE:
+        remedy = (
+            f"HF_HUB_OFFLINE is set and it is not in the cache: unset it, run `hf download {place.name}` "
+            "where there is a network, or give a folder"
+        )
+    else:
+        remedy = (
+            "check the name, log in with `hf auth login` if it is gated, or download it and give the folder; "
+            "HF_HUB_OFFLINE=1 saves the attempts where there is no network"
+        )
+    return f"model {place.name} cannot be loaded ({type(error).__name__}: {reason}); {remedy}"
