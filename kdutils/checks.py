@@ -54,4 +54,5 @@ def _tokenizer_key(name: str, tokenizer: PreTrainedTokenizerBase) -> tuple[str, 
 
 def _items_key(spec: RunSpec) -> tuple:
     """What decides which items a run has."""
-    return (spec.data, spec.domain, spec.wrong_rationale_share, spec.train_items, spec.validation_items)
+    how_many = (spec.train_items, spec.validation_items, spec.max_item_characters)
+    return (spec.data, spec.domain, spec.wrong_rationale_share, *how_many)

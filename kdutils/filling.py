@@ -118,7 +118,7 @@ class Filling:
 
     # --- the loop ----------------------------------------------------------------------------------
 
-    def fill(self, settings: Sequence[int | None]) -> None:
+    def fill(self, settings: Sequence[Setting]) -> None:
         """Make what is missing, one worker for each of the settings."""
         self._n_workers = len(settings)
         with Pool(make_run, settings, prepare=prepare, hear=self._hear) as pool:
@@ -266,15 +266,23 @@ class _Outcome(NamedTuple):
     name: str = ""  # held: of the lease; damaged: of what was set aside
 
 
-def prepare(gpu: int | None) -> None:
-    """A worker: one thread, its own GPU, denormal numbers as zero (some steps take many times as long)."""
-    if gpu is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = str(gpu)
+class Setting(NamedTuple):
+    """What a worker may use."""
+
+    gpu: int | None
+    n_threads: int
+
+
+def prepare(setting: Setting) -> None:
+    """A worker: its threads, its own GPU, denormal numbers as zero (some steps take many times as long)."""
+    if setting.gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = str(setting.gpu)
+    environment.keep_freed_memory()
     import torch
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # its bars have no place in the driver's terminal
-    torch.set_num_threads(1)
+    torch.set_num_threads(setting.n_threads)
     torch.set_flush_denormal(True)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from kdutils import cells, livecells, material, runs, schedule
-from kdutils.filling import Filling, Progress, State
+from kdutils.filling import Filling, Progress, Setting, State
 from kdutils.runspec import EvalSpec, PlannedRun, RunSpec
 
 
@@ -29,7 +29,8 @@ def fill(
     """Make every run that is missing under `out`, with the teachers that they need, `workers` at a time.
 
     Args:
-        workers: processes, each with one thread; by default one a GPU, or one a core.
+        workers: processes that share the cores; by default one a GPU; else one a core for tiny models, and
+            one with all cores for large ones, of which two might not fit into memory.
         progress: called after every change, and about once a second.
 
     Raises:
@@ -40,17 +41,23 @@ def fill(
     filling = Filling(schedule.jobs_of(planned), out, progress or (lambda state: None))
     filling.look()
     if filling.is_wanting:
-        filling.fill(_settings(workers))
+        filling.fill(_settings(workers, n_large=sum(_is_large(run.spec) for run in planned)))
     return filling.state()
 
 
-def _settings(workers: int | None) -> list[int | None]:
-    """The GPU of each worker, None for none."""
+def _is_large(spec: RunSpec) -> bool:
+    return any(material.is_large(name) for name in (spec.student, spec.teacher) if name is not None)
+
+
+def _settings(workers: int | None, *, n_large: int) -> list[Setting]:
+    """What each worker has: its GPU, or its share of the cores."""
     import torch
 
     gpus = list(range(torch.cuda.device_count()))
-    n_workers = workers or len(gpus) or os.cpu_count() or 1
-    return [gpus[index % len(gpus)] if gpus else None for index in range(n_workers)]
+    n_cores = os.cpu_count() or 1
+    n_workers = workers or len(gpus) or (1 if n_large else n_cores)
+    n_threads = max(1, n_cores // n_workers) if n_large else 1
+    return [Setting(gpus[index % len(gpus)] if gpus else None, n_threads) for index in range(n_workers)]
 
 
 def live_cells(planned: Sequence[PlannedRun], out: Path) -> pd.DataFrame:

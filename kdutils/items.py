@@ -7,8 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from kdutils.spec import ALL_TASKS
 
 # The authors' evaluation prompt, whitespace included (their training prompt differs by two blanks).
 PROMPT = (
@@ -20,6 +24,10 @@ PROMPT = (
 
 
 SPLITS = ("train", "validation", "test")
+
+
+class DataError(ValueError):
+    """Items that cannot be used. The message is one line and names file, line and remedy."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +42,65 @@ class Item:
     rationale: str = ""  # the reasoning within the response, if there is any
     ended: bool = True  # False: the response was cut, so EOS must not follow it
     contaminated: str = ""  # how the question occurs in the training set: exact, masked, fuzzy; "" if not
+
+
+def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Where each object of a JSON-lines file stands, for messages, and the object; blank lines are none.
+
+    Raises:
+        DataError: names the line that is not a JSON object.
+    """
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+        if not line.strip():
+            continue
+        where = f"{path}, line {number}"
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise DataError(f"{where}: not JSON ({error}); one object a line") from None
+        if not isinstance(record, dict):
+            raise DataError(f"{where}: not a JSON object; one object a line")
+        yield where, record
+
+
+def item_of(record: dict[str, Any], *, where: str) -> Item:
+    """The item that a record describes; keys that an item does not have are left out.
+
+    Where there is no `response`, it is the rationale for math and "the correct answer is ANSWER" otherwise.
+
+    Raises:
+        DataError: names what is missing, empty, no text or of an unknown task.
+    """
+    known = {entry.name for entry in fields(Item)}
+    values = {key: value for key, value in record.items() if key in known - {"ended", "contaminated"}}
+    for key in ("id", "task", "question", "answer"):
+        if not isinstance(values.get(key), str) or not values[key].strip():
+            raise DataError(f"{where}: {key} is missing or not text; every item needs it")
+    if values["task"] not in ALL_TASKS:
+        raise DataError(f"{where}: unknown task {values['task']!r}; there are {list(ALL_TASKS)}")
+    if wrong := [key for key, value in values.items() if not isinstance(value, str)]:
+        raise DataError(f"{where}: {wrong[0]} is not text; write it as a string")
+    item = Item(**values)
+    return item if item.response else Item(**values | {"response": default_response(item)})
+
+
+def default_response(item: Item) -> str:
+    """What LLM-Adapters trains on: the rationale, or "the correct answer is ANSWER"."""
+    return item.rationale or f"the correct answer is {item.answer}"
+
+
+def short_enough(items: Sequence[Item], max_characters: int | None) -> list[Item]:
+    """The items whose question and response have at most that many characters together; None: all."""
+    return [
+        item
+        for item in items
+        if max_characters is None or len(item.question) + len(item.response) <= max_characters
+    ]
+
+
+def letters_and_digits(text: str) -> str:
+    """The text in lower case, without all else: questions of equal ones are the same."""
+    return "".join(character for character in text.lower() if character.isalnum())
 
 
 def prompt(question: str) -> str:

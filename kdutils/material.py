@@ -6,26 +6,25 @@ Nothing here computes: without torch, so that what is finished is found quickly.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
+import os
 import re
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
-from kdutils import store
-from kdutils.items import SPLITS, Item
+from kdutils import benchmark, store
+from kdutils.items import SPLITS, DataError, Item, item_of, json_lines, short_enough
 from kdutils.mini.family import MINI_MODELS, MODEL_FOLDER
 from kdutils.mini.items import TASKS_OF, build_data, mini_digest
 from kdutils.runspec import MINI, EvalSpec, RunSpec
-from kdutils.spec import ALL_TASKS
 
 MINI_TEST_ITEMS = 200  # a task, if the evaluation does not say
+LARGE_MODEL_BYTES = 60_000_000
+MODEL_FILES = "KDUTILS_MODELS"  # environment variable: NAME=PATH,NAME=PATH
+EXAMPLE_FILE = "Qwen/Qwen2.5-0.5B=/models/qwen2.5-0.5b.gguf"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-
-
-class DataError(ValueError):
-    """Items that cannot be used. The message is one line and names file, line and remedy."""
 
 
 class ModelError(ValueError):
@@ -64,21 +63,76 @@ def locate(name: str) -> Location:
     """
     if name in MINI_MODELS:
         return Location(name, str(MODEL_FOLDER / name))
-    path = Path(name).expanduser()
-    if name.endswith(".gguf"):
+    mapped = model_files().get(name, name)
+    path = Path(mapped).expanduser()
+    if mapped.endswith(".gguf"):
         if not path.is_file():
-            raise ModelError(f"GGUF file {name} is missing; give the path of a file that is there")
+            raise ModelError(f"GGUF file {mapped} is missing; give the path of a file that is there")
         return Location(name, str(path.resolve().parent), path.name)
     if path.is_dir():
         if not (path / "config.json").is_file():
-            raise ModelError(f"{name} has no config.json; give a folder as save_pretrained writes it")
+            raise ModelError(f"{mapped} has no config.json; give a folder as save_pretrained writes it")
         return Location(name, str(path.resolve()))
-    if name.startswith((".", "/", "~")) or not HUB_ID.fullmatch(name):
+    if mapped.startswith((".", "/", "~")) or not HUB_ID.fullmatch(mapped):
         raise ModelError(
-            f"unknown model {name!r}: give one of {list(MINI_MODELS)}, a hub id (owner/name), a folder or "
+            f"unknown model {mapped!r}: give one of {list(MINI_MODELS)}, a hub id (owner/name), a folder or "
             "a .gguf file"
         )
-    return Location(name, name)
+    return Location(name, mapped)
+
+
+def model_files() -> dict[str, str]:
+    """What $KDUTILS_MODELS says: name of a model -> the folder, GGUF file or hub id that stands in for it.
+
+    Raises:
+        ModelError: for an entry that is not NAME=PATH.
+    """
+    return _as_mapping(filter(None, os.environ.get(MODEL_FILES, "").split(",")))
+
+
+def use_model_files(entries: Sequence[str]) -> None:
+    """Let these (NAME=PATH) stand in for models too, in this process and those it starts.
+
+    Raises:
+        ModelError: for an entry that is not NAME=PATH, or a path that is not there.
+    """
+    mapping = _as_mapping(entries)
+    os.environ[MODEL_FILES] = ",".join(f"{name}={path}" for name, path in (model_files() | mapping).items())
+    for name in mapping:
+        locate(name)
+
+
+def _as_mapping(entries: Iterable[str]) -> dict[str, str]:
+    mapping = {}
+    for entry in entries:
+        name, separator, path = (part.strip() for part in entry.partition("="))
+        if not (name and separator and path):
+            raise ModelError(
+                f"{entry!r} in {MODEL_FILES} or model_files is not NAME=PATH, such as {EXAMPLE_FILE}"
+            )
+        mapping[name] = path
+    return mapping
+
+
+def hub_revision(name: str) -> str:
+    """The commit of a hub model's files in the local cache; "" if there are none, or for local models."""
+    place = locate(name)
+    if Path(place.source).is_dir():
+        return ""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(place.source, "config.json")
+    return Path(found).parent.name if isinstance(found, str) else ""
+
+
+def is_large(name: str) -> bool:
+    """Whether a model is worth a machine of its own and a cache of what it says: a hub's, or a large file."""
+    place = locate(name)
+    source = Path(place.source)
+    if not source.is_dir():
+        return True
+    files = [source / place.gguf_file] if place.gguf_file else source.glob("*.safetensors")
+    return sum(path.stat().st_size for path in files) > LARGE_MODEL_BYTES
 
 
 def files_digest(name: str) -> str:
@@ -107,9 +161,11 @@ def files_digest(name: str) -> str:
 
 
 def data_digest(spec: RunSpec) -> str:
-    """16 hexadecimal digits that name the items: of a folder's files, or of what the mini world generates."""
+    """16 hexadecimal digits that name the items: of their files, or of what the mini world generates."""
     if spec.data == MINI:
         return mini_digest(spec.domain)
+    if spec.data in benchmark.SOURCES:
+        return benchmark.digest(spec.data, spec.domain)
     return folder_digest(Path(spec.data))
 
 
@@ -140,45 +196,20 @@ def read_items(path: Path) -> list[Item]:
             f"{path} is missing; a data folder holds train.jsonl, validation.jsonl and test.jsonl"
         )
     items: dict[str, Item] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        if not line.strip():
-            continue
-        item = _item(line, where=f"{path}, line {number}")
+    for where, record in json_lines(path):
+        item = item_of(record, where=where)
         if item.id in items:
-            raise DataError(f"{path}, line {number}: id {item.id!r} stands there twice; make ids unique")
+            raise DataError(f"{where}: id {item.id!r} stands there twice; make ids unique")
         items[item.id] = item
     if not items:
         raise DataError(f"{path} holds no items; give at least one")
     return list(items.values())
 
 
-def _item(line: str, *, where: str) -> Item:
-    try:
-        record = json.loads(line)
-    except ValueError as error:
-        raise DataError(f"{where}: not JSON ({error}); one object a line") from None
-    if not isinstance(record, dict):
-        raise DataError(f"{where}: not a JSON object; one object a line")
-    known = {entry.name for entry in fields(Item)}
-    values = {key: value for key, value in record.items() if key in known - {"ended"}}
-    for key in ("id", "task", "question", "answer"):
-        if not isinstance(values.get(key), str) or not values[key].strip():
-            raise DataError(f"{where}: {key} is missing or not text; every item needs it")
-    if values["task"] not in ALL_TASKS:
-        raise DataError(f"{where}: unknown task {values['task']!r}; there are {list(ALL_TASKS)}")
-    if wrong := [key for key, value in values.items() if not isinstance(value, str)]:
-        raise DataError(f"{where}: {wrong[0]} is not text; write it as a string")
-    item = Item(**values)
-    return item if item.response else Item(**values | {"response": default_response(item)})
-
-
-def default_response(item: Item) -> str:
-    """What LLM-Adapters trains on: the rationale, or "the correct answer is ANSWER"."""
-    return item.rationale or f"the correct answer is {item.answer}"
-
-
 def load_items(spec: RunSpec, split: str, *, per_task: int | None = None) -> list[Item]:
     """The items of a split that a run uses: the first ones of its file, in their order.
+
+    Benchmark items have no such files; benchmark.Benchmark says which are taken.
 
     Args:
         per_task: of the mini world, which has as many as are asked for; a file holds what it holds.
@@ -190,13 +221,31 @@ def load_items(spec: RunSpec, split: str, *, per_task: int | None = None) -> lis
         raise DataError(f"unknown split {split!r}; there are {list(SPLITS)}")
     wanted = {"train": spec.train_items, "validation": spec.validation_items}.get(split)
     if spec.data == MINI:
+        if spec.max_item_characters is not None:
+            raise DataError("max_item_characters concerns items of files, not data='mini'; leave it out")
         return _mini_items(spec.domain, split, spec.wrong_rationale_share, wanted, per_task)
+    if spec.data in benchmark.SOURCES:
+        return _benchmark_items(spec, split)
     items = read_items(Path(spec.data).expanduser() / f"{split}.jsonl")
-    if wanted is not None and wanted > len(items):
-        raise DataError(
-            f"{split}_items={wanted}, but {spec.data}/{split}.jsonl holds {len(items)}; ask for fewer"
-        )
-    return items[:wanted]
+    if wanted is None:
+        return items
+    kept, limit = short_enough(items, spec.max_item_characters), spec.max_item_characters
+    if wanted > len(kept):
+        remedy = "ask for fewer" if limit is None else f"ask for fewer or raise max_item_characters={limit}"
+        raise DataError(f"{split}_items={wanted}, but {spec.data}/{split}.jsonl holds {len(kept)}; {remedy}")
+    return kept[:wanted]
+
+
+def _benchmark_items(spec: RunSpec, split: str) -> list[Item]:
+    found = benchmark.read(spec.data, spec.domain)
+    if split == "test":
+        return list(found.test)
+    parts = found.split(
+        train_items=spec.train_items,
+        validation_items=spec.validation_items,
+        max_item_characters=spec.max_item_characters,
+    )
+    return parts[split]
 
 
 @cache
@@ -219,11 +268,16 @@ def _mini_items(
 def test_items(spec: RunSpec, evaluation: EvalSpec) -> list[Item]:
     """The items of an evaluation, `items_per_task` of each of its tasks.
 
+    Benchmark test items say how their question occurs in what is trained on.
+
     Raises:
         DataError: if a task has none.
     """
     chosen = []
-    pool = load_items(spec, evaluation.split, per_task=evaluation.items_per_task)
+    if spec.data in benchmark.SOURCES and evaluation.split == "test":
+        pool = list(benchmark.flagged(spec.data, spec.domain))
+    else:
+        pool = load_items(spec, evaluation.split, per_task=evaluation.items_per_task)
     for task in evaluation.tasks:
         of_task = [item for item in pool if item.task == task][: evaluation.items_per_task]
         if not of_task:

@@ -28,8 +28,9 @@ from transformers import (
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.utils import logging as transformers_logging
 
+from kdutils import usercache
 from kdutils.items import prompt
-from kdutils.material import Location, ModelError, locate
+from kdutils.material import Location, ModelError, files_digest, locate
 from kdutils.mini.family import MINI_MODELS
 from kdutils.runspec import RunSpec
 
@@ -139,11 +140,13 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     Raises:
         ModelError: if it cannot be had, or has no EOS token.
     """
-    place = locate(name)
+    place = _plain(locate(name), "tokenizer")
     options = {"trust_remote_code": False, **_offline(place)}
     try:
         if place.gguf_file is not None:
             tokenizer = AutoTokenizer.from_pretrained(place.source, gguf_file=place.gguf_file, **options)
+            with _kept(place, "tokenizer") as folder:
+                tokenizer.save_pretrained(folder)
         else:
             declared = get_tokenizer_config(place.source, **_offline(place)).get("tokenizer_class")
             # AutoTokenizer reads a Qwen2 folder that declares a generic class by Qwen2's own rules, and
@@ -166,14 +169,15 @@ def load(name: str, *, trains_all: bool = False, device: str | None = None) -> L
     Raises:
         ModelError: if it cannot be had or is not a causal language model in safetensors or GGUF.
     """
-    place = locate(name)
     tokenizer = load_tokenizer(name)
+    place = _plain(locate(name), str(torch.float32 if trains_all else torch.bfloat16))
     kinds = {"trust_remote_code": False, "gguf_file": place.gguf_file, **_offline(place)}
     if place.gguf_file is None:
         kinds["use_safetensors"] = True
     try:
         with _without_progress_bar():
-            network = AutoModelForCausalLM.from_pretrained(place.source, dtype=torch.float32, **kinds)
+            dtype = "auto" if place.is_kept else torch.float32
+            network = AutoModelForCausalLM.from_pretrained(place.source, dtype=dtype, **kinds)
     except UNREADABLE as error:
         raise ModelError(_unobtainable(place, error)) from error
     if len(tokenizer) > network.get_output_embeddings().weight.shape[0]:
@@ -189,11 +193,46 @@ def load(name: str, *, trains_all: bool = False, device: str | None = None) -> L
     if policy.compiled:
         network.get_decoder().compile(backend=policy.compiled)
     if place.gguf_file is not None:
-        _dequantised(network)
+        _mark_as_plain(network)
+        if policy.weights == torch.bfloat16 or trains_all:
+            with _kept(place, str(policy.weights)) as folder:
+                network.save_pretrained(folder, safe_serialization=True)
     return LoadedModel(name, network, tokenizer, policy)
 
 
-def _dequantised(network: PreTrainedModel) -> None:
+# --- GGUF: reading one takes half a minute, so what was read is kept ----------------------------------------
+
+
+@dataclass(frozen=True)
+class _Plain(Location):
+    """Where a model is read from; `is_kept` if that is our own plain copy of a GGUF file."""
+
+    is_kept: bool = False
+
+
+def _plain(place: Location, what: str) -> _Plain:
+    """The kept copy of a GGUF file's tokenizer or weights (named by their dtype), else the place itself."""
+    own = _Plain(place.name, place.source, place.gguf_file)
+    if place.gguf_file is None or not (folder := _kept_folder(place, what)).is_dir():
+        return own
+    return _Plain(place.name, str(folder), is_kept=True)
+
+
+def _kept_folder(place: Location, what: str) -> Path:
+    return usercache.path("gguf") / f"{files_digest(place.name)}-{what.removeprefix('torch.')}"
+
+
+@contextlib.contextmanager
+def _kept(place: Location, what: str) -> Iterator[Path]:
+    """A folder to save a plain copy in, which appears whole; a full or read-only disk costs time alone."""
+    try:
+        with usercache.filled_once(_kept_folder(place, what)) as folder:
+            yield folder
+    except OSError:
+        pass  # the model is loaded; the next one to ask reads the GGUF file again
+
+
+def _mark_as_plain(network: PreTrainedModel) -> None:
     """A model from GGUF holds plain weights, but is marked as quantised and so refuses to be saved."""
     network.hf_quantizer = None
     network.is_quantized = False

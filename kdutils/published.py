@@ -9,14 +9,13 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from kdutils import cells as cell_rows
+from kdutils import usercache
 from kdutils.spec import AVERAGE, CONTAMINATED_TASKS, DOMAIN_TASKS, TEST_ITEMS
 
 COMMIT = "a5fed92e2c749ee5dda78aa26f61cce4529f2157"
@@ -132,20 +131,16 @@ def _remedy() -> str:
 
 
 def _cache_folder() -> Path:
-    import pooch  # imported where needed: with KDUTILS_DATA set nothing is downloaded
-
-    return Path(pooch.os_cache("kdutils")) / f"published-{COMMIT[:12]}"
+    return usercache.path(f"published-{COMMIT[:12]}")
 
 
 def _download(folder: Path) -> None:
     import pooch
 
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=".published-", dir=folder.parent))
     try:
-        for name, sha256 in SHA256.items():
-            pooch.retrieve(BASE_URL + name, known_hash=f"sha256:{sha256}", fname=name, path=partial)
-        partial.replace(folder)
+        with usercache.filled_once(folder) as partial:
+            for name, sha256 in SHA256.items():
+                pooch.retrieve(BASE_URL + name, known_hash=f"sha256:{sha256}", fname=name, path=partial)
     except Exception as error:  # pooch raises requests', urllib3's and its own: all mean "not obtained"
         if folder.is_dir():  # another process was faster; verify() judges what it left
             return
@@ -155,8 +150,6 @@ def _download(folder: Path) -> None:
             f"run again with a network, or set KDUTILS_DATA to a folder whose published/ "
             f"holds the files of {BASE_URL}"
         ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def cells() -> pd.DataFrame:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gc
 import math
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -19,15 +21,29 @@ from typing import Any
 import pandas as pd
 from safetensors import SafetensorError
 
-from kdutils import answers, data, environment, evaluate, generate, lease, models, runs, store, texts, train
+from kdutils import (
+    answers,
+    data,
+    environment,
+    evaluate,
+    generate,
+    lease,
+    material,
+    models,
+    runs,
+    states,
+    store,
+    texts,
+    train,
+)
 from kdutils.checks import check
-from kdutils.items import Item, fingerprint
+from kdutils.items import PROMPT, Item, fingerprint
 from kdutils.lease import Lease
 from kdutils.material import default_evaluation, load_items, resolved
 from kdutils.models import LoadedModel
 from kdutils.runs import RunFolder
 from kdutils.runspec import EvalSpec, RunSpec
-from kdutils.teacher import Teacher
+from kdutils.teacher import CachedTeacher, Teacher
 
 LOOK_AGAIN_SECONDS = 1.0  # while another process makes what we need
 Progress = Callable[[dict[str, Any]], None]
@@ -85,6 +101,8 @@ def run(
     spec = resolved(spec)
     evaluation = evaluation or default_evaluation(spec)
     check(spec, evaluation)
+    if material.is_large(spec.student):
+        environment.keep_freed_memory()
     make(spec, evaluation, out, progress=progress)
     folder, teacher_items = runs.folder_of(out, spec.run_id), None
     if own := spec.teacher_spec():
@@ -224,8 +242,7 @@ def _trained(
     if spec.method == "seqkd":
         items = teacher_texts(spec, items, out, progress, waits=waits)
     elif spec.teacher is not None:
-        teacher = Teacher(teacher_model(spec, out, progress, waits=waits), spec.noise_sigma, spec.seed)
-        teacher.model.network.requires_grad_(False)
+        teacher = teacher_signal(spec, items, out, progress, waits=waits)
     student = models.load(spec.student, trains_all=spec.adapter == "full")
     student = models.add_adapter(student, spec, seed=spec.seed)
 
@@ -262,6 +279,57 @@ def _finite(entry: dict[str, Any]) -> dict[str, Any]:
     return {
         key: None if isinstance(value, float) and not math.isfinite(value) else value
         for key, value in entry.items()
+    }
+
+
+def teacher_signal(
+    spec: RunSpec, items: Sequence[Item], out: Path, progress: Progress | None = None, *, waits: bool = True
+) -> Teacher | CachedTeacher:
+    """The teacher of a run as its students see it.
+
+    A large one is asked about the training items once, for all its students (kdutils.states), and is not in
+    memory when they train; a tiny one is faster online. KDUTILS_TEACHER_STATES=always or never decides.
+    """
+    load = partial(teacher_model, spec, out, progress, waits=waits)
+    noise = {"noise_sigma": spec.noise_sigma, "seed": spec.seed}
+    wish = os.environ.get("KDUTILS_TEACHER_STATES", "auto")
+    if wish not in ("auto", "always", "never"):
+        raise ValueError(f"KDUTILS_TEACHER_STATES={wish!r} is unknown: use auto, always or never")
+    if wish == "never" or (wish == "auto" and not material.is_large(spec.teacher)):
+        model = load()
+        model.network.requires_grad_(False)
+        return Teacher(model, **noise)
+    kept = states.states_of(out, _states_key(spec, items, out, progress, waits))
+    with _turn(out, kept.name, kept.are_there, progress=progress, waits=waits) as own:
+        if own is not None:
+            model = load()
+            how = {"max_tokens": spec.max_tokens, "protocol": spec.protocol}
+            encoded = data.encode(items, model.tokenizer, **how)
+            own.confirm()
+            kept.write(model, encoded)
+            del model
+            gc.collect()  # its weights, before the student's are loaded
+    device = models.policy_for(models.LARGE_PARAMETERS).device
+    return CachedTeacher(spec.teacher, kept.open(), load, device, **noise)
+
+
+def _states_key(
+    spec: RunSpec, items: Sequence[Item], out: Path, progress: Progress | None, waits: bool
+) -> dict[str, Any]:
+    """All that a teacher's states depend on: its weights, the items, how they become tokens."""
+    if own := spec.teacher_spec():
+        make(own, None, out, progress=progress, waits=waits)
+        weights = runs.folder_of(out, own.run_id).result()["sha256"]
+        weights = {name: digest for name, digest in weights.items() if name.startswith("model/")}
+    else:
+        weights = spec.teacher_digest or material.hub_revision(spec.teacher)
+    return {
+        "teacher": own.run_id if own else spec.teacher,
+        "weights": weights,
+        "items": fingerprint(items),
+        "prompt": PROMPT,
+        "max_tokens": spec.max_tokens,
+        "protocol": spec.protocol,
     }
 
 

@@ -3,6 +3,7 @@
     runs/<run_id>/spec.json environment.json curve.jsonl model/ result.json      result.json comes last
     runs/<run_id>/eval/<eval_id>/spec.json items.parquet result.json             appears by rename
     runs/<run_id>/failure.json                                                   why the last attempt failed
+    states/, texts/                                                              shared, see there
     damaged/<run_id>-<n>                                                         what was set aside
 
 `result.json` is the commit point of a training: a folder without it is a run in progress or one that was

@@ -15,8 +15,11 @@ from typing import Any
 
 import pandas as pd
 
+from kdutils import usercache
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 OUTPUTS = REPOSITORY / "outputs"
+LARGE_BYTES = 64 << 20  # of a file whose digest is worth keeping
 
 
 def write_bytes(path: Path, content: bytes) -> Path:
@@ -66,7 +69,11 @@ def sha256(path: Path) -> str:
 
 
 def sha256_once(path: Path) -> str:
-    """As `sha256`, computed once a process for a file that has not changed: for inputs, not for checking."""
+    """As `sha256`, computed once for a file that has not changed: for inputs, not for checking.
+
+    Once a process; once a user for large files, which take seconds. A file is told by its path, inode, size
+    and both times.
+    """
     path = Path(path).resolve()
     facts = path.stat()
     return _sha256_of(path, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
@@ -74,7 +81,17 @@ def sha256_once(path: Path) -> str:
 
 @functools.cache
 def _sha256_of(path: Path, *facts: int) -> str:
-    return sha256(path)
+    if facts[1] < LARGE_BYTES:
+        return sha256(path)
+    key = hashlib.sha256(repr((str(path), *facts)).encode()).hexdigest()
+    kept = usercache.path("digests") / key
+    with contextlib.suppress(OSError):
+        if len(digest := kept.read_text(encoding="utf-8")) == 64:
+            return digest
+    digest = sha256(path)
+    with contextlib.suppress(OSError):  # without a cache it is computed again
+        write_text(kept, digest)
+    return digest
 
 
 @contextlib.contextmanager

@@ -1,12 +1,14 @@
 """The teacher as a signal: hidden states, head, noise and temperature, behind one interface.
 
-Online for now: the teacher's body runs on every batch. A cache of its hidden states can stand behind the
-same three methods, because nothing else of a teacher is ever asked for.
+Two kinds: `Teacher` runs its body on every batch, `CachedTeacher` reads what it said of the training items
+from disk (kdutils.states) and has a body only for sequences that no cache can hold.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -15,9 +17,10 @@ from kdutils.data import Batch
 from kdutils.losses import shifted
 from kdutils.models import LoadedModel
 from kdutils.noise import LogitNoise, noise_keys
+from kdutils.states import OpenStates
 
 
-@dataclass(frozen=True)
+@dataclass
 class Teacher:
     """A frozen model whose logits a student is compared with.
 
@@ -30,23 +33,73 @@ class Teacher:
     seed: int = 0  # of the noise
 
     @property
+    def name(self) -> str:
+        """The model's name."""
+        return self.model.name
+
+    @property
     def head_VH(self) -> Tensor:
         """Output head, as many rows as the model has."""
         return self.model.head_VH
 
-    @torch.no_grad()
     def hidden_NH(self, batch: Batch) -> Tensor:
         """The hidden states that score the batch's scored tokens, in their row-major order."""
-        hidden_BTH = self.model.hidden_states(batch.input_ids_BT, batch.attention_BT)
-        return shifted(hidden_BTH, batch.scored_BT.to(hidden_BTH.device))
+        return _online(self.model, batch)
 
     def noise(self, batch: Batch) -> LogitNoise | None:
         """The noise on those positions, None without noise.
 
         A position is counted in the item's own tokens: with padding on the right, the column.
         """
-        if self.noise_sigma == 0:
-            return None
-        row_N, column_N = batch.scored_BT.nonzero(as_tuple=True)
-        item_ids = [batch.ids[row] for row in row_N.tolist()]
-        return LogitNoise(noise_keys(self.seed, item_ids, column_N.tolist()), self.noise_sigma)
+        return _noise(batch, self.noise_sigma, self.seed)
+
+
+@dataclass
+class CachedTeacher:
+    """As `Teacher`, from states on disk; the body is loaded when a batch holds something else.
+
+    That is a student's own samples alone, so that off-policy arms never hold two models.
+    """
+
+    name: str
+    states: OpenStates
+    load: Callable[[], LoadedModel]
+    device: str
+    noise_sigma: float = 0.0
+    seed: int = 0
+
+    @cached_property
+    def model(self) -> LoadedModel:
+        """The body, frozen."""
+        model = self.load()
+        model.network.requires_grad_(False)
+        return model
+
+    @cached_property
+    def head_VH(self) -> Tensor:
+        """Output head, cut to the tokenizer's length."""
+        return self.states.head_VH.to(self.device)
+
+    def hidden_NH(self, batch: Batch) -> Tensor:
+        """As `Teacher.hidden_NH`."""
+        if all(item_id in self.states for item_id in batch.ids):
+            return self.states.hidden_NH(batch.ids).to(self.device)
+        return _online(self.model, batch)
+
+    def noise(self, batch: Batch) -> LogitNoise | None:
+        """As `Teacher.noise`."""
+        return _noise(batch, self.noise_sigma, self.seed)
+
+
+@torch.no_grad()
+def _online(model: LoadedModel, batch: Batch) -> Tensor:
+    hidden_BTH = model.hidden_states(batch.input_ids_BT, batch.attention_BT)
+    return shifted(hidden_BTH, batch.scored_BT.to(hidden_BTH.device))
+
+
+def _noise(batch: Batch, sigma: float, seed: int) -> LogitNoise | None:
+    if sigma == 0:
+        return None
+    row_N, column_N = batch.scored_BT.nonzero(as_tuple=True)
+    item_ids = [batch.ids[row] for row in row_N.tolist()]
+    return LogitNoise(noise_keys(seed, item_ids, column_N.tolist()), sigma)

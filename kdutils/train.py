@@ -27,7 +27,7 @@ from kdutils.items import Item
 from kdutils.losses import TokenSum, shifted
 from kdutils.models import LoadedModel, seeded
 from kdutils.runspec import RunSpec
-from kdutils.teacher import Teacher
+from kdutils.teacher import CachedTeacher, Teacher
 
 CHECKPOINT_SECONDS = 60.0
 KINDS = {"fkl": "forward_kl", "revkd": "reverse_kl", "gkd": "jsd"}
@@ -52,7 +52,7 @@ def train(
     spec: RunSpec,
     *,
     rate: float,
-    teacher: Teacher | None = None,
+    teacher: Teacher | CachedTeacher | None = None,
     validation: Sequence[Item] = (),
     checkpoint: Path | None = None,
     progress: Progress | None = None,
@@ -74,7 +74,7 @@ def train(
     """
     if (teacher is not None) != (spec.method in KINDS):
         raise ValueError(
-            f"method {spec.method!r} with teacher={teacher and teacher.model.name!r} cannot be trained"
+            f"method {spec.method!r} with teacher={teacher and teacher.name!r} cannot be trained"
         )
     return _Training(
         student, items, spec, rate, teacher, validation, checkpoint, progress, micro_batch_size

@@ -35,6 +35,17 @@ def released_tables() -> Path:
 
 
 @pytest.fixture(scope="session")
+def benchmark_files() -> Path:
+    """The folder of benchmark items."""
+    if not os.environ.get("KDUTILS_DATA"):
+        missing("data", "KDUTILS_DATA is not set: it names the folder that holds data/")
+    folder = Path(os.environ["KDUTILS_DATA"]).resolve() / "data"
+    if not folder.is_dir():
+        missing("data", f"{folder} is not there: KDUTILS_DATA names the folder that holds data/")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def once(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Callable[[str, Callable[[Path], None]], Path]:

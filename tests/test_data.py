@@ -7,14 +7,14 @@ import tiny
 import torch
 
 from kdutils import data, material
-from kdutils.items import Item, fingerprint, prompt
+from kdutils.items import Item, default_response, fingerprint, item_of, prompt
 from kdutils.material import DataError
 
 TOKENIZER = tiny.tokenizer()
 
 
 def items(n=6):
-    return [material._item(json.dumps(record), where="test") for record in tiny.records(n)]
+    return [item_of(record, where="test") for record in tiny.records(n)]
 
 
 def encoded(protocol="careful", tokenizer=TOKENIZER, max_tokens=96, n=6):
@@ -171,5 +171,5 @@ def test_the_fingerprint_sees_every_character(tmp_path):
 def test_default_responses_are_those_of_llm_adapters():
     math = Item(id="a", task="svamp", question="q", answer="3", rationale="1 + 2 = 3. The answer is 3.")
     choice = Item(id="b", task="obqa", question="q", answer="answer2")
-    assert material.default_response(math) == math.rationale
-    assert material.default_response(choice) == "the correct answer is answer2"
+    assert default_response(math) == math.rationale
+    assert default_response(choice) == "the correct answer is answer2"

@@ -1,0 +1,289 @@
+"""Real questions: the items of $KDUTILS_DATA/data, or those that LLM-Adapters released.
+
+Both are read into one schema. In the release, what is trained on are math_10k and commonsense_15k, with the
+responses as they were released: the rationales of math_10k were written by ChatGPT, and those that end in
+another answer than the gold one are trained on too, as the authors did. `Benchmark.n_wrong_responses` says
+how many those are.
+
+Train and validation items come from one pool, in an order that depends on ids alone: train items are its
+first ones, validation items its last, so asking for more of either keeps those that were there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections import Counter
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
+from pathlib import Path
+
+from kdutils import contamination, evaluate, release, store
+from kdutils.items import DataError, Item, item_of, json_lines, letters_and_digits, short_enough
+from kdutils.runspec import BENCHMARK, LLM_ADAPTERS
+from kdutils.spec import CHOICE_TASKS, DOMAIN_TASKS, INSTRUCTION_TASKS, MATH_TASKS, TASK_LABELS
+
+SOURCES = (BENCHMARK, LLM_ADAPTERS)
+VERSION = 1  # of how items are made from files, part of their digest; raised when that changes
+TRAIN_FILES = {
+    "math": ("math_train", "math_equation_train"),
+    "commonsense": ("commonsense_train", "commonsense_valrest_train"),
+    "instruction": ("instruct_train",),  # instruct_alpaca_nc_train is for non-commercial use only
+}
+# Sets that are trained on and have no test set here -> the task that reads answers as they need it.
+READ_AS = {"mawps": "singleeq", "rasbt_instruct": "dolly", "selfinst_seed": "selfinst"}
+
+
+@dataclass(frozen=True, eq=False)  # read once a process, so one object is one benchmark
+class Benchmark:
+    """The items of one domain."""
+
+    source: str  # where they are from, for messages and reports
+    domain: str
+    pool: tuple[Item, ...]  # all that may be trained on, in the order in which it is
+    test: tuple[Item, ...]  # task after task; within each in an order that depends on ids alone
+    without_reference: dict[str, int]  # task -> test items left out, as there is nothing to score against
+
+    @cached_property
+    def n_wrong_responses(self) -> int:
+        """How many responses of the pool end in another answer than the gold one."""
+        return sum(not ends_in(item, item.answer) for item in self.pool)
+
+    def remarks(self) -> list[str]:
+        """What a reader of results must know about these items, a sentence each."""
+        said = [
+            f"{self.domain.capitalize()} items of {self.source}: {len(self.pool):,} to train on, "
+            f"{len(self.test):,} to test."
+        ]
+        if self.n_wrong_responses:
+            share = self.n_wrong_responses / len(self.pool)
+            said.append(
+                f"{self.n_wrong_responses:,} of the responses to train on ({share:.0%}) end in another "
+                "answer than the gold one; they are trained on as released."
+            )
+        said += [
+            f"{count} {TASK_LABELS[task]} items have no reference answer and are left out of the test set."
+            for task, count in self.without_reference.items()
+        ]
+        return said
+
+    def split(
+        self, *, train_items: int, validation_items: int, max_item_characters: int | None = None
+    ) -> dict[str, list[Item]]:
+        """The `train` and `validation` items: disjoint, also by the letters and digits of their questions.
+
+        Args:
+            max_item_characters: pool items whose question and response are longer are left out.
+
+        Raises:
+            DataError: if there are too few; says how many there are.
+        """
+        usable = short_enough(self.pool, max_item_characters)
+        validation = usable[::-1][:validation_items]
+        held_out = {letters_and_digits(item.question) for item in validation}
+        train = [item for item in usable if letters_and_digits(item.question) not in held_out]
+        if len(validation) < validation_items or len(train) < train_items:
+            limit = "" if max_item_characters is None else f" of at most {max_item_characters} characters"
+            longer = "" if max_item_characters is None else " or raise max_item_characters"
+            raise DataError(
+                f"train_items={train_items} and validation_items={validation_items}, but {self.source} has "
+                f"{len(usable)} {self.domain} items{limit} to train on; ask for fewer{longer}"
+            )
+        return {"train": train[:train_items], "validation": validation}
+
+
+def in_order(items: list[Item]) -> tuple[Item, ...]:
+    """The items in a pseudo-random order that depends on their ids alone."""
+    return tuple(sorted(items, key=lambda item: hashlib.sha256(f"order|{item.id}".encode()).digest()))
+
+
+def data_folder(data: str) -> Path | None:
+    """The folder of JSON lines that items of `data` are read from; None: they are the released ones."""
+    root = os.environ.get("KDUTILS_DATA")
+    if data != BENCHMARK or not root:
+        return None
+    folder = Path(root).expanduser().resolve() / "data"
+    return folder if folder.is_dir() else None
+
+
+def digest(data: str, domain: str) -> str:
+    """16 hexadecimal digits that name the items of a domain: their files, and how items are made of them.
+
+    The release is named by its commit, so that nothing is downloaded for its digest.
+
+    Raises:
+        DataError: if a file is missing, or the release has no items of the domain.
+    """
+    total = hashlib.sha256(f"benchmark|{VERSION}|{domain}".encode())
+    if folder := data_folder(data):
+        for path in _files(folder, domain):
+            total.update(path.name.encode() + bytes.fromhex(store.sha256_once(path)))
+    elif domain in release.TRAIN_FILES:
+        total.update(release.PINNED.commit.encode())
+    else:
+        raise DataError(
+            f"LLM-Adapters has no {domain} items, only {list(release.TRAIN_FILES)}; "
+            f"set KDUTILS_DATA to a folder with data/ and use data={BENCHMARK!r}"
+        )
+    return total.hexdigest()[:16]
+
+
+def read(data: str, domain: str) -> Benchmark:
+    """The items of a domain; read once a process while the files stay the same.
+
+    Raises:
+        DataError: names the file, the line and what is wrong with it.
+    """
+    return _read(data_folder(data), domain, digest(data, domain))
+
+
+def flagged(data: str, domain: str) -> tuple[Item, ...]:
+    """The test items of a domain, each with how its question occurs in what is trained on.
+
+    Raises:
+        DataError: as `read`.
+    """
+    return _flagged(read(data, domain))
+
+
+@cache
+def _flagged(found: Benchmark) -> tuple[Item, ...]:
+    return tuple(contamination.flagged(found.test, found.pool))
+
+
+def _files(folder: Path, domain: str) -> list[Path]:
+    """The files of a domain, the training files first."""
+    paths = [folder / "train" / f"{name}.jsonl" for name in TRAIN_FILES[domain]]
+    paths += [folder / "dev" / f"{task}.jsonl" for task in DOMAIN_TASKS[domain]]
+    for path in paths:
+        if not path.is_file():
+            raise DataError(f"{path} is missing; put it there, or use data={LLM_ADAPTERS!r}")
+    return paths
+
+
+@cache
+def _read(folder: Path | None, domain: str, named: str) -> Benchmark:
+    return _read_release(domain) if folder is None else _read_folder(folder, domain)
+
+
+def _read_folder(folder: Path, domain: str) -> Benchmark:
+    pool: list[Item] = []
+    test: list[Item] = []
+    without_reference: Counter[str] = Counter()
+    for path in _files(folder, domain):
+        items = []
+        for where, record in json_lines(path):
+            if domain == "instruction" and not record.get("answer"):
+                without_reference[str(record.get("task"))] += 1
+                continue
+            items.append(_item(record, where))
+        if path.parent.name == "train":
+            pool += items
+        else:
+            test += in_order(items)
+    ids = Counter(item.id for item in [*pool, *test])
+    if repeated := [name for name, count in ids.items() if count > 1]:
+        raise DataError(f"{folder}: id {repeated[0]!r} stands there twice; make ids unique")
+    return Benchmark(str(folder), domain, in_order(pool), tuple(test), dict(without_reference))
+
+
+def _item(record: dict, where: str) -> Item:
+    """The item of a record: its response is what LLM-Adapters trains on, for instructions the answer."""
+    record = record | {"task": READ_AS.get(record.get("task"), record.get("task"))}
+    if record["task"] in INSTRUCTION_TASKS:
+        record["response"] = record.get("answer")
+    elif record["task"] in MATH_TASKS and not record.get("rationale"):  # some test items have none
+        record["response"] = _bare_response(record.get("answer"))
+    return item_of(record, where=where)
+
+
+def _bare_response(answer: str | None) -> str:
+    return f"The answer is {answer}."
+
+
+def ends_in(item: Item, answer: str) -> bool:
+    """Whether an item's response gives that answer; instructions always do.
+
+    Letters are read strictly: the first capital in a rationale is rarely its answer.
+    """
+    if item.task in INSTRUCTION_TASKS:
+        return True
+    read_by = evaluate.parse_strict if item.task == "aqua" else evaluate.parse
+    return evaluate.is_correct(item.task, read_by(item.task, item.response), answer)
+
+
+# --- the release of LLM-Adapters -----------------------------------------------------------------------
+
+
+def _read_release(domain: str) -> Benchmark:
+    pool = _released_items(release.TRAIN_FILES[domain], domain)
+    test: list[Item] = []
+    for task in DOMAIN_TASKS[domain]:
+        items = _released_items(release.TEST_FILES[task], domain, task)
+        test += in_order([_without_wrong_rationale(item) for item in items])
+    source = f"LLM-Adapters at {release.PINNED.commit[:12]}"
+    return Benchmark(source, domain, in_order(pool), tuple(test), {})
+
+
+def _released_items(name: str, domain: str, task: str | None = None) -> list[Item]:
+    """The items of a released file; without `task`, of the tasks that their answers are read by.
+
+    Questions are stripped of blanks around them, as in $KDUTILS_DATA/data. Responses stay as they are.
+    """
+    prefix, items = f"{task}-test" if task else Path(name).stem, []
+    for number, record in enumerate(json.loads(release.content(release.PINNED, name))):
+        where = f"{name} of LLM-Adapters, record {number}"
+        answer, output = _released_answer(record, where), record.get("output", "")
+        parts = (record.get(key, "").strip() for key in ("instruction", "input"))
+        question = "\n\n".join(part for part in parts if part)
+        values = {
+            "id": f"{prefix}-{number:05d}",
+            "task": task or _task_read_as(domain, answer, question, where),
+            "question": question,
+            "answer": answer,
+            "response": output,
+            "rationale": output if domain == "math" else "",
+        }
+        items.append(item_of(values, where=where))
+    return items
+
+
+def _released_answer(record: dict, where: str) -> str:
+    """The gold answer as text: the only element of a list, and whole numbers without ".0"."""
+    answer = record.get("answer")
+    if isinstance(answer, list) and len(answer) == 1:
+        answer = answer[0]
+    if not isinstance(answer, str | int | float) or isinstance(answer, bool):
+        raise DataError(f"{where}: answer {answer!r} is neither text nor a number; it cannot be scored")
+    text = str(answer).strip()
+    try:
+        number = float(text.replace(",", ""))
+    except ValueError:
+        return text
+    return str(int(number)) if number.is_integer() else text.replace(",", "")
+
+
+def _task_read_as(domain: str, answer: str, question: str, where: str) -> str:
+    """The task whose answers are read as this one: the released training sets do not name their tasks.
+
+    GSM8K stands for all of math but letters, ARC-e for all questions of four or five answers.
+    """
+    if domain == "math":
+        return "aqua" if re.fullmatch("[A-E]", answer) else "gsm8k"
+    if re.fullmatch(r"answer\d", answer):
+        return "siqa" if question.endswith("answer1/answer2/answer3") else "arc_e"
+    for task in ("boolq", "hellaswag", "piqa", "winogrande"):
+        if answer in CHOICE_TASKS[task]:
+            return task
+    raise DataError(
+        f"{where}: answer {answer!r} is none that any task has; check the file against its commit"
+    )
+
+
+def _without_wrong_rationale(item: Item) -> Item:
+    """A test item whose response gives the gold answer: ChatGPT's, or the answer alone if that does not."""
+    if item.task not in MATH_TASKS or ends_in(item, item.answer):
+        return item
+    return replace(item, rationale="", response=_bare_response(item.answer))

@@ -1,0 +1,178 @@
+"""A teacher's hidden states at the scored positions of its students' training items, on disk.
+
+Off-policy arms show the teacher the same sequences for every student, temperature, noise level, epoch and
+seed, so its body runs once. Any logit is recovered by its own head: exact for every divergence, and at Qwen's
+vocabulary 50 to 100 times smaller than logits.
+
+    states/<digest>/states-00000.safetensors ...   hidden states (positions, width), item after item
+    states/<digest>/head.safetensors               the output head
+    states/<digest>/index.json                     what it is of, positions of each item, SHA-256 of the files
+
+The folder appears in one step. Its name is the digest of all that the states depend on, so one of other
+weights, another template or other data cannot be taken for it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from kdutils import data, store
+from kdutils.losses import shifted
+from kdutils.models import LoadedModel
+from kdutils.runs import DamagedError, StoreError
+
+LAYOUT = 1
+SHARD_BYTES = 256 << 20
+BATCH_ROWS = 16
+SPARE_BYTES = 1 << 30  # left free on the disk
+
+
+@dataclass(frozen=True)
+class States:
+    """Where the states of one teacher on one encoded data set are, whether or not they are there."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """Name of the lease on them."""
+        return f"states-{self.path.name}"
+
+    def are_there(self) -> bool:
+        """Whether they were written."""
+        return (self.path / "index.json").is_file()
+
+    def write(self, teacher: LoadedModel, encoded: datasets.Dataset) -> None:
+        """Run the teacher over the items and keep its states, whole or not at all.
+
+        Raises:
+            StoreError: before any work, if the disk has not the room.
+        """
+        n_positions = [len(ids) - n for ids, n in zip(*_lengths(encoded), strict=True)]
+        width, size = teacher.head_VH.shape[1], teacher.vocabulary_size
+        n_bytes = (sum(n_positions) * width + size * width) * teacher.policy.weights.itemsize
+        self._require_room(n_bytes)
+        with store.folder_in_one_step(self.path) as partial:
+            head_VH = teacher.head_VH.detach()[:size].contiguous().cpu()
+            save_file({"head": head_VH}, partial / "head.safetensors")
+            shards = _shards(n_positions, SHARD_BYTES // (width * teacher.policy.weights.itemsize))
+            for number, rows in enumerate(shards):
+                states = torch.cat([s.cpu() for s in _states_of(teacher, encoded, rows)])
+                save_file({"states": states}, partial / f"states-{number:05d}.safetensors")
+            digests = {path.name: store.sha256(path) for path in sorted(partial.glob("*.safetensors"))}
+            index = {
+                "layout": LAYOUT,
+                "teacher": teacher.name,
+                "ids": encoded["id"][:],
+                "n_positions": n_positions,
+                "shards": [[rows.start, rows.stop] for rows in shards],
+                "sha256": digests,
+            }
+            store.write_json(partial / "index.json", index)
+
+    def _require_room(self, n_bytes: int) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(self.path.parent).free
+        if free < n_bytes + SPARE_BYTES:
+            raise StoreError(
+                f"{self.path.parent} has {free / 1e9:.1f} GB free, and the teacher's hidden states take "
+                f"{n_bytes / 1e9:.1f} GB (1 GB is left over): make room, or choose another out"
+            )
+
+    def open(self) -> OpenStates:
+        """The states, checked against their digests once, then read from disk as they are needed.
+
+        Raises:
+            DamagedError: if a file is missing or not what was written.
+        """
+        try:
+            index = json.loads((self.path / "index.json").read_text(encoding="utf-8"))
+            if index["layout"] != LAYOUT:
+                raise ValueError(f"layout {index['layout']}, this is {LAYOUT}")
+            for name, digest in index["sha256"].items():
+                if store.sha256(self.path / name) != digest:
+                    raise ValueError(f"the SHA-256 of {name} is not the recorded one")
+            return OpenStates(self.path, index)
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            raise DamagedError(self.path / "index.json", error, whole=self.path, name=self.name) from error
+
+
+class OpenStates:
+    """Hidden states by item, memory-mapped."""
+
+    def __init__(self, path: Path, index: dict[str, Any]) -> None:
+        self._place: dict[str, tuple[int, int, int]] = {}  # item -> shard, first position, number
+        for number, (start, stop) in enumerate(index["shards"]):
+            first = 0
+            for name, n in zip(index["ids"][start:stop], index["n_positions"][start:stop], strict=True):
+                self._place[name] = (number, first, n)
+                first += n
+        self._path = path
+        self._shards = [
+            safe_open(path / f"states-{number:05d}.safetensors", framework="pt").get_slice("states")
+            for number in range(len(index["shards"]))
+        ]
+
+    def __contains__(self, item_id: str) -> bool:
+        return item_id in self._place
+
+    @cached_property
+    def head_VH(self) -> Tensor:
+        """The teacher's output head, cut to its tokenizer's length."""
+        with safe_open(self._path / "head.safetensors", framework="pt") as file:
+            return file.get_tensor("head")
+
+    def hidden_NH(self, item_ids: Sequence[str]) -> Tensor:
+        """The states of these items' scored positions, item after item."""
+        parts = [self._shards[shard][first : first + n] for shard, first, n in map(self._place.get, item_ids)]
+        return torch.cat(parts)
+
+
+def states_of(out: Path, key: dict[str, Any]) -> States:
+    """The states that depend on what `key` holds and on nothing else."""
+    digest = hashlib.sha256(json.dumps({"layout": LAYOUT} | key, sort_keys=True).encode()).hexdigest()[:16]
+    return States(Path(out) / "states" / digest)
+
+
+def _lengths(encoded: datasets.Dataset) -> tuple[list[list[int]], list[int]]:
+    return encoded["input_ids"][:], encoded["n_unscored"][:]
+
+
+def _shards(n_positions: Sequence[int], most: int) -> list[range]:
+    """Runs of items with at most so many positions together (but at least one item)."""
+    shards, start, total = [], 0, 0
+    for row, n in enumerate(n_positions):
+        if total + n > most and row > start:
+            shards.append(range(start, row))
+            start, total = row, 0
+        total += n
+    return [*shards, range(start, len(n_positions))]
+
+
+@torch.no_grad()
+def _states_of(teacher: LoadedModel, encoded: datasets.Dataset, rows: range) -> Iterator[Tensor]:
+    """The hidden states of each row's scored positions, in order; rows of like length share a batch."""
+    lengths = {row: len(encoded[row]["input_ids"]) for row in rows}
+    by_length = sorted(rows, key=lambda row: -lengths[row])
+    found: dict[int, Tensor] = {}
+    for first in range(0, len(by_length), BATCH_ROWS):
+        chosen = by_length[first : first + BATCH_ROWS]
+        batch = data.collate(encoded, chosen, pad_id=teacher.pad_id)
+        hidden_BTH = teacher.hidden_states(batch.input_ids_BT, batch.attention_BT)
+        states = shifted(hidden_BTH, batch.scored_BT.to(hidden_BTH.device))
+        parts = states.to(teacher.policy.weights).split(batch.scored_BT.sum(1).tolist())
+        found |= dict(zip(chosen, parts, strict=True))
+    yield from (found[row] for row in rows)
