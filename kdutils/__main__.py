@@ -10,7 +10,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from kdutils import executor, grid, handover, params, plan, runner, spec, store
+from kdutils import (
+    dryrun,
+    executor,
+    grid,
+    handover,
+    machines,
+    material,
+    params,
+    plan,
+    prospect,
+    runner,
+    runs,
+    spec,
+    store,
+)
+from kdutils.runspec import MINI, PlannedRun
 
 SAY_EVERY_SECONDS = 10.0
 
@@ -49,6 +64,13 @@ def _parser() -> argparse.ArgumentParser:
         "--workers", type=int, metavar="N", help="runs trained at a time (default: one a GPU, or one a core)"
     )
     parser.add_argument("--limit", type=float, metavar="SECONDS", help="stop a notebook that takes longer")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print what is to be trained and what it costs; train nothing"
+    )
+    known = ", ".join([*machines.GPUS, machines.HERE])
+    parser.add_argument(
+        "--gpu", metavar="NAME", help=f"of the dry run: {known} (default: {machines.DEFAULT})"
+    )
     parser.add_argument("--list", action="store_true", help="print the notebooks and their parameters")
     return parser
 
@@ -64,6 +86,10 @@ def _run(asked: argparse.Namespace, notebooks: Path) -> int:
         return 0
     if asked.workers is not None and asked.workers < 1:
         raise runner.RunError(f"workers={asked.workers} must be at least 1")
+    if asked.dry_run:
+        return _dry_run(asked, profile, only, notebooks)
+    if asked.gpu is not None:
+        raise runner.RunError(f"--gpu {asked.gpu} is for --dry-run alone; runs are made on what is here")
     training = _Training(asked.workers)
     results = runner.run_profile(
         profile,
@@ -83,6 +109,29 @@ def _run(asked: argparse.Namespace, notebooks: Path) -> int:
     return 1 if failed or training.failures else 0
 
 
+def _dry_run(asked: argparse.Namespace, profile: spec.Profile, only: Sequence[str], notebooks: Path) -> int:
+    """Print plan and costs, and leave them in plan.csv."""
+    if profile.live is None:
+        raise runner.RunError(f"profile {profile.name!r} trains nothing; --dry-run is for those that do")
+    out = asked.out.absolute()
+    tasks = runner.plan(
+        profile, out=out, only=only, overrides=_overrides(asked.overrides), notebooks=notebooks
+    )
+    plans = runner.needs(tasks)
+    planned = dict.fromkeys(run for each in plans for run in each.to_make)
+    if not planned:
+        raise runner.RunError("nothing live is asked for; name a student and a teacher of the profile")
+    try:
+        machine = machines.machine_of(asked.gpu or machines.DEFAULT)
+        found = prospect.look(planned, plans[0].out)
+        table = prospect.costs(found, machine)
+    except (ValueError, runs.StoreError) as error:
+        raise runner.RunError(str(error)) from error
+    print(f"profile {profile.name}: {dryrun.report(found, table, machine)}")
+    print(f"one row a cell: {prospect.write(table, out / profile.name / 'plan.csv')}")
+    return 0
+
+
 class _Training:
     """Makes the runs that the notebooks of a profile need before they start, and says how far it is."""
 
@@ -91,16 +140,30 @@ class _Training:
 
     def __call__(self, plans: Sequence[plan.Plan], folder: Path) -> None:
         """Make them, and leave in `folder` what the notebooks would have to find out again."""
-        runs = list(dict.fromkeys(run for each in plans for run in each.runs))
-        if not runs:
+        planned = list(dict.fromkeys(run for each in plans for run in each.to_make))
+        if not planned:
             return
-        state = grid.fill(runs, plans[0].out, workers=self.workers, progress=self.progress)
+        try:
+            if any(run.spec.data != MINI for run in planned):
+                self.say_cost(planned, plans[0].out)
+            state = grid.fill(planned, plans[0].out, workers=self.workers, progress=self.progress)
+        except (material.ModelError, material.DataError, runs.StoreError) as error:
+            raise runner.RunError(str(error)) from error
         executor.say(str(state))
         self.failures = state.failures
         for each in plans:
             if each.runs:
                 cells, costs = grid.live_cells(each.runs, each.out), grid.costs(each.runs, each.out)
                 handover.write(folder, each, handover.Handover(cells, costs, str(state)))
+
+    def say_cost(self, planned: Sequence[PlannedRun], out: Path) -> None:
+        """What is to be made and what it costs on this machine; nothing if all is there."""
+        found = prospect.look(planned, out)
+        if found.count("done") == len(found.cells):
+            return
+        machine = machines.this_machine()
+        for line in dryrun.brief(found, prospect.costs(found, machine), machine):
+            executor.say(line)
 
     def progress(self, state: grid.State) -> None:
         """Say the state every ten seconds."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import pandas as pd
 
 from kdutils import data, evaluate, generate
-from kdutils.items import fingerprint
+from kdutils.items import Item, fingerprint
 from kdutils.material import test_items
 from kdutils.models import LoadedModel
 from kdutils.runspec import EvalSpec, RunSpec
@@ -19,9 +20,27 @@ NO_LIMIT = 1_000_000  # tokens: what is evaluated is never cut
 def item_rows(
     student: LoadedModel, spec: RunSpec, evaluation: EvalSpec
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """One row a task x item x sample (columns of evaluate.score), and the seconds and items it took."""
+    """One row a task x item x sample, and the seconds and items it took.
+
+    Columns are those of evaluate.score, or where options are ranked of evaluate.rank.
+    """
     started = time.monotonic()
     items = test_items(spec, evaluation)
+    of_items = _ranked if evaluation.scoring == "likelihood" else _generated
+    rows = pd.DataFrame([{"run_id": spec.run_id} | row for row in of_items(student, items, evaluation)])
+    facts = {"seconds": round(time.monotonic() - started, 3), "fingerprint": fingerprint(items)}
+    return rows, facts
+
+
+def _ranked(student: LoadedModel, items: list[Item], evaluation: EvalSpec) -> Iterator[dict[str, Any]]:
+    prompts = data.prompt_ids([item.question for item in items], student.tokenizer)
+    texts = [list(evaluate.options(item).values()) for item in items]
+    options = [student.tokenizer(each, add_special_tokens=False)["input_ids"] for each in texts]
+    for item, logprobs in zip(items, generate.option_logprobs(student, prompts, options), strict=True):
+        yield evaluate.rank(item, logprobs)
+
+
+def _generated(student: LoadedModel, items: list[Item], evaluation: EvalSpec) -> Iterator[dict[str, Any]]:
     prompts = data.prompt_ids([item.question for item in items], student.tokenizer)
     wanted = [(row, sample) for sample in range(evaluation.samples) for row in range(len(items))]
     made = generate.generate(
@@ -36,19 +55,6 @@ def item_rows(
     top1 = generate.top1_tokens(
         student, data.encode(items, student.tokenizer, max_tokens=NO_LIMIT, protocol="careful")
     )
-    rows = pd.DataFrame(
-        [
-            {"run_id": spec.run_id}
-            | evaluate.score(
-                items[row],
-                text,
-                n_tokens=len(output.token_ids),
-                ended=output.ended,
-                sample=sample,
-                top1=top1[row],
-            )
-            for (row, sample), text, output in zip(wanted, written, made, strict=True)
-        ]
-    )
-    facts = {"seconds": round(time.monotonic() - started, 3), "fingerprint": fingerprint(items)}
-    return rows, facts
+    for (row, sample), text, output in zip(wanted, written, made, strict=True):
+        how = {"n_tokens": len(output.token_ids), "ended": output.ended, "sample": sample}
+        yield evaluate.score(items[row], text, **how, top1=top1[row])

@@ -73,6 +73,14 @@ def accuracy_se(accuracy: float, n: int) -> float:
     return 100 * math.sqrt(max(share * (1 - share), 0.0) / n)
 
 
+def short_name(model: str) -> str:
+    """A model's name in tables and labels: `Qwen/Qwen2.5-0.5B` gives `Qwen2.5-0.5B`.
+
+    The owner on the hub goes, or the folder of a local model, and `.gguf`.
+    """
+    return model.rstrip("/").rsplit("/", 1)[-1].removesuffix(".gguf")
+
+
 def model_parameters(model: str) -> int:
     """Nominal parameter count in a model's name: `Qwen2.5-0.5B` gives 500,000,000.
 
@@ -82,7 +90,7 @@ def model_parameters(model: str) -> int:
     Raises:
         ValueError: if the name does not end in a size such as 0.5B or 28k.
     """
-    match = re.search(r"(?<![\d.])(\d+(?:\.\d+)?)([kMB])$", model)
+    match = re.search(r"(?<![\d.])(\d+(?:\.\d+)?)([kMB])$", short_name(model))
     if match is None:
         raise ValueError(f"model name {model!r} does not end in a size such as -0.5B, -135M or -28k")
     return round(float(match[1]) * {"k": 1e3, "M": 1e6, "B": 1e9}[match[2]])
@@ -96,7 +104,7 @@ def size_label(parameters: int) -> str:
 
 def model_family(model: str) -> str:
     """`Qwen2.5` or `Llama-3` (3.1 and 3.2 are one family in the paper); else the name before its size."""
-    stem = model.rsplit("-", 1)[0]
+    stem = short_name(model).rsplit("-", 1)[0]
     return "Llama-3" if stem.startswith("Llama-3") else stem
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from transformers import PreTrainedTokenizerBase
 
-from kdutils import data, material, models
+from kdutils import data, hub, material, models
 from kdutils.material import test_items
 from kdutils.runspec import EvalSpec, PlannedRun, RunSpec
 
@@ -27,9 +27,8 @@ def check_all(planned: Iterable[PlannedRun]) -> None:
         ModelError, DataError: as `check`.
     """
     planned = list(planned)
-    for name in dict.fromkeys(name for run in planned for name in (run.spec.student, run.spec.teacher)):
-        if name is not None:
-            material.locate(name)
+    named = (name for run in planned for name in (run.spec.student, run.spec.teacher))
+    hub.check_models(name for name in named if name is not None)
     pairs = {(run.spec.student, run.spec.teacher, run.spec.method != "seqkd"): run.spec for run in planned}
     for spec in pairs.values():
         models.check_pair(spec)

@@ -119,6 +119,54 @@ def score(
         "n_tokens": n_tokens,
         "top1": list(top1),
         "rouge_l": rouge_l(text, item.answer) if item.task in INSTRUCTION_TASKS else math.nan,
+        "contaminated": item.contaminated,
+    }
+
+
+# --- options, where there are any ------------------------------------------------------------------------
+
+
+def options(item: Item) -> dict[str, str]:
+    """The answers that an item's question offers, each with the response that gives it.
+
+    Keywords that stand in the question (some ARC items have three or five); those of the task if none do.
+
+    Raises:
+        ValueError: for a task without options.
+    """
+    if item.task == "aqua":
+        return {letter: f"The answer is {letter}." for letter in "ABCDE"}
+    if item.task not in CHOICE_TASKS:
+        raise ValueError(f"task {item.task!r} has no options to rank")
+    offered = sorted(set(_keyword_pattern(item.task).findall(item.question.lower())))
+    answers = offered if item.answer in offered and len(offered) > 1 else CHOICE_TASKS[item.task]
+    return {answer: f"the correct answer is {answer}" for answer in answers}
+
+
+def rank(item: Item, logprobs: Sequence[float]) -> dict[str, object]:
+    """One row of items.parquet for an item whose options were ranked.
+
+    `parsed` is the likeliest option, `parsed_normalised` the one with the highest log-probability for each
+    character of its response (lm-evaluation-harness: acc and acc_norm). The first of equals counts.
+
+    Args:
+        logprobs: of each of `options`, in their order, nats.
+    """
+    answers = options(item)
+    by_character = [value / len(text) for value, text in zip(logprobs, answers.values(), strict=True)]
+    parsed, normalised = (list(answers)[int(np.argmax(values))] for values in (logprobs, by_character))
+    return {
+        "task": item.task,
+        "item_id": item.id,
+        "sample": 0,
+        "answer": item.answer,
+        "options": list(answers),
+        "logprobs": list(logprobs),
+        "parsed": parsed,
+        "parsed_normalised": normalised,
+        "correct": parsed == item.answer,
+        "correct_normalised": normalised == item.answer,
+        "contaminated": item.contaminated,
     }
 
 
@@ -279,7 +327,8 @@ def chance_accuracy(task: str) -> float:
 def accuracies(rows: pd.DataFrame, *, strict: bool = False) -> pd.DataFrame:
     """Accuracy by task: task, n, accuracy, accuracy_se, chance, truncated, unparsed (percent).
 
-    Instruction tasks, which have no right answer, have their mean ROUGE-L in its place.
+    Instruction tasks, which have no right answer, have their mean ROUGE-L in its place. `n_clean` and
+    `accuracy_clean` are of the items whose question is not in the training set, as far as the rows say.
 
     Several samples of an item are averaged first; the standard error is over items.
     """
@@ -300,5 +349,19 @@ def accuracies(rows: pd.DataFrame, *, strict: bool = False) -> pd.DataFrame:
                 "truncated": 100 * float(part["truncated"].mean()),
                 "unparsed": 100 * float(part["unparsed"].mean()),
             }
+            | _clean(part, by_item)
         )
     return pd.DataFrame(table)
+
+
+def _clean(part: pd.DataFrame, by_item: pd.Series) -> dict[str, float]:
+    if "contaminated" not in part:  # rows of before this was known
+        return {"n_clean": math.nan, "accuracy_clean": math.nan}
+    clean = by_item[part.groupby("item_id")["contaminated"].first() == ""]
+    return {"n_clean": len(clean), "accuracy_clean": 100 * float(clean.mean()) if len(clean) else math.nan}
+
+
+def ranked_accuracies(rows: pd.DataFrame) -> pd.DataFrame:
+    """Accuracy of ranked options by task, percent: task, accuracy_ranked, accuracy_ranked_normalised."""
+    means = 100 * rows.groupby("task", sort=False)[["correct", "correct_normalised"]].mean()
+    return means.set_axis(["accuracy_ranked", "accuracy_ranked_normalised"], axis=1).reset_index()

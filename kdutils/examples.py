@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from kdutils import evaluate, material, runs
+from kdutils.cells import short_name
 from kdutils.plan import Plan
 from kdutils.runspec import EvalSpec, PlannedRun, RunSpec
 from kdutils.spec import DOMAIN_TASKS, DOMAINS, KD_METHODS, METHOD_LABELS, TASK_LABELS
@@ -34,7 +35,8 @@ def drawn(plan: Plan, *, rng: np.random.Generator) -> pd.DataFrame:
     item of every run of a quadrant is equally likely. Empty where no KD run, its teacher and the SFT student
     of its seed are all finished.
     """
-    distilled = [run for run in plan.runs if _is_plain(run.spec)]
+    written = [run for run in plan.runs if run.evaluation.scoring == "generation"]
+    distilled = [run for run in written if _is_plain(run.spec)]
     there = {run.spec.domain for run in distilled}
     asked = (name for name in DOMAINS if any(plan.shown.keeps("tasks", task) for task in DOMAIN_TASKS[name]))
     domain = next((name for name in asked if name in there), None)
@@ -95,7 +97,7 @@ def _texts(run: PlannedRun, row: pd.Series, label: str) -> dict[str, str]:
     spec = material.resolved(run.spec)
     questions = {item.id: item.question for item in material.test_items(spec, run.evaluation)}
     sizes = " → ".join(name.rsplit("-", 1)[-1] for name in (spec.teacher, spec.student))
-    who = f"{spec.student.rsplit('-', 1)[0]} {sizes}, {METHOD_LABELS[spec.method].split(' ')[0]}"
+    who = f"{short_name(spec.student).rsplit('-', 1)[0]} {sizes}, {METHOD_LABELS[spec.method].split(' ')[0]}"
     return {
         "KD student is": f"{label} ({TASK_LABELS[row['task']]}: {who})",
         "question": f"{questions[row['item_id']]} [{row['answer']}]",

@@ -302,7 +302,8 @@ def make_run(task: _Task, tell: Callable[[Point], None]) -> _Outcome:
         made = []
         for evaluation in task.evaluations:
             made.append(running.make(task.spec, evaluation, task.out, progress=progress, waits=False))
-            livecells.keep(task.out, evaluation, task.spec)  # here, where there are many of us
+            if evaluation.scoring == "generation":
+                livecells.keep(task.out, evaluation, task.spec)  # here, where there are many of us
     except (lease.HeldError, lease.LostError) as error:
         return _Outcome("held", name=error.name)
     except runs.DamagedError as error:

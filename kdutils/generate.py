@@ -100,6 +100,86 @@ def top1_tokens(
     return [found[row] for row in range(len(encoded))]
 
 
+@torch.no_grad()
+def option_logprobs(
+    model: LoadedModel,
+    prompts: Sequence[list[int]],
+    options: Sequence[list[list[int]]],
+    *,
+    batch_rows: int = BATCH_ROWS,
+) -> list[list[float]]:
+    """Log-probability of each option's tokens after its prompt, nats: a list for each prompt.
+
+    The softmax is over the tokenizer's vocabulary. EOS is not scored, as in lm-evaluation-harness. A prompt
+    goes through the model once for all its options.
+
+    Raises:
+        ValueError: for a prompt or an option without tokens.
+    """
+    if any(not prompt for prompt in prompts) or any(not option for own in options for option in own):
+        raise ValueError("a prompt or an option has no tokens; there is nothing to score")
+    by_length = sorted(range(len(prompts)), key=lambda row: -len(prompts[row]))
+    found: dict[int, list[float]] = {}
+    was_training = model.network.training
+    model.network.eval()
+    for first in range(0, len(by_length), batch_rows):
+        rows = by_length[first : first + batch_rows]
+        scored = _options_of_batch(model, [prompts[row] for row in rows], [options[row] for row in rows])
+        found |= dict(zip(rows, scored, strict=True))
+    model.network.train(was_training)
+    return [found[row] for row in range(len(prompts))]
+
+
+def _options_of_batch(
+    model: LoadedModel, prompts: list[list[int]], options: list[list[list[int]]]
+) -> list[list[float]]:
+    device, decoder = model.policy.device, model.causal.get_decoder()
+    prompt_BT, real_BT = _padded_left(prompts, model.pad_id, device)
+    cache = DynamicCache(config=model.causal.config)
+    position_BT = (real_BT.cumsum(1) - 1).clamp(min=0)
+    row_of = torch.tensor([row for row, own in enumerate(options) for _ in own], device=device)
+    flat = [option for own in options for option in own]
+    option_BT = torch.nn.utils.rnn.pad_sequence(
+        [torch.tensor(option) for option in flat], batch_first=True, padding_value=model.pad_id
+    ).to(device)
+    lengths_B = torch.tensor([len(option) for option in flat], device=device)
+    scored_BT = torch.arange(option_BT.shape[1], device=device) < lengths_B[:, None]
+    how = {"past_key_values": cache, "use_cache": True}
+    with model.policy.computing():
+        hidden_BTH = decoder(
+            input_ids=prompt_BT, attention_mask=real_BT, position_ids=position_BT, **how
+        ).last_hidden_state
+        states = [hidden_BTH[row_of, -1:]]  # scores each option's first token
+        if option_BT.shape[1] > 1:  # the last token scores nothing
+            cache.batch_select_indices(row_of)
+            steps = torch.arange(1, option_BT.shape[1], device=device)
+            after = decoder(
+                input_ids=option_BT[:, :-1],
+                attention_mask=torch.cat([real_BT[row_of], scored_BT[:, :-1].long()], dim=1),
+                position_ids=position_BT[row_of, -1:] + steps,
+                **how,
+            )
+            states.append(after.last_hidden_state)
+        hidden_NH = torch.cat(states, dim=1)[scored_BT]
+        head_VH = model.head_VH[: model.vocabulary_size]
+        parts = zip(hidden_NH.split(TOP1_ROWS), option_BT[scored_BT].split(TOP1_ROWS), strict=True)
+        logprobs = [
+            (part.to(head_VH.dtype) @ head_VH.T).float().log_softmax(-1).gather(1, tokens[:, None])[:, 0]
+            for part, tokens in parts
+        ]
+    sums = [float(part.double().sum()) for part in torch.cat(logprobs).cpu().split(lengths_B.tolist())]
+    by_option = iter(sums)
+    return [[next(by_option) for _ in own] for own in options]
+
+
+def _padded_left(prompts: list[list[int]], pad_id: int, device: str) -> tuple[Tensor, Tensor]:
+    """Prompts padded on the left, and 1 where a token is real."""
+    width = max(map(len, prompts))
+    ids = [[pad_id] * (width - len(prompt)) + prompt for prompt in prompts]
+    real = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+    return torch.tensor(ids, device=device), torch.tensor(real, device=device)
+
+
 class _Draw:
     """The next token of each row from its logits."""
 
@@ -119,10 +199,7 @@ class _Draw:
 
 def _batch(model: LoadedModel, prompts: list[list[int]], draw: _Draw, max_new_tokens: int) -> list[Text]:
     device, eos = model.policy.device, model.tokenizer.eos_token_id
-    width = max(map(len, prompts))
-    ids = [[model.pad_id] * (width - len(prompt)) + prompt for prompt in prompts]
-    real = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
-    next_ids_BT, attention_BT = torch.tensor(ids, device=device), torch.tensor(real, device=device)
+    next_ids_BT, attention_BT = _padded_left(prompts, model.pad_id, device)
     position_BT = (attention_BT.cumsum(1) - 1).clamp(min=0)
     decoder, cache = model.causal.get_decoder(), DynamicCache(config=model.causal.config)
     rows = list(range(len(prompts)))  # which text each row of the batch is

@@ -61,11 +61,20 @@ def _settings(workers: int | None, *, n_large: int) -> list[Setting]:
 
 
 def live_cells(planned: Sequence[PlannedRun], out: Path) -> pd.DataFrame:
-    """The finished runs of a plan as cells, source `live`; what is missing is missing."""
+    """The finished runs of a plan as cells, source `live`; what is missing is missing.
+
+    A model as it is has no protocol. Evaluated as the students of one protocol are, it is their baseline.
+    """
     specs: dict[EvalSpec, list[RunSpec]] = {}
     for run in planned:
         specs.setdefault(run.evaluation, []).append(material.resolved(run.spec))
-    tables = [livecells.cells_of(out, evaluation, asked) for evaluation, asked in specs.items()]
+    tables = []
+    for evaluation, asked in specs.items():
+        table = livecells.cells_of(out, evaluation, asked)
+        protocols = {spec.protocol for spec in asked if spec.method != "base"}
+        if len(protocols) == 1:
+            table.loc[table["method"] == "base", "protocol"] = protocols.pop()
+        tables.append(table)
     return cells.cell_table([row for table in tables for row in table.to_dict("records")])
 
 

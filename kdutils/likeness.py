@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from kdutils import evaluate, material, runs
-from kdutils.cells import model_family
+from kdutils.cells import model_family, short_name
 from kdutils.plan import Plan
 from kdutils.runspec import RunSpec
 from kdutils.spec import ALL_TASKS, DOMAINS, KD_METHODS, METHOD_LABELS, TASK_LABELS, TRAIN_DOMAINS
@@ -99,7 +99,8 @@ def answers(plan: Plan) -> pd.DataFrame:
 
 def _beside_teachers(plan: Plan) -> Iterator[tuple[dict[str, Any], pd.DataFrame, pd.DataFrame]]:
     """Names, item rows of the student and item rows of its teacher, for `answers`."""
-    specs = {material.resolved(run.spec): run.evaluation for run in plan.runs if run.spec.domain in DOMAINS}
+    written = [run for run in plan.runs if run.evaluation.scoring == "generation"]
+    specs = {material.resolved(run.spec): run.evaluation for run in written if run.spec.domain in DOMAINS}
 
     @cache
     def rows(spec: RunSpec) -> pd.DataFrame | None:
@@ -112,8 +113,9 @@ def _beside_teachers(plan: Plan) -> Iterator[tuple[dict[str, Any], pd.DataFrame,
             continue
         teacher = spec.teacher_spec()
         for method, student in ((spec.method, spec), ("sft", spec.sft_spec())):
-            names = {"domain": spec.domain, "family": model_family(spec.student), "teacher": spec.teacher}
-            names |= {"student": spec.student, "method": method, "seed": spec.seed}
+            names = {"domain": spec.domain, "family": model_family(spec.student)}
+            names |= {"teacher": short_name(spec.teacher), "student": short_name(spec.student)}
+            names |= {"method": method, "seed": spec.seed}
             if teacher not in specs or student not in specs or tuple(names.values()) in seen:
                 continue
             seen.add(tuple(names.values()))

@@ -52,7 +52,7 @@ def train(plan: Plan, *, workers: int | None = None) -> None:
         warnings.filterwarnings(
             "ignore", message="IProgress not found"
         )  # tqdm misses widgets for bars not shown
-        state = grid.fill(plan.runs, plan.out, workers=workers, progress=_Progress(line))
+        state = grid.fill(plan.to_make, plan.out, workers=workers, progress=_Progress(line))
     line.update(_shown(str(state)), raw=True)
 
 

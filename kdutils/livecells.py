@@ -59,6 +59,10 @@ def _records(out: Path, evaluation: EvalSpec, spec: RunSpec, beside: RunSpec | N
     if own is None:
         return []
     likeness: dict[str, dict[str, float]] = {}
+    if (twin := evaluation.ranking()) and (ranked := _Scored.of(out, spec, twin)):
+        records = _kept(out, _ranked, ranked)
+        whole = twin.tasks == evaluation.tasks  # an average over some tasks would not be comparable
+        _add(likeness, [each for each in records if whole or each["task"] != AVERAGE], suffix="")
     tuned = spec.teacher_spec()
     if tuned and (teacher := _Scored.of(out, tuned, evaluation)):
         sft = _Scored.of(out, beside, evaluation) if beside else None
@@ -112,10 +116,19 @@ def _accuracies(rows: pd.DataFrame) -> list[dict[str, Any]]:
     return _with_average(evaluate.accuracies(rows))
 
 
+def _ranked(rows: pd.DataFrame) -> list[dict[str, Any]]:
+    """Accuracy of ranked options by task, and the mean over the tasks that have options."""
+    table = evaluate.ranked_accuracies(rows)
+    means = table.drop(columns="task").mean().to_dict()
+    return [*table.to_dict("records"), {"task": AVERAGE} | means]
+
+
 def _with_average(table: pd.DataFrame) -> list[dict[str, Any]]:
     """Accuracy records and their mean (tasks taken as independent)."""
     se = float(np.sqrt((table["accuracy_se"] ** 2).sum()) / len(table))
-    means = {name: float(table[name].mean()) for name in ("accuracy", "unparsed", "truncated")}
+    names = ("accuracy", "unparsed", "truncated", "accuracy_clean")
+    means = {name: float(table[name].mean(skipna=False)) for name in names}
+    means["n_clean"] = float(table["n_clean"].sum(skipna=False))
     mean = {"task": AVERAGE, "n": int(table["n"].sum()), "accuracy_se": se} | means
     return [*table.to_dict("records"), mean]
 
@@ -126,7 +139,7 @@ def _cell(spec: RunSpec, record: dict[str, Any]) -> dict[str, Any]:
         "protocol": spec.protocol,
         "domain": spec.domain,
         "family": cells.model_family(spec.student),
-        "student": spec.student,
+        "student": cells.short_name(spec.student),
         "student_parameters": cells.model_parameters(spec.student),
         "method": spec.method,
         "noise_sigma": spec.noise_sigma,
@@ -135,7 +148,7 @@ def _cell(spec: RunSpec, record: dict[str, Any]) -> dict[str, Any]:
     cell |= {name: value for name, value in record.items() if name in cells.SCHEMA}
     if spec.teacher is not None:
         cell |= {
-            "teacher": spec.teacher,
+            "teacher": cells.short_name(spec.teacher),
             "teacher_parameters": cells.model_parameters(spec.teacher),
             "teacher_tuned": spec.teacher_tuned,
             "temperature": spec.temperature,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from itertools import permutations
+from itertools import permutations, product
 from pathlib import Path
 from typing import Any
 
 from kdutils import store
-from kdutils.cells import model_family, model_parameters
+from kdutils.cells import model_family, model_parameters, short_name
 from kdutils.runspec import LOGIT_METHODS, EvalSpec, PlannedRun, RunSpec
 from kdutils.spec import (
     ALL_TASKS,
@@ -30,7 +30,7 @@ REPLACED = ("seeds", "temperatures", "noise_sigmas", "protocol")  # parameters t
 
 @dataclass(frozen=True, kw_only=True)
 class Filter:
-    """Which results to train and show; None is all."""
+    """Which results to train and show; None is all. Models go by their short names (cells.short_name)."""
 
     students: tuple[str, ...] | None = None
     teachers: tuple[str, ...] | None = None
@@ -41,7 +41,7 @@ class Filter:
     def keeps(self, name: str, value: str) -> bool:
         """Whether a student, teacher, ... is asked for; `name` is that of the field."""
         wanted = getattr(self, name)
-        return wanted is None or value in wanted
+        return wanted is None or (short_name(value) if name in ("students", "teachers") else value) in wanted
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,14 @@ class Plan:
     out: Path
     runs: tuple[PlannedRun, ...]  # live ones; baselines and teachers first
     shown: Filter
+
+    @property
+    def to_make(self) -> tuple[PlannedRun, ...]:
+        """The runs, and where the profile ranks options too, each of them evaluated so as well."""
+        if self.profile.live is None or not self.profile.live.ranks:
+            return self.runs
+        twins = ((run.spec, run.evaluation.ranking()) for run in self.runs)
+        return (*self.runs, *(PlannedRun(spec, twin) for spec, twin in twins if twin is not None))
 
 
 def plan(section: str, parameters: Mapping[str, Any]) -> Plan:
@@ -90,7 +98,8 @@ def _listed(values: Mapping[str, Any]) -> str:
 
 
 def _filter(parameters: Mapping[str, Any], profile: Profile) -> Filter:
-    models = list(dict.fromkeys([*(profile.live.models if profile.live else ()), *RELEASED_MODELS]))
+    own = profile.live.models if profile.live else ()
+    models = list(dict.fromkeys([*own, *map(short_name, own), *RELEASED_MODELS]))
     known = {"students": models, "teachers": models, "methods": KD_METHODS, "domains": TRAIN_DOMAINS}
     wanted = {}
     for name, allowed in (known | {"tasks": ALL_TASKS}).items():
@@ -99,6 +108,8 @@ def _filter(parameters: Mapping[str, Any], profile: Profile) -> Filter:
             continue
         if not values or set(values) - set(allowed):
             raise ValueError(f"{name}={list(values)}: name at least one of {list(allowed)}, and no other")
+        if known.get(name) is models:  # live and released results of a model are told apart by their source
+            values = dict.fromkeys(map(short_name, values))
         wanted[name] = tuple(values)
     return Filter(**wanted)
 
@@ -113,7 +124,7 @@ def _changed(live: Live, section: str, changes: Mapping[str, Any]) -> tuple[Live
     if "seeds" in lists:
         live = replace(live, sft_seeds=lists["seeds"])
     if "protocol" in changes:
-        live = replace(live, settings=live.settings | {"protocol": changes["protocol"]})
+        live = replace(live, protocols=(changes["protocol"],))
     return live, needs
 
 
@@ -168,6 +179,11 @@ def _pairs(live: Live, need: Need) -> Iterable[tuple[str, str]]:
 
 
 def _checked_pairs(live: Live, need: Need) -> Iterable[tuple[str, str]]:
+    shown = {short_name(name): name for name in live.models}
+    if alike := [name for name in live.models if shown[short_name(name)] != name]:
+        raise ValueError(
+            f"models {alike[0]!r} and {shown[short_name(alike[0])]!r} have one name in tables; rename one"
+        )
     pairs = _pairs(live, need)
     for teacher, student in pairs:
         for name in (teacher, student):
@@ -183,14 +199,14 @@ def _runs(live: Live, needs: Iterable[Need]) -> Iterator[PlannedRun]:
     for need in needs:
         for domain in need.domains:
             yield from baselines(live, need.pairs, domain, sft_seeds=(*live.sft_seeds, *need.seeds))
-    common = {"data": live.data} | live.settings
-    for need in needs:
+    for need, protocol in product(needs, live.protocols):
         for domain in need.domains:
             for teacher, student in need.pairs:
-                for fields in _variants(need, live.settings.get("protocol")):
+                for fields in _variants(need, protocol):
                     pair = {"teacher": teacher, "student": student, "domain": domain}
+                    common = live.settings_of(domain=domain, protocol=protocol, method=fields["method"])
                     for seed in need.seeds:
-                        yield planned(live, RunSpec(**pair, **fields, seed=seed, **common))
+                        yield planned(live, RunSpec(**pair, **common | fields, seed=seed), protocol)
 
 
 def baselines(
@@ -199,15 +215,17 @@ def baselines(
     """The models of the pairs as they are, and after SFT: students with every seed, teachers with seed 0."""
     models = list(dict.fromkeys(name for pair in pairs for name in pair))
     teachers, students = ({pair[side] for pair in pairs} for side in (0, 1))
-    for name in models:
-        yield planned(live, RunSpec(student=name, method="base", domain=domain, data=live.data))
-    for name in models:
+    for name, protocol in product(models, live.protocols):
+        as_it_is = RunSpec(student=name, method="base", domain=domain, data=live.data)
+        yield planned(live, as_it_is, protocol)
+    for name, protocol in product(models, live.protocols):
+        common = live.settings_of(domain=domain, protocol=protocol, method="sft")
         for seed in dict.fromkeys([0] * (name in teachers) + list(sft_seeds) * (name in students)):
-            common = {"data": live.data} | live.settings
-            yield planned(live, RunSpec(student=name, method="sft", domain=domain, seed=seed, **common))
+            sft = RunSpec(student=name, method="sft", domain=domain, seed=seed, **common)
+            yield planned(live, sft, protocol)
 
 
-def _variants(need: Need, protocol: str | None) -> Iterator[dict[str, Any]]:
+def _variants(need: Need, protocol: str) -> Iterator[dict[str, Any]]:
     """Method, tuning of the teacher, and temperature or noise; plain where a method has neither.
 
     Under protocol `paper` GKD has temperature 1 only, because the authors' code ignores another.
@@ -225,7 +243,11 @@ def _variants(need: Need, protocol: str | None) -> Iterator[dict[str, Any]]:
                 yield fields | {"noise_sigma": sigma}
 
 
-def planned(live: Live, spec: RunSpec) -> PlannedRun:
-    """A run of a profile with the evaluation of its domain."""
-    tasks = DOMAIN_TASKS[spec.domain]
-    return PlannedRun(spec, EvalSpec(tasks=tasks, items_per_task=live.items_per_task))
+def planned(live: Live, spec: RunSpec, protocol: str) -> PlannedRun:
+    """A run of a profile with the evaluation of its domain under a protocol.
+
+    A model as it is has no protocol: it is evaluated under each of those whose students it is compared with.
+    """
+    how = live.evaluation | live.evaluation_by_protocol.get(protocol, {})
+    evaluation = EvalSpec(tasks=DOMAIN_TASKS[spec.domain], items_per_task=live.items_per_task, **how)
+    return PlannedRun(spec, evaluation)

@@ -6,7 +6,7 @@ Every key that appears in a table, a parameter or a file name is defined here on
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +97,13 @@ RELEASED_MODELS = (  # students and teachers of the released tables
     *("Llama-3.2-1B", "Llama-3.2-3B", "Llama-3.1-8B"),
 )
 
+RELEASED_PAIRS = (  # (teacher, student) of the released tables
+    *(("Qwen2.5-3B", student) for student in ("Qwen2.5-0.5B", "Qwen2.5-1.5B")),
+    *(("Qwen2.5-7B", student) for student in ("Qwen2.5-0.5B", "Qwen2.5-1.5B", "Qwen2.5-3B")),
+    *(("Qwen2.5-14B", student) for student in ("Qwen2.5-0.5B", "Qwen2.5-1.5B", "Qwen2.5-3B", "Qwen2.5-7B")),
+    *(("Llama-3.1-8B", student) for student in ("Llama-3.2-1B", "Llama-3.2-3B")),
+)
+
 SECTIONS = {
     "00": "00_overview",
     "01": "01_effectiveness",
@@ -154,7 +161,10 @@ class Need:
 
 @dataclass(frozen=True, kw_only=True)
 class Live:
-    """What a profile trains; models and settings are checked when the runs are planned (plan.plan)."""
+    """What a profile trains; models and settings are checked when the runs are planned (plan.plan).
+
+    Fields of a run come from `settings`, then from its domain, its protocol and its method, the last word.
+    """
 
     data: str
     models: tuple[str, ...]
@@ -162,6 +172,27 @@ class Live:
     sft_seeds: tuple[int, ...]  # of every student's SFT; a teacher's is 0
     items_per_task: int  # of the test set
     settings: dict[str, Any]  # more fields of every RunSpec, such as train_items
+    protocols: tuple[str, ...] = ("careful",)  # every run that is trained, under each of them
+    by_domain: dict[str, dict[str, Any]] = field(default_factory=dict)  # settings of a domain's runs
+    by_protocol: dict[str, dict[str, Any]] = field(default_factory=dict)
+    by_method: dict[str, dict[str, Any]] = field(default_factory=dict)  # KD methods
+    evaluation: dict[str, Any] = field(default_factory=dict)  # fields of every EvalSpec
+    evaluation_by_protocol: dict[str, dict[str, Any]] = field(default_factory=dict)
+    ranks: bool = False  # tasks with options are evaluated by ranking these, too
+
+    def __post_init__(self) -> None:
+        known = {"by_domain": TRAIN_DOMAINS, "by_protocol": PROTOCOLS, "by_method": KD_METHODS}
+        for name, allowed in (known | {"evaluation_by_protocol": PROTOCOLS}).items():
+            if unknown := sorted(set(getattr(self, name)) - set(allowed)):
+                raise ValueError(f"[live.{name}] has {unknown[0]!r}; there are {list(allowed)}")
+        if not self.protocols:
+            raise ValueError(f"protocols is empty: name at least one of {list(PROTOCOLS)}")
+
+    def settings_of(self, *, domain: str, protocol: str, method: str) -> dict[str, Any]:
+        """Fields of the runs of a domain, protocol and method, beside models and variants."""
+        found = {"data": self.data, "protocol": protocol} | self.settings
+        found |= self.by_domain.get(domain, {}) | self.by_protocol.get(protocol, {})
+        return found | self.by_method.get(method, {})
 
     @property
     def watermark(self) -> str:

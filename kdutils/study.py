@@ -223,8 +223,9 @@ def _of_common_seeds(cells: pd.DataFrame) -> pd.DataFrame:
 
 def pair_label(table: pd.DataFrame) -> pd.Series:
     """Short names of teacher-student pairs: `Qwen 14B→0.5B`."""
-    sizes = [table[side].str.rsplit("-", n=1).str[-1] for side in ("teacher", "student")]
-    return table["student"].str.extract(r"^(mini-[a-z]+|[A-Za-z]+)")[0] + " " + sizes[0] + "→" + sizes[1]
+    names = {side: table[side].map(cell_rows.short_name) for side in ("teacher", "student")}
+    sizes = [names[side].str.rsplit("-", n=1).str[-1] for side in ("teacher", "student")]
+    return names["student"].str.extract(r"^(mini-[a-z]+|[A-Za-z]+)")[0] + " " + sizes[0] + "→" + sizes[1]
 
 
 def averages(gain_table: pd.DataFrame) -> pd.DataFrame:

@@ -1,10 +1,14 @@
 """What a section asks for: every run once, baselines first; parameters narrow or replace."""
 
+import hashlib
+import json
+from collections import Counter
 from dataclasses import replace
 
 import pytest
 
-from kdutils import plan, spec
+from kdutils import models, plan, spec
+from kdutils.cells import model_family, short_name
 from kdutils.spec import Live, Need, load_profile
 
 
@@ -79,7 +83,8 @@ def test_every_section_of_the_default_profile_has_runs_and_two_sections_have_all
 def test_every_live_profile_can_be_planned(profile):
     runs = asked("00", profile).runs
     assert runs
-    assert load_profile(profile).live.watermark == "model world"
+    live = load_profile(profile).live
+    assert live.watermark == ("model world" if live.data == "mini" else "")
 
 
 def test_filters_narrow_what_is_trained():
@@ -173,3 +178,164 @@ def test_a_need_may_name_its_pairs():
     assert spec._need(need, sets).pairs is None
     with pytest.raises(ValueError, match=r"pairs='two' is not in .live.pair_sets., which has \['one'\]"):
         spec._need(need | {"pairs": "two"}, sets)
+
+
+# --- what is new must not rename what is old ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("profile", "n_runs", "digest"),
+    [("mini", 314, "da1e68e0dbea8d1e"), ("smoke", 14, "868e7a47ce8302bc")],
+)
+def test_the_runs_of_a_profile_keep_their_names(profile, n_runs, digest):
+    """Whoever changes a profile writes the new digest here; whoever does not finds all results again."""
+    names = [(run.spec.run_id, run.evaluation.eval_id) for run in asked("00", profile).runs]
+    assert len(names) == n_runs
+    assert hashlib.sha256(json.dumps(names).encode()).hexdigest()[:16] == digest
+
+
+# --- settings by domain, protocol and method ---------------------------------------------------------------
+
+
+def test_settings_of_domain_protocol_and_method_have_the_last_word_in_that_order(live, of):
+    need = replace(live.needs[0], methods=("fkl", "gkd"), domains=("math", "commonsense"), seeds=(0,))
+    live = replace(
+        live,
+        needs=(need,),
+        settings={"epochs": 1, "batch_size": 4},
+        by_domain={"math": {"epochs": 2, "max_tokens": 100}},
+        by_protocol={"paper": {"max_tokens": 64}},
+        by_method={"gkd": {"epochs": 5, "max_new_tokens": 7}},
+    )
+    found = {(run.method, run.domain): run for run in of(live, protocol="paper") if run.method != "base"}
+    facts = {key: (run.epochs, run.max_tokens, run.max_new_tokens) for key, run in found.items()}
+    default = 128
+    assert facts[("sft", "math")] == facts[("fkl", "math")] == (2, 64, default)
+    assert facts[("gkd", "math")] == (5, 64, 7)
+    assert facts[("fkl", "commonsense")] == (1, 64, default)
+    assert {run.epochs for run in of(live) if run.method == "sft" and run.domain == "commonsense"} == {1}
+    assert {run.batch_size for run in found.values()} == {4}
+
+
+def test_every_run_is_made_under_every_protocol_and_a_plain_model_evaluated_under_each(live, monkeypatch):
+    live = replace(
+        live,
+        protocols=("paper", "careful"),
+        evaluation={"max_new_tokens": 50},
+        evaluation_by_protocol={"paper": {"temperature": 1.0, "seed": 6}},
+    )
+    profile = replace(load_profile("smoke"), live=live)
+    monkeypatch.setattr(plan, "load_profile", lambda name: profile)
+    runs = asked("01", "smoke").runs
+    decoding = {
+        kind: {
+            (
+                run.spec.protocol,
+                run.evaluation.temperature,
+                run.evaluation.seed,
+                run.evaluation.max_new_tokens,
+            )
+            for run in runs
+            if (run.spec.method == "base") == (kind == "base")
+        }
+        for kind in ("base", "trained")
+    }
+    assert decoding["trained"] == {("paper", 1.0, 6, 50), ("careful", 0.0, 0, 50)}
+    assert decoding["base"] == {("careful", 1.0, 6, 50), ("careful", 0.0, 0, 50)}
+    assert len(runs) == 2 * (2 + 3 + 2 * 2)
+    one = asked("01", "smoke", protocol="paper").runs
+    assert {run.evaluation.temperature for run in one} == {1.0}
+
+
+def test_ranking_is_a_second_evaluation_of_tasks_with_options(live, monkeypatch):
+    profile = replace(load_profile("smoke"), live=replace(live, ranks=True))
+    monkeypatch.setattr(plan, "load_profile", lambda name: profile)
+    found = asked("01", "smoke")
+    assert {run.evaluation.scoring for run in found.runs} == {"generation"}
+    assert found.to_make[: len(found.runs)] == found.runs
+    ranked = found.to_make[len(found.runs) :]
+    assert [run.spec for run in ranked] == [run.spec for run in found.runs]
+    assert {(run.evaluation.scoring, run.evaluation.tasks) for run in ranked} == {("likelihood", ("aqua",))}
+    instruction = replace(live.needs[0], domains=("instruction",))
+    profile = replace(profile, live=replace(live, ranks=True, needs=(instruction,)))
+    assert asked("01", "smoke").to_make == asked("01", "smoke").runs
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"by_domain": {"maths": {}}}, r"\[live.by_domain\] has 'maths'; there are \['math'"),
+        ({"by_method": {"sft": {}}}, r"\[live.by_method\] has 'sft'"),
+        ({"evaluation_by_protocol": {"authors": {}}}, r"\[live.evaluation_by_protocol\] has 'authors'"),
+        ({"protocols": ()}, "protocols is empty"),
+    ],
+)
+def test_settings_are_of_what_there_is(live, fields, message):
+    with pytest.raises(ValueError, match=message):
+        replace(live, **fields)
+
+
+def test_two_models_of_one_short_name_are_refused(live, of):
+    need = replace(live.needs[0], pairs=(("b/x-2k", "a/x-1k"),))
+    with pytest.raises(ValueError, match="models 'b/x-1k' and 'a/x-1k' have one name in tables"):
+        of(replace(live, models=("b/x-1k", "a/x-1k", "b/x-2k"), needs=(need,)))
+
+
+# --- the profile of the paper ------------------------------------------------------------------------------
+
+
+def test_the_paper_profile_has_the_runs_that_it_says():
+    """By hand. 6 Qwen2.5 form 15 pairs, 4 Llama-3 form 6: 21, of which 11 are released.
+
+    A pair, domain, protocol and seed has 11 students: fkl and revkd at T = 1, 2, 5 make 6, gkd at 1 makes 7,
+    fkl with an untuned teacher 8, with noise of 1, 2, 5 (0 is the plain one) 11.
+    Distilled: 21 x 11 x 2 domains x 2 protocols x 3 seeds = 2,772.
+    SFT: 8 models are students, with 3 seeds; the two largest only teach, with 1: 26 x 2 x 2 = 104.
+    Base: 10 models x 2 domains = 20, evaluated under both protocols: 40.
+    """
+    runs = asked("00", "paper").runs
+    methods = Counter(run.spec.method for run in runs)
+    assert methods == {"base": 40, "sft": 104, "fkl": 1_764, "revkd": 756, "gkd": 252}
+    assert len(runs) == 2_916
+    assert len({run.spec for run in runs}) == 2_896
+    pairs = {(run.spec.teacher, run.spec.student) for run in runs if run.spec.teacher}
+    assert len(pairs) == 21
+    released = {(short_name(teacher), short_name(student)) for teacher, student in pairs}
+    assert len(set(spec.RELEASED_PAIRS)) == 11
+    assert set(spec.RELEASED_PAIRS) < released
+    assert {model_family(student) for _, student in pairs} == {"Qwen2.5", "Llama-3"}
+    assert {run.spec.teacher_spec() for run in runs if run.spec.teacher} - {None} <= {
+        run.spec for run in runs
+    }
+
+
+def test_the_paper_profile_trains_as_the_authors_did():
+    runs = asked("00", "paper").runs
+    for run in (run for run in runs if run.spec.method != "base"):
+        own = run.spec
+        assert (own.adapter, own.lora_rank, own.lora_alpha, own.lora_dropout) == ("lora", 8, 16.0, 0.05)
+        assert models.learning_rate(own) == 3e-4
+        assert (own.batch_size, own.epochs) == (16, {"math": 4, "commonsense": 3}[own.domain])
+        n_steps = -(-own.train_items // 16) * own.epochs
+        assert round(own.warmup_share * n_steps) == 100
+        assert own.max_tokens == {"paper": 256, "careful": 1_024}[own.protocol]
+        assert own.data == "llm-adapters"
+    for run in runs:
+        sampled = run.evaluation.temperature == 1.0 and run.evaluation.seed == 6
+        assert sampled == (run.spec.protocol == "paper") or run.spec.method == "base"
+        assert run.evaluation.max_new_tokens == 256
+        assert run.evaluation.items_per_task >= max(spec.TEST_ITEMS.values())
+    noise = {run.spec.noise_sigma for run in runs if run.spec.method == "fkl"}
+    assert noise == {0.0, 1.0, 2.0, 5.0}
+    assert {run.spec.seed for run in runs if run.spec.teacher} == {0, 1, 2}
+
+
+def test_a_model_of_the_hub_goes_by_both_its_names():
+    by_name, by_id = (asked("01", "paper", students=[f"{owner}Qwen2.5-0.5B"]) for owner in ("", "Qwen/"))
+    assert by_name.runs == by_id.runs != ()
+    assert by_name.shown == by_id.shown
+    assert by_id.shown.keeps("students", "Qwen2.5-0.5B")  # as released cells and live ones name it
+    assert by_id.shown.keeps("students", "Qwen/Qwen2.5-0.5B")
+    assert not by_id.shown.keeps("students", "Qwen2.5-1.5B")
+    with pytest.raises(ValueError, match="students=.*name at least one of"):
+        asked("01", "paper", students=["Alibaba/Qwen2.5-0.5B"])

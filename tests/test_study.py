@@ -235,10 +235,32 @@ def test_one_cell_twice_is_refused():
         ("Llama-3.1-8B", 8_000_000_000),
         ("mini-28k", 28_000),
         ("x-135M", 135_000_000),
+        ("Qwen/Qwen2.5-0.5B", 500_000_000),
+        ("/models/Llama-3.2-1B/", 1_000_000_000),
     ],
 )
 def test_parameters_are_read_off_the_name(name, count):
     assert cell_rows.model_parameters(name) == count
+
+
+@pytest.mark.parametrize(
+    ("name", "short", "family"),
+    [
+        ("Qwen/Qwen2.5-0.5B", "Qwen2.5-0.5B", "Qwen2.5"),
+        ("meta-llama/Llama-3.1-8B", "Llama-3.1-8B", "Llama-3"),
+        ("/models/qwen-0.5B.gguf", "qwen-0.5B", "qwen"),
+        ("mini-qwen-36k", "mini-qwen-36k", "mini-qwen"),
+    ],
+)
+def test_names_are_short_in_tables(name, short, family):
+    assert cell_rows.short_name(name) == short
+    assert cell_rows.model_family(name) == family
+
+
+def test_pairs_are_labelled_without_owners():
+    names = {"teacher": ["meta-llama/Llama-3.1-8B", "Qwen2.5-14B"]}
+    table = pd.DataFrame(names | {"student": ["meta-llama/Llama-3.2-1B", "Qwen2.5-0.5B"]})
+    assert study.pair_label(table).tolist() == ["Llama 8B→1B", "Qwen 14B→0.5B"]
 
 
 @pytest.mark.parametrize("label", ["14B", "0.5B", "135M", "1.5M", "518k"])

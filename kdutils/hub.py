@@ -1,0 +1,76 @@
+"""Whether the models of a plan can be had from the hub, asked before anything is trained.
+
+Nothing is downloaded here, and no weights are read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from kdutils.material import ModelError, locate
+
+ASK_SECONDS = 10.0
+
+
+def check_models(names: Iterable[str]) -> None:
+    """Nothing, if every model is on this disk or may be downloaded.
+
+    Raises:
+        ModelError: names all that are missing, each with its remedy, in one line.
+    """
+    missing = []
+    for name in dict.fromkeys(names):
+        try:
+            place = locate(name)
+            if not Path(place.source).is_dir():
+                _check_on_hub(place.source)
+        except ModelError as error:
+            missing.append(str(error))
+    if missing:
+        count = f"{len(missing)} models cannot be had: " if len(missing) > 1 else ""
+        raise ModelError(count + "; ".join(missing))
+
+
+def _check_on_hub(hub_id: str) -> None:
+    """Nothing, if the model was downloaded whole, or the hub would give it."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+    if _is_downloaded(hub_id):
+        return
+    try:
+        get_hf_file_metadata(hf_hub_url(hub_id, "config.json"), timeout=ASK_SECONDS)
+    except GatedRepoError as error:
+        raise ModelError(
+            f"{hub_id} is gated: accept its licence at https://huggingface.co/{hub_id}, then `hf auth login` "
+            "as that user (or set HF_TOKEN)"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise ModelError(
+            f"{hub_id} is not on the hub, or not for you to see: check the name, or `hf auth login`"
+        ) from error
+    except Exception as error:  # no network, a proxy, offline mode, a hub that is down: all have one remedy
+        reason = " ".join(str(error).split())[:120]
+        raise ModelError(
+            f"{hub_id} is not downloaded and the hub cannot be asked ({type(error).__name__}: {reason}): "
+            f"connect and `hf download {hub_id}`, or name a folder or GGUF file for it in KDUTILS_MODELS"
+        ) from error
+
+
+def _is_downloaded(hub_id: str) -> bool:
+    """Whether configuration and all weights are in the hub's cache."""
+    from huggingface_hub import try_to_load_from_cache
+
+    def cached(name: str) -> Path | None:
+        found = try_to_load_from_cache(hub_id, name)
+        return Path(found) if isinstance(found, str) else None
+
+    if cached("config.json") is None:
+        return False
+    index = cached("model.safetensors.index.json")
+    if index is None:
+        return cached("model.safetensors") is not None
+    parts = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    return all(cached(part) for part in parts)

@@ -1,0 +1,575 @@
+"""Sizes equal those of the models, FLOPs those that torch counts; plans are priced without any of them."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import tiny
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+
+from kdutils import (
+    __main__,
+    checks,
+    data,
+    dryrun,
+    estimate,
+    formulas,
+    generate,
+    grid,
+    hub,
+    lengths,
+    losses,
+    machines,
+    material,
+    models,
+    plan,
+    prospect,
+    train,
+)
+from kdutils.architecture import HUB, LORA_MATRICES, architecture_of
+from kdutils.estimate import Training
+from kdutils.machines import GPUS
+from kdutils.runspec import EvalSpec, PlannedRun, RunSpec
+
+ROOT = Path(__file__).parent.parent
+A100 = GPUS["A100-80GB"]
+COLUMNS = [
+    *("run_id", "teacher", "student", "method", "domain", "temperature", "noise_sigma", "teacher_tuned"),
+    *("protocol", "seed", "released_pair", "tokens", "flops", "gpu_memory_gb", "gpu_hours", "status"),
+]
+ON_THE_HUB = {  # parameters, as the hub counts those of the safetensors files
+    "Qwen/Qwen2.5-0.5B": 494_032_768,
+    "Qwen/Qwen2.5-1.5B": 1_543_714_304,
+    "Qwen/Qwen2.5-3B": 3_085_938_688,
+    "Qwen/Qwen2.5-7B": 7_615_616_512,
+    "Qwen/Qwen2.5-14B": 14_770_033_664,
+    "Qwen/Qwen2.5-32B": 32_763_876_352,
+    "meta-llama/Llama-3.2-1B": 1_235_814_400,
+    "meta-llama/Llama-3.2-3B": 3_212_749_824,
+    "meta-llama/Llama-3.1-8B": 8_030_261_248,
+    "meta-llama/Llama-3.1-70B": 70_553_706_496,
+}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """A student and a teacher wide enough that products are all the work, and items."""
+    root = tmp_path_factory.mktemp("estimate")
+    student = tiny.save_model(root / "tiny-60k", hidden=64)
+    teacher = tiny.save_model(root / "tiny-200k", hidden=96, rows=96, tied=False)
+    return {"student": student, "teacher": teacher, "data": tiny.write_data(root / "data")}
+
+
+def spec_of(folders, **fields):
+    teacher = (
+        {"teacher": folders["teacher"]} if fields.get("method") in ("fkl", "revkd", "gkd", "seqkd") else {}
+    )
+    return tiny.spec(folders["student"], folders["data"], **teacher, **fields)
+
+
+def hub_spec(**fields):
+    fields = {"student": "Qwen/Qwen2.5-0.5B", "method": "sft", "domain": "math", "adapter": "lora"} | fields
+    return RunSpec(**{"data": "llm-adapters", "max_tokens": 256, "batch_size": 16} | fields)
+
+
+# --- sizes -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", HUB)
+def test_parameters_are_those_of_the_hub_and_of_transformers(name):
+    shape = HUB[name]
+    kind, network = (
+        (Qwen2Config, Qwen2ForCausalLM) if name.startswith("Qwen") else (LlamaConfig, LlamaForCausalLM)
+    )
+    config = kind(
+        vocab_size=shape.rows,
+        hidden_size=shape.hidden,
+        intermediate_size=shape.intermediate,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.key_heads,
+        tie_word_embeddings=shape.is_tied,
+        bos_token_id=None,
+        eos_token_id=None,
+        pad_token_id=None,
+    )
+    with torch.device("meta"):
+        built = network(config)
+    assert shape.parameters == built.num_parameters() == ON_THE_HUB[name]
+
+
+def test_shapes_are_read_from_folders_and_gguf_files(folders, tmp_path):
+    for name in (folders["student"], folders["teacher"], "mini-qwen-493k", "mini-llama-24k"):
+        assert architecture_of(name).parameters == models.load(name).network.num_parameters()
+    folder = tiny.save_model(tmp_path / "rows", rows=98)  # as its tokenizer has
+    file = tiny.save_gguf(Path(folder), tmp_path / "x-60k.gguf")
+    assert architecture_of(file).parameters == models.load(file).network.num_parameters()
+
+
+def test_an_unknown_shape_is_an_error_with_its_remedy(tmp_path):
+    with pytest.raises(
+        material.ModelError, match="the shape of some/model-1B is not known .* or download it"
+    ):
+        architecture_of("some/model-1B")
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
+    with pytest.raises(material.ModelError, match="qwen2 and llama, not 'gpt2'"):
+        architecture_of(str(tmp_path))
+
+
+def test_an_adapter_has_the_weights_that_peft_gives_it(folders):
+    spec = spec_of(folders, adapter="lora")
+    model = models.add_adapter(models.load(spec.student), spec, seed=0)
+    trained = sum(w.numel() for w in model.network.parameters() if w.requires_grad)
+    assert architecture_of(spec.student).adapter(spec.lora_rank) == trained
+    assert {f"{name}_proj" for name in LORA_MATRICES} == set(models.LORA_TARGETS)
+
+
+def test_constants_are_those_of_the_code_that_runs():
+    assert estimate.BUDGET_BYTES == losses.BUDGET_BYTES
+    assert estimate.DECODING_ROWS == generate.BATCH_ROWS
+    assert estimate.SMALL_PARAMETERS == models.LARGE_PARAMETERS
+
+
+# --- FLOPs -------------------------------------------------------------------------------------------------
+
+
+def counted(work):
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return counter.get_total_flops()
+
+
+def batch_of(spec, model):
+    items = material.load_items(spec, "train")
+    encoded = data.encode(items, model.tokenizer, max_tokens=spec.max_tokens, protocol=spec.protocol)
+    return data.collate(encoded, range(8), pad_id=model.pad_id)
+
+
+def test_flops_of_a_forward_pass_are_those_that_torch_counts(folders):
+    model = models.load(folders["student"])
+    model.network.set_attn_implementation("eager")
+    batch = batch_of(spec_of(folders), model)
+    (rows, context), scored = batch.input_ids_BT.shape, 17
+    hidden = torch.zeros(scored, 64)
+    with torch.no_grad():
+        found = counted(lambda: model.hidden_states(batch.input_ids_BT, batch.attention_BT))
+        found += counted(lambda: hidden @ model.head_VH.T)
+    expected = formulas.forward_flops(
+        architecture_of(folders["student"]), rows * context, context=context, scored=scored
+    )
+    assert found == pytest.approx(expected, rel=0.005)  # the rest is the rotation's angles
+
+
+@pytest.mark.parametrize("adapter", ["lora", "full"])
+@pytest.mark.parametrize("method", ["sft", "fkl"])
+def test_flops_of_a_training_step_are_those_that_torch_counts(folders, adapter, method):
+    spec = spec_of(folders, adapter=adapter, method=method)
+    model = models.load(spec.student)
+    model.network.set_attn_implementation("eager")
+    model = models.add_adapter(model, spec, seed=0)
+    teacher = models.load(spec.teacher) if spec.teacher else None
+    if teacher:
+        teacher.network.set_attn_implementation("eager")
+    signal = train.Teacher(teacher) if teacher else None
+    training = train._Training(
+        model, material.load_items(spec, "train"), spec, 1e-3, signal, (), None, None, None
+    )
+    batch = batch_of(spec, model)
+    (rows, context), scored = batch.input_ids_BT.shape, int(batch.scored_BT.sum())
+    model.network.train()
+    found = counted(lambda: training._gradients(batch, 0))
+    shape, rank = architecture_of(spec.student), spec.lora_rank if adapter == "lora" else 0
+    how = {"context": context, "scored": scored * len(model.tokenizer) / shape.rows}  # heads are cut to it
+    expected = formulas.training_flops(shape, rows * context, rank=rank, **how)
+    if teacher:
+        above = architecture_of(spec.teacher)
+        how["scored"] = scored * len(model.tokenizer) / above.rows
+        expected += formulas.forward_flops(above, rows * context, **how)
+    assert found == pytest.approx(expected, rel=0.02)
+
+
+def test_flops_of_generation_are_those_that_torch_counts(folders):
+    model = models.load(folders["student"])
+    model.network.set_attn_implementation("eager")
+    with torch.no_grad():
+        model.head_VH[model.tokenizer.eos_token_id] = -100 * model.head_VH.mean(0)  # no text ends
+    prompts, new = [[5] * 40] * 6, 20
+    texts = []
+    found = counted(lambda: texts.extend(generate.generate(model, prompts, max_new_tokens=new)))
+    assert all(len(text.token_ids) == new for text in texts)
+    expected = formulas.generation_flops(architecture_of(folders["student"]), 6, prompt=40, new=new)
+    assert found == pytest.approx(expected, rel=0.02)
+
+
+def test_a_known_training_costs_what_six_a_weight_and_token_say():
+    shape, tokens = HUB["meta-llama/Llama-3.1-8B"], 1e6
+    full = formulas.training_flops(shape, tokens, context=0, scored=tokens)
+    assert full == pytest.approx(6 * (shape.parameters - shape.head) * tokens, rel=0.001)
+    lora = formulas.training_flops(shape, tokens, context=0, scored=tokens, rank=8)
+    assert lora / full == pytest.approx(2 / 3, rel=0.01)
+
+
+# --- a run -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["sft", "fkl", "revkd", "gkd"])
+def test_costs_rise_with_size_and_tokens(method):
+    teacher = {} if method == "sft" else {"teacher": "Qwen/Qwen2.5-7B"}
+    spec = hub_spec(method=method, **teacher)
+    larger = [
+        replace(spec, student="Qwen/Qwen2.5-3B"),
+        replace(spec, train_items=3_000),
+        replace(spec, epochs=6),
+    ]
+    if teacher:
+        larger.append(replace(spec, teacher="Qwen/Qwen2.5-14B"))
+    for other in larger:
+        less, more = (Training(each, A100).cost() for each in (spec, other))
+        assert more.flops > less.flops
+        assert more.seconds >= less.seconds
+        assert more.tokens >= less.tokens
+    longer = Training(replace(spec, max_tokens=1_024), A100).memory_gb(rows=4)
+    assert longer > Training(spec, A100).memory_gb(rows=4) > Training(spec, A100).memory_gb(rows=2)
+
+
+def test_costs_add_up_over_epochs():
+    once, thrice = (Training(hub_spec(epochs=n), A100).cost() for n in (1, 3))
+    assert thrice.flops == pytest.approx(3 * once.flops)
+    assert thrice.trained_tokens == pytest.approx(3 * once.trained_tokens)
+    assert thrice.disk_bytes == once.disk_bytes
+
+
+def test_hidden_states_are_made_once_for_all_that_read_the_same():
+    spec = hub_spec(method="fkl", teacher="Qwen/Qwen2.5-7B")
+    alike = [
+        replace(spec, student="Qwen/Qwen2.5-3B"), replace(spec, temperature=5.0),
+        replace(spec, noise_sigma=2.0), replace(spec, seed=2), replace(spec, method="revkd"),
+    ]  # fmt: skip
+    assert {estimate.teacher_key(each) for each in alike} == {estimate.teacher_key(spec)}
+    other = [
+        replace(spec, teacher="Qwen/Qwen2.5-3B"), replace(spec, teacher_tuned=False),
+        replace(spec, domain="commonsense"), replace(spec, protocol="paper"),
+    ]  # fmt: skip
+    assert len({estimate.teacher_key(each) for each in [spec, *other]}) == 5
+    kept = estimate.teacher_cost(spec, A100).disk_bytes
+    scored = lengths.of_training(spec).scored(protocol="careful", at_most=256)
+    assert kept == pytest.approx(spec.train_items * scored * 3_584 * 2)
+    assert estimate.teacher_key(replace(spec, data="mini")) is None
+
+
+def test_memory_is_what_arithmetic_says():
+    full = Training(hub_spec(adapter="full", student="Qwen/Qwen2.5-7B"), A100).memory_gb(rows=1)
+    assert full > 16 * 7.6  # weights, gradients and Adam's moments in float32
+    lora = Training(hub_spec(student="Qwen/Qwen2.5-7B"), A100)
+    assert 15.2 < lora.memory_gb(rows=1) < 25  # the weights in bf16 and little else
+    assert lora.memory_gb(rows=lora.micro_batch) <= 80
+    online = replace(lora.spec, method="gkd", teacher="Qwen/Qwen2.5-14B")
+    assert Training(online, A100).memory_gb(rows=1) > lora.memory_gb(rows=1) + 2 * 14.7
+    cached = replace(lora.spec, method="fkl", teacher="Qwen/Qwen2.5-14B")
+    assert Training(cached, A100).memory_gb(rows=1) == pytest.approx(lora.memory_gb(rows=1))
+
+
+def test_a_micro_batch_is_halved_until_it_fits():
+    small = replace(A100, memory_gb=24)
+    halved = Training(hub_spec(student="Qwen/Qwen2.5-3B"), small)
+    assert halved.micro_batch in (1, 2, 4, 8)
+    assert halved.memory_gb(rows=halved.micro_batch) <= 24 < halved.memory_gb(rows=2 * halved.micro_batch)
+    assert Training(hub_spec(student="Qwen/Qwen2.5-32B"), small).micro_batch == 1
+
+
+def test_decoding_is_never_faster_than_reading_the_weights():
+    shape = HUB["meta-llama/Llama-3.1-70B"]
+    one = estimate.decoding(shape, A100, 1, prompt=50, new=100, limit=100, rank=0)
+    weights = 2 * (shape.body + shape.head)
+    assert one.seconds > 100 * weights / A100.bytes_per_second
+    many = estimate.decoding(shape, A100, 64, prompt=50, new=100, limit=100, rank=0)
+    assert one.seconds < many.seconds < 8 * one.seconds
+
+
+def test_estimates_are_near_what_was_measured_on_two_cores():
+    """Qwen2.5 0.5B, before this module was written: tokens/s with LoRA and all weights, seconds of 32 texts.
+
+    The shares of processors come from these numbers, so this holds the formulas to them and proves no more.
+    """
+    here = machines.processors(flops=2.2e12, flops_float32=0.37e12, bytes_per_second=14e9, memory_gb=24)
+    for adapter, measured in (("lora", 175), ("full", 235)):
+        spec = hub_spec(adapter=adapter, batch_size=8, validation_items=0, epochs=1, max_tokens=160)
+        cost = Training(spec, here).cost()
+        assert cost.trained_tokens / cost.seconds == pytest.approx(measured, rel=0.35)
+    texts = estimate.decoding(HUB["Qwen/Qwen2.5-0.5B"], here, 32, prompt=100, new=110, limit=110, rank=8)
+    assert texts.seconds == pytest.approx(45, rel=0.25)
+
+
+def test_a_ranking_is_priced_by_its_options():
+    spec = hub_spec(domain="commonsense")
+    evaluation = EvalSpec(tasks=("arc_e", "boolq"), items_per_task=100)
+    cost = estimate.evaluation_cost(spec, evaluation.ranking(), A100)
+    assert cost.generated_tokens == 0
+    assert cost.scored_tokens == pytest.approx(100 * 4 * (105 + 7) + 100 * 2 * (57 + 7))
+
+
+# --- lengths -----------------------------------------------------------------------------------------------
+
+
+def test_tokens_are_counted_where_items_and_tokenizer_are(folders):
+    spec = spec_of(folders)
+    found, model = lengths.of_training(spec), models.load_tokenizer(spec.student)
+    items = material.load_items(spec, "train")
+    encoded = data.encode(items, model, max_tokens=10_000, protocol="careful")
+    totals = sorted(len(ids) for ids in encoded["input_ids"])
+    assert found.is_counted
+    assert (found.prompts + found.responses).tolist() == totals
+    mean, padded, longest = found.of_batch(1, at_most=10_000)
+    assert (mean, padded, longest) == pytest.approx((sum(totals) / 24, sum(totals) / 24, totals[-1]))
+    assert found.of_batch(1_000, at_most=10_000)[1] == pytest.approx(totals[-1], rel=1e-6)
+    unscored = sum(encoded["n_unscored"])
+    assert found.scored(protocol="careful", at_most=10_000) == pytest.approx((sum(totals) - unscored) / 24)
+    assert found.scored(protocol="paper", at_most=10_000) == pytest.approx(sum(totals) / 24 - 1)
+
+
+def test_where_items_are_missing_lengths_are_assumed_and_short_ones_shorter():
+    found = lengths.of_training(hub_spec())
+    assert not found.is_counted
+    assert found.of_batch(1, at_most=256)[0] == pytest.approx(179, rel=0.03)  # measured on GSM8K and AQuA
+    short = lengths.of_training(hub_spec(max_item_characters=400))
+    assert short.of_batch(1, at_most=256)[2] < found.of_batch(1, at_most=256)[2]
+
+
+# --- a plan ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def paper():
+    asked = plan.plan("00", {"profile": "paper", "out": "outputs"})
+    found = prospect.look(asked.runs, Path("nowhere"))
+    return found, prospect.costs(found, A100)
+
+
+def test_the_paper_profile_is_priced_cell_by_cell(paper):
+    found, table = paper
+    assert len(table) == 2_916
+    assert table["run_id"].nunique() == 2_896
+    assert set(table["status"]) == {"missing"}
+    assert (table[["tokens", "flops", "gpu_memory_gb", "gpu_hours"]] > 0).all().all()
+    assert found.unknown == ["items of 'llm-adapters'"]
+    parts = table[[f"{stage} hours" for stage in prospect.STAGES]].sum(axis=1)
+    assert parts.to_numpy() == pytest.approx(table["gpu_hours"].to_numpy())
+    released = table[(table["teacher"] != "") & table["released_pair"]]
+    assert released.groupby(["teacher", "student"]).ngroups == 11
+    text = dryrun.report(found, table, A100)
+    assert "2916 cells of 2896 runs: 2916 missing" in text
+    assert "released pairs and their models: 1580 cells" in text
+    assert "Qwen2.5-32B → 14B *" in text
+    assert "Llama-3.1-8B → 1B  " in text
+
+
+def test_a_cache_is_charged_once_in_all(paper):
+    found, table = paper
+    keys = {estimate.teacher_key(cell.spec): cell.spec for cell in found.cells}
+    once = sum(estimate.teacher_cost(spec, A100).flops for key, spec in keys.items() if key)
+    assert len(keys) - 1 == 8 * 2 * 2 * 2  # teachers, tuned or not, domains, protocols
+    assert table["caches flops"].sum() == pytest.approx(once)
+
+
+def test_a_faster_gpu_takes_less_time_for_the_same_work(paper):
+    found, table = paper
+    faster = prospect.costs(found, GPUS["H100-80GB"])
+    assert faster["gpu_hours"].sum() < table["gpu_hours"].sum()
+    assert faster["tokens"].tolist() == table["tokens"].tolist()
+
+
+def test_status_is_what_the_store_says(tmp_path, inline):
+    planned = tiny.plan(tmp_path / "models")
+    out = tmp_path / "out"
+    statuses = [cell.status for cell in prospect.look(planned, out).cells]
+    assert statuses == ["missing"] * 5  # the teacher's SFT is among them
+    grid.fill(planned, out, workers=1)
+    found = prospect.look(planned, out)
+    assert found.count("done") == 5
+    assert [cell.is_teacher for cell in found.cells].count(True) == 1
+    (fkl,) = tiny.run_ids(planned, "fkl")
+    (seqkd,) = tiny.run_ids(planned, "seqkd")
+    (sft,) = tiny.run_ids(planned, "sft")
+    (out / "runs" / fkl / "result.json").unlink()
+    (out / "runs" / fkl / "checkpoint").mkdir()
+    (out / "runs" / seqkd / "result.json").unlink()
+    (out / "runs" / seqkd / "failure.json").write_text(json.dumps({"reason": "x", "run_token": None}))
+    other = [replace(run, evaluation=replace(run.evaluation, max_new_tokens=3)) for run in planned]
+    statuses = {cell.spec.run_id: cell.status for cell in prospect.look(planned, out).cells}
+    assert (statuses[fkl], statuses[seqkd], statuses[sft]) == ("partial", "failed", "done")
+    statuses = {cell.spec.run_id: cell.status for cell in prospect.look(other, out).cells}
+    assert statuses[sft] == "partial"  # trained, but not evaluated so
+    text = "\n".join(dryrun.brief(prospect.look(planned, out), prospect.costs(found, A100), A100))
+    assert "3 done, 1 partial, 1 failed" in text
+
+
+def test_without_digests_a_run_of_the_same_settings_counts(tmp_path, inline):
+    planned = tiny.plan(tmp_path / "models")
+    grid.fill(planned, tmp_path / "out", workers=1)
+    Path(planned[0].spec.data, "test.jsonl").rename(tmp_path / "elsewhere.jsonl")
+    found = prospect.look(planned, tmp_path / "out")
+    assert found.count("done") == 5
+    assert found.unknown == [f"items of {planned[0].spec.data!r}"]
+
+
+def test_estimates_stand_beside_what_was_measured(tmp_path, inline):
+    planned = tiny.plan(tmp_path / "models")
+    grid.fill(planned, tmp_path / "out", workers=1)
+    measured = grid.costs(planned, tmp_path / "out")
+    asked = plan.plan("00", {"profile": "smoke", "out": str(tmp_path / "out")})
+    table = dryrun.compare(replace(asked, runs=tuple(planned)), measured, A100)
+    assert table["stage"].tolist() == ["fkl", "evaluation, generation", "seqkd", "sft", "all"]
+    assert table["runs"].tolist() == [1, 4, 1, 1, 7]
+    total = measured[["training, s", "evaluation, s"]].sum().sum()
+    assert table["measured"].iloc[-1] == pytest.approx(total)
+    assert (table["estimated"] > 0).all()
+    assert table["ratio"].tolist() == pytest.approx((table["estimated"] / table["measured"]).tolist())
+
+
+def test_this_machine_is_measured(monkeypatch):
+    here = machines.machine_of("this machine")
+    assert 1e9 < here.flops < 1e15
+    assert 1e8 < here.bytes_per_second < 1e13
+    with pytest.raises(ValueError, match="unknown GPU 'K80'; choose one of .'A100-40GB'"):
+        machines.machine_of("K80")
+
+
+# --- the command line ------------------------------------------------------------------------------------
+
+
+def dry_run(*arguments, **variables):
+    """As a user without GPU, hub, network and items; torch and hub may not even be imported."""
+    blocked = "import sys; sys.modules.update(dict.fromkeys(['torch', 'transformers', 'huggingface_hub']))"
+    code = f"{blocked}; from kdutils import __main__; sys.exit(__main__.main({[str(a) for a in arguments]}))"
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(("COV", "KDUTILS"))
+    }
+    environment |= {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", **variables}
+    command = [sys.executable, "-P", "-c", code]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("profile", ["paper", "mini"])
+def test_a_dry_run_needs_nothing_and_leaves_a_table(profile, tmp_path):
+    run = dry_run(profile, "--dry-run", "--out", tmp_path)
+    assert run.returncode == 0, run.stderr
+    table = pd.read_csv(tmp_path / profile / "plan.csv")
+    assert list(table.columns) == COLUMNS
+    assert len(table) == {"paper": 2_916, "mini": 314}[profile]
+    assert f"profile {profile}: {len(table)} cells of" in run.stdout
+    assert "on A100-80GB" in run.stdout
+    assert not (tmp_path / "runs").exists()
+
+
+def test_parameters_and_gpu_narrow_and_price_a_dry_run(tmp_path, capsys):
+    arguments = ["paper", "--dry-run", "--gpu", "H100-80GB", "--out", str(tmp_path)]
+    narrow = ["-p", "students", '["Qwen2.5-0.5B"]', "-p", "teachers", '["Qwen/Qwen2.5-3B"]']
+    assert __main__.main([*arguments, *narrow]) == 0
+    table = pd.read_csv(tmp_path / "paper" / "plan.csv")
+    # 11 variants x 3 seeds x 2 domains x 2 protocols; SFT: 3 student and 1 teacher seed; both as they are.
+    assert len(table) == (11 * 3 + 3 + 1 + 2) * 4
+    assert set(table["teacher"].dropna()) == {"Qwen/Qwen2.5-3B"}
+    assert table["released_pair"].all()
+    assert "on H100-80GB" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["published", "--dry-run"], "profile 'published' trains nothing"),
+        (["paper", "--dry-run", "--gpu", "K80"], "unknown GPU 'K80'"),
+        (["smoke", "--gpu", "L4-24GB"], "--gpu L4-24GB is for --dry-run alone"),
+    ],
+)
+def test_a_dry_run_that_makes_no_sense_is_one_line(arguments, complaint, tmp_path, capsys):
+    assert __main__.main([*arguments, "--out", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert complaint in said
+    assert said.count("\n") == 1
+
+
+# --- models that cannot be had ---------------------------------------------------------------------------
+
+
+def refused_by(error):
+    def ask(url, timeout):
+        raise error
+
+    return ask
+
+
+def http_error(kind, status):
+    import httpx2
+
+    request = httpx2.Request("HEAD", "https://huggingface.co/x")
+    return kind("no", response=httpx2.Response(status, request=request))
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "remedy"),
+    [
+        (
+            "GatedRepoError",
+            403,
+            "accept its licence at https://huggingface.co/meta-llama/Llama-3.2-1B, then `hf",
+        ),
+        ("RepositoryNotFoundError", 404, "check the name, or `hf auth login`"),
+        ("", 0, "hub cannot be asked .OSError: no route.: connect and .* KDUTILS_MODELS"),
+    ],
+)
+def test_a_model_that_cannot_be_had_comes_with_its_remedy(monkeypatch, tmp_path, name, status, remedy):
+    import huggingface_hub
+
+    error = http_error(getattr(huggingface_hub.errors, name), status) if name else OSError("no route")
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", refused_by(error))
+    with pytest.raises(material.ModelError, match=remedy):
+        hub.check_models(["meta-llama/Llama-3.2-1B"])
+
+
+def test_all_missing_models_of_a_plan_are_in_one_message_before_anything_is_trained(monkeypatch, folders):
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", refused_by(OSError("no route")))
+    specs = [
+        hub_spec(),
+        hub_spec(method="fkl", teacher="Qwen/Qwen2.5-7B"),
+        hub_spec(student="/nowhere/x-1B"),
+        spec_of(folders),
+    ]
+    with pytest.raises(material.ModelError) as caught:
+        checks.check_all(PlannedRun(spec, tiny.EVALUATION) for spec in specs)
+    assert str(caught.value).startswith("3 models cannot be had: Qwen/Qwen2.5-0.5B is not downloaded")
+    assert "`hf download Qwen/Qwen2.5-7B`" in str(caught.value)
+    assert "unknown model '/nowhere/x-1B'" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_run_says_plan_and_cost_and_then_what_is_missing(monkeypatch, tmp_path, capsys):
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", refused_by(OSError("no route")))
+    monkeypatch.setattr(__main__.machines, "this_machine", lambda: A100)
+    monkeypatch.setattr(material, "resolved", lambda spec: spec)  # it would look for the items first
+    out = tmp_path / "out"
+    arguments = ["paper", "--only", "06", "--out", str(out)]
+    arguments += ["-p", "seeds", "[0]", "-p", "domains", '["math"]']
+    assert __main__.main(arguments) == 2
+    said = capsys.readouterr().err
+    assert said.index("cells of") < said.index("left to do, estimated") < said.index("models cannot be had")
+    assert not (out / "runs").exists()
+
+
+def test_a_cost_is_a_sum():
+    one = estimate.Cost(
+        trained_tokens=1, scored_tokens=2, generated_tokens=4, flops=8, seconds=16, disk_bytes=32
+    )
+    assert one + one == one * 2
+    assert (one.tokens, math.isclose((one * 0.5).flops, 4)) == (7, True)
