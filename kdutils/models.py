@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -180,6 +180,8 @@ def load(name: str, *, trains_all: bool = False, device: str | None = None) -> L
             network = AutoModelForCausalLM.from_pretrained(place.source, dtype=dtype, **kinds)
     except UNREADABLE as error:
         raise ModelError(_unobtainable(place, error)) from error
+    if place.layers is not None:
+        _keep_layers(network, place.layers)
     if len(tokenizer) > network.get_output_embeddings().weight.shape[0]:
         raise ModelError(
             f"{name}: the tokenizer has {len(tokenizer)} entries, the output head fewer rows "
@@ -212,7 +214,7 @@ class _Plain(Location):
 
 def _plain(place: Location, what: str) -> _Plain:
     """The kept copy of a GGUF file's tokenizer or weights (named by their dtype), else the place itself."""
-    own = _Plain(place.name, place.source, place.gguf_file)
+    own = _Plain(place.name, place.source, place.gguf_file, place.layers)
     if place.gguf_file is None or not (folder := _kept_folder(place, what)).is_dir():
         return own
     return _Plain(place.name, str(folder), is_kept=True)
@@ -230,6 +232,17 @@ def _kept(place: Location, what: str) -> Iterator[Path]:
             yield folder
     except OSError:
         pass  # the model is loaded; the next one to ask reads the GGUF file again
+
+
+def _keep_layers(network: PreTrainedModel, kept: Sequence[int]) -> None:
+    """Cut the decoder to these of its layers, in place; they are numbered anew, as the KV cache needs."""
+    decoder, config = network.get_decoder(), network.config
+    decoder.layers = nn.ModuleList([decoder.layers[layer] for layer in kept])
+    for number, layer in enumerate(decoder.layers):
+        layer.self_attn.layer_idx = number
+    config.num_hidden_layers = len(kept)
+    if getattr(config, "layer_types", None):
+        config.layer_types = [config.layer_types[layer] for layer in kept]
 
 
 def _mark_as_plain(network: PreTrainedModel) -> None:

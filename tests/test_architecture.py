@@ -22,6 +22,7 @@ LEFT_TO_RIGHT = [
     "evaluate",
     "release",
     "benchmark",
+    "packaged",
     "material",
     "hub",
     "architecture",

@@ -5,8 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import hub
 import pytest
+import shapes
 import torch
 from safetensors.torch import load_file
 
@@ -15,7 +15,7 @@ from kdutils.runspec import EvalSpec, RunSpec
 
 METHODS = ["sft", "fkl", "seqkd", "revkd", "gkd"]
 EVALUATION = EvalSpec(tasks=("addsub",), items_per_task=3, max_new_tokens=5)
-LENGTH = {"qwen": hub.QWEN_LENGTH, "llama": hub.LLAMA_LENGTH}
+LENGTH = {"qwen": shapes.QWEN_LENGTH, "llama": shapes.LLAMA_LENGTH}
 ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.slow
 
@@ -23,13 +23,13 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="session")
 def folders(once):
     """Students and teachers, made once."""
-    return once("hub", hub.save_folders)
+    return once("shapes", shapes.save_folders)
 
 
 @pytest.fixture(scope="session")
 def out(once):
     """The store that all runs here share, so that a teacher is made once."""
-    return once("shapes", lambda folder: None)
+    return once("shapes-out", lambda folder: None)
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def written(monkeypatch):
 
 
 def a_spec(folders, family, method, **fields):
-    student, teacher = (str(folders / hub.FOLDERS[family, role]) for role in ("student", "teacher"))
+    student, teacher = (str(folders / shapes.FOLDERS[family, role]) for role in ("student", "teacher"))
     short = {
         "train_items": 6, "validation_items": 2, "epochs": 2, "batch_size": 3, "max_tokens": 96,
         "learning_rate": 0.02, "weight_decay": 0.0,
@@ -139,18 +139,18 @@ def test_a_base_model_is_evaluated_as_it_is(folders, out, written, family):
 
 @pytest.mark.parametrize("role", ["student", "teacher"])
 def test_what_stands_for_no_token_would_win_and_is_never_written(folders, role):
-    model = models.load(str(folders / hub.FOLDERS["qwen", role]))
+    model = models.load(str(folders / shapes.FOLDERS["qwen", role]))
     spec = a_spec(folders, "qwen", "base")
     prompts = data.prompt_ids(
         [item.question for item in material.test_items(spec, EVALUATION)], model.tokenizer
     )
     ids = torch.tensor(prompts[:1])
     logits_TV = (model.hidden_states(ids, torch.ones_like(ids)) @ model.head_VH.T)[0]
-    assert logits_TV.shape[1] == hub.QWEN_ROWS[role]
-    assert (logits_TV.argmax(-1) >= hub.QWEN_LENGTH).all()
+    assert logits_TV.shape[1] == shapes.QWEN_ROWS[role]
+    assert (logits_TV.argmax(-1) >= shapes.QWEN_LENGTH).all()
     for how in ({}, {"temperature": 1.0, "keys": ["a", "b", "c"]}):
         texts = generate.generate(model, prompts, max_new_tokens=6, **how)
-        assert all(token < hub.QWEN_LENGTH for text in texts for token in text.token_ids)
+        assert all(token < shapes.QWEN_LENGTH for text in texts for token in text.token_ids)
 
 
 def test_both_heads_are_cut_to_the_tokenizer_and_not_to_the_smaller_one(folders, out):
@@ -164,11 +164,11 @@ def test_both_heads_are_cut_to_the_tokenizer_and_not_to_the_smaller_one(folders,
     )
     batch = data.collate(encoded, range(6), pad_id=student.pad_id)
     dense = {}
-    for n_rows in (hub.QWEN_LENGTH, hub.QWEN_ROWS["student"]):
+    for n_rows in (shapes.QWEN_LENGTH, shapes.QWEN_ROWS["student"]):
         log_p, log_q = (log_softmax(model, batch, n_rows=n_rows) for model in (teacher, student))
         dense[n_rows] = float((log_p.exp() * (log_p - log_q)).sum(-1).mean())
-    assert first["loss"] == pytest.approx(dense[hub.QWEN_LENGTH], rel=1e-4)
-    assert first["loss"] != pytest.approx(dense[hub.QWEN_ROWS["student"]], rel=0.1)
+    assert first["loss"] == pytest.approx(dense[shapes.QWEN_LENGTH], rel=1e-4)
+    assert first["loss"] != pytest.approx(dense[shapes.QWEN_ROWS["student"]], rel=0.1)
 
 
 @torch.no_grad()
@@ -193,7 +193,7 @@ def test_the_beginning_is_marked_once_where_the_tokenizer_marks_it(folders):
 
 
 def test_text_of_another_family_can_be_learned_and_its_logits_cannot(folders, out):
-    teacher = str(folders / hub.FOLDERS["qwen", "teacher"])
+    teacher = str(folders / shapes.FOLDERS["qwen", "teacher"])
     fields = {"teacher": teacher, "teacher_tuned": False, "epochs": 1}
     with pytest.raises(material.ModelError, match="have different vocabularies .*use method='seqkd'"):
         running.run(a_spec(folders, "llama", "fkl", **fields), out=out, evaluation=EVALUATION)
@@ -235,7 +235,7 @@ def offline(monkeypatch, tmp_path):
 
 
 def test_a_hub_id_in_the_cache_needs_no_network(folders, offline):
-    name = hub.FOLDERS["qwen", "student"]
+    name = shapes.FOLDERS["qwen", "student"]
     commit = "0" * 40
     repository = offline / f"models--owner--{name}"
     (repository / "snapshots").mkdir(parents=True)
