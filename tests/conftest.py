@@ -54,6 +54,19 @@ def benchmark_files() -> Path:
 
 
 @pytest.fixture(scope="session")
+def smollm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+    """Names of the smallest real teacher and student, whose plain copies go to a cache of the tests' own."""
+    from kdutils.packaged import PACKAGED_MODELS
+
+    teacher, student = PACKAGED_MODELS
+    if PACKAGED_MODELS[teacher].path() is None:
+        missing("smollm", f"{teacher} is not installed: {PACKAGED_MODELS[teacher].remedy}")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield teacher, student
+
+
+@pytest.fixture(scope="session")
 def once(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Callable[[str, Callable[[Path], None]], Path]:

@@ -23,6 +23,7 @@ LEFT_TO_RIGHT = [
     "evaluate",
     "release",
     "benchmark",
+    "packaged",
     "material",
     "hub",
     "architecture",
