@@ -47,6 +47,7 @@ LEFT_TO_RIGHT = [
     "livecells",
     "checks",
     "answers",
+    "harness",
     "running",
     "schedule",
     "filling",
