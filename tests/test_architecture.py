@@ -50,6 +50,7 @@ LEFT_TO_RIGHT = [
     "livecells",
     "checks",
     "answers",
+    "harness",
     "running",
     "schedule",
     "filling",
