@@ -14,6 +14,8 @@ from typing import Any
 
 import pandas as pd
 
+from kdutils.spec import SOURCE_LABELS
+
 # Column -> pandas dtype. Accuracies, agreement and fidelity are in percent.
 SCHEMA = {
     "source": "str",  # published | live
@@ -106,6 +108,16 @@ def model_family(model: str) -> str:
     """`Qwen2.5` or `Llama-3` (3.1 and 3.2 are one family in the paper); else the name before its size."""
     stem = short_name(model).rsplit("-", 1)[0]
     return "Llama-3" if stem.startswith("Llama-3") else stem
+
+
+def source_labels(families: Iterable[str]) -> dict[str, str]:
+    """What results of each source are called where those that ran live are of these families.
+
+    Real models are named by their family, `Live, Qwen2.5`; the model world is `Live`, as nothing is.
+    """
+    named = [family for family in dict.fromkeys(families) if family and not family.startswith(MODEL_WORLD)]
+    live = f"{SOURCE_LABELS['live']}, {' and '.join(named)}" if named else SOURCE_LABELS["live"]
+    return SOURCE_LABELS | {"live": live}
 
 
 def is_model_world(cells: pd.DataFrame) -> bool:

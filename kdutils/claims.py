@@ -8,15 +8,24 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pandas as pd
 
-from kdutils import verdicts
+from kdutils import itemverdicts, verdicts
 from kdutils.evidence import NOT_TESTABLE, VERDICTS, Evidence, Finding
+from kdutils.itemwise import Items
 from kdutils.spec import AVERAGE, DOMAIN_TASKS, DOMAINS, SOURCE_LABELS, SOURCES, TASK_LABELS
+
+
+@dataclass(frozen=True)
+class ItemRule:
+    """How a claim is judged where there is one pair: by its items."""
+
+    judge: Callable[..., Finding]
+    arguments: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -30,13 +39,25 @@ class Claim:
     judge: Callable[..., Finding]
     arguments: dict[str, Any] = field(default_factory=dict)
     is_magnitude: bool = False  # how large an effect is on Qwen and Llama: a model world cannot bear on it
+    of_items: ItemRule | None = None  # how it is judged on one pair; None: it is about several
 
     @property
     def rule(self) -> str:
         """The judge's docstring with the thresholds of this claim."""
-        shown = ", ".join(f"{name} = {value}" for name, value in self.arguments.items())
-        text = " ".join(inspect.getdoc(self.judge).split())
-        return f"{text} [{shown}]" if shown else text
+        return _rule(self.judge, self.arguments)
+
+    @property
+    def item_rule(self) -> str:
+        """The same for one pair."""
+        if self.of_items is None:
+            return "not_testable: the claim is about several pairs"
+        return _rule(self.of_items.judge, self.of_items.arguments)
+
+
+def _rule(judge: Callable[..., Finding], arguments: dict[str, Any]) -> str:
+    shown = ", ".join(f"{name} = {value}" for name, value in arguments.items())
+    text = " ".join(inspect.getdoc(judge).split())
+    return f"{text} [{shown}]" if shown else text
 
 
 # Spearman of gain and student size as printed on the poster (Table 3): rho, p.
@@ -90,6 +111,7 @@ def _size_claims() -> list[Claim]:
 
 
 FEEBLE = 0.3  # |r| below it is feeble, in F3
+ALIKE = 5.0  # points: methods of one pair this close are alike, in E7 and E8; gains of the paper are as large
 NOISE = (
     "the authors released no noise results; one pair's value at sigma 5 is known second-hand (notebook 06)"
 )
@@ -101,6 +123,7 @@ CLAIMS: tuple[Claim, ...] = (
         "consistently",
         verdicts.gain_is_positive,
         {"domain": "math"},
+        of_items=ItemRule(itemverdicts.gain_is_positive, {"domain": "math"}),
     ),
     Claim(
         "E2",
@@ -109,6 +132,7 @@ CLAIMS: tuple[Claim, ...] = (
         "consistently",
         verdicts.gain_is_positive,
         {"domain": "commonsense"},
+        of_items=ItemRule(itemverdicts.gain_is_positive, {"domain": "commonsense"}),
     ),
     Claim(
         "E3",
@@ -117,6 +141,7 @@ CLAIMS: tuple[Claim, ...] = (
         None,
         verdicts.gain_is_positive,
         {"domain": "instruction", "absent": "the authors released nothing on instruction following"},
+        of_items=ItemRule(itemverdicts.gain_is_positive, {"domain": "instruction"}),
     ),
     Claim(
         "E4",
@@ -152,6 +177,7 @@ CLAIMS: tuple[Claim, ...] = (
         "not significant",
         verdicts.methods_do_not_differ,
         {"domain": "math"},
+        of_items=ItemRule(itemverdicts.methods_do_not_differ, {"domain": "math", "margin": ALIKE}),
     ),
     Claim(
         "E8",
@@ -160,6 +186,7 @@ CLAIMS: tuple[Claim, ...] = (
         "not significant",
         verdicts.methods_do_not_differ,
         {"domain": "commonsense"},
+        of_items=ItemRule(itemverdicts.methods_do_not_differ, {"domain": "commonsense", "margin": ALIKE}),
     ),
     *_size_claims(),
     Claim(
@@ -186,6 +213,7 @@ CLAIMS: tuple[Claim, ...] = (
         verdicts.untuned_teacher_costs,
         {"printed": 40.0},
         is_magnitude=True,
+        of_items=ItemRule(itemverdicts.untuned_teacher_costs, {"printed": 40.0}),
     ),
     Claim(
         "A1",
@@ -194,6 +222,7 @@ CLAIMS: tuple[Claim, ...] = (
         None,
         verdicts.likeness_rises,
         {"measure": "agreement", "domains": DOMAINS},
+        of_items=ItemRule(itemverdicts.agreement_rises, {"domains": DOMAINS}),
     ),
     Claim(
         "A2",
@@ -228,6 +257,7 @@ CLAIMS: tuple[Claim, ...] = (
         None,
         verdicts.likeness_rises,
         {"measure": "fidelity", "domains": ("math",)},
+        of_items=ItemRule(itemverdicts.fidelity_rises, {"domains": ("math",)}),
     ),
     Claim(
         "F2",
@@ -244,6 +274,7 @@ CLAIMS: tuple[Claim, ...] = (
         None,
         verdicts.right_and_alike_are_feebly_linked,
         {"task": "svamp", "bound": FEEBLE, "absent": "the authors released no item-level outputs"},
+        of_items=ItemRule(itemverdicts.right_and_alike_are_feebly_linked, {"task": "svamp", "bound": FEEBLE}),
     ),
     Claim(
         "N1",
@@ -252,6 +283,7 @@ CLAIMS: tuple[Claim, ...] = (
         "slight",
         verdicts.little_noise_costs_little,
         {"sigmas": (1.0, 2.0), "slight": 2.0, "absent": NOISE},
+        of_items=ItemRule(itemverdicts.little_noise_costs_little, {"sigmas": (1.0, 2.0), "slight": 2.0}),
     ),
     Claim(
         "N2",
@@ -260,6 +292,7 @@ CLAIMS: tuple[Claim, ...] = (
         "collapse",
         verdicts.much_noise_collapses,
         {"sigma": 5.0, "absent": NOISE},
+        of_items=ItemRule(itemverdicts.much_noise_collapses, {"sigma": 5.0}),
     ),
     Claim(
         "P1",
@@ -268,6 +301,7 @@ CLAIMS: tuple[Claim, ...] = (
         2.0,
         verdicts.temperature_is_best,
         {"temperature": 2.0},
+        of_items=ItemRule(itemverdicts.temperature_is_best, {"temperature": 2.0}),
     ),
     Claim(
         "P2",
@@ -276,6 +310,7 @@ CLAIMS: tuple[Claim, ...] = (
         "severe",
         verdicts.high_temperature_drops,
         {"temperature": 5.0, "severe": 10.0},
+        of_items=ItemRule(itemverdicts.high_temperature_drops, {"temperature": 5.0, "severe": 10.0}),
     ),
     Claim(
         "P3",
@@ -302,21 +337,34 @@ def claims_of(section: str | None = None) -> tuple[Claim, ...]:
     return chosen
 
 
-def judge(cells: pd.DataFrame, *, section: str | None = None) -> list[dict[str, Any]]:
-    """Rows of the claims ledger under the authors' analysis, for every source and protocol in `cells`.
+def judge(
+    cells: pd.DataFrame, *, section: str | None = None, items: Items | None = None
+) -> list[dict[str, Any]]:
+    """Rows of the claims ledger, for every source and protocol in `cells`.
 
-    An undefined number is None, as in JSON.
+    Under the authors' analysis, which compares pairs. Live results of one pair are judged by its `items`
+    where the claim can be (analysis `strict`); the rest of the claims are then not testable. An undefined
+    number is None, as in JSON.
     """
     rows = []
     for (source, protocol), part in cells.groupby(["source", "protocol"], sort=False):
-        found = Evidence(source, protocol, part)
+        found = Evidence(source, protocol, part, items if source == "live" else None)
         for claim in claims_of(section):
-            rows.append(_ledger_row(claim, _judged(claim, found), found))
+            by_items = bool(found.one_pair and claim.of_items and found.items)
+            finding = _judged(claim, found, by_items=by_items)
+            rows.append(_ledger_row(claim, finding, found, analysis="strict" if by_items else "authors"))
     return rows
 
 
-def _judged(claim: Claim, found: Evidence) -> Finding:
-    finding = claim.judge(found, **claim.arguments)
+def _judged(claim: Claim, found: Evidence, *, by_items: bool) -> Finding:
+    if by_items:
+        finding = claim.of_items.judge(found, **claim.of_items.arguments)
+    elif found.one_pair:
+        why = "its items are not at hand" if claim.of_items else "the claim is about several"
+        reason = f"one pair only ({found.one_pair}): {why}"
+        finding = Finding(verdict=NOT_TESTABLE, reason=reason)
+    else:
+        finding = claim.judge(found, **claim.arguments)
     if not (claim.is_magnitude and found.is_model_world) or finding.verdict == NOT_TESTABLE:
         return finding
     reason = (
@@ -325,14 +373,14 @@ def _judged(claim: Claim, found: Evidence) -> Finding:
     return replace(finding, verdict=NOT_TESTABLE, reason=reason)
 
 
-def _ledger_row(claim: Claim, finding: Finding, found: Evidence) -> dict[str, Any]:
+def _ledger_row(claim: Claim, finding: Finding, found: Evidence, *, analysis: str) -> dict[str, Any]:
     row = {
         "id": claim.id,
         "section": claim.section,
         "statement": claim.statement,
         "source": found.source,
         "protocol": found.protocol,
-        "analysis": "authors",
+        "analysis": analysis,
         "estimate": finding.estimate,
         "ci_low": finding.ci_low,
         "ci_high": finding.ci_high,
@@ -367,17 +415,20 @@ def table(rows: list[dict[str, Any]]) -> pd.DataFrame:
     )
 
 
-def side_by_side(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    """Every claim with a column a source x analysis, `estimate: verdict` in each."""
+def side_by_side(rows: list[dict[str, Any]], *, labels: Mapping[str, str] = SOURCE_LABELS) -> pd.DataFrame:
+    """Every claim with a column a source, called as in `labels`, `estimate: verdict` in each.
+
+    A claim that a source judges twice has a second column, with the analysis in its name.
+    """
     texts: dict[str, dict[str, str]] = {}
     for row in rows:
-        column = SOURCE_LABELS[row["source"]] + (
-            "" if row["analysis"] == "authors" else f", {row['analysis']}"
-        )
         words, ours = row["verdict"].replace("_", " "), _estimate_text(row)
         entry = texts.setdefault(
             row["id"], {"id": row["id"], "claim": row["statement"], "paper": _printed(row["paper_value"])}
         )
+        column = labels[row["source"]]
+        if column in entry:
+            column += f", {row['analysis']}"
         entry[column] = words if row["estimate"] is None else f"{ours}: {words}"
     return pd.DataFrame(texts.values()).fillna("—")
 
@@ -395,15 +446,18 @@ def _estimate_text(row: dict[str, Any]) -> str:
     return text if row["ci_low"] is None else f"{text} [{row['ci_low']:.2f}, {row['ci_high']:.2f}]"
 
 
-def rules(section: str | None = None) -> pd.DataFrame:
-    """How each claim is judged: id, claim, rule with its thresholds."""
+def rules(section: str | None = None, *, one_pair: bool = False) -> pd.DataFrame:
+    """How each claim is judged: id, claim, rule with its thresholds, if asked for also that of one pair."""
     chosen = claims_of(section)
-    return pd.DataFrame(
+    table = pd.DataFrame(
         {
             "id": [claim.id for claim in chosen],
             "claim": [claim.statement for claim in chosen],
             "rule": [claim.rule for claim in chosen],
         }
+    )
+    return table.assign(
+        **{"rule for one live pair": [claim.item_rule for claim in chosen]} if one_pair else {}
     )
 
 

@@ -7,6 +7,7 @@ with whatever interpreter is active and before anything is installed.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
 import hashlib
 import os
@@ -15,12 +16,15 @@ import re
 import resource
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 LOCK_NAME = "requirements.lock"
+# Of glibc's <malloc.h>.
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -2, -3, -4
 RUN_TOKEN = "KDUTILS_RUN_TOKEN"  # environment variable: which run of the runner a notebook belongs to
 
 # The packages that could move a number of the study; every other one is covered by the hash of the lock.
@@ -77,20 +81,42 @@ def pins(lock: Path) -> dict[str, str]:
     return pinned
 
 
-def keep_freed_memory() -> bool:
-    """Let this process keep the memory that it frees for its next use; whether the C library can be told so.
+@contextlib.contextmanager
+def keeping_freed_memory() -> Iterator[bool]:
+    """Within, this process keeps the memory that it frees for its next use; True if glibc can be told so.
 
     glibc gives large blocks back to the system at once, and every tensor of some megabytes is paged in anew:
-    on a virtual machine a training step of a model of 0.5 billion parameters took five times as long.
+    on a virtual machine a step of a model of 0.5 billion parameters took five times as long. What is kept may
+    fall to pieces in which nothing large finds room, so between two kinds of work it is given back.
     """
+    tell = getattr(_c_library(), "mallopt", None)
+    if tell is None:  # another C library, which has its own ways
+        yield False
+        return
+    tell(M_MMAP_MAX, 0)
+    tell(M_TRIM_THRESHOLD, 2**31 - 1)
+    tell(M_TOP_PAD, 64 << 20)
     try:
-        library = ctypes.CDLL(None)
-        # M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD of <malloc.h>
-        return all(
-            library.mallopt(key, value) == 1 for key, value in ((-4, 0), (-1, 2**31 - 1), (-2, 64 << 20))
-        )
-    except (AttributeError, OSError):  # another C library, which has its own ways
-        return False
+        yield True
+    finally:
+        tell(M_MMAP_MAX, 65_536)
+        tell(M_MMAP_THRESHOLD, 32 << 20)
+        tell(M_TRIM_THRESHOLD, 64 << 20)
+        tell(M_TOP_PAD, 128 << 10)
+        give_back_memory()
+
+
+def give_back_memory() -> None:
+    """Give all that is free within this process back to the system, where glibc can be told so."""
+    if (trim := getattr(_c_library(), "malloc_trim", None)) is not None:
+        trim(0)
+
+
+def _c_library() -> ctypes.CDLL | None:
+    try:
+        return ctypes.CDLL(None)
+    except (OSError, TypeError):
+        return None
 
 
 def installed_version(name: str) -> str | None:

@@ -301,8 +301,12 @@ def fidelity_correct_r(both: pd.DataFrame) -> float:
     return float(np.corrcoef(right, likeness)[0, 1])
 
 
-def _bleu_counts(metric: sacrebleu.BLEU, text: str, reference: str) -> list[int]:
+def bleu_counts(text: str, reference: str) -> list[int]:
     """Lengths, matches and totals of one text: what corpus BLEU adds up over texts."""
+    return _bleu_counts(sacrebleu.BLEU(), text, reference)
+
+
+def _bleu_counts(metric: sacrebleu.BLEU, text: str, reference: str) -> list[int]:
     found = metric.corpus_score([text], [[reference]])
     return [found.sys_len, found.ref_len, *found.counts, *found.totals]
 

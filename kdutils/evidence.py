@@ -10,6 +10,7 @@ import pandas as pd
 
 from kdutils import cells as cell_rows
 from kdutils import stats, study
+from kdutils.itemwise import Items
 from kdutils.spec import AVERAGE, DOMAINS, METHOD_LABELS, TASK_LABELS
 
 ALPHA = 0.05
@@ -25,6 +26,7 @@ class Evidence:
     source: str  # published | live
     protocol: str  # paper | careful
     all_cells: pd.DataFrame
+    items: Items | None = None  # of the one live pair there is (itemwise.read)
     _tests: dict[str, pd.DataFrame] = field(default_factory=dict, repr=False)  # each test is run once
 
     @cached_property
@@ -41,6 +43,13 @@ class Evidence:
     def instruction_gains(self) -> pd.DataFrame:
         """The same on instruction following."""
         return study.gains(self.all_cells.query("domain == 'instruction'"), selection="best_on_test")
+
+    @cached_property
+    def one_pair(self) -> str:
+        """The only pair of live results in words; "" if there are several, or none."""
+        kd = self.all_cells[self.all_cells["teacher"] != ""]
+        is_one = self.source == "live" and study.n_pairs(kd) == 1
+        return study.pair_label(kd).iloc[0] if is_one else ""
 
     @property
     def is_model_world(self) -> bool:

@@ -6,13 +6,23 @@ the table that was passed, which the notebook stores beside the picture.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from kdutils import plots
-from kdutils.plots import ANSWER_STYLE, DOMAIN_STYLE, METHOD_STYLE, SELECTION_STYLE, VERDICT_STYLE, Style
-from kdutils.spec import DOMAIN_LABELS
+from kdutils.plots import (
+    ANSWER_STYLE,
+    DOMAIN_STYLE,
+    METHOD_STYLE,
+    SELECTION_STYLE,
+    VERDICT_STYLE,
+    WAY_STYLE,
+    Style,
+)
+from kdutils.spec import DOMAIN_LABELS, METHOD_LABELS
 
 INTERVAL = "95% interval"
 
@@ -66,6 +76,52 @@ def gain_by_task(table: pd.DataFrame, *, watermark: str = "") -> Figure:
     plots.figure_legend(fig, _methods(table))
     plots.watermark(fig, watermark)
     return fig
+
+
+def by_task(
+    table: pd.DataFrame,
+    *,
+    x: str,
+    xlabel: str,
+    by: str = "method",
+    styles: Mapping[object, Style] = METHOD_STYLE,
+    watermark: str = "",
+) -> Figure:
+    """A quantity with its interval by task, a panel a domain.
+
+    Columns domain, label (the task's), `by`, `x`, low, high.
+    """
+    present = [key for key in styles if key in set(table[by])]
+    rows = max(part["label"].nunique() for _, part in table.groupby("domain"))
+    height = 1.0 + rows * (0.16 + 0.07 * len(present))
+    fig, axes = plots.panels(1, len(_domains(table)), height=height)
+    for ax, domain in zip(axes, _domains(table), strict=True):
+        part = table[table["domain"] == domain]
+        plots.interval_dots(ax, part, y="label", x=x, styles=dict(styles), by=by)
+        ax.set(title=DOMAIN_LABELS[domain], xlabel=f"{xlabel},{_gap(axes)}{INTERVAL}")
+    plots.figure_legend(fig, [styles[key] for key in present])
+    plots.watermark(fig, watermark)
+    return fig
+
+
+def _gap(axes: Sequence[Axes]) -> str:
+    return "\n" if len(axes) > 1 else " "
+
+
+def two_ways(table: pd.DataFrame, *, watermark: str = "") -> Figure:
+    """Accuracy by method and way of taking the answer, a panel a domain: the averages of scoring.rankings."""
+    fig, axes = plots.panels(1, len(_domains(table)), height=1.2 + 0.36 * table["method"].nunique())
+    for ax, domain in zip(axes, _domains(table), strict=True):
+        part = table[table["domain"] == domain].assign(student=lambda t: t["method"].map(_student))
+        plots.interval_dots(ax, part, y="student", x="accuracy", styles=WAY_STYLE, by="way")
+        ax.set(title=DOMAIN_LABELS[domain], xlabel=f"accuracy, %,{_gap(axes)}{INTERVAL}")
+    plots.figure_legend(fig, list(WAY_STYLE.values()))
+    plots.watermark(fig, watermark)
+    return fig
+
+
+def _student(method: str) -> str:
+    return METHOD_LABELS[method].split(" (")[0]
 
 
 def gain_by_size(points: pd.DataFrame, means: pd.DataFrame, *, watermark: str = "") -> Figure:

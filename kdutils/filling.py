@@ -277,7 +277,6 @@ def prepare(setting: Setting) -> None:
     """A worker: its threads, its own GPU, denormal numbers as zero (some steps take many times as long)."""
     if setting.gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = str(setting.gpu)
-    environment.keep_freed_memory()
     import torch
     from transformers.utils import logging
 

@@ -13,6 +13,7 @@ import datasets
 import torch
 from torch import Tensor
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
 from kdutils import data
 from kdutils.losses import shifted
@@ -135,7 +136,7 @@ def _options_of_batch(
 ) -> list[list[float]]:
     device, decoder = model.policy.device, model.causal.get_decoder()
     prompt_BT, real_BT = _padded_left(prompts, model.pad_id, device)
-    cache = DynamicCache(config=model.causal.config)
+    cache = _cache(model, prompt_BT.shape[1] + max(len(option) for own in options for option in own))
     position_BT = (real_BT.cumsum(1) - 1).clamp(min=0)
     row_of = torch.tensor([row for row, own in enumerate(options) for _ in own], device=device)
     flat = [option for own in options for option in own]
@@ -172,6 +173,38 @@ def _options_of_batch(
     return [[next(by_option) for _ in own] for own in options]
 
 
+class _Roomy(DynamicLayer):
+    """Keys and values of one layer in buffers of their final length: none is copied at every token."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self.room = room
+        self.buffers: tuple[Tensor, Tensor] | None = None
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
+        start, new = self.get_seq_length(), (key_states, value_states)
+        if self.buffers is None:
+            self.lazy_initialization(key_states, value_states)
+            self.buffers = tuple(part.new_empty((*part.shape[:2], self.room, part.shape[3])) for part in new)
+        stop = start + key_states.shape[2]
+        for buffer, part in zip(self.buffers, new, strict=True):
+            buffer[:, :, start:stop] = part
+        self.keys, self.values = (buffer[:, :, :stop] for buffer in self.buffers)
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        n = self.get_seq_length()
+        self.buffers = tuple(buffer[indices] for buffer in self.buffers)
+        self.keys, self.values = (buffer[:, :, :n] for buffer in self.buffers)
+
+
+def _cache(model: LoadedModel, room: int) -> DynamicCache:
+    """An empty cache for sequences of up to `room` tokens; layers of another kind are left as they are."""
+    cache = DynamicCache(config=model.causal.config)
+    cache.layers = [_Roomy(room) if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    return cache
+
+
 def _padded_left(prompts: list[list[int]], pad_id: int, device: str) -> tuple[Tensor, Tensor]:
     """Prompts padded on the left, and 1 where a token is real."""
     width = max(map(len, prompts))
@@ -201,7 +234,7 @@ def _batch(model: LoadedModel, prompts: list[list[int]], draw: _Draw, max_new_to
     device, eos = model.policy.device, model.tokenizer.eos_token_id
     next_ids_BT, attention_BT = _padded_left(prompts, model.pad_id, device)
     position_BT = (attention_BT.cumsum(1) - 1).clamp(min=0)
-    decoder, cache = model.causal.get_decoder(), DynamicCache(config=model.causal.config)
+    decoder, cache = model.causal.get_decoder(), _cache(model, position_BT.shape[1] + max_new_tokens)
     rows = list(range(len(prompts)))  # which text each row of the batch is
     written: list[list[int]] = [[] for _ in prompts]
     ended = [False] * len(prompts)

@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image
 
-from kdutils import spec, tables
+from kdutils import cells, spec, tables
 from kdutils.render import Link, duration, label, page
 
 THUMBNAIL_WIDTH = 640  # pixels; thumbnails are embedded, because a page may not load its neighbours
@@ -53,7 +53,7 @@ def index_html(
         current=None,
         wide=True,
         profile=profile,
-        claims=_claims_by_source(claims, pages),
+        claims=_claims_by_source(claims, pages, _labels(profile)),
         reports=[_report_row(result, pages[result.name]) for result in results],
         figures=[_figure(figure, pages) for figure in figures],
         provenance=provenance,
@@ -84,8 +84,14 @@ def _report_row(result: Result, href: str | None) -> dict[str, Any]:
     }
 
 
+def _labels(profile: spec.Profile) -> dict[str, str]:
+    """What results of each source are called, `Live, Qwen2.5` for real models of that family."""
+    models = profile.live.models if profile.live else ()
+    return cells.source_labels(cells.model_family(name) for name in models)
+
+
 def _claims_by_source(
-    claims: Sequence[Mapping[str, Any]], pages: Mapping[str, str | None]
+    claims: Sequence[Mapping[str, Any]], pages: Mapping[str, str | None], labels: Mapping[str, str]
 ) -> list[dict[str, Any]]:
     """Counts of verdicts and rows of claims for each source, so that none is counted with another's."""
     groups = []
@@ -96,7 +102,8 @@ def _claims_by_source(
             for verdict, mark in VERDICT_MARKS.items()
         ]
         rows = [_claim_row(claim, pages) for claim in own]
-        title = f"{spec.SOURCE_LABELS.get(source, source)} results"
+        word, comma, family = labels.get(source, source).partition(", ")
+        title = f"{word} results{comma}{family}"  # Live results, Qwen2.5
         groups.append({"source": source, "title": title, "verdicts": counts, "rows": rows})
     return groups
 

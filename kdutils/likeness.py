@@ -19,6 +19,7 @@ from kdutils.spec import ALL_TASKS, DOMAINS, KD_METHODS, METHOD_LABELS, TASK_LAB
 from kdutils.study import LIKENESS, PAIR, in_domain_order, in_task_order, pair_label
 
 FIDELITY_NAMES = {"published": "BLEU.csv", "live": "BLEU"}  # what the column `fidelity` holds
+KEYS = ["task", "item_id", "sample"]  # of an item row
 ANSWERS = ["both_right", "same_wrong", "other_wrong", "only_teacher", "only_student"]
 
 
@@ -91,21 +92,23 @@ def answers(plan: Plan) -> pd.DataFrame:
     columns = ["domain", "task", "family", "teacher", "student", "method", "seed", "n"]
     table = []
     if plan.runs:
-        for where, student, teacher in _beside_teachers(plan):
+        for where, student, teacher in beside_teachers(plan, [*KEYS, "parsed", "correct"]):
             for task, both in evaluate.paired(student, teacher).groupby("task", sort=False):
                 table.append(where | {"task": task, "n": len(both)} | _answers(both))
     return pd.DataFrame(table, columns=[*columns, *ANSWERS, "agreement", "error_consistency"])
 
 
-def _beside_teachers(plan: Plan) -> Iterator[tuple[dict[str, Any], pd.DataFrame, pd.DataFrame]]:
-    """Names, item rows of the student and item rows of its teacher, for `answers`."""
+def beside_teachers(
+    plan: Plan, columns: list[str]
+) -> Iterator[tuple[dict[str, Any], pd.DataFrame, pd.DataFrame]]:
+    """Names of a student of `answers`, its item rows and its tuned teacher's, each with these columns."""
     written = [run for run in plan.runs if run.evaluation.scoring == "generation"]
     specs = {material.resolved(run.spec): run.evaluation for run in written if run.spec.domain in DOMAINS}
 
     @cache
     def rows(spec: RunSpec) -> pd.DataFrame | None:
         found = runs.folder_of(plan.out, spec.run_id).evaluation(specs[spec])
-        return None if found is None else found[["task", "item_id", "sample", "parsed", "correct"]]
+        return None if found is None else found[columns]
 
     seen = set()
     for spec in specs:

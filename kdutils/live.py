@@ -14,7 +14,7 @@ import pandas as pd
 from IPython.display import DisplayHandle, display
 from matplotlib.figure import Figure
 
-from kdutils import figures, grid, handover, study
+from kdutils import figures, grid, handover, study, weights
 from kdutils.filling import State
 from kdutils.plan import Plan
 from kdutils.spec import SOURCE_LABELS
@@ -28,13 +28,16 @@ MODEL_WORLD = (
 def cells(plan: Plan, *, workers: int | None = None) -> pd.DataFrame:
     """The cells of a plan from every source, once its missing runs are made, with the progress shown.
 
-    What cannot be had is said: released tables without network, and runs that failed, each with its reason.
+    Which weights real models have is said, and what cannot be had: released tables without network, and runs
+    that failed, each with its reason.
     What is finished when it is interrupted stays finished.
     """
     train(plan, workers=workers)
     table, gaps = study.cells_of(plan)
     if study.watermarks(plan)["live"]:
         _remark(MODEL_WORLD)
+    elif said := weights.line(plan):
+        _remark(said)
     for source, reason in gaps.items():
         _remark(f"{SOURCE_LABELS[source]} results are missing here: {reason}")
     return table

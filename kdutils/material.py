@@ -6,6 +6,7 @@ Nothing here computes: without torch, so that what is finished is found quickly.
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import os
 import re
@@ -13,8 +14,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
-from kdutils import benchmark, store
+from kdutils import benchmark, gguf_header, store
 from kdutils.items import SPLITS, DataError, Item, item_of, json_lines, short_enough
 from kdutils.mini.family import MINI_MODELS, MODEL_FOLDER
 from kdutils.mini.items import TASKS_OF, build_data, mini_digest
@@ -132,10 +134,67 @@ def hub_revision(name: str) -> str:
     place = locate(name)
     if Path(place.source).is_dir():
         return ""
+    folder = _hub_folder(name)
+    return folder.name if folder else ""
+
+
+def _hub_folder(name: str) -> Path | None:
+    """Where a hub model's files lie in the local cache, by revision; None if they do not."""
     from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(place.source, "config.json")
-    return Path(found).parent.name if isinstance(found, str) else ""
+    found = try_to_load_from_cache(locate(name).source, "config.json")
+    return Path(found).parent if isinstance(found, str) else None
+
+
+def describe(name: str) -> dict[str, Any]:
+    """What the model of that name really is: name, source, file, quantisation, digest, parameters, note.
+
+    `source` is a folder, a hub id at its revision, or the embedded family; `file` a GGUF file's name.
+    `quantisation` is how the weights are stored, such as Q4_K_M or F32, and `parameters` how many numbers the
+    files hold (tied weights count as often as they are stored); "" and None where the files are not here.
+    `digest` is files_digest. `note` is what a GGUF file calls itself, which may be another model than was
+    asked for.
+
+    Raises:
+        ModelError: as `locate`, and for a damaged file.
+    """
+    place = locate(name)
+    facts = {"name": name, "source": place.source, "file": place.gguf_file or "", "quantisation": ""}
+    facts |= {"digest": files_digest(name), "parameters": None, "note": ""}
+    if place.gguf_file:
+        return facts | _of_gguf(Path(place.source) / place.gguf_file)
+    folder = Path(place.source)
+    if name in MINI_MODELS:
+        facts["source"] = "embedded mini family"
+    elif not folder.is_dir():
+        revision, folder = hub_revision(name), _hub_folder(name)
+        facts["source"] += f" at {revision[:12]}" if revision else ", not downloaded"
+    return facts | _of_tensors(sorted(folder.glob("*.safetensors")) if folder else [])
+
+
+def _of_gguf(path: Path) -> dict[str, Any]:
+    from gguf.constants import LlamaFileType  # takes half a second, and most models are no GGUF files
+
+    try:
+        header = gguf_header.read(path)
+        stored = LlamaFileType(header["general.file_type"]).name.removeprefix("MOSTLY_")
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"{path} does not say what it is ({error}); get it anew") from None
+    named = header.get("general.name")
+    note = f"the file calls itself {named}" if named else "the file has no name for itself"
+    return {"quantisation": stored, "parameters": header["parameters"], "note": note}
+
+
+def _of_tensors(paths: list[Path]) -> dict[str, Any]:
+    """Kind and count of the numbers in safetensors files; nothing without files."""
+    kinds, count = [], 0
+    for path in paths:
+        with path.open("rb") as file:
+            head = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        tensors = [entry for name, entry in head.items() if name != "__metadata__"]
+        kinds += [entry["dtype"] for entry in tensors]
+        count += sum(math.prod(entry["shape"]) for entry in tensors)
+    return {"quantisation": ", ".join(dict.fromkeys(kinds)), "parameters": count} if paths else {}
 
 
 def is_large(name: str) -> bool:

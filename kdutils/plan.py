@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import permutations, product
 from pathlib import Path
 from typing import Any
 
-from kdutils import store
+from kdutils import material, store
 from kdutils.cells import model_family, model_parameters, short_name
 from kdutils.runspec import LOGIT_METHODS, EvalSpec, PlannedRun, RunSpec
 from kdutils.spec import (
@@ -25,7 +25,9 @@ from kdutils.spec import (
 )
 
 EVERYTHING = ("00", "08")  # sections that look at the runs of all others
-REPLACED = ("seeds", "temperatures", "noise_sigmas", "protocol")  # parameters that change what is trained
+LISTS = ("seeds", "temperatures", "noise_sigmas")
+SIZES = ("train_items", "items_per_task")
+REPLACED = (*LISTS, "protocol", *SIZES)  # parameters that change what is trained or how it is evaluated
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +69,8 @@ def plan(section: str, parameters: Mapping[str, Any]) -> Plan:
     """The plan of a section for the parameters of its notebook, by name; those it lacks are None.
 
     `students`, `teachers`, `methods`, `domains` and `tasks` narrow what is trained and shown. `seeds`,
-    `temperatures`, `noise_sigmas` and `protocol` stand in for those of the profile.
+    `temperatures`, `noise_sigmas`, `protocol`, `train_items` and `items_per_task` stand in for those of the
+    profile. `model_files` (NAME=PATH) stand in for models, also in later plans of the process.
 
     Raises:
         ValueError: for a name or value that is unknown, a pair or method that the section does not have, or a
@@ -76,6 +79,8 @@ def plan(section: str, parameters: Mapping[str, Any]) -> Plan:
     if section not in SECTIONS:
         raise ValueError(f"unknown section {section!r}; there are {list(SECTIONS)}")
     profile = load_profile(parameters["profile"])
+    if parameters.get("model_files") is not None:
+        _use_model_files(parameters["model_files"], profile)
     shown = _filter(parameters, profile)
     changes = {name: parameters.get(name) for name in REPLACED}
     changes = {name: value for name, value in changes.items() if value is not None}
@@ -91,6 +96,16 @@ def plan(section: str, parameters: Mapping[str, Any]) -> Plan:
         runs = tuple(dict.fromkeys(_runs(live, needs)))
     out = store.REPOSITORY / Path(parameters.get("out", store.OUTPUTS)).expanduser()
     return Plan(section, profile, out, runs, shown)
+
+
+def _use_model_files(entries: Sequence[str], profile: Profile) -> None:
+    own = profile.live.models if profile.live else ()
+    if strangers := [entry for entry in entries if entry.split("=")[0].strip() not in own]:
+        raise ValueError(
+            f"model_files: {strangers[0]!r} is for none of the models of profile {profile.name!r}, "
+            f"which are {list(own)}; give NAME=PATH"
+        )
+    material.use_model_files(entries)
 
 
 def _listed(values: Mapping[str, Any]) -> str:
@@ -117,10 +132,18 @@ def _filter(parameters: Mapping[str, Any], profile: Profile) -> Filter:
 def _changed(live: Live, section: str, changes: Mapping[str, Any]) -> tuple[Live, list[Need]]:
     """The profile's live part and the needs of a section, with seeds, temperatures, ... replaced."""
     for name, value in changes.items():
-        if name != "protocol" and not value:
+        if name in LISTS and not value:
             raise ValueError(f"{name}={value}: give at least one value, or leave it out")
-    lists = {name: tuple(value) for name, value in changes.items() if name != "protocol"}
+        if name in SIZES and value < 1:
+            raise ValueError(f"{name}={value}: give at least 1, or leave it out")
+    lists = {name: tuple(value) for name, value in changes.items() if name in LISTS}
     needs = [replace(need, **lists) for need in _needs(live, section)]
+    if "items_per_task" in changes:
+        live = replace(live, items_per_task=changes["items_per_task"])
+    if "train_items" in changes:
+        own = {"train_items": changes["train_items"]}
+        by_domain = {domain: fields | own for domain, fields in live.by_domain.items()}
+        live = replace(live, settings=live.settings | own, by_domain=by_domain)
     if "seeds" in lists:
         live = replace(live, sft_seeds=lists["seeds"])
     if "protocol" in changes:

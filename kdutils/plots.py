@@ -24,6 +24,7 @@ _COLOURS = sns.color_palette("colorblind")
 
 
 FAMILY_LINES = ("-", ":", "--", "-.")
+MARKERS = ("o", "^", "s", "D", "v", "P", "X", "<", ">", "*")
 
 
 class Style(NamedTuple):
@@ -59,6 +60,11 @@ ANSWER_STYLE = {  # columns of likeness.answer_shares; like answers first
     "other_wrong": Style("both wrong, other answers", _COLOURS[4], "X"),
     "only_teacher": Style("only the teacher right", _COLOURS[7], "s"),
     "only_student": Style("only the student right", _COLOURS[0], "D"),
+}
+WAY_STYLE = {  # scoring.WAYS
+    "generated and read": Style("generated and read", _COLOURS[0], "o"),
+    "ranked by likelihood": Style("ranked by likelihood", _COLOURS[1], "^"),
+    "ranked by likelihood per character": Style("ranked by likelihood per character", _COLOURS[4], "D"),
 }
 VERDICT_STYLE = {
     "reproduced": Style("reproduced", _COLOURS[2], "o"),
@@ -396,6 +402,13 @@ def count_grid(ax: Axes, table: pd.DataFrame) -> Axes:
 def ordered_colours(n: int) -> list[tuple[float, float, float]]:
     """n colours from light to dark, for values that have an order."""
     return list(sns.color_palette("crest", n))
+
+
+def ordered_styles(values: Iterable[float], symbol: str) -> dict[float, Style]:
+    """A style a value, from light to dark: `σ = 2`."""
+    values = sorted(set(values))
+    looks = zip(values, ordered_colours(len(values)), MARKERS, strict=False)
+    return {value: Style(f"{symbol} = {value:g}", colour, marker) for value, colour, marker in looks}
 
 
 def loss_curve(ax: Axes, entries: pd.DataFrame) -> Axes:

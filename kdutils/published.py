@@ -171,6 +171,9 @@ def cells() -> pd.DataFrame:
     return cell_rows.cell_table(rows)
 
 
+NOISE_PAIR = ("Qwen2.5-3B", "Qwen2.5-0.5B")  # teacher and student of the one noise value that is known
+
+
 def noise_results() -> pd.DataFrame:
     """All that is known of the paper's noise study: Qwen2.5-3B to 0.5B, forward KL, math average.
 
@@ -179,8 +182,8 @@ def noise_results() -> pd.DataFrame:
     """
     table = cells()
     clean = table[
-        (table["teacher"] == "Qwen2.5-3B")
-        & (table["student"] == "Qwen2.5-0.5B")
+        (table["teacher"] == NOISE_PAIR[0])
+        & (table["student"] == NOISE_PAIR[1])
         & (table["method"] == "fkl")
         & table["teacher_tuned"].fillna(False)
         & (table["temperature"] == 1.0)

@@ -23,7 +23,7 @@ from typing import Any
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import pandas as pd
-from IPython.display import display
+from IPython.display import Markdown, display
 from matplotlib.figure import Figure
 
 import kdutils
@@ -143,6 +143,11 @@ class Report:
         """Show a table; `formats` gives the format specification of a column, such as ".2f"."""
         markup = tables.to_html(frame, caption=caption, formats=formats)
         display({"text/html": markup, "text/plain": f"{caption}\n{frame.to_string()}"}, raw=True)
+
+    def remark(self, text: str) -> None:
+        """Show a paragraph of Markdown; nothing for ""."""
+        if text:
+            display(Markdown(text))
 
     def statistics(self, frame: pd.DataFrame) -> None:
         """Collect tests for `statistics.csv`; a test collected before is replaced.

@@ -45,6 +45,7 @@ from kdutils.runs import RunFolder
 from kdutils.runspec import EvalSpec, RunSpec
 from kdutils.teacher import CachedTeacher, Teacher
 
+CPU_ROWS = 2  # of a large model at once: as fast as more there, and a third of the memory
 LOOK_AGAIN_SECONDS = 1.0  # while another process makes what we need
 Progress = Callable[[dict[str, Any]], None]
 
@@ -101,8 +102,6 @@ def run(
     spec = resolved(spec)
     evaluation = evaluation or default_evaluation(spec)
     check(spec, evaluation)
-    if material.is_large(spec.student):
-        environment.keep_freed_memory()
     make(spec, evaluation, out, progress=progress)
     folder, teacher_items = runs.folder_of(out, spec.run_id), None
     if own := spec.teacher_spec():
@@ -134,8 +133,10 @@ def make(
     with _turn(out, spec.run_id, is_there, progress=progress, waits=waits) as own:
         if own is None:
             return False
+        is_large = material.is_large(spec.student)
         try:
-            _make(spec, evaluation, folder, own, progress, waits)
+            with environment.keeping_freed_memory() if is_large else contextlib.nullcontext():
+                _make(spec, evaluation, folder, own, progress, waits)
         except (lease.HeldError, lease.LostError, runs.DamagedError):
             raise  # these say nothing about the run
         except Exception as error:
@@ -193,6 +194,7 @@ def _make(
     folder.forget_failure()
     student = None if is_trained else _trained(spec, folder, own, progress, waits)
     if evaluation is not None and not folder.has_evaluation(evaluation):
+        environment.give_back_memory()  # of the training
         rows, facts = answers.item_rows(student or load_trained(spec, folder), spec, evaluation)
         own.confirm()
         folder.write_evaluation(evaluation, rows, facts)
@@ -260,6 +262,7 @@ def _trained(
         validation=load_items(spec, "validation") if spec.validation_items else (),
         checkpoint=folder.checkpoint,
         progress=watched,
+        micro_batch_size=_micro_batch_size(spec, student),
     )
     own.confirm()
     store.write_model(folder.model, student.network, student.tokenizer)
@@ -272,6 +275,12 @@ def _trained(
     own.confirm()
     folder.finish(facts, [_finite(entry) for entry in curve])
     return student
+
+
+def _micro_batch_size(spec: RunSpec, student: LoadedModel) -> int | None:
+    """Rows of a large model at once on a CPU; None: as many as fit, the whole batch first."""
+    is_large_on_cpu = student.policy.device == "cpu" and material.is_large(spec.student)
+    return min(CPU_ROWS, spec.batch_size) if is_large_on_cpu else None
 
 
 def _finite(entry: dict[str, Any]) -> dict[str, Any]:
@@ -309,6 +318,7 @@ def teacher_signal(
             kept.write(model, encoded)
             del model
             gc.collect()  # its weights, before the student's are loaded
+            environment.give_back_memory()
     device = models.policy_for(models.LARGE_PARAMETERS).device
     return CachedTeacher(spec.teacher, kept.open(), load, device, **noise)
 

@@ -1,7 +1,8 @@
 """What a plan of runs comes to: one job a run, after which other, and how much work it is.
 
 A distilled run waits for the SFT run of its teacher and for nothing else. Among those that are ready,
-teachers come first, then the other base and SFT runs, then distilled ones; the expensive first.
+teachers come first, then the other SFT runs, then distilled ones, then base models, which nothing waits for;
+the expensive first.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class Job:
     @property
     def place(self) -> tuple[int, float]:
         """Sorts what is ready."""
-        rank = 0 if self.is_teacher else 1 if self.spec.teacher is None else 2
+        rank = 0 if self.is_teacher else {"sft": 1, "base": 3}.get(self.spec.method, 2)
         return rank, -self.cost
 
     @property

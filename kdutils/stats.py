@@ -53,6 +53,7 @@ CORRELATES = {  # test -> column of the gain table that the gain is correlated w
     "spearman_gain_agreement": "agreement",
     "spearman_gain_fidelity": "fidelity",
 }
+FEWEST_PAIRS = {"ttest_gain_gt_0": 2, "anova_methods": 2} | dict.fromkeys(CORRELATES, 3)  # their unit
 LIKENESS_TESTS = ("spearman_gain_agreement", "spearman_gain_fidelity")  # released by task, without average
 
 
@@ -73,6 +74,7 @@ class Interval:
     low: float
     high: float
     n: int
+    p_value: float = math.nan  # two-sided, of an estimate of zero, where a difference was estimated
 
     def __str__(self) -> str:
         return f"{self.estimate:+.2f} [{self.low:+.2f}, {self.high:+.2f}], n = {self.n}"
@@ -129,6 +131,83 @@ def mean_interval(values: Iterable[float], *, confidence: float = 0.95) -> Inter
     return Interval(mean, mean - half, mean + half, n)
 
 
+def mean_over_items(
+    values: Iterable[float], tasks: Iterable[object], *, confidence: float = 0.95
+) -> Interval:
+    """Percent: the mean over tasks of the mean over a task's items, each value in [0, 1], with its interval.
+
+    The adjusted Wald interval of Agresti and Coull (1998): two successes and two failures are added, an equal
+    part of them to each task, so that it has a width where all items are right, and stays in [0, 100].
+    It speaks of other items of these tasks, not of other tasks, pairs or training seeds. NaN without items or
+    with a NaN among them.
+    """
+    return _over_items(values, tasks, added={0.0: 2.0, 1.0: 2.0}, confidence=confidence)
+
+
+def difference_over_items(
+    differences: Iterable[float], tasks: Iterable[object], *, confidence: float = 0.95
+) -> Interval:
+    """Points: the same of differences in [-1, 1] between two runs that were scored on the same items.
+
+    The adjusted Wald interval of Agresti and Min (2005) for matched pairs: half an item is added to each
+    outcome of a pair, right or wrong twice, in all, an equal part of them to each task. So two runs that
+    differ on no item have an interval with a width. p and interval are of one normal approximation: p < 0.05
+    where the 95 % interval leaves out 0.
+    """
+    return _over_items(differences, tasks, added={-1.0: 0.5, 0.0: 1.0, 1.0: 0.5}, confidence=confidence)
+
+
+def _over_items(
+    values: Iterable[float], tasks: Iterable[object], *, added: dict[float, float], confidence: float
+) -> Interval:
+    """Mean over tasks, and a normal interval of the items with `added` ones (value -> how many)."""
+    values = np.asarray(list(values), dtype=float)
+    n, lowest, highest = len(values), min(added), max(added)
+    if n == 0 or np.isnan(values).any():
+        return Interval(math.nan, math.nan, math.nan, n)
+    if values.min() < lowest or values.max() > highest:
+        raise ValueError(
+            f"values from {values.min():g} to {values.max():g} must lie in [{lowest:g}, {highest:g}]: give "
+            "shares, not percent"
+        )
+    _, task = np.unique(np.asarray(list(tasks), dtype=object), return_inverse=True)
+    counts, sums, squares = (np.bincount(task, values**power) for power in (0, 1, 2))
+    n_tasks = len(counts)
+    weight = counts + sum(added.values()) / n_tasks
+    mean = (sums + sum(value * times for value, times in added.items()) / n_tasks) / weight
+    square = (squares + sum(value**2 * times for value, times in added.items()) / n_tasks) / weight
+    centre, error = mean.mean(), math.sqrt(((square - mean**2) / weight).sum()) / n_tasks
+    half = scipy.stats.norm.ppf(0.5 + confidence / 2) * error
+    return Interval(
+        100 * float((sums / counts).mean()),
+        100 * float(max(centre - half, lowest)),
+        100 * float(min(centre + half, highest)),
+        n,
+        2 * float(scipy.stats.norm.sf(abs(centre) / error)) if lowest < 0 else math.nan,
+    )
+
+
+def share_interval(n_hits: float, n: int, *, confidence: float = 0.95) -> Interval:
+    """Percent: a share with the exact interval of Clopper and Pearson (1934); NaN for n < 1.
+
+    `n_hits` may be a fraction, where ties share a hit.
+    """
+    if n < 1:
+        return Interval(math.nan, math.nan, math.nan, n)
+    tail = (1 - confidence) / 2
+    low = scipy.stats.beta.ppf(tail, n_hits, n - n_hits + 1) if n_hits > 0 else 0.0
+    high = scipy.stats.beta.ppf(1 - tail, n_hits + 1, n - n_hits) if n_hits < n else 1.0
+    return Interval(100 * n_hits / n, 100 * float(low), 100 * float(high), n)
+
+
+def pearson_interval(r: float, n: int, *, confidence: float = 0.95) -> Interval:
+    """Fisher-z interval of a correlation over n independent points; NaN bounds below four or at |r| = 1."""
+    if n < 4 or not abs(r) < 1:
+        return Interval(r, math.nan, math.nan, n)
+    half = scipy.stats.norm.ppf(0.5 + confidence / 2) / math.sqrt(n - 3)
+    return Interval(r, math.tanh(math.atanh(r) - half), math.tanh(math.atanh(r) + half), n)
+
+
 def spearman_interval(rho: float, n: int, *, confidence: float = 0.95) -> Interval:
     """Fisher-z interval of a rank correlation with the standard error of Bonett and Wright (2000).
 
@@ -163,7 +242,17 @@ def gain_intervals(gain_table: pd.DataFrame, *, by: list[str], confidence: float
 
 
 def gain_remark(intervals: pd.DataFrame) -> str:
-    """What gains on averages (columns gain, low, student) come to, in a sentence or two."""
+    """What gains on averages (columns gain, low, high, student, ...) come to, in a sentence or two.
+
+    Of one pair every gain is named.
+    """
+    if intervals["pair"].nunique() == 1:
+        named = [
+            f"{METHOD_LABELS[row.method].split(' ')[0]} {row.gain:+.1f} [{row.low:+.1f}, {row.high:+.1f}]"
+            + (f" ({row.domain})" if intervals["domain"].nunique() > 1 else "")
+            for row in intervals.itertuples()
+        ]
+        return f"{intervals['pair'].iloc[0]}: {', '.join(named)} points.".replace("-", "−")
     up, clear = (intervals["gain"] > 0).sum(), (intervals["low"] > 0).mean()
     text = f"{up} of {len(intervals)} gains are positive; {clear:.0%} have an interval above zero."
     sizes = intervals["student"].map(model_parameters)
@@ -180,7 +269,8 @@ def authors_tests(gain_table: pd.DataFrame, *, tests: Iterable[str] = tuple(SECT
     For each domain and task (and `average`): one-sided one-sample t of gain > 0, one-way ANOVA of the
     gain over methods, Spearman of the gain with teacher accuracy, student size, student SFT accuracy,
     agreement and fidelity; for all methods together (`all`) and each alone, the ANOVA for all only.
-    Agreement and fidelity are tested where the tables have them.
+    Agreement and fidelity are tested where the tables have them. What is tested varies between pairs, so that
+    with fewer than FEWEST_PAIRS every result is NaN: the methods of one pair are no sample of pairs.
 
     Raises:
         KeyError: for a test that is not in SECTION_OF_TEST.
@@ -204,8 +294,10 @@ def _results(test: str, of_task: pd.DataFrame, task: str) -> Iterator[tuple[str,
     """(group, result) of one test on one task: all methods together, then each alone."""
     if of_task.empty:
         return
+    is_too_few = study.n_pairs(of_task) < FEWEST_PAIRS[test]
     if test == "anova_methods":
-        yield "all", anova_oneway(of_task["gain"], of_task["method"])
+        test_of_all = anova_oneway(of_task["gain"], of_task["method"])
+        yield "all", _undefined(len(of_task)) if is_too_few else test_of_all
         return
     column = CORRELATES.get(test)
     if test in LIKENESS_TESTS and (task == AVERAGE or of_task[column].isna().all()):
@@ -213,10 +305,16 @@ def _results(test: str, of_task: pd.DataFrame, task: str) -> Iterator[tuple[str,
     methods = [method for method in PAPER_METHODS if method in set(of_task["method"])]
     for group in ("all", *methods):
         part = of_task if group == "all" else of_task[of_task["method"] == group]
-        if column is None:
+        if is_too_few:
+            yield group, _undefined(len(part))
+        elif column is None:
             yield group, ttest_greater(part["gain"])
         else:
             yield group, spearman(part["gain"], part[column].astype(float))
+
+
+def _undefined(n: int) -> Significance:
+    return Significance(math.nan, math.nan, n)
 
 
 def ledger(cells: pd.DataFrame, *, section: str) -> pd.DataFrame:
@@ -322,12 +420,26 @@ def tuning_remark(tuning: pd.DataFrame) -> str:
 
 
 def correlation_by_task(table: pd.DataFrame, *, x: str, y: str) -> pd.DataFrame:
-    """Spearman of two columns within each task: domain, task, rho, n; undefined ones NaN."""
+    """Spearman of two columns within each task over pairs and methods: domain, task, rho, n.
+
+    NaN where it is undefined.
+    """
     rows = []
     for (domain, task), part in table.groupby(["domain", "task"], sort=False):
         test = spearman(part[x], part[y])
         rows.append((domain, TASK_LABELS[task], test.statistic, test.n))
     return pd.DataFrame(rows, columns=["domain", "task", "rho", "n"])
+
+
+def fidelity_remark(gain_table: pd.DataFrame) -> str:
+    """How fidelity goes with accuracy and with gain over all rows, in a sentence; not of a few pairs.
+
+    The rows of one pair are its tasks and methods, over which nothing is claimed.
+    """
+    if study.n_pairs(gain_table) < FEWEST_PAIRS["spearman_gain_fidelity"]:
+        return "Too few pairs to correlate."
+    rho = {y: spearman(gain_table[y], gain_table["fidelity"]).statistic for y in ("accuracy", "gain")}
+    return f"Fidelity has rho {rho['accuracy']:+.2f} with accuracy and {rho['gain']:+.2f} with gain."
 
 
 def compare_fidelity_tables(gain_table: pd.DataFrame) -> pd.DataFrame:

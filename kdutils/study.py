@@ -5,7 +5,7 @@ Every function takes a cell table (cells.SCHEMA) of any source and returns a tid
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import pandas as pd
 
@@ -20,7 +20,6 @@ from kdutils.spec import (
     METHOD_LABELS,
     PAPER_METHODS,
     SELECTIONS,
-    SOURCE_LABELS,
     SOURCES,
     TASK_LABELS,
     TRAIN_DOMAINS,
@@ -112,15 +111,40 @@ def named(name: str, source: str) -> str:
     return name if source == "published" else f"{name}_{source}"
 
 
-def labelled(text: str, source: str) -> str:
-    """A caption or remark that says which results it is about: `Released: ...`."""
-    return f"{SOURCE_LABELS[source]}: {text}"
+def labels_of(cells: pd.DataFrame) -> dict[str, str]:
+    """What captions and columns call the results of each source: `Released`, and `Live, Qwen2.5` for real
+    models of that family, `Live` for a model world.
+    """
+    return cell_rows.source_labels(cells.loc[cells["source"] == "live", "family"])
 
 
 def watermarks(plan: Plan) -> dict[str, str]:
     """What figures of each source carry across them; "" for real models."""
     live: Live | None = plan.profile.live
     return {"published": "", "live": live.watermark if live else ""}
+
+
+def n_pairs(table: pd.DataFrame) -> int:
+    """How many pairs of teacher and student stand behind the rows."""
+    return len(table.loc[table["teacher"] != "", ["teacher", "student"]].drop_duplicates())
+
+
+def several_pairs(tables: Mapping[str, pd.DataFrame], *, least: int = 3) -> dict[str, pd.DataFrame]:
+    """Of tables by source those that hold pairs enough to compare them with each other."""
+    return {source: table for source, table in tables.items() if n_pairs(table) >= least}
+
+
+def few_pairs_remark(
+    tables: Mapping[str, pd.DataFrame], labels: Mapping[str, str], *, least: int = 3, what: str = "correlate"
+) -> str:
+    """A sentence for each source that `several_pairs` leaves out; "" for none."""
+    sentences = []
+    for source, table in tables.items():
+        if (n := n_pairs(table)) < least:
+            pairs = ", ".join(dict.fromkeys(pair_label(table[table["teacher"] != ""])))
+            few = {0: "no pair", 1: f"one pair ({pairs})"}.get(n, f"{n} pairs ({pairs})")
+            sentences.append(f"{labels[source]}: {few}: nothing to {what}.")
+    return " ".join(sentences)
 
 
 def tasks_of(domain: str) -> list[str]:
@@ -238,12 +262,13 @@ def averages(gain_table: pd.DataFrame) -> pd.DataFrame:
 def parse_failures(cells: pd.DataFrame) -> pd.DataFrame:
     """Accuracy beside the texts without an answer and those cut off, percent: a row a domain x method.
 
-    Means over runs at temperature 1 without noise, of a tuned teacher where there is one, and over tasks;
-    no rows where texts were not released.
+    Means over runs at temperature 1 without noise, of a tuned teacher where there is one, and over tasks, and
+    over their students before KD; no rows where texts were not released.
     """
     runs = cells[(cells["task"] == AVERAGE) & cells["unparsed"].notna() & (cells["noise_sigma"] == 0.0)]
     is_plain = (runs["temperature"] == 1.0) & runs["teacher_tuned"].fillna(False)
-    runs = runs[(runs["teacher"] == "") | is_plain]
+    students = set(runs.loc[is_plain, "student"]) or set(runs["student"])
+    runs = runs[is_plain | ((runs["teacher"] == "") & runs["student"].isin(students))]
     by = runs.groupby(["domain", "method"], sort=False)
     table = by[["accuracy", "unparsed", "truncated"]].mean().assign(runs=by.size()).reset_index()
     order = {method: place for place, method in enumerate(METHOD_LABELS)}

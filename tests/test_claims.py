@@ -413,3 +413,7 @@ def test_claims_stand_side_by_side():
     assert list(table.columns) == ["claim", "paper", "Released", "Live"]
     assert table.loc["E1", "Live"] == table.loc["E1", "Released"]
     assert table.loc["E1", "Live"].endswith(": reproduced")
+    twice = rows + [row | {"analysis": "strict", "verdict": "inconclusive"} for row in rows]
+    table = claims.side_by_side(twice, labels={"live": "Live, Qwen2.5"}).set_index("id")
+    assert list(table.columns) == ["claim", "paper", "Live, Qwen2.5", "Live, Qwen2.5, strict"]
+    assert table.loc["E1", "Live, Qwen2.5, strict"].endswith(": inconclusive")

@@ -213,3 +213,68 @@ def test_instructions_are_scored_by_their_mean_rouge():
     (row,) = evaluate.accuracies(rows).to_dict("records")
     assert row["accuracy"] == pytest.approx(60.0)
     assert row["accuracy_se"] == pytest.approx(30.0)
+
+
+# --- options -----------------------------------------------------------------------------------------------
+
+ARC = "Which? Answer1: a Answer2: b Answer3: c Answer4: d Answer5: e Answer format: answer1/answer2"
+
+
+@pytest.mark.parametrize(
+    ("task", "question", "answer", "options"),
+    [
+        ("aqua", "A) 1 B) 2", "B", ["A", "B", "C", "D", "E"]),
+        ("arc_c", ARC, "answer5", ["answer1", "answer2", "answer3", "answer4", "answer5"]),
+        ("arc_e", "Answer1: a Answer2: b Answer3: c", "answer3", ["answer1", "answer2", "answer3"]),
+        ("arc_e", "no options are named", "answer3", ["answer1", "answer2", "answer3", "answer4"]),
+        ("boolq", "is it true? Answer format: true/false", "false", ["false", "true"]),
+        ("piqa", "Solution1: x Solution2: y", "solution1", ["solution1", "solution2"]),
+    ],
+)
+def test_options_are_those_that_the_question_offers(task, question, answer, options):
+    item = Item(id="x", task=task, question=question, answer=answer)
+    assert list(evaluate.options(item)) == options
+    for option, response in evaluate.options(item).items():
+        assert evaluate.parse_strict(task, response) == option
+
+
+def test_the_likeliest_option_and_the_likeliest_by_character():
+    item = Item(id="x", task="boolq", question="true/false?", answer="true", contaminated="fuzzy")
+    # "the correct answer is false" has 27 characters, "... true" 26: -2.70 and -2.65 by sum, but by character
+    # -0.1 and -0.1019.
+    row = evaluate.rank(item, [-2.70, -2.65])
+    assert (row["parsed"], row["correct"]) == ("true", True)
+    assert (row["parsed_normalised"], row["correct_normalised"]) == ("false", False)
+    assert (row["options"], row["logprobs"], row["contaminated"]) == (
+        ["false", "true"],
+        [-2.70, -2.65],
+        "fuzzy",
+    )
+    tie = evaluate.rank(item, [-1.0, -1.0])
+    assert tie["parsed"] == "false"
+
+
+def test_tasks_without_options_cannot_be_ranked():
+    with pytest.raises(ValueError, match="'gsm8k' has no options to rank"):
+        evaluate.options(Item(id="x", task="gsm8k", question="q", answer="1"))
+
+
+def test_accuracy_is_also_that_of_items_that_are_not_contaminated():
+    table = rows([True, True, False, False]).assign(contaminated=["", "exact", "", "fuzzy"])
+    found = evaluate.accuracies(table).iloc[0]
+    assert (found["n"], found["accuracy"], found["n_clean"], found["accuracy_clean"]) == (4, 50.0, 2, 50.0)
+    assert math.isnan(evaluate.accuracies(table.assign(contaminated="masked")).iloc[0]["accuracy_clean"])
+    unknown = evaluate.accuracies(rows([True])).iloc[0]
+    assert math.isnan(unknown["n_clean"]) and math.isnan(unknown["accuracy_clean"])
+
+
+def test_ranked_accuracy_by_task():
+    table = pd.DataFrame(
+        {
+            "task": ["aqua", "aqua", "boolq"],
+            "correct": [True, False, True],
+            "correct_normalised": [False, False, True],
+        }
+    )
+    found = evaluate.ranked_accuracies(table).set_index("task")
+    assert found.loc["aqua"].tolist() == [50.0, 0.0] and found.loc["boolq"].tolist() == [100.0, 100.0]

@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kdutils import claims, figures, likeness, plots, published, stats, study, sweeps
+from kdutils import claims, figures, likeness, plots, published, scoring, stats, study, sweeps
+from kdutils.spec import DOMAIN_TASKS, DOMAINS, TASK_LABELS
 
 
 @pytest.fixture(scope="module")
@@ -164,6 +165,34 @@ def likenesses(n_pairs):
     return pd.concat([table, table.assign(method="sft", fidelity=60.0)])
 
 
+def by_task(varied, values):
+    tasks = {domain: [TASK_LABELS[task] for task in DOMAIN_TASKS[domain]] for domain in DOMAINS}
+    rows = [
+        {"domain": domain, "label": label, varied: value, "gain": place - 5.0}
+        for domain in DOMAINS
+        for label in (*tasks[domain], "Average")
+        for place, value in enumerate(values)
+    ]
+    return pd.DataFrame(rows).assign(low=lambda t: t["gain"] - 9, high=lambda t: t["gain"] + 7)
+
+
+def ways():
+    rows = [
+        {
+            "domain": domain,
+            "method": method,
+            "way": way,
+            "accuracy": 20.0 * place + 5,
+            "low": 1.0,
+            "high": 70.0,
+        }
+        for domain in DOMAINS
+        for method in ("base", "sft", "fkl", "seqkd", "revkd", "gkd")
+        for place, way in enumerate(plots.WAY_STYLE)
+    ]
+    return pd.DataFrame(rows)
+
+
 def links():
     rng = np.random.default_rng(0)
     methods = rng.choice(["fkl", "seqkd", "revkd", "gkd"], 120)
@@ -181,12 +210,51 @@ LIVE = {
         likenesses(9).assign(gain=1.0), measure="fidelity", label="fidelity (BLEU), %"
     ),
     "links": lambda: figures.right_and_alike(links(), bound=0.3),
+    "one pair by task": lambda: figures.by_task(
+        by_task("method", ("sft", "fkl", "revkd", "gkd")), x="gain", xlabel="gain over SFT, points"
+    ),
+    "one pair by task, one domain": lambda: figures.by_task(
+        by_task("noise_sigma", (2.0, 5.0)).query("domain == 'math'"),
+        x="gain",
+        xlabel="accuracy less that without noise, points",
+        by="noise_sigma",
+        styles=plots.ordered_styles((2.0, 5.0), "σ"),
+        watermark="model world",
+    ),
+    "two ways": lambda: figures.two_ways(ways()),
+    "temperature, 1 pair": lambda: figures.temperature_curves(swept(1, "temperature", (1.0, 2.0, 5.0))),
 }
 
 
 @pytest.mark.parametrize("name", LIVE)
 def test_live_figures_of_many_pairs_do_not_overlap(name):
     test_labels_and_legends_do_not_overlap(name, LIVE)
+
+
+def test_a_figure_by_task_draws_each_value_in_its_row():
+    table = by_task("method", ("sft", "gkd"))
+    fig = figures.by_task(table, x="gain", xlabel="gain, points")
+    for ax, domain in zip(fig.axes, DOMAINS, strict=True):
+        part = table[table["domain"] == domain]
+        assert [text.get_text() for text in ax.get_yticklabels()] == part["label"].unique().tolist()
+        drawn = np.concatenate([container.lines[0].get_xdata() for container in ax.containers])
+        assert sorted(drawn) == sorted(part["gain"])
+        assert "95% interval" in ax.get_xlabel()
+
+
+def test_every_way_of_answering_has_its_own_look():
+    assert list(plots.WAY_STYLE) == list(scoring.WAYS.values())
+    assert len({style.marker for style in plots.WAY_STYLE.values()}) == 3
+    fig = figures.two_ways(ways())
+    assert [text.get_text() for text in fig.axes[0].get_yticklabels()][:3] == ["Base model", "SFT", "SeqKD†"]
+
+
+def test_ordered_values_go_from_light_to_dark_and_differ_in_marker():
+    styles = plots.ordered_styles((5.0, 1.0, 2.0), "T")
+    assert [style.label for style in styles.values()] == ["T = 1", "T = 2", "T = 5"]
+    assert len({style.marker for style in styles.values()}) == 3
+    lightness = [sum(style.colour) for style in styles.values()]
+    assert lightness == sorted(lightness, reverse=True)
 
 
 @pytest.mark.parametrize("n_pairs", [4, 7])

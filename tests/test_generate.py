@@ -8,7 +8,7 @@ import tiny
 import torch
 
 from kdutils import data, material, models
-from kdutils.generate import decode, generate, top1_tokens
+from kdutils.generate import decode, generate, option_logprobs, top1_tokens
 
 QUESTIONS = [record["question"] for record in tiny.records(9)] + ["What is 1 plus 2 plus 3 plus 4 ?"]
 
@@ -142,3 +142,29 @@ def test_likeliest_tokens_are_those_of_the_dense_logits_whatever_the_batch(tmp_p
         logits = model.network(input_ids=torch.tensor([record["input_ids"]])).logits[0]
         dense = logits[:, : model.vocabulary_size].argmax(-1).tolist()
         assert tokens == dense[record["n_unscored"] - 1 : -1]
+
+
+# --- options ---------------------------------------------------------------------------------------------
+
+
+def dense_logprob(model, prompt, option):
+    with torch.no_grad():
+        logits = model.network(torch.tensor([prompt + option])).logits[0, :, : model.vocabulary_size]
+    logprobs = logits.log_softmax(-1)
+    places = range(len(prompt) - 1, len(prompt) + len(option) - 1)
+    return sum(float(logprobs[place, token]) for place, token in zip(places, option, strict=True))
+
+
+def test_options_are_scored_as_by_whole_sequences(model):
+    prompts = [[5, 6, 7, 8, 9], [10], [11, 12, 13]]
+    options = [[[3], [4, 5], [6, 7, 8, 9]], [[20, 21]], [[7, 7, 7], [7, 7]]]
+    for batch_rows in (1, 2, 64):
+        found = option_logprobs(model, prompts, options, batch_rows=batch_rows)
+        for prompt, own, values in zip(prompts, options, found, strict=True):
+            assert values == pytest.approx([dense_logprob(model, prompt, each) for each in own], abs=1e-4)
+
+
+@pytest.mark.parametrize(("prompts", "options"), [([[]], [[[1]]]), ([[1]], [[[]]])])
+def test_options_without_tokens_are_refused(model, prompts, options):
+    with pytest.raises(ValueError, match="nothing to score"):
+        option_logprobs(model, prompts, options)

@@ -4,7 +4,7 @@ import base64
 
 import pytest
 
-from kdutils import live, plan, published, study
+from kdutils import cells, live, plan, published, study
 from kdutils.filling import Point, State
 
 
@@ -57,11 +57,22 @@ def said(monkeypatch):
 def test_missing_tables_are_a_gap_where_there_are_live_results(monkeypatch, tmp_path, said):
     monkeypatch.setenv("KDUTILS_DATA", str(tmp_path))
     asked = plan.plan("01", {"profile": "smoke", "out": str(tmp_path), "students": ["Qwen2.5-0.5B"]})
-    cells = live.cells(asked)
-    assert cells.empty
+    assert live.cells(asked).empty
     assert said[0] == live.MODEL_WORLD
     assert said[1].startswith("Released results are missing here: ")
     assert "put the files of" in said[1]  # the remedy
+
+
+def test_real_models_are_named_with_their_files(monkeypatch, tmp_path, said):
+    monkeypatch.setattr(study, "watermarks", lambda asked: {"published": "", "live": ""})
+    monkeypatch.setattr(study, "cells_of", lambda asked: (cells.cell_table([]), {}))
+    monkeypatch.setattr(live, "train", lambda asked, workers: None)
+    live.cells(plan.plan("01", {"profile": "smoke", "out": str(tmp_path)}))
+    (line,) = said
+    assert line.startswith("Weights of the live results: mini-qwen-105k is ")
+    said.clear()
+    live.cells(plan.plan("01", {"profile": "published"}))
+    assert said == []
 
 
 def test_missing_tables_are_an_error_where_there_is_nothing_else(monkeypatch, tmp_path):

@@ -184,6 +184,72 @@ def test_a_gguf_file_computes_what_its_weights_say_and_can_be_saved(tmp_path):
     assert torch.equal(again.get_input_embeddings().weight, model.network.get_input_embeddings().weight)
 
 
+def test_what_was_read_from_gguf_is_kept_and_not_read_again(tmp_path, monkeypatch):
+    folder = Path(tiny.save_model(tmp_path / "tiny-20k", rows=98, seed=3, spread=0.3, tied=False))
+    file = tiny.save_gguf(folder, tmp_path / "tiny.gguf")
+    first = models.load(file, trains_all=True)
+    read = []
+    original = models.AutoModelForCausalLM.from_pretrained
+    monkeypatch.setattr(
+        models.AutoModelForCausalLM,
+        "from_pretrained",
+        lambda source, **how: read.append(how["gguf_file"]) or original(source, **how),
+    )
+    again = models.load(file, trains_all=True)
+    assert read == [None] and again.name == first.name == file
+    assert again.tokenizer.get_vocab() == first.tokenizer.get_vocab()
+    text = "What is 1 plus 2 ?"
+    assert again.tokenizer(text)["input_ids"] == first.tokenizer(text)["input_ids"]
+    for name, weight in first.network.state_dict().items():
+        assert torch.equal(weight, again.network.state_dict()[name]) and weight.dtype == torch.float32
+    tiny.save_model(tmp_path / "other", rows=98, seed=4, spread=0.3, tied=False)
+    tiny.save_gguf(tmp_path / "other", tmp_path / "tiny.gguf")  # other weights under the same name
+    other = models.load(file, trains_all=True)
+    assert read == [None, "tiny.gguf"]
+    assert not torch.equal(other.head_VH, first.head_VH)
+
+
+def test_a_file_may_stand_in_for_a_hub_model(folder, monkeypatch):
+    name = "Qwen/Qwen2.5-0.5B"
+    monkeypatch.setenv("KDUTILS_MODELS", f"{name}={folder},Other/Model-1B=/not/there")
+    assert material.locate(name).source == str(folder.resolve())
+    assert models.load(name).name == name
+    spec = RunSpec(student=name, method="sft", domain="math")
+    mapped = material.resolved(spec)
+    assert mapped.student == name and mapped.student_digest == material.files_digest(str(folder))
+    monkeypatch.delenv("KDUTILS_MODELS")
+    assert material.resolved(spec).run_id != mapped.run_id
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ("Qwen/Qwen2.5-0.5B", "is not NAME=PATH, such as Qwen/Qwen2.5-0.5B=/models/"),
+        ("=/a", "is not NAME=PATH"),
+        ("A/B-1B=", "is not NAME=PATH"),
+        ("A/B-1B=/no/file.gguf", "GGUF file /no/file.gguf is missing"),
+        ("A/B-1B=/no/folder", "unknown model '/no/folder'"),
+    ],
+)
+def test_a_stand_in_that_cannot_be_is_refused(monkeypatch, entries, message):
+    monkeypatch.setenv("KDUTILS_MODELS", "")
+    with pytest.raises(ModelError, match=message):
+        material.use_model_files([entries])
+
+
+def test_stand_ins_of_a_parameter_go_before_those_of_the_environment(folder, monkeypatch):
+    monkeypatch.setenv("KDUTILS_MODELS", "A/A-1B=/x,B/B-1B=/y")
+    material.use_model_files([f"B/B-1B={folder}"])
+    assert material.model_files() == {"A/A-1B": "/x", "B/B-1B": str(folder)}
+
+
+def test_only_models_of_some_size_are_large(folder, monkeypatch):
+    assert material.is_large("Qwen/Qwen2.5-0.5B")
+    assert not material.is_large(str(folder)) and not material.is_large("mini-qwen-493k")
+    monkeypatch.setattr(material, "LARGE_MODEL_BYTES", 1000)
+    assert material.is_large(str(folder))
+
+
 @pytest.mark.parametrize("switch", [{"KDUTILS_CHECKPOINTING": "1"}, {"KDUTILS_COMPILE": "eager"}])
 def test_switches_for_speed_and_memory_change_no_number(tmp_path, monkeypatch, switch):
     folder = tiny.save_model(tmp_path / "tiny-20k", seed=2)

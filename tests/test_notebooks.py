@@ -37,7 +37,8 @@ def test_title_is_a_question(notebook):
 
 def test_cells_are_thin_and_define_nothing(notebook):
     for cell in code_cells(notebook):
-        assert cell.source.count("\n") < 12, cell.source
+        lines = 20 if "parameters" in cell.metadata.get("tags", []) else 12  # those only declare
+        assert cell.source.count("\n") < lines, cell.source
         for node in ast.walk(ast.parse(cell.source)):
             assert not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from kdutils import models, plan, spec
+from kdutils import material, models, plan, spec
 from kdutils.cells import model_family, short_name
 from kdutils.spec import Live, Need, load_profile
 
@@ -339,3 +339,42 @@ def test_a_model_of_the_hub_goes_by_both_its_names():
     assert not by_id.shown.keeps("students", "Qwen2.5-1.5B")
     with pytest.raises(ValueError, match="students=.*name at least one of"):
         asked("01", "paper", students=["Alibaba/Qwen2.5-0.5B"])
+
+
+def test_sizes_may_be_asked_for(live, monkeypatch):
+    runs = asked("01", "smoke", train_items=70, items_per_task=9).runs
+    assert {run.evaluation.items_per_task for run in runs} == {9}
+    assert {run.spec.train_items for run in runs if run.spec.method != "base"} == {70}
+    profile = replace(load_profile("smoke"), live=replace(live, by_domain={"math": {"train_items": 44}}))
+    monkeypatch.setattr(plan, "load_profile", lambda name: profile)
+    runs = asked("01", "smoke", train_items=70).runs
+    assert {run.spec.train_items for run in runs if run.spec.method != "base"} == {70}
+    for name in ("train_items", "items_per_task"):
+        with pytest.raises(ValueError, match=f"{name}=0: give at least 1"):
+            asked("01", "smoke", **{name: 0})
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match="items_per_task=5 changes what is trained, and profile 'published'"):
+        asked("01", "published", items_per_task=5)
+
+
+def test_model_files_stand_in_for_models_of_the_profile_alone(tmp_path, monkeypatch):
+    monkeypatch.setenv("KDUTILS_MODELS", "")
+    (tmp_path / "config.json").write_text("{}")
+    asked("01", "qwen-small", model_files=[f"Qwen/Qwen2.5-0.5B={tmp_path}"])
+    assert material.locate("Qwen/Qwen2.5-0.5B").source == str(tmp_path)
+    with pytest.raises(ValueError, match="is for none of the models of profile 'qwen-small'"):
+        asked("01", "qwen-small", model_files=[f"Qwen/Qwen2.5-7B={tmp_path}"])
+    with pytest.raises(ValueError, match="/not/there"):
+        asked("01", "qwen-small", model_files=["Qwen/Qwen2.5-0.5B=/not/there"])
+
+
+def test_qwen_small_is_one_pair_and_shares_its_teachers():
+    plan_of = asked("00", "qwen-small")
+    assert len(plan_of.runs) == 11
+    assert {(run.spec.teacher, run.spec.student) for run in plan_of.runs if run.spec.teacher} == {
+        ("Qwen/Qwen2.5-1.5B", "Qwen/Qwen2.5-0.5B")
+    }
+    made = {run.spec for run in plan_of.runs}
+    assert {run.spec.teacher_spec() for run in plan_of.runs} - {None} <= made  # no teacher is trained twice
+    assert {run.spec.sft_spec() for run in plan_of.runs if run.spec.teacher} <= made
+    assert {run.spec.adapter for run in plan_of.runs if run.spec.method != "base"} == {"lora"}

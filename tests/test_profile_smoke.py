@@ -43,6 +43,13 @@ def test_every_run_of_the_plan_is_in_the_store(out):
     assert costs["peak memory, GB"].max() < 2
 
 
+def test_options_are_ranked_beside_what_is_generated(out):
+    cells = grid.live_cells(asked(out).runs, out)
+    ranked = cells[cells["accuracy_ranked"].notna()]
+    assert set(ranked["task"]) == {"aqua"} and len(ranked) == len(asked(out).runs)
+    assert ranked["accuracy_ranked"].between(0, 100).all()
+
+
 def test_live_and_released_results_stand_side_by_side(out):
     statistics = pd.read_csv(out / "smoke" / "statistics.csv")
     assert set(statistics["source"]) == {"published", "live"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import nbformat
@@ -12,6 +13,7 @@ from samples import SAMPLE, profile_of
 from kdutils import render
 from kdutils.index import Result, index_html
 from kdutils.render import Link
+from kdutils.spec import load_profile
 
 LINKS = [Link("01_effectiveness", "01_effectiveness.html"), Link("02_size_correlation", None)]
 PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
@@ -170,6 +172,14 @@ def test_index_counts_each_source_by_itself():
     counts = [[item.get_text()[0] for item in group.select("li")] for group in soup.select(".verdicts")]
     assert counts == [["1", "0", "0", "0"], ["0", "1", "0", "0"]]
     assert [len(table.select("tbody tr")) for table in soup.select("table")[:2]] == [1, 1]
+
+
+def test_index_names_the_family_of_real_models():
+    profile = replace(profile_of("01_effectiveness"), sources=("live",), live=load_profile("qwen-small").live)
+    results = [Result(name="01_effectiveness", status="not_run")]
+    live = CLAIM | {"source": "live", "analysis": "strict"}
+    soup = BeautifulSoup(index_html(profile, results, [CLAIM, live], [], {}), "html.parser")
+    assert [title.get_text() for title in soup.select("h3")] == ["Released results", "Live results, Qwen2.5"]
 
 
 def test_index_counts_verdicts_and_shows_each_claim():

@@ -289,6 +289,14 @@ def test_table_escapes_text_and_marks_headers(run):
     assert re.findall(r'<td style="text-align:right;.*?">(.*?)</td>', markup) == ["-1.50", "—"]
 
 
+def test_a_remark_is_shown_and_none_is_not(run, monkeypatch):
+    shown = []
+    monkeypatch.setattr(report, "display", shown.append)
+    run.remark("")
+    run.remark("**one** pair")
+    assert [remark.data for remark in shown] == ["**one** pair"]
+
+
 def test_table_shows_a_meaningful_index_as_row_headers():
     frame = pd.DataFrame({"n": [3, 12345]}, index=pd.Index(["aqua", "svamp"], name="task"))
     markup = tables.to_html(frame, caption="Items")

@@ -159,6 +159,96 @@ def test_intervals_of_too_few_points_have_no_bounds():
     assert math.isnan(stats.spearman_interval(1.0, 30).high)
 
 
+def test_difference_over_items_is_agresti_and_mins():
+    """b = 9 items got right, c = 3 lost, 20 as before: (b - c) / (n + 2), one half in each outcome."""
+    found = stats.difference_over_items([1.0] * 9 + [-1.0] * 3 + [0.0] * 20, ["svamp"] * 32)
+    centre = 6 / 34
+    half = 1.959964 * math.sqrt(13 - 36 / 34) / 34
+    assert found.estimate == pytest.approx(100 * 6 / 32)
+    assert (found.low, found.high) == pytest.approx((100 * (centre - half), 100 * (centre + half)), rel=1e-6)
+    assert found.p_value == pytest.approx(2 * scipy.stats.norm.sf(1.959964 * centre / half), rel=1e-6)
+    assert found.n == 32
+
+
+def test_mean_over_items_is_agresti_and_coulls():
+    found = stats.mean_over_items([1.0] * 25 + [0.0] * 7, ["svamp"] * 32)
+    share = 27 / 36
+    half = 1.959964 * math.sqrt(share * (1 - share) / 36)
+    assert (found.low, found.high) == pytest.approx((100 * (share - half), 100 * (share + half)), rel=1e-6)
+    assert found.estimate == 78.125
+    assert math.isnan(found.p_value)
+
+
+def test_tasks_weigh_the_same_however_many_items_they_hold():
+    values, tasks = [1.0] * 10 + [0.0] * 40, ["a"] * 10 + ["b"] * 40
+    found = stats.mean_over_items(values, tasks)
+    assert found.estimate == 50.0
+    assert found.n == 50
+    assert found.high - found.low < 100 / 3  # what is certain within each task adds little
+
+
+def test_no_difference_on_any_item_is_not_certainty():
+    same = stats.difference_over_items([0.0] * 32, ["a"] * 32)
+    assert same.estimate == 0.0
+    assert same.low < -5.0 < 5.0 < same.high
+    assert same.p_value == 1.0
+    all_right = stats.mean_over_items([1.0] * 32, ["a"] * 32)
+    assert (all_right.estimate, all_right.high) == (100.0, 100.0)
+    assert all_right.low < 95.0
+
+
+@pytest.mark.parametrize("interval", [stats.mean_over_items, stats.difference_over_items])
+def test_intervals_over_no_items_are_nan_and_percent_is_refused(interval):
+    for values in ([], [0.5, math.nan]):
+        found = interval(values, ["a"] * len(values))
+        assert math.isnan(found.estimate) and math.isnan(found.low) and math.isnan(found.high)
+    with pytest.raises(ValueError, match="give shares, not percent"):
+        interval([0.0, 40.0], ["a", "a"])
+
+
+@pytest.mark.parametrize(
+    ("gained", "lost", "n_tasks"), [(0.2, 0.05, 1), (0.02, 0.02, 1), (0.2, 0.05, 6), (0.0, 0.3, 6)]
+)
+def test_intervals_over_items_cover_at_their_nominal_rate(gained, lost, n_tasks):
+    """32 items a task, as the profile qwen-small has. Few differences on one task: more than nominal."""
+    rng = np.random.default_rng(11)
+    tasks, hits = np.repeat(np.arange(n_tasks), 32), []
+    for draw in rng.random((600, 32 * n_tasks)):
+        found = stats.difference_over_items(1.0 * (draw < gained) - (draw > 1 - lost), tasks)
+        hits.append(found.low <= 100 * (gained - lost) <= found.high)
+    assert 0.925 < np.mean(hits) <= 1.0  # 2.8 standard errors of 600 draws below
+    if gained + lost > 0.1:
+        assert np.mean(hits) < 0.975
+
+
+def test_accuracies_of_unequal_tasks_are_covered():
+    rng = np.random.default_rng(12)
+    shares, tasks, hits = np.repeat([0.05, 0.3, 0.5, 0.8, 0.95, 0.4], 32), np.repeat(np.arange(6), 32), []
+    for draw in rng.random((600, len(shares))):
+        found = stats.mean_over_items(draw < shares, tasks)
+        hits.append(found.low <= 100 * shares.mean() <= found.high)
+    assert 0.925 < np.mean(hits) < 0.98
+
+
+def test_share_interval_is_clopper_and_pearsons():
+    for n_hits, n in ((0, 6), (3, 6), (6, 6)):
+        exact = scipy.stats.binomtest(n_hits, n).proportion_ci(method="exact")
+        found = stats.share_interval(n_hits, n)
+        assert (found.low, found.high) == pytest.approx((100 * exact.low, 100 * exact.high))
+    assert stats.share_interval(2, 6).low < stats.share_interval(2.5, 6).low < stats.share_interval(3, 6).low
+    assert math.isnan(stats.share_interval(0, 0).estimate)
+
+
+def test_pearson_interval_is_scipys():
+    x = np.random.default_rng(2).normal(size=(2, 30))
+    result = scipy.stats.pearsonr(x[0], x[0] + x[1])
+    bounds = result.confidence_interval()
+    found = stats.pearson_interval(result.statistic, 30)
+    assert (found.low, found.high) == pytest.approx((bounds.low, bounds.high))
+    assert math.isnan(stats.pearson_interval(1.0, 30).low)
+    assert math.isnan(stats.pearson_interval(0.2, 3).low)
+
+
 def test_gain_interval_keeps_the_shared_baseline_whole():
     """Two runs against one baseline: variance (1 + 4) / 4 + 9 = 10.25, not (1 + 9 + 4 + 9) / 4."""
     table = pd.DataFrame(
@@ -186,11 +276,37 @@ def test_remark_on_gains_names_the_smallest_and_the_largest_student():
     table = pd.DataFrame(
         {"student": ["a-1k", "a-1k", "a-2k"], "gain": [3.0, 5.0, -1.0], "low": [1.0, -1.0, -2.0]}
     )
+    table["pair"] = ["a 1k→1k", "a 2k→1k", "a 4k→2k"]
     assert stats.gain_remark(table) == (
         "2 of 3 gains are positive; 33% have an interval above zero. "
         "Mean gain of the smallest student (a-1k): +4.0 points. "
         "Mean gain of the largest student (a-2k): -1.0 points."
     )
+
+
+def test_remark_on_the_gains_of_one_pair_names_each_with_its_interval():
+    table = pd.DataFrame({"gain": [3.0, -1.0], "low": [1.0, -2.0], "high": [5.0, 0.5], "domain": "math"})
+    table = table.assign(pair="Qwen 1.5B→0.5B", student="Qwen2.5-0.5B", method=["fkl", "gkd"])
+    remark = stats.gain_remark(table)
+    assert remark == "Qwen 1.5B→0.5B: SeqKD† +3.0 [+1.0, +5.0], GKD −1.0 [−2.0, +0.5] points."
+
+
+def test_the_methods_of_one_pair_are_no_sample_of_pairs(cells):
+    gains = study.gains(cells, selection="temperature_1")
+    gains = gains[(gains["student"] == "Qwen2.5-0.5B") & (gains["domain"] == "math")]
+    one_pair = stats.authors_tests(gains[gains["teacher"] == "Qwen2.5-3B"])
+    assert one_pair["statistic"].isna().all()
+    assert one_pair["p_value"].isna().all()
+    assert one(one_pair, test="ttest_gain_gt_0", task="average", group="all")["n"] == 3
+    two_pairs = stats.authors_tests(gains[gains["teacher"].isin(["Qwen2.5-3B", "Qwen2.5-7B"])])
+    is_defined = two_pairs[two_pairs["group"] == "all"].groupby("test")["statistic"].count() > 0
+    assert is_defined[is_defined].index.tolist() == ["anova_methods", "ttest_gain_gt_0"]
+
+
+def test_fidelity_of_few_pairs_is_not_correlated(cells):
+    gains = study.gains(cells, selection="best_on_test").dropna(subset=["fidelity"])
+    assert stats.fidelity_remark(gains).startswith("Fidelity has rho ")
+    assert stats.fidelity_remark(gains[gains["teacher"] == "Llama-3.1-8B"]) == "Too few pairs to correlate."
 
 
 def test_rise_by_method_averages_tasks_within_a_pair_first():

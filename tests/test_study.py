@@ -412,6 +412,35 @@ def test_answers_need_live_runs(tmp_path):
     assert set(likeness.ANSWERS) <= set(none)
 
 
+def test_few_pairs_are_left_out_and_named(cells):
+    several = pd.concat([cells.assign(student=f"toy-{size}M") for size in (1, 2, 3)], ignore_index=True)
+    tables = {"published": several, "live": cells}
+    assert list(study.several_pairs(tables)) == ["published"]
+    labels = {"published": "Released", "live": "Live, Qwen2.5"}
+    remark = study.few_pairs_remark(tables, labels)
+    assert remark == "Live, Qwen2.5: one pair (toy 8M→1M): nothing to correlate."
+    assert study.few_pairs_remark(tables, labels, least=1) == ""
+    assert study.few_pairs_remark({"live": cells.head(0)}, labels) == (
+        "Live, Qwen2.5: no pair: nothing to correlate."
+    )
+
+
+@pytest.mark.parametrize(
+    ("families", "label"),
+    [
+        (["Qwen2.5"], "Live, Qwen2.5"),
+        (["Qwen2.5", "Llama-3", "Qwen2.5"], "Live, Qwen2.5 and Llama-3"),
+        (["mini-qwen", "mini-llama"], "Live"),
+        ([], "Live"),
+    ],
+)
+def test_live_results_are_called_by_the_family_of_real_models(cells, families, label):
+    table = pd.concat([cells.head(0), *(cells.head(1).assign(family=name) for name in families)])
+    assert study.labels_of(table) == {"published": "Released", "live": label}
+    of_released = cells.assign(source="published", family="Qwen2.5")
+    assert study.labels_of(pd.concat([table, of_released]))["live"] == label
+
+
 def test_answer_shares_weigh_pairs_and_not_tasks_or_seeds():
     row = dict.fromkeys([*likeness.ANSWERS, "agreement", "error_consistency"], 0.0) | {"domain": "math"}
     row |= {"method": "gkd", "teacher": "t", "student": "a", "task": "aqua", "seed": 0}
@@ -430,6 +459,8 @@ def test_texts_without_an_answer_are_shown_beside_the_accuracy():
              for seed, value in enumerate((10.0, 20.0))]  # fmt: skip
     rows += [distilled("gkd", 2.0, 90.0, task="average", unparsed=0.0, truncated=0.0)]
     rows += [distilled("fkl", 1.0, 50.0, task="average", source="published", protocol="paper")]
+    rows += [baseline("toy-8M", "sft", 90.0, task="average", unparsed=0.0, truncated=0.0)]  # of the teacher
     table = study.parse_failures(cell_rows.cell_table(rows))
     assert table["method"].tolist() == ["SFT", "GKD"]
     assert table.loc[1, ["accuracy", "unparsed", "runs"]].tolist() == [15.0, 80.5, 2]
+    assert table.loc[0, ["accuracy", "runs"]].tolist() == [60.0, 1]

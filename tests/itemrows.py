@@ -1,0 +1,67 @@
+"""Item rows of one pair, as itemwise.read gives them, with the values that a test writes down."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+
+from kdutils import cells as cell_rows
+from kdutils import evaluate, itemwise
+from kdutils.spec import AVERAGE, METHOD_LABELS
+
+TEACHER, STUDENT = "Qwen2.5-1.5B", "Qwen2.5-0.5B"
+
+
+def arm(method: str, *, temperature: float = 1.0, noise_sigma: float = 0.0, tuned: bool = True) -> dict:
+    """The columns itemwise.ARM of a run of the pair, domain math."""
+    who = {"domain": "math", "teacher": TEACHER, "student": STUDENT, "method": method}
+    who |= {"teacher_tuned": tuned, "temperature": temperature, "noise_sigma": noise_sigma}
+    if method in ("base", "sft"):
+        who |= {"teacher": "", "teacher_tuned": None, "temperature": math.nan}
+    return who
+
+
+def scored(
+    *runs: tuple[dict, Mapping[str, Sequence[float]]], seed: int = 0, clean: Sequence[bool] | None = None
+) -> pd.DataFrame:
+    """Rows of runs, each an arm and its values by task; `clean` says of each item of a task whether it is."""
+    table = []
+    for which, values in runs:
+        for task, of_task in values.items():
+            for number, value in enumerate(of_task):
+                is_clean = True if clean is None else clean[number]
+                where = {"seed": seed, "task": task, "item_id": f"{task}-{number}"}
+                table.append(which | where | {"value": float(value), "is_clean": is_clean})
+    return pd.DataFrame(table, columns=[*itemwise.ARM, "seed", "task", "item_id", "value", "is_clean"])
+
+
+def beside(
+    *students: tuple[str, Sequence[bool], Sequence[str], Sequence[str]], task: str = "svamp"
+) -> pd.DataFrame:
+    """Rows beside the teacher: method, same answers, texts, and the teacher's texts."""
+    table = []
+    for method, same, texts, teacher in students:
+        for number, (agrees, text, other) in enumerate(zip(same, texts, teacher, strict=True)):
+            who = {"domain": "math", "teacher": TEACHER, "student": STUDENT, "method": method, "seed": 0}
+            counts = dict(zip(itemwise.COUNTS, evaluate.bleu_counts(text, other), strict=True))
+            table.append(who | {"task": task, "item_id": f"{number:04}", "value": float(agrees)} | counts)
+    return pd.DataFrame(table)
+
+
+def cells(rows: pd.DataFrame, **columns: float) -> pd.DataFrame:
+    """Live cells with the accuracies of `scored` rows, their average with them."""
+    found = itemwise.accuracies(rows)
+    table = []
+    for row in found.to_dict("records"):
+        cell = {name: row[name] for name in (*itemwise.ARM, "task", "accuracy", "n")} | columns
+        cell |= {"source": "live", "protocol": "careful", "family": "Qwen2.5", "seed": 0}
+        cell |= {"student_parameters": 500_000_000, "accuracy_se": 1.0}
+        if row["teacher"]:
+            cell["teacher_parameters"] = 1_500_000_000
+        table.append({name: None if value is None else value for name, value in cell.items()})
+    return cell_rows.cell_table(table)
+
+
+__all__ = ["AVERAGE", "METHOD_LABELS", "STUDENT", "TEACHER", "arm", "beside", "cells", "scored"]

@@ -1,0 +1,251 @@
+"""Intervals over the items of one pair: by hand, against other implementations, and what is refused."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import sacrebleu
+from itemrows import arm, beside, scored
+
+from kdutils import evaluate, itemwise, material, plan, runs, spec, stats
+from kdutils.runspec import EvalSpec, PlannedRun, RunSpec
+
+SFT, FKL, GKD = arm("sft"), arm("fkl"), arm("gkd")
+
+
+def average(table):
+    return table[table["task"] == "average"].reset_index(drop=True)
+
+
+def test_gain_is_the_mean_over_tasks_of_paired_differences():
+    rows = scored(
+        (SFT, {"svamp": [1, 0, 0, 0], "aqua": [1, 1]}), (FKL, {"svamp": [1, 1, 1, 0], "aqua": [1, 0]})
+    )
+    found = itemwise.gains(rows)
+    assert found["label"].tolist() == ["AQuA", "SVAMP", "Average"]
+    assert found["difference"].tolist() == [-50.0, 50.0, 0.0]
+    assert found["n"].tolist() == [2, 4, 6]
+    expected = stats.difference_over_items([0, 1, 1, 0, 0, -1], ["svamp"] * 4 + ["aqua"] * 2)
+    assert average(found).loc[0, ["low", "high"]].tolist() == pytest.approx([expected.low, expected.high])
+
+
+def test_pairing_makes_the_interval_narrow():
+    """Two students that err on the same items differ surely, though their accuracies alone do not."""
+    before, after = [1] * 20 + [0] * 20, [1] * 26 + [0] * 14
+    found = average(itemwise.gains(scored((SFT, {"svamp": before}), (FKL, {"svamp": after}))))
+    assert found.loc[0, "low"] > 0
+    levels = itemwise.accuracies(scored((SFT, {"svamp": before}), (FKL, {"svamp": after})))
+    sft, fkl = (average(levels[levels["method"] == name]).loc[0] for name in ("sft", "fkl"))
+    assert fkl["low"] < sft["high"]
+
+
+def test_seeds_are_averaged_within_an_item_and_only_common_ones_compared():
+    rows = pd.concat(
+        [
+            scored((SFT, {"svamp": [1, 0]}), (FKL, {"svamp": [1, 1]}), seed=0),
+            scored((SFT, {"svamp": [0, 0]}), (FKL, {"svamp": [1, 0]}), seed=1),
+            scored((FKL, {"svamp": [0, 0]}), seed=2),  # no SFT of that seed
+        ]
+    )
+    found = average(itemwise.gains(rows))
+    assert found.loc[0, ["difference", "n", "n_seeds"]].tolist() == [50.0, 2, 2]
+    assert average(itemwise.accuracies(rows)).set_index("method").loc["fkl", "n_seeds"] == 3
+
+
+def test_other_items_are_refused():
+    rows = scored((SFT, {"svamp": [1, 0]}), (FKL, {"svamp": [1, 0, 1]}))
+    with pytest.raises(ValueError, match="scored on different items, such as .*svamp-2"):
+        itemwise.gains(rows)
+
+
+def test_plain_runs_alone_are_gains():
+    values = {"svamp": [1, 1, 0, 0]}
+    odd = [arm("fkl", temperature=2.0), arm("fkl", noise_sigma=2.0), arm("fkl", tuned=False)]
+    rows = scored((SFT, values), (FKL, values), *((which, values) for which in odd))
+    assert len(average(itemwise.gains(rows))) == 1
+
+
+def test_contrasts_have_the_sign_of_what_is_asked():
+    clean, less = {"svamp": [1, 1, 1, 0]}, {"svamp": [1, 0, 0, 0]}
+    rows = scored(
+        (FKL, clean),
+        (arm("fkl", noise_sigma=2.0), less),
+        (arm("fkl", temperature=5.0), less),
+        (arm("fkl", tuned=False), less),
+        (GKD, less),
+    )
+    assert average(itemwise.noise_changes(rows))["difference"].tolist() == [-50.0]
+    assert average(itemwise.noise_changes(rows, kept_share=0.5))["difference"].tolist() == [25.0 - 37.5]
+    assert average(itemwise.temperature_changes(rows))["difference"].tolist() == [-50.0]
+    assert average(itemwise.tuning_costs(rows))["difference"].tolist() == [50.0]
+    two = average(itemwise.method_differences(rows))
+    assert two[["method", "other", "difference"]].values.tolist() == [["fkl", "gkd", 50.0]]
+
+
+def test_nothing_to_compare_gives_empty_tables():
+    rows = scored((SFT, {"svamp": [1, 0]}))
+    contrasts = [itemwise.gains, itemwise.noise_changes, itemwise.temperature_changes, itemwise.tuning_costs]
+    for contrast in (*contrasts, itemwise.method_differences, itemwise.with_and_without):
+        assert contrast(rows).empty
+        assert contrast(rows.head(0)).empty
+    for table in (itemwise.agreements, itemwise.fidelities):
+        assert table(beside().reindex(columns=[*itemwise.PAIRED, "seed", "task", "item_id", "value"])).empty
+
+
+def test_gains_with_and_without_contaminated_items():
+    values = {"svamp": [0, 0, 1, 1]}, {"svamp": [1, 1, 1, 0]}
+    rows = scored((SFT, values[0]), (FKL, values[1]), clean=[False, True, True, True])
+    found = average(itemwise.with_and_without(rows))
+    assert found.loc[0, ["difference", "n", "difference_without", "n_without"]].tolist() == [25.0, 4, 0.0, 3]
+
+
+def test_intervals_of_runs_are_those_of_their_items():
+    rows = scored((FKL, {"svamp": [1, 1, 1, 1]}))
+    runs_table = pd.DataFrame([FKL | {"task": "average", "accuracy": 100.0, "accuracy_se": 0.0}])
+    runs_table = runs_table.astype({"teacher_tuned": "boolean"})
+    found = itemwise.with_intervals(runs_table, rows)
+    assert found["low"].tolist() == itemwise.accuracies(rows)["low"].tolist()[:1]
+    assert found.loc[0, "low"] < 100  # the normal one has no width here
+    assert itemwise.with_intervals(runs_table, rows.head(0)).loc[0, "low"] == 100.0
+
+
+# --- texts beside the teacher's ---------------------------------------------------------------------------
+
+WORDS = ["the", "price", "of", "two", "red", "apples", "is", "three", "and", "a", "boy", "has", "five"]
+
+
+def texts(rng, n, *, share):
+    """n texts and as many of a teacher's, whose words are the same with that probability."""
+    teacher = [list(rng.choice(WORDS, 12)) for _ in range(n)]
+    own = [[word if rng.random() < share else rng.choice(WORDS) for word in words] for words in teacher]
+    return [" ".join(words) for words in own], [" ".join(words) for words in teacher]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_bleu_of_many_sums_is_sacrebleus(share):
+    rng = np.random.default_rng(3)
+    for n in (1, 3, 20):
+        own, teacher = texts(rng, n, share=share)
+        counts = np.array([evaluate.bleu_counts(*pair) for pair in zip(own, teacher, strict=True)])
+        assert itemwise.bleu(counts.sum(0)) == pytest.approx(sacrebleu.corpus_bleu(own, [teacher]).score)
+        left = itemwise.bleu(counts.sum(0) - counts)
+        if n > 1:
+            assert left[0] == pytest.approx(sacrebleu.corpus_bleu(own[1:], [teacher[1:]]).score)
+
+
+def test_bleu_of_nothing_or_too_short_texts_is_zero_as_sacrebleus():
+    for own, teacher in (("", "a b c d e"), ("a b", "a b"), ("x y z w v", "a b c d e")):
+        expected = sacrebleu.corpus_bleu([own], [[teacher]]).score
+        assert itemwise.bleu(np.array(evaluate.bleu_counts(own, teacher))) == pytest.approx(expected)
+
+
+def test_jackknifed_interval_is_as_wide_as_the_bootstrap():
+    rng = np.random.default_rng(5)
+    own, teacher = texts(rng, 80, share=0.7)
+    rows = beside(("sft", [False] * 80, own, teacher))
+    found = average(itemwise.fidelities(rows)).loc[0]
+    both = pd.DataFrame({"text": own, "text_teacher": teacher, "correct": True})
+    other = evaluate.fidelity(both, rng=rng, n_resamples=999)
+    assert found["fidelity"] == pytest.approx(other["fidelity"])
+    width = other["fidelity_high"] - other["fidelity_low"]
+    assert found["high"] - found["low"] == pytest.approx(width, rel=0.15)
+
+
+def test_jackknifed_interval_covers_the_bleu_of_many_texts():
+    rng = np.random.default_rng(6)
+    own, teacher = texts(rng, 1500, share=0.7)
+    counts = np.array([evaluate.bleu_counts(*pair) for pair in zip(own, teacher, strict=True)])
+    truth, hits = float(itemwise.bleu(counts.sum(0))), []
+    for _ in range(200):
+        drawn = counts[rng.integers(0, len(counts), 40)]
+        rows = pd.DataFrame(drawn, columns=itemwise.COUNTS).assign(domain="math", teacher="t", student="s")
+        rows = rows.assign(
+            method="sft", seed=0, task="svamp", item_id=[f"{i:03}" for i in range(40)], value=0.0
+        )
+        found = average(itemwise.fidelities(rows)).loc[0]
+        hits.append(found["low"] <= truth <= found["high"])
+    assert np.mean(hits) == pytest.approx(0.95, abs=0.055)
+
+
+def test_rises_compare_the_same_items_beside_the_same_teacher():
+    teacher = ["one two three four five", "six seven eight nine ten", "one two six seven eight"]
+    worse = ["one two three four six", "six seven one nine ten", "one two six seven eight"]
+    rows = beside(("sft", [1, 0, 0], worse, teacher), ("gkd", [1, 1, 0], teacher, teacher))
+    found = itemwise.agreements(rows)
+    assert found["method"].tolist() == ["sft", "sft", "gkd", "gkd"]
+    gkd = average(found[found["method"] == "gkd"]).loc[0]
+    assert gkd[["agreement", "rise"]].tolist() == pytest.approx([200 / 3, 100 / 3])
+    assert average(found).loc[0, ["rise", "rise_low", "p_value"]].isna().all()  # of SFT over itself
+    bleu = average(itemwise.fidelities(rows)).set_index("method")
+    before = sacrebleu.corpus_bleu(worse, [teacher]).score
+    assert bleu.loc["gkd", ["fidelity", "rise"]].tolist() == pytest.approx([100.0, 100.0 - before])
+    assert bleu.loc["gkd", "high"] <= 100.0
+    assert bleu.loc["gkd", "rise_low"] < bleu.loc["gkd", "rise"] < bleu.loc["gkd", "rise_high"]
+
+
+def test_one_text_has_no_interval():
+    found = itemwise.fidelities(beside(("sft", [True], ["a b c d"], ["a b c d"])))
+    assert found["fidelity"].tolist() == pytest.approx([100.0, 100.0])
+    assert found[["low", "high"]].isna().all(axis=None)
+
+
+# --- from the store ---------------------------------------------------------------------------------------
+
+EVALUATION = EvalSpec(tasks=("svamp",))
+PAIR = {"student": "mini-qwen-14k", "teacher": "mini-qwen-36k", "domain": "math"}
+SPECS = {
+    "sft": RunSpec(student=PAIR["student"], method="sft", domain="math"),
+    "teacher": RunSpec(student=PAIR["teacher"], method="sft", domain="math"),
+    "fkl": RunSpec(method="fkl", **PAIR),
+    "noisy": RunSpec(method="fkl", noise_sigma=2.0, **PAIR),
+}
+
+
+def finish(out: Path, run: RunSpec, parsed: list[str], **columns: object) -> None:
+    """Put item rows with these answers into the store, where 1 is right."""
+    rows = pd.DataFrame({"task": "svamp", "item_id": [str(i) for i in range(len(parsed))], "sample": 0})
+    rows = rows.assign(text=[f"it is {answer}" for answer in parsed], answer="1", parsed=parsed)
+    rows = rows.assign(correct=[answer == "1" for answer in parsed], **columns)
+    folder = runs.folder_of(out, material.resolved(run).run_id)
+    folder.begin(run)
+    folder.finish({"status": "trained"}, [])
+    folder.write_evaluation(EVALUATION, rows, {})
+
+
+def asked(out: Path, *specs: RunSpec) -> plan.Plan:
+    planned = tuple(PlannedRun(run, EVALUATION) for run in specs)
+    return plan.Plan("01", spec.load_profile("smoke"), out, planned, plan.Filter())
+
+
+def test_items_of_one_pair_are_read_from_the_store(tmp_path):
+    flags = {"contaminated": ["", "exact"]}
+    for name, parsed in (("sft", ["1", "0"]), ("teacher", ["1", "1"]), ("fkl", ["1", "1"])):
+        finish(tmp_path, SPECS[name], parsed, **flags)
+    items = itemwise.read(asked(tmp_path, *SPECS.values()))  # the noisy run is not finished
+    assert items
+    assert set(items.scored["method"]) == {"sft", "fkl"}
+    assert items.scored["is_clean"].tolist() == [True, False] * 3
+    assert average(itemwise.gains(items.scored))["difference"].tolist() == [50.0]
+    assert items.beside.groupby("method")["value"].mean().to_dict() == {"fkl": 1.0, "sft": 0.5}
+    assert itemwise.gain_table(items)["pair"].unique().tolist() == ["mini-qwen 36k→14k"]
+
+
+def test_rows_that_do_not_say_what_is_contaminated_are_not_called_clean(tmp_path):
+    for name in ("sft", "teacher", "fkl"):
+        finish(tmp_path, SPECS[name], ["1", "0"])
+    items = itemwise.read(asked(tmp_path, *SPECS.values()))
+    assert items.scored["is_clean"].isna().all()
+    assert itemwise.with_and_without(items.scored).empty
+
+
+def test_several_pairs_or_none_have_no_items(tmp_path):
+    finish(tmp_path, SPECS["sft"], ["1", "0"])
+    other = RunSpec(student="mini-qwen-14k", teacher="mini-qwen-66k", method="fkl", domain="math")
+    paper = RunSpec(method="fkl", protocol="paper", **PAIR)
+    for specs in ([*SPECS.values(), other], [*SPECS.values(), paper], [SPECS["sft"]], []):
+        items = itemwise.read(asked(tmp_path, *specs))
+        assert not items
+        assert items.beside.empty
+        assert math.isnan(items.scored["value"].mean())

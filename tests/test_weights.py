@@ -1,0 +1,111 @@
+"""Which weights stand behind a name: GGUF heads, safetensors, and what is said of them."""
+
+import json
+
+import numpy as np
+import pytest
+
+from kdutils import gguf_header, material, plan, weights
+
+gguf = pytest.importorskip("gguf")
+
+
+@pytest.fixture
+def gguf_file(tmp_path):
+    """A GGUF file as gguf writes it, with a vocabulary, which is skipped, before and after what is read."""
+    path = tmp_path / "some-coder-0.5b-instruct-q4_k_m.gguf"
+    writer = gguf.GGUFWriter(path, "qwen2")
+    writer.add_token_list(["a", "bc", "def"])
+    writer.add_name("Some Coder 0.5B Instruct")
+    writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q4_K_M)
+    writer.add_token_types([1, 1, 3])
+    writer.add_array("nested.numbers", [1.5, 2.5])
+    writer.add_tensor("token_embd.weight", np.zeros((3, 32), dtype=np.float32))
+    writer.add_tensor("output_norm.weight", np.zeros(32, dtype=np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def test_head_of_a_gguf_file_is_what_gguf_reads(gguf_file):
+    header, other = gguf_header.read(gguf_file), gguf.GGUFReader(gguf_file)
+    assert header["general.name"] == other.fields["general.name"].contents()
+    assert header["general.file_type"] == other.fields["general.file_type"].contents()
+    assert header["parameters"] == sum(int(tensor.n_elements) for tensor in other.tensors) == 4 * 32
+    assert "tokenizer.ggml.tokens" not in header
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"PK\x03\x04 and more", "is not a GGUF file"), (b"GGUF\x09" + bytes(40), "GGUF version 9")],
+)
+def test_what_is_no_gguf_file_is_refused(tmp_path, content, message):
+    path = tmp_path / "model.gguf"
+    path.write_bytes(content)
+    with pytest.raises(gguf_header.HeaderError, match=message):
+        gguf_header.read(path)
+    with pytest.raises(material.ModelError, match="does not say what it is"):
+        material.describe(str(path))
+
+
+def test_half_a_head_is_refused(gguf_file):
+    gguf_file.write_bytes(gguf_file.read_bytes()[:60])
+    with pytest.raises(gguf_header.HeaderError, match="ends within its head"):
+        gguf_header.read(gguf_file)
+
+
+def test_a_gguf_file_that_stands_in_says_what_it_calls_itself(gguf_file, monkeypatch):
+    monkeypatch.setenv(material.MODEL_FILES, f"Some/Some-0.5B={gguf_file}")
+    facts = material.describe("Some/Some-0.5B")
+    assert facts["name"] == "Some/Some-0.5B"
+    assert (facts["file"], facts["quantisation"], facts["parameters"]) == (gguf_file.name, "Q4_K_M", 128)
+    assert facts["digest"] == material.files_digest(str(gguf_file))
+    assert facts["note"] == "the file calls itself Some Coder 0.5B Instruct"
+
+
+def test_a_mini_model_is_its_own_files():
+    facts = material.describe("mini-qwen-36k")
+    assert facts["source"] == "embedded mini family"
+    assert facts["parameters"] == 36_128
+    assert facts["digest"] == material.files_digest("mini-qwen-36k") != ""
+    assert facts["note"] == facts["file"] == ""
+
+
+def test_a_folder_is_read_off_its_safetensors(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    tensors = {
+        "__metadata__": {},
+        "a": {"dtype": "F32", "shape": [2, 3]},
+        "b": {"dtype": "BF16", "shape": [4]},
+    }
+    head = json.dumps(tensors).encode()
+    (tmp_path / "model.safetensors").write_bytes(len(head).to_bytes(8, "little") + head)
+    facts = material.describe(str(tmp_path))
+    assert (facts["source"], facts["quantisation"], facts["parameters"]) == (str(tmp_path), "F32, BF16", 10)
+
+
+def test_a_hub_model_that_is_not_here_is_not_guessed(monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    facts = material.describe("Nobody/Nothing-1B")
+    assert facts["source"] == "Nobody/Nothing-1B, not downloaded"
+    assert (facts["quantisation"], facts["parameters"], facts["digest"]) == ("", None, "")
+
+
+def test_table_and_line_name_the_models_of_the_runs(tmp_path):
+    asked = plan.plan("01", {"profile": "smoke", "out": str(tmp_path)})
+    table = weights.table(asked)
+    assert table["asked for"].tolist() == ["mini-qwen-105k", "mini-qwen-493k"]  # the student first
+    assert table["file"].tolist() == ["—", "—"]
+    line = weights.line(asked)
+    digest = material.files_digest("mini-qwen-105k")
+    assert line.startswith(
+        f"Weights of the live results: mini-qwen-105k is embedded mini family (BF16, digest {digest}"
+    )
+
+
+def test_nothing_live_has_no_weights(tmp_path):
+    asked = plan.plan("01", {"profile": "published", "out": str(tmp_path)})
+    assert weights.table(asked).empty
+    assert weights.line(asked) == ""
