@@ -162,7 +162,10 @@ def describe(name: str) -> dict[str, Any]:
     facts = {"name": name, "source": place.source, "file": place.gguf_file or "", "quantisation": ""}
     facts |= {"digest": files_digest(name), "parameters": None, "note": ""}
     if place.gguf_file:
-        return facts | _of_gguf(Path(place.source) / place.gguf_file)
+        facts |= _of_gguf(Path(place.source) / place.gguf_file)
+        if place.layers is not None:
+            facts["note"] += f", and of its layers only {len(place.layers)} are used"
+        return facts
     folder = Path(place.source)
     if name in MINI_MODELS:
         facts["source"] = "embedded mini family"

@@ -104,6 +104,8 @@ class TestInstalled:
             for own, of_teacher in zip(layers, [*whole[:10], *whole[20:]], strict=True):
                 left, right = own.state_dict(), of_teacher.state_dict()
                 assert all(torch.equal(left[name], right[name]) for name in right)
+        assert material.describe(smollm[1])["note"].endswith(", and of its layers only 20 are used")
+        assert material.describe(smollm[1])["quantisation"] == "Q4_1"
         assert material.files_digest(smollm[0]) != material.files_digest(smollm[1])
         shape = architecture.architecture_of(smollm[1])
         assert shape.parameters == student.network.num_parameters() == 99_114_048
