@@ -254,7 +254,9 @@ def method_differences(scored: pd.DataFrame, *, confidence: float = 0.95) -> pd.
         rows, others = (runs_of[runs_of["method"] == name] for name in (method, other))
         found = contrasts(rows, others, on=["teacher"], confidence=confidence)
         tables.append(found.assign(other=other))
-    return pd.concat(tables, ignore_index=True) if tables else contrasts(runs_of, runs_of).assign(other="")
+    if not tables:  # nothing to compare: a table with the same columns and no row
+        return contrasts(runs_of, runs_of).head(0).assign(other="")
+    return pd.concat(tables, ignore_index=True)
 
 
 def with_intervals(runs: pd.DataFrame, scored: pd.DataFrame) -> pd.DataFrame:
