@@ -143,9 +143,8 @@ def contrasts(
     `by`, task, label, difference, low, high, p_value, n (items), n_seeds.
 
     Raises:
-        ValueError: if two runs that are compared were scored on different items: dropping the lonely ones
-        would
-            answer another question.
+        ValueError: if two runs that are compared were scored on different items. Without the lonely ones it
+            would be another question.
     """
     run = ["domain", "student", "seed", *on]
     is_common = pd.MultiIndex.from_frame(rows[run]).isin(pd.MultiIndex.from_frame(others[run]))
@@ -215,12 +214,17 @@ def gain_table(items: Items) -> pd.DataFrame:
 def with_and_without(scored: pd.DataFrame) -> pd.DataFrame:
     """`gains` on all items beside those on the items that are not in the training set: suffix `_without`.
 
-    Columns domain, method, task, label, difference, low, high, n and the same of the clean items; empty where
-    it is not known which those are.
+    Columns domain, method, task, label, difference, low, high, n and the same of the clean items. A task that
+    has none is NaN there, and so is an average, which would be one of other tasks. Empty where it is not
+    known which are clean.
     """
     keys, values = [*ARM, "task"], ["difference", "low", "high", "n"]
-    clean = gains(scored[scored["is_clean"].eq(True)])[[*keys, *values]]
-    both = gains(scored).merge(clean, on=keys, suffixes=("", "_without"))
+    known = scored[scored["is_clean"].notna()]
+    clean = gains(known[known["is_clean"].eq(True)])[[*keys, *values]]
+    n_tasks, n_left = (table.groupby("domain")["task"].nunique() for table in (gains(known), clean))
+    is_other = clean["domain"].map(n_left < n_tasks.reindex(n_left.index)).astype(bool)
+    clean = clean[~(is_other & (clean["task"] == AVERAGE))]
+    both = gains(known).merge(clean, on=keys, how="left", suffixes=("", "_without"))
     suffixed = [f"{name}_without" for name in values]
     return both[["domain", "method", "task", "label", *values, *suffixed]]
 
@@ -246,7 +250,7 @@ def temperature_changes(scored: pd.DataFrame, *, by: Sequence[str] = ARM) -> pd.
 
 
 def method_differences(scored: pd.DataFrame, *, confidence: float = 0.95) -> pd.DataFrame:
-    """Each two of the paper's methods against each other (`contrasts`): columns method and `other`."""
+    """Each two of the paper's methods against each other (`contrasts`): method less `other`."""
     runs_of = plain(scored, methods=PAPER_METHODS)
     present = [method for method in PAPER_METHODS if (runs_of["method"] == method).any()]
     tables = []
@@ -254,9 +258,8 @@ def method_differences(scored: pd.DataFrame, *, confidence: float = 0.95) -> pd.
         rows, others = (runs_of[runs_of["method"] == name] for name in (method, other))
         found = contrasts(rows, others, on=["teacher"], confidence=confidence)
         tables.append(found.assign(other=other))
-    if not tables:  # nothing to compare: a table with the same columns and no row
-        return contrasts(runs_of, runs_of).head(0).assign(other="")
-    return pd.concat(tables, ignore_index=True)
+    nothing = contrasts(runs_of.head(0), runs_of.head(0)).assign(other="")
+    return pd.concat(tables, ignore_index=True) if tables else nothing
 
 
 def with_intervals(runs: pd.DataFrame, scored: pd.DataFrame) -> pd.DataFrame:

@@ -20,8 +20,9 @@ def right(n_right, *, shift=0):
 def judged(claim_id, *runs, likeness=None, **columns):
     rows = scored(*runs)
     items = Items(rows, rows.head(0) if likeness is None else likeness)
-    found = {row["id"]: row for row in claims.judge(cells(rows, **columns), items=items)}
-    return found[claim_id]
+    section = next(claim.section for claim in claims.CLAIMS if claim.id == claim_id)
+    ledger = claims.judge(cells(rows, **columns), section=section, items=items)
+    return next(row for row in ledger if row["id"] == claim_id)
 
 
 def methods(fkl, revkd, gkd):

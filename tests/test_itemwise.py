@@ -84,6 +84,10 @@ def test_contrasts_have_the_sign_of_what_is_asked():
     assert two[["method", "other", "difference"]].values.tolist() == [["fkl", "gkd", 50.0]]
 
 
+def test_one_method_differs_from_none():
+    assert itemwise.method_differences(scored((FKL, {"svamp": [1, 0]}))).empty
+
+
 def test_nothing_to_compare_gives_empty_tables():
     rows = scored((SFT, {"svamp": [1, 0]}))
     contrasts = [itemwise.gains, itemwise.noise_changes, itemwise.temperature_changes, itemwise.tuning_costs]
@@ -99,6 +103,15 @@ def test_gains_with_and_without_contaminated_items():
     rows = scored((SFT, values[0]), (FKL, values[1]), clean=[False, True, True, True])
     found = average(itemwise.with_and_without(rows))
     assert found.loc[0, ["difference", "n", "difference_without", "n_without"]].tolist() == [25.0, 4, 0.0, 3]
+
+
+def test_an_average_without_a_whole_task_would_be_of_other_tasks():
+    values = {"svamp": [0, 1], "addsub": [0, 1]}
+    rows = scored((SFT, values), (FKL, values))
+    rows["is_clean"] = rows["task"] == "svamp"
+    found = itemwise.with_and_without(rows).set_index("task")
+    assert found.loc["svamp", "n_without"] == 2
+    assert found.loc[["addsub", "average"], "difference_without"].isna().all()
 
 
 def test_intervals_of_runs_are_those_of_their_items():
