@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -90,11 +90,18 @@ HUB = {
     "meta-llama/Llama-3.1-8B": _llama(32, 4_096, 32, 14_336, is_tied=False),
     "meta-llama/Llama-3.1-70B": _llama(80, 8_192, 64, 28_672, is_tied=False),
 }
+_SMOLLM = Architecture(
+    layers=30, hidden=576, heads=9, key_heads=3, intermediate=1_536, rows=49_152, is_tied=True
+)
+IN_PACKAGES = {  # as their GGUF file says
+    "SmolLM2-135M": _SMOLLM,
+    "SmolLM2-20-layers-99M": replace(_SMOLLM, layers=20),
+}
 
 
 @cache
 def architecture_of(name: str) -> Architecture:
-    """The shape of a model: from its own files where they are on this disk, else from HUB.
+    """The shape of a model: from its own files where they are on this disk, else as known here.
 
     Raises:
         ModelError: if it is in neither; the message holds the remedy.
@@ -102,11 +109,13 @@ def architecture_of(name: str) -> Architecture:
     try:
         place = locate(name)
     except ModelError:
-        if name in HUB:  # what stands in for it here is missing; whoever trains says so
-            return HUB[name]
+        known = HUB | IN_PACKAGES
+        if name in known:  # what stands in for it here is missing; whoever trains says so
+            return known[name]
         raise
     if place.gguf_file is not None:
-        return _of_gguf(Path(place.source) / place.gguf_file)
+        whole = _of_gguf(Path(place.source) / place.gguf_file)
+        return whole if place.layers is None else replace(whole, layers=len(place.layers))
     folder = Path(place.source)
     config = folder / "config.json" if folder.is_dir() else _downloaded(place.source)
     if config is not None:

@@ -73,6 +73,7 @@ def encode(
         "remove_columns": table.column_names[1:],
         "load_from_cache_file": False,
         "keep_in_memory": True,
+        "new_fingerprint": "encoded",  # else it is made of the pickled tokenizer: seconds for that of Qwen2.5
     }
     with _without_progress_bar():
         encoded = table.map(of, **options)

@@ -20,6 +20,7 @@ from kdutils import benchmark, gguf_header, store
 from kdutils.items import SPLITS, DataError, Item, item_of, json_lines, short_enough
 from kdutils.mini.family import MINI_MODELS, MODEL_FOLDER
 from kdutils.mini.items import TASKS_OF, build_data, mini_digest
+from kdutils.packaged import PACKAGED_MODELS
 from kdutils.runspec import MINI, EvalSpec, RunSpec
 
 MINI_TEST_ITEMS = 200  # a task, if the evaluation does not say
@@ -40,6 +41,7 @@ class Location:
     name: str  # as it was asked for
     source: str  # folder or hub id, what transformers calls pretrained_model_name_or_path
     gguf_file: str | None = None
+    layers: tuple[int, ...] | None = None  # of the GGUF file's decoder, those that are kept; None: all
 
 
 def resolved(spec: RunSpec) -> RunSpec:
@@ -61,11 +63,14 @@ def locate(name: str) -> Location:
     """Where the model of that name is read from; nothing is loaded or downloaded.
 
     Raises:
-        ModelError: if it is neither of the mini family, a file, a folder with a config nor a hub id.
+        ModelError: if it is neither of the mini family, in an installed package, a file, a folder with a
+            config nor a hub id.
     """
     if name in MINI_MODELS:
         return Location(name, str(MODEL_FOLDER / name))
     mapped = model_files().get(name, name)
+    if mapped in PACKAGED_MODELS:
+        return _in_package(name, mapped)
     path = Path(mapped).expanduser()
     if mapped.endswith(".gguf"):
         if not path.is_file():
@@ -76,11 +81,19 @@ def locate(name: str) -> Location:
             raise ModelError(f"{mapped} has no config.json; give a folder as save_pretrained writes it")
         return Location(name, str(path.resolve()))
     if mapped.startswith((".", "/", "~")) or not HUB_ID.fullmatch(mapped):
+        known = [*MINI_MODELS, *PACKAGED_MODELS]
         raise ModelError(
-            f"unknown model {mapped!r}: give one of {list(MINI_MODELS)}, a hub id (owner/name), a folder or "
-            "a .gguf file"
+            f"unknown model {mapped!r}: give one of {known}, a hub id (owner/name), a folder or a .gguf file"
         )
     return Location(name, mapped)
+
+
+def _in_package(name: str, mapped: str) -> Location:
+    model = PACKAGED_MODELS[mapped]
+    path = model.path()
+    if path is None:
+        raise ModelError(f"model {mapped} is in package {model.package}, which is not there: {model.remedy}")
+    return Location(name, str(path.parent.resolve()), path.name, model.layers)
 
 
 def model_files() -> dict[str, str]:
@@ -149,7 +162,10 @@ def describe(name: str) -> dict[str, Any]:
     facts = {"name": name, "source": place.source, "file": place.gguf_file or "", "quantisation": ""}
     facts |= {"digest": files_digest(name), "parameters": None, "note": ""}
     if place.gguf_file:
-        return facts | _of_gguf(Path(place.source) / place.gguf_file)
+        facts |= _of_gguf(Path(place.source) / place.gguf_file)
+        if place.layers is not None:
+            facts["note"] += f", and of its layers only {len(place.layers)} are used"
+        return facts
     folder = Path(place.source)
     if name in MINI_MODELS:
         facts["source"] = "embedded mini family"
@@ -216,6 +232,8 @@ def files_digest(name: str) -> str:
         if file_name == "generation_config.json":  # never read
             continue
         total.update(file_name.encode() + bytes.fromhex(store.sha256_once(source / file_name)))
+    if place.layers is not None:
+        total.update(f"layers {place.layers}".encode())
     return total.hexdigest()[:16]
 
 

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+import struct
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from huggingface_hub import constants
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
@@ -26,6 +29,7 @@ from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.utils import logging as transformers_logging
 
 from kdutils import usercache
+from kdutils.items import prompt
 from kdutils.material import Location, ModelError, files_digest, locate
 from kdutils.mini.family import MINI_MODELS
 from kdutils.runspec import RunSpec
@@ -39,6 +43,7 @@ LORA_TARGETS = (
 )  # as the authors: no o_proj, no gate_proj
 LARGE_PARAMETERS = 20_000_000  # from here on bf16 pays on a CPU (measured at 135M; below 1M it does not)
 GENERIC_TOKENIZERS = ("PreTrainedTokenizerFast", "TokenizersBackend")
+UNREADABLE = (OSError, ValueError, struct.error, SafetensorError)  # what reading a model may raise
 
 
 @dataclass(frozen=True)
@@ -148,8 +153,11 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
             # most words become unknown. Its tokenizer.json says how to read it.
             kind = PreTrainedTokenizerFast if declared in GENERIC_TOKENIZERS else AutoTokenizer
             tokenizer = kind.from_pretrained(place.source, **options)
-    except (OSError, ValueError) as error:
+    except UNREADABLE as error:
         raise ModelError(_unobtainable(place, error)) from error
+    # Where there are no files of a tokenizer, transformers makes an empty one without a word.
+    if not set(tokenizer(prompt("1 + 2"))["input_ids"]) - set(tokenizer.all_special_ids):
+        raise ModelError(f"{name} has no tokenizer that knows a word; give a model with its tokenizer files")
     if tokenizer.eos_token_id is None:
         raise ModelError(f"the tokenizer of {name} has no EOS token: a student could not learn to stop")
     return tokenizer
@@ -170,8 +178,10 @@ def load(name: str, *, trains_all: bool = False, device: str | None = None) -> L
         with _without_progress_bar():
             dtype = "auto" if place.is_kept else torch.float32
             network = AutoModelForCausalLM.from_pretrained(place.source, dtype=dtype, **kinds)
-    except (OSError, ValueError) as error:
+    except UNREADABLE as error:
         raise ModelError(_unobtainable(place, error)) from error
+    if place.layers is not None:
+        _keep_layers(network, place.layers)
     if len(tokenizer) > network.get_output_embeddings().weight.shape[0]:
         raise ModelError(
             f"{name}: the tokenizer has {len(tokenizer)} entries, the output head fewer rows "
@@ -204,7 +214,7 @@ class _Plain(Location):
 
 def _plain(place: Location, what: str) -> _Plain:
     """The kept copy of a GGUF file's tokenizer or weights (named by their dtype), else the place itself."""
-    own = _Plain(place.name, place.source, place.gguf_file)
+    own = _Plain(place.name, place.source, place.gguf_file, place.layers)
     if place.gguf_file is None or not (folder := _kept_folder(place, what)).is_dir():
         return own
     return _Plain(place.name, str(folder), is_kept=True)
@@ -222,6 +232,17 @@ def _kept(place: Location, what: str) -> Iterator[Path]:
             yield folder
     except OSError:
         pass  # the model is loaded; the next one to ask reads the GGUF file again
+
+
+def _keep_layers(network: PreTrainedModel, kept: Sequence[int]) -> None:
+    """Cut the decoder to these of its layers, in place; they are numbered anew, as the KV cache needs."""
+    decoder, config = network.get_decoder(), network.config
+    decoder.layers = nn.ModuleList([decoder.layers[layer] for layer in kept])
+    for number, layer in enumerate(decoder.layers):
+        layer.self_attn.layer_idx = number
+    config.num_hidden_layers = len(kept)
+    if getattr(config, "layer_types", None):
+        config.layer_types = [config.layer_types[layer] for layer in kept]
 
 
 def _mark_as_plain(network: PreTrainedModel) -> None:
@@ -318,7 +339,19 @@ def _offline(place: Location) -> dict[str, bool]:
 
 def _unobtainable(place: Location, error: Exception) -> str:
     reason = " ".join(str(error).split())[:200]
-    return (
-        f"model {place.name} cannot be loaded ({type(error).__name__}: {reason}); check the name, "
-        "log in with `hf auth login` if it is gated, or download it and give the folder"
-    )
+    if Path(place.source).is_dir():
+        remedy = (
+            "it may be half downloaded, damaged, or without weights in safetensors: fetch it again, or give "
+            "another folder or .gguf file"
+        )
+    elif constants.HF_HUB_OFFLINE:
+        remedy = (
+            f"HF_HUB_OFFLINE is set and it is not in the cache: unset it, run `hf download {place.name}` "
+            "where there is a network, or give a folder"
+        )
+    else:
+        remedy = (
+            "check the name, log in with `hf auth login` if it is gated, or download it and give the folder; "
+            "HF_HUB_OFFLINE=1 saves the attempts where there is no network"
+        )
+    return f"model {place.name} cannot be loaded ({type(error).__name__}: {reason}); {remedy}"

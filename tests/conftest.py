@@ -53,6 +53,21 @@ def benchmark_files() -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def smollm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+    """Names of the smallest real teacher and student; their plain copies, half a GB, go with the tests."""
+    from kdutils.packaged import PACKAGED_MODELS
+
+    teacher, student = PACKAGED_MODELS
+    if PACKAGED_MODELS[teacher].path() is None:
+        missing("smollm", f"{teacher} is not installed: {PACKAGED_MODELS[teacher].remedy}")
+    cache = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("XDG_CACHE_HOME", str(cache))
+        yield teacher, student
+    shutil.rmtree(cache)
+
+
 @pytest.fixture(scope="session")
 def once(
     tmp_path_factory: pytest.TempPathFactory,

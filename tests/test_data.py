@@ -75,6 +75,16 @@ def test_a_cut_response_gets_no_eos():
     assert len(short[0]["input_ids"]) == 33
 
 
+def test_encoding_does_not_pickle_the_tokenizer(monkeypatch):
+    """datasets would name its result by a hash of it, which takes seconds for that of Qwen2.5."""
+
+    hashed, plain = [], data.datasets.fingerprint.Hasher.hash
+    noted = staticmethod(lambda value: hashed.append(value) or plain(value))
+    monkeypatch.setattr(data.datasets.fingerprint.Hasher, "hash", noted)
+    assert len(encoded()) == 6
+    assert not any(map(callable, hashed))
+
+
 def test_prompts_to_generate_from_are_those_trained_on():
     table = encoded()
     heads = data.prompt_ids([item.question for item in items()], TOKENIZER)

@@ -80,12 +80,41 @@ def test_a_folder_without_a_model_is_refused(tmp_path):
         material.locate(str(tmp_path))
 
 
-def test_damaged_weights_are_refused_with_a_remedy(tmp_path):
+@pytest.mark.parametrize("share", [None, 0.0, 0.001, 0.5, 0.999])
+def test_damaged_weights_are_refused_with_a_remedy(tmp_path, share):
     folder = Path(tiny.save_model(tmp_path / "tiny-20k"))
-    (folder / "model.safetensors").unlink()
-    with pytest.raises(ModelError, match=r"cannot be loaded .*check the name") as caught:
+    cut_short(folder / "model.safetensors", share)
+    with pytest.raises(ModelError, match=r"cannot be loaded .*half downloaded.* fetch it again") as caught:
         models.load(str(folder))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.0005, 0.02, 0.5, 0.999])
+def test_a_gguf_file_that_is_cut_short_is_refused_with_a_remedy(tmp_path, share):
+    folder = Path(tiny.save_model(tmp_path / "tiny-20k", rows=98, tied=False))
+    whole = tiny.save_gguf(folder, tmp_path / "tiny.gguf")
+    cut_short(Path(whole), share)
+    for load in (models.load, models.load_tokenizer):  # the latter is what is loaded before any training
+        with pytest.raises(ModelError, match=r"tiny.gguf cannot be loaded .*half downloaded") as caught:
+            load(whole)
+        assert "\n" not in str(caught.value)
+
+
+def cut_short(path, share):
+    """Keep that share of a file's bytes; None removes it."""
+    content = path.read_bytes()
+    path.unlink()
+    if share is not None:
+        path.write_bytes(content[: int(share * len(content))])
+
+
+def test_a_model_without_a_tokenizer_is_refused(tmp_path):
+    """transformers makes an empty one of the model's class."""
+    folder = Path(tiny.save_model(tmp_path / "tiny-20k"))
+    for path in folder.glob("tokenizer*"):
+        path.unlink()
+    with pytest.raises(ModelError, match="has no tokenizer that knows a word; give a model with"):
+        models.load(str(folder))
 
 
 def test_pickled_weights_are_not_read(tmp_path):
@@ -93,7 +122,7 @@ def test_pickled_weights_are_not_read(tmp_path):
     weights = models.load(str(folder)).network.state_dict()
     (folder / "model.safetensors").unlink()
     torch.save(weights, folder / "pytorch_model.bin")
-    with pytest.raises(ModelError, match="cannot be loaded"):
+    with pytest.raises(ModelError, match="cannot be loaded .*without weights in safetensors"):
         models.load(str(folder))
 
 
