@@ -11,8 +11,8 @@ another question than we do, this module decides:
 - Where an option begins. It tokenises prompt and option as one text, after moving the blanks at the end of
   the prompt to the option. Our prompt ends in a line break and 16 blanks, and models are trained on prompts
   and responses tokenised apart. tokens="apart" gives it our tokens, tokens="together" leaves it its own.
-- Over what the softmax goes. It takes all rows of the head, also those that only pad it, and in bf16
-  it computes in bf16. Here it takes the tokenizer's vocabulary, in float32, as ours does.
+- Which tokens there are. It takes all rows of the head, also those that only pad it; here it takes those of
+  the tokenizer. And a softmax of bf16 logits is in float32, not in bf16.
 - When a text ends. `generate` reads a model's own generation settings (repetition penalty, several EOS).
   They are put aside, so that texts are greedy until the tokenizer's EOS.
 """
@@ -179,10 +179,13 @@ def _rows_at_once(model: LoadedModel, items: Sequence[Item], evaluation: EvalSpe
 
 @contextlib.contextmanager
 def _without_own_settings(model: LoadedModel) -> Iterator[None]:
-    """The model with generation settings that only say where a text ends."""
+    """The model with generation settings that only say where a text ends and which tokens there are."""
     own = model.causal.generation_config
+    padding = list(range(model.vocabulary_size, model.head_VH.shape[0]))
     model.causal.generation_config = GenerationConfig(
-        eos_token_id=model.tokenizer.eos_token_id, pad_token_id=model.pad_id
+        eos_token_id=model.tokenizer.eos_token_id,
+        pad_token_id=model.pad_id,
+        suppress_tokens=padding or None,
     )
     try:
         yield
@@ -224,7 +227,7 @@ def _texts(model: LoadedModel, item: Item, our: Any, their: Any) -> list[dict[st
         "ours": our.text,
         "theirs": their.text,
         "equal": is_equal,
-        "same_answer": our.parsed == evaluate.parse(item.task, their.text),
+        "same_answer": evaluate.parse(item.task, our.text) == evaluate.parse(item.task, their.text),
         "difference_nats": np.nan,
         "reason": "" if is_equal else _why_texts_differ(model, item, our.text, their),
     }
@@ -236,23 +239,26 @@ def _why_texts_differ(model: LoadedModel, item: Item, ours: str, their: Any) -> 
     if prompt_ids != their.prompt_ids:
         return f"tokens: the prompt has {len(their.prompt_ids)} there and {len(prompt_ids)} here"
     ids = model.tokenizer(ours, add_special_tokens=False)["input_ids"]
-    shared = 0
-    while shared < len(ids) and their.text.startswith(model.tokenizer.decode(ids[: shared + 1])):
+    decode, eos, shared = model.tokenizer.decode, model.tokenizer.eos_token_id, 0
+    while shared < len(ids) and their.text.startswith(decode(ids[: shared + 1])):
         shared += 1
-    margin = _margin(model, prompt_ids + ids[:shared])
-    if margin > _rounding(model):
-        return UNEXPLAINED
-    return f"rounding: after {shared} tokens the two likeliest are {margin:.2g} nats apart"
+    for token, nats in _near_best(model, prompt_ids + ids[:shared]).items():
+        ends_here = their.text == decode(ids[:shared])
+        if ends_here if token == eos else their.text.startswith(decode([*ids[:shared], token])):
+            return f"rounding: after {shared} tokens theirs is {nats:.2g} nats behind the likeliest"
+    return UNEXPLAINED
 
 
 @torch.no_grad()
-def _margin(model: LoadedModel, ids: list[int]) -> float:
-    """How far the likeliest next token is ahead of the second, nats."""
+def _near_best(model: LoadedModel, ids: list[int]) -> dict[int, float]:
+    """Next tokens that rounding could make the likeliest, and how far each is behind it, nats."""
     input_ids_BT = torch.tensor([ids])
     hidden_H = model.hidden_states(input_ids_BT, torch.ones_like(input_ids_BT))[0, -1]
     head_VH = model.head_VH[: model.vocabulary_size]
-    first, second = (head_VH @ hidden_H.to(head_VH.dtype)).float().topk(2).values.tolist()
-    return first - second
+    logits_V = (head_VH @ hidden_H.to(head_VH.dtype)).float()
+    behind_V = logits_V.max() - logits_V
+    near = (behind_V <= _rounding(model)).nonzero()[:, 0].tolist()
+    return {token: float(behind_V[token]) for token in near}
 
 
 def _rounding(model: LoadedModel) -> float:
