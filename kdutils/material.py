@@ -24,7 +24,7 @@ from kdutils.packaged import PACKAGED_MODELS
 from kdutils.runspec import MINI, EvalSpec, RunSpec
 
 MINI_TEST_ITEMS = 200  # a task, if the evaluation does not say
-LARGE_MODEL_BYTES = 60_000_000
+LARGE_MODEL_BYTES = 90_000_000  # SmolLM2-135M in four bits is just above
 MODEL_FILES = "KDUTILS_MODELS"  # environment variable: NAME=PATH,NAME=PATH
 EXAMPLE_FILE = "Qwen/Qwen2.5-0.5B=/models/qwen2.5-0.5b.gguf"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")

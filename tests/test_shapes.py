@@ -248,7 +248,7 @@ def test_a_hub_id_in_the_cache_needs_no_network(folders, offline):
 
 def test_a_hub_id_that_is_not_in_the_cache_is_refused_before_training(folders, offline, tmp_path):
     spec = a_spec(folders, "qwen", "fkl", teacher="Qwen/Qwen2.5-7B")
-    remedy = r"Qwen/Qwen2.5-7B cannot be loaded .*HF_HUB_OFFLINE is set .*run `hf download Qwen/Qwen2.5-7B`"
+    remedy = r"Qwen/Qwen2.5-7B is not downloaded and the hub cannot be asked .*`hf download Qwen/Qwen2.5-7B`"
     with pytest.raises(material.ModelError, match=remedy) as caught:
         running.run(spec, out=tmp_path / "out", evaluation=EVALUATION)
     assert "\n" not in str(caught.value)
