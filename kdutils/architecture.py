@@ -8,9 +8,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from kdutils import gguf_header, material
 from kdutils.material import ModelError, locate
 
-GGUF_TABLES = ("token_embd.weight", "output.weight")
 LORA_MATRICES = ("q", "k", "v", "up", "down")  # of a block, those of models.LORA_TARGETS
 
 
@@ -132,10 +132,7 @@ def _downloaded(hub_id: str) -> Path | None:
     """The config.json in the cache of the hub, if the model was downloaded."""
     if hub_id in HUB:
         return None
-    from huggingface_hub import try_to_load_from_cache  # not needed for the models that we know
-
-    found = try_to_load_from_cache(hub_id, "config.json")
-    return Path(found) if isinstance(found, str) else None
+    return material.hub_file(hub_id, "config.json")
 
 
 def of_config(config: dict[str, Any]) -> Architecture:
@@ -162,26 +159,25 @@ def of_config(config: dict[str, Any]) -> Architecture:
 
 def _of_gguf(path: Path) -> Architecture:
     """The shape of a GGUF file, from its metadata and the shapes of its tensors."""
-    from gguf import GGUFReader  # takes seconds for a large vocabulary, so only where one is
-
-    reader = GGUFReader(path)
-    kind = reader.fields["general.architecture"].contents()
-
-    def fact(name: str) -> int | None:
-        entry = reader.fields.get(f"{kind}.{name}")
-        return None if entry is None else int(entry.contents())
-
+    try:
+        header = gguf_header.read(path)
+    except gguf_header.HeaderError as error:
+        raise ModelError(str(error)) from None
+    kind, tensors = header.get("general.architecture"), header["tensors"]
     if kind not in ("qwen2", "llama"):
         raise ModelError(f"{path}: costs are known of models of type qwen2 and llama, not {kind!r}")
-    rows = {tensor.name: int(tensor.shape[-1]) for tensor in reader.tensors if tensor.name in GGUF_TABLES}
+
+    def fact(name: str) -> int | None:
+        return header.get(f"{kind}.{name}")
+
     return Architecture(
         layers=fact("block_count"),
         hidden=fact("embedding_length"),
         heads=fact("attention.head_count"),
         key_heads=fact("attention.head_count_kv") or fact("attention.head_count"),
         intermediate=fact("feed_forward_length"),
-        rows=rows["token_embd.weight"],
-        is_tied="output.weight" not in rows,
+        rows=tensors["token_embd.weight"][-1],
+        is_tied="output.weight" not in tensors,
         has_bias=kind == "qwen2",
         head_size=fact("attention.key_length"),
     )

@@ -35,8 +35,7 @@ def drawn(plan: Plan, *, rng: np.random.Generator) -> pd.DataFrame:
     item of every run of a quadrant is equally likely. Empty where no KD run, its teacher and the SFT student
     of its seed are all finished.
     """
-    written = [run for run in plan.runs if run.evaluation.scoring == "generation"]
-    distilled = [run for run in written if _is_plain(run.spec)]
+    distilled = [run for run in plan.runs if _is_plain(run.spec)]
     there = {run.spec.domain for run in distilled}
     asked = (name for name in DOMAINS if any(plan.shown.keeps("tasks", task) for task in DOMAIN_TASKS[name]))
     domain = next((name for name in asked if name in there), None)

@@ -21,7 +21,9 @@ class HeaderError(ValueError):
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The metadata of a GGUF file without its arrays, and `parameters`: numbers in its tensors.
+    """The metadata of a GGUF file without its arrays.
+
+    Added are `tensors`, the shape of each by its name (width first), and `parameters`, the numbers in them.
 
     Raises:
         HeaderError: if it is not a GGUF file of version 2 or 3, or ends within its head.
@@ -34,10 +36,11 @@ def read(path: Path) -> dict[str, Any]:
             if version not in (2, 3):
                 raise HeaderError(f"{path} is GGUF version {version}; versions 2 and 3 can be read")
             pairs = [(_text(file), _value(file, _number(file, "I"))) for _ in range(n_values)]
-            sizes = [_tensor_size(file) for _ in range(n_tensors)]
+            tensors = dict(_tensor(file) for _ in range(n_tensors))
         except struct.error:
             raise HeaderError(f"{path} ends within its head; get it anew") from None
-    return {name: value for name, value in pairs if value is not None} | {"parameters": sum(sizes)}
+    facts = {name: value for name, value in pairs if value is not None}
+    return facts | {"tensors": tensors, "parameters": sum(map(math.prod, tensors.values()))}
 
 
 def _number(file: BinaryIO, kind: str) -> Any:
@@ -66,8 +69,8 @@ def _value(file: BinaryIO, kind: int) -> Any:
     return None
 
 
-def _tensor_size(file: BinaryIO) -> int:
-    _text(file)
+def _tensor(file: BinaryIO) -> tuple[str, tuple[int, ...]]:
+    name = _text(file)
     shape = struct.unpack(f"<{(n := _number(file, 'I'))}Q", file.read(8 * n))
     _number(file, "I"), _number(file, "Q")  # its type, and where it begins
-    return math.prod(shape)
+    return name, shape

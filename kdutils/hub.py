@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
-from kdutils.material import ModelError, locate
+from kdutils.material import ModelError, hub_file, locate
 
 ASK_SECONDS = 10.0
 
@@ -61,12 +62,7 @@ def _check_on_hub(hub_id: str) -> None:
 
 def _is_downloaded(hub_id: str) -> bool:
     """Whether configuration and all weights are in the hub's cache."""
-    from huggingface_hub import try_to_load_from_cache
-
-    def cached(name: str) -> Path | None:
-        found = try_to_load_from_cache(hub_id, name)
-        return Path(found) if isinstance(found, str) else None
-
+    cached = partial(hub_file, hub_id)
     if cached("config.json") is None:
         return False
     index = cached("model.safetensors.index.json")

@@ -69,8 +69,6 @@ def read(plan: Plan) -> Items:
 def _scored(plan: Plan) -> list[tuple]:
     table = []
     for run in plan.runs:
-        if run.evaluation.scoring != "generation":
-            continue
         spec = material.resolved(run.spec)
         rows = runs.folder_of(plan.out, spec.run_id).evaluation(run.evaluation)
         if rows is None:

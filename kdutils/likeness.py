@@ -102,8 +102,7 @@ def beside_teachers(
     plan: Plan, columns: list[str]
 ) -> Iterator[tuple[dict[str, Any], pd.DataFrame, pd.DataFrame]]:
     """Names of a student of `answers`, its item rows and its tuned teacher's, each with these columns."""
-    written = [run for run in plan.runs if run.evaluation.scoring == "generation"]
-    specs = {material.resolved(run.spec): run.evaluation for run in written if run.spec.domain in DOMAINS}
+    specs = {material.resolved(run.spec): run.evaluation for run in plan.runs if run.spec.domain in DOMAINS}
 
     @cache
     def rows(spec: RunSpec) -> pd.DataFrame | None:

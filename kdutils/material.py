@@ -134,16 +134,16 @@ def hub_revision(name: str) -> str:
     place = locate(name)
     if Path(place.source).is_dir():
         return ""
-    folder = _hub_folder(name)
-    return folder.name if folder else ""
+    config = hub_file(place.source, "config.json")
+    return config.parent.name if config else ""
 
 
-def _hub_folder(name: str) -> Path | None:
-    """Where a hub model's files lie in the local cache, by revision; None if they do not."""
-    from huggingface_hub import try_to_load_from_cache
+def hub_file(hub_id: str, file_name: str) -> Path | None:
+    """Where a file of a hub model lies in the local cache, in a folder named by its revision; None if not."""
+    from huggingface_hub import try_to_load_from_cache  # not needed for models that are files
 
-    found = try_to_load_from_cache(locate(name).source, "config.json")
-    return Path(found).parent if isinstance(found, str) else None
+    found = try_to_load_from_cache(hub_id, file_name)
+    return Path(found) if isinstance(found, str) else None
 
 
 def describe(name: str) -> dict[str, Any]:
@@ -170,8 +170,9 @@ def describe(name: str) -> dict[str, Any]:
     if name in MINI_MODELS:
         facts["source"] = "embedded mini family"
     elif not folder.is_dir():
-        revision, folder = hub_revision(name), _hub_folder(name)
-        facts["source"] += f" at {revision[:12]}" if revision else ", not downloaded"
+        config = hub_file(place.source, "config.json")
+        folder = config.parent if config else None
+        facts["source"] += f" at {folder.name[:12]}" if folder else ", not downloaded"
     return facts | _of_tensors(sorted(folder.glob("*.safetensors")) if folder else [])
 
 

@@ -53,7 +53,7 @@ class Plan:
     section: str  # a key of SECTIONS
     profile: Profile
     out: Path
-    runs: tuple[PlannedRun, ...]  # live ones; baselines and teachers first
+    runs: tuple[PlannedRun, ...]  # live ones, whose texts are scored; baselines and teachers first
     shown: Filter
 
     @property

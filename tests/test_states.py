@@ -17,11 +17,7 @@ EVALUATION = EvalSpec(tasks=("addsub",), max_new_tokens=8)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    root = tmp_path_factory.mktemp("states")
-    tiny.save_model(root / "tiny-20k", seed=0)
-    tiny.save_model(root / "tiny-40k", hidden=48, rows=96, seed=1)
-    tiny.write_data(root / "data")
-    return root
+    return tiny.save_study(tmp_path_factory.mktemp("states"))
 
 
 def a_spec(folder, method="fkl", **fields):

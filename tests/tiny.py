@@ -143,6 +143,14 @@ def write_data(folder: Path, *, n_train: int = 24, n_other: int = 6) -> str:
     return str(folder)
 
 
+def save_study(root: Path) -> Path:
+    """A student, a teacher and their items under `root`: tiny-20k, tiny-40k, data."""
+    save_model(root / "tiny-20k", seed=0)
+    save_model(root / "tiny-40k", hidden=48, rows=96, seed=1)
+    write_data(root / "data")
+    return root
+
+
 def spec(student: str, data: str, **fields) -> RunSpec:
     """A short run on the tiny data."""
     fields = {
