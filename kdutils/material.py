@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from kdutils import benchmark, gguf_header, store
+from kdutils import benchmark, contamination, gguf_header, store
 from kdutils.items import SPLITS, DataError, Item, item_of, json_lines, short_enough
 from kdutils.mini.family import MINI_MODELS, MODEL_FOLDER
 from kdutils.mini.items import TASKS_OF, build_data, mini_digest
@@ -346,16 +346,19 @@ def _mini_items(
 def test_items(spec: RunSpec, evaluation: EvalSpec) -> list[Item]:
     """The items of an evaluation, `items_per_task` of each of its tasks.
 
-    Benchmark test items say how their question occurs in what is trained on.
+    Test items of files say how their question occurs in what may be trained on; the mini world's never do.
 
     Raises:
         DataError: if a task has none.
     """
     chosen = []
-    if spec.data in benchmark.SOURCES and evaluation.split == "test":
-        pool = list(benchmark.flagged(spec.data, spec.domain))
-    else:
+    if spec.data == MINI or evaluation.split != "test":
         pool = load_items(spec, evaluation.split, per_task=evaluation.items_per_task)
+    elif spec.data in benchmark.SOURCES:
+        pool = benchmark.flagged(spec.data, spec.domain)
+    else:
+        trained_on = read_items(Path(spec.data).expanduser() / "train.jsonl")
+        pool = contamination.flagged(load_items(spec, "test"), trained_on)
     for task in evaluation.tasks:
         of_task = [item for item in pool if item.task == task][: evaluation.items_per_task]
         if not of_task:

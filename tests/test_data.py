@@ -9,6 +9,7 @@ import torch
 from kdutils import data, material
 from kdutils.items import Item, default_response, fingerprint, item_of, prompt
 from kdutils.material import DataError
+from kdutils.runspec import EvalSpec
 
 TOKENIZER = tiny.tokenizer()
 
@@ -173,3 +174,22 @@ def test_default_responses_are_those_of_llm_adapters():
     choice = Item(id="b", task="obqa", question="q", answer="answer2")
     assert default_response(math) == math.rationale
     assert default_response(choice) == "the correct answer is answer2"
+
+
+def test_questions_of_ones_own_folder_are_held_against_all_that_may_be_trained_on(tmp_path):
+    def record(name, question):
+        return {"id": name, "task": "addsub", "question": question, "answer": "3"}
+
+    trained = [
+        "A ship has 4 sails and gets 2 more. How many are there?",
+        "Tom eats 3 plums of 9. How many stay?",
+    ]
+    asked = [trained[0], "Tom eats 5 plums of 7. How many stay?", "Why is the sky blue at noon?"]
+    tiny.write_data(tmp_path)
+    for split, questions in (("train", trained), ("test", asked)):
+        lines = [json.dumps(record(f"{split}-{row}", text)) for row, text in enumerate(questions)]
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(lines) + "\n")
+    spec = tiny.spec("mini-qwen-14k", str(tmp_path), method="sft", train_items=1, validation_items=0)
+    found = material.test_items(spec, EvalSpec(tasks=("addsub",)))
+    assert [item.contaminated for item in found] == ["exact", "masked", ""]  # though only one is trained on
+    assert [item.question for item in found] == asked
