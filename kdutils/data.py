@@ -51,14 +51,18 @@ def encode(
         raise DataError(f"tokenizer {tokenizer.name_or_path} has no EOS token, so a student could not stop")
     start = [] if tokenizer.bos_token_id is None or not _adds_bos(tokenizer) else [tokenizer.bos_token_id]
 
-    def of(record: dict) -> dict:
-        head = start + tokenizer(record["prompt"], add_special_tokens=False)["input_ids"]
-        body = tokenizer(record["response"], add_special_tokens=False)["input_ids"]
-        ids = head + body + [tokenizer.eos_token_id] * record["ended"]
+    def of(records: dict[str, list]) -> dict[str, list]:
+        heads, bodies = (
+            tokenizer(records[part], add_special_tokens=False)["input_ids"] for part in ("prompt", "response")
+        )
+        ids = [
+            start + head + body + [tokenizer.eos_token_id] * ended
+            for head, body, ended in zip(heads, bodies, records["ended"], strict=True)
+        ]
         return {
-            "input_ids": ids[:max_tokens],
-            "n_unscored": 1 if protocol == "paper" else len(head),
-            "n": len(ids),
+            "input_ids": [each[:max_tokens] for each in ids],
+            "n_unscored": [1 if protocol == "paper" else len(start) + len(head) for head in heads],
+            "n": [len(each) for each in ids],
         }
 
     table = datasets.Dataset.from_dict(
@@ -70,6 +74,7 @@ def encode(
         }
     )
     options = {
+        "batched": True,
         "remove_columns": table.column_names[1:],
         "load_from_cache_file": False,
         "keep_in_memory": True,
@@ -111,7 +116,7 @@ def prompt_ids(questions: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> 
 
 def collate(encoded: datasets.Dataset, rows: Sequence[int], *, pad_id: int) -> Batch:
     """The rows as a batch padded on the right. `pad_id` may equal EOS: masks come from lengths alone."""
-    records = encoded.select(rows)
+    records = encoded[list(rows)]  # at once: a column of a selection is read row by row
     sequences = [torch.tensor(ids) for ids in records["input_ids"]]
     lengths = torch.tensor([len(ids) for ids in sequences])
     input_ids_BT = torch.nn.utils.rnn.pad_sequence(sequences, batch_first=True, padding_value=pad_id)
@@ -119,7 +124,7 @@ def collate(encoded: datasets.Dataset, rows: Sequence[int], *, pad_id: int) -> B
     attention_BT = place_T < lengths[:, None]
     scored_BT = attention_BT & (place_T >= torch.tensor(records["n_unscored"])[:, None])
     scored_BT[:, 0] = False
-    return Batch(list(records["id"]), input_ids_BT, attention_BT.long(), scored_BT)
+    return Batch(records["id"], input_ids_BT, attention_BT.long(), scored_BT)
 
 
 def epoch_order(n_items: int, generator: torch.Generator) -> list[int]:

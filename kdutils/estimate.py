@@ -20,7 +20,7 @@ from kdutils.formulas import (
     training_flops,
 )
 from kdutils.machines import Machine
-from kdutils.runspec import LOGIT_METHODS, MINI, EvalSpec, RunSpec
+from kdutils.runspec import LOGIT_METHODS, EvalSpec, RunSpec
 
 BUDGET_BYTES = 160 << 20  # losses.BUDGET_BYTES, which a test compares: torch is not loaded for it
 LOGIT_CHUNKS = 3  # the logits that exist at one time and what is computed from them, in units of that
@@ -63,8 +63,8 @@ class Cost:
 
 
 def is_cached(spec: RunSpec) -> bool:
-    """Whether the teacher's hidden states come from a cache: for real models, on the gold sequences."""
-    return spec.method in LOGIT_METHODS and spec.data != MINI
+    """Whether the teacher's hidden states on the gold sequences come from a cache."""
+    return spec.method in LOGIT_METHODS and spec.reads_gold
 
 
 @dataclass(frozen=True)

@@ -84,7 +84,8 @@ def top1_tokens(
     Args:
         encoded: from `data.encode`.
     """
-    by_length = sorted(range(len(encoded)), key=lambda row: -len(encoded[row]["input_ids"]))
+    lengths = [len(ids) for ids in encoded["input_ids"][:]]
+    by_length = sorted(range(len(encoded)), key=lambda row: -lengths[row])
     found: dict[int, list[int]] = {}
     was_training = model.network.training
     model.network.eval()

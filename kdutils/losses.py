@@ -141,8 +141,10 @@ def divergence(
 
 def _divergence_of_rows(student_RV: Tensor, teacher_RV: Tensor, kind, beta, temperature) -> Tensor:
     """Divergence of each row; its gradient by logits / temperature overwrites the student's logits."""
-    log_student = student_RV.div_(temperature).log_softmax(-1)
-    log_teacher = teacher_RV.div_(temperature).log_softmax(-1)
+    if temperature != 1:
+        student_RV.div_(temperature)
+        teacher_RV.div_(temperature)
+    log_student, log_teacher = student_RV.log_softmax(-1), teacher_RV.log_softmax(-1)
     gap = log_teacher - log_student  # all below is written in it, so that equal models give exact zeros
     student, teacher = log_student.exp_(), log_teacher.exp_()
     if kind == "forward_kl":
@@ -154,7 +156,8 @@ def _divergence_of_rows(student_RV: Tensor, teacher_RV: Tensor, kind, beta, temp
     else:
         # log(M / S) = logaddexp(log(1 - beta), log(beta) + gap) and log(M / T) = log(M / S) - gap, both from
         # one term that is exact at gap = 0 and never an exponential of something positive.
-        share = gap.sign().mul_(0.5 - beta).add_(0.5)  # beta where the student has more, else 1 - beta
+        # beta where the student has more, else 1 - beta
+        share = 0.5 if beta == 0.5 else gap.sign().mul_(0.5 - beta).add_(0.5)
         term = gap.abs().neg_().expm1_().mul_(share).log1p_()
         rest = gap.clamp(max=0.0).sub_(term).mul_(teacher).sum(-1).mul_(beta)
         kl_weight, log_ratio = 1.0 - beta, gap.clamp_(min=0.0).add_(term).neg_()
@@ -165,7 +168,7 @@ def _divergence_of_rows(student_RV: Tensor, teacher_RV: Tensor, kind, beta, temp
 
 
 class _Logits:
-    """One model's logits of some rows at a time, float32 or wider, in a buffer that each call overwrites."""
+    """One model's logits of some rows at a time, in a buffer that each call overwrites."""
 
     def __init__(self, side: str, hidden_NH: Tensor, head_VH: Tensor, vocabulary_size: int) -> None:
         device = hidden_NH.device.type
@@ -181,17 +184,23 @@ class _Logits:
         self.dtype, self.wide = dtype, torch.promote_types(dtype, torch.float32)
         self.inputs, self.hidden_NH = (hidden_NH, head_VH), hidden_NH.detach().to(dtype)
         self.head_VH = head_VH.detach()[:vocabulary_size].to(dtype)
-        self.row_bytes = vocabulary_size * (4 if dtype == torch.float32 else 4 + dtype.itemsize)
+        self.row_bytes = vocabulary_size * dtype.itemsize
         self.buffer: Tensor | None = None
+        self.block: Tensor | None = None
 
     def __getitem__(self, rows: slice) -> Tensor:
         hidden_RH = self.hidden_NH[rows]
-        if self.buffer is None:  # the first rows asked for are the most
-            self.buffer = hidden_RH.new_empty(len(hidden_RH), len(self.head_VH), dtype=self.wide)
-        logits_RV = self.buffer[: len(hidden_RH)]
+        if self.buffer is None:  # the first rows asked for are the most; fresh memory is what costs
+            self.buffer = hidden_RH.new_empty(len(hidden_RH), len(self.head_VH))
+        return torch.mm(hidden_RH, self.head_VH.T, out=self.buffer[: len(hidden_RH)])
+
+    def widened(self, logits_RV: Tensor) -> Tensor:
+        """The logits themselves if they are wide enough to compute with, else a copy that is."""
         if self.dtype == self.wide:
-            return torch.mm(hidden_RH, self.head_VH.T, out=logits_RV)
-        return logits_RV.copy_(hidden_RH @ self.head_VH.T)
+            return logits_RV
+        if self.block is None:
+            self.block = torch.empty_like(logits_RV, dtype=self.wide)
+        return self.block[: len(logits_RV)].copy_(logits_RV)
 
 
 class _FusedSum(torch.autograd.Function):
@@ -203,6 +212,7 @@ class _FusedSum(torch.autograd.Function):
         needs_hidden, needs_head = (grad_enabled and needed for needed in ctx.needs_input_grad[:2])
         hidden_sum = torch.zeros_like(hidden_NH, dtype=student.wide) if needs_hidden else None
         head_sum = torch.zeros_like(head_VH, dtype=student.wide) if needs_head else None
+        part_VH = torch.empty_like(student.head_VH) if needs_head and student.dtype != student.wide else None
         values_N = torch.zeros(n_rows, dtype=student.wide, device=hidden_NH.device)
         n_block = max(1, BLOCK_ELEMENTS.get(hidden_NH.device.type, 1 << 24) // n_tokens)
         for start in range(0, n_rows, n_chunk):
@@ -210,15 +220,21 @@ class _FusedSum(torch.autograd.Function):
             logits = [model[chunk] for model in models]
             for first in range(start, chunk.stop, n_block):
                 rows = slice(first, min(first + n_block, chunk.stop))
-                values_N[rows] = score(rows, *(x[first - start : rows.stop - start] for x in logits))
-            gradient_RV = logits[0] if weights_N is None else logits[0].mul_(weights_N[chunk, None])
-            gradient_RV = gradient_RV.to(student.dtype)
+                block = [x[first - start : rows.stop - start] for x in logits]
+                wide = [model.widened(x) for model, x in zip(models, block, strict=True)]
+                values_N[rows] = score(rows, *wide)
+                if weights_N is not None:
+                    wide[0].mul_(weights_N[rows, None])
+                if wide[0] is not block[0]:
+                    block[0].copy_(wide[0])
+            gradient_RV = logits[0]
             if needs_hidden:
                 hidden_sum[chunk] = gradient_RV @ student.head_VH
-            if needs_head and student.dtype == student.wide:
+            if needs_head and part_VH is None:
                 head_sum[:n_tokens].addmm_(gradient_RV.T, student.hidden_NH[chunk])
             elif needs_head:  # the sum over chunks is in float32 all the same
-                head_sum[:n_tokens].add_(gradient_RV.T @ student.hidden_NH[chunk])
+                torch.mm(gradient_RV.T, student.hidden_NH[chunk], out=part_VH)
+                head_sum[:n_tokens].add_(part_VH)
         ctx.save_for_backward(hidden_sum, head_sum)
         ctx.dtypes, ctx.gradient_scale = (hidden_NH.dtype, head_VH.dtype), scales[1]
         return (values_N if weights_N is None else values_N * weights_N).sum() * scales[0]

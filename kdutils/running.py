@@ -296,15 +296,15 @@ def teacher_signal(
 ) -> Teacher | CachedTeacher:
     """The teacher of a run as its students see it.
 
-    A large one is asked about the training items once, for all its students (kdutils.states), and is not in
-    memory when they train; a tiny one is faster online. KDUTILS_TEACHER_STATES=always or never decides.
+    It is asked about the training items once, for all its students (kdutils.states), and its body is in
+    memory only while one trains on its own samples. KDUTILS_TEACHER_STATES=never asks it at every step.
     """
     load = partial(teacher_model, spec, out, progress, waits=waits)
     noise = {"noise_sigma": spec.noise_sigma, "seed": spec.seed}
-    wish = os.environ.get("KDUTILS_TEACHER_STATES", "auto")
-    if wish not in ("auto", "always", "never"):
-        raise ValueError(f"KDUTILS_TEACHER_STATES={wish!r} is unknown: use auto, always or never")
-    if wish == "never" or (wish == "auto" and not material.is_large(spec.teacher)):
+    wish = os.environ.get("KDUTILS_TEACHER_STATES", "always")
+    if wish not in ("always", "never"):
+        raise ValueError(f"KDUTILS_TEACHER_STATES={wish!r} is unknown: use always or never")
+    if wish == "never" or not spec.reads_gold:
         model = load()
         model.network.requires_grad_(False)
         return Teacher(model, **noise)

@@ -225,6 +225,13 @@ class RunSpec(_Hashed):
         slug = "-".join(re.sub(r"[^A-Za-z0-9.]+", "-", part.rstrip("/").rsplit("/", 1)[-1]) for part in parts)
         return f"{slug[:80].strip('-.')}-s{self.seed}-{self.digest()}"
 
+    @property
+    def reads_gold(self) -> bool:
+        """Whether it is trained on the items' own responses, if only on some of its steps."""
+        return self.method not in ("base", "seqkd") and not (
+            self.method == "gkd" and self.on_policy_share == 1
+        )
+
     def teacher_spec(self) -> RunSpec | None:
         """The run that makes the teacher, or None for an untuned teacher or none.
 

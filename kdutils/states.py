@@ -165,7 +165,7 @@ def _shards(n_positions: Sequence[int], most: int) -> list[range]:
 @torch.no_grad()
 def _states_of(teacher: LoadedModel, encoded: datasets.Dataset, rows: range) -> Iterator[Tensor]:
     """The hidden states of each row's scored positions, in order; rows of like length share a batch."""
-    lengths = {row: len(encoded[row]["input_ids"]) for row in rows}
+    lengths = {row: len(ids) for row, ids in zip(rows, encoded[list(rows)]["input_ids"], strict=True)}
     by_length = sorted(rows, key=lambda row: -lengths[row])
     found: dict[int, Tensor] = {}
     for first in range(0, len(by_length), BATCH_ROWS):

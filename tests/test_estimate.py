@@ -262,7 +262,8 @@ def test_hidden_states_are_made_once_for_all_that_read_the_same():
     kept = estimate.teacher_cost(spec, A100).disk_bytes
     scored = lengths.of_training(spec).scored(protocol="careful", at_most=256)
     assert kept == pytest.approx(spec.train_items * scored * 3_584 * 2)
-    assert estimate.teacher_key(replace(spec, data="mini")) is None
+    own_samples_alone = replace(spec, method="gkd", on_policy_share=1.0)
+    assert estimate.teacher_key(own_samples_alone) is None
 
 
 def test_memory_is_what_arithmetic_says():

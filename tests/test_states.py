@@ -93,7 +93,6 @@ def test_a_student_learns_the_same_from_cached_states(folder, tmp_path, monkeypa
 
 
 def test_students_temperatures_and_noise_share_one_cache(folder, tmp_path, monkeypatch):
-    monkeypatch.setenv("KDUTILS_TEACHER_STATES", "always")
     written = []
     write = states.States.write
     monkeypatch.setattr(states.States, "write", lambda *args: written.append(args[0]) or write(*args))
@@ -105,7 +104,6 @@ def test_students_temperatures_and_noise_share_one_cache(folder, tmp_path, monke
 
 
 def test_a_large_teacher_is_not_in_memory_when_its_student_is_loaded(folder, tmp_path, monkeypatch):
-    monkeypatch.setenv("KDUTILS_TEACHER_STATES", "always")
     alive = []
     trained = train.train
 
@@ -118,8 +116,7 @@ def test_a_large_teacher_is_not_in_memory_when_its_student_is_loaded(folder, tmp
     assert alive == [False]
 
 
-def test_other_weights_under_the_same_name_are_another_cache(folder, tmp_path, monkeypatch):
-    monkeypatch.setenv("KDUTILS_TEACHER_STATES", "always")
+def test_other_weights_under_the_same_name_are_another_cache(folder, tmp_path):
     own = tmp_path / "models"
     shutil.copytree(folder / "tiny-20k", own / "tiny-20k")
     shutil.copytree(folder / "tiny-40k", own / "tiny-40k")
@@ -164,9 +161,16 @@ def test_an_interrupted_writing_leaves_nothing(kept, monkeypatch, tmp_path):
     assert not other.are_there() and not list(other.path.parent.glob(f".{other.path.name}*"))
 
 
+def test_a_student_that_sees_its_own_samples_alone_needs_no_cache(folder, tmp_path):
+    running.run(
+        distilled(folder, "gkd", on_policy_share=1.0, max_new_tokens=8), out=tmp_path, evaluation=EVALUATION
+    )
+    assert not (tmp_path / "states").exists()
+
+
 def test_an_unknown_wish_is_refused(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("KDUTILS_TEACHER_STATES", "sometimes")
-    with pytest.raises(ValueError, match="'sometimes' is unknown: use auto, always or never"):
+    with pytest.raises(ValueError, match="'sometimes' is unknown: use always or never"):
         running.teacher_signal(distilled(folder), [], tmp_path)
 
 
