@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from kdutils import data
+from kdutils import continuous, data
 from kdutils.losses import shifted
 from kdutils.models import LoadedModel
 from kdutils.noise import noise_keys, random_bits
@@ -46,7 +46,7 @@ def generate(
     """One text for each prompt, in their order.
 
     Prompts of similar length share a batch. Only EOS ends a text; the model's own generation settings are
-    not used.
+    not used. KDUTILS_CONTINUOUS_BATCHING=1 leaves greedy texts to transformers (see kdutils.continuous).
 
     Args:
         temperature: 0 is greedy; otherwise of the sampled softmax over the tokenizer's vocabulary.
@@ -59,10 +59,15 @@ def generate(
         raise ValueError("a prompt has no tokens; every text needs something to follow")
     if temperature > 0 and (keys is None or len(keys) != len(prompts)):
         raise ValueError("sampling (temperature > 0) needs one key for each prompt")
-    by_length = sorted(range(len(prompts)), key=lambda row: -len(prompts[row]))
-    texts: dict[int, Text] = {}
     was_training = model.network.training
     model.network.eval()
+    if temperature == 0 and continuous.is_wanted():
+        eos = model.tokenizer.eos_token_id
+        made = continuous.greedy(model, prompts, max_new_tokens=max_new_tokens)
+        model.network.train(was_training)
+        return [Text([t for t in ids if t != eos], ids[-1:] == [eos]) for ids in made]
+    by_length = sorted(range(len(prompts)), key=lambda row: -len(prompts[row]))
+    texts: dict[int, Text] = {}
     for first in range(0, len(by_length), batch_rows):
         rows = by_length[first : first + batch_rows]
         row_keys = None if temperature == 0 else [keys[row] for row in rows]

@@ -120,6 +120,7 @@ class RunSpec(_Hashed):
     beta: float = 0.5  # gkd: weight of the teacher in the mixture
     on_policy_share: float = 0.5  # gkd: share of steps on the student's own samples (lambda)
     sampling_temperature: float = 1.0  # gkd: of those samples
+    rollout_steps: int = 1  # gkd: so many steps' samples are drawn at once, before the first of them
     max_new_tokens: int = 128  # gkd: their length, and that of the teacher's texts in seqkd
     noise_sigma: float = 0.0  # standard deviation of Gaussian noise on the teacher's logits
     protocol: str = "careful"  # careful | paper (prompt tokens in the loss, mean by sequence)
@@ -156,6 +157,7 @@ class RunSpec(_Hashed):
         "beta": (0.001, 0.999),
         "on_policy_share": (0.0, 1.0),
         "sampling_temperature": (0.01, 100.0),
+        "rollout_steps": (1, 10_000),
         "max_new_tokens": (1, 8_192),
         "noise_sigma": (0.0, 1_000.0),
         "wrong_rationale_share": (0.0, 1.0),
@@ -182,6 +184,7 @@ class RunSpec(_Hashed):
         "beta": ("gkd",),
         "on_policy_share": ("gkd",),
         "sampling_temperature": ("gkd",),
+        "rollout_steps": ("gkd",),
         "max_new_tokens": ("gkd", "seqkd"),
         "teacher_tuned": KD_METHODS,
         "teacher_seed": KD_METHODS,

@@ -7,6 +7,7 @@ exactly as it would have.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 import time
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 
 from kdutils import data, losses, store
 from kdutils.data import Batch
-from kdutils.generate import generate
+from kdutils.generate import Text, generate
 from kdutils.items import Item
 from kdutils.losses import TokenSum, shifted
 from kdutils.models import LoadedModel, seeded
@@ -91,6 +92,8 @@ class _Training:
         how = {"tokenizer": student.tokenizer, "max_tokens": spec.max_tokens, "protocol": spec.protocol}
         self.encoded: datasets.Dataset = data.encode(items, **how)
         self.validation = data.encode(validation, **how) if validation else None
+        self.encoded_ids: list[str] = self.encoded["id"][:]
+        self.rollouts: dict[int, list[Text]] = {}  # step -> samples drawn for it in advance
         self.prompts = data.prompt_ids([item.question for item in items], student.tokenizer)
         self.checkpoint, self.progress = checkpoint, progress or (lambda entry: None)
         self.steps_per_epoch = math.ceil(len(items) / spec.batch_size)
@@ -203,40 +206,57 @@ class _Training:
 
     def _batch(self, step: int) -> tuple[Batch, bool]:
         """The rows of a step; for gkd, on its share of steps, with the student's own responses."""
+        if self.spec.method == "gkd" and self._is_on_policy(step):
+            return self._own_samples(step), True
+        return data.collate(self.encoded, self._rows(step), pad_id=self.student.pad_id), False
+
+    def _rows(self, step: int) -> list[int]:
         epoch, place = divmod(step, self.steps_per_epoch)
         order = data.epoch_order(len(self.encoded), _generator(self.spec.seed, "order", epoch))
-        rows = order[place * self.spec.batch_size : (place + 1) * self.spec.batch_size]
-        batch = data.collate(self.encoded, rows, pad_id=self.student.pad_id)
-        if self.spec.method != "gkd" or not self._is_on_policy(step):
-            return batch, False
-        return self._own_samples(rows, batch.ids, step), True
+        return order[place * self.spec.batch_size : (place + 1) * self.spec.batch_size]
 
     def _is_on_policy(self, step: int) -> bool:
         coin = torch.rand((), generator=_generator(self.spec.seed, "policy", step))
         return float(coin) < self.spec.on_policy_share
 
-    def _own_samples(self, rows: list[int], ids: list[str], step: int) -> Batch:
-        """Prompts of the rows with responses sampled from the student; EOS is kept where it came."""
-        spec, prompts = self.spec, [self.prompts[row] for row in rows]
-        keys = [f"{name}@{step}" for name in ids]
-        texts = generate(
-            self.student,
-            prompts,
-            max_new_tokens=spec.max_new_tokens,
-            temperature=spec.sampling_temperature,
-            keys=keys,
-            seed=spec.seed,
-        )
+    def _own_samples(self, step: int) -> Batch:
+        """Prompts of the step's rows with responses sampled from the student; EOS is kept where it came."""
+        if step not in self.rollouts:
+            self.rollouts = self._sampled(step)
+        spec, rows, texts = self.spec, self._rows(step), self.rollouts.pop(step)
         eos = self.student.tokenizer.eos_token_id
-        responses = [text.token_ids + [eos] * text.ended for text in texts]
+        prompts, responses = (
+            [self.prompts[row] for row in rows],
+            [ids + [eos] * ended for ids, ended in texts],
+        )
         table = datasets.Dataset.from_dict(
             {
-                "id": keys,
+                "id": self._keys(step),
                 "input_ids": [(p + r)[: spec.max_tokens] for p, r in zip(prompts, responses, strict=True)],
                 "n_unscored": [1 if spec.protocol == "paper" else len(prompt) for prompt in prompts],
             }
         )
         return data.collate(table, range(len(rows)), pad_id=self.student.pad_id)
+
+    def _sampled(self, first: int) -> dict[int, list[Text]]:
+        """Responses for this on-policy step and for the next ones, `rollout_steps` in all, drawn at once."""
+        upcoming = (step for step in range(first, self.n_steps) if self._is_on_policy(step))
+        steps = list(itertools.islice(upcoming, self.spec.rollout_steps))
+        texts = iter(
+            generate(
+                self.student,
+                [self.prompts[row] for step in steps for row in self._rows(step)],
+                max_new_tokens=self.spec.max_new_tokens,
+                temperature=self.spec.sampling_temperature,
+                keys=[key for step in steps for key in self._keys(step)],
+                seed=self.spec.seed,
+            )
+        )
+        return {step: list(itertools.islice(texts, len(self._rows(step)))) for step in steps}
+
+    def _keys(self, step: int) -> list[str]:
+        """What the step's samples are told apart by: item and step."""
+        return [f"{self.encoded_ids[row]}@{step}" for row in self._rows(step)]
 
     def _schedule(self, step: int) -> float:
         """Share of the peak learning rate: linear warm-up, then linear decay to zero."""
@@ -308,6 +328,7 @@ class _Training:
             "micro_batch_size": self.outcome.micro_batch_size,
             "best_loss": None if self.best is None else self.best[0],
             "curve": self.outcome.curve,
+            "rollouts": self.rollouts,
         }
         with store.folder_in_one_step(self.checkpoint) as partial:
             file = partial / "state.safetensors"
@@ -352,6 +373,9 @@ class _Training:
             self.optimiser.state[w] = moments[name]
         self.best, self.done_steps, self.seconds_before = best, state["done_steps"], state["seconds"]
         self.outcome.micro_batch_size, self.outcome.curve = state["micro_batch_size"], state["curve"]
+        self.rollouts = {
+            int(step): [Text(*text) for text in texts] for step, texts in state["rollouts"].items()
+        }
 
 
 def _groups(weights: dict[str, Tensor], decay: float) -> list[dict[str, Any]]:

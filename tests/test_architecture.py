@@ -38,6 +38,7 @@ LEFT_TO_RIGHT = [
     "runs",
     "states",
     "teacher",
+    "continuous",
     "generate",
     "train",
     "cells",

@@ -98,11 +98,14 @@ class Interrupt(Exception):  # noqa: N818 - stands for Ctrl-C
     pass
 
 
-@pytest.mark.parametrize("method", ["sft", "fkl", "gkd"])
+INTERRUPTED = [("sft", {}), ("fkl", {}), ("gkd", {}), ("gkd", {"on_policy_share": 1.0, "rollout_steps": 3})]
+
+
+@pytest.mark.parametrize(("method", "fields"), INTERRUPTED)
 @pytest.mark.parametrize("adapter", ["full", "lora"])
-def test_interrupted_and_resumed_is_bit_equal(folder, tmp_path, monkeypatch, method, adapter):
+def test_interrupted_and_resumed_is_bit_equal(folder, tmp_path, monkeypatch, method, fields, adapter):
     monkeypatch.setattr(train, "CHECKPOINT_SECONDS", 0.0)  # after every step
-    spec = a_spec(folder, method, adapter=adapter, epochs=2, select_best=True)
+    spec = a_spec(folder, method, adapter=adapter, epochs=2, select_best=True, **fields)
     validation = material.load_items(spec, "validation")
     straight, _ = fit(folder, spec, validation=validation)
 
@@ -268,6 +271,29 @@ def test_gkd_mixes_by_its_share_and_scores_its_own_texts(folder):
     own = [entry["on_policy"] for entry in mixed.curve if "loss" in entry]
     assert 0.2 < sum(own) / len(own) < 0.8
     assert max(entry["n_tokens"] for entry in mixed.curve if entry.get("on_policy")) <= 8 * 9  # texts and EOS
+
+
+def test_samples_of_several_steps_are_drawn_at_once_from_the_student_before_the_first(folder, monkeypatch):
+    drawn, sampled = [], train.generate
+
+    def watched(student, prompts, **how):
+        texts = sampled(student, prompts, **how)
+        drawn.append(dict(zip(how["keys"], texts, strict=True)))
+        return texts
+
+    monkeypatch.setattr(train, "generate", watched)
+    spec = a_spec(folder, "gkd", epochs=2, on_policy_share=1.0, learning_rate=0.1)
+    outcomes = {n: fit(folder, dataclasses.replace(spec, rollout_steps=n))[1] for n in (1, 4)}
+    one_by_one, at_once = drawn[:6], drawn[6:]
+    sizes = [len(texts) for texts in one_by_one]
+    assert [len(texts) for texts in at_once] == [sum(sizes[:4]), sum(sizes[4:])]
+    stale = {key: text for texts in at_once for key, text in texts.items()}
+    exact = {key: text for texts in one_by_one for key, text in texts.items()}
+    assert stale.keys() == exact.keys()  # the same items in the same steps
+    assert [stale[key] == text for key, text in one_by_one[0].items()] == [True] * len(one_by_one[0])
+    assert any(stale[key] != text for key, text in one_by_one[3].items())  # of a student three steps younger
+    first, *_ = zip(losses_of(outcomes[1]), losses_of(outcomes[4]), strict=True)
+    assert first[0] == pytest.approx(first[1], rel=1e-6)
 
 
 def test_best_on_validation_restores_the_lowest(folder):
