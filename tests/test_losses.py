@@ -587,6 +587,14 @@ def test_noise_of_sigma_zero_is_no_noise():
     assert run(pair(), kind="jsd", teacher_noise=noise_of(sigma=0.0))[0] == run(pair(), kind="jsd")[0]
 
 
+@pytest.mark.parametrize(("kind", "beta"), KINDS)
+def test_compiled_rows_are_those_of_the_reference(kind, beta, monkeypatch):
+    how = {"kind": kind, "beta": beta, "temperature": 2.0, "teacher_noise": noise_of(sigma=1.0)}
+    plain = run(pair(), **how)
+    monkeypatch.setenv("KDUTILS_COMPILE", "aot_eager")
+    assert_near(run(pair(), **how), plain, 1e-6)
+
+
 # --- another implementation -----------------------------------------------------------------------------
 
 
