@@ -33,6 +33,12 @@ class Batch:
         cut = (tensor[rows, :length] for tensor in (self.input_ids_BT, self.attention_BT, self.scored_BT))
         return Batch(self.ids[rows], *cut)
 
+    def longest_first(self) -> Batch:
+        """The same rows by length, so that rows of like length go through a model together."""
+        order = self.attention_BT.sum(1).argsort(descending=True, stable=True)
+        tensors = (tensor[order] for tensor in (self.input_ids_BT, self.attention_BT, self.scored_BT))
+        return Batch([self.ids[row] for row in order.tolist()], *tensors)
+
 
 def encode(
     items: Sequence[Item], tokenizer: PreTrainedTokenizerBase, *, max_tokens: int, protocol: str

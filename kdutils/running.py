@@ -45,7 +45,9 @@ from kdutils.runs import RunFolder
 from kdutils.runspec import EvalSpec, RunSpec
 from kdutils.teacher import CachedTeacher, Teacher
 
-CPU_ROWS = 2  # of a large model at once: as fast as more there, and a third of the memory
+# Rows of a batch at once on a CPU; rows of like length share a pass, so that less of it is padding.
+LARGE_CPU_ROWS = 2  # as fast as more, and a third of the memory
+TINY_CPU_ROWS = 16  # of 32, by a sixth faster from 100k parameters on, and not slower below
 LOOK_AGAIN_SECONDS = 1.0  # while another process makes what we need
 Progress = Callable[[dict[str, Any]], None]
 
@@ -278,9 +280,10 @@ def _trained(
 
 
 def _micro_batch_size(spec: RunSpec, student: LoadedModel) -> int | None:
-    """Rows of a large model at once on a CPU; None: as many as fit, the whole batch first."""
-    is_large_on_cpu = student.policy.device == "cpu" and material.is_large(spec.student)
-    return min(CPU_ROWS, spec.batch_size) if is_large_on_cpu else None
+    """Rows that go through the student at once on a CPU; None: as many as fit, the whole batch first."""
+    if student.policy.device != "cpu":
+        return None
+    return min(LARGE_CPU_ROWS if material.is_large(spec.student) else TINY_CPU_ROWS, spec.batch_size)
 
 
 def _finite(entry: dict[str, Any]) -> dict[str, Any]:

@@ -162,7 +162,7 @@ class _Training:
     def _gradients(self, batch: Batch, step: int) -> float:
         """Accumulate the gradient of the mean loss over the whole batch; returns that mean, nats."""
         denominator = self._denominator(batch)  # counted before any backward
-        total = 0.0
+        batch, total = batch.longest_first(), 0.0
         for start in range(0, len(batch.ids), self.outcome.micro_batch_size):
             part = batch.slice(slice(start, start + self.outcome.micro_batch_size))
             with seeded(_key(self.spec.seed, "dropout", step, start)):
