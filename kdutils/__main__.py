@@ -10,7 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from kdutils import (
+# A hack: jsonschema, which nbformat imports, compiles a grammar of web addresses at every start, in 1.6 s,
+# if it finds rfc3987_syntax, and does without if not. To go when that package compiles at its first use.
+sys.modules["rfc3987_syntax"] = None
+
+from kdutils import (  # noqa: E402
     dryrun,
     executor,
     grid,
@@ -25,7 +29,7 @@ from kdutils import (
     spec,
     store,
 )
-from kdutils.runspec import MINI, PlannedRun
+from kdutils.runspec import MINI, PlannedRun  # noqa: E402
 
 SAY_EVERY_SECONDS = 10.0
 

@@ -80,11 +80,11 @@ def run_profile(
     folder = tasks[0].reports.parent
     jobs = min(jobs or os.cpu_count() or 1, len(tasks))
     with _alone_in(folder), _token(), tempfile.TemporaryDirectory(prefix="kdutils-") as scratch:
+        executor = Executor(Path(scratch), jobs=jobs, limit_seconds=limit_seconds)
         data = [path for path in (step() for step in prepare) if path is not None]
         if train:
             train(needed, Path(scratch) / HANDOVER)
         drawn = report.figure_digests(folder)
-        executor = Executor(Path(scratch), jobs=jobs, limit_seconds=limit_seconds)
         started = time.monotonic()
         with _handling_signals(executor.stop), ThreadPoolExecutor(jobs) as pool:
             results = list(pool.map(executor.run, tasks))

@@ -79,10 +79,12 @@ LEFT_TO_RIGHT = [
     "report",
     "render",
     "index",
+    "kernels",
     "worker",
     "executor",
     "runner",
     "__main__",
+    "preloaded",
 ]
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__") + ["mini"]
 MINI_LEFT_TO_RIGHT = [
