@@ -149,7 +149,9 @@ def scratch(request, monkeypatch) -> Iterator[Path]:
         monkeypatch.setattr(tempfile, "tempdir", folder)
         monkeypatch.setenv("TMPDIR", folder)
         monkeypatch.setattr(kernels, "FORKS", kernels.FORKS and request.param == "forked")
-        monkeypatch.setitem(multiprocessing.current_process()._config, "tempdir", None)
+        monkeypatch.setitem(
+            multiprocessing.current_process()._config, "tempdir", folder
+        )  # else it makes one that it removes late
         forkserver._forkserver._stop()
         yield Path(folder)
         with contextlib.suppress(FileNotFoundError):  # its socket, which goes with the folder
