@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from multiprocessing import forkserver
 from pathlib import Path
@@ -241,6 +242,21 @@ def test_plain_papermill_refuses_a_misspelt_parameter(tmp_path):
 
 
 @pytest.mark.notebook
+def test_what_a_notebook_changes_is_not_there_for_the_next(tmp_path):
+    """Both are forked from one process, so this is not a matter of course."""
+    look = "import os, random, kdutils, numpy\nassert not hasattr(kdutils, 'changed')\nkdutils.changed = True"
+    look += "\nassert 'CHANGED' not in os.environ\nos.environ['CHANGED'] = '1'\nnumpy.random.seed(0)"
+    look += f"\nopen(r'{tmp_path}/pids', 'a').write(f'{{os.getpid()}} {{os.getppid()}}\\n')"
+    for name in (GOOD, TWIN):
+        write_notebook(tmp_path, name, look, "run.finish()")
+    done = runner.run_profile(profile_of(GOOD, TWIN), out=tmp_path / "out", notebooks=tmp_path, jobs=1)
+    assert [result.error for result in done] == ["", ""]
+    pids = (tmp_path / "pids").read_text().split()
+    assert len(set(pids)) == 4
+    assert str(os.getpid()) not in pids
+
+
+@pytest.mark.notebook
 def test_without_the_process_to_fork_from_a_notebook_imports_by_itself(tmp_path, scratch, capsys):
     write_notebook(tmp_path, GOOD, "run.finish()")
 
@@ -287,6 +303,74 @@ def test_index_keeps_what_earlier_runs_left(tmp_path, capsys):
     runner.write_index(profile_of(*SAMPLE), folder, now)
     assert results(folder)[GOOD]["status"] == "not_run"
     assert "index.json is damaged" in capsys.readouterr().err
+
+
+# --- in which order, and when --------------------------------------------------------------------
+
+
+class Recorder:
+    """In the place of the executor: every notebook is done at once."""
+
+    started: list[str]
+
+    def __init__(self, scratch, *, jobs, limit_seconds):
+        self.stopped_by = 0
+
+    def stop(self, number):
+        pytest.fail("nobody asked for it")
+
+    def run(self, task):
+        self.started.append(task.name)
+        self.has_started.set()
+        return Result(name=task.name, status="done", seconds=1.0)
+
+
+@pytest.fixture
+def recorder(monkeypatch):
+    monkeypatch.setattr(runner, "Executor", Recorder)
+    monkeypatch.setattr(Recorder, "started", [], raising=False)
+    monkeypatch.setattr(Recorder, "has_started", threading.Event(), raising=False)
+    return Recorder
+
+
+def run_mini(tmp_path: Path, train) -> list[Result]:
+    mini = spec.load_profile("mini")
+    return runner.run_profile(mini, out=tmp_path, only=["01", "06", "08"], jobs=1, train=train)
+
+
+def test_notebook_starts_when_its_plan_is_handed_over(tmp_path, recorder):
+    def train(plans, folder):
+        yield plans[0]
+        assert recorder.has_started.wait(60), "the first notebook waits for the other plans"
+        yield from plans[1:]
+
+    results = run_mini(tmp_path, train)
+    assert recorder.started == ["01_effectiveness", "06_noise", "08_claims"]
+    assert [result.name for result in results] == recorder.started
+
+
+def test_what_took_longest_the_last_time_starts_first(tmp_path, recorder):
+    folder = report.writable_folder(tmp_path, "mini")
+    seconds = {"01_effectiveness": 2.0, "06_noise": 1.0, "08_claims": 3.0}
+    entries = [{"name": name, "status": "done", "seconds": value} for name, value in seconds.items()]
+    (folder / "index.json").write_text(json.dumps(entries))
+    for name in seconds:
+        (folder / "reports" / f"{name}.html").write_text(
+            render.page("page.html.j2", title="", links=[], current=None)
+        )
+    results = run_mini(tmp_path, lambda plans, folder: plans)
+    assert recorder.started == ["08_claims", "01_effectiveness", "06_noise"]
+    assert [result.name for result in results] == list(seconds)
+
+
+def test_what_cannot_be_handed_over_ends_the_run(tmp_path, recorder):
+    def train(plans, folder):
+        yield plans[0]
+        raise OSError("the disk is full")
+
+    with pytest.raises(OSError, match="the disk is full"):
+        run_mini(tmp_path, train)
+    assert recorder.started == ["01_effectiveness"]
 
 
 # --- what is refused before a kernel starts ------------------------------------------------------
