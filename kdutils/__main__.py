@@ -6,11 +6,15 @@ import argparse
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from kdutils import (
+# A hack: jsonschema, which nbformat imports, compiles a grammar of web addresses at every start, in 1.6 s,
+# if it finds rfc3987_syntax, and does without if not. To go when that package compiles at its first use.
+sys.modules["rfc3987_syntax"] = None
+
+from kdutils import (  # noqa: E402
     dryrun,
     executor,
     grid,
@@ -25,7 +29,7 @@ from kdutils import (
     spec,
     store,
 )
-from kdutils.runspec import MINI, PlannedRun
+from kdutils.runspec import MINI, PlannedRun  # noqa: E402
 
 SAY_EVERY_SECONDS = 10.0
 
@@ -138,11 +142,11 @@ class _Training:
     def __init__(self, workers: int | None) -> None:
         self.workers, self.failures, self.said = workers, {}, 0.0
 
-    def __call__(self, plans: Sequence[plan.Plan], folder: Path) -> None:
-        """Make them, and leave in `folder` what the notebooks would have to find out again."""
+    def __call__(self, plans: Sequence[plan.Plan], folder: Path) -> Iterable[plan.Plan]:
+        """Make them; then each plan, once what its notebook would have to find out again lies in `folder`."""
         planned = list(dict.fromkeys(run for each in plans for run in each.to_make))
         if not planned:
-            return
+            return ()
         try:
             if any(run.spec.data != MINI for run in planned):
                 self.say_cost(planned, plans[0].out)
@@ -151,10 +155,7 @@ class _Training:
             raise runner.RunError(str(error)) from error
         executor.say(str(state))
         self.failures = state.failures
-        for each in plans:
-            if each.runs:
-                cells, costs = grid.live_cells(each.runs, each.out), grid.costs(each.runs, each.out)
-                handover.write(folder, each, handover.Handover(cells, costs, str(state)))
+        return _handed_over(plans, folder, str(state))
 
     def say_cost(self, planned: Sequence[PlannedRun], out: Path) -> None:
         """What is to be made and what it costs on this machine; nothing if all is there."""
@@ -170,6 +171,18 @@ class _Training:
         if time.monotonic() - self.said > SAY_EVERY_SECONDS:
             self.said = time.monotonic()
             executor.say(str(state))
+
+
+def _handed_over(plans: Sequence[plan.Plan], folder: Path, state: str) -> Iterator[plan.Plan]:
+    """Each plan, once its notebook has what the driver knows."""
+    found: dict[Sequence[PlannedRun], handover.Handover] = {}  # several notebooks need the same runs
+    for each in plans:
+        if each.runs:
+            if each.runs not in found:
+                cells, costs = grid.live_cells(each.runs, each.out), grid.costs(each.runs, each.out)
+                found[each.runs] = handover.Handover(cells, costs, state)
+            handover.write(folder, each, found[each.runs])
+        yield each
 
 
 def _overrides(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:

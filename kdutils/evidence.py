@@ -61,10 +61,14 @@ class Evidence:
         """Tasks whose test questions occur in the training set of these cells."""
         return set(self.cells.loc[cell_rows.has_flag(self.cells, "contaminated"), "task"])
 
+    @cached_property
+    def _by_task(self) -> list[stats.OfTask]:
+        return stats.by_task(self.gains)
+
     def of(self, test: str, **where: str) -> pd.DataFrame:
         """Rows of one of the authors' tests for all methods together, where the columns have these values."""
         if test not in self._tests:
-            self._tests[test] = stats.authors_tests(self.gains, tests=[test])
+            self._tests[test] = stats.tests_of(self._by_task, tests=[test])
         table = self._tests[test]
         for column, value in ({"group": "all"} | where).items():
             table = table[table[column] == value]

@@ -9,6 +9,7 @@ import pandas as pd
 
 from kdutils import evaluate, material, runs
 from kdutils.cells import short_name
+from kdutils.likeness import KEYS, side_by_side
 from kdutils.plan import Plan
 from kdutils.runspec import EvalSpec, PlannedRun, RunSpec
 from kdutils.spec import DOMAIN_TASKS, DOMAINS, KD_METHODS, METHOD_LABELS, TASK_LABELS
@@ -24,7 +25,6 @@ RULE = (
     "drawn by a seeded generator, not picked: two of each outcome, as far as there are any, from all items "
     "of all KD students (temperature 1, no noise, tuned teacher)"
 )
-KEYS = ["task", "item_id", "sample"]
 COLUMNS = ["KD student is", "question", "teacher", "SFT student", "KD student"]
 
 
@@ -77,8 +77,9 @@ def _compared(plan: Plan, distilled: list[PlannedRun]) -> Iterator[tuple[Planned
         teacher, before = (kept[other.run_id] for other in others)
         if student is None or teacher is None or before is None:
             continue
-        both = evaluate.paired(student, teacher)
-        both = both.merge(before[[*KEYS, "text"]], on=KEYS, suffixes=("", "_sft"), validate="one_to_one")
+        both = side_by_side(student, teacher)
+        before = before[[*KEYS, "text"]].rename(columns={"text": "text_sft"})
+        both = side_by_side(both, before).sort_values(KEYS, ignore_index=True)
         yield run, both.assign(same=evaluate.same_answer(both))
 
 

@@ -7,31 +7,32 @@ from __future__ import annotations
 
 import contextlib
 import json
+import multiprocessing
 import os
 import shutil
-import subprocess
 import sys
+import tempfile
 import threading
 import time
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from multiprocessing import connection, forkserver
+from multiprocessing.context import BaseContext
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import nbformat
 import psutil
 from ipykernel.kernelspec import write_kernel_spec
 
-from kdutils import handover, ledger, params, report, store, worker
+from kdutils import handover, kernels, ledger, params, report, store, worker
 from kdutils.index import Result
 from kdutils.render import duration
 from kdutils.worker import Task
 
 HANDOVER = "handover"  # in the scratch folder
 PARTIAL_SUFFIXES = (".ipynb", ".html", ".error")
-# A hack: jsonschema, which nbformat imports, compiles a grammar of web addresses at every start, in 1.6 s,
-# if it finds rfc3987_syntax, and does without if not. To go when that package compiles at its first use.
-START_WORKER = (
-    "import sys; sys.modules['rfc3987_syntax'] = None; from kdutils import worker; sys.exit(worker.main())"
-)
+PRELOADED = "kdutils.preloaded"  # imported once, in the process from which workers are forked
 NO_SENTINEL = "NotFinished: the last cell must call run.finish(), which is what says that all is whole"
 
 
@@ -50,7 +51,8 @@ class Executor:
         self._limit_seconds = limit_seconds
         self._token = os.environ[report.RUN_TOKEN]
         self._variables = _variables(scratch, jobs=jobs)
-        self._processes: dict[str, subprocess.Popen] = {}
+        self._context = _context(self._variables)
+        self._processes: dict[str, BaseProcess] = {}
         self._lock = threading.RLock()  # a second signal may come while `stop` answers the first
 
     def stop(self, signal_number: int) -> None:
@@ -86,44 +88,42 @@ class Executor:
             changed=task.changed,
         )
 
-    def _start(self, task: Task) -> subprocess.Popen | None:
+    def _start(self, task: Task) -> BaseProcess | None:
         """The worker, or None if the run has been stopped."""
-        with self._lock, self._log(task).open("wb") as log:
+        with self._lock:
             if self.stopped_by:
                 return None
-            self._processes[task.name] = subprocess.Popen(
-                [sys.executable, "-c", START_WORKER],
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-                env=self._variables,
-                start_new_session=True,  # Ctrl-C reaches us alone, and we end the kernels too
-            )
-            return self._processes[task.name]
+            try:
+                process = self._made(task)
+            except (OSError, EOFError) as error:  # what it is forked from was killed, or its socket removed
+                say(f"{task.name} imports by itself, which takes longer ({error})")
+                self._context = multiprocessing.get_context("spawn")
+                process = self._made(task)
+            self._processes[task.name] = process
+            return process
 
-    def _outcome(self, task: Task, process: subprocess.Popen) -> str:
+    def _made(self, task: Task) -> BaseProcess:
+        arguments = (task, self._log(task), self._variables)
+        process = self._context.Process(target=worker.main, args=arguments, name=task.name)
+        process.start()
+        return process
+
+    def _outcome(self, task: Task, process: BaseProcess) -> str:
         """One line saying what went wrong, empty if the notebook is done."""
-        late = False
-        try:
-            with contextlib.suppress(BrokenPipeError):  # it died at once: the exit code tells
-                process.stdin.write(task.to_json().encode() + b"\n")
-                process.stdin.flush()
-            process.wait(self._limit_seconds)
-        except subprocess.TimeoutExpired:
-            late = True
+        late = not connection.wait([process.sentinel], self._limit_seconds)
+        if late:
             _kill_tree(process)
-        code = process.wait()
-        with self._lock:
+            connection.wait([process.sentinel])
+        with self._lock:  # a process that is started in another thread asks for the exit codes of all
+            process.join()
             del self._processes[task.name]
-        with contextlib.suppress(BrokenPipeError):
-            process.stdin.close()
-        if code == 0:
+        if process.exitcode == 0:
             return "" if self._has_sentinel(task) else NO_SENTINEL
         if self.stopped_by:
             return "Interrupted: the run was stopped"
         if late:
             return f"TimeoutError: stopped after {self._limit_seconds:g} s, which is the limit"
-        return self._reason(task, code)
+        return self._reason(task, process.exitcode)
 
     def _has_sentinel(self, task: Task) -> bool:
         path = ledger.sentinel(task.reports.parent, task.name)
@@ -134,12 +134,43 @@ class Executor:
         written = task.partial(".error")
         if written.exists():
             return written.read_text(encoding="utf-8")
-        lines = self._log(task).read_text(encoding="utf-8", errors="replace").split("\n")
+        log = self._log(task)
+        lines = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.exists() else []
         last = next((line for line in reversed(lines) if line.strip()), "it said nothing")
         return worker.scrub(f"WorkerError: the process ended with code {code}; {last.strip()[:300]}")
 
     def _log(self, task: Task) -> Path:
         return self._scratch / f"{task.name}.log"
+
+
+def _context(variables: Mapping[str, str]) -> BaseContext:
+    """How workers are made: forked, where that is safe, from a process that has imported what they need.
+
+    That process is started here, with these environment variables, and imports while we do other things.
+    Its socket lies in the folder of temporary files, whose path may be too long for one.
+    """
+    if not kernels.FORKS:
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([PRELOADED])
+    with _environment(variables):
+        try:
+            forkserver.ensure_running()
+        except OSError as error:
+            say(f"every notebook imports by itself, which takes longer ({error} in {tempfile.gettempdir()})")
+            return multiprocessing.get_context("spawn")
+    return context
+
+
+@contextlib.contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    before = dict(os.environ)
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def _variables(scratch: Path, *, jobs: int) -> dict[str, str]:
@@ -157,7 +188,7 @@ def _variables(scratch: Path, *, jobs: int) -> dict[str, str]:
     }
 
 
-def _kill_tree(process: subprocess.Popen) -> None:
+def _kill_tree(process: BaseProcess) -> None:
     """End a worker and all below it; a kernel has a session of its own, so a group would not do."""
     with contextlib.suppress(psutil.NoSuchProcess):
         top = psutil.Process(process.pid)

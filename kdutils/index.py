@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,6 +47,8 @@ def index_html(
         provenance: names and values; a mapping as value is folded away.
     """
     pages = {result.name: _page_of(result) for result in results}
+    with ThreadPoolExecutor() as pool:  # compressing thumbnails takes most of the time, and no lock
+        drawn = list(pool.map(lambda figure: _figure(figure, pages), figures))
     return page(
         "index.html.j2",
         title=f"Knowledge distillation: {profile.title[:1].lower()}{profile.title[1:]}",
@@ -55,7 +58,7 @@ def index_html(
         profile=profile,
         claims=_claims_by_source(claims, pages, _labels(profile)),
         reports=[_report_row(result, pages[result.name]) for result in results],
-        figures=[_figure(figure, pages) for figure in figures],
+        figures=drawn,
         provenance=provenance,
     )
 

@@ -156,7 +156,7 @@ def _without_interrupts() -> Iterator[None]:
 def _serve(theirs: connection.Connection, do, prepare, setting) -> None:
     """A worker, from its start to the end of the driver."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_driver, daemon=True).start()
+    threading.Thread(target=end_with_driver, daemon=True).start()
     prepare(setting)
     while True:
         try:
@@ -166,6 +166,7 @@ def _serve(theirs: connection.Connection, do, prepare, setting) -> None:
         theirs.send((True, do(task, lambda message: theirs.send((False, message)))))
 
 
-def _end_with_driver() -> None:
+def end_with_driver() -> None:
+    """Wait for the process that started this one to end, and end then too; for a thread of its own."""
     connection.wait([multiprocessing.parent_process().sentinel])
     os._exit(1)

@@ -16,7 +16,7 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -53,7 +53,7 @@ def run_profile(
     jobs: int | None = None,
     limit_seconds: float | None = None,
     prepare: Sequence[Callable[[], Path | None]] = (),
-    train: Callable[[list[study_plan.Plan], Path], None] | None = None,
+    train: Callable[[list[study_plan.Plan], Path], Iterable[study_plan.Plan]] | None = None,
     notebooks: Path = params.NOTEBOOKS,
 ) -> list[Result]:
     """What became of each notebook asked for; reports, ledgers and index are in `out`/profile.
@@ -65,7 +65,8 @@ def run_profile(
         limit_seconds: a notebook that takes longer is stopped and has failed.
         prepare: called before any notebook; each returns a folder of data that all of them read, or None.
         train: called after that with what each notebook needs, so that they find their runs made, and a
-            folder for what to hand over to them.
+            folder for what to hand over to them; returns the plans, each once that is done. A notebook
+            starts when its plan is returned, those that took longest the last time first.
 
     Raises:
         RunError, ParameterError: before any kernel starts, for whatever is wrong with the arguments.
@@ -76,18 +77,24 @@ def run_profile(
     if limit_seconds is not None and not limit_seconds > 0:
         raise RunError(f"limit={limit_seconds:g} must be a number of seconds above 0")
     tasks = plan(profile, out=out, only=only, overrides=overrides or {}, notebooks=notebooks)
-    needed = needs(tasks)
     folder = tasks[0].reports.parent
+    in_turn = _longest_first(tasks, folder)
+    needed = needs(in_turn)
     jobs = min(jobs or os.cpu_count() or 1, len(tasks))
     with _alone_in(folder), _token(), tempfile.TemporaryDirectory(prefix="kdutils-") as scratch:
-        data = [path for path in (step() for step in prepare) if path is not None]
-        if train:
-            train(needed, Path(scratch) / HANDOVER)
-        drawn = report.figure_digests(folder)
         executor = Executor(Path(scratch), jobs=jobs, limit_seconds=limit_seconds)
+        data = [path for path in (step() for step in prepare) if path is not None]
+        ready = train(needed, Path(scratch) / HANDOVER) if train else ()
+        drawn = report.figure_digests(folder)
         started = time.monotonic()
         with _handling_signals(executor.stop), ThreadPoolExecutor(jobs) as pool:
-            results = list(pool.map(executor.run, tasks))
+            waiting = {task.name: task for task in in_turn}
+            running = {}
+            for each in ready:
+                task = waiting.pop(spec.SECTIONS[each.section])
+                running[task.name] = pool.submit(executor.run, task)
+            running |= {name: pool.submit(executor.run, task) for name, task in waiting.items()}
+            results = [running[task.name].result() for task in tasks]
         page = write_index(profile, folder, results, data)
     n_done = sum(result.status == "done" for result in results)
     say(f"{n_done} of {len(results)} notebooks done in {duration(time.monotonic() - started)}: {page}")
@@ -151,6 +158,12 @@ def needs(tasks: Sequence[Task]) -> list[study_plan.Plan]:
         ]
     except (ValueError, TypeError) as error:
         raise RunError(str(error)) from error
+
+
+def _longest_first(tasks: Sequence[Task], folder: Path) -> list[Task]:
+    """By how long they took the last time, so that no core is idle at the end; unknown ones last."""
+    seconds = {result.name: result.seconds or 0.0 for result in _earlier_results(folder)}
+    return sorted(tasks, key=lambda task: -seconds.get(task.name, 0.0))
 
 
 def selected(profile: spec.Profile, only: Sequence[str]) -> list[str]:

@@ -9,6 +9,7 @@ import math
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -277,40 +278,63 @@ def authors_tests(gain_table: pd.DataFrame, *, tests: Iterable[str] = tuple(SECT
 
     Source: analysis/statistical_tests_{math,cs}.ipynb of the authors' repository.
     """
+    return tests_of(by_task(gain_table), tests=tests)
+
+
+class OfTask(NamedTuple):
+    """The gains on one task, as the authors' tests take them."""
+
+    where: tuple[str, str, str]  # source, selection, domain
+    task: str
+    rows: dict[str, pd.DataFrame]  # group -> its rows: `all`, and each of the paper's methods that there is
+    n_pairs: int
+
+
+def by_task(gain_table: pd.DataFrame) -> list[OfTask]:
+    """A table of gains in the parts that `tests_of` asks about, many times."""
+    columns = ["teacher", "student", "task", "method", "gain"]
+    columns += [name for name in CORRELATES.values() if name in gain_table]
+    parts = []
+    for where, table in gain_table.groupby(["source", "selection", "domain"], sort=False):
+        plain = table[columns].astype(dict.fromkeys(columns[:4], object))  # rows are chosen in half the time
+        for task in study.tasks_of(where[-1]):
+            of_task = plain[plain["task"] == task]
+            if not of_task.empty:
+                methods = {name: of_task[of_task["method"] == name] for name in PAPER_METHODS}
+                rows = {"all": of_task} | {name: part for name, part in methods.items() if len(part)}
+                parts.append(OfTask(where, task, rows, study.n_pairs(of_task)))
+    return parts
+
+
+def tests_of(parts: Iterable[OfTask], *, tests: Iterable[str]) -> pd.DataFrame:
+    """As `authors_tests`, which says more."""
     rows = []
     for test in tests:
         section = SECTION_OF_TEST[test]
-        for (source, selection, domain), table in gain_table.groupby(
-            ["source", "selection", "domain"], sort=False
-        ):
-            for task in study.tasks_of(domain):
-                for group, result in _results(test, table[table["task"] == task], task):
-                    where = (section, test, source, selection, domain, task, group)
-                    rows.append((*where, result.statistic, result.p_value, result.n))
+        for part in parts:
+            for group, result in _results(test, part):
+                where = (section, test, *part.where, part.task, group)
+                rows.append((*where, result.statistic, result.p_value, result.n))
     return pd.DataFrame(rows, columns=STATISTIC_COLUMNS)
 
 
-def _results(test: str, of_task: pd.DataFrame, task: str) -> Iterator[tuple[str, Significance]]:
+def _results(test: str, part: OfTask) -> Iterator[tuple[str, Significance]]:
     """(group, result) of one test on one task: all methods together, then each alone."""
-    if of_task.empty:
-        return
-    is_too_few = study.n_pairs(of_task) < FEWEST_PAIRS[test]
+    of_task, is_too_few = part.rows["all"], part.n_pairs < FEWEST_PAIRS[test]
     if test == "anova_methods":
         test_of_all = anova_oneway(of_task["gain"], of_task["method"])
         yield "all", _undefined(len(of_task)) if is_too_few else test_of_all
         return
     column = CORRELATES.get(test)
-    if test in LIKENESS_TESTS and (task == AVERAGE or of_task[column].isna().all()):
+    if test in LIKENESS_TESTS and (part.task == AVERAGE or of_task[column].isna().all()):
         return
-    methods = [method for method in PAPER_METHODS if method in set(of_task["method"])]
-    for group in ("all", *methods):
-        part = of_task if group == "all" else of_task[of_task["method"] == group]
+    for group, rows in part.rows.items():
         if is_too_few:
-            yield group, _undefined(len(part))
+            yield group, _undefined(len(rows))
         elif column is None:
-            yield group, ttest_greater(part["gain"])
+            yield group, ttest_greater(rows["gain"])
         else:
-            yield group, spearman(part["gain"], part[column].astype(float))
+            yield group, spearman(rows["gain"], rows[column].astype(float))
 
 
 def _undefined(n: int) -> Significance:

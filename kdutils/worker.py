@@ -1,4 +1,4 @@
-"""One notebook, executed in the process that calls `main`, which the executor starts for it alone.
+"""One notebook, executed in the process that calls `main`, which the executor makes for it alone.
 
 What it leaves are partial files; whether they become a report is for the runner to say, because
 papermill marks the cells of a killed kernel as completed.
@@ -6,21 +6,21 @@ papermill marks the cells of a killed kernel as completed.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import sys
 import threading
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import nbformat
 from nbformat import NotebookNode
 
-from kdutils import render, store
+from kdutils import kernels, pool, render, store
 
 KERNEL = "python3"
 KERNEL_START_SECONDS = 300  # the default of 60 is short on a loaded machine
@@ -47,31 +47,33 @@ class Task:
         """`reports/.NAME.partial.ipynb` for ".ipynb"."""
         return self.reports / f".{self.name}.partial{suffix}"
 
-    def to_json(self) -> str:
-        """One line, for `from_json`."""
-        return json.dumps(asdict(self), default=str)
 
-    @staticmethod
-    def from_json(line: str) -> Task:
-        """The task that `to_json` wrote."""
-        values = json.loads(line)
-        return Task(**{**values, "source": Path(values["source"]), "reports": Path(values["reports"])})
+def main(task: Task, log: Path, variables: Mapping[str, str]) -> NoReturn:
+    """Execute the notebook and exit with 0 if all cells ran and the page was made, else 1 and an `.error`.
 
-
-def main() -> int:
-    """Exit code for the task on stdin: 0 if all cells ran and the page was made, else 1 and an `.error`."""
-    task = Task.from_json(sys.stdin.readline())
-    threading.Thread(target=_end_with_runner, daemon=True).start()
+    Args:
+        log: where what we and the kernel say goes.
+        variables: the whole environment of both.
+    """
+    os.setsid()  # Ctrl-C reaches the driver alone, and that ends us and the kernel
+    _say_to(log)
+    os.environ.clear()
+    os.environ.update(variables)
+    seed = kernels.Seed() if kernels.FORKS else None  # before there is a thread, which it would not have
+    threading.Thread(target=pool.end_with_driver, daemon=True).start()
     started = time.monotonic()
     try:
-        _execute(task)
+        _execute(task, seed)
         notebook = scrubbed(nbformat.read(task.partial(".ipynb"), as_version=4))
         store.write_text(task.partial(".ipynb"), nbformat.writes(notebook))
         store.write_text(task.partial(".html"), to_html(task, notebook, time.monotonic() - started))
     except Exception as error:  # whatever it is, the reader of the index shall see it
         store.write_text(task.partial(".error"), one_line(error))
-        return 1
-    return 0
+        sys.exit(1)
+    finally:
+        if seed is not None:
+            seed.end()
+    sys.exit(0)
 
 
 def to_html(task: Task, notebook: NotebookNode, seconds: float, *, failed: bool = False) -> str:
@@ -127,10 +129,12 @@ def one_line(error: Exception) -> str:
     return scrub(" ".join(f"{name}: {message}".split()))[:500]
 
 
-def _execute(task: Task) -> None:
+def _execute(task: Task, seed: kernels.Seed | None) -> None:
+    """Have papermill run the notebook in a kernel that grows from the seed, or in one that it starts."""
     import papermill
     from traitlets.config import Config
 
+    own = {} if seed is None else {"kernel_manager_class": kernels.manager_of(seed)}
     papermill.execute_notebook(
         _literal(task.source),
         _literal(task.partial(".ipynb")),
@@ -141,6 +145,7 @@ def _execute(task: Task) -> None:
         start_timeout=KERNEL_START_SECONDS,
         autosave_cell_every=0,  # saved after each cell all the same
         config=Config({"KernelManager": {"transport_encryption": "auto"}}),
+        **own,
     )
 
 
@@ -149,7 +154,10 @@ def _literal(path: Path) -> str:
     return str(path).replace("{", "{{").replace("}", "}}")
 
 
-def _end_with_runner() -> None:
-    """Wait for the runner to close our stdin, which its death does too; the kernel follows us."""
-    os.read(sys.stdin.fileno(), 1)  # not sys.stdin.read(), whose lock would be in the way when we exit
-    os._exit(1)
+def _say_to(log: Path) -> None:
+    """Have everything that this process says, and the kernel after it, written to a file."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with log.open("ab") as file:
+        for number in (1, 2):
+            os.dup2(file.fileno(), number)

@@ -1,6 +1,7 @@
 """Data flows one way: a module imports only from its left. Importing does nothing."""
 
 import ast
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -79,10 +80,12 @@ LEFT_TO_RIGHT = [
     "report",
     "render",
     "index",
+    "kernels",
     "worker",
     "executor",
     "runner",
     "__main__",
+    "preloaded",
 ]
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__") + ["mini"]
 MINI_LEFT_TO_RIGHT = [
@@ -156,3 +159,22 @@ def test_what_is_finished_is_found_without_torch():
     code = f"import sys; from kdutils import {modules}; print('torch' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.split() == ["False"]
+
+
+def test_what_notebooks_import_is_loaded_before_they_are_forked():
+    sources = []
+    for path in sorted((PACKAGE.parent / "notebooks").glob("*.ipynb")):
+        cells = json.loads(path.read_text())["cells"]
+        sources += ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    trees = [node for source in sources for node in ast.walk(ast.parse(source))]
+    wanted = {alias.name for node in trees if isinstance(node, ast.Import) for alias in node.names}
+    for node in trees:
+        if isinstance(node, ast.ImportFrom):
+            wanted |= {f"{node.module}.{alias.name}" for alias in node.names if node.module == "kdutils"}
+            wanted |= {node.module}
+    code = "import sys, threading, kdutils.preloaded; print(threading.active_count(), *sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    n_threads, *loaded = run.stdout.split()
+    assert {"kdutils.report", "pandas"} <= wanted <= set(loaded)
+    assert n_threads == "1"
+    assert "torch" not in loaded

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
+from collections.abc import Iterator
+from multiprocessing import forkserver
 from pathlib import Path
 
+import errands
 import nbformat
 import pandas as pd
 import psutil
 import pytest
 from samples import SAMPLE, profile_of, write_notebook
 
-from kdutils import __main__, ledger, params, render, report, runner, spec, worker
+from kdutils import __main__, executor, kernels, ledger, params, render, report, runner, spec
 from kdutils.index import Result
 from kdutils.params import ParameterError
 from kdutils.runner import RunError
@@ -34,10 +40,12 @@ def report_text(folder: Path, name: str) -> str:
 
 
 def below(folder: Path) -> list[str]:
-    """Processes that were started for anything in `folder`."""
+    """Processes that were started for anything in `folder`, or write to a file in it."""
     found = []
     for process in psutil.process_iter(["cmdline"]):
         command = " ".join(process.info["cmdline"] or [])
+        with contextlib.suppress(OSError):  # it has ended, or there is no /proc
+            command += f" > {Path(f'/proc/{process.pid}/fd/1').readlink()}"
         if str(folder) in command and process.pid != os.getpid():
             found.append(command)
     return found
@@ -132,14 +140,23 @@ def test_reports_hold_no_path_of_papermill(sample):
 # --- runs of their own ---------------------------------------------------------------------------
 
 
-@pytest.fixture
-def scratch(tmp_path, monkeypatch) -> Path:
-    """A place for temporary files that shows in the command line of every kernel."""
-    folder = tmp_path / "scratch"
-    folder.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    monkeypatch.setenv("TMPDIR", str(folder))
-    return folder
+@pytest.fixture(params=["forked", "spawned"])
+def scratch(request, monkeypatch) -> Iterator[Path]:
+    """A place for temporary files that shows in what every worker and kernel was started for or writes to.
+
+    Its path is short: a process that others are forked from has a socket there.
+    """
+    with tempfile.TemporaryDirectory(prefix="kd-") as folder:
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        monkeypatch.setenv("TMPDIR", folder)
+        monkeypatch.setattr(kernels, "FORKS", kernels.FORKS and request.param == "forked")
+        monkeypatch.setitem(
+            multiprocessing.current_process()._config, "tempdir", folder
+        )  # else it makes one that it removes late
+        forkserver._forkserver._stop()
+        yield Path(folder)
+        with contextlib.suppress(FileNotFoundError):  # its socket, which goes with the folder
+            forkserver._forkserver._stop()
 
 
 @pytest.mark.notebook
@@ -160,7 +177,8 @@ import sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from samples import profile_of
-from kdutils import runner
+from kdutils import kernels, runner
+kernels.FORKS = {forks}
 try:
     runner.run_profile(profile_of("01_effectiveness", "02_size_correlation"),
                        out=Path({out!r}), notebooks=Path({notebooks!r}), jobs=1)
@@ -178,7 +196,10 @@ def test_stopped_run_ends_all_processes_and_writes_the_index(tmp_path, scratch):
     )
     write_notebook(tmp_path, TWIN, "run.finish()")
     code = STOPPED_RUN.format(
-        tests=str(Path(__file__).parent), out=str(tmp_path / "out"), notebooks=str(tmp_path)
+        tests=str(Path(__file__).parent),
+        out=str(tmp_path / "out"),
+        notebooks=str(tmp_path),
+        forks=kernels.FORKS,
     )
     run = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
     (tmp_path / "in_the_cell").open().close()  # blocks until the child of the kernel has opened it too
@@ -220,11 +241,41 @@ def test_plain_papermill_refuses_a_misspelt_parameter(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_worker_that_dies_at_once_is_reported(tmp_path, monkeypatch, capsys):
+@pytest.mark.notebook
+def test_what_a_notebook_changes_is_not_there_for_the_next(tmp_path):
+    """Both are forked from one process, so this is not a matter of course."""
+    look = "import os, random, kdutils, numpy\nassert not hasattr(kdutils, 'changed')\nkdutils.changed = True"
+    look += "\nassert 'CHANGED' not in os.environ\nos.environ['CHANGED'] = '1'\nnumpy.random.seed(0)"
+    look += f"\nopen(r'{tmp_path}/pids', 'a').write(f'{{os.getpid()}} {{os.getppid()}}\\n')"
+    for name in (GOOD, TWIN):
+        write_notebook(tmp_path, name, look, "run.finish()")
+    done = runner.run_profile(profile_of(GOOD, TWIN), out=tmp_path / "out", notebooks=tmp_path, jobs=1)
+    assert [result.error for result in done] == ["", ""]
+    pids = (tmp_path / "pids").read_text().split()
+    assert len(set(pids)) == 4
+    assert str(os.getpid()) not in pids
+
+
+@pytest.mark.notebook
+def test_without_the_process_to_fork_from_a_notebook_imports_by_itself(tmp_path, scratch, capsys):
     write_notebook(tmp_path, GOOD, "run.finish()")
-    (tmp_path / "broken").mkdir()
-    (tmp_path / "broken" / "sitecustomize.py").write_text("import os; os.write(2, b'no luck'); os._exit(9)")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "broken"))
+
+    def without_socket() -> None:
+        for socket in scratch.rglob("listener-*"):
+            socket.unlink()
+
+    [result] = runner.run_profile(
+        profile_of(GOOD), out=tmp_path / "out", notebooks=tmp_path, prepare=[without_socket]
+    )
+    assert result.status == "done"
+    assert ("imports by itself" in capsys.readouterr().err) is kernels.FORKS
+
+
+@pytest.mark.parametrize("forks", [True, False])
+def test_worker_that_dies_at_once_is_reported(tmp_path, monkeypatch, capsys, forks):
+    write_notebook(tmp_path, GOOD, "run.finish()")
+    monkeypatch.setattr(executor.worker, "main", errands.die_at_once)
+    monkeypatch.setattr(executor.kernels, "FORKS", forks and kernels.FORKS)
     [result] = runner.run_profile(profile_of(GOOD), out=tmp_path / "out", notebooks=tmp_path)
     assert result.error == "WorkerError: the process ended with code 9; no luck"
     assert "FAILED" in capsys.readouterr().err
@@ -252,6 +303,74 @@ def test_index_keeps_what_earlier_runs_left(tmp_path, capsys):
     runner.write_index(profile_of(*SAMPLE), folder, now)
     assert results(folder)[GOOD]["status"] == "not_run"
     assert "index.json is damaged" in capsys.readouterr().err
+
+
+# --- in which order, and when --------------------------------------------------------------------
+
+
+class Recorder:
+    """In the place of the executor: every notebook is done at once."""
+
+    started: list[str]
+
+    def __init__(self, scratch, *, jobs, limit_seconds):
+        self.stopped_by = 0
+
+    def stop(self, number):
+        pytest.fail("nobody asked for it")
+
+    def run(self, task):
+        self.started.append(task.name)
+        self.has_started.set()
+        return Result(name=task.name, status="done", seconds=1.0)
+
+
+@pytest.fixture
+def recorder(monkeypatch):
+    monkeypatch.setattr(runner, "Executor", Recorder)
+    monkeypatch.setattr(Recorder, "started", [], raising=False)
+    monkeypatch.setattr(Recorder, "has_started", threading.Event(), raising=False)
+    return Recorder
+
+
+def run_mini(tmp_path: Path, train) -> list[Result]:
+    mini = spec.load_profile("mini")
+    return runner.run_profile(mini, out=tmp_path, only=["01", "06", "08"], jobs=1, train=train)
+
+
+def test_notebook_starts_when_its_plan_is_handed_over(tmp_path, recorder):
+    def train(plans, folder):
+        yield plans[0]
+        assert recorder.has_started.wait(60), "the first notebook waits for the other plans"
+        yield from plans[1:]
+
+    results = run_mini(tmp_path, train)
+    assert recorder.started == ["01_effectiveness", "06_noise", "08_claims"]
+    assert [result.name for result in results] == recorder.started
+
+
+def test_what_took_longest_the_last_time_starts_first(tmp_path, recorder):
+    folder = report.writable_folder(tmp_path, "mini")
+    seconds = {"01_effectiveness": 2.0, "06_noise": 1.0, "08_claims": 3.0}
+    entries = [{"name": name, "status": "done", "seconds": value} for name, value in seconds.items()]
+    (folder / "index.json").write_text(json.dumps(entries))
+    for name in seconds:
+        (folder / "reports" / f"{name}.html").write_text(
+            render.page("page.html.j2", title="", links=[], current=None)
+        )
+    results = run_mini(tmp_path, lambda plans, folder: plans)
+    assert recorder.started == ["08_claims", "01_effectiveness", "06_noise"]
+    assert [result.name for result in results] == list(seconds)
+
+
+def test_what_cannot_be_handed_over_ends_the_run(tmp_path, recorder):
+    def train(plans, folder):
+        yield plans[0]
+        raise OSError("the disk is full")
+
+    with pytest.raises(OSError, match="the disk is full"):
+        run_mini(tmp_path, train)
+    assert recorder.started == ["01_effectiveness"]
 
 
 # --- what is refused before a kernel starts ------------------------------------------------------
@@ -346,7 +465,6 @@ def test_parameters_of_a_task_are_what_the_notebook_declares(notebooks):
     [task] = planned
     assert task.parameters == {"seed": 0, "profile": "published", "out": str(notebooks / "out")}
     assert task.changed == {}  # 0 is the default
-    assert worker.Task.from_json(task.to_json()) == task
 
 
 def test_folder_inside_the_repository_is_written_short(notebooks, tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from kdutils import cells as cell_rows
-from kdutils import likeness, material, published, runs, runspec, study, sweeps
+from kdutils import evaluate, likeness, material, published, runs, runspec, study, sweeps
 from kdutils.plan import Filter, Plan
 from kdutils.spec import RELEASED_MODELS, load_profile
 
@@ -404,6 +404,32 @@ def test_answers_of_student_and_teacher_by_hand(answered):
     assert (kd["agreement"], kd["n"]) == (40.0, 5)
     assert kd["error_consistency"] == pytest.approx((0.6 - 0.52) / 0.48)
     assert table.loc["sft", likeness.ANSWERS].tolist() == [0.0, 0.0, 40.0, 40.0, 20.0]
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2, 3, 4], [3, 1, 4, 0, 2]])
+def test_item_rows_stand_side_by_side_in_any_order(order):
+    gold = ["1", "2", "3", "4", "5"]
+    student, teacher = items(["1", "2", "9", None, "8"], gold), items(["1", "7", "9", "4", None], gold)
+    both = likeness.side_by_side(student, teacher.iloc[order])
+    expected = evaluate.paired(student, teacher)
+    pd.testing.assert_frame_equal(both[expected.columns], expected)
+    shuffled = likeness.side_by_side(student.iloc[order], teacher)
+    assert shuffled["item_id"].tolist() == student["item_id"].iloc[order].tolist()
+
+
+def test_other_items_do_not_stand_side_by_side():
+    rows = items(["1", "2"], ["1", "2"])
+    with pytest.raises(ValueError, match="different items .1, such as .*'1'"):
+        likeness.side_by_side(rows, rows.head(1))
+
+
+def test_answers_are_what_agreement_says_of_every_pair_and_task(answered):
+    table = likeness.answers(answered)
+    for where, student, teacher in likeness.beside_teachers(answered, [*likeness.KEYS, "parsed", "correct"]):
+        found = evaluate.agreement(evaluate.paired(student, teacher))
+        row = table[table["method"] == where["method"]].iloc[0]
+        for name in ("agreement", "error_consistency", "both_right", "only_student", "only_teacher"):
+            assert row[name] == found[name]
 
 
 def test_answers_need_live_runs(tmp_path):

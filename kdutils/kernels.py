@@ -1,0 +1,111 @@
+"""A kernel that is forked from the worker of its notebook: all that it needs is imported already.
+
+The child is forked while the worker has one thread, waits until papermill asks for a kernel, and becomes it.
+Only where a process may go on after a fork without starting a program anew, which is on Linux.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import sys
+import uuid
+from multiprocessing import connection
+from typing import Any
+
+from jupyter_client.connect import KernelConnectionInfo
+from jupyter_client.manager import AsyncKernelManager
+from jupyter_client.provisioning import LocalProvisioner
+
+FORKS = sys.platform == "linux"  # elsewhere the system's own libraries do not survive a fork
+
+
+class Seed:
+    """A child of this process that is not a kernel yet; looks like a subprocess.Popen to jupyter_client."""
+
+    stdin = stdout = stderr = None
+
+    def __init__(self) -> None:
+        context = multiprocessing.get_context("fork")
+        theirs, self._pipe = context.Pipe(duplex=False)
+        self._process = context.Process(target=_wait_and_become_kernel, args=(theirs, self._pipe))
+        self._process.start()
+        theirs.close()
+
+    @property
+    def pid(self) -> int:
+        """Of the child, which leads a session of its own."""
+        return self._process.pid
+
+    def become(self, connection_file: str, variables: dict[str, str], folder: str | None) -> None:
+        """Have the child become the kernel of a connection file, with that environment, in that folder."""
+        with contextlib.suppress(BrokenPipeError):  # it was killed: `poll` tells
+            self._pipe.send({"file": connection_file, "variables": variables, "folder": folder})
+
+    def end(self) -> None:
+        """Make sure that it is gone, whether or not it became a kernel."""
+        self._pipe.close()
+        self._process.kill()
+        self._process.join()
+
+    def poll(self) -> int | None:
+        """Exit code, None while it lives."""
+        return self._process.exitcode
+
+    def wait(self) -> int | None:
+        """Exit code, once it has ended."""
+        self._process.join()
+        return self._process.exitcode
+
+    def send_signal(self, number: int) -> None:
+        """Send it a signal; nothing if it has ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """End it at once."""
+        self._process.kill()
+
+    def terminate(self) -> None:
+        """Ask it to end."""
+        self._process.terminate()
+
+
+def manager_of(seed: Seed) -> type[AsyncKernelManager]:
+    """A kernel manager, for nbclient, whose only kernel grows from that seed."""
+
+    class Provisioner(LocalProvisioner):
+        async def launch_kernel(self, cmd: list[str], **options: Any) -> KernelConnectionInfo:
+            variables = options.get("env", os.environ) | {"JPY_PARENT_PID": str(os.getpid())}
+            seed.become(self.parent.connection_file, variables, options.get("cwd"))
+            self.process, self.pid, self.pgid, self.cwd = seed, seed.pid, seed.pid, options.get("cwd")
+            return self.connection_info
+
+    class Manager(AsyncKernelManager):
+        async def _async_pre_start_kernel(self, **options: Any) -> tuple[list[str], dict[str, Any]]:
+            self.provisioner = Provisioner(
+                kernel_id=str(uuid.uuid4()), kernel_spec=self.kernel_spec, parent=self
+            )
+            return await super()._async_pre_start_kernel(**options)
+
+    return Manager
+
+
+def _wait_and_become_kernel(theirs: connection.Connection, ours: connection.Connection) -> None:
+    """The child, from its fork to its end."""
+    ours.close()  # so that `theirs` ends when the worker does
+    os.setsid()
+    try:
+        asked = theirs.recv()
+    except EOFError:
+        return
+    theirs.close()
+    os.environ.clear()
+    os.environ.update(asked["variables"])
+    if asked["folder"]:
+        os.chdir(asked["folder"])
+    from ipykernel.kernelapp import IPKernelApp
+
+    sys.argv = ["ipykernel_launcher", "-f", asked["file"]]
+    IPKernelApp.launch_instance(sys.argv[1:])

@@ -1,0 +1,40 @@
+"""What a notebook and the worker that executes it import, for the process from which both are forked.
+
+Nothing here may start a thread or load torch: a fork copies one thread alone.
+"""
+
+# ruff: noqa: E402, F401
+from __future__ import annotations
+
+import sys
+
+sys.modules["rfc3987_syntax"] = None  # as in __main__
+
+import ipykernel.ipkernel
+import ipykernel.kernelapp
+import ipykernel.zmqshell
+import matplotlib_inline.backend_inline
+import nbclient
+import nbconvert.exporters
+import papermill
+import pingouin
+import pyarrow.parquet
+
+from kdutils import (
+    __main__,
+    beside,
+    claims,
+    examples,
+    figures,
+    itemwise,
+    likeness,
+    live,
+    published,
+    report,
+    scoring,
+    stats,
+    study,
+    sweeps,
+    weights,
+    worker,
+)
