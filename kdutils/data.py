@@ -5,8 +5,9 @@ Nothing here draws random numbers but `epoch_order`, from a generator that is pa
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+import array
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import datasets
@@ -16,6 +17,9 @@ from transformers import PreTrainedTokenizerBase
 
 from kdutils.items import Item, prompt
 from kdutils.material import DataError
+
+KEPT_TOKENS = 4_000_000  # at most, four bytes each
+_kept_tokens: dict[tuple, list[array.array]] = {}
 
 
 @dataclass(frozen=True)
@@ -55,58 +59,26 @@ def encode(
     """
     if tokenizer.eos_token_id is None:
         raise DataError(f"tokenizer {tokenizer.name_or_path} has no EOS token, so a student could not stop")
-    start = [] if tokenizer.bos_token_id is None or not _adds_bos(tokenizer) else [tokenizer.bos_token_id]
-
-    def of(records: dict[str, list]) -> dict[str, list]:
-        heads, bodies = (
-            tokenizer(records[part], add_special_tokens=False)["input_ids"] for part in ("prompt", "response")
-        )
-        ids = [
-            start + head + body + [tokenizer.eos_token_id] * ended
-            for head, body, ended in zip(heads, bodies, records["ended"], strict=True)
-        ]
-        return {
-            "input_ids": [each[:max_tokens] for each in ids],
-            "n_unscored": [1 if protocol == "paper" else len(start) + len(head) for head in heads],
-            "n": [len(each) for each in ids],
-        }
-
-    table = datasets.Dataset.from_dict(
+    heads = prompt_ids([item.question for item in items], tokenizer)
+    bodies = token_ids([item.response for item in items], tokenizer)
+    ids = [
+        head + body + [tokenizer.eos_token_id] * item.ended
+        for item, head, body in zip(items, heads, bodies, strict=True)
+    ]
+    if protocol == "careful":
+        for item, of_item in zip(items, ids, strict=True):
+            if len(of_item) > max_tokens and item.ended:
+                raise DataError(
+                    f"item {item.id!r} has {len(of_item)} tokens, more than max_tokens={max_tokens}; "
+                    "raise it or drop it"
+                )
+    return datasets.Dataset.from_dict(
         {
             "id": [item.id for item in items],
-            "prompt": [prompt(item.question) for item in items],
-            "response": [item.response for item in items],
-            "ended": [item.ended for item in items],
+            "input_ids": [of_item[:max_tokens] for of_item in ids],
+            "n_unscored": [1 if protocol == "paper" else len(head) for head in heads],
         }
     )
-    options = {
-        "batched": True,
-        "remove_columns": table.column_names[1:],
-        "load_from_cache_file": False,
-        "keep_in_memory": True,
-        "new_fingerprint": "encoded",  # else it is made of the pickled tokenizer: seconds for that of Qwen2.5
-    }
-    with _without_progress_bar():
-        encoded = table.map(of, **options)
-    if protocol == "careful":
-        for item, n in zip(items, encoded["n"], strict=True):
-            if n > max_tokens and item.ended:
-                raise DataError(
-                    f"item {item.id!r} has {n} tokens, more than max_tokens={max_tokens}; raise it or drop it"
-                )
-    return encoded.remove_columns("n")
-
-
-@contextlib.contextmanager
-def _without_progress_bar() -> Iterator[None]:
-    """Tokenising takes no time worth a bar; the switch of `datasets` is global, so it is put back."""
-    was_enabled = datasets.is_progress_bar_enabled()
-    datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            datasets.enable_progress_bars()
 
 
 def _adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
@@ -117,7 +89,32 @@ def prompt_ids(questions: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> 
     """Token ids of the prompts, as `encode` writes them before a response."""
     start = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None and _adds_bos(tokenizer) else []
     texts = [prompt(question) for question in questions]
-    return [start + ids for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
+    return [start + ids for ids in token_ids(texts, tokenizer)]
+
+
+def token_ids(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+    """Token ids of the texts without special tokens; a new list at every call.
+
+    All runs of a worker train on and are scored on the same texts. So what a tokenizer made of them is kept
+    in this process, under the digests of the texts and of the tokenizer's files (models.load_tokenizer).
+    """
+    files = getattr(tokenizer, "files_digest", "")
+    if not files:  # of the hub, or somebody's own
+        return tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
+    digest = hashlib.sha256()
+    for text in texts:
+        digest.update(hashlib.sha256(text.encode()).digest())
+    key = (files, type(tokenizer).__name__, len(tokenizer), digest.hexdigest())
+    if key not in _kept_tokens:
+        made = tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
+        _kept_tokens[key] = [array.array("i", ids) for ids in made]
+        while len(_kept_tokens) > 1 and sum(_sizes(_kept_tokens.values())) > KEPT_TOKENS:
+            del _kept_tokens[next(iter(_kept_tokens))]  # the oldest
+    return [ids.tolist() for ids in _kept_tokens[key]]
+
+
+def _sizes(kept: Iterable[list[array.array]]) -> Iterator[int]:
+    return (sum(map(len, texts)) for texts in kept)
 
 
 def collate(encoded: datasets.Dataset, rows: Sequence[int], *, pad_id: int) -> Batch:

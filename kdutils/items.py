@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -113,8 +113,7 @@ def fingerprint(items: Sequence[Item]) -> str:
 
     Contamination is left out: it is about the training set, not the item.
     """
-    records = [asdict(item) for item in items]
-    for record in records:
-        del record["contaminated"]
+    names = [entry.name for entry in fields(Item) if entry.name != "contaminated"]
+    records = ({name: getattr(item, name) for name in names} for item in items)
     text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

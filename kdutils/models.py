@@ -8,6 +8,7 @@ are not read at all.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import struct
 from collections.abc import Iterator, Sequence
@@ -28,7 +29,7 @@ from transformers import (
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.utils import logging as transformers_logging
 
-from kdutils import usercache
+from kdutils import store, usercache
 from kdutils.items import prompt
 from kdutils.material import Location, ModelError, files_digest, locate
 from kdutils.mini.family import MINI_MODELS
@@ -42,6 +43,7 @@ LORA_TARGETS = (
     "down_proj",
 )  # as the authors: no o_proj, no gate_proj
 LARGE_PARAMETERS = 20_000_000  # from here on bf16 pays on a CPU (measured at 135M; below 1M it does not)
+TOKENIZER_SUFFIXES = (".json", ".txt", ".model", ".jinja", ".tiktoken")
 GENERIC_TOKENIZERS = ("PreTrainedTokenizerFast", "TokenizersBackend")
 UNREADABLE = (OSError, ValueError, struct.error, SafetensorError)  # what reading a model may raise
 
@@ -160,7 +162,20 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
         raise ModelError(f"{name} has no tokenizer that knows a word; give a model with its tokenizer files")
     if tokenizer.eos_token_id is None:
         raise ModelError(f"the tokenizer of {name} has no EOS token: a student could not learn to stop")
+    tokenizer.files_digest = _tokenizer_digest(locate(name))  # by which data.token_ids knows it
     return tokenizer
+
+
+def _tokenizer_digest(place: Location) -> str:
+    """Of the local files that a tokenizer is read from, weights left out; "" for one of the hub."""
+    source = Path(place.source)
+    if place.gguf_file is not None or not source.is_dir():
+        return files_digest(place.name)
+    total = hashlib.sha256()
+    for path in sorted(source.iterdir()):
+        if path.suffix in TOKENIZER_SUFFIXES and path.name not in ("config.json", "generation_config.json"):
+            total.update(path.name.encode() + bytes.fromhex(store.sha256_once(path)))
+    return total.hexdigest()
 
 
 def load(name: str, *, trains_all: bool = False, device: str | None = None) -> LoadedModel:

@@ -1,12 +1,14 @@
 """What is trained on: prompts, masks, end tokens, and which items are refused."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 import tiny
 import torch
 
-from kdutils import data, material
+from kdutils import data, material, models
 from kdutils.items import Item, default_response, fingerprint, item_of, prompt
 from kdutils.material import DataError
 from kdutils.runspec import EvalSpec
@@ -92,6 +94,74 @@ def test_prompts_to_generate_from_are_those_trained_on():
     for row, head in zip(table, heads, strict=True):
         assert row["input_ids"][: len(head)] == head
         assert row["n_unscored"] == len(head)
+
+
+@pytest.fixture
+def kept(monkeypatch):
+    """What is kept of tokenisers' work, empty at first."""
+    monkeypatch.setattr(data, "_kept_tokens", {})
+    return data._kept_tokens
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder of the mini family's, which may be written to."""
+    name = "mini-qwen-14k"
+    copy = shutil.copytree(material.locate(name).source, tmp_path / "model", copy_function=shutil.copyfile)
+    return Path(copy)
+
+
+def test_tokens_are_found_once_and_handed_out_as_new_lists(folder, kept, monkeypatch):
+    texts = [item.response for item in items()]
+    tokenizer = models.load_tokenizer(str(folder))
+    expected = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    first = data.token_ids(texts, tokenizer)
+    assert first == expected
+    for ids in first:
+        ids.clear()  # whoever has them may do as they like
+    again = models.load_tokenizer(str(folder))  # as the next run of a worker does
+    monkeypatch.setattr(type(again), "__call__", lambda *texts, **options: pytest.fail("tokenised anew"))
+    assert data.token_ids(texts, again) == expected
+
+
+def test_a_tokenizer_whose_file_has_changed_is_asked_anew(folder, kept):
+    texts = [prompt("Add 1 and 2.")]
+    before = data.token_ids(texts, models.load_tokenizer(str(folder)))
+    file = folder / "tokenizer.json"
+    stored = json.loads(file.read_text())
+    vocabulary = stored["model"]["vocab"]
+    one, two = (next(token for token, number in vocabulary.items() if number == n) for n in before[0][:2])
+    vocabulary[one], vocabulary[two] = vocabulary[two], vocabulary[one]
+    file.write_text(json.dumps(stored))
+    after = data.token_ids(texts, models.load_tokenizer(str(folder)))
+    assert before[0][:2] != after[0][:2]
+    assert sorted(before[0][:2]) == sorted(after[0][:2])
+
+
+def test_weights_are_no_part_of_what_a_tokenizer_is_known_by(folder):
+    before = models.load_tokenizer(str(folder)).files_digest
+    (folder / "model.safetensors").write_bytes(b"others")
+    assert models.load_tokenizer(str(folder)).files_digest == before
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(config | {"a": 1}))
+    assert models.load_tokenizer(str(folder)).files_digest != before
+
+
+def test_no_more_is_kept_than_there_is_room_for(folder, kept, monkeypatch):
+    tokenizer = models.load_tokenizer(str(folder))
+    monkeypatch.setattr(data, "KEPT_TOKENS", 100)
+    long = [" ".join(["1 + 2"] * 40), "3"]
+    assert data.token_ids(long, tokenizer) == tokenizer(long, add_special_tokens=False)["input_ids"]
+    assert len(kept) == 1  # what is too large alone is kept until there is something else
+    data.token_ids(["1"], tokenizer)
+    data.token_ids(["2"], tokenizer)
+    assert [len(texts) for texts in kept.values()] == [1, 1]
+
+
+def test_nothing_is_kept_of_a_tokenizer_without_files(kept):
+    assert data.token_ids(["1"], TOKENIZER) == TOKENIZER(["1"], add_special_tokens=False)["input_ids"]
+    assert data.token_ids([], TOKENIZER) == []
+    assert not kept
 
 
 def test_a_slice_of_a_batch_is_cut_to_its_own_length():
