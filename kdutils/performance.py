@@ -1,0 +1,137 @@
+"""What notebook 09 shows: measurements that are made where they are missing, and kept with when and where."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from kdutils import architecture, gridcost, growth, measurements, peers, sidebyside, store, work
+from kdutils.machines import Machine, this_machine
+from kdutils.measurements import Record
+
+RECORD, TABLE = "performance.json", "performance.csv"
+
+
+class Performance:
+    """The measurements of one profile."""
+
+    def __init__(self, folder: Path, *, measure: str = "missing", say: Any = print) -> None:
+        self.folder, self.say = Path(folder), say
+        self.record = Record(self.folder / RECORD, measure)
+        self.rows: list[dict[str, Any]] = []  # of performance.csv
+        self._parts: dict[str, bool] = {}  # whether each was measured just now
+
+    def machine(self) -> Machine:
+        """The rates of this machine."""
+        return Machine(**self._part("machine", {}, lambda: asdict(this_machine())))
+
+    def comparison(self, cases: Sequence[str], *, repeats: int, names: Sequence[str] | None) -> pd.DataFrame:
+        """sidebyside.table of the cases asked for, and of others that are kept and still count."""
+        names = list(names or sidebyside.BY_DEFAULT)
+        rows: list[dict[str, Any]] = []
+        for name in work.CASES:
+            settings = {"case": work.case_of(name).to_json(), "contenders": names, "repeats": repeats}
+            settings |= {"rounds": sidebyside.ROUNDS}
+            part = f"case {name}"
+            if name not in cases and not self.record.has(part, settings):
+                continue
+            how = {"names": names, "repeats": repeats, "progress": self.say}
+            # What is not asked for is shown as it is, never measured again.
+            rows += self._part(
+                part,
+                settings,
+                lambda name=name, how=how: sidebyside.compare(work.case_of(name), **how),
+                is_asked=name in cases,
+            )
+        self.rows += rows
+        return sidebyside.table(rows)
+
+    def growth(self, *, repeats: int) -> pd.DataFrame:
+        """Rows of growth.measure."""
+        settings = {"cases": [case.to_json() for case in growth.cases().values()], "repeats": repeats}
+        rows = self._part("growth", settings, lambda: growth.measure(repeats=repeats, progress=self.say))
+        self.rows += rows
+        return pd.DataFrame(rows)
+
+    def grids(self, families: Sequence[str], n_students: Sequence[int]) -> pd.DataFrame:
+        """Rows of gridcost.cost: each family by mode, and by number of students."""
+        rows: list[dict[str, Any]] = []
+        for family in families:
+            settings = {"settings": gridcost.SETTINGS, "students": list(n_students), "family": family}
+            settings |= {"deep": asdict(gridcost.DEEP)}
+            rows += self._part(
+                f"grid {family}",
+                settings,
+                lambda family=family: gridcost.compare(family, n_students, progress=self.say),
+            )
+        self.rows += [gridcost.as_row(row) for row in rows]
+        return pd.DataFrame(rows)
+
+    def write(self) -> Path:
+        """performance.csv of all that was asked for, in `folder`."""
+        return store.write_csv(self.folder / TABLE, sidebyside.published(self.rows))
+
+    def measured(self) -> pd.DataFrame:
+        """When each part was measured, and whether just now."""
+        return pd.DataFrame(
+            [
+                {"part": name, "measured": self.record.measured(name), "now": "now" if is_new else "kept"}
+                for name, is_new in self._parts.items()
+            ]
+        )
+
+    def _part(self, name: str, settings: dict[str, Any], make: Any, *, is_asked: bool = True) -> Any:
+        record = self.record if is_asked else Record(self.record.path)
+        was_there = record.has(name, settings) and record.measure == "missing"
+        value = record.part(name, settings, make)
+        self._parts[name] = not was_there
+        return value
+
+
+def missing_peers() -> pd.DataFrame:
+    """What is not installed and the command that would: columns package, remedy."""
+    return pd.DataFrame(peers.missing().items(), columns=["package", "remedy"])
+
+
+def cases_table() -> pd.DataFrame:
+    """What the cases are: parameters of both networks, rows of the vocabulary, batch."""
+    rows = []
+    for name in work.CASES:
+        case = work.case_of(name)
+        rows.append(
+            {
+                "case": name,
+                "student": case.student.parameters,
+                "teacher": case.teacher.parameters,
+                "vocabulary": case.student.rows,
+                "texts": case.rows,
+                "tokens of each": str(case.length or "their own"),
+                "scored": str(case.scored or "responses"),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def regimes() -> pd.DataFrame:
+    """FLOPs of a teacher's forward pass over those of training a student, of the grids and of a real pair."""
+    pairs = [("mini", "mini-qwen-493k"), ("deep teacher", None)]
+    rows = []
+    for family, name in pairs:
+        teacher = gridcost.DEEP if name is None else architecture.architecture_of(name)
+        for student in gridcost.STUDENTS:
+            rows.append({"grid": family, "student": student, "ratio": gridcost.regime(student, teacher)})
+    real = gridcost.regime("Qwen/Qwen2.5-0.5B", architecture.HUB["Qwen/Qwen2.5-14B"])
+    return pd.DataFrame([*rows, {"grid": "Qwen2.5-14B", "student": "Qwen2.5-0.5B", "ratio": real}])
+
+
+def surroundings() -> pd.DataFrame:
+    """What the measurements hang on: columns what, value."""
+    facts = measurements.surroundings()
+    facts |= facts.pop("packages")
+    return pd.DataFrame(
+        {"what": facts.keys(), "value": [str(value or "missing") for value in facts.values()]}
+    )
