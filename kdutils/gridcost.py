@@ -39,7 +39,7 @@ EVALUATION = EvalSpec(tasks=("addsub",), items_per_task=1, max_new_tokens=4)  # 
 def plan(teacher: str, students: tuple[str, ...] = STUDENTS, **settings: Any) -> list[PlannedRun]:
     """The runs: every student by every method at every temperature, from an untuned teacher."""
     settings = SETTINGS | settings
-    runs = []
+    planned = []
     for student in students:
         for method in METHODS:
             own = {
@@ -48,8 +48,8 @@ def plan(teacher: str, students: tuple[str, ...] = STUDENTS, **settings: Any) ->
             for temperature in TEMPERATURES:
                 pair = {"student": student, "teacher": teacher, "teacher_tuned": False, "domain": "math"}
                 spec = RunSpec(**pair, method=method, temperature=temperature, **own)
-                runs.append(PlannedRun(spec, EVALUATION))
-    return runs
+                planned.append(PlannedRun(spec, EVALUATION))
+    return planned
 
 
 def regime(student: str, teacher: Architecture, *, tokens: int = 80, scored: int = 40) -> float:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from kdutils import environment, store
+from kdutils.spec import MEASURES
 
 PACKAGES = ("torch", "transformers", "accelerate", "datasets", "trl", "llm-distil")
 SOURCES = (  # modules whose code can change a measurement
@@ -34,8 +35,8 @@ class Record:
     measure: str = "missing"  # again: also what is there
 
     def __post_init__(self) -> None:
-        if self.measure not in ("missing", "again"):
-            raise ValueError(f"measure={self.measure!r} is unknown: use missing or again")
+        if self.measure not in MEASURES:
+            raise ValueError(f"measure={self.measure!r} is unknown: choose one of {list(MEASURES)}")
 
     def part(self, name: str, settings: dict[str, Any], make: Callable[[], Any]) -> Any:
         """What `make` gives, or what it gave before for the same settings, machine, versions and code.

@@ -135,3 +135,40 @@ def surroundings() -> pd.DataFrame:
     return pd.DataFrame(
         {"what": facts.keys(), "value": [str(value or "missing") for value in facts.values()]}
     )
+
+
+def alt(table: pd.DataFrame, column: str, unit: str) -> str:
+    """A quantity of every contender in words."""
+    ran = table[table["repeats"] > 0]
+    parts = [f"{row['case']}, {row['contender']}: {row[column]:.3g} {unit}" for _, row in ran.iterrows()]
+    return "; ".join(parts) + "." if parts else "0 contenders ran."
+
+
+def growth_alt(table: pd.DataFrame) -> str:
+    """How many times time and memory grow from the first value of each axis to the last, in words."""
+    parts = []
+    for (axis, name), part in table[table["repeats"] > 0].groupby(["axis", "contender"], sort=False):
+        first, last = part.iloc[0], part.iloc[-1]
+        times = last["seconds_per_step"] / first["seconds_per_step"]
+        text = f"{axis} from {first['value']} to {last['value']}, {name}: {times:.1f} times the seconds, "
+        parts.append(text + f"{first['peak_gb_above_start']:.2f} to {last['peak_gb_above_start']:.2f} GB")
+    return "; ".join(parts) + "." if parts else "0 contenders ran."
+
+
+def grid_ratios(table: pd.DataFrame) -> pd.DataFrame:
+    """What keeping the teacher's states saves: a row a family and number of students.
+
+    Columns family, students, runs, `kept, s`, `never, s`, ratio (of the whole), and ratio of the training
+    loops of each method.
+    """
+    rows = []
+    for (family, students), part in table.groupby(["family", "students"], sort=False):
+        by_mode = {row["mode"]: row for row in part.to_dict("records")}
+        kept, never = by_mode["always"], by_mode["never"]
+        row = {"family": family, "students": students, "runs": kept["runs"]}
+        row |= {"kept, s": kept["seconds"], "never, s": never["seconds"]}
+        row["ratio"] = never["seconds"] / kept["seconds"]
+        for method, seconds in kept["training_seconds"].items():
+            row[f"ratio, {method}"] = never["training_seconds"][method] / seconds
+        rows.append(row)
+    return pd.DataFrame(rows)

@@ -109,3 +109,15 @@ def distances(rows: Iterable[Mapping[str, Any]], machine: Machine) -> pd.DataFra
 
 def _product_bytes(row: Mapping[str, Any]) -> int:
     return 2 if row["contender"] == BFLOAT16 else 4
+
+
+def table(rows: Iterable[Mapping[str, Any]], machine: Machine) -> pd.DataFrame:
+    """`bound` of the step with cached states of every case that ran, with a column case and a sum."""
+    parts = []
+    for row in rows:
+        if row["repeats"] and row["contender"] == CACHED:
+            found = bound(phases_of(row), machine)
+            whole = found[["flops", "bytes", "seconds"]].sum().to_dict() | {"phase": "all", "limited_by": ""}
+            parts.append(pd.concat([found, pd.DataFrame([whole])]).assign(case=row["case"]))
+    columns = ["case", "phase", "flops", "bytes", "seconds", "limited_by"]
+    return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from kdutils import architecture, material
 from kdutils.architecture import Architecture
+from kdutils.spec import PERFORMANCE_CASES as CASES
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from kdutils.data import Batch
 
 SEED, BETA, RATE = 0, 0.5, 1e-5
-CASES = ("mini", "smollm", "qwen-vocabulary")
 MINI_STUDENT, MINI_TEACHER, MINI_ROWS = "mini-qwen-105k", "mini-qwen-493k", 16
 
 

@@ -81,6 +81,7 @@ LEFT_TO_RIGHT = [
     "claims",
     "plots",
     "figures",
+    "speedfigures",
     "live",
     "params",
     "ledger",
