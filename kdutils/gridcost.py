@@ -22,13 +22,17 @@ from kdutils.architecture import Architecture
 from kdutils.environment import REPOSITORY
 from kdutils.runspec import EvalSpec, PlannedRun, RunSpec
 
-STUDENTS = ("mini-qwen-14k", "mini-qwen-36k", "mini-qwen-66k", "mini-qwen-105k")
+STUDENTS = {  # by family; one student is the first, two the first two
+    "mini": ("mini-qwen-105k", "mini-qwen-66k", "mini-qwen-36k", "mini-qwen-14k"),
+    "deep teacher": ("mini-qwen-105k", "mini-qwen-66k", "mini-llama-66k", "mini-llama-140k"),
+}
+MINI_TEACHER = "mini-qwen-493k"
 METHODS = ("fkl", "revkd", "gkd")
 TEMPERATURES = (1.0, 2.0, 5.0)
 MODES = ("always", "never")  # of KDUTILS_TEACHER_STATES
-# The teacher of each: of the mini family; and a random one of 16 layers, whose forward pass takes about as
-# many times the FLOPs of a student's training as that of Qwen2.5-14B those of Qwen2.5-0.5B (see `regime`).
-FAMILIES = ("mini", "deep teacher")
+# The teacher of the second: 16 layers of random weights, whose forward pass takes 5 to 13 times the FLOPs of
+# training one of its students; that of Qwen2.5-14B takes 10 times those of Qwen2.5-0.5B (see `regime`).
+FAMILIES = tuple(STUDENTS)
 DEEP = Architecture(
     layers=16, hidden=128, heads=8, key_heads=2, intermediate=256, rows=544, is_tied=True, has_bias=True
 )
@@ -36,7 +40,7 @@ SETTINGS = {"train_items": 256, "epochs": 3, "validation_items": 0, "max_new_tok
 EVALUATION = EvalSpec(tasks=("addsub",), items_per_task=1, max_new_tokens=4)  # next to nothing
 
 
-def plan(teacher: str, students: tuple[str, ...] = STUDENTS, **settings: Any) -> list[PlannedRun]:
+def plan(teacher: str, students: Sequence[str], **settings: Any) -> list[PlannedRun]:
     """The runs: every student by every method at every temperature, from an untuned teacher."""
     settings = SETTINGS | settings
     planned = []
@@ -66,18 +70,18 @@ def teacher_of(family: str, folder: Path) -> str:
         ValueError: for another family.
     """
     if family == "mini":
-        return "mini-qwen-493k"
+        return MINI_TEACHER
     if family != "deep teacher":
         raise ValueError(f"unknown family {family!r}; choose one of {list(FAMILIES)}")
     from kdutils import models, work
 
     path = folder / "deep-teacher"
     work.network_of(DEEP, seed=work.SEED).save_pretrained(path)
-    models.load_tokenizer(STUDENTS[0]).save_pretrained(path)
+    models.load_tokenizer(STUDENTS[family][0]).save_pretrained(path)
     return str(path)
 
 
-def cost(family: str, mode: str, n_students: int = len(STUDENTS), **settings: Any) -> dict[str, Any]:
+def cost(family: str, mode: str, n_students: int = 4, **settings: Any) -> dict[str, Any]:
     """Seconds of the whole grid and, over its runs, of the training loops by method; peak memory of a worker.
 
     Raises:
@@ -88,7 +92,10 @@ def cost(family: str, mode: str, n_students: int = len(STUDENTS), **settings: An
     os.environ["KDUTILS_TEACHER_STATES"] = mode
     scratch = Path(tempfile.mkdtemp(prefix="kdutils-grid-"))
     try:
-        planned, out = plan(teacher_of(family, scratch), STUDENTS[-n_students:], **settings), scratch / "out"
+        planned, out = (
+            plan(teacher_of(family, scratch), STUDENTS[family][:n_students], **settings),
+            scratch / "out",
+        )
         started = time.perf_counter()
         state = grid.fill(planned, out)
         seconds = time.perf_counter() - started

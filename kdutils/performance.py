@@ -118,14 +118,19 @@ def cases_table() -> pd.DataFrame:
 
 def regimes() -> pd.DataFrame:
     """FLOPs of a teacher's forward pass over those of training a student, of the grids and of a real pair."""
-    pairs = [("mini", "mini-qwen-493k"), ("deep teacher", None)]
-    rows = []
-    for family, name in pairs:
-        teacher = gridcost.DEEP if name is None else architecture.architecture_of(name)
-        for student in gridcost.STUDENTS:
-            rows.append({"grid": family, "student": student, "ratio": gridcost.regime(student, teacher)})
-    real = gridcost.regime("Qwen/Qwen2.5-0.5B", architecture.HUB["Qwen/Qwen2.5-14B"])
-    return pd.DataFrame([*rows, {"grid": "Qwen2.5-14B", "student": "Qwen2.5-0.5B", "ratio": real}])
+    real = [f"Qwen/Qwen2.5-{size}" for size in ("0.5B", "1.5B", "3B", "7B")]
+    teachers = {
+        "mini": (architecture.architecture_of(gridcost.MINI_TEACHER), gridcost.STUDENTS["mini"]),
+        "deep teacher": (gridcost.DEEP, gridcost.STUDENTS["deep teacher"]),
+        "Qwen2.5-14B, not made here": (architecture.HUB["Qwen/Qwen2.5-14B"], real),
+    }
+    return pd.DataFrame(
+        [
+            {"grid": grid, "student": student, "ratio": gridcost.regime(student, teacher)}
+            for grid, (teacher, students) in teachers.items()
+            for student in students
+        ]
+    )
 
 
 def surroundings() -> pd.DataFrame:

@@ -50,8 +50,8 @@ class Case:
 
 
 def _qwen(hidden: int, layers: int, heads: int, intermediate: int, *, rows: int) -> Architecture:
-    shape = {"layers": layers, "hidden": hidden, "heads": heads, "key_heads": 2, "intermediate": intermediate}
-    return Architecture(**shape, rows=rows, is_tied=True, has_bias=True)
+    shape = {"layers": layers, "hidden": hidden, "heads": heads, "key_heads": heads}
+    return Architecture(**shape, intermediate=intermediate, rows=rows, is_tied=True, has_bias=True)
 
 
 @cache
