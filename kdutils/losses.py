@@ -21,6 +21,7 @@ from kdutils.noise import LogitNoise
 
 Kind = Literal["forward_kl", "reverse_kl", "jsd"]
 BUDGET_BYTES = 160 << 20  # for the logits that exist at one time, of both models together
+HEAD_ROWS = 1 << 14  # of the head's gradient at a time, in bfloat16
 BLOCK_ELEMENTS = {"cpu": 1 << 19}  # of element-wise work: fits the CPU's cache; 1 << 24 elsewhere
 
 
@@ -228,7 +229,7 @@ class _FusedSum(torch.autograd.Function):
         needs_hidden, needs_head = (grad_enabled and needed for needed in ctx.needs_input_grad[:2])
         hidden_sum = torch.zeros_like(hidden_NH, dtype=student.wide) if needs_hidden else None
         head_sum = torch.zeros_like(head_VH, dtype=student.wide) if needs_head else None
-        part_VH = torch.empty_like(student.head_VH) if needs_head and student.dtype != student.wide else None
+        part_VH = student.head_VH.new_empty(min(n_tokens, HEAD_ROWS), head_VH.shape[1])
         values_N = torch.zeros(n_rows, dtype=student.wide, device=hidden_NH.device)
         n_block = max(1, BLOCK_ELEMENTS.get(hidden_NH.device.type, 1 << 24) // n_tokens)
         for start in range(0, n_rows, n_chunk):
@@ -246,11 +247,14 @@ class _FusedSum(torch.autograd.Function):
             gradient_RV = logits[0]
             if needs_hidden:
                 hidden_sum[chunk] = gradient_RV @ student.head_VH
-            if needs_head and part_VH is None:
+            if needs_head and student.dtype == student.wide:
                 head_sum[:n_tokens].addmm_(gradient_RV.T, student.hidden_NH[chunk])
             elif needs_head:  # the sum over chunks is in float32 all the same
-                torch.mm(gradient_RV.T, student.hidden_NH[chunk], out=part_VH)
-                head_sum[:n_tokens].add_(part_VH)
+                for first in range(0, n_tokens, HEAD_ROWS):
+                    some = slice(first, min(first + HEAD_ROWS, n_tokens))
+                    part = part_VH[: some.stop - first]
+                    torch.mm(gradient_RV[:, some].T, student.hidden_NH[chunk], out=part)
+                    head_sum[some].add_(part)
         ctx.save_for_backward(hidden_sum, head_sum)
         ctx.dtypes, ctx.gradient_scale = (hidden_NH.dtype, head_VH.dtype), scales[1]
         return (values_N if weights_N is None else values_N * weights_N).sum() * scales[0]

@@ -587,6 +587,13 @@ def test_noise_of_sigma_zero_is_no_noise():
     assert run(pair(), kind="jsd", teacher_noise=noise_of(sigma=0.0))[0] == run(pair(), kind="jsd")[0]
 
 
+def test_the_heads_gradient_is_the_same_in_slices(monkeypatch):
+    narrow = tuple(x.bfloat16() for x in pair())
+    whole = run(narrow, kind="jsd")
+    monkeypatch.setattr(losses, "HEAD_ROWS", 5)
+    assert_near(run(narrow, kind="jsd"), whole, 1e-6)
+
+
 @pytest.mark.parametrize(("kind", "beta"), KINDS)
 def test_compiled_rows_are_those_of_the_reference(kind, beta, monkeypatch):
     how = {"kind": kind, "beta": beta, "temperature": 2.0, "teacher_noise": noise_of(sigma=1.0)}
