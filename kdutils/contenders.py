@@ -185,7 +185,7 @@ CONTENDERS: dict[str, Callable[[Work], AbstractContextManager[Gradients]]] = {
 
 
 def measure(case: Case, contender: str, steps: int) -> dict[str, Any]:
-    """Seconds and loss of each of `steps` steps after a warm-up, and the peak of memory above the start.
+    """Seconds and CPU seconds of each of `steps` steps after a warm-up, all losses, and the peak of memory.
 
     The start is when networks, batch, trainer and optimiser are there. The first loss is that of the warm-up,
     so the others are after one, two, ... updates.
@@ -197,17 +197,19 @@ def measure(case: Case, contender: str, steps: int) -> dict[str, Any]:
     assert work.batch.ids
     with CONTENDERS[contender](work) as gradients:
         optimiser = work.optimiser()
-        losses, seconds = [], []
+        losses, seconds, busy = [], [], []
         with Peak() as peak:
             for _ in range(WARM_UP + steps):
-                started = time.perf_counter()
+                started, used = time.perf_counter(), time.process_time()
                 losses.append(gradients())
                 optimiser.step()
                 optimiser.zero_grad(set_to_none=True)
                 seconds.append(time.perf_counter() - started)
+                busy.append(time.process_time() - used)
     return {
         "case": case.name,
         "seconds": seconds[WARM_UP:],
+        "cpu_seconds": busy[WARM_UP:],
         "losses": losses,
         "start_gb": peak.start_gb,
         "peak_gb": peak.peak_gb,

@@ -46,10 +46,11 @@ class Record:
         kept = self._kept(name, settings)
         if kept is not None and self.measure == "missing":
             return kept["value"]
+        own = key(settings)  # before: code may change while it is measured
         value = make()
         parts = self._read()
         parts[name] = {
-            "key": key(settings),
+            "key": own,
             "settings": settings,
             "measured": datetime.now(UTC).isoformat(timespec="seconds"),
             "value": value,

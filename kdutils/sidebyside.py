@@ -122,6 +122,7 @@ def _row(case: Case, name: str, visits: Sequence[dict[str, Any]]) -> dict[str, A
         return row
     seconds = [each for visit in visits for each in visit["seconds"]]
     median = statistics.median(seconds)
+    used = [each for visit in visits for each in visit["cpu_seconds"]]
     sizes = {key: visits[0][key] for key in ("tokens", "padded_tokens", "length", "scored")}
     return (
         row
@@ -129,6 +130,7 @@ def _row(case: Case, name: str, visits: Sequence[dict[str, Any]]) -> dict[str, A
         | {
             "seconds_per_step": median,
             "seconds": seconds,
+            "cores_busy": sum(used) / sum(seconds),
             "tokens_per_second": sizes["tokens"] / median,
             "peak_gb_above_start": max(visit["peak_gb"] - visit["start_gb"] for visit in visits),
             "start_gb": max(visit["start_gb"] for visit in visits),

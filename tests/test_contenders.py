@@ -1,7 +1,9 @@
 """Programs side by side: the same losses, failures as rows, measurements that are kept while they count."""
 
 import json
+import os
 import subprocess
+import sys
 from dataclasses import replace
 
 import pandas as pd
@@ -96,7 +98,7 @@ def test_cases_are_what_they_are_called():
     assert work.case_of("smollm").student.parameters == 134_515_008
     whole = work.case_of("qwen-vocabulary")
     assert whole.student.rows == whole.teacher.rows == 151_936
-    assert round(whole.student.parameters / 1e6) == 42 and round(whole.teacher.parameters / 1e6) == 103
+    assert (whole.student.parameters, whole.teacher.parameters) == (42_112_256, 103_502_336)
     mini = work.case_of("mini")
     from kdutils import models
 
@@ -118,7 +120,7 @@ def test_cases_are_what_they_are_called():
     ],
 )
 def test_a_peer_that_is_missing_is_named_with_the_command(name, module, package, monkeypatch, capsys):
-    monkeypatch.setitem(__import__("sys").modules, module, None)
+    monkeypatch.setitem(sys.modules, module, None)
     assert contenders.main([f"[{json.dumps(TINY.to_json())}]", name, "1", "1"]) == 0
     answer = json.loads(capsys.readouterr().out)
     assert answer["case"] == "tiny" and "python -m pip install" in answer["cannot"]
@@ -177,7 +179,13 @@ def test_one_that_hangs_is_stopped(monkeypatch):
 def answers(seconds, *, losses=(0.5, 0.4), peak_gb=1.5):
     """What a process prints of the tiny case."""
     sizes = {"tokens": 30, "padded_tokens": 30, "length": 10, "scored": 12}
-    measured = {"seconds": seconds, "losses": list(losses), "start_gb": 1.0, "peak_gb": peak_gb}
+    measured = {
+        "seconds": seconds,
+        "cpu_seconds": [2 * each for each in seconds],
+        "losses": list(losses),
+        "start_gb": 1.0,
+        "peak_gb": peak_gb,
+    }
     return json.dumps({"case": "tiny"} | measured | {"memory_by": "VmHWM"} | sizes)
 
 
@@ -194,6 +202,7 @@ def test_rounds_go_to_and_fro_and_medians_are_over_all_of_them(monkeypatch):
     assert order == [PLAIN, CACHED, CACHED, PLAIN]
     assert (first["seconds_per_step"], first["repeats"], first["tokens_per_second"]) == (4.0, 5, 7.5)
     assert (second["seconds_per_step"], second["peak_gb_above_start"]) == (1.0, 0.5)
+    assert second["cores_busy"] == 2.0
 
 
 @pytest.mark.parametrize(
@@ -434,3 +443,28 @@ def test_a_small_grid_is_made_in_both_ways():
         assert set(found["training_seconds"]) == set(gridcost.METHODS)
     with pytest.raises(ValueError, match="unknown family 'deep'; choose one of"):
         gridcost.cost("deep", "always")
+
+
+# --- the notebook ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.notebook
+@pytest.mark.slow
+def test_the_notebook_is_executed_and_what_it_measured_is_kept(tmp_path):
+    root = measurements.environment.REPOSITORY
+    command = [sys.executable, "-P", "-m", "kdutils", "mini", "--only", "09", "--out", str(tmp_path)]
+    wanted = {"contenders": json.dumps([PLAIN, CACHED]), "repeats": "2", "growth_repeats": "null"}
+    for name, value in (wanted | {"grids": "null"}).items():
+        command += ["-p", name, value]
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
+    plain |= {"PYTHONPATH": str(root), "KDUTILS_DATA": str(tmp_path / "none"), "HF_HUB_OFFLINE": "1"}
+    folder, tables = tmp_path / "mini", []
+    for _ in range(2):
+        run = subprocess.run(command, env=plain, capture_output=True, text=True, check=False)
+        assert run.returncode == 0, run.stderr
+        tables.append(pd.read_csv(folder / "performance.csv"))
+    assert tables[0]["contender"].tolist() == [PLAIN, CACHED]
+    assert tables[0]["repeats"].tolist() == [2, 2]
+    pd.testing.assert_frame_equal(*tables)  # seconds are never the same twice: they were kept
+    stems = {path.stem for path in (folder / "figures").glob("*.png")}
+    assert stems == {"09_seconds", "09_memory", "09_roofline"}
