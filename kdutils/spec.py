@@ -116,6 +116,11 @@ SECTIONS = {
     "08": "08_claims",
 }
 
+NOTEBOOKS = (*SECTIONS.values(), "09_performance")  # the last is no section of the paper and plans no runs
+
+PERFORMANCE_CASES = ("mini", "smollm", "qwen-vocabulary")  # of notebook 09, see work.case_of
+MEASURES = ("missing", "again")
+
 PROFILE_FOLDER = Path(__file__).parent / "profiles"
 
 
@@ -132,6 +137,8 @@ PARAMETER_CHOICES = {
     "tasks": ALL_TASKS,
     "methods": KD_METHODS,
     "protocol": PROTOCOLS,
+    "cases": PERFORMANCE_CASES,
+    "measure": MEASURES,
 }
 
 
@@ -212,11 +219,10 @@ class Profile:
     live: Live | None = None  # what is trained, where "live" is a source
 
     def __post_init__(self) -> None:
-        unknown = sorted(set(self.notebooks) - set(SECTIONS.values()))
+        unknown = sorted(set(self.notebooks) - set(NOTEBOOKS))
         if unknown:
             raise ValueError(
-                f"profile {self.name!r} names unknown notebooks {unknown}; "
-                f"there are {list(SECTIONS.values())}"
+                f"profile {self.name!r} names unknown notebooks {unknown}; there are {list(NOTEBOOKS)}"
             )
         if ("live" in self.sources) != (self.live is not None):
             raise ValueError(

@@ -1,0 +1,155 @@
+"""Other programs for distillation, as they are: their own trainers, their own losses, one step of each.
+
+Each function is a context that yields what adds the gradient of the mean loss to the student's and returns
+that loss. Of the trainers only what has to do with a run's folder, reports and precision is set; that they
+neither generate nor recompute activations is in their favour. Needs the extra `bench`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import tempfile
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from kdutils.work import BETA, Work
+
+Gradients = Callable[[], float]
+PACKAGES = {"trl": "'trl==1.16.0'", "llm_distil": "evaluate 'llm-distil==0.1.0'"}
+TRAINER = {
+    "use_cpu": True,
+    "report_to": [],
+    "gradient_checkpointing": False,  # slower, and the bodies are small here
+    "bf16": False,
+    "save_strategy": "no",
+}
+
+
+class CannotError(Exception):
+    """A contender that is not installed or cannot do this work; the message says why, and what would help."""
+
+
+def missing() -> dict[str, str]:
+    """The command that installs each package of peers that is not there."""
+    return {
+        name: f"python -m pip install {package}"
+        for name, package in PACKAGES.items()
+        if importlib.util.find_spec(name) is None
+    }
+
+
+def _imported(module: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        package = PACKAGES[module.split(".")[0]]
+        raise CannotError(f"not installed: python -m pip install {package} ({error})") from error
+
+
+@contextlib.contextmanager
+def trl_gkd(work: Work) -> Iterator[Gradients]:
+    """TRL's GKDTrainer with lmbda 0: the batch as it is, none of it generated."""
+    import datasets
+
+    gkd = _imported("trl.experimental.gkd")
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = gkd.GKDTrainer(
+            model=work.student,
+            teacher_model=work.teacher,
+            args=gkd.GKDConfig(output_dir=folder, lmbda=0.0, beta=BETA, temperature=1.0, **TRAINER),
+            train_dataset=datasets.Dataset.from_dict({"messages": [[]]}),
+            processing_class=_tokenizer(),
+            data_collator=lambda rows: rows,
+        )
+        yield _step_of(trainer, work, {"labels": work.labels_BT})
+
+
+@contextlib.contextmanager
+def trl_distillation(work: Work) -> Iterator[Gradients]:
+    """TRL's DistillationTrainer on completions that are given; those it draws itself are left out.
+
+    It takes prompts padded on the left and completions padded on the right.
+    """
+    import datasets
+
+    trl = _imported("trl")
+
+    class Given(trl.DistillationTrainer):
+        def _prepare_inputs(self, generation_batch: dict[str, Any]) -> dict[str, Any]:
+            return generation_batch
+
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = Given(
+            model=work.student,
+            teacher_model=work.teacher,
+            args=trl.DistillationConfig(output_dir=folder, beta=BETA, temperature=1.0, **TRAINER),
+            train_dataset=datasets.Dataset.from_dict({"prompt": ["a"]}),
+            processing_class=_tokenizer(),
+        )
+        trainer.current_gradient_accumulation_steps = 1
+        yield _step_of(trainer, work, _halves(work))
+
+
+def _halves(work: Work) -> dict[str, Any]:
+    """Prompts and completions of the batch with their masks, as TRL's DistillationTrainer pads them."""
+    import torch
+
+    table, parts = work.encoded, {}
+    ids = [torch.tensor(row) for row in table["input_ids"][:]]
+    starts = table["n_unscored"][:]
+    sides = {
+        "prompt": ("left", [row[:start] for row, start in zip(ids, starts, strict=True)]),
+        "completion": ("right", [row[start:] for row, start in zip(ids, starts, strict=True)]),
+    }
+    for name, (side, rows) in sides.items():
+        pad = torch.nn.utils.rnn.pad_sequence
+        parts[f"{name}_ids"] = pad(rows, batch_first=True, padding_side=side)
+        parts[f"{name}_mask"] = pad(
+            [torch.ones_like(row) for row in rows], batch_first=True, padding_side=side
+        )
+    return parts
+
+
+@contextlib.contextmanager
+def llm_distil(work: Work) -> Iterator[Gradients]:
+    """The trainer within llm-distil. It does not shift, so its labels stand where the scored logits are."""
+    import torch
+    from transformers import TrainingArguments
+
+    theirs = _imported("llm_distil.kd_trainer")
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = theirs._DistillationTrainer(
+            distillation_method="gkd",
+            teacher_model=work.teacher,
+            kd_loss_weight=1.0,
+            temperature=1.0,
+            inject_noise=False,
+            noise_scale=0.0,
+            lambda_gkd=-1.0,  # generates nothing
+            beta_gkd=BETA,
+            model=work.student,
+            args=TrainingArguments(output_dir=folder, **TRAINER),
+        )
+        yield _step_of(trainer, work, {"labels": torch.roll(work.labels_BT, -1, dims=1)})
+
+
+def _step_of(trainer: Any, work: Work, more: dict[str, Any]) -> Gradients:
+    batch, n_scored = work.batch, work.batch.scored_BT.sum()
+    inputs = {"input_ids": batch.input_ids_BT, "attention_mask": batch.attention_BT} | more
+    trainer.model.train()
+
+    def step() -> float:
+        return float(trainer.training_step(trainer.model, dict(inputs), n_scored))
+
+    return step
+
+
+def _tokenizer() -> Any:
+    """One that trainers accept; nothing is tokenised."""
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    plain = Tokenizer(models.WordLevel({"<eos>": 0, "a": 1}, unk_token="<eos>"))
+    return PreTrainedTokenizerFast(tokenizer_object=plain, eos_token="<eos>", pad_token="<eos>")

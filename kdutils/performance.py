@@ -1,0 +1,185 @@
+"""What notebook 09 shows: measurements that are made where they are missing, and kept with when and where."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from kdutils import architecture, gridcost, growth, measurements, peers, sidebyside, store, work
+from kdutils.machines import Machine, this_machine
+from kdutils.measurements import Record
+
+COMPARISON = (
+    "One step by each program: medians, the cores that were busy with it (fewer than there are: parts on one "
+    "thread, or somebody else's work), the largest peak of memory above that at the start, the loss. Faster "
+    "and memory are against the first row of a case. Same loss: within 1e-4 nats of the plain loop's, before "
+    "and after an update."
+)
+RECORD, TABLE = "performance.json", "performance.csv"
+
+
+class Performance:
+    """The measurements of one profile."""
+
+    def __init__(self, folder: Path, *, measure: str = "missing", say: Any = print) -> None:
+        self.folder, self.say = Path(folder), say
+        self.record = Record(self.folder / RECORD, measure)
+        self.rows: list[dict[str, Any]] = []  # of performance.csv
+        self._parts: dict[str, bool] = {}  # whether each was measured just now
+
+    def machine(self) -> Machine:
+        """The rates of this machine."""
+        return Machine(**self._part("machine", {}, lambda: asdict(this_machine())))
+
+    def comparison(self, cases: Sequence[str], *, repeats: int, names: Sequence[str] | None) -> pd.DataFrame:
+        """sidebyside.table of the cases asked for, and of others that are kept and still count."""
+        names = list(names or sidebyside.BY_DEFAULT)
+        rows: list[dict[str, Any]] = []
+        for name in work.CASES:
+            settings = {"case": work.case_of(name).to_json(), "contenders": names, "repeats": repeats}
+            settings |= {"rounds": sidebyside.ROUNDS}
+            part = f"case {name}"
+            if name not in cases and not self.record.has(part, settings):
+                continue
+            how = {"names": names, "repeats": repeats, "progress": self.say}
+            # What is not asked for is shown as it is, never measured again.
+            rows += self._part(
+                part,
+                settings,
+                lambda name=name, how=how: sidebyside.compare(work.case_of(name), **how),
+                is_asked=name in cases,
+            )
+        self.rows += rows
+        return sidebyside.table(rows)
+
+    def growth(self, *, repeats: int) -> pd.DataFrame:
+        """Rows of growth.measure."""
+        settings = {"cases": [case.to_json() for case in growth.cases().values()], "repeats": repeats}
+        rows = self._part("growth", settings, lambda: growth.measure(repeats=repeats, progress=self.say))
+        self.rows += rows
+        return pd.DataFrame(rows)
+
+    def grids(self, families: Sequence[str], n_students: Sequence[int]) -> pd.DataFrame:
+        """Rows of gridcost.cost: each family by mode, and by number of students."""
+        rows: list[dict[str, Any]] = []
+        for family in families:
+            settings = {"settings": gridcost.SETTINGS, "students": list(n_students), "family": family}
+            settings |= {"deep": asdict(gridcost.DEEP)}
+            rows += self._part(
+                f"grid {family}",
+                settings,
+                lambda family=family: gridcost.compare(family, n_students, progress=self.say),
+            )
+        self.rows += [gridcost.as_row(row) for row in rows]
+        return pd.DataFrame(rows)
+
+    def write(self) -> Path:
+        """performance.csv of all that was asked for, in `folder`."""
+        return store.write_csv(self.folder / TABLE, sidebyside.published(self.rows))
+
+    def measured(self) -> pd.DataFrame:
+        """When each part was measured, and whether just now."""
+        return pd.DataFrame(
+            [
+                {"part": name, "measured": self.record.measured(name), "now": "now" if is_new else "kept"}
+                for name, is_new in self._parts.items()
+            ]
+        )
+
+    def _part(self, name: str, settings: dict[str, Any], make: Any, *, is_asked: bool = True) -> Any:
+        record = self.record if is_asked else Record(self.record.path)
+        was_there = record.has(name, settings) and record.measure == "missing"
+        value = record.part(name, settings, make)
+        self._parts[name] = not was_there
+        return value
+
+
+def missing_peers() -> pd.DataFrame:
+    """What is not installed and the command that would: columns package, remedy."""
+    return pd.DataFrame(peers.missing().items(), columns=["package", "remedy"])
+
+
+def cases_table() -> pd.DataFrame:
+    """What the cases are: parameters of both networks, rows of the vocabulary, batch."""
+    rows = []
+    for name in work.CASES:
+        case = work.case_of(name)
+        rows.append(
+            {
+                "case": name,
+                "student": case.student.parameters,
+                "teacher": case.teacher.parameters,
+                "vocabulary": case.student.rows,
+                "texts": case.rows,
+                "tokens of each": str(case.length or "their own"),
+                "scored": str(case.scored or "responses"),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def regimes() -> pd.DataFrame:
+    """FLOPs of a teacher's forward pass over those of training a student, of the grids and of a real pair."""
+    real = [f"Qwen/Qwen2.5-{size}" for size in ("0.5B", "1.5B", "3B", "7B")]
+    teachers = {
+        "mini": (architecture.architecture_of(gridcost.MINI_TEACHER), gridcost.STUDENTS["mini"]),
+        "deep teacher": (gridcost.DEEP, gridcost.STUDENTS["deep teacher"]),
+        "Qwen2.5-14B, not made here": (architecture.HUB["Qwen/Qwen2.5-14B"], real),
+    }
+    return pd.DataFrame(
+        [
+            {"grid": grid, "student": student, "ratio": gridcost.regime(student, teacher)}
+            for grid, (teacher, students) in teachers.items()
+            for student in students
+        ]
+    )
+
+
+def surroundings() -> pd.DataFrame:
+    """What the measurements hang on: columns what, value."""
+    facts = measurements.surroundings()
+    facts |= facts.pop("packages")
+    return pd.DataFrame(
+        {"what": facts.keys(), "value": [str(value or "missing") for value in facts.values()]}
+    )
+
+
+def alt(table: pd.DataFrame, column: str, unit: str) -> str:
+    """A quantity of every contender in words."""
+    ran = table[table["repeats"] > 0]
+    parts = [f"{row['case']}, {row['contender']}: {row[column]:.3g} {unit}" for _, row in ran.iterrows()]
+    return "; ".join(parts) + "." if parts else "0 contenders ran."
+
+
+def growth_alt(table: pd.DataFrame) -> str:
+    """How many times time and memory grow from the first value of each axis to the last, in words."""
+    parts = []
+    for (axis, name), part in table[table["repeats"] > 0].groupby(["axis", "contender"], sort=False):
+        first, last = part.iloc[0], part.iloc[-1]
+        times = last["seconds_per_step"] / first["seconds_per_step"]
+        text = f"{axis} from {first['value']} to {last['value']}, {name}: {times:.1f} times the seconds, "
+        parts.append(text + f"{first['peak_gb_above_start']:.2f} to {last['peak_gb_above_start']:.2f} GB")
+    return "; ".join(parts) + "." if parts else "0 contenders ran."
+
+
+def grid_ratios(table: pd.DataFrame) -> pd.DataFrame:
+    """What keeping the teacher's states saves: a row a family and number of students.
+
+    Columns family, students, runs, `kept, s`, `never, s`, ratio (of the whole), and ratio of the training
+    loops of each method.
+    """
+    rows = []
+    for (family, students), part in table.groupby(["family", "students"], sort=False):
+        by_mode = {row["mode"]: row for row in part.to_dict("records")}
+        kept, never = by_mode["always"], by_mode["never"]
+        row = {"family": family, "students": students, "runs": kept["runs"]}
+        row |= {"kept, s": kept["seconds"], "never, s": never["seconds"]}
+        row["ratio"] = never["seconds"] / kept["seconds"]
+        for method, seconds in kept["training_seconds"].items():
+            row[f"ratio, {method}"] = never["training_seconds"][method] / seconds
+        rows.append(row)
+    return pd.DataFrame(rows)

@@ -1,0 +1,174 @@
+"""Programs side by side: each in fresh processes, in rounds, so that a disturbed moment hits all of them.
+
+A contender that is not installed, cannot do the work, fails or runs out of memory is a row with its reason.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pandas as pd
+
+from kdutils import contenders
+from kdutils.contenders import COMPILED, CONTENDERS, PLAIN
+from kdutils.environment import REPOSITORY
+from kdutils.work import Case
+
+COLUMNS = [
+    *("case", "contender", "seconds_per_step", "tokens_per_second", "peak_gb_above_start", "loss", "repeats"),
+]
+ROUNDS = 2  # visits of each contender
+SAME_LOSS = 1e-4  # nats a token, absolute
+LIMIT_SECONDS = 900  # of a visit
+BY_DEFAULT = [name for name in CONTENDERS if name != COMPILED]  # compiling takes minutes; it can be named
+Progress = Callable[[str], None]
+
+
+def compare(
+    case: Case,
+    *,
+    names: Sequence[str] = BY_DEFAULT,
+    repeats: int,
+    n_threads: int | None = None,
+    progress: Progress | None = None,
+) -> list[dict[str, Any]]:
+    """What each contender took for the case, a row each in their order.
+
+    Raises:
+        ValueError: for an unknown contender, or fewer repeats than rounds.
+    """
+    return visit([case], names, repeats=repeats, n_threads=n_threads, progress=progress)
+
+
+def visit(
+    cases: Sequence[Case],
+    names: Sequence[str],
+    *,
+    repeats: int,
+    n_threads: int | None = None,
+    progress: Progress | None = None,
+) -> list[dict[str, Any]]:
+    """As `compare`, for several cases that a contender does one after another in each of its processes.
+
+    The rounds go to and fro through the contenders, so that none always follows the same one.
+    """
+    if unknown := sorted(set(names) - set(CONTENDERS)):
+        raise ValueError(f"unknown contender {unknown[0]!r}; there are {list(CONTENDERS)}")
+    if repeats < ROUNDS:
+        raise ValueError(f"repeats={repeats}: give at least {ROUNDS}, one a round")
+    n_threads = n_threads or os.cpu_count() or 1
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for number in range(ROUNDS):
+        steps = repeats // ROUNDS + (number < repeats % ROUNDS)
+        for name in names if number % 2 == 0 else reversed(names):
+            if any("cannot" in visit for case in cases for visit in found.get((case.name, name), [])):
+                continue  # it will not do better
+            if progress:
+                progress(f"{', '.join(case.name for case in cases)}: {name}, round {number + 1} of {ROUNDS}")
+            for case, answer in zip(cases, _answers(cases, name, steps, n_threads), strict=True):
+                found.setdefault((case.name, name), []).append(answer)
+    return [_row(case, name, found[case.name, name]) for case in cases for name in names]
+
+
+def _answers(cases: Sequence[Case], name: str, steps: int, n_threads: int) -> list[dict[str, Any]]:
+    """What a process of its own says of each case; one it did not come to has the reason why."""
+    listed = json.dumps([case.to_json() for case in cases])
+    command = [sys.executable, "-W", "ignore", "-P", "-m", contenders.__name__]
+    command += [listed, name, str(steps), str(n_threads)]
+    own = {"PYTHONPATH": os.pathsep.join([str(REPOSITORY), *_paths()]), "OMP_NUM_THREADS": str(n_threads)}
+    own |= {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "KDUTILS_COMPILE": ""}
+    try:
+        run = subprocess.run(
+            command,
+            env=os.environ | own,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=LIMIT_SECONDS * len(cases),
+        )
+        printed, reason = run.stdout, _reason(run)
+    except subprocess.TimeoutExpired as error:
+        printed = (error.stdout or b"").decode(errors="replace")
+        reason = f"took longer than {error.timeout:.0f} s"
+    answers = [json.loads(line) for line in printed.splitlines() if line.startswith('{"case"')]
+    return answers + [{"case": case.name, "cannot": reason} for case in cases[len(answers) :]]
+
+
+def _paths() -> list[str]:
+    return [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+
+
+def _reason(run: subprocess.CompletedProcess[str]) -> str:
+    if run.returncode == -signal.SIGKILL:
+        return "killed by the system: out of memory"
+    if run.returncode < 0:
+        return f"killed by {signal.Signals(-run.returncode).name}"
+    lines = [line for line in run.stderr.splitlines() if line.strip()]
+    return f"failed: {lines[-1].strip()[:200]}" if lines else f"failed with exit code {run.returncode}"
+
+
+def _row(case: Case, name: str, visits: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One contender's row: medians over the steps of all visits; the largest of their peaks."""
+    reason = next((visit["cannot"] for visit in visits if "cannot" in visit), "")
+    row: dict[str, Any] = {"case": case.name, "contender": name, "reason": reason, "repeats": 0}
+    if reason:
+        return row
+    seconds = [each for visit in visits for each in visit["seconds"]]
+    median = statistics.median(seconds)
+    used = [each for visit in visits for each in visit["cpu_seconds"]]
+    sizes = {key: visits[0][key] for key in ("tokens", "padded_tokens", "length", "scored")}
+    return (
+        row
+        | sizes
+        | {
+            "seconds_per_step": median,
+            "seconds": seconds,
+            "cores_busy": sum(used) / sum(seconds),
+            "tokens_per_second": sizes["tokens"] / median,
+            "peak_gb_above_start": max(visit["peak_gb"] - visit["start_gb"] for visit in visits),
+            "start_gb": max(visit["start_gb"] for visit in visits),
+            "loss": visits[0]["losses"][0],
+            "loss_after_update": visits[0]["losses"][1],
+            "memory_by": visits[0]["memory_by"],
+            "repeats": len(seconds),
+        }
+    )
+
+
+def table(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """The rows beside each other: how many times faster than the first that ran, and whether losses agree.
+
+    `same_loss` says whether the losses before and after the first update are within SAME_LOSS of those of
+    the plain loop (of the first contender there is, without one); it is None for one that did not run.
+    """
+    frame = pd.DataFrame(rows)
+    for column in (*COLUMNS, "loss_after_update", "reason"):
+        if column not in frame:
+            frame[column] = None
+    frame["same_loss"] = None
+    for _, part in frame.groupby("case", sort=False):
+        ran = part[part["repeats"] > 0]
+        if ran.empty:
+            continue
+        judge = ran[ran["contender"] == PLAIN] if (ran["contender"] == PLAIN).any() else ran
+        for column in ("loss", "loss_after_update"):
+            apart = (ran[column] - judge[column].iloc[0]).abs().astype(float)
+            frame.loc[ran.index, f"{column}_apart"] = apart
+        apart = frame.loc[ran.index, ["loss_apart", "loss_after_update_apart"]].max(axis=1)
+        frame.loc[ran.index, "same_loss"] = (apart <= SAME_LOSS).astype(object)
+        base = ran.iloc[0]
+        frame.loc[ran.index, "times_faster"] = base["seconds_per_step"] / ran["seconds_per_step"]
+        frame.loc[ran.index, "of_its_memory"] = ran["peak_gb_above_start"] / base["peak_gb_above_start"]
+    return frame
+
+
+def published(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """The rows as performance.csv has them: COLUMNS."""
+    return pd.DataFrame(rows).reindex(columns=COLUMNS)

@@ -1,0 +1,119 @@
+"""Figures of notebook 09: time, memory, growth and the distance from what the machine could do."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from kdutils import plots
+from kdutils.growth import AXIS_LABELS
+from kdutils.plots import GREY, Style
+
+_COLOURS = plots.ordered_colours(3)
+# Ours in shades of one colour, the plain loop and the peers each in its own.
+CONTENDER_STYLE = {
+    "TRL GKDTrainer": Style("TRL GKDTrainer", (0.80, 0.47, 0.74), "s"),
+    "TRL DistillationTrainer": Style("TRL DistillationTrainer", (0.84, 0.37, 0.0), "P"),
+    "llm-distil": Style("llm-distil", (0.58, 0.58, 0.58), "X"),
+    "plain loop": Style("plain loop", (0.87, 0.56, 0.02), "^"),
+    "kdutils": Style("kdutils", _COLOURS[0], "o"),
+    "kdutils, cached states": Style("kdutils, cached states", _COLOURS[1], "D"),
+    "kdutils, cached states, bfloat16": Style("kdutils, cached states, bfloat16", _COLOURS[2], "v"),
+    "kdutils, cached and compiled": Style("kdutils, cached and compiled", (0.0, 0.0, 0.0), "*"),
+}
+MODE_STYLE = {
+    "never": Style("teacher asked at every step", (0.87, 0.56, 0.02), "^"),
+    "always": Style("teacher's states kept", _COLOURS[1], "D"),
+}
+
+
+def by_contender(table: pd.DataFrame, *, x: str, xlabel: str, fmt: str) -> Figure:
+    """A quantity of each contender with its number, a panel a case: columns case, contender, repeats, `x`."""
+    ran = table[table["repeats"] > 0]
+    cases = list(dict.fromkeys(ran["case"]))
+    names = [name for name in CONTENDER_STYLE if name in set(ran["contender"])]
+    fig, axes = plots.panels(1, len(cases), height=1.0 + 0.3 * len(names), sharey=True)
+    for ax, case in zip(axes, cases, strict=True):
+        part = ran[ran["case"] == case].set_index("contender")
+        for place, name in enumerate(names):
+            if name in part.index:
+                _dot(ax, float(part.loc[name, x]), place, CONTENDER_STYLE[name], fmt)
+        ax.set(title=case, xlabel=xlabel, xlim=(0, 1.28 * max(float(part[x].max()), 1e-9)))
+        ax.set_yticks(range(len(names)), names)
+        ax.set_ylim(len(names) - 0.5, -0.5)
+        ax.grid(axis="y", visible=False)
+    return fig
+
+
+def _dot(ax: Axes, value: float, place: int, style: Style, fmt: str) -> None:
+    ax.plot([0, value], [place, place], color="0.85", linewidth=1.2, zorder=1)
+    ax.plot(value, place, style.marker, color=style.colour, markersize=4.5)
+    ax.annotate(
+        format(value, fmt), (value, place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=7
+    )
+
+
+def growth(table: pd.DataFrame) -> Figure:
+    """Seconds a step, and below them memory above start, over what grows: columns axis, value, contender."""
+    ran = table[table["repeats"] > 0]
+    axes_there = list(dict.fromkeys(ran["axis"]))
+    fig, panels = plots.panels(2, len(axes_there), height=3.9, sharex="col")
+    quantities = {"seconds_per_step": "seconds a step", "peak_gb_above_start": "GB above start"}
+    for row, (quantity, label) in enumerate(quantities.items()):
+        for column, axis in enumerate(axes_there):
+            ax = panels[row * len(axes_there) + column]
+            part = ran[ran["axis"] == axis]
+            for name, own in part.groupby("contender", sort=False):
+                style = CONTENDER_STYLE[name]
+                ax.plot(own["value"], own[quantity], marker=style.marker, color=style.colour, markersize=3.6)
+            values = sorted(set(part["value"]))
+            ax.set_xscale("log", base=2)
+            ax.set_xticks(values, [f"{value:,}" for value in values], rotation=30, ha="right")
+            ax.minorticks_off()
+            ax.set_ylim(bottom=0)
+            ax.set_ylabel(label if column == 0 else "")
+            ax.set_xlabel(AXIS_LABELS[axis] if row == 1 else "")
+    plots.figure_legend(fig, [CONTENDER_STYLE[name] for name in dict.fromkeys(ran["contender"])])
+    return fig
+
+
+def grids(table: pd.DataFrame) -> Figure:
+    """Seconds of whole grids over the number of students: columns family (a panel each), mode, students."""
+    families = list(dict.fromkeys(table["family"]))
+    fig, axes = plots.panels(1, len(families), height=2.4)
+    for ax, family in zip(axes, families, strict=True):
+        part = table[table["family"] == family]
+        for mode, own in part.groupby("mode", sort=False):
+            style = MODE_STYLE[mode]
+            ax.plot(own["students"], own["seconds"], marker=style.marker, color=style.colour)
+        ax.set(title=family, xlabel="students", ylim=(0, None), xticks=sorted(set(part["students"])))
+    axes[0].set_ylabel("seconds of the grid")
+    plots.figure_legend(fig, list(MODE_STYLE.values()))
+    return fig
+
+
+def roofline(table: pd.DataFrame) -> Figure:
+    """Seconds a step over the bound, both on log axes: columns case, contender, bound_seconds, ..."""
+    fig, (ax,) = plots.panels(height=3.2)
+    for name, part in table.groupby("contender", sort=False):
+        style = CONTENDER_STYLE[name]
+        ax.plot(part["bound_seconds"], part["seconds_per_step"], style.marker, color=style.colour)
+    low, high = table["bound_seconds"].min() / 1.5, table["bound_seconds"].max() * 1.5
+    line = np.array([low, high])
+    for times in (1, 2, 4, 8):
+        ax.plot(line, times * line, color=GREY, linewidth=0.8, linestyle="-" if times == 1 else ":")
+        ax.annotate(f"{times} x", (high, times * high), fontsize=7, va="center", color=GREY)
+    for case, part in table.groupby("case", sort=False):
+        ax.annotate(
+            case,
+            (part["bound_seconds"].max(), part["seconds_per_step"].max()),
+            xytext=(0, 7),
+            textcoords="offset points",
+            ha="center",
+            fontsize=7.5,
+        )
+    ax.set(xscale="log", yscale="log", xlabel="least seconds by roofline", ylabel="seconds a step, measured")
+    plots.figure_legend(fig, [CONTENDER_STYLE[name] for name in dict.fromkeys(table["contender"])])
+    return fig

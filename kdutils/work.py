@@ -1,0 +1,182 @@
+"""The work that programs are compared on: two networks, a batch, and which of its tokens are scored.
+
+A case is fixed by its numbers alone. Weights are random, from one seed. The loss is the Jensen-Shannon
+divergence (beta 0.5, temperature 1), averaged over all scored tokens.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from functools import cache, cached_property
+from typing import TYPE_CHECKING, Any
+
+from kdutils import architecture, material
+from kdutils.architecture import Architecture
+from kdutils.spec import PERFORMANCE_CASES as CASES
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+    from kdutils.data import Batch
+
+SEED, BETA, RATE = 0, 0.5, 1e-5
+MINI_STUDENT, MINI_TEACHER, MINI_ROWS = "mini-qwen-105k", "mini-qwen-493k", 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """What is distilled. With a `domain` of the mini world, the texts are its first training items."""
+
+    name: str
+    student: Architecture
+    teacher: Architecture
+    rows: int
+    length: int = 0  # of each row; 0 with a domain, whose texts have their own
+    scored: int = 0  # the last ones of each row; likewise
+    domain: str = ""
+
+    def to_json(self) -> str:
+        """The case as text; the inverse of `from_json`."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Case:
+        """The case that was written by `to_json`."""
+        fields = json.loads(text)
+        shapes = {side: Architecture(**fields[side]) for side in ("student", "teacher")}
+        return cls(**fields | shapes)
+
+
+def _qwen(hidden: int, layers: int, heads: int, intermediate: int, *, rows: int) -> Architecture:
+    shape = {"layers": layers, "hidden": hidden, "heads": heads, "key_heads": heads}
+    return Architecture(**shape, intermediate=intermediate, rows=rows, is_tied=True, has_bias=True)
+
+
+@cache
+def case_of(name: str) -> Case:
+    """One of CASES.
+
+    Raises:
+        ValueError: for another name.
+    """
+    if name == "mini":  # cut to the tokenizer's length: not every program bears rows that only pad
+        student, teacher = (
+            replace(architecture.architecture_of(each), rows=_tokenizer_length(each))
+            for each in (MINI_STUDENT, MINI_TEACHER)
+        )
+        return Case(name=name, student=student, teacher=teacher, rows=MINI_ROWS, domain="math")
+    if name == "smollm":
+        shape = architecture.IN_PACKAGES["SmolLM2-135M"]
+        return Case(name=name, student=shape, teacher=shape, rows=4, length=160, scored=80)
+    if name == "qwen-vocabulary":
+        student = _qwen(256, 4, 4, 704, rows=151_936)
+        teacher = _qwen(512, 8, 8, 1_408, rows=151_936)
+        return Case(name=name, student=student, teacher=teacher, rows=4, length=256, scored=128)
+    raise ValueError(f"unknown case {name!r}; choose one of {list(CASES)}")
+
+
+def _tokenizer_length(name: str) -> int:
+    path = material.locate(name).source + "/tokenizer.json"
+    with open(path, encoding="utf-8") as file:  # noqa: PTH123 - transformers would load torch
+        table = json.load(file)
+    return len({*table["model"]["vocab"].values(), *(token["id"] for token in table["added_tokens"])})
+
+
+class Work:
+    """The networks and the batch of a case, made when they are asked for."""
+
+    def __init__(self, case: Case) -> None:
+        self.case = case
+
+    @cached_property
+    def student(self) -> PreTrainedModel:
+        """Transformers' network, float32, in training mode."""
+        return network_of(self.case.student, seed=SEED).train()
+
+    @cached_property
+    def teacher(self) -> PreTrainedModel:
+        """Likewise, frozen and in evaluation mode."""
+        return network_of(self.case.teacher, seed=SEED + 1).eval().requires_grad_(False)
+
+    @cached_property
+    def encoded(self) -> Any:
+        """The rows as kdutils.data.encode gives them: id, input_ids, n_unscored."""
+        import datasets
+        import torch
+
+        case = self.case
+        if case.domain:
+            return _mini_texts(case)
+        generator = torch.Generator().manual_seed(SEED)
+        ids_BT = torch.randint(1, case.student.rows, (case.rows, case.length), generator=generator)
+        unscored = [case.length - case.scored] * case.rows
+        names = [f"row-{row}" for row in range(case.rows)]
+        return datasets.Dataset.from_dict({"id": names, "input_ids": ids_BT.tolist(), "n_unscored": unscored})
+
+    @cached_property
+    def batch(self) -> Batch:
+        """All rows, padded on the right."""
+        from kdutils import data
+
+        return data.collate(self.encoded, range(self.case.rows), pad_id=0)
+
+    @property
+    def labels_BT(self) -> Tensor:
+        """Tokens, -100 where nothing is scored."""
+        return self.batch.input_ids_BT.masked_fill(~self.batch.scored_BT, -100)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """What costs are counted from: tokens, those with padding, the length of the batch, scored tokens."""
+        batch = self.batch
+        n_rows, length = batch.input_ids_BT.shape
+        return {
+            "tokens": int(batch.attention_BT.sum()),
+            "padded_tokens": n_rows * length,
+            "length": length,
+            "scored": int(batch.scored_BT.sum()),
+        }
+
+    def optimiser(self) -> Any:
+        """The same for everyone."""
+        import torch
+
+        return torch.optim.AdamW(self.student.parameters(), lr=RATE, fused=True)
+
+
+def network_of(shape: Architecture, *, seed: int) -> PreTrainedModel:
+    """A network of that shape with random weights: of Qwen2 if it has biases, else of Llama."""
+    from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+
+    from kdutils.models import seeded
+
+    kinds = {True: (Qwen2Config, Qwen2ForCausalLM), False: (LlamaConfig, LlamaForCausalLM)}
+    config_class, model_class = kinds[shape.has_bias]
+    config = config_class(
+        vocab_size=shape.rows,
+        hidden_size=shape.hidden,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.key_heads,
+        intermediate_size=shape.intermediate,
+        max_position_embeddings=4_096,
+        tie_word_embeddings=shape.is_tied,
+        attention_dropout=0.0,
+        bos_token_id=None,
+        eos_token_id=0,
+        pad_token_id=0,
+    )
+    with seeded(seed):
+        return model_class(config)
+
+
+def _mini_texts(case: Case) -> Any:
+    from kdutils import data, models
+    from kdutils.runspec import RunSpec
+
+    spec = RunSpec(student=MINI_STUDENT, method="sft", domain=case.domain, train_items=case.rows)
+    items = material.load_items(spec, "train")
+    how = {"max_tokens": spec.max_tokens, "protocol": spec.protocol}
+    return data.encode(items, models.load_tokenizer(MINI_STUDENT), **how)

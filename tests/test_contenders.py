@@ -1,0 +1,470 @@
+"""Programs side by side: the same losses, failures as rows, measurements that are kept while they count."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+import torch
+from conftest import missing
+
+from kdutils import contenders, gridcost, growth, measurements, peers, performance, roofline, sidebyside, work
+from kdutils.architecture import Architecture
+from kdutils.contenders import BFLOAT16, CACHED, CONTENDERS, ONLINE, PLAIN, TRL_GKD
+from kdutils.machines import Machine
+from kdutils.work import Case, Work
+
+SHAPE = Architecture(
+    layers=1, hidden=16, heads=2, key_heads=1, intermediate=24, rows=60, is_tied=True, has_bias=True
+)
+TINY = Case(name="tiny", student=SHAPE, teacher=replace(SHAPE, hidden=32), rows=3, length=10, scored=4)
+TEXTS = replace(  # of unequal lengths, so there is padding
+    TINY,
+    name="texts",
+    student=replace(SHAPE, rows=552),
+    teacher=replace(SHAPE, rows=552, hidden=32),
+    length=0,
+    scored=0,
+    domain="math",
+)
+PEERS = {"trl": "TRL", "llm_distil": "llm-distil"}
+
+
+@pytest.fixture(autouse=True)
+def _own_switches(monkeypatch):
+    """What a contender sets in its process does not reach other tests."""
+    monkeypatch.setenv("KDUTILS_COMPILE", "")
+
+
+def needs(name):
+    """Skip, or fail where the extra is required, if the peer is not installed."""
+    for package, start in PEERS.items():
+        if name.startswith(start) and package in peers.missing():
+            missing("bench", f"{package} is not installed (extra `bench`)")
+
+
+# --- the same work -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def by_hand():
+    """Losses of each case before and after one update, in float64 from dense logits."""
+    found = {}
+    for case in (TINY, TEXTS):
+        its = Work(case)
+        student, teacher = its.student.double(), its.teacher.double()
+        optimiser, batch = its.optimiser(), its.batch
+        how = {"input_ids": batch.input_ids_BT, "attention_mask": batch.attention_BT}
+        found[case.name] = []
+        for _ in range(2):
+            p_NV, q_NV = (
+                network(**how).logits[:, :-1][batch.scored_BT[:, 1:]].softmax(-1)
+                for network in (teacher, student)
+            )
+            m_NV = (p_NV + q_NV) / 2
+            loss = sum(0.5 * (x * (x / m_NV).log()).sum(-1).mean() for x in (p_NV, q_NV))
+            loss.backward()
+            optimiser.step()
+            optimiser.zero_grad()
+            found[case.name].append(float(loss.detach()))
+    return found
+
+
+@pytest.mark.parametrize("case", [TINY, TEXTS], ids=lambda case: case.name)
+@pytest.mark.parametrize("name", [name for name in CONTENDERS if name not in (BFLOAT16, contenders.COMPILED)])
+def test_losses_before_and_after_an_update_are_those_of_dense_float64(name, case, by_hand):
+    needs(name)
+    found = contenders.measure(case, name, 1)
+    assert found["losses"] == pytest.approx(by_hand[case.name], rel=2e-5)
+    assert found["losses"][0] != found["losses"][1]
+    assert len(found["seconds"]) == 1
+
+
+def test_texts_of_the_mini_world_are_padded_and_only_responses_are_scored():
+    sizes = Work(TEXTS).sizes
+    assert sizes["tokens"] < sizes["padded_tokens"] == TEXTS.rows * sizes["length"]
+    assert 0 < sizes["scored"] < sizes["tokens"]
+
+
+def test_bfloat16_is_refused_where_kdutils_has_none():
+    with pytest.raises(peers.CannotError, match="in float32 alone"):
+        contenders.measure(TINY, BFLOAT16, 1)
+
+
+def test_cases_are_what_they_are_called():
+    assert work.case_of("smollm").student.parameters == 134_515_008
+    whole = work.case_of("qwen-vocabulary")
+    assert whole.student.rows == whole.teacher.rows == 151_936
+    assert (whole.student.parameters, whole.teacher.parameters) == (42_112_256, 103_502_336)
+    mini = work.case_of("mini")
+    from kdutils import models
+
+    assert mini.student.rows == mini.teacher.rows == len(models.load_tokenizer(work.MINI_STUDENT))
+    with pytest.raises(ValueError, match="unknown case 'qwen'; choose one of"):
+        work.case_of("qwen")
+    assert Case.from_json(whole.to_json()) == whole
+
+
+# --- who is missing, who fails -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "module", "package"),
+    [
+        (TRL_GKD, "trl.experimental.gkd", "'trl==1.16.0'"),
+        ("TRL DistillationTrainer", "trl", "'trl==1.16.0'"),
+        ("llm-distil", "llm_distil.kd_trainer", "'llm-distil==0.1.0'"),
+    ],
+)
+def test_a_peer_that_is_missing_is_named_with_the_command(name, module, package, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, module, None)
+    assert contenders.main([f"[{json.dumps(TINY.to_json())}]", name, "1", "1"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["case"] == "tiny" and "python -m pip install" in answer["cannot"]
+    assert package in answer["cannot"]
+
+
+def test_missing_peers_are_listed_with_the_command(monkeypatch):
+    monkeypatch.setattr(peers.importlib.util, "find_spec", lambda name: None if name == "trl" else object())
+    table = performance.missing_peers()
+    assert table.to_dict("records") == [{"package": "trl", "remedy": "python -m pip install 'trl==1.16.0'"}]
+
+
+@pytest.mark.slow
+def test_a_case_that_fails_is_a_row_with_its_reason_and_the_others_stay():
+    bad = replace(TINY, name="bad", student=replace(SHAPE, heads=2, key_heads=0))
+    good, failed = sidebyside.visit([TINY, bad], [PLAIN], repeats=2, n_threads=1)
+    assert good["repeats"] == 1 and good["loss"] > 0 and good["reason"] == ""
+    assert good["peak_gb_above_start"] >= 0 and good["tokens"] == 30
+    assert failed["repeats"] == 0 and failed["reason"].startswith("failed: ")
+
+
+@pytest.mark.parametrize(
+    ("code", "stderr", "reason"),
+    [
+        (-9, "", "killed by the system: out of memory"),
+        (-11, "", "killed by SIGSEGV"),
+        (
+            1,
+            "Traceback\nRuntimeError: can't allocate memory\n",
+            "failed: RuntimeError: can't allocate memory",
+        ),
+        (3, "", "failed with exit code 3"),
+    ],
+)
+def test_a_process_that_dies_is_a_row_with_its_reason(code, stderr, reason, monkeypatch):
+    asked = []
+
+    def run(command, **options):
+        asked.append(command)
+        return subprocess.CompletedProcess(command, code, "", stderr)
+
+    monkeypatch.setattr(sidebyside.subprocess, "run", run)
+    (row,) = sidebyside.compare(TINY, names=[PLAIN], repeats=6)
+    assert row == {"case": "tiny", "contender": PLAIN, "reason": reason, "repeats": 0}
+    assert len(asked) == 1  # what has failed is not asked again
+    published = sidebyside.published([row])
+    assert published["repeats"].tolist() == [0] and published["seconds_per_step"].isna().all()
+
+
+def test_one_that_hangs_is_stopped(monkeypatch):
+    monkeypatch.setattr(sidebyside, "LIMIT_SECONDS", 0.2)
+    (row,) = sidebyside.compare(TINY, names=[PLAIN], repeats=2)
+    assert row["reason"] == "took longer than 0 s"
+
+
+def answers(seconds, *, losses=(0.5, 0.4), peak_gb=1.5):
+    """What a process prints of the tiny case."""
+    sizes = {"tokens": 30, "padded_tokens": 30, "length": 10, "scored": 12}
+    measured = {
+        "seconds": seconds,
+        "cpu_seconds": [2 * each for each in seconds],
+        "losses": list(losses),
+        "start_gb": 1.0,
+        "peak_gb": peak_gb,
+    }
+    return json.dumps({"case": "tiny"} | measured | {"memory_by": "VmHWM"} | sizes)
+
+
+def test_rounds_go_to_and_fro_and_medians_are_over_all_of_them(monkeypatch):
+    order, taken = [], iter([[4.0, 2.0, 9.0], [1.0] * 3, [1.0] * 2, [3.0, 5.0]])
+
+    def run(command, **options):
+        order.append(command[-3])
+        assert options["env"]["OMP_NUM_THREADS"] == command[-1] == "2"
+        return subprocess.CompletedProcess(command, 0, answers(next(taken)) + "\n", "")
+
+    monkeypatch.setattr(sidebyside.subprocess, "run", run)
+    first, second = sidebyside.compare(TINY, names=[PLAIN, CACHED], repeats=5, n_threads=2)
+    assert order == [PLAIN, CACHED, CACHED, PLAIN]
+    assert (first["seconds_per_step"], first["repeats"], first["tokens_per_second"]) == (4.0, 5, 7.5)
+    assert (second["seconds_per_step"], second["peak_gb_above_start"]) == (1.0, 0.5)
+    assert second["cores_busy"] == 2.0
+
+
+@pytest.mark.parametrize(
+    ("names", "repeats", "message"), [(["TRL"], 5, "unknown contender 'TRL'"), ([PLAIN], 1, "at least 2")]
+)
+def test_what_cannot_be_asked_is_refused(names, repeats, message):
+    with pytest.raises(ValueError, match=message):
+        sidebyside.compare(TINY, names=names, repeats=repeats)
+
+
+# --- rows --------------------------------------------------------------------------------------------------
+
+
+def row(name, seconds=1.0, loss=0.5, after=0.4, peak=1.0, **more):
+    facts = {"case": "tiny", "contender": name, "reason": "", "repeats": 5, "seconds_per_step": seconds}
+    facts |= {"tokens_per_second": 30 / seconds, "peak_gb_above_start": peak}
+    return facts | {"loss": loss, "loss_after_update": after} | more
+
+
+def test_a_contender_whose_loss_differs_is_marked():
+    rows = [
+        row(TRL_GKD, 8.0, loss=0.50009, peak=12.0),
+        row(PLAIN, 4.0),
+        row(ONLINE, 2.0, loss=0.50011),
+        row(CACHED, 1.0, after=0.39, peak=0.5),
+        {"case": "tiny", "contender": "llm-distil", "reason": "failed: x", "repeats": 0},
+    ]
+    table = sidebyside.table(rows).set_index("contender")
+    assert table["same_loss"].tolist() == [True, True, False, False, None]
+    assert table.loc[CACHED, "times_faster"] == 8 and table.loc[CACHED, "of_its_memory"] == 0.5 / 12
+    assert table.loc["llm-distil", ["times_faster", "loss_apart"]].isna().all()
+
+
+def test_performance_csv_has_the_columns_of_the_contract(tmp_path):
+    measured = performance.Performance(tmp_path)
+    measured.rows = [row(PLAIN), {"case": "tiny", "contender": "x", "reason": "no", "repeats": 0}]
+    cost = {"family": "mini", "students": 4, "mode": "never", "seconds": 90.0, "steps": 900}
+    measured.rows.append(gridcost.as_row(cost))
+    table = pd.read_csv(measured.write())
+    assert list(table.columns) == [
+        *("case", "contender", "seconds_per_step", "tokens_per_second"),
+        *("peak_gb_above_start", "loss", "repeats"),
+    ]
+    assert table["repeats"].tolist() == [5, 0, 1]
+    assert table["seconds_per_step"].iloc[2] == pytest.approx(0.1)
+    assert (tmp_path / "performance.csv").is_file()
+
+
+# --- measurements that are kept ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def made():
+    """Counts how often something was measured."""
+
+    class Made:
+        n = 0
+
+        def __call__(self):
+            self.n += 1
+            return {"n": self.n}
+
+    return Made()
+
+
+def test_a_measurement_is_made_once(tmp_path, made):
+    path = tmp_path / "performance.json"
+    assert measurements.Record(path).part("a", {"repeats": 5}, made) == {"n": 1}
+    assert measurements.Record(path).part("a", {"repeats": 5}, made) == {"n": 1}
+    assert measurements.Record(path).measured("a").endswith("UTC")
+
+
+def test_it_is_made_again_if_asked_for_or_if_its_settings_differ(tmp_path, made):
+    path = tmp_path / "performance.json"
+    for expected, (measure, repeats) in enumerate([("missing", 5), ("again", 5), ("missing", 6)], start=1):
+        assert measurements.Record(path, measure).part("a", {"repeats": repeats}, made) == {"n": expected}
+    with pytest.raises(ValueError, match="measure='never' is unknown: choose one of"):
+        measurements.Record(path, "never")
+
+
+@pytest.mark.parametrize("changed", ["processor", "cores", "python", "packages", "code"])
+def test_it_does_not_count_on_another_machine_or_for_other_code(changed, tmp_path, made, monkeypatch):
+    record = measurements.Record(tmp_path / "performance.json")
+    record.part("a", {}, made)
+    facts = measurements.surroundings() | {changed: "another"}
+    monkeypatch.setattr(measurements, "surroundings", lambda: facts)
+    assert not record.has("a", {})
+    assert record.part("a", {}, made) == {"n": 2}
+
+
+def test_a_changed_module_is_other_code(tmp_path, monkeypatch):
+    before = measurements.surroundings()["code"]
+    for name in measurements.SOURCES:
+        (tmp_path / f"{name}.py").write_text("changed" if name == "losses" else "")
+    monkeypatch.setattr(measurements, "__file__", str(tmp_path / "measurements.py"))
+    assert measurements.surroundings()["code"] != before
+
+
+def test_a_damaged_record_is_measured_anew_and_parts_do_not_touch_each_other(tmp_path, made):
+    path = tmp_path / "performance.json"
+    path.write_text("{")
+    record = measurements.Record(path)
+    assert record.part("a", {}, made) == {"n": 1}
+    assert record.part("b", {}, made) == {"n": 2}
+    assert record.part("a", {}, made) == {"n": 1}
+
+
+def test_cases_that_are_kept_are_shown_and_never_measured_unasked(tmp_path, monkeypatch):
+    asked = []
+
+    def compare(case, **options):
+        asked.append(case.name)
+        return [row(PLAIN) | {"case": case.name}]
+
+    monkeypatch.setattr(sidebyside, "compare", compare)
+    how = {"repeats": 5, "names": None}
+    performance.Performance(tmp_path).comparison(["smollm"], **how)
+    table = performance.Performance(tmp_path, measure="again").comparison(["mini"], **how)
+    assert asked == ["smollm", "mini"]
+    assert table["case"].tolist() == ["mini", "smollm"]
+    measured = performance.Performance(tmp_path)
+    measured.comparison(["mini"], **how)
+    assert asked == ["smollm", "mini"]
+    assert measured.measured()["now"].tolist() == ["kept", "kept"]
+
+
+# --- memory ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("by", ["VmHWM", "samples"])
+def test_the_peak_is_that_of_what_was_held_and_given_back(by, monkeypatch):
+    if by == "samples":
+
+        def refuse(self, *_, **__):
+            raise PermissionError
+
+        monkeypatch.setattr(contenders.Path, "write_text", refuse)
+    torch.zeros(200_000_000, dtype=torch.uint8).sum()  # before: does not count
+    with contenders.Peak() as peak:
+        held = torch.ones(60_000_000, dtype=torch.uint8)
+        held = [held + 1 for _ in range(20)][-1]
+        del held
+    assert peak.by == by
+    above = peak.peak_gb - peak.start_gb
+    assert 0.8 < above < 1.5
+
+
+# --- the bound ---------------------------------------------------------------------------------------------
+
+SMALL = Architecture(layers=2, hidden=8, heads=2, key_heads=1, intermediate=16, rows=100, is_tied=True)
+# A block: q and o 8 x 8, k and v 8 x 4, three of 8 x 16: 576 weights. Norms: 2 x 2 x 8 + 8.
+BODY, HEAD, PARAMETERS = 1_152, 800, 1_992
+
+
+def test_phases_are_those_counted_by_hand():
+    assert (SMALL.body, SMALL.head, SMALL.parameters) == (BODY, HEAD, PARAMETERS)
+    found = roofline.phases(SMALL, SMALL, padded_tokens=20, length=10, scored=6, is_cached=False)
+    attention = 4 * 10 * 8 * 2  # of a token: scores and values, 2 FLOPs each, in 2 layers
+    forward = 20 * (2 * BODY + attention)
+    assert [(p.name, p.flops, p.bytes) for p in found] == [
+        ("student's body", 3 * forward, 4 * 3 * BODY),
+        ("teacher's body", forward, 4 * BODY),
+        ("products of the heads", 2 * 6 * 4 * HEAD, 4 * 4 * HEAD),
+        ("divergence of logits", 0, 7 * 4 * 6 * 100),
+        ("optimiser", 0, 7 * 4 * PARAMETERS),
+    ]
+    cached = roofline.phases(SMALL, SMALL, padded_tokens=20, length=10, scored=6, is_cached=True)
+    assert cached[1] == ("teacher's states", 0, 4 * 6 * 8)
+    assert [p for i, p in enumerate(cached) if i != 1] == [p for i, p in enumerate(found) if i != 1]
+
+
+MACHINE = Machine(name="x", flops=400.0, flops_float32=100.0, bytes_per_second=10.0, memory_gb=1)
+
+
+def test_the_bound_is_the_slower_of_products_and_memory_in_each_phase():
+    work_ = [roofline.Phase("a", 500, 20), roofline.Phase("b", 500, 80), roofline.Phase("c", 0, 5)]
+    table = roofline.bound(work_, MACHINE)
+    assert table["seconds"].tolist() == [5, 8, 0.5]
+    assert table["limited_by"].tolist() == ["products", "memory", "memory"]
+    assert roofline.bound(work_, MACHINE, product_bytes=2)["seconds"].tolist() == [2, 8, 0.5]
+
+
+def test_distances_are_of_what_ran():
+    sizes = {"tokens": 640, "padded_tokens": 640, "length": 160, "scored": 320}
+    case = {"case": "smollm"} | sizes
+    rows = [row(PLAIN) | case, row(CACHED) | case, {"case": "smollm", "contender": "x", "repeats": 0}]
+    found = roofline.distances(rows, MACHINE).set_index("contender")
+    assert list(found.index) == [PLAIN, CACHED]
+    teacher = roofline.phases_of(rows[0])[1].seconds(100.0, 10.0)
+    states = roofline.phases_of(rows[1])[1].seconds(100.0, 10.0)
+    apart = found.loc[PLAIN, "bound_seconds"] - found.loc[CACHED, "bound_seconds"]
+    assert apart == pytest.approx(teacher - states)
+    assert (found["times_the_bound"] * found["bound_seconds"]).tolist() == pytest.approx([1.0, 1.0])
+    assert roofline.table(rows, MACHINE)["seconds"].iloc[-1] == found.loc[CACHED, "bound_seconds"]
+
+
+# --- growth and grids --------------------------------------------------------------------------------------
+
+
+def test_one_number_changes_along_an_axis():
+    found = growth.cases()
+    assert len(found) == sum(len(values) for values in growth.AXES.values())
+    for (axis, value), case in found.items():
+        numbers = {"vocabulary": case.student.rows, "length": case.length, "batch": case.rows}
+        assert numbers.pop(axis) == value
+        assert all(number == growth.AXES[name][1] for name, number in numbers.items())
+        assert case.teacher.rows == case.student.rows and case.scored * 2 == case.length
+
+
+def test_the_grid_is_four_students_three_methods_and_three_temperatures():
+    specs = [planned.spec for planned in gridcost.plan("mini-qwen-493k", gridcost.STUDENTS["mini"])]
+    assert len({spec.run_id for spec in specs}) == 36
+    assert {spec.on_policy_share for spec in specs if spec.method == "gkd"} == {0.5}  # the default
+
+
+def test_the_deep_teacher_is_as_much_larger_as_a_real_one():
+    table = performance.regimes()
+    ratios = {grid: part["ratio"].tolist() for grid, part in table.groupby("grid")}
+    real = ratios["Qwen2.5-14B, not made here"][0]  # of the smallest student
+    assert 8 < real < 12
+    assert 0.4 < min(ratios["deep teacher"]) / real < max(ratios["deep teacher"]) / real < 1.5
+
+
+def test_ratios_of_grids_are_those_of_their_seconds():
+    common = {"family": "mini", "students": 4, "runs": 36, "steps": 1, "peak_gb": 1.0}
+    kept = common | {"mode": "always", "seconds": 10.0, "training_seconds": {"fkl": 2.0, "gkd": 5.0}}
+    never = common | {"mode": "never", "seconds": 25.0, "training_seconds": {"fkl": 8.0, "gkd": 10.0}}
+    (found,) = performance.grid_ratios(pd.DataFrame([kept, never])).to_dict("records")
+    assert (found["ratio"], found["ratio, fkl"], found["ratio, gkd"]) == (2.5, 4.0, 2.0)
+
+
+@pytest.mark.slow
+def test_a_small_grid_is_made_in_both_ways():
+    how = {"train_items": 16, "epochs": 1, "batch_size": 8, "max_new_tokens": 4}
+    for mode in gridcost.MODES:
+        found = gridcost.cost("deep teacher", mode, 1, **how)
+        assert found["runs"] == 9 and found["steps"] == 18
+        assert set(found["training_seconds"]) == set(gridcost.METHODS)
+    with pytest.raises(ValueError, match="unknown family 'deep'; choose one of"):
+        gridcost.cost("deep", "always")
+
+
+# --- the notebook ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.notebook
+@pytest.mark.slow
+def test_the_notebook_is_executed_and_what_it_measured_is_kept(tmp_path):
+    root = measurements.environment.REPOSITORY
+    command = [sys.executable, "-P", "-m", "kdutils", "mini", "--only", "09", "--out", str(tmp_path)]
+    wanted = {"contenders": json.dumps([PLAIN, CACHED]), "repeats": "2", "growth_repeats": "null"}
+    for name, value in (wanted | {"grids": "null"}).items():
+        command += ["-p", name, value]
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
+    plain |= {"PYTHONPATH": str(root), "KDUTILS_DATA": str(tmp_path / "none"), "HF_HUB_OFFLINE": "1"}
+    folder, tables = tmp_path / "mini", []
+    for _ in range(2):
+        run = subprocess.run(command, env=plain, capture_output=True, text=True, check=False)
+        assert run.returncode == 0, run.stderr
+        tables.append(pd.read_csv(folder / "performance.csv"))
+    assert tables[0]["contender"].tolist() == [PLAIN, CACHED]
+    assert tables[0]["repeats"].tolist() == [2, 2]
+    pd.testing.assert_frame_equal(*tables)  # seconds are never the same twice: they were kept
+    stems = {path.stem for path in (folder / "figures").glob("*.png")}
+    assert stems == {"09_seconds", "09_memory", "09_roofline"}
