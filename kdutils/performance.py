@@ -19,6 +19,21 @@ COMPARISON = (
     "and memory are against the first row of a case. Same loss: within 1e-4 nats of the plain loop's, before "
     "and after an update."
 )
+FORMATS = {  # the columns of that table
+    "case": "",
+    "contender": "",
+    "seconds_per_step": ".3g",
+    "times_faster": ".2f",
+    "tokens_per_second": ",.0f",
+    "cores_busy": ".2f",
+    "peak_gb_above_start": ".3f",
+    "of_its_memory": ".3f",
+    "loss": ".6f",
+    "loss_apart": ".1e",
+    "same_loss": "",
+    "repeats": "",
+    "reason": "",
+}
 RECORD, TABLE = "performance.json", "performance.csv"
 
 
