@@ -21,7 +21,17 @@ from kdutils.spec import MEASURES
 
 PACKAGES = ("torch", "transformers", "accelerate", "datasets", "trl", "llm-distil")
 SOURCES = (  # modules whose code can change a measurement
-    *("architecture", "data", "environment", "filling", "formulas", "generate", "grid", "gridcost"),
+    *(
+        "architecture",
+        "data",
+        "decoding",
+        "environment",
+        "filling",
+        "formulas",
+        "generate",
+        "grid",
+        "gridcost",
+    ),
     *("losses", "machines", "models", "noise", "peers", "contenders", "running", "sidebyside", "states"),
     *("teacher", "train", "work"),
 )

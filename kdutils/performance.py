@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from kdutils import architecture, gridcost, growth, measurements, peers, sidebyside, store, work
+from kdutils import architecture, decoding, gridcost, growth, measurements, peers, sidebyside, store, work
 from kdutils.machines import Machine, this_machine
 from kdutils.measurements import Record
 
@@ -90,6 +90,13 @@ class Performance:
                 lambda family=family: gridcost.compare(family, n_students, progress=self.say),
             )
         self.rows += [gridcost.as_row(row) for row in rows]
+        return pd.DataFrame(rows)
+
+    def evaluation(self, n_items: int, *, repeats: int) -> pd.DataFrame:
+        """Rows of decoding.compare."""
+        settings = {"items": n_items, "repeats": repeats, "model": decoding.MODEL}
+        rows = self._part("evaluation", settings, lambda: decoding.compare(n_items=n_items, repeats=repeats))
+        self.rows += [decoding.as_row(row) for row in rows]
         return pd.DataFrame(rows)
 
     def write(self) -> Path:

@@ -64,6 +64,7 @@ LEFT_TO_RIGHT = [
     "roofline",
     "sidebyside",
     "growth",
+    "decoding",
     "measurements",
     "performance",
     "ladder",

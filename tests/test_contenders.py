@@ -11,7 +11,18 @@ import pytest
 import torch
 from conftest import missing
 
-from kdutils import contenders, gridcost, growth, measurements, peers, performance, roofline, sidebyside, work
+from kdutils import (
+    contenders,
+    decoding,
+    gridcost,
+    growth,
+    measurements,
+    peers,
+    performance,
+    roofline,
+    sidebyside,
+    work,
+)
 from kdutils.architecture import Architecture
 from kdutils.contenders import BFLOAT16, CACHED, CONTENDERS, ONLINE, PLAIN, TRL_GKD
 from kdutils.machines import Machine
@@ -468,3 +479,19 @@ def test_the_notebook_is_executed_and_what_it_measured_is_kept(tmp_path):
     pd.testing.assert_frame_equal(*tables)  # seconds are never the same twice: they were kept
     stems = {path.stem for path in (folder / "figures").glob("*.png")}
     assert stems == {"09_seconds", "09_memory", "09_roofline"}
+
+
+def test_three_ways_of_evaluating_write_the_same_texts():
+    rows = decoding.measure("mini-qwen-14k", 6, 1)
+    assert [row["contender"] for row in rows] == [decoding.AUTHORS, decoding.PLAIN, decoding.OURS]
+    assert [row["same_texts"] for row in rows] == [row["items"] for row in rows] == [6, 6, 6]
+    assert rows[0]["times_faster"] == 1
+    csv = [decoding.as_row(row) for row in rows]
+    assert {row["case"] for row in csv} == {"evaluation of 6 items"}
+    for row, kept in zip(rows, csv, strict=True):
+        assert kept["seconds_per_step"] * row["items_per_second"] == pytest.approx(6)
+
+
+def test_an_evaluation_that_cannot_be_measured_says_why():
+    with pytest.raises(RuntimeError, match="evaluation could not be measured .*no-such-model"):
+        decoding.compare("no-such-model", n_items=2, repeats=1)
