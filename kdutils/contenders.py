@@ -26,7 +26,7 @@ from kdutils.work import BETA, Case, Work, case_of
 if TYPE_CHECKING:
     from kdutils.models import LoadedModel, Policy
 
-WARM_UP = 1  # steps before any is timed; AdamW's moments are made in the first
+WARM_UP = 1  # steps before any is timed; buffers are made in the first
 SAMPLE_SECONDS = 0.002  # between two looks at the memory, where the system keeps no peak of its own
 
 
@@ -76,10 +76,17 @@ def policy_of(work: Work, *, exact: bool) -> Policy:
     return dataclasses.replace(policy, autocast=None) if exact else policy
 
 
+def teacher_policy_of(work: Work, *, exact: bool) -> Policy:
+    """Likewise with the teacher, whose weights are in bfloat16 from some size on."""
+    from kdutils.models import policy_for
+
+    return policy_of(work, exact=True) if exact else policy_for(work.case.teacher.parameters)
+
+
 def _loaded(work: Work, side: str, policy: Policy) -> LoadedModel:
     from kdutils.models import LoadedModel
 
-    network = getattr(work, side)
+    network = getattr(work, side).to(policy.weights)
     network.set_attn_implementation(policy.attention)
     return LoadedModel(side, network, _Tokens(getattr(work.case, side).rows), policy)
 
@@ -129,7 +136,7 @@ def ours_online(work: Work, *, exact: bool = True) -> Iterator[Gradients]:
     from kdutils.teacher import Teacher
 
     policy = policy_of(work, exact=exact)
-    teacher = Teacher(_loaded(work, "teacher", policy))
+    teacher = Teacher(_loaded(work, "teacher", teacher_policy_of(work, exact=exact)))
     with _memory_as_in_runs(work):
         yield _ours(work, policy, teacher)
 
@@ -148,11 +155,11 @@ def ours_cached(work: Work, *, exact: bool = True, backend: str = "") -> Iterato
     policy = policy_of(work, exact=exact)
     with tempfile.TemporaryDirectory() as folder:
         kept = states_of(Path(folder), json.loads(work.case.to_json()))
-        kept.write(_loaded(work, "teacher", policy), work.encoded)
+        kept.write(_loaded(work, "teacher", teacher_policy_of(work, exact=exact)), work.encoded)
         del work.teacher
         environment.give_back_memory()
         teacher = CachedTeacher("teacher", kept.open(), load=lambda: None, device=policy.device)
-        assert teacher.head_VH.shape[0] == work.case.teacher.rows
+        teacher.head_VH.sum()  # mapped from the file, it is in memory only once it is read
         with _memory_as_in_runs(work):
             yield _ours(work, policy, teacher)
 
@@ -187,8 +194,8 @@ CONTENDERS: dict[str, Callable[[Work], AbstractContextManager[Gradients]]] = {
 def measure(case: Case, contender: str, steps: int) -> dict[str, Any]:
     """Seconds and CPU seconds of each of `steps` steps after a warm-up, all losses, and the peak of memory.
 
-    The start is when networks, batch, trainer and optimiser are there. The first loss is that of the warm-up,
-    so the others are after one, two, ... updates.
+    The start is when networks, batch, trainer and the moments of the optimiser are there. The first loss is
+    that of the warm-up, so the others are after one, two, ... updates.
 
     Raises:
         CannotError: if this contender cannot do the work here.

@@ -28,6 +28,7 @@ FORMATS = {  # the columns of that table
     "cores_busy": ".2f",
     "peak_gb_above_start": ".3f",
     "of_its_memory": ".3f",
+    "start_gb": ".3f",
     "loss": ".6f",
     "loss_apart": ".1e",
     "same_loss": "",

@@ -140,10 +140,15 @@ class Work:
         }
 
     def optimiser(self) -> Any:
-        """The same for everyone."""
+        """The same for everyone, with its moments in memory, as they are in every step but the first."""
         import torch
 
-        return torch.optim.AdamW(self.student.parameters(), lr=RATE, fused=True)
+        adamw = torch.optim.AdamW(self.student.parameters(), lr=RATE, fused=True)
+        for weight in self.student.parameters():
+            # Filled, since the system gives memory that reads as zero only once something is written.
+            moments = {name: torch.empty_like(weight).fill_(0.0) for name in ("exp_avg", "exp_avg_sq")}
+            adamw.state[weight] = {"step": torch.tensor(0.0)} | moments
+        return adamw
 
 
 def network_of(shape: Architecture, *, seed: int) -> PreTrainedModel:

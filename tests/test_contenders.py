@@ -119,6 +119,23 @@ def test_cases_are_what_they_are_called():
     assert Case.from_json(whole.to_json()) == whole
 
 
+def test_the_moments_of_the_optimiser_are_there_before_the_first_step():
+    its = Work(TINY)
+    given, plain = its.optimiser(), torch.optim.AdamW(its.student.parameters(), lr=work.RATE, fused=True)
+    assert set(given.state) == set(its.student.parameters()) and not plain.state
+    before = [weight.detach().clone() for weight in its.student.parameters()]
+    after = []
+    for optimiser in (given, plain):
+        with torch.no_grad():
+            for weight, value in zip(its.student.parameters(), before, strict=True):
+                weight.copy_(value)
+                weight.grad = torch.ones_like(weight)
+        optimiser.step()
+        after.append([weight.detach().clone() for weight in its.student.parameters()])
+    assert all(map(torch.equal, *after))
+    assert not any(map(torch.equal, before, after[0]))
+
+
 # --- who is missing, who fails -----------------------------------------------------------------------------
 
 
