@@ -19,7 +19,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdutils import peers
+from kdutils import environment, peers
 from kdutils.peers import CannotError, Gradients
 from kdutils.work import BETA, Case, Work, case_of
 
@@ -122,7 +122,6 @@ def _ours(work: Work, policy: Policy, teacher: Any) -> Gradients:
 @contextlib.contextmanager
 def _memory_as_in_runs(work: Work) -> Iterator[None]:
     """Freed memory is kept for large students, as kdutils.running does it."""
-    from kdutils import environment
     from kdutils.models import LARGE_PARAMETERS
 
     is_large = work.case.student.parameters >= LARGE_PARAMETERS
@@ -147,7 +146,6 @@ def ours_cached(work: Work, *, exact: bool = True, backend: str = "") -> Iterato
 
     Its head is not: that is read before the first step, as everyone else has it then.
     """
-    from kdutils import environment
     from kdutils.states import states_of
     from kdutils.teacher import CachedTeacher
 
@@ -236,7 +234,7 @@ class Peak:
     def __enter__(self) -> Peak:
         try:
             Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak is counted anew from here
-            self.start_gb = _status_gb("VmHWM")
+            self.start_gb = environment.status_gb("VmHWM")
         except OSError:
             self.by, self.start_gb = "samples", _held_gb()
             self._thread = threading.Thread(target=self._sample, daemon=True)
@@ -250,14 +248,10 @@ class Peak:
     def __exit__(self, *_: object) -> None:
         self._ends.set()
         if self.by == "VmHWM":
-            self.peak_gb = _status_gb("VmHWM")
+            self.peak_gb = environment.status_gb("VmHWM")
         else:
             self._thread.join()
             self.peak_gb = max(self.peak_gb, self.start_gb)
-
-
-def _status_gb(entry: str) -> float:
-    return int(Path("/proc/self/status").read_text().split(f"{entry}:")[1].split()[0]) * 1024 / 1e9
 
 
 def _held_gb() -> float:

@@ -46,13 +46,10 @@ def compare(model: str = MODEL, *, n_items: int, repeats: int, n_threads: int = 
 
 def measure(name: str, n_items: int, repeats: int) -> list[dict[str, Any]]:
     """As `compare`, in this process. The items are math questions of the mini world, equally many a task."""
-    import torch
-
     from kdutils import data, material, models
     from kdutils.runspec import RunSpec
     from kdutils.spec import DOMAIN_TASKS
 
-    torch.set_flush_denormal(True)
     model = models.load(name)
     spec = material.resolved(RunSpec(student=name, method="base", domain="math"))
     per_task = -(-n_items // len(DOMAIN_TASKS["math"]))
@@ -131,4 +128,7 @@ WAYS: dict[str, Callable[[Any, Sequence[list[int]]], Texts]] = {AUTHORS: _author
 
 
 if __name__ == "__main__":
+    import torch
+
+    torch.set_flush_denormal(True)
     print(json.dumps(measure(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))))

@@ -45,6 +45,17 @@ PEERS = {"trl": "TRL", "llm_distil": "llm-distil"}
 
 
 @pytest.fixture(autouse=True)
+def process_as_before():
+    """What a contender sets in a process of its own is not left to the tests after it."""
+    threads, variables = torch.get_num_threads(), dict(os.environ)
+    yield
+    torch.set_num_threads(threads)
+    torch.set_flush_denormal(False)
+    os.environ.clear()
+    os.environ.update(variables)
+
+
+@pytest.fixture(autouse=True)
 def _own_switches(monkeypatch):
     """What a contender sets in its process does not reach other tests."""
     monkeypatch.setenv("KDUTILS_COMPILE", "")

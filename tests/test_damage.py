@@ -85,6 +85,7 @@ def test_a_damaged_file_is_set_aside_and_made_anew(plan, whole, out, inline, beg
 def test_a_damaged_teacher_is_made_anew_for_its_student(plan, out, inline, begun):
     (student,), teacher = tiny.run_ids(plan, "fkl"), tiny.teacher_id(plan)
     shutil.rmtree(out / "runs" / student)
+    shutil.rmtree(out / "states")  # with them, its weights are not read
     flip(out / "runs" / teacher / "model" / "model.safetensors")
     with pytest.raises(runs.DamagedError, match=r"model.safetensors is damaged \(its SHA-256"):
         running.run(plan[0].spec, out=out, evaluation=EVALUATION)
@@ -94,6 +95,15 @@ def test_a_damaged_teacher_is_made_anew_for_its_student(plan, out, inline, begun
     assert (state.n_found, state.n_done, set(state.set_aside)) == (3, 2, {teacher})
     assert begun == [student, teacher, student]
     assert all(each.n_found + each.n_done + len(each.running) + each.n_left == 5 for each in seen)
+
+
+def test_states_of_a_teacher_outlive_its_weights(plan, whole, out, inline):
+    (student,), teacher = tiny.run_ids(plan, "fkl"), tiny.teacher_id(plan)
+    shutil.rmtree(out / "runs" / student)
+    flip(out / "runs" / teacher / "model" / "model.safetensors")
+    state = grid.fill(plan, out, workers=1)
+    assert (state.n_done, state.failures, state.set_aside) == (1, {}, {})
+    assert grid.live_cells(plan, out).equals(grid.live_cells(plan, whole))
 
 
 def test_weights_without_a_record_are_damaged_if_they_cannot_be_loaded(plan, out):
@@ -131,6 +141,7 @@ def test_what_is_damaged_again_and_again_ends_in_a_failure(plan, out, inline, mo
             flip(folder.model / "model.safetensors")
 
     shutil.rmtree(out / "runs" / student)
+    shutil.rmtree(out / "states")
     flip(out / "runs" / teacher / "model" / "model.safetensors")
     monkeypatch.setattr(runs.RunFolder, "finish", badly)
     state = grid.fill(plan, out, workers=1)
