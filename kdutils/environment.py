@@ -205,9 +205,12 @@ def status_gb(entry: str) -> float:
     """An entry of what Linux says of this process's memory, such as VmRSS, GB of 10^9 bytes.
 
     Raises:
-        OSError: on other systems.
+        OSError: on other systems, and on those like it that do not say.
     """
-    return int(Path("/proc/self/status").read_text().split(f"{entry}:")[1].split()[0]) * 1024 / 1e9
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{entry}:"):
+            return int(line.split()[1]) * 1024 / 1e9
+    raise OSError(f"/proc/self/status has no {entry}")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -229,7 +229,8 @@ class _FusedSum(torch.autograd.Function):
         needs_hidden, needs_head = (grad_enabled and needed for needed in ctx.needs_input_grad[:2])
         hidden_sum = torch.zeros_like(hidden_NH, dtype=student.wide) if needs_hidden else None
         head_sum = torch.zeros_like(head_VH, dtype=student.wide) if needs_head else None
-        part_VH = student.head_VH.new_empty(min(n_tokens, HEAD_ROWS), head_VH.shape[1])
+        in_slices = needs_head and student.dtype != student.wide
+        part_VH = student.head_VH.new_empty(min(n_tokens, HEAD_ROWS), head_VH.shape[1]) if in_slices else None
         values_N = torch.zeros(n_rows, dtype=student.wide, device=hidden_NH.device)
         n_block = max(1, BLOCK_ELEMENTS.get(hidden_NH.device.type, 1 << 24) // n_tokens)
         for start in range(0, n_rows, n_chunk):
@@ -247,7 +248,7 @@ class _FusedSum(torch.autograd.Function):
             gradient_RV = logits[0]
             if needs_hidden:
                 hidden_sum[chunk] = gradient_RV @ student.head_VH
-            if needs_head and student.dtype == student.wide:
+            if needs_head and not in_slices:
                 head_sum[:n_tokens].addmm_(gradient_RV.T, student.hidden_NH[chunk])
             elif needs_head:  # the sum over chunks is in float32 all the same
                 for first in range(0, n_tokens, HEAD_ROWS):

@@ -301,3 +301,14 @@ print(works, kept, rss())
     if works == "False":
         pytest.skip("another C library than glibc")
     assert int(kept) > 320 and int(after) < 200
+
+
+def test_peak_memory_is_known_where_the_system_keeps_no_peak(monkeypatch):
+    with pytest.raises(OSError, match="has no VmNothing"):
+        environment.status_gb("VmNothing")
+
+    def silent(entry):
+        raise OSError("this system does not say")
+
+    monkeypatch.setattr(environment, "status_gb", silent)
+    assert 0.01 < environment.peak_memory_gb() < 100
