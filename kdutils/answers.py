@@ -27,7 +27,8 @@ def item_rows(
     started = time.monotonic()
     items = test_items(spec, evaluation)
     of_items = _ranked if evaluation.scoring == "likelihood" else _generated
-    rows = pd.DataFrame([{"run_id": spec.run_id} | row for row in of_items(student, items, evaluation)])
+    whose = {"run_id": spec.run_id}
+    rows = pd.DataFrame([whose | row for row in of_items(student, items, evaluation)])
     facts = {"seconds": round(time.monotonic() - started, 3), "fingerprint": fingerprint(items)}
     return rows, facts
 

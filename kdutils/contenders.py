@@ -98,7 +98,7 @@ def _ours(work: Work, policy: Policy, teacher: Any) -> Gradients:
     student, batch = _loaded(work, "student", policy), work.batch
 
     def step() -> float:
-        hidden_BTH = student.hidden_states(batch.input_ids_BT, batch.attention_BT)
+        hidden_BTH = student.hidden_states(batch.input_ids_BT)
         hidden_NH = losses.shifted(hidden_BTH, batch.scored_BT)
         with student.policy.computing():
             loss = losses.divergence(

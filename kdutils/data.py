@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerBase
 from kdutils.items import Item, prompt
 from kdutils.material import DataError
 
+ONE_PASS = 1 << 40  # tokens: a price of a pass at which no more are made than there must be
 KEPT_TOKENS = 4_000_000  # at most, four bytes each
 _kept_tokens: dict[tuple, list[array.array]] = {}
 
@@ -37,11 +38,28 @@ class Batch:
         cut = (tensor[rows, :length] for tensor in (self.input_ids_BT, self.attention_BT, self.scored_BT))
         return Batch(self.ids[rows], *cut)
 
-    def longest_first(self) -> Batch:
-        """The same rows by length, so that rows of like length go through a model together."""
+    def passes(self, *, max_rows: int, pass_tokens: int = ONE_PASS) -> list[Batch]:
+        """The same rows by length, longest first, in parts that go through a model one after another.
+
+        Rows of like length share a pass, so that little of it is padding. Of all ways to cut, the one with
+        the fewest tokens, padding included, when every pass costs `pass_tokens` more.
+        """
         order = self.attention_BT.sum(1).argsort(descending=True, stable=True)
         tensors = (tensor[order] for tensor in (self.input_ids_BT, self.attention_BT, self.scored_BT))
-        return Batch([self.ids[row] for row in order.tolist()], *tensors)
+        whole = Batch([self.ids[row] for row in order.tolist()], *tensors)
+        lengths = whole.attention_BT.sum(1).tolist()
+        best = [(0, 0)]  # for the first n rows: least cost, and where its last pass starts
+        for stop in range(1, len(lengths) + 1):
+            costs = (
+                (best[start][0] + pass_tokens + (stop - start) * lengths[start], start)
+                for start in range(max(0, stop - max_rows), stop)
+            )
+            best.append(min(costs))
+        parts, stop = [], len(lengths)
+        while stop:
+            parts.append(whole.slice(slice(best[stop][1], stop)))
+            stop = best[stop][1]
+        return parts[::-1]
 
 
 def encode(
@@ -120,14 +138,21 @@ def _sizes(kept: Iterable[list[array.array]]) -> Iterator[int]:
 def collate(encoded: datasets.Dataset, rows: Sequence[int], *, pad_id: int) -> Batch:
     """The rows as a batch padded on the right. `pad_id` may equal EOS: masks come from lengths alone."""
     records = encoded[list(rows)]  # at once: a column of a selection is read row by row
-    sequences = [torch.tensor(ids) for ids in records["input_ids"]]
+    return batch_of(records["id"], records["input_ids"], records["n_unscored"], pad_id=pad_id)
+
+
+def batch_of(
+    ids: list[str], token_ids: Sequence[list[int]], n_unscored: Sequence[int], *, pad_id: int
+) -> Batch:
+    """Sequences of tokens as `collate` makes a batch of them."""
+    sequences = [torch.tensor(row) for row in token_ids]
     lengths = torch.tensor([len(ids) for ids in sequences])
     input_ids_BT = torch.nn.utils.rnn.pad_sequence(sequences, batch_first=True, padding_value=pad_id)
     place_T = torch.arange(input_ids_BT.shape[1])
     attention_BT = place_T < lengths[:, None]
-    scored_BT = attention_BT & (place_T >= torch.tensor(records["n_unscored"])[:, None])
+    scored_BT = attention_BT & (place_T >= torch.tensor(n_unscored)[:, None])
     scored_BT[:, 0] = False
-    return Batch(records["id"], input_ids_BT, attention_BT.long(), scored_BT)
+    return Batch(ids, input_ids_BT, attention_BT.long(), scored_BT)
 
 
 def epoch_order(n_items: int, generator: torch.Generator) -> list[int]:

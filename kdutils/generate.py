@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from kdutils import continuous, data
+from kdutils import continuous, data, stepping
 from kdutils.losses import shifted
 from kdutils.models import LoadedModel
 from kdutils.noise import noise_keys, random_bits
@@ -98,7 +98,7 @@ def top1_tokens(
         rows = by_length[first : first + batch_rows]
         batch = data.collate(encoded, rows, pad_id=model.pad_id)
         scored_BT = batch.scored_BT.to(model.policy.device)
-        hidden_NH = shifted(model.hidden_states(batch.input_ids_BT, batch.attention_BT), scored_BT)
+        hidden_NH = shifted(model.hidden_states(batch.input_ids_BT), scored_BT)
         head_VH = model.head_VH[: model.vocabulary_size]
         parts = [(part.to(head_VH.dtype) @ head_VH.T).argmax(-1) for part in hidden_NH.split(TOP1_ROWS)]
         tokens = torch.cat(parts).cpu().split(scored_BT.sum(1).tolist())
@@ -180,7 +180,10 @@ def _options_of_batch(
 
 
 class _Roomy(DynamicLayer):
-    """Keys and values of one layer in buffers of their final length: none is copied at every token."""
+    """Keys and values of one layer in buffers of their final length: none is copied at every token.
+
+    Both are (batch, key heads, position, head width).
+    """
 
     def __init__(self, room: int) -> None:
         super().__init__()
@@ -230,10 +233,10 @@ class _Draw:
         if self.temperature == 0:
             return logits_BV.argmax(-1)
         keys_B = noise_keys(self.seed, [self.keys[row] for row in rows], [position] * len(rows))
-        bits_BV = random_bits(keys_B.to(logits_BV.device), self.size)
-        uniform = ((bits_BV >> 11) & (2**53 - 1)).double().add_(0.5).mul_(2.0**-53)
-        gumbel = uniform.log_().neg_().log_().neg_()  # argmax of logits / T + Gumbel is a softmax draw
-        return (logits_BV / self.temperature + gumbel).argmax(-1)
+        bits_B1 = random_bits(keys_B.to(logits_BV.device), 1)
+        uniform_B1 = ((bits_B1 >> 11) & (2**53 - 1)).double().add_(0.5).mul_(2.0**-53)
+        sums_BV = (logits_BV / self.temperature).softmax(-1).double().cumsum_(-1)
+        return torch.searchsorted(sums_BV, uniform_B1 * sums_BV[:, -1:], right=True)[:, 0]
 
 
 def _batch(model: LoadedModel, prompts: list[list[int]], draw: _Draw, max_new_tokens: int) -> list[Text]:
@@ -241,19 +244,23 @@ def _batch(model: LoadedModel, prompts: list[list[int]], draw: _Draw, max_new_to
     next_ids_BT, attention_BT = _padded_left(prompts, model.pad_id, device)
     position_BT = (attention_BT.cumsum(1) - 1).clamp(min=0)
     decoder, cache = model.causal.get_decoder(), _cache(model, position_BT.shape[1] + max_new_tokens)
+    step = stepping.stepper(model, attention_BT, max_new_tokens)
     rows = list(range(len(prompts)))  # which text each row of the batch is
     written: list[list[int]] = [[] for _ in prompts]
     ended = [False] * len(prompts)
     for position in range(max_new_tokens):
-        with model.policy.computing():
-            hidden_BTH = decoder(
-                input_ids=next_ids_BT,
-                attention_mask=attention_BT,
-                position_ids=position_BT,
-                past_key_values=cache,
-                use_cache=True,
-            ).last_hidden_state
-            logits_BV = hidden_BTH[:, -1] @ model.head_VH.to(hidden_BTH.dtype).T
+        if position > 0 and step is not None:
+            logits_BV = step(next_ids_BT[:, 0], position_BT[:, 0], cache) @ model.head_VH.T
+        else:
+            with model.policy.computing():
+                hidden_BTH = decoder(
+                    input_ids=next_ids_BT,
+                    attention_mask=attention_BT,
+                    position_ids=position_BT,
+                    past_key_values=cache,
+                    use_cache=True,
+                ).last_hidden_state
+                logits_BV = hidden_BTH[:, -1] @ model.head_VH.to(hidden_BTH.dtype).T
         token_B = draw(logits_BV, rows, position)
         for row, token in zip(rows, token_B.tolist(), strict=True):
             if token == eos:
@@ -268,6 +275,8 @@ def _batch(model: LoadedModel, prompts: list[list[int]], draw: _Draw, max_new_to
             cache.batch_select_indices(kept)
             token_B, attention_BT, position_BT = token_B[kept], attention_BT[kept], position_BT[kept]
             rows = [rows[place] for place in alive]
+            if step is not None:
+                step.select(kept)
         next_ids_BT = token_B[:, None]
         attention_BT = torch.cat([attention_BT, attention_BT.new_ones(len(rows), 1)], dim=1)
         position_BT = position_BT[:, -1:] + 1

@@ -253,7 +253,7 @@ def _why_texts_differ(model: LoadedModel, item: Item, ours: str, their: Any) -> 
 def _near_best(model: LoadedModel, ids: list[int]) -> dict[int, float]:
     """Next tokens that rounding could make the likeliest, and how far each is behind it, nats."""
     input_ids_BT = torch.tensor([ids])
-    hidden_H = model.hidden_states(input_ids_BT, torch.ones_like(input_ids_BT))[0, -1]
+    hidden_H = model.hidden_states(input_ids_BT)[0, -1]
     head_VH = model.head_VH[: model.vocabulary_size]
     logits_V = (head_VH @ hidden_H.to(head_VH.dtype)).float()
     behind_V = logits_V.max() - logits_V

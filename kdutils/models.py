@@ -99,13 +99,14 @@ class LoadedModel:
         pad = self.tokenizer.pad_token_id
         return self.tokenizer.eos_token_id if pad is None else pad
 
-    def hidden_states(self, input_ids_BT: Tensor, attention_BT: Tensor) -> Tensor:
-        """Final hidden states (batch, positions, width), after the last norm."""
-        device = self.policy.device
+    def hidden_states(self, input_ids_BT: Tensor) -> Tensor:
+        """Final hidden states (batch, positions, width), after the last norm.
+
+        Rows are padded on the right, if at all. What a token sees stands to its left, so padding needs no
+        mask, and attention without one is faster; the states at padding itself mean nothing.
+        """
         with self.policy.computing():
-            output = self.causal.get_decoder()(
-                input_ids=input_ids_BT.to(device), attention_mask=attention_BT.to(device), use_cache=False
-            )
+            output = self.causal.get_decoder()(input_ids=input_ids_BT.to(self.policy.device), use_cache=False)
         return output.last_hidden_state
 
 
@@ -296,7 +297,9 @@ def seeded(seed: int) -> Iterator[None]:
     """Global generators seeded for the duration and then as before, for libraries that use them."""
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed formats three stacks where no GPU is
+        if devices:
+            torch.cuda.manual_seed_all(seed)
         yield
 
 

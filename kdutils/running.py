@@ -45,9 +45,10 @@ from kdutils.runs import RunFolder
 from kdutils.runspec import EvalSpec, RunSpec
 from kdutils.teacher import CachedTeacher, Teacher
 
-# Rows of a batch at once on a CPU; rows of like length share a pass, so that less of it is padding.
+# On a CPU a batch goes through the model in passes of like length (train, Batch.passes).
 LARGE_CPU_ROWS = 2  # as fast as more, and a third of the memory
-TINY_CPU_ROWS = 16  # of 32, by a sixth faster from 100k parameters on, and not slower below
+PASS_SECONDS = 2.0e-3  # of a tiny model on one thread, whatever is in the pass: some 100 small operations
+TOKEN_SECONDS, TOKEN_PARAMETER_SECONDS = 1.5e-6, 1.05e-10  # and of each token in it; measured at 36k to 493k
 LOOK_AGAIN_SECONDS = 1.0  # while another process makes what we need
 Progress = Callable[[dict[str, Any]], None]
 
@@ -264,7 +265,7 @@ def _trained(
         validation=load_items(spec, "validation") if spec.validation_items else (),
         checkpoint=folder.checkpoint,
         progress=watched,
-        micro_batch_size=_micro_batch_size(spec, student),
+        **_passes(spec, student),
     )
     own.confirm()
     store.write_model(folder.model, student.network, student.tokenizer)
@@ -279,11 +280,14 @@ def _trained(
     return student
 
 
-def _micro_batch_size(spec: RunSpec, student: LoadedModel) -> int | None:
-    """Rows that go through the student at once on a CPU; None: as many as fit, the whole batch first."""
+def _passes(spec: RunSpec, student: LoadedModel) -> dict[str, int]:
+    """How `train` shall cut batches on a CPU; elsewhere as few passes as fit, the whole batch first."""
     if student.policy.device != "cpu":
-        return None
-    return min(LARGE_CPU_ROWS if material.is_large(spec.student) else TINY_CPU_ROWS, spec.batch_size)
+        return {}
+    if material.is_large(spec.student):
+        return {"micro_batch_size": min(LARGE_CPU_ROWS, spec.batch_size)}
+    token_seconds = TOKEN_SECONDS + TOKEN_PARAMETER_SECONDS * student.network.num_parameters()
+    return {"pass_tokens": round(PASS_SECONDS / token_seconds)}
 
 
 def _finite(entry: dict[str, Any]) -> dict[str, Any]:

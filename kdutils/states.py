@@ -171,7 +171,7 @@ def _states_of(teacher: LoadedModel, encoded: datasets.Dataset, rows: range) -> 
     for first in range(0, len(by_length), BATCH_ROWS):
         chosen = by_length[first : first + BATCH_ROWS]
         batch = data.collate(encoded, chosen, pad_id=teacher.pad_id)
-        hidden_BTH = teacher.hidden_states(batch.input_ids_BT, batch.attention_BT)
+        hidden_BTH = teacher.hidden_states(batch.input_ids_BT)
         states = shifted(hidden_BTH, batch.scored_BT.to(hidden_BTH.device))
         parts = states.to(teacher.policy.weights).split(batch.scored_BT.sum(1).tolist())
         found |= dict(zip(chosen, parts, strict=True))

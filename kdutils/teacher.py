@@ -93,7 +93,7 @@ class CachedTeacher:
 
 @torch.no_grad()
 def _online(model: LoadedModel, batch: Batch) -> Tensor:
-    hidden_BTH = model.hidden_states(batch.input_ids_BT, batch.attention_BT)
+    hidden_BTH = model.hidden_states(batch.input_ids_BT)
     return shifted(hidden_BTH, batch.scored_BT.to(hidden_BTH.device))
 
 

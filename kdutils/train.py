@@ -58,6 +58,7 @@ def train(
     checkpoint: Path | None = None,
     progress: Progress | None = None,
     micro_batch_size: int | None = None,
+    pass_tokens: int = data.ONE_PASS,
 ) -> Outcome:
     """Train `student` in place, as `spec` says.
 
@@ -68,6 +69,7 @@ def train(
         progress: called with every entry of the curve.
         micro_batch_size: rows that go through the model at once; halved when memory runs out. Changes
             results by rounding only (and which units LoRA's dropout drops).
+        pass_tokens: how much padding a pass through the model less is worth, see `Batch.passes`.
 
     Raises:
         ValueError: if the teacher is missing or superfluous.
@@ -78,7 +80,7 @@ def train(
             f"method {spec.method!r} with teacher={teacher and teacher.name!r} cannot be trained"
         )
     return _Training(
-        student, items, spec, rate, teacher, validation, checkpoint, progress, micro_batch_size
+        student, items, spec, rate, teacher, validation, checkpoint, progress, micro_batch_size, pass_tokens
     ).run()
 
 
@@ -86,7 +88,7 @@ class _Training:
     """State of one training run."""
 
     def __init__(
-        self, student, items, spec, rate, teacher, validation, checkpoint, progress, micro_batch_size
+        self, student, items, spec, rate, teacher, validation, checkpoint, progress, rows, pass_tokens
     ):
         self.student, self.spec, self.rate, self.teacher = student, spec, rate, teacher
         how = {"tokenizer": student.tokenizer, "max_tokens": spec.max_tokens, "protocol": spec.protocol}
@@ -96,13 +98,14 @@ class _Training:
         self.rollouts: dict[int, list[Text]] = {}  # step -> samples drawn for it in advance
         self.prompts = data.prompt_ids([item.question for item in items], student.tokenizer)
         self.checkpoint, self.progress = checkpoint, progress or (lambda entry: None)
+        self.pass_tokens = pass_tokens
         self.steps_per_epoch = math.ceil(len(items) / spec.batch_size)
         self.n_steps = self.steps_per_epoch * spec.epochs
         self.weights = {name: w for name, w in student.network.named_parameters() if w.requires_grad}
         self.optimiser = torch.optim.AdamW(
             _groups(self.weights, spec.weight_decay), lr=rate, betas=(0.9, 0.999), fused=True
         )
-        self.outcome = Outcome("trained", 0, 0.0, micro_batch_size=micro_batch_size or spec.batch_size)
+        self.outcome = Outcome("trained", 0, 0.0, micro_batch_size=rows or spec.batch_size)
         self.best: tuple[float, dict[str, Tensor]] | None = None
         self.done_steps = 0
         self.seconds_before = 0.0
@@ -162,10 +165,10 @@ class _Training:
     def _gradients(self, batch: Batch, step: int) -> float:
         """Accumulate the gradient of the mean loss over the whole batch; returns that mean, nats."""
         denominator = self._denominator(batch)  # counted before any backward
-        batch, total = batch.longest_first(), 0.0
-        for start in range(0, len(batch.ids), self.outcome.micro_batch_size):
-            part = batch.slice(slice(start, start + self.outcome.micro_batch_size))
-            with seeded(_key(self.spec.seed, "dropout", step, start)):
+        how = {"max_rows": self.outcome.micro_batch_size, "pass_tokens": self.pass_tokens}
+        total = 0.0
+        for number, part in enumerate(batch.passes(**how)):
+            with seeded(_key(self.spec.seed, "dropout", step, number)):
                 loss = self._loss(part)
             share = loss.total / denominator  # the only division
             share.backward()
@@ -184,7 +187,7 @@ class _Training:
     def _loss(self, batch: Batch) -> TokenSum:
         device = self.student.policy.device
         scored_BT = batch.scored_BT.to(device)
-        hidden_NH = shifted(self.student.hidden_states(batch.input_ids_BT, batch.attention_BT), scored_BT)
+        hidden_NH = shifted(self.student.hidden_states(batch.input_ids_BT), scored_BT)
         head_VH, size = self.student.head_VH, self.student.vocabulary_size
         with self.student.policy.computing():
             if self.teacher is None:
@@ -229,14 +232,9 @@ class _Training:
             [self.prompts[row] for row in rows],
             [ids + [eos] * ended for ids, ended in texts],
         )
-        table = datasets.Dataset.from_dict(
-            {
-                "id": self._keys(step),
-                "input_ids": [(p + r)[: spec.max_tokens] for p, r in zip(prompts, responses, strict=True)],
-                "n_unscored": [1 if spec.protocol == "paper" else len(prompt) for prompt in prompts],
-            }
-        )
-        return data.collate(table, range(len(rows)), pad_id=self.student.pad_id)
+        token_ids = [(p + r)[: spec.max_tokens] for p, r in zip(prompts, responses, strict=True)]
+        n_unscored = [1 if spec.protocol == "paper" else len(prompt) for prompt in prompts]
+        return data.batch_of(self._keys(step), token_ids, n_unscored, pad_id=self.student.pad_id)
 
     def _sampled(self, first: int) -> dict[int, list[Text]]:
         """Responses for this on-policy step and for the next ones, `rollout_steps` in all, drawn at once."""
@@ -293,7 +291,7 @@ class _Training:
             rows = range(start, min(start + self.spec.batch_size, len(self.validation)))
             batch = data.collate(self.validation, rows, pad_id=self.student.pad_id)
             scored_BT = batch.scored_BT.to(self.student.policy.device)
-            hidden_BTH = self.student.hidden_states(batch.input_ids_BT, batch.attention_BT)
+            hidden_BTH = self.student.hidden_states(batch.input_ids_BT)
             loss = losses.cross_entropy(
                 shifted(hidden_BTH, scored_BT),
                 self.student.head_VH,

@@ -40,6 +40,7 @@ LEFT_TO_RIGHT = [
     "states",
     "teacher",
     "continuous",
+    "stepping",
     "generate",
     "train",
     "cells",

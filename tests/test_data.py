@@ -1,5 +1,6 @@
 """What is trained on: prompts, masks, end tokens, and which items are refused."""
 
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -171,6 +172,46 @@ def test_a_slice_of_a_batch_is_cut_to_its_own_length():
     assert part.ids == alone.ids
     assert torch.equal(part.input_ids_BT, alone.input_ids_BT)
     assert torch.equal(part.scored_BT, alone.scored_BT)
+
+
+def lengths(parts):
+    return [part.attention_BT.sum(1).tolist() for part in parts]
+
+
+def cost(parts, pass_tokens):
+    return sum(pass_tokens + part.input_ids_BT.numel() for part in parts)
+
+
+def test_passes_hold_every_row_once_and_longest_first():
+    batch = data.collate(encoded(), range(6), pad_id=TOKENIZER.pad_token_id)
+    for how in ({"max_rows": 6}, {"max_rows": 4}, {"max_rows": 6, "pass_tokens": 0}):
+        parts = batch.passes(**how)
+        assert sorted(item for part in parts for item in part.ids) == sorted(batch.ids)
+        assert sum(lengths(parts), []) == sorted(batch.attention_BT.sum(1).tolist(), reverse=True)
+        assert all(len(part.ids) <= how["max_rows"] for part in parts)
+        assert all(
+            part.input_ids_BT.shape[1] == max(own) for part, own in zip(parts, lengths(parts), strict=True)
+        )
+
+
+@pytest.mark.parametrize("pass_tokens", [0, 5, 40, 200])
+def test_no_other_way_to_cut_a_batch_costs_less(pass_tokens):
+    """Against all 2^5 ways."""
+    batch = data.collate(encoded(), range(6), pad_id=TOKENIZER.pad_token_id)
+    (whole,) = batch.passes(max_rows=6)
+    ways = []
+    for cuts in itertools.product([False, True], repeat=5):
+        edges = [0, *(row + 1 for row, is_cut in enumerate(cuts) if is_cut), 6]
+        ways.append([whole.slice(slice(*pair)) for pair in itertools.pairwise(edges)])
+    found = batch.passes(max_rows=6, pass_tokens=pass_tokens)
+    assert cost(found, pass_tokens) == min(cost(way, pass_tokens) for way in ways)
+
+
+def test_where_passes_are_dear_there_are_no_more_than_there_must_be():
+    batch = data.collate(encoded(), range(6), pad_id=TOKENIZER.pad_token_id)
+    assert len(batch.passes(max_rows=6)) == 1
+    assert len(batch.passes(max_rows=4)) == 2
+    assert len(batch.passes(max_rows=1)) == 6
 
 
 def test_too_long_an_item_is_refused_under_careful_and_cut_under_paper():

@@ -160,7 +160,7 @@ def test_flops_of_a_forward_pass_are_those_that_torch_counts(folders):
     (rows, context), scored = batch.input_ids_BT.shape, 17
     hidden = torch.zeros(scored, 64)
     with torch.no_grad():
-        found = counted(lambda: model.hidden_states(batch.input_ids_BT, batch.attention_BT))
+        found = counted(lambda: model.hidden_states(batch.input_ids_BT))
         found += counted(lambda: hidden @ model.head_VH.T)
     expected = formulas.forward_flops(
         architecture_of(folders["student"]), rows * context, context=context, scored=scored

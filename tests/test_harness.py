@@ -192,7 +192,7 @@ def tied(tmp_path_factory):
     model = models.load(tiny.save_model(folder, seed=3, tied=False, spread=0.4))
     first = data.prompt_ids([tiny.records(1, start=400)[0]["question"]], model.tokenizer)
     with torch.no_grad():
-        hidden_H = model.hidden_states(torch.tensor(first), torch.ones(1, len(first[0])).long())[0, -1]
+        hidden_H = model.hidden_states(torch.tensor(first))[0, -1]
         for word in ("Instruction", "request"):
             model.head_VH[model.tokenizer.convert_tokens_to_ids(word)] = hidden_H * 10
     return model

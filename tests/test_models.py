@@ -50,10 +50,10 @@ def test_numbers_follow_size_device_and_what_is_trained(parameters, device, trai
 def test_bf16_autocast_stays_within_stated_rounding(folder):
     """Hidden states within 3 % of float32 in norm."""
     model = models.load(str(folder))
-    ids, ones = torch.arange(3, 23)[None], torch.ones(1, 20, dtype=torch.long)
-    exact = model.hidden_states(ids, ones)
+    ids = torch.arange(3, 23)[None]
+    exact = model.hidden_states(ids)
     model.policy = models.Policy("cpu", torch.float32, torch.bfloat16, "sdpa")
-    rounded = model.hidden_states(ids, ones).float()
+    rounded = model.hidden_states(ids).float()
     assert (rounded - exact).norm() < 0.03 * exact.norm()
     assert not torch.equal(rounded, exact)
 
@@ -175,9 +175,9 @@ def test_the_global_generator_is_as_before():
 def test_a_gguf_file_computes_what_its_weights_say_and_can_be_saved(tmp_path):
     folder = Path(tiny.save_model(tmp_path / "tiny-20k", rows=98, seed=3, spread=0.3, tied=False))
     model = models.load(tiny.save_gguf(folder, tmp_path / "tiny.gguf"))
-    ids, ones = torch.arange(3, 40)[None], torch.ones(1, 37, dtype=torch.long)
+    ids = torch.arange(3, 40)[None]
     original = models.load(str(folder))
-    left, right = (m.hidden_states(ids, ones) @ m.head_VH.T for m in (model, original))
+    left, right = (m.hidden_states(ids) @ m.head_VH.T for m in (model, original))
     assert torch.allclose(left, right, atol=1e-4)
     model.network.save_pretrained(tmp_path / "saved")
     again = models.load(str(folder)).network.from_pretrained(tmp_path / "saved")
@@ -253,12 +253,12 @@ def test_only_models_of_some_size_are_large(folder, monkeypatch):
 @pytest.mark.parametrize("switch", [{"KDUTILS_CHECKPOINTING": "1"}, {"KDUTILS_COMPILE": "eager"}])
 def test_switches_for_speed_and_memory_change_no_number(tmp_path, monkeypatch, switch):
     folder = tiny.save_model(tmp_path / "tiny-20k", seed=2)
-    ids, ones = torch.arange(3, 23)[None], torch.ones(1, 20, dtype=torch.long)
+    ids = torch.arange(3, 23)[None]
 
     def gradient():
         model = models.load(folder)
         model.network.train()
-        hidden_BTH = model.hidden_states(ids, ones)
+        hidden_BTH = model.hidden_states(ids)
         hidden_BTH.square().sum().backward()
         return model.policy, model.causal.get_input_embeddings().weight.grad
 

@@ -100,9 +100,9 @@ def test_an_adapter_is_stored_and_read_back(folder, tmp_path):
     spec = a_spec(folder, "fkl", adapter="lora")
     run = running.run(spec, out=tmp_path, evaluation=EVALUATION)
     assert (run.folder.model / "adapter_model.safetensors").is_file()
-    ids, ones = torch.arange(3, 13)[None], torch.ones(1, 10, dtype=torch.long)
-    stored = running.load_trained(run.spec, run.folder).hidden_states(ids, ones)
-    assert not torch.equal(stored, models.load(spec.student).hidden_states(ids, ones))
+    ids = torch.arange(3, 13)[None]
+    stored = running.load_trained(run.spec, run.folder).hidden_states(ids)
+    assert not torch.equal(stored, models.load(spec.student).hidden_states(ids))
 
 
 def test_teacher_texts_are_made_once_and_are_the_teachers(folder, finished, monkeypatch):

@@ -146,7 +146,7 @@ def test_what_stands_for_no_token_would_win_and_is_never_written(folders, role):
         [item.question for item in material.test_items(spec, EVALUATION)], model.tokenizer
     )
     ids = torch.tensor(prompts[:1])
-    logits_TV = (model.hidden_states(ids, torch.ones_like(ids)) @ model.head_VH.T)[0]
+    logits_TV = (model.hidden_states(ids) @ model.head_VH.T)[0]
     assert logits_TV.shape[1] == shapes.QWEN_ROWS[role]
     assert (logits_TV.argmax(-1) >= shapes.QWEN_LENGTH).all()
     for how in ({}, {"temperature": 1.0, "keys": ["a", "b", "c"]}):
@@ -174,7 +174,7 @@ def test_both_heads_are_cut_to_the_tokenizer_and_not_to_the_smaller_one(folders,
 
 @torch.no_grad()
 def log_softmax(model, batch, *, n_rows):
-    hidden_NH = model.hidden_states(batch.input_ids_BT, batch.attention_BT)[:, :-1][batch.scored_BT[:, 1:]]
+    hidden_NH = model.hidden_states(batch.input_ids_BT)[:, :-1][batch.scored_BT[:, 1:]]
     return (hidden_NH @ model.head_VH[:n_rows].T).log_softmax(-1)
 
 

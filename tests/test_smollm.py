@@ -90,7 +90,7 @@ class TestInstalled:
         scored = torch.ones_like(ids, dtype=torch.bool)
         scored[:, 0] = False
         with torch.no_grad():
-            hidden_NH = shifted(model.hidden_states(ids, torch.ones_like(ids)), scored)
+            hidden_NH = shifted(model.hidden_states(ids), scored)
             loss = cross_entropy(hidden_NH, model.head_VH, ids[scored], vocabulary_size=len(model.tokenizer))
         assert float(loss.total) / int(loss.n_tokens) < 3
 
@@ -118,7 +118,7 @@ class TestInstalled:
         (text,) = generate.generate(model, [prompt], max_new_tokens=5)
         ids = torch.tensor([prompt + text.token_ids])
         with torch.no_grad():
-            hidden_BTH = model.hidden_states(ids, torch.ones_like(ids))
+            hidden_BTH = model.hidden_states(ids)
             likeliest = (hidden_BTH @ model.head_VH.T).argmax(-1)[0, len(prompt) - 1 : -1]
         assert text.token_ids == likeliest.tolist()
 
