@@ -163,8 +163,6 @@ def ours_cached(work: Work, *, exact: bool = True, backend: str = "") -> Iterato
 
 
 def _in_bfloat16(work: Work) -> AbstractContextManager[Gradients]:
-    if policy_of(work, exact=False).autocast is None:
-        raise CannotError("kdutils computes with models this small in float32 alone, see the other rows")
     return ours_cached(work, exact=False)
 
 
@@ -186,6 +184,17 @@ CONTENDERS: dict[str, Callable[[Work], AbstractContextManager[Gradients]]] = {
 }
 
 
+def hindrance(case: Case, contender: str) -> str:
+    """Why this contender cannot do the case here, known without a try; "" for no reason."""
+    from kdutils.models import policy_for
+
+    if remedy := peers.missing().get(peers.PACKAGE_OF.get(contender, "")):
+        return f"not installed: {remedy}"
+    if contender == BFLOAT16 and policy_for(case.student.parameters, trains_all=True).autocast is None:
+        return "kdutils computes with models this small in float32 alone, see the other rows"
+    return ""
+
+
 # --- measuring ---------------------------------------------------------------------------------------------
 
 
@@ -198,6 +207,8 @@ def measure(case: Case, contender: str, steps: int) -> dict[str, Any]:
     Raises:
         CannotError: if this contender cannot do the work here.
     """
+    if why := hindrance(case, contender):
+        raise CannotError(why)
     work = Work(case)
     assert work.batch.ids
     with CONTENDERS[contender](work) as gradients:

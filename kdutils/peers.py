@@ -18,6 +18,7 @@ from kdutils.work import BETA, Work
 
 Gradients = Callable[[], float]
 PACKAGES = {"trl": "'trl==1.16.0'", "llm_distil": "evaluate 'llm-distil==0.1.0'"}
+PACKAGE_OF = {"TRL GKDTrainer": "trl", "TRL DistillationTrainer": "trl", "llm-distil": "llm_distil"}
 TRAINER = {
     "use_cpu": True,
     "report_to": [],

@@ -79,6 +79,9 @@ def visit(
 
 def _answers(cases: Sequence[Case], name: str, steps: int, n_threads: int) -> list[dict[str, Any]]:
     """What a process of its own says of each case; one it did not come to has the reason why."""
+    hindrances = [contenders.hindrance(case, name) for case in cases]
+    if all(hindrances):
+        return [{"case": case.name, "cannot": why} for case, why in zip(cases, hindrances, strict=True)]
     listed = json.dumps([case.to_json() for case in cases])
     command = [sys.executable, "-W", "ignore", "-P", "-m", contenders.__name__]
     command += [listed, name, str(steps), str(n_threads)]

@@ -33,7 +33,9 @@ def _is_known(config: PreTrainedConfig) -> bool:
         and config.rope_parameters["rope_type"] == "default"
         and not getattr(config, "use_sliding_window", False)
         and not getattr(config, "mlp_bias", False)
+        and not (type(config) is LlamaConfig and config.attention_bias)  # Qwen2 has its biases before q, k, v
         and not getattr(config, "mlp_bias", False)
+        and not (type(config) is LlamaConfig and config.attention_bias)  # Qwen2 has its biases before q, k, v
     )
 
 
@@ -42,7 +44,7 @@ class Stepper:
 
     def __init__(self, model: LoadedModel, real_BT: Tensor, max_new_tokens: int) -> None:
         decoder, config = model.causal.get_decoder(), model.causal.config
-        self.embedding, self.norm = decoder.embed_tokens.weight, decoder.norm
+        self.embedding, self.norm = decoder.embed_tokens.weight.detach(), decoder.norm
         self.layers = [_Layer(layer) for layer in decoder.layers]
         self.heads, self.key_heads = config.num_attention_heads, config.num_key_value_heads
         self.position = real_BT.shape[1]
@@ -76,9 +78,9 @@ class Stepper:
             # The query heads that share a key head are that many positions of one head: none sees another.
             query = query.reshape(len(ids_B), self.key_heads, self.heads // self.key_heads, -1)
             seen = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
-            state_BH = state_BH + layer.output(seen.reshape(len(ids_B), -1))
+            state_BH = state_BH + F.linear(seen.reshape(len(ids_B), -1), layer.output)
             gate, up = F.linear(layer.normed(state_BH, layer.before_mlp), layer.gate_up).chunk(2, dim=-1)
-            state_BH = state_BH + layer.down(F.silu(gate) * up)
+            state_BH = state_BH + F.linear(F.silu(gate) * up, layer.down)
         self.position = stop
         return F.rms_norm(state_BH, state_BH.shape[-1:], self.norm.weight, self.norm.variance_epsilon)
 
@@ -97,7 +99,7 @@ class _Layer:
         self.qkv = torch.cat([part.weight for part in parts])
         self.qkv_bias = torch.cat([part.bias for part in parts]) if parts[0].bias is not None else None
         self.gate_up = torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight])
-        self.output, self.down = attention.o_proj, mlp.down_proj
+        self.output, self.down = attention.o_proj.weight, mlp.down_proj.weight
         self.before_attention, self.before_mlp = layer.input_layernorm, layer.post_attention_layernorm
 
     @staticmethod

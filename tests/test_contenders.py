@@ -166,6 +166,19 @@ def test_a_peer_that_is_missing_is_named_with_the_command(name, module, package,
     assert package in answer["cannot"]
 
 
+def test_no_process_is_started_for_what_is_known_to_be_impossible(monkeypatch):
+    monkeypatch.setattr(peers.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(
+        sidebyside.subprocess, "run", lambda *args, **how: pytest.fail("a process was started")
+    )
+    rows = sidebyside.compare(TINY, names=[TRL_GKD, "llm-distil", contenders.BFLOAT16], repeats=2)
+    assert [row["repeats"] for row in rows] == [0, 0, 0]
+    assert [row["reason"].split(":")[0].split(" with")[0] for row in rows] == [
+        *["not installed"] * 2,
+        "kdutils computes",
+    ]
+
+
 def test_missing_peers_are_listed_with_the_command(monkeypatch):
     monkeypatch.setattr(peers.importlib.util, "find_spec", lambda name: None if name == "trl" else object())
     table = performance.missing_peers()
