@@ -269,10 +269,11 @@ def mixed_gain(table: pd.DataFrame, *, confidence: float = 0.95) -> MixedGain:
 
     crossed = {name: f"0 + C({name})" for name in ("student", "task")}
     groups = np.zeros(len(cells))  # one group: effects of the two cross within it
+    how = {"reml": True, "method": ["powell", "lbfgs"]}  # gradients alone stop where a variance nears 0
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a variance of 0 lies on the boundary, as it may
-            fit = formulas.mixedlm("gain ~ 1", cells, groups=groups, vc_formula=crossed).fit(reml=True)
+            fit = formulas.mixedlm("gain ~ 1", cells, groups=groups, vc_formula=crossed).fit(**how)
         error = float(fit.bse["Intercept"])
     except (np.linalg.LinAlgError, ValueError) as failure:
         reason = f"the fit failed: {failure}"
