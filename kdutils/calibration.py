@@ -40,7 +40,11 @@ RULE = (
     f"{TOLERANCE:g} and two Monte Carlo standard errors; an interval that holds the truth in its nominal "
     f"share less as much, or more. A test without a rejection in {NEVER} studies or more has no use."
 )
-OF_STUDENTS = tuple(simulations.PARTS)  # parts that are not of items
+FIGURES = {  # name -> its parts, and what they are about
+    "means": (("means", "comparisons"), "mean gains, methods and tasks"),
+    "correlations": (("correlations", "many tests", "points"), "gain and size"),
+    "items": (tuple(part for part in PARTS if part not in simulations.PARTS), "test items"),
+}
 SAID = {  # procedures that notebook 10 names with their numbers
     "t-test > 0 over cells (authors)": "size",
     "t-test of students": "size",
@@ -48,8 +52,12 @@ SAID = {  # procedures that notebook 10 names with their numbers
     "orders of students": "size",
     "orders of students within families": "size",
     "ANOVA of methods over cells (authors)": "size",
-    "any of 14 Spearman tests over cells (authors)": "size",
+    "any of 14 Spearman over cells (authors)": "size",
+    "any of 14 Spearman over cells (authors), Holm": "size",
+    "any of 14 orders of students, Holm": "size",
+    "size at the same SFT accuracy, logit": "size",
     "t interval over cells": "coverage",
+    "bootstrap of students and runs": "coverage",
     "Spearman interval over cells": "coverage",
 }
 NULLS = {
@@ -136,8 +144,23 @@ def errors(table: pd.DataFrame) -> pd.DataFrame:
     flipped = table[["nominal", "actual"]].where(~is_interval, 1 - table[["nominal", "actual"]])
     low = table["low"].where(~is_interval, 1 - table["high"])
     high = table["high"].where(~is_interval, 1 - table["low"])
-    kinds = np.where(is_interval, " (interval)", "")
+    is_plain = is_interval & ~table["procedure"].str.contains("interval")
+    kinds = np.where(is_plain, " (interval)", "")
     return table.assign(**flipped, low=low, high=high, row=table["procedure"] + kinds)
+
+
+def drawn(table: pd.DataFrame, figure: str) -> pd.DataFrame:
+    """`errors` of the parts of one of FIGURES."""
+    parts, _ = FIGURES[figure]
+    return errors(table[table["part"].isin(parts)]).reset_index(drop=True)
+
+
+def caption(figure: str) -> str:
+    """What one of FIGURES shows."""
+    text = f"How often tests reject a true null, and intervals miss the truth: {FIGURES[figure][1]}"
+    return (
+        f"{text}. A row a procedure, a dot a null, with its Monte Carlo interval; the stroke is what it says."
+    )
 
 
 def remark(table: pd.DataFrame, *, procedure: str, quantity: str = "size") -> str:

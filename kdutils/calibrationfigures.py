@@ -24,7 +24,7 @@ def error_rates(table: pd.DataFrame) -> Figure:
     if len(names) > len(colours):
         raise ValueError(f"{len(names)} nulls have too few colours: draw at most {len(colours)} at a time")
     styles = {name: Style(name, colours[place], MARKERS[place]) for place, name in enumerate(names)}
-    fig, (ax,) = plots.panels(height=1.0 + 0.29 * len(rows))
+    fig, (ax,) = plots.panels(height=1.2 + 0.26 * len(rows))
     plots.interval_dots(ax, table, y="row", x="actual", styles=styles, by="null", rows=rows)
     for place, name in enumerate(rows):
         nominal = table.loc[table["row"] == name, "nominal"].iloc[0]
@@ -32,6 +32,9 @@ def error_rates(table: pd.DataFrame) -> Figure:
     ax.set_xscale("function", functions=(lambda x: np.sqrt(np.maximum(x, 0)), np.square))
     ax.set_xlim(0, 1)
     ax.set_xticks(TICKS, [f"{100 * tick:g}" for tick in TICKS])
-    ax.set_xlabel("studies in which the procedure errs, %, with 95% Monte Carlo interval; stroke: as it says")
-    plots.figure_legend(fig, list(styles.values()))
+    ax.set_xlabel("studies with an error, %, 95% interval")
+    handles = [
+        plots.line_handle(s.label, color=s.colour, marker=s.marker, linestyle="none") for s in styles.values()
+    ]
+    fig.legend(handles=handles, loc="outside lower center", ncols=3, columnspacing=1.2, frameon=False)
     return fig

@@ -198,7 +198,7 @@ def many_tests(n: int, rng: np.random.Generator) -> list[Outcome]:
     for null, studies in _student_worlds(n, rng, **both).items():
         by_task = studies.gains.reshape(n, -1, len(TASKS))
         columns = [batches.spearman_tests(by_task[..., t], studies.cell_sizes)[1] for t in range(len(TASKS))]
-        found += _any(null, "Spearman tests over cells (authors)", np.stack(columns, axis=1))
+        found += _any(null, "Spearman over cells (authors)", np.stack(columns, axis=1))
         if null == "11 students":
             orders = [_orders_of_tasks(studies, index, rng) for index in range(n // SLOW)]
             found += _any(null, "orders of students", np.array(orders))

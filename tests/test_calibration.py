@@ -347,10 +347,9 @@ class TestKept:
         assert set(json.loads((made.folder / calibration.RECORD).read_text())) == set(itemsimulations.PARTS)
 
 
-@pytest.mark.parametrize("of_students", [True, False])
-def test_the_figure_has_a_row_for_every_procedure(calibrated, of_students):
-    table = calibration.errors(calibrated[1])
-    table = table[table["part"].isin(calibration.OF_STUDENTS) == of_students]
+@pytest.mark.parametrize("figure", calibration.FIGURES)
+def test_the_figure_has_a_row_for_every_procedure(calibrated, figure):
+    table = calibration.drawn(calibrated[1], figure)
     fig = calibrationfigures.error_rates(table)
     labels = [label.get_text() for label in fig.axes[0].get_yticklabels()]
     assert labels == list(dict.fromkeys(table["row"]))
@@ -360,3 +359,8 @@ def test_the_figure_has_a_row_for_every_procedure(calibrated, of_students):
 
 def test_sizes_of_test_sets_are_those_of_the_study():
     assert min(TEST_ITEMS.values()) == itemsimulations.N_ITEMS
+
+
+def test_every_part_is_drawn_once():
+    parts = [part for own, _ in calibration.FIGURES.values() for part in own]
+    assert sorted(parts) == sorted(itemsimulations.PARTS)
