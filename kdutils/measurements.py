@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -43,6 +43,8 @@ class Record:
 
     path: Path
     measure: str = "missing"  # again: also what is there
+    sources: tuple[str, ...] | None = None  # of results that do not hang on a machine; None: SOURCES and it
+    packages: tuple[str, ...] = PACKAGES
 
     def __post_init__(self) -> None:
         if self.measure not in MEASURES:
@@ -56,7 +58,7 @@ class Record:
         kept = self._kept(name, settings)
         if kept is not None and self.measure == "missing":
             return kept["value"]
-        own = key(settings)  # before: code may change while it is measured
+        own = self._key(settings)  # before: code may change while it is measured
         value = make()
         parts = self._read()
         parts[name] = {
@@ -78,7 +80,12 @@ class Record:
 
     def _kept(self, name: str, settings: dict[str, Any]) -> dict[str, Any] | None:
         part = self._read().get(name)
-        return part if part and part["key"] == key(settings) else None
+        return part if part and part["key"] == self._key(settings) else None
+
+    def _key(self, settings: dict[str, Any]) -> str:
+        if self.sources is None:
+            return key(settings)
+        return _digest({"settings": settings, "code": digest_of(self.sources)} | versions(self.packages))
 
     def _read(self) -> dict[str, Any]:
         """All parts; none from a file that is damaged, which is measured anew."""
@@ -91,22 +98,33 @@ class Record:
 
 def key(settings: dict[str, Any]) -> str:
     """What a measurement hangs on, as one digest."""
-    text = json.dumps({"settings": settings} | surroundings(), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return _digest({"settings": settings} | surroundings())
+
+
+def _digest(facts: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def digest_of(modules: Iterable[str]) -> str:
+    """The digest of their code."""
+    code = hashlib.sha256()
+    for name in sorted(modules):
+        code.update((Path(__file__).parent / f"{name}.py").read_bytes())
+    return code.hexdigest()[:16]
+
+
+def versions(packages: Iterable[str]) -> dict[str, Any]:
+    """Of Python and of these packages."""
+    return {
+        "python": platform.python_version(),
+        "packages": {name: environment.installed_version(name) for name in packages},
+    }
 
 
 def surroundings() -> dict[str, Any]:
     """Processor, cores, versions, and the digest of the code that is measured or measures."""
-    code = hashlib.sha256()
-    for name in sorted(SOURCES):
-        code.update((Path(__file__).parent / f"{name}.py").read_bytes())
-    return {
-        "processor": processor(),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "packages": {name: environment.installed_version(name) for name in PACKAGES},
-        "code": code.hexdigest()[:16],
-    }
+    machine = {"processor": processor(), "cores": os.cpu_count()}
+    return machine | versions(PACKAGES) | {"code": digest_of(SOURCES)}
 
 
 def processor() -> str:

@@ -23,6 +23,8 @@ import pyarrow.parquet
 from kdutils import (
     __main__,
     beside,
+    calibration,
+    calibrationfigures,
     claims,
     examples,
     figures,

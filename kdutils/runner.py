@@ -66,7 +66,8 @@ def run_profile(
         prepare: called before any notebook; each returns a folder of data that all of them read, or None.
         train: called after that with what each notebook needs, so that they find their runs made, and a
             folder for what to hand over to them; returns the plans, each once that is done. A notebook
-            starts when its plan is returned, those that took longest the last time first.
+            starts when its plan is returned, those that took longest the last time first; those of
+            spec.AT_ONCE start before.
 
     Raises:
         RunError, ParameterError: before any kernel starts, for whatever is wrong with the arguments.
@@ -89,7 +90,8 @@ def run_profile(
         started = time.monotonic()
         with _handling_signals(executor.stop), ThreadPoolExecutor(jobs) as pool:
             waiting = {task.name: task for task in in_turn}
-            running = {}
+            at_once = [name for name in waiting if name in spec.AT_ONCE]
+            running = {name: pool.submit(executor.run, waiting.pop(name)) for name in at_once}
             for each in ready:
                 task = waiting.pop(spec.SECTIONS[each.section])
                 running[task.name] = pool.submit(executor.run, task)

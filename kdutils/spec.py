@@ -116,7 +116,8 @@ SECTIONS = {
     "08": "08_claims",
 }
 
-NOTEBOOKS = (*SECTIONS.values(), "09_performance")  # the last is no section of the paper and plans no runs
+NOTEBOOKS = (*SECTIONS.values(), "09_performance", "10_calibration")  # the last two are no sections: no runs
+AT_ONCE = ("10_calibration",)  # need nothing that is trained, and measure no time
 
 PERFORMANCE_CASES = ("mini", "smollm", "qwen-vocabulary")  # of notebook 09, see work.case_of
 MEASURES = ("missing", "again")

@@ -349,6 +349,17 @@ def test_notebook_starts_when_its_plan_is_handed_over(tmp_path, recorder):
     assert [result.name for result in results] == recorder.started
 
 
+def test_what_needs_no_runs_and_measures_no_time_starts_before_anything_is_trained(tmp_path, recorder):
+    def train(plans, folder):
+        assert recorder.has_started.wait(60), "nothing has started"
+        yield from plans
+
+    mini = spec.load_profile("mini")
+    results = runner.run_profile(mini, out=tmp_path, only=["01", "09", "10"], jobs=1, train=train)
+    assert recorder.started == ["10_calibration", "01_effectiveness", "09_performance"]
+    assert [result.name for result in results] == sorted(recorder.started)
+
+
 def test_what_took_longest_the_last_time_starts_first(tmp_path, recorder):
     folder = report.writable_folder(tmp_path, "mini")
     seconds = {"01_effectiveness": 2.0, "06_noise": 1.0, "08_claims": 3.0}

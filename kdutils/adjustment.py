@@ -1,0 +1,184 @@
+"""Gains where the baseline matters: on the logit scale, adjusted for it, and as equal gains would look.
+
+A gain in points falls with the baseline by arithmetic, since right answers cannot be more than all: students
+that gain equally on the logit scale show a strong correlation of points with size. Accuracies are in percent.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import scipy.special
+import scipy.stats
+
+from kdutils.resampling import Estimate, Tested, judged, unestimated, untested
+
+SCALES = ("points", "logit")
+FEWEST_RESIDUALS = 2  # degrees of freedom: below them Student's t is too wide to say anything
+
+
+class SizeEffect(NamedTuple):
+    """What doubling the student's size goes with in its accuracy after KD, at the same SFT accuracy."""
+
+    points: Estimate
+    logit: Estimate
+
+
+def empirical_logit(accuracy: np.ndarray, n_items: np.ndarray | int) -> np.ndarray:
+    """Log odds of accuracies in percent, finite also where all items are right or none.
+
+    Half an item is added to the right and half to the wrong ones (Haldane 1956; Anscombe 1956), so that the
+    correction shrinks with the number of items. NaN below one item.
+    """
+    accuracy, items = np.broadcast_arrays(np.asarray(accuracy, float), np.asarray(n_items, float))
+    hits = np.where(items >= 1, accuracy / 100 * items, np.nan)
+    if (hits < 0).any() or (hits > items + 1e-9).any():
+        raise ValueError("an accuracy lies outside of 0 to 100: give percent")
+    return np.log((hits + 0.5) / (np.maximum(items - hits, 0.0) + 0.5))
+
+
+def logit_gain(
+    accuracy_kd: np.ndarray | float, accuracy_sft: np.ndarray | float, n_items: np.ndarray | int
+) -> np.ndarray:
+    """Log odds of being right after KD less those after SFT (empirical_logit), of accuracies in percent."""
+    return empirical_logit(accuracy_kd, n_items) - empirical_logit(accuracy_sft, n_items)
+
+
+def adjusted_size_effect(table: pd.DataFrame, *, confidence: float = 0.95) -> SizeEffect:
+    """What doubling the size goes with in accuracy after KD, at one SFT accuracy and family, on both scales.
+
+    Ordinary least squares of accuracy ~ sft_accuracy + log2(student_parameters) + family over students. Their
+    accuracies are means over whatever rows they have within a task, then over tasks; on the logit scale each
+    row is a log odds (empirical_logit) before it is averaged. Intervals are Student's t: with as few
+    students as families and baselines leave, robust errors (HC3) are no better. `n` counts the students.
+
+    Args:
+        table: rows with student, task, student_parameters, family, accuracy, sft_accuracy and n_items.
+    """
+    found = {}
+    for scale in SCALES:
+        rows = table[["student", "task", "student_parameters", "family"]].copy()
+        for name in ("accuracy", "sft_accuracy"):
+            values = table[name].to_numpy(float)
+            items = table["n_items"].to_numpy(float)
+            rows[name] = values if scale == "points" else empirical_logit(values, items)
+        found[scale] = _slope_of_size(rows, confidence=confidence)
+    return SizeEffect(**found)
+
+
+def _slope_of_size(rows: pd.DataFrame, *, confidence: float) -> Estimate:
+    n_students = rows["student"].nunique()
+    if rows.isna().any(axis=None):
+        return unestimated(n_students, "a value is missing")
+    if n_students == 0:
+        return unestimated(0, "no students")
+    keys = ["student", "student_parameters", "family"]
+    by_task = rows.groupby([*keys, "task"], sort=False)[["accuracy", "sft_accuracy"]].mean()
+    students = by_task.groupby(keys, sort=False).mean().reset_index()
+    size = np.log2(students["student_parameters"].astype(float))
+    families = pd.get_dummies(students["family"].astype(object), drop_first=True, dtype=float)
+    columns = [np.ones(len(students)), size, students["sft_accuracy"], *families.to_numpy().T]
+    design = np.column_stack(columns)
+    n_free = len(students) - design.shape[1]
+    if n_free < FEWEST_RESIDUALS:
+        reason = f"{len(students)} students for {design.shape[1]} coefficients: fewer than "
+        return unestimated(len(students), f"{reason}{FEWEST_RESIDUALS} residuals are free")
+    centred = np.column_stack([design[:, 0], design[:, 1:] - design[:, 1:].mean(axis=0)])
+    if np.linalg.matrix_rank(centred) < design.shape[1]:
+        return unestimated(len(students), "size, SFT accuracy and family are confounded or constant")
+    import statsmodels.api  # takes a second to import
+
+    fit = statsmodels.api.OLS(students["accuracy"].to_numpy(float), centred).fit()
+    if not fit.ssr > 1e-12 * max(fit.centered_tss, 1e-300):
+        slope = float(fit.params[1])
+        return unestimated(len(students), "no residual variance", estimate=slope)
+    low, high = fit.conf_int(alpha=1 - confidence)[1]
+    slope, p_value = float(fit.params[1]), float(fit.pvalues[1])
+    return Estimate(slope, float(low), float(high), len(students), p_value)
+
+
+class EqualGainNull(NamedTuple):
+    """Spearman's rho of gain in points and size, and where it would lie if all students gained equally."""
+
+    observed: Tested  # p two-sided against that null, p_greater of a rho that large
+    mean_rho: float  # of the null; not 0 where the baseline goes with size
+    low: float  # central 95 % of the null
+    high: float
+
+
+def null_of_equal_gain(
+    accuracies: np.ndarray,
+    n_items: np.ndarray | int,
+    sizes: Iterable[float],
+    *,
+    scale: str,
+    rng: np.random.Generator,
+    n_simulations: int = 1_999,
+) -> EqualGainNull:
+    """The rank correlation of gain and size, tested against equal gains instead of against no correlation.
+
+    Each task's common gain is the students' mean on `scale`. Students keep the SFT accuracy that was observed
+    as their true one, which doubles its noise: regression to the mean is part of the null. Items are drawn
+    anew for SFT and KD, independently. Only sampling of items is noise here: training seeds would widen the
+    null, so a small p speaks against equal gains *of these trained students*.
+
+    Args:
+        accuracies: percent, students x 2 (SFT, KD) or students x tasks x 2; gains are averaged over tasks.
+        n_items: of each task, or one number for all.
+        sizes: of the students, in the same order.
+        scale: on which gains are equal, of SCALES. The correlation is of gains in points on both.
+    """
+    if scale not in SCALES:
+        raise ValueError(f"unknown scale {scale!r}; choose one of {list(SCALES)}")
+    values = np.asarray(accuracies, dtype=float)
+    values = values[:, None, :] if values.ndim == 2 else values
+    sizes = np.asarray(list(sizes), dtype=float)
+    n = len(sizes)
+    undefined = _undefined_null(values, sizes)
+    if undefined:
+        return EqualGainNull(untested(n, undefined), math.nan, math.nan, math.nan)
+    items = np.broadcast_to(np.asarray(n_items, dtype=int), values.shape[1])
+    before = scipy.special.expit(empirical_logit(values[..., 0], items))
+    if scale == "logit":
+        common = logit_gain(values[..., 1], values[..., 0], items).mean(axis=0)
+        after = scipy.special.expit(scipy.special.logit(before) + common)
+    else:
+        common = (values[..., 1] - values[..., 0]).mean(axis=0) / 100
+        after = np.clip(before + common, 0.0, 1.0)
+    shape = (n_simulations, *before.shape)
+    gains = rng.binomial(items, after, size=shape) / items - rng.binomial(items, before, size=shape) / items
+    rho = rank_correlations(gains.mean(axis=2), sizes)
+    observed = rank_correlations((values[..., 1] - values[..., 0]).mean(axis=1)[None], sizes)[0]
+    if not math.isfinite(observed):
+        return EqualGainNull(untested(n, "all gains are equal"), *([math.nan] * 3))
+    rho = rho[np.isfinite(rho)]
+    if not len(rho):
+        return EqualGainNull(untested(n, "the null has no spread"), *([math.nan] * 3))
+    low, high = np.quantile(rho, [0.025, 0.975])
+    tested = judged(observed, rho, n=n, scale=1.0, is_exact=False)
+    return EqualGainNull(tested, float(rho.mean()), float(low), float(high))
+
+
+def _undefined_null(values: np.ndarray, sizes: np.ndarray) -> str:
+    """Why there is nothing to correlate; empty where there is."""
+    if values.ndim != 3 or len(values) != len(sizes):
+        raise ValueError(f"accuracies of shape {values.shape} do not go with {len(sizes)} sizes")
+    if len(sizes) < 3:
+        return "fewer than three students"
+    if np.isnan(values).any() or np.isnan(sizes).any():
+        return "a value is missing"
+    return "all sizes are equal" if np.ptp(sizes) == 0 else ""
+
+
+def rank_correlations(values: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Spearman's rho of each row of `values` with `other`, which has as many entries; NaN where constant."""
+    ranks = scipy.stats.rankdata(values, axis=1)
+    ranks -= ranks.mean(axis=1, keepdims=True)
+    of_other = scipy.stats.rankdata(other)
+    of_other = of_other - of_other.mean()
+    scale = np.sqrt((ranks**2).sum(axis=1) * (of_other**2).sum())
+    return np.divide(ranks @ of_other, scale, out=np.full(len(ranks), np.nan), where=scale > 0)

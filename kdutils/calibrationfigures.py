@@ -1,0 +1,40 @@
+"""Figure of notebook 10: how often procedures err under each null, beside how often they say they do."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from kdutils import plots
+from kdutils.plots import MARKERS, Style
+
+TICKS = (0, 0.01, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1)
+
+
+def error_rates(table: pd.DataFrame) -> Figure:
+    """A row a procedure, a dot a null with its Monte Carlo interval, a stroke where the procedure says it is.
+
+    Columns row, null, actual, low, high and nominal, as calibration.errors gives them. The axis is that of
+    square roots, on which a share near 0 and one near 1 can both be read.
+    """
+    rows, names = (list(dict.fromkeys(table[column])) for column in ("row", "null"))
+    colours = sns.color_palette("colorblind", 10)
+    if len(names) > len(colours):
+        raise ValueError(f"{len(names)} nulls have too few colours: draw at most {len(colours)} at a time")
+    styles = {name: Style(name, colours[place], MARKERS[place]) for place, name in enumerate(names)}
+    fig, (ax,) = plots.panels(height=1.2 + 0.26 * len(rows))
+    plots.interval_dots(ax, table, y="row", x="actual", styles=styles, by="null", rows=rows)
+    for place, name in enumerate(rows):
+        nominal = table.loc[table["row"] == name, "nominal"].iloc[0]
+        ax.plot([nominal, nominal], [place - 0.5, place + 0.5], color="black", linewidth=1.1, zorder=1)
+    ax.set_xscale("function", functions=(lambda x: np.sqrt(np.maximum(x, 0)), np.square))
+    ax.set_xlim(0, 1)
+    ax.set_xticks(TICKS, [f"{100 * tick:g}" for tick in TICKS])
+    ax.set_xlabel("studies with an error, %, 95% interval")
+    handles = [
+        plots.line_handle(s.label, color=s.colour, marker=s.marker, linestyle="none") for s in styles.values()
+    ]
+    fig.legend(handles=handles, loc="outside lower center", ncols=3, columnspacing=1.2, frameon=False)
+    return fig

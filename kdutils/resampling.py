@@ -1,0 +1,243 @@
+"""Permutation tests and bootstraps for few units: exact where all arrangements can be counted.
+
+Undefined results are NaN with a `reason`, never 0 and never an exception; where a result is defined, its
+`reason` is empty. Every random number comes from the caller's generator.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import permutations
+
+import numpy as np
+import pandas as pd
+import scipy.stats
+
+EXACT_UP_TO = 50_000  # arrangements: all orders of 8 points, all signs of 15 values
+SAME = 1e-9  # statistics that differ by less are one value that was summed in another order
+
+
+@dataclass(frozen=True)
+class Tested:
+    """A statistic with its p-value, and the smallest p that these data could have given.
+
+    Where `smallest_p` is above the level of a test, no effect of any size could have been found.
+    """
+
+    statistic: float
+    p_value: float  # two-sided
+    n: int  # units behind it
+    smallest_p: float = math.nan
+    p_greater: float = math.nan  # one-sided, of a statistic that large
+    reason: str = ""  # why it is undefined
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """An estimate with its interval, in the unit of what was estimated."""
+
+    estimate: float
+    low: float
+    high: float
+    n: int  # units behind it
+    p_value: float = math.nan  # two-sided, of an estimate of zero, where that was tested
+    p_greater: float = math.nan  # one-sided
+    reason: str = ""  # why interval and p are undefined
+
+
+def untested(n: int, reason: str) -> Tested:
+    """A test that is undefined, and why."""
+    return Tested(math.nan, math.nan, n, reason=reason)
+
+
+def unestimated(n: int, reason: str, *, estimate: float = math.nan) -> Estimate:
+    """An interval that is undefined, and why; the estimate itself may be known."""
+    return Estimate(estimate, math.nan, math.nan, n, reason=reason)
+
+
+def rank_permutation(
+    x: Iterable[float],
+    y: Iterable[float],
+    *,
+    blocks: Iterable[object] | None = None,
+    rng: np.random.Generator,
+    n_permutations: int = 9_999,
+) -> Tested:
+    """Spearman's rho with the p-value of all orders, or of `n_permutations` random ones.
+
+    With blocks (such as families) ranks are given within each block and centred there, rho is that of the
+    pooled ranks, and orders are exchanged within blocks only: a difference between blocks says nothing.
+    The two-sided p is twice the smaller tail, as in scipy.stats.permutation_test; its `smallest_p` takes
+    ties into account. `n` leaves out blocks of one point. Points must be independent within blocks.
+    """
+    x, y = np.asarray(list(x), dtype=float), np.asarray(list(y), dtype=float)
+    if len(x) != len(y):
+        raise ValueError(f"{len(x)} values of x and {len(y)} of y: give one of each a point")
+    labels = np.zeros(len(x)) if blocks is None else np.asarray(list(blocks), dtype=object)
+    if np.isnan(x).any() or np.isnan(y).any():
+        return untested(len(x), "a value is missing")
+    _, block = np.unique(labels, return_inverse=True)
+    members = [np.flatnonzero(block == index) for index in range(block.max() + 1)] if len(x) else []
+    members = [rows for rows in members if len(rows) > 1]
+    n = sum(len(rows) for rows in members)
+    if n < 3:
+        return untested(n, "fewer than three points that have another in their block")
+    ranks = [(_centred_ranks(x[rows]), _centred_ranks(y[rows])) for rows in members]
+    scale = math.sqrt(sum((a**2).sum() for a, _ in ranks) * sum((b**2).sum() for _, b in ranks))
+    if scale == 0:
+        return untested(n, "x or y is constant within blocks")
+    null, is_exact = _rank_null(ranks, rng=rng, n_permutations=n_permutations)
+    observed = sum(a @ b for a, b in ranks)
+    return judged(observed, null, n=n, scale=scale, is_exact=is_exact)
+
+
+def _centred_ranks(values: np.ndarray) -> np.ndarray:
+    ranks = scipy.stats.rankdata(values)
+    return ranks - ranks.mean()
+
+
+def _rank_null(
+    ranks: Sequence[tuple[np.ndarray, np.ndarray]], *, rng: np.random.Generator, n_permutations: int
+) -> tuple[np.ndarray, bool]:
+    """Sums of products under orders within blocks, and whether they are all there are.
+
+    Blocks are ordered independently of one another, so that all sums are sums of one entry from each.
+    """
+    if math.prod(math.factorial(min(len(a), 20)) for a, _ in ranks) <= EXACT_UP_TO:
+        null = np.zeros(1)
+        for a, b in ranks:
+            of_block = b[np.array(list(permutations(range(len(b)))))] @ a
+            null = (null[:, None] + of_block).ravel()
+        return null, True
+    null = np.zeros(n_permutations)
+    for a, b in ranks:
+        null += rng.permuted(np.tile(b, (n_permutations, 1)), axis=1) @ a
+    return null, False
+
+
+def judged(observed: float, null: np.ndarray, *, n: int, scale: float, is_exact: bool) -> Tested:
+    """An observed statistic among those of the arrangements.
+
+    Random arrangements are joined by the observed one, so that p is never 0 (Phipson and Smyth 2010).
+    """
+    near = SAME * max(np.abs(null).max(), abs(observed))
+    added = 0 if is_exact else 1
+
+    def share(is_as_extreme: np.ndarray) -> float:
+        return (np.count_nonzero(is_as_extreme) + added) / (len(null) + added)
+
+    greater, less = share(null >= observed - near), share(null <= observed + near)
+    smallest = min(share(null >= null.max() - near), share(null <= null.min() + near))
+    if not is_exact:
+        smallest = 1 / (len(null) + 1)
+    two_sided = [float(min(1.0, 2 * tail)) for tail in (min(greater, less), smallest)]
+    return Tested(float(observed / scale), two_sided[0], n, two_sided[1], float(greater))
+
+
+def cluster_permutation(
+    x: Iterable[float],
+    y: Iterable[float],
+    clusters: Iterable[object],
+    *,
+    blocks: Iterable[object] | None = None,
+    rng: np.random.Generator,
+    n_permutations: int = 9_999,
+) -> Tested:
+    """rank_permutation of a predictor that clusters share (a student's size) with the mean y of each.
+
+    Several y of one cluster are no several observations of its x: n is the number of clusters. `blocks`
+    are of the rows, and one for each cluster.
+
+    Raises:
+        ValueError: if x or the block differs within a cluster.
+    """
+    columns = {"cluster": list(clusters), "x": list(x), "y": list(y)}
+    table = pd.DataFrame(columns | ({} if blocks is None else {"block": list(blocks)}))
+    for name in [name for name in ("x", "block") if name in table]:
+        n_values = table.groupby("cluster", sort=False)[name].nunique()
+        if len(n_values) and n_values.max() > 1:
+            raise ValueError(f"{name} differs within {n_values.idxmax()!r}: it must be one for each cluster")
+    if table["y"].isna().any() or table["x"].isna().any():
+        return untested(table["cluster"].nunique(), "a value is missing")
+    grouped = table.groupby("cluster", sort=False)
+    means = grouped["y"].mean()
+    of_cluster = None if blocks is None else grouped["block"].first()
+    how = {"blocks": of_cluster, "rng": rng, "n_permutations": n_permutations}
+    return rank_permutation(grouped["x"].first(), means, **how)
+
+
+def sign_flip(values: Iterable[float], *, rng: np.random.Generator, n_permutations: int = 9_999) -> Tested:
+    """Mean with the p-value of all ways to give the values signs, or of random ones.
+
+    The null is a distribution symmetric about 0. The values must be independent: means of units, not cells.
+    """
+    sample = np.asarray(list(values), dtype=float)
+    n = len(sample)
+    if np.isnan(sample).any():
+        return untested(n, "a value is missing")
+    if n < 2:
+        return untested(n, "fewer than two values")
+    if not sample.any():
+        return untested(n, "all values are zero")
+    is_exact = n < 20 and 2**n <= EXACT_UP_TO
+    if is_exact:
+        signs = 1 - 2 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1)
+    else:
+        signs = rng.choice([-1, 1], size=(n_permutations, n))
+    return judged(sample.sum(), signs @ sample, n=n, scale=n, is_exact=is_exact)
+
+
+def cluster_bootstrap(
+    rows: pd.DataFrame,
+    value: str,
+    *,
+    levels: Sequence[str],
+    rng: np.random.Generator,
+    n_resamples: int = 999,
+    confidence: float = 0.95,
+) -> Estimate:
+    """Mean over nested levels with the percentile interval of a bootstrap that resamples every level.
+
+    `levels` go from the outermost inwards, such as student, seed, item; a unit's name counts within the unit
+    that holds it. Each mean weighs the units below it alike, however many rows they have. Percentile
+    intervals of a few outermost units are too narrow (notebook 10 says by how much).
+    """
+    n = rows[levels[0]].nunique()
+    if rows[value].isna().any():
+        return unestimated(n, "a value is missing")
+    if n < 2:
+        return unestimated(n, f"fewer than two values of {levels[0]}")
+    means = rows.groupby(list(levels), sort=False)[value].mean()
+    tree = _tree(means.reset_index(), list(levels), value)
+    drawn = _draw(tree, n_resamples, rng=rng)
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(drawn, [tail, 1 - tail])
+    return Estimate(_mean(tree), float(low), float(high), n)
+
+
+def _tree(means: pd.DataFrame, levels: Sequence[str], value: str) -> np.ndarray | list:
+    """Values of the innermost level, or a list of such trees, one for each unit of the outermost."""
+    if len(levels) == 1:
+        return means[value].to_numpy(float)
+    return [_tree(part, levels[1:], value) for _, part in means.groupby(levels[0], sort=False)]
+
+
+def _mean(tree: np.ndarray | list) -> float:
+    return float(np.mean(tree if isinstance(tree, np.ndarray) else [_mean(part) for part in tree]))
+
+
+def _draw(tree: np.ndarray | list, n_draws: int, *, rng: np.random.Generator) -> np.ndarray:
+    """That many independent means of resampled units."""
+    if isinstance(tree, np.ndarray):
+        distinct, counts = np.unique(tree, return_counts=True)
+        # As many draws as there are values, counted by value: right and wrong are two values of many items.
+        hits = rng.multinomial(len(tree), counts / len(tree), size=n_draws)
+        return hits @ distinct / len(tree)
+    choice = rng.integers(len(tree), size=(n_draws, len(tree)))
+    drawn = np.empty(choice.shape)
+    for index, part in enumerate(tree):  # a unit that is chosen twice is resampled twice
+        chosen = choice == index
+        drawn[chosen] = _draw(part, int(chosen.sum()), rng=rng)
+    return drawn.mean(axis=1)
