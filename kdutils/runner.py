@@ -91,7 +91,7 @@ def run_profile(
             waiting = {task.name: task for task in in_turn}
             running = {}
             for each in ready:
-                task = waiting.pop(spec.SECTIONS[each.section])
+                task = waiting.pop(spec.PLANNED[each.section])
                 running[task.name] = pool.submit(executor.run, task)
             running |= {name: pool.submit(executor.run, task) for name, task in waiting.items()}
             results = [running[task.name].result() for task in tasks]
@@ -151,7 +151,7 @@ def needs(tasks: Sequence[Task]) -> list[study_plan.Plan]:
     Raises:
         RunError: for a parameter that asks for something the profile does not have.
     """
-    sections = {name: number for number, name in spec.SECTIONS.items()}
+    sections = {name: number for number, name in spec.PLANNED.items()}
     try:
         return [
             study_plan.plan(sections[task.name], task.parameters) for task in tasks if task.name in sections

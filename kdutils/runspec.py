@@ -353,3 +353,4 @@ class PlannedRun:
 
     spec: RunSpec
     evaluation: EvalSpec
+    beside_teacher: bool = True  # its teacher is evaluated likewise, to compare their answers

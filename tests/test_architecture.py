@@ -19,6 +19,7 @@ LEFT_TO_RIGHT = [
     "items",
     "mini",
     "runspec",
+    "factors",
     "gguf_header",
     "contamination",
     "evaluate",
