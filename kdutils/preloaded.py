@@ -22,6 +22,7 @@ import pyarrow.parquet
 
 from kdutils import (
     __main__,
+    arms,
     beside,
     claims,
     examples,
@@ -30,6 +31,7 @@ from kdutils import (
     likeness,
     live,
     performance,
+    protocols,
     published,
     report,
     roofline,

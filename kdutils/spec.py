@@ -126,6 +126,7 @@ PLANNED = SECTIONS | OWN_SECTIONS
 NOTEBOOKS = (
     *SECTIONS.values(),
     "09_performance",  # no section of the paper either, and plans no runs
+    "11_protocol",
 )
 
 PERFORMANCE_CASES = ("mini", "smollm", "qwen-vocabulary")  # of notebook 09, see work.case_of

@@ -77,6 +77,8 @@ LEFT_TO_RIGHT = [
     "stats",
     "itemwise",
     "beside",
+    "arms",
+    "protocols",
     "scoring",
     "evidence",
     "verdicts",
