@@ -39,10 +39,10 @@ def check_all(planned: Iterable[PlannedRun]) -> None:
         material.load_items(spec, "validation")
     tokenizers = {name: models.load_tokenizer(name) for name in dict.fromkeys(s.student for s in trained)}
     alike = {name: _tokenizer_key(name, tokenizer) for name, tokenizer in tokenizers.items()}
-    encoded = {(_items_key(s), alike[s.student], s.max_tokens, s.protocol): s for s in trained}
+    encoded = {(_items_key(s), alike[s.student], *s.encoding.values()): s for s in trained}
     for spec in encoded.values():
         items, tokenizer = material.load_items(spec, "train"), tokenizers[spec.student]
-        data.encode(items, tokenizer, max_tokens=spec.max_tokens, protocol=spec.protocol)
+        data.encode(items, tokenizer, **spec.encoding)
 
 
 def _tokenizer_key(name: str, tokenizer: PreTrainedTokenizerBase) -> tuple[str, str | None]:

@@ -63,13 +63,22 @@ class Batch:
 
 
 def encode(
-    items: Sequence[Item], tokenizer: PreTrainedTokenizerBase, *, max_tokens: int, protocol: str
+    items: Sequence[Item],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_tokens: int,
+    protocol: str,
+    prompt_in_loss: bool | None = None,
 ) -> datasets.Dataset:
     """Items as token ids: columns id, input_ids, n_unscored (leading tokens that are never scored).
 
     Prompt and response are tokenised apart, so that where the response begins does not depend on the
     text, and EOS closes every response. Protocol `careful` scores response and EOS; `paper` scores every
     token but the first, which has no position before it, and cuts what is too long as the authors do.
+
+    Args:
+        prompt_in_loss: whether tokens of the prompt are scored; None: as the protocol says. What is too long
+            is cut or refused by the protocol all the same.
 
     Raises:
         DataError: under `careful`, for an item longer than `max_tokens`: a response without its end
@@ -83,6 +92,7 @@ def encode(
         head + body + [tokenizer.eos_token_id] * item.ended
         for item, head, body in zip(items, heads, bodies, strict=True)
     ]
+    scores_prompt = protocol == "paper" if prompt_in_loss is None else prompt_in_loss
     if protocol == "careful":
         for item, of_item in zip(items, ids, strict=True):
             if len(of_item) > max_tokens and item.ended:
@@ -94,7 +104,7 @@ def encode(
         {
             "id": [item.id for item in items],
             "input_ids": [of_item[:max_tokens] for of_item in ids],
-            "n_unscored": [1 if protocol == "paper" else len(head) for head in heads],
+            "n_unscored": [1 if scores_prompt else len(head) for head in heads],
         }
     )
 

@@ -126,7 +126,7 @@ class Training:
             return Cost()
         items, rows = lengths.of_training(spec), self.micro_batch
         mean, padded, _ = items.of_batch(rows, at_most=spec.max_tokens)
-        scored = items.scored(protocol=spec.protocol, at_most=spec.max_tokens)
+        scored = items.scored(scores_prompt=spec.scores_prompt, at_most=spec.max_tokens)
         n_rows = spec.train_items * spec.epochs
         n_passes = math.ceil(spec.train_items / spec.batch_size) * spec.epochs
         n_passes *= math.ceil(spec.batch_size / rows)
@@ -213,7 +213,7 @@ def teacher_key(spec: RunSpec) -> tuple | None:
     if spec.method == "seqkd":
         return ("texts", teacher, items, spec.max_new_tokens)
     if is_cached(spec):
-        return ("hidden", teacher, items, spec.protocol, spec.max_tokens)
+        return ("hidden", teacher, items, tuple(spec.encoding.items()))
     return None
 
 
@@ -228,7 +228,7 @@ def teacher_cost(spec: RunSpec, machine: Machine) -> Cost:
         batch = decoding(shape, machine, DECODING_ROWS, limit=spec.max_new_tokens, **how)
         return batch * (spec.train_items / DECODING_ROWS)
     mean, padded, _ = items.of_batch(spec.batch_size, at_most=spec.max_tokens)
-    scored = spec.train_items * items.scored(protocol=spec.protocol, at_most=spec.max_tokens)
+    scored = spec.train_items * items.scored(scores_prompt=spec.scores_prompt, at_most=spec.max_tokens)
     flops = forward_flops(shape, spec.train_items * padded, context=padded, scored=0)
     seconds = flops / _Numbers.of(shape, machine).rate(machine.forward_share)
     kept = scored * shape.hidden * 2

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from kdutils import plots
 from kdutils.plots import (
     ANSWER_STYLE,
+    CHANGE_STYLE,
     DOMAIN_STYLE,
     METHOD_STYLE,
     SELECTION_STYLE,
@@ -116,6 +117,19 @@ def two_ways(table: pd.DataFrame, *, watermark: str = "") -> Figure:
         plots.interval_dots(ax, part, y="student", x="accuracy", styles=WAY_STYLE, by="way")
         ax.set(title=DOMAIN_LABELS[domain], xlabel=f"accuracy, %,{_gap(axes)}{INTERVAL}")
     plots.figure_legend(fig, list(WAY_STYLE.values()))
+    plots.watermark(fig, watermark)
+    return fig
+
+
+def protocol_changes(table: pd.DataFrame, *, watermark: str = "") -> Figure:
+    """What each factor of the protocol changes, a panel a domain: protocols.changes of one KD method."""
+    rows = list(dict.fromkeys(table["label"]))
+    fig, axes = plots.panels(1, len(_domains(table)), height=1.1 + 0.38 * len(rows), sharey=True)
+    for ax, domain in zip(axes, _domains(table), strict=True):
+        part = table[table["domain"] == domain]
+        plots.interval_dots(ax, part, y="label", x="change", styles=CHANGE_STYLE, by="quantity", rows=rows)
+        ax.set(title=DOMAIN_LABELS[domain], xlabel=f"change against careful, points,\n{INTERVAL}")
+    plots.figure_legend(fig, list(CHANGE_STYLE.values()))
     plots.watermark(fig, watermark)
     return fig
 

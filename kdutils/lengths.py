@@ -65,10 +65,10 @@ class Lengths:
         padded = float(np.sum(totals * np.diff(below**n_rows)))  # expected maximum of n_rows draws
         return float(totals.mean()), padded, float(totals[-1])
 
-    def scored(self, *, protocol: str, at_most: int) -> float:
-        """Scored positions of an item, mean: under `paper` all but the first, else the response."""
+    def scored(self, *, scores_prompt: bool, at_most: int) -> float:
+        """Scored positions of an item, mean: all but the first with the prompt, else the response."""
         totals = np.minimum(self.prompts + self.responses, at_most)
-        unscored = np.ones_like(totals) if protocol == "paper" else np.minimum(self.prompts, totals)
+        unscored = np.ones_like(totals) if scores_prompt else np.minimum(self.prompts, totals)
         return float((totals - unscored).mean())
 
 

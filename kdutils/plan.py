@@ -8,15 +8,15 @@ from itertools import permutations, product
 from pathlib import Path
 from typing import Any
 
-from kdutils import material, store
+from kdutils import factors, material, store
 from kdutils.cells import model_family, model_parameters, short_name
 from kdutils.runspec import LOGIT_METHODS, EvalSpec, PlannedRun, RunSpec
 from kdutils.spec import (
     ALL_TASKS,
     DOMAIN_TASKS,
     KD_METHODS,
+    PLANNED,
     RELEASED_MODELS,
-    SECTIONS,
     TRAIN_DOMAINS,
     Live,
     Need,
@@ -50,15 +50,19 @@ class Filter:
 class Plan:
     """A section of a profile as somebody asked for it."""
 
-    section: str  # a key of SECTIONS
+    section: str  # a key of PLANNED
     profile: Profile
     out: Path
     runs: tuple[PlannedRun, ...]  # live ones, whose texts are scored; baselines and teachers first
     shown: Filter
+    variants: tuple[PlannedRun, ...] = ()  # runs with one factor of the protocol changed, which are no cells
 
     @property
     def to_make(self) -> tuple[PlannedRun, ...]:
-        """The runs, and where the profile ranks options too, each of them evaluated so as well."""
+        """The runs, and where the profile ranks options too, each of them evaluated so as well; variants."""
+        return (*self._runs_and_rankings(), *self.variants)
+
+    def _runs_and_rankings(self) -> tuple[PlannedRun, ...]:
         if self.profile.live is None or not self.profile.live.ranks:
             return self.runs
         twins = ((run.spec, run.evaluation.ranking()) for run in self.runs)
@@ -76,8 +80,8 @@ def plan(section: str, parameters: Mapping[str, Any]) -> Plan:
         ValueError: for a name or value that is unknown, a pair or method that the section does not have, or a
             change to what is trained in a profile that trains nothing.
     """
-    if section not in SECTIONS:
-        raise ValueError(f"unknown section {section!r}; there are {list(SECTIONS)}")
+    if section not in PLANNED:
+        raise ValueError(f"unknown section {section!r}; there are {list(PLANNED)}")
     profile = load_profile(parameters["profile"])
     if parameters.get("model_files") is not None:
         _use_model_files(parameters["model_files"], profile)
@@ -90,12 +94,15 @@ def plan(section: str, parameters: Mapping[str, Any]) -> Plan:
             "leave it out or choose a profile that does, such as mini"
         )
     runs: tuple[PlannedRun, ...] = ()
+    variants: tuple[PlannedRun, ...] = ()
     if profile.live is not None:
         live, needs = _changed(profile.live, section, changes)
         needs = _narrowed(live, needs, shown, section)
         runs = tuple(dict.fromkeys(_runs(live, needs)))
+        own = [need for need in needs if section in need.sections]
+        variants = tuple(dict.fromkeys(each for need in own for each in _variants_of(live, need)))
     out = store.REPOSITORY / Path(parameters.get("out", store.OUTPUTS)).expanduser()
-    return Plan(section, profile, out, runs, shown)
+    return Plan(section, profile, out, runs, shown, variants)
 
 
 def _use_model_files(entries: Sequence[str], profile: Profile) -> None:
@@ -230,6 +237,17 @@ def _runs(live: Live, needs: Iterable[Need]) -> Iterator[PlannedRun]:
                     common = live.settings_of(domain=domain, protocol=protocol, method=fields["method"])
                     for seed in need.seeds:
                         yield planned(live, RunSpec(**pair, **common | fields, seed=seed), protocol)
+
+
+def _variants_of(live: Live, need: Need) -> Iterator[PlannedRun]:
+    """The students of a need, after SFT and distilled, with each of its factors of the protocol."""
+    if not need.factors:
+        return
+    students, seed = {student for _, student in need.pairs}, need.seeds[0]
+    plain = replace(need, seeds=(seed,), noise_sigmas=(0.0,))
+    runs = _runs(replace(live, sft_seeds=(seed,)), [plain])
+    kept = [run for run in runs if run.spec.student in students and run.spec.seed == seed]
+    yield from factors.variants(kept, need.factors)
 
 
 def baselines(

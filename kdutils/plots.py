@@ -66,6 +66,11 @@ WAY_STYLE = {  # scoring.WAYS
     "ranked by likelihood": Style("ranked by likelihood", _COLOURS[1], "^"),
     "ranked by likelihood per character": Style("ranked by likelihood per character", _COLOURS[4], "D"),
 }
+CHANGE_STYLE = {  # quantities of protocols.changes
+    "sft": METHOD_STYLE["sft"]._replace(label="accuracy after SFT"),
+    "kd": METHOD_STYLE["fkl"]._replace(label="accuracy after KD"),
+    "gain": Style("gain of KD over SFT", _COLOURS[3], "D"),
+}
 VERDICT_STYLE = {
     "reproduced": Style("reproduced", _COLOURS[2], "o"),
     "inconclusive": Style("inconclusive", _COLOURS[1], "D"),

@@ -22,6 +22,7 @@ import pyarrow.parquet
 
 from kdutils import (
     __main__,
+    arms,
     beside,
     calibration,
     calibrationfigures,
@@ -32,6 +33,7 @@ from kdutils import (
     likeness,
     live,
     performance,
+    protocols,
     published,
     report,
     roofline,

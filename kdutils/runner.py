@@ -93,7 +93,7 @@ def run_profile(
             at_once = [name for name in waiting if name in spec.AT_ONCE]
             running = {name: pool.submit(executor.run, waiting.pop(name)) for name in at_once}
             for each in ready:
-                task = waiting.pop(spec.SECTIONS[each.section])
+                task = waiting.pop(spec.PLANNED[each.section])
                 running[task.name] = pool.submit(executor.run, task)
             running |= {name: pool.submit(executor.run, task) for name, task in waiting.items()}
             results = [running[task.name].result() for task in tasks]
@@ -153,7 +153,7 @@ def needs(tasks: Sequence[Task]) -> list[study_plan.Plan]:
     Raises:
         RunError: for a parameter that asks for something the profile does not have.
     """
-    sections = {name: number for number, name in spec.SECTIONS.items()}
+    sections = {name: number for number, name in spec.PLANNED.items()}
     try:
         return [
             study_plan.plan(sections[task.name], task.parameters) for task in tasks if task.name in sections

@@ -319,8 +319,7 @@ def teacher_signal(
     with _turn(out, kept.name, kept.are_there, progress=progress, waits=waits) as own:
         if own is not None:
             model = load()
-            how = {"max_tokens": spec.max_tokens, "protocol": spec.protocol}
-            encoded = data.encode(items, model.tokenizer, **how)
+            encoded = data.encode(items, model.tokenizer, **spec.encoding)
             own.confirm()
             kept.write(model, encoded)
             del model
@@ -345,8 +344,7 @@ def _states_key(
         "weights": weights,
         "items": fingerprint(items),
         "prompt": PROMPT,
-        "max_tokens": spec.max_tokens,
-        "protocol": spec.protocol,
+        **spec.encoding,
     }
 
 

@@ -19,6 +19,7 @@ from kdutils.spec import CHOICE_TASKS, KD_METHODS, PROTOCOLS, TRAIN_DOMAINS
 SCHEMA_VERSION = 1  # part of every hash; raised when a default changes its meaning
 METHODS = ("base", "sft", *KD_METHODS)  # base: the model as it is, for evaluation
 LOGIT_METHODS = ("fkl", "revkd", "gkd")  # they need the teacher's logits, so one vocabulary
+BY_SEQUENCE = ("fkl", "revkd")  # of which a step's loss may be the mean over its sequences
 ADAPTERS = ("full", "lora")
 SCORINGS = ("generation", "likelihood")
 MINI = "mini"  # the generated world, kdutils.mini
@@ -28,8 +29,9 @@ RANKED_TASKS = ("aqua", *CHOICE_TASKS)  # those with options
 
 
 TRAINING_FIELDS = (  # without effect where nothing is trained
-    *("protocol", "adapter", "seed", "train_items", "validation_items", "epochs", "batch_size"),
-    *("learning_rate", "warmup_share", "weight_decay", "max_grad_norm", "select_best", "max_tokens"),
+    *("protocol", "prompt_in_loss", "adapter", "seed", "train_items", "validation_items", "epochs"),
+    *("batch_size", "learning_rate", "warmup_share", "weight_decay", "max_grad_norm", "select_best"),
+    "max_tokens",
 )
 
 
@@ -123,7 +125,9 @@ class RunSpec(_Hashed):
     rollout_steps: int = 1  # gkd: so many steps' samples are drawn at once, before the first of them
     max_new_tokens: int = 128  # gkd: their length, and that of the teacher's texts in seqkd
     noise_sigma: float = 0.0  # standard deviation of Gaussian noise on the teacher's logits
-    protocol: str = "careful"  # careful | paper (prompt tokens in the loss, mean by sequence)
+    protocol: str = "careful"  # careful | paper (prompt tokens in the loss, mean by sequence, long items cut)
+    prompt_in_loss: bool | None = None  # of this run and of its teacher's; None: as the protocol says
+    mean_by_sequence: bool | None = None  # of the loss, else one mean over all tokens; None: likewise
     adapter: str = "full"  # full | lora
     lora_rank: int = 8
     lora_alpha: float = 16.0
@@ -186,6 +190,7 @@ class RunSpec(_Hashed):
         "sampling_temperature": ("gkd",),
         "rollout_steps": ("gkd",),
         "max_new_tokens": ("gkd", "seqkd"),
+        "mean_by_sequence": BY_SEQUENCE,
         "teacher_tuned": KD_METHODS,
         "teacher_seed": KD_METHODS,
         **dict.fromkeys(TRAINING_FIELDS, METHODS[1:]),
@@ -216,6 +221,12 @@ class RunSpec(_Hashed):
                 f"temperature={self.temperature}: the authors' GKD ignores the temperature, so protocol "
                 "'paper' has 1 only; use protocol='careful'"
             )
+        for name, is_so in self._of_protocol().items():
+            if getattr(self, name) == is_so:  # None is not False
+                raise ValueError(
+                    f"{name}={is_so} is what protocol {self.protocol!r} does anyway, and would give one run "
+                    "two names: leave it out"
+                )
         if self.adapter == "full":
             for name in ("lora_rank", "lora_alpha", "lora_dropout"):
                 if getattr(self, name) != defaults[name]:
@@ -227,6 +238,28 @@ class RunSpec(_Hashed):
         parts = [self.student, self.method, self.domain]
         slug = "-".join(re.sub(r"[^A-Za-z0-9.]+", "-", part.rstrip("/").rsplit("/", 1)[-1]) for part in parts)
         return f"{slug[:80].strip('-.')}-s{self.seed}-{self.digest()}"
+
+    def _of_protocol(self) -> dict[str, bool]:
+        """What the protocol says where a field leaves it to it."""
+        is_paper = self.protocol == "paper"
+        return {"prompt_in_loss": is_paper, "mean_by_sequence": is_paper and self.method in BY_SEQUENCE}
+
+    @property
+    def scores_prompt(self) -> bool:
+        """Whether the prompt's tokens are trained on, too, all but the first."""
+        return self._of_protocol()["prompt_in_loss"] if self.prompt_in_loss is None else self.prompt_in_loss
+
+    @property
+    def weighs_sequences(self) -> bool:
+        """Whether the loss of a step is the mean over its sequences of each one's mean over its tokens."""
+        own = self.mean_by_sequence
+        return self._of_protocol()["mean_by_sequence"] if own is None else own
+
+    @property
+    def encoding(self) -> dict[str, Any]:
+        """How items become tokens: arguments of data.encode."""
+        own = {} if self.prompt_in_loss is None else {"prompt_in_loss": self.prompt_in_loss}
+        return {"max_tokens": self.max_tokens, "protocol": self.protocol} | own
 
     @property
     def reads_gold(self) -> bool:
@@ -320,3 +353,4 @@ class PlannedRun:
 
     spec: RunSpec
     evaluation: EvalSpec
+    beside_teacher: bool = True  # its teacher is evaluated likewise, to compare their answers

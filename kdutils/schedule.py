@@ -43,6 +43,8 @@ class Job:
         spec, parts = self.spec, [self.spec.method, _short(self.spec.student)]
         if spec.teacher:
             parts += ["<-", _short(spec.teacher), *["untuned"] * (not spec.teacher_tuned)]
+        parts += ["prompt in loss"] * bool(spec.prompt_in_loss)
+        parts += ["mean by sequence"] * bool(spec.mean_by_sequence)
         parts += [f"T={spec.temperature:g}"] * (spec.temperature != 1)
         parts += [f"noise={spec.noise_sigma:g}"] * (spec.noise_sigma != 0)
         return " ".join([*parts, spec.domain, f"s{spec.seed}"])
@@ -62,7 +64,8 @@ def jobs_of(planned: Iterable[PlannedRun]) -> dict[str, Job]:
         needed = [spec]
         if own := spec.teacher_spec():
             teachers[spec.run_id] = own.run_id
-            needed = [own, spec]  # evaluated like its students, which are compared with it
+            if run.beside_teacher or own.run_id not in specs:  # every run is made with an evaluation
+                needed = [own, spec]  # evaluated like its students, which are compared with it
         for each in needed:
             specs.setdefault(each.run_id, each)
             evaluations.setdefault(each.run_id, {})[run.evaluation] = None

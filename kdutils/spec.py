@@ -88,6 +88,8 @@ METHOD_LABELS = {
 KD_METHODS = ("fkl", "seqkd", "revkd", "gkd")
 PAPER_METHODS = ("fkl", "revkd", "gkd")  # the three that the paper compares
 PROTOCOLS = ("careful", "paper")
+TOGETHER = "together"  # every factor in which the protocols differ (kdutils.factors)
+RUN_FACTORS = ("prompt", "sequences", "sampling", TOGETHER)  # those for which there are runs to make
 SOURCES = ("published", "live")  # where cells come from
 SOURCE_LABELS = {"published": "Released", "live": "Live"}
 SELECTIONS = ("best_on_test", "temperature_1")
@@ -116,7 +118,17 @@ SECTIONS = {
     "08": "08_claims",
 }
 
-NOTEBOOKS = (*SECTIONS.values(), "09_performance", "10_calibration")  # the last two are no sections: no runs
+OWN_SECTIONS = {  # no sections of the paper; they plan runs of their own
+    "11": "11_protocol",
+}
+PLANNED = SECTIONS | OWN_SECTIONS
+
+NOTEBOOKS = (
+    *SECTIONS.values(),
+    "09_performance",  # this one and the next are no sections of the paper and plan no runs
+    "10_calibration",
+    "11_protocol",
+)
 AT_ONCE = ("10_calibration",)  # need nothing that is trained, and measure no time
 
 PERFORMANCE_CASES = ("mini", "smollm", "qwen-vocabulary")  # of notebook 09, see work.case_of
@@ -147,7 +159,7 @@ PARAMETER_CHOICES = {
 class Need:
     """Runs that some sections look at: every pair x method x domain x variant x seed."""
 
-    sections: tuple[str, ...]  # keys of SECTIONS; "00" and "08" look at all runs anyway
+    sections: tuple[str, ...]  # keys of PLANNED; "00" and "08" look at all runs anyway
     methods: tuple[str, ...]
     domains: tuple[str, ...]
     pairs: tuple[tuple[str, str], ...] | None = None  # (teacher, student); None: all that the models form
@@ -155,13 +167,16 @@ class Need:
     noise_sigmas: tuple[float, ...] = (0.0,)  # at temperature 1
     teacher_tuned: bool = True
     seeds: tuple[int, ...] = (0,)
+    factors: tuple[str, ...] = ()  # of RUN_FACTORS: the students of the first seed with each, beside the runs
 
     def __post_init__(self) -> None:
-        choices = {"sections": tuple(SECTIONS), "methods": KD_METHODS, "domains": TRAIN_DOMAINS}
+        choices = {"sections": tuple(PLANNED), "methods": KD_METHODS, "domains": TRAIN_DOMAINS}
         for name, allowed in choices.items():
             values = getattr(self, name)
             if not values or set(values) - set(allowed):
                 raise ValueError(f"{name}={list(values)}: name at least one of {list(allowed)}, no other")
+        if unknown := [name for name in self.factors if name not in RUN_FACTORS]:
+            raise ValueError(f"factors={list(self.factors)}: {unknown[0]!r} is none of {list(RUN_FACTORS)}")
         for name in ("temperatures", "noise_sigmas", "seeds"):
             if not getattr(self, name):
                 raise ValueError(f"{name} is empty: name at least one value")

@@ -88,10 +88,20 @@ class _Training:
     """State of one training run."""
 
     def __init__(
-        self, student, items, spec, rate, teacher, validation, checkpoint, progress, rows, pass_tokens
+        self,
+        student,
+        items,
+        spec,
+        rate,
+        teacher,
+        validation,
+        checkpoint,
+        progress,
+        rows,
+        pass_tokens=data.ONE_PASS,
     ):
         self.student, self.spec, self.rate, self.teacher = student, spec, rate, teacher
-        how = {"tokenizer": student.tokenizer, "max_tokens": spec.max_tokens, "protocol": spec.protocol}
+        how = {"tokenizer": student.tokenizer} | spec.encoding
         self.encoded: datasets.Dataset = data.encode(items, **how)
         self.validation = data.encode(validation, **how) if validation else None
         self.encoded_ids: list[str] = self.encoded["id"][:]
@@ -176,13 +186,10 @@ class _Training:
         return total
 
     def _denominator(self, batch: Batch) -> float:
-        """Scored tokens of the batch; under `paper`, for the two KL methods, its sequences."""
-        if self._is_mean_by_sequence():
+        """Scored tokens of the batch, or its sequences where these are weighed alike."""
+        if self.spec.weighs_sequences:
             return float(batch.scored_BT.any(1).sum())
         return float(max(int(batch.scored_BT.sum()), 1))
-
-    def _is_mean_by_sequence(self) -> bool:
-        return self.spec.protocol == "paper" and self.spec.method in ("fkl", "revkd")
 
     def _loss(self, batch: Batch) -> TokenSum:
         device = self.student.policy.device
@@ -204,7 +211,7 @@ class _Training:
                 vocabulary_size=size,
                 scale_by_temperature_squared=True,
                 teacher_noise=self.teacher.noise(batch),
-                weights_N=losses.sequence_mean_weights(scored_BT) if self._is_mean_by_sequence() else None,
+                weights_N=losses.sequence_mean_weights(scored_BT) if self.spec.weighs_sequences else None,
             )
 
     def _batch(self, step: int) -> tuple[Batch, bool]:
@@ -233,7 +240,7 @@ class _Training:
             [ids + [eos] * ended for ids, ended in texts],
         )
         token_ids = [(p + r)[: spec.max_tokens] for p, r in zip(prompts, responses, strict=True)]
-        n_unscored = [1 if spec.protocol == "paper" else len(prompt) for prompt in prompts]
+        n_unscored = [1 if spec.scores_prompt else len(prompt) for prompt in prompts]
         return data.batch_of(self._keys(step), token_ids, n_unscored, pad_id=self.student.pad_id)
 
     def _sampled(self, first: int) -> dict[int, list[Text]]:

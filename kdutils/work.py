@@ -183,5 +183,4 @@ def _mini_texts(case: Case) -> Any:
 
     spec = RunSpec(student=MINI_STUDENT, method="sft", domain=case.domain, train_items=case.rows)
     items = material.load_items(spec, "train")
-    how = {"max_tokens": spec.max_tokens, "protocol": spec.protocol}
-    return data.encode(items, models.load_tokenizer(MINI_STUDENT), **how)
+    return data.encode(items, models.load_tokenizer(MINI_STUDENT), **spec.encoding)

@@ -181,7 +181,7 @@ def test_flops_of_a_training_step_are_those_that_torch_counts(folders, adapter, 
         teacher.network.set_attn_implementation("eager")
     signal = train.Teacher(teacher) if teacher else None
     training = train._Training(
-        model, material.load_items(spec, "train"), spec, 1e-3, signal, (), None, None, None, data.ONE_PASS
+        model, material.load_items(spec, "train"), spec, 1e-3, signal, (), None, None, None
     )
     batch = batch_of(spec, model)
     (rows, context), scored = batch.input_ids_BT.shape, int(batch.scored_BT.sum())
@@ -262,7 +262,7 @@ def test_hidden_states_are_made_once_for_all_that_read_the_same():
     ]  # fmt: skip
     assert len({estimate.teacher_key(each) for each in [spec, *other]}) == 5
     kept = estimate.teacher_cost(spec, A100).disk_bytes
-    scored = lengths.of_training(spec).scored(protocol="careful", at_most=256)
+    scored = lengths.of_training(spec).scored(scores_prompt=False, at_most=256)
     assert kept == pytest.approx(spec.train_items * scored * 3_584 * 2)
     own_samples_alone = replace(spec, method="gkd", on_policy_share=1.0)
     assert estimate.teacher_key(own_samples_alone) is None
@@ -334,8 +334,8 @@ def test_tokens_are_counted_where_items_and_tokenizer_are(folders):
     assert (mean, padded, longest) == pytest.approx((sum(totals) / 24, sum(totals) / 24, totals[-1]))
     assert found.of_batch(1_000, at_most=10_000)[1] == pytest.approx(totals[-1], rel=1e-6)
     unscored = sum(encoded["n_unscored"])
-    assert found.scored(protocol="careful", at_most=10_000) == pytest.approx((sum(totals) - unscored) / 24)
-    assert found.scored(protocol="paper", at_most=10_000) == pytest.approx(sum(totals) / 24 - 1)
+    assert found.scored(scores_prompt=False, at_most=10_000) == pytest.approx((sum(totals) - unscored) / 24)
+    assert found.scored(scores_prompt=True, at_most=10_000) == pytest.approx(sum(totals) / 24 - 1)
 
 
 def test_where_items_are_missing_lengths_are_assumed_and_short_ones_shorter():
@@ -466,7 +466,8 @@ def test_a_dry_run_needs_nothing_and_leaves_a_table(profile, tmp_path):
     assert run.returncode == 0, run.stderr
     table = pd.read_csv(tmp_path / profile / "plan.csv")
     assert list(table.columns) == COLUMNS
-    assert len(table) == {"paper": 2_916, "mini": 314}[profile]
+    factors = 10  # trainings of section 11; its other variants are evaluations of runs that are there anyway
+    assert len(table) == {"paper": 2_916, "mini": 314 + factors}[profile]
     assert f"profile {profile}: {len(table)} cells of" in run.stdout
     assert "on A100-80GB" in run.stdout
     assert not (tmp_path / "runs").exists()

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from kdutils import material, models, plan, spec
+from kdutils import material, models, plan, schedule, spec
 from kdutils.cells import model_family, short_name
 from kdutils.spec import Live, Need, load_profile
 
@@ -192,6 +192,72 @@ def test_the_runs_of_a_profile_keep_their_names(profile, n_runs, digest):
     names = [(run.spec.run_id, run.evaluation.eval_id) for run in asked("00", profile).runs]
     assert len(names) == n_runs
     assert hashlib.sha256(json.dumps(names).encode()).hexdigest()[:16] == digest
+
+
+# --- the factors of the protocol ---------------------------------------------------------------------------
+
+
+def test_a_factor_changes_what_it_says_and_nothing_else():
+    found = asked("11")
+    assert found.runs
+    assert set(found.runs) <= set(asked("00").runs)  # they are there anyway
+    fields = Counter()
+    for each in found.variants:
+        training = {"prompt_in_loss": None, "mean_by_sequence": None}
+        plain = replace(each.spec, **training), replace(each.evaluation, temperature=0.0, samples=1)
+        assert plan.PlannedRun(*plain) in found.runs
+        changed = [name for name in training if getattr(each.spec, name)]
+        changed += ["sampled"] * (each.evaluation.temperature == 1.0)
+        assert each.evaluation.samples == (3 if "sampled" in changed else 1)
+        fields[each.spec.method, *changed] += 1
+    both = ("prompt_in_loss", "mean_by_sequence")
+    assert fields == {  # in two domains
+        ("sft", "prompt_in_loss"): 2,
+        ("sft", "sampled"): 2,
+        ("sft", "prompt_in_loss", "sampled"): 2,
+        ("fkl", "prompt_in_loss"): 2,
+        ("fkl", "mean_by_sequence"): 2,
+        ("fkl", "sampled"): 2,
+        ("fkl", *both, "sampled"): 2,
+    }
+    assert found.to_make == (*found.runs, *found.variants)
+
+
+def test_no_other_section_makes_or_shows_what_a_factor_adds():
+    own = {run.spec.run_id for run in asked("11").variants} - {run.spec.run_id for run in asked("11").runs}
+    assert len(own) == 8  # and two teachers whose loss holds the prompt
+    for section in spec.SECTIONS:
+        assert asked(section).variants == ()
+        assert own.isdisjoint(run.spec.run_id for run in asked(section).to_make)
+
+
+def test_a_teacher_is_not_sampled_for_a_factor():
+    jobs = schedule.jobs_of(asked("11").to_make)
+    assert len(jobs) == len({run.spec for run in asked("11").runs}) + 8 + 2
+    students = {job.spec.student for job in jobs.values() if any(e.temperature for e in job.evaluations)}
+    assert students == {"mini-qwen-66k"}
+    teachers = [job for job in jobs.values() if job.is_teacher]
+    assert {job.spec.prompt_in_loss for job in teachers} == {None, True}
+    assert all(len(job.evaluations) == 1 for job in teachers)
+    labels = [job.label for job in jobs.values()]
+    assert len(set(labels)) == len(labels)
+
+
+def test_a_teacher_that_nobody_else_evaluates_is_made_all_the_same():
+    sampled = [run for run in asked("11").variants if run.evaluation.temperature and run.spec.prompt_in_loss]
+    jobs = schedule.jobs_of(run for run in sampled if run.spec.method == "fkl")
+    assert all(job.evaluations for job in jobs.values())
+
+
+def test_only_careful_runs_are_varied_and_none_without_training(live, of):
+    need = replace(live.needs[0], factors=("prompt",), methods=("fkl",), seeds=(3, 4))
+    of(replace(live, needs=(need,), protocols=("paper", "careful")))
+    found = asked("01", "smoke").variants
+    facts = {(run.spec.method, run.spec.protocol, run.spec.seed, run.spec.prompt_in_loss) for run in found}
+    assert facts == {("sft", "careful", 3, True), ("fkl", "careful", 3, True)}
+    assert {run.spec.student for run in found} == {"mini-qwen-14k"}
+    with pytest.raises(ValueError, match=r"factors=\['prompts'\]: 'prompts' is none of \['prompt', "):
+        replace(live.needs[0], factors=("prompts",))
 
 
 # --- settings by domain, protocol and method ---------------------------------------------------------------

@@ -34,6 +34,50 @@ def test_whatever_changes_a_result_changes_the_id(change):
     assert RunSpec(**GKD | change).run_id != RunSpec(**GKD).run_id
 
 
+# --- what the protocol says, and what may be said apart from it --------------------------------------------
+
+
+def test_a_factor_left_to_the_protocol_is_in_no_name_and_no_old_spec_needs_it():
+    for change in ({}, {"protocol": "paper"}):
+        own = RunSpec(**GKD | {"method": "fkl"} | change)
+        assert {"prompt_in_loss", "mean_by_sequence"}.isdisjoint(own.changes())
+        assert own.run_id == RunSpec(**own.to_dict() | {"prompt_in_loss": None}).run_id
+        old = {key: value for key, value in own.to_dict().items() if key not in FACTORS}
+        assert RunSpec.from_dict(old) == own
+    assert RunSpec(**GKD, protocol="paper").digest() == "a4153326c9c3"  # as before there were any
+
+
+FACTORS = ("prompt_in_loss", "mean_by_sequence")
+
+
+@pytest.mark.parametrize("method", ["sft", "seqkd", "fkl", "revkd", "gkd"])
+def test_factors_are_resolved_at_use_one_without_the_other(method):
+    teacher = {} if method == "sft" else {"teacher": "owner/teacher-7B"}
+    common = SFT | {"method": method} | teacher
+    is_kl = method in ("fkl", "revkd")
+
+    def resolved(**change):
+        own = RunSpec(**common | change)
+        return own.scores_prompt, own.weighs_sequences
+
+    assert resolved() == (False, False)
+    assert resolved(protocol="paper") == (True, is_kl)
+    assert resolved(prompt_in_loss=True) == (True, False)
+    assert resolved(protocol="paper", prompt_in_loss=False) == (False, is_kl)
+    if is_kl:
+        assert resolved(mean_by_sequence=True) == (False, True)
+        assert resolved(protocol="paper", mean_by_sequence=False) == (True, False)
+        assert resolved(prompt_in_loss=True, mean_by_sequence=True) == resolved(protocol="paper")
+
+
+def test_teacher_and_sft_share_the_prompt_and_not_the_weighing():
+    own = RunSpec(**GKD | {"method": "fkl", "prompt_in_loss": True, "mean_by_sequence": True})
+    for beside in (own.sft_spec(), own.teacher_spec()):
+        assert (beside.prompt_in_loss, beside.mean_by_sequence) == (True, None)
+    with pytest.raises(ValueError, match="prompt_in_loss=True has no effect with method 'base'"):
+        RunSpec(**SFT | {"method": "base", "prompt_in_loss": True})
+
+
 def test_a_new_evaluation_does_not_retrain():
     assert "tasks" not in {entry.name for entry in dataclasses.fields(RunSpec)}
     assert EvalSpec(tasks=("svamp",)).eval_id != EvalSpec(tasks=("svamp",), max_new_tokens=32).eval_id
@@ -73,6 +117,13 @@ def test_the_teacher_is_a_run_of_its_own_shared_by_its_students():
         ({"method": "seqkd", "temperature": 2.0}, "temperature=2.0 has no effect with method 'seqkd'"),
         ({"protocol": "paper", "temperature": 2.0}, "the authors' GKD ignores the temperature"),
         ({"lora_rank": 4}, "lora_rank has no effect with adapter='full'"),
+        ({"mean_by_sequence": True}, "mean_by_sequence=True has no effect with method 'gkd'"),
+        ({"prompt_in_loss": False}, "prompt_in_loss=False is what protocol 'careful' does anyway"),
+        (
+            {"protocol": "paper", "prompt_in_loss": True},
+            "is what protocol 'paper' does anyway, .*leave it out",
+        ),
+        ({"method": "fkl", "mean_by_sequence": False}, "mean_by_sequence=False is what protocol 'careful'"),
     ],
 )
 def test_nonsense_is_refused_with_the_value_and_a_remedy(change, says):
@@ -81,7 +132,9 @@ def test_nonsense_is_refused_with_the_value_and_a_remedy(change, says):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("change", [{"seed": 1.5}, {"epochs": True}, {"student": 7}, {"select_best": "no"}])
+@pytest.mark.parametrize(
+    "change", [{"seed": 1.5}, {"epochs": True}, {"student": 7}, {"select_best": "no"}, {"prompt_in_loss": 1}]
+)
 def test_wrong_types_are_refused(change):
     with pytest.raises(TypeError, match=f"{next(iter(change))}=.* must be"):
         RunSpec(**GKD | change)

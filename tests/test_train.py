@@ -264,6 +264,91 @@ def test_paper_weighs_sequences_and_careful_weighs_tokens(folder):
             assert both == pytest.approx(expected, rel=1e-5)
 
 
+ALL_FACTORS = {"sft": {}, "gkd": {}} | dict.fromkeys(("fkl", "revkd"), {"mean_by_sequence": True})
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_all_factors_together_are_the_paper_bit_for_bit(folder, method):
+    noise = {} if method == "sft" else {"noise_sigma": 1.0, "max_new_tokens": 8} if method == "gkd" else {}
+    paper = a_spec(folder, method, protocol="paper", epochs=2, **noise)
+    apart = a_spec(folder, method, prompt_in_loss=True, epochs=2, **ALL_FACTORS[method], **noise)
+    assert paper.run_id != apart.run_id
+    (one, first), (two, second) = fit(folder, paper), fit(folder, apart)
+    assert losses_of(first) == losses_of(second)
+    assert same(weights(one), weights(two))
+    careful, third = fit(folder, a_spec(folder, method, epochs=2, **noise))
+    assert losses_of(third) != losses_of(first)  # otherwise this test could not fail
+    assert not same(weights(careful), weights(one))
+
+
+def logits_of(model, batch):
+    """Of the one sequence of a batch, at every position."""
+    hidden_TH = model.hidden_states(batch.input_ids_BT)[0]
+    return hidden_TH @ model.head_VH[: model.vocabulary_size].T
+
+
+def a_step(folder, spec):
+    """(gradients by name, the mean loss, batch) of the first step of a training."""
+    student = models.load(spec.student, trains_all=True)
+    items = material.load_items(spec, "train")
+    state = train._Training(student, items, spec, 1e-3, a_teacher(folder, spec), None, None, None, 3)
+    student.network.train()
+    batch, _ = state._batch(0)
+    loss = state._gradients(batch, 0)
+    found = {name: w.grad.clone() for name, w in student.network.named_parameters()}
+    student.network.zero_grad()
+    return found, loss, batch, student
+
+
+FACTORS = [{}, {"prompt_in_loss": True}, {"mean_by_sequence": True}]
+FACTORS.append({"prompt_in_loss": True, "mean_by_sequence": True})
+
+
+@pytest.mark.parametrize("factors", FACTORS, ids=lambda factors: "+".join(factors) or "careful")
+@pytest.mark.parametrize("method", ["fkl", "revkd"])
+def test_each_factor_divides_by_what_it_says_and_scores_what_it_says(folder, method, factors):
+    """By hand: which tokens count, and each token's share of the loss, then plain autograd."""
+    spec = a_spec(folder, method, train_items=8, batch_size=8, epochs=1, **factors)
+    found, loss, batch, student = a_step(folder, spec)
+    prompts = data.prompt_ids([i.question for i in material.load_items(spec, "train")], student.tokenizer)
+    ids = [item.id for item in material.load_items(spec, "train")]
+    total, share = torch.zeros(()), {}
+    for row, name in enumerate(batch.ids):
+        n_tokens = int(batch.attention_BT[row].sum())
+        first = 1 if "prompt_in_loss" in factors else len(prompts[ids.index(name)])
+        share[row] = range(first, n_tokens)
+    n_all = sum(map(len, share.values()))
+    for row, scored in share.items():
+        one = batch.slice(slice(row, row + 1))
+        log_p, log_q = (
+            logits_of(model, one).log_softmax(-1) for model in (a_teacher(folder, spec).model, student)
+        )
+        log_p = log_p.detach()
+        left, right = (log_p, log_q) if method == "fkl" else (log_q, log_p)
+        by_token = (left.exp() * (left - right)).sum(-1)
+        weight = 1 / (len(batch.ids) * len(scored)) if "mean_by_sequence" in factors else 1 / n_all
+        total = total + weight * sum(by_token[token - 1] for token in scored)
+    total.backward()
+    assert loss == pytest.approx(float(total.detach()), rel=1e-4)
+    for name, w in student.network.named_parameters():
+        assert torch.allclose(found[name], w.grad, rtol=1e-3, atol=1e-6), name
+
+
+def test_the_prompt_is_scored_in_gold_and_in_own_texts_where_it_is_asked_for(folder):
+    for share in (0.0, 1.0):
+        spec = a_spec(folder, "gkd", on_policy_share=share, epochs=1, max_new_tokens=8)
+        plain, asked = (
+            [e["n_tokens"] for e in fit(folder, one)[1].curve if "loss" in e][0]
+            for one in (spec, dataclasses.replace(spec, prompt_in_loss=True))
+        )
+        items, tokenizer = material.load_items(spec, "train"), models.load_tokenizer(spec.student)
+        rows = train._Training(
+            models.load(spec.student), items, spec, 1e-3, a_teacher(folder, spec), None, None, None, None
+        )._rows(0)
+        prompts = data.prompt_ids([items[row].question for row in rows], tokenizer)
+        assert asked - plain == sum(len(prompt) - 1 for prompt in prompts)  # the first has nothing before it
+
+
 def test_gkd_mixes_by_its_share_and_scores_its_own_texts(folder):
     for share, policies in ((0.0, {False}), (1.0, {True})):
         _, outcome = fit(folder, a_spec(folder, "gkd", on_policy_share=share, epochs=1, max_new_tokens=8))
@@ -302,7 +387,7 @@ def test_best_on_validation_restores_the_lowest(folder):
     validation = material.load_items(spec, "validation")
     student, outcome = fit(folder, spec, validation=validation)
     by_epoch = [entry["validation_loss"] for entry in outcome.curve if "validation_loss" in entry]
-    state = train._Training(student, validation, spec, 1e-3, None, validation, None, None, None, 0)
+    state = train._Training(student, validation, spec, 1e-3, None, validation, None, None, None)
     assert state.validation_loss() == pytest.approx(min(by_epoch), rel=1e-6)
     assert min(by_epoch) < by_epoch[-1]  # otherwise this test could not fail
 
