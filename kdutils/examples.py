@@ -9,7 +9,7 @@ import pandas as pd
 
 from kdutils import evaluate, material, runs
 from kdutils.cells import short_name
-from kdutils.likeness import KEYS, side_by_side
+from kdutils.evaluate import KEYS
 from kdutils.plan import Plan
 from kdutils.runspec import EvalSpec, PlannedRun, RunSpec
 from kdutils.spec import DOMAIN_TASKS, DOMAINS, KD_METHODS, METHOD_LABELS, TASK_LABELS
@@ -77,9 +77,9 @@ def _compared(plan: Plan, distilled: list[PlannedRun]) -> Iterator[tuple[Planned
         teacher, before = (kept[other.run_id] for other in others)
         if student is None or teacher is None or before is None:
             continue
-        both = side_by_side(student, teacher)
+        both = evaluate.paired(student, teacher)
         before = before[[*KEYS, "text"]].rename(columns={"text": "text_sft"})
-        both = side_by_side(both, before).sort_values(KEYS, ignore_index=True)
+        both = evaluate.paired(both, before).sort_values(KEYS, ignore_index=True)
         yield run, both.assign(same=evaluate.same_answer(both))
 
 
