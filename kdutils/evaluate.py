@@ -199,7 +199,8 @@ def paired(
 
 def same_answer(both: pd.DataFrame) -> pd.Series:
     """True where student and teacher give the same answer; an unparsed one agrees with nothing."""
-    asked = list(zip(both["task"], both["parsed"], both["parsed_teacher"], strict=True))
+    columns = (both[name].to_numpy(object) for name in ("task", "parsed", "parsed_teacher"))
+    asked = list(zip(*columns, strict=True))
     known = {each: _agree(*each) for each in set(asked)}  # few: comparing numbers takes longer than finding
     return pd.Series([known[each] for each in asked], index=both.index, dtype=bool)
 

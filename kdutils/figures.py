@@ -7,6 +7,7 @@ the table that was passed, which the notebook stores beside the picture.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -238,6 +239,28 @@ def answer_shares(table: pd.DataFrame, *, watermark: str = "") -> Figure:
         ax.set(title=DOMAIN_LABELS[domain], xlabel="share of items, %", xlim=(0, 100))
     handles = plots.shade_handles(ANSWER_STYLE)
     fig.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
+    plots.watermark(fig, watermark)
+    return fig
+
+
+def given_accuracy(table: pd.DataFrame, *, measures: Mapping[str, str], watermark: str = "") -> Figure:
+    """Measures of agreement by method, a row of panels a domain, a column a measure.
+
+    Columns domain, method, label, measure, estimate, low, high; `measures` names those drawn, with their axis
+    titles. Chance is at zero where a measure is adjusted for it.
+    """
+    domains, n_rows = _domains(table), table.groupby(["domain", "measure"]).size().max()
+    height = 0.5 + len(domains) * (0.75 + 0.21 * n_rows)
+    fig, axes = plots.panels(len(domains), len(measures), height=height, sharex="col")
+    for ax, (domain, measure) in zip(axes, product(domains, measures), strict=True):
+        part = table[(table["domain"] == domain) & (table["measure"] == measure)]
+        part = part.rename(columns={"estimate": "x"})
+        plots.interval_dots(ax, part, y="label", x="x", styles=METHOD_STYLE, by="method", is_spread=False)
+        ax.set(title=DOMAIN_LABELS[domain])
+        if measure != next(iter(measures)):
+            ax.tick_params(labelleft=False)
+    for ax, text in zip(axes[-len(measures) :], measures.values(), strict=True):
+        ax.set_xlabel(f"{text},\n{INTERVAL}")
     plots.watermark(fig, watermark)
     return fig
 

@@ -137,17 +137,19 @@ def interval_dots(
     styles: dict[str, Style],
     by: str,
     rows: list[str] | None = None,
+    is_spread: bool = True,
 ) -> Axes:
     """Dots with horizontal intervals, one row a value of `y`, one dot a `by`.
 
     Reads the columns `x`, `low`, `high`; zero is a grey line. `rows` are the values of `y` from top to
-    bottom, by default in order of appearance; panels that share their rows must be given the same.
+    bottom, by default in order of appearance; panels that share their rows must be given the same. The dots
+    of a row lie above each other, unless each `by` has a row of its own (`is_spread`).
     """
     rows = rows or list(dict.fromkeys(table[y]))
     present = [key for key in styles if key in set(table[by])]
     for index, key in enumerate(present):
         part = table[table[by] == key]
-        offset = (index - (len(present) - 1) / 2) * 0.72 / max(len(present), 1)
+        offset = is_spread * (index - (len(present) - 1) / 2) * 0.72 / max(len(present), 1)
         position = [rows.index(value) + offset for value in part[y]]
         error = [part[x] - part["low"], part["high"] - part[x]]
         ax.errorbar(

@@ -23,6 +23,7 @@ import pyarrow.parquet
 from kdutils import (
     __main__,
     beside,
+    capa,
     claims,
     examples,
     figures,

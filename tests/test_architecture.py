@@ -74,6 +74,8 @@ LEFT_TO_RIGHT = [
     "sweeps",
     "examples",
     "stats",
+    "resampling",
+    "capa",
     "itemwise",
     "beside",
     "scoring",
