@@ -265,6 +265,43 @@ def given_accuracy(table: pd.DataFrame, *, measures: Mapping[str, str], watermar
     return fig
 
 
+def likeness_by_group(table: pd.DataFrame, *, xlabel: str, watermark: str = "") -> Figure:
+    """Likeness to the teacher's text by group of items, a panel a method, each measure a dot.
+
+    Columns label, group_label, measure, estimate, low, high, n; the number of texts stands beside a group.
+    """
+    labels = list(dict.fromkeys(table["label"]))
+    n_columns, n_groups = min(2, len(labels)), table["group"].nunique()
+    n_rows = -(-len(labels) // n_columns)
+    fig, axes = plots.panels(n_rows, n_columns, height=0.7 + n_rows * (0.55 + 0.4 * n_groups), sharex=True)
+    for ax, label in zip(axes, labels, strict=False):
+        part = table[table["label"] == label]
+        part = part.assign(row=[f"{row.group_label}\nn = {row.n:,}" for row in part.itertuples()])
+        look = {"styles": plots.LIKENESS_STYLE, "by": "measure"}
+        plots.interval_dots(ax, part, y="row", x="estimate", **look)
+        ax.set(title=label)
+        ax.tick_params(axis="y", labelsize=7)
+    for ax in axes[len(labels) :]:
+        ax.set_visible(False)
+    for ax in axes[max(0, len(labels) - n_columns) : len(labels)]:
+        ax.set_xlabel(f"{xlabel},\n{INTERVAL}")
+        ax.tick_params(labelbottom=True)
+    plots.figure_legend(fig, list(plots.LIKENESS_STYLE.values()))
+    plots.watermark(fig, watermark)
+    return fig
+
+
+def error_shares(table: pd.DataFrame, *, watermark: str = "") -> Figure:
+    """What is wrong with the answers: a bar a method (index), a column a category of plots.ERROR_STYLE."""
+    fig, (ax,) = plots.panels(height=1.6 + 0.32 * len(table))
+    plots.stacked_shares(ax, table, styles=plots.ERROR_STYLE, fmt="{:.0f}")
+    ax.set(xlabel="share of texts, %", xlim=(0, 100))
+    handles = plots.shade_handles(plots.ERROR_STYLE)
+    fig.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
+    plots.watermark(fig, watermark)
+    return fig
+
+
 def level_and_gain(table: pd.DataFrame, *, measure: str, label: str, watermark: str = "") -> Figure:
     """A likeness to the teacher over accuracy (left) and the gain over it (right), a row a domain."""
     domains = _domains(table)

@@ -5,7 +5,7 @@ Tables in and out as in `study`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any
 
@@ -111,10 +111,10 @@ def answers(paired: pd.DataFrame) -> pd.DataFrame:
 
 
 def beside_teachers(
-    plan: Plan, columns: list[str]
+    plan: Plan, columns: list[str], *, domains: Sequence[str] = DOMAINS
 ) -> Iterator[tuple[dict[str, Any], pd.DataFrame, pd.DataFrame]]:
     """Names of a student of `answers`, its item rows and its tuned teacher's, each with these columns."""
-    specs = {material.resolved(run.spec): run.evaluation for run in plan.runs if run.spec.domain in DOMAINS}
+    specs = {material.resolved(run.spec): run.evaluation for run in plan.runs if run.spec.domain in domains}
 
     @cache
     def rows(spec: RunSpec) -> pd.DataFrame | None:
