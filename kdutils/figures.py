@@ -273,7 +273,7 @@ def likeness_by_group(table: pd.DataFrame, *, xlabel: str, watermark: str = "") 
     labels = list(dict.fromkeys(table["label"]))
     n_columns, n_groups = min(2, len(labels)), table["group"].nunique()
     n_rows = -(-len(labels) // n_columns)
-    fig, axes = plots.panels(n_rows, n_columns, height=0.7 + n_rows * (0.55 + 0.4 * n_groups), sharex=True)
+    fig, axes = plots.panels(n_rows, n_columns, height=0.9 + n_rows * (0.5 + 0.36 * n_groups), sharex=True)
     for ax, label in zip(axes, labels, strict=False):
         part = table[table["label"] == label]
         part = part.assign(row=[f"{row.group_label}\nn = {row.n:,}" for row in part.itertuples()])
