@@ -173,30 +173,36 @@ def rank(item: Item, logprobs: Sequence[float]) -> dict[str, object]:
 # --- comparing two models on the same items ------------------------------------------------------------
 
 
-def paired(student: pd.DataFrame, teacher: pd.DataFrame) -> pd.DataFrame:
-    """Student and teacher rows of the same task, item and sample side by side (suffix `_teacher`).
+KEYS = ["task", "item_id", "sample"]  # of an item row
+
+
+def paired(
+    student: pd.DataFrame, teacher: pd.DataFrame, *, keys: Sequence[str] = tuple(KEYS)
+) -> pd.DataFrame:
+    """Student and teacher rows of equal `keys` side by side (suffix `_teacher`), in the student's order.
 
     Raises:
         ValueError: if they were not evaluated on the same items.
     """
-    keys = ["task", "item_id", "sample"]
-    both = student.merge(teacher, on=keys, how="outer", suffixes=("", "_teacher"), indicator=True)
-    if (lonely := both["_merge"] != "both").any():
+    keys = list(keys)
+    student, teacher = student.reset_index(drop=True), teacher.reset_index(drop=True)
+    if student[keys].equals(teacher[keys]):  # the usual case, and by place is quicker than by name
+        others = teacher.drop(columns=keys)
+        return student.join(others.rename(columns=lambda name: name + "_teacher" * (name in student)))
+    how = {"on": keys, "how": "outer", "suffixes": ("", "_teacher"), "indicator": True}
+    both = student.assign(order=student.index).merge(teacher, **how, validate="one_to_one")
+    if (lonely := both.pop("_merge") != "both").any():
         one = both.loc[lonely, keys].iloc[0].to_dict()
         raise ValueError(f"student and teacher have different items ({int(lonely.sum())}, such as {one})")
-    return both.drop(columns="_merge")
+    return both.sort_values("order", ignore_index=True).drop(columns="order")
 
 
 def same_answer(both: pd.DataFrame) -> pd.Series:
     """True where student and teacher give the same answer; an unparsed one agrees with nothing."""
-    return pd.Series(
-        [
-            _agree(row.task, row.parsed, row.parsed_teacher)
-            for row in both[["task", "parsed", "parsed_teacher"]].itertuples(index=False)
-        ],
-        index=both.index,
-        dtype=bool,
-    )
+    columns = (both[name].to_numpy(object) for name in ("task", "parsed", "parsed_teacher"))
+    asked = list(zip(*columns, strict=True))
+    known = {each: _agree(*each) for each in set(asked)}  # few: comparing numbers takes longer than finding
+    return pd.Series([known[each] for each in asked], index=both.index, dtype=bool)
 
 
 def _agree(task: str, left: object, right: object) -> bool:
@@ -207,36 +213,53 @@ def _agree(task: str, left: object, right: object) -> bool:
     return left == right
 
 
-AGREEMENT = (
-    *("agreement", "both_right", "only_student", "only_teacher", "both_wrong", "error_consistency"),
-    "top1_agreement",
-)
+ANSWERS = ("both_right", "same_wrong", "other_wrong", "only_teacher", "only_student")  # together all items
+
+
+def agreements(both: pd.DataFrame, *, by: Sequence[str]) -> pd.DataFrame:
+    """Agreement of paired rows and what it is made of, a row a group of `by`, in order of appearance.
+
+    Columns `by`, n, and in percent `agreement` (the same answer, right or wrong) and ANSWERS: who are both
+    right give the same answer, who are both wrong may. `error_consistency` is Cohen's kappa of being right:
+    agreement in correctness beyond what two models of these accuracies would have by chance; NaN where both
+    are always right or always wrong.
+    Source: Geirhos et al. 2020 (arXiv:2006.16736).
+    """
+    right, teacher_right = both["correct"].astype(bool), both["correct_teacher"].astype(bool)
+    same, both_wrong = same_answer(both), ~right & ~teacher_right
+    counted = {
+        "agreement": same,
+        "both_right": right & teacher_right,
+        "same_wrong": both_wrong & same,
+        "other_wrong": both_wrong & ~same,
+        "only_teacher": ~right & teacher_right,
+        "only_student": right & ~teacher_right,
+        "right": right,
+        "teacher_right": teacher_right,
+    }
+    groups = both[list(by)].assign(**counted).groupby(list(by), sort=False)
+    share = groups.mean()
+    chance = share["right"] * share["teacher_right"] + (1 - share["right"]) * (1 - share["teacher_right"])
+    observed = 1 - share["only_teacher"] - share["only_student"]
+    kappa = ((observed - chance) / (1 - chance)).where(chance < 1)
+    percent = 100 * share[["agreement", *ANSWERS]]
+    return percent.assign(error_consistency=kappa, n=groups.size()).reset_index()
+
+
+AGREEMENT = ("agreement", *ANSWERS, "error_consistency", "top1_agreement")
 
 
 def agreement(both: pd.DataFrame) -> dict[str, float]:
-    """Agreement of paired rows, percent, the 2x2 of correctness, and agreement beyond accuracy.
+    """What `agreements` says of all rows together, and `top1_agreement`; NaN without rows.
 
-    `error_consistency` is Cohen's kappa of being right: agreement in correctness beyond what two models
-    of these accuracies would have by chance; NaN where both are always right or always wrong.
     `top1_agreement` is the share of tokens of the reference response at which both find the same token
-    likeliest, given the true tokens before it; NaN if their tokens differ.
-    Source: Geirhos et al. 2020 (arXiv:2006.16736).
+    likeliest, given the true tokens before it, percent; NaN if their tokens differ.
     """
-    n = len(both)
-    if n == 0:
+    if both.empty:
         return dict.fromkeys(AGREEMENT, math.nan)
-    right, teacher_right = both["correct"].to_numpy(bool), both["correct_teacher"].to_numpy(bool)
-    observed = float((right == teacher_right).mean())
-    expected = right.mean() * teacher_right.mean() + (1 - right.mean()) * (1 - teacher_right.mean())
-    return {
-        "agreement": 100 * float(same_answer(both).mean()),
-        "both_right": 100 * float((right & teacher_right).mean()),
-        "only_student": 100 * float((right & ~teacher_right).mean()),
-        "only_teacher": 100 * float((~right & teacher_right).mean()),
-        "both_wrong": 100 * float((~right & ~teacher_right).mean()),
-        "error_consistency": (observed - expected) / (1 - expected) if expected < 1 else math.nan,
-        "top1_agreement": _top1_agreement(both),
-    }
+    found = agreements(both.assign(group=0), by=["group"]).iloc[0].to_dict()
+    found["top1_agreement"] = _top1_agreement(both)
+    return {name: float(found[name]) for name in AGREEMENT}
 
 
 def _top1_agreement(both: pd.DataFrame) -> float:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import product
 
 import numpy as np
 import pandas as pd
 
 from kdutils import evaluate, material, runs
 from kdutils.cells import short_name
-from kdutils.likeness import KEYS, side_by_side
+from kdutils.evaluate import KEYS
 from kdutils.plan import Plan
 from kdutils.runspec import EvalSpec, PlannedRun, RunSpec
 from kdutils.spec import DOMAIN_TASKS, DOMAINS, KD_METHODS, METHOD_LABELS, TASK_LABELS
@@ -20,20 +21,20 @@ QUADRANTS = {  # (same answer as the teacher, right) -> in words
     (False, True): "right, with another answer",
     (False, False): "wrong, with another answer",
 }
-PER_QUADRANT = 2
+PER_QUADRANT = 1
 RULE = (
-    "drawn by a seeded generator, not picked: two of each outcome, as far as there are any, from all items "
-    "of all KD students (temperature 1, no noise, tuned teacher)"
+    "drawn by a seeded generator, not picked: of each method one of each outcome, as far as there are any, "
+    "from all items of all its students (temperature 1, no noise, tuned teacher)"
 )
 COLUMNS = ["KD student is", "question", "teacher", "SFT student", "KD student"]
 
 
 def drawn(plan: Plan, *, rng: np.random.Generator) -> pd.DataFrame:
-    """Items of a plan's live runs with the three texts: two of each of QUADRANTS, by RULE.
+    """Items of a plan's live runs with three texts each: of each method one of each of QUADRANTS, by RULE.
 
     Of the first of DOMAINS that the plan distils, so of math, with its reasoning, if that is there. Every
-    item of every run of a quadrant is equally likely. Empty where no KD run, its teacher and the SFT student
-    of its seed are all finished.
+    item of every run of a method and quadrant is equally likely. Empty where no KD run, its teacher and the
+    SFT student of its seed are all finished.
     """
     distilled = [run for run in plan.runs if _is_plain(run.spec)]
     there = {run.spec.domain for run in distilled}
@@ -41,10 +42,11 @@ def drawn(plan: Plan, *, rng: np.random.Generator) -> pd.DataFrame:
     domain = next((name for name in asked if name in there), None)
     compared = list(_compared(plan, [run for run in distilled if run.spec.domain == domain]))
     rows = []
-    for (is_same, is_right), label in QUADRANTS.items():
+    for method, ((is_same, is_right), label) in product(KD_METHODS, QUADRANTS.items()):
         pool = [
             (place, row)
-            for place, (_, both) in enumerate(compared)
+            for place, (run, both) in enumerate(compared)
+            if run.spec.method == method
             for row in np.flatnonzero((both["same"] == is_same) & (both["correct"] == is_right))
         ]
         for choice in sorted(rng.permutation(len(pool))[:PER_QUADRANT]):
@@ -77,9 +79,9 @@ def _compared(plan: Plan, distilled: list[PlannedRun]) -> Iterator[tuple[Planned
         teacher, before = (kept[other.run_id] for other in others)
         if student is None or teacher is None or before is None:
             continue
-        both = side_by_side(student, teacher)
+        both = evaluate.paired(student, teacher)
         before = before[[*KEYS, "text"]].rename(columns={"text": "text_sft"})
-        both = side_by_side(both, before).sort_values(KEYS, ignore_index=True)
+        both = evaluate.paired(both, before).sort_values(KEYS, ignore_index=True)
         yield run, both.assign(same=evaluate.same_answer(both))
 
 

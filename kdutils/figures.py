@@ -7,6 +7,7 @@ the table that was passed, which the notebook stores beside the picture.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -251,6 +252,65 @@ def answer_shares(table: pd.DataFrame, *, watermark: str = "") -> Figure:
         plots.stacked_shares(ax, part, styles=ANSWER_STYLE, fmt="{:.0f}")
         ax.set(title=DOMAIN_LABELS[domain], xlabel="share of items, %", xlim=(0, 100))
     handles = plots.shade_handles(ANSWER_STYLE)
+    fig.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
+    plots.watermark(fig, watermark)
+    return fig
+
+
+def given_accuracy(table: pd.DataFrame, *, measures: Mapping[str, str], watermark: str = "") -> Figure:
+    """Measures of agreement by method, a row of panels a domain, a column a measure.
+
+    Columns domain, method, label, measure, estimate, low, high; `measures` names those drawn, with their axis
+    titles. Chance is at zero where a measure is adjusted for it.
+    """
+    domains, n_rows = _domains(table), table.groupby(["domain", "measure"]).size().max()
+    height = 0.5 + len(domains) * (0.75 + 0.21 * n_rows)
+    fig, axes = plots.panels(len(domains), len(measures), height=height, sharex="col")
+    for ax, (domain, measure) in zip(axes, product(domains, measures), strict=True):
+        part = table[(table["domain"] == domain) & (table["measure"] == measure)]
+        part = part.rename(columns={"estimate": "x"})
+        plots.interval_dots(ax, part, y="label", x="x", styles=METHOD_STYLE, by="method", is_spread=False)
+        ax.set(title=DOMAIN_LABELS[domain])
+        if measure != next(iter(measures)):
+            ax.tick_params(labelleft=False)
+    for ax, text in zip(axes[-len(measures) :], measures.values(), strict=True):
+        ax.set_xlabel(f"{text},\n{INTERVAL}")
+    plots.watermark(fig, watermark)
+    return fig
+
+
+def likeness_by_group(table: pd.DataFrame, *, xlabel: str, watermark: str = "") -> Figure:
+    """Likeness to the teacher's text by group of items, a panel a method, each measure a dot.
+
+    Columns label, group_label, measure, estimate, low, high, n; the number of texts stands beside a group.
+    """
+    labels = list(dict.fromkeys(table["label"]))
+    n_columns, n_groups = min(2, len(labels)), table["group"].nunique()
+    n_rows = -(-len(labels) // n_columns)
+    fig, axes = plots.panels(n_rows, n_columns, height=0.9 + n_rows * (0.5 + 0.36 * n_groups), sharex=True)
+    for ax, label in zip(axes, labels, strict=False):
+        part = table[table["label"] == label]
+        part = part.assign(row=[f"{row.group_label}\nn = {row.n:,}" for row in part.itertuples()])
+        look = {"styles": plots.LIKENESS_STYLE, "by": "measure"}
+        plots.interval_dots(ax, part, y="row", x="estimate", **look)
+        ax.set(title=label)
+        ax.tick_params(axis="y", labelsize=7)
+    for ax in axes[len(labels) :]:
+        ax.set_visible(False)
+    for ax in axes[max(0, len(labels) - n_columns) : len(labels)]:
+        ax.set_xlabel(f"{xlabel},\n{INTERVAL}")
+        ax.tick_params(labelbottom=True)
+    plots.figure_legend(fig, list(plots.LIKENESS_STYLE.values()))
+    plots.watermark(fig, watermark)
+    return fig
+
+
+def error_shares(table: pd.DataFrame, *, watermark: str = "") -> Figure:
+    """What is wrong with the answers: a bar a method (index), a column a category of plots.ERROR_STYLE."""
+    fig, (ax,) = plots.panels(height=1.6 + 0.32 * len(table))
+    plots.stacked_shares(ax, table, styles=plots.ERROR_STYLE, fmt="{:.0f}")
+    ax.set(xlabel="share of texts, %", xlim=(0, 100))
+    handles = plots.shade_handles(plots.ERROR_STYLE)
     fig.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
     plots.watermark(fig, watermark)
     return fig

@@ -19,8 +19,8 @@ from kdutils.spec import ALL_TASKS, DOMAINS, KD_METHODS, METHOD_LABELS, TASK_LAB
 from kdutils.study import LIKENESS, PAIR, in_domain_order, in_task_order, pair_label
 
 FIDELITY_NAMES = {"published": "BLEU.csv", "live": "BLEU"}  # what the column `fidelity` holds
-KEYS = ["task", "item_id", "sample"]  # of an item row
-ANSWERS = ["both_right", "same_wrong", "other_wrong", "only_teacher", "only_student"]
+ANSWERS = list(evaluate.ANSWERS)
+NAMES = ["domain", "family", "teacher", "student", "method", "seed"]  # of a student beside a teacher
 
 
 def by_kind(gain_table: pd.DataFrame) -> pd.DataFrame:
@@ -80,50 +80,41 @@ def agreement_with(gain_table: pd.DataFrame, *, teacher: str, tasks: list[str]) 
     return wide[tasks].rename(columns=TASK_LABELS).rename_axis(columns=None)
 
 
-def answers(plan: Plan) -> pd.DataFrame:
-    """What students of a plan answer beside their tuned teacher: one row a student x teacher x task x seed.
+def paired_answers(plan: Plan) -> pd.DataFrame:
+    """What students of a plan answer beside their tuned teacher: one row a student x teacher x item.
 
     KD students at temperature 1 without noise, and as method `sft` the SFT student of the same seed. Columns
-    ANSWERS (percent of the items, together 100), `agreement` (the same answer, right or wrong, percent),
-    `error_consistency` (Cohen's kappa of being right: what is left of agreement in being right beyond two
-    models of these accuracies that err independently) and `n`. Tasks that have no right answer are left
-    out, and so is what is not finished; no rows without live runs.
+    NAMES, evaluate.KEYS, parsed, correct, and the teacher's parsed_teacher, correct_teacher. Tasks without a
+    right answer are left out, and so is what is not finished; no rows without live runs.
     """
-    names = ["domain", "task", "family", "teacher", "student", "method", "seed", "n"]
-    found = list(beside_teachers(plan, [*KEYS, "parsed", "correct"])) if plan.runs else []
+    found = list(beside_teachers(plan, [*evaluate.KEYS, "parsed", "correct"])) if plan.runs else []
     if not found:
-        return pd.DataFrame(columns=[*names, *ANSWERS, "agreement", "error_consistency"])
+        own = ["parsed", "correct", "parsed_teacher", "correct_teacher"]
+        return pd.DataFrame(columns=[*NAMES, *evaluate.KEYS, *own])
     where, *sides = zip(*found, strict=True)
-    both = [pd.concat(side, keys=range(len(where)), names=["place"]).reset_index("place") for side in sides]
-    shares = _answers(side_by_side(*both, keys=["place", *KEYS]))
-    named = pd.DataFrame([where[place] for place in shares.pop("place")])
-    return pd.concat([named, shares], axis=1)[[*names, *ANSWERS, "agreement", "error_consistency"]]
+    by_place = {"keys": range(len(where)), "names": ["place"]}
+    student, teacher = (pd.concat(side, **by_place).reset_index("place") for side in sides)
+    both = evaluate.paired(student, teacher, keys=["place", *evaluate.KEYS])
+    named = pd.DataFrame(where)[NAMES]
+    return pd.concat([named.iloc[both.pop("place")].reset_index(drop=True), both], axis=1)
 
 
-def side_by_side(student: pd.DataFrame, teacher: pd.DataFrame, *, keys: Sequence[str] = KEYS) -> pd.DataFrame:
-    """As evaluate.paired, in the student's order; by place, which is quicker, if that is the teacher's.
+def answers(paired: pd.DataFrame) -> pd.DataFrame:
+    """`paired_answers` counted by evaluate.agreements: one row a student x teacher x task x seed.
 
-    Raises:
-        ValueError: if they were not evaluated on the same items.
+    Columns NAMES, task, n, ANSWERS, agreement (percent) and error_consistency.
     """
-    keys = list(keys)
-    student, teacher = student.reset_index(drop=True), teacher.reset_index(drop=True)
-    if student[keys].equals(teacher[keys]):
-        others = teacher.drop(columns=keys)
-        return student.join(others.rename(columns=lambda name: name + "_teacher" * (name in student)))
-    how = {"on": keys, "how": "outer", "suffixes": ("", "_teacher"), "indicator": True}
-    both = student.assign(order=student.index).merge(teacher, **how, validate="one_to_one")
-    if (lonely := both.pop("_merge") != "both").any():
-        one = both.loc[lonely, keys].iloc[0].to_dict()
-        raise ValueError(f"student and teacher have different items ({int(lonely.sum())}, such as {one})")
-    return both.sort_values("order", ignore_index=True).drop(columns="order")
+    columns = ["domain", "task", *NAMES[1:], "n", *ANSWERS, "agreement", "error_consistency"]
+    if paired.empty:
+        return pd.DataFrame(columns=columns)
+    return evaluate.agreements(paired, by=[*NAMES, "task"])[columns]
 
 
 def beside_teachers(
-    plan: Plan, columns: list[str]
+    plan: Plan, columns: list[str], *, domains: Sequence[str] = DOMAINS
 ) -> Iterator[tuple[dict[str, Any], pd.DataFrame, pd.DataFrame]]:
     """Names of a student of `answers`, its item rows and its tuned teacher's, each with these columns."""
-    specs = {material.resolved(run.spec): run.evaluation for run in plan.runs if run.spec.domain in DOMAINS}
+    specs = {material.resolved(run.spec): run.evaluation for run in plan.runs if run.spec.domain in domains}
 
     @cache
     def rows(spec: RunSpec) -> pd.DataFrame | None:
@@ -144,41 +135,6 @@ def beside_teachers(
             seen.add(tuple(names.values()))
             if rows(teacher) is not None and rows(student) is not None:
                 yield names, rows(student), rows(teacher)
-
-
-def _answers(both: pd.DataFrame) -> pd.DataFrame:
-    """What evaluate.agreement gives, of paired rows by `place` and task: a row each, in that order."""
-    asked = ["task", "parsed", "parsed_teacher"]
-    different = both[asked].drop_duplicates()  # few: comparing two numbers takes longer than finding them
-    same = different.assign(same=evaluate.same_answer(different))
-    right, teacher_right = both["correct"].astype(bool), both["correct_teacher"].astype(bool)
-    counted = {
-        "same": both[asked].merge(same, on=asked, how="left", validate="many_to_one")["same"].to_numpy(),
-        "right": right,
-        "teacher_right": teacher_right,
-        "both_right": right & teacher_right,
-        "only_teacher": ~right & teacher_right,
-        "only_student": right & ~teacher_right,
-        "both_wrong": ~right & ~teacher_right,
-        "observed": right == teacher_right,
-    }
-    by = both[["place", "task"]].assign(**counted).groupby(["place", "task"])
-    n = by.size()
-    share = by.sum().div(n, axis=0)
-    by_chance = share["right"] * share["teacher_right"]
-    by_chance += (1 - share["right"]) * (1 - share["teacher_right"])
-    percent = 100 * share
-    same_wrong = percent["same"] - percent["both_right"]  # who are both right give the same answer
-    return pd.DataFrame(
-        {
-            "n": n,
-            "agreement": percent["same"],
-            "error_consistency": ((share["observed"] - by_chance) / (1 - by_chance)).where(by_chance < 1),
-            **{name: percent[name] for name in ("both_right", "only_teacher", "only_student")},
-            "same_wrong": same_wrong,
-            "other_wrong": percent["both_wrong"] - same_wrong,
-        }
-    ).reset_index()
 
 
 def answer_shares(answer_table: pd.DataFrame) -> pd.DataFrame:

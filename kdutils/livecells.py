@@ -97,7 +97,7 @@ def _likeness(student: pd.DataFrame, teacher: pd.DataFrame) -> list[dict[str, An
     return [
         {
             "task": task,
-            "agreement": math.nan if task in INSTRUCTION_TASKS else evaluate.agreement(part)["agreement"],
+            "agreement": math.nan if task in INSTRUCTION_TASKS else 100 * evaluate.same_answer(part).mean(),
             "fidelity": evaluate.corpus_bleu(part["text"], part["text_teacher"]),
             "fidelity_correct_r": evaluate.fidelity_correct_r(part) if task in MATH_TASKS else math.nan,
         }

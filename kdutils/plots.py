@@ -61,6 +61,22 @@ ANSWER_STYLE = {  # columns of likeness.answer_shares; like answers first
     "only_teacher": Style("only the teacher right", _COLOURS[7], "s"),
     "only_student": Style("only the student right", _COLOURS[0], "D"),
 }
+LIKENESS_STYLE = {  # paradox.MEASURES
+    "bleu": Style("sentence BLEU", _COLOURS[0], "o"),
+    "rouge_l": Style("ROUGE-L", _COLOURS[1], "^"),
+    "wording": Style("BLEU of the words alone", _COLOURS[2], "D"),
+}
+ERROR_STYLE = {  # solutions.CATEGORIES
+    "right": Style("right", _COLOURS[2], "o"),
+    "not_followed": Style("right steps, another answer stated", _COLOURS[8], "P"),
+    "arithmetic": Style("wrong arithmetic", _COLOURS[1], "^"),
+    "operation": Style("wrong operation", _COLOURS[4], "D"),
+    "irrelevant": Style("irrelevant number", _COLOURS[0], "v"),
+    "foreign": Style("number not in the question", _COLOURS[9], "X"),
+    "other": Style("other steps", _COLOURS[5], "s"),
+    "no_step": Style("no step", _COLOURS[7], "<"),
+    "cut": Style("cut off or no answer", (0.85, 0.85, 0.85), "."),
+}
 WAY_STYLE = {  # scoring.WAYS
     "generated and read": Style("generated and read", _COLOURS[0], "o"),
     "ranked by likelihood": Style("ranked by likelihood", _COLOURS[1], "^"),
@@ -142,17 +158,19 @@ def interval_dots(
     styles: dict[str, Style],
     by: str,
     rows: list[str] | None = None,
+    is_spread: bool = True,
 ) -> Axes:
     """Dots with horizontal intervals, one row a value of `y`, one dot a `by`.
 
     Reads the columns `x`, `low`, `high`; zero is a grey line. `rows` are the values of `y` from top to
-    bottom, by default in order of appearance; panels that share their rows must be given the same.
+    bottom, by default in order of appearance; panels that share their rows must be given the same. The dots
+    of a row lie above each other, unless each `by` has a row of its own (`is_spread`).
     """
     rows = rows or list(dict.fromkeys(table[y]))
     present = [key for key in styles if key in set(table[by])]
     for index, key in enumerate(present):
         part = table[table[by] == key]
-        offset = (index - (len(present) - 1) / 2) * 0.72 / max(len(present), 1)
+        offset = is_spread * (index - (len(present) - 1) / 2) * 0.72 / max(len(present), 1)
         position = [rows.index(value) + offset for value in part[y]]
         error = [part[x] - part["low"], part["high"] - part[x]]
         ax.errorbar(

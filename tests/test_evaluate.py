@@ -88,7 +88,8 @@ def test_agreement_by_hand():
     teacher = rows([True, False, True, False], parsed=["answer1", "answer3", "answer3", None])
     found = evaluate.agreement(evaluate.paired(student, teacher))
     assert found["agreement"] == 50.0  # unparsed answers agree with nothing, not even with each other
-    assert [found[key] for key in ("both_right", "only_student", "only_teacher", "both_wrong")] == [25.0] * 4
+    assert [found[key] for key in ("both_right", "only_student", "only_teacher", "other_wrong")] == [25.0] * 4
+    assert found["same_wrong"] == 0.0
     assert found["error_consistency"] == 0.0
 
 

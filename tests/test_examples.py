@@ -44,25 +44,35 @@ def asked(tmp_path):
     return plan.Plan("05", spec.load_profile("smoke"), tmp_path, planned, plan.Filter())
 
 
-def test_at_most_two_of_each_outcome_with_their_own_texts(asked):
+def test_one_of_each_outcome_with_its_own_texts(asked):
     found = examples.drawn(asked, rng=np.random.default_rng(0))
     assert list(found.columns) == examples.COLUMNS
     assert [text.split(" (")[0] for text in found["KD student is"]] == [
-        examples.QUADRANTS[True, True],
         *(examples.QUADRANTS[key] for key in ((True, True), (True, False), (False, True), (False, False))),
     ]
     assert found["KD student is"].str.endswith("(SVAMP: mini-qwen 36k → 14k, RevKD)").all()
-    assert found["teacher"].tolist() == ["sft of mini-qwen-36k <b>says</b> 1"] * 5
-    assert found["SFT student"].tolist() == ["sft of mini-qwen-14k <b>says</b> 9"] * 5
+    assert found["teacher"].tolist() == ["sft of mini-qwen-36k <b>says</b> 1"] * 4
+    assert found["SFT student"].tolist() == ["sft of mini-qwen-14k <b>says</b> 9"] * 4
     answers = [text.rsplit(" ", 1)[1] for text in found["KD student"]]
-    assert answers == ["1", "1", "1", "2", "None"]
+    assert answers == ["1", "1", "2", "None"]
 
 
 def test_questions_are_those_of_the_items(asked):
     items = material.test_items(material.resolved(KD), EVALUATION)
     found = examples.drawn(asked, rng=np.random.default_rng(0))
-    assert found["question"].iloc[2] == f"{items[3].question} [{items[3].answer}]"  # the only one of its kind
-    assert found["question"].iloc[3] == f"{items[4].question} [{items[4].answer}]"
+    assert found["question"].iloc[1] == f"{items[3].question} [{items[3].answer}]"  # the only one of its kind
+    assert found["question"].iloc[2] == f"{items[4].question} [{items[4].answer}]"
+
+
+def test_every_method_has_its_own_four(asked, tmp_path):
+    gkd = RunSpec(method="gkd", **PAIR)
+    finish(tmp_path, gkd, ["2", "1", "2", "1", "1", None], [False, True, True, False, True, False])
+    runs_of_both = (*asked.runs, PlannedRun(gkd, EVALUATION))
+    both = plan.Plan("05", asked.profile, asked.out, runs_of_both, plan.Filter())
+    found = examples.drawn(both, rng=np.random.default_rng(0))
+    outcomes = [text.split(" (")[0] for text in found["KD student is"]]
+    assert outcomes == 2 * list(examples.QUADRANTS.values())
+    assert found["KD student"].str.split().str[0].tolist() == ["revkd"] * 4 + ["gkd"] * 4
 
 
 def test_the_generator_decides_and_nothing_else(asked):

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kdutils import claims, figures, likeness, plots, published, scoring, stats, study, sweeps
-from kdutils.spec import DOMAIN_TASKS, DOMAINS, TASK_LABELS
+from kdutils import capa, claims, figures, likeness, paradox, plots, published, scoring, stats, study, sweeps
+from kdutils.spec import DOMAIN_TASKS, DOMAINS, METHOD_LABELS, TASK_LABELS
 
 
 @pytest.fixture(scope="module")
@@ -200,6 +200,28 @@ def links():
     return pd.DataFrame({"label": labels, "method": methods, "fidelity_correct_r": rng.uniform(-1, 1, 120)})
 
 
+def adjusted():
+    rows = [
+        {"domain": domain, "method": method, "label": method, "measure": measure}
+        | {"estimate": 0.3, "low": 0.1, "high": 0.5}
+        for domain in DOMAINS
+        for method in ("sft", "fkl", "seqkd", "revkd", "gkd")
+        for measure in capa.MEASURES
+    ]
+    return pd.DataFrame(rows)
+
+
+def grouped(groups, methods):
+    rows = [
+        {"method": method, "label": METHOD_LABELS[method].split(" ")[0], "group": group, "group_label": label}
+        | {"measure": measure, "estimate": 50.0, "low": -60.0, "high": 90.0, "n": 12_345}
+        for method in methods
+        for group, label in groups.items()
+        for measure in paradox.MEASURES
+    ]
+    return pd.DataFrame(rows)
+
+
 LIVE = {
     "temperature, 4 pairs": lambda: figures.temperature_curves(swept(4, "temperature", (1.0, 2.0, 5.0))),
     "temperature, 7 pairs": lambda: figures.temperature_curves(swept(7, "temperature", (1.0, 2.0, 5.0))),
@@ -220,6 +242,19 @@ LIVE = {
         by="noise_sigma",
         styles=plots.ordered_styles((2.0, 5.0), "σ"),
         watermark="model world",
+    ),
+    "given accuracy": lambda: figures.given_accuracy(
+        adjusted(), measures={name: capa.MEASURES[name] for name in capa.SHOWN}, watermark="model world"
+    ),
+    "likeness by outcome": lambda: figures.likeness_by_group(
+        grouped(paradox.OUTCOMES, ("sft", "fkl", "seqkd", "revkd", "gkd")),
+        xlabel="likeness to the teacher, %",
+    ),
+    "likeness by fate": lambda: figures.likeness_by_group(
+        grouped(paradox.FATES, ("fkl", "gkd")), xlabel="change of likeness through KD, points"
+    ),
+    "errors": lambda: figures.error_shares(
+        pd.DataFrame(100 / 9, index=["SFT", "SeqKD (4 pairs)", "GKD"], columns=list(plots.ERROR_STYLE))
     ),
     "two ways": lambda: figures.two_ways(ways()),
     "temperature, 1 pair": lambda: figures.temperature_curves(swept(1, "temperature", (1.0, 2.0, 5.0))),

@@ -396,7 +396,7 @@ def answered(tmp_path):
 
 
 def test_answers_of_student_and_teacher_by_hand(answered):
-    table = likeness.answers(answered).set_index("method")
+    table = likeness.answers(likeness.paired_answers(answered)).set_index("method")
     assert table.index.tolist() == ["fkl", "sft"]
     kd = table.loc["fkl"]
     # 1 both right, 2 only the teacher, 3 the same wrong answer, 4 only the student, 5 other wrong answers
@@ -410,22 +410,23 @@ def test_answers_of_student_and_teacher_by_hand(answered):
 def test_item_rows_stand_side_by_side_in_any_order(order):
     gold = ["1", "2", "3", "4", "5"]
     student, teacher = items(["1", "2", "9", None, "8"], gold), items(["1", "7", "9", "4", None], gold)
-    both = likeness.side_by_side(student, teacher.iloc[order])
-    expected = evaluate.paired(student, teacher)
-    pd.testing.assert_frame_equal(both[expected.columns], expected)
-    shuffled = likeness.side_by_side(student.iloc[order], teacher)
+    both = evaluate.paired(student, teacher.iloc[order])
+    assert both["parsed"].fillna("-").tolist() == ["1", "2", "9", "-", "8"]
+    assert both["parsed_teacher"].fillna("-").tolist() == ["1", "7", "9", "4", "-"]
+    shuffled = evaluate.paired(student.iloc[order], teacher)
     assert shuffled["item_id"].tolist() == student["item_id"].iloc[order].tolist()
+    assert shuffled["parsed_teacher"].iloc[order.index(1)] == "7"
 
 
 def test_other_items_do_not_stand_side_by_side():
     rows = items(["1", "2"], ["1", "2"])
     with pytest.raises(ValueError, match="different items .1, such as .*'1'"):
-        likeness.side_by_side(rows, rows.head(1))
+        evaluate.paired(rows, rows.head(1))
 
 
 def test_answers_are_what_agreement_says_of_every_pair_and_task(answered):
-    table = likeness.answers(answered)
-    for where, student, teacher in likeness.beside_teachers(answered, [*likeness.KEYS, "parsed", "correct"]):
+    table = likeness.answers(likeness.paired_answers(answered))
+    for where, student, teacher in likeness.beside_teachers(answered, [*evaluate.KEYS, "parsed", "correct"]):
         found = evaluate.agreement(evaluate.paired(student, teacher))
         row = table[table["method"] == where["method"]].iloc[0]
         for name in ("agreement", "error_consistency", "both_right", "only_student", "only_teacher"):
@@ -433,7 +434,8 @@ def test_answers_are_what_agreement_says_of_every_pair_and_task(answered):
 
 
 def test_answers_need_live_runs(tmp_path):
-    none = likeness.answers(Plan("04", load_profile("published"), tmp_path, (), Filter()))
+    plan = Plan("04", load_profile("published"), tmp_path, (), Filter())
+    none = likeness.answers(likeness.paired_answers(plan))
     assert none.empty
     assert set(likeness.ANSWERS) <= set(none)
 

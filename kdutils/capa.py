@@ -1,0 +1,309 @@
+"""Agreement given accuracy: how much more student and teacher agree than two unrelated models would.
+
+Two models that are often right agree often, whatever one has learnt from the other. Two measures take that
+out. *Error consistency* looks at being right alone (Geirhos et al. 2020). *CAPA* (chance-adjusted agreement,
+discrete version: Goel et al. 2025, arXiv:2502.04313) also counts which wrong answer is given: with accuracies
+a and b it is (c - e) / (1 - e), where c is the share of equal answers and e = ab + (1 - a)(1 - b) / (k - 1),
+what independent errors that are spread evenly over the k - 1 wrong options would give.
+
+Departures, each on its own account:
+- An answer that cannot be read is wrong and agrees with nothing, so that only wrong answers that can be read
+  stand in e. `capa_read` is of the items that both can be read on.
+- An open numeric answer has no k. In place of 1 / (k - 1) stands how often a wrong answer of the student to
+  one item of the task is the teacher's to *another*: what a liking for some numbers brings about.
+- Over several tasks, pairs and seeds, c - e and 1 - e are added up and divided once, each with chance of its
+  own. A task on which both are always right adds zero to both.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+
+from kdutils import crossed, evaluate, stats
+from kdutils.crossed import Resampled, ratio
+from kdutils.spec import AVERAGE, CHOICE_TASKS, DOMAIN_LABELS, DOMAINS, KD_METHODS, METHOD_LABELS
+
+ARM = ["method", "teacher", "student", "seed"]
+N_OPTIONS = {task: len(answers) for task, answers in CHOICE_TASKS.items()} | {"aqua": 5}
+MEASURES = {  # column -> in words
+    "agreement": "same answer, %",
+    "error_consistency": "kappa of being right",
+    "capa": "CAPA",
+    "capa_read": "CAPA, both answers read",
+}
+SHOWN = ("agreement", "error_consistency", "capa")  # in the figure and the remark
+WHY_UNDEFINED = "chance alone makes them agree on everything: both always right, or always wrong alike"
+ROUNDING = 1e-4  # of a share: released values have two or more decimals of a percent
+COUNTED = ("one", "same", "right", "teacher_right", "as_right", "wrong", "teacher_wrong")
+
+
+def given_accuracy(
+    paired: pd.DataFrame, *, rng: np.random.Generator, n_resamples: int = crossed.N_RESAMPLES
+) -> pd.DataFrame:
+    """MEASURES of every method with intervals, and the difference to SFT: a row a domain x method x measure.
+
+    Takes likeness.paired_answers. Columns domain, method, label, measure, estimate, low, high, and of the KD
+    student less the SFT student of its pair and seed on the same items `difference`, `difference_low`,
+    `difference_high`; `reason` where something is NaN; n_pairs and n, the texts. A pair weighs as much as
+    another, however many seeds it has. Intervals: kdutils.crossed, clusters are student x seed. The likeliness of
+    equal wrong numbers is held fixed over resamples.
+    """
+    table = []
+    for domain in DOMAINS:
+        part = paired[paired["domain"] == domain]
+        if len(part):
+            table += _of_domain(part.assign(**_counted(part)), domain, rng, n_resamples)
+    columns = ["domain", "method", "label", "measure", "estimate", "low", "high", "difference"]
+    columns += ["difference_low", "difference_high", "reason", "n_pairs", "n"]
+    return pd.DataFrame(table, columns=columns)
+
+
+def _counted(rows: pd.DataFrame) -> dict[str, pd.Series]:
+    """COUNTED by row, and with the prefix `read_` where both answers can be read."""
+    right, teacher_right = rows["correct"].astype(bool), rows["correct_teacher"].astype(bool)
+    is_read, teacher_read = rows["parsed"].notna(), rows["parsed_teacher"].notna()
+    found = {
+        "one": pd.Series(True, index=rows.index),
+        "same": evaluate.same_answer(rows),
+        "right": right,
+        "teacher_right": teacher_right,
+        "as_right": right == teacher_right,
+        "wrong": ~right & is_read,
+        "teacher_wrong": ~teacher_right & teacher_read,
+    }
+    both_read = is_read & teacher_read
+    return found | {f"read_{name}": values & both_read for name, values in found.items()}
+
+
+def _of_domain(rows: pd.DataFrame, domain: str, rng: np.random.Generator, n_resamples: int) -> list[tuple]:
+    rows = rows[rows["sample"] == rows["sample"].min()]  # one text an item
+    names = [*COUNTED, *(f"read_{name}" for name in COUNTED)]
+    strata = {"strata": [*ARM, "task"], "clusters": ["student", "seed"], "values": names}
+    drawn = crossed.resampled(rows, **strata, rng=rng, n_resamples=n_resamples)
+    keys = drawn.keys
+    alike = _same_wrong_by_chance(rows).reindex(pd.MultiIndex.from_frame(keys)).to_numpy()
+    methods = [method for method in ("sft", *KD_METHODS) if (keys["method"] == method).any()]
+    levels, kd, sft = zip(*(_weights_in_means(keys, method) for method in methods), strict=True)
+    table = []
+    for measure in MEASURES:
+        value = _statistic(drawn, alike, measure, weights_SG=np.stack([*levels, *kd, *sft], axis=1))
+        for place, method in enumerate(methods):
+            level, with_kd, with_sft = value[:, place :: len(methods)].T
+            reasons = {"why_undefined": WHY_UNDEFINED, "why_not": drawn.why_not}
+            found = crossed.estimate(level, **reasons)
+            rise = crossed.Estimate(np.nan)
+            if method != "sft" and sft[place].any():
+                rise = crossed.estimate(with_kd - with_sft, **reasons)
+            own = keys[keys["method"] == method]
+            n = int(drawn.sums("one")[0, own.index].sum())
+            row = (domain, method, METHOD_LABELS[method].split(" ")[0], measure, *_interval(found))
+            n_pairs = len(own[["teacher", "student"]].drop_duplicates())
+            table.append((*row, *_interval(rise), found.reason or rise.reason, n_pairs, n))
+    return table
+
+
+def _weights_in_means(keys: pd.DataFrame, method: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What each stratum weighs in the mean of a method, of those that SFT has too, and of SFT's of the same.
+
+    One over the number of seeds of its pair, so that pairs weigh the same; 0 for what is not in the mean.
+    """
+    index = pd.MultiIndex.from_frame(keys[[*ARM, "task"]])
+    sft_place = index.get_indexer(pd.MultiIndex.from_frame(keys[[*ARM, "task"]].assign(method="sft")))
+    is_own = (keys["method"] == method).to_numpy()
+    has_sft = is_own & (sft_place >= 0)
+    level, with_sft = (_over_seeds(keys, where) for where in (is_own, has_sft))
+    of_sft = np.zeros(len(keys))
+    of_sft[sft_place[has_sft]] = with_sft[has_sft]
+    return level, with_sft, of_sft
+
+
+def _over_seeds(keys: pd.DataFrame, where: np.ndarray) -> np.ndarray:
+    weights = np.zeros(len(keys))
+    weights[where] = 1 / keys[where].groupby(["teacher", "student"])["seed"].transform("nunique")
+    return weights
+
+
+def _interval(found: crossed.Estimate) -> tuple[float, float, float]:
+    return found.value, found.low, found.high
+
+
+def _same_wrong_by_chance(rows: pd.DataFrame) -> pd.Series:
+    """How likely a wrong answer of student and teacher are equal by chance, by stratum."""
+    columns = ["task", "parsed", "parsed_teacher", "correct", "correct_teacher"]
+    plain = rows.astype({"parsed": object, "parsed_teacher": object})  # rows are chosen in half the time
+    by = plain.groupby([*ARM, "task"], sort=False)[columns]
+    return pd.Series({key: same_wrong_by_chance(part) for key, part in by}, dtype=float)
+
+
+def same_wrong_by_chance(rows: pd.DataFrame) -> float:
+    """How likely two wrong answers are equal that know nothing of each other; paired rows of one task.
+
+    With k options 1 / (k - 1). Else of all wrong answers of the student to one item and of the teacher to
+    another, the share that are equal; 0 where there are none.
+    """
+    task = rows["task"].iloc[0]
+    if task in N_OPTIONS:
+        return 1 / (N_OPTIONS[task] - 1)
+    wrong = rows["parsed"].notna() & ~rows["correct"].astype(bool)
+    teacher_wrong = rows["parsed_teacher"].notna() & ~rows["correct_teacher"].astype(bool)
+    counts = Counter(map(_number, rows.loc[wrong, "parsed"]))
+    teacher_counts = Counter(map(_number, rows.loc[teacher_wrong, "parsed_teacher"]))
+    both = rows[wrong & teacher_wrong]
+    equal = sum(times * teacher_counts[value] for value, times in counts.items())
+    equal -= int(evaluate.same_answer(both).sum()) if len(both) else 0
+    n = int(wrong.sum()) * int(teacher_wrong.sum()) - len(both)
+    return equal / n if n else 0.0
+
+
+def _number(text: str) -> float | str:
+    """A number as evaluate.same_number tells numbers apart, nearly: rounded to its tolerance."""
+    try:
+        return round(float(text), 3)
+    except ValueError:
+        return text
+
+
+def _statistic(drawn: Resampled, alike: np.ndarray, measure: str, *, weights_SG: np.ndarray) -> np.ndarray:
+    """One of MEASURES: a row a resample, a column a group of strata, each with its weights."""
+    prefix = "read_" if measure == "capa_read" else ""
+    n = drawn.sums(f"{prefix}one")
+    share = {name: ratio(drawn.sums(prefix + name), n) for name in COUNTED[1:]}
+
+    def total(values_RS: np.ndarray) -> np.ndarray:
+        return (drawn.weights_RS * np.nan_to_num(values_RS)) @ weights_SG  # NaN: no item, so no part in it
+
+    if measure == "agreement":
+        return 100 * ratio(total(share["same"]), total(np.where(n > 0, 1.0, 0.0)))
+    if measure == "error_consistency":
+        expected = by_chance_right(share["right"], share["teacher_right"])
+        return chance_adjusted(share["as_right"], expected, total=total)
+    expected = share["right"] * share["teacher_right"]
+    expected += share["wrong"] * share["teacher_wrong"] * alike
+    return chance_adjusted(share["same"], expected, total=total)
+
+
+def by_chance_right(right: np.ndarray, teacher_right: np.ndarray) -> np.ndarray:
+    """How often two models of these accuracies that err independently are both right or both wrong."""
+    return right * teacher_right + (1 - right) * (1 - teacher_right)
+
+
+def chance_adjusted(
+    observed: np.ndarray, expected: np.ndarray, *, total: Callable[[np.ndarray], np.ndarray]
+) -> np.ndarray:
+    """What `observed` adds to `expected`, of what could be added, both summed by `total`; NaN for 0 / 0."""
+    room = total(1 - expected)
+    return ratio(total(observed - expected), np.where(np.abs(room) < 1e-12, 0.0, room))
+
+
+# --- released cells, which have no items ------------------------------------------------------------------
+
+
+def of_cells(gain_table: pd.DataFrame) -> pd.DataFrame:
+    """Released agreement beside what unrelated models of those accuracies would give: a row a domain x kind.
+
+    Takes study.gains at one temperature. The SFT student has one accuracy. Of the KD student it is not known
+    which method's agreement was released, so each method's accuracy is tried (`student`). Columns, means over
+    cells in percent: `agreement`; `by_chance`, with errors that are independent and spread evenly over the
+    wrong options (an open answer has endlessly many); `most_by_chance`, if all wrong answers were the same;
+    `above`, `low`, `high`: agreement less `by_chance`, Student's t over pairs; `capa`; and `impossible`, how
+    many of the `cells` no two models of these accuracies can have: agreement is at least a + b - 1, and at
+    most 1 - |a - b|.
+    """
+    table = []
+    known = gain_table.dropna(subset=["agreement", "agreement_sft", "teacher_accuracy"])
+    for domain in DOMAINS:
+        part = known[(known["domain"] == domain) & (known["task"] != AVERAGE)]
+        once = part.drop_duplicates(["teacher", "student", "task"])
+        kinds = [("sft", once, "sft_accuracy", "agreement_sft")] if len(once) else []
+        methods = [method for method in KD_METHODS if (part["method"] == method).any()]
+        kinds += [(method, part[part["method"] == method], "accuracy", "agreement") for method in methods]
+        table += [(domain, kind, *_of_cells(rows, *columns)) for kind, rows, *columns in kinds]
+    columns = [
+        "domain",
+        "student",
+        "agreement",
+        "by_chance",
+        "most_by_chance",
+        "above",
+        "low",
+        "high",
+        "capa",
+    ]
+    found = pd.DataFrame(table, columns=[*columns, "impossible", "cells", "pairs"])
+    names = {method: f"KD, if {METHOD_LABELS[method].split(' ')[0]}" for method in KD_METHODS}
+    return found.assign(student=found["student"].map(names | {"sft": "SFT"}))
+
+
+def _of_cells(rows: pd.DataFrame, accuracy: str, agreement: str) -> tuple:
+    own, teacher, same = (rows[name] / 100 for name in (accuracy, "teacher_accuracy", agreement))
+    options = rows["task"].map(N_OPTIONS)
+    both_wrong = (1 - own) * (1 - teacher)
+    by_chance = own * teacher + (both_wrong / (options - 1)).fillna(0.0)
+    above = 100 * (same - by_chance)
+    of_pairs = stats.mean_interval(above.groupby([rows["teacher"], rows["student"]]).mean())
+    capa = chance_adjusted(same.to_numpy(), by_chance.to_numpy(), total=lambda values: np.sum(values))
+    impossible = (same < own + teacher - 1 - ROUNDING) | (same > 1 - (own - teacher).abs() + ROUNDING)
+    means = [100 * values.mean() for values in (same, by_chance, own * teacher + both_wrong)]
+    interval = (of_pairs.estimate, of_pairs.low, of_pairs.high)
+    return (*means, *interval, float(capa), int(impossible.sum()), len(rows), of_pairs.n)
+
+
+# --- for people to read -----------------------------------------------------------------------------------
+
+
+def readable(table: pd.DataFrame) -> pd.DataFrame:
+    """`given_accuracy` with intervals as texts: a row a domain x method, a column a measure."""
+    texts = table.assign(
+        text=[
+            _text(row.measure, row.estimate, row.low, row.high, sign="", reason=row.reason)
+            + ("" if row.method == "sft" else f" (less SFT: {_change(row)})")
+            for row in table.itertuples()
+        ]
+    )
+    wide = texts.pivot(index=["domain", "label"], columns="measure", values="text")
+    order = texts.drop_duplicates(["domain", "label"]).set_index(["domain", "label"]).index
+    wide = wide.loc[order, list(MEASURES)].rename(columns=MEASURES)
+    wide.insert(0, "pairs", texts.groupby(["domain", "label"])["n_pairs"].first().reindex(order))
+    return wide.reset_index().rename(columns={"label": "student"}).rename_axis(columns=None)
+
+
+def _change(row) -> str:
+    return _text(row.measure, row.difference, row.difference_low, row.difference_high, sign="+", reason="")
+
+
+def _text(measure: str, value: float, low: float, high: float, *, sign: str, reason: str) -> str:
+    if not np.isfinite(value):
+        return f"undefined ({reason})" if reason else "undefined"
+    form = f"{sign}.1f" if measure == "agreement" else f"{sign}.2f"
+    bounds = f" [{low:{form}}, {high:{form}}]" if np.isfinite(low) else " (no interval)"
+    return (f"{value:{form}}" + bounds).replace("-", "−")
+
+
+def remark(table: pd.DataFrame) -> str:
+    """For which methods agreement rises beyond accuracy, and for which with it alone: a sentence a domain.
+
+    A measure is higher, or lower, if the interval of its difference to SFT leaves out 0.
+    """
+    sentences = []
+    for domain, part in table[table["difference"].notna()].groupby("domain", sort=False):
+        found = []
+        for label, of_method in part.groupby("label", sort=False):
+            measures = of_method.set_index("measure")
+            moves = {MEASURES[name].split(",")[0]: _move(measures.loc[name]) for name in SHOWN}
+            if len(set(moves.values())) == 1:  # the usual case
+                moves = {"each of the three": next(iter(moves.values()))}
+            found.append(f"{label}: " + ", ".join(f"{name} {move}" for name, move in moves.items()))
+        sentences.append(f"{DOMAIN_LABELS[domain]}, compared with SFT. {'; '.join(found)}.")
+    return " ".join(sentences)
+
+
+def _move(row: pd.Series) -> str:
+    if row["difference_low"] > 0:
+        return "higher"
+    if row["difference_high"] < 0:
+        return "lower"
+    return "not told apart" if np.isfinite(row["difference_low"]) else "without an interval"

@@ -1,0 +1,125 @@
+"""Intervals where several students answer the same items: students and items are drawn again, crossed.
+
+A resample draws the clusters of students and, within each task, the items with replacement, independently; a
+row counts as often as its cluster times as often as its item (Owen 2007, the pigeonhole bootstrap). So two
+students that are wrong about the same item are not two findings. It is wide rather than narrow: the
+interval covers at least as often as it says. With one cluster only the items are drawn.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+N_RESAMPLES = 999
+MOST_UNDEFINED = 0.05  # share of resamples in which a statistic may be undefined and still have an interval
+
+
+@dataclass(frozen=True)
+class Resampled:
+    """Sums of values by stratum (a student on a task), of all rows as they are and of every resample."""
+
+    keys: pd.DataFrame  # a row a stratum: its names
+    sums_RVS: np.ndarray  # resample (the first: the rows as they are), value, stratum
+    weights_RS: np.ndarray  # how often the cluster of a stratum was drawn
+    values: tuple[str, ...]
+    why_not: str  # why there is no interval; "" if there is one
+
+    def sums(self, name: str) -> np.ndarray:
+        """Those of one value: resample, stratum."""
+        return self.sums_RVS[:, self.values.index(name)]
+
+    def total(self, name: str, where: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """Sum of a value over the strata `where`, clusters counted as often as drawn: one a resample."""
+        return (self.weights_RS * self.sums(name))[:, where].sum(axis=1)
+
+    def mean(self, name: str, of: str, where: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """`total` of a value over that of `of`, which counts rows; NaN where there are none."""
+        return ratio(self.total(name, where), self.total(of, where))
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with its interval, NaN where undefined, and then the reason."""
+
+    value: float
+    low: float = math.nan
+    high: float = math.nan
+    reason: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]" + (
+            f" ({self.reason})" * bool(self.reason)
+        )
+
+
+def resampled(
+    rows: pd.DataFrame,
+    *,
+    strata: Sequence[str],
+    clusters: Sequence[str],
+    values: Sequence[str],
+    rng: np.random.Generator,
+    n_resamples: int = N_RESAMPLES,
+) -> Resampled:
+    """Sums of `values` by stratum, as they are and in every resample.
+
+    Args:
+        rows: one a stratum x item; columns `strata`, item_id and `values`. What a stratum has no row of
+            counts as zero, so a mean is a sum over a sum of ones.
+        strata: names of a stratum, `task` and all of `clusters` among them.
+        clusters: what is drawn beside the items, such as student and seed.
+    """
+    strata, values = list(strata), list(values)
+    if not {"task", *clusters} <= set(strata):
+        raise ValueError(f"strata {strata} must hold task and the clusters {list(clusters)}; add them")
+    keys = rows[strata].drop_duplicates()
+    keys = keys.iloc[np.argsort(pd.factorize(keys["task"])[0], kind="stable")].reset_index(drop=True)
+    place = pd.MultiIndex.from_frame(keys).get_indexer(pd.MultiIndex.from_frame(rows[strata]))
+    of_cluster = keys.groupby(list(clusters), sort=False).ngroup().to_numpy()
+    n_clusters = int(of_cluster.max()) + 1 if len(keys) else 0
+    weights = np.ones((n_resamples + 1, n_clusters))
+    if n_clusters > 1:
+        weights[1:] = rng.multinomial(n_clusters, np.full(n_clusters, 1 / n_clusters), size=n_resamples)
+    sums = np.empty((n_resamples + 1, len(values), len(keys)))
+    numbers, most_items, first = rows[values].to_numpy(float), 0, 0
+    for task, n_strata in keys.groupby("task", sort=False).size().items():
+        here = (rows["task"] == task).to_numpy()
+        item, names = pd.factorize(rows.loc[here, "item_id"])
+        table_IVS = np.zeros((len(names), len(values), n_strata))
+        table_IVS[item, :, place[here] - first] = numbers[here]
+        drawn = np.ones((n_resamples + 1, len(names)))
+        drawn[1:] = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=n_resamples)
+        product = drawn @ table_IVS.reshape(len(names), -1)
+        sums[:, :, first : first + n_strata] = product.reshape(-1, len(values), n_strata)
+        most_items, first = max(most_items, len(names)), first + n_strata
+    why_not = "" if n_clusters > 1 or most_items > 1 else "one item of one student, nothing to draw again"
+    return Resampled(keys, sums, weights[:, of_cluster], tuple(values), why_not)
+
+
+def ratio(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
+    """`top` / `bottom`, NaN where that is zero."""
+    return np.divide(top, bottom, out=np.full(np.shape(top), np.nan), where=np.asarray(bottom) != 0)
+
+
+def estimate(
+    of_resamples: np.ndarray, *, why_undefined: str, why_not: str = "", confidence: float = 0.95
+) -> Estimate:
+    """A statistic (first the rows as they are, then each resample) with its percentile interval.
+
+    NaN with the reason `why_undefined` if it is undefined; without an interval if `why_not` says why, or if
+    more than MOST_UNDEFINED of the resamples have none. The few others that have none are left out.
+    """
+    value, draws = float(of_resamples[0]), of_resamples[1:]
+    if not math.isfinite(value):
+        return Estimate(math.nan, reason=why_undefined)
+    defined = draws[np.isfinite(draws)]
+    undefined = 1 - len(defined) / len(draws) if len(draws) else 1.0
+    if why_not or undefined > MOST_UNDEFINED:
+        return Estimate(value, reason=why_not or f"undefined in {undefined:.0%} of resamples")
+    low, high = np.percentile(defined, [50 * (1 - confidence), 50 * (1 + confidence)])
+    return Estimate(value, float(low), float(high))

@@ -1,0 +1,133 @@
+"""The paradox item by item: groups that are whole, changes by hand, planted truths, and what is undefined."""
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from kdutils import likeness, material, paradox, plan, plots, runs, solutions, spec
+from kdutils.runspec import EvalSpec, PlannedRun, RunSpec
+
+EVALUATION = EvalSpec(tasks=("svamp",), items_per_task=6)
+SFT = RunSpec(student="mini-qwen-14k", method="sft", domain="math")
+TEACHER = RunSpec(student="mini-qwen-36k", method="sft", domain="math")
+KD = RunSpec(student="mini-qwen-14k", teacher="mini-qwen-36k", method="fkl", domain="math")
+
+
+def finish(out, run, answers, texts):
+    items = material.test_items(material.resolved(run), EVALUATION)
+    rows = pd.DataFrame({"task": "svamp", "item_id": [item.id for item in items], "sample": 0, "text": texts})
+    rows["answer"] = [item.answer for item in items]
+    rows["parsed"] = [
+        item.answer if own == "right" else own for own, item in zip(answers, items, strict=True)
+    ]
+    rows["correct"] = [own == "right" for own in answers]
+    rows["truncated"] = False
+    runs.folder_of(out, material.resolved(run).run_id).write_evaluation(EVALUATION, rows, {})
+
+
+@pytest.fixture
+def asked(tmp_path):
+    """Items 0 to 5: became right, stayed right, stayed wrong alike, became wrong, teacher wrong twice."""
+    teacher = [f"they have {i} in all" for i in range(6)]
+    finish(tmp_path, TEACHER, ["right"] * 4 + ["-1", "-1"], teacher)
+    finish(tmp_path, SFT, ["-2", "right", "-2", "right", "-1", "-2"], ["something else"] * 6)
+    finish(tmp_path, KD, ["right", "right", "-2", "-3", "-1", "right"], [teacher[0], *["something else"] * 5])
+    planned = tuple(
+        PlannedRun(run, EVALUATION) for run in (SFT, TEACHER, KD, dataclasses.replace(KD, seed=1))
+    )
+    return plan.Plan("05", spec.load_profile("smoke"), tmp_path, planned, plan.Filter())
+
+
+def test_every_text_has_one_outcome_and_one_fate(asked):
+    rows = paradox.texts(asked)
+    assert rows["method"].value_counts().to_dict() == {"fkl": 6, "sft": 6}
+    kd = rows[rows["method"] == "fkl"]
+    right, other = ["both_right"] * 2, ["only_teacher"] * 2
+    assert kd["outcome"].tolist() == [*right, *other, "same_wrong", "only_student"]
+    fates = paradox.changes(rows)["fate"].tolist()
+    assert fates == ["became_right", "stayed_right", "stayed_wrong", "became_wrong", *["teacher_wrong"] * 2]
+    assert set(paradox.OUTCOMES) == set(likeness.ANSWERS)
+
+
+def test_change_is_against_the_same_text_of_the_teacher(asked):
+    rises = paradox.changes(paradox.texts(asked))
+    assert rises["bleu"].tolist() == pytest.approx([100.0, 0, 0, 0, 0, 0])
+    assert rises["rouge_l"].iloc[0] == pytest.approx(100.0)
+
+
+def test_groups_hold_all_items_and_nothing_else(asked):
+    rows = paradox.texts(asked)
+    table = paradox.by_group(rows, "outcome", paradox.OUTCOMES, rng=np.random.default_rng(0), n_resamples=49)
+    n = table[table["measure"] == "bleu"].groupby("method")["n"].sum()
+    assert n.to_dict() == {"fkl": 6, "sft": 6}
+    kd = table[(table["method"] == "fkl") & (table["measure"] == "bleu")].set_index("group")
+    assert kd.loc["both_right", "estimate"] == pytest.approx(50.0)
+    assert np.isnan(kd.loc["other_wrong", "estimate"])
+    assert kd.loc["other_wrong", "reason"] == paradox.NONE
+    assert np.isnan(kd.loc["only_student", "low"])  # one text
+    assert "nothing to draw" in kd.loc["only_student", "reason"]
+
+
+def planted(rng, *, extra, n=120, pairs=4):
+    """Rises of KD: items became right or stayed wrong; the first rose by `extra` more; one task is harder."""
+    rows = []
+    for pair in range(pairs):
+        for task, share, level in (("svamp", 0.8, 10.0), ("gsm8k", 0.1, -10.0)):
+            became = rng.random(n) < share
+            for i, right in enumerate(became):
+                rise = level + extra * right + rng.normal(0, 3)
+                fate = "became_right" if right else "stayed_wrong"
+                where = {"method": "gkd", "teacher": "t", "student": f"s{pair}", "seed": 0, "task": task}
+                rows.append(
+                    where | {"item_id": f"{task}{i}", "fate": fate} | dict.fromkeys(paradox.MEASURES, rise)
+                )
+    return pd.DataFrame(rows)
+
+
+@pytest.mark.parametrize(("extra", "says"), [(0.0, "does not go with"), (5.0, "goes with")])
+def test_contrasts_find_what_was_planted_within_tasks(extra, says):
+    rises = planted(np.random.default_rng(1), extra=extra)
+    crude = rises.groupby("fate")["bleu"].mean()
+    assert crude["became_right"] - crude["stayed_wrong"] > extra + 8  # easy tasks rise more, whatever happens
+    table = paradox.contrasts(rises, rng=np.random.default_rng(2), n_resamples=199)
+    row = table[(table["than"] == "stayed_wrong") & (table["measure"] == "bleu")].iloc[0]
+    assert row["low"] < extra < row["high"]
+    assert row["estimate"] == pytest.approx(extra, abs=1.0)
+    assert says in paradox.remark(table)
+    undefined = table[table["than"] == "stayed_right"].iloc[0]
+    assert np.isnan(undefined["estimate"])
+    assert "both kinds" in undefined["reason"]
+
+
+def test_following_is_read_by_method_and_fate(asked):
+    rows = paradox.texts(asked)
+    rows["text"] = ["Nina has 3 + 4 = 7 coins. The answer is 7."] * 6 + [
+        *["Nina has 3 + 4 = 7 coins. The answer is 8."] * 3, "Nina has 3 + 4 = 9 coins.", "none", "none"
+    ]  # fmt: skip
+    table = paradox.followed(rows, paradox.changes(rows), rng=np.random.default_rng(0), n_resamples=49)
+    first, second = rows["method"].unique()
+    table = table[table["group"] == "all texts"].set_index("method")
+    assert table.loc[first, ["checkable", "follows", "right_steps"]].tolist() == pytest.approx(
+        [100, 100, 100]
+    )
+    assert table.loc[second, ["checkable", "follows", "right_steps"]].tolist() == pytest.approx([50, 0, 75])
+
+
+def test_shares_of_errors_are_whole(asked):
+    rows = paradox.texts(asked)
+    found = paradox.errors(asked, rows, task="svamp", rng=np.random.default_rng(0), n_resamples=49)
+    wide = paradox.error_shares(found)
+    assert wide.sum(axis=1).tolist() == pytest.approx([100.0, 100.0])
+    assert list(wide.columns) == list(solutions.CATEGORIES)
+    assert wide.loc["SeqKD†", ["right", "no_step"]].tolist() == pytest.approx([50.0, 50.0])
+    assert set(plots.ERROR_STYLE) == set(solutions.CATEGORIES)
+    assert {name: style.label for name, style in plots.LIKENESS_STYLE.items()} == paradox.MEASURES
+
+
+def test_a_plan_without_live_runs_has_no_texts():
+    published = plan.plan("05", {"profile": "published"})
+    rows = paradox.texts(published)
+    assert rows.empty
+    assert {"outcome", "task", "domain", *paradox.MEASURES} <= set(rows)
