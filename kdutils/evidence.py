@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -27,6 +28,9 @@ class Evidence:
     protocol: str  # paper | careful
     all_cells: pd.DataFrame
     items: Items | None = None  # of the one live pair there is (itemwise.read)
+    selection: str = "best_on_test"  # which temperature stands for a method; this is the authors' rule
+    of_gains: Callable[[pd.DataFrame], pd.DataFrame] | None = None  # what else is done to gains (sensitivity)
+    is_altered: bool = False  # whether a choice was made otherwise than the authors did
     _tests: dict[str, pd.DataFrame] = field(default_factory=dict, repr=False)  # each test is run once
 
     @cached_property
@@ -36,13 +40,27 @@ class Evidence:
 
     @cached_property
     def gains(self) -> pd.DataFrame:
-        """On the reasoning tasks, under the authors' selection of the temperature."""
-        return study.gains(self.cells, selection="best_on_test")
+        """On the reasoning tasks, under the selection of the temperature."""
+        return self._gains(self.cells)
 
     @cached_property
     def instruction_gains(self) -> pd.DataFrame:
         """The same on instruction following."""
-        return study.gains(self.all_cells.query("domain == 'instruction'"), selection="best_on_test")
+        return self._gains(self.all_cells.query("domain == 'instruction'"))
+
+    def _gains(self, cells: pd.DataFrame) -> pd.DataFrame:
+        gains = study.gains(cells, selection=self.selection)
+        return gains if self.of_gains is None else self.of_gains(gains)
+
+    @cached_property
+    def plain_gains(self) -> pd.DataFrame:
+        """In every domain at temperature 1: nothing is picked on test items."""
+        return study.gains(self.all_cells, selection="temperature_1")
+
+    @property
+    def can_equal_print(self) -> bool:
+        """Whether a value can be the printed one to the digit: released results, analysed as the authors did."""
+        return self.source == "published" and not self.is_altered
 
     @cached_property
     def one_pair(self) -> str:
