@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,7 +17,7 @@ import pandas as pd
 from kdutils import declared, itemverdicts, strict, verdicts
 from kdutils.evidence import NOT_TESTABLE, VERDICTS, Evidence, Finding
 from kdutils.itemwise import Items
-from kdutils.spec import AVERAGE, DOMAIN_TASKS, DOMAINS, SOURCE_LABELS, SOURCES, TASK_LABELS
+from kdutils.spec import AVERAGE, DOMAIN_TASKS, DOMAINS, SOURCES, TASK_LABELS
 
 
 @dataclass(frozen=True)
@@ -340,22 +340,57 @@ def claims_of(section: str | None = None) -> tuple[Claim, ...]:
     return chosen
 
 
+@dataclass(frozen=True)
+class Judgement:
+    """What both analyses say of the claims about one source and protocol, by claim id."""
+
+    evidence: Evidence
+    authors: dict[str, Finding]
+    strict: dict[str, strict.Judged]
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """Rows of the claims ledger, each claim under both analyses; an undefined number is None."""
+        return [
+            _ledger_row(claim, finding, self.evidence, analysis=analysis)
+            for claim in CLAIMS
+            if claim.id in self.authors
+            for analysis, finding in (
+                ("authors", self.authors[claim.id]),
+                ("strict", self.strict[claim.id].finding),
+            )
+        ]
+
+
+def judgements(
+    cells: pd.DataFrame, *, section: str | None = None, items: Items | None = None
+) -> list[Judgement]:
+    """Both analyses of every claim of a section, or of all, for every source and protocol in `cells`.
+
+    The authors' analysis compares pairs. The stricter one (`strict`) takes students as units, and where there
+    is one live pair its `items`; what neither can be asked is not testable.
+    """
+    found = evidence_of(cells, items=items)
+    return [
+        Judgement(
+            each,
+            {claim.id: _by_authors(claim, each) for claim in claims_of(section)},
+            judge_strictly(each, section=section),
+        )
+        for each in found
+    ]
+
+
 def judge(
     cells: pd.DataFrame, *, section: str | None = None, items: Items | None = None
 ) -> list[dict[str, Any]]:
-    """Rows of the claims ledger, for every source and protocol in `cells`: each claim under both analyses.
+    """Rows of the claims ledger of all `judgements`."""
+    return ledger_rows(judgements(cells, section=section, items=items))
 
-    The authors' analysis compares pairs. The stricter one (`strict`) takes students as units, and where there
-    is one live pair its `items`; what neither can be asked is not testable. An undefined number is None, as
-    in JSON.
-    """
-    rows = []
-    for found in evidence_of(cells, items=items):
-        strictly = judge_strictly(found, section=section)
-        for claim in claims_of(section):
-            findings = {"authors": _by_authors(claim, found), "strict": strictly[claim.id].finding}
-            rows += [_ledger_row(claim, each, found, analysis=name) for name, each in findings.items()]
-    return rows
+
+def ledger_rows(found: Iterable[Judgement]) -> list[dict[str, Any]]:
+    """Rows of the claims ledger, one after the other."""
+    return [row for each in found for row in each.rows]
 
 
 def evidence_of(cells: pd.DataFrame, *, items: Items | None = None) -> list[Evidence]:
@@ -449,39 +484,23 @@ def table(rows: list[dict[str, Any]]) -> pd.DataFrame:
             "id": [row["id"] for row in rows],
             "claim": [row["statement"] for row in rows],
             "analysis": [row["analysis"] for row in rows],
-            "paper": [_printed(row["paper_value"]) for row in rows],
-            "ours": [_estimate_text(row) for row in rows],
+            "paper": [printed_text(row["paper_value"]) for row in rows],
+            "ours": [estimate_text(row) for row in rows],
             "verdict": [row["verdict"].replace("_", " ") for row in rows],
             "why": [row["reason"] for row in rows],
         }
     )
 
 
-def side_by_side(rows: list[dict[str, Any]], *, labels: Mapping[str, str] = SOURCE_LABELS) -> pd.DataFrame:
-    """Every claim with a column a source, called as in `labels`, `estimate: verdict` in each.
-
-    A claim that a source judges twice has a second column, with the analysis in its name.
-    """
-    texts: dict[str, dict[str, str]] = {}
-    for row in rows:
-        words, ours = row["verdict"].replace("_", " "), _estimate_text(row)
-        entry = texts.setdefault(
-            row["id"], {"id": row["id"], "claim": row["statement"], "paper": _printed(row["paper_value"])}
-        )
-        column = labels[row["source"]]
-        if column in entry:
-            column += f", {row['analysis']}"
-        entry[column] = words if row["estimate"] is None else f"{ours}: {words}"
-    return pd.DataFrame(texts.values()).fillna("—")
-
-
-def _printed(value: float | str | None) -> str:
+def printed_text(value: float | str | None) -> str:
+    """What the paper prints, as text; a dash for nothing."""
     if value is None:
         return "—"
     return f"{value:g}" if isinstance(value, float) else value
 
 
-def _estimate_text(row: dict[str, Any]) -> str:
+def estimate_text(row: Mapping[str, Any]) -> str:
+    """Estimate and 95% interval of a ledger row, as text; a dash for nothing."""
     if row["estimate"] is None:
         return "—"
     text = f"{row['estimate']:.2f}"

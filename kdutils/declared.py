@@ -50,7 +50,9 @@ def read(sections: Mapping[str, str], path: Path = PATH) -> dict[str, Declared]:
     if unknown := [claim for claim in claims if claim not in sections]:
         raise DeclarationError(f"{path.name} declares unknown claim {unknown[0]!r}; take it out")
     if missing := [claim for claim in sections if claim not in claims]:
-        raise DeclarationError(f"{path.name} declares nothing for claim {missing[0]!r}; add [claims.{missing[0]}]")
+        raise DeclarationError(
+            f"{path.name} declares nothing for claim {missing[0]!r}; add [claims.{missing[0]}]"
+        )
     return {claim: _declared(claim, claims[claim], tests, sections[claim]) for claim in sections}
 
 
@@ -66,7 +68,7 @@ def _declared(claim: str, own: Mapping[str, Any], tests: Mapping[str, Any], sect
         raise DeclarationError(f"claim {claim!r} has unknown field {unknown[0]!r}; there are {names}")
     if found["family"] != section:
         raise DeclarationError(
-            f"claim {claim!r} has family {found['family']!r}; p values are corrected within its section, {section!r}"
+            f"claim {claim!r} has family {found['family']!r}, but p is corrected within section {section!r}"
         )
     return Declared(**found)
 
@@ -75,7 +77,9 @@ def table(declarations: Mapping[str, Declared], section: str | None = None) -> p
     """Declarations for people to read, a row a claim of the section, or of all."""
     chosen = {claim: one for claim, one in declarations.items() if section in (None, one.family)}
     names = [entry.name for entry in fields(Declared) if entry.name not in ("arguments", "test", "family")]
-    rows = [{"id": claim} | {_label(name): getattr(one, name) for name in names} for claim, one in chosen.items()]
+    rows = [
+        {"id": claim} | {_label(name): getattr(one, name) for name in names} for claim, one in chosen.items()
+    ]
     return pd.DataFrame(rows, columns=["id", *map(_label, names)])
 
 

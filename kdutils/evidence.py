@@ -10,7 +10,7 @@ from functools import cached_property
 import pandas as pd
 
 from kdutils import cells as cell_rows
-from kdutils import stats, study
+from kdutils import inference, stats, study
 from kdutils.itemwise import Items
 from kdutils.spec import AVERAGE, DOMAINS, METHOD_LABELS, TASK_LABELS
 
@@ -54,12 +54,21 @@ class Evidence:
 
     @cached_property
     def plain_gains(self) -> pd.DataFrame:
-        """In every domain at temperature 1: nothing is picked on test items."""
-        return study.gains(self.all_cells, selection="temperature_1")
+        """In every domain at temperature 1, where nothing is picked on test items: points and log odds.
+
+        With `n_items` of the task and `logit_gain`, NaN in instruction following: ROUGE-L is no share.
+        """
+        gains = study.gains(self.all_cells, selection="temperature_1")
+        n_items = self.all_cells.groupby(["domain", "task"])["n"].max()
+        where = pd.MultiIndex.from_frame(gains[["domain", "task"]])
+        gains["n_items"] = n_items.reindex(where).to_numpy(float)
+        items = gains["n_items"].where(gains["domain"].isin(DOMAINS), 0)
+        gains["logit_gain"] = inference.logit_gain(gains["accuracy"], gains["sft_accuracy"], items)
+        return gains
 
     @property
     def can_equal_print(self) -> bool:
-        """Whether a value can be the printed one to the digit: released results, analysed as the authors did."""
+        """Whether a value can be the printed one to the digit: released, and analysed as the authors did."""
         return self.source == "published" and not self.is_altered
 
     @cached_property

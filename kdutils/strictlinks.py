@@ -176,8 +176,8 @@ def likeness_and_gain(
         is_against = any(each.low > 0 or each.high < 0 for each in found.values())
     n = min(each.n for each in found.values()) + 1
     return Case(
-        reason=f"partial rho of gain and rise over {n} pairs: {', '.join(texts)}; pairs share students, so the "
-        "intervals are too narrow if anything",
+        reason=f"partial rho of gain and rise over {n} pairs: {', '.join(texts)}; pairs share students, so "
+        "the intervals are too narrow if anything",
         estimate=found[widest].estimate,
         low=found[widest].low,
         high=found[widest].high,

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
 from kdutils import inference, stats, sweeps
-from kdutils.evidence import Evidence
+from kdutils.evidence import ALPHA, Evidence
 from kdutils.spec import AVERAGE
 from kdutils.students import (
     Case,
@@ -62,9 +63,10 @@ def best_temperature(
     cases = runs.groupby(RUN, sort=False)["accuracy"]
     is_best = runs["accuracy"] == cases.transform("max")
     share = 100 * is_best / is_best.groupby([runs[key] for key in RUN]).transform("sum")
-    wins = runs.assign(share=share)[runs["temperature"] == temperature].assign(domain="both")
+    wins = runs.assign(share=share)[runs["temperature"] == temperature].assign(domain="all tasks")
     text = f"T = {temperature:g} is the best, percent of tasks"
-    return _against(wins, "share", text=text, limit=margin, is_below=False)
+    found = _against(wins, "share", text=text, limit=margin, is_below=False)
+    return replace(found, low=max(found.low, 0.0), high=min(found.high, 100.0))  # t knows no bounds
 
 
 def loss_and_size(evidence: Evidence, *, rng: np.random.Generator, temperature: float) -> Case:
@@ -95,7 +97,7 @@ def loss_and_size(evidence: Evidence, *, rng: np.random.Generator, temperature: 
         n=falls.n,
         minimum_detectable=detectable_correlation(len(means)),
         holds=all(value < 0 for value in rhos.values()),
-        is_against=rises.p_greater < 0.05,
+        is_against=rises.p_greater < ALPHA,
     )
 
 

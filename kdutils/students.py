@@ -15,7 +15,7 @@ import scipy.stats
 
 from kdutils import inference, stats
 from kdutils.evidence import Evidence
-from kdutils.spec import AVERAGE, DOMAIN_LABELS, DOMAINS, TASK_LABELS
+from kdutils.spec import AVERAGE, DOMAIN_LABELS, TASK_LABELS
 
 CONFIDENCE, POWER = 0.95, 0.8
 STUDENT = ["family", "student", "student_parameters"]
@@ -44,32 +44,20 @@ def undefined(reason: str) -> Case:
 
 
 def task_gains(evidence: Evidence, domain: str, *, task: str = AVERAGE) -> pd.DataFrame:
-    """Gains at temperature 1 on the tasks that stand for a domain, or on one task: points and log odds.
+    """Gains at temperature 1 (Evidence.plain_gains) on the tasks that stand for a domain, or on one task.
 
-    For AVERAGE the rows of all its tasks that are not in the training set. `n_items` are those of the task;
-    ROUGE-L is no share of items, so instruction following has no log odds.
+    For AVERAGE the rows of all its tasks that are not in the training set.
     """
     gains = evidence.plain_gains
     gains = gains[(gains["domain"] == domain) & (gains["task"] != AVERAGE)].dropna(subset=["gain"])
-    kept = gains["task"] == task if task != AVERAGE else ~gains["task"].isin(evidence.contaminated)
-    return with_log_odds(evidence, gains[kept])
+    return gains[gains["task"] == task if task != AVERAGE else ~gains["task"].isin(evidence.contaminated)]
 
 
 def contaminated_gains(evidence: Evidence, domain: str) -> pd.DataFrame:
     """The same on the tasks whose test questions are in the training set."""
     gains = evidence.plain_gains
     gains = gains[(gains["domain"] == domain) & gains["task"].isin(evidence.contaminated)]
-    return with_log_odds(evidence, gains.dropna(subset=["gain"]))
-
-
-def with_log_odds(evidence: Evidence, gains: pd.DataFrame) -> pd.DataFrame:
-    """Gains with `n_items` of the task and `logit_gain`, NaN in instruction following."""
-    n_items = evidence.all_cells.groupby(["domain", "task"])["n"].max()
-    where = pd.MultiIndex.from_frame(gains[["domain", "task"]])
-    gains = gains.assign(n_items=n_items.reindex(where).to_numpy(float))
-    has_odds = gains["domain"].isin(DOMAINS)
-    logit = inference.logit_gain(gains["accuracy"], gains["sft_accuracy"], gains["n_items"].where(has_odds, 0))
-    return gains.assign(logit_gain=logit)
+    return gains.dropna(subset=["gain"])
 
 
 def student_means(rows: pd.DataFrame, values: list[str]) -> pd.DataFrame:
@@ -93,7 +81,7 @@ def detectable(values: Iterable[float]) -> float:
 
 
 def detectable_correlation(n: int, *, n_controlled: int = 0) -> float:
-    """The correlation that is found in 80 % of studies of n points (Fisher's z, two-sided); NaN below five."""
+    """The correlation that is found in 80 % of studies of n points (Fisher's z, two-sided); NaN for few."""
     n_free = n - 3 - n_controlled
     if n_free < 1:
         return math.nan
