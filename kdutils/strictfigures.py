@@ -77,7 +77,9 @@ def gain_and_scale(table: pd.DataFrame, *, watermark: str = "") -> Figure:
     domains, scales = list(dict.fromkeys(table["domain"])), list(UNITS)
     families = list(dict.fromkeys(table["family"]))
     fig, axes = plots.panels(2, len(domains), height=4.6, sharex=True, sharey="row")
-    looks = dict(zip(families, METHOD_STYLE.values(), strict=False))
+    looks = dict(
+        zip(families, (KIND_STYLE["tuned"], KIND_STYLE["untuned"], *METHOD_STYLE.values()), strict=False)
+    )
     for place, ax in enumerate(axes):
         scale, domain = scales[place // len(domains)], domains[place % len(domains)]
         part = table[(table["domain"] == domain) & (table["scale"] == scale)]

@@ -201,10 +201,11 @@ def size_effect(evidence: Evidence, *, rng: np.random.Generator, domain: str, ta
     rho = -falls.statistic
     interval = stats.spearman_interval(rho, len(means))
     slope = f"{interval_words(adjusted)} points" if not math.isnan(adjusted.estimate) else adjusted.reason
+    if_equal = f"if all gained alike, rho would lie in [{null.low:+.2f}, {null.high:+.2f}]"
     reason = (
         f"rho {rho:+.2f} over students, {-logit.statistic:+.2f} on the logit scale "
-        f"(p = {logit.p_greater:.2g}); if all gained alike, rho would lie in [{null.low:+.2f}, {null.high:+.2f}]; doubling the size at one "
-        f"baseline: {slope}; smallest possible p {falls.smallest_p / 2:.2g}"
+        f"(p = {logit.p_greater:.2g}); {if_equal}; doubling the size at one baseline: {slope}; "
+        f"smallest possible p {falls.smallest_p / 2:.2g}"
     )
     if task in evidence.contaminated:
         reason += "; its test questions are in the training set"

@@ -190,7 +190,10 @@ def likeness_and_gain(
 
 def partial_rank_correlation(x: pd.Series, y: pd.Series, given: pd.Series) -> float:
     """Spearman's rho of x and y at equal `given`; NaN where one of them is constant or a rank of `given`."""
-    r = np.corrcoef([scipy.stats.rankdata(each) for each in (x, y, given)])
+    ranks = [scipy.stats.rankdata(each) for each in (x, y, given)]
+    if any(np.ptp(each) == 0 for each in ranks):
+        return math.nan
+    r = np.corrcoef(ranks)
     spread = (1 - r[0, 2] ** 2) * (1 - r[1, 2] ** 2)
     if not spread > 1e-12:
         return math.nan
