@@ -77,6 +77,16 @@ def answer(row: Row) -> str:
     return words if row["estimate"] is None else f"{estimate_text(row)}: {words}"
 
 
+def counts_remark(found: Columns) -> str:
+    """The counts of each column as a paragraph of Markdown."""
+    texts = []
+    for row in counts(found).to_dict("records"):
+        text = f"{row['column']}: of **{row['claims']} claims**, **{row['reproduced']}** are reproduced, "
+        text += f"**{row['not reproduced']}** are not, **{row['inconclusive']}** are inconclusive and "
+        texts.append(f"{text}**{row['not testable']}** cannot be tested there.")
+    return "\n\n".join(texts)
+
+
 # --- what changes between the analyses, and why -----------------------------------------------------------
 
 
