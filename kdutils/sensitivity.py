@@ -242,7 +242,10 @@ def _family(name: str) -> Callable[[Evidence], Evidence]:
 
 
 def _seed(seed: int) -> Callable[[Evidence], Evidence]:
-    """Runs of that seed; those that were not repeated stay, so that the same runs are compared."""
+    """Runs of that seed; those that were not repeated stay, so that the same runs are compared.
+
+    They are all called by that seed: temperatures and sigmas are compared within a seed only.
+    """
 
     def of_seed(evidence: Evidence) -> Evidence:
         cells = evidence.all_cells
@@ -257,6 +260,7 @@ def _seed(seed: int) -> Callable[[Evidence], Evidence]:
             "noise_sigma",
         ]
         has_it = (cells["seed"] == seed).groupby([cells[name] for name in run], dropna=False).transform("any")
-        return _altered(evidence, all_cells=cells[~has_it | (cells["seed"] == seed)])
+        kept = cells[~has_it | (cells["seed"] == seed)]
+        return _altered(evidence, all_cells=kept.drop_duplicates(run).assign(seed=seed))
 
     return of_seed
