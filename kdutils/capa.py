@@ -49,7 +49,7 @@ def given_accuracy(
     Takes likeness.paired_answers. Columns domain, method, label, measure, estimate, low, high, and of the KD
     student less the SFT student of its pair and seed on the same items `difference`, `difference_low`,
     `difference_high`; `reason` where something is NaN; n_pairs and n, the texts. A pair weighs as much as
-    another, however many seeds it has. Intervals: kdutils.crossed, clusters are student x seed. The likeliness of
+    another, however many seeds it has. Clusters of the intervals are student x seed. The likeliness of
     equal wrong numbers is held fixed over resamples.
     """
     table = []

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pandas as pd
 
-from kdutils import itemverdicts, verdicts
+from kdutils import declared, itemverdicts, strict, verdicts
 from kdutils.evidence import NOT_TESTABLE, VERDICTS, Evidence, Finding
 from kdutils.itemwise import Items
-from kdutils.spec import AVERAGE, DOMAIN_TASKS, DOMAINS, SOURCE_LABELS, SOURCES, TASK_LABELS
+from kdutils.spec import AVERAGE, DOMAIN_TASKS, DOMAINS, SOURCES, TASK_LABELS
 
 
 @dataclass(frozen=True)
@@ -323,6 +323,9 @@ CLAIMS: tuple[Claim, ...] = (
 )
 
 
+DECLARED = declared.read({claim.id: claim.section for claim in CLAIMS})  # of the stricter analysis
+
+
 def claims_of(section: str | None = None) -> tuple[Claim, ...]:
     """The claims of a section ("01" to "07"), or all.
 
@@ -337,34 +340,107 @@ def claims_of(section: str | None = None) -> tuple[Claim, ...]:
     return chosen
 
 
+@dataclass(frozen=True)
+class Judgement:
+    """What both analyses say of the claims about one source and protocol, by claim id."""
+
+    evidence: Evidence
+    authors: dict[str, Finding]
+    strict: dict[str, strict.Judged]
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """Rows of the claims ledger, each claim under both analyses; an undefined number is None."""
+        return [
+            _ledger_row(claim, finding, self.evidence, analysis=analysis)
+            for claim in CLAIMS
+            if claim.id in self.authors
+            for analysis, finding in (
+                ("authors", self.authors[claim.id]),
+                ("strict", self.strict[claim.id].finding),
+            )
+        ]
+
+
+def judgements(
+    cells: pd.DataFrame, *, section: str | None = None, items: Items | None = None
+) -> list[Judgement]:
+    """Both analyses of every claim of a section, or of all, for every source and protocol in `cells`.
+
+    The authors' analysis compares pairs. The stricter one (`strict`) takes students as units, and where there
+    is one live pair its `items`; what neither can be asked is not testable.
+    """
+    found = evidence_of(cells, items=items)
+    return [
+        Judgement(
+            each,
+            {claim.id: _by_authors(claim, each) for claim in claims_of(section)},
+            judge_strictly(each, section=section),
+        )
+        for each in found
+    ]
+
+
 def judge(
     cells: pd.DataFrame, *, section: str | None = None, items: Items | None = None
 ) -> list[dict[str, Any]]:
-    """Rows of the claims ledger, for every source and protocol in `cells`.
-
-    Under the authors' analysis, which compares pairs. Live results of one pair are judged by its `items`
-    where the claim can be (analysis `strict`); the rest of the claims are then not testable. An undefined
-    number is None, as in JSON.
-    """
-    rows = []
-    for (source, protocol), part in cells.groupby(["source", "protocol"], sort=False):
-        found = Evidence(source, protocol, part, items if source == "live" else None)
-        for claim in claims_of(section):
-            by_items = bool(found.one_pair and claim.of_items and found.items)
-            finding = _judged(claim, found, by_items=by_items)
-            rows.append(_ledger_row(claim, finding, found, analysis="strict" if by_items else "authors"))
-    return rows
+    """Rows of the claims ledger of all `judgements`."""
+    return ledger_rows(judgements(cells, section=section, items=items))
 
 
-def _judged(claim: Claim, found: Evidence, *, by_items: bool) -> Finding:
-    if by_items:
-        finding = claim.of_items.judge(found, **claim.of_items.arguments)
-    elif found.one_pair:
-        why = "its items are not at hand" if claim.of_items else "the claim is about several"
-        reason = f"one pair only ({found.one_pair}): {why}"
-        finding = Finding(verdict=NOT_TESTABLE, reason=reason)
+def ledger_rows(found: Iterable[Judgement]) -> list[dict[str, Any]]:
+    """Rows of the claims ledger, one after the other."""
+    return [row for each in found for row in each.rows]
+
+
+def evidence_of(cells: pd.DataFrame, *, items: Items | None = None) -> list[Evidence]:
+    """What there is to be judged: the cells of each source and protocol, live ones with their items."""
+    groups = cells.groupby(["source", "protocol"], sort=False)
+    return [Evidence(*key, part, items if key[0] == "live" else None) for key, part in groups]
+
+
+def judge_strictly(found: Evidence, *, section: str | None = None) -> dict[str, strict.Judged]:
+    """Claim id -> what the stricter analysis says of it, in the order of CLAIMS."""
+    chosen = claims_of(section)
+    if found.one_pair:
+        each = {claim.id: strict.without_correction(_by_items(claim, found)) for claim in chosen}
     else:
-        finding = claim.judge(found, **claim.arguments)
+        each = strict.judge(found, {claim.id: DECLARED[claim.id] for claim in chosen})
+        each = {claim.id: _said_to_be_absent(claim, found, each[claim.id]) for claim in chosen}
+    return {
+        claim.id: replace(each[claim.id], finding=_within_reach(claim, found, each[claim.id].finding))
+        for claim in chosen
+    }
+
+
+def _by_items(claim: Claim, found: Evidence) -> Finding:
+    if claim.of_items and found.items:
+        return claim.of_items.judge(found, **claim.of_items.arguments)
+    why = "its items are not at hand" if claim.of_items else "the claim is about several"
+    return Finding(verdict=NOT_TESTABLE, reason=f"one pair only ({found.one_pair}): {why}")
+
+
+def _said_to_be_absent(claim: Claim, found: Evidence, judged: strict.Judged) -> strict.Judged:
+    """In the words of the claim why the authors' results have nothing on it."""
+    if judged.finding.verdict != NOT_TESTABLE or found.source == "live" or "absent" not in claim.arguments:
+        return judged
+    return replace(judged, finding=replace(judged.finding, reason=claim.arguments["absent"]))
+
+
+def _by_authors(claim: Claim, found: Evidence) -> Finding:
+    if found.one_pair:
+        reason = f"one pair only ({found.one_pair}): the authors' analysis compares pairs"
+        return Finding(verdict=NOT_TESTABLE, reason=reason)
+    return judge_as_authors(claim, found)
+
+
+def judge_as_authors(claim: Claim, found: Evidence) -> Finding:
+    """What the authors' rule says of one claim."""
+    return _within_reach(claim, found, claim.judge(found, **claim.arguments))
+
+
+def _within_reach(claim: Claim, found: Evidence, finding: Finding) -> Finding:
+    """The finding; not testable where it is about sizes that a model world cannot bear on."""
     if not (claim.is_magnitude and found.is_model_world) or finding.verdict == NOT_TESTABLE:
         return finding
     reason = (
@@ -402,44 +478,29 @@ def by_source(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
 
 
 def table(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    """Ledger rows for people to read: id, claim, paper, ours, verdict, why."""
+    """Ledger rows for people to read: id, claim, analysis, paper, ours, verdict, why."""
     return pd.DataFrame(
         {
             "id": [row["id"] for row in rows],
             "claim": [row["statement"] for row in rows],
-            "paper": [_printed(row["paper_value"]) for row in rows],
-            "ours": [_estimate_text(row) for row in rows],
+            "analysis": [row["analysis"] for row in rows],
+            "paper": [printed_text(row["paper_value"]) for row in rows],
+            "ours": [estimate_text(row) for row in rows],
             "verdict": [row["verdict"].replace("_", " ") for row in rows],
             "why": [row["reason"] for row in rows],
         }
     )
 
 
-def side_by_side(rows: list[dict[str, Any]], *, labels: Mapping[str, str] = SOURCE_LABELS) -> pd.DataFrame:
-    """Every claim with a column a source, called as in `labels`, `estimate: verdict` in each.
-
-    A claim that a source judges twice has a second column, with the analysis in its name.
-    """
-    texts: dict[str, dict[str, str]] = {}
-    for row in rows:
-        words, ours = row["verdict"].replace("_", " "), _estimate_text(row)
-        entry = texts.setdefault(
-            row["id"], {"id": row["id"], "claim": row["statement"], "paper": _printed(row["paper_value"])}
-        )
-        column = labels[row["source"]]
-        if column in entry:
-            column += f", {row['analysis']}"
-        entry[column] = words if row["estimate"] is None else f"{ours}: {words}"
-    return pd.DataFrame(texts.values()).fillna("—")
-
-
-def _printed(value: float | str | None) -> str:
+def printed_text(value: float | str | None) -> str:
+    """What the paper prints, as text; a dash for nothing."""
     if value is None:
         return "—"
     return f"{value:g}" if isinstance(value, float) else value
 
 
-def _estimate_text(row: dict[str, Any]) -> str:
+def estimate_text(row: Mapping[str, Any]) -> str:
+    """Estimate and 95% interval of a ledger row, as text; a dash for nothing."""
     if row["estimate"] is None:
         return "—"
     text = f"{row['estimate']:.2f}"

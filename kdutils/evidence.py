@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import pandas as pd
 
 from kdutils import cells as cell_rows
-from kdutils import stats, study
+from kdutils import inference, stats, study
 from kdutils.itemwise import Items
 from kdutils.spec import AVERAGE, DOMAINS, METHOD_LABELS, TASK_LABELS
 
@@ -27,6 +28,9 @@ class Evidence:
     protocol: str  # paper | careful
     all_cells: pd.DataFrame
     items: Items | None = None  # of the one live pair there is (itemwise.read)
+    selection: str = "best_on_test"  # which temperature stands for a method; this is the authors' rule
+    of_gains: Callable[[pd.DataFrame], pd.DataFrame] | None = None  # what else is done to gains (sensitivity)
+    is_altered: bool = False  # whether a choice was made otherwise than the authors did
     _tests: dict[str, pd.DataFrame] = field(default_factory=dict, repr=False)  # each test is run once
 
     @cached_property
@@ -36,13 +40,36 @@ class Evidence:
 
     @cached_property
     def gains(self) -> pd.DataFrame:
-        """On the reasoning tasks, under the authors' selection of the temperature."""
-        return study.gains(self.cells, selection="best_on_test")
+        """On the reasoning tasks, under the selection of the temperature."""
+        return self._gains(self.cells)
 
     @cached_property
     def instruction_gains(self) -> pd.DataFrame:
         """The same on instruction following."""
-        return study.gains(self.all_cells.query("domain == 'instruction'"), selection="best_on_test")
+        return self._gains(self.all_cells.query("domain == 'instruction'"))
+
+    def _gains(self, cells: pd.DataFrame) -> pd.DataFrame:
+        gains = study.gains(cells, selection=self.selection)
+        return gains if self.of_gains is None else self.of_gains(gains)
+
+    @cached_property
+    def plain_gains(self) -> pd.DataFrame:
+        """In every domain at temperature 1, where nothing is picked on test items: points and log odds.
+
+        With `n_items` of the task and `logit_gain`, NaN in instruction following: ROUGE-L is no share.
+        """
+        gains = study.gains(self.all_cells, selection="temperature_1")
+        n_items = self.all_cells.groupby(["domain", "task"])["n"].max()
+        where = pd.MultiIndex.from_frame(gains[["domain", "task"]])
+        gains["n_items"] = n_items.reindex(where).to_numpy(float)
+        items = gains["n_items"].where(gains["domain"].isin(DOMAINS), 0)
+        gains["logit_gain"] = inference.logit_gain(gains["accuracy"], gains["sft_accuracy"], items)
+        return gains
+
+    @property
+    def can_equal_print(self) -> bool:
+        """Whether a value can be the printed one to the digit: released, and analysed as the authors did."""
+        return self.source == "published" and not self.is_altered
 
     @cached_property
     def one_pair(self) -> str:

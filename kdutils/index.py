@@ -19,6 +19,9 @@ VERDICT_MARKS = {"reproduced": "✓", "not_reproduced": "✗", "inconclusive": "
 STATUS_MARKS = {"done": "✓", "failed": "✗", "not_run": "–"}
 
 
+ANALYSIS_WORDS = {"authors": "the authors' analysis", "strict": "the stricter analysis"}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Result:
     """What became of one notebook."""
@@ -96,10 +99,10 @@ def _labels(profile: spec.Profile) -> dict[str, str]:
 def _claims_by_source(
     claims: Sequence[Mapping[str, Any]], pages: Mapping[str, str | None], labels: Mapping[str, str]
 ) -> list[dict[str, Any]]:
-    """Counts of verdicts and rows of claims for each source, so that none is counted with another's."""
-    groups = []
-    for source in dict.fromkeys(claim["source"] for claim in claims):
-        own = [claim for claim in claims if claim["source"] == source]
+    """Counts of verdicts and rows of claims for each source and analysis: none is counted with another's."""
+    groups, several = [], len({claim["analysis"] for claim in claims}) > 1
+    for source, analysis in dict.fromkeys((claim["source"], claim["analysis"]) for claim in claims):
+        own = [claim for claim in claims if (claim["source"], claim["analysis"]) == (source, analysis)]
         counts = [
             (verdict, mark, _words(verdict), sum(claim["verdict"] == verdict for claim in own))
             for verdict, mark in VERDICT_MARKS.items()
@@ -107,7 +110,9 @@ def _claims_by_source(
         rows = [_claim_row(claim, pages) for claim in own]
         word, comma, family = labels.get(source, source).partition(", ")
         title = f"{word} results{comma}{family}"  # Live results, Qwen2.5
-        groups.append({"source": source, "title": title, "verdicts": counts, "rows": rows})
+        key = f"{source}-{analysis}" if several else source
+        title += f": {ANALYSIS_WORDS[analysis]}" if several else ""
+        groups.append({"source": key, "title": title, "verdicts": counts, "rows": rows})
     return groups
 
 

@@ -391,13 +391,13 @@ def stacked_shares(ax: Axes, table: pd.DataFrame, *, styles: dict[str, Style], f
                     ha="center",
                     va="center",
                     fontsize=7,
-                    color=_text_colour(style.colour),
+                    color=text_colour(style.colour),
                 )
         left += width
     return _named_rows(ax, list(table.index))
 
 
-def _text_colour(background: tuple[float, float, float]) -> str:
+def text_colour(background: tuple[float, float, float]) -> str:
     """Black or white, whichever contrasts more: relative luminance as in WCAG 2.2."""
     channels = np.asarray(background[:3])
     linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)

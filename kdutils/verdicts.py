@@ -153,7 +153,7 @@ def gain_falls_with_size(
     row = table.iloc[0]
     rho, p_value = float(row["statistic"]), float(row["p_value"])
     is_same_side = (p_value < ALPHA) == (printed_p < ALPHA)
-    if evidence.source == "published":
+    if evidence.can_equal_print:
         is_same_rho = abs(round(rho, 2) - printed_rho) < 1e-9
     else:
         is_same_rho = rho * printed_rho > 0
@@ -254,7 +254,7 @@ def agreement_of_small_students(evidence: Evidence, *, task: str, printed: float
     if small.empty:
         return missing(f"{TASK_LABELS[task]} agreement of small students")
     top = small.loc[small["agreement"].idxmax()]
-    tolerance = 0.05 if evidence.source == "published" else 5.0
+    tolerance = 0.05 if evidence.can_equal_print else 5.0
     reason = (
         f"{top['student']} agrees with {top['teacher']} on {top['agreement']:.1f} % of {TASK_LABELS[task]}"
     )

@@ -9,7 +9,7 @@ from kdutils import crossed
 NAMES = {"strata": ["student", "task"], "clusters": ["student"], "values": ["one", "hit"]}
 
 
-def crossed(rng, *, students=8, items=40, tasks=("a", "b"), student_sd=0.0, item_sd=0.0):
+def answers_of(rng, *, students=8, items=40, tasks=("a", "b"), student_sd=0.0, item_sd=0.0):
     """Hits of students on items of which some are harder than others."""
     rows = []
     for task in tasks:
@@ -22,7 +22,7 @@ def crossed(rng, *, students=8, items=40, tasks=("a", "b"), student_sd=0.0, item
 
 
 def test_first_are_the_rows_as_they_are():
-    rows = crossed(np.random.default_rng(0)).sample(frac=1, random_state=1)
+    rows = answers_of(np.random.default_rng(0)).sample(frac=1, random_state=1)
     drawn = crossed.resampled(rows, **NAMES, rng=np.random.default_rng(2), n_resamples=20)
     sums = rows.groupby(["student", "task"])["hit"].sum()
     expected = [sums[key] for key in drawn.keys.itertuples(index=False, name=None)]
@@ -33,7 +33,7 @@ def test_first_are_the_rows_as_they_are():
 
 
 def test_an_item_counts_as_often_for_every_student():
-    rows = crossed(np.random.default_rng(0), students=3, items=5, tasks=("a",))
+    rows = answers_of(np.random.default_rng(0), students=3, items=5, tasks=("a",))
     rows["hit"] = (rows["item_id"] == "a3").astype(float)
     drawn = crossed.resampled(rows, **NAMES, rng=np.random.default_rng(2), n_resamples=50)
     hits = drawn.sums("hit")
@@ -46,7 +46,7 @@ def test_intervals_cover_the_truth(student_sd, item_sd):
     """True mean 0; at least as often as 95 % up to the noise of 150 studies and of few students."""
     rng, inside = np.random.default_rng(4), 0
     for _ in range(150):
-        rows = crossed(rng, students=20, items=30, tasks=("a",), student_sd=student_sd, item_sd=item_sd)
+        rows = answers_of(rng, students=20, items=30, tasks=("a",), student_sd=student_sd, item_sd=item_sd)
         drawn = crossed.resampled(rows, **NAMES, rng=rng, n_resamples=199)
         found = crossed.estimate(drawn.mean("hit", "one"), why_undefined="none")
         inside += found.low <= 0.0 <= found.high
@@ -54,7 +54,7 @@ def test_intervals_cover_the_truth(student_sd, item_sd):
 
 
 def test_one_student_leaves_its_items():
-    rows = crossed(np.random.default_rng(0), students=1, tasks=("a",))
+    rows = answers_of(np.random.default_rng(0), students=1, tasks=("a",))
     drawn = crossed.resampled(rows, **NAMES, rng=np.random.default_rng(1))
     found = crossed.estimate(drawn.mean("hit", "one"), why_undefined="none", why_not=drawn.why_not)
     error = rows["hit"].std() / np.sqrt(len(rows))
@@ -62,7 +62,7 @@ def test_one_student_leaves_its_items():
 
 
 def test_one_item_of_one_student_has_no_interval():
-    rows = crossed(np.random.default_rng(0), students=1, items=1, tasks=("a", "b"))
+    rows = answers_of(np.random.default_rng(0), students=1, items=1, tasks=("a", "b"))
     drawn = crossed.resampled(rows, **NAMES, rng=np.random.default_rng(1))
     found = crossed.estimate(drawn.mean("hit", "one"), why_undefined="none", why_not=drawn.why_not)
     assert found.value == pytest.approx(rows["hit"].mean())
@@ -81,6 +81,6 @@ def test_what_is_undefined_says_so():
 
 
 def test_strata_must_hold_what_is_drawn():
-    rows = crossed(np.random.default_rng(0))
+    rows = answers_of(np.random.default_rng(0))
     with pytest.raises(ValueError, match="must hold task and the clusters"):
         crossed.resampled(rows, **NAMES | {"clusters": ["seed"]}, rng=np.random.default_rng(1))

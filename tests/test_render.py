@@ -179,7 +179,11 @@ def test_index_names_the_family_of_real_models():
     results = [Result(name="01_effectiveness", status="not_run")]
     live = CLAIM | {"source": "live", "analysis": "strict"}
     soup = BeautifulSoup(index_html(profile, results, [CLAIM, live], [], {}), "html.parser")
-    assert [title.get_text() for title in soup.select("h3")] == ["Released results", "Live results, Qwen2.5"]
+    titles = [title.get_text() for title in soup.select("h3")]
+    assert titles == [
+        "Released results: the authors' analysis",
+        "Live results, Qwen2.5: the stricter analysis",
+    ]
 
 
 def test_index_counts_verdicts_and_shows_each_claim():

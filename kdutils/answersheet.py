@@ -1,0 +1,172 @@
+"""The answer sheet: each claim with every column of results that judges it, and what a difference comes from.
+
+A column is a source, protocol and analysis, or the ledger of another profile. All sentences are put together
+from the findings; nothing is said that no column holds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from kdutils.claims import CLAIMS, Judgement, estimate_text, printed_text
+from kdutils.evidence import VERDICTS
+from kdutils.sensitivity import AS_AUTHORS, STRICT
+from kdutils.spec import SOURCE_LABELS, SOURCES
+
+Row = Mapping[str, Any]
+Columns = dict[str, dict[str, Row]]  # what a column is called -> claim id -> row of the ledger
+ANALYSES = ("authors", "strict")
+
+
+def columns(rows: Sequence[Row], *, labels: Mapping[str, str] = SOURCE_LABELS) -> Columns:
+    """The columns that ledger rows fill: released results first, the authors' analysis before the stricter.
+
+    Called `Released, authors`; the protocol is named where a source has several.
+    """
+    found: Columns = {}
+    for source in SOURCES:
+        protocols = list(dict.fromkeys(row["protocol"] for row in rows if row["source"] == source))
+        for protocol in protocols:
+            for analysis in ANALYSES:
+                key = (source, protocol, analysis)
+                chosen = [row for row in rows if (row["source"], row["protocol"], row["analysis"]) == key]
+                several = f", {protocol}" if len(protocols) > 1 else ""
+                if chosen:
+                    found[f"{labels[source]}{several}, {analysis}"] = {row["id"]: row for row in chosen}
+    return found
+
+
+def of_profile(rows: Sequence[Row], *, label: str) -> Columns:
+    """The live columns of another profile's ledger that judge anything, under its label."""
+    live = [row for row in rows if row["source"] == "live"]
+    found = columns(live, labels=SOURCE_LABELS | {"live": label})
+    return {name: part for name, part in found.items() if any(_is_tested(row) for row in part.values())}
+
+
+def _is_tested(row: Row) -> bool:
+    return row["verdict"] != "not_testable"
+
+
+def table(found: Columns) -> pd.DataFrame:
+    """Every claim with what the paper says and a column each: `estimate [interval]: verdict`."""
+    rows = []
+    for claim in CLAIMS:
+        row = {"id": claim.id, "claim": claim.statement, "paper": printed_text(claim.paper_value)}
+        row |= {name: answer(part[claim.id]) if claim.id in part else "—" for name, part in found.items()}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def counts(found: Columns) -> pd.DataFrame:
+    """Verdicts of each column: a row a column, a column a verdict, and how many claims."""
+    rows = []
+    for name, part in found.items():
+        verdicts = [row["verdict"] for row in part.values()]
+        row = {verdict.replace("_", " "): verdicts.count(verdict) for verdict in VERDICTS}
+        rows.append({"column": name} | row | {"claims": len(verdicts)})
+    return pd.DataFrame(rows)
+
+
+def answer(row: Row) -> str:
+    """Estimate, interval and verdict of a ledger row, in a table cell."""
+    words = row["verdict"].replace("_", " ")
+    return words if row["estimate"] is None else f"{estimate_text(row)}: {words}"
+
+
+def counts_remark(found: Columns) -> str:
+    """The counts of each column as a paragraph of Markdown."""
+    texts = []
+    for row in counts(found).to_dict("records"):
+        text = f"{row['column']}: of **{row['claims']} claims**, **{row['reproduced']}** are reproduced, "
+        text += f"**{row['not reproduced']}** are not, **{row['inconclusive']}** are inconclusive and "
+        texts.append(f"{text}**{row['not testable']}** cannot be tested there.")
+    return "\n\n".join(texts)
+
+
+# --- what changes between the analyses, and why -----------------------------------------------------------
+
+
+def changes(rows: Sequence[Row], *, labels: Mapping[str, str] = SOURCE_LABELS) -> pd.DataFrame:
+    """Claims whose verdict the stricter analysis changes: id, results, authors, strict, why.
+
+    `why` is what the stricter analysis found, in numbers.
+    """
+    found = columns(rows, labels=labels)
+    table = []
+    for name, part in found.items():
+        if not name.endswith(", authors"):
+            continue
+        results = name.removesuffix(", authors")
+        other = found.get(f"{results}, strict", {})
+        for claim, row in part.items():
+            if claim in other and other[claim]["verdict"] != row["verdict"]:
+                verdicts = {"authors": row["verdict"], "strict": other[claim]["verdict"]}
+                verdicts = {analysis: verdict.replace("_", " ") for analysis, verdict in verdicts.items()}
+                table.append({"id": claim, "results": results} | verdicts | {"why": other[claim]["reason"]})
+    return pd.DataFrame(table, columns=["id", "results", "authors", "strict", "why"])
+
+
+def paragraphs(found: Columns, tables: Mapping[str, pd.DataFrame]) -> Iterable[str]:
+    """One paragraph of Markdown a claim: statement, paper, the columns' answers, what a change comes from.
+
+    `tables` are those of `sensitivity`, by what the results are called.
+    """
+    for claim in CLAIMS:
+        text = f"**{claim.id}** {claim.statement} (paper: {printed_text(claim.paper_value)})."
+        for name, part in found.items():
+            if claim.id in part:
+                text += f" *{name}*: {answer(part[claim.id])}."
+        for name, long in tables.items():
+            text += _difference(claim.id, name, found, long)
+        yield text
+
+
+def _difference(claim: str, results: str, found: Columns, long: pd.DataFrame) -> str:
+    """What changes the verdict of a claim, one choice at a time and in the stricter analysis."""
+    part = long[long["id"] == claim]
+    if part.empty:
+        return ""
+    base = part.loc[part["choice"] == AS_AUTHORS, "verdict"].iloc[0]
+    single = part[~part["choice"].isin([AS_AUTHORS, STRICT]) & part["bears"] & (part["verdict"] != base)]
+    named = ", ".join(f"{row.choice} ({row.verdict.replace('_', ' ')})" for row in single.itertuples())
+    strict = found.get(f"{results}, strict", {}).get(claim)
+    text = f" {results}, a single choice that changes the verdict: {named}." if named else ""
+    if strict is not None and strict["verdict"] != base:
+        text += f" {results}, the stricter analysis: {strict['reason']}."
+    return text
+
+
+# --- the stricter analysis of a section --------------------------------------------------------------------
+
+
+def strict_table(judgement: Judgement) -> pd.DataFrame:
+    """What the stricter analysis comes to, a row a claim.
+
+    Estimate, interval, both p, what was detectable, n, both verdicts, and why.
+    """
+    statements = {claim.id: claim.statement for claim in CLAIMS}
+    rows = []
+    for claim, judged in judgement.strict.items():
+        found = judged.finding
+        row = {"id": claim, "claim": statements[claim], "estimate": found.estimate}
+        row |= {"low": found.ci_low, "high": found.ci_high, "raw p": judged.raw_p, "p": found.p_value}
+        row |= {"detectable": judged.minimum_detectable, "n": math.nan if found.n is None else found.n}
+        row |= {"authors": judgement.authors[claim].verdict, "strict": found.verdict, "why": found.reason}
+        rows.append(row)
+    table = pd.DataFrame(rows)
+    for name in ("authors", "strict"):
+        table[name] = table[name].str.replace("_", " ")
+    return table.rename(columns={"p": "p after Holm"})
+
+
+STRICT_FORMATS = dict.fromkeys(["estimate", "low", "high"], "+.2f") | dict.fromkeys(
+    ["raw p", "p after Holm", "detectable"], ".2g"
+)
+STRICT_CAPTION = (
+    "the stricter analysis: estimate with 95% interval, p that the claim is wrong, raw and after Holm within "
+    "the section, and the effect that 80 % of such studies would find. No p where intervals decide."
+)

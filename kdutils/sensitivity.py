@@ -1,0 +1,266 @@
+"""Which verdicts hang on which choice of the analysis: one choice is changed at a time, and judged anew.
+
+A choice turns the evidence into what it would have been, and the authors' rule of each claim says what it
+says of any evidence. Where the finding stays the same to the digit, the choice has no bearing on the claim. A
+changed analysis cannot give a printed value to the digit, so that the rules for values that cannot be equal
+apply to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+
+from kdutils import inference
+from kdutils.claims import CLAIMS, Claim, Judgement, judge_as_authors
+from kdutils.evidence import NOT_TESTABLE, REPRODUCED, Evidence, Finding
+from kdutils.spec import AVERAGE, DOMAINS
+from kdutils.study import LIKENESS
+
+AS_AUTHORS, STRICT = "as the authors", "stricter analysis"
+ABOUT_TEACHERS = ("T1", "T2", "T3", "A2", "A3")  # of single teachers: no student's mean can answer them
+BY_SWEEP = ("06", "07")  # sections whose judges read cells, not gains
+TOGETHER = "all teachers"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One way to analyse otherwise: for some claims, evidence made of evidence."""
+
+    aspect: str
+    name: str
+    cases: tuple[tuple[Callable[[Claim], bool], Callable[[Evidence], Evidence]], ...]  # the first that asks
+
+
+def choices(evidence: Evidence) -> list[Choice]:
+    """Those that these results allow: one family or seed alone needs several."""
+    cells = evidence.all_cells
+    families = list(dict.fromkeys(cells["family"]))
+    seeds = sorted(cells["seed"].dropna().unique())
+    found = [
+        Choice("temperature", "temperature 1", ((_always, _at_temperature_1),)),
+        Choice("scale", "log odds", ((_of_no_magnitude, _on_log_odds),)),
+        Choice("unit", "students", ((_of_sweeps, _runs_of_students), (_of_students, _gains_of_students))),
+        Choice("tasks", "not in training set", ((_always, _uncontaminated),)),
+    ]
+    if len(families) > 1:
+        found += [Choice("family", f"{name} alone", ((_always, _family(name)),)) for name in families]
+    if len(seeds) > 1:
+        found += [Choice("seed", f"seed {seed}", ((_always, _seed(seed)),)) for seed in seeds]
+    return found
+
+
+def table(judgement: Judgement) -> pd.DataFrame:
+    """Verdicts of one source, a row a claim x choice: id, section, claim, choice, verdict, estimate, p_value.
+
+    First as the authors choose, then each choice, last the stricter analysis, which makes several at once.
+    `bears` is False where the finding stays as it was; then the verdict is that of the authors' choice. No
+    rows for one pair, which the authors' analysis cannot judge.
+    """
+    evidence, rows = judgement.evidence, []
+    if evidence.one_pair:
+        return pd.DataFrame(
+            columns=["id", "section", "claim", "choice", "verdict", "estimate", "p_value", "bears"]
+        )
+    for claim in CLAIMS:
+        if claim.id in judgement.authors:
+            rows.append(_row(claim, AS_AUTHORS, judgement.authors[claim.id], bears=True))
+    asked = [claim for claim in CLAIMS if claim.id in judgement.authors]
+    unchanged = _altered(evidence)  # judged by the rules for values that cannot equal the printed ones
+    before = {claim.id: judge_as_authors(claim, unchanged) for claim in asked}
+    for choice in choices(evidence):
+        made: dict[Callable, Evidence] = {}
+        for claim in asked:
+            after = _judged(claim, choice, evidence, made) or before[claim.id]
+            bears = repr(after) != repr(before[claim.id])
+            rows.append(
+                _row(claim, choice.name, after if bears else judgement.authors[claim.id], bears=bears)
+            )
+    for claim in CLAIMS:
+        if claim.id in judgement.strict:
+            rows.append(_row(claim, STRICT, judgement.strict[claim.id].finding, bears=True))
+    return pd.DataFrame(rows)
+
+
+def _judged(
+    claim: Claim, choice: Choice, evidence: Evidence, made: dict[Callable, Evidence]
+) -> Finding | None:
+    """The finding under a choice; None if it asks nothing of the claim. `made` holds what was made before."""
+    for asks, make in choice.cases:
+        if asks(claim):
+            if make not in made:
+                made[make] = make(evidence)
+            return judge_as_authors(claim, made[make])
+    return None
+
+
+def _row(claim: Claim, choice: str, finding: Finding, *, bears: bool) -> dict:
+    row = {"id": claim.id, "section": claim.section, "claim": claim.statement, "choice": choice}
+    row |= {"verdict": finding.verdict, "estimate": finding.estimate, "p_value": finding.p_value}
+    return row | {"bears": bears}
+
+
+def holds(long: pd.DataFrame) -> pd.DataFrame:
+    """Under how many choices each claim is reproduced: id, claim, holds, changed by.
+
+    Takes `table`. Counted are the authors' choice and those that have a bearing and leave something to test;
+    the stricter analysis is no single choice and is not counted. `holds` is `every`, `some`, `none` or
+    `not testable`.
+    """
+    rows = []
+    for claim, part in long[long["choice"] != STRICT].groupby("id", sort=False):
+        counted = part[part["bears"] & (part["verdict"] != NOT_TESTABLE)]
+        is_so = counted["verdict"] == REPRODUCED
+        word = "every" if is_so.all() else "some" if is_so.any() else "none"
+        base = part["verdict"].iloc[0]
+        changed = part[part["bears"] & (part["verdict"] != base)]
+        said = [f"{row.choice}: {row.verdict.replace('_', ' ')}" for row in changed.itertuples()]
+        row = {"id": claim, "claim": part["claim"].iloc[0], "as the authors": base.replace("_", " ")}
+        row |= {"holds under": word if len(counted) else "not testable", "choices": len(counted)}
+        rows.append(row | {"changed by": "; ".join(said) or "none"})
+    return pd.DataFrame(rows)
+
+
+def holds_remark(summary: pd.DataFrame) -> str:
+    """How many claims hold under every choice, some or none, in a sentence."""
+    words = ("every", "some", "none")
+    counts = summary["holds under"].value_counts().reindex([*words, "not testable"], fill_value=0)
+    parts = [f"{counts[word]} under {'no' if word == 'none' else word} choice" for word in words]
+    hanging = ", ".join(summary.loc[summary["holds under"] == "some", "id"])
+    text = f"Of {len(summary)} claims are reproduced {parts[0]}, {parts[1]} and {parts[2]}; "
+    text += f"{counts['not testable']} are not testable."
+    return f"{text} Those that hang on a choice: {hanging}." if hanging else text
+
+
+# --- which claims a choice asks about ---------------------------------------------------------------------
+
+
+def _always(claim: Claim) -> bool:
+    return True
+
+
+def _of_no_magnitude(claim: Claim) -> bool:
+    return not claim.is_magnitude  # those are printed in points
+
+
+def _of_sweeps(claim: Claim) -> bool:
+    return claim.section in BY_SWEEP
+
+
+def _of_students(claim: Claim) -> bool:
+    return claim.id not in ABOUT_TEACHERS
+
+
+# --- what evidence would have been ------------------------------------------------------------------------
+
+
+def _altered(evidence: Evidence, **changes) -> Evidence:
+    return replace(evidence, is_altered=True, _tests={}, **changes)
+
+
+def _at_temperature_1(evidence: Evidence) -> Evidence:
+    return _altered(evidence, selection="temperature_1")
+
+
+def _on_log_odds(evidence: Evidence) -> Evidence:
+    """Gains in log odds of being right; of an average, of the average accuracy over all its items."""
+    cells = evidence.cells
+    n_items = cells.groupby(["domain", "task"])["n"].max()
+
+    def on_log_odds(gains: pd.DataFrame) -> pd.DataFrame:
+        gains = gains[gains["domain"].isin(DOMAINS)]  # ROUGE-L is no share of items
+        items = n_items.reindex(pd.MultiIndex.from_frame(gains[["domain", "task"]])).to_numpy(float)
+        logit = inference.logit_gain(gains["accuracy"], gains["sft_accuracy"], items)
+        return gains.assign(gain=logit)
+
+    return _altered(evidence, of_gains=on_log_odds)
+
+
+def _gains_of_students(evidence: Evidence) -> Evidence:
+    """One gain a student and task; where methods are compared, one a method too (analyses of variance)."""
+    return _altered(evidence, of_gains=student_gains)
+
+
+def student_gains(gains: pd.DataFrame) -> pd.DataFrame:
+    """Gains averaged over teachers, one row a student x method x task."""
+    where = ["source", "protocol", "selection", "domain", "task", "family", "student", "student_parameters"]
+    numbers = ["accuracy", "accuracy_se", "sft_accuracy", "sft_accuracy_se", "teacher_accuracy"]
+    numbers += ["gain", "gain_se", *LIKENESS]
+    means = gains.groupby([*where, "method"], sort=False)[numbers].mean().reset_index()
+    return means.assign(teacher=TOGETHER, temperature=np.nan)
+
+
+def _runs_of_students(evidence: Evidence) -> Evidence:
+    """Cells whose teachers and methods are averaged: one a student, temperature, noise, task and seed."""
+    cells = evidence.all_cells
+    is_kd = cells["teacher"] != ""
+    where = ["source", "protocol", "domain", "task", "family", "student", "student_parameters"]
+    where += ["teacher_tuned", "temperature", "noise_sigma", "seed"]
+    numbers = ["n", "accuracy", "accuracy_se"]
+    means = cells[is_kd].groupby(where, sort=False)[numbers].mean().reset_index()
+    # The judges ask for a method and name it; no text of theirs is shown.
+    means = means.assign(teacher=TOGETHER, teacher_parameters=0, method="fkl", flags="")
+    means = means.reindex(columns=cells.columns).astype({"n": "Float64"})
+    return _altered(evidence, all_cells=pd.concat([cells[~is_kd], means], ignore_index=True))
+
+
+def _uncontaminated(evidence: Evidence) -> Evidence:
+    """Cells without the tasks whose test questions are in the training set, and averages of what is left."""
+    return _altered(evidence, all_cells=without_tasks(evidence.all_cells, evidence.contaminated))
+
+
+def without_tasks(cells: pd.DataFrame, tasks: Iterable[str]) -> pd.DataFrame:
+    """Cells without these tasks; averages are those of the tasks left, the tasks taken as independent."""
+    dropped = set(tasks)
+    touched = set(cells.loc[cells["task"].isin(dropped), "domain"])
+    is_kept = ~cells["task"].isin(dropped)
+    is_stale = cells["domain"].isin(touched) & (cells["task"] == AVERAGE)
+    kept = cells[is_kept & ~is_stale]
+    run = ["source", "protocol", "domain", "family", "teacher", "student", "teacher_parameters"]
+    run += ["student_parameters", "method", "teacher_tuned", "temperature", "noise_sigma", "seed"]
+    grouped = kept[kept["domain"].isin(touched)].groupby(run, dropna=False, sort=False)
+    if not grouped.ngroups:
+        return kept.reset_index(drop=True)
+    averages = grouped[["accuracy"]].mean()
+    averages["accuracy_se"] = grouped["accuracy_se"].agg(
+        lambda errors: (errors**2).sum() ** 0.5 / len(errors)
+    )
+    averages["n"] = grouped["n"].sum()
+    averages = averages.reset_index().assign(task=AVERAGE, flags="")
+    return pd.concat([kept, averages.reindex(columns=cells.columns)], ignore_index=True)
+
+
+def _family(name: str) -> Callable[[Evidence], Evidence]:
+    def of_family(evidence: Evidence) -> Evidence:
+        cells = evidence.all_cells
+        return _altered(evidence, all_cells=cells[cells["family"] == name])
+
+    return of_family
+
+
+def _seed(seed: int) -> Callable[[Evidence], Evidence]:
+    """Runs of that seed; those that were not repeated stay, so that the same runs are compared.
+
+    They are all called by that seed: temperatures and sigmas are compared within a seed only.
+    """
+
+    def of_seed(evidence: Evidence) -> Evidence:
+        cells = evidence.all_cells
+        run = [
+            "domain",
+            "task",
+            "teacher",
+            "student",
+            "method",
+            "teacher_tuned",
+            "temperature",
+            "noise_sigma",
+        ]
+        has_it = (cells["seed"] == seed).groupby([cells[name] for name in run], dropna=False).transform("any")
+        kept = cells[~has_it | (cells["seed"] == seed)]
+        return _altered(evidence, all_cells=kept.drop_duplicates(run).assign(seed=seed))
+
+    return of_seed

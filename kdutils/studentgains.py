@@ -1,0 +1,120 @@
+"""Student-level gains on both scales, for the figures of the stricter analysis.
+
+Temperature 1; runs of a student are averaged over teachers and methods, which share its baseline.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import scipy.special
+import scipy.stats
+
+from kdutils.adjustment import empirical_logit
+from kdutils.evidence import Evidence
+from kdutils.spec import DOMAINS
+from kdutils.students import STUDENT, contaminated_gains, mean_of_students, student_means, task_gains
+
+SCALES = {"points": "gain", "log odds": "logit_gain"}  # what a scale is called -> column of the gain
+WITHIN = scipy.stats.norm.ppf(0.975)
+
+
+def forest(evidence: Evidence) -> pd.DataFrame:
+    """Gains of each student and of all, of all but a family, and on contaminated tasks, on both scales.
+
+    Columns domain, label, kind (student, all, without, contaminated), scale, value, low, high. Intervals of a
+    student are over its items, the others Student's t over students.
+    """
+    rows = []
+    for domain in DOMAINS:
+        gains = task_gains(evidence, domain)
+        if gains.empty:
+            continue
+        for scale, column in SCALES.items():
+            each = item_intervals(gains, scale=scale)
+            rows += [
+                (domain, row.student, "student", scale, row.value, row.low, row.high)
+                for row in each.itertuples()
+            ]
+            rows += [(domain, *row[:2], scale, *row[2:]) for row in _means(evidence, domain, column)]
+    columns = ["domain", "label", "kind", "scale", "value", "low", "high"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _means(evidence: Evidence, domain: str, column: str) -> list[tuple]:
+    """(label, kind, value, low, high) of means over students."""
+    means = student_means(task_gains(evidence, domain), [column])
+    families = list(dict.fromkeys(means["family"]))
+    parts = [("all students", "all", means)]
+    if len(families) > 1:
+        parts += [(f"without {name}", "without", means[means["family"] != name]) for name in families]
+    apart = contaminated_gains(evidence, domain)
+    if len(apart):
+        parts.append(("all, contaminated tasks", "contaminated", student_means(apart, [column])))
+    found = [(label, kind, mean_of_students(part, column)) for label, kind, part in parts]
+    return [(label, kind, each.estimate, each.low, each.high) for label, kind, each in found]
+
+
+def item_intervals(gains: pd.DataFrame, *, scale: str) -> pd.DataFrame:
+    """Each student's gain with a 95% interval over its items: STUDENT, value, low, high.
+
+    Its runs are taken as independent samples of items, its baseline counts once; on log odds by the delta
+    method, with half an item added to right and wrong.
+    """
+    sides = {"own": ("accuracy", "accuracy_se"), "baseline": ("sft_accuracy", "sft_accuracy_se")}
+    squares = {name: _square(gains, *columns, scale=scale) for name, columns in sides.items()}
+    by_task = gains.assign(**squares).groupby([*STUDENT, "task"], sort=False)
+    tasks = pd.DataFrame({"value": by_task[SCALES[scale]].mean(), "n": by_task.size()})
+    tasks["square"] = by_task["own"].sum() / tasks["n"] ** 2 + by_task["baseline"].first()
+    by_student = tasks.groupby(STUDENT, sort=False)
+    table = by_student["value"].mean().reset_index()
+    half = WITHIN * (by_student["square"].sum() ** 0.5 / by_student.size()).to_numpy()
+    table = table.assign(low=table["value"] - half, high=table["value"] + half)
+    return table.sort_values(["student_parameters", "student"], kind="stable").reset_index(drop=True)
+
+
+def _square(gains: pd.DataFrame, accuracy: str, error: str, *, scale: str) -> pd.Series:
+    """The squared standard error of an accuracy, in the unit of the scale."""
+    if scale == "points":
+        return gains[error] ** 2
+    items = gains["n_items"]
+    right = gains[accuracy] / 100 * items + 0.5
+    wrong = items - gains[accuracy] / 100 * items + 0.5
+    return 1 / right + 1 / wrong
+
+
+def by_size(evidence: Evidence) -> pd.DataFrame:
+    """Gains of students over size on both scales, beside those of a world in which all gain alike.
+
+    Columns domain, STUDENT, scale, value, low, high (over items), expected, least, most: what the student
+    would gain if every student gained as much on the log odds of each task, and 95 % of what its items show.
+    """
+    tables = []
+    for domain in DOMAINS:
+        gains = task_gains(evidence, domain)
+        if gains.empty:
+            continue
+        for scale in SCALES:
+            each = item_intervals(gains, scale=scale).merge(_if_equal(gains, scale=scale), on="student")
+            tables.append(each.assign(domain=domain, scale=scale))
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+
+
+def _if_equal(gains: pd.DataFrame, *, scale: str) -> pd.DataFrame:
+    """student, expected, least, most, were the gain of each task the same for all students in log odds."""
+    keys = ["student", "task"]
+    runs = gains.groupby(keys, sort=False)[["sft_accuracy", "logit_gain", "n_items"]].mean().reset_index()
+    common = runs.groupby("task")["logit_gain"].transform("mean")
+    odds = empirical_logit(runs["sft_accuracy"], runs["n_items"])
+    before, after = scipy.special.expit(odds), scipy.special.expit(odds + common)
+    spread = sum(p * (1 - p) / runs["n_items"] for p in (before, after))
+    if scale == "points":
+        runs = runs.assign(expected=100 * (after - before), square=100**2 * spread)
+    else:
+        spread = sum(1 / (p * (1 - p) * runs["n_items"]) for p in (before, after))
+        runs = runs.assign(expected=common, square=spread)
+    by_student = runs.groupby("student", sort=False)
+    half = WITHIN * by_student["square"].sum() ** 0.5 / by_student.size()
+    expected = by_student["expected"].mean()
+    table = pd.DataFrame({"expected": expected, "least": expected - half, "most": expected + half})
+    return table.replace([np.inf, -np.inf], np.nan).reset_index()

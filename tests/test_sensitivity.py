@@ -1,0 +1,168 @@
+"""A choice that matters changes the verdict, one that does not leaves a dot, and the summary counts both."""
+
+import pandas as pd
+import pytest
+from test_strict import world
+
+from kdutils import answersheet, claims, evidence, sensitivity, strictfigures
+
+
+def judgement(cells):
+    (found,) = claims.judgements(cells)
+    return found
+
+
+def verdicts(cells, claim):
+    table = sensitivity.table(judgement(cells))
+    part = table[table["id"] == claim].set_index("choice")
+    return part["verdict"].where(part["bears"], "·").to_dict()
+
+
+def lucky(size, family, method, temperature, **_):
+    """A gain that only the pick of a temperature makes."""
+    return {1.0: -2.0, 2.0: 3.0 if method == "fkl" else 2.5}[temperature] + 0.1 * size
+
+
+def test_picking_the_temperature_makes_the_gain():
+    found = verdicts(world(lucky, temperatures=(1.0, 2.0)), "E1")
+    assert found["as the authors"] == "reproduced"
+    assert found["temperature 1"] == "not_reproduced"
+    assert found["log odds"] == found["toy-qwen alone"] == "reproduced"
+    assert found["not in training set"] == "·"
+
+
+def test_a_choice_without_bearing_is_a_dot():
+    cells = world(lambda size, family, **_: 3.0 + 0.1 * size)
+    assert verdicts(cells, "E1")["temperature 1"] == "·"
+    assert verdicts(cells, "E4")["log odds"] == "·"  # printed in points
+    assert verdicts(cells, "T1")["students"] == "·"
+
+
+def test_one_family_may_carry_a_claim():
+    found = verdicts(
+        world(lambda size, family, **_: (9.0 if family == "toy-qwen" else -1.0) - 0.1 * size), "E1"
+    )
+    assert (found["toy-qwen alone"], found["toy-llama alone"]) == ("reproduced", "not_reproduced")
+
+
+def test_tasks_of_the_training_set_may_carry_a_claim():
+    cells = world(
+        lambda size, task, **_: (
+            (9.0 if task == "addsub" else 0.0 if task == "average" else -1.0) + 0.01 * size
+        )
+    )
+    cells.loc[(cells["task"] == "average") & (cells["teacher"] != ""), "accuracy"] += 1.5
+    flags = cells["task"].map(lambda task: "contaminated" if task == "addsub" else "")
+    found = verdicts(cells.assign(flags=flags), "E1")
+    assert (found["as the authors"], found["not in training set"]) == ("reproduced", "not_reproduced")
+
+
+def test_averages_are_those_of_the_tasks_left():
+    cells = world(lambda task, **_: 10.0 if task == "addsub" else 1.0, domains=("math",))
+    left = sensitivity.without_tasks(cells, {"addsub"})
+    assert "addsub" not in set(left["task"])
+    averages = left[left["task"] == "average"].set_index(["student", "method"])["accuracy"]
+    assert averages["toy-qwen-1M", "fkl"] == pytest.approx(42.0)
+    assert len(averages) == (cells["task"] == "average").sum()
+
+
+def test_a_seed_stands_for_what_was_repeated():
+    cells = world(lambda size, **_: 2.0 + 0.1 * size)
+    again = cells[(cells["method"] == "fkl")].assign(seed=1)
+    again["accuracy"] -= 9.0
+    found = verdicts(pd.concat([cells, again], ignore_index=True), "E1")
+    assert found["seed 0"] == "reproduced"
+    assert found["seed 1"] == "not_reproduced"
+
+
+def test_runs_of_a_student_are_one_where_sweeps_are_judged():
+    cells = world(
+        lambda temperature, size, **_: -15.0 * (temperature == 5.0) - size,
+        temperatures=(1.0, 5.0),
+        teachers=(16, 32),
+    )
+    found = verdicts(cells, "P2")
+    assert found["students"] == "reproduced"
+    one = sensitivity._runs_of_students(judgement(cells).evidence)
+    runs = one.cells[(one.cells["teacher"] != "") & (one.cells["task"] == "average")]
+    assert runs.groupby(["domain", "student", "temperature"]).size().max() == 1
+
+
+def test_the_summary_counts_choices_that_bear():
+    table = sensitivity.table(judgement(world(lucky, temperatures=(1.0, 2.0))))
+    summary = sensitivity.holds(table).set_index("id")
+    assert summary.loc["E1", "holds under"] == "some"
+    assert "temperature 1: not reproduced" in summary.loc["E1", "changed by"]
+    assert summary.loc["N1", "holds under"] == "not testable"
+    remark = sensitivity.holds_remark(summary.reset_index())
+    assert remark.startswith("Of 39 claims are reproduced ")
+    counts = summary["holds under"].value_counts()
+    assert f"{counts['some']} under some choice" in remark
+
+
+def test_values_that_were_printed_are_not_asked_of_another_analysis(released_tables):
+    from kdutils import published
+
+    found = verdicts(published.cells(), "S1")
+    assert found["as the authors"] == found["students"] == found["Qwen2.5 alone"] == "reproduced"
+    assert verdicts(published.cells(), "A2")["temperature 1"] == "·"
+
+
+def test_the_picture_has_a_letter_or_a_dot_in_every_place():
+    table = sensitivity.table(judgement(world(lucky, temperatures=(1.0, 2.0))))
+    (ax,) = strictfigures.verdicts_by_choice(table).axes
+    marks = [text.get_text() for text in ax.texts]
+    assert len(marks) == len(table) == 39 * table["choice"].nunique()
+    assert set(marks) <= {*strictfigures.VERDICT_LETTERS.values(), strictfigures.NO_BEARING}
+    assert marks.count(strictfigures.NO_BEARING) == (~table["bears"]).sum()
+
+
+def test_one_pair_has_no_choices():
+    cells = world(lambda **_: 1.0, sizes={"toy-qwen": (1,)}, domains=("math",))
+    assert judgement(cells).evidence.one_pair
+    assert sensitivity.table(judgement(cells)).empty
+
+
+# --- the answer sheet --------------------------------------------------------------------------------------
+
+
+def test_every_claim_has_a_column_for_each_analysis():
+    rows = claims.judge(world(lambda size, family, **_: 3.0 + 0.1 * size))
+    columns = answersheet.columns(rows + [row | {"source": "published"} for row in rows])
+    assert list(columns) == ["Released, authors", "Released, strict", "Live, authors", "Live, strict"]
+    table = answersheet.table(columns).set_index("id")
+    assert table.loc["E1", "Live, authors"] == table.loc["E1", "Released, authors"]
+    assert table.loc["E1", "Live, authors"].endswith(": reproduced")
+    counts = answersheet.counts(columns).set_index("column")
+    assert (counts.drop(columns="claims").sum(axis=1) == 39).all()
+
+
+def test_another_profile_is_a_column_only_where_it_judges_something():
+    rows = claims.judge(world(lambda size, family, **_: 3.0 + 0.1 * size), section="01")
+    dead = [
+        row | {"verdict": "not_testable", "estimate": None} for row in rows if row["analysis"] == "authors"
+    ]
+    alive = [row for row in rows if row["analysis"] == "strict"]
+    assert list(answersheet.of_profile(dead + alive, label="Other")) == ["Other, strict"]
+    assert answersheet.of_profile([], label="Other") == {}
+
+
+def test_what_changes_is_said_with_its_numbers():
+    cells = world(lucky, temperatures=(1.0, 2.0))
+    rows = claims.judge(cells)
+    changed = answersheet.changes(rows).set_index("id")
+    assert changed.loc["E1", ["authors", "strict"]].tolist() == ["reproduced", "not reproduced"]
+    assert changed.loc["E1", "why"].startswith("mean over students -1.6 [")
+    table = sensitivity.table(judgement(cells))
+    texts = list(answersheet.paragraphs(answersheet.columns(rows), {"Live": table}))
+    assert len(texts) == 39
+    assert "a single choice that changes the verdict: temperature 1 (not reproduced)" in texts[0]
+    assert "Live, the stricter analysis: mean over students -1.6 [" in texts[0]
+
+
+def test_the_stricter_table_holds_both_p_values():
+    table = answersheet.strict_table(judgement(world(lambda size, family, **_: 3.0 + 0.1 * size)))
+    assert len(table) == 39
+    both = table.dropna(subset=["raw p", "p after Holm"])
+    assert len(both) and (both["p after Holm"] >= both["raw p"]).all()
+    assert set(table["strict"]) <= {verdict.replace("_", " ") for verdict in evidence.VERDICTS}

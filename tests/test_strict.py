@@ -1,0 +1,418 @@
+"""Each stricter judge on cells whose truth is known: an effect is found, none is not, too little is said."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from kdutils import cells as cell_rows
+from kdutils import claims, declared, inference, strict, students
+from kdutils.evidence import Evidence
+from kdutils.spec import DOMAIN_TASKS, PAPER_METHODS
+
+SIZES = {"toy-qwen": (1, 2, 4, 8), "toy-llama": (1, 2, 4, 8)}  # millions: 1 / (4! 4!) is the smallest p
+TOP = 32
+
+
+def world(
+    gain,
+    *,
+    sizes=SIZES,
+    domains=("math", "commonsense"),
+    methods=PAPER_METHODS,
+    teachers=(TOP,),
+    temperatures=(1.0,),
+    sigmas=(0.0,),
+    sft=lambda size: 40.0 + size,
+    source="live",
+    n=2_000,
+):
+    """Cells of two families; `gain` gets size, family, method, task, domain, teacher, temperature, sigma."""
+    rows = []
+    common = {"source": source, "protocol": "careful", "seed": 0, "n": n, "accuracy_se": 0.8, "flags": ""}
+    for domain in domains:
+        for task in (*DOMAIN_TASKS[domain], "average"):
+            for family, of_family in sizes.items():
+                for size in (*of_family, *teachers):
+                    where = {"domain": domain, "task": task, "family": family, "noise_sigma": 0.0}
+                    where |= {"student": f"{family}-{size}M", "student_parameters": size * 10**6}
+                    rows.append(common | where | {"method": "sft", "accuracy": sft(size)})
+                    if size in teachers:
+                        continue
+                    for teacher in teachers:
+                        for method in methods:
+                            for temperature, sigma in {(t, 0.0) for t in temperatures} | {
+                                (1.0, s) for s in sigmas
+                            }:
+                                known = {"size": size, "family": family, "method": method, "task": task}
+                                known |= {"domain": domain, "teacher": teacher}
+                                known |= {"temperature": temperature, "sigma": sigma}
+                                kd = {
+                                    "teacher": f"{family}-{teacher}M",
+                                    "teacher_parameters": teacher * 10**6,
+                                }
+                                kd |= {
+                                    "teacher_tuned": True,
+                                    "temperature": temperature,
+                                    "noise_sigma": sigma,
+                                }
+                                kd |= {"method": method, "accuracy": sft(size) + gain(**known)}
+                                rows.append(common | where | kd)
+    return cell_rows.cell_table(rows)
+
+
+def judged(claim_id, cells, source="live"):
+    section = next(claim.section for claim in claims.CLAIMS if claim.id == claim_id)
+    return claims.judge_strictly(Evidence(source, "careful", cells), section=section)[claim_id]
+
+
+def verdict(claim_id, cells, source="live"):
+    return judged(claim_id, cells, source).finding.verdict
+
+
+def bumps(size, family):
+    """Something that differs from student to student and goes with nothing: mean 0 in a family."""
+    return {1: 0.6, 2: -0.7, 4: -0.5, 8: 0.6}[size] * (1 if family == "toy-qwen" else -1)
+
+
+@pytest.mark.parametrize(
+    ("gain", "expected"),
+    [
+        (lambda size, family, **_: 4.0 + bumps(size, family), "reproduced"),
+        (lambda size, family, **_: -4.0 + bumps(size, family), "not_reproduced"),
+        (lambda size, family, **_: 0.1 + 9 * bumps(size, family), "inconclusive"),
+        (
+            lambda size, family, **_: (5 if family == "toy-qwen" else -0.2) + bumps(size, family),
+            "inconclusive",
+        ),
+    ],
+)
+def test_gain_of_students(gain, expected):
+    found = judged("E1", world(gain))
+    assert found.finding.verdict == expected
+    assert found.finding.p_value >= found.raw_p
+    assert found.minimum_detectable > 0
+
+
+def test_pairs_and_methods_of_one_student_are_one_observation():
+    few = {"toy-qwen": (1, 2), "toy-llama": (1,)}
+    cells = world(lambda size, method, **_: size - 1.4 + 0.01 * len(method), sizes=few, teachers=(16, 32, 64))
+    found = judged("E1", cells).finding
+    assert found.n == 3
+    assert found.verdict == "inconclusive"  # 27 pairs x methods of three students
+
+
+def test_one_student_is_not_testable():
+    cells = world(lambda **_: 5.0, sizes={"toy-qwen": (1,)}, teachers=(16, 32))
+    for claim_id in ("E1", "E7", "S1", "A1", "F1"):
+        found = judged(claim_id, cells)
+        assert found.finding.verdict == "not_testable", claim_id
+        assert math.isnan(found.finding.estimate) and math.isnan(found.raw_p)
+
+
+def test_tasks_of_the_training_set_are_left_out_and_shown_apart():
+    def gain(size, family, task, **_):
+        return (30.0 if task in ("addsub", "multiarith", "singleeq") else -3.0) + bumps(size, family)
+
+    cells = world(gain)
+    assert judged("E1", cells).finding.estimate > 10
+    is_known = cells["task"].isin(["addsub", "multiarith", "singleeq"])
+    found = judged("E1", cells.assign(flags=np.where(is_known, "contaminated", ""))).finding
+    assert found.estimate == pytest.approx(-3.0)
+    assert "on the tasks of the training set +30.0" in found.reason
+
+
+@pytest.mark.parametrize(
+    ("gap", "spread", "expected"),
+    [(0.2, 0.3, "reproduced"), (8.0, 0.3, "not_reproduced"), (1.0, 12.0, "inconclusive")],
+)
+def test_methods_alike(gap, spread, expected):
+    def gain(size, family, method, **_):
+        own = {"fkl": 1, "revkd": -1, "gkd": 0.3}[method]
+        return gap * (method == "gkd") + spread * own * bumps(size, family)
+
+    found = judged("E7", world(gain))
+    assert found.finding.verdict == expected
+    assert (found.minimum_detectable < 5) == (expected != "inconclusive")
+
+
+def test_the_size_effect_must_be_more_than_headroom():
+    def falling(size, family, domain, **_):
+        return {1: 14.0, 2: 9.0, 4: 4.5, 8: 0.5}[size] + bumps(size, family) * 0.1
+
+    def baseline(size):  # the same for every size: nothing to be explained by headroom
+        return {1: 40.1, 2: 39.9, 4: 40.3, 8: 40.0}.get(size, 60.0)
+
+    found = judged("S1", world(falling, sft=baseline))
+    assert found.finding.verdict == "reproduced"
+    assert found.raw_p == pytest.approx(1 / 576)
+    assert found.finding.p_value == pytest.approx(16 / 576)  # all sixteen claims are alike here
+
+
+def test_equal_log_odds_are_no_size_effect():
+    def sft(size):
+        return {1: 30.0, 2: 50.0, 4: 70.0, 8: 90.0}.get(size, 95.0)
+
+    def gain(size, family, **_):
+        odds = sft(size) / (100 - sft(size)) * math.exp(0.5 + 0.02 * bumps(size, family))
+        return 100 * odds / (1 + odds) - sft(size)
+
+    evidence = Evidence("live", "careful", world(gain, sft=sft))
+    found = strict.judge(evidence, {"S1": claims.DECLARED["S1"]})["S1"].finding
+    assert found.estimate < 0  # in points the gain falls with size
+    assert found.verdict == "inconclusive"
+
+
+def test_a_gain_that_rises_with_size_is_against_the_claim():
+    assert verdict("S1", world(lambda size, **_: 1.0 * size)) == "not_reproduced"
+
+
+def test_few_students_cannot_show_a_size_effect_and_the_reason_says_so():
+    few = {"toy-qwen": (1, 2, 4), "toy-llama": (1, 2)}
+    found = judged("S1", world(lambda size, **_: 9.0 - size, sizes=few)).finding
+    assert found.verdict == "inconclusive"
+    assert f"smallest possible p {1 / 12:.2g}" in found.reason
+
+
+@pytest.mark.parametrize(
+    ("gain", "expected"),
+    [
+        (lambda teacher, size, **_: -0.05 * teacher + (size * teacher) % 3 * 0.1, "reproduced"),
+        (lambda teacher, size, **_: 0.2 * teacher + (size * teacher) % 3 * 0.1, "not_reproduced"),
+    ],
+)
+def test_better_teacher(gain, expected):
+    assert verdict("T1", world(gain, teachers=(12, 16, 24, 32, 44))) == expected
+
+
+def test_few_teachers_cannot_tell():
+    def gain(teacher, size, **_):
+        return float(teacher > 12) * (1 if size in (1, 8) else -1)
+
+    found = judged("T1", world(gain, teachers=(12, 16))).finding
+    assert (found.verdict, found.estimate) == ("inconclusive", pytest.approx(0.0))
+
+
+def test_teachers_of_one_student_each_say_nothing():
+    assert verdict("T1", world(lambda size, **_: 1.0 * size)) == "not_testable"
+
+
+@pytest.mark.parametrize(
+    ("cost", "expected"), [(46.0, "reproduced"), (39.8, "inconclusive"), (30.0, "not_reproduced")]
+)
+def test_untuned_teacher(cost, expected):
+    tuned = world(lambda **_: 20.0, methods=("fkl",))
+    untuned = tuned[tuned["teacher"] != ""].assign(teacher_tuned=False)
+    untuned["accuracy"] -= cost
+    found = judged("T3", pd.concat([tuned, untuned], ignore_index=True)).finding
+    assert found.verdict == expected
+    assert found.estimate == pytest.approx(cost)
+
+
+def with_likeness(cells, measure, rise):
+    """Cells whose KD rows have this likeness, 50 after SFT: `rise(row)` in points."""
+    is_kd = cells["teacher"] != ""
+    cells = cells.assign(**{f"{measure}_sft": np.where(is_kd, 50.0, np.nan)})
+    rises = [50.0 + rise(row) if row.teacher else np.nan for row in cells.itertuples()]
+    return cells.assign(**{measure: rises})
+
+
+@pytest.mark.parametrize(
+    ("level", "spread", "expected"),
+    [(4.0, 1.0, "reproduced"), (-4.0, 1.0, "not_reproduced"), (0.5, 8.0, "inconclusive")],
+)
+def test_likeness_rise(level, spread, expected):
+    def rise(row):
+        return level + spread * bumps(row.student_parameters // 10**6, row.family)
+
+    cells = world(lambda **_: 1.0)
+    assert verdict("A1", with_likeness(cells, "agreement", rise)) == expected
+    assert verdict("F1", with_likeness(cells, "fidelity", rise)) == expected
+
+
+def test_likeness_and_gain_go_together_or_not():
+    many = {"toy-qwen": tuple(range(1, 41)), "toy-llama": tuple(range(1, 41))}
+    rng = np.random.default_rng(5)
+    noise = {(family, size): rng.normal(size=3) for family, sizes in many.items() for size in sizes}
+
+    def gain(size, family, **_):
+        return float(noise[family, size][0])
+
+    def together(row):
+        own = noise[row.family, row.student_parameters // 10**6]
+        return float(own[0] + 0.3 * own[2])
+
+    def apart(row):
+        return float(noise[row.family, row.student_parameters // 10**6][1])
+
+    cells = world(gain, sizes=many, teachers=(64,), methods=("fkl",), sft=lambda size: 40 + 7 * size % 11)
+    cells = cells[cells["task"].isin(["gsm8k", "svamp", "boolq", "piqa", "average"])]
+    assert verdict("A4", with_likeness(cells, "agreement", together)) == "not_reproduced"
+    assert verdict("F2", with_likeness(cells, "fidelity", together)) == "not_reproduced"
+    assert verdict("F2", with_likeness(cells, "fidelity", apart)) == "reproduced"
+
+
+def test_a_partial_rank_correlation_is_that_of_pingouin():
+    import pingouin
+
+    rng = np.random.default_rng(2)
+    table = pd.DataFrame(rng.normal(size=(12, 3)), columns=["x", "y", "z"])
+    table["y"] += table["z"]
+    from kdutils.strictlinks import partial_rank_correlation
+
+    ours = partial_rank_correlation(table["x"], table["y"], table["z"])
+    theirs = pingouin.partial_corr(table, x="x", y="y", covar="z", method="spearman")
+    assert ours == pytest.approx(float(theirs["r"].iloc[0]))
+    assert math.isnan(partial_rank_correlation(table["x"], table["z"], table["z"]))
+
+
+def test_agreement_is_that_of_the_authors_rule_with_an_interval():
+    cells = world(lambda **_: 1.0, sizes={"toy-qwen": (1, 2, 4)})
+    cells = cells.assign(student_parameters=cells["student_parameters"] * 500)
+    near = with_likeness(cells, "agreement", lambda row: 39.1 if row.student_parameters < 2e9 else 45.0)
+    found = judged("A2", near).finding
+    assert (found.verdict, found.n) == ("reproduced", 2_000)
+    assert found.ci_low < found.estimate < found.ci_high
+
+
+@pytest.mark.parametrize(
+    ("level", "expected"), [(0.1, "reproduced"), (0.6, "not_reproduced"), (0.3, "inconclusive")]
+)
+def test_feeble_link(level, expected):
+    cells = world(lambda **_: 1.0)
+    is_asked = (cells["teacher"] != "") & (cells["task"] == "svamp")
+    own = [
+        bumps(row.student_parameters // 10**6, row.family) if kd else 0.0
+        for row, kd in zip(cells.itertuples(), is_asked, strict=True)
+    ]
+    r = np.where(is_asked, level + 0.05 * np.array(own), np.nan)
+    assert verdict("F3", cells.assign(fidelity_correct_r=r)) == expected
+
+
+def noisy(loss):
+    return world(
+        lambda sigma, size, family, **_: -loss(sigma) + 0.3 * sigma * bumps(size, family),
+        sigmas=(0.0, 1.0, 2.0, 5.0),
+    )
+
+
+@pytest.mark.parametrize(
+    ("loss", "n1", "n2"),
+    [
+        (lambda sigma: 0.2 * sigma if sigma < 5 else 30.0, "reproduced", "reproduced"),
+        (lambda sigma: 6.0 * (sigma > 0), "not_reproduced", "not_reproduced"),
+        (lambda sigma: {0.0: 0.0, 5.0: 20.5}.get(sigma, 2.0), "inconclusive", "inconclusive"),
+    ],
+)
+def test_noise(loss, n1, n2):
+    cells = noisy(loss)
+    assert verdict("N1", cells) == n1
+    assert verdict("N2", cells) == n2
+
+
+@pytest.mark.parametrize(
+    ("by_temperature", "p1", "p2", "p3"),
+    [
+        ({1.0: 0.0, 2.0: 3.0, 5.0: -20.0}, "not_testable", "reproduced", "reproduced"),
+        ({1.0: 3.0, 2.0: 0.0, 5.0: 2.0}, "not_testable", "not_reproduced", "reproduced"),
+    ],
+)
+def test_temperature(by_temperature, p1, p2, p3):
+    """Where the same temperature is best in all tasks of all students nothing varies, and t is undefined."""
+
+    def gain(temperature, size, **_):
+        return by_temperature[temperature] + (0.3 * size if temperature == 5.0 else 0.0)
+
+    cells = world(gain, temperatures=(1.0, 2.0, 5.0))
+    assert verdict("P1", cells) == p1
+    assert verdict("P2", cells) == p2
+    assert verdict("P3", cells) == p3
+
+
+@pytest.mark.parametrize(
+    ("n_won", "expected"), [(7, "reproduced"), (1, "not_reproduced"), (4, "inconclusive")]
+)
+def test_best_temperature(n_won, expected):
+    def gain(temperature, size, family, task, domain, **_):
+        place = DOMAIN_TASKS[domain].index(task) if task != "average" else 0
+        is_won = place < n_won + (-1 if size > 3 else 1)
+        return float((temperature == 2.0) == is_won)
+
+    cells = world(gain, temperatures=(1.0, 2.0), domains=("commonsense",))
+    assert verdict("P1", cells) == expected
+
+
+def test_a_loss_that_rises_with_size_is_against_the_claim():
+    cells = world(lambda temperature, size, **_: -1.0 * size * (temperature == 5.0), temperatures=(1.0, 5.0))
+    assert verdict("P3", cells) == "not_reproduced"
+
+
+def test_largest_gains_know_that_they_were_picked():
+    rng = np.random.default_rng(1)
+    values, errors = pd.Series(rng.normal(0, 2, size=500)), pd.Series(np.full(500, 2.0))
+    found = students.largest(values, errors)
+    assert found.estimate == pytest.approx(values.max()) and found.estimate > 4
+    assert found.low < 0 < found.high  # every true value is 0
+
+
+@pytest.mark.parametrize(
+    ("gain", "expected"), [(10.0, "reproduced"), (4.0, "not_reproduced"), (18.0, "not_reproduced")]
+)
+def test_largest_gain(gain, expected):
+    sizes = {"toy-qwen": (1, 2), "toy-llama": (1, 2)}
+    assert verdict("E4", world(lambda **_: gain, sizes=sizes)) == expected
+
+
+@pytest.mark.parametrize(("gain", "expected"), [(9.0, "not_reproduced"), (1.3, "reproduced")])
+def test_gain_of_the_largest_student(gain, expected):
+    cells = world(lambda size, **_: gain if size == 8 else 50.0, n=2_000).assign(accuracy_se=0.2)
+    assert verdict("E6", cells) == expected
+
+
+def test_a_blurred_size_is_inconclusive():
+    cells = world(lambda size, **_: 1.0, n=2_000).assign(accuracy_se=5.0)
+    assert verdict("E6", cells) == "inconclusive"
+
+
+def test_p_is_corrected_within_the_section():
+    found = claims.judge_strictly(
+        Evidence("live", "careful", world(lambda size, family, **_: 4.0 + bumps(size, family)))
+    )
+    for section in ("01", "02"):
+        chosen = {key: one for key, one in found.items() if claims.DECLARED[key].family == section}
+        raw = np.array([one.raw_p for one in chosen.values()])
+        corrected = [one.finding.p_value for one in chosen.values()]
+        np.testing.assert_allclose(corrected, inference.holm(raw))
+    assert 0 < np.isfinite(raw).sum() <= 16
+
+
+def test_a_section_alone_gives_what_all_give():
+    evidence = Evidence("live", "careful", world(lambda size, family, **_: 4.0 + bumps(size, family)))
+    whole, alone = claims.judge_strictly(evidence), claims.judge_strictly(evidence, section="02")
+    assert all(repr(whole[key]) == repr(alone[key]) for key in alone)
+
+
+def test_nothing_is_testable_without_students():
+    only_sft = world(lambda **_: 0.0).query("method == 'sft'")
+    for key, found in claims.judge_strictly(Evidence("live", "careful", only_sft)).items():
+        assert found.finding.verdict == "not_testable", key
+        assert found.finding.reason
+
+
+def test_released_results_are_judged_as_reported(released_tables):
+    from kdutils import published
+
+    rows = [row for row in claims.judge(published.cells()) if row["analysis"] == "strict"]
+    by = {}
+    for row in rows:
+        by.setdefault(row["verdict"], []).append(row["id"])
+    assert by["reproduced"] == ["E1", "E4", "E5", "T3", "F1"]
+    assert by["not_reproduced"] == ["E7", "A2", "A3", "A4"]
+    assert by["not_testable"] == ["E3", "F3", "N1", "N2"]
+    assert len(by["inconclusive"]) == 26
+
+
+def test_judges_take_what_is_declared():
+    sections = {claim.id: claim.section for claim in claims.CLAIMS}
+    assert declared.read(sections) == claims.DECLARED
