@@ -15,6 +15,7 @@ from kdutils.spec import (
     ALL_TASKS,
     DOMAIN_TASKS,
     KD_METHODS,
+    OWN_SECTIONS,
     PLANNED,
     RELEASED_MODELS,
     TRAIN_DOMAINS,
@@ -182,7 +183,7 @@ def _narrowed(live: Live, needs: Iterable[Need], shown: Filter, section: str) ->
         }
         if all(narrow.values()):
             kept.append(replace(need, **narrow))
-    if needs and not kept:
+    if needs and not kept and section not in OWN_SECTIONS:  # those have few pairs, and say if none is left
         wanted = {name: getattr(shown, name) for name in ("students", "teachers", "methods", "domains")}
         wanted = {name: list(value) for name, value in wanted.items() if value is not None}
         there = sorted(

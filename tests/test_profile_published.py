@@ -78,7 +78,7 @@ def test_ledgers_equal_the_committed_reference(outputs, name):
 @pytest.mark.notebook
 def test_every_figure_has_its_files_and_numbers_in_its_alt_text(outputs):
     stems = {path.stem for path in (outputs / "figures").iterdir()}
-    assert len(stems) == 25
+    assert len(stems) == 28
     for stem in stems:
         for suffix in (".png", ".svg", ".csv", ".json"):
             assert (outputs / "figures" / (stem + suffix)).stat().st_size > 0
