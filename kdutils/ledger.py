@@ -21,6 +21,11 @@ import numpy as np
 import pandas as pd
 
 from kdutils import store
+from kdutils.environment import REPOSITORY
+
+REFERENCE = (
+    REPOSITORY / "outputs" / "reference"
+)  # of each profile: ledgers and the figures that the README shows
 
 STATISTICS_KEY = ("section", "test", "source", "selection", "domain", "task", "group")
 STATISTICS_COLUMNS = (*STATISTICS_KEY, "statistic", "p_value", "n")
@@ -153,6 +158,16 @@ def claims(folder: Path) -> list[dict[str, Any]]:
     """The rows of `claims.json`, none if no notebook has finished yet."""
     path = folder / "claims.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+
+
+def claims_of(profile: str, beside: Path) -> tuple[list[dict[str, Any]], str]:
+    """The claims of another profile and where they are from, in words.
+
+    Those of the same folder of outputs, which holds `beside`, else of the run that the repository keeps.
+    """
+    if found := claims(beside.parent / profile):
+        return found, "the same folder of outputs"
+    return claims(REFERENCE / profile), "the run whose results the repository keeps"
 
 
 def _part(folder: Path, notebook: str, suffix: str) -> Path:

@@ -1,8 +1,10 @@
 """Tables that notebooks show: they say what the ledgers hold."""
 
+import json
+
 import pytest
 
-from kdutils import claims, likeness, published, stats, study
+from kdutils import claims, ledger, likeness, published, stats, study
 
 
 @pytest.fixture(scope="module")
@@ -94,3 +96,12 @@ def test_claims_for_people(cells):
     assert table.loc["S3.winogrande", "verdict"] == "inconclusive"
     assert claims.table(claims.judge(cells, section="06"))["ours"].tolist() == ["—"] * 4
     assert len(claims.rules()) == 39
+
+
+def test_claims_of_another_profile_are_its_own_or_else_those_kept_in_the_repository(tmp_path):
+    rows, where = ledger.claims_of("qwen-small", tmp_path / "mini")
+    assert {row["source"] for row in rows} == {"published", "live"} and "repository" in where
+    assert ledger.claims_of("no-such-profile", tmp_path / "mini")[0] == []
+    (tmp_path / "qwen-small").mkdir()
+    (tmp_path / "qwen-small" / "claims.json").write_text(json.dumps(rows[:1]))
+    assert ledger.claims_of("qwen-small", tmp_path / "mini") == (rows[:1], "the same folder of outputs")
