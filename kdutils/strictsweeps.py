@@ -57,7 +57,7 @@ def best_temperature(
     evidence: Evidence, *, rng: np.random.Generator, temperature: float, margin: float
 ) -> Case:
     """The share of its tasks in which a student is best at this temperature; tied ones share the win."""
-    runs = _clean_tasks(evidence, sweeps.temperature_runs(evidence.cells))
+    runs = _clean_tasks(evidence, evidence.temperature_runs)
     if runs.empty or temperature not in set(runs["temperature"]):
         return undefined(f"there are no runs at temperature {temperature:g} and others in these results")
     cases = runs.groupby(RUN, sort=False)["accuracy"]
@@ -103,13 +103,13 @@ def loss_and_size(evidence: Evidence, *, rng: np.random.Generator, temperature: 
 
 def temperature_losses(evidence: Evidence, temperature: float) -> pd.DataFrame:
     """Loss against temperature 1, points, a row a run x task: `loss` beside the columns of RUN."""
-    runs = _clean_tasks(evidence, sweeps.temperature_runs(evidence.cells))
+    runs = _clean_tasks(evidence, evidence.temperature_runs)
     at = [runs[runs["temperature"] == value].set_index(RUN)["accuracy"] for value in (1.0, temperature)]
     return (at[0] - at[1]).dropna().rename("loss").reset_index()
 
 
 def _noise_losses(evidence: Evidence, sigmas: Sequence[float]) -> pd.DataFrame:
-    losses = _clean_tasks(evidence, sweeps.noise_losses(sweeps.noise_runs(evidence.cells)))
+    losses = _clean_tasks(evidence, sweeps.noise_losses(evidence.noise_runs))
     return losses[losses["noise_sigma"].isin(list(sigmas))]
 
 
