@@ -210,7 +210,8 @@ def _conclude_failure(task: Task, error: str, seconds: float) -> None:
     for suffix in (".html", ".ipynb"):
         task.report(suffix).unlink(missing_ok=True)
     with ledger.locked(folder):
-        ledger.remove_parts(folder, task.name)
+        for sentence in ledger.remove_parts(folder, task.name):
+            say(sentence)
         report.remove_figures(folder, task.name)
     shutil.rmtree(folder / ".partial" / task.name, ignore_errors=True)
     notebook = worker.failed_copy(task, error)

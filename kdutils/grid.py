@@ -66,8 +66,8 @@ def live_cells(planned: Sequence[PlannedRun], out: Path) -> pd.DataFrame:
     A model as it is has no protocol. Evaluated as the students of one protocol are, it is their baseline.
     """
     specs: dict[EvalSpec, list[RunSpec]] = {}
-    for run in planned:
-        specs.setdefault(run.evaluation, []).append(material.resolved(run.spec))
+    for run, spec in zip(planned, material.resolved_all(run.spec for run in planned), strict=True):
+        specs.setdefault(run.evaluation, []).append(spec)
     tables = []
     for evaluation, asked in specs.items():
         table = livecells.cells_of(out, evaluation, asked)
@@ -83,7 +83,10 @@ def costs(planned: Sequence[PlannedRun], out: Path) -> pd.DataFrame:
 
     `status` is done, diverged, untrained (a base model), failed or missing; `reason` says why.
     """
-    return pd.DataFrame([_cost(material.resolved(run.spec), run.evaluation, Path(out)) for run in planned])
+    resolved = material.resolved_all(run.spec for run in planned)
+    return pd.DataFrame(
+        [_cost(spec, run.evaluation, Path(out)) for run, spec in zip(planned, resolved, strict=True)]
+    )
 
 
 def _cost(spec: RunSpec, evaluation: EvalSpec, out: Path) -> dict[str, Any]:

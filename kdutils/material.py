@@ -10,7 +10,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -51,12 +51,29 @@ def resolved(spec: RunSpec) -> RunSpec:
     Raises:
         DataError, ModelError: if a file is missing.
     """
-    return replace(
-        spec,
-        data_digest=data_digest(spec),
-        student_digest=files_digest(spec.student),
-        teacher_digest=files_digest(spec.teacher) if spec.teacher else "",
-    )
+    return next(resolved_all([spec]))
+
+
+def resolved_all(specs: Iterable[RunSpec]) -> Iterator[RunSpec]:
+    """As `resolved`, for many: files that several share are looked at once.
+
+    Raises:
+        DataError, ModelError: if a file is missing.
+    """
+    of_data: dict[tuple[str, str], str] = {}
+    of_model: dict[str | None, str] = {None: ""}
+    for spec in specs:
+        if (key := (spec.data, spec.domain)) not in of_data:
+            of_data[key] = data_digest(spec)
+        for name in (spec.student, spec.teacher):
+            if name not in of_model:
+                of_model[name] = files_digest(name)
+        yield replace(
+            spec,
+            data_digest=of_data[key],
+            student_digest=of_model[spec.student],
+            teacher_digest=of_model[spec.teacher],
+        )
 
 
 def locate(name: str) -> Location:

@@ -175,7 +175,7 @@ class Report:
         with ledger.locked(self.folder):
             ledger.sentinel(self.folder, self.name).unlink(missing_ok=True)
             self._publish_figures()
-            ledger.write_parts(self.folder, self.name, statistics, list(self._claims.values()))
+            said = ledger.write_parts(self.folder, self.name, statistics, list(self._claims.values()))
             store.write_json(
                 ledger.sentinel(self.folder, self.name),
                 {
@@ -184,8 +184,11 @@ class Report:
                     "kdutils": kdutils.__version__,
                     "finished": datetime.now(UTC).isoformat(timespec="seconds"),
                     "run_token": os.environ.get(RUN_TOKEN),
+                    "sha256": ledger.digests(self.folder, self.name),
                 },
             )
+        for sentence in said:
+            print(sentence)
         in_repository = self.folder.is_relative_to(params.REPOSITORY)
         print(f"Written to {self.folder.relative_to(params.REPOSITORY) if in_repository else self.folder}:")
         for stem in self._stems:

@@ -7,8 +7,8 @@
     damaged/<run_id>-<n>                                                         what was set aside
 
 `result.json` is the commit point of a training: a folder without it is a run in progress or one that was
-interrupted, and its `checkpoint/` is where it goes on. It records the SHA-256 of the other files, and so
-does that of an evaluation.
+interrupted, and its `checkpoint/` is where it goes on. It records the SHA-256 of the other files and, as its
+seal, that of its own content; and so does that of an evaluation.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from kdutils import environment, store
 from kdutils.runspec import EvalSpec, RunSpec
 
 LAYOUT = 1  # version of this layout, in every result.json
+DIGESTED = ("curve.jsonl", "environment.json")  # beside the weights
 
 
 class StoreError(RuntimeError):
@@ -69,12 +70,13 @@ class RunFolder:
         return self.path / "model"
 
     def begin(self, spec: RunSpec) -> None:
-        """Make the folder and say what is to be trained.
+        """Make the folder and say what is to be trained; what an earlier attempt left half written goes.
 
         Raises:
             StoreError: if it cannot be written.
         """
         try:
+            store.remove_partials(self.path)
             store.write_json(self.path / "spec.json", spec.to_dict())
             store.write_json(self.path / "environment.json", environment.provenance())
         except OSError as error:
@@ -83,9 +85,12 @@ class RunFolder:
     def finish(self, outcome: dict[str, Any], curve: list[dict[str, Any]]) -> None:
         """Commit the training: the curve, then result.json; the checkpoint goes."""
         store.write_text(self.path / "curve.jsonl", "".join(json.dumps(entry) + "\n" for entry in curve))
-        files = [self.path / "curve.jsonl", *sorted(path for path in self.model.rglob("*") if path.is_file())]
+        files = [self.path / name for name in DIGESTED]
+        files += sorted(path for path in self.model.rglob("*") if path.is_file())
         digests = {path.relative_to(self.path).as_posix(): store.sha256(path) for path in files}
-        store.write_json(self.path / "result.json", {"layout": LAYOUT} | outcome | {"sha256": digests})
+        store.write_json(
+            self.path / "result.json", store.sealed({"layout": LAYOUT} | outcome | {"sha256": digests})
+        )
         shutil.rmtree(self.checkpoint, ignore_errors=True)
 
     def result(self) -> dict[str, Any] | None:
@@ -126,7 +131,7 @@ class RunFolder:
         if result is None:
             return False
         self.spec()
-        self._check(self.path, result, within="curve.jsonl")
+        self._check(self.path, result, within=DIGESTED)
         return evaluation is None or self.has_evaluation(evaluation)
 
     # --- evaluations -------------------------------------------------------------------------------
@@ -177,11 +182,12 @@ class RunFolder:
 
     def write_evaluation(self, spec: EvalSpec, rows: pd.DataFrame, facts: dict[str, Any]) -> None:
         """Keep an evaluation, whole or not at all."""
+        store.remove_partials(self.path / "eval")
         with store.folder_in_one_step(self.path / "eval" / spec.eval_id) as partial:
             rows.to_parquet(partial / "items.parquet", index=False)
             digests = {"items.parquet": store.sha256(partial / "items.parquet")}
             store.write_json(partial / "spec.json", spec.to_dict())
-            result = {"layout": LAYOUT, "n_rows": len(rows)} | facts | {"sha256": digests}
+            result = store.sealed({"layout": LAYOUT, "n_rows": len(rows)} | facts | {"sha256": digests})
             store.write_json(partial / "result.json", result)
 
     # --- failures ----------------------------------------------------------------------------------
@@ -226,6 +232,8 @@ class RunFolder:
             raise self._damaged(path, error, whole=folder) from error
         if layout != LAYOUT:
             raise StoreError(f"{path} is of layout {layout}, this is {LAYOUT}; use another out folder")
+        if not store.has_whole_seal(result):
+            raise self._damaged(path, "its content is not what was written", whole=folder)
         return result
 
     def _spec_in(self, folder: Path, kind: type[RunSpec] | type[EvalSpec], name: str) -> Any:
@@ -238,7 +246,7 @@ class RunFolder:
             raise self._damaged(path, error, whole=folder) from error
         return spec
 
-    def _check(self, folder: Path, result: dict[str, Any] | None, *, within: str) -> None:
+    def _check(self, folder: Path, result: dict[str, Any] | None, *, within: str | tuple[str, ...]) -> None:
         """Compare the files whose names begin so with what a result records of them."""
         for name, digest in (result or {}).get("sha256", {}).items():
             if not name.startswith(within):

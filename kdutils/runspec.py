@@ -12,6 +12,7 @@ import json
 import math
 import re
 from dataclasses import dataclass, replace
+from functools import cache, cached_property
 from typing import Any, ClassVar, Self
 
 from kdutils.spec import CHOICE_TASKS, KD_METHODS, PROTOCOLS, TRAIN_DOMAINS
@@ -33,6 +34,12 @@ TRAINING_FIELDS = (  # without effect where nothing is trained
     *("batch_size", "learning_rate", "warmup_share", "weight_decay", "max_grad_norm", "select_best"),
     "max_tokens",
 )
+
+
+@cache
+def _defaults(kind: type) -> dict[str, Any]:
+    """Field -> default of a dataclass."""
+    return {entry.name: entry.default for entry in dataclasses.fields(kind)}
 
 
 class _Hashed:
@@ -73,9 +80,9 @@ class _Hashed:
     def changes(self) -> dict[str, Any]:
         """The fields that differ from their defaults; those without a default are always among them."""
         return {
-            entry.name: getattr(self, entry.name)
-            for entry in dataclasses.fields(self)
-            if entry.default is dataclasses.MISSING or getattr(self, entry.name) != entry.default
+            name: getattr(self, name)
+            for name, default in _defaults(type(self)).items()
+            if default is dataclasses.MISSING or getattr(self, name) != default
         }
 
     def digest(self) -> str:
@@ -83,13 +90,17 @@ class _Hashed:
 
         Fields at their default are left out, so a field added later does not change old digests.
         """
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
         canonical = {"schema": SCHEMA_VERSION, "kind": type(self).__name__} | self.changes()
         text = json.dumps(canonical, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def to_dict(self) -> dict[str, Any]:
         """Every field, for spec.json."""
-        return dataclasses.asdict(self)
+        return {name: getattr(self, name) for name in _defaults(type(self))}  # flat, so nothing is copied
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> Self:
@@ -209,7 +220,7 @@ class RunSpec(_Hashed):
                 f"wrong_rationale_share={self.wrong_rationale_share} concerns math of data='mini' alone, "
                 f"not {self.domain} of {self.data!r}; leave it out"
             )
-        defaults = {entry.name: entry.default for entry in dataclasses.fields(self)}
+        defaults = _defaults(type(self))
         for name, methods in self.USED_BY.items():
             if self.method not in methods and getattr(self, name) != defaults[name]:
                 raise ValueError(
@@ -232,7 +243,7 @@ class RunSpec(_Hashed):
                 if getattr(self, name) != defaults[name]:
                     raise ValueError(f"{name} has no effect with adapter='full': use adapter='lora'")
 
-    @property
+    @cached_property
     def run_id(self) -> str:
         """Name of the run's folder: readable parts and the digest of everything."""
         parts = [self.student, self.method, self.domain]
@@ -273,6 +284,10 @@ class RunSpec(_Hashed):
 
         The teacher is fine-tuned on the same data by the same settings, at its own learning rate.
         """
+        return self._teacher_spec
+
+    @cached_property
+    def _teacher_spec(self) -> RunSpec | None:
         if self.teacher is None or not self.teacher_tuned:
             return None
         own = {"student": self.teacher, "student_digest": self.teacher_digest, "seed": self.teacher_seed}
@@ -280,8 +295,12 @@ class RunSpec(_Hashed):
 
     def sft_spec(self) -> RunSpec:
         """The SFT run beside a distilled student: the same student, seed and settings, without a teacher."""
+        return self._sft_spec
+
+    @cached_property
+    def _sft_spec(self) -> RunSpec:
         settings = self.to_dict() | {"method": "sft", "teacher": None, "teacher_digest": ""}
-        defaults = {entry.name: entry.default for entry in dataclasses.fields(self)}
+        defaults = _defaults(type(self))
         unused = [name for name, methods in self.USED_BY.items() if "sft" not in methods]
         return RunSpec(**settings | {name: defaults[name] for name in unused})
 

@@ -338,7 +338,7 @@ class _Training:
         with store.folder_in_one_step(self.checkpoint) as partial:
             file = partial / "state.safetensors"
             save_file({key: w.contiguous().cpu() for key, w in tensors.items()}, file)
-            store.write_json(partial / "state.json", state | {"sha256": store.sha256(file)})
+            store.write_json(partial / "state.json", store.sealed(state | {"sha256": store.sha256(file)}))
 
     def _resume(self) -> None:
         """Go on from a checkpoint of this very run; one that cannot be read is set aside."""
@@ -346,6 +346,8 @@ class _Training:
             return
         try:
             state = json.loads((self.checkpoint / "state.json").read_text(encoding="utf-8"))
+            if not store.has_whole_seal(state):
+                raise ValueError("its state is not what was written")
             tensors = load_file(self.checkpoint / "state.safetensors")
             if state["sha256"] != store.sha256(self.checkpoint / "state.safetensors"):
                 raise ValueError("its weights are not those that were written")

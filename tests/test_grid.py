@@ -230,8 +230,10 @@ def driver(plan, out, *, workers, pool="kdutils.pool.Pool"):
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=variables)
 
 
-def test_two_fills_of_one_folder_make_each_run_once(plan, tmp_path):
+@pytest.mark.faults
+def test_two_fills_of_one_folder_make_each_run_once(plan, tmp_path, fault):
     both = [driver(plan, tmp_path, workers=1, pool="inline.InlinePool") for _ in range(2)]
+    fault("two drivers on one store")
     states = [json.loads(each.communicate(timeout=240)[0]) for each in both]
     assert [found + made for found, made, _ in states] == [5, 5]
     assert sum(made for _, made, _ in states) == 5
@@ -239,13 +241,15 @@ def test_two_fills_of_one_folder_make_each_run_once(plan, tmp_path):
     assert list((tmp_path / "leases").glob("*.json")) == []
 
 
-def test_a_driver_killed_in_the_middle_changes_no_cell(plan, tmp_path, inline):
+@pytest.mark.faults
+def test_a_driver_killed_in_the_middle_changes_no_cell(plan, tmp_path, inline, fault):
     process = driver(plan, tmp_path / "cut", workers=1)
     while not list((tmp_path / "cut").glob("runs/*/eval/*/result.json")):
         assert process.poll() is None
         time.sleep(0.05)
     family = psutil.Process(process.pid).children(recursive=True)
     process.kill()
+    fault("SIGKILL of the driver")
     process.communicate(timeout=60)
     assert psutil.wait_procs(family, timeout=60)[1] == []
     rest = grid.fill(plan, tmp_path / "cut", workers=1)
