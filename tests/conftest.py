@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import counts
 import pytest
 
 # Before anything imports numpy or torch: pytest-xdist already keeps every core busy.
@@ -29,6 +30,12 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(scope="session")
+def inputs() -> counts.Counts:
+    """Counts bad inputs tried and refused, over all tests of this process."""
+    return counts.COUNTS
 
 
 @pytest.fixture(scope="session")
