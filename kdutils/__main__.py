@@ -29,6 +29,7 @@ from kdutils import (  # noqa: E402
     spec,
     store,
 )
+from kdutils.plaintext import scrub  # noqa: E402
 from kdutils.runspec import MINI, PlannedRun  # noqa: E402
 
 SAY_EVERY_SECONDS = 10.0
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str] | None = None, *, notebooks: Path = params.NOT
     try:
         return _run(_parser().parse_intermixed_args(arguments), notebooks)
     except (runner.RunError, params.ParameterError) as error:
-        print(f"kdutils: error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"kdutils: error: {scrub(' '.join(str(error).split()))}", file=sys.stderr)
         return 2
     except runner.Interrupted as interrupted:
         return 128 + interrupted.number
@@ -93,7 +94,9 @@ def _run(asked: argparse.Namespace, notebooks: Path) -> int:
     if asked.dry_run:
         return _dry_run(asked, profile, only, notebooks)
     if asked.gpu is not None:
-        raise runner.RunError(f"--gpu {asked.gpu} is for --dry-run alone; runs are made on what is here")
+        raise runner.RunError(
+            f"--gpu {asked.gpu} is for --dry-run alone, use both; runs are made on what is here"
+        )
     training = _Training(asked.workers)
     results = runner.run_profile(
         profile,
@@ -116,7 +119,7 @@ def _run(asked: argparse.Namespace, notebooks: Path) -> int:
 def _dry_run(asked: argparse.Namespace, profile: spec.Profile, only: Sequence[str], notebooks: Path) -> int:
     """Print plan and costs, and leave them in plan.csv."""
     if profile.live is None:
-        raise runner.RunError(f"profile {profile.name!r} trains nothing; --dry-run is for those that do")
+        raise runner.RunError(f"profile {profile.name!r} trains nothing; use --dry-run with one that does")
     out = asked.out.absolute()
     tasks = runner.plan(
         profile, out=out, only=only, overrides=_overrides(asked.overrides), notebooks=notebooks

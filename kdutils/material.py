@@ -27,7 +27,7 @@ MINI_TEST_ITEMS = 200  # a task, if the evaluation does not say
 LARGE_MODEL_BYTES = 90_000_000  # SmolLM2-135M in four bits is just above
 MODEL_FILES = "KDUTILS_MODELS"  # environment variable: NAME=PATH,NAME=PATH
 EXAMPLE_FILE = "Qwen/Qwen2.5-0.5B=/models/qwen2.5-0.5b.gguf"
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/(?!\.)[\w.-]*[\w-]", re.ASCII)
 
 
 class ModelError(ValueError):
@@ -88,7 +88,10 @@ def locate(name: str) -> Location:
     mapped = model_files().get(name, name)
     if mapped in PACKAGED_MODELS:
         return _in_package(name, mapped)
-    path = Path(mapped).expanduser()
+    try:
+        path = Path(mapped).expanduser()
+    except RuntimeError as error:
+        raise ModelError(f"model {mapped!r}: {error}; give another folder or file") from None
     if mapped.endswith(".gguf"):
         if not path.is_file():
             raise ModelError(f"GGUF file {mapped} is missing; give the path of a file that is there")
@@ -142,6 +145,8 @@ def _as_mapping(entries: Iterable[str]) -> dict[str, str]:
             raise ModelError(
                 f"{entry!r} in {MODEL_FILES} or model_files is not NAME=PATH, such as {EXAMPLE_FILE}"
             )
+        if name in MINI_MODELS:  # it would be read from the package all the same
+            raise ModelError(f"{entry!r}: nothing stands in for a model of the mini family; use another name")
         mapping[name] = path
     return mapping
 
@@ -268,7 +273,10 @@ def folder_digest(folder: Path) -> str:
     """16 hexadecimal digits of the SHA-256 of a data folder's three files."""
     total = hashlib.sha256()
     for split in SPLITS:
-        path = Path(folder).expanduser() / f"{split}.jsonl"
+        try:
+            path = Path(folder).expanduser() / f"{split}.jsonl"
+        except RuntimeError as error:
+            raise DataError(f"data={str(folder)!r}: {error}; give another folder") from None
         if not path.is_file():
             raise DataError(
                 f"{path} is missing; a data folder holds train.jsonl, validation.jsonl, test.jsonl"

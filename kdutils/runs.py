@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import traceback
 from collections.abc import Iterator
@@ -25,8 +26,10 @@ from typing import Any
 import pandas as pd
 
 from kdutils import environment, store
+from kdutils.plaintext import scrub, shown
 from kdutils.runspec import EvalSpec, RunSpec
 
+RUN_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 LAYOUT = 1  # version of this layout, in every result.json
 DIGESTED = ("curve.jsonl", "environment.json")  # beside the weights
 
@@ -73,8 +76,12 @@ class RunFolder:
         """Make the folder and say what is to be trained; what an earlier attempt left half written goes.
 
         Raises:
-            StoreError: if it cannot be written.
+            StoreError: if it cannot be written, or leads out of the store.
         """
+        root = self.path.parents[1].resolve()
+        for place in (self.path.parent, self.path, self.checkpoint, self.model, self.path / "eval"):
+            if place.is_symlink() and not place.resolve().is_relative_to(root):
+                raise StoreError(f"{place} is a link that leads out of {root}; delete that link")
         try:
             store.remove_partials(self.path)
             store.write_json(self.path / "spec.json", spec.to_dict())
@@ -193,14 +200,14 @@ class RunFolder:
     # --- failures ----------------------------------------------------------------------------------
 
     def record_failure(self, reason: str, error: BaseException | None = None) -> None:
-        """Say why this attempt failed, and in which run of the runner.
+        """Say why this attempt failed, and in which run of the runner; without secrets.
 
         Raises:
             OSError: if the folder cannot be written.
         """
         lines = traceback.format_exception(error) if error else []
         token = os.environ.get(environment.RUN_TOKEN)
-        record = {"reason": reason, "run_token": token, "traceback": "".join(lines)}
+        record = {"reason": scrub(reason), "run_token": token, "traceback": scrub("".join(lines))}
         store.write_json(self.path / "failure.json", record)
 
     def failure(self) -> dict[str, Any] | None:
@@ -221,6 +228,8 @@ class RunFolder:
         return DamagedError(file, reason, whole=whole, name=self.path.name)
 
     def _result_in(self, folder: Path) -> dict[str, Any] | None:
+        if folder.is_symlink() and not folder.resolve().is_relative_to(self.path.parents[1].resolve()):
+            raise self._damaged(folder, "it is a link that leads out of the store", whole=folder)
         path = folder / "result.json"
         if not path.is_file():
             return None
@@ -260,7 +269,13 @@ class RunFolder:
 
 
 def folder_of(out: Path, run_id: str) -> RunFolder:
-    """Where the run of that id lives under `out`."""
+    """Where the run of that id lives under `out`.
+
+    Raises:
+        StoreError: for an id that is no plain name.
+    """
+    if not RUN_ID.fullmatch(run_id):
+        raise StoreError(f"run id {shown(run_id)} must be a plain name of letters, digits, '.', '_' and '-'")
     return RunFolder(Path(out) / "runs" / run_id)
 
 

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import counts
 import pytest
 
 # Before anything imports numpy or torch: pytest-xdist already keeps every core busy.
@@ -131,10 +132,18 @@ def fault(record_property: Callable[[str, object], None]) -> Callable[[str], Non
     return lambda kind: record_property("fault", kind)
 
 
-@pytest.fixture
-def inputs(record_property: Callable[[str, object], None]) -> Callable[..., None]:
-    """Counts bad inputs: `inputs(tried=250, refused=250)`."""
-    return lambda *, tried, refused: record_property("inputs", [tried, refused])
+@pytest.fixture(scope="session")
+def inputs() -> counts.Counts:
+    """Counts bad inputs: `inputs.tried(kind)`, then `inputs.refused(error, kind)`."""
+    return counts.COUNTS
+
+
+@pytest.fixture(autouse=True)
+def _inputs_of_this_test(record_property: Callable[[str, object], None]) -> Iterator[None]:
+    before = counts.COUNTS.sums
+    yield
+    if counts.COUNTS.sums != before:
+        record_property("inputs", [now - then for now, then in zip(counts.COUNTS.sums, before, strict=True)])
 
 
 class Counts:

@@ -11,6 +11,8 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "kdutils"
 LEFT_TO_RIGHT = [
     "environment",
+    "plaintext",
+    "profilefile",
     "spec",
     "usercache",
     "store",
