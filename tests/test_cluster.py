@@ -1,5 +1,6 @@
 """Ray as the engine: the same cells, a process for each task, and nothing lost when a part of it dies."""
 
+import importlib.util
 import os
 import signal
 import sys
@@ -9,6 +10,7 @@ import errands
 import psutil
 import pytest
 import tiny
+from conftest import missing
 
 from kdutils import __main__, cluster, grid
 from kdutils.cluster import RayPool
@@ -20,11 +22,11 @@ TWO = Node(2, 2)
 
 @pytest.fixture
 def ray(monkeypatch):
-    """The module; its workers find the tests' modules."""
-    module = pytest.importorskip("ray", reason=f"Ray is not installed: pip install '{cluster.PINNED}'")
+    """Ray is there, not imported yet as it would read no token, and its workers find the tests' modules."""
+    if importlib.util.find_spec("ray") is None:
+        missing("ray", f"Ray is not installed: pip install '{cluster.PINNED}'")
     root = Path(__file__).parent
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(root), str(root.parent)]))
-    return module
 
 
 def test_without_ray_one_line_says_what_to_install(monkeypatch, tmp_path, capsys):
@@ -104,10 +106,10 @@ def test_tasks_have_processes_of_their_own_and_one_lost_with_its_worker_is_done_
 
 @pytest.mark.slow
 def test_a_node_that_dies_loses_nothing_and_the_cells_are_those_of_the_pool(ray, tmp_path, monkeypatch):
-    from ray.cluster_utils import Cluster
-
     monkeypatch.setenv(cluster.MODE, "token")
     monkeypatch.setenv(cluster.TOKEN, cluster._own_token())
+    from ray.cluster_utils import Cluster
+
     planned, finished = tiny.plan(tmp_path), {}
     nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     try:
