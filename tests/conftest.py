@@ -103,9 +103,9 @@ def inline(monkeypatch: pytest.MonkeyPatch) -> None:
     """The grid without processes."""
     from inline import InlinePool
 
-    from kdutils import filling  # it loads torch, which most test modules do without
+    from kdutils import grid
 
-    monkeypatch.setattr(filling, "Pool", InlinePool)
+    monkeypatch.setattr(grid, "Pool", InlinePool)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import pytest
 import tiny
 
 from kdutils import cells, environment, filling, grid, lease, material, running, runs, schedule
-from kdutils.pool import Death
+from kdutils.engine import Death
 from kdutils.runspec import PlannedRun
 
 
@@ -215,8 +215,8 @@ def driver(plan, out, *, workers, pool="kdutils.pool.Pool"):
     """A process that fills a folder and prints its state."""
     module, _, name = pool.rpartition(".")
     code = (
-        "import json, sys; from pathlib import Path; from kdutils import filling, grid;"
-        f"from {module} import {name}; filling.Pool = {name};"
+        "import json, sys; from pathlib import Path; from kdutils import grid;"
+        f"from {module} import {name}; grid.Pool = {name};"
         "from kdutils.runspec import EvalSpec, PlannedRun, RunSpec;"
         "asked = json.loads(sys.argv[1]);"
         "plan = [PlannedRun(RunSpec.from_dict(s), EvalSpec.from_dict(e)) for s, e in asked];"
