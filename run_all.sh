@@ -228,7 +228,7 @@ if [ "${1:-}" = --test ]; then
   shift
   cd "$root"
   if [ "${1:-}" = faults ]; then
-    exec "$python" -P -m pytest -n 2 --dist worksteal -m "faults or inputs" "${2}"
+    exec "$python" -P -m pytest -n 2 --dist worksteal -m "faults or inputs" "${@:2}"
   fi
   exec "$python" -P -m pytest -n 2 --dist worksteal --cov=kdutils --cov-report=term "$@"
 fi

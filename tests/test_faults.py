@@ -34,7 +34,7 @@ def whole(plan, tmp_path_factory) -> Path:
     """The store of an undisturbed grid."""
     out = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(filling, "Pool", InlinePool)
+        patch.setattr(grid, "Pool", InlinePool)
         grid.fill(plan, out, workers=1)
     return out
 
@@ -63,7 +63,7 @@ def filled(plan, out, fault: saboteur.Fault, monkeypatch, **how) -> filling.Stat
         return pool.Pool(do, settings, prepare=partial(saboteur.prepare, fault), hear=hear)
 
     with monkeypatch.context() as patch:
-        patch.setattr(filling, "Pool", sabotaged)
+        patch.setattr(grid, "Pool", sabotaged)
         return grid.fill(plan, out, workers=1, **how)
 
 

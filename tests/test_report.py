@@ -517,7 +517,7 @@ def test_sentinel_says_what_ran(run, monkeypatch, capsys):
     written = json.loads(ledger.sentinel(run.folder, NAME).read_text())
     assert written["run_token"] == "abc"
     assert written["parameters"]["selection"] == "best_on_test"
-    assert set(written) == {"notebook", "parameters", "kdutils", "finished", "run_token"}
+    assert set(written) == {"notebook", "parameters", "kdutils", "finished", "run_token", "sha256"}
     assert "figures/02_gain.png .svg .csv" in capsys.readouterr().out
 
 
