@@ -17,6 +17,7 @@ from kdutils.evidence import ALPHA, Evidence
 from kdutils.spec import AVERAGE
 from kdutils.students import (
     Case,
+    back_from_limit,
     detectable,
     detectable_correlation,
     in_words,
@@ -131,7 +132,7 @@ def _against(rows: pd.DataFrame, value: str, *, text: str, limit: float, is_belo
         if math.isnan(found[domain].p_greater):
             return undefined(f"{text}, {domain}: {found[domain].n} students: {found[domain].reason}")
     least = min(found, key=lambda domain: found[domain].estimate)
-    intervals = {domain: _back(each, limit, is_below=is_below) for domain, each in found.items()}
+    intervals = {domain: back_from_limit(each, limit, is_below=is_below) for domain, each in found.items()}
     texts = [f"{domain} {interval_words(each)}" for domain, each in intervals.items()]
     return Case(
         reason=f"{text}, over students: {', '.join(texts)}; limit {limit:g}",
@@ -143,10 +144,3 @@ def _against(rows: pd.DataFrame, value: str, *, text: str, limit: float, is_belo
         minimum_detectable=max(detected),
         is_against=all(each.high < 0 for each in found.values()),
     )
-
-
-def _back(found: inference.Estimate, limit: float, *, is_below: bool) -> stats.Interval:
-    """The interval of the values themselves, of that of their distance to the limit."""
-    if is_below:
-        return stats.Interval(limit - found.estimate, limit - found.high, limit - found.low, found.n)
-    return stats.Interval(limit + found.estimate, limit + found.low, limit + found.high, found.n)
