@@ -136,6 +136,7 @@ class Report:
             raise ValueError(f"figure {name} needs the rows that it draws")
         stem = f"{self.name[:2]}_{name}"
         path = self._staging / stem
+        _lay_out(fig)
         png = _drawn(fig, "png", dpi=PNG_DPI, metadata={"Software": None})
         with mpl.rc_context({"svg.hashsalt": stem}):  # without it, the ids in an SVG are random
             svg = _drawn(fig, "svg", metadata={"Date": None, "Creator": None})
@@ -263,6 +264,15 @@ def _refuse_strangers(namespace: Mapping[str, Any], declared: Mapping[str, param
         if isinstance(value, LITERALS):
             error = params.undeclared(name, declared)
             raise params.ParameterError(f"{error}; if it is left over from other work, restart the kernel")
+
+
+def _lay_out(fig: Figure) -> None:
+    """Give the parts of a figure the places they keep; savefig would do so twice a file and draw."""
+    engine = fig.get_layout_engine()
+    if engine is not None:
+        fig.set_dpi(PNG_DPI)  # text is as wide as in the PNG
+        engine.execute(fig)
+        fig.set_layout_engine("none")
 
 
 def _drawn(fig: Figure, kind: str, **options: Any) -> bytes:
