@@ -33,6 +33,10 @@ def _domains(table: pd.DataFrame) -> list[str]:
     return list(dict.fromkeys(table["domain"]))
 
 
+def _method_places(methods: pd.Series) -> pd.Series:
+    return methods.map(list(METHOD_LABELS).index)
+
+
 def _methods(table: pd.DataFrame) -> list[Style]:
     present = set(table["method"])
     return [style for method, style in METHOD_STYLE.items() if method in present]
@@ -56,6 +60,22 @@ def gain_by_pair(table: pd.DataFrame, *, watermark: str = "") -> Figure:
         plots.interval_dots(ax, part, y="pair", x="gain", styles=METHOD_STYLE, by="method", rows=pairs)
         ax.set(title=DOMAIN_LABELS[domain], xlabel=f"gain over SFT, points,\n{INTERVAL}")
     plots.figure_legend(fig, _methods(table))
+    plots.watermark(fig, watermark)
+    return fig
+
+
+def gain_map(table: pd.DataFrame, *, watermark: str = "") -> Figure:
+    """Gains as a map, a panel a domain: columns domain, pair, method, label, gain, is_marked."""
+    pairs, domains = list(dict.fromkeys(table["pair"])), _domains(table)
+    fig, axes = plots.panels(1, len(domains), height=1.4 + 0.24 * len(pairs), sharey=True)
+    bound = max(10.0, float(table["gain"].abs().max()))
+    for ax, domain in zip(axes, domains, strict=True):
+        part = table[table["domain"] == domain]
+        wide = part.pivot(index="pair", columns="label", values="gain")
+        marked = part.pivot(index="pair", columns="label", values="is_marked")
+        order = part.drop_duplicates("label").sort_values("method", key=_method_places)["label"]
+        plots.signed_grid(ax, wide.reindex(index=pairs)[order], marked.reindex(index=pairs)[order], bound)
+        ax.set(title=DOMAIN_LABELS[domain], xlabel="gain over SFT, points")
     plots.watermark(fig, watermark)
     return fig
 

@@ -422,6 +422,20 @@ def count_grid(ax: Axes, table: pd.DataFrame) -> Axes:
     return ax
 
 
+def signed_grid(ax: Axes, table: pd.DataFrame, marked: pd.DataFrame, bound: float) -> Axes:
+    """Differences as a grid, blue above and red below zero, up to `bound`; marked ones have a star."""
+    values = table.to_numpy(float)
+    image = ax.imshow(values, cmap="RdBu", vmin=-bound, vmax=bound, aspect="auto")
+    for row, column in zip(*np.nonzero(np.isfinite(values)), strict=True):
+        value, star = values[row, column], "*" * bool(marked.iloc[row, column])
+        text, colour = f"{value:+.1f}{star}".replace("-", "−"), text_colour(image.to_rgba(value)[:3])
+        ax.text(column, row, text, ha="center", va="center", fontsize=7.5, color=colour)
+    ax.set_xticks(range(table.shape[1]), table.columns)
+    ax.set_yticks(range(table.shape[0]), table.index)
+    ax.grid(visible=False)
+    return ax
+
+
 def ordered_colours(n: int) -> list[tuple[float, float, float]]:
     """n colours from light to dark, for values that have an order."""
     return list(sns.color_palette("crest", n))

@@ -32,6 +32,7 @@ from kdutils import (
     declared,
     examples,
     figures,
+    itempairs,
     itemwise,
     ledger,
     likeness,

@@ -91,6 +91,7 @@ LEFT_TO_RIGHT = [
     "solutions",
     "capa",
     "paradox",
+    "itempairs",
     "itemwise",
     "batches",
     "nulls",
