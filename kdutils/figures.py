@@ -95,6 +95,7 @@ def gain_by_task(table: pd.DataFrame, *, watermark: str = "") -> Figure:
         ax.set_visible(False)
     for ax in axes[max(0, len(students) - 3) : len(students)]:
         ax.set_xlabel(f"gain, points, {INTERVAL}")
+        ax.tick_params(labelbottom=True)  # also where the row below has no panel in this column
     plots.figure_legend(fig, _methods(table))
     plots.watermark(fig, watermark)
     return fig

@@ -255,6 +255,23 @@ def followed(
     return pd.DataFrame(table, columns=["method", "label", "group", *columns, "n"])
 
 
+def readable_followed(table: pd.DataFrame) -> pd.DataFrame:
+    """`followed` for people: shares with their intervals, such as `82.1 [66.9, 92.8]`."""
+    shown = {
+        f"{name.replace('_', ' ')}, %": table.apply(_with_interval, axis=1, name=name)
+        for name in ("checkable", "follows", "right_steps")
+    }
+    names = {"label": "student", "n": "texts"}
+    return table[["label", "group", "n"]].rename(columns=names).assign(**shown)
+
+
+def _with_interval(row: pd.Series, *, name: str) -> str:
+    value, low, high = row[name], row[f"{name}_low"], row[f"{name}_high"]
+    if not np.isfinite(value):
+        return "—"
+    return f"{value:.1f} [{low:.1f}, {high:.1f}]" if np.isfinite(low) else f"{value:.1f}"
+
+
 def _followed(
     own: pd.DataFrame, found: list[solutions.Reading], rng: np.random.Generator, n_resamples: int
 ) -> list[float]:
