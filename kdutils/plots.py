@@ -54,6 +54,9 @@ SELECTION_STYLE = {
     "best_on_test": Style("best temperature per task, on test", _COLOURS[0], "o"),
     "temperature_1": Style("temperature 1", _COLOURS[1], "^"),
 }
+CHOICE_STYLE = SELECTION_STYLE | {  # of items, which released results have not
+    "held_out": Style("chosen per task on held-out items", _COLOURS[2], "D"),
+}
 ANSWER_STYLE = {  # columns of likeness.answer_shares; like answers first
     "both_right": Style("both right", _COLOURS[2], "o"),
     "same_wrong": Style("both wrong, same answer", _COLOURS[1], "^"),

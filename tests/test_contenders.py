@@ -552,7 +552,7 @@ def test_an_evaluation_that_cannot_be_measured_says_why():
 @pytest.mark.faults
 @pytest.mark.parametrize("is_known", [False, True])
 def test_a_server_that_is_killed_between_visits_is_a_clear_error(monkeypatch, fault, is_known):
-    code = "import sys\nfor line in sys.stdin: print('{\"code\": 0, \"said\": \"\"}', flush=True)"
+    code = 'import sys\nfor line in sys.stdin: print(\'{"code": 0, "said": ""}\', flush=True)'
     plain = subprocess.Popen
     monkeypatch.setattr(
         sidebyside.subprocess, "Popen", lambda _, **how: plain([sys.executable, "-c", code], **how)
