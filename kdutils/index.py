@@ -140,7 +140,7 @@ def _figure(figure: Mapping[str, Any], pages: Mapping[str, str | None]) -> dict[
     image = Image.open(figure["png"]).convert("RGB")
     image.thumbnail((THUMBNAIL_WIDTH, 4 * THUMBNAIL_WIDTH))
     content = io.BytesIO()
-    image.quantize(64).save(content, format="png", optimize=True)
+    image.quantize(128, method=Image.Quantize.FASTOCTREE).save(content, format="png")
     return {
         **{key: figure[key] for key in ("alt", "caption")},
         "stem": figure["png"].stem,

@@ -53,23 +53,33 @@ class Kept:
             return table
         table = function(*arguments, **named)
         self.n_made += 1
-        self._keep(path, table, None if rng is None else rng.bit_generator.state)
-        return table
-
-    def _keep(self, path: Path, table: pd.DataFrame, state: dict[str, Any] | None) -> None:
-        """Write it, if it reads as it was written; what other code has made goes."""
-        try:
-            content = _parquet(table)
-            pd.testing.assert_frame_equal(pd.read_parquet(io.BytesIO(content)), table, check_exact=True)
-        except (AssertionError, TypeError, ValueError):  # some tables Parquet cannot hold: made each time
+        content = _held(table)
+        if content is None:  # some tables Parquet cannot hold: made each time
             self.n_unkept += 1
-            return
+            return table
+        self._write(path, content, None if rng is None else rng.bit_generator.state)
+        return pd.read_parquet(
+            io.BytesIO(content)
+        )  # as it will be found: what is made of it has the same key
+
+    def _write(self, path: Path, content: bytes, state: dict[str, Any] | None) -> None:
+        """Keep a table; what other code has made goes."""
         body = json.dumps(state).encode() + b"\n" + content
         with contextlib.suppress(OSError):  # a store that is only read from keeps nothing, and is slower
             if not path.parent.is_dir():
                 for old in self.folder.glob("*"):
                     shutil.rmtree(old, ignore_errors=True)
             store.write_bytes(path, _seal(body) + b"\n" + body)
+
+
+def _held(table: pd.DataFrame) -> bytes | None:
+    """The table as bytes that read as it is; None if there are none."""
+    try:
+        content = _parquet(table)
+        pd.testing.assert_frame_equal(pd.read_parquet(io.BytesIO(content)), table, check_exact=True)
+    except (AssertionError, TypeError, ValueError):
+        return None
+    return content
 
 
 def nothing(function: Callable[..., pd.DataFrame], *arguments: Any, **named: Any) -> pd.DataFrame:
@@ -117,7 +127,8 @@ def code_digest() -> str:
 def digest(value: Any) -> str:
     """SHA-256 of a value: the same for equal plain values, tables, arrays, dataclasses and generators.
 
-    Fields that a dataclass does not compare do not count.
+    Fields that a dataclass does not compare do not count. What has a method `hangs_on` (Plan) is told by what
+    that gives.
 
     Raises:
         TypeError: for anything else, also within.
@@ -141,6 +152,8 @@ def _feed(update: Callable[[bytes], None], value: Any) -> None:
         update(value.tobytes())
     elif isinstance(value, np.random.Generator):
         _feed(update, value.bit_generator.state)
+    elif hasattr(value, "hangs_on"):
+        _feed(update, [type(value).__qualname__, value.hangs_on()])
     elif is_dataclass(value) and not isinstance(value, type):
         compared = {each.name: getattr(value, each.name) for each in fields(value) if each.compare}
         _feed(update, [type(value).__qualname__, compared])

@@ -96,6 +96,7 @@ def paired_answers(plan: Plan) -> pd.DataFrame:
     student, teacher = (pd.concat(side, **by_place).reset_index("place") for side in sides)
     both = evaluate.paired(student, teacher, keys=["place", *evaluate.KEYS])
     named = pd.DataFrame(where)[NAMES]
+    both = both.astype(dict.fromkeys(["parsed", "parsed_teacher"], "str"))  # a run without any has objects
     return pd.concat([named.iloc[both.pop("place")].reset_index(drop=True), both], axis=1)
 
 

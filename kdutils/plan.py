@@ -8,7 +8,7 @@ from itertools import permutations, product
 from pathlib import Path
 from typing import Any
 
-from kdutils import factors, material, store
+from kdutils import factors, material, runs, store
 from kdutils.cells import model_family, model_parameters, short_name
 from kdutils.runspec import LOGIT_METHODS, EvalSpec, PlannedRun, RunSpec
 from kdutils.spec import (
@@ -62,6 +62,22 @@ class Plan:
     def to_make(self) -> tuple[PlannedRun, ...]:
         """The runs, and where the profile ranks options too, each of them evaluated so as well; variants."""
         return (*self._runs_and_rankings(), *self.variants)
+
+    def hangs_on(self) -> list[Any]:
+        """What a table made of these runs' item rows hangs on: each run, and the SHA-256 of its rows.
+
+        None where a run is not evaluated yet; what is shown of them counts too.
+        """
+        resolved = material.resolved_all(run.spec for run in self.runs)
+        found = [
+            (
+                spec.run_id,
+                run.evaluation.eval_id,
+                runs.folder_of(self.out, spec.run_id).items_digest(run.evaluation),
+            )
+            for run, spec in zip(self.runs, resolved, strict=True)
+        ]
+        return [found, self.shown]
 
     def _runs_and_rankings(self) -> tuple[PlannedRun, ...]:
         if self.profile.live is None or not self.profile.live.ranks:

@@ -1,5 +1,6 @@
 """A table that is found is the one that would be computed, or it is not found."""
 
+import dataclasses
 import json
 from dataclasses import dataclass, field
 
@@ -7,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kdutils import claims, keeping, published, report
+from kdutils import claims, keeping, material, plan, published, report, runs
 from kdutils.evidence import Evidence
 from kdutils.keeping import Kept, digest
 
@@ -44,6 +45,13 @@ class TestKept:
         pd.testing.assert_frame_equal(found, made, check_exact=True)
         assert calls == [2.0]
         assert keeping.nothing(drawn, NUMBERS, 2.0).equals(made) and calls == [2.0, 2.0]
+
+    def test_what_is_made_of_a_table_has_one_key_whether_that_was_made_or_found(self, kept):
+        mixed = pd.DataFrame({"parsed": pd.Series(["1", None], dtype="str")}).assign(gain=1.0)
+        mixed = mixed.iloc[[1, 0]].reset_index(drop=True).copy()
+        for _ in range(2):
+            kept(drawn, kept(drawn, mixed, 2.0), 3.0)
+        assert (kept.n_made, kept.n_found) == (2, 2)
 
     @pytest.mark.parametrize(
         "other", [(NUMBERS, 3.0), (NUMBERS.assign(n=0), 2.0), (NUMBERS[["gain", "task", "n"]], 2.0)]
@@ -189,3 +197,33 @@ def test_what_evidence_has_computed_does_not_change_its_digest(released_cells):
 def test_a_report_keeps_its_tables_beside_the_runs(tmp_path):
     run = report.Report("01_effectiveness", {}, tmp_path / "out" / "mini")
     assert run.kept.folder == tmp_path / "out" / "cache" / "tables"
+
+
+class Source:
+    """In the place of a plan."""
+
+    def __init__(self, digest):
+        self.digest = digest
+
+    def hangs_on(self):
+        return [self.digest]
+
+
+def test_what_a_plan_hangs_on_is_what_counts():
+    assert digest(Source("a")) == digest(Source("a")) != digest(Source("b"))
+
+
+def test_a_plan_hangs_on_the_item_rows_of_its_runs(tmp_path):
+    planned = plan.plan("00", {"profile": "smoke", "out": str(tmp_path), "domains": ["math"]})
+    before = digest(planned)
+    assert before == digest(plan.plan("00", {"profile": "smoke", "out": str(tmp_path), "domains": ["math"]}))
+    run = planned.runs[0]
+    folder = runs.folder_of(tmp_path, material.resolved(run.spec).run_id)
+    seen = {before}
+    for answer in ("1", "2"):
+        rows = pd.DataFrame({"task": ["svamp"], "item_id": ["0"], "parsed": [answer]})
+        folder.write_evaluation(run.evaluation, rows, {})
+        seen.add(digest(planned))
+    assert len(seen) == 3
+    seen.add(digest(dataclasses.replace(planned, shown=plan.Filter(tasks=("svamp",)))))
+    assert len(seen) == 4
