@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from transformers import PreTrainedTokenizerBase
 
-from kdutils import data, hub, material, models
+from kdutils import data, hub, material, models, ranks
 from kdutils.material import test_items
 from kdutils.runspec import EvalSpec, PlannedRun, RunSpec
 
@@ -15,7 +15,7 @@ def check(spec: RunSpec, evaluation: EvalSpec) -> None:
     """Everything that can be wrong, found before anything is trained.
 
     Raises:
-        ModelError, DataError: naming what is wrong and the remedy.
+        ModelError, DataError, ValueError: naming what is wrong and the remedy.
     """
     check_all([PlannedRun(spec, evaluation)])
 
@@ -24,9 +24,11 @@ def check_all(planned: Iterable[PlannedRun]) -> None:
     """As `check`, for many runs: what several share is checked once.
 
     Raises:
-        ModelError, DataError: as `check`.
+        ModelError, DataError, ValueError: as `check`.
     """
     planned = list(planned)
+    for run in planned:
+        ranks.check_devices(run.spec)
     named = (name for run in planned for name in (run.spec.student, run.spec.teacher))
     hub.check_models(name for name in named if name is not None)
     pairs = {(run.spec.student, run.spec.teacher, run.spec.method != "seqkd"): run.spec for run in planned}

@@ -41,7 +41,9 @@ def fill(
     filling = Filling(schedule.jobs_of(planned), out, progress or (lambda state: None))
     filling.look()
     if filling.is_wanting:
-        filling.fill(_settings(workers, n_large=sum(_is_large(run.spec) for run in planned)))
+        n_large = sum(_is_large(run.spec) for run in planned)
+        n_devices = max(run.spec.devices for run in planned)
+        filling.fill(_settings(workers, n_large=n_large, n_devices=n_devices))
     return filling.state()
 
 
@@ -49,14 +51,16 @@ def _is_large(spec: RunSpec) -> bool:
     return any(material.is_large(name) for name in (spec.student, spec.teacher) if name is not None)
 
 
-def _settings(workers: int | None, *, n_large: int) -> list[Setting]:
-    """What each worker has: its GPU, or its share of the cores."""
+def _settings(workers: int | None, *, n_large: int, n_devices: int = 1) -> list[Setting]:
+    """What each worker has: its GPUs, as many as a run may ask for, or its share of the cores."""
     import torch
 
-    gpus = list(range(torch.cuda.device_count()))
+    all_gpus = list(map(str, range(torch.cuda.device_count())))
+    starts = range(0, len(all_gpus) - n_devices + 1, n_devices)
+    gpus = [",".join(all_gpus[start : start + n_devices]) for start in starts]
     n_cores = os.cpu_count() or 1
-    n_workers = workers or len(gpus) or (1 if n_large else n_cores)
-    n_threads = max(1, n_cores // n_workers) if n_large else 1
+    n_workers = workers or len(gpus) or (1 if n_large else max(1, n_cores // n_devices))
+    n_threads = max(1, n_cores // n_workers) if n_large else n_devices
     return [Setting(gpus[index % len(gpus)] if gpus else None, n_threads) for index in range(n_workers)]
 
 

@@ -11,6 +11,7 @@ import dataclasses
 import gc
 import math
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -19,7 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 from safetensors import SafetensorError
+from safetensors.torch import load_file
 
 from kdutils import (
     answers,
@@ -30,7 +33,9 @@ from kdutils import (
     lease,
     material,
     models,
+    ranks,
     runs,
+    sharded,
     states,
     store,
     texts,
@@ -203,21 +208,22 @@ def _make(
         folder.write_evaluation(evaluation, rows, facts)
 
 
-def load_trained(spec: RunSpec, folder: RunFolder) -> LoadedModel:
-    """The student of a finished run, ready to compute.
+def load_trained(spec: RunSpec, folder: RunFolder, *, stays_in_memory: bool = False) -> LoadedModel:
+    """The student of a finished run, ready to compute; `stays_in_memory` as in models.load.
 
     Raises:
         DamagedError: if its weights are not what was written.
     """
+    how = {"stays_in_memory": stays_in_memory}
     if spec.method == "base":
-        return models.load(spec.student)
+        return models.load(spec.student, **how)
     folder.check_model()
     try:
         if spec.adapter == "full":
-            return dataclasses.replace(models.load(str(folder.model)), name=spec.student)
+            return dataclasses.replace(models.load(str(folder.model), **how), name=spec.student)
         from peft import PeftModel
 
-        base = models.load(spec.student)
+        base = models.load(spec.student, **how)
         network = PeftModel.from_pretrained(base.network, folder.model).eval()
         return dataclasses.replace(base, network=network)
     except (OSError, ValueError, SafetensorError) as error:  # of a folder without a record of its files
@@ -225,14 +231,19 @@ def load_trained(spec: RunSpec, folder: RunFolder) -> LoadedModel:
 
 
 def teacher_model(
-    spec: RunSpec, out: Path, progress: Progress | None = None, *, waits: bool = True
+    spec: RunSpec,
+    out: Path,
+    progress: Progress | None = None,
+    *,
+    waits: bool = True,
+    stays_in_memory: bool = False,
 ) -> LoadedModel:
     """The teacher of a run: the untuned model, or the student of its SFT run, made if missing."""
     own = spec.teacher_spec()
     if own is None:
-        return models.load(spec.teacher)
+        return models.load(spec.teacher, stays_in_memory=stays_in_memory)
     make(own, None, out, progress=progress, waits=waits)
-    return load_trained(own, runs.folder_of(out, own.run_id))
+    return load_trained(own, runs.folder_of(out, own.run_id), stays_in_memory=stays_in_memory)
 
 
 def _trained(
@@ -246,41 +257,81 @@ def _trained(
     items, teacher = load_items(spec, "train"), None
     if spec.method == "seqkd":
         items = teacher_texts(spec, items, out, progress, waits=waits)
+    elif spec.devices > 1:  # its processes hold the teacher in parts
+        if (above := spec.teacher_spec()) is not None:
+            make(above, None, out, progress=progress, waits=waits)
     elif spec.teacher is not None:
         teacher = teacher_signal(spec, items, out, progress, waits=waits)
-    student = models.load(spec.student, trains_all=spec.adapter == "full")
-    student = models.add_adapter(student, spec, seed=spec.seed)
 
     def watched(entry: dict[str, Any]) -> None:
         own.check()
         if progress:
             progress(entry)
 
-    outcome = train.train(
-        student,
-        items,
-        spec,
-        rate=models.learning_rate(spec),
-        teacher=teacher,
-        validation=load_items(spec, "validation") if spec.validation_items else (),
-        checkpoint=folder.checkpoint,
-        progress=watched,
-        **_passes(spec, student),
-    )
+    if spec.devices > 1:
+        student, outcome, peak_memory_gb = _trained_together(spec, folder, watched)
+    else:
+        student = models.load(spec.student, trains_all=spec.adapter == "full")
+        student = models.add_adapter(student, spec, seed=spec.seed)
+        outcome = train.train(
+            student,
+            items,
+            spec,
+            rate=models.learning_rate(spec),
+            teacher=teacher,
+            validation=load_items(spec, "validation") if spec.validation_items else (),
+            checkpoint=folder.checkpoint,
+            progress=watched,
+            **passes(spec, student),
+        )
+        peak_memory_gb = environment.peak_memory_gb()
     own.confirm()
     store.write_model(folder.model, student.network, student.tokenizer)
     facts = asdict(outcome) | {
         "fingerprint": fingerprint(items),
         "learning_rate": models.learning_rate(spec),
-        "peak_memory_gb": environment.peak_memory_gb(),
+        "peak_memory_gb": peak_memory_gb,
     }
     curve = facts.pop("curve")
     own.confirm()
     folder.finish(facts, [_finite(entry) for entry in curve])
-    return student
+    return student if spec.devices == 1 else load_trained(spec, folder)
 
 
-def _passes(spec: RunSpec, student: LoadedModel) -> dict[str, int]:
+def _trained_together(
+    spec: RunSpec, folder: RunFolder, watched: Progress
+) -> tuple[LoadedModel, train.Outcome, float]:
+    """The student trained on several devices, whole and in main memory; outcome; GB of the largest process.
+
+    A pass that does not fit one of them begins all anew, with half the rows, from the last checkpoint.
+    """
+    scratch, rows = folder.path / "ranks", None
+    task = {
+        "spec": spec.to_dict(),
+        "out": str(folder.path.parent.parent),
+        "checkpoint": str(folder.checkpoint),
+        "checkpoint_seconds": train.CHECKPOINT_SECONDS,
+    }
+    how = {"n_ranks": spec.devices, "scratch": scratch, "hear": watched, "n_threads": torch.get_num_threads()}
+    try:
+        while True:
+            try:
+                told = ranks.run(task | {"micro_batch_size": rows}, **how)
+                break
+            except MemoryError as error:
+                if rows == 1:
+                    raise MemoryError(train.no_room(spec, error)) from error
+                rows = math.ceil((rows or math.ceil(spec.batch_size / spec.devices)) / 2)
+        student = models.load(spec.student, trains_all=spec.adapter == "full", stays_in_memory=True)
+        student = models.add_adapter(student, spec, seed=spec.seed)
+        student.network.load_state_dict(load_file(scratch / ranks.WEIGHTS), strict=False)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+        shutil.rmtree(sharded.parts_beside(folder.checkpoint), ignore_errors=True)
+    return student, train.Outcome(**told["outcome"]), told["peak_memory_gb"]
+
+
+def passes(spec: RunSpec, student: LoadedModel) -> dict[str, int]:
     """How `train` shall cut batches on a CPU; elsewhere as few passes as fit, the whole batch first."""
     if student.policy.device != "cpu":
         return {}

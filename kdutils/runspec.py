@@ -31,7 +31,7 @@ RANKED_TASKS = ("aqua", *CHOICE_TASKS)  # those with options
 TRAINING_FIELDS = (  # without effect where nothing is trained
     *("protocol", "prompt_in_loss", "adapter", "seed", "train_items", "validation_items", "epochs"),
     *("batch_size", "learning_rate", "warmup_share", "weight_decay", "max_grad_norm", "select_best"),
-    "max_tokens",
+    *("max_tokens", "devices"),
 )
 
 
@@ -149,6 +149,7 @@ class RunSpec(_Hashed):
     max_grad_norm: float = 1.0
     max_tokens: int = 192  # prompt and response together
     select_best: bool = False  # keep the weights of the epoch with the lowest validation loss
+    devices: int = 1  # that share the training, and its teacher's; numbers differ by rounding
 
     CHOICES: ClassVar = {
         "method": METHODS,
@@ -180,6 +181,7 @@ class RunSpec(_Hashed):
         "weight_decay": (0.0, 1.0),
         "max_grad_norm": (1e-6, 1e6),
         "max_tokens": (8, 1_000_000),
+        "devices": (1, 1_024),
     }
     # Fields that only some methods use.
     USED_BY: ClassVar = {
@@ -227,6 +229,11 @@ class RunSpec(_Hashed):
                     f"{name}={is_so} is what protocol {self.protocol!r} does anyway, and would give one run "
                     "two names: leave it out"
                 )
+        if self.devices > self.batch_size:
+            raise ValueError(
+                f"devices={self.devices} is more than the {self.batch_size} rows of a batch, and one without "
+                f"a row would idle: use devices={self.batch_size} or fewer, or a larger batch_size"
+            )
         if self.adapter == "full":
             for name in ("lora_rank", "lora_alpha", "lora_dropout"):
                 if getattr(self, name) != defaults[name]:
