@@ -6,14 +6,19 @@ usage() {
   cat <<'USAGE'
 Usage:
   ./run_all.sh [PROFILE] [-p NAME VALUE]... [--only 02,06] [--out DIR] [--jobs N]
+  ./run_all.sh PROFILE --engine ray [--address auto]
+  ./run_all.sh PROFILE --shard I/N
   ./run_all.sh PROFILE --dry-run [--gpu NAME] [-p NAME VALUE]...
   ./run_all.sh --test [PYTEST ARGUMENT]...
+  ./run_all.sh --test faults [PYTEST ARGUMENT]...
   ./run_all.sh --help
 
 The first form runs the notebooks of a profile and writes reports, figures, statistics.csv,
-claims.json and index.html; `./run_all.sh PROFILE --help` explains its options. The second trains
-nothing: it prints what is to be trained, what is there already and what the rest costs, and writes
-plan.csv. The third runs the tests with the coverage of kdutils.
+claims.json and index.html; `./run_all.sh PROFILE --help` explains its options. The second does
+the same with Ray, on this machine or a cluster. The third trains the I-th of N parts and no more. The
+fourth trains nothing: it prints what is to be trained, what is there already and what the rest costs,
+and writes plan.csv. The fifth runs the tests with the coverage of kdutils, the sixth those alone that
+inject faults and try bad inputs, and counts both in its last two lines.
 
 All set themselves up. The environment variable KDUTILS_ENV says where:
   auto    the active Python if it already satisfies requirements.lock, else .venv (the default)
@@ -222,6 +227,9 @@ export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
 if [ "${1:-}" = --test ]; then
   shift
   cd "$root"
+  if [ "${1:-}" = faults ]; then
+    exec "$python" -P -m pytest -n 2 --dist worksteal -m "faults or inputs" "${@:2}"
+  fi
   exec "$python" -P -m pytest -n 2 --dist worksteal --cov=kdutils --cov-report=term "$@"
 fi
 exec "$python" -P -m kdutils "$@"

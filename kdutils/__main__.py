@@ -15,6 +15,7 @@ from typing import NoReturn
 sys.modules["rfc3987_syntax"] = None
 
 from kdutils import (  # noqa: E402
+    cluster,
     dryrun,
     executor,
     grid,
@@ -29,7 +30,9 @@ from kdutils import (  # noqa: E402
     spec,
     store,
 )
+from kdutils.plaintext import scrub  # noqa: E402
 from kdutils.runspec import MINI, PlannedRun  # noqa: E402
+from kdutils.shards import Shard  # noqa: E402
 
 SAY_EVERY_SECONDS = 10.0
 
@@ -45,7 +48,7 @@ def main(arguments: Sequence[str] | None = None, *, notebooks: Path = params.NOT
     try:
         return _run(_parser().parse_intermixed_args(arguments), notebooks)
     except (runner.RunError, params.ParameterError) as error:
-        print(f"kdutils: error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"kdutils: error: {scrub(' '.join(str(error).split()))}", file=sys.stderr)
         return 2
     except runner.Interrupted as interrupted:
         return 128 + interrupted.number
@@ -66,6 +69,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--jobs", type=int, metavar="N", help="notebooks at a time (default: all cores)")
     parser.add_argument(
         "--workers", type=int, metavar="N", help="runs trained at a time (default: one a GPU, or one a core)"
+    )
+    parser.add_argument(
+        "--engine", choices=grid.ENGINES, default="local",
+        help="what trains: processes of this machine, or Ray (default: local)",
+    )  # fmt: skip
+    parser.add_argument("--address", help="with --engine ray: of a cluster, or auto (default: this machine)")
+    parser.add_argument(
+        "--shard", metavar="I/N", help="train only the I-th of N parts of the missing runs; no notebooks"
     )
     parser.add_argument("--limit", type=float, metavar="SECONDS", help="stop a notebook that takes longer")
     parser.add_argument(
@@ -90,11 +101,17 @@ def _run(asked: argparse.Namespace, notebooks: Path) -> int:
         return 0
     if asked.workers is not None and asked.workers < 1:
         raise runner.RunError(f"workers={asked.workers} must be at least 1")
+    training = _Training(asked, profile)
     if asked.dry_run:
+        if training.shard or asked.engine != "local":
+            raise runner.RunError("--dry-run trains nothing; leave out --shard and --engine")
         return _dry_run(asked, profile, only, notebooks)
     if asked.gpu is not None:
-        raise runner.RunError(f"--gpu {asked.gpu} is for --dry-run alone; runs are made on what is here")
-    training = _Training(asked.workers)
+        raise runner.RunError(
+            f"--gpu {asked.gpu} is for --dry-run alone, use both; runs are made on what is here"
+        )
+    if training.shard:
+        return _train_shard(asked, profile, only, notebooks, training)
     results = runner.run_profile(
         profile,
         out=asked.out.absolute(),
@@ -116,7 +133,7 @@ def _run(asked: argparse.Namespace, notebooks: Path) -> int:
 def _dry_run(asked: argparse.Namespace, profile: spec.Profile, only: Sequence[str], notebooks: Path) -> int:
     """Print plan and costs, and leave them in plan.csv."""
     if profile.live is None:
-        raise runner.RunError(f"profile {profile.name!r} trains nothing; --dry-run is for those that do")
+        raise runner.RunError(f"profile {profile.name!r} trains nothing; use --dry-run with one that does")
     out = asked.out.absolute()
     tasks = runner.plan(
         profile, out=out, only=only, overrides=_overrides(asked.overrides), notebooks=notebooks
@@ -136,26 +153,67 @@ def _dry_run(asked: argparse.Namespace, profile: spec.Profile, only: Sequence[st
     return 0
 
 
-class _Training:
-    """Makes the runs that the notebooks of a profile need before they start, and says how far it is."""
+def _train_shard(
+    asked: argparse.Namespace,
+    profile: spec.Profile,
+    only: Sequence[str],
+    notebooks: Path,
+    training: _Training,
+) -> int:
+    """Make one part of the runs. The notebooks are for a call without --shard, once all parts are made."""
+    tasks = runner.plan(
+        profile,
+        out=asked.out.absolute(),
+        only=only,
+        overrides=_overrides(asked.overrides),
+        notebooks=notebooks,
+    )
+    training.make(runner.needs(tasks))
+    return 1 if training.failures else 0
 
-    def __init__(self, workers: int | None) -> None:
-        self.workers, self.failures, self.said = workers, {}, 0.0
+
+class _Training:
+    """Makes the runs that the notebooks of a profile need before they start, and says how far it is.
+
+    Raises:
+        RunError: for an engine or a shard that cannot be, before any work.
+    """
+
+    def __init__(self, asked: argparse.Namespace, profile: spec.Profile) -> None:
+        self.failures, self.said = {}, 0.0
+        given = {"--engine": asked.engine != "local", "--shard": asked.shard is not None}
+        if profile.live is None and any(given.values()):
+            option = next(name for name, is_given in given.items() if is_given)
+            raise runner.RunError(f"profile {profile.name!r} trains nothing; {option} is for those that do")
+        if asked.address is not None and asked.engine != "ray":
+            raise runner.RunError(f"--address {asked.address} is of a Ray cluster; add --engine ray")
+        try:
+            self.shard = Shard.parse(asked.shard) if asked.shard is not None else None
+            if asked.engine == "ray":
+                cluster.require(asked.address)
+        except (ValueError, cluster.ClusterError) as error:
+            raise runner.RunError(str(error)) from error
+        self.ways = {"workers": asked.workers, "engine": asked.engine, "address": asked.address}
 
     def __call__(self, plans: Sequence[plan.Plan], folder: Path) -> Iterable[plan.Plan]:
         """Make them; then each plan, once what its notebook would have to find out again lies in `folder`."""
+        state = self.make(plans)
+        return () if state is None else _handed_over(plans, folder, str(state))
+
+    def make(self, plans: Sequence[plan.Plan]) -> grid.State | None:
+        """Make them, or those of our shard; None if none is planned."""
         planned = list(dict.fromkeys(run for each in plans for run in each.to_make))
         if not planned:
-            return ()
+            return None
         try:
             if any(run.spec.data != MINI for run in planned):
                 self.say_cost(planned, plans[0].out)
-            state = grid.fill(planned, plans[0].out, workers=self.workers, progress=self.progress)
-        except (material.ModelError, material.DataError, runs.StoreError) as error:
+            state = grid.fill(planned, plans[0].out, progress=self.progress, shard=self.shard, **self.ways)
+        except (material.ModelError, material.DataError, runs.StoreError, cluster.ClusterError) as error:
             raise runner.RunError(str(error)) from error
-        executor.say(str(state))
+        executor.say(f"shard {self.shard}: {state}" if self.shard else str(state))
         self.failures = state.failures
-        return _handed_over(plans, folder, str(state))
+        return state
 
     def say_cost(self, planned: Sequence[PlannedRun], out: Path) -> None:
         """What is to be made and what it costs on this machine; nothing if all is there."""

@@ -94,7 +94,9 @@ def model_parameters(model: str) -> int:
     """
     match = re.search(r"(?<![\d.])(\d+(?:\.\d+)?)([kMB])$", short_name(model))
     if match is None:
-        raise ValueError(f"model name {model!r} does not end in a size such as -0.5B, -135M or -28k")
+        raise ValueError(
+            f"model name {model!r} does not end in a size: give one that ends in -0.5B, -135M or -28k, say"
+        )
     return round(float(match[1]) * {"k": 1e3, "M": 1e6, "B": 1e9}[match[2]])
 
 

@@ -1,7 +1,8 @@
 """One distillation step on the same work by several programs, each in a process of its own.
 
 A step is forward, backward and AdamW. By hand: `python -m kdutils.contenders CASE CONTENDER STEPS THREADS`
-prints what it took, a line of JSON; CASE is a name of work.CASES or a list of cases as JSON.
+prints what it took, a line of JSON; CASE is a name of work.CASES or a list of cases as JSON. Without
+arguments it serves requests, see `serve`.
 """
 
 from __future__ import annotations
@@ -10,16 +11,20 @@ import contextlib
 import dataclasses
 import json
 import os
+import signal
+import subprocess
 import sys
 import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from kdutils import environment, peers
+from kdutils.environment import FORKS
 from kdutils.peers import CannotError, Gradients
 from kdutils.work import BETA, Case, Work, case_of
 
@@ -288,5 +293,54 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
+def serve() -> int:
+    """Exit code 0 when standard input ends: a request a line, JSON with arguments and limit_seconds.
+
+    Each is answered by a process of its own, forked from this one, which has imported what all need and
+    computed nothing: half a visit would be imports. Where a fork is not safe it is started anew. What `main`
+    prints comes first, then a line with the exit code (of a signal, less than 0) and the last line it said.
+    """
+    import kdutils.data
+    import kdutils.models
+    import kdutils.states
+    import kdutils.teacher
+
+    assert kdutils.data and kdutils.models and kdutils.states and kdutils.teacher
+    for line in sys.stdin:
+        request = json.loads(line)
+        with tempfile.TemporaryFile("w+") as said:
+            run = _forked if FORKS else _started
+            code = run(request["arguments"], request["limit_seconds"], said)
+            said.seek(0)
+            lines = [each.strip() for each in said if each.strip()]
+        print(json.dumps({"code": code, "said": lines[-1] if lines else ""}), flush=True)
+    return 0
+
+
+def _forked(arguments: list[str], limit_seconds: float, said: IO[str]) -> int:
+    pid = os.fork()
+    if pid:
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    os.dup2(said.fileno(), 2)
+    signal.setitimer(signal.ITIMER_REAL, limit_seconds)  # its signal ends the process
+    code = 1
+    try:
+        code = main(arguments)
+    except BaseException:
+        traceback.print_exc(file=said)
+    finally:
+        for stream in (sys.stdout, sys.stderr, said):
+            stream.flush()
+        os._exit(code)
+
+
+def _started(arguments: list[str], limit_seconds: float, said: IO[str]) -> int:
+    command = [sys.executable, "-W", "ignore", "-P", "-m", "kdutils.contenders", *arguments]
+    try:
+        return subprocess.run(command, stderr=said, check=False, timeout=limit_seconds).returncode
+    except subprocess.TimeoutExpired:
+        return -signal.SIGALRM
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(sys.argv[1:]) if sys.argv[1:] else serve())

@@ -21,6 +21,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+FORKS = sys.platform == "linux"  # elsewhere the system's own libraries do not survive a fork
 REPOSITORY = Path(__file__).resolve().parent.parent
 LOCK_NAME = "requirements.lock"
 # Of glibc's <malloc.h>.

@@ -10,7 +10,7 @@ from functools import cached_property
 import pandas as pd
 
 from kdutils import cells as cell_rows
-from kdutils import inference, stats, study
+from kdutils import inference, stats, study, sweeps
 from kdutils.itemwise import Items
 from kdutils.spec import AVERAGE, DOMAINS, METHOD_LABELS, TASK_LABELS
 
@@ -65,6 +65,16 @@ class Evidence:
         items = gains["n_items"].where(gains["domain"].isin(DOMAINS), 0)
         gains["logit_gain"] = inference.logit_gain(gains["accuracy"], gains["sft_accuracy"], items)
         return gains
+
+    @cached_property
+    def temperature_runs(self) -> pd.DataFrame:
+        """sweeps.temperature_runs of the cells."""
+        return sweeps.temperature_runs(self.cells)
+
+    @cached_property
+    def noise_runs(self) -> pd.DataFrame:
+        """sweeps.noise_runs of the cells."""
+        return sweeps.noise_runs(self.cells)
 
     @property
     def can_equal_print(self) -> bool:

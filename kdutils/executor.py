@@ -27,6 +27,7 @@ from ipykernel.kernelspec import write_kernel_spec
 
 from kdutils import handover, kernels, ledger, params, report, store, worker
 from kdutils.index import Result
+from kdutils.plaintext import scrub
 from kdutils.render import duration
 from kdutils.worker import Task
 
@@ -37,8 +38,8 @@ NO_SENTINEL = "NotFinished: the last cell must call run.finish(), which is what 
 
 
 def say(line: str) -> None:
-    """Write one whole line of progress to stderr, also from several threads."""
-    sys.stderr.write(f"kdutils: {line}\n")
+    """Write one whole line of progress to stderr, also from several threads; without secrets."""
+    sys.stderr.write(f"kdutils: {scrub(line)}\n")
     sys.stderr.flush()
 
 
@@ -137,7 +138,7 @@ class Executor:
         log = self._log(task)
         lines = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.exists() else []
         last = next((line for line in reversed(lines) if line.strip()), "it said nothing")
-        return worker.scrub(f"WorkerError: the process ended with code {code}; {last.strip()[:300]}")
+        return scrub(f"WorkerError: the process ended with code {code}; {last.strip()[:300]}")
 
     def _log(self, task: Task) -> Path:
         return self._scratch / f"{task.name}.log"
@@ -210,7 +211,8 @@ def _conclude_failure(task: Task, error: str, seconds: float) -> None:
     for suffix in (".html", ".ipynb"):
         task.report(suffix).unlink(missing_ok=True)
     with ledger.locked(folder):
-        ledger.remove_parts(folder, task.name)
+        for sentence in ledger.remove_parts(folder, task.name):
+            say(sentence)
         report.remove_figures(folder, task.name)
     shutil.rmtree(folder / ".partial" / task.name, ignore_errors=True)
     notebook = worker.failed_copy(task, error)

@@ -10,13 +10,13 @@ import contextlib
 import os
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from kdutils import environment, lease, livecells, runs
-from kdutils.pool import Death, Pool
+from kdutils.engine import Death, Engine, Start
 from kdutils.runspec import EvalSpec, PlannedRun, RunSpec
 from kdutils.schedule import Job
 
@@ -118,20 +118,20 @@ class Filling:
 
     # --- the loop ----------------------------------------------------------------------------------
 
-    def fill(self, settings: Sequence[Setting]) -> None:
-        """Make what is missing, one worker for each of the settings."""
-        self._n_workers = len(settings)
-        with Pool(make_run, settings, prepare=prepare, hear=self._hear) as pool:
+    def fill(self, start: Start) -> None:
+        """Make what is missing, on the engine that `start` makes."""
+        with start(make_run, prepare=prepare, hear=self._hear) as engine:
+            self._n_workers = engine.n_workers
             self._report()
             while self.is_wanting or self._with("running"):
-                self._give(pool)
+                self._give(engine)
                 is_waiting = self._held or self._with("running")
-                for run_id, outcome in pool.results(TICK_SECONDS if is_waiting else 0):
+                for run_id, outcome in engine.results(TICK_SECONDS if is_waiting else 0):
                     self._take(run_id, outcome)
                     self._report()
                 self._report()
 
-    def _give(self, pool: Pool) -> None:
+    def _give(self, engine: Engine) -> None:
         """Start as much of what is ready as there are idle workers."""
         self._held = {
             run_id: name for run_id, name in self._held.items() if not lease.is_free(self._out, name)
@@ -141,9 +141,9 @@ class Filling:
             if reason := self._known_failure(run_id):
                 self._fail(run_id, reason)
                 self._report()
-            elif pool.n_idle:
+            elif engine.n_idle:
                 job = self._jobs[run_id]
-                pool.give(run_id, _Task(job.spec, job.evaluations, self._out))
+                engine.give(run_id, _Task(job.spec, job.evaluations, self._out))
                 self._status[run_id] = "running"
                 self._begun[run_id] = time.monotonic()
                 self._curves[run_id] = []

@@ -9,14 +9,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from kdutils import cells, livecells, material, runs, schedule
+from kdutils import cells, cluster, livecells, material, runs, schedule
+from kdutils.engine import Start
 from kdutils.filling import Filling, Progress, Setting, State
+from kdutils.pool import Pool
 from kdutils.runspec import EvalSpec, PlannedRun, RunSpec
+from kdutils.shards import Shard
+
+ENGINES = ("local", "ray")
 
 
 def fill(
@@ -25,6 +31,9 @@ def fill(
     *,
     workers: int | None = None,
     progress: Progress | None = None,
+    engine: str = "local",
+    address: str | None = None,
+    shard: Shard | None = None,
 ) -> State:
     """Make every run that is missing under `out`, with the teachers that they need, `workers` at a time.
 
@@ -32,19 +41,39 @@ def fill(
         workers: processes that share the cores; by default one a GPU; else one a core for tiny models, and
             one with all cores for large ones, of which two might not fit into memory.
         progress: called after every change, and about once a second.
+        engine: `local`, processes of this machine; or `ray`, of which `address` names a cluster whose nodes
+            all see `out`, or is None for Ray on this machine.
+        shard: make this part only.
 
     Raises:
-        ModelError, DataError, StoreError, ValueError: before any training, for a run that cannot be made, or
-            a store that is of another layout or cannot be written.
+        ModelError, DataError, StoreError, ClusterError, ValueError: before any training, for a run that
+            cannot be made, a store that is of another layout or cannot be written, or an engine that is not
+            there.
     """
     out = Path(out).expanduser()
-    filling = Filling(schedule.jobs_of(planned), out, progress or (lambda state: None))
+    jobs = schedule.jobs_of(planned)
+    n_large = sum(_is_large(run.spec) for run in planned)
+    start = _start(engine, address, workers, n_large=n_large)
+    filling = Filling(shard.jobs(jobs) if shard else jobs, out, progress or (lambda state: None))
     filling.look()
     if filling.is_wanting:
-        n_large = sum(_is_large(run.spec) for run in planned)
-        n_devices = max(run.spec.devices for run in planned)
-        filling.fill(_settings(workers, n_large=n_large, n_devices=n_devices))
+        filling.fill(start)
     return filling.state()
+
+
+def _start(engine: str, address: str | None, workers: int | None, *, n_large: int) -> Start:
+    if engine == "local":
+        return lambda do, **ways: Pool(do, _settings(workers, n_large=n_large), **ways)
+    if engine != "ray":
+        raise ValueError(f"engine {engine!r} is unknown; choose one of {', '.join(ENGINES)}")
+    cluster.require(address)
+    return partial(
+        cluster.RayPool,
+        setting=lambda share: Setting(None, share.n_threads),  # Ray itself shows a process its GPU
+        workers=workers,
+        is_large=n_large > 0,
+        address=address,
+    )
 
 
 def _is_large(spec: RunSpec) -> bool:
@@ -70,8 +99,8 @@ def live_cells(planned: Sequence[PlannedRun], out: Path) -> pd.DataFrame:
     A model as it is has no protocol. Evaluated as the students of one protocol are, it is their baseline.
     """
     specs: dict[EvalSpec, list[RunSpec]] = {}
-    for run in planned:
-        specs.setdefault(run.evaluation, []).append(material.resolved(run.spec))
+    for run, spec in zip(planned, material.resolved_all(run.spec for run in planned), strict=True):
+        specs.setdefault(run.evaluation, []).append(spec)
     tables = []
     for evaluation, asked in specs.items():
         table = livecells.cells_of(out, evaluation, asked)
@@ -87,7 +116,10 @@ def costs(planned: Sequence[PlannedRun], out: Path) -> pd.DataFrame:
 
     `status` is done, diverged, untrained (a base model), failed or missing; `reason` says why.
     """
-    return pd.DataFrame([_cost(material.resolved(run.spec), run.evaluation, Path(out)) for run in planned])
+    resolved = material.resolved_all(run.spec for run in planned)
+    return pd.DataFrame(
+        [_cost(spec, run.evaluation, Path(out)) for run, spec in zip(planned, resolved, strict=True)]
+    )
 
 
 def _cost(spec: RunSpec, evaluation: EvalSpec, out: Path) -> dict[str, Any]:

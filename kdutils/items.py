@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from kdutils.plaintext import shown
 from kdutils.spec import ALL_TASKS
 
 # The authors' evaluation prompt, whitespace included (their training prompt differs by two blanks).
@@ -24,6 +26,7 @@ PROMPT = (
 
 
 SPLITS = ("train", "validation", "test")
+SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 class DataError(ValueError):
@@ -48,19 +51,35 @@ def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Where each object of a JSON-lines file stands, for messages, and the object; blank lines are none.
 
     Raises:
-        DataError: names the line that is not a JSON object.
+        DataError: names the line that is not UTF-8, not a JSON object or gives a key twice.
     """
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
-        if not line.strip():
-            continue
+    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
         where = f"{path}, line {number}"
         try:
-            record = json.loads(line)
-        except ValueError as error:
-            raise DataError(f"{where}: not JSON ({error}); one object a line") from None
+            text = line.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"{where}: not UTF-8 ({error.reason}): {shown(line)}; use that encoding"
+            ) from None
+        if not text.strip():
+            continue
+        try:
+            record = json.loads(text, object_pairs_hook=_once_each)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{where}: not JSON ({error}): {shown(text)}; give one object a line") from None
         if not isinstance(record, dict):
-            raise DataError(f"{where}: not a JSON object; one object a line")
+            raise DataError(f"{where}: not a JSON object: {shown(text)}; give one object a line")
         yield where, record
+
+
+def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON; of a key that stands there twice nobody could say which was meant."""
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"key {twice!r} stands there twice, delete one")
+    return record
 
 
 def item_of(record: dict[str, Any], *, where: str) -> Item:
@@ -75,11 +94,19 @@ def item_of(record: dict[str, Any], *, where: str) -> Item:
     values = {key: value for key, value in record.items() if key in known - {"ended", "contaminated"}}
     for key in ("id", "task", "question", "answer"):
         if not isinstance(values.get(key), str) or not values[key].strip():
-            raise DataError(f"{where}: {key} is missing or not text; every item needs it")
+            raise DataError(
+                f"{where}: {key} is missing or not text ({shown(values.get(key))}); "
+                "every item needs it, give it"
+            )
     if values["task"] not in ALL_TASKS:
-        raise DataError(f"{where}: unknown task {values['task']!r}; there are {list(ALL_TASKS)}")
+        raise DataError(f"{where}: unknown task {shown(values['task'])}; choose one of {list(ALL_TASKS)}")
     if wrong := [key for key, value in values.items() if not isinstance(value, str)]:
-        raise DataError(f"{where}: {wrong[0]} is not text; write it as a string")
+        raise DataError(f"{where}: {wrong[0]} is not text ({shown(values[wrong[0]])}); give it as a string")
+    for key, value in values.items():
+        if SURROGATES.search(value):  # half a character, which no tokenizer takes and no file holds
+            raise DataError(f"{where}: {key}={shown(value)} holds half a character; use whole ones")
+    if not values["id"].isprintable():
+        raise DataError(f"{where}: id={shown(values['id'])} must be text on one line that can be printed")
     item = Item(**values)
     return item if item.response else Item(**values | {"response": default_response(item)})
 

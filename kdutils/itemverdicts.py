@@ -15,7 +15,7 @@ from dataclasses import replace
 
 import pandas as pd
 
-from kdutils import itemwise, likeness, stats, sweeps
+from kdutils import itemwise, likeness, stats
 from kdutils.evidence import (
     ALPHA,
     INCONCLUSIVE,
@@ -178,7 +178,7 @@ def temperature_is_best(evidence: Evidence, *, temperature: float) -> Finding:
     With the exact interval over tasks, which is what the claim counts. reproduced: it lies above a half;
     not_reproduced: below; otherwise inconclusive.
     """
-    runs = sweeps.temperature_runs(evidence.cells)
+    runs = evidence.temperature_runs
     runs = runs[runs["task"] != AVERAGE]
     if runs.empty or temperature not in set(runs["temperature"]):
         return missing(f"runs at temperature {temperature:g} and others")

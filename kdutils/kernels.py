@@ -18,7 +18,9 @@ from jupyter_client.connect import KernelConnectionInfo
 from jupyter_client.manager import AsyncKernelManager
 from jupyter_client.provisioning import LocalProvisioner
 
-FORKS = sys.platform == "linux"  # elsewhere the system's own libraries do not survive a fork
+from kdutils import environment
+
+FORKS = environment.FORKS
 
 
 class Seed:

@@ -4,7 +4,9 @@
     leases/.lock         locked for the moment in which a lease is taken, confirmed or given back
 
 A lease is stale, and free to take, once its process has ended or nobody has touched it for a minute. The
-minute is measured by the clock of the file system, since two machines may disagree about the time.
+minute is measured by the clock of the file system, since two machines may disagree about the time. That
+clock may be set meanwhile, so whoever would take a lease over from a process that may be alive first waits
+for a beat of its heart.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import os
 import platform
 import tempfile
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,10 +26,12 @@ from typing import Any, Self
 
 import psutil
 
+from kdutils import store
+
 FOLDER = "leases"
 BEAT_SECONDS = 5.0
 STALE_SECONDS = 60.0
-SAME_START_SECONDS = 2.0  # a process's start is computed from the clock, which may have been set since
+SAME_START_SECONDS = 2.0  # of a process, where its start is computed from the clock, which may have been set
 
 
 class HeldError(RuntimeError):
@@ -99,28 +104,46 @@ def take(out: Path, name: str) -> Lease:
     """
     path = Path(out) / FOLDER / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
+    if is_free(out, name) and _has_beating_heart(path):
+        raise HeldError(name)
     token = uuid.uuid4().hex
     with _locked(path.parent):
         if not is_free(out, name):
             raise HeldError(name)
-        path.unlink(missing_ok=True)
-        handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(_this_process() | {"token": token}, file)
+        store.remove_partials(path.parent)
+        store.write_json(path, _this_process() | {"token": token})  # in one step: it always says who
     return Lease(path, token)
 
 
 def is_free(out: Path, name: str) -> bool:
-    """True if nobody holds that lease, or it is stale."""
+    """True if nobody holds that lease, or it looks stale; `take` makes sure."""
     path = Path(out) / FOLDER / f"{name}.json"
     try:
         touched = path.stat().st_mtime
     except OSError:
         return True
-    holder = _holder(path)
-    if holder.get("host") == _host() and not _is_alive(holder):
+    if _is_dead(_holder(path)):
         return True
-    return _now(path.parent) - touched > STALE_SECONDS
+    return abs(_now(path.parent) - touched) > STALE_SECONDS  # from the future, where the clock was set back
+
+
+def _has_beating_heart(path: Path) -> bool:
+    """Whether a lease that looks stale is touched while we watch: then it was the clock that jumped."""
+    ends, before = time.monotonic() + 2 * BEAT_SECONDS, _touched(path)
+    while before is not None and not _is_dead(_holder(path)):
+        if _touched(path) != before:
+            return True
+        if time.monotonic() > ends:
+            return False
+        time.sleep(BEAT_SECONDS / 20)
+    return False
+
+
+def _touched(path: Path) -> int | None:
+    """When a lease was touched, nanoseconds by the clock of its file system; None if it is gone."""
+    with contextlib.suppress(OSError):
+        return path.stat().st_mtime_ns
+    return None
 
 
 def _holder(path: Path) -> dict[str, Any]:
@@ -133,7 +156,21 @@ def _holder(path: Path) -> dict[str, Any]:
 
 
 def _this_process() -> dict[str, Any]:
-    return {"host": _host(), "pid": os.getpid(), "started": psutil.Process().create_time()}
+    number = os.getpid()
+    return {
+        "host": _host(),
+        "pid": number,
+        "started": psutil.Process().create_time(),
+        "ticks": _ticks(number),
+    }
+
+
+def _ticks(number: int) -> int | None:
+    """When a process started, by a clock that nobody can set: ticks since Linux booted; None elsewhere."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        after_name = Path(f"/proc/{number}/stat").read_text(encoding="utf-8").rpartition(")")[2]
+        return int(after_name.split()[19])
+    return None
 
 
 def _host() -> str:
@@ -145,14 +182,20 @@ def _host() -> str:
     return " ".join(parts)
 
 
-def _is_alive(holder: dict[str, Any]) -> bool:
+def _is_dead(holder: dict[str, Any]) -> bool:
+    """Whether the process that holds a lease has ended; False where that cannot be seen from here."""
+    if holder.get("host") != _host():
+        return False
     try:
         process = psutil.Process(holder["pid"])
-        return (
-            process.status() != psutil.STATUS_ZOMBIE
-            and abs(process.create_time() - holder["started"]) < SAME_START_SECONDS
-        )
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return True
+        if holder.get("ticks") is not None:
+            return _ticks(process.pid) != holder["ticks"]
+        return abs(process.create_time() - holder["started"]) >= SAME_START_SECONDS
     except psutil.NoSuchProcess:
+        return True
+    except (KeyError, TypeError, ValueError):  # a damaged lease, which goes stale
         return False
 
 

@@ -2,7 +2,8 @@
 
 Each notebook owns its parts, `ledger/<notebook>.statistics.csv` and `.claims.json`; the ledgers that
 people read, `statistics.csv` and `claims.json`, are rebuilt from all parts. Whoever writes holds
-`locked(folder)`, so that notebooks that run in parallel cannot interleave.
+`locked(folder)`, so that notebooks that run in parallel cannot interleave. A part that is not what its
+notebook wrote is set aside, and that notebook has to run again; the others do not suffer.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ REFERENCE = (
 
 STATISTICS_KEY = ("section", "test", "source", "selection", "domain", "task", "group")
 STATISTICS_COLUMNS = (*STATISTICS_KEY, "statistic", "p_value", "n")
+SUFFIXES = ("statistics.csv", "claims.json")  # of a notebook's parts
 CLAIM_KEY = ("id", "source", "protocol", "analysis")
 CLAIM_FIELDS = (
     "id",
@@ -134,19 +136,32 @@ def _checked_claim(row: Mapping[str, Any]) -> dict[str, Any]:
     return claim
 
 
-def write_parts(folder: Path, notebook: str, statistics: pd.DataFrame, claims: Sequence[Mapping]) -> None:
-    """Replace the parts of one notebook and rebuild both ledgers; the caller holds the lock."""
+def write_parts(
+    folder: Path, notebook: str, statistics: pd.DataFrame, claims: Sequence[Mapping]
+) -> list[str]:
+    """Replace the parts of one notebook and rebuild both ledgers; the caller holds the lock.
+
+    Returns a sentence for each damaged part of another notebook that was set aside.
+    """
     store.write_csv(_part(folder, notebook, "statistics.csv"), statistics)
     store.write_json(_part(folder, notebook, "claims.json"), list(claims))
-    _rebuild(folder)
+    return _rebuild(folder)
 
 
-def remove_parts(folder: Path, notebook: str) -> None:
-    """Take one notebook out of both ledgers, its sentinel first; the caller holds the lock."""
+def remove_parts(folder: Path, notebook: str) -> list[str]:
+    """Take one notebook out of both ledgers, its sentinel first; the caller holds the lock.
+
+    Returns what `write_parts` does.
+    """
     sentinel(folder, notebook).unlink(missing_ok=True)
-    for suffix in ("statistics.csv", "claims.json"):
+    for suffix in SUFFIXES:
         _part(folder, notebook, suffix).unlink(missing_ok=True)
-    _rebuild(folder)
+    return _rebuild(folder)
+
+
+def digests(folder: Path, notebook: str) -> dict[str, str]:
+    """SHA-256 of the parts of a notebook as they are now, for its sentinel."""
+    return {suffix: store.sha256(_part(folder, notebook, suffix)) for suffix in SUFFIXES}
 
 
 def sentinel(folder: Path, notebook: str) -> Path:
@@ -181,31 +196,47 @@ def _plain(value: Any) -> Any:
     return None if missing else value
 
 
-def _rebuild(folder: Path) -> None:
-    """Write both ledgers from all parts."""
+def _rebuild(folder: Path) -> list[str]:
+    """Write both ledgers from all parts; what had to be set aside, in words."""
+    said: list[str] = []
     text = io.StringIO()
     writer = csv.DictWriter(text, STATISTICS_COLUMNS, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(_in_order(_rows(folder, "statistics.csv", STATISTICS_KEY)))
+    writer.writerows(_in_order(_rows(folder, "statistics.csv", STATISTICS_KEY, said)))
     store.write_text(folder / "statistics.csv", text.getvalue())
-    found = _rows(folder, "claims.json", CLAIM_KEY).values()
+    found = _rows(folder, "claims.json", CLAIM_KEY, said).values()
     store.write_json(folder / "claims.json", sorted(found, key=lambda row: str(row["section"])))
+    return said
 
 
-def _rows(folder: Path, suffix: str, key: Sequence[str]) -> dict[tuple, dict[str, Any]]:
+def _rows(folder: Path, suffix: str, key: Sequence[str], said: list[str]) -> dict[tuple, dict[str, Any]]:
     """The rows of all parts by key; where two notebooks have the same, the later section wins.
 
     Statistics stay text, so that no number is read and written again.
     """
     rows: dict[tuple, dict[str, Any]] = {}
     for part in sorted((folder / "ledger").glob(f"*.{suffix}")):
-        text = part.read_text(encoding="utf-8")
+        notebook = part.name.removesuffix(f".{suffix}")
         try:
+            if _written_digest(folder, notebook, suffix) not in (None, store.sha256(part)):
+                raise ValueError("its SHA-256 is not the recorded one")
+            text = part.read_text(encoding="utf-8")
             found = json.loads(text) if suffix == "claims.json" else csv.DictReader(text.splitlines())
             rows |= {tuple(row[column] for column in key): row for row in found}
         except (ValueError, KeyError, TypeError):
-            raise ValueError(f"{part} is damaged; delete it and run that notebook again") from None
+            sentinel(folder, notebook).unlink(missing_ok=True)  # its results are not whole any more
+            aside = store.set_aside(part)
+            said.append(f"{part} was damaged and is set aside as {aside.name}; run notebook {notebook} again")
     return rows
+
+
+def _written_digest(folder: Path, notebook: str, suffix: str) -> str | None:
+    """What the sentinel of a notebook says of a part; None without one, or for one of before it did."""
+    try:
+        written = json.loads(sentinel(folder, notebook).read_text(encoding="utf-8"))
+        return written.get("sha256", {}).get(suffix)
+    except (OSError, ValueError, AttributeError):
+        return None
 
 
 def _in_order(rows: Mapping[tuple, dict]) -> list[dict]:

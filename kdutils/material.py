@@ -10,7 +10,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -27,7 +27,7 @@ MINI_TEST_ITEMS = 200  # a task, if the evaluation does not say
 LARGE_MODEL_BYTES = 90_000_000  # SmolLM2-135M in four bits is just above
 MODEL_FILES = "KDUTILS_MODELS"  # environment variable: NAME=PATH,NAME=PATH
 EXAMPLE_FILE = "Qwen/Qwen2.5-0.5B=/models/qwen2.5-0.5b.gguf"
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/(?!\.)[\w.-]*[\w-]", re.ASCII)
 
 
 class ModelError(ValueError):
@@ -51,12 +51,29 @@ def resolved(spec: RunSpec) -> RunSpec:
     Raises:
         DataError, ModelError: if a file is missing.
     """
-    return replace(
-        spec,
-        data_digest=data_digest(spec),
-        student_digest=files_digest(spec.student),
-        teacher_digest=files_digest(spec.teacher) if spec.teacher else "",
-    )
+    return next(resolved_all([spec]))
+
+
+def resolved_all(specs: Iterable[RunSpec]) -> Iterator[RunSpec]:
+    """As `resolved`, for many: files that several share are looked at once.
+
+    Raises:
+        DataError, ModelError: if a file is missing.
+    """
+    of_data: dict[tuple[str, str], str] = {}
+    of_model: dict[str | None, str] = {None: ""}
+    for spec in specs:
+        if (key := (spec.data, spec.domain)) not in of_data:
+            of_data[key] = data_digest(spec)
+        for name in (spec.student, spec.teacher):
+            if name not in of_model:
+                of_model[name] = files_digest(name)
+        yield replace(
+            spec,
+            data_digest=of_data[key],
+            student_digest=of_model[spec.student],
+            teacher_digest=of_model[spec.teacher],
+        )
 
 
 def locate(name: str) -> Location:
@@ -71,7 +88,10 @@ def locate(name: str) -> Location:
     mapped = model_files().get(name, name)
     if mapped in PACKAGED_MODELS:
         return _in_package(name, mapped)
-    path = Path(mapped).expanduser()
+    try:
+        path = Path(mapped).expanduser()
+    except RuntimeError as error:
+        raise ModelError(f"model {mapped!r}: {error}; give another folder or file") from None
     if mapped.endswith(".gguf"):
         if not path.is_file():
             raise ModelError(f"GGUF file {mapped} is missing; give the path of a file that is there")
@@ -125,6 +145,8 @@ def _as_mapping(entries: Iterable[str]) -> dict[str, str]:
             raise ModelError(
                 f"{entry!r} in {MODEL_FILES} or model_files is not NAME=PATH, such as {EXAMPLE_FILE}"
             )
+        if name in MINI_MODELS:  # it would be read from the package all the same
+            raise ModelError(f"{entry!r}: nothing stands in for a model of the mini family; use another name")
         mapping[name] = path
     return mapping
 
@@ -251,7 +273,10 @@ def folder_digest(folder: Path) -> str:
     """16 hexadecimal digits of the SHA-256 of a data folder's three files."""
     total = hashlib.sha256()
     for split in SPLITS:
-        path = Path(folder).expanduser() / f"{split}.jsonl"
+        try:
+            path = Path(folder).expanduser() / f"{split}.jsonl"
+        except RuntimeError as error:
+            raise DataError(f"data={str(folder)!r}: {error}; give another folder") from None
         if not path.is_file():
             raise DataError(
                 f"{path} is missing; a data folder holds train.jsonl, validation.jsonl, test.jsonl"

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from kdutils import spec
+from kdutils.plaintext import shown
 from kdutils.store import REPOSITORY
 
 NOTEBOOKS = REPOSITORY / "notebooks"
@@ -217,9 +218,9 @@ def _read_scalar(parameter: Parameter, text: str) -> Any:
 
 
 def _wrong(parameter: Parameter, value: Any) -> ParameterError:
-    shown = repr(value)
-    shown = shown if len(shown) <= 80 else shown[:77] + "..."
-    return ParameterError(f"{parameter.name}={shown} is not {parameter.type}; {EXAMPLES[parameter.base]}")
+    return ParameterError(
+        f"{parameter.name}={shown(value)} is not {parameter.type}; {EXAMPLES[parameter.base]}"
+    )
 
 
 def _did_you_mean(word: str, known: Mapping[str, Any] | tuple[str, ...]) -> str:
@@ -233,7 +234,7 @@ def _tagged_source(notebook: Path) -> str:
         tagged = [cell for cell in cells if TAG in cell.get("metadata", {}).get("tags", [])]
     except OSError as error:
         raise ParameterError(f"{notebook}: cannot be read ({error.strerror}); check its path") from None
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise ParameterError(f"{notebook}: not a Jupyter notebook; restore the file") from None
     if len(tagged) != 1:
         raise ParameterError(f"{notebook}: {len(tagged)} cells are tagged {TAG!r}; tag exactly one")
@@ -253,7 +254,8 @@ def _declaration(statement: ast.stmt, comments: Mapping[int, str]) -> Parameter:
         case ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as literal):
             written = ast.unparse(statement.annotation)
         case _:
-            raise ParameterError(f"`{ast.unparse(statement)[:60]}`: use `name: type = literal`")
+            written = " ".join(ast.unparse(statement).split())
+            raise ParameterError(f"`{written[:60]}`: use `name: type = literal`")
     if name.startswith("_"):
         raise ParameterError(f"{name} starts with an underscore; give it a public name")
     if written.removesuffix(" | None") not in TYPES:

@@ -190,7 +190,8 @@ def _narrowed(live: Live, needs: Iterable[Need], shown: Filter, section: str) ->
             {f"{teacher} → {student}" for need in needs for teacher, student in _pairs(live, need)}
         )
         raise ValueError(
-            f"no run of section {section} has {_listed(wanted)}; its pairs (teacher → student) are {there}"
+            f"no run of section {section} has {_listed(wanted)}; its pairs (teacher → student) are {there}: "
+            "choose among them"
         )
     return kept
 
@@ -211,6 +212,8 @@ def _pairs(live: Live, need: Need) -> Iterable[tuple[str, str]]:
 
 def _checked_pairs(live: Live, need: Need) -> Iterable[tuple[str, str]]:
     shown = {short_name(name): name for name in live.models}
+    for name in live.models:
+        model_parameters(name)  # one without a size is refused also where no pair has it
     if alike := [name for name in live.models if shown[short_name(name)] != name]:
         raise ValueError(
             f"models {alike[0]!r} and {shown[short_name(alike[0])]!r} have one name in tables; rename one"
@@ -219,9 +222,12 @@ def _checked_pairs(live: Live, need: Need) -> Iterable[tuple[str, str]]:
     for teacher, student in pairs:
         for name in (teacher, student):
             if name not in live.models:
-                raise ValueError(f"pair {teacher} → {student}: {name!r} is not in models={list(live.models)}")
+                raise ValueError(
+                    f"pair {teacher} → {student}: {name!r} is not in models={list(live.models)}; "
+                    "use one of those"
+                )
         if teacher == student:
-            raise ValueError(f"pair {teacher} → {student}: a model cannot be its own teacher here")
+            raise ValueError(f"pair {teacher} → {student}: a model cannot be its own teacher here, use two")
     return pairs
 
 
@@ -237,7 +243,9 @@ def _runs(live: Live, needs: Iterable[Need]) -> Iterator[PlannedRun]:
                     pair = {"teacher": teacher, "student": student, "domain": domain}
                     common = live.settings_of(domain=domain, protocol=protocol, method=fields["method"])
                     for seed in need.seeds:
-                        yield planned(live, RunSpec(**pair, **common | fields, seed=seed), protocol)
+                        yield planned(
+                            live, RunSpec.from_dict(pair | common | fields | {"seed": seed}), protocol
+                        )
 
 
 def _variants_of(live: Live, need: Need) -> Iterator[PlannedRun]:
@@ -263,8 +271,8 @@ def baselines(
     for name, protocol in product(models, live.protocols):
         common = live.settings_of(domain=domain, protocol=protocol, method="sft")
         for seed in dict.fromkeys([0] * (name in teachers) + list(sft_seeds) * (name in students)):
-            sft = RunSpec(student=name, method="sft", domain=domain, seed=seed, **common)
-            yield planned(live, sft, protocol)
+            own = {"student": name, "method": "sft", "domain": domain, "seed": seed}
+            yield planned(live, RunSpec.from_dict(common | own), protocol)
 
 
 def _variants(need: Need, protocol: str) -> Iterator[dict[str, Any]]:
@@ -291,5 +299,5 @@ def planned(live: Live, spec: RunSpec, protocol: str) -> PlannedRun:
     A model as it is has no protocol: it is evaluated under each of those whose students it is compared with.
     """
     how = live.evaluation | live.evaluation_by_protocol.get(protocol, {})
-    evaluation = EvalSpec(tasks=DOMAIN_TASKS[spec.domain], items_per_task=live.items_per_task, **how)
-    return PlannedRun(spec, evaluation)
+    own = {"tasks": DOMAIN_TASKS[spec.domain], "items_per_task": live.items_per_task}
+    return PlannedRun(spec, EvalSpec.from_dict(how | own))

@@ -12,36 +12,28 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import dataclass
 from multiprocessing import connection
 from typing import Any, Self
 
-Tell = Callable[[Any], None]
+from kdutils.engine import Death, Do, Hear
+
 FAREWELL_SECONDS = 2.0  # between asking a worker to end and killing it
 
 
-@dataclass(frozen=True)
-class Death:
-    """The result of a task whose worker died at it."""
-
-    reason: str  # one line
-
-
 class Pool:
-    """One worker for each of `settings`, started when it gets its first task.
+    """The engine of one machine: a worker for each of `settings`, started when it gets its first task.
 
     A worker calls `prepare(setting)` once and `do(task, tell)` for every task; both are functions of a
-    module, and what it tells comes to `hear(key, message)` in the driver, while that waits for results. A
-    worker takes no notice of Ctrl-C, which reaches the driver, and ends when the driver does.
+    module. A worker takes no notice of Ctrl-C, which reaches the driver, and ends when the driver does.
     """
 
     def __init__(
         self,
-        do: Callable[[Any, Tell], Any],
+        do: Do,
         settings: Sequence[Any],
         *,
         prepare: Callable[[Any], None],
-        hear: Callable[[Hashable, Any], None] = lambda key, message: None,
+        hear: Hear = lambda key, message: None,
     ) -> None:
         self._hear = hear
         self._workers = [_Worker(do, prepare, setting) for setting in settings]
@@ -55,6 +47,11 @@ class Pool:
                 worker.dismiss(at_once=kind is not None)
             for worker in self._workers:
                 worker.bury()
+
+    @property
+    def n_workers(self) -> int:
+        """How many tasks are done at a time."""
+        return len(self._workers)
 
     @property
     def n_idle(self) -> int:

@@ -20,7 +20,20 @@ from kdutils import spec
 TEMPLATES = Path(__file__).parent / "templates"
 # Of several forms of one output, the first of these is shown; scripts and widgets are not among them.
 DISPLAYED = ["text/html", "text/markdown", "image/png", "image/jpeg", "image/svg+xml", "text/plain"]
-ACTIVE = ("script", "iframe", "object", "embed", "link", "base", "form")  # elements that no page has
+ACTIVE = (  # elements that no page has: they run, load, lead away or send
+    *("script", "iframe", "frame", "frameset", "object", "embed", "applet", "link", "base", "meta", "form"),
+    *("audio", "video", "source", "track", "template", "noscript"),
+)
+LOADED = ("src", "srcset", "srcdoc", "poster", "background", "ping", "action", "formaction", "data")
+# What may need a closer look; a false alarm costs only time.
+SUSPECT = re.compile(
+    rf"<(?:{'|'.join(ACTIVE)})\b"
+    r"|<[^<>]*[\s\"'/]on[a-z]+\s*="
+    rf"|<[^<>]*[\s\"'/](?:{'|'.join(LOADED)})\s*=\s*+[\"']?+(?!data:image/)"
+    r"|<[^<>]*[\s\"'/:]href\s*=\s*+[\"']?+(?!https?://|#|(?:\.\./)?[\w./-]+\.(?:html|ipynb|png|svg|csv)[\"'])",
+    flags=re.IGNORECASE,
+)
+FOLLOWED = re.compile(r"(?:https?:|mailto:|#|(?![^/?#]*:))", flags=re.IGNORECASE)  # what a link may lead to
 
 
 class Link(NamedTuple):
@@ -102,7 +115,9 @@ def page(template: str, *, links: Sequence[Link], current: str | None, **values:
         **_navigation(links, current),
         **values,
     }
-    return _environment().get_template(template).render(values)
+    return (
+        _environment().get_template(template).render(values).replace("\0", "\u2400")
+    )  # no text file holds one
 
 
 def relink(html: str, *, name: str, links: Sequence[Link]) -> str:
@@ -158,10 +173,21 @@ def _heading(notebook: NotebookNode) -> str:
 
 
 def _without_active(markup: str) -> Markup:
-    """What a library displays may hold scripts or frames; they are taken out."""
-    if re.search(rf"<(?:{'|'.join(ACTIVE)})\b", markup, flags=re.IGNORECASE):
+    """What a library or a model wrote may hold what runs, loads or leads away; it is taken out."""
+    markup = markup.replace("\0", "\u2400")
+    if SUSPECT.search(markup):
         soup = BeautifulSoup(markup, "html.parser")
         for element in soup(ACTIVE):
             element.decompose()
+        for element in soup(True):
+            for name in [name for name in element.attrs if _is_active(name.lower(), element[name])]:
+                del element[name]
         markup = str(soup)
     return Markup(markup)
+
+
+def _is_active(name: str, value: str | list[str]) -> bool:
+    text = "".join("".join(value).split())  # browsers drop line ends and tabs within an address
+    if name in LOADED:
+        return not (name == "src" and text.lower().startswith("data:image/"))
+    return name.startswith("on") or (name.endswith("href") and not FOLLOWED.match(text))

@@ -27,13 +27,21 @@ from IPython.display import Markdown, display
 from matplotlib.figure import Figure
 
 import kdutils
-from kdutils import ledger, params, store, tables
+from kdutils import ledger, params, plaintext, store, tables
 from kdutils.environment import RUN_TOKEN
 
 BEGUN = "_kdutils_begun"  # name in the notebook's namespace: this kernel has passed the check for strangers
 PNG_DPI = 160
 SCREEN_DPI = 120  # so that 9 pt on paper is as large as the text around it on a screen
 FOLDERS = ("figures", "ledger", "reports", ".partial")  # inside the folder of a profile
+WRITTEN_BELOW = (
+    "runs",
+    "states",
+    "texts",
+    "damaged",
+    "leases",
+    ".partial/.run",
+)  # by whoever trains; may be absent
 LITERALS = (str, bytes, int, float, type(None), list, dict)  # what papermill can inject
 
 
@@ -74,9 +82,17 @@ def writable_folder(out: Path | str, profile: str) -> Path:
     """
     if not str(out):
         raise params.ParameterError("out is empty; give a folder such as outputs")
-    root = (params.REPOSITORY / Path(out).expanduser()).resolve()
+    try:
+        root = (params.REPOSITORY / Path(out).expanduser()).resolve()
+    except (RuntimeError, ValueError) as error:  # the home of nobody, a null byte
+        raise params.ParameterError(
+            f"out={plaintext.shown(str(out))} is no folder ({error}); give another"
+        ) from None
     folder = root / profile
     try:
+        for place in WRITTEN_BELOW:
+            if (folder / place).is_symlink() and not (folder / place).resolve().is_relative_to(root):
+                raise params.ParameterError(f"{folder / place} leads out of {root}; delete that link")
         for inner in (folder, *(folder / part for part in FOLDERS)):
             if not inner.resolve().is_relative_to(root):
                 raise params.ParameterError(f"{inner} leads out of {root}; remove that link")
@@ -131,6 +147,7 @@ class Report:
         sidecar = {"notebook": self.name, "place": self._stems.index(stem), "alt": alt, "caption": caption}
         store.write_json(path.with_suffix(".json"), sidecar)
         plt.close(fig)
+        alt, caption = plaintext.visible(alt), plaintext.visible(caption)
         width = round(fig.get_figwidth() * SCREEN_DPI)
         image = {"image/png": base64.b64encode(png).decode(), "text/plain": alt}
         display(image, metadata={"image/png": {"alt": alt, "width": width}}, raw=True)
@@ -145,9 +162,9 @@ class Report:
         display({"text/html": markup, "text/plain": f"{caption}\n{frame.to_string()}"}, raw=True)
 
     def remark(self, text: str) -> None:
-        """Show a paragraph of Markdown; nothing for ""."""
+        """Show a paragraph of Markdown, whose tags and links are text; nothing for ""."""
         if text:
-            display(Markdown(text))
+            display(Markdown(plaintext.without_markup(text)))
 
     def statistics(self, frame: pd.DataFrame) -> None:
         """Collect tests for `statistics.csv`; a test collected before is replaced.
@@ -175,7 +192,7 @@ class Report:
         with ledger.locked(self.folder):
             ledger.sentinel(self.folder, self.name).unlink(missing_ok=True)
             self._publish_figures()
-            ledger.write_parts(self.folder, self.name, statistics, list(self._claims.values()))
+            said = ledger.write_parts(self.folder, self.name, statistics, list(self._claims.values()))
             store.write_json(
                 ledger.sentinel(self.folder, self.name),
                 {
@@ -184,8 +201,11 @@ class Report:
                     "kdutils": kdutils.__version__,
                     "finished": datetime.now(UTC).isoformat(timespec="seconds"),
                     "run_token": os.environ.get(RUN_TOKEN),
+                    "sha256": ledger.digests(self.folder, self.name),
                 },
             )
+        for sentence in said:
+            print(sentence)
         in_repository = self.folder.is_relative_to(params.REPOSITORY)
         print(f"Written to {self.folder.relative_to(params.REPOSITORY) if in_repository else self.folder}:")
         for stem in self._stems:

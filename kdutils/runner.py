@@ -29,6 +29,7 @@ from kdutils.index import Result, index_html
 from kdutils.render import duration
 from kdutils.worker import Task
 
+LONGEST_LIMIT_SECONDS = 2_000_000  # the system takes no longer wait: 2**31 milliseconds
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -75,8 +76,11 @@ def run_profile(
     """
     if jobs is not None and jobs < 1:
         raise RunError(f"jobs={jobs} must be at least 1")
-    if limit_seconds is not None and not limit_seconds > 0:
-        raise RunError(f"limit={limit_seconds:g} must be a number of seconds above 0")
+    if limit_seconds is not None and not 0 < limit_seconds <= LONGEST_LIMIT_SECONDS:
+        raise RunError(
+            f"limit={limit_seconds:g} must be a number of seconds above 0 and at most "
+            f"{LONGEST_LIMIT_SECONDS:,}"
+        )
     tasks = plan(profile, out=out, only=only, overrides=overrides or {}, notebooks=notebooks)
     folder = tasks[0].reports.parent
     in_turn = _longest_first(tasks, folder)
@@ -179,7 +183,9 @@ def selected(profile: spec.Profile, only: Sequence[str]) -> list[str]:
     unknown = sorted(wanted - set(profile.notebooks))
     if unknown:
         there = ", ".join(profile.notebooks)
-        raise RunError(f"no notebook {unknown[0]!r} in profile {profile.name}; there are {there}")
+        raise RunError(
+            f"no notebook {unknown[0]!r} in profile {profile.name}; there are {there}, choose from those"
+        )
     return [name for name in profile.notebooks if name in wanted or not wanted]
 
 
@@ -254,7 +260,7 @@ def _token() -> Iterator[None]:
 @contextlib.contextmanager
 def _alone_in(folder: Path) -> Iterator[None]:
     """Refuse to run while another run writes to the same folder."""
-    with (folder / ".partial" / ".run").open("w") as file:
+    with (folder / ".partial" / ".run").open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -7,14 +7,15 @@
     damaged/<run_id>-<n>                                                         what was set aside
 
 `result.json` is the commit point of a training: a folder without it is a run in progress or one that was
-interrupted, and its `checkpoint/` is where it goes on. It records the SHA-256 of the other files, and so
-does that of an evaluation.
+interrupted, and its `checkpoint/` is where it goes on. It records the SHA-256 of the other files and, as its
+seal, that of its own content; and so does that of an evaluation.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import traceback
 from collections.abc import Iterator
@@ -25,9 +26,12 @@ from typing import Any
 import pandas as pd
 
 from kdutils import environment, store
+from kdutils.plaintext import scrub, shown
 from kdutils.runspec import EvalSpec, RunSpec
 
+RUN_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 LAYOUT = 1  # version of this layout, in every result.json
+DIGESTED = ("curve.jsonl", "environment.json")  # beside the weights
 
 
 class StoreError(RuntimeError):
@@ -69,12 +73,17 @@ class RunFolder:
         return self.path / "model"
 
     def begin(self, spec: RunSpec) -> None:
-        """Make the folder and say what is to be trained.
+        """Make the folder and say what is to be trained; what an earlier attempt left half written goes.
 
         Raises:
-            StoreError: if it cannot be written.
+            StoreError: if it cannot be written, or leads out of the store.
         """
+        root = self.path.parents[1].resolve()
+        for place in (self.path.parent, self.path, self.checkpoint, self.model, self.path / "eval"):
+            if place.is_symlink() and not place.resolve().is_relative_to(root):
+                raise StoreError(f"{place} is a link that leads out of {root}; delete that link")
         try:
+            store.remove_partials(self.path)
             store.write_json(self.path / "spec.json", spec.to_dict())
             store.write_json(self.path / "environment.json", environment.provenance())
         except OSError as error:
@@ -83,9 +92,12 @@ class RunFolder:
     def finish(self, outcome: dict[str, Any], curve: list[dict[str, Any]]) -> None:
         """Commit the training: the curve, then result.json; the checkpoint goes."""
         store.write_text(self.path / "curve.jsonl", "".join(json.dumps(entry) + "\n" for entry in curve))
-        files = [self.path / "curve.jsonl", *sorted(path for path in self.model.rglob("*") if path.is_file())]
+        files = [self.path / name for name in DIGESTED]
+        files += sorted(path for path in self.model.rglob("*") if path.is_file())
         digests = {path.relative_to(self.path).as_posix(): store.sha256(path) for path in files}
-        store.write_json(self.path / "result.json", {"layout": LAYOUT} | outcome | {"sha256": digests})
+        store.write_json(
+            self.path / "result.json", store.sealed({"layout": LAYOUT} | outcome | {"sha256": digests})
+        )
         shutil.rmtree(self.checkpoint, ignore_errors=True)
 
     def result(self) -> dict[str, Any] | None:
@@ -126,7 +138,7 @@ class RunFolder:
         if result is None:
             return False
         self.spec()
-        self._check(self.path, result, within="curve.jsonl")
+        self._check(self.path, result, within=DIGESTED)
         return evaluation is None or self.has_evaluation(evaluation)
 
     # --- evaluations -------------------------------------------------------------------------------
@@ -177,24 +189,25 @@ class RunFolder:
 
     def write_evaluation(self, spec: EvalSpec, rows: pd.DataFrame, facts: dict[str, Any]) -> None:
         """Keep an evaluation, whole or not at all."""
+        store.remove_partials(self.path / "eval")
         with store.folder_in_one_step(self.path / "eval" / spec.eval_id) as partial:
             rows.to_parquet(partial / "items.parquet", index=False)
             digests = {"items.parquet": store.sha256(partial / "items.parquet")}
             store.write_json(partial / "spec.json", spec.to_dict())
-            result = {"layout": LAYOUT, "n_rows": len(rows)} | facts | {"sha256": digests}
+            result = store.sealed({"layout": LAYOUT, "n_rows": len(rows)} | facts | {"sha256": digests})
             store.write_json(partial / "result.json", result)
 
     # --- failures ----------------------------------------------------------------------------------
 
     def record_failure(self, reason: str, error: BaseException | None = None) -> None:
-        """Say why this attempt failed, and in which run of the runner.
+        """Say why this attempt failed, and in which run of the runner; without secrets.
 
         Raises:
             OSError: if the folder cannot be written.
         """
         lines = traceback.format_exception(error) if error else []
         token = os.environ.get(environment.RUN_TOKEN)
-        record = {"reason": reason, "run_token": token, "traceback": "".join(lines)}
+        record = {"reason": scrub(reason), "run_token": token, "traceback": scrub("".join(lines))}
         store.write_json(self.path / "failure.json", record)
 
     def failure(self) -> dict[str, Any] | None:
@@ -215,6 +228,8 @@ class RunFolder:
         return DamagedError(file, reason, whole=whole, name=self.path.name)
 
     def _result_in(self, folder: Path) -> dict[str, Any] | None:
+        if folder.is_symlink() and not folder.resolve().is_relative_to(self.path.parents[1].resolve()):
+            raise self._damaged(folder, "it is a link that leads out of the store", whole=folder)
         path = folder / "result.json"
         if not path.is_file():
             return None
@@ -226,6 +241,8 @@ class RunFolder:
             raise self._damaged(path, error, whole=folder) from error
         if layout != LAYOUT:
             raise StoreError(f"{path} is of layout {layout}, this is {LAYOUT}; use another out folder")
+        if not store.has_whole_seal(result):
+            raise self._damaged(path, "its content is not what was written", whole=folder)
         return result
 
     def _spec_in(self, folder: Path, kind: type[RunSpec] | type[EvalSpec], name: str) -> Any:
@@ -238,7 +255,7 @@ class RunFolder:
             raise self._damaged(path, error, whole=folder) from error
         return spec
 
-    def _check(self, folder: Path, result: dict[str, Any] | None, *, within: str) -> None:
+    def _check(self, folder: Path, result: dict[str, Any] | None, *, within: str | tuple[str, ...]) -> None:
         """Compare the files whose names begin so with what a result records of them."""
         for name, digest in (result or {}).get("sha256", {}).items():
             if not name.startswith(within):
@@ -252,7 +269,13 @@ class RunFolder:
 
 
 def folder_of(out: Path, run_id: str) -> RunFolder:
-    """Where the run of that id lives under `out`."""
+    """Where the run of that id lives under `out`.
+
+    Raises:
+        StoreError: for an id that is no plain name.
+    """
+    if not RUN_ID.fullmatch(run_id):
+        raise StoreError(f"run id {shown(run_id)} must be a plain name of letters, digits, '.', '_' and '-'")
     return RunFolder(Path(out) / "runs" / run_id)
 
 

@@ -12,9 +12,11 @@ import json
 import math
 import re
 from dataclasses import dataclass, replace
+from functools import cache, cached_property
 from typing import Any, ClassVar, Self
 
-from kdutils.spec import CHOICE_TASKS, KD_METHODS, PROTOCOLS, TRAIN_DOMAINS
+from kdutils.plaintext import shown
+from kdutils.spec import ALL_TASKS, CHOICE_TASKS, KD_METHODS, PROTOCOLS, TRAIN_DOMAINS
 
 SCHEMA_VERSION = 1  # part of every hash; raised when a default changes its meaning
 METHODS = ("base", "sft", *KD_METHODS)  # base: the model as it is, for evaluation
@@ -35,6 +37,12 @@ TRAINING_FIELDS = (  # without effect where nothing is trained
 )
 
 
+@cache
+def _defaults(kind: type) -> dict[str, Any]:
+    """Field -> default of a dataclass."""
+    return {entry.name: entry.default for entry in dataclasses.fields(kind)}
+
+
 class _Hashed:
     """A frozen dataclass with a canonical form, checked field by field."""
 
@@ -46,11 +54,13 @@ class _Hashed:
             self._check_type(entry)
         for name, choices in self.CHOICES.items():
             if getattr(self, name) not in choices:
-                raise ValueError(f"{name}={getattr(self, name)!r} is unknown; choose one of {list(choices)}")
+                raise ValueError(
+                    f"{name}={shown(getattr(self, name))} is unknown; choose one of {list(choices)}"
+                )
         for name, (least, greatest) in self.RANGES.items():
             value = getattr(self, name)
             if value is not None and not least <= value <= greatest:
-                raise ValueError(f"{name}={value} must lie between {least:g} and {greatest:g}")
+                raise ValueError(f"{name}={shown(value)} must lie between {least:g} and {greatest:g}")
 
     def _check_type(self, entry: dataclasses.Field) -> None:
         """An int where a float is declared becomes one, so that 1 and 1.0 are one spec."""
@@ -60,22 +70,33 @@ class _Hashed:
         if value is None and entry.type.endswith(" | None"):
             return
         if declared == "float" and type(value) is int:
+            if (
+                abs(value) >= 2**53
+            ):  # from there on ints are rounded, and very large ones are no floats at all
+                raise ValueError(f"{entry.name}={shown(value)} is too large; give a number such as 1.0")
             value = float(value)
             object.__setattr__(self, entry.name, value)
         if declared == "tuple[str, ...]" and isinstance(value, list):
             value = tuple(value)
             object.__setattr__(self, entry.name, value)
         if type(value) is not kinds[declared]:
-            raise TypeError(f"{entry.name}={value!r} must be {entry.type}, not {type(value).__name__}")
+            raise TypeError(f"{entry.name}={shown(value)} must be {entry.type}, not {type(value).__name__}")
         if declared == "float" and not math.isfinite(value):
             raise ValueError(f"{entry.name}={value} must be finite")
+        texts = value if declared == "tuple[str, ...]" else [value] if declared == "str" else []
+        if not all(isinstance(text, str) for text in texts):
+            raise TypeError(f"{entry.name}={shown(value)} must be {entry.type}: give names alone")
+        if not all(text.isprintable() for text in texts):  # spec.json could not be written, or read by people
+            raise ValueError(f"{entry.name}={shown(value)} must be text on one line that can be printed")
+        if declared == "str" and entry.default is dataclasses.MISSING and not value.strip():
+            raise ValueError(f"{entry.name}={shown(value)} is empty: give a name")
 
     def changes(self) -> dict[str, Any]:
         """The fields that differ from their defaults; those without a default are always among them."""
         return {
-            entry.name: getattr(self, entry.name)
-            for entry in dataclasses.fields(self)
-            if entry.default is dataclasses.MISSING or getattr(self, entry.name) != entry.default
+            name: getattr(self, name)
+            for name, default in _defaults(type(self)).items()
+            if default is dataclasses.MISSING or getattr(self, name) != default
         }
 
     def digest(self) -> str:
@@ -83,24 +104,31 @@ class _Hashed:
 
         Fields at their default are left out, so a field added later does not change old digests.
         """
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
         canonical = {"schema": SCHEMA_VERSION, "kind": type(self).__name__} | self.changes()
         text = json.dumps(canonical, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def to_dict(self) -> dict[str, Any]:
         """Every field, for spec.json."""
-        return dataclasses.asdict(self)
+        return {name: getattr(self, name) for name in _defaults(type(self))}  # flat, so nothing is copied
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> Self:
         """The spec with these fields; the inverse of `to_dict`.
 
         Raises:
-            ValueError: for a field that the spec does not have.
+            ValueError: for a field that the spec does not have, or one that it must have and that is missing.
         """
         known = {entry.name for entry in dataclasses.fields(cls)}
-        if unknown := sorted(set(fields) - known):
-            raise ValueError(f"{cls.__name__} has no fields {unknown}; it has {sorted(known)}")
+        if unknown := [name for name in fields if name not in known]:
+            raise ValueError(f"{cls.__name__} has no fields {shown(unknown)}; use those of {sorted(known)}")
+        needed = [entry.name for entry in dataclasses.fields(cls) if entry.default is dataclasses.MISSING]
+        if missing := [name for name in needed if name not in fields]:
+            raise ValueError(f"{cls.__name__} needs {missing[0]}: give {missing[0]}=...")
         return cls(**fields)
 
 
@@ -200,18 +228,21 @@ class RunSpec(_Hashed):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not self.data.strip():
+            raise ValueError(f"data={self.data!r} is empty: give {MINI!r}, {BENCHMARK!r} or a folder")
         if self.method not in KD_METHODS and self.teacher is not None:
             raise ValueError(
-                f"method {self.method!r} has no teacher, but teacher={self.teacher!r}: drop it or distil"
+                f"method {self.method!r} has no teacher, but teacher={shown(self.teacher)}: drop it or use "
+                f"one of {list(KD_METHODS)}"
             )
         if self.method in KD_METHODS and not self.teacher:
             raise ValueError(f"method {self.method!r} needs a teacher: give teacher=... or use method='sft'")
         if self.wrong_rationale_share != 0.23 and (self.data != MINI or self.domain != "math"):
             raise ValueError(
                 f"wrong_rationale_share={self.wrong_rationale_share} concerns math of data='mini' alone, "
-                f"not {self.domain} of {self.data!r}; leave it out"
+                f"not {self.domain} of {shown(self.data)}; leave it out"
             )
-        defaults = {entry.name: entry.default for entry in dataclasses.fields(self)}
+        defaults = _defaults(type(self))
         for name, methods in self.USED_BY.items():
             if self.method not in methods and getattr(self, name) != defaults[name]:
                 raise ValueError(
@@ -239,7 +270,7 @@ class RunSpec(_Hashed):
                 if getattr(self, name) != defaults[name]:
                     raise ValueError(f"{name} has no effect with adapter='full': use adapter='lora'")
 
-    @property
+    @cached_property
     def run_id(self) -> str:
         """Name of the run's folder: readable parts and the digest of everything."""
         parts = [self.student, self.method, self.domain]
@@ -280,6 +311,10 @@ class RunSpec(_Hashed):
 
         The teacher is fine-tuned on the same data by the same settings, at its own learning rate.
         """
+        return self._teacher_spec
+
+    @cached_property
+    def _teacher_spec(self) -> RunSpec | None:
         if self.teacher is None or not self.teacher_tuned:
             return None
         own = {"student": self.teacher, "student_digest": self.teacher_digest, "seed": self.teacher_seed}
@@ -287,8 +322,12 @@ class RunSpec(_Hashed):
 
     def sft_spec(self) -> RunSpec:
         """The SFT run beside a distilled student: the same student, seed and settings, without a teacher."""
+        return self._sft_spec
+
+    @cached_property
+    def _sft_spec(self) -> RunSpec:
         settings = self.to_dict() | {"method": "sft", "teacher": None, "teacher_digest": ""}
-        defaults = {entry.name: entry.default for entry in dataclasses.fields(self)}
+        defaults = _defaults(type(self))
         unused = [name for name, methods in self.USED_BY.items() if "sft" not in methods]
         return RunSpec(**settings | {name: defaults[name] for name in unused})
 
@@ -321,7 +360,9 @@ class EvalSpec(_Hashed):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.tasks or len(set(self.tasks)) < len(self.tasks):
-            raise ValueError(f"tasks={self.tasks} must name at least one task, and none twice")
+            raise ValueError(f"tasks={shown(self.tasks)} must name at least one task, and none twice")
+        if unknown := [task for task in self.tasks if task not in ALL_TASKS]:
+            raise ValueError(f"tasks has {shown(unknown[0])}, which is none; choose from {list(ALL_TASKS)}")
         if self.temperature == 0 and (self.samples != 1 or self.seed != 0):
             raise ValueError(
                 "greedy decoding (temperature=0) has one text an item and no seed: raise temperature"

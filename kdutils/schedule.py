@@ -59,8 +59,8 @@ def jobs_of(planned: Iterable[PlannedRun]) -> dict[str, Job]:
     specs: dict[str, RunSpec] = {}
     evaluations: dict[str, dict[EvalSpec, None]] = {}  # as an ordered set
     teachers: dict[str, str] = {}  # of the run -> id of its teacher's
-    for run in planned:
-        spec = material.resolved(run.spec)
+    planned = list(planned)
+    for run, spec in zip(planned, material.resolved_all(run.spec for run in planned), strict=True):
         needed = [spec]
         if own := spec.teacher_spec():
             teachers[spec.run_id] = own.run_id
@@ -69,12 +69,13 @@ def jobs_of(planned: Iterable[PlannedRun]) -> dict[str, Job]:
         for each in needed:
             specs.setdefault(each.run_id, each)
             evaluations.setdefault(each.run_id, {})[run.evaluation] = None
+    needed_by = set(teachers.values())
     return {
         run_id: Job(
             spec,
             tuple(evaluations[run_id]),
             teachers.get(run_id),
-            run_id in teachers.values(),
+            run_id in needed_by,
             cost_of(spec, tuple(evaluations[run_id])),
         )
         for run_id, spec in specs.items()

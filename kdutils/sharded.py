@@ -11,7 +11,7 @@ What differs from one process is the order of sums, and which units LoRA's dropo
 from __future__ import annotations
 
 import datetime
-import json
+import math
 import os
 import socket
 from collections.abc import Callable, Iterable
@@ -29,7 +29,7 @@ from torch.distributed.tensor import DTensor
 from kdutils import store
 from kdutils.data import Batch
 from kdutils.models import LoadedModel
-from kdutils.world import World, checked, on_cpu
+from kdutils.world import World, checked, on_cpu, read_state, write_state
 
 PATIENCE = datetime.timedelta(minutes=30)  # with a process that does not answer
 Made = TypeVar("Made")
@@ -88,20 +88,27 @@ class Sharded(World):
             names = [_part(rank) for rank in range(self.size)]
             for name in names:
                 (parts / name).replace(partial / name)
-            digests = {name: store.sha256(partial / name) for name in names}
-            store.write_json(partial / "state.json", state | {"sha256": digests})
+            write_state(partial, state, names)
 
     def read(self, folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """As `World.read`: the state, and the tensors of this process.
+        """As `World.read`; what another number of processes wrote is joined, and divided anew.
 
         Raises:
-            ValueError: if they are not what was written, or are of another number of processes.
+            ValueError: as `World.read`.
         """
-        state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-        if len(state["sha256"]) != self.size:
-            raise ValueError(f"it is of {len(state['sha256'])} processes, these are {self.size}")
-        name = _part(self.rank)
-        return state, checked(folder / name, state["sha256"][name])
+        state, files = read_state(folder)
+        if len(files) != self.size or len(files) == 1:
+            state, whole = super().read(folder)
+            return state, {name: self._own(tensor) for name, tensor in whole.items()}
+        name, digest = list(files.items())[self.rank]
+        return state, checked(folder / name, digest)
+
+    def _own(self, tensor: Tensor) -> Tensor:
+        """This process's part of a whole tensor, as `fully_shard` divides it: along the first axis."""
+        if not tensor.ndim:
+            return tensor
+        n = math.ceil(len(tensor) / self.size)
+        return tensor[self.rank * n : (self.rank + 1) * n]
 
 
 def _part(rank: int) -> str:

@@ -1,4 +1,4 @@
-"""Programs side by side: each in fresh processes, in rounds, so that a disturbed moment hits all of them.
+"""Programs side by side: in processes of their own, in rounds, so that a disturbed moment hits all of them.
 
 A contender that is not installed, cannot do the work, fails or runs out of memory is a row with its reason.
 """
@@ -12,7 +12,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 import pandas as pd
 
@@ -65,42 +65,83 @@ def visit(
         raise ValueError(f"repeats={repeats}: give at least {ROUNDS}, one a round")
     n_threads = n_threads or os.cpu_count() or 1
     found: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for number in range(ROUNDS):
-        steps = repeats // ROUNDS + (number < repeats % ROUNDS)
-        for name in names if number % 2 == 0 else reversed(names):
-            if any("cannot" in visit for case in cases for visit in found.get((case.name, name), [])):
-                continue  # it will not do better
-            if progress:
-                progress(f"{', '.join(case.name for case in cases)}: {name}, round {number + 1} of {ROUNDS}")
-            for case, answer in zip(cases, _answers(cases, name, steps, n_threads), strict=True):
-                found.setdefault((case.name, name), []).append(answer)
+    with Server(n_threads) as server:
+        for number in range(ROUNDS):
+            steps = repeats // ROUNDS + (number < repeats % ROUNDS)
+            for name in names if number % 2 == 0 else reversed(names):
+                if any("cannot" in visit for case in cases for visit in found.get((case.name, name), [])):
+                    continue  # it will not do better
+                if progress:
+                    what = ", ".join(case.name for case in cases)
+                    progress(f"{what}: {name}, round {number + 1} of {ROUNDS}")
+                for case, answer in zip(cases, _answers(server, cases, name, steps), strict=True):
+                    found.setdefault((case.name, name), []).append(answer)
     return [_row(case, name, found[case.name, name]) for case in cases for name in names]
 
 
-def _answers(cases: Sequence[Case], name: str, steps: int, n_threads: int) -> list[dict[str, Any]]:
+class Server:
+    """The process that all visits are forked from (contenders.serve), started when the first is asked for."""
+
+    def __init__(self, n_threads: int) -> None:
+        self.n_threads = n_threads
+        self._process: subprocess.Popen[str] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process is not None:
+            self._process.stdin.close()
+            self._process.wait()
+            self._process.stdout.close()
+
+    def ask(self, arguments: Sequence[str], *, limit_seconds: float) -> Ended:
+        """What a visit printed, and how it ended.
+
+        Raises:
+            RuntimeError: if the server is gone.
+        """
+        if self._process is None:
+            self._process = subprocess.Popen(
+                [sys.executable, "-W", "ignore", "-P", "-m", contenders.__name__],
+                env=os.environ | self._environment(),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+        request = {"arguments": list(arguments), "limit_seconds": limit_seconds}
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        printed = []
+        for line in self._process.stdout:
+            if line.startswith('{"code"'):
+                return Ended(printed, **json.loads(line))
+            printed.append(line)
+        raise RuntimeError("the process that measures programs side by side has died; run again")
+
+    def _environment(self) -> dict[str, str]:
+        own = {"PYTHONPATH": os.pathsep.join([str(REPOSITORY), *_paths()])}
+        own |= {"OMP_NUM_THREADS": str(self.n_threads), "TOKENIZERS_PARALLELISM": "false"}
+        return own | {"HF_HUB_OFFLINE": "1", "KDUTILS_COMPILE": ""}
+
+
+class Ended(NamedTuple):
+    """A visit that is over."""
+
+    printed: list[str]
+    code: int  # below 0: the signal that ended it
+    said: str  # its last line on standard error
+
+
+def _answers(server: Server, cases: Sequence[Case], name: str, steps: int) -> list[dict[str, Any]]:
     """What a process of its own says of each case; one it did not come to has the reason why."""
     hindrances = [contenders.hindrance(case, name) for case in cases]
     if all(hindrances):
         return [{"case": case.name, "cannot": why} for case, why in zip(cases, hindrances, strict=True)]
-    listed = json.dumps([case.to_json() for case in cases])
-    command = [sys.executable, "-W", "ignore", "-P", "-m", contenders.__name__]
-    command += [listed, name, str(steps), str(n_threads)]
-    own = {"PYTHONPATH": os.pathsep.join([str(REPOSITORY), *_paths()]), "OMP_NUM_THREADS": str(n_threads)}
-    own |= {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "KDUTILS_COMPILE": ""}
-    try:
-        run = subprocess.run(
-            command,
-            env=os.environ | own,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=LIMIT_SECONDS * len(cases),
-        )
-        printed, reason = run.stdout, _reason(run)
-    except subprocess.TimeoutExpired as error:
-        printed = (error.stdout or b"").decode(errors="replace")
-        reason = f"took longer than {error.timeout:.0f} s"
-    answers = [json.loads(line) for line in printed.splitlines() if line.startswith('{"case"')]
+    listed, limit = json.dumps([case.to_json() for case in cases]), LIMIT_SECONDS * len(cases)
+    ended = server.ask([listed, name, str(steps), str(server.n_threads)], limit_seconds=limit)
+    answers = [json.loads(line) for line in ended.printed if line.startswith('{"case"')]
+    reason = _reason(ended, limit)
     return answers + [{"case": case.name, "cannot": reason} for case in cases[len(answers) :]]
 
 
@@ -108,13 +149,14 @@ def _paths() -> list[str]:
     return [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
 
 
-def _reason(run: subprocess.CompletedProcess[str]) -> str:
-    if run.returncode == -signal.SIGKILL:
+def _reason(ended: Ended, limit_seconds: float) -> str:
+    if ended.code == -signal.SIGALRM:
+        return f"took longer than {limit_seconds:.0f} s"
+    if ended.code == -signal.SIGKILL:
         return "killed by the system: out of memory"
-    if run.returncode < 0:
-        return f"killed by {signal.Signals(-run.returncode).name}"
-    lines = [line for line in run.stderr.splitlines() if line.strip()]
-    return f"failed: {lines[-1].strip()[:200]}" if lines else f"failed with exit code {run.returncode}"
+    if ended.code < 0:
+        return f"killed by {signal.Signals(-ended.code).name}"
+    return f"failed: {ended.said[:200]}" if ended.said else f"failed with exit code {ended.code}"
 
 
 def _row(case: Case, name: str, visits: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -5,10 +5,12 @@ Every key that appears in a table, a parameter or a file name is defined here on
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
+
+from kdutils import profilefile
+from kdutils.plaintext import shown
 
 MATH_TASKS = ("aqua", "addsub", "gsm8k", "multiarith", "svamp", "singleeq")
 COMMONSENSE_TASKS = ("arc_c", "arc_e", "boolq", "hellaswag", "obqa", "piqa", "siqa", "winogrande")
@@ -134,6 +136,11 @@ AT_ONCE = ("10_calibration",)  # need nothing that is trained, and measure no ti
 PERFORMANCE_CASES = ("mini", "smollm", "qwen-vocabulary")  # of notebook 09, see work.case_of
 MEASURES = ("missing", "again")
 
+# Fields of a run, and of an evaluation, that follow from the needs of a profile: no setting of its own.
+OF_NEEDS = ("student", "teacher", "method", "domain", "seed", "temperature", "noise_sigma", "teacher_tuned")
+OF_PROFILE = ("data", "protocol")
+OF_EVALUATION = ("tasks", "items_per_task", "scoring")
+
 PROFILE_FOLDER = Path(__file__).parent / "profiles"
 
 
@@ -180,6 +187,12 @@ class Need:
         for name in ("temperatures", "noise_sigmas", "seeds"):
             if not getattr(self, name):
                 raise ValueError(f"{name} is empty: name at least one value")
+        if wrong := [value for value in self.temperatures if not value > 0]:
+            raise ValueError(f"temperatures: {shown(wrong[0])} must be above 0")
+        least = {"noise_sigmas": 0.0, "seeds": 0}
+        for name, least_value in least.items():  # a negative sigma would be taken for none
+            if wrong := [value for value in getattr(self, name) if not value >= least_value]:
+                raise ValueError(f"{name}: {shown(wrong[0])} must be at least {least_value:g}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,9 +220,24 @@ class Live:
         known = {"by_domain": TRAIN_DOMAINS, "by_protocol": PROTOCOLS, "by_method": KD_METHODS}
         for name, allowed in (known | {"evaluation_by_protocol": PROTOCOLS}).items():
             if unknown := sorted(set(getattr(self, name)) - set(allowed)):
-                raise ValueError(f"[live.{name}] has {unknown[0]!r}; there are {list(allowed)}")
+                raise ValueError(f"[live.{name}] has {unknown[0]!r}; there are {list(allowed)}, use those")
         if not self.protocols:
             raise ValueError(f"protocols is empty: name at least one of {list(PROTOCOLS)}")
+        if unknown := [name for name in self.protocols if name not in PROTOCOLS]:
+            raise ValueError(f"protocols has {shown(unknown[0])}; choose from {list(PROTOCOLS)}")
+        self._refuse_what_follows()
+
+    def _refuse_what_follows(self) -> None:
+        """Settings that the needs decide would be passed over, or make a run another than it is called."""
+        runs = [self.settings, *self.by_domain.values(), *self.by_protocol.values(), *self.by_method.values()]
+        evaluations = [self.evaluation, *self.evaluation_by_protocol.values()]
+        for tables, fixed in ((runs, OF_NEEDS + OF_PROFILE), (evaluations, OF_EVALUATION)):
+            for settings in tables:
+                if wrong := [name for name in settings if name in fixed]:
+                    raise ValueError(
+                        f"{wrong[0]}={shown(settings[wrong[0]])} cannot be a setting, since needs, protocols "
+                        "and items_per_task decide it; delete it"
+                    )
 
     def settings_of(self, *, domain: str, protocol: str, method: str) -> dict[str, Any]:
         """Fields of the runs of a domain, protocol and method, beside models and variants."""
@@ -238,11 +266,17 @@ class Profile:
         unknown = sorted(set(self.notebooks) - set(NOTEBOOKS))
         if unknown:
             raise ValueError(
-                f"profile {self.name!r} names unknown notebooks {unknown}; there are {list(NOTEBOOKS)}"
+                f"profile {self.name!r} names unknown notebooks {unknown}; there are {list(NOTEBOOKS)}, "
+                "choose from those"
+            )
+        if unknown := [name for name in self.sources if name not in SOURCES]:
+            raise ValueError(
+                f"profile {self.name!r} has sources={list(self.sources)}; choose from {list(SOURCES)}"
             )
         if ("live" in self.sources) != (self.live is not None):
             raise ValueError(
-                f"profile {self.name!r} has sources {list(self.sources)}: a [live] table goes with 'live'"
+                f"profile {self.name!r} has sources {list(self.sources)}: a [live] table goes with 'live', "
+                "give both or neither"
             )
 
 
@@ -250,20 +284,23 @@ def load_profile(name: str) -> Profile:
     """The profile of that name.
 
     Raises:
-        ValueError: if there is no such profile; the message lists those there are.
+        ValueError: if there is no such profile; the message lists those there are. If its file is not what
+            it must be; the message names the key and its value.
     """
     if name not in profile_names():
-        raise ValueError(f"unknown profile {name!r}; choose one of {list(profile_names())}")
-    with (PROFILE_FOLDER / f"{name}.toml").open("rb") as file:
-        entries = tomllib.load(file)
-    return Profile(
-        name=name,
-        title=entries["title"],
-        summary=entries["summary"],
-        sources=tuple(entries["sources"]),
-        notebooks=tuple(entries["notebooks"]),
-        live=_live(entries["live"]) if "live" in entries else None,
-    )
+        raise ValueError(f"unknown profile {shown(name)}; choose one of {list(profile_names())}")
+    try:
+        entries = profilefile.read(PROFILE_FOLDER / f"{name}.toml")
+        return Profile(
+            name=name,
+            title=entries["title"],
+            summary=entries["summary"],
+            sources=tuple(entries["sources"]),
+            notebooks=tuple(entries["notebooks"]),
+            live=_live(entries["live"]) if "live" in entries else None,
+        )
+    except ValueError as error:
+        raise ValueError(f"profile {name}: {error}") from None
 
 
 def _live(entries: dict[str, Any]) -> Live:
@@ -283,7 +320,7 @@ def _need(entries: dict[str, Any], sets: dict[str, list[list[str]]]) -> Need:
     values = {key: _frozen(value) for key, value in entries.items()}
     if "pairs" in values:
         if values["pairs"] not in sets:
-            raise ValueError(f"pairs={values['pairs']!r} is not in [live.pair_sets], which has {list(sets)}")
+            raise ValueError(f"pairs={shown(values['pairs'])} must be one of [live.pair_sets]: {list(sets)}")
         values["pairs"] = tuple((teacher, student) for teacher, student in sets[values["pairs"]])
     return Need(**values)
 

@@ -65,6 +65,7 @@ class States:
         width, size = teacher.head_VH.shape[1], teacher.vocabulary_size
         n_bytes = (sum(n_positions) * width + size * width) * teacher.policy.weights.itemsize
         self._require_room(n_bytes)
+        store.remove_partials(self.path.parent, of=self.path.name)
         with store.folder_in_one_step(self.path) as partial:
             head_VH = teacher.head_VH.detach()[:size].contiguous().cpu()
             save_file({"head": head_VH}, partial / "head.safetensors")

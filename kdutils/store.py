@@ -57,6 +57,22 @@ def write_json(path: Path, value: Any) -> Path:
     return write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def sealed(record: dict[str, Any]) -> dict[str, Any]:
+    """The record as JSON gives it back, with a seal: the SHA-256 of its content."""
+    record = json.loads(json.dumps(record, allow_nan=False))
+    return record | {"seal": _seal(record)}
+
+
+def has_whole_seal(record: dict[str, Any]) -> bool:
+    """Whether a record is what was sealed; those of before there were seals are taken as they are."""
+    return "seal" not in record or record["seal"] == _seal(record)
+
+
+def _seal(record: dict[str, Any]) -> str:
+    content = {key: value for key, value in record.items() if key != "seal"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
 def write_csv(path: Path, frame: pd.DataFrame) -> Path:
     """As `write_text`: no index column, full precision (floats round-trip), LF line ends."""
     return write_text(path, frame.to_csv(index=False, lineterminator="\n"))
@@ -126,6 +142,18 @@ def write_model(path: Path, network: Any, tokenizer: Any) -> None:
         network.save_pretrained(partial, safe_serialization=True)
         (partial / "generation_config.json").unlink(missing_ok=True)
         tokenizer.save_pretrained(partial)
+
+
+def remove_partials(folder: Path, *, of: str = "*") -> None:
+    """Delete what writers that were killed left half written in a folder, of the file or folder `of`.
+
+    The caller sees to it that nobody is writing there.
+    """
+    for partial in list(Path(folder).glob(f".{of}.*.partial")):
+        if partial.is_dir():
+            shutil.rmtree(partial, ignore_errors=True)
+        else:
+            partial.unlink(missing_ok=True)
 
 
 def set_aside(path: Path) -> Path:

@@ -18,6 +18,7 @@ from kdutils.spec import AVERAGE, DOMAIN_LABELS, PAPER_METHODS, TASK_LABELS
 from kdutils.students import (
     STUDENT,
     Case,
+    back_from_limit,
     by_family,
     detectable,
     detectable_correlation,
@@ -25,6 +26,7 @@ from kdutils.students import (
     interval_words,
     largest,
     mean_of_students,
+    rises,
     student_means,
     task_gains,
     undefined,
@@ -55,7 +57,6 @@ def better_teacher(evidence: Evidence, *, rng: np.random.Generator, domain: str,
     teachers = inference.cluster_permutation(
         pairs["teacher_accuracy"], within["gain"], pairs["teacher"], blocks=pairs["family"], rng=rng
     )
-    p_value = _p_below(r, margin, error=1 / math.sqrt(n_free - 1)) if n_free > 1 else math.nan
     ranked = teachers.reason or f"rho {teachers.statistic:+.2f}, p = {teachers.p_value:.2g}"
     return Case(
         reason=f"r {interval_words(interval, digits=2)} within students ({what}); teachers as units "
@@ -63,7 +64,7 @@ def better_teacher(evidence: Evidence, *, rng: np.random.Generator, domain: str,
         estimate=r,
         low=interval.low,
         high=interval.high,
-        p_value=p_value,
+        p_value=_p_below(r, margin, error=1 / math.sqrt(n_free - 1)),
         n=len(pairs),
         minimum_detectable=detectable_correlation(n_free + 2),
         is_against=interval.low > margin,
@@ -117,10 +118,9 @@ def likeness_rise(
     """How much more like its teacher a student is after KD than after SFT, in every domain."""
     found, families, means = {}, {}, {}
     for domain in domains:
-        rows = task_gains(evidence, domain).dropna(subset=[measure, f"{measure}_sft"])
+        rows = rises(evidence, domain, measure)
         if rows.empty:
             continue
-        rows = rows.assign(rise=rows[measure] - rows[f"{measure}_sft"])
         means[domain] = student_means(rows, ["rise"])
         found[domain] = mean_of_students(means[domain], "rise")
         families |= {f"{name} {domain}": rise for name, rise in by_family(means[domain], "rise").items()}
@@ -154,20 +154,18 @@ def likeness_and_gain(
 ) -> Case:
     """The partial rank correlation of gain and rise of likeness over pairs, given SFT accuracy."""
     found: dict[str, stats.Interval] = {}
-    p_values, lacking = {}, ""
+    p_values = {}
     for domain in domains:
-        rows = task_gains(evidence, domain).dropna(subset=[measure, f"{measure}_sft"])
-        rows = rows.assign(rise=rows[measure] - rows[f"{measure}_sft"])
+        rows = rises(evidence, domain, measure)
         pairs = rows.groupby(PAIR, sort=False)[["gain", "rise", "sft_accuracy"]].mean()
         if len(pairs) < FEWEST_PAIRS:
-            lacking = lacking or f"{DOMAIN_LABELS[domain]}: {len(pairs)} pairs with {measure}"
-            continue
+            return undefined(f"{DOMAIN_LABELS[domain]}: {len(pairs)} pairs with {measure}")
         rho = partial_rank_correlation(pairs["gain"], pairs["rise"], pairs["sft_accuracy"])
         found[domain] = stats.spearman_interval(rho, len(pairs) - 1)  # one point less for what is controlled
         error = math.sqrt((1 + rho**2 / 2) / (len(pairs) - 4))
         p_values[domain] = _p_below(abs(rho), margin, error=error)  # the larger of the two one-sided tests
-    if lacking or any(math.isnan(p) for p in p_values.values()):
-        return undefined(lacking or "the correlation is perfect or undefined")
+    if any(math.isnan(p) for p in p_values.values()):
+        return undefined("the correlation is perfect or undefined")
     widest = max(found, key=lambda domain: abs(found[domain].estimate))
     texts = [f"{domain} {interval_words(each, digits=2)}" for domain, each in found.items()]
     if may_be_weak:
@@ -232,7 +230,7 @@ def feeble_link(evidence: Evidence, *, rng: np.random.Generator, task: str, marg
     found = mean_of_students(means, "below")
     if math.isnan(found.p_greater):
         return undefined(f"{found.n} students: {found.reason}")
-    interval = stats.Interval(margin - found.estimate, margin - found.high, margin - found.low, found.n)
+    interval = back_from_limit(found, margin, is_below=True)
     return Case(
         reason=f"mean |r| over students {interval_words(interval, digits=2)} on {TASK_LABELS[task]}, "
         f"of one student {means['size'].min():.2f} to {means['size'].max():.2f}",

@@ -17,6 +17,7 @@ from kdutils.evidence import ALPHA, Evidence
 from kdutils.spec import AVERAGE
 from kdutils.students import (
     Case,
+    back_from_limit,
     detectable,
     detectable_correlation,
     in_words,
@@ -57,7 +58,7 @@ def best_temperature(
     evidence: Evidence, *, rng: np.random.Generator, temperature: float, margin: float
 ) -> Case:
     """The share of its tasks in which a student is best at this temperature; tied ones share the win."""
-    runs = _clean_tasks(evidence, sweeps.temperature_runs(evidence.cells))
+    runs = _clean_tasks(evidence, evidence.temperature_runs)
     if runs.empty or temperature not in set(runs["temperature"]):
         return undefined(f"there are no runs at temperature {temperature:g} and others in these results")
     cases = runs.groupby(RUN, sort=False)["accuracy"]
@@ -103,13 +104,13 @@ def loss_and_size(evidence: Evidence, *, rng: np.random.Generator, temperature: 
 
 def temperature_losses(evidence: Evidence, temperature: float) -> pd.DataFrame:
     """Loss against temperature 1, points, a row a run x task: `loss` beside the columns of RUN."""
-    runs = _clean_tasks(evidence, sweeps.temperature_runs(evidence.cells))
+    runs = _clean_tasks(evidence, evidence.temperature_runs)
     at = [runs[runs["temperature"] == value].set_index(RUN)["accuracy"] for value in (1.0, temperature)]
     return (at[0] - at[1]).dropna().rename("loss").reset_index()
 
 
 def _noise_losses(evidence: Evidence, sigmas: Sequence[float]) -> pd.DataFrame:
-    losses = _clean_tasks(evidence, sweeps.noise_losses(sweeps.noise_runs(evidence.cells)))
+    losses = _clean_tasks(evidence, sweeps.noise_losses(evidence.noise_runs))
     return losses[losses["noise_sigma"].isin(list(sigmas))]
 
 
@@ -131,7 +132,7 @@ def _against(rows: pd.DataFrame, value: str, *, text: str, limit: float, is_belo
         if math.isnan(found[domain].p_greater):
             return undefined(f"{text}, {domain}: {found[domain].n} students: {found[domain].reason}")
     least = min(found, key=lambda domain: found[domain].estimate)
-    intervals = {domain: _back(each, limit, is_below=is_below) for domain, each in found.items()}
+    intervals = {domain: back_from_limit(each, limit, is_below=is_below) for domain, each in found.items()}
     texts = [f"{domain} {interval_words(each)}" for domain, each in intervals.items()]
     return Case(
         reason=f"{text}, over students: {', '.join(texts)}; limit {limit:g}",
@@ -143,10 +144,3 @@ def _against(rows: pd.DataFrame, value: str, *, text: str, limit: float, is_belo
         minimum_detectable=max(detected),
         is_against=all(each.high < 0 for each in found.values()),
     )
-
-
-def _back(found: inference.Estimate, limit: float, *, is_below: bool) -> stats.Interval:
-    """The interval of the values themselves, of that of their distance to the limit."""
-    if is_below:
-        return stats.Interval(limit - found.estimate, limit - found.high, limit - found.low, found.n)
-    return stats.Interval(limit + found.estimate, limit + found.low, limit + found.high, found.n)

@@ -75,6 +75,19 @@ def mean_of_students(means: pd.DataFrame, value: str) -> inference.Estimate:
     return inference.student_mean_test(means, value, unit="student", block="family")
 
 
+def back_from_limit(found: inference.Estimate, limit: float, *, is_below: bool) -> stats.Interval:
+    """The interval of values, from that of their distance to a limit that they lie below, or above."""
+    if is_below:
+        return stats.Interval(limit - found.estimate, limit - found.high, limit - found.low, found.n)
+    return stats.Interval(limit + found.estimate, limit + found.low, limit + found.high, found.n)
+
+
+def rises(evidence: Evidence, domain: str, measure: str) -> pd.DataFrame:
+    """Rows of `task_gains` with a likeness before and after KD, and `rise`, after less before."""
+    rows = task_gains(evidence, domain).dropna(subset=[measure, f"{measure}_sft"])
+    return rows.assign(rise=rows[measure] - rows[f"{measure}_sft"])
+
+
 def detectable(values: Iterable[float]) -> float:
     """The mean that is found in 80 % of studies with that many students of that spread; NaN if undefined."""
     return inference.equivalence(values, margin=1.0).minimum_detectable

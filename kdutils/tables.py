@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from kdutils.plaintext import visible
+
 MISSING = "—"
 SHORT = 24  # characters that are not worth a second line
 Format = str | Callable[[Any], str]  # a format specification such as ".2f", or a function
@@ -38,7 +40,8 @@ def to_html(frame: pd.DataFrame, *, caption: str, formats: Mapping[str, Format] 
     """`frame` as a captioned table, in a box of its own that scrolls when the page is too narrow.
 
     The index, or the first column where the index only numbers the rows, gives the row headers. Every text is
-    escaped. Styles are inline because a notebook has no style sheet of ours.
+    escaped, and characters that nobody would see are written out. Styles are inline because a notebook has
+    no style sheet of ours.
 
     Raises:
         ValueError: if the caption is empty or `formats` names a column that is not there.
@@ -80,7 +83,8 @@ def _texts(column: pd.Series, written: Format | None) -> list[str]:
     show = (lambda value: format(value, written)) if isinstance(written, str) else written
     missing = column.isna()
     return [
-        MISSING if gone else html.escape(show(value)) for value, gone in zip(column, missing, strict=True)
+        MISSING if gone else html.escape(visible(show(value)))
+        for value, gone in zip(column, missing, strict=True)
     ]
 
 

@@ -362,7 +362,7 @@ def much_noise_collapses(evidence: Evidence, *, sigma: float, absent: str) -> Fi
 
 
 def _noise_loss(evidence: Evidence, sigmas: tuple[float, ...]) -> pd.DataFrame:
-    losses = sweeps.noise_losses(sweeps.noise_runs(evidence.cells))
+    losses = sweeps.noise_losses(evidence.noise_runs)
     return losses[(losses["task"] == AVERAGE) & losses["noise_sigma"].isin(sigmas)]
 
 
@@ -381,7 +381,7 @@ def temperature_is_best(evidence: Evidence, *, temperature: float) -> Finding:
 
     reproduced: best in more than half (a tie counts as a share); otherwise not_reproduced.
     """
-    runs = sweeps.temperature_runs(evidence.cells)
+    runs = evidence.temperature_runs
     runs = runs[runs["task"] != AVERAGE]
     if runs.empty or temperature not in set(runs["temperature"]):
         return missing(f"runs at temperature {temperature:g} and others")
@@ -449,7 +449,7 @@ def smaller_students_drop_more(evidence: Evidence, *, temperature: float) -> Fin
 
 
 def _loss_at(evidence: Evidence, temperature: float) -> pd.DataFrame:
-    runs = sweeps.temperature_runs(evidence.cells)
+    runs = evidence.temperature_runs
     runs = runs[runs["task"] == AVERAGE]
     keys = ["domain", "teacher", "student", "student_parameters", "method"]
     lower = runs[runs["temperature"] < temperature].groupby(keys, sort=False)["accuracy"].max()

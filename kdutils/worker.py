@@ -7,7 +7,6 @@ papermill marks the cells of a killed kernel as completed.
 from __future__ import annotations
 
 import os
-import re
 import sys
 import threading
 import time
@@ -21,10 +20,10 @@ import nbformat
 from nbformat import NotebookNode
 
 from kdutils import kernels, pool, render, store
+from kdutils.plaintext import scrub
 
 KERNEL = "python3"
 KERNEL_START_SECONDS = 300  # the default of 60 is short on a loaded machine
-TOKEN_OF_THE_HUB = re.compile(r"hf_[A-Za-z0-9]{20,}")  # a secret that must not be shared with a report
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,11 +111,6 @@ def scrubbed(notebook: NotebookNode) -> NotebookNode:
     for key in ("input_path", "output_path"):
         papermill.pop(key, None)
     return nbformat.reads(scrub(nbformat.writes(notebook)), as_version=4)
-
-
-def scrub(text: str) -> str:
-    """`text` without access tokens of the model hub."""
-    return TOKEN_OF_THE_HUB.sub("hf_(removed)", text)
 
 
 def one_line(error: Exception) -> str:

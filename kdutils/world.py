@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -50,20 +51,50 @@ class World:
     # --- checkpoints: safetensors and JSON, whole or absent -----------------------------------------
 
     def write(self, folder: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-        """Keep tensors and state in a folder, which appears in one step."""
+        """Keep tensors, of which each process has its part, and the state in a folder that appears at once."""
         with store.folder_in_one_step(folder) as partial:
-            file = partial / "state.safetensors"
-            save_file(on_cpu(tensors), file)
-            store.write_json(partial / "state.json", state | {"sha256": store.sha256(file)})
+            save_file(on_cpu(tensors), partial / WHOLE)
+            write_state(partial, state, [WHOLE])
 
     def read(self, folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """State and tensors as they were written.
+        """The state and what of the tensors is this process's part, however many processes wrote them.
 
         Raises:
-            ValueError: if the tensors are not those. Whatever else is wrong with the files raises, too.
+            ValueError: if they are not what was written. Whatever else is wrong with the files raises, too.
         """
-        state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-        return state, checked(folder / "state.safetensors", state["sha256"])
+        state, files = read_state(folder)
+        return state, joined([checked(folder / name, digest) for name, digest in files.items()])
+
+
+WHOLE = "state.safetensors"
+
+
+def write_state(folder: Path, state: dict[str, Any], files: list[str]) -> None:
+    """Keep the state of a training, sealed, with the digests of the files that hold its tensors."""
+    digests = {name: store.sha256(folder / name) for name in files}
+    store.write_json(folder / "state.json", store.sealed(state | {"sha256": digests}))
+
+
+def read_state(folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """What `write_state` kept: the state, and file -> digest, by rank.
+
+    Raises:
+        ValueError: if it is not what was written. Whatever else is wrong with the file raises, too.
+    """
+    state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+    if not store.has_whole_seal(state):
+        raise ValueError("its state is not what was written")
+    digests = state["sha256"]
+    return state, {WHOLE: digests} if isinstance(digests, str) else digests  # text: of an earlier build
+
+
+def joined(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Tensors by name, of parts that divide their first axis; what has no axis is the same in all."""
+    first, *others = parts
+    return {
+        name: torch.cat([tensor, *(part[name] for part in others)]) if others and tensor.ndim else tensor
+        for name, tensor in first.items()
+    }
 
 
 def checked(file: Path, digest: str) -> dict[str, Tensor]:

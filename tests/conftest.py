@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import counts
 import pytest
 
 # Before anything imports numpy or torch: pytest-xdist already keeps every core busy.
@@ -102,9 +103,9 @@ def inline(monkeypatch: pytest.MonkeyPatch) -> None:
     """The grid without processes."""
     from inline import InlinePool
 
-    from kdutils import filling  # it loads torch, which most test modules do without
+    from kdutils import grid
 
-    monkeypatch.setattr(filling, "Pool", InlinePool)
+    monkeypatch.setattr(grid, "Pool", InlinePool)
 
 
 @pytest.fixture
@@ -120,6 +121,76 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(runs.RunFolder, "begin", noted)
     return names
+
+
+# --- how many faults were injected and bad inputs tried ------------------------------------------------
+
+
+@pytest.fixture
+def fault(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
+    """Counts a fault, by its kind, once it was injected; it was survived if the test then passes."""
+    return lambda kind: record_property("fault", kind)
+
+
+@pytest.fixture(scope="session")
+def inputs() -> counts.Counts:
+    """Counts bad inputs: `inputs.tried(kind)`, then `inputs.refused(error, kind)`."""
+    return counts.COUNTS
+
+
+@pytest.fixture(autouse=True)
+def _inputs_of_this_test(record_property: Callable[[str, object], None]) -> Iterator[None]:
+    before = counts.COUNTS.sums
+    yield
+    if counts.COUNTS.sums != before:
+        record_property("inputs", [now - then for now, then in zip(counts.COUNTS.sums, before, strict=True)])
+
+
+class Counts:
+    """Faults and bad inputs of all tests, also of those that pytest-xdist spreads over processes."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.config, self.failed = config, set()
+        self.kinds: dict[str, list[bool]] = {}  # of fault -> whether it was survived, each time
+        self.n_tried = self.n_refused = 0
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            self.failed.add(report.nodeid)
+        if report.when != "teardown":  # the last of a test, which has all that the test recorded
+            return
+        for name, value in report.user_properties:
+            if name == "fault":
+                self.kinds.setdefault(value, []).append(report.nodeid not in self.failed)
+            elif name == "inputs":
+                self.n_tried, self.n_refused = self.n_tried + value[0], self.n_refused + value[1]
+
+    def lines(self) -> list[str]:
+        """The two lines; none if there was neither."""
+        times = [survived for each in self.kinds.values() for survived in each]
+        if not times and not self.n_tried:
+            return []
+        return [
+            f"faults: {len(times)} injected, {sum(times)} survived",
+            f"inputs: {self.n_tried} tried, {self.n_refused} refused",
+        ]
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        if lines := self.lines():
+            terminalreporter.section(f"{len(self.kinds)} kinds of faults")
+            for kind, times in sorted(self.kinds.items()):
+                terminalreporter.line(f"{kind}: {len(times)} injected, {sum(times)} survived")
+            terminalreporter.line("\n".join(lines))
+
+    def pytest_unconfigure(self) -> None:
+        """Last of all where they are what was asked for; else pytest's own line is, which others look for."""
+        if "faults" in self.config.option.markexpr:
+            print(*self.lines(), sep="\n", flush=True)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):  # a worker of pytest-xdist, whose reports come here
+        config.pluginmanager.register(Counts(config), "counts")
 
 
 @pytest.fixture(scope="module")

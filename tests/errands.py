@@ -31,6 +31,12 @@ def do(task, tell):
         raise ZeroDivisionError
     if kind == "interrupt":
         os.kill(os.getpid(), signal.SIGINT)
+    if kind == "see":
+        return os.environ.get(value)
+    if kind == "bereave" and not Path(value).exists():  # once
+        Path(value).touch()
+        os.kill(os.getppid(), signal.SIGKILL)
+        time.sleep(600)
     if kind == "hang":
         Path(value).write_text(str(os.getpid()))
         time.sleep(600)

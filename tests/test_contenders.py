@@ -168,9 +168,7 @@ def test_a_peer_that_is_missing_is_named_with_the_command(name, module, package,
 
 def test_no_process_is_started_for_what_is_known_to_be_impossible(monkeypatch):
     monkeypatch.setattr(peers.importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr(
-        sidebyside.subprocess, "run", lambda *args, **how: pytest.fail("a process was started")
-    )
+    monkeypatch.setattr(sidebyside.Server, "ask", lambda *args, **how: pytest.fail("a process was asked"))
     rows = sidebyside.compare(TINY, names=[TRL_GKD, "llm-distil", contenders.BFLOAT16], repeats=2)
     assert [row["repeats"] for row in rows] == [0, 0, 0]
     assert [row["reason"].split(":")[0].split(" with")[0] for row in rows] == [
@@ -195,26 +193,26 @@ def test_a_case_that_fails_is_a_row_with_its_reason_and_the_others_stay():
 
 
 @pytest.mark.parametrize(
-    ("code", "stderr", "reason"),
+    ("code", "said", "reason"),
     [
         (-9, "", "killed by the system: out of memory"),
         (-11, "", "killed by SIGSEGV"),
         (
             1,
-            "Traceback\nRuntimeError: can't allocate memory\n",
+            "RuntimeError: can't allocate memory",
             "failed: RuntimeError: can't allocate memory",
         ),
         (3, "", "failed with exit code 3"),
     ],
 )
-def test_a_process_that_dies_is_a_row_with_its_reason(code, stderr, reason, monkeypatch):
+def test_a_process_that_dies_is_a_row_with_its_reason(code, said, reason, monkeypatch):
     asked = []
 
-    def run(command, **options):
-        asked.append(command)
-        return subprocess.CompletedProcess(command, code, "", stderr)
+    def ask(server, arguments, **options):
+        asked.append(arguments)
+        return sidebyside.Ended([], code, said)
 
-    monkeypatch.setattr(sidebyside.subprocess, "run", run)
+    monkeypatch.setattr(sidebyside.Server, "ask", ask)
     (row,) = sidebyside.compare(TINY, names=[PLAIN], repeats=6)
     assert row == {"case": "tiny", "contender": PLAIN, "reason": reason, "repeats": 0}
     assert len(asked) == 1  # what has failed is not asked again
@@ -223,9 +221,22 @@ def test_a_process_that_dies_is_a_row_with_its_reason(code, stderr, reason, monk
 
 
 def test_one_that_hangs_is_stopped(monkeypatch):
-    monkeypatch.setattr(sidebyside, "LIMIT_SECONDS", 0.2)
+    monkeypatch.setattr(sidebyside, "LIMIT_SECONDS", 0.01)
     (row,) = sidebyside.compare(TINY, names=[PLAIN], repeats=2)
     assert row["reason"] == "took longer than 0 s"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("forks", [True, False])
+def test_visits_have_processes_of_their_own_and_what_they_say_is_kept(forks, monkeypatch, tmp_path, capfd):
+    """Exit codes, signals and the last line said; the server goes on after each."""
+    requests = [{"arguments": arguments, "limit_seconds": 60} for arguments in (["x"], [json.dumps("[")])]
+    monkeypatch.setattr(contenders, "FORKS", forks)
+    monkeypatch.setattr(sys, "stdin", [json.dumps(each) + "\n" for each in requests])
+    assert contenders.serve() == 0
+    first, second = (json.loads(line) for line in capfd.readouterr().out.splitlines())
+    assert first["code"] == second["code"] == 1
+    assert first["said"].startswith("ValueError: not enough values to unpack")
 
 
 def answers(seconds, *, losses=(0.5, 0.4), peak_gb=1.5):
@@ -244,12 +255,12 @@ def answers(seconds, *, losses=(0.5, 0.4), peak_gb=1.5):
 def test_rounds_go_to_and_fro_and_medians_are_over_all_of_them(monkeypatch):
     order, taken = [], iter([[4.0, 2.0, 9.0], [1.0] * 3, [1.0] * 2, [3.0, 5.0]])
 
-    def run(command, **options):
-        order.append(command[-3])
-        assert options["env"]["OMP_NUM_THREADS"] == command[-1] == "2"
-        return subprocess.CompletedProcess(command, 0, answers(next(taken)) + "\n", "")
+    def ask(server, arguments, **options):
+        order.append(arguments[-3])
+        assert server._environment()["OMP_NUM_THREADS"] == arguments[-1] == "2"
+        return sidebyside.Ended([answers(next(taken))], 0, "")
 
-    monkeypatch.setattr(sidebyside.subprocess, "run", run)
+    monkeypatch.setattr(sidebyside.Server, "ask", ask)
     first, second = sidebyside.compare(TINY, names=[PLAIN, CACHED], repeats=5, n_threads=2)
     assert order == [PLAIN, CACHED, CACHED, PLAIN]
     assert (first["seconds_per_step"], first["repeats"], first["tokens_per_second"]) == (4.0, 5, 7.5)

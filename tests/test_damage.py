@@ -46,6 +46,7 @@ def cut(path):
 
 FILES = [
     "result.json",
+    "environment.json",
     "spec.json",
     "curve.jsonl",
     "eval/*/items.parquet",
@@ -59,15 +60,14 @@ def the(folder, pattern):
     return path
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("damage", [flip, cut])
 @pytest.mark.parametrize("pattern", FILES)
-def test_a_damaged_file_is_set_aside_and_made_anew(plan, whole, out, inline, begun, pattern, damage):
+def test_a_damaged_file_is_set_aside_and_made_anew(plan, whole, out, inline, begun, fault, pattern, damage):
     (run_id,) = tiny.run_ids(plan, "fkl")
     path = the(out / "runs" / run_id, pattern)
-    if pattern.endswith(".json") and damage is flip:
-        path.write_text("[]")
-    else:
-        damage(path)
+    damage(path)
+    fault(f"{pattern} {damage.__name__}")
     with pytest.raises(runs.DamagedError, match=f"{path.name} is damaged .*; delete .* and run again"):
         running.run(plan[0].spec, out=out, evaluation=EVALUATION)
     begun.clear()
@@ -97,10 +97,12 @@ def test_a_damaged_teacher_is_made_anew_for_its_student(plan, out, inline, begun
     assert all(each.n_found + each.n_done + len(each.running) + each.n_left == 5 for each in seen)
 
 
-def test_states_of_a_teacher_outlive_its_weights(plan, whole, out, inline):
+@pytest.mark.faults
+def test_states_of_a_teacher_outlive_its_weights(plan, whole, out, inline, fault):
     (student,), teacher = tiny.run_ids(plan, "fkl"), tiny.teacher_id(plan)
     shutil.rmtree(out / "runs" / student)
     flip(out / "runs" / teacher / "model" / "model.safetensors")
+    fault("model.safetensors flip")
     state = grid.fill(plan, out, workers=1)
     assert (state.n_done, state.failures, state.set_aside) == (1, {}, {})
     assert grid.live_cells(plan, out).equals(grid.live_cells(plan, whole))
@@ -109,7 +111,7 @@ def test_states_of_a_teacher_outlive_its_weights(plan, whole, out, inline):
 def test_weights_without_a_record_are_damaged_if_they_cannot_be_loaded(plan, out):
     teacher = runs.folder_of(out, tiny.teacher_id(plan))
     record = teacher.result()
-    del record["sha256"]
+    del record["sha256"], record["seal"]
     (teacher.path / "result.json").write_text(json.dumps(record))
     spec = material.resolved(plan[0].spec).teacher_spec()
     running.load_trained(spec, teacher)  # an old folder is taken as it is
@@ -118,11 +120,13 @@ def test_weights_without_a_record_are_damaged_if_they_cannot_be_loaded(plan, out
         running.load_trained(spec, teacher)
 
 
-def test_damaged_texts_are_written_anew(plan, out, inline):
+@pytest.mark.faults
+def test_damaged_texts_are_written_anew(plan, out, inline, fault):
     (student,) = tiny.run_ids(plan, "seqkd")
     path = the(out, "texts/*.jsonl")
     before = path.read_bytes()
     path.write_bytes(before.replace(b'"response": "', b'"response": "x', 1))
+    fault("texts flip")
     shutil.rmtree(out / "runs" / student)
     with pytest.raises(runs.DamagedError, match="jsonl is damaged"):
         running.run(plan[1].spec, out=out, evaluation=EVALUATION)
@@ -171,7 +175,8 @@ def test_what_somebody_else_has_made_anew_meanwhile_is_left_alone(plan, out):
 # --- cells that are kept -------------------------------------------------------------------------------
 
 
-def test_cells_are_computed_once_and_again_when_something_changes(plan, out, monkeypatch):
+@pytest.mark.faults
+def test_cells_are_computed_once_and_again_when_something_changes(plan, out, monkeypatch, fault):
     counted = []
 
     def counting(name):
@@ -193,6 +198,7 @@ def test_cells_are_computed_once_and_again_when_something_changes(plan, out, mon
     assert len(counted) == 7
     kept = sorted((out / "cache" / "cells").iterdir())
     flip(kept[0])
+    fault("kept cells flip")
     kept[1].write_text('{"records": []')
     kept[2].write_text("[]")
     assert grid.live_cells(plan, out).equals(first)
@@ -227,3 +233,76 @@ def test_likeness_of_the_sft_student_is_that_of_the_same_seed(plan, out):
     alone = grid.live_cells(plan[:1], out).query("task == 'addsub'").iloc[0]
     assert alone["fidelity"] == table["fidelity"]
     assert alone["fidelity_sft"] != alone["fidelity_sft"]  # its SFT run is not asked for
+
+
+# --- files that runs share, and those of unfinished ones ------------------------------------------------
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("damage", [flip, cut])
+@pytest.mark.parametrize(
+    "pattern", ["states/*/index.json", "states/*/states-*", "states/*/head*", "texts/*.sha256"]
+)
+def test_what_runs_share_is_made_anew_once_it_is_needed(plan, whole, out, inline, fault, pattern, damage):
+    for run_id in tiny.run_ids(plan, "fkl", "seqkd"):
+        shutil.rmtree(out / "runs" / run_id)
+    damage(the(out, pattern))
+    fault(f"{pattern} {damage.__name__}")
+    state = grid.fill(plan, out, workers=1)
+    assert (state.n_found, state.n_done, state.failures) == (3, 2, {})
+    assert len(state.set_aside) == 1
+    assert grid.live_cells(plan, out).equals(grid.live_cells(plan, whole))
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("damage", [flip, cut])
+@pytest.mark.parametrize("name", ["model/model.safetensors", "model/config.json", "model/tokenizer.json"])
+def test_damaged_weights_are_found_by_who_loads_them(plan, whole, out, inline, fault, name, damage):
+    """A teacher's, asked for an evaluation that it does not have."""
+    teacher = runs.folder_of(out, tiny.teacher_id(plan))
+    shutil.rmtree(teacher.path / "eval")
+    damage(teacher.path / name)
+    fault(f"{name} {damage.__name__}")
+    state = grid.fill(plan, out, workers=1)
+    assert (state.n_done, state.failures, set(state.set_aside)) == (1, {}, {teacher.path.name})
+    assert grid.live_cells(plan, out).equals(grid.live_cells(plan, whole))
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("damage", [flip, cut])
+@pytest.mark.parametrize("name", ["state.json", "state.safetensors"])
+def test_a_damaged_checkpoint_is_set_aside_and_training_starts_anew(
+    plan, whole, out, inline, fault, monkeypatch, name, damage
+):
+    (run_id,) = tiny.run_ids(plan, "fkl")
+    folder, finish = runs.folder_of(out, run_id), runs.RunFolder.finish
+    shutil.rmtree(folder.path)
+
+    def interrupted(self, *arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(running.train, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(runs.RunFolder, "finish", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        grid.fill(plan, out, workers=1)
+    monkeypatch.setattr(runs.RunFolder, "finish", finish)
+    damage(folder.checkpoint / name)
+    fault(f"checkpoint/{name} {damage.__name__}")
+    state = grid.fill(plan, out, workers=1)
+    assert (state.n_done, state.failures) == (1, {})
+    assert (folder.path / "checkpoint.aside-1").is_dir()
+    assert grid.live_cells(plan, out).equals(grid.live_cells(plan, whole))
+
+
+def test_no_byte_of_a_result_can_change_unseen(plan, out):
+    """Each byte in turn: the content is as it was, or reading it says that it is not."""
+    folder = runs.folder_of(out, tiny.run_ids(plan, "sft")[0])
+    path, before = folder.path / "result.json", folder.result()
+    whole, content = path.read_bytes(), {key: value for key, value in before.items() if key != "seal"}
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        try:
+            found = folder.result()
+        except runs.StoreError:
+            continue
+        assert {key: found.get(key) for key in content} == content

@@ -135,7 +135,7 @@ def test_methods_differ_in_marker_as_well_as_colour():
     ("colour", "text"), [((1, 1, 1), "black"), ((0, 0, 0), "white"), ((0, 0.62, 0.45), "black")]
 )
 def test_text_on_a_bar_contrasts(colour, text):
-    assert plots._text_colour(colour) == text
+    assert plots.text_colour(colour) == text
 
 
 def test_one_domain_alone_gives_one_panel(cells):

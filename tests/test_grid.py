@@ -13,7 +13,7 @@ import pytest
 import tiny
 
 from kdutils import cells, environment, filling, grid, lease, material, running, runs, schedule
-from kdutils.pool import Death
+from kdutils.engine import Death
 from kdutils.runspec import PlannedRun
 
 
@@ -215,8 +215,8 @@ def driver(plan, out, *, workers, pool="kdutils.pool.Pool"):
     """A process that fills a folder and prints its state."""
     module, _, name = pool.rpartition(".")
     code = (
-        "import json, sys; from pathlib import Path; from kdutils import filling, grid;"
-        f"from {module} import {name}; filling.Pool = {name};"
+        "import json, sys; from pathlib import Path; from kdutils import grid;"
+        f"from {module} import {name}; grid.Pool = {name};"
         "from kdutils.runspec import EvalSpec, PlannedRun, RunSpec;"
         "asked = json.loads(sys.argv[1]);"
         "plan = [PlannedRun(RunSpec.from_dict(s), EvalSpec.from_dict(e)) for s, e in asked];"
@@ -230,8 +230,10 @@ def driver(plan, out, *, workers, pool="kdutils.pool.Pool"):
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=variables)
 
 
-def test_two_fills_of_one_folder_make_each_run_once(plan, tmp_path):
+@pytest.mark.faults
+def test_two_fills_of_one_folder_make_each_run_once(plan, tmp_path, fault):
     both = [driver(plan, tmp_path, workers=1, pool="inline.InlinePool") for _ in range(2)]
+    fault("two drivers on one store")
     states = [json.loads(each.communicate(timeout=240)[0]) for each in both]
     assert [found + made for found, made, _ in states] == [5, 5]
     assert sum(made for _, made, _ in states) == 5
@@ -239,13 +241,15 @@ def test_two_fills_of_one_folder_make_each_run_once(plan, tmp_path):
     assert list((tmp_path / "leases").glob("*.json")) == []
 
 
-def test_a_driver_killed_in_the_middle_changes_no_cell(plan, tmp_path, inline):
+@pytest.mark.faults
+def test_a_driver_killed_in_the_middle_changes_no_cell(plan, tmp_path, inline, fault):
     process = driver(plan, tmp_path / "cut", workers=1)
     while not list((tmp_path / "cut").glob("runs/*/eval/*/result.json")):
         assert process.poll() is None
         time.sleep(0.05)
     family = psutil.Process(process.pid).children(recursive=True)
     process.kill()
+    fault("SIGKILL of the driver")
     process.communicate(timeout=60)
     assert psutil.wait_procs(family, timeout=60)[1] == []
     rest = grid.fill(plan, tmp_path / "cut", workers=1)

@@ -33,6 +33,12 @@ def path(tmp_path):
     return tmp_path / "leases" / f"{NAME}.json"
 
 
+@pytest.fixture(autouse=True)
+def _quick_heart(monkeypatch):
+    """Whoever takes over from a process that may be alive waits for its heart, two beats long."""
+    monkeypatch.setattr(lease, "BEAT_SECONDS", 0.05)
+
+
 def age(path, seconds):
     """Make a lease look untouched for so long, by the clock of its file system."""
     touched = path.stat().st_mtime - seconds
@@ -67,19 +73,22 @@ def test_another_process_keeps_us_out_until_it_dies(tmp_path, holder):
 
 def test_another_process_under_the_same_number_is_another(tmp_path, path, holder):
     record = json.loads(path.read_text())
-    path.write_text(json.dumps(record | {"started": record["started"] - 100}))
+    changed = {"ticks": record["ticks"] and record["ticks"] - 10_000, "started": record["started"] - 100}
+    path.write_text(json.dumps(record | changed))
     assert lease.is_free(tmp_path, NAME)
 
 
-def test_a_holder_on_another_machine_is_gone_after_a_minute_of_silence(tmp_path, path, holder):
+@pytest.mark.faults
+def test_a_holder_on_another_machine_is_gone_after_a_minute_of_silence(tmp_path, path, holder, fault):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"host": "elsewhere", "pid": 1}))
     assert not lease.is_free(tmp_path, NAME)
     age(path, lease.STALE_SECONDS + 10)
+    fault("a stale claim")
     assert lease.is_free(tmp_path, NAME)
 
 
 def test_a_lease_that_says_nothing_is_free_after_a_minute(tmp_path, path):
-    """Its writer was killed between making the file and filling it."""
+    """It was damaged, or written in an earlier way by somebody who was killed at it."""
     path.parent.mkdir()
     path.touch()
     assert not lease.is_free(tmp_path, NAME)
@@ -101,6 +110,8 @@ def test_a_heart_beats_within_the_block_alone(tmp_path, path, monkeypatch):
 
 def test_who_was_silent_finds_the_lease_lost_and_leaves_it_alone(tmp_path, path):
     with lease.take(tmp_path, NAME) as first:
+        first._stop.set()  # as if it were suspended: it beats no more
+        first._heart.join()
         age(path, lease.STALE_SECONDS + 10)
         second = lease.take(tmp_path, NAME)
         for asks in (first.check, first.confirm):
@@ -110,12 +121,14 @@ def test_who_was_silent_finds_the_lease_lost_and_leaves_it_alone(tmp_path, path)
     second.confirm()
 
 
-def test_of_many_that_take_a_stale_lease_over_one_gets_it(tmp_path, path):
+@pytest.mark.faults
+def test_of_many_that_take_a_stale_lease_over_one_gets_it(tmp_path, path, fault):
     lease.take(tmp_path, NAME)
     age(path, lease.STALE_SECONDS + 10)
+    fault("a race for a stale claim")
     go = tmp_path / "go"
     code = (
-        "import sys; from pathlib import Path; from kdutils import lease\n"
+        "import sys; from pathlib import Path; from kdutils import lease; lease.BEAT_SECONDS = 0.05\n"
         "while not Path(sys.argv[2]).exists(): pass\n"
         "try: lease.take(Path(sys.argv[1]), 'a-run'); print('got it', flush=True); sys.stdin.read()\n"
         "except lease.HeldError: print('held', flush=True)\n"
@@ -128,3 +141,64 @@ def test_of_many_that_take_a_stale_lease_over_one_gets_it(tmp_path, path):
     for racer in racers:
         racer.communicate()
     assert sorted(said) == ["got it", "held", "held", "held"]
+
+
+# --- clocks that are set, processes that stand still ---------------------------------------------------
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("seconds", [3_600, -3_600])
+def test_a_clock_that_jumps_takes_no_lease_from_who_is_at_work(tmp_path, path, monkeypatch, seconds, fault):
+    """What a clock set by an hour looks like: to psutil, and in the times of files that are touched."""
+    from psutil import _pslinux as linux
+
+    now, booted = lease._now, linux.boot_time
+    with lease.take(tmp_path, NAME) as own:
+        monkeypatch.setattr(lease, "_now", lambda folder: now(folder) + seconds)
+        monkeypatch.setattr(linux, "boot_time", lambda: booted() + seconds)
+        fault(f"a clock that jumps {'forwards' if seconds > 0 else 'backwards'}")
+        assert lease.is_free(tmp_path, NAME)  # by the look of it
+        with pytest.raises(lease.HeldError):
+            lease.take(tmp_path, NAME)
+        own.confirm()
+
+
+@pytest.mark.faults
+def test_a_holder_that_seems_to_be_of_the_future_is_gone_if_its_heart_is_still(tmp_path, path, holder, fault):
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"host": "elsewhere", "pid": 1}))
+    age(path, -7_200)
+    fault("a lease from the future")
+    with lease.take(tmp_path, NAME) as own:
+        own.confirm()
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("damage", ["cut", "flipped"])
+def test_a_damaged_lease_goes_stale(tmp_path, path, damage, fault):
+    with lease.take(tmp_path, NAME) as own:
+        content = path.read_bytes()
+        changed = content.replace(b'"pid"', b'"qid"').replace(b'"token"', b'"tokeo"')
+        path.write_bytes(content[: len(content) // 2] if damage == "cut" else changed)
+        fault(f"lease {damage}")
+        with pytest.raises(lease.HeldError):
+            lease.take(tmp_path, NAME)
+        with pytest.raises(lease.LostError):
+            own.confirm()
+        age(path, lease.STALE_SECONDS + 10)
+        with lease.take(tmp_path, NAME) as second:
+            second.confirm()
+
+
+@pytest.mark.faults
+def test_a_holder_killed_while_it_claims_leaves_nothing_half_written(tmp_path, path, fault):
+    code = (
+        "import os, sys; from pathlib import Path; from kdutils import lease\n"
+        "os.fsync = lambda number: os.kill(os.getpid(), 9)\n"
+        "lease.take(Path(sys.argv[1]), 'a-run')"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(tmp_path)]).returncode == -9
+    assert len(list(path.parent.glob("*.partial"))) == 1
+    fault("SIGKILL within the claim")
+    with lease.take(tmp_path, NAME) as own:  # at once, not after a minute
+        own.confirm()
+    assert {each.name for each in path.parent.iterdir()} == {".lock"}

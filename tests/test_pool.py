@@ -11,7 +11,8 @@ import errands
 import psutil
 import pytest
 
-from kdutils.pool import Death, Pool
+from kdutils.engine import Death
+from kdutils.pool import Pool
 
 
 @pytest.fixture

@@ -40,7 +40,9 @@ def stream(name: str, text: str) -> dict:
 def test_page_forbids_everything_but_its_own_pictures_and_styles():
     soup = page()
     policy = soup.find("meta", {"http-equiv": "Content-Security-Policy"})["content"]
-    assert policy == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    assert policy == (
+        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+    )
     assert soup.html["lang"] == "en"
     assert not soup.find_all(["script", "link", "iframe"])
     assert soup.select_one("a.skip")["href"] == "#main"

@@ -459,12 +459,37 @@ def test_removing_the_parts_of_a_notebook_takes_it_out_of_the_ledgers(tmp_path):
     assert [row["id"] for row in ledger.claims(tmp_path)] == ["S2"]
 
 
-@pytest.mark.parametrize("suffix", ["statistics.csv", "claims.json"])
-def test_damaged_part_is_named(tmp_path, suffix):
-    (tmp_path / "ledger").mkdir()
-    (tmp_path / "ledger" / f"03_teacher_quality.{suffix}").write_text("section\n[")
-    with pytest.raises(ValueError, match=f"03_teacher_quality.{suffix} is damaged; delete it"):
-        part(tmp_path, "01_effectiveness", [STATISTIC], [CLAIM])
+def torn(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+def flipped(path: Path) -> None:
+    """A digit changed, so that it can still be read."""
+    content = path.read_bytes()
+    place = content.index(b"0.1")
+    path.write_bytes(content[:place] + b"0.9" + content[place + 3 :])
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("damage", [torn, flipped])
+@pytest.mark.parametrize("suffix", ledger.SUFFIXES)
+def test_damaged_part_is_set_aside_and_other_notebooks_go_on(run, suffix, damage, fault, capsys):
+    run.statistics(pd.DataFrame([STATISTIC]))
+    run.claims([CLAIM | {"estimate": 0.1}])
+    run.finish()
+    folder = run.folder
+    written = [(folder / name).read_bytes() for name in ledger.SUFFIXES]
+    damage(folder / "ledger" / f"{NAME}.{suffix}")
+    fault(f"{suffix} of a notebook {damage.__name__}")
+    with ledger.locked(folder):
+        said = ledger.write_parts(folder, "09_performance", pd.DataFrame([STATISTIC | {"section": "09"}]), [])
+    assert len(said) == 1
+    assert f"{NAME}.{suffix} was damaged and is set aside as {NAME}.{suffix}.aside-1; run notebook" in said[0]
+    assert not ledger.sentinel(folder, NAME).exists()
+    run.finish()
+    with ledger.locked(folder):
+        assert ledger.remove_parts(folder, "09_performance") == []
+    assert [(folder / name).read_bytes() for name in ledger.SUFFIXES] == written
 
 
 def test_lock_keeps_others_out(tmp_path):
@@ -492,7 +517,7 @@ def test_sentinel_says_what_ran(run, monkeypatch, capsys):
     written = json.loads(ledger.sentinel(run.folder, NAME).read_text())
     assert written["run_token"] == "abc"
     assert written["parameters"]["selection"] == "best_on_test"
-    assert set(written) == {"notebook", "parameters", "kdutils", "finished", "run_token"}
+    assert set(written) == {"notebook", "parameters", "kdutils", "finished", "run_token", "sha256"}
     assert "figures/02_gain.png .svg .csv" in capsys.readouterr().out
 
 

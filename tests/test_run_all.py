@@ -303,6 +303,13 @@ def test_tests_run_from_the_root_with_coverage(copy, tmp_path):
     assert request["arguments"][-2:] == ["-k", "one or two"]
 
 
+def test_faults_and_bad_inputs_can_be_tried_alone(copy):
+    copy.add_python(satisfied=True)
+    request = asked(copy.run("--test", "faults", "-x"))
+    assert request["arguments"][-3:] == ["-m", "faults or inputs", "-x"]
+    assert "--cov=kdutils" not in request["arguments"]  # its report would come last
+
+
 @pytest.mark.parametrize("mode", [[], ["--test"]])
 def test_the_exit_code_is_that_of_the_study(copy, mode):
     copy.add_python(satisfied=True)

@@ -410,7 +410,7 @@ def refusal(notebooks: Path, **asked) -> str:
 
 def test_unknown_notebook_is_refused(notebooks):
     message = refusal(notebooks, only=["01", "42"])
-    assert message == f"no notebook '42' in profile published; there are {GOOD}, {TWIN}"
+    assert message == f"no notebook '42' in profile published; there are {GOOD}, {TWIN}, choose from those"
 
 
 @pytest.mark.parametrize(

@@ -272,7 +272,7 @@ def test_the_mini_world_needs_no_files(tmp_path):
     run = running.run(spec, out=tmp_path, evaluation=evaluation)
     assert run.accuracies["n"].tolist() == [4, 4]
     assert run.agreement["top1_agreement"].between(0, 100).all()
-    assert 0.1 < run.result["peak_memory_gb"] < 2
+    assert 0.1 < run.result["peak_memory_gb"] < 8  # of this process, with all tests before
 
 
 def test_the_digest_of_the_mini_world_is_of_its_items(monkeypatch):

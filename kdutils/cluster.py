@@ -1,0 +1,246 @@
+"""The engine on Ray Core: tasks on the nodes of a cluster, or on this machine alone.
+
+Ray places tasks and finds out what has died. Each task starts a process of its own, so a crash in it, or the
+memory that it leaves behind, cannot hurt Ray's. A task whose node or Ray process died is given again; one
+that failed by itself is not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib.util
+import logging
+import os
+import secrets
+import signal
+import sys
+import time
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from typing import Any, NamedTuple, Self
+
+from kdutils.engine import Death, Do, Hear
+from kdutils.pool import Pool
+from kdutils.shares import Node, Share, room_for, share_of
+
+PINNED = "ray==2.60.0"
+TRIES = 3  # of a task whose node or Ray process died
+LOOK_SECONDS = 1.0  # between two looks at the nodes; of a task at its process
+STORE_BYTES = 80 * 2**20  # of Ray's object store, which holds points of curves and reasons
+MODE, TOKEN = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"
+# Environment variables that change what a run reads. No secrets: a token of the hub is each node's own.
+TOLD = ("KDUTILS_", "HF_HOME", "HF_HUB_OFFLINE", "HF_HUB_CACHE", "HF_ENDPOINT", "XDG_CACHE_HOME")
+
+
+class ClusterError(RuntimeError):
+    """A cluster that cannot be used. The message is one line and holds the remedy."""
+
+
+def require(address: str | None) -> None:
+    """Nothing, if Ray is here and the cluster at `address`, if there is one, asks for a token.
+
+    Raises:
+        ClusterError: if not.
+    """
+    if importlib.util.find_spec("ray") is None:
+        remedy = f"{sys.executable} -m pip install '{PINNED}'"
+        raise ClusterError(f"--engine ray needs Ray, which is not installed: {remedy}")
+    if address is not None and MODE not in os.environ:
+        raise ClusterError(
+            f"{MODE} is not set: whoever reaches a cluster without a token can run programs on it; start Ray "
+            f"and this with {MODE}=token, after `ray get-auth-token --generate`"
+        )
+
+
+class RayPool:
+    """A `kdutils.engine.Engine` whose tasks are those of Ray.
+
+    Args:
+        setting: what `prepare` gets in a process that may use so much.
+        workers: tasks at a time; by default as many as there is room for, see `shares.share_of`.
+        is_large: whether a task wants many cores.
+        address: of a cluster that is there, as ray.init takes it; None for Ray on this machine alone, which
+            starts and ends here and listens on the loopback device only.
+        node: what to take this machine for, without address; by default it is looked at.
+    """
+
+    def __init__(
+        self,
+        do: Do,
+        *,
+        prepare: Callable[[Any], None],
+        hear: Hear,
+        setting: Callable[[Share], Any],
+        workers: int | None = None,
+        is_large: bool = False,
+        address: str | None = None,
+        node: Node | None = None,
+    ) -> None:
+        self._do, self._prepare, self._hear, self._setting = do, prepare, hear, setting
+        self._workers, self._is_large = workers, is_large
+        self._connection = _connection(address, node)
+        self._given: dict[Any, _Given] = {}  # what Ray hands its messages out by -> what it is
+        self.n_tries: dict[Hashable, int] = {}  # of each task
+
+    def __enter__(self) -> Self:
+        self._ray = self._connection.__enter__()
+        try:
+            self._looked, self._nodes = time.monotonic(), self._alive()
+            self._share = share_of(self._nodes, workers=self._workers, is_large=self._is_large)
+        except ValueError as error:
+            self._connection.__exit__(None, None, None)
+            raise ClusterError(str(error)) from error
+        options = {"num_cpus": self._share.cpus, "num_gpus": self._share.gpus}
+        # A task that is tried again tells another number of things, which Ray's own retries do not bear.
+        options |= {"num_returns": "streaming", "max_retries": 0}
+        self._remote = self._ray.remote(**options)(in_own_process)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._connection.__exit__(*error)  # Ray ends the processes of a driver that leaves
+
+    @property
+    def n_workers(self) -> int:
+        """How many tasks are done at a time; at least one, for which Ray may get a node."""
+        if time.monotonic() - self._looked > LOOK_SECONDS:
+            self._looked, self._nodes = time.monotonic(), self._alive()
+        room = max(1, room_for(self._share, self._nodes))
+        return min(room, self._workers or room)
+
+    @property
+    def n_idle(self) -> int:
+        """How many tasks could be given now."""
+        return max(0, self.n_workers - len(self._given))
+
+    def give(self, key: Hashable, task: Any) -> None:
+        """Have a task done; its result will come under that key."""
+        self.n_tries[key] = self.n_tries.get(key, 0) + 1
+        setting = self._setting(self._share)
+        messages = self._remote.remote(self._do, self._prepare, setting, _told(os.environ), task)
+        self._given[messages] = _Given(key, task)
+
+    def results(self, timeout_seconds: float) -> list[tuple[Hashable, Any]]:
+        """Key and result of what has ended; waits for something to happen, but not longer than that."""
+        if not self._given:
+            time.sleep(timeout_seconds)
+            return []
+        self._ray.wait(list(self._given), timeout=timeout_seconds)
+        ready, _ = self._ray.wait(list(self._given), num_returns=len(self._given), timeout=0)
+        ended = []
+        for messages in ready:
+            key, task = self._given[messages]
+            is_over, value = self._next(messages)
+            if not is_over:
+                self._hear(key, value)
+                continue
+            del self._given[messages]
+            if isinstance(value, _Lost) and self.n_tries[key] < TRIES:
+                self.give(key, task)
+            else:
+                ended.append((key, Death(value.reason) if isinstance(value, _Lost) else value))
+        return ended
+
+    def _next(self, messages: Any) -> tuple[bool, Any]:
+        """Whether a task is over, and its result or what it tells."""
+        errors = self._ray.exceptions
+        try:
+            return self._ray.get(next(messages))
+        except StopIteration:
+            return True, _Lost("it ended without a result")
+        except errors.RayTaskError as error:  # an error of our own, before or after the process of the task
+            return True, Death(" ".join(str(error.cause).split())[:300])
+        except errors.RayError as error:
+            lines = str(error).strip().splitlines() or [""]
+            reason = f"its node or Ray process died {TRIES} times, the last time of {type(error).__name__}"
+            return True, _Lost(f"{reason}: {lines[0][:200]}")
+
+    def _alive(self) -> list[Node]:
+        found = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+        return [Node(resources.get("CPU", 0.0), resources.get("GPU", 0.0)) for resources in found]
+
+
+class _Given(NamedTuple):
+    key: Hashable
+    task: Any
+
+
+class _Lost(NamedTuple):
+    """What becomes of a task that had no chance to end."""
+
+    reason: str
+
+
+@contextlib.contextmanager
+def _connection(address: str | None, node: Node | None) -> Iterator[Any]:
+    """The module `ray`, connected to a cluster, or to one that is made for us and ends with us.
+
+    Raises:
+        ClusterError: if it cannot be reached.
+    """
+    require(address)
+    before = dict(os.environ)
+    handler = signal.getsignal(signal.SIGTERM)  # Ray sets one of its own
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"  # a task without GPU keeps what it finds
+    # Ray steps back for other programs by 15; here the runs are what the machine is for.
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - the name that Ray gives it
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address is None:
+        os.environ |= {MODE: "token", TOKEN: _own_token()}
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        own = {"num_cpus": cores} if node is None else {"num_cpus": node.cpus, "num_gpus": node.gpus}
+        own |= {"include_dashboard": False, "object_store_memory": STORE_BYTES}
+        own |= {"_node_ip_address": "127.0.0.1"}
+    else:
+        own = {}
+    import ray  # it reads the variables when it is imported
+
+    try:
+        try:
+            ray.init(address or "local", **own, **quiet)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ClusterError(f"no Ray at {address or 'this machine'}: {reason}; start it first") from error
+        yield ray
+    finally:
+        ray.shutdown()
+        os.environ.clear()
+        os.environ.update(before)
+        with contextlib.suppress(ValueError):  # not in the main thread, where Ray leaves the handler alone
+            signal.signal(signal.SIGTERM, handler)
+
+
+@functools.cache  # Ray reads it once a process
+def _own_token() -> str:
+    return secrets.token_hex(32)
+
+
+def _told(environment: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in environment.items() if name.startswith(TOLD)}
+
+
+# --- on a node ---------------------------------------------------------------------------------------------
+
+
+def in_own_process(
+    do: Do, prepare: Callable[[Any], None], setting: Any, variables: Mapping[str, str], task: Any
+) -> Iterator[tuple[bool, Any]]:
+    """Whether the task is over, and its result or what it tells, from a process that is started for it.
+
+    A process that dies is a result, as in the local pool: its memory may have run out.
+    """
+    told: list[Any] = []
+    ready = functools.partial(_prepared, prepare, variables)
+    with Pool(do, [setting], prepare=ready, hear=lambda key, message: told.append(message)) as pool:
+        pool.give(0, task)
+        ended = []
+        while not ended:
+            ended = pool.results(LOOK_SECONDS)
+            yield from ((False, message) for message in told)
+            told.clear()
+        yield True, ended[0][1]
+
+
+def _prepared(prepare: Callable[[Any], None], variables: Mapping[str, str], setting: Any) -> None:
+    os.environ.update(variables)
+    prepare(setting)

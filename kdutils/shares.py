@@ -1,0 +1,63 @@
+"""What one run of many may use of the nodes that there are, and how many runs so have room at a time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+DIGITS = 4  # of a part of a GPU or core, as Ray counts them
+
+
+class Node(NamedTuple):
+    """What a machine has."""
+
+    cpus: float
+    gpus: float
+
+
+class Share(NamedTuple):
+    """What one run takes of the node that it is on."""
+
+    cpus: float
+    gpus: float
+
+    @property
+    def n_threads(self) -> int:
+        """How many threads it may compute with."""
+        return max(1, int(self.cpus))
+
+
+def share_of(nodes: Sequence[Node], *, workers: int | None, is_large: bool) -> Share:
+    """A GPU with its part of the cores where nodes have GPUs; else a core, or a whole node for large models.
+
+    Nodes without a GPU are left out where others have some. More `workers` than that divide it among them.
+
+    Raises:
+        ValueError: if no node has anything.
+    """
+    own = _usable(nodes)
+    if not own:
+        raise ValueError("the cluster has no node with a core to give; start one with `ray start --address`")
+    slots = [int(node.gpus) or (1 if is_large else int(node.cpus) or 1) for node in own]
+    crowding = max(1, math.ceil((workers or 0) / sum(slots)))  # runs in the place of one
+    cpus = min(node.cpus / (n * crowding) for node, n in zip(own, slots, strict=True))
+    cpus = float(int(cpus)) if cpus >= 1 else _cut(cpus)
+    return Share(cpus if is_large else min(cpus, 1.0), _cut(1 / crowding) if own[0].gpus >= 1 else 0.0)
+
+
+def room_for(share: Share, nodes: Sequence[Node]) -> int:
+    """How many such runs the nodes hold at a time."""
+    return sum(
+        int(min(node.cpus / share.cpus, node.gpus / share.gpus if share.gpus else math.inf) + 10**-DIGITS)
+        for node in _usable(nodes)
+    )
+
+
+def _usable(nodes: Sequence[Node]) -> list[Node]:
+    own = [node for node in nodes if node.cpus > 0]
+    return [node for node in own if node.gpus >= 1] or own
+
+
+def _cut(number: float) -> float:
+    return math.floor(number * 10**DIGITS) / 10**DIGITS

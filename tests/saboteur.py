@@ -1,0 +1,136 @@
+"""Workers of tests that meet a fault at a chosen place of a run's life; a module, since workers import it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from kdutils import answers, filling, lease, livecells, runs, store, train
+
+
+class Fault(NamedTuple):
+    """What happens where; once, since `marker` is a file that says that it has."""
+
+    place: str  # of PLACES
+    act: str  # of ACTS
+    marker: Path
+    log: Path  # what workers commit and which steps they train, a line each
+    method: str = ""  # of the run that it befalls, where the place knows; "": whichever comes first
+
+
+def kill() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def stand_still() -> None:
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def run_out_of_memory() -> None:
+    """Torch's own allocator finds no room, as the kernel's limit on this process has it."""
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    try:
+        resource.setrlimit(resource.RLIMIT_AS, (_virtual_bytes() + (64 << 20), limits[1]))
+        torch.empty(1 << 30)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
+
+
+def _virtual_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+
+
+def fill_the_disk() -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+ACTS = {
+    "SIGKILL": kill,
+    "SIGSTOP": stand_still,
+    "out of memory": run_out_of_memory,
+    "disk full": fill_the_disk,
+}
+
+
+def writes(name: str, folder: str) -> Callable[..., bool]:
+    """Whether a file of that name is written in a folder that is called so, or about so."""
+    return lambda path, *rest: Path(path).name.endswith(name) and folder in str(Path(path).parent.name)
+
+
+def always(*arguments: Any, **options: Any) -> bool:
+    return True
+
+
+PLACES: dict[str, tuple[Any, str, Callable[..., bool]]] = {
+    "before the claim": (lease, "take", always),
+    "after the claim": (runs.RunFolder, "begin", always),
+    "amid the training": (train._Training, "_step", lambda training, step: step == 1),
+    "amid a checkpoint": (store, "write_json", lambda path, value: value.get("done_steps") == 2),
+    "between two checkpoints": (shutil, "rmtree", lambda path, **how: "checkpoint.aside" in str(path)),
+    "before the weights": (store, "write_model", always),
+    "after the weights": (runs.RunFolder, "finish", always),
+    "between curve and result": (store, "write_json", lambda path, value: path.parent.parent.name == "runs"
+                                 and path.name == "result.json"),
+    "before the evaluation": (answers, "item_rows", always),
+    "before the items": (runs.RunFolder, "write_evaluation", always),
+    "between items and result of the evaluation": (store, "write_json", writes("result.json", ".partial")),
+    "before the cells are kept": (livecells, "keep", always),
+    "amid the states": (store, "write_json", writes("index.json", ".partial")),
+    "amid the texts": (store, "write_bytes", writes(".jsonl", "texts")),
+    "in a forward pass": (train._Training, "_loss", always),
+}  # fmt: skip
+
+
+def prepare(fault: Fault, setting: filling.Setting) -> None:
+    """In the place of filling.prepare."""
+    filling.prepare(setting)
+    train.CHECKPOINT_SECONDS = 0.0  # after every step
+    for owner, name, kind in (
+        (runs.RunFolder, "finish", "trained"),
+        (runs.RunFolder, "write_evaluation", "evaluated"),
+        (train._Training, "_step", "step"),
+    ):
+        _note(fault.log, owner, name, kind)
+    _sabotage(fault)
+
+
+def _note(log: Path, owner: Any, name: str, kind: str) -> None:
+    original = getattr(owner, name)
+
+    def noted(self, *arguments):
+        found = original(self, *arguments)
+        whose = self.path.name if kind != "step" else f"{self.spec.run_id} {arguments[0]}"
+        with log.open("a") as file:
+            file.write(f"{kind} {whose}\n")
+        return found
+
+    setattr(owner, name, noted)
+
+
+def _sabotage(fault: Fault) -> None:
+    owner, name, is_here = PLACES[fault.place]
+    original = getattr(owner, name)
+
+    def sabotaged(*arguments, **options):
+        if is_here(*arguments, **options) and _befalls(fault, arguments[0]):
+            ACTS[fault.act]()
+        return original(*arguments, **options)
+
+    setattr(owner, name, sabotaged)
+
+
+def _befalls(fault: Fault, owner: Any) -> bool:
+    """Whether it is the turn of this run; lack of memory lasts, everything else happens once."""
+    if fault.method and owner.spec.method != fault.method:
+        return False
+    has_happened = fault.marker.exists()
+    fault.marker.touch()
+    return fault.act == "out of memory" or not has_happened

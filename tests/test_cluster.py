@@ -1,0 +1,143 @@
+"""Ray as the engine: the same cells, a process for each task, and nothing lost when a part of it dies."""
+
+import importlib.util
+import os
+import signal
+import sys
+from pathlib import Path
+
+import errands
+import psutil
+import pytest
+import tiny
+from conftest import missing
+
+from kdutils import __main__, cluster, grid
+from kdutils.cluster import RayPool
+from kdutils.engine import Death
+from kdutils.shares import Node
+
+TWO = Node(2, 2)
+
+
+@pytest.fixture
+def ray(monkeypatch):
+    """Ray is there, not imported yet as it would read no token, and its workers find the tests' modules."""
+    if importlib.util.find_spec("ray") is None:
+        missing("ray", f"Ray is not installed: pip install '{cluster.PINNED}'")
+    root = Path(__file__).parent
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(root), str(root.parent)]))
+
+
+def test_without_ray_one_line_says_what_to_install(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(cluster.importlib.util, "find_spec", lambda name: None)
+    assert __main__.main(["smoke", "--engine", "ray", "--out", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err
+    assert said == (
+        "kdutils: error: --engine ray needs Ray, which is not installed: "
+        f"{sys.executable} -m pip install '{cluster.PINNED}'\n"
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_extra_pins_what_the_message_names():
+    text = (Path(__file__).parent.parent / "pyproject.toml").read_text()
+    assert f'cluster = ["{cluster.PINNED}"]' in text
+
+
+def test_a_cluster_without_a_token_is_refused(monkeypatch):
+    monkeypatch.setattr(cluster.importlib.util, "find_spec", lambda name: True)
+    monkeypatch.delenv(cluster.MODE, raising=False)
+    with pytest.raises(cluster.ClusterError, match="RAY_AUTH_MODE is not set: .* RAY_AUTH_MODE=token"):
+        cluster.require("auto")
+    cluster.require(None)
+    monkeypatch.setenv(cluster.MODE, "token")
+    cluster.require("auto")
+
+
+def test_only_what_the_study_reads_is_told_to_nodes():
+    told = cluster._told({"KDUTILS_DATA": "d", "HF_HOME": "h", "HF_TOKEN": "secret", "PATH": "p"})
+    assert told == {"KDUTILS_DATA": "d", "HF_HOME": "h"}
+
+
+def engine(heard=None, **options):
+    hear = lambda key, message: heard.append((key, message))  # noqa: E731
+    return RayPool(errands.do, prepare=errands.prepare, hear=hear, setting=lambda share: share, **options)
+
+
+def results(pool, n):
+    found = {}
+    while len(found) < n:
+        found |= dict(pool.results(10))
+    return found
+
+
+def listening(process):
+    family = [process, *process.children(recursive=True)]
+    found = [each.net_connections("tcp") for each in family if each.is_running()]
+    return {
+        each.laddr.ip for connections in found for each in connections if each.status == psutil.CONN_LISTEN
+    }
+
+
+def test_tasks_have_processes_of_their_own_and_one_lost_with_its_worker_is_done_again(ray, tmp_path):
+    heard, handler, variables = [], signal.getsignal(signal.SIGTERM), dict(os.environ)
+    with engine(heard, node=TWO) as pool:
+        assert (pool.n_workers, pool.n_idle) == (2, 2)
+        assert listening(psutil.Process()) <= {"127.0.0.1", "::ffff:127.0.0.1"}
+        pool.give("told", ("tell", [1, 2]))
+        pool.give("gpu", ("see", "CUDA_VISIBLE_DEVICES"))
+        assert pool.n_idle == 0
+        first = results(pool, 2)
+        pool.give("killed", ("kill", signal.SIGKILL))
+        pool.give("bereft", ("bereave", tmp_path / "once"))
+        second = results(pool, 2)
+    assert heard == [("told", 1), ("told", 2)]
+    assert first["gpu"] in ("0", "1")
+    assert first["told"][0] == (1.0, 1.0)
+    assert isinstance(second["killed"], Death)
+    assert "signal 9" in second["killed"].reason
+    assert second["bereft"][2] == tmp_path / "once"
+    assert pool.n_tries == {"told": 1, "gpu": 1, "killed": 1, "bereft": 2}
+    assert len({first["told"][1], second["bereft"][1]}) == 2
+    assert signal.getsignal(signal.SIGTERM) is handler
+    assert dict(os.environ) == variables
+
+
+@pytest.mark.slow
+def test_a_node_that_dies_loses_nothing_and_the_cells_are_those_of_the_pool(ray, tmp_path, monkeypatch):
+    monkeypatch.setenv(cluster.MODE, "token")
+    monkeypatch.setenv(cluster.TOKEN, cluster._own_token())
+    from ray.cluster_utils import Cluster
+
+    planned, finished = tiny.plan(tmp_path), {}
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    try:
+        nodes.add_node(num_cpus=1)
+        doomed = nodes.add_node(num_cpus=1)
+
+        def kill_one(state):
+            done = {path: path.stat().st_mtime_ns for path in (tmp_path / "ray").glob("runs/*/result.json")}
+            finished.update({path: when for path, when in done.items() if path not in finished})
+            if done and state.running and doomed in nodes.worker_nodes:
+                nodes.remove_node(doomed, allow_graceful=False)
+
+        state = grid.fill(planned, tmp_path / "ray", engine="ray", address=nodes.address, progress=kill_one)
+    finally:
+        nodes.shutdown()
+    assert doomed not in nodes.worker_nodes
+    assert (state.n_found + state.n_done, state.failures) == (5, {})
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished  # none was made twice
+    assert list((tmp_path / "ray" / "leases").glob("*.json")) == []
+    grid.fill(planned, tmp_path / "local", workers=2)
+    assert grid.live_cells(planned, tmp_path / "ray").equals(grid.live_cells(planned, tmp_path / "local"))
+
+
+def test_a_cluster_that_is_not_there_is_one_line(ray, monkeypatch, tmp_path):
+    monkeypatch.setenv(cluster.MODE, "token")
+    monkeypatch.setenv(cluster.TOKEN, cluster._own_token())
+    with (
+        pytest.raises(cluster.ClusterError, match="no Ray at auto: .*; start it first"),
+        engine(address="auto"),
+    ):
+        pass
