@@ -38,8 +38,9 @@ def fill(
     """Make every run that is missing under `out`, with the teachers that they need, `workers` at a time.
 
     Args:
-        workers: processes that share the cores; by default one a GPU; else one a core for tiny models, and
-            one with all cores for large ones, of which two might not fit into memory.
+        workers: processes that share the cores; by default one a GPU, or for as many GPUs as a run asks for
+            (`devices`); else one a core for tiny models, and one with all cores for large ones, of which two
+            might not fit into memory.
         progress: called after every change, and about once a second.
         engine: `local`, processes of this machine; or `ray`, of which `address` names a cluster whose nodes
             all see `out`, or is None for Ray on this machine.
@@ -53,7 +54,8 @@ def fill(
     out = Path(out).expanduser()
     jobs = schedule.jobs_of(planned)
     n_large = sum(_is_large(run.spec) for run in planned)
-    start = _start(engine, address, workers, n_large=n_large)
+    n_devices = max((run.spec.devices for run in planned), default=1)
+    start = _start(engine, address, workers, n_large=n_large, n_devices=n_devices)
     filling = Filling(shard.jobs(jobs) if shard else jobs, out, progress or (lambda state: None))
     filling.look()
     if filling.is_wanting:
@@ -61,17 +63,19 @@ def fill(
     return filling.state()
 
 
-def _start(engine: str, address: str | None, workers: int | None, *, n_large: int) -> Start:
+def _start(engine: str, address: str | None, workers: int | None, *, n_large: int, n_devices: int) -> Start:
     if engine == "local":
-        return lambda do, **ways: Pool(do, _settings(workers, n_large=n_large), **ways)
+        own = {"n_large": n_large, "n_devices": n_devices}
+        return lambda do, **ways: Pool(do, _settings(workers, **own), **ways)
     if engine != "ray":
         raise ValueError(f"engine {engine!r} is unknown; choose one of {', '.join(ENGINES)}")
     cluster.require(address)
     return partial(
         cluster.RayPool,
-        setting=lambda share: Setting(None, share.n_threads),  # Ray itself shows a process its GPU
+        setting=lambda share: Setting(None, share.n_threads),  # Ray itself shows a process its GPUs
         workers=workers,
         is_large=n_large > 0,
+        n_devices=n_devices,
         address=address,
     )
 

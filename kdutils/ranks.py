@@ -1,7 +1,8 @@
-"""The processes that train one student together, started and watched by the one that needs the student.
+"""The processes that work on one run together, started and watched by the one that needs what they make.
 
-Each is a program of its own (`python -m kdutils.rank`), as torchrun would start it. They meet in a file and
-talk over the loopback interface. When one ends badly all end, and its reason is that of the training.
+Each is a program of its own, told RANK and WORLD_SIZE as torchrun tells them. Torchrun itself is not used: it
+opens a port to whoever reaches the machine, and passes on neither a training curve nor why a process ended.
+When one ends badly all end, and its reason is that of the run.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import connection
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from typing import Any
 from kdutils import store
 from kdutils.runspec import RunSpec
 
+PROGRAM = ("-m", "kdutils.rank")
 GRACE_SECONDS = 3.0  # for the others to say why they end, after one has
 TASK, OUTCOME, WEIGHTS, RENDEZVOUS = "task.json", "outcome.json", "weights.safetensors", "rendezvous"
 MEMORY = "memory"  # kind of a failure
@@ -30,13 +32,13 @@ Hear = Callable[[dict[str, Any]], None]
 
 
 class RankError(RuntimeError):
-    """A process of a training on several devices that ended without result, and why."""
+    """A process of a run on several devices that ended without result, and why."""
 
 
 def check_devices(spec: RunSpec) -> None:
     """Nothing, if this machine can train on as many devices as a run asks for.
 
-    On a machine without GPUs, devices are processes that share its cores.
+    On a machine without GPUs, devices are processes, of which two may share a core.
 
     Raises:
         ValueError: if it cannot.
@@ -52,22 +54,32 @@ def check_devices(spec: RunSpec) -> None:
             f"devices={spec.devices} with KDUTILS_COMPILE={os.environ['KDUTILS_COMPILE']}: a compiled "
             "decoder cannot be divided; unset it, or use devices=1"
         )
-    n_gpus = torch.cuda.device_count()
-    if torch.cuda.is_available() and spec.devices > n_gpus:
+    if torch.cuda.is_available():
+        n, what = torch.cuda.device_count(), "GPUs of this machine"
+    else:
+        n, what = max(2, os.cpu_count() or 1), "processes that this machine, which has no GPU, has cores for"
+    if spec.devices > n:
         raise ValueError(
-            f"devices={spec.devices} is more than the {n_gpus} GPUs of this machine; use devices={n_gpus} or "
-            "fewer, or another machine"
+            f"devices={spec.devices} is more than the {n} {what}; use devices={n} or fewer, or another machine"
         )
 
 
-def run(task: dict[str, Any], *, n_ranks: int, scratch: Path, hear: Hear, n_threads: int) -> dict[str, Any]:
-    """What rank 0 says of a training (`Outcome` as a dict, and the peak memory of the largest process).
+def run(
+    task: dict[str, Any],
+    *,
+    n_ranks: int,
+    scratch: Path,
+    hear: Hear,
+    n_threads: int,
+    program: Sequence[str] | None = None,
+) -> dict[str, Any]:
+    """What rank 0 says when all is done, of a task as `kdutils.rank` has it.
 
     Args:
-        task: for `kdutils.rank`.
-        scratch: a folder, made anew; the trained weights are left there as WEIGHTS.
-        hear: called with every entry of the training curve; what it raises ends the training.
+        scratch: a folder for what they make, such as WEIGHTS; emptied first.
+        hear: called with every entry of the training curve; what it raises ends all of them.
         n_threads: of all processes together.
+        program: that each runs, arguments of Python; PROGRAM.
 
     Raises:
         MemoryError: if memory ran out in one of them.
@@ -76,26 +88,29 @@ def run(task: dict[str, Any], *, n_ranks: int, scratch: Path, hear: Hear, n_thre
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
     with tempfile.TemporaryDirectory(prefix="kdutils-ranks-") as meeting:  # NFS may lack what FileStore needs
-        whole = {"n_ranks": n_ranks, "n_threads": max(1, n_threads // n_ranks)} | task
-        store.write_json(scratch / TASK, whole | {RENDEZVOUS: str(Path(meeting) / RENDEZVOUS)})
-        with _started(scratch, n_ranks, whole["n_threads"]) as processes:
+        whole = {RENDEZVOUS: str(Path(meeting) / RENDEZVOUS), "n_threads": max(1, n_threads // n_ranks)}
+        store.write_json(scratch / TASK, task | whole)
+        with _started(program or PROGRAM, scratch, n_ranks, whole["n_threads"]) as processes:
             _watch(processes, hear)
             codes = _ended(processes)
-    if any(codes):
+    if not (scratch / OUTCOME).is_file():  # it comes last: what goes wrong later spoils nothing
         _raise_reason(scratch, codes)
     return json.loads((scratch / OUTCOME).read_text(encoding="utf-8"))
 
 
 @contextlib.contextmanager
-def _started(scratch: Path, n_ranks: int, n_threads: int) -> Iterator[list[subprocess.Popen]]:
+def _started(
+    program: Sequence[str], scratch: Path, n_ranks: int, n_threads: int
+) -> Iterator[list[subprocess.Popen]]:
     """All ranks; none is left after the block."""
     path = [str(store.REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
     own = {"OMP_NUM_THREADS": str(n_threads), "TOKENIZERS_PARALLELISM": "false"}
-    variables = os.environ | own | {"PYTHONPATH": os.pathsep.join(path)}
+    own |= {"PYTHONPATH": os.pathsep.join(path), "WORLD_SIZE": str(n_ranks)}
     processes: list[subprocess.Popen] = []
     try:
         for rank in range(n_ranks):
-            command = [sys.executable, "-W", "ignore", "-P", "-m", "kdutils.rank", str(scratch), str(rank)]
+            command = [sys.executable, "-W", "ignore", "-P", *program, str(scratch)]
+            variables = os.environ | own | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
             with _log(scratch, rank).open("wb") as log:
                 pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": log}
                 processes.append(subprocess.Popen(command, env=variables, bufsize=0, **pipes))
@@ -140,7 +155,7 @@ def _raise_reason(scratch: Path, codes: list[int]) -> None:
             raise RankError(f"rank {rank} of {len(codes)} was killed (signal {-code}){often}")
     reports = [report for rank in range(len(codes)) if (report := _report(scratch, rank))]
     if not reports:
-        rank = next(rank for rank, code in enumerate(codes) if code)
+        rank = next((rank for rank, code in enumerate(codes) if code), 0)
         lines = _log(scratch, rank).read_text(encoding="utf-8", errors="replace").strip().splitlines()
         last = lines[-1][:300] if lines else "it said nothing"
         raise RankError(f"rank {rank} of {len(codes)} ended with code {codes[rank]}; {last}")

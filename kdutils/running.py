@@ -11,7 +11,7 @@ import dataclasses
 import gc
 import math
 import os
-import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -35,7 +35,6 @@ from kdutils import (
     models,
     ranks,
     runs,
-    sharded,
     states,
     store,
     texts,
@@ -258,8 +257,7 @@ def _trained(
     if spec.method == "seqkd":
         items = teacher_texts(spec, items, out, progress, waits=waits)
     elif spec.devices > 1:  # its processes hold the teacher in parts
-        if (above := spec.teacher_spec()) is not None:
-            make(above, None, out, progress=progress, waits=waits)
+        _ready_teacher(spec, items, out, progress, waits)
     elif spec.teacher is not None:
         teacher = teacher_signal(spec, items, out, progress, waits=waits)
 
@@ -305,18 +303,17 @@ def _trained_together(
 
     A pass that does not fit one of them begins all anew, with half the rows, from the last checkpoint.
     """
-    scratch, rows = folder.path / "ranks", None
+    rows = None
     task = {
-        "spec": spec.to_dict(),
-        "out": str(folder.path.parent.parent),
+        "what": "training",
         "checkpoint": str(folder.checkpoint),
         "checkpoint_seconds": train.CHECKPOINT_SECONDS,
     }
-    how = {"n_ranks": spec.devices, "scratch": scratch, "hear": watched, "n_threads": torch.get_num_threads()}
-    try:
+    with _scratch(folder) as scratch:
         while True:
             try:
-                told = ranks.run(task | {"micro_batch_size": rows}, **how)
+                own = task | {"micro_batch_size": rows}
+                told = _together(own, spec, folder.path.parent.parent, scratch, watched)
                 break
             except MemoryError as error:
                 if rows == 1:
@@ -324,11 +321,27 @@ def _trained_together(
                 rows = math.ceil((rows or math.ceil(spec.batch_size / spec.devices)) / 2)
         student = models.load(spec.student, trains_all=spec.adapter == "full", stays_in_memory=True)
         student = models.add_adapter(student, spec, seed=spec.seed)
-        student.network.load_state_dict(load_file(scratch / ranks.WEIGHTS), strict=False)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-        shutil.rmtree(sharded.parts_beside(folder.checkpoint), ignore_errors=True)
+        weights = load_file(scratch / ranks.WEIGHTS)
+        with torch.no_grad():
+            for name, w in student.network.named_parameters():
+                if w.requires_grad:
+                    w.copy_(weights[name])
     return student, train.Outcome(**told["outcome"]), told["peak_memory_gb"]
+
+
+def _together(
+    task: dict[str, Any], spec: RunSpec, out: Path, scratch: Path, hear: Progress
+) -> dict[str, Any]:
+    """What the processes of a run say when they have done a task (kdutils.rank)."""
+    how = {"n_ranks": spec.devices, "n_threads": torch.get_num_threads()}
+    return ranks.run(task | {"spec": spec.to_dict(), "out": str(out)}, scratch=scratch, hear=hear, **how)
+
+
+@contextlib.contextmanager
+def _scratch(folder: RunFolder) -> Iterator[Path]:
+    """For what processes leave each other; of one that was killed, it goes when the run is begun anew."""
+    with tempfile.TemporaryDirectory(prefix=".ranks.", suffix=".partial", dir=folder.path) as name:
+        yield Path(name) / "scratch"
 
 
 def passes(spec: RunSpec, student: LoadedModel) -> dict[str, int]:
@@ -350,34 +363,85 @@ def _finite(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def teacher_signal(
-    spec: RunSpec, items: Sequence[Item], out: Path, progress: Progress | None = None, *, waits: bool = True
+    spec: RunSpec,
+    items: Sequence[Item],
+    out: Path,
+    progress: Progress | None = None,
+    *,
+    waits: bool = True,
+    load: Callable[[], LoadedModel] | None = None,
 ) -> Teacher | CachedTeacher:
     """The teacher of a run as its students see it.
 
     It is asked about the training items once, for all its students (kdutils.states), and its body is in
     memory only while one trains on its own samples. KDUTILS_TEACHER_STATES=never asks it at every step.
+
+    Args:
+        load: loads its body; by default whole.
     """
-    load = partial(teacher_model, spec, out, progress, waits=waits)
+    load = load or partial(teacher_model, spec, out, progress, waits=waits)
     noise = {"noise_sigma": spec.noise_sigma, "seed": spec.seed}
-    wish = os.environ.get("KDUTILS_TEACHER_STATES", "always")
-    if wish not in ("always", "never"):
-        raise ValueError(f"KDUTILS_TEACHER_STATES={wish!r} is unknown: use always or never")
-    if wish == "never" or not spec.reads_gold:
+    if not _is_asked_once(spec):
         model = load()
         model.network.requires_grad_(False)
         return Teacher(model, **noise)
-    kept = states.states_of(out, _states_key(spec, items, out, progress, waits))
-    with _turn(out, kept.name, kept.are_there, progress=progress, waits=waits) as own:
-        if own is not None:
-            model = load()
-            encoded = data.encode(items, model.tokenizer, **spec.encoding)
-            own.confirm()
-            kept.write(model, encoded)
-            del model
-            gc.collect()  # its weights, before the student's are loaded
-            environment.give_back_memory()
+    kept = _kept_states(spec, items, out, progress, waits)
     device = models.policy_for(models.LARGE_PARAMETERS).device
     return CachedTeacher(spec.teacher, kept.open(), load, device, **noise)
+
+
+def _is_asked_once(spec: RunSpec) -> bool:
+    wish = os.environ.get("KDUTILS_TEACHER_STATES", "always")
+    if wish not in ("always", "never"):
+        raise ValueError(f"KDUTILS_TEACHER_STATES={wish!r} is unknown: use always or never")
+    return wish == "always" and spec.reads_gold
+
+
+def _kept_states(
+    spec: RunSpec, items: Sequence[Item], out: Path, progress: Progress | None, waits: bool
+) -> states.States:
+    """The states of a run's teacher, made if missing, by as many processes as train the run."""
+    kept = states_of(spec, items, out, progress, waits=waits)
+    with _turn(out, kept.name, kept.are_there, progress=progress, waits=waits) as own:
+        if own is None:
+            return kept
+        if spec.devices > 1:
+            with _scratch(runs.folder_of(out, spec.run_id)) as scratch:
+                own.confirm()
+                _together({"what": "states"}, spec, out, scratch, hear=lambda entry: None)
+            return kept
+        model = teacher_model(spec, out, progress, waits=waits)
+        encoded = data.encode(items, model.tokenizer, **spec.encoding)
+        own.confirm()
+        kept.write(model, encoded)
+        del model
+        gc.collect()  # its weights, before the student's are loaded
+        environment.give_back_memory()
+    return kept
+
+
+def _ready_teacher(
+    spec: RunSpec, items: Sequence[Item], out: Path, progress: Progress | None, waits: bool
+) -> None:
+    """Make what the processes of a run will find of its teacher, if there is one.
+
+    Raises:
+        DamagedError: here, where somebody can set it aside, for what is not what was written.
+    """
+    if spec.teacher is None:
+        return
+    if own := spec.teacher_spec():
+        make(own, None, out, progress=progress, waits=waits)
+        runs.folder_of(out, own.run_id).check_model()
+    if _is_asked_once(spec):
+        _kept_states(spec, items, out, progress, waits).open()
+
+
+def states_of(
+    spec: RunSpec, items: Sequence[Item], out: Path, progress: Progress | None = None, *, waits: bool = True
+) -> states.States:
+    """Where the states of a run's teacher on its items are, or will be; the teacher is made if missing."""
+    return states.states_of(out, _states_key(spec, items, out, progress, waits))
 
 
 def _states_key(

@@ -38,8 +38,11 @@ Made = TypeVar("Made")
 class Sharded(World):
     """The processes of one training, seen from the one of this rank."""
 
-    def __init__(self, rank: int, size: int) -> None:
+    def __init__(self, rank: int, size: int, scratch: Path) -> None:
         self.rank, self.size = rank, size
+        self._parts = scratch / "parts"  # of a checkpoint, before it is made
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.mesh = init_device_mesh(device, (size,))
 
     def share(self, batch: Batch) -> Batch:
         """As `World.share`. Longer and shorter rows are dealt out in turn, so that all have as much to do."""
@@ -57,6 +60,24 @@ class Sharded(World):
         cell = torch.tensor(float(value), dtype=torch.float64)
         dist.all_reduce(cell, how)
         return float(cell)
+
+    def in_turn(self, make: Callable[[], Made]) -> Made:
+        """As `World.in_turn`."""
+        for rank in range(self.size):
+            if rank == self.rank:
+                made = make()
+            dist.barrier()
+        return made
+
+    def handed(self, rows: Tensor, *, by: int, n_rows: int) -> Tensor:
+        """As `World.handed`."""
+        rows = rows.cpu()
+        if self.rank == by != 0:
+            dist.send(rows, 0)
+        elif self.rank == 0 != by:
+            rows = rows.new_empty((n_rows, *rows.shape[1:]))
+            dist.recv(rows, by)
+        return rows
 
     def clip(self, weights: Iterable[Tensor], max_norm: float) -> Tensor:
         """As `World.clip`: the norm is that of the whole gradient, not of a part."""
@@ -78,16 +99,15 @@ class Sharded(World):
 
     def write(self, folder: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         """As `World.write`: a file for each process; the JSON, with the digests of all, comes last."""
-        parts = parts_beside(folder)
-        parts.mkdir(parents=True, exist_ok=True)
-        save_file(on_cpu(tensors), parts / _part(self.rank))
+        self._parts.mkdir(parents=True, exist_ok=True)
+        save_file(on_cpu(tensors), self._parts / _part(self.rank))
         dist.barrier()
         if self.rank > 0:  # the next step, which needs rank 0, waits until it has done what follows
             return
         with store.folder_in_one_step(folder) as partial:
             names = [_part(rank) for rank in range(self.size)]
             for name in names:
-                (parts / name).replace(partial / name)
+                (self._parts / name).replace(partial / name)
             write_state(partial, state, names)
 
     def read(self, folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -115,15 +135,14 @@ def _part(rank: int) -> str:
     return f"state-{rank}.safetensors"
 
 
-def parts_beside(folder: Path) -> Path:
-    """Where the processes write their parts of a checkpoint before it is made."""
-    return folder.with_name(f".{folder.name}.parts")
+def together(rendezvous: Path, scratch: Path, *, rank: int, size: int) -> Sharded:
+    """The world of `size` processes that meet at a file of this machine, once all of them are there.
 
+    They find each other in a file, which needs no open port, and talk over the loopback interface. With GPUs,
+    each has its own, and what is on them goes by NCCL; all else by gloo.
 
-def joined(rendezvous: Path, *, rank: int, size: int) -> Sharded:
-    """The world of `size` processes that meet at this file, once all of them are there.
-
-    They find each other in a file, which needs no open port, and talk over the loopback interface.
+    Args:
+        scratch: a folder for what they write on their way, on the file system of their checkpoints.
     """
     loopback = next((name for _, name in socket.if_nameindex() if name.startswith("lo")), "lo")
     os.environ |= {"GLOO_SOCKET_IFNAME": loopback, "NCCL_SOCKET_IFNAME": loopback}
@@ -133,7 +152,7 @@ def joined(rendezvous: Path, *, rank: int, size: int) -> Sharded:
         backend = "cpu:gloo,cuda:nccl"
     meeting = dist.FileStore(str(rendezvous), size)
     dist.init_process_group(backend, store=meeting, rank=rank, world_size=size, timeout=PATIENCE)
-    return Sharded(rank, size)
+    return Sharded(rank, size, scratch)
 
 
 class ShardedModel(LoadedModel):
@@ -167,14 +186,12 @@ class ShardedModel(LoadedModel):
         return whole
 
 
-def shard(model: LoadedModel) -> ShardedModel:
-    """The model in parts, one for each process, on the devices of its policy; `model` itself is used up.
+def shard(model: LoadedModel, world: Sharded) -> ShardedModel:
+    """The model in parts, one for each process, on their devices; `model` itself is used up.
 
     Each layer of the decoder is a group that is gathered when it computes, all else is one more.
     """
-    device = torch.device(model.policy.device).type
-    mesh = init_device_mesh(device, (dist.get_world_size(),))
-    network = model.network
+    network, mesh = model.network, world.mesh
     for layer in model.causal.get_decoder().layers:
         fully_shard(layer, mesh=mesh)
     fully_shard(network, mesh=mesh)

@@ -7,9 +7,9 @@ part of every weight and of every batch, kdutils.sharded has another with the sa
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -17,6 +17,9 @@ from torch import Tensor, nn
 
 from kdutils import store
 from kdutils.data import Batch
+
+WHOLE = "state.safetensors"
+Made = TypeVar("Made")
 
 
 class World:
@@ -35,6 +38,14 @@ class World:
     def largest(self, value: float) -> float:
         """The largest of every process's value, the same in all of them: what they decide by together."""
         return value
+
+    def in_turn(self, make: Callable[[], Made]) -> Made:
+        """What this process makes of that, one process after the other: for what takes much main memory."""
+        return make()
+
+    def handed(self, rows: Tensor, *, by: int, n_rows: int) -> Tensor:
+        """The rows that process `by` has, on rank 0 and in main memory; elsewhere of no use."""
+        return rows.cpu()
 
     def clip(self, weights: Iterable[Tensor], max_norm: float) -> Tensor:
         """The norm of the gradient of all weights, which is scaled down in place if that is greater."""
@@ -64,9 +75,6 @@ class World:
         """
         state, files = read_state(folder)
         return state, joined([checked(folder / name, digest) for name, digest in files.items()])
-
-
-WHOLE = "state.safetensors"
 
 
 def write_state(folder: Path, state: dict[str, Any], files: list[str]) -> None:

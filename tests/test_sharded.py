@@ -2,8 +2,11 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
+from typing import NamedTuple
 
+import inline
 import psutil
 import pytest
 import tiny
@@ -12,11 +15,14 @@ import torch
 from safetensors.torch import load_file
 from together import Case
 
-from kdutils import data, grid, material, models, ranks, running, runs
+from kdutils import data, grid, material, models, ranks, running, runs, schedule, train
 from kdutils.runspec import EvalSpec, PlannedRun, RunSpec
+from kdutils.states import States
 from kdutils.world import ALONE
 
-METHODS = ("sft", "fkl", "revkd", "gkd")
+EVALUATION = EvalSpec(tasks=("addsub",), max_new_tokens=24)
+# What one process and two may differ by. Measured: losses by 2e-7 of their size, weights by 3e-6.
+LOSS, WEIGHT = 1e-5, 2e-5
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -28,80 +34,150 @@ def one_thread():
 
 
 @pytest.fixture(scope="module")
-def cases(tmp_path_factory):
+def study(tmp_path_factory):
+    root = tiny.save_study(tmp_path_factory.mktemp("models"))
+    tiny.save_model(root / "untied-20k", kind="llama", tied=False, seed=3)
+    return root
+
+
+@pytest.fixture(scope="module")
+def cases(study):
     """Seventeen items in batches of eight: every third step has one row, so one process has none."""
-    root = tmp_path_factory.mktemp("models")
-    student = tiny.save_model(root / "student-20k", seed=0)
-    untied = tiny.save_model(root / "untied-20k", kind="llama", tied=False, seed=3)
-    teacher = tiny.save_model(root / "teacher-40k", hidden=48, rows=96, seed=1)
-    items = tiny.write_data(root / "data")
 
-    def of(method, student=student, **fields):
-        fields = {"teacher": teacher} | fields if method != "sft" else fields
-        fields = {"max_new_tokens": 12} | fields if method == "gkd" else fields
-        return tiny.spec(student, items, method=method, **{"train_items": 17, "devices": 2} | fields)
+    def of(method, student="tiny-20k", **fields):
+        own = {"method": method, "train_items": 17, "epochs": 1, "devices": 2}
+        if method != "sft":
+            own |= {"teacher": str(study / "tiny-40k"), "teacher_tuned": False}
+        if method == "gkd":
+            own |= {"max_new_tokens": 12}
+        return material.resolved(tiny.spec(str(study / student), str(study / "data"), **own | fields))
 
+    sft = of("sft", select_best=True, epochs=2)
     noisy = of("fkl", noise_sigma=1.0, temperature=2.0)
-    own = {"on_policy_share": 1.0, "rollout_steps": 2, "epochs": 1}
+    own = of("gkd", on_policy_share=1.0, rollout_steps=2)
     return {
-        "sft": Case(of("sft", select_best=True)),
+        "sft": Case(sft),
         "fkl": Case(noisy, {"micro_batch_size": 3}),
+        "fkl, states kept": Case(noisy, {"micro_batch_size": 3}, reads_states=True),
         "revkd": Case(of("revkd", protocol="paper")),
-        "gkd": Case(of("gkd", on_policy_share=0.5)),
+        "gkd": Case(of("gkd", on_policy_share=0.5, epochs=2), reads_states=True),
+        "gkd, own samples": Case(own),
         "lora": Case(of("fkl", adapter="lora", lora_dropout=0.0)),
-        "untied": Case(of("revkd", student=untied), {"pass_tokens": 0}),
-        "own": Case(of("gkd", **own)),
-        "sft again": Case(of("sft", select_best=True), {}, 4),
-        "own again": Case(of("gkd", **own), {}, 2),
-        "sft damaged": Case(of("sft", select_best=True), {}, 4, "state-1.safetensors"),
+        "untied": Case(of("revkd", "untied-20k"), {"pass_tokens": 0}),
+        "sft again": Case(sft, stops_at=4),
+        "gkd, own samples again": Case(own, stops_at=2),
+        "sft damaged": Case(sft, stops_at=4, damages="state-1.safetensors"),
+        "sft from one": Case(sft, stops_at=4),
+        "sft for one": Case(sft, stops_at=4, goes_on=False),
+        "dies": Case(of("revkd"), dies_at=2),
     }
+
+
+class Fitted(NamedTuple):
+    weights: dict[str, torch.Tensor]
+    curve: list[dict]
+    warnings: list[dict]
+
+
+class Apart(NamedTuple):
+    """What two processes made."""
+
+    root: Path
+    fitted: dict[str, Fitted]
+    end: Exception  # of the last case
 
 
 @pytest.fixture(scope="module")
 def apart(cases, tmp_path_factory):
-    """(weights, what was told) of each case, by two processes."""
+    """Every case, by one pair of processes."""
     root = tmp_path_factory.mktemp("together")
-    together.run(root, cases)
-    return {
-        name: (
-            load_file(root / name / "weights.safetensors"),
-            json.loads((root / name / "told.json").read_text()),
-        )
-        for name in cases
-    }
+    interrupted_alone(cases["sft from one"], root / "sft from one")
+    with pytest.raises(ranks.RankError) as end:
+        together.run(root, cases)
+    fitted = {}
+    for name in cases:
+        if (root / name / "told.json").exists():
+            told = json.loads((root / name / "told.json").read_text())
+            weights = load_file(root / name / "weights.safetensors")
+            fitted[name] = Fitted(weights, told["outcome"]["curve"], told["warnings"])
+    return Apart(root, fitted, end.value)
+
+
+def interrupted_alone(case, folder):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "CHECKPOINT_SECONDS", 0.0)
+        together.stop(case, ALONE, folder)
+
+
+def alone(case, folder):
+    """What this process makes of a case."""
+    student, outcome, warnings = together.fit(case, ALONE, folder)
+    return Fitted(together.whole_weights(student, ALONE), outcome.curve, warnings)
 
 
 def curve(entries, key):
     return [entry[key] for entry in entries if key in entry]
 
 
-@pytest.mark.parametrize("name", [*METHODS, "lora", "untied", "own"])
-def test_two_processes_make_what_one_makes(cases, apart, tmp_path, name):
-    student, outcome, _ = together.fit(cases[name], ALONE, tmp_path)
-    weights, told = apart[name]
-    entries = told["outcome"]["curve"]
+def assert_alike(one, two):
+    """Equal but for the order of sums."""
     for key in ("loss", "grad_norm", "validation_loss"):
-        assert curve(entries, key) == pytest.approx(curve(outcome.curve, key), rel=1e-5)
+        assert curve(two.curve, key) == pytest.approx(curve(one.curve, key), rel=LOSS)
     for key in ("step", "n_tokens", "on_policy", "learning_rate", "epoch"):
-        assert curve(entries, key) == curve(outcome.curve, key)
-    alone = together.whole_weights(student, ALONE)
-    assert weights.keys() == alone.keys()
-    for key, w in alone.items():
-        assert torch.allclose(weights[key], w, rtol=1e-3, atol=2e-5), key
+        assert curve(two.curve, key) == curve(one.curve, key)
+    assert two.weights.keys() == one.weights.keys()
+    for key, w in one.weights.items():
+        assert torch.allclose(two.weights[key], w, rtol=1e-3, atol=WEIGHT), key
 
 
-@pytest.mark.parametrize("name", ["sft", "own"])
+STRAIGHT = ("sft", "fkl", "fkl, states kept", "revkd", "gkd", "gkd, own samples", "lora", "untied")
+
+
+@pytest.mark.parametrize("name", STRAIGHT)
+def test_two_processes_make_what_one_makes(cases, apart, tmp_path, name):
+    assert_alike(alone(cases[name], tmp_path), apart.fitted[name])
+
+
+def test_a_divided_teacher_says_what_a_whole_one_says(cases, apart, tmp_path):
+    alone(cases["fkl, states kept"], tmp_path)
+    whole, divided = (States(root / "states").open() for root in (tmp_path, apart.root / "fkl, states kept"))
+    ids = [item.id for item in material.load_items(cases["fkl"].spec, "train")]
+    assert torch.equal(divided.hidden_NH(ids), whole.hidden_NH(ids))
+    assert torch.equal(divided.head_VH, whole.head_VH)
+
+
+@pytest.mark.parametrize("name", ["sft", "gkd, own samples"])
 def test_interrupted_and_resumed_is_bit_equal(apart, name):
-    (straight, first), (resumed, second) = apart[name], apart[f"{name} again"]
-    assert second["warnings"] == []
-    assert first["outcome"]["curve"] == second["outcome"]["curve"]
-    assert all(torch.equal(w, resumed[key]) for key, w in straight.items())
+    straight, resumed = apart.fitted[name], apart.fitted[f"{name} again"]
+    assert resumed.warnings == []
+    assert resumed.curve == straight.curve
+    assert all(torch.equal(w, resumed.weights[key]) for key, w in straight.weights.items())
 
 
 def test_a_part_that_lost_a_bit_sets_the_whole_checkpoint_aside(apart):
-    (straight, _), (anew, told) = apart["sft"], apart["sft damaged"]
-    assert "set aside as checkpoint.aside-1" in told["warnings"][0]["warning"]
-    assert all(torch.equal(w, anew[key]) for key, w in straight.items())
+    straight, anew = apart.fitted["sft"], apart.fitted["sft damaged"]
+    assert "set aside as checkpoint.aside-1" in anew.warnings[0]["warning"]
+    assert all(torch.equal(w, anew.weights[key]) for key, w in straight.weights.items())
+
+
+def test_what_one_process_began_two_go_on_with_and_the_other_way_round(cases, apart, tmp_path):
+    straight = alone(cases["sft"], tmp_path / "straight")
+    shutil.copytree(apart.root / "sft for one", tmp_path / "begun")
+    begun_by_one = apart.fitted["sft from one"]
+    begun_by_two = alone(cases["sft for one"], tmp_path / "begun")
+    for resumed, first in ((begun_by_one, straight), (begun_by_two, apart.fitted["sft"])):
+        assert resumed.warnings == []
+        assert_alike(straight, resumed)
+        assert curve(resumed.curve, "loss")[:4] == curve(first.curve, "loss")[:4]  # what was, to the bit
+
+
+def test_a_process_that_dies_at_work_ends_the_other_and_is_the_reason(apart):
+    assert str(apart.end).startswith("rank 1 of 2 was killed (signal 9)")
+    assert ranks_of_this_process() == []
+
+
+def ranks_of_this_process():
+    return [process for process in psutil.Process().children() if "scratch" in process.cmdline()[-1]]
 
 
 def test_every_row_is_some_process_s_own_and_none_is_twice(cases):
@@ -121,13 +197,6 @@ def test_every_row_is_some_process_s_own_and_none_is_twice(cases):
 
 # --- as a run of the store ---------------------------------------------------------------------------------
 
-EVALUATION = EvalSpec(tasks=("addsub",), max_new_tokens=24)
-
-
-@pytest.fixture
-def study(tmp_path):
-    return tiny.save_study(tmp_path)
-
 
 def distilled(study, **fields):
     """Untuned, so that no run of a teacher is needed."""
@@ -135,66 +204,75 @@ def distilled(study, **fields):
     return tiny.spec(str(study / "tiny-20k"), str(study / "data"), **own | fields)
 
 
-def ranks_of_this_process():
-    """Those that run now, by rank."""
-    own = [(process, process.cmdline()) for process in psutil.Process().children()]
-    found = [(int(command[-1]), process) for process, command in own if "kdutils.rank" in command]
-    return [process for _, process in sorted(found, key=lambda pair: pair[0])]
-
-
-def test_a_rank_that_dies_is_why_the_run_failed_and_the_next_attempt_goes_on(study, monkeypatch):
-    monkeypatch.setattr(running.train, "CHECKPOINT_SECONDS", 0.0)
-    out, spec, warnings = study / "out", distilled(study), []
-
-    def kill(entry):
-        if entry.get("step") == 4:
-            _, second = ranks_of_this_process()
-            second.kill()
-
-    with pytest.raises(ranks.RankError, match=r"rank 1 of 2 was killed \(signal 9\)"):
-        running.run(spec, out=out, evaluation=EVALUATION, progress=kill)
-    assert ranks_of_this_process() == []
-    folder = runs.folder_of(out, material.resolved(spec).run_id)
-    assert "RankError: rank 1 of 2 was killed" in folder.failure()["reason"]
-    assert sorted(path.name for path in folder.path.iterdir()) == [
-        *("checkpoint", "environment.json", "failure.json", "spec.json")
-    ]
-
-    steps = []
-
-    def watch(entry):
-        steps.extend(curve([entry], "step"))
-        warnings.extend(curve([entry], "warning"))
-
-    together = running.run(spec, out=out, evaluation=EVALUATION, progress=watch)
-    assert warnings == []
-    assert steps[0] in (4, 5)  # not from the beginning
-    names = {path.name for path in together.folder.path.iterdir()}
+def test_the_grid_trains_a_run_on_two_devices_from_its_checkpoint(cases, apart, study, tmp_path, monkeypatch):
+    """By the program itself; its beginning was made by the processes of the other tests."""
+    monkeypatch.setattr(grid, "Pool", inline.InlinePool)
+    spec, folder = cases["sft"].spec, runs.folder_of(tmp_path, cases["sft"].spec.run_id)
+    shutil.copytree(apart.root / "sft for one" / "checkpoint", folder.checkpoint)
+    state = grid.fill([PlannedRun(spec, EVALUATION)], tmp_path, workers=1)
+    assert (state.failures, state.n_done) == ({}, 1)
+    entries = [json.loads(line) for line in (folder.path / "curve.jsonl").read_text().splitlines()]
+    assert entries == apart.fitted["sft"].curve
+    weights = load_file(folder.model / "model.safetensors")
+    straight = apart.fitted["sft"].weights
+    assert all(torch.equal(w, weights[key]) for key, w in straight.items())
+    assert json.loads((folder.path / "spec.json").read_text())["devices"] == 2
+    assert folder.result()["status"] == "trained"
+    names = {path.name for path in folder.path.iterdir()}
     assert names == {"spec.json", "environment.json", "curve.jsonl", "model", "result.json", "eval"}
-
-    alone = running.run(dataclasses.replace(spec, devices=1), out=out, evaluation=EVALUATION)
-    assert alone.spec.run_id != together.spec.run_id
-    first, second = (
-        [json.loads(line) for line in (run.folder.path / "curve.jsonl").read_text().splitlines()]
-        for run in (alone, together)
-    )
-    assert curve(second, "loss") == pytest.approx(curve(first, "loss"), rel=1e-5)
-    assert together.items["text"].tolist() == alone.items["text"].tolist()
-    files = [sorted(path.name for path in run.folder.model.iterdir()) for run in (alone, together)]
-    assert files[0] == files[1]
+    found = grid.fill([PlannedRun(dataclasses.replace(spec, devices=1), EVALUATION)], tmp_path)
+    assert found.n_found == 1
 
 
-def test_memory_that_runs_out_in_a_rank_begins_anew_with_fewer_rows(study, monkeypatch):
+ONE_DIES = """
+import os, signal, sys, time
+if os.environ["RANK"] == "1":
+    os.kill(os.getpid(), signal.SIGKILL)
+time.sleep(600)
+"""
+
+
+def test_a_rank_that_dies_is_a_failure_and_the_grid_goes_on_with_others(study, tmp_path, monkeypatch):
+    monkeypatch.setattr(grid, "Pool", inline.InlinePool)
+    monkeypatch.setattr(ranks, "PROGRAM", ("-c", ONE_DIES))
+    monkeypatch.setattr(ranks, "GRACE_SECONDS", 0.1)
+    on_two = distilled(study, method="sft", teacher=None, teacher_tuned=True)
+    on_one = dataclasses.replace(on_two, devices=1, seed=1, epochs=1)
+    folder = runs.folder_of(tmp_path, material.resolved(on_two).run_id)
+    folder.checkpoint.mkdir(parents=True)
+    state = grid.fill([PlannedRun(spec, EVALUATION) for spec in (on_two, on_one)], tmp_path, workers=1)
+    assert state.n_done == 1
+    [reason] = state.failures.values()
+    assert reason.startswith("RankError: rank 1 of 2 was killed (signal 9)")
+    assert ranks_of_this_process() == []
+    assert folder.failure()["reason"] == reason
+    names = {path.name for path in folder.path.iterdir()}
+    assert names == {"spec.json", "environment.json", "failure.json", "checkpoint"}
+
+
+def test_memory_that_runs_out_in_a_rank_begins_anew_with_fewer_rows(study, tmp_path, monkeypatch):
     rows = []
 
     def full(task, **how):
-        rows.append(task["micro_batch_size"])
-        raise MemoryError("torch.OutOfMemoryError: injected")
+        if task["what"] == "training":
+            rows.append(task["micro_batch_size"])
+            raise MemoryError("torch.OutOfMemoryError: injected")
 
-    monkeypatch.setattr(running.ranks, "run", full)
+    monkeypatch.setattr(ranks, "run", full)
+    monkeypatch.setenv("KDUTILS_TEACHER_STATES", "never")
     with pytest.raises(MemoryError, match="one sequence of up to 96 tokens does not fit .* lower max_tokens"):
-        running.run(distilled(study), out=study / "out", evaluation=EVALUATION)
+        running.run(distilled(study), out=tmp_path, evaluation=EVALUATION)
     assert rows == [None, 2, 1]
+
+
+def test_a_teacher_s_states_are_made_by_the_processes_and_damage_is_found_before_training(
+    study, tmp_path, monkeypatch
+):
+    asked = []
+    monkeypatch.setattr(ranks, "run", lambda task, **how: asked.append(task["what"]))
+    with pytest.raises(runs.DamagedError, match=r"states/.*index.json"):  # nobody has written them
+        running.make(material.resolved(distilled(study)), None, tmp_path)
+    assert asked == ["states"]
 
 
 def test_why_a_rank_ends_is_what_the_first_of_them_says(tmp_path):
@@ -215,14 +293,17 @@ def test_why_a_rank_ends_is_what_the_first_of_them_says(tmp_path):
 # --- what is refused ---------------------------------------------------------------------------------------
 
 
-def test_devices_are_in_a_name_only_where_there_are_several(study):
-    one, two = (distilled(study, devices=n) for n in (1, 2))
-    assert "devices" not in one.changes()
-    assert one.run_id != two.run_id
+def test_devices_are_told_and_no_part_of_a_name(study):
+    one, two = (material.resolved(distilled(study, devices=n)) for n in (1, 2))
+    assert one.run_id == two.run_id
+    assert one == two
+    assert two.to_dict()["devices"] == 2
     old = {key: value for key, value in one.to_dict().items() if key != "devices"}
-    assert RunSpec.from_dict(old) == one
+    assert RunSpec.from_dict(old).devices == 1
     tuned = dataclasses.replace(two, teacher_tuned=True)
     assert tuned.teacher_spec().devices == tuned.sft_spec().devices == 2
+    jobs = schedule.jobs_of([PlannedRun(spec, EVALUATION) for spec in (one, two, one)])
+    assert [job.spec.devices for job in jobs.values()] == [2]
 
 
 @pytest.mark.parametrize(
@@ -230,6 +311,7 @@ def test_devices_are_in_a_name_only_where_there_are_several(study):
     [
         ({"devices": 0}, "devices=0 must lie between 1 and 1024"),
         ({"devices": 9}, "devices=9 is more than the 8 rows of a batch"),
+        ({"devices": 3, "batch_size": 2}, "devices=3 .* use devices=2 or fewer, or a larger batch_size"),
         ({"devices": 2, "method": "base", "teacher": None}, "devices=2 has no effect with method 'base'"),
     ],
 )
@@ -240,6 +322,9 @@ def test_bad_devices_are_refused_with_the_value_and_a_remedy(study, fields, says
         own = {key: own[key] for key in ("method", "devices")}
     with pytest.raises(ValueError, match=says):
         RunSpec(**plain | own)
+    for wrong in (2.0, "2", True, None):
+        with pytest.raises(TypeError, match=f"devices={wrong!r} must be int"):
+            RunSpec(**plain | {"method": "sft", "devices": wrong})
 
 
 def test_what_this_machine_has_not_is_refused_before_anything_is_written(study, monkeypatch):
@@ -248,6 +333,8 @@ def test_what_this_machine_has_not_is_refused_before_anything_is_written(study, 
     with pytest.raises(ValueError, match="devices=2 is more than the 1 GPUs .* use devices=1"):
         grid.fill([PlannedRun(distilled(study), EVALUATION)], study / "out")
     monkeypatch.undo()
+    with pytest.raises(ValueError, match="devices=512 is more than the .* has cores for; use devices="):
+        grid.fill([PlannedRun(distilled(study, devices=512, batch_size=512), EVALUATION)], study / "out")
     monkeypatch.setenv("KDUTILS_COMPILE", "inductor")
     with pytest.raises(ValueError, match="devices=2 with KDUTILS_COMPILE=inductor"):
         running.run(distilled(study), out=study / "out", evaluation=EVALUATION)
@@ -259,14 +346,3 @@ def test_workers_get_as_many_gpus_as_a_run_asks_for(monkeypatch):
     given = [setting.gpu for setting in grid._settings(None, n_large=0, n_devices=2)]
     assert given == ["0,1", "2,3"]
     assert [setting.gpu for setting in grid._settings(None, n_large=0)] == list("01234")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("method", ["seqkd", "gkd"])
-def test_the_grid_trains_on_two_devices_with_a_teacher_tuned_on_two(study, method):
-    """Its workers may have no children of multiprocessing; ours are programs."""
-    spec = distilled(study, method=method, teacher_tuned=True, max_new_tokens=12, epochs=1)
-    state = grid.fill([PlannedRun(spec, EVALUATION)], study / "out", workers=1)
-    assert (state.failures, state.n_done) == ({}, 2)
-    done = {own.student: own for own, _ in runs.finished(study / "out")}
-    assert {Path(name).name: own.devices for name, own in done.items()} == {"tiny-20k": 2, "tiny-40k": 2}

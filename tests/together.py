@@ -1,32 +1,41 @@
-"""Two processes that train one student, for tests: one case after another in one pair of processes."""
+"""Two processes that train one student, for tests: one case after another in one pair of processes.
+
+A program that kdutils.ranks starts in the place of kdutils.rank.
+"""
 
 from __future__ import annotations
 
 import json
-import multiprocessing
-import time
-from dataclasses import asdict
+import os
+import signal
+import sys
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
 
-from kdutils import material, models, sharded, train
+from kdutils import data, material, models, rank, ranks, sharded, train
 from kdutils.runspec import RunSpec
-from kdutils.teacher import Teacher
+from kdutils.states import States
+from kdutils.teacher import CachedTeacher, Teacher
 from kdutils.world import ALONE, World
 
 SIZE = 2
 
 
-class Case(NamedTuple):
+@dataclass(frozen=True)
+class Case:
     """What is trained, and what happens meanwhile."""
 
     spec: RunSpec
-    how: dict[str, Any] = {}  # arguments of train.train
-    stops_at: int | None = None  # step after which all are interrupted, to go on from the checkpoint
+    how: dict[str, Any] = field(default_factory=dict)  # arguments of train.train
+    reads_states: bool = False  # the teacher is asked once, and what it says is kept
+    stops_at: int | None = None  # step after which all are interrupted
+    goes_on: bool = True  # from there, in new models
     damages: str = ""  # file of the checkpoint that loses a bit meanwhile
+    dies_at: int | None = None  # step after which the second process is killed
 
 
 class Interrupt(Exception):  # noqa: N818 - stands for Ctrl-C
@@ -35,34 +44,60 @@ class Interrupt(Exception):  # noqa: N818 - stands for Ctrl-C
 
 def fit(case: Case, world: World, root: Path) -> tuple[Any, train.Outcome, list[dict[str, Any]]]:
     """(student, outcome, warnings) of a training from its beginning, or from a checkpoint under `root`."""
-    spec, teacher, warnings = case.spec, None, []
-
-    def divided(model):
-        return model if world is ALONE else sharded.shard(model)
-
-    if spec.method in train.KINDS:
-        model = models.load(spec.teacher)
-        with torch.no_grad():
-            model.head_VH.mul_(8)  # far from flat, so that noise and temperature matter
-        model.network.requires_grad_(False)
-        teacher = Teacher(divided(model), spec.noise_sigma, spec.seed)
+    spec, warnings, stopped = case.spec, [], root / "stopped"
     student = models.load(spec.student, trains_all=spec.adapter == "full")
-    student = divided(models.add_adapter(student, spec, seed=spec.seed))
+    student = divided(models.add_adapter(student, spec, seed=spec.seed), world)
     checkpoint = root / "checkpoint" if case.stops_at else None
 
     def progress(entry):
         warnings.extend([entry] * ("warning" in entry))
         if checkpoint and not checkpoint.exists() and entry.get("step", 0) > 1:
             raise AssertionError("nothing was saved")
-        if "step" in entry and entry["step"] == case.stops_at and not (root / "stopped").exists():
+        if "step" in entry and entry["step"] == case.stops_at and not stopped.exists():
             raise Interrupt
+        if "step" in entry and entry["step"] == case.dies_at and world.rank == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
 
-    how = {"rate": models.learning_rate(spec), "teacher": teacher, "world": world} | case.how
+    how = {"rate": models.learning_rate(spec), "teacher": teacher_of(case, world, root), "world": world}
     items, validation = material.load_items(spec, "train"), material.load_items(spec, "validation")
     outcome = train.train(
-        student, items, spec, validation=validation, checkpoint=checkpoint, progress=progress, **how
+        student,
+        items,
+        spec,
+        validation=validation,
+        checkpoint=checkpoint,
+        progress=progress,
+        **how | case.how,
     )
     return student, outcome, warnings
+
+
+def divided(model: models.LoadedModel, world: World) -> models.LoadedModel:
+    return model if world is ALONE else sharded.shard(model, world)
+
+
+def teacher_of(case: Case, world: World, root: Path) -> Teacher | CachedTeacher | None:
+    """Frozen, and divided like the student."""
+    spec = case.spec
+    if spec.method not in train.KINDS:
+        return None
+
+    def load():
+        model = models.load(spec.teacher)
+        with torch.no_grad():
+            model.head_VH.mul_(8)  # far from flat, so that noise and temperature matter
+        model.network.requires_grad_(False)
+        return divided(model, world)
+
+    if not case.reads_states:
+        return Teacher(load(), spec.noise_sigma, spec.seed)
+    kept = States(root / "states")
+    if not world.sum(kept.are_there()):
+        asked = load()
+        encoded = data.encode(material.load_items(spec, "train"), asked.tokenizer, **spec.encoding)
+        kept.write(asked, encoded, world)
+        world.sum(0.0)  # the first has written
+    return CachedTeacher(spec.teacher, kept.open(), load, "cpu", spec.noise_sigma, spec.seed)
 
 
 def whole_weights(student: Any, world: World) -> dict[str, torch.Tensor]:
@@ -72,48 +107,52 @@ def whole_weights(student: Any, world: World) -> dict[str, torch.Tensor]:
     return {name: w.detach() for name, w in student.network.named_parameters() if w.requires_grad}
 
 
-def main(rank: int, root: Path, cases: dict[str, Case]) -> None:
-    """A process: every case, its weights and outcome left under `root` by rank 0."""
-    torch.set_num_threads(1)
+def stop(case: Case, world: World, folder: Path) -> None:
+    """A training that is interrupted."""
+    try:
+        fit(case, world, folder)
+        raise AssertionError("it was not interrupted")
+    except Interrupt:
+        world.sum(0.0)
+    if world.rank == 0:
+        (folder / "stopped").touch()
+        if case.damages:
+            file = folder / "checkpoint" / case.damages
+            content = file.read_bytes()
+            file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    world.sum(0.0)
+
+
+def do(task: dict[str, Any], scratch: Path, world: World, tell: rank.Tell | None) -> dict[str, Any]:
+    """Every case; weights and outcome are left in its folder by rank 0."""
     train.CHECKPOINT_SECONDS = 0.0  # after every step
-    world = sharded.joined(root / "rendezvous", rank=rank, size=SIZE)
-    for name, case in cases.items():
-        folder, started = root / name, time.monotonic()
-        if case.stops_at:
-            try:
-                fit(case, world, folder)
-                raise AssertionError("it was not interrupted")
-            except Interrupt:
-                world.largest(0.0)
-            if rank == 0:
-                (folder / "stopped").touch()
-                if case.damages:
-                    file = folder / "checkpoint" / case.damages
-                    content = file.read_bytes()
-                    file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-            world.largest(0.0)
+    root = Path(task["root"])
+    for name, own in task["cases"].items():
+        case, folder = Case(**own | {"spec": RunSpec.from_dict(own["spec"])}), root / name
+        if case.stops_at and not (folder / "stopped").exists():
+            stop(case, world, folder)
+        if not case.goes_on:
+            continue
         student, outcome, warnings = fit(case, world, folder)
         weights = whole_weights(student, world)
-        if rank == 0:
+        if world.rank == 0:
             folder.mkdir(exist_ok=True)
             save_file(weights, folder / "weights.safetensors")
-            told = {"outcome": asdict(outcome), "warnings": warnings, "seconds": time.monotonic() - started}
+            told = {"outcome": asdict(outcome), "warnings": warnings}
             (folder / "told.json").write_text(json.dumps(told))
+    return {}
 
 
 def run(root: Path, cases: dict[str, Case]) -> None:
-    """All cases, in SIZE processes.
+    """Train all cases in SIZE processes.
 
     Raises:
-        RuntimeError: if one of them ends badly.
+        RankError: if one of them ends badly.
     """
-    context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=main, args=(rank, root, cases)) for rank in range(SIZE)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(240)
-        if process.exitcode != 0:
-            for each in processes:
-                each.kill()
-            raise RuntimeError(f"a process ended with {process.exitcode}")
+    named = {name: vars(case) | {"spec": case.spec.to_dict()} for name, case in cases.items()}
+    how = {"n_ranks": SIZE, "n_threads": SIZE, "program": (str(Path(__file__)),)}
+    ranks.run({"root": str(root), "cases": named}, scratch=root / "scratch", hear=lambda entry: None, **how)
+
+
+if __name__ == "__main__":
+    sys.exit(rank.main(Path(sys.argv[1]), do))
