@@ -60,7 +60,8 @@ def check_devices(spec: RunSpec) -> None:
         n, what = max(2, os.cpu_count() or 1), "processes that this machine, which has no GPU, has cores for"
     if spec.devices > n:
         raise ValueError(
-            f"devices={spec.devices} is more than the {n} {what}; use devices={n} or fewer, or another machine"
+            f"devices={spec.devices} is more than the {n} {what}; "
+            f"use devices={n} or fewer, or another machine"
         )
 
 

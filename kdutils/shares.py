@@ -55,7 +55,8 @@ def _of_several(nodes: Sequence[Node], n_devices: int, *, is_large: bool) -> Sha
     if not able:
         most = max(getattr(node, kind) for node in nodes)
         raise ValueError(
-            f"devices={n_devices} is more than any node has ({most:g} {kind}); use devices={int(most)} or fewer"
+            f"devices={n_devices} is more than any node has ({most:g} {kind}); "
+            f"use devices={int(most)} or fewer"
         )
     if kind == "gpus":
         cpus = min(node.cpus / (node.gpus // n_devices) for node in able)

@@ -62,7 +62,7 @@ class World:
     # --- checkpoints: safetensors and JSON, whole or absent -----------------------------------------
 
     def write(self, folder: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-        """Keep tensors, of which each process has its part, and the state in a folder that appears at once."""
+        """Keep tensors, of which each process has its part, and the state, in a folder that appears whole."""
         with store.folder_in_one_step(folder) as partial:
             save_file(on_cpu(tensors), partial / WHOLE)
             write_state(partial, state, [WHOLE])
