@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from kdutils import estimate, lengths, machines
+from kdutils import estimate, lengths, machines, prospect
 from kdutils.cells import model_parameters, short_name
 from kdutils.estimate import Training
 from kdutils.machines import Machine
@@ -46,6 +46,7 @@ def report(found: Look, table: pd.DataFrame, machine: Machine) -> str:
             f"{runs_} runs need more than the {machine.memory_gb:.0f} GB of {machine.name}, even row by row; "
             f"the largest needs {-(-most // machine.memory_gb):.0f} of it"
         )
+        lines += _on_several(found, machine)
     lines += [
         "",
         *_by(table, "method", METHOD_LABELS),
@@ -55,6 +56,17 @@ def report(found: Look, table: pd.DataFrame, machine: Machine) -> str:
         *_assumptions(found, machine),
     ]
     return "\n".join(lines)
+
+
+def _on_several(found: Look, machine: Machine) -> Iterator[str]:
+    """How many devices would do for training, and what they would not do for."""
+    if (asked := prospect.on_several(found, machine)) is None:
+        return
+    devices, trained, evaluated = asked
+    if devices > 1:
+        yield f"all can be trained with -p devices {devices}, which takes at most {trained:.0f} GB on each"
+    if evaluated > machine.memory_gb:
+        yield f"evaluation, on one device whatever devices is, takes up to {evaluated:.0f} GB"
 
 
 def _by_stage(table: pd.DataFrame) -> Iterator[str]:

@@ -154,7 +154,7 @@ def _row(cell: Cell, machine: Machine, readers: dict[tuple, int]) -> dict[str, A
     spec, key = cell.spec, estimate.teacher_key(cell.spec)
     alike = _alike(spec)
     stages = dict.fromkeys(STAGES, Cost())
-    stages["teachers" if cell.is_teacher else "students"] = _training_cost(alike, machine)
+    stages["teachers" if cell.is_teacher else "students"] = _training_cost(alike, machine, spec.devices)
     if key:
         stages["caches"] = _teacher_cost(alike, machine) * (1 / readers[key])
     stages["evaluation"] = _evaluation_cost(alike, cell.evaluations, machine)
@@ -174,7 +174,7 @@ def _row(cell: Cell, machine: Machine, readers: dict[tuple, int]) -> dict[str, A
         "released_pair": is_released(spec),
         "tokens": round(total.tokens),
         "flops": total.flops,
-        "gpu_memory_gb": round(_memory_gb(alike, cell.evaluations, machine), 2),
+        "gpu_memory_gb": round(_memory_gb(alike, cell.evaluations, machine, spec.devices), 2),
         "gpu_hours": total.seconds / 3600,
         "status": cell.status,
     }
@@ -200,7 +200,7 @@ def _alike(spec: RunSpec) -> RunSpec:
 
 
 @cache
-def _training_cost(spec: RunSpec, machine: Machine) -> Cost:
+def _training_cost(spec: RunSpec, machine: Machine, devices: int) -> Cost:  # of equal specs, who differ in it
     return Training(spec, machine).cost()
 
 
@@ -215,8 +215,28 @@ def _evaluation_cost(spec: RunSpec, evaluations: tuple[EvalSpec, ...], machine: 
 
 
 @cache
-def _memory_gb(spec: RunSpec, evaluations: tuple[EvalSpec, ...], machine: Machine) -> float:
+def _memory_gb(spec: RunSpec, evaluations: tuple[EvalSpec, ...], machine: Machine, devices: int) -> float:
     return estimate.memory_gb(spec, list(evaluations), machine)
+
+
+def on_several(found: Look, machine: Machine) -> tuple[int, float, float] | None:
+    """(devices, GB on each, GB of the largest evaluation) by which all that is to be trained can be.
+
+    None where no number of devices will do.
+    """
+    alike = {_alike(cell.spec): cell for cell in found.cells if cell.status != "done"}
+    needed = [estimate.devices_for(spec, machine) for spec in alike if spec.method != "base"]
+    if None in needed:
+        return None
+    devices = max(needed, default=1)
+    trained = [replace(spec, devices=devices) for spec in alike if spec.method != "base"]
+    in_training = max((Training(spec, machine).peak_gb() for spec in trained), default=0.0)
+    evaluated = [
+        estimate.evaluation_memory_gb(spec, each, machine)
+        for spec, cell in alike.items()
+        for each in cell.evaluations
+    ]
+    return devices, in_training, max(evaluated, default=0.0)
 
 
 def write(table: pd.DataFrame, path: Path) -> Path:
