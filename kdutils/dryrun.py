@@ -42,11 +42,10 @@ def report(found: Look, table: pd.DataFrame, machine: Machine) -> str:
     too_large = table[table["gpu_memory_gb"] > machine.memory_gb]
     if len(too_large):
         runs_, most = too_large["run_id"].nunique(), too_large["gpu_memory_gb"].max()
-        lines.append(
-            f"{runs_} runs need more than the {machine.memory_gb:.0f} GB of {machine.name}, even row by row; "
-            f"the largest needs {-(-most // machine.memory_gb):.0f} of it"
+        line = (
+            f"{runs_} runs need more than the {machine.memory_gb:.0f} GB of {machine.name}, even row by row"
         )
-        lines += _on_several(found, machine)
+        lines.append(f"{line}; {_remedy(found, machine, most)}")
     lines += [
         "",
         *_by(table, "method", METHOD_LABELS),
@@ -58,15 +57,11 @@ def report(found: Look, table: pd.DataFrame, machine: Machine) -> str:
     return "\n".join(lines)
 
 
-def _on_several(found: Look, machine: Machine) -> Iterator[str]:
-    """How many devices would do for training, and what they would not do for."""
-    if (asked := prospect.on_several(found, machine)) is None:
-        return
-    devices, trained, evaluated = asked
-    if devices > 1:
-        yield f"all can be trained with -p devices {devices}, which takes at most {trained:.0f} GB on each"
-    if evaluated > machine.memory_gb:
-        yield f"evaluation, on one device whatever devices is, takes up to {evaluated:.0f} GB"
+def _remedy(found: Look, machine: Machine, most: float) -> str:
+    n, each = prospect.on_several(found, machine) or (1, most)
+    if n == 1:
+        return f"the largest needs {-(-most // machine.memory_gb):.0f} of it"
+    return f"-p devices {n} gives a run {n} of it, of which it then needs at most {each:.0f} GB each"
 
 
 def _by_stage(table: pd.DataFrame) -> Iterator[str]:

@@ -313,21 +313,26 @@ def evaluation_cost(spec: RunSpec, evaluation: EvalSpec, machine: Machine) -> Co
 
 
 def evaluation_memory_gb(spec: RunSpec, evaluation: EvalSpec, machine: Machine) -> float:
-    """Peak of an evaluation, GB of 10^9 bytes: weights, KV cache of one batch, logits of one step."""
+    """Peak of an evaluation, GB of 10^9 bytes: weights, KV cache of one batch, logits of one step.
+
+    Several devices divide the weights alone, and only where these do not fit one.
+    """
     shape = architecture_of(spec.student)
     numbers = _Numbers.of(shape, machine)
     prompt = max(task.prompt for task in lengths.of_evaluation(spec, evaluation).values())
     positions = prompt + evaluation.max_new_tokens * (evaluation.scoring == "generation")
-    total = numbers.weight_bytes * shape.parameters
-    total += decoding_bytes(shape, DECODING_ROWS, positions=positions, weight_bytes=numbers.weight_bytes)
+    weights = numbers.weight_bytes * shape.parameters
+    total = decoding_bytes(shape, DECODING_ROWS, positions=positions, weight_bytes=numbers.weight_bytes)
     total += DECODING_ROWS * prompt * 8 * shape.intermediate  # of the prefill's widest layer
-    return total / 1e9 + machine.runtime_gb
+    if (weights + total) / 1e9 + machine.runtime_gb > machine.memory_gb:
+        weights = part_bytes(shape, weights, gathered_bytes=numbers.weight_bytes, devices=spec.devices)
+    return (weights + total) / 1e9 + machine.runtime_gb
 
 
 def memory_gb(spec: RunSpec, evaluations: list[EvalSpec], machine: Machine) -> float:
     """Peak of training, of the teacher's cache, of evaluation and of loading, GB of 10^9 bytes, on one GPU.
 
-    Several `devices` share training and cache. Evaluation is on one, as are the teacher's texts in seqkd.
+    Several `devices` share all of it but the teacher's texts in seqkd.
     Models are loaded in float32 on the CPU, so that loading counts there alone.
     """
     peaks = [evaluation_memory_gb(spec, each, machine) for each in evaluations]
@@ -338,9 +343,9 @@ def memory_gb(spec: RunSpec, evaluations: list[EvalSpec], machine: Machine) -> f
     return max(peaks)
 
 
-def devices_for(spec: RunSpec, machine: Machine) -> int | None:
-    """The fewest of these machines on which a run can be trained together; None if a batch has not the rows."""
+def devices_for(spec: RunSpec, evaluations: list[EvalSpec], machine: Machine) -> int | None:
+    """The fewest such machines that can make a run together; None if a batch has not the rows for them."""
     for devices in range(1, spec.batch_size + 1):
-        if Training(replace(spec, devices=devices), machine).peak_gb() <= machine.memory_gb:
+        if memory_gb(replace(spec, devices=devices), evaluations, machine) <= machine.memory_gb:
             return devices
     return None

@@ -113,6 +113,10 @@ class LoadedModel:
             output = self.causal.get_decoder()(input_ids=input_ids_BT.to(self.policy.device), use_cache=False)
         return output.last_hidden_state
 
+    def gathered(self, compute: Callable[[], Made]) -> Made:
+        """What `compute` makes of this model by calling its decoder, or parts of it, itself."""
+        return compute()
+
     def without_gradients(self, compute: Callable[[], Made]) -> Made:
         """What `compute` makes of this model, with no more than generating needs."""
         with torch.inference_mode():  # a sixth faster than no_grad for tiny models

@@ -267,7 +267,8 @@ def baselines(
     models = list(dict.fromkeys(name for pair in pairs for name in pair))
     teachers, students = ({pair[side] for pair in pairs} for side in (0, 1))
     for name, protocol in product(models, live.protocols):
-        as_it_is = RunSpec(student=name, method="base", domain=domain, data=live.data)
+        devices = live.settings_of(domain=domain, protocol=protocol, method="sft").get("devices", 1)
+        as_it_is = RunSpec(student=name, method="base", domain=domain, data=live.data, devices=devices)
         yield planned(live, as_it_is, protocol)
     for name, protocol in product(models, live.protocols):
         common = live.settings_of(domain=domain, protocol=protocol, method="sft")

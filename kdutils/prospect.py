@@ -219,24 +219,18 @@ def _memory_gb(spec: RunSpec, evaluations: tuple[EvalSpec, ...], machine: Machin
     return estimate.memory_gb(spec, list(evaluations), machine)
 
 
-def on_several(found: Look, machine: Machine) -> tuple[int, float, float] | None:
-    """(devices, GB on each, GB of the largest evaluation) by which all that is to be trained can be.
+def on_several(found: Look, machine: Machine) -> tuple[int, float] | None:
+    """How many devices, if a run may have so many, can make all that is not done, and the most GB on each.
 
     None where no number of devices will do.
     """
-    alike = {_alike(cell.spec): cell for cell in found.cells if cell.status != "done"}
-    needed = [estimate.devices_for(spec, machine) for spec in alike if spec.method != "base"]
+    alike = {(_alike(cell.spec), cell.evaluations) for cell in found.cells if cell.status != "done"}
+    needed = [estimate.devices_for(spec, list(evaluations), machine) for spec, evaluations in alike]
     if None in needed:
         return None
-    devices = max(needed, default=1)
-    trained = [replace(spec, devices=devices) for spec in alike if spec.method != "base"]
-    in_training = max((Training(spec, machine).peak_gb() for spec in trained), default=0.0)
-    evaluated = [
-        estimate.evaluation_memory_gb(spec, each, machine)
-        for spec, cell in alike.items()
-        for each in cell.evaluations
-    ]
-    return devices, in_training, max(evaluated, default=0.0)
+    n = max(needed, default=1)
+    each = [_memory_gb(replace(spec, devices=n), evaluations, machine, n) for spec, evaluations in alike]
+    return n, max(each, default=0.0)
 
 
 def write(table: pd.DataFrame, path: Path) -> Path:

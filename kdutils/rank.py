@@ -19,9 +19,9 @@ import torch
 from safetensors.torch import save_file
 from transformers.utils import logging
 
-from kdutils import data, environment, models, ranks, running, sharded, store, train
+from kdutils import answers, data, environment, models, ranks, running, runs, sharded, store, train
 from kdutils.material import load_items
-from kdutils.runspec import RunSpec
+from kdutils.runspec import EvalSpec, RunSpec
 from kdutils.sharded import Sharded, ShardedModel
 
 Tell = Callable[[dict[str, Any]], None]
@@ -58,8 +58,9 @@ def main(scratch: Path, do: Do) -> int:
 
 
 def do(task: dict[str, Any], scratch: Path, world: Sharded, tell: Tell | None) -> dict[str, Any]:
-    """What became of a task: the states of a run's teacher, or the training of its student."""
-    return {"states": write_states, "training": train_student}[task["what"]](task, scratch, world, tell)
+    """What became of a task: the states of a run's teacher, the training of its student, its evaluation."""
+    kinds = {"states": write_states, "training": train_student, "evaluation": evaluate}
+    return kinds[task["what"]](task, scratch, world, tell)
 
 
 def write_states(task: dict[str, Any], scratch: Path, world: Sharded, tell: Tell | None) -> dict[str, Any]:
@@ -107,6 +108,19 @@ def train_student(task: dict[str, Any], scratch: Path, world: Sharded, tell: Tel
     if world.rank == 0:
         save_file(whole, scratch / ranks.WEIGHTS)
     return {"outcome": asdict(outcome), "peak_memory_gb": peak_gb}
+
+
+def evaluate(task: dict[str, Any], scratch: Path, world: Sharded, tell: Tell | None) -> dict[str, Any]:
+    """Facts about an evaluation, whose rows are left in the folder; every process computes all of it."""
+    spec, out = RunSpec.from_dict(task["spec"]), Path(task["out"])
+    folder = runs.folder_of(out, spec.run_id)
+    student = world.in_turn(
+        lambda: sharded.shard(running.load_trained(spec, folder, stays_in_memory=True), world)
+    )
+    rows, facts = answers.item_rows(student, spec, EvalSpec.from_dict(task["evaluation"]))
+    if world.rank == 0:
+        rows.to_parquet(scratch / ranks.ROWS, index=False)
+    return facts
 
 
 def _teacher(spec: RunSpec, out: Path, world: Sharded) -> ShardedModel:

@@ -26,7 +26,8 @@ from kdutils.runspec import RunSpec
 
 PROGRAM = ("-m", "kdutils.rank")
 GRACE_SECONDS = 3.0  # for the others to say why they end, after one has
-TASK, OUTCOME, WEIGHTS, RENDEZVOUS = "task.json", "outcome.json", "weights.safetensors", "rendezvous"
+TASK, OUTCOME, RENDEZVOUS = "task.json", "outcome.json", "rendezvous"
+WEIGHTS, ROWS = "weights.safetensors", "rows.parquet"  # what is left for the starter
 MEMORY = "memory"  # kind of a failure
 Hear = Callable[[dict[str, Any]], None]
 

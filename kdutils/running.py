@@ -202,9 +202,28 @@ def _make(
     student = None if is_trained else _trained(spec, folder, own, progress, waits)
     if evaluation is not None and not folder.has_evaluation(evaluation):
         environment.give_back_memory()  # of the training
-        rows, facts = answers.item_rows(student or load_trained(spec, folder), spec, evaluation)
+        rows, facts = _item_rows(student, spec, folder, evaluation)
         own.confirm()
         folder.write_evaluation(evaluation, rows, facts)
+
+
+def _item_rows(
+    student: LoadedModel | None, spec: RunSpec, folder: RunFolder, evaluation: EvalSpec
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """As `answers.item_rows`: by one device, which is faster, or where it has not the room by all."""
+    try:
+        return answers.item_rows(student or load_trained(spec, folder), spec, evaluation)
+    except (MemoryError, RuntimeError) as error:
+        if spec.devices == 1 or not train.is_out_of_memory(error):
+            raise
+    gc.collect()  # what was loaded of the student
+    environment.give_back_memory()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    with _scratch(folder) as scratch:
+        task = {"what": "evaluation", "evaluation": evaluation.to_dict()}
+        facts = _together(task, spec, folder.path.parent.parent, scratch, hear=lambda entry: None)
+        return pd.read_parquet(scratch / ranks.ROWS), facts
 
 
 def load_trained(spec: RunSpec, folder: RunFolder, *, stays_in_memory: bool = False) -> LoadedModel:
@@ -247,11 +266,11 @@ def teacher_model(
 
 def _trained(
     spec: RunSpec, folder: RunFolder, own: Lease, progress: Progress | None, waits: bool
-) -> LoadedModel:
-    """Train, save, commit."""
+) -> LoadedModel | None:
+    """Train, save, commit; the student, unless it may not fit one device."""
     if spec.method == "base":
         folder.finish({"status": "untrained"}, [])
-        return models.load(spec.student)
+        return models.load(spec.student) if spec.devices == 1 else None
     out = folder.path.parent.parent
     items, teacher = load_items(spec, "train"), None
     if spec.method == "seqkd":
@@ -293,7 +312,7 @@ def _trained(
     curve = facts.pop("curve")
     own.confirm()
     folder.finish(facts, [_finite(entry) for entry in curve])
-    return student if spec.devices == 1 else load_trained(spec, folder)
+    return student if spec.devices == 1 else None
 
 
 def _trained_together(

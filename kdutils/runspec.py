@@ -33,7 +33,7 @@ RANKED_TASKS = ("aqua", *CHOICE_TASKS)  # those with options
 TRAINING_FIELDS = (  # without effect where nothing is trained
     *("protocol", "prompt_in_loss", "adapter", "seed", "train_items", "validation_items", "epochs"),
     *("batch_size", "learning_rate", "warmup_share", "weight_decay", "max_grad_norm", "select_best"),
-    *("max_tokens", "devices"),
+    "max_tokens",
 )
 
 
@@ -187,7 +187,7 @@ class RunSpec(_Hashed):
     max_grad_norm: float = 1.0
     max_tokens: int = 192  # prompt and response together
     select_best: bool = False  # keep the weights of the epoch with the lowest validation loss
-    devices: int = dataclasses.field(default=1, compare=False)  # that share its training, and its teacher's
+    devices: int = dataclasses.field(default=1, compare=False)  # that share it, and the run of its teacher
 
     APART: ClassVar = ("devices",)
 

@@ -163,7 +163,11 @@ class ShardedModel(LoadedModel):
     def hidden_states(self, input_ids_BT: Tensor) -> Tensor:
         """As `LoadedModel.hidden_states`; `head_VH` is whole from here to the end of the backward pass."""
         plain = super().hidden_states
-        return self.network.within(lambda: plain(input_ids_BT))
+        return self.gathered(lambda: plain(input_ids_BT))
+
+    def gathered(self, compute: Callable[[], Made]) -> Made:
+        """As `LoadedModel.gathered`; embedding, norm and head are whole meanwhile."""
+        return self.network.within(compute)
 
     def without_gradients(self, compute: Callable[[], Made]) -> Made:
         """As `LoadedModel.without_gradients`, with embedding and head whole meanwhile.
@@ -171,7 +175,7 @@ class ShardedModel(LoadedModel):
         Every process computes all of it. In inference mode what is gathered could not be trained with later.
         """
         with torch.no_grad():
-            made = self.network.within(compute)
+            made = self.gathered(compute)
             self.network.reshard()
         return made
 

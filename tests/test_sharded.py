@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import inline
+import pandas as pd
 import psutil
 import pytest
 import tiny
@@ -56,13 +57,13 @@ def cases(study):
     noisy = of("fkl", noise_sigma=1.0, temperature=2.0)
     own = of("gkd", on_policy_share=1.0, rollout_steps=2)
     return {
-        "sft": Case(sft),
+        "sft": Case(sft, answers=True),
         "fkl": Case(noisy, {"micro_batch_size": 3}),
         "fkl, states kept": Case(noisy, {"micro_batch_size": 3}, reads_states=True),
         "revkd": Case(of("revkd", protocol="paper")),
         "gkd": Case(of("gkd", on_policy_share=0.5, epochs=2), reads_states=True),
         "gkd, own samples": Case(own),
-        "lora": Case(of("fkl", adapter="lora", lora_dropout=0.0)),
+        "lora": Case(of("fkl", adapter="lora", lora_dropout=0.0), answers=True),
         "untied": Case(of("revkd", "untied-20k"), {"pass_tokens": 0}),
         "sft again": Case(sft, stops_at=4),
         "gkd, own samples again": Case(own, stops_at=2),
@@ -77,6 +78,7 @@ class Fitted(NamedTuple):
     weights: dict[str, torch.Tensor]
     curve: list[dict]
     warnings: list[dict]
+    said: list | None
 
 
 class Apart(NamedTuple):
@@ -99,7 +101,7 @@ def apart(cases, tmp_path_factory):
         if (root / name / "told.json").exists():
             told = json.loads((root / name / "told.json").read_text())
             weights = load_file(root / name / "weights.safetensors")
-            fitted[name] = Fitted(weights, told["outcome"]["curve"], told["warnings"])
+            fitted[name] = Fitted(weights, told["outcome"]["curve"], told["warnings"], told["said"])
     return Apart(root, fitted, end.value)
 
 
@@ -112,7 +114,8 @@ def interrupted_alone(case, folder):
 def alone(case, folder):
     """What this process makes of a case."""
     student, outcome, warnings = together.fit(case, ALONE, folder)
-    return Fitted(together.whole_weights(student, ALONE), outcome.curve, warnings)
+    said = together.answered(student, case.spec) if case.answers else None
+    return Fitted(together.whole_weights(student, ALONE), outcome.curve, warnings, said)
 
 
 def curve(entries, key):
@@ -135,7 +138,11 @@ STRAIGHT = ("sft", "fkl", "fkl, states kept", "revkd", "gkd", "gkd, own samples"
 
 @pytest.mark.parametrize("name", STRAIGHT)
 def test_two_processes_make_what_one_makes(cases, apart, tmp_path, name):
-    assert_alike(alone(cases[name], tmp_path), apart.fitted[name])
+    one, two = alone(cases[name], tmp_path), apart.fitted[name]
+    assert_alike(one, two)
+    if cases[name].answers:  # what a divided student says
+        assert two.said[:2] == one.said[:2]
+        assert two.said[2] == [pytest.approx(own, rel=LOSS) for own in one.said[2]]
 
 
 def test_a_divided_teacher_says_what_a_whole_one_says(cases, apart, tmp_path):
@@ -265,6 +272,31 @@ def test_memory_that_runs_out_in_a_rank_begins_anew_with_fewer_rows(study, tmp_p
     assert rows == [None, 2, 1]
 
 
+def test_a_student_that_one_device_has_no_room_for_is_evaluated_by_all(study, tmp_path, monkeypatch):
+    spec = material.resolved(distilled(study, method="sft", teacher=None, teacher_tuned=True))
+    folder, rows = runs.folder_of(tmp_path, spec.run_id), pd.DataFrame({"text": ["3"]})
+    folder.path.mkdir(parents=True)
+    asked = []
+
+    def full(*what):
+        raise torch.OutOfMemoryError("injected")
+
+    def run(task, *, scratch, **how):
+        asked.append(EvalSpec.from_dict(json.loads(json.dumps(task["evaluation"]))))
+        scratch.mkdir()
+        rows.to_parquet(scratch / ranks.ROWS)
+        return {"seconds": 1.0}
+
+    monkeypatch.setattr(running.answers, "item_rows", full)
+    monkeypatch.setattr(running, "load_trained", lambda *which: None)
+    monkeypatch.setattr(ranks, "run", run)
+    found, facts = running._item_rows(None, spec, folder, EVALUATION)
+    assert found.equals(rows)
+    assert (facts, asked) == ({"seconds": 1.0}, [EVALUATION])
+    with pytest.raises(torch.OutOfMemoryError):
+        running._item_rows(None, dataclasses.replace(spec, devices=1), folder, EVALUATION)
+
+
 def test_a_teacher_s_states_are_made_by_the_processes_and_damage_is_found_before_training(
     study, tmp_path, monkeypatch
 ):
@@ -312,14 +344,11 @@ def test_devices_are_told_and_no_part_of_a_name(study):
         ({"devices": 0}, "devices=0 must lie between 1 and 1024"),
         ({"devices": 9}, "devices=9 is more than the 8 rows of a batch"),
         ({"devices": 3, "batch_size": 2}, "devices=3 .* use devices=2 or fewer, or a larger batch_size"),
-        ({"devices": 2, "method": "base", "teacher": None}, "devices=2 has no effect with method 'base'"),
     ],
 )
 def test_bad_devices_are_refused_with_the_value_and_a_remedy(study, fields, says):
     plain = {"student": str(study / "tiny-20k"), "domain": "math", "data": str(study / "data")}
     own = {"method": "fkl", "teacher": str(study / "tiny-40k"), "batch_size": 8} | fields
-    if own["method"] == "base":
-        own = {key: own[key] for key in ("method", "devices")}
     with pytest.raises(ValueError, match=says):
         RunSpec(**plain | own)
     for wrong in (2.0, "2", True, None):

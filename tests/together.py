@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from kdutils import data, material, models, rank, ranks, sharded, train
-from kdutils.runspec import RunSpec
+from kdutils import answers, data, generate, material, models, rank, ranks, sharded, train
+from kdutils.runspec import EvalSpec, RunSpec
 from kdutils.states import States
 from kdutils.teacher import CachedTeacher, Teacher
 from kdutils.world import ALONE, World
@@ -35,6 +35,7 @@ class Case:
     stops_at: int | None = None  # step after which all are interrupted
     goes_on: bool = True  # from there, in new models
     damages: str = ""  # file of the checkpoint that loses a bit meanwhile
+    answers: bool = False  # the student is evaluated
     dies_at: int | None = None  # step after which the second process is killed
 
 
@@ -107,6 +108,15 @@ def whole_weights(student: Any, world: World) -> dict[str, torch.Tensor]:
     return {name: w.detach() for name, w in student.network.named_parameters() if w.requires_grad}
 
 
+def answered(student: models.LoadedModel, spec: RunSpec) -> list[Any]:
+    """Texts, likeliest tokens, and log-probabilities of two options."""
+    rows, _ = answers.item_rows(student, spec, EvalSpec(tasks=("addsub",), max_new_tokens=12))
+    prompts = data.prompt_ids(["What is 1 plus 2 ?", "What ?"], student.tokenizer)
+    options = [data.token_ids(["3", "The answer is 4 ."], student.tokenizer)] * len(prompts)
+    ranked = generate.option_logprobs(student, prompts, options)
+    return [rows["text"].tolist(), [list(map(int, ids)) for ids in rows["top1"]], ranked]
+
+
 def stop(case: Case, world: World, folder: Path) -> None:
     """A training that is interrupted."""
     try:
@@ -135,10 +145,11 @@ def do(task: dict[str, Any], scratch: Path, world: World, tell: rank.Tell | None
             continue
         student, outcome, warnings = fit(case, world, folder)
         weights = whole_weights(student, world)
+        said = answered(student, case.spec) if case.answers else None
         if world.rank == 0:
             folder.mkdir(exist_ok=True)
             save_file(weights, folder / "weights.safetensors")
-            told = {"outcome": asdict(outcome), "warnings": warnings}
+            told = {"outcome": asdict(outcome), "warnings": warnings, "said": said}
             (folder / "told.json").write_text(json.dumps(told))
     return {}
 
