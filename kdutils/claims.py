@@ -9,14 +9,15 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import pandas as pd
 
-from kdutils import declared, itemverdicts, strict, verdicts
+from kdutils import declared, itemverdicts, keeping, strict, verdicts
 from kdutils.evidence import NOT_TESTABLE, VERDICTS, Evidence, Finding
 from kdutils.itemwise import Items
+from kdutils.keeping import Keep
 from kdutils.spec import AVERAGE, DOMAIN_TASKS, DOMAINS, SOURCES, TASK_LABELS
 
 
@@ -363,29 +364,57 @@ class Judgement:
 
 
 def judgements(
-    cells: pd.DataFrame, *, section: str | None = None, items: Items | None = None
+    cells: pd.DataFrame,
+    *,
+    section: str | None = None,
+    items: Items | None = None,
+    kept: Keep = keeping.nothing,
 ) -> list[Judgement]:
     """Both analyses of every claim of a section, or of all, for every source and protocol in `cells`.
 
     The authors' analysis compares pairs. The stricter one (`strict`) takes students as units, and where there
-    is one live pair its `items`; what neither can be asked is not testable.
+    is one live pair its `items`; what neither can be asked is not testable. `kept` may hold findings.
     """
     found = evidence_of(cells, items=items)
-    return [
-        Judgement(
-            each,
-            {claim.id: _by_authors(claim, each) for claim in claims_of(section)},
-            judge_strictly(each, section=section),
-        )
-        for each in found
-    ]
+    return [_judgement(each, kept(findings, each, section=section)) for each in found]
+
+
+def findings(evidence: Evidence, *, section: str | None = None) -> pd.DataFrame:
+    """Both analyses of the claims of a section, or of all, as a table: a row a claim x analysis.
+
+    Columns id, analysis, those of a Finding, and raw_p and minimum_detectable of the stricter analysis.
+    """
+    strictly = judge_strictly(evidence, section=section)
+    rows = []
+    for claim in claims_of(section):
+        judged = strictly[claim.id]
+        own = {"raw_p": judged.raw_p, "minimum_detectable": judged.minimum_detectable}
+        rows.append({"id": claim.id, "analysis": "authors"} | asdict(_by_authors(claim, evidence)))
+        rows.append({"id": claim.id, "analysis": "strict"} | asdict(judged.finding) | own)
+    return pd.DataFrame(rows).astype({"n": "Int64"})
+
+
+def _judgement(evidence: Evidence, table: pd.DataFrame) -> Judgement:
+    """What `findings` says, claim by claim."""
+    found: dict[str, dict[str, Any]] = {"authors": {}, "strict": {}}
+    for row in table.to_dict("records"):
+        claim, analysis = row.pop("id"), row.pop("analysis")
+        own = {name: row.pop(name) for name in ("raw_p", "minimum_detectable")}
+        finding = Finding(**row | {"n": None if pd.isna(row["n"]) else int(row["n"])})
+        is_strict = analysis == "strict"
+        found[analysis][claim] = strict.Judged(finding=finding, **own) if is_strict else finding
+    return Judgement(evidence, found["authors"], found["strict"])
 
 
 def judge(
-    cells: pd.DataFrame, *, section: str | None = None, items: Items | None = None
+    cells: pd.DataFrame,
+    *,
+    section: str | None = None,
+    items: Items | None = None,
+    kept: Keep = keeping.nothing,
 ) -> list[dict[str, Any]]:
     """Rows of the claims ledger of all `judgements`."""
-    return ledger_rows(judgements(cells, section=section, items=items))
+    return ledger_rows(judgements(cells, section=section, items=items, kept=kept))
 
 
 def ledger_rows(found: Iterable[Judgement]) -> list[dict[str, Any]]:

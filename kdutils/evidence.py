@@ -31,7 +31,8 @@ class Evidence:
     selection: str = "best_on_test"  # which temperature stands for a method; this is the authors' rule
     of_gains: Callable[[pd.DataFrame], pd.DataFrame] | None = None  # what else is done to gains (sensitivity)
     is_altered: bool = False  # whether a choice was made otherwise than the authors did
-    _tests: dict[str, pd.DataFrame] = field(default_factory=dict, repr=False)  # each test is run once
+    # Each test is run once.
+    _tests: dict[str, pd.DataFrame] = field(default_factory=dict, repr=False, compare=False)
 
     @cached_property
     def cells(self) -> pd.DataFrame:

@@ -223,9 +223,9 @@ def _adjusted(p_values: Iterable[float], method: str) -> np.ndarray:
     p_values = np.asarray(list(p_values), dtype=float)
     adjusted, is_test = np.full(len(p_values), np.nan), ~np.isnan(p_values)
     if is_test.any():
-        from statsmodels.stats.multitest import multipletests
+        from pingouin import multicomp  # that of statsmodels collects garbage at every call, for 0.1 s
 
-        adjusted[is_test] = multipletests(p_values[is_test], method=method)[1]
+        adjusted[is_test] = multicomp(p_values[is_test], method=method)[1]
     return adjusted
 
 

@@ -114,7 +114,9 @@ def beside_teachers(
     plan: Plan, columns: list[str], *, domains: Sequence[str] = DOMAINS
 ) -> Iterator[tuple[dict[str, Any], pd.DataFrame, pd.DataFrame]]:
     """Names of a student of `answers`, its item rows and its tuned teacher's, each with these columns."""
-    specs = {material.resolved(run.spec): run.evaluation for run in plan.runs if run.spec.domain in domains}
+    asked = [run for run in plan.runs if run.spec.domain in domains]
+    resolved = material.resolved_all(run.spec for run in asked)
+    specs = dict(zip(resolved, (run.evaluation for run in asked), strict=True))
 
     @cache
     def rows(spec: RunSpec) -> pd.DataFrame | None:

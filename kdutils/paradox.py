@@ -16,8 +16,9 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from kdutils import closeness, crossed, evaluate, likeness, material, solutions
+from kdutils import closeness, crossed, evaluate, keeping, likeness, material, solutions
 from kdutils.crossed import Resampled, ratio
+from kdutils.keeping import Keep
 from kdutils.plan import Plan
 from kdutils.spec import KD_METHODS, METHOD_LABELS
 
@@ -44,11 +45,12 @@ NONE = "no text in this group"
 CLUSTERS = {"clusters": PAIR}  # drawn again, crossed with the items; seeds of a pair go with it
 
 
-def texts(plan: Plan) -> pd.DataFrame:
+def texts(plan: Plan, *, kept: Keep = keeping.nothing) -> pd.DataFrame:
     """Texts of a plan's students beside their teacher's: a row a student x teacher x seed x item.
 
     Columns likeness.NAMES, COLUMNS, those of the teacher with the suffix `_teacher`, `outcome` (a key of
-    OUTCOMES) and MEASURES, percent. No rows without live runs, or without math.
+    OUTCOMES) and MEASURES, percent. No rows without live runs, or without math. `kept` may have measured them
+    before.
     """
     found = list(likeness.beside_teachers(plan, COLUMNS, domains=(DOMAIN,))) if plan.runs else []
     stacked = [
@@ -63,7 +65,7 @@ def texts(plan: Plan) -> pd.DataFrame:
     both = both[both["sample"] == both["sample"].min()]  # one text an item
     named = pd.DataFrame([where for where, _, _ in found])[likeness.NAMES].iloc[both.pop("place")]
     rows = pd.concat([named.reset_index(drop=True), both.reset_index(drop=True)], axis=1)
-    return rows.assign(outcome=outcomes(rows), **_measured(rows))
+    return rows.assign(outcome=outcomes(rows), **kept(_measured, rows[["text", "text_teacher"]]))
 
 
 def outcomes(both: pd.DataFrame) -> np.ndarray:
@@ -74,15 +76,17 @@ def outcomes(both: pd.DataFrame) -> np.ndarray:
     return np.where(right, np.where(teacher_right, "both_right", "only_student"), wrong)
 
 
-def _measured(rows: pd.DataFrame) -> dict[str, np.ndarray]:
+def _measured(rows: pd.DataFrame) -> pd.DataFrame:
+    """MEASURES of texts."""
     own, teacher = rows["text"].tolist(), rows["text_teacher"].tolist()
     words = {text: closeness.wording(text) for text in {*own, *teacher}}
     alone = ([words[text] for text in own], [words[text] for text in teacher])
-    return {
+    measured = {
         "bleu": closeness.sentence_bleu(own, teacher),
         "rouge_l": closeness.rouge_l(own, teacher),
         "wording": closeness.sentence_bleu(*alone),
     }
+    return pd.DataFrame(measured, index=rows.index)
 
 
 def changes(rows: pd.DataFrame) -> pd.DataFrame:

@@ -29,19 +29,14 @@ from matplotlib.figure import Figure
 import kdutils
 from kdutils import ledger, params, plaintext, store, tables
 from kdutils.environment import RUN_TOKEN
+from kdutils.keeping import Kept
 
 BEGUN = "_kdutils_begun"  # name in the notebook's namespace: this kernel has passed the check for strangers
 PNG_DPI = 160
 SCREEN_DPI = 120  # so that 9 pt on paper is as large as the text around it on a screen
 FOLDERS = ("figures", "ledger", "reports", ".partial")  # inside the folder of a profile
-WRITTEN_BELOW = (
-    "runs",
-    "states",
-    "texts",
-    "damaged",
-    "leases",
-    ".partial/.run",
-)  # by whoever trains; may be absent
+WRITTEN_BESIDE = ("runs", "states", "texts", "cache", "damaged", "leases")  # of all profiles; may be absent
+LOCK = ".partial/.run"  # inside that of a profile; may be absent
 LITERALS = (str, bytes, int, float, type(None), list, dict)  # what papermill can inject
 
 
@@ -90,9 +85,9 @@ def writable_folder(out: Path | str, profile: str) -> Path:
         ) from None
     folder = root / profile
     try:
-        for place in WRITTEN_BELOW:
-            if (folder / place).is_symlink() and not (folder / place).resolve().is_relative_to(root):
-                raise params.ParameterError(f"{folder / place} leads out of {root}; delete that link")
+        for place in (*(root / place for place in WRITTEN_BESIDE), folder / LOCK):
+            if place.is_symlink() and not place.resolve().is_relative_to(root):
+                raise params.ParameterError(f"{place} leads out of {root}; delete that link")
         for inner in (folder, *(folder / part for part in FOLDERS)):
             if not inner.resolve().is_relative_to(root):
                 raise params.ParameterError(f"{inner} leads out of {root}; remove that link")
@@ -111,6 +106,7 @@ class Report:
         self.name = name
         self.parameters = SimpleNamespace(**parameters)
         self.folder = folder
+        self.kept = Kept(folder.parent / "cache" / "tables")
         self._staging = folder / ".partial" / name
         self._stems: list[str] = []  # of the figures drawn; kept after `finish`, which may be called again
         self._statistics: list[pd.DataFrame] = []
@@ -136,6 +132,7 @@ class Report:
             raise ValueError(f"figure {name} needs the rows that it draws")
         stem = f"{self.name[:2]}_{name}"
         path = self._staging / stem
+        _lay_out(fig)
         png = _drawn(fig, "png", dpi=PNG_DPI, metadata={"Software": None})
         with mpl.rc_context({"svg.hashsalt": stem}):  # without it, the ids in an SVG are random
             svg = _drawn(fig, "svg", metadata={"Date": None, "Creator": None})
@@ -263,6 +260,15 @@ def _refuse_strangers(namespace: Mapping[str, Any], declared: Mapping[str, param
         if isinstance(value, LITERALS):
             error = params.undeclared(name, declared)
             raise params.ParameterError(f"{error}; if it is left over from other work, restart the kernel")
+
+
+def _lay_out(fig: Figure) -> None:
+    """Give the parts of a figure the places they keep; savefig would do so twice a file and draw."""
+    engine = fig.get_layout_engine()
+    if engine is not None:
+        fig.set_dpi(PNG_DPI)  # text is as wide as in the PNG
+        engine.execute(fig)
+        fig.set_layout_engine("none")
 
 
 def _drawn(fig: Figure, kind: str, **options: Any) -> bytes:

@@ -17,7 +17,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -68,10 +68,11 @@ def run_profile(
         train: called after that with what each notebook needs, so that they find their runs made, and a
             folder for what to hand over to them; returns the plans, each once that is done. A notebook
             starts when its plan is returned, those that took longest the last time first; those of
-            spec.AT_ONCE start before.
+            spec.AT_ONCE start before `train`, those of spec.ALONE when all others have ended.
 
     Raises:
-        RunError, ParameterError: before any kernel starts, for whatever is wrong with the arguments.
+        RunError, ParameterError: before any kernel starts, for whatever is wrong with the arguments; what
+            `train` raises ends notebooks of spec.AT_ONCE.
         Interrupted: after SIGINT or SIGTERM.
     """
     if jobs is not None and jobs < 1:
@@ -89,17 +90,27 @@ def run_profile(
     with _alone_in(folder), _token(), tempfile.TemporaryDirectory(prefix="kdutils-") as scratch:
         executor = Executor(Path(scratch), jobs=jobs, limit_seconds=limit_seconds)
         data = [path for path in (step() for step in prepare) if path is not None]
-        ready = train(needed, Path(scratch) / HANDOVER) if train else ()
         drawn = report.figure_digests(folder)
-        started = time.monotonic()
-        with _handling_signals(executor.stop), ThreadPoolExecutor(jobs) as pool:
+        with ThreadPoolExecutor(jobs) as pool:
             waiting = {task.name: task for task in in_turn}
             at_once = [name for name in waiting if name in spec.AT_ONCE]
             running = {name: pool.submit(executor.run, waiting.pop(name)) for name in at_once}
-            for each in ready:
-                task = waiting.pop(spec.PLANNED[each.section])
-                running[task.name] = pool.submit(executor.run, task)
-            running |= {name: pool.submit(executor.run, task) for name, task in waiting.items()}
+            alone = [waiting.pop(name) for name in spec.ALONE if name in waiting]
+            try:
+                ready = train(needed, Path(scratch) / HANDOVER) if train else ()
+            except BaseException:
+                executor.stop(signal.SIGTERM)
+                raise
+            started = time.monotonic()
+            with _handling_signals(executor.stop):
+                for each in ready:
+                    task = waiting.pop(spec.PLANNED[each.section])
+                    running[task.name] = pool.submit(executor.run, task)
+                running |= {name: pool.submit(executor.run, task) for name, task in waiting.items()}
+                wait(running.values())
+                for task in alone:
+                    running[task.name] = pool.submit(executor.run, task)
+                    wait([running[task.name]])
             results = [running[task.name].result() for task in tasks]
         page = write_index(profile, folder, results, data)
     n_done = sum(result.status == "done" for result in results)
@@ -167,9 +178,10 @@ def needs(tasks: Sequence[Task]) -> list[study_plan.Plan]:
 
 
 def _longest_first(tasks: Sequence[Task], folder: Path) -> list[Task]:
-    """By how long they took the last time, so that no core is idle at the end; unknown ones last."""
-    seconds = {result.name: result.seconds or 0.0 for result in _earlier_results(folder)}
-    return sorted(tasks, key=lambda task: -seconds.get(task.name, 0.0))
+    """By how long they took the last time, so that no core is idle at the end; without one, as spec.LONG."""
+    seconds = {name: place - len(spec.LONG) for place, name in enumerate(spec.LONG)}  # all below 0: no times
+    seconds |= {result.name: -(result.seconds or 0.0) for result in _earlier_results(folder)}
+    return sorted(tasks, key=lambda task: seconds.get(task.name, 0.0))
 
 
 def selected(profile: spec.Profile, only: Sequence[str]) -> list[str]:

@@ -132,6 +132,14 @@ NOTEBOOKS = (
     "11_protocol",
 )
 AT_ONCE = ("10_calibration",)  # need nothing that is trained, and measure no time
+ALONE = ("09_performance",)  # measure time
+LONG = (
+    "08_claims",
+    "05_fidelity",
+    "01_effectiveness",
+    "04_agreement",
+    "02_size_correlation",
+)  # the longest first
 
 PERFORMANCE_CASES = ("mini", "smollm", "qwen-vocabulary")  # of notebook 09, see work.case_of
 MEASURES = ("missing", "again")

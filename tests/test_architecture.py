@@ -78,6 +78,7 @@ LEFT_TO_RIGHT = [
     "growth",
     "decoding",
     "measurements",
+    "keeping",
     "performance",
     "ladder",
     "resampling",

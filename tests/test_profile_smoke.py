@@ -10,7 +10,7 @@ import nbformat
 import pandas as pd
 import pytest
 
-from kdutils import grid, plan, runs
+from kdutils import grid, plan, report, runs
 
 ROOT = Path(__file__).parent.parent
 pytestmark = [pytest.mark.notebook, pytest.mark.slow, pytest.mark.timeout(900)]
@@ -41,6 +41,12 @@ def test_every_run_of_the_plan_is_in_the_store(out):
     costs = grid.costs(planned, out)
     assert set(costs["status"]) == {"untrained", "done"}
     assert costs["peak memory, GB"].max() < 2
+
+
+def test_no_folder_of_the_store_may_be_a_link_out_of_it(out):
+    found = {path.name for path in out.iterdir() if path.is_dir()}
+    assert "runs" in found
+    assert found <= {*report.WRITTEN_BESIDE, "smoke"}
 
 
 def test_options_are_ranked_beside_what_is_generated(out):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import io
 import json
 import math
 import os
@@ -17,9 +18,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from samples import PARAMETERS, write_notebook
 
-from kdutils import ledger, report, tables
+from kdutils import ledger, plots, report, tables
 from kdutils.params import ParameterError
 
 NAME = "02_size_correlation"
@@ -204,6 +206,37 @@ def test_figure_is_closed(run):
     before = plt.get_fignums()
     draw(run)
     assert plt.get_fignums() == before
+
+
+@pytest.fixture
+def theme():
+    with plt.rc_context():
+        plots.set_theme()
+        yield
+
+
+def test_a_figure_is_laid_out_once_and_looks_as_it_would(run, monkeypatch, theme):
+    n_layouts, execute = [], ConstrainedLayoutEngine.execute
+    monkeypatch.setattr(
+        ConstrainedLayoutEngine, "execute", lambda *given: (n_layouts.append(1), execute(*given))
+    )
+
+    def drawn():
+        fig, (left, right) = plt.subplots(1, 2)
+        left.plot([0, 1], [0, 1000])
+        left.set_ylabel("a label that takes room")
+        right.set_title("gain")
+        return fig
+
+    run.figure(drawn(), "gain", alt="Gain falls to 1.3.", data=DATA, caption="Gain by size.")
+    assert len(n_layouts) == 1
+    run.finish()
+    plain = io.BytesIO()
+    drawn().savefig(plain, format="png", dpi=report.PNG_DPI)
+    plt.close()
+    assert len(n_layouts) > 1
+    plain.seek(0)
+    np.testing.assert_array_equal(plt.imread(run.folder / "figures" / "02_gain.png"), plt.imread(plain))
 
 
 def test_csv_of_a_figure_keeps_the_index(run):

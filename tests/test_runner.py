@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from multiprocessing import forkserver
 from pathlib import Path
@@ -345,19 +346,61 @@ def test_notebook_starts_when_its_plan_is_handed_over(tmp_path, recorder):
         yield from plans[1:]
 
     results = run_mini(tmp_path, train)
-    assert recorder.started == ["01_effectiveness", "06_noise", "08_claims"]
-    assert [result.name for result in results] == recorder.started
+    assert recorder.started == ["08_claims", "01_effectiveness", "06_noise"]
+    assert [result.name for result in results] == sorted(recorder.started)
 
 
 def test_what_needs_no_runs_and_measures_no_time_starts_before_anything_is_trained(tmp_path, recorder):
     def train(plans, folder):
         assert recorder.has_started.wait(60), "nothing has started"
-        yield from plans
+        return plans
 
     mini = spec.load_profile("mini")
     results = runner.run_profile(mini, out=tmp_path, only=["01", "09", "10"], jobs=1, train=train)
     assert recorder.started == ["10_calibration", "01_effectiveness", "09_performance"]
     assert [result.name for result in results] == sorted(recorder.started)
+
+
+def test_what_was_begun_before_the_training_ends_with_it(tmp_path, recorder, monkeypatch):
+    stopped = []
+    monkeypatch.setattr(recorder, "stop", lambda self, number: stopped.append(number))
+
+    def train(plans, folder):
+        assert recorder.has_started.wait(60)
+        raise runner.RunError("no such model")
+
+    with pytest.raises(runner.RunError, match="no such model"):
+        runner.run_profile(spec.load_profile("mini"), out=tmp_path, only=["01", "10"], train=train)
+    assert recorder.started == ["10_calibration"]
+    assert stopped == [signal.SIGTERM]
+
+
+def test_what_measures_time_runs_alone(tmp_path, recorder, monkeypatch):
+    ended, seen = [], []
+    plain = recorder.run
+
+    def run(self, task):
+        seen.append((task.name, sorted(ended)))
+        time.sleep(0.2 * (task.name == "01_effectiveness"))
+        result = plain(self, task)
+        ended.append(task.name)
+        return result
+
+    monkeypatch.setattr(recorder, "run", run)
+    only = ["01", "06", "09", "10"]
+    results = runner.run_profile(
+        spec.load_profile("mini"), out=tmp_path, only=only, jobs=4, train=lambda plans, folder: plans
+    )
+    assert seen[-1] == ("09_performance", ["01_effectiveness", "06_noise", "10_calibration"])
+    assert len(results) == 4
+
+
+def test_long_notebooks_start_first_where_no_times_are_known(tmp_path, recorder):
+    mini = spec.load_profile("mini")
+    runner.run_profile(mini, out=tmp_path, jobs=1, train=lambda plans, folder: plans)
+    assert recorder.started[1:4] == ["08_claims", "05_fidelity", "01_effectiveness"]
+    assert recorder.started[-1] == "09_performance"
+    assert sorted(recorder.started) == list(mini.notebooks)
 
 
 def test_what_took_longest_the_last_time_starts_first(tmp_path, recorder):
@@ -381,7 +424,7 @@ def test_what_cannot_be_handed_over_ends_the_run(tmp_path, recorder):
 
     with pytest.raises(OSError, match="the disk is full"):
         run_mini(tmp_path, train)
-    assert recorder.started == ["01_effectiveness"]
+    assert recorder.started == ["08_claims"]
 
 
 # --- what is refused before a kernel starts ------------------------------------------------------

@@ -246,11 +246,14 @@ def test_a_folder_that_cannot_be_is_refused(out):
         report.writable_folder(out, "mini")
 
 
-@pytest.mark.parametrize("inner", [*report.FOLDERS, *report.WRITTEN_BELOW])
-def test_a_link_out_of_the_outputs_is_refused(tmp_path, inner):
+PLACES = [*(f"mini/{inner}" for inner in (*report.FOLDERS, report.LOCK)), *report.WRITTEN_BESIDE]
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_link_out_of_the_outputs_is_refused(tmp_path, place):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    link = tmp_path / "out" / "mini" / inner
+    link = tmp_path / "out" / place
     link.parent.mkdir(parents=True)
     link.symlink_to(elsewhere, target_is_directory=True)
     with pytest.raises(params.ParameterError, match=r"leads out of .*; (delete|remove) that link"):

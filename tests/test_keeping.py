@@ -1,0 +1,191 @@
+"""A table that is found is the one that would be computed, or it is not found."""
+
+import json
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from kdutils import claims, keeping, published, report
+from kdutils.evidence import Evidence
+from kdutils.keeping import Kept, digest
+
+NUMBERS = pd.DataFrame({"task": ["aqua", "svamp"], "gain": [1 / 3, float("nan")], "n": [254, 1000]})
+calls = []
+
+
+def drawn(numbers, scale=1.0, *, rng=None):
+    """A table that hangs on its arguments and on random numbers."""
+    calls.append(scale)
+    noise = 0 if rng is None else rng.normal(size=len(numbers))
+    return numbers.assign(gain=numbers["gain"] * scale + noise)
+
+
+@pytest.fixture(autouse=True)
+def no_calls():
+    calls.clear()
+
+
+@pytest.fixture
+def kept(tmp_path):
+    return Kept(tmp_path / "tables")
+
+
+def the_file(kept):
+    (path,) = kept.folder.rglob("*.kept")
+    return path
+
+
+class TestKept:
+    def test_a_table_is_made_once_and_found_to_the_bit(self, kept):
+        made = kept(drawn, NUMBERS, 2.0)
+        found = Kept(kept.folder)(drawn, NUMBERS.copy(), 2.0)
+        pd.testing.assert_frame_equal(found, made, check_exact=True)
+        assert calls == [2.0]
+        assert keeping.nothing(drawn, NUMBERS, 2.0).equals(made) and calls == [2.0, 2.0]
+
+    @pytest.mark.parametrize(
+        "other", [(NUMBERS, 3.0), (NUMBERS.assign(n=0), 2.0), (NUMBERS[["gain", "task", "n"]], 2.0)]
+    )
+    def test_other_arguments_make_another(self, kept, other):
+        kept(drawn, NUMBERS, 2.0)
+        kept(drawn, *other)
+        assert (kept.n_made, kept.n_found, len(calls)) == (2, 0, 2)
+
+    def test_random_numbers_go_on_as_if_drawn(self, kept):
+        def two(kept):
+            rng = np.random.default_rng(7)
+            return kept(drawn, NUMBERS, rng=rng), kept(drawn, NUMBERS, rng=rng), rng.normal()
+
+        made, found, plain = two(kept), two(kept), two(keeping.nothing)
+        assert (kept.n_made, kept.n_found) == (2, 2)
+        for one in (found, plain):
+            assert one[2] == made[2]
+            assert all(a.equals(b) for a, b in zip(made[:2], one[:2], strict=True))
+        assert not made[0].equals(made[1])
+
+    def test_another_seed_makes_another(self, kept):
+        for seed in (1, 2, 1):
+            kept(drawn, NUMBERS, rng=np.random.default_rng(seed))
+        assert (kept.n_made, kept.n_found) == (2, 1)
+
+    def test_other_code_makes_another_and_the_old_one_goes(self, kept, monkeypatch):
+        kept(drawn, NUMBERS)
+        old = the_file(kept)
+        monkeypatch.setattr(keeping, "code_digest", lambda: "changed")
+        kept(drawn, NUMBERS)
+        assert len(calls) == 2
+        assert the_file(kept) != old  # and there is one alone
+
+    @pytest.mark.faults
+    @pytest.mark.parametrize("place", [0.0, 0.02, 0.5, 0.99])
+    def test_a_changed_byte_is_seen(self, kept, fault, place):
+        made = kept(drawn, NUMBERS, rng=np.random.default_rng(0))
+        path = the_file(kept)
+        content = bytearray(path.read_bytes())
+        content[int(place * len(content))] ^= 1
+        path.write_bytes(content)
+        fault(f"kept table flipped at {place:.0%}")
+        assert kept(drawn, NUMBERS, rng=np.random.default_rng(0)).equals(made)
+        assert (kept.n_made, kept.n_found) == (2, 0)
+        assert kept(drawn, NUMBERS, rng=np.random.default_rng(0)).equals(made)
+        assert kept.n_found == 1
+
+    @pytest.mark.faults
+    @pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.999])
+    def test_a_torn_file_is_seen(self, kept, fault, share):
+        made = kept(drawn, NUMBERS)
+        path = the_file(kept)
+        path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+        fault(f"kept table torn at {share:.1%}")
+        assert kept(drawn, NUMBERS).equals(made)
+        assert (kept.n_made, kept.n_found) == (2, 0)
+
+    def test_where_nothing_can_be_written_all_is_made(self, tmp_path):
+        (tmp_path / "file").write_text("no folder")
+        kept = Kept(tmp_path / "file" / "tables")
+        assert kept(drawn, NUMBERS).equals(kept(drawn, NUMBERS))
+        assert kept.n_made == 2
+
+    def test_what_parquet_cannot_hold_is_made_each_time(self, kept):
+        def mixed():
+            return pd.DataFrame({"value": [1, "one"]})
+
+        for _ in range(2):
+            assert list(kept(mixed)["value"]) == [1, "one"]
+        assert (kept.n_made, kept.n_unkept) == (2, 2)
+
+
+@dataclass(frozen=True)
+class Point:
+    x: float
+    seen: dict = field(default_factory=dict, compare=False)
+
+
+class TestDigest:
+    @pytest.mark.parametrize(
+        "values",
+        [
+            (1, True, 1.0, "1", b"1", None),
+            ([[1], [2]], [[1, 2]], [[1, 2], []], [1, 2]),
+            ({"a": 1, "b": 2}, {"b": 2, "a": 1}, {"a": 2, "b": 1}),
+            (np.zeros(4), np.zeros((2, 2)), np.zeros(4, dtype=np.float32), np.zeros(5)),
+            (Point(1.0), Point(2.0), {"x": 1.0}),
+            (NUMBERS, NUMBERS.set_index("task"), NUMBERS.astype({"n": float}), NUMBERS.iloc[::-1]),
+            (np.float64(1), np.float32(1)),
+        ],
+    )
+    def test_what_differs_differs(self, values):
+        assert len({digest(value) for value in values}) == len(values)
+
+    def test_what_is_equal_is_equal(self):
+        assert digest(Point(1.0, {"a": 1})) == digest(Point(1.0))
+        assert digest({"b", "a"}) == digest({"a", "b"})
+        assert digest(NUMBERS) == digest(NUMBERS.copy())
+        assert digest(np.random.default_rng(3)) == digest(np.random.default_rng(3))
+        assert digest(float("nan")) == digest(float("nan"))
+
+    def test_a_function_has_none(self):
+        with pytest.raises(TypeError, match="function has no digest: give its content"):
+            digest([1, {"of_gains": drawn}])
+
+    def test_all_code_counts(self, monkeypatch, tmp_path):
+        (tmp_path / "inner").mkdir()
+        (tmp_path / "a.py").write_text("1")
+        (tmp_path / "inner" / "b.toml").write_text("1")
+        monkeypatch.setattr(keeping, "__file__", str(tmp_path / "keeping.py"))
+        found = []
+        for file in ("a.py", "inner/b.toml", None):
+            found.append(keeping.code_digest.__wrapped__())
+            if file:
+                (tmp_path / file).write_text("2")
+        assert len(set(found)) == 3
+
+
+@pytest.fixture(scope="module")
+def released_cells(released_tables):
+    return published.cells()
+
+
+def test_judgements_that_are_found_are_those_that_were_made(kept, released_cells):
+    made = claims.judgements(released_cells, kept=kept)
+    found = claims.judgements(released_cells, kept=kept)
+    assert (kept.n_made, kept.n_found, kept.n_unkept) == (1, 1, 0)
+    plain = claims.judgements(released_cells)
+    for one in (found, plain):
+        assert json.dumps(claims.ledger_rows(one)) == json.dumps(claims.ledger_rows(made))
+        assert repr(one[0].strict) == repr(made[0].strict)
+        assert repr(one[0].authors) == repr(made[0].authors)
+
+
+def test_what_evidence_has_computed_does_not_change_its_digest(released_cells):
+    (found,) = claims.evidence_of(released_cells)
+    before = digest(found)
+    found.of("ttest_gain_gt_0")
+    assert isinstance(found, Evidence) and digest(found) == before
+
+
+def test_a_report_keeps_its_tables_beside_the_runs(tmp_path):
+    run = report.Report("01_effectiveness", {}, tmp_path / "out" / "mini")
+    assert run.kept.folder == tmp_path / "out" / "cache" / "tables"
