@@ -17,18 +17,17 @@ def check(spec: RunSpec, evaluation: EvalSpec) -> None:
     Raises:
         ModelError, DataError, ValueError: naming what is wrong and the remedy.
     """
+    ranks.check_devices(spec)
     check_all([PlannedRun(spec, evaluation)])
 
 
 def check_all(planned: Iterable[PlannedRun]) -> None:
-    """As `check`, for many runs: what several share is checked once.
+    """As `check`, for many runs, wherever they are made: what several share is checked once.
 
     Raises:
-        ModelError, DataError, ValueError: as `check`.
+        ModelError, DataError: as `check`.
     """
     planned = list(planned)
-    for run in planned:
-        ranks.check_devices(run.spec)
     named = (name for run in planned for name in (run.spec.student, run.spec.teacher))
     hub.check_models(name for name in named if name is not None)
     pairs = {(run.spec.student, run.spec.teacher, run.spec.method != "seqkd"): run.spec for run in planned}

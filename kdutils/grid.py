@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from kdutils import cells, cluster, livecells, material, runs, schedule
+from kdutils import cells, cluster, livecells, material, ranks, runs, schedule
 from kdutils.engine import Start
 from kdutils.filling import Filling, Progress, Setting, State
 from kdutils.pool import Pool
@@ -59,6 +59,8 @@ def fill(
     filling = Filling(shard.jobs(jobs) if shard else jobs, out, progress or (lambda state: None))
     filling.look()
     if filling.is_wanting:
+        for run in planned if engine == "local" else ():  # Ray knows what its nodes have
+            ranks.check_devices(run.spec)
         filling.fill(start)
     return filling.state()
 
