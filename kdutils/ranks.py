@@ -36,22 +36,26 @@ class RankError(RuntimeError):
     """A process of a run on several devices that ended without result, and why."""
 
 
+class DevicesError(ValueError):
+    """Devices that this machine has not, or cannot use. The message is one line and holds the remedy."""
+
+
 def check_devices(spec: RunSpec) -> None:
     """Nothing, if this machine can train on as many devices as a run asks for.
 
     On a machine without GPUs, devices are processes, of which two may share a core.
 
     Raises:
-        ValueError: if it cannot.
+        DevicesError: if it cannot.
     """
     if spec.devices == 1:
         return
     import torch
 
     if not torch.distributed.is_available():
-        raise ValueError(f"devices={spec.devices}: this torch has no torch.distributed; use devices=1")
+        raise DevicesError(f"devices={spec.devices}: this torch has no torch.distributed; use devices=1")
     if os.environ.get("KDUTILS_COMPILE"):
-        raise ValueError(
+        raise DevicesError(
             f"devices={spec.devices} with KDUTILS_COMPILE={os.environ['KDUTILS_COMPILE']}: a compiled "
             "decoder cannot be divided; unset it, or use devices=1"
         )
@@ -60,7 +64,7 @@ def check_devices(spec: RunSpec) -> None:
     else:
         n, what = max(2, os.cpu_count() or 1), "processes that this machine, which has no GPU, has cores for"
     if spec.devices > n:
-        raise ValueError(
+        raise DevicesError(
             f"devices={spec.devices} is more than the {n} {what}; "
             f"use devices={n} or fewer, or another machine"
         )

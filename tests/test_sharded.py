@@ -359,13 +359,15 @@ def test_bad_devices_are_refused_with_the_value_and_a_remedy(study, fields, says
 def test_what_this_machine_has_not_is_refused_before_anything_is_written(study, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(ValueError, match="devices=2 is more than the 1 GPUs .* use devices=1"):
+    with pytest.raises(ranks.DevicesError, match="devices=2 is more than the 1 GPUs .* use devices=1"):
         grid.fill([PlannedRun(distilled(study), EVALUATION)], study / "out")
     monkeypatch.undo()
-    with pytest.raises(ValueError, match="devices=512 is more than the .* has cores for; use devices="):
+    with pytest.raises(
+        ranks.DevicesError, match="devices=512 is more than the .* has cores for; use devices="
+    ):
         grid.fill([PlannedRun(distilled(study, devices=512, batch_size=512), EVALUATION)], study / "out")
     monkeypatch.setenv("KDUTILS_COMPILE", "inductor")
-    with pytest.raises(ValueError, match="devices=2 with KDUTILS_COMPILE=inductor"):
+    with pytest.raises(ranks.DevicesError, match="devices=2 with KDUTILS_COMPILE=inductor"):
         running.run(distilled(study), out=study / "out", evaluation=EVALUATION)
     assert not (study / "out" / "runs").exists()
 
