@@ -12,9 +12,10 @@ from typing import Any
 
 import pandas as pd
 
+from kdutils import sensitivity
 from kdutils.claims import CLAIMS, Judgement, estimate_text, printed_text
 from kdutils.evidence import VERDICTS
-from kdutils.sensitivity import AS_AUTHORS, STRICT
+from kdutils.sensitivity import AS_AUTHORS
 from kdutils.spec import SOURCE_LABELS, SOURCES
 
 Row = Mapping[str, Any]
@@ -131,8 +132,8 @@ def _difference(claim: str, results: str, found: Columns, long: pd.DataFrame) ->
     if part.empty:
         return ""
     base = part.loc[part["choice"] == AS_AUTHORS, "verdict"].iloc[0]
-    single = part[~part["choice"].isin([AS_AUTHORS, STRICT]) & part["bears"] & (part["verdict"] != base)]
-    named = ", ".join(f"{row.choice} ({row.verdict.replace('_', ' ')})" for row in single.itertuples())
+    single = sensitivity.changes(part).itertuples()
+    named = ", ".join(f"{row.choice} ({row.verdict.replace('_', ' ')})" for row in single)
     strict = found.get(f"{results}, strict", {}).get(claim)
     text = f" {results}, a single choice that changes the verdict: {named}." if named else ""
     if strict is not None and strict["verdict"] != base:

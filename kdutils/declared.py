@@ -14,6 +14,8 @@ from typing import Any
 
 import pandas as pd
 
+from kdutils.spec import TASK_LABELS
+
 PATH = Path(__file__).parent / "declared.toml"
 
 
@@ -74,13 +76,27 @@ def _declared(claim: str, own: Mapping[str, Any], tests: Mapping[str, Any], sect
 
 
 def table(declarations: Mapping[str, Declared], section: str | None = None) -> pd.DataFrame:
-    """Declarations for people to read, a row a claim of the section, or of all."""
-    chosen = {claim: one for claim, one in declarations.items() if section in (None, one.family)}
+    """Declarations for people to read, a row a claim of the section, or of all.
+
+    Claims that ask the same of one task each (`S3.aqua`, `S3.addsub`, ...) are one row.
+    """
     names = [entry.name for entry in fields(Declared) if entry.name not in ("arguments", "test", "family")]
-    rows = [
-        {"id": claim} | {_label(name): getattr(one, name) for name in names} for claim, one in chosen.items()
-    ]
-    return pd.DataFrame(rows, columns=["id", *map(_label, names)])
+    rows: dict[tuple, dict[str, Any]] = {}
+    tasks: dict[tuple, list[str]] = {}
+    for claim, one in declarations.items():
+        if section not in (None, one.family):
+            continue
+        row, task = {_label(name): getattr(one, name) for name in names}, one.arguments.get("task")
+        is_of_many = "." in claim and task in TASK_LABELS
+        if is_of_many:
+            row["question"] = one.question.replace(f"on {TASK_LABELS[task]} ", "on this task ")
+        key = (claim.split(".")[0], *row.values())
+        rows.setdefault(key, {"id": claim} | row)
+        tasks.setdefault(key, []).append(claim)
+    for key, claims in tasks.items():
+        if len(claims) > 1:
+            rows[key]["id"] = f"{key[0]}: {', '.join(claim.split('.', 1)[1] for claim in claims)}"
+    return pd.DataFrame(list(rows.values()), columns=["id", *map(_label, names)])
 
 
 def _label(name: str) -> str:

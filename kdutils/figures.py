@@ -33,6 +33,10 @@ def _domains(table: pd.DataFrame) -> list[str]:
     return list(dict.fromkeys(table["domain"]))
 
 
+def _method_places(methods: pd.Series) -> pd.Series:
+    return methods.map(list(METHOD_LABELS).index)
+
+
 def _methods(table: pd.DataFrame) -> list[Style]:
     present = set(table["method"])
     return [style for method, style in METHOD_STYLE.items() if method in present]
@@ -60,6 +64,22 @@ def gain_by_pair(table: pd.DataFrame, *, watermark: str = "") -> Figure:
     return fig
 
 
+def gain_map(table: pd.DataFrame, *, watermark: str = "") -> Figure:
+    """Gains as a map, a panel a domain: columns domain, pair, method, label, gain, is_marked."""
+    pairs, domains = list(dict.fromkeys(table["pair"])), _domains(table)
+    fig, axes = plots.panels(1, len(domains), height=1.4 + 0.24 * len(pairs), sharey=True)
+    bound = max(10.0, float(table["gain"].abs().max()))
+    for ax, domain in zip(axes, domains, strict=True):
+        part = table[table["domain"] == domain]
+        wide = part.pivot(index="pair", columns="label", values="gain")
+        marked = part.pivot(index="pair", columns="label", values="is_marked")
+        order = part.drop_duplicates("label").sort_values("method", key=_method_places)["label"]
+        plots.signed_grid(ax, wide.reindex(index=pairs)[order], marked.reindex(index=pairs)[order], bound)
+        ax.set(title=DOMAIN_LABELS[domain], xlabel="gain over SFT, points")
+    plots.watermark(fig, watermark)
+    return fig
+
+
 def gain_by_task(table: pd.DataFrame, *, watermark: str = "") -> Figure:
     """Gains of one domain, a panel a student: columns student, label (task), method, gain, low, high."""
     students = list(dict.fromkeys(table["student"]))
@@ -75,6 +95,7 @@ def gain_by_task(table: pd.DataFrame, *, watermark: str = "") -> Figure:
         ax.set_visible(False)
     for ax in axes[max(0, len(students) - 3) : len(students)]:
         ax.set_xlabel(f"gain, points, {INTERVAL}")
+        ax.tick_params(labelbottom=True)  # also where the row below has no panel in this column
     plots.figure_legend(fig, _methods(table))
     plots.watermark(fig, watermark)
     return fig

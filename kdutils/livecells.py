@@ -55,23 +55,23 @@ def keep(out: Path, evaluation: EvalSpec, spec: RunSpec) -> None:
 
 def _records(out: Path, evaluation: EvalSpec, spec: RunSpec, beside: RunSpec | None) -> list[dict[str, Any]]:
     """Accuracy by task with likeness columns, also of the SFT student `beside`; empty if not evaluated."""
-    own = _Scored.of(out, spec, evaluation)
+    own = Scored.of(out, spec, evaluation)
     if own is None:
         return []
     likeness: dict[str, dict[str, float]] = {}
-    if (twin := evaluation.ranking()) and (ranked := _Scored.of(out, spec, twin)):
-        records = _kept(out, _ranked, ranked)
+    if (twin := evaluation.ranking()) and (ranked := Scored.of(out, spec, twin)):
+        records = kept(out, _ranked, ranked)
         whole = twin.tasks == evaluation.tasks  # an average over some tasks would not be comparable
         _add(likeness, [each for each in records if whole or each["task"] != AVERAGE], suffix="")
     tuned = spec.teacher_spec()
-    if tuned and (teacher := _Scored.of(out, tuned, evaluation)):
-        sft = _Scored.of(out, beside, evaluation) if beside else None
-        _add(likeness, _kept(out, _likeness, own, teacher), suffix="")
-        _add(likeness, _kept(out, _likeness, sft, teacher) if sft else [], suffix="_sft")
-    return [record | likeness.get(record["task"], {}) for record in _kept(out, _accuracies, own)]
+    if tuned and (teacher := Scored.of(out, tuned, evaluation)):
+        sft = Scored.of(out, beside, evaluation) if beside else None
+        _add(likeness, kept(out, _likeness, own, teacher), suffix="")
+        _add(likeness, kept(out, _likeness, sft, teacher) if sft else [], suffix="_sft")
+    return [record | likeness.get(record["task"], {}) for record in kept(out, _accuracies, own)]
 
 
-class _Scored:
+class Scored:
     """The item rows of a run, read only if somebody looks at them."""
 
     def __init__(self, folder: runs.RunFolder, evaluation: EvalSpec, digest: str) -> None:
@@ -79,7 +79,7 @@ class _Scored:
         self.name = f"{folder.path.name} {digest}"
 
     @classmethod
-    def of(cls, out: Path, spec: RunSpec, evaluation: EvalSpec) -> _Scored | None:
+    def of(cls, out: Path, spec: RunSpec, evaluation: EvalSpec) -> Scored | None:
         """None if the run is not finished or not evaluated so."""
         folder = runs.folder_of(out, spec.run_id)
         digest = None if folder.result() is None else folder.items_digest(evaluation)
@@ -159,9 +159,12 @@ def _cell(spec: RunSpec, record: dict[str, Any]) -> dict[str, Any]:
 # --- kept on disk ----------------------------------------------------------------------------------------
 
 
-def _kept(out: Path, compute: Callable[..., list[dict[str, Any]]], *scored: _Scored) -> list[dict[str, Any]]:
-    """The records that were kept for these item rows, else those computed now, and kept."""
-    inputs = [compute.__name__, *(each.name for each in scored), _code_digest()]
+def kept(out: Path, compute: Callable[..., list[dict[str, Any]]], *scored: Scored) -> list[dict[str, Any]]:
+    """The records that were kept for these item rows, else those computed now, and kept.
+
+    Not a number is None in them. They are computed anew where the code of `compute`'s module has changed.
+    """
+    inputs = [compute.__name__, *(each.name for each in scored), _code_digest(compute.__module__)]
     key = hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
     path = Path(out) / "cache" / "cells" / f"{key}.json"
     try:
@@ -187,8 +190,9 @@ def _or_none(value: Any) -> Any:
 
 
 @cache
-def _code_digest() -> str:
-    """Of the code that computes: our modules, and the packages that measure texts."""
-    texts = [inspect.getsource(module) for module in (evaluate, cells, sys.modules[__name__])]
+def _code_digest(computing: str) -> str:
+    """Of the code that computes: that module and ours, and the packages that measure texts."""
+    modules = dict.fromkeys([evaluate, cells, sys.modules[__name__], sys.modules[computing]])
+    texts = [inspect.getsource(module) for module in modules]
     texts += [f"{name} {environment.installed_version(name)}" for name in ("sacrebleu", "numpy", "pandas")]
     return hashlib.sha256("\n".join(texts).encode()).hexdigest()

@@ -255,6 +255,23 @@ def followed(
     return pd.DataFrame(table, columns=["method", "label", "group", *columns, "n"])
 
 
+def readable_followed(table: pd.DataFrame) -> pd.DataFrame:
+    """`followed` for people: shares with their intervals, such as `82.1 [66.9, 92.8]`."""
+    shown = {
+        f"{name.replace('_', ' ')}, %": table.apply(_with_interval, axis=1, name=name)
+        for name in ("checkable", "follows", "right_steps")
+    }
+    names = {"label": "student", "n": "texts"}
+    return table[["label", "group", "n"]].rename(columns=names).assign(**shown)
+
+
+def _with_interval(row: pd.Series, *, name: str) -> str:
+    value, low, high = row[name], row[f"{name}_low"], row[f"{name}_high"]
+    if not np.isfinite(value):
+        return "—"
+    return f"{value:.1f} [{low:.1f}, {high:.1f}]" if np.isfinite(low) else f"{value:.1f}"
+
+
 def _followed(
     own: pd.DataFrame, found: list[solutions.Reading], rng: np.random.Generator, n_resamples: int
 ) -> list[float]:
@@ -275,6 +292,57 @@ def _followed(
         )
         shares += [share.value, share.low, share.high]
     return shares
+
+
+# --- do right and alike go together? ----------------------------------------------------------------------
+
+
+def links(
+    rows: pd.DataFrame, *, task: str, rng: np.random.Generator, n_resamples: int = crossed.N_RESAMPLES
+) -> pd.DataFrame:
+    """Correlation over the items of a task of being right with sentence BLEU, mean over students, by method.
+
+    A row a method x `of` (`r`, `|r|`): method, label, of, estimate, low, high, reason, n_students, n_runs. A
+    student is the mean of its runs; runs that are all right or all wrong have none. Students, with all their
+    runs, and items are drawn again, crossed: a size |r| is pulled up by chance, and more so in a resample.
+    """
+    table, part = [], rows[rows["task"] == task]
+    for method in ("sft", *KD_METHODS):
+        own = part[part["method"] == method]
+        if own.empty:
+            continue
+        right, bleu = own["correct"].astype(float), own["bleu"]
+        values = {"one": 1.0, "right": right, "bleu": bleu, "square": bleu**2, "both": right * bleu}
+        drawn = crossed.resampled(
+            own[[*STRATUM, "item_id"]].assign(**values),
+            strata=STRATUM,
+            clusters=["student"],
+            values=list(values),
+            rng=rng,
+            n_resamples=n_resamples,
+        )
+        r_RS = _correlations(*(drawn.sums(name) for name in values))
+        n_runs = drawn.keys.groupby("student")["seed"].transform("size").to_numpy(float)
+        for of, each in (("r", r_RS), ("|r|", np.abs(r_RS))):
+            is_there = np.isfinite(each)
+            weights = np.where(is_there, drawn.weights_RS / n_runs, 0.0)
+            mean = ratio((weights * np.where(is_there, each, 0.0)).sum(axis=1), weights.sum(axis=1))
+            found = crossed.estimate(
+                mean, why_undefined="every run is all right, all wrong or all alike", why_not=drawn.why_not
+            )
+            value = (found.value, found.low, found.high, found.reason)
+            table.append((method, _label(method), of, *value, own["student"].nunique(), len(drawn.keys)))
+    columns = ["method", "label", "of", "estimate", "low", "high", "reason", "n_students", "n_runs"]
+    return pd.DataFrame(table, columns=columns)
+
+
+def _correlations(
+    n: np.ndarray, right: np.ndarray, bleu: np.ndarray, square: np.ndarray, both: np.ndarray
+) -> np.ndarray:
+    """Pearson's r from sums; NaN where one of the two does not vary."""
+    spread = np.maximum(n * right - right**2, 0.0) * np.maximum(n * square - bleu**2, 0.0)
+    is_flat = (n * right - right**2 <= 0) | (n * square - bleu**2 <= 1e-9 * n * square)
+    return ratio(n * both - right * bleu, np.where(is_flat, 0.0, np.sqrt(spread)))
 
 
 # --- where does it go wrong? ------------------------------------------------------------------------------

@@ -54,6 +54,9 @@ SELECTION_STYLE = {
     "best_on_test": Style("best temperature per task, on test", _COLOURS[0], "o"),
     "temperature_1": Style("temperature 1", _COLOURS[1], "^"),
 }
+CHOICE_STYLE = SELECTION_STYLE | {  # of items, which released results have not
+    "held_out": Style("chosen per task on held-out items", _COLOURS[2], "D"),
+}
 ANSWER_STYLE = {  # columns of likeness.answer_shares; like answers first
     "both_right": Style("both right", _COLOURS[2], "o"),
     "same_wrong": Style("both wrong, same answer", _COLOURS[1], "^"),
@@ -417,6 +420,20 @@ def count_grid(ax: Axes, table: pd.DataFrame) -> Axes:
     for row, column in zip(*np.nonzero(counts), strict=True):
         ax.text(column, row, counts[row, column], ha="center", va="center", fontsize=7.5)
     ax.set_xticks(range(table.shape[1]), table.columns, rotation=35, ha="right")
+    ax.set_yticks(range(table.shape[0]), table.index)
+    ax.grid(visible=False)
+    return ax
+
+
+def signed_grid(ax: Axes, table: pd.DataFrame, marked: pd.DataFrame, bound: float) -> Axes:
+    """Differences as a grid, blue above and red below zero, up to `bound`; marked ones have a star."""
+    values = table.to_numpy(float)
+    image = ax.imshow(values, cmap="RdBu", vmin=-bound, vmax=bound, aspect="auto")
+    for row, column in zip(*np.nonzero(np.isfinite(values)), strict=True):
+        value, star = values[row, column], "*" * bool(marked.iloc[row, column])
+        text, colour = f"{value:+.1f}{star}".replace("-", "−"), text_colour(image.to_rgba(value)[:3])
+        ax.text(column, row, text, ha="center", va="center", fontsize=7.5, color=colour)
+    ax.set_xticks(range(table.shape[1]), table.columns)
     ax.set_yticks(range(table.shape[0]), table.index)
     ax.grid(visible=False)
     return ax

@@ -4,6 +4,9 @@ A choice turns the evidence into what it would have been, and the authors' rule 
 says of any evidence. Where the finding stays the same to the digit, the choice has no bearing on the claim. A
 changed analysis cannot give a printed value to the digit, so that the rules for values that cannot be equal
 apply to it.
+
+A temperature chosen on held-out items needs items. Released tables have none: where the choice could have a
+bearing there, it stays untestable.
 """
 
 from __future__ import annotations
@@ -14,13 +17,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from kdutils import inference
+from kdutils import heldout, inference, study
 from kdutils.claims import CLAIMS, Claim, Judgement, judge_as_authors
 from kdutils.evidence import NOT_TESTABLE, REPRODUCED, Evidence, Finding
 from kdutils.spec import AVERAGE, DOMAINS
 from kdutils.study import LIKENESS
 
 AS_AUTHORS, STRICT = "as the authors", "stricter analysis"
+NO_ITEMS = "these results have no items to choose a temperature on"
+TEMPERATURE_1, HELD_OUT = "temperature 1", "held-out items"  # instead of the best on the test items
 ABOUT_TEACHERS = ("T1", "T2", "T3", "A2", "A3")  # of single teachers: no student's mean can answer them
 BY_SWEEP = ("06", "07")  # sections whose judges read cells, not gains
 TOGETHER = "all teachers"
@@ -33,15 +38,20 @@ class Choice:
     aspect: str
     name: str
     cases: tuple[tuple[Callable[[Claim], bool], Callable[[Evidence], Evidence]], ...]  # the first that asks
+    cannot: str = ""  # why these results do not allow it: the cases then say where it could have a bearing
 
 
-def choices(evidence: Evidence) -> list[Choice]:
-    """Those that these results allow: one family or seed alone needs several."""
+def choices(evidence: Evidence, halves: pd.DataFrame | None = None) -> list[Choice]:
+    """Those that these results allow, as one family or seed alone needs several, and held-out items.
+
+    `halves` (halves.read) are those of live results; without them that choice cannot be made.
+    """
     cells = evidence.all_cells
     families = list(dict.fromkeys(cells["family"]))
     seeds = sorted(cells["seed"].dropna().unique())
     found = [
-        Choice("temperature", "temperature 1", ((_always, _at_temperature_1),)),
+        Choice("temperature", TEMPERATURE_1, ((_always, _at_temperature_1),)),
+        _by_held_out_items(cells, halves),
         Choice("scale", "log odds", ((_of_no_magnitude, _on_log_odds),)),
         Choice("unit", "students", ((_of_sweeps, _runs_of_students), (_of_students, _gains_of_students))),
         Choice("tasks", "not in training set", ((_always, _uncontaminated),)),
@@ -53,14 +63,19 @@ def choices(evidence: Evidence) -> list[Choice]:
     return found
 
 
-def table(judgement: Judgement) -> pd.DataFrame:
+def table(judgement: Judgement, halves: pd.DataFrame | None = None) -> pd.DataFrame:
     """Verdicts of one source, a row a claim x choice: id, section, claim, choice, verdict, estimate, p_value.
 
     First as the authors choose, then each choice, last the stricter analysis, which makes several at once.
-    `bears` is False where the finding stays as it was; then the verdict is that of the authors' choice. No
+    `bears` is False where the finding stays as it was; then the verdict is that of the authors' choice. A
+    choice that the results cannot make is not testable where another of the same aspect has a bearing. No
     rows for one pair, which the authors' analysis cannot judge.
+
+    Args:
+        halves: of the live runs (halves.read); those of released results do not exist.
     """
     evidence, rows = judgement.evidence, []
+    halves = halves if evidence.source == "live" else None
     if evidence.one_pair:
         return pd.DataFrame(
             columns=["id", "section", "claim", "choice", "verdict", "estimate", "p_value", "bears"]
@@ -71,11 +86,13 @@ def table(judgement: Judgement) -> pd.DataFrame:
     asked = [claim for claim in CLAIMS if claim.id in judgement.authors]
     unchanged = _altered(evidence)  # judged by the rules for values that cannot equal the printed ones
     before = {claim.id: judge_as_authors(claim, unchanged) for claim in asked}
-    for choice in choices(evidence):
+    for choice in choices(evidence, halves):
         made: dict[Callable, Evidence] = {}
         for claim in asked:
             after = _judged(claim, choice, evidence, made) or before[claim.id]
             bears = repr(after) != repr(before[claim.id])
+            if choice.cannot:
+                after = Finding(verdict=NOT_TESTABLE, reason=choice.cannot)
             rows.append(
                 _row(claim, choice.name, after if bears else judgement.authors[claim.id], bears=bears)
             )
@@ -116,12 +133,31 @@ def holds(long: pd.DataFrame) -> pd.DataFrame:
         is_so = counted["verdict"] == REPRODUCED
         word = "every" if is_so.all() else "some" if is_so.any() else "none"
         base = part["verdict"].iloc[0]
-        changed = part[part["bears"] & (part["verdict"] != base)]
-        said = [f"{row.choice}: {row.verdict.replace('_', ' ')}" for row in changed.itertuples()]
+        said = [f"{row.choice}: {row.verdict.replace('_', ' ')}" for row in changes(part).itertuples()]
         row = {"id": claim, "claim": part["claim"].iloc[0], "as the authors": base.replace("_", " ")}
         row |= {"holds under": word if len(counted) else "not testable", "choices": len(counted)}
         rows.append(row | {"changed by": "; ".join(said) or "none"})
     return pd.DataFrame(rows)
+
+
+def changes(of_claim: pd.DataFrame) -> pd.DataFrame:
+    """Those rows of one claim in `table` whose single choice gives another verdict than the authors'.
+
+    A choice that leaves nothing to test gives none.
+    """
+    base = of_claim.loc[of_claim["choice"] == AS_AUTHORS, "verdict"].iloc[0]
+    is_single = ~of_claim["choice"].isin([AS_AUTHORS, STRICT]) & of_claim["bears"]
+    return of_claim[is_single & ~of_claim["verdict"].isin([base, NOT_TESTABLE])]
+
+
+def cannot_remark(long: pd.DataFrame) -> str:
+    """Where held-out items would be needed to choose a temperature and are not there; "" if nowhere."""
+    lacking = long[(long["choice"] == HELD_OUT) & long["bears"] & (long["verdict"] == NOT_TESTABLE)]
+    if lacking.empty:
+        return ""
+    return (
+        f"For {len(lacking)} claims the temperature could not be chosen on held-out items, for want of them."
+    )
 
 
 def holds_remark(summary: pd.DataFrame) -> str:
@@ -163,6 +199,25 @@ def _altered(evidence: Evidence, **changes) -> Evidence:
 
 def _at_temperature_1(evidence: Evidence) -> Evidence:
     return _altered(evidence, selection="temperature_1")
+
+
+def _by_held_out_items(cells: pd.DataFrame, halves: pd.DataFrame | None) -> Choice:
+    """Gains of temperatures that were chosen on other items than they are measured on."""
+    cannot = NO_ITEMS if halves is None else heldout.lacking(cells, halves)
+    if cannot:
+        return Choice("temperature", HELD_OUT, ((_always, _at_temperature_1),), cannot=cannot)
+
+    def held_out(evidence: Evidence) -> Evidence:
+        # Other cells than those of gains keep their temperatures: judges ask for 1, or compare several.
+        cells = heldout.cells(evidence.all_cells, halves)
+        gains = study.gains(cells, selection="best_on_test").assign(selection="held_out")
+
+        def of_held_out(best: pd.DataFrame) -> pd.DataFrame:
+            return gains[gains["domain"].isin(best["domain"])].reset_index(drop=True)
+
+        return _altered(evidence, of_gains=of_held_out)
+
+    return Choice("temperature", HELD_OUT, ((_always, held_out),))
 
 
 def _on_log_odds(evidence: Evidence) -> Evidence:

@@ -5,6 +5,7 @@ A contender that is not installed, cannot do the work, fails or runs out of memo
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -91,7 +92,8 @@ class Server:
 
     def __exit__(self, *_: object) -> None:
         if self._process is not None:
-            self._process.stdin.close()
+            with contextlib.suppress(BrokenPipeError):  # what a dead one was not told
+                self._process.stdin.close()
             self._process.wait()
             self._process.stdout.close()
 
@@ -110,8 +112,9 @@ class Server:
                 text=True,
             )
         request = {"arguments": list(arguments), "limit_seconds": limit_seconds}
-        self._process.stdin.write(json.dumps(request) + "\n")
-        self._process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # it has died since the last visit, and answers nothing
+            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.flush()
         printed = []
         for line in self._process.stdout:
             if line.startswith('{"code"'):

@@ -10,7 +10,7 @@ from matplotlib.patches import Patch
 
 from kdutils import plots
 from kdutils.figures import INTERVAL
-from kdutils.plots import KIND_STYLE, METHOD_STYLE, VERDICT_STYLE, Style
+from kdutils.plots import CHOICE_STYLE, KIND_STYLE, METHOD_STYLE, VERDICT_STYLE, Style
 from kdutils.spec import DOMAIN_LABELS
 
 UNITS = {"points": "gain over SFT, points", "log odds": "gain in log odds"}
@@ -111,6 +111,34 @@ def _family_line(ax: Axes, rows: pd.DataFrame, style: Style) -> None:
     ax.plot(size, rows["expected"], color=style.colour, linestyle=":", linewidth=1.0)
     look = {"color": style.colour, "markersize": 4, "linewidth": 1.1, "elinewidth": 0.9}
     ax.errorbar(size, rows["value"], yerr=error, fmt=f"{style.marker}-", **look)
+
+
+def choice_of_temperature(table: pd.DataFrame, *, watermark: str = "") -> Figure:
+    """Accuracy of each student and method by how its temperature was chosen: takes optimism.of_students."""
+    domains = list(dict.fromkeys(table["domain"]))
+    labels = _student_and_method(table)
+    height = 1.5 + 0.22 * labels.nunique()
+    fig, axes = plots.panels(1, len(domains), height=height, sharey=True)
+    rows = list(dict.fromkeys(labels))
+    for ax, domain in zip(axes, domains, strict=True):
+        part = table[table["domain"] == domain]
+        place = labels[part.index].map(rows.index)
+        values = part[list(CHOICE_STYLE)]
+        ax.hlines(place, values.min(axis=1), values.max(axis=1), color="0.8", linewidth=1.2, zorder=1)
+        for name, style in CHOICE_STYLE.items():
+            ax.plot(part[name], place, style.marker, color=style.colour, markersize=4.5, alpha=0.85)
+        ax.set_title(DOMAIN_LABELS[domain])
+        ax.set_xlabel("accuracy, %")
+        ax.set_yticks(range(len(rows)), rows)
+        ax.set_ylim(len(rows) - 0.5, -0.5)
+    _legend(fig, list(CHOICE_STYLE.values()))
+    plots.watermark(fig, watermark)
+    return fig
+
+
+def _student_and_method(table: pd.DataFrame) -> pd.Series:
+    """`mini-qwen-36k, SeqKD†`, of rows with student and method."""
+    return table["student"] + ", " + table["method"].map(lambda method: METHOD_STYLE[method].label)
 
 
 def verdicts_by_choice(long: pd.DataFrame, *, watermark: str = "") -> Figure:

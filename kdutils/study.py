@@ -210,7 +210,7 @@ def gains(cells: pd.DataFrame, *, selection: str, methods: Iterable[str] = PAPER
     """
     if selection not in SELECTIONS:
         raise ValueError(f"unknown selection {selection!r}; choose one of {list(SELECTIONS)}")
-    table = mean_over_seeds(_of_common_seeds(cells) if selection == "best_on_test" else cells)
+    table = mean_over_seeds(of_common_seeds(cells) if selection == "best_on_test" else cells)
     runs = table[table["method"].isin(list(methods)) & table["teacher_tuned"].fillna(False)]
     runs = runs[runs["noise_sigma"] == 0.0]
     if selection == "temperature_1":
@@ -235,7 +235,7 @@ def gains(cells: pd.DataFrame, *, selection: str, methods: Iterable[str] = PAPER
     return out[GAIN_COLUMNS]
 
 
-def _of_common_seeds(cells: pd.DataFrame) -> pd.DataFrame:
+def of_common_seeds(cells: pd.DataFrame) -> pd.DataFrame:
     """The cells without noise-free runs of seeds that other temperatures of their pair and method lack."""
     group = ["source", "protocol", "domain", "task", "teacher", "student", "method", "teacher_tuned"]
     is_plain = (cells["teacher"] != "") & (cells["noise_sigma"] == 0.0)

@@ -39,9 +39,9 @@ def with_index(frame: pd.DataFrame) -> pd.DataFrame:
 def to_html(frame: pd.DataFrame, *, caption: str, formats: Mapping[str, Format] | None = None) -> str:
     """`frame` as a captioned table, in a box of its own that scrolls when the page is too narrow.
 
-    The index, or the first column where the index only numbers the rows, gives the row headers. Every text is
-    escaped, and characters that nobody would see are written out. Styles are inline because a notebook has
-    no style sheet of ours.
+    The index, or the first column where the index only numbers the rows, gives the row headers. A column
+    `reason` that gives none is left out. Every text is escaped, and characters that nobody would see are
+    written out. Styles are inline because a notebook has no style sheet of ours.
 
     Raises:
         ValueError: if the caption is empty or `formats` names a column that is not there.
@@ -49,6 +49,8 @@ def to_html(frame: pd.DataFrame, *, caption: str, formats: Mapping[str, Format] 
     if not caption.strip():
         raise ValueError("a table needs a caption")
     shown = with_index(frame)
+    if "reason" in shown and (shown["reason"].isna() | (shown["reason"] == "")).all():
+        frame, shown = frame.drop(columns="reason"), shown.drop(columns="reason")
     n_headers = max(1, shown.shape[1] - frame.shape[1])
     unknown = set(formats or {}) - set(shown.columns)
     if unknown:
@@ -80,7 +82,10 @@ def _texts(column: pd.Series, written: Format | None) -> list[str]:
     """The cells of a column as escaped text."""
     if written is None:
         written = number if _is_number(column) else str
-    show = (lambda value: format(value, written)) if isinstance(written, str) else written
+    show = written
+    if isinstance(written, str):
+        minus = "−" if _is_number(column) else "-"  # as in `number`
+        show = lambda value: format(value, written).replace("-", minus)  # noqa: E731
     missing = column.isna()
     return [
         MISSING if gone else html.escape(visible(show(value)))

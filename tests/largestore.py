@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import sys
@@ -63,12 +64,12 @@ def build(plan: list[PlannedRun], out: Path) -> None:
     def once(compute):
         """As it is, but computed for the first run alone: all have the same rows."""
 
+        @functools.wraps(compute)
         def computed(*frames):
             if compute.__name__ not in known:
                 known[compute.__name__] = compute(*frames)
             return known[compute.__name__]
 
-        computed.__name__ = compute.__name__
         return computed
 
     real = livecells._accuracies, livecells._likeness

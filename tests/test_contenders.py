@@ -547,3 +547,21 @@ def test_three_ways_of_evaluating_write_the_same_texts():
 def test_an_evaluation_that_cannot_be_measured_says_why():
     with pytest.raises(RuntimeError, match="evaluation could not be measured .*no-such-model"):
         decoding.compare("no-such-model", n_items=2, repeats=1)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("is_known", [False, True])
+def test_a_server_that_is_killed_between_visits_is_a_clear_error(monkeypatch, fault, is_known):
+    code = 'import sys\nfor line in sys.stdin: print(\'{"code": 0, "said": ""}\', flush=True)'
+    plain = subprocess.Popen
+    monkeypatch.setattr(
+        sidebyside.subprocess, "Popen", lambda _, **how: plain([sys.executable, "-c", code], **how)
+    )
+    with sidebyside.Server(1) as server:
+        assert server.ask(["one"], limit_seconds=9).code == 0
+        server._process.kill()
+        if is_known:  # the pipe is closed by now; else the request may still go into it
+            server._process.wait()
+        fault("server of measurements killed")
+        with pytest.raises(RuntimeError, match="has died; run again"):
+            server.ask(["two"], limit_seconds=9)

@@ -1,5 +1,7 @@
 """The declaration of the stricter analysis is whole, and a damaged one is refused by name."""
 
+import dataclasses
+
 import pytest
 
 from kdutils import claims, declared, strict
@@ -70,4 +72,19 @@ def test_what_is_wrong_is_named(tmp_path, text, message):
 def test_a_section_is_shown_alone():
     table = declared.table(claims.DECLARED, "03")
     assert table["id"].tolist() == ["T1", "T2", "T3"]
-    assert len(declared.table(claims.DECLARED)) == len(claims.CLAIMS)
+    of_tasks = [claim.id for claim in claims.CLAIMS if claim.id.startswith("S3.")]
+    assert len(declared.table(claims.DECLARED)) == len(claims.CLAIMS) - len(of_tasks) + 1
+
+
+def test_what_is_asked_of_each_task_is_one_row_and_anything_else_its_own():
+    table = declared.table(claims.DECLARED, "02").set_index("id")
+    s1, s2, s3 = table.index
+    assert (s1, s2) == ("S1", "S2")
+    assert s3.startswith("S3: aqua, addsub, ") and s3.count(",") == 13
+    assert (
+        table.loc[s3, "question"]
+        == "Does the gain on this task fall with size, beyond what headroom explains?"
+    )
+    changed = dict(claims.DECLARED)
+    changed["S3.svamp"] = dataclasses.replace(changed["S3.svamp"], margin="another")
+    assert len(declared.table(changed, "02")) == 4

@@ -56,6 +56,7 @@ def drawings(cells, gains, points):
         "gain_by_pair": lambda: figures.gain_by_pair(
             stats.gain_intervals(points, by=["domain", "pair", "student", "task", "method"])
         ),
+        "gain_map": lambda: figures.gain_map(gain_map(points)),
         "gain_by_task": lambda: figures.gain_by_task(by_task[by_task["domain"] == "commonsense"]),
         "gain_by_size": lambda: figures.gain_by_size(points, means),
         "correlations": lambda: figures.correlations(size),
@@ -78,9 +79,40 @@ def drawings(cells, gains, points):
 
 
 NAMES = [
-    *("coverage", "gain_by_pair", "gain_by_task", "gain_by_size", "correlations", "gain_against", "untuned"),
+    *(
+        "coverage",
+        "gain_map",
+        "gain_by_pair",
+        "gain_by_task",
+        "gain_by_size",
+        "correlations",
+        "gain_against",
+        "untuned",
+    ),
     *("agreement", "level", "level_and_gain", "temperature", "best", "noise", "verdicts"),
 ]
+
+
+def gain_map(points):
+    """Gains of one run each, of which those of more than 10 points have a star."""
+    labels = points["method"].map(METHOD_LABELS).str.split(" ").str[0]
+    return points.assign(label=labels, is_marked=points["gain"].abs() > 10)
+
+
+def test_a_map_shows_every_gain_in_its_place(points):
+    table = gain_map(points).iloc[::-1]
+    fig = figures.gain_map(table)
+    for ax, domain in zip(fig.axes, ("commonsense", "math"), strict=True):
+        part = table[table["domain"] == domain].set_index(["pair", "label"])
+        columns = [label.get_text() for label in ax.get_xticklabels()]
+        rows = [label.get_text() for label in ax.get_yticklabels()] or list(dict.fromkeys(table["pair"]))
+        assert columns == ["SeqKD†", "RevKD", "GKD"]
+        assert len(ax.texts) == len(part)
+        for text in ax.texts:
+            column, row = text.get_position()
+            cell = part.loc[(rows[row], columns[column])]
+            star = "*" * bool(abs(cell["gain"]) > 10)
+            assert text.get_text() == f"{cell['gain']:+.1f}{star}".replace("-", "−")
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -115,6 +115,22 @@ def test_following_is_read_by_method_and_fate(asked):
     assert table.loc[second, ["checkable", "follows", "right_steps"]].tolist() == pytest.approx([50, 0, 75])
 
 
+def test_following_reads_as_shares_with_intervals():
+    shares = {"checkable": 99.34, "checkable_low": 98.8, "checkable_high": 99.7, "follows": np.nan}
+    shares |= {"follows_low": np.nan, "follows_high": np.nan, "right_steps": 40.0}
+    shares |= {"right_steps_low": np.nan, "right_steps_high": np.nan}
+    row = {"method": "sft", "label": "SFT", "group": "all texts"} | shares | {"n": 7}
+    (found,) = paradox.readable_followed(pd.DataFrame([row])).to_dict("records")
+    assert found == {
+        "student": "SFT",
+        "group": "all texts",
+        "texts": 7,
+        "checkable, %": "99.3 [98.8, 99.7]",
+        "follows, %": "—",
+        "right steps, %": "40.0",
+    }
+
+
 def test_shares_of_errors_are_whole(asked):
     rows = paradox.texts(asked)
     found = paradox.errors(asked, rows, task="svamp", rng=np.random.default_rng(0), n_resamples=49)

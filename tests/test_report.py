@@ -319,7 +319,13 @@ def test_table_escapes_text_and_marks_headers(run):
     assert "Gains &lt;by&gt; task" in markup
     assert '<th scope="col" style="text-align:right;white-space:nowrap">gain</th>' in markup
     assert markup.count('scope="row"') == 2
-    assert re.findall(r'<td style="text-align:right;.*?">(.*?)</td>', markup) == ["-1.50", "—"]
+    assert re.findall(r'<td style="text-align:right;.*?">(.*?)</td>', markup) == ["−1.50", "—"]
+
+
+def test_a_column_of_reasons_is_shown_where_there_is_one():
+    frame = pd.DataFrame({"task": ["a", "b"], "gain": [1.0, math.nan], "reason": ["", ""]})
+    assert "reason" not in tables.to_html(frame, caption="Gains")
+    assert "one run" in tables.to_html(frame.assign(reason=["", "one run"]), caption="Gains")
 
 
 def test_a_remark_is_shown_and_none_is_not(run, monkeypatch):

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 from test_strict import world
 
-from kdutils import answersheet, claims, evidence, sensitivity, strictfigures
+from kdutils import answersheet, claims, evidence, halves, sensitivity, strictfigures
 
 
 def judgement(cells):
@@ -121,6 +121,74 @@ def test_one_pair_has_no_choices():
     cells = world(lambda **_: 1.0, sizes={"toy-qwen": (1,)}, domains=("math",))
     assert judgement(cells).evidence.one_pair
     assert sensitivity.table(judgement(cells)).empty
+
+
+# --- a temperature chosen on held-out items -------------------------------------------------------------
+
+
+def lucky_at_2(size, family, temperature, **_):
+    """At 2 a gain, as far as the sums over all items tell."""
+    return (3.0 if temperature == 2.0 else -2.0) + 0.1 * size
+
+
+def halves_of(cells, *, by_luck):
+    """Halves of 1000 items each with the accuracies of the cells; by luck one half of them is right alone."""
+    kd = cells[(cells["teacher"] != "") & (cells["task"] != "average")]
+    rows = []
+    for cell in kd.to_dict("records"):
+        right = 20 * cell["accuracy"]
+        extra = (100.0 if cell["temperature"] == 2.0 else -100.0) * by_luck
+        for half, more in ((0, extra), (1, -extra)):
+            value = right / 2 + more
+            rows.append(
+                {name: cell[name] for name in (*halves.ARM, "temperature", "seed", "task")}
+                | {"half": half, "n": 1_000.0, "value": value, "square": value}
+            )
+    return pd.DataFrame(rows, columns=halves.COLUMNS).astype(dict.fromkeys(halves.BESIDE, float))
+
+
+SMALL = {"temperatures": (1.0, 2.0), "domains": ("math",), "methods": ("fkl",)}
+
+
+def verdict_of_gains(cells, table):
+    (judged,) = claims.judgements(cells, section="01")
+    long = sensitivity.table(judged, table)
+    part = long[long["id"] == "E1"].set_index("choice")
+    return part["verdict"].where(part["bears"], "·").to_dict()
+
+
+def test_a_gain_that_the_choice_on_test_items_makes_is_gone_on_held_out_ones():
+    cells = world(lucky_at_2, **SMALL)
+    found = verdict_of_gains(cells, halves_of(cells, by_luck=1.0))
+    assert found["as the authors"] == "reproduced"
+    assert found[sensitivity.HELD_OUT] == found["temperature 1"] == "not_reproduced"
+    real = verdict_of_gains(cells, halves_of(cells, by_luck=0.0))
+    assert real["temperature 1"] == "not_reproduced"
+    assert real[sensitivity.HELD_OUT] == "·"  # both halves choose 2: the authors' choice to the digit
+    half = halves_of(cells, by_luck=1.0).query("half == 0 or task != 'svamp'")
+    assert verdict_of_gains(cells, half)[sensitivity.HELD_OUT] == "not_testable"
+
+
+@pytest.mark.parametrize("source", ["published", "live"])
+def test_without_items_the_choice_is_untestable_and_counts_for_nothing(source):
+    cells = world(lucky_at_2, **SMALL, source=source)
+    assert verdict_of_gains(cells, None)[sensitivity.HELD_OUT] == "not_testable"
+    (judged,) = claims.judgements(cells, section="01")
+    table = sensitivity.table(judged)
+    without = table[table["choice"] != sensitivity.HELD_OUT]
+    pd.testing.assert_frame_equal(sensitivity.holds(table), sensitivity.holds(without))
+    assert sensitivity.cannot_remark(table).endswith("not be chosen on held-out items, for want of them.")
+    assert sensitivity.cannot_remark(without) == ""
+
+
+def test_released_results_have_no_items_whoever_hands_some_over():
+    cells = world(lucky_at_2, **SMALL, source="published")
+    assert verdict_of_gains(cells, halves_of(cells, by_luck=1.0))[sensitivity.HELD_OUT] == "not_testable"
+
+
+def test_without_a_sweep_the_choice_has_no_bearing():
+    cells = world(lambda size, **_: 3.0 + 0.1 * size, **(SMALL | {"temperatures": (1.0,)}))
+    assert verdict_of_gains(cells, None)[sensitivity.HELD_OUT] == "·"
 
 
 # --- the answer sheet --------------------------------------------------------------------------------------
