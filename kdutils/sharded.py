@@ -139,7 +139,7 @@ def together(rendezvous: Path, scratch: Path, *, rank: int, size: int) -> Sharde
     """The world of `size` processes that meet at a file of this machine, once all of them are there.
 
     They find each other in a file, which needs no open port, and talk over the loopback interface. With GPUs,
-    each has its own, and what is on them goes by NCCL; all else by gloo.
+    each has its own, and what is on them goes by NCCL, which has not been tried yet; all else by gloo.
 
     Args:
         scratch: a folder for what they write on their way, on the file system of their checkpoints.
