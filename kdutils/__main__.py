@@ -25,6 +25,7 @@ from kdutils import (  # noqa: E402
     params,
     plan,
     prospect,
+    ranks,
     runner,
     runs,
     spec,
@@ -209,7 +210,10 @@ class _Training:
             if any(run.spec.data != MINI for run in planned):
                 self.say_cost(planned, plans[0].out)
             state = grid.fill(planned, plans[0].out, progress=self.progress, shard=self.shard, **self.ways)
-        except (material.ModelError, material.DataError, runs.StoreError, cluster.ClusterError) as error:
+        except (
+            *(material.ModelError, material.DataError, runs.StoreError),
+            *(cluster.ClusterError, ranks.DevicesError),
+        ) as error:
             raise runner.RunError(str(error)) from error
         executor.say(f"shard {self.shard}: {state}" if self.shard else str(state))
         self.failures = state.failures

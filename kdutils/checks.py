@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from transformers import PreTrainedTokenizerBase
 
-from kdutils import data, hub, material, models
+from kdutils import data, hub, material, models, ranks
 from kdutils.material import test_items
 from kdutils.runspec import EvalSpec, PlannedRun, RunSpec
 
@@ -15,13 +15,14 @@ def check(spec: RunSpec, evaluation: EvalSpec) -> None:
     """Everything that can be wrong, found before anything is trained.
 
     Raises:
-        ModelError, DataError: naming what is wrong and the remedy.
+        ModelError, DataError, ValueError: naming what is wrong and the remedy.
     """
+    ranks.check_devices(spec)
     check_all([PlannedRun(spec, evaluation)])
 
 
 def check_all(planned: Iterable[PlannedRun]) -> None:
-    """As `check`, for many runs: what several share is checked once.
+    """As `check`, for many runs, wherever they are made: what several share is checked once.
 
     Raises:
         ModelError, DataError: as `check`.

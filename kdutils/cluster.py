@@ -59,6 +59,7 @@ class RayPool:
         setting: what `prepare` gets in a process that may use so much.
         workers: tasks at a time; by default as many as there is room for, see `shares.share_of`.
         is_large: whether a task wants many cores.
+        n_devices: GPUs that a task wants, or without GPUs cores, at least.
         address: of a cluster that is there, as ray.init takes it; None for Ray on this machine alone, which
             starts and ends here and listens on the loopback device only.
         node: what to take this machine for, without address; by default it is looked at.
@@ -73,11 +74,13 @@ class RayPool:
         setting: Callable[[Share], Any],
         workers: int | None = None,
         is_large: bool = False,
+        n_devices: int = 1,
         address: str | None = None,
         node: Node | None = None,
     ) -> None:
         self._do, self._prepare, self._hear, self._setting = do, prepare, hear, setting
-        self._workers, self._is_large = workers, is_large
+        self._workers = workers
+        self._wishes = {"workers": workers, "is_large": is_large, "n_devices": n_devices}
         self._connection = _connection(address, node)
         self._given: dict[Any, _Given] = {}  # what Ray hands its messages out by -> what it is
         self.n_tries: dict[Hashable, int] = {}  # of each task
@@ -86,7 +89,7 @@ class RayPool:
         self._ray = self._connection.__enter__()
         try:
             self._looked, self._nodes = time.monotonic(), self._alive()
-            self._share = share_of(self._nodes, workers=self._workers, is_large=self._is_large)
+            self._share = share_of(self._nodes, **self._wishes)
         except ValueError as error:
             self._connection.__exit__(None, None, None)
             raise ClusterError(str(error)) from error

@@ -38,6 +38,25 @@ class Batch:
         cut = (tensor[rows, :length] for tensor in (self.input_ids_BT, self.attention_BT, self.scored_BT))
         return Batch(self.ids[rows], *cut)
 
+    def share(self, part: int, parts: int) -> Batch:
+        """Every `parts`-th row by length, from the `part`-th on: all parts have about as much to do.
+
+        Where there are fewer rows than parts, the last parts are `unscored`.
+        """
+        order = self.attention_BT.sum(1).argsort(descending=True, stable=True)[part::parts]
+        if not len(order):
+            return self.unscored()
+        length = int(self.attention_BT[order].sum(1).max())
+        tensors = (self.input_ids_BT, self.attention_BT, self.scored_BT)
+        return Batch([self.ids[row] for row in order.tolist()], *(t[order, :length] for t in tensors))
+
+    def unscored(self) -> Batch:
+        """The beginning of one row, without a scored token: for a process that has to keep others company."""
+        ids_BT, attention_BT, scored_BT = (
+            t[:1, :2] for t in (self.input_ids_BT, self.attention_BT, self.scored_BT)
+        )
+        return Batch(self.ids[:1], ids_BT, attention_BT, torch.zeros_like(scored_BT))
+
     def passes(self, *, max_rows: int, pass_tokens: int = ONE_PASS) -> list[Batch]:
         """The same rows by length, longest first, in parts that go through a model one after another.
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from kdutils import estimate, lengths, machines
+from kdutils import estimate, lengths, machines, prospect
 from kdutils.cells import model_parameters, short_name
 from kdutils.estimate import Training
 from kdutils.machines import Machine
@@ -42,10 +42,10 @@ def report(found: Look, table: pd.DataFrame, machine: Machine) -> str:
     too_large = table[table["gpu_memory_gb"] > machine.memory_gb]
     if len(too_large):
         runs_, most = too_large["run_id"].nunique(), too_large["gpu_memory_gb"].max()
-        lines.append(
-            f"{runs_} runs need more than the {machine.memory_gb:.0f} GB of {machine.name}, even row by row; "
-            f"the largest needs {-(-most // machine.memory_gb):.0f} of it"
+        line = (
+            f"{runs_} runs need more than the {machine.memory_gb:.0f} GB of {machine.name}, even row by row"
         )
+        lines.append(f"{line}; {_remedy(found, machine, most)}")
     lines += [
         "",
         *_by(table, "method", METHOD_LABELS),
@@ -55,6 +55,13 @@ def report(found: Look, table: pd.DataFrame, machine: Machine) -> str:
         *_assumptions(found, machine),
     ]
     return "\n".join(lines)
+
+
+def _remedy(found: Look, machine: Machine, most: float) -> str:
+    n, each = prospect.on_several(found, machine) or (1, most)
+    if n == 1:
+        return f"the largest needs {-(-most // machine.memory_gb):.0f} of it"
+    return f"-p devices {n} gives a run {n} of it, of which it then needs at most {each:.0f} GB each"
 
 
 def _by_stage(table: pd.DataFrame) -> Iterator[str]:

@@ -7,7 +7,7 @@ lengths or in machines, and says so.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kdutils import lengths
 from kdutils.architecture import Architecture, architecture_of
@@ -16,6 +16,7 @@ from kdutils.formulas import (
     decoding_bytes,
     forward_flops,
     generation_flops,
+    part_bytes,
     state_bytes,
     training_flops,
 )
@@ -92,7 +93,7 @@ class Training:
         return self.spec.method == "gkd" or (self.spec.method in LOGIT_METHODS and not is_cached(self.spec))
 
     def memory_gb(self, *, rows: int) -> float:
-        """Peak with micro-batches of `rows` of the longest items, GB of 10^9 bytes."""
+        """Peak of a device with micro-batches of `rows` of the longest items, GB of 10^9 bytes."""
         how, spec = _Numbers.of(self.student, self.machine), self.spec
         _, _, longest = lengths.of_training(spec).of_batch(1, at_most=spec.max_tokens)
         if spec.method == "gkd":
@@ -100,18 +101,38 @@ class Training:
         activations = activation_bytes(
             self.student, rows * longest, context=longest, rank=self.rank, eager=how.is_eager
         )
-        total = state_bytes(self.student, rank=self.rank, weight_bytes=how.weight_bytes)
+        state = state_bytes(self.student, rank=self.rank, weight_bytes=how.weight_bytes)
+        gathered_bytes = how.weight_bytes if self.rank else 8  # a weight and its gradient in float32
+        total = part_bytes(self.student, state, gathered_bytes=gathered_bytes, devices=spec.devices)
         total += activations * how.weight_bytes / 2
         total += LOGIT_CHUNKS * min(BUDGET_BYTES, 8 * rows * longest * self.student.rows)
         total += 6 * self.student.head * (self.rank == 0)  # the head's gradient, summed in float32
         if self.is_teacher_online:
-            total += self.teacher.parameters * _Numbers.of(self.teacher, self.machine).weight_bytes
+            total += self.teacher_bytes()
         return total / 1e9 + self.machine.runtime_gb
+
+    def teacher_bytes(self) -> float:
+        """Of the frozen teacher on a device."""
+        each = _Numbers.of(self.teacher, self.machine).weight_bytes
+        whole = each * self.teacher.parameters
+        return part_bytes(self.teacher, whole, gathered_bytes=each, devices=self.spec.devices)
+
+    def peak_gb(self) -> float:
+        """Of a device, in training and when the teacher's states are made, GB; none for a model as it is."""
+        if self.spec.method == "base":
+            return 0.0
+        peak = self.memory_gb(rows=self.micro_batch)
+        if teacher_key(self.spec) is None:
+            return peak
+        if self.spec.method == "seqkd":  # it writes on one device
+            alone = Training(replace(self.spec, devices=1), self.machine)
+            return max(peak, alone.teacher_bytes() / 1e9 + self.machine.runtime_gb)
+        return max(peak, self.teacher_bytes() / 1e9 + self.machine.runtime_gb)
 
     @property
     def micro_batch(self) -> int:
-        """Rows at once: the batch, halved as train does until it fits the machine, or one."""
-        rows = self.spec.batch_size
+        """Rows of a device at once: its share of the batch, halved as train does until it fits, or one."""
+        rows = math.ceil(self.spec.batch_size / self.spec.devices)
         while rows > 1 and self.memory_gb(rows=rows) > self.machine.memory_gb:
             rows = math.ceil(rows / 2)
         return rows
@@ -292,31 +313,39 @@ def evaluation_cost(spec: RunSpec, evaluation: EvalSpec, machine: Machine) -> Co
 
 
 def evaluation_memory_gb(spec: RunSpec, evaluation: EvalSpec, machine: Machine) -> float:
-    """Peak of an evaluation, GB of 10^9 bytes: weights, KV cache of one batch, logits of one step."""
+    """Peak of an evaluation, GB of 10^9 bytes: weights, KV cache of one batch, logits of one step.
+
+    Several devices divide the weights alone, and only where these do not fit one.
+    """
     shape = architecture_of(spec.student)
     numbers = _Numbers.of(shape, machine)
     prompt = max(task.prompt for task in lengths.of_evaluation(spec, evaluation).values())
     positions = prompt + evaluation.max_new_tokens * (evaluation.scoring == "generation")
-    total = numbers.weight_bytes * shape.parameters
-    total += decoding_bytes(shape, DECODING_ROWS, positions=positions, weight_bytes=numbers.weight_bytes)
+    weights = numbers.weight_bytes * shape.parameters
+    total = decoding_bytes(shape, DECODING_ROWS, positions=positions, weight_bytes=numbers.weight_bytes)
     total += DECODING_ROWS * prompt * 8 * shape.intermediate  # of the prefill's widest layer
-    return total / 1e9 + machine.runtime_gb
+    if (weights + total) / 1e9 + machine.runtime_gb > machine.memory_gb:
+        weights = part_bytes(shape, weights, gathered_bytes=numbers.weight_bytes, devices=spec.devices)
+    return (weights + total) / 1e9 + machine.runtime_gb
 
 
 def memory_gb(spec: RunSpec, evaluations: list[EvalSpec], machine: Machine) -> float:
     """Peak of training, of the teacher's cache, of evaluation and of loading, GB of 10^9 bytes, on one GPU.
 
+    Several `devices` share all of it but the teacher's texts in seqkd.
     Models are loaded in float32 on the CPU, so that loading counts there alone.
     """
     peaks = [evaluation_memory_gb(spec, each, machine) for each in evaluations]
-    training = Training(spec, machine)
-    if spec.method != "base":
-        peaks.append(training.memory_gb(rows=training.micro_batch))
-    if teacher_key(spec) is not None:
-        teacher = architecture_of(spec.teacher)
-        weights = teacher.parameters * _Numbers.of(teacher, machine).weight_bytes
-        peaks.append(weights / 1e9 + machine.runtime_gb)
+    peaks.append(Training(spec, machine).peak_gb())
     if machine.flops_float32 is not None:
         named = [name for name in (spec.student, spec.teacher) if name is not None]
         peaks += [4 * architecture_of(name).parameters / 1e9 + machine.runtime_gb for name in named]
     return max(peaks)
+
+
+def devices_for(spec: RunSpec, evaluations: list[EvalSpec], machine: Machine) -> int | None:
+    """The fewest such machines that can make a run together; None if a batch has not the rows for them."""
+    for devices in range(1, spec.batch_size + 1):
+        if memory_gb(replace(spec, devices=devices), evaluations, machine) <= machine.memory_gb:
+            return devices
+    return None

@@ -269,14 +269,14 @@ class _Outcome(NamedTuple):
 class Setting(NamedTuple):
     """What a worker may use."""
 
-    gpu: int | None
+    gpu: str | None  # its number; several, with commas, where runs are on several devices
     n_threads: int
 
 
 def prepare(setting: Setting) -> None:
-    """A worker: its threads, its own GPU, denormal numbers as zero (some steps take many times as long)."""
+    """A worker: its threads, its own GPUs, denormal numbers as zero (some steps take many times as long)."""
     if setting.gpu is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = str(setting.gpu)
+        os.environ["CUDA_VISIBLE_DEVICES"] = setting.gpu
     import torch
     from transformers.utils import logging
 

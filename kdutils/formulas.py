@@ -85,6 +85,17 @@ def state_bytes(shape: Architecture, *, rank: int, weight_bytes: int = 2) -> flo
     return weight_bytes * shape.parameters + 16 * shape.adapter(rank)
 
 
+def part_bytes(shape: Architecture, whole: float, *, gathered_bytes: int, devices: int) -> float:
+    """Bytes on one of `devices` that divide the `whole` of a model among them (kdutils.sharded).
+
+    Gathered at a time, `gathered_bytes` a weight: embedding, head and norms, and two layers, of which one is
+    on its way.
+    """
+    if devices == 1:
+        return whole
+    return whole / devices + gathered_bytes * (shape.parameters - shape.body * (1 - 2 / shape.layers))
+
+
 def decoding_bytes(shape: Architecture, rows: int, *, positions: float, weight_bytes: int = 2) -> float:
     """Bytes of the KV cache of `rows` texts, and of one step's logits with the noise that samples them."""
     cache = 2 * rows * positions * shape.key_width * shape.layers * weight_bytes

@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from kdutils import cells, cluster, livecells, material, runs, schedule
+from kdutils import cells, cluster, livecells, material, ranks, runs, schedule
 from kdutils.engine import Start
 from kdutils.filling import Filling, Progress, Setting, State
 from kdutils.pool import Pool
@@ -38,8 +38,9 @@ def fill(
     """Make every run that is missing under `out`, with the teachers that they need, `workers` at a time.
 
     Args:
-        workers: processes that share the cores; by default one a GPU; else one a core for tiny models, and
-            one with all cores for large ones, of which two might not fit into memory.
+        workers: processes that share the cores; by default one a GPU, or for as many GPUs as a run asks for
+            (`devices`); else one a core for tiny models, and one with all cores for large ones, of which two
+            might not fit into memory.
         progress: called after every change, and about once a second.
         engine: `local`, processes of this machine; or `ray`, of which `address` names a cluster whose nodes
             all see `out`, or is None for Ray on this machine.
@@ -53,25 +54,30 @@ def fill(
     out = Path(out).expanduser()
     jobs = schedule.jobs_of(planned)
     n_large = sum(_is_large(run.spec) for run in planned)
-    start = _start(engine, address, workers, n_large=n_large)
+    n_devices = max((run.spec.devices for run in planned), default=1)
+    start = _start(engine, address, workers, n_large=n_large, n_devices=n_devices)
     filling = Filling(shard.jobs(jobs) if shard else jobs, out, progress or (lambda state: None))
     filling.look()
     if filling.is_wanting:
+        for run in planned if engine == "local" else ():  # Ray knows what its nodes have
+            ranks.check_devices(run.spec)
         filling.fill(start)
     return filling.state()
 
 
-def _start(engine: str, address: str | None, workers: int | None, *, n_large: int) -> Start:
+def _start(engine: str, address: str | None, workers: int | None, *, n_large: int, n_devices: int) -> Start:
     if engine == "local":
-        return lambda do, **ways: Pool(do, _settings(workers, n_large=n_large), **ways)
+        own = {"n_large": n_large, "n_devices": n_devices}
+        return lambda do, **ways: Pool(do, _settings(workers, **own), **ways)
     if engine != "ray":
         raise ValueError(f"engine {engine!r} is unknown; choose one of {', '.join(ENGINES)}")
     cluster.require(address)
     return partial(
         cluster.RayPool,
-        setting=lambda share: Setting(None, share.n_threads),  # Ray itself shows a process its GPU
+        setting=lambda share: Setting(None, share.n_threads),  # Ray itself shows a process its GPUs
         workers=workers,
         is_large=n_large > 0,
+        n_devices=n_devices,
         address=address,
     )
 
@@ -80,14 +86,16 @@ def _is_large(spec: RunSpec) -> bool:
     return any(material.is_large(name) for name in (spec.student, spec.teacher) if name is not None)
 
 
-def _settings(workers: int | None, *, n_large: int) -> list[Setting]:
-    """What each worker has: its GPU, or its share of the cores."""
+def _settings(workers: int | None, *, n_large: int, n_devices: int = 1) -> list[Setting]:
+    """What each worker has: its GPUs, as many as a run may ask for, or its share of the cores."""
     import torch
 
-    gpus = list(range(torch.cuda.device_count()))
+    all_gpus = list(map(str, range(torch.cuda.device_count())))
+    starts = range(0, len(all_gpus) - n_devices + 1, n_devices)
+    gpus = [",".join(all_gpus[start : start + n_devices]) for start in starts]
     n_cores = os.cpu_count() or 1
-    n_workers = workers or len(gpus) or (1 if n_large else n_cores)
-    n_threads = max(1, n_cores // n_workers) if n_large else 1
+    n_workers = workers or len(gpus) or (1 if n_large else max(1, n_cores // n_devices))
+    n_threads = max(1, n_cores // n_workers) if n_large else n_devices
     return [Setting(gpus[index % len(gpus)] if gpus else None, n_threads) for index in range(n_workers)]
 
 

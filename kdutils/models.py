@@ -11,9 +11,10 @@ import contextlib
 import hashlib
 import os
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from huggingface_hub import constants
@@ -46,6 +47,7 @@ LARGE_PARAMETERS = 20_000_000  # from here on bf16 pays on a CPU (measured at 13
 TOKENIZER_SUFFIXES = (".json", ".txt", ".model", ".jinja", ".tiktoken")
 GENERIC_TOKENIZERS = ("PreTrainedTokenizerFast", "TokenizersBackend")
 UNREADABLE = (OSError, ValueError, struct.error, SafetensorError)  # what reading a model may raise
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,8 @@ class LoadedModel:
     tokenizer: PreTrainedTokenizerBase
     policy: Policy
 
+    is_sharded = False  # whether other processes hold parts of it, see kdutils.sharded
+
     @property
     def causal(self) -> PreTrainedModel:
         """The causal language model itself, without the wrapper of an adapter."""
@@ -108,6 +112,15 @@ class LoadedModel:
         with self.policy.computing():
             output = self.causal.get_decoder()(input_ids=input_ids_BT.to(self.policy.device), use_cache=False)
         return output.last_hidden_state
+
+    def gathered(self, compute: Callable[[], Made]) -> Made:
+        """What `compute` makes of this model by calling its decoder, or parts of it, itself."""
+        return compute()
+
+    def without_gradients(self, compute: Callable[[], Made]) -> Made:
+        """What `compute` makes of this model, with no more than generating needs."""
+        with torch.inference_mode():  # a sixth faster than no_grad for tiny models
+            return compute()
 
 
 def policy_for(n_parameters: int, *, device: str | None = None, trains_all: bool = False) -> Policy:
@@ -179,8 +192,14 @@ def _tokenizer_digest(place: Location) -> str:
     return total.hexdigest()
 
 
-def load(name: str, *, trains_all: bool = False, device: str | None = None) -> LoadedModel:
+def load(
+    name: str, *, trains_all: bool = False, device: str | None = None, stays_in_memory: bool = False
+) -> LoadedModel:
     """The model of that name with its own weights, in evaluation mode.
+
+    Args:
+        device: on what it computes; None: the GPU if there is one.
+        stays_in_memory: its weights are left in main memory, for somebody who moves them in parts.
 
     Raises:
         ModelError: if it cannot be had or is not a causal language model in safetensors or GGUF.
@@ -205,7 +224,7 @@ def load(name: str, *, trains_all: bool = False, device: str | None = None) -> L
         )
     policy = policy_for(network.num_parameters(), device=device, trains_all=trains_all)
     network.set_attn_implementation(policy.attention)
-    network = network.to(device=policy.device, dtype=policy.weights).eval()
+    network = network.to(device="cpu" if stays_in_memory else policy.device, dtype=policy.weights).eval()
     if policy.checkpointing:
         network.activation_checkpointing_enable({"use_reentrant": False})
     if policy.compiled:

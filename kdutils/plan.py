@@ -27,7 +27,8 @@ from kdutils.spec import (
 
 EVERYTHING = ("00", "08")  # sections that look at the runs of all others
 LISTS = ("seeds", "temperatures", "noise_sigmas")
-SIZES = ("train_items", "items_per_task")
+SIZES = ("train_items", "items_per_task", "devices")
+OF_RUNS = ("train_items", "devices")  # of these, fields of every run
 REPLACED = (*LISTS, "protocol", *SIZES)  # parameters that change what is trained or how it is evaluated
 
 
@@ -90,8 +91,8 @@ def plan(section: str, parameters: Mapping[str, Any]) -> Plan:
     """The plan of a section for the parameters of its notebook, by name; those it lacks are None.
 
     `students`, `teachers`, `methods`, `domains` and `tasks` narrow what is trained and shown. `seeds`,
-    `temperatures`, `noise_sigmas`, `protocol`, `train_items` and `items_per_task` stand in for those of the
-    profile. `model_files` (NAME=PATH) stand in for models, also in later plans of the process.
+    `temperatures`, `noise_sigmas`, `protocol`, `train_items`, `items_per_task` and `devices` stand in for
+    those of the profile. `model_files` (NAME=PATH) stand in for models, also in later plans of the process.
 
     Raises:
         ValueError: for a name or value that is unknown, a pair or method that the section does not have, or a
@@ -164,10 +165,10 @@ def _changed(live: Live, section: str, changes: Mapping[str, Any]) -> tuple[Live
     needs = [replace(need, **lists) for need in _needs(live, section)]
     if "items_per_task" in changes:
         live = replace(live, items_per_task=changes["items_per_task"])
-    if "train_items" in changes:
-        own = {"train_items": changes["train_items"]}
-        by_domain = {domain: fields | own for domain, fields in live.by_domain.items()}
-        live = replace(live, settings=live.settings | own, by_domain=by_domain)
+    if own := {name: changes[name] for name in OF_RUNS if name in changes}:
+        tables = {name: getattr(live, name) for name in ("by_domain", "by_protocol", "by_method")}
+        tables = {name: {key: kept | own for key, kept in table.items()} for name, table in tables.items()}
+        live = replace(live, settings=live.settings | own, **tables)
     if "seeds" in lists:
         live = replace(live, sft_seeds=lists["seeds"])
     if "protocol" in changes:
@@ -282,7 +283,8 @@ def baselines(
     models = list(dict.fromkeys(name for pair in pairs for name in pair))
     teachers, students = ({pair[side] for pair in pairs} for side in (0, 1))
     for name, protocol in product(models, live.protocols):
-        as_it_is = RunSpec(student=name, method="base", domain=domain, data=live.data)
+        devices = live.settings_of(domain=domain, protocol=protocol, method="sft").get("devices", 1)
+        as_it_is = RunSpec(student=name, method="base", domain=domain, data=live.data, devices=devices)
         yield planned(live, as_it_is, protocol)
     for name, protocol in product(models, live.protocols):
         common = live.settings_of(domain=domain, protocol=protocol, method="sft")

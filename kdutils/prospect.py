@@ -154,7 +154,7 @@ def _row(cell: Cell, machine: Machine, readers: dict[tuple, int]) -> dict[str, A
     spec, key = cell.spec, estimate.teacher_key(cell.spec)
     alike = _alike(spec)
     stages = dict.fromkeys(STAGES, Cost())
-    stages["teachers" if cell.is_teacher else "students"] = _training_cost(alike, machine)
+    stages["teachers" if cell.is_teacher else "students"] = _training_cost(alike, machine, spec.devices)
     if key:
         stages["caches"] = _teacher_cost(alike, machine) * (1 / readers[key])
     stages["evaluation"] = _evaluation_cost(alike, cell.evaluations, machine)
@@ -174,7 +174,7 @@ def _row(cell: Cell, machine: Machine, readers: dict[tuple, int]) -> dict[str, A
         "released_pair": is_released(spec),
         "tokens": round(total.tokens),
         "flops": total.flops,
-        "gpu_memory_gb": round(_memory_gb(alike, cell.evaluations, machine), 2),
+        "gpu_memory_gb": round(_memory_gb(alike, cell.evaluations, machine, spec.devices), 2),
         "gpu_hours": total.seconds / 3600,
         "status": cell.status,
     }
@@ -200,7 +200,7 @@ def _alike(spec: RunSpec) -> RunSpec:
 
 
 @cache
-def _training_cost(spec: RunSpec, machine: Machine) -> Cost:
+def _training_cost(spec: RunSpec, machine: Machine, devices: int) -> Cost:  # of equal specs, who differ in it
     return Training(spec, machine).cost()
 
 
@@ -215,8 +215,22 @@ def _evaluation_cost(spec: RunSpec, evaluations: tuple[EvalSpec, ...], machine: 
 
 
 @cache
-def _memory_gb(spec: RunSpec, evaluations: tuple[EvalSpec, ...], machine: Machine) -> float:
+def _memory_gb(spec: RunSpec, evaluations: tuple[EvalSpec, ...], machine: Machine, devices: int) -> float:
     return estimate.memory_gb(spec, list(evaluations), machine)
+
+
+def on_several(found: Look, machine: Machine) -> tuple[int, float] | None:
+    """How many devices, if a run may have so many, can make all that is not done, and the most GB on each.
+
+    None where no number of devices will do.
+    """
+    alike = {(_alike(cell.spec), cell.evaluations) for cell in found.cells if cell.status != "done"}
+    needed = [estimate.devices_for(spec, list(evaluations), machine) for spec, evaluations in alike]
+    if None in needed:
+        return None
+    n = max(needed, default=1)
+    each = [_memory_gb(replace(spec, devices=n), evaluations, machine, n) for spec, evaluations in alike]
+    return n, max(each, default=0.0)
 
 
 def write(table: pd.DataFrame, path: Path) -> Path:

@@ -11,6 +11,7 @@ import dataclasses
 import gc
 import math
 import os
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -19,7 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 from safetensors import SafetensorError
+from safetensors.torch import load_file
 
 from kdutils import (
     answers,
@@ -30,6 +33,7 @@ from kdutils import (
     lease,
     material,
     models,
+    ranks,
     runs,
     states,
     store,
@@ -198,26 +202,46 @@ def _make(
     student = None if is_trained else _trained(spec, folder, own, progress, waits)
     if evaluation is not None and not folder.has_evaluation(evaluation):
         environment.give_back_memory()  # of the training
-        rows, facts = answers.item_rows(student or load_trained(spec, folder), spec, evaluation)
+        rows, facts = _item_rows(student, spec, folder, evaluation)
         own.confirm()
         folder.write_evaluation(evaluation, rows, facts)
 
 
-def load_trained(spec: RunSpec, folder: RunFolder) -> LoadedModel:
-    """The student of a finished run, ready to compute.
+def _item_rows(
+    student: LoadedModel | None, spec: RunSpec, folder: RunFolder, evaluation: EvalSpec
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """As `answers.item_rows`: by one device, which is faster, or where it has not the room by all."""
+    try:
+        return answers.item_rows(student or load_trained(spec, folder), spec, evaluation)
+    except (MemoryError, RuntimeError) as error:
+        if spec.devices == 1 or not train.is_out_of_memory(error):
+            raise
+    gc.collect()  # what was loaded of the student
+    environment.give_back_memory()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    with _scratch(folder) as scratch:
+        task = {"what": "evaluation", "evaluation": evaluation.to_dict()}
+        facts = _together(task, spec, folder.path.parent.parent, scratch, hear=lambda entry: None)
+        return pd.read_parquet(scratch / ranks.ROWS), facts
+
+
+def load_trained(spec: RunSpec, folder: RunFolder, *, stays_in_memory: bool = False) -> LoadedModel:
+    """The student of a finished run, ready to compute; `stays_in_memory` as in models.load.
 
     Raises:
         DamagedError: if its weights are not what was written.
     """
+    how = {"stays_in_memory": stays_in_memory}
     if spec.method == "base":
-        return models.load(spec.student)
+        return models.load(spec.student, **how)
     folder.check_model()
     try:
         if spec.adapter == "full":
-            return dataclasses.replace(models.load(str(folder.model)), name=spec.student)
+            return dataclasses.replace(models.load(str(folder.model), **how), name=spec.student)
         from peft import PeftModel
 
-        base = models.load(spec.student)
+        base = models.load(spec.student, **how)
         network = PeftModel.from_pretrained(base.network, folder.model).eval()
         return dataclasses.replace(base, network=network)
     except (OSError, ValueError, SafetensorError) as error:  # of a folder without a record of its files
@@ -225,62 +249,121 @@ def load_trained(spec: RunSpec, folder: RunFolder) -> LoadedModel:
 
 
 def teacher_model(
-    spec: RunSpec, out: Path, progress: Progress | None = None, *, waits: bool = True
+    spec: RunSpec,
+    out: Path,
+    progress: Progress | None = None,
+    *,
+    waits: bool = True,
+    stays_in_memory: bool = False,
 ) -> LoadedModel:
     """The teacher of a run: the untuned model, or the student of its SFT run, made if missing."""
     own = spec.teacher_spec()
     if own is None:
-        return models.load(spec.teacher)
+        return models.load(spec.teacher, stays_in_memory=stays_in_memory)
     make(own, None, out, progress=progress, waits=waits)
-    return load_trained(own, runs.folder_of(out, own.run_id))
+    return load_trained(own, runs.folder_of(out, own.run_id), stays_in_memory=stays_in_memory)
 
 
 def _trained(
     spec: RunSpec, folder: RunFolder, own: Lease, progress: Progress | None, waits: bool
-) -> LoadedModel:
-    """Train, save, commit."""
+) -> LoadedModel | None:
+    """Train, save, commit; the student, unless it may not fit one device."""
     if spec.method == "base":
         folder.finish({"status": "untrained"}, [])
-        return models.load(spec.student)
+        return models.load(spec.student) if spec.devices == 1 else None
     out = folder.path.parent.parent
     items, teacher = load_items(spec, "train"), None
     if spec.method == "seqkd":
         items = teacher_texts(spec, items, out, progress, waits=waits)
+    elif spec.devices > 1:  # its processes hold the teacher in parts
+        _ready_teacher(spec, items, out, progress, waits)
     elif spec.teacher is not None:
         teacher = teacher_signal(spec, items, out, progress, waits=waits)
-    student = models.load(spec.student, trains_all=spec.adapter == "full")
-    student = models.add_adapter(student, spec, seed=spec.seed)
 
     def watched(entry: dict[str, Any]) -> None:
         own.check()
         if progress:
             progress(entry)
 
-    outcome = train.train(
-        student,
-        items,
-        spec,
-        rate=models.learning_rate(spec),
-        teacher=teacher,
-        validation=load_items(spec, "validation") if spec.validation_items else (),
-        checkpoint=folder.checkpoint,
-        progress=watched,
-        **_passes(spec, student),
-    )
+    if spec.devices > 1:
+        student, outcome, peak_memory_gb = _trained_together(spec, folder, watched)
+    else:
+        student = models.load(spec.student, trains_all=spec.adapter == "full")
+        student = models.add_adapter(student, spec, seed=spec.seed)
+        outcome = train.train(
+            student,
+            items,
+            spec,
+            rate=models.learning_rate(spec),
+            teacher=teacher,
+            validation=load_items(spec, "validation") if spec.validation_items else (),
+            checkpoint=folder.checkpoint,
+            progress=watched,
+            **passes(spec, student),
+        )
+        peak_memory_gb = environment.peak_memory_gb()
     own.confirm()
     store.write_model(folder.model, student.network, student.tokenizer)
     facts = asdict(outcome) | {
         "fingerprint": fingerprint(items),
         "learning_rate": models.learning_rate(spec),
-        "peak_memory_gb": environment.peak_memory_gb(),
+        "peak_memory_gb": peak_memory_gb,
     }
     curve = facts.pop("curve")
     own.confirm()
     folder.finish(facts, [_finite(entry) for entry in curve])
-    return student
+    return student if spec.devices == 1 else None
 
 
-def _passes(spec: RunSpec, student: LoadedModel) -> dict[str, int]:
+def _trained_together(
+    spec: RunSpec, folder: RunFolder, watched: Progress
+) -> tuple[LoadedModel, train.Outcome, float]:
+    """The student trained on several devices, whole and in main memory; outcome; GB of the largest process.
+
+    A pass that does not fit one of them begins all anew, with half the rows, from the last checkpoint.
+    """
+    rows = None
+    task = {
+        "what": "training",
+        "checkpoint": str(folder.checkpoint),
+        "checkpoint_seconds": train.CHECKPOINT_SECONDS,
+    }
+    with _scratch(folder) as scratch:
+        while True:
+            try:
+                own = task | {"micro_batch_size": rows}
+                told = _together(own, spec, folder.path.parent.parent, scratch, watched)
+                break
+            except MemoryError as error:
+                if rows == 1:
+                    raise MemoryError(train.no_room(spec, error)) from error
+                rows = math.ceil((rows or math.ceil(spec.batch_size / spec.devices)) / 2)
+        student = models.load(spec.student, trains_all=spec.adapter == "full", stays_in_memory=True)
+        student = models.add_adapter(student, spec, seed=spec.seed)
+        weights = load_file(scratch / ranks.WEIGHTS)
+        with torch.no_grad():
+            for name, w in student.network.named_parameters():
+                if w.requires_grad:
+                    w.copy_(weights[name])
+    return student, train.Outcome(**told["outcome"]), told["peak_memory_gb"]
+
+
+def _together(
+    task: dict[str, Any], spec: RunSpec, out: Path, scratch: Path, hear: Progress
+) -> dict[str, Any]:
+    """What the processes of a run say when they have done a task (kdutils.rank)."""
+    how = {"n_ranks": spec.devices, "n_threads": torch.get_num_threads()}
+    return ranks.run(task | {"spec": spec.to_dict(), "out": str(out)}, scratch=scratch, hear=hear, **how)
+
+
+@contextlib.contextmanager
+def _scratch(folder: RunFolder) -> Iterator[Path]:
+    """For what processes leave each other; of one that was killed, it goes when the run is begun anew."""
+    with tempfile.TemporaryDirectory(prefix=".ranks.", suffix=".partial", dir=folder.path) as name:
+        yield Path(name) / "scratch"
+
+
+def passes(spec: RunSpec, student: LoadedModel) -> dict[str, int]:
     """How `train` shall cut batches on a CPU; elsewhere as few passes as fit, the whole batch first."""
     if student.policy.device != "cpu":
         return {}
@@ -299,34 +382,85 @@ def _finite(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def teacher_signal(
-    spec: RunSpec, items: Sequence[Item], out: Path, progress: Progress | None = None, *, waits: bool = True
+    spec: RunSpec,
+    items: Sequence[Item],
+    out: Path,
+    progress: Progress | None = None,
+    *,
+    waits: bool = True,
+    load: Callable[[], LoadedModel] | None = None,
 ) -> Teacher | CachedTeacher:
     """The teacher of a run as its students see it.
 
     It is asked about the training items once, for all its students (kdutils.states), and its body is in
     memory only while one trains on its own samples. KDUTILS_TEACHER_STATES=never asks it at every step.
+
+    Args:
+        load: loads its body; by default whole.
     """
-    load = partial(teacher_model, spec, out, progress, waits=waits)
+    load = load or partial(teacher_model, spec, out, progress, waits=waits)
     noise = {"noise_sigma": spec.noise_sigma, "seed": spec.seed}
-    wish = os.environ.get("KDUTILS_TEACHER_STATES", "always")
-    if wish not in ("always", "never"):
-        raise ValueError(f"KDUTILS_TEACHER_STATES={wish!r} is unknown: use always or never")
-    if wish == "never" or not spec.reads_gold:
+    if not _is_asked_once(spec):
         model = load()
         model.network.requires_grad_(False)
         return Teacher(model, **noise)
-    kept = states.states_of(out, _states_key(spec, items, out, progress, waits))
-    with _turn(out, kept.name, kept.are_there, progress=progress, waits=waits) as own:
-        if own is not None:
-            model = load()
-            encoded = data.encode(items, model.tokenizer, **spec.encoding)
-            own.confirm()
-            kept.write(model, encoded)
-            del model
-            gc.collect()  # its weights, before the student's are loaded
-            environment.give_back_memory()
+    kept = _kept_states(spec, items, out, progress, waits)
     device = models.policy_for(models.LARGE_PARAMETERS).device
     return CachedTeacher(spec.teacher, kept.open(), load, device, **noise)
+
+
+def _is_asked_once(spec: RunSpec) -> bool:
+    wish = os.environ.get("KDUTILS_TEACHER_STATES", "always")
+    if wish not in ("always", "never"):
+        raise ValueError(f"KDUTILS_TEACHER_STATES={wish!r} is unknown: use always or never")
+    return wish == "always" and spec.reads_gold
+
+
+def _kept_states(
+    spec: RunSpec, items: Sequence[Item], out: Path, progress: Progress | None, waits: bool
+) -> states.States:
+    """The states of a run's teacher, made if missing, by as many processes as train the run."""
+    kept = states_of(spec, items, out, progress, waits=waits)
+    with _turn(out, kept.name, kept.are_there, progress=progress, waits=waits) as own:
+        if own is None:
+            return kept
+        if spec.devices > 1:
+            with _scratch(runs.folder_of(out, spec.run_id)) as scratch:
+                own.confirm()
+                _together({"what": "states"}, spec, out, scratch, hear=lambda entry: None)
+            return kept
+        model = teacher_model(spec, out, progress, waits=waits)
+        encoded = data.encode(items, model.tokenizer, **spec.encoding)
+        own.confirm()
+        kept.write(model, encoded)
+        del model
+        gc.collect()  # its weights, before the student's are loaded
+        environment.give_back_memory()
+    return kept
+
+
+def _ready_teacher(
+    spec: RunSpec, items: Sequence[Item], out: Path, progress: Progress | None, waits: bool
+) -> None:
+    """Make what the processes of a run will find of its teacher, if there is one.
+
+    Raises:
+        DamagedError: here, where somebody can set it aside, for what is not what was written.
+    """
+    if spec.teacher is None:
+        return
+    if own := spec.teacher_spec():
+        make(own, None, out, progress=progress, waits=waits)
+        runs.folder_of(out, own.run_id).check_model()
+    if _is_asked_once(spec):
+        _kept_states(spec, items, out, progress, waits).open()
+
+
+def states_of(
+    spec: RunSpec, items: Sequence[Item], out: Path, progress: Progress | None = None, *, waits: bool = True
+) -> states.States:
+    """Where the states of a run's teacher on its items are, or will be; the teacher is made if missing."""
+    return states.states_of(out, _states_key(spec, items, out, progress, waits))
 
 
 def _states_key(

@@ -46,6 +46,9 @@ def _defaults(kind: type) -> dict[str, Any]:
 class _Hashed:
     """A frozen dataclass with a canonical form, checked field by field."""
 
+    APART: ClassVar[
+        tuple[str, ...]
+    ] = ()  # fields that say how it is computed: no part of digest and equality
     RANGES: ClassVar[dict[str, tuple[float, float]]]  # field -> least and greatest value that is legal
     CHOICES: ClassVar[dict[str, tuple[str, ...]]]
 
@@ -102,13 +105,15 @@ class _Hashed:
     def digest(self) -> str:
         """12 hexadecimal digits of the SHA-256 of the canonical form.
 
-        Fields at their default are left out, so a field added later does not change old digests.
+        Fields at their default are left out, so a field added later does not change old digests. So are
+        those that are APART.
         """
         return self._digest
 
     @cached_property
     def _digest(self) -> str:
-        canonical = {"schema": SCHEMA_VERSION, "kind": type(self).__name__} | self.changes()
+        changes = {name: value for name, value in self.changes().items() if name not in self.APART}
+        canonical = {"schema": SCHEMA_VERSION, "kind": type(self).__name__} | changes
         text = json.dumps(canonical, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -138,6 +143,11 @@ class RunSpec(_Hashed):
 
     Models are names of the mini family, hub ids, local folders or GGUF files. Fields that a method does not
     use must stay at their defaults: a value without effect would make two names for one run.
+
+    `devices` is told and kept, but is no part of the run's name. Like the kind of device, its threads, and
+    the passes that memory cuts a batch into, it changes a result by rounding, and which units LoRA's dropout
+    drops. So a run that was begun on two devices goes on on one, teachers are shared, and what is finished
+    is found whatever it was made on.
     """
 
     student: str
@@ -177,6 +187,9 @@ class RunSpec(_Hashed):
     max_grad_norm: float = 1.0
     max_tokens: int = 192  # prompt and response together
     select_best: bool = False  # keep the weights of the epoch with the lowest validation loss
+    devices: int = dataclasses.field(default=1, compare=False)  # that share it, and the run of its teacher
+
+    APART: ClassVar = ("devices",)
 
     CHOICES: ClassVar = {
         "method": METHODS,
@@ -208,6 +221,7 @@ class RunSpec(_Hashed):
         "weight_decay": (0.0, 1.0),
         "max_grad_norm": (1e-6, 1e6),
         "max_tokens": (8, 1_000_000),
+        "devices": (1, 1_024),
     }
     # Fields that only some methods use.
     USED_BY: ClassVar = {
@@ -258,6 +272,11 @@ class RunSpec(_Hashed):
                     f"{name}={is_so} is what protocol {self.protocol!r} does anyway, and would give one run "
                     "two names: leave it out"
                 )
+        if self.devices > self.batch_size:
+            raise ValueError(
+                f"devices={self.devices} is more than the {self.batch_size} rows of a batch, and one without "
+                f"a row would idle: use devices={self.batch_size} or fewer, or a larger batch_size"
+            )
         if self.adapter == "full":
             for name in ("lora_rank", "lora_alpha", "lora_dropout"):
                 if getattr(self, name) != defaults[name]:

@@ -67,7 +67,8 @@ def jobs_of(planned: Iterable[PlannedRun]) -> dict[str, Job]:
             if run.beside_teacher or own.run_id not in specs:  # every run is made with an evaluation
                 needed = [own, spec]  # evaluated like its students, which are compared with it
         for each in needed:
-            specs.setdefault(each.run_id, each)
+            if each.run_id not in specs or each.devices > specs[each.run_id].devices:
+                specs[each.run_id] = each
             evaluations.setdefault(each.run_id, {})[run.evaluation] = None
     needed_by = set(teachers.values())
     return {

@@ -33,6 +33,7 @@ from kdutils import data, store
 from kdutils.losses import shifted
 from kdutils.models import LoadedModel
 from kdutils.runs import DamagedError, StoreError
+from kdutils.world import ALONE, World
 
 LAYOUT = 1
 SHARD_BYTES = 256 << 20
@@ -55,8 +56,10 @@ class States:
         """Whether they were written."""
         return (self.path / "index.json").is_file()
 
-    def write(self, teacher: LoadedModel, encoded: datasets.Dataset) -> None:
+    def write(self, teacher: LoadedModel, encoded: datasets.Dataset, world: World = ALONE) -> None:
         """Run the teacher over the items and keep its states, whole or not at all.
+
+        Of several processes, each of which calls this, every one runs a part and the first keeps all.
 
         Raises:
             StoreError: before any work, if the disk has not the room.
@@ -65,14 +68,18 @@ class States:
         width, size = teacher.head_VH.shape[1], teacher.vocabulary_size
         n_bytes = (sum(n_positions) * width + size * width) * teacher.policy.weights.itemsize
         self._require_room(n_bytes)
+        shards = _shards(n_positions, SHARD_BYTES // (width * teacher.policy.weights.itemsize))
+        found = (list(_states_of(teacher, encoded, rows, world)) for rows in shards)
+        if world.rank > 0:
+            for _ in found:  # nothing: they go to the first
+                pass
+            return
         store.remove_partials(self.path.parent, of=self.path.name)
         with store.folder_in_one_step(self.path) as partial:
-            head_VH = teacher.head_VH.detach()[:size].contiguous().cpu()
+            for number, states in enumerate(found):
+                save_file({"states": torch.cat(states)}, partial / f"states-{number:05d}.safetensors")
+            head_VH = teacher.head_VH.detach()[:size].contiguous().cpu()  # of a divided teacher, whole by now
             save_file({"head": head_VH}, partial / "head.safetensors")
-            shards = _shards(n_positions, SHARD_BYTES // (width * teacher.policy.weights.itemsize))
-            for number, rows in enumerate(shards):
-                states = torch.cat([s.cpu() for s in _states_of(teacher, encoded, rows)])
-                save_file({"states": states}, partial / f"states-{number:05d}.safetensors")
             digests = {path.name: store.sha256(path) for path in sorted(partial.glob("*.safetensors"))}
             index = {
                 "layout": LAYOUT,
@@ -139,7 +146,7 @@ class OpenStates:
     def hidden_NH(self, item_ids: Sequence[str]) -> Tensor:
         """The states of these items' scored positions, item after item."""
         parts = [self._shards[shard][first : first + n] for shard, first, n in map(self._place.get, item_ids)]
-        return torch.cat(parts)
+        return torch.cat(parts) if parts else self._shards[0][0:0]
 
 
 def states_of(out: Path, key: dict[str, Any]) -> States:
@@ -164,16 +171,25 @@ def _shards(n_positions: Sequence[int], most: int) -> list[range]:
 
 
 @torch.no_grad()
-def _states_of(teacher: LoadedModel, encoded: datasets.Dataset, rows: range) -> Iterator[Tensor]:
+def _states_of(
+    teacher: LoadedModel, encoded: datasets.Dataset, rows: range, world: World
+) -> Iterator[Tensor]:
     """The hidden states of each row's scored positions, in order; rows of like length share a batch."""
     lengths = {row: len(ids) for row, ids in zip(rows, encoded[list(rows)]["input_ids"], strict=True)}
     by_length = sorted(rows, key=lambda row: -lengths[row])
+    batches = [by_length[first : first + BATCH_ROWS] for first in range(0, len(by_length), BATCH_ROWS)]
     found: dict[int, Tensor] = {}
-    for first in range(0, len(by_length), BATCH_ROWS):
-        chosen = by_length[first : first + BATCH_ROWS]
-        batch = data.collate(encoded, chosen, pad_id=teacher.pad_id)
-        hidden_BTH = teacher.hidden_states(batch.input_ids_BT)
-        states = shifted(hidden_BTH, batch.scored_BT.to(hidden_BTH.device))
-        parts = states.to(teacher.policy.weights).split(batch.scored_BT.sum(1).tolist())
-        found |= dict(zip(chosen, parts, strict=True))
-    yield from (found[row] for row in rows)
+    for first in range(0, len(batches), world.size):
+        now = [
+            data.collate(encoded, chosen, pad_id=teacher.pad_id)
+            for chosen in batches[first : first + world.size]
+        ]
+        own = now[min(world.rank, len(now) - 1)]  # whoever has none keeps the others company
+        hidden_BTH = teacher.hidden_states(own.input_ids_BT)
+        states = shifted(hidden_BTH, own.scored_BT.to(hidden_BTH.device)).to(teacher.policy.weights)
+        for rank, batch in enumerate(now):
+            n_positions = batch.scored_BT.sum(1).tolist()
+            parts = world.handed(states, by=rank, n_rows=sum(n_positions))
+            if world.rank == 0:
+                found |= dict(zip(batches[first + rank], parts.split(n_positions), strict=True))
+    yield from (found[row] for row in rows if row in found)

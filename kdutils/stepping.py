@@ -23,6 +23,7 @@ def stepper(model: LoadedModel, real_BT: Tensor, max_new_tokens: int) -> Stepper
     policy, config = model.policy, model.causal.config
     is_tiny = policy.device == "cpu" and model.causal.num_parameters() < LARGE_PARAMETERS
     is_plain = model.network is model.causal and policy.weights == torch.float32 and policy.autocast is None
+    is_plain = is_plain and not model.is_sharded
     return Stepper(model, real_BT, max_new_tokens) if is_tiny and is_plain and _is_known(config) else None
 
 

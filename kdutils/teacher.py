@@ -83,7 +83,8 @@ class CachedTeacher:
     def hidden_NH(self, batch: Batch) -> Tensor:
         """As `Teacher.hidden_NH`."""
         if all(item_id in self.states for item_id in batch.ids):
-            return self.states.hidden_NH(batch.ids).to(self.device)
+            ids = batch.ids if batch.scored_BT.any() else []  # see Batch.unscored
+            return self.states.hidden_NH(ids).to(self.device)
         return _online(self.model, batch)
 
     def noise(self, batch: Batch) -> LogitNoise | None:

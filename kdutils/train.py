@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import json
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -18,8 +17,7 @@ from typing import Any
 
 import datasets
 import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from kdutils import data, losses, store
 from kdutils.data import Batch
@@ -29,6 +27,7 @@ from kdutils.losses import TokenSum, shifted
 from kdutils.models import LoadedModel, seeded
 from kdutils.runspec import RunSpec
 from kdutils.teacher import CachedTeacher, Teacher
+from kdutils.world import ALONE, World
 
 CHECKPOINT_SECONDS = 60.0
 KINDS = {"fkl": "forward_kl", "revkd": "reverse_kl", "gkd": "jsd"}
@@ -59,6 +58,7 @@ def train(
     progress: Progress | None = None,
     micro_batch_size: int | None = None,
     pass_tokens: int = data.ONE_PASS,
+    world: World = ALONE,
 ) -> Outcome:
     """Train `student` in place, as `spec` says.
 
@@ -70,18 +70,18 @@ def train(
         micro_batch_size: rows that go through the model at once; halved when memory runs out. Changes
             results by rounding only (and which units LoRA's dropout drops).
         pass_tokens: how much padding a pass through the model less is worth, see `Batch.passes`.
+        world: the processes that train this student; every one of them calls this with the same arguments.
 
     Raises:
         ValueError: if the teacher is missing or superfluous.
-        MemoryError: if a single row does not fit.
+        MemoryError: if a single row does not fit; with several processes, if a pass does not fit one of them.
     """
     if (teacher is not None) != (spec.method in KINDS):
         raise ValueError(
             f"method {spec.method!r} with teacher={teacher and teacher.name!r} cannot be trained"
         )
-    return _Training(
-        student, items, spec, rate, teacher, validation, checkpoint, progress, micro_batch_size, pass_tokens
-    ).run()
+    how = (checkpoint, progress, micro_batch_size, pass_tokens, world)
+    return _Training(student, items, spec, rate, teacher, validation, *how).run()
 
 
 class _Training:
@@ -99,7 +99,9 @@ class _Training:
         progress,
         rows,
         pass_tokens=data.ONE_PASS,
+        world=ALONE,
     ):
+        self.world: World = world
         self.student, self.spec, self.rate, self.teacher = student, spec, rate, teacher
         how = {"tokenizer": student.tokenizer} | spec.encoding
         self.encoded: datasets.Dataset = data.encode(items, **how)
@@ -134,7 +136,7 @@ class _Training:
                 break
             if self.done_steps % self.steps_per_epoch == 0:
                 self._end_epoch(self.done_steps // self.steps_per_epoch)
-            if self.checkpoint and time.monotonic() - saved > CHECKPOINT_SECONDS:
+            if self.checkpoint and self.world.largest(time.monotonic() - saved) > CHECKPOINT_SECONDS:
                 self._save(time.monotonic() - started)
                 saved = time.monotonic()
         if self.best is not None and self.outcome.status == "trained":
@@ -152,10 +154,10 @@ class _Training:
                 loss = self._gradients(batch, step)
                 break
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-                if not _is_out_of_memory(error):
-                    raise
+                if not is_out_of_memory(error) or self.world.size > 1:
+                    raise  # other processes wait in the midst of this pass: whoever started all begins anew
                 self._halve(error)
-        norm = nn.utils.clip_grad_norm_(self.weights.values(), self.spec.max_grad_norm)
+        norm = self.world.clip(self.weights.values(), self.spec.max_grad_norm)
         rate = self.rate * self._schedule(step)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
@@ -174,16 +176,23 @@ class _Training:
 
     def _gradients(self, batch: Batch, step: int) -> float:
         """Accumulate the gradient of the mean loss over the whole batch; returns that mean, nats."""
-        denominator = self._denominator(batch)  # counted before any backward
-        how = {"max_rows": self.outcome.micro_batch_size, "pass_tokens": self.pass_tokens}
+        denominator = self._denominator(batch)  # of all processes, counted before any backward
+        own = (self.world.rank,) if self.world.size > 1 else ()
         total = 0.0
-        for number, part in enumerate(batch.passes(**how)):
-            with seeded(_key(self.spec.seed, "dropout", step, number)):
+        for number, part in enumerate(self._passes(batch)):
+            with seeded(_key(self.spec.seed, "dropout", step, number, *own)):
                 loss = self._loss(part)
             share = loss.total / denominator  # the only division
             share.backward()
             total += float(share.detach())
-        return total
+        return self.world.sum(total)
+
+    def _passes(self, batch: Batch) -> list[Batch]:
+        """What this process computes of a batch, pass by pass; all processes make equally many."""
+        how = {"max_rows": self.outcome.micro_batch_size, "pass_tokens": self.pass_tokens}
+        parts = self.world.share(batch).passes(**how)
+        n_missing = int(self.world.largest(len(parts))) - len(parts)
+        return parts + [batch.unscored()] * n_missing
 
     def _denominator(self, batch: Batch) -> float:
         """Scored tokens of the batch, or its sequences where these are weighed alike."""
@@ -273,10 +282,7 @@ class _Training:
     def _halve(self, error: BaseException) -> None:
         self.optimiser.zero_grad(set_to_none=True)  # of the micro-batches that still fitted
         if self.outcome.micro_batch_size == 1:
-            raise MemoryError(
-                f"one sequence of up to {self.spec.max_tokens} tokens does not fit into memory ({error}); "
-                "lower max_tokens, use adapter='lora', or a machine with more"
-            ) from error
+            raise MemoryError(no_room(self.spec, error)) from error
         self.outcome.micro_batch_size = math.ceil(self.outcome.micro_batch_size / 2)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -296,7 +302,7 @@ class _Training:
         total, n_tokens = 0.0, 0
         for start in range(0, len(self.validation), self.spec.batch_size):
             rows = range(start, min(start + self.spec.batch_size, len(self.validation)))
-            batch = data.collate(self.validation, rows, pad_id=self.student.pad_id)
+            batch = self.world.share(data.collate(self.validation, rows, pad_id=self.student.pad_id))
             scored_BT = batch.scored_BT.to(self.student.policy.device)
             hidden_BTH = self.student.hidden_states(batch.input_ids_BT)
             loss = losses.cross_entropy(
@@ -307,7 +313,7 @@ class _Training:
             )
             total, n_tokens = total + float(loss.total), n_tokens + int(loss.n_tokens)
         self.student.network.train()
-        return total / max(n_tokens, 1)
+        return self.world.sum(total) / max(self.world.sum(n_tokens), 1)
 
     def _log(self, entry: dict[str, Any]) -> None:
         self.outcome.curve.append(entry)
@@ -318,10 +324,10 @@ class _Training:
             for name, values in weights.items():
                 self.weights[name].copy_(values)
 
-    # --- checkpoints: safetensors and JSON, whole or absent -----------------------------------------
+    # --- checkpoints --------------------------------------------------------------------------------
 
     def _save(self, seconds: float) -> None:
-        tensors = {f"weight/{name}": w.detach() for name, w in self.weights.items()}
+        tensors = {f"weight/{name}": w for name, w in self.weights.items()}
         for name, w in self.weights.items():
             tensors |= {f"optimiser/{key}/{name}": value for key, value in self.optimiser.state[w].items()}
         if self.best is not None:
@@ -335,54 +341,51 @@ class _Training:
             "curve": self.outcome.curve,
             "rollouts": self.rollouts,
         }
-        with store.folder_in_one_step(self.checkpoint) as partial:
-            file = partial / "state.safetensors"
-            save_file({key: w.contiguous().cpu() for key, w in tensors.items()}, file)
-            store.write_json(partial / "state.json", store.sealed(state | {"sha256": store.sha256(file)}))
+        own = {key: self.world.local(tensor.detach()) for key, tensor in tensors.items()}
+        self.world.write(self.checkpoint, own, state)
 
     def _resume(self) -> None:
         """Go on from a checkpoint of this very run; one that cannot be read is set aside."""
         if self.checkpoint is None or not self.checkpoint.is_dir():
             return
+        reason = ""
         try:
-            state = json.loads((self.checkpoint / "state.json").read_text(encoding="utf-8"))
-            if not store.has_whole_seal(state):
-                raise ValueError("its state is not what was written")
-            tensors = load_file(self.checkpoint / "state.safetensors")
-            if state["sha256"] != store.sha256(self.checkpoint / "state.safetensors"):
-                raise ValueError("its weights are not those that were written")
-            if state["run_id"] != self.spec.run_id:
-                raise ValueError(f"it is of run {state['run_id']}")
-            self._apply(state, tensors)
+            state, tensors = self._read()
         except Exception as error:  # whatever is wrong with it, training anew is right and nothing is lost
-            aside = store.set_aside(self.checkpoint)
+            reason = str(error) or type(error).__name__
+        if not self.world.largest(reason != ""):
+            self._apply(state, tensors)
+        elif self.world.rank == 0:
+            aside, reason = store.set_aside(self.checkpoint), reason or "another process cannot read its part"
             self.progress(
-                {"warning": f"checkpoint set aside as {aside.name} ({error}); training starts anew"}
+                {"warning": f"checkpoint set aside as {aside.name} ({reason}); training starts anew"}
             )
 
-    def _apply(self, state: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-        weights = {name: tensors[f"weight/{name}"] for name in self.weights}
-        moments = {
-            name: {
-                key: tensors[f"optimiser/{key}/{name}"].to(w.device)
-                for key in ("step", "exp_avg", "exp_avg_sq")
-            }
-            for name, w in self.weights.items()
+    def _read(self) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
+        """State, and tensors by kind and name, of a checkpoint of this run; raises whatever is wrong."""
+        state, tensors = self.world.read(self.checkpoint)
+        if state["run_id"] != self.spec.run_id:
+            raise ValueError(f"it is of run {state['run_id']}")
+        kinds = ["weight", "optimiser/exp_avg", "optimiser/exp_avg_sq"]
+        kinds += ["best"] * (state["best_loss"] is not None)
+        found = {
+            kind: {name: self.world.like(tensors[f"{kind}/{name}"], w) for name, w in self.weights.items()}
+            for kind in kinds
         }
-        best = None
-        if state["best_loss"] is not None:
-            best = (
-                state["best_loss"],
-                {name: tensors[f"best/{name}"].to(w) for name, w in self.weights.items()},
-            )
-        self._restore({name: values.to(self.weights[name]) for name, values in weights.items()})
+        steps = {name: tensors[f"optimiser/step/{name}"].to(w.device) for name, w in self.weights.items()}
+        rollouts = {int(step): [Text(*text) for text in texts] for step, texts in state["rollouts"].items()}
+        wanted = ("done_steps", "seconds", "micro_batch_size", "best_loss", "curve")
+        return {key: state[key] for key in wanted} | {"rollouts": rollouts}, found | {"step": steps}
+
+    def _apply(self, state: dict[str, Any], tensors: dict[str, dict[str, Tensor]]) -> None:
+        self._restore(tensors["weight"])
         for name, w in self.weights.items():
-            self.optimiser.state[w] = moments[name]
-        self.best, self.done_steps, self.seconds_before = best, state["done_steps"], state["seconds"]
-        self.outcome.micro_batch_size, self.outcome.curve = state["micro_batch_size"], state["curve"]
-        self.rollouts = {
-            int(step): [Text(*text) for text in texts] for step, texts in state["rollouts"].items()
-        }
+            moments = {key: tensors[f"optimiser/{key}"][name] for key in ("exp_avg", "exp_avg_sq")}
+            self.optimiser.state[w] = {"step": tensors["step"][name]} | moments
+        self.best = None if state["best_loss"] is None else (state["best_loss"], tensors["best"])
+        self.done_steps, self.seconds_before = state["done_steps"], state["seconds"]
+        self.outcome.micro_batch_size = min(self.outcome.micro_batch_size, state["micro_batch_size"])
+        self.outcome.curve, self.rollouts = state["curve"], state["rollouts"]
 
 
 def _groups(weights: dict[str, Tensor], decay: float) -> list[dict[str, Any]]:
@@ -393,8 +396,16 @@ def _groups(weights: dict[str, Tensor], decay: float) -> list[dict[str, Any]]:
     return [group for group in groups if group["params"]]
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
-    """CUDA has a class for it; the CPU allocator raises a RuntimeError that says so."""
+def no_room(spec: RunSpec, error: object) -> str:
+    """What to say when not even one row fits."""
+    return (
+        f"one sequence of up to {spec.max_tokens} tokens does not fit into memory ({error}); "
+        "lower max_tokens, use adapter='lora', or a machine with more"
+    )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out: CUDA has a class for it, the CPU allocator a RuntimeError that says so."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return "can't allocate memory" in str(error) or "not enough memory" in str(error)

@@ -280,6 +280,24 @@ def test_memory_is_what_arithmetic_says():
     assert Training(cached, A100).memory_gb(rows=1) == pytest.approx(lora.memory_gb(rows=1))
 
 
+def test_devices_divide_what_does_not_fit_one():
+    spec = hub_spec(method="gkd", student="Qwen/Qwen2.5-14B", teacher="Qwen/Qwen2.5-32B")
+    peaks = [Training(replace(spec, devices=n), A100).memory_gb(rows=1) for n in (1, 2, 4, 8)]
+    assert peaks == sorted(peaks, reverse=True)
+    student, teacher = (architecture_of(name) for name in (spec.student, spec.teacher))
+    assert peaks[0] - peaks[1] == pytest.approx(
+        (student.parameters + teacher.parameters) / 1e9  # half of two bytes each, but for what is gathered
+        + 8 * student.adapter(spec.lora_rank) / 1e9
+        - sum(2 * (s.parameters - s.body * (1 - 2 / s.layers)) for s in (student, teacher)) / 1e9
+    )
+    evaluation = EvalSpec(tasks=("addsub",))
+    assert estimate.devices_for(spec, [evaluation], A100) == 2
+    one, two = (estimate.memory_gb(replace(spec, devices=n), [evaluation], A100) for n in (1, 2))
+    assert one > 80 >= two
+    tiny = replace(A100, memory_gb=3.0)
+    assert estimate.devices_for(replace(spec, batch_size=4), [evaluation], tiny) is None
+
+
 def test_a_micro_batch_is_halved_until_it_fits():
     small = replace(A100, memory_gb=24)
     halved = Training(hub_spec(student="Qwen/Qwen2.5-3B"), small)
@@ -372,6 +390,7 @@ def test_the_paper_profile_is_priced_cell_by_cell(paper):
     assert "released pairs and their models: 1580 cells" in text
     assert "Qwen2.5-32B → 14B *" in text
     assert "Llama-3.1-8B → 1B  " in text
+    assert "-p devices 5 gives a run 5 of it, of which it then needs at most 79 GB each" in text
 
 
 def test_a_cache_is_charged_once_in_all(paper):

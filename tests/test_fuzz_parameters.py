@@ -196,6 +196,7 @@ COMMANDS = [
     ),
     *(["smoke", "-p", "items_per_task", value] for value in ("0", "-3", "1e3", "many", "", "99999999")),
     *(["smoke", "-p", "train_items", value] for value in ("0", "-1", "x", "99999999")),
+    *(["smoke", "-p", "devices", value] for value in ("0", "-1", "1.5", "33", "99999")),
     *(
         ["smoke", "-p", "students", value]
         for value in ("nobody-1B", "", "../x", "mini-qwen-36k,mini-qwen-36k")

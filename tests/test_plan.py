@@ -424,6 +424,15 @@ def test_sizes_may_be_asked_for(live, monkeypatch):
         asked("01", "published", items_per_task=5)
 
 
+def test_devices_may_be_asked_for_and_change_no_name():
+    runs, plain = asked("01", "smoke", devices=2).runs, asked("01", "smoke").runs
+    assert {run.spec.devices for run in runs} == {2}
+    assert {run.spec.teacher_spec().devices for run in runs if run.spec.teacher_spec()} == {2}
+    assert [run.spec.run_id for run in runs] == [run.spec.run_id for run in plain]
+    with pytest.raises(ValueError, match="devices=0: give at least 1"):
+        asked("01", "smoke", devices=0)
+
+
 def test_model_files_stand_in_for_models_of_the_profile_alone(tmp_path, monkeypatch):
     monkeypatch.setenv("KDUTILS_MODELS", "")
     (tmp_path / "config.json").write_text("{}")

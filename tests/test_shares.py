@@ -37,3 +37,22 @@ def test_a_cluster_without_a_core_is_refused(nodes):
     with pytest.raises(ValueError, match="no node with a core to give; start one with `ray start"):
         share_of(nodes, workers=None, is_large=False)
     assert room_for(Share(1, 0), nodes) == 0
+
+
+@pytest.mark.parametrize(
+    ("nodes", "is_large", "share", "room"),
+    [
+        ([GPU, GPU], True, Share(32, 4), 4),
+        ([GPU, Node(16, 2), CPU], False, Share(1, 4), 2),
+        ([CPU], False, Share(4, 0), 2),
+        ([CPU], True, Share(8, 0), 1),
+    ],
+)
+def test_a_run_on_several_devices_has_them_on_one_node(nodes, is_large, share, room):
+    assert share_of(nodes, workers=None, is_large=is_large, n_devices=4) == share
+    assert room_for(share, nodes) == room
+
+
+def test_more_devices_than_a_node_has_are_refused():
+    with pytest.raises(ValueError, match=r"devices=9 is more than any node has \(8 gpus\); use devices=8"):
+        share_of([GPU, GPU, CPU], workers=None, is_large=True, n_devices=9)

@@ -1,0 +1,144 @@
+"""One of the processes that work on a run together: `python -m kdutils.rank FOLDER`, RANK of WORLD_SIZE.
+
+What it is to do stands in the folder (kdutils.ranks). Rank 0 tells the training curve on its standard
+output, an entry a line, and leaves what was made and then the outcome. All end with their starter.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from transformers.utils import logging
+
+from kdutils import answers, data, environment, models, ranks, running, runs, sharded, store, train
+from kdutils.material import load_items
+from kdutils.runspec import EvalSpec, RunSpec
+from kdutils.sharded import Sharded, ShardedModel
+
+Tell = Callable[[dict[str, Any]], None]
+Do = Callable[[dict[str, Any], Path, Sharded, Tell | None], dict[str, Any]]
+
+
+def main(scratch: Path, do: Do) -> int:
+    """Exit code, after `do(task, scratch, world, tell)`, whose result is the outcome."""
+    rank, size = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE"))
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    told = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # whatever libraries print goes to the log
+    task = json.loads((scratch / ranks.TASK).read_text(encoding="utf-8"))
+    logging.disable_progress_bar()
+    torch.set_num_threads(task["n_threads"])
+    torch.set_flush_denormal(True)
+
+    def tell(entry: dict[str, Any]) -> None:
+        told.write(json.dumps(entry) + "\n")
+        told.flush()
+
+    try:
+        world = sharded.together(Path(task[ranks.RENDEZVOUS]), scratch, rank=rank, size=size)
+        outcome = do(task, scratch, world, tell if rank == 0 else None)
+        if rank == 0:
+            store.write_text(scratch / ranks.OUTCOME, json.dumps(outcome))  # a loss may be NaN
+        world.largest(0.0)  # nobody leaves before all is written
+    except Exception as error:  # whoever started us says it
+        kind = ranks.MEMORY if train.is_out_of_memory(error) else type(error).__name__
+        ranks.report_failure(scratch, rank, kind=kind, reason=running.reason_of(error))
+        os._exit(1)  # at once: others may wait for us, and so may the end of torch for them
+    torch.distributed.destroy_process_group()
+    return 0
+
+
+def do(task: dict[str, Any], scratch: Path, world: Sharded, tell: Tell | None) -> dict[str, Any]:
+    """What became of a task: the states of a run's teacher, the training of its student, its evaluation."""
+    kinds = {"states": write_states, "training": train_student, "evaluation": evaluate}
+    return kinds[task["what"]](task, scratch, world, tell)
+
+
+def write_states(task: dict[str, Any], scratch: Path, world: Sharded, tell: Tell | None) -> dict[str, Any]:
+    """Nothing, when the teacher's hidden states are kept."""
+    spec, out = RunSpec.from_dict(task["spec"]), Path(task["out"])
+    items, teacher = load_items(spec, "train"), _teacher(spec, out, world)
+    encoded = data.encode(items, teacher.tokenizer, **spec.encoding)
+    running.states_of(spec, items, out).write(teacher, encoded, world)
+    return {}
+
+
+def train_student(task: dict[str, Any], scratch: Path, world: Sharded, tell: Tell | None) -> dict[str, Any]:
+    """Outcome of the training, and GB of the largest process; the weights are left in the folder."""
+    spec, out = RunSpec.from_dict(task["spec"]), Path(task["out"])
+    train.CHECKPOINT_SECONDS = task["checkpoint_seconds"]  # as where we were started: tests save every step
+    items, teacher = load_items(spec, "train"), None
+    if spec.method == "seqkd":
+        items = running.teacher_texts(spec, items, out)  # they are there
+    elif spec.teacher is not None:  # and so are its states
+        teacher = running.teacher_signal(spec, items, out, load=lambda: _teacher(spec, out, world))
+
+    def load() -> tuple[ShardedModel, dict[str, int]]:
+        student = models.load(spec.student, trains_all=spec.adapter == "full", stays_in_memory=True)
+        student = models.add_adapter(student, spec, seed=spec.seed)
+        how = running.passes(spec, student)
+        return sharded.shard(student, world), how
+
+    student, how = world.in_turn(load)
+    if task["micro_batch_size"] is not None:
+        how["micro_batch_size"] = task["micro_batch_size"]
+    outcome = train.train(
+        student,
+        items,
+        spec,
+        rate=models.learning_rate(spec),
+        teacher=teacher,
+        validation=load_items(spec, "validation") if spec.validation_items else (),
+        checkpoint=Path(task["checkpoint"]),
+        progress=tell,
+        world=world,
+        **how,
+    )
+    whole = student.trained_weights()
+    peak_gb = world.largest(environment.peak_memory_gb())
+    if world.rank == 0:
+        save_file(whole, scratch / ranks.WEIGHTS)
+    return {"outcome": asdict(outcome), "peak_memory_gb": peak_gb}
+
+
+def evaluate(task: dict[str, Any], scratch: Path, world: Sharded, tell: Tell | None) -> dict[str, Any]:
+    """Facts about an evaluation, whose rows are left in the folder; every process computes all of it."""
+    spec, out = RunSpec.from_dict(task["spec"]), Path(task["out"])
+    folder = runs.folder_of(out, spec.run_id)
+    student = world.in_turn(
+        lambda: sharded.shard(running.load_trained(spec, folder, stays_in_memory=True), world)
+    )
+    rows, facts = answers.item_rows(student, spec, EvalSpec.from_dict(task["evaluation"]))
+    if world.rank == 0:
+        rows.to_parquet(scratch / ranks.ROWS, index=False)
+    return facts
+
+
+def _teacher(spec: RunSpec, out: Path, world: Sharded) -> ShardedModel:
+    """The teacher of a run, which is there, frozen and divided."""
+
+    def load() -> ShardedModel:
+        model = running.teacher_model(spec, out, stays_in_memory=True)
+        model.network.requires_grad_(False)
+        return sharded.shard(model, world)
+
+    return world.in_turn(load)
+
+
+def _end_with_parent() -> None:
+    """Wait for the process that started this one to end, and end then too."""
+    os.read(0, 1)  # nothing is ever written; not sys.stdin, whose lock the end of Python would wait for
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), do))

@@ -1,0 +1,188 @@
+"""The processes that work on one run together, started and watched by the one that needs what they make.
+
+Each is a program of its own, told RANK and WORLD_SIZE as torchrun tells them. Torchrun itself is not used: it
+opens a port to whoever reaches the machine, and passes on neither a training curve nor why a process ended.
+When one ends badly all end, and its reason is that of the run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing import connection
+from pathlib import Path
+from typing import Any
+
+from kdutils import store
+from kdutils.runspec import RunSpec
+
+PROGRAM = ("-m", "kdutils.rank")
+GRACE_SECONDS = 3.0  # for the others to say why they end, after one has
+TASK, OUTCOME, RENDEZVOUS = "task.json", "outcome.json", "rendezvous"
+WEIGHTS, ROWS = "weights.safetensors", "rows.parquet"  # what is left for the starter
+MEMORY = "memory"  # kind of a failure
+Hear = Callable[[dict[str, Any]], None]
+
+
+class RankError(RuntimeError):
+    """A process of a run on several devices that ended without result, and why."""
+
+
+class DevicesError(ValueError):
+    """Devices that this machine has not, or cannot use. The message is one line and holds the remedy."""
+
+
+def check_devices(spec: RunSpec) -> None:
+    """Nothing, if this machine can train on as many devices as a run asks for.
+
+    On a machine without GPUs, devices are processes, of which two may share a core.
+
+    Raises:
+        DevicesError: if it cannot.
+    """
+    if spec.devices == 1:
+        return
+    import torch
+
+    if not torch.distributed.is_available():
+        raise DevicesError(f"devices={spec.devices}: this torch has no torch.distributed; use devices=1")
+    if os.environ.get("KDUTILS_COMPILE"):
+        raise DevicesError(
+            f"devices={spec.devices} with KDUTILS_COMPILE={os.environ['KDUTILS_COMPILE']}: a compiled "
+            "decoder cannot be divided; unset it, or use devices=1"
+        )
+    if torch.cuda.is_available():
+        n, what = torch.cuda.device_count(), "GPUs of this machine"
+    else:
+        n, what = max(2, os.cpu_count() or 1), "processes that this machine, which has no GPU, has cores for"
+    if spec.devices > n:
+        raise DevicesError(
+            f"devices={spec.devices} is more than the {n} {what}; "
+            f"use devices={n} or fewer, or another machine"
+        )
+
+
+def run(
+    task: dict[str, Any],
+    *,
+    n_ranks: int,
+    scratch: Path,
+    hear: Hear,
+    n_threads: int,
+    program: Sequence[str] | None = None,
+) -> dict[str, Any]:
+    """What rank 0 says when all is done, of a task as `kdutils.rank` has it.
+
+    Args:
+        scratch: a folder for what they make, such as WEIGHTS; emptied first.
+        hear: called with every entry of the training curve; what it raises ends all of them.
+        n_threads: of all processes together.
+        program: that each runs, arguments of Python; PROGRAM.
+
+    Raises:
+        MemoryError: if memory ran out in one of them.
+        RankError: for anything else that ended one of them.
+    """
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    with tempfile.TemporaryDirectory(prefix="kdutils-ranks-") as meeting:  # NFS may lack what FileStore needs
+        whole = {RENDEZVOUS: str(Path(meeting) / RENDEZVOUS), "n_threads": max(1, n_threads // n_ranks)}
+        store.write_json(scratch / TASK, task | whole)
+        with _started(program or PROGRAM, scratch, n_ranks, whole["n_threads"]) as processes:
+            _watch(processes, hear)
+            codes = _ended(processes)
+    if not (scratch / OUTCOME).is_file():  # it comes last: what goes wrong later spoils nothing
+        _raise_reason(scratch, codes)
+    return json.loads((scratch / OUTCOME).read_text(encoding="utf-8"))
+
+
+@contextlib.contextmanager
+def _started(
+    program: Sequence[str], scratch: Path, n_ranks: int, n_threads: int
+) -> Iterator[list[subprocess.Popen]]:
+    """All ranks; none is left after the block."""
+    path = [str(store.REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
+    own = {"OMP_NUM_THREADS": str(n_threads), "TOKENIZERS_PARALLELISM": "false"}
+    own |= {"PYTHONPATH": os.pathsep.join(path), "WORLD_SIZE": str(n_ranks)}
+    processes: list[subprocess.Popen] = []
+    try:
+        for rank in range(n_ranks):
+            command = [sys.executable, "-W", "ignore", "-P", *program, str(scratch)]
+            variables = os.environ | own | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            with _log(scratch, rank).open("wb") as log:
+                pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": log}
+                processes.append(subprocess.Popen(command, env=variables, bufsize=0, **pipes))
+        yield processes
+    finally:
+        for process in processes:
+            process.kill()
+        for process in processes:
+            process.wait()
+            process.stdin.close()
+            process.stdout.close()
+
+
+def _watch(processes: list[subprocess.Popen], hear: Hear) -> None:
+    """Hear what they tell until all have ended, or one has ended badly and the grace is over."""
+    unread = dict.fromkeys(processes, b"")
+    deadline = None
+    while unread and (deadline is None or time.monotonic() < deadline):
+        by_pipe = {process.stdout: process for process in unread}
+        left = None if deadline is None else max(0.0, deadline - time.monotonic())
+        for pipe in connection.wait(list(by_pipe), left):
+            process, told = by_pipe[pipe], os.read(pipe.fileno(), 1 << 16)
+            *lines, unread[process] = (unread[process] + told).split(b"\n")
+            for line in lines:
+                hear(json.loads(line))
+            if not told:  # its end of the pipe is closed, so it is ending
+                del unread[process]
+                if process.wait() and deadline is None:
+                    deadline = time.monotonic() + GRACE_SECONDS
+
+
+def _ended(processes: list[subprocess.Popen]) -> list[int]:
+    """The exit code of each; 0 of one that waits in vain for others, and is about to be killed by us."""
+    return [process.poll() or 0 for process in processes]
+
+
+def _raise_reason(scratch: Path, codes: list[int]) -> None:
+    """Raise what ended the first of them: the others only lost their connection to it."""
+    for rank, code in enumerate(codes):
+        if code < 0:
+            often = "; the usual reason is that memory ran out" * (code == -signal.SIGKILL)
+            raise RankError(f"rank {rank} of {len(codes)} was killed (signal {-code}){often}")
+    reports = [report for rank in range(len(codes)) if (report := _report(scratch, rank))]
+    if not reports:
+        rank = next((rank for rank, code in enumerate(codes) if code), 0)
+        lines = _log(scratch, rank).read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        last = lines[-1][:300] if lines else "it said nothing"
+        raise RankError(f"rank {rank} of {len(codes)} ended with code {codes[rank]}; {last}")
+    first = min(reports, key=lambda report: report["at"])
+    if first["kind"] == MEMORY:
+        raise MemoryError(first["reason"])
+    raise RankError(f"rank {first['rank']} of {len(codes)}: {first['reason']}")
+
+
+def report_failure(scratch: Path, rank: int, *, kind: str, reason: str) -> None:
+    """Say why a rank ends, for `run`; called by the rank."""
+    at = time.monotonic()  # one clock for all processes of a machine
+    store.write_json(scratch / f"error-{rank}.json", {"rank": rank, "kind": kind, "reason": reason, "at": at})
+
+
+def _report(scratch: Path, rank: int) -> dict[str, Any] | None:
+    try:
+        return json.loads((scratch / f"error-{rank}.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+
+
+def _log(scratch: Path, rank: int) -> Path:
+    return scratch / f"rank-{rank}.log"
