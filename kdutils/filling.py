@@ -136,12 +136,14 @@ class Filling:
         self._held = {
             run_id: name for run_id, name in self._held.items() if not lease.is_free(self._out, name)
         }
-        ready = sorted(self._ready(), key=lambda run_id: self._jobs[run_id].place)
+        ready = sorted(self._ready(), key=lambda run_id: self._jobs[run_id].place) if engine.n_idle else []
         for run_id in ready:
+            if not engine.n_idle:  # of the others nothing is read, again and again, before their turn
+                break
             if reason := self._known_failure(run_id):
                 self._fail(run_id, reason)
                 self._report()
-            elif engine.n_idle:
+            else:
                 job = self._jobs[run_id]
                 engine.give(run_id, _Task(job.spec, job.evaluations, self._out))
                 self._status[run_id] = "running"

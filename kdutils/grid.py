@@ -99,14 +99,15 @@ def live_cells(planned: Sequence[PlannedRun], out: Path) -> pd.DataFrame:
     specs: dict[EvalSpec, list[RunSpec]] = {}
     for run, spec in zip(planned, material.resolved_all(run.spec for run in planned), strict=True):
         specs.setdefault(run.evaluation, []).append(spec)
-    tables = []
+    rows = []
     for evaluation, asked in specs.items():
-        table = livecells.cells_of(out, evaluation, asked)
+        found = livecells.rows_of(out, evaluation, asked)
         protocols = {spec.protocol for spec in asked if spec.method != "base"}
         if len(protocols) == 1:
-            table.loc[table["method"] == "base", "protocol"] = protocols.pop()
-        tables.append(table)
-    return cells.cell_table([row for table in tables for row in table.to_dict("records")])
+            (of_students,) = protocols
+            found = [row | {"protocol": of_students} if row["method"] == "base" else row for row in found]
+        rows += found
+    return cells.cell_table(rows)
 
 
 def costs(planned: Sequence[PlannedRun], out: Path) -> pd.DataFrame:
