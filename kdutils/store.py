@@ -105,12 +105,13 @@ def _sha256_of(path: Path, *facts: int) -> str:
         return sha256(path)
     key = hashlib.sha256(repr((str(path), *facts)).encode()).hexdigest()
     kept = usercache.path("digests") / key
-    with contextlib.suppress(OSError):
-        if len(digest := kept.read_text(encoding="utf-8")) == 64:
-            return digest
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+        record = json.loads(kept.read_text(encoding="utf-8"))
+        if record["seal"] == _seal(record):
+            return record["sha256"]
     digest = sha256(path)
     with contextlib.suppress(OSError):  # without a cache it is computed again
-        write_text(kept, digest)
+        write_json(kept, sealed({"sha256": digest}))
     return digest
 
 
