@@ -27,8 +27,13 @@ PINNED = "ray==2.60.0"
 TRIES = 3  # of a task whose node or Ray process died
 LOOK_SECONDS = 1.0  # between two looks at the nodes; of a task at its process
 STORE_BYTES = 80 * 2**20  # of Ray's object store, which holds points of curves and reasons
+REGISTER_SECONDS = 900  # that a worker of Ray may take to start; Ray's own minute is short
 MODE, TOKEN = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"
 # Environment variables that change what a run reads. No secrets: a token of the hub is each node's own.
+# Named for the systems on which Ray is no cluster and keeps to the loopback device; with 0 it does on Linux.
+# Without it Ray takes an address of 127.0.0.1 for the machine's own, and listens on all devices.
+NO_CLUSTER = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+LOOPBACK = "127.0.0.1"
 TOLD = ("KDUTILS_", "HF_HOME", "HF_HUB_OFFLINE", "HF_HUB_CACHE", "HF_ENDPOINT", "XDG_CACHE_HOME")
 
 
@@ -186,11 +191,13 @@ def _connection(address: str | None, node: Node | None) -> Iterator[Any]:
     os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - the name that Ray gives it
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:
-        os.environ |= {MODE: "token", TOKEN: _own_token()}
+        os.environ |= {MODE: "token", TOKEN: _own_token(), NO_CLUSTER: "0"}
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         own = {"num_cpus": cores} if node is None else {"num_cpus": node.cpus, "num_gpus": node.gpus}
+    # On a busy machine a worker may start so slowly that Ray gives it up, and ray.init waits for it for ever.
+    os.environ.setdefault("RAY_worker_register_timeout_seconds", str(REGISTER_SECONDS))
         own |= {"include_dashboard": False, "object_store_memory": STORE_BYTES}
-        own |= {"_node_ip_address": "127.0.0.1"}
+        own |= {"_node_ip_address": LOOPBACK}
     else:
         own = {}
     import ray  # it reads the variables when it is imported
@@ -198,7 +205,7 @@ def _connection(address: str | None, node: Node | None) -> Iterator[Any]:
     try:
         try:
             ray.init(address or "local", **own, **quiet)
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except Exception as error:  # Ray raises bare ones too, for a node that is slow to start
             reason = " ".join(str(error).split())[:200]
             raise ClusterError(f"no Ray at {address or 'this machine'}: {reason}; start it first") from error
         yield ray
@@ -206,6 +213,10 @@ def _connection(address: str | None, node: Node | None) -> Iterator[Any]:
         ray.shutdown()
         os.environ.clear()
         os.environ.update(before)
+        if address is None and {node["NodeManagerAddress"] for node in ray.nodes()} != {LOOPBACK}:
+            raise ClusterError(
+                "Ray would listen to other machines, as this process had it imported before; start another"
+            )
         with contextlib.suppress(ValueError):  # not in the main thread, where Ray leaves the handler alone
             signal.signal(signal.SIGTERM, handler)
 
