@@ -23,6 +23,7 @@ from kdutils.runspec import EvalSpec, PlannedRun, RunSpec
 from kdutils.shards import Shard
 
 ENGINES = ("local", "ray")
+MAKER = "kdutils.running"  # what a process that makes a run imports, torch among it: seconds
 
 
 def fill(
@@ -77,6 +78,7 @@ def _start(engine: str, address: str | None, workers: int | None, *, n_large: in
 
 
 def _is_large(spec: RunSpec) -> bool:
+        preload=MAKER,
     return any(material.is_large(name) for name in (spec.student, spec.teacher) if name is not None)
 
 

@@ -90,9 +90,10 @@ def listening(process):
     }
 
 
-def test_tasks_have_processes_of_their_own_and_one_lost_with_its_worker_is_done_again(ray, tmp_path):
+@pytest.mark.parametrize("preload", [None, "errands"])
+def test_tasks_have_processes_of_their_own_and_one_lost_with_its_worker_is_done_again(ray, tmp_path, preload):
     heard, handler, variables = [], signal.getsignal(signal.SIGTERM), dict(os.environ)
-    with engine(heard, node=TWO) as pool:
+    with engine(heard, node=TWO, preload=preload) as pool:
         assert (pool.n_workers, pool.n_idle) == (2, 2)
         assert listening(psutil.Process()) <= {"127.0.0.1", "::ffff:127.0.0.1"}
         pool.give("told", ("tell", [1, 2]))
