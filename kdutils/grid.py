@@ -35,6 +35,7 @@ def fill(
     engine: str = "local",
     address: str | None = None,
     shard: Shard | None = None,
+    silence_seconds: float | None = None,
 ) -> State:
     """Make every run that is missing under `out`, with the teachers that they need, `workers` at a time.
 
@@ -45,6 +46,8 @@ def fill(
         engine: `local`, processes of this machine; or `ray`, of which `address` names a cluster whose nodes
             all see `out`, or is None for Ray on this machine.
         shard: make this part only.
+        silence_seconds: end a run that for so long neither trained a step nor came to the end of its training
+            or of an evaluation, and give it once more. Longer than the longest evaluation; None: never.
 
     Raises:
         ModelError, DataError, StoreError, ClusterError, ValueError: before any training, for a run that
@@ -55,7 +58,8 @@ def fill(
     jobs = schedule.jobs_of(planned)
     n_large = sum(_is_large(run.spec) for run in planned)
     start = _start(engine, address, workers, n_large=n_large)
-    filling = Filling(shard.jobs(jobs) if shard else jobs, out, progress or (lambda state: None))
+    own = shard.jobs(jobs) if shard else jobs
+    filling = Filling(own, out, progress or (lambda state: None), silence_seconds=silence_seconds)
     filling.look()
     if filling.is_wanting:
         filling.fill(start)
@@ -74,11 +78,11 @@ def _start(engine: str, address: str | None, workers: int | None, *, n_large: in
         workers=workers,
         is_large=n_large > 0,
         address=address,
+        preload=MAKER,
     )
 
 
 def _is_large(spec: RunSpec) -> bool:
-        preload=MAKER,
     return any(material.is_large(name) for name in (spec.student, spec.teacher) if name is not None)
 
 

@@ -119,7 +119,8 @@ class _Worker:
         try:
             is_over, value = self.connection.recv()
         except (EOFError, OSError):
-            is_over, value = True, Death(_reason(self.bury()))
+            code = self.bury()
+            is_over, value = True, Death(_reason(code), code)
         if is_over:
             self.key = None
         return is_over, value
@@ -145,7 +146,6 @@ class _Worker:
         return code
 
 
-def _reason(code: int) -> str:
 def forking(preload: str, variables: Mapping[str, str]) -> BaseContext:
     """Processes forked from one that has imported the module `preload`; where that is unsafe, as programs.
 
@@ -169,6 +169,7 @@ def forking(preload: str, variables: Mapping[str, str]) -> BaseContext:
     return context
 
 
+def _reason(code: int) -> str:
     if code == -signal.SIGKILL:
         return "the worker was killed (signal 9); the usual reason is that memory ran out: use fewer workers"
     if code < 0:
