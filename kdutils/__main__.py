@@ -79,6 +79,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--shard", metavar="I/N", help="train only the I-th of N parts of the missing runs; no notebooks"
     )
+    parser.add_argument(
+        "--silence", type=float, metavar="SECONDS",
+        help="end a run that shows no progress for so long, try it once more, then let it fail; longer than "
+        "an evaluation takes (default: never)",
+    )  # fmt: skip
     parser.add_argument("--limit", type=float, metavar="SECONDS", help="stop a notebook that takes longer")
     parser.add_argument(
         "--dry-run", action="store_true", help="print what is to be trained and what it costs; train nothing"
@@ -102,6 +107,10 @@ def _run(asked: argparse.Namespace, notebooks: Path) -> int:
         return 0
     if asked.workers is not None and asked.workers < 1:
         raise runner.RunError(f"workers={asked.workers} must be at least 1")
+    if asked.silence is not None and not 1 <= asked.silence <= runner.LONGEST_LIMIT_SECONDS:
+        raise runner.RunError(
+            f"silence={asked.silence:g} must be a number of seconds, 1 to {runner.LONGEST_LIMIT_SECONDS:,}"
+        )
     training = _Training(asked, profile)
     if asked.dry_run:
         if training.shard or asked.engine != "local":
@@ -195,6 +204,7 @@ class _Training:
         except (ValueError, cluster.ClusterError) as error:
             raise runner.RunError(str(error)) from error
         self.ways = {"workers": asked.workers, "engine": asked.engine, "address": asked.address}
+        self.ways |= {"silence_seconds": asked.silence}
 
     def __call__(self, plans: Sequence[plan.Plan], folder: Path) -> Iterable[plan.Plan]:
         """Make them; then each plan, once what its notebook would have to find out again lies in `folder`."""

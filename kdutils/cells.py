@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping
+from functools import cache
 from typing import Any
 
 import pandas as pd
@@ -83,6 +84,7 @@ def short_name(model: str) -> str:
     return model.rstrip("/").rsplit("/", 1)[-1].removesuffix(".gguf")
 
 
+@cache
 def model_parameters(model: str) -> int:
     """Nominal parameter count in a model's name: `Qwen2.5-0.5B` gives 500,000,000.
 

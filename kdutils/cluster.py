@@ -17,17 +17,23 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping
+from multiprocessing.context import BaseContext
 from typing import Any, NamedTuple, Self
 
 from kdutils.engine import Death, Do, Hear
-from kdutils.pool import Pool
+from kdutils.pool import Pool, forking
 from kdutils.shares import Node, Share, room_for, share_of
 
 PINNED = "ray==2.60.0"
 TRIES = 3  # of a task whose node or Ray process died
 LOOK_SECONDS = 1.0  # between two looks at the nodes; of a task at its process
+REGISTER_SECONDS = 900  # that a worker of Ray may take to start; Ray's own minute is short
 STORE_BYTES = 80 * 2**20  # of Ray's object store, which holds points of curves and reasons
 MODE, TOKEN = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"
+# Named for the systems on which Ray is no cluster and keeps to the loopback device; with 0 it does on Linux.
+# Without it Ray takes an address of 127.0.0.1 for the machine's own, and listens on all devices.
+NO_CLUSTER = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+LOOPBACK = "127.0.0.1"
 # Environment variables that change what a run reads. No secrets: a token of the hub is each node's own.
 TOLD = ("KDUTILS_", "HF_HOME", "HF_HUB_OFFLINE", "HF_HUB_CACHE", "HF_ENDPOINT", "XDG_CACHE_HOME")
 
@@ -63,6 +69,8 @@ class RayPool:
         address: of a cluster that is there, as ray.init takes it; None for Ray on this machine alone, which
             starts and ends here and listens on the loopback device only.
         node: what to take this machine for, without address; by default it is looked at.
+        preload: module that takes long to import and that tasks need: each Ray process does it once, in a
+            process that the processes of its tasks are forked from.
     """
 
     def __init__(
@@ -77,8 +85,10 @@ class RayPool:
         n_devices: int = 1,
         address: str | None = None,
         node: Node | None = None,
+        preload: str | None = None,
     ) -> None:
-        self._do, self._prepare, self._hear, self._setting = do, prepare, hear, setting
+        self._do, self._hear, self._setting = do, hear, setting
+        self._ways = {"prepare": prepare, "preload": preload}
         self._workers = workers
         self._wishes = {"workers": workers, "is_large": is_large, "n_devices": n_devices}
         self._connection = _connection(address, node)
@@ -119,7 +129,7 @@ class RayPool:
         """Have a task done; its result will come under that key."""
         self.n_tries[key] = self.n_tries.get(key, 0) + 1
         setting = self._setting(self._share)
-        messages = self._remote.remote(self._do, self._prepare, setting, _told(os.environ), task)
+        messages = self._remote.remote(self._do, setting, _told(os.environ), task, **self._ways)
         self._given[messages] = _Given(key, task)
 
     def results(self, timeout_seconds: float) -> list[tuple[Hashable, Any]]:
@@ -187,13 +197,15 @@ def _connection(address: str | None, node: Node | None) -> Iterator[Any]:
     os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"  # a task without GPU keeps what it finds
     # Ray steps back for other programs by 15; here the runs are what the machine is for.
     os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - the name that Ray gives it
+    # On a busy machine a worker may start so slowly that Ray gives it up, and ray.init waits for it for ever.
+    os.environ.setdefault("RAY_worker_register_timeout_seconds", str(REGISTER_SECONDS))
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:
-        os.environ |= {MODE: "token", TOKEN: _own_token()}
+        os.environ |= {MODE: "token", TOKEN: _own_token(), NO_CLUSTER: "0"}
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         own = {"num_cpus": cores} if node is None else {"num_cpus": node.cpus, "num_gpus": node.gpus}
         own |= {"include_dashboard": False, "object_store_memory": STORE_BYTES}
-        own |= {"_node_ip_address": "127.0.0.1"}
+        own |= {"_node_ip_address": LOOPBACK}
     else:
         own = {}
     import ray  # it reads the variables when it is imported
@@ -201,9 +213,14 @@ def _connection(address: str | None, node: Node | None) -> Iterator[Any]:
     try:
         try:
             ray.init(address or "local", **own, **quiet)
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except Exception as error:  # Ray raises bare ones too, for a node that is slow to start
             reason = " ".join(str(error).split())[:200]
-            raise ClusterError(f"no Ray at {address or 'this machine'}: {reason}; start it first") from error
+            remedy = "start it first" if address else "try again when less is running, or use --engine local"
+            raise ClusterError(f"no Ray at {address or 'this machine'}: {reason}; {remedy}") from error
+        if address is None and {node["NodeManagerAddress"] for node in ray.nodes()} != {LOOPBACK}:
+            raise ClusterError(
+                "Ray would listen to other machines, as this process had it imported before; start another"
+            )
         yield ray
     finally:
         ray.shutdown()
@@ -226,15 +243,23 @@ def _told(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def in_own_process(
-    do: Do, prepare: Callable[[Any], None], setting: Any, variables: Mapping[str, str], task: Any
+    do: Do,
+    setting: Any,
+    variables: Mapping[str, str],
+    task: Any,
+    *,
+    prepare: Callable[[Any], None],
+    preload: str | None,
 ) -> Iterator[tuple[bool, Any]]:
     """Whether the task is over, and its result or what it tells, from a process that is started for it.
 
     A process that dies is a result, as in the local pool: its memory may have run out.
     """
     told: list[Any] = []
-    ready = functools.partial(_prepared, prepare, variables)
-    with Pool(do, [setting], prepare=ready, hear=lambda key, message: told.append(message)) as pool:
+    own = dict(os.environ) | dict(variables)  # with the GPUs that Ray shows this task
+    ready = functools.partial(_prepared, prepare, own)
+    ways = {"hear": lambda key, message: told.append(message), "context": _context(preload, own)}
+    with Pool(do, [setting], prepare=ready, **ways) as pool:
         pool.give(0, task)
         ended = []
         while not ended:
@@ -244,6 +269,16 @@ def in_own_process(
         yield True, ended[0][1]
 
 
+def _context(preload: str | None, variables: Mapping[str, str]) -> BaseContext | None:
+    """How the process of a task is started; libraries make no threads for computing before the fork."""
+    if preload is None:
+        return None
+    with contextlib.suppress(OSError):
+        return forking(preload, dict(variables) | {"OMP_NUM_THREADS": "1"})
+    return None
+
+
 def _prepared(prepare: Callable[[Any], None], variables: Mapping[str, str], setting: Any) -> None:
+    os.environ.clear()
     os.environ.update(variables)
     prepare(setting)

@@ -20,6 +20,7 @@ class Death:
     """The result of a task whose process died at it."""
 
     reason: str  # one line
+    code: int | None = None  # its exit code, minus the number of a signal; None if it is not known
 
 
 class Engine(Protocol):

@@ -14,9 +14,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from multiprocessing import connection, forkserver
+from multiprocessing import connection
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -25,7 +25,7 @@ import nbformat
 import psutil
 from ipykernel.kernelspec import write_kernel_spec
 
-from kdutils import handover, kernels, ledger, params, report, store, worker
+from kdutils import handover, kernels, ledger, params, pool, report, store, worker
 from kdutils.index import Result
 from kdutils.plaintext import scrub
 from kdutils.render import duration
@@ -145,33 +145,14 @@ class Executor:
 
 
 def _context(variables: Mapping[str, str]) -> BaseContext:
-    """How workers are made: forked, where that is safe, from a process that has imported what they need.
-
-    That process is started here, with these environment variables, and imports while we do other things.
-    Its socket lies in the folder of temporary files, whose path may be too long for one.
-    """
+    """How workers are made, see `pool.forking`."""
     if not kernels.FORKS:
         return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([PRELOADED])
-    with _environment(variables):
-        try:
-            forkserver.ensure_running()
-        except OSError as error:
-            say(f"every notebook imports by itself, which takes longer ({error} in {tempfile.gettempdir()})")
-            return multiprocessing.get_context("spawn")
-    return context
-
-
-@contextlib.contextmanager
-def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    before = dict(os.environ)
-    os.environ.update(variables)
     try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
+        return pool.forking(PRELOADED, variables)
+    except OSError as error:
+        say(f"every notebook imports by itself, which takes longer ({error} in {tempfile.gettempdir()})")
+        return multiprocessing.get_context("spawn")
 
 
 def _variables(scratch: Path, *, jobs: int) -> dict[str, str]:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +22,7 @@ from kdutils.runspec import EvalSpec, PlannedRun, RunSpec
 from kdutils.schedule import Job
 
 TICK_SECONDS = 1.0  # between two looks at what others make, and two reports at most
+SILENT = 75  # exit code of a worker that has ended itself since its run showed no progress
 PATIENCE = 2  # how often one thing is set aside before what needs it counts as failed
 
 Progress = Callable[["State"], None]
@@ -75,10 +77,17 @@ def _duration(seconds: float) -> str:
 
 
 class Filling:
-    """One call of `fill`: the status of every job, and what happens next."""
+    """One call of `fill`: the status of every job, and what happens next.
 
-    def __init__(self, jobs: dict[str, Job], out: Path, progress: Progress) -> None:
+    Args:
+        silence_seconds: a run that shows no progress for so long is ended, given once more, and then fails.
+    """
+
+    def __init__(
+        self, jobs: dict[str, Job], out: Path, progress: Progress, *, silence_seconds: float | None = None
+    ) -> None:
         self._jobs, self._out, self._progress = jobs, out, progress
+        self._silence_seconds, self._silent = silence_seconds, set[str]()
         self._status = dict.fromkeys(jobs, "waiting")  # | running | found | made | failed
         self._failures: dict[str, str] = {}
         self._set_aside: dict[str, str] = {}
@@ -136,14 +145,16 @@ class Filling:
         self._held = {
             run_id: name for run_id, name in self._held.items() if not lease.is_free(self._out, name)
         }
-        ready = sorted(self._ready(), key=lambda run_id: self._jobs[run_id].place)
+        ready = sorted(self._ready(), key=lambda run_id: self._jobs[run_id].place) if engine.n_idle else []
         for run_id in ready:
+            if not engine.n_idle:  # of the others nothing is read, again and again, before their turn
+                break
             if reason := self._known_failure(run_id):
                 self._fail(run_id, reason)
                 self._report()
-            elif engine.n_idle:
+            else:
                 job = self._jobs[run_id]
-                engine.give(run_id, _Task(job.spec, job.evaluations, self._out))
+                engine.give(run_id, _Task(job.spec, job.evaluations, self._out, self._silence_seconds))
                 self._status[run_id] = "running"
                 self._begun[run_id] = time.monotonic()
                 self._curves[run_id] = []
@@ -170,6 +181,15 @@ class Filling:
 
     def _take(self, run_id: str, outcome: _Outcome | Death) -> None:
         """What has become of a run."""
+        if isinstance(outcome, Death) and outcome.code == SILENT:
+            if run_id not in self._silent:
+                self._silent.add(run_id)
+                self._status[run_id] = "waiting"
+                return
+            outcome = Death(
+                f"it showed no progress for {_duration(self._silence_seconds)}, twice; give it longer with "
+                "--silence, or find out with workers=1 and py-spy where it hangs"
+            )
         if isinstance(outcome, Death):
             with contextlib.suppress(OSError):  # a folder that cannot be written; the reason is kept here
                 runs.folder_of(self._out, run_id).record_failure(outcome.reason)
@@ -258,6 +278,7 @@ class _Task(NamedTuple):
     spec: RunSpec
     evaluations: tuple[EvalSpec, ...]
     out: Path
+    silence_seconds: float | None = None
 
 
 class _Outcome(NamedTuple):
@@ -293,16 +314,19 @@ def make_run(task: _Task, tell: Callable[[Point], None]) -> _Outcome:
 
     def progress(entry: dict[str, Any]) -> None:
         nonlocal told
+        live()
         if "loss" in entry and time.monotonic() - told > TICK_SECONDS:
             told = time.monotonic()
             tell(Point(entry["step"], entry["n_steps"], entry["loss"]))
 
     try:
         made = []
-        for evaluation in task.evaluations:
-            made.append(running.make(task.spec, evaluation, task.out, progress=progress, waits=False))
-            if evaluation.scoring == "generation":
-                livecells.keep(task.out, evaluation, task.spec)  # here, where there are many of us
+        with _ending_when_silent(task.silence_seconds) as live:
+            for evaluation in task.evaluations:
+                made.append(running.make(task.spec, evaluation, task.out, progress=progress, waits=False))
+                live()
+                if evaluation.scoring == "generation":
+                    livecells.keep(task.out, evaluation, task.spec)  # here, where there are many of us
     except (lease.HeldError, lease.LostError) as error:
         return _Outcome("held", name=error.name)
     except runs.DamagedError as error:
@@ -310,6 +334,34 @@ def make_run(task: _Task, tell: Callable[[Point], None]) -> _Outcome:
     except Exception as error:  # one failed cell must not take the others along
         return _Outcome("failed", running.reason_of(error))
     return _Outcome("made" if any(made) else "found")
+
+
+@contextlib.contextmanager
+def _ending_when_silent(seconds: float | None) -> Iterator[Callable[[], None]]:
+    """Within the block, the process ends once what is given has not been called for so long; None: never.
+
+    A thread counts the time, as one keeps the lease alive: where that one beats and the run hangs, this one
+    counts. It counts its own steps, so a process that was suspended does not wake up too late.
+    """
+    n_steps, over, steps = 20, threading.Event(), 0
+
+    def live() -> None:
+        nonlocal steps
+        steps = 0
+
+    def count() -> None:
+        nonlocal steps
+        while not over.wait(seconds / n_steps):
+            steps += 1
+            if steps > n_steps:
+                os._exit(SILENT)
+
+    if seconds is not None:
+        threading.Thread(target=count, daemon=True).start()
+    try:
+        yield live
+    finally:
+        over.set()
 
 
 def set_aside(out: Path, error: runs.DamagedError) -> _Outcome:

@@ -23,6 +23,7 @@ from kdutils.runspec import EvalSpec, PlannedRun, RunSpec
 from kdutils.shards import Shard
 
 ENGINES = ("local", "ray")
+MAKER = "kdutils.running"  # what a process that makes a run imports, torch among it: seconds
 
 
 def fill(
@@ -34,6 +35,7 @@ def fill(
     engine: str = "local",
     address: str | None = None,
     shard: Shard | None = None,
+    silence_seconds: float | None = None,
 ) -> State:
     """Make every run that is missing under `out`, with the teachers that they need, `workers` at a time.
 
@@ -45,6 +47,8 @@ def fill(
         engine: `local`, processes of this machine; or `ray`, of which `address` names a cluster whose nodes
             all see `out`, or is None for Ray on this machine.
         shard: make this part only.
+        silence_seconds: end a run that for so long neither trained a step nor came to the end of its training
+            or of an evaluation, and give it once more. Longer than the longest evaluation; None: never.
 
     Raises:
         ModelError, DataError, StoreError, ClusterError, ValueError: before any training, for a run that
@@ -56,7 +60,8 @@ def fill(
     n_large = sum(_is_large(run.spec) for run in planned)
     n_devices = max((run.spec.devices for run in planned), default=1)
     start = _start(engine, address, workers, n_large=n_large, n_devices=n_devices)
-    filling = Filling(shard.jobs(jobs) if shard else jobs, out, progress or (lambda state: None))
+    own = shard.jobs(jobs) if shard else jobs
+    filling = Filling(own, out, progress or (lambda state: None), silence_seconds=silence_seconds)
     filling.look()
     if filling.is_wanting:
         for run in planned if engine == "local" else ():  # Ray knows what its nodes have
@@ -79,6 +84,7 @@ def _start(engine: str, address: str | None, workers: int | None, *, n_large: in
         is_large=n_large > 0,
         n_devices=n_devices,
         address=address,
+        preload=MAKER,
     )
 
 
@@ -107,14 +113,15 @@ def live_cells(planned: Sequence[PlannedRun], out: Path) -> pd.DataFrame:
     specs: dict[EvalSpec, list[RunSpec]] = {}
     for run, spec in zip(planned, material.resolved_all(run.spec for run in planned), strict=True):
         specs.setdefault(run.evaluation, []).append(spec)
-    tables = []
+    rows = []
     for evaluation, asked in specs.items():
-        table = livecells.cells_of(out, evaluation, asked)
+        found = livecells.rows_of(out, evaluation, asked)
         protocols = {spec.protocol for spec in asked if spec.method != "base"}
         if len(protocols) == 1:
-            table.loc[table["method"] == "base", "protocol"] = protocols.pop()
-        tables.append(table)
-    return cells.cell_table([row for table in tables for row in table.to_dict("records")])
+            (of_students,) = protocols
+            found = [row | {"protocol": of_students} if row["method"] == "base" else row for row in found]
+        rows += found
+    return cells.cell_table(rows)
 
 
 def costs(planned: Sequence[PlannedRun], out: Path) -> pd.DataFrame:

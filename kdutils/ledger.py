@@ -170,9 +170,25 @@ def sentinel(folder: Path, notebook: str) -> Path:
 
 
 def claims(folder: Path) -> list[dict[str, Any]]:
-    """The rows of `claims.json`, none if no notebook has finished yet."""
+    """The rows of `claims.json`, none if no notebook has finished yet; made anew if they cannot be read."""
     path = folder / "claims.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return []
+    except ValueError:
+        path.unlink()
+        with locked(folder):
+            rebuild(folder)
+        return claims(folder)
+
+
+def rebuild(folder: Path) -> list[str]:
+    """Write both ledgers from their parts, whatever they are now; the caller holds the lock.
+
+    Returns what `write_parts` does. Nothing is done in a folder of before there were parts.
+    """
+    return _rebuild(folder) if list((folder / "ledger").glob("*.claims.json")) else []
 
 
 def claims_of(profile: str, beside: Path) -> tuple[list[dict[str, Any]], str]:

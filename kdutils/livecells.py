@@ -40,32 +40,45 @@ def cells_of(out: Path, evaluation: EvalSpec, specs: Iterable[RunSpec] | None = 
     """
     if specs is None:
         specs = [spec for spec, _ in runs.finished(out)]
+    return cells.cell_table(rows_of(out, evaluation, specs))
+
+
+def rows_of(out: Path, evaluation: EvalSpec, specs: Iterable[RunSpec]) -> list[dict[str, Any]]:
+    """As `cells_of`, each cell as a record, for whoever makes one table of several."""
     asked = {spec.run_id: spec for spec in specs}
-    table = []
+    scored = Scored.reader(out)
+    found = []
     for spec in asked.values():
         beside = asked.get(spec.sft_spec().run_id) if spec.teacher_spec() else None
-        table += [_cell(spec, record) for record in _records(out, evaluation, spec, beside)]
-    return cells.cell_table(table)
+        found += [_cell(spec, record) for record in _records(out, evaluation, spec, beside, scored)]
+    return found
 
 
 def keep(out: Path, evaluation: EvalSpec, spec: RunSpec) -> None:
     """Compute what the cells of a run need as far as it is there, so that reading them later is quick."""
-    _records(out, evaluation, spec, spec.sft_spec() if spec.teacher_spec() else None)
+    beside = spec.sft_spec() if spec.teacher_spec() else None
+    _records(out, evaluation, spec, beside, Scored.reader(out))
 
 
-def _records(out: Path, evaluation: EvalSpec, spec: RunSpec, beside: RunSpec | None) -> list[dict[str, Any]]:
+def _records(
+    out: Path,
+    evaluation: EvalSpec,
+    spec: RunSpec,
+    beside: RunSpec | None,
+    scored: Callable[[RunSpec, EvalSpec], Scored | None],
+) -> list[dict[str, Any]]:
     """Accuracy by task with likeness columns, also of the SFT student `beside`; empty if not evaluated."""
-    own = Scored.of(out, spec, evaluation)
+    own = scored(spec, evaluation)
     if own is None:
         return []
     likeness: dict[str, dict[str, float]] = {}
-    if (twin := evaluation.ranking()) and (ranked := Scored.of(out, spec, twin)):
+    if (twin := evaluation.ranking()) and (ranked := scored(spec, twin)):
         records = kept(out, _ranked, ranked)
         whole = twin.tasks == evaluation.tasks  # an average over some tasks would not be comparable
         _add(likeness, [each for each in records if whole or each["task"] != AVERAGE], suffix="")
     tuned = spec.teacher_spec()
-    if tuned and (teacher := Scored.of(out, tuned, evaluation)):
-        sft = Scored.of(out, beside, evaluation) if beside else None
+    if tuned and (teacher := scored(tuned, evaluation)):
+        sft = scored(beside, evaluation) if beside else None
         _add(likeness, kept(out, _likeness, own, teacher), suffix="")
         _add(likeness, kept(out, _likeness, sft, teacher) if sft else [], suffix="_sft")
     return [record | likeness.get(record["task"], {}) for record in kept(out, _accuracies, own)]
@@ -84,6 +97,19 @@ class Scored:
         folder = runs.folder_of(out, spec.run_id)
         digest = None if folder.result() is None else folder.items_digest(evaluation)
         return None if digest is None else cls(folder, evaluation, digest)
+
+    @classmethod
+    def reader(cls, out: Path) -> Callable[[RunSpec, EvalSpec], Scored | None]:
+        """`of` for one reading of a store: a run that many are compared with is looked at once."""
+        known: dict[tuple[str, str], Scored | None] = {}
+
+        def found(spec: RunSpec, evaluation: EvalSpec) -> Scored | None:
+            key = (spec.run_id, evaluation.eval_id)
+            if key not in known:
+                known[key] = cls.of(out, spec, evaluation)
+            return known[key]
+
+        return found
 
     def rows(self) -> pd.DataFrame:
         return self._folder.evaluation(self._evaluation)
@@ -166,7 +192,7 @@ def kept(out: Path, compute: Callable[..., list[dict[str, Any]]], *scored: Score
     """
     inputs = [compute.__name__, *(each.name for each in scored), _code_digest(compute.__module__)]
     key = hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
-    path = Path(out) / "cache" / "cells" / f"{key}.json"
+    path = Path(out) / f"cache/cells/{key}.json"
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))
         if kept["sha256"] == _digest(kept["records"]):

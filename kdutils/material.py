@@ -68,12 +68,12 @@ def resolved_all(specs: Iterable[RunSpec]) -> Iterator[RunSpec]:
         for name in (spec.student, spec.teacher):
             if name not in of_model:
                 of_model[name] = files_digest(name)
-        yield replace(
-            spec,
-            data_digest=of_data[key],
-            student_digest=of_model[spec.student],
-            teacher_digest=of_model[spec.teacher],
-        )
+        yield _with_digests(spec, of_data[key], of_model[spec.student], of_model[spec.teacher])
+
+
+@cache  # a driver asks for the same runs when it plans, reads and counts costs; each knows its id by then
+def _with_digests(spec: RunSpec, data: str, student: str, teacher: str) -> RunSpec:
+    return replace(spec, data_digest=data, student_digest=student, teacher_digest=teacher)
 
 
 def locate(name: str) -> Location:

@@ -11,10 +11,12 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from multiprocessing import connection
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from multiprocessing import connection, forkserver
+from multiprocessing.context import BaseContext
 from typing import Any, Self
 
+from kdutils import environment
 from kdutils.engine import Death, Do, Hear
 
 FAREWELL_SECONDS = 2.0  # between asking a worker to end and killing it
@@ -25,6 +27,9 @@ class Pool:
 
     A worker calls `prepare(setting)` once and `do(task, tell)` for every task; both are functions of a
     module. A worker takes no notice of Ctrl-C, which reaches the driver, and ends when the driver does.
+
+    Args:
+        context: how workers are started; by default each as a program of its own. See `forking`.
     """
 
     def __init__(
@@ -34,9 +39,10 @@ class Pool:
         *,
         prepare: Callable[[Any], None],
         hear: Hear = lambda key, message: None,
+        context: BaseContext | None = None,
     ) -> None:
         self._hear = hear
-        self._workers = [_Worker(do, prepare, setting) for setting in settings]
+        self._workers = [_Worker(do, prepare, setting, context) for setting in settings]
 
     def __enter__(self) -> Self:
         return self
@@ -79,8 +85,8 @@ class Pool:
 class _Worker:
     """A process and the task it is at."""
 
-    def __init__(self, do, prepare, setting) -> None:
-        self._work = (do, prepare, setting)
+    def __init__(self, do, prepare, setting, context) -> None:
+        self._work, self._context = (do, prepare, setting), context
         self._process: multiprocessing.process.BaseProcess | None = None
         self.connection: connection.Connection | None = None
         self.key: Hashable | None = None
@@ -94,19 +100,27 @@ class _Worker:
 
     def _start(self) -> None:
         self.bury()
-        context = multiprocessing.get_context("spawn")
+        context = self._context or multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, *self._work), daemon=True)
         with _without_interrupts():  # which the new process inherits
-            self._process.start()
+            try:
+                self._process = self._started(context, theirs)
+            except (OSError, EOFError):  # what it is forked from was killed
+                self._process = self._started(multiprocessing.get_context("spawn"), theirs)
         theirs.close()  # so that ours ends when the worker does
+
+    def _started(self, context: BaseContext, theirs: connection.Connection):
+        process = context.Process(target=_serve, args=(theirs, *self._work), daemon=True)
+        process.start()
+        return process
 
     def take(self) -> tuple[bool, Any]:
         """Whether the task is over, and its result or what the worker tells."""
         try:
             is_over, value = self.connection.recv()
         except (EOFError, OSError):
-            is_over, value = True, Death(_reason(self.bury()))
+            code = self.bury()
+            is_over, value = True, Death(_reason(code), code)
         if is_over:
             self.key = None
         return is_over, value
@@ -130,6 +144,29 @@ class _Worker:
         self.connection.close()
         self._process = None
         return code
+
+
+def forking(preload: str, variables: Mapping[str, str]) -> BaseContext:
+    """Processes forked from one that has imported the module `preload`; where that is unsafe, as programs.
+
+    That one is started here, with these environment variables, and imports while we do other things. It runs
+    nothing, so it never has CUDA to hand on. There is one a process, and it ends with that.
+
+    Raises:
+        OSError: if it cannot be started, as its socket in the folder of temporary files has too long a path.
+    """
+    if not environment.FORKS:
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([preload])
+    before = dict(os.environ)
+    os.environ.update(variables)
+    try:
+        forkserver.ensure_running()
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+    return context
 
 
 def _reason(code: int) -> str:

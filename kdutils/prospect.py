@@ -69,14 +69,22 @@ def look(planned: Iterable[PlannedRun], out: Path) -> Look:
                 protocol = protocol or next((known for each, known in groups if each == spec), "careful")
                 groups.setdefault((spec, protocol), {})[run.evaluation] = None
     teachers = {run.spec.teacher_spec() for run in planned}
-    finished = _finished_by_settings(out)
+    digests: dict[tuple, tuple[dict[str, str], str]] = {}  # files that several share are looked at once
+    finished: dict[str, runs.RunFolder] | None = None
     unknown: dict[str, None] = {}
     cells = []
     for (spec, protocol), evaluations in groups.items():
-        resolved, reason = _resolved(spec)
+        files = (spec.data, spec.domain, spec.student, spec.teacher)
+        if files not in digests:
+            digests[files] = _digests(spec)
+        known, reason = digests[files]
+        resolved = replace(spec, **known)
         if reason:
             unknown[reason] = None
-        folder = finished.get(_settings(resolved)) if reason else runs.folder_of(out, resolved.run_id)
+            finished = _finished_by_settings(out) if finished is None else finished
+            folder = finished.get(_settings(resolved))
+        else:
+            folder = runs.folder_of(out, resolved.run_id)
         status = _status(folder, tuple(evaluations)) if folder else "missing"
         cells.append(Cell(resolved, tuple(evaluations), protocol, status, spec in teachers))
     return Look(cells, list(unknown))
@@ -92,16 +100,17 @@ def _protocols(planned: Sequence[PlannedRun]) -> dict[EvalSpec, str | None]:
     return {each: next(iter(known)) if len(known) == 1 else None for each, known in found.items()}
 
 
-def _resolved(spec: RunSpec) -> tuple[RunSpec, str]:
-    """The spec with the digests of its files; as it is, and whose are not known, where they are not there."""
+def _digests(spec: RunSpec) -> tuple[dict[str, str], str]:
+    """The digests of a run's files; none, and whose are not known, where they are not there."""
     if not lengths.is_at_hand(spec):
-        return spec, f"items of {spec.data!r}"
+        return {}, f"items of {spec.data!r}"
     try:
-        return material.resolved(spec), ""
+        resolved = material.resolved(spec)
     except material.DataError:
-        return spec, f"items of {spec.data!r}"
+        return {}, f"items of {spec.data!r}"
     except material.ModelError as error:
-        return spec, f"a model ({error})"
+        return {}, f"a model ({error})"
+    return {name: getattr(resolved, name) for name in DIGESTS}, ""
 
 
 def _settings(spec: RunSpec) -> str:

@@ -142,7 +142,8 @@ class Report:
         if stem not in self._stems:
             self._stems.append(stem)
         sidecar = {"notebook": self.name, "place": self._stems.index(stem), "alt": alt, "caption": caption}
-        store.write_json(path.with_suffix(".json"), sidecar)
+        digests = {suffix: store.sha256(path.with_suffix(suffix)) for suffix in (".png", ".svg", ".csv")}
+        store.write_json(path.with_suffix(".json"), store.sealed(sidecar | {"sha256": digests}))
         plt.close(fig)
         alt, caption = plaintext.visible(alt), plaintext.visible(caption)
         width = round(fig.get_figwidth() * SCREEN_DPI)
@@ -219,12 +220,36 @@ class Report:
 
 
 def figures(folder: Path) -> list[dict[str, Any]]:
-    """Notebook, place, alt, caption and PNG path of every published figure, in the order of the reports."""
-    sidecars = (folder / "figures").glob("*.json")
-    found = [
-        json.loads(path.read_text(encoding="utf-8")) | {"png": path.with_suffix(".png")} for path in sidecars
-    ]
-    return sorted(found, key=lambda figure: (figure["notebook"], figure["place"]))
+    """Notebook, place, alt, caption and PNG path of every published figure, in the order of the reports.
+
+    Those with a damaged file are left out; `damaged_figures` names them.
+    """
+    return sorted(_figures(folder)[0], key=lambda figure: (figure["notebook"], figure["place"]))
+
+
+def damaged_figures(folder: Path) -> list[str]:
+    """A sentence for each published figure of which a file is not what was written."""
+    return _figures(folder)[1]
+
+
+def _figures(folder: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    found, said = [], []
+    for path in sorted((folder / "figures").glob("*.json")):
+        try:
+            figure = json.loads(path.read_text(encoding="utf-8"))
+            if not store.has_whole_seal(figure):
+                raise ValueError(path.name)
+            for suffix, digest in figure.get("sha256", {}).items():
+                if store.sha256(path.with_suffix(suffix)) != digest:
+                    raise ValueError(path.with_suffix(suffix).name)
+            facts = {name: figure[name] for name in ("notebook", "place", "alt", "caption")}
+            found.append(facts | {"png": path.with_suffix(".png")})
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            number = path.stem[:2]
+            said.append(
+                f"figure {path.stem} is damaged and left out of the index; run notebook {number} again"
+            )
+    return found, said
 
 
 def figure_digests(folder: Path) -> dict[str, str]:

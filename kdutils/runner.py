@@ -219,9 +219,16 @@ def write_index(
     for link in links:
         if link.href:
             page = folder / "reports" / link.href
-            store.write_text(
-                page, render.relink(page.read_text(encoding="utf-8"), name=link.name, links=links)
-            )
+            try:
+                text = page.read_text(encoding="utf-8")
+            except ValueError:
+                say(f"{page} is damaged and stays as it is; run notebook {link.name} again")
+                continue
+            store.write_text(page, render.relink(text, name=link.name, links=links))
+    with ledger.locked(folder):
+        said = ledger.rebuild(folder)
+    for sentence in (*said, *report.damaged_figures(folder)):
+        say(sentence)
     provenance = environment.provenance() | {"data": _checksums(data)}
     html = index_html(profile, shown, ledger.claims(folder), report.figures(folder), provenance)
     store.write_json(folder / "index.json", [asdict(result) for result in shown])

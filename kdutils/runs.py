@@ -13,6 +13,7 @@ seal, that of its own content; and so does that of an evaluation.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -143,13 +144,16 @@ class RunFolder:
 
     # --- evaluations -------------------------------------------------------------------------------
 
+    def _scored(self, spec: EvalSpec) -> Path:
+        return self.path / f"eval/{spec.eval_id}"
+
     def has_evaluation(self, spec: EvalSpec) -> bool:
         """True if an evaluation was made and is whole.
 
         Raises:
             DamagedError: if one of its files is not what was written.
         """
-        folder, facts = self.path / "eval" / spec.eval_id, self.evaluation_result(spec)
+        folder, facts = self._scored(spec), self.evaluation_result(spec)
         if facts is None:
             return False
         self._spec_in(folder, EvalSpec, "eval_id")
@@ -164,7 +168,7 @@ class RunFolder:
         """
         if not self.has_evaluation(spec):
             return None
-        folder = self.path / "eval" / spec.eval_id
+        folder = self._scored(spec)
         try:
             return pd.read_parquet(folder / "items.parquet")
         except (OSError, ValueError) as error:
@@ -177,20 +181,20 @@ class RunFolder:
             DamagedError: if the file cannot be read.
             StoreError: if it is of another layout.
         """
-        return self._result_in(self.path / "eval" / spec.eval_id)
+        return self._result_in(self._scored(spec))
 
     def items_digest(self, spec: EvalSpec) -> str | None:
         """SHA-256 of the item rows of an evaluation, as they were written; None if it was not made."""
         facts = self.evaluation_result(spec)
         if facts is None:
             return None
-        file = self.path / "eval" / spec.eval_id / "items.parquet"
+        file = self._scored(spec) / "items.parquet"
         return facts.get("sha256", {}).get("items.parquet") or store.sha256(file)
 
     def write_evaluation(self, spec: EvalSpec, rows: pd.DataFrame, facts: dict[str, Any]) -> None:
         """Keep an evaluation, whole or not at all."""
         store.remove_partials(self.path / "eval")
-        with store.folder_in_one_step(self.path / "eval" / spec.eval_id) as partial:
+        with store.folder_in_one_step(self._scored(spec)) as partial:
             rows.to_parquet(partial / "items.parquet", index=False)
             digests = {"items.parquet": store.sha256(partial / "items.parquet")}
             store.write_json(partial / "spec.json", spec.to_dict())
@@ -231,12 +235,12 @@ class RunFolder:
         if folder.is_symlink() and not folder.resolve().is_relative_to(self.path.parents[1].resolve()):
             raise self._damaged(folder, "it is a link that leads out of the store", whole=folder)
         path = folder / "result.json"
-        if not path.is_file():
-            return None
         try:
             result = json.loads(path.read_text(encoding="utf-8"))
             layout = result["layout"]
             dict(result.get("sha256", {}))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise self._damaged(path, error, whole=folder) from error
         if layout != LAYOUT:
@@ -248,7 +252,7 @@ class RunFolder:
     def _spec_in(self, folder: Path, kind: type[RunSpec] | type[EvalSpec], name: str) -> Any:
         path = folder / "spec.json"
         try:
-            spec = kind.from_dict(json.loads(path.read_text(encoding="utf-8")))
+            spec = _spec_of(kind, path.read_text(encoding="utf-8"))
             if getattr(spec, name) != folder.name:
                 raise ValueError(f"it is that of {getattr(spec, name)}")
         except (OSError, ValueError, TypeError) as error:
@@ -266,6 +270,11 @@ class RunFolder:
                 raise self._damaged(folder / name, error.strerror, whole=folder) from error
             if found != digest:
                 raise self._damaged(folder / name, "its SHA-256 is not the recorded one", whole=folder)
+
+
+@functools.lru_cache(maxsize=64)  # all runs of a plan have one of few evaluations
+def _spec_of(kind: type[RunSpec] | type[EvalSpec], text: str) -> RunSpec | EvalSpec:
+    return kind.from_dict(json.loads(text))
 
 
 def folder_of(out: Path, run_id: str) -> RunFolder:

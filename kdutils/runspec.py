@@ -40,7 +40,13 @@ TRAINING_FIELDS = (  # without effect where nothing is trained
 @cache
 def _defaults(kind: type) -> dict[str, Any]:
     """Field -> default of a dataclass."""
-    return {entry.name: entry.default for entry in dataclasses.fields(kind)}
+    return {entry.name: entry.default for entry in _fields(kind)}
+
+
+@cache
+def _fields(kind: type) -> tuple[dataclasses.Field, ...]:
+    """Of a dataclass; the standard library looks them up anew each time."""
+    return dataclasses.fields(kind)
 
 
 class _Hashed:
@@ -53,8 +59,10 @@ class _Hashed:
     CHOICES: ClassVar[dict[str, tuple[str, ...]]]
 
     def __post_init__(self) -> None:
-        for entry in dataclasses.fields(self):
-            self._check_type(entry)
+        for entry in _fields(type(self)):
+            value, default = getattr(self, entry.name), entry.default
+            if type(value) is not type(default) or value != default:  # a default is what it must be
+                self._check_type(entry)
         for name, choices in self.CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(
@@ -128,10 +136,10 @@ class _Hashed:
         Raises:
             ValueError: for a field that the spec does not have, or one that it must have and that is missing.
         """
-        known = {entry.name for entry in dataclasses.fields(cls)}
+        known = _defaults(cls)
         if unknown := [name for name in fields if name not in known]:
             raise ValueError(f"{cls.__name__} has no fields {shown(unknown)}; use those of {sorted(known)}")
-        needed = [entry.name for entry in dataclasses.fields(cls) if entry.default is dataclasses.MISSING]
+        needed = [name for name, default in known.items() if default is dataclasses.MISSING]
         if missing := [name for name in needed if name not in fields]:
             raise ValueError(f"{cls.__name__} needs {missing[0]}: give {missing[0]}=...")
         return cls(**fields)

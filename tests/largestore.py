@@ -1,21 +1,26 @@
-"""A store of many finished runs, generated, and how long planning, looking and reading take on it.
+"""A store of many finished runs, generated, and what planning, looking and reading take on it.
 
-`python tests/largestore.py 1000 3000 10000` prints a line for each number of runs.
+`python tests/largestore.py 1000 3000 10000` prints a row for each number of runs, from a process of its own.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
+import multiprocessing
 import os
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from kdutils import environment, evaluate, grid, livecells, material, runs, schedule, store
+from kdutils import environment, evaluate, grid, livecells, material, prospect, runs, schedule, store
 from kdutils.filling import Filling
 from kdutils.items import Item
 from kdutils.runspec import EvalSpec, PlannedRun, RunSpec
@@ -59,11 +64,17 @@ def build(plan: list[PlannedRun], out: Path) -> None:
         (inner / "spec.json").write_text(json.dumps(EVALUATION.to_dict()))
         (folder / "result.json").write_text(results[0])
         (inner / "result.json").write_text(results[1])
+    with _all_alike(rows()):
+        for job in jobs.values():
+            livecells.keep(out, EVALUATION, job.spec)
+
+
+@contextlib.contextmanager
+def _all_alike(table: pd.DataFrame) -> Iterator[None]:
+    """What is kept of item rows is computed for the first run alone, as all have the same, and not synced."""
     known: dict[str, list] = {}
 
     def once(compute):
-        """As it is, but computed for the first run alone: all have the same rows."""
-
         @functools.wraps(compute)
         def computed(*frames):
             if compute.__name__ not in known:
@@ -72,14 +83,13 @@ def build(plan: list[PlannedRun], out: Path) -> None:
 
         return computed
 
-    real = livecells._accuracies, livecells._likeness
-    livecells._accuracies, livecells._likeness = map(once, real)
-    fsync, os.fsync = os.fsync, lambda number: None
+    own = livecells._accuracies, livecells._likeness, livecells.Scored.rows, os.fsync
+    livecells._accuracies, livecells._likeness = map(once, own[:2])
+    livecells.Scored.rows, os.fsync = lambda scored: table, lambda number: None
     try:
-        for job in jobs.values():
-            livecells.keep(out, EVALUATION, job.spec)
+        yield
     finally:
-        (livecells._accuracies, livecells._likeness), os.fsync = real, fsync
+        livecells._accuracies, livecells._likeness, livecells.Scored.rows, os.fsync = own
 
 
 def rows() -> pd.DataFrame:
@@ -93,33 +103,48 @@ def rows() -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
-def seconds(plan: list[PlannedRun], out: Path) -> dict[str, float]:
-    """What planning, looking at what is there, and reading all cells take, wall seconds."""
-    took = {}
+def steps(n_runs: int, out: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """What the driver of a finished grid does, by name; each is to be done before the next is asked for.
 
-    def timed(name, work):
-        started = time.perf_counter()
-        found = work()
-        took[name] = time.perf_counter() - started
-        return found
-
+    `plan`: the runs and their ids; `resume`: is everything there and whole; `read`: cells and costs;
+    `look`: what a dry run says of each cell beside them.
+    """
+    plan = planned(n_runs)  # anew: whose ids are not known yet
     material.resolved(plan[0].spec)  # the digests of the models, once a process
-    jobs = timed("plan", lambda: schedule.jobs_of(plan))
+    jobs: dict[str, schedule.Job] = {}
+    yield "plan", lambda: jobs.update(schedule.jobs_of(planned(n_runs)))
     filling = Filling(jobs, out, lambda state: None)
-    timed("resume", filling.look)
+    yield "resume", filling.look
     assert filling.state().n_found == len(jobs) and not filling.is_wanting
-    table = timed("read", lambda: grid.live_cells(plan, out))
-    assert len(table) == 3 * len(plan)
-    return took | {"all": sum(took.values())}
+    tables: list[pd.DataFrame] = []
+    yield "read", lambda: tables.extend([grid.live_cells(plan, out), grid.costs(plan, out)])
+    assert [len(table) for table in tables] == [3 * n_runs, n_runs]
+    looked: list[prospect.Look] = []
+    yield "look", lambda: looked.append(prospect.look(plan, out))
+    assert looked[0].count("done") == len(jobs)
+
+
+def measured(n_runs: int) -> dict[str, tuple[float, float]]:
+    """CPU and wall seconds of each step on a store of so many runs, and of the first three together."""
+    took = {}
+    with tempfile.TemporaryDirectory(prefix="large-") as folder:
+        build(planned(n_runs), Path(folder))
+        material._with_digests.cache_clear()
+        for name, work in steps(n_runs, Path(folder)):
+            before = time.process_time(), time.perf_counter()
+            work()
+            took[name] = time.process_time() - before[0], time.perf_counter() - before[1]
+    cpu, wall = (sum(took[name][i] for name in ("plan", "resume", "read")) for i in (0, 1))
+    return took | {"plan, resume and read": (cpu, wall)}
 
 
 def main(counts: list[int]) -> None:
-    for n_runs in counts:
-        with tempfile.TemporaryDirectory() as folder:
-            plan = planned(n_runs)
-            build(plan, Path(folder))
-            took = seconds(plan, Path(folder))
-        print(n_runs, *(f"{name} {value:.2f} s" for name, value in took.items()), flush=True)
+    """Print the table: CPU seconds, and wall seconds in parentheses."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context, max_tasks_per_child=1) as pool:
+        for n_runs, took in zip(counts, pool.map(measured, counts), strict=True):
+            cells = (f"{name} {cpu:.2f} s ({wall:.2f})" for name, (cpu, wall) in took.items())
+            print(f"{n_runs:6} runs:", *cells, sep="  ", flush=True)
 
 
 if __name__ == "__main__":

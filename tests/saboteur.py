@@ -7,6 +7,7 @@ import os
 import resource
 import shutil
 import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,6 +35,11 @@ def stand_still() -> None:
     os.kill(os.getpid(), signal.SIGSTOP)
 
 
+def hang() -> None:
+    """For good, while the other threads go on, as the one that keeps the lease alive."""
+    threading.Event().wait()
+
+
 def run_out_of_memory() -> None:
     """Torch's own allocator finds no room, as the kernel's limit on this process has it."""
     limits = resource.getrlimit(resource.RLIMIT_AS)
@@ -55,6 +61,8 @@ def fill_the_disk() -> None:
 ACTS = {
     "SIGKILL": kill,
     "SIGSTOP": stand_still,
+    "hang": hang,
+    "hang again": hang,
     "out of memory": run_out_of_memory,
     "disk full": fill_the_disk,
 }
@@ -128,9 +136,9 @@ def _sabotage(fault: Fault) -> None:
 
 
 def _befalls(fault: Fault, owner: Any) -> bool:
-    """Whether it is the turn of this run; lack of memory lasts, everything else happens once."""
+    """Whether it is the turn of this run; some faults last, the others happen once."""
     if fault.method and owner.spec.method != fault.method:
         return False
     has_happened = fault.marker.exists()
     fault.marker.touch()
-    return fault.act == "out of memory" or not has_happened
+    return fault.act in ("out of memory", "hang again") or not has_happened

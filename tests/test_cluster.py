@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -27,6 +28,15 @@ def ray(monkeypatch):
         missing("ray", f"Ray is not installed: pip install '{cluster.PINNED}'")
     root = Path(__file__).parent
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(root), str(root.parent)]))
+    return monkeypatch
+
+
+@pytest.fixture
+def token(ray):
+    """That of a cluster, whose nodes are on the loopback device, as those of Ray embedded in this process."""
+    ray.setenv(cluster.MODE, "token")
+    ray.setenv(cluster.TOKEN, cluster._own_token())
+    ray.setenv(cluster.NO_CLUSTER, "0")
 
 
 def test_without_ray_one_line_says_what_to_install(monkeypatch, tmp_path, capsys):
@@ -80,9 +90,10 @@ def listening(process):
     }
 
 
-def test_tasks_have_processes_of_their_own_and_one_lost_with_its_worker_is_done_again(ray, tmp_path):
+@pytest.mark.parametrize("preload", [None, "errands"])
+def test_tasks_have_processes_of_their_own_and_one_lost_with_its_worker_is_done_again(ray, tmp_path, preload):
     heard, handler, variables = [], signal.getsignal(signal.SIGTERM), dict(os.environ)
-    with engine(heard, node=TWO) as pool:
+    with engine(heard, node=TWO, preload=preload) as pool:
         assert (pool.n_workers, pool.n_idle) == (2, 2)
         assert listening(psutil.Process()) <= {"127.0.0.1", "::ffff:127.0.0.1"}
         pool.give("told", ("tell", [1, 2]))
@@ -105,16 +116,15 @@ def test_tasks_have_processes_of_their_own_and_one_lost_with_its_worker_is_done_
 
 
 @pytest.mark.slow
-def test_a_node_that_dies_loses_nothing_and_the_cells_are_those_of_the_pool(ray, tmp_path, monkeypatch):
-    monkeypatch.setenv(cluster.MODE, "token")
-    monkeypatch.setenv(cluster.TOKEN, cluster._own_token())
+@pytest.mark.timeout(900)  # two nodes, each of a dozen processes, beside what else the machine does
+def test_a_node_that_dies_loses_nothing_and_the_cells_are_those_of_the_pool(token, tmp_path):
     from ray.cluster_utils import Cluster
 
     planned, finished = tiny.plan(tmp_path), {}
     nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     try:
-        nodes.add_node(num_cpus=1)
-        doomed = nodes.add_node(num_cpus=1)
+        nodes.add_node(num_cpus=1, num_gpus=1)
+        doomed = nodes.add_node(num_cpus=1, num_gpus=1)
 
         def kill_one(state):
             done = {path: path.stat().st_mtime_ns for path in (tmp_path / "ray").glob("runs/*/result.json")}
@@ -133,11 +143,30 @@ def test_a_node_that_dies_loses_nothing_and_the_cells_are_those_of_the_pool(ray,
     assert grid.live_cells(planned, tmp_path / "ray").equals(grid.live_cells(planned, tmp_path / "local"))
 
 
-def test_a_cluster_that_is_not_there_is_one_line(ray, monkeypatch, tmp_path):
-    monkeypatch.setenv(cluster.MODE, "token")
-    monkeypatch.setenv(cluster.TOKEN, cluster._own_token())
+def test_a_cluster_that_is_not_there_is_one_line(token):
     with (
         pytest.raises(cluster.ClusterError, match="no Ray at auto: .*; start it first"),
         engine(address="auto"),
     ):
         pass
+
+
+IMPORTED_BEFORE = """
+import ray, sys
+sys.path[:0] = [{tests!r}]
+import psutil, test_cluster
+from kdutils import cluster
+try:
+    with test_cluster.engine(node=test_cluster.TWO):
+        print(test_cluster.listening(psutil.Process()) <= {{"127.0.0.1", "::ffff:127.0.0.1"}})
+except cluster.ClusterError:
+    print(True)
+"""
+
+
+@pytest.mark.slow
+def test_ray_that_was_imported_without_us_listens_to_nobody_else_either(ray):
+    """Where it would, or knows no token, because it read its settings then, it is refused."""
+    code = IMPORTED_BEFORE.format(tests=str(Path(__file__).parent))
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.splitlines()[-1] == "True"

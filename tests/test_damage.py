@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import tiny
 
-from kdutils import filling, grid, lease, livecells, material, running, runs
+from kdutils import filling, grid, lease, livecells, material, running, runs, store
 
 EVALUATION = tiny.EVALUATION
 
@@ -292,6 +292,29 @@ def test_a_damaged_checkpoint_is_set_aside_and_training_starts_anew(
     assert (state.n_done, state.failures) == (1, {})
     assert (folder.path / "checkpoint.aside-1").is_dir()
     assert grid.live_cells(plan, out).equals(grid.live_cells(plan, whole))
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("damage", [flip, cut])
+def test_a_damaged_digest_of_a_large_file_is_computed_anew(tmp_path, monkeypatch, fault, damage):
+    """A wrong one would give runs another name."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(store, "LARGE_BYTES", 4)
+    file, counted = tmp_path / "large", []
+    file.write_bytes(b"weights")
+    digest = store.sha256(file)
+    monkeypatch.setattr(store, "sha256", lambda path: counted.append(path) or digest)
+
+    def once_more():
+        store._sha256_of.cache_clear()
+        return store.sha256_once(file)
+
+    assert once_more() == once_more() == digest
+    assert len(counted) == 1
+    damage(the(tmp_path, "cache/*/digests/*"))
+    fault(f"a kept digest {damage.__name__}")
+    assert once_more() == digest
+    assert len(counted) == 2
 
 
 def test_no_byte_of_a_result_can_change_unseen(plan, out):

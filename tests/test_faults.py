@@ -164,6 +164,39 @@ def test_a_worker_that_stands_still_loses_its_run_and_leaves_it_alone(
     check_as_if_nothing_had_happened(plan, out, whole, meets.log)
 
 
+SILENCE_SECONDS = 10  # of runs that take one
+
+
+def test_a_worker_that_hangs_while_its_heart_beats_is_replaced(
+    plan, whole, out, tmp_path, forked, fault, monkeypatch
+):
+    """Its lease never goes stale. The run goes on from its checkpoint, at no step twice."""
+    (tmp_path / "log").touch()
+    meets = saboteur.Fault("amid the training", "hang", tmp_path / "m", tmp_path / "log")
+    state = filled(plan, out, meets, forked, silence_seconds=SILENCE_SECONDS)
+    assert meets.marker.exists()
+    fault("a worker that hangs")
+    assert (state.n_found, state.n_done, state.failures, state.set_aside) == (2, 3, {}, {})
+    check_as_if_nothing_had_happened(plan, out, whole, meets.log)
+    steps = [line for line in meets.log.read_text().splitlines() if line.startswith("step")]
+    assert len(steps) == len(set(steps))
+
+
+def test_a_run_that_hangs_again_fails_with_advice_and_the_others_go_on(
+    plan, whole, out, tmp_path, forked, fault
+):
+    (tmp_path / "log").touch()
+    meets = saboteur.Fault("in a forward pass", "hang again", tmp_path / "m", tmp_path / "log", "fkl")
+    state = filled(plan, out, meets, forked, silence_seconds=SILENCE_SECONDS)
+    fault("a run that hangs again and again")
+    assert set(state.failures) == set(tiny.run_ids(plan, "fkl"))
+    assert "it showed no progress for 10 s, twice; give it longer with --silence" in str(state)
+    assert (state.n_found, state.n_done) == (2, 2)
+    again = filled(plan, out, meets._replace(act="hang"), forked, silence_seconds=SILENCE_SECONDS)
+    assert (again.n_done, again.failures) == (1, {})
+    check_as_if_nothing_had_happened(plan, out, whole, meets.log)
+
+
 # --- real file systems ---------------------------------------------------------------------------------
 
 

@@ -224,6 +224,7 @@ COMMANDS = [
     *(["smoke", "--only", value] for value in ("42", "../01", "01_effectiveness.ipynb", "x,y")),
     *(["smoke", "--jobs", value] for value in ("0", "-1", "x", "1.5")),
     *(["smoke", "--workers", value] for value in ("0", "-1", "x")),
+    *(["smoke", "--silence", value] for value in ("0", "0.5", "-1", "nan", "inf", "3000000", "x")),
     *(["smoke", "--limit", value] for value in ("0", "-1", "nan", "inf", "1e300", "3000000", "x")),
     *(
         ["smoke", "--gpu", "H100"],

@@ -15,6 +15,7 @@ import tiny
 from kdutils import cells, environment, filling, grid, lease, material, running, runs, schedule
 from kdutils.engine import Death
 from kdutils.runspec import PlannedRun
+from kdutils.shards import Shard
 
 
 @pytest.fixture(scope="module")
@@ -211,17 +212,19 @@ def test_what_another_process_makes_is_put_aside_and_found(plan, tmp_path, inlin
     assert (state.n_found, state.n_done, begun.count(held)) == (1, 4, 1)
 
 
-def driver(plan, out, *, workers, pool="kdutils.pool.Pool"):
-    """A process that fills a folder and prints its state."""
+def driver(plan, out, *, workers, pool="kdutils.pool.Pool", shard="1/1"):
+    """A process that fills a folder and prints its state, and which runs it began to train."""
     module, _, name = pool.rpartition(".")
     code = (
-        "import json, sys; from pathlib import Path; from kdutils import grid;"
-        f"from {module} import {name}; grid.Pool = {name};"
+        "import json, sys; from pathlib import Path; from kdutils import grid, runs;"
+        f"from {module} import {name}; grid.Pool = {name}; begun, begin = [], runs.RunFolder.begin;"
+        "runs.RunFolder.begin = lambda self, spec: begun.append(spec.run_id) or begin(self, spec);"
+        f"from kdutils.shards import Shard; shard = Shard.parse({shard!r});"
         "from kdutils.runspec import EvalSpec, PlannedRun, RunSpec;"
         "asked = json.loads(sys.argv[1]);"
         "plan = [PlannedRun(RunSpec.from_dict(s), EvalSpec.from_dict(e)) for s, e in asked];"
-        "state = grid.fill(plan, Path(sys.argv[2]), workers=int(sys.argv[3]));"
-        "print(json.dumps([state.n_found, state.n_done, state.failures]))"
+        "state = grid.fill(plan, Path(sys.argv[2]), workers=int(sys.argv[3]), shard=shard);"
+        "print(json.dumps([state.n_found, state.n_done, state.failures, begun]))"
     )
     asked = json.dumps([[run.spec.to_dict(), run.evaluation.to_dict()] for run in plan])
     command = [sys.executable, "-c", code, asked, str(out), str(workers)]
@@ -235,10 +238,27 @@ def test_two_fills_of_one_folder_make_each_run_once(plan, tmp_path, fault):
     both = [driver(plan, tmp_path, workers=1, pool="inline.InlinePool") for _ in range(2)]
     fault("two drivers on one store")
     states = [json.loads(each.communicate(timeout=240)[0]) for each in both]
-    assert [found + made for found, made, _ in states] == [5, 5]
-    assert sum(made for _, made, _ in states) == 5
-    assert [failures for _, _, failures in states] == [{}, {}]
+    assert [found + made for found, made, *_ in states] == [5, 5]
+    assert sum(made for _, made, *_ in states) == 5
+    assert [failures for _, _, failures, _ in states] == [{}, {}]
     assert list((tmp_path / "leases").glob("*.json")) == []
+
+
+def test_two_shards_side_by_side_do_nothing_twice_and_leave_nothing(plan, tmp_path, inline, begun):
+    """And a whole call after them finds all done, with the tables of one that was alone."""
+    out, jobs = tmp_path / "shards", schedule.jobs_of(plan)
+    both = [driver(plan, out, workers=1, pool="inline.InlinePool", shard=shard) for shard in ("1/2", "2/2")]
+    states = [json.loads(each.communicate(timeout=480)[0]) for each in both]
+    of_both = [len(Shard(index, 2).jobs(jobs)) for index in (1, 2)]
+    assert [found + made for found, made, *_ in states] == of_both
+    assert sum(made for _, made, *_ in states) == len(jobs)
+    assert [failures for _, _, failures, _ in states] == [{}, {}]
+    assert sorted(states[0][3] + states[1][3]) == sorted(jobs)
+    whole = grid.fill(plan, out, workers=1)
+    assert (whole.n_found, whole.n_done, whole.set_aside, begun) == (len(jobs), 0, {}, [])
+    assert list((out / "leases").glob("*.json")) == []
+    grid.fill(plan, tmp_path / "alone", workers=1)
+    assert grid.live_cells(plan, out).equals(grid.live_cells(plan, tmp_path / "alone"))
 
 
 @pytest.mark.faults

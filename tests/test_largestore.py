@@ -1,19 +1,92 @@
 """Planning, looking and reading grow in proportion to the runs that there are."""
 
+import contextlib
+import sys
+
 import largestore
+import pytest
+from inline import InlinePool
 
-from kdutils import material, schedule
-
-
-def test_a_generated_store_is_found_whole(tmp_path):
-    plan = largestore.planned(20)
-    largestore.build(plan, tmp_path)
-    assert set(largestore.seconds(plan, tmp_path)) == {"plan", "resume", "read", "all"}
+from kdutils import environment, filling, material, schedule
 
 
-def test_files_that_runs_share_are_looked_at_once(monkeypatch):
+class Opened:
+    """Counts the files that are opened, by an audit hook, which stays for good."""
+
+    def __init__(self):
+        self.names = None
+        sys.addaudithook(self.hear)
+
+    def hear(self, event, arguments):
+        if event == "open" and self.names is not None:
+            self.names.append(str(arguments[0]))
+
+    @contextlib.contextmanager
+    def counted(self):
+        self.names = []
+        try:
+            yield self.names
+        finally:
+            self.names = None
+
+
+OPENED = Opened()
+
+
+@pytest.fixture(scope="module")
+def reads(tmp_path_factory):
+    """Step -> how many files of the store it opens, for 20 runs and for 40."""
+    found = {}
+    for n_runs in (20, 40):
+        out = tmp_path_factory.mktemp("store")
+        largestore.build(largestore.planned(n_runs), out)
+        for name, work in largestore.steps(n_runs, out):
+            with OPENED.counted() as names:
+                work()
+            found.setdefault(name, []).append(sum(str(out) in each for each in names))
+    return found
+
+
+# Of a run: spec, result, curve, environment, and of its evaluation spec, result and items. Then both results,
+# for cells and again for costs, and what is kept: of an SFT student one file, of a distilled one three.
+@pytest.mark.parametrize(("step", "a_run"), [("plan", 0), ("resume", 7), ("read", 2 + 2 + 2), ("look", 2)])
+def test_each_file_of_a_finished_run_is_read_once_a_step(reads, step, a_run):
+    fewer, more = reads[step]
+    assert more - fewer == 20 * a_run
+
+
+def test_files_that_runs_share_are_looked_at_once(monkeypatch, tmp_path):
     """However many runs there are; at each run it took most of the time of planning."""
     looked, digest = [], material.files_digest
     monkeypatch.setattr(material, "files_digest", lambda name: looked.append(name) or digest(name))
-    assert len(schedule.jobs_of(largestore.planned(20))) == 21
+    plan = largestore.planned(20)
+    assert len(schedule.jobs_of(plan)) == 21
     assert sorted(looked) == ["mini-qwen-105k", "mini-qwen-493k"]
+    looked.clear()
+    found = largestore.prospect.look(plan, tmp_path)
+    assert found.count("missing") == 21
+    assert len(looked) == 4  # of a run without a teacher, and of one with it
+
+
+def test_a_grid_that_is_filled_looks_for_the_failure_of_each_run_once(monkeypatch, tmp_path):
+    """Not of all that are left whenever one has ended."""
+    monkeypatch.setenv(environment.RUN_TOKEN, "of this run")
+    monkeypatch.setattr("kdutils.checks.check_all", lambda planned: None)
+    jobs = schedule.jobs_of(largestore.planned(20))
+    grid = filling.Filling(jobs, tmp_path, lambda state: None)
+    grid.look()
+
+    def start(do, *, prepare, hear):
+        made = lambda task, tell: filling._Outcome("made")  # noqa: E731
+        return InlinePool(made, [0, 1], prepare=prepare, hear=hear)
+
+    with OPENED.counted() as names:
+        grid.fill(start)
+    assert grid.state().n_done == len(jobs)
+    assert sum(each.endswith("failure.json") for each in names) == len(jobs)
+
+
+def test_every_step_is_measured():
+    took = largestore.measured(6)
+    assert list(took) == ["plan", "resume", "read", "look", "plan, resume and read"]
+    assert min(min(seconds) for seconds in took.values()) > 0

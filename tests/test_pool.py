@@ -1,18 +1,21 @@
 """Workers that may be killed, and that end with their driver."""
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
+from multiprocessing import forkserver
 from pathlib import Path
 
 import errands
 import psutil
 import pytest
 
+from kdutils import environment
 from kdutils.engine import Death
-from kdutils.pool import Pool
+from kdutils.pool import Pool, forking
 
 
 @pytest.fixture
@@ -120,3 +123,54 @@ def test_workers_end_with_their_driver(tmp_path, number):
     if number == signal.SIGINT:
         assert said == "interrupted\n"
         assert errors.count("KeyboardInterrupt") == 1  # the driver's own
+
+
+@pytest.fixture
+def server():
+    """No process to fork from yet, and none afterwards; others of this process have another module."""
+    forkserver._forkserver._stop()
+    yield
+    with contextlib.suppress(FileNotFoundError):  # its socket
+        forkserver._forkserver._stop()
+
+
+@pytest.mark.skipif(not environment.FORKS, reason="processes are not forked here")
+def test_forked_workers_are_processes_of_their_own_that_have_imported(server):
+    context = forking("kdutils.running", os.environ | {"OMP_NUM_THREADS": "1"})
+    origins = []
+    for setting in ("a", "b"):
+        with Pool(errands.do, [setting], prepare=errands.prepare, context=context) as pool:
+            pool.give("x", ("origin", None))
+            origins.append(results(pool, 1)["x"])
+            pool.give("y", ("echo", 1))
+            assert results(pool, 1)["y"][::2] == (setting, 1)
+            pool.give("z", ("kill", signal.SIGKILL))
+            assert "signal 9" in results(pool, 1)["z"].reason
+    (first, parent, threads, imported), (second, *others) = origins
+    assert first != second
+    assert others[0] == parent != os.getpid()
+    assert threads <= {"python", "python3", "jemalloc_bg_thd"}  # the last is pyarrow's, which minds forks
+    assert {"torch", "kdutils.running"} <= imported
+
+
+@pytest.mark.skipif(not environment.FORKS, reason="processes are not forked here")
+def test_a_worker_is_started_all_the_same_when_what_it_is_forked_from_is_gone(server):
+    context = forking("errands", os.environ)
+    with Pool(errands.do, ["a"], prepare=errands.prepare, context=context) as pool:
+        Path(forkserver._forkserver._forkserver_address).unlink()
+        pool.give("x", ("echo", 1))
+        assert results(pool, 1)["x"][::2] == ("a", 1)
+
+
+def test_what_makes_runs_touches_no_gpu_when_it_is_imported():
+    """A process whose parent has is lost to CUDA."""
+    code = """
+import torch
+touched = lambda *arguments, **options: touched_names.append(1)
+touched_names = []
+for name in ("is_available", "device_count", "current_device", "init", "_lazy_init", "is_bf16_supported"):
+    setattr(torch.cuda, name, touched)
+import kdutils.running
+assert not touched_names
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

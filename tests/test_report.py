@@ -531,6 +531,61 @@ def test_damaged_part_is_set_aside_and_other_notebooks_go_on(run, suffix, damage
     assert [(folder / name).read_bytes() for name in ledger.SUFFIXES] == written
 
 
+@pytest.mark.faults
+@pytest.mark.parametrize("damage", [torn, flipped])
+@pytest.mark.parametrize("name", ledger.SUFFIXES)
+def test_damaged_ledger_is_made_anew_of_its_parts(run, name, damage, fault):
+    run.statistics(pd.DataFrame([STATISTIC]))
+    run.claims([CLAIM | {"estimate": 0.1}])
+    run.finish()
+    before = [(run.folder / each).read_bytes() for each in ledger.SUFFIXES]
+    damage(run.folder / name)
+    fault(f"{name} {damage.__name__}")
+    if damage is torn:  # as a notebook reads those of another profile
+        assert [row["estimate"] for row in ledger.claims(run.folder)] == [0.1]
+    with ledger.locked(run.folder):
+        assert ledger.rebuild(run.folder) == []
+    assert [(run.folder / each).read_bytes() for each in ledger.SUFFIXES] == before
+
+
+def test_a_ledger_without_parts_stays_as_it_is(tmp_path):
+    (tmp_path / "claims.json").write_text("[1]\n")
+    assert ledger.rebuild(tmp_path) == []
+    assert ledger.claims(tmp_path) == [1]
+    (tmp_path / "claims.json").write_text("[1")
+    assert ledger.claims(tmp_path) == []
+
+
+def one_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("damage", [torn, one_bit, Path.unlink])
+@pytest.mark.parametrize("suffix", ["png", "svg", "csv", "json"])
+def test_a_damaged_figure_is_left_out_and_named(run, suffix, damage, fault):
+    draw(run)
+    draw(run, name="other")
+    run.finish()
+    assert (len(report.figures(run.folder)), report.damaged_figures(run.folder)) == (2, [])
+    damage(run.folder / "figures" / f"02_gain.{suffix}")
+    fault(f"figures/*.{suffix} {damage.__name__}")
+    assert [figure["png"].stem for figure in report.figures(run.folder)] == ["02_other"]
+    said = "figure 02_gain is damaged and left out of the index; run notebook 02 again"
+    assert report.damaged_figures(run.folder) == ([] if (suffix, damage) == ("json", Path.unlink) else [said])
+
+
+def test_a_figure_of_before_there_were_digests_is_shown(run):
+    draw(run)
+    run.finish()
+    path = run.folder / "figures" / "02_gain.json"
+    facts = json.loads(path.read_text())
+    path.write_text(json.dumps({name: facts[name] for name in ("notebook", "place", "alt", "caption")}))
+    assert [figure["alt"] for figure in report.figures(run.folder)] == ["Gain falls to 1.3."]
+
+
 def test_lock_keeps_others_out(tmp_path):
     path = tmp_path / "ledger" / ".lock"
     with ledger.locked(tmp_path), path.open("w") as other, pytest.raises(BlockingIOError):

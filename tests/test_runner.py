@@ -306,6 +306,35 @@ def test_index_keeps_what_earlier_runs_left(tmp_path, capsys):
     assert "index.json is damaged" in capsys.readouterr().err
 
 
+DAMAGE = {
+    "reports/01_effectiveness.html": b"<p>\xff</p>",
+    "index.json": b'[{"name": ',
+    "claims.json": b'[{"id": "S1", ',
+    "figures/01_gain.json": b'{"notebook": ',
+}
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("name", DAMAGE)
+def test_index_is_written_beside_a_damaged_file(tmp_path, capsys, name, fault):
+    folder = report.writable_folder(tmp_path, "published")
+    for page in (GOOD, TWIN):
+        (folder / f"reports/{page}.html").write_text(
+            render.page("page.html.j2", title="", links=[], current=None)
+        )
+    (folder / name).write_bytes(DAMAGE[name])
+    fault(f"{name.partition('/')[0]} of the index")
+    done = [Result(name=GOOD, status="done"), Result(name=TWIN, status="done")]
+    runner.write_index(profile_of(GOOD, TWIN), folder, done)
+    assert {each["status"] for each in results(folder).values()} == {"done"}
+    assert f'href="{TWIN}.html"' in report_text(folder, f"{TWIN}.html")
+    said = capsys.readouterr().err
+    assert ("damaged" in said) is (name != "claims.json")  # which is made anew, of no parts here
+    if not name.startswith("index"):
+        runner.write_index(profile_of(GOOD, TWIN), folder, done)
+        assert {each["status"] for each in results(folder).values()} == {"done"}
+
+
 # --- in which order, and when --------------------------------------------------------------------
 
 
