@@ -68,11 +68,13 @@ def resolved_all(specs: Iterable[RunSpec]) -> Iterator[RunSpec]:
         for name in (spec.student, spec.teacher):
             if name not in of_model:
                 of_model[name] = files_digest(name)
-        yield _with_digests(spec, of_data[key], of_model[spec.student], of_model[spec.teacher])
+        digests = of_data[key], of_model[spec.student], of_model[spec.teacher]
+        yield _with_digests(spec, spec.devices, *digests)
 
 
 @cache  # a driver asks for the same runs when it plans, reads and counts costs; each knows its id by then
-def _with_digests(spec: RunSpec, data: str, student: str, teacher: str) -> RunSpec:
+def _with_digests(spec: RunSpec, devices: int, data: str, student: str, teacher: str) -> RunSpec:
+    """Also by `devices`, which is told but makes no other run: specs that differ in it are equal."""
     return replace(spec, data_digest=data, student_digest=student, teacher_digest=teacher)
 
 

@@ -377,3 +377,11 @@ def test_workers_get_as_many_gpus_as_a_run_asks_for(monkeypatch):
     given = [setting.gpu for setting in grid._settings(None, n_large=0, n_devices=2)]
     assert given == ["0,1", "2,3"]
     assert [setting.gpu for setting in grid._settings(None, n_large=0)] == list("01234")
+
+
+def test_the_same_run_on_other_devices_is_asked_for_with_these():
+    spec = RunSpec(student="mini-qwen-14k", method="sft", domain="math")
+    for devices in (1, 2, 1):
+        found = material.resolved(dataclasses.replace(spec, devices=devices))
+        assert found.devices == devices
+        assert found == material.resolved(spec) and found.run_id == material.resolved(spec).run_id
