@@ -91,18 +91,8 @@ def train_student(task: dict[str, Any], scratch: Path, world: Sharded, tell: Tel
     student, how = world.in_turn(load)
     if task["micro_batch_size"] is not None:
         how["micro_batch_size"] = task["micro_batch_size"]
-    outcome = train.train(
-        student,
-        items,
-        spec,
-        rate=models.learning_rate(spec),
-        teacher=teacher,
-        validation=load_items(spec, "validation") if spec.validation_items else (),
-        checkpoint=Path(task["checkpoint"]),
-        progress=tell,
-        world=world,
-        **how,
-    )
+    how |= {"checkpoint": Path(task["checkpoint"]), "progress": tell, "world": world}
+    outcome = running.trained(student, items, spec, teacher=teacher, **how)
     whole = student.trained_weights()
     peak_gb = world.largest(environment.peak_memory_gb())
     if world.rank == 0:

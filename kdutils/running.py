@@ -290,17 +290,8 @@ def _trained(
     else:
         student = models.load(spec.student, trains_all=spec.adapter == "full")
         student = models.add_adapter(student, spec, seed=spec.seed)
-        outcome = train.train(
-            student,
-            items,
-            spec,
-            rate=models.learning_rate(spec),
-            teacher=teacher,
-            validation=load_items(spec, "validation") if spec.validation_items else (),
-            checkpoint=folder.checkpoint,
-            progress=watched,
-            **passes(spec, student),
-        )
+        how = {"checkpoint": folder.checkpoint, "progress": watched} | passes(spec, student)
+        outcome = trained(student, items, spec, teacher=teacher, **how)
         peak_memory_gb = environment.peak_memory_gb()
     own.confirm()
     store.write_model(folder.model, student.network, student.tokenizer)
@@ -313,6 +304,20 @@ def _trained(
     own.confirm()
     folder.finish(facts, [_finite(entry) for entry in curve])
     return student if spec.devices == 1 else None
+
+
+def trained(
+    student: LoadedModel,
+    items: Sequence[Item],
+    spec: RunSpec,
+    *,
+    teacher: Teacher | CachedTeacher | None,
+    **how: Any,
+) -> train.Outcome:
+    """What training comes to at the spec's rate, validated on its items; `how` is as for train.train."""
+    validation = load_items(spec, "validation") if spec.validation_items else ()
+    rate = models.learning_rate(spec)
+    return train.train(student, items, spec, rate=rate, teacher=teacher, validation=validation, **how)
 
 
 def _trained_together(
