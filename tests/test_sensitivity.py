@@ -1,21 +1,38 @@
 """A choice that matters changes the verdict, one that does not leaves a dot, and the summary counts both."""
 
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 from test_strict import world
 
 from kdutils import answersheet, claims, evidence, halves, sensitivity, strictfigures
 
+SECTIONS = {claim.id: claim.section for claim in claims.CLAIMS}
 
-def judgement(cells):
-    (found,) = claims.judgements(cells)
+
+def judgement(cells, section=None):
+    (found,) = claims.judgements(cells, section=section)
     return found
 
 
-def verdicts(cells, claim):
-    table = sensitivity.table(judgement(cells))
-    part = table[table["id"] == claim].set_index("choice")
+def verdicts(cells, claim, held_out=None):
+    """Choice -> verdict of one claim, "·" without bearing. The others are left out: they take their time."""
+    found = judgement(cells, SECTIONS[claim])
+    alone = replace(found, **{side: {claim: getattr(found, side)[claim]} for side in ("authors", "strict")})
+    part = sensitivity.table(alone, held_out).set_index("choice")
+    assert set(part["id"]) == {claim}
     return part["verdict"].where(part["bears"], "·").to_dict()
+
+
+@pytest.fixture(scope="module")
+def lucky_judgement():
+    return judgement(world(lucky, temperatures=(1.0, 2.0)))
+
+
+@pytest.fixture(scope="module")
+def lucky_table(lucky_judgement):
+    return sensitivity.table(lucky_judgement)
 
 
 def lucky(size, family, method, temperature, **_):
@@ -83,14 +100,13 @@ def test_runs_of_a_student_are_one_where_sweeps_are_judged():
     )
     found = verdicts(cells, "P2")
     assert found["students"] == "reproduced"
-    one = sensitivity._runs_of_students(judgement(cells).evidence)
+    one = sensitivity._runs_of_students(judgement(cells, "07").evidence)
     runs = one.cells[(one.cells["teacher"] != "") & (one.cells["task"] == "average")]
     assert runs.groupby(["domain", "student", "temperature"]).size().max() == 1
 
 
-def test_the_summary_counts_choices_that_bear():
-    table = sensitivity.table(judgement(world(lucky, temperatures=(1.0, 2.0))))
-    summary = sensitivity.holds(table).set_index("id")
+def test_the_summary_counts_choices_that_bear(lucky_table):
+    summary = sensitivity.holds(lucky_table).set_index("id")
     assert summary.loc["E1", "holds under"] == "some"
     assert "temperature 1: not reproduced" in summary.loc["E1", "changed by"]
     assert summary.loc["N1", "holds under"] == "not testable"
@@ -108,8 +124,8 @@ def test_values_that_were_printed_are_not_asked_of_another_analysis(released_tab
     assert verdicts(published.cells(), "A2")["temperature 1"] == "·"
 
 
-def test_the_picture_has_a_letter_or_a_dot_in_every_place():
-    table = sensitivity.table(judgement(world(lucky, temperatures=(1.0, 2.0))))
+def test_the_picture_has_a_letter_or_a_dot_in_every_place(lucky_table):
+    table = lucky_table
     (ax,) = strictfigures.verdicts_by_choice(table).axes
     marks = [text.get_text() for text in ax.texts]
     assert len(marks) == len(table) == 39 * table["choice"].nunique()
@@ -119,8 +135,9 @@ def test_the_picture_has_a_letter_or_a_dot_in_every_place():
 
 def test_one_pair_has_no_choices():
     cells = world(lambda **_: 1.0, sizes={"toy-qwen": (1,)}, domains=("math",))
-    assert judgement(cells).evidence.one_pair
-    assert sensitivity.table(judgement(cells)).empty
+    found = judgement(cells, "01")
+    assert found.evidence.one_pair
+    assert sensitivity.table(found).empty
 
 
 # --- a temperature chosen on held-out items -------------------------------------------------------------
@@ -151,10 +168,7 @@ SMALL = {"temperatures": (1.0, 2.0), "domains": ("math",), "methods": ("fkl",)}
 
 
 def verdict_of_gains(cells, table):
-    (judged,) = claims.judgements(cells, section="01")
-    long = sensitivity.table(judged, table)
-    part = long[long["id"] == "E1"].set_index("choice")
-    return part["verdict"].where(part["bears"], "·").to_dict()
+    return verdicts(cells, "E1", table)
 
 
 def test_a_gain_that_the_choice_on_test_items_makes_is_gone_on_held_out_ones():
@@ -215,14 +229,12 @@ def test_another_profile_is_a_column_only_where_it_judges_something():
     assert answersheet.of_profile([], label="Other") == {}
 
 
-def test_what_changes_is_said_with_its_numbers():
-    cells = world(lucky, temperatures=(1.0, 2.0))
-    rows = claims.judge(cells)
+def test_what_changes_is_said_with_its_numbers(lucky_judgement, lucky_table):
+    rows = lucky_judgement.rows
     changed = answersheet.changes(rows).set_index("id")
     assert changed.loc["E1", ["authors", "strict"]].tolist() == ["reproduced", "not reproduced"]
     assert changed.loc["E1", "why"].startswith("mean over students -1.6 [")
-    table = sensitivity.table(judgement(cells))
-    texts = list(answersheet.paragraphs(answersheet.columns(rows), {"Live": table}))
+    texts = list(answersheet.paragraphs(answersheet.columns(rows), {"Live": lucky_table}))
     assert len(texts) == 39
     assert "a single choice that changes the verdict: temperature 1 (not reproduced)" in texts[0]
     assert "Live, the stricter analysis: mean over students -1.6 [" in texts[0]
