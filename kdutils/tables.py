@@ -49,12 +49,12 @@ def to_html(frame: pd.DataFrame, *, caption: str, formats: Mapping[str, Format] 
     if not caption.strip():
         raise ValueError("a table needs a caption")
     shown = with_index(frame)
-    if "reason" in shown and (shown["reason"].isna() | (shown["reason"] == "")).all():
-        frame, shown = frame.drop(columns="reason"), shown.drop(columns="reason")
     n_headers = max(1, shown.shape[1] - frame.shape[1])
     unknown = set(formats or {}) - set(shown.columns)
     if unknown:
         raise ValueError(f"formats name columns that are not there: {sorted(unknown)}")
+    if "reason" in shown and (shown["reason"].isna() | (shown["reason"] == "")).all():
+        shown = shown.drop(columns="reason")
     is_number = [_is_number(shown.iloc[:, place]) for place in range(shown.shape[1])]
     head = "".join(
         _cell("th", html.escape(str(name)), right, 'scope="col" ')

@@ -324,7 +324,7 @@ def test_table_escapes_text_and_marks_headers(run):
 
 def test_a_column_of_reasons_is_shown_where_there_is_one():
     frame = pd.DataFrame({"task": ["a", "b"], "gain": [1.0, math.nan], "reason": ["", ""]})
-    assert "reason" not in tables.to_html(frame, caption="Gains")
+    assert "reason" not in tables.to_html(frame, caption="Gains", formats={"reason": str, "gain": ".1f"})
     assert "one run" in tables.to_html(frame.assign(reason=["", "one run"]), caption="Gains")
 
 
