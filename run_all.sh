@@ -158,8 +158,6 @@ set_up() {
     ingredients >"$prefix/kdutils.stamp.partial"
     mv "$prefix/kdutils.stamp.partial" "$prefix/kdutils.stamp"
     say "$name is ready after $((SECONDS - started)) s"
-    # Python compiles what it imports for the first time: the largest part beside what the driver imports first.
-    (cd "$root" && "$prefix/bin/python" -P -c 'import kdutils.running' >/dev/null 2>&1 9>&- &)
   fi
   exec 9>&-
 }
