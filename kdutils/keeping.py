@@ -58,17 +58,17 @@ class Kept:
             self.n_unkept += 1
             return table
         self._write(path, content, None if rng is None else rng.bit_generator.state)
-        return pd.read_parquet(
-            io.BytesIO(content)
-        )  # as it will be found: what is made of it has the same key
+        # As it will be found, so that what is made of it has the same key.
+        return pd.read_parquet(io.BytesIO(content))
 
     def _write(self, path: Path, content: bytes, state: dict[str, Any] | None) -> None:
         """Keep a table; what other code has made goes."""
         body = json.dumps(state).encode() + b"\n" + content
         with contextlib.suppress(OSError):  # a store that is only read from keeps nothing, and is slower
             if not path.parent.is_dir():
-                for old in self.folder.glob("*"):
-                    shutil.rmtree(old, ignore_errors=True)
+                for other in self.folder.glob("*"):
+                    if other != path.parent:  # which another notebook may have made just now
+                        shutil.rmtree(other, ignore_errors=True)
             store.write_bytes(path, _seal(body) + b"\n" + body)
 
 

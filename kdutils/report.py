@@ -222,17 +222,18 @@ class Report:
 def figures(folder: Path) -> list[dict[str, Any]]:
     """Notebook, place, alt, caption and PNG path of every published figure, in the order of the reports.
 
-    Those with a damaged file are left out; `damaged_figures` names them.
+    Those with a damaged file are left out; `look_at_figures` names them.
     """
-    return sorted(_figures(folder)[0], key=lambda figure: (figure["notebook"], figure["place"]))
+    return look_at_figures(folder)[0]
 
 
 def damaged_figures(folder: Path) -> list[str]:
     """A sentence for each published figure of which a file is not what was written."""
-    return _figures(folder)[1]
+    return look_at_figures(folder)[1]
 
 
-def _figures(folder: Path) -> tuple[list[dict[str, Any]], list[str]]:
+def look_at_figures(folder: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """`figures` and `damaged_figures`: every file is read once."""
     found, said = [], []
     for path in sorted((folder / "figures").glob("*.json")):
         try:
@@ -249,7 +250,7 @@ def _figures(folder: Path) -> tuple[list[dict[str, Any]], list[str]]:
             said.append(
                 f"figure {path.stem} is damaged and left out of the index; run notebook {number} again"
             )
-    return found, said
+    return sorted(found, key=lambda figure: (figure["notebook"], figure["place"])), said
 
 
 def figure_digests(folder: Path) -> dict[str, str]:

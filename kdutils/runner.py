@@ -227,10 +227,11 @@ def write_index(
             store.write_text(page, render.relink(text, name=link.name, links=links))
     with ledger.locked(folder):
         said = ledger.rebuild(folder)
-    for sentence in (*said, *report.damaged_figures(folder)):
+    drawn, damaged = report.look_at_figures(folder)
+    for sentence in (*said, *damaged):
         say(sentence)
     provenance = environment.provenance() | {"data": _checksums(data)}
-    html = index_html(profile, shown, ledger.claims(folder), report.figures(folder), provenance)
+    html = index_html(profile, shown, ledger.claims(folder), drawn, provenance)
     store.write_json(folder / "index.json", [asdict(result) for result in shown])
     return store.write_text(folder / "index.html", html)
 
