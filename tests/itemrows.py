@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import pandas as pd
 
 from kdutils import cells as cell_rows
-from kdutils import evaluate, itemwise
+from kdutils import evaluate, itemwise, material, plan, runs, spec
+from kdutils.runspec import EvalSpec, PlannedRun, RunSpec
 from kdutils.spec import AVERAGE, METHOD_LABELS
 
 TEACHER, STUDENT = "Qwen2.5-1.5B", "Qwen2.5-0.5B"
@@ -67,3 +69,17 @@ def cells(rows: pd.DataFrame, **columns: float) -> pd.DataFrame:
 
 
 __all__ = ["AVERAGE", "METHOD_LABELS", "STUDENT", "TEACHER", "arm", "beside", "cells", "scored"]
+
+
+def evaluated(out: Path, run: RunSpec, evaluation: EvalSpec, rows: pd.DataFrame) -> None:
+    """Put a run that is trained, with these item rows, into the store."""
+    folder = runs.folder_of(out, material.resolved(run).run_id)
+    folder.begin(run)
+    folder.finish({"status": "trained"}, [])
+    folder.write_evaluation(evaluation, rows, {})
+
+
+def asked(out: Path, section: str, evaluation: EvalSpec, *specs: RunSpec) -> plan.Plan:
+    """The plan of a section that has these runs."""
+    planned = tuple(PlannedRun(run, evaluation) for run in specs)
+    return plan.Plan(section, spec.load_profile("smoke"), out, planned, plan.Filter())

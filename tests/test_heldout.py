@@ -3,16 +3,17 @@
 import math
 from pathlib import Path
 
+import itemrows
 import numpy as np
 import pandas as pd
 import pytest
 from halfrows import ARM, FIRST, HAND, SECOND, A, B, C, D, by_task, item_rows, swept
 
 from kdutils import cells as cell_rows
-from kdutils import evaluate, halves, heldout, material, optimism, plan, runs, spec, study
+from kdutils import evaluate, halves, heldout, optimism, plan, study
 from kdutils.halves import half_of
 from kdutils.itemwise import Items
-from kdutils.runspec import EvalSpec, PlannedRun, RunSpec
+from kdutils.runspec import EvalSpec, RunSpec
 
 # --- the split --------------------------------------------------------------------------------------------
 
@@ -250,15 +251,11 @@ def finish(out: Path, run: RunSpec, parsed: str) -> None:
     rows = pd.DataFrame({"task": "svamp", "item_id": [A, B, C, D], "sample": 0, "answer": "1"})
     rows = rows.assign(text=[f"it is {answer} that I say" for answer in parsed], parsed=list(parsed))
     rows = rows.assign(correct=[answer == "1" for answer in parsed], rouge_l=math.nan)
-    folder = runs.folder_of(out, material.resolved(run).run_id)
-    folder.begin(run)
-    folder.finish({"status": "trained"}, [])
-    folder.write_evaluation(EVALUATION, rows, {})
+    itemrows.evaluated(out, run, EVALUATION, rows)
 
 
 def asked(out: Path, *specs: RunSpec) -> plan.Plan:
-    planned = tuple(PlannedRun(run, EVALUATION) for run in specs)
-    return plan.Plan("07", spec.load_profile("smoke"), out, planned, plan.Filter())
+    return itemrows.asked(out, "07", EVALUATION, *specs)
 
 
 def test_halves_are_read_of_runs_among_which_can_be_chosen(tmp_path):

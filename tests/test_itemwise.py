@@ -3,14 +3,15 @@
 import math
 from pathlib import Path
 
+import itemrows
 import numpy as np
 import pandas as pd
 import pytest
 import sacrebleu
 from itemrows import arm, beside, scored
 
-from kdutils import evaluate, itemwise, material, plan, runs, spec, stats
-from kdutils.runspec import EvalSpec, PlannedRun, RunSpec
+from kdutils import evaluate, itemwise, plan, stats
+from kdutils.runspec import EvalSpec, RunSpec
 
 SFT, FKL, GKD = arm("sft"), arm("fkl"), arm("gkd")
 
@@ -221,15 +222,11 @@ def finish(out: Path, run: RunSpec, parsed: list[str], **columns: object) -> Non
     rows = pd.DataFrame({"task": "svamp", "item_id": [str(i) for i in range(len(parsed))], "sample": 0})
     rows = rows.assign(text=[f"it is {answer}" for answer in parsed], answer="1", parsed=parsed)
     rows = rows.assign(correct=[answer == "1" for answer in parsed], **columns)
-    folder = runs.folder_of(out, material.resolved(run).run_id)
-    folder.begin(run)
-    folder.finish({"status": "trained"}, [])
-    folder.write_evaluation(EVALUATION, rows, {})
+    itemrows.evaluated(out, run, EVALUATION, rows)
 
 
 def asked(out: Path, *specs: RunSpec) -> plan.Plan:
-    planned = tuple(PlannedRun(run, EVALUATION) for run in specs)
-    return plan.Plan("01", spec.load_profile("smoke"), out, planned, plan.Filter())
+    return itemrows.asked(out, "01", EVALUATION, *specs)
 
 
 def test_items_of_one_pair_are_read_from_the_store(tmp_path):
