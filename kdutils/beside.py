@@ -17,7 +17,7 @@ from kdutils import cells as cell_rows
 from kdutils import itemwise, published, study, sweeps
 from kdutils.itemwise import Items
 from kdutils.plan import Plan
-from kdutils.spec import AVERAGE, METHOD_LABELS, TASK_LABELS
+from kdutils.spec import AVERAGE, METHOD_NAMES, TASK_LABELS
 
 PAIR = ["teacher", "student"]
 MISSING = "—"
@@ -119,7 +119,7 @@ def table(
     shown["items"] = live["n"].to_numpy()
     shown["task"] = shown["task"].map(TASK_LABELS)
     if "method" in shown:
-        shown["method"] = shown["method"].map(lambda method: METHOD_LABELS[method].split(" (")[0])
+        shown["method"] = shown["method"].map(METHOD_NAMES)
     return shown.reset_index(drop=True)
 
 

@@ -25,7 +25,7 @@ import pandas as pd
 
 from kdutils import crossed, evaluate, stats
 from kdutils.crossed import Resampled, ratio
-from kdutils.spec import AVERAGE, CHOICE_TASKS, DOMAIN_LABELS, DOMAINS, KD_METHODS, METHOD_LABELS
+from kdutils.spec import AVERAGE, CHOICE_TASKS, DOMAIN_LABELS, DOMAINS, KD_METHODS, METHOD_NAMES
 
 ARM = ["method", "teacher", "student", "seed"]
 N_OPTIONS = {task: len(answers) for task, answers in CHOICE_TASKS.items()} | {"aqua": 5}
@@ -100,7 +100,7 @@ def _of_domain(rows: pd.DataFrame, domain: str, rng: np.random.Generator, n_resa
                 rise = crossed.estimate(with_kd - with_sft, **reasons)
             own = keys[keys["method"] == method]
             n = int(drawn.sums("one")[0, own.index].sum())
-            row = (domain, method, METHOD_LABELS[method].split(" ")[0], measure, *_interval(found))
+            row = (domain, method, METHOD_NAMES[method], measure, *_interval(found))
             n_pairs = len(own[["teacher", "student"]].drop_duplicates())
             table.append((*row, *_interval(rise), found.reason or rise.reason, n_pairs, n))
     return table
@@ -234,7 +234,7 @@ def of_cells(gain_table: pd.DataFrame) -> pd.DataFrame:
         "capa",
     ]
     found = pd.DataFrame(table, columns=[*columns, "impossible", "cells", "pairs"])
-    names = {method: f"KD, if {METHOD_LABELS[method].split(' ')[0]}" for method in KD_METHODS}
+    names = {method: f"KD, if {METHOD_NAMES[method]}" for method in KD_METHODS}
     return found.assign(student=found["student"].map(names | {"sft": "SFT"}))
 
 

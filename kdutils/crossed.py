@@ -106,6 +106,13 @@ def ratio(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
     return np.divide(top, bottom, out=np.full(np.shape(top), np.nan), where=np.asarray(bottom) != 0)
 
 
+def weighted_mean(values_RS: np.ndarray, weights_RS: np.ndarray) -> np.ndarray:
+    """Mean over strata, one a resample, of those whose value is finite; NaN where none is, or has weight."""
+    is_there = np.isfinite(values_RS) & np.isfinite(weights_RS)
+    weights = np.where(is_there, weights_RS, 0.0)
+    return ratio((weights * np.where(is_there, values_RS, 0.0)).sum(axis=1), weights.sum(axis=1))
+
+
 def estimate(
     of_resamples: np.ndarray, *, why_undefined: str, why_not: str = "", confidence: float = 0.95
 ) -> Estimate:

@@ -12,7 +12,7 @@ import pandas as pd
 from kdutils import cells as cell_rows
 from kdutils import inference, stats, study, sweeps
 from kdutils.itemwise import Items
-from kdutils.spec import AVERAGE, DOMAINS, METHOD_LABELS, TASK_LABELS
+from kdutils.spec import AVERAGE, DOMAINS, METHOD_NAMES, TASK_LABELS
 
 ALPHA = 0.05
 REPRODUCED, NOT_REPRODUCED = "reproduced", "not_reproduced"
@@ -154,12 +154,7 @@ def missing(what: str) -> Finding:
     return Finding(verdict=NOT_TESTABLE, reason=f"there are no {what} in these results")
 
 
-def short_label(method: str) -> str:
-    """`SeqKD†`, `RevKD`, ...: a method in a sentence."""
-    return METHOD_LABELS[method].split(" ")[0]
-
-
 def who(row: pd.Series) -> str:
     """The run behind a row of gains, in words."""
     pair = f"{row['teacher']} to {row['student']}"
-    return f"{pair}, {short_label(row['method'])}, {TASK_LABELS[row['task']]} ({row['domain']})"
+    return f"{pair}, {METHOD_NAMES[row['method']]}, {TASK_LABELS[row['task']]} ({row['domain']})"

@@ -24,17 +24,13 @@ from kdutils.plots import (
     WAY_STYLE,
     Style,
 )
-from kdutils.spec import DOMAIN_LABELS, METHOD_LABELS
+from kdutils.spec import DOMAIN_LABELS, METHOD_NAMES
 
 INTERVAL = "95% interval"
 
 
 def _domains(table: pd.DataFrame) -> list[str]:
     return list(dict.fromkeys(table["domain"]))
-
-
-def _method_places(methods: pd.Series) -> pd.Series:
-    return methods.map(list(METHOD_LABELS).index)
 
 
 def _methods(table: pd.DataFrame) -> list[Style]:
@@ -65,16 +61,18 @@ def gain_by_pair(table: pd.DataFrame, *, watermark: str = "") -> Figure:
 
 
 def gain_map(table: pd.DataFrame, *, watermark: str = "") -> Figure:
-    """Gains as a map, a panel a domain: columns domain, pair, method, label, gain, is_marked."""
+    """Gains as a map, a panel a domain: columns domain, pair, method, gain, is_marked."""
     pairs, domains = list(dict.fromkeys(table["pair"])), _domains(table)
     fig, axes = plots.panels(1, len(domains), height=1.4 + 0.24 * len(pairs), sharey=True)
     bound = max(10.0, float(table["gain"].abs().max()))
     for ax, domain in zip(axes, domains, strict=True):
         part = table[table["domain"] == domain]
-        wide = part.pivot(index="pair", columns="label", values="gain")
-        marked = part.pivot(index="pair", columns="label", values="is_marked")
-        order = part.drop_duplicates("label").sort_values("method", key=_method_places)["label"]
-        plots.signed_grid(ax, wide.reindex(index=pairs)[order], marked.reindex(index=pairs)[order], bound)
+        methods = [method for method in METHOD_NAMES if (part["method"] == method).any()]
+        gains, marked = (
+            part.pivot(index="pair", columns="method", values=name).reindex(index=pairs, columns=methods)
+            for name in ("gain", "is_marked")
+        )
+        plots.signed_grid(ax, gains.rename(columns=METHOD_NAMES), marked, bound)
         ax.set(title=DOMAIN_LABELS[domain], xlabel="gain over SFT, points")
     plots.watermark(fig, watermark)
     return fig
@@ -135,7 +133,7 @@ def two_ways(table: pd.DataFrame, *, watermark: str = "") -> Figure:
     """Accuracy by method and way of taking the answer, a panel a domain: the averages of scoring.rankings."""
     fig, axes = plots.panels(1, len(_domains(table)), height=1.2 + 0.36 * table["method"].nunique())
     for ax, domain in zip(axes, _domains(table), strict=True):
-        part = table[table["domain"] == domain].assign(student=lambda t: t["method"].map(_student))
+        part = table[table["domain"] == domain].assign(student=lambda t: t["method"].map(METHOD_NAMES))
         plots.interval_dots(ax, part, y="student", x="accuracy", styles=WAY_STYLE, by="way")
         ax.set(title=DOMAIN_LABELS[domain], xlabel=f"accuracy, %,{_gap(axes)}{INTERVAL}")
     plots.figure_legend(fig, list(WAY_STYLE.values()))
@@ -154,10 +152,6 @@ def protocol_changes(table: pd.DataFrame, *, watermark: str = "") -> Figure:
     plots.figure_legend(fig, list(CHANGE_STYLE.values()))
     plots.watermark(fig, watermark)
     return fig
-
-
-def _student(method: str) -> str:
-    return METHOD_LABELS[method].split(" (")[0]
 
 
 def gain_by_size(points: pd.DataFrame, means: pd.DataFrame, *, watermark: str = "") -> Figure:

@@ -15,6 +15,7 @@ import sacrebleu
 
 from kdutils import evaluate, material
 from kdutils.cells import short_name
+from kdutils.itemwise import COUNTS
 from kdutils.livecells import Scored, kept
 from kdutils.plan import Plan
 from kdutils.runspec import RunSpec
@@ -22,7 +23,6 @@ from kdutils.spec import INSTRUCTION_TASKS
 
 HALVES = (0, 1)
 ARM = ["protocol", "domain", "teacher", "student", "method"]  # what a temperature is chosen for
-COUNTS = [f"bleu_{place}" for place in range(10)]  # of a half's texts, as in evaluate.bleu_counts
 SUMS = ["n", "value", "square"]
 BESIDE = ["n_texts", "same", *COUNTS]
 COMPARED = [*evaluate.KEYS, "text", "parsed"]

@@ -21,7 +21,8 @@ import numpy as np
 import pandas as pd
 
 from kdutils import itemwise, study
-from kdutils.halves import ARM, COUNTS, HALVES
+from kdutils.halves import ARM, HALVES
+from kdutils.itemwise import COUNTS
 from kdutils.spec import AVERAGE
 
 CHOICE = [

@@ -11,8 +11,8 @@ import pandas as pd
 
 from kdutils import crossed, inference
 from kdutils.cells import model_parameters
-from kdutils.spec import KD_METHODS, METHOD_LABELS
-from kdutils.study import in_domain_order, pair_label
+from kdutils.spec import KD_METHODS, METHOD_NAMES
+from kdutils.study import in_domain_order, in_method_order, pair_label
 
 RUN = ["domain", "family", "teacher", "student", "seed"]
 STRATUM = [*RUN, "task"]
@@ -53,7 +53,7 @@ def won_and_lost(rows: pd.DataFrame) -> pd.DataFrame:
         one = part[part["seed"] == seed]
         found = inference.mcnemar(one["kd"], one["sft"])
         gain = 100 * (found.left_only - found.right_only) / found.n
-        who = (domain, teacher, student, method, METHOD_LABELS[method].split(" ")[0], seed)
+        who = (domain, teacher, student, method, METHOD_NAMES[method], seed)
         what = (found.n, found.left_only, found.right_only, gain, found.p_value, found.reason)
         table.append((*who, *what))
     names = [*keys, "label", "seed", "n", "won", "lost", "gain", "p_value", "reason"]
@@ -61,11 +61,10 @@ def won_and_lost(rows: pd.DataFrame) -> pd.DataFrame:
     frame.insert(len(names) - 1, "q_value", inference.benjamini_hochberg(frame["p_value"]))
     sizes = {side: frame[side].map(model_parameters) for side in ("student", "teacher")}
     frame = frame.assign(student_parameters=sizes["student"], teacher_parameters=sizes["teacher"])
-    order = frame["method"].map(list(METHOD_LABELS).index)
-    frame = frame.assign(order=order).sort_values(["student_parameters", "teacher_parameters", "order"])
+    frame = in_method_order(frame).sort_values(["student_parameters", "teacher_parameters"], kind="stable")
     frame = in_domain_order(frame).reset_index(drop=True)
     frame = frame.assign(pair=pair_label(frame) if len(frame) else [])
-    return frame.drop(columns=["order", "teacher", "student", "teacher_parameters"])
+    return frame.drop(columns=["teacher", "student", "teacher_parameters"])
 
 
 def map_remark(table: pd.DataFrame) -> str:
@@ -94,7 +93,7 @@ def three_ways(
         for method in KD_METHODS:
             part = of_domain[of_domain["method"] == method]
             if len(part):
-                name = METHOD_LABELS[method].split(" ")[0]
+                name = METHOD_NAMES[method]
                 n = part["student"].nunique()
                 for way, found in _ways(part, rng, n_resamples).items():
                     table.append((domain, name, WAYS[way], *found[:3], n, found[3]))
@@ -133,8 +132,5 @@ def _drawn(gains: pd.DataFrame, rng: np.random.Generator, n_resamples: int) -> c
     n_runs = keys.groupby(["student", "task"])["seed"].transform("size")
     n_tasks = keys.groupby("student")["task"].transform("nunique")
     weights_RS = found.weights_RS / (n_runs * n_tasks).to_numpy(float)
-    means_RS = crossed.ratio(found.sums("gain"), found.sums("one"))
-    is_there = np.isfinite(means_RS)
-    total = np.where(is_there, weights_RS, 0.0)
-    mean = crossed.ratio((total * np.where(is_there, means_RS, 0.0)).sum(axis=1), total.sum(axis=1))
+    mean = crossed.weighted_mean(crossed.ratio(found.sums("gain"), found.sums("one")), weights_RS)
     return crossed.estimate(mean, why_undefined="no items", why_not=found.why_not)

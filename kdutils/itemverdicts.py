@@ -24,9 +24,8 @@ from kdutils.evidence import (
     Evidence,
     Finding,
     missing,
-    short_label,
 )
-from kdutils.spec import AVERAGE, DOMAIN_LABELS, PAPER_METHODS, TASK_LABELS
+from kdutils.spec import AVERAGE, DOMAIN_LABELS, METHOD_NAMES, PAPER_METHODS, TASK_LABELS
 
 WHOLE = ["domain", "teacher", "student"]  # groups of these hold all methods
 
@@ -66,7 +65,7 @@ def methods_do_not_differ(evidence: Evidence, *, domain: str, margin: float) -> 
     elif ((two["low"] > -margin) & (two["high"] < margin)).all():
         verdict = REPRODUCED
     texts = [
-        f"{short_label(row.method)} less {short_label(row.other)} {_range(row)}" for row in two.itertuples()
+        f"{METHOD_NAMES[row.method]} less {METHOD_NAMES[row.other]} {_range(row)}" for row in two.itertuples()
     ]
     widest = two.loc[two["difference"].abs().idxmax()]
     p_value = min(1.0, float(two["p_value"].min()) * len(two))
@@ -129,7 +128,7 @@ def right_and_alike_are_feebly_linked(evidence: Evidence, *, task: str, bound: f
         return missing(f"{TASK_LABELS[task]} items of KD students beside their teacher's")
     r = runs.set_index("method")["fidelity_correct_r"]
     interval = stats.pearson_interval(float(r.abs().median()), int(runs["n"].min()))
-    text = ", ".join(f"{short_label(method)} {value:+.2f}" for method, value in r.items())
+    text = ", ".join(f"{METHOD_NAMES[method]} {value:+.2f}" for method, value in r.items())
     return _judged(evidence, _row(interval), below=bound, text=f"r on {TASK_LABELS[task]}: {text}")
 
 
@@ -146,7 +145,7 @@ def little_noise_costs_little(evidence: Evidence, *, sigmas: tuple[float, ...], 
         return missing(f"runs with noise of sigma {_listed(sigmas)} beside noise-free ones")
     each = _lost(_average(itemwise.noise_changes(kept)))
     parts = [
-        f"{short_label(row.method)} sigma {row.noise_sigma:g} {_range(row)} ({row.domain})"
+        f"{METHOD_NAMES[row.method]} sigma {row.noise_sigma:g} {_range(row)} ({row.domain})"
         for row in each.itertuples()
     ]
     return _judged(evidence, whole, below=slight, text=f"loss in points: {', '.join(parts)}")
@@ -272,7 +271,7 @@ def _lost(changes: pd.DataFrame) -> pd.DataFrame:
 def _by_method(table: pd.DataFrame) -> str:
     several = table["domain"].nunique() > 1
     return ", ".join(
-        f"{short_label(row.method)} {_range(row)}" + (f" ({row.domain})" if several else "")
+        f"{METHOD_NAMES[row.method]} {_range(row)}" + (f" ({row.domain})" if several else "")
         for row in table.itertuples()
     )
 

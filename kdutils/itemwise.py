@@ -20,16 +20,8 @@ from pandas.api.typing import DataFrameGroupBy
 from kdutils import evaluate, likeness, material, runs, stats
 from kdutils.cells import model_parameters, short_name
 from kdutils.plan import Plan
-from kdutils.spec import (
-    ALL_TASKS,
-    AVERAGE,
-    INSTRUCTION_TASKS,
-    KD_METHODS,
-    METHOD_LABELS,
-    PAPER_METHODS,
-    TASK_LABELS,
-)
-from kdutils.study import in_domain_order, pair_label
+from kdutils.spec import ALL_TASKS, AVERAGE, INSTRUCTION_TASKS, KD_METHODS, PAPER_METHODS, TASK_LABELS
+from kdutils.study import in_domain_order, in_method_order, pair_label
 
 ARM = ["domain", "teacher", "student", "method", "teacher_tuned", "temperature", "noise_sigma"]
 PAIRED = ["domain", "teacher", "student", "method"]
@@ -182,8 +174,7 @@ def _labelled(table: list[tuple], columns: list[str]) -> pd.DataFrame:
     frame = pd.DataFrame(table, columns=columns)
     frame = frame.assign(label=frame["task"].map(TASK_LABELS))
     if "method" in columns:
-        order = list(METHOD_LABELS).index
-        frame = frame.sort_values("method", key=lambda method: method.map(order), kind="stable")
+        frame = in_method_order(frame)
     return in_domain_order(frame).reset_index(drop=True)
 
 

@@ -15,7 +15,7 @@ from kdutils import evaluate, material, runs
 from kdutils.cells import model_family, short_name
 from kdutils.plan import Plan
 from kdutils.runspec import RunSpec
-from kdutils.spec import ALL_TASKS, DOMAINS, KD_METHODS, METHOD_LABELS, TASK_LABELS, TRAIN_DOMAINS
+from kdutils.spec import ALL_TASKS, DOMAINS, KD_METHODS, METHOD_NAMES, TASK_LABELS, TRAIN_DOMAINS
 from kdutils.study import LIKENESS, PAIR, in_domain_order, in_task_order, pair_label
 
 FIDELITY_NAMES = {"published": "BLEU.csv", "live": "BLEU"}  # what the column `fidelity` holds
@@ -153,7 +153,7 @@ def answer_shares(answer_table: pd.DataFrame) -> pd.DataFrame:
     table = by_pair.groupby(keys).mean().assign(n_pairs=by_pair.groupby(keys).size())
     cases = [(domain, method) for domain in TRAIN_DOMAINS for method in ("sft", *KD_METHODS)]
     table = table.loc[[case for case in cases if case in table.index]].reset_index()
-    return table.assign(label=table["method"].map(lambda method: METHOD_LABELS[method].split(" ")[0]))
+    return table.assign(label=table["method"].map(METHOD_NAMES))
 
 
 def right_and_alike(cells: pd.DataFrame) -> pd.DataFrame:

@@ -16,7 +16,7 @@ from kdutils import heldout, inference, study
 from kdutils.cells import model_family, model_parameters
 from kdutils.halves import ARM, HALVES, half_of
 from kdutils.itemwise import Items
-from kdutils.spec import AVERAGE, DOMAIN_LABELS, METHOD_LABELS
+from kdutils.spec import AVERAGE, DOMAIN_LABELS, METHOD_NAMES
 from kdutils.students import mean_of_students, student_means
 
 LEVELS = [
@@ -167,7 +167,7 @@ def _optimism(sums: np.ndarray, sizes: np.ndarray, rule: str) -> np.ndarray:
 def readable(found: pd.DataFrame) -> pd.DataFrame:
     """`table` for people: percent by how the temperature was chosen, and the optimism with its interval."""
     shown = pd.DataFrame(
-        {"domain": found["domain"].map(DOMAIN_LABELS), "method": found["method"].map(_label)}
+        {"domain": found["domain"].map(DOMAIN_LABELS), "method": found["method"].replace(METHOD_NAMES)}
     )
     shown["chosen for"] = found["rule"].replace(AVERAGE, "the average")
     names = {
@@ -185,10 +185,6 @@ def readable(found: pd.DataFrame) -> pd.DataFrame:
 def _interval(row: dict) -> str:
     text = f"{row['optimism']:.1f}"
     return text if np.isnan(row["low"]) else f"{text} [{row['low']:.1f}, {row['high']:.1f}]"
-
-
-def _label(method: str) -> str:
-    return METHOD_LABELS[method].split(" (")[0] if method in METHOD_LABELS else method
 
 
 def remark(found: pd.DataFrame) -> str:

@@ -17,9 +17,9 @@ import numpy as np
 import pandas as pd
 
 from kdutils import closeness, crossed, evaluate, likeness, material, solutions
-from kdutils.crossed import Resampled, ratio
+from kdutils.crossed import Resampled, ratio, weighted_mean
 from kdutils.plan import Plan
-from kdutils.spec import KD_METHODS, METHOD_LABELS
+from kdutils.spec import KD_METHODS, METHOD_NAMES
 
 DOMAIN = "math"
 PAIR = ["teacher", "student"]
@@ -133,17 +133,15 @@ def by_group(
                 mean = drawn.mean(f"{key} {measure}", f"{key} one")
                 found = crossed.estimate(mean, why_undefined=NONE, why_not=_why_not(drawn, of_group))
                 value = (found.value, found.low, found.high, found.reason)
-                table.append((method, _label(method), key, label, measure, *value, len(of_group), n_pairs))
+                table.append(
+                    (method, METHOD_NAMES[method], key, label, measure, *value, len(of_group), n_pairs)
+                )
     columns = ["method", "label", "group", "group_label", "measure", "estimate", "low", "high", "reason"]
     return pd.DataFrame(table, columns=[*columns, "n", "n_pairs"])
 
 
 def _why_not(drawn: Resampled, part: pd.DataFrame) -> str:
     return drawn.why_not or ("one text, nothing to draw again" if len(part) == 1 else "")
-
-
-def _label(method: str) -> str:
-    return METHOD_LABELS[method].split(" ")[0]
 
 
 def _drawn(
@@ -182,11 +180,11 @@ def contrasts(
             for measure in MEASURES:
                 rise = ratio(drawn.sums(f"became_right {measure}"), n)
                 rise = rise - ratio(drawn.sums(f"{than} {measure}"), m)
-                weighted = ratio(np.nansum(weight * rise, axis=1), np.nansum(weight, axis=1))
+                weighted = weighted_mean(rise, weight)
                 why = "no pair, seed and task has both kinds of items"
                 found = crossed.estimate(weighted, why_undefined=why, why_not=drawn.why_not)
                 value = (found.value, found.low, found.high, found.reason, n[0].sum(), m[0].sum())
-                table.append((method, _label(method), than, FATES[than], measure, *value))
+                table.append((method, METHOD_NAMES[method], than, FATES[than], measure, *value))
     columns = ["method", "label", "than", "than_label", "measure", "estimate", "low", "high", "reason"]
     return pd.DataFrame(table, columns=[*columns, "n", "n_than"]).astype({"n": int, "n_than": int})
 
@@ -244,7 +242,7 @@ def followed(
             if len(own):
                 found = [read[text] for text in own["text"]]
                 table.append(
-                    (method, _label(method), label, *_followed(own, found, rng, n_resamples), len(own))
+                    (method, METHOD_NAMES[method], label, *_followed(own, found, rng, n_resamples), len(own))
                 )
     shares = ("checkable", "follows", "right_steps")
     columns = [f"{share}{end}" for share in shares for end in ("", "_low", "_high")]
@@ -320,14 +318,15 @@ def links(
         r_RS = _correlations(*(drawn.sums(name) for name in values))
         n_runs = drawn.keys.groupby("student")["seed"].transform("size").to_numpy(float)
         for of, each in (("r", r_RS), ("|r|", np.abs(r_RS))):
-            is_there = np.isfinite(each)
-            weights = np.where(is_there, drawn.weights_RS / n_runs, 0.0)
-            mean = ratio((weights * np.where(is_there, each, 0.0)).sum(axis=1), weights.sum(axis=1))
             found = crossed.estimate(
-                mean, why_undefined="every run is all right, all wrong or all alike", why_not=drawn.why_not
+                weighted_mean(each, drawn.weights_RS / n_runs),
+                why_undefined="every run is all right, all wrong or all alike",
+                why_not=drawn.why_not,
             )
             value = (found.value, found.low, found.high, found.reason)
-            table.append((method, _label(method), of, *value, own["student"].nunique(), len(drawn.keys)))
+            table.append(
+                (method, METHOD_NAMES[method], of, *value, own["student"].nunique(), len(drawn.keys))
+            )
     columns = ["method", "label", "of", "estimate", "low", "high", "reason", "n_students", "n_runs"]
     return pd.DataFrame(table, columns=columns)
 
@@ -383,7 +382,7 @@ def errors(
                 100 * drawn.mean(name, "one"), why_undefined=NONE, why_not=_why_not(drawn, own)
             )
             value = (share.value, share.low, share.high, share.reason)
-            table.append((method, _label(method), name, *value, len(own), n_pairs, n_without))
+            table.append((method, METHOD_NAMES[method], name, *value, len(own), n_pairs, n_without))
     columns = [
         "method",
         "label",

@@ -21,7 +21,7 @@ import pandas as pd
 from kdutils import arms, evaluate, stats
 from kdutils.arms import ARMS, CAREFUL, CONTROLS, ITEM, Arm
 from kdutils.factors import FACTORS
-from kdutils.spec import DOMAIN_LABELS, DOMAIN_TASKS, KD_METHODS, METHOD_LABELS, TOGETHER
+from kdutils.spec import DOMAIN_LABELS, DOMAIN_TASKS, KD_METHODS, METHOD_NAMES, TOGETHER
 from kdutils.study import in_domain_order
 
 MARGIN = 2.0  # points
@@ -170,7 +170,7 @@ def table_of(table: pd.DataFrame) -> pd.DataFrame:
     for (domain, method), part in table.groupby(["domain", "method"], sort=False):
         levels = part.drop_duplicates("quantity").set_index("quantity")["careful"]
         sft, kd, gain = (levels.get(name, math.nan) for name in ("sft", "kd", "gain"))
-        who = {"domain": DOMAIN_LABELS[domain], "method": METHOD_LABELS[method].split(" (")[0]}
+        who = {"domain": DOMAIN_LABELS[domain], "method": METHOD_NAMES[method]}
         level = {"SFT, %": f"{sft:.1f}", "KD, %": f"{kd:.1f}", "gain, points": f"{gain:+.1f}"}
         shown.append(who | {"factor": "careful"} | level | {"on the gain": ""})
         for _, of_arm in part.groupby("arm", sort=False):
@@ -201,7 +201,7 @@ def remark(table: pd.DataFrame) -> str:
     """What the factors come to, a paragraph a domain x method: on the two accuracies, then on the gain."""
     paragraphs = []
     for (domain, method), part in table.groupby(["domain", "method"], sort=False):
-        name = METHOD_LABELS[method].split(" (")[0]
+        name = METHOD_NAMES[method]
         sentences = [f"**{DOMAIN_LABELS[domain]}, {name}.**", *_at_chance(domain, part, name)]
         own = part[~part["arm"].isin(CONTROLS)]
         for quantity, what in (("sft", "SFT accuracy"), ("kd", f"accuracy of {name}")):
@@ -244,8 +244,7 @@ def _at_chance(domain: str, part: pd.DataFrame, name: str) -> list[str]:
 def noise_remark(noise: pd.DataFrame) -> str:
     """What one sample alone hangs on, in a sentence; "" where nothing was sampled."""
     parts = [
-        f"{row.gain:.1f} points in {row.domain} ({METHOD_LABELS[row.method].split(' (')[0]} {row.kd:.1f}, "
-        f"SFT {row.sft:.1f})"
+        f"{row.gain:.1f} points in {row.domain} ({METHOD_NAMES[row.method]} {row.kd:.1f}, SFT {row.sft:.1f})"
         for row in noise.itertuples()
         if not math.isnan(row.gain)
     ]

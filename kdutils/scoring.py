@@ -15,7 +15,7 @@ import pandas as pd
 
 from kdutils import cells as cell_rows
 from kdutils import stats, study
-from kdutils.spec import AVERAGE, DOMAIN_LABELS, KD_METHODS, METHOD_LABELS, TASK_LABELS
+from kdutils.spec import AVERAGE, DOMAIN_LABELS, KD_METHODS, METHOD_LABELS, METHOD_NAMES, TASK_LABELS
 
 WAYS = {  # column of the cell table -> how the answer was taken
     "accuracy": "generated and read",
@@ -34,10 +34,8 @@ def plain_runs(cells: pd.DataFrame) -> pd.DataFrame:
     is_plain = (cells["temperature"] == 1.0) & (cells["noise_sigma"] == 0.0) & cells["teacher_tuned"].eq(True)
     is_plain &= is_kd
     is_baseline = ~is_kd & cells["student"].isin(cells.loc[is_plain.fillna(False), "student"])
-    order = list(METHOD_LABELS).index
     runs = study.in_task_order(cells[is_baseline | is_plain.fillna(False)])
-    runs = runs.sort_values("method", key=lambda method: method.map(order), kind="stable")
-    return study.in_domain_order(runs).reset_index(drop=True)
+    return study.in_domain_order(study.in_method_order(runs)).reset_index(drop=True)
 
 
 # --- contamination -----------------------------------------------------------------------------------
@@ -233,7 +231,7 @@ def _other_signs(part: pd.DataFrame, read: str, way: str) -> list[str]:
             sure = {0: "neither interval leaves out 0", 1: "one of the intervals leaves out 0"}
             texts = [_interval(row) for row in (one, other)]
             found.append(
-                f"{METHOD_LABELS[method].split(' ')[0]} gains {texts[0]} {read} and {texts[1]} {way}, "
+                f"{METHOD_NAMES[method]} gains {texts[0]} {read} and {texts[1]} {way}, "
                 f"another sign ({sure.get(sum(clear), 'both intervals leave out 0')})"
             )
     return found
@@ -247,5 +245,5 @@ def _interval(row: Mapping[str, float]) -> str:
 def _order(part: pd.DataFrame) -> str:
     """Methods from the largest gain to the least, equal ones joined."""
     by = part.assign(gain=part["gain"].round(9)).groupby("gain", sort=True)["method"]
-    groups = [" = ".join(METHOD_LABELS[name].split(" ")[0] for name in names) for _, names in by]
+    groups = [" = ".join(METHOD_NAMES[name] for name in names) for _, names in by]
     return " > ".join(reversed(groups))

@@ -87,6 +87,7 @@ METHOD_LABELS = {
     "revkd": "RevKD",
     "gkd": "GKD",
 }
+METHOD_NAMES = {method: label.split(" (")[0] for method, label in METHOD_LABELS.items()}  # without the note
 KD_METHODS = ("fkl", "seqkd", "revkd", "gkd")
 PAPER_METHODS = ("fkl", "revkd", "gkd")  # the three that the paper compares
 PROTOCOLS = ("careful", "paper")

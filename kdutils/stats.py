@@ -21,6 +21,7 @@ from kdutils.spec import (
     AVERAGE,
     DOMAIN_LABELS,
     METHOD_LABELS,
+    METHOD_NAMES,
     PAPER_METHODS,
     SELECTIONS,
     TASK_LABELS,
@@ -249,7 +250,7 @@ def gain_remark(intervals: pd.DataFrame) -> str:
     """
     if intervals["pair"].nunique() == 1:
         named = [
-            f"{METHOD_LABELS[row.method].split(' ')[0]} {row.gain:+.1f} [{row.low:+.1f}, {row.high:+.1f}]"
+            f"{METHOD_NAMES[row.method]} {row.gain:+.1f} [{row.low:+.1f}, {row.high:+.1f}]"
             + (f" ({row.domain})" if intervals["domain"].nunique() > 1 else "")
             for row in intervals.itertuples()
         ]
@@ -355,7 +356,7 @@ def readable_tests(statistics: pd.DataFrame, test: str) -> pd.DataFrame:
         f"{row.statistic:+.2f} (p = {row.p_value:.2g})" if math.isfinite(row.statistic) else "undefined"
         for row in rows.itertuples()
     ]
-    labels = {"all": "all methods"} | {key: label.split(" ")[0] for key, label in METHOD_LABELS.items()}
+    labels = {"all": "all methods"} | METHOD_NAMES
     rows["column"] = rows["group"].map(labels)
     rows["task"] = rows["task"].map(TASK_LABELS)
     keys = ["domain", "task"]

@@ -13,8 +13,8 @@ import pandas as pd
 import scipy.stats
 
 from kdutils import inference, stats
-from kdutils.evidence import ALPHA, Evidence, short_label, who
-from kdutils.spec import AVERAGE, DOMAIN_LABELS, DOMAINS
+from kdutils.evidence import ALPHA, Evidence, who
+from kdutils.spec import AVERAGE, DOMAIN_LABELS, DOMAINS, METHOD_NAMES
 from kdutils.students import (
     Case,
     by_family,
@@ -161,7 +161,7 @@ def methods_alike(evidence: Evidence, *, rng: np.random.Generator, domain: str, 
     widest = max(each, key=lambda names: abs(each[names].estimate))
     interval = stats.mean_interval(differences[widest])
     texts = [
-        f"{short_label(one)} less {short_label(two)} {interval_words(stats.mean_interval(part))}"
+        f"{METHOD_NAMES[one]} less {METHOD_NAMES[two]} {interval_words(stats.mean_interval(part))}"
         for (one, two), part in differences.items()
     ]
     return Case(

@@ -18,6 +18,7 @@ from kdutils.spec import (
     DOMAIN_TASKS,
     KD_METHODS,
     METHOD_LABELS,
+    METHOD_NAMES,
     PAPER_METHODS,
     SELECTIONS,
     SOURCES,
@@ -271,14 +272,20 @@ def parse_failures(cells: pd.DataFrame) -> pd.DataFrame:
     runs = runs[is_plain | ((runs["teacher"] == "") & runs["student"].isin(students))]
     by = runs.groupby(["domain", "method"], sort=False)
     table = by[["accuracy", "unparsed", "truncated"]].mean().assign(runs=by.size()).reset_index()
-    order = {method: place for place, method in enumerate(METHOD_LABELS)}
-    table = table.sort_values("method", key=lambda method: method.map(order), kind="stable")
+    table = in_method_order(table)
     return in_domain_order(table.assign(method=table["method"].map(METHOD_LABELS))).reset_index(drop=True)
 
 
 def in_domain_order(table: pd.DataFrame) -> pd.DataFrame:
     """Rows by domain, as in spec; within a domain as they were."""
     return table.sort_values("domain", key=lambda domain: domain.map(TRAIN_DOMAINS.index), kind="stable")
+
+
+def in_method_order(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows by method, as in spec; those of one method as they were."""
+    return table.sort_values(
+        "method", key=lambda method: method.map(list(METHOD_LABELS).index), kind="stable"
+    )
 
 
 def in_task_order(table: pd.DataFrame) -> pd.DataFrame:
@@ -348,7 +355,7 @@ def coverage(cells: pd.DataFrame) -> pd.DataFrame:
     )
     kd = runs[runs["teacher"] != ""].copy()
     kd["pair"] = kd["teacher"] + " → " + kd["student"]
-    short = kd["method"].map(lambda method: METHOD_LABELS[method].split(" ")[0])
+    short = kd["method"].map(METHOD_NAMES)
     kd["column"] = short + ", T = " + kd["temperature"].map("{:g}".format)
     others = {"untuned teacher": ~kd["teacher_tuned"].astype(bool), "noisy teacher": kd["noise_sigma"] > 0}
     columns = kd.assign(place=kd["method"].map(KD_METHODS.index)).sort_values(["place", "temperature"])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from kdutils.spec import AVERAGE, KD_METHODS, METHOD_LABELS, PAPER_METHODS
+from kdutils.spec import AVERAGE, KD_METHODS, METHOD_NAMES, PAPER_METHODS
 from kdutils.study import in_domain_order, mean_over_seeds
 
 DECODING = {"published": "sampled at temperature 1", "live": "greedy decoding"}  # of what is scored
@@ -80,7 +80,7 @@ def best_temperature_shares(runs: pd.DataFrame) -> pd.DataFrame:
     tasks = runs[runs["task"] != AVERAGE].sort_values("temperature", kind="stable")
     cases = ["domain", "teacher", "student", "method", "task"]
     best = tasks.loc[tasks.groupby(cases, sort=False)["accuracy"].idxmax()]
-    case = best["domain"] + ", " + best["method"].map(lambda method: METHOD_LABELS[method].split(" ")[0])
+    case = best["domain"] + ", " + best["method"].map(METHOD_NAMES)
     shares = pd.crosstab(case, best["temperature"], normalize="index")
     shares.columns = [f"T = {temperature:g}" for temperature in shares.columns]
     return shares.sort_index(ascending=False).rename_axis(index="case")

@@ -25,11 +25,10 @@ from kdutils.evidence import (
     average_gains,
     finding,
     missing,
-    short_label,
     task_rows,
     who,
 )
-from kdutils.spec import AVERAGE, DOMAIN_LABELS, TASK_LABELS
+from kdutils.spec import AVERAGE, DOMAIN_LABELS, METHOD_NAMES, TASK_LABELS
 
 
 def gain_is_positive(evidence: Evidence, *, domain: str, absent: str = "") -> Finding:
@@ -50,7 +49,7 @@ def gain_is_positive(evidence: Evidence, *, domain: str, absent: str = "") -> Fi
         verdict = NOT_REPRODUCED
     else:
         verdict = REPRODUCED if test.p_value < ALPHA and (by_method > 0).all() else INCONCLUSIVE
-    methods = ", ".join(f"{short_label(method)} {value:+.2f}" for method, value in by_method.items())
+    methods = ", ".join(f"{METHOD_NAMES[method]} {value:+.2f}" for method, value in by_method.items())
     return finding(
         interval,
         verdict=verdict,
@@ -390,7 +389,9 @@ def temperature_is_best(evidence: Evidence, *, temperature: float) -> Finding:
     share = is_best / is_best.groupby([runs[key] for key in cases.keys]).transform("sum")
     wins = share[runs["temperature"] == temperature]
     by = runs.loc[wins.index].assign(win=wins).groupby(["domain", "method"], sort=False)["win"].mean()
-    parts = ", ".join(f"{domain} {short_label(method)} {value:.0%}" for (domain, method), value in by.items())
+    parts = ", ".join(
+        f"{domain} {METHOD_NAMES[method]} {value:.0%}" for (domain, method), value in by.items()
+    )
     return Finding(
         verdict=REPRODUCED if wins.mean() > 0.5 else NOT_REPRODUCED,
         reason=f"T = {temperature:g} is the best in {wins.mean():.0%} of {cases.ngroups} pairs x methods x "

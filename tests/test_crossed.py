@@ -84,3 +84,11 @@ def test_strata_must_hold_what_is_drawn():
     rows = answers_of(np.random.default_rng(0))
     with pytest.raises(ValueError, match="must hold task and the clusters"):
         crossed.resampled(rows, **NAMES | {"clusters": ["seed"]}, rng=np.random.default_rng(1))
+
+
+def test_a_weighted_mean_leaves_out_what_has_no_value():
+    nan = float("nan")
+    values = np.array([[1.0, 3.0, nan], [nan, nan, nan], [1.0, 5.0, 9.0]])
+    weights = np.array([[1.0, 3.0, 100.0], [1.0, 1.0, 1.0], [1.0, nan, 0.0]])
+    found = crossed.weighted_mean(values, weights)
+    np.testing.assert_array_equal(found, [2.5, nan, 1.0])
