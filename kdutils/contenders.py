@@ -99,12 +99,12 @@ def _loaded(work: Work, side: str, policy: Policy) -> LoadedModel:
 def _ours(work: Work, policy: Policy, teacher: Any) -> Gradients:
     """A step as train._Training makes it, on the whole batch at once."""
     from kdutils import losses
+    from kdutils.trunk import scoring_states
 
     student, batch = _loaded(work, "student", policy), work.batch
 
     def step() -> float:
-        hidden_BTH = student.hidden_states(batch.input_ids_BT)
-        hidden_NH = losses.shifted(hidden_BTH, batch.scored_BT)
+        hidden_NH = scoring_states(student, batch)
         with student.policy.computing():
             loss = losses.divergence(
                 hidden_NH,

@@ -17,9 +17,9 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from kdutils import continuous, data, stepping
-from kdutils.losses import shifted
 from kdutils.models import LoadedModel
 from kdutils.noise import noise_keys, random_bits
+from kdutils.trunk import scoring_states
 
 BATCH_ROWS = 64
 TOP1_ROWS = 256  # positions x vocabulary at a time
@@ -111,11 +111,10 @@ def top1_tokens(
     for first in range(0, len(by_length), batch_rows):
         rows = by_length[first : first + batch_rows]
         batch = data.collate(encoded, rows, pad_id=model.pad_id)
-        scored_BT = batch.scored_BT.to(model.policy.device)
-        hidden_NH = shifted(model.hidden_states(batch.input_ids_BT), scored_BT)
+        hidden_NH = scoring_states(model, batch)
         head_VH = model.head_VH[: model.vocabulary_size]
         parts = [(part.to(head_VH.dtype) @ head_VH.T).argmax(-1) for part in hidden_NH.split(TOP1_ROWS)]
-        tokens = torch.cat(parts).cpu().split(scored_BT.sum(1).tolist())
+        tokens = torch.cat(parts).cpu().split(batch.scored_BT.sum(1).tolist())
         found |= {row: ids.tolist() for row, ids in zip(rows, tokens, strict=True)}
     model.network.train(was_training)
     return [found[row] for row in range(len(encoded))]

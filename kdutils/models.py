@@ -8,6 +8,7 @@ are not read at all.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
 import struct
@@ -91,6 +92,11 @@ class LoadedModel:
     def head_VH(self) -> Tensor:
         """The output head's weights; the embedding's where the two are tied."""
         return self.causal.get_output_embeddings().weight
+
+    @functools.cached_property
+    def n_parameters(self) -> int:
+        """Of the causal language model; tied weights count once."""
+        return self.causal.num_parameters()
 
     @property
     def vocabulary_size(self) -> int:

@@ -30,9 +30,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from kdutils import data, store
-from kdutils.losses import shifted
 from kdutils.models import LoadedModel
 from kdutils.runs import DamagedError, StoreError
+from kdutils.trunk import scoring_states
 from kdutils.world import ALONE, World
 
 LAYOUT = 1
@@ -185,8 +185,7 @@ def _states_of(
             for chosen in batches[first : first + world.size]
         ]
         own = now[min(world.rank, len(now) - 1)]  # whoever has none keeps the others company
-        hidden_BTH = teacher.hidden_states(own.input_ids_BT)
-        states = shifted(hidden_BTH, own.scored_BT.to(hidden_BTH.device)).to(teacher.policy.weights)
+        states = scoring_states(teacher, own).to(teacher.policy.weights)
         for rank, batch in enumerate(now):
             n_positions = batch.scored_BT.sum(1).tolist()
             parts = world.handed(states, by=rank, n_rows=sum(n_positions))

@@ -11,33 +11,15 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import DynamicCache, LlamaConfig, PreTrainedConfig, Qwen2Config
+from transformers import DynamicCache
 
-from kdutils.models import LARGE_PARAMETERS, LoadedModel
-
-KINDS = (LlamaConfig, Qwen2Config)  # whose layers are those below
+from kdutils.models import LoadedModel
+from kdutils.trunk import Layer, is_written_out
 
 
 def stepper(model: LoadedModel, real_BT: Tensor, max_new_tokens: int) -> Stepper | None:
     """Steps for texts after these prompts (1 where a token is real), None if the model is of another kind."""
-    policy, config = model.policy, model.causal.config
-    is_tiny = policy.device == "cpu" and model.causal.num_parameters() < LARGE_PARAMETERS
-    is_plain = model.network is model.causal and policy.weights == torch.float32 and policy.autocast is None
-    is_plain = is_plain and not model.is_sharded
-    return Stepper(model, real_BT, max_new_tokens) if is_tiny and is_plain and _is_known(config) else None
-
-
-def _is_known(config: PreTrainedConfig) -> bool:
-    return (
-        type(config) in KINDS
-        and config.hidden_act == "silu"
-        and config.rope_parameters["rope_type"] == "default"
-        and not getattr(config, "use_sliding_window", False)
-        and not getattr(config, "mlp_bias", False)
-        and not (type(config) is LlamaConfig and config.attention_bias)  # Qwen2 has its biases before q, k, v
-        and not getattr(config, "mlp_bias", False)
-        and not (type(config) is LlamaConfig and config.attention_bias)  # Qwen2 has its biases before q, k, v
-    )
+    return Stepper(model, real_BT, max_new_tokens) if is_written_out(model) else None
 
 
 class Stepper:
@@ -46,7 +28,7 @@ class Stepper:
     def __init__(self, model: LoadedModel, real_BT: Tensor, max_new_tokens: int) -> None:
         decoder, config = model.causal.get_decoder(), model.causal.config
         self.embedding, self.norm = decoder.embed_tokens.weight.detach(), decoder.norm
-        self.layers = [_Layer(layer) for layer in decoder.layers]
+        self.layers = [Layer(layer) for layer in decoder.layers]
         self.heads, self.key_heads = config.num_attention_heads, config.num_key_value_heads
         self.position = real_BT.shape[1]
         room = self.position + max_new_tokens
@@ -69,7 +51,7 @@ class Stepper:
         stop = self.position + 1
         mask = None if self.mask_B11P is None else self.mask_B11P[..., :stop]
         for layer, kept in zip(self.layers, cache.layers, strict=True):
-            joined = F.linear(layer.normed(state_BH, layer.before_attention), layer.qkv, layer.qkv_bias)
+            joined = F.linear(_normed(state_BH, layer.before_attention), layer.qkv, layer.qkv_bias)
             joined = joined.view(len(ids_B), self.heads + 2 * self.key_heads, -1)
             query_key, value = joined.split([self.heads + self.key_heads, self.key_heads], dim=1)
             turned = torch.cat(query_key.chunk(2, dim=-1)[::-1], dim=-1)
@@ -80,10 +62,10 @@ class Stepper:
             query = query.reshape(len(ids_B), self.key_heads, self.heads // self.key_heads, -1)
             seen = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
             state_BH = state_BH + F.linear(seen.reshape(len(ids_B), -1), layer.output)
-            gate, up = F.linear(layer.normed(state_BH, layer.before_mlp), layer.gate_up).chunk(2, dim=-1)
+            gate, up = F.linear(_normed(state_BH, layer.before_mlp), layer.gate_up).chunk(2, dim=-1)
             state_BH = state_BH + F.linear(F.silu(gate) * up, layer.down)
         self.position = stop
-        return F.rms_norm(state_BH, state_BH.shape[-1:], self.norm.weight, self.norm.variance_epsilon)
+        return _normed(state_BH, self.norm)
 
     def select(self, rows: Tensor) -> None:
         """Go on with these rows of the batch alone."""
@@ -91,18 +73,5 @@ class Stepper:
             self.mask_B11P = self.mask_B11P[rows]
 
 
-class _Layer:
-    """The weights of a layer, joined where they read the same input."""
-
-    def __init__(self, layer: nn.Module) -> None:
-        attention, mlp = layer.self_attn, layer.mlp
-        parts = (attention.q_proj, attention.k_proj, attention.v_proj)
-        self.qkv = torch.cat([part.weight for part in parts])
-        self.qkv_bias = torch.cat([part.bias for part in parts]) if parts[0].bias is not None else None
-        self.gate_up = torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight])
-        self.output, self.down = attention.o_proj.weight, mlp.down_proj.weight
-        self.before_attention, self.before_mlp = layer.input_layernorm, layer.post_attention_layernorm
-
-    @staticmethod
-    def normed(state_BH: Tensor, norm: nn.Module) -> Tensor:
-        return F.rms_norm(state_BH, state_BH.shape[-1:], norm.weight, norm.variance_epsilon)
+def _normed(state_BH: Tensor, norm: nn.Module) -> Tensor:
+    return F.rms_norm(state_BH, state_BH.shape[-1:], norm.weight, norm.variance_epsilon)

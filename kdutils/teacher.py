@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from kdutils.data import Batch
-from kdutils.losses import shifted
 from kdutils.models import LoadedModel
 from kdutils.noise import LogitNoise, noise_keys
 from kdutils.states import OpenStates
+from kdutils.trunk import scoring_states
 
 
 @dataclass
@@ -94,8 +94,7 @@ class CachedTeacher:
 
 @torch.no_grad()
 def _online(model: LoadedModel, batch: Batch) -> Tensor:
-    hidden_BTH = model.hidden_states(batch.input_ids_BT)
-    return shifted(hidden_BTH, batch.scored_BT.to(hidden_BTH.device))
+    return scoring_states(model, batch)
 
 
 def _noise(batch: Batch, sigma: float, seed: int) -> LogitNoise | None:

@@ -23,10 +23,11 @@ from kdutils import data, losses, store
 from kdutils.data import Batch
 from kdutils.generate import Text, generate
 from kdutils.items import Item
-from kdutils.losses import TokenSum, shifted
+from kdutils.losses import TokenSum
 from kdutils.models import LoadedModel, seeded
 from kdutils.runspec import RunSpec
 from kdutils.teacher import CachedTeacher, Teacher
+from kdutils.trunk import scoring_states
 from kdutils.world import ALONE, World
 
 CHECKPOINT_SECONDS = 60.0
@@ -203,7 +204,7 @@ class _Training:
     def _loss(self, batch: Batch) -> TokenSum:
         device = self.student.policy.device
         scored_BT = batch.scored_BT.to(device)
-        hidden_NH = shifted(self.student.hidden_states(batch.input_ids_BT), scored_BT)
+        hidden_NH = scoring_states(self.student, batch)
         head_VH, size = self.student.head_VH, self.student.vocabulary_size
         with self.student.policy.computing():
             if self.teacher is None:
@@ -304,9 +305,8 @@ class _Training:
             rows = range(start, min(start + self.spec.batch_size, len(self.validation)))
             batch = self.world.share(data.collate(self.validation, rows, pad_id=self.student.pad_id))
             scored_BT = batch.scored_BT.to(self.student.policy.device)
-            hidden_BTH = self.student.hidden_states(batch.input_ids_BT)
             loss = losses.cross_entropy(
-                shifted(hidden_BTH, scored_BT),
+                scoring_states(self.student, batch),
                 self.student.head_VH,
                 batch.input_ids_BT.to(scored_BT.device)[scored_BT],
                 vocabulary_size=self.student.vocabulary_size,

@@ -42,6 +42,7 @@ LEFT_TO_RIGHT = [
     "models",
     "noise",
     "losses",
+    "trunk",
     "runs",
     "world",
     "states",

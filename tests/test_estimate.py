@@ -34,6 +34,7 @@ from kdutils import (
     prospect,
     stepping,
     train,
+    trunk,
 )
 from kdutils.architecture import HUB, LORA_MATRICES, architecture_of
 from kdutils.estimate import Training
@@ -171,7 +172,9 @@ def test_flops_of_a_forward_pass_are_those_that_torch_counts(folders):
 
 @pytest.mark.parametrize("adapter", ["lora", "full"])
 @pytest.mark.parametrize("method", ["sft", "fkl"])
-def test_flops_of_a_training_step_are_those_that_torch_counts(folders, adapter, method):
+def test_flops_of_a_training_step_are_those_that_torch_counts(folders, adapter, method, monkeypatch):
+    # Tiny decoders compute no last MLP where nothing is scored; what is foreseen is what transformers does.
+    monkeypatch.setattr(trunk, "is_written_out", lambda model: False)
     spec = spec_of(folders, adapter=adapter, method=method)
     model = models.load(spec.student)
     model.network.set_attn_implementation("eager")
