@@ -253,28 +253,49 @@ class _Draw:
         return torch.searchsorted(sums_BV, uniform_B1 * sums_BV[:, -1:], right=True)[:, 0]
 
 
+class _ByTransformers:
+    """As stepping.Stepper, for any decoder."""
+
+    def __init__(self, model: LoadedModel, prompts: list[list[int]], max_new_tokens: int) -> None:
+        self.model = model
+        self.ids_BT, self.real_BT = _padded_left(prompts, model.pad_id, model.policy.device)
+        self.position_BT = (self.real_BT.cumsum(1) - 1).clamp(min=0)
+        self.cache = _cache(model, self.ids_BT.shape[1] + max_new_tokens)
+
+    def read(self) -> Tensor:
+        """Final hidden states (B, H) at the last token of each row."""
+        hidden_BTH = self.model.causal.get_decoder()(
+            input_ids=self.ids_BT,
+            attention_mask=self.real_BT,
+            position_ids=self.position_BT,
+            past_key_values=self.cache,
+            use_cache=True,
+        ).last_hidden_state
+        return hidden_BTH[:, -1]
+
+    def __call__(self, ids_B: Tensor) -> Tensor:
+        """Final hidden states (B, H) at these tokens, the next of each row."""
+        self.ids_BT, self.position_BT = ids_B[:, None], self.position_BT[:, -1:] + 1
+        self.real_BT = torch.cat([self.real_BT, self.real_BT.new_ones(len(ids_B), 1)], dim=1)
+        return self.read()
+
+    def select(self, rows: Tensor) -> None:
+        """Go on with these rows of the batch alone."""
+        self.cache.batch_select_indices(rows)
+        self.real_BT, self.position_BT = self.real_BT[rows], self.position_BT[rows]
+
+
 def _batch(model: LoadedModel, prompts: list[list[int]], draw: _Draw, max_new_tokens: int) -> list[Text]:
-    device, eos = model.policy.device, model.tokenizer.eos_token_id
-    next_ids_BT, attention_BT = _padded_left(prompts, model.pad_id, device)
-    position_BT = (attention_BT.cumsum(1) - 1).clamp(min=0)
-    decoder, cache = model.causal.get_decoder(), _cache(model, position_BT.shape[1] + max_new_tokens)
-    step = stepping.stepper(model, attention_BT, max_new_tokens)
+    eos = model.tokenizer.eos_token_id
+    step = stepping.stepper(model, prompts, max_new_tokens) or _ByTransformers(model, prompts, max_new_tokens)
     rows = list(range(len(prompts)))  # which text each row of the batch is
     written: list[list[int]] = [[] for _ in prompts]
     ended = [False] * len(prompts)
+    token_B = None
     for position in range(max_new_tokens):
-        if position > 0 and step is not None:
-            logits_BV = step(next_ids_BT[:, 0], position_BT[:, 0], cache) @ model.head_VH.T
-        else:
-            with model.policy.computing():
-                hidden_BTH = decoder(
-                    input_ids=next_ids_BT,
-                    attention_mask=attention_BT,
-                    position_ids=position_BT,
-                    past_key_values=cache,
-                    use_cache=True,
-                ).last_hidden_state
-                logits_BV = hidden_BTH[:, -1] @ model.head_VH.to(hidden_BTH.dtype).T
+        with model.policy.computing():
+            states_BH = step.read() if token_B is None else step(token_B)
+            logits_BV = states_BH @ model.head_VH.to(states_BH.dtype).T
         token_B = draw(logits_BV, rows, position)
         for row, token in zip(rows, token_B.tolist(), strict=True):
             if token == eos:
@@ -285,15 +306,9 @@ def _batch(model: LoadedModel, prompts: list[list[int]], draw: _Draw, max_new_to
         if not alive:
             break
         if len(alive) <= COMPACT_SHARE * len(rows):
-            kept = torch.tensor(alive, device=device)
-            cache.batch_select_indices(kept)
-            token_B, attention_BT, position_BT = token_B[kept], attention_BT[kept], position_BT[kept]
-            rows = [rows[place] for place in alive]
-            if step is not None:
-                step.select(kept)
-        next_ids_BT = token_B[:, None]
-        attention_BT = torch.cat([attention_BT, attention_BT.new_ones(len(rows), 1)], dim=1)
-        position_BT = position_BT[:, -1:] + 1
+            kept = torch.tensor(alive, device=token_B.device)
+            step.select(kept)
+            token_B, rows = token_B[kept], [rows[place] for place in alive]
     return [Text(written[row], ended[row]) for row in range(len(prompts))]
 
 

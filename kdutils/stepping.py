@@ -1,74 +1,103 @@
 """The next hidden states of a tiny decoder, one token a row, in few operations.
 
 A model of 100,000 parameters is done with the arithmetic of a token in a tenth of the time that
-transformers' Python takes to get there. So for tiny Llama-like models on a CPU the step is written out here,
-with the projections that read the same input joined; the prompt, and every other model, goes through
+transformers' Python takes to get there. So for the decoders that kdutils.trunk writes out the step is written
+out as well, with the projections that read the same input joined; every other model goes through
 transformers. The two differ by rounding (tests/test_stepping.py).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import DynamicCache
 
+from kdutils import data, trunk
 from kdutils.models import LoadedModel
-from kdutils.trunk import Layer, is_written_out
+from kdutils.trunk import Layer, Layout, turned
 
 
-def stepper(model: LoadedModel, real_BT: Tensor, max_new_tokens: int) -> Stepper | None:
-    """Steps for texts after these prompts (1 where a token is real), None if the model is of another kind."""
-    return Stepper(model, real_BT, max_new_tokens) if is_written_out(model) else None
+def stepper(model: LoadedModel, prompts: Sequence[list[int]], max_new_tokens: int) -> Stepper | None:
+    """Steps for texts after these prompts, None if the model or the prompts are not for it."""
+    longest = max(map(len, prompts))
+    fits = trunk.is_written_out(model)
+    fits = fits and trunk.attention_bytes(model, len(prompts), longest) <= trunk.LARGEST_ATTENTION
+    return Stepper(model, prompts, max_new_tokens) if fits else None
 
 
 class Stepper:
-    """The decoder of a model as it is now, and where the texts of a batch stand."""
+    """The decoder of a model as it is now, and where the texts of a batch stand.
 
-    def __init__(self, model: LoadedModel, real_BT: Tensor, max_new_tokens: int) -> None:
+    Keys and values are (row, column, key head, width) in buffers of their final length. Prompts end in one
+    column; what stands before the shorter ones is never looked at.
+    """
+
+    def __init__(self, model: LoadedModel, prompts: Sequence[list[int]], max_new_tokens: int) -> None:
         decoder, config = model.causal.get_decoder(), model.causal.config
+        self.model, self.prompts = model, prompts
         self.embedding, self.norm = decoder.embed_tokens.weight.detach(), decoder.norm
-        self.layers = [Layer(layer) for layer in decoder.layers]
         self.heads, self.key_heads = config.num_attention_heads, config.num_key_value_heads
-        self.position = real_BT.shape[1]
-        room = self.position + max_new_tokens
-        cos, sin = decoder.rotary_emb(self.embedding, torch.arange(room)[None])  # (1, P, D)
-        half = cos.shape[-1] // 2
-        self.cos_PD, self.sin_PD = cos[0], torch.cat([-sin[0, :, :half], sin[0, :, half:]], dim=-1)
-        # Added to the scores of (batch, 1, 1, position); what is written later is always seen.
+        self.layers = [Layer(layer, in_pairs=(self.heads, self.key_heads)) for layer in decoder.layers]
+        self.position_B = torch.tensor([len(prompt) for prompt in prompts])
+        self.column = int(self.position_B.max())
+        room = self.column + max_new_tokens
+        self.rotation_PKC = trunk.rotation(model, room, self.heads + self.key_heads)
+        shape = (len(prompts), room, self.key_heads, 2 * self.rotation_PKC.shape[-1])
+        self.kept = [(torch.zeros(shape), torch.zeros(shape)) for _ in self.layers]
+        # Added to the scores of (batch, 1, 1, column); what is written later is always seen.
         self.mask_B11P: Tensor | None = None
-        if not bool(real_BT.all()):
-            hidden_BP = F.pad(real_BT == 0, (0, max_new_tokens))
-            self.mask_B11P = torch.zeros(hidden_BP.shape).masked_fill_(hidden_BP, -torch.inf)[:, None, None]
+        if len(set(map(len, prompts))) > 1:
+            is_before_BP = torch.arange(room) < self.column - self.position_B[:, None]
+            mask_BP = torch.zeros(is_before_BP.shape).masked_fill_(is_before_BP, -torch.inf)
+            self.mask_B11P = mask_BP[:, None, None]
 
-    def __call__(self, ids_B: Tensor, position_B: Tensor, cache: DynamicCache) -> Tensor:
-        """Final hidden states (B, H) at these tokens, after the last norm.
+    def read(self) -> Tensor:
+        """Final hidden states (B, H) at the last token of each prompt, after the last norm."""
+        # A token more, that nothing looks at: the state that scores it is that of the prompt's last one.
+        ids = [[*prompt, self.model.pad_id] for prompt in self.prompts]
+        names, lengths = [str(row) for row in range(len(ids))], [len(prompt) for prompt in self.prompts]
+        batch = data.batch_of(names, ids, lengths, pad_id=self.model.pad_id)
+        return trunk.states(self.model, batch, self._keep)
 
-        Their keys and values are added to `cache`.
-        """
-        state_BH = self.embedding[ids_B]
-        cos_B1D, sin_B1D = self.cos_PD[position_B][:, None], self.sin_PD[position_B][:, None]
-        stop = self.position + 1
-        mask = None if self.mask_B11P is None else self.mask_B11P[..., :stop]
-        for layer, kept in zip(self.layers, cache.layers, strict=True):
+    def _keep(self, layer: int, joined_NF: Tensor, layout: Layout) -> None:
+        row_N, position_N = layout.places()
+        real_N = position_N < self.position_B[row_N]
+        row_N, position_N, joined_NF = row_N[real_N], position_N[real_N], joined_NF[real_N]
+        column_N = self.column - self.position_B[row_N] + position_N
+        joined_NKD = joined_NF.view(len(joined_NF), self.heads + 2 * self.key_heads, -1)
+        keys, values = self.kept[layer]
+        key_NKD, value_NKD = joined_NKD[:, self.heads :].chunk(2, dim=1)
+        keys[row_N, column_N] = turned(key_NKD, self.rotation_PKC[position_N, : self.key_heads])
+        values[row_N, column_N] = value_NKD
+
+    def __call__(self, ids_B: Tensor) -> Tensor:
+        """Final hidden states (B, H) at these tokens, the next of each row, after the last norm."""
+        state_BH, column = self.embedding[ids_B], self.column
+        rotation_BKC = self.rotation_PKC[self.position_B]
+        mask = None if self.mask_B11P is None else self.mask_B11P[..., : column + 1]
+        for layer, (keys, values) in zip(self.layers, self.kept, strict=True):
             joined = F.linear(_normed(state_BH, layer.before_attention), layer.qkv, layer.qkv_bias)
-            joined = joined.view(len(ids_B), self.heads + 2 * self.key_heads, -1)
-            query_key, value = joined.split([self.heads + self.key_heads, self.key_heads], dim=1)
-            turned = torch.cat(query_key.chunk(2, dim=-1)[::-1], dim=-1)
-            query_key = torch.addcmul(query_key * cos_B1D, turned, sin_B1D)
-            query, key = query_key.split([self.heads, self.key_heads], dim=1)
-            keys, values = kept.update(key[:, :, None], value[:, :, None])
+            joined_BKD = joined.view(len(ids_B), self.heads + 2 * self.key_heads, -1)
+            query_key = turned(joined_BKD[:, : -self.key_heads], rotation_BKC)
+            keys[:, column], values[:, column] = query_key[:, self.heads :], joined_BKD[:, -self.key_heads :]
             # The query heads that share a key head are that many positions of one head: none sees another.
-            query = query.reshape(len(ids_B), self.key_heads, self.heads // self.key_heads, -1)
-            seen = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
-            state_BH = state_BH + F.linear(seen.reshape(len(ids_B), -1), layer.output)
+            query = query_key[:, : self.heads].reshape(
+                len(ids_B), self.key_heads, self.heads // self.key_heads, -1
+            )
+            past = (kept[:, : column + 1].transpose(1, 2) for kept in (keys, values))
+            seen = F.scaled_dot_product_attention(query, *past, attn_mask=mask, scale=layer.scaling)
+            state_BH = torch.addmm(state_BH, seen.reshape(len(ids_B), -1), layer.output.T)
             gate, up = F.linear(_normed(state_BH, layer.before_mlp), layer.gate_up).chunk(2, dim=-1)
-            state_BH = state_BH + F.linear(F.silu(gate) * up, layer.down)
-        self.position = stop
+            state_BH = torch.addmm(state_BH, F.silu(gate) * up, layer.down.T)
+        self.column, self.position_B = column + 1, self.position_B + 1
         return _normed(state_BH, self.norm)
 
     def select(self, rows: Tensor) -> None:
         """Go on with these rows of the batch alone."""
+        self.position_B = self.position_B[rows]
+        self.kept = [(keys[rows], values[rows]) for keys, values in self.kept]
         if self.mask_B11P is not None:
             self.mask_B11P = self.mask_B11P[rows]
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -30,8 +31,8 @@ LARGEST_ATTENTION = 256 << 20  # bytes of attention weights kept for the backwar
 
 def scoring_states(model: LoadedModel, batch: Batch) -> Tensor:
     """The hidden states (N, H) that score the batch's scored tokens, in their row-major order."""
-    if is_written_out(model) and _attention_bytes(model, batch) <= LARGEST_ATTENTION:
-        return _states(model, batch)
+    if is_written_out(model) and attention_bytes(model, *batch.input_ids_BT.shape) <= LARGEST_ATTENTION:
+        return states(model, batch)
     hidden_BTH = model.hidden_states(batch.input_ids_BT)
     return shifted(hidden_BTH, batch.scored_BT.to(hidden_BTH.device))
 
@@ -57,9 +58,10 @@ def _is_known(config: PreTrainedConfig) -> bool:
     )
 
 
-def _attention_bytes(model: LoadedModel, batch: Batch) -> int:
-    n_rows, length = batch.input_ids_BT.shape
-    return 4 * n_rows * length**2 * model.causal.config.num_attention_heads * len(model.causal.model.layers)
+def attention_bytes(model: LoadedModel, n_rows: int, length: int) -> int:
+    """What the attention weights of all layers come to for rows of some length."""
+    config = model.causal.config
+    return 4 * n_rows * length**2 * config.num_attention_heads * config.num_hidden_layers
 
 
 class Layer:
@@ -119,19 +121,26 @@ class _Group:
 
 
 @dataclass(frozen=True)
-class _Layout:
+class Layout:
     """Where the tokens of a batch stand, those left out that nothing can follow."""
 
     groups: list[_Group]
+    order_B: Tensor  # the batch's rows as groups have them
     ids_N: Tensor
     rotation_NKP: Tensor  # complex (token, head, pair)
     scoring_M: Tensor  # which tokens score something, in the row-major order of the batch
 
+    def places(self) -> tuple[Tensor, Tensor]:
+        """Row of the batch and position of each token; what fills a row up has positions too."""
+        lengths_B = torch.tensor([group.length for group in self.groups for _ in range(group.n_rows)])
+        row_N = self.order_B.repeat_interleave(lengths_B)
+        return row_N, torch.cat([torch.arange(g.length).repeat(g.n_rows) for g in self.groups])
 
-def _laid_out(model: LoadedModel, batch: Batch) -> _Layout:
-    order = batch.attention_BT.sum(1).argsort(descending=True, stable=True)
-    parts = batch.passes(max_rows=len(order), pass_tokens=GROUP_TOKENS)
-    rotation_TKP = _rotation(model, batch.input_ids_BT.shape[1])
+
+def _laid_out(model: LoadedModel, batch: Batch) -> Layout:
+    order_B = batch.attention_BT.sum(1).argsort(descending=True, stable=True)  # that of `passes`
+    parts = batch.passes(max_rows=len(order_B), pass_tokens=GROUP_TOKENS)
+    rotation_TKP = rotation(model, batch.input_ids_BT.shape[1], model.causal.config.num_attention_heads)
     groups, ids, rotations, starts, n_tokens = [], [], [], [], 0
     for part in parts:
         rows, length = len(part.ids), part.input_ids_BT.shape[1] - 1
@@ -142,38 +151,44 @@ def _laid_out(model: LoadedModel, batch: Batch) -> _Layout:
         rotations.append(rotation_TKP[:length].repeat(rows, 1, 1))
         starts += [n_tokens + row * length for row in range(rows)]
         n_tokens += rows * length
-    start_B = torch.empty_like(order).index_copy_(0, order, torch.tensor(starts))
+    start_B = torch.empty_like(order_B).index_copy_(0, order_B, torch.tensor(starts))
     row_M, column_M = batch.scored_BT.nonzero(as_tuple=True)
-    return _Layout(groups, torch.cat(ids), torch.cat(rotations), start_B[row_M] + column_M - 1)
+    scoring_M = start_B[row_M] + column_M - 1
+    return Layout(groups, order_B, torch.cat(ids), torch.cat(rotations), scoring_M)
 
 
-def _rotation(model: LoadedModel, length: int) -> Tensor:
-    """Complex numbers (position, head, pair) that turn pairs by their position."""
-    decoder, config = model.causal.get_decoder(), model.causal.config
+def rotation(model: LoadedModel, length: int, n_heads: int) -> Tensor:
+    """Complex numbers (position, head, pair) that `turned` multiplies pairs by, the same for all heads."""
+    decoder = model.causal.get_decoder()
     cos, sin = decoder.rotary_emb(decoder.embed_tokens.weight.detach(), torch.arange(length)[None])
     n_pairs = cos.shape[-1] // 2  # the second half repeats the first
-    rotation_TP = torch.complex(cos[0, :, :n_pairs], sin[0, :, :n_pairs])
-    return rotation_TP[:, None].repeat(1, config.num_attention_heads, 1)
+    return torch.complex(cos[0, :, :n_pairs], sin[0, :, :n_pairs])[:, None].repeat(1, n_heads, 1)
 
 
-def _states(model: LoadedModel, batch: Batch) -> Tensor:
+Hear = Callable[[int, Tensor, Layout], None]  # layer, its joined queries, keys and values (token, features)
+
+
+def states(model: LoadedModel, batch: Batch, hear: Hear | None = None) -> Tensor:
+    """As `scoring_states`, written out. `hear` is told of queries, keys and values, not turned yet."""
     decoder, config = model.causal.get_decoder(), model.causal.config
     heads = config.num_attention_heads, config.num_key_value_heads
     layout = _laid_out(model, batch)
-    states = F.embedding(layout.ids_N, decoder.embed_tokens.weight)
-    for number, module in enumerate(decoder.layers, start=1):
-        layer, is_last = Layer(module, in_pairs=heads), number == len(decoder.layers)
-        joined = F.linear(_normed(states, layer.before_attention), layer.qkv, layer.qkv_bias)
-        seen = _Attention.apply(joined, layout, heads, layer.scaling, is_last)
+    states_NH = F.embedding(layout.ids_N, decoder.embed_tokens.weight)
+    for number, module in enumerate(decoder.layers):
+        layer, is_last = Layer(module, in_pairs=heads), number + 1 == len(decoder.layers)
+        joined_NF = F.linear(normed(states_NH, layer.before_attention), layer.qkv, layer.qkv_bias)
+        if hear is not None:
+            hear(number, joined_NF, layout)
+        seen = _Attention.apply(joined_NF, layout, heads, layer.scaling, is_last)
         if is_last:
-            seen, states = (x.index_select(0, layout.scoring_M) for x in (seen, states))
-        states = torch.addmm(states, seen, layer.output.T)
-        gate_up = F.linear(_normed(states, layer.before_mlp), layer.gate_up)
-        states = torch.addmm(states, _SwiGLU.apply(gate_up), layer.down.T)
-    return _normed(states, decoder.norm)
+            seen, states_NH = (x.index_select(0, layout.scoring_M) for x in (seen, states_NH))
+        states_NH = torch.addmm(states_NH, seen, layer.output.T)
+        gate_up = F.linear(normed(states_NH, layer.before_mlp), layer.gate_up)
+        states_NH = torch.addmm(states_NH, _SwiGLU.apply(gate_up), layer.down.T)
+    return normed(states_NH, decoder.norm)
 
 
-def _normed(states_NH: Tensor, norm: nn.Module) -> Tensor:
+def normed(states_NH: Tensor, norm: nn.Module) -> Tensor:
     return _RMSNorm.apply(states_NH, norm.weight, norm.variance_epsilon)
 
 
@@ -231,8 +246,8 @@ class _Attention(torch.autograd.Function):
     def forward(ctx, joined_NF, layout, heads, scaling, is_last):
         n_queries, n_keys = heads
         x_NKD = joined_NF.view(len(joined_NF), n_queries + 2 * n_keys, -1)
-        query_NKD = _turned(x_NKD[:, :n_queries], layout.rotation_NKP)
-        key_NKD = _turned(x_NKD[:, n_queries:-n_keys], layout.rotation_NKP[:, :n_keys])
+        query_NKD = turned(x_NKD[:, :n_queries], layout.rotation_NKP)
+        key_NKD = turned(x_NKD[:, n_queries:-n_keys], layout.rotation_NKP[:, :n_keys])
         found_NKD = torch.empty_like(query_NKD)
         weights = []
         for group in layout.groups:
@@ -265,12 +280,12 @@ class _Attention(torch.autograd.Function):
             group.put(by_query_NKD, n_keys, torch.bmm(by_score, key), first)
             group.put(by_key_NKD, n_keys, torch.bmm(by_score.transpose(1, 2), query))
         back_NKP = layout.rotation_NKP.conj() * ctx.scaling
-        found_NKD[:, :n_queries] = _turned(by_query_NKD, back_NKP)
-        found_NKD[:, n_queries:-n_keys] = _turned(by_key_NKD, back_NKP[:, :n_keys])
+        found_NKD[:, :n_queries] = turned(by_query_NKD, back_NKP)
+        found_NKD[:, n_queries:-n_keys] = turned(by_key_NKD, back_NKP[:, :n_keys])
         return found_NKD.view(len(found_NKD), -1), None, None, None, None
 
 
-def _turned(x_NKD: Tensor, rotation_NKP: Tensor) -> Tensor:
+def turned(x_NKD: Tensor, rotation_NKP: Tensor) -> Tensor:
     """Pairs (2i, 2i+1) of each head as complex numbers, multiplied."""
     pairs = torch.view_as_complex(x_NKD.unflatten(-1, (-1, 2)))
     return torch.view_as_real(pairs * rotation_NKP).flatten(-2)

@@ -4,10 +4,10 @@ import pytest
 import tiny
 import torch
 
-from kdutils import data, generate, models, stepping
+from kdutils import data, generate, models, stepping, trunk
 
 QUESTIONS = [record["question"] for record in tiny.records(7)] + ["What is 1 plus 2 plus 3 plus 4 ?"]
-NAMES = ["mini-qwen-36k", "mini-llama-66k"]  # with and without biases
+NAMES = ["mini-qwen-36k", "mini-llama-66k", "mini-qwen-296k"]  # with and without biases; two key heads
 
 
 def prompts(model):
@@ -15,22 +15,11 @@ def prompts(model):
 
 
 def stepped(model, prompts, continuation):
-    """Hidden states at the tokens of `continuation`, the same for every prompt, by steps."""
-    ids_BT, real_BT = generate._padded_left(prompts, model.pad_id, "cpu")
-    position_BT = (real_BT.cumsum(1) - 1).clamp(min=0)
-    cache = generate._cache(model, ids_BT.shape[1] + len(continuation))
-    how = {
-        "attention_mask": real_BT,
-        "position_ids": position_BT,
-        "past_key_values": cache,
-        "use_cache": True,
-    }
-    model.causal.get_decoder()(input_ids=ids_BT, **how)
-    step, states = stepping.stepper(model, real_BT, len(continuation)), []
-    for number, token in enumerate(continuation, start=1):
-        ids_B = torch.full((len(prompts),), token)
-        states.append(step(ids_B, position_BT[:, -1] + number, cache))
-    return torch.stack(states, dim=1)
+    """Hidden states at the last token of the prompts and at those of `continuation`, the same for all."""
+    step = stepping.stepper(model, prompts, len(continuation))
+    return torch.stack(
+        [step.read(), *(step(torch.full((len(prompts),), token)) for token in continuation)], dim=1
+    )
 
 
 @torch.no_grad()
@@ -40,7 +29,7 @@ def test_steps_give_the_states_of_whole_sequences(name):
     model, continuation = models.load(name), [7, 30, 8, 120, 9, 44]
     found_BTH = stepped(model, prompts(model), continuation)
     for prompt, found_TH in zip(prompts(model), found_BTH, strict=True):
-        whole_TH = model.hidden_states(torch.tensor([prompt + continuation]))[0, len(prompt) :]
+        whole_TH = model.hidden_states(torch.tensor([prompt + continuation]))[0, len(prompt) - 1 :]
         assert torch.allclose(found_TH, whole_TH, rtol=1e-4, atol=1e-4 * float(whole_TH.abs().max()))
 
 
@@ -62,3 +51,11 @@ def test_steps_follow_the_weights_as_they_are_now():
     with torch.no_grad():
         model.causal.get_decoder().layers[0].mlp.up_proj.weight.mul_(-1.0)
     assert generate.generate(model, prompts(model), max_new_tokens=12) != before
+
+
+def test_prompts_whose_attention_is_too_large_to_be_kept_go_through_transformers(monkeypatch):
+    model = models.load(NAMES[0])
+    assert stepping.stepper(model, [[5] * 40] * 3, 4) is not None
+    monkeypatch.setattr(trunk, "LARGEST_ATTENTION", 4 * 2 * 2 * 3 * 40**2 - 1)  # bytes, heads, layers, rows
+    assert stepping.stepper(model, [[5] * 40] * 3, 4) is None
+    assert stepping.stepper(model, [[5] * 39] * 3, 4) is not None

@@ -57,7 +57,7 @@ def test_states_and_gradients_are_as_exact_as_those_of_transformers(name):
         assert all(values.abs().max() > 0 for values in exact.values())
         model.network.float()
         found = {
-            "ours": with_gradients(model, batch, trunk._states),
+            "ours": with_gradients(model, batch, trunk.states),
             "theirs": with_gradients(model, batch, by_transformers),
         }
         for way, own in found.items():
