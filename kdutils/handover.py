@@ -31,7 +31,12 @@ class Handover:
 
 
 def write(folder: Path, plan: Plan, handed: Handover) -> None:
-    """Leave it for the notebook of that plan."""
+    """Leave it for the notebook of that plan; what lies there is left alone.
+
+    Notebooks may have the same plan, and the first of them reads while the others' are handed over.
+    """
+    if (folder / _digest(plan)).is_dir():
+        return
     with store.folder_in_one_step(folder / _digest(plan)) as partial:
         handed.cells.to_parquet(partial / "cells.parquet", index=False)
         handed.costs.to_parquet(partial / "costs.parquet", index=False)

@@ -35,6 +35,13 @@ def test_what_is_handed_over_is_read_back_to_the_bit(asked, handed):
     pd.testing.assert_frame_equal(found.costs, costs)
 
 
+def test_what_another_notebook_of_the_same_plan_may_be_reading_is_not_replaced(asked, handed, tmp_path):
+    (folder,) = (tmp_path / "handed").iterdir()
+    before = folder.stat().st_ino
+    handover.write(tmp_path / "handed", asked, handover.read(asked))
+    assert [path.stat().st_ino for path in (tmp_path / "handed").iterdir()] == [before]
+
+
 def test_a_notebook_takes_it_and_trains_nothing(asked, handed, monkeypatch):
     said = []
     monkeypatch.setattr(live, "display", lambda bundle, raw: said.append(bundle["text/plain"]))
