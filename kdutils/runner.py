@@ -180,7 +180,8 @@ def needs(tasks: Sequence[Task]) -> list[study_plan.Plan]:
 def _longest_first(tasks: Sequence[Task], folder: Path) -> list[Task]:
     """By how long they took the last time, so that no core is idle at the end; without one, as spec.LONG."""
     seconds = {name: place - len(spec.LONG) for place, name in enumerate(spec.LONG)}  # all below 0: no times
-    seconds |= {result.name: -(result.seconds or 0.0) for result in _earlier_results(folder)}
+    earlier = [result for result in _earlier_results(folder) if result.status == "done"]  # failing is quick
+    seconds |= {result.name: -(result.seconds or 0.0) for result in earlier}
     return sorted(tasks, key=lambda task: seconds.get(task.name, 0.0))
 
 

@@ -446,6 +446,18 @@ def test_what_took_longest_the_last_time_starts_first(tmp_path, recorder):
     assert [result.name for result in results] == list(seconds)
 
 
+def test_how_soon_a_notebook_failed_is_not_how_long_it_takes(tmp_path, recorder):
+    """08 is known to be long, and takes its place by that."""
+    folder = report.writable_folder(tmp_path, "mini")
+    entries = [{"name": "08_claims", "status": "failed", "seconds": 1.0, "error": "KeyError"}]
+    (folder / "index.json").write_text(json.dumps(entries))
+    page = render.page("page.html.j2", title="", links=[], current=None)
+    (folder / "reports" / "08_claims.failed.html").write_text(page)
+    mini = spec.load_profile("mini")
+    runner.run_profile(mini, out=tmp_path, jobs=1, train=lambda plans, folder: plans)
+    assert recorder.started[1] == "08_claims"
+
+
 def test_what_cannot_be_handed_over_ends_the_run(tmp_path, recorder):
     def train(plans, folder):
         yield plans[0]
