@@ -39,7 +39,7 @@ class Stepper:
         self.model, self.prompts = model, prompts
         self.embedding, self.norm = decoder.embed_tokens.weight.detach(), decoder.norm
         self.heads, self.key_heads = config.num_attention_heads, config.num_key_value_heads
-        self.layers = [Layer(layer, in_pairs=(self.heads, self.key_heads)) for layer in decoder.layers]
+        self.layers = [Layer(layer, (self.heads, self.key_heads)) for layer in decoder.layers]
         self.position_B = torch.tensor([len(prompt) for prompt in prompts])
         self.column = int(self.position_B.max())
         room = self.column + max_new_tokens
