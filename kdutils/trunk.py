@@ -178,19 +178,19 @@ def states(model: LoadedModel, batch: Batch, hear: Hear | None = None) -> Tensor
     states_NH = F.embedding(layout.ids_N, decoder.embed_tokens.weight)
     for number, module in enumerate(decoder.layers):
         layer, is_last = Layer(module, heads), number + 1 == len(decoder.layers)
-        joined_NF = F.linear(normed(states_NH, layer.before_attention), layer.qkv, layer.qkv_bias)
+        joined_NF = F.linear(_normed(states_NH, layer.before_attention), layer.qkv, layer.qkv_bias)
         if hear is not None:
             hear(number, joined_NF, layout)
         seen = _Attention.apply(joined_NF, layout, heads, layer.scaling, is_last)
         if is_last:
             seen, states_NH = (x.index_select(0, layout.scoring_M) for x in (seen, states_NH))
         states_NH = torch.addmm(states_NH, seen, layer.output.T)
-        gate_up = F.linear(normed(states_NH, layer.before_mlp), layer.gate_up)
+        gate_up = F.linear(_normed(states_NH, layer.before_mlp), layer.gate_up)
         states_NH = torch.addmm(states_NH, _SwiGLU.apply(gate_up), layer.down.T)
-    return normed(states_NH, decoder.norm)
+    return _normed(states_NH, decoder.norm)
 
 
-def normed(states_NH: Tensor, norm: nn.Module) -> Tensor:
+def _normed(states_NH: Tensor, norm: nn.Module) -> Tensor:
     return _RMSNorm.apply(states_NH, norm.weight, norm.variance_epsilon)
 
 
