@@ -16,14 +16,12 @@ from torch import Tensor, nn
 
 from kdutils import data, trunk
 from kdutils.models import LoadedModel
-from kdutils.trunk import Layer, Layout, turned
+from kdutils.trunk import Layer, turned
 
 
 def stepper(model: LoadedModel, prompts: Sequence[list[int]], max_new_tokens: int) -> Stepper | None:
     """Steps for texts after these prompts, None if the model or the prompts are not for it."""
-    longest = max(map(len, prompts))
-    fits = trunk.is_written_out(model)
-    fits = fits and trunk.attention_bytes(model, len(prompts), longest) <= trunk.LARGEST_ATTENTION
+    fits = trunk.fits(model, len(prompts), max(map(len, prompts)))
     return Stepper(model, prompts, max_new_tokens) if fits else None
 
 
@@ -39,13 +37,12 @@ class Stepper:
         self.model, self.prompts = model, prompts
         self.embedding, self.norm = decoder.embed_tokens.weight.detach(), decoder.norm
         self.heads, self.key_heads = config.num_attention_heads, config.num_key_value_heads
-        self.layers = [Layer(layer, (self.heads, self.key_heads)) for layer in decoder.layers]
+        self.layers: list[Layer] = []  # and what of each is kept, from `read` on
+        self.kept: list[tuple[Tensor, Tensor]] = []
         self.position_B = torch.tensor([len(prompt) for prompt in prompts])
         self.column = int(self.position_B.max())
         room = self.column + max_new_tokens
         self.rotation_PKC = trunk.rotation(model, room, self.heads + self.key_heads)
-        shape = (len(prompts), room, self.key_heads, 2 * self.rotation_PKC.shape[-1])
-        self.kept = [(torch.zeros(shape), torch.zeros(shape)) for _ in self.layers]
         # Added to the scores of (batch, 1, 1, column); what is written later is always seen.
         self.mask_B11P: Tensor | None = None
         if len(set(map(len, prompts))) > 1:
@@ -59,18 +56,23 @@ class Stepper:
         ids = [[*prompt, self.model.pad_id] for prompt in self.prompts]
         names, lengths = [str(row) for row in range(len(ids))], [len(prompt) for prompt in self.prompts]
         batch = data.batch_of(names, ids, lengths, pad_id=self.model.pad_id)
-        return trunk.states(self.model, batch, self._keep)
-
-    def _keep(self, layer: int, joined_NF: Tensor, layout: Layout) -> None:
+        layout = trunk.laid_out(self.model, batch)
         row_N, position_N = layout.places()
         real_N = position_N < self.position_B[row_N]
-        row_N, position_N, joined_NF = row_N[real_N], position_N[real_N], joined_NF[real_N]
-        column_N = self.column - self.position_B[row_N] + position_N
-        joined_NKD = joined_NF.view(len(joined_NF), self.heads + 2 * self.key_heads, -1)
-        keys, values = self.kept[layer]
-        key_NKD, value_NKD = joined_NKD[:, self.heads :].chunk(2, dim=1)
-        keys[row_N, column_N] = turned(key_NKD, self.rotation_PKC[position_N, : self.key_heads])
-        values[row_N, column_N] = value_NKD
+        row_N, position_N = row_N[real_N], position_N[real_N]
+        place = row_N, self.column - self.position_B[row_N] + position_N
+        rotation_NKC = self.rotation_PKC[position_N, : self.key_heads]
+
+        def keep(layer: Layer, joined_NF: Tensor) -> None:
+            joined_NKD = joined_NF[real_N].unflatten(1, (self.heads + 2 * self.key_heads, -1))
+            key_NKD, value_NKD = joined_NKD[:, self.heads :].chunk(2, dim=1)
+            shape = (len(self.prompts), len(self.rotation_PKC), *value_NKD.shape[1:])
+            keys, values = torch.zeros(shape), torch.zeros(shape)
+            keys[place], values[place] = turned(key_NKD, rotation_NKC), value_NKD
+            self.layers.append(layer)
+            self.kept.append((keys, values))
+
+        return trunk.states(self.model, layout, keep)
 
     def __call__(self, ids_B: Tensor) -> Tensor:
         """Final hidden states (B, H) at these tokens, the next of each row, after the last norm."""

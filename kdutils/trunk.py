@@ -1,7 +1,7 @@
 """The hidden states that score a batch's tokens, with their gradients.
 
 `scoring_states` asks transformers, but for tiny Llama-like models in float32 on a CPU, where most of a pass
-is not arithmetic: these are written out here, forward and backward, and take 0.5 to 0.7 of the time (14k to
+is not arithmetic: these are written out here, forward and backward, and take 0.5 to 0.9 of the time (14k to
 296k parameters). Rows of like length stand in groups; norms, projections and MLPs take all tokens of all
 groups at once, attention takes a group at a time, and the last layer goes no further than the positions that
 score something. The two ways differ by rounding (tests/test_trunk.py).
@@ -31,8 +31,8 @@ LARGEST_ATTENTION = 256 << 20  # bytes of attention weights kept for the backwar
 
 def scoring_states(model: LoadedModel, batch: Batch) -> Tensor:
     """The hidden states (N, H) that score the batch's scored tokens, in their row-major order."""
-    if is_written_out(model) and attention_bytes(model, *batch.input_ids_BT.shape) <= LARGEST_ATTENTION:
-        return states(model, batch)
+    if fits(model, *batch.input_ids_BT.shape):
+        return states(model, laid_out(model, batch))
     hidden_BTH = model.hidden_states(batch.input_ids_BT)
     return shifted(hidden_BTH, batch.scored_BT.to(hidden_BTH.device))
 
@@ -58,10 +58,13 @@ def _is_known(config: PreTrainedConfig) -> bool:
     )
 
 
-def attention_bytes(model: LoadedModel, n_rows: int, length: int) -> int:
-    """What the attention weights of all layers come to for rows of some length."""
+def fits(model: LoadedModel, n_rows: int, length: int) -> bool:
+    """Whether it is written out, and the attention weights of such a batch are not too many to keep."""
+    if not is_written_out(model):
+        return False
     config = model.causal.config
-    return 4 * n_rows * length**2 * config.num_attention_heads * config.num_hidden_layers
+    n_weights = n_rows * length**2 * config.num_attention_heads * config.num_hidden_layers
+    return 4 * n_weights <= LARGEST_ATTENTION
 
 
 class Layer:
@@ -139,7 +142,8 @@ class Layout:
         return row_N, torch.cat([torch.arange(g.length).repeat(g.n_rows) for g in self.groups])
 
 
-def _laid_out(model: LoadedModel, batch: Batch) -> Layout:
+def laid_out(model: LoadedModel, batch: Batch) -> Layout:
+    """The tokens of a batch in groups, for `states`."""
     order_B = batch.attention_BT.sum(1).argsort(descending=True, stable=True)  # that of `passes`
     parts = batch.passes(max_rows=len(order_B), pass_tokens=GROUP_TOKENS)
     rotation_TKP = rotation(model, batch.input_ids_BT.shape[1], model.causal.config.num_attention_heads)
@@ -167,20 +171,22 @@ def rotation(model: LoadedModel, length: int, n_heads: int) -> Tensor:
     return torch.complex(cos[0, :, :n_pairs], sin[0, :, :n_pairs])[:, None].repeat(1, n_heads, 1)
 
 
-Hear = Callable[[int, Tensor, Layout], None]  # layer, its joined queries, keys and values (token, features)
+Hear = Callable[[Layer, Tensor], None]
 
 
-def states(model: LoadedModel, batch: Batch, hear: Hear | None = None) -> Tensor:
-    """As `scoring_states`, written out. `hear` is told of queries, keys and values, not turned yet."""
+def states(model: LoadedModel, layout: Layout, hear: Hear | None = None) -> Tensor:
+    """As `scoring_states`, written out.
+
+    `hear` is told each layer's weights and joined queries, keys and values (token, features), not turned yet.
+    """
     decoder, config = model.causal.get_decoder(), model.causal.config
     heads = config.num_attention_heads, config.num_key_value_heads
-    layout = _laid_out(model, batch)
     states_NH = F.embedding(layout.ids_N, decoder.embed_tokens.weight)
     for number, module in enumerate(decoder.layers):
         layer, is_last = Layer(module, heads), number + 1 == len(decoder.layers)
         joined_NF = F.linear(_normed(states_NH, layer.before_attention), layer.qkv, layer.qkv_bias)
         if hear is not None:
-            hear(number, joined_NF, layout)
+            hear(layer, joined_NF)
         seen = _Attention.apply(joined_NF, layout, heads, layer.scaling, is_last)
         if is_last:
             seen, states_NH = (x.index_select(0, layout.scoring_M) for x in (seen, states_NH))

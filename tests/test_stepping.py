@@ -1,5 +1,7 @@
 """The step written out for tiny decoders: what transformers computes, up to rounding, where it fits."""
 
+import dataclasses
+
 import pytest
 import tiny
 import torch
@@ -51,6 +53,35 @@ def test_steps_follow_the_weights_as_they_are_now():
     with torch.no_grad():
         model.causal.get_decoder().layers[0].mlp.up_proj.weight.mul_(-1.0)
     assert generate.generate(model, prompts(model), max_new_tokens=12) != before
+
+
+def fits(model):
+    return stepping.stepper(model, [[5, 6, 7]], 4) is not None
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"hidden_act": "gelu"},
+        {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4}},
+        {"use_sliding_window": True},
+        {"mlp_bias": True},
+    ],
+)
+def test_another_kind_of_decoder_is_left_to_transformers(changes):
+    model = models.load(NAMES[0])
+    assert fits(model)
+    for name, value in changes.items():
+        setattr(model.causal.config, name, value)
+    assert not fits(model)
+
+
+def test_another_precision_or_size_is_left_to_transformers(monkeypatch):
+    model = models.load(NAMES[0])
+    bfloat16 = dataclasses.replace(model.policy, weights=torch.bfloat16)
+    assert not fits(dataclasses.replace(model, policy=bfloat16))
+    monkeypatch.setattr(trunk, "LARGE_PARAMETERS", 30_000)
+    assert not fits(model)
 
 
 def test_prompts_whose_attention_is_too_large_to_be_kept_go_through_transformers(monkeypatch):

@@ -31,6 +31,10 @@ def by_transformers(model, batch):
     return losses.shifted(model.hidden_states(batch.input_ids_BT), batch.scored_BT)
 
 
+def written_out(model, batch):
+    return trunk.states(model, trunk.laid_out(model, batch))
+
+
 def with_gradients(model, batch, states_of):
     """States, and the gradient of a fixed function of them by every weight of the decoder."""
     model.network.requires_grad_(True).zero_grad(set_to_none=True)
@@ -57,7 +61,7 @@ def test_states_and_gradients_are_as_exact_as_those_of_transformers(name):
         assert all(values.abs().max() > 0 for values in exact.values())
         model.network.float()
         found = {
-            "ours": with_gradients(model, batch, trunk.states),
+            "ours": with_gradients(model, batch, written_out),
             "theirs": with_gradients(model, batch, by_transformers),
         }
         for way, own in found.items():
@@ -92,7 +96,7 @@ def test_groups_change_no_state_by_more_than_rounding(monkeypatch):
     found = {}
     for tokens in (0, 1 << 30):  # as many groups as there are lengths, and one
         monkeypatch.setattr(trunk, "GROUP_TOKENS", tokens)
-        found[len(trunk._laid_out(model, batch).groups)] = trunk.scoring_states(model, batch)
+        found[len(trunk.laid_out(model, batch).groups)] = trunk.scoring_states(model, batch)
     assert sorted(found) == [1, 5]
     assert distance(found[1], found[5]) < 2e-6
 
