@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 import signal
 import sys
 import time
@@ -13,6 +15,14 @@ from typing import NoReturn
 # A hack: jsonschema, which nbformat imports, compiles a grammar of web addresses at every start, in 1.6 s,
 # if it finds rfc3987_syntax, and does without if not. To go when that package compiles at its first use.
 sys.modules["rfc3987_syntax"] = None
+
+from kdutils import pool  # noqa: E402
+
+WITHOUT_NOTEBOOKS = ("-h", "--help", "--list", "--dry-run", "--shard")
+
+if __name__ == "__main__" and not any(word.startswith(WITHOUT_NOTEBOOKS) for word in sys.argv):
+    with contextlib.suppress(OSError):  # the executor tries again, and says so
+        pool.forking(pool.NOTEBOOKS, os.environ)  # imports for seconds: beside us, who do it for one or two
 
 from kdutils import (  # noqa: E402
     cluster,

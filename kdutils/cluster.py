@@ -270,11 +270,11 @@ def in_own_process(
 
 
 def _context(preload: str | None, variables: Mapping[str, str]) -> BaseContext | None:
-    """How the process of a task is started; libraries make no threads for computing before the fork."""
+    """How the process of a task is started."""
     if preload is None:
         return None
     with contextlib.suppress(OSError):
-        return forking(preload, dict(variables) | {"OMP_NUM_THREADS": "1"})
+        return forking(preload, variables)
     return None
 
 

@@ -33,7 +33,6 @@ from kdutils.worker import Task
 
 HANDOVER = "handover"  # in the scratch folder
 PARTIAL_SUFFIXES = (".ipynb", ".html", ".error")
-PRELOADED = "kdutils.preloaded"  # imported once, in the process from which workers are forked
 NO_SENTINEL = "NotFinished: the last cell must call run.finish(), which is what says that all is whole"
 
 
@@ -149,7 +148,7 @@ def _context(variables: Mapping[str, str]) -> BaseContext:
     if not kernels.FORKS:
         return multiprocessing.get_context("spawn")
     try:
-        return pool.forking(PRELOADED, variables)
+        return pool.forking(pool.NOTEBOOKS, variables)
     except OSError as error:
         say(f"every notebook imports by itself, which takes longer ({error} in {tempfile.gettempdir()})")
         return multiprocessing.get_context("spawn")

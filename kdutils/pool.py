@@ -19,6 +19,7 @@ from typing import Any, Self
 from kdutils import environment
 from kdutils.engine import Death, Do, Hear
 
+NOTEBOOKS = "kdutils.preloaded"  # imported in the process from which the workers of notebooks are forked
 FAREWELL_SECONDS = 2.0  # between asking a worker to end and killing it
 
 
@@ -149,8 +150,9 @@ class _Worker:
 def forking(preload: str, variables: Mapping[str, str]) -> BaseContext:
     """Processes forked from one that has imported the module `preload`; where that is unsafe, as programs.
 
-    That one is started here, with these environment variables, and imports while we do other things. It runs
-    nothing, so it never has CUDA to hand on. There is one a process, and it ends with that.
+    That one is started here, with these environment variables, and imports while we do other things; its
+    libraries make no threads for computing, which a fork would lose. It runs nothing, so it never has CUDA to
+    hand on. There is one a process, and it ends with that: called again, this gives what is there.
 
     Raises:
         OSError: if it cannot be started, as its socket in the folder of temporary files has too long a path.
@@ -160,7 +162,7 @@ def forking(preload: str, variables: Mapping[str, str]) -> BaseContext:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([preload])
     before = dict(os.environ)
-    os.environ.update(variables)
+    os.environ.update({**variables, "OMP_NUM_THREADS": "1"})
     try:
         forkserver.ensure_running()
     finally:

@@ -1,21 +1,27 @@
 """What a notebook and the worker that executes it import, for the process from which both are forked.
 
+What libraries make at their first use is made here too: schemas, templates, tables of entities, fonts.
 Nothing here may start a thread or load torch: a fork copies one thread alone.
 """
 
 # ruff: noqa: E402, F401
 from __future__ import annotations
 
+import gc
 import sys
 
 sys.modules["rfc3987_syntax"] = None  # as in __main__
 
+import io
+
 import ipykernel.ipkernel
 import ipykernel.kernelapp
 import ipykernel.zmqshell
+import matplotlib.pyplot as plt
 import matplotlib_inline.backend_inline
 import nbclient
 import nbconvert.exporters
+import nbformat
 import papermill
 import pingouin
 import pyarrow.parquet
@@ -41,8 +47,10 @@ from kdutils import (
     optimism,
     paradox,
     performance,
+    plots,
     protocols,
     published,
+    render,
     report,
     roofline,
     scoring,
@@ -57,3 +65,25 @@ from kdutils import (
     weights,
     worker,
 )
+
+
+def use() -> None:
+    """Make and forget a page and a figure, with what every notebook has."""
+    cells = [
+        nbformat.v4.new_markdown_cell("# A heading\n\nA *word* & a [link](https://example.org)."),
+        nbformat.v4.new_code_cell("x = 1", outputs=[nbformat.v4.new_output("stream", text="1")]),
+    ]
+    text = nbformat.writes(nbformat.v4.new_notebook(cells=cells))
+    name = "00_page"
+    render.to_html(nbformat.reads(text, as_version=4), name=name, links=[render.Link(name, None)], facts={})
+    with plt.rc_context():
+        plots.set_theme()
+        fig, axes = plots.panels(height=1)
+        axes[0].set(title="a title", xlabel="x", ylabel="y")
+        for kind in ("png", "svg"):
+            fig.savefig(io.BytesIO(), format=kind)
+        plt.close(fig)
+
+
+use()
+gc.freeze()  # what all processes share is not looked through by any

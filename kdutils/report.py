@@ -33,6 +33,8 @@ from kdutils.keeping import Kept
 
 BEGUN = "_kdutils_begun"  # name in the notebook's namespace: this kernel has passed the check for strangers
 PNG_DPI = 160
+# With an engine, even one that does nothing, savefig would draw every file twice.
+LAID_OUT = {"figure.constrained_layout.use": False, "figure.autolayout": False}
 SCREEN_DPI = 120  # so that 9 pt on paper is as large as the text around it on a screen
 FOLDERS = ("figures", "ledger", "reports", ".partial")  # inside the folder of a profile
 WRITTEN_BESIDE = ("runs", "states", "texts", "cache", "damaged", "leases")  # of all profiles; may be absent
@@ -133,8 +135,8 @@ class Report:
         stem = f"{self.name[:2]}_{name}"
         path = self._staging / stem
         _lay_out(fig)
-        png = _drawn(fig, "png", dpi=PNG_DPI, metadata={"Software": None})
-        with mpl.rc_context({"svg.hashsalt": stem}):  # without it, the ids in an SVG are random
+        with mpl.rc_context(LAID_OUT | {"svg.hashsalt": stem}):  # the ids in an SVG are random without
+            png = _drawn(fig, "png", dpi=PNG_DPI, metadata={"Software": None})
             svg = _drawn(fig, "svg", metadata={"Date": None, "Creator": None})
         store.write_bytes(path.with_suffix(".png"), png)
         store.write_bytes(path.with_suffix(".svg"), svg)
@@ -294,7 +296,8 @@ def _lay_out(fig: Figure) -> None:
     if engine is not None:
         fig.set_dpi(PNG_DPI)  # text is as wide as in the PNG
         engine.execute(fig)
-        fig.set_layout_engine("none")
+    with mpl.rc_context(LAID_OUT):
+        fig.set_layout_engine(None)
 
 
 def _drawn(fig: Figure, kind: str, **options: Any) -> bytes:

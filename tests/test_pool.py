@@ -136,7 +136,7 @@ def server():
 
 @pytest.mark.skipif(not environment.FORKS, reason="processes are not forked here")
 def test_forked_workers_are_processes_of_their_own_that_have_imported(server):
-    context = forking("kdutils.running", os.environ | {"OMP_NUM_THREADS": "1"})
+    context = forking("kdutils.running", os.environ)
     origins = []
     for setting in ("a", "b"):
         with Pool(errands.do, [setting], prepare=errands.prepare, context=context) as pool:

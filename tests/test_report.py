@@ -18,6 +18,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from samples import PARAMETERS, write_notebook
 
@@ -215,8 +216,10 @@ def theme():
         yield
 
 
-def test_a_figure_is_laid_out_once_and_looks_as_it_would(run, monkeypatch, theme):
+def test_a_figure_is_laid_out_once_drawn_once_a_file_and_looks_as_it_would(run, monkeypatch, theme):
     n_layouts, execute = [], ConstrainedLayoutEngine.execute
+    n_drawn, draw_figure = [], Figure.draw
+    monkeypatch.setattr(Figure, "draw", lambda *given: (n_drawn.append(1), draw_figure(*given)))
     monkeypatch.setattr(
         ConstrainedLayoutEngine, "execute", lambda *given: (n_layouts.append(1), execute(*given))
     )
@@ -229,7 +232,7 @@ def test_a_figure_is_laid_out_once_and_looks_as_it_would(run, monkeypatch, theme
         return fig
 
     run.figure(drawn(), "gain", alt="Gain falls to 1.3.", data=DATA, caption="Gain by size.")
-    assert len(n_layouts) == 1
+    assert (len(n_layouts), len(n_drawn)) == (1, 2)
     run.finish()
     plain = io.BytesIO()
     drawn().savefig(plain, format="png", dpi=report.PNG_DPI)

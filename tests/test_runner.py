@@ -6,6 +6,7 @@ import contextlib
 import json
 import multiprocessing
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -23,7 +24,7 @@ import psutil
 import pytest
 from samples import SAMPLE, profile_of, write_notebook
 
-from kdutils import __main__, executor, kernels, ledger, params, render, report, runner, spec
+from kdutils import __main__, executor, kernels, ledger, params, pool, render, report, runner, spec
 from kdutils.index import Result
 from kdutils.params import ParameterError
 from kdutils.runner import RunError
@@ -604,6 +605,22 @@ def test_failed_notebook_is_exit_code_1_and_says_where_to_look(notebooks, releas
     assert f"see {out}/published/reports/{TWIN}.failed.ipynb" in said
     assert "0 of 1 notebooks done in" in said
     assert f"{out}/published/index.html" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "n_begun"),
+    [(["no-such-profile"], 1), (["--list"], 0), (["no-such-profile", "--shard=1/2"], 0), (["--help"], 0)],
+)
+def test_what_notebooks_are_forked_from_begins_to_import_before_the_driver_does(
+    monkeypatch, capsys, arguments, n_begun
+):
+    begun = []
+    monkeypatch.setattr(pool, "forking", lambda preload, variables: begun.append(preload))
+    monkeypatch.setattr(sys, "argv", ["kdutils", *arguments])
+    monkeypatch.delitem(sys.modules, "kdutils.__main__")
+    with pytest.raises(SystemExit):
+        runpy.run_module("kdutils", run_name="__main__")
+    assert begun == [pool.NOTEBOOKS] * n_begun
 
 
 def test_list_shows_what_can_be_set(notebooks, capsys):
