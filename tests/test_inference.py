@@ -13,7 +13,7 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 
-from kdutils import inference, stats
+from kdutils import batches, inference, stats
 from kdutils.adjustment import empirical_logit, rank_correlations
 from kdutils.spec import MATH_TASKS, TEST_ITEMS
 
@@ -250,6 +250,19 @@ class TestRepeatedMeasures:
         other = scipy.stats.ttest_rel(wide["aqua"], wide["gsm8k"])
         assert found.f == pytest.approx(other.statistic**2)
         assert found.p_value == found.p_corrected == pytest.approx(other.pvalue)
+
+    @pytest.mark.parametrize(("n", "n_conditions"), [(2, 3), (2, 4), (3, 3), (2, 2)])
+    def test_few_subjects_have_it_too(self, n, n_conditions):
+        values = np.random.default_rng(n).normal(size=(n, n_conditions))
+        table = pd.DataFrame(values).rename_axis("student").melt(ignore_index=False, var_name="method")
+        found = inference.repeated_measures(
+            table.reset_index(), value="value", within="method", subject="student"
+        )
+        other = batches.repeated_measures_p_values(values[None])
+        assert found.p_value == pytest.approx(other["p_value"][0])
+        assert found.p_corrected == pytest.approx(other["p_corrected"][0])
+        assert found.friedman_p == pytest.approx(other["friedman_p"][0])
+        assert (found.n, found.reason) == (n, "")
 
     def test_subjects_that_lack_a_condition_are_left_out_and_counted(self):
         table = table_of()
