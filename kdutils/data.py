@@ -8,6 +8,7 @@ from __future__ import annotations
 import array
 import hashlib
 import itertools
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -34,12 +35,6 @@ class Batch:
     attention_BT: Tensor  # 1 where a token is real
     scored_BT: Tensor  # True where token t is scored (by the position before it)
 
-    def slice(self, rows: slice) -> Batch:
-        """Some rows, cut to their own length."""
-        length = int(self.attention_BT[rows].sum(1).max())
-        cut = (tensor[rows, :length] for tensor in (self.input_ids_BT, self.attention_BT, self.scored_BT))
-        return Batch(self.ids[rows], *cut)
-
     def share(self, part: int, parts: int) -> Batch:
         """Every `parts`-th row by length, from the `part`-th on: all parts have about as much to do.
 
@@ -65,24 +60,34 @@ class Batch:
         Rows of like length share a pass, so that little of it is padding. Of all ways to cut, the one with
         the fewest tokens, padding included, when every pass costs `pass_tokens` more.
         """
-        order = self.attention_BT.sum(1).argsort(descending=True, stable=True)
-        tensors = (tensor[order] for tensor in (self.input_ids_BT, self.attention_BT, self.scored_BT))
-        whole = Batch([self.ids[row] for row in order.tolist()], *tensors)
-        lengths = whole.attention_BT.sum(1).tolist()
-        if pass_tokens >= ONE_PASS and len(lengths) <= max_rows:
-            return [whole.slice(slice(None))]
-        best = [(0, 0)]  # for the first n rows: least cost, and where its last pass starts
-        for stop in range(1, len(lengths) + 1):
-            costs = (
-                (best[start][0] + pass_tokens + (stop - start) * lengths[start], start)
-                for start in range(max(0, stop - max_rows), stop)
-            )
-            best.append(min(costs))
-        parts, stop = [], len(lengths)
-        while stop:
-            parts.append(whole.slice(slice(best[stop][1], stop)))
-            stop = best[stop][1]
-        return parts[::-1]
+        length_B = self.attention_BT.sum(1)
+        order = length_B.argsort(descending=True, stable=True)
+        lengths, ids = length_B[order].tolist(), [self.ids[row] for row in order.tolist()]
+        tensors = [tensor[order] for tensor in (self.input_ids_BT, self.attention_BT, self.scored_BT)]
+        return [
+            Batch(ids[start:stop], *(tensor[start:stop, : lengths[start]] for tensor in tensors))
+            for start, stop in cuts(lengths, max_rows, pass_tokens)
+        ]
+
+
+def cuts(lengths: Sequence[int], max_rows: int, pass_tokens: int) -> list[tuple[int, int]]:
+    """Where each pass of `Batch.passes` starts and stops, for lengths that fall."""
+    if pass_tokens >= ONE_PASS and len(lengths) <= max_rows:
+        return [(0, len(lengths))]
+    least, starts = [0], [0]  # for the first n rows: least cost, and where its last pass starts
+    for stop in range(1, len(lengths) + 1):
+        best, best_start = math.inf, 0
+        for start in range(max(0, stop - max_rows), stop):  # a plain loop is the fastest here
+            cost = least[start] + (stop - start) * lengths[start]
+            if cost < best:
+                best, best_start = cost, start
+        least.append(best + pass_tokens)
+        starts.append(best_start)
+    cuts, stop = [], len(lengths)
+    while stop:
+        cuts.append((starts[stop], stop))
+        stop = starts[stop]
+    return cuts[::-1]
 
 
 def encode(
@@ -169,24 +174,39 @@ def _sizes(kept: Iterable[list[array.array]]) -> Iterator[int]:
 
 
 def collate(encoded: datasets.Dataset, rows: Sequence[int], *, pad_id: int) -> Batch:
-    """The rows as a batch padded on the right. `pad_id` may equal EOS: masks come from lengths alone."""
-    records = encoded[list(rows)]  # at once: a column of a selection is read row by row
-    return batch_of(records["id"], records["input_ids"], records["n_unscored"], pad_id=pad_id)
+    """The rows as a batch padded on the right. `pad_id` may equal EOS: masks come from lengths alone.
+
+    Args:
+        encoded: from `encode`; faster with the format "arrow", if many batches are made of it.
+    """
+    of_arrow = encoded if encoded.format["type"] == "arrow" else encoded.with_format("arrow")
+    table = of_arrow[list(rows)].combine_chunks()
+    token_ids, n_unscored = table["input_ids"].chunk(0), table["n_unscored"].to_numpy()
+    lengths, flat_N = token_ids.value_lengths().to_numpy(), token_ids.flatten().to_numpy()
+    return _padded(table["id"].to_pylist(), flat_N, lengths, n_unscored, pad_id)
 
 
 def batch_of(
     ids: list[str], token_ids: Sequence[list[int]], n_unscored: Sequence[int], *, pad_id: int
 ) -> Batch:
     """Sequences of tokens as `collate` makes a batch of them."""
-    lengths = [len(row) for row in token_ids]
-    flat_N = np.fromiter(itertools.chain.from_iterable(token_ids), np.int64, count=sum(lengths))
-    place_T = torch.arange(max(lengths))
-    attention_BT = place_T < torch.tensor(lengths)[:, None]
-    input_ids_BT = torch.full(attention_BT.shape, pad_id)
-    input_ids_BT[attention_BT] = torch.from_numpy(flat_N)  # numpy, as torch reads lists six times as slowly
-    scored_BT = attention_BT & (place_T >= torch.tensor(n_unscored)[:, None])
+    lengths = np.array([len(row) for row in token_ids])
+    flat_N = np.fromiter(itertools.chain.from_iterable(token_ids), np.int64, count=lengths.sum())
+    return _padded(ids, flat_N, lengths, np.asarray(n_unscored), pad_id)
+
+
+def _padded(
+    ids: list[str], flat_N: np.ndarray, lengths_B: np.ndarray, n_unscored_B: np.ndarray, pad_id: int
+) -> Batch:
+    """Sequences that stand one after another, as rows (numpy is faster than torch with so little)."""
+    place_T = np.arange(lengths_B.max())
+    attention_BT = place_T < lengths_B[:, None]
+    input_ids_BT = np.full(attention_BT.shape, pad_id)
+    input_ids_BT[attention_BT] = flat_N
+    scored_BT = attention_BT & (place_T >= n_unscored_B[:, None])
     scored_BT[:, 0] = False
-    return Batch(ids, input_ids_BT, attention_BT.long(), scored_BT)
+    tensors = (torch.from_numpy(x) for x in (input_ids_BT, attention_BT.astype(np.int64), scored_BT))
+    return Batch(ids, *tensors)
 
 
 def epoch_order(n_items: int, generator: torch.Generator) -> list[int]:

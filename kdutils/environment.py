@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ctypes
+import functools
 import hashlib
 import os
 import platform
@@ -188,9 +189,14 @@ def provenance() -> dict[str, Any]:
         "machine": platform.machine(),
         "cpu_count": os.cpu_count(),
         "git": git_state(),
-        "packages": {name: installed_version(name) for name in RECORDED_PACKAGES},
+        "packages": dict(_recorded_packages()),
         "lock_sha256": hashlib.sha256(lock.read_bytes()).hexdigest() if lock.is_file() else None,
     }
+
+
+@functools.lru_cache(maxsize=None)  # noqa: UP033 - functools.cache is newer than Python 3.8
+def _recorded_packages() -> tuple[tuple[str, str | None], ...]:
+    return tuple((name, installed_version(name)) for name in RECORDED_PACKAGES)
 
 
 def peak_memory_gb() -> float:

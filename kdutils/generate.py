@@ -24,6 +24,7 @@ from kdutils.trunk import is_written_out, scoring_states
 BATCH_ROWS = 64
 TINY_ROWS = 256  # likewise, where kdutils.stepping takes the steps: a fifth to a third faster than 64
 TOP1_ROWS = 256  # positions x vocabulary at a time
+AHEAD = 16  # positions that random numbers are drawn for at once
 COMPACT_SHARE = 0.5  # finished rows leave the batch once they are this share of it
 
 
@@ -244,16 +245,32 @@ class _Draw:
 
     def __init__(self, temperature: float, keys: list[str] | None, seed: int, vocabulary_size: int) -> None:
         self.temperature, self.keys, self.seed, self.size = temperature, keys, seed, vocabulary_size
+        self.rows: list[int] = []  # of `uniform_BP`
+        self.uniform_BP = torch.empty(0)  # for AHEAD positions
 
     def __call__(self, logits_BV: Tensor, rows: list[int], position: int) -> Tensor:
+        """Tokens (B,) of `rows` at a position; positions come one after another, from 0, and rows only go."""
         logits_BV = logits_BV[:, : self.size].float()
         if self.temperature == 0:
             return logits_BV.argmax(-1)
-        keys_B = noise_keys(self.seed, [self.keys[row] for row in rows], [position] * len(rows))
-        bits_B1 = random_bits(keys_B.to(logits_BV.device), 1)
-        uniform_B1 = ((bits_B1 >> 11) & (2**53 - 1)).double().add_(0.5).mul_(2.0**-53)
+        uniform_B1 = self._uniform(rows, position, logits_BV.device)
         sums_BV = (logits_BV / self.temperature).softmax(-1).double().cumsum_(-1)
         return torch.searchsorted(sums_BV, uniform_B1 * sums_BV[:, -1:], right=True)[:, 0]
+
+    def _uniform(self, rows: list[int], position: int, device: torch.device) -> Tensor:
+        """Of (0, 1), float64 (B, 1), from keys of item and position."""
+        place = position % AHEAD
+        if place == 0:
+            upcoming = range(position, position + AHEAD)
+            items = [self.keys[row] for row in rows for _ in upcoming]
+            keys_N = noise_keys(self.seed, items, [*upcoming] * len(rows))
+            bits_BP = random_bits(keys_N.to(device), 1).view(len(rows), AHEAD)
+            self.uniform_BP = ((bits_BP >> 11) & (2**53 - 1)).double().add_(0.5).mul_(2.0**-53)
+        elif len(rows) < len(self.rows):
+            of = {row: number for number, row in enumerate(self.rows)}
+            self.uniform_BP = self.uniform_BP[[of[row] for row in rows]]
+        self.rows = rows
+        return self.uniform_BP[:, place : place + 1]
 
 
 class _ByTransformers:

@@ -141,9 +141,8 @@ def make(
     with _turn(out, spec.run_id, is_there, progress=progress, waits=waits) as own:
         if own is None:
             return False
-        is_large = material.is_large(spec.student)
         try:
-            with environment.keeping_freed_memory() if is_large else contextlib.nullcontext():
+            with environment.keeping_freed_memory():
                 _make(spec, evaluation, folder, own, progress, waits)
         except (lease.HeldError, lease.LostError, runs.DamagedError):
             raise  # these say nothing about the run

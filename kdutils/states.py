@@ -130,9 +130,9 @@ class OpenStates:
                 first += n
         self._path = path
         self._shards = [
-            safe_open(path / f"states-{number:05d}.safetensors", framework="pt").get_slice("states")
+            safe_open(path / f"states-{number:05d}.safetensors", framework="pt").get_tensor("states")
             for number in range(len(index["shards"]))
-        ]
+        ]  # read as they are looked at
 
     def __contains__(self, item_id: str) -> bool:
         return item_id in self._place

@@ -57,9 +57,8 @@ class Stepper:
         names, lengths = [str(row) for row in range(len(ids))], [len(prompt) for prompt in self.prompts]
         batch = data.batch_of(names, ids, lengths, pad_id=self.model.pad_id)
         layout = trunk.laid_out(self.model, batch)
-        row_N, position_N = layout.places()
-        real_N = position_N < self.position_B[row_N]
-        row_N, position_N = row_N[real_N], position_N[real_N]
+        real_N = layout.position_N < self.position_B[layout.row_N]
+        row_N, position_N = layout.row_N[real_N], layout.position_N[real_N]
         place = row_N, self.column - self.position_B[row_N] + position_N
         rotation_NKC = self.rotation_PKC[position_N, : self.key_heads]
 

@@ -105,9 +105,10 @@ class _Training:
         self.world: World = world
         self.student, self.spec, self.rate, self.teacher = student, spec, rate, teacher
         how = {"tokenizer": student.tokenizer} | spec.encoding
-        self.encoded: datasets.Dataset = data.encode(items, **how)
-        self.validation = data.encode(validation, **how) if validation else None
-        self.encoded_ids: list[str] = self.encoded["id"][:]
+        encoded = data.encode(items, **how)
+        self.encoded: datasets.Dataset = encoded.with_format("arrow")
+        self.validation = data.encode(validation, **how).with_format("arrow") if validation else None
+        self.encoded_ids: list[str] = encoded["id"][:]
         self.rollouts: dict[int, list[Text]] = {}  # step -> samples drawn for it in advance
         self.prompts = data.prompt_ids([item.question for item in items], student.tokenizer)
         self.checkpoint, self.progress = checkpoint, progress or (lambda entry: None)

@@ -11,22 +11,27 @@ from __future__ import annotations
 
 import functools
 import math
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from transformers import LlamaConfig, PreTrainedConfig, Qwen2Config
 
-from kdutils.data import Batch
+from kdutils.data import Batch, cuts
 from kdutils.losses import shifted
 from kdutils.models import LARGE_PARAMETERS, LoadedModel
 
 KINDS = (LlamaConfig, Qwen2Config)  # whose layers are those below
 GROUP_TOKENS = 100  # so many tokens of padding cost as much as one more group; measured at 14k to 296k
+LEAST_POSITIONS = 256  # that rotations are made for at once
 LARGEST_ATTENTION = 256 << 20  # bytes of attention weights kept for the backward pass; beyond, transformers
+
+_rotations: weakref.WeakKeyDictionary[nn.Module, Tensor] = weakref.WeakKeyDictionary()  # of each decoder
 
 
 def scoring_states(model: LoadedModel, batch: Batch) -> Tensor:
@@ -130,45 +135,49 @@ class Layout:
     """Where the tokens of a batch stand, those left out that nothing can follow."""
 
     groups: list[_Group]
-    order_B: Tensor  # the batch's rows as groups have them
+    row_N: Tensor  # of the batch; what fills a row up has places too
+    position_N: Tensor
     ids_N: Tensor
     rotation_NKP: Tensor  # complex (token, head, pair)
     scoring_M: Tensor  # which tokens score something, in the row-major order of the batch
 
-    def places(self) -> tuple[Tensor, Tensor]:
-        """Row of the batch and position of each token; what fills a row up has positions too."""
-        lengths_B = torch.tensor([group.length for group in self.groups for _ in range(group.n_rows)])
-        row_N = self.order_B.repeat_interleave(lengths_B)
-        return row_N, torch.cat([torch.arange(g.length).repeat(g.n_rows) for g in self.groups])
-
 
 def laid_out(model: LoadedModel, batch: Batch) -> Layout:
     """The tokens of a batch in groups, for `states`."""
-    order_B = batch.attention_BT.sum(1).argsort(descending=True, stable=True)  # that of `passes`
-    parts = batch.passes(max_rows=len(order_B), pass_tokens=GROUP_TOKENS)
-    rotation_TKP = rotation(model, batch.input_ids_BT.shape[1], model.causal.config.num_attention_heads)
-    groups, ids, rotations, starts, n_tokens = [], [], [], [], 0
-    for part in parts:
-        rows, length = len(part.ids), part.input_ids_BT.shape[1] - 1
-        scored_T = part.scored_BT.any(0)[1:].tolist()
-        first = scored_T.index(True) if True in scored_T else length
-        groups.append(_Group(rows, length, slice(n_tokens, n_tokens + rows * length), first))
-        ids.append(part.input_ids_BT[:, :-1].reshape(-1))
-        rotations.append(rotation_TKP[:length].repeat(rows, 1, 1))
-        starts += [n_tokens + row * length for row in range(rows)]
-        n_tokens += rows * length
-    start_B = torch.empty_like(order_B).index_copy_(0, order_B, torch.tensor(starts))
-    row_M, column_M = batch.scored_BT.nonzero(as_tuple=True)
+    scored_BT = batch.scored_BT.numpy()  # numpy, which is faster than torch with so little
+    lengths_B = batch.attention_BT.numpy().sum(1)
+    order_B = (-lengths_B).argsort(kind="stable")
+    lengths = lengths_B[order_B].tolist()
+    start_B = np.empty_like(order_B)  # of each row of the batch, among all tokens
+    groups, rows, positions, n_tokens = [], [], [], 0
+    for start, stop in cuts(lengths, max_rows=len(lengths), pass_tokens=GROUP_TOKENS):
+        row_B, length = order_B[start:stop], lengths[start] - 1
+        scored_T = scored_BT[row_B, 1 : length + 1].any(0)
+        first = int(scored_T.argmax()) if scored_T.any() else length
+        rows.append(row_B.repeat(length))
+        positions.append(np.tile(np.arange(length), len(row_B)))
+        start_B[row_B] = n_tokens + length * np.arange(len(row_B))
+        n_tokens, before = n_tokens + len(rows[-1]), n_tokens
+        groups.append(_Group(len(row_B), length, slice(before, n_tokens), first))
+    row_N, position_N = np.concatenate(rows), np.concatenate(positions)
+    ids_N = batch.input_ids_BT.numpy()[row_N, position_N]
+    row_M, column_M = scored_BT.nonzero()
     scoring_M = start_B[row_M] + column_M - 1
-    return Layout(groups, order_B, torch.cat(ids), torch.cat(rotations), scoring_M)
+    found = [torch.from_numpy(x) for x in (row_N, position_N, ids_N, scoring_M)]
+    rotation_TKP = rotation(model, scored_BT.shape[1], model.causal.config.num_attention_heads)
+    return Layout(groups, *found[:3], rotation_TKP.index_select(0, found[1]), found[3])
 
 
 def rotation(model: LoadedModel, length: int, n_heads: int) -> Tensor:
     """Complex numbers (position, head, pair) that `turned` multiplies pairs by, the same for all heads."""
     decoder = model.causal.get_decoder()
-    cos, sin = decoder.rotary_emb(decoder.embed_tokens.weight.detach(), torch.arange(length)[None])
-    n_pairs = cos.shape[-1] // 2  # the second half repeats the first
-    return torch.complex(cos[0, :, :n_pairs], sin[0, :, :n_pairs])[:, None].repeat(1, n_heads, 1)
+    kept_TP = _rotations.get(decoder)
+    if kept_TP is None or len(kept_TP) < length:
+        positions = torch.arange(max(length, LEAST_POSITIONS))
+        cos, sin = decoder.rotary_emb(decoder.embed_tokens.weight.detach(), positions[None])
+        n_pairs = cos.shape[-1] // 2  # the second half repeats the first
+        _rotations[decoder] = kept_TP = torch.complex(cos[0, :, :n_pairs], sin[0, :, :n_pairs])
+    return kept_TP[:length, None].repeat(1, n_heads, 1)
 
 
 Hear = Callable[[Layer, Tensor], None]

@@ -5,6 +5,7 @@ import json
 import shutil
 from pathlib import Path
 
+import datasets
 import pytest
 import tiny
 import torch
@@ -165,13 +166,22 @@ def test_nothing_is_kept_of_a_tokenizer_without_files(kept):
     assert not kept
 
 
-def test_a_slice_of_a_batch_is_cut_to_its_own_length():
-    batch = data.collate(encoded(), range(6), pad_id=TOKENIZER.pad_token_id)
-    alone = data.collate(encoded(), [0], pad_id=TOKENIZER.pad_token_id)  # item 0 is a short one
-    part = batch.slice(slice(0, 1))
-    assert part.ids == alone.ids
-    assert torch.equal(part.input_ids_BT, alone.input_ids_BT)
-    assert torch.equal(part.scored_BT, alone.scored_BT)
+def test_a_batch_of_rows_is_that_of_the_format_that_is_faster():
+    names, n_unscored = ["a", "b", "c"], [2, 1, 3]
+    token_ids = [[5, 6, 7], [8, 9, 10, 11, 12], [13, 14, 15, 16]]
+    columns = {"id": names, "input_ids": token_ids, "n_unscored": n_unscored}
+    plain = datasets.Dataset.from_dict(columns)
+    for rows in ([0, 1, 2], [2, 0], [1]):
+        chosen = ([column[row] for row in rows] for column in (names, token_ids, n_unscored))
+        wanted = data.batch_of(*chosen, pad_id=4)
+        for encoded_rows in (plain, plain.with_format("arrow")):
+            found = data.collate(encoded_rows, rows, pad_id=4)
+            assert found.ids == wanted.ids
+            for name in ("input_ids_BT", "attention_BT", "scored_BT"):
+                assert torch.equal(getattr(found, name), getattr(wanted, name))
+                assert getattr(found, name).dtype == getattr(wanted, name).dtype
+    assert found.input_ids_BT.tolist() == [token_ids[1]]
+    assert found.scored_BT.tolist() == [[False, True, True, True, True]]
 
 
 def lengths(parts):
@@ -198,13 +208,12 @@ def test_passes_hold_every_row_once_and_longest_first():
 def test_no_other_way_to_cut_a_batch_costs_less(pass_tokens):
     """Against all 2^5 ways."""
     batch = data.collate(encoded(), range(6), pad_id=TOKENIZER.pad_token_id)
-    (whole,) = batch.passes(max_rows=6)
-    ways = []
-    for cuts in itertools.product([False, True], repeat=5):
-        edges = [0, *(row + 1 for row, is_cut in enumerate(cuts) if is_cut), 6]
-        ways.append([whole.slice(slice(*pair)) for pair in itertools.pairwise(edges)])
-    found = batch.passes(max_rows=6, pass_tokens=pass_tokens)
-    assert cost(found, pass_tokens) == min(cost(way, pass_tokens) for way in ways)
+    (falling,) = lengths(batch.passes(max_rows=6))
+    costs = []
+    for is_cut in itertools.product([False, True], repeat=5):
+        edges = [0, *(row + 1 for row, cut in enumerate(is_cut) if cut), 6]
+        costs.append(sum(pass_tokens + (b - a) * falling[a] for a, b in itertools.pairwise(edges)))
+    assert cost(batch.passes(max_rows=6, pass_tokens=pass_tokens), pass_tokens) == min(costs)
 
 
 def test_where_passes_are_dear_there_are_no_more_than_there_must_be():

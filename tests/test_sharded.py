@@ -205,7 +205,7 @@ def test_every_row_is_some_process_s_own_and_none_is_twice(cases):
     assert sorted(name for share in shares for name in share.ids) == sorted(batch.ids)
     assert sum(int(share.scored_BT.sum()) for share in shares) == int(batch.scored_BT.sum())
     assert {len(share.ids) for share in shares} == {2, 3}
-    idle = batch.slice(slice(0, 1)).share(1, 2)
+    idle = data.collate(table, [0], pad_id=2).share(1, 2)
     assert not idle.scored_BT.any()
     assert len(idle.ids) == 1
 

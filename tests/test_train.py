@@ -330,7 +330,8 @@ def test_each_factor_divides_by_what_it_says_and_scores_what_it_says(folder, met
         share[row] = range(first, n_tokens)
     n_all = sum(map(len, share.values()))
     for row, scored in share.items():
-        one = batch.slice(slice(row, row + 1))
+        tensors = (batch.input_ids_BT, batch.attention_BT, batch.scored_BT)
+        one = data.Batch([batch.ids[row]], *(x[row : row + 1] for x in tensors))
         log_p, log_q = (
             logits_of(model, one).log_softmax(-1) for model in (a_teacher(folder, spec).model, student)
         )

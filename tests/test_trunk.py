@@ -102,6 +102,16 @@ def test_groups_change_no_state_by_more_than_rounding(monkeypatch):
 
 
 @torch.no_grad()
+def test_rotations_are_those_of_the_module_at_any_length():
+    model = models.load("mini-qwen-36k")
+    decoder = model.causal.get_decoder()
+    for length in (5, trunk.LEAST_POSITIONS + 30, 40):  # made, made anew, taken from what is there
+        cos, sin = decoder.rotary_emb(torch.ones(1), torch.arange(length)[None])
+        found_TKP = trunk.rotation(model, length, 3)
+        wanted_TP = torch.complex(*(x[0, :, : x.shape[-1] // 2] for x in (cos, sin)))
+        assert torch.equal(found_TKP, wanted_TP[:, None].expand(-1, 3, -1))
+
+
 def test_a_batch_without_scored_tokens_has_no_states():
     model = models.load(NAMES[0])
     assert trunk.scoring_states(model, a_batch([(9, 4)]).unscored()).shape == (0, 32)
