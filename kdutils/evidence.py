@@ -106,9 +106,9 @@ class Evidence:
     def of(self, test: str, **where: str) -> pd.DataFrame:
         """Rows of one of the authors' tests for all methods together, where the columns have these values."""
         if test not in self._tests:
-            self._tests[test] = stats.tests_of(self._by_task, tests=[test])
+            self._tests[test] = stats.tests_of(self._by_task, tests=[test], alone=False)
         table = self._tests[test]
-        for column, value in ({"group": "all"} | where).items():
+        for column, value in where.items():
             table = table[table[column] == value]
         return table
 

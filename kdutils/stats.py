@@ -307,19 +307,19 @@ def by_task(gain_table: pd.DataFrame) -> list[OfTask]:
     return parts
 
 
-def tests_of(parts: Iterable[OfTask], *, tests: Iterable[str]) -> pd.DataFrame:
-    """As `authors_tests`, which says more."""
+def tests_of(parts: Iterable[OfTask], *, tests: Iterable[str], alone: bool = True) -> pd.DataFrame:
+    """As `authors_tests`, which says more; `alone` False leaves out the tests of each method alone."""
     rows = []
     for test in tests:
         section = SECTION_OF_TEST[test]
         for part in parts:
-            for group, result in _results(test, part):
+            for group, result in _results(test, part, alone=alone):
                 where = (section, test, *part.where, part.task, group)
                 rows.append((*where, result.statistic, result.p_value, result.n))
     return pd.DataFrame(rows, columns=STATISTIC_COLUMNS)
 
 
-def _results(test: str, part: OfTask) -> Iterator[tuple[str, Significance]]:
+def _results(test: str, part: OfTask, *, alone: bool) -> Iterator[tuple[str, Significance]]:
     """(group, result) of one test on one task: all methods together, then each alone."""
     of_task, is_too_few = part.rows["all"], part.n_pairs < FEWEST_PAIRS[test]
     if test == "anova_methods":
@@ -329,7 +329,7 @@ def _results(test: str, part: OfTask) -> Iterator[tuple[str, Significance]]:
     column = CORRELATES.get(test)
     if test in LIKENESS_TESTS and (part.task == AVERAGE or of_task[column].isna().all()):
         return
-    for group, rows in part.rows.items():
+    for group, rows in part.rows.items() if alone else [("all", of_task)]:
         if is_too_few:
             yield group, _undefined(len(rows))
         elif column is None:
