@@ -114,6 +114,8 @@ def set_theme() -> None:
             "grid.linewidth": 0.5,
             "axes.edgecolor": "0.6",
             "figure.constrained_layout.use": True,
+            # Where a title is put without it, with its axes' ticks measured anew at every look.
+            "axes.titley": 1.0,
         },
     )
 
