@@ -17,7 +17,7 @@ import io
 import ipykernel.ipkernel
 import ipykernel.kernelapp
 import ipykernel.zmqshell
-import matplotlib.pyplot as plt
+import matplotlib
 import matplotlib_inline.backend_inline
 import nbclient
 import nbconvert.exporters
@@ -25,6 +25,7 @@ import nbformat
 import papermill
 import pingouin
 import pyarrow.parquet
+from matplotlib.figure import Figure
 
 from kdutils import (
     __main__,
@@ -76,13 +77,12 @@ def use() -> None:
     text = nbformat.writes(nbformat.v4.new_notebook(cells=cells))
     name = "00_page"
     render.to_html(nbformat.reads(text, as_version=4), name=name, links=[render.Link(name, None)], facts={})
-    with plt.rc_context():
+    with matplotlib.rc_context():
         plots.set_theme()
-        fig, axes = plots.panels(height=1)
-        axes[0].set(title="a title", xlabel="x", ylabel="y")
+        fig = Figure()  # not of pyplot, which where there is a screen would open it
+        fig.subplots().set(title="a title", xlabel="x", ylabel="y")
         for kind in ("png", "svg"):
             fig.savefig(io.BytesIO(), format=kind)
-        plt.close(fig)
 
 
 use()
