@@ -83,11 +83,11 @@ def cuts(lengths: Sequence[int], max_rows: int, pass_tokens: int) -> list[tuple[
                 best, best_start = cost, start
         least.append(best + pass_tokens)
         starts.append(best_start)
-    cuts, stop = [], len(lengths)
+    found, stop = [], len(lengths)
     while stop:
-        cuts.append((starts[stop], stop))
+        found.append((starts[stop], stop))
         stop = starts[stop]
-    return cuts[::-1]
+    return found[::-1]
 
 
 def encode(

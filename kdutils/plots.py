@@ -114,8 +114,7 @@ def set_theme() -> None:
             "grid.linewidth": 0.5,
             "axes.edgecolor": "0.6",
             "figure.constrained_layout.use": True,
-            # Where a title is put without it, with its axes' ticks measured anew at every look.
-            "axes.titley": 1.0,
+            "axes.titley": 1.0,  # where titles stand anyway; unset, ticks are measured for it again and again
         },
     )
 
