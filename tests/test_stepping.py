@@ -59,15 +59,7 @@ def fits(model):
     return stepping.stepper(model, [[5, 6, 7]], 4) is not None
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"hidden_act": "gelu"},
-        {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4}},
-        {"use_sliding_window": True},
-        {"mlp_bias": True},
-    ],
-)
+@pytest.mark.parametrize("changes", tiny.OTHER_DECODERS)
 def test_another_kind_of_decoder_is_left_to_transformers(changes):
     model = models.load(NAMES[0])
     assert fits(model)

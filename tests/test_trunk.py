@@ -4,6 +4,7 @@ import dataclasses
 import statistics
 
 import pytest
+import tiny
 import torch
 
 from kdutils import data, losses, models, trunk
@@ -112,6 +113,7 @@ def test_rotations_are_those_of_the_module_at_any_length():
         assert torch.equal(found_TKP, wanted_TP[:, None].expand(-1, 3, -1))
 
 
+@torch.no_grad()
 def test_a_batch_without_scored_tokens_has_no_states():
     model = models.load(NAMES[0])
     assert trunk.scoring_states(model, a_batch([(9, 4)]).unscored()).shape == (0, 32)
@@ -122,16 +124,7 @@ def model():
     return models.load(NAMES[0])
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"hidden_act": "gelu"},
-        {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4}},
-        {"use_sliding_window": True},
-        {"mlp_bias": True},
-        {"attention_dropout": 0.1},
-    ],
-)
+@pytest.mark.parametrize("changes", tiny.OTHER_DECODERS)
 def test_another_kind_of_decoder_is_left_to_transformers(model, changes):
     assert trunk.is_written_out(model)
     for name, value in changes.items():
