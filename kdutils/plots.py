@@ -125,8 +125,8 @@ def panels(rows: int = 1, columns: int = 1, *, height: float, **options) -> tupl
     return fig, axes.ravel()
 
 
-def figure_legend(fig: Figure, styles: list[Style], *, extra: list | None = None) -> None:
-    """One legend for all panels, below them."""
+def figure_legend(fig: Figure, styles: list[Style], *, extra: list | None = None, columns: int = 5) -> None:
+    """One legend for all panels, below them, in at most so many columns: long labels want fewer."""
     handles = [
         Line2D([], [], color=s.colour, marker=s.marker, linestyle="none", label=s.label) for s in styles
     ]
@@ -134,7 +134,7 @@ def figure_legend(fig: Figure, styles: list[Style], *, extra: list | None = None
     fig.legend(
         handles=handles,
         loc="outside lower center",
-        ncols=min(len(handles), 5),
+        ncols=min(len(handles), columns),
         columnspacing=1.2,
         frameon=False,
     )

@@ -75,7 +75,7 @@ def growth(table: pd.DataFrame) -> Figure:
             ax.set_ylim(bottom=0)
             ax.set_ylabel(label if column == 0 else "")
             ax.set_xlabel(AXIS_LABELS[axis] if row == 1 else "")
-    plots.figure_legend(fig, [CONTENDER_STYLE[name] for name in dict.fromkeys(ran["contender"])])
+    _legend(fig, ran)
     return fig
 
 
@@ -115,5 +115,11 @@ def roofline(table: pd.DataFrame) -> Figure:
             fontsize=7.5,
         )
     ax.set(xscale="log", yscale="log", xlabel="least seconds by roofline", ylabel="seconds a step, measured")
-    plots.figure_legend(fig, [CONTENDER_STYLE[name] for name in dict.fromkeys(table["contender"])])
+    ax.set_ylim(top=max(ax.get_ylim()[1], 1.8 * table["seconds_per_step"].max()))  # room for a name
+    _legend(fig, table)
     return fig
+
+
+def _legend(fig: Figure, table: pd.DataFrame) -> None:
+    """Of the contenders there are; five columns of all of them are wider than the figure."""
+    plots.figure_legend(fig, [CONTENDER_STYLE[name] for name in dict.fromkeys(table["contender"])], columns=3)

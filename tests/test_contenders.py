@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 import torch
@@ -19,8 +20,10 @@ from kdutils import (
     measurements,
     peers,
     performance,
+    plots,
     roofline,
     sidebyside,
+    speedfigures,
     work,
 )
 from kdutils.architecture import Architecture
@@ -506,6 +509,22 @@ def test_a_small_grid_is_made_in_both_ways():
         assert set(found["training_seconds"]) == set(gridcost.METHODS)
     with pytest.raises(ValueError, match="unknown family 'deep'; choose one of"):
         gridcost.cost("deep", "always")
+
+
+def test_the_roofline_of_all_contenders_is_within_its_figure():
+    names = list(speedfigures.CONTENDER_STYLE)
+    seconds = [20.0 / 2**place for place in range(len(names))]
+    rows = {"case": "a-case-with-a-name", "contender": names, "seconds_per_step": seconds}
+    with plt.rc_context():
+        plots.set_theme()
+        fig = speedfigures.roofline(pd.DataFrame(rows).assign(bound_seconds=[1.2] * 4 + [0.9] * 4))
+        fig.canvas.draw()
+        legend, (ax,) = fig.legends[0].get_window_extent(), fig.axes
+        (name,) = (text for text in ax.texts if text.get_text() == "a-case-with-a-name")
+        box = name.get_window_extent()
+        assert 0 <= legend.x0 < legend.x1 <= fig.bbox.width
+        assert ax.bbox.y0 < box.y0 < box.y1 < ax.bbox.y1
+        plt.close(fig)
 
 
 # --- the notebook ----------------------------------------------------------------------------------------
