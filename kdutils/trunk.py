@@ -1,7 +1,7 @@
 """The hidden states that score a batch's tokens, with their gradients.
 
 `scoring_states` asks transformers, but for tiny Llama-like models in float32 on a CPU, where most of a pass
-is not arithmetic: these are written out here, forward and backward, and take 0.5 to 0.9 of the time (14k to
+is not arithmetic: these are written out here, forward and backward, and take 0.6 to 0.8 of the time (14k to
 296k parameters). Rows of like length stand in groups; norms, projections and MLPs take all tokens of all
 groups at once, attention takes a group at a time, and the last layer goes no further than the positions that
 score something. The two ways differ by rounding (tests/test_trunk.py).
