@@ -99,12 +99,11 @@ def _loaded(work: Work, side: str, policy: Policy) -> LoadedModel:
 def _ours(work: Work, policy: Policy, teacher: Any) -> Gradients:
     """A step as train._Training makes it, on the whole batch at once."""
     from kdutils import losses
-    from kdutils.trunk import scoring_states
 
     student, batch = _loaded(work, "student", policy), work.batch
 
     def step() -> float:
-        hidden_NH = scoring_states(student, batch)
+        hidden_NH = student.scoring_states(batch)
         with student.policy.computing():
             loss = losses.divergence(
                 hidden_NH,

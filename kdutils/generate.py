@@ -16,13 +16,11 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from kdutils import continuous, data, stepping
+from kdutils import data
 from kdutils.models import LoadedModel
 from kdutils.noise import noise_keys, random_bits
-from kdutils.trunk import is_written_out, scoring_states
 
 BATCH_ROWS = 64
-TINY_ROWS = 256  # likewise, where kdutils.stepping takes the steps: a fifth to a third faster than 64
 TOP1_ROWS = 256  # positions x vocabulary at a time
 AHEAD = 16  # positions that random numbers are drawn for at once
 COMPACT_SHARE = 0.5  # finished rows leave the batch once they are this share of it
@@ -43,17 +41,17 @@ def generate(
     temperature: float = 0.0,
     keys: Sequence[str] | None = None,
     seed: int = 0,
-    batch_rows: int | None = None,
+    batch_rows: int = BATCH_ROWS,
 ) -> list[Text]:
     """One text for each prompt, in their order.
 
     Prompts of similar length share a batch. Only EOS ends a text; the model's own generation settings are
-    not used. KDUTILS_CONTINUOUS_BATCHING=1 leaves greedy texts to transformers (see kdutils.continuous).
+    not used.
 
     Args:
         temperature: 0 is greedy; otherwise of the sampled softmax over the tokenizer's vocabulary.
         keys: what each text is told apart by (item and sample); needed for sampling.
-        batch_rows: texts that are written together; None: what suits the model.
+        batch_rows: texts that are written together.
 
     Raises:
         ValueError: for an empty prompt, or sampling without keys.
@@ -62,9 +60,8 @@ def generate(
         raise ValueError("a prompt has no tokens; every text needs something to follow")
     if temperature > 0 and (keys is None or len(keys) != len(prompts)):
         raise ValueError("sampling (temperature > 0) needs one key for each prompt")
-    rows = batch_rows or (TINY_ROWS if is_written_out(model) else BATCH_ROWS)
     how = {"max_new_tokens": max_new_tokens, "temperature": temperature, "keys": keys, "seed": seed}
-    return model.without_gradients(lambda: _generated(model, prompts, batch_rows=rows, **how))
+    return model.without_gradients(lambda: _generated(model, prompts, batch_rows=batch_rows, **how))
 
 
 def _generated(
@@ -79,11 +76,6 @@ def _generated(
 ) -> list[Text]:
     was_training = model.network.training
     model.network.eval()
-    if temperature == 0 and continuous.is_wanted() and not model.is_sharded:
-        eos = model.tokenizer.eos_token_id
-        made = continuous.greedy(model, prompts, max_new_tokens=max_new_tokens)
-        model.network.train(was_training)
-        return [Text([t for t in ids if t != eos], ids[-1:] == [eos]) for ids in made]
     by_length = sorted(range(len(prompts)), key=lambda row: -len(prompts[row]))
     texts: dict[int, Text] = {}
     for first in range(0, len(by_length), batch_rows):
@@ -115,7 +107,7 @@ def top1_tokens(
     for first in range(0, len(by_length), batch_rows):
         rows = by_length[first : first + batch_rows]
         batch = data.collate(encoded, rows, pad_id=model.pad_id)
-        hidden_NH = scoring_states(model, batch)
+        hidden_NH = model.scoring_states(batch)
         head_VH = model.head_VH[: model.vocabulary_size]
         parts = [(part.to(head_VH.dtype) @ head_VH.T).argmax(-1) for part in hidden_NH.split(TOP1_ROWS)]
         tokens = torch.cat(parts).cpu().split(batch.scored_BT.sum(1).tolist())
@@ -273,8 +265,8 @@ class _Draw:
         return self.uniform_BP[:, place : place + 1]
 
 
-class _ByTransformers:
-    """As stepping.Stepper, for any decoder."""
+class _Decoder:
+    """A batch of texts that grow by a token at a time, with their KV cache."""
 
     def __init__(self, model: LoadedModel, prompts: list[list[int]], max_new_tokens: int) -> None:
         self.model = model
@@ -307,7 +299,7 @@ class _ByTransformers:
 
 def _batch(model: LoadedModel, prompts: list[list[int]], draw: _Draw, max_new_tokens: int) -> list[Text]:
     eos = model.tokenizer.eos_token_id
-    step = stepping.stepper(model, prompts, max_new_tokens) or _ByTransformers(model, prompts, max_new_tokens)
+    step = _Decoder(model, prompts, max_new_tokens)
     rows = list(range(len(prompts)))  # which text each row of the batch is
     written: list[list[int]] = [[] for _ in prompts]
     ended = [False] * len(prompts)

@@ -31,7 +31,8 @@ from transformers import (
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.utils import logging as transformers_logging
 
-from kdutils import store, usercache
+from kdutils import losses, store, usercache
+from kdutils.data import Batch
 from kdutils.items import prompt
 from kdutils.material import Location, ModelError, files_digest, locate
 from kdutils.mini.family import MINI_MODELS
@@ -118,6 +119,11 @@ class LoadedModel:
         with self.policy.computing():
             output = self.causal.get_decoder()(input_ids=input_ids_BT.to(self.policy.device), use_cache=False)
         return output.last_hidden_state
+
+    def scoring_states(self, batch: Batch) -> Tensor:
+        """The hidden states (N, H) that score the batch's scored tokens, in their row-major order."""
+        hidden_BTH = self.hidden_states(batch.input_ids_BT)
+        return losses.shifted(hidden_BTH, batch.scored_BT.to(hidden_BTH.device))
 
     def gathered(self, compute: Callable[[], Made]) -> Made:
         """What `compute` makes of this model by calling its decoder, or parts of it, itself."""

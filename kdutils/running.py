@@ -39,7 +39,6 @@ from kdutils import (
     store,
     texts,
     train,
-    trunk,
 )
 from kdutils.checks import check
 from kdutils.items import PROMPT, Item, fingerprint
@@ -374,8 +373,6 @@ def passes(spec: RunSpec, student: LoadedModel) -> dict[str, int]:
         return {}
     if material.is_large(spec.student):
         return {"micro_batch_size": min(LARGE_CPU_ROWS, spec.batch_size)}
-    if trunk.is_written_out(student):
-        return {}  # there rows of like length are taken together within a pass
     token_seconds = TOKEN_SECONDS + TOKEN_PARAMETER_SECONDS * student.network.num_parameters()
     return {"pass_tokens": round(PASS_SECONDS / token_seconds)}
 

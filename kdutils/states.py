@@ -32,7 +32,6 @@ from torch import Tensor
 from kdutils import data, store
 from kdutils.models import LoadedModel
 from kdutils.runs import DamagedError, StoreError
-from kdutils.trunk import scoring_states
 from kdutils.world import ALONE, World
 
 LAYOUT = 1
@@ -185,7 +184,7 @@ def _states_of(
             for chosen in batches[first : first + world.size]
         ]
         own = now[min(world.rank, len(now) - 1)]  # whoever has none keeps the others company
-        states = scoring_states(teacher, own).to(teacher.policy.weights)
+        states = teacher.scoring_states(own).to(teacher.policy.weights)
         for rank, batch in enumerate(now):
             n_positions = batch.scored_BT.sum(1).tolist()
             parts = world.handed(states, by=rank, n_rows=sum(n_positions))

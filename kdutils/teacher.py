@@ -17,7 +17,6 @@ from kdutils.data import Batch
 from kdutils.models import LoadedModel
 from kdutils.noise import LogitNoise, noise_keys
 from kdutils.states import OpenStates
-from kdutils.trunk import scoring_states
 
 
 @dataclass
@@ -94,7 +93,7 @@ class CachedTeacher:
 
 @torch.no_grad()
 def _online(model: LoadedModel, batch: Batch) -> Tensor:
-    return scoring_states(model, batch)
+    return model.scoring_states(batch)
 
 
 def _noise(batch: Batch, sigma: float, seed: int) -> LogitNoise | None:

@@ -27,7 +27,6 @@ from kdutils.losses import TokenSum
 from kdutils.models import LoadedModel, seeded
 from kdutils.runspec import RunSpec
 from kdutils.teacher import CachedTeacher, Teacher
-from kdutils.trunk import scoring_states
 from kdutils.world import ALONE, World
 
 CHECKPOINT_SECONDS = 60.0
@@ -205,7 +204,7 @@ class _Training:
     def _loss(self, batch: Batch) -> TokenSum:
         device = self.student.policy.device
         scored_BT = batch.scored_BT.to(device)
-        hidden_NH = scoring_states(self.student, batch)
+        hidden_NH = self.student.scoring_states(batch)
         head_VH, size = self.student.head_VH, self.student.vocabulary_size
         with self.student.policy.computing():
             if self.teacher is None:
@@ -307,7 +306,7 @@ class _Training:
             batch = self.world.share(data.collate(self.validation, rows, pad_id=self.student.pad_id))
             scored_BT = batch.scored_BT.to(self.student.policy.device)
             loss = losses.cross_entropy(
-                scoring_states(self.student, batch),
+                self.student.scoring_states(batch),
                 self.student.head_VH,
                 batch.input_ids_BT.to(scored_BT.device)[scored_BT],
                 vocabulary_size=self.student.vocabulary_size,

@@ -32,9 +32,7 @@ from kdutils import (
     models,
     plan,
     prospect,
-    stepping,
     train,
-    trunk,
 )
 from kdutils.architecture import HUB, LORA_MATRICES, architecture_of
 from kdutils.estimate import Training
@@ -172,9 +170,7 @@ def test_flops_of_a_forward_pass_are_those_that_torch_counts(folders):
 
 @pytest.mark.parametrize("adapter", ["lora", "full"])
 @pytest.mark.parametrize("method", ["sft", "fkl"])
-def test_flops_of_a_training_step_are_those_that_torch_counts(folders, adapter, method, monkeypatch):
-    # Tiny decoders compute no last MLP where nothing is scored; what is foreseen is what transformers does.
-    monkeypatch.setattr(trunk, "is_written_out", lambda model: False)
+def test_flops_of_a_training_step_are_those_that_torch_counts(folders, adapter, method):
     spec = spec_of(folders, adapter=adapter, method=method)
     model = models.load(spec.student)
     model.network.set_attn_implementation("eager")
@@ -200,8 +196,7 @@ def test_flops_of_a_training_step_are_those_that_torch_counts(folders, adapter, 
     assert found == pytest.approx(expected, rel=0.02)
 
 
-def test_flops_of_generation_are_those_that_torch_counts(folders, monkeypatch):
-    monkeypatch.setattr(stepping, "stepper", lambda *args: None)  # the counter leaves out its attention
+def test_flops_of_generation_are_those_that_torch_counts(folders):
     model = models.load(folders["student"])
     model.network.set_attn_implementation("eager")
     with torch.no_grad():

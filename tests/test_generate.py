@@ -46,26 +46,6 @@ def test_greedy_is_the_argmax_of_a_plain_forward(model):
         ids.append(token)
 
 
-def test_continuous_batching_writes_the_same_greedy_texts(model, monkeypatch):
-    plain = generate(model, prompts(model), max_new_tokens=20)
-    assert len({text.ended for text in plain}) == 2
-    monkeypatch.setenv("KDUTILS_CONTINUOUS_BATCHING", "1")
-    monkeypatch.setattr("kdutils.generate._batch", lambda *args: pytest.fail("our own loop is not asked"))
-    assert generate(model, prompts(model), max_new_tokens=20) == plain
-    monkeypatch.undo()
-    assert generate(model, prompts(model), max_new_tokens=20) == plain  # attention is as it was
-    monkeypatch.setenv("KDUTILS_CONTINUOUS_BATCHING", "yes")
-    with pytest.raises(ValueError, match="'yes' is unknown: use 1 or 0"):
-        generate(model, prompts(model), max_new_tokens=20)
-
-
-def test_continuous_batching_that_fails_is_an_error(model, monkeypatch):
-    monkeypatch.setenv("KDUTILS_CONTINUOUS_BATCHING", "1")
-    monkeypatch.setattr(type(model.causal), "generate_batch", lambda *args, **kwargs: {})
-    with pytest.raises(RuntimeError, match=r"texts are missing\); unset KDUTILS_CONTINUOUS_BATCHING"):
-        generate(model, prompts(model), max_new_tokens=4)
-
-
 def test_sampling_depends_on_its_key_alone(model):
     keys = [f"item-{row}/0" for row in range(len(QUESTIONS))]
     how = {"max_new_tokens": 12, "temperature": 1.0, "seed": 5}

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 from together import Case
 
-from kdutils import data, grid, material, models, ranks, running, runs, schedule, train, trunk
+from kdutils import data, grid, material, models, ranks, running, runs, schedule, train
 from kdutils.runspec import EvalSpec, PlannedRun, RunSpec
 from kdutils.states import States
 from kdutils.world import ALONE
@@ -32,14 +32,6 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def no_tiny_decoder_is_written_out():
-    """A divided one never is, and what is compared here is the division alone."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trunk, "is_written_out", lambda model: False)
-        yield
 
 
 @pytest.fixture(scope="module")

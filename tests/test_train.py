@@ -8,7 +8,7 @@ import pytest
 import tiny
 import torch
 
-from kdutils import data, generate, material, models, train, trunk
+from kdutils import data, generate, material, models, train
 from kdutils.teacher import Teacher
 
 
@@ -88,17 +88,6 @@ def test_the_same_spec_gives_the_same_weights(folder, method):
     spec = a_spec(folder, method, noise_sigma=0.0 if method == "sft" else 1.0, epochs=1)
     (one, _), (two, _) = fit(folder, spec), fit(folder, spec)
     assert same(weights(one), weights(two))
-
-
-@pytest.mark.parametrize("method", ["sft", "fkl", "revkd", "gkd"])
-def test_written_out_passes_train_as_those_of_transformers_do(folder, method, monkeypatch):
-    spec = a_spec(folder, method)
-    outcome = fit(folder, spec)[1]
-    monkeypatch.setattr(trunk, "is_written_out", lambda model: False)
-    by_transformers = fit(folder, spec)[1]
-    assert outcome.curve != by_transformers.curve  # the switch does something
-    assert len(losses_of(outcome)) > 3
-    assert losses_of(outcome) == pytest.approx(losses_of(by_transformers), rel=1e-4)
 
 
 def test_another_seed_gives_others(folder):

@@ -17,14 +17,6 @@ SENTENCES = """Below is an instruction that describes a task . Write response ap
 request ### Instruction : Response What plus ? The answer sum of and + ="""
 WORDS = [*SENTENCES.split(), *map(str, range(19))]
 CONFIGS = {"qwen": (Qwen2Config, Qwen2ForCausalLM), "llama": (LlamaConfig, LlamaForCausalLM)}
-OTHER_DECODERS = (  # what in its configuration makes a Llama-like decoder another kind than is written out
-    {"hidden_act": "gelu"},
-    {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4}},
-    {"use_sliding_window": True},
-    {"mlp_bias": True},
-    {"attention_dropout": 0.1},
-)
-
 EVALUATION = EvalSpec(tasks=("addsub",), items_per_task=5, max_new_tokens=12)
 
 
