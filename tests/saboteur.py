@@ -80,7 +80,7 @@ def always(*arguments: Any, **options: Any) -> bool:
 PLACES: dict[str, tuple[Any, str, Callable[..., bool]]] = {
     "before the claim": (lease, "take", always),
     "after the claim": (runs.RunFolder, "begin", always),
-    "amid the training": (train._Training, "_step", lambda training, step: step == 1),
+    "amid the training": (train._Training, "_step", lambda loop, step: step == 1),
     "amid a checkpoint": (store, "write_json", lambda path, value: value.get("done_steps") == 2),
     "between two checkpoints": (shutil, "rmtree", lambda path, **how: "checkpoint.aside" in str(path)),
     "before the weights": (store, "write_model", always),

@@ -179,13 +179,13 @@ def test_flops_of_a_training_step_are_those_that_torch_counts(folders, adapter, 
     if teacher:
         teacher.network.set_attn_implementation("eager")
     signal = train.Teacher(teacher) if teacher else None
-    training = train._Training(
+    loop = train._Training(
         model, material.load_items(spec, "train"), spec, 1e-3, signal, (), None, None, None
     )
     batch = batch_of(spec, model)
     (rows, context), scored = batch.input_ids_BT.shape, int(batch.scored_BT.sum())
     model.network.train()
-    found = counted(lambda: training._gradients(batch, 0))
+    found = counted(lambda: loop._gradients(batch, 0))
     shape, rank = architecture_of(spec.student), spec.lora_rank if adapter == "lora" else 0
     how = {"context": context, "scored": scored * len(model.tokenizer) / shape.rows}  # heads are cut to it
     expected = formulas.training_flops(shape, rows * context, rank=rank, **how)

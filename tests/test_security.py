@@ -213,10 +213,10 @@ NAMES = [
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_run_is_named_by_a_plain_name(tmp_path, name):
-    spec = runspec.RunSpec(student=name, method="sft", domain="math")
-    assert runs.RUN_ID.fullmatch(spec.run_id)
-    assert len(spec.run_id) < 120
-    folder = runs.folder_of(tmp_path, spec.run_id).path
+    one = runspec.RunSpec(student=name, method="sft", domain="math")
+    assert runs.RUN_ID.fullmatch(one.run_id)
+    assert len(one.run_id) < 120
+    folder = runs.folder_of(tmp_path, one.run_id).path
     assert folder.resolve().parent == (tmp_path / "runs").resolve()
 
 
@@ -335,12 +335,12 @@ def faults_of(source: str) -> list[str]:
 
 
 def test_nothing_in_the_package_or_its_notebooks_runs_what_it_reads():
-    sources = {path.name: path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py")}
+    texts = {path.name: path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py")}
     for path in (PACKAGE.parent / "notebooks").glob("*.ipynb"):
         cells = nbformat.read(path, as_version=4).cells
-        sources[path.name] = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
-    assert len(sources) > 100
-    assert {name: found for name, source in sources.items() if (found := faults_of(source))} == {}
+        texts[path.name] = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
+    assert len(texts) > 100
+    assert {name: found for name, source in texts.items() if (found := faults_of(source))} == {}
 
 
 @pytest.mark.parametrize(

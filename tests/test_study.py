@@ -366,9 +366,9 @@ def items(parsed, answers, task="svamp"):
     return pd.DataFrame(rows)
 
 
-def finished_run(out, spec, evaluation, rows):
-    folder = runs.folder_of(out, spec.run_id)
-    folder.begin(spec)
+def finished_run(out, run, evaluation, rows):
+    folder = runs.folder_of(out, run.run_id)
+    folder.begin(run)
     folder.finish({"status": "done"}, [])
     folder.write_evaluation(evaluation, rows, {"seconds": 0.0})
 
@@ -388,10 +388,10 @@ def answered(tmp_path):
         dataclasses.replace(kd, seed=1): None,  # not finished
     }
     evaluation = runspec.EvalSpec(tasks=("svamp",))
-    for spec, parsed in specs.items():
+    for run, parsed in specs.items():
         if parsed:
-            finished_run(tmp_path, material.resolved(spec), evaluation, items(parsed, gold))
-    planned = tuple(runspec.PlannedRun(spec, evaluation) for spec in specs)
+            finished_run(tmp_path, material.resolved(run), evaluation, items(parsed, gold))
+    planned = tuple(runspec.PlannedRun(run, evaluation) for run in specs)
     return Plan("04", load_profile("mini"), tmp_path, planned, Filter())
 
 
