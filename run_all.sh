@@ -76,7 +76,7 @@ base_python() {
 
 # Prints what of the lock is missing in Python $1. -P: the modules of kdutils do not shadow the standard library;
 # it is also what a Python older than 3.11 stumbles over.
-check_lock() { "$1" -P "$root/kdutils/environment.py" check --show 3 "$root/requirements.lock"; }
+check_lock() { "$1" -P "$root/kdutils/io/environment.py" check --show 3 "$root/requirements.lock"; }
 
 # --- making an environment ----------------------------------------------------------------------
 

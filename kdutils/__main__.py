@@ -1,5 +1,7 @@
 """The command line: `python -m kdutils [PROFILE] [-p NAME VALUE]... [--only 02,06] [--out DIR]`."""
 
+# ruff: noqa: E402
+
 from __future__ import annotations
 
 import argparse
@@ -16,7 +18,7 @@ from typing import NoReturn
 # if it finds rfc3987_syntax, and does without if not. To go when that package compiles at its first use.
 sys.modules["rfc3987_syntax"] = None
 
-from kdutils import pool  # noqa: E402
+from kdutils import pool
 
 WITHOUT_NOTEBOOKS = ("-h", "--help", "--list", "--dry-run", "--shard")
 
@@ -24,7 +26,7 @@ if __name__ == "__main__" and not any(word.startswith(WITHOUT_NOTEBOOKS) for wor
     with contextlib.suppress(OSError):  # the executor tries again, and says so
         pool.forking(pool.NOTEBOOKS, os.environ)  # imports for seconds: beside us, who do it for one or two
 
-from kdutils import (  # noqa: E402
+from kdutils import (
     cluster,
     dryrun,
     executor,
@@ -39,11 +41,11 @@ from kdutils import (  # noqa: E402
     runner,
     runs,
     spec,
-    store,
 )
-from kdutils.plaintext import scrub  # noqa: E402
-from kdutils.runspec import MINI, PlannedRun  # noqa: E402
-from kdutils.shards import Shard  # noqa: E402
+from kdutils.io import disk
+from kdutils.io.text_safety import scrub
+from kdutils.runspec import MINI, PlannedRun
+from kdutils.shards import Shard
 
 SAY_EVERY_SECONDS = 10.0
 
@@ -76,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
         help="set a parameter in every notebook that declares it",
     )  # fmt: skip
     parser.add_argument("--only", default="", metavar="02,06", help="numbers or names of notebooks")
-    parser.add_argument("--out", type=Path, default=store.OUTPUTS, metavar="DIR", help="default: outputs")
+    parser.add_argument("--out", type=Path, default=disk.OUTPUTS, metavar="DIR", help="default: outputs")
     parser.add_argument("--jobs", type=int, metavar="N", help="notebooks at a time (default: all cores)")
     parser.add_argument(
         "--workers", type=int, metavar="N", help="runs trained at a time (default: one a GPU, or one a core)"

@@ -20,7 +20,8 @@ from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
 
-from kdutils import contamination, evaluate, release, store
+from kdutils import contamination, evaluate, release
+from kdutils.io import disk
 from kdutils.items import DataError, Item, item_of, json_lines, letters_and_digits, short_enough
 from kdutils.runspec import BENCHMARK, LLM_ADAPTERS
 from kdutils.spec import CHOICE_TASKS, DOMAIN_TASKS, INSTRUCTION_TASKS, MATH_TASKS, TASK_LABELS
@@ -119,7 +120,7 @@ def digest(data: str, domain: str) -> str:
     total = hashlib.sha256(f"benchmark|{VERSION}|{domain}".encode())
     if folder := data_folder(data):
         for path in _files(folder, domain):
-            total.update(path.name.encode() + bytes.fromhex(store.sha256_once(path)))
+            total.update(path.name.encode() + bytes.fromhex(disk.sha256_once(path)))
     elif domain in release.TRAIN_FILES:
         total.update(release.PINNED.commit.encode())
     else:

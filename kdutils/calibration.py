@@ -13,27 +13,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kdutils import simulations, stats, store
+from kdutils import simulations, stats
+from kdutils.io import disk
+from kdutils.io.measurements import Record
 from kdutils.itemsimulations import PARTS
-from kdutils.measurements import Record
 
 TOLERANCE = 0.02  # how much more often than it says a procedure may err
 NEVER = 500  # studies without a rejection that say it cannot: of 1 in 100, fewer say nothing
 RECORD, TABLE = "calibration.json", "calibration.csv"
 COLUMNS = ["procedure", "null", "quantity", "nominal", "actual", "n_simulations", "recommended"]
-SOURCES = (  # modules whose code can change a result
-    *(
-        "adjustment",
-        "batches",
-        "inference",
-        "itemsimulations",
-        "itemwise",
-        "nulls",
-        "resampling",
-        "simulations",
-    ),
-    *("spec", "stats"),
-)
 PACKAGES = ("numpy", "scipy", "pandas", "statsmodels", "pingouin")
 RULE = (
     "Recommended under a null: a test that rejects at most in its nominal share of studies plus "
@@ -85,7 +73,7 @@ class Calibration:
         if n_simulations < 100:
             raise ValueError(f"n_simulations={n_simulations} says too little: at least 100")
         self.folder, self.n_simulations, self.seed = Path(folder), n_simulations, seed
-        self.record = Record(self.folder / RECORD, sources=SOURCES, packages=PACKAGES)
+        self.record = Record(self.folder / RECORD, __name__, of_machine=False, packages=PACKAGES)
 
     def table(self) -> pd.DataFrame:
         """A row a procedure, null and quantity: part, COLUMNS, and the Monte Carlo interval of `actual`."""
@@ -97,7 +85,7 @@ class Calibration:
 
     def write(self, table: pd.DataFrame) -> Path:
         """calibration.csv, in `folder`."""
-        return store.write_csv(self.folder / TABLE, table[COLUMNS])
+        return disk.write_csv(self.folder / TABLE, table[COLUMNS])
 
     def _simulated(self, part: str) -> list[dict[str, Any]]:
         rng = np.random.default_rng([self.seed, zlib.crc32(part.encode())])  # whatever ran before it

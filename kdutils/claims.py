@@ -14,10 +14,11 @@ from typing import Any
 
 import pandas as pd
 
-from kdutils import declared, itemverdicts, keeping, strict, verdicts
+from kdutils import declared, itemverdicts, strict, verdicts
 from kdutils.evidence import NOT_TESTABLE, VERDICTS, Evidence, Finding
+from kdutils.io import cached_tables
+from kdutils.io.cached_tables import Keep
 from kdutils.itemwise import Items
-from kdutils.keeping import Keep
 from kdutils.spec import AVERAGE, DOMAIN_TASKS, DOMAINS, SOURCES, TASK_LABELS
 
 
@@ -368,7 +369,7 @@ def judgements(
     *,
     section: str | None = None,
     items: Items | None = None,
-    kept: Keep = keeping.nothing,
+    kept: Keep = cached_tables.nothing,
 ) -> list[Judgement]:
     """Both analyses of every claim of a section, or of all, for every source and protocol in `cells`.
 
@@ -411,7 +412,7 @@ def judge(
     *,
     section: str | None = None,
     items: Items | None = None,
-    kept: Keep = keeping.nothing,
+    kept: Keep = cached_tables.nothing,
 ) -> list[dict[str, Any]]:
     """Rows of the claims ledger of all `judgements`."""
     return ledger_rows(judgements(cells, section=section, items=items, kept=kept))

@@ -25,7 +25,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from kdutils import store, usercache
+from kdutils.io import disk, user_cache
 from kdutils.items import Item, letters_and_digits
 from kdutils.spec import CHOICE_TASKS
 
@@ -161,17 +161,17 @@ def find(test: Sequence[Item], pool: Sequence[Item]) -> dict[str, Found]:
 
 def find_once(test: Sequence[Item], pool: Sequence[Item]) -> dict[str, Found]:
     """As `find`, kept in the user's cache under the digests of both and of this code."""
-    key = hashlib.sha256(store.sha256_once(Path(__file__)).encode())
+    key = hashlib.sha256(disk.sha256_once(Path(__file__)).encode())
     for items in (test, pool):
         key.update(json.dumps([[item.id, item.task, item.question] for item in items]).encode() + b"\n")
-    path = usercache.path(f"contamination/{key.hexdigest()[:32]}.json")
+    path = user_cache.path(f"contamination/{key.hexdigest()[:32]}.json")
     with contextlib.suppress(
         OSError, ValueError, TypeError, AttributeError
     ):  # absent or damaged: it is made again
         return {name: Found(*entry) for name, entry in json.loads(path.read_text("utf-8")).items()}
     found = find(test, pool)
     with contextlib.suppress(OSError):  # a cache that cannot be written costs seconds, nothing else
-        store.write_json(path, found)
+        disk.write_json(path, found)
     return found
 
 

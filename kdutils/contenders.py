@@ -23,8 +23,9 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from kdutils import environment, peers
-from kdutils.environment import FORKS
+from kdutils import peers
+from kdutils.io import environment
+from kdutils.io.environment import FORKS
 from kdutils.peers import CannotError, Gradients
 from kdutils.work import BETA, Case, Work, case_of
 

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from kdutils.environment import REPOSITORY
+from kdutils.io.environment import REPOSITORY
 
 MODEL, MAX_NEW_TOKENS, ROWS = "mini-qwen-105k", 96, 64
 AUTHORS = "as the authors: one text at a time, no KV cache"

@@ -25,9 +25,10 @@ import nbformat
 import psutil
 from ipykernel.kernelspec import write_kernel_spec
 
-from kdutils import handover, kernels, ledger, params, pool, report, store, worker
+from kdutils import handover, kernels, ledger, params, pool, report, worker
 from kdutils.index import Result
-from kdutils.plaintext import scrub
+from kdutils.io import disk
+from kdutils.io.text_safety import scrub
 from kdutils.render import duration
 from kdutils.worker import Task
 
@@ -196,7 +197,7 @@ def _conclude_failure(task: Task, error: str, seconds: float) -> None:
         report.remove_figures(folder, task.name)
     shutil.rmtree(folder / ".partial" / task.name, ignore_errors=True)
     notebook = worker.failed_copy(task, error)
-    store.write_text(task.report(".failed.ipynb"), nbformat.writes(notebook))
-    store.write_text(task.report(".failed.html"), worker.to_html(task, notebook, seconds, failed=True))
+    disk.write_text(task.report(".failed.ipynb"), nbformat.writes(notebook))
+    disk.write_text(task.report(".failed.html"), worker.to_html(task, notebook, seconds, failed=True))
     for suffix in PARTIAL_SUFFIXES:
         task.partial(suffix).unlink(missing_ok=True)

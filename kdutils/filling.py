@@ -16,8 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from kdutils import environment, lease, livecells, runs
+from kdutils import livecells, runs
 from kdutils.engine import Death, Engine, Start
+from kdutils.io import environment, leases
 from kdutils.runspec import EvalSpec, PlannedRun, RunSpec
 from kdutils.schedule import Job
 
@@ -143,7 +144,7 @@ class Filling:
     def _give(self, engine: Engine) -> None:
         """Start as much of what is ready as there are idle workers."""
         self._held = {
-            run_id: name for run_id, name in self._held.items() if not lease.is_free(self._out, name)
+            run_id: name for run_id, name in self._held.items() if not leases.is_free(self._out, name)
         }
         ready = sorted(self._ready(), key=lambda run_id: self._jobs[run_id].place) if engine.n_idle else []
         for run_id in ready:
@@ -327,7 +328,7 @@ def make_run(task: _Task, tell: Callable[[Point], None]) -> _Outcome:
                 live()
                 if evaluation.scoring == "generation":
                     livecells.keep(task.out, evaluation, task.spec)  # here, where there are many of us
-    except (lease.HeldError, lease.LostError) as error:
+    except (leases.HeldError, leases.LostError) as error:
         return _Outcome("held", name=error.name)
     except runs.DamagedError as error:
         return set_aside(task.out, error)
@@ -367,8 +368,8 @@ def _ending_when_silent(seconds: float | None) -> Iterator[Callable[[], None]]:
 def set_aside(out: Path, error: runs.DamagedError) -> _Outcome:
     """Move what is damaged away, under its lease, so that it is made anew."""
     try:
-        with lease.take(out, error.name):
+        with leases.take(out, error.name):
             runs.set_damaged_aside(out, error)
-    except lease.HeldError:
+    except leases.HeldError:
         return _Outcome("held", name=error.name)
     return _Outcome("damaged", error.reason, error.name)

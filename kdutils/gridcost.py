@@ -19,7 +19,7 @@ from typing import Any
 
 from kdutils import architecture, formulas, runs
 from kdutils.architecture import Architecture
-from kdutils.environment import REPOSITORY
+from kdutils.io.environment import REPOSITORY
 from kdutils.runspec import EvalSpec, PlannedRun, RunSpec
 
 STUDENTS = {  # by family; one student is the first, two the first two

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from kdutils import store
 from kdutils.cells import SCHEMA
+from kdutils.io import disk
 from kdutils.plan import Plan
 
 FOLDER = "KDUTILS_HANDOVER"  # environment variable: where it lies
@@ -37,7 +37,7 @@ def write(folder: Path, plan: Plan, handed: Handover) -> None:
     """
     if (folder / _digest(plan)).is_dir():
         return
-    with store.folder_in_one_step(folder / _digest(plan)) as partial:
+    with disk.folder_in_one_step(folder / _digest(plan)) as partial:
         handed.cells.to_parquet(partial / "cells.parquet", index=False)
         handed.costs.to_parquet(partial / "costs.parquet", index=False)
         (partial / "state.txt").write_text(handed.state, encoding="utf-8")

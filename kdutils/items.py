@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from kdutils.plaintext import shown
+from kdutils.io.text_safety import shown
 from kdutils.spec import ALL_TASKS
 
 # The authors' evaluation prompt, whitespace included (their training prompt differs by two blanks).

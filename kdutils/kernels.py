@@ -18,7 +18,7 @@ from jupyter_client.connect import KernelConnectionInfo
 from jupyter_client.manager import AsyncKernelManager
 from jupyter_client.provisioning import LocalProvisioner
 
-from kdutils import environment
+from kdutils.io import environment
 
 FORKS = environment.FORKS
 

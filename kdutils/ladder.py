@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from kdutils import grid, plan, store
+from kdutils import grid, plan
+from kdutils.io import disk
 from kdutils.mini.family import MINI_MODELS, pairs
 from kdutils.runspec import MINI, PlannedRun
 from kdutils.spec import AVERAGE, TRAIN_DOMAINS, Live
@@ -66,12 +67,12 @@ def rungs(ladder: pd.DataFrame, family: str, domain: str) -> pd.DataFrame:
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--out", type=Path, default=store.OUTPUTS, help="where the runs are kept")
+    parser.add_argument("--out", type=Path, default=disk.OUTPUTS, help="where the runs are kept")
     parser.add_argument("--items", type=int, default=200, help="test items a task")
     parser.add_argument("--csv", type=Path, default=LADDER_FILE, help="where the table goes")
     asked = parser.parse_args()
     table = measured(asked.out, planned(asked.items))
-    store.write_csv(asked.csv, table)
+    disk.write_csv(asked.csv, table)
     wide = table.pivot_table(index=["domain", "student", "method"], columns="task", values="accuracy")
     print(wide.round(0).to_string(na_rep=""))
 

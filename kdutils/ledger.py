@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kdutils import store
-from kdutils.environment import REPOSITORY
+from kdutils.io import disk
+from kdutils.io.environment import REPOSITORY
 
 REFERENCE = (
     REPOSITORY / "outputs" / "reference"
@@ -143,8 +143,8 @@ def write_parts(
 
     Returns a sentence for each damaged part of another notebook that was set aside.
     """
-    store.write_csv(_part(folder, notebook, "statistics.csv"), statistics)
-    store.write_json(_part(folder, notebook, "claims.json"), list(claims))
+    disk.write_csv(_part(folder, notebook, "statistics.csv"), statistics)
+    disk.write_json(_part(folder, notebook, "claims.json"), list(claims))
     return _rebuild(folder)
 
 
@@ -161,7 +161,7 @@ def remove_parts(folder: Path, notebook: str) -> list[str]:
 
 def digests(folder: Path, notebook: str) -> dict[str, str]:
     """SHA-256 of the parts of a notebook as they are now, for its sentinel."""
-    return {suffix: store.sha256(_part(folder, notebook, suffix)) for suffix in SUFFIXES}
+    return {suffix: disk.sha256(_part(folder, notebook, suffix)) for suffix in SUFFIXES}
 
 
 def sentinel(folder: Path, notebook: str) -> Path:
@@ -219,9 +219,9 @@ def _rebuild(folder: Path) -> list[str]:
     writer = csv.DictWriter(text, STATISTICS_COLUMNS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(_in_order(_rows(folder, "statistics.csv", STATISTICS_KEY, said)))
-    store.write_text(folder / "statistics.csv", text.getvalue())
+    disk.write_text(folder / "statistics.csv", text.getvalue())
     found = _rows(folder, "claims.json", CLAIM_KEY, said).values()
-    store.write_json(folder / "claims.json", sorted(found, key=lambda row: str(row["section"])))
+    disk.write_json(folder / "claims.json", sorted(found, key=lambda row: str(row["section"])))
     return said
 
 
@@ -234,14 +234,14 @@ def _rows(folder: Path, suffix: str, key: Sequence[str], said: list[str]) -> dic
     for part in sorted((folder / "ledger").glob(f"*.{suffix}")):
         notebook = part.name.removesuffix(f".{suffix}")
         try:
-            if _written_digest(folder, notebook, suffix) not in (None, store.sha256(part)):
+            if _written_digest(folder, notebook, suffix) not in (None, disk.sha256(part)):
                 raise ValueError("its SHA-256 is not the recorded one")
             text = part.read_text(encoding="utf-8")
             found = json.loads(text) if suffix == "claims.json" else csv.DictReader(text.splitlines())
             rows |= {tuple(row[column] for column in key): row for row in found}
         except (ValueError, KeyError, TypeError):
             sentinel(folder, notebook).unlink(missing_ok=True)  # its results are not whole any more
-            aside = store.set_aside(part)
+            aside = disk.set_aside(part)
             said.append(f"{part} was damaged and is set aside as {aside.name}; run notebook {notebook} again")
     return rows
 

@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kdutils import cells, environment, evaluate, runs, store
+from kdutils import cells, evaluate, runs
+from kdutils.io import disk, environment
 from kdutils.runspec import EvalSpec, RunSpec
 from kdutils.spec import AVERAGE, INSTRUCTION_TASKS, MATH_TASKS
 
@@ -202,7 +203,7 @@ def kept(out: Path, compute: Callable[..., list[dict[str, Any]]], *scored: Score
     computed = compute(*(each.rows() for each in scored))
     records = [{name: _or_none(value) for name, value in record.items()} for record in computed]
     with contextlib.suppress(OSError):  # a store that is only read from has no cache, and is slower
-        store.write_json(path, {"records": records, "sha256": _digest(records)})
+        disk.write_json(path, {"records": records, "sha256": _digest(records)})
     return records
 
 

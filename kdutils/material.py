@@ -16,7 +16,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from kdutils import benchmark, contamination, gguf_header, store
+from kdutils import benchmark, contamination, gguf_header
+from kdutils.io import disk
 from kdutils.items import SPLITS, DataError, Item, item_of, json_lines, short_enough
 from kdutils.mini.family import MINI_MODELS, MODEL_FOLDER
 from kdutils.mini.items import TASKS_OF, build_data, mini_digest
@@ -256,7 +257,7 @@ def files_digest(name: str) -> str:
     for file_name in names:
         if file_name == "generation_config.json":  # never read
             continue
-        total.update(file_name.encode() + bytes.fromhex(store.sha256_once(source / file_name)))
+        total.update(file_name.encode() + bytes.fromhex(disk.sha256_once(source / file_name)))
     if place.layers is not None:
         total.update(f"layers {place.layers}".encode())
     return total.hexdigest()[:16]
@@ -283,7 +284,7 @@ def folder_digest(folder: Path) -> str:
             raise DataError(
                 f"{path} is missing; a data folder holds train.jsonl, validation.jsonl, test.jsonl"
             )
-        total.update(bytes.fromhex(store.sha256_once(path)))
+        total.update(bytes.fromhex(disk.sha256_once(path)))
     return total.hexdigest()[:16]
 
 

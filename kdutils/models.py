@@ -31,8 +31,9 @@ from transformers import (
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.utils import logging as transformers_logging
 
-from kdutils import losses, store, usercache
+from kdutils import losses
 from kdutils.data import Batch
+from kdutils.io import disk, user_cache
 from kdutils.items import prompt
 from kdutils.material import Location, ModelError, files_digest, locate
 from kdutils.mini.family import MINI_MODELS
@@ -200,7 +201,7 @@ def _tokenizer_digest(place: Location) -> str:
     total = hashlib.sha256()
     for path in sorted(source.iterdir()):
         if path.suffix in TOKENIZER_SUFFIXES and path.name not in ("config.json", "generation_config.json"):
-            total.update(path.name.encode() + bytes.fromhex(store.sha256_once(path)))
+            total.update(path.name.encode() + bytes.fromhex(disk.sha256_once(path)))
     return total.hexdigest()
 
 
@@ -268,14 +269,14 @@ def _plain(place: Location, what: str) -> _Plain:
 
 
 def _kept_folder(place: Location, what: str) -> Path:
-    return usercache.path("gguf") / f"{files_digest(place.name)}-{what.removeprefix('torch.')}"
+    return user_cache.path("gguf") / f"{files_digest(place.name)}-{what.removeprefix('torch.')}"
 
 
 @contextlib.contextmanager
 def _kept(place: Location, what: str) -> Iterator[Path]:
     """A folder to save a plain copy in, which appears whole; a full or read-only disk costs time alone."""
     try:
-        with usercache.filled_once(_kept_folder(place, what)) as folder:
+        with user_cache.filled_once(_kept_folder(place, what)) as folder:
             yield folder
     except OSError:
         pass  # the model is loaded; the next one to ask reads the GGUF file again

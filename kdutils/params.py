@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from kdutils import spec
-from kdutils.plaintext import shown
-from kdutils.store import REPOSITORY
+from kdutils.io.disk import REPOSITORY
+from kdutils.io.text_safety import shown
 
 NOTEBOOKS = REPOSITORY / "notebooks"
 TAG = "parameters"  # the cell tag that papermill looks for

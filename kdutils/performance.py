@@ -9,9 +9,10 @@ from typing import Any
 
 import pandas as pd
 
-from kdutils import architecture, decoding, gridcost, growth, measurements, peers, sidebyside, store, work
+from kdutils import architecture, decoding, gridcost, growth, peers, sidebyside, work
+from kdutils.io import disk, measurements
+from kdutils.io.measurements import Record
 from kdutils.machines import Machine, this_machine
-from kdutils.measurements import Record
 
 COMPARISON = (
     "One step by each program: medians, the cores that were busy with it (fewer than there are: parts on one "
@@ -43,7 +44,7 @@ class Performance:
 
     def __init__(self, folder: Path, *, measure: str = "missing", say: Any = print) -> None:
         self.folder, self.say = Path(folder), say
-        self.record = Record(self.folder / RECORD, measure)
+        self.record = Record(self.folder / RECORD, __name__, measure)
         self.rows: list[dict[str, Any]] = []  # of performance.csv
         self._parts: dict[str, bool] = {}  # whether each was measured just now
 
@@ -102,7 +103,7 @@ class Performance:
 
     def write(self) -> Path:
         """performance.csv of all that was asked for, in `folder`."""
-        return store.write_csv(self.folder / TABLE, sidebyside.published(self.rows))
+        return disk.write_csv(self.folder / TABLE, sidebyside.published(self.rows))
 
     def measured(self) -> pd.DataFrame:
         """When each part was measured, and whether just now."""
@@ -114,7 +115,7 @@ class Performance:
         )
 
     def _part(self, name: str, settings: dict[str, Any], make: Any, *, is_asked: bool = True) -> Any:
-        record = self.record if is_asked else Record(self.record.path)
+        record = self.record if is_asked else Record(self.record.path, __name__)
         was_there = record.has(name, settings) and record.measure == "missing"
         value = record.part(name, settings, make)
         self._parts[name] = not was_there
@@ -164,7 +165,7 @@ def regimes() -> pd.DataFrame:
 
 def surroundings() -> pd.DataFrame:
     """What the measurements hang on: columns what, value."""
-    facts = measurements.surroundings()
+    facts = measurements.surroundings(__name__)
     facts |= facts.pop("packages")
     return pd.DataFrame(
         {"what": facts.keys(), "value": [str(value or "missing") for value in facts.values()]}

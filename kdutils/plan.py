@@ -8,8 +8,9 @@ from itertools import permutations, product
 from pathlib import Path
 from typing import Any
 
-from kdutils import factors, material, runs, store
+from kdutils import factors, material, runs
 from kdutils.cells import model_family, model_parameters, short_name
+from kdutils.io import disk
 from kdutils.runspec import LOGIT_METHODS, EvalSpec, PlannedRun, RunSpec
 from kdutils.spec import (
     ALL_TASKS,
@@ -119,7 +120,7 @@ def plan(section: str, parameters: Mapping[str, Any]) -> Plan:
         runs = tuple(dict.fromkeys(_runs(live, needs)))
         own = [need for need in needs if section in need.sections]
         variants = tuple(dict.fromkeys(each for need in own for each in _variants_of(live, need)))
-    out = store.REPOSITORY / Path(parameters.get("out", store.OUTPUTS)).expanduser()
+    out = disk.REPOSITORY / Path(parameters.get("out", disk.OUTPUTS)).expanduser()
     return Plan(section, profile, out, runs, shown, variants)
 
 

@@ -16,8 +16,8 @@ from multiprocessing import connection, forkserver
 from multiprocessing.context import BaseContext
 from typing import Any, Self
 
-from kdutils import environment
 from kdutils.engine import Death, Do, Hear
+from kdutils.io import environment
 
 NOTEBOOKS = "kdutils.preloaded"  # imported in the process from which the workers of notebooks are forked
 FAREWELL_SECONDS = 2.0  # between asking a worker to end and killing it

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from kdutils.plaintext import shown
+from kdutils.io.text_safety import shown
 
 
 def _is_text(value: Any) -> bool:

@@ -14,9 +14,10 @@ from typing import Any
 
 import pandas as pd
 
-from kdutils import estimate, lengths, material, runs, store
+from kdutils import estimate, lengths, material, runs
 from kdutils.cells import short_name
 from kdutils.estimate import Cost, Training
+from kdutils.io import disk
 from kdutils.machines import Machine
 from kdutils.runspec import EvalSpec, PlannedRun, RunSpec
 from kdutils.spec import RELEASED_PAIRS
@@ -244,4 +245,4 @@ def on_several(found: Look, machine: Machine) -> tuple[int, float] | None:
 
 def write(table: pd.DataFrame, path: Path) -> Path:
     """`plan.csv`: COLUMNS of `costs`."""
-    return store.write_csv(path, table[list(COLUMNS)])
+    return disk.write_csv(path, table[list(COLUMNS)])

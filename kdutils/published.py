@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from kdutils import cells as cell_rows
-from kdutils import usercache
+from kdutils.io import user_cache
 from kdutils.spec import AVERAGE, CONTAMINATED_TASKS, DOMAIN_TASKS, TEST_ITEMS
 
 COMMIT = "a5fed92e2c749ee5dda78aa26f61cce4529f2157"
@@ -131,14 +131,14 @@ def _remedy() -> str:
 
 
 def _cache_folder() -> Path:
-    return usercache.path(f"published-{COMMIT[:12]}")
+    return user_cache.path(f"published-{COMMIT[:12]}")
 
 
 def _download(folder: Path) -> None:
     import pooch
 
     try:
-        with usercache.filled_once(folder) as partial:
+        with user_cache.filled_once(folder) as partial:
             for name, sha256 in SHA256.items():
                 pooch.retrieve(BASE_URL + name, known_hash=f"sha256:{sha256}", fname=name, path=partial)
     except Exception as error:  # pooch raises requests', urllib3's and its own: all mean "not obtained"

@@ -19,7 +19,8 @@ import torch
 from safetensors.torch import save_file
 from transformers.utils import logging
 
-from kdutils import answers, data, environment, models, ranks, running, runs, sharded, store, train
+from kdutils import answers, data, models, ranks, running, runs, sharded, train
+from kdutils.io import disk, environment
 from kdutils.material import load_items
 from kdutils.runspec import EvalSpec, RunSpec
 from kdutils.sharded import Sharded, ShardedModel
@@ -47,7 +48,7 @@ def main(scratch: Path, do: Do) -> int:
         world = sharded.together(Path(task[ranks.RENDEZVOUS]), scratch, rank=rank, size=size)
         outcome = do(task, scratch, world, tell if rank == 0 else None)
         if rank == 0:
-            store.write_text(scratch / ranks.OUTCOME, json.dumps(outcome))  # a loss may be NaN
+            disk.write_text(scratch / ranks.OUTCOME, json.dumps(outcome))  # a loss may be NaN
         world.largest(0.0)  # nobody leaves before all is written
     except Exception as error:  # whoever started us says it
         kind = ranks.MEMORY if train.is_out_of_memory(error) else type(error).__name__

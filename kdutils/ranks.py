@@ -21,7 +21,7 @@ from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
-from kdutils import store
+from kdutils.io import disk
 from kdutils.runspec import RunSpec
 
 PROGRAM = ("-m", "kdutils.rank")
@@ -95,7 +95,7 @@ def run(
     scratch.mkdir(parents=True)
     with tempfile.TemporaryDirectory(prefix="kdutils-ranks-") as meeting:  # NFS may lack what FileStore needs
         whole = {RENDEZVOUS: str(Path(meeting) / RENDEZVOUS), "n_threads": max(1, n_threads // n_ranks)}
-        store.write_json(scratch / TASK, task | whole)
+        disk.write_json(scratch / TASK, task | whole)
         with _started(program or PROGRAM, scratch, n_ranks, whole["n_threads"]) as processes:
             _watch(processes, hear)
             codes = _ended(processes)
@@ -109,7 +109,7 @@ def _started(
     program: Sequence[str], scratch: Path, n_ranks: int, n_threads: int
 ) -> Iterator[list[subprocess.Popen]]:
     """All ranks; none is left after the block."""
-    path = [str(store.REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
+    path = [str(disk.REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
     own = {"OMP_NUM_THREADS": str(n_threads), "TOKENIZERS_PARALLELISM": "false"}
     own |= {"PYTHONPATH": os.pathsep.join(path), "WORLD_SIZE": str(n_ranks)}
     processes: list[subprocess.Popen] = []
@@ -174,7 +174,7 @@ def _raise_reason(scratch: Path, codes: list[int]) -> None:
 def report_failure(scratch: Path, rank: int, *, kind: str, reason: str) -> None:
     """Say why a rank ends, for `run`; called by the rank."""
     at = time.monotonic()  # one clock for all processes of a machine
-    store.write_json(scratch / f"error-{rank}.json", {"rank": rank, "kind": kind, "reason": reason, "at": at})
+    disk.write_json(scratch / f"error-{rank}.json", {"rank": rank, "kind": kind, "reason": reason, "at": at})
 
 
 def _report(scratch: Path, rank: int) -> dict[str, Any] | None:

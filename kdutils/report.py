@@ -27,9 +27,10 @@ from IPython.display import Markdown, display
 from matplotlib.figure import Figure
 
 import kdutils
-from kdutils import ledger, params, plaintext, store, tables
-from kdutils.environment import RUN_TOKEN
-from kdutils.keeping import Kept
+from kdutils import ledger, params, tables
+from kdutils.io import disk, text_safety
+from kdutils.io.cached_tables import Kept
+from kdutils.io.environment import RUN_TOKEN
 
 BEGUN = "_kdutils_begun"  # name in the notebook's namespace: this kernel has passed the check for strangers
 PNG_DPI = 160
@@ -83,7 +84,7 @@ def writable_folder(out: Path | str, profile: str) -> Path:
         root = (params.REPOSITORY / Path(out).expanduser()).resolve()
     except (RuntimeError, ValueError) as error:  # the home of nobody, a null byte
         raise params.ParameterError(
-            f"out={plaintext.shown(str(out))} is no folder ({error}); give another"
+            f"out={text_safety.shown(str(out))} is no folder ({error}); give another"
         ) from None
     folder = root / profile
     try:
@@ -138,16 +139,16 @@ class Report:
         with mpl.rc_context(LAID_OUT | {"svg.hashsalt": stem}):  # the ids in an SVG are random without
             png = _drawn(fig, "png", dpi=PNG_DPI, metadata={"Software": None})
             svg = _drawn(fig, "svg", metadata={"Date": None, "Creator": None})
-        store.write_bytes(path.with_suffix(".png"), png)
-        store.write_bytes(path.with_suffix(".svg"), svg)
-        store.write_csv(path.with_suffix(".csv"), tables.with_index(data))
+        disk.write_bytes(path.with_suffix(".png"), png)
+        disk.write_bytes(path.with_suffix(".svg"), svg)
+        disk.write_csv(path.with_suffix(".csv"), tables.with_index(data))
         if stem not in self._stems:
             self._stems.append(stem)
         sidecar = {"notebook": self.name, "place": self._stems.index(stem), "alt": alt, "caption": caption}
-        digests = {suffix: store.sha256(path.with_suffix(suffix)) for suffix in (".png", ".svg", ".csv")}
-        store.write_json(path.with_suffix(".json"), store.sealed(sidecar | {"sha256": digests}))
+        digests = {suffix: disk.sha256(path.with_suffix(suffix)) for suffix in (".png", ".svg", ".csv")}
+        disk.write_json(path.with_suffix(".json"), disk.sealed(sidecar | {"sha256": digests}))
         plt.close(fig)
-        alt, caption = plaintext.visible(alt), plaintext.visible(caption)
+        alt, caption = text_safety.visible(alt), text_safety.visible(caption)
         width = round(fig.get_figwidth() * SCREEN_DPI)
         image = {"image/png": base64.b64encode(png).decode(), "text/plain": alt}
         display(image, metadata={"image/png": {"alt": alt, "width": width}}, raw=True)
@@ -164,7 +165,7 @@ class Report:
     def remark(self, text: str) -> None:
         """Show a paragraph of Markdown, whose tags and links are text; nothing for ""."""
         if text:
-            display(Markdown(plaintext.without_markup(text)))
+            display(Markdown(text_safety.without_markup(text)))
 
     def statistics(self, frame: pd.DataFrame) -> None:
         """Collect tests for `statistics.csv`; a test collected before is replaced.
@@ -193,7 +194,7 @@ class Report:
             ledger.sentinel(self.folder, self.name).unlink(missing_ok=True)
             self._publish_figures()
             said = ledger.write_parts(self.folder, self.name, statistics, list(self._claims.values()))
-            store.write_json(
+            disk.write_json(
                 ledger.sentinel(self.folder, self.name),
                 {
                     "notebook": self.name,
@@ -240,10 +241,10 @@ def look_at_figures(folder: Path) -> tuple[list[dict[str, Any]], list[str]]:
     for path in sorted((folder / "figures").glob("*.json")):
         try:
             figure = json.loads(path.read_text(encoding="utf-8"))
-            if not store.has_whole_seal(figure):
+            if not disk.has_whole_seal(figure):
                 raise ValueError(path.name)
             for suffix, digest in figure.get("sha256", {}).items():
-                if store.sha256(path.with_suffix(suffix)) != digest:
+                if disk.sha256(path.with_suffix(suffix)) != digest:
                     raise ValueError(path.with_suffix(suffix).name)
             facts = {name: figure[name] for name in ("notebook", "place", "alt", "caption")}
             found.append(facts | {"png": path.with_suffix(".png")})

@@ -22,10 +22,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from kdutils import environment, ledger, params, render, report, spec, store
+from kdutils import ledger, params, render, report, spec
 from kdutils import plan as study_plan
 from kdutils.executor import HANDOVER, Executor, say
 from kdutils.index import Result, index_html
+from kdutils.io import disk, environment
 from kdutils.render import duration
 from kdutils.worker import Task
 
@@ -225,7 +226,7 @@ def write_index(
             except ValueError:
                 say(f"{page} is damaged and stays as it is; run notebook {link.name} again")
                 continue
-            store.write_text(page, render.relink(text, name=link.name, links=links))
+            disk.write_text(page, render.relink(text, name=link.name, links=links))
     with ledger.locked(folder):
         said = ledger.rebuild(folder)
     drawn, damaged = report.look_at_figures(folder)
@@ -233,8 +234,8 @@ def write_index(
         say(sentence)
     provenance = environment.provenance() | {"data": _checksums(data)}
     html = index_html(profile, shown, ledger.claims(folder), drawn, provenance)
-    store.write_json(folder / "index.json", [asdict(result) for result in shown])
-    return store.write_text(folder / "index.html", html)
+    disk.write_json(folder / "index.json", [asdict(result) for result in shown])
+    return disk.write_text(folder / "index.html", html)
 
 
 def _commit() -> str:

@@ -24,25 +24,11 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from kdutils import (
-    answers,
-    data,
-    environment,
-    evaluate,
-    generate,
-    lease,
-    material,
-    models,
-    ranks,
-    runs,
-    states,
-    store,
-    texts,
-    train,
-)
+from kdutils import answers, data, evaluate, generate, material, models, ranks, runs, states, texts, train
 from kdutils.checks import check
+from kdutils.io import disk, environment, leases
+from kdutils.io.leases import Lease
 from kdutils.items import PROMPT, Item, fingerprint
-from kdutils.lease import Lease
 from kdutils.material import default_evaluation, load_items, resolved
 from kdutils.models import LoadedModel
 from kdutils.runs import RunFolder
@@ -86,7 +72,7 @@ class Run:
 def run(
     spec: RunSpec,
     *,
-    out: Path | str = store.OUTPUTS,
+    out: Path | str = disk.OUTPUTS,
     evaluation: EvalSpec | None = None,
     progress: Progress | None = None,
 ) -> Run:
@@ -143,7 +129,7 @@ def make(
         try:
             with environment.keeping_freed_memory():
                 _make(spec, evaluation, folder, own, progress, waits)
-        except (lease.HeldError, lease.LostError, runs.DamagedError):
+        except (leases.HeldError, leases.LostError, runs.DamagedError):
             raise  # these say nothing about the run
         except Exception as error:
             with contextlib.suppress(OSError):  # a folder that cannot be written is why it failed
@@ -169,8 +155,8 @@ def _turn(
     has_told = False
     while not is_there():
         try:
-            own = lease.take(out, name)
-        except lease.HeldError as error:
+            own = leases.take(out, name)
+        except leases.HeldError as error:
             if not waits:
                 raise
             if progress and not has_told:
@@ -293,7 +279,7 @@ def _trained(
         outcome = trained(student, items, spec, teacher=teacher, **how)
         peak_memory_gb = environment.peak_memory_gb()
     own.confirm()
-    store.write_model(folder.model, student.network, student.tokenizer)
+    disk.write_model(folder.model, student.network, student.tokenizer)
     facts = asdict(outcome) | {
         "fingerprint": fingerprint(items),
         "learning_rate": models.learning_rate(spec),

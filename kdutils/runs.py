@@ -26,8 +26,8 @@ from typing import Any
 
 import pandas as pd
 
-from kdutils import environment, store
-from kdutils.plaintext import scrub, shown
+from kdutils.io import disk, environment
+from kdutils.io.text_safety import scrub, shown
 from kdutils.runspec import EvalSpec, RunSpec
 
 RUN_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
@@ -84,20 +84,20 @@ class RunFolder:
             if place.is_symlink() and not place.resolve().is_relative_to(root):
                 raise StoreError(f"{place} is a link that leads out of {root}; delete that link")
         try:
-            store.remove_partials(self.path)
-            store.write_json(self.path / "spec.json", spec.to_dict())
-            store.write_json(self.path / "environment.json", environment.provenance())
+            disk.remove_partials(self.path)
+            disk.write_json(self.path / "spec.json", spec.to_dict())
+            disk.write_json(self.path / "environment.json", environment.provenance())
         except OSError as error:
             raise unwritable(self.path, error) from error
 
     def finish(self, outcome: dict[str, Any], curve: list[dict[str, Any]]) -> None:
         """Commit the training: the curve, then result.json; the checkpoint goes."""
-        store.write_text(self.path / "curve.jsonl", "".join(json.dumps(entry) + "\n" for entry in curve))
+        disk.write_text(self.path / "curve.jsonl", "".join(json.dumps(entry) + "\n" for entry in curve))
         files = [self.path / name for name in DIGESTED]
         files += sorted(path for path in self.model.rglob("*") if path.is_file())
-        digests = {path.relative_to(self.path).as_posix(): store.sha256(path) for path in files}
-        store.write_json(
-            self.path / "result.json", store.sealed({"layout": LAYOUT} | outcome | {"sha256": digests})
+        digests = {path.relative_to(self.path).as_posix(): disk.sha256(path) for path in files}
+        disk.write_json(
+            self.path / "result.json", disk.sealed({"layout": LAYOUT} | outcome | {"sha256": digests})
         )
         shutil.rmtree(self.checkpoint, ignore_errors=True)
 
@@ -189,17 +189,17 @@ class RunFolder:
         if facts is None:
             return None
         file = self._scored(spec) / "items.parquet"
-        return facts.get("sha256", {}).get("items.parquet") or store.sha256(file)
+        return facts.get("sha256", {}).get("items.parquet") or disk.sha256(file)
 
     def write_evaluation(self, spec: EvalSpec, rows: pd.DataFrame, facts: dict[str, Any]) -> None:
         """Keep an evaluation, whole or not at all."""
-        store.remove_partials(self.path / "eval")
-        with store.folder_in_one_step(self._scored(spec)) as partial:
+        disk.remove_partials(self.path / "eval")
+        with disk.folder_in_one_step(self._scored(spec)) as partial:
             rows.to_parquet(partial / "items.parquet", index=False)
-            digests = {"items.parquet": store.sha256(partial / "items.parquet")}
-            store.write_json(partial / "spec.json", spec.to_dict())
-            result = store.sealed({"layout": LAYOUT, "n_rows": len(rows)} | facts | {"sha256": digests})
-            store.write_json(partial / "result.json", result)
+            digests = {"items.parquet": disk.sha256(partial / "items.parquet")}
+            disk.write_json(partial / "spec.json", spec.to_dict())
+            result = disk.sealed({"layout": LAYOUT, "n_rows": len(rows)} | facts | {"sha256": digests})
+            disk.write_json(partial / "result.json", result)
 
     # --- failures ----------------------------------------------------------------------------------
 
@@ -212,7 +212,7 @@ class RunFolder:
         lines = traceback.format_exception(error) if error else []
         token = os.environ.get(environment.RUN_TOKEN)
         record = {"reason": scrub(reason), "run_token": token, "traceback": scrub("".join(lines))}
-        store.write_json(self.path / "failure.json", record)
+        disk.write_json(self.path / "failure.json", record)
 
     def failure(self) -> dict[str, Any] | None:
         """What `record_failure` wrote, None if the last attempt did not fail (or cannot be read)."""
@@ -245,7 +245,7 @@ class RunFolder:
             raise self._damaged(path, error, whole=folder) from error
         if layout != LAYOUT:
             raise StoreError(f"{path} is of layout {layout}, this is {LAYOUT}; use another out folder")
-        if not store.has_whole_seal(result):
+        if not disk.has_whole_seal(result):
             raise self._damaged(path, "its content is not what was written", whole=folder)
         return result
 
@@ -265,7 +265,7 @@ class RunFolder:
             if not name.startswith(within):
                 continue
             try:
-                found = store.sha256(folder / name)
+                found = disk.sha256(folder / name)
             except OSError as error:
                 raise self._damaged(folder / name, error.strerror, whole=folder) from error
             if found != digest:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import Any, ClassVar, Self
 
-from kdutils.plaintext import shown
+from kdutils.io.text_safety import shown
 from kdutils.spec import ALL_TASKS, CHOICE_TASKS, KD_METHODS, PROTOCOLS, TRAIN_DOMAINS
 
 SCHEMA_VERSION = 1  # part of every hash; raised when a default changes its meaning

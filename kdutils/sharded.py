@@ -26,8 +26,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 
-from kdutils import store
 from kdutils.data import Batch
+from kdutils.io import disk
 from kdutils.models import LoadedModel
 from kdutils.world import World, checked, on_cpu, read_state, write_state
 
@@ -104,7 +104,7 @@ class Sharded(World):
         dist.barrier()
         if self.rank > 0:  # the next step, which needs rank 0, waits until it has done what follows
             return
-        with store.folder_in_one_step(folder) as partial:
+        with disk.folder_in_one_step(folder) as partial:
             names = [_part(rank) for rank in range(self.size)]
             for name in names:
                 (self._parts / name).replace(partial / name)

@@ -19,7 +19,7 @@ import pandas as pd
 
 from kdutils import contenders
 from kdutils.contenders import COMPILED, CONTENDERS, PLAIN
-from kdutils.environment import REPOSITORY
+from kdutils.io.environment import REPOSITORY
 from kdutils.work import Case
 
 COLUMNS = [

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from kdutils import profilefile
-from kdutils.plaintext import shown
+from kdutils.io.measurements import MEASURES
+from kdutils.io.text_safety import shown
 
 MATH_TASKS = ("aqua", "addsub", "gsm8k", "multiarith", "svamp", "singleeq")
 COMMONSENSE_TASKS = ("arc_c", "arc_e", "boolq", "hellaswag", "obqa", "piqa", "siqa", "winogrande")
@@ -143,7 +144,6 @@ LONG = (
 )  # the longest first
 
 PERFORMANCE_CASES = ("mini", "smollm", "qwen-vocabulary")  # of notebook 09, see work.case_of
-MEASURES = ("missing", "again")
 
 # Fields of a run, and of an evaluation, that follow from the needs of a profile: no setting of its own.
 OF_NEEDS = ("student", "teacher", "method", "domain", "seed", "temperature", "noise_sigma", "teacher_tuned")

@@ -29,7 +29,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from kdutils import data, store
+from kdutils import data
+from kdutils.io import disk
 from kdutils.models import LoadedModel
 from kdutils.runs import DamagedError, StoreError
 from kdutils.world import ALONE, World
@@ -73,13 +74,13 @@ class States:
             for _ in found:  # nothing: they go to the first
                 pass
             return
-        store.remove_partials(self.path.parent, of=self.path.name)
-        with store.folder_in_one_step(self.path) as partial:
+        disk.remove_partials(self.path.parent, of=self.path.name)
+        with disk.folder_in_one_step(self.path) as partial:
             for number, states in enumerate(found):
                 save_file({"states": torch.cat(states)}, partial / f"states-{number:05d}.safetensors")
             head_VH = teacher.head_VH.detach()[:size].contiguous().cpu()  # of a divided teacher, whole by now
             save_file({"head": head_VH}, partial / "head.safetensors")
-            digests = {path.name: store.sha256(path) for path in sorted(partial.glob("*.safetensors"))}
+            digests = {path.name: disk.sha256(path) for path in sorted(partial.glob("*.safetensors"))}
             index = {
                 "layout": LAYOUT,
                 "teacher": teacher.name,
@@ -88,7 +89,7 @@ class States:
                 "shards": [[rows.start, rows.stop] for rows in shards],
                 "sha256": digests,
             }
-            store.write_json(partial / "index.json", index)
+            disk.write_json(partial / "index.json", index)
 
     def _require_room(self, n_bytes: int) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -110,7 +111,7 @@ class States:
             if index["layout"] != LAYOUT:
                 raise ValueError(f"layout {index['layout']}, this is {LAYOUT}")
             for name, digest in index["sha256"].items():
-                if store.sha256(self.path / name) != digest:
+                if disk.sha256(self.path / name) != digest:
                     raise ValueError(f"the SHA-256 of {name} is not the recorded one")
             return OpenStates(self.path, index)
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kdutils.plaintext import visible
+from kdutils.io.text_safety import visible
 
 MISSING = "—"
 SHORT = 24  # characters that are not worth a second line

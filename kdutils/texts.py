@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from kdutils import store
+from kdutils.io import disk
 from kdutils.items import Item
 from kdutils.runs import DamagedError
 
@@ -36,8 +36,8 @@ class TeacherTexts:
             for item, response, end in zip(items, responses, ended, strict=True)
         ]
         content = ("\n".join(lines) + "\n").encode("utf-8")
-        store.write_text(self.path.with_suffix(".sha256"), hashlib.sha256(content).hexdigest() + "\n")
-        store.write_bytes(self.path, content)
+        disk.write_text(self.path.with_suffix(".sha256"), hashlib.sha256(content).hexdigest() + "\n")
+        disk.write_bytes(self.path, content)
 
     def read(self, items: Sequence[Item]) -> list[Item]:
         """The items with the teacher's responses for their own.
@@ -59,7 +59,7 @@ class TeacherTexts:
 
     def _check_digest(self) -> None:
         written = self.path.with_suffix(".sha256")  # files of before it was kept are taken as they are
-        if written.is_file() and written.read_text(encoding="utf-8").strip() != store.sha256(self.path):
+        if written.is_file() and written.read_text(encoding="utf-8").strip() != disk.sha256(self.path):
             raise ValueError("its SHA-256 is not the recorded one")
 
 

@@ -19,9 +19,10 @@ import datasets
 import torch
 from torch import Tensor
 
-from kdutils import data, losses, store
+from kdutils import data, losses
 from kdutils.data import Batch
 from kdutils.generate import Text, generate
+from kdutils.io import disk
 from kdutils.items import Item
 from kdutils.losses import TokenSum
 from kdutils.models import LoadedModel, seeded
@@ -356,7 +357,7 @@ class _Training:
         if not self.world.largest(reason != ""):
             self._apply(state, tensors)
         elif self.world.rank == 0:
-            aside, reason = store.set_aside(self.checkpoint), reason or "another process cannot read its part"
+            aside, reason = disk.set_aside(self.checkpoint), reason or "another process cannot read its part"
             self.progress(
                 {"warning": f"checkpoint set aside as {aside.name} ({reason}); training starts anew"}
             )

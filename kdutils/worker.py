@@ -19,8 +19,9 @@ from typing import Any, NoReturn
 import nbformat
 from nbformat import NotebookNode
 
-from kdutils import kernels, pool, render, store
-from kdutils.plaintext import scrub
+from kdutils import kernels, pool, render
+from kdutils.io import disk
+from kdutils.io.text_safety import scrub
 
 KERNEL = "python3"
 KERNEL_START_SECONDS = 300  # the default of 60 is short on a loaded machine
@@ -64,10 +65,10 @@ def main(task: Task, log: Path, variables: Mapping[str, str]) -> NoReturn:
     try:
         _execute(task, seed)
         notebook = scrubbed(nbformat.read(task.partial(".ipynb"), as_version=4))
-        store.write_text(task.partial(".ipynb"), nbformat.writes(notebook))
-        store.write_text(task.partial(".html"), to_html(task, notebook, time.monotonic() - started))
+        disk.write_text(task.partial(".ipynb"), nbformat.writes(notebook))
+        disk.write_text(task.partial(".html"), to_html(task, notebook, time.monotonic() - started))
     except Exception as error:  # whatever it is, the reader of the index shall see it
-        store.write_text(task.partial(".error"), one_line(error))
+        disk.write_text(task.partial(".error"), one_line(error))
         sys.exit(1)
     finally:
         if seed is not None:

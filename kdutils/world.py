@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from kdutils import store
 from kdutils.data import Batch
+from kdutils.io import disk
 
 WHOLE = "state.safetensors"
 Made = TypeVar("Made")
@@ -63,7 +63,7 @@ class World:
 
     def write(self, folder: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         """Keep tensors, of which each process has its part, and the state, in a folder that appears whole."""
-        with store.folder_in_one_step(folder) as partial:
+        with disk.folder_in_one_step(folder) as partial:
             save_file(on_cpu(tensors), partial / WHOLE)
             write_state(partial, state, [WHOLE])
 
@@ -79,8 +79,8 @@ class World:
 
 def write_state(folder: Path, state: dict[str, Any], files: list[str]) -> None:
     """Keep the state of a training, sealed, with the digests of the files that hold its tensors."""
-    digests = {name: store.sha256(folder / name) for name in files}
-    store.write_json(folder / "state.json", store.sealed(state | {"sha256": digests}))
+    digests = {name: disk.sha256(folder / name) for name in files}
+    disk.write_json(folder / "state.json", disk.sealed(state | {"sha256": digests}))
 
 
 def read_state(folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
@@ -90,7 +90,7 @@ def read_state(folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
         ValueError: if it is not what was written. Whatever else is wrong with the file raises, too.
     """
     state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-    if not store.has_whole_seal(state):
+    if not disk.has_whole_seal(state):
         raise ValueError("its state is not what was written")
     digests = state["sha256"]
     return state, {WHOLE: digests} if isinstance(digests, str) else digests  # text: of an earlier build
@@ -112,7 +112,7 @@ def checked(file: Path, digest: str) -> dict[str, Tensor]:
         ValueError: if it has another.
     """
     tensors = load_file(file)
-    if digest != store.sha256(file):
+    if digest != disk.sha256(file):
         raise ValueError("its weights are not those that were written")
     return tensors
 

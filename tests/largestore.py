@@ -20,8 +20,9 @@ from typing import Any
 
 import pandas as pd
 
-from kdutils import environment, evaluate, grid, livecells, material, prospect, runs, schedule, store
+from kdutils import evaluate, grid, livecells, material, prospect, runs, schedule
 from kdutils.filling import Filling
+from kdutils.io import disk, environment
 from kdutils.items import Item
 from kdutils.runspec import EvalSpec, PlannedRun, RunSpec
 
@@ -44,15 +45,15 @@ def build(plan: list[PlannedRun], out: Path) -> None:
     """
     jobs = schedule.jobs_of(plan)
     source = out / "source"
-    store.write_text(source / "curve.jsonl", "".join(json.dumps(entry) + "\n" for entry in CURVE))
-    store.write_json(source / "environment.json", environment.provenance())
+    disk.write_text(source / "curve.jsonl", "".join(json.dumps(entry) + "\n" for entry in CURVE))
+    disk.write_json(source / "environment.json", environment.provenance())
     rows().to_parquet(source / "items.parquet", index=False)
-    digests = {path.name: store.sha256(path) for path in source.iterdir()}
+    digests = {path.name: disk.sha256(path) for path in source.iterdir()}
     whole = {name: digests[name] for name in runs.DIGESTED}
     outcome = {"layout": runs.LAYOUT, "status": "trained", "steps": 141, "seconds": 9.5, "sha256": whole}
     scored = {"layout": runs.LAYOUT, "n_rows": 20, "seconds": 1.5, "fingerprint": "0"}
     scored |= {"sha256": {"items.parquet": digests["items.parquet"]}}
-    results = [json.dumps(store.sealed(each)) for each in (outcome, scored)]
+    results = [json.dumps(disk.sealed(each)) for each in (outcome, scored)]
     for run_id, job in jobs.items():
         folder = out / "runs" / run_id
         inner = folder / "eval" / EVALUATION.eval_id

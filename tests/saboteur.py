@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from kdutils import answers, filling, lease, livecells, runs, store, train
+from kdutils import answers, filling, livecells, runs, train
+from kdutils.io import disk, leases
 
 
 class Fault(NamedTuple):
@@ -78,21 +79,21 @@ def always(*arguments: Any, **options: Any) -> bool:
 
 
 PLACES: dict[str, tuple[Any, str, Callable[..., bool]]] = {
-    "before the claim": (lease, "take", always),
+    "before the claim": (leases, "take", always),
     "after the claim": (runs.RunFolder, "begin", always),
     "amid the training": (train._Training, "_step", lambda loop, step: step == 1),
-    "amid a checkpoint": (store, "write_json", lambda path, value: value.get("done_steps") == 2),
+    "amid a checkpoint": (disk, "write_json", lambda path, value: value.get("done_steps") == 2),
     "between two checkpoints": (shutil, "rmtree", lambda path, **how: "checkpoint.aside" in str(path)),
-    "before the weights": (store, "write_model", always),
+    "before the weights": (disk, "write_model", always),
     "after the weights": (runs.RunFolder, "finish", always),
-    "between curve and result": (store, "write_json", lambda path, value: path.parent.parent.name == "runs"
+    "between curve and result": (disk, "write_json", lambda path, value: path.parent.parent.name == "runs"
                                  and path.name == "result.json"),
     "before the evaluation": (answers, "item_rows", always),
     "before the items": (runs.RunFolder, "write_evaluation", always),
-    "between items and result of the evaluation": (store, "write_json", writes("result.json", ".partial")),
+    "between items and result of the evaluation": (disk, "write_json", writes("result.json", ".partial")),
     "before the cells are kept": (livecells, "keep", always),
-    "amid the states": (store, "write_json", writes("index.json", ".partial")),
-    "amid the texts": (store, "write_bytes", writes(".jsonl", "texts")),
+    "amid the states": (disk, "write_json", writes("index.json", ".partial")),
+    "amid the texts": (disk, "write_bytes", writes(".jsonl", "texts")),
     "in a forward pass": (train._Training, "_loss", always),
 }  # fmt: skip
 

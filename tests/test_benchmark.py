@@ -13,8 +13,9 @@ from dataclasses import replace
 
 import pytest
 
-from kdutils import benchmark, contamination, evaluate, material, release, usercache
+from kdutils import benchmark, contamination, evaluate, material, release
 from kdutils.benchmark import ends_in
+from kdutils.io import user_cache
 from kdutils.items import DataError, Item, letters_and_digits
 from kdutils.runspec import EvalSpec, RunSpec
 from kdutils.spec import CHOICE_TASKS, DOMAIN_TASKS, TASKS
@@ -42,7 +43,7 @@ def a_spec(domain="math", *, source="benchmark", train=10, validation=4, **optio
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
     """The user's cache, for this test alone."""
-    monkeypatch.setattr(usercache, "path", lambda name: tmp_path / "cache" / name)
+    monkeypatch.setattr(user_cache, "path", lambda name: tmp_path / "cache" / name)
     return tmp_path / "cache"
 
 
@@ -531,7 +532,7 @@ def test_a_hook_of_another_repository_leads_git_nowhere_else(published, monkeypa
 def test_two_processes_may_download_at_once(published, cache):
     code = (
         "import sys; from pathlib import Path; from kdutils import release, usercache\n"
-        "usercache.path = lambda name: Path(sys.argv[3]) / name\n"
+        "user_cache.path = lambda name: Path(sys.argv[3]) / name\n"
         "print(len(release.content(release.Release(sys.argv[1], sys.argv[2]), 'dataset/AQuA/test.json')))"
     )
     command = [sys.executable, "-P", "-c", code, published.url, published.commit, str(cache)]
@@ -544,9 +545,9 @@ def test_two_processes_may_download_at_once(published, cache):
 
 def test_the_slower_of_two_leaves_the_other_folder(tmp_path):
     folder = tmp_path / "cache" / "name"
-    with usercache.filled_once(folder) as slow:
+    with user_cache.filled_once(folder) as slow:
         (slow / "file").write_text("slow")
-        with usercache.filled_once(folder) as fast:
+        with user_cache.filled_once(folder) as fast:
             (fast / "file").write_text("fast")
     assert [path.name for path in folder.parent.iterdir()] == ["name"]
     assert (folder / "file").read_text() == "fast"

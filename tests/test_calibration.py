@@ -2,7 +2,6 @@
 
 import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -15,11 +14,11 @@ from kdutils import (
     calibrationfigures,
     inference,
     itemsimulations,
-    measurements,
     nulls,
     simulations,
     stats,
 )
+from kdutils.io import code_digest, measurements
 from kdutils.itemwise import bleu
 from kdutils.spec import PAPER_METHODS, TASKS, TEST_ITEMS
 
@@ -325,7 +324,7 @@ class TestKept:
         assert self.counted(monkeypatch, tmp_path) == 0
         assert self.counted(monkeypatch, tmp_path, seed=2) == 2
         assert self.counted(monkeypatch, tmp_path, seed=2, n_simulations=200) == 2
-        monkeypatch.setattr(measurements, "digest_of", lambda modules: "other code")
+        monkeypatch.setattr(measurements, "code_digest", lambda module: "other code")
         assert self.counted(monkeypatch, tmp_path, seed=2, n_simulations=200) == 2
 
     def test_another_machine_changes_nothing(self, monkeypatch, tmp_path):
@@ -333,10 +332,9 @@ class TestKept:
         monkeypatch.setattr(measurements, "processor", lambda: "another")
         assert self.counted(monkeypatch, tmp_path) == 0
 
-    def test_the_sources_are_those_that_the_simulations_import(self):
-        folder = Path(calibration.__file__).parent
-        assert all((folder / f"{name}.py").is_file() for name in calibration.SOURCES)
-        assert {"simulations", "nulls", "inference", "stats"} <= set(calibration.SOURCES)
+    def test_the_code_is_what_the_simulations_import(self):
+        found = {path.stem for path in code_digest.code_files(calibration.__name__)}
+        assert {"simulations", "nulls", "inference", "stats"} <= found
 
     def test_too_few_simulations_are_refused(self, tmp_path):
         with pytest.raises(ValueError, match="n_simulations=10 says too little"):

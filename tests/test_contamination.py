@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdutils import contamination, usercache
+from kdutils import contamination
 from kdutils.contamination import Found, TrigramIndex, compared_text, masked_words, trigrams
+from kdutils.io import user_cache
 from kdutils.items import Item
 
 WORDS = [
@@ -43,7 +44,7 @@ def level(test, train, task="gsm8k"):
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
     """The user's cache, for this test alone."""
-    monkeypatch.setattr(usercache, "path", lambda name: tmp_path / name)
+    monkeypatch.setattr(user_cache, "path", lambda name: tmp_path / name)
     return tmp_path
 
 

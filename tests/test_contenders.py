@@ -17,7 +17,6 @@ from kdutils import (
     decoding,
     gridcost,
     growth,
-    measurements,
     peers,
     performance,
     plots,
@@ -28,6 +27,7 @@ from kdutils import (
 )
 from kdutils.architecture import Architecture
 from kdutils.contenders import BFLOAT16, CACHED, CONTENDERS, ONLINE, PLAIN, TRL_GKD
+from kdutils.io import code_digest, measurements
 from kdutils.machines import Machine
 from kdutils.work import Case, Work
 
@@ -336,41 +336,63 @@ def made():
 
 def test_a_measurement_is_made_once(tmp_path, made):
     path = tmp_path / "performance.json"
-    assert measurements.Record(path).part("a", {"repeats": 5}, made) == {"n": 1}
-    assert measurements.Record(path).part("a", {"repeats": 5}, made) == {"n": 1}
-    assert measurements.Record(path).measured("a").endswith("UTC")
+    assert measurements.Record(path, performance.__name__).part("a", {"repeats": 5}, made) == {"n": 1}
+    assert measurements.Record(path, performance.__name__).part("a", {"repeats": 5}, made) == {"n": 1}
+    assert measurements.Record(path, performance.__name__).measured("a").endswith("UTC")
 
 
 def test_it_is_made_again_if_asked_for_or_if_its_settings_differ(tmp_path, made):
     path = tmp_path / "performance.json"
     for expected, (measure, repeats) in enumerate([("missing", 5), ("again", 5), ("missing", 6)], start=1):
-        assert measurements.Record(path, measure).part("a", {"repeats": repeats}, made) == {"n": expected}
+        record = measurements.Record(path, performance.__name__, measure)
+        assert record.part("a", {"repeats": repeats}, made) == {"n": expected}
     with pytest.raises(ValueError, match="measure='never' is unknown: choose one of"):
-        measurements.Record(path, "never")
+        measurements.Record(path, performance.__name__, "never")
 
 
 @pytest.mark.parametrize("changed", ["processor", "cores", "python", "packages", "code"])
 def test_it_does_not_count_on_another_machine_or_for_other_code(changed, tmp_path, made, monkeypatch):
-    record = measurements.Record(tmp_path / "performance.json")
+    record = measurements.Record(tmp_path / "performance.json", performance.__name__)
     record.part("a", {}, made)
-    facts = measurements.surroundings() | {changed: "another"}
-    monkeypatch.setattr(measurements, "surroundings", lambda: facts)
+    facts = measurements.surroundings(performance.__name__) | {changed: "another"}
+    monkeypatch.setattr(measurements, "surroundings", lambda *args: facts)
     assert not record.has("a", {})
     assert record.part("a", {}, made) == {"n": 2}
 
 
-def test_a_changed_module_is_other_code(tmp_path, monkeypatch):
-    before = measurements.surroundings()["code"]
-    for name in measurements.SOURCES:
-        (tmp_path / f"{name}.py").write_text("changed" if name == "losses" else "")
-    monkeypatch.setattr(measurements, "__file__", str(tmp_path / "measurements.py"))
-    assert measurements.surroundings()["code"] != before
+def package(tmp_path, losses):
+    folder = tmp_path / losses / "package"
+    folder.mkdir(parents=True)
+    (folder / "__init__.py").write_text("")
+    (folder / "bench.py").write_text("def step():\n    from package import training\n")
+    (folder / "training.py").write_text("import package.losses\n")
+    (folder / "losses.py").write_text(losses)
+    (folder / "report.py").write_text(losses)  # imported by nothing
+    return folder
+
+
+def test_code_is_other_when_what_it_imports_by_a_detour_has_changed(tmp_path):
+    one, two = package(tmp_path, "1"), package(tmp_path, "2")
+    assert {path.name for path in code_digest.code_files("package.bench", one)} == {
+        *("__init__.py", "bench.py", "losses.py", "training.py")
+    }
+    assert code_digest.code_digest("package.bench", one) != code_digest.code_digest("package.bench", two)
+    (two / "losses.py").write_text("1")
+    code_digest._digest_of.cache_clear()
+    assert code_digest.code_digest("package.bench", one) == code_digest.code_digest("package.bench", two)
+    with pytest.raises(ValueError, match=r"has no module 'package\.missing'"):
+        code_digest.code_files("package.missing", one)
+
+
+def test_what_is_measured_depends_on_all_that_trains_and_generates():
+    found = {path.stem for path in code_digest.code_files(performance.__name__)}
+    assert {"losses", "train", "generate", "models", "teacher", "world", "noise", "running"} <= found
 
 
 def test_a_damaged_record_is_measured_anew_and_parts_do_not_touch_each_other(tmp_path, made):
     path = tmp_path / "performance.json"
     path.write_text("{")
-    record = measurements.Record(path)
+    record = measurements.Record(path, performance.__name__)
     assert record.part("a", {}, made) == {"n": 1}
     assert record.part("b", {}, made) == {"n": 2}
     assert record.part("a", {}, made) == {"n": 1}

@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 import tiny
 
-from kdutils import filling, grid, lease, livecells, material, running, runs, store
+from kdutils import filling, grid, livecells, material, running, runs
+from kdutils.io import disk, leases
 
 EVALUATION = tiny.EVALUATION
 
@@ -169,7 +170,7 @@ def test_what_somebody_else_has_made_anew_meanwhile_is_left_alone(plan, out):
     running.run(plan[2].spec, out=out, evaluation=EVALUATION)
     filling.set_aside(out, caught.value)
     assert folder.is_whole(EVALUATION)
-    assert lease.is_free(out, run_id)
+    assert leases.is_free(out, run_id)
 
 
 # --- cells that are kept -------------------------------------------------------------------------------
@@ -299,15 +300,15 @@ def test_a_damaged_checkpoint_is_set_aside_and_training_starts_anew(
 def test_a_damaged_digest_of_a_large_file_is_computed_anew(tmp_path, monkeypatch, fault, damage):
     """A wrong one would give runs another name."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(store, "LARGE_BYTES", 4)
+    monkeypatch.setattr(disk, "LARGE_BYTES", 4)
     file, counted = tmp_path / "large", []
     file.write_bytes(b"weights")
-    digest = store.sha256(file)
-    monkeypatch.setattr(store, "sha256", lambda path: counted.append(path) or digest)
+    digest = disk.sha256(file)
+    monkeypatch.setattr(disk, "sha256", lambda path: counted.append(path) or digest)
 
     def once_more():
-        store._sha256_of.cache_clear()
-        return store.sha256_once(file)
+        disk._sha256_of.cache_clear()
+        return disk.sha256_once(file)
 
     assert once_more() == once_more() == digest
     assert len(counted) == 1

@@ -18,10 +18,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from packaging.requirements import Requirement
 
-from kdutils import environment
+from kdutils.io import environment
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-SCRIPT = REPOSITORY / "kdutils" / "environment.py"
+SCRIPT = REPOSITORY / "kdutils" / "io" / "environment.py"
 LOCK = REPOSITORY / "requirements.lock"
 HERE = f"pytest=={metadata.version('pytest')}"  # a pin that whoever runs these tests satisfies
 
@@ -222,9 +222,9 @@ def git(folder: Path, *arguments: str) -> str:
 def copy(tmp_path):
     """A folder with a copy of this module as its own package, and no lock."""
     package = tmp_path / "study" / "kdutils"
-    package.mkdir(parents=True)
+    (package / "io").mkdir(parents=True)
     (package / "__init__.py").touch()
-    (package / "environment.py").write_bytes(SCRIPT.read_bytes())
+    (package / "io" / "environment.py").write_bytes(SCRIPT.read_bytes())
     (package.parent / ".gitignore").write_text("__pycache__/\n")
     return package.parent
 

@@ -17,7 +17,8 @@ import saboteur
 import tiny
 from inline import InlinePool
 
-from kdutils import filling, grid, lease, material, pool, running, runs, store
+from kdutils import filling, grid, material, pool, running, runs
+from kdutils.io import disk, leases
 from kdutils.runspec import PlannedRun
 
 pytestmark = pytest.mark.faults
@@ -79,7 +80,7 @@ def check_as_if_nothing_had_happened(plan, out, whole, log: Path) -> None:
         pd.testing.assert_frame_equal(found.evaluation(EVALUATION), expected)
         weights = "model/model.safetensors"
         if (undisturbed / weights).exists():
-            assert store.sha256(found.path / weights) == store.sha256(undisturbed / weights)
+            assert disk.sha256(found.path / weights) == disk.sha256(undisturbed / weights)
     assert grid.live_cells(plan, out).equals(grid.live_cells(plan, whole))
     assert list(out.rglob("*.partial")) == []
     assert list((out / "leases").glob("*.json")) == []
@@ -140,7 +141,7 @@ def test_a_write_that_finds_the_disk_full(plan, whole, out, tmp_path, forked, fa
 def test_a_worker_that_stands_still_loses_its_run_and_leaves_it_alone(
     plan, whole, out, tmp_path, forked, fault, monkeypatch
 ):
-    monkeypatch.setattr(lease, "BEAT_SECONDS", 0.05)
+    monkeypatch.setattr(leases, "BEAT_SECONDS", 0.05)
     (tmp_path / "log").touch()
     meets = saboteur.Fault("amid the training", "SIGSTOP", tmp_path / "m", tmp_path / "log")
     states = []
@@ -150,7 +151,7 @@ def test_a_worker_that_stands_still_loses_its_run_and_leaves_it_alone(
     path = out / "leases" / f"{teacher}.json"
     while not meets.marker.exists():
         time.sleep(0.01)
-    worker = lease._holder(path)["pid"]
+    worker = leases._holder(path)["pid"]
     while Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split()[0] != "T":
         time.sleep(0.01)
     os.utime(path, (path.stat().st_mtime - 70,) * 2)

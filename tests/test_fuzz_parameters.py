@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdutils import __main__, material, params, published
+from kdutils.io.text_safety import shown
 from kdutils.params import Parameter, ParameterError
-from kdutils.plaintext import shown
 from kdutils.spec import ALL_TASKS, PARAMETER_CHOICES
 
 pytestmark = pytest.mark.inputs

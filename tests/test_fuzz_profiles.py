@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdutils import material, spec
-from kdutils.plaintext import shown
+from kdutils.io.text_safety import shown
 from kdutils.plan import plan
 
 pytestmark = pytest.mark.inputs

@@ -13,7 +13,7 @@ from fuzzing import FUZZED
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdutils.plaintext import shown
+from kdutils.io.text_safety import shown
 from kdutils.runspec import EvalSpec, RunSpec
 from kdutils.spec import ALL_TASKS
 

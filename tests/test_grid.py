@@ -12,8 +12,9 @@ import psutil
 import pytest
 import tiny
 
-from kdutils import cells, environment, filling, grid, lease, material, running, runs, schedule
+from kdutils import cells, filling, grid, material, running, runs, schedule
 from kdutils.engine import Death
+from kdutils.io import environment, leases
 from kdutils.runspec import PlannedRun
 from kdutils.shards import Shard
 
@@ -200,7 +201,7 @@ def test_a_run_that_cannot_be_written_takes_no_other_along(plan, tmp_path, inlin
 def test_what_another_process_makes_is_put_aside_and_found(plan, tmp_path, inline, begun, monkeypatch):
     """The lease of the first run is ours, as another's would be, until everything else is made."""
     (held,) = tiny.run_ids(plan, "sft")
-    own = lease.take(tmp_path, held)
+    own = leases.take(tmp_path, held)
     spec = material.resolved(plan[2].spec)
 
     def others_finish(state):

@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kdutils import claims, keeping, material, plan, published, report, runs
+from kdutils import claims, material, plan, published, report, runs
 from kdutils.evidence import Evidence
-from kdutils.keeping import Kept, digest
+from kdutils.io import cached_tables
+from kdutils.io.cached_tables import Kept, digest
 
 NUMBERS = pd.DataFrame({"task": ["aqua", "svamp"], "gain": [1 / 3, float("nan")], "n": [254, 1000]})
 calls = []
@@ -44,7 +45,7 @@ class TestKept:
         found = Kept(kept.folder)(drawn, NUMBERS.copy(), 2.0)
         pd.testing.assert_frame_equal(found, made, check_exact=True)
         assert calls == [2.0]
-        assert keeping.nothing(drawn, NUMBERS, 2.0).equals(made) and calls == [2.0, 2.0]
+        assert cached_tables.nothing(drawn, NUMBERS, 2.0).equals(made) and calls == [2.0, 2.0]
 
     def test_what_is_made_of_a_table_has_one_key_whether_that_was_made_or_found(self, kept):
         mixed = pd.DataFrame({"parsed": pd.Series(["1", None], dtype="str")}).assign(gain=1.0)
@@ -66,7 +67,7 @@ class TestKept:
             rng = np.random.default_rng(7)
             return kept(drawn, NUMBERS, rng=rng), kept(drawn, NUMBERS, rng=rng), rng.normal()
 
-        made, found, plain = two(kept), two(kept), two(keeping.nothing)
+        made, found, plain = two(kept), two(kept), two(cached_tables.nothing)
         assert (kept.n_made, kept.n_found) == (2, 2)
         for one in (found, plain):
             assert one[2] == made[2]
@@ -81,7 +82,7 @@ class TestKept:
     def test_other_code_makes_another_and_the_old_one_goes(self, kept, monkeypatch):
         kept(drawn, NUMBERS)
         old = the_file(kept)
-        monkeypatch.setattr(keeping, "code_digest", lambda: "changed")
+        monkeypatch.setattr(cached_tables, "code_digest", lambda: "changed")
         kept(drawn, NUMBERS)
         assert len(calls) == 2
         assert the_file(kept) != old  # and there is one alone
@@ -162,10 +163,10 @@ class TestDigest:
         (tmp_path / "inner").mkdir()
         (tmp_path / "a.py").write_text("1")
         (tmp_path / "inner" / "b.toml").write_text("1")
-        monkeypatch.setattr(keeping, "__file__", str(tmp_path / "keeping.py"))
+        monkeypatch.setattr(cached_tables, "PACKAGE", tmp_path)
         found = []
         for file in ("a.py", "inner/b.toml", None):
-            found.append(keeping.code_digest.__wrapped__())
+            found.append(cached_tables.code_digest.__wrapped__())
             if file:
                 (tmp_path / file).write_text("2")
         assert len(set(found)) == 3

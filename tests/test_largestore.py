@@ -7,7 +7,8 @@ import largestore
 import pytest
 from inline import InlinePool
 
-from kdutils import environment, filling, material, schedule
+from kdutils import filling, material, schedule
+from kdutils.io import environment
 
 
 class Opened:

@@ -8,12 +8,12 @@ import sys
 import psutil
 import pytest
 
-from kdutils import lease
+from kdutils.io import leases
 
 NAME = "a-run"
 HOLD = (
     "import sys, time; from pathlib import Path; from kdutils import lease;"
-    "own = lease.take(Path(sys.argv[1]), 'a-run'); print('held', flush=True); time.sleep(600)"
+    "own = leases.take(Path(sys.argv[1]), 'a-run'); print('held', flush=True); time.sleep(600)"
 )
 
 
@@ -36,7 +36,7 @@ def path(tmp_path):
 @pytest.fixture(autouse=True)
 def _quick_heart(monkeypatch):
     """Whoever takes over from a process that may be alive waits for its heart, two beats long."""
-    monkeypatch.setattr(lease, "BEAT_SECONDS", 0.05)
+    monkeypatch.setattr(leases, "BEAT_SECONDS", 0.05)
 
 
 def age(path, seconds):
@@ -46,28 +46,28 @@ def age(path, seconds):
 
 
 def test_a_lease_has_one_holder_and_ends_with_its_block(tmp_path, path):
-    assert lease.is_free(tmp_path, NAME)
-    with lease.take(tmp_path, NAME) as own:
+    assert leases.is_free(tmp_path, NAME)
+    with leases.take(tmp_path, NAME) as own:
         own.check()
         own.confirm()
-        assert not lease.is_free(tmp_path, NAME)
-        with pytest.raises(lease.HeldError, match="a-run is being made by another process"):
-            lease.take(tmp_path, NAME)
-        with lease.take(tmp_path, "another-run"):
+        assert not leases.is_free(tmp_path, NAME)
+        with pytest.raises(leases.HeldError, match="a-run is being made by another process"):
+            leases.take(tmp_path, NAME)
+        with leases.take(tmp_path, "another-run"):
             pass
     assert not path.exists()
-    with lease.take(tmp_path, NAME):
+    with leases.take(tmp_path, NAME):
         pass
 
 
 def test_another_process_keeps_us_out_until_it_dies(tmp_path, holder):
-    with pytest.raises(lease.HeldError):
-        lease.take(tmp_path, NAME)
+    with pytest.raises(leases.HeldError):
+        leases.take(tmp_path, NAME)
     holder.kill()
     while psutil.Process(holder.pid).status() != psutil.STATUS_ZOMBIE:  # dead, although nobody has reaped it
         pass
-    assert lease.is_free(tmp_path, NAME)
-    with lease.take(tmp_path, NAME) as own:
+    assert leases.is_free(tmp_path, NAME)
+    with leases.take(tmp_path, NAME) as own:
         own.confirm()
 
 
@@ -75,47 +75,47 @@ def test_another_process_under_the_same_number_is_another(tmp_path, path, holder
     record = json.loads(path.read_text())
     changed = {"ticks": record["ticks"] and record["ticks"] - 10_000, "started": record["started"] - 100}
     path.write_text(json.dumps(record | changed))
-    assert lease.is_free(tmp_path, NAME)
+    assert leases.is_free(tmp_path, NAME)
 
 
 @pytest.mark.faults
 def test_a_holder_on_another_machine_is_gone_after_a_minute_of_silence(tmp_path, path, holder, fault):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"host": "elsewhere", "pid": 1}))
-    assert not lease.is_free(tmp_path, NAME)
-    age(path, lease.STALE_SECONDS + 10)
+    assert not leases.is_free(tmp_path, NAME)
+    age(path, leases.STALE_SECONDS + 10)
     fault("a stale claim")
-    assert lease.is_free(tmp_path, NAME)
+    assert leases.is_free(tmp_path, NAME)
 
 
 def test_a_lease_that_says_nothing_is_free_after_a_minute(tmp_path, path):
     """It was damaged, or written in an earlier way by somebody who was killed at it."""
     path.parent.mkdir()
     path.touch()
-    assert not lease.is_free(tmp_path, NAME)
-    age(path, lease.STALE_SECONDS + 10)
-    with lease.take(tmp_path, NAME) as own:
+    assert not leases.is_free(tmp_path, NAME)
+    age(path, leases.STALE_SECONDS + 10)
+    with leases.take(tmp_path, NAME) as own:
         own.confirm()
 
 
 def test_a_heart_beats_within_the_block_alone(tmp_path, path, monkeypatch):
-    monkeypatch.setattr(lease, "BEAT_SECONDS", 0.01)
-    with lease.take(tmp_path, NAME):
-        age(path, lease.STALE_SECONDS + 10)
-        while lease.is_free(tmp_path, NAME):  # until the next beat
+    monkeypatch.setattr(leases, "BEAT_SECONDS", 0.01)
+    with leases.take(tmp_path, NAME):
+        age(path, leases.STALE_SECONDS + 10)
+        while leases.is_free(tmp_path, NAME):  # until the next beat
             pass
-    lease.take(tmp_path, NAME)
-    age(path, lease.STALE_SECONDS + 10)
-    assert lease.is_free(tmp_path, NAME)
+    leases.take(tmp_path, NAME)
+    age(path, leases.STALE_SECONDS + 10)
+    assert leases.is_free(tmp_path, NAME)
 
 
 def test_who_was_silent_finds_the_lease_lost_and_leaves_it_alone(tmp_path, path):
-    with lease.take(tmp_path, NAME) as first:
+    with leases.take(tmp_path, NAME) as first:
         first._stop.set()  # as if it were suspended: it beats no more
         first._heart.join()
-        age(path, lease.STALE_SECONDS + 10)
-        second = lease.take(tmp_path, NAME)
+        age(path, leases.STALE_SECONDS + 10)
+        second = leases.take(tmp_path, NAME)
         for asks in (first.check, first.confirm):
-            with pytest.raises(lease.LostError, match="a-run was taken over"):
+            with pytest.raises(leases.LostError, match="a-run was taken over"):
                 asks()
     assert path.is_file()
     second.confirm()
@@ -123,15 +123,15 @@ def test_who_was_silent_finds_the_lease_lost_and_leaves_it_alone(tmp_path, path)
 
 @pytest.mark.faults
 def test_of_many_that_take_a_stale_lease_over_one_gets_it(tmp_path, path, fault):
-    lease.take(tmp_path, NAME)
-    age(path, lease.STALE_SECONDS + 10)
+    leases.take(tmp_path, NAME)
+    age(path, leases.STALE_SECONDS + 10)
     fault("a race for a stale claim")
     go = tmp_path / "go"
     code = (
-        "import sys; from pathlib import Path; from kdutils import lease; lease.BEAT_SECONDS = 0.05\n"
+        "import sys; from pathlib import Path; from kdutils import lease; leases.BEAT_SECONDS = 0.05\n"
         "while not Path(sys.argv[2]).exists(): pass\n"
-        "try: lease.take(Path(sys.argv[1]), 'a-run'); print('got it', flush=True); sys.stdin.read()\n"
-        "except lease.HeldError: print('held', flush=True)\n"
+        "try: leases.take(Path(sys.argv[1]), 'a-run'); print('got it', flush=True); sys.stdin.read()\n"
+        "except leases.HeldError: print('held', flush=True)\n"
     )
     command = [sys.executable, "-c", code, str(tmp_path), str(go)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
@@ -152,14 +152,14 @@ def test_a_clock_that_jumps_takes_no_lease_from_who_is_at_work(tmp_path, path, m
     """What a clock set by an hour looks like: to psutil, and in the times of files that are touched."""
     from psutil import _pslinux as linux
 
-    now, booted = lease._now, linux.boot_time
-    with lease.take(tmp_path, NAME) as own:
-        monkeypatch.setattr(lease, "_now", lambda folder: now(folder) + seconds)
+    now, booted = leases._now, linux.boot_time
+    with leases.take(tmp_path, NAME) as own:
+        monkeypatch.setattr(leases, "_now", lambda folder: now(folder) + seconds)
         monkeypatch.setattr(linux, "boot_time", lambda: booted() + seconds)
         fault(f"a clock that jumps {'forwards' if seconds > 0 else 'backwards'}")
-        assert lease.is_free(tmp_path, NAME)  # by the look of it
-        with pytest.raises(lease.HeldError):
-            lease.take(tmp_path, NAME)
+        assert leases.is_free(tmp_path, NAME)  # by the look of it
+        with pytest.raises(leases.HeldError):
+            leases.take(tmp_path, NAME)
         own.confirm()
 
 
@@ -168,24 +168,24 @@ def test_a_holder_that_seems_to_be_of_the_future_is_gone_if_its_heart_is_still(t
     path.write_text(json.dumps(json.loads(path.read_text()) | {"host": "elsewhere", "pid": 1}))
     age(path, -7_200)
     fault("a lease from the future")
-    with lease.take(tmp_path, NAME) as own:
+    with leases.take(tmp_path, NAME) as own:
         own.confirm()
 
 
 @pytest.mark.faults
 @pytest.mark.parametrize("damage", ["cut", "flipped"])
 def test_a_damaged_lease_goes_stale(tmp_path, path, damage, fault):
-    with lease.take(tmp_path, NAME) as own:
+    with leases.take(tmp_path, NAME) as own:
         content = path.read_bytes()
         changed = content.replace(b'"pid"', b'"qid"').replace(b'"token"', b'"tokeo"')
         path.write_bytes(content[: len(content) // 2] if damage == "cut" else changed)
         fault(f"lease {damage}")
-        with pytest.raises(lease.HeldError):
-            lease.take(tmp_path, NAME)
-        with pytest.raises(lease.LostError):
+        with pytest.raises(leases.HeldError):
+            leases.take(tmp_path, NAME)
+        with pytest.raises(leases.LostError):
             own.confirm()
-        age(path, lease.STALE_SECONDS + 10)
-        with lease.take(tmp_path, NAME) as second:
+        age(path, leases.STALE_SECONDS + 10)
+        with leases.take(tmp_path, NAME) as second:
             second.confirm()
 
 
@@ -194,11 +194,11 @@ def test_a_holder_killed_while_it_claims_leaves_nothing_half_written(tmp_path, p
     code = (
         "import os, sys; from pathlib import Path; from kdutils import lease\n"
         "os.fsync = lambda number: os.kill(os.getpid(), 9)\n"
-        "lease.take(Path(sys.argv[1]), 'a-run')"
+        "leases.take(Path(sys.argv[1]), 'a-run')"
     )
     assert subprocess.run([sys.executable, "-c", code, str(tmp_path)]).returncode == -9
     assert len(list(path.parent.glob("*.partial"))) == 1
     fault("SIGKILL within the claim")
-    with lease.take(tmp_path, NAME) as own:  # at once, not after a minute
+    with leases.take(tmp_path, NAME) as own:  # at once, not after a minute
         own.confirm()
     assert {each.name for each in path.parent.iterdir()} == {".lock"}

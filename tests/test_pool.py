@@ -13,8 +13,8 @@ import errands
 import psutil
 import pytest
 
-from kdutils import environment
 from kdutils.engine import Death
+from kdutils.io import environment
 from kdutils.pool import Pool, forking
 
 

@@ -63,11 +63,11 @@ class Copy:
         self.bin = folder / "bin"
         self.control = folder / "control"
         self.calls_file = folder / "calls"
-        for path in (self.root / "kdutils", self.bin, self.control):
+        for path in (self.root / "kdutils" / "io", self.bin, self.control):
             path.mkdir(parents=True)
         for name in ("run_all.sh", "requirements.lock", "pyproject.toml", "environment.yml"):
             shutil.copy(REPOSITORY / name, self.root / name)
-        shutil.copy(REPOSITORY / "kdutils" / "environment.py", self.root / "kdutils")
+        shutil.copy(REPOSITORY / "kdutils" / "io" / "environment.py", self.root / "kdutils" / "io")
         for tool in TOOLS:
             if found := shutil.which(tool):
                 (self.bin / tool).symlink_to(found)

@@ -9,7 +9,8 @@ import pytest
 import tiny
 import torch
 
-from kdutils import cells, data, generate, lease, livecells, material, models, running, runs
+from kdutils import cells, data, generate, livecells, material, models, running, runs
+from kdutils.io import leases
 from kdutils.runspec import EvalSpec, RunSpec
 
 EVALUATION = EvalSpec(tasks=("addsub",), max_new_tokens=24)
@@ -292,7 +293,7 @@ def test_a_run_that_another_process_has_taken_over_stops_and_commits_nothing(fol
         (path,) = (tmp_path / "leases").glob("*.json")
         path.write_text('{"token": "another"}')
 
-    with pytest.raises(lease.LostError, match="was taken over by another process"):
+    with pytest.raises(leases.LostError, match="was taken over by another process"):
         running.run(spec, out=tmp_path, evaluation=EVALUATION, progress=lose_it)
     assert len(steps) == 1
     assert {path.name for path in (tmp_path / "runs").glob("*/*")} == {"spec.json", "environment.json"}
@@ -301,7 +302,7 @@ def test_a_run_that_another_process_has_taken_over_stops_and_commits_nothing(fol
 
 def test_what_another_process_makes_is_waited_for(folder, tmp_path, monkeypatch):
     spec, said = material.resolved(a_spec(folder, "sft")), []
-    other = lease.take(tmp_path, spec.run_id)
+    other = leases.take(tmp_path, spec.run_id)
 
     def others_finish(seconds):
         monkeypatch.undo()

@@ -15,7 +15,8 @@ import pytest
 from bs4 import BeautifulSoup
 from samples import profile_of
 
-from kdutils import index, material, params, plaintext, render, report, runs, runspec, store, tables, worker
+from kdutils import index, material, params, render, report, runs, runspec, tables, worker
+from kdutils.io import disk, text_safety
 from kdutils.render import Link
 
 PACKAGE = Path(__file__).parent.parent / "kdutils"
@@ -61,7 +62,7 @@ def test_a_generation_stays_text_in_a_table():
     page = page_of(display({"text/html": html}))
     assert is_harmless(page)
     cell = BeautifulSoup(page, "html.parser").select_one("tbody th")
-    assert cell.get_text() == plaintext.visible(HOSTILE)
+    assert cell.get_text() == text_safety.visible(HOSTILE)
     assert "␛[31mred␀\\u202etxt.exe" in cell.get_text()
 
 
@@ -89,7 +90,7 @@ def test_a_generation_stays_text_in_remark_figure_stream_and_traceback(tmp_path,
     assert text.count("<script>window.pwned = 1</script>") >= 5
     assert "[click](javascript:pwned)" in text
     assert not soup.main.find_all("a", string="click")
-    assert soup.find("img")["alt"] == f"9 {plaintext.visible(HOSTILE)}"
+    assert soup.find("img")["alt"] == f"9 {text_safety.visible(HOSTILE)}"
 
 
 def test_a_claim_an_error_and_a_figure_stay_text_in_the_index(tmp_path):
@@ -293,7 +294,7 @@ def test_a_run_that_is_a_link_is_damaged_and_only_the_link_is_set_aside(tmp_path
 def test_files_are_written_in_place_of_links_not_through_them(tmp_path):
     (tmp_path / "precious").write_text("kept")
     (tmp_path / "index.html").symlink_to(tmp_path / "precious")
-    store.write_text(tmp_path / "index.html", "new")
+    disk.write_text(tmp_path / "index.html", "new")
     assert (tmp_path / "precious").read_text() == "kept"
     assert (tmp_path / "index.html").read_text() == "new"
 
@@ -396,7 +397,7 @@ KEYS = {
 
 @pytest.mark.parametrize("key", KEYS.values(), ids=KEYS)
 def test_keys_of_known_forms_are_taken_out(key):
-    text = plaintext.scrub(f"Authorization: Bearer {key}, and again '{key}'.")
+    text = text_safety.scrub(f"Authorization: Bearer {key}, and again '{key}'.")
     assert key not in text
     assert text.count("(removed)") == 2
 
@@ -406,7 +407,7 @@ def test_keys_of_known_forms_are_taken_out(key):
 )
 def test_what_is_named_as_a_secret_is_taken_out(line):
     value = "0123456789abcdef" * 2
-    text = plaintext.scrub(line.replace("VALUE", value))
+    text = text_safety.scrub(line.replace("VALUE", value))
     assert value not in text
     assert "(removed)" in text
 
@@ -416,7 +417,7 @@ def test_secrets_of_the_environment_are_taken_out_whatever_their_form(monkeypatc
     monkeypatch.setenv("SOME_API_KEY", "correct-horse")
     monkeypatch.setenv("SHORT_TOKEN", "of")
     text = json.dumps({"a": os.environ["HF_TOKEN"], "b": "correct-horse of"}) + os.environ["HF_TOKEN"]
-    assert plaintext.scrub(text) == '{"a": "(removed)", "b": "(removed) of"}(removed)'
+    assert text_safety.scrub(text) == '{"a": "(removed)", "b": "(removed) of"}(removed)'
 
 
 def test_ordinary_text_is_left_alone():
@@ -424,9 +425,9 @@ def test_ordinary_text_is_left_alone():
         "n_tokens = 12_345_678; max_new_tokens: int = 128\n"
         "commit a5fed92e2c749ee5dda78aa26f61cce4529f2157 sk-learn"
     )
-    assert plaintext.scrub(text) == text
+    assert text_safety.scrub(text) == text
     for path in (PACKAGE.parent / "notebooks").glob("*.ipynb"):
-        assert plaintext.scrub(path.read_text(encoding="utf-8")) == path.read_text(encoding="utf-8")
+        assert text_safety.scrub(path.read_text(encoding="utf-8")) == path.read_text(encoding="utf-8")
 
 
 def test_no_key_reaches_notebook_failure_or_message(tmp_path, monkeypatch):

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
-from kdutils import store
+from kdutils.io import disk
 from kdutils.mini.family import MINI_MODELS, MODEL_FOLDER, MiniModel
 from kdutils.mini.network import build_model
 from kdutils.mini.texts import generate_texts, lesson_sizes
@@ -158,7 +158,7 @@ def rebuild_one(name: str, texts_file: str, out: str, seed: int) -> str:
         seed=seed,
     )
     network.generation_config.max_length = None
-    store.write_model(Path(out) / name, network.to(torch.bfloat16), tokenizer)
+    disk.write_model(Path(out) / name, network.to(torch.bfloat16), tokenizer)
     n = network.num_parameters()
     return f"{name}: {n} parameters, loss {np.mean(losses[-50:]):.3f}, {time.perf_counter() - started:.0f} s"
 

@@ -16,25 +16,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from kdutils import environment, store
-from kdutils.spec import MEASURES
+from kdutils.io import disk, environment
+from kdutils.io.code_digest import code_digest
 
+MEASURES = ("missing", "again")
 PACKAGES = ("torch", "transformers", "accelerate", "datasets", "trl", "llm-distil")
-SOURCES = (  # modules whose code can change a measurement
-    *(
-        "architecture",
-        "data",
-        "decoding",
-        "environment",
-        "filling",
-        "formulas",
-        "generate",
-        "grid",
-        "gridcost",
-    ),
-    *("losses", "machines", "models", "noise", "peers", "contenders", "running", "sidebyside", "states"),
-    *("teacher", "train", "work"),
-)
 
 
 @dataclass(frozen=True)
@@ -42,8 +28,9 @@ class Record:
     """The measurements kept in a file."""
 
     path: Path
+    module: str  # __name__ of what measures: its code, and all of kdutils that it imports, counts
     measure: str = "missing"  # again: also what is there
-    sources: tuple[str, ...] | None = None  # of results that do not hang on a machine; None: SOURCES and it
+    of_machine: bool = True  # whether the results depend on processor and cores
     packages: tuple[str, ...] = PACKAGES
 
     def __post_init__(self) -> None:
@@ -67,7 +54,7 @@ class Record:
             "measured": datetime.now(UTC).isoformat(timespec="seconds"),
             "value": value,
         }
-        store.write_json(self.path, parts)
+        disk.write_json(self.path, parts)
         return value
 
     def has(self, name: str, settings: dict[str, Any]) -> bool:
@@ -83,9 +70,10 @@ class Record:
         return part if part and part["key"] == self._key(settings) else None
 
     def _key(self, settings: dict[str, Any]) -> str:
-        if self.sources is None:
-            return key(settings)
-        return _digest({"settings": settings, "code": digest_of(self.sources)} | versions(self.packages))
+        facts = surroundings(self.module, self.packages)
+        if not self.of_machine:
+            del facts["processor"], facts["cores"]
+        return _digest({"settings": settings} | facts)
 
     def _read(self) -> dict[str, Any]:
         """All parts; none from a file that is damaged, which is measured anew."""
@@ -96,21 +84,8 @@ class Record:
             return {}
 
 
-def key(settings: dict[str, Any]) -> str:
-    """What a measurement hangs on, as one digest."""
-    return _digest({"settings": settings} | surroundings())
-
-
 def _digest(facts: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def digest_of(modules: Iterable[str]) -> str:
-    """The digest of their code."""
-    code = hashlib.sha256()
-    for name in sorted(modules):
-        code.update((Path(__file__).parent / f"{name}.py").read_bytes())
-    return code.hexdigest()[:16]
 
 
 def versions(packages: Iterable[str]) -> dict[str, Any]:
@@ -121,10 +96,10 @@ def versions(packages: Iterable[str]) -> dict[str, Any]:
     }
 
 
-def surroundings() -> dict[str, Any]:
-    """Processor, cores, versions, and the digest of the code that is measured or measures."""
+def surroundings(module: str, packages: Iterable[str] = PACKAGES) -> dict[str, Any]:
+    """Processor, cores, versions, and the digest of the code of `module` and of what it imports."""
     machine = {"processor": processor(), "cores": os.cpu_count()}
-    return machine | versions(PACKAGES) | {"code": digest_of(SOURCES)}
+    return machine | versions(packages) | {"code": code_digest(module)}
 
 
 def processor() -> str:

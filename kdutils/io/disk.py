@@ -15,9 +15,9 @@ from typing import Any
 
 import pandas as pd
 
-from kdutils import usercache
+from kdutils.io import user_cache
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+REPOSITORY = Path(__file__).resolve().parents[2]
 OUTPUTS = REPOSITORY / "outputs"
 CHUNK_BYTES = 256 << 10  # of a file that is read piece by piece
 LARGE_BYTES = 64 << 20  # of a file whose digest is worth keeping
@@ -104,7 +104,7 @@ def _sha256_of(path: Path, *facts: int) -> str:
     if facts[1] < LARGE_BYTES:
         return sha256(path)
     key = hashlib.sha256(repr((str(path), *facts)).encode()).hexdigest()
-    kept = usercache.path("digests") / key
+    kept = user_cache.path("digests") / key
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
         record = json.loads(kept.read_text(encoding="utf-8"))
         if record["seal"] == _seal(record):

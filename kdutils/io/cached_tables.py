@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kdutils import environment, store
-from kdutils.measurements import versions
+from kdutils.io import disk, environment
+from kdutils.io.code_digest import PACKAGE
+from kdutils.io.measurements import versions
 
 SUFFIX = ".kept"
 Keep = Callable[..., pd.DataFrame]  # takes a function and its arguments: `Kept`, or `nothing`
@@ -69,7 +70,7 @@ class Kept:
                 for other in self.folder.glob("*"):
                     if other != path.parent:  # which another notebook may have made just now
                         shutil.rmtree(other, ignore_errors=True)
-            store.write_bytes(path, _seal(body) + b"\n" + body)
+            disk.write_bytes(path, _seal(body) + b"\n" + body)
 
 
 def _held(table: pd.DataFrame) -> bytes | None:
@@ -115,9 +116,9 @@ def _seal(body: bytes) -> bytes:
 @functools.cache
 def code_digest() -> str:
     """Of all code and declarations of kdutils, and of the versions of the packages that can move a number."""
-    root = Path(__file__).parent
+    root = PACKAGE
     code = {
-        str(path.relative_to(root)): store.sha256(path)
+        str(path.relative_to(root)): disk.sha256(path)
         for suffix in ("py", "toml")
         for path in sorted(root.rglob(f"*.{suffix}"))
     }

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 FORKS = sys.platform == "linux"  # elsewhere the system's own libraries do not survive a fork
-REPOSITORY = Path(__file__).resolve().parent.parent
+REPOSITORY = Path(__file__).resolve().parents[2]
 LOCK_NAME = "requirements.lock"
 # Of glibc's <malloc.h>.
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -2, -3, -4

@@ -26,7 +26,7 @@ from typing import Any, Self
 
 import psutil
 
-from kdutils import store
+from kdutils.io import disk
 
 FOLDER = "leases"
 BEAT_SECONDS = 5.0
@@ -110,8 +110,8 @@ def take(out: Path, name: str) -> Lease:
     with _locked(path.parent):
         if not is_free(out, name):
             raise HeldError(name)
-        store.remove_partials(path.parent)
-        store.write_json(path, _this_process() | {"token": token})  # in one step: it always says who
+        disk.remove_partials(path.parent)
+        disk.write_json(path, _this_process() | {"token": token})  # in one step: it always says who
     return Lease(path, token)
 
 
