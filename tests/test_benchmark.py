@@ -531,7 +531,7 @@ def test_a_hook_of_another_repository_leads_git_nowhere_else(published, monkeypa
 
 def test_two_processes_may_download_at_once(published, cache):
     code = (
-        "import sys; from pathlib import Path; from kdutils import release, usercache\n"
+        "import sys; from pathlib import Path; from kdutils import release; from kdutils.io import user_cache\n"
         "user_cache.path = lambda name: Path(sys.argv[3]) / name\n"
         "print(len(release.content(release.Release(sys.argv[1], sys.argv[2]), 'dataset/AQuA/test.json')))"
     )

@@ -205,7 +205,7 @@ def test_provenance_tells_nothing_about_user_host_or_environment(monkeypatch):
 
 def recorded(folder: Path) -> dict:
     """`provenance()` of the copy of kdutils in `folder`."""
-    code = "import json; from kdutils import environment; print(json.dumps(environment.provenance()))"
+    code = "import json; from kdutils.io import environment; print(json.dumps(environment.provenance()))"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True
     )
@@ -288,7 +288,7 @@ def test_freed_memory_is_kept_within_and_given_back_after():
     """In a process of its own, so that other tests' memory is not in the figures."""
     code = """
 import sys, psutil, numpy
-from kdutils import environment
+from kdutils.io import environment
 rss = lambda: psutil.Process().memory_info().rss >> 20
 with environment.keeping_freed_memory() as works:
     block = numpy.ones(40 << 20)

@@ -12,7 +12,7 @@ from kdutils.io import leases
 
 NAME = "a-run"
 HOLD = (
-    "import sys, time; from pathlib import Path; from kdutils import lease;"
+    "import sys, time; from pathlib import Path; from kdutils.io import leases;"
     "own = leases.take(Path(sys.argv[1]), 'a-run'); print('held', flush=True); time.sleep(600)"
 )
 
@@ -128,7 +128,7 @@ def test_of_many_that_take_a_stale_lease_over_one_gets_it(tmp_path, path, fault)
     fault("a race for a stale claim")
     go = tmp_path / "go"
     code = (
-        "import sys; from pathlib import Path; from kdutils import lease; leases.BEAT_SECONDS = 0.05\n"
+        "import sys; from pathlib import Path; from kdutils.io import leases; leases.BEAT_SECONDS = 0.05\n"
         "while not Path(sys.argv[2]).exists(): pass\n"
         "try: leases.take(Path(sys.argv[1]), 'a-run'); print('got it', flush=True); sys.stdin.read()\n"
         "except leases.HeldError: print('held', flush=True)\n"
@@ -192,7 +192,7 @@ def test_a_damaged_lease_goes_stale(tmp_path, path, damage, fault):
 @pytest.mark.faults
 def test_a_holder_killed_while_it_claims_leaves_nothing_half_written(tmp_path, path, fault):
     code = (
-        "import os, sys; from pathlib import Path; from kdutils import lease\n"
+        "import os, sys; from pathlib import Path; from kdutils.io import leases\n"
         "os.fsync = lambda number: os.kill(os.getpid(), 9)\n"
         "leases.take(Path(sys.argv[1]), 'a-run')"
     )
