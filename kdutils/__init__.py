@@ -12,11 +12,11 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> Any:
     """`kdutils.run`, `kdutils.RunSpec` and `kdutils.EvalSpec`, imported when first asked for."""
     if name == "run":
-        from kdutils.running import run
+        from kdutils.experiment import run
 
         return run
     if name in ("RunSpec", "EvalSpec"):
-        from kdutils import runspec
+        from kdutils import spec
 
-        return getattr(runspec, name)
+        return getattr(spec, name)
     raise AttributeError(f"module 'kdutils' has no attribute {name!r}")

@@ -28,6 +28,7 @@ if __name__ == "__main__" and not any(word.startswith(WITHOUT_NOTEBOOKS) for wor
 
 from kdutils import (
     cluster,
+    constants,
     dryrun,
     executor,
     grid,
@@ -39,13 +40,12 @@ from kdutils import (
     prospect,
     ranks,
     runner,
-    runs,
-    spec,
+    store,
 )
 from kdutils.io import disk
 from kdutils.io.text_safety import scrub
-from kdutils.runspec import MINI, PlannedRun
 from kdutils.shards import Shard
+from kdutils.spec import MINI, PlannedRun
 
 SAY_EVERY_SECONDS = 10.0
 
@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None, *, notebooks: Path = params.NOT
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="kdutils", description="Execute the notebooks of a profile.", allow_abbrev=False)
-    known = ", ".join(spec.profile_names())
+    known = ", ".join(constants.profile_names())
     parser.add_argument("profile", nargs="?", default="mini", help=f"one of {known} (default: mini)")
     parser.add_argument(
         "-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), dest="overrides",
@@ -110,7 +110,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(asked: argparse.Namespace, notebooks: Path) -> int:
     try:
-        profile = spec.load_profile(asked.profile)
+        profile = constants.load_profile(asked.profile)
     except ValueError as error:
         raise runner.RunError(str(error)) from error
     only = [name.strip() for name in asked.only.split(",") if name.strip()]
@@ -152,7 +152,9 @@ def _run(asked: argparse.Namespace, notebooks: Path) -> int:
     return 1 if failed or training.failures else 0
 
 
-def _dry_run(asked: argparse.Namespace, profile: spec.Profile, only: Sequence[str], notebooks: Path) -> int:
+def _dry_run(
+    asked: argparse.Namespace, profile: constants.Profile, only: Sequence[str], notebooks: Path
+) -> int:
     """Print plan and costs, and leave them in plan.csv."""
     if profile.live is None:
         raise runner.RunError(f"profile {profile.name!r} trains nothing; use --dry-run with one that does")
@@ -168,7 +170,7 @@ def _dry_run(asked: argparse.Namespace, profile: spec.Profile, only: Sequence[st
         machine = machines.machine_of(asked.gpu or machines.DEFAULT)
         found = prospect.look(planned, plans[0].out)
         table = prospect.costs(found, machine)
-    except (ValueError, runs.StoreError) as error:
+    except (ValueError, store.StoreError) as error:
         raise runner.RunError(str(error)) from error
     print(f"profile {profile.name}: {dryrun.report(found, table, machine)}")
     print(f"one row a cell: {prospect.write(table, out / profile.name / 'plan.csv')}")
@@ -177,7 +179,7 @@ def _dry_run(asked: argparse.Namespace, profile: spec.Profile, only: Sequence[st
 
 def _train_shard(
     asked: argparse.Namespace,
-    profile: spec.Profile,
+    profile: constants.Profile,
     only: Sequence[str],
     notebooks: Path,
     training: _Training,
@@ -201,7 +203,7 @@ class _Training:
         RunError: for an engine or a shard that cannot be, before any work.
     """
 
-    def __init__(self, asked: argparse.Namespace, profile: spec.Profile) -> None:
+    def __init__(self, asked: argparse.Namespace, profile: constants.Profile) -> None:
         self.failures, self.said = {}, 0.0
         given = {"--engine": asked.engine != "local", "--shard": asked.shard is not None}
         if profile.live is None and any(given.values()):
@@ -233,7 +235,7 @@ class _Training:
                 self.say_cost(planned, plans[0].out)
             state = grid.fill(planned, plans[0].out, progress=self.progress, shard=self.shard, **self.ways)
         except (
-            *(material.ModelError, material.DataError, runs.StoreError),
+            *(material.ModelError, material.DataError, store.StoreError),
             *(cluster.ClusterError, ranks.DevicesError),
         ) as error:
             raise runner.RunError(str(error)) from error
@@ -278,7 +280,7 @@ def _overrides(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
     return overrides
 
 
-def _released_tables(profile: spec.Profile) -> Path | None:
+def _released_tables(profile: constants.Profile) -> Path | None:
     """The folder of the authors' tables, fetched once for all notebooks.
 
     None, said aloud, if they cannot be had and the profile has results of its own to show.

@@ -8,11 +8,11 @@ from typing import Any
 
 import pandas as pd
 
-from kdutils import data, evaluate, generate
+from kdutils import encoding, evaluate, generation
 from kdutils.items import Item, fingerprint
 from kdutils.material import test_items
 from kdutils.models import LoadedModel
-from kdutils.runspec import EvalSpec, RunSpec
+from kdutils.spec import EvalSpec, RunSpec
 
 NO_LIMIT = 1_000_000  # tokens: what is evaluated is never cut
 
@@ -34,17 +34,17 @@ def item_rows(
 
 
 def _ranked(student: LoadedModel, items: list[Item], evaluation: EvalSpec) -> Iterator[dict[str, Any]]:
-    prompts = data.prompt_ids([item.question for item in items], student.tokenizer)
+    prompts = encoding.prompt_ids([item.question for item in items], student.tokenizer)
     texts = [list(evaluate.options(item).values()) for item in items]
     options = [student.tokenizer(each, add_special_tokens=False)["input_ids"] for each in texts]
-    for item, logprobs in zip(items, generate.option_logprobs(student, prompts, options), strict=True):
+    for item, logprobs in zip(items, generation.option_logprobs(student, prompts, options), strict=True):
         yield evaluate.rank(item, logprobs)
 
 
 def _generated(student: LoadedModel, items: list[Item], evaluation: EvalSpec) -> Iterator[dict[str, Any]]:
-    prompts = data.prompt_ids([item.question for item in items], student.tokenizer)
+    prompts = encoding.prompt_ids([item.question for item in items], student.tokenizer)
     wanted = [(row, sample) for sample in range(evaluation.samples) for row in range(len(items))]
-    made = generate.generate(
+    made = generation.generate(
         student,
         [prompts[row] for row, _ in wanted],
         max_new_tokens=evaluation.max_new_tokens,
@@ -52,9 +52,9 @@ def _generated(student: LoadedModel, items: list[Item], evaluation: EvalSpec) ->
         keys=[f"{items[row].id}/{sample}" for row, sample in wanted],
         seed=evaluation.seed,
     )
-    written = generate.decode(student, made)
-    top1 = generate.top1_tokens(
-        student, data.encode(items, student.tokenizer, max_tokens=NO_LIMIT, protocol="careful")
+    written = generation.decode(student, made)
+    top1 = generation.top1_tokens(
+        student, encoding.encode(items, student.tokenizer, max_tokens=NO_LIMIT, protocol="careful")
     )
     for (row, sample), text, output in zip(wanted, written, made, strict=True):
         how = {"n_tokens": len(output.token_ids), "ended": output.ended, "sample": sample}

@@ -14,9 +14,9 @@ import pandas as pd
 
 from kdutils import sensitivity
 from kdutils.claims import CLAIMS, Judgement, estimate_text, printed_text
+from kdutils.constants import SOURCE_LABELS, SOURCES
 from kdutils.evidence import VERDICTS
 from kdutils.sensitivity import AS_AUTHORS
-from kdutils.spec import SOURCE_LABELS, SOURCES
 
 Row = Mapping[str, Any]
 Columns = dict[str, dict[str, Row]]  # what a column is called -> claim id -> row of the ledger

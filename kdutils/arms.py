@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from kdutils import material, runs
+from kdutils import material, store
 from kdutils.cells import short_name
+from kdutils.constants import DOMAINS, KD_METHODS, TOGETHER
 from kdutils.factors import FACTORS
 from kdutils.plan import Plan
-from kdutils.runspec import BY_SEQUENCE, LOGIT_METHODS, RunSpec
-from kdutils.spec import DOMAINS, KD_METHODS, TOGETHER
+from kdutils.spec import BY_SEQUENCE, LOGIT_METHODS, RunSpec
 
 SETTING = ["domain", "teacher", "student", "method", "temperature", "seed", "prompt", "sequences", "sampled"]
 ITEM = ["task", "item_id"]
@@ -71,7 +71,7 @@ def read(plan: Plan) -> pd.DataFrame:
         if not _is_compared(run.spec) or run.spec.student not in students:
             continue
         spec = material.resolved(run.spec)
-        rows = runs.folder_of(plan.out, spec.run_id).evaluation(run.evaluation)
+        rows = store.folder_of(plan.out, spec.run_id).evaluation(run.evaluation)
         if rows is None:
             continue
         rows = rows[["sample", *ITEM, "correct", "correct_strict"]]

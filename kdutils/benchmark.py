@@ -21,10 +21,10 @@ from functools import cache, cached_property
 from pathlib import Path
 
 from kdutils import contamination, evaluate, release
+from kdutils.constants import CHOICE_TASKS, DOMAIN_TASKS, INSTRUCTION_TASKS, MATH_TASKS, TASK_LABELS
 from kdutils.io import disk
 from kdutils.items import DataError, Item, item_of, json_lines, letters_and_digits, short_enough
-from kdutils.runspec import BENCHMARK, LLM_ADAPTERS
-from kdutils.spec import CHOICE_TASKS, DOMAIN_TASKS, INSTRUCTION_TASKS, MATH_TASKS, TASK_LABELS
+from kdutils.spec import BENCHMARK, LLM_ADAPTERS
 
 SOURCES = (BENCHMARK, LLM_ADAPTERS)
 VERSION = 1  # of how items are made from files, part of their digest; raised when that changes

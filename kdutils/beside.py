@@ -15,9 +15,9 @@ import pandas as pd
 
 from kdutils import cells as cell_rows
 from kdutils import itemwise, published, study, sweeps
+from kdutils.constants import AVERAGE, METHOD_NAMES, TASK_LABELS
 from kdutils.itemwise import Items
 from kdutils.plan import Plan
-from kdutils.spec import AVERAGE, METHOD_NAMES, TASK_LABELS
 
 PAIR = ["teacher", "student"]
 MISSING = "—"

@@ -24,8 +24,8 @@ import numpy as np
 import pandas as pd
 
 from kdutils import crossed, evaluate, stats
+from kdutils.constants import AVERAGE, CHOICE_TASKS, DOMAIN_LABELS, DOMAINS, KD_METHODS, METHOD_NAMES
 from kdutils.crossed import Resampled, ratio
-from kdutils.spec import AVERAGE, CHOICE_TASKS, DOMAIN_LABELS, DOMAINS, KD_METHODS, METHOD_NAMES
 
 ARM = ["method", "teacher", "student", "seed"]
 N_OPTIONS = {task: len(answers) for task, answers in CHOICE_TASKS.items()} | {"aqua": 5}

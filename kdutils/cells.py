@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from kdutils.spec import SOURCE_LABELS
+from kdutils.constants import SOURCE_LABELS
 
 # Column -> pandas dtype. Accuracies, agreement and fidelity are in percent.
 SCHEMA = {

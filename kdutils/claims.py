@@ -15,11 +15,11 @@ from typing import Any
 import pandas as pd
 
 from kdutils import declared, itemverdicts, strict, verdicts
+from kdutils.constants import AVERAGE, DOMAIN_TASKS, DOMAINS, SOURCES, TASK_LABELS
 from kdutils.evidence import NOT_TESTABLE, VERDICTS, Evidence, Finding
 from kdutils.io import cached_tables
 from kdutils.io.cached_tables import Keep
 from kdutils.itemwise import Items
-from kdutils.spec import AVERAGE, DOMAIN_TASKS, DOMAINS, SOURCES, TASK_LABELS
 
 
 @dataclass(frozen=True)

@@ -25,9 +25,9 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from kdutils.constants import CHOICE_TASKS
 from kdutils.io import disk, user_cache
 from kdutils.items import Item, letters_and_digits
-from kdutils.spec import CHOICE_TASKS
 
 LEVELS = ("exact", "masked", "fuzzy")
 LEAST_JACCARD = (3, 5)  # 0.6, in whole numbers so that nothing is decided by rounding

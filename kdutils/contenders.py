@@ -126,7 +126,7 @@ def _ours(work: Work, policy: Policy, teacher: Any) -> Gradients:
 
 @contextlib.contextmanager
 def _memory_as_in_runs(work: Work) -> Iterator[None]:
-    """Freed memory is kept for large students, as kdutils.running does it."""
+    """Freed memory is kept for large students, as kdutils.experiment does it."""
     from kdutils.models import LARGE_PARAMETERS
 
     is_large = work.case.student.parameters >= LARGE_PARAMETERS
@@ -151,8 +151,8 @@ def ours_cached(work: Work, *, exact: bool = True, backend: str = "") -> Iterato
 
     Its head is not: that is read before the first step, as everyone else has it then.
     """
-    from kdutils.states import states_of
     from kdutils.teacher import CachedTeacher
+    from kdutils.teacher_cache import states_of
 
     os.environ["KDUTILS_COMPILE"] = backend
     policy = policy_of(work, exact=exact)
@@ -300,12 +300,12 @@ def serve() -> int:
     computed nothing: half a visit would be imports. Where a fork is not safe it is started anew. What `main`
     prints comes first, then a line with the exit code (of a signal, less than 0) and the last line it said.
     """
-    import kdutils.data
+    import kdutils.encoding
     import kdutils.models
-    import kdutils.states
     import kdutils.teacher
+    import kdutils.teacher_cache
 
-    assert kdutils.data and kdutils.models and kdutils.states and kdutils.teacher
+    assert kdutils.encoding and kdutils.models and kdutils.teacher_cache and kdutils.teacher
     for line in sys.stdin:
         request = json.loads(line)
         with tempfile.TemporaryFile("w+") as said:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from kdutils.spec import TASK_LABELS
+from kdutils.constants import TASK_LABELS
 
 PATH = Path(__file__).parent / "declared.toml"
 

@@ -46,15 +46,15 @@ def compare(model: str = MODEL, *, n_items: int, repeats: int, n_threads: int = 
 
 def measure(name: str, n_items: int, repeats: int) -> list[dict[str, Any]]:
     """As `compare`, in this process. The items are math questions of the mini world, equally many a task."""
-    from kdutils import data, material, models
-    from kdutils.runspec import RunSpec
-    from kdutils.spec import DOMAIN_TASKS
+    from kdutils import encoding, material, models
+    from kdutils.constants import DOMAIN_TASKS
+    from kdutils.spec import RunSpec
 
     model = models.load(name)
     spec = material.resolved(RunSpec(student=name, method="base", domain="math"))
     per_task = -(-n_items // len(DOMAIN_TASKS["math"]))
     items = material.load_items(spec, "test", per_task=per_task)[:n_items]
-    prompts = data.prompt_ids([item.question for item in items], model.tokenizer)
+    prompts = encoding.prompt_ids([item.question for item in items], model.tokenizer)
     seconds: dict[str, list[float]] = {way: [] for way in WAYS}
     texts: dict[str, Texts] = {}
     for write in WAYS.values():
@@ -100,7 +100,7 @@ def _plain(model: Any, prompts: Sequence[list[int]]) -> Texts:
 
 
 def _ours(model: Any, prompts: Sequence[list[int]]) -> Texts:
-    from kdutils.generate import generate
+    from kdutils.generation import generate
 
     return [text.token_ids for text in generate(model, prompts, max_new_tokens=MAX_NEW_TOKENS)]
 

@@ -8,11 +8,11 @@ import pandas as pd
 
 from kdutils import estimate, lengths, machines, prospect
 from kdutils.cells import model_parameters, short_name
+from kdutils.constants import METHOD_LABELS
 from kdutils.estimate import Training
 from kdutils.machines import Machine
 from kdutils.plan import Plan
 from kdutils.prospect import STAGES, STATUS, Look
-from kdutils.spec import METHOD_LABELS
 
 
 def brief(found: Look, table: pd.DataFrame, machine: Machine) -> list[str]:

@@ -21,7 +21,7 @@ from kdutils.formulas import (
     training_flops,
 )
 from kdutils.machines import Machine
-from kdutils.runspec import LOGIT_METHODS, EvalSpec, RunSpec
+from kdutils.spec import LOGIT_METHODS, EvalSpec, RunSpec
 
 BUDGET_BYTES = 160 << 20  # losses.BUDGET_BYTES, which a test compares: torch is not loaded for it
 LOGIT_CHUNKS = 3  # the logits that exist at one time and what is computed from them, in units of that

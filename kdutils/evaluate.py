@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 import sacrebleu
 
+from kdutils.constants import CHOICE_TASKS, INSTRUCTION_TASKS, MATH_TASKS
 from kdutils.items import Item
-from kdutils.spec import CHOICE_TASKS, INSTRUCTION_TASKS, MATH_TASKS
 
 NUMBER = re.compile(r"-?\d+\.?\d*")
 LETTER = re.compile(r"[ABCDE]")

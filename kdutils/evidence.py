@@ -11,8 +11,8 @@ import pandas as pd
 
 from kdutils import cells as cell_rows
 from kdutils import inference, stats, study, sweeps
+from kdutils.constants import AVERAGE, DOMAINS, METHOD_NAMES, TASK_LABELS
 from kdutils.itemwise import Items
-from kdutils.spec import AVERAGE, DOMAINS, METHOD_NAMES, TASK_LABELS
 
 ALPHA = 0.05
 REPRODUCED, NOT_REPRODUCED = "reproduced", "not_reproduced"

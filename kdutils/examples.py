@@ -8,12 +8,12 @@ from itertools import product
 import numpy as np
 import pandas as pd
 
-from kdutils import evaluate, material, runs
+from kdutils import evaluate, material, store
 from kdutils.cells import short_name
+from kdutils.constants import DOMAIN_TASKS, DOMAINS, KD_METHODS, METHOD_LABELS, TASK_LABELS
 from kdutils.evaluate import KEYS
 from kdutils.plan import Plan
-from kdutils.runspec import EvalSpec, PlannedRun, RunSpec
-from kdutils.spec import DOMAIN_TASKS, DOMAINS, KD_METHODS, METHOD_LABELS, TASK_LABELS
+from kdutils.spec import EvalSpec, PlannedRun, RunSpec
 
 QUADRANTS = {  # (same answer as the teacher, right) -> in words
     (True, True): "right, with the teacher's answer",
@@ -87,7 +87,7 @@ def _compared(plan: Plan, distilled: list[PlannedRun]) -> Iterator[tuple[Planned
 
 def _rows(plan: Plan, spec: RunSpec, evaluation: EvalSpec) -> pd.DataFrame | None:
     """What is needed of the item rows of a resolved run; None if it is not finished."""
-    rows = runs.folder_of(plan.out, spec.run_id).evaluation(evaluation)
+    rows = store.folder_of(plan.out, spec.run_id).evaluation(evaluation)
     if rows is None:
         return None
     shown = rows["task"].map(lambda task: plan.shown.keeps("tasks", task)).astype(bool)

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from kdutils.runspec import BY_SEQUENCE, PlannedRun
-from kdutils.spec import RUN_FACTORS, TOGETHER
+from kdutils.constants import RUN_FACTORS, TOGETHER
+from kdutils.spec import BY_SEQUENCE, PlannedRun
 
 SAMPLES = 3  # texts an item at temperature 1: their mean says what sampling does, their spread how noisily
 

@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from kdutils import plots
+from kdutils.constants import DOMAIN_LABELS, METHOD_NAMES
 from kdutils.plots import (
     ANSWER_STYLE,
     CHANGE_STYLE,
@@ -24,7 +25,6 @@ from kdutils.plots import (
     WAY_STYLE,
     Style,
 )
-from kdutils.spec import DOMAIN_LABELS, METHOD_NAMES
 
 INTERVAL = "95% interval"
 

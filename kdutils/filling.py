@@ -16,11 +16,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from kdutils import livecells, runs
+from kdutils import livecells, store
 from kdutils.engine import Death, Engine, Start
 from kdutils.io import environment, leases
-from kdutils.runspec import EvalSpec, PlannedRun, RunSpec
 from kdutils.schedule import Job
+from kdutils.spec import EvalSpec, PlannedRun, RunSpec
 
 TICK_SECONDS = 1.0  # between two looks at what others make, and two reports at most
 SILENT = 75  # exit code of a worker that has ended itself since its run showed no progress
@@ -106,17 +106,17 @@ class Filling:
         """See what is there, refuse what cannot be made, and set aside what is damaged."""
         damaged = []
         for run_id, job in self._jobs.items():
-            folder = runs.folder_of(self._out, run_id)
+            folder = store.folder_of(self._out, run_id)
             try:
                 if all(folder.is_whole(evaluation) for evaluation in job.evaluations):
                     self._status[run_id] = "found"
-            except runs.DamagedError as error:
+            except store.DamagedError as error:
                 damaged.append((run_id, error))
         missing = [self._jobs[run_id] for run_id in self._jobs if self._status[run_id] == "waiting"]
         if missing:
-            from kdutils import checks  # loads torch, which is not needed where all is there
+            from kdutils import preflight  # loads torch, which is not needed where all is there
 
-            checks.check_all(PlannedRun(job.spec, each) for job in missing for each in job.evaluations)
+            preflight.check_all(PlannedRun(job.spec, each) for job in missing for each in job.evaluations)
             _refuse_unwritable(self._out)
         for run_id, error in damaged:
             self._take(run_id, set_aside(self._out, error))
@@ -177,7 +177,7 @@ class Filling:
     def _known_failure(self, run_id: str) -> str | None:
         """Why a run failed earlier in this run of the runner; it would fail again."""
         token = os.environ.get(environment.RUN_TOKEN)
-        record = runs.folder_of(self._out, run_id).failure() if token else None
+        record = store.folder_of(self._out, run_id).failure() if token else None
         return record["reason"] if record and record["run_token"] == token else None
 
     def _take(self, run_id: str, outcome: _Outcome | Death) -> None:
@@ -193,7 +193,7 @@ class Filling:
             )
         if isinstance(outcome, Death):
             with contextlib.suppress(OSError):  # a folder that cannot be written; the reason is kept here
-                runs.folder_of(self._out, run_id).record_failure(outcome.reason)
+                store.folder_of(self._out, run_id).record_failure(outcome.reason)
             outcome = _Outcome("failed", outcome.reason)
         if outcome.kind == "made":
             self._cost_made += self._jobs[run_id].cost
@@ -269,7 +269,7 @@ def _refuse_unwritable(out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=out).close()
     except OSError as error:
-        raise runs.unwritable(out, error) from error
+        raise store.unwritable(out, error) from error
 
 
 # --- in a worker -------------------------------------------------------------------------------------------
@@ -309,7 +309,7 @@ def prepare(setting: Setting) -> None:
 
 def make_run(task: _Task, tell: Callable[[Point], None]) -> _Outcome:
     """Make a run, tell its curve, and say what came of it. Interrupts are not caught."""
-    from kdutils import running  # as above
+    from kdutils import experiment  # as above
 
     told = 0.0
 
@@ -324,16 +324,16 @@ def make_run(task: _Task, tell: Callable[[Point], None]) -> _Outcome:
         made = []
         with _ending_when_silent(task.silence_seconds) as live:
             for evaluation in task.evaluations:
-                made.append(running.make(task.spec, evaluation, task.out, progress=progress, waits=False))
+                made.append(experiment.make(task.spec, evaluation, task.out, progress=progress, waits=False))
                 live()
                 if evaluation.scoring == "generation":
                     livecells.keep(task.out, evaluation, task.spec)  # here, where there are many of us
     except (leases.HeldError, leases.LostError) as error:
         return _Outcome("held", name=error.name)
-    except runs.DamagedError as error:
+    except store.DamagedError as error:
         return set_aside(task.out, error)
     except Exception as error:  # one failed cell must not take the others along
-        return _Outcome("failed", running.reason_of(error))
+        return _Outcome("failed", experiment.reason_of(error))
     return _Outcome("made" if any(made) else "found")
 
 
@@ -365,11 +365,11 @@ def _ending_when_silent(seconds: float | None) -> Iterator[Callable[[], None]]:
         over.set()
 
 
-def set_aside(out: Path, error: runs.DamagedError) -> _Outcome:
+def set_aside(out: Path, error: store.DamagedError) -> _Outcome:
     """Move what is damaged away, under its lease, so that it is made anew."""
     try:
         with leases.take(out, error.name):
-            runs.set_damaged_aside(out, error)
+            store.set_damaged_aside(out, error)
     except leases.HeldError:
         return _Outcome("held", name=error.name)
     return _Outcome("damaged", error.reason, error.name)

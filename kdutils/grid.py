@@ -15,15 +15,15 @@ from typing import Any
 
 import pandas as pd
 
-from kdutils import cells, cluster, livecells, material, ranks, runs, schedule
+from kdutils import cells, cluster, livecells, material, ranks, schedule, store
 from kdutils.engine import Start
 from kdutils.filling import Filling, Progress, Setting, State
 from kdutils.pool import Pool
-from kdutils.runspec import EvalSpec, PlannedRun, RunSpec
 from kdutils.shards import Shard
+from kdutils.spec import EvalSpec, PlannedRun, RunSpec
 
 ENGINES = ("local", "ray")
-MAKER = "kdutils.running"  # what a process that makes a run imports, torch among it: seconds
+MAKER = "kdutils.experiment"  # what a process that makes a run imports, torch among it: seconds
 
 
 def fill(
@@ -136,13 +136,13 @@ def costs(planned: Sequence[PlannedRun], out: Path) -> pd.DataFrame:
 
 
 def _cost(spec: RunSpec, evaluation: EvalSpec, out: Path) -> dict[str, Any]:
-    folder = runs.folder_of(out, spec.run_id)
+    folder = store.folder_of(out, spec.run_id)
     result, scored = folder.result() or {}, folder.evaluation_result(evaluation)
     status, reason = {"trained": "done"}.get(result.get("status"), result.get("status")), result.get("reason")
     if scored is None:
         failure = folder.failure()
         own = spec.teacher_spec()
-        if failure is None and own and (above := runs.folder_of(out, own.run_id).failure()):
+        if failure is None and own and (above := store.folder_of(out, own.run_id).failure()):
             failure = {"reason": f"its teacher {own.run_id} failed: {above['reason']}"}
         status, reason = ("failed", failure["reason"]) if failure else ("missing", "")
     return {

@@ -17,10 +17,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from kdutils import architecture, formulas, runs
+from kdutils import architecture, formulas, store
 from kdutils.architecture import Architecture
 from kdutils.io.environment import REPOSITORY
-from kdutils.runspec import EvalSpec, PlannedRun, RunSpec
+from kdutils.spec import EvalSpec, PlannedRun, RunSpec
 
 STUDENTS = {  # by family; one student is the first, two the first two
     "mini": ("mini-qwen-105k", "mini-qwen-66k", "mini-qwen-36k", "mini-qwen-14k"),
@@ -102,7 +102,7 @@ def cost(family: str, mode: str, n_students: int = 4, **settings: Any) -> dict[s
         if state.failures:
             raise RuntimeError(f"{len(state.failures)} runs failed: {next(iter(state.failures.values()))}")
         table = grid.costs(planned, out)
-        made = [runs.folder_of(out, each.name).result() for each in (out / "runs").iterdir()]
+        made = [store.folder_of(out, each.name).result() for each in (out / "runs").iterdir()]
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return {

@@ -15,11 +15,11 @@ import sacrebleu
 
 from kdutils import evaluate, material
 from kdutils.cells import short_name
+from kdutils.constants import INSTRUCTION_TASKS
 from kdutils.itemwise import COUNTS
 from kdutils.livecells import Scored, kept
 from kdutils.plan import Plan
-from kdutils.runspec import RunSpec
-from kdutils.spec import INSTRUCTION_TASKS
+from kdutils.spec import RunSpec
 
 HALVES = (0, 1)
 ARM = ["protocol", "domain", "teacher", "student", "method"]  # what a temperature is chosen for

@@ -34,11 +34,11 @@ import pandas as pd
 import torch
 from transformers import GenerationConfig
 
-from kdutils import answers, data, evaluate, generate, models
+from kdutils import answers, encoding, evaluate, generation, models
 from kdutils.items import Item, prompt
 from kdutils.material import DataError, ModelError, default_evaluation, test_items
 from kdutils.models import LoadedModel
-from kdutils.runspec import MINI, EvalSpec, RunSpec
+from kdutils.spec import MINI, EvalSpec, RunSpec
 
 TOKENS = ("apart", "together")
 UNEXPLAINED = "unexplained"
@@ -171,10 +171,10 @@ def _adapter(model: LoadedModel, tokens: str, batch_rows: int) -> Any:
 
 def _rows_at_once(model: LoadedModel, items: Sequence[Item], evaluation: EvalSpec) -> int:
     if evaluation.scoring == "generation":
-        return generate.BATCH_ROWS
+        return generation.BATCH_ROWS
     texts = [prompt(item.question) + max(evaluate.options(item).values(), key=len) for item in items]
     longest = max(map(len, model.tokenizer(texts)["input_ids"]))
-    return max(1, min(generate.BATCH_ROWS, LOGITS_AT_ONCE // (longest * model.head_VH.shape[0])))
+    return max(1, min(generation.BATCH_ROWS, LOGITS_AT_ONCE // (longest * model.head_VH.shape[0])))
 
 
 @contextlib.contextmanager
@@ -235,7 +235,7 @@ def _texts(model: LoadedModel, item: Item, our: Any, their: Any) -> list[dict[st
 
 
 def _why_texts_differ(model: LoadedModel, item: Item, ours: str, their: Any) -> str:
-    (prompt_ids,) = data.prompt_ids([item.question], model.tokenizer)
+    (prompt_ids,) = encoding.prompt_ids([item.question], model.tokenizer)
     if prompt_ids != their.prompt_ids:
         return f"tokens: the prompt has {len(their.prompt_ids)} there and {len(prompt_ids)} here"
     ids = model.tokenizer(ours, add_special_tokens=False)["input_ids"]
@@ -288,7 +288,7 @@ def _rankings(model: LoadedModel, item: Item, our: Any, their: Any) -> list[dict
 
 def _why_rankings_differ(model: LoadedModel, item: Item, our: Any, their: Any) -> str:
     difference = np.abs(np.subtract(our.logprobs, their.logprobs))
-    (prompt_ids,) = data.prompt_ids([item.question], model.tokenizer)
+    (prompt_ids,) = encoding.prompt_ids([item.question], model.tokenizer)
     texts = list(evaluate.options(item).values())
     options = model.tokenizer(texts, add_special_tokens=False)["input_ids"]
     limits = _rounding(model) * np.array([len(option) for option in options])
@@ -298,7 +298,7 @@ def _why_rankings_differ(model: LoadedModel, item: Item, our: Any, their: Any) -
     if before == [prompt_ids] * len(options) and after == options:
         return UNEXPLAINED
     # With their tokens ours has to find what they found.
-    again = generate.option_logprobs(model, before, [[option] for option in after])
+    again = generation.option_logprobs(model, before, [[option] for option in after])
     limits = _rounding(model) * np.array([len(option) for option in after])
     if (np.abs(np.ravel(again) - their.logprobs) > limits).any():
         return UNEXPLAINED

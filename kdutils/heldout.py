@@ -21,9 +21,9 @@ import numpy as np
 import pandas as pd
 
 from kdutils import itemwise, study
+from kdutils.constants import AVERAGE
 from kdutils.halves import ARM, HALVES
 from kdutils.itemwise import COUNTS
-from kdutils.spec import AVERAGE
 
 CHOICE = [
     "by_0",

@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image
 
-from kdutils import cells, spec, tables
+from kdutils import cells, constants, tables
 from kdutils.render import Link, duration, label, page
 
 THUMBNAIL_WIDTH = 640  # pixels; thumbnails are embedded, because a page may not load its neighbours
@@ -35,7 +35,7 @@ class Result:
 
 
 def index_html(
-    profile: spec.Profile,
+    profile: constants.Profile,
     results: Sequence[Result],
     claims: Sequence[Mapping[str, Any]],
     figures: Sequence[Mapping[str, Any]],
@@ -90,7 +90,7 @@ def _report_row(result: Result, href: str | None) -> dict[str, Any]:
     }
 
 
-def _labels(profile: spec.Profile) -> dict[str, str]:
+def _labels(profile: constants.Profile) -> dict[str, str]:
     """What results of each source are called, `Live, Qwen2.5` for real models of that family."""
     models = profile.live.models if profile.live else ()
     return cells.source_labels(cells.model_family(name) for name in models)
@@ -127,7 +127,7 @@ def _claim_row(claim: Mapping[str, Any], pages: Mapping[str, str | None]) -> dic
     ways = " · ".join(claim[key] for key in ("source", "protocol", "analysis"))
     return {
         **{key: claim[key] for key in ("id", "statement", "verdict", "reason")},
-        "href": pages.get(spec.SECTIONS.get(str(claim["section"]), "")),
+        "href": pages.get(constants.SECTIONS.get(str(claim["section"]), "")),
         "paper": paper if isinstance(paper, str) else tables.number(paper),
         "estimate": estimate + interval,
         "detail": f"{tests}; {ways}" if tests else ways,

@@ -11,7 +11,7 @@ import pandas as pd
 
 from kdutils import crossed, inference
 from kdutils.cells import model_parameters
-from kdutils.spec import KD_METHODS, METHOD_NAMES
+from kdutils.constants import KD_METHODS, METHOD_NAMES
 from kdutils.study import in_domain_order, in_method_order, pair_label
 
 RUN = ["domain", "family", "teacher", "student", "seed"]

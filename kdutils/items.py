@@ -13,8 +13,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from kdutils.constants import ALL_TASKS
 from kdutils.io.text_safety import shown
-from kdutils.spec import ALL_TASKS
 
 # The authors' evaluation prompt, whitespace included (their training prompt differs by two blanks).
 PROMPT = (

@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 
 from kdutils import inference, itemwise, nulls, stats
+from kdutils.constants import MATH_TASKS, TEST_ITEMS
 from kdutils.simulations import PARTS as OF_STUDENTS
 from kdutils.simulations import SLOW, Outcome, bounds_of, coverage, size
-from kdutils.spec import MATH_TASKS, TEST_ITEMS
 
 SHARES = {"half right": 0.5, "1 in 20 right": 0.05, "1 in 200 right": 0.005}  # truth by the name of the null
 N_ITEMS = TEST_ITEMS["aqua"]  # the smallest test set

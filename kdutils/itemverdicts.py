@@ -16,6 +16,7 @@ from dataclasses import replace
 import pandas as pd
 
 from kdutils import itemwise, likeness, stats
+from kdutils.constants import AVERAGE, DOMAIN_LABELS, METHOD_NAMES, PAPER_METHODS, TASK_LABELS
 from kdutils.evidence import (
     ALPHA,
     INCONCLUSIVE,
@@ -25,7 +26,6 @@ from kdutils.evidence import (
     Finding,
     missing,
 )
-from kdutils.spec import AVERAGE, DOMAIN_LABELS, METHOD_NAMES, PAPER_METHODS, TASK_LABELS
 
 WHOLE = ["domain", "teacher", "student"]  # groups of these hold all methods
 

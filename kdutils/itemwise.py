@@ -17,10 +17,10 @@ import pandas as pd
 import scipy.stats
 from pandas.api.typing import DataFrameGroupBy
 
-from kdutils import evaluate, likeness, material, runs, stats
+from kdutils import evaluate, likeness, material, stats, store
 from kdutils.cells import model_parameters, short_name
+from kdutils.constants import ALL_TASKS, AVERAGE, INSTRUCTION_TASKS, KD_METHODS, PAPER_METHODS, TASK_LABELS
 from kdutils.plan import Plan
-from kdutils.spec import ALL_TASKS, AVERAGE, INSTRUCTION_TASKS, KD_METHODS, PAPER_METHODS, TASK_LABELS
 from kdutils.study import in_domain_order, in_method_order, pair_label
 
 ARM = ["domain", "teacher", "student", "method", "teacher_tuned", "temperature", "noise_sigma"]
@@ -62,7 +62,7 @@ def _scored(plan: Plan) -> list[tuple]:
     table = []
     for run in plan.runs:
         spec = material.resolved(run.spec)
-        rows = runs.folder_of(plan.out, spec.run_id).evaluation(run.evaluation)
+        rows = store.folder_of(plan.out, spec.run_id).evaluation(run.evaluation)
         if rows is None:
             continue
         has_teacher = spec.teacher is not None

@@ -14,10 +14,10 @@ from pathlib import Path
 import pandas as pd
 
 from kdutils import grid, plan
+from kdutils.constants import AVERAGE, TRAIN_DOMAINS, Live
 from kdutils.io import disk
 from kdutils.mini.family import MINI_MODELS, pairs
-from kdutils.runspec import MINI, PlannedRun
-from kdutils.spec import AVERAGE, TRAIN_DOMAINS, Live
+from kdutils.spec import MINI, PlannedRun
 
 LADDER_FILE = Path(__file__).parent / "mini" / "ladder.csv"
 COLUMNS = ["domain", "student", "method", "task", "n", "accuracy", "accuracy_se"]

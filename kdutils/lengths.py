@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from kdutils import items, material
+from kdutils.constants import CHOICE_TASKS, TEST_ITEMS
 from kdutils.material import DataError, ModelError, locate
-from kdutils.runspec import BENCHMARK, LLM_ADAPTERS, EvalSpec, RunSpec
-from kdutils.spec import CHOICE_TASKS, TEST_ITEMS
+from kdutils.spec import BENCHMARK, LLM_ADAPTERS, EvalSpec, RunSpec
 
 # Measured with the tokenizer of Qwen2.5 on 21,000 items: GSM8K and AQuA, the training sets of the
 # commonsense tasks, instructions.

@@ -11,11 +11,11 @@ from typing import Any
 
 import pandas as pd
 
-from kdutils import evaluate, material, runs
+from kdutils import evaluate, material, store
 from kdutils.cells import model_family, short_name
+from kdutils.constants import ALL_TASKS, DOMAINS, KD_METHODS, METHOD_NAMES, TASK_LABELS, TRAIN_DOMAINS
 from kdutils.plan import Plan
-from kdutils.runspec import RunSpec
-from kdutils.spec import ALL_TASKS, DOMAINS, KD_METHODS, METHOD_NAMES, TASK_LABELS, TRAIN_DOMAINS
+from kdutils.spec import RunSpec
 from kdutils.study import LIKENESS, PAIR, in_domain_order, in_task_order, pair_label
 
 FIDELITY_NAMES = {"published": "BLEU.csv", "live": "BLEU"}  # what the column `fidelity` holds
@@ -121,7 +121,7 @@ def beside_teachers(
 
     @cache
     def rows(spec: RunSpec) -> pd.DataFrame | None:
-        found = runs.folder_of(plan.out, spec.run_id).evaluation(specs[spec])
+        found = store.folder_of(plan.out, spec.run_id).evaluation(specs[spec])
         return None if found is None else found[columns]
 
     seen = set()

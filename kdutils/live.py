@@ -15,9 +15,9 @@ from IPython.display import DisplayHandle, display
 from matplotlib.figure import Figure
 
 from kdutils import figures, grid, handover, study, weights
+from kdutils.constants import SOURCE_LABELS
 from kdutils.filling import State
 from kdutils.plan import Plan
-from kdutils.spec import SOURCE_LABELS
 
 MODEL_WORLD = (
     "Live results are of a model world, tiny models on generated questions: they show that the machinery "

@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kdutils import cells, evaluate, runs
+from kdutils import cells, evaluate, store
+from kdutils.constants import AVERAGE, INSTRUCTION_TASKS, MATH_TASKS
 from kdutils.io import disk, environment
-from kdutils.runspec import EvalSpec, RunSpec
-from kdutils.spec import AVERAGE, INSTRUCTION_TASKS, MATH_TASKS
+from kdutils.spec import EvalSpec, RunSpec
 
 
 def cells_of(out: Path, evaluation: EvalSpec, specs: Iterable[RunSpec] | None = None) -> pd.DataFrame:
@@ -40,7 +40,7 @@ def cells_of(out: Path, evaluation: EvalSpec, specs: Iterable[RunSpec] | None = 
         StoreError: for a run that cannot be read.
     """
     if specs is None:
-        specs = [spec for spec, _ in runs.finished(out)]
+        specs = [spec for spec, _ in store.finished(out)]
     return cells.cell_table(rows_of(out, evaluation, specs))
 
 
@@ -88,14 +88,14 @@ def _records(
 class Scored:
     """The item rows of a run, read only if somebody looks at them."""
 
-    def __init__(self, folder: runs.RunFolder, evaluation: EvalSpec, digest: str) -> None:
+    def __init__(self, folder: store.RunFolder, evaluation: EvalSpec, digest: str) -> None:
         self._folder, self._evaluation = folder, evaluation
         self.name = f"{folder.path.name} {digest}"
 
     @classmethod
     def of(cls, out: Path, spec: RunSpec, evaluation: EvalSpec) -> Scored | None:
         """None if the run is not finished or not evaluated so."""
-        folder = runs.folder_of(out, spec.run_id)
+        folder = store.folder_of(out, spec.run_id)
         digest = None if folder.result() is None else folder.items_digest(evaluation)
         return None if digest is None else cls(folder, evaluation, digest)
 

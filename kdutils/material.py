@@ -22,7 +22,7 @@ from kdutils.items import SPLITS, DataError, Item, item_of, json_lines, short_en
 from kdutils.mini.family import MINI_MODELS, MODEL_FOLDER
 from kdutils.mini.items import TASKS_OF, build_data, mini_digest
 from kdutils.packaged import PACKAGED_MODELS
-from kdutils.runspec import MINI, EvalSpec, RunSpec
+from kdutils.spec import MINI, EvalSpec, RunSpec
 
 MINI_TEST_ITEMS = 200  # a task, if the evaluation does not say
 LARGE_MODEL_BYTES = 90_000_000  # SmolLM2-135M in four bits is just above

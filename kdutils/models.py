@@ -32,12 +32,12 @@ from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.utils import logging as transformers_logging
 
 from kdutils import losses
-from kdutils.data import Batch
+from kdutils.encoding import Batch
 from kdutils.io import disk, user_cache
 from kdutils.items import prompt
 from kdutils.material import Location, ModelError, files_digest, locate
 from kdutils.mini.family import MINI_MODELS
-from kdutils.runspec import RunSpec
+from kdutils.spec import RunSpec
 
 LORA_TARGETS = (
     "q_proj",

@@ -14,9 +14,9 @@ import pandas as pd
 
 from kdutils import heldout, inference, study
 from kdutils.cells import model_family, model_parameters
+from kdutils.constants import AVERAGE, DOMAIN_LABELS, METHOD_NAMES
 from kdutils.halves import ARM, HALVES, half_of
 from kdutils.itemwise import Items
-from kdutils.spec import AVERAGE, DOMAIN_LABELS, METHOD_NAMES
 from kdutils.students import mean_of_students, student_means
 
 LEVELS = [

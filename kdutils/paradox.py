@@ -17,9 +17,9 @@ import numpy as np
 import pandas as pd
 
 from kdutils import closeness, crossed, evaluate, likeness, material, solutions
+from kdutils.constants import KD_METHODS, METHOD_NAMES
 from kdutils.crossed import Resampled, ratio, weighted_mean
 from kdutils.plan import Plan
-from kdutils.spec import KD_METHODS, METHOD_NAMES
 
 DOMAIN = "math"
 PAIR = ["teacher", "student"]

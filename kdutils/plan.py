@@ -8,11 +8,9 @@ from itertools import permutations, product
 from pathlib import Path
 from typing import Any
 
-from kdutils import factors, material, runs
+from kdutils import factors, material, store
 from kdutils.cells import model_family, model_parameters, short_name
-from kdutils.io import disk
-from kdutils.runspec import LOGIT_METHODS, EvalSpec, PlannedRun, RunSpec
-from kdutils.spec import (
+from kdutils.constants import (
     ALL_TASKS,
     DOMAIN_TASKS,
     KD_METHODS,
@@ -25,6 +23,8 @@ from kdutils.spec import (
     Profile,
     load_profile,
 )
+from kdutils.io import disk
+from kdutils.spec import LOGIT_METHODS, EvalSpec, PlannedRun, RunSpec
 
 EVERYTHING = ("00", "08")  # sections that look at the runs of all others
 LISTS = ("seeds", "temperatures", "noise_sigmas")
@@ -75,7 +75,7 @@ class Plan:
             (
                 spec.run_id,
                 run.evaluation.eval_id,
-                runs.folder_of(self.out, spec.run_id).items_digest(run.evaluation),
+                store.folder_of(self.out, spec.run_id).items_digest(run.evaluation),
             )
             for run, spec in zip(self.runs, resolved, strict=True)
         ]

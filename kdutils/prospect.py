@@ -14,13 +14,13 @@ from typing import Any
 
 import pandas as pd
 
-from kdutils import estimate, lengths, material, runs
+from kdutils import estimate, lengths, material, store
 from kdutils.cells import short_name
+from kdutils.constants import RELEASED_PAIRS
 from kdutils.estimate import Cost, Training
 from kdutils.io import disk
 from kdutils.machines import Machine
-from kdutils.runspec import EvalSpec, PlannedRun, RunSpec
-from kdutils.spec import RELEASED_PAIRS
+from kdutils.spec import EvalSpec, PlannedRun, RunSpec
 
 COLUMNS = (  # of plan.csv, one row a cell
     *("run_id", "teacher", "student", "method", "domain", "temperature", "noise_sigma", "teacher_tuned"),
@@ -71,7 +71,7 @@ def look(planned: Iterable[PlannedRun], out: Path) -> Look:
                 groups.setdefault((spec, protocol), {})[run.evaluation] = None
     teachers = {run.spec.teacher_spec() for run in planned}
     digests: dict[tuple, tuple[dict[str, str], str]] = {}  # files that several share are looked at once
-    finished: dict[str, runs.RunFolder] | None = None
+    finished: dict[str, store.RunFolder] | None = None
     unknown: dict[str, None] = {}
     cells = []
     for (spec, protocol), evaluations in groups.items():
@@ -85,7 +85,7 @@ def look(planned: Iterable[PlannedRun], out: Path) -> Look:
             finished = _finished_by_settings(out) if finished is None else finished
             folder = finished.get(_settings(resolved))
         else:
-            folder = runs.folder_of(out, resolved.run_id)
+            folder = store.folder_of(out, resolved.run_id)
         status = _status(folder, tuple(evaluations)) if folder else "missing"
         cells.append(Cell(resolved, tuple(evaluations), protocol, status, spec in teachers))
     return Look(cells, list(unknown))
@@ -119,23 +119,23 @@ def _settings(spec: RunSpec) -> str:
     return replace(spec, **dict.fromkeys(DIGESTS, "")).digest()
 
 
-def _finished_by_settings(out: Path) -> dict[str, runs.RunFolder]:
+def _finished_by_settings(out: Path) -> dict[str, store.RunFolder]:
     found = {}
     for path in sorted((Path(out) / "runs").glob("*/spec.json")):
         try:
             spec = RunSpec.from_dict(json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):  # damaged: whoever fills the folder sets it aside
             continue
-        found[_settings(spec)] = runs.RunFolder(path.parent)
+        found[_settings(spec)] = store.RunFolder(path.parent)
     return found
 
 
-def _status(folder: runs.RunFolder, evaluations: Sequence[EvalSpec]) -> str:
+def _status(folder: store.RunFolder, evaluations: Sequence[EvalSpec]) -> str:
     try:
         result = folder.result()
         if result is not None and all(folder.evaluation_result(each) for each in evaluations):
             return "done"
-    except runs.DamagedError:  # it will be made anew
+    except store.DamagedError:  # it will be made anew
         return "missing"
     if folder.failure() is not None:
         return "failed"

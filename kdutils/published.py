@@ -15,8 +15,8 @@ from typing import Any
 import pandas as pd
 
 from kdutils import cells as cell_rows
+from kdutils.constants import AVERAGE, CONTAMINATED_TASKS, DOMAIN_TASKS, TEST_ITEMS
 from kdutils.io import user_cache
-from kdutils.spec import AVERAGE, CONTAMINATED_TASKS, DOMAIN_TASKS, TEST_ITEMS
 
 COMMIT = "a5fed92e2c749ee5dda78aa26f61cce4529f2157"
 BASE_URL = f"https://raw.githubusercontent.com/LCS2-IIITD/KD_generalization/{COMMIT}/results/"

@@ -19,11 +19,11 @@ import torch
 from safetensors.torch import save_file
 from transformers.utils import logging
 
-from kdutils import answers, data, models, ranks, running, runs, sharded, train
+from kdutils import answers, encoding, experiment, models, ranks, sharded, store, training
 from kdutils.io import disk, environment
 from kdutils.material import load_items
-from kdutils.runspec import EvalSpec, RunSpec
 from kdutils.sharded import Sharded, ShardedModel
+from kdutils.spec import EvalSpec, RunSpec
 
 Tell = Callable[[dict[str, Any]], None]
 Do = Callable[[dict[str, Any], Path, Sharded, Tell | None], dict[str, Any]]
@@ -51,8 +51,8 @@ def main(scratch: Path, do: Do) -> int:
             disk.write_text(scratch / ranks.OUTCOME, json.dumps(outcome))  # a loss may be NaN
         world.largest(0.0)  # nobody leaves before all is written
     except Exception as error:  # whoever started us says it
-        kind = ranks.MEMORY if train.is_out_of_memory(error) else type(error).__name__
-        ranks.report_failure(scratch, rank, kind=kind, reason=running.reason_of(error))
+        kind = ranks.MEMORY if training.is_out_of_memory(error) else type(error).__name__
+        ranks.report_failure(scratch, rank, kind=kind, reason=experiment.reason_of(error))
         os._exit(1)  # at once: others may wait for us, and so may the end of torch for them
     torch.distributed.destroy_process_group()
     return 0
@@ -68,32 +68,34 @@ def write_states(task: dict[str, Any], scratch: Path, world: Sharded, tell: Tell
     """Nothing, when the teacher's hidden states are kept."""
     spec, out = RunSpec.from_dict(task["spec"]), Path(task["out"])
     items, teacher = load_items(spec, "train"), _teacher(spec, out, world)
-    encoded = data.encode(items, teacher.tokenizer, **spec.encoding)
-    running.states_of(spec, items, out).write(teacher, encoded, world)
+    encoded = encoding.encode(items, teacher.tokenizer, **spec.encoding)
+    experiment.states_of(spec, items, out).write(teacher, encoded, world)
     return {}
 
 
 def train_student(task: dict[str, Any], scratch: Path, world: Sharded, tell: Tell | None) -> dict[str, Any]:
     """Outcome of the training, and GB of the largest process; the weights are left in the folder."""
     spec, out = RunSpec.from_dict(task["spec"]), Path(task["out"])
-    train.CHECKPOINT_SECONDS = task["checkpoint_seconds"]  # as where we were started: tests save every step
+    training.CHECKPOINT_SECONDS = task[
+        "checkpoint_seconds"
+    ]  # as where we were started: tests save every step
     items, teacher = load_items(spec, "train"), None
     if spec.method == "seqkd":
-        items = running.teacher_texts(spec, items, out)  # they are there
+        items = experiment.teacher_texts(spec, items, out)  # they are there
     elif spec.teacher is not None:  # and so are its states
-        teacher = running.teacher_signal(spec, items, out, load=lambda: _teacher(spec, out, world))
+        teacher = experiment.teacher_signal(spec, items, out, load=lambda: _teacher(spec, out, world))
 
     def load() -> tuple[ShardedModel, dict[str, int]]:
         student = models.load(spec.student, trains_all=spec.adapter == "full", stays_in_memory=True)
         student = models.add_adapter(student, spec, seed=spec.seed)
-        how = running.passes(spec, student)
+        how = experiment.passes(spec, student)
         return sharded.shard(student, world), how
 
     student, how = world.in_turn(load)
     if task["micro_batch_size"] is not None:
         how["micro_batch_size"] = task["micro_batch_size"]
     how |= {"checkpoint": Path(task["checkpoint"]), "progress": tell, "world": world}
-    outcome = running.trained(student, items, spec, teacher=teacher, **how)
+    outcome = experiment.trained(student, items, spec, teacher=teacher, **how)
     whole = student.trained_weights()
     peak_gb = world.largest(environment.peak_memory_gb())
     if world.rank == 0:
@@ -104,9 +106,9 @@ def train_student(task: dict[str, Any], scratch: Path, world: Sharded, tell: Tel
 def evaluate(task: dict[str, Any], scratch: Path, world: Sharded, tell: Tell | None) -> dict[str, Any]:
     """Facts about an evaluation, whose rows are left in the folder; every process computes all of it."""
     spec, out = RunSpec.from_dict(task["spec"]), Path(task["out"])
-    folder = runs.folder_of(out, spec.run_id)
+    folder = store.folder_of(out, spec.run_id)
     student = world.in_turn(
-        lambda: sharded.shard(running.load_trained(spec, folder, stays_in_memory=True), world)
+        lambda: sharded.shard(experiment.load_trained(spec, folder, stays_in_memory=True), world)
     )
     rows, facts = answers.item_rows(student, spec, EvalSpec.from_dict(task["evaluation"]))
     if world.rank == 0:
@@ -118,7 +120,7 @@ def _teacher(spec: RunSpec, out: Path, world: Sharded) -> ShardedModel:
     """The teacher of a run, which is there, frozen and divided."""
 
     def load() -> ShardedModel:
-        model = running.teacher_model(spec, out, stays_in_memory=True)
+        model = experiment.teacher_model(spec, out, stays_in_memory=True)
         model.network.requires_grad_(False)
         return sharded.shard(model, world)
 

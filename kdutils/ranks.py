@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from kdutils.io import disk
-from kdutils.runspec import RunSpec
+from kdutils.spec import RunSpec
 
 PROGRAM = ("-m", "kdutils.rank")
 GRACE_SECONDS = 3.0  # for the others to say why they end, after one has

@@ -22,7 +22,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from kdutils import ledger, params, render, report, spec
+from kdutils import constants, ledger, params, render, report
 from kdutils import plan as study_plan
 from kdutils.executor import HANDOVER, Executor, say
 from kdutils.index import Result, index_html
@@ -47,7 +47,7 @@ class Interrupted(Exception):  # noqa: N818 - not an error: somebody asked for i
 
 
 def run_profile(
-    profile: spec.Profile,
+    profile: constants.Profile,
     *,
     out: Path,
     only: Sequence[str] = (),
@@ -69,11 +69,11 @@ def run_profile(
         train: called after that with what each notebook needs, so that they find their runs made, and a
             folder for what to hand over to them; returns the plans, each once that is done. A notebook
             starts when its plan is returned, those that took longest the last time first; those of
-            spec.AT_ONCE start before `train`, those of spec.ALONE when all others have ended.
+            constants.AT_ONCE start before `train`, those of constants.ALONE when all others have ended.
 
     Raises:
         RunError, ParameterError: before any kernel starts, for whatever is wrong with the arguments; what
-            `train` raises ends notebooks of spec.AT_ONCE.
+            `train` raises ends notebooks of constants.AT_ONCE.
         Interrupted: after SIGINT or SIGTERM.
     """
     if jobs is not None and jobs < 1:
@@ -94,9 +94,9 @@ def run_profile(
         drawn = report.figure_digests(folder)
         with ThreadPoolExecutor(jobs) as pool:
             waiting = {task.name: task for task in in_turn}
-            at_once = [name for name in waiting if name in spec.AT_ONCE]
+            at_once = [name for name in waiting if name in constants.AT_ONCE]
             running = {name: pool.submit(executor.run, waiting.pop(name)) for name in at_once}
-            alone = [waiting.pop(name) for name in spec.ALONE if name in waiting]
+            alone = [waiting.pop(name) for name in constants.ALONE if name in waiting]
             try:
                 ready = train(needed, Path(scratch) / HANDOVER) if train else ()
             except BaseException:
@@ -105,7 +105,7 @@ def run_profile(
             started = time.monotonic()
             with _handling_signals(executor.stop):
                 for each in ready:
-                    task = waiting.pop(spec.PLANNED[each.section])
+                    task = waiting.pop(constants.PLANNED[each.section])
                     running[task.name] = pool.submit(executor.run, task)
                 running |= {name: pool.submit(executor.run, task) for name, task in waiting.items()}
                 wait(running.values())
@@ -123,7 +123,12 @@ def run_profile(
 
 
 def plan(
-    profile: spec.Profile, *, out: Path, only: Sequence[str], overrides: Mapping[str, Any], notebooks: Path
+    profile: constants.Profile,
+    *,
+    out: Path,
+    only: Sequence[str],
+    overrides: Mapping[str, Any],
+    notebooks: Path,
 ) -> list[Task]:
     """The tasks of a run, in the order of the profile, with everything checked that can be.
 
@@ -169,7 +174,7 @@ def needs(tasks: Sequence[Task]) -> list[study_plan.Plan]:
     Raises:
         RunError: for a parameter that asks for something the profile does not have.
     """
-    sections = {name: number for number, name in spec.PLANNED.items()}
+    sections = {name: number for number, name in constants.PLANNED.items()}
     try:
         return [
             study_plan.plan(sections[task.name], task.parameters) for task in tasks if task.name in sections
@@ -179,14 +184,16 @@ def needs(tasks: Sequence[Task]) -> list[study_plan.Plan]:
 
 
 def _longest_first(tasks: Sequence[Task], folder: Path) -> list[Task]:
-    """By how long they took the last time, so that no core is idle at the end; without one, as spec.LONG."""
-    seconds = {name: place - len(spec.LONG) for place, name in enumerate(spec.LONG)}  # all below 0: no times
+    """By how long they took the last time, so that no core is idle at the end; else as constants.LONG."""
+    seconds = {
+        name: place - len(constants.LONG) for place, name in enumerate(constants.LONG)
+    }  # all below 0: no times
     earlier = [result for result in _earlier_results(folder) if result.status == "done"]  # failing is quick
     seconds |= {result.name: -(result.seconds or 0.0) for result in earlier}
     return sorted(tasks, key=lambda task: seconds.get(task.name, 0.0))
 
 
-def selected(profile: spec.Profile, only: Sequence[str]) -> list[str]:
+def selected(profile: constants.Profile, only: Sequence[str]) -> list[str]:
     """The notebooks that `only` names or numbers, in the order of the profile; all if it is empty.
 
     Raises:
@@ -204,7 +211,7 @@ def selected(profile: spec.Profile, only: Sequence[str]) -> list[str]:
 
 
 def write_index(
-    profile: spec.Profile, folder: Path, results: Sequence[Result], data: Sequence[Path] = ()
+    profile: constants.Profile, folder: Path, results: Sequence[Result], data: Sequence[Path] = ()
 ) -> Path:
     """The index of everything in `folder`: these results, and for other notebooks those of earlier runs.
 

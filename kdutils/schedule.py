@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 
 from kdutils import cells, material
-from kdutils.runspec import LOGIT_METHODS, EvalSpec, PlannedRun, RunSpec
+from kdutils.spec import LOGIT_METHODS, EvalSpec, PlannedRun, RunSpec
 
 # Both measured on the mini family, one thread of a CPU.
 OVERHEAD_PARAMETERS = 70_000  # a model costs as if it were larger by so much

@@ -15,7 +15,7 @@ import pandas as pd
 
 from kdutils import cells as cell_rows
 from kdutils import stats, study
-from kdutils.spec import AVERAGE, DOMAIN_LABELS, KD_METHODS, METHOD_LABELS, METHOD_NAMES, TASK_LABELS
+from kdutils.constants import AVERAGE, DOMAIN_LABELS, KD_METHODS, METHOD_LABELS, METHOD_NAMES, TASK_LABELS
 
 WAYS = {  # column of the cell table -> how the answer was taken
     "accuracy": "generated and read",

@@ -19,8 +19,8 @@ import pandas as pd
 
 from kdutils import heldout, inference, study
 from kdutils.claims import CLAIMS, Claim, Judgement, judge_as_authors
+from kdutils.constants import AVERAGE, DOMAINS
 from kdutils.evidence import NOT_TESTABLE, REPRODUCED, Evidence, Finding
-from kdutils.spec import AVERAGE, DOMAINS
 from kdutils.study import LIKENESS
 
 AS_AUTHORS, STRICT = "as the authors", "stricter analysis"

@@ -26,10 +26,10 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 
-from kdutils.data import Batch
+from kdutils.encoding import Batch
 from kdutils.io import disk
 from kdutils.models import LoadedModel
-from kdutils.world import World, checked, on_cpu, read_state, write_state
+from kdutils.process_group import World, checked, on_cpu, read_state, write_state
 
 PATIENCE = datetime.timedelta(minutes=30)  # with a process that does not answer
 Made = TypeVar("Made")

@@ -15,7 +15,7 @@ import scipy.stats
 
 from kdutils import batches, inference, nulls, stats
 from kdutils.adjustment import empirical_logit
-from kdutils.spec import TASKS, TEST_ITEMS
+from kdutils.constants import TASKS, TEST_ITEMS
 
 LEVEL, CONFIDENCE = 0.05, 0.95
 MARGIN = 2.0  # points, of equivalence

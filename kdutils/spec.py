@@ -1,338 +1,424 @@
-"""What can be asked for: the names of the study and its profiles.
+"""One run, as it was asked for: everything that can change a result, and nothing that cannot.
 
-Every key that appears in a table, a parameter or a file name is defined here once.
+A spec has two halves with a hash each. `RunSpec.run_id` names what is trained, `EvalSpec.eval_id` how it is
+evaluated, so that a new way of evaluating never retrains a student.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
-from pathlib import Path
-from typing import Any
+import dataclasses
+import hashlib
+import json
+import math
+import re
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
+from typing import Any, ClassVar, Self
 
-from kdutils import profilefile
-from kdutils.io.measurements import MEASURES
+from kdutils.constants import ALL_TASKS, CHOICE_TASKS, KD_METHODS, PROTOCOLS, TRAIN_DOMAINS
 from kdutils.io.text_safety import shown
 
-MATH_TASKS = ("aqua", "addsub", "gsm8k", "multiarith", "svamp", "singleeq")
-COMMONSENSE_TASKS = ("arc_c", "arc_e", "boolq", "hellaswag", "obqa", "piqa", "siqa", "winogrande")
-DOMAINS = ("math", "commonsense")  # those with released results
-TASKS = MATH_TASKS + COMMONSENSE_TASKS
-INSTRUCTION_TASKS = ("dolly", "selfinst", "vicuna")
-TRAIN_DOMAINS = (*DOMAINS, "instruction")
-DOMAIN_TASKS = {"math": MATH_TASKS, "commonsense": COMMONSENSE_TASKS, "instruction": INSTRUCTION_TASKS}
-ALL_TASKS = TASKS + INSTRUCTION_TASKS
-CHOICE_TASKS = {  # commonsense task -> its answers, in the words of the prompt
-    "arc_c": ("answer1", "answer2", "answer3", "answer4"),
-    "arc_e": ("answer1", "answer2", "answer3", "answer4"),
-    "boolq": ("true", "false"),
-    "hellaswag": ("ending1", "ending2", "ending3", "ending4"),
-    "obqa": ("answer1", "answer2", "answer3", "answer4"),
-    "piqa": ("solution1", "solution2"),
-    "siqa": ("answer1", "answer2", "answer3"),
-    "winogrande": ("option1", "option2"),
-}
-AVERAGE = "average"  # the mean over a domain's tasks, analysed as one more task
+SCHEMA_VERSION = 1  # part of every hash; raised when a default changes its meaning
+METHODS = ("base", "sft", *KD_METHODS)  # base: the model as it is, for evaluation
+LOGIT_METHODS = ("fkl", "revkd", "gkd")  # they need the teacher's logits, so one vocabulary
+BY_SEQUENCE = ("fkl", "revkd")  # of which a step's loss may be the mean over its sequences
+ADAPTERS = ("full", "lora")
+SCORINGS = ("generation", "likelihood")
+MINI = "mini"  # the generated world, kdutils.mini
+BENCHMARK = "benchmark"  # real items: of $KDUTILS_DATA/data where that is there, else those of LLM_ADAPTERS
+LLM_ADAPTERS = "llm-adapters"  # real items as the authors used them, downloaded once
+RANKED_TASKS = ("aqua", *CHOICE_TASKS)  # those with options
 
-TASK_LABELS = {
-    "aqua": "AQuA",
-    "addsub": "AddSub",
-    "gsm8k": "GSM8K",
-    "multiarith": "MultiArith",
-    "svamp": "SVAMP",
-    "singleeq": "SingleEq",
-    "arc_c": "ARC-c",
-    "arc_e": "ARC-e",
-    "boolq": "BoolQ",
-    "hellaswag": "HellaSwag",
-    "obqa": "OBQA",
-    "piqa": "PIQA",
-    "siqa": "SIQA",
-    "winogrande": "WinoGrande",
-    "dolly": "Dolly",
-    "selfinst": "Self-Instruct",
-    "vicuna": "Vicuna",
-    AVERAGE: "Average",
-}
-DOMAIN_LABELS = {
-    "math": "Math",
-    "commonsense": "Commonsense",
-    "instruction": "Instruction following",
-}
 
-# Size of each test set, as in the authors' repository (HellaSwag: the official validation set).
-TEST_ITEMS = {
-    "aqua": 254,
-    "addsub": 395,
-    "gsm8k": 1319,
-    "multiarith": 600,
-    "svamp": 1000,
-    "singleeq": 508,
-    "arc_c": 1172,
-    "arc_e": 2376,
-    "boolq": 3270,
-    "hellaswag": 10042,
-    "obqa": 500,
-    "piqa": 1838,
-    "siqa": 1954,
-    "winogrande": 1267,
-}
-
-# Tasks whose test questions occur in math_10k, the training set (LLM-Adapters' own README).
-CONTAMINATED_TASKS = ("addsub", "multiarith", "singleeq")
-
-METHOD_LABELS = {
-    "base": "Base model",
-    "sft": "SFT",
-    "fkl": "SeqKD† (token forward KL)",
-    "seqkd": "SeqKD (teacher text)",
-    "revkd": "RevKD",
-    "gkd": "GKD",
-}
-METHOD_NAMES = {method: label.split(" (")[0] for method, label in METHOD_LABELS.items()}  # without the note
-KD_METHODS = ("fkl", "seqkd", "revkd", "gkd")
-PAPER_METHODS = ("fkl", "revkd", "gkd")  # the three that the paper compares
-PROTOCOLS = ("careful", "paper")
-TOGETHER = "together"  # every factor in which the protocols differ (kdutils.factors)
-RUN_FACTORS = ("prompt", "sequences", "sampling", TOGETHER)  # those for which there are runs to make
-SOURCES = ("published", "live")  # where cells come from
-SOURCE_LABELS = {"published": "Released", "live": "Live"}
-SELECTIONS = ("best_on_test", "temperature_1")
-
-RELEASED_MODELS = (  # students and teachers of the released tables
-    *("Qwen2.5-0.5B", "Qwen2.5-1.5B", "Qwen2.5-3B", "Qwen2.5-7B", "Qwen2.5-14B"),
-    *("Llama-3.2-1B", "Llama-3.2-3B", "Llama-3.1-8B"),
+TRAINING_FIELDS = (  # without effect where nothing is trained
+    *("protocol", "prompt_in_loss", "adapter", "seed", "train_items", "validation_items", "epochs"),
+    *("batch_size", "learning_rate", "warmup_share", "weight_decay", "max_grad_norm", "select_best"),
+    "max_tokens",
 )
 
-RELEASED_PAIRS = (  # (teacher, student) of the released tables
-    *(("Qwen2.5-3B", student) for student in ("Qwen2.5-0.5B", "Qwen2.5-1.5B")),
-    *(("Qwen2.5-7B", student) for student in ("Qwen2.5-0.5B", "Qwen2.5-1.5B", "Qwen2.5-3B")),
-    *(("Qwen2.5-14B", student) for student in ("Qwen2.5-0.5B", "Qwen2.5-1.5B", "Qwen2.5-3B", "Qwen2.5-7B")),
-    *(("Llama-3.1-8B", student) for student in ("Llama-3.2-1B", "Llama-3.2-3B")),
-)
 
-SECTIONS = {
-    "00": "00_overview",
-    "01": "01_effectiveness",
-    "02": "02_size_correlation",
-    "03": "03_teacher_quality",
-    "04": "04_agreement",
-    "05": "05_fidelity",
-    "06": "06_noise",
-    "07": "07_temperature",
-    "08": "08_claims",
-}
-
-OWN_SECTIONS = {  # no sections of the paper; they plan runs of their own
-    "11": "11_protocol",
-}
-PLANNED = SECTIONS | OWN_SECTIONS
-
-NOTEBOOKS = (
-    *SECTIONS.values(),
-    "09_performance",  # this one and the next are no sections of the paper and plan no runs
-    "10_calibration",
-    "11_protocol",
-)
-AT_ONCE = ("10_calibration",)  # need nothing that is trained, and measure no time
-ALONE = ("09_performance",)  # measure time
-LONG = (
-    "08_claims",
-    "05_fidelity",
-    "01_effectiveness",
-    "04_agreement",
-    "02_size_correlation",
-)  # the longest first
-
-PERFORMANCE_CASES = ("mini", "smollm", "qwen-vocabulary")  # of notebook 09, see work.case_of
-
-# Fields of a run, and of an evaluation, that follow from the needs of a profile: no setting of its own.
-OF_NEEDS = ("student", "teacher", "method", "domain", "seed", "temperature", "noise_sigma", "teacher_tuned")
-OF_PROFILE = ("data", "protocol")
-OF_EVALUATION = ("tasks", "items_per_task", "scoring")
-
-PROFILE_FOLDER = Path(__file__).parent / "profiles"
+@cache
+def _defaults(kind: type) -> dict[str, Any]:
+    """Field -> default of a dataclass."""
+    return {entry.name: entry.default for entry in _fields(kind)}
 
 
-def profile_names() -> tuple[str, ...]:
-    """Names of the profiles that ship with the package, sorted."""
-    return tuple(sorted(path.stem for path in PROFILE_FOLDER.glob("*.toml")))
+@cache
+def _fields(kind: type) -> tuple[dataclasses.Field, ...]:
+    """Of a dataclass; the standard library looks them up anew each time."""
+    return dataclasses.fields(kind)
 
 
-# Values a parameter may take, by its name: one name means one thing in every notebook.
-PARAMETER_CHOICES = {
-    "profile": profile_names(),
-    "selection": SELECTIONS,
-    "domains": TRAIN_DOMAINS,
-    "tasks": ALL_TASKS,
-    "methods": KD_METHODS,
-    "protocol": PROTOCOLS,
-    "cases": PERFORMANCE_CASES,
-    "measure": MEASURES,
-}
+class _Hashed:
+    """A frozen dataclass with a canonical form, checked field by field."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class Need:
-    """Runs that some sections look at: every pair x method x domain x variant x seed."""
-
-    sections: tuple[str, ...]  # keys of PLANNED; "00" and "08" look at all runs anyway
-    methods: tuple[str, ...]
-    domains: tuple[str, ...]
-    pairs: tuple[tuple[str, str], ...] | None = None  # (teacher, student); None: all that the models form
-    temperatures: tuple[float, ...] = (1.0,)  # without noise
-    noise_sigmas: tuple[float, ...] = (0.0,)  # at temperature 1
-    teacher_tuned: bool = True
-    seeds: tuple[int, ...] = (0,)
-    factors: tuple[str, ...] = ()  # of RUN_FACTORS: the students of the first seed with each, beside the runs
+    APART: ClassVar[
+        tuple[str, ...]
+    ] = ()  # fields that say how it is computed: no part of digest and equality
+    RANGES: ClassVar[dict[str, tuple[float, float]]]  # field -> least and greatest value that is legal
+    CHOICES: ClassVar[dict[str, tuple[str, ...]]]
 
     def __post_init__(self) -> None:
-        choices = {"sections": tuple(PLANNED), "methods": KD_METHODS, "domains": TRAIN_DOMAINS}
-        for name, allowed in choices.items():
-            values = getattr(self, name)
-            if not values or set(values) - set(allowed):
-                raise ValueError(f"{name}={list(values)}: name at least one of {list(allowed)}, no other")
-        if unknown := [name for name in self.factors if name not in RUN_FACTORS]:
-            raise ValueError(f"factors={list(self.factors)}: {unknown[0]!r} is none of {list(RUN_FACTORS)}")
-        for name in ("temperatures", "noise_sigmas", "seeds"):
-            if not getattr(self, name):
-                raise ValueError(f"{name} is empty: name at least one value")
-        if wrong := [value for value in self.temperatures if not value > 0]:
-            raise ValueError(f"temperatures: {shown(wrong[0])} must be above 0")
-        least = {"noise_sigmas": 0.0, "seeds": 0}
-        for name, least_value in least.items():  # a negative sigma would be taken for none
-            if wrong := [value for value in getattr(self, name) if not value >= least_value]:
-                raise ValueError(f"{name}: {shown(wrong[0])} must be at least {least_value:g}")
+        for entry in _fields(type(self)):
+            value, default = getattr(self, entry.name), entry.default
+            if type(value) is not type(default) or value != default:  # a default is what it must be
+                self._check_type(entry)
+        for name, choices in self.CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(
+                    f"{name}={shown(getattr(self, name))} is unknown; choose one of {list(choices)}"
+                )
+        for name, (least, greatest) in self.RANGES.items():
+            value = getattr(self, name)
+            if value is not None and not least <= value <= greatest:
+                raise ValueError(f"{name}={shown(value)} must lie between {least:g} and {greatest:g}")
+
+    def _check_type(self, entry: dataclasses.Field) -> None:
+        """An int where a float is declared becomes one, so that 1 and 1.0 are one spec."""
+        value = getattr(self, entry.name)
+        kinds = {"str": str, "int": int, "float": float, "bool": bool, "tuple[str, ...]": tuple}
+        declared = entry.type.removesuffix(" | None")
+        if value is None and entry.type.endswith(" | None"):
+            return
+        if declared == "float" and type(value) is int:
+            if (
+                abs(value) >= 2**53
+            ):  # from there on ints are rounded, and very large ones are no floats at all
+                raise ValueError(f"{entry.name}={shown(value)} is too large; give a number such as 1.0")
+            value = float(value)
+            object.__setattr__(self, entry.name, value)
+        if declared == "tuple[str, ...]" and isinstance(value, list):
+            value = tuple(value)
+            object.__setattr__(self, entry.name, value)
+        if type(value) is not kinds[declared]:
+            raise TypeError(f"{entry.name}={shown(value)} must be {entry.type}, not {type(value).__name__}")
+        if declared == "float" and not math.isfinite(value):
+            raise ValueError(f"{entry.name}={value} must be finite")
+        texts = value if declared == "tuple[str, ...]" else [value] if declared == "str" else []
+        if not all(isinstance(text, str) for text in texts):
+            raise TypeError(f"{entry.name}={shown(value)} must be {entry.type}: give names alone")
+        if not all(text.isprintable() for text in texts):  # spec.json could not be written, or read by people
+            raise ValueError(f"{entry.name}={shown(value)} must be text on one line that can be printed")
+        if declared == "str" and entry.default is dataclasses.MISSING and not value.strip():
+            raise ValueError(f"{entry.name}={shown(value)} is empty: give a name")
+
+    def changes(self) -> dict[str, Any]:
+        """The fields that differ from their defaults; those without a default are always among them."""
+        return {
+            name: getattr(self, name)
+            for name, default in _defaults(type(self)).items()
+            if default is dataclasses.MISSING or getattr(self, name) != default
+        }
+
+    def digest(self) -> str:
+        """12 hexadecimal digits of the SHA-256 of the canonical form.
+
+        Fields at their default are left out, so a field added later does not change old digests. So are
+        those that are APART.
+        """
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
+        changes = {name: value for name, value in self.changes().items() if name not in self.APART}
+        canonical = {"schema": SCHEMA_VERSION, "kind": type(self).__name__} | changes
+        text = json.dumps(canonical, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every field, for spec.json."""
+        return {name: getattr(self, name) for name in _defaults(type(self))}  # flat, so nothing is copied
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> Self:
+        """The spec with these fields; the inverse of `to_dict`.
+
+        Raises:
+            ValueError: for a field that the spec does not have, or one that it must have and that is missing.
+        """
+        known = _defaults(cls)
+        if unknown := [name for name in fields if name not in known]:
+            raise ValueError(f"{cls.__name__} has no fields {shown(unknown)}; use those of {sorted(known)}")
+        needed = [name for name, default in known.items() if default is dataclasses.MISSING]
+        if missing := [name for name in needed if name not in fields]:
+            raise ValueError(f"{cls.__name__} needs {missing[0]}: give {missing[0]}=...")
+        return cls(**fields)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Live:
-    """What a profile trains; models and settings are checked when the runs are planned (plan.plan).
+class RunSpec(_Hashed):
+    """What is trained.
 
-    Fields of a run come from `settings`, then from its domain, its protocol and its method, the last word.
+    Models are names of the mini family, hub ids, local folders or GGUF files. Fields that a method does not
+    use must stay at their defaults: a value without effect would make two names for one run.
+
+    `devices` is told and kept, but is no part of the run's name. Like the kind of device, its threads, and
+    the passes that memory cuts a batch into, it changes a result by rounding, and which units LoRA's dropout
+    drops. So a run that was begun on two devices goes on on one, teachers are shared, and what is finished
+    is found whatever it was made on.
     """
 
-    data: str
-    models: tuple[str, ...]
-    needs: tuple[Need, ...]
-    sft_seeds: tuple[int, ...]  # of every student's SFT; a teacher's is 0
-    items_per_task: int  # of the test set
-    settings: dict[str, Any]  # more fields of every RunSpec, such as train_items
-    protocols: tuple[str, ...] = ("careful",)  # every run that is trained, under each of them
-    by_domain: dict[str, dict[str, Any]] = field(default_factory=dict)  # settings of a domain's runs
-    by_protocol: dict[str, dict[str, Any]] = field(default_factory=dict)
-    by_method: dict[str, dict[str, Any]] = field(default_factory=dict)  # KD methods
-    evaluation: dict[str, Any] = field(default_factory=dict)  # fields of every EvalSpec
-    evaluation_by_protocol: dict[str, dict[str, Any]] = field(default_factory=dict)
-    ranks: bool = False  # tasks with options are evaluated by ranking these, too
+    student: str
+    method: str  # base | sft | fkl | seqkd | revkd | gkd
+    domain: str  # math | commonsense | instruction
+    teacher: str | None = None
+    teacher_tuned: bool = True  # the teacher is fine-tuned on the domain first (its own `sft` run)
+    teacher_seed: int = 0  # of that run, shared by all students
+    temperature: float = 1.0  # of the divergence
+    beta: float = 0.5  # gkd: weight of the teacher in the mixture
+    on_policy_share: float = 0.5  # gkd: share of steps on the student's own samples (lambda)
+    sampling_temperature: float = 1.0  # gkd: of those samples
+    rollout_steps: int = 1  # gkd: so many steps' samples are drawn at once, before the first of them
+    max_new_tokens: int = 128  # gkd: their length, and that of the teacher's texts in seqkd
+    noise_sigma: float = 0.0  # standard deviation of Gaussian noise on the teacher's logits
+    protocol: str = "careful"  # careful | paper (prompt tokens in the loss, mean by sequence, long items cut)
+    prompt_in_loss: bool | None = None  # of this run and of its teacher's; None: as the protocol says
+    mean_by_sequence: bool | None = None  # of the loss, else one mean over all tokens; None: likewise
+    adapter: str = "full"  # full | lora
+    lora_rank: int = 8
+    lora_alpha: float = 16.0
+    lora_dropout: float = 0.05
+    seed: int = 0
+    data: str = MINI  # benchmark, llm-adapters, or a folder with train.jsonl, validation.jsonl, test.jsonl
+    max_item_characters: int | None = None  # question and response; longer ones are not trained on
+    wrong_rationale_share: float = 0.23  # mini: of the training rationales in math, as measured in math_10k
+    data_digest: str = ""  # of the items; this and the next two are filled in when the run is resolved
+    student_digest: str = ""  # of a local model's files; "" for a hub id
+    teacher_digest: str = ""
+    train_items: int = 1_500
+    validation_items: int = 120
+    epochs: int = 3
+    batch_size: int = 32
+    learning_rate: float | None = None  # None: the model's own, see models.learning_rate
+    warmup_share: float = 0.05  # of the steps; then linear decay to zero
+    weight_decay: float = 0.01
+    max_grad_norm: float = 1.0
+    max_tokens: int = 192  # prompt and response together
+    select_best: bool = False  # keep the weights of the epoch with the lowest validation loss
+    devices: int = dataclasses.field(default=1, compare=False)  # that share it, and the run of its teacher
+
+    APART: ClassVar = ("devices",)
+
+    CHOICES: ClassVar = {
+        "method": METHODS,
+        "domain": TRAIN_DOMAINS,
+        "protocol": PROTOCOLS,
+        "adapter": ADAPTERS,
+    }
+    RANGES: ClassVar = {
+        "temperature": (0.01, 100.0),
+        "beta": (0.001, 0.999),
+        "on_policy_share": (0.0, 1.0),
+        "sampling_temperature": (0.01, 100.0),
+        "rollout_steps": (1, 10_000),
+        "max_new_tokens": (1, 8_192),
+        "noise_sigma": (0.0, 1_000.0),
+        "wrong_rationale_share": (0.0, 1.0),
+        "lora_rank": (1, 1_024),
+        "lora_alpha": (0.001, 10_000.0),
+        "lora_dropout": (0.0, 0.9),
+        "seed": (0, 2**31 - 1),
+        "teacher_seed": (0, 2**31 - 1),
+        "max_item_characters": (1, 10_000_000),
+        "train_items": (1, 10_000_000),
+        "validation_items": (0, 1_000_000),
+        "epochs": (1, 1_000),
+        "batch_size": (1, 4_096),
+        "learning_rate": (1e-9, 1.0),
+        "warmup_share": (0.0, 1.0),
+        "weight_decay": (0.0, 1.0),
+        "max_grad_norm": (1e-6, 1e6),
+        "max_tokens": (8, 1_000_000),
+        "devices": (1, 1_024),
+    }
+    # Fields that only some methods use.
+    USED_BY: ClassVar = {
+        "temperature": LOGIT_METHODS,
+        "noise_sigma": LOGIT_METHODS,
+        "beta": ("gkd",),
+        "on_policy_share": ("gkd",),
+        "sampling_temperature": ("gkd",),
+        "rollout_steps": ("gkd",),
+        "max_new_tokens": ("gkd", "seqkd"),
+        "mean_by_sequence": BY_SEQUENCE,
+        "teacher_tuned": KD_METHODS,
+        "teacher_seed": KD_METHODS,
+        **dict.fromkeys(TRAINING_FIELDS, METHODS[1:]),
+    }
 
     def __post_init__(self) -> None:
-        known = {"by_domain": TRAIN_DOMAINS, "by_protocol": PROTOCOLS, "by_method": KD_METHODS}
-        for name, allowed in (known | {"evaluation_by_protocol": PROTOCOLS}).items():
-            if unknown := sorted(set(getattr(self, name)) - set(allowed)):
-                raise ValueError(f"[live.{name}] has {unknown[0]!r}; there are {list(allowed)}, use those")
-        if not self.protocols:
-            raise ValueError(f"protocols is empty: name at least one of {list(PROTOCOLS)}")
-        if unknown := [name for name in self.protocols if name not in PROTOCOLS]:
-            raise ValueError(f"protocols has {shown(unknown[0])}; choose from {list(PROTOCOLS)}")
-        self._refuse_what_follows()
+        super().__post_init__()
+        if not self.data.strip():
+            raise ValueError(f"data={self.data!r} is empty: give {MINI!r}, {BENCHMARK!r} or a folder")
+        if self.method not in KD_METHODS and self.teacher is not None:
+            raise ValueError(
+                f"method {self.method!r} has no teacher, but teacher={shown(self.teacher)}: drop it or use "
+                f"one of {list(KD_METHODS)}"
+            )
+        if self.method in KD_METHODS and not self.teacher:
+            raise ValueError(f"method {self.method!r} needs a teacher: give teacher=... or use method='sft'")
+        if self.wrong_rationale_share != 0.23 and (self.data != MINI or self.domain != "math"):
+            raise ValueError(
+                f"wrong_rationale_share={self.wrong_rationale_share} concerns math of data='mini' alone, "
+                f"not {self.domain} of {shown(self.data)}; leave it out"
+            )
+        defaults = _defaults(type(self))
+        for name, methods in self.USED_BY.items():
+            if self.method not in methods and getattr(self, name) != defaults[name]:
+                raise ValueError(
+                    f"{name}={getattr(self, name)} has no effect with method {self.method!r}: leave it at "
+                    f"{defaults[name]}, or use one of {list(methods)}"
+                )
+        if self.method == "gkd" and self.protocol == "paper" and self.temperature != 1.0:
+            raise ValueError(
+                f"temperature={self.temperature}: the authors' GKD ignores the temperature, so protocol "
+                "'paper' has 1 only; use protocol='careful'"
+            )
+        for name, is_so in self._of_protocol().items():
+            if getattr(self, name) == is_so:  # None is not False
+                raise ValueError(
+                    f"{name}={is_so} is what protocol {self.protocol!r} does anyway, and would give one run "
+                    "two names: leave it out"
+                )
+        if self.devices > self.batch_size:
+            raise ValueError(
+                f"devices={self.devices} is more than the {self.batch_size} rows of a batch, and one without "
+                f"a row would idle: use devices={self.batch_size} or fewer, or a larger batch_size"
+            )
+        if self.adapter == "full":
+            for name in ("lora_rank", "lora_alpha", "lora_dropout"):
+                if getattr(self, name) != defaults[name]:
+                    raise ValueError(f"{name} has no effect with adapter='full': use adapter='lora'")
 
-    def _refuse_what_follows(self) -> None:
-        """Settings that the needs decide would be passed over, or make a run another than it is called."""
-        runs = [self.settings, *self.by_domain.values(), *self.by_protocol.values(), *self.by_method.values()]
-        evaluations = [self.evaluation, *self.evaluation_by_protocol.values()]
-        for tables, fixed in ((runs, OF_NEEDS + OF_PROFILE), (evaluations, OF_EVALUATION)):
-            for settings in tables:
-                if wrong := [name for name in settings if name in fixed]:
-                    raise ValueError(
-                        f"{wrong[0]}={shown(settings[wrong[0]])} cannot be a setting, since needs, protocols "
-                        "and items_per_task decide it; delete it"
-                    )
+    @cached_property
+    def run_id(self) -> str:
+        """Name of the run's folder: readable parts and the digest of everything."""
+        parts = [self.student, self.method, self.domain]
+        slug = "-".join(re.sub(r"[^A-Za-z0-9.]+", "-", part.rstrip("/").rsplit("/", 1)[-1]) for part in parts)
+        return f"{slug[:80].strip('-.')}-s{self.seed}-{self.digest()}"
 
-    def settings_of(self, *, domain: str, protocol: str, method: str) -> dict[str, Any]:
-        """Fields of the runs of a domain, protocol and method, beside models and variants."""
-        found = {"data": self.data, "protocol": protocol} | self.settings
-        found |= self.by_domain.get(domain, {}) | self.by_protocol.get(protocol, {})
-        return found | self.by_method.get(method, {})
+    def _of_protocol(self) -> dict[str, bool]:
+        """What the protocol says where a field leaves it to it."""
+        is_paper = self.protocol == "paper"
+        return {"prompt_in_loss": is_paper, "mean_by_sequence": is_paper and self.method in BY_SEQUENCE}
 
     @property
-    def watermark(self) -> str:
-        """What every live figure says across it; "" where the models and items are real."""
-        return "model world" if self.data == "mini" else ""
+    def scores_prompt(self) -> bool:
+        """Whether the prompt's tokens are trained on, too, all but the first."""
+        return self._of_protocol()["prompt_in_loss"] if self.prompt_in_loss is None else self.prompt_in_loss
+
+    @property
+    def weighs_sequences(self) -> bool:
+        """Whether the loss of a step is the mean over its sequences of each one's mean over its tokens."""
+        own = self.mean_by_sequence
+        return self._of_protocol()["mean_by_sequence"] if own is None else own
+
+    @property
+    def encoding(self) -> dict[str, Any]:
+        """How items become tokens: arguments of data.encode."""
+        own = {} if self.prompt_in_loss is None else {"prompt_in_loss": self.prompt_in_loss}
+        return {"max_tokens": self.max_tokens, "protocol": self.protocol} | own
+
+    @property
+    def reads_gold(self) -> bool:
+        """Whether it is trained on the items' own responses, if only on some of its steps."""
+        return self.method not in ("base", "seqkd") and not (
+            self.method == "gkd" and self.on_policy_share == 1
+        )
+
+    def teacher_spec(self) -> RunSpec | None:
+        """The run that makes the teacher, or None for an untuned teacher or none.
+
+        The teacher is fine-tuned on the same data by the same settings, at its own learning rate.
+        """
+        return self._teacher_spec
+
+    @cached_property
+    def _teacher_spec(self) -> RunSpec | None:
+        if self.teacher is None or not self.teacher_tuned:
+            return None
+        own = {"student": self.teacher, "student_digest": self.teacher_digest, "seed": self.teacher_seed}
+        return replace(self.sft_spec(), **own, learning_rate=None, select_best=False)
+
+    def sft_spec(self) -> RunSpec:
+        """The SFT run beside a distilled student: the same student, seed and settings, without a teacher."""
+        return self._sft_spec
+
+    @cached_property
+    def _sft_spec(self) -> RunSpec:
+        settings = self.to_dict() | {"method": "sft", "teacher": None, "teacher_digest": ""}
+        defaults = _defaults(type(self))
+        unused = [name for name, methods in self.USED_BY.items() if "sft" not in methods]
+        return RunSpec(**settings | {name: defaults[name] for name in unused})
 
 
 @dataclass(frozen=True, kw_only=True)
-class Profile:
-    """How much of the study to run: which sources of cells, which notebooks."""
+class EvalSpec(_Hashed):
+    """How a trained student is evaluated: tasks, decoding, samples.
 
-    name: str
-    title: str
-    summary: str
-    sources: tuple[str, ...]  # of "published", "live"
-    notebooks: tuple[str, ...]  # in the order of the reports
-    live: Live | None = None  # what is trained, where "live" is a source
+    Sampling noise is keyed by (seed, item, sample, position), so that batching cannot change a text.
+    """
+
+    tasks: tuple[str, ...]
+    split: str = "test"  # test | validation
+    items_per_task: int = 100
+    temperature: float = 0.0  # 0 is greedy
+    samples: int = 1  # texts an item
+    seed: int = 0  # of the sampling
+    max_new_tokens: int = 96
+    scoring: str = "generation"  # likelihood: candidate answers are ranked, nothing is generated
+
+    CHOICES: ClassVar = {"split": ("test", "validation"), "scoring": SCORINGS}
+    RANGES: ClassVar = {
+        "items_per_task": (1, 1_000_000),
+        "temperature": (0.0, 100.0),
+        "samples": (1, 10_000),
+        "seed": (0, 2**31 - 1),
+        "max_new_tokens": (1, 8_192),
+    }
 
     def __post_init__(self) -> None:
-        unknown = sorted(set(self.notebooks) - set(NOTEBOOKS))
-        if unknown:
+        super().__post_init__()
+        if not self.tasks or len(set(self.tasks)) < len(self.tasks):
+            raise ValueError(f"tasks={shown(self.tasks)} must name at least one task, and none twice")
+        if unknown := [task for task in self.tasks if task not in ALL_TASKS]:
+            raise ValueError(f"tasks has {shown(unknown[0])}, which is none; choose from {list(ALL_TASKS)}")
+        if self.temperature == 0 and (self.samples != 1 or self.seed != 0):
             raise ValueError(
-                f"profile {self.name!r} names unknown notebooks {unknown}; there are {list(NOTEBOOKS)}, "
-                "choose from those"
+                "greedy decoding (temperature=0) has one text an item and no seed: raise temperature"
             )
-        if unknown := [name for name in self.sources if name not in SOURCES]:
+        if self.scoring == "likelihood":
+            self._check_ranking()
+
+    def _check_ranking(self) -> None:
+        if free := [task for task in self.tasks if task not in RANKED_TASKS]:
             raise ValueError(
-                f"profile {self.name!r} has sources={list(self.sources)}; choose from {list(SOURCES)}"
+                f"task {free[0]!r} has no options to rank; scoring='likelihood' takes {RANKED_TASKS}"
             )
-        if ("live" in self.sources) != (self.live is not None):
+        if self.temperature != 0 or self.max_new_tokens != EvalSpec.max_new_tokens:
             raise ValueError(
-                f"profile {self.name!r} has sources {list(self.sources)}: a [live] table goes with 'live', "
-                "give both or neither"
+                "temperature and max_new_tokens have no effect with scoring='likelihood': leave them out"
             )
 
-
-def load_profile(name: str) -> Profile:
-    """The profile of that name.
-
-    Raises:
-        ValueError: if there is no such profile; the message lists those there are. If its file is not what
-            it must be; the message names the key and its value.
-    """
-    if name not in profile_names():
-        raise ValueError(f"unknown profile {shown(name)}; choose one of {list(profile_names())}")
-    try:
-        entries = profilefile.read(PROFILE_FOLDER / f"{name}.toml")
-        return Profile(
-            name=name,
-            title=entries["title"],
-            summary=entries["summary"],
-            sources=tuple(entries["sources"]),
-            notebooks=tuple(entries["notebooks"]),
-            live=_live(entries["live"]) if "live" in entries else None,
+    def ranking(self) -> EvalSpec | None:
+        """The evaluation that ranks the options of the same items; None if no task has options."""
+        tasks = tuple(task for task in self.tasks if task in RANKED_TASKS)
+        if not tasks:
+            return None
+        return EvalSpec(
+            tasks=tasks, split=self.split, items_per_task=self.items_per_task, scoring="likelihood"
         )
-    except ValueError as error:
-        raise ValueError(f"profile {name}: {error}") from None
+
+    @property
+    def eval_id(self) -> str:
+        """Name of the evaluation's folder within a run."""
+        return f"{self.split}-{self.digest()}"
 
 
-def _live(entries: dict[str, Any]) -> Live:
-    """The `[live]` table of a profile; keys that `Live` lacks are fields of the runs.
+@dataclass(frozen=True)
+class PlannedRun:
+    """A run that a study needs, and how it is evaluated there."""
 
-    A need names its pairs by a key of `[live.pair_sets]`; without one it has all.
-    """
-    sets = entries.get("pair_sets", {})
-    values = {key: _frozen(value) for key, value in entries.items() if key != "pair_sets"}
-    values["needs"] = tuple(_need(need, sets) for need in entries["needs"])
-    own = {entry.name for entry in fields(Live)} - {"settings"}
-    settings = {key: value for key, value in values.items() if key not in own}
-    return Live(**{key: value for key, value in values.items() if key in own}, settings=settings)
-
-
-def _need(entries: dict[str, Any], sets: dict[str, list[list[str]]]) -> Need:
-    values = {key: _frozen(value) for key, value in entries.items()}
-    if "pairs" in values:
-        if values["pairs"] not in sets:
-            raise ValueError(f"pairs={shown(values['pairs'])} must be one of [live.pair_sets]: {list(sets)}")
-        values["pairs"] = tuple((teacher, student) for teacher, student in sets[values["pairs"]])
-    return Need(**values)
-
-
-def _frozen(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+    spec: RunSpec
+    evaluation: EvalSpec
+    beside_teacher: bool = True  # its teacher is evaluated likewise, to compare their answers

@@ -17,7 +17,7 @@ import scipy.stats
 
 from kdutils import published, study
 from kdutils.cells import model_parameters
-from kdutils.spec import (
+from kdutils.constants import (
     AVERAGE,
     DOMAIN_LABELS,
     METHOD_LABELS,

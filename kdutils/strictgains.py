@@ -13,8 +13,8 @@ import pandas as pd
 import scipy.stats
 
 from kdutils import inference, stats
+from kdutils.constants import AVERAGE, DOMAIN_LABELS, DOMAINS, METHOD_NAMES
 from kdutils.evidence import ALPHA, Evidence, who
-from kdutils.spec import AVERAGE, DOMAIN_LABELS, DOMAINS, METHOD_NAMES
 from kdutils.students import (
     Case,
     by_family,

@@ -13,8 +13,8 @@ import pandas as pd
 import scipy.stats
 
 from kdutils import inference, likeness, stats, study, verdicts
+from kdutils.constants import AVERAGE, DOMAIN_LABELS, PAPER_METHODS, TASK_LABELS
 from kdutils.evidence import NOT_REPRODUCED, REPRODUCED, Evidence
-from kdutils.spec import AVERAGE, DOMAIN_LABELS, PAPER_METHODS, TASK_LABELS
 from kdutils.students import (
     STUDENT,
     Case,

@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 
 from kdutils import inference, stats, sweeps
+from kdutils.constants import AVERAGE
 from kdutils.evidence import ALPHA, Evidence
-from kdutils.spec import AVERAGE
 from kdutils.students import (
     Case,
     back_from_limit,

@@ -14,8 +14,8 @@ import pandas as pd
 import scipy.stats
 
 from kdutils import inference, stats
+from kdutils.constants import AVERAGE, DOMAIN_LABELS, TASK_LABELS
 from kdutils.evidence import Evidence
-from kdutils.spec import AVERAGE, DOMAIN_LABELS, TASK_LABELS
 
 CONFIDENCE, POWER = 0.95, 0.8
 STUDENT = ["family", "student", "student_parameters"]

@@ -11,8 +11,7 @@ import pandas as pd
 
 from kdutils import cells as cell_rows
 from kdutils import grid, handover, published
-from kdutils.plan import Plan
-from kdutils.spec import (
+from kdutils.constants import (
     ALL_TASKS,
     AVERAGE,
     DOMAIN_TASKS,
@@ -26,6 +25,7 @@ from kdutils.spec import (
     TRAIN_DOMAINS,
     Live,
 )
+from kdutils.plan import Plan
 
 PAIR = ["family", "teacher", "student", "teacher_parameters", "student_parameters"]
 LIKENESS = [

@@ -1,7 +1,7 @@
 """The teacher as a signal: hidden states, head, noise and temperature, behind one interface.
 
 Two kinds: `Teacher` runs its body on every batch, `CachedTeacher` reads what it said of the training items
-from disk (kdutils.states) and has a body only for sequences that no cache can hold.
+from disk (kdutils.teacher_cache) and has a body only for sequences that no cache can hold.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from kdutils.data import Batch
+from kdutils.encoding import Batch
 from kdutils.models import LoadedModel
 from kdutils.noise import LogitNoise, noise_keys
-from kdutils.states import OpenStates
+from kdutils.teacher_cache import OpenStates
 
 
 @dataclass

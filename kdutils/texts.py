@@ -15,7 +15,7 @@ from typing import Any
 
 from kdutils.io import disk
 from kdutils.items import Item
-from kdutils.runs import DamagedError
+from kdutils.store import DamagedError
 
 
 @dataclass(frozen=True)

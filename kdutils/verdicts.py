@@ -14,6 +14,7 @@ import pandas as pd
 
 from kdutils import likeness, stats, study, sweeps
 from kdutils.cells import size_label
+from kdutils.constants import AVERAGE, DOMAIN_LABELS, METHOD_NAMES, TASK_LABELS
 from kdutils.evidence import (
     ALPHA,
     INCONCLUSIVE,
@@ -28,7 +29,6 @@ from kdutils.evidence import (
     task_rows,
     who,
 )
-from kdutils.spec import AVERAGE, DOMAIN_LABELS, METHOD_NAMES, TASK_LABELS
 
 
 def gain_is_positive(evidence: Evidence, *, domain: str, absent: str = "") -> Finding:

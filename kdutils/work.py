@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from kdutils import architecture, material
 from kdutils.architecture import Architecture
-from kdutils.spec import PERFORMANCE_CASES as CASES
+from kdutils.constants import PERFORMANCE_CASES as CASES
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-    from kdutils.data import Batch
+    from kdutils.encoding import Batch
 
 SEED, BETA, RATE = 0, 0.5, 1e-5
 MINI_STUDENT, MINI_TEACHER, MINI_ROWS = "mini-qwen-105k", "mini-qwen-493k", 16
@@ -102,7 +102,7 @@ class Work:
 
     @cached_property
     def encoded(self) -> Any:
-        """The rows as kdutils.data.encode gives them: id, input_ids, n_unscored."""
+        """The rows as kdutils.encoding.encode gives them: id, input_ids, n_unscored."""
         import datasets
         import torch
 
@@ -118,9 +118,9 @@ class Work:
     @cached_property
     def batch(self) -> Batch:
         """All rows, padded on the right."""
-        from kdutils import data
+        from kdutils import encoding
 
-        return data.collate(self.encoded, range(self.case.rows), pad_id=0)
+        return encoding.collate(self.encoded, range(self.case.rows), pad_id=0)
 
     @property
     def labels_BT(self) -> Tensor:
@@ -178,9 +178,9 @@ def network_of(shape: Architecture, *, seed: int) -> PreTrainedModel:
 
 
 def _mini_texts(case: Case) -> Any:
-    from kdutils import data, models
-    from kdutils.runspec import RunSpec
+    from kdutils import encoding, models
+    from kdutils.spec import RunSpec
 
     spec = RunSpec(student=MINI_STUDENT, method="sft", domain=case.domain, train_items=case.rows)
     items = material.load_items(spec, "train")
-    return data.encode(items, models.load_tokenizer(MINI_STUDENT), **spec.encoding)
+    return encoding.encode(items, models.load_tokenizer(MINI_STUDENT), **spec.encoding)

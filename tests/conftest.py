@@ -111,15 +111,15 @@ def inline(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def begun(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Ids of the runs whose training was begun, in order, once for each time."""
-    from kdutils import runs
+    from kdutils import store
 
-    names, begin = [], runs.RunFolder.begin
+    names, begin = [], store.RunFolder.begin
 
-    def noted(folder: runs.RunFolder, spec: runs.RunSpec) -> None:
+    def noted(folder: store.RunFolder, spec: store.RunSpec) -> None:
         names.append(spec.run_id)
         begin(folder, spec)
 
-    monkeypatch.setattr(runs.RunFolder, "begin", noted)
+    monkeypatch.setattr(store.RunFolder, "begin", noted)
     return names
 
 

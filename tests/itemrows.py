@@ -9,9 +9,9 @@ from pathlib import Path
 import pandas as pd
 
 from kdutils import cells as cell_rows
-from kdutils import evaluate, itemwise, material, plan, runs, spec
-from kdutils.runspec import EvalSpec, PlannedRun, RunSpec
-from kdutils.spec import AVERAGE, METHOD_LABELS
+from kdutils import constants, evaluate, itemwise, material, plan, store
+from kdutils.constants import AVERAGE, METHOD_LABELS
+from kdutils.spec import EvalSpec, PlannedRun, RunSpec
 
 TEACHER, STUDENT = "Qwen2.5-1.5B", "Qwen2.5-0.5B"
 
@@ -73,7 +73,7 @@ __all__ = ["AVERAGE", "METHOD_LABELS", "STUDENT", "TEACHER", "arm", "beside", "c
 
 def evaluated(out: Path, run: RunSpec, evaluation: EvalSpec, rows: pd.DataFrame) -> None:
     """Put a run that is trained, with these item rows, into the store."""
-    folder = runs.folder_of(out, material.resolved(run).run_id)
+    folder = store.folder_of(out, material.resolved(run).run_id)
     folder.begin(run)
     folder.finish({"status": "trained"}, [])
     folder.write_evaluation(evaluation, rows, {})
@@ -82,4 +82,4 @@ def evaluated(out: Path, run: RunSpec, evaluation: EvalSpec, rows: pd.DataFrame)
 def asked(out: Path, section: str, evaluation: EvalSpec, *specs: RunSpec) -> plan.Plan:
     """The plan of a section that has these runs."""
     planned = tuple(PlannedRun(run, evaluation) for run in specs)
-    return plan.Plan(section, spec.load_profile("smoke"), out, planned, plan.Filter())
+    return plan.Plan(section, constants.load_profile("smoke"), out, planned, plan.Filter())

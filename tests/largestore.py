@@ -20,11 +20,11 @@ from typing import Any
 
 import pandas as pd
 
-from kdutils import evaluate, grid, livecells, material, prospect, runs, schedule
+from kdutils import evaluate, grid, livecells, material, prospect, schedule, store
 from kdutils.filling import Filling
 from kdutils.io import disk, environment
 from kdutils.items import Item
-from kdutils.runspec import EvalSpec, PlannedRun, RunSpec
+from kdutils.spec import EvalSpec, PlannedRun, RunSpec
 
 EVALUATION = EvalSpec(tasks=("addsub", "svamp"), items_per_task=10)
 CURVE = [{"step": step, "loss": 1.0 / step, "grad_norm": 1.0} for step in range(1, 142)]  # as long as mini's
@@ -49,16 +49,16 @@ def build(plan: list[PlannedRun], out: Path) -> None:
     disk.write_json(source / "environment.json", environment.provenance())
     rows().to_parquet(source / "items.parquet", index=False)
     digests = {path.name: disk.sha256(path) for path in source.iterdir()}
-    whole = {name: digests[name] for name in runs.DIGESTED}
-    outcome = {"layout": runs.LAYOUT, "status": "trained", "steps": 141, "seconds": 9.5, "sha256": whole}
-    scored = {"layout": runs.LAYOUT, "n_rows": 20, "seconds": 1.5, "fingerprint": "0"}
+    whole = {name: digests[name] for name in store.DIGESTED}
+    outcome = {"layout": store.LAYOUT, "status": "trained", "steps": 141, "seconds": 9.5, "sha256": whole}
+    scored = {"layout": store.LAYOUT, "n_rows": 20, "seconds": 1.5, "fingerprint": "0"}
     scored |= {"sha256": {"items.parquet": digests["items.parquet"]}}
     results = [json.dumps(disk.sealed(each)) for each in (outcome, scored)]
     for run_id, job in jobs.items():
         folder = out / "runs" / run_id
         inner = folder / "eval" / EVALUATION.eval_id
         inner.mkdir(parents=True)
-        for name in runs.DIGESTED:
+        for name in store.DIGESTED:
             os.link(source / name, folder / name)
         os.link(source / "items.parquet", inner / "items.parquet")
         (folder / "spec.json").write_text(json.dumps(job.spec.to_dict()))

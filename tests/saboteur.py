@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from kdutils import answers, filling, livecells, runs, train
+from kdutils import answers, filling, livecells, store, training
 from kdutils.io import disk, leases
 
 
@@ -80,32 +80,32 @@ def always(*arguments: Any, **options: Any) -> bool:
 
 PLACES: dict[str, tuple[Any, str, Callable[..., bool]]] = {
     "before the claim": (leases, "take", always),
-    "after the claim": (runs.RunFolder, "begin", always),
-    "amid the training": (train._Training, "_step", lambda loop, step: step == 1),
+    "after the claim": (store.RunFolder, "begin", always),
+    "amid the training": (training._Training, "_step", lambda loop, step: step == 1),
     "amid a checkpoint": (disk, "write_json", lambda path, value: value.get("done_steps") == 2),
     "between two checkpoints": (shutil, "rmtree", lambda path, **how: "checkpoint.aside" in str(path)),
     "before the weights": (disk, "write_model", always),
-    "after the weights": (runs.RunFolder, "finish", always),
+    "after the weights": (store.RunFolder, "finish", always),
     "between curve and result": (disk, "write_json", lambda path, value: path.parent.parent.name == "runs"
                                  and path.name == "result.json"),
     "before the evaluation": (answers, "item_rows", always),
-    "before the items": (runs.RunFolder, "write_evaluation", always),
+    "before the items": (store.RunFolder, "write_evaluation", always),
     "between items and result of the evaluation": (disk, "write_json", writes("result.json", ".partial")),
     "before the cells are kept": (livecells, "keep", always),
     "amid the states": (disk, "write_json", writes("index.json", ".partial")),
     "amid the texts": (disk, "write_bytes", writes(".jsonl", "texts")),
-    "in a forward pass": (train._Training, "_loss", always),
+    "in a forward pass": (training._Training, "_loss", always),
 }  # fmt: skip
 
 
 def prepare(fault: Fault, setting: filling.Setting) -> None:
     """In the place of filling.prepare."""
     filling.prepare(setting)
-    train.CHECKPOINT_SECONDS = 0.0  # after every step
+    training.CHECKPOINT_SECONDS = 0.0  # after every step
     for owner, name, kind in (
-        (runs.RunFolder, "finish", "trained"),
-        (runs.RunFolder, "write_evaluation", "evaluated"),
-        (train._Training, "_step", "step"),
+        (store.RunFolder, "finish", "trained"),
+        (store.RunFolder, "write_evaluation", "evaluated"),
+        (training._Training, "_step", "step"),
     ):
         _note(fault.log, owner, name, kind)
     _sabotage(fault)

@@ -8,7 +8,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from kdutils import runner, spec
+from kdutils import constants, runner
 
 PARAMETERS = """\
 profile: str = "published"  # which results
@@ -33,9 +33,9 @@ def write_notebook(folder: Path, name: str, *cells: str, parameters: str = PARAM
     return path
 
 
-def profile_of(*notebooks: str) -> spec.Profile:
+def profile_of(*notebooks: str) -> constants.Profile:
     """A profile with these notebooks, under a name that parameters may have."""
-    return spec.Profile(
+    return constants.Profile(
         name="published", title="A sample", summary="Made for tests.", sources=(), notebooks=notebooks
     )
 

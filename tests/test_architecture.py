@@ -197,10 +197,10 @@ def test_importing_the_package_imports_nothing_else():
 
 def test_what_the_package_offers_is_imported_when_asked_for():
     import kdutils
-    from kdutils import running, runspec
+    from kdutils import experiment, spec
 
-    assert kdutils.run is running.run
-    assert kdutils.RunSpec is runspec.RunSpec
+    assert kdutils.run is experiment.run
+    assert kdutils.RunSpec is spec.RunSpec
     with pytest.raises(AttributeError, match="no attribute 'rum'"):
         _ = kdutils.rum
 

@@ -15,10 +15,10 @@ import pytest
 
 from kdutils import benchmark, contamination, evaluate, material, release
 from kdutils.benchmark import ends_in
+from kdutils.constants import CHOICE_TASKS, DOMAIN_TASKS, TASKS
 from kdutils.io import user_cache
 from kdutils.items import DataError, Item, letters_and_digits
-from kdutils.runspec import EvalSpec, RunSpec
-from kdutils.spec import CHOICE_TASKS, DOMAIN_TASKS, TASKS
+from kdutils.spec import EvalSpec, RunSpec
 
 DEV_ITEMS = {
     **{"aqua": 117, "addsub": 209, "gsm8k": 250, "multiarith": 250, "svamp": 250, "singleeq": 250},
@@ -531,7 +531,7 @@ def test_a_hook_of_another_repository_leads_git_nowhere_else(published, monkeypa
 
 def test_two_processes_may_download_at_once(published, cache):
     code = (
-        "import sys; from pathlib import Path; from kdutils import release; from kdutils.io import user_cache\n"
+        "import sys; from pathlib import Path\nfrom kdutils import release\nfrom kdutils.io import user_cache\n"
         "user_cache.path = lambda name: Path(sys.argv[3]) / name\n"
         "print(len(release.content(release.Release(sys.argv[1], sys.argv[2]), 'dataset/AQuA/test.json')))"
     )

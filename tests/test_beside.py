@@ -6,8 +6,8 @@ from itemrows import STUDENT, TEACHER, arm, cells, scored
 
 from kdutils import beside, itemwise, published
 from kdutils import cells as cell_rows
+from kdutils.constants import load_profile
 from kdutils.plan import Filter, Plan
-from kdutils.spec import load_profile
 
 RIGHT = {"svamp": [1, 1, 0, 0], "aqua": [1, 0, 0, 0]}
 RUNS = scored(

@@ -18,9 +18,9 @@ from kdutils import (
     simulations,
     stats,
 )
+from kdutils.constants import PAPER_METHODS, TASKS, TEST_ITEMS
 from kdutils.io import code_digest, measurements
 from kdutils.itemwise import bleu
-from kdutils.spec import PAPER_METHODS, TASKS, TEST_ITEMS
 
 pytestmark = pytest.mark.timeout(900)  # a second of simulation is a minute on a busy machine
 

@@ -8,8 +8,8 @@ import pytest
 
 from kdutils import cells as cell_rows
 from kdutils import claims, evidence, published
+from kdutils.constants import MATH_TASKS, TASKS
 from kdutils.evidence import Evidence
-from kdutils.spec import MATH_TASKS, TASKS
 
 IDS = [
     *(f"E{i}" for i in range(1, 9)),

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import tiny
 
-from kdutils import filling, grid, livecells, material, running, runs
+from kdutils import experiment, filling, grid, livecells, material, store
 from kdutils.io import disk, leases
 
 EVALUATION = tiny.EVALUATION
@@ -24,7 +24,7 @@ def whole(plan, tmp_path_factory):
     """A folder in which everything is made."""
     out = tmp_path_factory.mktemp("whole")
     for run in plan:
-        running.run(run.spec, out=out, evaluation=EVALUATION)
+        experiment.run(run.spec, out=out, evaluation=EVALUATION)
     return out
 
 
@@ -69,8 +69,8 @@ def test_a_damaged_file_is_set_aside_and_made_anew(plan, whole, out, inline, beg
     path = the(out / "runs" / run_id, pattern)
     damage(path)
     fault(f"{pattern} {damage.__name__}")
-    with pytest.raises(runs.DamagedError, match=f"{path.name} is damaged .*; delete .* and run again"):
-        running.run(plan[0].spec, out=out, evaluation=EVALUATION)
+    with pytest.raises(store.DamagedError, match=f"{path.name} is damaged .*; delete .* and run again"):
+        experiment.run(plan[0].spec, out=out, evaluation=EVALUATION)
     begun.clear()
     state = grid.fill(plan, out, workers=1)
     assert (state.n_found, state.n_done, state.failures) == (4, 1, {})
@@ -88,8 +88,8 @@ def test_a_damaged_teacher_is_made_anew_for_its_student(plan, out, inline, begun
     shutil.rmtree(out / "runs" / student)
     shutil.rmtree(out / "states")  # with them, its weights are not read
     flip(out / "runs" / teacher / "model" / "model.safetensors")
-    with pytest.raises(runs.DamagedError, match=r"model.safetensors is damaged \(its SHA-256"):
-        running.run(plan[0].spec, out=out, evaluation=EVALUATION)
+    with pytest.raises(store.DamagedError, match=r"model.safetensors is damaged \(its SHA-256"):
+        experiment.run(plan[0].spec, out=out, evaluation=EVALUATION)
     begun.clear()
     seen = []
     state = grid.fill(plan, out, workers=1, progress=seen.append)
@@ -110,15 +110,15 @@ def test_states_of_a_teacher_outlive_its_weights(plan, whole, out, inline, fault
 
 
 def test_weights_without_a_record_are_damaged_if_they_cannot_be_loaded(plan, out):
-    teacher = runs.folder_of(out, tiny.teacher_id(plan))
+    teacher = store.folder_of(out, tiny.teacher_id(plan))
     record = teacher.result()
     del record["sha256"], record["seal"]
     (teacher.path / "result.json").write_text(json.dumps(record))
     spec = material.resolved(plan[0].spec).teacher_spec()
-    running.load_trained(spec, teacher)  # an old folder is taken as it is
+    experiment.load_trained(spec, teacher)  # an old folder is taken as it is
     cut(teacher.model / "model.safetensors")
-    with pytest.raises(runs.DamagedError, match="model is damaged"):
-        running.load_trained(spec, teacher)
+    with pytest.raises(store.DamagedError, match="model is damaged"):
+        experiment.load_trained(spec, teacher)
 
 
 @pytest.mark.faults
@@ -129,8 +129,8 @@ def test_damaged_texts_are_written_anew(plan, out, inline, fault):
     path.write_bytes(before.replace(b'"response": "', b'"response": "x', 1))
     fault("texts flip")
     shutil.rmtree(out / "runs" / student)
-    with pytest.raises(runs.DamagedError, match="jsonl is damaged"):
-        running.run(plan[1].spec, out=out, evaluation=EVALUATION)
+    with pytest.raises(store.DamagedError, match="jsonl is damaged"):
+        experiment.run(plan[1].spec, out=out, evaluation=EVALUATION)
     state = grid.fill(plan, out, workers=1)
     assert (state.n_done, set(state.set_aside)) == (1, {f"texts-{path.stem}"})
     assert path.read_bytes() == before
@@ -138,7 +138,7 @@ def test_damaged_texts_are_written_anew(plan, out, inline, fault):
 
 def test_what_is_damaged_again_and_again_ends_in_a_failure(plan, out, inline, monkeypatch):
     (student,), teacher = tiny.run_ids(plan, "fkl"), tiny.teacher_id(plan)
-    finish = runs.RunFolder.finish
+    finish = store.RunFolder.finish
 
     def badly(folder, *arguments):
         finish(folder, *arguments)
@@ -148,7 +148,7 @@ def test_what_is_damaged_again_and_again_ends_in_a_failure(plan, out, inline, mo
     shutil.rmtree(out / "runs" / student)
     shutil.rmtree(out / "states")
     flip(out / "runs" / teacher / "model" / "model.safetensors")
-    monkeypatch.setattr(runs.RunFolder, "finish", badly)
+    monkeypatch.setattr(store.RunFolder, "finish", badly)
     state = grid.fill(plan, out, workers=1)
     assert state.failures[student].startswith(f"{teacher} was set aside 2 times and is damaged again")
     assert len(list((out / "damaged").iterdir())) == 3
@@ -156,18 +156,18 @@ def test_what_is_damaged_again_and_again_ends_in_a_failure(plan, out, inline, mo
 
 def test_damage_that_is_read_later_is_found_then(plan, out):
     flip(the(out / "runs" / tiny.run_ids(plan, "sft")[0], "eval/*/items.parquet"))
-    with pytest.raises(runs.DamagedError, match="items.parquet is damaged"):
+    with pytest.raises(store.DamagedError, match="items.parquet is damaged"):
         grid.live_cells(plan, out)
 
 
 def test_what_somebody_else_has_made_anew_meanwhile_is_left_alone(plan, out):
     (run_id,) = tiny.run_ids(plan, "sft")
-    folder = runs.folder_of(out, run_id)
+    folder = store.folder_of(out, run_id)
     cut(folder.path / "result.json")
-    with pytest.raises(runs.DamagedError) as caught:
+    with pytest.raises(store.DamagedError) as caught:
         folder.result()
     folder.path.rename(out / "elsewhere")
-    running.run(plan[2].spec, out=out, evaluation=EVALUATION)
+    experiment.run(plan[2].spec, out=out, evaluation=EVALUATION)
     filling.set_aside(out, caught.value)
     assert folder.is_whole(EVALUATION)
     assert leases.is_free(out, run_id)
@@ -207,7 +207,7 @@ def test_cells_are_computed_once_and_again_when_something_changes(plan, out, mon
     for each in plan:
         livecells.keep(out, each.evaluation, material.resolved(each.spec))
     assert len(counted) == 10
-    sft = runs.folder_of(out, tiny.run_ids(plan, "sft")[0])
+    sft = store.folder_of(out, tiny.run_ids(plan, "sft")[0])
     rows = sft.evaluation(EVALUATION).assign(text="another")
     sft.write_evaluation(EVALUATION, rows, {})
     changed = grid.live_cells(plan, out)
@@ -216,7 +216,7 @@ def test_cells_are_computed_once_and_again_when_something_changes(plan, out, mon
 
 
 def test_instructions_have_an_average_and_no_agreement(plan, out):
-    own = runs.folder_of(out, tiny.run_ids(plan, "fkl")[0])
+    own = store.folder_of(out, tiny.run_ids(plan, "fkl")[0])
     rows = own.evaluation(EVALUATION)
     both = pd.concat([rows.assign(task=task, rouge_l=0.5) for task in ("dolly", "vicuna")])
     records = livecells._accuracies(both)
@@ -260,7 +260,7 @@ def test_what_runs_share_is_made_anew_once_it_is_needed(plan, whole, out, inline
 @pytest.mark.parametrize("name", ["model/model.safetensors", "model/config.json", "model/tokenizer.json"])
 def test_damaged_weights_are_found_by_who_loads_them(plan, whole, out, inline, fault, name, damage):
     """A teacher's, asked for an evaluation that it does not have."""
-    teacher = runs.folder_of(out, tiny.teacher_id(plan))
+    teacher = store.folder_of(out, tiny.teacher_id(plan))
     shutil.rmtree(teacher.path / "eval")
     damage(teacher.path / name)
     fault(f"{name} {damage.__name__}")
@@ -276,17 +276,17 @@ def test_a_damaged_checkpoint_is_set_aside_and_training_starts_anew(
     plan, whole, out, inline, fault, monkeypatch, name, damage
 ):
     (run_id,) = tiny.run_ids(plan, "fkl")
-    folder, finish = runs.folder_of(out, run_id), runs.RunFolder.finish
+    folder, finish = store.folder_of(out, run_id), store.RunFolder.finish
     shutil.rmtree(folder.path)
 
     def interrupted(self, *arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(running.train, "CHECKPOINT_SECONDS", 0.0)
-    monkeypatch.setattr(runs.RunFolder, "finish", interrupted)
+    monkeypatch.setattr(experiment.train, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(store.RunFolder, "finish", interrupted)
     with pytest.raises(KeyboardInterrupt):
         grid.fill(plan, out, workers=1)
-    monkeypatch.setattr(runs.RunFolder, "finish", finish)
+    monkeypatch.setattr(store.RunFolder, "finish", finish)
     damage(folder.checkpoint / name)
     fault(f"checkpoint/{name} {damage.__name__}")
     state = grid.fill(plan, out, workers=1)
@@ -320,13 +320,13 @@ def test_a_damaged_digest_of_a_large_file_is_computed_anew(tmp_path, monkeypatch
 
 def test_no_byte_of_a_result_can_change_unseen(plan, out):
     """Each byte in turn: the content is as it was, or reading it says that it is not."""
-    folder = runs.folder_of(out, tiny.run_ids(plan, "sft")[0])
+    folder = store.folder_of(out, tiny.run_ids(plan, "sft")[0])
     path, before = folder.path / "result.json", folder.result()
     whole, content = path.read_bytes(), {key: value for key, value in before.items() if key != "seal"}
     for place in range(len(whole)):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
         try:
             found = folder.result()
-        except runs.StoreError:
+        except store.StoreError:
             continue
         assert {key: found.get(key) for key in content} == content

@@ -10,10 +10,10 @@ import pytest
 import tiny
 import torch
 
-from kdutils import data, material, models
+from kdutils import encoding, material, models
 from kdutils.items import Item, default_response, fingerprint, item_of, prompt
 from kdutils.material import DataError
-from kdutils.runspec import EvalSpec
+from kdutils.spec import EvalSpec
 
 TOKENIZER = tiny.tokenizer()
 
@@ -23,7 +23,7 @@ def items(n=6):
 
 
 def encoded(protocol="careful", tokenizer=TOKENIZER, max_tokens=96, n=6):
-    return data.encode(items(n), tokenizer, max_tokens=max_tokens, protocol=protocol)
+    return encoding.encode(items(n), tokenizer, max_tokens=max_tokens, protocol=protocol)
 
 
 def scored_text(batch, row, tokenizer=TOKENIZER):
@@ -41,7 +41,7 @@ def test_prompt_is_the_authors_to_the_blank():
 
 
 def test_careful_scores_response_and_eos_and_nothing_else():
-    batch = data.collate(encoded(), range(6), pad_id=TOKENIZER.pad_token_id)
+    batch = encoding.collate(encoded(), range(6), pad_id=TOKENIZER.pad_token_id)
     for row, item in enumerate(items()):
         assert scored_text(batch, row) == f"{item.response} <eos>"
     assert not batch.scored_BT[:, 0].any()
@@ -49,13 +49,13 @@ def test_careful_scores_response_and_eos_and_nothing_else():
 
 
 def test_paper_scores_every_real_token_but_the_first():
-    batch = data.collate(encoded("paper"), range(6), pad_id=TOKENIZER.pad_token_id)
+    batch = encoding.collate(encoded("paper"), range(6), pad_id=TOKENIZER.pad_token_id)
     assert torch.equal(batch.scored_BT.sum(1), batch.attention_BT.sum(1) - 1)
     assert not (batch.scored_BT & ~batch.attention_BT.bool()).any()
 
 
 def test_protocols_differ_in_the_mask_alone():
-    careful, paper = (data.collate(encoded(p), range(6), pad_id=2) for p in ("careful", "paper"))
+    careful, paper = (encoding.collate(encoded(p), range(6), pad_id=2) for p in ("careful", "paper"))
     assert torch.equal(careful.input_ids_BT, paper.input_ids_BT)
     assert torch.equal(careful.attention_BT, paper.attention_BT)
     assert (careful.scored_BT <= paper.scored_BT).all()
@@ -64,7 +64,7 @@ def test_protocols_differ_in_the_mask_alone():
 def test_eos_is_learned_where_pad_is_eos():
     tokenizer = tiny.tokenizer(pad_is_eos=True)
     assert tokenizer.pad_token_id == tokenizer.eos_token_id
-    batch = data.collate(encoded(tokenizer=tokenizer), range(6), pad_id=tokenizer.eos_token_id)
+    batch = encoding.collate(encoded(tokenizer=tokenizer), range(6), pad_id=tokenizer.eos_token_id)
     for row in range(6):
         kept = batch.input_ids_BT[row][batch.scored_BT[row]]
         assert (kept == tokenizer.eos_token_id).sum() == 1
@@ -74,25 +74,25 @@ def test_eos_is_learned_where_pad_is_eos():
 def test_a_cut_response_gets_no_eos():
     one = items(1)[0]
     cut = Item(id="cut", task=one.task, question=one.question, answer="1", response=one.response, ended=False)
-    table = data.encode([one, cut], TOKENIZER, max_tokens=96, protocol="careful")
+    table = encoding.encode([one, cut], TOKENIZER, max_tokens=96, protocol="careful")
     assert table[0]["input_ids"] == [*table[1]["input_ids"], TOKENIZER.eos_token_id]
-    short = data.encode([cut], TOKENIZER, max_tokens=33, protocol="careful")
+    short = encoding.encode([cut], TOKENIZER, max_tokens=33, protocol="careful")
     assert len(short[0]["input_ids"]) == 33
 
 
 def test_encoding_does_not_pickle_the_tokenizer(monkeypatch):
     """datasets would name its result by a hash of it, which takes seconds for that of Qwen2.5."""
 
-    hashed, plain = [], data.datasets.fingerprint.Hasher.hash
+    hashed, plain = [], encoding.datasets.fingerprint.Hasher.hash
     noted = staticmethod(lambda value: hashed.append(value) or plain(value))
-    monkeypatch.setattr(data.datasets.fingerprint.Hasher, "hash", noted)
+    monkeypatch.setattr(encoding.datasets.fingerprint.Hasher, "hash", noted)
     assert len(encoded()) == 6
     assert not any(map(callable, hashed))
 
 
 def test_prompts_to_generate_from_are_those_trained_on():
     table = encoded()
-    heads = data.prompt_ids([item.question for item in items()], TOKENIZER)
+    heads = encoding.prompt_ids([item.question for item in items()], TOKENIZER)
     for row, head in zip(table, heads, strict=True):
         assert row["input_ids"][: len(head)] == head
         assert row["n_unscored"] == len(head)
@@ -101,8 +101,8 @@ def test_prompts_to_generate_from_are_those_trained_on():
 @pytest.fixture
 def kept(monkeypatch):
     """What is kept of tokenisers' work, empty at first."""
-    monkeypatch.setattr(data, "_kept_tokens", {})
-    return data._kept_tokens
+    monkeypatch.setattr(encoding, "_kept_tokens", {})
+    return encoding._kept_tokens
 
 
 @pytest.fixture
@@ -117,25 +117,25 @@ def test_tokens_are_found_once_and_handed_out_as_new_lists(folder, kept, monkeyp
     texts = [item.response for item in items()]
     tokenizer = models.load_tokenizer(str(folder))
     expected = tokenizer(texts, add_special_tokens=False)["input_ids"]
-    first = data.token_ids(texts, tokenizer)
+    first = encoding.token_ids(texts, tokenizer)
     assert first == expected
     for ids in first:
         ids.clear()  # whoever has them may do as they like
     again = models.load_tokenizer(str(folder))  # as the next run of a worker does
     monkeypatch.setattr(type(again), "__call__", lambda *texts, **options: pytest.fail("tokenised anew"))
-    assert data.token_ids(texts, again) == expected
+    assert encoding.token_ids(texts, again) == expected
 
 
 def test_a_tokenizer_whose_file_has_changed_is_asked_anew(folder, kept):
     texts = [prompt("Add 1 and 2.")]
-    before = data.token_ids(texts, models.load_tokenizer(str(folder)))
+    before = encoding.token_ids(texts, models.load_tokenizer(str(folder)))
     file = folder / "tokenizer.json"
     stored = json.loads(file.read_text())
     vocabulary = stored["model"]["vocab"]
     one, two = (next(token for token, number in vocabulary.items() if number == n) for n in before[0][:2])
     vocabulary[one], vocabulary[two] = vocabulary[two], vocabulary[one]
     file.write_text(json.dumps(stored))
-    after = data.token_ids(texts, models.load_tokenizer(str(folder)))
+    after = encoding.token_ids(texts, models.load_tokenizer(str(folder)))
     assert before[0][:2] != after[0][:2]
     assert sorted(before[0][:2]) == sorted(after[0][:2])
 
@@ -151,18 +151,18 @@ def test_weights_are_no_part_of_what_a_tokenizer_is_known_by(folder):
 
 def test_no_more_is_kept_than_there_is_room_for(folder, kept, monkeypatch):
     tokenizer = models.load_tokenizer(str(folder))
-    monkeypatch.setattr(data, "KEPT_TOKENS", 100)
+    monkeypatch.setattr(encoding, "KEPT_TOKENS", 100)
     long = [" ".join(["1 + 2"] * 40), "3"]
-    assert data.token_ids(long, tokenizer) == tokenizer(long, add_special_tokens=False)["input_ids"]
+    assert encoding.token_ids(long, tokenizer) == tokenizer(long, add_special_tokens=False)["input_ids"]
     assert len(kept) == 1  # what is too large alone is kept until there is something else
-    data.token_ids(["1"], tokenizer)
-    data.token_ids(["2"], tokenizer)
+    encoding.token_ids(["1"], tokenizer)
+    encoding.token_ids(["2"], tokenizer)
     assert [len(texts) for texts in kept.values()] == [1, 1]
 
 
 def test_nothing_is_kept_of_a_tokenizer_without_files(kept):
-    assert data.token_ids(["1"], TOKENIZER) == TOKENIZER(["1"], add_special_tokens=False)["input_ids"]
-    assert data.token_ids([], TOKENIZER) == []
+    assert encoding.token_ids(["1"], TOKENIZER) == TOKENIZER(["1"], add_special_tokens=False)["input_ids"]
+    assert encoding.token_ids([], TOKENIZER) == []
     assert not kept
 
 
@@ -173,9 +173,9 @@ def test_a_batch_of_rows_is_that_of_the_format_that_is_faster():
     plain = datasets.Dataset.from_dict(columns)
     for rows in ([0, 1, 2], [2, 0], [1]):
         chosen = ([column[row] for row in rows] for column in (names, token_ids, n_unscored))
-        wanted = data.batch_of(*chosen, pad_id=4)
+        wanted = encoding.batch_of(*chosen, pad_id=4)
         for encoded_rows in (plain, plain.with_format("arrow")):
-            found = data.collate(encoded_rows, rows, pad_id=4)
+            found = encoding.collate(encoded_rows, rows, pad_id=4)
             assert found.ids == wanted.ids
             for name in ("input_ids_BT", "attention_BT", "scored_BT"):
                 assert torch.equal(getattr(found, name), getattr(wanted, name))
@@ -193,7 +193,7 @@ def cost(parts, pass_tokens):
 
 
 def test_passes_hold_every_row_once_and_longest_first():
-    batch = data.collate(encoded(), range(6), pad_id=TOKENIZER.pad_token_id)
+    batch = encoding.collate(encoded(), range(6), pad_id=TOKENIZER.pad_token_id)
     for how in ({"max_rows": 6}, {"max_rows": 4}, {"max_rows": 6, "pass_tokens": 0}):
         parts = batch.passes(**how)
         assert sorted(item for part in parts for item in part.ids) == sorted(batch.ids)
@@ -207,7 +207,7 @@ def test_passes_hold_every_row_once_and_longest_first():
 @pytest.mark.parametrize("pass_tokens", [0, 5, 40, 200])
 def test_no_other_way_to_cut_a_batch_costs_less(pass_tokens):
     """Against all 2^5 ways."""
-    batch = data.collate(encoded(), range(6), pad_id=TOKENIZER.pad_token_id)
+    batch = encoding.collate(encoded(), range(6), pad_id=TOKENIZER.pad_token_id)
     (falling,) = lengths(batch.passes(max_rows=6))
     costs = []
     for is_cut in itertools.product([False, True], repeat=5):
@@ -217,7 +217,7 @@ def test_no_other_way_to_cut_a_batch_costs_less(pass_tokens):
 
 
 def test_where_passes_are_dear_there_are_no_more_than_there_must_be():
-    batch = data.collate(encoded(), range(6), pad_id=TOKENIZER.pad_token_id)
+    batch = encoding.collate(encoded(), range(6), pad_id=TOKENIZER.pad_token_id)
     assert len(batch.passes(max_rows=6)) == 1
     assert len(batch.passes(max_rows=4)) == 2
     assert len(batch.passes(max_rows=1)) == 6
@@ -230,10 +230,10 @@ def test_too_long_an_item_is_refused_under_careful_and_cut_under_paper():
 
 
 def test_order_depends_on_the_generator_alone():
-    first, again = (data.epoch_order(50, torch.Generator().manual_seed(1)) for _ in range(2))
+    first, again = (encoding.epoch_order(50, torch.Generator().manual_seed(1)) for _ in range(2))
     assert first == again
     assert sorted(first) == list(range(50))
-    assert first != data.epoch_order(50, torch.Generator().manual_seed(2))
+    assert first != encoding.epoch_order(50, torch.Generator().manual_seed(2))
 
 
 @pytest.mark.parametrize(

@@ -17,12 +17,11 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCau
 
 from kdutils import (
     __main__,
-    checks,
-    data,
     dryrun,
+    encoding,
     estimate,
     formulas,
-    generate,
+    generation,
     grid,
     hub,
     lengths,
@@ -31,13 +30,14 @@ from kdutils import (
     material,
     models,
     plan,
+    preflight,
     prospect,
-    train,
+    training,
 )
 from kdutils.architecture import HUB, LORA_MATRICES, architecture_of
 from kdutils.estimate import Training
 from kdutils.machines import GPUS
-from kdutils.runspec import EvalSpec, PlannedRun, RunSpec
+from kdutils.spec import EvalSpec, PlannedRun, RunSpec
 
 ROOT = Path(__file__).parent.parent
 A100 = GPUS["A100-80GB"]
@@ -134,7 +134,7 @@ def test_an_adapter_has_the_weights_that_peft_gives_it(folders):
 
 def test_constants_are_those_of_the_code_that_runs():
     assert estimate.BUDGET_BYTES == losses.BUDGET_BYTES
-    assert estimate.DECODING_ROWS == generate.BATCH_ROWS
+    assert estimate.DECODING_ROWS == generation.BATCH_ROWS
     assert estimate.SMALL_PARAMETERS == models.LARGE_PARAMETERS
 
 
@@ -149,8 +149,8 @@ def counted(work):
 
 def batch_of(spec, model):
     items = material.load_items(spec, "train")
-    encoded = data.encode(items, model.tokenizer, max_tokens=spec.max_tokens, protocol=spec.protocol)
-    return data.collate(encoded, range(8), pad_id=model.pad_id)
+    encoded = encoding.encode(items, model.tokenizer, max_tokens=spec.max_tokens, protocol=spec.protocol)
+    return encoding.collate(encoded, range(8), pad_id=model.pad_id)
 
 
 def test_flops_of_a_forward_pass_are_those_that_torch_counts(folders):
@@ -178,8 +178,8 @@ def test_flops_of_a_training_step_are_those_that_torch_counts(folders, adapter, 
     teacher = models.load(spec.teacher) if spec.teacher else None
     if teacher:
         teacher.network.set_attn_implementation("eager")
-    signal = train.Teacher(teacher) if teacher else None
-    loop = train._Training(
+    signal = training.Teacher(teacher) if teacher else None
+    loop = training._Training(
         model, material.load_items(spec, "train"), spec, 1e-3, signal, (), None, None, None
     )
     batch = batch_of(spec, model)
@@ -203,7 +203,7 @@ def test_flops_of_generation_are_those_that_torch_counts(folders):
         model.head_VH[model.tokenizer.eos_token_id] = -100 * model.head_VH.mean(0)  # no text ends
     prompts, new = [[5] * 40] * 6, 20
     texts = []
-    found = counted(lambda: texts.extend(generate.generate(model, prompts, max_new_tokens=new)))
+    found = counted(lambda: texts.extend(generation.generate(model, prompts, max_new_tokens=new)))
     assert all(len(text.token_ids) == new for text in texts)
     expected = formulas.generation_flops(architecture_of(folders["student"]), 6, prompt=40, new=new)
     assert found == pytest.approx(expected, rel=0.02)
@@ -342,7 +342,7 @@ def test_tokens_are_counted_where_items_and_tokenizer_are(folders):
     spec = spec_of(folders)
     found, model = lengths.of_training(spec), models.load_tokenizer(spec.student)
     items = material.load_items(spec, "train")
-    encoded = data.encode(items, model, max_tokens=10_000, protocol="careful")
+    encoded = encoding.encode(items, model, max_tokens=10_000, protocol="careful")
     totals = sorted(len(ids) for ids in encoded["input_ids"])
     assert found.is_counted
     assert (found.prompts + found.responses).tolist() == totals
@@ -566,7 +566,7 @@ def test_all_missing_models_of_a_plan_are_in_one_message_before_anything_is_trai
         spec_of(folders),
     ]
     with pytest.raises(material.ModelError) as caught:
-        checks.check_all(PlannedRun(spec, tiny.EVALUATION) for spec in specs)
+        preflight.check_all(PlannedRun(spec, tiny.EVALUATION) for spec in specs)
     assert str(caught.value).startswith("3 models cannot be had: Qwen/Qwen2.5-0.5B is not downloaded")
     assert "`hf download Qwen/Qwen2.5-7B`" in str(caught.value)
     assert "unknown model '/nowhere/x-1B'" in str(caught.value)

@@ -10,8 +10,8 @@ import scipy.stats
 from sklearn.metrics import cohen_kappa_score
 
 from kdutils import evaluate
+from kdutils.constants import ALL_TASKS
 from kdutils.items import Item
-from kdutils.spec import ALL_TASKS
 
 
 @pytest.mark.parametrize(

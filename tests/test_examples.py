@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kdutils import examples, material, plan, runs, spec, tables
-from kdutils.runspec import EvalSpec, PlannedRun, RunSpec
+from kdutils import constants, examples, material, plan, store, tables
+from kdutils.spec import EvalSpec, PlannedRun, RunSpec
 
 EVALUATION = EvalSpec(tasks=("svamp",), items_per_task=6)
 SFT = RunSpec(student="mini-qwen-14k", method="sft", domain="math")
@@ -31,7 +31,7 @@ def finish(out: Path, run: RunSpec, answers: list[str], right: list[bool]) -> No
             "correct": right,
         }
     )
-    runs.folder_of(out, material.resolved(run).run_id).write_evaluation(EVALUATION, rows, {})
+    store.folder_of(out, material.resolved(run).run_id).write_evaluation(EVALUATION, rows, {})
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def asked(tmp_path):
     finish(tmp_path, SFT, list("999999"), [False] * 6)
     finish(tmp_path, KD, ["1", "1", "1", "1", "2", None], [True, True, True, False, True, False])
     planned = tuple(PlannedRun(run, EVALUATION) for run in (SFT, TEACHER, KD, NOISY))
-    return plan.Plan("05", spec.load_profile("smoke"), tmp_path, planned, plan.Filter())
+    return plan.Plan("05", constants.load_profile("smoke"), tmp_path, planned, plan.Filter())
 
 
 def test_one_of_each_outcome_with_its_own_texts(asked):
@@ -89,7 +89,7 @@ def test_texts_are_escaped_in_the_table(asked):
 
 @pytest.mark.parametrize("gone", [TEACHER, SFT, KD])
 def test_a_missing_run_leaves_nothing_to_compare(asked, gone):
-    folder = runs.folder_of(asked.out, material.resolved(gone).run_id)
+    folder = store.folder_of(asked.out, material.resolved(gone).run_id)
     (folder.path / "eval" / EVALUATION.eval_id / "result.json").unlink()
     assert examples.drawn(asked, rng=np.random.default_rng(0)).empty
 

@@ -17,9 +17,9 @@ import saboteur
 import tiny
 from inline import InlinePool
 
-from kdutils import filling, grid, material, pool, running, runs
+from kdutils import experiment, filling, grid, material, pool, store
 from kdutils.io import disk, leases
-from kdutils.runspec import PlannedRun
+from kdutils.spec import PlannedRun
 
 pytestmark = pytest.mark.faults
 EVALUATION = tiny.EVALUATION
@@ -52,7 +52,7 @@ def out(plan, whole, tmp_path) -> Path:
 def forked(monkeypatch):
     """Real workers, forked from a process that has imported what they need: six seconds less for each."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["kdutils.running", "saboteur"])
+    context.set_forkserver_preload(["kdutils.experiment", "saboteur"])
     monkeypatch.setattr(pool.multiprocessing, "get_context", lambda kind: context)
     return monkeypatch
 
@@ -74,9 +74,9 @@ def check_as_if_nothing_had_happened(plan, out, whole, log: Path) -> None:
     assert set(said.values()) == {1}
     assert not {line.split()[1] for line in said} & set(tiny.run_ids(plan, "sft", "base"))
     for undisturbed in (whole / "runs").iterdir():
-        found = runs.folder_of(out, undisturbed.name)
+        found = store.folder_of(out, undisturbed.name)
         assert found.is_whole(EVALUATION)
-        expected = runs.RunFolder(undisturbed).evaluation(EVALUATION)
+        expected = store.RunFolder(undisturbed).evaluation(EVALUATION)
         pd.testing.assert_frame_equal(found.evaluation(EVALUATION), expected)
         weights = "model/model.safetensors"
         if (undisturbed / weights).exists():
@@ -157,7 +157,7 @@ def test_a_worker_that_stands_still_loses_its_run_and_leaves_it_alone(
     os.utime(path, (path.stat().st_mtime - 70,) * 2)
     fault("SIGSTOP of a worker for a minute")
     spec = material.resolved(plan[0].spec).teacher_spec()
-    assert running.make(spec, EVALUATION, out)
+    assert experiment.make(spec, EVALUATION, out)
     os.kill(worker, signal.SIGCONT)
     driver.join(120)
     (state,) = states
@@ -230,7 +230,7 @@ def test_a_disk_that_fills_up(plan, whole, mount, inline, begun, fault):
     assert first.n_done >= 1
     assert len(first.failures) >= 1
     assert "make room" in str(first) or "No space left on device" in str(first)
-    done = {path.name for path in (out / "runs").iterdir() if runs.RunFolder(path).is_whole(EVALUATION)}
+    done = {path.name for path in (out / "runs").iterdir() if store.RunFolder(path).is_whole(EVALUATION)}
     assert len(done) == first.n_done
     mount("size=3g")
     begun.clear()
@@ -251,6 +251,6 @@ def test_a_store_that_can_only_be_read(plan, whole, mount, inline, begun, fault)
     state = grid.fill(others, out, workers=1)
     assert (state.n_found, state.failures, begun) == (4, {}, [])
     assert grid.live_cells(others, out).equals(grid.live_cells(others, whole))
-    with pytest.raises(runs.StoreError, match="cannot be written .*; choose another out"):
+    with pytest.raises(store.StoreError, match="cannot be written .*; choose another out"):
         grid.fill(plan, out, workers=1)
     assert begun == []

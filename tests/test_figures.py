@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from kdutils import capa, claims, figures, likeness, paradox, plots, published, scoring, stats, study, sweeps
-from kdutils.spec import DOMAIN_TASKS, DOMAINS, METHOD_LABELS, TASK_LABELS
+from kdutils.constants import DOMAIN_TASKS, DOMAINS, METHOD_LABELS, TASK_LABELS
 
 
 @pytest.fixture(scope="module")

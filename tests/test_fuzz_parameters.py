@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdutils import __main__, material, params, published
+from kdutils.constants import ALL_TASKS, PARAMETER_CHOICES
 from kdutils.io.text_safety import shown
 from kdutils.params import Parameter, ParameterError
-from kdutils.spec import ALL_TASKS, PARAMETER_CHOICES
 
 pytestmark = pytest.mark.inputs
 NAME = st.from_regex(r"[a-z]{3,8}", fullmatch=True)

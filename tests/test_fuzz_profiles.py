@@ -12,7 +12,7 @@ from fuzzing import FUZZED
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdutils import material, spec
+from kdutils import constants, material
 from kdutils.io.text_safety import shown
 from kdutils.plan import plan
 
@@ -155,8 +155,8 @@ def prepared(tmp_path_factory):
         content = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
         (folder / "own.toml").write_bytes(content)
         with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(spec, "PROFILE_FOLDER", folder)
-            spec.load_profile("own")
+            patched.setattr(constants, "PROFILE_FOLDER", folder)
+            constants.load_profile("own")
             for run in plan("00", {"profile": "own"}).to_make:
                 material.resolved(run.spec)
 
@@ -320,10 +320,10 @@ def test_files_of_too_many_levels_and_digits(inputs, prepared):
 
 
 @settings(max_examples=50, **FUZZED)
-@given(st.text(max_size=12).filter(lambda name: name not in spec.profile_names()))
+@given(st.text(max_size=12).filter(lambda name: name not in constants.profile_names()))
 def test_unknown_profiles(inputs, name):
     inputs.tried("profiles")
     with pytest.raises(ValueError, match="unknown profile") as caught:
-        spec.load_profile(name)
+        constants.load_profile(name)
     assert shown(name) in str(caught.value)
     inputs.refused(caught.value, "profiles")

@@ -13,9 +13,9 @@ from fuzzing import FUZZED
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kdutils.constants import ALL_TASKS
 from kdutils.io.text_safety import shown
-from kdutils.runspec import EvalSpec, RunSpec
-from kdutils.spec import ALL_TASKS
+from kdutils.spec import EvalSpec, RunSpec
 
 pytestmark = pytest.mark.inputs
 GKD = {"student": "o/s-1B", "teacher": "o/t-7B", "method": "gkd", "domain": "math", "data": "items"}

@@ -7,8 +7,8 @@ import pytest
 import tiny
 import torch
 
-from kdutils import data, material, models
-from kdutils.generate import AHEAD, _Draw, decode, generate, option_logprobs, top1_tokens
+from kdutils import encoding, material, models
+from kdutils.generation import AHEAD, _Draw, decode, generate, option_logprobs, top1_tokens
 from kdutils.noise import noise_keys, random_bits
 
 QUESTIONS = [record["question"] for record in tiny.records(9)] + ["What is 1 plus 2 plus 3 plus 4 ?"]
@@ -26,7 +26,7 @@ def model(folder):
 
 
 def prompts(model):
-    return data.prompt_ids(QUESTIONS, model.tokenizer)
+    return encoding.prompt_ids(QUESTIONS, model.tokenizer)
 
 
 def test_greedy_in_a_batch_equals_one_at_a_time(model):
@@ -150,7 +150,7 @@ def test_likeliest_tokens_are_those_of_the_dense_logits_whatever_the_batch(tmp_p
     model = models.load(tiny.save_model(tmp_path / "tiny-20k", spread=0.3, seed=4))
     (tmp_path / "items.jsonl").write_text("\n".join(json.dumps(r) for r in tiny.records(7)))
     items = material.read_items(tmp_path / "items.jsonl")
-    encoded = data.encode(items, model.tokenizer, max_tokens=200, protocol="careful")
+    encoded = encoding.encode(items, model.tokenizer, max_tokens=200, protocol="careful")
     found = top1_tokens(model, encoded, batch_rows=3)
     assert found == top1_tokens(model, encoded, batch_rows=1)
     for record, tokens in zip(encoded, found, strict=True):

@@ -12,11 +12,11 @@ import psutil
 import pytest
 import tiny
 
-from kdutils import cells, filling, grid, material, running, runs, schedule
+from kdutils import cells, experiment, filling, grid, material, schedule, store
 from kdutils.engine import Death
 from kdutils.io import environment, leases
-from kdutils.runspec import PlannedRun
 from kdutils.shards import Shard
+from kdutils.spec import PlannedRun
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +110,7 @@ def test_a_plan_that_cannot_be_made_is_refused_before_anything_is_written(plan, 
         grid.fill([*plan, PlannedRun(long, tiny.EVALUATION)], tmp_path / "out")
     assert not (tmp_path / "out").exists()
     (tmp_path / "out").write_text("a file where the folder should be")
-    with pytest.raises(runs.StoreError, match="out cannot be written"):
+    with pytest.raises(store.StoreError, match="out cannot be written"):
         grid.fill(plan, tmp_path / "out")
 
 
@@ -119,7 +119,7 @@ def test_a_store_of_another_layout_is_refused_before_any_work(plan, tmp_path, in
     path = tmp_path / "runs" / tiny.run_ids(plan, "base")[0] / "result.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"layout": 99}))
     begun.clear()
-    with pytest.raises(runs.StoreError, match="is of layout 99, this is 1"):
+    with pytest.raises(store.StoreError, match="is of layout 99, this is 1"):
         grid.fill(plan, tmp_path, workers=1)
     assert begun == []
     assert path.is_file()
@@ -129,14 +129,14 @@ def test_a_store_of_another_layout_is_refused_before_any_work(plan, tmp_path, in
 
 
 def no_training_of(monkeypatch, name):
-    train = running.train.train
+    train = experiment.train.train
 
     def failing(student, *arguments, **options):
         if student.name.endswith(name):
             raise FloatingPointError("something\nbroke")
         return train(student, *arguments, **options)
 
-    monkeypatch.setattr(running.train, "train", failing)
+    monkeypatch.setattr(experiment.train, "train", failing)
 
 
 def test_a_failed_run_is_recorded_and_tried_again(plan, tmp_path, inline, begun, monkeypatch):
@@ -183,7 +183,7 @@ def test_a_killed_worker_fails_its_run_which_is_tried_again(plan, tmp_path, inli
         patched.setattr(filling, "make_run", killed)
         state = grid.fill(plan, tmp_path, workers=1)
     assert (state.n_done, state.failures) == (4, {victim: "the worker was killed (signal 9)"})
-    assert runs.folder_of(tmp_path, victim).failure()["reason"] == "the worker was killed (signal 9)"
+    assert store.folder_of(tmp_path, victim).failure()["reason"] == "the worker was killed (signal 9)"
     assert grid.fill(plan, tmp_path, workers=1).n_done == 1
 
 
@@ -207,7 +207,7 @@ def test_what_another_process_makes_is_put_aside_and_found(plan, tmp_path, inlin
     def others_finish(state):
         if state.n_done == 4 and (tmp_path / "leases" / f"{held}.json").exists():
             own.path.unlink()
-            running.make(spec, tiny.EVALUATION, tmp_path)
+            experiment.make(spec, tiny.EVALUATION, tmp_path)
 
     state = grid.fill(plan, tmp_path, workers=2, progress=others_finish)
     assert (state.n_found, state.n_done, begun.count(held)) == (1, 4, 1)
@@ -217,11 +217,11 @@ def driver(plan, out, *, workers, pool="kdutils.pool.Pool", shard="1/1"):
     """A process that fills a folder and prints its state, and which runs it began to train."""
     module, _, name = pool.rpartition(".")
     code = (
-        "import json, sys; from pathlib import Path; from kdutils import grid, runs;"
-        f"from {module} import {name}; grid.Pool = {name}; begun, begin = [], runs.RunFolder.begin;"
-        "runs.RunFolder.begin = lambda self, spec: begun.append(spec.run_id) or begin(self, spec);"
+        "import json, sys; from pathlib import Path; from kdutils import grid, store;"
+        f"from {module} import {name}; grid.Pool = {name}; begun, begin = [], store.RunFolder.begin;"
+        "store.RunFolder.begin = lambda self, spec: begun.append(spec.run_id) or begin(self, spec);"
         f"from kdutils.shards import Shard; shard = Shard.parse({shard!r});"
-        "from kdutils.runspec import EvalSpec, PlannedRun, RunSpec;"
+        "from kdutils.spec import EvalSpec, PlannedRun, RunSpec;"
         "asked = json.loads(sys.argv[1]);"
         "plan = [PlannedRun(RunSpec.from_dict(s), EvalSpec.from_dict(e)) for s, e in asked];"
         "state = grid.fill(plan, Path(sys.argv[2]), workers=int(sys.argv[3]), shard=shard);"

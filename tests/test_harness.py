@@ -13,10 +13,10 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers, processors
 from tokenizers import models as tokenizer_models
 from transformers import PreTrainedTokenizerFast
 
-from kdutils import answers, data, evaluate, generate, harness, material, models
+from kdutils import answers, encoding, evaluate, generation, harness, material, models
+from kdutils.constants import DOMAIN_TASKS
 from kdutils.items import prompt
-from kdutils.runspec import EvalSpec, RunSpec
-from kdutils.spec import DOMAIN_TASKS
+from kdutils.spec import EvalSpec, RunSpec
 
 STUDENT = "mini-qwen-105k"
 N = {"math": 35, "commonsense": 25}  # items a task: 210 and 200
@@ -140,7 +140,7 @@ WRITTEN = EvalSpec(tasks=("siqa",), items_per_task=20, max_new_tokens=10)
 def test_tokens_apart_are_ours_bos_included(lm_eval, tiny_model, tmp_path):
     one = choices(tmp_path / "data")
     items = material.test_items(one, RANKED)
-    prompts = data.prompt_ids([item.question for item in items], tiny_model.tokenizer)
+    prompts = encoding.prompt_ids([item.question for item in items], tiny_model.tokenizer)
     assert (prompts[0][0] == tiny_model.tokenizer.bos_token_id) == ("llama" in tiny_model.name)
     rows = harness.harness_rows(tiny_model, items, RANKED)
     assert rows["prompt"].tolist() == [prompt(item.question) for item in items]
@@ -190,7 +190,7 @@ def tied(tmp_path_factory):
     """A random model to which two words are equally likely everywhere, and the likeliest after a prompt."""
     folder = tmp_path_factory.mktemp("models") / "tied"
     model = models.load(tiny.save_model(folder, seed=3, tied=False, spread=0.4))
-    first = data.prompt_ids([tiny.records(1, start=400)[0]["question"]], model.tokenizer)
+    first = encoding.prompt_ids([tiny.records(1, start=400)[0]["question"]], model.tokenizer)
     with torch.no_grad():
         hidden_H = model.hidden_states(torch.tensor(first))[0, -1]
         for word in ("Instruction", "request"):
@@ -214,7 +214,7 @@ def test_a_tie_and_a_real_difference_are_told_apart(tied, tmp_path, monkeypatch,
     (other,) = {"Instruction", "request"} - {first}
     rows.loc[0, "text"] = " ".join(changed(first, other, rest))
     questions = [item.question for item in material.test_items(one, SUMS)]
-    rows["prompt_ids"] = data.prompt_ids(questions, tied.tokenizer)
+    rows["prompt_ids"] = encoding.prompt_ids(questions, tied.tokenizer)
     monkeypatch.setattr(harness, "harness_rows", lambda *arguments, **options: rows)
     table = harness.compare(tied, one, SUMS)
     assert table["equal"].tolist() == [False] + [True] * 5
@@ -225,13 +225,13 @@ def test_a_tie_and_a_real_difference_are_told_apart(tied, tmp_path, monkeypatch,
 
 
 def test_a_wrong_evaluator_is_caught(lm_eval, tiny_model, tmp_path, monkeypatch, capsys):
-    right = generate.option_logprobs
+    right = generation.option_logprobs
 
     def without_the_last_token(model, prompts, options, **how):
         return right(model, prompts, [[option[:-1] for option in own] for own in options], **how)
 
     one = choices(tmp_path / "data")
-    monkeypatch.setattr(generate, "option_logprobs", without_the_last_token)
+    monkeypatch.setattr(generation, "option_logprobs", without_the_last_token)
     table = harness.compare(tiny_model, one, RANKED)
     assert (table.loc[~table["equal"], "reason"] == harness.UNEXPLAINED).any()
     asked = ["--student", tiny_model.name, "--domain", "commonsense", "--data", one.data, "--items", "20"]

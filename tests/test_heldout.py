@@ -13,7 +13,7 @@ from kdutils import cells as cell_rows
 from kdutils import evaluate, halves, heldout, optimism, plan, study
 from kdutils.halves import half_of
 from kdutils.itemwise import Items
-from kdutils.runspec import EvalSpec, RunSpec
+from kdutils.spec import EvalSpec, RunSpec
 
 # --- the split --------------------------------------------------------------------------------------------
 

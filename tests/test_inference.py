@@ -15,7 +15,7 @@ from statsmodels.stats.power import TTestPower
 
 from kdutils import batches, inference, stats
 from kdutils.adjustment import empirical_logit, rank_correlations
-from kdutils.spec import MATH_TASKS, TEST_ITEMS
+from kdutils.constants import MATH_TASKS, TEST_ITEMS
 
 SIZES = {"q0": 0.5e9, "q1": 1.5e9, "q2": 3e9, "q3": 7e9, "l0": 1e9, "l1": 3e9}
 

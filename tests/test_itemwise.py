@@ -11,7 +11,7 @@ import sacrebleu
 from itemrows import arm, beside, scored
 
 from kdutils import evaluate, itemwise, plan, stats
-from kdutils.runspec import EvalSpec, RunSpec
+from kdutils.spec import EvalSpec, RunSpec
 
 SFT, FKL, GKD = arm("sft"), arm("fkl"), arm("gkd")
 

@@ -10,7 +10,7 @@ import torch
 from kdutils import material, models
 from kdutils.material import ModelError
 from kdutils.mini.family import MINI_MODELS
-from kdutils.runspec import RunSpec
+from kdutils.spec import RunSpec
 
 
 @pytest.fixture(scope="module")

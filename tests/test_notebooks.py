@@ -7,8 +7,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from kdutils import params, spec
-from kdutils.spec import PARAMETER_CHOICES, SECTIONS, load_profile
+from kdutils import constants, params
+from kdutils.constants import PARAMETER_CHOICES, SECTIONS, load_profile
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
 
@@ -23,7 +23,7 @@ def code_cells(notebook):
 
 
 def test_there_is_a_notebook_for_every_section_and_no_other():
-    assert [path.stem for path in NOTEBOOKS] == list(spec.NOTEBOOKS)
+    assert [path.stem for path in NOTEBOOKS] == list(constants.NOTEBOOKS)
     assert list(load_profile("published").notebooks) == [*SECTIONS.values(), "10_calibration"]
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kdutils import likeness, material, paradox, plan, plots, runs, solutions, spec
-from kdutils.runspec import EvalSpec, PlannedRun, RunSpec
+from kdutils import constants, likeness, material, paradox, plan, plots, solutions, store
+from kdutils.spec import EvalSpec, PlannedRun, RunSpec
 
 EVALUATION = EvalSpec(tasks=("svamp",), items_per_task=6)
 SFT = RunSpec(student="mini-qwen-14k", method="sft", domain="math")
@@ -24,7 +24,7 @@ def finish(out, run, answers, texts):
     ]
     rows["correct"] = [own == "right" for own in answers]
     rows["truncated"] = False
-    runs.folder_of(out, material.resolved(run).run_id).write_evaluation(EVALUATION, rows, {})
+    store.folder_of(out, material.resolved(run).run_id).write_evaluation(EVALUATION, rows, {})
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def asked(tmp_path):
     planned = tuple(
         PlannedRun(run, EVALUATION) for run in (SFT, TEACHER, KD, dataclasses.replace(KD, seed=1))
     )
-    return plan.Plan("05", spec.load_profile("smoke"), tmp_path, planned, plan.Filter())
+    return plan.Plan("05", constants.load_profile("smoke"), tmp_path, planned, plan.Filter())
 
 
 def test_every_text_has_one_outcome_and_one_fate(asked):

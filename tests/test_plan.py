@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from kdutils import material, models, plan, schedule, spec
+from kdutils import constants, material, models, plan, schedule
 from kdutils.cells import model_family, short_name
-from kdutils.spec import Live, Need, load_profile
+from kdutils.constants import Live, Need, load_profile
 
 
 def asked(section="07", profile="mini", **parameters):
@@ -72,14 +72,14 @@ def test_without_pairs_every_two_models_of_a_family_are_one():
 
 
 def test_every_section_of_the_default_profile_has_runs_and_two_sections_have_all():
-    sections = {number: set(asked(number).runs) for number in spec.SECTIONS}
+    sections = {number: set(asked(number).runs) for number in constants.SECTIONS}
     assert all(sections.values())
     assert sections["00"] == sections["08"] == set().union(*sections.values())
     seeds = {(run.spec.method, run.spec.seed) for run in sections["00"]}
     assert {(method, seed) for method in ("sft", "fkl") for seed in range(3)} <= seeds
 
 
-@pytest.mark.parametrize("profile", [name for name in spec.profile_names() if load_profile(name).live])
+@pytest.mark.parametrize("profile", [name for name in constants.profile_names() if load_profile(name).live])
 def test_every_live_profile_can_be_planned(profile):
     runs = asked("00", profile).runs
     assert runs
@@ -175,10 +175,10 @@ def test_settings_are_those_of_a_run(live, of):
 def test_a_need_may_name_its_pairs():
     sets = {"one": [["mini-qwen-36k", "mini-qwen-14k"]]}
     need = {"sections": ["01"], "methods": ["fkl"], "domains": ["math"]}
-    assert spec._need(need | {"pairs": "one"}, sets).pairs == (("mini-qwen-36k", "mini-qwen-14k"),)
-    assert spec._need(need, sets).pairs is None
+    assert constants._need(need | {"pairs": "one"}, sets).pairs == (("mini-qwen-36k", "mini-qwen-14k"),)
+    assert constants._need(need, sets).pairs is None
     with pytest.raises(ValueError, match=r"pairs='two' must be one of .live.pair_sets.: \['one'\]"):
-        spec._need(need | {"pairs": "two"}, sets)
+        constants._need(need | {"pairs": "two"}, sets)
 
 
 # --- what is new must not rename what is old ---------------------------------------------------------------
@@ -227,7 +227,7 @@ def test_a_factor_changes_what_it_says_and_nothing_else():
 def test_no_other_section_makes_or_shows_what_a_factor_adds():
     own = {run.spec.run_id for run in asked("11").variants} - {run.spec.run_id for run in asked("11").runs}
     assert len(own) == 8  # and two teachers whose loss holds the prompt
-    for section in spec.SECTIONS:
+    for section in constants.SECTIONS:
         assert asked(section).variants == ()
         assert own.isdisjoint(run.spec.run_id for run in asked(section).to_make)
 
@@ -368,8 +368,8 @@ def test_the_paper_profile_has_the_runs_that_it_says():
     pairs = {(run.spec.teacher, run.spec.student) for run in runs if run.spec.teacher}
     assert len(pairs) == 21
     released = {(short_name(teacher), short_name(student)) for teacher, student in pairs}
-    assert len(set(spec.RELEASED_PAIRS)) == 11
-    assert set(spec.RELEASED_PAIRS) < released
+    assert len(set(constants.RELEASED_PAIRS)) == 11
+    assert set(constants.RELEASED_PAIRS) < released
     assert {model_family(student) for _, student in pairs} == {"Qwen2.5", "Llama-3"}
     assert {run.spec.teacher_spec() for run in runs if run.spec.teacher} - {None} <= {
         run.spec for run in runs
@@ -391,7 +391,7 @@ def test_the_paper_profile_trains_as_the_authors_did():
         sampled = run.evaluation.temperature == 1.0 and run.evaluation.seed == 6
         assert sampled == (run.spec.protocol == "paper") or run.spec.method == "base"
         assert run.evaluation.max_new_tokens == 256
-        assert run.evaluation.items_per_task >= max(spec.TEST_ITEMS.values())
+        assert run.evaluation.items_per_task >= max(constants.TEST_ITEMS.values())
     noise = {run.spec.noise_sigma for run in runs if run.spec.method == "fkl"}
     assert noise == {0.0, 1.0, 2.0, 5.0}
     assert {run.spec.seed for run in runs if run.spec.teacher} == {0, 1, 2}

@@ -136,7 +136,7 @@ def server():
 
 @pytest.mark.skipif(not environment.FORKS, reason="processes are not forked here")
 def test_forked_workers_are_processes_of_their_own_that_have_imported(server):
-    context = forking("kdutils.running", os.environ)
+    context = forking("kdutils.experiment", os.environ)
     origins = []
     for setting in ("a", "b"):
         with Pool(errands.do, [setting], prepare=errands.prepare, context=context) as pool:
@@ -150,7 +150,7 @@ def test_forked_workers_are_processes_of_their_own_that_have_imported(server):
     assert first != second
     assert others[0] == parent != os.getpid()
     assert threads <= {"python", "python3", "jemalloc_bg_thd"}  # the last is pyarrow's, which minds forks
-    assert {"torch", "kdutils.running"} <= imported
+    assert {"torch", "kdutils.experiment"} <= imported
 
 
 @pytest.mark.skipif(not environment.FORKS, reason="processes are not forked here")
@@ -170,7 +170,7 @@ touched = lambda *arguments, **options: touched_names.append(1)
 touched_names = []
 for name in ("is_available", "device_count", "current_device", "init", "_lazy_init", "is_bf16_supported"):
     setattr(torch.cuda, name, touched)
-import kdutils.running
+import kdutils.experiment
 assert not touched_names
 """
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -10,7 +10,7 @@ import nbformat
 import pandas as pd
 import pytest
 
-from kdutils import grid, plan, report, runs
+from kdutils import grid, plan, report, store
 
 ROOT = Path(__file__).parent.parent
 pytestmark = [pytest.mark.notebook, pytest.mark.slow, pytest.mark.timeout(900)]
@@ -37,7 +37,7 @@ def asked(out):
 
 def test_every_run_of_the_plan_is_in_the_store(out):
     planned = asked(out).runs
-    assert len(list(runs.finished(out))) == len(planned)
+    assert len(list(store.finished(out))) == len(planned)
     costs = grid.costs(planned, out)
     assert set(costs["status"]) == {"untrained", "done"}
     assert costs["peak memory, GB"].max() < 2

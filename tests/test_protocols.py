@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kdutils import arms, factors, plan, protocols, runs
+from kdutils import arms, factors, plan, protocols, store
 from kdutils.arms import ARMS, ITEM, SETTING
-from kdutils.runspec import EvalSpec
+from kdutils.spec import EvalSpec
 
 PLAIN = {"temperature": 1.0, "seed": 0, "prompt": False, "sequences": False, "sampled": False}
 
@@ -240,7 +240,7 @@ def keep(out, run, right):
     from kdutils import material
 
     spec = material.resolved(run.spec)
-    folder = runs.folder_of(out, spec.run_id)
+    folder = store.folder_of(out, spec.run_id)
     if folder.result() is None:
         folder.begin(spec)
         folder.finish({"status": "trained"}, [])

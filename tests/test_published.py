@@ -10,7 +10,7 @@ import pytest
 
 from kdutils import cells as cell_rows
 from kdutils import published
-from kdutils.spec import AVERAGE, DOMAIN_TASKS, DOMAINS, TEST_ITEMS
+from kdutils.constants import AVERAGE, DOMAIN_TASKS, DOMAINS, TEST_ITEMS
 
 
 @pytest.fixture

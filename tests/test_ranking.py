@@ -4,10 +4,10 @@ import math
 
 import pytest
 
-from kdutils import data, generate, grid, livecells, material, models, running, runs
+from kdutils import encoding, experiment, generation, grid, livecells, material, models, store
+from kdutils.constants import DOMAIN_TASKS
 from kdutils.evaluate import options
-from kdutils.runspec import EvalSpec, PlannedRun, RunSpec
-from kdutils.spec import DOMAIN_TASKS
+from kdutils.spec import EvalSpec, PlannedRun, RunSpec
 
 NAME = "mini-qwen-14k"
 
@@ -23,7 +23,7 @@ def test_ranked_accuracies_reach_the_cells(tmp_path, domain, has_average):
     state = grid.fill(planned, tmp_path, workers=1)
     assert (state.n_runs, state.n_done, state.failures) == (1, 1, {})
     cells = livecells.cells_of(tmp_path, evaluation, [spec]).set_index("task")
-    rows = runs.folder_of(tmp_path, spec.run_id).evaluation(evaluation.ranking())
+    rows = store.folder_of(tmp_path, spec.run_id).evaluation(evaluation.ranking())
     shares = 100 * rows.groupby("task")["correct"].mean()
     assert set(shares.index) == set(evaluation.ranking().tasks)
     for task in evaluation.tasks:
@@ -38,13 +38,13 @@ def test_ranked_accuracies_reach_the_cells(tmp_path, domain, has_average):
 def test_rows_hold_the_likelihood_of_every_option(tmp_path):
     spec = RunSpec(student=NAME, method="base", domain="commonsense")
     evaluation = EvalSpec(tasks=("boolq", "siqa"), items_per_task=3, scoring="likelihood")
-    rows = running.run(spec, out=tmp_path, evaluation=evaluation).items
+    rows = experiment.run(spec, out=tmp_path, evaluation=evaluation).items
     model = models.load(NAME)
     for item in material.test_items(spec, evaluation):
         row = rows[rows["item_id"] == item.id].iloc[0]
-        (prompt,) = data.prompt_ids([item.question], model.tokenizer)
+        (prompt,) = encoding.prompt_ids([item.question], model.tokenizer)
         texts = model.tokenizer(list(options(item).values()), add_special_tokens=False)["input_ids"]
-        (expected,) = generate.option_logprobs(model, [prompt], [texts])
+        (expected,) = generation.option_logprobs(model, [prompt], [texts])
         assert row["logprobs"] == pytest.approx(expected, abs=1e-3)
         assert row["parsed"] == row["options"][row["logprobs"].argmax()]
 

@@ -11,9 +11,9 @@ from bs4 import BeautifulSoup
 from samples import SAMPLE, profile_of
 
 from kdutils import render
+from kdutils.constants import load_profile
 from kdutils.index import Result, index_html
 from kdutils.render import Link
-from kdutils.spec import load_profile
 
 LINKS = [Link("01_effectiveness", "01_effectiveness.html"), Link("02_size_correlation", None)]
 PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="

@@ -9,9 +9,9 @@ import pytest
 import tiny
 import torch
 
-from kdutils import cells, data, generate, livecells, material, models, running, runs
+from kdutils import cells, encoding, experiment, generation, livecells, material, models, store
 from kdutils.io import leases
-from kdutils.runspec import EvalSpec, RunSpec
+from kdutils.spec import EvalSpec, RunSpec
 
 EVALUATION = EvalSpec(tasks=("addsub",), max_new_tokens=24)
 METHODS = ["sft", "fkl", "seqkd", "revkd", "gkd"]
@@ -35,7 +35,7 @@ def a_spec(folder, method, **fields):
 def finished(folder):
     """One run of every method, in one store."""
     out = folder / "out"
-    return out, {m: running.run(a_spec(folder, m), out=out, evaluation=EVALUATION) for m in METHODS}
+    return out, {m: experiment.run(a_spec(folder, m), out=out, evaluation=EVALUATION) for m in METHODS}
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -52,7 +52,7 @@ def test_every_method_ends_in_scored_answers(finished, method):
 
 def test_the_teacher_was_trained_once_and_shared(finished):
     out, done = finished
-    specs = [spec for spec, _ in runs.finished(out)]
+    specs = [spec for spec, _ in store.finished(out)]
     teachers = [spec for spec in specs if spec.student.endswith("tiny-40k")]
     assert len(specs) == len(METHODS) + 1
     assert len(teachers) == 1
@@ -65,9 +65,9 @@ def test_what_is_stored_is_not_done_again(folder, finished, monkeypatch):
     def never(*arguments, **options):
         raise AssertionError("trained or generated again")
 
-    monkeypatch.setattr(running.train, "train", never)
-    monkeypatch.setattr(running.generate, "generate", never)
-    again = running.run(a_spec(folder, "gkd"), out=out, evaluation=EVALUATION)
+    monkeypatch.setattr(experiment.train, "train", never)
+    monkeypatch.setattr(experiment.generate, "generate", never)
+    again = experiment.run(a_spec(folder, "gkd"), out=out, evaluation=EVALUATION)
     pd.testing.assert_frame_equal(again.items, done["gkd"].items)
 
 
@@ -75,34 +75,34 @@ def test_a_new_evaluation_does_not_retrain(folder, finished, monkeypatch):
     def never(*arguments, **options):
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(running.train, "train", never)
+    monkeypatch.setattr(experiment.train, "train", never)
     sampled = EvalSpec(tasks=("addsub",), max_new_tokens=8, temperature=1.0, samples=3)
-    run = running.run(a_spec(folder, "sft"), out=finished[0], evaluation=sampled)
+    run = experiment.run(a_spec(folder, "sft"), out=finished[0], evaluation=sampled)
     assert len(run.items) == 18
     assert run.accuracies["n"].tolist() == [6]
 
 
 def test_the_same_spec_gives_the_same_items_in_another_store(folder, finished, tmp_path):
-    again = running.run(a_spec(folder, "gkd"), out=tmp_path, evaluation=EVALUATION)
+    again = experiment.run(a_spec(folder, "gkd"), out=tmp_path, evaluation=EVALUATION)
     pd.testing.assert_frame_equal(again.items, finished[1]["gkd"].items)
 
 
 def test_a_stored_student_is_the_trained_one(finished):
     run = finished[1]["fkl"]
-    student = running.load_trained(run.spec, run.folder)
+    student = experiment.load_trained(run.spec, run.folder)
     assert student.name == run.spec.student
     items = material.test_items(run.spec, EVALUATION)
-    prompts = data.prompt_ids([item.question for item in items], student.tokenizer)
-    texts = generate.decode(student, generate.generate(student, prompts, max_new_tokens=24))
+    prompts = encoding.prompt_ids([item.question for item in items], student.tokenizer)
+    texts = generation.decode(student, generation.generate(student, prompts, max_new_tokens=24))
     assert texts == run.items["text"].tolist()
 
 
 def test_an_adapter_is_stored_and_read_back(folder, tmp_path):
     spec = a_spec(folder, "fkl", adapter="lora")
-    run = running.run(spec, out=tmp_path, evaluation=EVALUATION)
+    run = experiment.run(spec, out=tmp_path, evaluation=EVALUATION)
     assert (run.folder.model / "adapter_model.safetensors").is_file()
     ids = torch.arange(3, 13)[None]
-    stored = running.load_trained(run.spec, run.folder).hidden_states(ids)
+    stored = experiment.load_trained(run.spec, run.folder).hidden_states(ids)
     assert not torch.equal(stored, models.load(spec.student).hidden_states(ids))
 
 
@@ -111,14 +111,14 @@ def test_teacher_texts_are_made_once_and_are_the_teachers(folder, finished, monk
     (path,) = (out / "texts").glob("*.jsonl")
     spec = done["seqkd"].spec
     kept = [json.loads(line) for line in path.read_text().splitlines()]
-    teacher = running.teacher_model(spec, out)
+    teacher = experiment.teacher_model(spec, out)
     items = material.load_items(spec, "train")
-    prompts = data.prompt_ids([item.question for item in items], teacher.tokenizer)
-    texts = generate.generate(teacher, prompts, max_new_tokens=12)
-    assert [record["response"] for record in kept] == generate.decode(teacher, texts)
+    prompts = encoding.prompt_ids([item.question for item in items], teacher.tokenizer)
+    texts = generation.generate(teacher, prompts, max_new_tokens=12)
+    assert [record["response"] for record in kept] == generation.decode(teacher, texts)
     assert [record["ended"] for record in kept] == [text.ended for text in texts]
-    monkeypatch.setattr(running.generate, "generate", None)
-    again = running.teacher_texts(spec, items, out)
+    monkeypatch.setattr(experiment.generate, "generate", None)
+    again = experiment.teacher_texts(spec, items, out)
     assert [item.response for item in again] == [record["response"] for record in kept]
     assert all(item.rationale == "" for item in again)
 
@@ -138,13 +138,13 @@ def test_agreement_in_cells_is_that_of_the_item_rows(folder, finished):
     """Likeness columns are filled in for the KD and for the SFT student beside the same teacher."""
     out, done = finished
     table = livecells.cells_of(out, EVALUATION).query("task == 'addsub' and method == 'fkl'").iloc[0]
-    teacher = runs.folder_of(out, done["fkl"].spec.teacher_spec().run_id).evaluation(EVALUATION)
-    both = running.evaluate.paired(done["fkl"].items, teacher)
-    assert table["agreement"] == running.evaluate.agreement(both)["agreement"]
+    teacher = store.folder_of(out, done["fkl"].spec.teacher_spec().run_id).evaluation(EVALUATION)
+    both = experiment.evaluate.paired(done["fkl"].items, teacher)
+    assert table["agreement"] == experiment.evaluate.agreement(both)["agreement"]
     assert table["agreement"] == done["fkl"].agreement["agreement"].item()
-    assert table["fidelity"] == running.evaluate.corpus_bleu(both["text"], both["text_teacher"])
-    own = running.evaluate.paired(done["sft"].items, teacher)
-    assert table["agreement_sft"] == running.evaluate.agreement(own)["agreement"]
+    assert table["fidelity"] == experiment.evaluate.corpus_bleu(both["text"], both["text_teacher"])
+    own = experiment.evaluate.paired(done["sft"].items, teacher)
+    assert table["agreement_sft"] == experiment.evaluate.agreement(own)["agreement"]
 
 
 def test_other_data_are_another_run(folder, finished, tmp_path):
@@ -180,7 +180,7 @@ def test_other_weights_under_the_same_name_are_another_run(folder, tmp_path):
 def test_what_is_wrong_is_said_before_anything_is_written(folder, tmp_path, fields, evaluation, says):
     spec = a_spec(folder, "sft")
     with pytest.raises(ValueError, match=says) as caught:
-        running.run(
+        experiment.run(
             type(spec).from_dict(spec.to_dict() | fields), out=tmp_path / "out", evaluation=evaluation
         )
     assert "\n" not in str(caught.value)
@@ -189,39 +189,39 @@ def test_what_is_wrong_is_said_before_anything_is_written(folder, tmp_path, fiel
 
 def test_a_store_that_cannot_be_written_is_refused_before_training(folder, tmp_path, monkeypatch):
     (tmp_path / "out").write_text("a file where the folder should be")
-    monkeypatch.setattr(running.train, "train", None)
-    with pytest.raises((runs.StoreError, NotADirectoryError), match="cannot be written|Not a directory"):
-        running.run(a_spec(folder, "sft"), out=tmp_path / "out", evaluation=EVALUATION)
+    monkeypatch.setattr(experiment.train, "train", None)
+    with pytest.raises((store.StoreError, NotADirectoryError), match="cannot be written|Not a directory"):
+        experiment.run(a_spec(folder, "sft"), out=tmp_path / "out", evaluation=EVALUATION)
 
 
 @pytest.mark.parametrize("name", ["result.json", "spec.json"])
 def test_a_damaged_file_is_named_with_its_remedy(folder, finished, tmp_path, name):
-    run = running.run(a_spec(folder, "sft"), out=tmp_path, evaluation=EVALUATION)
+    run = experiment.run(a_spec(folder, "sft"), out=tmp_path, evaluation=EVALUATION)
     (run.folder.path / name).write_text('{"half": ')
-    with pytest.raises(runs.StoreError, match=f"{name} is damaged .*delete"):
-        list(runs.finished(tmp_path))
+    with pytest.raises(store.StoreError, match=f"{name} is damaged .*delete"):
+        list(store.finished(tmp_path))
 
 
 def test_a_store_of_another_layout_is_refused(folder, tmp_path):
-    run = running.run(a_spec(folder, "sft"), out=tmp_path, evaluation=EVALUATION)
+    run = experiment.run(a_spec(folder, "sft"), out=tmp_path, evaluation=EVALUATION)
     path = run.folder.path / "result.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"layout": 99}))
-    with pytest.raises(runs.StoreError, match="is of layout 99, this is 1"):
-        running.run(a_spec(folder, "sft"), out=tmp_path, evaluation=EVALUATION)
+    with pytest.raises(store.StoreError, match="is of layout 99, this is 1"):
+        experiment.run(a_spec(folder, "sft"), out=tmp_path, evaluation=EVALUATION)
 
 
 def test_damaged_items_are_named(folder, tmp_path):
-    run = running.run(a_spec(folder, "sft"), out=tmp_path, evaluation=EVALUATION)
+    run = experiment.run(a_spec(folder, "sft"), out=tmp_path, evaluation=EVALUATION)
     path = run.folder.path / "eval" / EVALUATION.eval_id / "items.parquet"
     path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(runs.StoreError, match="items.parquet is damaged"):
-        running.run(a_spec(folder, "sft"), out=tmp_path, evaluation=EVALUATION)
+    with pytest.raises(store.StoreError, match="items.parquet is damaged"):
+        experiment.run(a_spec(folder, "sft"), out=tmp_path, evaluation=EVALUATION)
 
 
 def test_an_untuned_teacher_is_the_plain_model(folder, tmp_path):
     spec = a_spec(folder, "fkl", teacher_tuned=False)
-    running.run(spec, out=tmp_path, evaluation=EVALUATION)
-    assert len(list(runs.finished(tmp_path))) == 1
+    experiment.run(spec, out=tmp_path, evaluation=EVALUATION)
+    assert len(list(store.finished(tmp_path))) == 1
 
 
 def readme_code(number):
@@ -237,7 +237,7 @@ def test_the_readme_distils_a_mini_pair(tmp_path, capsys):
     code = code.replace("kdutils.run(spec)", f"kdutils.run(spec, out={str(tmp_path)!r})")
     exec(code, {})
     assert "multiarith" in capsys.readouterr().out
-    assert len(list(runs.finished(tmp_path))) == 2
+    assert len(list(store.finished(tmp_path))) == 2
 
 
 def test_the_readme_distils_a_pair(folder, tmp_path, monkeypatch, capsys):
@@ -254,11 +254,11 @@ def test_the_readme_distils_a_pair(folder, tmp_path, monkeypatch, capsys):
 
 def test_the_base_model_is_evaluated_without_training(folder, tmp_path):
     spec = RunSpec(student=str(folder / "tiny-20k"), method="base", domain="math", data=str(folder / "data"))
-    run = running.run(spec, out=tmp_path, evaluation=EVALUATION)
+    run = experiment.run(spec, out=tmp_path, evaluation=EVALUATION)
     assert run.result["status"] == "untrained"
     assert len(run.items) == 6
     assert not run.folder.model.exists()
-    again = running.run(spec, out=tmp_path, evaluation=EVALUATION)
+    again = experiment.run(spec, out=tmp_path, evaluation=EVALUATION)
     pd.testing.assert_frame_equal(again.items, run.items)
     (cell,) = livecells.cells_of(tmp_path, EVALUATION).query("task == 'addsub'").to_dict("records")
     assert (cell["method"], cell["teacher"]) == ("base", "")
@@ -270,7 +270,7 @@ def test_the_mini_world_needs_no_files(tmp_path):
         train_items=24, validation_items=0, epochs=1, batch_size=8,
     )  # fmt: skip
     evaluation = EvalSpec(tasks=("addsub", "aqua"), items_per_task=4, max_new_tokens=48)
-    run = running.run(spec, out=tmp_path, evaluation=evaluation)
+    run = experiment.run(spec, out=tmp_path, evaluation=evaluation)
     assert run.accuracies["n"].tolist() == [4, 4]
     assert run.agreement["top1_agreement"].between(0, 100).all()
     assert 0.1 < run.result["peak_memory_gb"] < 8  # of this process, with all tests before
@@ -294,7 +294,7 @@ def test_a_run_that_another_process_has_taken_over_stops_and_commits_nothing(fol
         path.write_text('{"token": "another"}')
 
     with pytest.raises(leases.LostError, match="was taken over by another process"):
-        running.run(spec, out=tmp_path, evaluation=EVALUATION, progress=lose_it)
+        experiment.run(spec, out=tmp_path, evaluation=EVALUATION, progress=lose_it)
     assert len(steps) == 1
     assert {path.name for path in (tmp_path / "runs").glob("*/*")} == {"spec.json", "environment.json"}
     assert list((tmp_path / "leases").glob("*.json")) != []  # the other's
@@ -307,10 +307,10 @@ def test_what_another_process_makes_is_waited_for(folder, tmp_path, monkeypatch)
     def others_finish(seconds):
         monkeypatch.undo()
         other.path.unlink()
-        running.make(spec, EVALUATION, tmp_path)
+        experiment.make(spec, EVALUATION, tmp_path)
 
-    monkeypatch.setattr(running.time, "sleep", others_finish)
-    run = running.run(spec, out=tmp_path, evaluation=EVALUATION, progress=said.append)
+    monkeypatch.setattr(experiment.time, "sleep", others_finish)
+    run = experiment.run(spec, out=tmp_path, evaluation=EVALUATION, progress=said.append)
     assert len(run.items) == 6
     assert [list(entry) for entry in said] == [["warning"]]
     assert "is being made by another process" in said[0]["warning"]
@@ -323,11 +323,11 @@ def test_a_failure_is_recorded_until_the_next_attempt(folder, tmp_path, monkeypa
         raise MemoryError("full")
 
     with monkeypatch.context() as patched:
-        patched.setattr(running.train, "train", failing)
+        patched.setattr(experiment.train, "train", failing)
         with pytest.raises(MemoryError, match="full"):
-            running.run(spec, out=tmp_path, evaluation=EVALUATION)
+            experiment.run(spec, out=tmp_path, evaluation=EVALUATION)
     for each in (spec, spec.teacher_spec()):
-        failure = runs.folder_of(tmp_path, each.run_id).failure()
+        failure = store.folder_of(tmp_path, each.run_id).failure()
         assert (failure["reason"], failure["run_token"]) == ("MemoryError: full", None)
-    running.run(spec, out=tmp_path, evaluation=EVALUATION)
-    assert runs.folder_of(tmp_path, spec.run_id).failure() is None
+    experiment.run(spec, out=tmp_path, evaluation=EVALUATION)
+    assert store.folder_of(tmp_path, spec.run_id).failure() is None

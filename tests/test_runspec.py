@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kdutils.runspec import EvalSpec, RunSpec
+from kdutils.spec import EvalSpec, RunSpec
 
 SFT = {"student": "owner/student-1B", "method": "sft", "domain": "math", "data": "items"}
 GKD = SFT | {"method": "gkd", "teacher": "owner/teacher-7B"}

@@ -15,7 +15,7 @@ import pytest
 from bs4 import BeautifulSoup
 from samples import profile_of
 
-from kdutils import index, material, params, render, report, runs, runspec, tables, worker
+from kdutils import index, material, params, render, report, spec, store, tables, worker
 from kdutils.io import disk, text_safety
 from kdutils.render import Link
 
@@ -214,17 +214,17 @@ NAMES = [
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_run_is_named_by_a_plain_name(tmp_path, name):
-    one = runspec.RunSpec(student=name, method="sft", domain="math")
-    assert runs.RUN_ID.fullmatch(one.run_id)
+    one = spec.RunSpec(student=name, method="sft", domain="math")
+    assert store.RUN_ID.fullmatch(one.run_id)
     assert len(one.run_id) < 120
-    folder = runs.folder_of(tmp_path, one.run_id).path
+    folder = store.folder_of(tmp_path, one.run_id).path
     assert folder.resolve().parent == (tmp_path / "runs").resolve()
 
 
 @pytest.mark.parametrize("run_id", ["../x", "..", ".", "", "a/b", "/etc", "a\0", "a\n", ".hidden"])
 def test_a_run_id_that_is_a_path_is_refused(tmp_path, run_id):
-    with pytest.raises(runs.StoreError, match="must be a plain name"):
-        runs.folder_of(tmp_path, run_id)
+    with pytest.raises(store.StoreError, match="must be a plain name"):
+        store.folder_of(tmp_path, run_id)
 
 
 @pytest.mark.parametrize("name", ["../up", "..", "o/..", "o/../x", "o/.hidden", "a/b/c", "o/x\n", "é/x", ""])
@@ -262,17 +262,17 @@ def test_a_link_out_of_the_outputs_is_refused(tmp_path, place):
     assert not list(elsewhere.iterdir())
 
 
-SFT = runspec.RunSpec(student="mini-qwen-14k", method="sft", domain="math")
+SFT = spec.RunSpec(student="mini-qwen-14k", method="sft", domain="math")
 
 
 @pytest.mark.parametrize("place", ["", "checkpoint", "model", "eval"])
 def test_a_run_that_is_a_link_is_not_written_through(tmp_path, place):
-    elsewhere, folder = tmp_path / "elsewhere", runs.folder_of(tmp_path / "out", SFT.run_id)
+    elsewhere, folder = tmp_path / "elsewhere", store.folder_of(tmp_path / "out", SFT.run_id)
     elsewhere.mkdir()
     link = folder.path / place if place else folder.path
     link.parent.mkdir(parents=True)
     link.symlink_to(elsewhere, target_is_directory=True)
-    with pytest.raises(runs.StoreError, match="leads out of .*; delete that link"):
+    with pytest.raises(store.StoreError, match="leads out of .*; delete that link"):
         folder.begin(SFT)
     assert not list(elsewhere.iterdir())
 
@@ -281,12 +281,12 @@ def test_a_run_that_is_a_link_is_damaged_and_only_the_link_is_set_aside(tmp_path
     out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
     elsewhere.mkdir()
     (elsewhere / "result.json").write_text('{"layout": 1}')
-    folder = runs.folder_of(out, SFT.run_id)
+    folder = store.folder_of(out, SFT.run_id)
     folder.path.parent.mkdir(parents=True)
     folder.path.symlink_to(elsewhere, target_is_directory=True)
-    with pytest.raises(runs.DamagedError, match="leads out of the store") as caught:
+    with pytest.raises(store.DamagedError, match="leads out of the store") as caught:
         folder.is_whole(None)
-    runs.set_damaged_aside(out, caught.value)
+    store.set_damaged_aside(out, caught.value)
     assert not folder.path.is_symlink()
     assert (elsewhere / "result.json").exists()
 
@@ -437,7 +437,7 @@ def test_no_key_reaches_notebook_failure_or_message(tmp_path, monkeypatch):
     output = {"output_type": "error", "ename": "E", "evalue": said, "traceback": [said]}
     cell = nbformat.v4.new_code_cell("1", outputs=[nbformat.from_dict(output)])
     notebook = nbformat.v4.new_notebook(cells=[cell])
-    folder = runs.folder_of(tmp_path, SFT.run_id)
+    folder = store.folder_of(tmp_path, SFT.run_id)
     try:
         raise RuntimeError(said)
     except RuntimeError as error:

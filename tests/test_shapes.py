@@ -11,8 +11,8 @@ import shapes
 import torch
 from safetensors.torch import load_file
 
-from kdutils import data, generate, material, models, running
-from kdutils.runspec import EvalSpec, RunSpec
+from kdutils import encoding, experiment, generation, material, models
+from kdutils.spec import EvalSpec, RunSpec
 
 METHODS = ["sft", "fkl", "seqkd", "revkd", "gkd"]
 EVALUATION = EvalSpec(tasks=("addsub",), items_per_task=3, max_new_tokens=5)
@@ -36,14 +36,14 @@ def out(once):
 @pytest.fixture
 def written(monkeypatch):
     """Ids of all tokens that are generated."""
-    found, batch = [], generate._batch
+    found, batch = [], generation._batch
 
     def noted(*arguments):
         texts = batch(*arguments)
         found.extend(token for text in texts for token in text.token_ids)
         return texts
 
-    monkeypatch.setattr(generate, "_batch", noted)
+    monkeypatch.setattr(generation, "_batch", noted)
     return found
 
 
@@ -62,11 +62,11 @@ def a_spec(folders, family, method, **fields):
 
 
 def texts_of(student, spec):
-    prompts = data.prompt_ids(
+    prompts = encoding.prompt_ids(
         [item.question for item in material.test_items(spec, EVALUATION)], student.tokenizer
     )
-    made = generate.generate(student, prompts, max_new_tokens=EVALUATION.max_new_tokens)
-    return generate.decode(student, made)
+    made = generation.generate(student, prompts, max_new_tokens=EVALUATION.max_new_tokens)
+    return generation.decode(student, made)
 
 
 def mean_loss(curve, epoch):
@@ -79,7 +79,7 @@ def mean_loss(curve, epoch):
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("family", ["qwen", "llama"])
 def test_every_method_goes_all_the_way(folders, out, written, family, method, adapter):
-    run = running.run(a_spec(folders, family, method, adapter=adapter), out=out, evaluation=EVALUATION)
+    run = experiment.run(a_spec(folders, family, method, adapter=adapter), out=out, evaluation=EVALUATION)
 
     assert (run.result["status"], run.result["steps"]) == ("trained", 4)
     curve = [json.loads(line) for line in (run.folder.path / "curve.jsonl").read_text().splitlines()]
@@ -93,11 +93,11 @@ def test_every_method_goes_all_the_way(folders, out, written, family, method, ad
     assert (run.teacher_items is None) == (method == "sft")
     assert max(max(row) for row in run.items["top1"]) < LENGTH[family]
 
-    stored = running.load_trained(run.spec, run.folder)
+    stored = experiment.load_trained(run.spec, run.folder)
     assert texts_of(stored, run.spec) == run.items["text"].tolist()
     assert written and max(written) < LENGTH[family]
     assert stored.head_VH.shape[0] == (151_936 if family == "qwen" else 128_256)
-    assert not running.make(run.spec, EVALUATION, out)  # it is found
+    assert not experiment.make(run.spec, EVALUATION, out)  # it is found
     (check_adapter if adapter == "lora" else check_rows)(run, family)
 
 
@@ -129,10 +129,10 @@ def check_rows(run, family):
 
 @pytest.mark.parametrize("family", ["qwen", "llama"])
 def test_a_base_model_is_evaluated_as_it_is(folders, out, written, family):
-    run = running.run(a_spec(folders, family, "base"), out=out, evaluation=EVALUATION)
+    run = experiment.run(a_spec(folders, family, "base"), out=out, evaluation=EVALUATION)
     assert (run.result["status"], len(run.items)) == ("untrained", 3)
     assert max(written) < LENGTH[family]
-    assert not running.make(run.spec, EVALUATION, out)
+    assert not experiment.make(run.spec, EVALUATION, out)
 
 
 # --- where the vocabulary ends -----------------------------------------------------------------------------
@@ -142,7 +142,7 @@ def test_a_base_model_is_evaluated_as_it_is(folders, out, written, family):
 def test_what_stands_for_no_token_would_win_and_is_never_written(folders, role):
     model = models.load(str(folders / shapes.FOLDERS["qwen", role]))
     spec = a_spec(folders, "qwen", "base")
-    prompts = data.prompt_ids(
+    prompts = encoding.prompt_ids(
         [item.question for item in material.test_items(spec, EVALUATION)], model.tokenizer
     )
     ids = torch.tensor(prompts[:1])
@@ -150,20 +150,20 @@ def test_what_stands_for_no_token_would_win_and_is_never_written(folders, role):
     assert logits_TV.shape[1] == shapes.QWEN_ROWS[role]
     assert (logits_TV.argmax(-1) >= shapes.QWEN_LENGTH).all()
     for how in ({}, {"temperature": 1.0, "keys": ["a", "b", "c"]}):
-        texts = generate.generate(model, prompts, max_new_tokens=6, **how)
+        texts = generation.generate(model, prompts, max_new_tokens=6, **how)
         assert all(token < shapes.QWEN_LENGTH for text in texts for token in text.token_ids)
 
 
 def test_both_heads_are_cut_to_the_tokenizer_and_not_to_the_smaller_one(folders, out):
     """The first loss is that of a dense computation over the tokenizer's tokens."""
     fields = {"teacher_tuned": False, "epochs": 1, "batch_size": 6, "validation_items": 0}
-    run = running.run(a_spec(folders, "qwen", "fkl", **fields), out=out, evaluation=EVALUATION)
+    run = experiment.run(a_spec(folders, "qwen", "fkl", **fields), out=out, evaluation=EVALUATION)
     first = json.loads((run.folder.path / "curve.jsonl").read_text().splitlines()[0])
     student, teacher = (models.load(name) for name in (run.spec.student, run.spec.teacher))
-    encoded = data.encode(
+    encoded = encoding.encode(
         material.load_items(run.spec, "train"), student.tokenizer, max_tokens=96, protocol="careful"
     )
-    batch = data.collate(encoded, range(6), pad_id=student.pad_id)
+    batch = encoding.collate(encoded, range(6), pad_id=student.pad_id)
     dense = {}
     for n_rows in (shapes.QWEN_LENGTH, shapes.QWEN_ROWS["student"]):
         log_p, log_q = (log_softmax(model, batch, n_rows=n_rows) for model in (teacher, student))
@@ -182,8 +182,8 @@ def test_the_beginning_is_marked_once_where_the_tokenizer_marks_it(folders):
     for family, bos in (("llama", [128_000]), ("qwen", [])):
         spec = a_spec(folders, family, "sft")
         tokenizer, items = models.load_tokenizer(spec.student), material.load_items(spec, "train")
-        encoded = data.encode(items, tokenizer, max_tokens=96, protocol="careful")
-        prompts = data.prompt_ids([item.question for item in items], tokenizer)
+        encoded = encoding.encode(items, tokenizer, max_tokens=96, protocol="careful")
+        prompts = encoding.prompt_ids([item.question for item in items], tokenizer)
         text = tokenizer(tokenizer.decode(prompts[0][len(bos) :]))["input_ids"]  # as transformers does it
         assert prompts[0] == text
         for prompt, row in zip(prompts, encoded, strict=True):
@@ -197,17 +197,17 @@ def test_text_of_another_family_can_be_learned_and_its_logits_cannot(folders, ou
     teacher = str(folders / shapes.FOLDERS["qwen", "teacher"])
     fields = {"teacher": teacher, "teacher_tuned": False, "epochs": 1}
     with pytest.raises(material.ModelError, match="have different vocabularies .*use method='seqkd'"):
-        running.run(a_spec(folders, "llama", "fkl", **fields), out=out, evaluation=EVALUATION)
-    run = running.run(a_spec(folders, "llama", "seqkd", **fields), out=out, evaluation=EVALUATION)
+        experiment.run(a_spec(folders, "llama", "fkl", **fields), out=out, evaluation=EVALUATION)
+    run = experiment.run(a_spec(folders, "llama", "seqkd", **fields), out=out, evaluation=EVALUATION)
     assert run.result["status"] == "trained"
 
 
 MEASURED = """
 import sys
-from kdutils import running
-from kdutils.runspec import EvalSpec, RunSpec
+from kdutils import experiment
+from kdutils.spec import EvalSpec, RunSpec
 evaluation = EvalSpec(tasks=("addsub",), items_per_task=1, max_new_tokens=2)
-run = running.run(RunSpec(**{spec}), out=sys.argv[1], evaluation=evaluation)
+run = experiment.run(RunSpec(**{spec}), out=sys.argv[1], evaluation=evaluation)
 print(run.result["peak_memory_gb"])
 """
 
@@ -260,6 +260,6 @@ def test_a_hub_id_that_is_not_in_the_cache_is_refused_before_training(folders, o
     spec = a_spec(folders, "qwen", "fkl", teacher="Qwen/Qwen2.5-7B")
     remedy = r"Qwen/Qwen2.5-7B is not downloaded and the hub cannot be asked .*`hf download Qwen/Qwen2.5-7B`"
     with pytest.raises(material.ModelError, match=remedy) as caught:
-        running.run(spec, out=tmp_path / "out", evaluation=EVALUATION)
+        experiment.run(spec, out=tmp_path / "out", evaluation=EVALUATION)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()

@@ -16,10 +16,10 @@ import torch
 from safetensors.torch import load_file
 from together import Case
 
-from kdutils import data, grid, material, models, ranks, running, runs, schedule, train
-from kdutils.runspec import EvalSpec, PlannedRun, RunSpec
-from kdutils.states import States
-from kdutils.world import ALONE
+from kdutils import encoding, experiment, grid, material, models, ranks, schedule, store, training
+from kdutils.process_group import ALONE
+from kdutils.spec import EvalSpec, PlannedRun, RunSpec
+from kdutils.teacher_cache import States
 
 EVALUATION = EvalSpec(tasks=("addsub",), max_new_tokens=24)
 # What one process and two may differ by. Measured: losses by 2e-7 of their size, weights by 5e-6.
@@ -107,7 +107,7 @@ def apart(cases, tmp_path_factory):
 
 def interrupted_alone(case, folder):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "CHECKPOINT_SECONDS", 0.0)
+        patch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
         together.stop(case, ALONE, folder)
 
 
@@ -189,15 +189,15 @@ def ranks_of_this_process():
 
 def test_every_row_is_some_process_s_own_and_none_is_twice(cases):
     spec = cases["sft"].spec
-    table = data.encode(
+    table = encoding.encode(
         material.load_items(spec, "train"), models.load_tokenizer(spec.student), **spec.encoding
     )
-    batch = data.collate(table, range(7), pad_id=2)
+    batch = encoding.collate(table, range(7), pad_id=2)
     shares = [batch.share(rank, 3) for rank in range(3)]
     assert sorted(name for share in shares for name in share.ids) == sorted(batch.ids)
     assert sum(int(share.scored_BT.sum()) for share in shares) == int(batch.scored_BT.sum())
     assert {len(share.ids) for share in shares} == {2, 3}
-    idle = data.collate(table, [0], pad_id=2).share(1, 2)
+    idle = encoding.collate(table, [0], pad_id=2).share(1, 2)
     assert not idle.scored_BT.any()
     assert len(idle.ids) == 1
 
@@ -214,7 +214,7 @@ def distilled(study, **fields):
 def test_the_grid_trains_a_run_on_two_devices_from_its_checkpoint(cases, apart, study, tmp_path, monkeypatch):
     """By the program itself; its beginning was made by the processes of the other tests."""
     monkeypatch.setattr(grid, "Pool", inline.InlinePool)
-    spec, folder = cases["sft"].spec, runs.folder_of(tmp_path, cases["sft"].spec.run_id)
+    spec, folder = cases["sft"].spec, store.folder_of(tmp_path, cases["sft"].spec.run_id)
     shutil.copytree(apart.root / "sft for one" / "checkpoint", folder.checkpoint)
     state = grid.fill([PlannedRun(spec, EVALUATION)], tmp_path, workers=1)
     assert (state.failures, state.n_done) == ({}, 1)
@@ -245,7 +245,7 @@ def test_a_rank_that_dies_is_a_failure_and_the_grid_goes_on_with_others(study, t
     monkeypatch.setattr(ranks, "GRACE_SECONDS", 0.1)
     on_two = distilled(study, method="sft", teacher=None, teacher_tuned=True)
     on_one = dataclasses.replace(on_two, devices=1, seed=1, epochs=1)
-    folder = runs.folder_of(tmp_path, material.resolved(on_two).run_id)
+    folder = store.folder_of(tmp_path, material.resolved(on_two).run_id)
     folder.checkpoint.mkdir(parents=True)
     state = grid.fill([PlannedRun(spec, EVALUATION) for spec in (on_two, on_one)], tmp_path, workers=1)
     assert state.n_done == 1
@@ -268,13 +268,13 @@ def test_memory_that_runs_out_in_a_rank_begins_anew_with_fewer_rows(study, tmp_p
     monkeypatch.setattr(ranks, "run", full)
     monkeypatch.setenv("KDUTILS_TEACHER_STATES", "never")
     with pytest.raises(MemoryError, match="one sequence of up to 96 tokens does not fit .* lower max_tokens"):
-        running.run(distilled(study), out=tmp_path, evaluation=EVALUATION)
+        experiment.run(distilled(study), out=tmp_path, evaluation=EVALUATION)
     assert rows == [None, 2, 1]
 
 
 def test_a_student_that_one_device_has_no_room_for_is_evaluated_by_all(study, tmp_path, monkeypatch):
     spec = material.resolved(distilled(study, method="sft", teacher=None, teacher_tuned=True))
-    folder, rows = runs.folder_of(tmp_path, spec.run_id), pd.DataFrame({"text": ["3"]})
+    folder, rows = store.folder_of(tmp_path, spec.run_id), pd.DataFrame({"text": ["3"]})
     folder.path.mkdir(parents=True)
     asked = []
 
@@ -287,14 +287,14 @@ def test_a_student_that_one_device_has_no_room_for_is_evaluated_by_all(study, tm
         rows.to_parquet(scratch / ranks.ROWS)
         return {"seconds": 1.0}
 
-    monkeypatch.setattr(running.answers, "item_rows", full)
-    monkeypatch.setattr(running, "load_trained", lambda *which: None)
+    monkeypatch.setattr(experiment.answers, "item_rows", full)
+    monkeypatch.setattr(experiment, "load_trained", lambda *which: None)
     monkeypatch.setattr(ranks, "run", run)
-    found, facts = running._item_rows(None, spec, folder, EVALUATION)
+    found, facts = experiment._item_rows(None, spec, folder, EVALUATION)
     assert found.equals(rows)
     assert (facts, asked) == ({"seconds": 1.0}, [EVALUATION])
     with pytest.raises(torch.OutOfMemoryError):
-        running._item_rows(None, dataclasses.replace(spec, devices=1), folder, EVALUATION)
+        experiment._item_rows(None, dataclasses.replace(spec, devices=1), folder, EVALUATION)
 
 
 def test_a_teacher_s_states_are_made_by_the_processes_and_damage_is_found_before_training(
@@ -302,8 +302,8 @@ def test_a_teacher_s_states_are_made_by_the_processes_and_damage_is_found_before
 ):
     asked = []
     monkeypatch.setattr(ranks, "run", lambda task, **how: asked.append(task["what"]))
-    with pytest.raises(runs.DamagedError, match=r"states/.*index.json"):  # nobody has written them
-        running.make(material.resolved(distilled(study)), None, tmp_path)
+    with pytest.raises(store.DamagedError, match=r"states/.*index.json"):  # nobody has written them
+        experiment.make(material.resolved(distilled(study)), None, tmp_path)
     assert asked == ["states"]
 
 
@@ -368,7 +368,7 @@ def test_what_this_machine_has_not_is_refused_before_anything_is_written(study, 
         grid.fill([PlannedRun(distilled(study, devices=512, batch_size=512), EVALUATION)], study / "out")
     monkeypatch.setenv("KDUTILS_COMPILE", "inductor")
     with pytest.raises(ranks.DevicesError, match="devices=2 with KDUTILS_COMPILE=inductor"):
-        running.run(distilled(study), out=study / "out", evaluation=EVALUATION)
+        experiment.run(distilled(study), out=study / "out", evaluation=EVALUATION)
     assert not (study / "out" / "runs").exists()
 
 

@@ -81,7 +81,7 @@ PRETENDER = """
 import json, sys
 sys.path.insert(0, {tests!r})
 import inline
-from kdutils import __main__, checks, filling, grid
+from kdutils import __main__, preflight, filling, grid
 checks.check_all = lambda planned: None
 class Pool(inline.InlinePool):
     def __init__(self, do, settings, **ways):

@@ -6,11 +6,11 @@ import sys
 import pytest
 import torch
 
-from kdutils import architecture, data, generate, material, models, packaged, plan, running
+from kdutils import architecture, encoding, experiment, generation, material, models, packaged, plan
 from kdutils.losses import cross_entropy, shifted
 from kdutils.material import ModelError
 from kdutils.packaged import PACKAGED_MODELS
-from kdutils.runspec import EvalSpec, RunSpec
+from kdutils.spec import EvalSpec, RunSpec
 
 METHODS = ["sft", "fkl", "seqkd", "revkd", "gkd"]
 EVALUATION = EvalSpec(tasks=("addsub",), items_per_task=2, max_new_tokens=6)
@@ -80,7 +80,7 @@ class TestInstalled:
         assert kept.decode(kept(text)["input_ids"]) == text
         assert len(kept("4096")["input_ids"]) == 4  # digit by digit, as SmolLM2 was trained
         assert (len(kept), kept.eos_token) == (49_152, "<|im_end|>")
-        assert data.prompt_ids(["1 + 2 ?"], kept)[0][0] != kept.bos_token_id
+        assert encoding.prompt_ids(["1 + 2 ?"], kept)[0][0] != kept.bos_token_id
 
     def test_the_weights_are_those_of_a_language_model(self, smollm):
         """2.0 nats a token or so; uniform guessing is 10.8."""
@@ -114,8 +114,8 @@ class TestInstalled:
         """Its layers are numbered anew; the old numbers would leave holes in the cache."""
         model = models.load(smollm[1])
         model.network.float()
-        prompt = data.prompt_ids(["Ann has 3 apples and buys 4. How many has she?"], model.tokenizer)[0]
-        (text,) = generate.generate(model, [prompt], max_new_tokens=5)
+        prompt = encoding.prompt_ids(["Ann has 3 apples and buys 4. How many has she?"], model.tokenizer)[0]
+        (text,) = generation.generate(model, [prompt], max_new_tokens=5)
         ids = torch.tensor([prompt + text.token_ids])
         with torch.no_grad():
             hidden_BTH = model.hidden_states(ids)
@@ -125,15 +125,15 @@ class TestInstalled:
     @pytest.mark.parametrize("method", METHODS)
     def test_every_method_goes_all_the_way(self, smollm, benchmark_files, once, method):
         out = once("smollm", lambda folder: None)
-        run = running.run(a_spec(smollm, method), out=out, evaluation=EVALUATION)
+        run = experiment.run(a_spec(smollm, method), out=out, evaluation=EVALUATION)
         assert (run.result["status"], run.result["steps"]) == ("trained", 2)
         curve = [json.loads(line) for line in (run.folder.path / "curve.jsonl").read_text().splitlines()]
         assert all(0 < entry["loss"] < 12 for entry in curve if "loss" in entry)
         assert run.items["task"].tolist() == ["addsub"] * 2
         assert run.result["peak_memory_gb"] < 3
-        stored = running.load_trained(run.spec, run.folder)
+        stored = experiment.load_trained(run.spec, run.folder)
         items = material.test_items(run.spec, EVALUATION)
-        prompts = data.prompt_ids([item.question for item in items], stored.tokenizer)
-        texts = generate.decode(stored, generate.generate(stored, prompts, max_new_tokens=6))
+        prompts = encoding.prompt_ids([item.question for item in items], stored.tokenizer)
+        texts = generation.decode(stored, generation.generate(stored, prompts, max_new_tokens=6))
         assert texts == run.items["text"].tolist()
-        assert not running.make(run.spec, EVALUATION, out)
+        assert not experiment.make(run.spec, EVALUATION, out)

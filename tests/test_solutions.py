@@ -4,7 +4,7 @@ import pytest
 
 from kdutils import material, solutions
 from kdutils.mini import items as mini_items
-from kdutils.runspec import EvalSpec, RunSpec
+from kdutils.spec import EvalSpec, RunSpec
 
 
 @pytest.mark.parametrize(

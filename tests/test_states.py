@@ -7,9 +7,9 @@ import pytest
 import tiny
 import torch
 
-from kdutils import data, material, models, running, runs, states, train
+from kdutils import encoding, experiment, material, models, store, teacher_cache, training
 from kdutils.items import fingerprint
-from kdutils.runspec import EvalSpec
+from kdutils.spec import EvalSpec
 from kdutils.teacher import CachedTeacher, Teacher
 
 EVALUATION = EvalSpec(tasks=("addsub",), max_new_tokens=8)
@@ -32,18 +32,18 @@ def distilled(folder, method="fkl", **fields):
 @pytest.fixture
 def kept(folder, tmp_path, monkeypatch):
     """The teacher, its items encoded, and its states as they were written in shards of few positions."""
-    monkeypatch.setattr(states, "SHARD_BYTES", 48 * 4 * 60)
+    monkeypatch.setattr(teacher_cache, "SHARD_BYTES", 48 * 4 * 60)
     teacher, spec = models.load(str(folder / "tiny-40k")), distilled(folder)
     items = material.load_items(spec, "train")
     how = {"max_tokens": spec.max_tokens, "protocol": spec.protocol}
-    encoded = data.encode(items, teacher.tokenizer, **how)
-    found = states.states_of(tmp_path, {"teacher": "tiny"})
+    encoded = encoding.encode(items, teacher.tokenizer, **how)
+    found = teacher_cache.states_of(tmp_path, {"teacher": "tiny"})
     found.write(teacher, encoded)
     return teacher, encoded, found
 
 
 def batch_of(encoded, rows):
-    return data.collate(encoded, rows, pad_id=0)
+    return encoding.collate(encoded, rows, pad_id=0)
 
 
 def test_cached_states_are_those_of_the_online_teacher(kept):
@@ -61,7 +61,7 @@ def test_what_is_not_cached_is_asked_of_the_body(kept):
     teacher, encoded, found = kept
     cached = CachedTeacher("tiny", found.open(), load=lambda: teacher, device="cpu")
     batch = batch_of(encoded, [0, 1])
-    own = data.Batch(["sample@1", "sample@2"], batch.input_ids_BT, batch.attention_BT, batch.scored_BT)
+    own = encoding.Batch(["sample@1", "sample@2"], batch.input_ids_BT, batch.attention_BT, batch.scored_BT)
     assert torch.equal(cached.hidden_NH(own), Teacher(teacher).hidden_NH(own))
     assert not any(weight.requires_grad for weight in cached.model.network.parameters())
 
@@ -81,10 +81,10 @@ def test_a_student_learns_the_same_from_cached_states(folder, tmp_path, monkeypa
     curves, weights = [], []
     for wish in ("never", "always"):
         monkeypatch.setenv("KDUTILS_TEACHER_STATES", wish)
-        run = running.run(spec, out=tmp_path / wish, evaluation=EVALUATION)
+        run = experiment.run(spec, out=tmp_path / wish, evaluation=EVALUATION)
         lines = (run.folder.path / "curve.jsonl").read_text().splitlines()
         curves.append([entry["loss"] for entry in map(json.loads, lines) if "loss" in entry])
-        weights.append(running.load_trained(run.spec, run.folder).network.state_dict())
+        weights.append(experiment.load_trained(run.spec, run.folder).network.state_dict())
     assert curves[0] == pytest.approx(curves[1], rel=1e-5)
     for name, value in weights[0].items():
         torch.testing.assert_close(value, weights[1][name], rtol=1e-3, atol=1e-5)
@@ -94,25 +94,25 @@ def test_a_student_learns_the_same_from_cached_states(folder, tmp_path, monkeypa
 
 def test_students_temperatures_and_noise_share_one_cache(folder, tmp_path, monkeypatch):
     written = []
-    write = states.States.write
-    monkeypatch.setattr(states.States, "write", lambda *args: written.append(args[0]) or write(*args))
+    write = teacher_cache.States.write
+    monkeypatch.setattr(teacher_cache.States, "write", lambda *args: written.append(args[0]) or write(*args))
     for fields in ({}, {"temperature": 2.0}, {"noise_sigma": 1.0}, {"seed": 1}, {"teacher_tuned": False}):
-        running.run(distilled(folder, **fields), out=tmp_path, evaluation=EVALUATION)
+        experiment.run(distilled(folder, **fields), out=tmp_path, evaluation=EVALUATION)
     assert len(written) == 2  # the tuned teacher's and the untuned one's
-    running.run(distilled(folder, "revkd", max_tokens=100), out=tmp_path, evaluation=EVALUATION)
+    experiment.run(distilled(folder, "revkd", max_tokens=100), out=tmp_path, evaluation=EVALUATION)
     assert len(written) == 3
 
 
 def test_a_large_teacher_is_not_in_memory_when_its_student_is_loaded(folder, tmp_path, monkeypatch):
     alive = []
-    trained = train.train
+    trained = training.train
 
     def watched(student, items, spec, **options):
         alive.append("model" in vars(options["teacher"])) if options["teacher"] else None
         return trained(student, items, spec, **options)
 
-    monkeypatch.setattr(train, "train", watched)
-    running.run(distilled(folder), out=tmp_path, evaluation=EVALUATION)
+    monkeypatch.setattr(training, "train", watched)
+    experiment.run(distilled(folder), out=tmp_path, evaluation=EVALUATION)
     assert alive == [False]
 
 
@@ -121,9 +121,9 @@ def test_other_weights_under_the_same_name_are_another_cache(folder, tmp_path):
     shutil.copytree(folder / "tiny-20k", own / "tiny-20k")
     shutil.copytree(folder / "tiny-40k", own / "tiny-40k")
     tiny.write_data(own / "data")
-    running.run(distilled(own, teacher_tuned=False), out=tmp_path / "out", evaluation=EVALUATION)
+    experiment.run(distilled(own, teacher_tuned=False), out=tmp_path / "out", evaluation=EVALUATION)
     tiny.save_model(own / "tiny-40k", hidden=48, rows=96, seed=7)
-    running.run(distilled(own, teacher_tuned=False), out=tmp_path / "out", evaluation=EVALUATION)
+    experiment.run(distilled(own, teacher_tuned=False), out=tmp_path / "out", evaluation=EVALUATION)
     assert len(list((tmp_path / "out" / "states").iterdir())) == 2
 
 
@@ -140,29 +140,29 @@ def test_a_damaged_cache_is_never_read(kept, name, harm):
         file.write_bytes(content[:-7])
     else:
         file.unlink()
-    with pytest.raises(runs.DamagedError, match=r"delete .*states.* and run again"):
+    with pytest.raises(store.DamagedError, match=r"delete .*states.* and run again"):
         found.open()
 
 
 def test_no_room_is_said_before_any_work(kept, monkeypatch, tmp_path):
     teacher, encoded, _ = kept
-    monkeypatch.setattr(states.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1))
-    monkeypatch.setattr(states, "_states_of", lambda *args: pytest.fail("nothing may be computed"))
-    with pytest.raises(runs.StoreError, match=r"GB free.*make room, or choose another out"):
-        states.states_of(tmp_path, {"teacher": "other"}).write(teacher, encoded)
+    monkeypatch.setattr(teacher_cache.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1))
+    monkeypatch.setattr(teacher_cache, "_states_of", lambda *args: pytest.fail("nothing may be computed"))
+    with pytest.raises(store.StoreError, match=r"GB free.*make room, or choose another out"):
+        teacher_cache.states_of(tmp_path, {"teacher": "other"}).write(teacher, encoded)
 
 
 def test_an_interrupted_writing_leaves_nothing(kept, monkeypatch, tmp_path):
     teacher, encoded, _ = kept
-    monkeypatch.setattr(states, "_states_of", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
-    other = states.states_of(tmp_path, {"teacher": "other"})
+    monkeypatch.setattr(teacher_cache, "_states_of", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+    other = teacher_cache.states_of(tmp_path, {"teacher": "other"})
     with pytest.raises(KeyboardInterrupt):
         other.write(teacher, encoded)
     assert not other.are_there() and not list(other.path.parent.glob(f".{other.path.name}*"))
 
 
 def test_a_student_that_sees_its_own_samples_alone_needs_no_cache(folder, tmp_path):
-    running.run(
+    experiment.run(
         distilled(folder, "gkd", on_policy_share=1.0, max_new_tokens=8), out=tmp_path, evaluation=EVALUATION
     )
     assert not (tmp_path / "states").exists()
@@ -171,13 +171,13 @@ def test_a_student_that_sees_its_own_samples_alone_needs_no_cache(folder, tmp_pa
 def test_an_unknown_wish_is_refused(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("KDUTILS_TEACHER_STATES", "sometimes")
     with pytest.raises(ValueError, match="'sometimes' is unknown: use always or never"):
-        running.teacher_signal(distilled(folder), [], tmp_path)
+        experiment.teacher_signal(distilled(folder), [], tmp_path)
 
 
 def test_the_key_holds_all_that_states_depend_on(folder, tmp_path):
     spec = distilled(folder, teacher_tuned=False)
     items = material.load_items(spec, "train")
-    key = running._states_key(spec, items, tmp_path, None, True)
+    key = experiment._states_key(spec, items, tmp_path, None, True)
     assert key["weights"] == spec.teacher_digest and key["items"] == fingerprint(items)
-    names = {states.states_of(tmp_path, key | {name: "other"}).path for name in key}
-    assert len(names | {states.states_of(tmp_path, key).path}) == len(key) + 1
+    names = {teacher_cache.states_of(tmp_path, key | {name: "other"}).path for name in key}
+    assert len(names | {teacher_cache.states_of(tmp_path, key).path}) == len(key) + 1

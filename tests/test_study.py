@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 
 from kdutils import cells as cell_rows
-from kdutils import evaluate, likeness, material, published, runs, runspec, study, sweeps
+from kdutils import evaluate, likeness, material, published, spec, store, study, sweeps
+from kdutils.constants import RELEASED_MODELS, load_profile
 from kdutils.plan import Filter, Plan
-from kdutils.spec import RELEASED_MODELS, load_profile
 
 
 def cell(**fields):
@@ -367,7 +367,7 @@ def items(parsed, answers, task="svamp"):
 
 
 def finished_run(out, run, evaluation, rows):
-    folder = runs.folder_of(out, run.run_id)
+    folder = store.folder_of(out, run.run_id)
     folder.begin(run)
     folder.finish({"status": "done"}, [])
     folder.write_evaluation(evaluation, rows, {"seconds": 0.0})
@@ -379,19 +379,19 @@ def answered(tmp_path):
     gold = ["1", "2", "3", "4", "5"]
     common = {"data": "mini", "domain": "math"}
     student, teacher = "mini-qwen-14k", "mini-qwen-36k"
-    kd = runspec.RunSpec(student=student, teacher=teacher, method="fkl", **common)
+    kd = spec.RunSpec(student=student, teacher=teacher, method="fkl", **common)
     specs = {
-        runspec.RunSpec(student=teacher, method="sft", **common): ["1", "2", "9", None, "8"],
-        runspec.RunSpec(student=student, method="sft", **common): ["0", "0", "0", "4", None],
+        spec.RunSpec(student=teacher, method="sft", **common): ["1", "2", "9", None, "8"],
+        spec.RunSpec(student=student, method="sft", **common): ["0", "0", "0", "4", None],
         kd: ["1", "7", "9", "4", None],
         dataclasses.replace(kd, noise_sigma=2.0): gold,
         dataclasses.replace(kd, seed=1): None,  # not finished
     }
-    evaluation = runspec.EvalSpec(tasks=("svamp",))
+    evaluation = spec.EvalSpec(tasks=("svamp",))
     for run, parsed in specs.items():
         if parsed:
             finished_run(tmp_path, material.resolved(run), evaluation, items(parsed, gold))
-    planned = tuple(runspec.PlannedRun(run, evaluation) for run in specs)
+    planned = tuple(spec.PlannedRun(run, evaluation) for run in specs)
     return Plan("04", load_profile("mini"), tmp_path, planned, Filter())
 
 

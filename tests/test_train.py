@@ -8,7 +8,7 @@ import pytest
 import tiny
 import torch
 
-from kdutils import data, generate, material, models, train
+from kdutils import encoding, generation, material, models, training
 from kdutils.teacher import Teacher
 
 
@@ -37,7 +37,7 @@ def a_spec(folder, method="sft", **fields):
 
 
 def a_teacher(folder, spec):
-    if spec.method not in train.KINDS:
+    if spec.method not in training.KINDS:
         return None
     model = models.load(spec.teacher)
     with torch.no_grad():
@@ -52,7 +52,7 @@ def fit(folder, spec, *, items=None, validation=(), **options):
     student = models.add_adapter(student, spec, seed=spec.seed)
     items = items if items is not None else material.load_items(spec, "train")
     how = {"rate": models.learning_rate(spec), "teacher": a_teacher(folder, spec)}
-    return student, train.train(student, items, spec, validation=validation, **how | options)
+    return student, training.train(student, items, spec, validation=validation, **how | options)
 
 
 def weights(student):
@@ -105,7 +105,7 @@ INTERRUPTED = [("sft", {}), ("fkl", {}), ("gkd", {}), ("gkd", {"on_policy_share"
 @pytest.mark.parametrize(("method", "fields"), INTERRUPTED)
 @pytest.mark.parametrize("adapter", ["full", "lora"])
 def test_interrupted_and_resumed_is_bit_equal(folder, tmp_path, monkeypatch, method, fields, adapter):
-    monkeypatch.setattr(train, "CHECKPOINT_SECONDS", 0.0)  # after every step
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)  # after every step
     spec = a_spec(folder, method, adapter=adapter, epochs=2, select_best=True, **fields)
     validation = material.load_items(spec, "validation")
     straight, _ = fit(folder, spec, validation=validation)
@@ -125,7 +125,7 @@ def test_interrupted_and_resumed_is_bit_equal(folder, tmp_path, monkeypatch, met
 
 @pytest.mark.parametrize("damage", ["truncated", "one bit", "another run", "missing"])
 def test_a_checkpoint_that_cannot_be_used_is_set_aside(folder, tmp_path, monkeypatch, damage):
-    monkeypatch.setattr(train, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
     spec, checkpoint = a_spec(folder, epochs=1), tmp_path / "checkpoint"
     straight, _ = fit(folder, spec, checkpoint=checkpoint)
     state = checkpoint / "state.json"
@@ -149,7 +149,7 @@ def test_a_checkpoint_that_cannot_be_used_is_set_aside(folder, tmp_path, monkeyp
 def test_memory_that_runs_out_halves_the_micro_batch_and_changes_no_number(folder, monkeypatch):
     spec = a_spec(folder, "fkl", epochs=1)
     plain, first = fit(folder, spec)
-    true_loss, calls = train._Training._loss, []
+    true_loss, calls = training._Training._loss, []
 
     def loss(self, batch):
         calls.append(len(batch.ids))
@@ -157,7 +157,7 @@ def test_memory_that_runs_out_halves_the_micro_batch_and_changes_no_number(folde
             raise torch.OutOfMemoryError("injected")
         return true_loss(self, batch)
 
-    monkeypatch.setattr(train._Training, "_loss", loss)
+    monkeypatch.setattr(training._Training, "_loss", loss)
     squeezed, second = fit(folder, spec)
     assert second.micro_batch_size == 2
     assert calls[:3] == [8, 4, 2]
@@ -169,7 +169,7 @@ def test_one_row_that_does_not_fit_says_what_to_do(folder, monkeypatch):
     def loss(self, batch):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 TB")
 
-    monkeypatch.setattr(train._Training, "_loss", loss)
+    monkeypatch.setattr(training._Training, "_loss", loss)
     with pytest.raises(MemoryError, match="lower max_tokens, use adapter='lora'"):
         fit(folder, a_spec(folder, epochs=1))
 
@@ -178,21 +178,21 @@ def test_other_errors_are_not_taken_for_memory(folder, monkeypatch):
     def loss(self, batch):
         raise RuntimeError("shapes do not fit")
 
-    monkeypatch.setattr(train._Training, "_loss", loss)
+    monkeypatch.setattr(training._Training, "_loss", loss)
     with pytest.raises(RuntimeError, match="shapes do not fit"):
         fit(folder, a_spec(folder, epochs=1))
 
 
 def test_a_loss_that_turns_nan_is_an_outcome(folder, monkeypatch):
     spec = a_spec(folder, epochs=2)
-    true_loss, calls = train._Training._loss, []
+    true_loss, calls = training._Training._loss, []
 
     def loss(self, batch):
         calls.append(0)
         found = true_loss(self, batch)
         return found._replace(total=found.total * math.nan) if len(calls) == 3 else found
 
-    monkeypatch.setattr(train._Training, "_loss", loss)
+    monkeypatch.setattr(training._Training, "_loss", loss)
     student, outcome = fit(folder, spec)
     assert (outcome.status, outcome.steps) == ("diverged", 3)
     assert "nan at step 3" in outcome.reason
@@ -204,10 +204,10 @@ def test_sft_overfits_ten_items_and_learns_to_stop(folder):
     items = material.load_items(spec, "train")
     student, outcome = fit(folder, spec, items=items)
     assert losses_of(outcome)[-1] < 0.05
-    prompts = data.prompt_ids([item.question for item in items], student.tokenizer)
-    texts = generate.generate(student, prompts, max_new_tokens=40)
+    prompts = encoding.prompt_ids([item.question for item in items], student.tokenizer)
+    texts = generation.generate(student, prompts, max_new_tokens=40)
     assert all(text.ended for text in texts)
-    assert generate.decode(student, texts) == [item.response for item in items]
+    assert generation.decode(student, texts) == [item.response for item in items]
 
 
 @pytest.mark.parametrize("method", ["fkl", "revkd", "gkd"])
@@ -219,8 +219,10 @@ def test_kd_drives_a_student_of_the_same_size_to_its_teacher(folder, method):
     found = losses_of(outcome)
     assert found[-1] < found[0] / 4
     teacher = a_teacher(folder, spec)
-    batch = data.collate(
-        data.encode(material.load_items(spec, "train"), student.tokenizer, max_tokens=96, protocol="careful"),
+    batch = encoding.collate(
+        encoding.encode(
+            material.load_items(spec, "train"), student.tokenizer, max_tokens=96, protocol="careful"
+        ),
         range(24),
         pad_id=student.pad_id,
     )
@@ -232,11 +234,11 @@ def test_kd_drives_a_student_of_the_same_size_to_its_teacher(folder, method):
 def test_noise_is_the_same_for_an_item_whatever_its_batch(folder):
     spec = a_spec(folder, "fkl", noise_sigma=2.0)
     teacher = a_teacher(folder, spec)
-    table = data.encode(
+    table = encoding.encode(
         material.load_items(spec, "train"), teacher.model.tokenizer, max_tokens=96, protocol="careful"
     )
-    together = data.collate(table, [3, 1, 2], pad_id=2)
-    alone = data.collate(table, [1], pad_id=2)
+    together = encoding.collate(table, [3, 1, 2], pad_id=2)
+    alone = encoding.collate(table, [1], pad_id=2)
     keys = teacher.noise(together).keys
     start = int(together.scored_BT[0].sum())
     n = int(alone.scored_BT.sum())
@@ -255,8 +257,8 @@ def test_paper_weighs_sequences_and_careful_weighs_tokens(folder):
             alone = [losses_of(fit(folder, dataclasses.replace(spec), items=[item])[1])[0] for item in items]
             both = losses_of(fit(folder, spec, items=items)[1])[0]
             tokenizer = models.load_tokenizer(spec.student)
-            table = data.encode(items, tokenizer, max_tokens=96, protocol=protocol)
-            batch = data.collate(table, [0, 1], pad_id=2)
+            table = encoding.encode(items, tokenizer, max_tokens=96, protocol=protocol)
+            batch = encoding.collate(table, [0, 1], pad_id=2)
             counts = batch.scored_BT.sum(1).double()
             shares = counts / counts.sum() if protocol == "careful" else torch.tensor([0.5, 0.5]).double()
             found[protocol] = (both, float(shares @ torch.tensor(alone).double()))
@@ -291,7 +293,7 @@ def a_step(folder, spec):
     """(gradients by name, the mean loss, batch) of the first step of a training."""
     student = models.load(spec.student, trains_all=True)
     items = material.load_items(spec, "train")
-    state = train._Training(student, items, spec, 1e-3, a_teacher(folder, spec), None, None, None, 3)
+    state = training._Training(student, items, spec, 1e-3, a_teacher(folder, spec), None, None, None, 3)
     student.network.train()
     batch, _ = state._batch(0)
     loss = state._gradients(batch, 0)
@@ -310,7 +312,7 @@ def test_each_factor_divides_by_what_it_says_and_scores_what_it_says(folder, met
     """By hand: which tokens count, and each token's share of the loss, then plain autograd."""
     spec = a_spec(folder, method, train_items=8, batch_size=8, epochs=1, **factors)
     found, loss, batch, student = a_step(folder, spec)
-    prompts = data.prompt_ids([i.question for i in material.load_items(spec, "train")], student.tokenizer)
+    prompts = encoding.prompt_ids([i.question for i in material.load_items(spec, "train")], student.tokenizer)
     ids = [item.id for item in material.load_items(spec, "train")]
     total, share = torch.zeros(()), {}
     for row, name in enumerate(batch.ids):
@@ -320,7 +322,7 @@ def test_each_factor_divides_by_what_it_says_and_scores_what_it_says(folder, met
     n_all = sum(map(len, share.values()))
     for row, scored in share.items():
         tensors = (batch.input_ids_BT, batch.attention_BT, batch.scored_BT)
-        one = data.Batch([batch.ids[row]], *(x[row : row + 1] for x in tensors))
+        one = encoding.Batch([batch.ids[row]], *(x[row : row + 1] for x in tensors))
         log_p, log_q = (
             logits_of(model, one).log_softmax(-1) for model in (a_teacher(folder, spec).model, student)
         )
@@ -343,10 +345,10 @@ def test_the_prompt_is_scored_in_gold_and_in_own_texts_where_it_is_asked_for(fol
             for one in (spec, dataclasses.replace(spec, prompt_in_loss=True))
         )
         items, tokenizer = material.load_items(spec, "train"), models.load_tokenizer(spec.student)
-        rows = train._Training(
+        rows = training._Training(
             models.load(spec.student), items, spec, 1e-3, a_teacher(folder, spec), None, None, None, None
         )._rows(0)
-        prompts = data.prompt_ids([items[row].question for row in rows], tokenizer)
+        prompts = encoding.prompt_ids([items[row].question for row in rows], tokenizer)
         assert asked - plain == sum(len(prompt) - 1 for prompt in prompts)  # the first has nothing before it
 
 
@@ -361,14 +363,14 @@ def test_gkd_mixes_by_its_share_and_scores_its_own_texts(folder):
 
 
 def test_samples_of_several_steps_are_drawn_at_once_from_the_student_before_the_first(folder, monkeypatch):
-    drawn, sampled = [], train.generate
+    drawn, sampled = [], training.generate
 
     def watched(student, prompts, **how):
         texts = sampled(student, prompts, **how)
         drawn.append(dict(zip(how["keys"], texts, strict=True)))
         return texts
 
-    monkeypatch.setattr(train, "generate", watched)
+    monkeypatch.setattr(training, "generate", watched)
     spec = a_spec(folder, "gkd", epochs=2, on_policy_share=1.0, learning_rate=0.1)
     outcomes = {n: fit(folder, dataclasses.replace(spec, rollout_steps=n))[1] for n in (1, 4)}
     one_by_one, at_once = drawn[:6], drawn[6:]
@@ -388,7 +390,7 @@ def test_best_on_validation_restores_the_lowest(folder):
     validation = material.load_items(spec, "validation")
     student, outcome = fit(folder, spec, validation=validation)
     by_epoch = [entry["validation_loss"] for entry in outcome.curve if "validation_loss" in entry]
-    state = train._Training(student, validation, spec, 1e-3, None, validation, None, None, None)
+    state = training._Training(student, validation, spec, 1e-3, None, validation, None, None, None)
     assert state.validation_loss() == pytest.approx(min(by_epoch), rel=1e-6)
     assert min(by_epoch) < by_epoch[-1]  # otherwise this test could not fail
 
@@ -437,4 +439,4 @@ def test_teacher_and_method_must_fit(folder):
     spec = a_spec(folder, "fkl")
     student = models.load(spec.student)
     with pytest.raises(ValueError, match="method 'fkl' with teacher=None cannot be trained"):
-        train.train(student, material.load_items(spec, "train"), spec, rate=1e-3)
+        training.train(student, material.load_items(spec, "train"), spec, rate=1e-3)

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from kdutils import material
-from kdutils.runspec import EvalSpec, PlannedRun, RunSpec
+from kdutils.spec import EvalSpec, PlannedRun, RunSpec
 
 SENTENCES = """Below is an instruction that describes a task . Write response appropriately completes the
 request ### Instruction : Response What plus ? The answer sum of and + ="""

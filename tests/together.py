@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from kdutils import answers, data, generate, material, models, rank, ranks, sharded, train
-from kdutils.runspec import EvalSpec, RunSpec
-from kdutils.states import States
+from kdutils import answers, encoding, generation, material, models, rank, ranks, sharded, training
+from kdutils.process_group import ALONE, World
+from kdutils.spec import EvalSpec, RunSpec
 from kdutils.teacher import CachedTeacher, Teacher
-from kdutils.world import ALONE, World
+from kdutils.teacher_cache import States
 
 SIZE = 2
 
@@ -30,7 +30,7 @@ class Case:
     """What is trained, and what happens meanwhile."""
 
     spec: RunSpec
-    how: dict[str, Any] = field(default_factory=dict)  # arguments of train.train
+    how: dict[str, Any] = field(default_factory=dict)  # arguments of training.train
     reads_states: bool = False  # the teacher is asked once, and what it says is kept
     stops_at: int | None = None  # step after which all are interrupted
     goes_on: bool = True  # from there, in new models
@@ -43,7 +43,7 @@ class Interrupt(Exception):  # noqa: N818 - stands for Ctrl-C
     pass
 
 
-def fit(case: Case, world: World, root: Path) -> tuple[Any, train.Outcome, list[dict[str, Any]]]:
+def fit(case: Case, world: World, root: Path) -> tuple[Any, training.Outcome, list[dict[str, Any]]]:
     """(student, outcome, warnings) of a training from its beginning, or from a checkpoint under `root`."""
     spec, warnings, stopped = case.spec, [], root / "stopped"
     student = models.load(spec.student, trains_all=spec.adapter == "full")
@@ -61,7 +61,7 @@ def fit(case: Case, world: World, root: Path) -> tuple[Any, train.Outcome, list[
 
     how = {"rate": models.learning_rate(spec), "teacher": teacher_of(case, world, root), "world": world}
     items, validation = material.load_items(spec, "train"), material.load_items(spec, "validation")
-    outcome = train.train(
+    outcome = training.train(
         student,
         items,
         spec,
@@ -80,7 +80,7 @@ def divided(model: models.LoadedModel, world: World) -> models.LoadedModel:
 def teacher_of(case: Case, world: World, root: Path) -> Teacher | CachedTeacher | None:
     """Frozen, and divided like the student."""
     spec = case.spec
-    if spec.method not in train.KINDS:
+    if spec.method not in training.KINDS:
         return None
 
     def load():
@@ -95,7 +95,7 @@ def teacher_of(case: Case, world: World, root: Path) -> Teacher | CachedTeacher 
     kept = States(root / "states")
     if not world.sum(kept.are_there()):
         asked = load()
-        encoded = data.encode(material.load_items(spec, "train"), asked.tokenizer, **spec.encoding)
+        encoded = encoding.encode(material.load_items(spec, "train"), asked.tokenizer, **spec.encoding)
         kept.write(asked, encoded, world)
         world.sum(0.0)  # the first has written
     return CachedTeacher(spec.teacher, kept.open(), load, "cpu", spec.noise_sigma, spec.seed)
@@ -111,9 +111,9 @@ def whole_weights(student: Any, world: World) -> dict[str, torch.Tensor]:
 def answered(student: models.LoadedModel, spec: RunSpec) -> list[Any]:
     """Texts, likeliest tokens, and log-probabilities of two options."""
     rows, _ = answers.item_rows(student, spec, EvalSpec(tasks=("addsub",), max_new_tokens=12))
-    prompts = data.prompt_ids(["What is 1 plus 2 ?", "What ?"], student.tokenizer)
-    options = [data.token_ids(["3", "The answer is 4 ."], student.tokenizer)] * len(prompts)
-    ranked = generate.option_logprobs(student, prompts, options)
+    prompts = encoding.prompt_ids(["What is 1 plus 2 ?", "What ?"], student.tokenizer)
+    options = [encoding.token_ids(["3", "The answer is 4 ."], student.tokenizer)] * len(prompts)
+    ranked = generation.option_logprobs(student, prompts, options)
     return [rows["text"].tolist(), [list(map(int, ids)) for ids in rows["top1"]], ranked]
 
 
@@ -135,7 +135,7 @@ def stop(case: Case, world: World, folder: Path) -> None:
 
 def do(task: dict[str, Any], scratch: Path, world: World, tell: rank.Tell | None) -> dict[str, Any]:
     """Every case; weights and outcome are left in its folder by rank 0."""
-    train.CHECKPOINT_SECONDS = 0.0  # after every step
+    training.CHECKPOINT_SECONDS = 0.0  # after every step
     root = Path(task["root"])
     for name, own in task["cases"].items():
         case, folder = Case(**own | {"spec": RunSpec.from_dict(own["spec"])}), root / name

@@ -29,11 +29,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from kdutils import data
+from kdutils import encoding
 from kdutils.io import disk
 from kdutils.models import LoadedModel
-from kdutils.runs import DamagedError, StoreError
-from kdutils.world import ALONE, World
+from kdutils.process_group import ALONE, World
+from kdutils.store import DamagedError, StoreError
 
 LAYOUT = 1
 SHARD_BYTES = 256 << 20
@@ -181,7 +181,7 @@ def _states_of(
     found: dict[int, Tensor] = {}
     for first in range(0, len(batches), world.size):
         now = [
-            data.collate(encoded, chosen, pad_id=teacher.pad_id)
+            encoding.collate(encoded, chosen, pad_id=teacher.pad_id)
             for chosen in batches[first : first + world.size]
         ]
         own = now[min(world.rank, len(now) - 1)]  # whoever has none keeps the others company

@@ -24,15 +24,27 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from kdutils import answers, data, evaluate, generate, material, models, ranks, runs, states, texts, train
-from kdutils.checks import check
+from kdutils import (
+    answers,
+    encoding,
+    evaluate,
+    generation,
+    material,
+    models,
+    ranks,
+    store,
+    teacher_cache,
+    texts,
+    training,
+)
 from kdutils.io import disk, environment, leases
 from kdutils.io.leases import Lease
 from kdutils.items import PROMPT, Item, fingerprint
 from kdutils.material import default_evaluation, load_items, resolved
 from kdutils.models import LoadedModel
-from kdutils.runs import RunFolder
-from kdutils.runspec import EvalSpec, RunSpec
+from kdutils.preflight import check
+from kdutils.spec import EvalSpec, RunSpec
+from kdutils.store import RunFolder
 from kdutils.teacher import CachedTeacher, Teacher
 
 # On a CPU a batch goes through the model in passes of like length (train, Batch.passes).
@@ -96,10 +108,10 @@ def run(
     evaluation = evaluation or default_evaluation(spec)
     check(spec, evaluation)
     make(spec, evaluation, out, progress=progress)
-    folder, teacher_items = runs.folder_of(out, spec.run_id), None
+    folder, teacher_items = store.folder_of(out, spec.run_id), None
     if own := spec.teacher_spec():
         make(own, evaluation, out, progress=progress)
-        teacher_items = runs.folder_of(out, own.run_id).evaluation(evaluation)
+        teacher_items = store.folder_of(out, own.run_id).evaluation(evaluation)
     return Run(spec, folder, folder.result(), folder.evaluation(evaluation), teacher_items)
 
 
@@ -121,7 +133,7 @@ def make(
         HeldError: if another process is making it and we do not wait.
         DamagedError: for something in the store that is not what was written.
     """
-    folder = runs.folder_of(out, spec.run_id)
+    folder = store.folder_of(out, spec.run_id)
     is_there = partial(folder.is_whole, evaluation)
     with _turn(out, spec.run_id, is_there, progress=progress, waits=waits) as own:
         if own is None:
@@ -129,7 +141,7 @@ def make(
         try:
             with environment.keeping_freed_memory():
                 _make(spec, evaluation, folder, own, progress, waits)
-        except (leases.HeldError, leases.LostError, runs.DamagedError):
+        except (leases.HeldError, leases.LostError, store.DamagedError):
             raise  # these say nothing about the run
         except Exception as error:
             with contextlib.suppress(OSError):  # a folder that cannot be written is why it failed
@@ -165,7 +177,7 @@ def _turn(
             time.sleep(LOOK_AGAIN_SECONDS)
             continue
         except OSError as error:
-            raise runs.unwritable(out, error) from error
+            raise store.unwritable(out, error) from error
         with own:
             yield None if is_there() else own  # it may have been finished just before we took the lease
         return
@@ -199,7 +211,7 @@ def _item_rows(
     try:
         return answers.item_rows(student or load_trained(spec, folder), spec, evaluation)
     except (MemoryError, RuntimeError) as error:
-        if spec.devices == 1 or not train.is_out_of_memory(error):
+        if spec.devices == 1 or not training.is_out_of_memory(error):
             raise
     gc.collect()  # what was loaded of the student
     environment.give_back_memory()
@@ -230,7 +242,7 @@ def load_trained(spec: RunSpec, folder: RunFolder, *, stays_in_memory: bool = Fa
         network = PeftModel.from_pretrained(base.network, folder.model).eval()
         return dataclasses.replace(base, network=network)
     except (OSError, ValueError, SafetensorError) as error:  # of a folder without a record of its files
-        raise runs.DamagedError(folder.model, error, whole=folder.path, name=folder.path.name) from error
+        raise store.DamagedError(folder.model, error, whole=folder.path, name=folder.path.name) from error
 
 
 def teacher_model(
@@ -246,7 +258,7 @@ def teacher_model(
     if own is None:
         return models.load(spec.teacher, stays_in_memory=stays_in_memory)
     make(own, None, out, progress=progress, waits=waits)
-    return load_trained(own, runs.folder_of(out, own.run_id), stays_in_memory=stays_in_memory)
+    return load_trained(own, store.folder_of(out, own.run_id), stays_in_memory=stays_in_memory)
 
 
 def _trained(
@@ -298,16 +310,16 @@ def trained(
     *,
     teacher: Teacher | CachedTeacher | None,
     **how: Any,
-) -> train.Outcome:
-    """What training comes to at the spec's rate, validated on its items; `how` is as for train.train."""
+) -> training.Outcome:
+    """What training comes to at the spec's rate, validated on its items; `how` is as for training.train."""
     validation = load_items(spec, "validation") if spec.validation_items else ()
     rate = models.learning_rate(spec)
-    return train.train(student, items, spec, rate=rate, teacher=teacher, validation=validation, **how)
+    return training.train(student, items, spec, rate=rate, teacher=teacher, validation=validation, **how)
 
 
 def _trained_together(
     spec: RunSpec, folder: RunFolder, watched: Progress
-) -> tuple[LoadedModel, train.Outcome, float]:
+) -> tuple[LoadedModel, training.Outcome, float]:
     """The student trained on several devices, whole and in main memory; outcome; GB of the largest process.
 
     A pass that does not fit one of them begins all anew, with half the rows, from the last checkpoint.
@@ -316,7 +328,7 @@ def _trained_together(
     task = {
         "what": "training",
         "checkpoint": str(folder.checkpoint),
-        "checkpoint_seconds": train.CHECKPOINT_SECONDS,
+        "checkpoint_seconds": training.CHECKPOINT_SECONDS,
     }
     with _scratch(folder) as scratch:
         while True:
@@ -326,7 +338,7 @@ def _trained_together(
                 break
             except MemoryError as error:
                 if rows == 1:
-                    raise MemoryError(train.no_room(spec, error)) from error
+                    raise MemoryError(training.no_room(spec, error)) from error
                 rows = math.ceil((rows or math.ceil(spec.batch_size / spec.devices)) / 2)
         student = models.load(spec.student, trains_all=spec.adapter == "full", stays_in_memory=True)
         student = models.add_adapter(student, spec, seed=spec.seed)
@@ -335,7 +347,7 @@ def _trained_together(
             for name, w in student.network.named_parameters():
                 if w.requires_grad:
                     w.copy_(weights[name])
-    return student, train.Outcome(**told["outcome"]), told["peak_memory_gb"]
+    return student, training.Outcome(**told["outcome"]), told["peak_memory_gb"]
 
 
 def _together(
@@ -382,8 +394,8 @@ def teacher_signal(
 ) -> Teacher | CachedTeacher:
     """The teacher of a run as its students see it.
 
-    It is asked about the training items once, for all its students (kdutils.states), and its body is in
-    memory only while one trains on its own samples. KDUTILS_TEACHER_STATES=never asks it at every step.
+    It is asked about the training items once, for all its students (kdutils.teacher_cache), and its body is
+    in memory only while one trains on its own samples. KDUTILS_TEACHER_STATES=never asks it at every step.
 
     Args:
         load: loads its body; by default whole.
@@ -408,19 +420,19 @@ def _is_asked_once(spec: RunSpec) -> bool:
 
 def _kept_states(
     spec: RunSpec, items: Sequence[Item], out: Path, progress: Progress | None, waits: bool
-) -> states.States:
+) -> teacher_cache.States:
     """The states of a run's teacher, made if missing, by as many processes as train the run."""
     kept = states_of(spec, items, out, progress, waits=waits)
     with _turn(out, kept.name, kept.are_there, progress=progress, waits=waits) as own:
         if own is None:
             return kept
         if spec.devices > 1:
-            with _scratch(runs.folder_of(out, spec.run_id)) as scratch:
+            with _scratch(store.folder_of(out, spec.run_id)) as scratch:
                 own.confirm()
                 _together({"what": "states"}, spec, out, scratch, hear=lambda entry: None)
             return kept
         model = teacher_model(spec, out, progress, waits=waits)
-        encoded = data.encode(items, model.tokenizer, **spec.encoding)
+        encoded = encoding.encode(items, model.tokenizer, **spec.encoding)
         own.confirm()
         kept.write(model, encoded)
         del model
@@ -441,16 +453,16 @@ def _ready_teacher(
         return
     if own := spec.teacher_spec():
         make(own, None, out, progress=progress, waits=waits)
-        runs.folder_of(out, own.run_id).check_model()
+        store.folder_of(out, own.run_id).check_model()
     if _is_asked_once(spec):
         _kept_states(spec, items, out, progress, waits).open()
 
 
 def states_of(
     spec: RunSpec, items: Sequence[Item], out: Path, progress: Progress | None = None, *, waits: bool = True
-) -> states.States:
+) -> teacher_cache.States:
     """Where the states of a run's teacher on its items are, or will be; the teacher is made if missing."""
-    return states.states_of(out, _states_key(spec, items, out, progress, waits))
+    return teacher_cache.states_of(out, _states_key(spec, items, out, progress, waits))
 
 
 def _states_key(
@@ -459,7 +471,7 @@ def _states_key(
     """All that a teacher's states depend on: its weights, the items, how they become tokens."""
     if own := spec.teacher_spec():
         make(own, None, out, progress=progress, waits=waits)
-        weights = runs.folder_of(out, own.run_id).result()["sha256"]
+        weights = store.folder_of(out, own.run_id).result()["sha256"]
         weights = {name: digest for name, digest in weights.items() if name.startswith("model/")}
     else:
         weights = spec.teacher_digest or material.hub_revision(spec.teacher)
@@ -492,8 +504,8 @@ def teacher_texts(
     with _turn(out, kept.name, kept.path.is_file, progress=progress, waits=waits) as own:
         if own is not None:
             teacher = teacher_model(spec, out, progress, waits=waits)
-            prompts = data.prompt_ids([item.question for item in items], teacher.tokenizer)
-            made = generate.generate(teacher, prompts, max_new_tokens=spec.max_new_tokens)
+            prompts = encoding.prompt_ids([item.question for item in items], teacher.tokenizer)
+            made = generation.generate(teacher, prompts, max_new_tokens=spec.max_new_tokens)
             own.confirm()
-            kept.write(items, generate.decode(teacher, made), [text.ended for text in made])
+            kept.write(items, generation.decode(teacher, made), [text.ended for text in made])
     return kept.read(items)

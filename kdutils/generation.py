@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from kdutils import data
+from kdutils import encoding
 from kdutils.models import LoadedModel
 from kdutils.noise import noise_keys, random_bits
 
@@ -97,7 +97,7 @@ def top1_tokens(
     Logits are computed for scored positions alone, TOP1_ROWS at a time.
 
     Args:
-        encoded: from `data.encode`.
+        encoded: from `encoding.encode`.
     """
     lengths = [len(ids) for ids in encoded["input_ids"][:]]
     by_length = sorted(range(len(encoded)), key=lambda row: -lengths[row])
@@ -106,7 +106,7 @@ def top1_tokens(
     model.network.eval()
     for first in range(0, len(by_length), batch_rows):
         rows = by_length[first : first + batch_rows]
-        batch = data.collate(encoded, rows, pad_id=model.pad_id)
+        batch = encoding.collate(encoded, rows, pad_id=model.pad_id)
         hidden_NH = model.scoring_states(batch)
         head_VH = model.head_VH[: model.vocabulary_size]
         parts = [(part.to(head_VH.dtype) @ head_VH.T).argmax(-1) for part in hidden_NH.split(TOP1_ROWS)]

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 
 from transformers import PreTrainedTokenizerBase
 
-from kdutils import data, hub, material, models, ranks
+from kdutils import encoding, hub, material, models, ranks
 from kdutils.material import test_items
-from kdutils.runspec import EvalSpec, PlannedRun, RunSpec
+from kdutils.spec import EvalSpec, PlannedRun, RunSpec
 
 
 def check(spec: RunSpec, evaluation: EvalSpec) -> None:
@@ -43,7 +43,7 @@ def check_all(planned: Iterable[PlannedRun]) -> None:
     encoded = {(_items_key(s), alike[s.student], *s.encoding.values()): s for s in trained}
     for spec in encoded.values():
         items, tokenizer = material.load_items(spec, "train"), tokenizers[spec.student]
-        data.encode(items, tokenizer, **spec.encoding)
+        encoding.encode(items, tokenizer, **spec.encoding)
 
 
 def _tokenizer_key(name: str, tokenizer: PreTrainedTokenizerBase) -> tuple[str, str | None]:

@@ -28,7 +28,7 @@ import pandas as pd
 
 from kdutils.io import disk, environment
 from kdutils.io.text_safety import scrub, shown
-from kdutils.runspec import EvalSpec, RunSpec
+from kdutils.spec import EvalSpec, RunSpec
 
 RUN_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 LAYOUT = 1  # version of this layout, in every result.json

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from kdutils.data import Batch
+from kdutils.encoding import Batch
 from kdutils.io import disk
 
 WHOLE = "state.safetensors"

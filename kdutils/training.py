@@ -19,16 +19,16 @@ import datasets
 import torch
 from torch import Tensor
 
-from kdutils import data, losses
-from kdutils.data import Batch
-from kdutils.generate import Text, generate
+from kdutils import encoding, losses
+from kdutils.encoding import Batch
+from kdutils.generation import Text, generate
 from kdutils.io import disk
 from kdutils.items import Item
 from kdutils.losses import TokenSum
 from kdutils.models import LoadedModel, seeded
-from kdutils.runspec import RunSpec
+from kdutils.process_group import ALONE, World
+from kdutils.spec import RunSpec
 from kdutils.teacher import CachedTeacher, Teacher
-from kdutils.world import ALONE, World
 
 CHECKPOINT_SECONDS = 60.0
 KINDS = {"fkl": "forward_kl", "revkd": "reverse_kl", "gkd": "jsd"}
@@ -58,7 +58,7 @@ def train(
     checkpoint: Path | None = None,
     progress: Progress | None = None,
     micro_batch_size: int | None = None,
-    pass_tokens: int = data.ONE_PASS,
+    pass_tokens: int = encoding.ONE_PASS,
     world: World = ALONE,
 ) -> Outcome:
     """Train `student` in place, as `spec` says.
@@ -99,18 +99,18 @@ class _Training:
         checkpoint,
         progress,
         rows,
-        pass_tokens=data.ONE_PASS,
+        pass_tokens=encoding.ONE_PASS,
         world=ALONE,
     ):
         self.world: World = world
         self.student, self.spec, self.rate, self.teacher = student, spec, rate, teacher
         how = {"tokenizer": student.tokenizer} | spec.encoding
-        encoded = data.encode(items, **how)
+        encoded = encoding.encode(items, **how)
         self.encoded: datasets.Dataset = encoded.with_format("arrow")
-        self.validation = data.encode(validation, **how).with_format("arrow") if validation else None
+        self.validation = encoding.encode(validation, **how).with_format("arrow") if validation else None
         self.encoded_ids: list[str] = encoded["id"][:]
         self.rollouts: dict[int, list[Text]] = {}  # step -> samples drawn for it in advance
-        self.prompts = data.prompt_ids([item.question for item in items], student.tokenizer)
+        self.prompts = encoding.prompt_ids([item.question for item in items], student.tokenizer)
         self.checkpoint, self.progress = checkpoint, progress or (lambda entry: None)
         self.pass_tokens = pass_tokens
         self.steps_per_epoch = math.ceil(len(items) / spec.batch_size)
@@ -229,11 +229,11 @@ class _Training:
         """The rows of a step; for gkd, on its share of steps, with the student's own responses."""
         if self.spec.method == "gkd" and self._is_on_policy(step):
             return self._own_samples(step), True
-        return data.collate(self.encoded, self._rows(step), pad_id=self.student.pad_id), False
+        return encoding.collate(self.encoded, self._rows(step), pad_id=self.student.pad_id), False
 
     def _rows(self, step: int) -> list[int]:
         epoch, place = divmod(step, self.steps_per_epoch)
-        order = data.epoch_order(len(self.encoded), _generator(self.spec.seed, "order", epoch))
+        order = encoding.epoch_order(len(self.encoded), _generator(self.spec.seed, "order", epoch))
         return order[place * self.spec.batch_size : (place + 1) * self.spec.batch_size]
 
     def _is_on_policy(self, step: int) -> bool:
@@ -252,7 +252,7 @@ class _Training:
         )
         token_ids = [(p + r)[: spec.max_tokens] for p, r in zip(prompts, responses, strict=True)]
         n_unscored = [1 if spec.scores_prompt else len(prompt) for prompt in prompts]
-        return data.batch_of(self._keys(step), token_ids, n_unscored, pad_id=self.student.pad_id)
+        return encoding.batch_of(self._keys(step), token_ids, n_unscored, pad_id=self.student.pad_id)
 
     def _sampled(self, first: int) -> dict[int, list[Text]]:
         """Responses for this on-policy step and for the next ones, `rollout_steps` in all, drawn at once."""
@@ -304,7 +304,7 @@ class _Training:
         total, n_tokens = 0.0, 0
         for start in range(0, len(self.validation), self.spec.batch_size):
             rows = range(start, min(start + self.spec.batch_size, len(self.validation)))
-            batch = self.world.share(data.collate(self.validation, rows, pad_id=self.student.pad_id))
+            batch = self.world.share(encoding.collate(self.validation, rows, pad_id=self.student.pad_id))
             scored_BT = batch.scored_BT.to(self.student.policy.device)
             loss = losses.cross_entropy(
                 self.student.scoring_states(batch),
