@@ -34,7 +34,6 @@ from kdutils import (
     grid,
     handover,
     machines,
-    material,
     params,
     plan,
     prospect,
@@ -42,6 +41,7 @@ from kdutils import (
     runner,
     store,
 )
+from kdutils.data import sources
 from kdutils.io import disk
 from kdutils.io.text_safety import scrub
 from kdutils.shards import Shard
@@ -235,7 +235,7 @@ class _Training:
                 self.say_cost(planned, plans[0].out)
             state = grid.fill(planned, plans[0].out, progress=self.progress, shard=self.shard, **self.ways)
         except (
-            *(material.ModelError, material.DataError, store.StoreError),
+            *(sources.ModelError, sources.DataError, store.StoreError),
             *(cluster.ClusterError, ranks.DevicesError),
         ) as error:
             raise runner.RunError(str(error)) from error

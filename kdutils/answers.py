@@ -9,8 +9,8 @@ from typing import Any
 import pandas as pd
 
 from kdutils import encoding, evaluate, generation
+from kdutils.data.sources import test_items
 from kdutils.items import Item, fingerprint
-from kdutils.material import test_items
 from kdutils.models import LoadedModel
 from kdutils.spec import EvalSpec, RunSpec
 

@@ -8,8 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from kdutils import gguf_header, material
-from kdutils.material import ModelError, locate
+from kdutils.data import gguf_header, sources
+from kdutils.data.sources import ModelError, locate
 
 LORA_MATRICES = ("q", "k", "v", "up", "down")  # of a block, those of models.LORA_TARGETS
 
@@ -132,7 +132,7 @@ def _downloaded(hub_id: str) -> Path | None:
     """The config.json in the cache of the hub, if the model was downloaded."""
     if hub_id in HUB:
         return None
-    return material.hub_file(hub_id, "config.json")
+    return sources.hub_file(hub_id, "config.json")
 
 
 def of_config(config: dict[str, Any]) -> Architecture:

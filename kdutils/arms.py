@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from kdutils import material, store
+from kdutils import store
 from kdutils.cells import short_name
 from kdutils.constants import DOMAINS, KD_METHODS, TOGETHER
+from kdutils.data import sources
 from kdutils.factors import FACTORS
 from kdutils.plan import Plan
 from kdutils.spec import BY_SEQUENCE, LOGIT_METHODS, RunSpec
@@ -70,7 +71,7 @@ def read(plan: Plan) -> pd.DataFrame:
     for run in dict.fromkeys((*plan.runs, *plan.variants)):
         if not _is_compared(run.spec) or run.spec.student not in students:
             continue
-        spec = material.resolved(run.spec)
+        spec = sources.resolved(run.spec)
         rows = store.folder_of(plan.out, spec.run_id).evaluation(run.evaluation)
         if rows is None:
             continue

@@ -46,14 +46,15 @@ def compare(model: str = MODEL, *, n_items: int, repeats: int, n_threads: int = 
 
 def measure(name: str, n_items: int, repeats: int) -> list[dict[str, Any]]:
     """As `compare`, in this process. The items are math questions of the mini world, equally many a task."""
-    from kdutils import encoding, material, models
+    from kdutils import encoding, models
     from kdutils.constants import DOMAIN_TASKS
+    from kdutils.data import sources
     from kdutils.spec import RunSpec
 
     model = models.load(name)
-    spec = material.resolved(RunSpec(student=name, method="base", domain="math"))
+    spec = sources.resolved(RunSpec(student=name, method="base", domain="math"))
     per_task = -(-n_items // len(DOMAIN_TASKS["math"]))
-    items = material.load_items(spec, "test", per_task=per_task)[:n_items]
+    items = sources.load_items(spec, "test", per_task=per_task)[:n_items]
     prompts = encoding.prompt_ids([item.question for item in items], model.tokenizer)
     seconds: dict[str, list[float]] = {way: [] for way in WAYS}
     texts: dict[str, Texts] = {}

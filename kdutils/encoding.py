@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from kdutils.data.sources import DataError
 from kdutils.items import Item, prompt
-from kdutils.material import DataError
 
 ONE_PASS = 1 << 40  # tokens: a price of a pass at which no more are made than there must be
 KEPT_TOKENS = 4_000_000  # at most, four bytes each

@@ -8,9 +8,10 @@ from itertools import product
 import numpy as np
 import pandas as pd
 
-from kdutils import evaluate, material, store
+from kdutils import evaluate, store
 from kdutils.cells import short_name
 from kdutils.constants import DOMAIN_TASKS, DOMAINS, KD_METHODS, METHOD_LABELS, TASK_LABELS
+from kdutils.data import sources
 from kdutils.evaluate import KEYS
 from kdutils.plan import Plan
 from kdutils.spec import EvalSpec, PlannedRun, RunSpec
@@ -65,10 +66,10 @@ def _compared(plan: Plan, distilled: list[PlannedRun]) -> Iterator[tuple[Planned
     """The runs that can be compared, each with its item rows beside the teacher's and the SFT student's."""
     if not distilled:
         return
-    asked = {material.resolved(run.spec) for run in plan.runs}
+    asked = {sources.resolved(run.spec) for run in plan.runs}
     kept: dict[str, pd.DataFrame | None] = {}  # a teacher's or SFT student's rows serve many runs
     for run in distilled:
-        spec = material.resolved(run.spec)
+        spec = sources.resolved(run.spec)
         others = (spec.teacher_spec(), spec.sft_spec())
         if not asked.issuperset(others):
             continue
@@ -96,8 +97,8 @@ def _rows(plan: Plan, spec: RunSpec, evaluation: EvalSpec) -> pd.DataFrame | Non
 
 def _texts(run: PlannedRun, row: pd.Series, label: str) -> dict[str, str]:
     """One line of COLUMNS: the outcome and its run, the question with its answer, three texts."""
-    spec = material.resolved(run.spec)
-    questions = {item.id: item.question for item in material.test_items(spec, run.evaluation)}
+    spec = sources.resolved(run.spec)
+    questions = {item.id: item.question for item in sources.test_items(spec, run.evaluation)}
     sizes = " → ".join(name.rsplit("-", 1)[-1] for name in (spec.teacher, spec.student))
     who = f"{short_name(spec.student).rsplit('-', 1)[0]} {sizes}, {METHOD_LABELS[spec.method].split(' ')[0]}"
     return {

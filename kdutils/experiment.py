@@ -29,7 +29,6 @@ from kdutils import (
     encoding,
     evaluate,
     generation,
-    material,
     models,
     ranks,
     store,
@@ -37,10 +36,11 @@ from kdutils import (
     texts,
     training,
 )
+from kdutils.data import sources
+from kdutils.data.sources import default_evaluation, load_items, resolved
 from kdutils.io import disk, environment, leases
 from kdutils.io.leases import Lease
 from kdutils.items import PROMPT, Item, fingerprint
-from kdutils.material import default_evaluation, load_items, resolved
 from kdutils.models import LoadedModel
 from kdutils.preflight import check
 from kdutils.spec import EvalSpec, RunSpec
@@ -369,7 +369,7 @@ def passes(spec: RunSpec, student: LoadedModel) -> dict[str, int]:
     """How `train` shall cut batches on a CPU; elsewhere as few passes as fit, the whole batch first."""
     if student.policy.device != "cpu":
         return {}
-    if material.is_large(spec.student):
+    if sources.is_large(spec.student):
         return {"micro_batch_size": min(LARGE_CPU_ROWS, spec.batch_size)}
     token_seconds = TOKEN_SECONDS + TOKEN_PARAMETER_SECONDS * student.network.num_parameters()
     return {"pass_tokens": round(PASS_SECONDS / token_seconds)}
@@ -474,7 +474,7 @@ def _states_key(
         weights = store.folder_of(out, own.run_id).result()["sha256"]
         weights = {name: digest for name, digest in weights.items() if name.startswith("model/")}
     else:
-        weights = spec.teacher_digest or material.hub_revision(spec.teacher)
+        weights = spec.teacher_digest or sources.hub_revision(spec.teacher)
     return {
         "teacher": own.run_id if own else spec.teacher,
         "weights": weights,

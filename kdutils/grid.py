@@ -15,7 +15,8 @@ from typing import Any
 
 import pandas as pd
 
-from kdutils import cells, cluster, livecells, material, ranks, schedule, store
+from kdutils import cells, cluster, livecells, ranks, schedule, store
+from kdutils.data import sources
 from kdutils.engine import Start
 from kdutils.filling import Filling, Progress, Setting, State
 from kdutils.pool import Pool
@@ -89,7 +90,7 @@ def _start(engine: str, address: str | None, workers: int | None, *, n_large: in
 
 
 def _is_large(spec: RunSpec) -> bool:
-    return any(material.is_large(name) for name in (spec.student, spec.teacher) if name is not None)
+    return any(sources.is_large(name) for name in (spec.student, spec.teacher) if name is not None)
 
 
 def _settings(workers: int | None, *, n_large: int, n_devices: int = 1) -> list[Setting]:
@@ -111,7 +112,7 @@ def live_cells(planned: Sequence[PlannedRun], out: Path) -> pd.DataFrame:
     A model as it is has no protocol. Evaluated as the students of one protocol are, it is their baseline.
     """
     specs: dict[EvalSpec, list[RunSpec]] = {}
-    for run, spec in zip(planned, material.resolved_all(run.spec for run in planned), strict=True):
+    for run, spec in zip(planned, sources.resolved_all(run.spec for run in planned), strict=True):
         specs.setdefault(run.evaluation, []).append(spec)
     rows = []
     for evaluation, asked in specs.items():
@@ -129,7 +130,7 @@ def costs(planned: Sequence[PlannedRun], out: Path) -> pd.DataFrame:
 
     `status` is done, diverged, untrained (a base model), failed or missing; `reason` says why.
     """
-    resolved = material.resolved_all(run.spec for run in planned)
+    resolved = sources.resolved_all(run.spec for run in planned)
     return pd.DataFrame(
         [_cost(spec, run.evaluation, Path(out)) for run, spec in zip(planned, resolved, strict=True)]
     )

@@ -13,9 +13,10 @@ from typing import Any
 import pandas as pd
 import sacrebleu
 
-from kdutils import evaluate, material
+from kdutils import evaluate
 from kdutils.cells import short_name
 from kdutils.constants import INSTRUCTION_TASKS
+from kdutils.data import sources
 from kdutils.itemwise import COUNTS
 from kdutils.livecells import Scored, kept
 from kdutils.plan import Plan
@@ -47,7 +48,7 @@ def read(plan: Plan) -> pd.DataFrame:
     in instruction following their mean ROUGE-L) and of its `square`. Beside the teacher `n_texts`, how many
     give the `same` answer, and COUNTS; NaN where its texts are not at hand. A half without items has no row.
     """
-    specs = {material.resolved(run.spec): run.evaluation for run in plan.runs}
+    specs = {sources.resolved(run.spec): run.evaluation for run in plan.runs}
     swept = [spec for spec in specs if spec.teacher and spec.teacher_tuned and not spec.noise_sigma]
     temperatures: dict[tuple, set[float]] = {}
     for spec in swept:

@@ -35,8 +35,8 @@ import torch
 from transformers import GenerationConfig
 
 from kdutils import answers, encoding, evaluate, generation, models
+from kdutils.data.sources import DataError, ModelError, default_evaluation, test_items
 from kdutils.items import Item, prompt
-from kdutils.material import DataError, ModelError, default_evaluation, test_items
 from kdutils.models import LoadedModel
 from kdutils.spec import MINI, EvalSpec, RunSpec
 

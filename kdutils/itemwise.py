@@ -17,9 +17,10 @@ import pandas as pd
 import scipy.stats
 from pandas.api.typing import DataFrameGroupBy
 
-from kdutils import evaluate, likeness, material, stats, store
+from kdutils import evaluate, likeness, stats, store
 from kdutils.cells import model_parameters, short_name
 from kdutils.constants import ALL_TASKS, AVERAGE, INSTRUCTION_TASKS, KD_METHODS, PAPER_METHODS, TASK_LABELS
+from kdutils.data import sources
 from kdutils.plan import Plan
 from kdutils.study import in_domain_order, in_method_order, pair_label
 
@@ -61,7 +62,7 @@ def read(plan: Plan) -> Items:
 def _scored(plan: Plan) -> list[tuple]:
     table = []
     for run in plan.runs:
-        spec = material.resolved(run.spec)
+        spec = sources.resolved(run.spec)
         rows = store.folder_of(plan.out, spec.run_id).evaluation(run.evaluation)
         if rows is None:
             continue

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from kdutils import items, material
+from kdutils import items
 from kdutils.constants import CHOICE_TASKS, TEST_ITEMS
-from kdutils.material import DataError, ModelError, locate
+from kdutils.data import sources
+from kdutils.data.sources import DataError, ModelError, locate
 from kdutils.spec import BENCHMARK, LLM_ADAPTERS, EvalSpec, RunSpec
 
 # Measured with the tokenizer of Qwen2.5 on 21,000 items: GSM8K and AQuA, the training sets of the
@@ -108,7 +109,7 @@ def _of_training(
     )  # fmt: skip
     if is_at_hand(spec):
         try:
-            found = material.load_items(spec, "train")
+            found = sources.load_items(spec, "train")
         except DataError:
             found = []
         if found:
@@ -140,7 +141,7 @@ def _of_evaluation(
     found = {}
     if is_at_hand(spec):
         try:
-            for item in material.test_items(spec, evaluation):
+            for item in sources.test_items(spec, evaluation):
                 found.setdefault(item.task, []).append(item)
         except DataError:
             found = {}

@@ -11,9 +11,10 @@ from typing import Any
 
 import pandas as pd
 
-from kdutils import evaluate, material, store
+from kdutils import evaluate, store
 from kdutils.cells import model_family, short_name
 from kdutils.constants import ALL_TASKS, DOMAINS, KD_METHODS, METHOD_NAMES, TASK_LABELS, TRAIN_DOMAINS
+from kdutils.data import sources
 from kdutils.plan import Plan
 from kdutils.spec import RunSpec
 from kdutils.study import LIKENESS, PAIR, in_domain_order, in_task_order, pair_label
@@ -116,7 +117,7 @@ def beside_teachers(
 ) -> Iterator[tuple[dict[str, Any], pd.DataFrame, pd.DataFrame]]:
     """Names of a student of `answers`, its item rows and its tuned teacher's, each with these columns."""
     asked = [run for run in plan.runs if run.spec.domain in domains]
-    resolved = material.resolved_all(run.spec for run in asked)
+    resolved = sources.resolved_all(run.spec for run in asked)
     specs = dict(zip(resolved, (run.evaluation for run in asked), strict=True))
 
     @cache

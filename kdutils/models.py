@@ -32,10 +32,10 @@ from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.utils import logging as transformers_logging
 
 from kdutils import losses
+from kdutils.data.sources import Location, ModelError, files_digest, locate
 from kdutils.encoding import Batch
 from kdutils.io import disk, user_cache
 from kdutils.items import prompt
-from kdutils.material import Location, ModelError, files_digest, locate
 from kdutils.mini.family import MINI_MODELS
 from kdutils.spec import RunSpec
 

@@ -16,9 +16,10 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from kdutils import closeness, crossed, evaluate, likeness, material, solutions
+from kdutils import closeness, crossed, evaluate, likeness, solutions
 from kdutils.constants import KD_METHODS, METHOD_NAMES
 from kdutils.crossed import Resampled, ratio, weighted_mean
+from kdutils.data import sources
 from kdutils.plan import Plan
 
 DOMAIN = "math"
@@ -398,14 +399,14 @@ def errors(
     return pd.DataFrame(table, columns=columns)
 
 
-def _items_of(plan: Plan, task: str) -> dict[str, material.Item]:
+def _items_of(plan: Plan, task: str) -> dict[str, sources.Item]:
     """The items of a task by id, of every data set and evaluation in the plan."""
     found = {}
     for run in plan.runs:
-        spec = material.resolved(run.spec)
+        spec = sources.resolved(run.spec)
         if spec.domain == DOMAIN and task in run.evaluation.tasks:
             found.setdefault((spec.data, run.evaluation.eval_id), (spec, run.evaluation))
-    items = [item for spec, evaluation in found.values() for item in material.test_items(spec, evaluation)]
+    items = [item for spec, evaluation in found.values() for item in sources.test_items(spec, evaluation)]
     return {item.id: item for item in items if item.task == task}
 
 

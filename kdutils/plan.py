@@ -8,7 +8,7 @@ from itertools import permutations, product
 from pathlib import Path
 from typing import Any
 
-from kdutils import factors, material, store
+from kdutils import factors, store
 from kdutils.cells import model_family, model_parameters, short_name
 from kdutils.constants import (
     ALL_TASKS,
@@ -23,6 +23,7 @@ from kdutils.constants import (
     Profile,
     load_profile,
 )
+from kdutils.data import sources
 from kdutils.io import disk
 from kdutils.spec import LOGIT_METHODS, EvalSpec, PlannedRun, RunSpec
 
@@ -70,7 +71,7 @@ class Plan:
 
         None where a run is not evaluated yet; what is shown of them counts too.
         """
-        resolved = material.resolved_all(run.spec for run in self.runs)
+        resolved = sources.resolved_all(run.spec for run in self.runs)
         found = [
             (
                 spec.run_id,
@@ -131,7 +132,7 @@ def _use_model_files(entries: Sequence[str], profile: Profile) -> None:
             f"model_files: {strangers[0]!r} is for none of the models of profile {profile.name!r}, "
             f"which are {list(own)}; give NAME=PATH"
         )
-    material.use_model_files(entries)
+    sources.use_model_files(entries)
 
 
 def _listed(values: Mapping[str, Any]) -> str:

@@ -6,8 +6,9 @@ from collections.abc import Iterable
 
 from transformers import PreTrainedTokenizerBase
 
-from kdutils import encoding, hub, material, models, ranks
-from kdutils.material import test_items
+from kdutils import encoding, models, ranks
+from kdutils.data import hub, sources
+from kdutils.data.sources import test_items
 from kdutils.spec import EvalSpec, PlannedRun, RunSpec
 
 
@@ -37,12 +38,12 @@ def check_all(planned: Iterable[PlannedRun]) -> None:
         test_items(run.spec, run.evaluation)
     trained = [run.spec for run in planned if run.spec.method != "base"]
     for spec in {_items_key(spec): spec for spec in trained}.values():
-        material.load_items(spec, "validation")
+        sources.load_items(spec, "validation")
     tokenizers = {name: models.load_tokenizer(name) for name in dict.fromkeys(s.student for s in trained)}
     alike = {name: _tokenizer_key(name, tokenizer) for name, tokenizer in tokenizers.items()}
     encoded = {(_items_key(s), alike[s.student], *s.encoding.values()): s for s in trained}
     for spec in encoded.values():
-        items, tokenizer = material.load_items(spec, "train"), tokenizers[spec.student]
+        items, tokenizer = sources.load_items(spec, "train"), tokenizers[spec.student]
         encoding.encode(items, tokenizer, **spec.encoding)
 
 

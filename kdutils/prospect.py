@@ -14,9 +14,10 @@ from typing import Any
 
 import pandas as pd
 
-from kdutils import estimate, lengths, material, store
+from kdutils import estimate, lengths, store
 from kdutils.cells import short_name
 from kdutils.constants import RELEASED_PAIRS
+from kdutils.data import sources
 from kdutils.estimate import Cost, Training
 from kdutils.io import disk
 from kdutils.machines import Machine
@@ -106,10 +107,10 @@ def _digests(spec: RunSpec) -> tuple[dict[str, str], str]:
     if not lengths.is_at_hand(spec):
         return {}, f"items of {spec.data!r}"
     try:
-        resolved = material.resolved(spec)
-    except material.DataError:
+        resolved = sources.resolved(spec)
+    except sources.DataError:
         return {}, f"items of {spec.data!r}"
-    except material.ModelError as error:
+    except sources.ModelError as error:
         return {}, f"a model ({error})"
     return {name: getattr(resolved, name) for name in DIGESTS}, ""
 

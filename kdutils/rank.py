@@ -20,8 +20,8 @@ from safetensors.torch import save_file
 from transformers.utils import logging
 
 from kdutils import answers, encoding, experiment, models, ranks, sharded, store, training
+from kdutils.data.sources import load_items
 from kdutils.io import disk, environment
-from kdutils.material import load_items
 from kdutils.sharded import Sharded, ShardedModel
 from kdutils.spec import EvalSpec, RunSpec
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from kdutils import cells, material
+from kdutils import cells
+from kdutils.data import sources
 from kdutils.spec import LOGIT_METHODS, EvalSpec, PlannedRun, RunSpec
 
 # Both measured on the mini family, one thread of a CPU.
@@ -60,7 +61,7 @@ def jobs_of(planned: Iterable[PlannedRun]) -> dict[str, Job]:
     evaluations: dict[str, dict[EvalSpec, None]] = {}  # as an ordered set
     teachers: dict[str, str] = {}  # of the run -> id of its teacher's
     planned = list(planned)
-    for run, spec in zip(planned, material.resolved_all(run.spec for run in planned), strict=True):
+    for run, spec in zip(planned, sources.resolved_all(run.spec for run in planned), strict=True):
         needed = [spec]
         if own := spec.teacher_spec():
             teachers[spec.run_id] = own.run_id

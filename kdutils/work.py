@@ -11,9 +11,10 @@ from dataclasses import asdict, dataclass, replace
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
-from kdutils import architecture, material
+from kdutils import architecture
 from kdutils.architecture import Architecture
 from kdutils.constants import PERFORMANCE_CASES as CASES
+from kdutils.data import sources
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -78,7 +79,7 @@ def case_of(name: str) -> Case:
 
 
 def _tokenizer_length(name: str) -> int:
-    path = material.locate(name).source + "/tokenizer.json"
+    path = sources.locate(name).source + "/tokenizer.json"
     with open(path, encoding="utf-8") as file:  # noqa: PTH123 - transformers would load torch
         table = json.load(file)
     return len({*table["model"]["vocab"].values(), *(token["id"] for token in table["added_tokens"])})
@@ -182,5 +183,5 @@ def _mini_texts(case: Case) -> Any:
     from kdutils.spec import RunSpec
 
     spec = RunSpec(student=MINI_STUDENT, method="sft", domain=case.domain, train_items=case.rows)
-    items = material.load_items(spec, "train")
+    items = sources.load_items(spec, "train")
     return encoding.encode(items, models.load_tokenizer(MINI_STUDENT), **spec.encoding)

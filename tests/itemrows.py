@@ -9,8 +9,9 @@ from pathlib import Path
 import pandas as pd
 
 from kdutils import cells as cell_rows
-from kdutils import constants, evaluate, itemwise, material, plan, store
+from kdutils import constants, evaluate, itemwise, plan, store
 from kdutils.constants import AVERAGE, METHOD_LABELS
+from kdutils.data import sources
 from kdutils.spec import EvalSpec, PlannedRun, RunSpec
 
 TEACHER, STUDENT = "Qwen2.5-1.5B", "Qwen2.5-0.5B"
@@ -73,7 +74,7 @@ __all__ = ["AVERAGE", "METHOD_LABELS", "STUDENT", "TEACHER", "arm", "beside", "c
 
 def evaluated(out: Path, run: RunSpec, evaluation: EvalSpec, rows: pd.DataFrame) -> None:
     """Put a run that is trained, with these item rows, into the store."""
-    folder = store.folder_of(out, material.resolved(run).run_id)
+    folder = store.folder_of(out, sources.resolved(run).run_id)
     folder.begin(run)
     folder.finish({"status": "trained"}, [])
     folder.write_evaluation(evaluation, rows, {})

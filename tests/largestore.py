@@ -20,7 +20,8 @@ from typing import Any
 
 import pandas as pd
 
-from kdutils import evaluate, grid, livecells, material, prospect, schedule, store
+from kdutils import evaluate, grid, livecells, prospect, schedule, store
+from kdutils.data import sources
 from kdutils.filling import Filling
 from kdutils.io import disk, environment
 from kdutils.items import Item
@@ -111,7 +112,7 @@ def steps(n_runs: int, out: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
     `look`: what a dry run says of each cell beside them.
     """
     plan = planned(n_runs)  # anew: whose ids are not known yet
-    material.resolved(plan[0].spec)  # the digests of the models, once a process
+    sources.resolved(plan[0].spec)  # the digests of the models, once a process
     jobs: dict[str, schedule.Job] = {}
     yield "plan", lambda: jobs.update(schedule.jobs_of(planned(n_runs)))
     filling = Filling(jobs, out, lambda state: None)
@@ -130,7 +131,7 @@ def measured(n_runs: int) -> dict[str, tuple[float, float]]:
     took = {}
     with tempfile.TemporaryDirectory(prefix="large-") as folder:
         build(planned(n_runs), Path(folder))
-        material._with_digests.cache_clear()
+        sources._with_digests.cache_clear()
         for name, work in steps(n_runs, Path(folder)):
             before = time.process_time(), time.perf_counter()
             work()

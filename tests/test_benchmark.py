@@ -13,9 +13,10 @@ from dataclasses import replace
 
 import pytest
 
-from kdutils import benchmark, contamination, evaluate, material, release
-from kdutils.benchmark import ends_in
+from kdutils import evaluate
 from kdutils.constants import CHOICE_TASKS, DOMAIN_TASKS, TASKS
+from kdutils.data import benchmark, contamination, llm_adapters, sources
+from kdutils.data.benchmark import ends_in
 from kdutils.io import user_cache
 from kdutils.items import DataError, Item, letters_and_digits
 from kdutils.spec import EvalSpec, RunSpec
@@ -94,18 +95,18 @@ def folder(tmp_path, monkeypatch, cache):
 
 
 def test_train_items_are_of_all_files_and_only_grow(folder):
-    order = [item.id for item in material.load_items(a_spec(train=50, validation=10), "train")]
+    order = [item.id for item in sources.load_items(a_spec(train=50, validation=10), "train")]
     assert len(set(order)) == 50
     assert {name.split("-")[0] for name in order[:10]} == {"gsm8k", "mawps"}
     for n in (1, 10, 37):
-        assert [item.id for item in material.load_items(a_spec(train=n), "train")] == order[:n]
+        assert [item.id for item in sources.load_items(a_spec(train=n), "train")] == order[:n]
 
 
 def test_validation_items_never_become_train_items(folder):
-    held = {item.id for item in material.load_items(a_spec(train=1, validation=10), "validation")}
+    held = {item.id for item in sources.load_items(a_spec(train=1, validation=10), "validation")}
     for n_train, n_validation in [(10, 4), (50, 10), (56, 4)]:
         spec = a_spec(train=n_train, validation=n_validation)
-        parts = {split: {i.id for i in material.load_items(spec, split)} for split in ("train", "validation")}
+        parts = {split: {i.id for i in sources.load_items(spec, split)} for split in ("train", "validation")}
         assert len(parts["train"] | parts["validation"]) == n_train + n_validation
         assert parts["validation"] <= held
 
@@ -138,14 +139,14 @@ def test_longer_items_are_left_out_of_train_and_validation(folder):
     n_usable = sum(length <= limit for length in lengths)
     assert 30 < n_usable < 60
     spec = a_spec(train=n_usable - 4, max_item_characters=limit)
-    items = material.load_items(spec, "train") + material.load_items(spec, "validation")
+    items = sources.load_items(spec, "train") + sources.load_items(spec, "validation")
     assert {i.id for i in items} == {i.id for i in whole.pool if len(i.question) + len(i.response) <= limit}
-    assert len(material.load_items(spec, "test")) == 72  # test items are never left out for their length
+    assert len(sources.load_items(spec, "test")) == 72  # test items are never left out for their length
     with pytest.raises(
         DataError,
         match=rf"has {n_usable} math items of at most {limit} characters.*raise max_item_characters",
     ):
-        material.load_items(replace(spec, train_items=n_usable - 3), "train")
+        sources.load_items(replace(spec, train_items=n_usable - 3), "train")
 
 
 def test_too_few_items_say_how_many_there_are(folder):
@@ -153,14 +154,14 @@ def test_too_few_items_say_how_many_there_are(folder):
         DataError,
         match="train_items=57 and validation_items=4, but .* has 60 math items to train on; ask for",
     ) as caught:
-        material.load_items(a_spec(train=57), "validation")
+        sources.load_items(a_spec(train=57), "validation")
     assert "\n" not in str(caught.value)
 
 
 def test_fewer_test_items_are_among_more(folder):
     tasks = ("svamp", "aqua")
-    whole = [i.id for i in material.test_items(a_spec(), EvalSpec(tasks=tasks, items_per_task=12))]
-    few = [i.id for i in material.test_items(a_spec(), EvalSpec(tasks=tasks, items_per_task=5))]
+    whole = [i.id for i in sources.test_items(a_spec(), EvalSpec(tasks=tasks, items_per_task=12))]
+    few = [i.id for i in sources.test_items(a_spec(), EvalSpec(tasks=tasks, items_per_task=5))]
     assert few == whole[:5] + whole[12:17]
     assert whole[:12] != sorted(whole[:12])
     assert {name.split("-")[0] for name in few[:5]} == {"svamp"}
@@ -169,14 +170,14 @@ def test_fewer_test_items_are_among_more(folder):
 def test_responses_are_what_llm_adapters_trains_on(folder):
     write(folder / "dev" / "svamp.jsonl", [record(3, "svamp", "test", rationale="")])
     responses = {
-        domain: {item.task: item.response for item in material.load_items(a_spec(domain), "test")}
+        domain: {item.task: item.response for item in sources.load_items(a_spec(domain), "test")}
         for domain in POOL
     }
     assert responses["math"]["svamp"] == "The answer is 3."
     assert responses["math"]["aqua"] == "We count.\nThe answer is B."
     assert re.fullmatch("the correct answer is (true|false)", responses["commonsense"]["boolq"])
     assert responses["instruction"]["dolly"] == "Yes."
-    trained = material.load_items(a_spec("instruction", train=4, validation=0), "train")
+    trained = sources.load_items(a_spec("instruction", train=4, validation=0), "train")
     assert {(item.task, item.response) for item in trained} == {("dolly", "So it is.")}
 
 
@@ -190,7 +191,7 @@ def test_items_without_a_reference_are_left_out_and_counted(folder):
 def test_a_math_item_without_an_answer_is_refused(folder):
     write(folder / "dev" / "svamp.jsonl", [record(0, "svamp", "test"), record(1, "svamp", "test", answer="")])
     with pytest.raises(DataError, match=r"svamp\.jsonl, line 2: answer is missing"):
-        material.load_items(a_spec(), "test")
+        sources.load_items(a_spec(), "test")
 
 
 def test_test_items_say_how_they_occur_in_the_pool(folder):
@@ -201,24 +202,24 @@ def test_test_items_say_how_they_occur_in_the_pool(folder):
         folder / "dev" / "svamp.jsonl", [copied, masked, record(2, "svamp", "test", question="Why is it so?")]
     )
     spec, evaluation = a_spec(train=1, validation=0), EvalSpec(tasks=("svamp",))
-    flags = {item.id: item.contaminated for item in material.test_items(spec, evaluation)}
+    flags = {item.id: item.contaminated for item in sources.test_items(spec, evaluation)}
     assert flags == {"svamp-test-00000": "exact", "svamp-test-00001": "masked", "svamp-test-00002": ""}
-    held = material.test_items(a_spec(), EvalSpec(tasks=("gsm8k",), split="validation"))
+    held = sources.test_items(a_spec(), EvalSpec(tasks=("gsm8k",), split="validation"))
     assert {item.contaminated for item in held} == {""}  # they are of the pool itself
-    assert material.default_evaluation(spec).tasks == DOMAIN_TASKS["math"]
+    assert sources.default_evaluation(spec).tasks == DOMAIN_TASKS["math"]
 
 
 def test_the_digest_names_the_files_of_the_domain(folder):
-    before = {domain: material.data_digest(a_spec(domain)) for domain in POOL}
+    before = {domain: sources.data_digest(a_spec(domain)) for domain in POOL}
     assert len(set(before.values())) == 3
     path = folder / "train" / "math_equation_train.jsonl"
     path.write_text(path.read_text().replace("We count.", "We add.", 1))
-    after = {domain: material.data_digest(a_spec(domain)) for domain in POOL}
+    after = {domain: sources.data_digest(a_spec(domain)) for domain in POOL}
     assert {domain for domain in POOL if after[domain] != before[domain]} == {"math"}
     (folder / "dev" / "aqua.jsonl").unlink()
     with pytest.raises(DataError, match=r"aqua\.jsonl is missing; put it there, or use data='llm-adapters'"):
-        material.data_digest(a_spec())
-    assert material.data_digest(a_spec("commonsense")) == before["commonsense"]
+        sources.data_digest(a_spec())
+    assert sources.data_digest(a_spec("commonsense")) == before["commonsense"]
 
 
 def test_an_id_that_stands_twice_is_refused(folder):
@@ -237,17 +238,17 @@ def test_a_separator_of_lines_within_a_question_is_no_end_of_a_line(folder):
 
 def test_a_limit_of_characters_has_no_place_in_the_mini_world(tmp_path):
     with pytest.raises(DataError, match="max_item_characters concerns items of files, not data='mini'"):
-        material.load_items(a_spec(source="mini", max_item_characters=99), "train")
+        sources.load_items(a_spec(source="mini", max_item_characters=99), "train")
 
 
 def test_a_limit_of_characters_holds_for_a_readers_own_folder(tmp_path):
     for split in ("train", "validation", "test"):
         write(tmp_path / f"{split}.jsonl", [record(n, "gsm8k", split) for n in (1, 10, 100)])
-    lengths = [len(i.question) + len(i.response) for i in material.read_items(tmp_path / "train.jsonl")]
+    lengths = [len(i.question) + len(i.response) for i in sources.read_items(tmp_path / "train.jsonl")]
     spec = a_spec(source=str(tmp_path), train=2, validation=1, max_item_characters=lengths[1])
-    assert [item.answer for item in material.load_items(spec, "train")] == ["1", "10"]
+    assert [item.answer for item in sources.load_items(spec, "train")] == ["1", "10"]
     with pytest.raises(DataError, match=f"holds 2; ask for fewer or raise max_item_characters={lengths[1]}"):
-        material.load_items(replace(spec, train_items=3), "train")
+        sources.load_items(replace(spec, train_items=3), "train")
 
 
 # --- the release of LLM-Adapters -----------------------------------------------------------------------
@@ -293,7 +294,7 @@ def published(tmp_path, monkeypatch, cache):
     source.mkdir()
     monkeypatch.delenv("KDUTILS_DATA", raising=False)
     git(source, "init", "-q")
-    for task, name in release.TEST_FILES.items():
+    for task, name in llm_adapters.TEST_FILES.items():
         records = [released_record(number, task) for number in range(8)]
         (source / name).parent.mkdir(parents=True)
         (source / name).write_text(json.dumps(records, indent=4))
@@ -302,16 +303,16 @@ def published(tmp_path, monkeypatch, cache):
     choices = [released_record(n, task) for n in range(8, 12) for task in CHOICE_TASKS]
     math.append(released_record(5, "addsub"))
     math.append({"instruction": "Which part?", "input": "", "output": "The answer is 1/2.", "answer": "1/2"})
-    (source / release.TRAIN_FILES["math"]).write_text(json.dumps(math))
-    (source / release.TRAIN_FILES["commonsense"]).write_text(json.dumps(choices))
+    (source / llm_adapters.TRAIN_FILES["math"]).write_text(json.dumps(math))
+    (source / llm_adapters.TRAIN_FILES["commonsense"]).write_text(json.dumps(choices))
     (source / "large.bin").write_bytes(os.urandom(300_000))
     git(source, "add", ".")
     git(source, "commit", "-q", "-m", "first")
     git(source, "config", "uploadpack.allowFilter", "true")
     git(source, "config", "uploadpack.allowAnySHA1InWant", "true")
     known = ("dataset/AddSub/test.json", git(source, "rev-parse", "HEAD:dataset/AddSub/test.json"))
-    pinned = release.Release(source.as_uri(), git(source, "rev-parse", "HEAD"), (known,))
-    monkeypatch.setattr(release, "PINNED", pinned)
+    pinned = llm_adapters.Release(source.as_uri(), git(source, "rev-parse", "HEAD"), (known,))
+    monkeypatch.setattr(llm_adapters, "PINNED", pinned)
     (source / "dataset/AddSub/test.json").write_text("[]")
     git(source, "commit", "-q", "-a", "-m", "second")
     return pinned
@@ -322,7 +323,7 @@ SOURCES = pytest.mark.parametrize("source", ["benchmark", "llm-adapters"])
 
 @SOURCES
 def test_the_release_becomes_items(published, source):
-    test = {item.id: item for item in material.load_items(a_spec(source=source), "test")}
+    test = {item.id: item for item in sources.load_items(a_spec(source=source), "test")}
     assert Counter(item.task for item in test.values()) == dict.fromkeys(DOMAIN_TASKS["math"], 8)
     one = test["addsub-test-00002"]
     assert (one.question, one.answer) == ("How very very many apples are there for addsub ?", "2")
@@ -355,7 +356,7 @@ def test_released_choices_are_read_by_their_answers(published):
 
 def test_released_test_questions_in_the_training_set_are_flagged(published):
     evaluation = EvalSpec(tasks=("addsub", "aqua"))
-    items = material.test_items(a_spec(source="llm-adapters"), evaluation)
+    items = sources.test_items(a_spec(source="llm-adapters"), evaluation)
     assert {item.id for item in items if item.contaminated == "exact"} == {"addsub-test-00005"}
     counted = contamination.table(items).set_index("task")
     assert counted.loc["addsub", "n"] == 8
@@ -367,9 +368,7 @@ def test_the_release_has_no_instructions(published):
 
 
 def test_the_digest_of_the_release_needs_no_download(published, cache):
-    names = {
-        material.data_digest(a_spec(domain, source="llm-adapters")) for domain in ("math", "commonsense")
-    }
+    names = {sources.data_digest(a_spec(domain, source="llm-adapters")) for domain in ("math", "commonsense")}
     assert len(names) == 2
     assert not cache.exists()
 
@@ -392,20 +391,20 @@ def test_what_is_fetched_are_the_files_and_what_proves_them(published, cache):
     assert folder.stat().st_mode & 0o777 == 0o755
     files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     objects = {name for name in files if name.startswith("objects/")}
-    assert files - objects == set(release.FILES)
+    assert files - objects == set(llm_adapters.FILES)
     assert len(objects) == 1 + 1 + 2 + 14  # the commit, the root, two folders and fourteen in dataset/
     assert [path.name for path in cache.iterdir() if path.name.startswith(".")] == []
 
 
 def test_once_fetched_neither_git_nor_the_network_is_needed(published, cache, monkeypatch, tmp_path):
-    before = release.content(published, "dataset/AQuA/test.json")
+    before = llm_adapters.content(published, "dataset/AQuA/test.json")
     (tmp_path / "source").rename(tmp_path / "gone")
     monkeypatch.setenv("PATH", "")
-    assert release.content(published, "dataset/AQuA/test.json") == before
+    assert llm_adapters.content(published, "dataset/AQuA/test.json") == before
     (tmp_path / "data").mkdir()
     published.cached.rename(tmp_path / "data" / "llm-adapters")
     monkeypatch.setenv("KDUTILS_DATA", str(tmp_path / "data"))
-    assert release.content(published, "dataset/AQuA/test.json") == before
+    assert llm_adapters.content(published, "dataset/AQuA/test.json") == before
     assert not published.cached.exists()
 
 
@@ -421,11 +420,11 @@ def one_line(error):
 )
 def test_a_changed_file_is_refused_with_both_ids(published, damage):
     name = "dataset/SVAMP/test.json"
-    content = release.content(published, name)
+    content = llm_adapters.content(published, name)
     (published.cached / name).write_bytes(damage(content))
-    expected, found = release.git_id("blob", content), release.git_id("blob", damage(content))
+    expected, found = llm_adapters.git_id("blob", content), llm_adapters.git_id("blob", damage(content))
     with pytest.raises(DataError) as error:
-        release.content(published, name)
+        llm_adapters.content(published, name)
     assert (
         f"{published.cached / name} is not the released file: git blob id {found} instead of {expected}"
         in (text := one_line(error))
@@ -433,35 +432,35 @@ def test_a_changed_file_is_refused_with_both_ids(published, damage):
     assert f"delete {published.cached} and run again with a network" in text
     (published.cached / name).unlink()
     with pytest.raises(DataError, match=rf"test\.json is missing, git blob id {expected}; delete"):
-        release.content(published, name)
+        llm_adapters.content(published, name)
 
 
 def test_a_changed_file_and_a_tree_that_says_so_are_refused(published):
     """Whoever changes a file and the id that stands in its tree would have to change the commit too."""
     name = "dataset/SVAMP/test.json"
-    content = release.content(published, name)
+    content = llm_adapters.content(published, name)
     forged = content.replace(b"apples", b"pears")
     (published.cached / name).write_bytes(forged)
     (tree,) = [
         path
         for path in (published.cached / "objects").iterdir()
-        if bytes.fromhex(release.git_id("blob", content)) in path.read_bytes()
+        if bytes.fromhex(llm_adapters.git_id("blob", content)) in path.read_bytes()
     ]
-    swap = [bytes.fromhex(release.git_id("blob", each)) for each in (content, forged)]
+    swap = [bytes.fromhex(llm_adapters.git_id("blob", each)) for each in (content, forged)]
     tree.write_bytes(tree.read_bytes().replace(*swap))
     with pytest.raises(
         DataError, match=rf"{tree} is damaged: git tree id [0-9a-f]{{40}} instead of {tree.name}"
     ):
-        release.content(published, name)
+        llm_adapters.content(published, name)
     tree.unlink()
     with pytest.raises(DataError, match=f"{tree} is missing, git tree id {tree.name}; delete"):
-        release.content(published, name)
+        llm_adapters.content(published, name)
 
 
 def test_another_file_than_the_one_we_know_is_refused(published, cache):
     known = (("dataset/AddSub/test.json", "f" * 40),)
     with pytest.raises(DataError) as error:
-        release.content(replace(published, known=known), "dataset/AQuA/test.json")
+        llm_adapters.content(replace(published, known=known), "dataset/AQuA/test.json")
     assert f"instead of {'f' * 40}" in one_line(error)
     assert "dataset/AddSub/test.json is not the file we know" in str(error.value)
     assert list(cache.iterdir()) == []
@@ -472,7 +471,9 @@ def test_a_commit_without_the_files_is_refused(published, cache, tmp_path):
     git(source, "rm", "-q", "-r", "dataset/boolq")
     git(source, "commit", "-q", "-m", "third")
     with pytest.raises(DataError, match=r"dataset/boolq/test\.json is not in commit"):
-        release.content(replace(published, commit=git(source, "rev-parse", "HEAD")), "dataset/AQuA/test.json")
+        llm_adapters.content(
+            replace(published, commit=git(source, "rev-parse", "HEAD")), "dataset/AQuA/test.json"
+        )
     assert list(cache.iterdir()) == []
 
 
@@ -486,7 +487,7 @@ def test_a_commit_without_the_files_is_refused(published, cache, tmp_path):
 )
 def test_what_cannot_be_fetched_leaves_nothing(published, cache, change, says):
     with pytest.raises(DataError, match=says) as error:
-        release.content(replace(published, **change), "dataset/AQuA/test.json")
+        llm_adapters.content(replace(published, **change), "dataset/AQuA/test.json")
     text = one_line(error)
     assert text.startswith("cannot download the data of LLM-Adapters, commit ")
     assert "; run again with a network, or copy " in text
@@ -496,7 +497,7 @@ def test_what_cannot_be_fetched_leaves_nothing(published, cache, change, says):
 def test_without_git_the_message_says_so(published, cache, monkeypatch):
     monkeypatch.setenv("PATH", "")
     with pytest.raises(DataError, match="git is not installed; install it") as error:
-        release.content(published, "dataset/AQuA/test.json")
+        llm_adapters.content(published, "dataset/AQuA/test.json")
     one_line(error)
     assert list(cache.iterdir()) == []
 
@@ -511,7 +512,7 @@ def test_a_file_that_changes_on_its_way_is_refused(published, cache, tmp_path, c
     other = zlib.compress(zlib.decompress(whole).replace(b"apples", b"appels"))
     path.write_bytes(other if change == "other content" else whole[: len(whole) // 2])
     with pytest.raises(DataError) as error:
-        release.content(published, "dataset/AQuA/test.json")
+        llm_adapters.content(published, "dataset/AQuA/test.json")
     assert blob in one_line(error)
     assert list(cache.iterdir()) == []
 
@@ -531,15 +532,17 @@ def test_a_hook_of_another_repository_leads_git_nowhere_else(published, monkeypa
 
 def test_two_processes_may_download_at_once(published, cache):
     code = (
-        "import sys; from pathlib import Path\nfrom kdutils import release\nfrom kdutils.io import user_cache\n"
+        "import sys\nfrom pathlib import Path\n"
+        "from kdutils.data import llm_adapters\nfrom kdutils.io import user_cache\n"
         "user_cache.path = lambda name: Path(sys.argv[3]) / name\n"
-        "print(len(release.content(release.Release(sys.argv[1], sys.argv[2]), 'dataset/AQuA/test.json')))"
+        "release = llm_adapters.Release(sys.argv[1], sys.argv[2])\n"
+        "print(len(llm_adapters.content(release, 'dataset/AQuA/test.json')))"
     )
     command = [sys.executable, "-P", "-c", code, published.url, published.commit, str(cache)]
     started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
     lengths = {process.communicate(timeout=120)[0] for process in started}
     assert [process.returncode for process in started] == [0, 0, 0]
-    assert lengths == {f"{len(release.content(published, 'dataset/AQuA/test.json'))}\n"}
+    assert lengths == {f"{len(llm_adapters.content(published, 'dataset/AQuA/test.json'))}\n"}
     assert [path.name for path in cache.iterdir()] == [published.cached.name]
 
 
@@ -554,18 +557,18 @@ def test_the_slower_of_two_leaves_the_other_folder(tmp_path):
 
 
 def test_pinned_files_are_those_of_the_issue():
-    assert release.PINNED.commit == "816657208af4db747803f87ba40a4c71383fed7a"
-    assert {name: blob[:7] for name, blob in release.PINNED.known} == {
+    assert llm_adapters.PINNED.commit == "816657208af4db747803f87ba40a4c71383fed7a"
+    assert {name: blob[:7] for name, blob in llm_adapters.PINNED.known} == {
         "dataset/AddSub/test.json": "f3996cd",
         "ft-training_set/math_10k.json": "27dba77",
         "ft-training_set/commonsense_15k.json": "3716afe",
     }
-    assert set(release.TEST_FILES) == set(TASKS)
+    assert set(llm_adapters.TEST_FILES) == set(TASKS)
 
 
 def test_git_ids_are_gits():
-    assert release.git_id("blob", b"hello\n") == "ce013625030ba8dba906f756967f9e9ca394464a"
-    assert release.git_id("tree", b"") == "4b825dc642cb6eb9a060e54bf8d69288fbee4904"
+    assert llm_adapters.git_id("blob", b"hello\n") == "ce013625030ba8dba906f756967f9e9ca394464a"
+    assert llm_adapters.git_id("tree", b"") == "4b825dc642cb6eb9a060e54bf8d69288fbee4904"
 
 
 # --- the real files ------------------------------------------------------------------------------------
@@ -622,14 +625,14 @@ def test_real_responses_end_in_their_answers(real):
 
 def test_real_items_of_a_run_are_mixed_and_disjoint(real):
     spec = a_spec(train=400, validation=60, max_item_characters=600)
-    train, validation = (material.load_items(spec, split) for split in ("train", "validation"))
+    train, validation = (sources.load_items(spec, split) for split in ("train", "validation"))
     assert {item.id.split("-")[0] for item in train} == {"gsm8k", "aqua", "mawps"}
     assert not {letters_and_digits(i.question) for i in train} & {
         letters_and_digits(i.question) for i in validation
     }
     longest = max(len(item.question) + len(item.response) for item in (*train, *validation))
     assert 500 < longest <= 600
-    assert material.load_items(replace(spec, train_items=2_000), "train")[:400] == train
+    assert sources.load_items(replace(spec, train_items=2_000), "train")[:400] == train
 
 
 def test_real_contamination_is_what_was_measured(real):

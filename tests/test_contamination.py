@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdutils import contamination
-from kdutils.contamination import Found, TrigramIndex, compared_text, masked_words, trigrams
+from kdutils.data import contamination
+from kdutils.data.contamination import Found, TrigramIndex, compared_text, masked_words, trigrams
 from kdutils.io import user_cache
 from kdutils.items import Item
 

@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 import tiny
 
-from kdutils import experiment, filling, grid, livecells, material, store
+from kdutils import experiment, filling, grid, livecells, store
+from kdutils.data import sources
 from kdutils.io import disk, leases
 
 EVALUATION = tiny.EVALUATION
@@ -114,7 +115,7 @@ def test_weights_without_a_record_are_damaged_if_they_cannot_be_loaded(plan, out
     record = teacher.result()
     del record["sha256"], record["seal"]
     (teacher.path / "result.json").write_text(json.dumps(record))
-    spec = material.resolved(plan[0].spec).teacher_spec()
+    spec = sources.resolved(plan[0].spec).teacher_spec()
     experiment.load_trained(spec, teacher)  # an old folder is taken as it is
     cut(teacher.model / "model.safetensors")
     with pytest.raises(store.DamagedError, match="model is damaged"):
@@ -205,7 +206,7 @@ def test_cells_are_computed_once_and_again_when_something_changes(plan, out, mon
     assert grid.live_cells(plan, out).equals(first)
     assert len(counted) == 10
     for each in plan:
-        livecells.keep(out, each.evaluation, material.resolved(each.spec))
+        livecells.keep(out, each.evaluation, sources.resolved(each.spec))
     assert len(counted) == 10
     sft = store.folder_of(out, tiny.run_ids(plan, "sft")[0])
     rows = sft.evaluation(EVALUATION).assign(text="another")

@@ -10,9 +10,10 @@ import pytest
 import tiny
 import torch
 
-from kdutils import encoding, material, models
+from kdutils import encoding, models
+from kdutils.data import sources
+from kdutils.data.sources import DataError
 from kdutils.items import Item, default_response, fingerprint, item_of, prompt
-from kdutils.material import DataError
 from kdutils.spec import EvalSpec
 
 TOKENIZER = tiny.tokenizer()
@@ -109,7 +110,7 @@ def kept(monkeypatch):
 def folder(tmp_path):
     """A folder of the mini family's, which may be written to."""
     name = "mini-qwen-14k"
-    copy = shutil.copytree(material.locate(name).source, tmp_path / "model", copy_function=shutil.copyfile)
+    copy = shutil.copytree(sources.locate(name).source, tmp_path / "model", copy_function=shutil.copyfile)
     return Path(copy)
 
 
@@ -256,36 +257,36 @@ def test_malformed_items_are_refused(tmp_path, line, says):
     path = tmp_path / "train.jsonl"
     path.write_text(line + "\n")
     with pytest.raises(DataError, match=says) as caught:
-        material.read_items(path)
+        sources.read_items(path)
     assert "train.jsonl" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_missing_file_and_repeated_id_are_refused(tmp_path):
     with pytest.raises(DataError, match="is missing; a data folder holds"):
-        material.read_items(tmp_path / "train.jsonl")
+        sources.read_items(tmp_path / "train.jsonl")
     line = json.dumps(tiny.records(1)[0])
     (tmp_path / "train.jsonl").write_text(f"{line}\n{line}\n")
     with pytest.raises(DataError, match="line 2: id 'addsub-0' stands there twice"):
-        material.read_items(tmp_path / "train.jsonl")
+        sources.read_items(tmp_path / "train.jsonl")
 
 
 def test_more_items_than_there_are_is_refused(tmp_path):
     folder = tiny.write_data(tmp_path / "data")
     spec = tiny.spec("owner/model", folder, train_items=25)
     with pytest.raises(DataError, match=r"train_items=25, but .*train.jsonl holds 24; ask for fewer"):
-        material.load_items(spec, "train")
+        sources.load_items(spec, "train")
     with pytest.raises(DataError, match="unknown split 'dev'"):
-        material.load_items(spec, "dev")
+        sources.load_items(spec, "dev")
 
 
 def test_the_fingerprint_sees_every_character(tmp_path):
     folder = tmp_path / "data"
     tiny.write_data(folder)
-    before = material.folder_digest(folder)
+    before = sources.folder_digest(folder)
     text = (folder / "test.jsonl").read_text()
     (folder / "test.jsonl").write_text(text.replace("What", "what", 1))
-    assert material.folder_digest(folder) != before
+    assert sources.folder_digest(folder) != before
     assert fingerprint(items(3)) != fingerprint(items(4))
 
 
@@ -310,6 +311,6 @@ def test_questions_of_ones_own_folder_are_held_against_all_that_may_be_trained_o
         lines = [json.dumps(record(f"{split}-{row}", text)) for row, text in enumerate(questions)]
         (tmp_path / f"{split}.jsonl").write_text("\n".join(lines) + "\n")
     spec = tiny.spec("mini-qwen-14k", str(tmp_path), method="sft", train_items=1, validation_items=0)
-    found = material.test_items(spec, EvalSpec(tasks=("addsub",)))
+    found = sources.test_items(spec, EvalSpec(tasks=("addsub",)))
     assert [item.contaminated for item in found] == ["exact", "masked", ""]  # though only one is trained on
     assert [item.question for item in found] == asked

@@ -23,11 +23,9 @@ from kdutils import (
     formulas,
     generation,
     grid,
-    hub,
     lengths,
     losses,
     machines,
-    material,
     models,
     plan,
     preflight,
@@ -35,6 +33,7 @@ from kdutils import (
     training,
 )
 from kdutils.architecture import HUB, LORA_MATRICES, architecture_of
+from kdutils.data import hub, sources
 from kdutils.estimate import Training
 from kdutils.machines import GPUS
 from kdutils.spec import EvalSpec, PlannedRun, RunSpec
@@ -115,12 +114,10 @@ def test_shapes_are_read_from_folders_and_gguf_files(folders, tmp_path):
 
 
 def test_an_unknown_shape_is_an_error_with_its_remedy(tmp_path):
-    with pytest.raises(
-        material.ModelError, match="the shape of some/model-1B is not known .* or download it"
-    ):
+    with pytest.raises(sources.ModelError, match="the shape of some/model-1B is not known .* or download it"):
         architecture_of("some/model-1B")
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
-    with pytest.raises(material.ModelError, match="qwen2 and llama, not 'gpt2'"):
+    with pytest.raises(sources.ModelError, match="qwen2 and llama, not 'gpt2'"):
         architecture_of(str(tmp_path))
 
 
@@ -148,7 +145,7 @@ def counted(work):
 
 
 def batch_of(spec, model):
-    items = material.load_items(spec, "train")
+    items = sources.load_items(spec, "train")
     encoded = encoding.encode(items, model.tokenizer, max_tokens=spec.max_tokens, protocol=spec.protocol)
     return encoding.collate(encoded, range(8), pad_id=model.pad_id)
 
@@ -180,7 +177,7 @@ def test_flops_of_a_training_step_are_those_that_torch_counts(folders, adapter, 
         teacher.network.set_attn_implementation("eager")
     signal = training.Teacher(teacher) if teacher else None
     loop = training._Training(
-        model, material.load_items(spec, "train"), spec, 1e-3, signal, (), None, None, None
+        model, sources.load_items(spec, "train"), spec, 1e-3, signal, (), None, None, None
     )
     batch = batch_of(spec, model)
     (rows, context), scored = batch.input_ids_BT.shape, int(batch.scored_BT.sum())
@@ -341,7 +338,7 @@ def test_a_ranking_is_priced_by_its_options():
 def test_tokens_are_counted_where_items_and_tokenizer_are(folders):
     spec = spec_of(folders)
     found, model = lengths.of_training(spec), models.load_tokenizer(spec.student)
-    items = material.load_items(spec, "train")
+    items = sources.load_items(spec, "train")
     encoded = encoding.encode(items, model, max_tokens=10_000, protocol="careful")
     totals = sorted(len(ids) for ids in encoded["input_ids"])
     assert found.is_counted
@@ -551,7 +548,7 @@ def test_a_model_that_cannot_be_had_comes_with_its_remedy(monkeypatch, tmp_path,
 
     error = http_error(getattr(huggingface_hub.errors, name), status) if name else OSError("no route")
     monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", refused_by(error))
-    with pytest.raises(material.ModelError, match=remedy):
+    with pytest.raises(sources.ModelError, match=remedy):
         hub.check_models(["meta-llama/Llama-3.2-1B"])
 
 
@@ -565,7 +562,7 @@ def test_all_missing_models_of_a_plan_are_in_one_message_before_anything_is_trai
         hub_spec(student="/nowhere/x-1B"),
         spec_of(folders),
     ]
-    with pytest.raises(material.ModelError) as caught:
+    with pytest.raises(sources.ModelError) as caught:
         preflight.check_all(PlannedRun(spec, tiny.EVALUATION) for spec in specs)
     assert str(caught.value).startswith("3 models cannot be had: Qwen/Qwen2.5-0.5B is not downloaded")
     assert "`hf download Qwen/Qwen2.5-7B`" in str(caught.value)
@@ -578,7 +575,7 @@ def test_a_run_says_plan_and_cost_and_then_what_is_missing(monkeypatch, tmp_path
 
     monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", refused_by(OSError("no route")))
     monkeypatch.setattr(__main__.machines, "this_machine", lambda: A100)
-    monkeypatch.setattr(material, "resolved", lambda spec: spec)  # it would look for the items first
+    monkeypatch.setattr(sources, "resolved", lambda spec: spec)  # it would look for the items first
     out = tmp_path / "out"
     arguments = ["paper", "--only", "06", "--out", str(out)]
     arguments += ["-p", "seeds", "[0]", "-p", "domains", '["math"]']

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kdutils import constants, examples, material, plan, store, tables
+from kdutils import constants, examples, plan, store, tables
+from kdutils.data import sources
 from kdutils.spec import EvalSpec, PlannedRun, RunSpec
 
 EVALUATION = EvalSpec(tasks=("svamp",), items_per_task=6)
@@ -19,7 +20,7 @@ NOISY = RunSpec(method="fkl", noise_sigma=2.0, **PAIR)
 
 def finish(out: Path, run: RunSpec, answers: list[str], right: list[bool]) -> None:
     """Put item rows with these answers into the store, as if the run were trained and evaluated."""
-    items = material.test_items(material.resolved(run), EVALUATION)
+    items = sources.test_items(sources.resolved(run), EVALUATION)
     rows = pd.DataFrame(
         {
             "task": "svamp",
@@ -31,7 +32,7 @@ def finish(out: Path, run: RunSpec, answers: list[str], right: list[bool]) -> No
             "correct": right,
         }
     )
-    store.folder_of(out, material.resolved(run).run_id).write_evaluation(EVALUATION, rows, {})
+    store.folder_of(out, sources.resolved(run).run_id).write_evaluation(EVALUATION, rows, {})
 
 
 @pytest.fixture
@@ -58,7 +59,7 @@ def test_one_of_each_outcome_with_its_own_texts(asked):
 
 
 def test_questions_are_those_of_the_items(asked):
-    items = material.test_items(material.resolved(KD), EVALUATION)
+    items = sources.test_items(sources.resolved(KD), EVALUATION)
     found = examples.drawn(asked, rng=np.random.default_rng(0))
     assert found["question"].iloc[1] == f"{items[3].question} [{items[3].answer}]"  # the only one of its kind
     assert found["question"].iloc[2] == f"{items[4].question} [{items[4].answer}]"
@@ -89,7 +90,7 @@ def test_texts_are_escaped_in_the_table(asked):
 
 @pytest.mark.parametrize("gone", [TEACHER, SFT, KD])
 def test_a_missing_run_leaves_nothing_to_compare(asked, gone):
-    folder = store.folder_of(asked.out, material.resolved(gone).run_id)
+    folder = store.folder_of(asked.out, sources.resolved(gone).run_id)
     (folder.path / "eval" / EVALUATION.eval_id / "result.json").unlink()
     assert examples.drawn(asked, rng=np.random.default_rng(0)).empty
 

@@ -17,7 +17,8 @@ import saboteur
 import tiny
 from inline import InlinePool
 
-from kdutils import experiment, filling, grid, material, pool, store
+from kdutils import experiment, filling, grid, pool, store
+from kdutils.data import sources
 from kdutils.io import disk, leases
 from kdutils.spec import PlannedRun
 
@@ -156,7 +157,7 @@ def test_a_worker_that_stands_still_loses_its_run_and_leaves_it_alone(
         time.sleep(0.01)
     os.utime(path, (path.stat().st_mtime - 70,) * 2)
     fault("SIGSTOP of a worker for a minute")
-    spec = material.resolved(plan[0].spec).teacher_spec()
+    spec = sources.resolved(plan[0].spec).teacher_spec()
     assert experiment.make(spec, EVALUATION, out)
     os.kill(worker, signal.SIGCONT)
     driver.join(120)

@@ -12,8 +12,9 @@ from fuzzing import FUZZED
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdutils import __main__, material, params, published
+from kdutils import __main__, params, published
 from kdutils.constants import ALL_TASKS, PARAMETER_CHOICES
+from kdutils.data import sources
 from kdutils.io.text_safety import shown
 from kdutils.params import Parameter, ParameterError
 
@@ -244,7 +245,7 @@ def test_commands(inputs, tmp_path, monkeypatch, capsys, command):
     monkeypatch.setattr(__main__.grid, "fill", lambda *given, **options: pytest.fail("work has begun"))
     monkeypatch.setattr(__main__.runner, "Executor", lambda *given, **options: pytest.fail("work has begun"))
     inputs.tried("commands")
-    monkeypatch.setenv(material.MODEL_FILES, "")  # so that what a command leaves there goes with the test
+    monkeypatch.setenv(sources.MODEL_FILES, "")  # so that what a command leaves there goes with the test
     assert __main__.main([*command, "--out", str(tmp_path)]) == 2
     said = capsys.readouterr().err
     assert said.startswith("kdutils: error: ")
@@ -303,8 +304,8 @@ def test_item_files(inputs, folder, bad, n_before):
     good = [json.dumps(GOOD | {"id": f"good-{n}"}).encode() for n in range(n_before)]
     path = folder / "train.jsonl"
     path.write_bytes(b"\n".join([*good, line]))
-    with pytest.raises(material.DataError) as caught:
-        material.read_items(path)
+    with pytest.raises(sources.DataError) as caught:
+        sources.read_items(path)
     message = str(caught.value)
     assert f"train.jsonl, line {n_before + 1}" in message
     assert named in message, message
@@ -318,8 +319,8 @@ def test_item_files_that_hold_nothing_or_an_id_twice(inputs, folder):
     for content in (b"", b"\n\n", b"   \n", line + b"\n" + line, line + b"\n\n\n" + line):
         inputs.tried("items")
         path.write_bytes(content)
-        with pytest.raises(material.DataError, match=r"test\.jsonl") as caught:
-            material.read_items(path)
+        with pytest.raises(sources.DataError, match=r"test\.jsonl") as caught:
+            sources.read_items(path)
         inputs.refused(caught.value, "items")
 
 

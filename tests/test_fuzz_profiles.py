@@ -12,7 +12,8 @@ from fuzzing import FUZZED
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdutils import constants, material
+from kdutils import constants
+from kdutils.data import sources
 from kdutils.io.text_safety import shown
 from kdutils.plan import plan
 
@@ -158,7 +159,7 @@ def prepared(tmp_path_factory):
             patched.setattr(constants, "PROFILE_FOLDER", folder)
             constants.load_profile("own")
             for run in plan("00", {"profile": "own"}).to_make:
-                material.resolved(run.spec)
+                sources.resolved(run.spec)
 
     return run
 

@@ -7,7 +7,8 @@ import pytest
 import tiny
 import torch
 
-from kdutils import encoding, material, models
+from kdutils import encoding, models
+from kdutils.data import sources
 from kdutils.generation import AHEAD, _Draw, decode, generate, option_logprobs, top1_tokens
 from kdutils.noise import noise_keys, random_bits
 
@@ -149,7 +150,7 @@ def test_senseless_calls_are_refused(model):
 def test_likeliest_tokens_are_those_of_the_dense_logits_whatever_the_batch(tmp_path):
     model = models.load(tiny.save_model(tmp_path / "tiny-20k", spread=0.3, seed=4))
     (tmp_path / "items.jsonl").write_text("\n".join(json.dumps(r) for r in tiny.records(7)))
-    items = material.read_items(tmp_path / "items.jsonl")
+    items = sources.read_items(tmp_path / "items.jsonl")
     encoded = encoding.encode(items, model.tokenizer, max_tokens=200, protocol="careful")
     found = top1_tokens(model, encoded, batch_rows=3)
     assert found == top1_tokens(model, encoded, batch_rows=1)

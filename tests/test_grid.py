@@ -12,7 +12,8 @@ import psutil
 import pytest
 import tiny
 
-from kdutils import cells, experiment, filling, grid, material, schedule, store
+from kdutils import cells, experiment, filling, grid, schedule, store
+from kdutils.data import sources
 from kdutils.engine import Death
 from kdutils.io import environment, leases
 from kdutils.shards import Shard
@@ -202,7 +203,7 @@ def test_what_another_process_makes_is_put_aside_and_found(plan, tmp_path, inlin
     """The lease of the first run is ours, as another's would be, until everything else is made."""
     (held,) = tiny.run_ids(plan, "sft")
     own = leases.take(tmp_path, held)
-    spec = material.resolved(plan[2].spec)
+    spec = sources.resolved(plan[2].spec)
 
     def others_finish(state):
         if state.n_done == 4 and (tmp_path / "leases" / f"{held}.json").exists():

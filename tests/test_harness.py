@@ -13,8 +13,9 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers, processors
 from tokenizers import models as tokenizer_models
 from transformers import PreTrainedTokenizerFast
 
-from kdutils import answers, encoding, evaluate, generation, harness, material, models
+from kdutils import answers, encoding, evaluate, generation, harness, models
 from kdutils.constants import DOMAIN_TASKS
+from kdutils.data import sources
 from kdutils.items import prompt
 from kdutils.spec import EvalSpec, RunSpec
 
@@ -83,7 +84,7 @@ def test_their_accuracies_are_ours(lm_eval, student):
     evaluation = EvalSpec(tasks=("aqua", "boolq"), items_per_task=30, scoring="likelihood")
     for domain, task in (("math", "aqua"), ("commonsense", "boolq")):
         one = replace(evaluation, tasks=(task,))
-        theirs = harness.harness_rows(student, material.test_items(spec(domain), one), one)
+        theirs = harness.harness_rows(student, sources.test_items(spec(domain), one), one)
         ours = answers.item_rows(student, spec(domain), one)[0]
         assert (theirs["acc"] == ours["correct"]).all()
         assert (theirs["acc_norm"] == ours["correct_normalised"]).all()
@@ -139,7 +140,7 @@ WRITTEN = EvalSpec(tasks=("siqa",), items_per_task=20, max_new_tokens=10)
 
 def test_tokens_apart_are_ours_bos_included(lm_eval, tiny_model, tmp_path):
     one = choices(tmp_path / "data")
-    items = material.test_items(one, RANKED)
+    items = sources.test_items(one, RANKED)
     prompts = encoding.prompt_ids([item.question for item in items], tiny_model.tokenizer)
     assert (prompts[0][0] == tiny_model.tokenizer.bos_token_id) == ("llama" in tiny_model.name)
     rows = harness.harness_rows(tiny_model, items, RANKED)
@@ -157,7 +158,7 @@ def test_tokens_apart_are_ours_bos_included(lm_eval, tiny_model, tmp_path):
 
 def test_tokens_together_move_the_blanks_and_that_explains_a_mismatch(lm_eval, tiny_model, tmp_path):
     one = choices(tmp_path / "data")
-    items = material.test_items(one, RANKED)
+    items = sources.test_items(one, RANKED)
     pairs = harness.harness_rows(tiny_model, items, RANKED, tokens="together")["tokens"][0]
     decode = tiny_model.tokenizer.decode
     assert decode(pairs[0][0]).endswith("### Response:")
@@ -213,7 +214,7 @@ def test_a_tie_and_a_real_difference_are_told_apart(tied, tmp_path, monkeypatch,
     first, *rest = rows.loc[0, "text"].split()
     (other,) = {"Instruction", "request"} - {first}
     rows.loc[0, "text"] = " ".join(changed(first, other, rest))
-    questions = [item.question for item in material.test_items(one, SUMS)]
+    questions = [item.question for item in sources.test_items(one, SUMS)]
     rows["prompt_ids"] = encoding.prompt_ids(questions, tied.tokenizer)
     monkeypatch.setattr(harness, "harness_rows", lambda *arguments, **options: rows)
     table = harness.compare(tied, one, SUMS)
@@ -294,7 +295,7 @@ def test_sampled_texts_and_unknown_tokens_are_refused(student):
 
 def test_tasks_are_files_that_anyone_can_run(tmp_path):
     """The YAML and JSONL hold our prompt and options as they are."""
-    items = material.test_items(
+    items = sources.test_items(
         spec("commonsense"), replace(RANKED, tasks=("boolq", "siqa"), items_per_task=2)
     )
     both = replace(RANKED, tasks=("boolq", "siqa"))

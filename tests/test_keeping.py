@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kdutils import claims, material, plan, published, report, store
+from kdutils import claims, plan, published, report, store
+from kdutils.data import sources
 from kdutils.evidence import Evidence
 from kdutils.io import cached_tables
 from kdutils.io.cached_tables import Kept, digest
@@ -219,7 +220,7 @@ def test_a_plan_hangs_on_the_item_rows_of_its_runs(tmp_path):
     before = digest(planned)
     assert before == digest(plan.plan("00", {"profile": "smoke", "out": str(tmp_path), "domains": ["math"]}))
     run = planned.runs[0]
-    folder = store.folder_of(tmp_path, material.resolved(run.spec).run_id)
+    folder = store.folder_of(tmp_path, sources.resolved(run.spec).run_id)
     seen = {before}
     for answer in ("1", "2"):
         rows = pd.DataFrame({"task": ["svamp"], "item_id": ["0"], "parsed": [answer]})

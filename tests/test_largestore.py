@@ -7,7 +7,8 @@ import largestore
 import pytest
 from inline import InlinePool
 
-from kdutils import filling, material, schedule
+from kdutils import filling, schedule
+from kdutils.data import sources
 from kdutils.io import environment
 
 
@@ -58,8 +59,8 @@ def test_each_file_of_a_finished_run_is_read_once_a_step(reads, step, a_run):
 
 def test_files_that_runs_share_are_looked_at_once(monkeypatch, tmp_path):
     """However many runs there are; at each run it took most of the time of planning."""
-    looked, digest = [], material.files_digest
-    monkeypatch.setattr(material, "files_digest", lambda name: looked.append(name) or digest(name))
+    looked, digest = [], sources.files_digest
+    monkeypatch.setattr(sources, "files_digest", lambda name: looked.append(name) or digest(name))
     plan = largestore.planned(20)
     assert len(schedule.jobs_of(plan)) == 21
     assert sorted(looked) == ["mini-qwen-105k", "mini-qwen-493k"]

@@ -7,8 +7,9 @@ import pytest
 import tiny
 import torch
 
-from kdutils import material, models
-from kdutils.material import ModelError
+from kdutils import models
+from kdutils.data import sources
+from kdutils.data.sources import ModelError
 from kdutils.mini.family import MINI_MODELS
 from kdutils.spec import RunSpec
 
@@ -68,16 +69,16 @@ def test_bf16_autocast_stays_within_stated_rounding(folder):
 )
 def test_unknown_models_are_refused(name, says):
     with pytest.raises(ModelError, match=says):
-        material.locate(name)
+        sources.locate(name)
 
 
 def test_a_hub_id_is_taken_at_its_word():
-    assert material.locate("Qwen/Qwen2.5-0.5B").source == "Qwen/Qwen2.5-0.5B"
+    assert sources.locate("Qwen/Qwen2.5-0.5B").source == "Qwen/Qwen2.5-0.5B"
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path):
     with pytest.raises(ModelError, match="has no config.json"):
-        material.locate(str(tmp_path))
+        sources.locate(str(tmp_path))
 
 
 @pytest.mark.parametrize("share", [None, 0.0, 0.001, 0.5, 0.999])
@@ -212,13 +213,13 @@ def test_what_was_read_from_gguf_is_kept_and_not_read_again(tmp_path, monkeypatc
 def test_a_file_may_stand_in_for_a_hub_model(folder, monkeypatch):
     name = "Qwen/Qwen2.5-0.5B"
     monkeypatch.setenv("KDUTILS_MODELS", f"{name}={folder},Other/Model-1B=/not/there")
-    assert material.locate(name).source == str(folder.resolve())
+    assert sources.locate(name).source == str(folder.resolve())
     assert models.load(name).name == name
     spec = RunSpec(student=name, method="sft", domain="math")
-    mapped = material.resolved(spec)
-    assert mapped.student == name and mapped.student_digest == material.files_digest(str(folder))
+    mapped = sources.resolved(spec)
+    assert mapped.student == name and mapped.student_digest == sources.files_digest(str(folder))
     monkeypatch.delenv("KDUTILS_MODELS")
-    assert material.resolved(spec).run_id != mapped.run_id
+    assert sources.resolved(spec).run_id != mapped.run_id
 
 
 @pytest.mark.parametrize(
@@ -234,20 +235,20 @@ def test_a_file_may_stand_in_for_a_hub_model(folder, monkeypatch):
 def test_a_stand_in_that_cannot_be_is_refused(monkeypatch, entries, message):
     monkeypatch.setenv("KDUTILS_MODELS", "")
     with pytest.raises(ModelError, match=message):
-        material.use_model_files([entries])
+        sources.use_model_files([entries])
 
 
 def test_stand_ins_of_a_parameter_go_before_those_of_the_environment(folder, monkeypatch):
     monkeypatch.setenv("KDUTILS_MODELS", "A/A-1B=/x,B/B-1B=/y")
-    material.use_model_files([f"B/B-1B={folder}"])
-    assert material.model_files() == {"A/A-1B": "/x", "B/B-1B": str(folder)}
+    sources.use_model_files([f"B/B-1B={folder}"])
+    assert sources.model_files() == {"A/A-1B": "/x", "B/B-1B": str(folder)}
 
 
 def test_only_models_of_some_size_are_large(folder, monkeypatch):
-    assert material.is_large("Qwen/Qwen2.5-0.5B")
-    assert not material.is_large(str(folder)) and not material.is_large("mini-qwen-493k")
-    monkeypatch.setattr(material, "LARGE_MODEL_BYTES", 1000)
-    assert material.is_large(str(folder))
+    assert sources.is_large("Qwen/Qwen2.5-0.5B")
+    assert not sources.is_large(str(folder)) and not sources.is_large("mini-qwen-493k")
+    monkeypatch.setattr(sources, "LARGE_MODEL_BYTES", 1000)
+    assert sources.is_large(str(folder))
 
 
 @pytest.mark.parametrize("switch", [{"KDUTILS_CHECKPOINTING": "1"}, {"KDUTILS_COMPILE": "eager"}])

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kdutils import constants, likeness, material, paradox, plan, plots, solutions, store
+from kdutils import constants, likeness, paradox, plan, plots, solutions, store
+from kdutils.data import sources
 from kdutils.spec import EvalSpec, PlannedRun, RunSpec
 
 EVALUATION = EvalSpec(tasks=("svamp",), items_per_task=6)
@@ -16,7 +17,7 @@ KD = RunSpec(student="mini-qwen-14k", teacher="mini-qwen-36k", method="fkl", dom
 
 
 def finish(out, run, answers, texts):
-    items = material.test_items(material.resolved(run), EVALUATION)
+    items = sources.test_items(sources.resolved(run), EVALUATION)
     rows = pd.DataFrame({"task": "svamp", "item_id": [item.id for item in items], "sample": 0, "text": texts})
     rows["answer"] = [item.answer for item in items]
     rows["parsed"] = [
@@ -24,7 +25,7 @@ def finish(out, run, answers, texts):
     ]
     rows["correct"] = [own == "right" for own in answers]
     rows["truncated"] = False
-    store.folder_of(out, material.resolved(run).run_id).write_evaluation(EVALUATION, rows, {})
+    store.folder_of(out, sources.resolved(run).run_id).write_evaluation(EVALUATION, rows, {})
 
 
 @pytest.fixture

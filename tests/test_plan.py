@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from kdutils import constants, material, models, plan, schedule
+from kdutils import constants, models, plan, schedule
 from kdutils.cells import model_family, short_name
 from kdutils.constants import Live, Need, load_profile
+from kdutils.data import sources
 
 
 def asked(section="07", profile="mini", **parameters):
@@ -437,7 +438,7 @@ def test_model_files_stand_in_for_models_of_the_profile_alone(tmp_path, monkeypa
     monkeypatch.setenv("KDUTILS_MODELS", "")
     (tmp_path / "config.json").write_text("{}")
     asked("01", "qwen-small", model_files=[f"Qwen/Qwen2.5-0.5B={tmp_path}"])
-    assert material.locate("Qwen/Qwen2.5-0.5B").source == str(tmp_path)
+    assert sources.locate("Qwen/Qwen2.5-0.5B").source == str(tmp_path)
     with pytest.raises(ValueError, match="is for none of the models of profile 'qwen-small'"):
         asked("01", "qwen-small", model_files=[f"Qwen/Qwen2.5-7B={tmp_path}"])
     with pytest.raises(ValueError, match="/not/there"):

@@ -237,9 +237,9 @@ def test_decoding_noise_is_the_spread_of_repeated_sampling():
 
 def keep(out, run, right):
     """A finished run with an evaluation of which everything is right, or nothing."""
-    from kdutils import material
+    from kdutils.data import sources
 
-    spec = material.resolved(run.spec)
+    spec = sources.resolved(run.spec)
     folder = store.folder_of(out, spec.run_id)
     if folder.result() is None:
         folder.begin(spec)

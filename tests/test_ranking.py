@@ -4,8 +4,9 @@ import math
 
 import pytest
 
-from kdutils import encoding, experiment, generation, grid, livecells, material, models, store
+from kdutils import encoding, experiment, generation, grid, livecells, models, store
 from kdutils.constants import DOMAIN_TASKS
+from kdutils.data import sources
 from kdutils.evaluate import options
 from kdutils.spec import EvalSpec, PlannedRun, RunSpec
 
@@ -17,7 +18,7 @@ NAME = "mini-qwen-14k"
     [("math", False), ("commonsense", True)],  # of math only AQuA has options
 )
 def test_ranked_accuracies_reach_the_cells(tmp_path, domain, has_average):
-    spec = material.resolved(RunSpec(student=NAME, method="base", domain=domain))
+    spec = sources.resolved(RunSpec(student=NAME, method="base", domain=domain))
     evaluation = EvalSpec(tasks=DOMAIN_TASKS[domain], items_per_task=6, max_new_tokens=4)
     planned = [PlannedRun(spec, evaluation), PlannedRun(spec, evaluation.ranking())]
     state = grid.fill(planned, tmp_path, workers=1)
@@ -40,7 +41,7 @@ def test_rows_hold_the_likelihood_of_every_option(tmp_path):
     evaluation = EvalSpec(tasks=("boolq", "siqa"), items_per_task=3, scoring="likelihood")
     rows = experiment.run(spec, out=tmp_path, evaluation=evaluation).items
     model = models.load(NAME)
-    for item in material.test_items(spec, evaluation):
+    for item in sources.test_items(spec, evaluation):
         row = rows[rows["item_id"] == item.id].iloc[0]
         (prompt,) = encoding.prompt_ids([item.question], model.tokenizer)
         texts = model.tokenizer(list(options(item).values()), add_special_tokens=False)["input_ids"]

@@ -9,7 +9,8 @@ import pytest
 import tiny
 import torch
 
-from kdutils import cells, encoding, experiment, generation, livecells, material, models, store
+from kdutils import cells, encoding, experiment, generation, livecells, models, store
+from kdutils.data import sources
 from kdutils.io import leases
 from kdutils.spec import EvalSpec, RunSpec
 
@@ -91,7 +92,7 @@ def test_a_stored_student_is_the_trained_one(finished):
     run = finished[1]["fkl"]
     student = experiment.load_trained(run.spec, run.folder)
     assert student.name == run.spec.student
-    items = material.test_items(run.spec, EVALUATION)
+    items = sources.test_items(run.spec, EVALUATION)
     prompts = encoding.prompt_ids([item.question for item in items], student.tokenizer)
     texts = generation.decode(student, generation.generate(student, prompts, max_new_tokens=24))
     assert texts == run.items["text"].tolist()
@@ -112,7 +113,7 @@ def test_teacher_texts_are_made_once_and_are_the_teachers(folder, finished, monk
     spec = done["seqkd"].spec
     kept = [json.loads(line) for line in path.read_text().splitlines()]
     teacher = experiment.teacher_model(spec, out)
-    items = material.load_items(spec, "train")
+    items = sources.load_items(spec, "train")
     prompts = encoding.prompt_ids([item.question for item in items], teacher.tokenizer)
     texts = generation.generate(teacher, prompts, max_new_tokens=12)
     assert [record["response"] for record in kept] == generation.decode(teacher, texts)
@@ -150,21 +151,21 @@ def test_agreement_in_cells_is_that_of_the_item_rows(folder, finished):
 def test_other_data_are_another_run(folder, finished, tmp_path):
     other = Path(tiny.write_data(tmp_path / "data"))
     spec = a_spec(folder, "sft")
-    one = material.resolved(tiny.spec(spec.student, str(other)))
+    one = sources.resolved(tiny.spec(spec.student, str(other)))
     (other / "train.jsonl").write_text((other / "train.jsonl").read_text().replace("What", "what", 1))
-    assert material.resolved(tiny.spec(spec.student, str(other))).run_id != one.run_id
+    assert sources.resolved(tiny.spec(spec.student, str(other))).run_id != one.run_id
 
 
 def test_other_weights_under_the_same_name_are_another_run(folder, tmp_path):
     model = tiny.save_model(tmp_path / "tiny-20k", seed=5)
     spec = tiny.spec(model, str(folder / "data"))
-    before = material.resolved(spec)
+    before = sources.resolved(spec)
     Path(model, "generation_config.json").write_text("{}")  # never read, so it changes nothing
-    assert material.resolved(spec).run_id == before.run_id
+    assert sources.resolved(spec).run_id == before.run_id
     tiny.save_model(tmp_path / "tiny-20k", seed=6)
-    assert material.resolved(spec).run_id != before.run_id
+    assert sources.resolved(spec).run_id != before.run_id
     teacher = tiny.spec(str(folder / "tiny-20k"), str(folder / "data"), method="fkl", teacher=model)
-    assert material.resolved(teacher).teacher_spec().student_digest == material.resolved(spec).student_digest
+    assert sources.resolved(teacher).teacher_spec().student_digest == sources.resolved(spec).student_digest
 
 
 @pytest.mark.parametrize(
@@ -278,11 +279,11 @@ def test_the_mini_world_needs_no_files(tmp_path):
 
 def test_the_digest_of_the_mini_world_is_of_its_items(monkeypatch):
     spec = RunSpec(student="mini-qwen-14k", method="sft", domain="math")
-    before = material.resolved(spec).run_id
-    assert material.resolved(spec).run_id == before
-    assert material.resolved(dataclasses.replace(spec, wrong_rationale_share=0.5)).run_id != before
-    monkeypatch.setattr(material, "mini_digest", lambda domain: "of other items")
-    assert material.resolved(spec).run_id != before
+    before = sources.resolved(spec).run_id
+    assert sources.resolved(spec).run_id == before
+    assert sources.resolved(dataclasses.replace(spec, wrong_rationale_share=0.5)).run_id != before
+    monkeypatch.setattr(sources, "mini_digest", lambda domain: "of other items")
+    assert sources.resolved(spec).run_id != before
 
 
 def test_a_run_that_another_process_has_taken_over_stops_and_commits_nothing(folder, tmp_path):
@@ -301,7 +302,7 @@ def test_a_run_that_another_process_has_taken_over_stops_and_commits_nothing(fol
 
 
 def test_what_another_process_makes_is_waited_for(folder, tmp_path, monkeypatch):
-    spec, said = material.resolved(a_spec(folder, "sft")), []
+    spec, said = sources.resolved(a_spec(folder, "sft")), []
     other = leases.take(tmp_path, spec.run_id)
 
     def others_finish(seconds):
@@ -317,7 +318,7 @@ def test_what_another_process_makes_is_waited_for(folder, tmp_path, monkeypatch)
 
 
 def test_a_failure_is_recorded_until_the_next_attempt(folder, tmp_path, monkeypatch):
-    spec = material.resolved(a_spec(folder, "fkl"))
+    spec = sources.resolved(a_spec(folder, "fkl"))
 
     def failing(*arguments, **options):
         raise MemoryError("full")

@@ -11,7 +11,8 @@ import shapes
 import torch
 from safetensors.torch import load_file
 
-from kdutils import encoding, experiment, generation, material, models
+from kdutils import encoding, experiment, generation, models
+from kdutils.data import sources
 from kdutils.spec import EvalSpec, RunSpec
 
 METHODS = ["sft", "fkl", "seqkd", "revkd", "gkd"]
@@ -63,7 +64,7 @@ def a_spec(folders, family, method, **fields):
 
 def texts_of(student, spec):
     prompts = encoding.prompt_ids(
-        [item.question for item in material.test_items(spec, EVALUATION)], student.tokenizer
+        [item.question for item in sources.test_items(spec, EVALUATION)], student.tokenizer
     )
     made = generation.generate(student, prompts, max_new_tokens=EVALUATION.max_new_tokens)
     return generation.decode(student, made)
@@ -143,7 +144,7 @@ def test_what_stands_for_no_token_would_win_and_is_never_written(folders, role):
     model = models.load(str(folders / shapes.FOLDERS["qwen", role]))
     spec = a_spec(folders, "qwen", "base")
     prompts = encoding.prompt_ids(
-        [item.question for item in material.test_items(spec, EVALUATION)], model.tokenizer
+        [item.question for item in sources.test_items(spec, EVALUATION)], model.tokenizer
     )
     ids = torch.tensor(prompts[:1])
     logits_TV = (model.hidden_states(ids) @ model.head_VH.T)[0]
@@ -161,7 +162,7 @@ def test_both_heads_are_cut_to_the_tokenizer_and_not_to_the_smaller_one(folders,
     first = json.loads((run.folder.path / "curve.jsonl").read_text().splitlines()[0])
     student, teacher = (models.load(name) for name in (run.spec.student, run.spec.teacher))
     encoded = encoding.encode(
-        material.load_items(run.spec, "train"), student.tokenizer, max_tokens=96, protocol="careful"
+        sources.load_items(run.spec, "train"), student.tokenizer, max_tokens=96, protocol="careful"
     )
     batch = encoding.collate(encoded, range(6), pad_id=student.pad_id)
     dense = {}
@@ -181,7 +182,7 @@ def log_softmax(model, batch, *, n_rows):
 def test_the_beginning_is_marked_once_where_the_tokenizer_marks_it(folders):
     for family, bos in (("llama", [128_000]), ("qwen", [])):
         spec = a_spec(folders, family, "sft")
-        tokenizer, items = models.load_tokenizer(spec.student), material.load_items(spec, "train")
+        tokenizer, items = models.load_tokenizer(spec.student), sources.load_items(spec, "train")
         encoded = encoding.encode(items, tokenizer, max_tokens=96, protocol="careful")
         prompts = encoding.prompt_ids([item.question for item in items], tokenizer)
         text = tokenizer(tokenizer.decode(prompts[0][len(bos) :]))["input_ids"]  # as transformers does it
@@ -196,7 +197,7 @@ def test_the_beginning_is_marked_once_where_the_tokenizer_marks_it(folders):
 def test_text_of_another_family_can_be_learned_and_its_logits_cannot(folders, out):
     teacher = str(folders / shapes.FOLDERS["qwen", "teacher"])
     fields = {"teacher": teacher, "teacher_tuned": False, "epochs": 1}
-    with pytest.raises(material.ModelError, match="have different vocabularies .*use method='seqkd'"):
+    with pytest.raises(sources.ModelError, match="have different vocabularies .*use method='seqkd'"):
         experiment.run(a_spec(folders, "llama", "fkl", **fields), out=out, evaluation=EVALUATION)
     run = experiment.run(a_spec(folders, "llama", "seqkd", **fields), out=out, evaluation=EVALUATION)
     assert run.result["status"] == "trained"
@@ -259,7 +260,7 @@ def test_a_hub_id_in_the_cache_needs_no_network(folders, offline):
 def test_a_hub_id_that_is_not_in_the_cache_is_refused_before_training(folders, offline, tmp_path):
     spec = a_spec(folders, "qwen", "fkl", teacher="Qwen/Qwen2.5-7B")
     remedy = r"Qwen/Qwen2.5-7B is not downloaded and the hub cannot be asked .*`hf download Qwen/Qwen2.5-7B`"
-    with pytest.raises(material.ModelError, match=remedy) as caught:
+    with pytest.raises(sources.ModelError, match=remedy) as caught:
         experiment.run(spec, out=tmp_path / "out", evaluation=EVALUATION)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()

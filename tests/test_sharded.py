@@ -16,7 +16,8 @@ import torch
 from safetensors.torch import load_file
 from together import Case
 
-from kdutils import encoding, experiment, grid, material, models, ranks, schedule, store, training
+from kdutils import encoding, experiment, grid, models, ranks, schedule, store, training
+from kdutils.data import sources
 from kdutils.process_group import ALONE
 from kdutils.spec import EvalSpec, PlannedRun, RunSpec
 from kdutils.teacher_cache import States
@@ -51,7 +52,7 @@ def cases(study):
             own |= {"teacher": str(study / "tiny-40k"), "teacher_tuned": False}
         if method == "gkd":
             own |= {"max_new_tokens": 12}
-        return material.resolved(tiny.spec(str(study / student), str(study / "data"), **own | fields))
+        return sources.resolved(tiny.spec(str(study / student), str(study / "data"), **own | fields))
 
     sft = of("sft", select_best=True, epochs=2)
     noisy = of("fkl", noise_sigma=1.0, temperature=2.0)
@@ -148,7 +149,7 @@ def test_two_processes_make_what_one_makes(cases, apart, tmp_path, name):
 def test_a_divided_teacher_says_what_a_whole_one_says(cases, apart, tmp_path):
     alone(cases["fkl, states kept"], tmp_path)
     whole, divided = (States(root / "states").open() for root in (tmp_path, apart.root / "fkl, states kept"))
-    ids = [item.id for item in material.load_items(cases["fkl"].spec, "train")]
+    ids = [item.id for item in sources.load_items(cases["fkl"].spec, "train")]
     assert torch.equal(divided.hidden_NH(ids), whole.hidden_NH(ids))
     assert torch.equal(divided.head_VH, whole.head_VH)
 
@@ -190,7 +191,7 @@ def ranks_of_this_process():
 def test_every_row_is_some_process_s_own_and_none_is_twice(cases):
     spec = cases["sft"].spec
     table = encoding.encode(
-        material.load_items(spec, "train"), models.load_tokenizer(spec.student), **spec.encoding
+        sources.load_items(spec, "train"), models.load_tokenizer(spec.student), **spec.encoding
     )
     batch = encoding.collate(table, range(7), pad_id=2)
     shares = [batch.share(rank, 3) for rank in range(3)]
@@ -245,7 +246,7 @@ def test_a_rank_that_dies_is_a_failure_and_the_grid_goes_on_with_others(study, t
     monkeypatch.setattr(ranks, "GRACE_SECONDS", 0.1)
     on_two = distilled(study, method="sft", teacher=None, teacher_tuned=True)
     on_one = dataclasses.replace(on_two, devices=1, seed=1, epochs=1)
-    folder = store.folder_of(tmp_path, material.resolved(on_two).run_id)
+    folder = store.folder_of(tmp_path, sources.resolved(on_two).run_id)
     folder.checkpoint.mkdir(parents=True)
     state = grid.fill([PlannedRun(spec, EVALUATION) for spec in (on_two, on_one)], tmp_path, workers=1)
     assert state.n_done == 1
@@ -273,7 +274,7 @@ def test_memory_that_runs_out_in_a_rank_begins_anew_with_fewer_rows(study, tmp_p
 
 
 def test_a_student_that_one_device_has_no_room_for_is_evaluated_by_all(study, tmp_path, monkeypatch):
-    spec = material.resolved(distilled(study, method="sft", teacher=None, teacher_tuned=True))
+    spec = sources.resolved(distilled(study, method="sft", teacher=None, teacher_tuned=True))
     folder, rows = store.folder_of(tmp_path, spec.run_id), pd.DataFrame({"text": ["3"]})
     folder.path.mkdir(parents=True)
     asked = []
@@ -303,7 +304,7 @@ def test_a_teacher_s_states_are_made_by_the_processes_and_damage_is_found_before
     asked = []
     monkeypatch.setattr(ranks, "run", lambda task, **how: asked.append(task["what"]))
     with pytest.raises(store.DamagedError, match=r"states/.*index.json"):  # nobody has written them
-        experiment.make(material.resolved(distilled(study)), None, tmp_path)
+        experiment.make(sources.resolved(distilled(study)), None, tmp_path)
     assert asked == ["states"]
 
 
@@ -326,7 +327,7 @@ def test_why_a_rank_ends_is_what_the_first_of_them_says(tmp_path):
 
 
 def test_devices_are_told_and_no_part_of_a_name(study):
-    one, two = (material.resolved(distilled(study, devices=n)) for n in (1, 2))
+    one, two = (sources.resolved(distilled(study, devices=n)) for n in (1, 2))
     assert one.run_id == two.run_id
     assert one == two
     assert two.to_dict()["devices"] == 2
@@ -382,6 +383,6 @@ def test_workers_get_as_many_gpus_as_a_run_asks_for(monkeypatch):
 def test_the_same_run_on_other_devices_is_asked_for_with_these():
     spec = RunSpec(student="mini-qwen-14k", method="sft", domain="math")
     for devices in (1, 2, 1):
-        found = material.resolved(dataclasses.replace(spec, devices=devices))
+        found = sources.resolved(dataclasses.replace(spec, devices=devices))
         assert found.devices == devices
-        assert found == material.resolved(spec) and found.run_id == material.resolved(spec).run_id
+        assert found == sources.resolved(spec) and found.run_id == sources.resolved(spec).run_id

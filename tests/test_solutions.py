@@ -2,7 +2,8 @@
 
 import pytest
 
-from kdutils import material, solutions
+from kdutils import solutions
+from kdutils.data import sources
 from kdutils.mini import items as mini_items
 from kdutils.spec import EvalSpec, RunSpec
 
@@ -117,10 +118,10 @@ def test_solutions_of_the_mini_world_follow_and_are_right():
 
 
 def test_most_solutions_of_real_svamp_items_can_be_compared_with(benchmark_files):
-    spec = material.resolved(
+    spec = sources.resolved(
         RunSpec(student="Qwen/Qwen2.5-0.5B", method="sft", domain="math", data="benchmark")
     )
-    items = material.test_items(spec, EvalSpec(tasks=("svamp",), items_per_task=250))
+    items = sources.test_items(spec, EvalSpec(tasks=("svamp",), items_per_task=250))
     read = [solutions.read(item.rationale) for item in items if item.rationale]
     assert len(read) > 150
     assert sum(found.n_steps > 0 for found in read) > 0.9 * len(read)

@@ -7,7 +7,8 @@ import pytest
 import tiny
 import torch
 
-from kdutils import encoding, experiment, material, models, store, teacher_cache, training
+from kdutils import encoding, experiment, models, store, teacher_cache, training
+from kdutils.data import sources
 from kdutils.items import fingerprint
 from kdutils.spec import EvalSpec
 from kdutils.teacher import CachedTeacher, Teacher
@@ -22,7 +23,7 @@ def folder(tmp_path_factory):
 
 def a_spec(folder, method="fkl", **fields):
     spec = tiny.spec(str(folder / "tiny-20k"), str(folder / "data"), method=method, epochs=1, **fields)
-    return material.resolved(spec)
+    return sources.resolved(spec)
 
 
 def distilled(folder, method="fkl", **fields):
@@ -34,7 +35,7 @@ def kept(folder, tmp_path, monkeypatch):
     """The teacher, its items encoded, and its states as they were written in shards of few positions."""
     monkeypatch.setattr(teacher_cache, "SHARD_BYTES", 48 * 4 * 60)
     teacher, spec = models.load(str(folder / "tiny-40k")), distilled(folder)
-    items = material.load_items(spec, "train")
+    items = sources.load_items(spec, "train")
     how = {"max_tokens": spec.max_tokens, "protocol": spec.protocol}
     encoded = encoding.encode(items, teacher.tokenizer, **how)
     found = teacher_cache.states_of(tmp_path, {"teacher": "tiny"})
@@ -176,7 +177,7 @@ def test_an_unknown_wish_is_refused(folder, tmp_path, monkeypatch):
 
 def test_the_key_holds_all_that_states_depend_on(folder, tmp_path):
     spec = distilled(folder, teacher_tuned=False)
-    items = material.load_items(spec, "train")
+    items = sources.load_items(spec, "train")
     key = experiment._states_key(spec, items, tmp_path, None, True)
     assert key["weights"] == spec.teacher_digest and key["items"] == fingerprint(items)
     names = {teacher_cache.states_of(tmp_path, key | {name: "other"}).path for name in key}

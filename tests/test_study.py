@@ -8,8 +8,9 @@ import pandas as pd
 import pytest
 
 from kdutils import cells as cell_rows
-from kdutils import evaluate, likeness, material, published, spec, store, study, sweeps
+from kdutils import evaluate, likeness, published, spec, store, study, sweeps
 from kdutils.constants import RELEASED_MODELS, load_profile
+from kdutils.data import sources
 from kdutils.plan import Filter, Plan
 
 
@@ -390,7 +391,7 @@ def answered(tmp_path):
     evaluation = spec.EvalSpec(tasks=("svamp",))
     for run, parsed in specs.items():
         if parsed:
-            finished_run(tmp_path, material.resolved(run), evaluation, items(parsed, gold))
+            finished_run(tmp_path, sources.resolved(run), evaluation, items(parsed, gold))
     planned = tuple(spec.PlannedRun(run, evaluation) for run in specs)
     return Plan("04", load_profile("mini"), tmp_path, planned, Filter())
 

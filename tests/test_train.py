@@ -8,7 +8,8 @@ import pytest
 import tiny
 import torch
 
-from kdutils import encoding, generation, material, models, training
+from kdutils import encoding, generation, models, training
+from kdutils.data import sources
 from kdutils.teacher import Teacher
 
 
@@ -50,7 +51,7 @@ def fit(folder, spec, *, items=None, validation=(), **options):
     """(student, outcome) after training as a run does."""
     student = models.load(spec.student, trains_all=spec.adapter == "full")
     student = models.add_adapter(student, spec, seed=spec.seed)
-    items = items if items is not None else material.load_items(spec, "train")
+    items = items if items is not None else sources.load_items(spec, "train")
     how = {"rate": models.learning_rate(spec), "teacher": a_teacher(folder, spec)}
     return student, training.train(student, items, spec, validation=validation, **how | options)
 
@@ -107,7 +108,7 @@ INTERRUPTED = [("sft", {}), ("fkl", {}), ("gkd", {}), ("gkd", {"on_policy_share"
 def test_interrupted_and_resumed_is_bit_equal(folder, tmp_path, monkeypatch, method, fields, adapter):
     monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)  # after every step
     spec = a_spec(folder, method, adapter=adapter, epochs=2, select_best=True, **fields)
-    validation = material.load_items(spec, "validation")
+    validation = sources.load_items(spec, "validation")
     straight, _ = fit(folder, spec, validation=validation)
 
     def stop(entry):
@@ -201,7 +202,7 @@ def test_a_loss_that_turns_nan_is_an_outcome(folder, monkeypatch):
 
 def test_sft_overfits_ten_items_and_learns_to_stop(folder):
     spec = a_spec(folder, train_items=10, epochs=160, batch_size=10, learning_rate=1e-2)
-    items = material.load_items(spec, "train")
+    items = sources.load_items(spec, "train")
     student, outcome = fit(folder, spec, items=items)
     assert losses_of(outcome)[-1] < 0.05
     prompts = encoding.prompt_ids([item.question for item in items], student.tokenizer)
@@ -221,7 +222,7 @@ def test_kd_drives_a_student_of_the_same_size_to_its_teacher(folder, method):
     teacher = a_teacher(folder, spec)
     batch = encoding.collate(
         encoding.encode(
-            material.load_items(spec, "train"), student.tokenizer, max_tokens=96, protocol="careful"
+            sources.load_items(spec, "train"), student.tokenizer, max_tokens=96, protocol="careful"
         ),
         range(24),
         pad_id=student.pad_id,
@@ -235,7 +236,7 @@ def test_noise_is_the_same_for_an_item_whatever_its_batch(folder):
     spec = a_spec(folder, "fkl", noise_sigma=2.0)
     teacher = a_teacher(folder, spec)
     table = encoding.encode(
-        material.load_items(spec, "train"), teacher.model.tokenizer, max_tokens=96, protocol="careful"
+        sources.load_items(spec, "train"), teacher.model.tokenizer, max_tokens=96, protocol="careful"
     )
     together = encoding.collate(table, [3, 1, 2], pad_id=2)
     alone = encoding.collate(table, [1], pad_id=2)
@@ -253,7 +254,7 @@ def test_paper_weighs_sequences_and_careful_weighs_tokens(folder):
         found = {}
         for protocol in ("careful", "paper"):
             spec = a_spec(folder, method, protocol=protocol, train_items=2, batch_size=2, epochs=1)
-            items = material.load_items(spec, "train")
+            items = sources.load_items(spec, "train")
             alone = [losses_of(fit(folder, dataclasses.replace(spec), items=[item])[1])[0] for item in items]
             both = losses_of(fit(folder, spec, items=items)[1])[0]
             tokenizer = models.load_tokenizer(spec.student)
@@ -292,7 +293,7 @@ def logits_of(model, batch):
 def a_step(folder, spec):
     """(gradients by name, the mean loss, batch) of the first step of a training."""
     student = models.load(spec.student, trains_all=True)
-    items = material.load_items(spec, "train")
+    items = sources.load_items(spec, "train")
     state = training._Training(student, items, spec, 1e-3, a_teacher(folder, spec), None, None, None, 3)
     student.network.train()
     batch, _ = state._batch(0)
@@ -312,8 +313,8 @@ def test_each_factor_divides_by_what_it_says_and_scores_what_it_says(folder, met
     """By hand: which tokens count, and each token's share of the loss, then plain autograd."""
     spec = a_spec(folder, method, train_items=8, batch_size=8, epochs=1, **factors)
     found, loss, batch, student = a_step(folder, spec)
-    prompts = encoding.prompt_ids([i.question for i in material.load_items(spec, "train")], student.tokenizer)
-    ids = [item.id for item in material.load_items(spec, "train")]
+    prompts = encoding.prompt_ids([i.question for i in sources.load_items(spec, "train")], student.tokenizer)
+    ids = [item.id for item in sources.load_items(spec, "train")]
     total, share = torch.zeros(()), {}
     for row, name in enumerate(batch.ids):
         n_tokens = int(batch.attention_BT[row].sum())
@@ -344,7 +345,7 @@ def test_the_prompt_is_scored_in_gold_and_in_own_texts_where_it_is_asked_for(fol
             [e["n_tokens"] for e in fit(folder, one)[1].curve if "loss" in e][0]
             for one in (spec, dataclasses.replace(spec, prompt_in_loss=True))
         )
-        items, tokenizer = material.load_items(spec, "train"), models.load_tokenizer(spec.student)
+        items, tokenizer = sources.load_items(spec, "train"), models.load_tokenizer(spec.student)
         rows = training._Training(
             models.load(spec.student), items, spec, 1e-3, a_teacher(folder, spec), None, None, None, None
         )._rows(0)
@@ -387,7 +388,7 @@ def test_samples_of_several_steps_are_drawn_at_once_from_the_student_before_the_
 
 def test_best_on_validation_restores_the_lowest(folder):
     spec = a_spec(folder, train_items=2, batch_size=2, epochs=40, learning_rate=1e-2, select_best=True)
-    validation = material.load_items(spec, "validation")
+    validation = sources.load_items(spec, "validation")
     student, outcome = fit(folder, spec, validation=validation)
     by_epoch = [entry["validation_loss"] for entry in outcome.curve if "validation_loss" in entry]
     state = training._Training(student, validation, spec, 1e-3, None, validation, None, None, None)
@@ -439,4 +440,4 @@ def test_teacher_and_method_must_fit(folder):
     spec = a_spec(folder, "fkl")
     student = models.load(spec.student)
     with pytest.raises(ValueError, match="method 'fkl' with teacher=None cannot be trained"):
-        training.train(student, material.load_items(spec, "train"), spec, rate=1e-3)
+        training.train(student, sources.load_items(spec, "train"), spec, rate=1e-3)

@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from kdutils import gguf_header, material, plan, weights
+from kdutils import plan, weights
+from kdutils.data import gguf_header, sources
 
 gguf = pytest.importorskip("gguf")
 
@@ -46,8 +47,8 @@ def test_what_is_no_gguf_file_is_refused(tmp_path, content, message):
     path.write_bytes(content)
     with pytest.raises(gguf_header.HeaderError, match=message):
         gguf_header.read(path)
-    with pytest.raises(material.ModelError, match="does not say what it is"):
-        material.describe(str(path))
+    with pytest.raises(sources.ModelError, match="does not say what it is"):
+        sources.describe(str(path))
 
 
 def test_half_a_head_is_refused(gguf_file):
@@ -57,19 +58,19 @@ def test_half_a_head_is_refused(gguf_file):
 
 
 def test_a_gguf_file_that_stands_in_says_what_it_calls_itself(gguf_file, monkeypatch):
-    monkeypatch.setenv(material.MODEL_FILES, f"Some/Some-0.5B={gguf_file}")
-    facts = material.describe("Some/Some-0.5B")
+    monkeypatch.setenv(sources.MODEL_FILES, f"Some/Some-0.5B={gguf_file}")
+    facts = sources.describe("Some/Some-0.5B")
     assert facts["name"] == "Some/Some-0.5B"
     assert (facts["file"], facts["quantisation"], facts["parameters"]) == (gguf_file.name, "Q4_K_M", 128)
-    assert facts["digest"] == material.files_digest(str(gguf_file))
+    assert facts["digest"] == sources.files_digest(str(gguf_file))
     assert facts["note"] == "the file calls itself Some Coder 0.5B Instruct"
 
 
 def test_a_mini_model_is_its_own_files():
-    facts = material.describe("mini-qwen-36k")
+    facts = sources.describe("mini-qwen-36k")
     assert facts["source"] == "embedded mini family"
     assert facts["parameters"] == 36_128
-    assert facts["digest"] == material.files_digest("mini-qwen-36k") != ""
+    assert facts["digest"] == sources.files_digest("mini-qwen-36k") != ""
     assert facts["note"] == facts["file"] == ""
 
 
@@ -82,13 +83,13 @@ def test_a_folder_is_read_off_its_safetensors(tmp_path):
     }
     head = json.dumps(tensors).encode()
     (tmp_path / "model.safetensors").write_bytes(len(head).to_bytes(8, "little") + head)
-    facts = material.describe(str(tmp_path))
+    facts = sources.describe(str(tmp_path))
     assert (facts["source"], facts["quantisation"], facts["parameters"]) == (str(tmp_path), "F32, BF16", 10)
 
 
 def test_a_hub_model_that_is_not_here_is_not_guessed(monkeypatch, tmp_path):
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
-    facts = material.describe("Nobody/Nothing-1B")
+    facts = sources.describe("Nobody/Nothing-1B")
     assert facts["source"] == "Nobody/Nothing-1B, not downloaded"
     assert (facts["quantisation"], facts["parameters"], facts["digest"]) == ("", None, "")
 
@@ -99,7 +100,7 @@ def test_table_and_line_name_the_models_of_the_runs(tmp_path):
     assert table["asked for"].tolist() == ["mini-qwen-105k", "mini-qwen-493k"]  # the student first
     assert table["file"].tolist() == ["—", "—"]
     line = weights.line(asked)
-    digest = material.files_digest("mini-qwen-105k")
+    digest = sources.files_digest("mini-qwen-105k")
     assert line.startswith(
         f"Weights of the live results: mini-qwen-105k is embedded mini family (BF16, digest {digest}"
     )

@@ -10,7 +10,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-from kdutils import material
+from kdutils.data import sources
 from kdutils.spec import EvalSpec, PlannedRun, RunSpec
 
 SENTENCES = """Below is an instruction that describes a task . Write response appropriately completes the
@@ -180,9 +180,9 @@ def plan(root: Path) -> list[PlannedRun]:
 
 def run_ids(planned: list[PlannedRun], *methods: str) -> list[str]:
     """Names of the runs of these methods in a plan."""
-    return [material.resolved(run.spec).run_id for run in planned if run.spec.method in methods]
+    return [sources.resolved(run.spec).run_id for run in planned if run.spec.method in methods]
 
 
 def teacher_id(planned: list[PlannedRun]) -> str:
     """Name of the SFT run of the teacher in `plan`."""
-    return material.resolved(planned[0].spec).teacher_spec().run_id
+    return sources.resolved(planned[0].spec).teacher_spec().run_id

@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from kdutils import answers, encoding, generation, material, models, rank, ranks, sharded, training
+from kdutils import answers, encoding, generation, models, rank, ranks, sharded, training
+from kdutils.data import sources
 from kdutils.process_group import ALONE, World
 from kdutils.spec import EvalSpec, RunSpec
 from kdutils.teacher import CachedTeacher, Teacher
@@ -60,7 +61,7 @@ def fit(case: Case, world: World, root: Path) -> tuple[Any, training.Outcome, li
             os.kill(os.getpid(), signal.SIGKILL)
 
     how = {"rate": models.learning_rate(spec), "teacher": teacher_of(case, world, root), "world": world}
-    items, validation = material.load_items(spec, "train"), material.load_items(spec, "validation")
+    items, validation = sources.load_items(spec, "train"), sources.load_items(spec, "validation")
     outcome = training.train(
         student,
         items,
@@ -95,7 +96,7 @@ def teacher_of(case: Case, world: World, root: Path) -> Teacher | CachedTeacher 
     kept = States(root / "states")
     if not world.sum(kept.are_there()):
         asked = load()
-        encoded = encoding.encode(material.load_items(spec, "train"), asked.tokenizer, **spec.encoding)
+        encoded = encoding.encode(sources.load_items(spec, "train"), asked.tokenizer, **spec.encoding)
         kept.write(asked, encoded, world)
         world.sum(0.0)  # the first has written
     return CachedTeacher(spec.teacher, kept.open(), load, "cpu", spec.noise_sigma, spec.seed)

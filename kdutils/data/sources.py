@@ -16,12 +16,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from kdutils import benchmark, contamination, gguf_header
+from kdutils.data import benchmark, contamination, gguf_header
+from kdutils.data.packaged_models import PACKAGED_MODELS
 from kdutils.io import disk
 from kdutils.items import SPLITS, DataError, Item, item_of, json_lines, short_enough
 from kdutils.mini.family import MINI_MODELS, MODEL_FOLDER
 from kdutils.mini.items import TASKS_OF, build_data, mini_digest
-from kdutils.packaged import PACKAGED_MODELS
 from kdutils.spec import MINI, EvalSpec, RunSpec
 
 MINI_TEST_ITEMS = 200  # a task, if the evaluation does not say

@@ -20,8 +20,9 @@ from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
 
-from kdutils import contamination, evaluate, release
+from kdutils import evaluate
 from kdutils.constants import CHOICE_TASKS, DOMAIN_TASKS, INSTRUCTION_TASKS, MATH_TASKS, TASK_LABELS
+from kdutils.data import contamination, llm_adapters
 from kdutils.io import disk
 from kdutils.items import DataError, Item, item_of, json_lines, letters_and_digits, short_enough
 from kdutils.spec import BENCHMARK, LLM_ADAPTERS
@@ -121,11 +122,11 @@ def digest(data: str, domain: str) -> str:
     if folder := data_folder(data):
         for path in _files(folder, domain):
             total.update(path.name.encode() + bytes.fromhex(disk.sha256_once(path)))
-    elif domain in release.TRAIN_FILES:
-        total.update(release.PINNED.commit.encode())
+    elif domain in llm_adapters.TRAIN_FILES:
+        total.update(llm_adapters.PINNED.commit.encode())
     else:
         raise DataError(
-            f"LLM-Adapters has no {domain} items, only {list(release.TRAIN_FILES)}; "
+            f"LLM-Adapters has no {domain} items, only {list(llm_adapters.TRAIN_FILES)}; "
             f"set KDUTILS_DATA to a folder with data/ and use data={BENCHMARK!r}"
         )
     return total.hexdigest()[:16]
@@ -219,12 +220,12 @@ def ends_in(item: Item, answer: str) -> bool:
 
 
 def _read_release(domain: str) -> Benchmark:
-    pool = _released_items(release.TRAIN_FILES[domain], domain)
+    pool = _released_items(llm_adapters.TRAIN_FILES[domain], domain)
     test: list[Item] = []
     for task in DOMAIN_TASKS[domain]:
-        items = _released_items(release.TEST_FILES[task], domain, task)
+        items = _released_items(llm_adapters.TEST_FILES[task], domain, task)
         test += in_order([_without_wrong_rationale(item) for item in items])
-    source = f"LLM-Adapters at {release.PINNED.commit[:12]}"
+    source = f"LLM-Adapters at {llm_adapters.PINNED.commit[:12]}"
     return Benchmark(source, domain, in_order(pool), tuple(test), {})
 
 
@@ -234,7 +235,7 @@ def _released_items(name: str, domain: str, task: str | None = None) -> list[Ite
     Questions are stripped of blanks around them, as in $KDUTILS_DATA/data. Responses stay as they are.
     """
     prefix, items = f"{task}-test" if task else Path(name).stem, []
-    for number, record in enumerate(json.loads(release.content(release.PINNED, name))):
+    for number, record in enumerate(json.loads(llm_adapters.content(llm_adapters.PINNED, name))):
         where = f"{name} of LLM-Adapters, record {number}"
         answer, output = _released_answer(record, where), record.get("output", "")
         parts = (record.get(key, "").strip() for key in ("instruction", "input"))

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
-from kdutils.material import ModelError, hub_file, locate
+from kdutils.data.sources import ModelError, hub_file, locate
 
 ASK_SECONDS = 10.0
 
