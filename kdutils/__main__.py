@@ -37,11 +37,11 @@ from kdutils import (
     params,
     plan,
     prospect,
-    ranks,
     runner,
     store,
 )
 from kdutils.data import sources
+from kdutils.devices import launch
 from kdutils.io import disk
 from kdutils.io.text_safety import scrub
 from kdutils.shards import Shard
@@ -236,7 +236,7 @@ class _Training:
             state = grid.fill(planned, plans[0].out, progress=self.progress, shard=self.shard, **self.ways)
         except (
             *(sources.ModelError, sources.DataError, store.StoreError),
-            *(cluster.ClusterError, ranks.DevicesError),
+            *(cluster.ClusterError, launch.DevicesError),
         ) as error:
             raise runner.RunError(str(error)) from error
         executor.say(f"shard {self.shard}: {state}" if self.shard else str(state))

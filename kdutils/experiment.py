@@ -24,20 +24,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from kdutils import (
-    answers,
-    encoding,
-    evaluate,
-    generation,
-    models,
-    ranks,
-    store,
-    teacher_cache,
-    texts,
-    training,
-)
+from kdutils import answers, encoding, evaluate, generation, models, store, teacher_cache, texts, training
 from kdutils.data import sources
 from kdutils.data.sources import default_evaluation, load_items, resolved
+from kdutils.devices import launch
 from kdutils.io import disk, environment, leases
 from kdutils.io.leases import Lease
 from kdutils.items import PROMPT, Item, fingerprint
@@ -220,7 +210,7 @@ def _item_rows(
     with _scratch(folder) as scratch:
         task = {"what": "evaluation", "evaluation": evaluation.to_dict()}
         facts = _together(task, spec, folder.path.parent.parent, scratch, hear=lambda entry: None)
-        return pd.read_parquet(scratch / ranks.ROWS), facts
+        return pd.read_parquet(scratch / launch.ROWS), facts
 
 
 def load_trained(spec: RunSpec, folder: RunFolder, *, stays_in_memory: bool = False) -> LoadedModel:
@@ -342,7 +332,7 @@ def _trained_together(
                 rows = math.ceil((rows or math.ceil(spec.batch_size / spec.devices)) / 2)
         student = models.load(spec.student, trains_all=spec.adapter == "full", stays_in_memory=True)
         student = models.add_adapter(student, spec, seed=spec.seed)
-        weights = load_file(scratch / ranks.WEIGHTS)
+        weights = load_file(scratch / launch.WEIGHTS)
         with torch.no_grad():
             for name, w in student.network.named_parameters():
                 if w.requires_grad:
@@ -353,9 +343,9 @@ def _trained_together(
 def _together(
     task: dict[str, Any], spec: RunSpec, out: Path, scratch: Path, hear: Progress
 ) -> dict[str, Any]:
-    """What the processes of a run say when they have done a task (kdutils.rank)."""
+    """What the processes of a run say when they have done a task (kdutils.devices.worker)."""
     how = {"n_ranks": spec.devices, "n_threads": torch.get_num_threads()}
-    return ranks.run(task | {"spec": spec.to_dict(), "out": str(out)}, scratch=scratch, hear=hear, **how)
+    return launch.run(task | {"spec": spec.to_dict(), "out": str(out)}, scratch=scratch, hear=hear, **how)
 
 
 @contextlib.contextmanager

@@ -86,7 +86,7 @@ def state_bytes(shape: Architecture, *, rank: int, weight_bytes: int = 2) -> flo
 
 
 def part_bytes(shape: Architecture, whole: float, *, gathered_bytes: int, devices: int) -> float:
-    """Bytes on one of `devices` that divide the `whole` of a model among them (kdutils.sharded).
+    """Bytes on one of `devices` that divide the `whole` of a model among them (kdutils.devices.fsdp).
 
     Gathered at a time, `gathered_bytes` a weight: embedding, head and norms, and two layers, of which one is
     on its way.

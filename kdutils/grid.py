@@ -15,8 +15,9 @@ from typing import Any
 
 import pandas as pd
 
-from kdutils import cells, cluster, livecells, ranks, schedule, store
+from kdutils import cells, cluster, livecells, schedule, store
 from kdutils.data import sources
+from kdutils.devices import launch
 from kdutils.engine import Start
 from kdutils.filling import Filling, Progress, Setting, State
 from kdutils.pool import Pool
@@ -66,7 +67,7 @@ def fill(
     filling.look()
     if filling.is_wanting:
         for run in planned if engine == "local" else ():  # Ray knows what its nodes have
-            ranks.check_devices(run.spec)
+            launch.check_devices(run.spec)
         filling.fill(start)
     return filling.state()
 

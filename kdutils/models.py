@@ -83,7 +83,7 @@ class LoadedModel:
     tokenizer: PreTrainedTokenizerBase
     policy: Policy
 
-    is_sharded = False  # whether other processes hold parts of it, see kdutils.sharded
+    is_sharded = False  # whether other processes hold parts of it, see kdutils.devices.fsdp
 
     @property
     def causal(self) -> PreTrainedModel:

@@ -6,9 +6,10 @@ from collections.abc import Iterable
 
 from transformers import PreTrainedTokenizerBase
 
-from kdutils import encoding, models, ranks
+from kdutils import encoding, models
 from kdutils.data import hub, sources
 from kdutils.data.sources import test_items
+from kdutils.devices import launch
 from kdutils.spec import EvalSpec, PlannedRun, RunSpec
 
 
@@ -18,7 +19,7 @@ def check(spec: RunSpec, evaluation: EvalSpec) -> None:
     Raises:
         ModelError, DataError, ValueError: naming what is wrong and the remedy.
     """
-    ranks.check_devices(spec)
+    launch.check_devices(spec)
     check_all([PlannedRun(spec, evaluation)])
 
 

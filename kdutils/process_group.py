@@ -1,7 +1,7 @@
 """The processes that train one student, as the training loop sees them.
 
 `World` is the usual one: a single process, which has everything. Where several share a student, each with a
-part of every weight and of every batch, kdutils.sharded has another with the same methods.
+part of every weight and of every batch, kdutils.devices.fsdp has another with the same methods.
 """
 
 from __future__ import annotations

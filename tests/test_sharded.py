@@ -16,8 +16,9 @@ import torch
 from safetensors.torch import load_file
 from together import Case
 
-from kdutils import encoding, experiment, grid, models, ranks, schedule, store, training
+from kdutils import encoding, experiment, grid, models, schedule, store, training
 from kdutils.data import sources
+from kdutils.devices import launch
 from kdutils.process_group import ALONE
 from kdutils.spec import EvalSpec, PlannedRun, RunSpec
 from kdutils.teacher_cache import States
@@ -95,7 +96,7 @@ def apart(cases, tmp_path_factory):
     """Every case, by one pair of processes."""
     root = tmp_path_factory.mktemp("together")
     interrupted_alone(cases["sft from one"], root / "sft from one")
-    with pytest.raises(ranks.RankError) as end:
+    with pytest.raises(launch.RankError) as end:
         together.run(root, cases)
     fitted = {}
     for name in cases:
@@ -242,8 +243,8 @@ time.sleep(600)
 
 def test_a_rank_that_dies_is_a_failure_and_the_grid_goes_on_with_others(study, tmp_path, monkeypatch):
     monkeypatch.setattr(grid, "Pool", inline.InlinePool)
-    monkeypatch.setattr(ranks, "PROGRAM", ("-c", ONE_DIES))
-    monkeypatch.setattr(ranks, "GRACE_SECONDS", 0.1)
+    monkeypatch.setattr(launch, "PROGRAM", ("-c", ONE_DIES))
+    monkeypatch.setattr(launch, "GRACE_SECONDS", 0.1)
     on_two = distilled(study, method="sft", teacher=None, teacher_tuned=True)
     on_one = dataclasses.replace(on_two, devices=1, seed=1, epochs=1)
     folder = store.folder_of(tmp_path, sources.resolved(on_two).run_id)
@@ -266,7 +267,7 @@ def test_memory_that_runs_out_in_a_rank_begins_anew_with_fewer_rows(study, tmp_p
             rows.append(task["micro_batch_size"])
             raise MemoryError("torch.OutOfMemoryError: injected")
 
-    monkeypatch.setattr(ranks, "run", full)
+    monkeypatch.setattr(launch, "run", full)
     monkeypatch.setenv("KDUTILS_TEACHER_STATES", "never")
     with pytest.raises(MemoryError, match="one sequence of up to 96 tokens does not fit .* lower max_tokens"):
         experiment.run(distilled(study), out=tmp_path, evaluation=EVALUATION)
@@ -285,12 +286,12 @@ def test_a_student_that_one_device_has_no_room_for_is_evaluated_by_all(study, tm
     def run(task, *, scratch, **how):
         asked.append(EvalSpec.from_dict(json.loads(json.dumps(task["evaluation"]))))
         scratch.mkdir()
-        rows.to_parquet(scratch / ranks.ROWS)
+        rows.to_parquet(scratch / launch.ROWS)
         return {"seconds": 1.0}
 
     monkeypatch.setattr(experiment.answers, "item_rows", full)
     monkeypatch.setattr(experiment, "load_trained", lambda *which: None)
-    monkeypatch.setattr(ranks, "run", run)
+    monkeypatch.setattr(launch, "run", run)
     found, facts = experiment._item_rows(None, spec, folder, EVALUATION)
     assert found.equals(rows)
     assert (facts, asked) == ({"seconds": 1.0}, [EVALUATION])
@@ -302,25 +303,25 @@ def test_a_teacher_s_states_are_made_by_the_processes_and_damage_is_found_before
     study, tmp_path, monkeypatch
 ):
     asked = []
-    monkeypatch.setattr(ranks, "run", lambda task, **how: asked.append(task["what"]))
+    monkeypatch.setattr(launch, "run", lambda task, **how: asked.append(task["what"]))
     with pytest.raises(store.DamagedError, match=r"states/.*index.json"):  # nobody has written them
         experiment.make(sources.resolved(distilled(study)), None, tmp_path)
     assert asked == ["states"]
 
 
 def test_why_a_rank_ends_is_what_the_first_of_them_says(tmp_path):
-    ranks.report_failure(tmp_path, 1, kind="ValueError", reason="ValueError: the cause")
-    ranks.report_failure(tmp_path, 0, kind="RuntimeError", reason="RuntimeError: connection closed by peer")
-    with pytest.raises(ranks.RankError, match="rank 1 of 2: ValueError: the cause"):
-        ranks._raise_reason(tmp_path, [1, 1])
-    ranks.report_failure(tmp_path / "other", 0, kind=ranks.MEMORY, reason="MemoryError: full")
+    launch.report_failure(tmp_path, 1, kind="ValueError", reason="ValueError: the cause")
+    launch.report_failure(tmp_path, 0, kind="RuntimeError", reason="RuntimeError: connection closed by peer")
+    with pytest.raises(launch.RankError, match="rank 1 of 2: ValueError: the cause"):
+        launch._raise_reason(tmp_path, [1, 1])
+    launch.report_failure(tmp_path / "other", 0, kind=launch.MEMORY, reason="MemoryError: full")
     with pytest.raises(MemoryError, match="full"):
-        ranks._raise_reason(tmp_path / "other", [1, 0])
+        launch._raise_reason(tmp_path / "other", [1, 0])
     (tmp_path / "rank-0.log").write_text("a line\nImportError: no torch\n")
     (tmp_path / "error-0.json").unlink()
     (tmp_path / "error-1.json").unlink()
-    with pytest.raises(ranks.RankError, match="rank 0 of 2 ended with code 3; ImportError: no torch"):
-        ranks._raise_reason(tmp_path, [3, 0])
+    with pytest.raises(launch.RankError, match="rank 0 of 2 ended with code 3; ImportError: no torch"):
+        launch._raise_reason(tmp_path, [3, 0])
 
 
 # --- what is refused ---------------------------------------------------------------------------------------
@@ -360,15 +361,15 @@ def test_bad_devices_are_refused_with_the_value_and_a_remedy(study, fields, says
 def test_what_this_machine_has_not_is_refused_before_anything_is_written(study, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(ranks.DevicesError, match="devices=2 is more than the 1 GPUs .* use devices=1"):
+    with pytest.raises(launch.DevicesError, match="devices=2 is more than the 1 GPUs .* use devices=1"):
         grid.fill([PlannedRun(distilled(study), EVALUATION)], study / "out")
     monkeypatch.undo()
     with pytest.raises(
-        ranks.DevicesError, match="devices=512 is more than the .* has cores for; use devices="
+        launch.DevicesError, match="devices=512 is more than the .* has cores for; use devices="
     ):
         grid.fill([PlannedRun(distilled(study, devices=512, batch_size=512), EVALUATION)], study / "out")
     monkeypatch.setenv("KDUTILS_COMPILE", "inductor")
-    with pytest.raises(ranks.DevicesError, match="devices=2 with KDUTILS_COMPILE=inductor"):
+    with pytest.raises(launch.DevicesError, match="devices=2 with KDUTILS_COMPILE=inductor"):
         experiment.run(distilled(study), out=study / "out", evaluation=EVALUATION)
     assert not (study / "out" / "runs").exists()
 

@@ -1,6 +1,6 @@
 """Two processes that train one student, for tests: one case after another in one pair of processes.
 
-A program that kdutils.ranks starts in the place of kdutils.rank.
+A program that kdutils.devices.launch starts in the place of kdutils.devices.worker.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from kdutils import answers, encoding, generation, models, rank, ranks, sharded, training
+from kdutils import answers, encoding, generation, models, training
 from kdutils.data import sources
+from kdutils.devices import fsdp, launch, worker
 from kdutils.process_group import ALONE, World
 from kdutils.spec import EvalSpec, RunSpec
 from kdutils.teacher import CachedTeacher, Teacher
@@ -75,7 +76,7 @@ def fit(case: Case, world: World, root: Path) -> tuple[Any, training.Outcome, li
 
 
 def divided(model: models.LoadedModel, world: World) -> models.LoadedModel:
-    return model if world is ALONE else sharded.shard(model, world)
+    return model if world is ALONE else fsdp.shard(model, world)
 
 
 def teacher_of(case: Case, world: World, root: Path) -> Teacher | CachedTeacher | None:
@@ -134,7 +135,7 @@ def stop(case: Case, world: World, folder: Path) -> None:
     world.sum(0.0)
 
 
-def do(task: dict[str, Any], scratch: Path, world: World, tell: rank.Tell | None) -> dict[str, Any]:
+def do(task: dict[str, Any], scratch: Path, world: World, tell: worker.Tell | None) -> dict[str, Any]:
     """Every case; weights and outcome are left in its folder by rank 0."""
     training.CHECKPOINT_SECONDS = 0.0  # after every step
     root = Path(task["root"])
@@ -163,8 +164,8 @@ def run(root: Path, cases: dict[str, Case]) -> None:
     """
     named = {name: vars(case) | {"spec": case.spec.to_dict()} for name, case in cases.items()}
     how = {"n_ranks": SIZE, "n_threads": SIZE, "program": (str(Path(__file__)),)}
-    ranks.run({"root": str(root), "cases": named}, scratch=root / "scratch", hear=lambda entry: None, **how)
+    launch.run({"root": str(root), "cases": named}, scratch=root / "scratch", hear=lambda entry: None, **how)
 
 
 if __name__ == "__main__":
-    sys.exit(rank.main(Path(sys.argv[1]), do))
+    sys.exit(worker.main(Path(sys.argv[1]), do))

@@ -1,6 +1,6 @@
-"""One of the processes that work on a run together: `python -m kdutils.rank FOLDER`, RANK of WORLD_SIZE.
+"""One of the processes that work on a run together: `python -m kdutils.devices.worker FOLDER`, RANK of WORLD_SIZE.
 
-What it is to do stands in the folder (kdutils.ranks). Rank 0 tells the training curve on its standard
+What it is to do stands in the folder (kdutils.devices.launch). Rank 0 tells the training curve on its standard
 output, an entry a line, and leaves what was made and then the outcome. All end with their starter.
 """
 
@@ -19,10 +19,11 @@ import torch
 from safetensors.torch import save_file
 from transformers.utils import logging
 
-from kdutils import answers, encoding, experiment, models, ranks, sharded, store, training
+from kdutils import answers, encoding, experiment, models, store, training
 from kdutils.data.sources import load_items
+from kdutils.devices import fsdp, launch
+from kdutils.devices.fsdp import Sharded, ShardedModel
 from kdutils.io import disk, environment
-from kdutils.sharded import Sharded, ShardedModel
 from kdutils.spec import EvalSpec, RunSpec
 
 Tell = Callable[[dict[str, Any]], None]
@@ -35,7 +36,7 @@ def main(scratch: Path, do: Do) -> int:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     told = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # whatever libraries print goes to the log
-    task = json.loads((scratch / ranks.TASK).read_text(encoding="utf-8"))
+    task = json.loads((scratch / launch.TASK).read_text(encoding="utf-8"))
     logging.disable_progress_bar()
     torch.set_num_threads(task["n_threads"])
     torch.set_flush_denormal(True)
@@ -45,14 +46,14 @@ def main(scratch: Path, do: Do) -> int:
         told.flush()
 
     try:
-        world = sharded.together(Path(task[ranks.RENDEZVOUS]), scratch, rank=rank, size=size)
+        world = fsdp.together(Path(task[launch.RENDEZVOUS]), scratch, rank=rank, size=size)
         outcome = do(task, scratch, world, tell if rank == 0 else None)
         if rank == 0:
-            disk.write_text(scratch / ranks.OUTCOME, json.dumps(outcome))  # a loss may be NaN
+            disk.write_text(scratch / launch.OUTCOME, json.dumps(outcome))  # a loss may be NaN
         world.largest(0.0)  # nobody leaves before all is written
     except Exception as error:  # whoever started us says it
-        kind = ranks.MEMORY if training.is_out_of_memory(error) else type(error).__name__
-        ranks.report_failure(scratch, rank, kind=kind, reason=experiment.reason_of(error))
+        kind = launch.MEMORY if training.is_out_of_memory(error) else type(error).__name__
+        launch.report_failure(scratch, rank, kind=kind, reason=experiment.reason_of(error))
         os._exit(1)  # at once: others may wait for us, and so may the end of torch for them
     torch.distributed.destroy_process_group()
     return 0
@@ -89,7 +90,7 @@ def train_student(task: dict[str, Any], scratch: Path, world: Sharded, tell: Tel
         student = models.load(spec.student, trains_all=spec.adapter == "full", stays_in_memory=True)
         student = models.add_adapter(student, spec, seed=spec.seed)
         how = experiment.passes(spec, student)
-        return sharded.shard(student, world), how
+        return fsdp.shard(student, world), how
 
     student, how = world.in_turn(load)
     if task["micro_batch_size"] is not None:
@@ -99,7 +100,7 @@ def train_student(task: dict[str, Any], scratch: Path, world: Sharded, tell: Tel
     whole = student.trained_weights()
     peak_gb = world.largest(environment.peak_memory_gb())
     if world.rank == 0:
-        save_file(whole, scratch / ranks.WEIGHTS)
+        save_file(whole, scratch / launch.WEIGHTS)
     return {"outcome": asdict(outcome), "peak_memory_gb": peak_gb}
 
 
@@ -108,11 +109,11 @@ def evaluate(task: dict[str, Any], scratch: Path, world: Sharded, tell: Tell | N
     spec, out = RunSpec.from_dict(task["spec"]), Path(task["out"])
     folder = store.folder_of(out, spec.run_id)
     student = world.in_turn(
-        lambda: sharded.shard(experiment.load_trained(spec, folder, stays_in_memory=True), world)
+        lambda: fsdp.shard(experiment.load_trained(spec, folder, stays_in_memory=True), world)
     )
     rows, facts = answers.item_rows(student, spec, EvalSpec.from_dict(task["evaluation"]))
     if world.rank == 0:
-        rows.to_parquet(scratch / ranks.ROWS, index=False)
+        rows.to_parquet(scratch / launch.ROWS, index=False)
     return facts
 
 
@@ -122,7 +123,7 @@ def _teacher(spec: RunSpec, out: Path, world: Sharded) -> ShardedModel:
     def load() -> ShardedModel:
         model = experiment.teacher_model(spec, out, stays_in_memory=True)
         model.network.requires_grad_(False)
-        return sharded.shard(model, world)
+        return fsdp.shard(model, world)
 
     return world.in_turn(load)
 

@@ -24,7 +24,7 @@ from typing import Any
 from kdutils.io import disk
 from kdutils.spec import RunSpec
 
-PROGRAM = ("-m", "kdutils.rank")
+PROGRAM = ("-m", "kdutils.devices.worker")
 GRACE_SECONDS = 3.0  # for the others to say why they end, after one has
 TASK, OUTCOME, RENDEZVOUS = "task.json", "outcome.json", "rendezvous"
 WEIGHTS, ROWS = "weights.safetensors", "rows.parquet"  # what is left for the starter
@@ -79,7 +79,7 @@ def run(
     n_threads: int,
     program: Sequence[str] | None = None,
 ) -> dict[str, Any]:
-    """What rank 0 says when all is done, of a task as `kdutils.rank` has it.
+    """What rank 0 says when all is done, of a task as `kdutils.devices.worker` has it.
 
     Args:
         scratch: a folder for what they make, such as WEIGHTS; emptied first.
