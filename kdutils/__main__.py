@@ -18,33 +18,24 @@ from typing import NoReturn
 # if it finds rfc3987_syntax, and does without if not. To go when that package compiles at its first use.
 sys.modules["rfc3987_syntax"] = None
 
-from kdutils import pool
+from kdutils.grid import local_pool
+from kdutils.grid.profile import Profile, load_profile, profile_names
 
 WITHOUT_NOTEBOOKS = ("-h", "--help", "--list", "--dry-run", "--shard")
 
 if __name__ == "__main__" and not any(word.startswith(WITHOUT_NOTEBOOKS) for word in sys.argv):
     with contextlib.suppress(OSError):  # the executor tries again, and says so
-        pool.forking(pool.NOTEBOOKS, os.environ)  # imports for seconds: beside us, who do it for one or two
+        local_pool.forking(
+            local_pool.NOTEBOOKS, os.environ
+        )  # imports for seconds: beside us, who do it for one or two
 
-from kdutils import (
-    cluster,
-    constants,
-    dryrun,
-    executor,
-    grid,
-    handover,
-    machines,
-    params,
-    plan,
-    prospect,
-    runner,
-    store,
-)
+from kdutils import executor, params, runner, store
 from kdutils.data import sources
 from kdutils.devices import launch
+from kdutils.grid import dryrun, fill, handover, machines, outlook, plan, ray_engine
+from kdutils.grid.shards import Shard
 from kdutils.io import disk
 from kdutils.io.text_safety import scrub
-from kdutils.shards import Shard
 from kdutils.spec import MINI, PlannedRun
 
 SAY_EVERY_SECONDS = 10.0
@@ -71,7 +62,7 @@ def main(arguments: Sequence[str] | None = None, *, notebooks: Path = params.NOT
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="kdutils", description="Execute the notebooks of a profile.", allow_abbrev=False)
-    known = ", ".join(constants.profile_names())
+    known = ", ".join(profile_names())
     parser.add_argument("profile", nargs="?", default="mini", help=f"one of {known} (default: mini)")
     parser.add_argument(
         "-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), dest="overrides",
@@ -84,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
         "--workers", type=int, metavar="N", help="runs trained at a time (default: one a GPU, or one a core)"
     )
     parser.add_argument(
-        "--engine", choices=grid.ENGINES, default="local",
+        "--engine", choices=fill.ENGINES, default="local",
         help="what trains: processes of this machine, or Ray (default: local)",
     )  # fmt: skip
     parser.add_argument("--address", help="with --engine ray: of a cluster, or auto (default: this machine)")
@@ -110,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(asked: argparse.Namespace, notebooks: Path) -> int:
     try:
-        profile = constants.load_profile(asked.profile)
+        profile = load_profile(asked.profile)
     except ValueError as error:
         raise runner.RunError(str(error)) from error
     only = [name.strip() for name in asked.only.split(",") if name.strip()]
@@ -152,9 +143,7 @@ def _run(asked: argparse.Namespace, notebooks: Path) -> int:
     return 1 if failed or training.failures else 0
 
 
-def _dry_run(
-    asked: argparse.Namespace, profile: constants.Profile, only: Sequence[str], notebooks: Path
-) -> int:
+def _dry_run(asked: argparse.Namespace, profile: Profile, only: Sequence[str], notebooks: Path) -> int:
     """Print plan and costs, and leave them in plan.csv."""
     if profile.live is None:
         raise runner.RunError(f"profile {profile.name!r} trains nothing; use --dry-run with one that does")
@@ -168,18 +157,18 @@ def _dry_run(
         raise runner.RunError("nothing live is asked for; name a student and a teacher of the profile")
     try:
         machine = machines.machine_of(asked.gpu or machines.DEFAULT)
-        found = prospect.look(planned, plans[0].out)
-        table = prospect.costs(found, machine)
+        found = outlook.look(planned, plans[0].out)
+        table = outlook.costs(found, machine)
     except (ValueError, store.StoreError) as error:
         raise runner.RunError(str(error)) from error
     print(f"profile {profile.name}: {dryrun.report(found, table, machine)}")
-    print(f"one row a cell: {prospect.write(table, out / profile.name / 'plan.csv')}")
+    print(f"one row a cell: {outlook.write(table, out / profile.name / 'plan.csv')}")
     return 0
 
 
 def _train_shard(
     asked: argparse.Namespace,
-    profile: constants.Profile,
+    profile: Profile,
     only: Sequence[str],
     notebooks: Path,
     training: _Training,
@@ -203,7 +192,7 @@ class _Training:
         RunError: for an engine or a shard that cannot be, before any work.
     """
 
-    def __init__(self, asked: argparse.Namespace, profile: constants.Profile) -> None:
+    def __init__(self, asked: argparse.Namespace, profile: Profile) -> None:
         self.failures, self.said = {}, 0.0
         given = {"--engine": asked.engine != "local", "--shard": asked.shard is not None}
         if profile.live is None and any(given.values()):
@@ -214,8 +203,8 @@ class _Training:
         try:
             self.shard = Shard.parse(asked.shard) if asked.shard is not None else None
             if asked.engine == "ray":
-                cluster.require(asked.address)
-        except (ValueError, cluster.ClusterError) as error:
+                ray_engine.require(asked.address)
+        except (ValueError, ray_engine.ClusterError) as error:
             raise runner.RunError(str(error)) from error
         self.ways = {"workers": asked.workers, "engine": asked.engine, "address": asked.address}
         self.ways |= {"silence_seconds": asked.silence}
@@ -225,7 +214,7 @@ class _Training:
         state = self.make(plans)
         return () if state is None else _handed_over(plans, folder, str(state))
 
-    def make(self, plans: Sequence[plan.Plan]) -> grid.State | None:
+    def make(self, plans: Sequence[plan.Plan]) -> fill.State | None:
         """Make them, or those of our shard; None if none is planned."""
         planned = list(dict.fromkeys(run for each in plans for run in each.to_make))
         if not planned:
@@ -233,10 +222,10 @@ class _Training:
         try:
             if any(run.spec.data != MINI for run in planned):
                 self.say_cost(planned, plans[0].out)
-            state = grid.fill(planned, plans[0].out, progress=self.progress, shard=self.shard, **self.ways)
+            state = fill.fill(planned, plans[0].out, progress=self.progress, shard=self.shard, **self.ways)
         except (
             *(sources.ModelError, sources.DataError, store.StoreError),
-            *(cluster.ClusterError, launch.DevicesError),
+            *(ray_engine.ClusterError, launch.DevicesError),
         ) as error:
             raise runner.RunError(str(error)) from error
         executor.say(f"shard {self.shard}: {state}" if self.shard else str(state))
@@ -245,14 +234,14 @@ class _Training:
 
     def say_cost(self, planned: Sequence[PlannedRun], out: Path) -> None:
         """What is to be made and what it costs on this machine; nothing if all is there."""
-        found = prospect.look(planned, out)
+        found = outlook.look(planned, out)
         if found.count("done") == len(found.cells):
             return
         machine = machines.this_machine()
-        for line in dryrun.brief(found, prospect.costs(found, machine), machine):
+        for line in dryrun.brief(found, outlook.costs(found, machine), machine):
             executor.say(line)
 
-    def progress(self, state: grid.State) -> None:
+    def progress(self, state: fill.State) -> None:
         """Say the state every ten seconds."""
         if time.monotonic() - self.said > SAY_EVERY_SECONDS:
             self.said = time.monotonic()
@@ -265,7 +254,7 @@ def _handed_over(plans: Sequence[plan.Plan], folder: Path, state: str) -> Iterat
     for each in plans:
         if each.runs:
             if each.runs not in found:
-                cells, costs = grid.live_cells(each.runs, each.out), grid.costs(each.runs, each.out)
+                cells, costs = fill.live_cells(each.runs, each.out), fill.costs(each.runs, each.out)
                 found[each.runs] = handover.Handover(cells, costs, state)
             handover.write(folder, each, found[each.runs])
         yield each
@@ -280,7 +269,7 @@ def _overrides(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
     return overrides
 
 
-def _released_tables(profile: constants.Profile) -> Path | None:
+def _released_tables(profile: Profile) -> Path | None:
     """The folder of the authors' tables, fetched once for all notebooks.
 
     None, said aloud, if they cannot be had and the profile has results of its own to show.

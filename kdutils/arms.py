@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 
 from kdutils import store
-from kdutils.cells import short_name
 from kdutils.constants import DOMAINS, KD_METHODS, TOGETHER
 from kdutils.data import sources
-from kdutils.factors import FACTORS
-from kdutils.plan import Plan
+from kdutils.grid.cell_table import short_name
+from kdutils.grid.factors import FACTORS
+from kdutils.grid.plan import Plan
 from kdutils.spec import BY_SEQUENCE, LOGIT_METHODS, RunSpec
 
 SETTING = ["domain", "teacher", "student", "method", "temperature", "seed", "prompt", "sequences", "sampled"]

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from kdutils import cells as cell_rows
 from kdutils import itemwise, published, study, sweeps
 from kdutils.constants import AVERAGE, METHOD_NAMES, TASK_LABELS
+from kdutils.grid import cell_table as cell_rows
+from kdutils.grid.plan import Plan
 from kdutils.itemwise import Items
-from kdutils.plan import Plan
 
 PAIR = ["teacher", "student"]
 MISSING = "—"

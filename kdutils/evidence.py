@@ -9,9 +9,9 @@ from functools import cached_property
 
 import pandas as pd
 
-from kdutils import cells as cell_rows
 from kdutils import inference, stats, study, sweeps
 from kdutils.constants import AVERAGE, DOMAINS, METHOD_NAMES, TASK_LABELS
+from kdutils.grid import cell_table as cell_rows
 from kdutils.itemwise import Items
 
 ALPHA = 0.05

@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 
 from kdutils import evaluate, store
-from kdutils.cells import short_name
 from kdutils.constants import DOMAIN_TASKS, DOMAINS, KD_METHODS, METHOD_LABELS, TASK_LABELS
 from kdutils.data import sources
 from kdutils.evaluate import KEYS
-from kdutils.plan import Plan
+from kdutils.grid.cell_table import short_name
+from kdutils.grid.plan import Plan
 from kdutils.spec import EvalSpec, PlannedRun, RunSpec
 
 QUADRANTS = {  # (same answer as the teacher, right) -> in words

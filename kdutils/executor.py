@@ -25,7 +25,8 @@ import nbformat
 import psutil
 from ipykernel.kernelspec import write_kernel_spec
 
-from kdutils import handover, kernels, ledger, params, pool, report, worker
+from kdutils import kernels, ledger, params, report, worker
+from kdutils.grid import handover, local_pool
 from kdutils.index import Result
 from kdutils.io import disk
 from kdutils.io.text_safety import scrub
@@ -145,11 +146,11 @@ class Executor:
 
 
 def _context(variables: Mapping[str, str]) -> BaseContext:
-    """How workers are made, see `pool.forking`."""
+    """How workers are made, see `local_pool.forking`."""
     if not kernels.FORKS:
         return multiprocessing.get_context("spawn")
     try:
-        return pool.forking(pool.NOTEBOOKS, variables)
+        return local_pool.forking(local_pool.NOTEBOOKS, variables)
     except OSError as error:
         say(f"every notebook imports by itself, which takes longer ({error} in {tempfile.gettempdir()})")
         return multiprocessing.get_context("spawn")

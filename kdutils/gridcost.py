@@ -1,6 +1,6 @@
 """What a whole grid costs with the teacher's states kept and with the teacher asked at every step.
 
-Four students x three methods x three temperatures on one teacher, made by kdutils.grid as any other runs.
+Four students x three methods x three temperatures on one teacher, made by kdutils.grid.fill as all runs.
 By hand: `python -m kdutils.gridcost FAMILY always|never STUDENTS` prints a line of JSON.
 """
 
@@ -17,8 +17,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from kdutils import architecture, formulas, store
-from kdutils.architecture import Architecture
+from kdutils import store
+from kdutils.grid import flops, model_shapes
+from kdutils.grid.model_shapes import Architecture
 from kdutils.io.environment import REPOSITORY
 from kdutils.spec import EvalSpec, PlannedRun, RunSpec
 
@@ -59,8 +60,8 @@ def plan(teacher: str, students: Sequence[str], **settings: Any) -> list[Planned
 def regime(student: str, teacher: Architecture, *, tokens: int = 80, scored: int = 40) -> float:
     """FLOPs of the teacher's body over those of training the student, for a row of some length."""
     how = {"context": tokens, "scored": scored}
-    trained = formulas.training_flops(architecture.architecture_of(student), tokens, **how)
-    return formulas.forward_flops(teacher, tokens, context=tokens, scored=0) / trained
+    trained = flops.training_flops(model_shapes.architecture_of(student), tokens, **how)
+    return flops.forward_flops(teacher, tokens, context=tokens, scored=0) / trained
 
 
 def teacher_of(family: str, folder: Path) -> str:
@@ -87,7 +88,7 @@ def cost(family: str, mode: str, n_students: int = 4, **settings: Any) -> dict[s
     Raises:
         RuntimeError: if a run failed.
     """
-    from kdutils import grid
+    from kdutils.grid import fill
 
     os.environ["KDUTILS_TEACHER_STATES"] = mode
     scratch = Path(tempfile.mkdtemp(prefix="kdutils-grid-"))
@@ -97,11 +98,11 @@ def cost(family: str, mode: str, n_students: int = 4, **settings: Any) -> dict[s
             scratch / "out",
         )
         started = time.perf_counter()
-        state = grid.fill(planned, out)
+        state = fill.fill(planned, out)
         seconds = time.perf_counter() - started
         if state.failures:
             raise RuntimeError(f"{len(state.failures)} runs failed: {next(iter(state.failures.values()))}")
-        table = grid.costs(planned, out)
+        table = fill.costs(planned, out)
         made = [store.folder_of(out, each.name).result() for each in (out / "runs").iterdir()]
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 from kdutils import sidebyside
-from kdutils.architecture import Architecture
 from kdutils.contenders import CACHED, ONLINE, PLAIN
+from kdutils.grid.model_shapes import Architecture
 from kdutils.work import Case
 
 # One number changes at a time; the other two stay at the second of their values. Half of each row is scored.

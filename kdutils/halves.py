@@ -14,12 +14,12 @@ import pandas as pd
 import sacrebleu
 
 from kdutils import evaluate
-from kdutils.cells import short_name
 from kdutils.constants import INSTRUCTION_TASKS
 from kdutils.data import sources
+from kdutils.grid.cell_table import short_name
+from kdutils.grid.plan import Plan
+from kdutils.grid.run_cells import Scored, kept
 from kdutils.itemwise import COUNTS
-from kdutils.livecells import Scored, kept
-from kdutils.plan import Plan
 from kdutils.spec import RunSpec
 
 HALVES = (0, 1)

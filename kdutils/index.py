@@ -11,7 +11,9 @@ from typing import Any
 
 from PIL import Image
 
-from kdutils import cells, constants, tables
+from kdutils import constants, tables
+from kdutils.grid import cell_table
+from kdutils.grid.profile import Profile
 from kdutils.render import Link, duration, label, page
 
 THUMBNAIL_WIDTH = 640  # pixels; thumbnails are embedded, because a page may not load its neighbours
@@ -35,7 +37,7 @@ class Result:
 
 
 def index_html(
-    profile: constants.Profile,
+    profile: Profile,
     results: Sequence[Result],
     claims: Sequence[Mapping[str, Any]],
     figures: Sequence[Mapping[str, Any]],
@@ -90,10 +92,10 @@ def _report_row(result: Result, href: str | None) -> dict[str, Any]:
     }
 
 
-def _labels(profile: constants.Profile) -> dict[str, str]:
+def _labels(profile: Profile) -> dict[str, str]:
     """What results of each source are called, `Live, Qwen2.5` for real models of that family."""
     models = profile.live.models if profile.live else ()
-    return cells.source_labels(cells.model_family(name) for name in models)
+    return cell_table.source_labels(cell_table.model_family(name) for name in models)
 
 
 def _claims_by_source(

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from kdutils import crossed, inference
-from kdutils.cells import model_parameters
 from kdutils.constants import KD_METHODS, METHOD_NAMES
+from kdutils.grid.cell_table import model_parameters
 from kdutils.study import in_domain_order, in_method_order, pair_label
 
 RUN = ["domain", "family", "teacher", "student", "seed"]

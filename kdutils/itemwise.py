@@ -18,10 +18,10 @@ import scipy.stats
 from pandas.api.typing import DataFrameGroupBy
 
 from kdutils import evaluate, likeness, stats, store
-from kdutils.cells import model_parameters, short_name
 from kdutils.constants import ALL_TASKS, AVERAGE, INSTRUCTION_TASKS, KD_METHODS, PAPER_METHODS, TASK_LABELS
 from kdutils.data import sources
-from kdutils.plan import Plan
+from kdutils.grid.cell_table import model_parameters, short_name
+from kdutils.grid.plan import Plan
 from kdutils.study import in_domain_order, in_method_order, pair_label
 
 ARM = ["domain", "teacher", "student", "method", "teacher_tuned", "temperature", "noise_sigma"]

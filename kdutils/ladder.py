@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from kdutils import grid, plan
-from kdutils.constants import AVERAGE, TRAIN_DOMAINS, Live
+from kdutils.constants import AVERAGE, TRAIN_DOMAINS
+from kdutils.grid import fill, plan
+from kdutils.grid.profile import Live
 from kdutils.io import disk
 from kdutils.mini.family import MINI_MODELS, pairs
 from kdutils.spec import MINI, PlannedRun
@@ -43,10 +44,10 @@ def measured(out: Path, runs: Sequence[PlannedRun]) -> pd.DataFrame:
     Raises:
         RuntimeError: if a run failed.
     """
-    state = grid.fill(runs, out, progress=lambda state: print(state, flush=True))
+    state = fill.fill(runs, out, progress=lambda state: print(state, flush=True))
     if state.failures:
         raise RuntimeError(str(state))
-    return grid.live_cells(runs, out)[COLUMNS].round(2)
+    return fill.live_cells(runs, out)[COLUMNS].round(2)
 
 
 def rungs(ladder: pd.DataFrame, family: str, domain: str) -> pd.DataFrame:

@@ -12,10 +12,10 @@ from typing import Any
 import pandas as pd
 
 from kdutils import evaluate, store
-from kdutils.cells import model_family, short_name
 from kdutils.constants import ALL_TASKS, DOMAINS, KD_METHODS, METHOD_NAMES, TASK_LABELS, TRAIN_DOMAINS
 from kdutils.data import sources
-from kdutils.plan import Plan
+from kdutils.grid.cell_table import model_family, short_name
+from kdutils.grid.plan import Plan
 from kdutils.spec import RunSpec
 from kdutils.study import LIKENESS, PAIR, in_domain_order, in_task_order, pair_label
 

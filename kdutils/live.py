@@ -14,10 +14,11 @@ import pandas as pd
 from IPython.display import DisplayHandle, display
 from matplotlib.figure import Figure
 
-from kdutils import figures, grid, handover, study, weights
+from kdutils import figures, study, weights
 from kdutils.constants import SOURCE_LABELS
-from kdutils.filling import State
-from kdutils.plan import Plan
+from kdutils.grid import fill, handover
+from kdutils.grid.plan import Plan
+from kdutils.grid.scheduler import State
 
 MODEL_WORLD = (
     "Live results are of a model world, tiny models on generated questions: they show that the machinery "
@@ -55,7 +56,7 @@ def train(plan: Plan, *, workers: int | None = None) -> None:
         warnings.filterwarnings(
             "ignore", message="IProgress not found"
         )  # tqdm misses widgets for bars not shown
-        state = grid.fill(plan.to_make, plan.out, workers=workers, progress=_Progress(line))
+        state = fill.fill(plan.to_make, plan.out, workers=workers, progress=_Progress(line))
     line.update(_shown(str(state)), raw=True)
 
 

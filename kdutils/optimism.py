@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 
 from kdutils import heldout, inference, study
-from kdutils.cells import model_family, model_parameters
 from kdutils.constants import AVERAGE, DOMAIN_LABELS, METHOD_NAMES
+from kdutils.grid.cell_table import model_family, model_parameters
 from kdutils.halves import ARM, HALVES, half_of
 from kdutils.itemwise import Items
 from kdutils.students import mean_of_students, student_means

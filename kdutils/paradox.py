@@ -20,7 +20,7 @@ from kdutils import closeness, crossed, evaluate, likeness, solutions
 from kdutils.constants import KD_METHODS, METHOD_NAMES
 from kdutils.crossed import Resampled, ratio, weighted_mean
 from kdutils.data import sources
-from kdutils.plan import Plan
+from kdutils.grid.plan import Plan
 
 DOMAIN = "math"
 PAIR = ["teacher", "student"]

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from kdutils import constants
+from kdutils.grid.profile import PARAMETER_CHOICES
 from kdutils.io.disk import REPOSITORY
 from kdutils.io.text_safety import shown
 
@@ -73,8 +73,8 @@ class Parameter:
 
     @property
     def choices(self) -> tuple[str, ...]:
-        """What the text may be, by `constants.PARAMETER_CHOICES`; empty if anything goes."""
-        return constants.PARAMETER_CHOICES.get(self.name, ()) if self.element == "str" else ()
+        """What the text may be, by `PARAMETER_CHOICES`; empty if anything goes."""
+        return PARAMETER_CHOICES.get(self.name, ()) if self.element == "str" else ()
 
 
 def declared(notebook: Path) -> dict[str, Parameter]:

@@ -9,10 +9,11 @@ from typing import Any
 
 import pandas as pd
 
-from kdutils import architecture, decoding, gridcost, growth, peers, sidebyside, work
+from kdutils import decoding, gridcost, growth, peers, sidebyside, work
+from kdutils.grid import model_shapes
+from kdutils.grid.machines import Machine, this_machine
 from kdutils.io import disk, measurements
 from kdutils.io.measurements import Record
-from kdutils.machines import Machine, this_machine
 
 COMPARISON = (
     "One step by each program: medians, the cores that were busy with it (fewer than there are: parts on one "
@@ -150,9 +151,9 @@ def regimes() -> pd.DataFrame:
     """FLOPs of a teacher's forward pass over those of training a student, of the grids and of a real pair."""
     real = [f"Qwen/Qwen2.5-{size}" for size in ("0.5B", "1.5B", "3B", "7B")]
     teachers = {
-        "mini": (architecture.architecture_of(gridcost.MINI_TEACHER), gridcost.STUDENTS["mini"]),
+        "mini": (model_shapes.architecture_of(gridcost.MINI_TEACHER), gridcost.STUDENTS["mini"]),
         "deep teacher": (gridcost.DEEP, gridcost.STUDENTS["deep teacher"]),
-        "Qwen2.5-14B, not made here": (architecture.HUB["Qwen/Qwen2.5-14B"], real),
+        "Qwen2.5-14B, not made here": (model_shapes.HUB["Qwen/Qwen2.5-14B"], real),
     }
     return pd.DataFrame(
         [

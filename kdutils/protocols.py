@@ -21,7 +21,7 @@ import pandas as pd
 from kdutils import arms, evaluate, stats
 from kdutils.arms import ARMS, CAREFUL, CONTROLS, ITEM, Arm
 from kdutils.constants import DOMAIN_LABELS, DOMAIN_TASKS, KD_METHODS, METHOD_NAMES, TOGETHER
-from kdutils.factors import FACTORS
+from kdutils.grid.factors import FACTORS
 from kdutils.study import in_domain_order
 
 MARGIN = 2.0  # points

@@ -14,8 +14,8 @@ from typing import Any
 
 import pandas as pd
 
-from kdutils import cells as cell_rows
 from kdutils.constants import AVERAGE, CONTAMINATED_TASKS, DOMAIN_TASKS, TEST_ITEMS
+from kdutils.grid import cell_table as cell_rows
 from kdutils.io import user_cache
 
 COMMIT = "a5fed92e2c749ee5dda78aa26f61cce4529f2157"

@@ -15,7 +15,7 @@ from nbconvert.exporters import HTMLExporter
 from nbformat import NotebookNode
 from pygments.formatters import HtmlFormatter
 
-from kdutils import constants
+from kdutils.grid.profile import Profile
 
 TEMPLATES = Path(__file__).parent / "templates"
 # Of several forms of one output, the first of these is shown; scripts and widgets are not among them.
@@ -63,7 +63,7 @@ def duration(seconds: float | None) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{max(rest, 1)} s"
 
 
-def links(profile: constants.Profile, reports: Path) -> list[Link]:
+def links(profile: Profile, reports: Path) -> list[Link]:
     """The navigation of a profile: for each notebook the page that is in `reports`, good or failed."""
     found = []
     for name in profile.notebooks:

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from kdutils.architecture import Architecture
 from kdutils.contenders import BFLOAT16, CACHED, COMPILED
-from kdutils.formulas import forward_flops, training_flops
-from kdutils.machines import Machine
+from kdutils.grid.flops import forward_flops, training_flops
+from kdutils.grid.machines import Machine
+from kdutils.grid.model_shapes import Architecture
 from kdutils.work import case_of
 
 # Times that a logit is read or written where products and the rest are kernels apart: those of the teacher

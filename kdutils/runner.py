@@ -23,8 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from kdutils import constants, ledger, params, render, report
-from kdutils import plan as study_plan
 from kdutils.executor import HANDOVER, Executor, say
+from kdutils.grid import plan as study_plan
+from kdutils.grid.profile import Profile
 from kdutils.index import Result, index_html
 from kdutils.io import disk, environment
 from kdutils.render import duration
@@ -47,7 +48,7 @@ class Interrupted(Exception):  # noqa: N818 - not an error: somebody asked for i
 
 
 def run_profile(
-    profile: constants.Profile,
+    profile: Profile,
     *,
     out: Path,
     only: Sequence[str] = (),
@@ -123,7 +124,7 @@ def run_profile(
 
 
 def plan(
-    profile: constants.Profile,
+    profile: Profile,
     *,
     out: Path,
     only: Sequence[str],
@@ -193,7 +194,7 @@ def _longest_first(tasks: Sequence[Task], folder: Path) -> list[Task]:
     return sorted(tasks, key=lambda task: seconds.get(task.name, 0.0))
 
 
-def selected(profile: constants.Profile, only: Sequence[str]) -> list[str]:
+def selected(profile: Profile, only: Sequence[str]) -> list[str]:
     """The notebooks that `only` names or numbers, in the order of the profile; all if it is empty.
 
     Raises:
@@ -210,9 +211,7 @@ def selected(profile: constants.Profile, only: Sequence[str]) -> list[str]:
     return [name for name in profile.notebooks if name in wanted or not wanted]
 
 
-def write_index(
-    profile: constants.Profile, folder: Path, results: Sequence[Result], data: Sequence[Path] = ()
-) -> Path:
+def write_index(profile: Profile, folder: Path, results: Sequence[Result], data: Sequence[Path] = ()) -> Path:
     """The index of everything in `folder`: these results, and for other notebooks those of earlier runs.
 
     The navigation of every page is brought up to date as well.

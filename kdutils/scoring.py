@@ -13,9 +13,9 @@ from dataclasses import replace
 
 import pandas as pd
 
-from kdutils import cells as cell_rows
 from kdutils import stats, study
 from kdutils.constants import AVERAGE, DOMAIN_LABELS, KD_METHODS, METHOD_LABELS, METHOD_NAMES, TASK_LABELS
+from kdutils.grid import cell_table as cell_rows
 
 WAYS = {  # column of the cell table -> how the answer was taken
     "accuracy": "generated and read",

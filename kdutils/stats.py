@@ -16,7 +16,6 @@ import pandas as pd
 import scipy.stats
 
 from kdutils import published, study
-from kdutils.cells import model_parameters
 from kdutils.constants import (
     AVERAGE,
     DOMAIN_LABELS,
@@ -26,6 +25,7 @@ from kdutils.constants import (
     SELECTIONS,
     TASK_LABELS,
 )
+from kdutils.grid.cell_table import model_parameters
 
 STATISTIC_COLUMNS = [
     "section",

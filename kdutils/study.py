@@ -1,6 +1,6 @@
 """From cells to what the sections compare: gains, teachers, what is shown of which source.
 
-Every function takes a cell table (cells.SCHEMA) of any source and returns a tidy table.
+Every function takes a cell table (cell_table.SCHEMA) of any source and returns a tidy table.
 """
 
 from __future__ import annotations
@@ -9,8 +9,7 @@ from collections.abc import Iterable, Mapping
 
 import pandas as pd
 
-from kdutils import cells as cell_rows
-from kdutils import grid, handover, published
+from kdutils import published
 from kdutils.constants import (
     ALL_TASKS,
     AVERAGE,
@@ -23,9 +22,11 @@ from kdutils.constants import (
     SOURCES,
     TASK_LABELS,
     TRAIN_DOMAINS,
-    Live,
 )
-from kdutils.plan import Plan
+from kdutils.grid import cell_table as cell_rows
+from kdutils.grid import fill, handover
+from kdutils.grid.plan import Plan
+from kdutils.grid.profile import Live
 
 PAIR = ["family", "teacher", "student", "teacher_parameters", "student_parameters"]
 LIKENESS = [
@@ -84,7 +85,7 @@ def _live_cells(plan: Plan) -> pd.DataFrame:
     if not plan.runs:
         return cell_rows.cell_table([])
     handed = handover.read(plan)
-    cells = handed.cells if handed else grid.live_cells(plan.runs, plan.out)
+    cells = handed.cells if handed else fill.live_cells(plan.runs, plan.out)
     protocols = cells.loc[cells["method"] != "base", "protocol"].unique()
     if len(protocols) == 1:  # a model as it is has no protocol: it is the baseline of whichever there is
         cells["protocol"] = protocols[0]
@@ -92,12 +93,12 @@ def _live_cells(plan: Plan) -> pd.DataFrame:
 
 
 def costs(plan: Plan) -> pd.DataFrame:
-    """What became of each live run of a plan, and what it cost (grid.costs); empty if it trains nothing."""
+    """What became of each live run of a plan, and what it cost (fill.costs); empty if it trains nothing."""
     if not plan.runs:
         return pd.DataFrame()
     if handed := handover.read(plan):
         return handed.costs
-    return grid.costs(plan.runs, plan.out)
+    return fill.costs(plan.runs, plan.out)
 
 
 def by_source(table: pd.DataFrame) -> dict[str, pd.DataFrame]:

@@ -13,7 +13,6 @@ from collections.abc import Iterable
 import pandas as pd
 
 from kdutils import likeness, stats, study, sweeps
-from kdutils.cells import size_label
 from kdutils.constants import AVERAGE, DOMAIN_LABELS, METHOD_NAMES, TASK_LABELS
 from kdutils.evidence import (
     ALPHA,
@@ -29,6 +28,7 @@ from kdutils.evidence import (
     task_rows,
     who,
 )
+from kdutils.grid.cell_table import size_label
 
 
 def gain_is_positive(evidence: Evidence, *, domain: str, absent: str = "") -> Finding:

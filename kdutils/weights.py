@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from kdutils.data import sources
-from kdutils.plan import Plan
+from kdutils.grid.plan import Plan
 
 COLUMNS = {  # of sources.describe -> in a table
     "name": "asked for",

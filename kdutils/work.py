@@ -11,10 +11,10 @@ from dataclasses import asdict, dataclass, replace
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
-from kdutils import architecture
-from kdutils.architecture import Architecture
 from kdutils.constants import PERFORMANCE_CASES as CASES
 from kdutils.data import sources
+from kdutils.grid import model_shapes
+from kdutils.grid.model_shapes import Architecture
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -64,12 +64,12 @@ def case_of(name: str) -> Case:
     """
     if name == "mini":  # cut to the tokenizer's length: not every program bears rows that only pad
         student, teacher = (
-            replace(architecture.architecture_of(each), rows=_tokenizer_length(each))
+            replace(model_shapes.architecture_of(each), rows=_tokenizer_length(each))
             for each in (MINI_STUDENT, MINI_TEACHER)
         )
         return Case(name=name, student=student, teacher=teacher, rows=MINI_ROWS, domain="math")
     if name == "smollm":
-        shape = architecture.IN_PACKAGES["SmolLM2-135M"]
+        shape = model_shapes.IN_PACKAGES["SmolLM2-135M"]
         return Case(name=name, student=shape, teacher=shape, rows=4, length=160, scored=80)
     if name == "qwen-vocabulary":
         student = _qwen(256, 4, 4, 704, rows=151_936)

@@ -19,7 +19,8 @@ from typing import Any, NoReturn
 import nbformat
 from nbformat import NotebookNode
 
-from kdutils import kernels, pool, render
+from kdutils import kernels, render
+from kdutils.grid import local_pool
 from kdutils.io import disk
 from kdutils.io.text_safety import scrub
 
@@ -60,7 +61,7 @@ def main(task: Task, log: Path, variables: Mapping[str, str]) -> NoReturn:
     os.environ.clear()
     os.environ.update(variables)
     seed = kernels.Seed() if kernels.FORKS else None  # before there is a thread, which it would not have
-    threading.Thread(target=pool.end_with_driver, daemon=True).start()
+    threading.Thread(target=local_pool.end_with_driver, daemon=True).start()
     started = time.monotonic()
     try:
         _execute(task, seed)

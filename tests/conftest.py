@@ -103,9 +103,9 @@ def inline(monkeypatch: pytest.MonkeyPatch) -> None:
     """The grid without processes."""
     from inline import InlinePool
 
-    from kdutils import grid
+    from kdutils.grid import fill
 
-    monkeypatch.setattr(grid, "Pool", InlinePool)
+    monkeypatch.setattr(fill, "Pool", InlinePool)
 
 
 @pytest.fixture

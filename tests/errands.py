@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from kdutils.pool import Pool
+from kdutils.grid.local_pool import Pool
 
 SETTING = None
 

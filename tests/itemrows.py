@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from kdutils import cells as cell_rows
-from kdutils import constants, evaluate, itemwise, plan, store
+from kdutils import evaluate, itemwise, store
 from kdutils.constants import AVERAGE, METHOD_LABELS
 from kdutils.data import sources
+from kdutils.grid import cell_table as cell_rows
+from kdutils.grid import plan
+from kdutils.grid.profile import load_profile
 from kdutils.spec import EvalSpec, PlannedRun, RunSpec
 
 TEACHER, STUDENT = "Qwen2.5-1.5B", "Qwen2.5-0.5B"
@@ -83,4 +85,4 @@ def evaluated(out: Path, run: RunSpec, evaluation: EvalSpec, rows: pd.DataFrame)
 def asked(out: Path, section: str, evaluation: EvalSpec, *specs: RunSpec) -> plan.Plan:
     """The plan of a section that has these runs."""
     planned = tuple(PlannedRun(run, evaluation) for run in specs)
-    return plan.Plan(section, constants.load_profile("smoke"), out, planned, plan.Filter())
+    return plan.Plan(section, load_profile("smoke"), out, planned, plan.Filter())

@@ -20,9 +20,10 @@ from typing import Any
 
 import pandas as pd
 
-from kdutils import evaluate, grid, livecells, prospect, schedule, store
+from kdutils import evaluate, store
 from kdutils.data import sources
-from kdutils.filling import Filling
+from kdutils.grid import fill, outlook, run_cells, schedule
+from kdutils.grid.scheduler import Filling
 from kdutils.io import disk, environment
 from kdutils.items import Item
 from kdutils.spec import EvalSpec, PlannedRun, RunSpec
@@ -68,7 +69,7 @@ def build(plan: list[PlannedRun], out: Path) -> None:
         (inner / "result.json").write_text(results[1])
     with _all_alike(rows()):
         for job in jobs.values():
-            livecells.keep(out, EVALUATION, job.spec)
+            run_cells.keep(out, EVALUATION, job.spec)
 
 
 @contextlib.contextmanager
@@ -85,13 +86,13 @@ def _all_alike(table: pd.DataFrame) -> Iterator[None]:
 
         return computed
 
-    own = livecells._accuracies, livecells._likeness, livecells.Scored.rows, os.fsync
-    livecells._accuracies, livecells._likeness = map(once, own[:2])
-    livecells.Scored.rows, os.fsync = lambda scored: table, lambda number: None
+    own = run_cells._accuracies, run_cells._likeness, run_cells.Scored.rows, os.fsync
+    run_cells._accuracies, run_cells._likeness = map(once, own[:2])
+    run_cells.Scored.rows, os.fsync = lambda scored: table, lambda number: None
     try:
         yield
     finally:
-        livecells._accuracies, livecells._likeness, livecells.Scored.rows, os.fsync = own
+        run_cells._accuracies, run_cells._likeness, run_cells.Scored.rows, os.fsync = own
 
 
 def rows() -> pd.DataFrame:
@@ -119,10 +120,10 @@ def steps(n_runs: int, out: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
     yield "resume", filling.look
     assert filling.state().n_found == len(jobs) and not filling.is_wanting
     tables: list[pd.DataFrame] = []
-    yield "read", lambda: tables.extend([grid.live_cells(plan, out), grid.costs(plan, out)])
+    yield "read", lambda: tables.extend([fill.live_cells(plan, out), fill.costs(plan, out)])
     assert [len(table) for table in tables] == [3 * n_runs, n_runs]
-    looked: list[prospect.Look] = []
-    yield "look", lambda: looked.append(prospect.look(plan, out))
+    looked: list[outlook.Look] = []
+    yield "look", lambda: looked.append(outlook.look(plan, out))
     assert looked[0].count("done") == len(jobs)
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from kdutils import constants, runner
+from kdutils import runner
+from kdutils.grid.profile import Profile
 
 PARAMETERS = """\
 profile: str = "published"  # which results
@@ -33,9 +34,9 @@ def write_notebook(folder: Path, name: str, *cells: str, parameters: str = PARAM
     return path
 
 
-def profile_of(*notebooks: str) -> constants.Profile:
+def profile_of(*notebooks: str) -> Profile:
     """A profile with these notebooks, under a name that parameters may have."""
-    return constants.Profile(
+    return Profile(
         name="published", title="A sample", summary="Made for tests.", sources=(), notebooks=notebooks
     )
 

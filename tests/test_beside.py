@@ -5,9 +5,9 @@ import pytest
 from itemrows import STUDENT, TEACHER, arm, cells, scored
 
 from kdutils import beside, itemwise, published
-from kdutils import cells as cell_rows
-from kdutils.constants import load_profile
-from kdutils.plan import Filter, Plan
+from kdutils.grid import cell_table as cell_rows
+from kdutils.grid.plan import Filter, Plan
+from kdutils.grid.profile import load_profile
 
 RIGHT = {"svamp": [1, 1, 0, 0], "aqua": [1, 0, 0, 0]}
 RUNS = scored(

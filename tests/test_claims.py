@@ -6,10 +6,10 @@ import math
 import pandas as pd
 import pytest
 
-from kdutils import cells as cell_rows
 from kdutils import claims, evidence, published
 from kdutils.constants import MATH_TASKS, TASKS
 from kdutils.evidence import Evidence
+from kdutils.grid import cell_table as cell_rows
 
 IDS = [
     *(f"E{i}" for i in range(1, 9)),

@@ -13,10 +13,11 @@ import pytest
 import tiny
 from conftest import missing
 
-from kdutils import __main__, cluster, grid
-from kdutils.cluster import RayPool
-from kdutils.engine import Death
-from kdutils.shares import Node
+from kdutils import __main__
+from kdutils.grid import fill, ray_engine
+from kdutils.grid.engine import Death
+from kdutils.grid.ray_engine import RayPool
+from kdutils.grid.shares import Node
 
 TWO = Node(2, 2)
 
@@ -25,7 +26,7 @@ TWO = Node(2, 2)
 def ray(monkeypatch):
     """Ray is there, not imported yet as it would read no token, and its workers find the tests' modules."""
     if importlib.util.find_spec("ray") is None:
-        missing("ray", f"Ray is not installed: pip install '{cluster.PINNED}'")
+        missing("ray", f"Ray is not installed: pip install '{ray_engine.PINNED}'")
     root = Path(__file__).parent
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(root), str(root.parent)]))
     return monkeypatch
@@ -34,39 +35,39 @@ def ray(monkeypatch):
 @pytest.fixture
 def token(ray):
     """That of a cluster, whose nodes are on the loopback device, as those of Ray embedded in this process."""
-    ray.setenv(cluster.MODE, "token")
-    ray.setenv(cluster.TOKEN, cluster._own_token())
-    ray.setenv(cluster.NO_CLUSTER, "0")
+    ray.setenv(ray_engine.MODE, "token")
+    ray.setenv(ray_engine.TOKEN, ray_engine._own_token())
+    ray.setenv(ray_engine.NO_CLUSTER, "0")
 
 
 def test_without_ray_one_line_says_what_to_install(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(cluster.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(ray_engine.importlib.util, "find_spec", lambda name: None)
     assert __main__.main(["smoke", "--engine", "ray", "--out", str(tmp_path / "out")]) == 2
     said = capsys.readouterr().err
     assert said == (
         "kdutils: error: --engine ray needs Ray, which is not installed: "
-        f"{sys.executable} -m pip install '{cluster.PINNED}'\n"
+        f"{sys.executable} -m pip install '{ray_engine.PINNED}'\n"
     )
     assert not (tmp_path / "out").exists()
 
 
 def test_the_extra_pins_what_the_message_names():
     text = (Path(__file__).parent.parent / "pyproject.toml").read_text()
-    assert f'cluster = ["{cluster.PINNED}"]' in text
+    assert f'cluster = ["{ray_engine.PINNED}"]' in text
 
 
 def test_a_cluster_without_a_token_is_refused(monkeypatch):
-    monkeypatch.setattr(cluster.importlib.util, "find_spec", lambda name: True)
-    monkeypatch.delenv(cluster.MODE, raising=False)
-    with pytest.raises(cluster.ClusterError, match="RAY_AUTH_MODE is not set: .* RAY_AUTH_MODE=token"):
-        cluster.require("auto")
-    cluster.require(None)
-    monkeypatch.setenv(cluster.MODE, "token")
-    cluster.require("auto")
+    monkeypatch.setattr(ray_engine.importlib.util, "find_spec", lambda name: True)
+    monkeypatch.delenv(ray_engine.MODE, raising=False)
+    with pytest.raises(ray_engine.ClusterError, match="RAY_AUTH_MODE is not set: .* RAY_AUTH_MODE=token"):
+        ray_engine.require("auto")
+    ray_engine.require(None)
+    monkeypatch.setenv(ray_engine.MODE, "token")
+    ray_engine.require("auto")
 
 
 def test_only_what_the_study_reads_is_told_to_nodes():
-    told = cluster._told({"KDUTILS_DATA": "d", "HF_HOME": "h", "HF_TOKEN": "secret", "PATH": "p"})
+    told = ray_engine._told({"KDUTILS_DATA": "d", "HF_HOME": "h", "HF_TOKEN": "secret", "PATH": "p"})
     assert told == {"KDUTILS_DATA": "d", "HF_HOME": "h"}
 
 
@@ -132,20 +133,20 @@ def test_a_node_that_dies_loses_nothing_and_the_cells_are_those_of_the_pool(toke
             if done and state.running and doomed in nodes.worker_nodes:
                 nodes.remove_node(doomed, allow_graceful=False)
 
-        state = grid.fill(planned, tmp_path / "ray", engine="ray", address=nodes.address, progress=kill_one)
+        state = fill.fill(planned, tmp_path / "ray", engine="ray", address=nodes.address, progress=kill_one)
     finally:
         nodes.shutdown()
     assert doomed not in nodes.worker_nodes
     assert (state.n_found + state.n_done, state.failures) == (5, {})
     assert {path: path.stat().st_mtime_ns for path in finished} == finished  # none was made twice
     assert list((tmp_path / "ray" / "leases").glob("*.json")) == []
-    grid.fill(planned, tmp_path / "local", workers=2)
-    assert grid.live_cells(planned, tmp_path / "ray").equals(grid.live_cells(planned, tmp_path / "local"))
+    fill.fill(planned, tmp_path / "local", workers=2)
+    assert fill.live_cells(planned, tmp_path / "ray").equals(fill.live_cells(planned, tmp_path / "local"))
 
 
 def test_a_cluster_that_is_not_there_is_one_line(token):
     with (
-        pytest.raises(cluster.ClusterError, match="no Ray at auto: .*; start it first"),
+        pytest.raises(ray_engine.ClusterError, match="no Ray at auto: .*; start it first"),
         engine(address="auto"),
     ):
         pass
@@ -155,11 +156,11 @@ IMPORTED_BEFORE = """
 import ray, sys
 sys.path[:0] = [{tests!r}]
 import psutil, test_cluster
-from kdutils import cluster
+from kdutils.grid import ray_engine
 try:
     with test_cluster.engine(node=test_cluster.TWO):
         print(test_cluster.listening(psutil.Process()) <= {{"127.0.0.1", "::ffff:127.0.0.1"}})
-except cluster.ClusterError:
+except ray_engine.ClusterError:
     print(True)
 """
 

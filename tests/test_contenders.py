@@ -25,10 +25,10 @@ from kdutils import (
     speedfigures,
     work,
 )
-from kdutils.architecture import Architecture
 from kdutils.contenders import BFLOAT16, CACHED, CONTENDERS, ONLINE, PLAIN, TRL_GKD
+from kdutils.grid.machines import Machine
+from kdutils.grid.model_shapes import Architecture
 from kdutils.io import code_digest, measurements
-from kdutils.machines import Machine
 from kdutils.work import Case, Work
 
 SHAPE = Architecture(

@@ -8,8 +8,9 @@ import pandas as pd
 import pytest
 import tiny
 
-from kdutils import experiment, filling, grid, livecells, store
+from kdutils import experiment, store
 from kdutils.data import sources
+from kdutils.grid import fill, run_cells, scheduler
 from kdutils.io import disk, leases
 
 EVALUATION = tiny.EVALUATION
@@ -73,7 +74,7 @@ def test_a_damaged_file_is_set_aside_and_made_anew(plan, whole, out, inline, beg
     with pytest.raises(store.DamagedError, match=f"{path.name} is damaged .*; delete .* and run again"):
         experiment.run(plan[0].spec, out=out, evaluation=EVALUATION)
     begun.clear()
-    state = grid.fill(plan, out, workers=1)
+    state = fill.fill(plan, out, workers=1)
     assert (state.n_found, state.n_done, state.failures) == (4, 1, {})
     assert set(state.set_aside) == {run_id}
     assert f"{path.name} is damaged" in str(state)
@@ -81,7 +82,7 @@ def test_a_damaged_file_is_set_aside_and_made_anew(plan, whole, out, inline, beg
     assert begun == ([] if of_evaluation else [run_id])
     aside = f"{run_id}-{EVALUATION.eval_id}-1" if of_evaluation else f"{run_id}-1"
     assert [each.name for each in (out / "damaged").iterdir()] == [aside]
-    assert grid.live_cells(plan, out).equals(grid.live_cells(plan, whole))
+    assert fill.live_cells(plan, out).equals(fill.live_cells(plan, whole))
 
 
 def test_a_damaged_teacher_is_made_anew_for_its_student(plan, out, inline, begun):
@@ -93,7 +94,7 @@ def test_a_damaged_teacher_is_made_anew_for_its_student(plan, out, inline, begun
         experiment.run(plan[0].spec, out=out, evaluation=EVALUATION)
     begun.clear()
     seen = []
-    state = grid.fill(plan, out, workers=1, progress=seen.append)
+    state = fill.fill(plan, out, workers=1, progress=seen.append)
     assert (state.n_found, state.n_done, set(state.set_aside)) == (3, 2, {teacher})
     assert begun == [student, teacher, student]
     assert all(each.n_found + each.n_done + len(each.running) + each.n_left == 5 for each in seen)
@@ -105,9 +106,9 @@ def test_states_of_a_teacher_outlive_its_weights(plan, whole, out, inline, fault
     shutil.rmtree(out / "runs" / student)
     flip(out / "runs" / teacher / "model" / "model.safetensors")
     fault("model.safetensors flip")
-    state = grid.fill(plan, out, workers=1)
+    state = fill.fill(plan, out, workers=1)
     assert (state.n_done, state.failures, state.set_aside) == (1, {}, {})
-    assert grid.live_cells(plan, out).equals(grid.live_cells(plan, whole))
+    assert fill.live_cells(plan, out).equals(fill.live_cells(plan, whole))
 
 
 def test_weights_without_a_record_are_damaged_if_they_cannot_be_loaded(plan, out):
@@ -132,7 +133,7 @@ def test_damaged_texts_are_written_anew(plan, out, inline, fault):
     shutil.rmtree(out / "runs" / student)
     with pytest.raises(store.DamagedError, match="jsonl is damaged"):
         experiment.run(plan[1].spec, out=out, evaluation=EVALUATION)
-    state = grid.fill(plan, out, workers=1)
+    state = fill.fill(plan, out, workers=1)
     assert (state.n_done, set(state.set_aside)) == (1, {f"texts-{path.stem}"})
     assert path.read_bytes() == before
 
@@ -150,7 +151,7 @@ def test_what_is_damaged_again_and_again_ends_in_a_failure(plan, out, inline, mo
     shutil.rmtree(out / "states")
     flip(out / "runs" / teacher / "model" / "model.safetensors")
     monkeypatch.setattr(store.RunFolder, "finish", badly)
-    state = grid.fill(plan, out, workers=1)
+    state = fill.fill(plan, out, workers=1)
     assert state.failures[student].startswith(f"{teacher} was set aside 2 times and is damaged again")
     assert len(list((out / "damaged").iterdir())) == 3
 
@@ -158,7 +159,7 @@ def test_what_is_damaged_again_and_again_ends_in_a_failure(plan, out, inline, mo
 def test_damage_that_is_read_later_is_found_then(plan, out):
     flip(the(out / "runs" / tiny.run_ids(plan, "sft")[0], "eval/*/items.parquet"))
     with pytest.raises(store.DamagedError, match="items.parquet is damaged"):
-        grid.live_cells(plan, out)
+        fill.live_cells(plan, out)
 
 
 def test_what_somebody_else_has_made_anew_meanwhile_is_left_alone(plan, out):
@@ -169,7 +170,7 @@ def test_what_somebody_else_has_made_anew_meanwhile_is_left_alone(plan, out):
         folder.result()
     folder.path.rename(out / "elsewhere")
     experiment.run(plan[2].spec, out=out, evaluation=EVALUATION)
-    filling.set_aside(out, caught.value)
+    scheduler.set_aside(out, caught.value)
     assert folder.is_whole(EVALUATION)
     assert leases.is_free(out, run_id)
 
@@ -182,36 +183,36 @@ def test_cells_are_computed_once_and_again_when_something_changes(plan, out, mon
     counted = []
 
     def counting(name):
-        function = getattr(livecells, name)
+        function = getattr(run_cells, name)
 
         def counted_one(*rows):
             counted.append(name)
             return function(*rows)
 
         counted_one.__name__ = name
-        monkeypatch.setattr(livecells, name, counted_one)
+        monkeypatch.setattr(run_cells, name, counted_one)
 
     counting("_accuracies")
     counting("_likeness")
-    first = grid.live_cells(plan, out)
+    first = fill.live_cells(plan, out)
     pairs = 3  # either student and its teacher, and the SFT student, which both are compared beside, with it
     assert (counted.count("_accuracies"), counted.count("_likeness")) == (4, pairs)
-    assert grid.live_cells(plan, out).equals(first)
+    assert fill.live_cells(plan, out).equals(first)
     assert len(counted) == 7
     kept = sorted((out / "cache" / "cells").iterdir())
     flip(kept[0])
     fault("kept cells flip")
     kept[1].write_text('{"records": []')
     kept[2].write_text("[]")
-    assert grid.live_cells(plan, out).equals(first)
+    assert fill.live_cells(plan, out).equals(first)
     assert len(counted) == 10
     for each in plan:
-        livecells.keep(out, each.evaluation, sources.resolved(each.spec))
+        run_cells.keep(out, each.evaluation, sources.resolved(each.spec))
     assert len(counted) == 10
     sft = store.folder_of(out, tiny.run_ids(plan, "sft")[0])
     rows = sft.evaluation(EVALUATION).assign(text="another")
     sft.write_evaluation(EVALUATION, rows, {})
-    changed = grid.live_cells(plan, out)
+    changed = fill.live_cells(plan, out)
     assert counted[10:].count("_accuracies") == counted[10:].count("_likeness") == 1
     assert not changed.equals(first)
 
@@ -220,19 +221,19 @@ def test_instructions_have_an_average_and_no_agreement(plan, out):
     own = store.folder_of(out, tiny.run_ids(plan, "fkl")[0])
     rows = own.evaluation(EVALUATION)
     both = pd.concat([rows.assign(task=task, rouge_l=0.5) for task in ("dolly", "vicuna")])
-    records = livecells._accuracies(both)
+    records = run_cells._accuracies(both)
     assert [record["task"] for record in records] == ["dolly", "vicuna", "average"]
-    likeness = livecells._likeness(both, both)
+    likeness = run_cells._likeness(both, both)
     assert [record["fidelity"] >= 0 for record in likeness] == [True, True]
     assert all(math.isnan(record["agreement"]) for record in likeness)
 
 
 def test_likeness_of_the_sft_student_is_that_of_the_same_seed(plan, out):
-    table = grid.live_cells(plan, out).query("task == 'addsub' and method == 'fkl'").iloc[0]
+    table = fill.live_cells(plan, out).query("task == 'addsub' and method == 'fkl'").iloc[0]
     assert table["fidelity"] >= 0
     assert table["fidelity_sft"] >= 0
     assert table["agreement_sft"] == table["agreement_sft"]
-    alone = grid.live_cells(plan[:1], out).query("task == 'addsub'").iloc[0]
+    alone = fill.live_cells(plan[:1], out).query("task == 'addsub'").iloc[0]
     assert alone["fidelity"] == table["fidelity"]
     assert alone["fidelity_sft"] != alone["fidelity_sft"]  # its SFT run is not asked for
 
@@ -250,10 +251,10 @@ def test_what_runs_share_is_made_anew_once_it_is_needed(plan, whole, out, inline
         shutil.rmtree(out / "runs" / run_id)
     damage(the(out, pattern))
     fault(f"{pattern} {damage.__name__}")
-    state = grid.fill(plan, out, workers=1)
+    state = fill.fill(plan, out, workers=1)
     assert (state.n_found, state.n_done, state.failures) == (3, 2, {})
     assert len(state.set_aside) == 1
-    assert grid.live_cells(plan, out).equals(grid.live_cells(plan, whole))
+    assert fill.live_cells(plan, out).equals(fill.live_cells(plan, whole))
 
 
 @pytest.mark.faults
@@ -265,9 +266,9 @@ def test_damaged_weights_are_found_by_who_loads_them(plan, whole, out, inline, f
     shutil.rmtree(teacher.path / "eval")
     damage(teacher.path / name)
     fault(f"{name} {damage.__name__}")
-    state = grid.fill(plan, out, workers=1)
+    state = fill.fill(plan, out, workers=1)
     assert (state.n_done, state.failures, set(state.set_aside)) == (1, {}, {teacher.path.name})
-    assert grid.live_cells(plan, out).equals(grid.live_cells(plan, whole))
+    assert fill.live_cells(plan, out).equals(fill.live_cells(plan, whole))
 
 
 @pytest.mark.faults
@@ -286,14 +287,14 @@ def test_a_damaged_checkpoint_is_set_aside_and_training_starts_anew(
     monkeypatch.setattr(experiment.train, "CHECKPOINT_SECONDS", 0.0)
     monkeypatch.setattr(store.RunFolder, "finish", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        grid.fill(plan, out, workers=1)
+        fill.fill(plan, out, workers=1)
     monkeypatch.setattr(store.RunFolder, "finish", finish)
     damage(folder.checkpoint / name)
     fault(f"checkpoint/{name} {damage.__name__}")
-    state = grid.fill(plan, out, workers=1)
+    state = fill.fill(plan, out, workers=1)
     assert (state.n_done, state.failures) == (1, {})
     assert (folder.path / "checkpoint.aside-1").is_dir()
-    assert grid.live_cells(plan, out).equals(grid.live_cells(plan, whole))
+    assert fill.live_cells(plan, out).equals(fill.live_cells(plan, whole))
 
 
 @pytest.mark.faults

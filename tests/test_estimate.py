@@ -15,27 +15,12 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
-from kdutils import (
-    __main__,
-    dryrun,
-    encoding,
-    estimate,
-    formulas,
-    generation,
-    grid,
-    lengths,
-    losses,
-    machines,
-    models,
-    plan,
-    preflight,
-    prospect,
-    training,
-)
-from kdutils.architecture import HUB, LORA_MATRICES, architecture_of
+from kdutils import __main__, encoding, generation, losses, models, preflight, training
 from kdutils.data import hub, sources
-from kdutils.estimate import Training
-from kdutils.machines import GPUS
+from kdutils.grid import cost_model, dryrun, fill, flops, machines, outlook, plan, token_lengths
+from kdutils.grid.cost_model import Training
+from kdutils.grid.machines import GPUS
+from kdutils.grid.model_shapes import HUB, LORA_MATRICES, architecture_of
 from kdutils.spec import EvalSpec, PlannedRun, RunSpec
 
 ROOT = Path(__file__).parent.parent
@@ -130,9 +115,9 @@ def test_an_adapter_has_the_weights_that_peft_gives_it(folders):
 
 
 def test_constants_are_those_of_the_code_that_runs():
-    assert estimate.BUDGET_BYTES == losses.BUDGET_BYTES
-    assert estimate.DECODING_ROWS == generation.BATCH_ROWS
-    assert estimate.SMALL_PARAMETERS == models.LARGE_PARAMETERS
+    assert cost_model.BUDGET_BYTES == losses.BUDGET_BYTES
+    assert cost_model.DECODING_ROWS == generation.BATCH_ROWS
+    assert cost_model.SMALL_PARAMETERS == models.LARGE_PARAMETERS
 
 
 # --- FLOPs -------------------------------------------------------------------------------------------------
@@ -159,7 +144,7 @@ def test_flops_of_a_forward_pass_are_those_that_torch_counts(folders):
     with torch.no_grad():
         found = counted(lambda: model.hidden_states(batch.input_ids_BT))
         found += counted(lambda: hidden @ model.head_VH.T)
-    expected = formulas.forward_flops(
+    expected = flops.forward_flops(
         architecture_of(folders["student"]), rows * context, context=context, scored=scored
     )
     assert found == pytest.approx(expected, rel=0.005)  # the rest is the rotation's angles
@@ -185,11 +170,11 @@ def test_flops_of_a_training_step_are_those_that_torch_counts(folders, adapter, 
     found = counted(lambda: loop._gradients(batch, 0))
     shape, rank = architecture_of(spec.student), spec.lora_rank if adapter == "lora" else 0
     how = {"context": context, "scored": scored * len(model.tokenizer) / shape.rows}  # heads are cut to it
-    expected = formulas.training_flops(shape, rows * context, rank=rank, **how)
+    expected = flops.training_flops(shape, rows * context, rank=rank, **how)
     if teacher:
         above = architecture_of(spec.teacher)
         how["scored"] = scored * len(model.tokenizer) / above.rows
-        expected += formulas.forward_flops(above, rows * context, **how)
+        expected += flops.forward_flops(above, rows * context, **how)
     assert found == pytest.approx(expected, rel=0.02)
 
 
@@ -202,15 +187,15 @@ def test_flops_of_generation_are_those_that_torch_counts(folders):
     texts = []
     found = counted(lambda: texts.extend(generation.generate(model, prompts, max_new_tokens=new)))
     assert all(len(text.token_ids) == new for text in texts)
-    expected = formulas.generation_flops(architecture_of(folders["student"]), 6, prompt=40, new=new)
+    expected = flops.generation_flops(architecture_of(folders["student"]), 6, prompt=40, new=new)
     assert found == pytest.approx(expected, rel=0.02)
 
 
 def test_a_known_training_costs_what_six_a_weight_and_token_say():
     shape, tokens = HUB["meta-llama/Llama-3.1-8B"], 1e6
-    full = formulas.training_flops(shape, tokens, context=0, scored=tokens)
+    full = flops.training_flops(shape, tokens, context=0, scored=tokens)
     assert full == pytest.approx(6 * (shape.parameters - shape.head) * tokens, rel=0.001)
-    lora = formulas.training_flops(shape, tokens, context=0, scored=tokens, rank=8)
+    lora = flops.training_flops(shape, tokens, context=0, scored=tokens, rank=8)
     assert lora / full == pytest.approx(2 / 3, rel=0.01)
 
 
@@ -250,17 +235,17 @@ def test_hidden_states_are_made_once_for_all_that_read_the_same():
         replace(spec, student="Qwen/Qwen2.5-3B"), replace(spec, temperature=5.0),
         replace(spec, noise_sigma=2.0), replace(spec, seed=2), replace(spec, method="revkd"),
     ]  # fmt: skip
-    assert {estimate.teacher_key(each) for each in alike} == {estimate.teacher_key(spec)}
+    assert {cost_model.teacher_key(each) for each in alike} == {cost_model.teacher_key(spec)}
     other = [
         replace(spec, teacher="Qwen/Qwen2.5-3B"), replace(spec, teacher_tuned=False),
         replace(spec, domain="commonsense"), replace(spec, protocol="paper"),
     ]  # fmt: skip
-    assert len({estimate.teacher_key(each) for each in [spec, *other]}) == 5
-    kept = estimate.teacher_cost(spec, A100).disk_bytes
-    scored = lengths.of_training(spec).scored(scores_prompt=False, at_most=256)
+    assert len({cost_model.teacher_key(each) for each in [spec, *other]}) == 5
+    kept = cost_model.teacher_cost(spec, A100).disk_bytes
+    scored = token_lengths.of_training(spec).scored(scores_prompt=False, at_most=256)
     assert kept == pytest.approx(spec.train_items * scored * 3_584 * 2)
     own_samples_alone = replace(spec, method="gkd", on_policy_share=1.0)
-    assert estimate.teacher_key(own_samples_alone) is None
+    assert cost_model.teacher_key(own_samples_alone) is None
 
 
 def test_memory_is_what_arithmetic_says():
@@ -286,11 +271,11 @@ def test_devices_divide_what_does_not_fit_one():
         - sum(2 * (s.parameters - s.body * (1 - 2 / s.layers)) for s in (student, teacher)) / 1e9
     )
     evaluation = EvalSpec(tasks=("addsub",))
-    assert estimate.devices_for(spec, [evaluation], A100) == 2
-    one, two = (estimate.memory_gb(replace(spec, devices=n), [evaluation], A100) for n in (1, 2))
+    assert cost_model.devices_for(spec, [evaluation], A100) == 2
+    one, two = (cost_model.memory_gb(replace(spec, devices=n), [evaluation], A100) for n in (1, 2))
     assert one > 80 >= two
     tiny = replace(A100, memory_gb=3.0)
-    assert estimate.devices_for(replace(spec, batch_size=4), [evaluation], tiny) is None
+    assert cost_model.devices_for(replace(spec, batch_size=4), [evaluation], tiny) is None
 
 
 def test_a_micro_batch_is_halved_until_it_fits():
@@ -303,10 +288,10 @@ def test_a_micro_batch_is_halved_until_it_fits():
 
 def test_decoding_is_never_faster_than_reading_the_weights():
     shape = HUB["meta-llama/Llama-3.1-70B"]
-    one = estimate.decoding(shape, A100, 1, prompt=50, new=100, limit=100, rank=0)
+    one = cost_model.decoding(shape, A100, 1, prompt=50, new=100, limit=100, rank=0)
     weights = 2 * (shape.body + shape.head)
     assert one.seconds > 100 * weights / A100.bytes_per_second
-    many = estimate.decoding(shape, A100, 64, prompt=50, new=100, limit=100, rank=0)
+    many = cost_model.decoding(shape, A100, 64, prompt=50, new=100, limit=100, rank=0)
     assert one.seconds < many.seconds < 8 * one.seconds
 
 
@@ -320,14 +305,14 @@ def test_estimates_are_near_what_was_measured_on_two_cores():
         spec = hub_spec(adapter=adapter, batch_size=8, validation_items=0, epochs=1, max_tokens=160)
         cost = Training(spec, here).cost()
         assert cost.trained_tokens / cost.seconds == pytest.approx(measured, rel=0.35)
-    texts = estimate.decoding(HUB["Qwen/Qwen2.5-0.5B"], here, 32, prompt=100, new=110, limit=110, rank=8)
+    texts = cost_model.decoding(HUB["Qwen/Qwen2.5-0.5B"], here, 32, prompt=100, new=110, limit=110, rank=8)
     assert texts.seconds == pytest.approx(45, rel=0.25)
 
 
 def test_a_ranking_is_priced_by_its_options():
     spec = hub_spec(domain="commonsense")
     evaluation = EvalSpec(tasks=("arc_e", "boolq"), items_per_task=100)
-    cost = estimate.evaluation_cost(spec, evaluation.ranking(), A100)
+    cost = cost_model.evaluation_cost(spec, evaluation.ranking(), A100)
     assert cost.generated_tokens == 0
     assert cost.scored_tokens == pytest.approx(100 * 4 * (105 + 7) + 100 * 2 * (57 + 7))
 
@@ -337,7 +322,7 @@ def test_a_ranking_is_priced_by_its_options():
 
 def test_tokens_are_counted_where_items_and_tokenizer_are(folders):
     spec = spec_of(folders)
-    found, model = lengths.of_training(spec), models.load_tokenizer(spec.student)
+    found, model = token_lengths.of_training(spec), models.load_tokenizer(spec.student)
     items = sources.load_items(spec, "train")
     encoded = encoding.encode(items, model, max_tokens=10_000, protocol="careful")
     totals = sorted(len(ids) for ids in encoded["input_ids"])
@@ -352,10 +337,10 @@ def test_tokens_are_counted_where_items_and_tokenizer_are(folders):
 
 
 def test_where_items_are_missing_lengths_are_assumed_and_short_ones_shorter():
-    found = lengths.of_training(hub_spec())
+    found = token_lengths.of_training(hub_spec())
     assert not found.is_counted
     assert found.of_batch(1, at_most=256)[0] == pytest.approx(179, rel=0.03)  # measured on GSM8K and AQuA
-    short = lengths.of_training(hub_spec(max_item_characters=400))
+    short = token_lengths.of_training(hub_spec(max_item_characters=400))
     assert short.of_batch(1, at_most=256)[2] < found.of_batch(1, at_most=256)[2]
 
 
@@ -365,8 +350,8 @@ def test_where_items_are_missing_lengths_are_assumed_and_short_ones_shorter():
 @pytest.fixture(scope="module")
 def paper():
     asked = plan.plan("00", {"profile": "paper", "out": "outputs"})
-    found = prospect.look(asked.runs, Path("nowhere"))
-    return found, prospect.costs(found, A100)
+    found = outlook.look(asked.runs, Path("nowhere"))
+    return found, outlook.costs(found, A100)
 
 
 def test_the_paper_profile_is_priced_cell_by_cell(paper):
@@ -376,7 +361,7 @@ def test_the_paper_profile_is_priced_cell_by_cell(paper):
     assert set(table["status"]) == {"missing"}
     assert (table[["tokens", "flops", "gpu_memory_gb", "gpu_hours"]] > 0).all().all()
     assert found.unknown == ["items of 'llm-adapters'"]
-    parts = table[[f"{stage} hours" for stage in prospect.STAGES]].sum(axis=1)
+    parts = table[[f"{stage} hours" for stage in outlook.STAGES]].sum(axis=1)
     assert parts.to_numpy() == pytest.approx(table["gpu_hours"].to_numpy())
     released = table[(table["teacher"] != "") & table["released_pair"]]
     assert released.groupby(["teacher", "student"]).ngroups == 11
@@ -390,15 +375,15 @@ def test_the_paper_profile_is_priced_cell_by_cell(paper):
 
 def test_a_cache_is_charged_once_in_all(paper):
     found, table = paper
-    keys = {estimate.teacher_key(cell.spec): cell.spec for cell in found.cells}
-    once = sum(estimate.teacher_cost(spec, A100).flops for key, spec in keys.items() if key)
+    keys = {cost_model.teacher_key(cell.spec): cell.spec for cell in found.cells}
+    once = sum(cost_model.teacher_cost(spec, A100).flops for key, spec in keys.items() if key)
     assert len(keys) - 1 == 8 * 2 * 2 * 2  # teachers, tuned or not, domains, protocols
     assert table["caches flops"].sum() == pytest.approx(once)
 
 
 def test_a_faster_gpu_takes_less_time_for_the_same_work(paper):
     found, table = paper
-    faster = prospect.costs(found, GPUS["H100-80GB"])
+    faster = outlook.costs(found, GPUS["H100-80GB"])
     assert faster["gpu_hours"].sum() < table["gpu_hours"].sum()
     assert faster["tokens"].tolist() == table["tokens"].tolist()
 
@@ -406,10 +391,10 @@ def test_a_faster_gpu_takes_less_time_for_the_same_work(paper):
 def test_status_is_what_the_store_says(tmp_path, inline):
     planned = tiny.plan(tmp_path / "models")
     out = tmp_path / "out"
-    statuses = [cell.status for cell in prospect.look(planned, out).cells]
+    statuses = [cell.status for cell in outlook.look(planned, out).cells]
     assert statuses == ["missing"] * 5  # the teacher's SFT is among them
-    grid.fill(planned, out, workers=1)
-    found = prospect.look(planned, out)
+    fill.fill(planned, out, workers=1)
+    found = outlook.look(planned, out)
     assert found.count("done") == 5
     assert [cell.is_teacher for cell in found.cells].count(True) == 1
     (fkl,) = tiny.run_ids(planned, "fkl")
@@ -420,27 +405,27 @@ def test_status_is_what_the_store_says(tmp_path, inline):
     (out / "runs" / seqkd / "result.json").unlink()
     (out / "runs" / seqkd / "failure.json").write_text(json.dumps({"reason": "x", "run_token": None}))
     other = [replace(run, evaluation=replace(run.evaluation, max_new_tokens=3)) for run in planned]
-    statuses = {cell.spec.run_id: cell.status for cell in prospect.look(planned, out).cells}
+    statuses = {cell.spec.run_id: cell.status for cell in outlook.look(planned, out).cells}
     assert (statuses[fkl], statuses[seqkd], statuses[sft]) == ("partial", "failed", "done")
-    statuses = {cell.spec.run_id: cell.status for cell in prospect.look(other, out).cells}
+    statuses = {cell.spec.run_id: cell.status for cell in outlook.look(other, out).cells}
     assert statuses[sft] == "partial"  # trained, but not evaluated so
-    text = "\n".join(dryrun.brief(prospect.look(planned, out), prospect.costs(found, A100), A100))
+    text = "\n".join(dryrun.brief(outlook.look(planned, out), outlook.costs(found, A100), A100))
     assert "3 done, 1 partial, 1 failed" in text
 
 
 def test_without_digests_a_run_of_the_same_settings_counts(tmp_path, inline):
     planned = tiny.plan(tmp_path / "models")
-    grid.fill(planned, tmp_path / "out", workers=1)
+    fill.fill(planned, tmp_path / "out", workers=1)
     Path(planned[0].spec.data, "test.jsonl").rename(tmp_path / "elsewhere.jsonl")
-    found = prospect.look(planned, tmp_path / "out")
+    found = outlook.look(planned, tmp_path / "out")
     assert found.count("done") == 5
     assert found.unknown == [f"items of {planned[0].spec.data!r}"]
 
 
 def test_estimates_stand_beside_what_was_measured(tmp_path, inline):
     planned = tiny.plan(tmp_path / "models")
-    grid.fill(planned, tmp_path / "out", workers=1)
-    measured = grid.costs(planned, tmp_path / "out")
+    fill.fill(planned, tmp_path / "out", workers=1)
+    measured = fill.costs(planned, tmp_path / "out")
     asked = plan.plan("00", {"profile": "smoke", "out": str(tmp_path / "out")})
     table = dryrun.compare(replace(asked, runs=tuple(planned)), measured, A100)
     assert table["stage"].tolist() == ["fkl", "evaluation, generation", "seqkd", "sft", "all"]
@@ -586,7 +571,7 @@ def test_a_run_says_plan_and_cost_and_then_what_is_missing(monkeypatch, tmp_path
 
 
 def test_a_cost_is_a_sum():
-    one = estimate.Cost(
+    one = cost_model.Cost(
         trained_tokens=1, scored_tokens=2, generated_tokens=4, flops=8, seconds=16, disk_bytes=32
     )
     assert one + one == one * 2

@@ -6,8 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kdutils import constants, examples, plan, store, tables
+from kdutils import examples, store, tables
 from kdutils.data import sources
+from kdutils.grid import plan
+from kdutils.grid.profile import load_profile
 from kdutils.spec import EvalSpec, PlannedRun, RunSpec
 
 EVALUATION = EvalSpec(tasks=("svamp",), items_per_task=6)
@@ -42,7 +44,7 @@ def asked(tmp_path):
     finish(tmp_path, SFT, list("999999"), [False] * 6)
     finish(tmp_path, KD, ["1", "1", "1", "1", "2", None], [True, True, True, False, True, False])
     planned = tuple(PlannedRun(run, EVALUATION) for run in (SFT, TEACHER, KD, NOISY))
-    return plan.Plan("05", constants.load_profile("smoke"), tmp_path, planned, plan.Filter())
+    return plan.Plan("05", load_profile("smoke"), tmp_path, planned, plan.Filter())
 
 
 def test_one_of_each_outcome_with_its_own_texts(asked):

@@ -17,8 +17,9 @@ import saboteur
 import tiny
 from inline import InlinePool
 
-from kdutils import experiment, filling, grid, pool, store
+from kdutils import experiment, store
 from kdutils.data import sources
+from kdutils.grid import fill, local_pool, scheduler
 from kdutils.io import disk, leases
 from kdutils.spec import PlannedRun
 
@@ -36,8 +37,8 @@ def whole(plan, tmp_path_factory) -> Path:
     """The store of an undisturbed grid."""
     out = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(grid, "Pool", InlinePool)
-        grid.fill(plan, out, workers=1)
+        patch.setattr(fill, "Pool", InlinePool)
+        fill.fill(plan, out, workers=1)
     return out
 
 
@@ -54,19 +55,19 @@ def forked(monkeypatch):
     """Real workers, forked from a process that has imported what they need: six seconds less for each."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["kdutils.experiment", "saboteur"])
-    monkeypatch.setattr(pool.multiprocessing, "get_context", lambda kind: context)
+    monkeypatch.setattr(local_pool.multiprocessing, "get_context", lambda kind: context)
     return monkeypatch
 
 
-def filled(plan, out, fault: saboteur.Fault, monkeypatch, **how) -> filling.State:
+def filled(plan, out, fault: saboteur.Fault, monkeypatch, **how) -> scheduler.State:
     """The state of a grid whose one worker meets a fault."""
 
     def sabotaged(do, settings, *, prepare, hear):
-        return pool.Pool(do, settings, prepare=partial(saboteur.prepare, fault), hear=hear)
+        return local_pool.Pool(do, settings, prepare=partial(saboteur.prepare, fault), hear=hear)
 
     with monkeypatch.context() as patch:
-        patch.setattr(grid, "Pool", sabotaged)
-        return grid.fill(plan, out, workers=1, **how)
+        patch.setattr(fill, "Pool", sabotaged)
+        return fill.fill(plan, out, workers=1, **how)
 
 
 def check_as_if_nothing_had_happened(plan, out, whole, log: Path) -> None:
@@ -82,7 +83,7 @@ def check_as_if_nothing_had_happened(plan, out, whole, log: Path) -> None:
         weights = "model/model.safetensors"
         if (undisturbed / weights).exists():
             assert disk.sha256(found.path / weights) == disk.sha256(undisturbed / weights)
-    assert grid.live_cells(plan, out).equals(grid.live_cells(plan, whole))
+    assert fill.live_cells(plan, out).equals(fill.live_cells(plan, whole))
     assert list(out.rglob("*.partial")) == []
     assert list((out / "leases").glob("*.json")) == []
 
@@ -226,7 +227,7 @@ def mount(tmp_path):
 def test_a_disk_that_fills_up(plan, whole, mount, inline, begun, fault):
     """Runs that find room are made; the others say why not, and are made once there is room."""
     out = mount("size=900k")
-    first = grid.fill(plan, out, workers=1)
+    first = fill.fill(plan, out, workers=1)
     fault("a file system that fills up")
     assert first.n_done >= 1
     assert len(first.failures) >= 1
@@ -235,10 +236,10 @@ def test_a_disk_that_fills_up(plan, whole, mount, inline, begun, fault):
     assert len(done) == first.n_done
     mount("size=3g")
     begun.clear()
-    again = grid.fill(plan, out, workers=1)
+    again = fill.fill(plan, out, workers=1)
     assert (again.n_found, again.n_found + again.n_done, again.failures) == (len(done), 5, {})
     assert not set(begun) & done
-    assert grid.live_cells(plan, out).equals(grid.live_cells(plan, whole))
+    assert fill.live_cells(plan, out).equals(fill.live_cells(plan, whole))
 
 
 def test_a_store_that_can_only_be_read(plan, whole, mount, inline, begun, fault):
@@ -249,9 +250,9 @@ def test_a_store_that_can_only_be_read(plan, whole, mount, inline, begun, fault)
     shutil.rmtree(out / "runs" / lost)
     mount("ro")
     fault("a read-only store")
-    state = grid.fill(others, out, workers=1)
+    state = fill.fill(others, out, workers=1)
     assert (state.n_found, state.failures, begun) == (4, {}, [])
-    assert grid.live_cells(others, out).equals(grid.live_cells(others, whole))
+    assert fill.live_cells(others, out).equals(fill.live_cells(others, whole))
     with pytest.raises(store.StoreError, match="cannot be written .*; choose another out"):
-        grid.fill(plan, out, workers=1)
+        fill.fill(plan, out, workers=1)
     assert begun == []

@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdutils import __main__, params, published
-from kdutils.constants import ALL_TASKS, PARAMETER_CHOICES
+from kdutils.constants import ALL_TASKS
 from kdutils.data import sources
+from kdutils.grid.profile import PARAMETER_CHOICES
 from kdutils.io.text_safety import shown
 from kdutils.params import Parameter, ParameterError
 

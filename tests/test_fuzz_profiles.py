@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 
 from kdutils import constants
 from kdutils.data import sources
+from kdutils.grid import profile
+from kdutils.grid.plan import plan
+from kdutils.grid.profile import load_profile, profile_names
 from kdutils.io.text_safety import shown
-from kdutils.plan import plan
 
 pytestmark = pytest.mark.inputs
 GOOD: dict[str, Any] = {
@@ -156,8 +158,8 @@ def prepared(tmp_path_factory):
         content = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
         (folder / "own.toml").write_bytes(content)
         with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(constants, "PROFILE_FOLDER", folder)
-            constants.load_profile("own")
+            patched.setattr(profile, "PROFILE_FOLDER", folder)
+            load_profile("own")
             for run in plan("00", {"profile": "own"}).to_make:
                 sources.resolved(run.spec)
 
@@ -321,10 +323,10 @@ def test_files_of_too_many_levels_and_digits(inputs, prepared):
 
 
 @settings(max_examples=50, **FUZZED)
-@given(st.text(max_size=12).filter(lambda name: name not in constants.profile_names()))
+@given(st.text(max_size=12).filter(lambda name: name not in profile_names()))
 def test_unknown_profiles(inputs, name):
     inputs.tried("profiles")
     with pytest.raises(ValueError, match="unknown profile") as caught:
-        constants.load_profile(name)
+        load_profile(name)
     assert shown(name) in str(caught.value)
     inputs.refused(caught.value, "profiles")

@@ -3,7 +3,8 @@
 import pandas as pd
 import pytest
 
-from kdutils import cells, handover, live, plan, study
+from kdutils import live, study
+from kdutils.grid import cell_table, handover, plan
 
 
 @pytest.fixture
@@ -17,7 +18,7 @@ def handed(asked, tmp_path, monkeypatch):
     monkeypatch.setenv(handover.FOLDER, str(tmp_path / "handed"))
     common = {"source": "live", "protocol": "careful", "domain": "math", "task": "svamp", "seed": 0, "n": 9}
     common |= {"family": "mini-qwen", "student": "mini-qwen-105k", "student_parameters": 105_000}
-    table = cells.cell_table(
+    table = cell_table.cell_table(
         [
             common | {"method": method, "accuracy": value}
             for method, value in (("base", 0.1 + 0.2), ("sft", 50.0))

@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 from halfrows import ARM, FIRST, HAND, SECOND, A, B, C, D, by_task, item_rows, swept
 
-from kdutils import cells as cell_rows
-from kdutils import evaluate, halves, heldout, optimism, plan, study
+from kdutils import evaluate, halves, heldout, optimism, study
+from kdutils.grid import cell_table as cell_rows
+from kdutils.grid import plan
 from kdutils.halves import half_of
 from kdutils.itemwise import Items
 from kdutils.spec import EvalSpec, RunSpec

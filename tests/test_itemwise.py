@@ -10,7 +10,8 @@ import pytest
 import sacrebleu
 from itemrows import arm, beside, scored
 
-from kdutils import evaluate, itemwise, plan, stats
+from kdutils import evaluate, itemwise, stats
+from kdutils.grid import plan
 from kdutils.spec import EvalSpec, RunSpec
 
 SFT, FKL, GKD = arm("sft"), arm("fkl"), arm("gkd")

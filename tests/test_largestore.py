@@ -7,8 +7,8 @@ import largestore
 import pytest
 from inline import InlinePool
 
-from kdutils import filling, schedule
 from kdutils.data import sources
+from kdutils.grid import schedule, scheduler
 from kdutils.io import environment
 
 
@@ -75,11 +75,11 @@ def test_a_grid_that_is_filled_looks_for_the_failure_of_each_run_once(monkeypatc
     monkeypatch.setenv(environment.RUN_TOKEN, "of this run")
     monkeypatch.setattr("kdutils.preflight.check_all", lambda planned: None)
     jobs = schedule.jobs_of(largestore.planned(20))
-    grid = filling.Filling(jobs, tmp_path, lambda state: None)
+    grid = scheduler.Filling(jobs, tmp_path, lambda state: None)
     grid.look()
 
     def start(do, *, prepare, hear):
-        made = lambda task, tell: filling._Outcome("made")  # noqa: E731
+        made = lambda task, tell: scheduler._Outcome("made")  # noqa: E731
         return InlinePool(made, [0, 1], prepare=prepare, hear=hear)
 
     with OPENED.counted() as names:

@@ -4,8 +4,9 @@ import base64
 
 import pytest
 
-from kdutils import cells, live, plan, published, study
-from kdutils.filling import Point, State
+from kdutils import live, published, study
+from kdutils.grid import cell_table, plan
+from kdutils.grid.scheduler import Point, State
 
 
 class Line:
@@ -65,7 +66,7 @@ def test_missing_tables_are_a_gap_where_there_are_live_results(monkeypatch, tmp_
 
 def test_real_models_are_named_with_their_files(monkeypatch, tmp_path, said):
     monkeypatch.setattr(study, "watermarks", lambda asked: {"published": "", "live": ""})
-    monkeypatch.setattr(study, "cells_of", lambda asked: (cells.cell_table([]), {}))
+    monkeypatch.setattr(study, "cells_of", lambda asked: (cell_table.cell_table([]), {}))
     monkeypatch.setattr(live, "train", lambda asked, workers: None)
     live.cells(plan.plan("01", {"profile": "smoke", "out": str(tmp_path)}))
     (line,) = said

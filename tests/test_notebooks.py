@@ -8,7 +8,8 @@ import nbformat
 import pytest
 
 from kdutils import constants, params
-from kdutils.constants import PARAMETER_CHOICES, SECTIONS, load_profile
+from kdutils.constants import SECTIONS
+from kdutils.grid.profile import PARAMETER_CHOICES, load_profile
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
 

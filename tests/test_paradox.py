@@ -6,8 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kdutils import constants, likeness, paradox, plan, plots, solutions, store
+from kdutils import likeness, paradox, plots, solutions, store
 from kdutils.data import sources
+from kdutils.grid import plan
+from kdutils.grid.profile import load_profile
 from kdutils.spec import EvalSpec, PlannedRun, RunSpec
 
 EVALUATION = EvalSpec(tasks=("svamp",), items_per_task=6)
@@ -38,7 +40,7 @@ def asked(tmp_path):
     planned = tuple(
         PlannedRun(run, EVALUATION) for run in (SFT, TEACHER, KD, dataclasses.replace(KD, seed=1))
     )
-    return plan.Plan("05", constants.load_profile("smoke"), tmp_path, planned, plan.Filter())
+    return plan.Plan("05", load_profile("smoke"), tmp_path, planned, plan.Filter())
 
 
 def test_every_text_has_one_outcome_and_one_fate(asked):

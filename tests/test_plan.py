@@ -7,10 +7,11 @@ from dataclasses import replace
 
 import pytest
 
-from kdutils import constants, models, plan, schedule
-from kdutils.cells import model_family, short_name
-from kdutils.constants import Live, Need, load_profile
+from kdutils import constants, models
 from kdutils.data import sources
+from kdutils.grid import plan, schedule
+from kdutils.grid.cell_table import model_family, short_name
+from kdutils.grid.profile import Live, Need, _need, load_profile, profile_names
 
 
 def asked(section="07", profile="mini", **parameters):
@@ -80,7 +81,7 @@ def test_every_section_of_the_default_profile_has_runs_and_two_sections_have_all
     assert {(method, seed) for method in ("sft", "fkl") for seed in range(3)} <= seeds
 
 
-@pytest.mark.parametrize("profile", [name for name in constants.profile_names() if load_profile(name).live])
+@pytest.mark.parametrize("profile", [name for name in profile_names() if load_profile(name).live])
 def test_every_live_profile_can_be_planned(profile):
     runs = asked("00", profile).runs
     assert runs
@@ -176,10 +177,10 @@ def test_settings_are_those_of_a_run(live, of):
 def test_a_need_may_name_its_pairs():
     sets = {"one": [["mini-qwen-36k", "mini-qwen-14k"]]}
     need = {"sections": ["01"], "methods": ["fkl"], "domains": ["math"]}
-    assert constants._need(need | {"pairs": "one"}, sets).pairs == (("mini-qwen-36k", "mini-qwen-14k"),)
-    assert constants._need(need, sets).pairs is None
+    assert _need(need | {"pairs": "one"}, sets).pairs == (("mini-qwen-36k", "mini-qwen-14k"),)
+    assert _need(need, sets).pairs is None
     with pytest.raises(ValueError, match=r"pairs='two' must be one of .live.pair_sets.: \['one'\]"):
-        constants._need(need | {"pairs": "two"}, sets)
+        _need(need | {"pairs": "two"}, sets)
 
 
 # --- what is new must not rename what is old ---------------------------------------------------------------

@@ -13,9 +13,9 @@ import errands
 import psutil
 import pytest
 
-from kdutils.engine import Death
+from kdutils.grid.engine import Death
+from kdutils.grid.local_pool import Pool, forking
 from kdutils.io import environment
-from kdutils.pool import Pool, forking
 
 
 @pytest.fixture

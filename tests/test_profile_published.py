@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from kdutils import claims, ledger
-from kdutils.constants import load_profile
+from kdutils.grid.profile import load_profile
 
 ROOT = Path(__file__).parent.parent
 REFERENCE = ROOT / "outputs" / "reference" / "published"

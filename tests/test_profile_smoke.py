@@ -10,7 +10,8 @@ import nbformat
 import pandas as pd
 import pytest
 
-from kdutils import grid, plan, report, store
+from kdutils import report, store
+from kdutils.grid import fill, plan
 
 ROOT = Path(__file__).parent.parent
 pytestmark = [pytest.mark.notebook, pytest.mark.slow, pytest.mark.timeout(900)]
@@ -38,7 +39,7 @@ def asked(out):
 def test_every_run_of_the_plan_is_in_the_store(out):
     planned = asked(out).runs
     assert len(list(store.finished(out))) == len(planned)
-    costs = grid.costs(planned, out)
+    costs = fill.costs(planned, out)
     assert set(costs["status"]) == {"untrained", "done"}
     assert costs["peak memory, GB"].max() < 2
 
@@ -50,7 +51,7 @@ def test_no_folder_of_the_store_may_be_a_link_out_of_it(out):
 
 
 def test_options_are_ranked_beside_what_is_generated(out):
-    cells = grid.live_cells(asked(out).runs, out)
+    cells = fill.live_cells(asked(out).runs, out)
     ranked = cells[cells["accuracy_ranked"].notna()]
     assert set(ranked["task"]) == {"aqua"} and len(ranked) == len(asked(out).runs)
     assert ranked["accuracy_ranked"].between(0, 100).all()
@@ -71,7 +72,7 @@ def test_live_and_released_results_stand_side_by_side(out):
 
 
 def test_what_is_trained_is_not_trained_again(out):
-    state = grid.fill(asked(out).runs, out)
+    state = fill.fill(asked(out).runs, out)
     assert (state.n_found, state.n_done, state.failures) == (state.n_runs, 0, {})
 
 

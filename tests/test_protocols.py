@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kdutils import arms, factors, plan, protocols, store
+from kdutils import arms, protocols, store
 from kdutils.arms import ARMS, ITEM, SETTING
+from kdutils.grid import factors, plan
 from kdutils.spec import EvalSpec
 
 PLAIN = {"temperature": 1.0, "seed": 0, "prompt": False, "sequences": False, "sampled": False}

@@ -8,9 +8,9 @@ import sys
 import pandas as pd
 import pytest
 
-from kdutils import cells as cell_rows
 from kdutils import published
 from kdutils.constants import AVERAGE, DOMAIN_TASKS, DOMAINS, TEST_ITEMS
+from kdutils.grid import cell_table as cell_rows
 
 
 @pytest.fixture

@@ -4,10 +4,11 @@ import math
 
 import pytest
 
-from kdutils import encoding, experiment, generation, grid, livecells, models, store
+from kdutils import encoding, experiment, generation, models, store
 from kdutils.constants import DOMAIN_TASKS
 from kdutils.data import sources
 from kdutils.evaluate import options
+from kdutils.grid import fill, run_cells
 from kdutils.spec import EvalSpec, PlannedRun, RunSpec
 
 NAME = "mini-qwen-14k"
@@ -21,9 +22,9 @@ def test_ranked_accuracies_reach_the_cells(tmp_path, domain, has_average):
     spec = sources.resolved(RunSpec(student=NAME, method="base", domain=domain))
     evaluation = EvalSpec(tasks=DOMAIN_TASKS[domain], items_per_task=6, max_new_tokens=4)
     planned = [PlannedRun(spec, evaluation), PlannedRun(spec, evaluation.ranking())]
-    state = grid.fill(planned, tmp_path, workers=1)
+    state = fill.fill(planned, tmp_path, workers=1)
     assert (state.n_runs, state.n_done, state.failures) == (1, 1, {})
-    cells = livecells.cells_of(tmp_path, evaluation, [spec]).set_index("task")
+    cells = run_cells.cells_of(tmp_path, evaluation, [spec]).set_index("task")
     rows = store.folder_of(tmp_path, spec.run_id).evaluation(evaluation.ranking())
     shares = 100 * rows.groupby("task")["correct"].mean()
     assert set(shares.index) == set(evaluation.ranking().tasks)

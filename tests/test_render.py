@@ -11,7 +11,7 @@ from bs4 import BeautifulSoup
 from samples import SAMPLE, profile_of
 
 from kdutils import render
-from kdutils.constants import load_profile
+from kdutils.grid.profile import load_profile
 from kdutils.index import Result, index_html
 from kdutils.render import Link
 

@@ -24,7 +24,9 @@ import psutil
 import pytest
 from samples import SAMPLE, profile_of, write_notebook
 
-from kdutils import __main__, constants, executor, kernels, ledger, params, pool, render, report, runner
+from kdutils import __main__, executor, kernels, ledger, params, render, report, runner
+from kdutils.grid import local_pool
+from kdutils.grid.profile import load_profile, profile_names
 from kdutils.index import Result
 from kdutils.params import ParameterError
 from kdutils.runner import RunError
@@ -365,7 +367,7 @@ def recorder(monkeypatch):
 
 
 def run_mini(tmp_path: Path, train) -> list[Result]:
-    mini = constants.load_profile("mini")
+    mini = load_profile("mini")
     return runner.run_profile(mini, out=tmp_path, only=["01", "06", "08"], jobs=1, train=train)
 
 
@@ -385,7 +387,7 @@ def test_what_needs_no_runs_and_measures_no_time_starts_before_anything_is_train
         assert recorder.has_started.wait(60), "nothing has started"
         return plans
 
-    mini = constants.load_profile("mini")
+    mini = load_profile("mini")
     results = runner.run_profile(mini, out=tmp_path, only=["01", "09", "10"], jobs=1, train=train)
     assert recorder.started == ["10_calibration", "01_effectiveness", "09_performance"]
     assert [result.name for result in results] == sorted(recorder.started)
@@ -400,7 +402,7 @@ def test_what_was_begun_before_the_training_ends_with_it(tmp_path, recorder, mon
         raise runner.RunError("no such model")
 
     with pytest.raises(runner.RunError, match="no such model"):
-        runner.run_profile(constants.load_profile("mini"), out=tmp_path, only=["01", "10"], train=train)
+        runner.run_profile(load_profile("mini"), out=tmp_path, only=["01", "10"], train=train)
     assert recorder.started == ["10_calibration"]
     assert stopped == [signal.SIGTERM]
 
@@ -419,14 +421,14 @@ def test_what_measures_time_runs_alone(tmp_path, recorder, monkeypatch):
     monkeypatch.setattr(recorder, "run", run)
     only = ["01", "06", "09", "10"]
     results = runner.run_profile(
-        constants.load_profile("mini"), out=tmp_path, only=only, jobs=4, train=lambda plans, folder: plans
+        load_profile("mini"), out=tmp_path, only=only, jobs=4, train=lambda plans, folder: plans
     )
     assert seen[-1] == ("09_performance", ["01_effectiveness", "06_noise", "10_calibration"])
     assert len(results) == 4
 
 
 def test_long_notebooks_start_first_where_no_times_are_known(tmp_path, recorder):
-    mini = constants.load_profile("mini")
+    mini = load_profile("mini")
     runner.run_profile(mini, out=tmp_path, jobs=1, train=lambda plans, folder: plans)
     assert recorder.started[1:4] == ["08_claims", "05_fidelity", "01_effectiveness"]
     assert recorder.started[-1] == "09_performance"
@@ -454,7 +456,7 @@ def test_how_soon_a_notebook_failed_is_not_how_long_it_takes(tmp_path, recorder)
     (folder / "index.json").write_text(json.dumps(entries))
     page = render.page("page.html.j2", title="", links=[], current=None)
     (folder / "reports" / "08_claims.failed.html").write_text(page)
-    mini = constants.load_profile("mini")
+    mini = load_profile("mini")
     runner.run_profile(mini, out=tmp_path, jobs=1, train=lambda plans, folder: plans)
     assert recorder.started[1] == "08_claims"
 
@@ -615,12 +617,12 @@ def test_what_notebooks_are_forked_from_begins_to_import_before_the_driver_does(
     monkeypatch, capsys, arguments, n_begun
 ):
     begun = []
-    monkeypatch.setattr(pool, "forking", lambda preload, variables: begun.append(preload))
+    monkeypatch.setattr(local_pool, "forking", lambda preload, variables: begun.append(preload))
     monkeypatch.setattr(sys, "argv", ["kdutils", *arguments])
     monkeypatch.delitem(sys.modules, "kdutils.__main__")
     with pytest.raises(SystemExit):
         runpy.run_module("kdutils", run_name="__main__")
-    assert begun == [pool.NOTEBOOKS] * n_begun
+    assert begun == [local_pool.NOTEBOOKS] * n_begun
 
 
 def test_list_shows_what_can_be_set(notebooks, capsys):
@@ -645,18 +647,18 @@ def test_stopped_command_ends_with_the_code_of_its_signal(notebooks, monkeypatch
 def test_missing_tables_are_a_user_error(monkeypatch, tmp_path):
     monkeypatch.setenv("KDUTILS_DATA", str(tmp_path / "nowhere"))
     with pytest.raises(RunError):
-        __main__._released_tables(constants.load_profile("published"))
+        __main__._released_tables(load_profile("published"))
 
 
 def test_missing_tables_are_said_and_no_error_where_there_are_live_results(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("KDUTILS_DATA", str(tmp_path / "nowhere"))
-    assert __main__._released_tables(constants.load_profile("smoke")) is None
+    assert __main__._released_tables(load_profile("smoke")) is None
     assert "goes on without the released results" in capsys.readouterr().err
 
 
 def test_every_notebook_of_every_profile_is_known():
-    assert {"mini", "mini-full", "published", "smoke"} <= set(constants.profile_names())
-    for name in constants.profile_names():
-        profile = constants.load_profile(name)
+    assert {"mini", "mini-full", "published", "smoke"} <= set(profile_names())
+    for name in profile_names():
+        profile = load_profile(name)
         assert runner.selected(profile, ["01"]) == ["01_effectiveness"]
         assert runner.selected(profile, []) == list(profile.notebooks)

@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 from test_study import baseline, distilled
 
-from kdutils import cells as cell_rows
 from kdutils import published, scoring, study
+from kdutils.grid import cell_table as cell_rows
 
 
 def ranked(generated, likelihood, normalised):

@@ -16,9 +16,10 @@ import torch
 from safetensors.torch import load_file
 from together import Case
 
-from kdutils import encoding, experiment, grid, models, schedule, store, training
+from kdutils import encoding, experiment, models, store, training
 from kdutils.data import sources
 from kdutils.devices import launch
+from kdutils.grid import fill, schedule
 from kdutils.process_group import ALONE
 from kdutils.spec import EvalSpec, PlannedRun, RunSpec
 from kdutils.teacher_cache import States
@@ -215,10 +216,10 @@ def distilled(study, **fields):
 
 def test_the_grid_trains_a_run_on_two_devices_from_its_checkpoint(cases, apart, study, tmp_path, monkeypatch):
     """By the program itself; its beginning was made by the processes of the other tests."""
-    monkeypatch.setattr(grid, "Pool", inline.InlinePool)
+    monkeypatch.setattr(fill, "Pool", inline.InlinePool)
     spec, folder = cases["sft"].spec, store.folder_of(tmp_path, cases["sft"].spec.run_id)
     shutil.copytree(apart.root / "sft for one" / "checkpoint", folder.checkpoint)
-    state = grid.fill([PlannedRun(spec, EVALUATION)], tmp_path, workers=1)
+    state = fill.fill([PlannedRun(spec, EVALUATION)], tmp_path, workers=1)
     assert (state.failures, state.n_done) == ({}, 1)
     entries = [json.loads(line) for line in (folder.path / "curve.jsonl").read_text().splitlines()]
     assert entries == apart.fitted["sft"].curve
@@ -229,7 +230,7 @@ def test_the_grid_trains_a_run_on_two_devices_from_its_checkpoint(cases, apart, 
     assert folder.result()["status"] == "trained"
     names = {path.name for path in folder.path.iterdir()}
     assert names == {"spec.json", "environment.json", "curve.jsonl", "model", "result.json", "eval"}
-    found = grid.fill([PlannedRun(dataclasses.replace(spec, devices=1), EVALUATION)], tmp_path)
+    found = fill.fill([PlannedRun(dataclasses.replace(spec, devices=1), EVALUATION)], tmp_path)
     assert found.n_found == 1
 
 
@@ -242,14 +243,14 @@ time.sleep(600)
 
 
 def test_a_rank_that_dies_is_a_failure_and_the_grid_goes_on_with_others(study, tmp_path, monkeypatch):
-    monkeypatch.setattr(grid, "Pool", inline.InlinePool)
+    monkeypatch.setattr(fill, "Pool", inline.InlinePool)
     monkeypatch.setattr(launch, "PROGRAM", ("-c", ONE_DIES))
     monkeypatch.setattr(launch, "GRACE_SECONDS", 0.1)
     on_two = distilled(study, method="sft", teacher=None, teacher_tuned=True)
     on_one = dataclasses.replace(on_two, devices=1, seed=1, epochs=1)
     folder = store.folder_of(tmp_path, sources.resolved(on_two).run_id)
     folder.checkpoint.mkdir(parents=True)
-    state = grid.fill([PlannedRun(spec, EVALUATION) for spec in (on_two, on_one)], tmp_path, workers=1)
+    state = fill.fill([PlannedRun(spec, EVALUATION) for spec in (on_two, on_one)], tmp_path, workers=1)
     assert state.n_done == 1
     [reason] = state.failures.values()
     assert reason.startswith("RankError: rank 1 of 2 was killed (signal 9)")
@@ -362,12 +363,12 @@ def test_what_this_machine_has_not_is_refused_before_anything_is_written(study, 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(launch.DevicesError, match="devices=2 is more than the 1 GPUs .* use devices=1"):
-        grid.fill([PlannedRun(distilled(study), EVALUATION)], study / "out")
+        fill.fill([PlannedRun(distilled(study), EVALUATION)], study / "out")
     monkeypatch.undo()
     with pytest.raises(
         launch.DevicesError, match="devices=512 is more than the .* has cores for; use devices="
     ):
-        grid.fill([PlannedRun(distilled(study, devices=512, batch_size=512), EVALUATION)], study / "out")
+        fill.fill([PlannedRun(distilled(study, devices=512, batch_size=512), EVALUATION)], study / "out")
     monkeypatch.setenv("KDUTILS_COMPILE", "inductor")
     with pytest.raises(launch.DevicesError, match="devices=2 with KDUTILS_COMPILE=inductor"):
         experiment.run(distilled(study), out=study / "out", evaluation=EVALUATION)
@@ -376,9 +377,9 @@ def test_what_this_machine_has_not_is_refused_before_anything_is_written(study, 
 
 def test_workers_get_as_many_gpus_as_a_run_asks_for(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 5)
-    given = [setting.gpu for setting in grid._settings(None, n_large=0, n_devices=2)]
+    given = [setting.gpu for setting in fill._settings(None, n_large=0, n_devices=2)]
     assert given == ["0,1", "2,3"]
-    assert [setting.gpu for setting in grid._settings(None, n_large=0)] == list("01234")
+    assert [setting.gpu for setting in fill._settings(None, n_large=0)] == list("01234")
 
 
 def test_the_same_run_on_other_devices_is_asked_for_with_these():

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import tiny
 
-from kdutils import __main__, grid, schedule
-from kdutils.shards import Shard
+from kdutils import __main__
+from kdutils.grid import fill, schedule
+from kdutils.grid.shards import Shard
 
 ROOT = Path(__file__).parent.parent
 
@@ -48,10 +49,10 @@ def test_the_order_of_the_plan_does_not_matter(plan):
 
 
 def test_a_shared_teacher_is_made_once(plan, tmp_path, inline, begun):
-    first, second = (grid.fill(plan, tmp_path, workers=1, shard=Shard(index, 2)) for index in (1, 2))
+    first, second = (fill.fill(plan, tmp_path, workers=1, shard=Shard(index, 2)) for index in (1, 2))
     assert first.n_done + second.n_done == len(schedule.jobs_of(plan)) == len(begun) == len(set(begun))
     assert second.n_found == 1  # the teacher
-    assert grid.fill(plan, tmp_path, workers=1).n_found == 5
+    assert fill.fill(plan, tmp_path, workers=1).n_found == 5
 
 
 # --- the command line ------------------------------------------------------------------------------------
@@ -81,16 +82,16 @@ PRETENDER = """
 import json, sys
 sys.path.insert(0, {tests!r})
 import inline
-from kdutils import __main__, preflight, filling, grid
+from kdutils import __main__, preflight; from kdutils.grid import scheduler, fill
 checks.check_all = lambda planned: None
 class Pool(inline.InlinePool):
     def __init__(self, do, settings, **ways):
-        super().__init__(lambda task, tell: filling._Outcome("made"), [0], **ways)
+        super().__init__(lambda task, tell: scheduler._Outcome("made"), [0], **ways)
     def give(self, key, task):
         with open({given!r}, "a") as file:
             file.write(json.dumps([sys.argv[-1], key]) + "\\n")
         super().give(key, task)
-grid.Pool, grid._settings = Pool, lambda *asked, **more: []
+grid.Pool, fill._settings = Pool, lambda *asked, **more: []
 sys.exit(__main__.main([*sys.argv[1:], "--out", {out!r}]))
 """
 

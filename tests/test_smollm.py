@@ -6,10 +6,11 @@ import sys
 import pytest
 import torch
 
-from kdutils import architecture, encoding, experiment, generation, models, plan
+from kdutils import encoding, experiment, generation, models
 from kdutils.data import packaged_models, sources
 from kdutils.data.packaged_models import PACKAGED_MODELS
 from kdutils.data.sources import ModelError
+from kdutils.grid import model_shapes, plan
 from kdutils.losses import cross_entropy, shifted
 from kdutils.spec import EvalSpec, RunSpec
 
@@ -43,7 +44,7 @@ def test_where_the_package_is_not_installed_the_remedy_is_one_command(monkeypatc
             sources.locate(name)
         assert name in str(caught.value)
         assert "\n" not in str(caught.value)
-    assert architecture.architecture_of("SmolLM2-135M").parameters == 134_515_008
+    assert model_shapes.architecture_of("SmolLM2-135M").parameters == 134_515_008
 
 
 def test_a_version_without_the_file_is_as_good_as_none(monkeypatch, tmp_path):
@@ -108,7 +109,7 @@ class TestInstalled:
         assert sources.describe(smollm[1])["note"].endswith(", and of its layers only 20 are used")
         assert sources.describe(smollm[1])["quantisation"] == "Q4_1"
         assert sources.files_digest(smollm[0]) != sources.files_digest(smollm[1])
-        shape = architecture.architecture_of(smollm[1])
+        shape = model_shapes.architecture_of(smollm[1])
         assert shape.parameters == student.network.num_parameters() == 99_114_048
 
     def test_the_student_decodes_with_its_cache_as_without(self, smollm):

@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kdutils import cells as cell_rows
 from kdutils import claims, declared, inference, strict, students
 from kdutils.constants import DOMAIN_TASKS, PAPER_METHODS
 from kdutils.evidence import Evidence
+from kdutils.grid import cell_table as cell_rows
 
 SIZES = {"toy-qwen": (1, 2, 4, 8), "toy-llama": (1, 2, 4, 8)}  # millions: 1 / (4! 4!) is the smallest p
 TOP = 32

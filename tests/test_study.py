@@ -7,11 +7,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from kdutils import cells as cell_rows
 from kdutils import evaluate, likeness, published, spec, store, study, sweeps
-from kdutils.constants import RELEASED_MODELS, load_profile
+from kdutils.constants import RELEASED_MODELS
 from kdutils.data import sources
-from kdutils.plan import Filter, Plan
+from kdutils.grid import cell_table as cell_rows
+from kdutils.grid.plan import Filter, Plan
+from kdutils.grid.profile import load_profile
 
 
 def cell(**fields):

@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from kdutils import plan, weights
+from kdutils import weights
 from kdutils.data import gguf_header, sources
+from kdutils.grid import plan
 
 gguf = pytest.importorskip("gguf")
 

@@ -1,7 +1,8 @@
-"""One of the processes that work on a run together: `python -m kdutils.devices.worker FOLDER`, RANK of WORLD_SIZE.
+"""One of the processes that work on a run together: `python -m kdutils.devices.worker FOLDER`.
 
-What it is to do stands in the folder (kdutils.devices.launch). Rank 0 tells the training curve on its standard
-output, an entry a line, and leaves what was made and then the outcome. All end with their starter.
+What it is to do stands in the folder (kdutils.devices.launch). It is RANK of WORLD_SIZE; rank 0 writes the
+training curve to its standard output, an entry a line, and leaves what was made and then the outcome. All
+end with their starter.
 """
 
 from __future__ import annotations

@@ -15,13 +15,14 @@ from typing import Any
 
 import pandas as pd
 
-from kdutils import cells, cluster, livecells, schedule, store
+from kdutils import store
 from kdutils.data import sources
 from kdutils.devices import launch
-from kdutils.engine import Start
-from kdutils.filling import Filling, Progress, Setting, State
-from kdutils.pool import Pool
-from kdutils.shards import Shard
+from kdutils.grid import cell_table, ray_engine, run_cells, schedule
+from kdutils.grid.engine import Start
+from kdutils.grid.local_pool import Pool
+from kdutils.grid.scheduler import Filling, Progress, Setting, State
+from kdutils.grid.shards import Shard
 from kdutils.spec import EvalSpec, PlannedRun, RunSpec
 
 ENGINES = ("local", "ray")
@@ -78,9 +79,9 @@ def _start(engine: str, address: str | None, workers: int | None, *, n_large: in
         return lambda do, **ways: Pool(do, _settings(workers, **own), **ways)
     if engine != "ray":
         raise ValueError(f"engine {engine!r} is unknown; choose one of {', '.join(ENGINES)}")
-    cluster.require(address)
+    ray_engine.require(address)
     return partial(
-        cluster.RayPool,
+        ray_engine.RayPool,
         setting=lambda share: Setting(None, share.n_threads),  # Ray itself shows a process its GPUs
         workers=workers,
         is_large=n_large > 0,
@@ -117,13 +118,13 @@ def live_cells(planned: Sequence[PlannedRun], out: Path) -> pd.DataFrame:
         specs.setdefault(run.evaluation, []).append(spec)
     rows = []
     for evaluation, asked in specs.items():
-        found = livecells.rows_of(out, evaluation, asked)
+        found = run_cells.rows_of(out, evaluation, asked)
         protocols = {spec.protocol for spec in asked if spec.method != "base"}
         if len(protocols) == 1:
             (of_students,) = protocols
             found = [row | {"protocol": of_students} if row["method"] == "base" else row for row in found]
         rows += found
-    return cells.cell_table(rows)
+    return cell_table.cell_table(rows)
 
 
 def costs(planned: Sequence[PlannedRun], out: Path) -> pd.DataFrame:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
-from kdutils.schedule import Job
+from kdutils.grid.schedule import Job
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from kdutils.cells import SCHEMA
+from kdutils.grid.cell_table import SCHEMA
+from kdutils.grid.plan import Plan
 from kdutils.io import disk
-from kdutils.plan import Plan
 
 FOLDER = "KDUTILS_HANDOVER"  # environment variable: where it lies
 

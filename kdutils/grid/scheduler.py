@@ -16,10 +16,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from kdutils import livecells, store
-from kdutils.engine import Death, Engine, Start
+from kdutils import store
+from kdutils.grid import run_cells
+from kdutils.grid.engine import Death, Engine, Start
+from kdutils.grid.schedule import Job
 from kdutils.io import environment, leases
-from kdutils.schedule import Job
 from kdutils.spec import EvalSpec, PlannedRun, RunSpec
 
 TICK_SECONDS = 1.0  # between two looks at what others make, and two reports at most
@@ -327,7 +328,7 @@ def make_run(task: _Task, tell: Callable[[Point], None]) -> _Outcome:
                 made.append(experiment.make(task.spec, evaluation, task.out, progress=progress, waits=False))
                 live()
                 if evaluation.scoring == "generation":
-                    livecells.keep(task.out, evaluation, task.spec)  # here, where there are many of us
+                    run_cells.keep(task.out, evaluation, task.spec)  # here, where there are many of us
     except (leases.HeldError, leases.LostError) as error:
         return _Outcome("held", name=error.name)
     except store.DamagedError as error:

@@ -8,8 +8,7 @@ from itertools import permutations, product
 from pathlib import Path
 from typing import Any
 
-from kdutils import factors, store
-from kdutils.cells import model_family, model_parameters, short_name
+from kdutils import store
 from kdutils.constants import (
     ALL_TASKS,
     DOMAIN_TASKS,
@@ -18,12 +17,11 @@ from kdutils.constants import (
     PLANNED,
     RELEASED_MODELS,
     TRAIN_DOMAINS,
-    Live,
-    Need,
-    Profile,
-    load_profile,
 )
 from kdutils.data import sources
+from kdutils.grid import factors
+from kdutils.grid.cell_table import model_family, model_parameters, short_name
+from kdutils.grid.profile import Live, Need, Profile, load_profile
 from kdutils.io import disk
 from kdutils.spec import LOGIT_METHODS, EvalSpec, PlannedRun, RunSpec
 

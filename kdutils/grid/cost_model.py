@@ -9,9 +9,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from kdutils import lengths
-from kdutils.architecture import Architecture, architecture_of
-from kdutils.formulas import (
+from kdutils.grid import token_lengths
+from kdutils.grid.flops import (
     activation_bytes,
     decoding_bytes,
     forward_flops,
@@ -20,7 +19,8 @@ from kdutils.formulas import (
     state_bytes,
     training_flops,
 )
-from kdutils.machines import Machine
+from kdutils.grid.machines import Machine
+from kdutils.grid.model_shapes import Architecture, architecture_of
 from kdutils.spec import LOGIT_METHODS, EvalSpec, RunSpec
 
 BUDGET_BYTES = 160 << 20  # losses.BUDGET_BYTES, which a test compares: torch is not loaded for it
@@ -95,7 +95,7 @@ class Training:
     def memory_gb(self, *, rows: int) -> float:
         """Peak of a device with micro-batches of `rows` of the longest items, GB of 10^9 bytes."""
         how, spec = _Numbers.of(self.student, self.machine), self.spec
-        _, _, longest = lengths.of_training(spec).of_batch(1, at_most=spec.max_tokens)
+        _, _, longest = token_lengths.of_training(spec).of_batch(1, at_most=spec.max_tokens)
         if spec.method == "gkd":
             longest = max(longest, min(spec.max_tokens, longest + spec.max_new_tokens))
         activations = activation_bytes(
@@ -145,7 +145,7 @@ class Training:
         spec = self.spec
         if spec.method == "base":
             return Cost()
-        items, rows = lengths.of_training(spec), self.micro_batch
+        items, rows = token_lengths.of_training(spec), self.micro_batch
         mean, padded, _ = items.of_batch(rows, at_most=spec.max_tokens)
         scored = items.scored(scores_prompt=spec.scores_prompt, at_most=spec.max_tokens)
         n_rows = spec.train_items * spec.epochs
@@ -181,7 +181,7 @@ class Training:
         rate = _Numbers.of(self.teacher, self.machine).rate(self.machine.forward_share)
         return Cost(scored_tokens=tokens, flops=flops, seconds=flops / rate)
 
-    def _samples(self, items: lengths.Lengths) -> Cost:
+    def _samples(self, items: token_lengths.Lengths) -> Cost:
         """The student's own responses, as long as the gold ones, on the on-policy share of steps."""
         spec, steps = self.spec, math.ceil(self.spec.train_items / self.spec.batch_size) * self.spec.epochs
         new = min(float(items.responses.mean()), spec.max_new_tokens)
@@ -243,7 +243,7 @@ def teacher_cost(spec: RunSpec, machine: Machine) -> Cost:
 
     Disk: width x 2 bytes x scored positions. Texts are written greedily, as long as the gold ones.
     """
-    shape, items = architecture_of(spec.teacher), lengths.of_training(spec)
+    shape, items = architecture_of(spec.teacher), token_lengths.of_training(spec)
     if spec.method == "seqkd":
         how = {"prompt": float(items.prompts.mean()), "new": float(items.responses.mean()), "rank": 0}
         batch = decoding(shape, machine, DECODING_ROWS, limit=spec.max_new_tokens, **how)
@@ -292,9 +292,9 @@ def evaluation_cost(spec: RunSpec, evaluation: EvalSpec, machine: Machine) -> Co
     """
     shape, rank = architecture_of(spec.student), spec.lora_rank if spec.adapter == "lora" else 0
     rate = _Numbers.of(shape, machine).rate(machine.forward_share)
-    learned = float(lengths.of_training(spec).responses.mean())
+    learned = float(token_lengths.of_training(spec).responses.mean())
     total = Cost()
-    for task in lengths.of_evaluation(spec, evaluation).values():
+    for task in token_lengths.of_evaluation(spec, evaluation).values():
         length = task.prompt + task.response
         n_passes = task.n_items * (task.n_options if evaluation.scoring == "likelihood" else 1)
         flops = forward_flops(
@@ -319,7 +319,7 @@ def evaluation_memory_gb(spec: RunSpec, evaluation: EvalSpec, machine: Machine) 
     """
     shape = architecture_of(spec.student)
     numbers = _Numbers.of(shape, machine)
-    prompt = max(task.prompt for task in lengths.of_evaluation(spec, evaluation).values())
+    prompt = max(task.prompt for task in token_lengths.of_evaluation(spec, evaluation).values())
     positions = prompt + evaluation.max_new_tokens * (evaluation.scoring == "generation")
     weights = numbers.weight_bytes * shape.parameters
     total = decoding_bytes(shape, DECODING_ROWS, positions=positions, weight_bytes=numbers.weight_bytes)

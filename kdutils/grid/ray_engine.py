@@ -20,9 +20,9 @@ from collections.abc import Callable, Hashable, Iterator, Mapping
 from multiprocessing.context import BaseContext
 from typing import Any, NamedTuple, Self
 
-from kdutils.engine import Death, Do, Hear
-from kdutils.pool import Pool, forking
-from kdutils.shares import Node, Share, room_for, share_of
+from kdutils.grid.engine import Death, Do, Hear
+from kdutils.grid.local_pool import Pool, forking
+from kdutils.grid.shares import Node, Share, room_for, share_of
 
 PINNED = "ray==2.60.0"
 TRIES = 3  # of a task whose node or Ray process died
@@ -59,7 +59,7 @@ def require(address: str | None) -> None:
 
 
 class RayPool:
-    """A `kdutils.engine.Engine` whose tasks are those of Ray.
+    """A `kdutils.grid.engine.Engine` whose tasks are those of Ray.
 
     Args:
         setting: what `prepare` gets in a process that may use so much.

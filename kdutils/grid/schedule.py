@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from kdutils import cells
 from kdutils.data import sources
+from kdutils.grid import cell_table
 from kdutils.spec import LOGIT_METHODS, EvalSpec, PlannedRun, RunSpec
 
 # Both measured on the mini family, one thread of a CPU.
@@ -114,7 +114,7 @@ def _decoded_tokens(evaluation: EvalSpec) -> int:
 @cache
 def _parameters(name: str) -> float:
     try:
-        return cells.model_parameters(_short(name)) + OVERHEAD_PARAMETERS
+        return cell_table.model_parameters(_short(name)) + OVERHEAD_PARAMETERS
     except ValueError:
         return UNKNOWN_PARAMETERS
 

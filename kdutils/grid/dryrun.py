@@ -6,13 +6,13 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from kdutils import estimate, lengths, machines, prospect
-from kdutils.cells import model_parameters, short_name
 from kdutils.constants import METHOD_LABELS
-from kdutils.estimate import Training
-from kdutils.machines import Machine
-from kdutils.plan import Plan
-from kdutils.prospect import STAGES, STATUS, Look
+from kdutils.grid import cost_model, machines, outlook, token_lengths
+from kdutils.grid.cell_table import model_parameters, short_name
+from kdutils.grid.cost_model import Training
+from kdutils.grid.machines import Machine
+from kdutils.grid.outlook import STAGES, STATUS, Look
+from kdutils.grid.plan import Plan
 
 
 def brief(found: Look, table: pd.DataFrame, machine: Machine) -> list[str]:
@@ -58,7 +58,7 @@ def report(found: Look, table: pd.DataFrame, machine: Machine) -> str:
 
 
 def _remedy(found: Look, machine: Machine, most: float) -> str:
-    n, each = prospect.on_several(found, machine) or (1, most)
+    n, each = outlook.on_several(found, machine) or (1, most)
     if n == 1:
         return f"the largest needs {-(-most // machine.memory_gb):.0f} of it"
     return f"-p devices {n} gives a run {n} of it, of which it then needs at most {each:.0f} GB each"
@@ -115,7 +115,7 @@ def _assumptions(found: Look, machine: Machine) -> Iterator[str]:
         (cell.spec.data, cell.spec.domain): cell.spec for cell in found.cells if cell.spec.method != "base"
     }
     for (data, domain), spec in trained.items():
-        items = lengths.of_training(spec)
+        items = token_lengths.of_training(spec)
         mean, _, longest = items.of_batch(1, at_most=spec.max_tokens)
         how = "counted" if items.is_counted else "assumed"
         yield f"{how}: {domain} items of {data!r} have {mean:.0f} tokens, at most {longest:.0f}"
@@ -160,7 +160,7 @@ def compare(plan: Plan, measured: pd.DataFrame, machine: Machine | None = None) 
     """Estimated beside measured seconds of the finished runs of a plan, by stage.
 
     Args:
-        measured: `grid.costs` of the plan's runs: `training, s` and `evaluation, s`, a row a run in the
+        measured: `fill.costs` of the plan's runs: `training, s` and `evaluation, s`, a row a run in the
             plan's order; `cache, s` too, if it is there.
         machine: where they ran; by default this machine, measured now.
 
@@ -172,16 +172,16 @@ def compare(plan: Plan, measured: pd.DataFrame, machine: Machine | None = None) 
     teachers = {run.spec.teacher_spec() for run in plan.runs}
     rows, trained, cached = [], set(), set()
     for run, (_, row) in zip(plan.runs, measured.iterrows(), strict=True):
-        spec, key = run.spec, estimate.teacher_key(run.spec)
+        spec, key = run.spec, cost_model.teacher_key(run.spec)
         if spec not in trained and spec.method != "base" and pd.notna(row["training, s"]):
             trained.add(spec)
             stage = "teachers" if spec in teachers else spec.method
             rows.append((stage, Training(spec, machine).cost().seconds, row["training, s"]))
         if "cache, s" in measured and key and key not in cached and pd.notna(row["cache, s"]):
             cached.add(key)
-            rows.append(("caches", estimate.teacher_cost(spec, machine).seconds, row["cache, s"]))
+            rows.append(("caches", cost_model.teacher_cost(spec, machine).seconds, row["cache, s"]))
         if pd.notna(row["evaluation, s"]):
-            seconds = estimate.evaluation_cost(spec, run.evaluation, machine).seconds
+            seconds = cost_model.evaluation_cost(spec, run.evaluation, machine).seconds
             rows.append((f"evaluation, {run.evaluation.scoring}", seconds, row["evaluation, s"]))
     table = pd.DataFrame(rows, columns=["stage", "estimated", "measured"])
     by = table.groupby("stage", sort=False)

@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kdutils import cells, evaluate, store
+from kdutils import evaluate, store
 from kdutils.constants import AVERAGE, INSTRUCTION_TASKS, MATH_TASKS
+from kdutils.grid import cell_table
 from kdutils.io import disk, environment
 from kdutils.spec import EvalSpec, RunSpec
 
@@ -41,7 +42,7 @@ def cells_of(out: Path, evaluation: EvalSpec, specs: Iterable[RunSpec] | None = 
     """
     if specs is None:
         specs = [spec for spec, _ in store.finished(out)]
-    return cells.cell_table(rows_of(out, evaluation, specs))
+    return cell_table.cell_table(rows_of(out, evaluation, specs))
 
 
 def rows_of(out: Path, evaluation: EvalSpec, specs: Iterable[RunSpec]) -> list[dict[str, Any]]:
@@ -135,7 +136,9 @@ def _likeness(student: pd.DataFrame, teacher: pd.DataFrame) -> list[dict[str, An
 def _add(found: dict[str, dict[str, float]], likeness: list[dict[str, Any]], *, suffix: str) -> None:
     """Put likeness under the columns of that suffix, by task, as far as the cell schema has them."""
     for record in likeness:
-        columns = {name + suffix: value for name, value in record.items() if name + suffix in cells.SCHEMA}
+        columns = {
+            name + suffix: value for name, value in record.items() if name + suffix in cell_table.SCHEMA
+        }
         found.setdefault(record["task"], {}).update(columns)
 
 
@@ -165,18 +168,18 @@ def _cell(spec: RunSpec, record: dict[str, Any]) -> dict[str, Any]:
         "source": "live",
         "protocol": spec.protocol,
         "domain": spec.domain,
-        "family": cells.model_family(spec.student),
-        "student": cells.short_name(spec.student),
-        "student_parameters": cells.model_parameters(spec.student),
+        "family": cell_table.model_family(spec.student),
+        "student": cell_table.short_name(spec.student),
+        "student_parameters": cell_table.model_parameters(spec.student),
         "method": spec.method,
         "noise_sigma": spec.noise_sigma,
         "seed": spec.seed,
     }
-    cell |= {name: value for name, value in record.items() if name in cells.SCHEMA}
+    cell |= {name: value for name, value in record.items() if name in cell_table.SCHEMA}
     if spec.teacher is not None:
         cell |= {
-            "teacher": cells.short_name(spec.teacher),
-            "teacher_parameters": cells.model_parameters(spec.teacher),
+            "teacher": cell_table.short_name(spec.teacher),
+            "teacher_parameters": cell_table.model_parameters(spec.teacher),
             "teacher_tuned": spec.teacher_tuned,
             "temperature": spec.temperature,
         }
@@ -219,7 +222,7 @@ def _or_none(value: Any) -> Any:
 @cache
 def _code_digest(computing: str) -> str:
     """Of the code that computes: that module and ours, and the packages that measure texts."""
-    modules = dict.fromkeys([evaluate, cells, sys.modules[__name__], sys.modules[computing]])
+    modules = dict.fromkeys([evaluate, cell_table, sys.modules[__name__], sys.modules[computing]])
     texts = [inspect.getsource(module) for module in modules]
     texts += [f"{name} {environment.installed_version(name)}" for name in ("sacrebleu", "numpy", "pandas")]
     return hashlib.sha256("\n".join(texts).encode()).hexdigest()

@@ -16,7 +16,7 @@ from multiprocessing import connection, forkserver
 from multiprocessing.context import BaseContext
 from typing import Any, Self
 
-from kdutils.engine import Death, Do, Hear
+from kdutils.grid.engine import Death, Do, Hear
 from kdutils.io import environment
 
 NOTEBOOKS = "kdutils.preloaded"  # imported in the process from which the workers of notebooks are forked

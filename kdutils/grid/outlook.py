@@ -14,13 +14,14 @@ from typing import Any
 
 import pandas as pd
 
-from kdutils import estimate, lengths, store
-from kdutils.cells import short_name
+from kdutils import store
 from kdutils.constants import RELEASED_PAIRS
 from kdutils.data import sources
-from kdutils.estimate import Cost, Training
+from kdutils.grid import cost_model, token_lengths
+from kdutils.grid.cell_table import short_name
+from kdutils.grid.cost_model import Cost, Training
+from kdutils.grid.machines import Machine
 from kdutils.io import disk
-from kdutils.machines import Machine
 from kdutils.spec import EvalSpec, PlannedRun, RunSpec
 
 COLUMNS = (  # of plan.csv, one row a cell
@@ -104,7 +105,7 @@ def _protocols(planned: Sequence[PlannedRun]) -> dict[EvalSpec, str | None]:
 
 def _digests(spec: RunSpec) -> tuple[dict[str, str], str]:
     """The digests of a run's files; none, and whose are not known, where they are not there."""
-    if not lengths.is_at_hand(spec):
+    if not token_lengths.is_at_hand(spec):
         return {}, f"items of {spec.data!r}"
     try:
         resolved = sources.resolved(spec)
@@ -156,13 +157,13 @@ def costs(found: Look, machine: Machine) -> pd.DataFrame:
     """
     readers: dict[tuple, int] = {}
     for cell in found.cells:
-        if key := estimate.teacher_key(cell.spec):
+        if key := cost_model.teacher_key(cell.spec):
             readers[key] = readers.get(key, 0) + 1
     return pd.DataFrame([_row(cell, machine, readers) for cell in found.cells])
 
 
 def _row(cell: Cell, machine: Machine, readers: dict[tuple, int]) -> dict[str, Any]:
-    spec, key = cell.spec, estimate.teacher_key(cell.spec)
+    spec, key = cell.spec, cost_model.teacher_key(cell.spec)
     alike = _alike(spec)
     stages = dict.fromkeys(STAGES, Cost())
     stages["teachers" if cell.is_teacher else "students"] = _training_cost(alike, machine, spec.devices)
@@ -217,17 +218,17 @@ def _training_cost(spec: RunSpec, machine: Machine, devices: int) -> Cost:  # of
 
 @cache
 def _teacher_cost(spec: RunSpec, machine: Machine) -> Cost:
-    return estimate.teacher_cost(spec, machine)
+    return cost_model.teacher_cost(spec, machine)
 
 
 @cache
 def _evaluation_cost(spec: RunSpec, evaluations: tuple[EvalSpec, ...], machine: Machine) -> Cost:
-    return sum((estimate.evaluation_cost(spec, each, machine) for each in evaluations), Cost())
+    return sum((cost_model.evaluation_cost(spec, each, machine) for each in evaluations), Cost())
 
 
 @cache
 def _memory_gb(spec: RunSpec, evaluations: tuple[EvalSpec, ...], machine: Machine, devices: int) -> float:
-    return estimate.memory_gb(spec, list(evaluations), machine)
+    return cost_model.memory_gb(spec, list(evaluations), machine)
 
 
 def on_several(found: Look, machine: Machine) -> tuple[int, float] | None:
@@ -236,7 +237,7 @@ def on_several(found: Look, machine: Machine) -> tuple[int, float] | None:
     None where no number of devices will do.
     """
     alike = {(_alike(cell.spec), cell.evaluations) for cell in found.cells if cell.status != "done"}
-    needed = [estimate.devices_for(spec, list(evaluations), machine) for spec, evaluations in alike]
+    needed = [cost_model.devices_for(spec, list(evaluations), machine) for spec, evaluations in alike]
     if None in needed:
         return None
     n = max(needed, default=1)

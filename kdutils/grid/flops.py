@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 
-from kdutils.architecture import LORA_MATRICES, Architecture
+from kdutils.grid.model_shapes import LORA_MATRICES, Architecture
 
 # --- FLOPs --------------------------------------------------------------------------------------------------
 
