@@ -23,9 +23,10 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
-from kdutils import crossed, evaluate, stats
+from kdutils import evaluate, stats
 from kdutils.constants import AVERAGE, CHOICE_TASKS, DOMAIN_LABELS, DOMAINS, KD_METHODS, METHOD_NAMES
-from kdutils.crossed import Resampled, ratio
+from kdutils.inference import crossed_bootstrap
+from kdutils.inference.crossed_bootstrap import Resampled, ratio
 
 ARM = ["method", "teacher", "student", "seed"]
 N_OPTIONS = {task: len(answers) for task, answers in CHOICE_TASKS.items()} | {"aqua": 5}
@@ -42,7 +43,7 @@ COUNTED = ("one", "same", "right", "teacher_right", "as_right", "wrong", "teache
 
 
 def given_accuracy(
-    paired: pd.DataFrame, *, rng: np.random.Generator, n_resamples: int = crossed.N_RESAMPLES
+    paired: pd.DataFrame, *, rng: np.random.Generator, n_resamples: int = crossed_bootstrap.N_RESAMPLES
 ) -> pd.DataFrame:
     """MEASURES of every method with intervals, and the difference to SFT: a row a domain x method x measure.
 
@@ -83,7 +84,7 @@ def _of_domain(rows: pd.DataFrame, domain: str, rng: np.random.Generator, n_resa
     rows = rows[rows["sample"] == rows["sample"].min()]  # one text an item
     names = [*COUNTED, *(f"read_{name}" for name in COUNTED)]
     strata = {"strata": [*ARM, "task"], "clusters": ["student", "seed"], "values": names}
-    drawn = crossed.resampled(rows, **strata, rng=rng, n_resamples=n_resamples)
+    drawn = crossed_bootstrap.resampled(rows, **strata, rng=rng, n_resamples=n_resamples)
     keys = drawn.keys
     alike = _same_wrong_by_chance(rows).reindex(pd.MultiIndex.from_frame(keys)).to_numpy()
     methods = [method for method in ("sft", *KD_METHODS) if (keys["method"] == method).any()]
@@ -94,10 +95,10 @@ def _of_domain(rows: pd.DataFrame, domain: str, rng: np.random.Generator, n_resa
         for place, method in enumerate(methods):
             level, with_kd, with_sft = value[:, place :: len(methods)].T
             reasons = {"why_undefined": WHY_UNDEFINED, "why_not": drawn.why_not}
-            found = crossed.estimate(level, **reasons)
-            rise = crossed.Estimate(np.nan)
+            found = crossed_bootstrap.estimate(level, **reasons)
+            rise = crossed_bootstrap.Estimate(np.nan)
             if method != "sft" and sft[place].any():
-                rise = crossed.estimate(with_kd - with_sft, **reasons)
+                rise = crossed_bootstrap.estimate(with_kd - with_sft, **reasons)
             own = keys[keys["method"] == method]
             n = int(drawn.sums("one")[0, own.index].sum())
             row = (domain, method, METHOD_NAMES[method], measure, *_interval(found))
@@ -127,7 +128,7 @@ def _over_seeds(keys: pd.DataFrame, where: np.ndarray) -> np.ndarray:
     return weights
 
 
-def _interval(found: crossed.Estimate) -> tuple[float, float, float]:
+def _interval(found: crossed_bootstrap.Estimate) -> tuple[float, float, float]:
     return found.value, found.low, found.high
 
 

@@ -13,7 +13,7 @@ from itertools import chain
 import numpy as np
 import pandas as pd
 
-from kdutils.crossed import ratio
+from kdutils.inference.crossed_bootstrap import ratio
 
 MAX_ORDER = 4
 ROUGE_TOKEN = re.compile(r"[a-z0-9]+")  # rouge-score's tokens, of the text in lower case

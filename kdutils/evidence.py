@@ -9,9 +9,10 @@ from functools import cached_property
 
 import pandas as pd
 
-from kdutils import inference, stats, study, sweeps
+from kdutils import stats, study, sweeps
 from kdutils.constants import AVERAGE, DOMAINS, METHOD_NAMES, TASK_LABELS
 from kdutils.grid import cell_table as cell_rows
+from kdutils.inference import student_tests
 from kdutils.itemwise import Items
 
 ALPHA = 0.05
@@ -64,7 +65,7 @@ class Evidence:
         where = pd.MultiIndex.from_frame(gains[["domain", "task"]])
         gains["n_items"] = n_items.reindex(where).to_numpy(float)
         items = gains["n_items"].where(gains["domain"].isin(DOMAINS), 0)
-        gains["logit_gain"] = inference.logit_gain(gains["accuracy"], gains["sft_accuracy"], items)
+        gains["logit_gain"] = student_tests.logit_gain(gains["accuracy"], gains["sft_accuracy"], items)
         return gains
 
     @cached_property

@@ -9,9 +9,9 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from kdutils import crossed, inference
 from kdutils.constants import KD_METHODS, METHOD_NAMES
 from kdutils.grid.cell_table import model_parameters
+from kdutils.inference import crossed_bootstrap, student_tests
 from kdutils.study import in_domain_order, in_method_order, pair_label
 
 RUN = ["domain", "family", "teacher", "student", "seed"]
@@ -51,14 +51,14 @@ def won_and_lost(rows: pd.DataFrame) -> pd.DataFrame:
     for (domain, teacher, student, method), part in rows.groupby(keys, sort=False):
         seed = part["seed"].min()
         one = part[part["seed"] == seed]
-        found = inference.mcnemar(one["kd"], one["sft"])
+        found = student_tests.mcnemar(one["kd"], one["sft"])
         gain = 100 * (found.left_only - found.right_only) / found.n
         who = (domain, teacher, student, method, METHOD_NAMES[method], seed)
         what = (found.n, found.left_only, found.right_only, gain, found.p_value, found.reason)
         table.append((*who, *what))
     names = [*keys, "label", "seed", "n", "won", "lost", "gain", "p_value", "reason"]
     frame = pd.DataFrame(table, columns=names)
-    frame.insert(len(names) - 1, "q_value", inference.benjamini_hochberg(frame["p_value"]))
+    frame.insert(len(names) - 1, "q_value", student_tests.benjamini_hochberg(frame["p_value"]))
     sizes = {side: frame[side].map(model_parameters) for side in ("student", "teacher")}
     frame = frame.assign(student_parameters=sizes["student"], teacher_parameters=sizes["teacher"])
     frame = in_method_order(frame).sort_values(["student_parameters", "teacher_parameters"], kind="stable")
@@ -79,7 +79,7 @@ def map_remark(table: pd.DataFrame) -> str:
 
 
 def three_ways(
-    rows: pd.DataFrame, *, rng: np.random.Generator, n_resamples: int = crossed.N_RESAMPLES
+    rows: pd.DataFrame, *, rng: np.random.Generator, n_resamples: int = crossed_bootstrap.N_RESAMPLES
 ) -> pd.DataFrame:
     """The mean gain of each domain and method by three analyses (WAYS): a row a domain x method x way.
 
@@ -108,8 +108,8 @@ def _ways(
     tasks = gains.groupby([*STRATUM], sort=False)["gain"].mean().reset_index()
     tasks = tasks.groupby(["family", "student", "task"], sort=False)["gain"].mean().reset_index()
     students = tasks.groupby(["family", "student"], sort=False)["gain"].mean().reset_index()
-    by_t = inference.student_mean_test(students, "gain", unit="student", block="family")
-    mixed = inference.mixed_gain(tasks)
+    by_t = student_tests.student_mean_test(students, "gain", unit="student", block="family")
+    mixed = student_tests.mixed_gain(tasks)
     drawn = _drawn(gains, rng, n_resamples)
     return {
         "students": (by_t.estimate, by_t.low, by_t.high, by_t.reason),
@@ -118,9 +118,9 @@ def _ways(
     }
 
 
-def _drawn(gains: pd.DataFrame, rng: np.random.Generator, n_resamples: int) -> crossed.Estimate:
+def _drawn(gains: pd.DataFrame, rng: np.random.Generator, n_resamples: int) -> crossed_bootstrap.Estimate:
     """The mean over students, which are drawn again with all their runs, and items."""
-    found = crossed.resampled(
+    found = crossed_bootstrap.resampled(
         gains.assign(one=1.0),
         strata=STRATUM,
         clusters=["student"],
@@ -132,5 +132,7 @@ def _drawn(gains: pd.DataFrame, rng: np.random.Generator, n_resamples: int) -> c
     n_runs = keys.groupby(["student", "task"])["seed"].transform("size")
     n_tasks = keys.groupby("student")["task"].transform("nunique")
     weights_RS = found.weights_RS / (n_runs * n_tasks).to_numpy(float)
-    mean = crossed.weighted_mean(crossed.ratio(found.sums("gain"), found.sums("one")), weights_RS)
-    return crossed.estimate(mean, why_undefined="no items", why_not=found.why_not)
+    mean = crossed_bootstrap.weighted_mean(
+        crossed_bootstrap.ratio(found.sums("gain"), found.sums("one")), weights_RS
+    )
+    return crossed_bootstrap.estimate(mean, why_undefined="no items", why_not=found.why_not)

@@ -12,10 +12,11 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
-from kdutils import heldout, inference, study
+from kdutils import heldout, study
 from kdutils.constants import AVERAGE, DOMAIN_LABELS, METHOD_NAMES
 from kdutils.grid.cell_table import model_family, model_parameters
 from kdutils.halves import ARM, HALVES, half_of
+from kdutils.inference import student_tests
 from kdutils.itemwise import Items
 from kdutils.students import mean_of_students, student_means
 
@@ -123,7 +124,7 @@ def _of_pair(scored: pd.DataFrame, part: pd.DataFrame) -> list[list[np.ndarray]]
 
 def over_items(
     methods: list[list[np.ndarray]], *, rule: str, rng: np.random.Generator, n_resamples: int = 999
-) -> inference.Estimate:
+) -> student_tests.Estimate:
     """Mean optimism of methods that were scored on the same items, points, with an interval over these.
 
     Items are drawn anew within each half of each task, temperatures are chosen anew, and the interval is the
@@ -143,7 +144,7 @@ def over_items(
         estimates.append(_optimism(sums, sizes, rule))
         draws.append(_optimism(again, sizes, rule))
     estimate, half_width = float(np.mean(estimates)), 1.96 * float(np.mean(draws, axis=0).std(ddof=1))
-    return inference.Estimate(estimate, estimate - half_width, estimate + half_width, int(sizes.sum()))
+    return student_tests.Estimate(estimate, estimate - half_width, estimate + half_width, int(sizes.sum()))
 
 
 def _optimism(sums: np.ndarray, sizes: np.ndarray, rule: str) -> np.ndarray:

@@ -16,11 +16,12 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from kdutils import closeness, crossed, evaluate, likeness, solutions
+from kdutils import closeness, evaluate, likeness, solutions
 from kdutils.constants import KD_METHODS, METHOD_NAMES
-from kdutils.crossed import Resampled, ratio, weighted_mean
 from kdutils.data import sources
 from kdutils.grid.plan import Plan
+from kdutils.inference import crossed_bootstrap
+from kdutils.inference.crossed_bootstrap import Resampled, ratio, weighted_mean
 
 DOMAIN = "math"
 PAIR = ["teacher", "student"]
@@ -117,7 +118,7 @@ def by_group(
     names: Mapping[str, str],
     *,
     rng: np.random.Generator,
-    n_resamples: int = crossed.N_RESAMPLES,
+    n_resamples: int = crossed_bootstrap.N_RESAMPLES,
 ) -> pd.DataFrame:
     """Mean of MEASURES by method and `group` (of `names`) with intervals: a row a method x group x measure.
 
@@ -132,7 +133,9 @@ def by_group(
             n_pairs = len(of_group[PAIR].drop_duplicates())
             for measure in MEASURES:
                 mean = drawn.mean(f"{key} {measure}", f"{key} one")
-                found = crossed.estimate(mean, why_undefined=NONE, why_not=_why_not(drawn, of_group))
+                found = crossed_bootstrap.estimate(
+                    mean, why_undefined=NONE, why_not=_why_not(drawn, of_group)
+                )
                 value = (found.value, found.low, found.high, found.reason)
                 table.append(
                     (method, METHOD_NAMES[method], key, label, measure, *value, len(of_group), n_pairs)
@@ -161,11 +164,11 @@ def _drawn(
         }
         table = part[[*STRATUM, "item_id"]].assign(**values)
         how = {"strata": STRATUM, "values": list(values), "rng": rng, "n_resamples": n_resamples}
-        yield method, crossed.resampled(table, **CLUSTERS, **how)
+        yield method, crossed_bootstrap.resampled(table, **CLUSTERS, **how)
 
 
 def contrasts(
-    rises: pd.DataFrame, *, rng: np.random.Generator, n_resamples: int = crossed.N_RESAMPLES
+    rises: pd.DataFrame, *, rng: np.random.Generator, n_resamples: int = crossed_bootstrap.N_RESAMPLES
 ) -> pd.DataFrame:
     """How much more likeness rose where an item became right than where it stayed wrong, and stayed right.
 
@@ -183,7 +186,7 @@ def contrasts(
                 rise = rise - ratio(drawn.sums(f"{than} {measure}"), m)
                 weighted = weighted_mean(rise, weight)
                 why = "no pair, seed and task has both kinds of items"
-                found = crossed.estimate(weighted, why_undefined=why, why_not=drawn.why_not)
+                found = crossed_bootstrap.estimate(weighted, why_undefined=why, why_not=drawn.why_not)
                 value = (found.value, found.low, found.high, found.reason, n[0].sum(), m[0].sum())
                 table.append((method, METHOD_NAMES[method], than, FATES[than], measure, *value))
     columns = ["method", "label", "than", "than_label", "measure", "estimate", "low", "high", "reason"]
@@ -224,7 +227,7 @@ def followed(
     rises: pd.DataFrame,
     *,
     rng: np.random.Generator,
-    n_resamples: int = crossed.N_RESAMPLES,
+    n_resamples: int = crossed_bootstrap.N_RESAMPLES,
 ) -> pd.DataFrame:
     """Whether the answer of a text follows from its steps, by rule (solutions.read): a row a method x group.
 
@@ -279,10 +282,10 @@ def _followed(
     }
     table = own[[*STRATUM, "item_id"]].assign(**values)
     how = {"strata": STRATUM, "values": list(values), "rng": rng, "n_resamples": n_resamples}
-    drawn = crossed.resampled(table, **CLUSTERS, **how)
+    drawn = crossed_bootstrap.resampled(table, **CLUSTERS, **how)
     shares = []
     for top, bottom in (("checkable", "one"), ("follows", "checkable"), ("right_steps", "steps")):
-        share = crossed.estimate(
+        share = crossed_bootstrap.estimate(
             100 * drawn.mean(top, bottom), why_undefined="nothing to check", why_not=_why_not(drawn, own)
         )
         shares += [share.value, share.low, share.high]
@@ -293,7 +296,11 @@ def _followed(
 
 
 def links(
-    rows: pd.DataFrame, *, task: str, rng: np.random.Generator, n_resamples: int = crossed.N_RESAMPLES
+    rows: pd.DataFrame,
+    *,
+    task: str,
+    rng: np.random.Generator,
+    n_resamples: int = crossed_bootstrap.N_RESAMPLES,
 ) -> pd.DataFrame:
     """Correlation over the items of a task of being right with sentence BLEU, mean over students, by method.
 
@@ -308,7 +315,7 @@ def links(
             continue
         right, bleu = own["correct"].astype(float), own["bleu"]
         values = {"one": 1.0, "right": right, "bleu": bleu, "square": bleu**2, "both": right * bleu}
-        drawn = crossed.resampled(
+        drawn = crossed_bootstrap.resampled(
             own[[*STRATUM, "item_id"]].assign(**values),
             strata=STRATUM,
             clusters=["student"],
@@ -319,7 +326,7 @@ def links(
         r_RS = _correlations(*(drawn.sums(name) for name in values))
         n_runs = drawn.keys.groupby("student")["seed"].transform("size").to_numpy(float)
         for of, each in (("r", r_RS), ("|r|", np.abs(r_RS))):
-            found = crossed.estimate(
+            found = crossed_bootstrap.estimate(
                 weighted_mean(each, drawn.weights_RS / n_runs),
                 why_undefined="every run is all right, all wrong or all alike",
                 why_not=drawn.why_not,
@@ -350,7 +357,7 @@ def errors(
     *,
     task: str,
     rng: np.random.Generator,
-    n_resamples: int = crossed.N_RESAMPLES,
+    n_resamples: int = crossed_bootstrap.N_RESAMPLES,
 ) -> pd.DataFrame:
     """Shares of solutions.CATEGORIES on one task by method, percent: a row a method x category.
 
@@ -376,10 +383,10 @@ def errors(
             "one": 1.0
         }
         how = {"strata": STRATUM, "values": list(values), "rng": rng, "n_resamples": n_resamples}
-        drawn = crossed.resampled(own[[*STRATUM, "item_id"]].assign(**values), **CLUSTERS, **how)
+        drawn = crossed_bootstrap.resampled(own[[*STRATUM, "item_id"]].assign(**values), **CLUSTERS, **how)
         n_pairs, n_without = len(own[PAIR].drop_duplicates()), int((is_own & ~has_gold).sum())
         for name in solutions.CATEGORIES:
-            share = crossed.estimate(
+            share = crossed_bootstrap.estimate(
                 100 * drawn.mean(name, "one"), why_undefined=NONE, why_not=_why_not(drawn, own)
             )
             value = (share.value, share.low, share.high, share.reason)

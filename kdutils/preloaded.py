@@ -32,7 +32,6 @@ from kdutils import (
     answersheet,
     arms,
     beside,
-    calibration,
     calibrationfigures,
     capa,
     claims,
@@ -66,6 +65,7 @@ from kdutils import (
     weights,
     worker,
 )
+from kdutils.inference import calibration
 
 
 def use() -> None:

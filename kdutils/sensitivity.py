@@ -17,10 +17,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from kdutils import heldout, inference, study
+from kdutils import heldout, study
 from kdutils.claims import CLAIMS, Claim, Judgement, judge_as_authors
 from kdutils.constants import AVERAGE, DOMAINS
 from kdutils.evidence import NOT_TESTABLE, REPRODUCED, Evidence, Finding
+from kdutils.inference import student_tests
 from kdutils.study import LIKENESS
 
 AS_AUTHORS, STRICT = "as the authors", "stricter analysis"
@@ -228,7 +229,7 @@ def _on_log_odds(evidence: Evidence) -> Evidence:
     def on_log_odds(gains: pd.DataFrame) -> pd.DataFrame:
         gains = gains[gains["domain"].isin(DOMAINS)]  # ROUGE-L is no share of items
         items = n_items.reindex(pd.MultiIndex.from_frame(gains[["domain", "task"]])).to_numpy(float)
-        logit = inference.logit_gain(gains["accuracy"], gains["sft_accuracy"], items)
+        logit = student_tests.logit_gain(gains["accuracy"], gains["sft_accuracy"], items)
         return gains.assign(gain=logit)
 
     return _altered(evidence, of_gains=on_log_odds)

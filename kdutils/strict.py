@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from kdutils import inference, strictgains, strictlinks, strictsweeps
+from kdutils import strictgains, strictlinks, strictsweeps
 from kdutils.declared import Declared
 from kdutils.evidence import (
     ALPHA,
@@ -25,6 +25,7 @@ from kdutils.evidence import (
     Evidence,
     Finding,
 )
+from kdutils.inference import student_tests
 from kdutils.students import Case
 
 SEED = 20_261_126  # of simulations and of permutations that cannot be counted out
@@ -65,7 +66,7 @@ def judge(evidence: Evidence, declarations: Mapping[str, Declared]) -> dict[str,
     cases = {claim: _case(evidence, claim, one) for claim, one in declarations.items()}
     p_values = pd.Series({claim: case.p_value for claim, case in cases.items()}, dtype=float)
     families = pd.Series({claim: one.family for claim, one in declarations.items()}, dtype=object)
-    corrected = p_values.groupby(families, sort=False).transform(inference.holm)
+    corrected = p_values.groupby(families, sort=False).transform(student_tests.holm)
     return {claim: _judged(case, float(corrected[claim])) for claim, case in cases.items()}
 
 

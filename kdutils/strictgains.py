@@ -12,9 +12,10 @@ import numpy as np
 import pandas as pd
 import scipy.stats
 
-from kdutils import inference, stats
+from kdutils import stats
 from kdutils.constants import AVERAGE, DOMAIN_LABELS, DOMAINS, METHOD_NAMES
 from kdutils.evidence import ALPHA, Evidence, who
+from kdutils.inference import student_tests
 from kdutils.students import (
     Case,
     by_family,
@@ -41,7 +42,7 @@ def gain_of_students(evidence: Evidence, *, rng: np.random.Generator, domain: st
     found = mean_of_students(means, "gain")
     if math.isnan(found.p_greater):
         return undefined(f"{found.n} students: {found.reason}")
-    flips, families = inference.sign_flip(means["gain"], rng=rng), by_family(means, "gain")
+    flips, families = student_tests.sign_flip(means["gain"], rng=rng), by_family(means, "gain")
     logit = float(means["logit_gain"].mean()) if domain in DOMAINS else math.nan
     parts = [f"sign flips p = {flips.p_greater:.2g}", in_words(families)]
     if domain in DOMAINS:
@@ -150,11 +151,11 @@ def methods_alike(evidence: Evidence, *, rng: np.random.Generator, domain: str, 
         return undefined(f"there are no {DOMAIN_LABELS[domain]} gains in these results")
     table = rows.groupby(["student", "method"], sort=False)["gain"].mean()
     wide = table.unstack("method").dropna()
-    measured = inference.repeated_measures(
+    measured = student_tests.repeated_measures(
         table.reset_index(), value="gain", within="method", subject="student"
     )
     differences = {(one, two): wide[one] - wide[two] for one, two in combinations(wide, 2)}
-    each = {names: inference.equivalence(part, margin=margin) for names, part in differences.items()}
+    each = {names: student_tests.equivalence(part, margin=margin) for names, part in differences.items()}
     if not each or any(found.reason for found in each.values()):
         reasons = [found.reason for found in each.values() if found.reason]
         return undefined(measured.reason or (reasons[0] if reasons else "fewer than two methods"))
@@ -184,15 +185,17 @@ def size_effect(evidence: Evidence, *, rng: np.random.Generator, domain: str, ta
     means = student_means(rows, ["gain", "logit_gain"])
     size, families = means["student_parameters"].astype(float), means["family"]
     falls, rises, logit = (
-        inference.rank_permutation(size, sign * means[value], blocks=families, rng=rng)
+        student_tests.rank_permutation(size, sign * means[value], blocks=families, rng=rng)
         for sign, value in ((-1, "gain"), (1, "gain"), (-1, "logit_gain"))
     )
     if math.isnan(falls.p_greater):
         return undefined(f"{len(means)} students: {falls.reason}")
-    adjusted = inference.adjusted_size_effect(rows).points
+    adjusted = student_tests.adjusted_size_effect(rows).points
     null = equal_gains(rows, rng=rng)
     alone = [
-        inference.rank_permutation(part["student_parameters"].astype(float), part["gain"], rng=rng).statistic
+        student_tests.rank_permutation(
+            part["student_parameters"].astype(float), part["gain"], rng=rng
+        ).statistic
         if len(part) > 2
         else -math.copysign(1.0, part["gain"].iloc[0] - part["gain"].iloc[-1])
         for _, part in means.groupby("family", sort=False)
@@ -225,7 +228,7 @@ def size_effect(evidence: Evidence, *, rng: np.random.Generator, domain: str, ta
     )
 
 
-def equal_gains(rows: pd.DataFrame, *, rng: np.random.Generator) -> inference.EqualGainNull:
+def equal_gains(rows: pd.DataFrame, *, rng: np.random.Generator) -> student_tests.EqualGainNull:
     """The rank correlation of size and gain in points were all gains equal on the logit scale.
 
     Of rows of `task_gains`; students that lack a task are left out.
@@ -237,4 +240,4 @@ def equal_gains(rows: pd.DataFrame, *, rng: np.random.Generator) -> inference.Eq
     accuracies = np.stack([wide[name][tasks].to_numpy(float) for name in values], axis=-1)
     n_items = rows.groupby("task")["n_items"].first().loc[tasks].to_numpy(int)
     sizes = wide.index.get_level_values("student_parameters").astype(float)
-    return inference.null_of_equal_gain(accuracies, n_items, sizes, scale="logit", rng=rng)
+    return student_tests.null_of_equal_gain(accuracies, n_items, sizes, scale="logit", rng=rng)

@@ -12,9 +12,10 @@ import numpy as np
 import pandas as pd
 import scipy.stats
 
-from kdutils import inference, likeness, stats, study, verdicts
+from kdutils import likeness, stats, study, verdicts
 from kdutils.constants import AVERAGE, DOMAIN_LABELS, PAPER_METHODS, TASK_LABELS
 from kdutils.evidence import NOT_REPRODUCED, REPRODUCED, Evidence
+from kdutils.inference import student_tests
 from kdutils.students import (
     STUDENT,
     Case,
@@ -54,7 +55,7 @@ def better_teacher(evidence: Evidence, *, rng: np.random.Generator, domain: str,
     # Bland and Altman (1995).
     r = float(np.corrcoef(within["gain"], within["teacher_accuracy"])[0, 1])
     interval = stats.pearson_interval(r, n_free + 2)
-    teachers = inference.cluster_permutation(
+    teachers = student_tests.cluster_permutation(
         pairs["teacher_accuracy"], within["gain"], pairs["teacher"], blocks=pairs["family"], rng=rng
     )
     ranked = teachers.reason or f"rho {teachers.statistic:+.2f}, p = {teachers.p_value:.2g}"

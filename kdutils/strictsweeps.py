@@ -12,9 +12,10 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from kdutils import inference, stats, sweeps
+from kdutils import stats, sweeps
 from kdutils.constants import AVERAGE
 from kdutils.evidence import ALPHA, Evidence
+from kdutils.inference import student_tests
 from kdutils.students import (
     Case,
     back_from_limit,
@@ -78,7 +79,8 @@ def loss_and_size(evidence: Evidence, *, rng: np.random.Generator, temperature: 
     means = student_means(rows.assign(task=rows["domain"]), ["loss"])
     size, families = means["student_parameters"].astype(float), means["family"]
     falls, rises = (
-        inference.rank_permutation(size, sign * means["loss"], blocks=families, rng=rng) for sign in (-1, 1)
+        student_tests.rank_permutation(size, sign * means["loss"], blocks=families, rng=rng)
+        for sign in (-1, 1)
     )
     if math.isnan(falls.p_greater):
         return undefined(f"{len(means)} students: {falls.reason}")

@@ -13,9 +13,10 @@ import numpy as np
 import pandas as pd
 import scipy.stats
 
-from kdutils import inference, stats
+from kdutils import stats
 from kdutils.constants import AVERAGE, DOMAIN_LABELS, TASK_LABELS
 from kdutils.evidence import Evidence
+from kdutils.inference import student_tests
 
 CONFIDENCE, POWER = 0.95, 0.8
 STUDENT = ["family", "student", "student_parameters"]
@@ -70,12 +71,12 @@ def student_means(rows: pd.DataFrame, values: list[str]) -> pd.DataFrame:
     return means.sort_values(["student_parameters", "student"], kind="stable").reset_index(drop=True)
 
 
-def mean_of_students(means: pd.DataFrame, value: str) -> inference.Estimate:
+def mean_of_students(means: pd.DataFrame, value: str) -> student_tests.Estimate:
     """Mean over students with families as blocks: estimate, interval and one-sided p."""
-    return inference.student_mean_test(means, value, unit="student", block="family")
+    return student_tests.student_mean_test(means, value, unit="student", block="family")
 
 
-def back_from_limit(found: inference.Estimate, limit: float, *, is_below: bool) -> stats.Interval:
+def back_from_limit(found: student_tests.Estimate, limit: float, *, is_below: bool) -> stats.Interval:
     """The interval of values, from that of their distance to a limit that they lie below, or above."""
     if is_below:
         return stats.Interval(limit - found.estimate, limit - found.high, limit - found.low, found.n)
@@ -90,7 +91,7 @@ def rises(evidence: Evidence, domain: str, measure: str) -> pd.DataFrame:
 
 def detectable(values: Iterable[float]) -> float:
     """The mean that is found in 80 % of studies with that many students of that spread; NaN if undefined."""
-    return inference.equivalence(values, margin=1.0).minimum_detectable
+    return student_tests.equivalence(values, margin=1.0).minimum_detectable
 
 
 def detectable_correlation(n: int, *, n_controlled: int = 0) -> float:
@@ -123,7 +124,7 @@ def in_words(values: dict[str, float], *, digits: int = 1) -> str:
     return ", ".join(f"{name} {value:+.{digits}f}" for name, value in values.items())
 
 
-def interval_words(found: inference.Estimate | stats.Interval, *, digits: int = 1) -> str:
+def interval_words(found: student_tests.Estimate | stats.Interval, *, digits: int = 1) -> str:
     """`+1.2 [−0.3, +2.7]`; the estimate alone where there is no interval."""
     if math.isnan(found.low):
         return f"{found.estimate:+.{digits}f}"

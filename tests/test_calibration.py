@@ -8,17 +8,16 @@ import pandas as pd
 import pytest
 import scipy.stats
 
-from kdutils import (
-    batches,
-    calibration,
-    calibrationfigures,
-    inference,
-    itemsimulations,
-    nulls,
-    simulations,
-    stats,
-)
+from kdutils import calibrationfigures, stats
 from kdutils.constants import PAPER_METHODS, TASKS, TEST_ITEMS
+from kdutils.inference import (
+    calibration,
+    item_simulations,
+    simulated_studies,
+    simulations,
+    student_tests,
+    vectorised,
+)
 from kdutils.io import code_digest, measurements
 from kdutils.itemwise import bleu
 
@@ -90,23 +89,25 @@ class TestRule:
 
 class TestWorlds:
     def test_the_released_pairs(self):
-        layout = nulls.released_pairs()
+        layout = simulated_studies.released_pairs()
         assert (layout.n_students, len(layout.students), layout.teachers.max() + 1) == (6, 11, 4)
         assert sorted(layout.families) == ["Llama-3"] * 2 + ["Qwen2.5"] * 4
         assert sorted(layout.sizes / 1e9) == [0.5, 1, 1.5, 3, 3, 7]
-        assert len(PAPER_METHODS) == nulls.N_METHODS
-        assert set(nulls.TASK_ACCURACY) == set(TASKS)
+        assert len(PAPER_METHODS) == simulated_studies.N_METHODS
+        assert set(simulated_studies.TASK_ACCURACY) == set(TASKS)
 
-    @pytest.mark.parametrize("effects", [nulls.NO_EFFECTS, nulls.EFFECTS])
+    @pytest.mark.parametrize("effects", [simulated_studies.NO_EFFECTS, simulated_studies.EFFECTS])
     def test_nobody_gains_on_average(self, effects):
-        studies = nulls.imagine(nulls.released_pairs(), 4_000, rng=rng(), effects=effects)
+        studies = simulated_studies.imagine(
+            simulated_studies.released_pairs(), 4_000, rng=rng(), effects=effects
+        )
         by_pair = studies.gains.mean(axis=(2, 3))
         error = by_pair.std(axis=0) / math.sqrt(len(by_pair))
         # Truths are kept below 99 %, which costs large gains near the ceiling a little.
         assert (np.abs(by_pair.mean(axis=0)) < 4 * error + 0.1).all()
 
     def test_cells_of_a_student_share_half_of_their_variance_through_its_baseline(self):
-        studies = nulls.imagine(nulls.released_pairs(), 4_000, rng=rng())
+        studies = simulated_studies.imagine(simulated_studies.released_pairs(), 4_000, rng=rng())
         cells, owners = studies.cells, studies.cell_students
         assert cells.shape == (4_000, 33)
         correlations = np.corrcoef(cells.T)
@@ -116,8 +117,8 @@ class TestWorlds:
         assert correlations[~is_shared].mean() == pytest.approx(0.0, abs=0.01)
 
     def test_equal_logit_gains_are_less_in_points_where_accuracy_is_high(self):
-        layout = nulls.one_teacher(4)
-        studies = nulls.imagine(layout, 500, rng=rng(), logit_gain=0.3)
+        layout = simulated_studies.one_teacher(4)
+        studies = simulated_studies.imagine(layout, 500, rng=rng(), logit_gain=0.3)
         gains = studies.student_means.mean(axis=0)
         assert (np.diff(gains) < 0).all()
         odds = [np.log(values / (100 - values)) for values in (studies.kd[:, :, 0], studies.sft)]
@@ -125,26 +126,28 @@ class TestWorlds:
         assert (odds[0] - odds[1])[finite].mean() == pytest.approx(0.3, abs=0.01)
 
     def test_students_means_are_those_of_their_cells(self):
-        studies = nulls.imagine(nulls.released_pairs(), 3, rng=rng(), effects=nulls.EFFECTS)
+        studies = simulated_studies.imagine(
+            simulated_studies.released_pairs(), 3, rng=rng(), effects=simulated_studies.EFFECTS
+        )
         for student in range(6):
             own = studies.cells[:, studies.cell_students == student]
             assert studies.student_means[:, student] == pytest.approx(own.mean(axis=1))
 
     def test_paired_runs_differ_as_often_as_asked(self):
         how = {"n_studies": 400, "right": 0.6, "discordant": 0.2}
-        drawn = nulls.paired_differences(300, 2, rng=rng(), **how)
+        drawn = simulated_studies.paired_differences(300, 2, rng=rng(), **how)
         assert np.abs(drawn).mean() == pytest.approx(0.2, abs=0.005)
         assert drawn.mean() == pytest.approx(0.0, abs=0.005)
-        varied = nulls.paired_differences(300, 2, rng=rng(), run=1.5, **how).mean(axis=(1, 2))
+        varied = simulated_studies.paired_differences(300, 2, rng=rng(), run=1.5, **how).mean(axis=(1, 2))
         expected = math.sqrt(0.015**2 + 0.2 / 600)
         assert varied.std() == pytest.approx(expected, rel=0.15)
 
     def test_more_discordant_items_than_wrong_ones_are_refused(self):
         with pytest.raises(ValueError, match="discordant=0.2 is too much"):
-            nulls.paired_differences(10, 1, n_studies=1, right=0.95, discordant=0.2, rng=rng())
+            simulated_studies.paired_differences(10, 1, n_studies=1, right=0.95, discordant=0.2, rng=rng())
 
     def test_texts_have_counts_as_texts_do(self):
-        counts = nulls.bleu_items(50, 40, rng=rng())
+        counts = simulated_studies.bleu_items(50, 40, rng=rng())
         matches, totals = counts[..., 2:6], counts[..., 6:]
         assert (matches <= totals).all()
         assert (np.diff(matches, axis=-1) <= 0).all()
@@ -157,7 +160,9 @@ class TestWorlds:
 class TestManyAtOnce:
     """What simulations call is what the study calls."""
 
-    STUDIES = nulls.imagine(nulls.released_pairs(), 3, rng=rng(), effects=nulls.EFFECTS)
+    STUDIES = simulated_studies.imagine(
+        simulated_studies.released_pairs(), 3, rng=rng(), effects=simulated_studies.EFFECTS
+    )
 
     def rows(self, index):
         """One study's cells by task, as the study's own procedures take them."""
@@ -176,7 +181,7 @@ class TestManyAtOnce:
 
     def test_anovas(self):
         by_method = [self.STUDIES.gains.mean(axis=3)[:, :, method] for method in range(3)]
-        found = batches.anova_p_values(by_method)
+        found = vectorised.anova_p_values(by_method)
         for index in range(3):
             cells = self.rows(index).groupby(["pair", "method"])["gain"].mean().reset_index()
             assert found[index] == pytest.approx(stats.anova_oneway(cells["gain"], cells["method"]).p_value)
@@ -184,68 +189,68 @@ class TestManyAtOnce:
     @pytest.mark.parametrize("block", [None, "family"])
     def test_means(self, block):
         blocks = self.STUDIES.layout.families if block else None
-        found = batches.mean_tests(self.STUDIES.student_means, blocks=blocks)
+        found = vectorised.mean_tests(self.STUDIES.student_means, blocks=blocks)
         for index in range(3):
-            one = inference.student_mean_test(self.rows(index), "gain", unit="student", block=block)
+            one = student_tests.student_mean_test(self.rows(index), "gain", unit="student", block=block)
             assert (found.p_value[index], found.p_greater[index]) == pytest.approx(
                 (one.p_value, one.p_greater)
             )
             assert tuple(found.bounds[index]) == pytest.approx((one.low, one.high))
 
     def test_means_of_cells_are_those_of_the_authors(self):
-        found = batches.mean_tests(self.STUDIES.cells)
+        found = vectorised.mean_tests(self.STUDIES.cells)
         for index, cells in enumerate(self.STUDIES.cells):
             interval = stats.mean_interval(cells)
             assert found.p_greater[index] == pytest.approx(stats.ttest_greater(cells).p_value)
             assert tuple(found.bounds[index]) == pytest.approx((interval.low, interval.high))
 
     def test_correlations(self):
-        rho, p_values = batches.spearman_tests(self.STUDIES.cells, self.STUDIES.cell_sizes)
+        rho, p_values = vectorised.spearman_tests(self.STUDIES.cells, self.STUDIES.cell_sizes)
         for index, cells in enumerate(self.STUDIES.cells):
             one = stats.spearman(cells, self.STUDIES.cell_sizes)
             assert (rho[index], p_values[index]) == pytest.approx((one.statistic, one.p_value))
 
     @pytest.mark.parametrize(("within", "axis"), [("method", 2), ("task", 3)])
     def test_repeated_measures(self, within, axis):
-        found = batches.repeated_measures_p_values(self.STUDIES.by_student(axis=axis))
+        found = vectorised.repeated_measures_p_values(self.STUDIES.by_student(axis=axis))
         for index in range(3):
             asked = {"value": "gain", "within": within, "subject": "student"}
-            one = inference.repeated_measures(self.rows(index), **asked)
+            one = student_tests.repeated_measures(self.rows(index), **asked)
             for name, p_values in found.items():
                 assert p_values[index] == pytest.approx(getattr(one, name))
 
     def test_tied_ranks(self):
         values = np.round(rng(3).normal(size=(1, 6, 4)))
         other = scipy.stats.friedmanchisquare(*values[0].T).pvalue
-        assert batches.repeated_measures_p_values(values)["friedman_p"][0] == pytest.approx(other)
+        assert vectorised.repeated_measures_p_values(values)["friedman_p"][0] == pytest.approx(other)
 
     def test_size_effects(self):
         studies, layout = self.STUDIES, self.STUDIES.layout
         accuracies = studies.of_students(studies.kd.mean(axis=(2, 3))), studies.sft.mean(axis=2)
         own = {"sizes": layout.sizes, "families": layout.families}
-        found = batches.size_effect_p_values(*accuracies, **own)
+        found = vectorised.size_effect_p_values(*accuracies, **own)
         for index in range(3):
-            one = inference.adjusted_size_effect(self.rows(index)).points
+            one = student_tests.adjusted_size_effect(self.rows(index)).points
             assert found[index] == pytest.approx(one.p_value)
         few = {"sizes": layout.sizes[:4], "families": layout.families[:4]}
-        assert np.isnan(batches.size_effect_p_values(*(part[:, :4] for part in accuracies), **few)).all()
+        assert np.isnan(vectorised.size_effect_p_values(*(part[:, :4] for part in accuracies), **few)).all()
 
     def test_corrections_of_many_tests(self):
         p_values = rng(4).random((40, 14)) ** 3
         one, by_holm, discoveries = simulations._any("null", "tests", p_values)
         assert one.hits == (p_values <= 0.05).any(axis=1).sum()
-        assert by_holm.hits == sum((inference.holm(row) <= 0.05).any() for row in p_values)
-        expected = sum((inference.benjamini_hochberg(row) <= 0.05).any() for row in p_values)
+        assert by_holm.hits == sum((student_tests.holm(row) <= 0.05).any() for row in p_values)
+        expected = sum((student_tests.benjamini_hochberg(row) <= 0.05).any() for row in p_values)
         assert discoveries.hits == expected
         assert 0 < by_holm.hits < discoveries.hits < one.hits
 
     def test_orders_of_student_means_are_those_of_cells_in_clusters(self):
         studies, layout = self.STUDIES, self.STUDIES.layout
         means = studies.student_means[0]
-        found = inference.rank_permutation(layout.sizes, means, blocks=layout.families, rng=rng())
+        found = student_tests.rank_permutation(layout.sizes, means, blocks=layout.families, rng=rng())
         owners = studies.cell_students
         rows = (studies.cell_sizes, studies.cells[0], owners)
-        one = inference.cluster_permutation(*rows, blocks=np.array(layout.families)[owners], rng=rng())
+        one = student_tests.cluster_permutation(*rows, blocks=np.array(layout.families)[owners], rng=rng())
         assert found.p_value == pytest.approx(one.p_value)
 
     def test_parts_do_not_depend_on_one_another(self, calibrated):
@@ -342,7 +347,7 @@ class TestKept:
 
     def test_what_is_kept_is_json(self, calibrated):
         made, _ = calibrated
-        assert set(json.loads((made.folder / calibration.RECORD).read_text())) == set(itemsimulations.PARTS)
+        assert set(json.loads((made.folder / calibration.RECORD).read_text())) == set(item_simulations.PARTS)
 
 
 @pytest.mark.parametrize("figure", calibration.FIGURES)
@@ -356,9 +361,9 @@ def test_the_figure_has_a_row_for_every_procedure(calibrated, figure):
 
 
 def test_sizes_of_test_sets_are_those_of_the_study():
-    assert min(TEST_ITEMS.values()) == itemsimulations.N_ITEMS
+    assert min(TEST_ITEMS.values()) == item_simulations.N_ITEMS
 
 
 def test_every_part_is_drawn_once():
     parts = [part for own, _ in calibration.FIGURES.values() for part in own]
-    assert sorted(parts) == sorted(itemsimulations.PARTS)
+    assert sorted(parts) == sorted(item_simulations.PARTS)

@@ -13,9 +13,10 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 
-from kdutils import batches, inference, stats
-from kdutils.adjustment import empirical_logit, rank_correlations
+from kdutils import stats
 from kdutils.constants import MATH_TASKS, TEST_ITEMS
+from kdutils.inference import student_tests, vectorised
+from kdutils.inference.size_effects import empirical_logit, rank_correlations
 
 SIZES = {"q0": 0.5e9, "q1": 1.5e9, "q2": 3e9, "q3": 7e9, "l0": 1e9, "l1": 3e9}
 
@@ -49,7 +50,7 @@ def is_undefined(result):
 
 class TestRankPermutation:
     def test_a_perfect_order_of_four_has_two_of_24_orders(self):
-        found = inference.rank_permutation([1, 2, 3, 4], [8, 6, 4, 2], rng=rng())
+        found = student_tests.rank_permutation([1, 2, 3, 4], [8, 6, 4, 2], rng=rng())
         assert found.statistic == pytest.approx(-1)
         assert found.p_value == found.smallest_p == pytest.approx(2 / 24)
         assert found.p_greater == 1
@@ -66,14 +67,14 @@ class TestRankPermutation:
             permutation_type="pairings",
             n_resamples=720,
         )
-        found = inference.rank_permutation(x, y, rng=rng())
+        found = student_tests.rank_permutation(x, y, rng=rng())
         assert found.statistic == pytest.approx(scipy.stats.spearmanr(x, y).statistic)
         assert found.p_value == pytest.approx(other.pvalue, abs=1e-12)
 
     def test_random_orders_come_near_the_t_of_many_points(self):
         x = rng(2).normal(size=60)
         y = 0.25 * x + rng(3).normal(size=60)
-        found = inference.rank_permutation(x, y, rng=rng())
+        found = student_tests.rank_permutation(x, y, rng=rng())
         usual = scipy.stats.spearmanr(x, y)
         assert found.statistic == pytest.approx(usual.statistic)
         assert found.p_value == pytest.approx(usual.pvalue, abs=4 * math.sqrt(usual.pvalue / 9_999))
@@ -82,8 +83,10 @@ class TestRankPermutation:
     def test_within_blocks_a_difference_between_them_says_nothing(self):
         blocks = list("aaabbb")
         x, y = [1, 2, 3, 11, 12, 13], [1, 3, 2, 21, 23, 22]
-        found = inference.rank_permutation(x, y, blocks=blocks, rng=rng())
-        shifted = inference.rank_permutation(x, np.add(y, [0, 0, 0, -99, -99, -99]), blocks=blocks, rng=rng())
+        found = student_tests.rank_permutation(x, y, blocks=blocks, rng=rng())
+        shifted = student_tests.rank_permutation(
+            x, np.add(y, [0, 0, 0, -99, -99, -99]), blocks=blocks, rng=rng()
+        )
         assert found == shifted
         assert found.statistic == pytest.approx(0.5)  # of each block, and so of both
         # Sums of two blocks, each 2, 1, 1, -1, -1, -2 with equal chance: 2 or more in 1 + 2*2 + 4 of 36.
@@ -92,11 +95,11 @@ class TestRankPermutation:
         assert found.smallest_p == pytest.approx(2 / 36)
 
     def test_a_block_of_one_point_is_left_out(self):
-        found = inference.rank_permutation([1, 2, 3, 9], [1, 2, 3, -9], blocks=list("aaab"), rng=rng())
+        found = student_tests.rank_permutation([1, 2, 3, 9], [1, 2, 3, -9], blocks=list("aaab"), rng=rng())
         assert (found.n, found.statistic) == (3, pytest.approx(1))
 
     def test_ties_raise_the_smallest_p(self):
-        found = inference.rank_permutation([1, 1, 2, 2], [1, 2, 3, 4], rng=rng())
+        found = student_tests.rank_permutation([1, 1, 2, 2], [1, 2, 3, 4], rng=rng())
         assert found.smallest_p == pytest.approx(2 * 4 / 24)
 
     @pytest.mark.parametrize(
@@ -111,18 +114,18 @@ class TestRankPermutation:
         ],
     )
     def test_degenerate(self, x, y, blocks):
-        assert is_undefined(inference.rank_permutation(x, y, blocks=blocks, rng=rng()))
+        assert is_undefined(student_tests.rank_permutation(x, y, blocks=blocks, rng=rng()))
 
     def test_points_without_partner_are_refused(self):
         with pytest.raises(ValueError, match="3 values of x and 2 of y"):
-            inference.rank_permutation([1, 2, 3], [1, 2], rng=rng())
+            student_tests.rank_permutation([1, 2, 3], [1, 2], rng=rng())
 
 
 class TestClusterPermutation:
     def test_rows_of_one_student_count_once(self):
         x = np.repeat([1.0, 2.0, 3.0, 4.0], 9)
         y = np.repeat([8.0, 6.0, 4.0, 2.0], 9) + np.tile(np.arange(9.0), 4)
-        found = inference.cluster_permutation(x, y, np.repeat(list("abcd"), 9), rng=rng())
+        found = student_tests.cluster_permutation(x, y, np.repeat(list("abcd"), 9), rng=rng())
         assert (found.n, found.p_value) == (4, pytest.approx(2 / 24))
         assert stats.spearman(x, y).p_value < 1e-3  # what 36 rows pretend
 
@@ -130,12 +133,12 @@ class TestClusterPermutation:
         means = [3.0, 1.0, 2.0, 7.0, 9.0, 8.0]
         x, clusters, blocks = (np.repeat(v, 2) for v in (range(6), list("abcdef"), [0, 0, 0, 1, 1, 1]))
         y = np.repeat(means, 2) + np.tile([-1.0, 1.0], 6)
-        found = inference.cluster_permutation(x, y, clusters, blocks=blocks, rng=rng())
-        assert found == inference.rank_permutation(range(6), means, blocks=[0, 0, 0, 1, 1, 1], rng=rng())
+        found = student_tests.cluster_permutation(x, y, clusters, blocks=blocks, rng=rng())
+        assert found == student_tests.rank_permutation(range(6), means, blocks=[0, 0, 0, 1, 1, 1], rng=rng())
 
     def test_a_size_that_differs_within_a_student_is_refused(self):
         with pytest.raises(ValueError, match="x differs within 'a'"):
-            inference.cluster_permutation([1, 2, 3], [1, 2, 3], ["a", "a", "b"], rng=rng())
+            student_tests.cluster_permutation([1, 2, 3], [1, 2, 3], ["a", "a", "b"], rng=rng())
 
     @pytest.mark.parametrize(
         ("x", "y", "clusters"),
@@ -148,12 +151,12 @@ class TestClusterPermutation:
         ],
     )
     def test_degenerate(self, x, y, clusters):
-        assert is_undefined(inference.cluster_permutation(x, y, clusters, rng=rng()))
+        assert is_undefined(student_tests.cluster_permutation(x, y, clusters, rng=rng()))
 
 
 class TestSignFlip:
     def test_six_positive_values_are_one_of_64_ways(self):
-        found = inference.sign_flip([1, 2, 3, 4, 5, 6], rng=rng())
+        found = student_tests.sign_flip([1, 2, 3, 4, 5, 6], rng=rng())
         assert (found.statistic, found.p_greater) == (3.5, pytest.approx(1 / 64))
         assert found.p_value == found.smallest_p == pytest.approx(2 / 64)
 
@@ -162,25 +165,25 @@ class TestSignFlip:
         how = {"permutation_type": "samples", "n_resamples": 2**9}
         for name, alternative in (("p_value", "two-sided"), ("p_greater", "greater")):
             other = scipy.stats.permutation_test((values,), np.mean, alternative=alternative, **how)
-            assert getattr(inference.sign_flip(values, rng=rng()), name) == pytest.approx(other.pvalue)
+            assert getattr(student_tests.sign_flip(values, rng=rng()), name) == pytest.approx(other.pvalue)
 
     def test_many_values_come_near_the_t_test(self):
         values = rng(5).normal(0.25, size=50)
         p_value = scipy.stats.ttest_1samp(values, 0).pvalue
-        found = inference.sign_flip(values, rng=rng())
+        found = student_tests.sign_flip(values, rng=rng())
         assert found.p_value == pytest.approx(p_value, abs=0.02)
         assert found.smallest_p == pytest.approx(2 / 10_000)
 
     @pytest.mark.parametrize("values", [[], [1.0], [0.0, 0.0], [1.0, math.nan]])
     def test_degenerate(self, values):
-        assert is_undefined(inference.sign_flip(values, rng=rng()))
+        assert is_undefined(student_tests.sign_flip(values, rng=rng()))
 
 
 class TestStudentMean:
     def test_is_the_t_test_of_student_means(self):
         table = table_of(n_seeds=3)
         means = table.groupby("student")["gain"].mean()
-        found = inference.student_mean_test(table, "gain", unit="student")
+        found = student_tests.student_mean_test(table, "gain", unit="student")
         other = scipy.stats.ttest_1samp(means, 0)
         assert (found.n, found.estimate) == (6, pytest.approx(means.mean()))
         assert found.p_value == pytest.approx(other.pvalue)
@@ -195,14 +198,14 @@ class TestStudentMean:
         fit = formulas.ols("gain ~ 0 + C(family)", means).fit()
         weights = means["family"].value_counts(normalize=True).sort_index().to_numpy()
         other = fit.t_test(weights[None])
-        found = inference.student_mean_test(table, "gain", unit="student", block="family")
+        found = student_tests.student_mean_test(table, "gain", unit="student", block="family")
         assert found.p_value == pytest.approx(other.pvalue.item())
         assert (found.low, found.high) == pytest.approx(tuple(other.conf_int()[0]))
 
     def test_one_block_is_none(self):
         table = table_of().assign(world="one")
-        plain = inference.student_mean_test(table, "gain", unit="student")
-        blocked = inference.student_mean_test(table, "gain", unit="student", block="world")
+        plain = student_tests.student_mean_test(table, "gain", unit="student")
+        blocked = student_tests.student_mean_test(table, "gain", unit="student", block="world")
         assert vars(blocked) == pytest.approx(vars(plain))
 
     @pytest.mark.parametrize(
@@ -218,19 +221,19 @@ class TestStudentMean:
     def test_degenerate(self, students, gains, block):
         table = pd.DataFrame({"student": students, "gain": gains, "block": students})
         block = "block" if block else None
-        assert is_undefined(inference.student_mean_test(table, "gain", unit="student", block=block))
+        assert is_undefined(student_tests.student_mean_test(table, "gain", unit="student", block=block))
 
     def test_a_student_of_two_blocks_is_refused(self):
         table = pd.DataFrame({"student": ["a", "a"], "family": ["q", "l"], "gain": [1.0, 2.0]})
         with pytest.raises(ValueError, match="family differs within a student"):
-            inference.student_mean_test(table, "gain", unit="student", block="family")
+            student_tests.student_mean_test(table, "gain", unit="student", block="family")
 
 
 class TestRepeatedMeasures:
     def test_is_that_of_statsmodels_and_scipy_on_averages(self):
         table = table_of(n_seeds=2)
         means = table.groupby(["student", "task"])["gain"].mean().reset_index()
-        found = inference.repeated_measures(table, value="gain", within="task", subject="student")
+        found = student_tests.repeated_measures(table, value="gain", within="task", subject="student")
         other = statsmodels.stats.anova.AnovaRM(means, "gain", "student", within=["task"]).fit().anova_table
         assert found.f == pytest.approx(other["F Value"].iloc[0])
         assert found.p_value == pytest.approx(other["Pr > F"].iloc[0])
@@ -246,7 +249,7 @@ class TestRepeatedMeasures:
         table = table_of()
         table = table[table["task"].isin(["aqua", "gsm8k"])]
         wide = table.pivot(index="student", columns="task", values="gain")
-        found = inference.repeated_measures(table, value="gain", within="task", subject="student")
+        found = student_tests.repeated_measures(table, value="gain", within="task", subject="student")
         other = scipy.stats.ttest_rel(wide["aqua"], wide["gsm8k"])
         assert found.f == pytest.approx(other.statistic**2)
         assert found.p_value == found.p_corrected == pytest.approx(other.pvalue)
@@ -255,10 +258,10 @@ class TestRepeatedMeasures:
     def test_few_subjects_have_it_too(self, n, n_conditions):
         values = np.random.default_rng(n).normal(size=(n, n_conditions))
         table = pd.DataFrame(values).rename_axis("student").melt(ignore_index=False, var_name="method")
-        found = inference.repeated_measures(
+        found = student_tests.repeated_measures(
             table.reset_index(), value="value", within="method", subject="student"
         )
-        other = batches.repeated_measures_p_values(values[None])
+        other = vectorised.repeated_measures_p_values(values[None])
         assert found.p_value == pytest.approx(other["p_value"][0])
         assert found.p_corrected == pytest.approx(other["p_corrected"][0])
         assert found.friedman_p == pytest.approx(other["friedman_p"][0])
@@ -267,9 +270,9 @@ class TestRepeatedMeasures:
     def test_subjects_that_lack_a_condition_are_left_out_and_counted(self):
         table = table_of()
         lacking = table.drop(table.index[(table["student"] == "q0") & (table["task"] == "aqua")])
-        found = inference.repeated_measures(lacking, value="gain", within="task", subject="student")
+        found = student_tests.repeated_measures(lacking, value="gain", within="task", subject="student")
         without = table[table["student"] != "q0"]
-        other = inference.repeated_measures(without, value="gain", within="task", subject="student")
+        other = student_tests.repeated_measures(without, value="gain", within="task", subject="student")
         assert (found.n, found.n_left_out, found.reason) == (5, 1, "")
         assert found.f == pytest.approx(other.f)
 
@@ -286,7 +289,7 @@ class TestRepeatedMeasures:
     )
     def test_degenerate(self, rows, reason):
         table = pd.DataFrame(rows, columns=["student", "method", "gain"]).astype({"gain": float})
-        found = inference.repeated_measures(table, value="gain", within="method", subject="student")
+        found = student_tests.repeated_measures(table, value="gain", within="method", subject="student")
         assert is_undefined(found)
         assert pd.Series([found.reason]).str.contains(reason).all()
 
@@ -295,7 +298,7 @@ class TestEquivalence:
     VALUES = (0.4, -0.3, 0.8, 0.1, 0.5, -0.2)
 
     def test_is_that_of_pingouin_and_of_the_interval(self):
-        found = inference.equivalence(self.VALUES, margin=1.0)
+        found = student_tests.equivalence(self.VALUES, margin=1.0)
         other = pingouin.tost(np.array(self.VALUES), 0, bound=1.0, paired=False)
         assert found.p_value == pytest.approx(
             other["pval"].iloc[0] if "pval" in other else other["p_val"].iloc[0]
@@ -305,47 +308,49 @@ class TestEquivalence:
         assert found.p_value < 0.05
 
     def test_the_interval_touches_the_margin_where_p_is_the_level(self):
-        high = inference.equivalence(self.VALUES, margin=1.0).high
-        assert inference.equivalence(self.VALUES, margin=high).p_value == pytest.approx(0.05)
+        high = student_tests.equivalence(self.VALUES, margin=1.0).high
+        assert student_tests.equivalence(self.VALUES, margin=high).p_value == pytest.approx(0.05)
 
     @pytest.mark.parametrize("n", [2, 4, 11])
     def test_the_minimum_detectable_is_found_in_four_of_five_studies(self, n):
         values = rng(6).normal(size=n)
-        found = inference.equivalence(values, margin=1.0)
+        found = student_tests.equivalence(values, margin=1.0)
         effect = found.minimum_detectable / values.std(ddof=1)
         assert TTestPower().power(effect, n, 0.05) == pytest.approx(0.8)
 
     @pytest.mark.parametrize("values", [[], [1.0], [0.5, 0.5], [math.nan, math.nan]])
     def test_degenerate(self, values):
-        assert is_undefined(inference.equivalence(values, margin=1.0))
+        assert is_undefined(student_tests.equivalence(values, margin=1.0))
 
     def test_a_margin_of_zero_is_refused(self):
         with pytest.raises(ValueError, match="margin=0 must be positive"):
-            inference.equivalence(self.VALUES, margin=0)
+            student_tests.equivalence(self.VALUES, margin=0)
 
 
 class TestMcNemar:
     def test_is_the_binomial_of_discordant_items(self):
         left = np.array([True] * 12 + [False] * 8)
         right = np.array([True] * 4 + [False] * 8 + [True] * 2 + [False] * 6)
-        found = inference.mcnemar(left, right)
+        found = student_tests.mcnemar(left, right)
         assert (found.left_only, found.right_only, found.n) == (8, 2, 20)
         assert found.p_value == pytest.approx(scipy.stats.binomtest(2, 10).pvalue)
         assert found.p_value == pytest.approx(mcnemar([[4, 8], [2, 6]], exact=True).pvalue)
 
     @pytest.mark.parametrize("both", [[], [True], [True, False, True]])
     def test_degenerate(self, both):
-        assert is_undefined(inference.mcnemar(both, both))
+        assert is_undefined(student_tests.mcnemar(both, both))
 
     def test_other_items_are_refused(self):
         with pytest.raises(ValueError, match="2 and 1 items"):
-            inference.mcnemar([True, False], [True])
+            student_tests.mcnemar([True, False], [True])
 
 
 class TestClusterBootstrap:
     def test_one_level_is_the_percentile_interval_of_scipy(self):
         rows = pd.DataFrame({"student": range(12), "gain": rng(7).normal(size=12)})
-        found = inference.cluster_bootstrap(rows, "gain", levels=["student"], rng=rng(), n_resamples=20_000)
+        found = student_tests.cluster_bootstrap(
+            rows, "gain", levels=["student"], rng=rng(), n_resamples=20_000
+        )
         other = scipy.stats.bootstrap(
             (rows["gain"],), np.mean, method="percentile", n_resamples=20_000, rng=rng(1)
         ).confidence_interval
@@ -354,7 +359,7 @@ class TestClusterBootstrap:
 
     def test_units_weigh_alike_however_many_rows_they_have(self):
         rows = pd.DataFrame({"student": list("aab"), "item": [0, 1, 0], "gain": [1.0, 3.0, 8.0]})
-        found = inference.cluster_bootstrap(rows, "gain", levels=["student", "item"], rng=rng())
+        found = student_tests.cluster_bootstrap(rows, "gain", levels=["student", "item"], rng=rng())
         assert found.estimate == 5
         assert (found.high, found.n) == (8, 2)
         assert 1 <= found.low < 3
@@ -370,7 +375,7 @@ class TestClusterBootstrap:
         inner = within.sum() * (n_items - 1) / n_items / n_items / n_students**2
         outer = means.var(ddof=0) / n_students
         how = {"levels": ["student", "item"], "rng": rng(), "n_resamples": 20_000, "confidence": 0.6827}
-        found = inference.cluster_bootstrap(rows, "right", **how)
+        found = student_tests.cluster_bootstrap(rows, "right", **how)
         assert (found.high - found.low) / 2 == pytest.approx(math.sqrt(inner + outer), rel=0.03)
 
     @pytest.mark.parametrize(
@@ -378,7 +383,9 @@ class TestClusterBootstrap:
     )
     def test_degenerate(self, students, values):
         rows = pd.DataFrame({"student": students, "item": range(len(students)), "gain": values})
-        assert is_undefined(inference.cluster_bootstrap(rows, "gain", levels=["student", "item"], rng=rng()))
+        assert is_undefined(
+            student_tests.cluster_bootstrap(rows, "gain", levels=["student", "item"], rng=rng())
+        )
 
 
 class TestSizeEffect:
@@ -387,7 +394,7 @@ class TestSizeEffect:
         keys = ["student", "family", "student_parameters"]
         means = table.groupby(keys)[["accuracy", "sft_accuracy"]].mean().reset_index()
         fit = formulas.ols("accuracy ~ sft_accuracy + np.log2(student_parameters) + C(family)", means).fit()
-        found = inference.adjusted_size_effect(table).points
+        found = student_tests.adjusted_size_effect(table).points
         name = "np.log2(student_parameters)"
         assert (found.estimate, found.p_value) == pytest.approx((fit.params[name], fit.pvalues[name]))
         assert (found.low, found.high) == pytest.approx(tuple(fit.conf_int().loc[name]))
@@ -399,8 +406,8 @@ class TestSizeEffect:
             name: empirical_logit(table[name].to_numpy(), table["n_items"].to_numpy())
             for name in ("accuracy", "sft_accuracy")
         }
-        found = inference.adjusted_size_effect(table).logit
-        other = inference.adjusted_size_effect(table.assign(**logits, n_items=0))
+        found = student_tests.adjusted_size_effect(table).logit
+        other = student_tests.adjusted_size_effect(table.assign(**logits, n_items=0))
         assert vars(found) == pytest.approx(vars(other.points), nan_ok=True)
 
     @pytest.mark.parametrize(
@@ -417,10 +424,10 @@ class TestSizeEffect:
         ],
     )
     def test_degenerate(self, change, reason):
-        found = inference.adjusted_size_effect(change(table_of())).points
+        found = student_tests.adjusted_size_effect(change(table_of())).points
         if reason is None:  # one family leaves one coefficient less
             students = table_of(students={f"q{index}": 5e8 * 2.0**index for index in range(5)})
-            assert inference.adjusted_size_effect(students).points.reason == ""
+            assert student_tests.adjusted_size_effect(students).points.reason == ""
             return
         assert is_undefined(found)
         assert reason in found.reason
@@ -428,15 +435,15 @@ class TestSizeEffect:
 
 class TestLogitGain:
     def test_by_hand(self):
-        assert inference.logit_gain(75.0, 50.0, 4) == pytest.approx(math.log(3.5 / 1.5))
+        assert student_tests.logit_gain(75.0, 50.0, 4) == pytest.approx(math.log(3.5 / 1.5))
 
     def test_is_finite_at_the_ends_and_nan_where_nothing_is_known(self):
-        assert inference.logit_gain(100.0, 0.0, 10) == pytest.approx(2 * math.log(21))
-        assert np.isnan(inference.logit_gain([math.nan, 50.0], [50.0, 50.0], [10, 0])).all()
+        assert student_tests.logit_gain(100.0, 0.0, 10) == pytest.approx(2 * math.log(21))
+        assert np.isnan(student_tests.logit_gain([math.nan, 50.0], [50.0, 50.0], [10, 0])).all()
 
     def test_shares_are_refused_where_they_show(self):
         with pytest.raises(ValueError, match="0 to 100"):
-            inference.logit_gain(-1.0, 50.0, 10)
+            student_tests.logit_gain(-1.0, 50.0, 10)
 
 
 class TestEqualGains:
@@ -450,16 +457,16 @@ class TestEqualGains:
 
     def test_equal_logit_gains_fall_with_size_in_points(self):
         accuracies = self.students(scale="logit", gain=0.5)
-        found = inference.null_of_equal_gain(accuracies, 2_000, self.SIZES, scale="logit", rng=rng())
+        found = student_tests.null_of_equal_gain(accuracies, 2_000, self.SIZES, scale="logit", rng=rng())
         assert found.mean_rho < -0.5
         assert found.observed.p_value > 0.05
-        other = inference.null_of_equal_gain(accuracies, 2_000, self.SIZES, scale="points", rng=rng())
+        other = student_tests.null_of_equal_gain(accuracies, 2_000, self.SIZES, scale="points", rng=rng())
         assert abs(other.mean_rho) < 0.1
         assert other.observed.p_value < 0.05
 
     def test_rho_is_that_of_points(self):
         accuracies = self.students(scale="points", gain=[5, 3, 4, 1, 2, 0, -1, 6])
-        found = inference.null_of_equal_gain(accuracies, 500, self.SIZES, scale="points", rng=rng())
+        found = student_tests.null_of_equal_gain(accuracies, 500, self.SIZES, scale="points", rng=rng())
         assert found.observed.statistic == pytest.approx(
             stats.spearman([5, 3, 4, 1, 2, 0, -1, 6], self.SIZES).statistic
         )
@@ -467,8 +474,8 @@ class TestEqualGains:
     def test_tasks_are_averaged(self):
         one = self.students(scale="points", gain=[5, 3, 4, 1, 2, 0, -1, 6])
         two = np.stack([one, one], axis=1)
-        found = inference.null_of_equal_gain(two, [500, 700], self.SIZES, scale="points", rng=rng())
-        alone = inference.null_of_equal_gain(one, 500, self.SIZES, scale="points", rng=rng())
+        found = student_tests.null_of_equal_gain(two, [500, 700], self.SIZES, scale="points", rng=rng())
+        alone = student_tests.null_of_equal_gain(one, 500, self.SIZES, scale="points", rng=rng())
         assert found.observed.statistic == pytest.approx(alone.observed.statistic)
 
     @pytest.mark.parametrize(
@@ -482,13 +489,13 @@ class TestEqualGains:
         ],
     )
     def test_degenerate(self, accuracies, sizes):
-        found = inference.null_of_equal_gain(accuracies, 100, sizes, scale="points", rng=rng())
+        found = student_tests.null_of_equal_gain(accuracies, 100, sizes, scale="points", rng=rng())
         assert is_undefined(found.observed)
         assert all(math.isnan(value) for value in found[1:])
 
     def test_an_unknown_scale_is_refused(self):
         with pytest.raises(ValueError, match="unknown scale 'odds'"):
-            inference.null_of_equal_gain([[1, 2]] * 3, 10, [1, 2, 3], scale="odds", rng=rng())
+            student_tests.null_of_equal_gain([[1, 2]] * 3, 10, [1, 2, 3], scale="odds", rng=rng())
 
     def test_correlations_of_many_rows_are_those_of_scipy(self):
         values, other = np.round(rng(9).normal(size=(20, 7))), np.round(rng(10).normal(size=7))
@@ -500,17 +507,17 @@ class TestAdjustedP:
     @pytest.mark.parametrize(("ours", "name"), [("holm", "holm"), ("benjamini_hochberg", "fdr_bh")])
     def test_nan_is_no_test(self, ours, name):
         p_values = [0.01, math.nan, 0.04, 0.03, math.nan]
-        found = getattr(inference, ours)(p_values)
+        found = getattr(student_tests, ours)(p_values)
         assert np.isnan(found[[1, 4]]).all()
         assert found[[0, 2, 3]] == pytest.approx(multipletests([0.01, 0.04, 0.03], method=name)[1])
 
     def test_by_hand(self):
-        assert inference.holm([0.01, 0.04]) == pytest.approx([0.02, 0.04])
-        assert inference.benjamini_hochberg([0.03, 0.04]) == pytest.approx([0.04, 0.04])
+        assert student_tests.holm([0.01, 0.04]) == pytest.approx([0.02, 0.04])
+        assert student_tests.benjamini_hochberg([0.03, 0.04]) == pytest.approx([0.04, 0.04])
 
     @pytest.mark.parametrize("p_values", [[], [math.nan, math.nan]])
     def test_degenerate(self, p_values):
-        for adjust in (inference.holm, inference.benjamini_hochberg):
+        for adjust in (student_tests.holm, student_tests.benjamini_hochberg):
             assert np.isnan(adjust(p_values)).all()
             assert len(adjust(p_values)) == len(p_values)
 
@@ -534,7 +541,7 @@ class TestMixedGain:
         of_student = by_student.var(ddof=1) - noise / n_tasks
         of_task = by_task.var(ddof=1) - noise / n_students
         error = math.sqrt(of_student / n_students + of_task / n_tasks + noise / n_students / n_tasks)
-        found = inference.mixed_gain(table)
+        found = student_tests.mixed_gain(table)
         assert found.converged
         assert found.estimate == pytest.approx(mean)
         sds = (found.student_sd, found.task_sd, found.residual_sd)
@@ -542,7 +549,7 @@ class TestMixedGain:
         assert found.high - mean == pytest.approx(scipy.stats.t.ppf(0.975, n_students - 1) * error, rel=0.01)
 
     def test_no_variance_between_students_is_no_failure(self):
-        found = inference.mixed_gain(self.table(student_sd=0.0, task_sd=0.0))
+        found = student_tests.mixed_gain(self.table(student_sd=0.0, task_sd=0.0))
         assert found.converged
         assert found.student_sd < 0.5
 
@@ -558,6 +565,6 @@ class TestMixedGain:
         ],
     )
     def test_degenerate(self, change):
-        found = inference.mixed_gain(change(self.table()))
+        found = student_tests.mixed_gain(change(self.table()))
         assert is_undefined(found)
         assert not found.converged

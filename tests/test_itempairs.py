@@ -8,7 +8,8 @@ import pytest
 import scipy.stats
 from statsmodels.stats.multitest import multipletests
 
-from kdutils import evaluate, inference, itempairs, paradox
+from kdutils import evaluate, itempairs, paradox
+from kdutils.inference import student_tests
 
 MODELS = {  # student -> family and its teachers
     "mini-qwen-14k": ("mini-qwen", ["mini-qwen-493k", "mini-qwen-296k"]),
@@ -111,7 +112,7 @@ class TestThreeWays:
         assert found.loc["students", "estimate"] == pytest.approx(gains["gain"].mean())
         assert found.loc["crossed", "estimate"] == pytest.approx(gains["gain"].mean())
         assert found.loc["mixed", "estimate"] == pytest.approx(gains["gain"].mean(), abs=2.0)
-        expected = inference.student_mean_test(gains, "gain", unit="student", block="family")
+        expected = student_tests.student_mean_test(gains, "gain", unit="student", block="family")
         assert found.loc["students", ["low", "high"]].tolist() == [expected.low, expected.high]
 
     def test_find_a_gain_that_is_there(self):

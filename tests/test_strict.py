@@ -6,10 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kdutils import claims, declared, inference, strict, students
+from kdutils import claims, declared, strict, students
 from kdutils.constants import DOMAIN_TASKS, PAPER_METHODS
 from kdutils.evidence import Evidence
 from kdutils.grid import cell_table as cell_rows
+from kdutils.inference import student_tests
 
 SIZES = {"toy-qwen": (1, 2, 4, 8), "toy-llama": (1, 2, 4, 8)}  # millions: 1 / (4! 4!) is the smallest p
 TOP = 32
@@ -383,7 +384,7 @@ def test_p_is_corrected_within_the_section():
         chosen = {key: one for key, one in found.items() if claims.DECLARED[key].family == section}
         raw = np.array([one.raw_p for one in chosen.values()])
         corrected = [one.finding.p_value for one in chosen.values()]
-        np.testing.assert_allclose(corrected, inference.holm(raw))
+        np.testing.assert_allclose(corrected, student_tests.holm(raw))
     assert 0 < np.isfinite(raw).sum() <= 16
 
 

@@ -15,14 +15,7 @@ import numpy as np
 import pandas as pd
 import scipy.stats
 
-from kdutils.adjustment import (
-    EqualGainNull,
-    SizeEffect,
-    adjusted_size_effect,
-    logit_gain,
-    null_of_equal_gain,
-)
-from kdutils.resampling import (
+from kdutils.inference.resampling import (
     Estimate,
     Tested,
     cluster_bootstrap,
@@ -30,6 +23,13 @@ from kdutils.resampling import (
     rank_permutation,
     sign_flip,
     unestimated,
+)
+from kdutils.inference.size_effects import (
+    EqualGainNull,
+    SizeEffect,
+    adjusted_size_effect,
+    logit_gain,
+    null_of_equal_gain,
 )
 
 __all__ = [  # a caller needs this module alone

@@ -13,16 +13,19 @@ import numpy as np
 import pandas as pd
 import scipy.stats
 
-from kdutils import batches, inference, nulls, stats
-from kdutils.adjustment import empirical_logit
+from kdutils import stats
 from kdutils.constants import TASKS, TEST_ITEMS
+from kdutils.inference import simulated_studies, student_tests, vectorised
+from kdutils.inference.size_effects import empirical_logit
 
 LEVEL, CONFIDENCE = 0.05, 0.95
 MARGIN = 2.0  # points, of equivalence
 SLOW, SLOWER = 5, 10  # one study in so many, for procedures that take milliseconds, and tens of them
 N_PERMUTATIONS = 999  # where not all orders are counted
 EQUAL_LOGIT_GAIN = 0.3  # about 6 points in the middle of the scale
-FIXED_TEACHER = nulls.EFFECTS._replace(teacher=0.0)  # of one teacher nothing can be said but of this one
+FIXED_TEACHER = simulated_studies.EFFECTS._replace(
+    teacher=0.0
+)  # of one teacher nothing can be said but of this one
 
 
 class Outcome(NamedTuple):
@@ -62,14 +65,20 @@ def bounds_of(intervals: Iterable) -> list[tuple[float, float]]:
     return [(interval.low, interval.high) for interval in intervals]
 
 
-def _student_worlds(n: int, rng: np.random.Generator, **how) -> dict[str, nulls.Studies]:
+def _student_worlds(n: int, rng: np.random.Generator, **how) -> dict[str, simulated_studies.Studies]:
     """Layouts in which no student gains, by the name of the null."""
-    released = nulls.released_pairs()
+    released = simulated_studies.released_pairs()
     return {
-        "4 students": nulls.imagine(nulls.one_teacher(4), n, rng=rng, effects=FIXED_TEACHER, **how),
-        "11 students": nulls.imagine(nulls.one_teacher(11), n, rng=rng, effects=FIXED_TEACHER, **how),
-        "shared baselines": nulls.imagine(released, n, rng=rng, **how),
-        "student effects": nulls.imagine(released, n, rng=rng, effects=nulls.EFFECTS, **how),
+        "4 students": simulated_studies.imagine(
+            simulated_studies.one_teacher(4), n, rng=rng, effects=FIXED_TEACHER, **how
+        ),
+        "11 students": simulated_studies.imagine(
+            simulated_studies.one_teacher(11), n, rng=rng, effects=FIXED_TEACHER, **how
+        ),
+        "shared baselines": simulated_studies.imagine(released, n, rng=rng, **how),
+        "student effects": simulated_studies.imagine(
+            released, n, rng=rng, effects=simulated_studies.EFFECTS, **how
+        ),
     }
 
 
@@ -79,7 +88,7 @@ def means(n: int, rng: np.random.Generator) -> list[Outcome]:
     for null, studies in _student_worlds(n, rng).items():
         cells, of_students = studies.cells, studies.student_means
         pairs = studies.gains.mean(axis=3)[:, :, 0]
-        by_cell, by_pair = batches.mean_tests(cells), batches.mean_tests(pairs)
+        by_cell, by_pair = vectorised.mean_tests(cells), vectorised.mean_tests(pairs)
         found += [
             size("t-test > 0 over cells (authors)", null, by_cell.p_greater),
             coverage("t interval over cells", null, by_cell.bounds, truth=0.0),
@@ -88,22 +97,22 @@ def means(n: int, rng: np.random.Generator) -> list[Outcome]:
         families = studies.layout.families
         for words, blocks in (("", None), (", family fixed", families)):
             if blocks is None or len(set(blocks)) > 1:
-                tested = batches.mean_tests(of_students, blocks=blocks)
+                tested = vectorised.mean_tests(of_students, blocks=blocks)
                 found.append(size(f"t-test of students{words}", null, tested.p_value))
                 found.append(coverage(f"t-test of students{words}", null, tested.bounds, truth=0.0))
-        flips = [inference.sign_flip(row, rng=rng, n_permutations=N_PERMUTATIONS) for row in of_students]
+        flips = [student_tests.sign_flip(row, rng=rng, n_permutations=N_PERMUTATIONS) for row in of_students]
         found.append(size("sign flips of students", null, [flip.p_value for flip in flips]))
         n_slow = n // SLOW
-        shifted = [inference.equivalence(row + MARGIN, margin=MARGIN) for row in of_students[:n_slow]]
+        shifted = [student_tests.equivalence(row + MARGIN, margin=MARGIN) for row in of_students[:n_slow]]
         found.append(size("equivalence at the margin", null, [result.p_value for result in shifted]))
         how = {"levels": ["student", "run"], "rng": rng}
         tables = [_table(studies, index) for index in range(n_slow)]
-        drawn = [inference.cluster_bootstrap(table, "gain", **how) for table in tables]
+        drawn = [student_tests.cluster_bootstrap(table, "gain", **how) for table in tables]
         found.append(coverage("bootstrap of students and runs", null, bounds_of(drawn), truth=0.0))
     return found
 
 
-def _table(studies: nulls.Studies, index: int) -> pd.DataFrame:
+def _table(studies: simulated_studies.Studies, index: int) -> pd.DataFrame:
     """Cells of one study: student, run, gain."""
     students = studies.cell_students
     columns = {"student": students, "run": np.arange(len(students)), "gain": studies.cells[index]}
@@ -115,15 +124,19 @@ def comparisons(n: int, rng: np.random.Generator) -> list[Outcome]:
     found: list[Outcome] = []
     kinds = {"": "p_value", ", corrected": "p_corrected", ", Friedman": "friedman_p"}
     for null, studies in _student_worlds(n, rng).items():
-        by_method = [studies.gains.mean(axis=3)[:, :, method] for method in range(nulls.N_METHODS)]
-        found.append(size("ANOVA of methods over cells (authors)", null, batches.anova_p_values(by_method)))
+        by_method = [
+            studies.gains.mean(axis=3)[:, :, method] for method in range(simulated_studies.N_METHODS)
+        ]
+        found.append(
+            size("ANOVA of methods over cells (authors)", null, vectorised.anova_p_values(by_method))
+        )
         by_task = studies.by_student(axis=3)
         for within, values in (("methods", studies.by_student(axis=2)), ("tasks", by_task)):
-            p_values = batches.repeated_measures_p_values(values)
+            p_values = vectorised.repeated_measures_p_values(values)
             for words, name in kinds.items():
                 found.append(size(f"repeated measures, {within}{words}", null, p_values[name]))
         if null in ("11 students", "student effects"):  # a fit takes 25 ms
-            fits = [inference.mixed_gain(_by_task(values)) for values in by_task[: n // SLOWER]]
+            fits = [student_tests.mixed_gain(_by_task(values)) for values in by_task[: n // SLOWER]]
             found.append(coverage("mixed model of students and tasks", null, bounds_of(fits), truth=0.0))
     return found
 
@@ -138,11 +151,11 @@ def correlations(n: int, rng: np.random.Generator) -> list[Outcome]:
     """Of gain and size, which have nothing to do with one another but what equal logit gains bring about."""
     worlds = _student_worlds(n, rng)
     equal = {"rng": rng, "logit_gain": EQUAL_LOGIT_GAIN}
-    worlds["equal logit gains"] = nulls.imagine(nulls.released_pairs(), n, **equal)
+    worlds["equal logit gains"] = simulated_studies.imagine(simulated_studies.released_pairs(), n, **equal)
     found: list[Outcome] = []
     for null, studies in worlds.items():
         cells, sizes, layout = studies.cells, studies.cell_sizes, studies.layout
-        rho, p_values = batches.spearman_tests(cells, sizes)
+        rho, p_values = vectorised.spearman_tests(cells, sizes)
         found.append(size("Spearman of gain and size over cells (authors)", null, p_values))
         if null != "equal logit gains":  # of points, where the truth is not 0
             intervals = [stats.spearman_interval(one, len(sizes)) for one in rho]
@@ -154,7 +167,7 @@ def correlations(n: int, rng: np.random.Generator) -> list[Outcome]:
         has_families = len(set(layout.families)) > 1
         how = {"blocks": layout.families if has_families else None, "n_permutations": N_PERMUTATIONS}
         means = studies.student_means
-        orders = [inference.rank_permutation(layout.sizes, row, rng=rng, **how) for row in means]
+        orders = [student_tests.rank_permutation(layout.sizes, row, rng=rng, **how) for row in means]
         name = "orders of students within families" if has_families else "orders of students"
         found.append(size(name, null, [result.p_value for result in orders]))
         found += _at_same_sft_accuracy(null, studies)
@@ -162,7 +175,7 @@ def correlations(n: int, rng: np.random.Generator) -> list[Outcome]:
     return found
 
 
-def _at_same_sft_accuracy(null: str, studies: nulls.Studies) -> list[Outcome]:
+def _at_same_sft_accuracy(null: str, studies: simulated_studies.Studies) -> list[Outcome]:
     """Of the size effect at the same SFT accuracy; its truth is 0 on a scale on which gains are equal."""
     items = np.array([TEST_ITEMS[task] for task in studies.tasks])
     layout, found = studies.layout, []
@@ -172,12 +185,14 @@ def _at_same_sft_accuracy(null: str, studies: nulls.Studies) -> list[Outcome]:
             kd, sft = empirical_logit(kd, items), empirical_logit(sft, items)
         by_pair = kd.mean(axis=(2, 3))
         own = {"sizes": layout.sizes, "families": layout.families}
-        p_values = batches.size_effect_p_values(studies.of_students(by_pair), sft.mean(axis=2), **own)
+        p_values = vectorised.size_effect_p_values(studies.of_students(by_pair), sft.mean(axis=2), **own)
         found.append(size(f"size at the same SFT accuracy, {scale}", null, p_values))
     return found
 
 
-def _equal_gains(null: str, studies: nulls.Studies, n: int, rng: np.random.Generator) -> list[Outcome]:
+def _equal_gains(
+    null: str, studies: simulated_studies.Studies, n: int, rng: np.random.Generator
+) -> list[Outcome]:
     """Of the null of equal gains: each student's first run, as the null imagines one."""
     first = [int(np.flatnonzero(studies.layout.students == s)[0]) for s in range(studies.layout.n_students)]
     both = np.stack([studies.sft, studies.kd[:, first, 0, :]], axis=-1)[:n]
@@ -185,7 +200,7 @@ def _equal_gains(null: str, studies: nulls.Studies, n: int, rng: np.random.Gener
     found = []
     for scale in ("logit", "points"):
         how = {"scale": scale, "rng": rng, "n_simulations": 199}
-        tested = [inference.null_of_equal_gain(one, items, studies.layout.sizes, **how) for one in both]
+        tested = [student_tests.null_of_equal_gain(one, items, studies.layout.sizes, **how) for one in both]
         p_values = [result.observed.p_value for result in tested]
         found.append(size(f"against equal gains, {scale}", null, p_values))
     return found
@@ -197,7 +212,9 @@ def many_tests(n: int, rng: np.random.Generator) -> list[Outcome]:
     both = {"domains": ("math", "commonsense")}
     for null, studies in _student_worlds(n, rng, **both).items():
         by_task = studies.gains.reshape(n, -1, len(TASKS))
-        columns = [batches.spearman_tests(by_task[..., t], studies.cell_sizes)[1] for t in range(len(TASKS))]
+        columns = [
+            vectorised.spearman_tests(by_task[..., t], studies.cell_sizes)[1] for t in range(len(TASKS))
+        ]
         found += _any(null, "Spearman over cells (authors)", np.stack(columns, axis=1))
         if null == "11 students":
             orders = [_orders_of_tasks(studies, index, rng) for index in range(n // SLOW)]
@@ -216,10 +233,10 @@ def _any(null: str, what: str, p_values: np.ndarray) -> list[Outcome]:
     ]
 
 
-def _orders_of_tasks(studies: nulls.Studies, index: int, rng: np.random.Generator) -> list[float]:
+def _orders_of_tasks(studies: simulated_studies.Studies, index: int, rng: np.random.Generator) -> list[float]:
     by_task, sizes = studies.by_student(axis=3)[index].T, studies.layout.sizes
     how = {"rng": rng, "n_permutations": N_PERMUTATIONS}
-    return [inference.rank_permutation(sizes, row, **how).p_value for row in by_task]
+    return [student_tests.rank_permutation(sizes, row, **how).p_value for row in by_task]
 
 
 def points(n: int, rng: np.random.Generator) -> list[Outcome]:

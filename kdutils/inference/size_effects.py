@@ -15,7 +15,7 @@ import pandas as pd
 import scipy.special
 import scipy.stats
 
-from kdutils.resampling import Estimate, Tested, judged, unestimated, untested
+from kdutils.inference.resampling import Estimate, Tested, judged, unestimated, untested
 
 SCALES = ("points", "logit")
 FEWEST_RESIDUALS = 2  # degrees of freedom: below them Student's t is too wide to say anything

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import scipy.stats
 
-from kdutils.adjustment import FEWEST_RESIDUALS, rank_correlations
+from kdutils.inference.size_effects import FEWEST_RESIDUALS, rank_correlations
 
 
 class Means(NamedTuple):

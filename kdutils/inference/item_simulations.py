@@ -5,16 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from kdutils import inference, itemwise, nulls, stats
+from kdutils import itemwise, stats
 from kdutils.constants import MATH_TASKS, TEST_ITEMS
-from kdutils.simulations import PARTS as OF_STUDENTS
-from kdutils.simulations import SLOW, Outcome, bounds_of, coverage, size
+from kdutils.inference import simulated_studies, student_tests
+from kdutils.inference.simulations import PARTS as OF_STUDENTS
+from kdutils.inference.simulations import SLOW, Outcome, bounds_of, coverage, size
 
 SHARES = {"half right": 0.5, "1 in 20 right": 0.05, "1 in 200 right": 0.005}  # truth by the name of the null
 N_ITEMS = TEST_ITEMS["aqua"]  # the smallest test set
 FEW_ITEMS = 8  # of each task, in the smallest profile
 N_TEXTS = 100  # of a corpus for BLEU
-RUN = nulls.EFFECTS.run
+RUN = simulated_studies.EFFECTS.run
 
 
 def shares(n: int, rng: np.random.Generator) -> list[Outcome]:
@@ -44,13 +45,15 @@ def paired(n: int, rng: np.random.Generator) -> list[Outcome]:
     }
     found = []
     for null, (items, world) in worlds.items():
-        drawn = nulls.paired_differences(max(items), len(items), n_studies=n, rng=rng, **world)
+        drawn = simulated_studies.paired_differences(max(items), len(items), n_studies=n, rng=rng, **world)
         tasks = np.repeat(np.arange(len(items)), items)
         values = [np.concatenate([row[:k] for row, k in zip(one, items, strict=True)]) for one in drawn]
         tested = [stats.difference_over_items(one, tasks) for one in values]
         found.append(coverage("difference over items", null, bounds_of(tested), truth=0.0))
         found.append(size("difference over items", null, [result.p_value for result in tested]))
-        exact = [inference.mcnemar(one > 0, one < 0) for one in values]  # both right or wrong says nothing
+        exact = [
+            student_tests.mcnemar(one > 0, one < 0) for one in values
+        ]  # both right or wrong says nothing
         found.append(size("McNemar over all items", null, [result.p_value for result in exact]))
         if "run" not in world:
             right = rng.random((n, len(tasks))) < world["right"]
@@ -63,15 +66,18 @@ def paired(n: int, rng: np.random.Generator) -> list[Outcome]:
 def baselines(n: int, rng: np.random.Generator) -> list[Outcome]:
     """Of a student's mean gain on a task over its runs, which share the SFT accuracy."""
     found = []
-    for null, effects in (("shared baselines", nulls.NO_EFFECTS), ("student effects", nulls.EFFECTS)):
-        studies = nulls.imagine(nulls.released_pairs(), n, rng=rng, effects=effects)
+    for null, effects in (
+        ("shared baselines", simulated_studies.NO_EFFECTS),
+        ("student effects", simulated_studies.EFFECTS),
+    ):
+        studies = simulated_studies.imagine(simulated_studies.released_pairs(), n, rng=rng, effects=effects)
         rows = _runs_of_one_student(studies, student=0)
         intervals = stats.gain_intervals(rows, by=["student", "task"])[["low", "high"]].to_numpy()
         found.append(coverage("gain of a student on a task", null, intervals, truth=0.0))
     return found
 
 
-def _runs_of_one_student(studies: nulls.Studies, *, student: int) -> pd.DataFrame:
+def _runs_of_one_student(studies: simulated_studies.Studies, *, student: int) -> pd.DataFrame:
     """What gain_intervals takes: runs of a student on the first task; each study stands as a student."""
     own = np.flatnonzero(studies.layout.students == student)
     kd = studies.kd[:, own, :, 0].reshape(len(studies.kd), -1)
@@ -87,7 +93,7 @@ def _runs_of_one_student(studies: nulls.Studies, *, student: int) -> pd.DataFram
 def texts(n: int, rng: np.random.Generator) -> list[Outcome]:
     """Of the rise of corpus BLEU between two runs that are alike."""
     n = max(n // SLOW, 1)
-    counts = nulls.bleu_items(n, N_TEXTS, rng=rng)
+    counts = simulated_studies.bleu_items(n, N_TEXTS, rng=rng)
     rises = itemwise.fidelity_rises(_beside(counts))
     rises = rises[rises["task"] == MATH_TASKS[0]]
     bounds = rises[["low", "high"]].to_numpy()

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kdutils import simulations, stats
+from kdutils import stats
+from kdutils.inference import simulations
+from kdutils.inference.item_simulations import PARTS
 from kdutils.io import disk
 from kdutils.io.measurements import Record
-from kdutils.itemsimulations import PARTS
 
 TOLERANCE = 0.02  # how much more often than it says a procedure may err
 NEVER = 500  # studies without a rejection that say it cannot: of 1 in 100, fewer say nothing
