@@ -274,11 +274,11 @@ def _released_tables(profile: Profile) -> Path | None:
 
     None, said aloud, if they cannot be had and the profile has results of its own to show.
     """
-    from kdutils import published  # not needed by profiles without them
+    from kdutils.results import authors_tables  # not needed by profiles without them
 
     try:
-        return published.fetch()
-    except published.ReleasedTablesError as error:
+        return authors_tables.fetch()
+    except authors_tables.ReleasedTablesError as error:
         if profile.live is None:
             raise runner.RunError(str(error)) from error
         executor.say(f"goes on without the released results: {error}")

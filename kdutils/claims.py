@@ -19,7 +19,7 @@ from kdutils.constants import AVERAGE, DOMAIN_TASKS, DOMAINS, SOURCES, TASK_LABE
 from kdutils.evidence import NOT_TESTABLE, VERDICTS, Evidence, Finding
 from kdutils.io import cached_tables
 from kdutils.io.cached_tables import Keep
-from kdutils.itemwise import Items
+from kdutils.results.item_gains import Items
 
 
 @dataclass(frozen=True)

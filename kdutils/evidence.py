@@ -9,11 +9,11 @@ from functools import cached_property
 
 import pandas as pd
 
-from kdutils import stats, study, sweeps
 from kdutils.constants import AVERAGE, DOMAINS, METHOD_NAMES, TASK_LABELS
 from kdutils.grid import cell_table as cell_rows
 from kdutils.inference import student_tests
-from kdutils.itemwise import Items
+from kdutils.results import authors_tests, gain_tables, sweeps
+from kdutils.results.item_gains import Items
 
 ALPHA = 0.05
 REPRODUCED, NOT_REPRODUCED = "reproduced", "not_reproduced"
@@ -28,7 +28,7 @@ class Evidence:
     source: str  # published | live
     protocol: str  # paper | careful
     all_cells: pd.DataFrame
-    items: Items | None = None  # of the one live pair there is (itemwise.read)
+    items: Items | None = None  # of the one live pair there is (item_gains.read)
     selection: str = "best_on_test"  # which temperature stands for a method; this is the authors' rule
     of_gains: Callable[[pd.DataFrame], pd.DataFrame] | None = None  # what else is done to gains (sensitivity)
     is_altered: bool = False  # whether a choice was made otherwise than the authors did
@@ -51,7 +51,7 @@ class Evidence:
         return self._gains(self.all_cells.query("domain == 'instruction'"))
 
     def _gains(self, cells: pd.DataFrame) -> pd.DataFrame:
-        gains = study.gains(cells, selection=self.selection)
+        gains = gain_tables.gains(cells, selection=self.selection)
         return gains if self.of_gains is None else self.of_gains(gains)
 
     @cached_property
@@ -60,7 +60,7 @@ class Evidence:
 
         With `n_items` of the task and `logit_gain`, NaN in instruction following: ROUGE-L is no share.
         """
-        gains = study.gains(self.all_cells, selection="temperature_1")
+        gains = gain_tables.gains(self.all_cells, selection="temperature_1")
         n_items = self.all_cells.groupby(["domain", "task"])["n"].max()
         where = pd.MultiIndex.from_frame(gains[["domain", "task"]])
         gains["n_items"] = n_items.reindex(where).to_numpy(float)
@@ -87,8 +87,8 @@ class Evidence:
     def one_pair(self) -> str:
         """The only pair of live results in words; "" if there are several, or none."""
         kd = self.all_cells[self.all_cells["teacher"] != ""]
-        is_one = self.source == "live" and study.n_pairs(kd) == 1
-        return study.pair_label(kd).iloc[0] if is_one else ""
+        is_one = self.source == "live" and gain_tables.n_pairs(kd) == 1
+        return gain_tables.pair_label(kd).iloc[0] if is_one else ""
 
     @property
     def is_model_world(self) -> bool:
@@ -101,13 +101,13 @@ class Evidence:
         return set(self.cells.loc[cell_rows.has_flag(self.cells, "contaminated"), "task"])
 
     @cached_property
-    def _by_task(self) -> list[stats.OfTask]:
-        return stats.by_task(self.gains)
+    def _by_task(self) -> list[authors_tests.OfTask]:
+        return authors_tests.by_task(self.gains)
 
     def of(self, test: str, **where: str) -> pd.DataFrame:
         """Rows of one of the authors' tests for all methods together, where the columns have these values."""
         if test not in self._tests:
-            self._tests[test] = stats.tests_of(self._by_task, tests=[test], alone=False)
+            self._tests[test] = authors_tests.tests_of(self._by_task, tests=[test], alone=False)
         table = self._tests[test]
         for column, value in where.items():
             table = table[table[column] == value]
@@ -141,10 +141,10 @@ def task_rows(evidence: Evidence, test: str, domains: tuple[str, ...]) -> pd.Dat
     """Defined results of one of the authors' tests on single tasks, math before commonsense."""
     table = evidence.of(test)
     table = table[table["domain"].isin(domains) & (table["task"] != AVERAGE)]
-    return study.in_domain_order(table.dropna(subset=["statistic"]))
+    return gain_tables.in_domain_order(table.dropna(subset=["statistic"]))
 
 
-def finding(interval: stats.Interval, **fields) -> Finding:
+def finding(interval: authors_tests.Interval, **fields) -> Finding:
     """A finding whose estimate, bounds and n are those of an interval."""
     bounds = {"estimate": interval.estimate, "ci_low": interval.low, "ci_high": interval.high}
     return Finding(n=interval.n, **bounds, **fields)

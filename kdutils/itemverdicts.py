@@ -15,7 +15,6 @@ from dataclasses import replace
 
 import pandas as pd
 
-from kdutils import itemwise, likeness, stats
 from kdutils.constants import AVERAGE, DOMAIN_LABELS, METHOD_NAMES, PAPER_METHODS, TASK_LABELS
 from kdutils.evidence import (
     ALPHA,
@@ -26,6 +25,7 @@ from kdutils.evidence import (
     Finding,
     missing,
 )
+from kdutils.results import agreement_fidelity, authors_tests, item_gains
 
 WHOLE = ["domain", "teacher", "student"]  # groups of these hold all methods
 
@@ -38,10 +38,10 @@ def gain_is_positive(evidence: Evidence, *, domain: str) -> Finding:
     """
     scored = evidence.items.scored
     is_asked = (scored["domain"] == domain) & scored["method"].isin(["sft", *PAPER_METHODS])
-    whole = _average(itemwise.gains(scored[is_asked], by=WHOLE))
+    whole = _average(item_gains.gains(scored[is_asked], by=WHOLE))
     if whole.empty:
         return missing(f"{DOMAIN_LABELS[domain]} gains")
-    each = _average(itemwise.gains(scored[is_asked]))
+    each = _average(item_gains.gains(scored[is_asked]))
     found = _judged(evidence, whole, above=0.0, text=f"gain in points: {_by_method(each)}")
     is_mixed = found.verdict == REPRODUCED and not (each["difference"] > 0).all()
     return replace(found, verdict=INCONCLUSIVE) if is_mixed else found
@@ -55,10 +55,10 @@ def methods_do_not_differ(evidence: Evidence, *, domain: str, margin: float) -> 
     inconclusive. The estimate is the largest difference, p the smallest after Bonferroni.
     """
     scored = evidence.items.scored[evidence.items.scored["domain"] == domain]
-    two = _average(itemwise.method_differences(scored))
+    two = _average(item_gains.method_differences(scored))
     if two.empty:
         return missing(f"{DOMAIN_LABELS[domain]} gains of several methods")
-    strict = _average(itemwise.method_differences(scored, confidence=1 - ALPHA / len(two)))
+    strict = _average(item_gains.method_differences(scored, confidence=1 - ALPHA / len(two)))
     verdict = INCONCLUSIVE
     if ((strict["low"] > 0) | (strict["high"] < 0)).any():
         verdict = NOT_REPRODUCED
@@ -78,7 +78,7 @@ def untuned_teacher_costs(evidence: Evidence, *, printed: float) -> Finding:
     reproduced: the cost is at least the printed value and its interval lies above 0; otherwise inconclusive,
     never not_reproduced, because what it can come up to is a maximum over pairs.
     """
-    costs = _average(itemwise.tuning_costs(evidence.items.scored))
+    costs = _average(item_gains.tuning_costs(evidence.items.scored))
     if costs.empty:
         return missing("runs with an untuned teacher")
     top = costs.loc[costs["difference"].idxmax()]
@@ -94,7 +94,7 @@ def agreement_rises(evidence: Evidence, *, domains: tuple[str, ...]) -> Finding:
     At temperature 1. reproduced: the interval lies above 0 in every domain that there is; not_reproduced:
     below 0 in every one; otherwise inconclusive.
     """
-    return _rise(evidence, itemwise.agreement_rises, domains, "agreement")
+    return _rise(evidence, item_gains.agreement_rises, domains, "agreement")
 
 
 def fidelity_rises(evidence: Evidence, *, domains: tuple[str, ...]) -> Finding:
@@ -103,7 +103,7 @@ def fidelity_rises(evidence: Evidence, *, domains: tuple[str, ...]) -> Finding:
     At temperature 1, the interval jackknifed over items. reproduced: it lies above 0 in every domain that
     there is; not_reproduced: below 0 in every one; otherwise inconclusive.
     """
-    return _rise(evidence, itemwise.fidelity_rises, domains, "BLEU")
+    return _rise(evidence, item_gains.fidelity_rises, domains, "BLEU")
 
 
 def _rise(evidence: Evidence, rises: Callable, domains: tuple[str, ...], what: str) -> Finding:
@@ -122,12 +122,12 @@ def right_and_alike_are_feebly_linked(evidence: Evidence, *, task: str, bound: f
     The median |r| over the paper's methods at temperature 1, with Fisher's interval for one r over as many
     items. reproduced: the interval lies below `bound`; not_reproduced: above; otherwise inconclusive.
     """
-    runs = likeness.right_and_alike(evidence.cells)
+    runs = agreement_fidelity.right_and_alike(evidence.cells)
     runs = runs[(runs["task"] == task) & runs["method"].isin(PAPER_METHODS)]
     if runs.empty:
         return missing(f"{TASK_LABELS[task]} items of KD students beside their teacher's")
     r = runs.set_index("method")["fidelity_correct_r"]
-    interval = stats.pearson_interval(float(r.abs().median()), int(runs["n"].min()))
+    interval = authors_tests.pearson_interval(float(r.abs().median()), int(runs["n"].min()))
     text = ", ".join(f"{METHOD_NAMES[method]} {value:+.2f}" for method, value in r.items())
     return _judged(evidence, _row(interval), below=bound, text=f"r on {TASK_LABELS[task]}: {text}")
 
@@ -140,10 +140,10 @@ def little_noise_costs_little(evidence: Evidence, *, sigmas: tuple[float, ...], 
     """
     scored = evidence.items.scored
     kept = scored[scored["noise_sigma"].isin([0.0, *sigmas])]
-    whole = _lost(_average(itemwise.noise_changes(kept, by=WHOLE)))
+    whole = _lost(_average(item_gains.noise_changes(kept, by=WHOLE)))
     if whole.empty:
         return missing(f"runs with noise of sigma {_listed(sigmas)} beside noise-free ones")
-    each = _lost(_average(itemwise.noise_changes(kept)))
+    each = _lost(_average(item_gains.noise_changes(kept)))
     parts = [
         f"{METHOD_NAMES[row.method]} sigma {row.noise_sigma:g} {_range(row)} ({row.domain})"
         for row in each.itertuples()
@@ -159,13 +159,13 @@ def much_noise_collapses(evidence: Evidence, *, sigma: float) -> Finding:
     """
     scored = evidence.items.scored
     kept = scored[scored["noise_sigma"].isin([0.0, sigma])]
-    halves = _average(itemwise.noise_changes(kept, by=WHOLE, kept_share=0.5))
+    halves = _average(item_gains.noise_changes(kept, by=WHOLE, kept_share=0.5))
     if halves.empty:
         return missing(f"runs with noise of sigma {sigma:g} beside noise-free ones")
     parts = ", ".join(f"{row.domain} {_range(row)}" for row in halves.itertuples())
     text = f"accuracy at sigma {sigma:g} less half of the noise-free one, points: {parts}"
     found = _judged(evidence, halves, below=0.0, text=text)
-    loss = _lost(_average(itemwise.noise_changes(kept, by=WHOLE)))
+    loss = _lost(_average(item_gains.noise_changes(kept, by=WHOLE)))
     least = loss.loc[loss["difference"].idxmin()]
     bounds = {"estimate": least["difference"], "ci_low": least["low"], "ci_high": least["high"]}
     return replace(found, **bounds, p_value=math.nan)
@@ -186,7 +186,7 @@ def temperature_is_best(evidence: Evidence, *, temperature: float) -> Finding:
     share = is_best / is_best.groupby([runs[key] for key in cases.keys]).transform("sum")
     wins = runs.assign(win=share)[runs["temperature"] == temperature]
     by_task = wins.groupby(["domain", "task"], sort=False)["win"].mean()
-    interval = stats.share_interval(float(by_task.sum()), len(by_task))
+    interval = authors_tests.share_interval(float(by_task.sum()), len(by_task))
     text = f"T = {temperature:g} is the best in {by_task.sum():.3g} of {len(by_task)} tasks"
     return _judged(evidence, _row(interval), above=50.0, text=text, unit="tasks")
 
@@ -199,10 +199,10 @@ def high_temperature_drops(evidence: Evidence, *, temperature: float, severe: fl
     """
     scored = evidence.items.scored
     kept = scored[scored["temperature"].isin([1.0, temperature])]
-    whole = _lost(_average(itemwise.temperature_changes(kept, by=WHOLE)))
+    whole = _lost(_average(item_gains.temperature_changes(kept, by=WHOLE)))
     if whole.empty:
         return missing(f"runs at temperature {temperature:g} and 1")
-    each = _by_method(_lost(_average(itemwise.temperature_changes(kept))))
+    each = _by_method(_lost(_average(item_gains.temperature_changes(kept))))
     text = f"loss at T = {temperature:g} against T = 1, points: {each}"
     return _judged(evidence, whole, above=severe, text=text)
 
@@ -254,7 +254,7 @@ def _finding(
     )
 
 
-def _row(interval: stats.Interval) -> pd.DataFrame:
+def _row(interval: authors_tests.Interval) -> pd.DataFrame:
     bounds = {"difference": interval.estimate, "low": interval.low, "high": interval.high}
     return pd.DataFrame([bounds | {"n": interval.n}])
 

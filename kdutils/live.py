@@ -14,11 +14,12 @@ import pandas as pd
 from IPython.display import DisplayHandle, display
 from matplotlib.figure import Figure
 
-from kdutils import figures, study, weights
+from kdutils import figures
 from kdutils.constants import SOURCE_LABELS
 from kdutils.grid import fill, handover
 from kdutils.grid.plan import Plan
 from kdutils.grid.scheduler import State
+from kdutils.results import gain_tables, model_provenance
 
 MODEL_WORLD = (
     "Live results are of a model world, tiny models on generated questions: they show that the machinery "
@@ -34,10 +35,10 @@ def cells(plan: Plan, *, workers: int | None = None) -> pd.DataFrame:
     What is finished when it is interrupted stays finished.
     """
     train(plan, workers=workers)
-    table, gaps = study.cells_of(plan)
-    if study.watermarks(plan)["live"]:
+    table, gaps = gain_tables.cells_of(plan)
+    if gain_tables.watermarks(plan)["live"]:
         _remark(MODEL_WORLD)
-    elif said := weights.line(plan):
+    elif said := model_provenance.line(plan):
         _remark(said)
     for source, reason in gaps.items():
         _remark(f"{SOURCE_LABELS[source]} results are missing here: {reason}")

@@ -12,12 +12,12 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
-from kdutils import heldout, study
 from kdutils.constants import AVERAGE, DOMAIN_LABELS, METHOD_NAMES
 from kdutils.grid.cell_table import model_family, model_parameters
-from kdutils.halves import ARM, HALVES, half_of
 from kdutils.inference import student_tests
-from kdutils.itemwise import Items
+from kdutils.results import gain_tables, held_out_temperature
+from kdutils.results.half_accuracy import ARM, HALVES, half_of
+from kdutils.results.item_gains import Items
 from kdutils.students import mean_of_students, student_means
 
 LEVELS = [
@@ -33,15 +33,17 @@ ALL = "all"  # methods together
 def levels(halves: pd.DataFrame) -> pd.DataFrame:
     """Accuracy by how the temperature was chosen, a row a pair x method x task: ARM, task, LEVELS, optimism.
 
-    Takes halves.read. `temperature_1` is that at 1 (NaN without), `held_out` that at one chosen on the other
-    half, `best_on_test` that of the authors' choice; means over seeds. What could not be chosen is NaN, and
+    Takes half_accuracy.read. `temperature_1` is that at 1 (NaN without), `held_out` that at one chosen on the
+    other half, `best_on_test` that of the authors' choice; means over seeds. What could not be chosen is NaN, and
     `reason` says why.
     """
-    table = heldout.choices(halves)
-    found = {"held_out": heldout.measured(halves, table)}
+    table = held_out_temperature.choices(halves)
+    found = {"held_out": held_out_temperature.measured(halves, table)}
     for name, temperature in (("temperature_1", 1.0), ("best_on_test", table["by_all"])):
         by = table.assign(temperature=temperature)
-        found[name] = heldout.composed(halves, pd.concat([by.assign(half=half) for half in HALVES]))
+        found[name] = held_out_temperature.composed(
+            halves, pd.concat([by.assign(half=half) for half in HALVES])
+        )
     for name, runs in found.items():
         means = runs.groupby([*ARM, "task"], sort=False)["accuracy"].mean().rename(name)
         table = table.merge(means.reset_index(), on=[*ARM, "task"], how="left")
@@ -91,7 +93,7 @@ def table(halves: pd.DataFrame, items: Items, *, rng: np.random.Generator) -> pd
 
 def _groups(known: pd.DataFrame) -> Iterator[tuple[str, str, str, pd.DataFrame]]:
     """Domain, method (at last ALL, of several), rule, and the rows of `levels` that are meant."""
-    for domain, of_domain in study.in_domain_order(known).groupby("domain", sort=False):
+    for domain, of_domain in gain_tables.in_domain_order(known).groupby("domain", sort=False):
         methods = list(of_domain["method"].unique())
         for method in (*methods, *([ALL] if len(methods) > 1 else [])):
             own = of_domain[of_domain["method"].eq(method) | (method == ALL)]
@@ -156,7 +158,9 @@ def _optimism(sums: np.ndarray, sizes: np.ndarray, rule: str) -> np.ndarray:
     if rule == AVERAGE:  # one choice for all tasks
         by_half = np.broadcast_to(of_half.mean(axis=-3, keepdims=True), of_half.shape)
         by_all = np.broadcast_to(of_all.mean(axis=-2, keepdims=True), of_all.shape)
-    by_half, by_all = (np.round(each, heldout.ALIKE).argmax(axis=-1) for each in (by_half, by_all))
+    by_half, by_all = (
+        np.round(each, held_out_temperature.ALIKE).argmax(axis=-1) for each in (by_half, by_all)
+    )
     on_test = np.take_along_axis(of_all, by_all[..., None], axis=-1)[..., 0]
     held_out = np.take_along_axis(sums, by_half[..., ::-1, None], axis=-1)[..., 0].sum(axis=-1)
     return 100 * (on_test - held_out / n.sum(axis=-1)).mean(axis=-1)

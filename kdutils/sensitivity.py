@@ -17,12 +17,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from kdutils import heldout, study
 from kdutils.claims import CLAIMS, Claim, Judgement, judge_as_authors
 from kdutils.constants import AVERAGE, DOMAINS
 from kdutils.evidence import NOT_TESTABLE, REPRODUCED, Evidence, Finding
 from kdutils.inference import student_tests
-from kdutils.study import LIKENESS
+from kdutils.results import gain_tables, held_out_temperature
+from kdutils.results.gain_tables import LIKENESS
 
 AS_AUTHORS, STRICT = "as the authors", "stricter analysis"
 NO_ITEMS = "these results have no items to choose a temperature on"
@@ -45,7 +45,7 @@ class Choice:
 def choices(evidence: Evidence, halves: pd.DataFrame | None = None) -> list[Choice]:
     """Those that these results allow, as one family or seed alone needs several, and held-out items.
 
-    `halves` (halves.read) are those of live results; without them that choice cannot be made.
+    `halves` (half_accuracy.read) are those of live results; without them that choice cannot be made.
     """
     cells = evidence.all_cells
     families = list(dict.fromkeys(cells["family"]))
@@ -73,7 +73,7 @@ def table(judgement: Judgement, halves: pd.DataFrame | None = None) -> pd.DataFr
     rows for one pair, which the authors' analysis cannot judge.
 
     Args:
-        halves: of the live runs (halves.read); those of released results do not exist.
+        halves: of the live runs (half_accuracy.read); those of released results do not exist.
     """
     evidence, rows = judgement.evidence, []
     halves = halves if evidence.source == "live" else None
@@ -204,14 +204,14 @@ def _at_temperature_1(evidence: Evidence) -> Evidence:
 
 def _by_held_out_items(cells: pd.DataFrame, halves: pd.DataFrame | None) -> Choice:
     """Gains of temperatures that were chosen on other items than they are measured on."""
-    cannot = NO_ITEMS if halves is None else heldout.lacking(cells, halves)
+    cannot = NO_ITEMS if halves is None else held_out_temperature.lacking(cells, halves)
     if cannot:
         return Choice("temperature", HELD_OUT, ((_always, _at_temperature_1),), cannot=cannot)
 
     def held_out(evidence: Evidence) -> Evidence:
         # Other cells than those of gains keep their temperatures: judges ask for 1, or compare several.
-        cells = heldout.cells(evidence.all_cells, halves)
-        gains = study.gains(cells, selection="best_on_test").assign(selection="held_out")
+        cells = held_out_temperature.cells(evidence.all_cells, halves)
+        gains = gain_tables.gains(cells, selection="best_on_test").assign(selection="held_out")
 
         def of_held_out(best: pd.DataFrame) -> pd.DataFrame:
             return gains[gains["domain"].isin(best["domain"])].reset_index(drop=True)

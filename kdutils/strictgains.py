@@ -12,10 +12,10 @@ import numpy as np
 import pandas as pd
 import scipy.stats
 
-from kdutils import stats
 from kdutils.constants import AVERAGE, DOMAIN_LABELS, DOMAINS, METHOD_NAMES
 from kdutils.evidence import ALPHA, Evidence, who
 from kdutils.inference import student_tests
+from kdutils.results import authors_tests
 from kdutils.students import (
     Case,
     by_family,
@@ -122,14 +122,14 @@ def gain_of_largest_student(
     square = float((by_domain["square"].sum() / by_domain.size() ** 2).sum()) / len(means) ** 2
     half = scipy.stats.norm.ppf(0.975) * math.sqrt(square)
     mean = float(means.mean())
-    interval = stats.Interval(mean, mean - half, mean + half, rows["student"].nunique())
+    interval = authors_tests.Interval(mean, mean - half, mean + half, rows["student"].nunique())
     named = ", ".join(rows["student"].unique())
     by = means.groupby("domain", sort=False).mean().to_dict()
     reason = f"{named}: {interval_words(interval)} points over its items ({in_words(by)}), temperature 1"
     return _magnitude(interval, printed=printed, margin=margin, reason=reason)
 
 
-def _magnitude(interval: stats.Interval, *, printed: float, margin: float, reason: str) -> Case:
+def _magnitude(interval: authors_tests.Interval, *, printed: float, margin: float, reason: str) -> Case:
     """A size against the printed one: near it, away from it, or too blurred to tell."""
     meets = interval.low <= printed + margin and interval.high >= printed - margin
     return Case(
@@ -160,9 +160,9 @@ def methods_alike(evidence: Evidence, *, rng: np.random.Generator, domain: str, 
         reasons = [found.reason for found in each.values() if found.reason]
         return undefined(measured.reason or (reasons[0] if reasons else "fewer than two methods"))
     widest = max(each, key=lambda names: abs(each[names].estimate))
-    interval = stats.mean_interval(differences[widest])
+    interval = authors_tests.mean_interval(differences[widest])
     texts = [
-        f"{METHOD_NAMES[one]} less {METHOD_NAMES[two]} {interval_words(stats.mean_interval(part))}"
+        f"{METHOD_NAMES[one]} less {METHOD_NAMES[two]} {interval_words(authors_tests.mean_interval(part))}"
         for (one, two), part in differences.items()
     ]
     return Case(
@@ -202,7 +202,7 @@ def size_effect(evidence: Evidence, *, rng: np.random.Generator, domain: str, ta
         if part["student_parameters"].nunique() > 1
     ]
     rho = -falls.statistic
-    interval = stats.spearman_interval(rho, len(means))
+    interval = authors_tests.spearman_interval(rho, len(means))
     slope = f"{interval_words(adjusted)} points" if not math.isnan(adjusted.estimate) else adjusted.reason
     if_equal = f"if all gained alike, rho would lie in [{null.low:+.2f}, {null.high:+.2f}]"
     reason = (

@@ -12,10 +12,11 @@ import numpy as np
 import pandas as pd
 import scipy.stats
 
-from kdutils import likeness, stats, study, verdicts
+from kdutils import verdicts
 from kdutils.constants import AVERAGE, DOMAIN_LABELS, PAPER_METHODS, TASK_LABELS
 from kdutils.evidence import NOT_REPRODUCED, REPRODUCED, Evidence
 from kdutils.inference import student_tests
+from kdutils.results import agreement_fidelity, authors_tests, gain_tables
 from kdutils.students import (
     STUDENT,
     Case,
@@ -54,7 +55,7 @@ def better_teacher(evidence: Evidence, *, rng: np.random.Generator, domain: str,
     # Of residuals, with a degree of freedom less for each student: the correlation for repeated measures of
     # Bland and Altman (1995).
     r = float(np.corrcoef(within["gain"], within["teacher_accuracy"])[0, 1])
-    interval = stats.pearson_interval(r, n_free + 2)
+    interval = authors_tests.pearson_interval(r, n_free + 2)
     teachers = student_tests.cluster_permutation(
         pairs["teacher_accuracy"], within["gain"], pairs["teacher"], blocks=pairs["family"], rng=rng
     )
@@ -81,7 +82,7 @@ def _p_below(r: float, margin: float, *, error: float) -> float:
 
 def untuned_teacher(evidence: Evidence, *, rng: np.random.Generator, printed: float) -> Case:
     """The largest true cost of an untuned teacher, with an interval that knows it was picked."""
-    cells = study.mean_over_seeds(evidence.cells)
+    cells = gain_tables.mean_over_seeds(evidence.cells)
     is_asked = (cells["method"] == "fkl") & (cells["temperature"] == 1.0) & (cells["noise_sigma"] == 0.0)
     is_asked &= (cells["task"] != AVERAGE) & ~cells["task"].isin(evidence.contaminated)
     keys = ["domain", "task", "teacher", "student", "teacher_tuned"]
@@ -154,7 +155,7 @@ def likeness_and_gain(
     may_be_weak: bool,
 ) -> Case:
     """The partial rank correlation of gain and rise of likeness over pairs, given SFT accuracy."""
-    found: dict[str, stats.Interval] = {}
+    found: dict[str, authors_tests.Interval] = {}
     p_values = {}
     for domain in domains:
         rows = rises(evidence, domain, measure)
@@ -162,7 +163,9 @@ def likeness_and_gain(
         if len(pairs) < FEWEST_PAIRS:
             return undefined(f"{DOMAIN_LABELS[domain]}: {len(pairs)} pairs with {measure}")
         rho = partial_rank_correlation(pairs["gain"], pairs["rise"], pairs["sft_accuracy"])
-        found[domain] = stats.spearman_interval(rho, len(pairs) - 1)  # one point less for what is controlled
+        found[domain] = authors_tests.spearman_interval(
+            rho, len(pairs) - 1
+        )  # one point less for what is controlled
         error = math.sqrt((1 + rho**2 / 2) / (len(pairs) - 4))
         p_values[domain] = _p_below(abs(rho), margin, error=error)  # the larger of the two one-sided tests
     if any(math.isnan(p) for p in p_values.values()):
@@ -207,7 +210,7 @@ def agreement_as_printed(
     if math.isnan(found.estimate):
         return undefined(found.reason)
     n_items = int(evidence.cells.loc[evidence.cells["task"] == task, "n"].max())
-    interval = stats.share_interval(found.estimate / 100 * n_items, n_items)
+    interval = authors_tests.share_interval(found.estimate / 100 * n_items, n_items)
     return Case(
         reason=f"{found.reason}; over {n_items} items [{interval.low:.1f}, {interval.high:.1f}]",
         estimate=found.estimate,
@@ -222,7 +225,7 @@ def agreement_as_printed(
 
 def feeble_link(evidence: Evidence, *, rng: np.random.Generator, task: str, margin: float) -> Case:
     """The mean |r| of being right with likeness to the teacher, over students, against the margin."""
-    runs = likeness.right_and_alike(evidence.cells)
+    runs = agreement_fidelity.right_and_alike(evidence.cells)
     runs = runs[(runs["task"] == task) & runs["method"].isin(PAPER_METHODS)]
     if runs.empty:
         return undefined(f"there are no {TASK_LABELS[task]} items of KD students beside their teachers'")

@@ -12,10 +12,10 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from kdutils import stats, sweeps
 from kdutils.constants import AVERAGE
 from kdutils.evidence import ALPHA, Evidence
 from kdutils.inference import student_tests
+from kdutils.results import authors_tests, sweeps
 from kdutils.students import (
     Case,
     back_from_limit,
@@ -87,9 +87,11 @@ def loss_and_size(evidence: Evidence, *, rng: np.random.Generator, temperature: 
     rhos = {}
     for domain, part in rows.groupby("domain", sort=False):
         each = student_means(part, ["loss"])
-        rhos[domain] = stats.spearman(each["student_parameters"].astype(float), each["loss"]).statistic
+        rhos[domain] = authors_tests.spearman(
+            each["student_parameters"].astype(float), each["loss"]
+        ).statistic
     rho = -falls.statistic
-    interval = stats.spearman_interval(rho, len(means))
+    interval = authors_tests.spearman_interval(rho, len(means))
     return Case(
         reason=f"rho of loss and size {rho:+.2f} over students (all: {in_words(rhos, digits=2)}); smallest "
         f"possible p {falls.smallest_p / 2:.2g}",

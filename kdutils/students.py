@@ -13,10 +13,10 @@ import numpy as np
 import pandas as pd
 import scipy.stats
 
-from kdutils import stats
 from kdutils.constants import AVERAGE, DOMAIN_LABELS, TASK_LABELS
 from kdutils.evidence import Evidence
 from kdutils.inference import student_tests
+from kdutils.results import authors_tests
 
 CONFIDENCE, POWER = 0.95, 0.8
 STUDENT = ["family", "student", "student_parameters"]
@@ -76,11 +76,11 @@ def mean_of_students(means: pd.DataFrame, value: str) -> student_tests.Estimate:
     return student_tests.student_mean_test(means, value, unit="student", block="family")
 
 
-def back_from_limit(found: student_tests.Estimate, limit: float, *, is_below: bool) -> stats.Interval:
+def back_from_limit(found: student_tests.Estimate, limit: float, *, is_below: bool) -> authors_tests.Interval:
     """The interval of values, from that of their distance to a limit that they lie below, or above."""
     if is_below:
-        return stats.Interval(limit - found.estimate, limit - found.high, limit - found.low, found.n)
-    return stats.Interval(limit + found.estimate, limit + found.low, limit + found.high, found.n)
+        return authors_tests.Interval(limit - found.estimate, limit - found.high, limit - found.low, found.n)
+    return authors_tests.Interval(limit + found.estimate, limit + found.low, limit + found.high, found.n)
 
 
 def rises(evidence: Evidence, domain: str, measure: str) -> pd.DataFrame:
@@ -103,7 +103,7 @@ def detectable_correlation(n: int, *, n_controlled: int = 0) -> float:
     return float(np.tanh((normal(0.5 + CONFIDENCE / 2) + normal(POWER)) / math.sqrt(n_free)))
 
 
-def largest(values: pd.Series, errors: pd.Series) -> stats.Interval:
+def largest(values: pd.Series, errors: pd.Series) -> authors_tests.Interval:
     """The largest true value of several, with an interval that knows it was picked (Bonferroni).
 
     With a chance of 95 % every true value lies within its own widened interval; the largest then lies between
@@ -111,7 +111,7 @@ def largest(values: pd.Series, errors: pd.Series) -> stats.Interval:
     """
     width = scipy.stats.norm.ppf(1 - (1 - CONFIDENCE) / (2 * len(values))) * errors
     low, high = float((values - width).max()), float((values + width).max())
-    return stats.Interval(float(values.max()), low, high, len(values))
+    return authors_tests.Interval(float(values.max()), low, high, len(values))
 
 
 def by_family(means: pd.DataFrame, value: str) -> dict[str, float]:
@@ -124,7 +124,7 @@ def in_words(values: dict[str, float], *, digits: int = 1) -> str:
     return ", ".join(f"{name} {value:+.{digits}f}" for name, value in values.items())
 
 
-def interval_words(found: student_tests.Estimate | stats.Interval, *, digits: int = 1) -> str:
+def interval_words(found: student_tests.Estimate | authors_tests.Interval, *, digits: int = 1) -> str:
     """`+1.2 [−0.3, +2.7]`; the estimate alone where there is no interval."""
     if math.isnan(found.low):
         return f"{found.estimate:+.{digits}f}"

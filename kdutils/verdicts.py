@@ -12,7 +12,6 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from kdutils import likeness, stats, study, sweeps
 from kdutils.constants import AVERAGE, DOMAIN_LABELS, METHOD_NAMES, TASK_LABELS
 from kdutils.evidence import (
     ALPHA,
@@ -29,6 +28,7 @@ from kdutils.evidence import (
     who,
 )
 from kdutils.grid.cell_table import size_label
+from kdutils.results import agreement_fidelity, authors_tests, gain_tables, sweeps
 
 
 def gain_is_positive(evidence: Evidence, *, domain: str, absent: str = "") -> Finding:
@@ -42,7 +42,7 @@ def gain_is_positive(evidence: Evidence, *, domain: str, absent: str = "") -> Fi
         return Finding(verdict=NOT_TESTABLE, reason=absent)
     if gains.empty:
         return missing(f"{DOMAIN_LABELS[domain]} gains")
-    test, interval = stats.ttest_greater(gains["gain"]), stats.mean_interval(gains["gain"])
+    test, interval = authors_tests.ttest_greater(gains["gain"]), authors_tests.mean_interval(gains["gain"])
     by_method = gains.groupby("method", sort=False)["gain"].mean()
     positive = int((gains["gain"] > 0).sum())
     if not interval.estimate > 0:
@@ -101,7 +101,7 @@ def gain_of_largest_student(evidence: Evidence, *, printed: float, tolerance: fl
     if gains.empty:
         return missing("average gains")
     largest = gains[gains["student_parameters"] == gains["student_parameters"].max()]
-    interval = stats.mean_interval(largest["gain"])
+    interval = authors_tests.mean_interval(largest["gain"])
     by_domain = largest.groupby("domain", sort=False)["gain"].mean()
     domains = ", ".join(f"{domain} {value:+.2f}" for domain, value in by_domain.items())
     return finding(
@@ -162,7 +162,7 @@ def gain_falls_with_size(
     reason = f"rho = {rho:+.2f}, p = {p_value:.2g}"
     if not is_same_side:
         reason += f"; the poster prints p = {printed_p:.1f}, on the other side of {ALPHA}"
-    interval = stats.spearman_interval(rho, int(row["n"]))
+    interval = authors_tests.spearman_interval(rho, int(row["n"]))
     return finding(interval, verdict=verdict, p_value=p_value, reason=reason)
 
 
@@ -226,7 +226,7 @@ def likeness_rises(evidence: Evidence, *, measure: str, domains: tuple[str, ...]
         return missing(measure)
     rise = table[measure] - table[f"{measure}_sft"]
     pairs = rise.groupby([table["domain"], table["teacher"], table["student"]], sort=False).mean()
-    tests = {domain: stats.ttest_greater(pairs[domain]) for domain in pairs.index.unique("domain")}
+    tests = {domain: authors_tests.ttest_greater(pairs[domain]) for domain in pairs.index.unique("domain")}
     means = {domain: pairs[domain].mean() for domain in tests}
     if all(test.p_value < ALPHA for test in tests.values()):
         verdict = REPRODUCED
@@ -234,7 +234,7 @@ def likeness_rises(evidence: Evidence, *, measure: str, domains: tuple[str, ...]
         verdict = INCONCLUSIVE if any(mean > 0 for mean in means.values()) else NOT_REPRODUCED
     parts = ", ".join(f"{domain} {means[domain]:+.2f} (p = {tests[domain].p_value:.2g})" for domain in tests)
     return finding(
-        stats.mean_interval(pairs),
+        authors_tests.mean_interval(pairs),
         verdict=verdict,
         p_value=max(test.p_value for test in tests.values()),
         reason=f"KD minus SFT student, points, mean over the pairs: {parts}",
@@ -274,12 +274,12 @@ def untuned_teacher_costs(evidence: Evidence, *, printed: float) -> Finding:
     reproduced: at least the printed value; otherwise not_reproduced. The interval is that of the mean
     cost over pairs and domains.
     """
-    table = study.teacher_tuning(evidence.cells)
+    table = gain_tables.teacher_tuning(evidence.cells)
     table = table[table["task"] == AVERAGE]
     if table.empty:
         return missing("runs with an untuned teacher")
     top = table.loc[table["cost"].idxmax()]
-    mean = stats.mean_interval(table["cost"])
+    mean = authors_tests.mean_interval(table["cost"])
     return Finding(
         verdict=REPRODUCED if top["cost"] >= printed else NOT_REPRODUCED,
         reason=f"largest cost {top['cost']:.1f} points ({top['teacher']} to {top['student']}, "
@@ -297,7 +297,7 @@ def right_and_alike_are_feebly_linked(evidence: Evidence, *, task: str, bound: f
     temperature 1 without noise from a tuned teacher. reproduced: the median |r| over the runs is below
     `bound`; otherwise not_reproduced. `absent` is why there may be no item rows.
     """
-    runs = likeness.right_and_alike(evidence.cells)
+    runs = agreement_fidelity.right_and_alike(evidence.cells)
     runs = runs[runs["task"] == task]
     if runs.empty and evidence.source == "published":
         return Finding(verdict=NOT_TESTABLE, reason=absent)
@@ -332,7 +332,7 @@ def little_noise_costs_little(
     verdict = {len(by_domain): REPRODUCED, 0: NOT_REPRODUCED}.get(n_slight, INCONCLUSIVE)
     parts = ", ".join(f"{domain} {value:.1f}" for domain, value in by_domain.items())
     return finding(
-        stats.mean_interval(cases),
+        authors_tests.mean_interval(cases),
         verdict=verdict,
         reason=f"mean loss at sigma {_listed(loss['noise_sigma'])}: {parts} points over {len(cases)} pairs x "
         f"methods x domains; largest of a single run {loss['loss'].max():.1f}",
@@ -353,7 +353,7 @@ def much_noise_collapses(evidence: Evidence, *, sigma: float, absent: str) -> Fi
     by_domain = loss.groupby("domain", sort=False)["loss"].mean()
     parts = ", ".join(f"{domain} {value:.1f}" for domain, value in by_domain.items())
     return finding(
-        stats.mean_interval(loss["loss"]),
+        authors_tests.mean_interval(loss["loss"]),
         verdict=REPRODUCED if share >= 0.5 else verdict,
         reason=f"{int(loss['is_collapsed'].sum())} of {len(loss)} pairs x methods x domains fall below half "
         f"of their noise-free accuracy; mean loss {parts} points",
@@ -414,7 +414,7 @@ def high_temperature_drops(evidence: Evidence, *, temperature: float, severe: fl
     verdict = {len(by_domain): REPRODUCED, 0: NOT_REPRODUCED}.get(n_severe, INCONCLUSIVE)
     parts = ", ".join(f"{domain} {value:.1f}" for domain, value in by_domain.items())
     return finding(
-        stats.mean_interval(loss["loss"]),
+        authors_tests.mean_interval(loss["loss"]),
         verdict=verdict,
         reason=f"mean loss at T = {temperature:g} against the better lower temperature: {parts} points; "
         f"largest {loss['loss'].max():.1f}, smallest {loss['loss'].min():.1f}",
@@ -430,7 +430,7 @@ def smaller_students_drop_more(evidence: Evidence, *, temperature: float) -> Fin
     loss = _loss_at(evidence, temperature)
     if loss["student_parameters"].nunique() < 2:
         return missing(f"students of different sizes at temperature {temperature:g}")
-    test = stats.spearman(loss["student_parameters"].astype(float), loss["loss"])
+    test = authors_tests.spearman(loss["student_parameters"].astype(float), loss["loss"])
     means = loss.pivot_table(index="student_parameters", columns="domain", values="loss", sort=True)
     falls = bool((means.diff().iloc[1:] < 0).all(axis=None))
     verdict = NOT_REPRODUCED
@@ -440,7 +440,7 @@ def smaller_students_drop_more(evidence: Evidence, *, temperature: float) -> Fin
         f"{size_label(size)} " + ", ".join(f"{domain} {value:.1f}" for domain, value in row.items())
         for size, row in means.iterrows()
     )
-    interval = stats.spearman_interval(test.statistic, test.n)
+    interval = authors_tests.spearman_interval(test.statistic, test.n)
     return finding(
         interval,
         verdict=verdict,

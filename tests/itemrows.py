@@ -1,4 +1,4 @@
-"""Item rows of one pair, as itemwise.read gives them, with the values that a test writes down."""
+"""Item rows of one pair, as item_gains.read gives them, with the values that a test writes down."""
 
 from __future__ import annotations
 
@@ -8,19 +8,20 @@ from pathlib import Path
 
 import pandas as pd
 
-from kdutils import evaluate, itemwise, store
+from kdutils import evaluate, store
 from kdutils.constants import AVERAGE, METHOD_LABELS
 from kdutils.data import sources
 from kdutils.grid import cell_table as cell_rows
 from kdutils.grid import plan
 from kdutils.grid.profile import load_profile
+from kdutils.results import item_gains
 from kdutils.spec import EvalSpec, PlannedRun, RunSpec
 
 TEACHER, STUDENT = "Qwen2.5-1.5B", "Qwen2.5-0.5B"
 
 
 def arm(method: str, *, temperature: float = 1.0, noise_sigma: float = 0.0, tuned: bool = True) -> dict:
-    """The columns itemwise.ARM of a run of the pair, domain math."""
+    """The columns item_gains.ARM of a run of the pair, domain math."""
     who = {"domain": "math", "teacher": TEACHER, "student": STUDENT, "method": method}
     who |= {"teacher_tuned": tuned, "temperature": temperature, "noise_sigma": noise_sigma}
     if method in ("base", "sft"):
@@ -39,7 +40,7 @@ def scored(
                 is_clean = True if clean is None else clean[number]
                 where = {"seed": seed, "task": task, "item_id": f"{task}-{number}"}
                 table.append(which | where | {"value": float(value), "is_clean": is_clean})
-    return pd.DataFrame(table, columns=[*itemwise.ARM, "seed", "task", "item_id", "value", "is_clean"])
+    return pd.DataFrame(table, columns=[*item_gains.ARM, "seed", "task", "item_id", "value", "is_clean"])
 
 
 def beside(
@@ -50,17 +51,17 @@ def beside(
     for method, same, texts, teacher in students:
         for number, (agrees, text, other) in enumerate(zip(same, texts, teacher, strict=True)):
             who = {"domain": "math", "teacher": TEACHER, "student": STUDENT, "method": method, "seed": 0}
-            counts = dict(zip(itemwise.COUNTS, evaluate.bleu_counts(text, other), strict=True))
+            counts = dict(zip(item_gains.COUNTS, evaluate.bleu_counts(text, other), strict=True))
             table.append(who | {"task": task, "item_id": f"{number:04}", "value": float(agrees)} | counts)
     return pd.DataFrame(table)
 
 
 def cells(rows: pd.DataFrame, **columns: float) -> pd.DataFrame:
     """Live cells with the accuracies of `scored` rows, their average with them."""
-    found = itemwise.accuracies(rows)
+    found = item_gains.accuracies(rows)
     table = []
     for row in found.to_dict("records"):
-        cell = {name: row[name] for name in (*itemwise.ARM, "task", "accuracy", "n")} | columns
+        cell = {name: row[name] for name in (*item_gains.ARM, "task", "accuracy", "n")} | columns
         cell |= {"source": "live", "protocol": "careful", "family": "Qwen2.5", "seed": 0}
         if row["task"] == AVERAGE:  # no value of items but the accuracy has an average
             cell |= dict.fromkeys(columns, math.nan)

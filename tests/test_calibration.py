@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import scipy.stats
 
-from kdutils import calibrationfigures, stats
+from kdutils import calibrationfigures
 from kdutils.constants import PAPER_METHODS, TASKS, TEST_ITEMS
 from kdutils.inference import (
     calibration,
@@ -19,7 +19,8 @@ from kdutils.inference import (
     vectorised,
 )
 from kdutils.io import code_digest, measurements
-from kdutils.itemwise import bleu
+from kdutils.results import authors_tests
+from kdutils.results.item_gains import bleu
 
 pytestmark = pytest.mark.timeout(900)  # a second of simulation is a minute on a busy machine
 
@@ -184,7 +185,9 @@ class TestManyAtOnce:
         found = vectorised.anova_p_values(by_method)
         for index in range(3):
             cells = self.rows(index).groupby(["pair", "method"])["gain"].mean().reset_index()
-            assert found[index] == pytest.approx(stats.anova_oneway(cells["gain"], cells["method"]).p_value)
+            assert found[index] == pytest.approx(
+                authors_tests.anova_oneway(cells["gain"], cells["method"]).p_value
+            )
 
     @pytest.mark.parametrize("block", [None, "family"])
     def test_means(self, block):
@@ -200,14 +203,14 @@ class TestManyAtOnce:
     def test_means_of_cells_are_those_of_the_authors(self):
         found = vectorised.mean_tests(self.STUDIES.cells)
         for index, cells in enumerate(self.STUDIES.cells):
-            interval = stats.mean_interval(cells)
-            assert found.p_greater[index] == pytest.approx(stats.ttest_greater(cells).p_value)
+            interval = authors_tests.mean_interval(cells)
+            assert found.p_greater[index] == pytest.approx(authors_tests.ttest_greater(cells).p_value)
             assert tuple(found.bounds[index]) == pytest.approx((interval.low, interval.high))
 
     def test_correlations(self):
         rho, p_values = vectorised.spearman_tests(self.STUDIES.cells, self.STUDIES.cell_sizes)
         for index, cells in enumerate(self.STUDIES.cells):
-            one = stats.spearman(cells, self.STUDIES.cell_sizes)
+            one = authors_tests.spearman(cells, self.STUDIES.cell_sizes)
             assert (rho[index], p_values[index]) == pytest.approx((one.statistic, one.p_value))
 
     @pytest.mark.parametrize(("within", "axis"), [("method", 2), ("task", 3)])

@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kdutils import capa, likeness
+from kdutils.results import agreement_fidelity, capa
 
 
 def paired(student, teacher, gold, *, task="obqa", method="sft", seed=0, name="a"):
-    """Rows as likeness.paired_answers gives them."""
+    """Rows as agreement_fidelity.paired_answers gives them."""
     n = len(gold)
     domain = "math" if task in ("svamp", "aqua", "gsm8k") else "commonsense"
     who = {"domain": domain, "family": "f", "teacher": "t", "student": name, "method": method, "seed": seed}
@@ -150,7 +150,9 @@ def test_a_pair_weighs_as_much_however_many_seeds_it_has():
 
 def test_raw_agreement_is_that_of_the_answers():
     rows = pd.concat([paired(STUDENT, TEACHER, GOLD), paired(TEACHER, TEACHER, GOLD, method="gkd", seed=0)])
-    shares = likeness.answer_shares(likeness.answers(rows)).set_index("method")["agreement"]
+    shares = agreement_fidelity.answer_shares(agreement_fidelity.answers(rows)).set_index("method")[
+        "agreement"
+    ]
     for method in ("sft", "gkd"):
         assert given(rows).loc[("commonsense", method, "agreement"), "estimate"] == pytest.approx(
             shares[method]

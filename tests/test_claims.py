@@ -6,10 +6,11 @@ import math
 import pandas as pd
 import pytest
 
-from kdutils import claims, evidence, published
+from kdutils import claims, evidence
 from kdutils.constants import MATH_TASKS, TASKS
 from kdutils.evidence import Evidence
 from kdutils.grid import cell_table as cell_rows
+from kdutils.results import authors_tables
 
 IDS = [
     *(f"E{i}" for i in range(1, 9)),
@@ -82,7 +83,7 @@ def by_authors(cells):
 
 @pytest.fixture(scope="module")
 def ledger(released_tables):
-    return {row["id"]: row for row in claims.judge(published.cells()) if row["analysis"] == "authors"}
+    return {row["id"]: row for row in claims.judge(authors_tables.cells()) if row["analysis"] == "authors"}
 
 
 def test_every_claim_has_one_row(ledger):

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import sacrebleu
 
-from kdutils import closeness, evaluate
+from kdutils import evaluate
+from kdutils.results import text_similarity
 
 ODD = [
     ("", ""),
@@ -32,20 +33,20 @@ def test_as_the_packages_have_it(pairs):
     texts, references = zip(*pairs, strict=True)
     metric = sacrebleu.BLEU(effective_order=True)
     expected = [metric.sentence_score(text, [other]).score for text, other in pairs]
-    assert closeness.sentence_bleu(texts, references) == pytest.approx(expected, abs=1e-9)
+    assert text_similarity.sentence_bleu(texts, references) == pytest.approx(expected, abs=1e-9)
     expected = [100 * evaluate.rouge_l(text, other) for text, other in pairs]
-    assert closeness.rouge_l(texts, references) == pytest.approx(expected, abs=1e-9)
+    assert text_similarity.rouge_l(texts, references) == pytest.approx(expected, abs=1e-9)
 
 
 def test_nothing_gives_nothing():
-    assert len(closeness.sentence_bleu([], [])) == 0
-    assert len(closeness.rouge_l([], [])) == 0
+    assert len(text_similarity.sentence_bleu([], [])) == 0
+    assert len(text_similarity.rouge_l([], [])) == 0
 
 
 def test_common_subsequence_by_hand():
-    assert closeness.longest_common_subsequence("abcbdab", "bdcaba") == 4
-    assert closeness.longest_common_subsequence("", "abc") == 0
-    assert closeness.longest_common_subsequence("aaa", "aa") == 2
+    assert text_similarity.longest_common_subsequence("abcbdab", "bdcaba") == 4
+    assert text_similarity.longest_common_subsequence("", "abc") == 0
+    assert text_similarity.longest_common_subsequence("aaa", "aa") == 2
 
 
 @pytest.mark.parametrize(
@@ -57,4 +58,4 @@ def test_common_subsequence_by_hand():
     ],
 )
 def test_words_are_left_without_numbers_and_answer(text, words):
-    assert closeness.wording(text) == words
+    assert text_similarity.wording(text) == words

@@ -6,10 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kdutils import examples, store, tables
+from kdutils import store, tables
 from kdutils.data import sources
 from kdutils.grid import plan
 from kdutils.grid.profile import load_profile
+from kdutils.results import examples
 from kdutils.spec import EvalSpec, PlannedRun, RunSpec
 
 EVALUATION = EvalSpec(tasks=("svamp",), items_per_task=6)

@@ -7,23 +7,33 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kdutils import capa, claims, figures, likeness, paradox, plots, published, scoring, stats, study, sweeps
+from kdutils import claims, figures, plots
 from kdutils.constants import DOMAIN_TASKS, DOMAINS, METHOD_LABELS, TASK_LABELS
+from kdutils.results import (
+    agreement_fidelity,
+    answer_modes,
+    authors_tables,
+    authors_tests,
+    capa,
+    gain_tables,
+    paradox,
+    sweeps,
+)
 
 
 @pytest.fixture(scope="module")
 def cells(released_tables):
-    return published.cells()
+    return authors_tables.cells()
 
 
 @pytest.fixture(scope="module")
 def gains(cells):
-    return study.gains(cells, selection="best_on_test")
+    return gain_tables.gains(cells, selection="best_on_test")
 
 
 @pytest.fixture(scope="module")
 def points(gains):
-    return study.averages(gains)
+    return gain_tables.averages(gains)
 
 
 @pytest.fixture(autouse=True)
@@ -39,22 +49,24 @@ def theme():
 @pytest.fixture(scope="module")
 def drawings(cells, gains, points):
     """Name -> function that makes the finished figure, as the notebooks do."""
-    by_task = study.in_task_order(
-        stats.gain_intervals(
+    by_task = gain_tables.in_task_order(
+        authors_tests.gain_intervals(
             gains, by=["domain", "family", "student", "student_parameters", "task", "method"]
         )
     )
     means = points.groupby(["domain", "family", "student_parameters", "method"])["gain"].mean().reset_index()
-    size = stats.correlation_intervals(stats.ledger(cells, section="02"), "spearman_gain_size")
+    size = authors_tests.correlation_intervals(
+        authors_tests.ledger(cells, section="02"), "spearman_gain_size"
+    )
     size["printed"] = [claims.printed_size_correlation(row.domain, row.task) for row in size.itertuples()]
-    tuning = study.averages(study.teacher_tuning(cells))
-    agreement = likeness.by_pair(gains, measure="agreement")
+    tuning = gain_tables.averages(gain_tables.teacher_tuning(cells))
+    agreement = agreement_fidelity.by_pair(gains, measure="agreement")
     kinds = [plots.KIND_STYLE[kind] for kind in ("sft", "kd", "untuned", "tuned")]
     swept = sweeps.temperature_runs(cells)
     return {
-        "coverage": lambda: figures.coverage(study.coverage(cells)),
+        "coverage": lambda: figures.coverage(gain_tables.coverage(cells)),
         "gain_by_pair": lambda: figures.gain_by_pair(
-            stats.gain_intervals(points, by=["domain", "pair", "student", "task", "method"])
+            authors_tests.gain_intervals(points, by=["domain", "pair", "student", "task", "method"])
         ),
         "gain_map": lambda: figures.gain_map(gain_map(points)),
         "gain_by_task": lambda: figures.gain_by_task(by_task[by_task["domain"] == "commonsense"]),
@@ -71,9 +83,11 @@ def drawings(cells, gains, points):
         "level_and_gain": lambda: figures.level_and_gain(
             gains.dropna(subset=["fidelity"]), measure="fidelity", label="fidelity, %"
         ),
-        "temperature": lambda: figures.temperature_curves(stats.accuracy_intervals(study.averages(swept))),
+        "temperature": lambda: figures.temperature_curves(
+            authors_tests.accuracy_intervals(gain_tables.averages(swept))
+        ),
         "best": lambda: figures.best_temperature(sweeps.best_temperature_shares(swept)),
-        "noise": lambda: figures.known_noise(published.noise_results(), sft=52.84, base=20.09),
+        "noise": lambda: figures.known_noise(authors_tables.noise_results(), sft=52.84, base=20.09),
         "verdicts": lambda: figures.verdict_bars(claims.verdict_counts(claims.judge(cells, section="02"))),
     }
 
@@ -147,7 +161,7 @@ def test_every_point_is_drawn_where_it_belongs(drawings, points):
 
 
 def test_intervals_are_those_of_the_table(points):
-    table = stats.gain_intervals(points, by=["domain", "pair", "student", "task", "method"])
+    table = authors_tests.gain_intervals(points, by=["domain", "pair", "student", "task", "method"])
     one = table[(table["domain"] == "math") & (table["method"] == "gkd")]
     _, (ax,) = plots.panels(height=3)
     plots.interval_dots(ax, one, y="pair", x="gain", styles=plots.METHOD_STYLE, by="method")
@@ -173,7 +187,9 @@ def test_text_on_a_bar_contrasts(colour, text):
 def test_one_domain_alone_gives_one_panel(cells):
     shown = cells[(cells["domain"] == "math") & cells["method"].isin(["sft", "gkd"])]
     fig = figures.gain_against(
-        study.averages(study.gains(shown, selection="temperature_1")), x="teacher_accuracy", xlabel="x"
+        gain_tables.averages(gain_tables.gains(shown, selection="temperature_1")),
+        x="teacher_accuracy",
+        xlabel="x",
     )
     assert len(fig.axes) == 1
 
@@ -310,7 +326,7 @@ def test_a_figure_by_task_draws_each_value_in_its_row():
 
 
 def test_every_way_of_answering_has_its_own_look():
-    assert list(plots.WAY_STYLE) == list(scoring.WAYS.values())
+    assert list(plots.WAY_STYLE) == list(answer_modes.WAYS.values())
     assert len({style.marker for style in plots.WAY_STYLE.values()}) == 3
     fig = figures.two_ways(ways())
     assert [text.get_text() for text in fig.axes[0].get_yticklabels()][:3] == ["Base model", "SFT", "SeqKD†"]
@@ -421,9 +437,9 @@ def test_panels_with_other_pairs_keep_their_rows_apart():
 
 
 def test_answer_shares_fill_their_bars():
-    shares = dict(zip(likeness.ANSWERS, (40.0, 10.0, 20.0, 25.0, 5.0), strict=True))
+    shares = dict(zip(agreement_fidelity.ANSWERS, (40.0, 10.0, 20.0, 25.0, 5.0), strict=True))
     table = pd.DataFrame([{"domain": "math", "label": label} | shares for label in ("SFT", "GKD")])
-    assert list(plots.ANSWER_STYLE) == likeness.ANSWERS
+    assert list(plots.ANSWER_STYLE) == agreement_fidelity.ANSWERS
     fig = figures.answer_shares(table, watermark="model world")
     (ax,) = fig.axes
     ends = [bar.get_x() + bar.get_width() for bar in ax.patches]

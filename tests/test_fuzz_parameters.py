@@ -12,12 +12,13 @@ from fuzzing import FUZZED
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdutils import __main__, params, published
+from kdutils import __main__, params
 from kdutils.constants import ALL_TASKS
 from kdutils.data import sources
 from kdutils.grid.profile import PARAMETER_CHOICES
 from kdutils.io.text_safety import shown
 from kdutils.params import Parameter, ParameterError
+from kdutils.results import authors_tables
 
 pytestmark = pytest.mark.inputs
 NAME = st.from_regex(r"[a-z]{3,8}", fullmatch=True)
@@ -333,14 +334,14 @@ def own_tables(released_tables, tmp_path_factory) -> Path:
     """A copy of the released tables that may be changed."""
     copy = tmp_path_factory.mktemp("tables") / "published"
     copy.mkdir()
-    for name in published.SHA256:
+    for name in authors_tables.SHA256:
         (copy / name).write_bytes((released_tables / name).read_bytes())
     return copy
 
 
 @settings(max_examples=250, **FUZZED)
 @given(
-    st.sampled_from(sorted(published.SHA256)),
+    st.sampled_from(sorted(authors_tables.SHA256)),
     st.floats(0, 1, exclude_max=True),
     st.sampled_from(["flip", "cut", "insert", "empty", "header", "row", "number", "remove", "crlf"]),
     st.binary(min_size=1, max_size=4),
@@ -366,8 +367,8 @@ def test_released_tables(inputs, own_tables, name, share, how, more):
         path.write_bytes(changed) if changed is not None else path.unlink()
         with pytest.MonkeyPatch.context() as patched:
             patched.setenv("KDUTILS_DATA", str(own_tables.parent))
-            with pytest.raises(published.ReleasedTablesError) as caught:
-                published.fetch()
+            with pytest.raises(authors_tables.ReleasedTablesError) as caught:
+                authors_tables.fetch()
     finally:
         path.write_bytes(whole)
     assert name in str(caught.value)

@@ -3,8 +3,9 @@
 import pandas as pd
 import pytest
 
-from kdutils import live, study
+from kdutils import live
 from kdutils.grid import cell_table, handover, plan
+from kdutils.results import gain_tables
 
 
 @pytest.fixture
@@ -48,7 +49,7 @@ def test_a_notebook_takes_it_and_trains_nothing(asked, handed, monkeypatch):
     monkeypatch.setattr(live, "display", lambda bundle, raw: said.append(bundle["text/plain"]))
     live.train(asked)
     assert said == ["14 runs: 14 found, 0 made"]
-    assert study.costs(asked).equals(handed[1])
+    assert gain_tables.costs(asked).equals(handed[1])
 
 
 def test_another_plan_or_no_driver_finds_nothing(asked, handed, tmp_path, monkeypatch):

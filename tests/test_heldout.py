@@ -9,11 +9,12 @@ import pandas as pd
 import pytest
 from halfrows import ARM, FIRST, HAND, SECOND, A, B, C, D, by_task, item_rows, swept
 
-from kdutils import evaluate, halves, heldout, optimism, study
+from kdutils import evaluate, optimism
 from kdutils.grid import cell_table as cell_rows
 from kdutils.grid import plan
-from kdutils.halves import half_of
-from kdutils.itemwise import Items
+from kdutils.results import gain_tables, half_accuracy, held_out_temperature
+from kdutils.results.half_accuracy import half_of
+from kdutils.results.item_gains import Items
 from kdutils.spec import EvalSpec, RunSpec
 
 # --- the split --------------------------------------------------------------------------------------------
@@ -27,10 +28,10 @@ def test_the_split_is_that_of_the_ids_alone():
 def test_order_and_other_items_change_nothing():
     values = {item: number % 3 == 0 for number, item in enumerate(FIRST[:7] + SECOND[:9])}
     rows = item_rows(values)
-    whole = halves.sums(rows).set_index("half")
-    shuffled = halves.sums(rows.sample(frac=1.0, random_state=3)).set_index("half").loc[whole.index]
+    whole = half_accuracy.sums(rows).set_index("half")
+    shuffled = half_accuracy.sums(rows.sample(frac=1.0, random_state=3)).set_index("half").loc[whole.index]
     pd.testing.assert_frame_equal(whole, shuffled)
-    fewer = halves.sums(rows[rows["item_id"] != FIRST[0]]).set_index("half")
+    fewer = half_accuracy.sums(rows[rows["item_id"] != FIRST[0]]).set_index("half")
     assert (whole.loc[0, "n"], fewer.loc[0, "n"]) == (7, 6)
     pd.testing.assert_series_equal(whole.loc[1], fewer.loc[1])
 
@@ -39,9 +40,9 @@ def test_other_runs_change_nothing():
     one = dict.fromkeys(FIRST[:4] + SECOND[:4], 1)
     two = dict.fromkeys(one, 0)
     alone, beside = swept({1.0: one, 2.0: two}), swept({1.0: one, 2.0: two}, method="revkd")
-    both = heldout.choices(pd.concat([beside, alone], ignore_index=True))
+    both = held_out_temperature.choices(pd.concat([beside, alone], ignore_index=True))
     own = both[both["method"] == "fkl"].reset_index(drop=True)
-    pd.testing.assert_frame_equal(own, heldout.choices(alone))
+    pd.testing.assert_frame_equal(own, held_out_temperature.choices(alone))
 
 
 # --- four items, two temperatures -------------------------------------------------------------------------
@@ -66,7 +67,7 @@ def test_halves_that_agree_are_the_run_itself():
 
 def test_of_tied_temperatures_the_lowest():
     same = {A: 1, B: 0, C: 1, D: 0}
-    row = by_task(heldout.choices(swept({5.0: same, 2.0: same, 1.0: dict.fromkeys(same, 0)})))
+    row = by_task(held_out_temperature.choices(swept({5.0: same, 2.0: same, 1.0: dict.fromkeys(same, 0)})))
     assert (row["by_0"], row["by_1"], row["by_all"]) == (2.0, 2.0, 2.0)
 
 
@@ -85,9 +86,9 @@ def test_seeds_choose_together_and_only_those_with_all_temperatures():
     second = swept({1.0: dict.fromkeys(HAND[1.0], 1), 2.0: dict.fromkeys(HAND[1.0], 0)}, seed=1)
     lonely = swept({1.0: dict.fromkeys(HAND[1.0], 1)}, seed=2)
     table = pd.concat([first, second, lonely], ignore_index=True)
-    chosen = by_task(heldout.choices(table))
+    chosen = by_task(held_out_temperature.choices(table))
     assert (chosen["by_0"], chosen["by_1"]) == (1.0, 1.0)  # 3 of 4 for 1; a tie of the second half
-    found = heldout.measured(table, heldout.choices(table))
+    found = held_out_temperature.measured(table, held_out_temperature.choices(table))
     of_task = found[found["task"] == "svamp"].set_index("seed")["accuracy"]
     assert of_task.to_dict() == {0: 25.0, 1: 100.0}
 
@@ -111,11 +112,11 @@ def test_every_item_counts_once_at_what_the_other_half_chose():
     teacher, students = told(rng, ids), {temperature: told(rng, ids) for temperature in (1.0, 2.0, 5.0)}
     table = pd.concat(
         [
-            halves.sums(rows, teacher).assign(**ARM, temperature=temperature, seed=0)
+            half_accuracy.sums(rows, teacher).assign(**ARM, temperature=temperature, seed=0)
             for temperature, rows in students.items()
         ]
     )
-    chosen = heldout.choices(table)
+    chosen = held_out_temperature.choices(table)
     row = by_task(chosen)
     assert row["by_0"] != row["by_1"]
     other = [row[f"by_{1 - half_of(item)}"] for item in ids]
@@ -128,7 +129,7 @@ def test_every_item_counts_once_at_what_the_other_half_chose():
     assert put_together["item_id"].tolist() == ids
     expected = evaluate.accuracies(put_together).iloc[0]
     both = evaluate.paired(put_together, teacher)
-    found = by_task(heldout.measured(table, chosen))
+    found = by_task(held_out_temperature.measured(table, chosen))
     assert found["accuracy"] == pytest.approx(expected["accuracy"])
     assert found["accuracy_se"] == pytest.approx(expected["accuracy_se"])
     assert found["agreement"] == pytest.approx(100 * evaluate.same_answer(both).mean())
@@ -159,12 +160,12 @@ def test_one_temperature_is_taken():
 def test_runs_on_other_items_are_refused():
     other = {1.0: HAND[1.0], 2.0: HAND[2.0] | {FIRST[9]: 1}}
     with pytest.raises(ValueError, match="toy-1M fkl: runs on svamp were scored on different items; eval"):
-        heldout.choices(swept(other))
+        held_out_temperature.choices(swept(other))
 
 
 def test_nothing_gives_nothing():
-    nothing = pd.DataFrame(columns=halves.COLUMNS).astype(halves.NUMBERS)
-    assert heldout.choices(nothing).empty
+    nothing = pd.DataFrame(columns=half_accuracy.COLUMNS).astype(half_accuracy.NUMBERS)
+    assert held_out_temperature.choices(nothing).empty
     found = optimism.table(nothing, Items(nothing, nothing), rng=np.random.default_rng(0))
     assert found.empty and optimism.readable(found).empty and optimism.remark(found) == ""
     assert optimism.of_students(nothing).empty
@@ -201,36 +202,36 @@ def test_a_run_put_together_stands_for_the_temperatures():
         ignore_index=True,
     )
     before = live_cells(table)
-    after = heldout.cells(before, table)
+    after = held_out_temperature.cells(before, table)
     kd = after[after["teacher"] != ""].set_index("task", verify_integrity=True)
     assert kd["accuracy"].to_dict() == {"aqua": 75.0, "average": 62.5, "svamp": 0.0}
     assert kd["temperature"].isna().to_dict() == {"aqua": False, "average": False, "svamp": True}
     assert kd["truncated"].isna().to_dict() == {"aqua": False, "average": False, "svamp": True}
     is_baseline = before["teacher"] == ""
     pd.testing.assert_frame_equal(after[after["teacher"] == ""], before[is_baseline])
-    gains = study.gains(after, selection="best_on_test").set_index("task")["gain"]
+    gains = gain_tables.gains(after, selection="best_on_test").set_index("task")["gain"]
     assert gains.to_dict() == {"aqua": 55.0, "svamp": -20.0, "average": 42.5}
 
 
 def test_cells_of_one_temperature_and_odd_runs_stay():
     one = swept({1.0: HAND[1.0]})
     before = live_cells(one)
-    assert heldout.cells(before, one).equals(before)
+    assert held_out_temperature.cells(before, one).equals(before)
     noisy = live_cells(swept(HAND), noise_sigma=2.0)
-    assert heldout.cells(noisy, swept(HAND)).equals(noisy)
+    assert held_out_temperature.cells(noisy, swept(HAND)).equals(noisy)
     untuned = live_cells(swept(HAND), teacher_tuned=False)
-    assert heldout.cells(untuned, swept(HAND)).equals(untuned)
+    assert held_out_temperature.cells(untuned, swept(HAND)).equals(untuned)
 
 
 def test_what_cannot_be_chosen_is_said_and_has_no_row():
     table, before = swept(HAND), live_cells(swept(HAND))
-    assert heldout.lacking(before, table) == ""
+    assert held_out_temperature.lacking(before, table) == ""
     other = swept(HAND, method="revkd")
-    assert heldout.lacking(before, other) == "no items to choose a temperature on"
-    assert not heldout.cells(before, other)["teacher"].any()
+    assert held_out_temperature.lacking(before, other) == "no items to choose a temperature on"
+    assert not held_out_temperature.cells(before, other)["teacher"].any()
     half = swept({t: {item: values[item] for item in (A, B)} for t, values in HAND.items()})
-    assert heldout.lacking(before, half) == "a half of svamp has no items"
-    assert study.gains(heldout.cells(before, half), selection="best_on_test").empty
+    assert held_out_temperature.lacking(before, half) == "a half of svamp has no items"
+    assert gain_tables.gains(held_out_temperature.cells(before, half), selection="best_on_test").empty
 
 
 # --- from the store ---------------------------------------------------------------------------------------
@@ -263,17 +264,19 @@ def test_halves_are_read_of_runs_among_which_can_be_chosen(tmp_path):
     every = SWEPT | OTHERS
     for name, run in every.items():
         finish(tmp_path, run, PARSED.get(name, "0000"))
-    table = halves.read(asked(tmp_path, *every.values()))
+    table = half_accuracy.read(asked(tmp_path, *every.values()))
     assert set(table["method"]) == {"fkl"}
     assert sorted(table["temperature"]) == [1.0, 1.0, 2.0, 2.0]
     assert by_task(optimism.levels(table))["optimism"] == 50.0
-    found = heldout.measured(table, heldout.choices(table))
+    found = held_out_temperature.measured(table, held_out_temperature.choices(table))
     assert by_task(found)["agreement"] == 0.0
     text = "it is 0 that I say"
     assert by_task(found)["fidelity"] == pytest.approx(
         evaluate.corpus_bleu([text] * 4, ["it is 1 that I say"] * 4)
     )
-    again = halves.read(asked(tmp_path, *reversed(every.values())))  # from what was kept, in another order
+    again = half_accuracy.read(
+        asked(tmp_path, *reversed(every.values()))
+    )  # from what was kept, in another order
     key = ["temperature", "half"]
     pd.testing.assert_frame_equal(
         again.sort_values(key, ignore_index=True), table.sort_values(key, ignore_index=True)
@@ -283,15 +286,15 @@ def test_halves_are_read_of_runs_among_which_can_be_chosen(tmp_path):
 def test_without_the_teachers_texts_there_is_no_likeness(tmp_path):
     for name, run in SWEPT.items():
         finish(tmp_path, run, PARSED[name])
-    table = halves.read(asked(tmp_path, *SWEPT.values()))
-    found = by_task(heldout.measured(table, heldout.choices(table)))
+    table = half_accuracy.read(asked(tmp_path, *SWEPT.values()))
+    found = by_task(held_out_temperature.measured(table, held_out_temperature.choices(table)))
     assert found["accuracy"] == 0.0
     assert math.isnan(found["agreement"]) and math.isnan(found["fidelity"])
 
 
 def test_runs_that_are_not_finished_are_not_there(tmp_path):
     finish(tmp_path, SWEPT["T1"], PARSED["T1"])
-    table = halves.read(asked(tmp_path, *SWEPT.values()))
+    table = half_accuracy.read(asked(tmp_path, *SWEPT.values()))
     assert table["temperature"].unique().tolist() == [1.0]
     assert by_task(optimism.levels(table))["optimism"] == 0.0
-    assert halves.read(asked(tmp_path)).empty
+    assert half_accuracy.read(asked(tmp_path)).empty

@@ -8,8 +8,9 @@ import pytest
 import scipy.stats
 from statsmodels.stats.multitest import multipletests
 
-from kdutils import evaluate, itempairs, paradox
+from kdutils import evaluate
 from kdutils.inference import student_tests
+from kdutils.results import paired_items, paradox
 
 MODELS = {  # student -> family and its teachers
     "mini-qwen-14k": ("mini-qwen", ["mini-qwen-493k", "mini-qwen-296k"]),
@@ -20,7 +21,7 @@ MODELS = {  # student -> family and its teachers
 
 
 def answers(right_of, *, tasks=("aqua", "svamp"), n=40, seeds=(0,), methods=("sft", "fkl"), models=MODELS):
-    """As likeness.paired_answers; `right_of(method, student, task, seed)` gives n booleans."""
+    """As agreement_fidelity.paired_answers; `right_of(method, student, task, seed)` gives n booleans."""
     table = []
     for student, (family, teachers) in models.items():
         for teacher in teachers:
@@ -37,8 +38,8 @@ def answers(right_of, *, tasks=("aqua", "svamp"), n=40, seeds=(0,), methods=("sf
 def test_items_are_won_and_lost_by_hand():
     right = {"sft": [True, True, False, False, True, False], "fkl": [True, False, True, True, True, False]}
     one = {"mini-qwen-14k": ("mini-qwen", ["mini-qwen-296k"])}
-    rows = itempairs.against_sft(answers(lambda method, *_: right[method], tasks=("aqua",), models=one))
-    (found,) = itempairs.won_and_lost(rows).to_dict("records")
+    rows = paired_items.against_sft(answers(lambda method, *_: right[method], tasks=("aqua",), models=one))
+    (found,) = paired_items.won_and_lost(rows).to_dict("records")
     assert (found["won"], found["lost"], found["n"]) == (2, 1, 6)
     assert found["gain"] == pytest.approx(100 / 6)
     assert found["p_value"] == pytest.approx(scipy.stats.binomtest(1, 3).pvalue)
@@ -52,8 +53,8 @@ def random_answers(seed=0, gain=0.3, **how):
 
 
 def test_the_map_is_corrected_as_a_whole():
-    table = itempairs.won_and_lost(
-        itempairs.against_sft(random_answers(gain=0.15, methods=("sft", "fkl", "revkd")))
+    table = paired_items.won_and_lost(
+        paired_items.against_sft(random_answers(gain=0.15, methods=("sft", "fkl", "revkd")))
     )
     assert len(table) == 10
     assert table["q_value"].to_numpy() == pytest.approx(multipletests(table["p_value"], method="fdr_bh")[1])
@@ -62,11 +63,11 @@ def test_the_map_is_corrected_as_a_whole():
 
 
 def test_what_differs_on_no_item_is_no_test():
-    table = itempairs.won_and_lost(itempairs.against_sft(answers(lambda *_: [True] * 5)))
+    table = paired_items.won_and_lost(paired_items.against_sft(answers(lambda *_: [True] * 5)))
     assert table["p_value"].isna().all() and table["q_value"].isna().all()
     assert (table["reason"] == "the runs differ on no item").all()
     assert (
-        itempairs.map_remark(table)
+        paired_items.map_remark(table)
         == "Of 5 comparisons, 0 gains and 0 losses have q < 0.05; 5 cannot be tested."
     )
 
@@ -75,29 +76,29 @@ def test_remark_counts_both_directions():
     table = pd.DataFrame(
         {"gain": [5.0, -5.0, -4.0, 1.0], "q_value": [0.01, 0.02, 0.03, 0.2], "p_value": 0.01}
     )
-    assert itempairs.map_remark(table) == "Of 4 comparisons, 1 gains and 2 losses have q < 0.05."
-    assert itempairs.map_remark(table.head(0)) == ""
+    assert paired_items.map_remark(table) == "Of 4 comparisons, 1 gains and 2 losses have q < 0.05."
+    assert paired_items.map_remark(table.head(0)) == ""
 
 
 def test_a_seed_without_sft_and_a_second_text_are_left_out():
     rows = random_answers(seeds=(0, 1))
     rows = rows[~((rows["method"] == "sft") & (rows["seed"] == 1))]
     again = rows.assign(sample=1, correct=~rows["correct"])
-    both = itempairs.against_sft(pd.concat([rows, again]))
+    both = paired_items.against_sft(pd.concat([rows, again]))
     assert set(both["seed"]) == {0}
-    assert both.equals(itempairs.against_sft(rows))
+    assert both.equals(paired_items.against_sft(rows))
 
 
 def test_nothing_gives_nothing():
-    empty = itempairs.against_sft(random_answers().head(0))
-    assert itempairs.won_and_lost(empty).empty
-    assert itempairs.three_ways(empty, rng=np.random.default_rng(0)).empty
+    empty = paired_items.against_sft(random_answers().head(0))
+    assert paired_items.won_and_lost(empty).empty
+    assert paired_items.three_ways(empty, rng=np.random.default_rng(0)).empty
 
 
 class TestThreeWays:
     def ways(self, rows, **how):
-        table = itempairs.three_ways(itempairs.against_sft(rows), rng=np.random.default_rng(1), **how)
-        return table.set_index("way").rename({name: key for key, name in itempairs.WAYS.items()})
+        table = paired_items.three_ways(paired_items.against_sft(rows), rng=np.random.default_rng(1), **how)
+        return table.set_index("way").rename({name: key for key, name in paired_items.WAYS.items()})
 
     def test_are_the_mean_of_students(self):
         rows = random_answers(seed=3, seeds=(0, 1))
@@ -105,7 +106,7 @@ class TestThreeWays:
             ~((rows["student"] == "mini-qwen-66k") & (rows["seed"] == 1))
         ]  # fewer runs weigh the same
         found = self.ways(rows, n_resamples=99)
-        gains = itempairs.against_sft(rows).assign(gain=lambda t: 100.0 * t["kd"] - 100.0 * t["sft"])
+        gains = paired_items.against_sft(rows).assign(gain=lambda t: 100.0 * t["kd"] - 100.0 * t["sft"])
         keys = ["family", "student", "task", "teacher", "seed"]
         for level in (keys, keys[:3], keys[:2]):
             gains = gains.groupby(level)["gain"].mean().reset_index()

@@ -6,7 +6,7 @@ import pytest
 from itemrows import arm, beside, cells, scored
 
 from kdutils import claims, evidence
-from kdutils.itemwise import Items
+from kdutils.results.item_gains import Items
 
 N = 60  # items a task
 TASKS = ("svamp", "aqua")

@@ -10,8 +10,9 @@ import pytest
 import sacrebleu
 from itemrows import arm, beside, scored
 
-from kdutils import evaluate, itemwise, stats
+from kdutils import evaluate
 from kdutils.grid import plan
+from kdutils.results import authors_tests, item_gains
 from kdutils.spec import EvalSpec, RunSpec
 
 SFT, FKL, GKD = arm("sft"), arm("fkl"), arm("gkd")
@@ -25,20 +26,20 @@ def test_gain_is_the_mean_over_tasks_of_paired_differences():
     rows = scored(
         (SFT, {"svamp": [1, 0, 0, 0], "aqua": [1, 1]}), (FKL, {"svamp": [1, 1, 1, 0], "aqua": [1, 0]})
     )
-    found = itemwise.gains(rows)
+    found = item_gains.gains(rows)
     assert found["label"].tolist() == ["AQuA", "SVAMP", "Average"]
     assert found["difference"].tolist() == [-50.0, 50.0, 0.0]
     assert found["n"].tolist() == [2, 4, 6]
-    expected = stats.difference_over_items([0, 1, 1, 0, 0, -1], ["svamp"] * 4 + ["aqua"] * 2)
+    expected = authors_tests.difference_over_items([0, 1, 1, 0, 0, -1], ["svamp"] * 4 + ["aqua"] * 2)
     assert average(found).loc[0, ["low", "high"]].tolist() == pytest.approx([expected.low, expected.high])
 
 
 def test_pairing_makes_the_interval_narrow():
     """Two students that err on the same items differ surely, though their accuracies alone do not."""
     before, after = [1] * 20 + [0] * 20, [1] * 26 + [0] * 14
-    found = average(itemwise.gains(scored((SFT, {"svamp": before}), (FKL, {"svamp": after}))))
+    found = average(item_gains.gains(scored((SFT, {"svamp": before}), (FKL, {"svamp": after}))))
     assert found.loc[0, "low"] > 0
-    levels = itemwise.accuracies(scored((SFT, {"svamp": before}), (FKL, {"svamp": after})))
+    levels = item_gains.accuracies(scored((SFT, {"svamp": before}), (FKL, {"svamp": after})))
     sft, fkl = (average(levels[levels["method"] == name]).loc[0] for name in ("sft", "fkl"))
     assert fkl["low"] < sft["high"]
 
@@ -51,22 +52,22 @@ def test_seeds_are_averaged_within_an_item_and_only_common_ones_compared():
             scored((FKL, {"svamp": [0, 0]}), seed=2),  # no SFT of that seed
         ]
     )
-    found = average(itemwise.gains(rows))
+    found = average(item_gains.gains(rows))
     assert found.loc[0, ["difference", "n", "n_seeds"]].tolist() == [50.0, 2, 2]
-    assert average(itemwise.accuracies(rows)).set_index("method").loc["fkl", "n_seeds"] == 3
+    assert average(item_gains.accuracies(rows)).set_index("method").loc["fkl", "n_seeds"] == 3
 
 
 def test_other_items_are_refused():
     rows = scored((SFT, {"svamp": [1, 0]}), (FKL, {"svamp": [1, 0, 1]}))
     with pytest.raises(ValueError, match="scored on different items, such as .*svamp-2"):
-        itemwise.gains(rows)
+        item_gains.gains(rows)
 
 
 def test_plain_runs_alone_are_gains():
     values = {"svamp": [1, 1, 0, 0]}
     odd = [arm("fkl", temperature=2.0), arm("fkl", noise_sigma=2.0), arm("fkl", tuned=False)]
     rows = scored((SFT, values), (FKL, values), *((which, values) for which in odd))
-    assert len(average(itemwise.gains(rows))) == 1
+    assert len(average(item_gains.gains(rows))) == 1
 
 
 def test_contrasts_have_the_sign_of_what_is_asked():
@@ -78,32 +79,37 @@ def test_contrasts_have_the_sign_of_what_is_asked():
         (arm("fkl", tuned=False), less),
         (GKD, less),
     )
-    assert average(itemwise.noise_changes(rows))["difference"].tolist() == [-50.0]
-    assert average(itemwise.noise_changes(rows, kept_share=0.5))["difference"].tolist() == [25.0 - 37.5]
-    assert average(itemwise.temperature_changes(rows))["difference"].tolist() == [-50.0]
-    assert average(itemwise.tuning_costs(rows))["difference"].tolist() == [50.0]
-    two = average(itemwise.method_differences(rows))
+    assert average(item_gains.noise_changes(rows))["difference"].tolist() == [-50.0]
+    assert average(item_gains.noise_changes(rows, kept_share=0.5))["difference"].tolist() == [25.0 - 37.5]
+    assert average(item_gains.temperature_changes(rows))["difference"].tolist() == [-50.0]
+    assert average(item_gains.tuning_costs(rows))["difference"].tolist() == [50.0]
+    two = average(item_gains.method_differences(rows))
     assert two[["method", "other", "difference"]].values.tolist() == [["fkl", "gkd", 50.0]]
 
 
 def test_one_method_differs_from_none():
-    assert itemwise.method_differences(scored((FKL, {"svamp": [1, 0]}))).empty
+    assert item_gains.method_differences(scored((FKL, {"svamp": [1, 0]}))).empty
 
 
 def test_nothing_to_compare_gives_empty_tables():
     rows = scored((SFT, {"svamp": [1, 0]}))
-    contrasts = [itemwise.gains, itemwise.noise_changes, itemwise.temperature_changes, itemwise.tuning_costs]
-    for contrast in (*contrasts, itemwise.method_differences, itemwise.with_and_without):
+    contrasts = [
+        item_gains.gains,
+        item_gains.noise_changes,
+        item_gains.temperature_changes,
+        item_gains.tuning_costs,
+    ]
+    for contrast in (*contrasts, item_gains.method_differences, item_gains.with_and_without):
         assert contrast(rows).empty
         assert contrast(rows.head(0)).empty
-    for table in (itemwise.agreements, itemwise.fidelities):
-        assert table(beside().reindex(columns=[*itemwise.PAIRED, "seed", "task", "item_id", "value"])).empty
+    for table in (item_gains.agreements, item_gains.fidelities):
+        assert table(beside().reindex(columns=[*item_gains.PAIRED, "seed", "task", "item_id", "value"])).empty
 
 
 def test_gains_with_and_without_contaminated_items():
     values = {"svamp": [0, 0, 1, 1]}, {"svamp": [1, 1, 1, 0]}
     rows = scored((SFT, values[0]), (FKL, values[1]), clean=[False, True, True, True])
-    found = average(itemwise.with_and_without(rows))
+    found = average(item_gains.with_and_without(rows))
     assert found.loc[0, ["difference", "n", "difference_without", "n_without"]].tolist() == [25.0, 4, 0.0, 3]
 
 
@@ -111,7 +117,7 @@ def test_an_average_without_a_whole_task_would_be_of_other_tasks():
     values = {"svamp": [0, 1], "addsub": [0, 1]}
     rows = scored((SFT, values), (FKL, values))
     rows["is_clean"] = rows["task"] == "svamp"
-    found = itemwise.with_and_without(rows).set_index("task")
+    found = item_gains.with_and_without(rows).set_index("task")
     assert found.loc["svamp", "n_without"] == 2
     assert found.loc[["addsub", "average"], "difference_without"].isna().all()
 
@@ -120,10 +126,10 @@ def test_intervals_of_runs_are_those_of_their_items():
     rows = scored((FKL, {"svamp": [1, 1, 1, 1]}))
     runs_table = pd.DataFrame([FKL | {"task": "average", "accuracy": 100.0, "accuracy_se": 0.0}])
     runs_table = runs_table.astype({"teacher_tuned": "boolean"})
-    found = itemwise.with_intervals(runs_table, rows)
-    assert found["low"].tolist() == itemwise.accuracies(rows)["low"].tolist()[:1]
+    found = item_gains.with_intervals(runs_table, rows)
+    assert found["low"].tolist() == item_gains.accuracies(rows)["low"].tolist()[:1]
     assert found.loc[0, "low"] < 100  # the normal one has no width here
-    assert itemwise.with_intervals(runs_table, rows.head(0)).loc[0, "low"] == 100.0
+    assert item_gains.with_intervals(runs_table, rows.head(0)).loc[0, "low"] == 100.0
 
 
 # --- texts beside the teacher's ---------------------------------------------------------------------------
@@ -144,8 +150,8 @@ def test_bleu_of_many_sums_is_sacrebleus(share):
     for n in (1, 3, 20):
         own, teacher = texts(rng, n, share=share)
         counts = np.array([evaluate.bleu_counts(*pair) for pair in zip(own, teacher, strict=True)])
-        assert itemwise.bleu(counts.sum(0)) == pytest.approx(sacrebleu.corpus_bleu(own, [teacher]).score)
-        left = itemwise.bleu(counts.sum(0) - counts)
+        assert item_gains.bleu(counts.sum(0)) == pytest.approx(sacrebleu.corpus_bleu(own, [teacher]).score)
+        left = item_gains.bleu(counts.sum(0) - counts)
         if n > 1:
             assert left[0] == pytest.approx(sacrebleu.corpus_bleu(own[1:], [teacher[1:]]).score)
 
@@ -153,14 +159,14 @@ def test_bleu_of_many_sums_is_sacrebleus(share):
 def test_bleu_of_nothing_or_too_short_texts_is_zero_as_sacrebleus():
     for own, teacher in (("", "a b c d e"), ("a b", "a b"), ("x y z w v", "a b c d e")):
         expected = sacrebleu.corpus_bleu([own], [[teacher]]).score
-        assert itemwise.bleu(np.array(evaluate.bleu_counts(own, teacher))) == pytest.approx(expected)
+        assert item_gains.bleu(np.array(evaluate.bleu_counts(own, teacher))) == pytest.approx(expected)
 
 
 def test_jackknifed_interval_is_as_wide_as_the_bootstrap():
     rng = np.random.default_rng(5)
     own, teacher = texts(rng, 80, share=0.7)
     rows = beside(("sft", [False] * 80, own, teacher))
-    found = average(itemwise.fidelities(rows)).loc[0]
+    found = average(item_gains.fidelities(rows)).loc[0]
     both = pd.DataFrame({"text": own, "text_teacher": teacher, "correct": True})
     other = evaluate.fidelity(both, rng=rng, n_resamples=999)
     assert found["fidelity"] == pytest.approx(other["fidelity"])
@@ -172,14 +178,14 @@ def test_jackknifed_interval_covers_the_bleu_of_many_texts():
     rng = np.random.default_rng(6)
     own, teacher = texts(rng, 1500, share=0.7)
     counts = np.array([evaluate.bleu_counts(*pair) for pair in zip(own, teacher, strict=True)])
-    truth, hits = float(itemwise.bleu(counts.sum(0))), []
+    truth, hits = float(item_gains.bleu(counts.sum(0))), []
     for _ in range(200):
         drawn = counts[rng.integers(0, len(counts), 40)]
-        rows = pd.DataFrame(drawn, columns=itemwise.COUNTS).assign(domain="math", teacher="t", student="s")
+        rows = pd.DataFrame(drawn, columns=item_gains.COUNTS).assign(domain="math", teacher="t", student="s")
         rows = rows.assign(
             method="sft", seed=0, task="svamp", item_id=[f"{i:03}" for i in range(40)], value=0.0
         )
-        found = average(itemwise.fidelities(rows)).loc[0]
+        found = average(item_gains.fidelities(rows)).loc[0]
         hits.append(found["low"] <= truth <= found["high"])
     assert np.mean(hits) == pytest.approx(0.95, abs=0.055)
 
@@ -188,12 +194,12 @@ def test_rises_compare_the_same_items_beside_the_same_teacher():
     teacher = ["one two three four five", "six seven eight nine ten", "one two six seven eight"]
     worse = ["one two three four six", "six seven one nine ten", "one two six seven eight"]
     rows = beside(("sft", [1, 0, 0], worse, teacher), ("gkd", [1, 1, 0], teacher, teacher))
-    found = itemwise.agreements(rows)
+    found = item_gains.agreements(rows)
     assert found["method"].tolist() == ["sft", "sft", "gkd", "gkd"]
     gkd = average(found[found["method"] == "gkd"]).loc[0]
     assert gkd[["agreement", "rise"]].tolist() == pytest.approx([200 / 3, 100 / 3])
     assert average(found).loc[0, ["rise", "rise_low", "p_value"]].isna().all()  # of SFT over itself
-    bleu = average(itemwise.fidelities(rows)).set_index("method")
+    bleu = average(item_gains.fidelities(rows)).set_index("method")
     before = sacrebleu.corpus_bleu(worse, [teacher]).score
     assert bleu.loc["gkd", ["fidelity", "rise"]].tolist() == pytest.approx([100.0, 100.0 - before])
     assert bleu.loc["gkd", "high"] <= 100.0
@@ -201,7 +207,7 @@ def test_rises_compare_the_same_items_beside_the_same_teacher():
 
 
 def test_one_text_has_no_interval():
-    found = itemwise.fidelities(beside(("sft", [True], ["a b c d"], ["a b c d"])))
+    found = item_gains.fidelities(beside(("sft", [True], ["a b c d"], ["a b c d"])))
     assert found["fidelity"].tolist() == pytest.approx([100.0, 100.0])
     assert found[["low", "high"]].isna().all(axis=None)
 
@@ -234,21 +240,21 @@ def test_items_of_one_pair_are_read_from_the_store(tmp_path):
     flags = {"contaminated": ["", "exact"]}
     for name, parsed in (("sft", ["1", "0"]), ("teacher", ["1", "1"]), ("fkl", ["1", "1"])):
         finish(tmp_path, SPECS[name], parsed, **flags)
-    items = itemwise.read(asked(tmp_path, *SPECS.values()))  # the noisy run is not finished
+    items = item_gains.read(asked(tmp_path, *SPECS.values()))  # the noisy run is not finished
     assert items
     assert set(items.scored["method"]) == {"sft", "fkl"}
     assert items.scored["is_clean"].tolist() == [True, False] * 3
-    assert average(itemwise.gains(items.scored))["difference"].tolist() == [50.0]
+    assert average(item_gains.gains(items.scored))["difference"].tolist() == [50.0]
     assert items.beside.groupby("method")["value"].mean().to_dict() == {"fkl": 1.0, "sft": 0.5}
-    assert itemwise.gain_table(items)["pair"].unique().tolist() == ["mini-qwen 36k→14k"]
+    assert item_gains.gain_table(items)["pair"].unique().tolist() == ["mini-qwen 36k→14k"]
 
 
 def test_rows_that_do_not_say_what_is_contaminated_are_not_called_clean(tmp_path):
     for name in ("sft", "teacher", "fkl"):
         finish(tmp_path, SPECS[name], ["1", "0"])
-    items = itemwise.read(asked(tmp_path, *SPECS.values()))
+    items = item_gains.read(asked(tmp_path, *SPECS.values()))
     assert items.scored["is_clean"].isna().all()
-    assert itemwise.with_and_without(items.scored).empty
+    assert item_gains.with_and_without(items.scored).empty
 
 
 def test_several_pairs_or_none_have_no_items(tmp_path):
@@ -256,7 +262,7 @@ def test_several_pairs_or_none_have_no_items(tmp_path):
     other = RunSpec(student="mini-qwen-14k", teacher="mini-qwen-66k", method="fkl", domain="math")
     paper = RunSpec(method="fkl", protocol="paper", **PAIR)
     for specs in ([*SPECS.values(), other], [*SPECS.values(), paper], [SPECS["sft"]], []):
-        items = itemwise.read(asked(tmp_path, *specs))
+        items = item_gains.read(asked(tmp_path, *specs))
         assert not items
         assert items.beside.empty
         assert math.isnan(items.scored["value"].mean())

@@ -8,12 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kdutils import claims, published, report, store
+from kdutils import claims, report, store
 from kdutils.data import sources
 from kdutils.evidence import Evidence
 from kdutils.grid import plan
 from kdutils.io import cached_tables
 from kdutils.io.cached_tables import Kept, digest
+from kdutils.results import authors_tables
 
 NUMBERS = pd.DataFrame({"task": ["aqua", "svamp"], "gain": [1 / 3, float("nan")], "n": [254, 1000]})
 calls = []
@@ -176,7 +177,7 @@ class TestDigest:
 
 @pytest.fixture(scope="module")
 def released_cells(released_tables):
-    return published.cells()
+    return authors_tables.cells()
 
 
 def test_judgements_that_are_found_are_those_that_were_made(kept, released_cells):

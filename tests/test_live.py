@@ -4,9 +4,10 @@ import base64
 
 import pytest
 
-from kdutils import live, published, study
+from kdutils import live
 from kdutils.grid import cell_table, plan
 from kdutils.grid.scheduler import Point, State
+from kdutils.results import authors_tables, gain_tables
 
 
 class Line:
@@ -65,8 +66,8 @@ def test_missing_tables_are_a_gap_where_there_are_live_results(monkeypatch, tmp_
 
 
 def test_real_models_are_named_with_their_files(monkeypatch, tmp_path, said):
-    monkeypatch.setattr(study, "watermarks", lambda asked: {"published": "", "live": ""})
-    monkeypatch.setattr(study, "cells_of", lambda asked: (cell_table.cell_table([]), {}))
+    monkeypatch.setattr(gain_tables, "watermarks", lambda asked: {"published": "", "live": ""})
+    monkeypatch.setattr(gain_tables, "cells_of", lambda asked: (cell_table.cell_table([]), {}))
     monkeypatch.setattr(live, "train", lambda asked, workers: None)
     live.cells(plan.plan("01", {"profile": "smoke", "out": str(tmp_path)}))
     (line,) = said
@@ -78,5 +79,5 @@ def test_real_models_are_named_with_their_files(monkeypatch, tmp_path, said):
 
 def test_missing_tables_are_an_error_where_there_is_nothing_else(monkeypatch, tmp_path):
     monkeypatch.setenv("KDUTILS_DATA", str(tmp_path))
-    with pytest.raises(published.ReleasedTablesError):
-        study.cells_of(plan.plan("01", {"profile": "published"}))
+    with pytest.raises(authors_tables.ReleasedTablesError):
+        gain_tables.cells_of(plan.plan("01", {"profile": "published"}))

@@ -8,8 +8,9 @@ import pytest
 from halfrows import ARM, FIRST, HAND, SECOND, swept
 from itemrows import arm, scored
 
-from kdutils import halves, optimism, strictfigures
-from kdutils.itemwise import Items
+from kdutils import optimism, strictfigures
+from kdutils.results import half_accuracy
+from kdutils.results.item_gains import Items
 
 NO_ITEMS = Items(pd.DataFrame(), pd.DataFrame())
 
@@ -30,7 +31,7 @@ def imagined(rng, chances, n_half, *, n_studies):
     ]
     named = {name: value for name, value in ARM.items() if name != "student"}
     table = pd.DataFrame(rows).assign(n=n_half, seed=0, task="svamp", **named)
-    return table.reindex(columns=halves.COLUMNS).astype(halves.NUMBERS)
+    return table.reindex(columns=half_accuracy.COLUMNS).astype(half_accuracy.NUMBERS)
 
 
 def test_chosen_on_held_out_items_equal_temperatures_are_unbiased_and_on_test_items_they_are_not():

@@ -6,10 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kdutils import likeness, paradox, plots, solutions, store
+from kdutils import plots, store
 from kdutils.data import sources
 from kdutils.grid import plan
 from kdutils.grid.profile import load_profile
+from kdutils.results import agreement_fidelity, paradox, solution_steps
 from kdutils.spec import EvalSpec, PlannedRun, RunSpec
 
 EVALUATION = EvalSpec(tasks=("svamp",), items_per_task=6)
@@ -51,7 +52,7 @@ def test_every_text_has_one_outcome_and_one_fate(asked):
     assert kd["outcome"].tolist() == [*right, *other, "same_wrong", "only_student"]
     fates = paradox.changes(rows)["fate"].tolist()
     assert fates == ["became_right", "stayed_right", "stayed_wrong", "became_wrong", *["teacher_wrong"] * 2]
-    assert set(paradox.OUTCOMES) == set(likeness.ANSWERS)
+    assert set(paradox.OUTCOMES) == set(agreement_fidelity.ANSWERS)
 
 
 def test_change_is_against_the_same_text_of_the_teacher(asked):
@@ -139,9 +140,9 @@ def test_shares_of_errors_are_whole(asked):
     found = paradox.errors(asked, rows, task="svamp", rng=np.random.default_rng(0), n_resamples=49)
     wide = paradox.error_shares(found)
     assert wide.sum(axis=1).tolist() == pytest.approx([100.0, 100.0])
-    assert list(wide.columns) == list(solutions.CATEGORIES)
+    assert list(wide.columns) == list(solution_steps.CATEGORIES)
     assert wide.loc["SeqKD†", ["right", "no_step"]].tolist() == pytest.approx([50.0, 50.0])
-    assert set(plots.ERROR_STYLE) == set(solutions.CATEGORIES)
+    assert set(plots.ERROR_STYLE) == set(solution_steps.CATEGORIES)
     assert {name: style.label for name, style in plots.LIKENESS_STYLE.items()} == paradox.MEASURES
 
 

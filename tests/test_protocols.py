@@ -6,9 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kdutils import arms, protocols, store
-from kdutils.arms import ARMS, ITEM, SETTING
+from kdutils import store
 from kdutils.grid import factors, plan
+from kdutils.results import protocol_runs, protocols
+from kdutils.results.protocol_runs import ARMS, ITEM, SETTING
 from kdutils.spec import EvalSpec
 
 PLAIN = {"temperature": 1.0, "seed": 0, "prompt": False, "sequences": False, "sampled": False}
@@ -111,7 +112,7 @@ def test_a_temperature_is_chosen_by_task_and_the_lowest_of_equals():
         assert found[arm, "gain"]["change"] == pytest.approx(25)
         assert (arm, "sft") not in found
     rows = pd.concat([student("fkl", first), student("fkl", other, temperature=2.0)])
-    assert arms.value(rows, arms.Arm(choice="test")).tolist() == first
+    assert protocol_runs.value(rows, protocol_runs.Arm(choice="test")).tolist() == first
 
 
 def test_choosing_on_the_test_items_gains_from_nothing_and_choosing_on_others_does_not():
@@ -256,7 +257,7 @@ def test_what_decides_is_how_a_run_was_made_and_not_its_name(tmp_path):
     asked = plan.plan("11", sections)
     for run in (*asked.runs, *asked.variants):
         keep(tmp_path, run, right=True)
-    rows = arms.read(asked)
+    rows = protocol_runs.read(asked)
     assert set(rows["method"]) == {"sft", "fkl", "gkd"}
     assert set(rows["student"]) == {"mini-qwen-66k"}  # the teacher's own runs are no students
     assert rows["lenient"].all()
@@ -269,7 +270,7 @@ def test_what_decides_is_how_a_run_was_made_and_not_its_name(tmp_path):
     assert paper.variants == ()  # what is varied is careful
     own = next(run for run in paper.runs if run.spec.method == "fkl" and run.spec.seed == 0)
     keep(tmp_path, own, right=True)
-    found = arms.read(paper)[SETTING].drop_duplicates()
+    found = protocol_runs.read(paper)[SETTING].drop_duplicates()
     assert found[["prompt", "sequences"]].all(axis=None)
 
 
@@ -279,7 +280,7 @@ def test_every_factor_has_an_arm_and_every_arm_differs_from_careful():
         assert arm.touches("fkl"), name
     assert not ARMS["sequences"].touches("gkd")
     assert not ARMS["selection"].touches("sft")
-    assert not arms.CAREFUL.touches("fkl")
+    assert not protocol_runs.CAREFUL.touches("fkl")
     evaluation = EvalSpec(tasks=("svamp",))
     base = plan.PlannedRun(plan.RunSpec(student="mini-qwen-14k", method="base", domain="math"), evaluation)
     assert [factors.changed(base, name) for name in plan.factors.RUN_FACTORS] == [None] * 4

@@ -8,9 +8,9 @@ import sys
 import pandas as pd
 import pytest
 
-from kdutils import published
 from kdutils.constants import AVERAGE, DOMAIN_TASKS, DOMAINS, TEST_ITEMS
 from kdutils.grid import cell_table as cell_rows
+from kdutils.results import authors_tables
 
 
 @pytest.fixture
@@ -25,13 +25,13 @@ def copied_tables(released_tables, tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def cells(released_tables):
-    return published.cells()
+    return authors_tables.cells()
 
 
 def test_every_released_value_becomes_one_cell(cells, released_tables):
     n_values = sum(
         (len(table.columns) - 3) * len(table)
-        for names in published.ACCURACY_FILES.values()
+        for names in authors_tables.ACCURACY_FILES.values()
         for table in (pd.read_csv(released_tables / name) for name in names)
     )
     assert len(cells) == n_values == 1184
@@ -99,8 +99,8 @@ def test_poster_values_belong_to_larger_students(cells):
 
 
 def test_fidelity_file_is_float32_and_the_other_is_not(cells):
-    assert published.float32_share(cells["fidelity"].dropna()) == 1.0
-    assert published.float32_share(cells["fidelity_bleu2"].dropna()) == 0.0
+    assert authors_tables.float32_share(cells["fidelity"].dropna()) == 1.0
+    assert authors_tables.float32_share(cells["fidelity_bleu2"].dropna()) == 0.0
 
 
 def test_released_averages_are_means_of_the_tasks(cells):
@@ -114,9 +114,9 @@ def test_released_averages_are_means_of_the_tasks(cells):
 def test_missing_file_names_it_and_both_remedies(copied_tables):
     (copied_tables / "EM1.csv").unlink()
     with pytest.raises(
-        published.ReleasedTablesError, match=r"EM1\.csv is missing.*unset KDUTILS_DATA"
+        authors_tables.ReleasedTablesError, match=r"EM1\.csv is missing.*unset KDUTILS_DATA"
     ) as caught:
-        published.fetch()
+        authors_tables.fetch()
     assert "\n" not in str(caught.value)
 
 
@@ -132,8 +132,10 @@ def test_missing_file_names_it_and_both_remedies(copied_tables):
 def test_changed_file_is_refused_with_its_checksum(copied_tables, damage, says):
     path = copied_tables / "math_results_main.csv"
     path.write_text(damage(path.read_text()))
-    with pytest.raises(published.ReleasedTablesError, match=rf"SHA-256.*instead of 375c370b3729.*{says}"):
-        published.cells()
+    with pytest.raises(
+        authors_tables.ReleasedTablesError, match=rf"SHA-256.*instead of 375c370b3729.*{says}"
+    ):
+        authors_tables.cells()
 
 
 def test_without_folder_the_download_is_whole_or_absent(released_tables, tmp_path, monkeypatch):
@@ -144,8 +146,8 @@ def test_without_folder_the_download_is_whole_or_absent(released_tables, tmp_pat
     served = []
 
     def serve(url, *, known_hash, fname, path):
-        assert url == published.BASE_URL + fname
-        assert known_hash == f"sha256:{published.SHA256[fname]}"
+        assert url == authors_tables.BASE_URL + fname
+        assert known_hash == f"sha256:{authors_tables.SHA256[fname]}"
         if len(served) == fail_after:
             raise ConnectionError("name resolution failed\nlong trace")
         served.append(fname)
@@ -154,21 +156,21 @@ def test_without_folder_the_download_is_whole_or_absent(released_tables, tmp_pat
     monkeypatch.setattr(pooch, "retrieve", serve)
     fail_after = 4
     with pytest.raises(
-        published.ReleasedTablesError, match="ConnectionError: name resolution failed.*KDUTILS_DATA"
+        authors_tables.ReleasedTablesError, match="ConnectionError: name resolution failed.*KDUTILS_DATA"
     ):
-        published.fetch()
+        authors_tables.fetch()
     assert list((tmp_path / "kdutils").iterdir()) == []
     fail_after = -1
-    folder = published.fetch()
-    assert sorted(path.name for path in folder.iterdir()) == sorted(published.SHA256)
+    folder = authors_tables.fetch()
+    assert sorted(path.name for path in folder.iterdir()) == sorted(authors_tables.SHA256)
     n_served = len(served)
-    assert published.fetch() == folder
+    assert authors_tables.fetch() == folder
     assert len(served) == n_served  # the second call downloads nothing
 
 
 def test_reading_the_released_results_imports_no_torch():
     code = (
-        "import sys; from kdutils import claims, figures, report, runner, study; "
+        "import sys; from kdutils import claims, figures, report, runner; from kdutils.results import gain_tables; "
         "sys.exit(any(name in sys.modules for name in ('torch', 'transformers')))"
     )
     plain = {

@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 from test_study import baseline, distilled
 
-from kdutils import published, scoring, study
 from kdutils.grid import cell_table as cell_rows
+from kdutils.results import answer_modes, authors_tables, gain_tables
 
 
 def ranked(generated, likelihood, normalised):
@@ -40,9 +40,9 @@ def cells():
 
 
 def test_gain_by_each_way_is_that_of_the_same_way(cells):
-    table = scoring.rankings(cells)
+    table = answer_modes.rankings(cells)
     aqua = table[table["task"] == "aqua"].set_index(["way", "method"])
-    read, likely, normalised = scoring.WAYS.values()
+    read, likely, normalised = answer_modes.WAYS.values()
     assert aqua.loc[(read, "fkl"), ["accuracy", "gain"]].tolist() == [40.0, 10.0]
     assert aqua.loc[(likely, "gkd"), ["accuracy", "gain"]].tolist() == [50.0, 10.0]
     assert aqua.loc[(normalised, "fkl"), "gain"] == -10.0
@@ -54,11 +54,11 @@ def test_gain_by_each_way_is_that_of_the_same_way(cells):
 def test_interval_of_a_gain_is_newcombes(cells):
     """Wilson-like bounds l, u of each: gain - hypot(p1 - l1, u2 - p2), as statsmodels' `newcomb`."""
     row = (
-        scoring.rankings(cells)
+        answer_modes.rankings(cells)
         .set_index(["task", "way", "method"])
         .loc[("aqua", "generated and read", "fkl")]
     )
-    table = scoring.rankings(cells).set_index(["task", "way", "method"])
+    table = answer_modes.rankings(cells).set_index(["task", "way", "method"])
     kd, sft = (table.loc[("aqua", "generated and read", method)] for method in ("fkl", "sft"))
     assert row["gain_low"] == pytest.approx(10 - math.hypot(40 - kd["low"], sft["high"] - 30))
     assert row["gain_high"] == pytest.approx(10 + math.hypot(kd["high"] - 40, 30 - sft["low"]))
@@ -67,7 +67,7 @@ def test_interval_of_a_gain_is_newcombes(cells):
 
 
 def test_disagreement_about_sign_and_order_is_said(cells):
-    remark = scoring.ways_remark(scoring.rankings(cells))
+    remark = answer_modes.ways_remark(answer_modes.rankings(cells))
     assert remark.startswith("Math (AQuA): GKD gains −10.0 [")
     assert "another sign (neither interval leaves out 0)" in remark
     assert "by gain the methods stand SeqKD† > GKD generated and read, and GKD > SeqKD† ranked" in remark
@@ -76,7 +76,7 @@ def test_disagreement_about_sign_and_order_is_said(cells):
 
 def test_agreement_is_said_too():
     rows = [run("sft", ranked(30.0, 40.0, 40.0)), run("fkl", ranked(40.0, 44.0, 50.0))]
-    remark = scoring.ways_remark(scoring.rankings(cell_rows.cell_table(rows)))
+    remark = answer_modes.ways_remark(answer_modes.rankings(cell_rows.cell_table(rows)))
     assert remark == (
         "Math (AQuA): the ways agree about the sign of every method's gain and about the methods' order."
     )
@@ -88,16 +88,16 @@ def test_mean_over_tasks_with_options_and_over_pairs():
         where = {"domain": "commonsense", "task": task}
         rows += [run("sft", ranked(sft, sft, sft), **where), run("gkd", ranked(kd, kd, kd), **where)]
         rows += [run("gkd", ranked(kd - 4, kd - 4, kd - 4), teacher="toy-2M", **where)]
-    table = scoring.rankings(cell_rows.cell_table(rows))
+    table = answer_modes.rankings(cell_rows.cell_table(rows))
     mean = table[(table["task"] == "average") & (table["way"] == "generated and read")].set_index("method")
     assert mean.loc["gkd", ["accuracy", "gain", "n", "n_units"]].tolist() == [68.0, 18.0, 100, 2]
     assert mean.loc["gkd", "gain_low"] < 16.0  # Student's t over two pairs, at 16 and 20
-    shown = scoring.ways_table(table)
+    shown = answer_modes.ways_table(table)
     assert shown["task"].tolist() == ["ARC-c", "ARC-c", "PIQA", "PIQA", "Average", "Average"]
 
 
 def test_the_mean_of_one_task_is_not_shown_twice(cells):
-    shown = scoring.ways_table(scoring.rankings(cells))
+    shown = answer_modes.ways_table(answer_modes.rankings(cells))
     assert set(shown["task"]) == {"AQuA"}
     fkl = shown.set_index("method").loc["SeqKD† (token forward KL)"]
     assert fkl["generated and read"].startswith("40.0 [")
@@ -105,9 +105,9 @@ def test_the_mean_of_one_task_is_not_shown_twice(cells):
 
 
 def test_nothing_ranked_gives_nothing(cells):
-    table = scoring.rankings(cells.assign(accuracy_ranked=math.nan))
+    table = answer_modes.rankings(cells.assign(accuracy_ranked=math.nan))
     assert table.empty
-    assert scoring.ways_remark(table) == ""
+    assert answer_modes.ways_remark(table) == ""
 
 
 # --- contamination ----------------------------------------------------------------------------------------
@@ -131,7 +131,7 @@ def flagged():
 
 
 def test_accuracy_and_gain_with_and_without_the_flagged_items(flagged):
-    table = scoring.contamination(flagged).set_index(["method", "task"])
+    table = answer_modes.contamination(flagged).set_index(["method", "task"])
     values = ["items", "flagged", "accuracy", "without", "gain", "gain_without"]
     fkl = table.loc[("SeqKD† (token forward KL)", "AddSub"), values]
     assert fkl.tolist() == [100, 40, 60.0, 45.0, 10.0, 5.0]
@@ -141,7 +141,7 @@ def test_accuracy_and_gain_with_and_without_the_flagged_items(flagged):
 
 
 def test_flagged_items_are_counted_by_task(flagged):
-    assert scoring.contamination_remark(flagged) == (
+    assert answer_modes.contamination_remark(flagged) == (
         "Math: 40 of 200 test items occur in the training set (AddSub 40 of 100)."
     )
 
@@ -149,12 +149,13 @@ def test_flagged_items_are_counted_by_task(flagged):
 def test_no_flag_and_not_known_are_two_things(flagged):
     clean = flagged.assign(n_clean=flagged["n"], accuracy_clean=flagged["accuracy"])
     assert (
-        scoring.contamination_remark(clean) == "Math: none of the 200 test items occurs in the training set."
+        answer_modes.contamination_remark(clean)
+        == "Math: none of the 200 test items occurs in the training set."
     )
-    assert not scoring.contamination(clean)["flagged"].any()
+    assert not answer_modes.contamination(clean)["flagged"].any()
     unknown = flagged.assign(n_clean=pd.NA, accuracy_clean=math.nan).astype(cell_rows.SCHEMA)
-    assert scoring.contamination(unknown).empty
-    assert "is not known" in scoring.contamination_remark(unknown)
+    assert answer_modes.contamination(unknown).empty
+    assert "is not known" in answer_modes.contamination_remark(unknown)
 
 
 def test_contaminated_tasks_stand_apart():
@@ -166,14 +167,16 @@ def test_contaminated_tasks_stand_apart():
             gain = {"addsub": 5.0 + extra, "svamp": 1.0, "gsm8k": 3.0}[task]
             rows.append(distilled("fkl", 1.0, 40.0 + gain, task=task, student=student) | {"flags": flags})
     cells = cell_rows.cell_table(rows)
-    table = scoring.contaminated_tasks(study.gains(cells, selection="temperature_1"), cells)
+    table = answer_modes.contaminated_tasks(gain_tables.gains(cells, selection="temperature_1"), cells)
     assert table.loc[0, ["contaminated", "others", "difference", "pairs"]].tolist() == [8.0, 2.0, 6.0, 2]
-    none = scoring.contaminated_tasks(study.gains(cells, selection="temperature_1"), cells.assign(flags=""))
+    none = answer_modes.contaminated_tasks(
+        gain_tables.gains(cells, selection="temperature_1"), cells.assign(flags="")
+    )
     assert none.empty
 
 
 def test_released_math_has_contaminated_tasks_and_commonsense_none(released_tables):
-    cells = published.cells()
-    table = scoring.contaminated_tasks(study.gains(cells, selection="temperature_1"), cells)
+    cells = authors_tables.cells()
+    table = answer_modes.contaminated_tasks(gain_tables.gains(cells, selection="temperature_1"), cells)
     assert set(table["domain"]) == {"math"}
     assert table["pairs"].tolist() == [11, 11, 11]

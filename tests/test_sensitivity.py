@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 from test_strict import world
 
-from kdutils import answersheet, claims, evidence, halves, sensitivity, strictfigures
+from kdutils import answersheet, claims, evidence, sensitivity, strictfigures
+from kdutils.results import half_accuracy
 
 SECTIONS = {claim.id: claim.section for claim in claims.CLAIMS}
 
@@ -117,11 +118,11 @@ def test_the_summary_counts_choices_that_bear(lucky_table):
 
 
 def test_values_that_were_printed_are_not_asked_of_another_analysis(released_tables):
-    from kdutils import published
+    from kdutils.results import authors_tables
 
-    found = verdicts(published.cells(), "S1")
+    found = verdicts(authors_tables.cells(), "S1")
     assert found["as the authors"] == found["students"] == found["Qwen2.5 alone"] == "reproduced"
-    assert verdicts(published.cells(), "A2")["temperature 1"] == "·"
+    assert verdicts(authors_tables.cells(), "A2")["temperature 1"] == "·"
 
 
 def test_the_picture_has_a_letter_or_a_dot_in_every_place(lucky_table):
@@ -158,10 +159,12 @@ def halves_of(cells, *, by_luck):
         for half, more in ((0, extra), (1, -extra)):
             value = right / 2 + more
             rows.append(
-                {name: cell[name] for name in (*halves.ARM, "temperature", "seed", "task")}
+                {name: cell[name] for name in (*half_accuracy.ARM, "temperature", "seed", "task")}
                 | {"half": half, "n": 1_000.0, "value": value, "square": value}
             )
-    return pd.DataFrame(rows, columns=halves.COLUMNS).astype(dict.fromkeys(halves.BESIDE, float))
+    return pd.DataFrame(rows, columns=half_accuracy.COLUMNS).astype(
+        dict.fromkeys(half_accuracy.BESIDE, float)
+    )
 
 
 SMALL = {"temperatures": (1.0, 2.0), "domains": ("math",), "methods": ("fkl",)}

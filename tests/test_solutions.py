@@ -2,9 +2,9 @@
 
 import pytest
 
-from kdutils import solutions
 from kdutils.data import sources
 from kdutils.mini import items as mini_items
+from kdutils.results import solution_steps
 from kdutils.spec import EvalSpec, RunSpec
 
 
@@ -24,7 +24,7 @@ from kdutils.spec import EvalSpec, RunSpec
     ],
 )  # fmt: skip
 def test_steps_of_a_text(text, found):
-    assert [str(step) for step in solutions.steps(text)] == found
+    assert [str(step) for step in solution_steps.steps(text)] == found
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_steps_of_a_text(text, found):
     ],
 )
 def test_a_step_is_right_if_its_result_is(text, right):
-    assert solutions.steps(text)[0].is_right is right
+    assert solution_steps.steps(text)[0].is_right is right
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_a_step_is_right_if_its_result_is(text, right):
     ],
 )
 def test_an_answer_follows_from_the_last_step(text, follows, n_right):
-    found = solutions.read(text)
+    found = solution_steps.read(text)
     assert found.follows is follows
     assert found.n_right_steps == n_right
 
@@ -87,7 +87,7 @@ TWO_GOLD = "In a bag are 30 / 5 = 6 pens. Then there are 6 + 2 = 8 pens. The ans
 )
 def test_categories_of_one_step(text, parsed, expected):
     known = {"correct": parsed == "43", "truncated": False, "question": QUESTION, "rationale": GOLD}
-    assert solutions.category(text, parsed=parsed, **known) == expected
+    assert solution_steps.category(text, parsed=parsed, **known) == expected
 
 
 @pytest.mark.parametrize(
@@ -101,18 +101,18 @@ def test_categories_of_one_step(text, parsed, expected):
 )
 def test_a_slip_is_counted_once(text, parsed, expected):
     known = {"correct": False, "truncated": False, "question": TWO, "rationale": TWO_GOLD}
-    assert solutions.category(text, parsed=parsed, **known) == expected
+    assert solution_steps.category(text, parsed=parsed, **known) == expected
 
 
 def test_a_text_that_was_cut_is_no_attempt_and_gold_is_needed():
     known = {"parsed": "38", "correct": False, "question": QUESTION}
-    assert solutions.category("Nina has 38 + 5 =", truncated=True, rationale=GOLD, **known) == "cut"
-    assert solutions.category(GOLD, truncated=False, rationale="", **known) == solutions.NO_GOLD
+    assert solution_steps.category("Nina has 38 + 5 =", truncated=True, rationale=GOLD, **known) == "cut"
+    assert solution_steps.category(GOLD, truncated=False, rationale="", **known) == solution_steps.NO_GOLD
 
 
 def test_solutions_of_the_mini_world_follow_and_are_right():
     for item in mini_items.build_data(split="test", n_per_task=40, domain="math"):
-        found = solutions.read(item.rationale)
+        found = solution_steps.read(item.rationale)
         assert found.n_right_steps == found.n_steps > 0
         assert found.follows is (None if item.task == "aqua" else True)
 
@@ -122,7 +122,7 @@ def test_most_solutions_of_real_svamp_items_can_be_compared_with(benchmark_files
         RunSpec(student="Qwen/Qwen2.5-0.5B", method="sft", domain="math", data="benchmark")
     )
     items = sources.test_items(spec, EvalSpec(tasks=("svamp",), items_per_task=250))
-    read = [solutions.read(item.rationale) for item in items if item.rationale]
+    read = [solution_steps.read(item.rationale) for item in items if item.rationale]
     assert len(read) > 150
     assert sum(found.n_steps > 0 for found in read) > 0.9 * len(read)
     right = sum(found.n_right_steps for found in read) / sum(found.n_steps for found in read)

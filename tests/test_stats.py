@@ -9,7 +9,7 @@ import scipy.stats
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from kdutils import published, stats, study
+from kdutils.results import authors_tables, authors_tests, gain_tables
 
 # Printed by the authors' executed notebooks (analysis/*.ipynb), full precision, and in the paper's notes.
 GOLDEN = [
@@ -56,12 +56,12 @@ PRINTED = [
 
 @pytest.fixture(scope="module")
 def cells(released_tables):
-    return published.cells()
+    return authors_tables.cells()
 
 
 @pytest.fixture(scope="module")
 def statistics(cells):
-    return stats.authors_tests(study.gains(cells, selection="best_on_test"))
+    return authors_tests.authors_tests(gain_tables.gains(cells, selection="best_on_test"))
 
 
 def one(statistics, **where):
@@ -90,14 +90,16 @@ def test_authors_numbers_to_the_printed_digits(statistics, test, domain, task, s
 
 def test_there_are_as_many_tests_as_the_authors_ran(statistics):
     assert statistics.groupby("domain").size().to_dict() == {"commonsense": 185, "math": 167}
-    assert list(statistics.columns) == stats.STATISTIC_COLUMNS
+    assert list(statistics.columns) == authors_tests.STATISTIC_COLUMNS
     assert set(statistics.loc[statistics["group"] == "all", "n"]) == {33}
     assert set(statistics.loc[statistics["group"] != "all", "n"]) == {11}
 
 
 def test_selection_decides_whether_methods_differ(cells):
     """notes on the release: at temperature 1 the ANOVA on the average is significant in both domains."""
-    at_1 = stats.authors_tests(study.gains(cells, selection="temperature_1"), tests=["anova_methods"])
+    at_1 = authors_tests.authors_tests(
+        gain_tables.gains(cells, selection="temperature_1"), tests=["anova_methods"]
+    )
     assert one(at_1, domain="math", task="average")["statistic"] == pytest.approx(5.48, abs=0.005)
     assert one(at_1, domain="commonsense", task="average")["p_value"] == pytest.approx(0.046, abs=0.0005)
 
@@ -110,7 +112,7 @@ finite = st.floats(-50, 50, allow_nan=False).map(lambda value: round(value, 3))
 def test_anova_is_scipys(groups):
     values = pd.Series(np.concatenate(groups))
     labels = pd.Series(np.repeat([f"g{i}" for i in range(len(groups))], [len(g) for g in groups]))
-    ours, other = stats.anova_oneway(values, labels), scipy.stats.f_oneway(*groups)
+    ours, other = authors_tests.anova_oneway(values, labels), scipy.stats.f_oneway(*groups)
     assume(other.statistic > 1e-9)  # scipy turns the rounding error of F = 0 into F < 0 and p = NaN
     assert ours.statistic == pytest.approx(other.statistic, rel=1e-6, abs=1e-9)
     assert ours.p_value == pytest.approx(other.pvalue, rel=1e-6, abs=1e-12)
@@ -119,15 +121,15 @@ def test_anova_is_scipys(groups):
 @pytest.mark.parametrize(
     "result",
     [
-        stats.ttest_greater([]),
-        stats.ttest_greater([1.0]),
-        stats.ttest_greater([2.0, 2.0, 2.0]),
-        stats.ttest_greater([1.0, math.nan]),
-        stats.spearman([1, 2], [2, 1]),
-        stats.spearman([1, 1, 1, 1], [1, 2, 3, 4]),
-        stats.spearman([1, 2, math.nan], [1, 2, 3]),
-        stats.anova_oneway(pd.Series([1.0, 2.0]), pd.Series(["a", "a"])),
-        stats.anova_oneway(pd.Series([1.0, 1.0, 2.0, 2.0]), pd.Series(["a", "a", "b", "b"])),
+        authors_tests.ttest_greater([]),
+        authors_tests.ttest_greater([1.0]),
+        authors_tests.ttest_greater([2.0, 2.0, 2.0]),
+        authors_tests.ttest_greater([1.0, math.nan]),
+        authors_tests.spearman([1, 2], [2, 1]),
+        authors_tests.spearman([1, 1, 1, 1], [1, 2, 3, 4]),
+        authors_tests.spearman([1, 2, math.nan], [1, 2, 3]),
+        authors_tests.anova_oneway(pd.Series([1.0, 2.0]), pd.Series(["a", "a"])),
+        authors_tests.anova_oneway(pd.Series([1.0, 1.0, 2.0, 2.0]), pd.Series(["a", "a", "b", "b"])),
     ],
 )
 def test_undefined_is_nan(result):
@@ -137,7 +139,7 @@ def test_undefined_is_nan(result):
 
 def test_mean_interval_covers_at_its_nominal_rate():
     rng = np.random.default_rng(0)
-    intervals = [stats.mean_interval(rng.normal(3.0, 2.0, size=6)) for _ in range(4000)]
+    intervals = [authors_tests.mean_interval(rng.normal(3.0, 2.0, size=6)) for _ in range(4000)]
     coverage = np.mean([interval.low <= 3.0 <= interval.high for interval in intervals])
     assert coverage == pytest.approx(0.95, abs=0.012)  # 3.5 standard errors of 4000 draws
 
@@ -148,20 +150,20 @@ def test_spearman_interval_covers_about_its_nominal_rate_for_independent_points(
     hits = []
     for _ in range(2000):
         x, y = rng.multivariate_normal([0, 0], [[1, 0.5], [0.5, 1]], size=33).T
-        interval = stats.spearman_interval(stats.spearman(x, y).statistic, 33)
+        interval = authors_tests.spearman_interval(authors_tests.spearman(x, y).statistic, 33)
         hits.append(interval.low <= truth <= interval.high)
     assert np.mean(hits) == pytest.approx(0.95, abs=0.02)
 
 
 def test_intervals_of_too_few_points_have_no_bounds():
-    assert math.isnan(stats.mean_interval([1.0]).low)
-    assert math.isnan(stats.spearman_interval(0.5, 4).low)
-    assert math.isnan(stats.spearman_interval(1.0, 30).high)
+    assert math.isnan(authors_tests.mean_interval([1.0]).low)
+    assert math.isnan(authors_tests.spearman_interval(0.5, 4).low)
+    assert math.isnan(authors_tests.spearman_interval(1.0, 30).high)
 
 
 def test_difference_over_items_is_agresti_and_mins():
     """b = 9 items got right, c = 3 lost, 20 as before: (b - c) / (n + 2), one half in each outcome."""
-    found = stats.difference_over_items([1.0] * 9 + [-1.0] * 3 + [0.0] * 20, ["svamp"] * 32)
+    found = authors_tests.difference_over_items([1.0] * 9 + [-1.0] * 3 + [0.0] * 20, ["svamp"] * 32)
     centre = 6 / 34
     half = 1.959964 * math.sqrt(13 - 36 / 34) / 34
     assert found.estimate == pytest.approx(100 * 6 / 32)
@@ -171,7 +173,7 @@ def test_difference_over_items_is_agresti_and_mins():
 
 
 def test_mean_over_items_is_agresti_and_coulls():
-    found = stats.mean_over_items([1.0] * 25 + [0.0] * 7, ["svamp"] * 32)
+    found = authors_tests.mean_over_items([1.0] * 25 + [0.0] * 7, ["svamp"] * 32)
     share = 27 / 36
     half = 1.959964 * math.sqrt(share * (1 - share) / 36)
     assert (found.low, found.high) == pytest.approx((100 * (share - half), 100 * (share + half)), rel=1e-6)
@@ -181,23 +183,23 @@ def test_mean_over_items_is_agresti_and_coulls():
 
 def test_tasks_weigh_the_same_however_many_items_they_hold():
     values, tasks = [1.0] * 10 + [0.0] * 40, ["a"] * 10 + ["b"] * 40
-    found = stats.mean_over_items(values, tasks)
+    found = authors_tests.mean_over_items(values, tasks)
     assert found.estimate == 50.0
     assert found.n == 50
     assert found.high - found.low < 100 / 3  # what is certain within each task adds little
 
 
 def test_no_difference_on_any_item_is_not_certainty():
-    same = stats.difference_over_items([0.0] * 32, ["a"] * 32)
+    same = authors_tests.difference_over_items([0.0] * 32, ["a"] * 32)
     assert same.estimate == 0.0
     assert same.low < -5.0 < 5.0 < same.high
     assert same.p_value == 1.0
-    all_right = stats.mean_over_items([1.0] * 32, ["a"] * 32)
+    all_right = authors_tests.mean_over_items([1.0] * 32, ["a"] * 32)
     assert (all_right.estimate, all_right.high) == (100.0, 100.0)
     assert all_right.low < 95.0
 
 
-@pytest.mark.parametrize("interval", [stats.mean_over_items, stats.difference_over_items])
+@pytest.mark.parametrize("interval", [authors_tests.mean_over_items, authors_tests.difference_over_items])
 def test_intervals_over_no_items_are_nan_and_percent_is_refused(interval):
     for values in ([], [0.5, math.nan]):
         found = interval(values, ["a"] * len(values))
@@ -214,7 +216,7 @@ def test_intervals_over_items_cover_at_their_nominal_rate(gained, lost, n_tasks)
     rng = np.random.default_rng(11)
     tasks, hits = np.repeat(np.arange(n_tasks), 32), []
     for draw in rng.random((600, 32 * n_tasks)):
-        found = stats.difference_over_items(1.0 * (draw < gained) - (draw > 1 - lost), tasks)
+        found = authors_tests.difference_over_items(1.0 * (draw < gained) - (draw > 1 - lost), tasks)
         hits.append(found.low <= 100 * (gained - lost) <= found.high)
     assert 0.925 < np.mean(hits) <= 1.0  # 2.8 standard errors of 600 draws below
     if gained + lost > 0.1:
@@ -225,7 +227,7 @@ def test_accuracies_of_unequal_tasks_are_covered():
     rng = np.random.default_rng(12)
     shares, tasks, hits = np.repeat([0.05, 0.3, 0.5, 0.8, 0.95, 0.4], 32), np.repeat(np.arange(6), 32), []
     for draw in rng.random((600, len(shares))):
-        found = stats.mean_over_items(draw < shares, tasks)
+        found = authors_tests.mean_over_items(draw < shares, tasks)
         hits.append(found.low <= 100 * shares.mean() <= found.high)
     assert 0.925 < np.mean(hits) < 0.98
 
@@ -233,20 +235,24 @@ def test_accuracies_of_unequal_tasks_are_covered():
 def test_share_interval_is_clopper_and_pearsons():
     for n_hits, n in ((0, 6), (3, 6), (6, 6)):
         exact = scipy.stats.binomtest(n_hits, n).proportion_ci(method="exact")
-        found = stats.share_interval(n_hits, n)
+        found = authors_tests.share_interval(n_hits, n)
         assert (found.low, found.high) == pytest.approx((100 * exact.low, 100 * exact.high))
-    assert stats.share_interval(2, 6).low < stats.share_interval(2.5, 6).low < stats.share_interval(3, 6).low
-    assert math.isnan(stats.share_interval(0, 0).estimate)
+    assert (
+        authors_tests.share_interval(2, 6).low
+        < authors_tests.share_interval(2.5, 6).low
+        < authors_tests.share_interval(3, 6).low
+    )
+    assert math.isnan(authors_tests.share_interval(0, 0).estimate)
 
 
 def test_pearson_interval_is_scipys():
     x = np.random.default_rng(2).normal(size=(2, 30))
     result = scipy.stats.pearsonr(x[0], x[0] + x[1])
     bounds = result.confidence_interval()
-    found = stats.pearson_interval(result.statistic, 30)
+    found = authors_tests.pearson_interval(result.statistic, 30)
     assert (found.low, found.high) == pytest.approx((bounds.low, bounds.high))
-    assert math.isnan(stats.pearson_interval(1.0, 30).low)
-    assert math.isnan(stats.pearson_interval(0.2, 3).low)
+    assert math.isnan(authors_tests.pearson_interval(1.0, 30).low)
+    assert math.isnan(authors_tests.pearson_interval(0.2, 3).low)
 
 
 def test_gain_interval_keeps_the_shared_baseline_whole():
@@ -262,14 +268,14 @@ def test_gain_interval_keeps_the_shared_baseline_whole():
             "sft_seed_se": [np.nan, np.nan],
         }
     )
-    row = stats.gain_intervals(table, by=["student", "task"]).iloc[0]
+    row = authors_tests.gain_intervals(table, by=["student", "task"]).iloc[0]
     assert row["gain"] == 2.0
     assert row["high"] - row["gain"] == pytest.approx(1.959964 * math.sqrt(10.25), rel=1e-6)
     repeated = table.assign(seed_se=[2.0, 2.0], sft_seed_se=1.5)  # runs: (1 + 4 + 4 + 4) / 4; baseline once
-    row = stats.gain_intervals(repeated, by=["student", "task"]).iloc[0]
+    row = authors_tests.gain_intervals(repeated, by=["student", "task"]).iloc[0]
     assert row["high"] - row["gain"] == pytest.approx(1.959964 * math.sqrt(13 / 4 + 9 + 2.25), rel=1e-6)
     with pytest.raises(ValueError, match="lacks .'student'"):
-        stats.gain_intervals(table, by=["task"])
+        authors_tests.gain_intervals(table, by=["task"])
 
 
 def test_remark_on_gains_names_the_smallest_and_the_largest_student():
@@ -277,7 +283,7 @@ def test_remark_on_gains_names_the_smallest_and_the_largest_student():
         {"student": ["a-1k", "a-1k", "a-2k"], "gain": [3.0, 5.0, -1.0], "low": [1.0, -1.0, -2.0]}
     )
     table["pair"] = ["a 1k→1k", "a 2k→1k", "a 4k→2k"]
-    assert stats.gain_remark(table) == (
+    assert authors_tests.gain_remark(table) == (
         "2 of 3 gains are positive; 33% have an interval above zero. "
         "Mean gain of the smallest student (a-1k): +4.0 points. "
         "Mean gain of the largest student (a-2k): -1.0 points."
@@ -287,33 +293,36 @@ def test_remark_on_gains_names_the_smallest_and_the_largest_student():
 def test_remark_on_the_gains_of_one_pair_names_each_with_its_interval():
     table = pd.DataFrame({"gain": [3.0, -1.0], "low": [1.0, -2.0], "high": [5.0, 0.5], "domain": "math"})
     table = table.assign(pair="Qwen 1.5B→0.5B", student="Qwen2.5-0.5B", method=["fkl", "gkd"])
-    remark = stats.gain_remark(table)
+    remark = authors_tests.gain_remark(table)
     assert remark == "Qwen 1.5B→0.5B: SeqKD† +3.0 [+1.0, +5.0], GKD −1.0 [−2.0, +0.5] points."
 
 
 def test_the_methods_of_one_pair_are_no_sample_of_pairs(cells):
-    gains = study.gains(cells, selection="temperature_1")
+    gains = gain_tables.gains(cells, selection="temperature_1")
     gains = gains[(gains["student"] == "Qwen2.5-0.5B") & (gains["domain"] == "math")]
-    one_pair = stats.authors_tests(gains[gains["teacher"] == "Qwen2.5-3B"])
+    one_pair = authors_tests.authors_tests(gains[gains["teacher"] == "Qwen2.5-3B"])
     assert one_pair["statistic"].isna().all()
     assert one_pair["p_value"].isna().all()
     assert one(one_pair, test="ttest_gain_gt_0", task="average", group="all")["n"] == 3
-    two_pairs = stats.authors_tests(gains[gains["teacher"].isin(["Qwen2.5-3B", "Qwen2.5-7B"])])
+    two_pairs = authors_tests.authors_tests(gains[gains["teacher"].isin(["Qwen2.5-3B", "Qwen2.5-7B"])])
     is_defined = two_pairs[two_pairs["group"] == "all"].groupby("test")["statistic"].count() > 0
     assert is_defined[is_defined].index.tolist() == ["anova_methods", "ttest_gain_gt_0"]
 
 
 def test_fidelity_of_few_pairs_is_not_correlated(cells):
-    gains = study.gains(cells, selection="best_on_test").dropna(subset=["fidelity"])
-    assert stats.fidelity_remark(gains).startswith("Fidelity has rho ")
-    assert stats.fidelity_remark(gains[gains["teacher"] == "Llama-3.1-8B"]) == "Too few pairs to correlate."
+    gains = gain_tables.gains(cells, selection="best_on_test").dropna(subset=["fidelity"])
+    assert authors_tests.fidelity_remark(gains).startswith("Fidelity has rho ")
+    assert (
+        authors_tests.fidelity_remark(gains[gains["teacher"] == "Llama-3.1-8B"])
+        == "Too few pairs to correlate."
+    )
 
 
 def test_rise_by_method_averages_tasks_within_a_pair_first():
     rows = [("a", 50.0, 52.0), ("a", 50.0, 54.0), ("b", 40.0, 45.0)]  # rises of the pairs: 3 and 5
     table = pd.DataFrame(rows, columns=["student", "fidelity_sft", "fidelity"])
     table = table.assign(domain="math", method="gkd", teacher="t")
-    row = stats.rise_by_method(table, measure="fidelity").iloc[0]
+    row = authors_tests.rise_by_method(table, measure="fidelity").iloc[0]
     assert (row["pairs"], row["sft"], row["kd"], row["rise"]) == (2, 45.0, 49.0, 4.0)
     half = scipy.stats.t.ppf(0.975, 1) * math.sqrt(2) / math.sqrt(2)
     assert row["high"] == pytest.approx(4.0 + half)
@@ -329,17 +338,17 @@ def test_noise_costs_by_hand():
             "is_collapsed": [False, True, False, True],
         }
     )
-    found = stats.noise_costs(table)
+    found = authors_tests.noise_costs(table)
     assert found["domain"].tolist() == ["math", "commonsense"]
     assert found["loss"].tolist() == [15.0, 1.0]
     assert found["collapsed"].tolist() == [1, 0]
     assert math.isnan(found.loc[1, "low"])
-    assert stats.noise_costs(table.head(0)).empty
+    assert authors_tests.noise_costs(table.head(0)).empty
 
 
 def test_item_links_count_what_is_feeble():
     runs = pd.DataFrame({"label": "SVAMP", "fidelity_correct_r": [-0.5, 0.1, 0.2]})
-    row = stats.item_links(runs, bound=0.3).iloc[0]
+    row = authors_tests.item_links(runs, bound=0.3).iloc[0]
     assert row.tolist() == ["SVAMP", 3, 0.1, 0.2, 2]
 
 
@@ -353,7 +362,7 @@ def test_size_and_headroom_count_a_student_once():
             "sft_accuracy": [30.0, 30.0, 20.0, 40.0],
         }
     )
-    row = stats.size_and_headroom(table).iloc[0]
+    row = authors_tests.size_and_headroom(table).iloc[0]
     assert row["gain and size"] == pytest.approx(scipy.stats.spearmanr([9, 8, 3, 1], [1, 1, 2, 3]).statistic)
     assert row["gain and size"] < -0.9
     assert row["size and SFT accuracy"] == pytest.approx(0.5)  # ranks 1 2 3 and 2 1 3
@@ -372,10 +381,10 @@ def test_remark_within_students_has_the_slope_and_how_often_the_best_teacher_is_
             "gain_within": [-2.0, 2.0, 5.0, -5.0],
         }
     )
-    text = stats.within_student_remark(table)
+    text = authors_tests.within_student_remark(table)
     assert "goes with -0.15 points of gain" in text  # (20 + 20 - 50 - 50) / 400
     assert "in 1 of 2 cases of one student and method (1.0 expected" in text
-    equal = stats.within_student_remark(table.assign(teacher_within=0.0))
+    equal = authors_tests.within_student_remark(table.assign(teacher_within=0.0))
     assert equal.startswith("Math: the most accurate teacher")
 
 
@@ -390,9 +399,9 @@ def test_remark_on_tuning_names_the_worst_task_and_not_the_average():
             "cost": [50.0, 12.5, -3.0],
         }
     )
-    assert stats.tuning_remark(table) == (
+    assert authors_tests.tuning_remark(table) == (
         "The cost is 50.0 points on average and 50.0 at most on a domain average; on a single task it "
         "reaches 12.5 (t-8M to s-1M, SVAMP). The student ends above its untuned teacher's own score in 1 of "
         "1 cases."
     )
-    assert "single task" not in stats.tuning_remark(table.head(1))
+    assert "single task" not in authors_tests.tuning_remark(table.head(1))

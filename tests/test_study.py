@@ -7,12 +7,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from kdutils import evaluate, likeness, published, spec, store, study, sweeps
+from kdutils import evaluate, spec, store
 from kdutils.constants import RELEASED_MODELS
 from kdutils.data import sources
 from kdutils.grid import cell_table as cell_rows
 from kdutils.grid.plan import Filter, Plan
 from kdutils.grid.profile import load_profile
+from kdutils.results import agreement_fidelity, authors_tables, gain_tables, sweeps
 
 
 def cell(**fields):
@@ -49,7 +50,7 @@ def cells():
 
 
 def test_best_on_test_takes_the_maximum_over_temperatures(cells):
-    gains = study.gains(cells, selection="best_on_test").set_index("method")
+    gains = gain_tables.gains(cells, selection="best_on_test").set_index("method")
     assert gains["gain"].to_dict() == {"fkl": 10.0, "gkd": 7.0}
     assert gains.loc["fkl", "temperature"] == 2.0
     assert gains.loc["fkl", "teacher_accuracy"] == 80.0
@@ -57,24 +58,24 @@ def test_best_on_test_takes_the_maximum_over_temperatures(cells):
 
 
 def test_temperature_1_takes_no_other(cells):
-    gains = study.gains(cells, selection="temperature_1").set_index("method")
+    gains = gain_tables.gains(cells, selection="temperature_1").set_index("method")
     assert gains["gain"].to_dict() == {"fkl": 5.0, "gkd": 7.0}
 
 
 def test_noisy_and_untuned_runs_are_no_gains(cells):
-    assert study.gains(cells, selection="best_on_test")["gain"].max() < 50
+    assert gain_tables.gains(cells, selection="best_on_test")["gain"].max() < 50
 
 
 def test_unknown_selection_is_refused(cells):
     with pytest.raises(ValueError, match=r"unknown selection 'best'; choose one of \['best_on_test'"):
-        study.gains(cells, selection="best")
+        gain_tables.gains(cells, selection="best")
 
 
 def test_seeds_are_averaged_before_selection():
     rows = [baseline("toy-1M", "sft", value, seed=seed) for seed, value in enumerate((40.0, 44.0))]
     rows += [distilled("fkl", 1.0, value, seed=seed) for seed, value in enumerate((50.0, 40.0))]
     rows += [distilled("fkl", 2.0, value, seed=seed) for seed, value in enumerate((46.0, 46.0))]
-    gains = study.gains(cell_rows.cell_table(rows), selection="best_on_test")
+    gains = gain_tables.gains(cell_rows.cell_table(rows), selection="best_on_test")
     assert gains["gain"].tolist() == [4.0]  # 46 - 42; the single best run, 50, is not what is selected
     assert gains["temperature"].tolist() == [2.0]
 
@@ -84,21 +85,21 @@ def test_temperatures_are_compared_on_the_seeds_they_share():
     rows += [distilled("fkl", 1.0, value, seed=seed) for seed, value in enumerate((48.0, 40.0, 41.0))]
     rows += [distilled("fkl", 2.0, 46.0)]
     cells = cell_rows.cell_table(rows)
-    (best,) = study.gains(cells, selection="best_on_test").to_dict("records")
+    (best,) = gain_tables.gains(cells, selection="best_on_test").to_dict("records")
     assert (best["temperature"], best["gain"]) == (1.0, 8.0)  # 48 against 46, not 43 against 46
-    (plain,) = study.gains(cells, selection="temperature_1").to_dict("records")
+    (plain,) = gain_tables.gains(cells, selection="temperature_1").to_dict("records")
     assert plain["gain"] == 3.0  # all three seeds
 
 
 def test_missing_baseline_gives_nan_not_a_gain(cells):
     without = cells[cells["method"] != "sft"]
-    assert study.gains(without, selection="best_on_test")["gain"].isna().all()
+    assert gain_tables.gains(without, selection="best_on_test")["gain"].isna().all()
 
 
 def test_teacher_tuning_compares_the_same_distillation(cells):
-    row = study.teacher_tuning(cells).iloc[0]
+    row = gain_tables.teacher_tuning(cells).iloc[0]
     assert (row["tuned"], row["untuned"], row["cost"], row["teacher_base"]) == (45.0, 20.0, 25.0, 10.0)
-    assert study.teacher_tuning(cells[cells["teacher_tuned"].fillna(True)]).empty
+    assert gain_tables.teacher_tuning(cells[cells["teacher_tuned"].fillna(True)]).empty
 
 
 def test_temperature_runs_are_those_with_several(cells):
@@ -135,7 +136,7 @@ def test_half_of_the_noise_free_accuracy_is_no_collapse():
 def test_nothing_with_noise_gives_empty_tables(cells):
     runs = sweeps.noise_runs(cells[cells["noise_sigma"] == 0.0])
     assert runs.empty
-    assert study.averages(runs).empty
+    assert gain_tables.averages(runs).empty
     assert sweeps.noise_losses(runs).empty
 
 
@@ -166,8 +167,8 @@ def test_likeness_by_method_keeps_methods_apart_and_has_one_sft_value(cells):
     table.loc[table["method"] == "fkl", "fidelity"] = 60.0
     table.loc[table["method"] == "gkd", "fidelity"] = 70.0
     table.loc[table["teacher"] != "", "fidelity_sft"] = 50.0
-    gains = study.gains(table, selection="best_on_test")
-    found = likeness.by_method(gains, measure="fidelity")
+    gains = gain_tables.gains(table, selection="best_on_test")
+    found = agreement_fidelity.by_method(gains, measure="fidelity")
     assert found["method"].tolist() == ["sft", "fkl", "gkd"]
     assert found["fidelity"].tolist() == [50.0, 60.0, 70.0]
     assert set(found["pair"]) == {"toy 8M→1M"}
@@ -175,12 +176,12 @@ def test_likeness_by_method_keeps_methods_apart_and_has_one_sft_value(cells):
 
 def test_right_and_alike_takes_plain_runs_only(cells):
     table = cells.assign(fidelity_correct_r=0.1)
-    found = likeness.right_and_alike(table)
+    found = agreement_fidelity.right_and_alike(table)
     assert sorted(found["method"]) == ["fkl", "gkd"]  # not temperature 2, the untuned teacher or the noise
     assert set(found["label"]) == {"SVAMP"}
     aqua = table[table["method"] == "gkd"].assign(task="aqua", family="zoo")
-    assert likeness.right_and_alike(pd.concat([table, aqua]))["label"].iloc[0] == "AQuA"
-    assert likeness.right_and_alike(cells).empty
+    assert agreement_fidelity.right_and_alike(pd.concat([table, aqua]))["label"].iloc[0] == "AQuA"
+    assert agreement_fidelity.right_and_alike(cells).empty
 
 
 def test_decoding_names_the_protocol(cells):
@@ -199,28 +200,28 @@ def shown(**parameters):
 
 
 def test_a_filter_keeps_the_baselines_of_what_it_shows(cells):
-    assert set(study.restrict(cells, shown(methods=("gkd",)))["method"]) == {"base", "sft", "gkd"}
-    assert study.restrict(cells, shown(domains=("commonsense",))).empty
-    assert study.restrict(cells, shown(tasks=("gsm8k",))).empty
-    assert study.restrict(cells, shown(tasks=("svamp",))).equals(cells)
-    assert study.restrict(cells, shown(students=("toy-1M",))).equals(cells)  # its teacher is a baseline
-    assert study.restrict(cells, shown(teachers=("other-8M",))).empty
+    assert set(gain_tables.restrict(cells, shown(methods=("gkd",)))["method"]) == {"base", "sft", "gkd"}
+    assert gain_tables.restrict(cells, shown(domains=("commonsense",))).empty
+    assert gain_tables.restrict(cells, shown(tasks=("gsm8k",))).empty
+    assert gain_tables.restrict(cells, shown(tasks=("svamp",))).equals(cells)
+    assert gain_tables.restrict(cells, shown(students=("toy-1M",))).equals(cells)  # its teacher is a baseline
+    assert gain_tables.restrict(cells, shown(teachers=("other-8M",))).empty
 
 
 def test_seed_noise_is_pooled_over_the_cells_that_have_several():
     rows = [baseline("toy-1M", "sft", value, seed=seed) for seed, value in enumerate((40.0, 44.0))]
     rows += [distilled("fkl", 1.0, value, seed=seed) for seed, value in enumerate((50.0, 52.0, 54.0))]
     rows += [distilled("gkd", 1.0, 50.0)]
-    table = study.mean_over_seeds(cell_rows.cell_table(rows)).set_index("method")
+    table = gain_tables.mean_over_seeds(cell_rows.cell_table(rows)).set_index("method")
     variance = (8.0 + 8.0) / (1 + 2)  # sums of squares over degrees of freedom
     expected = {"sft": variance / 2, "fkl": variance / 3, "gkd": variance}
     assert (table["seed_se"] ** 2).to_dict() == pytest.approx(expected)
-    gains = study.gains(cell_rows.cell_table(rows), selection="temperature_1").set_index("method")
+    gains = gain_tables.gains(cell_rows.cell_table(rows), selection="temperature_1").set_index("method")
     assert gains.loc["gkd", "gain_se"] ** 2 == pytest.approx(2.0**2 + 1.0 + variance + variance / 2)
 
 
 def test_without_repeated_runs_seed_noise_is_unknown(cells):
-    assert study.mean_over_seeds(cells)["seed_se"].isna().all()
+    assert gain_tables.mean_over_seeds(cells)["seed_se"].isna().all()
 
 
 def test_one_cell_twice_is_refused():
@@ -262,7 +263,7 @@ def test_names_are_short_in_tables(name, short, family):
 def test_pairs_are_labelled_without_owners():
     names = {"teacher": ["meta-llama/Llama-3.1-8B", "Qwen2.5-14B"]}
     table = pd.DataFrame(names | {"student": ["meta-llama/Llama-3.2-1B", "Qwen2.5-0.5B"]})
-    assert study.pair_label(table).tolist() == ["Llama 8B→1B", "Qwen 14B→0.5B"]
+    assert gain_tables.pair_label(table).tolist() == ["Llama 8B→1B", "Qwen 14B→0.5B"]
 
 
 @pytest.mark.parametrize("label", ["14B", "0.5B", "135M", "1.5M", "518k"])
@@ -278,7 +279,7 @@ def test_name_without_size_is_refused():
 
 
 def test_released_gains_are_33_a_task(released_tables):
-    gains = study.gains(published.cells(), selection="best_on_test")
+    gains = gain_tables.gains(authors_tables.cells(), selection="best_on_test")
     assert set(gains.groupby(["domain", "task"]).size()) == {33}
     top = gains[gains["task"] != "average"].nlargest(1, "gain").iloc[0]
     assert (top["student"], top["method"], top["task"]) == ("Llama-3.2-1B", "gkd", "multiarith")
@@ -286,7 +287,7 @@ def test_released_gains_are_33_a_task(released_tables):
 
 
 def test_average_is_the_best_average_not_the_average_of_the_best(released_tables):
-    gains = study.gains(published.cells(), selection="best_on_test")
+    gains = gain_tables.gains(authors_tables.cells(), selection="best_on_test")
     row = gains.query(
         "teacher == 'Qwen2.5-3B' and student == 'Qwen2.5-1.5B' and method == 'revkd' "
         "and domain == 'commonsense'"
@@ -296,8 +297,8 @@ def test_average_is_the_best_average_not_the_average_of_the_best(released_tables
 
 
 def test_likeness_takes_the_sft_value_of_the_same_teacher(released_tables):
-    gains = study.gains(published.cells(), selection="best_on_test")
-    table = likeness.by_pair(gains, measure="agreement")
+    gains = gain_tables.gains(authors_tables.cells(), selection="best_on_test")
+    table = agreement_fidelity.by_pair(gains, measure="agreement")
     assert len(table) == 22
     math_rise = table.loc[table["domain"] == "math", "rise"].mean()
     assert math_rise == pytest.approx(5.4, abs=0.05)
@@ -305,14 +306,14 @@ def test_likeness_takes_the_sft_value_of_the_same_teacher(released_tables):
 
 
 def test_the_released_models_are_those_of_the_tables(released_tables):
-    table = published.cells()
+    table = authors_tables.cells()
     assert set(RELEASED_MODELS) == {*table["student"], *table["teacher"]} - {""}
 
 
 def test_seqkd_is_a_gain_where_it_is_asked_for(cells):
     table = cell_rows.cell_table([*cells.to_dict("records"), distilled("seqkd", 1.0, 41.0)])
-    assert "seqkd" not in set(study.gains(table, selection="best_on_test")["method"])
-    asked = study.gains(table, selection="best_on_test", methods=("seqkd",))
+    assert "seqkd" not in set(gain_tables.gains(table, selection="best_on_test")["method"])
+    asked = gain_tables.gains(table, selection="best_on_test", methods=("seqkd",))
     assert asked["gain"].tolist() == [1.0]
 
 
@@ -336,18 +337,18 @@ def several_teachers():
 
 
 def test_within_a_student_only_its_teachers_differ(several_teachers):
-    within = study.within_student(several_teachers)
+    within = gain_tables.within_student(several_teachers)
     assert set(within["student"]) == {"a-109k", "a-14k"}
     assert within["gain_within"].tolist() == [-2.0, 2.0, 5.0, -5.0]
     assert within["teacher_within"].tolist() == [-10.0, 10.0, -10.0, 10.0]
-    assert study.within_student(several_teachers.tail(1)).empty
+    assert gain_tables.within_student(several_teachers.tail(1)).empty
 
 
 def test_gains_by_teacher_start_with_the_smallest_student(several_teachers):
-    table = study.gain_by_teacher(several_teachers)
+    table = gain_tables.gain_by_teacher(several_teachers)
     assert table["student"].tolist() == ["a-14k", "a-109k"]  # by size, not by spelling
     assert table["a-400k"].tolist() == [10.0, 5.0]
-    assert study.gain_by_teacher(several_teachers.tail(1)).empty
+    assert gain_tables.gain_by_teacher(several_teachers.tail(1)).empty
 
 
 def test_in_view_are_the_tasks_asked_for_and_the_averages(tmp_path):
@@ -355,8 +356,8 @@ def test_in_view_are_the_tasks_asked_for_and_the_averages(tmp_path):
     plan = Plan("02", load_profile("published"), tmp_path, (), wanted)
     rows = [("math", "svamp"), ("math", "aqua"), ("math", "average"), ("commonsense", "average")]
     table = pd.DataFrame(rows, columns=["domain", "task"])
-    assert study.in_view(table, plan)["task"].tolist() == ["svamp", "average"]
-    assert study.in_view(table.head(0), plan).empty
+    assert gain_tables.in_view(table, plan)["task"].tolist() == ["svamp", "average"]
+    assert gain_tables.in_view(table.head(0), plan).empty
 
 
 def items(parsed, answers, task="svamp"):
@@ -398,14 +399,14 @@ def answered(tmp_path):
 
 
 def test_answers_of_student_and_teacher_by_hand(answered):
-    table = likeness.answers(likeness.paired_answers(answered)).set_index("method")
+    table = agreement_fidelity.answers(agreement_fidelity.paired_answers(answered)).set_index("method")
     assert table.index.tolist() == ["fkl", "sft"]
     kd = table.loc["fkl"]
     # 1 both right, 2 only the teacher, 3 the same wrong answer, 4 only the student, 5 other wrong answers
-    assert kd[likeness.ANSWERS].tolist() == [20.0, 20.0, 20.0, 20.0, 20.0]
+    assert kd[agreement_fidelity.ANSWERS].tolist() == [20.0, 20.0, 20.0, 20.0, 20.0]
     assert (kd["agreement"], kd["n"]) == (40.0, 5)
     assert kd["error_consistency"] == pytest.approx((0.6 - 0.52) / 0.48)
-    assert table.loc["sft", likeness.ANSWERS].tolist() == [0.0, 0.0, 40.0, 40.0, 20.0]
+    assert table.loc["sft", agreement_fidelity.ANSWERS].tolist() == [0.0, 0.0, 40.0, 40.0, 20.0]
 
 
 @pytest.mark.parametrize("order", [[0, 1, 2, 3, 4], [3, 1, 4, 0, 2]])
@@ -427,8 +428,10 @@ def test_other_items_do_not_stand_side_by_side():
 
 
 def test_answers_are_what_agreement_says_of_every_pair_and_task(answered):
-    table = likeness.answers(likeness.paired_answers(answered))
-    for where, student, teacher in likeness.beside_teachers(answered, [*evaluate.KEYS, "parsed", "correct"]):
+    table = agreement_fidelity.answers(agreement_fidelity.paired_answers(answered))
+    for where, student, teacher in agreement_fidelity.beside_teachers(
+        answered, [*evaluate.KEYS, "parsed", "correct"]
+    ):
         found = evaluate.agreement(evaluate.paired(student, teacher))
         row = table[table["method"] == where["method"]].iloc[0]
         for name in ("agreement", "error_consistency", "both_right", "only_student", "only_teacher"):
@@ -437,20 +440,20 @@ def test_answers_are_what_agreement_says_of_every_pair_and_task(answered):
 
 def test_answers_need_live_runs(tmp_path):
     plan = Plan("04", load_profile("published"), tmp_path, (), Filter())
-    none = likeness.answers(likeness.paired_answers(plan))
+    none = agreement_fidelity.answers(agreement_fidelity.paired_answers(plan))
     assert none.empty
-    assert set(likeness.ANSWERS) <= set(none)
+    assert set(agreement_fidelity.ANSWERS) <= set(none)
 
 
 def test_few_pairs_are_left_out_and_named(cells):
     several = pd.concat([cells.assign(student=f"toy-{size}M") for size in (1, 2, 3)], ignore_index=True)
     tables = {"published": several, "live": cells}
-    assert list(study.several_pairs(tables)) == ["published"]
+    assert list(gain_tables.several_pairs(tables)) == ["published"]
     labels = {"published": "Released", "live": "Live, Qwen2.5"}
-    remark = study.few_pairs_remark(tables, labels)
+    remark = gain_tables.few_pairs_remark(tables, labels)
     assert remark == "Live, Qwen2.5: one pair (toy 8M→1M): nothing to correlate."
-    assert study.few_pairs_remark(tables, labels, least=1) == ""
-    assert study.few_pairs_remark({"live": cells.head(0)}, labels) == (
+    assert gain_tables.few_pairs_remark(tables, labels, least=1) == ""
+    assert gain_tables.few_pairs_remark({"live": cells.head(0)}, labels) == (
         "Live, Qwen2.5: no pair: nothing to correlate."
     )
 
@@ -466,18 +469,20 @@ def test_few_pairs_are_left_out_and_named(cells):
 )
 def test_live_results_are_called_by_the_family_of_real_models(cells, families, label):
     table = pd.concat([cells.head(0), *(cells.head(1).assign(family=name) for name in families)])
-    assert study.labels_of(table) == {"published": "Released", "live": label}
+    assert gain_tables.labels_of(table) == {"published": "Released", "live": label}
     of_released = cells.assign(source="published", family="Qwen2.5")
-    assert study.labels_of(pd.concat([table, of_released]))["live"] == label
+    assert gain_tables.labels_of(pd.concat([table, of_released]))["live"] == label
 
 
 def test_answer_shares_weigh_pairs_and_not_tasks_or_seeds():
-    row = dict.fromkeys([*likeness.ANSWERS, "agreement", "error_consistency"], 0.0) | {"domain": "math"}
+    row = dict.fromkeys([*agreement_fidelity.ANSWERS, "agreement", "error_consistency"], 0.0) | {
+        "domain": "math"
+    }
     row |= {"method": "gkd", "teacher": "t", "student": "a", "task": "aqua", "seed": 0}
     rows = [row | {"agreement": 10.0}, row | {"agreement": 30.0, "seed": 1}]
     rows += [row | {"agreement": 40.0, "task": "svamp"}, row | {"agreement": 90.0, "student": "b"}]
     rows += [row | {"method": "sft", "agreement": 5.0}]
-    shares = likeness.answer_shares(pd.DataFrame(rows))
+    shares = agreement_fidelity.answer_shares(pd.DataFrame(rows))
     assert shares["label"].tolist() == ["SFT", "GKD"]
     assert shares["agreement"].tolist() == [5.0, 60.0]  # a: (mean of seeds 20 + 40) / 2; b: 90
     assert shares["n_pairs"].tolist() == [1, 2]
@@ -490,7 +495,7 @@ def test_texts_without_an_answer_are_shown_beside_the_accuracy():
     rows += [distilled("gkd", 2.0, 90.0, task="average", unparsed=0.0, truncated=0.0)]
     rows += [distilled("fkl", 1.0, 50.0, task="average", source="published", protocol="paper")]
     rows += [baseline("toy-8M", "sft", 90.0, task="average", unparsed=0.0, truncated=0.0)]  # of the teacher
-    table = study.parse_failures(cell_rows.cell_table(rows))
+    table = gain_tables.parse_failures(cell_rows.cell_table(rows))
     assert table["method"].tolist() == ["SFT", "GKD"]
     assert table.loc[1, ["accuracy", "unparsed", "runs"]].tolist() == [15.0, 80.5, 2]
     assert table.loc[0, ["accuracy", "runs"]].tolist() == [60.0, 1]

@@ -4,22 +4,25 @@ import json
 
 import pytest
 
-from kdutils import claims, ledger, likeness, published, stats, study
+from kdutils import claims, ledger
+from kdutils.results import agreement_fidelity, authors_tables, authors_tests, gain_tables
 
 
 @pytest.fixture(scope="module")
 def cells(released_tables):
-    return published.cells()
+    return authors_tables.cells()
 
 
 @pytest.fixture(scope="module")
 def gains(cells):
-    return study.gains(cells, selection="best_on_test")
+    return gain_tables.gains(cells, selection="best_on_test")
 
 
 def test_readable_tests_have_a_row_a_task_in_the_studys_order(cells):
-    statistics = stats.ledger(cells, section="02")
-    table = stats.readable_tests(statistics[statistics["selection"] == "best_on_test"], "spearman_gain_size")
+    statistics = authors_tests.ledger(cells, section="02")
+    table = authors_tests.readable_tests(
+        statistics[statistics["selection"] == "best_on_test"], "spearman_gain_size"
+    )
     assert table["task"].tolist()[:2] == ["AQuA", "AddSub"]
     assert len(table) == 16
     assert table["task"].tolist()[-1] == "Average"
@@ -27,30 +30,32 @@ def test_readable_tests_have_a_row_a_task_in_the_studys_order(cells):
 
 
 def test_selections_stand_side_by_side(cells):
-    table = stats.compare_selections(stats.ledger(cells, section="01"), task="average").set_index(
-        ["domain", "test"]
-    )
+    table = authors_tests.compare_selections(
+        authors_tests.ledger(cells, section="01"), task="average"
+    ).set_index(["domain", "test"])
     anova = table.loc[("math", "anova_methods")]
     assert anova["p, best_on_test"] == pytest.approx(0.12108053158590967)
     assert anova["p, temperature_1"] == pytest.approx(0.00938, abs=1e-5)
 
 
 def test_two_fidelity_tables_compared(gains):
-    table = stats.compare_fidelity_tables(gains.dropna(subset=["fidelity"])).set_index("file")
+    table = authors_tests.compare_fidelity_tables(gains.dropna(subset=["fidelity"])).set_index("file")
     assert table["share of 32-bit floats"].to_dict() == {"BLEU.csv": 1.0, "BLEU2.csv": 0.0}
     assert table.loc["BLEU.csv", "n"] == 66
     assert table.loc["BLEU.csv", "rho with the other"] > 0.9
 
 
 def test_agreement_as_a_level_follows_accuracy(cells):
-    at_1 = study.gains(cells, selection="temperature_1").query("method == 'revkd' and agreement.notna()")
-    table = stats.correlation_by_task(at_1, x="accuracy", y="agreement").set_index("task")
+    at_1 = gain_tables.gains(cells, selection="temperature_1").query(
+        "method == 'revkd' and agreement.notna()"
+    )
+    table = authors_tests.correlation_by_task(at_1, x="accuracy", y="agreement").set_index("task")
     assert set(table["n"]) == {11}
     assert (table.drop(index="AQuA")["rho"] >= 0.895).all()
 
 
 def test_whose_agreement_the_poster_prints(gains):
-    table = likeness.agreement_with(gains, teacher="Qwen2.5-14B", tasks=["addsub", "multiarith"])
+    table = agreement_fidelity.agreement_with(gains, teacher="Qwen2.5-14B", tasks=["addsub", "multiarith"])
     assert table.round(1).to_dict("index") == {
         "Qwen2.5-0.5B": {"AddSub": 81.8, "MultiArith": 84.7},
         "Qwen2.5-1.5B": {"AddSub": 88.1, "MultiArith": 93.5},
@@ -60,7 +65,7 @@ def test_whose_agreement_the_poster_prints(gains):
 
 
 def test_teachers_of_one_student_by_size(gains):
-    table = study.gain_by_teacher(study.averages(gains))
+    table = gain_tables.gain_by_teacher(gain_tables.averages(gains))
     assert [name for name in table.columns if name.startswith("Qwen")] == [
         "Qwen2.5-3B",
         "Qwen2.5-7B",
@@ -70,13 +75,13 @@ def test_teachers_of_one_student_by_size(gains):
 
 
 def test_coverage_counts_runs_once(cells):
-    grid = study.coverage(cells)
+    grid = gain_tables.coverage(cells)
     assert grid.shape == (11, 8)
     assert int(grid.to_numpy().sum()) == 2 * (11 * 3 + 5 * 4 + 5)
 
 
 def test_likeness_tables_hold_both_measures(gains):
-    table = likeness.tables(
+    table = agreement_fidelity.tables(
         gains.dropna(subset=["fidelity"]), measures={"BLEU.csv": "fidelity", "BLEU2.csv": "fidelity_bleu2"}
     )
     rise = table.groupby("table")["rise"].mean()
@@ -85,7 +90,7 @@ def test_likeness_tables_hold_both_measures(gains):
 
 
 def test_noise_results_name_their_origin(cells):
-    table = published.noise_results()
+    table = authors_tables.noise_results()
     assert table["accuracy"].tolist() == [55.87, 5.9]
     assert table["origin"].tolist() == ["released table", "second-hand summary"]
 

@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from kdutils import weights
 from kdutils.data import gguf_header, sources
 from kdutils.grid import plan
+from kdutils.results import model_provenance
 
 gguf = pytest.importorskip("gguf")
 
@@ -97,10 +97,10 @@ def test_a_hub_model_that_is_not_here_is_not_guessed(monkeypatch, tmp_path):
 
 def test_table_and_line_name_the_models_of_the_runs(tmp_path):
     asked = plan.plan("01", {"profile": "smoke", "out": str(tmp_path)})
-    table = weights.table(asked)
+    table = model_provenance.table(asked)
     assert table["asked for"].tolist() == ["mini-qwen-105k", "mini-qwen-493k"]  # the student first
     assert table["file"].tolist() == ["—", "—"]
-    line = weights.line(asked)
+    line = model_provenance.line(asked)
     digest = sources.files_digest("mini-qwen-105k")
     assert line.startswith(
         f"Weights of the live results: mini-qwen-105k is embedded mini family (BF16, digest {digest}"
@@ -109,5 +109,5 @@ def test_table_and_line_name_the_models_of_the_runs(tmp_path):
 
 def test_nothing_live_has_no_weights(tmp_path):
     asked = plan.plan("01", {"profile": "published", "out": str(tmp_path)})
-    assert weights.table(asked).empty
-    assert weights.line(asked) == ""
+    assert model_provenance.table(asked).empty
+    assert model_provenance.line(asked) == ""

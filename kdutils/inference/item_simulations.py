@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from kdutils import itemwise, stats
 from kdutils.constants import MATH_TASKS, TEST_ITEMS
 from kdutils.inference import simulated_studies, student_tests
 from kdutils.inference.simulations import PARTS as OF_STUDENTS
 from kdutils.inference.simulations import SLOW, Outcome, bounds_of, coverage, size
+from kdutils.results import authors_tests, item_gains
 
 SHARES = {"half right": 0.5, "1 in 20 right": 0.05, "1 in 200 right": 0.005}  # truth by the name of the null
 N_ITEMS = TEST_ITEMS["aqua"]  # the smallest test set
@@ -23,12 +23,12 @@ def shares(n: int, rng: np.random.Generator) -> list[Outcome]:
     found = []
     for null, truth in SHARES.items():
         hits = rng.binomial(N_ITEMS, truth, size=n)
-        exact = [stats.share_interval(int(count), N_ITEMS) for count in hits]
+        exact = [authors_tests.share_interval(int(count), N_ITEMS) for count in hits]
         found.append(coverage("share, Clopper-Pearson", null, bounds_of(exact), truth=100 * truth))
         share = hits / N_ITEMS
         errors = 100 * np.sqrt(share * (1 - share) / N_ITEMS)  # cells.accuracy_se
         runs = pd.DataFrame({"accuracy": 100 * share, "accuracy_se": errors})
-        wald = stats.accuracy_intervals(runs)[["low", "high"]].to_numpy()
+        wald = authors_tests.accuracy_intervals(runs)[["low", "high"]].to_numpy()
         found.append(coverage("accuracy, normal", null, wald, truth=100 * truth))
     return found
 
@@ -48,7 +48,7 @@ def paired(n: int, rng: np.random.Generator) -> list[Outcome]:
         drawn = simulated_studies.paired_differences(max(items), len(items), n_studies=n, rng=rng, **world)
         tasks = np.repeat(np.arange(len(items)), items)
         values = [np.concatenate([row[:k] for row, k in zip(one, items, strict=True)]) for one in drawn]
-        tested = [stats.difference_over_items(one, tasks) for one in values]
+        tested = [authors_tests.difference_over_items(one, tasks) for one in values]
         found.append(coverage("difference over items", null, bounds_of(tested), truth=0.0))
         found.append(size("difference over items", null, [result.p_value for result in tested]))
         exact = [
@@ -57,7 +57,7 @@ def paired(n: int, rng: np.random.Generator) -> list[Outcome]:
         found.append(size("McNemar over all items", null, [result.p_value for result in exact]))
         if "run" not in world:
             right = rng.random((n, len(tasks))) < world["right"]
-            means = [stats.mean_over_items(one, tasks) for one in right]
+            means = [authors_tests.mean_over_items(one, tasks) for one in right]
             truth = 100 * world["right"]
             found.append(coverage("mean over items", null, bounds_of(means), truth=truth))
     return found
@@ -72,7 +72,7 @@ def baselines(n: int, rng: np.random.Generator) -> list[Outcome]:
     ):
         studies = simulated_studies.imagine(simulated_studies.released_pairs(), n, rng=rng, effects=effects)
         rows = _runs_of_one_student(studies, student=0)
-        intervals = stats.gain_intervals(rows, by=["student", "task"])[["low", "high"]].to_numpy()
+        intervals = authors_tests.gain_intervals(rows, by=["student", "task"])[["low", "high"]].to_numpy()
         found.append(coverage("gain of a student on a task", null, intervals, truth=0.0))
     return found
 
@@ -94,7 +94,7 @@ def texts(n: int, rng: np.random.Generator) -> list[Outcome]:
     """Of the rise of corpus BLEU between two runs that are alike."""
     n = max(n // SLOW, 1)
     counts = simulated_studies.bleu_items(n, N_TEXTS, rng=rng)
-    rises = itemwise.fidelity_rises(_beside(counts))
+    rises = item_gains.fidelity_rises(_beside(counts))
     rises = rises[rises["task"] == MATH_TASKS[0]]
     bounds = rises[["low", "high"]].to_numpy()
     null = f"{N_TEXTS} texts alike"
@@ -108,7 +108,7 @@ def _beside(counts: np.ndarray) -> pd.DataFrame:
     where = pd.MultiIndex.from_product(
         [range(n_studies), ["sft", "fkl"], range(n_items)], names=["student", "method", "item_id"]
     )
-    rows = pd.DataFrame(counts.reshape(-1, counts.shape[-1]), index=where, columns=itemwise.COUNTS)
+    rows = pd.DataFrame(counts.reshape(-1, counts.shape[-1]), index=where, columns=item_gains.COUNTS)
     return rows.reset_index().assign(domain="math", teacher="one", seed=0, task=MATH_TASKS[0])
 
 

@@ -23,10 +23,11 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
-from kdutils import evaluate, stats
+from kdutils import evaluate
 from kdutils.constants import AVERAGE, CHOICE_TASKS, DOMAIN_LABELS, DOMAINS, KD_METHODS, METHOD_NAMES
 from kdutils.inference import crossed_bootstrap
 from kdutils.inference.crossed_bootstrap import Resampled, ratio
+from kdutils.results import authors_tests
 
 ARM = ["method", "teacher", "student", "seed"]
 N_OPTIONS = {task: len(answers) for task, answers in CHOICE_TASKS.items()} | {"aqua": 5}
@@ -47,7 +48,7 @@ def given_accuracy(
 ) -> pd.DataFrame:
     """MEASURES of every method with intervals, and the difference to SFT: a row a domain x method x measure.
 
-    Takes likeness.paired_answers. Columns domain, method, label, measure, estimate, low, high, and of the KD
+    Takes agreement_fidelity.paired_answers. Columns domain, method, label, measure, estimate, low, high, and of the KD
     student less the SFT student of its pair and seed on the same items `difference`, `difference_low`,
     `difference_high`; `reason` where something is NaN; n_pairs and n, the texts. A pair weighs as much as
     another, however many seeds it has. Clusters of the intervals are student x seed. The likeliness of
@@ -206,7 +207,7 @@ def chance_adjusted(
 def of_cells(gain_table: pd.DataFrame) -> pd.DataFrame:
     """Released agreement beside what unrelated models of those accuracies would give: a row a domain x kind.
 
-    Takes study.gains at one temperature. The SFT student has one accuracy. Of the KD student it is not known
+    Takes gain_tables.gains at one temperature. The SFT student has one accuracy. Of the KD student it is not known
     which method's agreement was released, so each method's accuracy is tried (`student`). Columns, means over
     cells in percent: `agreement`; `by_chance`, with errors that are independent and spread evenly over the
     wrong options (an open answer has endlessly many); `most_by_chance`, if all wrong answers were the same;
@@ -245,7 +246,7 @@ def _of_cells(rows: pd.DataFrame, accuracy: str, agreement: str) -> tuple:
     both_wrong = (1 - own) * (1 - teacher)
     by_chance = own * teacher + (both_wrong / (options - 1)).fillna(0.0)
     above = 100 * (same - by_chance)
-    of_pairs = stats.mean_interval(above.groupby([rows["teacher"], rows["student"]]).mean())
+    of_pairs = authors_tests.mean_interval(above.groupby([rows["teacher"], rows["student"]]).mean())
     capa = chance_adjusted(same.to_numpy(), by_chance.to_numpy(), total=lambda values: np.sum(values))
     impossible = (same < own + teacher - 1 - ROUNDING) | (same > 1 - (own - teacher).abs() + ROUNDING)
     means = [100 * values.mean() for values in (same, by_chance, own * teacher + both_wrong)]

@@ -13,9 +13,9 @@ from dataclasses import replace
 
 import pandas as pd
 
-from kdutils import stats, study
 from kdutils.constants import AVERAGE, DOMAIN_LABELS, KD_METHODS, METHOD_LABELS, METHOD_NAMES, TASK_LABELS
 from kdutils.grid import cell_table as cell_rows
+from kdutils.results import authors_tests, gain_tables
 
 WAYS = {  # column of the cell table -> how the answer was taken
     "accuracy": "generated and read",
@@ -34,8 +34,8 @@ def plain_runs(cells: pd.DataFrame) -> pd.DataFrame:
     is_plain = (cells["temperature"] == 1.0) & (cells["noise_sigma"] == 0.0) & cells["teacher_tuned"].eq(True)
     is_plain &= is_kd
     is_baseline = ~is_kd & cells["student"].isin(cells.loc[is_plain.fillna(False), "student"])
-    runs = study.in_task_order(cells[is_baseline | is_plain.fillna(False)])
-    return study.in_domain_order(study.in_method_order(runs)).reset_index(drop=True)
+    runs = gain_tables.in_task_order(cells[is_baseline | is_plain.fillna(False)])
+    return gain_tables.in_domain_order(gain_tables.in_method_order(runs)).reset_index(drop=True)
 
 
 # --- contamination -----------------------------------------------------------------------------------
@@ -67,8 +67,8 @@ def contamination_remark(cells: pd.DataFrame) -> str:
     """How many test items occur in the training set, by task, in a sentence a domain."""
     runs = cells[(cells["task"] != AVERAGE) & cells["n"].notna()]
     sentences = []
-    for domain, part in study.in_domain_order(runs).groupby("domain", sort=False):
-        known = study.in_task_order(part[part["n_clean"].notna()]).drop_duplicates("task")
+    for domain, part in gain_tables.in_domain_order(runs).groupby("domain", sort=False):
+        known = gain_tables.in_task_order(part[part["n_clean"].notna()]).drop_duplicates("task")
         label = DOMAIN_LABELS[domain]
         if known.empty:
             sentences.append(f"{label}: which items occur in the training set is not known.")
@@ -100,7 +100,7 @@ def contaminated_tasks(gain_table: pd.DataFrame, cells: pd.DataFrame) -> pd.Data
     if {"contaminated", "others"} <= set(means.columns):
         means = means.dropna(subset=["contaminated", "others"])
         for (domain, method), part in means.groupby(["domain", "method"], sort=False):
-            apart = stats.mean_interval(part["contaminated"] - part["others"])
+            apart = authors_tests.mean_interval(part["contaminated"] - part["others"])
             kinds = part["contaminated"].mean(), part["others"].mean()
             rows.append(
                 (domain, METHOD_LABELS[method], *kinds, apart.estimate, apart.low, apart.high, apart.n)
@@ -149,32 +149,32 @@ def _of_task(part: pd.DataFrame) -> Iterator[tuple]:
             yield WAYS[way], method, *_bounds(level), n, len(of_method), *_bounds(gain)
 
 
-def _level(units: list[pd.DataFrame], way: str) -> stats.Interval:
+def _level(units: list[pd.DataFrame], way: str) -> authors_tests.Interval:
     """The mean over units (rows of a model or pair by task), with the interval over items if it is one."""
     if len(units) != 1:
-        return stats.mean_interval(rows[way].mean() for rows in units)
+        return authors_tests.mean_interval(rows[way].mean() for rows in units)
     (rows,), values, tasks = units, [], []
     for task, share, n in zip(rows["task"], rows[way] / 100, rows["n"].astype(int), strict=True):
         n_right = round(share * n)
         values += [1.0] * n_right + [0.0] * (n - n_right)
         tasks += [task] * n
-    return replace(stats.mean_over_items(values, tasks), estimate=float(rows[way].mean()))
+    return replace(authors_tests.mean_over_items(values, tasks), estimate=float(rows[way].mean()))
 
 
-def _gain(kd: list[pd.DataFrame], sft: list[pd.DataFrame], way: str) -> stats.Interval:
+def _gain(kd: list[pd.DataFrame], sft: list[pd.DataFrame], way: str) -> authors_tests.Interval:
     """KD less SFT; of one unit from their own intervals (Newcombe 1998, method 10)."""
     if len(kd) != 1:
-        return stats.mean_interval(
+        return authors_tests.mean_interval(
             one[way].mean() - other[way].mean() for one, other in zip(kd, sft, strict=True)
         )
     after, before = _level(kd, way), _level(sft, way)
     gain = after.estimate - before.estimate
     low = gain - math.hypot(after.estimate - after.low, before.high - before.estimate)
     high = gain + math.hypot(after.high - after.estimate, before.estimate - before.low)
-    return stats.Interval(gain, low, high, after.n)
+    return authors_tests.Interval(gain, low, high, after.n)
 
 
-def _bounds(interval: stats.Interval) -> tuple[float, float, float]:
+def _bounds(interval: authors_tests.Interval) -> tuple[float, float, float]:
     return interval.estimate, interval.low, interval.high
 
 

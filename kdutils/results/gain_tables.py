@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping
 
 import pandas as pd
 
-from kdutils import published
 from kdutils.constants import (
     ALL_TASKS,
     AVERAGE,
@@ -27,6 +26,7 @@ from kdutils.grid import cell_table as cell_rows
 from kdutils.grid import fill, handover
 from kdutils.grid.plan import Plan
 from kdutils.grid.profile import Live
+from kdutils.results import authors_tables
 
 PAIR = ["family", "teacher", "student", "teacher_parameters", "student_parameters"]
 LIKENESS = [
@@ -68,13 +68,13 @@ def cells_of(plan: Plan) -> tuple[pd.DataFrame, dict[str, str]]:
     profile with live runs, released tables that cannot be had are a gap and not an error.
 
     Raises:
-        published.ReleasedTablesError: if the profile has no other source and they cannot be had.
+        authors_tables.ReleasedTablesError: if the profile has no other source and they cannot be had.
     """
     tables, gaps = [], {}
     for source in plan.profile.sources:
         try:
-            tables.append(published.cells() if source == "published" else _live_cells(plan))
-        except published.ReleasedTablesError as error:
+            tables.append(authors_tables.cells() if source == "published" else _live_cells(plan))
+        except authors_tables.ReleasedTablesError as error:
             if plan.profile.live is None:
                 raise
             gaps[source] = str(error)

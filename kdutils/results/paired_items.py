@@ -12,7 +12,7 @@ import pandas as pd
 from kdutils.constants import KD_METHODS, METHOD_NAMES
 from kdutils.grid.cell_table import model_parameters
 from kdutils.inference import crossed_bootstrap, student_tests
-from kdutils.study import in_domain_order, in_method_order, pair_label
+from kdutils.results.gain_tables import in_domain_order, in_method_order, pair_label
 
 RUN = ["domain", "family", "teacher", "student", "seed"]
 STRATUM = [*RUN, "task"]

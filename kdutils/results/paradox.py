@@ -6,7 +6,7 @@ after KD, teacher right), did its text come closer to the teacher's than where i
 whose texts reason; students at temperature 1 without noise beside their tuned teacher, one text an item.
 
 Likeness is sentence BLEU and ROUGE-L with the teacher's text, and, since two right answers share at least the
-number they end on, BLEU of the words alone (closeness.wording).
+number they end on, BLEU of the words alone (text_similarity.wording).
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from kdutils import closeness, evaluate, likeness, solutions
+from kdutils import evaluate
 from kdutils.constants import KD_METHODS, METHOD_NAMES
 from kdutils.data import sources
 from kdutils.grid.plan import Plan
 from kdutils.inference import crossed_bootstrap
 from kdutils.inference.crossed_bootstrap import Resampled, ratio, weighted_mean
+from kdutils.results import agreement_fidelity, solution_steps, text_similarity
 
 DOMAIN = "math"
 PAIR = ["teacher", "student"]
@@ -49,10 +50,10 @@ CLUSTERS = {"clusters": PAIR}  # drawn again, crossed with the items; seeds of a
 def texts(plan: Plan) -> pd.DataFrame:
     """Texts of a plan's students beside their teacher's: a row a student x teacher x seed x item.
 
-    Columns likeness.NAMES, COLUMNS, those of the teacher with the suffix `_teacher`, `outcome` (a key of
+    Columns agreement_fidelity.NAMES, COLUMNS, those of the teacher with the suffix `_teacher`, `outcome` (a key of
     OUTCOMES) and MEASURES, percent. No rows without live runs, or without math.
     """
-    found = list(likeness.beside_teachers(plan, COLUMNS, domains=(DOMAIN,))) if plan.runs else []
+    found = list(agreement_fidelity.beside_teachers(plan, COLUMNS, domains=(DOMAIN,))) if plan.runs else []
     stacked = [
         pd.concat([evaluate.paired(student, teacher)], keys=[place], names=["place"])
         for place, (_, student, teacher) in enumerate(found)
@@ -60,10 +61,10 @@ def texts(plan: Plan) -> pd.DataFrame:
     names = [name for name in COLUMNS if name not in evaluate.KEYS]
     if not stacked:
         suffixed = [f"{name}_teacher" for name in names]
-        return pd.DataFrame(columns=[*likeness.NAMES, *COLUMNS, *suffixed, "outcome", *MEASURES])
+        return pd.DataFrame(columns=[*agreement_fidelity.NAMES, *COLUMNS, *suffixed, "outcome", *MEASURES])
     both = pd.concat(stacked).reset_index("place")
     both = both[both["sample"] == both["sample"].min()]  # one text an item
-    named = pd.DataFrame([where for where, _, _ in found])[likeness.NAMES].iloc[both.pop("place")]
+    named = pd.DataFrame([where for where, _, _ in found])[agreement_fidelity.NAMES].iloc[both.pop("place")]
     rows = pd.concat([named.reset_index(drop=True), both.reset_index(drop=True)], axis=1)
     return rows.assign(outcome=outcomes(rows), **_measured(rows))
 
@@ -78,12 +79,12 @@ def outcomes(both: pd.DataFrame) -> np.ndarray:
 
 def _measured(rows: pd.DataFrame) -> dict[str, np.ndarray]:
     own, teacher = rows["text"].tolist(), rows["text_teacher"].tolist()
-    words = {text: closeness.wording(text) for text in {*own, *teacher}}
+    words = {text: text_similarity.wording(text) for text in {*own, *teacher}}
     alone = ([words[text] for text in own], [words[text] for text in teacher])
     return {
-        "bleu": closeness.sentence_bleu(own, teacher),
-        "rouge_l": closeness.rouge_l(own, teacher),
-        "wording": closeness.sentence_bleu(*alone),
+        "bleu": text_similarity.sentence_bleu(own, teacher),
+        "rouge_l": text_similarity.rouge_l(own, teacher),
+        "wording": text_similarity.sentence_bleu(*alone),
     }
 
 
@@ -229,7 +230,7 @@ def followed(
     rng: np.random.Generator,
     n_resamples: int = crossed_bootstrap.N_RESAMPLES,
 ) -> pd.DataFrame:
-    """Whether the answer of a text follows from its steps, by rule (solutions.read): a row a method x group.
+    """Whether the answer of a text follows from its steps, by rule (solution_steps.read): a row a method x group.
 
     Groups are all texts, and of KD those whose item became right or stayed wrong. Percent: `checkable` texts
     state a number and compute one; `follows`, of these the stated is the last computed; `right_steps`, of all
@@ -238,7 +239,7 @@ def followed(
     """
     parts = [("all texts", rows)]
     parts += [(FATES[fate], rises[rises["fate"] == fate]) for fate in ("became_right", "stayed_wrong")]
-    read = {text: solutions.read(text) for text in rows.loc[rows["task"] != "aqua", "text"].unique()}
+    read = {text: solution_steps.read(text) for text in rows.loc[rows["task"] != "aqua", "text"].unique()}
     table = []
     for method in ("sft", *KD_METHODS):
         for label, part in parts:
@@ -271,7 +272,7 @@ def _with_interval(row: pd.Series, *, name: str) -> str:
 
 
 def _followed(
-    own: pd.DataFrame, found: list[solutions.Reading], rng: np.random.Generator, n_resamples: int
+    own: pd.DataFrame, found: list[solution_steps.Reading], rng: np.random.Generator, n_resamples: int
 ) -> list[float]:
     values = {
         "one": 1.0,
@@ -359,7 +360,7 @@ def errors(
     rng: np.random.Generator,
     n_resamples: int = crossed_bootstrap.N_RESAMPLES,
 ) -> pd.DataFrame:
-    """Shares of solutions.CATEGORIES on one task by method, percent: a row a method x category.
+    """Shares of solution_steps.CATEGORIES on one task by method, percent: a row a method x category.
 
     Columns method, label, category, estimate, low, high, reason, n (texts), n_pairs, n_without: texts of
     items whose own solution has no equation, which are left out. Pairs and items are drawn again, crossed.
@@ -369,23 +370,25 @@ def errors(
     gold = ["question", "rationale"]
     asked = part[["text", "parsed", "correct", "truncated"]].to_dict("records")
     found = [
-        solutions.category(**own, **{name: getattr(items[item], name) for name in gold})
+        solution_steps.category(**own, **{name: getattr(items[item], name) for name in gold})
         for own, item in zip(asked, part["item_id"], strict=True)
     ]
-    has_gold = part["item_id"].map(lambda item: bool(solutions.steps(items[item].rationale))).astype(bool)
+    has_gold = (
+        part["item_id"].map(lambda item: bool(solution_steps.steps(items[item].rationale))).astype(bool)
+    )
     part = part.assign(category=found)
     table = []
     for method in ("sft", *KD_METHODS):
         own, is_own = part[(part["method"] == method) & has_gold], part["method"] == method
         if own.empty:
             continue
-        values = {name: (own["category"] == name).astype(float) for name in solutions.CATEGORIES} | {
+        values = {name: (own["category"] == name).astype(float) for name in solution_steps.CATEGORIES} | {
             "one": 1.0
         }
         how = {"strata": STRATUM, "values": list(values), "rng": rng, "n_resamples": n_resamples}
         drawn = crossed_bootstrap.resampled(own[[*STRATUM, "item_id"]].assign(**values), **CLUSTERS, **how)
         n_pairs, n_without = len(own[PAIR].drop_duplicates()), int((is_own & ~has_gold).sum())
-        for name in solutions.CATEGORIES:
+        for name in solution_steps.CATEGORIES:
             share = crossed_bootstrap.estimate(
                 100 * drawn.mean(name, "one"), why_undefined=NONE, why_not=_why_not(drawn, own)
             )
@@ -422,4 +425,6 @@ def error_shares(table: pd.DataFrame) -> pd.DataFrame:
     most = table["n_pairs"].max()
     few = table["n_pairs"].map(lambda n: "" if n == most else f" ({n} pairs)")
     wide = table.assign(row=table["label"] + few).pivot(index="row", columns="category", values="estimate")
-    return wide.loc[(table["label"] + few).unique(), list(solutions.CATEGORIES)].rename_axis(columns=None)
+    return wide.loc[(table["label"] + few).unique(), list(solution_steps.CATEGORIES)].rename_axis(
+        columns=None
+    )

@@ -15,7 +15,6 @@ import numpy as np
 import pandas as pd
 import scipy.stats
 
-from kdutils import published, study
 from kdutils.constants import (
     AVERAGE,
     DOMAIN_LABELS,
@@ -26,6 +25,7 @@ from kdutils.constants import (
     TASK_LABELS,
 )
 from kdutils.grid.cell_table import model_parameters
+from kdutils.results import authors_tables, gain_tables
 
 STATISTIC_COLUMNS = [
     "section",
@@ -226,7 +226,7 @@ def spearman_interval(rho: float, n: int, *, confidence: float = 0.95) -> Interv
 def gain_intervals(gain_table: pd.DataFrame, *, by: list[str], confidence: float = 0.95) -> pd.DataFrame:
     """Mean gain in each group of `by` with an interval from item sampling: columns gain, low, high, n_runs.
 
-    Where some runs were repeated, the interval holds the variation over training seeds too (study.gains).
+    Where some runs were repeated, the interval holds the variation over training seeds too.
 
     `by` must contain `student` and `task`: runs of a group then share one SFT baseline, whose error
     does not average out over the runs. Runs are treated as independent samples of the test items.
@@ -298,12 +298,12 @@ def by_task(gain_table: pd.DataFrame) -> list[OfTask]:
     parts = []
     for where, table in gain_table.groupby(["source", "selection", "domain"], sort=False):
         plain = table[columns].astype(dict.fromkeys(columns[:4], object))  # rows are chosen in half the time
-        for task in study.tasks_of(where[-1]):
+        for task in gain_tables.tasks_of(where[-1]):
             of_task = plain[plain["task"] == task]
             if not of_task.empty:
                 methods = {name: of_task[of_task["method"] == name] for name in PAPER_METHODS}
                 rows = {"all": of_task} | {name: part for name, part in methods.items() if len(part)}
-                parts.append(OfTask(where, task, rows, study.n_pairs(of_task)))
+                parts.append(OfTask(where, task, rows, gain_tables.n_pairs(of_task)))
     return parts
 
 
@@ -345,7 +345,7 @@ def _undefined(n: int) -> Significance:
 def ledger(cells: pd.DataFrame, *, section: str) -> pd.DataFrame:
     """Rows of statistics.csv for one section: the authors' tests under every selection rule."""
     tests = [test for test, of_section in SECTION_OF_TEST.items() if of_section == section]
-    tables = [authors_tests(study.gains(cells, selection=rule), tests=tests) for rule in SELECTIONS]
+    tables = [authors_tests(gain_tables.gains(cells, selection=rule), tests=tests) for rule in SELECTIONS]
     return pd.concat(tables, ignore_index=True)
 
 
@@ -408,7 +408,7 @@ def size_and_headroom(points: pd.DataFrame) -> pd.DataFrame:
 
 
 def within_student_remark(within: pd.DataFrame) -> str:
-    """What one point of teacher accuracy is worth to a student (study.within_student), a sentence a domain.
+    """What one point of teacher accuracy is worth to a student, a sentence a domain.
 
     The slope is that of least squares on the values within students. No interval: the points share few
     teachers. No slope where the teachers of each student are equally accurate.
@@ -432,7 +432,7 @@ def within_student_remark(within: pd.DataFrame) -> str:
 
 
 def tuning_remark(tuning: pd.DataFrame) -> str:
-    """What an untuned teacher costs (study.teacher_tuning), in two sentences."""
+    """What an untuned teacher costs (gain_tables.teacher_tuning), in two sentences."""
     average, tasks = tuning[tuning["task"] == AVERAGE], tuning[tuning["task"] != AVERAGE]
     cost, above = average["cost"], int((average["untuned"] > average["teacher_base"]).sum())
     text = f"The cost is {cost.mean():.1f} points on average and {cost.max():.1f} at most on a domain average"
@@ -461,7 +461,7 @@ def fidelity_remark(gain_table: pd.DataFrame) -> str:
 
     The rows of one pair are its tasks and methods, over which nothing is claimed.
     """
-    if study.n_pairs(gain_table) < FEWEST_PAIRS["spearman_gain_fidelity"]:
+    if gain_tables.n_pairs(gain_table) < FEWEST_PAIRS["spearman_gain_fidelity"]:
         return "Too few pairs to correlate."
     rho = {y: spearman(gain_table[y], gain_table["fidelity"]).statistic for y in ("accuracy", "gain")}
     return f"Fidelity has rho {rho['accuracy']:+.2f} with accuracy and {rho['gain']:+.2f} with gain."
@@ -476,7 +476,7 @@ def compare_fidelity_tables(gain_table: pd.DataFrame) -> pd.DataFrame:
             file,
             values[name].min(),
             values[name].max(),
-            published.float32_share(values[name]),
+            authors_tables.float32_share(values[name]),
             rho,
             len(values),
         )
@@ -522,11 +522,11 @@ def noise_costs(losses: pd.DataFrame) -> pd.DataFrame:
         n_collapsed = int(part["is_collapsed"].sum())
         rows.append((domain, sigma, loss.n, loss.estimate, loss.low, loss.high, n_collapsed))
     found = pd.DataFrame(rows, columns=["domain", "sigma", "runs", "loss", "low", "high", "collapsed"])
-    return study.in_domain_order(found).reset_index(drop=True)
+    return gain_tables.in_domain_order(found).reset_index(drop=True)
 
 
 def item_links(runs: pd.DataFrame, *, bound: float) -> pd.DataFrame:
-    """`likeness.right_and_alike` by task: runs, median r, median |r|, how many |r| are below `bound`."""
+    """Of right_and_alike by task: runs, median r, median |r|, how many |r| are below `bound`."""
     rows = []
     for label, part in runs.groupby("label", sort=False):
         r = part["fidelity_correct_r"]

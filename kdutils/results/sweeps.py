@@ -8,7 +8,7 @@ from __future__ import annotations
 import pandas as pd
 
 from kdutils.constants import AVERAGE, KD_METHODS, METHOD_NAMES, PAPER_METHODS
-from kdutils.study import in_domain_order, mean_over_seeds
+from kdutils.results.gain_tables import in_domain_order, mean_over_seeds
 
 DECODING = {"published": "sampled at temperature 1", "live": "greedy decoding"}  # of what is scored
 

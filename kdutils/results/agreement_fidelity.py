@@ -16,8 +16,8 @@ from kdutils.constants import ALL_TASKS, DOMAINS, KD_METHODS, METHOD_NAMES, TASK
 from kdutils.data import sources
 from kdutils.grid.cell_table import model_family, short_name
 from kdutils.grid.plan import Plan
+from kdutils.results.gain_tables import LIKENESS, PAIR, in_domain_order, in_task_order, pair_label
 from kdutils.spec import RunSpec
-from kdutils.study import LIKENESS, PAIR, in_domain_order, in_task_order, pair_label
 
 FIDELITY_NAMES = {"published": "BLEU.csv", "live": "BLEU"}  # what the column `fidelity` holds
 ANSWERS = list(evaluate.ANSWERS)

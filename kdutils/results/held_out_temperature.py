@@ -6,7 +6,7 @@ round, so that every item is measured once, at a temperature that it had no say 
 validation items are test items that are held out in turn, and nothing is trained or generated for it.
 Sources: Varma and Simon 2006 (doi:10.1186/1471-2105-7-91), Cawley and Talbot 2010 (JMLR 11, 2079-2107).
 
-What is chosen for is what the authors choose for (study.gains): a pair x method x task, seeds averaged that
+What is chosen for is what the authors choose for (gain_tables.gains): a pair x method x task, seeds averaged that
 have all of its temperatures, and the domain's average as one more task (the best average, not an average of
 the best). Of tied temperatures the lowest. A temperature without runs is not there to be chosen, and one
 alone is taken. Where a half of a task has no items, there is nothing to choose on or to measure: NaN, and a
@@ -20,10 +20,10 @@ import math
 import numpy as np
 import pandas as pd
 
-from kdutils import itemwise, study
 from kdutils.constants import AVERAGE
-from kdutils.halves import ARM, HALVES
-from kdutils.itemwise import COUNTS
+from kdutils.results import gain_tables, item_gains
+from kdutils.results.half_accuracy import ARM, HALVES
+from kdutils.results.item_gains import COUNTS
 
 CHOICE = [
     "by_0",
@@ -41,7 +41,7 @@ OF_ONE_RUN = [  # columns of cells that no run put together from two has
 def choices(halves: pd.DataFrame) -> pd.DataFrame:
     """What temperature each half and all items choose, a row a pair x method x task: ARM, task, CHOICE.
 
-    Takes halves.read. The domain's average is one of the tasks. `reason` says why CHOICE is NaN, else "".
+    Takes half_accuracy.read. The domain's average is one of the tasks. `reason` says why CHOICE is NaN, else "".
 
     Raises:
         ValueError: if two runs among which is chosen were scored on different items.
@@ -69,7 +69,7 @@ def choices(halves: pd.DataFrame) -> pd.DataFrame:
 
 
 def _of_common_seeds(halves: pd.DataFrame) -> pd.DataFrame:
-    """Without seeds that lack a temperature, as in study.gains: several would lose to the luck of one."""
+    """Without seeds that lack a temperature, as in gain_tables.gains: several would lose to the luck of one."""
     n_temperatures = halves.groupby(ARM)["temperature"].transform("nunique")
     return halves[halves.groupby([*ARM, "seed"])["temperature"].transform("nunique") == n_temperatures]
 
@@ -114,7 +114,7 @@ def composed(halves: pd.DataFrame, turns: pd.DataFrame) -> pd.DataFrame:
     spread = (sums["square"] / sums["n"] - share**2).clip(lower=0.0) / (sums["n"] - 1)
     sums = sums.assign(accuracy=100 * share, variance=100**2 * spread)
     sums["agreement"] = 100 * sums["same"] / sums["n_texts"]
-    sums["fidelity"] = itemwise.bleu(sums[COUNTS].to_numpy(float))
+    sums["fidelity"] = item_gains.bleu(sums[COUNTS].to_numpy(float))
     sums["fidelity"] = sums["fidelity"].where(sums["n_texts"].notna())
     runs = sums.groupby([*ARM, "seed", "asked"], sort=False)
     table = runs[["accuracy", "agreement", "fidelity"]].mean()
@@ -132,7 +132,7 @@ def cells(cells: pd.DataFrame, halves: pd.DataFrame) -> pd.DataFrame:
     temperature, baselines, noisy runs and untuned teachers stay as they are. What could not be chosen has no
     row: ask `lacking` first.
     """
-    kept = study.of_common_seeds(cells)
+    kept = gain_tables.of_common_seeds(cells)
     swept = _swept(kept)
     chosen = choices(halves).dropna(subset=CHOICE)
     rows = swept.merge(chosen, on=[*ARM, "task"], how="inner", validate="many_to_one")
@@ -148,7 +148,7 @@ def cells(cells: pd.DataFrame, halves: pd.DataFrame) -> pd.DataFrame:
 def lacking(cells: pd.DataFrame, halves: pd.DataFrame) -> str:
     """Why a temperature of some pair, method or task of these cells cannot be chosen; "" if all can."""
     chosen = choices(halves)
-    wanted = _swept(study.of_common_seeds(cells))[[*ARM, "task"]].drop_duplicates()
+    wanted = _swept(gain_tables.of_common_seeds(cells))[[*ARM, "task"]].drop_duplicates()
     rows = wanted.merge(chosen, on=[*ARM, "task"], how="left")
     without = rows[rows["by_0"].isna()]
     reasons = without["reason"].fillna("no items to choose a temperature on").unique()

@@ -19,7 +19,7 @@ from kdutils.data import sources
 from kdutils.grid.cell_table import short_name
 from kdutils.grid.plan import Plan
 from kdutils.grid.run_cells import Scored, kept
-from kdutils.itemwise import COUNTS
+from kdutils.results.item_gains import COUNTS
 from kdutils.spec import RunSpec
 
 HALVES = (0, 1)

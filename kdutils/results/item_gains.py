@@ -17,12 +17,13 @@ import pandas as pd
 import scipy.stats
 from pandas.api.typing import DataFrameGroupBy
 
-from kdutils import evaluate, likeness, stats, store
+from kdutils import evaluate, store
 from kdutils.constants import ALL_TASKS, AVERAGE, INSTRUCTION_TASKS, KD_METHODS, PAPER_METHODS, TASK_LABELS
 from kdutils.data import sources
 from kdutils.grid.cell_table import model_parameters, short_name
 from kdutils.grid.plan import Plan
-from kdutils.study import in_domain_order, in_method_order, pair_label
+from kdutils.results import agreement_fidelity, authors_tests
+from kdutils.results.gain_tables import in_domain_order, in_method_order, pair_label
 
 ARM = ["domain", "teacher", "student", "method", "teacher_tuned", "temperature", "noise_sigma"]
 PAIRED = ["domain", "teacher", "student", "method"]
@@ -90,7 +91,7 @@ def _is_clean(by_item: DataFrameGroupBy) -> pd.Series:
 def _beside(plan: Plan) -> list[tuple]:
     table = []
     columns = ["task", "item_id", "sample", "text", "parsed", "correct"]
-    for names, student, teacher in likeness.beside_teachers(plan, columns):
+    for names, student, teacher in agreement_fidelity.beside_teachers(plan, columns):
         both = evaluate.paired(student, teacher)
         both = both[both["sample"] == both["sample"].min()]  # one text an item
         where = tuple(names[name] for name in (*PAIRED, "seed"))
@@ -113,7 +114,7 @@ def accuracies(scored: pd.DataFrame) -> pd.DataFrame:
     table = []
     for arm, part in scored.groupby(ARM, sort=False, dropna=False):
         for task, items in _tasks_and_average(part):
-            found = stats.mean_over_items(items["value"], items["task"])
+            found = authors_tests.mean_over_items(items["value"], items["task"])
             interval = (found.estimate, found.low, found.high, found.n)
             table.append((*arm, task, *interval, part["seed"].nunique()))
     return _labelled(table, [*ARM, "task", "accuracy", "low", "high", "n", "n_seeds"])
@@ -152,7 +153,7 @@ def contrasts(
     table = []
     for group, part in both.groupby(list(by), sort=False, dropna=False):
         for task, items in _tasks_and_average(part):
-            found = stats.difference_over_items(items["value"], items["task"], confidence=confidence)
+            found = authors_tests.difference_over_items(items["value"], items["task"], confidence=confidence)
             interval = (found.estimate, found.low, found.high, found.p_value, found.n)
             table.append((*group, task, *interval, part["seed"].nunique()))
     return _labelled(table, [*by, "task", "difference", "low", "high", "p_value", "n", "n_seeds"])
@@ -195,7 +196,7 @@ def gains(scored: pd.DataFrame, *, by: Sequence[str] = ARM, confidence: float = 
 
 
 def gain_table(items: Items) -> pd.DataFrame:
-    """`gains` as the figures of stats.gain_intervals want them: columns gain, pair, student_parameters."""
+    """`gains` as the figures of authors_tests.gain_intervals want them: columns gain, pair, student_parameters."""
     found = gains(items.scored).rename(columns={"difference": "gain", "n_seeds": "n_runs"})
     parameters = found["student"].map(model_parameters)
     return found.assign(pair=pair_label(found), student_parameters=parameters)
@@ -254,7 +255,7 @@ def method_differences(scored: pd.DataFrame, *, confidence: float = 0.95) -> pd.
 
 def with_intervals(runs: pd.DataFrame, scored: pd.DataFrame) -> pd.DataFrame:
     """Runs of one source with columns low and high, of the items where there are some, else normal ones."""
-    table = stats.accuracy_intervals(runs)
+    table = authors_tests.accuracy_intervals(runs)
     if scored.empty:
         return table
     keys = [*ARM, "task"]
@@ -274,7 +275,7 @@ def agreements(beside: pd.DataFrame) -> pd.DataFrame:
     table = []
     for arm, part in beside.groupby(PAIRED, sort=False):
         for task, items in _tasks_and_average(part):
-            found = stats.mean_over_items(items["value"], items["task"])
+            found = authors_tests.mean_over_items(items["value"], items["task"])
             table.append((*arm, task, found.estimate, found.low, found.high, found.n))
     levels = _labelled(table, [*PAIRED, "task", "agreement", "low", "high", "n"])
     rises = agreement_rises(beside)[[*PAIRED, "task", "difference", "low", "high", "p_value"]]

@@ -18,11 +18,12 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from kdutils import arms, evaluate, stats
-from kdutils.arms import ARMS, CAREFUL, CONTROLS, ITEM, Arm
+from kdutils import evaluate
 from kdutils.constants import DOMAIN_LABELS, DOMAIN_TASKS, KD_METHODS, METHOD_NAMES, TOGETHER
 from kdutils.grid.factors import FACTORS
-from kdutils.study import in_domain_order
+from kdutils.results import authors_tests, protocol_runs
+from kdutils.results.gain_tables import in_domain_order
+from kdutils.results.protocol_runs import ARMS, CAREFUL, CONTROLS, ITEM, Arm
 
 MARGIN = 2.0  # points
 TRAINED = ("prompt", "sequences", TOGETHER)  # factors that take another training
@@ -67,8 +68,8 @@ def _compared(
     for kd, sft in pairs:
         values = {}
         for side, part in (("sft", sft), ("kd", kd)):
-            before = arms.value(part, CAREFUL)
-            values[side] = (before, arms.value(part, arm) if touched[side] else before)
+            before = protocol_runs.value(part, CAREFUL)
+            values[side] = (before, protocol_runs.value(part, arm) if touched[side] else before)
         if any(value is None for pair in values.values() for value in pair):
             continue
         values["gain"] = tuple(
@@ -94,7 +95,7 @@ def _intervals(differences: pd.Series, *, widest: float) -> tuple[float, ...]:
     """
     tasks = differences.index.get_level_values("task")
     wide, narrow = (
-        stats.difference_over_items(differences / widest, tasks, confidence=confidence)
+        authors_tests.difference_over_items(differences / widest, tasks, confidence=confidence)
         for confidence in (0.95, 0.90)
     )
     bounds = (widest * value for value in (wide.estimate, wide.low, wide.high))

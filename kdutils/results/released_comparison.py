@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from kdutils import itemwise, published, study, sweeps
 from kdutils.constants import AVERAGE, METHOD_NAMES, TASK_LABELS
 from kdutils.grid import cell_table as cell_rows
 from kdutils.grid.plan import Plan
-from kdutils.itemwise import Items
+from kdutils.results import authors_tables, gain_tables, item_gains, sweeps
+from kdutils.results.item_gains import Items
 
 PAIR = ["teacher", "student"]
 MISSING = "—"
@@ -65,14 +65,14 @@ def pair_remark(cells: pd.DataFrame) -> str:
     else:
         text = f"{live} was not released. The nearest released pair is {near}: the same student with the "
         text += "teacher nearest in size."
-    ways = [f"{source}: {sweeps.decoding(part)}" for source, part in study.by_source(cells).items()]
+    ways = [f"{source}: {sweeps.decoding(part)}" for source, part in gain_tables.by_source(cells).items()]
     return f"{text} How the texts came about: {'; '.join(ways)}.".replace("published:", "released:")
 
 
 def _pairs(cells: pd.DataFrame) -> tuple[tuple[str, str], tuple[str, str]] | None:
     """The one live pair and the released one nearest to it; None if there are none or several."""
-    sources = study.by_source(cells)
-    if set(sources) != {"published", "live"} or study.n_pairs(sources["live"]) != 1:
+    sources = gain_tables.by_source(cells)
+    if set(sources) != {"published", "live"} or gain_tables.n_pairs(sources["live"]) != 1:
         return None
     if cell_rows.is_model_world(sources["live"]):
         return None
@@ -83,7 +83,7 @@ def _pairs(cells: pd.DataFrame) -> tuple[tuple[str, str], tuple[str, str]] | Non
 
 
 def _label(teacher: str, student: str) -> str:
-    return study.pair_label(pd.DataFrame({"teacher": [teacher], "student": [student]})).iloc[0]
+    return gain_tables.pair_label(pd.DataFrame({"teacher": [teacher], "student": [student]})).iloc[0]
 
 
 def table(
@@ -91,7 +91,7 @@ def table(
 ) -> pd.DataFrame:
     """Live values with their intervals beside released ones, as texts: a line a task x `by`.
 
-    The live column is called as `study.labels_of` calls it, such as `live, Qwen2.5`.
+    The live column is called as `gain_tables.labels_of` calls it, such as `live, Qwen2.5`.
 
     Args:
         live: tables of itemwise: domain, task, the columns `by`, `value`, low, high, n. A value of `value`
@@ -101,7 +101,7 @@ def table(
     """
     sign = "+" if value == "difference" else ""
     cells, keys = comparison.cells, ["domain", "task", *by]
-    pairs, live = _pairs(cells), study.in_view(live, comparison.plan)
+    pairs, live = _pairs(cells), gain_tables.in_view(live, comparison.plan)
     shown = live[keys].copy()
     if pairs is not None and len(released):
         (teacher, student), is_same = pairs[1], pairs[0] == pairs[1]
@@ -112,7 +112,7 @@ def table(
         places = pd.MultiIndex.from_frame(live[keys])
         shown[title] = [_number(number, sign) for number in near.reindex(places)]
         shown["released, range (runs)"] = [_range(*row, sign) for row in span.reindex(places).to_numpy()]
-    shown[_lower(study.labels_of(cells)["live"])] = [
+    shown[_lower(gain_tables.labels_of(cells)["live"])] = [
         f"{row[value]:{sign}.1f} [{row['low']:{sign}.1f}, {row['high']:{sign}.1f}]".replace("-", "−")
         for row in live.to_dict("records")
     ]
@@ -141,56 +141,56 @@ def _lower(label: str) -> str:
 
 
 def accuracies(comparison: Comparison) -> pd.DataFrame:
-    """Accuracy of the student by task and method: as it is, after SFT, after KD (itemwise.plain)."""
+    """Accuracy of the student by task and method: as it is, after SFT, after KD (item_gains.plain)."""
     scored = comparison.items.scored
-    student = itemwise.plain(scored)["student"].unique()
+    student = item_gains.plain(scored)["student"].unique()
     baselines = scored[scored["method"].isin(["base", "sft"]) & scored["student"].isin(student)]
-    live = itemwise.accuracies(pd.concat([baselines, itemwise.plain(scored)]))
+    live = item_gains.accuracies(pd.concat([baselines, item_gains.plain(scored)]))
     released = comparison.released
     is_baseline = released["method"].isin(["base", "sft"])
-    released = pd.concat([released[is_baseline], itemwise.plain(released)])
+    released = pd.concat([released[is_baseline], item_gains.plain(released)])
     return table(comparison, live, released, value="accuracy", by=["method"])
 
 
 def gains(comparison: Comparison) -> pd.DataFrame:
     """Gain over SFT by task and method at temperature 1."""
-    released = study.gains(comparison.released, selection="temperature_1")
+    released = gain_tables.gains(comparison.released, selection="temperature_1")
     released = released.rename(columns={"gain": "difference"})
-    live = itemwise.gains(comparison.items.scored)
+    live = item_gains.gains(comparison.items.scored)
     return table(comparison, live, released, value="difference", by=["method"])
 
 
 def tuning_costs(comparison: Comparison) -> pd.DataFrame:
     """What an untuned teacher costs the student, by task."""
-    released = study.teacher_tuning(comparison.released).rename(columns={"cost": "difference"})
-    live = itemwise.tuning_costs(comparison.items.scored)
+    released = gain_tables.teacher_tuning(comparison.released).rename(columns={"cost": "difference"})
+    live = item_gains.tuning_costs(comparison.items.scored)
     return table(comparison, live, released, value="difference", by=[])
 
 
 def agreements(comparison: Comparison) -> pd.DataFrame:
     """Agreement with the teacher by task and method, SFT included; a released value is of all methods."""
     released = _of_students(comparison, "agreement")
-    live = itemwise.agreements(comparison.items.beside)
+    live = item_gains.agreements(comparison.items.beside)
     return table(comparison, live, released, value="agreement", by=["method"])
 
 
 def fidelities(comparison: Comparison) -> pd.DataFrame:
     """BLEU with the teacher's text by task and method, beside BLEU2.csv, most likely the released BLEU."""
     released = _of_students(comparison, "fidelity_bleu2").rename(columns={"fidelity_bleu2": "fidelity"})
-    live = itemwise.fidelities(comparison.items.beside)
+    live = item_gains.fidelities(comparison.items.beside)
     return table(comparison, live, released, value="fidelity", by=["method"])
 
 
 def noise(comparison: Comparison) -> pd.DataFrame:
-    """Accuracy by task, method and sigma, beside what is known of the paper's (published.noise_results)."""
-    released = itemwise.plain(comparison.released)
+    """Accuracy by task, method and sigma, beside what is known of the paper's (authors_tables.noise_results)."""
+    released = item_gains.plain(comparison.released)
     if len(released):
-        known = published.noise_results().rename(columns={"sigma": "noise_sigma"})
-        pair = dict(zip(PAIR, published.NOISE_PAIR, strict=True))
+        known = authors_tables.noise_results().rename(columns={"sigma": "noise_sigma"})
+        pair = dict(zip(PAIR, authors_tables.NOISE_PAIR, strict=True))
         known = known.assign(domain="math", task=AVERAGE, method="fkl", **pair)
         released = pd.concat([released, known[known["noise_sigma"] > 0]])
     at_1 = comparison.items.scored[comparison.items.scored["temperature"] == 1.0]
-    live = itemwise.accuracies(_swept(at_1, "noise_sigma"))
+    live = item_gains.accuracies(_swept(at_1, "noise_sigma"))
     return table(comparison, live, released, value="accuracy", by=["method", "noise_sigma"])
 
 
@@ -198,7 +198,7 @@ def temperatures(comparison: Comparison) -> pd.DataFrame:
     """Accuracy by task, method and temperature, of the methods that were trained at several."""
     released = sweeps.temperature_runs(comparison.released)
     noise_free = comparison.items.scored[comparison.items.scored["noise_sigma"] == 0.0]
-    live = itemwise.accuracies(_swept(noise_free, "temperature"))
+    live = item_gains.accuracies(_swept(noise_free, "temperature"))
     return table(comparison, live, released, value="accuracy", by=["method", "temperature"])
 
 
@@ -210,7 +210,7 @@ def _swept(scored: pd.DataFrame, varied: str) -> pd.DataFrame:
 
 def _of_students(comparison: Comparison, measure: str) -> pd.DataFrame:
     """A released likeness by pair, task and method, the SFT student's as method `sft`."""
-    kd = study.gains(comparison.released, selection="temperature_1")
+    kd = gain_tables.gains(comparison.released, selection="temperature_1")
     sft = kd.drop_duplicates(["domain", "task", *PAIR]).assign(method="sft")
     sft[measure] = sft[f"{measure}_sft"]
     kept = pd.concat([sft, kd])[["domain", "task", *PAIR, "method", measure]]
