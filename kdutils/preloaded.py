@@ -29,25 +29,20 @@ from matplotlib.figure import Figure
 
 from kdutils import (
     __main__,
-    answersheet,
     calibrationfigures,
-    claims,
-    declared,
     figures,
     ledger,
     live,
-    optimism,
     performance,
     plots,
     render,
     report,
     roofline,
-    sensitivity,
     speedfigures,
     strictfigures,
-    studentgains,
     worker,
 )
+from kdutils.claims import answer_sheet, claims, declared, selection_optimism, sensitivity, student_gains
 from kdutils.inference import calibration
 from kdutils.results import (
     agreement_fidelity,

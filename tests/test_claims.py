@@ -6,9 +6,9 @@ import math
 import pandas as pd
 import pytest
 
-from kdutils import claims, evidence
+from kdutils.claims import claims, evidence
+from kdutils.claims.evidence import Evidence
 from kdutils.constants import MATH_TASKS, TASKS
-from kdutils.evidence import Evidence
 from kdutils.grid import cell_table as cell_rows
 from kdutils.results import authors_tables
 

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from kdutils import claims, declared, strict
+from kdutils.claims import claims, declared, strict
 
 SECTIONS = {claim.id: claim.section for claim in claims.CLAIMS}
 ONE = {"E1": "01"}

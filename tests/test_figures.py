@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kdutils import claims, figures, plots
+from kdutils import figures, plots
+from kdutils.claims import claims
 from kdutils.constants import DOMAIN_TASKS, DOMAINS, METHOD_LABELS, TASK_LABELS
 from kdutils.results import (
     agreement_fidelity,

@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 from halfrows import ARM, FIRST, HAND, SECOND, A, B, C, D, by_task, item_rows, swept
 
-from kdutils import evaluate, optimism
+from kdutils import evaluate
+from kdutils.claims import selection_optimism
 from kdutils.grid import cell_table as cell_rows
 from kdutils.grid import plan
 from kdutils.results import gain_tables, half_accuracy, held_out_temperature
@@ -50,7 +51,7 @@ def test_other_runs_change_nothing():
 
 def test_four_items_by_hand():
     """The first half prefers 1, the second 2, and each is measured at what the other prefers."""
-    row = by_task(optimism.levels(swept(HAND)))
+    row = by_task(selection_optimism.levels(swept(HAND)))
     assert (row["by_0"], row["by_1"], row["by_all"]) == (1.0, 2.0, 2.0)
     assert (row["temperature_1"], row["held_out"], row["best_on_test"], row["optimism"]) == (
         25.0,
@@ -61,7 +62,7 @@ def test_four_items_by_hand():
 
 
 def test_halves_that_agree_are_the_run_itself():
-    row = by_task(optimism.levels(swept({1.0: HAND[1.0], 2.0: {A: 1, B: 1, C: 1, D: 0}})))
+    row = by_task(selection_optimism.levels(swept({1.0: HAND[1.0], 2.0: {A: 1, B: 1, C: 1, D: 0}})))
     assert (row["by_0"], row["by_1"], row["held_out"], row["optimism"]) == (2.0, 2.0, 75.0, 0.0)
 
 
@@ -75,7 +76,7 @@ def test_the_average_chooses_for_itself():
     """On one task 1 is better by a little, on the other 2 by far: the average takes 2 for both."""
     small = swept({1.0: {A: 1, B: 0, C: 1, D: 0}, 2.0: dict.fromkeys((A, B, C, D), 0)})
     large = {1.0: dict.fromkeys((A, B, C, D), 0), 2.0: dict.fromkeys((A, B, C, D), 1)}
-    table = optimism.levels(pd.concat([small, swept(large, task="aqua")], ignore_index=True))
+    table = selection_optimism.levels(pd.concat([small, swept(large, task="aqua")], ignore_index=True))
     assert [by_task(table, task)["by_all"] for task in ("svamp", "aqua", "average")] == [1.0, 2.0, 2.0]
     assert by_task(table, "average")["held_out"] == 50.0
     assert by_task(table, "average")["temperature_1"] == 25.0
@@ -142,7 +143,7 @@ def test_every_item_counts_once_at_what_the_other_half_chose():
 def test_a_half_without_items_has_no_value_and_a_reason():
     whole = swept(HAND)
     half = swept({t: {item: values[item] for item in (A, B)} for t, values in HAND.items()}, task="aqua")
-    table = optimism.levels(pd.concat([whole, half], ignore_index=True))
+    table = selection_optimism.levels(pd.concat([whole, half], ignore_index=True))
     for task in ("aqua", "average"):
         row = by_task(table, task)
         assert row["reason"] == "a half of aqua has no items"
@@ -152,7 +153,7 @@ def test_a_half_without_items_has_no_value_and_a_reason():
 
 
 def test_one_temperature_is_taken():
-    row = by_task(optimism.levels(swept({2.0: HAND[2.0]})))
+    row = by_task(selection_optimism.levels(swept({2.0: HAND[2.0]})))
     assert (row["by_0"], row["by_1"], row["held_out"], row["optimism"]) == (2.0, 2.0, 50.0, 0.0)
     assert math.isnan(row["temperature_1"])
 
@@ -166,9 +167,9 @@ def test_runs_on_other_items_are_refused():
 def test_nothing_gives_nothing():
     nothing = pd.DataFrame(columns=half_accuracy.COLUMNS).astype(half_accuracy.NUMBERS)
     assert held_out_temperature.choices(nothing).empty
-    found = optimism.table(nothing, Items(nothing, nothing), rng=np.random.default_rng(0))
-    assert found.empty and optimism.readable(found).empty and optimism.remark(found) == ""
-    assert optimism.of_students(nothing).empty
+    found = selection_optimism.table(nothing, Items(nothing, nothing), rng=np.random.default_rng(0))
+    assert found.empty and selection_optimism.readable(found).empty and selection_optimism.remark(found) == ""
+    assert selection_optimism.of_students(nothing).empty
 
 
 # --- cells ------------------------------------------------------------------------------------------------
@@ -267,7 +268,7 @@ def test_halves_are_read_of_runs_among_which_can_be_chosen(tmp_path):
     table = half_accuracy.read(asked(tmp_path, *every.values()))
     assert set(table["method"]) == {"fkl"}
     assert sorted(table["temperature"]) == [1.0, 1.0, 2.0, 2.0]
-    assert by_task(optimism.levels(table))["optimism"] == 50.0
+    assert by_task(selection_optimism.levels(table))["optimism"] == 50.0
     found = held_out_temperature.measured(table, held_out_temperature.choices(table))
     assert by_task(found)["agreement"] == 0.0
     text = "it is 0 that I say"
@@ -296,5 +297,5 @@ def test_runs_that_are_not_finished_are_not_there(tmp_path):
     finish(tmp_path, SWEPT["T1"], PARSED["T1"])
     table = half_accuracy.read(asked(tmp_path, *SWEPT.values()))
     assert table["temperature"].unique().tolist() == [1.0]
-    assert by_task(optimism.levels(table))["optimism"] == 0.0
+    assert by_task(selection_optimism.levels(table))["optimism"] == 0.0
     assert half_accuracy.read(asked(tmp_path)).empty

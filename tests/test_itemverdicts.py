@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from itemrows import arm, beside, cells, scored
 
-from kdutils import claims, evidence
+from kdutils.claims import claims, evidence
 from kdutils.results.item_gains import Items
 
 N = 60  # items a task

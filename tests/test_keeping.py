@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kdutils import claims, report, store
+from kdutils import report, store
+from kdutils.claims import claims
+from kdutils.claims.evidence import Evidence
 from kdutils.data import sources
-from kdutils.evidence import Evidence
 from kdutils.grid import plan
 from kdutils.io import cached_tables
 from kdutils.io.cached_tables import Kept, digest

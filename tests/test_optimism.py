@@ -8,7 +8,8 @@ import pytest
 from halfrows import ARM, FIRST, HAND, SECOND, swept
 from itemrows import arm, scored
 
-from kdutils import optimism, strictfigures
+from kdutils import strictfigures
+from kdutils.claims import selection_optimism
 from kdutils.results import half_accuracy
 from kdutils.results.item_gains import Items
 
@@ -37,7 +38,7 @@ def imagined(rng, chances, n_half, *, n_studies):
 def test_chosen_on_held_out_items_equal_temperatures_are_unbiased_and_on_test_items_they_are_not():
     """Three temperatures that are right on half of 100 items: the best of three seems 4 points better."""
     table = imagined(np.random.default_rng(7), (0.5, 0.5, 0.5), 50, n_studies=300)
-    found = optimism.levels(table).query("task == 'svamp'")
+    found = selection_optimism.levels(table).query("task == 'svamp'")
     error = found["held_out"].std() / math.sqrt(len(found))
     assert abs(found["held_out"].mean() - 50.0) < 4 * error
     assert abs(found["temperature_1"].mean() - 50.0) < 4 * error
@@ -47,7 +48,7 @@ def test_chosen_on_held_out_items_equal_temperatures_are_unbiased_and_on_test_it
 
 @pytest.mark.parametrize("chances", [(0.5, 0.5, 0.5), (0.7, 0.6, 0.6), (0.1, 0.5, 0.45)])
 def test_optimism_is_never_negative(chances):
-    found = optimism.levels(imagined(np.random.default_rng(8), chances, 15, n_studies=100))
+    found = selection_optimism.levels(imagined(np.random.default_rng(8), chances, 15, n_studies=100))
     assert (found["optimism"] > -1e-9).all()
     assert (found["optimism"] > 0).any()
 
@@ -62,13 +63,13 @@ def test_optimism_is_a_mean_over_students():
         ("toy-2M", {1.0: HAND[1.0], 2.0: dict.fromkeys(HAND[1.0], 0)}),
     ):
         tables += [swept(runs_of, student=student), swept(runs_of, student=student, teacher="toy-64M")]
-    found = optimism.table(pd.concat(tables), NO_ITEMS, rng=np.random.default_rng(0))
+    found = selection_optimism.table(pd.concat(tables), NO_ITEMS, rng=np.random.default_rng(0))
     assert found["rule"].tolist() == ["each task", "average"]
     row = found.iloc[0]
     assert row[["temperature_1", "held_out", "best_on_test", "optimism"]].tolist() == [25.0, 12.5, 37.5, 25.0]
     assert (row["n"], row["unit"], row["low"]) == (2, "students", 0.0)
     assert row["high"] == pytest.approx(25.0 + 12.706 * 25.0, abs=0.01)
-    text = optimism.remark(found)
+    text = selection_optimism.remark(found)
     assert text.startswith("Math: 25.0 % at temperature 1, 12.5 % where")
     assert "buys 25.0 [0.0, 342.7] points" in text
 
@@ -95,12 +96,12 @@ def pair(rng, chances, n, tasks=("aqua", "svamp", "gsm8k")):
 def test_over_items_the_estimate_is_the_same(seed):
     rng = np.random.default_rng(seed)
     items, table = pair(rng, (0.5, 0.5, 0.45), 40)
-    found = optimism.table(table, items, rng=rng)
-    over_students = optimism.table(table, NO_ITEMS, rng=rng)
-    parts = optimism._of_pair(items.scored, table[["domain", "method", "task"]])
-    for rule in optimism.RULES:
+    found = selection_optimism.table(table, items, rng=rng)
+    over_students = selection_optimism.table(table, NO_ITEMS, rng=rng)
+    parts = selection_optimism._of_pair(items.scored, table[["domain", "method", "task"]])
+    for rule in selection_optimism.RULES:
         (expected,) = over_students.loc[over_students["rule"] == rule, "optimism"]
-        assert optimism.over_items(parts, rule=rule, rng=rng).estimate == pytest.approx(expected)
+        assert selection_optimism.over_items(parts, rule=rule, rng=rng).estimate == pytest.approx(expected)
     assert found["unit"].tolist() == ["items", "items"]
     assert found["n"].tolist() == [120, 120]
     assert found["high"].notna().all() and over_students["high"].isna().all()
@@ -113,10 +114,13 @@ def test_over_items_the_interval_holds_the_expected_value(chances):
     def drawn():
         return [rng.random((20, 3)) < chances for _ in range(12)]  # six tasks of two halves
 
-    found = [optimism.over_items([drawn()], rule="each task", rng=rng, n_resamples=99) for _ in range(150)]
+    found = [
+        selection_optimism.over_items([drawn()], rule="each task", rng=rng, n_resamples=99)
+        for _ in range(150)
+    ]
     expected = np.mean(
         [
-            optimism.over_items([drawn()], rule="each task", rng=rng, n_resamples=2).estimate
+            selection_optimism.over_items([drawn()], rule="each task", rng=rng, n_resamples=2).estimate
             for _ in range(1_000)
         ]
     )
@@ -130,7 +134,7 @@ def test_the_picture_shows_every_student_by_every_choice():
         swept(HAND, student=student, method=method)
         for student, method in (("toy-2M", "fkl"), ("toy-1M", "fkl"), ("toy-1M", "revkd"))
     ]
-    found = optimism.of_students(pd.concat(tables))
+    found = selection_optimism.of_students(pd.concat(tables))
     assert found[["student", "method"]].values.tolist() == [
         ["toy-1M", "fkl"],
         ["toy-2M", "fkl"],

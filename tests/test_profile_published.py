@@ -9,7 +9,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from kdutils import claims, ledger
+from kdutils import ledger
+from kdutils.claims import claims
 from kdutils.grid.profile import load_profile
 
 ROOT = Path(__file__).parent.parent

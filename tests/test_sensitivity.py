@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 from test_strict import world
 
-from kdutils import answersheet, claims, evidence, sensitivity, strictfigures
+from kdutils import strictfigures
+from kdutils.claims import answer_sheet, claims, evidence, sensitivity
 from kdutils.results import half_accuracy
 
 SECTIONS = {claim.id: claim.section for claim in claims.CLAIMS}
@@ -213,12 +214,12 @@ def test_without_a_sweep_the_choice_has_no_bearing():
 
 def test_every_claim_has_a_column_for_each_analysis():
     rows = claims.judge(world(lambda size, family, **_: 3.0 + 0.1 * size))
-    columns = answersheet.columns(rows + [row | {"source": "published"} for row in rows])
+    columns = answer_sheet.columns(rows + [row | {"source": "published"} for row in rows])
     assert list(columns) == ["Released, authors", "Released, strict", "Live, authors", "Live, strict"]
-    table = answersheet.table(columns).set_index("id")
+    table = answer_sheet.table(columns).set_index("id")
     assert table.loc["E1", "Live, authors"] == table.loc["E1", "Released, authors"]
     assert table.loc["E1", "Live, authors"].endswith(": reproduced")
-    counts = answersheet.counts(columns).set_index("column")
+    counts = answer_sheet.counts(columns).set_index("column")
     assert (counts.drop(columns="claims").sum(axis=1) == 39).all()
 
 
@@ -228,23 +229,23 @@ def test_another_profile_is_a_column_only_where_it_judges_something():
         row | {"verdict": "not_testable", "estimate": None} for row in rows if row["analysis"] == "authors"
     ]
     alive = [row for row in rows if row["analysis"] == "strict"]
-    assert list(answersheet.of_profile(dead + alive, label="Other")) == ["Other, strict"]
-    assert answersheet.of_profile([], label="Other") == {}
+    assert list(answer_sheet.of_profile(dead + alive, label="Other")) == ["Other, strict"]
+    assert answer_sheet.of_profile([], label="Other") == {}
 
 
 def test_what_changes_is_said_with_its_numbers(lucky_judgement, lucky_table):
     rows = lucky_judgement.rows
-    changed = answersheet.changes(rows).set_index("id")
+    changed = answer_sheet.changes(rows).set_index("id")
     assert changed.loc["E1", ["authors", "strict"]].tolist() == ["reproduced", "not reproduced"]
     assert changed.loc["E1", "why"].startswith("mean over students -1.6 [")
-    texts = list(answersheet.paragraphs(answersheet.columns(rows), {"Live": lucky_table}))
+    texts = list(answer_sheet.paragraphs(answer_sheet.columns(rows), {"Live": lucky_table}))
     assert len(texts) == 39
     assert "a single choice that changes the verdict: temperature 1 (not reproduced)" in texts[0]
     assert "Live, the stricter analysis: mean over students -1.6 [" in texts[0]
 
 
 def test_the_stricter_table_holds_both_p_values():
-    table = answersheet.strict_table(judgement(world(lambda size, family, **_: 3.0 + 0.1 * size)))
+    table = answer_sheet.strict_table(judgement(world(lambda size, family, **_: 3.0 + 0.1 * size)))
     assert len(table) == 39
     both = table.dropna(subset=["raw p", "p after Holm"])
     assert len(both) and (both["p after Holm"] >= both["raw p"]).all()

@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kdutils import claims, declared, strict, students
+from kdutils.claims import claims, declared, strict, student_units
+from kdutils.claims.evidence import Evidence
 from kdutils.constants import DOMAIN_TASKS, PAPER_METHODS
-from kdutils.evidence import Evidence
 from kdutils.grid import cell_table as cell_rows
 from kdutils.inference import student_tests
 
@@ -260,7 +260,7 @@ def test_a_partial_rank_correlation_is_that_of_pingouin():
     rng = np.random.default_rng(2)
     table = pd.DataFrame(rng.normal(size=(12, 3)), columns=["x", "y", "z"])
     table["y"] += table["z"]
-    from kdutils.strictlinks import partial_rank_correlation
+    from kdutils.claims.strict_links import partial_rank_correlation
 
     ours = partial_rank_correlation(table["x"], table["y"], table["z"])
     theirs = pingouin.partial_corr(table, x="x", y="y", covar="z", method="spearman")
@@ -352,7 +352,7 @@ def test_a_loss_that_rises_with_size_is_against_the_claim():
 def test_largest_gains_know_that_they_were_picked():
     rng = np.random.default_rng(1)
     values, errors = pd.Series(rng.normal(0, 2, size=500)), pd.Series(np.full(500, 2.0))
-    found = students.largest(values, errors)
+    found = student_units.largest(values, errors)
     assert found.estimate == pytest.approx(values.max()) and found.estimate > 4
     assert found.low < 0 < found.high  # every true value is 0
 

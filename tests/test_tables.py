@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from kdutils import claims, ledger
+from kdutils import ledger
+from kdutils.claims import claims
 from kdutils.results import agreement_fidelity, authors_tables, authors_tests, gain_tables
 
 

@@ -12,8 +12,7 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from kdutils.constants import AVERAGE, DOMAIN_LABELS, METHOD_NAMES, TASK_LABELS
-from kdutils.evidence import (
+from kdutils.claims.evidence import (
     ALPHA,
     INCONCLUSIVE,
     NOT_REPRODUCED,
@@ -27,6 +26,7 @@ from kdutils.evidence import (
     task_rows,
     who,
 )
+from kdutils.constants import AVERAGE, DOMAIN_LABELS, METHOD_NAMES, TASK_LABELS
 from kdutils.grid.cell_table import size_label
 from kdutils.results import agreement_fidelity, authors_tests, gain_tables, sweeps
 

@@ -10,10 +10,16 @@ import pandas as pd
 import scipy.special
 import scipy.stats
 
+from kdutils.claims.evidence import Evidence
+from kdutils.claims.student_units import (
+    STUDENT,
+    contaminated_gains,
+    mean_of_students,
+    student_means,
+    task_gains,
+)
 from kdutils.constants import DOMAINS
-from kdutils.evidence import Evidence
 from kdutils.inference.size_effects import empirical_logit
-from kdutils.students import STUDENT, contaminated_gains, mean_of_students, student_means, task_gains
 
 SCALES = {"points": "gain", "log odds": "logit_gain"}  # what a scale is called -> column of the gain
 WITHIN = scipy.stats.norm.ppf(0.975)

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from kdutils import strictgains, strictlinks, strictsweeps
-from kdutils.declared import Declared
-from kdutils.evidence import (
+from kdutils.claims import strict_gains, strict_links, strict_sweeps
+from kdutils.claims.declared import Declared
+from kdutils.claims.evidence import (
     ALPHA,
     INCONCLUSIVE,
     NOT_REPRODUCED,
@@ -25,27 +25,27 @@ from kdutils.evidence import (
     Evidence,
     Finding,
 )
+from kdutils.claims.student_units import Case
 from kdutils.inference import student_tests
-from kdutils.students import Case
 
 SEED = 20_261_126  # of simulations and of permutations that cannot be counted out
 JUDGES: Mapping[str, Callable[..., Case]] = {  # by the names of declared.toml
-    "gain_of_students": strictgains.gain_of_students,
-    "largest_gain": strictgains.largest_gain,
-    "largest_student": strictgains.gain_of_largest_student,
-    "methods_alike": strictgains.methods_alike,
-    "size_effect": strictgains.size_effect,
-    "better_teacher": strictlinks.better_teacher,
-    "untuned_teacher": strictlinks.untuned_teacher,
-    "likeness_rise": strictlinks.likeness_rise,
-    "likeness_and_gain": strictlinks.likeness_and_gain,
-    "agreement_as_printed": strictlinks.agreement_as_printed,
-    "feeble_link": strictlinks.feeble_link,
-    "little_loss": strictsweeps.little_loss,
-    "collapse": strictsweeps.collapse,
-    "best_temperature": strictsweeps.best_temperature,
-    "severe_loss": strictsweeps.severe_loss,
-    "loss_and_size": strictsweeps.loss_and_size,
+    "gain_of_students": strict_gains.gain_of_students,
+    "largest_gain": strict_gains.largest_gain,
+    "largest_student": strict_gains.gain_of_largest_student,
+    "methods_alike": strict_gains.methods_alike,
+    "size_effect": strict_gains.size_effect,
+    "better_teacher": strict_links.better_teacher,
+    "untuned_teacher": strict_links.untuned_teacher,
+    "likeness_rise": strict_links.likeness_rise,
+    "likeness_and_gain": strict_links.likeness_and_gain,
+    "agreement_as_printed": strict_links.agreement_as_printed,
+    "feeble_link": strict_links.feeble_link,
+    "little_loss": strict_sweeps.little_loss,
+    "collapse": strict_sweeps.collapse,
+    "best_temperature": strict_sweeps.best_temperature,
+    "severe_loss": strict_sweeps.severe_loss,
+    "loss_and_size": strict_sweeps.loss_and_size,
 }
 
 

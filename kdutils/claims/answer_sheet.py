@@ -12,11 +12,11 @@ from typing import Any
 
 import pandas as pd
 
-from kdutils import sensitivity
-from kdutils.claims import CLAIMS, Judgement, estimate_text, printed_text
+from kdutils.claims import sensitivity
+from kdutils.claims.claims import CLAIMS, Judgement, estimate_text, printed_text
+from kdutils.claims.evidence import VERDICTS
+from kdutils.claims.sensitivity import AS_AUTHORS
 from kdutils.constants import SOURCE_LABELS, SOURCES
-from kdutils.evidence import VERDICTS
-from kdutils.sensitivity import AS_AUTHORS
 
 Row = Mapping[str, Any]
 Columns = dict[str, dict[str, Row]]  # what a column is called -> claim id -> row of the ledger

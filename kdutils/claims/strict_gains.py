@@ -12,11 +12,8 @@ import numpy as np
 import pandas as pd
 import scipy.stats
 
-from kdutils.constants import AVERAGE, DOMAIN_LABELS, DOMAINS, METHOD_NAMES
-from kdutils.evidence import ALPHA, Evidence, who
-from kdutils.inference import student_tests
-from kdutils.results import authors_tests
-from kdutils.students import (
+from kdutils.claims.evidence import ALPHA, Evidence, who
+from kdutils.claims.student_units import (
     Case,
     by_family,
     contaminated_gains,
@@ -31,6 +28,9 @@ from kdutils.students import (
     undefined,
     where,
 )
+from kdutils.constants import AVERAGE, DOMAIN_LABELS, DOMAINS, METHOD_NAMES
+from kdutils.inference import student_tests
+from kdutils.results import authors_tests
 
 
 def gain_of_students(evidence: Evidence, *, rng: np.random.Generator, domain: str) -> Case:

@@ -12,11 +12,8 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from kdutils.constants import AVERAGE
-from kdutils.evidence import ALPHA, Evidence
-from kdutils.inference import student_tests
-from kdutils.results import authors_tests, sweeps
-from kdutils.students import (
+from kdutils.claims.evidence import ALPHA, Evidence
+from kdutils.claims.student_units import (
     Case,
     back_from_limit,
     detectable,
@@ -27,6 +24,9 @@ from kdutils.students import (
     student_means,
     undefined,
 )
+from kdutils.constants import AVERAGE
+from kdutils.inference import student_tests
+from kdutils.results import authors_tests, sweeps
 
 RUN = ["domain", "task", "family", "teacher", "student", "student_parameters", "method"]
 

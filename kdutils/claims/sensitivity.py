@@ -17,9 +17,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from kdutils.claims import CLAIMS, Claim, Judgement, judge_as_authors
+from kdutils.claims.claims import CLAIMS, Claim, Judgement, judge_as_authors
+from kdutils.claims.evidence import NOT_TESTABLE, REPRODUCED, Evidence, Finding
 from kdutils.constants import AVERAGE, DOMAINS
-from kdutils.evidence import NOT_TESTABLE, REPRODUCED, Evidence, Finding
 from kdutils.inference import student_tests
 from kdutils.results import gain_tables, held_out_temperature
 from kdutils.results.gain_tables import LIKENESS

@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 import scipy.stats
 
+from kdutils.claims.evidence import Evidence
 from kdutils.constants import AVERAGE, DOMAIN_LABELS, TASK_LABELS
-from kdutils.evidence import Evidence
 from kdutils.inference import student_tests
 from kdutils.results import authors_tests
 

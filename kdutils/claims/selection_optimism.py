@@ -12,13 +12,13 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
+from kdutils.claims.student_units import mean_of_students, student_means
 from kdutils.constants import AVERAGE, DOMAIN_LABELS, METHOD_NAMES
 from kdutils.grid.cell_table import model_family, model_parameters
 from kdutils.inference import student_tests
 from kdutils.results import gain_tables, held_out_temperature
 from kdutils.results.half_accuracy import ARM, HALVES, half_of
 from kdutils.results.item_gains import Items
-from kdutils.students import mean_of_students, student_means
 
 LEVELS = [
     "temperature_1",

@@ -15,8 +15,7 @@ from dataclasses import replace
 
 import pandas as pd
 
-from kdutils.constants import AVERAGE, DOMAIN_LABELS, METHOD_NAMES, PAPER_METHODS, TASK_LABELS
-from kdutils.evidence import (
+from kdutils.claims.evidence import (
     ALPHA,
     INCONCLUSIVE,
     NOT_REPRODUCED,
@@ -25,6 +24,7 @@ from kdutils.evidence import (
     Finding,
     missing,
 )
+from kdutils.constants import AVERAGE, DOMAIN_LABELS, METHOD_NAMES, PAPER_METHODS, TASK_LABELS
 from kdutils.results import agreement_fidelity, authors_tests, item_gains
 
 WHOLE = ["domain", "teacher", "student"]  # groups of these hold all methods

@@ -12,12 +12,9 @@ import numpy as np
 import pandas as pd
 import scipy.stats
 
-from kdutils import verdicts
-from kdutils.constants import AVERAGE, DOMAIN_LABELS, PAPER_METHODS, TASK_LABELS
-from kdutils.evidence import NOT_REPRODUCED, REPRODUCED, Evidence
-from kdutils.inference import student_tests
-from kdutils.results import agreement_fidelity, authors_tests, gain_tables
-from kdutils.students import (
+from kdutils.claims import authors_rules
+from kdutils.claims.evidence import NOT_REPRODUCED, REPRODUCED, Evidence
+from kdutils.claims.student_units import (
     STUDENT,
     Case,
     back_from_limit,
@@ -33,6 +30,9 @@ from kdutils.students import (
     task_gains,
     undefined,
 )
+from kdutils.constants import AVERAGE, DOMAIN_LABELS, PAPER_METHODS, TASK_LABELS
+from kdutils.inference import student_tests
+from kdutils.results import agreement_fidelity, authors_tests, gain_tables
 
 FEWEST_PAIRS = 5  # of a partial rank correlation: its error has n - 4 in it
 PAIR = [*STUDENT, "teacher"]
@@ -206,7 +206,7 @@ def agreement_as_printed(
     evidence: Evidence, *, rng: np.random.Generator, task: str, printed: float, below: float
 ) -> Case:
     """The authors' rule, which is about a fact, and the exact interval over items of the agreement."""
-    found = verdicts.agreement_of_small_students(evidence, task=task, printed=printed, below=below)
+    found = authors_rules.agreement_of_small_students(evidence, task=task, printed=printed, below=below)
     if math.isnan(found.estimate):
         return undefined(found.reason)
     n_items = int(evidence.cells.loc[evidence.cells["task"] == task, "n"].max())
