@@ -29,13 +29,14 @@ if __name__ == "__main__" and not any(word.startswith(WITHOUT_NOTEBOOKS) for wor
             local_pool.NOTEBOOKS, os.environ
         )  # imports for seconds: beside us, who do it for one or two
 
-from kdutils import executor, params, runner, store
+from kdutils import store
 from kdutils.data import sources
 from kdutils.devices import launch
 from kdutils.grid import dryrun, fill, handover, machines, outlook, plan, ray_engine
 from kdutils.grid.shards import Shard
 from kdutils.io import disk
 from kdutils.io.text_safety import scrub
+from kdutils.report import executor, notebook_parameters, runner
 from kdutils.spec import MINI, PlannedRun
 
 SAY_EVERY_SECONDS = 10.0
@@ -47,11 +48,11 @@ class _Parser(argparse.ArgumentParser):
         raise runner.RunError(f"{message}; see --help")
 
 
-def main(arguments: Sequence[str] | None = None, *, notebooks: Path = params.NOTEBOOKS) -> int:
+def main(arguments: Sequence[str] | None = None, *, notebooks: Path = notebook_parameters.NOTEBOOKS) -> int:
     """Exit code: 0 all done, 1 a notebook failed, 2 nothing was run because of what was asked for."""
     try:
         return _run(_parser().parse_intermixed_args(arguments), notebooks)
-    except (runner.RunError, params.ParameterError) as error:
+    except (runner.RunError, notebook_parameters.ParameterError) as error:
         print(f"kdutils: error: {scrub(' '.join(str(error).split()))}", file=sys.stderr)
         return 2
     except runner.Interrupted as interrupted:
@@ -289,7 +290,7 @@ def _print_parameters(notebooks: Sequence[Path]) -> None:
     lines = []
     for notebook in notebooks:
         lines.append(notebook.stem)
-        for parameter in params.declared(notebook).values():
+        for parameter in notebook_parameters.declared(notebook).values():
             comment = f"  # {parameter.help}" if parameter.help else ""
             lines.append(f"  {parameter.name}: {parameter.type} = {parameter.default!r}{comment}")
     print("\n".join(lines))

@@ -7,9 +7,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from kdutils import plots
 from kdutils.growth import AXIS_LABELS
-from kdutils.plots import GREY, Style
+from kdutils.report import plots
+from kdutils.report.plots import GREY, Style
 
 _COLOURS = plots.ordered_colours(3)
 # Ours in shades of one colour, the plain loop and the peers each in its own.

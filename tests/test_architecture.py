@@ -224,9 +224,9 @@ def test_what_notebooks_import_is_loaded_before_they_are_forked():
         if isinstance(node, ast.ImportFrom):
             wanted |= {f"{node.module}.{alias.name}" for alias in node.names if node.module == "kdutils"}
             wanted |= {node.module}
-    code = "import sys, threading, kdutils.preloaded; print(threading.active_count(), *sys.modules)"
+    code = "import sys, threading, kdutils.report.preloaded; print(threading.active_count(), *sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     n_threads, *loaded = run.stdout.split()
-    assert {"kdutils.report", "pandas"} <= wanted <= set(loaded)
+    assert {"kdutils.report.notebook_api", "pandas"} <= wanted <= set(loaded)
     assert n_threads == "1"
     assert "torch" not in loaded

@@ -8,7 +8,6 @@ import pandas as pd
 import pytest
 import scipy.stats
 
-from kdutils import calibrationfigures
 from kdutils.constants import PAPER_METHODS, TASKS, TEST_ITEMS
 from kdutils.inference import (
     calibration,
@@ -19,6 +18,7 @@ from kdutils.inference import (
     vectorised,
 )
 from kdutils.io import code_digest, measurements
+from kdutils.report import calibration_figures
 from kdutils.results import authors_tests
 from kdutils.results.item_gains import bleu
 
@@ -356,7 +356,7 @@ class TestKept:
 @pytest.mark.parametrize("figure", calibration.FIGURES)
 def test_the_figure_has_a_row_for_every_procedure(calibrated, figure):
     table = calibration.drawn(calibrated[1], figure)
-    fig = calibrationfigures.error_rates(table)
+    fig = calibration_figures.error_rates(table)
     labels = [label.get_text() for label in fig.axes[0].get_yticklabels()]
     assert labels == list(dict.fromkeys(table["row"]))
     legend = [text.get_text() for text in fig.legends[0].get_texts()]

@@ -19,7 +19,6 @@ from kdutils import (
     growth,
     peers,
     performance,
-    plots,
     roofline,
     sidebyside,
     speedfigures,
@@ -29,6 +28,7 @@ from kdutils.contenders import BFLOAT16, CACHED, CONTENDERS, ONLINE, PLAIN, TRL_
 from kdutils.grid.machines import Machine
 from kdutils.grid.model_shapes import Architecture
 from kdutils.io import code_digest, measurements
+from kdutils.report import plots
 from kdutils.work import Case, Work
 
 SHAPE = Architecture(

@@ -6,10 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kdutils import store, tables
+from kdutils import store
 from kdutils.data import sources
 from kdutils.grid import plan
 from kdutils.grid.profile import load_profile
+from kdutils.report import html_tables
 from kdutils.results import examples
 from kdutils.spec import EvalSpec, PlannedRun, RunSpec
 
@@ -86,7 +87,7 @@ def test_the_generator_decides_and_nothing_else(asked):
 
 
 def test_texts_are_escaped_in_the_table(asked):
-    markup = tables.to_html(examples.drawn(asked, rng=np.random.default_rng(0)), caption="c")
+    markup = html_tables.to_html(examples.drawn(asked, rng=np.random.default_rng(0)), caption="c")
     assert "&lt;b&gt;says&lt;/b&gt;" in markup
     assert "<b>" not in markup
 

@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kdutils import figures, plots
 from kdutils.claims import claims
 from kdutils.constants import DOMAIN_TASKS, DOMAINS, METHOD_LABELS, TASK_LABELS
+from kdutils.report import figures, plots
 from kdutils.results import (
     agreement_fidelity,
     answer_modes,

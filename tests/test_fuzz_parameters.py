@@ -12,12 +12,13 @@ from fuzzing import FUZZED
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdutils import __main__, params
+from kdutils import __main__
 from kdutils.constants import ALL_TASKS
 from kdutils.data import sources
 from kdutils.grid.profile import PARAMETER_CHOICES
 from kdutils.io.text_safety import shown
-from kdutils.params import Parameter, ParameterError
+from kdutils.report import notebook_parameters
+from kdutils.report.notebook_parameters import Parameter, ParameterError
 from kdutils.results import authors_tables
 
 pytestmark = pytest.mark.inputs
@@ -105,7 +106,7 @@ def test_parameters_cells(inputs, folder, bad):
     }
     path.write_text(json.dumps({"cells": [cell]}))
     with pytest.raises(ParameterError) as caught:
-        params.declared(path)
+        notebook_parameters.declared(path)
     message = str(caught.value)
     assert path.name in message
     assert "line 2" in message or "line 3" in message, message
@@ -119,7 +120,7 @@ def test_files_that_are_no_notebooks(inputs, folder, content):
     path = folder / "02_size_correlation.ipynb"
     path.write_bytes(content)
     with pytest.raises(ParameterError, match=path.name) as caught:
-        params.declared(path)
+        notebook_parameters.declared(path)
     inputs.refused(caught.value, "cells")
 
 
@@ -162,7 +163,7 @@ def test_values(inputs, bad):
     parameter, value = bad
     inputs.tried("values")
     with pytest.raises(ParameterError) as caught:
-        params.coerce(parameter, value)
+        notebook_parameters.coerce(parameter, value)
     assert str(caught.value).startswith(f"{parameter.name}="), str(caught.value)
     inputs.refused(caught.value, "values")
 
@@ -171,7 +172,7 @@ def test_values_of_too_many_digits(inputs):
     for kind in ("str", "bool", "float", "list[int]", "list[str]"):
         inputs.tried("values")
         with pytest.raises(ParameterError, match="^x=.*too many digits|^x=.* is not") as caught:
-            params.coerce(Parameter(name="x", type=kind, default=None), 10**5_000)
+            notebook_parameters.coerce(Parameter(name="x", type=kind, default=None), 10**5_000)
         inputs.refused(caught.value, "values")
 
 
@@ -183,7 +184,7 @@ def test_names_that_nothing_has(inputs, name, value):
     for kind in ("str", "list[str]"):
         inputs.tried("values")
         with pytest.raises(ParameterError) as caught:
-            params.coerce(Parameter(name=name, type=kind, default=None), value)
+            notebook_parameters.coerce(Parameter(name=name, type=kind, default=None), value)
         assert shown(value) in str(caught.value)
         inputs.refused(caught.value, "values")
 

@@ -3,8 +3,8 @@
 import pandas as pd
 import pytest
 
-from kdutils import live
 from kdutils.grid import cell_table, handover, plan
+from kdutils.report import live
 from kdutils.results import gain_tables
 
 

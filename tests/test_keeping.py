@@ -8,13 +8,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kdutils import report, store
+from kdutils import store
 from kdutils.claims import claims
 from kdutils.claims.evidence import Evidence
 from kdutils.data import sources
 from kdutils.grid import plan
 from kdutils.io import cached_tables
 from kdutils.io.cached_tables import Kept, digest
+from kdutils.report import notebook_api
 from kdutils.results import authors_tables
 
 NUMBERS = pd.DataFrame({"task": ["aqua", "svamp"], "gain": [1 / 3, float("nan")], "n": [254, 1000]})
@@ -200,7 +201,7 @@ def test_what_evidence_has_computed_does_not_change_its_digest(released_cells):
 
 
 def test_a_report_keeps_its_tables_beside_the_runs(tmp_path):
-    run = report.Report("01_effectiveness", {}, tmp_path / "out" / "mini")
+    run = notebook_api.Report("01_effectiveness", {}, tmp_path / "out" / "mini")
     assert run.kept.folder == tmp_path / "out" / "cache" / "tables"
 
 

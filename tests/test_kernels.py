@@ -7,7 +7,7 @@ import time
 import psutil
 import pytest
 
-from kdutils import kernels
+from kdutils.report import kernels
 
 pytestmark = pytest.mark.skipif(not kernels.FORKS, reason="nothing is forked on this system")
 

@@ -4,9 +4,9 @@ import base64
 
 import pytest
 
-from kdutils import live
 from kdutils.grid import cell_table, plan
 from kdutils.grid.scheduler import Point, State
+from kdutils.report import live
 from kdutils.results import authors_tables, gain_tables
 
 

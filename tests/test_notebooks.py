@@ -7,9 +7,10 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from kdutils import constants, params
+from kdutils import constants
 from kdutils.constants import SECTIONS
 from kdutils.grid.profile import PARAMETER_CHOICES, load_profile
+from kdutils.report import notebook_parameters
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
 
@@ -59,13 +60,13 @@ def test_check_comes_right_after_the_parameters_and_finish_last(notebook):
     cells = code_cells(notebook)
     tagged = [index for index, cell in enumerate(cells) if "parameters" in cell.metadata.get("tags", [])]
     assert tagged == [0]
-    assert "report.begin(" in cells[1].source
+    assert "notebook_api.begin(" in cells[1].source
     assert cells[-1].source == "run.finish()"
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_parameters_are_declared_and_their_defaults_allowed(path):
-    declared = params.declared(path)
+    declared = notebook_parameters.declared(path)
     assert {"profile", "out"} <= set(declared)
     for name, parameter in declared.items():
         values = parameter.default if isinstance(parameter.default, list) else [parameter.default]

@@ -8,8 +8,8 @@ import pytest
 from halfrows import ARM, FIRST, HAND, SECOND, swept
 from itemrows import arm, scored
 
-from kdutils import strictfigures
 from kdutils.claims import selection_optimism
+from kdutils.report import claim_figures
 from kdutils.results import half_accuracy
 from kdutils.results.item_gains import Items
 
@@ -140,7 +140,7 @@ def test_the_picture_shows_every_student_by_every_choice():
         ["toy-2M", "fkl"],
         ["toy-1M", "revkd"],
     ]
-    (ax,) = strictfigures.choice_of_temperature(found).axes
+    (ax,) = claim_figures.choice_of_temperature(found).axes
     assert [text.get_text() for text in ax.get_yticklabels()] == [
         "toy-1M, SeqKD†",
         "toy-2M, SeqKD†",

@@ -6,10 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kdutils import plots, store
+from kdutils import store
 from kdutils.data import sources
 from kdutils.grid import plan
 from kdutils.grid.profile import load_profile
+from kdutils.report import plots
 from kdutils.results import agreement_fidelity, paradox, solution_steps
 from kdutils.spec import EvalSpec, PlannedRun, RunSpec
 

@@ -9,8 +9,8 @@ import nbformat
 import pytest
 from samples import write_notebook
 
-from kdutils import params
-from kdutils.params import Parameter, ParameterError
+from kdutils.report import notebook_parameters
+from kdutils.report.notebook_parameters import Parameter, ParameterError
 
 
 def parameter(kind: str, name: str = "x") -> Parameter:
@@ -18,7 +18,7 @@ def parameter(kind: str, name: str = "x") -> Parameter:
 
 
 def declared_by(tmp_path, source: str) -> dict[str, Parameter]:
-    return params.declared(write_notebook(tmp_path, "01_effectiveness", parameters=source))
+    return notebook_parameters.declared(write_notebook(tmp_path, "01_effectiveness", parameters=source))
 
 
 def test_declaration_gives_name_type_default_and_help(tmp_path):
@@ -82,7 +82,7 @@ def test_exactly_one_cell_is_tagged(tmp_path, n_tagged):
         cell.metadata["tags"] = ["parameters"] if place < n_tagged else []
     nbformat.write(notebook, path)
     with pytest.raises(ParameterError, match=f"{n_tagged} cells are tagged 'parameters'; tag exactly one"):
-        params.declared(path)
+        notebook_parameters.declared(path)
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"cells": [1]}', json.dumps({"cells": None})])
@@ -90,12 +90,12 @@ def test_file_that_is_no_notebook_is_refused(tmp_path, content):
     path = tmp_path / "01_effectiveness.ipynb"
     path.write_text(content)
     with pytest.raises(ParameterError, match="not a Jupyter notebook"):
-        params.declared(path)
+        notebook_parameters.declared(path)
 
 
 def test_missing_notebook_is_refused(tmp_path):
     with pytest.raises(ParameterError, match="cannot be read"):
-        params.declared(tmp_path / "01_effectiveness.ipynb")
+        notebook_parameters.declared(tmp_path / "01_effectiveness.ipynb")
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_missing_notebook_is_refused(tmp_path):
     ],
 )
 def test_value_is_read_as_the_declared_type(kind, given, expected):
-    found = params.coerce(parameter(kind), given)
+    found = notebook_parameters.coerce(parameter(kind), given)
     assert found == expected
     assert repr(found) == repr(expected)  # 3.0 is not 3
 
@@ -166,7 +166,7 @@ def test_value_is_read_as_the_declared_type(kind, given, expected):
 )
 def test_wrong_value_is_refused_in_one_line_with_the_remedy(kind, given):
     with pytest.raises(ParameterError) as caught:
-        params.coerce(parameter(kind), given)
+        notebook_parameters.coerce(parameter(kind), given)
     message = str(caught.value)
     assert message.startswith("x=")
     assert f"is not {kind}; give " in message
@@ -186,24 +186,24 @@ def test_wrong_value_is_refused_in_one_line_with_the_remedy(kind, given):
 )
 def test_choices_hold_for_text_and_for_each_element(name, kind, given, hint):
     with pytest.raises(ParameterError, match="choose from") as caught:
-        params.coerce(parameter(kind, name), given)
+        notebook_parameters.coerce(parameter(kind, name), given)
     assert hint in str(caught.value)
 
 
 def test_choices_do_not_concern_numbers():
-    assert params.coerce(parameter("int", "tasks"), "3") == 3
+    assert notebook_parameters.coerce(parameter("int", "tasks"), "3") == 3
 
 
 def test_check_reads_every_value(tmp_path):
     found = declared_by(tmp_path, "seed: int = 0\nrate: float = 1e-3\n")
-    assert params.check(found, {"rate": "1", "seed": "2"}) == {"rate": 1.0, "seed": 2}
-    assert params.check(found, {}) == {}
+    assert notebook_parameters.check(found, {"rate": "1", "seed": "2"}) == {"rate": 1.0, "seed": 2}
+    assert notebook_parameters.check(found, {}) == {}
 
 
 def test_check_lists_what_is_declared_and_guesses_what_was_meant(tmp_path):
     found = declared_by(tmp_path, 'selection: str = "best_on_test"\nseeds: list[int] = [0]\n')
     with pytest.raises(ParameterError) as caught:
-        params.check(found, {"selction": "x"})
+        notebook_parameters.check(found, {"selction": "x"})
     assert "'selction' (did you mean 'selection'?)" in str(caught.value)
     assert "selection: str, seeds: list[int]" in str(caught.value)
 
@@ -212,5 +212,5 @@ def test_check_lists_what_is_declared_and_guesses_what_was_meant(tmp_path):
 def test_names_that_would_be_run_as_code_are_refused_before_any_value(tmp_path, name):
     found = declared_by(tmp_path, "seed: int = 0\n")
     with pytest.raises(ParameterError, match="not a Python identifier") as caught:
-        params.check(found, {name: "1", "seed": "wrong"})
+        notebook_parameters.check(found, {name: "1", "seed": "wrong"})
     assert "\n" not in str(caught.value)

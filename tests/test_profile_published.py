@@ -9,9 +9,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from kdutils import ledger
 from kdutils.claims import claims
 from kdutils.grid.profile import load_profile
+from kdutils.report import ledger
 
 ROOT = Path(__file__).parent.parent
 REFERENCE = ROOT / "outputs" / "reference" / "published"

@@ -10,8 +10,9 @@ import nbformat
 import pandas as pd
 import pytest
 
-from kdutils import report, store
+from kdutils import store
 from kdutils.grid import fill, plan
+from kdutils.report import notebook_api
 
 ROOT = Path(__file__).parent.parent
 pytestmark = [pytest.mark.notebook, pytest.mark.slow, pytest.mark.timeout(900)]
@@ -47,7 +48,7 @@ def test_every_run_of_the_plan_is_in_the_store(out):
 def test_no_folder_of_the_store_may_be_a_link_out_of_it(out):
     found = {path.name for path in out.iterdir() if path.is_dir()}
     assert "runs" in found
-    assert found <= {*report.WRITTEN_BESIDE, "smoke"}
+    assert found <= {*notebook_api.WRITTEN_BESIDE, "smoke"}
 
 
 def test_options_are_ranked_beside_what_is_generated(out):

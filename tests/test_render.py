@@ -10,10 +10,10 @@ import pytest
 from bs4 import BeautifulSoup
 from samples import SAMPLE, profile_of
 
-from kdutils import render
 from kdutils.grid.profile import load_profile
-from kdutils.index import Result, index_html
-from kdutils.render import Link
+from kdutils.report import render
+from kdutils.report.index import Result, index_html
+from kdutils.report.render import Link
 
 LINKS = [Link("01_effectiveness", "01_effectiveness.html"), Link("02_size_correlation", None)]
 PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="

@@ -22,8 +22,8 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from samples import PARAMETERS, write_notebook
 
-from kdutils import ledger, plots, report, tables
-from kdutils.params import ParameterError
+from kdutils.report import html_tables, ledger, notebook_api, plots
+from kdutils.report.notebook_parameters import ParameterError
 
 NAME = "02_size_correlation"
 DATA = pd.DataFrame({"size": [0.5, 7.0], "gain": [0.1 + 0.2, 1.3]})
@@ -67,11 +67,11 @@ def namespace(tmp_path) -> dict:
 
 
 @pytest.fixture
-def run(tmp_path, namespace) -> report.Report:
-    return report.begin(NAME, namespace, notebooks=tmp_path)
+def run(tmp_path, namespace) -> notebook_api.Report:
+    return notebook_api.begin(NAME, namespace, notebooks=tmp_path)
 
 
-def draw(run: report.Report, name: str = "gain", **changes) -> None:
+def draw(run: notebook_api.Report, name: str = "gain", **changes) -> None:
     fig, ax = plt.subplots(figsize=(2, 1))
     ax.plot(DATA["size"], DATA["gain"], marker="o", clip_on=True)
     run.figure(fig, name, **{"alt": "Gain falls to 1.3.", "data": DATA, "caption": "Gain by size."} | changes)
@@ -92,7 +92,7 @@ def test_begin_gives_the_declared_parameters_and_the_folder(run, tmp_path):
 
 def test_begin_takes_an_int_where_a_float_is_declared(tmp_path, namespace):
     write_notebook(tmp_path, NAME, parameters=PARAMETERS + "rate: float = 0.5\n")
-    run = report.begin(NAME, namespace | {"rate": 2}, notebooks=tmp_path)
+    run = notebook_api.begin(NAME, namespace | {"rate": 2}, notebooks=tmp_path)
     assert repr(run.parameters.rate) == "2.0"
 
 
@@ -101,28 +101,28 @@ def test_begin_refuses_what_was_not_declared(tmp_path, namespace, value):
     with pytest.raises(
         ParameterError, match=r"'selction' \(did you mean 'selection'\?\); declared are profile: str"
     ):
-        report.begin(NAME, namespace | {"selction": value}, notebooks=tmp_path)
+        notebook_api.begin(NAME, namespace | {"selction": value}, notebooks=tmp_path)
 
 
 def test_begin_overlooks_what_the_imports_of_its_own_cell_bind(tmp_path, namespace):
     exec("import math, os.path\nfrom pathlib import Path\nfrom math import sqrt as root", namespace)
-    report.begin(NAME, namespace, notebooks=tmp_path)
+    notebook_api.begin(NAME, namespace, notebooks=tmp_path)
 
 
 def test_begin_may_run_again_when_the_notebook_has_variables_of_its_own(tmp_path, namespace):
-    report.begin(NAME, namespace, notebooks=tmp_path)
+    notebook_api.begin(NAME, namespace, notebooks=tmp_path)
     namespace.update(n_pairs=33, rows=[1, 2], selection="temperature_1")
-    assert report.begin(NAME, namespace, notebooks=tmp_path).parameters.selection == "temperature_1"
+    assert notebook_api.begin(NAME, namespace, notebooks=tmp_path).parameters.selection == "temperature_1"
 
 
 def test_begin_that_failed_does_not_count_as_begun(tmp_path, namespace):
     for _ in range(2):
         with pytest.raises(ParameterError, match="restart the kernel"):
-            report.begin(NAME, namespace | {"selction": "x"}, notebooks=tmp_path)
+            notebook_api.begin(NAME, namespace | {"selction": "x"}, notebooks=tmp_path)
     with pytest.raises(ParameterError, match="selection"):
-        report.begin(NAME, namespace | {"selection": "x"}, notebooks=tmp_path)
+        notebook_api.begin(NAME, namespace | {"selection": "x"}, notebooks=tmp_path)
     with pytest.raises(ParameterError, match="n_pairs"):
-        report.begin(NAME, namespace | {"n_pairs": 3}, notebooks=tmp_path)
+        notebook_api.begin(NAME, namespace | {"n_pairs": 3}, notebooks=tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -137,36 +137,36 @@ def test_begin_that_failed_does_not_count_as_begun(tmp_path, namespace):
 )
 def test_begin_refuses_wrong_values(tmp_path, namespace, changes, complaint):
     with pytest.raises(ParameterError, match=complaint):
-        report.begin(NAME, namespace | changes, notebooks=tmp_path)
+        notebook_api.begin(NAME, namespace | changes, notebooks=tmp_path)
 
 
 def test_begin_does_not_read_text_as_a_number(tmp_path, namespace):
     write_notebook(tmp_path, NAME, parameters=PARAMETERS + "seed: int = 0\n")
     with pytest.raises(ParameterError, match="seed='3' is not int"):
-        report.begin(NAME, namespace | {"seed": "3"}, notebooks=tmp_path)
+        notebook_api.begin(NAME, namespace | {"seed": "3"}, notebooks=tmp_path)
 
 
 def test_begin_needs_the_parameters_cell_to_have_run(tmp_path, namespace):
     del namespace["selection"]
     with pytest.raises(ParameterError, match="run the parameters cell first"):
-        report.begin(NAME, namespace, notebooks=tmp_path)
+        notebook_api.begin(NAME, namespace, notebooks=tmp_path)
 
 
 def test_begin_needs_the_notebook_file(tmp_path, namespace):
     with pytest.raises(ParameterError, match=r"03_teacher_quality.ipynb: cannot be read"):
-        report.begin("03_teacher_quality", namespace, notebooks=tmp_path)
+        notebook_api.begin("03_teacher_quality", namespace, notebooks=tmp_path)
 
 
 def test_begin_needs_profile_and_out(tmp_path):
     write_notebook(tmp_path, NAME, parameters="seed: int = 0\n")
     with pytest.raises(ParameterError, match=r"does not declare \['out', 'profile'\]"):
-        report.begin(NAME, {"seed": 0}, notebooks=tmp_path)
+        notebook_api.begin(NAME, {"seed": 0}, notebooks=tmp_path)
 
 
 def test_begin_refuses_a_folder_that_cannot_be_written(tmp_path, namespace):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(ParameterError, match=r"cannot be written \(Not a directory\); choose another out"):
-        report.begin(NAME, namespace | {"out": str(tmp_path / "file" / "out")}, notebooks=tmp_path)
+        notebook_api.begin(NAME, namespace | {"out": str(tmp_path / "file" / "out")}, notebooks=tmp_path)
 
 
 @pytest.mark.parametrize("inner", ["", "figures", "ledger", "reports"])
@@ -176,7 +176,7 @@ def test_begin_refuses_a_link_that_leads_out_of_the_folder(tmp_path, namespace, 
     (tmp_path / "elsewhere").mkdir()
     link.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(ParameterError, match="leads out of"):
-        report.begin(NAME, namespace, notebooks=tmp_path)
+        notebook_api.begin(NAME, namespace, notebooks=tmp_path)
     assert not list((tmp_path / "elsewhere").iterdir())
 
 
@@ -191,7 +191,7 @@ def test_figure_appears_under_its_name_only_with_finish(run):
         f"02_gain.{suffix}" for suffix in ("csv", "json", "png", "svg")
     ]
     assert not (run.folder / ".partial" / NAME).exists()
-    [found] = report.figures(run.folder)
+    [found] = notebook_api.figures(run.folder)
     assert found == {
         "notebook": NAME,
         "place": 0,
@@ -235,7 +235,7 @@ def test_a_figure_is_laid_out_once_drawn_once_a_file_and_looks_as_it_would(run, 
     assert (len(n_layouts), len(n_drawn)) == (1, 2)
     run.finish()
     plain = io.BytesIO()
-    drawn().savefig(plain, format="png", dpi=report.PNG_DPI)
+    drawn().savefig(plain, format="png", dpi=notebook_api.PNG_DPI)
     plt.close()
     assert len(n_layouts) > 1
     plain.seek(0)
@@ -272,7 +272,7 @@ def test_figures_of_an_earlier_execution_go_unless_drawn_again(tmp_path, namespa
     run.finish()
     other = run.folder / "figures" / "03_old.png"
     other.touch()
-    again = report.begin(NAME, namespace, notebooks=tmp_path)
+    again = notebook_api.begin(NAME, namespace, notebooks=tmp_path)
     draw(again)
     again.finish()
     assert {path.stem for path in (run.folder / "figures").iterdir()} == {"02_gain", "03_old"}
@@ -282,7 +282,7 @@ def test_finish_may_be_called_again(run):
     draw(run)
     run.finish()
     run.finish()
-    assert [figure["png"].name for figure in report.figures(run.folder)] == ["02_gain.png"]
+    assert [figure["png"].name for figure in notebook_api.figures(run.folder)] == ["02_gain.png"]
 
 
 DRAW_IN_A_PROCESS_OF_ITS_OWN = """\
@@ -290,9 +290,9 @@ import sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from test_report import NAME, draw
-from kdutils import report
+from kdutils.report import notebook_api
 write = {{"profile": "published", "out": {out!r}, "selection": "best_on_test"}}
-run = report.begin(NAME, write, notebooks={notebooks!r})
+run = notebook_api.begin(NAME, write, notebooks={notebooks!r})
 draw(run)
 run.finish()
 """
@@ -315,7 +315,7 @@ def test_figures_are_the_same_to_the_byte_in_two_processes(tmp_path, run):
 
 def test_table_escapes_text_and_marks_headers(run):
     frame = pd.DataFrame({"task": ["<script>alert(1)</script>", "b & c"], "gain": [-1.5, math.nan]})
-    markup = tables.to_html(frame, caption="Gains <by> task", formats={"gain": ".2f"})
+    markup = html_tables.to_html(frame, caption="Gains <by> task", formats={"gain": ".2f"})
     assert "<script>" not in markup
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in markup
     assert "<caption" in markup
@@ -327,13 +327,13 @@ def test_table_escapes_text_and_marks_headers(run):
 
 def test_a_column_of_reasons_is_shown_where_there_is_one():
     frame = pd.DataFrame({"task": ["a", "b"], "gain": [1.0, math.nan], "reason": ["", ""]})
-    assert "reason" not in tables.to_html(frame, caption="Gains", formats={"reason": str, "gain": ".1f"})
-    assert "one run" in tables.to_html(frame.assign(reason=["", "one run"]), caption="Gains")
+    assert "reason" not in html_tables.to_html(frame, caption="Gains", formats={"reason": str, "gain": ".1f"})
+    assert "one run" in html_tables.to_html(frame.assign(reason=["", "one run"]), caption="Gains")
 
 
 def test_a_remark_is_shown_and_none_is_not(run, monkeypatch):
     shown = []
-    monkeypatch.setattr(report, "display", shown.append)
+    monkeypatch.setattr(notebook_api, "display", shown.append)
     run.remark("")
     run.remark("**one** pair")
     assert [remark.data for remark in shown] == ["**one** pair"]
@@ -341,7 +341,7 @@ def test_a_remark_is_shown_and_none_is_not(run, monkeypatch):
 
 def test_table_shows_a_meaningful_index_as_row_headers():
     frame = pd.DataFrame({"n": [3, 12345]}, index=pd.Index(["aqua", "svamp"], name="task"))
-    markup = tables.to_html(frame, caption="Items")
+    markup = html_tables.to_html(frame, caption="Items")
     assert '<th scope="row" style="text-align:left;white-space:nowrap">aqua</th>' in markup
     assert "12,345" in markup
 
@@ -357,18 +357,18 @@ def test_table_shows_a_meaningful_index_as_row_headers():
     ],
 )
 def test_index_becomes_columns_if_it_says_something(index, columns):
-    assert list(tables.with_index(pd.DataFrame({"n": [1, 2]}, index=index)).columns) == columns
+    assert list(html_tables.with_index(pd.DataFrame({"n": [1, 2]}, index=index)).columns) == columns
 
 
 def test_table_shows_lists_as_text():
-    markup = tables.to_html(pd.DataFrame({"task": ["a"], "flags": [["x", "y"]]}), caption="Flags")
+    markup = html_tables.to_html(pd.DataFrame({"task": ["a"], "flags": [["x", "y"]]}), caption="Flags")
     assert "[&#x27;x&#x27;, &#x27;y&#x27;]" in markup
 
 
 def test_table_without_rows_and_with_equal_column_names():
     frame = pd.DataFrame([[1, 2]], columns=["n", "n"])
-    assert tables.to_html(frame, caption="Twice").count("<td") == 1
-    assert "<tbody>" in tables.to_html(frame.iloc[:0], caption="None")
+    assert html_tables.to_html(frame, caption="Twice").count("<td") == 1
+    assert "<tbody>" in html_tables.to_html(frame.iloc[:0], caption="None")
 
 
 def test_table_refuses_a_format_for_no_column_and_an_empty_caption(run):
@@ -391,7 +391,7 @@ def test_table_refuses_a_format_for_no_column_and_an_empty_caption(run):
     ],
 )
 def test_number_for_reading(value, text):
-    assert tables.number(value) == text
+    assert html_tables.number(value) == text
 
 
 # --- ledgers -------------------------------------------------------------------------------------
@@ -572,12 +572,14 @@ def test_a_damaged_figure_is_left_out_and_named(run, suffix, damage, fault):
     draw(run)
     draw(run, name="other")
     run.finish()
-    assert (len(report.figures(run.folder)), report.damaged_figures(run.folder)) == (2, [])
+    assert (len(notebook_api.figures(run.folder)), notebook_api.damaged_figures(run.folder)) == (2, [])
     damage(run.folder / "figures" / f"02_gain.{suffix}")
     fault(f"figures/*.{suffix} {damage.__name__}")
-    assert [figure["png"].stem for figure in report.figures(run.folder)] == ["02_other"]
+    assert [figure["png"].stem for figure in notebook_api.figures(run.folder)] == ["02_other"]
     said = "figure 02_gain is damaged and left out of the index; run notebook 02 again"
-    assert report.damaged_figures(run.folder) == ([] if (suffix, damage) == ("json", Path.unlink) else [said])
+    assert notebook_api.damaged_figures(run.folder) == (
+        [] if (suffix, damage) == ("json", Path.unlink) else [said]
+    )
 
 
 def test_a_figure_of_before_there_were_digests_is_shown(run):
@@ -586,7 +588,7 @@ def test_a_figure_of_before_there_were_digests_is_shown(run):
     path = run.folder / "figures" / "02_gain.json"
     facts = json.loads(path.read_text())
     path.write_text(json.dumps({name: facts[name] for name in ("notebook", "place", "alt", "caption")}))
-    assert [figure["alt"] for figure in report.figures(run.folder)] == ["Gain falls to 1.3."]
+    assert [figure["alt"] for figure in notebook_api.figures(run.folder)] == ["Gain falls to 1.3."]
 
 
 def test_lock_keeps_others_out(tmp_path):
@@ -608,7 +610,7 @@ def test_processes_that_write_at_once_lose_nothing(tmp_path):
 
 
 def test_sentinel_says_what_ran(run, monkeypatch, capsys):
-    monkeypatch.setenv(report.RUN_TOKEN, "abc")
+    monkeypatch.setenv(notebook_api.RUN_TOKEN, "abc")
     draw(run)
     run.finish()
     written = json.loads(ledger.sentinel(run.folder, NAME).read_text())
@@ -630,7 +632,7 @@ def test_sentinel_is_gone_if_finish_breaks_off(run):
 def test_which_figures_changed_is_said():
     before = {"a.png": "1", "b.png": "2", "c.png": "3"}
     after = {"a.png": "1", "b.png": "9", "d.png": "4"}
-    said = report.figure_changes(before, after)
+    said = notebook_api.figure_changes(before, after)
     assert said == "1 of 3 figure files are as they were; changed: b.png; new: d.png; gone: c.png"
-    assert report.figure_changes(before, before) == "3 of 3 figure files are as they were"
-    assert report.figure_changes({}, after) == "3 figure files, all new"
+    assert notebook_api.figure_changes(before, before) == "3 of 3 figure files are as they were"
+    assert notebook_api.figure_changes({}, after) == "3 figure files, all new"

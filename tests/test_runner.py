@@ -24,12 +24,13 @@ import psutil
 import pytest
 from samples import SAMPLE, profile_of, write_notebook
 
-from kdutils import __main__, executor, kernels, ledger, params, render, report, runner
+from kdutils import __main__
 from kdutils.grid import local_pool
 from kdutils.grid.profile import load_profile, profile_names
-from kdutils.index import Result
-from kdutils.params import ParameterError
-from kdutils.runner import RunError
+from kdutils.report import executor, kernels, ledger, notebook_api, notebook_parameters, render, runner
+from kdutils.report.index import Result
+from kdutils.report.notebook_parameters import ParameterError
+from kdutils.report.runner import RunError
 
 GOOD, TWIN, RAISES, KILLED, UNFINISHED, LATE, ABSENT = SAMPLE
 FAILED = (RAISES, KILLED, UNFINISHED, LATE)
@@ -181,7 +182,7 @@ import sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from samples import profile_of
-from kdutils import kernels, runner
+from kdutils.report import kernels, runner
 kernels.FORKS = {forks}
 try:
     runner.run_profile(profile_of("01_effectiveness", "02_size_correlation"),
@@ -238,7 +239,10 @@ def test_plain_papermill_refuses_a_misspelt_parameter(tmp_path):
     command += [str(source), str(tmp_path / "out.ipynb"), "-p", "selction", "temperature_1"]
     command += ["-p", "out", str(tmp_path / "out")]
     run = subprocess.run(
-        command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(params.REPOSITORY)}
+        command,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(notebook_parameters.REPOSITORY)},
     )
     assert run.returncode == 1
     assert "unknown parameter 'selction' (did you mean 'selection'?)" in run.stderr
@@ -288,7 +292,7 @@ def test_worker_that_dies_at_once_is_reported(tmp_path, monkeypatch, capsys, for
 
 
 def test_index_keeps_what_earlier_runs_left(tmp_path, capsys):
-    folder = report.writable_folder(tmp_path, "published")
+    folder = notebook_api.writable_folder(tmp_path, "published")
     for page in (f"{GOOD}.html", f"{TWIN}.html", f"{RAISES}.failed.html"):
         (folder / "reports" / page).write_text(render.page("page.html.j2", title="", links=[], current=None))
     before = [
@@ -320,7 +324,7 @@ DAMAGE = {
 @pytest.mark.faults
 @pytest.mark.parametrize("name", DAMAGE)
 def test_index_is_written_beside_a_damaged_file(tmp_path, capsys, name, fault):
-    folder = report.writable_folder(tmp_path, "published")
+    folder = notebook_api.writable_folder(tmp_path, "published")
     for page in (GOOD, TWIN):
         (folder / f"reports/{page}.html").write_text(
             render.page("page.html.j2", title="", links=[], current=None)
@@ -436,7 +440,7 @@ def test_long_notebooks_start_first_where_no_times_are_known(tmp_path, recorder)
 
 
 def test_what_took_longest_the_last_time_starts_first(tmp_path, recorder):
-    folder = report.writable_folder(tmp_path, "mini")
+    folder = notebook_api.writable_folder(tmp_path, "mini")
     seconds = {"01_effectiveness": 2.0, "06_noise": 1.0, "08_claims": 3.0}
     entries = [{"name": name, "status": "done", "seconds": value} for name, value in seconds.items()]
     (folder / "index.json").write_text(json.dumps(entries))
@@ -451,7 +455,7 @@ def test_what_took_longest_the_last_time_starts_first(tmp_path, recorder):
 
 def test_how_soon_a_notebook_failed_is_not_how_long_it_takes(tmp_path, recorder):
     """08 is known to be long, and takes its place by that."""
-    folder = report.writable_folder(tmp_path, "mini")
+    folder = notebook_api.writable_folder(tmp_path, "mini")
     entries = [{"name": "08_claims", "status": "failed", "seconds": 1.0, "error": "KeyError"}]
     (folder / "index.json").write_text(json.dumps(entries))
     page = render.page("page.html.j2", title="", links=[], current=None)
@@ -547,7 +551,7 @@ def test_link_that_leads_out_is_refused(notebooks):
 
 
 def test_second_run_in_the_same_folder_is_refused(notebooks):
-    folder = report.writable_folder(notebooks / "out", "published")
+    folder = notebook_api.writable_folder(notebooks / "out", "published")
     with runner._alone_in(folder):
         assert "another run is writing" in refusal(notebooks)
 
@@ -566,7 +570,7 @@ def test_parameters_of_a_task_are_what_the_notebook_declares(notebooks):
 
 
 def test_folder_inside_the_repository_is_written_short(notebooks, tmp_path, monkeypatch):
-    monkeypatch.setattr(params, "REPOSITORY", tmp_path)
+    monkeypatch.setattr(notebook_parameters, "REPOSITORY", tmp_path)
     [task] = runner.plan(profile_of(GOOD), out=tmp_path / "out", only=[], overrides={}, notebooks=notebooks)
     assert task.parameters["out"] == "out"
 

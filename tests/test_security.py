@@ -15,10 +15,11 @@ import pytest
 from bs4 import BeautifulSoup
 from samples import profile_of
 
-from kdutils import index, params, render, report, spec, store, tables, worker
+from kdutils import spec, store
 from kdutils.data import sources
 from kdutils.io import disk, text_safety
-from kdutils.render import Link
+from kdutils.report import html_tables, index, notebook_api, notebook_parameters, render, worker
+from kdutils.report.render import Link
 
 PACKAGE = Path(__file__).parent.parent / "kdutils"
 HOSTILE = (
@@ -59,7 +60,7 @@ def is_harmless(html: str) -> bool:
 
 def test_a_generation_stays_text_in_a_table():
     frame = pd.DataFrame({"KD student": [HOSTILE], HOSTILE: ["x"]})
-    html = tables.to_html(frame, caption=f"Texts {HOSTILE}")
+    html = html_tables.to_html(frame, caption=f"Texts {HOSTILE}")
     page = page_of(display({"text/html": html}))
     assert is_harmless(page)
     cell = BeautifulSoup(page, "html.parser").select_one("tbody th")
@@ -69,10 +70,10 @@ def test_a_generation_stays_text_in_a_table():
 
 def test_a_generation_stays_text_in_remark_figure_stream_and_traceback(tmp_path, monkeypatch):
     shown = []
-    monkeypatch.setattr(report, "display", lambda data, **options: shown.append((data, options)))
-    run = report.Report("01_effectiveness", {}, tmp_path)
+    monkeypatch.setattr(notebook_api, "display", lambda data, **options: shown.append((data, options)))
+    run = notebook_api.Report("01_effectiveness", {}, tmp_path)
     run.remark(f"The student wrote *{HOSTILE}*")
-    fig, ax = report.plt.subplots(figsize=(2, 1))
+    fig, ax = notebook_api.plt.subplots(figsize=(2, 1))
     ax.plot([1, 2])
     run.figure(fig, "gain", alt=f"9 {HOSTILE}", data=pd.DataFrame({"x": [1]}), caption=HOSTILE)
     (remark, _), (image, of_image), (caption, _) = shown
@@ -237,18 +238,21 @@ def test_a_model_name_that_is_a_path_to_nothing_is_refused(name):
 @pytest.mark.parametrize("profile", ["../x", "..", "/tmp/elsewhere-of-kdutils", "a/../../b"])
 def test_a_profile_name_does_not_lead_out(tmp_path, profile):
     out = tmp_path / "out"
-    with pytest.raises(params.ParameterError, match="leads out"):
-        report.writable_folder(out, profile)
+    with pytest.raises(notebook_parameters.ParameterError, match="leads out"):
+        notebook_api.writable_folder(out, profile)
     assert not list(tmp_path.rglob("figures"))
 
 
 @pytest.mark.parametrize("out", ["a\0b", "~nobody-at-all/x"])
 def test_a_folder_that_cannot_be_is_refused(out):
-    with pytest.raises(params.ParameterError, match="give another|choose another"):
-        report.writable_folder(out, "mini")
+    with pytest.raises(notebook_parameters.ParameterError, match="give another|choose another"):
+        notebook_api.writable_folder(out, "mini")
 
 
-PLACES = [*(f"mini/{inner}" for inner in (*report.FOLDERS, report.LOCK)), *report.WRITTEN_BESIDE]
+PLACES = [
+    *(f"mini/{inner}" for inner in (*notebook_api.FOLDERS, notebook_api.LOCK)),
+    *notebook_api.WRITTEN_BESIDE,
+]
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -258,8 +262,10 @@ def test_a_link_out_of_the_outputs_is_refused(tmp_path, place):
     link = tmp_path / "out" / place
     link.parent.mkdir(parents=True)
     link.symlink_to(elsewhere, target_is_directory=True)
-    with pytest.raises(params.ParameterError, match=r"leads out of .*; (delete|remove) that link"):
-        report.writable_folder(tmp_path / "out", "mini")
+    with pytest.raises(
+        notebook_parameters.ParameterError, match=r"leads out of .*; (delete|remove) that link"
+    ):
+        notebook_api.writable_folder(tmp_path / "out", "mini")
     assert not list(elsewhere.iterdir())
 
 

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from kdutils import ledger
 from kdutils.claims import claims
+from kdutils.report import ledger
 from kdutils.results import agreement_fidelity, authors_tables, authors_tests, gain_tables
 
 

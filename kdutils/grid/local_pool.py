@@ -19,7 +19,9 @@ from typing import Any, Self
 from kdutils.grid.engine import Death, Do, Hear
 from kdutils.io import environment
 
-NOTEBOOKS = "kdutils.preloaded"  # imported in the process from which the workers of notebooks are forked
+NOTEBOOKS = (
+    "kdutils.report.preloaded"  # imported in the process from which the workers of notebooks are forked
+)
 FAREWELL_SECONDS = 2.0  # between asking a worker to end and killing it
 
 

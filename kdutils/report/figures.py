@@ -13,9 +13,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from kdutils import plots
 from kdutils.constants import DOMAIN_LABELS, METHOD_NAMES
-from kdutils.plots import (
+from kdutils.report import plots
+from kdutils.report.plots import (
     ANSWER_STYLE,
     CHANGE_STYLE,
     DOMAIN_STYLE,

@@ -14,11 +14,11 @@ import pandas as pd
 from IPython.display import DisplayHandle, display
 from matplotlib.figure import Figure
 
-from kdutils import figures
 from kdutils.constants import SOURCE_LABELS
 from kdutils.grid import fill, handover
 from kdutils.grid.plan import Plan
 from kdutils.grid.scheduler import State
+from kdutils.report import figures
 from kdutils.results import gain_tables, model_provenance
 
 MODEL_WORLD = (

@@ -19,10 +19,10 @@ from typing import Any, NoReturn
 import nbformat
 from nbformat import NotebookNode
 
-from kdutils import kernels, render
 from kdutils.grid import local_pool
 from kdutils.io import disk
 from kdutils.io.text_safety import scrub
+from kdutils.report import kernels, render
 
 KERNEL = "python3"
 KERNEL_START_SECONDS = 300  # the default of 60 is short on a loaded machine

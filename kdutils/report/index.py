@@ -11,10 +11,11 @@ from typing import Any
 
 from PIL import Image
 
-from kdutils import constants, tables
+from kdutils import constants
 from kdutils.grid import cell_table
 from kdutils.grid.profile import Profile
-from kdutils.render import Link, duration, label, page
+from kdutils.report import html_tables
+from kdutils.report.render import Link, duration, label, page
 
 THUMBNAIL_WIDTH = 640  # pixels; thumbnails are embedded, because a page may not load its neighbours
 VERDICT_MARKS = {"reproduced": "✓", "not_reproduced": "✗", "inconclusive": "?", "not_testable": "–"}
@@ -48,7 +49,7 @@ def index_html(
     Args:
         results: one for each notebook of the profile.
         claims: rows of claims.json.
-        figures: as `report.figures` gives them: path of the PNG, alt, caption, notebook.
+        figures: as `notebook_api.figures` gives them: path of the PNG, alt, caption, notebook.
         provenance: names and values; a mapping as value is folded away.
     """
     pages = {result.name: _page_of(result) for result in results}
@@ -119,18 +120,18 @@ def _claims_by_source(
 
 
 def _claim_row(claim: Mapping[str, Any], pages: Mapping[str, str | None]) -> dict[str, Any]:
-    estimate, low, high = (tables.number(claim[field]) for field in ("estimate", "ci_low", "ci_high"))
-    interval = "" if tables.MISSING in (low, high) else f" [{low}, {high}]"
+    estimate, low, high = (html_tables.number(claim[field]) for field in ("estimate", "ci_low", "ci_high"))
+    interval = "" if html_tables.MISSING in (low, high) else f" [{low}, {high}]"
     paper = claim["paper_value"]
     known = {"p": claim["p_value"], "n": claim["n"]}
     tests = ", ".join(
-        f"{name} = {tables.number(value)}" for name, value in known.items() if value is not None
+        f"{name} = {html_tables.number(value)}" for name, value in known.items() if value is not None
     )
     ways = " · ".join(claim[key] for key in ("source", "protocol", "analysis"))
     return {
         **{key: claim[key] for key in ("id", "statement", "verdict", "reason")},
         "href": pages.get(constants.SECTIONS.get(str(claim["section"]), "")),
-        "paper": paper if isinstance(paper, str) else tables.number(paper),
+        "paper": paper if isinstance(paper, str) else html_tables.number(paper),
         "estimate": estimate + interval,
         "detail": f"{tests}; {ways}" if tests else ways,
         "mark": VERDICT_MARKS[claim["verdict"]],

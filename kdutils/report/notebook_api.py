@@ -1,4 +1,4 @@
-"""What a notebook calls: `run = report.begin(name, globals())`, then show and collect, then `run.finish()`.
+"""What a notebook calls: `run = notebook_api.begin(name, globals())`, then show and collect, then `run.finish()`.
 
 Nothing that a notebook makes is seen under its final name before `finish`.
 """
@@ -27,10 +27,10 @@ from IPython.display import Markdown, display
 from matplotlib.figure import Figure
 
 import kdutils
-from kdutils import ledger, params, tables
 from kdutils.io import disk, text_safety
 from kdutils.io.cached_tables import Kept
 from kdutils.io.environment import RUN_TOKEN
+from kdutils.report import html_tables, ledger, notebook_parameters
 
 BEGUN = "_kdutils_begun"  # name in the notebook's namespace: this kernel has passed the check for strangers
 PNG_DPI = 160
@@ -43,7 +43,9 @@ LOCK = ".partial/.run"  # inside that of a profile; may be absent
 LITERALS = (str, bytes, int, float, type(None), list, dict)  # what papermill can inject
 
 
-def begin(name: str, namespace: dict[str, Any], *, notebooks: Path | str = params.NOTEBOOKS) -> Report:
+def begin(
+    name: str, namespace: dict[str, Any], *, notebooks: Path | str = notebook_parameters.NOTEBOOKS
+) -> Report:
     """The report of notebook `name`, once its parameters are known to be what it declares.
 
     Call it in the cell after the parameters, before any work, with `globals()`. Every declared
@@ -56,17 +58,21 @@ def begin(name: str, namespace: dict[str, Any], *, notebooks: Path | str = param
     Raises:
         ParameterError: for all of the above, and if the output folder cannot be written.
     """
-    declared = params.declared(Path(notebooks) / f"{name}.ipynb")
+    declared = notebook_parameters.declared(Path(notebooks) / f"{name}.ipynb")
     if namespace.get(BEGUN) != name:
         _refuse_strangers(namespace, declared)
     values = {}
     for parameter in declared.values():
         if parameter.name not in namespace:
-            raise params.ParameterError(f"{parameter.name!r} is not set; run the parameters cell first")
-        values[parameter.name] = params.strict(parameter, namespace[parameter.name])
+            raise notebook_parameters.ParameterError(
+                f"{parameter.name!r} is not set; run the parameters cell first"
+            )
+        values[parameter.name] = notebook_parameters.strict(parameter, namespace[parameter.name])
     missing = {"profile", "out"} - set(values)
     if missing:
-        raise params.ParameterError(f"{name} does not declare {sorted(missing)}; every notebook must, as str")
+        raise notebook_parameters.ParameterError(
+            f"{name} does not declare {sorted(missing)}; every notebook must, as str"
+        )
     folder = writable_folder(values["out"], values["profile"])
     namespace[BEGUN] = name
     return Report(name, values, folder)
@@ -79,26 +85,28 @@ def writable_folder(out: Path | str, profile: str) -> Path:
         ParameterError: if it cannot be written, or if it or a folder in it leads out of `out`.
     """
     if not str(out):
-        raise params.ParameterError("out is empty; give a folder such as outputs")
+        raise notebook_parameters.ParameterError("out is empty; give a folder such as outputs")
     try:
-        root = (params.REPOSITORY / Path(out).expanduser()).resolve()
+        root = (notebook_parameters.REPOSITORY / Path(out).expanduser()).resolve()
     except (RuntimeError, ValueError) as error:  # the home of nobody, a null byte
-        raise params.ParameterError(
+        raise notebook_parameters.ParameterError(
             f"out={text_safety.shown(str(out))} is no folder ({error}); give another"
         ) from None
     folder = root / profile
     try:
         for place in (*(root / place for place in WRITTEN_BESIDE), folder / LOCK):
             if place.is_symlink() and not place.resolve().is_relative_to(root):
-                raise params.ParameterError(f"{place} leads out of {root}; delete that link")
+                raise notebook_parameters.ParameterError(f"{place} leads out of {root}; delete that link")
         for inner in (folder, *(folder / part for part in FOLDERS)):
             if not inner.resolve().is_relative_to(root):
-                raise params.ParameterError(f"{inner} leads out of {root}; remove that link")
+                raise notebook_parameters.ParameterError(f"{inner} leads out of {root}; remove that link")
             inner.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=inner).close()  # to try is the only test that root cannot fool
     except OSError as error:
         reason = error.strerror or type(error).__name__
-        raise params.ParameterError(f"{root} cannot be written ({reason}); choose another out") from None
+        raise notebook_parameters.ParameterError(
+            f"{root} cannot be written ({reason}); choose another out"
+        ) from None
     return folder
 
 
@@ -141,7 +149,7 @@ class Report:
             svg = _drawn(fig, "svg", metadata={"Date": None, "Creator": None})
         disk.write_bytes(path.with_suffix(".png"), png)
         disk.write_bytes(path.with_suffix(".svg"), svg)
-        disk.write_csv(path.with_suffix(".csv"), tables.with_index(data))
+        disk.write_csv(path.with_suffix(".csv"), html_tables.with_index(data))
         if stem not in self._stems:
             self._stems.append(stem)
         sidecar = {"notebook": self.name, "place": self._stems.index(stem), "alt": alt, "caption": caption}
@@ -156,10 +164,10 @@ class Report:
         display(text, metadata={"kdutils": {"figure": stem}}, raw=True)
 
     def table(
-        self, frame: pd.DataFrame, *, caption: str, formats: Mapping[str, tables.Format] | None = None
+        self, frame: pd.DataFrame, *, caption: str, formats: Mapping[str, html_tables.Format] | None = None
     ) -> None:
         """Show a table; `formats` gives the format specification of a column, such as ".2f"."""
-        markup = tables.to_html(frame, caption=caption, formats=formats)
+        markup = html_tables.to_html(frame, caption=caption, formats=formats)
         display({"text/html": markup, "text/plain": f"{caption}\n{frame.to_string()}"}, raw=True)
 
     def remark(self, text: str) -> None:
@@ -207,8 +215,10 @@ class Report:
             )
         for sentence in said:
             print(sentence)
-        in_repository = self.folder.is_relative_to(params.REPOSITORY)
-        print(f"Written to {self.folder.relative_to(params.REPOSITORY) if in_repository else self.folder}:")
+        in_repository = self.folder.is_relative_to(notebook_parameters.REPOSITORY)
+        print(
+            f"Written to {self.folder.relative_to(notebook_parameters.REPOSITORY) if in_repository else self.folder}:"
+        )
         for stem in self._stems:
             print(f"  figures/{stem}.png .svg .csv")
         print(f"  statistics.csv: {len(statistics)} rows of this notebook")
@@ -282,13 +292,17 @@ def remove_figures(folder: Path, notebook: str, *, keep: Iterable[str] = ()) -> 
             path.unlink()
 
 
-def _refuse_strangers(namespace: Mapping[str, Any], declared: Mapping[str, params.Parameter]) -> None:
+def _refuse_strangers(
+    namespace: Mapping[str, Any], declared: Mapping[str, notebook_parameters.Parameter]
+) -> None:
     for name, value in namespace.items():
         if name.startswith("_") or name in declared or name in ("In", "Out"):  # the last two are IPython's
             continue
         if isinstance(value, LITERALS):
-            error = params.undeclared(name, declared)
-            raise params.ParameterError(f"{error}; if it is left over from other work, restart the kernel")
+            error = notebook_parameters.undeclared(name, declared)
+            raise notebook_parameters.ParameterError(
+                f"{error}; if it is left over from other work, restart the kernel"
+            )
 
 
 def _lay_out(fig: Figure) -> None:

@@ -7,8 +7,8 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from kdutils import plots
-from kdutils.plots import MARKERS, Style
+from kdutils.report import plots
+from kdutils.report.plots import MARKERS, Style
 
 TICKS = (0, 0.01, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1)
 

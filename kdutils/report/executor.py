@@ -25,13 +25,13 @@ import nbformat
 import psutil
 from ipykernel.kernelspec import write_kernel_spec
 
-from kdutils import kernels, ledger, params, report, worker
 from kdutils.grid import handover, local_pool
-from kdutils.index import Result
 from kdutils.io import disk
 from kdutils.io.text_safety import scrub
-from kdutils.render import duration
-from kdutils.worker import Task
+from kdutils.report import kernels, ledger, notebook_api, notebook_parameters, worker
+from kdutils.report.index import Result
+from kdutils.report.render import duration
+from kdutils.report.worker import Task
 
 HANDOVER = "handover"  # in the scratch folder
 PARTIAL_SUFFIXES = (".ipynb", ".html", ".error")
@@ -51,7 +51,7 @@ class Executor:
         self.stopped_by = 0  # number of the signal, 0 if there was none
         self._scratch = scratch
         self._limit_seconds = limit_seconds
-        self._token = os.environ[report.RUN_TOKEN]
+        self._token = os.environ[notebook_api.RUN_TOKEN]
         self._variables = _variables(scratch, jobs=jobs)
         self._context = _context(self._variables)
         self._processes: dict[str, BaseProcess] = {}
@@ -160,7 +160,7 @@ def _variables(scratch: Path, *, jobs: int) -> dict[str, str]:
     """The environment of the workers: this Python and nothing of the user's Jupyter or IPython."""
     # Found before any other python3 that is installed, and runs `sys.executable`.
     write_kernel_spec(scratch / "kernels" / worker.KERNEL)
-    path = [str(params.REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
+    path = [str(notebook_parameters.REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
     return os.environ | {
         "JUPYTER_PATH": str(scratch),
         "JUPYTER_RUNTIME_DIR": str(scratch / "runtime"),
@@ -195,7 +195,7 @@ def _conclude_failure(task: Task, error: str, seconds: float) -> None:
     with ledger.locked(folder):
         for sentence in ledger.remove_parts(folder, task.name):
             say(sentence)
-        report.remove_figures(folder, task.name)
+        notebook_api.remove_figures(folder, task.name)
     shutil.rmtree(folder / ".partial" / task.name, ignore_errors=True)
     notebook = worker.failed_copy(task, error)
     disk.write_text(task.report(".failed.ipynb"), nbformat.writes(notebook))

@@ -22,14 +22,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from kdutils import constants, ledger, params, render, report
-from kdutils.executor import HANDOVER, Executor, say
+from kdutils import constants
 from kdutils.grid import plan as study_plan
 from kdutils.grid.profile import Profile
-from kdutils.index import Result, index_html
 from kdutils.io import disk, environment
-from kdutils.render import duration
-from kdutils.worker import Task
+from kdutils.report import ledger, notebook_api, notebook_parameters, render
+from kdutils.report.executor import HANDOVER, Executor, say
+from kdutils.report.index import Result, index_html
+from kdutils.report.render import duration
+from kdutils.report.worker import Task
 
 LONGEST_LIMIT_SECONDS = 2_000_000  # the system takes no longer wait: 2**31 milliseconds
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -57,7 +58,7 @@ def run_profile(
     limit_seconds: float | None = None,
     prepare: Sequence[Callable[[], Path | None]] = (),
     train: Callable[[list[study_plan.Plan], Path], Iterable[study_plan.Plan]] | None = None,
-    notebooks: Path = params.NOTEBOOKS,
+    notebooks: Path = notebook_parameters.NOTEBOOKS,
 ) -> list[Result]:
     """What became of each notebook asked for; reports, ledgers and index are in `out`/profile.
 
@@ -92,7 +93,7 @@ def run_profile(
     with _alone_in(folder), _token(), tempfile.TemporaryDirectory(prefix="kdutils-") as scratch:
         executor = Executor(Path(scratch), jobs=jobs, limit_seconds=limit_seconds)
         data = [path for path in (step() for step in prepare) if path is not None]
-        drawn = report.figure_digests(folder)
+        drawn = notebook_api.figure_digests(folder)
         with ThreadPoolExecutor(jobs) as pool:
             waiting = {task.name: task for task in in_turn}
             at_once = [name for name in waiting if name in constants.AT_ONCE]
@@ -117,7 +118,7 @@ def run_profile(
         page = write_index(profile, folder, results, data)
     n_done = sum(result.status == "done" for result in results)
     say(f"{n_done} of {len(results)} notebooks done in {duration(time.monotonic() - started)}: {page}")
-    say(report.figure_changes(drawn, report.figure_digests(folder)))
+    say(notebook_api.figure_changes(drawn, notebook_api.figure_digests(folder)))
     if executor.stopped_by:
         raise Interrupted(executor.stopped_by)
     return results
@@ -137,21 +138,25 @@ def plan(
         RunError, ParameterError: as `run_profile`.
     """
     names = selected(profile, only)
-    declared = {name: params.declared(notebooks / f"{name}.ipynb") for name in names}
+    declared = {name: notebook_parameters.declared(notebooks / f"{name}.ipynb") for name in names}
     for name, own in declared.items():
         if not {"profile", "out"} <= set(own):
             raise RunError(f"{name} must declare `profile: str` and `out: str` in its parameters cell")
     fixed = sorted({"profile", "out"} & set(overrides))
     if fixed:
         raise RunError(f"{fixed[0]} cannot be given with -p; PROFILE is the first argument, --out the folder")
-    params.check_names({key: own[key] for own in declared.values() for key in own}, overrides)
+    notebook_parameters.check_names({key: own[key] for own in declared.values() for key in own}, overrides)
     given = {
-        name: params.check(own, {key: value for key, value in overrides.items() if key in own})
+        name: notebook_parameters.check(own, {key: value for key, value in overrides.items() if key in own})
         for name, own in declared.items()
     }
-    folder = report.writable_folder(out, profile.name)
+    folder = notebook_api.writable_folder(out, profile.name)
     root = folder.parent  # written short where possible: reports are shared
-    short = root.relative_to(params.REPOSITORY) if root.is_relative_to(params.REPOSITORY) else root
+    short = (
+        root.relative_to(notebook_parameters.REPOSITORY)
+        if root.is_relative_to(notebook_parameters.REPOSITORY)
+        else root
+    )
     commit = _commit()
     return [
         Task(
@@ -235,7 +240,7 @@ def write_index(profile: Profile, folder: Path, results: Sequence[Result], data:
             disk.write_text(page, render.relink(text, name=link.name, links=links))
     with ledger.locked(folder):
         said = ledger.rebuild(folder)
-    drawn, damaged = report.look_at_figures(folder)
+    drawn, damaged = notebook_api.look_at_figures(folder)
     for sentence in (*said, *damaged):
         say(sentence)
     provenance = environment.provenance() | {"data": _checksums(data)}
@@ -278,11 +283,11 @@ def _checksums(folders: Sequence[Path]) -> dict[str, str]:
 @contextlib.contextmanager
 def _token() -> Iterator[None]:
     """A name for this run, in the environment of the notebooks and of what trains for them."""
-    os.environ[report.RUN_TOKEN] = uuid.uuid4().hex
+    os.environ[notebook_api.RUN_TOKEN] = uuid.uuid4().hex
     try:
         yield
     finally:
-        del os.environ[report.RUN_TOKEN]
+        del os.environ[notebook_api.RUN_TOKEN]
 
 
 @contextlib.contextmanager

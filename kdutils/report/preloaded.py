@@ -27,23 +27,20 @@ import pingouin
 import pyarrow.parquet
 from matplotlib.figure import Figure
 
-from kdutils import (
-    __main__,
-    calibrationfigures,
+from kdutils import __main__, performance, roofline, speedfigures
+from kdutils.claims import answer_sheet, claims, declared, selection_optimism, sensitivity, student_gains
+from kdutils.inference import calibration
+from kdutils.report import (
+    calibration_figures,
+    claim_figures,
     figures,
     ledger,
     live,
-    performance,
+    notebook_api,
     plots,
     render,
-    report,
-    roofline,
-    speedfigures,
-    strictfigures,
     worker,
 )
-from kdutils.claims import answer_sheet, claims, declared, selection_optimism, sensitivity, student_gains
-from kdutils.inference import calibration
 from kdutils.results import (
     agreement_fidelity,
     answer_modes,

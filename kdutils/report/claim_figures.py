@@ -8,10 +8,10 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from kdutils import plots
 from kdutils.constants import DOMAIN_LABELS
-from kdutils.figures import INTERVAL
-from kdutils.plots import CHOICE_STYLE, KIND_STYLE, METHOD_STYLE, VERDICT_STYLE, Style
+from kdutils.report import plots
+from kdutils.report.figures import INTERVAL
+from kdutils.report.plots import CHOICE_STYLE, KIND_STYLE, METHOD_STYLE, VERDICT_STYLE, Style
 
 UNITS = {"points": "gain over SFT, points", "log odds": "gain in log odds"}
 FOREST_STYLE = {  # kinds of rows of studentgains.forest
