@@ -12,24 +12,24 @@ import pytest
 import torch
 from conftest import missing
 
-from kdutils import (
-    contenders,
+from kdutils.bench import (
     decoding,
-    gridcost,
+    figures,
+    grid_time,
     growth,
+    kd_steps,
     peers,
     performance,
     roofline,
-    sidebyside,
-    speedfigures,
-    work,
+    side_by_side,
+    workloads,
 )
-from kdutils.contenders import BFLOAT16, CACHED, CONTENDERS, ONLINE, PLAIN, TRL_GKD
+from kdutils.bench.kd_steps import BFLOAT16, CACHED, CONTENDERS, ONLINE, PLAIN, TRL_GKD
+from kdutils.bench.workloads import Case, Work
 from kdutils.grid.machines import Machine
 from kdutils.grid.model_shapes import Architecture
 from kdutils.io import code_digest, measurements
 from kdutils.report import plots
-from kdutils.work import Case, Work
 
 SHAPE = Architecture(
     layers=1, hidden=16, heads=2, key_heads=1, intermediate=24, rows=60, is_tied=True, has_bias=True
@@ -99,10 +99,10 @@ def by_hand():
 
 
 @pytest.mark.parametrize("case", [TINY, TEXTS], ids=lambda case: case.name)
-@pytest.mark.parametrize("name", [name for name in CONTENDERS if name not in (BFLOAT16, contenders.COMPILED)])
+@pytest.mark.parametrize("name", [name for name in CONTENDERS if name not in (BFLOAT16, kd_steps.COMPILED)])
 def test_losses_before_and_after_an_update_are_those_of_dense_float64(name, case, by_hand):
     needs(name)
-    found = contenders.measure(case, name, 1)
+    found = kd_steps.measure(case, name, 1)
     assert found["losses"] == pytest.approx(by_hand[case.name], rel=2e-5)
     assert found["losses"][0] != found["losses"][1]
     assert len(found["seconds"]) == 1
@@ -116,26 +116,26 @@ def test_texts_of_the_mini_world_are_padded_and_only_responses_are_scored():
 
 def test_bfloat16_is_refused_where_kdutils_has_none():
     with pytest.raises(peers.CannotError, match="in float32 alone"):
-        contenders.measure(TINY, BFLOAT16, 1)
+        kd_steps.measure(TINY, BFLOAT16, 1)
 
 
 def test_cases_are_what_they_are_called():
-    assert work.case_of("smollm").student.parameters == 134_515_008
-    whole = work.case_of("qwen-vocabulary")
+    assert workloads.case_of("smollm").student.parameters == 134_515_008
+    whole = workloads.case_of("qwen-vocabulary")
     assert whole.student.rows == whole.teacher.rows == 151_936
     assert (whole.student.parameters, whole.teacher.parameters) == (42_112_256, 103_502_336)
-    mini = work.case_of("mini")
+    mini = workloads.case_of("mini")
     from kdutils import models
 
-    assert mini.student.rows == mini.teacher.rows == len(models.load_tokenizer(work.MINI_STUDENT))
+    assert mini.student.rows == mini.teacher.rows == len(models.load_tokenizer(workloads.MINI_STUDENT))
     with pytest.raises(ValueError, match="unknown case 'qwen'; choose one of"):
-        work.case_of("qwen")
+        workloads.case_of("qwen")
     assert Case.from_json(whole.to_json()) == whole
 
 
 def test_the_moments_of_the_optimiser_are_there_before_the_first_step():
     its = Work(TINY)
-    given, plain = its.optimiser(), torch.optim.AdamW(its.student.parameters(), lr=work.RATE, fused=True)
+    given, plain = its.optimiser(), torch.optim.AdamW(its.student.parameters(), lr=workloads.RATE, fused=True)
     assert set(given.state) == set(its.student.parameters()) and not plain.state
     before = [weight.detach().clone() for weight in its.student.parameters()]
     after = []
@@ -163,7 +163,7 @@ def test_the_moments_of_the_optimiser_are_there_before_the_first_step():
 )
 def test_a_peer_that_is_missing_is_named_with_the_command(name, module, package, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, module, None)
-    assert contenders.main([f"[{json.dumps(TINY.to_json())}]", name, "1", "1"]) == 0
+    assert kd_steps.main([f"[{json.dumps(TINY.to_json())}]", name, "1", "1"]) == 0
     answer = json.loads(capsys.readouterr().out)
     assert answer["case"] == "tiny" and "python -m pip install" in answer["cannot"]
     assert package in answer["cannot"]
@@ -171,8 +171,8 @@ def test_a_peer_that_is_missing_is_named_with_the_command(name, module, package,
 
 def test_no_process_is_started_for_what_is_known_to_be_impossible(monkeypatch):
     monkeypatch.setattr(peers.importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr(sidebyside.Server, "ask", lambda *args, **how: pytest.fail("a process was asked"))
-    rows = sidebyside.compare(TINY, names=[TRL_GKD, "llm-distil", contenders.BFLOAT16], repeats=2)
+    monkeypatch.setattr(side_by_side.Server, "ask", lambda *args, **how: pytest.fail("a process was asked"))
+    rows = side_by_side.compare(TINY, names=[TRL_GKD, "llm-distil", kd_steps.BFLOAT16], repeats=2)
     assert [row["repeats"] for row in rows] == [0, 0, 0]
     assert [row["reason"].split(":")[0].split(" with")[0] for row in rows] == [
         *["not installed"] * 2,
@@ -189,7 +189,7 @@ def test_missing_peers_are_listed_with_the_command(monkeypatch):
 @pytest.mark.slow
 def test_a_case_that_fails_is_a_row_with_its_reason_and_the_others_stay():
     bad = replace(TINY, name="bad", student=replace(SHAPE, heads=2, key_heads=0))
-    good, failed = sidebyside.visit([TINY, bad], [PLAIN], repeats=2, n_threads=1)
+    good, failed = side_by_side.visit([TINY, bad], [PLAIN], repeats=2, n_threads=1)
     assert good["repeats"] == 1 and good["loss"] > 0 and good["reason"] == ""
     assert good["peak_gb_above_start"] >= 0 and good["tokens"] == 30
     assert failed["repeats"] == 0 and failed["reason"].startswith("failed: ")
@@ -213,19 +213,19 @@ def test_a_process_that_dies_is_a_row_with_its_reason(code, said, reason, monkey
 
     def ask(server, arguments, **options):
         asked.append(arguments)
-        return sidebyside.Ended([], code, said)
+        return side_by_side.Ended([], code, said)
 
-    monkeypatch.setattr(sidebyside.Server, "ask", ask)
-    (row,) = sidebyside.compare(TINY, names=[PLAIN], repeats=6)
+    monkeypatch.setattr(side_by_side.Server, "ask", ask)
+    (row,) = side_by_side.compare(TINY, names=[PLAIN], repeats=6)
     assert row == {"case": "tiny", "contender": PLAIN, "reason": reason, "repeats": 0}
     assert len(asked) == 1  # what has failed is not asked again
-    published = sidebyside.published([row])
+    published = side_by_side.published([row])
     assert published["repeats"].tolist() == [0] and published["seconds_per_step"].isna().all()
 
 
 def test_one_that_hangs_is_stopped(monkeypatch):
-    monkeypatch.setattr(sidebyside, "LIMIT_SECONDS", 0.01)
-    (row,) = sidebyside.compare(TINY, names=[PLAIN], repeats=2)
+    monkeypatch.setattr(side_by_side, "LIMIT_SECONDS", 0.01)
+    (row,) = side_by_side.compare(TINY, names=[PLAIN], repeats=2)
     assert row["reason"] == "took longer than 0 s"
 
 
@@ -234,9 +234,9 @@ def test_one_that_hangs_is_stopped(monkeypatch):
 def test_visits_have_processes_of_their_own_and_what_they_say_is_kept(forks, monkeypatch, tmp_path, capfd):
     """Exit codes, signals and the last line said; the server goes on after each."""
     requests = [{"arguments": arguments, "limit_seconds": 60} for arguments in (["x"], [json.dumps("[")])]
-    monkeypatch.setattr(contenders, "FORKS", forks)
+    monkeypatch.setattr(kd_steps, "FORKS", forks)
     monkeypatch.setattr(sys, "stdin", [json.dumps(each) + "\n" for each in requests])
-    assert contenders.serve() == 0
+    assert kd_steps.serve() == 0
     first, second = (json.loads(line) for line in capfd.readouterr().out.splitlines())
     assert first["code"] == second["code"] == 1
     assert first["said"].startswith("ValueError: not enough values to unpack")
@@ -261,10 +261,10 @@ def test_rounds_go_to_and_fro_and_medians_are_over_all_of_them(monkeypatch):
     def ask(server, arguments, **options):
         order.append(arguments[-3])
         assert server._environment()["OMP_NUM_THREADS"] == arguments[-1] == "2"
-        return sidebyside.Ended([answers(next(taken))], 0, "")
+        return side_by_side.Ended([answers(next(taken))], 0, "")
 
-    monkeypatch.setattr(sidebyside.Server, "ask", ask)
-    first, second = sidebyside.compare(TINY, names=[PLAIN, CACHED], repeats=5, n_threads=2)
+    monkeypatch.setattr(side_by_side.Server, "ask", ask)
+    first, second = side_by_side.compare(TINY, names=[PLAIN, CACHED], repeats=5, n_threads=2)
     assert order == [PLAIN, CACHED, CACHED, PLAIN]
     assert (first["seconds_per_step"], first["repeats"], first["tokens_per_second"]) == (4.0, 5, 7.5)
     assert (second["seconds_per_step"], second["peak_gb_above_start"]) == (1.0, 0.5)
@@ -276,7 +276,7 @@ def test_rounds_go_to_and_fro_and_medians_are_over_all_of_them(monkeypatch):
 )
 def test_what_cannot_be_asked_is_refused(names, repeats, message):
     with pytest.raises(ValueError, match=message):
-        sidebyside.compare(TINY, names=names, repeats=repeats)
+        side_by_side.compare(TINY, names=names, repeats=repeats)
 
 
 # --- rows --------------------------------------------------------------------------------------------------
@@ -296,7 +296,7 @@ def test_a_contender_whose_loss_differs_is_marked():
         row(CACHED, 1.0, after=0.39, peak=0.5),
         {"case": "tiny", "contender": "llm-distil", "reason": "failed: x", "repeats": 0},
     ]
-    table = sidebyside.table(rows).set_index("contender")
+    table = side_by_side.table(rows).set_index("contender")
     assert table["same_loss"].tolist() == [True, True, False, False, None]
     assert table.loc[CACHED, "times_faster"] == 8 and table.loc[CACHED, "of_its_memory"] == 0.5 / 12
     assert table.loc["llm-distil", ["times_faster", "loss_apart"]].isna().all()
@@ -306,7 +306,7 @@ def test_performance_csv_has_the_columns_of_the_contract(tmp_path):
     measured = performance.Performance(tmp_path)
     measured.rows = [row(PLAIN), {"case": "tiny", "contender": "x", "reason": "no", "repeats": 0}]
     cost = {"family": "mini", "students": 4, "mode": "never", "seconds": 90.0, "steps": 900}
-    measured.rows.append(gridcost.as_row(cost))
+    measured.rows.append(grid_time.as_row(cost))
     table = pd.read_csv(measured.write())
     assert list(table.columns) == [
         *("case", "contender", "seconds_per_step", "tokens_per_second"),
@@ -405,7 +405,7 @@ def test_cases_that_are_kept_are_shown_and_never_measured_unasked(tmp_path, monk
         asked.append(case.name)
         return [row(PLAIN) | {"case": case.name}]
 
-    monkeypatch.setattr(sidebyside, "compare", compare)
+    monkeypatch.setattr(side_by_side, "compare", compare)
     how = {"repeats": 5, "names": None}
     performance.Performance(tmp_path).comparison(["smollm"], **how)
     table = performance.Performance(tmp_path, measure="again").comparison(["mini"], **how)
@@ -427,9 +427,9 @@ def test_the_peak_is_that_of_what_was_held_and_given_back(by, monkeypatch):
         def refuse(self, *_, **__):
             raise PermissionError
 
-        monkeypatch.setattr(contenders.Path, "write_text", refuse)
+        monkeypatch.setattr(kd_steps.Path, "write_text", refuse)
     torch.zeros(200_000_000, dtype=torch.uint8).sum()  # before: does not count
-    with contenders.Peak() as peak:
+    with kd_steps.Peak() as peak:
         held = torch.ones(60_000_000, dtype=torch.uint8)
         held = [held + 1 for _ in range(20)][-1]
         del held
@@ -501,7 +501,7 @@ def test_one_number_changes_along_an_axis():
 
 
 def test_the_grid_is_four_students_three_methods_and_three_temperatures():
-    specs = [planned.spec for planned in gridcost.plan("mini-qwen-493k", gridcost.STUDENTS["mini"])]
+    specs = [planned.spec for planned in grid_time.plan("mini-qwen-493k", grid_time.STUDENTS["mini"])]
     assert len({spec.run_id for spec in specs}) == 36
     assert {spec.on_policy_share for spec in specs if spec.method == "gkd"} == {0.5}  # the default
 
@@ -525,21 +525,21 @@ def test_ratios_of_grids_are_those_of_their_seconds():
 @pytest.mark.slow
 def test_a_small_grid_is_made_in_both_ways():
     how = {"train_items": 16, "epochs": 1, "batch_size": 8, "max_new_tokens": 4}
-    for mode in gridcost.MODES:
-        found = gridcost.cost("deep teacher", mode, 1, **how)
+    for mode in grid_time.MODES:
+        found = grid_time.cost("deep teacher", mode, 1, **how)
         assert found["runs"] == 9 and found["steps"] == 18
-        assert set(found["training_seconds"]) == set(gridcost.METHODS)
+        assert set(found["training_seconds"]) == set(grid_time.METHODS)
     with pytest.raises(ValueError, match="unknown family 'deep'; choose one of"):
-        gridcost.cost("deep", "always")
+        grid_time.cost("deep", "always")
 
 
 def test_the_roofline_of_all_contenders_is_within_its_figure():
-    names = list(speedfigures.CONTENDER_STYLE)
+    names = list(figures.CONTENDER_STYLE)
     seconds = [20.0 / 2**place for place in range(len(names))]
     rows = {"case": "a-case-with-a-name", "contender": names, "seconds_per_step": seconds}
     with plt.rc_context():
         plots.set_theme()
-        fig = speedfigures.roofline(pd.DataFrame(rows).assign(bound_seconds=[1.2] * 4 + [0.9] * 4))
+        fig = figures.roofline(pd.DataFrame(rows).assign(bound_seconds=[1.2] * 4 + [0.9] * 4))
         fig.canvas.draw()
         legend, (ax,) = fig.legends[0].get_window_extent(), fig.axes
         (name,) = (text for text in ax.texts if text.get_text() == "a-case-with-a-name")
@@ -596,9 +596,9 @@ def test_a_server_that_is_killed_between_visits_is_a_clear_error(monkeypatch, fa
     code = 'import sys\nfor line in sys.stdin: print(\'{"code": 0, "said": ""}\', flush=True)'
     plain = subprocess.Popen
     monkeypatch.setattr(
-        sidebyside.subprocess, "Popen", lambda _, **how: plain([sys.executable, "-c", code], **how)
+        side_by_side.subprocess, "Popen", lambda _, **how: plain([sys.executable, "-c", code], **how)
     )
-    with sidebyside.Server(1) as server:
+    with side_by_side.Server(1) as server:
         assert server.ask(["one"], limit_seconds=9).code == 0
         server._process.kill()
         if is_known:  # the pipe is closed by now; else the request may still go into it

@@ -13,7 +13,8 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers, processors
 from tokenizers import models as tokenizer_models
 from transformers import PreTrainedTokenizerFast
 
-from kdutils import answers, encoding, evaluate, generation, harness, models
+from kdutils import answers, encoding, evaluate, generation, models
+from kdutils.bench import lm_eval_check
 from kdutils.constants import DOMAIN_TASKS
 from kdutils.data import sources
 from kdutils.items import prompt
@@ -49,7 +50,7 @@ def spec(domain="math", **fields):
 @pytest.mark.parametrize("domain", ["math", "commonsense"])
 def test_greedy_texts_are_the_same(lm_eval, student, domain):
     evaluation = EvalSpec(tasks=DOMAIN_TASKS[domain], items_per_task=N[domain], max_new_tokens=24)
-    table = harness.compare(student, spec(domain), evaluation)
+    table = lm_eval_check.compare(student, spec(domain), evaluation)
     assert len(table) >= 200
     assert table["item"].is_unique
     assert table["equal"].all(), table[~table["equal"]].to_string()
@@ -62,17 +63,17 @@ def test_texts_end_by_eos_and_by_the_limit(lm_eval, student):
     evaluation = EvalSpec(tasks=("multiarith",), items_per_task=40, max_new_tokens=14)
     rows = answers.item_rows(student, spec(), evaluation)[0]
     assert 0 < rows["truncated"].sum() < len(rows)
-    assert harness.compare(student, spec(), evaluation)["equal"].all()
+    assert lm_eval_check.compare(student, spec(), evaluation)["equal"].all()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("tokens", harness.TOKENS)
+@pytest.mark.parametrize("tokens", lm_eval_check.TOKENS)
 @pytest.mark.parametrize(("domain", "n"), [("math", 200), ("commonsense", 25)])
 def test_rankings_are_the_same(lm_eval, student, domain, n, tokens):
     # Also with tokens of its own: to the mini family's tokenizer blanks are nothing.
     evaluation = EvalSpec(tasks=DOMAIN_TASKS[domain], items_per_task=n).ranking()
-    table = harness.compare(student, spec(domain), evaluation, tokens=tokens)
-    found = harness.summary(table).set_index("measure")
+    table = lm_eval_check.compare(student, spec(domain), evaluation, tokens=tokens)
+    found = lm_eval_check.summary(table).set_index("measure")
     assert found.index.tolist() == ["ranking", "ranking_normalised"]
     assert (found["items"] >= 200).all()
     assert (found[["mismatches", "unexplained", "other_answer"]] == 0).all(axis=None), table.to_string()
@@ -84,7 +85,7 @@ def test_their_accuracies_are_ours(lm_eval, student):
     evaluation = EvalSpec(tasks=("aqua", "boolq"), items_per_task=30, scoring="likelihood")
     for domain, task in (("math", "aqua"), ("commonsense", "boolq")):
         one = replace(evaluation, tasks=(task,))
-        theirs = harness.harness_rows(student, sources.test_items(spec(domain), one), one)
+        theirs = lm_eval_check.harness_rows(student, sources.test_items(spec(domain), one), one)
         ours = answers.item_rows(student, spec(domain), one)[0]
         assert (theirs["acc"] == ours["correct"]).all()
         assert (theirs["acc_norm"] == ours["correct_normalised"]).all()
@@ -143,13 +144,13 @@ def test_tokens_apart_are_ours_bos_included(lm_eval, tiny_model, tmp_path):
     items = sources.test_items(one, RANKED)
     prompts = encoding.prompt_ids([item.question for item in items], tiny_model.tokenizer)
     assert (prompts[0][0] == tiny_model.tokenizer.bos_token_id) == ("llama" in tiny_model.name)
-    rows = harness.harness_rows(tiny_model, items, RANKED)
+    rows = lm_eval_check.harness_rows(tiny_model, items, RANKED)
     assert rows["prompt"].tolist() == [prompt(item.question) for item in items]
     for item, ids, pairs in zip(items, prompts, rows["tokens"], strict=True):
         texts = list(evaluate.options(item).values())
         own = tiny_model.tokenizer(texts, add_special_tokens=False)["input_ids"]
         assert pairs == [(ids, option) for option in own]
-    table = harness.compare(tiny_model, one, RANKED)
+    table = lm_eval_check.compare(tiny_model, one, RANKED)
     assert table["equal"].all(), table.to_string()
     assert table["difference_nats"].max() < 1e-4
     assert table["ours"].nunique() > 2
@@ -159,12 +160,12 @@ def test_tokens_apart_are_ours_bos_included(lm_eval, tiny_model, tmp_path):
 def test_tokens_together_move_the_blanks_and_that_explains_a_mismatch(lm_eval, tiny_model, tmp_path):
     one = choices(tmp_path / "data")
     items = sources.test_items(one, RANKED)
-    pairs = harness.harness_rows(tiny_model, items, RANKED, tokens="together")["tokens"][0]
+    pairs = lm_eval_check.harness_rows(tiny_model, items, RANKED, tokens="together")["tokens"][0]
     decode = tiny_model.tokenizer.decode
     assert decode(pairs[0][0]).endswith("### Response:")
     assert decode(pairs[0][1]) == "\n" + 16 * " " + "the correct answer is answer1"
     assert "\u0120th" in tiny_model.tokenizer.convert_ids_to_tokens(pairs[0][1])  # across the boundary
-    table = harness.compare(tiny_model, one, RANKED, tokens="together")
+    table = lm_eval_check.compare(tiny_model, one, RANKED, tokens="together")
     reasons = table.loc[~table["equal"], "reason"]
     assert len(reasons) > 0
     assert reasons.str.match(r"tokens: \d+ are scored there and \d+ here; with theirs ours is equal").all()
@@ -175,7 +176,7 @@ def test_a_models_own_generation_settings_are_put_aside_and_back(lm_eval, tiny_m
     one = choices(tmp_path / "data")
     own = tiny_model.causal.generation_config
     assert own.repetition_penalty == 3.0
-    table = harness.compare(tiny_model, one, WRITTEN)
+    table = lm_eval_check.compare(tiny_model, one, WRITTEN)
     assert table["equal"].all(), table.to_string()
     assert tiny_model.causal.generation_config is own
 
@@ -216,13 +217,13 @@ def test_a_tie_and_a_real_difference_are_told_apart(tied, tmp_path, monkeypatch,
     rows.loc[0, "text"] = " ".join(changed(first, other, rest))
     questions = [item.question for item in sources.test_items(one, SUMS)]
     rows["prompt_ids"] = encoding.prompt_ids(questions, tied.tokenizer)
-    monkeypatch.setattr(harness, "harness_rows", lambda *arguments, **options: rows)
-    table = harness.compare(tied, one, SUMS)
+    monkeypatch.setattr(lm_eval_check, "harness_rows", lambda *arguments, **options: rows)
+    table = lm_eval_check.compare(tied, one, SUMS)
     assert table["equal"].tolist() == [False] + [True] * 5
     assert re.fullmatch(reason, table.loc[0, "reason"])
     assert (table.loc[1:, "reason"] == "").all()
-    found = harness.summary(table).iloc[0]
-    assert (found["mismatches"], found["unexplained"]) == (1, int(reason == harness.UNEXPLAINED))
+    found = lm_eval_check.summary(table).iloc[0]
+    assert (found["mismatches"], found["unexplained"]) == (1, int(reason == lm_eval_check.UNEXPLAINED))
 
 
 def test_a_wrong_evaluator_is_caught(lm_eval, tiny_model, tmp_path, monkeypatch, capsys):
@@ -233,10 +234,10 @@ def test_a_wrong_evaluator_is_caught(lm_eval, tiny_model, tmp_path, monkeypatch,
 
     one = choices(tmp_path / "data")
     monkeypatch.setattr(generation, "option_logprobs", without_the_last_token)
-    table = harness.compare(tiny_model, one, RANKED)
-    assert (table.loc[~table["equal"], "reason"] == harness.UNEXPLAINED).any()
+    table = lm_eval_check.compare(tiny_model, one, RANKED)
+    assert (table.loc[~table["equal"], "reason"] == lm_eval_check.UNEXPLAINED).any()
     asked = ["--student", tiny_model.name, "--domain", "commonsense", "--data", one.data, "--items", "20"]
-    assert harness.main([*asked, "--scoring", "likelihood"]) == 1
+    assert lm_eval_check.main([*asked, "--scoring", "likelihood"]) == 1
     assert "unexplained" in capsys.readouterr().out
 
 
@@ -246,7 +247,7 @@ def test_a_wrong_evaluator_is_caught(lm_eval, tiny_model, tmp_path, monkeypatch,
 @pytest.mark.slow
 def test_the_command_prints_what_was_compared(lm_eval, capsys):
     asked = ["--student", STUDENT, "--domain", "math", "--items", "3", "--max-new-tokens", "8"]
-    assert harness.main(asked) == 0
+    assert lm_eval_check.main(asked) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "mini-qwen-105k, math of mini, float32, tokens apart"
     assert [line.split()[:3] for line in lines[2:]] == [
@@ -258,7 +259,7 @@ def test_the_command_prints_what_was_compared(lm_eval, capsys):
 
 def test_without_the_package_the_remedy_is_named(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "lm_eval", None)
-    assert harness.main(["--student", "mini-qwen-14k", "--domain", "math", "--items", "1"]) == 2
+    assert lm_eval_check.main(["--student", "mini-qwen-14k", "--domain", "math", "--items", "1"]) == 2
     errors = capsys.readouterr().err.splitlines()
     assert len(errors) == 1
     assert "pip install 'kdutils[bench]'" in errors[0]
@@ -273,7 +274,7 @@ def test_without_the_package_the_remedy_is_named(monkeypatch, capsys):
     ],
 )
 def test_what_cannot_be_compared_is_said_in_one_line(asked, message, capsys):
-    assert harness.main(asked) == 2
+    assert lm_eval_check.main(asked) == 2
     errors = capsys.readouterr().err.splitlines()
     assert len(errors) == 1
     assert message in errors[0]
@@ -281,16 +282,16 @@ def test_what_cannot_be_compared_is_said_in_one_line(asked, message, capsys):
 
 def test_a_question_without_options_has_no_ranking(tmp_path, capsys):
     asked = ["--student", STUDENT, "--domain", "math", "--data", tiny.write_data(tmp_path / "data")]
-    assert harness.main([*asked, "--scoring", "likelihood"]) == 2
+    assert lm_eval_check.main([*asked, "--scoring", "likelihood"]) == 2
     assert "no task of the data has options" in capsys.readouterr().err
 
 
 def test_sampled_texts_and_unknown_tokens_are_refused(student):
     sampled = EvalSpec(tasks=("addsub",), temperature=1.0)
     with pytest.raises(ValueError, match=r"temperature=1\.0: sampled texts"):
-        harness.harness_rows(student, [], sampled)
+        lm_eval_check.harness_rows(student, [], sampled)
     with pytest.raises(ValueError, match="tokens='joined' is unknown"):
-        harness.harness_rows(student, [], SUMS, tokens="joined")
+        lm_eval_check.harness_rows(student, [], SUMS, tokens="joined")
 
 
 def test_tasks_are_files_that_anyone_can_run(tmp_path):
@@ -299,7 +300,7 @@ def test_tasks_are_files_that_anyone_can_run(tmp_path):
         spec("commonsense"), replace(RANKED, tasks=("boolq", "siqa"), items_per_task=2)
     )
     both = replace(RANKED, tasks=("boolq", "siqa"))
-    names = harness.write_tasks(tmp_path, items, both)
+    names = lm_eval_check.write_tasks(tmp_path, items, both)
     assert names == ["kdutils_boolq_likelihood", "kdutils_siqa_likelihood"]
     lines = [json.loads(line) for line in (tmp_path / f"{names[1]}.jsonl").read_text().splitlines()]
     assert [line["prompt"] for line in lines] == [prompt(item.question) for item in items[2:]]

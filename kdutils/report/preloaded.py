@@ -27,7 +27,8 @@ import pingouin
 import pyarrow.parquet
 from matplotlib.figure import Figure
 
-from kdutils import __main__, performance, roofline, speedfigures
+from kdutils import __main__
+from kdutils.bench import figures, performance, roofline
 from kdutils.claims import answer_sheet, claims, declared, selection_optimism, sensitivity, student_gains
 from kdutils.inference import calibration
 from kdutils.report import (

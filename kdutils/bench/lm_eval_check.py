@@ -1,7 +1,7 @@
 """Our evaluator beside another one: the same model, prompts and items through lm-evaluation-harness.
 
 Offline: the items are written as JSON lines, the tasks as YAML beside them, and the model is the one that is
-loaded already. Needs the extra `bench`. By hand: `python -m kdutils.harness --student NAME --domain math`.
+loaded already. Needs the extra `bench`. By hand: `python -m kdutils.bench.lm_eval_check --student NAME --domain math`.
 
 lm-evaluation-harness does the rest its own way: it builds the requests, tokenises prompts, batches, pads (on
 the right for options, each with its prompt), generates by transformers' `generate`, and finds accuracies.
@@ -341,7 +341,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         model = models.load(asked.student)
         tables = [compare(model, spec, each, tokens=asked.tokens) for each in evaluations]
     except (HarnessError, ModelError, DataError, ValueError) as error:
-        print(f"kdutils.harness: error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"kdutils.bench.lm_eval_check: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     table = pd.concat(tables, ignore_index=True)
     numbers = str(model.policy.autocast or model.policy.weights).removeprefix("torch.")
@@ -354,7 +354,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="kdutils.harness",
+        prog="kdutils.bench.lm_eval_check",
         description="Compare our evaluator with lm-evaluation-harness.",
         allow_abbrev=False,
     )

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from kdutils import sidebyside
-from kdutils.contenders import CACHED, ONLINE, PLAIN
+from kdutils.bench import side_by_side
+from kdutils.bench.kd_steps import CACHED, ONLINE, PLAIN
+from kdutils.bench.workloads import Case
 from kdutils.grid.model_shapes import Architecture
-from kdutils.work import Case
 
 # One number changes at a time; the other two stay at the second of their values. Half of each row is scored.
 AXES = {
@@ -44,8 +44,8 @@ def cases() -> dict[tuple[str, int], Case]:
     return found
 
 
-def measure(*, repeats: int, progress: sidebyside.Progress | None = None) -> list[dict[str, Any]]:
-    """Rows of sidebyside.visit with columns axis and value; a contender does all in one process a round."""
+def measure(*, repeats: int, progress: side_by_side.Progress | None = None) -> list[dict[str, Any]]:
+    """Rows of side_by_side.visit with columns axis and value; a contender does all in one process a round."""
     places = {case.name: place for place, case in cases().items()}
-    rows = sidebyside.visit(list(cases().values()), NAMES, repeats=repeats, progress=progress)
+    rows = side_by_side.visit(list(cases().values()), NAMES, repeats=repeats, progress=progress)
     return [row | dict(zip(("axis", "value"), places[row["case"]], strict=True)) for row in rows]

@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from kdutils.work import BETA, Work
+from kdutils.bench.workloads import BETA, Work
 
 Gradients = Callable[[], float]
 PACKAGES = {"trl": "'trl==1.16.0'", "llm_distil": "evaluate 'llm-distil==0.1.0'"}

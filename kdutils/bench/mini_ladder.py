@@ -1,6 +1,6 @@
 """The ladder of the mini family: base and SFT accuracy of every model on every task.
 
-    python -m kdutils.ladder [--out DIR]
+    python -m kdutils.bench.mini_ladder [--out DIR]
 
 It is what world and sizes were calibrated on, and all they were calibrated on: nothing here distils.
 """

@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from kdutils.growth import AXIS_LABELS
+from kdutils.bench.growth import AXIS_LABELS
 from kdutils.report import plots
 from kdutils.report.plots import GREY, Style
 

@@ -1,6 +1,6 @@
 """One distillation step on the same work by several programs, each in a process of its own.
 
-A step is forward, backward and AdamW. By hand: `python -m kdutils.contenders CASE CONTENDER STEPS THREADS`
+A step is forward, backward and AdamW. By hand: `python -m kdutils.bench.kd_steps CASE CONTENDER STEPS THREADS`
 prints what it took, a line of JSON; CASE is a name of work.CASES or a list of cases as JSON. Without
 arguments it serves requests, see `serve`.
 """
@@ -23,11 +23,11 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from kdutils import peers
+from kdutils.bench import peers
+from kdutils.bench.peers import CannotError, Gradients
+from kdutils.bench.workloads import BETA, Case, Work, case_of
 from kdutils.io import environment
 from kdutils.io.environment import FORKS
-from kdutils.peers import CannotError, Gradients
-from kdutils.work import BETA, Case, Work, case_of
 
 if TYPE_CHECKING:
     from kdutils.models import LoadedModel, Policy
@@ -335,7 +335,7 @@ def _forked(arguments: list[str], limit_seconds: float, said: IO[str]) -> int:
 
 
 def _started(arguments: list[str], limit_seconds: float, said: IO[str]) -> int:
-    command = [sys.executable, "-W", "ignore", "-P", "-m", "kdutils.contenders", *arguments]
+    command = [sys.executable, "-W", "ignore", "-P", "-m", "kdutils.bench.kd_steps", *arguments]
     try:
         return subprocess.run(command, stderr=said, check=False, timeout=limit_seconds).returncode
     except subprocess.TimeoutExpired:

@@ -1,6 +1,6 @@
 """Evaluation by three ways of generating the same greedy texts: items a second of each.
 
-`python -m kdutils.decoding MODEL ITEMS REPEATS` prints one JSON line.
+`python -m kdutils.bench.decoding MODEL ITEMS REPEATS` prints one JSON line.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What a whole grid costs with the teacher's states kept and with the teacher asked at every step.
 
 Four students x three methods x three temperatures on one teacher, made by kdutils.grid.fill as all runs.
-By hand: `python -m kdutils.gridcost FAMILY always|never STUDENTS` prints a line of JSON.
+By hand: `python -m kdutils.bench.grid_time FAMILY always|never STUDENTS` prints a line of JSON.
 """
 
 from __future__ import annotations
@@ -74,10 +74,11 @@ def teacher_of(family: str, folder: Path) -> str:
         return MINI_TEACHER
     if family != "deep teacher":
         raise ValueError(f"unknown family {family!r}; choose one of {list(FAMILIES)}")
-    from kdutils import models, work
+    from kdutils import models
+    from kdutils.bench import workloads
 
     path = folder / "deep-teacher"
-    work.network_of(DEEP, seed=work.SEED).save_pretrained(path)
+    workloads.network_of(DEEP, seed=workloads.SEED).save_pretrained(path)
     models.load_tokenizer(STUDENTS[family][0]).save_pretrained(path)
     return str(path)
 

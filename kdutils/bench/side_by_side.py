@@ -17,10 +17,10 @@ from typing import Any, NamedTuple, Self
 
 import pandas as pd
 
-from kdutils import contenders
-from kdutils.contenders import COMPILED, CONTENDERS, PLAIN
+from kdutils.bench import kd_steps
+from kdutils.bench.kd_steps import COMPILED, CONTENDERS, PLAIN
+from kdutils.bench.workloads import Case
 from kdutils.io.environment import REPOSITORY
-from kdutils.work import Case
 
 COLUMNS = [
     *("case", "contender", "seconds_per_step", "tokens_per_second", "peak_gb_above_start", "loss", "repeats"),
@@ -81,7 +81,7 @@ def visit(
 
 
 class Server:
-    """The process that all visits are forked from (contenders.serve), started when the first is asked for."""
+    """The process that all visits are forked from (kd_steps.serve), started when the first is asked for."""
 
     def __init__(self, n_threads: int) -> None:
         self.n_threads = n_threads
@@ -105,7 +105,7 @@ class Server:
         """
         if self._process is None:
             self._process = subprocess.Popen(
-                [sys.executable, "-W", "ignore", "-P", "-m", contenders.__name__],
+                [sys.executable, "-W", "ignore", "-P", "-m", kd_steps.__name__],
                 env=os.environ | self._environment(),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -138,7 +138,7 @@ class Ended(NamedTuple):
 
 def _answers(server: Server, cases: Sequence[Case], name: str, steps: int) -> list[dict[str, Any]]:
     """What a process of its own says of each case; one it did not come to has the reason why."""
-    hindrances = [contenders.hindrance(case, name) for case in cases]
+    hindrances = [kd_steps.hindrance(case, name) for case in cases]
     if all(hindrances):
         return [{"case": case.name, "cannot": why} for case, why in zip(cases, hindrances, strict=True)]
     listed, limit = json.dumps([case.to_json() for case in cases]), LIMIT_SECONDS * len(cases)

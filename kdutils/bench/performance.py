@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from kdutils import decoding, gridcost, growth, peers, sidebyside, work
+from kdutils.bench import decoding, grid_time, growth, peers, side_by_side, workloads
 from kdutils.grid import model_shapes
 from kdutils.grid.machines import Machine, this_machine
 from kdutils.io import disk, measurements
@@ -54,12 +54,12 @@ class Performance:
         return Machine(**self._part("machine", {}, lambda: asdict(this_machine())))
 
     def comparison(self, cases: Sequence[str], *, repeats: int, names: Sequence[str] | None) -> pd.DataFrame:
-        """sidebyside.table of the cases asked for, and of others that are kept and still count."""
-        names = list(names or sidebyside.BY_DEFAULT)
+        """side_by_side.table of the cases asked for, and of others that are kept and still count."""
+        names = list(names or side_by_side.BY_DEFAULT)
         rows: list[dict[str, Any]] = []
-        for name in work.CASES:
-            settings = {"case": work.case_of(name).to_json(), "contenders": names, "repeats": repeats}
-            settings |= {"rounds": sidebyside.ROUNDS}
+        for name in workloads.CASES:
+            settings = {"case": workloads.case_of(name).to_json(), "contenders": names, "repeats": repeats}
+            settings |= {"rounds": side_by_side.ROUNDS}
             part = f"case {name}"
             if name not in cases and not self.record.has(part, settings):
                 continue
@@ -68,11 +68,11 @@ class Performance:
             rows += self._part(
                 part,
                 settings,
-                lambda name=name, how=how: sidebyside.compare(work.case_of(name), **how),
+                lambda name=name, how=how: side_by_side.compare(workloads.case_of(name), **how),
                 is_asked=name in cases,
             )
         self.rows += rows
-        return sidebyside.table(rows)
+        return side_by_side.table(rows)
 
     def growth(self, *, repeats: int) -> pd.DataFrame:
         """Rows of growth.measure."""
@@ -82,17 +82,17 @@ class Performance:
         return pd.DataFrame(rows)
 
     def grids(self, families: Sequence[str], n_students: Sequence[int]) -> pd.DataFrame:
-        """Rows of gridcost.cost: each family by mode, and by number of students."""
+        """Rows of grid_time.cost: each family by mode, and by number of students."""
         rows: list[dict[str, Any]] = []
         for family in families:
-            settings = {"settings": gridcost.SETTINGS, "students": list(n_students), "family": family}
-            settings |= {"deep": asdict(gridcost.DEEP)}
+            settings = {"settings": grid_time.SETTINGS, "students": list(n_students), "family": family}
+            settings |= {"deep": asdict(grid_time.DEEP)}
             rows += self._part(
                 f"grid {family}",
                 settings,
-                lambda family=family: gridcost.compare(family, n_students, progress=self.say),
+                lambda family=family: grid_time.compare(family, n_students, progress=self.say),
             )
-        self.rows += [gridcost.as_row(row) for row in rows]
+        self.rows += [grid_time.as_row(row) for row in rows]
         return pd.DataFrame(rows)
 
     def evaluation(self, n_items: int, *, repeats: int) -> pd.DataFrame:
@@ -104,7 +104,7 @@ class Performance:
 
     def write(self) -> Path:
         """performance.csv of all that was asked for, in `folder`."""
-        return disk.write_csv(self.folder / TABLE, sidebyside.published(self.rows))
+        return disk.write_csv(self.folder / TABLE, side_by_side.published(self.rows))
 
     def measured(self) -> pd.DataFrame:
         """When each part was measured, and whether just now."""
@@ -131,8 +131,8 @@ def missing_peers() -> pd.DataFrame:
 def cases_table() -> pd.DataFrame:
     """What the cases are: parameters of both networks, rows of the vocabulary, batch."""
     rows = []
-    for name in work.CASES:
-        case = work.case_of(name)
+    for name in workloads.CASES:
+        case = workloads.case_of(name)
         rows.append(
             {
                 "case": name,
@@ -151,13 +151,13 @@ def regimes() -> pd.DataFrame:
     """FLOPs of a teacher's forward pass over those of training a student, of the grids and of a real pair."""
     real = [f"Qwen/Qwen2.5-{size}" for size in ("0.5B", "1.5B", "3B", "7B")]
     teachers = {
-        "mini": (model_shapes.architecture_of(gridcost.MINI_TEACHER), gridcost.STUDENTS["mini"]),
-        "deep teacher": (gridcost.DEEP, gridcost.STUDENTS["deep teacher"]),
+        "mini": (model_shapes.architecture_of(grid_time.MINI_TEACHER), grid_time.STUDENTS["mini"]),
+        "deep teacher": (grid_time.DEEP, grid_time.STUDENTS["deep teacher"]),
         "Qwen2.5-14B, not made here": (model_shapes.HUB["Qwen/Qwen2.5-14B"], real),
     }
     return pd.DataFrame(
         [
-            {"grid": grid, "student": student, "ratio": gridcost.regime(student, teacher)}
+            {"grid": grid, "student": student, "ratio": grid_time.regime(student, teacher)}
             for grid, (teacher, students) in teachers.items()
             for student in students
         ]
