@@ -20,7 +20,8 @@ selection: str = "best_on_test"  # how a temperature is chosen
 
 def write_notebook(folder: Path, name: str, *cells: str, parameters: str = PARAMETERS) -> Path:
     """A notebook in `folder`: a title, the parameters, `report.begin`, then `cells` of code."""
-    begin = f'from kdutils.report import notebook_api\nrun = report.begin("{name}", globals(), notebooks="{folder}")'
+    begin = "from kdutils.report import notebook_api\n"
+    begin += f'run = notebook_api.begin("{name}", globals(), notebooks="{folder}")'
     notebook = nbformat.v4.new_notebook(
         cells=[
             nbformat.v4.new_markdown_cell(f"# What does {name} show?"),

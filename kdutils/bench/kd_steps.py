@@ -1,8 +1,8 @@
 """One distillation step on the same work by several programs, each in a process of its own.
 
-A step is forward, backward and AdamW. By hand: `python -m kdutils.bench.kd_steps CASE CONTENDER STEPS THREADS`
-prints what it took, a line of JSON; CASE is a name of work.CASES or a list of cases as JSON. Without
-arguments it serves requests, see `serve`.
+A step is forward, backward and AdamW. By hand:
+`python -m kdutils.bench.kd_steps CASE CONTENDER STEPS THREADS` prints what it took, a line of JSON; CASE is
+a name of work.CASES or a list of cases as JSON. Without arguments it serves requests, see `serve`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Our evaluator beside another one: the same model, prompts and items through lm-evaluation-harness.
 
 Offline: the items are written as JSON lines, the tasks as YAML beside them, and the model is the one that is
-loaded already. Needs the extra `bench`. By hand: `python -m kdutils.bench.lm_eval_check --student NAME --domain math`.
+loaded already. Needs the extra `bench`. By hand:
+`python -m kdutils.bench.lm_eval_check --student NAME --domain math`.
 
 lm-evaluation-harness does the rest its own way: it builds the requests, tokenises prompts, batches, pads (on
 the right for options, each with its prompt), generates by transformers' `generate`, and finds accuracies.

@@ -20,7 +20,7 @@ from kdutils.io import disk
 from kdutils.mini.family import MINI_MODELS, pairs
 from kdutils.spec import MINI, PlannedRun
 
-LADDER_FILE = Path(__file__).parent / "mini" / "ladder.csv"
+LADDER_FILE = Path(__file__).parents[1] / "mini" / "ladder.csv"
 COLUMNS = ["domain", "student", "method", "task", "n", "accuracy", "accuracy_se"]
 
 

@@ -34,8 +34,8 @@ def levels(halves: pd.DataFrame) -> pd.DataFrame:
     """Accuracy by how the temperature was chosen, a row a pair x method x task: ARM, task, LEVELS, optimism.
 
     Takes half_accuracy.read. `temperature_1` is that at 1 (NaN without), `held_out` that at one chosen on the
-    other half, `best_on_test` that of the authors' choice; means over seeds. What could not be chosen is NaN, and
-    `reason` says why.
+    other half, `best_on_test` that of the authors' choice; means over seeds. What could not be chosen is NaN,
+    and `reason` says why.
     """
     table = held_out_temperature.choices(halves)
     found = {"held_out": held_out_temperature.measured(halves, table)}

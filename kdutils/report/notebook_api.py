@@ -1,4 +1,4 @@
-"""What a notebook calls: `run = notebook_api.begin(name, globals())`, then show and collect, then `run.finish()`.
+"""What a notebook calls: `run = notebook_api.begin(name, globals())`, shows, collects, `run.finish()`.
 
 Nothing that a notebook makes is seen under its final name before `finish`.
 """
@@ -29,6 +29,7 @@ from matplotlib.figure import Figure
 import kdutils
 from kdutils.io import disk, text_safety
 from kdutils.io.cached_tables import Kept
+from kdutils.io.disk import REPOSITORY
 from kdutils.io.environment import RUN_TOKEN
 from kdutils.report import html_tables, ledger, notebook_parameters
 
@@ -87,7 +88,7 @@ def writable_folder(out: Path | str, profile: str) -> Path:
     if not str(out):
         raise notebook_parameters.ParameterError("out is empty; give a folder such as outputs")
     try:
-        root = (notebook_parameters.REPOSITORY / Path(out).expanduser()).resolve()
+        root = (REPOSITORY / Path(out).expanduser()).resolve()
     except (RuntimeError, ValueError) as error:  # the home of nobody, a null byte
         raise notebook_parameters.ParameterError(
             f"out={text_safety.shown(str(out))} is no folder ({error}); give another"
@@ -215,10 +216,8 @@ class Report:
             )
         for sentence in said:
             print(sentence)
-        in_repository = self.folder.is_relative_to(notebook_parameters.REPOSITORY)
-        print(
-            f"Written to {self.folder.relative_to(notebook_parameters.REPOSITORY) if in_repository else self.folder}:"
-        )
+        in_repository = self.folder.is_relative_to(REPOSITORY)
+        print(f"Written to {self.folder.relative_to(REPOSITORY) if in_repository else self.folder}:")
         for stem in self._stems:
             print(f"  figures/{stem}.png .svg .csv")
         print(f"  statistics.csv: {len(statistics)} rows of this notebook")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import gc
 import sys
 
-sys.modules["rfc3987_syntax"] = None  # as in __main__
+sys.modules["rfc3987_syntax"] = None  # see kdutils.__main__
 
 import io
 
@@ -27,13 +27,13 @@ import pingouin
 import pyarrow.parquet
 from matplotlib.figure import Figure
 
-from kdutils import __main__
-from kdutils.bench import figures, performance, roofline
+from kdutils.bench import performance, roofline, speed_figures
 from kdutils.claims import answer_sheet, claims, declared, selection_optimism, sensitivity, student_gains
 from kdutils.inference import calibration
 from kdutils.report import (
     calibration_figures,
     claim_figures,
+    cli,
     figures,
     ledger,
     live,

@@ -48,11 +48,11 @@ def given_accuracy(
 ) -> pd.DataFrame:
     """MEASURES of every method with intervals, and the difference to SFT: a row a domain x method x measure.
 
-    Takes agreement_fidelity.paired_answers. Columns domain, method, label, measure, estimate, low, high, and of the KD
-    student less the SFT student of its pair and seed on the same items `difference`, `difference_low`,
-    `difference_high`; `reason` where something is NaN; n_pairs and n, the texts. A pair weighs as much as
-    another, however many seeds it has. Clusters of the intervals are student x seed. The likeliness of
-    equal wrong numbers is held fixed over resamples.
+    Takes agreement_fidelity.paired_answers. Columns domain, method, label, measure, estimate, low, high,
+    and of the KD student less the SFT student of its pair and seed on the same items `difference`,
+    `difference_low`, `difference_high`; `reason` where something is NaN; n_pairs and n, the texts. A pair
+    weighs as much as another, however many seeds it has. Clusters of the intervals are student x seed. The
+    likeliness of equal wrong numbers is held fixed over resamples.
     """
     table = []
     for domain in DOMAINS:
@@ -207,13 +207,13 @@ def chance_adjusted(
 def of_cells(gain_table: pd.DataFrame) -> pd.DataFrame:
     """Released agreement beside what unrelated models of those accuracies would give: a row a domain x kind.
 
-    Takes gain_tables.gains at one temperature. The SFT student has one accuracy. Of the KD student it is not known
-    which method's agreement was released, so each method's accuracy is tried (`student`). Columns, means over
-    cells in percent: `agreement`; `by_chance`, with errors that are independent and spread evenly over the
-    wrong options (an open answer has endlessly many); `most_by_chance`, if all wrong answers were the same;
-    `above`, `low`, `high`: agreement less `by_chance`, Student's t over pairs; `capa`; and `impossible`, how
-    many of the `cells` no two models of these accuracies can have: agreement is at least a + b - 1, and at
-    most 1 - |a - b|.
+    Takes gain_tables.gains at one temperature. The SFT student has one accuracy. Of the KD student it is not
+    known which method's agreement was released, so each method's accuracy is tried (`student`). Columns,
+    means over cells in percent: `agreement`; `by_chance`, with errors that are independent and spread
+    evenly over the wrong options (an open answer has endlessly many); `most_by_chance`, if all wrong
+    answers were the same; `above`, `low`, `high`: agreement less `by_chance`, Student's t over pairs;
+    `capa`; and `impossible`, how many of the `cells` no two models of these accuracies can have: agreement
+    is at least a + b - 1, and at most 1 - |a - b|.
     """
     table = []
     known = gain_table.dropna(subset=["agreement", "agreement_sft", "teacher_accuracy"])

@@ -6,11 +6,11 @@ round, so that every item is measured once, at a temperature that it had no say 
 validation items are test items that are held out in turn, and nothing is trained or generated for it.
 Sources: Varma and Simon 2006 (doi:10.1186/1471-2105-7-91), Cawley and Talbot 2010 (JMLR 11, 2079-2107).
 
-What is chosen for is what the authors choose for (gain_tables.gains): a pair x method x task, seeds averaged that
-have all of its temperatures, and the domain's average as one more task (the best average, not an average of
-the best). Of tied temperatures the lowest. A temperature without runs is not there to be chosen, and one
-alone is taken. Where a half of a task has no items, there is nothing to choose on or to measure: NaN, and a
-reason, for the task and for the average, which would be one of other tasks.
+What is chosen for is what the authors choose for (gain_tables.gains): a pair x method x task, seeds averaged
+that have all of its temperatures, and the domain's average as one more task (the best average, not an
+average of the best). Of tied temperatures the lowest. A temperature without runs is not there to be chosen,
+and one alone is taken. Where a half of a task has no items, there is nothing to choose on or to measure:
+NaN, and a reason, for the task and for the average, which would be one of other tasks.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ OF_ONE_RUN = [  # columns of cells that no run put together from two has
 def choices(halves: pd.DataFrame) -> pd.DataFrame:
     """What temperature each half and all items choose, a row a pair x method x task: ARM, task, CHOICE.
 
-    Takes half_accuracy.read. The domain's average is one of the tasks. `reason` says why CHOICE is NaN, else "".
+    Takes half_accuracy.read. The domain's average is one of the tasks. `reason`: why CHOICE is NaN, or "".
 
     Raises:
         ValueError: if two runs among which is chosen were scored on different items.
@@ -69,7 +69,7 @@ def choices(halves: pd.DataFrame) -> pd.DataFrame:
 
 
 def _of_common_seeds(halves: pd.DataFrame) -> pd.DataFrame:
-    """Without seeds that lack a temperature, as in gain_tables.gains: several would lose to the luck of one."""
+    """Without seeds that lack a temperature, as in gain_tables: several would lose to the luck of one."""
     n_temperatures = halves.groupby(ARM)["temperature"].transform("nunique")
     return halves[halves.groupby([*ARM, "seed"])["temperature"].transform("nunique") == n_temperatures]
 

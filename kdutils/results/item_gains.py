@@ -196,7 +196,7 @@ def gains(scored: pd.DataFrame, *, by: Sequence[str] = ARM, confidence: float = 
 
 
 def gain_table(items: Items) -> pd.DataFrame:
-    """`gains` as the figures of authors_tests.gain_intervals want them: columns gain, pair, student_parameters."""
+    """`gains` as authors_tests.gain_intervals gives them: columns gain, pair, student_parameters."""
     found = gains(items.scored).rename(columns={"difference": "gain", "n_seeds": "n_runs"})
     parameters = found["student"].map(model_parameters)
     return found.assign(pair=pair_label(found), student_parameters=parameters)

@@ -50,8 +50,8 @@ CLUSTERS = {"clusters": PAIR}  # drawn again, crossed with the items; seeds of a
 def texts(plan: Plan) -> pd.DataFrame:
     """Texts of a plan's students beside their teacher's: a row a student x teacher x seed x item.
 
-    Columns agreement_fidelity.NAMES, COLUMNS, those of the teacher with the suffix `_teacher`, `outcome` (a key of
-    OUTCOMES) and MEASURES, percent. No rows without live runs, or without math.
+    Columns agreement_fidelity.NAMES, COLUMNS, those of the teacher with the suffix `_teacher`, `outcome` (a
+    key of OUTCOMES) and MEASURES, percent. No rows without live runs, or without math.
     """
     found = list(agreement_fidelity.beside_teachers(plan, COLUMNS, domains=(DOMAIN,))) if plan.runs else []
     stacked = [
@@ -230,7 +230,7 @@ def followed(
     rng: np.random.Generator,
     n_resamples: int = crossed_bootstrap.N_RESAMPLES,
 ) -> pd.DataFrame:
-    """Whether the answer of a text follows from its steps, by rule (solution_steps.read): a row a method x group.
+    """Whether the answer of a text follows from its steps, by rule (solution_steps): a row a method x group.
 
     Groups are all texts, and of KD those whose item became right or stayed wrong. Percent: `checkable` texts
     state a number and compute one; `follows`, of these the stated is the last computed; `right_steps`, of all

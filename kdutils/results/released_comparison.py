@@ -182,7 +182,7 @@ def fidelities(comparison: Comparison) -> pd.DataFrame:
 
 
 def noise(comparison: Comparison) -> pd.DataFrame:
-    """Accuracy by task, method and sigma, beside what is known of the paper's (authors_tables.noise_results)."""
+    """Accuracy by task, method and sigma, beside what is known of the paper's (noise_results)."""
     released = item_gains.plain(comparison.released)
     if len(released):
         known = authors_tables.noise_results().rename(columns={"sigma": "noise_sigma"})

@@ -170,7 +170,8 @@ def test_without_folder_the_download_is_whole_or_absent(released_tables, tmp_pat
 
 def test_reading_the_released_results_imports_no_torch():
     code = (
-        "import sys; from kdutils.claims import claims; from kdutils.report import figures, notebook_api, runner; from kdutils.results import gain_tables; "
+        "import sys; from kdutils.claims import claims; from kdutils.results import gain_tables\n"
+        "from kdutils.report import figures, notebook_api, runner\n"
         "sys.exit(any(name in sys.modules for name in ('torch', 'transformers')))"
     )
     plain = {

@@ -14,7 +14,7 @@ from kdutils import store
 from kdutils.grid import fill, plan
 from kdutils.report import notebook_api
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 pytestmark = [pytest.mark.notebook, pytest.mark.slow, pytest.mark.timeout(900)]
 
 

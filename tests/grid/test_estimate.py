@@ -15,15 +15,16 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
-from kdutils import __main__, encoding, generation, losses, models, preflight, training
+from kdutils import encoding, generation, losses, models, preflight, training
 from kdutils.data import hub, sources
 from kdutils.grid import cost_model, dryrun, fill, flops, machines, outlook, plan, token_lengths
 from kdutils.grid.cost_model import Training
 from kdutils.grid.machines import GPUS
 from kdutils.grid.model_shapes import HUB, LORA_MATRICES, architecture_of
+from kdutils.report import cli
 from kdutils.spec import EvalSpec, PlannedRun, RunSpec
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 A100 = GPUS["A100-80GB"]
 COLUMNS = [
     *("run_id", "teacher", "student", "method", "domain", "temperature", "noise_sigma", "teacher_tuned"),
@@ -450,7 +451,7 @@ def test_this_machine_is_measured(monkeypatch):
 def dry_run(*arguments, **variables):
     """As a user without GPU, hub, network and items; torch and hub may not even be imported."""
     blocked = "import sys; sys.modules.update(dict.fromkeys(['torch', 'transformers', 'huggingface_hub']))"
-    code = f"{blocked}; from kdutils import __main__; sys.exit(__main__.main({[str(a) for a in arguments]}))"
+    code = f"{blocked}; from kdutils.report import cli; sys.exit(cli.main({[str(a) for a in arguments]}))"
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith(("COV", "KDUTILS"))
     }
@@ -475,7 +476,7 @@ def test_a_dry_run_needs_nothing_and_leaves_a_table(profile, tmp_path):
 def test_parameters_and_gpu_narrow_and_price_a_dry_run(tmp_path, capsys):
     arguments = ["paper", "--dry-run", "--gpu", "H100-80GB", "--out", str(tmp_path)]
     narrow = ["-p", "students", '["Qwen2.5-0.5B"]', "-p", "teachers", '["Qwen/Qwen2.5-3B"]']
-    assert __main__.main([*arguments, *narrow]) == 0
+    assert cli.main([*arguments, *narrow]) == 0
     table = pd.read_csv(tmp_path / "paper" / "plan.csv")
     # 11 variants x 3 seeds x 2 domains x 2 protocols; SFT: 3 student and 1 teacher seed; both as they are.
     assert len(table) == (11 * 3 + 3 + 1 + 2) * 4
@@ -493,7 +494,7 @@ def test_parameters_and_gpu_narrow_and_price_a_dry_run(tmp_path, capsys):
     ],
 )
 def test_a_dry_run_that_makes_no_sense_is_one_line(arguments, complaint, tmp_path, capsys):
-    assert __main__.main([*arguments, "--out", str(tmp_path)]) == 2
+    assert cli.main([*arguments, "--out", str(tmp_path)]) == 2
     said = capsys.readouterr().err
     assert complaint in said
     assert said.count("\n") == 1
@@ -559,12 +560,12 @@ def test_a_run_says_plan_and_cost_and_then_what_is_missing(monkeypatch, tmp_path
     import huggingface_hub
 
     monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", refused_by(OSError("no route")))
-    monkeypatch.setattr(__main__.machines, "this_machine", lambda: A100)
+    monkeypatch.setattr(cli.machines, "this_machine", lambda: A100)
     monkeypatch.setattr(sources, "resolved", lambda spec: spec)  # it would look for the items first
     out = tmp_path / "out"
     arguments = ["paper", "--only", "06", "--out", str(out)]
     arguments += ["-p", "seeds", "[0]", "-p", "domains", '["math"]']
-    assert __main__.main(arguments) == 2
+    assert cli.main(arguments) == 2
     said = capsys.readouterr().err
     assert said.index("cells of") < said.index("left to do, estimated") < said.index("models cannot be had")
     assert not (out / "runs").exists()

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import tiny
 
-from kdutils import __main__
 from kdutils.grid import fill, schedule
 from kdutils.grid.shards import Shard
+from kdutils.report import cli
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def test_a_shared_teacher_is_made_once(plan, tmp_path, inline, begun):
     ],
 )
 def test_what_makes_no_sense_is_one_line_before_any_work(arguments, complaint, tmp_path, capsys):
-    assert __main__.main([*arguments, "--out", str(tmp_path / "out")]) == 2
+    assert cli.main([*arguments, "--out", str(tmp_path / "out")]) == 2
     said = capsys.readouterr().err
     assert complaint in said
     assert said.count("\n") == 1
@@ -82,7 +82,7 @@ PRETENDER = """
 import json, sys
 sys.path.insert(0, {tests!r})
 import inline
-from kdutils import __main__, preflight; from kdutils.grid import scheduler, fill
+from kdutils import preflight; from kdutils.report import cli; from kdutils.grid import scheduler, fill
 checks.check_all = lambda planned: None
 class Pool(inline.InlinePool):
     def __init__(self, do, settings, **ways):
@@ -92,7 +92,7 @@ class Pool(inline.InlinePool):
             file.write(json.dumps([sys.argv[-1], key]) + "\\n")
         super().give(key, task)
 grid.Pool, fill._settings = Pool, lambda *asked, **more: []
-sys.exit(__main__.main([*sys.argv[1:], "--out", {out!r}]))
+sys.exit(cli.main([*sys.argv[1:], "--out", {out!r}]))
 """
 
 
@@ -118,10 +118,10 @@ def test_the_script_of_the_readme_makes_everything_once(tmp_path):
         assert f"shard {index}/3: " in run.stderr
     assert int(count) > 1
     rows = [json.loads(line) for line in given.read_text().splitlines()]
-    plan = __main__.runner.needs(
-        __main__.runner.plan(
-            __main__.spec.load_profile("smoke"), out=tmp_path, only=[], overrides={},
-            notebooks=__main__.params.NOTEBOOKS,
+    plan = cli.runner.needs(
+        cli.runner.plan(
+            cli.load_profile("smoke"), out=tmp_path, only=[], overrides={},
+            notebooks=cli.notebook_parameters.NOTEBOOKS,
         )
     )  # fmt: skip
     jobs = schedule.jobs_of(run for each in plan for run in each.to_make)

@@ -12,7 +12,7 @@ from kdutils.constants import SECTIONS
 from kdutils.grid.profile import PARAMETER_CHOICES, load_profile
 from kdutils.report import notebook_parameters
 
-NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
+NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
 
 
 @pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)

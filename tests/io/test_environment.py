@@ -20,7 +20,7 @@ from packaging.requirements import Requirement
 
 from kdutils.io import environment
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+REPOSITORY = Path(__file__).resolve().parents[2]
 SCRIPT = REPOSITORY / "kdutils" / "io" / "environment.py"
 LOCK = REPOSITORY / "requirements.lock"
 HERE = f"pytest=={metadata.version('pytest')}"  # a pin that whoever runs these tests satisfies

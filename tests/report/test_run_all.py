@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+REPOSITORY = Path(__file__).resolve().parents[2]
 TOOLS = [
     *("awk", "bash", "cat", "cmp", "cp", "cut", "date", "df", "dirname", "env", "flock", "grep", "mkdir"),
     *("mv", "paste", "readlink", "rm", "sed", "sleep", "tail", "touch"),

@@ -232,7 +232,7 @@ def driver(plan, out, *, workers, pool="kdutils.grid.local_pool.Pool", shard="1/
     )
     asked = json.dumps([[run.spec.to_dict(), run.evaluation.to_dict()] for run in plan])
     command = [sys.executable, "-c", code, asked, str(out), str(workers)]
-    paths = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    paths = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
     variables = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=variables)
 

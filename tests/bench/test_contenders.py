@@ -14,7 +14,6 @@ from conftest import missing
 
 from kdutils.bench import (
     decoding,
-    figures,
     grid_time,
     growth,
     kd_steps,
@@ -22,6 +21,7 @@ from kdutils.bench import (
     performance,
     roofline,
     side_by_side,
+    speed_figures,
     workloads,
 )
 from kdutils.bench.kd_steps import BFLOAT16, CACHED, CONTENDERS, ONLINE, PLAIN, TRL_GKD
@@ -534,12 +534,12 @@ def test_a_small_grid_is_made_in_both_ways():
 
 
 def test_the_roofline_of_all_contenders_is_within_its_figure():
-    names = list(figures.CONTENDER_STYLE)
+    names = list(speed_figures.CONTENDER_STYLE)
     seconds = [20.0 / 2**place for place in range(len(names))]
     rows = {"case": "a-case-with-a-name", "contender": names, "seconds_per_step": seconds}
     with plt.rc_context():
         plots.set_theme()
-        fig = figures.roofline(pd.DataFrame(rows).assign(bound_seconds=[1.2] * 4 + [0.9] * 4))
+        fig = speed_figures.roofline(pd.DataFrame(rows).assign(bound_seconds=[1.2] * 4 + [0.9] * 4))
         fig.canvas.draw()
         legend, (ax,) = fig.legends[0].get_window_extent(), fig.axes
         (name,) = (text for text in ax.texts if text.get_text() == "a-case-with-a-name")

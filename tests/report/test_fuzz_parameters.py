@@ -12,12 +12,11 @@ from fuzzing import FUZZED
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdutils import __main__
 from kdutils.constants import ALL_TASKS
 from kdutils.data import sources
 from kdutils.grid.profile import PARAMETER_CHOICES
 from kdutils.io.text_safety import shown
-from kdutils.report import notebook_parameters
+from kdutils.report import cli, notebook_parameters
 from kdutils.report.notebook_parameters import Parameter, ParameterError
 from kdutils.results import authors_tables
 
@@ -245,11 +244,11 @@ COMMANDS = [
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: " ".join(command)[:40])
 def test_commands(inputs, tmp_path, monkeypatch, capsys, command):
-    monkeypatch.setattr(__main__.grid, "fill", lambda *given, **options: pytest.fail("work has begun"))
-    monkeypatch.setattr(__main__.runner, "Executor", lambda *given, **options: pytest.fail("work has begun"))
+    monkeypatch.setattr(cli.fill, "fill", lambda *given, **options: pytest.fail("work has begun"))
+    monkeypatch.setattr(cli.runner, "Executor", lambda *given, **options: pytest.fail("work has begun"))
     inputs.tried("commands")
     monkeypatch.setenv(sources.MODEL_FILES, "")  # so that what a command leaves there goes with the test
-    assert __main__.main([*command, "--out", str(tmp_path)]) == 2
+    assert cli.main([*command, "--out", str(tmp_path)]) == 2
     said = capsys.readouterr().err
     assert said.startswith("kdutils: error: ")
     assert said.count("\n") == 1

@@ -13,11 +13,11 @@ import pytest
 import tiny
 from conftest import missing
 
-from kdutils import __main__
 from kdutils.grid import fill, ray_engine
 from kdutils.grid.engine import Death
 from kdutils.grid.ray_engine import RayPool
 from kdutils.grid.shares import Node
+from kdutils.report import cli
 
 TWO = Node(2, 2)
 
@@ -27,7 +27,7 @@ def ray(monkeypatch):
     """Ray is there, not imported yet as it would read no token, and its workers find the tests' modules."""
     if importlib.util.find_spec("ray") is None:
         missing("ray", f"Ray is not installed: pip install '{ray_engine.PINNED}'")
-    root = Path(__file__).parent
+    root = Path(__file__).parents[1]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(root), str(root.parent)]))
     return monkeypatch
 
@@ -42,7 +42,7 @@ def token(ray):
 
 def test_without_ray_one_line_says_what_to_install(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(ray_engine.importlib.util, "find_spec", lambda name: None)
-    assert __main__.main(["smoke", "--engine", "ray", "--out", str(tmp_path / "out")]) == 2
+    assert cli.main(["smoke", "--engine", "ray", "--out", str(tmp_path / "out")]) == 2
     said = capsys.readouterr().err
     assert said == (
         "kdutils: error: --engine ray needs Ray, which is not installed: "
@@ -52,7 +52,7 @@ def test_without_ray_one_line_says_what_to_install(monkeypatch, tmp_path, capsys
 
 
 def test_the_extra_pins_what_the_message_names():
-    text = (Path(__file__).parent.parent / "pyproject.toml").read_text()
+    text = (Path(__file__).parents[2] / "pyproject.toml").read_text()
     assert f'cluster = ["{ray_engine.PINNED}"]' in text
 
 
@@ -168,6 +168,6 @@ except ray_engine.ClusterError:
 @pytest.mark.slow
 def test_ray_that_was_imported_without_us_listens_to_nobody_else_either(ray):
     """Where it would, or knows no token, because it read its settings then, it is refused."""
-    code = IMPORTED_BEFORE.format(tests=str(Path(__file__).parent))
+    code = IMPORTED_BEFORE.format(tests=str(Path(__file__).parents[1]))
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.splitlines()[-1] == "True"

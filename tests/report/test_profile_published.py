@@ -13,7 +13,7 @@ from kdutils.claims import claims
 from kdutils.grid.profile import load_profile
 from kdutils.report import ledger
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "outputs" / "reference" / "published"
 REPORTS = list(load_profile("published").notebooks)
 # The first test to ask makes the run, the others wait for it: on a loaded machine, more than the usual guard.

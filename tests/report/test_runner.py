@@ -24,10 +24,9 @@ import psutil
 import pytest
 from samples import SAMPLE, profile_of, write_notebook
 
-from kdutils import __main__
 from kdutils.grid import local_pool
 from kdutils.grid.profile import load_profile, profile_names
-from kdutils.report import executor, kernels, ledger, notebook_api, notebook_parameters, render, runner
+from kdutils.report import cli, executor, kernels, ledger, notebook_api, notebook_parameters, render, runner
 from kdutils.report.index import Result
 from kdutils.report.notebook_parameters import ParameterError
 from kdutils.report.runner import RunError
@@ -201,7 +200,7 @@ def test_stopped_run_ends_all_processes_and_writes_the_index(tmp_path, scratch):
     )
     write_notebook(tmp_path, TWIN, "run.finish()")
     code = STOPPED_RUN.format(
-        tests=str(Path(__file__).parent),
+        tests=str(Path(__file__).parents[1]),
         out=str(tmp_path / "out"),
         notebooks=str(tmp_path),
         forks=kernels.FORKS,
@@ -590,7 +589,7 @@ def test_folder_inside_the_repository_is_written_short(notebooks, tmp_path, monk
     ],
 )
 def test_user_error_is_one_line_and_exit_code_2(arguments, complaint, capsys):
-    assert __main__.main(arguments) == 2
+    assert cli.main(arguments) == 2
     said = capsys.readouterr()
     assert said.out == ""
     assert said.err.startswith("kdutils: error: ")
@@ -603,8 +602,7 @@ def test_failed_notebook_is_exit_code_1_and_says_where_to_look(notebooks, releas
     write_notebook(notebooks, TWIN, "1 / 0")
     out = notebooks / "out"
     assert (
-        __main__.main(["published", "--only", "02", "--out", str(out), "--limit", "60"], notebooks=notebooks)
-        == 1
+        cli.main(["published", "--only", "02", "--out", str(out), "--limit", "60"], notebooks=notebooks) == 1
     )
     said = capsys.readouterr().err
     assert f"{TWIN} failed (ZeroDivisionError: division by zero)" in said
@@ -630,7 +628,7 @@ def test_what_notebooks_are_forked_from_begins_to_import_before_the_driver_does(
 
 
 def test_list_shows_what_can_be_set(notebooks, capsys):
-    assert __main__.main(["published", "--list", "--only", "01"], notebooks=notebooks) == 0
+    assert cli.main(["published", "--list", "--only", "01"], notebooks=notebooks) == 0
     assert "  selection: str = 'best_on_test'  # how a temperature is chosen" in capsys.readouterr().out
 
 
@@ -641,22 +639,21 @@ def test_stopped_command_ends_with_the_code_of_its_signal(notebooks, monkeypatch
     def stop(profile) -> Path:
         raise stopped
 
-    monkeypatch.setattr(__main__, "_released_tables", stop)
+    monkeypatch.setattr(cli, "_released_tables", stop)
     assert (
-        __main__.main(["published", "--only", "01", "--out", str(notebooks / "out")], notebooks=notebooks)
-        == code
+        cli.main(["published", "--only", "01", "--out", str(notebooks / "out")], notebooks=notebooks) == code
     )
 
 
 def test_missing_tables_are_a_user_error(monkeypatch, tmp_path):
     monkeypatch.setenv("KDUTILS_DATA", str(tmp_path / "nowhere"))
     with pytest.raises(RunError):
-        __main__._released_tables(load_profile("published"))
+        cli._released_tables(load_profile("published"))
 
 
 def test_missing_tables_are_said_and_no_error_where_there_are_live_results(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("KDUTILS_DATA", str(tmp_path / "nowhere"))
-    assert __main__._released_tables(load_profile("smoke")) is None
+    assert cli._released_tables(load_profile("smoke")) is None
     assert "goes on without the released results" in capsys.readouterr().err
 
 

@@ -302,7 +302,7 @@ def test_figures_are_the_same_to_the_byte_in_two_processes(tmp_path, run):
     draw(run)
     run.finish()
     code = DRAW_IN_A_PROCESS_OF_ITS_OWN.format(
-        tests=str(Path(__file__).parent), out=str(tmp_path / "second"), notebooks=str(tmp_path)
+        tests=str(Path(__file__).parents[1]), out=str(tmp_path / "second"), notebooks=str(tmp_path)
     )
     subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"PYTHONHASHSEED": "1"})
     first, second = (

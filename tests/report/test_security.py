@@ -21,7 +21,7 @@ from kdutils.io import disk, text_safety
 from kdutils.report import html_tables, index, notebook_api, notebook_parameters, render, worker
 from kdutils.report.render import Link
 
-PACKAGE = Path(__file__).parent.parent / "kdutils"
+PACKAGE = Path(__file__).parents[2] / "kdutils"
 HOSTILE = (
     "<script>window.pwned = 1</script><img src=x onerror='window.pwned = 2'><svg onload=pwned()>"
     "[click](javascript:pwned) ![p](http://127.0.0.1/p.png) </td></table><!-- navigation -->"

@@ -228,7 +228,7 @@ def test_an_untuned_teacher_is_the_plain_model(folder, tmp_path):
 
 def readme_code(number):
     """A Python block of the README."""
-    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
     return readme.split("```python\n")[number].split("```")[0]
 
 

@@ -1,0 +1,101 @@
+"""Rooms import only what their `__init__` allows, and importing the package does nothing."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "kdutils"
+MODULE = ""  # the files at the top, the training module
+MAY_IMPORT = {  # room -> rooms; also itself
+    "io": (),
+    "mini": ("io", MODULE),
+    "data": ("io", "mini", MODULE),
+    MODULE: ("io", "mini", "data", "devices"),
+    "devices": ("io", "data", MODULE),
+    "grid": ("io", "mini", "data", "devices", MODULE),
+    "inference": ("io", "grid", MODULE),
+    "results": ("io", "mini", "data", "grid", "inference", MODULE),
+    "claims": ("io", "grid", "inference", "results", MODULE),
+    "report": ("io", "mini", "data", "devices", "grid", "inference", "results", "claims", MODULE),
+    "bench": tuple({"io", "mini", "data", "devices", "grid", "inference", "results", "claims", "report"})
+    + (MODULE,),
+}
+AT_ONE_DOOR = {
+    "mini": {"models.py", "spec.py"},
+    "devices": {"experiment.py", "preflight.py"},
+}  # of the module
+FILES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__main__.py")
+
+
+def room_of(path: Path) -> str:
+    return "" if path.parent == PACKAGE else path.relative_to(PACKAGE).parts[0]
+
+
+def imported(path: Path) -> set[str]:
+    """Rooms of kdutils that a file imports, wherever the import stands."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    parts = [name.split(".") for name in names if name.split(".")[0] == "kdutils"]
+    rooms = set(MAY_IMPORT) - {MODULE}
+    return {part[1] if len(part) > 1 and part[1] in rooms else MODULE for part in parts}
+
+
+def test_every_folder_is_a_room():
+    folders = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").is_file()}
+    assert folders == set(MAY_IMPORT) - {MODULE}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_stay_within_what_a_room_may_import(path):
+    room = room_of(path)
+    assert imported(path) - {room} <= set(MAY_IMPORT[room])
+
+
+@pytest.mark.parametrize("room", AT_ONE_DOOR)
+def test_the_training_module_reaches_these_rooms_at_one_door(room):
+    found = {path.name for path in PACKAGE.glob("*.py") if room in imported(path)}
+    assert found <= AT_ONE_DOOR[room]
+
+
+@pytest.mark.parametrize("room", sorted(set(MAY_IMPORT) - {MODULE}))
+def test_a_room_says_what_it_is_for_in_a_few_lines(room):
+    text = (PACKAGE / room / "__init__.py").read_text()
+    assert "Offers: " in text
+    assert "May import: " in text
+    assert len(text.splitlines()) < 9
+
+
+def test_no_file_is_longer_than_a_reader_holds():
+    lengths = {str(path.relative_to(PACKAGE)): len(path.read_text().splitlines()) for path in FILES}
+    assert {name: n for name, n in lengths.items() if n > 350} == {}
+
+
+def test_the_training_module_reads_in_one_sitting():
+    assert sum(len(path.read_text().splitlines()) for path in PACKAGE.glob("*.py")) <= 3_000
+
+
+def test_importing_the_package_imports_nothing_else():
+    code = (
+        "import sys, typing; before = set(sys.modules); import kdutils; print(*(set(sys.modules) - before))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["kdutils"]
+
+
+def test_what_is_finished_is_found_without_torch():
+    """Its import takes six seconds, in the driver and in every notebook."""
+    code = (
+        "import sys; from kdutils.grid import fill; from kdutils.report import live; "
+        "from kdutils.claims import claims; "
+        "from kdutils.results import agreement_fidelity, authors_tests, examples; "
+        "print('torch' in sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["False"]
