@@ -11,7 +11,8 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from kdutils import losses
-from kdutils.losses import cross_entropy, divergence, sequence_mean_weights, shifted
+from kdutils.head import Head
+from kdutils.losses import sequence_mean_weights, shifted
 from kdutils.noise import LogitNoise, gaussian_noise, noise_keys, random_bits
 
 N, V, STUDENT_WIDTH, TEACHER_WIDTH = 7, 37, 5, 8
@@ -35,6 +36,16 @@ def pair(n=N, dtype=torch.float32, seed=0, scale=1.0):
         (TEACHER_ROWS, TEACHER_WIDTH),
     ]
     return [scale * torch.randn(shape, generator=rng, dtype=torch.float64).to(dtype) for shape in shapes]
+
+
+def divergence(hidden, head, teacher_hidden, teacher_head, **options):
+    """`losses.divergence` of plain heads."""
+    return losses.divergence(hidden, Head(head), teacher_hidden, Head(teacher_head), **options)
+
+
+def cross_entropy(hidden, head, targets, **options):
+    """`losses.cross_entropy` of a plain head."""
+    return losses.cross_entropy(hidden, Head(head), targets, **options)
 
 
 def settings(kind="jsd", beta=None, **others):

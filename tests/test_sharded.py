@@ -150,7 +150,7 @@ def test_a_divided_teacher_says_what_a_whole_one_says(cases, apart, tmp_path):
     whole, divided = (States(root / "states").open() for root in (tmp_path, apart.root / "fkl, states kept"))
     ids = [item.id for item in material.load_items(cases["fkl"].spec, "train")]
     assert torch.equal(divided.hidden_NH(ids), whole.hidden_NH(ids))
-    assert torch.equal(divided.head_VH, whole.head_VH)
+    assert torch.equal(divided.head.weight_VH, whole.head.weight_VH)
 
 
 @pytest.mark.parametrize("name", ["sft", "gkd, own samples"])
