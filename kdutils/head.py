@@ -17,12 +17,14 @@ SCALES = {
     "logit_scale": 1,  # Cohere
     "lm_head_multiplier": 1,  # Falcon-H1
     "output_multiplier": 1,  # Muse
-    "logits_scaling": -1,  # Granite, MiniCPM3; HyperCLOVA X multiplies by it, see `head_of`
+    "logits_scaling": -1,  # Granite, MiniCPM3
 }
+OTHER_POWERS = {("hyperclovax", "logits_scaling"): 1, ("mpt", "logit_scale"): 0}  # by model type
 # Attribute of a model's config that holds the soft cap, if it is not None.
 SOFT_CAPS = (
     "final_logit_softcapping",  # Gemma 2, 3, 3n and 4, VaultGemma, NanoChat
     "logits_soft_cap",  # RecurrentGemma
+    "output_logit_soft_cap",  # xLSTM
 )
 
 
@@ -60,7 +62,7 @@ def head_of(network: PreTrainedModel) -> Head:
     scale = 1.0
     for name, power in SCALES.items():
         if getattr(config, name, None) is not None:
-            scale *= getattr(config, name) ** (1 if config.model_type == "hyperclovax" else power)
+            scale *= getattr(config, name) ** OTHER_POWERS.get((config.model_type, name), power)
     caps = [cap for name in SOFT_CAPS if (cap := getattr(config, name, None)) is not None]
     return Head(layer.weight, getattr(layer, "bias", None), scale, caps[0] if caps else None)
 
