@@ -77,7 +77,7 @@ def error_of_head(network: PreTrainedModel, token_ids: list[int], *, n_rows: int
     head = head_of(network)
     ids_BT = torch.tensor([token_ids], device=head.weight_VH.device)
     states_BTH = network.get_decoder()(input_ids=ids_BT, use_cache=False).last_hidden_state
-    found = head.cut(n_rows).logits(states_BTH).float()
+    found = head.logits(states_BTH)[..., :n_rows].float()
     own = network(input_ids=ids_BT, use_cache=False).logits[..., :n_rows].float()
     rounding = max(1e-5, 4 * torch.finfo(head.weight_VH.dtype).eps)
     return float((found - own).abs().max()), rounding * float(own.abs().max())
