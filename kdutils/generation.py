@@ -108,8 +108,8 @@ def top1_tokens(
         rows = by_length[first : first + batch_rows]
         batch = encoding.collate(encoded, rows, pad_id=model.pad_id)
         hidden_NH = model.scoring_states(batch)
-        head_VH = model.head_VH[: model.vocabulary_size]
-        parts = [(part.to(head_VH.dtype) @ head_VH.T).argmax(-1) for part in hidden_NH.split(TOP1_ROWS)]
+        head = model.head.cut(model.vocabulary_size)
+        parts = [head.logits(part).argmax(-1) for part in hidden_NH.split(TOP1_ROWS)]
         tokens = torch.cat(parts).cpu().split(batch.scored_BT.sum(1).tolist())
         found |= {row: ids.tolist() for row, ids in zip(rows, tokens, strict=True)}
     model.network.train(was_training)
@@ -178,10 +178,10 @@ def _options_of_batch(
             )
             states.append(after.last_hidden_state)
         hidden_NH = torch.cat(states, dim=1)[scored_BT]
-        head_VH = model.head_VH[: model.vocabulary_size]
+        head = model.head.cut(model.vocabulary_size)
         parts = zip(hidden_NH.split(TOP1_ROWS), option_BT[scored_BT].split(TOP1_ROWS), strict=True)
         logprobs = [
-            (part.to(head_VH.dtype) @ head_VH.T).float().log_softmax(-1).gather(1, tokens[:, None])[:, 0]
+            head.logits(part).float().log_softmax(-1).gather(1, tokens[:, None])[:, 0]
             for part, tokens in parts
         ]
     sums = [float(part.double().sum()) for part in torch.cat(logprobs).cpu().split(lengths_B.tolist())]
@@ -299,7 +299,7 @@ class _Decoder:
 
 def _batch(model: LoadedModel, prompts: list[list[int]], draw: _Draw, max_new_tokens: int) -> list[Text]:
     eos = model.tokenizer.eos_token_id
-    step = _Decoder(model, prompts, max_new_tokens)
+    step, head = _Decoder(model, prompts, max_new_tokens), model.head
     rows = list(range(len(prompts)))  # which text each row of the batch is
     written: list[list[int]] = [[] for _ in prompts]
     ended = [False] * len(prompts)
@@ -307,7 +307,7 @@ def _batch(model: LoadedModel, prompts: list[list[int]], draw: _Draw, max_new_to
     for position in range(max_new_tokens):
         with model.policy.computing():
             states_BH = step.read() if token_B is None else step(token_B)
-            logits_BV = states_BH @ model.head_VH.to(states_BH.dtype).T
+            logits_BV = head.logits(states_BH)
         token_B = draw(logits_BV, rows, position)
         for row, token in zip(rows, token_B.tolist(), strict=True):
             if token == eos:

@@ -2,7 +2,7 @@
 
 Logits exist for a few rows at a time: a chunk is projected by the heads, scored, and turned into its share
 of the gradient before the next one, so neither forward nor backward ever holds positions x vocabulary.
-Nothing is divided here. Heads have no bias, logit scale or soft cap, as in Qwen2 and Llama.
+Nothing is divided here.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from kdutils.head import Head
 from kdutils.noise import LogitNoise
 
 Kind = Literal["forward_kl", "reverse_kl", "jsd"]
@@ -57,15 +58,15 @@ def sequence_mean_weights(mask_BT: Tensor) -> Tensor:
 
 def cross_entropy(
     hidden_NH: Tensor,
-    head_VH: Tensor,
+    head: Head,
     targets_N: Tensor,
     *,
     vocabulary_size: int,
     weights_N: Tensor | None = None,
     budget_bytes: int = BUDGET_BYTES,
 ) -> TokenSum:
-    """Sum over positions of -log softmax(hidden @ head.T)[target]; all else as in `divergence`."""
-    student = _Logits("student", hidden_NH, head_VH, vocabulary_size)
+    """Sum over positions of -log softmax(head.logits(hidden))[target]; all else as in `divergence`."""
+    student = _Logits("student", hidden_NH, head, vocabulary_size)
     low, high = (int(targets_N.min()), int(targets_N.max())) if targets_N.numel() else (0, 0)
     if low < 0 or high >= vocabulary_size:
         spans = f"targets span {low}..{high}, the vocabulary 0..{vocabulary_size - 1}"
@@ -81,9 +82,9 @@ def cross_entropy(
 
 def divergence(
     student_hidden_NH: Tensor,
-    student_head_VH: Tensor,
+    student_head: Head,
     teacher_hidden_NH: Tensor,
-    teacher_head_VH: Tensor,
+    teacher_head: Head,
     *,
     kind: Kind,
     temperature: float,
@@ -130,8 +131,8 @@ def divergence(
         raise ValueError(
             f"temperature={temperature} must be positive and finite: 1 leaves logits as they are"
         )
-    student = _Logits("student", student_hidden_NH, student_head_VH, vocabulary_size)
-    teacher = _Logits("teacher", teacher_hidden_NH, teacher_head_VH, vocabulary_size)
+    student = _Logits("student", student_hidden_NH, student_head, vocabulary_size)
+    teacher = _Logits("teacher", teacher_hidden_NH, teacher_head, vocabulary_size)
 
     def score(rows: slice, student_RV: Tensor, teacher_RV: Tensor) -> Tensor:
         if teacher_noise is not None:
@@ -185,11 +186,12 @@ def _divergence_of_rows(student_RV: Tensor, teacher_RV: Tensor, kind, beta, temp
 
 
 class _Logits:
-    """One model's logits of some rows at a time, in a buffer that each call overwrites."""
+    """One model's hidden @ weight.T + bias of some rows at a time, in a buffer that each call overwrites."""
 
-    def __init__(self, side: str, hidden_NH: Tensor, head_VH: Tensor, vocabulary_size: int) -> None:
+    def __init__(self, side: str, hidden_NH: Tensor, head: Head, vocabulary_size: int) -> None:
         device = hidden_NH.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_NH.dtype
+        head_VH = head.weight_VH
         facts = f"{side}: hidden states {tuple(hidden_NH.shape)}, head {tuple(head_VH.shape)}, {dtype}"
         if hidden_NH.ndim != 2 or head_VH.ndim != 2 or hidden_NH.shape[1] != head_VH.shape[1]:
             raise ValueError(f"{facts}: want (N, H) and (V, H) of one width; select positions by `shifted`")
@@ -199,8 +201,9 @@ class _Logits:
         if dtype not in (torch.float32, torch.bfloat16, torch.float64):
             raise ValueError(f"{facts}: small gradients vanish in this dtype, use float32 or bfloat16")
         self.dtype, self.wide = dtype, torch.promote_types(dtype, torch.float32)
-        self.inputs, self.hidden_NH = (hidden_NH, head_VH), hidden_NH.detach().to(dtype)
-        self.head_VH = head_VH.detach()[:vocabulary_size].to(dtype)
+        self.inputs, self.hidden_NH = (hidden_NH, head_VH, head.bias_V), hidden_NH.detach().to(dtype)
+        self.head, self.head_VH = head, head_VH.detach()[:vocabulary_size].to(dtype)
+        self.bias_V = None if head.bias_V is None else head.bias_V.detach()[:vocabulary_size].to(dtype)
         self.row_bytes = vocabulary_size * dtype.itemsize
         self.buffer: Tensor | None = None
         self.block: Tensor | None = None
@@ -209,45 +212,54 @@ class _Logits:
         hidden_RH = self.hidden_NH[rows]
         if self.buffer is None:  # the first rows asked for are the most; fresh memory is what costs
             self.buffer = hidden_RH.new_empty(len(hidden_RH), len(self.head_VH))
-        return torch.mm(hidden_RH, self.head_VH.T, out=self.buffer[: len(hidden_RH)])
+        products_RV = self.buffer[: len(hidden_RH)]
+        if self.bias_V is None:
+            return torch.mm(hidden_RH, self.head_VH.T, out=products_RV)
+        return torch.addmm(self.bias_V, hidden_RH, self.head_VH.T, out=products_RV)
 
-    def widened(self, logits_RV: Tensor) -> Tensor:
-        """The logits themselves if they are wide enough to compute with, else a copy that is."""
+    def logits(self, products_RV: Tensor) -> Tensor:
+        """The logits, wide enough to compute with; `products_RV` itself if it is all that already."""
         if self.dtype == self.wide:
-            return logits_RV
+            return self.head.shaped(products_RV)
         if self.block is None:
-            self.block = torch.empty_like(logits_RV, dtype=self.wide)
-        return self.block[: len(logits_RV)].copy_(logits_RV)
+            self.block = torch.empty_like(products_RV, dtype=self.wide)
+        return self.head.shaped(self.block[: len(products_RV)].copy_(products_RV))
 
 
 class _FusedSum(torch.autograd.Function):
-    """Weighted sum of `score` over all rows, with its gradients by hidden states and head made on the way."""
+    """Weighted sum of `score` over all rows, and its gradients by hidden states and head, made on the way."""
 
     @staticmethod
-    def forward(ctx, hidden_NH, head_VH, score, models, weights_N, n_chunk, scales, grad_enabled):
+    def forward(ctx, hidden_NH, head_VH, bias_V, score, models, weights_N, n_chunk, scales, grad_enabled):
         student, n_rows, n_tokens = models[0], len(hidden_NH), len(models[0].head_VH)
-        needs_hidden, needs_head = (grad_enabled and needed for needed in ctx.needs_input_grad[:2])
+        needs_hidden, needs_head, needs_bias = (grad_enabled and x for x in ctx.needs_input_grad[:3])
         hidden_sum = torch.zeros_like(hidden_NH, dtype=student.wide) if needs_hidden else None
         head_sum = torch.zeros_like(head_VH, dtype=student.wide) if needs_head else None
+        bias_sum = torch.zeros_like(bias_V, dtype=student.wide) if needs_bias else None
         in_slices = needs_head and student.dtype != student.wide
         part_VH = student.head_VH.new_empty(min(n_tokens, HEAD_ROWS), head_VH.shape[1]) if in_slices else None
         values_N = torch.zeros(n_rows, dtype=student.wide, device=hidden_NH.device)
         n_block = max(1, BLOCK_ELEMENTS.get(hidden_NH.device.type, 1 << 24) // n_tokens)
         for start in range(0, n_rows, n_chunk):
             chunk = slice(start, min(start + n_chunk, n_rows))
-            logits = [model[chunk] for model in models]
+            products = [model[chunk] for model in models]
             for first in range(start, chunk.stop, n_block):
                 rows = slice(first, min(first + n_block, chunk.stop))
-                block = [x[first - start : rows.stop - start] for x in logits]
-                wide = [model.widened(x) for model, x in zip(models, block, strict=True)]
+                block = [x[first - start : rows.stop - start] for x in products]
+                wide = [model.logits(x) for model, x in zip(models, block, strict=True)]
+                slope_RV = student.head.slope_of_cap(wide[0])
                 values_N[rows] = score(rows, *wide)
                 if weights_N is not None:
                     wide[0].mul_(weights_N[rows, None])
+                if slope_RV is not None:
+                    wide[0].mul_(slope_RV)
                 if wide[0] is not block[0]:
                     block[0].copy_(wide[0])
-            gradient_RV = logits[0]
+            gradient_RV = products[0]  # but for the factors that `backward` multiplies by
             if needs_hidden:
                 hidden_sum[chunk] = gradient_RV @ student.head_VH
+            if needs_bias:
+                bias_sum[:n_tokens].add_(gradient_RV.sum(0, dtype=student.wide))
             if needs_head and not in_slices:
                 head_sum[:n_tokens].addmm_(gradient_RV.T, student.hidden_NH[chunk])
             elif needs_head:  # the sum over chunks is in float32 all the same
@@ -256,8 +268,9 @@ class _FusedSum(torch.autograd.Function):
                     part = part_VH[: some.stop - first]
                     torch.mm(gradient_RV[:, some].T, student.hidden_NH[chunk], out=part)
                     head_sum[some].add_(part)
-        ctx.save_for_backward(hidden_sum, head_sum)
-        ctx.dtypes, ctx.gradient_scale = (hidden_NH.dtype, head_VH.dtype), scales[1]
+        ctx.save_for_backward(hidden_sum, head_sum, bias_sum)
+        ctx.dtypes = hidden_NH.dtype, head_VH.dtype, None if bias_V is None else bias_V.dtype
+        ctx.gradient_scale = scales[1] * student.head.scale
         return (values_N if weights_N is None else values_N * weights_N).sum() * scales[0]
 
     @staticmethod

@@ -34,6 +34,7 @@ from transformers.utils import logging as transformers_logging
 from kdutils import losses
 from kdutils.data.sources import Location, ModelError, files_digest, locate
 from kdutils.encoding import Batch
+from kdutils.head import Head, error_of_head, head_of
 from kdutils.io import disk, user_cache
 from kdutils.items import prompt
 from kdutils.mini.family import MINI_MODELS
@@ -91,9 +92,9 @@ class LoadedModel:
         return self.network.get_base_model() if hasattr(self.network, "get_base_model") else self.network
 
     @property
-    def head_VH(self) -> Tensor:
-        """The output head's weights; the embedding's where the two are tied."""
-        return self.causal.get_output_embeddings().weight
+    def head(self) -> Head:
+        """The output head, over all its rows."""
+        return head_of(self.causal)
 
     @functools.cached_property
     def n_parameters(self) -> int:
@@ -215,7 +216,8 @@ def load(
         stays_in_memory: its weights are left in main memory, for somebody who moves them in parts.
 
     Raises:
-        ModelError: if it cannot be had or is not a causal language model in safetensors or GGUF.
+        ModelError: if it cannot be had, is not a causal language model in safetensors or GGUF, or does to its
+            logits what `Head` does not know.
     """
     tokenizer = load_tokenizer(name)
     place = _plain(locate(name), str(torch.float32 if trains_all else torch.bfloat16))
@@ -238,6 +240,14 @@ def load(
     policy = policy_for(network.num_parameters(), device=device, trains_all=trains_all)
     network.set_attn_implementation(policy.attention)
     network = network.to(device="cpu" if stays_in_memory else policy.device, dtype=policy.weights).eval()
+    token_ids = tokenizer(prompt("1 + 2"))["input_ids"][:8]
+    error, rounding = error_of_head(network, token_ids, n_rows=len(tokenizer))
+    if error > rounding:
+        raise ModelError(
+            f"{name}: {network.config.model_type} does more to its logits than kdutils knows: they would be "
+            f"off by up to {error:.3g}, rounding explains {rounding:.3g}; give a model of another "
+            "architecture, or add what its forward does after the head to kdutils/head.py"
+        )
     if policy.checkpointing:
         network.activation_checkpointing_enable({"use_reentrant": False})
     if policy.compiled:

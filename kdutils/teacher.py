@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from kdutils.encoding import Batch
+from kdutils.head import Head
 from kdutils.models import LoadedModel
 from kdutils.noise import LogitNoise, noise_keys
 from kdutils.teacher_cache import OpenStates
@@ -37,9 +38,9 @@ class Teacher:
         return self.model.name
 
     @property
-    def head_VH(self) -> Tensor:
+    def head(self) -> Head:
         """Output head, as many rows as the model has."""
-        return self.model.head_VH
+        return self.model.head
 
     def hidden_NH(self, batch: Batch) -> Tensor:
         """The hidden states that score the batch's scored tokens, in their row-major order."""
@@ -75,9 +76,9 @@ class CachedTeacher:
         return model
 
     @cached_property
-    def head_VH(self) -> Tensor:
+    def head(self) -> Head:
         """Output head, cut to the tokenizer's length."""
-        return self.states.head_VH.to(self.device)
+        return self.states.head(self.device)
 
     def hidden_NH(self, batch: Batch) -> Tensor:
         """As `Teacher.hidden_NH`."""

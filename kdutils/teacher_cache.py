@@ -5,8 +5,9 @@ seed, so its body runs once. Any logit is recovered by its own head: exact for e
 vocabulary 50 to 100 times smaller than logits.
 
     states/<digest>/states-00000.safetensors ...   hidden states (positions, width), item after item
-    states/<digest>/head.safetensors               the output head
-    states/<digest>/index.json                     what it is of, positions of each item, SHA-256 of the files
+    states/<digest>/head.safetensors               the output head's weights, and its bias if it has one
+    states/<digest>/index.json                     what it is of, the head's scale and soft cap, positions
+                                                   of each item, SHA-256 of the files
 
 The folder appears in one step. Its name is the digest of all that the states depend on, so one of other
 weights, another template or other data cannot be taken for it.
@@ -19,23 +20,23 @@ import json
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import datasets
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from kdutils import encoding
+from kdutils.head import Head
 from kdutils.io import disk
 from kdutils.models import LoadedModel
 from kdutils.process_group import ALONE, World
 from kdutils.store import DamagedError, StoreError
 
-LAYOUT = 1
+LAYOUT = 2
 SHARD_BYTES = 256 << 20
 BATCH_ROWS = 16
 SPARE_BYTES = 1 << 30  # left free on the disk
@@ -65,7 +66,7 @@ class States:
             StoreError: before any work, if the disk has not the room.
         """
         n_positions = [len(ids) - n for ids, n in zip(*_lengths(encoded), strict=True)]
-        width, size = teacher.head_VH.shape[1], teacher.vocabulary_size
+        width, size = teacher.head.weight_VH.shape[1], teacher.vocabulary_size
         n_bytes = (sum(n_positions) * width + size * width) * teacher.policy.weights.itemsize
         self._require_room(n_bytes)
         shards = _shards(n_positions, SHARD_BYTES // (width * teacher.policy.weights.itemsize))
@@ -78,12 +79,15 @@ class States:
         with disk.folder_in_one_step(self.path) as partial:
             for number, states in enumerate(found):
                 save_file({"states": torch.cat(states)}, partial / f"states-{number:05d}.safetensors")
-            head_VH = teacher.head_VH.detach()[:size].contiguous().cpu()  # of a divided teacher, whole by now
-            save_file({"head": head_VH}, partial / "head.safetensors")
+            head = teacher.head.cut(size)  # of a divided teacher, whole by now
+            tensors = {"weight": head.weight_VH} | ({} if head.bias_V is None else {"bias": head.bias_V})
+            tensors = {name: x.detach().contiguous().cpu() for name, x in tensors.items()}
+            save_file(tensors, partial / "head.safetensors")
             digests = {path.name: disk.sha256(path) for path in sorted(partial.glob("*.safetensors"))}
             index = {
                 "layout": LAYOUT,
                 "teacher": teacher.name,
+                "head": {"scale": head.scale, "soft_cap": head.soft_cap},
                 "ids": encoded["id"][:],
                 "n_positions": n_positions,
                 "shards": [[rows.start, rows.stop] for rows in shards],
@@ -128,7 +132,7 @@ class OpenStates:
             for name, n in zip(index["ids"][start:stop], index["n_positions"][start:stop], strict=True):
                 self._place[name] = (number, first, n)
                 first += n
-        self._path = path
+        self._path, self._after_head = path, index["head"]
         self._shards = [
             safe_open(path / f"states-{number:05d}.safetensors", framework="pt").get_tensor("states")
             for number in range(len(index["shards"]))
@@ -137,11 +141,10 @@ class OpenStates:
     def __contains__(self, item_id: str) -> bool:
         return item_id in self._place
 
-    @cached_property
-    def head_VH(self) -> Tensor:
-        """The teacher's output head, cut to its tokenizer's length."""
-        with safe_open(self._path / "head.safetensors", framework="pt") as file:
-            return file.get_tensor("head")
+    def head(self, device: str) -> Head:
+        """The teacher's output head on that device, cut to its tokenizer's length."""
+        tensors = load_file(self._path / "head.safetensors", device=device)
+        return Head(tensors["weight"], tensors.get("bias"), **self._after_head)
 
     def hidden_NH(self, item_ids: Sequence[str]) -> Tensor:
         """The states of these items' scored positions, item after item."""

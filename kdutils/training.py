@@ -206,16 +206,16 @@ class _Training:
         device = self.student.policy.device
         scored_BT = batch.scored_BT.to(device)
         hidden_NH = self.student.scoring_states(batch)
-        head_VH, size = self.student.head_VH, self.student.vocabulary_size
+        head, size = self.student.head, self.student.vocabulary_size
         with self.student.policy.computing():
             if self.teacher is None:
                 targets_N = batch.input_ids_BT.to(device)[scored_BT]
-                return losses.cross_entropy(hidden_NH, head_VH, targets_N, vocabulary_size=size)
+                return losses.cross_entropy(hidden_NH, head, targets_N, vocabulary_size=size)
             return losses.divergence(
                 hidden_NH,
-                head_VH,
+                head,
                 self.teacher.hidden_NH(batch),
-                self.teacher.head_VH,
+                self.teacher.head,
                 kind=KINDS[self.spec.method],
                 beta=self.spec.beta if self.spec.method == "gkd" else None,
                 temperature=self.spec.temperature,
@@ -308,7 +308,7 @@ class _Training:
             scored_BT = batch.scored_BT.to(self.student.policy.device)
             loss = losses.cross_entropy(
                 self.student.scoring_states(batch),
-                self.student.head_VH,
+                self.student.head,
                 batch.input_ids_BT.to(scored_BT.device)[scored_BT],
                 vocabulary_size=self.student.vocabulary_size,
             )

@@ -88,7 +88,7 @@ def teacher_of(case: Case, world: World, root: Path) -> Teacher | CachedTeacher 
     def load():
         model = models.load(spec.teacher)
         with torch.no_grad():
-            model.head_VH.mul_(8)  # far from flat, so that noise and temperature matter
+            model.head.weight_VH.mul_(8)  # far from flat, so that noise and temperature matter
         model.network.requires_grad_(False)
         return divided(model, world)
 

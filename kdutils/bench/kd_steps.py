@@ -108,9 +108,9 @@ def _ours(work: Work, policy: Policy, teacher: Any) -> Gradients:
         with student.policy.computing():
             loss = losses.divergence(
                 hidden_NH,
-                student.head_VH,
+                student.head,
                 teacher.hidden_NH(batch),
-                teacher.head_VH,
+                teacher.head,
                 kind="jsd",
                 beta=BETA,
                 temperature=1.0,
@@ -162,7 +162,7 @@ def ours_cached(work: Work, *, exact: bool = True, backend: str = "") -> Iterato
         del work.teacher
         environment.give_back_memory()
         teacher = CachedTeacher("teacher", kept.open(), load=lambda: None, device=policy.device)
-        teacher.head_VH.sum()  # mapped from the file, it is in memory only once it is read
+        teacher.head.weight_VH.sum()  # mapped from the file, it is in memory only once it is read
         with _memory_as_in_runs(work):
             yield _ours(work, policy, teacher)
 

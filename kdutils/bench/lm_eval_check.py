@@ -175,14 +175,14 @@ def _rows_at_once(model: LoadedModel, items: Sequence[Item], evaluation: EvalSpe
         return generation.BATCH_ROWS
     texts = [prompt(item.question) + max(evaluate.options(item).values(), key=len) for item in items]
     longest = max(map(len, model.tokenizer(texts)["input_ids"]))
-    return max(1, min(generation.BATCH_ROWS, LOGITS_AT_ONCE // (longest * model.head_VH.shape[0])))
+    return max(1, min(generation.BATCH_ROWS, LOGITS_AT_ONCE // (longest * model.head.weight_VH.shape[0])))
 
 
 @contextlib.contextmanager
 def _without_own_settings(model: LoadedModel) -> Iterator[None]:
     """The model with generation settings that only say where a text ends and which tokens there are."""
     own = model.causal.generation_config
-    padding = list(range(model.vocabulary_size, model.head_VH.shape[0]))
+    padding = list(range(model.vocabulary_size, model.head.weight_VH.shape[0]))
     model.causal.generation_config = GenerationConfig(
         eos_token_id=model.tokenizer.eos_token_id,
         pad_token_id=model.pad_id,
@@ -255,8 +255,7 @@ def _near_best(model: LoadedModel, ids: list[int]) -> dict[int, float]:
     """Next tokens that rounding could make the likeliest, and how far each is behind it, nats."""
     input_ids_BT = torch.tensor([ids])
     hidden_H = model.hidden_states(input_ids_BT)[0, -1]
-    head_VH = model.head_VH[: model.vocabulary_size]
-    logits_V = (head_VH @ hidden_H.to(head_VH.dtype)).float()
+    logits_V = model.head.cut(model.vocabulary_size).logits(hidden_H).float()
     behind_V = logits_V.max() - logits_V
     near = (behind_V <= _rounding(model)).nonzero()[:, 0].tolist()
     return {token: float(behind_V[token]) for token in near}

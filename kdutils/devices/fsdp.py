@@ -161,7 +161,7 @@ class ShardedModel(LoadedModel):
     is_sharded = True
 
     def hidden_states(self, input_ids_BT: Tensor) -> Tensor:
-        """As `LoadedModel.hidden_states`; `head_VH` is whole from here to the end of the backward pass."""
+        """As `LoadedModel.hidden_states`; `head` is whole from here to the end of the backward pass."""
         plain = super().hidden_states
         return self.gathered(lambda: plain(input_ids_BT))
 

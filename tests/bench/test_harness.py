@@ -196,7 +196,7 @@ def tied(tmp_path_factory):
     with torch.no_grad():
         hidden_H = model.hidden_states(torch.tensor(first))[0, -1]
         for word in ("Instruction", "request"):
-            model.head_VH[model.tokenizer.convert_tokens_to_ids(word)] = hidden_H * 10
+            model.head.weight_VH[model.tokenizer.convert_tokens_to_ids(word)] = hidden_H * 10
     return model
 
 

@@ -109,15 +109,15 @@ def test_only_eos_ends_a_text_and_the_limit_cuts_it(model):
 
 
 def test_padding_rows_of_the_head_are_never_chosen(model):
-    assert model.vocabulary_size < model.head_VH.shape[0]
+    assert model.vocabulary_size < model.head.weight_VH.shape[0]
     with torch.no_grad():
-        rows = model.head_VH[model.vocabulary_size :].clone()
-        model.head_VH[model.vocabulary_size :] = 1e3
+        rows = model.head.weight_VH[model.vocabulary_size :].clone()
+        model.head.weight_VH[model.vocabulary_size :] = 1e3
     try:
         texts = generate(model, prompts(model), max_new_tokens=5)
     finally:
         with torch.no_grad():
-            model.head_VH[model.vocabulary_size :] = rows
+            model.head.weight_VH[model.vocabulary_size :] = rows
     assert all(token < model.vocabulary_size for text in texts for token in text.token_ids)
 
 

@@ -11,7 +11,8 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from kdutils import losses
-from kdutils.losses import cross_entropy, divergence, sequence_mean_weights, shifted
+from kdutils.head import Head
+from kdutils.losses import sequence_mean_weights, shifted
 from kdutils.noise import LogitNoise, gaussian_noise, noise_keys, random_bits
 
 N, V, STUDENT_WIDTH, TEACHER_WIDTH = 7, 37, 5, 8
@@ -35,6 +36,16 @@ def pair(n=N, dtype=torch.float32, seed=0, scale=1.0):
         (TEACHER_ROWS, TEACHER_WIDTH),
     ]
     return [scale * torch.randn(shape, generator=rng, dtype=torch.float64).to(dtype) for shape in shapes]
+
+
+def divergence(hidden, head, teacher_hidden, teacher_head, **options):
+    """`losses.divergence` of plain heads."""
+    return losses.divergence(hidden, Head(head), teacher_hidden, Head(teacher_head), **options)
+
+
+def cross_entropy(hidden, head, targets, **options):
+    """`losses.cross_entropy` of a plain head."""
+    return losses.cross_entropy(hidden, Head(head), targets, **options)
 
 
 def settings(kind="jsd", beta=None, **others):
@@ -281,6 +292,95 @@ def test_a_second_derivative_is_refused():
     (gradient,) = torch.autograd.grad(total**2, hidden, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         gradient.sum().backward()
+
+
+# --- heads with a bias, a scale, a soft cap -------------------------------------------------------------
+
+AFTER = {  # what is left out is plain
+    "bias": {"bias_V": True},
+    "scale": {"scale": 0.25},
+    "cap": {"soft_cap": 2.5},
+    "all": {"bias_V": True, "scale": 0.5, "soft_cap": 2.0},
+}
+
+
+def a_head(weight_VH, after, seed):
+    """A head that trains, with what `after` names."""
+    rng = generator(seed)
+    bias_V = torch.randn(len(weight_VH), generator=rng, dtype=torch.float64) if "bias_V" in after else None
+    bias_V = None if bias_V is None else bias_V.to(weight_VH.dtype).requires_grad_()
+    return Head(weight_VH.clone().requires_grad_(), **(after | {"bias_V": bias_V}))
+
+
+def dense_logits(hidden, head):
+    """Written out once more, over the tokenizer's entries."""
+    logits = hidden @ head.weight_VH[:V].T
+    logits = head.scale * (logits if head.bias_V is None else logits + head.bias_V[:V])
+    return logits if head.soft_cap is None else head.soft_cap * torch.tanh(logits / head.soft_cap)
+
+
+def in_float64(head):
+    """The head with copies of its tensors that train."""
+    weight, bias = (None if x is None else x.detach().double().requires_grad_() for x in head[:2])
+    return head._replace(weight_VH=weight, bias_V=bias)
+
+
+def with_gradients(total, hidden, head):
+    """The total and its gradients by hidden states, weights and bias."""
+    inputs = [x for x in (hidden, head.weight_VH, head.bias_V) if x is not None]
+    return [total.detach(), *torch.autograd.grad(total, inputs)]
+
+
+@pytest.mark.parametrize(("dtype", "relative"), [(torch.float32, 2e-5), (torch.float64, 1e-12)])
+@pytest.mark.parametrize("teacher_after", [{}, *AFTER.values()], ids=["plain", *AFTER])
+@pytest.mark.parametrize("student_after", [{}, *AFTER.values()], ids=["plain", *AFTER])
+@pytest.mark.parametrize(("kind", "beta"), KINDS)
+def test_divergence_of_any_heads_equals_the_dense_reference(
+    kind, beta, student_after, teacher_after, dtype, relative
+):
+    hidden, weight, teacher_hidden, teacher_weight = pair(dtype=dtype)
+    hidden.requires_grad_()
+    head, teacher_head = a_head(weight, student_after, 1), a_head(teacher_weight, teacher_after, 2)
+    noise, weights = noise_of(), torch.rand(N, generator=generator())
+    more = {"temperature": 2.0, "teacher_noise": noise, "weights_N": weights, "budget_bytes": 1000}
+    loss = losses.divergence(hidden, head, teacher_hidden, teacher_head, **settings(kind, beta, **more))
+    found = with_gradients(loss.total, hidden, head)
+    wide_hidden, wide_head = hidden.detach().double().requires_grad_(), in_float64(head)
+    teacher_logits = dense_logits(teacher_hidden.double(), in_float64(teacher_head))
+    teacher_logits = teacher_logits + gaussian_noise(noise.keys, V).double()
+    rows = dense_rows(dense_logits(wide_hidden, wide_head), teacher_logits, kind, beta, 2.0)
+    assert_near(found, with_gradients((weights.double() * rows).sum(), wide_hidden, wide_head), relative)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "relative"), [(torch.float32, FP32_RELATIVE), (torch.float64, 1e-12), (torch.bfloat16, 0.03)]
+)
+@pytest.mark.parametrize("after", AFTER.values(), ids=AFTER)
+def test_cross_entropy_of_any_head_equals_the_dense_reference(after, dtype, relative):
+    hidden, weight, *_ = pair(dtype=dtype)
+    hidden.requires_grad_()
+    head, targets = a_head(weight, after, 1), torch.randint(V, (N,), generator=generator())
+    loss = losses.cross_entropy(hidden, head, targets, vocabulary_size=V, budget_bytes=500)
+    found = with_gradients(loss.total, hidden, head)
+    wide_hidden, wide_head = hidden.detach().double().requires_grad_(), in_float64(head)
+    dense = F.cross_entropy(dense_logits(wide_hidden, wide_head), targets, reduction="sum")
+    assert_near(found, with_gradients(dense, wide_hidden, wide_head), relative)
+
+
+def test_a_bias_trains_under_frozen_weights_and_not_beyond_the_tokenizer():
+    hidden, weight, *_ = pair()
+    head = a_head(weight, AFTER["all"], 1)
+    head.weight_VH.requires_grad_(False)
+    losses.cross_entropy(hidden, head, torch.arange(N), vocabulary_size=V).total.backward()
+    assert head.weight_VH.grad is None
+    assert (head.bias_V.grad[:V] != 0).all() and (head.bias_V.grad[V:] == 0).all()
+
+
+@pytest.mark.parametrize("after", [{}, *AFTER.values()], ids=["plain", *AFTER])
+def test_logits_of_a_head_are_the_dense_ones(after):
+    hidden, weight, *_ = pair(dtype=torch.float64)
+    head = a_head(weight, after, 1)
+    torch.testing.assert_close(head.cut(V).logits(hidden), dense_logits(hidden, head))
 
 
 # --- what requires a gradient ---------------------------------------------------------------------------

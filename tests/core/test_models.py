@@ -31,7 +31,7 @@ def test_a_tiny_model_computes_in_float32_on_a_cpu(folder):
     model = models.load(str(folder), device="cpu")
     assert model.policy == models.Policy("cpu", torch.float32, None, "sdpa")
     assert not model.network.training
-    assert (model.vocabulary_size, model.head_VH.shape[0]) == (51, 80)
+    assert (model.vocabulary_size, model.head.weight_VH.shape[0]) == (51, 80)
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_a_gguf_file_computes_what_its_weights_say_and_can_be_saved(tmp_path):
     model = models.load(tiny.save_gguf(folder, tmp_path / "tiny.gguf"))
     ids = torch.arange(3, 40)[None]
     original = models.load(str(folder))
-    left, right = (m.hidden_states(ids) @ m.head_VH.T for m in (model, original))
+    left, right = (m.hidden_states(ids) @ m.head.weight_VH.T for m in (model, original))
     assert torch.allclose(left, right, atol=1e-4)
     model.network.save_pretrained(tmp_path / "saved")
     again = models.load(str(folder)).network.from_pretrained(tmp_path / "saved")
@@ -207,7 +207,7 @@ def test_what_was_read_from_gguf_is_kept_and_not_read_again(tmp_path, monkeypatc
     tiny.save_gguf(tmp_path / "other", tmp_path / "tiny.gguf")  # other weights under the same name
     other = models.load(file, trains_all=True)
     assert read == [None, "tiny.gguf"]
-    assert not torch.equal(other.head_VH, first.head_VH)
+    assert not torch.equal(other.head.weight_VH, first.head.weight_VH)
 
 
 def test_a_file_may_stand_in_for_a_hub_model(folder, monkeypatch):
@@ -274,6 +274,6 @@ def test_switches_for_speed_and_memory_change_no_number(tmp_path, monkeypatch, s
 def test_the_mini_family_is_known_by_name():
     model = models.load("mini-qwen-14k")
     assert model.network.num_parameters() == 14_000
-    assert model.vocabulary_size < model.head_VH.shape[0]
+    assert model.vocabulary_size < model.head.weight_VH.shape[0]
     spec = RunSpec(student="mini-qwen-14k", method="sft", domain="math")
     assert models.learning_rate(spec) == MINI_MODELS["mini-qwen-14k"].fine_tuning_rate

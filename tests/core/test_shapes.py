@@ -97,7 +97,7 @@ def test_every_method_goes_all_the_way(folders, out, written, family, method, ad
     stored = experiment.load_trained(run.spec, run.folder)
     assert texts_of(stored, run.spec) == run.items["text"].tolist()
     assert written and max(written) < LENGTH[family]
-    assert stored.head_VH.shape[0] == (151_936 if family == "qwen" else 128_256)
+    assert stored.head.weight_VH.shape[0] == (151_936 if family == "qwen" else 128_256)
     assert not experiment.make(run.spec, EVALUATION, out)  # it is found
     (check_adapter if adapter == "lora" else check_rows)(run, family)
 
@@ -147,7 +147,7 @@ def test_what_stands_for_no_token_would_win_and_is_never_written(folders, role):
         [item.question for item in sources.test_items(spec, EVALUATION)], model.tokenizer
     )
     ids = torch.tensor(prompts[:1])
-    logits_TV = (model.hidden_states(ids) @ model.head_VH.T)[0]
+    logits_TV = (model.hidden_states(ids) @ model.head.weight_VH.T)[0]
     assert logits_TV.shape[1] == shapes.QWEN_ROWS[role]
     assert (logits_TV.argmax(-1) >= shapes.QWEN_LENGTH).all()
     for how in ({}, {"temperature": 1.0, "keys": ["a", "b", "c"]}):
@@ -176,7 +176,7 @@ def test_both_heads_are_cut_to_the_tokenizer_and_not_to_the_smaller_one(folders,
 @torch.no_grad()
 def log_softmax(model, batch, *, n_rows):
     hidden_NH = model.hidden_states(batch.input_ids_BT)[:, :-1][batch.scored_BT[:, 1:]]
-    return (hidden_NH @ model.head_VH[:n_rows].T).log_softmax(-1)
+    return (hidden_NH @ model.head.weight_VH[:n_rows].T).log_softmax(-1)
 
 
 def test_the_beginning_is_marked_once_where_the_tokenizer_marks_it(folders):
@@ -254,7 +254,7 @@ def test_a_hub_id_in_the_cache_needs_no_network(folders, offline):
     (repository / "refs" / "main").write_text(commit)
     (repository / "snapshots" / commit).symlink_to(folders / name)
     model = models.load(f"owner/{name}")
-    assert (model.vocabulary_size, model.head_VH.shape[0]) == (151_665, 151_936)
+    assert (model.vocabulary_size, model.head.weight_VH.shape[0]) == (151_665, 151_936)
 
 
 def test_a_hub_id_that_is_not_in_the_cache_is_refused_before_training(folders, offline, tmp_path):

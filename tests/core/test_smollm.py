@@ -93,7 +93,7 @@ class TestInstalled:
         scored[:, 0] = False
         with torch.no_grad():
             hidden_NH = shifted(model.hidden_states(ids), scored)
-            loss = cross_entropy(hidden_NH, model.head_VH, ids[scored], vocabulary_size=len(model.tokenizer))
+            loss = cross_entropy(hidden_NH, model.head, ids[scored], vocabulary_size=len(model.tokenizer))
         assert float(loss.total) / int(loss.n_tokens) < 3
 
     def test_the_student_is_the_first_and_last_ten_layers_of_its_teacher(self, smollm):
@@ -121,7 +121,7 @@ class TestInstalled:
         ids = torch.tensor([prompt + text.token_ids])
         with torch.no_grad():
             hidden_BTH = model.hidden_states(ids)
-            likeliest = (hidden_BTH @ model.head_VH.T).argmax(-1)[0, len(prompt) - 1 : -1]
+            likeliest = (hidden_BTH @ model.head.weight_VH.T).argmax(-1)[0, len(prompt) - 1 : -1]
         assert text.token_ids == likeliest.tolist()
 
     @pytest.mark.parametrize("method", METHODS)

@@ -55,7 +55,7 @@ def test_cached_states_are_those_of_the_online_teacher(kept):
     for rows in ([0], [5, 3, 11], list(range(len(encoded)))[::-1]):
         batch = batch_of(encoded, rows)
         torch.testing.assert_close(cached.hidden_NH(batch), online.hidden_NH(batch), rtol=1e-5, atol=1e-6)
-    assert torch.equal(cached.head_VH, teacher.head_VH[: teacher.vocabulary_size])
+    assert torch.equal(cached.head.weight_VH, teacher.head.weight_VH[: teacher.vocabulary_size])
 
 
 def test_what_is_not_cached_is_asked_of_the_body(kept):

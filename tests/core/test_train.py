@@ -42,7 +42,7 @@ def a_teacher(folder, spec):
         return None
     model = models.load(spec.teacher)
     with torch.no_grad():
-        model.head_VH.mul_(8)  # far from flat, so that noise and temperature matter
+        model.head.weight_VH.mul_(8)  # far from flat, so that noise and temperature matter
     model.network.requires_grad_(False)
     return Teacher(model, spec.noise_sigma, spec.seed)
 
@@ -227,8 +227,8 @@ def test_kd_drives_a_student_of_the_same_size_to_its_teacher(folder, method):
         range(24),
         pad_id=student.pad_id,
     )
-    mine = Teacher(student).hidden_NH(batch) @ student.head_VH[: student.vocabulary_size].T
-    its = teacher.hidden_NH(batch) @ teacher.head_VH[: student.vocabulary_size].T
+    mine = Teacher(student).hidden_NH(batch) @ student.head.weight_VH[: student.vocabulary_size].T
+    its = teacher.hidden_NH(batch) @ teacher.head.weight_VH[: student.vocabulary_size].T
     assert (mine.argmax(-1) == its.argmax(-1)).float().mean() > 0.9
 
 
@@ -287,7 +287,7 @@ def test_all_factors_together_are_the_paper_bit_for_bit(folder, method):
 def logits_of(model, batch):
     """Of the one sequence of a batch, at every position."""
     hidden_TH = model.hidden_states(batch.input_ids_BT)[0]
-    return hidden_TH @ model.head_VH[: model.vocabulary_size].T
+    return hidden_TH @ model.head.weight_VH[: model.vocabulary_size].T
 
 
 def a_step(folder, spec):
@@ -423,11 +423,11 @@ def test_lora_trains_the_adapter_alone(folder):
 
 def test_padding_rows_get_no_gradient(folder):
     spec = a_spec(folder, "fkl", epochs=1, weight_decay=0.0)
-    before = models.load(spec.student).head_VH.clone()
+    before = models.load(spec.student).head.weight_VH.clone()
     student, _ = fit(folder, spec)
     size = student.vocabulary_size
-    assert torch.equal(student.head_VH[size:], before[size:])
-    assert not torch.equal(student.head_VH[:size], before[:size])
+    assert torch.equal(student.head.weight_VH[size:], before[size:])
+    assert not torch.equal(student.head.weight_VH[:size], before[:size])
 
 
 def test_a_llama_student_trains_too(folder):

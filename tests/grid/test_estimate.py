@@ -144,7 +144,7 @@ def test_flops_of_a_forward_pass_are_those_that_torch_counts(folders):
     hidden = torch.zeros(scored, 64)
     with torch.no_grad():
         found = counted(lambda: model.hidden_states(batch.input_ids_BT))
-        found += counted(lambda: hidden @ model.head_VH.T)
+        found += counted(lambda: hidden @ model.head.weight_VH.T)
     expected = flops.forward_flops(
         architecture_of(folders["student"]), rows * context, context=context, scored=scored
     )
@@ -183,7 +183,8 @@ def test_flops_of_generation_are_those_that_torch_counts(folders):
     model = models.load(folders["student"])
     model.network.set_attn_implementation("eager")
     with torch.no_grad():
-        model.head_VH[model.tokenizer.eos_token_id] = -100 * model.head_VH.mean(0)  # no text ends
+        weight_VH = model.head.weight_VH
+        weight_VH[model.tokenizer.eos_token_id] = -100 * weight_VH.mean(0)  # no text ends
     prompts, new = [[5] * 40] * 6, 20
     texts = []
     found = counted(lambda: texts.extend(generation.generate(model, prompts, max_new_tokens=new)))
