@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from kdutils import benchmark, contamination, gguf_header, store
+from kdutils.gold import with_scorable_answer
 from kdutils.items import SPLITS, DataError, Item, item_of, json_lines, short_enough
 from kdutils.mini.family import MINI_MODELS, MODEL_FOLDER
 from kdutils.mini.items import TASKS_OF, build_data, mini_digest
@@ -293,7 +294,8 @@ def read_items(path: Path) -> list[Item]:
     Where there is no `response`, it is the rationale for math and "the correct answer is ANSWER" otherwise.
 
     Raises:
-        DataError: names the line that is not JSON, lacks a key, is empty or repeats an id.
+        DataError: names the line that is not JSON, lacks a key, is empty, repeats an id or has an answer
+            that no response could match.
     """
     path = Path(path)
     if not path.is_file():
@@ -302,7 +304,7 @@ def read_items(path: Path) -> list[Item]:
         )
     items: dict[str, Item] = {}
     for where, record in json_lines(path):
-        item = item_of(record, where=where)
+        item = item_of(with_scorable_answer(record, where=where), where=where)
         if item.id in items:
             raise DataError(f"{where}: id {item.id!r} stands there twice; make ids unique")
         items[item.id] = item

@@ -28,6 +28,7 @@ LEFT_TO_RIGHT = [
     "gguf_header",
     "contamination",
     "evaluate",
+    "gold",
     "release",
     "benchmark",
     "packaged",
