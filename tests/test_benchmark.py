@@ -196,8 +196,8 @@ def test_gold_answers_are_read_as_what_they_mean(folder):
     write(folder / "dev" / "svamp.jsonl", [record(0, "svamp", "test", answer="$1,234", rationale="")])
     (item,) = [each for each in material.load_items(a_spec(), "test") if each.task == "svamp"]
     assert (item.answer, item.response) == ("1234", "The answer is 1234.")
-    write(folder / "dev" / "svamp.jsonl", [record(0, "svamp", "test"), record(1, "svamp", "test", answer="nan")])
-    with pytest.raises(DataError, match=r"svamp\.jsonl, line 2: answer='nan' is not as svamp is scored"):
+    write(folder / "dev" / "svamp.jsonl", [record(0, "svamp", "test", answer="nan")])
+    with pytest.raises(DataError, match=r"svamp\.jsonl, line 1: answer='nan' is not as svamp is scored"):
         material.load_items(a_spec(), "test")
 
 
