@@ -28,6 +28,12 @@ MINI_TEST_ITEMS = 200  # a task, if the evaluation does not say
 LARGE_MODEL_BYTES = 90_000_000  # SmolLM2-135M in four bits is just above
 MODEL_FILES = "KDUTILS_MODELS"  # environment variable: NAME=PATH,NAME=PATH
 EXAMPLE_FILE = "Qwen/Qwen2.5-0.5B=/models/qwen2.5-0.5b.gguf"
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_NEEDS_MERGING = (  # transformers would apply it when loading, and save it without the model
+    "holds a whole model and an adapter (adapter_config.json), so which of the two is meant is not clear: "
+    "for the model alone move the adapter's files away, for both merge first with "
+    "PeftModel.from_pretrained(model, adapter).merge_and_unload().save_pretrained(folder)"
+)
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/(?!\.)[\w.-]*[\w-]", re.ASCII)
 
 
@@ -84,7 +90,7 @@ def locate(name: str) -> Location:
 
     Raises:
         ModelError: if it is neither of the mini family, in an installed package, a file, a folder with a
-            config nor a hub id.
+            config nor a hub id, or a folder of a model and an adapter.
     """
     if name in MINI_MODELS:
         return Location(name, str(MODEL_FOLDER / name))
@@ -98,10 +104,12 @@ def locate(name: str) -> Location:
     if mapped.endswith(".gguf"):
         if not path.is_file():
             raise ModelError(f"GGUF file {mapped} is missing; give the path of a file that is there")
+        _refuse_adapter(path.parent)
         return Location(name, str(path.resolve().parent), path.name)
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise ModelError(f"{mapped} has no config.json; give a folder as save_pretrained writes it")
+        _refuse_adapter(path)
         return Location(name, str(path.resolve()))
     if mapped.startswith((".", "/", "~")) or not HUB_ID.fullmatch(mapped):
         known = [*MINI_MODELS, *PACKAGED_MODELS]
@@ -109,6 +117,11 @@ def locate(name: str) -> Location:
             f"unknown model {mapped!r}: give one of {known}, a hub id (owner/name), a folder or a .gguf file"
         )
     return Location(name, mapped)
+
+
+def _refuse_adapter(folder: Path) -> None:
+    if (folder / ADAPTER_CONFIG).exists():
+        raise ModelError(f"{folder} {ADAPTER_NEEDS_MERGING}")
 
 
 def _in_package(name: str, mapped: str) -> Location:

@@ -34,7 +34,7 @@ from transformers.utils import logging as transformers_logging
 from kdutils import losses, store, usercache
 from kdutils.data import Batch, start_ids
 from kdutils.items import prompt
-from kdutils.material import Location, ModelError, files_digest, locate
+from kdutils.material import ADAPTER_NEEDS_MERGING, Location, ModelError, files_digest, locate
 from kdutils.mini.family import MINI_MODELS
 from kdutils.runspec import RunSpec
 
@@ -231,6 +231,8 @@ def load(
             network = AutoModelForCausalLM.from_pretrained(place.source, dtype=dtype, **kinds)
     except UNREADABLE as error:
         raise ModelError(_unobtainable(place, error)) from error
+    if getattr(network, "_hf_peft_config_loaded", False):  # of a hub repository that was not here before
+        raise ModelError(f"{place.name} {ADAPTER_NEEDS_MERGING}")
     if place.layers is not None:
         _keep_layers(network, place.layers)
     if len(tokenizer) > network.get_output_embeddings().weight.shape[0]:
