@@ -137,13 +137,15 @@ def encode(
     )
 
 
-def _adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
-    return tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
+def start_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """[BOS] if the tokenizer begins every text with it, else []."""
+    bos = tokenizer.bos_token_id
+    return [bos] if bos is not None and tokenizer("a")["input_ids"][:1] == [bos] else []
 
 
 def prompt_ids(questions: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
     """Token ids of the prompts, as `encode` writes them before a response."""
-    start = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None and _adds_bos(tokenizer) else []
+    start = start_ids(tokenizer)
     texts = [prompt(question) for question in questions]
     return [start + ids for ids in token_ids(texts, tokenizer)]
 

@@ -32,8 +32,8 @@ from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.utils import logging as transformers_logging
 
 from kdutils import losses
-from kdutils.data.sources import Location, ModelError, files_digest, locate
-from kdutils.encoding import Batch
+from kdutils.data.sources import ADAPTER_NEEDS_MERGING, Location, ModelError, files_digest, locate
+from kdutils.encoding import Batch, start_ids
 from kdutils.head import Head, error_of_head, head_of
 from kdutils.io import disk, user_cache
 from kdutils.items import prompt
@@ -49,6 +49,10 @@ LORA_TARGETS = (
 )  # as the authors: no o_proj, no gate_proj
 LARGE_PARAMETERS = 20_000_000  # from here on bf16 pays on a CPU (measured at 135M; below 1M it does not)
 TOKENIZER_SUFFIXES = (".json", ".txt", ".model", ".jinja", ".tiktoken")
+SAME_TOKENIZER = (  # remedy where the vocabulary is one and its use is not
+    "copy tokenizer.json and tokenizer_config.json of the teacher into a copy of the student's folder and "
+    "name that as the student, or use method='seqkd'"
+)
 GENERIC_TOKENIZERS = ("PreTrainedTokenizerFast", "TokenizersBackend")
 UNREADABLE = (OSError, ValueError, struct.error, SafetensorError)  # what reading a model may raise
 Made = TypeVar("Made")
@@ -190,7 +194,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
         raise ModelError(f"{name} has no tokenizer that knows a word; give a model with its tokenizer files")
     if tokenizer.eos_token_id is None:
         raise ModelError(f"the tokenizer of {name} has no EOS token: a student could not learn to stop")
-    tokenizer.files_digest = _tokenizer_digest(locate(name))  # by which data.token_ids knows it
+    tokenizer.files_digest = _tokenizer_digest(locate(name))  # by which encoding.token_ids knows it
     return tokenizer
 
 
@@ -230,6 +234,8 @@ def load(
             network = AutoModelForCausalLM.from_pretrained(place.source, dtype=dtype, **kinds)
     except UNREADABLE as error:
         raise ModelError(_unobtainable(place, error)) from error
+    if getattr(network, "_hf_peft_config_loaded", False):  # of a hub repository that was not here before
+        raise ModelError(f"{place.name} {ADAPTER_NEEDS_MERGING}")
     if place.layers is not None:
         _keep_layers(network, place.layers)
     if len(tokenizer) > network.get_output_embeddings().weight.shape[0]:
@@ -360,24 +366,32 @@ def learning_rate(spec: RunSpec) -> float:
 def check_pair(spec: RunSpec) -> None:
     """Nothing, if the two models of a run fit its method.
 
-    Vocabularies may differ in padding rows of the heads, not in what the tokenizers produce: then logits
-    of the two are about different tokens.
+    Where logits are compared, both models read one sequence of tokens and predict its next token. So the
+    tokens must be the same, and texts must begin (BOS or none) and end (EOS) with the same ones; heads may
+    differ in padding rows. See checks.check_all for how items are tokenised. Under seqkd all may differ: the
+    teacher writes texts by its own tokenizer, the student reads them by its own.
 
     Raises:
-        ModelError: naming the first token that differs, and the methods that need no logits.
+        ModelError: naming the first token that differs, or both beginnings or ends, and the remedy.
     """
     if spec.teacher is None or spec.method == "seqkd":
         return
-    student, teacher = (load_tokenizer(name).get_vocab() for name in (spec.student, spec.teacher))
-    if student == teacher:
-        return
-    differing = sorted(
-        token for token in student.keys() | teacher.keys() if student.get(token) != teacher.get(token)
-    )
-    raise ModelError(
-        f"{spec.student} and {spec.teacher} have different vocabularies ({len(differing)} tokens, such as "
-        f"{differing[0]!r}): {spec.method} compares their logits; use method='seqkd', or models of one family"
-    )
+    student, teacher = (load_tokenizer(name) for name in (spec.student, spec.teacher))
+    entries = student.get_vocab().items() ^ teacher.get_vocab().items()
+    if differing := sorted({token for token, _ in entries}):
+        raise ModelError(
+            f"{spec.student} and {spec.teacher} have different vocabularies ({len(differing)} tokens, such "
+            f"as {differing[0]!r}): {spec.method} compares their logits; use method='seqkd', or models of "
+            "one family"
+        )
+    starts = [repr(one.bos_token) if start_ids(one) else "no BOS" for one in (student, teacher)]
+    ends = [repr(one.eos_token) for one in (student, teacher)]
+    for verb, (own, other) in {"begins": starts, "ends": ends}.items():
+        if own != other:
+            raise ModelError(
+                f"{spec.student} {verb} texts with {own}, {spec.teacher} with {other}: {spec.method} "
+                f"compares their logits on the same tokens; {SAME_TOKENIZER}"
+            )
 
 
 @contextlib.contextmanager

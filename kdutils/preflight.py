@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import zip_longest
 
 from transformers import PreTrainedTokenizerBase
 
 from kdutils import encoding, models
 from kdutils.data import hub, sources
-from kdutils.data.sources import test_items
+from kdutils.data.sources import ModelError, test_items
 from kdutils.devices import launch
+from kdutils.items import prompt
 from kdutils.spec import EvalSpec, PlannedRun, RunSpec
 
 
@@ -40,12 +42,34 @@ def check_all(planned: Iterable[PlannedRun]) -> None:
     trained = [run.spec for run in planned if run.spec.method != "base"]
     for spec in {_items_key(spec): spec for spec in trained}.values():
         sources.load_items(spec, "validation")
-    tokenizers = {name: models.load_tokenizer(name) for name in dict.fromkeys(s.student for s in trained)}
+    compared = [spec for spec in trained if spec.teacher is not None and spec.method != "seqkd"]
+    named = [*(spec.student for spec in trained), *(spec.teacher for spec in compared)]
+    tokenizers = {name: models.load_tokenizer(name) for name in dict.fromkeys(named)}
     alike = {name: _tokenizer_key(name, tokenizer) for name, tokenizer in tokenizers.items()}
     encoded = {(_items_key(s), alike[s.student], *s.encoding.values()): s for s in trained}
     for spec in encoded.values():
         items, tokenizer = sources.load_items(spec, "train"), tokenizers[spec.student]
         encoding.encode(items, tokenizer, **spec.encoding)
+    pairs = {(_items_key(spec), alike[spec.student], alike[spec.teacher]): spec for spec in compared}
+    for (_, own, other), spec in pairs.items():
+        if own != other:
+            _check_tokens(spec, tokenizers[spec.student], tokenizers[spec.teacher])
+
+
+def _check_tokens(spec: RunSpec, student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase) -> None:
+    """Nothing, if two tokenizers of one vocabulary make the same tokens of all training items."""
+    items = sources.load_items(spec, "train")
+    for texts in ([prompt(item.question) for item in items], [item.response for item in items]):
+        both = [encoding.token_ids(texts, one) for one in (student, teacher)]
+        for item, own, other in zip(items, *both, strict=True):
+            if own == other:
+                continue
+            place = next(n for n, pair in enumerate(zip_longest(own, other)) if pair[0] != pair[1])
+            own, other = (student.convert_ids_to_tokens(ids[place : place + 3]) for ids in (own, other))
+            raise ModelError(
+                f"{spec.student} and {spec.teacher} make other tokens of item {item.id!r} ({own}, {other}): "
+                f"{spec.method} compares their logits on the same tokens; {models.SAME_TOKENIZER}"
+            )
 
 
 def _tokenizer_key(name: str, tokenizer: PreTrainedTokenizerBase) -> tuple[str, str | None]:

@@ -23,6 +23,7 @@ from pathlib import Path
 from kdutils import evaluate
 from kdutils.constants import CHOICE_TASKS, DOMAIN_TASKS, INSTRUCTION_TASKS, MATH_TASKS, TASK_LABELS
 from kdutils.data import contamination, llm_adapters
+from kdutils.gold import with_scorable_answer
 from kdutils.io import disk
 from kdutils.items import DataError, Item, item_of, json_lines, letters_and_digits, short_enough
 from kdutils.spec import BENCHMARK, LLM_ADAPTERS
@@ -194,6 +195,7 @@ def _read_folder(folder: Path, domain: str) -> Benchmark:
 def _item(record: dict, where: str) -> Item:
     """The item of a record: its response is what LLM-Adapters trains on, for instructions the answer."""
     record = record | {"task": READ_AS.get(record.get("task"), record.get("task"))}
+    record = with_scorable_answer(record, where=where)
     if record["task"] in INSTRUCTION_TASKS:
         record["response"] = record.get("answer")
     elif record["task"] in MATH_TASKS and not record.get("rationale"):  # some test items have none

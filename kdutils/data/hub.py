@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
-from kdutils.data.sources import ModelError, hub_file, locate
+from kdutils.data.sources import ADAPTER_CONFIG, ADAPTER_NEEDS_MERGING, ModelError, hub_file, locate
 
 ASK_SECONDS = 10.0
 
@@ -27,6 +27,8 @@ def check_models(names: Iterable[str]) -> None:
             place = locate(name)
             if not Path(place.source).is_dir():
                 _check_on_hub(place.source)
+                if hub_file(place.source, ADAPTER_CONFIG):
+                    raise ModelError(f"{place.source} {ADAPTER_NEEDS_MERGING}")
         except ModelError as error:
             missing.append(str(error))
     if missing:

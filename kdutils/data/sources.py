@@ -18,6 +18,7 @@ from typing import Any
 
 from kdutils.data import benchmark, contamination, gguf_header
 from kdutils.data.packaged_models import PACKAGED_MODELS
+from kdutils.gold import with_scorable_answer
 from kdutils.io import disk
 from kdutils.items import SPLITS, DataError, Item, item_of, json_lines, short_enough
 from kdutils.mini.family import MINI_MODELS, MODEL_FOLDER
@@ -28,6 +29,12 @@ MINI_TEST_ITEMS = 200  # a task, if the evaluation does not say
 LARGE_MODEL_BYTES = 90_000_000  # SmolLM2-135M in four bits is just above
 MODEL_FILES = "KDUTILS_MODELS"  # environment variable: NAME=PATH,NAME=PATH
 EXAMPLE_FILE = "Qwen/Qwen2.5-0.5B=/models/qwen2.5-0.5b.gguf"
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_NEEDS_MERGING = (  # transformers would apply it when loading, and save it without the model
+    "holds a whole model and an adapter (adapter_config.json), so which of the two is meant is not clear: "
+    "for the model alone move the adapter's files away, for both merge first with "
+    "PeftModel.from_pretrained(model, adapter).merge_and_unload().save_pretrained(folder)"
+)
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/(?!\.)[\w.-]*[\w-]", re.ASCII)
 
 
@@ -84,7 +91,7 @@ def locate(name: str) -> Location:
 
     Raises:
         ModelError: if it is neither of the mini family, in an installed package, a file, a folder with a
-            config nor a hub id.
+            config nor a hub id, or a folder of a model and an adapter.
     """
     if name in MINI_MODELS:
         return Location(name, str(MODEL_FOLDER / name))
@@ -98,10 +105,12 @@ def locate(name: str) -> Location:
     if mapped.endswith(".gguf"):
         if not path.is_file():
             raise ModelError(f"GGUF file {mapped} is missing; give the path of a file that is there")
+        _refuse_adapter(path.parent)
         return Location(name, str(path.resolve().parent), path.name)
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise ModelError(f"{mapped} has no config.json; give a folder as save_pretrained writes it")
+        _refuse_adapter(path)
         return Location(name, str(path.resolve()))
     if mapped.startswith((".", "/", "~")) or not HUB_ID.fullmatch(mapped):
         known = [*MINI_MODELS, *PACKAGED_MODELS]
@@ -109,6 +118,11 @@ def locate(name: str) -> Location:
             f"unknown model {mapped!r}: give one of {known}, a hub id (owner/name), a folder or a .gguf file"
         )
     return Location(name, mapped)
+
+
+def _refuse_adapter(folder: Path) -> None:
+    if (folder / ADAPTER_CONFIG).exists():
+        raise ModelError(f"{folder} {ADAPTER_NEEDS_MERGING}")
 
 
 def _in_package(name: str, mapped: str) -> Location:
@@ -294,7 +308,8 @@ def read_items(path: Path) -> list[Item]:
     Where there is no `response`, it is the rationale for math and "the correct answer is ANSWER" otherwise.
 
     Raises:
-        DataError: names the line that is not JSON, lacks a key, is empty or repeats an id.
+        DataError: names the line that is not JSON, lacks a key, is empty, repeats an id or has an answer
+            that no response could match.
     """
     path = Path(path)
     if not path.is_file():
@@ -303,7 +318,7 @@ def read_items(path: Path) -> list[Item]:
         )
     items: dict[str, Item] = {}
     for where, record in json_lines(path):
-        item = item_of(record, where=where)
+        item = item_of(with_scorable_answer(record, where=where), where=where)
         if item.id in items:
             raise DataError(f"{where}: id {item.id!r} stands there twice; make ids unique")
         items[item.id] = item

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import pytest
 import tiny
 import torch
 
-from kdutils import encoding, models
+from kdutils import encoding, evaluate, models
+from kdutils.constants import MATH_TASKS
 from kdutils.data import sources
 from kdutils.data.sources import DataError
 from kdutils.items import Item, default_response, fingerprint, item_of, prompt
@@ -314,3 +316,65 @@ def test_questions_of_ones_own_folder_are_held_against_all_that_may_be_trained_o
     found = sources.test_items(spec, EvalSpec(tasks=("addsub",)))
     assert [item.contaminated for item in found] == ["exact", "masked", ""]  # though only one is trained on
     assert [item.question for item in found] == asked
+
+
+def read_answer(folder, task, answer, **more):
+    """The item that a file with that answer is read as."""
+    record = {"id": "a", "task": task, "question": "q", "answer": answer} | more
+    (folder / "test.jsonl").write_text(json.dumps(record) + "\n")
+    return sources.read_items(folder / "test.jsonl")[0]
+
+
+@pytest.mark.parametrize(
+    ("task", "written", "means"),
+    [
+        ("gsm8k", "72", "72"),
+        ("gsm8k", "72.0", "72.0"),  # scored right as it is
+        ("gsm8k", "1,234", "1234"),
+        ("gsm8k", "-12,345,678.90", "-12345678.90"),
+        ("gsm8k", "#### 72", "72"),
+        ("gsm8k", "He sells 1,072.\n#### 1,072", "1072"),
+        ("svamp", "50%", "50"),
+        ("svamp", "$5.00", "5.00"),
+        ("svamp", "-$5", "-5"),
+        ("svamp", "$-5", "-5"),
+        ("svamp", "\u22127", "-7"),
+        ("addsub", "+5", "5"),
+        ("addsub", " .5 ", "0.5"),
+        ("addsub", "5.", "5"),
+        ("aqua", "(B)", "B"),
+        ("aqua", "b", "B"),
+        ("aqua", "C)", "C"),
+        ("boolq", "True", "true"),
+        ("arc_e", "Answer 2.", "answer2"),
+        ("arc_e", "answer5", "answer5"),  # some have five options
+    ],
+)
+def test_gold_answers_are_read_as_what_they_mean(tmp_path, task, written, means):
+    item = read_answer(tmp_path, task, written)
+    assert item.answer == means
+    by_format = f"The answer is {means}." if task in MATH_TASKS else f"the correct answer is {means}"
+    row = evaluate.score(item, by_format, n_tokens=3, ended=True)
+    assert row["correct"] and row["correct_strict"]
+    if task not in MATH_TASKS:
+        assert item.response == by_format
+
+
+@pytest.mark.parametrize(
+    ("task", "answer", "form"),
+    [
+        *[("gsm8k", text, "a plain number, such as 1234 or -0.5") for text in ("nan", "inf", "1e5", "1/2")],
+        *[("svamp", text, "a plain number") for text in ("1,23", "1.2.3", "--5", "-", "####", "3 and 4")],
+        *[("aqua", text, "a letter from A to E") for text in ("F", "AB", "24")],
+        *[("boolq", text, r"one of \['true', 'false'\]") for text in ("yes", "1")],
+        *[("arc_e", text, r"one of \['answer1', .*'answer4'\]") for text in ("A", "answer9", "answer12")],
+    ],
+)
+def test_answers_that_no_response_could_match_are_refused(tmp_path, task, answer, form):
+    says = rf"test.jsonl, line 1: answer={re.escape(repr(answer))} is not as {task} is scored.*write {form}"
+    with pytest.raises(DataError, match=says):
+        read_answer(tmp_path, task, answer)
+
+
+def test_instructions_have_any_answer(tmp_path):
+    assert read_answer(tmp_path, "dolly", "nan, 50% \u2026").answer == "nan, 50% \u2026"

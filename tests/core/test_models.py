@@ -1,15 +1,18 @@
 """Models are found, read and paired; nothing a model brings along is run or obeyed."""
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import tiny
 import torch
+from peft import PeftModel
 
-from kdutils import models
-from kdutils.data import sources
-from kdutils.data.sources import ModelError
+from kdutils import experiment, models
+from kdutils.data import hub, sources
+from kdutils.data.sources import Location, ModelError
 from kdutils.mini.family import MINI_MODELS
 from kdutils.spec import RunSpec
 
@@ -277,3 +280,56 @@ def test_the_mini_family_is_known_by_name():
     assert model.vocabulary_size < model.head.weight_VH.shape[0]
     spec = RunSpec(student="mini-qwen-14k", method="sft", domain="math")
     assert models.learning_rate(spec) == MINI_MODELS["mini-qwen-14k"].fine_tuning_rate
+
+
+@pytest.fixture
+def with_adapter(tmp_path):
+    """A folder that holds a whole model and, in the same place, a LoRA that changes it."""
+    base = tiny.save_model(tmp_path / "base-20k")
+    spec = tiny.spec(base, tiny.write_data(tmp_path / "data"), adapter="lora")
+    adapted = models.add_adapter(models.load(base), spec, seed=0).network
+    with torch.no_grad():
+        for name, weight in adapted.named_parameters():
+            weight += 0.1 * ("lora_B" in name)
+    shutil.copytree(base, tmp_path / "both-20k")
+    adapted.save_pretrained(tmp_path / "adapter")
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        shutil.copy(tmp_path / "adapter" / name, tmp_path / "both-20k" / name)
+    return tmp_path
+
+
+def test_an_adapter_in_the_folder_of_a_model_is_refused(with_adapter):
+    both = str(with_adapter / "both-20k")
+    spec = tiny.spec(str(with_adapter / "base-20k"), str(with_adapter / "data"), method="fkl", teacher=both)
+    for fields in ({"student": both, "teacher": None, "method": "sft"}, {}):
+        with pytest.raises(ModelError, match="both-20k holds a whole model and an adapter .*merge first"):
+            experiment.run(replace(spec, **fields), out=with_adapter / "out", evaluation=tiny.EVALUATION)
+    assert not (with_adapter / "out").exists()
+    gguf = tiny.save_gguf(with_adapter / "base-20k", with_adapter / "both-20k" / "model.gguf")
+    with pytest.raises(ModelError, match="both-20k holds a whole model and an adapter"):
+        models.load(gguf)
+
+
+def test_an_adapter_that_comes_from_the_hub_is_refused(with_adapter, monkeypatch):
+    """Whether it is in the cache already, or transformers finds it when it loads the model."""
+    both = with_adapter / "both-20k"
+    monkeypatch.setattr(models, "locate", lambda name: Location(name, str(both)))
+    with pytest.raises(ModelError, match="owner/both holds a whole model and an adapter"):
+        models.load("owner/both")
+    monkeypatch.setattr(hub, "hub_file", lambda hub_id, name: both / name if (both / name).exists() else None)
+    with pytest.raises(ModelError, match="owner/both holds a whole model and an adapter"):
+        hub.check_models(["owner/both"])
+
+
+def test_a_model_merged_as_the_refusal_says_is_that_with_the_adapter(with_adapter):
+    base = models.load(str(with_adapter / "base-20k"))
+    ids = torch.arange(3, 20)[None]
+    with torch.no_grad():
+        bare = base.network(input_ids=ids).logits
+        adapted = PeftModel.from_pretrained(base.network, with_adapter / "adapter").eval()
+        expected = adapted(input_ids=ids).logits
+        adapted.merge_and_unload().save_pretrained(with_adapter / "merged-20k")
+        base.tokenizer.save_pretrained(with_adapter / "merged-20k")
+        merged = models.load(str(with_adapter / "merged-20k")).network(input_ids=ids).logits
+    assert torch.allclose(merged, expected, atol=1e-5)
+    assert not torch.allclose(merged, bare, atol=1e-2)

@@ -194,6 +194,15 @@ def test_a_math_item_without_an_answer_is_refused(folder):
         sources.load_items(a_spec(), "test")
 
 
+def test_gold_answers_are_read_as_what_they_mean(folder):
+    write(folder / "dev" / "svamp.jsonl", [record(0, "svamp", "test", answer="$1,234", rationale="")])
+    (item,) = [each for each in sources.load_items(a_spec(), "test") if each.task == "svamp"]
+    assert (item.answer, item.response) == ("1234", "The answer is 1234.")
+    write(folder / "dev" / "svamp.jsonl", [record(0, "svamp", "test", answer="nan")])
+    with pytest.raises(DataError, match=r"svamp\.jsonl, line 1: answer='nan' is not as svamp is scored"):
+        sources.load_items(a_spec(), "test")
+
+
 def test_test_items_say_how_they_occur_in_the_pool(folder):
     pool = [json.loads(line) for line in (folder / "train" / "math_train.jsonl").read_text().splitlines()]
     copied = record(0, "svamp", "test", question=pool[5]["question"].upper())

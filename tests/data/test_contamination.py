@@ -206,7 +206,7 @@ def test_what_was_found_is_kept_and_found_again(cache, monkeypatch):
 
 def test_other_code_finds_anew(cache, monkeypatch):
     contamination.find_once([item(QUESTION)], [])
-    monkeypatch.setattr(contamination.store, "sha256_once", lambda path: "other code")
+    monkeypatch.setattr(contamination.disk, "sha256_once", lambda path: "other code")
     contamination.find_once([item(QUESTION)], [])
     assert len(list((cache / "contamination").iterdir())) == 2
 
