@@ -269,7 +269,10 @@ def test_without_the_package_the_remedy_is_named(monkeypatch, capsys):
     ("asked", "message"),
     [
         (["--student", "no-such", "--domain", "math"], "unknown model 'no-such'"),
-        (["--student", STUDENT, "--domain", "math", "--items", "0"], "items_per_task=0 must lie between"),
+        (
+            ["--student", STUDENT, "--domain", "math", "--items", "0"],
+            "items_per_task=0 must be greater than or equal to 1",
+        ),
         (["--student", STUDENT, "--domain", "math", "--data", "/nowhere"], "/nowhere/test.jsonl is missing"),
     ],
 )
