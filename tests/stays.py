@@ -1,9 +1,10 @@
 """How a spec travels through the files in one run: `python tests/stays.py`.
 
 One `kdutils.run` of a mini pair (forward KL, tuned teacher) under sys.setprofile. Of the calls of
-functions of kdutils that get the RunSpec, or what it was resolved into, as an argument (alone or in a tuple,
-list or PlannedRun), the first 200 are followed. Consecutive calls in one file are one stay; a stay in a file
-that was visited before is a return. Runs on the flat modules of the first edition too.
+functions of kdutils that are handed the RunSpec, or what it was resolved into (alone or in a tuple, list or
+PlannedRun), the first 200 are followed. A property or method of the spec itself is not: it reads, and hands
+nothing on. Consecutive calls in one file are one stay; a stay in a file that was visited before is a return.
+It runs on the flat modules of the first edition too.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def followed(work: Callable[[], Any]) -> list[str]:
         if event != "call" or len(files) >= N_CALLS or not code.co_filename.startswith(PACKAGE):
             return
         names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
-        if any(holds_spec(frame.f_locals.get(name)) for name in names):
+        if any(holds_spec(frame.f_locals.get(name)) for name in names if name != "self"):
             files.append(str(Path(code.co_filename).relative_to(PACKAGE)))
 
     sys.setprofile(watch)

@@ -21,6 +21,7 @@ from kdutils import encoding, experiment, models, store, training
 from kdutils.data import sources
 from kdutils.devices import launch
 from kdutils.grid import fill, schedule
+from kdutils.inputs import Inputs
 from kdutils.process_group import ALONE
 from kdutils.spec import EvalSpec, PlannedRun, RunSpec
 from kdutils.teacher_cache import States
@@ -290,11 +291,12 @@ def test_memory_that_runs_out_in_a_rank_begins_anew_with_fewer_rows(study, tmp_p
 
 def test_a_student_that_one_device_has_no_room_for_is_evaluated_by_all(study, tmp_path, monkeypatch):
     spec = sources.resolved(distilled(study, method="sft", teacher=None, teacher_tuned=True))
-    folder, rows = store.folder_of(tmp_path, spec.run_id), pd.DataFrame({"text": ["3"]})
+    at, rows = store.Store(tmp_path), pd.DataFrame({"text": ["3"]})
+    folder = at.folder(spec.run_id)
     folder.path.mkdir(parents=True)
     asked = []
 
-    def full(*what):
+    def full(*what, **how):
         raise torch.OutOfMemoryError("injected")
 
     def run(task, *, scratch, **how):
@@ -303,14 +305,15 @@ def test_a_student_that_one_device_has_no_room_for_is_evaluated_by_all(study, tm
         rows.to_parquet(scratch / launch.ROWS)
         return {"seconds": 1.0}
 
-    monkeypatch.setattr(experiment.answers, "item_rows", full)
-    monkeypatch.setattr(experiment, "load_trained", lambda *which: None)
+    monkeypatch.setattr(experiment, "item_rows", full)
+    monkeypatch.setattr(experiment, "load_trained", lambda *which, **how: None)
     monkeypatch.setattr(launch, "run", run)
-    found, facts = experiment._item_rows(None, spec, folder, EVALUATION)
+    found, facts = experiment._item_rows(None, Inputs.of(spec, EVALUATION), folder, at)
     assert found.equals(rows)
     assert (facts, asked) == ({"seconds": 1.0}, [EVALUATION])
     with pytest.raises(torch.OutOfMemoryError):
-        experiment._item_rows(None, dataclasses.replace(spec, devices=1), folder, EVALUATION)
+        alone = Inputs.of(dataclasses.replace(spec, devices=1), EVALUATION)
+        experiment._item_rows(None, alone, folder, at)
 
 
 def test_a_teacher_s_states_are_made_by_the_processes_and_damage_is_found_before_training(
