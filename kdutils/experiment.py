@@ -7,13 +7,10 @@ shared by all its students. Whatever is made is made under a lease, so that no t
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import gc
 import math
-import os
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -21,28 +18,34 @@ from typing import Any
 
 import pandas as pd
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from kdutils import answers, encoding, evaluate, generation, models, store, teacher_cache, texts, training
+from kdutils import encoding, evaluate, generation, models, store, training
 from kdutils.data import sources
-from kdutils.data.sources import default_evaluation, load_items, resolved
+from kdutils.data.sources import Location, default_evaluation, resolved
 from kdutils.devices import launch
+from kdutils.inputs import Inputs, check
 from kdutils.io import disk, environment, leases
 from kdutils.io.leases import Lease
-from kdutils.items import PROMPT, Item, fingerprint
+from kdutils.items import Item, fingerprint
 from kdutils.models import LoadedModel
-from kdutils.preflight import check
 from kdutils.spec import EvalSpec, RunSpec
-from kdutils.store import RunFolder
-from kdutils.teacher import CachedTeacher, Teacher
+from kdutils.store import Progress, RunFolder, Store
+from kdutils.teacher_outputs import (
+    has_states,
+    load_trained,
+    made_states,
+    on_devices,
+    scratch_folder,
+    teacher_signal,
+    teacher_texts,
+)
 
-# On a CPU a batch goes through the model in passes of like length (train, Batch.passes).
+# On a CPU a batch goes through the model in passes of like length (encoding.Batch.passes).
 LARGE_CPU_ROWS = 2  # as fast as more, and a third of the memory
 PASS_SECONDS = 2.0e-3  # of a tiny model on one thread, whatever is in the pass: some 100 small operations
 TOKEN_SECONDS, TOKEN_PARAMETER_SECONDS = 1.5e-6, 1.05e-10  # and of each token in it; measured at 36k to 493k
-LOOK_AGAIN_SECONDS = 1.0  # while another process makes what we need
-Progress = Callable[[dict[str, Any]], None]
+NO_LIMIT = 1_000_000  # tokens: what is evaluated is never cut
 
 
 @dataclass(frozen=True)
@@ -93,16 +96,18 @@ def run(
             the models, the items or the store.
         LostError: if this process was silent for so long that another has taken the run over.
     """
-    out = Path(out).expanduser()
+    at = Store(Path(out).expanduser(), progress)
+    launch.check_devices(spec)
     spec = resolved(spec)
-    evaluation = evaluation or default_evaluation(spec)
-    check(spec, evaluation)
-    make(spec, evaluation, out, progress=progress)
-    folder, teacher_items = store.folder_of(out, spec.run_id), None
-    if own := spec.teacher_spec():
-        make(own, evaluation, out, progress=progress)
-        teacher_items = store.folder_of(out, own.run_id).evaluation(evaluation)
-    return Run(spec, folder, folder.result(), folder.evaluation(evaluation), teacher_items)
+    inputs = Inputs.of(spec, evaluation or default_evaluation(spec))
+    check(inputs)
+    _make(inputs, at)
+    teacher_items = None
+    if teacher := inputs.of_teacher(inputs.evaluation):
+        _make(teacher, at)
+        teacher_items = at.folder(teacher.spec.run_id).evaluation(inputs.evaluation)
+    folder = at.folder(spec.run_id)
+    return Run(spec, folder, folder.result(), folder.evaluation(inputs.evaluation), teacher_items)
 
 
 def make(
@@ -123,14 +128,23 @@ def make(
         HeldError: if another process is making it and we do not wait.
         DamagedError: for something in the store that is not what was written.
     """
-    folder = store.folder_of(out, spec.run_id)
-    is_there = partial(folder.is_whole, evaluation)
-    with _turn(out, spec.run_id, is_there, progress=progress, waits=waits) as own:
-        if own is None:
+    return _make(Inputs.of(spec, evaluation), Store(out, progress, waits))
+
+
+def _make(inputs: Inputs, at: Store) -> bool:
+    folder = at.folder(inputs.spec.run_id)
+    with at.lease(inputs.spec.run_id, partial(folder.is_whole, inputs.evaluation)) as lease:
+        if lease is None:
             return False
         try:
             with environment.keeping_freed_memory():
-                _make(spec, evaluation, folder, own, progress, waits)
+                is_trained = folder.result() is not None
+                if not is_trained:
+                    folder.begin(inputs.spec.to_dict())
+                folder.forget_failure()
+                student = None if is_trained else _train(inputs, folder, lease, at)
+                if inputs.evaluation and not folder.has_evaluation(inputs.evaluation):
+                    _evaluate(student, inputs, folder, lease, at)
         except (leases.HeldError, leases.LostError, store.DamagedError):
             raise  # these say nothing about the run
         except Exception as error:
@@ -145,61 +159,142 @@ def reason_of(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
-@contextlib.contextmanager
-def _turn(
-    out: Path, name: str, is_there: Callable[[], bool], *, progress: Progress | None, waits: bool
-) -> Iterator[Lease | None]:
-    """The lease on what is to be made, or None once it is there.
+# --- training ----------------------------------------------------------------------------------------------
 
-    Raises:
-        HeldError: if another process holds it and we do not wait.
+
+def _train(inputs: Inputs, folder: RunFolder, lease: Lease, at: Store) -> LoadedModel | None:
+    """Train, save, commit; the student, unless it may not fit one device."""
+    spec = inputs.spec
+    if spec.method == "base":
+        folder.finish({"status": "untrained"}, [])
+        return models.load(inputs.student, tokenizer=inputs.tokenizer) if spec.devices == 1 else None
+    teacher_run = inputs.of_teacher()
+    if teacher_run:
+        _make(teacher_run, at)
+    items = teacher_texts(inputs, at) if spec.method == "seqkd" else inputs.items.train
+
+    def watched(entry: dict[str, Any]) -> None:
+        lease.check()
+        if at.progress:
+            at.progress(entry)
+
+    if spec.devices > 1:
+        if spec.method in training.KINDS:
+            if teacher_run:  # damage is found here, where it can be set aside, not by the processes
+                at.folder(teacher_run.spec.run_id).check_model()
+            if has_states(spec):
+                made_states(inputs, at).open()
+        student, rate, outcome, peak_memory_gb = _trained_on_devices(inputs, folder, at, watched)
+    else:
+        teacher = teacher_signal(inputs, at) if spec.method in training.KINDS else None
+        student, rate = student_to_train(inputs)
+        outcome = training.train(
+            student,
+            items,
+            spec,
+            rate=rate,
+            teacher=teacher,
+            validation=inputs.items.validation,
+            checkpoint=folder.checkpoint,
+            progress=watched,
+            **passes(student, inputs.student, batch_size=spec.batch_size),
+        )
+        peak_memory_gb = environment.peak_memory_gb()
+    lease.confirm()
+    disk.write_model(folder.model, student.network, student.tokenizer)
+    facts = asdict(outcome) | {
+        "fingerprint": fingerprint(items),
+        "learning_rate": rate,
+        "peak_memory_gb": peak_memory_gb,
+    }
+    curve = facts.pop("curve")
+    lease.confirm()
+    folder.finish(facts, [_without_nan(entry) for entry in curve])
+    return student if spec.devices == 1 else None
+
+
+def student_to_train(inputs: Inputs, *, stays_in_memory: bool = False) -> tuple[LoadedModel, float]:
+    """The student, ready to be trained, and its learning rate; `stays_in_memory` as in models.load."""
+    student = models.load(
+        inputs.student,
+        tokenizer=inputs.tokenizer,
+        trains_all=inputs.spec.adapter == "full",
+        stays_in_memory=stays_in_memory,
+    )
+    student = models.add_adapter(student, inputs.spec, seed=inputs.spec.seed)
+    return student, models.learning_rate(inputs.spec)
+
+
+def passes(student: LoadedModel, location: Location, *, batch_size: int) -> dict[str, int]:
+    """How `train` shall cut batches on a CPU; elsewhere as few passes as fit, the whole batch first."""
+    if student.policy.device != "cpu":
+        return {}
+    if sources.is_large(location):
+        return {"micro_batch_size": min(LARGE_CPU_ROWS, batch_size)}
+    token_seconds = TOKEN_SECONDS + TOKEN_PARAMETER_SECONDS * student.network.num_parameters()
+    return {"pass_tokens": round(PASS_SECONDS / token_seconds)}
+
+
+def _trained_on_devices(
+    inputs: Inputs, folder: RunFolder, at: Store, progress: Progress
+) -> tuple[LoadedModel, float, training.Outcome, float]:
+    """The student trained on several devices; learning rate; outcome; GB of the largest process.
+
+    If a pass does not fit one of them, all begin again with half the rows, from the last checkpoint.
     """
-    has_told = False
-    while not is_there():
-        try:
-            own = leases.take(out, name)
-        except leases.HeldError as error:
-            if not waits:
-                raise
-            if progress and not has_told:
-                progress({"warning": str(error)})
-            has_told = True
-            time.sleep(LOOK_AGAIN_SECONDS)
-            continue
-        except OSError as error:
-            raise store.unwritable(out, error) from error
-        with own:
-            yield None if is_there() else own  # it may have been finished just before we took the lease
-        return
-    yield None
+    rows = None
+    with scratch_folder(folder) as scratch:
+        while True:
+            task = {
+                "what": "training",
+                "checkpoint": str(folder.checkpoint),
+                "checkpoint_seconds": training.CHECKPOINT_SECONDS,
+                "micro_batch_size": rows,
+            }
+            try:
+                found = on_devices(inputs, at, scratch, task, progress=progress)
+                break
+            except MemoryError as error:
+                if rows == 1:
+                    raise MemoryError(training.no_room(inputs.spec, error)) from error
+                rows = math.ceil((rows or math.ceil(inputs.spec.batch_size / inputs.spec.devices)) / 2)
+        student, rate = student_to_train(inputs, stays_in_memory=True)
+        weights = load_file(scratch / launch.WEIGHTS)
+        with torch.no_grad():
+            for name, w in student.network.named_parameters():
+                if w.requires_grad:
+                    w.copy_(weights[name])
+    return student, rate, training.Outcome(**found["outcome"]), found["peak_memory_gb"]
 
 
-def _make(
-    spec: RunSpec,
-    evaluation: EvalSpec | None,
-    folder: RunFolder,
-    own: Lease,
-    progress: Progress | None,
-    waits: bool,
+def _without_nan(entry: dict[str, Any]) -> dict[str, Any]:
+    """The entry with null for numbers that JSON does not have."""
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in entry.items()
+    }
+
+
+# --- evaluation --------------------------------------------------------------------------------------------
+
+
+def _evaluate(
+    student: LoadedModel | None, inputs: Inputs, folder: RunFolder, lease: Lease, at: Store
 ) -> None:
-    is_trained = folder.result() is not None
-    if not is_trained:
-        folder.begin(spec)
-    folder.forget_failure()
-    student = None if is_trained else _trained(spec, folder, own, progress, waits)
-    if evaluation is not None and not folder.has_evaluation(evaluation):
-        environment.give_back_memory()  # of the training
-        rows, facts = _item_rows(student, spec, folder, evaluation)
-        own.confirm()
-        folder.write_evaluation(evaluation, rows, facts)
+    environment.give_back_memory()  # of the training
+    rows, facts = _item_rows(student, inputs, folder, at)
+    lease.confirm()
+    folder.write_evaluation(inputs.evaluation, rows, facts)
 
 
 def _item_rows(
-    student: LoadedModel | None, spec: RunSpec, folder: RunFolder, evaluation: EvalSpec
+    student: LoadedModel | None, inputs: Inputs, folder: RunFolder, at: Store
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """As `answers.item_rows`: by one device, which is faster, or where it has not the room by all."""
+    """As `item_rows`: by one device, which is faster, or where it has not the room by all."""
+    spec, evaluation = inputs.spec, inputs.evaluation
     try:
-        return answers.item_rows(student or load_trained(spec, folder), spec, evaluation)
+        student = student or load_trained(spec, folder, base=inputs.student)
+        return item_rows(student, inputs.items.test, evaluation, run_id=spec.run_id)
     except (MemoryError, RuntimeError) as error:
         if spec.devices == 1 or not training.is_out_of_memory(error):
             raise
@@ -207,295 +302,47 @@ def _item_rows(
     environment.give_back_memory()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    with _scratch(folder) as scratch:
+    with scratch_folder(folder) as scratch:
         task = {"what": "evaluation", "evaluation": evaluation.to_dict()}
-        facts = _together(task, spec, folder.path.parent.parent, scratch, hear=lambda entry: None)
+        facts = on_devices(inputs, at, scratch, task)
         return pd.read_parquet(scratch / launch.ROWS), facts
 
 
-def load_trained(spec: RunSpec, folder: RunFolder, *, stays_in_memory: bool = False) -> LoadedModel:
-    """The student of a finished run, ready to compute; `stays_in_memory` as in models.load.
+def item_rows(
+    student: LoadedModel, items: Sequence[Item], evaluation: EvalSpec, *, run_id: str
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """One row a task x item x sample, and the seconds and items it took.
 
-    Raises:
-        DamagedError: if its weights are not what was written.
+    Columns are those of evaluate.score, or where options are ranked of evaluate.rank.
     """
-    how = {"stays_in_memory": stays_in_memory}
-    if spec.method == "base":
-        return models.load(spec.student, **how)
-    folder.check_model()
-    try:
-        if spec.adapter == "full":
-            return dataclasses.replace(models.load(str(folder.model), **how), name=spec.student)
-        from peft import PeftModel
-
-        base = models.load(spec.student, **how)
-        network = PeftModel.from_pretrained(base.network, folder.model).eval()
-        return dataclasses.replace(base, network=network)
-    except (OSError, ValueError, SafetensorError) as error:  # of a folder without a record of its files
-        raise store.DamagedError(folder.model, error, whole=folder.path, name=folder.path.name) from error
+    started = time.monotonic()
+    made = _ranked if evaluation.scoring == "likelihood" else _generated
+    rows = pd.DataFrame([{"run_id": run_id} | row for row in made(student, items, evaluation)])
+    return rows, {"seconds": round(time.monotonic() - started, 3), "fingerprint": fingerprint(items)}
 
 
-def teacher_model(
-    spec: RunSpec,
-    out: Path,
-    progress: Progress | None = None,
-    *,
-    waits: bool = True,
-    stays_in_memory: bool = False,
-) -> LoadedModel:
-    """The teacher of a run: the untuned model, or the student of its SFT run, made if missing."""
-    own = spec.teacher_spec()
-    if own is None:
-        return models.load(spec.teacher, stays_in_memory=stays_in_memory)
-    make(own, None, out, progress=progress, waits=waits)
-    return load_trained(own, store.folder_of(out, own.run_id), stays_in_memory=stays_in_memory)
+def _ranked(student: LoadedModel, items: Sequence[Item], evaluation: EvalSpec) -> Iterator[dict[str, Any]]:
+    prompts = encoding.prompt_ids([item.question for item in items], student.tokenizer)
+    texts = [list(evaluate.options(item).values()) for item in items]
+    options = [student.tokenizer(each, add_special_tokens=False)["input_ids"] for each in texts]
+    for item, logprobs in zip(items, generation.option_logprobs(student, prompts, options), strict=True):
+        yield evaluate.rank(item, logprobs)
 
 
-def _trained(
-    spec: RunSpec, folder: RunFolder, own: Lease, progress: Progress | None, waits: bool
-) -> LoadedModel | None:
-    """Train, save, commit; the student, unless it may not fit one device."""
-    if spec.method == "base":
-        folder.finish({"status": "untrained"}, [])
-        return models.load(spec.student) if spec.devices == 1 else None
-    out = folder.path.parent.parent
-    items, teacher = load_items(spec, "train"), None
-    if spec.method == "seqkd":
-        items = teacher_texts(spec, items, out, progress, waits=waits)
-    elif spec.devices > 1:  # its processes hold the teacher in parts
-        _ready_teacher(spec, items, out, progress, waits)
-    elif spec.teacher is not None:
-        teacher = teacher_signal(spec, items, out, progress, waits=waits)
-
-    def watched(entry: dict[str, Any]) -> None:
-        own.check()
-        if progress:
-            progress(entry)
-
-    if spec.devices > 1:
-        student, outcome, peak_memory_gb = _trained_together(spec, folder, watched)
-    else:
-        student = models.load(spec.student, trains_all=spec.adapter == "full")
-        student = models.add_adapter(student, spec, seed=spec.seed)
-        how = {"checkpoint": folder.checkpoint, "progress": watched} | passes(spec, student)
-        outcome = trained(student, items, spec, teacher=teacher, **how)
-        peak_memory_gb = environment.peak_memory_gb()
-    own.confirm()
-    disk.write_model(folder.model, student.network, student.tokenizer)
-    facts = asdict(outcome) | {
-        "fingerprint": fingerprint(items),
-        "learning_rate": models.learning_rate(spec),
-        "peak_memory_gb": peak_memory_gb,
-    }
-    curve = facts.pop("curve")
-    own.confirm()
-    folder.finish(facts, [_finite(entry) for entry in curve])
-    return student if spec.devices == 1 else None
-
-
-def trained(
-    student: LoadedModel,
-    items: Sequence[Item],
-    spec: RunSpec,
-    *,
-    teacher: Teacher | CachedTeacher | None,
-    **how: Any,
-) -> training.Outcome:
-    """What training comes to at the spec's rate, validated on its items; `how` is as for training.train."""
-    validation = load_items(spec, "validation") if spec.validation_items else ()
-    rate = models.learning_rate(spec)
-    return training.train(student, items, spec, rate=rate, teacher=teacher, validation=validation, **how)
-
-
-def _trained_together(
-    spec: RunSpec, folder: RunFolder, watched: Progress
-) -> tuple[LoadedModel, training.Outcome, float]:
-    """The student trained on several devices, whole and in main memory; outcome; GB of the largest process.
-
-    A pass that does not fit one of them begins all anew, with half the rows, from the last checkpoint.
-    """
-    rows = None
-    task = {
-        "what": "training",
-        "checkpoint": str(folder.checkpoint),
-        "checkpoint_seconds": training.CHECKPOINT_SECONDS,
-    }
-    with _scratch(folder) as scratch:
-        while True:
-            try:
-                own = task | {"micro_batch_size": rows}
-                told = _together(own, spec, folder.path.parent.parent, scratch, watched)
-                break
-            except MemoryError as error:
-                if rows == 1:
-                    raise MemoryError(training.no_room(spec, error)) from error
-                rows = math.ceil((rows or math.ceil(spec.batch_size / spec.devices)) / 2)
-        student = models.load(spec.student, trains_all=spec.adapter == "full", stays_in_memory=True)
-        student = models.add_adapter(student, spec, seed=spec.seed)
-        weights = load_file(scratch / launch.WEIGHTS)
-        with torch.no_grad():
-            for name, w in student.network.named_parameters():
-                if w.requires_grad:
-                    w.copy_(weights[name])
-    return student, training.Outcome(**told["outcome"]), told["peak_memory_gb"]
-
-
-def _together(
-    task: dict[str, Any], spec: RunSpec, out: Path, scratch: Path, hear: Progress
-) -> dict[str, Any]:
-    """What the processes of a run say when they have done a task (kdutils.devices.worker)."""
-    how = {"n_ranks": spec.devices, "n_threads": torch.get_num_threads()}
-    return launch.run(task | {"spec": spec.to_dict(), "out": str(out)}, scratch=scratch, hear=hear, **how)
-
-
-@contextlib.contextmanager
-def _scratch(folder: RunFolder) -> Iterator[Path]:
-    """For what processes leave each other; of one that was killed, it goes when the run is begun anew."""
-    with tempfile.TemporaryDirectory(prefix=".ranks.", suffix=".partial", dir=folder.path) as name:
-        yield Path(name) / "scratch"
-
-
-def passes(spec: RunSpec, student: LoadedModel) -> dict[str, int]:
-    """How `train` shall cut batches on a CPU; elsewhere as few passes as fit, the whole batch first."""
-    if student.policy.device != "cpu":
-        return {}
-    if sources.is_large(spec.student):
-        return {"micro_batch_size": min(LARGE_CPU_ROWS, spec.batch_size)}
-    token_seconds = TOKEN_SECONDS + TOKEN_PARAMETER_SECONDS * student.network.num_parameters()
-    return {"pass_tokens": round(PASS_SECONDS / token_seconds)}
-
-
-def _finite(entry: dict[str, Any]) -> dict[str, Any]:
-    """JSON has no NaN: a loss that is none is null."""
-    return {
-        key: None if isinstance(value, float) and not math.isfinite(value) else value
-        for key, value in entry.items()
-    }
-
-
-def teacher_signal(
-    spec: RunSpec,
-    items: Sequence[Item],
-    out: Path,
-    progress: Progress | None = None,
-    *,
-    waits: bool = True,
-    load: Callable[[], LoadedModel] | None = None,
-) -> Teacher | CachedTeacher:
-    """The teacher of a run as its students see it.
-
-    It is asked about the training items once, for all its students (kdutils.teacher_cache), and its body is
-    in memory only while one trains on its own samples. KDUTILS_TEACHER_STATES=never asks it at every step.
-
-    Args:
-        load: loads its body; by default whole.
-    """
-    load = load or partial(teacher_model, spec, out, progress, waits=waits)
-    noise = {"noise_sigma": spec.noise_sigma, "seed": spec.seed}
-    if not _is_asked_once(spec):
-        model = load()
-        model.network.requires_grad_(False)
-        return Teacher(model, **noise)
-    kept = _kept_states(spec, items, out, progress, waits)
-    device = models.policy_for(models.LARGE_PARAMETERS).device
-    return CachedTeacher(spec.teacher, kept.open(), load, device, **noise)
-
-
-def _is_asked_once(spec: RunSpec) -> bool:
-    wish = os.environ.get("KDUTILS_TEACHER_STATES", "always")
-    if wish not in ("always", "never"):
-        raise ValueError(f"KDUTILS_TEACHER_STATES={wish!r} is unknown: use always or never")
-    return wish == "always" and spec.reads_gold
-
-
-def _kept_states(
-    spec: RunSpec, items: Sequence[Item], out: Path, progress: Progress | None, waits: bool
-) -> teacher_cache.States:
-    """The states of a run's teacher, made if missing, by as many processes as train the run."""
-    kept = states_of(spec, items, out, progress, waits=waits)
-    with _turn(out, kept.name, kept.are_there, progress=progress, waits=waits) as own:
-        if own is None:
-            return kept
-        if spec.devices > 1:
-            with _scratch(store.folder_of(out, spec.run_id)) as scratch:
-                own.confirm()
-                _together({"what": "states"}, spec, out, scratch, hear=lambda entry: None)
-            return kept
-        model = teacher_model(spec, out, progress, waits=waits)
-        encoded = encoding.encode(items, model.tokenizer, **spec.encoding)
-        own.confirm()
-        kept.write(model, encoded)
-        del model
-        gc.collect()  # its weights, before the student's are loaded
-        environment.give_back_memory()
-    return kept
-
-
-def _ready_teacher(
-    spec: RunSpec, items: Sequence[Item], out: Path, progress: Progress | None, waits: bool
-) -> None:
-    """Make what the processes of a run will find of its teacher, if there is one.
-
-    Raises:
-        DamagedError: here, where somebody can set it aside, for what is not what was written.
-    """
-    if spec.teacher is None:
-        return
-    if own := spec.teacher_spec():
-        make(own, None, out, progress=progress, waits=waits)
-        store.folder_of(out, own.run_id).check_model()
-    if _is_asked_once(spec):
-        _kept_states(spec, items, out, progress, waits).open()
-
-
-def states_of(
-    spec: RunSpec, items: Sequence[Item], out: Path, progress: Progress | None = None, *, waits: bool = True
-) -> teacher_cache.States:
-    """Where the states of a run's teacher on its items are, or will be; the teacher is made if missing."""
-    return teacher_cache.states_of(out, _states_key(spec, items, out, progress, waits))
-
-
-def _states_key(
-    spec: RunSpec, items: Sequence[Item], out: Path, progress: Progress | None, waits: bool
-) -> dict[str, Any]:
-    """All that a teacher's states depend on: its weights, the items, how they become tokens."""
-    if own := spec.teacher_spec():
-        make(own, None, out, progress=progress, waits=waits)
-        weights = store.folder_of(out, own.run_id).result()["sha256"]
-        weights = {name: digest for name, digest in weights.items() if name.startswith("model/")}
-    else:
-        weights = spec.teacher_digest or sources.hub_revision(spec.teacher)
-    return {
-        "teacher": own.run_id if own else spec.teacher,
-        "weights": weights,
-        "items": fingerprint(items),
-        "prompt": PROMPT,
-        **spec.encoding,
-    }
-
-
-def teacher_texts(
-    spec: RunSpec, items: Sequence[Item], out: Path, progress: Progress | None = None, *, waits: bool = True
-) -> list[Item]:
-    """The items with responses that the teacher wrote greedily, generated once and kept under `out`/texts.
-
-    What is kept depends on the teacher and the questions alone, so every student of a teacher shares it.
-    Source: Kim & Rush 2016 (arXiv:1606.07947), with greedy decoding for their beam search.
-    """
-    tuned = spec.teacher_spec()
-    kept = texts.texts_of(
-        out,
-        {
-            "teacher": tuned.run_id if tuned else spec.teacher,
-            "items": fingerprint(items),
-            "max_new_tokens": spec.max_new_tokens,
-        },
+def _generated(student: LoadedModel, items: Sequence[Item], evaluation: EvalSpec) -> Iterator[dict[str, Any]]:
+    prompts = encoding.prompt_ids([item.question for item in items], student.tokenizer)
+    wanted = [(row, sample) for sample in range(evaluation.samples) for row in range(len(items))]
+    texts = generation.generate(
+        student,
+        [prompts[row] for row, _ in wanted],
+        max_new_tokens=evaluation.max_new_tokens,
+        temperature=evaluation.temperature,
+        keys=[f"{items[row].id}/{sample}" for row, sample in wanted],
+        seed=evaluation.seed,
     )
-    with _turn(out, kept.name, kept.path.is_file, progress=progress, waits=waits) as own:
-        if own is not None:
-            teacher = teacher_model(spec, out, progress, waits=waits)
-            prompts = encoding.prompt_ids([item.question for item in items], teacher.tokenizer)
-            made = generation.generate(teacher, prompts, max_new_tokens=spec.max_new_tokens)
-            own.confirm()
-            kept.write(items, generation.decode(teacher, made), [text.ended for text in made])
-    return kept.read(items)
+    encoded = encoding.encode(items, student.tokenizer, max_tokens=NO_LIMIT, protocol="careful")
+    top1 = generation.top1_tokens(student, encoded)
+    for (row, sample), text, made in zip(wanted, generation.decode(student, texts), texts, strict=True):
+        yield evaluate.score(
+            items[row], text, n_tokens=len(made.token_ids), ended=made.ended, sample=sample, top1=top1[row]
+        )

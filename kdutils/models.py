@@ -168,13 +168,14 @@ def _policy_of_size(n_parameters: int, *, device: str | None, trains_all: bool) 
     return Policy(device, torch.bfloat16, None, attention)
 
 
-def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model.
+def load_tokenizer(model: str | Location) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model, by its name or where it is read from.
 
     Raises:
         ModelError: if it cannot be had, or has no EOS token.
     """
-    place = _plain(locate(name), "tokenizer")
+    located = locate(model)
+    name, place = located.name, _plain(located, "tokenizer")
     options = {"trust_remote_code": False, **_offline(place)}
     try:
         if place.gguf_file is not None:
@@ -194,7 +195,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
         raise ModelError(f"{name} has no tokenizer that knows a word; give a model with its tokenizer files")
     if tokenizer.eos_token_id is None:
         raise ModelError(f"the tokenizer of {name} has no EOS token: a student could not learn to stop")
-    tokenizer.files_digest = _tokenizer_digest(locate(name))  # by which encoding.token_ids knows it
+    tokenizer.files_digest = _tokenizer_digest(located)  # by which encoding.token_ids knows it
     return tokenizer
 
 
@@ -202,7 +203,7 @@ def _tokenizer_digest(place: Location) -> str:
     """Of the local files that a tokenizer is read from, weights left out; "" for one of the hub."""
     source = Path(place.source)
     if place.gguf_file is not None or not source.is_dir():
-        return files_digest(place.name)
+        return files_digest(place)
     total = hashlib.sha256()
     for path in sorted(source.iterdir()):
         if path.suffix in TOKENIZER_SUFFIXES and path.name not in ("config.json", "generation_config.json"):
@@ -211,11 +212,17 @@ def _tokenizer_digest(place: Location) -> str:
 
 
 def load(
-    name: str, *, trains_all: bool = False, device: str | None = None, stays_in_memory: bool = False
+    model: str | Location,
+    *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    trains_all: bool = False,
+    device: str | None = None,
+    stays_in_memory: bool = False,
 ) -> LoadedModel:
-    """The model of that name with its own weights, in evaluation mode.
+    """The model of that name or place with its own weights, in evaluation mode.
 
     Args:
+        tokenizer: the model's own, if it is loaded already.
         device: on what it computes; None: the GPU if there is one.
         stays_in_memory: its weights are left in main memory, for somebody who moves them in parts.
 
@@ -223,8 +230,9 @@ def load(
         ModelError: if it cannot be had, is not a causal language model in safetensors or GGUF, or does to its
             logits what `Head` does not know.
     """
-    tokenizer = load_tokenizer(name)
-    place = _plain(locate(name), str(torch.float32 if trains_all else torch.bfloat16))
+    located = locate(model)
+    name, tokenizer = located.name, load_tokenizer(located) if tokenizer is None else tokenizer
+    place = _plain(located, str(torch.float32 if trains_all else torch.bfloat16))
     kinds = {"trust_remote_code": False, "gguf_file": place.gguf_file, **_offline(place)}
     if place.gguf_file is None:
         kinds["use_safetensors"] = True
@@ -285,7 +293,7 @@ def _plain(place: Location, what: str) -> _Plain:
 
 
 def _kept_folder(place: Location, what: str) -> Path:
-    return user_cache.path("gguf") / f"{files_digest(place.name)}-{what.removeprefix('torch.')}"
+    return user_cache.path("gguf") / f"{files_digest(place)}-{what.removeprefix('torch.')}"
 
 
 @contextlib.contextmanager

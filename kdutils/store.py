@@ -13,26 +13,31 @@ seal, that of its own content; and so does that of an evaluation.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
 import re
 import shutil
+import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from kdutils.io import disk, environment
+from kdutils.io import disk, environment, leases
+from kdutils.io.leases import Lease
 from kdutils.io.text_safety import scrub, shown
 from kdutils.spec import EvalSpec, RunSpec
 
 RUN_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 LAYOUT = 1  # version of this layout, in every result.json
 DIGESTED = ("curve.jsonl", "environment.json")  # beside the weights
+LOOK_AGAIN_SECONDS = 1.0  # while another process makes what we need
+Progress = Callable[[dict[str, Any]], None]
 
 
 class StoreError(RuntimeError):
@@ -73,8 +78,8 @@ class RunFolder:
         """The trained weights: a model folder, or an adapter's as peft writes it."""
         return self.path / "model"
 
-    def begin(self, spec: RunSpec) -> None:
-        """Make the folder and say what is to be trained; what an earlier attempt left half written goes.
+    def begin(self, spec: dict[str, Any]) -> None:
+        """Make the folder and say what is to be trained (RunSpec.to_dict); what an earlier attempt left half written goes.
 
         Raises:
             StoreError: if it cannot be written, or leads out of the store.
@@ -85,7 +90,7 @@ class RunFolder:
                 raise StoreError(f"{place} is a link that leads out of {root}; delete that link")
         try:
             disk.remove_partials(self.path)
-            disk.write_json(self.path / "spec.json", spec.to_dict())
+            disk.write_json(self.path / "spec.json", spec)
             disk.write_json(self.path / "environment.json", environment.provenance())
         except OSError as error:
             raise unwritable(self.path, error) from error
@@ -117,6 +122,11 @@ class RunFolder:
             DamagedError: if spec.json cannot be read or is that of another run.
         """
         return self._spec_in(self.path, RunSpec, "run_id")
+
+    def weights(self) -> dict[str, str]:
+        """File -> SHA-256 of the trained weights, as they were written."""
+        digests = self.result()["sha256"]
+        return {name: digest for name, digest in digests.items() if name.startswith("model/")}
 
     def check_model(self) -> None:
         """Nothing, if the trained weights are those that were written (or an old folder has no record).
@@ -275,6 +285,46 @@ class RunFolder:
 @functools.lru_cache(maxsize=64)  # all runs of a plan have one of few evaluations
 def _spec_of(kind: type[RunSpec] | type[EvalSpec], text: str) -> RunSpec | EvalSpec:
     return kind.from_dict(json.loads(text))
+
+
+@dataclass(frozen=True)
+class Store:
+    """A folder of runs that is being filled, and what to do meanwhile."""
+
+    out: Path
+    progress: Progress | None = None  # called with every entry of a training curve, and with warnings
+    waits: bool = True  # for another process that is making what is needed
+
+    def folder(self, run_id: str) -> RunFolder:
+        """Where the run of that id lives."""
+        return folder_of(self.out, run_id)
+
+    @contextlib.contextmanager
+    def lease(self, name: str, is_there: Callable[[], bool]) -> Iterator[Lease | None]:
+        """The lease on what is to be made, or None once it is there.
+
+        Raises:
+            HeldError: if another process holds it and we do not wait.
+            StoreError: if the folder cannot be written.
+        """
+        has_warned = False
+        while not is_there():
+            try:
+                own = leases.take(self.out, name)
+            except leases.HeldError as error:
+                if not self.waits:
+                    raise
+                if self.progress and not has_warned:
+                    self.progress({"warning": str(error)})
+                has_warned = True
+                time.sleep(LOOK_AGAIN_SECONDS)
+                continue
+            except OSError as error:
+                raise unwritable(self.out, error) from error
+            with own:
+                yield None if is_there() else own  # it may have been finished just before we took the lease
+            return
+        yield None
 
 
 def folder_of(out: Path, run_id: str) -> RunFolder:

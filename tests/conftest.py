@@ -115,8 +115,8 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     names, begin = [], store.RunFolder.begin
 
-    def noted(folder: store.RunFolder, spec: store.RunSpec) -> None:
-        names.append(spec.run_id)
+    def noted(folder: store.RunFolder, spec: dict) -> None:
+        names.append(folder.path.name)
         begin(folder, spec)
 
     monkeypatch.setattr(store.RunFolder, "begin", noted)

@@ -78,7 +78,7 @@ __all__ = ["AVERAGE", "METHOD_LABELS", "STUDENT", "TEACHER", "arm", "beside", "c
 def evaluated(out: Path, run: RunSpec, evaluation: EvalSpec, rows: pd.DataFrame) -> None:
     """Put a run that is trained, with these item rows, into the store."""
     folder = store.folder_of(out, sources.resolved(run).run_id)
-    folder.begin(run)
+    folder.begin(run.to_dict())
     folder.finish({"status": "trained"}, [])
     folder.write_evaluation(evaluation, rows, {})
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from kdutils import answers, store, training
+from kdutils import experiment, store, training
 from kdutils.grid import run_cells, scheduler
 from kdutils.io import disk, leases
 
@@ -89,7 +89,7 @@ PLACES: dict[str, tuple[Any, str, Callable[..., bool]]] = {
     "after the weights": (store.RunFolder, "finish", always),
     "between curve and result": (disk, "write_json", lambda path, value: path.parent.parent.name == "runs"
                                  and path.name == "result.json"),
-    "before the evaluation": (answers, "item_rows", always),
+    "before the evaluation": (experiment, "item_rows", always),
     "before the items": (store.RunFolder, "write_evaluation", always),
     "between items and result of the evaluation": (disk, "write_json", writes("result.json", ".partial")),
     "before the cells are kept": (run_cells, "keep", always),

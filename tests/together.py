@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from kdutils import answers, encoding, generation, models, training
+from kdutils import encoding, experiment, generation, models, training
 from kdutils.data import sources
 from kdutils.devices import fsdp, launch, worker
 from kdutils.process_group import ALONE, World
@@ -112,7 +112,9 @@ def whole_weights(student: Any, world: World) -> dict[str, torch.Tensor]:
 
 def answered(student: models.LoadedModel, spec: RunSpec) -> list[Any]:
     """Texts, likeliest tokens, and log-probabilities of two options."""
-    rows, _ = answers.item_rows(student, spec, EvalSpec(tasks=("addsub",), max_new_tokens=12))
+    evaluation = EvalSpec(tasks=("addsub",), max_new_tokens=12)
+    items = sources.test_items(spec, evaluation)
+    rows, _ = experiment.item_rows(student, items, evaluation, run_id=spec.run_id)
     prompts = encoding.prompt_ids(["What is 1 plus 2 ?", "What ?"], student.tokenizer)
     options = [encoding.token_ids(["3", "The answer is 4 ."], student.tokenizer)] * len(prompts)
     ranked = generation.option_logprobs(student, prompts, options)

@@ -35,7 +35,7 @@ import pandas as pd
 import torch
 from transformers import GenerationConfig
 
-from kdutils import answers, encoding, evaluate, generation, models
+from kdutils import encoding, evaluate, experiment, generation, models
 from kdutils.data.sources import DataError, ModelError, default_evaluation, test_items
 from kdutils.items import Item, prompt
 from kdutils.models import LoadedModel
@@ -212,7 +212,7 @@ def compare(
     """
     items = test_items(spec, evaluation)
     theirs = harness_rows(model, items, evaluation, tokens=tokens)
-    ours = answers.item_rows(model, spec, evaluation)[0]
+    ours = experiment.item_rows(model, items, evaluation, run_id=spec.run_id)[0]
     of_item = _rankings if evaluation.scoring == "likelihood" else _texts
     rows = []
     for item, our, their in zip(items, ours.itertuples(), theirs.itertuples(), strict=True):

@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -86,13 +86,15 @@ def _with_digests(spec: RunSpec, devices: int, data: str, student: str, teacher:
     return replace(spec, data_digest=data, student_digest=student, teacher_digest=teacher)
 
 
-def locate(name: str) -> Location:
-    """Where the model of that name is read from; nothing is loaded or downloaded.
+def locate(name: str | Location) -> Location:
+    """Where the model of that name is read from (a Location is its own); nothing is loaded or downloaded.
 
     Raises:
         ModelError: if it is neither of the mini family, in an installed package, a file, a folder with a
             config nor a hub id, or a folder of a model and an adapter.
     """
+    if isinstance(name, Location):
+        return name
     if name in MINI_MODELS:
         return Location(name, str(MODEL_FOLDER / name))
     mapped = model_files().get(name, name)
@@ -168,7 +170,7 @@ def _as_mapping(entries: Iterable[str]) -> dict[str, str]:
     return mapping
 
 
-def hub_revision(name: str) -> str:
+def hub_revision(name: str | Location) -> str:
     """The commit of a hub model's files in the local cache; "" if there are none, or for local models."""
     place = locate(name)
     if Path(place.source).is_dir():
@@ -240,7 +242,7 @@ def _of_tensors(paths: list[Path]) -> dict[str, Any]:
     return {"quantisation": ", ".join(dict.fromkeys(kinds)), "parameters": count} if paths else {}
 
 
-def is_large(name: str) -> bool:
+def is_large(name: str | Location) -> bool:
     """Whether a model is worth a machine of its own and a cache of what it says: a hub's, or a large file."""
     place = locate(name)
     source = Path(place.source)
@@ -250,7 +252,7 @@ def is_large(name: str) -> bool:
     return sum(path.stat().st_size for path in files) > LARGE_MODEL_BYTES
 
 
-def files_digest(name: str) -> str:
+def files_digest(name: str | Location) -> str:
     """16 hexadecimal digits of the SHA-256 of a local model's weights, configuration and tokenizer.
 
     "" for a hub id, whose files are not known before they are there.
@@ -355,6 +357,40 @@ def load_items(spec: RunSpec, split: str, *, per_task: int | None = None) -> lis
         remedy = "ask for fewer" if limit is None else f"ask for fewer or raise max_item_characters={limit}"
         raise DataError(f"{split}_items={wanted}, but {spec.data}/{split}.jsonl holds {len(kept)}; {remedy}")
     return kept[:wanted]
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The items of a run and of its evaluation, each read at first use and kept.
+
+    Raises:
+        DataError: on reading, as `load_items` and `test_items`.
+    """
+
+    spec: RunSpec
+    evaluation: EvalSpec | None
+
+    @property
+    def key(self) -> tuple:
+        """What decides which items these are."""
+        spec = self.spec
+        how_many = (spec.train_items, spec.validation_items, spec.max_item_characters)
+        return (spec.data, spec.domain, spec.wrong_rationale_share, *how_many)
+
+    @cached_property
+    def train(self) -> Sequence[Item]:
+        """What is trained on."""
+        return load_items(self.spec, "train")
+
+    @cached_property
+    def validation(self) -> Sequence[Item]:
+        """What the validation loss is of; empty if the spec asks for none."""
+        return load_items(self.spec, "validation")
+
+    @cached_property
+    def test(self) -> Sequence[Item]:
+        """What is evaluated, task after task; empty without an evaluation."""
+        return test_items(self.spec, self.evaluation) if self.evaluation else ()
 
 
 def _benchmark_items(spec: RunSpec, split: str) -> list[Item]:

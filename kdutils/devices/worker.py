@@ -20,12 +20,13 @@ import torch
 from safetensors.torch import save_file
 from transformers.utils import logging
 
-from kdutils import answers, encoding, experiment, models, store, training
-from kdutils.data.sources import load_items
+from kdutils import encoding, experiment, teacher_outputs, training
 from kdutils.devices import fsdp, launch
 from kdutils.devices.fsdp import Sharded, ShardedModel
+from kdutils.inputs import Inputs
 from kdutils.io import disk, environment
 from kdutils.spec import EvalSpec, RunSpec
+from kdutils.store import Store
 
 Tell = Callable[[dict[str, Any]], None]
 Do = Callable[[dict[str, Any], Path, Sharded, Tell | None], dict[str, Any]]
@@ -68,36 +69,44 @@ def do(task: dict[str, Any], scratch: Path, world: Sharded, tell: Tell | None) -
 
 def write_states(task: dict[str, Any], scratch: Path, world: Sharded, tell: Tell | None) -> dict[str, Any]:
     """Nothing, when the teacher's hidden states are kept."""
-    spec, out = RunSpec.from_dict(task["spec"]), Path(task["out"])
-    items, teacher = load_items(spec, "train"), _teacher(spec, out, world)
-    encoded = encoding.encode(items, teacher.tokenizer, **spec.encoding)
-    experiment.states_of(spec, items, out).write(teacher, encoded, world)
+    inputs, at = _given(task)
+    teacher = _teacher(inputs, at, world)
+    encoded = encoding.encode(inputs.items.train, teacher.tokenizer, **inputs.spec.encoding)
+    teacher_outputs.states_of(inputs, at).write(teacher, encoded, world)
     return {}
 
 
 def train_student(task: dict[str, Any], scratch: Path, world: Sharded, tell: Tell | None) -> dict[str, Any]:
     """Outcome of the training, and GB of the largest process; the weights are left in the folder."""
-    spec, out = RunSpec.from_dict(task["spec"]), Path(task["out"])
-    training.CHECKPOINT_SECONDS = task[
-        "checkpoint_seconds"
-    ]  # as where we were started: tests save every step
-    items, teacher = load_items(spec, "train"), None
+    inputs, at = _given(task)
+    # As where we were started: tests save every step.
+    training.CHECKPOINT_SECONDS = task["checkpoint_seconds"]
+    spec, items, teacher = inputs.spec, inputs.items.train, None
     if spec.method == "seqkd":
-        items = experiment.teacher_texts(spec, items, out)  # they are there
+        items = teacher_outputs.teacher_texts(inputs, at)  # they are there
     elif spec.teacher is not None:  # and so are its states
-        teacher = experiment.teacher_signal(spec, items, out, load=lambda: _teacher(spec, out, world))
+        teacher = teacher_outputs.teacher_signal(inputs, at, load=lambda: _teacher(inputs, at, world))
 
-    def load() -> tuple[ShardedModel, dict[str, int]]:
-        student = models.load(spec.student, trains_all=spec.adapter == "full", stays_in_memory=True)
-        student = models.add_adapter(student, spec, seed=spec.seed)
-        how = experiment.passes(spec, student)
-        return fsdp.shard(student, world), how
+    def load() -> tuple[ShardedModel, float, dict[str, int]]:
+        student, rate = experiment.student_to_train(inputs, stays_in_memory=True)
+        limits = experiment.passes(student, inputs.student, batch_size=spec.batch_size)
+        return fsdp.shard(student, world), rate, limits
 
-    student, how = world.in_turn(load)
+    student, rate, limits = world.in_turn(load)
     if task["micro_batch_size"] is not None:
-        how["micro_batch_size"] = task["micro_batch_size"]
-    how |= {"checkpoint": Path(task["checkpoint"]), "progress": tell, "world": world}
-    outcome = experiment.trained(student, items, spec, teacher=teacher, **how)
+        limits["micro_batch_size"] = task["micro_batch_size"]
+    outcome = training.train(
+        student,
+        items,
+        spec,
+        rate=rate,
+        teacher=teacher,
+        validation=inputs.items.validation,
+        checkpoint=Path(task["checkpoint"]),
+        progress=tell,
+        world=world,
+        **limits,
+    )
     whole = student.trained_weights()
     peak_gb = world.largest(environment.peak_memory_gb())
     if world.rank == 0:
@@ -107,26 +116,31 @@ def train_student(task: dict[str, Any], scratch: Path, world: Sharded, tell: Tel
 
 def evaluate(task: dict[str, Any], scratch: Path, world: Sharded, tell: Tell | None) -> dict[str, Any]:
     """Facts about an evaluation, whose rows are left in the folder; every process computes all of it."""
-    spec, out = RunSpec.from_dict(task["spec"]), Path(task["out"])
-    folder = store.folder_of(out, spec.run_id)
-    student = world.in_turn(
-        lambda: fsdp.shard(experiment.load_trained(spec, folder, stays_in_memory=True), world)
-    )
-    rows, facts = answers.item_rows(student, spec, EvalSpec.from_dict(task["evaluation"]))
+    inputs, at = _given(task)
+    spec = inputs.spec
+
+    def load() -> ShardedModel:
+        folder = at.folder(spec.run_id)
+        student = teacher_outputs.load_trained(spec, folder, base=inputs.student, stays_in_memory=True)
+        return fsdp.shard(student, world)
+
+    student = world.in_turn(load)
+    rows, facts = experiment.item_rows(student, inputs.items.test, inputs.evaluation, run_id=spec.run_id)
     if world.rank == 0:
         rows.to_parquet(scratch / launch.ROWS, index=False)
     return facts
 
 
-def _teacher(spec: RunSpec, out: Path, world: Sharded) -> ShardedModel:
+def _given(task: dict[str, Any]) -> tuple[Inputs, Store]:
+    evaluation = EvalSpec.from_dict(task["evaluation"]) if "evaluation" in task else None
+    return Inputs.of(RunSpec.from_dict(task["spec"]), evaluation), Store(Path(task["out"]))
+
+
+def _teacher(inputs: Inputs, at: Store, world: Sharded) -> ShardedModel:
     """The teacher of a run, which is there, frozen and divided."""
-
-    def load() -> ShardedModel:
-        model = experiment.teacher_model(spec, out, stays_in_memory=True)
-        model.network.requires_grad_(False)
-        return fsdp.shard(model, world)
-
-    return world.in_turn(load)
+    return world.in_turn(
+        lambda: fsdp.shard(teacher_outputs.teacher_model(inputs, at, stays_in_memory=True), world)
+    )
 
 
 def _end_with_parent() -> None:

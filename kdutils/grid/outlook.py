@@ -118,7 +118,7 @@ def _digests(spec: RunSpec) -> tuple[dict[str, str], str]:
 
 def _settings(spec: RunSpec) -> str:
     """Equal for runs that differ in nothing but the digests of their files."""
-    return replace(spec, **dict.fromkeys(DIGESTS, "")).digest()
+    return replace(spec, **dict.fromkeys(DIGESTS, "")).digest
 
 
 def _finished_by_settings(out: Path) -> dict[str, store.RunFolder]:

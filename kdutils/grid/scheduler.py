@@ -115,9 +115,9 @@ class Filling:
                 damaged.append((run_id, error))
         missing = [self._jobs[run_id] for run_id in self._jobs if self._status[run_id] == "waiting"]
         if missing:
-            from kdutils import preflight  # loads torch, which is not needed where all is there
+            from kdutils import inputs  # loads torch, which is not needed where all is there
 
-            preflight.check_all(PlannedRun(job.spec, each) for job in missing for each in job.evaluations)
+            inputs.check_all(PlannedRun(job.spec, each) for job in missing for each in job.evaluations)
             _refuse_unwritable(self._out)
         for run_id, error in damaged:
             self._take(run_id, set_aside(self._out, error))

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers, processors
 from tokenizers import models as tokenizer_models
 from transformers import PreTrainedTokenizerFast
 
-from kdutils import answers, encoding, evaluate, generation, models
+from kdutils import encoding, evaluate, experiment, generation, models
 from kdutils.bench import lm_eval_check
 from kdutils.constants import DOMAIN_TASKS
 from kdutils.data import sources
@@ -46,6 +46,11 @@ def spec(domain="math", **fields):
 # --- the mini family: every answer is the same ----------------------------------------------------------
 
 
+def item_rows(student, asked, evaluation):
+    items = sources.test_items(asked, evaluation)
+    return experiment.item_rows(student, items, evaluation, run_id=asked.run_id)[0]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("domain", ["math", "commonsense"])
 def test_greedy_texts_are_the_same(lm_eval, student, domain):
@@ -61,7 +66,7 @@ def test_greedy_texts_are_the_same(lm_eval, student, domain):
 @pytest.mark.slow
 def test_texts_end_by_eos_and_by_the_limit(lm_eval, student):
     evaluation = EvalSpec(tasks=("multiarith",), items_per_task=40, max_new_tokens=14)
-    rows = answers.item_rows(student, spec(), evaluation)[0]
+    rows = item_rows(student, spec(), evaluation)
     assert 0 < rows["truncated"].sum() < len(rows)
     assert lm_eval_check.compare(student, spec(), evaluation)["equal"].all()
 
@@ -86,7 +91,7 @@ def test_their_accuracies_are_ours(lm_eval, student):
     for domain, task in (("math", "aqua"), ("commonsense", "boolq")):
         one = replace(evaluation, tasks=(task,))
         theirs = lm_eval_check.harness_rows(student, sources.test_items(spec(domain), one), one)
-        ours = answers.item_rows(student, spec(domain), one)[0]
+        ours = item_rows(student, spec(domain), one)
         assert (theirs["acc"] == ours["correct"]).all()
         assert (theirs["acc_norm"] == ours["correct_normalised"]).all()
         assert 0 < theirs["acc"].mean() < 1
@@ -211,7 +216,7 @@ def tied(tmp_path_factory):
 )
 def test_a_tie_and_a_real_difference_are_told_apart(tied, tmp_path, monkeypatch, changed, reason):
     one = spec(data=tiny.write_data(tmp_path / "data"))
-    rows = answers.item_rows(tied, one, SUMS)[0]
+    rows = item_rows(tied, one, SUMS)
     first, *rest = rows.loc[0, "text"].split()
     (other,) = {"Instruction", "request"} - {first}
     rows.loc[0, "text"] = " ".join(changed(first, other, rest))
@@ -269,7 +274,10 @@ def test_without_the_package_the_remedy_is_named(monkeypatch, capsys):
     ("asked", "message"),
     [
         (["--student", "no-such", "--domain", "math"], "unknown model 'no-such'"),
-        (["--student", STUDENT, "--domain", "math", "--items", "0"], "items_per_task=0 must lie between"),
+        (
+            ["--student", STUDENT, "--domain", "math", "--items", "0"],
+            "items_per_task=0 must be greater than or equal to 1",
+        ),
         (["--student", STUDENT, "--domain", "math", "--data", "/nowhere"], "/nowhere/test.jsonl is missing"),
     ],
 )

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import tiny
 
-from kdutils import experiment, preflight
+from kdutils import experiment
 from kdutils.data.sources import ModelError
+from kdutils.inputs import Inputs, check
 
 LOGIT_METHODS = ("fkl", "revkd", "gkd")
 BEGUN = {  # every text with <unk>, which here stands for a BOS token
@@ -72,8 +73,8 @@ def test_another_use_of_the_vocabulary_is_refused_before_any_work(
 
 @pytest.mark.parametrize("teacher", ["eos-40k", "bos-40k", "cut-40k"])
 def test_the_remedies_work(folders, tmp_path, teacher):
-    preflight.check(pair(folders, teacher, "seqkd"), tiny.EVALUATION)
+    check(Inputs.of(pair(folders, teacher, "seqkd"), tiny.EVALUATION))
     shutil.copytree(folders / "student-20k", tmp_path / "student-20k")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(folders / teacher / name, tmp_path / "student-20k")
-    preflight.check(pair(folders, teacher, "fkl", str(tmp_path / "student-20k")), tiny.EVALUATION)
+    check(Inputs.of(pair(folders, teacher, "fkl", str(tmp_path / "student-20k")), tiny.EVALUATION))

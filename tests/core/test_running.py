@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -9,9 +10,10 @@ import pytest
 import tiny
 import torch
 
-from kdutils import encoding, experiment, generation, models, store
+from kdutils import encoding, experiment, generation, models, store, teacher_outputs, training
 from kdutils.data import sources
 from kdutils.grid import cell_table, run_cells
+from kdutils.inputs import Inputs
 from kdutils.io import leases
 from kdutils.spec import EvalSpec, RunSpec
 
@@ -67,8 +69,8 @@ def test_what_is_stored_is_not_done_again(folder, finished, monkeypatch):
     def never(*arguments, **options):
         raise AssertionError("trained or generated again")
 
-    monkeypatch.setattr(experiment.train, "train", never)
-    monkeypatch.setattr(experiment.generate, "generate", never)
+    monkeypatch.setattr(training, "train", never)
+    monkeypatch.setattr(generation, "generate", never)
     again = experiment.run(a_spec(folder, "gkd"), out=out, evaluation=EVALUATION)
     pd.testing.assert_frame_equal(again.items, done["gkd"].items)
 
@@ -77,7 +79,7 @@ def test_a_new_evaluation_does_not_retrain(folder, finished, monkeypatch):
     def never(*arguments, **options):
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(experiment.train, "train", never)
+    monkeypatch.setattr(training, "train", never)
     sampled = EvalSpec(tasks=("addsub",), max_new_tokens=8, temperature=1.0, samples=3)
     run = experiment.run(a_spec(folder, "sft"), out=finished[0], evaluation=sampled)
     assert len(run.items) == 18
@@ -113,16 +115,34 @@ def test_teacher_texts_are_made_once_and_are_the_teachers(folder, finished, monk
     (path,) = (out / "texts").glob("*.jsonl")
     spec = done["seqkd"].spec
     kept = [json.loads(line) for line in path.read_text().splitlines()]
-    teacher = experiment.teacher_model(spec, out)
+    inputs, at = Inputs.of(spec, None), store.Store(out)
+    teacher = teacher_outputs.teacher_model(inputs, at)
     items = sources.load_items(spec, "train")
     prompts = encoding.prompt_ids([item.question for item in items], teacher.tokenizer)
     texts = generation.generate(teacher, prompts, max_new_tokens=12)
     assert [record["response"] for record in kept] == generation.decode(teacher, texts)
     assert [record["ended"] for record in kept] == [text.ended for text in texts]
-    monkeypatch.setattr(experiment.generate, "generate", None)
-    again = experiment.teacher_texts(spec, items, out)
+    monkeypatch.setattr(generation, "generate", None)
+    again = teacher_outputs.teacher_texts(inputs, at)
     assert [item.response for item in again] == [record["response"] for record in kept]
     assert all(item.rationale == "" for item in again)
+
+
+def test_other_weights_of_an_untuned_teacher_write_other_texts(folder, tmp_path):
+    own = tmp_path / "models"
+    shutil.copytree(folder, own)
+    for seed in (1, 7):
+        tiny.save_model(own / "tiny-40k", hidden=48, rows=96, seed=seed)
+        experiment.run(a_spec(own, "seqkd", teacher_tuned=False), out=tmp_path / "out", evaluation=EVALUATION)
+    assert len(list((tmp_path / "out" / "texts").glob("*.jsonl"))) == 2
+
+
+def test_the_texts_of_a_tuned_teacher_keep_their_name(tmp_path):
+    spec = RunSpec(
+        student="mini-qwen-14k", teacher="mini-qwen-36k", method="seqkd", domain="math", train_items=24
+    )
+    path = teacher_outputs.texts_path(Inputs.of(spec, None), store.Store(tmp_path))
+    assert path.name == "a8bbb99bfc7b414c.jsonl"  # as in stores that are there
 
 
 def test_cells_have_the_schema_of_the_released_tables(finished):
@@ -191,7 +211,7 @@ def test_what_is_wrong_is_said_before_anything_is_written(folder, tmp_path, fiel
 
 def test_a_store_that_cannot_be_written_is_refused_before_training(folder, tmp_path, monkeypatch):
     (tmp_path / "out").write_text("a file where the folder should be")
-    monkeypatch.setattr(experiment.train, "train", None)
+    monkeypatch.setattr(training, "train", None)
     with pytest.raises((store.StoreError, NotADirectoryError), match="cannot be written|Not a directory"):
         experiment.run(a_spec(folder, "sft"), out=tmp_path / "out", evaluation=EVALUATION)
 
@@ -311,7 +331,7 @@ def test_what_another_process_makes_is_waited_for(folder, tmp_path, monkeypatch)
         other.path.unlink()
         experiment.make(spec, EVALUATION, tmp_path)
 
-    monkeypatch.setattr(experiment.time, "sleep", others_finish)
+    monkeypatch.setattr(store.time, "sleep", others_finish)
     run = experiment.run(spec, out=tmp_path, evaluation=EVALUATION, progress=said.append)
     assert len(run.items) == 6
     assert [list(entry) for entry in said] == [["warning"]]
@@ -325,7 +345,7 @@ def test_a_failure_is_recorded_until_the_next_attempt(folder, tmp_path, monkeypa
         raise MemoryError("full")
 
     with monkeypatch.context() as patched:
-        patched.setattr(experiment.train, "train", failing)
+        patched.setattr(training, "train", failing)
         with pytest.raises(MemoryError, match="full"):
             experiment.run(spec, out=tmp_path, evaluation=EVALUATION)
     for each in (spec, spec.teacher_spec()):

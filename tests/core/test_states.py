@@ -7,8 +7,9 @@ import pytest
 import tiny
 import torch
 
-from kdutils import encoding, experiment, models, store, teacher_cache, training
+from kdutils import encoding, experiment, models, store, teacher_cache, teacher_outputs, training
 from kdutils.data import sources
+from kdutils.inputs import Inputs
 from kdutils.items import fingerprint
 from kdutils.spec import EvalSpec
 from kdutils.teacher import CachedTeacher, Teacher
@@ -172,13 +173,13 @@ def test_a_student_that_sees_its_own_samples_alone_needs_no_cache(folder, tmp_pa
 def test_an_unknown_wish_is_refused(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("KDUTILS_TEACHER_STATES", "sometimes")
     with pytest.raises(ValueError, match="'sometimes' is unknown: use always or never"):
-        experiment.teacher_signal(distilled(folder), [], tmp_path)
+        teacher_outputs.teacher_signal(Inputs.of(distilled(folder), None), store.Store(tmp_path))
 
 
 def test_the_key_holds_all_that_states_depend_on(folder, tmp_path):
     spec = distilled(folder, teacher_tuned=False)
     items = sources.load_items(spec, "train")
-    key = experiment._states_key(spec, items, tmp_path, None, True)
+    key = teacher_outputs.states_key(Inputs.of(spec, None), store.Store(tmp_path))
     assert key["weights"] == spec.teacher_digest and key["items"] == fingerprint(items)
     names = {teacher_cache.states_of(tmp_path, key | {name: "other"}).path for name in key}
     assert len(names | {teacher_cache.states_of(tmp_path, key).path}) == len(key) + 1

@@ -21,6 +21,7 @@ from kdutils import encoding, experiment, models, store, training
 from kdutils.data import sources
 from kdutils.devices import launch
 from kdutils.grid import fill, schedule
+from kdutils.inputs import Inputs
 from kdutils.process_group import ALONE
 from kdutils.spec import EvalSpec, PlannedRun, RunSpec
 from kdutils.teacher_cache import States
@@ -290,11 +291,12 @@ def test_memory_that_runs_out_in_a_rank_begins_anew_with_fewer_rows(study, tmp_p
 
 def test_a_student_that_one_device_has_no_room_for_is_evaluated_by_all(study, tmp_path, monkeypatch):
     spec = sources.resolved(distilled(study, method="sft", teacher=None, teacher_tuned=True))
-    folder, rows = store.folder_of(tmp_path, spec.run_id), pd.DataFrame({"text": ["3"]})
+    at, rows = store.Store(tmp_path), pd.DataFrame({"text": ["3"]})
+    folder = at.folder(spec.run_id)
     folder.path.mkdir(parents=True)
     asked = []
 
-    def full(*what):
+    def full(*what, **how):
         raise torch.OutOfMemoryError("injected")
 
     def run(task, *, scratch, **how):
@@ -303,14 +305,15 @@ def test_a_student_that_one_device_has_no_room_for_is_evaluated_by_all(study, tm
         rows.to_parquet(scratch / launch.ROWS)
         return {"seconds": 1.0}
 
-    monkeypatch.setattr(experiment.answers, "item_rows", full)
-    monkeypatch.setattr(experiment, "load_trained", lambda *which: None)
+    monkeypatch.setattr(experiment, "item_rows", full)
+    monkeypatch.setattr(experiment, "load_trained", lambda *which, **how: None)
     monkeypatch.setattr(launch, "run", run)
-    found, facts = experiment._item_rows(None, spec, folder, EVALUATION)
+    found, facts = experiment._item_rows(None, Inputs.of(spec, EVALUATION), folder, at)
     assert found.equals(rows)
     assert (facts, asked) == ({"seconds": 1.0}, [EVALUATION])
     with pytest.raises(torch.OutOfMemoryError):
-        experiment._item_rows(None, dataclasses.replace(spec, devices=1), folder, EVALUATION)
+        alone = Inputs.of(dataclasses.replace(spec, devices=1), EVALUATION)
+        experiment._item_rows(None, alone, folder, at)
 
 
 def test_a_teacher_s_states_are_made_by_the_processes_and_damage_is_found_before_training(
@@ -357,7 +360,7 @@ def test_devices_are_told_and_no_part_of_a_name(study):
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
-        ({"devices": 0}, "devices=0 must lie between 1 and 1024"),
+        ({"devices": 0}, "devices=0 must be greater than or equal to 1"),
         ({"devices": 9}, "devices=9 is more than the 8 rows of a batch"),
         ({"devices": 3, "batch_size": 2}, "devices=3 .* use devices=2 or fewer, or a larger batch_size"),
     ],
@@ -368,7 +371,7 @@ def test_bad_devices_are_refused_with_the_value_and_a_remedy(study, fields, says
     with pytest.raises(ValueError, match=says):
         RunSpec(**plain | own)
     for wrong in (2.0, "2", True, None):
-        with pytest.raises(TypeError, match=f"devices={wrong!r} must be int"):
+        with pytest.raises(ValueError, match=f"devices={wrong!r} must be a valid integer"):
             RunSpec(**plain | {"method": "sft", "devices": wrong})
 
 

@@ -15,7 +15,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
-from kdutils import encoding, generation, losses, models, preflight, training
+from kdutils import encoding, generation, inputs, losses, models, training
 from kdutils.data import hub, sources
 from kdutils.grid import cost_model, dryrun, fill, flops, machines, outlook, plan, token_lengths
 from kdutils.grid.cost_model import Training
@@ -550,7 +550,7 @@ def test_all_missing_models_of_a_plan_are_in_one_message_before_anything_is_trai
         spec_of(folders),
     ]
     with pytest.raises(sources.ModelError) as caught:
-        preflight.check_all(PlannedRun(spec, tiny.EVALUATION) for spec in specs)
+        inputs.check_all(PlannedRun(spec, tiny.EVALUATION) for spec in specs)
     assert str(caught.value).startswith("3 models cannot be had: Qwen/Qwen2.5-0.5B is not downloaded")
     assert "`hf download Qwen/Qwen2.5-7B`" in str(caught.value)
     assert "unknown model '/nowhere/x-1B'" in str(caught.value)

@@ -128,7 +128,7 @@ def test_released_students_alone_train_nothing():
         ({"tasks": ["chess"]}, r"tasks=\['chess'\]: name at least one of"),
         ({"seeds": []}, r"seeds=\[\]: give at least one"),
         ({"temperatures": [0.0]}, "temperatures: 0.0 must be above 0"),
-        ({"noise_sigmas": [1e9]}, "noise_sigma=1000000000.0 must lie between"),
+        ({"noise_sigmas": [1e9]}, "noise_sigma=1000000000.0 must be less than or equal to 1000"),
         ({"noise_sigmas": [0.0, -1.0]}, "noise_sigmas: -1.0 must be at least 0"),  # once taken for none
         ({"protocol": "authors"}, "protocols has 'authors'; choose from"),
         (
@@ -170,7 +170,7 @@ def test_a_pair_is_of_the_profiles_models(live, of, pair, message):
 
 
 def test_settings_are_those_of_a_run(live, of):
-    with pytest.raises(ValueError, match=r"no fields \['epoks'\]; use"):
+    with pytest.raises(ValueError, match=r"no field .epoks.; use"):
         of(replace(live, settings={"epoks": 3}))
 
 

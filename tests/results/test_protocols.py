@@ -244,7 +244,7 @@ def keep(out, run, right):
     spec = sources.resolved(run.spec)
     folder = store.folder_of(out, spec.run_id)
     if folder.result() is None:
-        folder.begin(spec)
+        folder.begin(spec.to_dict())
         folder.finish({"status": "trained"}, [])
     rows = pd.DataFrame(
         {"sample": 0, "task": "svamp", "item_id": list("abc"), "correct": right, "correct_strict": not right}

@@ -371,7 +371,7 @@ def items(parsed, answers, task="svamp"):
 
 def finished_run(out, run, evaluation, rows):
     folder = store.folder_of(out, run.run_id)
-    folder.begin(run)
+    folder.begin(run.to_dict())
     folder.finish({"status": "done"}, [])
     folder.write_evaluation(evaluation, rows, {"seconds": 0.0})
 

@@ -1,0 +1,118 @@
+"""What a run is made of, looked up once: `Inputs`, which `experiment.run` checks and hands on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import zip_longest
+
+from transformers import PreTrainedTokenizerBase
+
+from kdutils import encoding, models
+from kdutils.data import hub, sources
+from kdutils.data.sources import Location, ModelError, Splits
+from kdutils.items import prompt
+from kdutils.spec import EvalSpec, PlannedRun, RunSpec
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """A resolved spec with its items and models. Each is found at first use; `check` asks for all."""
+
+    spec: RunSpec  # with the digests of its files
+    evaluation: EvalSpec | None  # None: the run is trained only
+    items: Splits  # shared with the run of the teacher
+
+    @classmethod
+    def of(cls, spec: RunSpec, evaluation: EvalSpec | None) -> Inputs:
+        """Those of a resolved spec."""
+        return cls(spec, evaluation, Splits(spec, evaluation))
+
+    @cached_property
+    def student(self) -> Location:
+        """Where the student is read from."""
+        return sources.locate(self.spec.student)
+
+    @cached_property
+    def teacher(self) -> Location:
+        """Where the teacher is read from, before it is tuned."""
+        return sources.locate(self.spec.teacher)
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The student's."""
+        return models.load_tokenizer(self.student)
+
+    def of_teacher(self, evaluation: EvalSpec | None = None) -> Inputs | None:
+        """Those of the run that tunes the teacher, None if there is none; its items are the student's."""
+        own = self.spec.teacher_spec()
+        return None if own is None else Inputs(own, evaluation, self.items)
+
+
+def check(inputs: Inputs) -> None:
+    """Find everything that can be wrong before anything is trained.
+
+    Raises:
+        ModelError, DataError: naming what is wrong and the remedy.
+    """
+    _check([inputs])
+
+
+def check_all(planned: Iterable[PlannedRun]) -> None:
+    """As `check`, for many runs: what several share is checked once.
+
+    Raises:
+        ModelError, DataError: as `check`.
+    """
+    _check([Inputs.of(run.spec, run.evaluation) for run in planned])
+
+
+def _check(runs: Sequence[Inputs]) -> None:
+    named = (name for run in runs for name in (run.spec.student, run.spec.teacher))
+    hub.check_models(name for name in named if name is not None)
+    for run in {
+        (run.spec.student, run.spec.teacher, run.spec.method != "seqkd"): run for run in runs
+    }.values():
+        models.check_pair(run.spec)
+    for run in {(run.items.key, run.evaluation): run for run in runs}.values():
+        run.items.test  # noqa: B018 - raises if a task has none
+    trained = [run for run in runs if run.spec.method != "base"]
+    for run in {run.items.key: run for run in trained}.values():
+        run.items.validation  # noqa: B018 - raises if there are too few
+    compared = [run for run in trained if run.spec.teacher is not None and run.spec.method != "seqkd"]
+    tokenizers = {
+        run.spec.student: run.tokenizer for run in {run.spec.student: run for run in trained}.values()
+    }
+    for run in {run.spec.teacher: run for run in compared}.values():
+        tokenizers.setdefault(run.spec.teacher, models.load_tokenizer(run.teacher))
+    alike = {name: _tokenizer_key(name, tokenizer) for name, tokenizer in tokenizers.items()}
+    encoded = {(r.items.key, alike[r.spec.student], *r.spec.encoding.values()): r for r in trained}
+    for run in encoded.values():
+        encoding.encode(run.items.train, tokenizers[run.spec.student], **run.spec.encoding)
+    pairs = {(r.items.key, alike[r.spec.student], alike[r.spec.teacher]): r for r in compared}
+    for (_, own, other), run in pairs.items():
+        if own != other:
+            _check_tokens(run, tokenizers[run.spec.student], tokenizers[run.spec.teacher])
+
+
+def _check_tokens(run: Inputs, student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase) -> None:
+    """Nothing, if two tokenizers of one vocabulary make the same tokens of all training items."""
+    items, spec = run.items.train, run.spec
+    for texts in ([prompt(item.question) for item in items], [item.response for item in items]):
+        both = [encoding.token_ids(texts, one) for one in (student, teacher)]
+        for item, own, other in zip(items, *both, strict=True):
+            if own == other:
+                continue
+            place = next(n for n, pair in enumerate(zip_longest(own, other)) if pair[0] != pair[1])
+            own, other = (student.convert_ids_to_tokens(ids[place : place + 3]) for ids in (own, other))
+            raise ModelError(
+                f"{spec.student} and {spec.teacher} make other tokens of item {item.id!r} ({own}, {other}): "
+                f"{spec.method} compares their logits on the same tokens; {models.SAME_TOKENIZER}"
+            )
+
+
+def _tokenizer_key(name: str, tokenizer: PreTrainedTokenizerBase) -> tuple[str, str | None]:
+    """Equal for tokenizers that give equal tokens, as those of one family do."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)  # the few that are written in Python have none
+    return backend.to_str() if backend else name, tokenizer.eos_token

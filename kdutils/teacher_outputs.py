@@ -1,0 +1,241 @@
+"""What a run has of its teacher: the model, its hidden states on the training items, or the texts it wrote.
+
+Each is made once for all students of a teacher and kept in the store, named by all that it depends on:
+
+states/<digest>/          see kdutils.teacher_cache
+texts/<digest>.jsonl      id, response and whether it ended, a line an item
+texts/<digest>.sha256     of that file, written just before it
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import gc
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+
+from kdutils import encoding, generation, models, teacher_cache
+from kdutils.data import sources
+from kdutils.data.sources import Location
+from kdutils.devices import launch
+from kdutils.inputs import Inputs
+from kdutils.io import disk, environment
+from kdutils.items import PROMPT, Item, fingerprint
+from kdutils.models import LoadedModel
+from kdutils.spec import RunSpec
+from kdutils.store import DamagedError, Progress, RunFolder, Store
+from kdutils.teacher import CachedTeacher, Teacher
+
+
+def load_trained(
+    spec: RunSpec, folder: RunFolder, *, base: str | Location | None = None, stays_in_memory: bool = False
+) -> LoadedModel:
+    """The student of a finished run, ready to compute.
+
+    Args:
+        base: where the student is read from before training; None: looked up by its name.
+        stays_in_memory: as in models.load.
+
+    Raises:
+        DamagedError: if its weights are not what was written.
+    """
+    base = spec.student if base is None else base
+    if spec.method == "base":
+        return models.load(base, stays_in_memory=stays_in_memory)
+    folder.check_model()
+    try:
+        if spec.adapter == "full":
+            model = models.load(str(folder.model), stays_in_memory=stays_in_memory)
+            return dataclasses.replace(model, name=spec.student)
+        from peft import PeftModel
+
+        model = models.load(base, stays_in_memory=stays_in_memory)
+        network = PeftModel.from_pretrained(model.network, folder.model).eval()
+        return dataclasses.replace(model, network=network)
+    except (OSError, ValueError, SafetensorError) as error:  # of a folder without a record of its files
+        raise DamagedError(folder.model, error, whole=folder.path, name=folder.path.name) from error
+
+
+def teacher_model(inputs: Inputs, at: Store, *, stays_in_memory: bool = False) -> LoadedModel:
+    """The teacher of a run, frozen: the untuned model, or the student of its SFT run, which is there."""
+    own = inputs.spec.teacher_spec()
+    if own is None:
+        model = models.load(inputs.teacher, stays_in_memory=stays_in_memory)
+    else:
+        model = load_trained(own, at.folder(own.run_id), base=inputs.teacher, stays_in_memory=stays_in_memory)
+    model.network.requires_grad_(False)
+    return model
+
+
+def teacher_signal(
+    inputs: Inputs, at: Store, *, load: Callable[[], LoadedModel] | None = None
+) -> Teacher | CachedTeacher:
+    """The teacher of a run as its students see it.
+
+    Its hidden states on the training items are computed once, for all its students, and it is in memory only
+    while one trains on its own samples. KDUTILS_TEACHER_STATES=never computes them at every step.
+
+    Args:
+        load: loads the teacher, frozen; by default whole.
+    """
+    spec, load = inputs.spec, load or partial(teacher_model, inputs, at)
+    if not has_states(spec):
+        return Teacher(load(), noise_sigma=spec.noise_sigma, seed=spec.seed)
+    opened = made_states(inputs, at).open()
+    device = models.policy_for(models.LARGE_PARAMETERS).device
+    return CachedTeacher(spec.teacher, opened, load, device, noise_sigma=spec.noise_sigma, seed=spec.seed)
+
+
+def has_states(spec: RunSpec) -> bool:
+    """Whether the teacher's hidden states are kept for this run.
+
+    Raises:
+        ValueError: for an unknown value of KDUTILS_TEACHER_STATES.
+    """
+    wish = os.environ.get("KDUTILS_TEACHER_STATES", "always")
+    if wish not in ("always", "never"):
+        raise ValueError(f"KDUTILS_TEACHER_STATES={wish!r} is unknown: use always or never")
+    return wish == "always" and spec.reads_gold
+
+
+def made_states(inputs: Inputs, at: Store) -> teacher_cache.States:
+    """The states of a run's teacher, made if missing, by as many processes as train the run."""
+    kept = states_of(inputs, at)
+    with at.lease(kept.name, kept.are_there) as lease:
+        if lease is None:
+            return kept
+        lease.confirm()
+        if inputs.spec.devices > 1:
+            with scratch_folder(at.folder(inputs.spec.run_id)) as scratch:
+                on_devices(inputs, at, scratch, {"what": "states"})
+            return kept
+        model = teacher_model(inputs, at)
+        encoded = encoding.encode(inputs.items.train, model.tokenizer, **inputs.spec.encoding)
+        lease.confirm()
+        kept.write(model, encoded)
+        del model
+        gc.collect()  # its weights, before the student's are loaded
+        environment.give_back_memory()
+    return kept
+
+
+def states_of(inputs: Inputs, at: Store) -> teacher_cache.States:
+    """Where the states of a run's teacher are, or will be."""
+    return teacher_cache.states_of(at.out, states_key(inputs, at))
+
+
+def states_key(inputs: Inputs, at: Store) -> dict[str, Any]:
+    """All that a teacher's states depend on: its weights, the items, how they become tokens."""
+    own = inputs.spec.teacher_spec()
+    return {
+        "teacher": own.run_id if own else inputs.spec.teacher,
+        "weights": at.folder(own.run_id).weights() if own else _untuned_weights(inputs),
+        "items": fingerprint(inputs.items.train),
+        "prompt": PROMPT,
+        **inputs.spec.encoding,
+    }
+
+
+def _untuned_weights(inputs: Inputs) -> str:
+    """Digest of the files of an untuned teacher, or the commit of one from the hub."""
+    return inputs.spec.teacher_digest or sources.hub_revision(inputs.teacher)
+
+
+# --- texts (seqkd) -----------------------------------------------------------------------------------------
+
+
+def teacher_texts(inputs: Inputs, at: Store) -> list[Item]:
+    """The training items with responses that the teacher wrote greedily, generated once.
+
+    What is kept depends on the teacher and the questions alone, so every student of a teacher shares it.
+    Source: Kim & Rush 2016 (arXiv:1606.07947), with greedy decoding for their beam search.
+    """
+    spec, items, path = inputs.spec, inputs.items.train, texts_path(inputs, at)
+    name = f"texts-{path.stem}"
+    with at.lease(name, path.is_file) as lease:
+        if lease is not None:
+            teacher = teacher_model(inputs, at)
+            prompts = encoding.prompt_ids([item.question for item in items], teacher.tokenizer)
+            texts = generation.generate(teacher, prompts, max_new_tokens=spec.max_new_tokens)
+            lease.confirm()
+            write_texts(path, items, generation.decode(teacher, texts), [text.ended for text in texts])
+    return read_texts(path, items)
+
+
+def texts_path(inputs: Inputs, at: Store) -> Path:
+    """Where the texts of a run's teacher on its training items are, or will be."""
+    own = inputs.spec.teacher_spec()
+    key = {
+        "teacher": own.run_id if own else inputs.spec.teacher,
+        "items": fingerprint(inputs.items.train),
+        "max_new_tokens": inputs.spec.max_new_tokens,
+    }
+    if own is None:  # the id of a run names its weights, a model's name does not
+        key["weights"] = _untuned_weights(inputs)
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+    return at.out / "texts" / f"{digest}.jsonl"
+
+
+def write_texts(path: Path, items: Sequence[Item], responses: Sequence[str], ended: Sequence[bool]) -> None:
+    """Keep a response for every item, whole or not at all."""
+    lines = [
+        json.dumps({"id": item.id, "response": response, "ended": end}, ensure_ascii=False)
+        for item, response, end in zip(items, responses, ended, strict=True)
+    ]
+    content = ("\n".join(lines) + "\n").encode("utf-8")
+    disk.write_text(path.with_suffix(".sha256"), hashlib.sha256(content).hexdigest() + "\n")
+    disk.write_bytes(path, content)
+
+
+def read_texts(path: Path, items: Sequence[Item]) -> list[Item]:
+    """The items with the teacher's responses for their own.
+
+    Raises:
+        DamagedError: if the file is not what was written, or not about these items.
+    """
+    digest = path.with_suffix(".sha256")  # files of before it was kept are taken as they are
+    try:
+        if digest.is_file() and digest.read_text(encoding="utf-8").strip() != disk.sha256(path):
+            raise ValueError("its SHA-256 is not the recorded one")
+        kept = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        if [record["id"] for record in kept] != [item.id for item in items]:
+            raise ValueError("it is about other items")
+        return [
+            dataclasses.replace(item, response=record["response"], rationale="", ended=record["ended"])
+            for item, record in zip(items, kept, strict=True)
+        ]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DamagedError(path, error, whole=path, name=f"texts-{path.stem}") from error
+
+
+# --- several devices ---------------------------------------------------------------------------------------
+
+
+def on_devices(
+    inputs: Inputs, at: Store, scratch: Path, task: dict[str, Any], *, progress: Progress | None = None
+) -> dict[str, Any]:
+    """The outcome of a task (kdutils.devices.worker) that the processes of a run do together."""
+    return launch.run(
+        task | {"spec": inputs.spec.to_dict(), "out": str(at.out)},
+        scratch=scratch,
+        hear=progress or (lambda entry: None),
+        n_ranks=inputs.spec.devices,
+        n_threads=torch.get_num_threads(),
+    )
+
+
+@contextlib.contextmanager
+def scratch_folder(folder: RunFolder) -> Iterator[Path]:
+    """For what processes leave each other; if they are killed, it goes when the run is begun again."""
+    with tempfile.TemporaryDirectory(prefix=".ranks.", suffix=".partial", dir=folder.path) as name:
+        yield Path(name) / "scratch"
