@@ -22,7 +22,7 @@ import pandas as pd
 
 from kdutils import evaluate, store
 from kdutils.data import sources
-from kdutils.grid import fill, outlook, run_cells, schedule
+from kdutils.grid import dry_run, fill, run_cells, schedule
 from kdutils.grid.scheduler import Filling
 from kdutils.io import disk, environment
 from kdutils.items import Item
@@ -122,8 +122,8 @@ def steps(n_runs: int, out: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
     tables: list[pd.DataFrame] = []
     yield "read", lambda: tables.extend([fill.live_cells(plan, out), fill.costs(plan, out)])
     assert [len(table) for table in tables] == [3 * n_runs, n_runs]
-    looked: list[outlook.Look] = []
-    yield "look", lambda: looked.append(outlook.look(plan, out))
+    looked: list[dry_run.PlanStatus] = []
+    yield "look", lambda: looked.append(dry_run.plan_status(plan, out))
     assert looked[0].count("done") == len(jobs)
 
 

@@ -213,6 +213,16 @@ def _narrowed(live: Live, needs: Iterable[Need], shown: Filter, section: str) ->
     return kept
 
 
+def student_protocols(planned: Iterable[PlannedRun]) -> dict[EvalSpec, str | None]:
+    """The protocol of the students that each evaluation is of; None where they are of several, or none."""
+    found: dict[EvalSpec, set[str]] = {}
+    for run in planned:
+        own = found.setdefault(run.evaluation, set())
+        if run.spec.method != "base":  # a model as it is has no protocol
+            own.add(run.spec.protocol)
+    return {each: next(iter(own)) if len(own) == 1 else None for each, own in found.items()}
+
+
 def family_pairs(models: Iterable[str]) -> list[tuple[str, str]]:
     """(teacher, student) of every two models of one family, the larger one the teacher."""
     return [

@@ -83,7 +83,7 @@ import json, sys
 sys.path.insert(0, {tests!r})
 import inline
 from kdutils import preflight; from kdutils.report import cli; from kdutils.grid import scheduler, fill
-checks.check_all = lambda planned: None
+preflight.check_all = lambda planned: None
 class Pool(inline.InlinePool):
     def __init__(self, do, settings, **ways):
         super().__init__(lambda task, tell: scheduler._Outcome("made"), [0], **ways)
@@ -91,7 +91,7 @@ class Pool(inline.InlinePool):
         with open({given!r}, "a") as file:
             file.write(json.dumps([sys.argv[-1], key]) + "\\n")
         super().give(key, task)
-grid.Pool, fill._settings = Pool, lambda *asked, **more: []
+fill.Pool, fill._settings = Pool, lambda *asked, **more: []
 sys.exit(cli.main([*sys.argv[1:], "--out", {out!r}]))
 """
 
