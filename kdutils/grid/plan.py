@@ -21,7 +21,7 @@ from kdutils.constants import (
 from kdutils.data import sources
 from kdutils.grid import factors
 from kdutils.grid.cell_table import model_family, model_parameters, short_name
-from kdutils.grid.profile import Live, Need, Profile, load_profile
+from kdutils.grid.profile import Live, Need, Profile, load_profile, one_line_errors
 from kdutils.io import disk
 from kdutils.spec import LOGIT_METHODS, EvalSpec, PlannedRun, RunSpec
 
@@ -154,6 +154,7 @@ def _filter(parameters: Mapping[str, Any], profile: Profile) -> Filter:
     return Filter(**wanted)
 
 
+@one_line_errors()
 def _changed(live: Live, section: str, changes: Mapping[str, Any]) -> tuple[Live, list[Need]]:
     """The profile's live part and the needs of a section, with seeds, temperatures, ... replaced."""
     for name, value in changes.items():
