@@ -14,10 +14,6 @@ from pydantic import (
     AfterValidator,
     ConfigDict,
     Field,
-    StrictBool,
-    StrictFloat,
-    StrictInt,
-    StrictStr,
     TypeAdapter,
 )
 from pydantic import ValidationError as PydanticError
@@ -76,14 +72,17 @@ def _none_twice(values: tuple) -> tuple:
     return values
 
 
-Text = Annotated[StrictStr, AfterValidator(_one_line)]
+Text = Annotated[str, Strict(), AfterValidator(_one_line)]
+Truth = Annotated[bool, Strict()]
 AtLeastOne = Field(min_length=1)
 Names = Annotated[tuple[Text, ...], AtLeastOne, AfterValidator(_none_twice)]
-Seeds = Annotated[tuple[Annotated[StrictInt, Field(ge=0)], ...], AtLeastOne, AfterValidator(_none_twice)]
+Seeds = Annotated[tuple[Annotated[int, Strict(), Field(ge=0)], ...], AtLeastOne, AfterValidator(_none_twice)]
 Temperatures = Annotated[
-    tuple[Annotated[StrictFloat, Field(gt=0)], ...], AtLeastOne, AfterValidator(_none_twice)
+    tuple[Annotated[float, Strict(), Field(gt=0)], ...], AtLeastOne, AfterValidator(_none_twice)
 ]
-Sigmas = Annotated[tuple[Annotated[StrictFloat, Field(ge=0)], ...], AtLeastOne, AfterValidator(_none_twice)]
+Sigmas = Annotated[
+    tuple[Annotated[float, Strict(), Field(ge=0)], ...], AtLeastOne, AfterValidator(_none_twice)
+]
 Pairs = Annotated[tuple[tuple[Text, Text], ...], AtLeastOne]
 Settings = dict[str, Any]
 
@@ -109,7 +108,7 @@ class Need:
     pairs: Pairs | None = None  # (teacher, student); None: all that the models form
     temperatures: Temperatures = (1.0,)  # without noise
     noise_sigmas: Sigmas = (0.0,)  # at temperature 1
-    teacher_tuned: StrictBool = True
+    teacher_tuned: Truth = True
     seeds: Seeds = (0,)
     factors: Factors = ()  # the students of the first seed are trained with each of these factors, too
 
@@ -125,7 +124,7 @@ class Live:
     models: Names
     needs: Annotated[tuple[Need, ...], AtLeastOne]
     sft_seeds: Seeds  # of every student's SFT; a teacher's is 0
-    items_per_task: StrictInt  # of the test set
+    items_per_task: Annotated[int, Strict()]  # of the test set
     settings: Settings  # more fields of every RunSpec, such as train_items
     protocols: Protocols = ("careful",)  # every run that is trained, under each of them
     by_domain: ByDomain = field(default_factory=dict)  # settings of a domain's runs
@@ -133,7 +132,7 @@ class Live:
     by_method: ByMethod = field(default_factory=dict)
     evaluation: Settings = field(default_factory=dict)  # fields of every EvalSpec
     evaluation_by_protocol: ByProtocol = field(default_factory=dict)
-    ranks: StrictBool = False  # tasks with options are evaluated by ranking these, too
+    ranks: Truth = False  # tasks with options are evaluated by ranking these, too
 
     def __post_init__(self) -> None:
         """Refuse settings that the needs decide: they would be ignored, or rename a run."""
@@ -162,7 +161,7 @@ class Live:
 class Profile:
     """How much of the study to run: which sources of cells, which notebooks."""
 
-    name: StrictStr
+    name: str
     title: Text
     summary: Text
     sources: _names(*SOURCES)
@@ -225,7 +224,7 @@ def _first_of(error: PydanticError) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """The entries of a profile's file, with the fields of runs gathered in `settings` and pairs in the needs."""
+    """The entries of a profile's file, with the fields of runs gathered in `settings`, and pairs in needs."""
     try:
         entries = tomllib.loads(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:

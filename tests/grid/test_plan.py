@@ -340,7 +340,7 @@ def test_ranking_is_a_second_evaluation_of_tasks_with_options(live, monkeypatch)
         ({"by_method": {"sft": {}}}, "by_method.sft='sft': it must be 'fkl', "),
         (
             {"evaluation_by_protocol": {"authors": {}}},
-            "evaluation_by_protocol.authors='authors': it must be 'careful'",
+            "protocol.authors='authors': it must be 'careful'",
         ),
         ({"protocols": ()}, r"protocols=\(\): it must have at least 1 item"),
     ],
