@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
+from functools import cache
 
 from kdutils.constants import CHOICE_TASKS, TEST_ITEMS
 from kdutils.grid.machines import Machine
@@ -203,6 +204,27 @@ def evaluation_cost(spec: RunSpec, evaluation: EvalSpec, machine: Machine) -> Co
             texts *= n_texts / rows
             total += texts + Cost(disk_bytes=4 * (texts.generated_tokens + n_items * response))
     return total
+
+
+def alike(spec: RunSpec) -> RunSpec:
+    """One spec for all that cost the same: whatever their seed, temperature and level of noise."""
+    same = {"seed": 0, "teacher_seed": 0} if spec.method != "base" else {}
+    return replace(spec, temperature=1.0, noise_sigma=float(spec.noise_sigma > 0), **same)
+
+
+def job_seconds(spec: RunSpec, evaluations: tuple[EvalSpec, ...], machine: Machine) -> float:
+    """Seconds of training and evaluation, without the teacher's states or texts, which many runs share.
+
+    Raises:
+        ModelError: for a model whose shape is not known.
+    """
+    return _job_seconds(alike(spec), spec.devices, evaluations, machine)
+
+
+@cache
+def _job_seconds(spec: RunSpec, devices: int, evaluations: tuple[EvalSpec, ...], machine: Machine) -> float:
+    evaluated = sum(evaluation_cost(spec, each, machine).seconds for each in evaluations)
+    return training_cost(spec, machine).seconds + evaluated
 
 
 # --- memory -------------------------------------------------------------------------------------------------

@@ -152,7 +152,9 @@ def costs(found: PlanStatus, machine: Machine) -> pd.DataFrame:
 
 def _row(cell: Cell, machine: Machine, readers: dict[tuple, int]) -> dict[str, Any]:
     spec, key = cell.spec, cost.teacher_key(cell.spec)
-    training, states, evaluation, memory_gb = _priced(_alike(spec), spec.devices, cell.evaluations, machine)
+    training, states, evaluation, memory_gb = _priced(
+        cost.alike(spec), spec.devices, cell.evaluations, machine
+    )
     stages = dict.fromkeys(STAGES, Cost()) | {"evaluation": evaluation}
     stages["teachers" if cell.is_teacher else "students"] = training
     if key:
@@ -186,12 +188,6 @@ def is_released(spec: RunSpec) -> bool:
     return any(student in pair for pair in RELEASED_PAIRS)
 
 
-def _alike(spec: RunSpec) -> RunSpec:
-    """One spec for all that cost the same."""
-    same = {"seed": 0, "teacher_seed": 0} if spec.method != "base" else {}
-    return replace(spec, temperature=1.0, noise_sigma=float(spec.noise_sigma > 0), **same)
-
-
 @cache
 def _priced(
     spec: RunSpec, devices: int, evaluations: tuple[EvalSpec, ...], machine: Machine
@@ -212,7 +208,7 @@ def devices_needed(found: PlanStatus, machine: Machine) -> tuple[int, float] | N
 
     None where no number of devices will do.
     """
-    left = {(_alike(cell.spec), cell.evaluations) for cell in found.cells if cell.status != "done"}
+    left = {(cost.alike(cell.spec), cell.evaluations) for cell in found.cells if cell.status != "done"}
     needed = [cost.devices_for(spec, evaluations, machine) for spec, evaluations in left]
     if None in needed:
         return None

@@ -50,7 +50,7 @@ class Filter:
 
 @dataclass(frozen=True)
 class Plan:
-    """A section of a profile as somebody asked for it."""
+    """A section of a profile as its notebook asked for it."""
 
     section: str  # a key of PLANNED
     profile: Profile

@@ -16,6 +16,7 @@ from kdutils.spec import BENCHMARK, LLM_ADAPTERS, RunSpec
 # Measured with the tokenizer of Qwen2.5 on 21,000 items: GSM8K and AQuA, the training sets of the
 # commonsense tasks, instructions.
 PROMPT_TOKENS = 29  # around the question
+COUNTED_ITEMS = 250  # of those at hand, from the shortest to the longest
 CHARACTERS_PER_TOKEN = {  # of questions, of responses
     "math": (3.9, 2.75),
     "commonsense": (4.5, 4.9),
@@ -80,7 +81,9 @@ def _lengths(spec: RunSpec, tokenizer: Path | None) -> Lengths:
         except sources.DataError:  # reported when the run is to be made
             found = []
     if found:
-        prompts, responses = _counts(found, spec.domain, tokenizer)
+        by_length = sorted(found, key=lambda item: len(item.question) + len(item.response))
+        every = np.linspace(0, len(found) - 1, min(len(found), COUNTED_ITEMS)).round().astype(int)
+        prompts, responses = _counts([by_length[i] for i in every], spec.domain, tokenizer)
     else:
         totals = np.interp((np.arange(1_000) + 0.5) / 1_000, SHARES, ASSUMED_TOTALS[spec.domain])
         if spec.max_item_characters is not None:

@@ -11,7 +11,7 @@ import torch
 
 from kdutils import encoding, experiment, generation, models, store
 from kdutils.data import sources
-from kdutils.grid import cell_table, run_cells
+from kdutils.grid import cell_table
 from kdutils.io import leases
 from kdutils.spec import EvalSpec, RunSpec
 
@@ -126,7 +126,7 @@ def test_teacher_texts_are_made_once_and_are_the_teachers(folder, finished, monk
 
 
 def test_cells_have_the_schema_of_the_released_tables(finished):
-    table = run_cells.cells_of(finished[0], EVALUATION)
+    table = cell_table.cells_of(finished[0], EVALUATION)
     assert list(table.columns) == list(cell_table.SCHEMA)
     assert set(table["source"]) == {"live"}
     kd = table[(table["teacher"] != "") & (table["task"] == "addsub")]
@@ -139,7 +139,7 @@ def test_cells_have_the_schema_of_the_released_tables(finished):
 def test_agreement_in_cells_is_that_of_the_item_rows(folder, finished):
     """Likeness columns are filled in for the KD and for the SFT student beside the same teacher."""
     out, done = finished
-    table = run_cells.cells_of(out, EVALUATION).query("task == 'addsub' and method == 'fkl'").iloc[0]
+    table = cell_table.cells_of(out, EVALUATION).query("task == 'addsub' and method == 'fkl'").iloc[0]
     teacher = store.folder_of(out, done["fkl"].spec.teacher_spec().run_id).evaluation(EVALUATION)
     both = experiment.evaluate.paired(done["fkl"].items, teacher)
     assert table["agreement"] == experiment.evaluate.agreement(both)["agreement"]
@@ -262,7 +262,7 @@ def test_the_base_model_is_evaluated_without_training(folder, tmp_path):
     assert not run.folder.model.exists()
     again = experiment.run(spec, out=tmp_path, evaluation=EVALUATION)
     pd.testing.assert_frame_equal(again.items, run.items)
-    (cell,) = run_cells.cells_of(tmp_path, EVALUATION).query("task == 'addsub'").to_dict("records")
+    (cell,) = cell_table.cells_of(tmp_path, EVALUATION).query("task == 'addsub'").to_dict("records")
     assert (cell["method"], cell["teacher"]) == ("base", "")
 
 

@@ -75,15 +75,15 @@ def test_a_grid_that_is_filled_looks_for_the_failure_of_each_run_once(monkeypatc
     monkeypatch.setenv(environment.RUN_TOKEN, "of this run")
     monkeypatch.setattr("kdutils.preflight.check_all", lambda planned: None)
     jobs = schedule.jobs_of(largestore.planned(20))
-    grid = scheduler.Filling(jobs, tmp_path, lambda state: None)
-    grid.look()
+    grid = scheduler.Scheduler(jobs, tmp_path, lambda state: None)
+    grid.check_store()
 
-    def start(do, *, prepare, hear):
-        made = lambda task, tell: scheduler._Outcome("made")  # noqa: E731
-        return InlinePool(made, [0, 1], prepare=prepare, hear=hear)
+    def start(do, *, prepare, on_message):
+        made = lambda task, send: scheduler.Outcome("made")  # noqa: E731
+        return InlinePool(made, [0, 1], prepare=prepare, on_message=on_message)
 
     with OPENED.counted() as names:
-        grid.fill(start)
+        grid.run(start)
     assert grid.state().n_done == len(jobs)
     assert sum(each.endswith("failure.json") for each in names) == len(jobs)
 
