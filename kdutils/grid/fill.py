@@ -1,8 +1,8 @@
 """The runs of a plan: which there are, which are missing, and making those on all cores.
 
 What is finished stays finished, whatever happens to the rest: a run that fails or whose worker is killed is
-a failure with its reason, and a damaged one is set aside and made again. Several callers, on several machines,
-may fill one folder: no run is made twice.
+a failure with its reason, and a damaged one is set aside and made again. Several callers, on several
+machines, may fill one folder: no run is made twice.
 """
 
 from __future__ import annotations
