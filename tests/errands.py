@@ -19,11 +19,11 @@ def prepare(setting):
     SETTING = setting
 
 
-def do(task, tell):
+def do(task, send):
     kind, value = task
     if kind == "tell":
         for message in value:
-            tell(message)
+            send(message)
     if kind == "kill":
         os.kill(os.getpid(), value)
     if kind == "exit":
@@ -58,7 +58,7 @@ def main(folder: str) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in whatever a script starts with `&`
     with Pool(do, ["a", "b"], prepare=prepare) as pool:
         for number in range(2):
-            pool.give(number, ("hang", f"{folder}/{number}"))
+            pool.submit(number, ("hang", f"{folder}/{number}"))
         try:
             while True:
                 pool.results(600)

@@ -6,10 +6,11 @@ import time
 
 
 class InlinePool:
-    """Stands in for pool.Pool where a test is about what is done, not about processes."""
+    """Stands in for local_pool.Pool where a test is about what is done, not about processes."""
 
-    def __init__(self, do, settings, *, prepare, hear):
-        self.do, self.hear, self.n_workers, self.given = do, hear, len(settings), []
+    def __init__(self, do, settings, *, prepare, on_message):
+        self.do, self.on_message = do, on_message
+        self.n_workers, self.given = len(settings), []
 
     def __enter__(self):
         return self
@@ -21,7 +22,7 @@ class InlinePool:
     def n_idle(self):
         return self.n_workers - len(self.given)
 
-    def give(self, key, task):
+    def submit(self, key, task):
         self.given.append((key, task))
 
     def results(self, timeout_seconds):
@@ -29,4 +30,4 @@ class InlinePool:
             time.sleep(min(timeout_seconds, 0.05))
             return []
         key, task = self.given.pop(0)
-        return [(key, self.do(task, lambda message: self.hear(key, message)))]
+        return [(key, self.do(task, lambda message: self.on_message(key, message)))]

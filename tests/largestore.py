@@ -22,8 +22,8 @@ import pandas as pd
 
 from kdutils import evaluate, store
 from kdutils.data import sources
-from kdutils.grid import fill, outlook, run_cells, schedule
-from kdutils.grid.scheduler import Filling
+from kdutils.grid import cell_table, dry_run, fill, schedule
+from kdutils.grid.scheduler import Scheduler
 from kdutils.io import disk, environment
 from kdutils.items import Item
 from kdutils.spec import EvalSpec, PlannedRun, RunSpec
@@ -69,7 +69,7 @@ def build(plan: list[PlannedRun], out: Path) -> None:
         (inner / "result.json").write_text(results[1])
     with _all_alike(rows()):
         for job in jobs.values():
-            run_cells.keep(out, EVALUATION, job.spec)
+            cell_table.keep(out, EVALUATION, job.spec)
 
 
 @contextlib.contextmanager
@@ -86,13 +86,13 @@ def _all_alike(table: pd.DataFrame) -> Iterator[None]:
 
         return computed
 
-    own = run_cells._accuracies, run_cells._likeness, run_cells.Scored.rows, os.fsync
-    run_cells._accuracies, run_cells._likeness = map(once, own[:2])
-    run_cells.Scored.rows, os.fsync = lambda scored: table, lambda number: None
+    own = cell_table._accuracies, cell_table._likeness, cell_table.Scored.rows, os.fsync
+    cell_table._accuracies, cell_table._likeness = map(once, own[:2])
+    cell_table.Scored.rows, os.fsync = lambda scored: table, lambda number: None
     try:
         yield
     finally:
-        run_cells._accuracies, run_cells._likeness, run_cells.Scored.rows, os.fsync = own
+        cell_table._accuracies, cell_table._likeness, cell_table.Scored.rows, os.fsync = own
 
 
 def rows() -> pd.DataFrame:
@@ -116,14 +116,14 @@ def steps(n_runs: int, out: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
     sources.resolved(plan[0].spec)  # the digests of the models, once a process
     jobs: dict[str, schedule.Job] = {}
     yield "plan", lambda: jobs.update(schedule.jobs_of(planned(n_runs)))
-    filling = Filling(jobs, out, lambda state: None)
-    yield "resume", filling.look
-    assert filling.state().n_found == len(jobs) and not filling.is_wanting
+    scheduler = Scheduler(jobs, out, lambda state: None)
+    yield "resume", scheduler.check_store
+    assert scheduler.state().n_found == len(jobs) and not scheduler.has_work
     tables: list[pd.DataFrame] = []
     yield "read", lambda: tables.extend([fill.live_cells(plan, out), fill.costs(plan, out)])
     assert [len(table) for table in tables] == [3 * n_runs, n_runs]
-    looked: list[outlook.Look] = []
-    yield "look", lambda: looked.append(outlook.look(plan, out))
+    looked: list[dry_run.PlanStatus] = []
+    yield "look", lambda: looked.append(dry_run.plan_status(plan, out))
     assert looked[0].count("done") == len(jobs)
 
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 
 from kdutils import experiment, store, training
-from kdutils.grid import run_cells, scheduler
+from kdutils.grid import cell_table, worker
 from kdutils.io import disk, leases
 
 
@@ -92,16 +92,16 @@ PLACES: dict[str, tuple[Any, str, Callable[..., bool]]] = {
     "before the evaluation": (experiment, "item_rows", always),
     "before the items": (store.RunFolder, "write_evaluation", always),
     "between items and result of the evaluation": (disk, "write_json", writes("result.json", ".partial")),
-    "before the cells are kept": (run_cells, "keep", always),
+    "before the cells are kept": (cell_table, "keep", always),
     "amid the states": (disk, "write_json", writes("index.json", ".partial")),
     "amid the texts": (disk, "write_bytes", writes(".jsonl", "texts")),
     "in a forward pass": (training._Training, "_loss", always),
 }  # fmt: skip
 
 
-def prepare(fault: Fault, setting: scheduler.Setting) -> None:
-    """In the place of scheduler.prepare."""
-    scheduler.prepare(setting)
+def prepare(fault: Fault, setting: worker.Setting) -> None:
+    """In the place of worker.prepare."""
+    worker.prepare(setting)
     training.CHECKPOINT_SECONDS = 0.0  # after every step
     for owner, name, kind in (
         (store.RunFolder, "finish", "trained"),

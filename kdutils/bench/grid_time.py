@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from kdutils import store
-from kdutils.grid import flops, model_shapes
+from kdutils.grid import model_shapes
 from kdutils.grid.model_shapes import Architecture
 from kdutils.io.environment import REPOSITORY
 from kdutils.spec import EvalSpec, PlannedRun, RunSpec
@@ -60,8 +60,8 @@ def plan(teacher: str, students: Sequence[str], **settings: Any) -> list[Planned
 def regime(student: str, teacher: Architecture, *, tokens: int = 80, scored: int = 40) -> float:
     """FLOPs of the teacher's body over those of training the student, for a row of some length."""
     how = {"context": tokens, "scored": scored}
-    trained = flops.training_flops(model_shapes.architecture_of(student), tokens, **how)
-    return flops.forward_flops(teacher, tokens, context=tokens, scored=0) / trained
+    trained = model_shapes.training_flops(model_shapes.architecture_of(student), tokens, **how)
+    return model_shapes.forward_flops(teacher, tokens, context=tokens, scored=0) / trained
 
 
 def teacher_of(family: str, folder: Path) -> str:

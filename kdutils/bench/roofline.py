@@ -13,9 +13,8 @@ import pandas as pd
 
 from kdutils.bench.kd_steps import BFLOAT16, CACHED, COMPILED
 from kdutils.bench.workloads import case_of
-from kdutils.grid.flops import forward_flops, training_flops
 from kdutils.grid.machines import Machine
-from kdutils.grid.model_shapes import Architecture
+from kdutils.grid.model_shapes import Architecture, forward_flops, training_flops
 
 # Times that a logit is read or written where products and the rest are kernels apart: those of the teacher
 # written and read; those of the student too, then overwritten by their gradient, which is read twice.

@@ -1,58 +1,81 @@
-"""The cell table: what happened, one tidy row a cell, whatever its source.
+"""The cell table: what happened, one tidy row a cell, whatever its source, and how a run becomes cells.
 
-A cell is one source x protocol x pair x method x temperature x noise x task x seed. The released
-results reach this table directly, live runs through their item rows; from here on no code knows
-where a row came from.
+A cell is one source x protocol x pair x method x temperature x noise x task x seed. The released results
+reach this table directly, live runs through their item rows; from here on no code knows where a row came
+from. COLUMNS is the reference of its columns and the one place where a column is declared.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
-from kdutils.constants import SOURCE_LABELS
+from kdutils import evaluate, store
+from kdutils.constants import AVERAGE, INSTRUCTION_TASKS, MATH_TASKS, SOURCE_LABELS
+from kdutils.grid.item_records import Scored, kept
+from kdutils.spec import EvalSpec, RunSpec
 
-# Column -> pandas dtype. Accuracies, agreement and fidelity are in percent.
-SCHEMA = {
-    "source": "str",  # published | live
-    "protocol": "str",  # paper | careful
-    "domain": "str",  # math | commonsense
-    "task": "str",  # a task key, or "average": the mean over the domain's tasks
-    "family": "str",  # Qwen2.5 | Llama-3 | ...
-    "teacher": "str",  # "" for base and sft, which have none
-    "student": "str",
-    "teacher_parameters": "Int64",  # nominal, as in the model's name
-    "student_parameters": "Int64",
-    "method": "str",  # base | sft | fkl | seqkd | revkd | gkd
-    "teacher_tuned": "boolean",  # was the teacher fine-tuned on the domain; NA without teacher
-    "temperature": "float64",  # of the divergence; NaN without teacher
-    "noise_sigma": "float64",  # standard deviation of the noise on the teacher's logits
-    "seed": "Int64",
-    "n": "Int64",  # items behind the accuracy; for "average" the sum over the tasks
-    "accuracy": "float64",
-    "accuracy_se": "float64",  # standard error from the n items, in points
-    "n_clean": "Int64",  # items whose question does not occur in the training set; NA where not known
-    "accuracy_clean": "float64",  # of those items
-    "accuracy_ranked": "float64",  # of the likeliest option, where options were ranked; NaN elsewhere
-    "accuracy_ranked_normalised": "float64",  # of the likeliest by character
-    "unparsed": "float64",  # texts in which no answer was found; NaN where texts were not released
-    "truncated": "float64",  # texts that were cut at the limit of their length
-    "agreement": "float64",  # items on which student and teacher give the same answer
-    "agreement_sft": "float64",  # the same for the SFT student beside the same teacher
-    "agreement_em2": "float64",  # the authors' second, undocumented agreement table
-    "agreement_em2_sft": "float64",
-    "fidelity": "float64",  # likeness of student and teacher rationale
-    "fidelity_sft": "float64",
-    "fidelity_bleu2": "float64",  # the authors' second fidelity table
-    "fidelity_bleu2_sft": "float64",
-    "fidelity_correct_r": "float64",  # over items, of being right and BLEU with the teacher's text
-    "flags": "str",  # ";"-joined keys of FLAGS, in that order; "" where nothing is odd
-}
+
+class Column(NamedTuple):
+    """A column of the cell table."""
+
+    name: str
+    dtype: str  # of pandas
+    meaning: str  # accuracies, agreement and fidelity are in percent
+    of_run: Callable[[RunSpec], Any] | None = None  # its value from a run's spec; None: measured, or released
+
+
+def _of_teacher(value: Callable[[RunSpec], Any]) -> Callable[[RunSpec], Any]:
+    return lambda spec: None if spec.teacher is None else value(spec)
+
+
+COLUMNS = (
+    Column("source", "str", "published | live", lambda spec: "live"),
+    Column("protocol", "str", "paper | careful", lambda spec: spec.protocol),
+    Column("domain", "str", "math | commonsense | instruction", lambda spec: spec.domain),
+    Column("task", "str", "a task key, or `average`: the mean over the domain's tasks"),
+    Column("family", "str", "Qwen2.5 | Llama-3 | ...", lambda spec: model_family(spec.student)),
+    Column("teacher", "str", "'' for base and sft", _of_teacher(lambda spec: short_name(spec.teacher))),
+    Column("student", "str", "its short name", lambda spec: short_name(spec.student)),
+    Column("teacher_parameters", "Int64", "nominal, as in the model's name",
+           _of_teacher(lambda spec: model_parameters(spec.teacher))),
+    Column("student_parameters", "Int64", "nominal", lambda spec: model_parameters(spec.student)),
+    Column("method", "str", "base | sft | fkl | seqkd | revkd | gkd", lambda spec: spec.method),
+    Column("teacher_tuned", "boolean", "was the teacher fine-tuned on the domain; NA without teacher",
+           _of_teacher(lambda spec: spec.teacher_tuned)),
+    Column("temperature", "float64", "of the divergence; NaN without teacher",
+           _of_teacher(lambda spec: spec.temperature)),
+    Column("noise_sigma", "float64", "standard deviation of the noise on the teacher's logits",
+           lambda spec: spec.noise_sigma),
+    Column("seed", "Int64", "of the training", lambda spec: spec.seed),
+    Column("n", "Int64", "items behind the accuracy; for `average` the sum over the tasks"),
+    Column("accuracy", "float64", "share of the items answered right"),
+    Column("accuracy_se", "float64", "standard error from the n items, in points"),
+    Column("n_clean", "Int64", "items whose question is not in the training set; NA where not known"),
+    Column("accuracy_clean", "float64", "of those items"),
+    Column("accuracy_ranked", "float64", "of the likeliest option, where options were ranked; NaN elsewhere"),
+    Column("accuracy_ranked_normalised", "float64", "of the likeliest by character"),
+    Column("unparsed", "float64", "texts without an answer; NaN where texts were not released"),
+    Column("truncated", "float64", "texts that were cut at the limit of their length"),
+    Column("agreement", "float64", "items on which student and teacher give the same answer"),
+    Column("agreement_sft", "float64", "the same for the SFT student and the same teacher"),
+    Column("agreement_em2", "float64", "the authors' second, undocumented agreement table"),
+    Column("agreement_em2_sft", "float64", "the same for the SFT student"),
+    Column("fidelity", "float64", "likeness of student and teacher rationale"),
+    Column("fidelity_sft", "float64", "the same for the SFT student and the same teacher"),
+    Column("fidelity_bleu2", "float64", "the authors' second fidelity table"),
+    Column("fidelity_bleu2_sft", "float64", "the same for the SFT student"),
+    Column("fidelity_correct_r", "float64", "over items, of being right and BLEU with the teacher's text"),
+    Column("flags", "str", "';'-joined keys of FLAGS, in that order; '' where nothing is odd"),
+)  # fmt: skip
+SCHEMA = {column.name: column.dtype for column in COLUMNS}
 
 MODEL_WORLD = "mini-"  # how the names of the mini family begin
 
@@ -137,7 +160,7 @@ def join_flags(flags: Iterable[str]) -> str:
     """
     wanted = set(flags)
     if unknown := wanted - set(FLAGS):
-        raise KeyError(f"undeclared flags {sorted(unknown)}; declare them in cells.FLAGS")
+        raise KeyError(f"undeclared flags {sorted(unknown)}; declare them in cell_table.FLAGS")
     return ";".join(flag for flag in FLAGS if flag in wanted)
 
 
@@ -166,3 +189,115 @@ def cell_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     if (twice := frame.duplicated(keys)).any():
         raise ValueError(f"two rows for one cell: {frame.loc[twice, keys].iloc[0].to_dict()}")
     return frame
+
+
+# --- from runs ----------------------------------------------------------------------------------------------
+
+
+def cells_of(out: Path, evaluation: EvalSpec, specs: Iterable[RunSpec] | None = None) -> pd.DataFrame:
+    """The finished runs under `out` as a cell table; what is missing is missing.
+
+    Agreement and fidelity of a KD student are with its own tuned teacher; `agreement_sft` and
+    `fidelity_sft` are those of the SFT student of the same seed and settings beside that teacher, if that
+    run is among those asked for.
+
+    Args:
+        specs: the runs to read, resolved; None for all.
+
+    Raises:
+        StoreError: for a run that cannot be read.
+    """
+    if specs is None:
+        specs = [spec for spec, _ in store.finished(out)]
+    return cell_table(rows_of(out, evaluation, specs))
+
+
+def rows_of(out: Path, evaluation: EvalSpec, specs: Iterable[RunSpec]) -> list[dict[str, Any]]:
+    """As `cells_of`, each cell as a record, to make one table of several evaluations."""
+    asked = {spec.run_id: spec for spec in specs}
+    scored = Scored.reader(out)
+    found = []
+    for spec in asked.values():
+        beside = asked.get(spec.sft_spec().run_id) if spec.teacher_spec() else None
+        found += [_cell(spec, record) for record in _records(out, evaluation, spec, beside, scored)]
+    return found
+
+
+def keep(out: Path, evaluation: EvalSpec, spec: RunSpec) -> None:
+    """Compute what the cells of a run need as far as it is there, so that reading them later is quick."""
+    beside = spec.sft_spec() if spec.teacher_spec() else None
+    _records(out, evaluation, spec, beside, Scored.reader(out))
+
+
+def _records(
+    out: Path,
+    evaluation: EvalSpec,
+    spec: RunSpec,
+    beside: RunSpec | None,
+    scored: Callable[[RunSpec, EvalSpec], Scored | None],
+) -> list[dict[str, Any]]:
+    """Accuracy by task with likeness columns, also of the SFT student `beside`; empty if not evaluated."""
+    own = scored(spec, evaluation)
+    if own is None:
+        return []
+    likeness: dict[str, dict[str, float]] = {}
+    if (twin := evaluation.ranking()) and (ranked := scored(spec, twin)):
+        records = kept(out, _ranked, ranked)
+        whole = twin.tasks == evaluation.tasks  # an average over some tasks would not be comparable
+        _add(likeness, [each for each in records if whole or each["task"] != AVERAGE], suffix="")
+    tuned = spec.teacher_spec()
+    if tuned and (teacher := scored(tuned, evaluation)):
+        sft = scored(beside, evaluation) if beside else None
+        _add(likeness, kept(out, _likeness, own, teacher), suffix="")
+        _add(likeness, kept(out, _likeness, sft, teacher) if sft else [], suffix="_sft")
+    return [record | likeness.get(record["task"], {}) for record in kept(out, _accuracies, own)]
+
+
+def _likeness(student: pd.DataFrame, teacher: pd.DataFrame) -> list[dict[str, Any]]:
+    """Agreement, fidelity, and in math the link of fidelity and correctness, by task.
+
+    Instructions have no answer to agree on.
+    """
+    return [
+        {
+            "task": task,
+            "agreement": math.nan if task in INSTRUCTION_TASKS else 100 * evaluate.same_answer(part).mean(),
+            "fidelity": evaluate.corpus_bleu(part["text"], part["text_teacher"]),
+            "fidelity_correct_r": evaluate.fidelity_correct_r(part) if task in MATH_TASKS else math.nan,
+        }
+        for task, part in evaluate.paired(student, teacher).groupby("task", sort=False)
+    ]
+
+
+def _add(found: dict[str, dict[str, float]], likeness: list[dict[str, Any]], *, suffix: str) -> None:
+    """Put likeness under the columns of that suffix, by task, as far as the cell schema has them."""
+    for record in likeness:
+        columns = {name + suffix: value for name, value in record.items() if name + suffix in SCHEMA}
+        found.setdefault(record["task"], {}).update(columns)
+
+
+def _accuracies(rows: pd.DataFrame) -> list[dict[str, Any]]:
+    return _with_average(evaluate.accuracies(rows))
+
+
+def _ranked(rows: pd.DataFrame) -> list[dict[str, Any]]:
+    """Accuracy of ranked options by task, and the mean over the tasks that have options."""
+    table = evaluate.ranked_accuracies(rows)
+    means = table.drop(columns="task").mean().to_dict()
+    return [*table.to_dict("records"), {"task": AVERAGE} | means]
+
+
+def _with_average(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Accuracy records and their mean (tasks taken as independent)."""
+    se = float(np.sqrt((table["accuracy_se"] ** 2).sum()) / len(table))
+    names = ("accuracy", "unparsed", "truncated", "accuracy_clean")
+    means = {name: float(table[name].mean(skipna=False)) for name in names}
+    means["n_clean"] = float(table["n_clean"].sum(skipna=False))
+    mean = {"task": AVERAGE, "n": int(table["n"].sum()), "accuracy_se": se} | means
+    return [*table.to_dict("records"), mean]
+
+
+def _cell(spec: RunSpec, record: dict[str, Any]) -> dict[str, Any]:
+    """A record as a row of the table, with the columns that its run decides."""
+    decided = {column.name: column.of_run(spec) for column in COLUMNS if column.of_run}
+    return decided | {name: value for name, value in record.items() if name in SCHEMA}

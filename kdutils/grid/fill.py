@@ -1,8 +1,8 @@
 """The runs of a plan: which there are, which are missing, and making those on all cores.
 
 What is finished stays finished, whatever happens to the rest: a run that fails or whose worker is killed is
-a failure with its reason, and a damaged one is set aside and made anew. Several callers, on several machines,
-may fill one folder: no run is made twice.
+a failure with its reason, and a damaged one is set aside and made again. Several callers, on several
+machines, may fill one folder: no run is made twice.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ import pandas as pd
 from kdutils import store
 from kdutils.data import sources
 from kdutils.devices import launch
-from kdutils.grid import cell_table, ray_engine, run_cells, schedule
-from kdutils.grid.engine import Start
-from kdutils.grid.local_pool import Pool
-from kdutils.grid.scheduler import Filling, Progress, Setting, State
-from kdutils.grid.shards import Shard
+from kdutils.grid import cell_table, ray_engine, schedule
+from kdutils.grid.local_pool import Pool, StartEngine
+from kdutils.grid.schedule import Shard
+from kdutils.grid.scheduler import Progress, Scheduler, State
+from kdutils.grid.worker import Setting
 from kdutils.spec import EvalSpec, PlannedRun, RunSpec
 
 ENGINES = ("local", "ray")
@@ -64,16 +64,18 @@ def fill(
     n_devices = max((run.spec.devices for run in planned), default=1)
     start = _start(engine, address, workers, n_large=n_large, n_devices=n_devices)
     own = shard.jobs(jobs) if shard else jobs
-    filling = Filling(own, out, progress or (lambda state: None), silence_seconds=silence_seconds)
-    filling.look()
-    if filling.is_wanting:
+    scheduler = Scheduler(own, out, progress or (lambda state: None), silence_seconds=silence_seconds)
+    scheduler.check_store()
+    if scheduler.has_work:
         for run in planned if engine == "local" else ():  # Ray knows what its nodes have
             launch.check_devices(run.spec)
-        filling.fill(start)
-    return filling.state()
+        scheduler.run(start)
+    return scheduler.state()
 
 
-def _start(engine: str, address: str | None, workers: int | None, *, n_large: int, n_devices: int) -> Start:
+def _start(
+    engine: str, address: str | None, workers: int | None, *, n_large: int, n_devices: int
+) -> StartEngine:
     if engine == "local":
         own = {"n_large": n_large, "n_devices": n_devices}
         return lambda do, **ways: Pool(do, _settings(workers, **own), **ways)
@@ -118,7 +120,7 @@ def live_cells(planned: Sequence[PlannedRun], out: Path) -> pd.DataFrame:
         specs.setdefault(run.evaluation, []).append(spec)
     rows = []
     for evaluation, asked in specs.items():
-        found = run_cells.rows_of(out, evaluation, asked)
+        found = cell_table.rows_of(out, evaluation, asked)
         protocols = {spec.protocol for spec in asked if spec.method != "base"}
         if len(protocols) == 1:
             (of_students,) = protocols

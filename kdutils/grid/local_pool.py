@@ -1,4 +1,4 @@
-"""Worker processes that do one task after another, and of which any may be killed.
+"""What an engine is, and the one of this machine: worker processes, of which any may be killed.
 
 The executors of the standard library fail every task when one worker dies; here its own task does, and a
 new worker takes its place.
@@ -12,23 +12,70 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from multiprocessing import connection, forkserver
 from multiprocessing.context import BaseContext
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
-from kdutils.grid.engine import Death, Do, Hear
 from kdutils.io import environment
 
 NOTEBOOKS = (
     "kdutils.report.preloaded"  # imported in the process from which the workers of notebooks are forked
 )
-FAREWELL_SECONDS = 2.0  # between asking a worker to end and killing it
+STOP_SECONDS = 2.0  # between asking a worker to end and killing it
+
+
+Send = Callable[[Any], None]
+Do = Callable[[Any, Send], Any]
+OnMessage = Callable[[Hashable, Any], None]
+
+
+@dataclass(frozen=True)
+class Death:
+    """The result of a task whose process died while it worked on it."""
+
+    reason: str  # one line
+    code: int | None = None  # its exit code, minus the number of a signal; None if it is not known
+
+
+class Engine(Protocol):
+    """Does tasks within a `with` statement, each in a process that has called `prepare` once before.
+
+    The driver decides what is done and when; an engine knows tasks and keys, and nothing of runs. Any of its
+    processes may die at any time. What a task sends arrives at `on_message(key, message)` in the driver,
+    while that waits for results.
+    """
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *error: object) -> None:
+        """End what is running."""
+
+    @property
+    def n_workers(self) -> int:
+        """How many tasks are done at a time."""
+
+    @property
+    def n_idle(self) -> int:
+        """How many tasks could be submitted now."""
+
+    def submit(self, key: Hashable, task: Any) -> None:
+        """Have a task done; its result, which may be a Death, will come under that key."""
+
+    def results(self, timeout_seconds: float) -> list[tuple[Hashable, Any]]:
+        """Key and result of what has ended; waits for something to happen, but not longer than that."""
+
+
+class StartEngine(Protocol):
+    """Makes an engine whose tasks are done by `do(task, send)`, a function of a module."""
+
+    def __call__(self, do: Do, *, prepare: Callable[[Any], None], on_message: OnMessage) -> Engine: ...
 
 
 class Pool:
     """The engine of one machine: a worker for each of `settings`, started when it gets its first task.
 
-    A worker calls `prepare(setting)` once and `do(task, tell)` for every task; both are functions of a
+    A worker calls `prepare(setting)` once and `do(task, send)` for every task; both are functions of a
     module. A worker takes no notice of Ctrl-C, which reaches the driver, and ends when the driver does.
 
     Args:
@@ -41,10 +88,10 @@ class Pool:
         settings: Sequence[Any],
         *,
         prepare: Callable[[Any], None],
-        hear: Hear = lambda key, message: None,
+        on_message: OnMessage = lambda key, message: None,
         context: BaseContext | None = None,
     ) -> None:
-        self._hear = hear
+        self._on_message = on_message
         self._workers = [_Worker(do, prepare, setting, context) for setting in settings]
 
     def __enter__(self) -> Self:
@@ -53,9 +100,9 @@ class Pool:
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         with _without_interrupts():
             for worker in self._workers:
-                worker.dismiss(at_once=kind is not None)
+                worker.stop(at_once=kind is not None)
             for worker in self._workers:
-                worker.bury()
+                worker.join()
 
     @property
     def n_workers(self) -> int:
@@ -64,12 +111,12 @@ class Pool:
 
     @property
     def n_idle(self) -> int:
-        """How many tasks could be given now."""
+        """How many tasks could be submitted now."""
         return sum(worker.key is None for worker in self._workers)
 
-    def give(self, key: Hashable, task: Any) -> None:
+    def submit(self, key: Hashable, task: Any) -> None:
         """Have a task done; its result will come under that key. There must be an idle worker."""
-        next(worker for worker in self._workers if worker.key is None).give(key, task)
+        next(worker for worker in self._workers if worker.key is None).submit(key, task)
 
     def results(self, timeout_seconds: float) -> list[tuple[Hashable, Any]]:
         """Key and result of what has ended; waits for something to happen, but not longer than that."""
@@ -77,16 +124,16 @@ class Pool:
         ended = []
         for each in connection.wait(list(busy), timeout_seconds):
             key = busy[each].key
-            is_over, value = busy[each].take()
+            is_over, value = busy[each].receive()
             if is_over:
                 ended.append((key, value))
             else:
-                self._hear(key, value)
+                self._on_message(key, value)
         return ended
 
 
 class _Worker:
-    """A process and the task it is at."""
+    """A process and the task that it works on."""
 
     def __init__(self, do, prepare, setting, context) -> None:
         self._work, self._context = (do, prepare, setting), context
@@ -94,15 +141,15 @@ class _Worker:
         self.connection: connection.Connection | None = None
         self.key: Hashable | None = None
 
-    def give(self, key: Hashable, task: Any) -> None:
+    def submit(self, key: Hashable, task: Any) -> None:
         if self._process is None or not self._process.is_alive():  # it may have been killed while idle
             self._start()
         self.key = key
-        with contextlib.suppress(BrokenPipeError):  # it died just now: `take` will find that
+        with contextlib.suppress(BrokenPipeError):  # it died just now: `receive` will find that
             self.connection.send(task)
 
     def _start(self) -> None:
-        self.bury()
+        self.join()
         context = self._context or multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         with _without_interrupts():  # which the new process inherits
@@ -117,29 +164,29 @@ class _Worker:
         process.start()
         return process
 
-    def take(self) -> tuple[bool, Any]:
-        """Whether the task is over, and its result or what the worker tells."""
+    def receive(self) -> tuple[bool, Any]:
+        """Whether the task is over, and its result or a message of the worker."""
         try:
             is_over, value = self.connection.recv()
         except (EOFError, OSError):
-            code = self.bury()
+            code = self.join()
             is_over, value = True, Death(_reason(code), code)
         if is_over:
             self.key = None
         return is_over, value
 
-    def dismiss(self, *, at_once: bool) -> None:
-        """Have the worker end: in the midst of what it does, or else when it is idle, cleaning up."""
+    def stop(self, *, at_once: bool) -> None:
+        """Have the worker end: at once, or else when it is idle, cleaning up."""
         if self._process is not None:
             self.connection.close()
             if at_once:
                 self._process.terminate()
 
-    def bury(self) -> int | None:
-        """Wait for the end of the process, which is at hand; its exit code, None if there was no process."""
+    def join(self) -> int | None:
+        """Wait for the process to end, or kill it; its exit code, None if there was no process."""
         if self._process is None:
             return None
-        self._process.join(FAREWELL_SECONDS)
+        self._process.join(STOP_SECONDS)
         if self._process.is_alive():
             self._process.kill()
             self._process.join()
@@ -178,7 +225,7 @@ def _reason(code: int) -> str:
         return "the worker was killed (signal 9); the usual reason is that memory ran out: use fewer workers"
     if code < 0:
         return f"the worker was killed (signal {-code})"
-    return f"the worker ended with code {code}; what it said stands in its output"
+    return f"the worker ended with code {code}; see its output"
 
 
 @contextlib.contextmanager

@@ -1,8 +1,12 @@
-"""Shapes of the models, from which sizes and costs are computed. Without torch, hub and network."""
+"""Shapes of models, and the sizes and FLOPs that follow from them. Without torch, hub and network.
+
+A product of (a, b) and (b, c) is 2abc FLOPs, as torch counts them.
+"""
 
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -66,29 +70,70 @@ class Architecture:
         return self.layers * rank * sum(sum(self.matrices[name]) for name in LORA_MATRICES)
 
 
-def _qwen(layers: int, hidden: int, heads: int, key_heads: int, intermediate: int, **more: Any):
-    rows = 151_936 if more["is_tied"] else 152_064
-    shape = {"layers": layers, "hidden": hidden, "heads": heads, "key_heads": key_heads}
-    return Architecture(**shape, intermediate=intermediate, rows=rows, has_bias=True, **more)
+# --- FLOPs --------------------------------------------------------------------------------------------------
 
 
-def _llama(layers: int, hidden: int, heads: int, intermediate: int, *, is_tied: bool):
-    shape = {"layers": layers, "hidden": hidden, "heads": heads, "key_heads": 8}
-    return Architecture(**shape, intermediate=intermediate, rows=128_256, is_tied=is_tied)
+def forward_flops(
+    shape: Architecture, tokens: float, *, context: float, scored: float, rank: int = 0
+) -> float:
+    """FLOPs of a forward pass over `tokens` positions that each look at `context` positions.
+
+    Two a weight of the blocks and of the adapter, 4 x context x width a layer for attention (scores and
+    values, the masked half not left out), and two a weight of the head for each of the `scored` positions.
+    Source: Kaplan et al. 2020 (arXiv:2001.08361), table 1.
+    """
+    attention = 4 * context * shape.query_width * shape.layers
+    return tokens * (2 * (shape.body + shape.adapter(rank)) + attention) + 2 * shape.head * scored
 
 
-# Source: each one's config.json on the hub.
+def training_flops(
+    shape: Architecture, tokens: float, *, context: float, scored: float, rank: int = 0
+) -> float:
+    """FLOPs of forward and backward; `rank` 0 trains every weight, else a LoRA of that rank.
+
+    Backward costs two products a matrix, for the gradients of inputs and of weights. With LoRA frozen
+    matrices need the first alone, the first layer's q, k and v neither, and the head's logits are made, and
+    made a gradient, in one go (losses): two products for LoRA, three for all weights.
+    """
+    attention = 4 * context * shape.query_width * shape.layers
+    if rank == 0:
+        return 3 * forward_flops(shape, tokens, context=context, scored=scored)
+    first = sum(math.prod(shape.matrices[name]) for name in ("q", "k", "v"))
+    first_adapter = rank * sum(shape.matrices[name][0] for name in ("q", "k", "v"))
+    weights = 2 * shape.body - first + 3 * shape.adapter(rank) - first_adapter
+    return tokens * (2 * weights + 3 * attention) + 2 * 2 * shape.head * scored
+
+
+def generation_flops(shape: Architecture, texts: float, *, prompt: float, new: float, rank: int = 0) -> float:
+    """FLOPs of texts of `new` tokens after `prompt` ones, with a KV cache.
+
+    The prompt goes through at once and gives the first token; each later one takes a pass of one position
+    that looks at all before it. The head works on one position a token.
+    """
+    steps = max(new - 1, 0)
+    prefill = forward_flops(shape, texts * prompt, context=prompt, scored=texts, rank=rank)
+    context = prompt + (steps + 1) / 2
+    return prefill + forward_flops(shape, texts * steps, context=context, scored=texts * steps, rank=rank)
+
+
+# --- which model has which shape ----------------------------------------------------------------------------
+
+_FIELDS = ("layers", "hidden", "heads", "key_heads", "intermediate", "rows", "is_tied")
+_SHAPES = {  # source: each one's config.json on the hub
+    "Qwen/Qwen2.5-0.5B": (24, 896, 14, 2, 4_864, 151_936, True),
+    "Qwen/Qwen2.5-1.5B": (28, 1_536, 12, 2, 8_960, 151_936, True),
+    "Qwen/Qwen2.5-3B": (36, 2_048, 16, 2, 11_008, 151_936, True),
+    "Qwen/Qwen2.5-7B": (28, 3_584, 28, 4, 18_944, 152_064, False),
+    "Qwen/Qwen2.5-14B": (48, 5_120, 40, 8, 13_824, 152_064, False),
+    "Qwen/Qwen2.5-32B": (64, 5_120, 40, 8, 27_648, 152_064, False),
+    "meta-llama/Llama-3.2-1B": (16, 2_048, 32, 8, 8_192, 128_256, True),
+    "meta-llama/Llama-3.2-3B": (28, 3_072, 24, 8, 8_192, 128_256, True),
+    "meta-llama/Llama-3.1-8B": (32, 4_096, 32, 8, 14_336, 128_256, False),
+    "meta-llama/Llama-3.1-70B": (80, 8_192, 64, 8, 28_672, 128_256, False),
+}
 HUB = {
-    "Qwen/Qwen2.5-0.5B": _qwen(24, 896, 14, 2, 4_864, is_tied=True),
-    "Qwen/Qwen2.5-1.5B": _qwen(28, 1_536, 12, 2, 8_960, is_tied=True),
-    "Qwen/Qwen2.5-3B": _qwen(36, 2_048, 16, 2, 11_008, is_tied=True),
-    "Qwen/Qwen2.5-7B": _qwen(28, 3_584, 28, 4, 18_944, is_tied=False),
-    "Qwen/Qwen2.5-14B": _qwen(48, 5_120, 40, 8, 13_824, is_tied=False),
-    "Qwen/Qwen2.5-32B": _qwen(64, 5_120, 40, 8, 27_648, is_tied=False),
-    "meta-llama/Llama-3.2-1B": _llama(16, 2_048, 32, 8_192, is_tied=True),
-    "meta-llama/Llama-3.2-3B": _llama(28, 3_072, 24, 8_192, is_tied=True),
-    "meta-llama/Llama-3.1-8B": _llama(32, 4_096, 32, 14_336, is_tied=False),
-    "meta-llama/Llama-3.1-70B": _llama(80, 8_192, 64, 28_672, is_tied=False),
+    name: Architecture(**dict(zip(_FIELDS, shape, strict=True)), has_bias=name.startswith("Qwen"))
+    for name, shape in _SHAPES.items()
 }
 _SMOLLM = Architecture(
     layers=30, hidden=576, heads=9, key_heads=3, intermediate=1_536, rows=49_152, is_tied=True
@@ -101,7 +146,7 @@ IN_PACKAGES = {  # as their GGUF file says
 
 @cache
 def architecture_of(name: str) -> Architecture:
-    """The shape of a model: from its own files where they are on this disk, else as known here.
+    """The shape of a model: from its own files where they are on this disk, else from HUB and IN_PACKAGES.
 
     Raises:
         ModelError: if it is in neither; the message holds the remedy.
@@ -110,29 +155,22 @@ def architecture_of(name: str) -> Architecture:
         place = locate(name)
     except ModelError:
         known = HUB | IN_PACKAGES
-        if name in known:  # what stands in for it here is missing; whoever trains says so
+        if name in known:  # its files are missing, which is an error only when it is to be trained
             return known[name]
         raise
-    if place.gguf_file is not None:
-        whole = _of_gguf(Path(place.source) / place.gguf_file)
-        return whole if place.layers is None else replace(whole, layers=len(place.layers))
     folder = Path(place.source)
-    config = folder / "config.json" if folder.is_dir() else _downloaded(place.source)
-    if config is not None:
-        return of_config(json.loads(config.read_text(encoding="utf-8")))
+    if place.gguf_file is not None:
+        whole = of_config(_gguf_config(folder / place.gguf_file))
+        return whole if place.layers is None else replace(whole, layers=len(place.layers))
     if place.source in HUB:
         return HUB[place.source]
-    raise ModelError(
-        f"the shape of {name} is not known before it is downloaded; add its config.json to "
-        "architecture.HUB, or download it"
-    )
-
-
-def _downloaded(hub_id: str) -> Path | None:
-    """The config.json in the cache of the hub, if the model was downloaded."""
-    if hub_id in HUB:
-        return None
-    return sources.hub_file(hub_id, "config.json")
+    config = folder / "config.json" if folder.is_dir() else sources.hub_file(place.source, "config.json")
+    if config is None:
+        raise ModelError(
+            f"the shape of {name} is not known before it is downloaded; add its config.json to "
+            "model_shapes.HUB, or download it"
+        )
+    return of_config(json.loads(config.read_text(encoding="utf-8")))
 
 
 def of_config(config: dict[str, Any]) -> Architecture:
@@ -157,27 +195,22 @@ def of_config(config: dict[str, Any]) -> Architecture:
     )
 
 
-def _of_gguf(path: Path) -> Architecture:
-    """The shape of a GGUF file, from its metadata and the shapes of its tensors."""
+def _gguf_config(path: Path) -> dict[str, Any]:
+    """A GGUF file's metadata under the names of a config.json."""
     try:
         header = gguf_header.read(path)
     except gguf_header.HeaderError as error:
         raise ModelError(str(error)) from None
     kind, tensors = header.get("general.architecture"), header["tensors"]
-    if kind not in ("qwen2", "llama"):
-        raise ModelError(f"{path}: costs are known of models of type qwen2 and llama, not {kind!r}")
-
-    def fact(name: str) -> int | None:
-        return header.get(f"{kind}.{name}")
-
-    return Architecture(
-        layers=fact("block_count"),
-        hidden=fact("embedding_length"),
-        heads=fact("attention.head_count"),
-        key_heads=fact("attention.head_count_kv") or fact("attention.head_count"),
-        intermediate=fact("feed_forward_length"),
-        rows=tensors["token_embd.weight"][-1],
-        is_tied="output.weight" not in tensors,
-        has_bias=kind == "qwen2",
-        head_size=fact("attention.key_length"),
-    )
+    names = {
+        "num_hidden_layers": "block_count",
+        "hidden_size": "embedding_length",
+        "num_attention_heads": "attention.head_count",
+        "num_key_value_heads": "attention.head_count_kv",
+        "intermediate_size": "feed_forward_length",
+        "head_dim": "attention.key_length",
+    }
+    config = {name: header.get(f"{kind}.{own}") for name, own in names.items()} | {"model_type": kind}
+    if "token_embd.weight" in tensors:
+        config["vocab_size"] = tensors["token_embd.weight"][-1]
+    return config | {"tie_word_embeddings": "output.weight" not in tensors}

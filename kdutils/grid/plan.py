@@ -21,7 +21,7 @@ from kdutils.constants import (
 from kdutils.data import sources
 from kdutils.grid import factors
 from kdutils.grid.cell_table import model_family, model_parameters, short_name
-from kdutils.grid.profile import Live, Need, Profile, load_profile
+from kdutils.grid.profile import Live, Need, Profile, load_profile, one_line_errors
 from kdutils.io import disk
 from kdutils.spec import LOGIT_METHODS, EvalSpec, PlannedRun, RunSpec
 
@@ -50,7 +50,7 @@ class Filter:
 
 @dataclass(frozen=True)
 class Plan:
-    """A section of a profile as somebody asked for it."""
+    """A section of a profile as its notebook asked for it."""
 
     section: str  # a key of PLANNED
     profile: Profile
@@ -154,6 +154,7 @@ def _filter(parameters: Mapping[str, Any], profile: Profile) -> Filter:
     return Filter(**wanted)
 
 
+@one_line_errors()
 def _changed(live: Live, section: str, changes: Mapping[str, Any]) -> tuple[Live, list[Need]]:
     """The profile's live part and the needs of a section, with seeds, temperatures, ... replaced."""
     for name, value in changes.items():
@@ -211,6 +212,16 @@ def _narrowed(live: Live, needs: Iterable[Need], shown: Filter, section: str) ->
             "choose among them"
         )
     return kept
+
+
+def student_protocols(planned: Iterable[PlannedRun]) -> dict[EvalSpec, str | None]:
+    """The protocol of the students that each evaluation is of; None where they are of several, or none."""
+    found: dict[EvalSpec, set[str]] = {}
+    for run in planned:
+        own = found.setdefault(run.evaluation, set())
+        if run.spec.method != "base":  # a model as it is has no protocol
+            own.add(run.spec.protocol)
+    return {each: next(iter(own)) if len(own) == 1 else None for each, own in found.items()}
 
 
 def family_pairs(models: Iterable[str]) -> list[tuple[str, str]]:

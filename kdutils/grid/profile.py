@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+import contextlib
+import re
+import tomllib
+from collections.abc import Iterator
+from dataclasses import field, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, ConfigDict, Field, Strict, TypeAdapter
+from pydantic import ValidationError as PydanticError
+from pydantic.dataclasses import dataclass
 
 from kdutils.constants import (
     ALL_TASKS,
@@ -21,7 +29,6 @@ from kdutils.constants import (
     SOURCES,
     TRAIN_DOMAINS,
 )
-from kdutils.grid import profile_file
 from kdutils.io.measurements import MEASURES
 from kdutils.io.text_safety import shown
 
@@ -45,86 +52,96 @@ PARAMETER_CHOICES = {
     "measure": MEASURES,
 }
 
+_checked = dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
 
-@dataclass(frozen=True, kw_only=True)
+
+def _one_line(text: str) -> str:
+    if not text.strip() or not text.isprintable():
+        raise ValueError("it must be text on one line, not empty")
+    return text
+
+
+def _none_twice(values: tuple) -> tuple:
+    if len(set(values)) < len(values):
+        raise ValueError("it must name each value once")
+    return values
+
+
+Text = Annotated[str, Strict(), AfterValidator(_one_line)]
+Truth = Annotated[bool, Strict()]
+AtLeastOne = Field(min_length=1)
+Names = Annotated[tuple[Text, ...], AtLeastOne, AfterValidator(_none_twice)]
+Seeds = Annotated[tuple[Annotated[int, Strict(), Field(ge=0)], ...], AtLeastOne, AfterValidator(_none_twice)]
+Temperatures = Annotated[
+    tuple[Annotated[float, Strict(), Field(gt=0)], ...], AtLeastOne, AfterValidator(_none_twice)
+]
+Sigmas = Annotated[
+    tuple[Annotated[float, Strict(), Field(ge=0)], ...], AtLeastOne, AfterValidator(_none_twice)
+]
+Pairs = Annotated[tuple[tuple[Text, Text], ...], AtLeastOne]
+Settings = dict[str, Any]
+
+
+def _names(*choices: str) -> Any:
+    """The type of a list of these names, at least one and none twice."""
+    return Annotated[tuple[Literal[choices], ...], AtLeastOne, AfterValidator(_none_twice)]
+
+
+Methods, Domains, Protocols = _names(*KD_METHODS), _names(*TRAIN_DOMAINS), _names(*PROTOCOLS)
+Sections, Factors = _names(*PLANNED), Annotated[tuple[Literal[RUN_FACTORS], ...], AfterValidator(_none_twice)]
+ByDomain, ByProtocol = dict[Literal[TRAIN_DOMAINS], Settings], dict[Literal[PROTOCOLS], Settings]
+ByMethod = dict[Literal[KD_METHODS], Settings]
+
+
+@_checked
 class Need:
     """Runs that some sections look at: every pair x method x domain x variant x seed."""
 
-    sections: tuple[str, ...]  # keys of PLANNED; "00" and "08" look at all runs anyway
-    methods: tuple[str, ...]
-    domains: tuple[str, ...]
-    pairs: tuple[tuple[str, str], ...] | None = None  # (teacher, student); None: all that the models form
-    temperatures: tuple[float, ...] = (1.0,)  # without noise
-    noise_sigmas: tuple[float, ...] = (0.0,)  # at temperature 1
-    teacher_tuned: bool = True
-    seeds: tuple[int, ...] = (0,)
-    factors: tuple[str, ...] = ()  # of RUN_FACTORS: the students of the first seed with each, beside the runs
-
-    def __post_init__(self) -> None:
-        choices = {"sections": tuple(PLANNED), "methods": KD_METHODS, "domains": TRAIN_DOMAINS}
-        for name, allowed in choices.items():
-            values = getattr(self, name)
-            if not values or set(values) - set(allowed):
-                raise ValueError(f"{name}={list(values)}: name at least one of {list(allowed)}, no other")
-        if unknown := [name for name in self.factors if name not in RUN_FACTORS]:
-            raise ValueError(f"factors={list(self.factors)}: {unknown[0]!r} is none of {list(RUN_FACTORS)}")
-        for name in ("temperatures", "noise_sigmas", "seeds"):
-            if not getattr(self, name):
-                raise ValueError(f"{name} is empty: name at least one value")
-        if wrong := [value for value in self.temperatures if not value > 0]:
-            raise ValueError(f"temperatures: {shown(wrong[0])} must be above 0")
-        least = {"noise_sigmas": 0.0, "seeds": 0}
-        for name, least_value in least.items():  # a negative sigma would be taken for none
-            if wrong := [value for value in getattr(self, name) if not value >= least_value]:
-                raise ValueError(f"{name}: {shown(wrong[0])} must be at least {least_value:g}")
+    sections: Sections  # keys of PLANNED; "00" and "08" look at all runs anyway
+    methods: Methods
+    domains: Domains
+    pairs: Pairs | None = None  # (teacher, student); None: all that the models form
+    temperatures: Temperatures = (1.0,)  # without noise
+    noise_sigmas: Sigmas = (0.0,)  # at temperature 1
+    teacher_tuned: Truth = True
+    seeds: Seeds = (0,)
+    factors: Factors = ()  # the students of the first seed are trained with each of these factors, too
 
 
-@dataclass(frozen=True, kw_only=True)
+@_checked
 class Live:
     """What a profile trains; models and settings are checked when the runs are planned (plan.plan).
 
     Fields of a run come from `settings`, then from its domain, its protocol and its method, the last word.
     """
 
-    data: str
-    models: tuple[str, ...]
-    needs: tuple[Need, ...]
-    sft_seeds: tuple[int, ...]  # of every student's SFT; a teacher's is 0
-    items_per_task: int  # of the test set
-    settings: dict[str, Any]  # more fields of every RunSpec, such as train_items
-    protocols: tuple[str, ...] = ("careful",)  # every run that is trained, under each of them
-    by_domain: dict[str, dict[str, Any]] = field(default_factory=dict)  # settings of a domain's runs
-    by_protocol: dict[str, dict[str, Any]] = field(default_factory=dict)
-    by_method: dict[str, dict[str, Any]] = field(default_factory=dict)  # KD methods
-    evaluation: dict[str, Any] = field(default_factory=dict)  # fields of every EvalSpec
-    evaluation_by_protocol: dict[str, dict[str, Any]] = field(default_factory=dict)
-    ranks: bool = False  # tasks with options are evaluated by ranking these, too
+    data: Text
+    models: Names
+    needs: Annotated[tuple[Need, ...], AtLeastOne]
+    sft_seeds: Seeds  # of every student's SFT; a teacher's is 0
+    items_per_task: Annotated[int, Strict()]  # of the test set
+    settings: Settings  # more fields of every RunSpec, such as train_items
+    protocols: Protocols = ("careful",)  # every run that is trained, under each of them
+    by_domain: ByDomain = field(default_factory=dict)  # settings of a domain's runs
+    by_protocol: ByProtocol = field(default_factory=dict)
+    by_method: ByMethod = field(default_factory=dict)
+    evaluation: Settings = field(default_factory=dict)  # fields of every EvalSpec
+    evaluation_by_protocol: ByProtocol = field(default_factory=dict)
+    ranks: Truth = False  # tasks with options are evaluated by ranking these, too
 
     def __post_init__(self) -> None:
-        known = {"by_domain": TRAIN_DOMAINS, "by_protocol": PROTOCOLS, "by_method": KD_METHODS}
-        for name, allowed in (known | {"evaluation_by_protocol": PROTOCOLS}).items():
-            if unknown := sorted(set(getattr(self, name)) - set(allowed)):
-                raise ValueError(f"[live.{name}] has {unknown[0]!r}; there are {list(allowed)}, use those")
-        if not self.protocols:
-            raise ValueError(f"protocols is empty: name at least one of {list(PROTOCOLS)}")
-        if unknown := [name for name in self.protocols if name not in PROTOCOLS]:
-            raise ValueError(f"protocols has {shown(unknown[0])}; choose from {list(PROTOCOLS)}")
-        self._refuse_what_follows()
-
-    def _refuse_what_follows(self) -> None:
-        """Settings that the needs decide would be passed over, or make a run another than it is called."""
+        """Refuse settings that the needs decide: they would be ignored, or rename a run."""
         runs = [self.settings, *self.by_domain.values(), *self.by_protocol.values(), *self.by_method.values()]
         evaluations = [self.evaluation, *self.evaluation_by_protocol.values()]
         for tables, fixed in ((runs, OF_NEEDS + OF_PROFILE), (evaluations, OF_EVALUATION)):
-            for settings in tables:
-                if wrong := [name for name in settings if name in fixed]:
-                    raise ValueError(
-                        f"{wrong[0]}={shown(settings[wrong[0]])} cannot be a setting, since needs, protocols "
-                        "and items_per_task decide it; delete it"
-                    )
+            for name, value in ((name, table[name]) for table in tables for name in table if name in fixed):
+                raise ValueError(
+                    f"{name}={shown(value)} cannot be a setting, since needs, protocols and items_per_task "
+                    "decide it; delete it"
+                )
 
     def settings_of(self, *, domain: str, protocol: str, method: str) -> dict[str, Any]:
-        """Fields of the runs of a domain, protocol and method, beside models and variants."""
+        """Fields of the runs of a domain, protocol and method, without models and variants."""
         found = {"data": self.data, "protocol": protocol} | self.settings
         found |= self.by_domain.get(domain, {}) | self.by_protocol.get(protocol, {})
         return found | self.by_method.get(method, {})
@@ -135,33 +152,25 @@ class Live:
         return "model world" if self.data == "mini" else ""
 
 
-@dataclass(frozen=True, kw_only=True)
+@_checked
 class Profile:
     """How much of the study to run: which sources of cells, which notebooks."""
 
     name: str
-    title: str
-    summary: str
-    sources: tuple[str, ...]  # of "published", "live"
-    notebooks: tuple[str, ...]  # in the order of the reports
+    title: Text
+    summary: Text
+    sources: _names(*SOURCES)
+    notebooks: _names(*NOTEBOOKS)  # in the order of the reports
     live: Live | None = None  # what is trained, where "live" is a source
 
     def __post_init__(self) -> None:
-        unknown = sorted(set(self.notebooks) - set(NOTEBOOKS))
-        if unknown:
-            raise ValueError(
-                f"profile {self.name!r} names unknown notebooks {unknown}; there are {list(NOTEBOOKS)}, "
-                "choose from those"
-            )
-        if unknown := [name for name in self.sources if name not in SOURCES]:
-            raise ValueError(
-                f"profile {self.name!r} has sources={list(self.sources)}; choose from {list(SOURCES)}"
-            )
         if ("live" in self.sources) != (self.live is not None):
             raise ValueError(
-                f"profile {self.name!r} has sources {list(self.sources)}: a [live] table goes with 'live', "
-                "give both or neither"
+                f"sources={list(self.sources)}: a [live] table goes with 'live', give both or neither"
             )
+
+
+# --- reading ------------------------------------------------------------------------------------------------
 
 
 def load_profile(name: str) -> Profile:
@@ -169,45 +178,72 @@ def load_profile(name: str) -> Profile:
 
     Raises:
         ValueError: if there is no such profile; the message lists those there are. If its file is not what
-            it must be; the message names the key and its value.
+            it must be; the message, one line, names the key, its value and what it must be.
     """
     if name not in profile_names():
         raise ValueError(f"unknown profile {shown(name)}; choose one of {list(profile_names())}")
     try:
-        entries = profile_file.read(PROFILE_FOLDER / f"{name}.toml")
-        return Profile(
-            name=name,
-            title=entries["title"],
-            summary=entries["summary"],
-            sources=tuple(entries["sources"]),
-            notebooks=tuple(entries["notebooks"]),
-            live=_live(entries["live"]) if "live" in entries else None,
-        )
+        entries = _read(PROFILE_FOLDER / f"{name}.toml")
+        with one_line_errors():
+            return TypeAdapter(Profile).validate_python(entries | {"name": name})
     except ValueError as error:
         raise ValueError(f"profile {name}: {error}") from None
 
 
-def _live(entries: dict[str, Any]) -> Live:
-    """The `[live]` table of a profile; keys that `Live` lacks are fields of the runs.
+@contextlib.contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Within the block, the first thing that pydantic refuses is a ValueError of one line.
 
-    A need names its pairs by a key of `[live.pair_sets]`; without one it has all.
+    Raises:
+        ValueError: naming the key, its value and what it must be.
     """
-    sets = entries.get("pair_sets", {})
-    values = {key: _frozen(value) for key, value in entries.items() if key != "pair_sets"}
-    values["needs"] = tuple(_need(need, sets) for need in entries["needs"])
-    own = {entry.name for entry in fields(Live)} - {"settings"}
-    settings = {key: value for key, value in values.items() if key not in own}
-    return Live(**{key: value for key, value in values.items() if key in own}, settings=settings)
+    try:
+        yield
+    except PydanticError as error:
+        raise ValueError(_first_of(error)) from None
 
 
-def _need(entries: dict[str, Any], sets: dict[str, list[list[str]]]) -> Need:
-    values = {key: _frozen(value) for key, value in entries.items()}
-    if "pairs" in values:
-        if values["pairs"] not in sets:
-            raise ValueError(f"pairs={shown(values['pairs'])} must be one of [live.pair_sets]: {list(sets)}")
-        values["pairs"] = tuple((teacher, student) for teacher, student in sets[values["pairs"]])
-    return Need(**values)
+def _first_of(error: PydanticError) -> str:
+    first = error.errors(include_url=False)[0]
+    key = ".".join(str(part) for part in first["loc"] if part not in ("[key]", "Profile", "Live", "Need"))
+    if first["type"] == "missing":
+        return f"{key} is missing; give it"
+    if first["type"] == "unexpected_keyword_argument":
+        known = fields(Need if ".needs." in key else Profile)
+        return f"{key} is unknown; use one of {[each.name for each in known]}"
+    message = first["msg"].removeprefix("Value error, ").replace(" after validation", "")
+    message = re.sub("^[A-Z][a-z]+ should (be|have)", r"it must \1", message)
+    if first["type"] == "value_error" and "=" in message:  # it names key and value itself
+        return message
+    return f"{key}={shown(first['input'])}: {message}"
 
 
-def _frozen(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+def _read(path: Path) -> dict[str, Any]:
+    """The entries of a profile's file, with the fields of runs gathered in `settings`, and pairs in needs."""
+    try:
+        entries = tomllib.loads(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path.name} is not UTF-8 ({error.reason}); use that encoding") from None
+    except (ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{path.name} is not TOML ({reason}); use KEY = VALUE lines and [tables]") from None
+    live = entries.get("live")
+    if isinstance(live, dict):
+        own = {each.name for each in fields(Live)} - {"settings"}
+        with one_line_errors():
+            named = {"pair_sets": live.pop("pair_sets", {})}
+            sets = TypeAdapter(dict[str, dict[str, Pairs]]).validate_python(named)["pair_sets"]
+        if isinstance(live.get("needs"), list):
+            live["needs"] = [_with_pairs(need, sets) for need in live["needs"]]
+        entries["live"] = {key: live[key] for key in live if key in own}
+        entries["live"]["settings"] = {key: live[key] for key in live if key not in own}
+    return entries
+
+
+def _with_pairs(need: Any, sets: dict[str, Pairs]) -> Any:
+    """A need that names its pairs by a key of `[live.pair_sets]`, with these; without one it has all."""
+    if not isinstance(need, dict) or "pairs" not in need:
+        return need
+    if not isinstance(need["pairs"], str) or need["pairs"] not in sets:
+        raise ValueError(f"pairs={shown(need['pairs'])} must be one of [live.pair_sets]: {list(sets)}")
+    return need | {"pairs": sets[need["pairs"]]}

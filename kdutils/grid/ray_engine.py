@@ -11,20 +11,19 @@ import contextlib
 import functools
 import importlib.util
 import logging
+import math
 import os
 import secrets
 import signal
 import sys
 import time
-from collections.abc import Callable, Hashable, Iterator, Mapping
-from multiprocessing.context import BaseContext
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
-from kdutils.grid.engine import Death, Do, Hear
-from kdutils.grid.local_pool import Pool, forking
-from kdutils.grid.shares import Node, Share, room_for, share_of
+from kdutils.grid.local_pool import Death, Do, OnMessage, Pool, forking
 
 PINNED = "ray==2.60.0"
+DIGITS = 4  # of a part of a GPU or core, as Ray counts them
 TRIES = 3  # of a task whose node or Ray process died
 LOOK_SECONDS = 1.0  # between two looks at the nodes; of a task at its process
 REGISTER_SECONDS = 900  # that a worker of Ray may take to start; Ray's own minute is short
@@ -36,6 +35,84 @@ NO_CLUSTER = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 LOOPBACK = "127.0.0.1"
 # Environment variables that change what a run reads. No secrets: a token of the hub is each node's own.
 TOLD = ("KDUTILS_", "HF_HOME", "HF_HUB_OFFLINE", "HF_HUB_CACHE", "HF_ENDPOINT", "XDG_CACHE_HOME")
+
+
+# --- what a run may use -------------------------------------------------------------------------------------
+
+
+class Node(NamedTuple):
+    """What a machine has."""
+
+    cpus: float
+    gpus: float
+
+
+class Share(NamedTuple):
+    """What one run takes of the node that it is on."""
+
+    cpus: float
+    gpus: float
+
+    @property
+    def n_threads(self) -> int:
+        """How many threads it may compute with."""
+        return max(1, int(self.cpus))
+
+
+def share_of(nodes: Sequence[Node], *, workers: int | None, is_large: bool, n_devices: int = 1) -> Share:
+    """A GPU with its part of the cores where nodes have GPUs; else a core, or a whole node for large models.
+
+    Nodes without a GPU are left out where others have some. More `workers` than that divide it among them.
+    A run on several devices has as many GPUs or cores, undivided.
+
+    Raises:
+        ValueError: if no node has anything, or not so many.
+    """
+    own = _usable(nodes)
+    if not own:
+        raise ValueError("the cluster has no node with a core to give; start one with `ray start --address`")
+    if n_devices > 1:
+        return _of_several(own, n_devices, is_large=is_large)
+    slots = [int(node.gpus) or (1 if is_large else int(node.cpus) or 1) for node in own]
+    crowding = max(1, math.ceil((workers or 0) / sum(slots)))  # runs in the place of one
+    cpus = min(node.cpus / (n * crowding) for node, n in zip(own, slots, strict=True))
+    cpus = float(int(cpus)) if cpus >= 1 else _cut(cpus)
+    return Share(cpus if is_large else min(cpus, 1.0), _cut(1 / crowding) if own[0].gpus >= 1 else 0.0)
+
+
+def _of_several(nodes: Sequence[Node], n_devices: int, *, is_large: bool) -> Share:
+    kind = "gpus" if nodes[0].gpus >= 1 else "cpus"
+    able = [node for node in nodes if getattr(node, kind) >= n_devices]
+    if not able:
+        most = max(getattr(node, kind) for node in nodes)
+        raise ValueError(
+            f"devices={n_devices} is more than any node has ({most:g} {kind}); "
+            f"use devices={int(most)} or fewer"
+        )
+    if kind == "gpus":
+        cpus = min(node.cpus / (node.gpus // n_devices) for node in able)
+        return Share(max(1.0, float(int(cpus))) if is_large else 1.0, float(n_devices))
+    return Share(min(node.cpus for node in able) if is_large else float(n_devices), 0.0)
+
+
+def room_for(share: Share, nodes: Sequence[Node]) -> int:
+    """How many such runs the nodes hold at a time."""
+    return sum(
+        int(min(node.cpus / share.cpus, node.gpus / share.gpus if share.gpus else math.inf) + 10**-DIGITS)
+        for node in _usable(nodes)
+    )
+
+
+def _usable(nodes: Sequence[Node]) -> list[Node]:
+    own = [node for node in nodes if node.cpus > 0]
+    return [node for node in own if node.gpus >= 1] or own
+
+
+def _cut(number: float) -> float:
+    return math.floor(number * 10**DIGITS) / 10**DIGITS
+
+
+# --- the engine ---------------------------------------------------------------------------------------------
 
 
 class ClusterError(RuntimeError):
@@ -59,11 +136,11 @@ def require(address: str | None) -> None:
 
 
 class RayPool:
-    """A `kdutils.grid.engine.Engine` whose tasks are those of Ray.
+    """A `kdutils.grid.local_pool.Engine` whose tasks are those of Ray.
 
     Args:
         setting: what `prepare` gets in a process that may use so much.
-        workers: tasks at a time; by default as many as there is room for, see `shares.share_of`.
+        workers: tasks at a time; by default as many as there is room for, see `share_of`.
         is_large: whether a task wants many cores.
         n_devices: GPUs that a task wants, or without GPUs cores, at least.
         address: of a cluster that is there, as ray.init takes it; None for Ray on this machine alone, which
@@ -78,7 +155,7 @@ class RayPool:
         do: Do,
         *,
         prepare: Callable[[Any], None],
-        hear: Hear,
+        on_message: OnMessage,
         setting: Callable[[Share], Any],
         workers: int | None = None,
         is_large: bool = False,
@@ -87,12 +164,11 @@ class RayPool:
         node: Node | None = None,
         preload: str | None = None,
     ) -> None:
-        self._do, self._hear, self._setting = do, hear, setting
-        self._ways = {"prepare": prepare, "preload": preload}
-        self._workers = workers
+        self._do, self._on_message, self._setting = do, on_message, setting
+        self._ways, self._workers = {"prepare": prepare, "preload": preload}, workers
         self._wishes = {"workers": workers, "is_large": is_large, "n_devices": n_devices}
         self._connection = _connection(address, node)
-        self._given: dict[Any, _Given] = {}  # what Ray hands its messages out by -> what it is
+        self._submitted: dict[Any, tuple[Hashable, Any]] = {}  # Ray's stream of messages -> key and task
         self.n_tries: dict[Hashable, int] = {}  # of each task
 
     def __enter__(self) -> Self:
@@ -104,7 +180,7 @@ class RayPool:
             self._connection.__exit__(None, None, None)
             raise ClusterError(str(error)) from error
         options = {"num_cpus": self._share.cpus, "num_gpus": self._share.gpus}
-        # A task that is tried again tells another number of things, which Ray's own retries do not bear.
+        # A task that is tried again sends another number of messages, which Ray's own retries refuse.
         options |= {"num_returns": "streaming", "max_retries": 0}
         self._remote = self._ray.remote(**options)(in_own_process)
         return self
@@ -122,39 +198,39 @@ class RayPool:
 
     @property
     def n_idle(self) -> int:
-        """How many tasks could be given now."""
-        return max(0, self.n_workers - len(self._given))
+        """How many tasks could be submitted now."""
+        return max(0, self.n_workers - len(self._submitted))
 
-    def give(self, key: Hashable, task: Any) -> None:
+    def submit(self, key: Hashable, task: Any) -> None:
         """Have a task done; its result will come under that key."""
         self.n_tries[key] = self.n_tries.get(key, 0) + 1
         setting = self._setting(self._share)
         messages = self._remote.remote(self._do, setting, _told(os.environ), task, **self._ways)
-        self._given[messages] = _Given(key, task)
+        self._submitted[messages] = (key, task)
 
     def results(self, timeout_seconds: float) -> list[tuple[Hashable, Any]]:
         """Key and result of what has ended; waits for something to happen, but not longer than that."""
-        if not self._given:
+        if not self._submitted:
             time.sleep(timeout_seconds)
             return []
-        self._ray.wait(list(self._given), timeout=timeout_seconds)
-        ready, _ = self._ray.wait(list(self._given), num_returns=len(self._given), timeout=0)
+        self._ray.wait(list(self._submitted), timeout=timeout_seconds)
+        ready, _ = self._ray.wait(list(self._submitted), num_returns=len(self._submitted), timeout=0)
         ended = []
         for messages in ready:
-            key, task = self._given[messages]
+            key, task = self._submitted[messages]
             is_over, value = self._next(messages)
             if not is_over:
-                self._hear(key, value)
+                self._on_message(key, value)
                 continue
-            del self._given[messages]
+            del self._submitted[messages]
             if isinstance(value, _Lost) and self.n_tries[key] < TRIES:
-                self.give(key, task)
+                self.submit(key, task)
             else:
                 ended.append((key, Death(value.reason) if isinstance(value, _Lost) else value))
         return ended
 
     def _next(self, messages: Any) -> tuple[bool, Any]:
-        """Whether a task is over, and its result or what it tells."""
+        """Whether a task is over, and its result or a message."""
         errors = self._ray.exceptions
         try:
             return self._ray.get(next(messages))
@@ -170,11 +246,6 @@ class RayPool:
     def _alive(self) -> list[Node]:
         found = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
         return [Node(resources.get("CPU", 0.0), resources.get("GPU", 0.0)) for resources in found]
-
-
-class _Given(NamedTuple):
-    key: Hashable
-    task: Any
 
 
 class _Lost(NamedTuple):
@@ -251,31 +322,26 @@ def in_own_process(
     prepare: Callable[[Any], None],
     preload: str | None,
 ) -> Iterator[tuple[bool, Any]]:
-    """Whether the task is over, and its result or what it tells, from a process that is started for it.
+    """Whether the task is over, and its result or a message, from a process that is started for it.
 
     A process that dies is a result, as in the local pool: its memory may have run out.
     """
-    told: list[Any] = []
+    messages: list[Any] = []
     own = dict(os.environ) | dict(variables)  # with the GPUs that Ray shows this task
     ready = functools.partial(_prepared, prepare, own)
-    ways = {"hear": lambda key, message: told.append(message), "context": _context(preload, own)}
+    context = None
+    if preload is not None:
+        with contextlib.suppress(OSError):  # then the process is started as a program
+            context = forking(preload, own)
+    ways = {"on_message": lambda key, message: messages.append(message), "context": context}
     with Pool(do, [setting], prepare=ready, **ways) as pool:
-        pool.give(0, task)
+        pool.submit(0, task)
         ended = []
         while not ended:
             ended = pool.results(LOOK_SECONDS)
-            yield from ((False, message) for message in told)
-            told.clear()
+            yield from ((False, message) for message in messages)
+            messages.clear()
         yield True, ended[0][1]
-
-
-def _context(preload: str | None, variables: Mapping[str, str]) -> BaseContext | None:
-    """How the process of a task is started."""
-    if preload is None:
-        return None
-    with contextlib.suppress(OSError):
-        return forking(preload, variables)
-    return None
 
 
 def _prepared(prepare: Callable[[Any], None], variables: Mapping[str, str], setting: Any) -> None:

@@ -1,4 +1,4 @@
-"""What a plan of runs comes to: one job a run, after which other, and how much work it is.
+"""The jobs of a plan: one a run, which other it depends on, how much work it is; shards of them.
 
 A distilled run waits for the SFT run of its teacher and for nothing else. Among those that are ready,
 teachers come first, then the other SFT runs, then distilled ones, then base models, which nothing waits for;
@@ -7,19 +7,16 @@ the expensive first.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
+from typing import Self
 
 from kdutils.data import sources
-from kdutils.grid import cell_table
-from kdutils.spec import LOGIT_METHODS, EvalSpec, PlannedRun, RunSpec
-
-# Both measured on the mini family, one thread of a CPU.
-OVERHEAD_PARAMETERS = 70_000  # a model costs as if it were larger by so much
-DECODING = 5  # a token that is decoded costs as many forward passes
-UNKNOWN_PARAMETERS = 1_000_000_000  # of a model whose name does not tell
+from kdutils.grid import cost
+from kdutils.grid.cell_table import short_name
+from kdutils.grid.machines import DEFAULT, GPUS
+from kdutils.spec import EvalSpec, PlannedRun, RunSpec
 
 
 @dataclass(frozen=True)
@@ -30,7 +27,7 @@ class Job:
     evaluations: tuple[EvalSpec, ...]
     teacher: str | None  # id of the run that makes its teacher
     is_teacher: bool  # other runs wait for it
-    cost: float  # relative, see `cost_of`
+    cost: float  # seconds on machines.DEFAULT; only ratios are used, for order and for the time left
 
     @property
     def place(self) -> tuple[int, float]:
@@ -41,9 +38,9 @@ class Job:
     @property
     def label(self) -> str:
         """The run in a few words, such as `fkl mini-qwen-105k <- mini-qwen-493k math s0`."""
-        spec, parts = self.spec, [self.spec.method, _short(self.spec.student)]
+        spec, parts = self.spec, [self.spec.method, short_name(self.spec.student)]
         if spec.teacher:
-            parts += ["<-", _short(spec.teacher), *["untuned"] * (not spec.teacher_tuned)]
+            parts += ["<-", short_name(spec.teacher), *["untuned"] * (not spec.teacher_tuned)]
         parts += ["prompt in loss"] * bool(spec.prompt_in_loss)
         parts += ["mean by sequence"] * bool(spec.mean_by_sequence)
         parts += [f"T={spec.temperature:g}"] * (spec.temperature != 1)
@@ -72,52 +69,62 @@ def jobs_of(planned: Iterable[PlannedRun]) -> dict[str, Job]:
                 specs[each.run_id] = each
             evaluations.setdefault(each.run_id, {})[run.evaluation] = None
     needed_by = set(teachers.values())
+    asked = {run_id: tuple(evaluations[run_id]) for run_id in specs}
+    try:
+        seconds = {
+            run_id: cost.job_seconds(spec, asked[run_id], GPUS[DEFAULT]) for run_id, spec in specs.items()
+        }
+    except sources.ModelError:  # the shape of a model is not known: all runs count alike
+        seconds = dict.fromkeys(specs, 1.0)
     return {
-        run_id: Job(
-            spec,
-            tuple(evaluations[run_id]),
-            teachers.get(run_id),
-            run_id in needed_by,
-            cost_of(spec, tuple(evaluations[run_id])),
-        )
+        run_id: Job(spec, asked[run_id], teachers.get(run_id), run_id in needed_by, seconds[run_id])
         for run_id, spec in specs.items()
     }
 
 
-def cost_of(spec: RunSpec, evaluations: Iterable[EvalSpec]) -> float:
-    """How much work a run is, in tokens x parameters; good for order and for a guess at the time left.
+@dataclass(frozen=True)
+class Shard:
+    """A part of a plan for one of many callers: shard 2/8 is the second of eight, counted from 1.
 
-    A token costs its model's parameters once forward, twice backward, and `DECODING` times when decoded.
-    Every student with `seqkd` is charged for the teacher's texts, although the first one writes them.
+    Which shard a run is in depends on the plan alone and not on what is there, so callers may begin at
+    different times. Together they make everything; a teacher that two of them need is made by the one that
+    takes its lease, and the other waits.
     """
-    student = _parameters(spec.student)
-    teacher = _parameters(spec.teacher) if spec.teacher else 0.0
-    cost = sum(_decoded_tokens(evaluation) * DECODING * student for evaluation in evaluations)
-    if spec.method == "base":
-        return cost
-    n_rows = spec.train_items * spec.epochs
-    cost += n_rows * spec.max_tokens * 3 * student
-    if spec.method in LOGIT_METHODS:
-        cost += n_rows * spec.max_tokens * teacher
-    if spec.method == "gkd":
-        cost += n_rows * spec.on_policy_share * spec.max_new_tokens * DECODING * student
-    if spec.method == "seqkd":
-        cost += spec.train_items * spec.max_new_tokens * DECODING * teacher
-    return cost
 
+    index: int
+    count: int
 
-def _decoded_tokens(evaluation: EvalSpec) -> int:
-    n_items = len(evaluation.tasks) * evaluation.items_per_task
-    return n_items * evaluation.samples * evaluation.max_new_tokens
+    def __post_init__(self) -> None:
+        if not 1 <= self.index <= self.count:
+            last = max(1, self.count)
+            raise ValueError(f"shard {self} is not there; give one from 1/{last} to {last}/{last}")
 
+    def __str__(self) -> str:
+        return f"{self.index}/{self.count}"
 
-@cache
-def _parameters(name: str) -> float:
-    try:
-        return cell_table.model_parameters(_short(name)) + OVERHEAD_PARAMETERS
-    except ValueError:
-        return UNKNOWN_PARAMETERS
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """The shard that `text` names, such as 2/8.
 
+        Raises:
+            ValueError: if it is none.
+        """
+        match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
+        if match is None:
+            raise ValueError(f"shard {text!r} is not I/N; give for example 2/8, the second of eight")
+        return cls(int(match[1]), int(match[2]))
 
-def _short(name: str) -> str:
-    return Path(name).name.removesuffix(".gguf")
+    def own(self, jobs: Mapping[str, Job]) -> list[str]:
+        """Ids of the runs that are this shard's alone, in their order.
+
+        Jobs are dealt in turn, the most expensive first, so that shards take about equally long.
+        """
+        dealt = sorted(jobs, key=lambda run_id: (*jobs[run_id].place, run_id))
+        mine = set(dealt[self.index - 1 :: self.count])
+        return [run_id for run_id in jobs if run_id in mine]
+
+    def jobs(self, jobs: Mapping[str, Job]) -> dict[str, Job]:
+        """The runs of this shard, and the teachers that they need."""
+        own = self.own(jobs)
+        needed = {*own, *(jobs[run_id].teacher for run_id in own)}
+        return {run_id: job for run_id, job in jobs.items() if run_id in needed}

@@ -13,9 +13,9 @@ from typing import NoReturn
 from kdutils import store
 from kdutils.data import sources
 from kdutils.devices import launch
-from kdutils.grid import dryrun, fill, handover, machines, outlook, plan, ray_engine
+from kdutils.grid import dry_run, fill, handover, machines, plan, ray_engine
 from kdutils.grid.profile import Profile, load_profile, profile_names
-from kdutils.grid.shards import Shard
+from kdutils.grid.schedule import Shard
 from kdutils.io import disk
 from kdutils.io.text_safety import scrub
 from kdutils.report import executor, notebook_parameters, runner
@@ -140,12 +140,12 @@ def _dry_run(asked: argparse.Namespace, profile: Profile, only: Sequence[str], n
         raise runner.RunError("nothing live is asked for; name a student and a teacher of the profile")
     try:
         machine = machines.machine_of(asked.gpu or machines.DEFAULT)
-        found = outlook.look(planned, plans[0].out)
-        table = outlook.costs(found, machine)
+        found = dry_run.plan_status(planned, plans[0].out)
+        table = dry_run.costs(found, machine)
     except (ValueError, store.StoreError) as error:
         raise runner.RunError(str(error)) from error
-    print(f"profile {profile.name}: {dryrun.report(found, table, machine)}")
-    print(f"one row a cell: {outlook.write(table, out / profile.name / 'plan.csv')}")
+    print(f"profile {profile.name}: {dry_run.report(found, table, machine)}")
+    print(f"one row a cell: {dry_run.write(table, out / profile.name / 'plan.csv')}")
     return 0
 
 
@@ -217,11 +217,11 @@ class _Training:
 
     def say_cost(self, planned: Sequence[PlannedRun], out: Path) -> None:
         """What is to be made and what it costs on this machine; nothing if all is there."""
-        found = outlook.look(planned, out)
+        found = dry_run.plan_status(planned, out)
         if found.count("done") == len(found.cells):
             return
         machine = machines.this_machine()
-        for line in dryrun.brief(found, outlook.costs(found, machine), machine):
+        for line in dry_run.brief(found, dry_run.costs(found, machine), machine):
             executor.say(line)
 
     def progress(self, state: fill.State) -> None:

@@ -17,8 +17,8 @@ from kdutils import evaluate
 from kdutils.constants import INSTRUCTION_TASKS
 from kdutils.data import sources
 from kdutils.grid.cell_table import short_name
+from kdutils.grid.item_records import Scored, kept
 from kdutils.grid.plan import Plan
-from kdutils.grid.run_cells import Scored, kept
 from kdutils.results.item_gains import COUNTS
 from kdutils.spec import RunSpec
 

@@ -10,7 +10,7 @@ import tiny
 
 from kdutils import experiment, store, training
 from kdutils.data import sources
-from kdutils.grid import fill, run_cells, scheduler
+from kdutils.grid import cell_table, fill, scheduler
 from kdutils.io import disk, leases
 
 EVALUATION = tiny.EVALUATION
@@ -183,14 +183,14 @@ def test_cells_are_computed_once_and_again_when_something_changes(plan, out, mon
     counted = []
 
     def counting(name):
-        function = getattr(run_cells, name)
+        function = getattr(cell_table, name)
 
         def counted_one(*rows):
             counted.append(name)
             return function(*rows)
 
         counted_one.__name__ = name
-        monkeypatch.setattr(run_cells, name, counted_one)
+        monkeypatch.setattr(cell_table, name, counted_one)
 
     counting("_accuracies")
     counting("_likeness")
@@ -207,7 +207,7 @@ def test_cells_are_computed_once_and_again_when_something_changes(plan, out, mon
     assert fill.live_cells(plan, out).equals(first)
     assert len(counted) == 10
     for each in plan:
-        run_cells.keep(out, each.evaluation, sources.resolved(each.spec))
+        cell_table.keep(out, each.evaluation, sources.resolved(each.spec))
     assert len(counted) == 10
     sft = store.folder_of(out, tiny.run_ids(plan, "sft")[0])
     rows = sft.evaluation(EVALUATION).assign(text="another")
@@ -221,9 +221,9 @@ def test_instructions_have_an_average_and_no_agreement(plan, out):
     own = store.folder_of(out, tiny.run_ids(plan, "fkl")[0])
     rows = own.evaluation(EVALUATION)
     both = pd.concat([rows.assign(task=task, rouge_l=0.5) for task in ("dolly", "vicuna")])
-    records = run_cells._accuracies(both)
+    records = cell_table._accuracies(both)
     assert [record["task"] for record in records] == ["dolly", "vicuna", "average"]
-    likeness = run_cells._likeness(both, both)
+    likeness = cell_table._likeness(both, both)
     assert [record["fidelity"] >= 0 for record in likeness] == [True, True]
     assert all(math.isnan(record["agreement"]) for record in likeness)
 

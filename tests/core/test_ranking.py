@@ -8,7 +8,7 @@ from kdutils import encoding, experiment, generation, models, store
 from kdutils.constants import DOMAIN_TASKS
 from kdutils.data import sources
 from kdutils.evaluate import options
-from kdutils.grid import fill, run_cells
+from kdutils.grid import cell_table, fill
 from kdutils.spec import EvalSpec, PlannedRun, RunSpec
 
 NAME = "mini-qwen-14k"
@@ -24,7 +24,7 @@ def test_ranked_accuracies_reach_the_cells(tmp_path, domain, has_average):
     planned = [PlannedRun(spec, evaluation), PlannedRun(spec, evaluation.ranking())]
     state = fill.fill(planned, tmp_path, workers=1)
     assert (state.n_runs, state.n_done, state.failures) == (1, 1, {})
-    cells = run_cells.cells_of(tmp_path, evaluation, [spec]).set_index("task")
+    cells = cell_table.cells_of(tmp_path, evaluation, [spec]).set_index("task")
     rows = store.folder_of(tmp_path, spec.run_id).evaluation(evaluation.ranking())
     shares = 100 * rows.groupby("task")["correct"].mean()
     assert set(shares.index) == set(evaluation.ranking().tasks)

@@ -12,7 +12,7 @@ import torch
 
 from kdutils import encoding, experiment, generation, models, store, teacher_outputs, training
 from kdutils.data import sources
-from kdutils.grid import cell_table, run_cells
+from kdutils.grid import cell_table
 from kdutils.inputs import Inputs
 from kdutils.io import leases
 from kdutils.spec import EvalSpec, RunSpec
@@ -146,7 +146,7 @@ def test_the_texts_of_a_tuned_teacher_keep_their_name(tmp_path):
 
 
 def test_cells_have_the_schema_of_the_released_tables(finished):
-    table = run_cells.cells_of(finished[0], EVALUATION)
+    table = cell_table.cells_of(finished[0], EVALUATION)
     assert list(table.columns) == list(cell_table.SCHEMA)
     assert set(table["source"]) == {"live"}
     kd = table[(table["teacher"] != "") & (table["task"] == "addsub")]
@@ -159,7 +159,7 @@ def test_cells_have_the_schema_of_the_released_tables(finished):
 def test_agreement_in_cells_is_that_of_the_item_rows(folder, finished):
     """Likeness columns are filled in for the KD and for the SFT student beside the same teacher."""
     out, done = finished
-    table = run_cells.cells_of(out, EVALUATION).query("task == 'addsub' and method == 'fkl'").iloc[0]
+    table = cell_table.cells_of(out, EVALUATION).query("task == 'addsub' and method == 'fkl'").iloc[0]
     teacher = store.folder_of(out, done["fkl"].spec.teacher_spec().run_id).evaluation(EVALUATION)
     both = experiment.evaluate.paired(done["fkl"].items, teacher)
     assert table["agreement"] == experiment.evaluate.agreement(both)["agreement"]
@@ -282,7 +282,7 @@ def test_the_base_model_is_evaluated_without_training(folder, tmp_path):
     assert not run.folder.model.exists()
     again = experiment.run(spec, out=tmp_path, evaluation=EVALUATION)
     pd.testing.assert_frame_equal(again.items, run.items)
-    (cell,) = run_cells.cells_of(tmp_path, EVALUATION).query("task == 'addsub'").to_dict("records")
+    (cell,) = cell_table.cells_of(tmp_path, EVALUATION).query("task == 'addsub'").to_dict("records")
     assert (cell["method"], cell["teacher"]) == ("base", "")
 
 

@@ -14,9 +14,8 @@ import tiny
 from conftest import missing
 
 from kdutils.grid import fill, ray_engine
-from kdutils.grid.engine import Death
-from kdutils.grid.ray_engine import RayPool
-from kdutils.grid.shares import Node
+from kdutils.grid.local_pool import Death
+from kdutils.grid.ray_engine import Node, RayPool
 from kdutils.report import cli
 
 TWO = Node(2, 2)
@@ -72,8 +71,10 @@ def test_only_what_the_study_reads_is_told_to_nodes():
 
 
 def engine(heard=None, **options):
-    hear = lambda key, message: heard.append((key, message))  # noqa: E731
-    return RayPool(errands.do, prepare=errands.prepare, hear=hear, setting=lambda share: share, **options)
+    on_message = lambda key, message: heard.append((key, message))  # noqa: E731
+    return RayPool(
+        errands.do, prepare=errands.prepare, on_message=on_message, setting=lambda share: share, **options
+    )
 
 
 def results(pool, n):
@@ -97,12 +98,12 @@ def test_tasks_have_processes_of_their_own_and_one_lost_with_its_worker_is_done_
     with engine(heard, node=TWO, preload=preload) as pool:
         assert (pool.n_workers, pool.n_idle) == (2, 2)
         assert listening(psutil.Process()) <= {"127.0.0.1", "::ffff:127.0.0.1"}
-        pool.give("told", ("tell", [1, 2]))
-        pool.give("gpu", ("see", "CUDA_VISIBLE_DEVICES"))
+        pool.submit("told", ("tell", [1, 2]))
+        pool.submit("gpu", ("see", "CUDA_VISIBLE_DEVICES"))
         assert pool.n_idle == 0
         first = results(pool, 2)
-        pool.give("killed", ("kill", signal.SIGKILL))
-        pool.give("bereft", ("bereave", tmp_path / "once"))
+        pool.submit("killed", ("kill", signal.SIGKILL))
+        pool.submit("bereft", ("bereave", tmp_path / "once"))
         second = results(pool, 2)
     assert heard == [("told", 1), ("told", 2)]
     assert first["gpu"] in ("0", "1")

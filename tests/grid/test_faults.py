@@ -62,8 +62,8 @@ def forked(monkeypatch):
 def filled(plan, out, fault: saboteur.Fault, monkeypatch, **how) -> scheduler.State:
     """The state of a grid whose one worker meets a fault."""
 
-    def sabotaged(do, settings, *, prepare, hear):
-        return local_pool.Pool(do, settings, prepare=partial(saboteur.prepare, fault), hear=hear)
+    def sabotaged(do, settings, *, prepare, on_message):
+        return local_pool.Pool(do, settings, prepare=partial(saboteur.prepare, fault), on_message=on_message)
 
     with monkeypatch.context() as patch:
         patch.setattr(fill, "Pool", sabotaged)

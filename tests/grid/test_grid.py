@@ -15,8 +15,8 @@ import tiny
 from kdutils import experiment, store, training
 from kdutils.data import sources
 from kdutils.grid import cell_table, fill, schedule, scheduler
-from kdutils.grid.engine import Death
-from kdutils.grid.shards import Shard
+from kdutils.grid.local_pool import Death
+from kdutils.grid.schedule import Shard
 from kdutils.io import environment, leases
 from kdutils.spec import PlannedRun
 
@@ -178,8 +178,8 @@ def test_in_one_run_of_the_runner_a_failure_is_not_repeated(plan, tmp_path, inli
 def test_a_killed_worker_fails_its_run_which_is_tried_again(plan, tmp_path, inline, monkeypatch):
     (victim,), make = tiny.run_ids(plan, "sft"), scheduler.make_run
 
-    def killed(task, tell):
-        return Death("the worker was killed (signal 9)") if task.spec.run_id == victim else make(task, tell)
+    def killed(task, send):
+        return Death("the worker was killed (signal 9)") if task.spec.run_id == victim else make(task, send)
 
     with monkeypatch.context() as patched:
         patched.setattr(scheduler, "make_run", killed)
@@ -223,7 +223,7 @@ def driver(plan, out, *, workers, pool="kdutils.grid.local_pool.Pool", shard="1/
         "from kdutils.grid import fill; from kdutils import store\n"
         f"from {module} import {name}; fill.Pool = {name}; begun, begin = [], store.RunFolder.begin;"
         "store.RunFolder.begin = lambda self, spec: begun.append(spec.run_id) or begin(self, spec);"
-        f"from kdutils.grid.shards import Shard; shard = Shard.parse({shard!r});"
+        f"from kdutils.grid.schedule import Shard; shard = Shard.parse({shard!r});"
         "from kdutils.spec import EvalSpec, PlannedRun, RunSpec;"
         "asked = json.loads(sys.argv[1]);"
         "plan = [PlannedRun(RunSpec.from_dict(s), EvalSpec.from_dict(e)) for s, e in asked];"

@@ -65,7 +65,7 @@ def test_files_that_runs_share_are_looked_at_once(monkeypatch, tmp_path):
     assert len(schedule.jobs_of(plan)) == 21
     assert sorted(looked) == ["mini-qwen-105k", "mini-qwen-493k"]
     looked.clear()
-    found = largestore.prospect.look(plan, tmp_path)
+    found = largestore.dry_run.plan_status(plan, tmp_path)
     assert found.count("missing") == 21
     assert len(looked) == 4  # of a run without a teacher, and of one with it
 
@@ -75,15 +75,15 @@ def test_a_grid_that_is_filled_looks_for_the_failure_of_each_run_once(monkeypatc
     monkeypatch.setenv(environment.RUN_TOKEN, "of this run")
     monkeypatch.setattr("kdutils.inputs.check_all", lambda planned: None)
     jobs = schedule.jobs_of(largestore.planned(20))
-    grid = scheduler.Filling(jobs, tmp_path, lambda state: None)
-    grid.look()
+    grid = scheduler.Scheduler(jobs, tmp_path, lambda state: None)
+    grid.check_store()
 
-    def start(do, *, prepare, hear):
-        made = lambda task, tell: scheduler._Outcome("made")  # noqa: E731
-        return InlinePool(made, [0, 1], prepare=prepare, hear=hear)
+    def start(do, *, prepare, on_message):
+        made = lambda task, send: scheduler.Outcome("made")  # noqa: E731
+        return InlinePool(made, [0, 1], prepare=prepare, on_message=on_message)
 
     with OPENED.counted() as names:
-        grid.fill(start)
+        grid.run(start)
     assert grid.state().n_done == len(jobs)
     assert sum(each.endswith("failure.json") for each in names) == len(jobs)
 

@@ -11,7 +11,7 @@ from kdutils import constants, models
 from kdutils.data import sources
 from kdutils.grid import plan, schedule
 from kdutils.grid.cell_table import model_family, short_name
-from kdutils.grid.profile import Live, Need, _need, load_profile, profile_names
+from kdutils.grid.profile import Live, Need, _with_pairs, load_profile, one_line_errors, profile_names
 
 
 def asked(section="07", profile="mini", **parameters):
@@ -127,10 +127,13 @@ def test_released_students_alone_train_nothing():
         ({"methods": ["sft"]}, "methods=.*'fkl', 'seqkd', 'revkd', 'gkd'"),
         ({"tasks": ["chess"]}, r"tasks=\['chess'\]: name at least one of"),
         ({"seeds": []}, r"seeds=\[\]: give at least one"),
-        ({"temperatures": [0.0]}, "temperatures: 0.0 must be above 0"),
+        ({"temperatures": [0.0]}, r"temperatures.0=0.0: it must be greater than 0"),
         ({"noise_sigmas": [1e9]}, "noise_sigma=1000000000.0 must be less than or equal to 1000"),
-        ({"noise_sigmas": [0.0, -1.0]}, "noise_sigmas: -1.0 must be at least 0"),  # once taken for none
-        ({"protocol": "authors"}, "protocols has 'authors'; choose from"),
+        (
+            {"noise_sigmas": [0.0, -1.0]},
+            r"noise_sigmas.1=-1.0: it must be greater than or equal to 0",
+        ),  # once taken for none
+        ({"protocol": "authors"}, "protocols.0='authors': it must be 'careful' or 'paper'"),
         (
             {"profile": "published", "seeds": [1]},
             r"seeds=\[1\] changes what is trained, and profile 'published'",
@@ -146,14 +149,14 @@ def test_nonsense_is_refused_with_what_there_is(parameters, message):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"methods": ("mkd",)}, "methods=.'mkd'.: name at least one of"),
-        ({"domains": ()}, r"domains=\[\]"),
-        ({"sections": ("13",)}, "sections="),
-        ({"seeds": ()}, "seeds is empty"),
+        ({"methods": ("mkd",)}, "methods.0='mkd': it must be 'fkl', 'seqkd', 'revkd' or 'gkd'"),
+        ({"domains": ()}, r"domains=\(\): it must have at least 1 item, not 0"),
+        ({"sections": ("13",)}, "sections.0='13': it must be '00', "),
+        ({"seeds": ()}, r"seeds=\(\): it must have at least 1 item, not 0"),
     ],
 )
 def test_a_need_names_what_there_is(live, fields, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message), one_line_errors():
         replace(live.needs[0], **fields)
 
 
@@ -177,10 +180,10 @@ def test_settings_are_those_of_a_run(live, of):
 def test_a_need_may_name_its_pairs():
     sets = {"one": [["mini-qwen-36k", "mini-qwen-14k"]]}
     need = {"sections": ["01"], "methods": ["fkl"], "domains": ["math"]}
-    assert _need(need | {"pairs": "one"}, sets).pairs == (("mini-qwen-36k", "mini-qwen-14k"),)
-    assert _need(need, sets).pairs is None
+    assert Need(**_with_pairs(need | {"pairs": "one"}, sets)).pairs == (("mini-qwen-36k", "mini-qwen-14k"),)
+    assert Need(**_with_pairs(need, sets)).pairs is None
     with pytest.raises(ValueError, match=r"pairs='two' must be one of .live.pair_sets.: \['one'\]"):
-        _need(need | {"pairs": "two"}, sets)
+        _with_pairs(need | {"pairs": "two"}, sets)
 
 
 # --- what is new must not rename what is old ---------------------------------------------------------------
@@ -259,7 +262,7 @@ def test_only_careful_runs_are_varied_and_none_without_training(live, of):
     facts = {(run.spec.method, run.spec.protocol, run.spec.seed, run.spec.prompt_in_loss) for run in found}
     assert facts == {("sft", "careful", 3, True), ("fkl", "careful", 3, True)}
     assert {run.spec.student for run in found} == {"mini-qwen-14k"}
-    with pytest.raises(ValueError, match=r"factors=\['prompts'\]: 'prompts' is none of \['prompt', "):
+    with pytest.raises(ValueError, match="factors.0='prompts': it must be 'prompt', "), one_line_errors():
         replace(live.needs[0], factors=("prompts",))
 
 
@@ -333,14 +336,17 @@ def test_ranking_is_a_second_evaluation_of_tasks_with_options(live, monkeypatch)
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"by_domain": {"maths": {}}}, r"\[live.by_domain\] has 'maths'; there are \['math'"),
-        ({"by_method": {"sft": {}}}, r"\[live.by_method\] has 'sft'"),
-        ({"evaluation_by_protocol": {"authors": {}}}, r"\[live.evaluation_by_protocol\] has 'authors'"),
-        ({"protocols": ()}, "protocols is empty"),
+        ({"by_domain": {"maths": {}}}, "by_domain.maths='maths': it must be 'math', "),
+        ({"by_method": {"sft": {}}}, "by_method.sft='sft': it must be 'fkl', "),
+        (
+            {"evaluation_by_protocol": {"authors": {}}},
+            "protocol.authors='authors': it must be 'careful'",
+        ),
+        ({"protocols": ()}, r"protocols=\(\): it must have at least 1 item"),
     ],
 )
 def test_settings_are_of_what_there_is(live, fields, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message), one_line_errors():
         replace(live, **fields)
 
 

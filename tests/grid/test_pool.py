@@ -13,8 +13,7 @@ import errands
 import psutil
 import pytest
 
-from kdutils.grid.engine import Death
-from kdutils.grid.local_pool import Pool, forking
+from kdutils.grid.local_pool import Death, Pool, forking
 from kdutils.io import environment
 
 
@@ -33,12 +32,12 @@ def results(pool, n):
 
 def test_a_worker_is_prepared_once_and_does_many_tasks(pool):
     assert pool.n_idle == 2
-    pool.give("x", ("echo", 1))
-    pool.give("y", ("echo", 2))
+    pool.submit("x", ("echo", 1))
+    pool.submit("y", ("echo", 2))
     assert pool.n_idle == 0
     first = results(pool, 2)
     assert {key: value[::2] for key, value in first.items()} == {"x": ("a", 1), "y": ("b", 2)}
-    pool.give("z", ("echo", 3))
+    pool.submit("z", ("echo", 3))
     assert results(pool, 1)["z"][:2] == first["x"][:2]
     assert pool.results(0) == []
 
@@ -46,9 +45,12 @@ def test_a_worker_is_prepared_once_and_does_many_tasks(pool):
 def test_what_a_worker_tells_is_heard_before_its_result():
     heard = []
     with Pool(
-        errands.do, ["a"], prepare=errands.prepare, hear=lambda key, message: heard.append((key, message))
+        errands.do,
+        ["a"],
+        prepare=errands.prepare,
+        on_message=lambda key, message: heard.append((key, message)),
     ) as pool:
-        pool.give("x", ("tell", [1, 2]))
+        pool.submit("x", ("tell", [1, 2]))
         assert pool.n_idle == 0
         assert results(pool, 1)["x"][2] == [1, 2]
     assert heard == [("x", 1), ("x", 2)]
@@ -64,34 +66,34 @@ def test_what_a_worker_tells_is_heard_before_its_result():
     ],
 )
 def test_a_worker_that_dies_fails_its_own_task_and_is_replaced(pool, task, reason):
-    pool.give("bad", task)
-    pool.give("good", ("echo", 2))
+    pool.submit("bad", task)
+    pool.submit("good", ("echo", 2))
     found = results(pool, 2)
     assert isinstance(found["bad"], Death)
     assert reason in found["bad"].reason
     assert found["good"][2] == 2
-    pool.give("next", ("echo", 3))
+    pool.submit("next", ("echo", 3))
     assert results(pool, 1)["next"][::2] == ("a", 3)
 
 
 def test_a_worker_killed_while_idle_is_replaced(pool):
-    pool.give("x", ("echo", 1))
+    pool.submit("x", ("echo", 1))
     _, number, _ = results(pool, 1)["x"]
     os.kill(number, signal.SIGKILL)
-    pool.give("y", ("echo", 2))
+    pool.submit("y", ("echo", 2))
     assert isinstance(results(pool, 1)["y"], tuple | Death)  # it may have died under our hands
-    pool.give("z", ("echo", 3))
+    pool.submit("z", ("echo", 3))
     assert results(pool, 1)["z"][::2] == ("a", 3)
 
 
 def test_a_worker_takes_no_notice_of_an_interrupt(pool):
-    pool.give("x", ("interrupt", 1))
+    pool.submit("x", ("interrupt", 1))
     assert results(pool, 1)["x"][2] == 1
 
 
 def test_an_error_in_the_driver_ends_the_workers(tmp_path):
     with pytest.raises(ZeroDivisionError), Pool(errands.do, [0], prepare=errands.prepare) as pool:
-        pool.give("x", ("hang", tmp_path / "number"))
+        pool.submit("x", ("hang", tmp_path / "number"))
         (worker,) = workers_in(tmp_path, 1)
         raise ZeroDivisionError
     assert not worker.is_running()
@@ -140,11 +142,11 @@ def test_forked_workers_are_processes_of_their_own_that_have_imported(server):
     origins = []
     for setting in ("a", "b"):
         with Pool(errands.do, [setting], prepare=errands.prepare, context=context) as pool:
-            pool.give("x", ("origin", None))
+            pool.submit("x", ("origin", None))
             origins.append(results(pool, 1)["x"])
-            pool.give("y", ("echo", 1))
+            pool.submit("y", ("echo", 1))
             assert results(pool, 1)["y"][::2] == (setting, 1)
-            pool.give("z", ("kill", signal.SIGKILL))
+            pool.submit("z", ("kill", signal.SIGKILL))
             assert "signal 9" in results(pool, 1)["z"].reason
     (first, parent, threads, imported), (second, *others) = origins
     assert first != second
@@ -158,7 +160,7 @@ def test_a_worker_is_started_all_the_same_when_what_it_is_forked_from_is_gone(se
     context = forking("errands", os.environ)
     with Pool(errands.do, ["a"], prepare=errands.prepare, context=context) as pool:
         Path(forkserver._forkserver._forkserver_address).unlink()
-        pool.give("x", ("echo", 1))
+        pool.submit("x", ("echo", 1))
         assert results(pool, 1)["x"][::2] == ("a", 1)
 
 

@@ -11,7 +11,7 @@ import pytest
 import tiny
 
 from kdutils.grid import fill, schedule
-from kdutils.grid.shards import Shard
+from kdutils.grid.schedule import Shard
 from kdutils.report import cli
 
 ROOT = Path(__file__).parents[2]
@@ -86,12 +86,12 @@ from kdutils import inputs; from kdutils.report import cli; from kdutils.grid im
 inputs.check_all = lambda planned: None
 class Pool(inline.InlinePool):
     def __init__(self, do, settings, **ways):
-        super().__init__(lambda task, tell: scheduler._Outcome("made"), [0], **ways)
-    def give(self, key, task):
+        super().__init__(lambda task, send: scheduler.Outcome("made"), [0], **ways)
+    def submit(self, key, task):
         with open({given!r}, "a") as file:
             file.write(json.dumps([sys.argv[-1], key]) + "\\n")
-        super().give(key, task)
-grid.Pool, fill._settings = Pool, lambda *asked, **more: []
+        super().submit(key, task)
+fill.Pool, fill._settings = Pool, lambda *asked, **more: []
 sys.exit(cli.main([*sys.argv[1:], "--out", {out!r}]))
 """
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from kdutils.grid.shares import Node, Share, room_for, share_of
+from kdutils.grid.ray_engine import Node, Share, room_for, share_of
 
 CPU, GPU = Node(8, 0), Node(64, 8)
 
