@@ -8,8 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from kdutils.data import gguf_header, sources
-from kdutils.data.sources import ModelError, locate
+from kdutils.data import model_facts, model_files
+from kdutils.data.model_files import ModelError, locate
 
 LORA_MATRICES = ("q", "k", "v", "up", "down")  # of a block, those of models.LORA_TARGETS
 
@@ -132,7 +132,7 @@ def _downloaded(hub_id: str) -> Path | None:
     """The config.json in the cache of the hub, if the model was downloaded."""
     if hub_id in HUB:
         return None
-    return sources.hub_file(hub_id, "config.json")
+    return model_files.hub_file(hub_id, "config.json")
 
 
 def of_config(config: dict[str, Any]) -> Architecture:
@@ -160,8 +160,8 @@ def of_config(config: dict[str, Any]) -> Architecture:
 def _of_gguf(path: Path) -> Architecture:
     """The shape of a GGUF file, from its metadata and the shapes of its tensors."""
     try:
-        header = gguf_header.read(path)
-    except gguf_header.HeaderError as error:
+        header = model_facts.read_gguf(path)
+    except model_facts.HeaderError as error:
         raise ModelError(str(error)) from None
     kind, tensors = header.get("general.architecture"), header["tensors"]
     if kind not in ("qwen2", "llama"):

@@ -16,7 +16,7 @@ import pandas as pd
 
 from kdutils import store
 from kdutils.constants import RELEASED_PAIRS
-from kdutils.data import sources
+from kdutils.data import model_files, sources
 from kdutils.grid import cost_model, token_lengths
 from kdutils.grid.cell_table import short_name
 from kdutils.grid.cost_model import Cost, Training
@@ -111,7 +111,7 @@ def _digests(spec: RunSpec) -> tuple[dict[str, str], str]:
         resolved = sources.resolved(spec)
     except sources.DataError:
         return {}, f"items of {spec.data!r}"
-    except sources.ModelError as error:
+    except model_files.ModelError as error:
         return {}, f"a model ({error})"
     return {name: getattr(resolved, name) for name in DIGESTS}, ""
 

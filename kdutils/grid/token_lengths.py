@@ -13,7 +13,8 @@ import numpy as np
 from kdutils import items
 from kdutils.constants import CHOICE_TASKS, TEST_ITEMS
 from kdutils.data import sources
-from kdutils.data.sources import DataError, ModelError, locate
+from kdutils.data.model_files import ModelError, locate
+from kdutils.data.sources import DataError
 from kdutils.spec import BENCHMARK, LLM_ADAPTERS, EvalSpec, RunSpec
 
 # Measured with the tokenizer of Qwen2.5 on 21,000 items: GSM8K and AQuA, the training sets of the
