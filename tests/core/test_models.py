@@ -250,7 +250,7 @@ def test_stand_ins_of_a_parameter_go_before_those_of_the_environment(folder, mon
 def test_only_models_of_some_size_are_large(folder, monkeypatch):
     assert model_files.is_large("Qwen/Qwen2.5-0.5B")
     assert not model_files.is_large(str(folder)) and not model_files.is_large("mini-qwen-493k")
-    monkeypatch.setattr(sources, "LARGE_MODEL_BYTES", 1000)
+    monkeypatch.setattr(model_files, "LARGE_MODEL_BYTES", 1000)
     assert model_files.is_large(str(folder))
 
 
