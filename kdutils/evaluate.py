@@ -1,102 +1,17 @@
-"""What a text answers, whether that is right, and how like the teacher's it is.
-
-Two ways of reading an answer are kept side by side: the authors' lenient one (last number, first letter,
-first keyword) and a strict one that wants the answer where the response format puts it.
-"""
+"""Scores: of texts or ranked options against gold answers, and of a student's beside its teacher's."""
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
-from functools import cache
 
 import numpy as np
 import pandas as pd
 import sacrebleu
 
+from kdutils.answers import is_correct, keyword_pattern, parse, parse_strict, rouge_l, same_number
 from kdutils.constants import CHOICE_TASKS, INSTRUCTION_TASKS, MATH_TASKS
 from kdutils.items import Item
-
-NUMBER = re.compile(r"-?\d+\.?\d*")
-LETTER = re.compile(r"[ABCDE]")
-STRICT_NUMBER = re.compile(r"[Tt]he answer is:? *(-?\d+(?:\.\d+)?)\.?\s*$")
-STRICT_LETTER = re.compile(r"[Tt]he answer is:? *\(?([A-E])\)?\.?\s*$")
-TOLERANCE = 1e-3  # absolute, as the authors'
-RIGHT_ROUGE = 0.5  # instruction tasks have no right answer; only their ROUGE-L is analysed
-
-
-@cache
-def _keyword_pattern(task: str) -> re.Pattern:
-    # As the authors': one pattern for all tasks that share a keyword, so answer5 is read in a 4-choice task.
-    stem = CHOICE_TASKS[task][0].rstrip("0123456789")
-    if stem == "true":
-        return re.compile("true|false")
-    count = {"answer": 5, "solution": 2, "ending": 4, "option": 2}[stem]
-    return re.compile("|".join(f"{stem}{number}" for number in range(1, count + 1)))
-
-
-def parse(task: str, text: str) -> str | None:
-    """The answer in a text as the authors read it, None if there is none.
-
-    Math: the last number, commas removed; AQuA: the first capital A to E anywhere; commonsense: the first
-    keyword. Instruction tasks: the text itself.
-    """
-    if task == "aqua":
-        match = LETTER.search(text)
-        return match and match[0]
-    if task in MATH_TASKS:
-        numbers = NUMBER.findall(text.replace(",", ""))
-        return numbers[-1] if numbers else None
-    if task in INSTRUCTION_TASKS:
-        return text.strip() or None
-    match = _keyword_pattern(task).search(text)
-    return match and match[0]
-
-
-def parse_strict(task: str, text: str) -> str | None:
-    """The answer where the response format puts it, at the end and after the words that announce it."""
-    if task in INSTRUCTION_TASKS:
-        return text.strip() or None
-    if task in MATH_TASKS:
-        match = (STRICT_LETTER if task == "aqua" else STRICT_NUMBER).search(text.replace(",", "").strip())
-        return match and match[1]
-    found = re.fullmatch(r"the correct answer is (\w+)\.?", text.strip())
-    return found[1] if found and _keyword_pattern(task).fullmatch(found[1]) else None
-
-
-def is_correct(task: str, parsed: str | None, answer: str) -> bool:
-    """Whether a parsed answer is the gold one: numbers within TOLERANCE, all else to the letter.
-
-    Instruction tasks have no right or wrong; they count as correct from a ROUGE-L of RIGHT_ROUGE.
-    """
-    if parsed is None:
-        return False
-    if task in INSTRUCTION_TASKS:
-        return rouge_l(parsed, answer) >= RIGHT_ROUGE
-    if task in MATH_TASKS and task != "aqua":
-        return same_number(parsed, answer)
-    return parsed == answer
-
-
-def same_number(left: str, right: str) -> bool:
-    """Whether two numbers as text are equal within TOLERANCE; False if one is none."""
-    try:
-        return abs(float(left) - float(right)) <= TOLERANCE
-    except ValueError:
-        return False
-
-
-@cache
-def _rouge():
-    from rouge_score.rouge_scorer import RougeScorer
-
-    return RougeScorer(["rougeL"], use_stemmer=False)
-
-
-def rouge_l(text: str, reference: str) -> float:
-    """ROUGE-L F1 in [0, 1] (package rouge-score, no stemming)."""
-    return float(_rouge().score(reference, text)["rougeL"].fmeasure)
 
 
 def score(
@@ -138,7 +53,7 @@ def options(item: Item) -> dict[str, str]:
         return {letter: f"The answer is {letter}." for letter in "ABCDE"}
     if item.task not in CHOICE_TASKS:
         raise ValueError(f"task {item.task!r} has no options to rank")
-    offered = sorted(set(_keyword_pattern(item.task).findall(item.question.lower())))
+    offered = sorted(set(keyword_pattern(item.task).findall(item.question.lower())))
     answers = offered if item.answer in offered and len(offered) > 1 else CHOICE_TASKS[item.task]
     return {answer: f"the correct answer is {answer}" for answer in answers}
 

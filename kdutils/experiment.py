@@ -21,8 +21,9 @@ import torch
 from safetensors.torch import load_file
 
 from kdutils import encoding, evaluate, generation, models, store, training
-from kdutils.data import sources
-from kdutils.data.sources import Location, default_evaluation, resolved
+from kdutils.data import model_files
+from kdutils.data.model_files import Location
+from kdutils.data.sources import default_evaluation, resolved
 from kdutils.devices import launch
 from kdutils.inputs import Inputs, check
 from kdutils.io import disk, environment, leases
@@ -229,7 +230,7 @@ def passes(student: LoadedModel, location: Location, *, batch_size: int) -> dict
     """How `train` shall cut batches on a CPU; elsewhere as few passes as fit, the whole batch first."""
     if student.policy.device != "cpu":
         return {}
-    if sources.is_large(location):
+    if model_files.is_large(location):
         return {"micro_batch_size": min(LARGE_CPU_ROWS, batch_size)}
     token_seconds = TOKEN_SECONDS + TOKEN_PARAMETER_SECONDS * student.network.num_parameters()
     return {"pass_tokens": round(PASS_SECONDS / token_seconds)}

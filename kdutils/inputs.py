@@ -10,8 +10,9 @@ from itertools import zip_longest
 from transformers import PreTrainedTokenizerBase
 
 from kdutils import encoding, models
-from kdutils.data import hub, sources
-from kdutils.data.sources import Location, ModelError, Splits
+from kdutils.data import hub, model_files
+from kdutils.data.model_files import Location, ModelError
+from kdutils.data.sources import Splits
 from kdutils.items import prompt
 from kdutils.spec import EvalSpec, PlannedRun, RunSpec
 
@@ -32,12 +33,12 @@ class Inputs:
     @cached_property
     def student(self) -> Location:
         """Where the student is read from."""
-        return sources.locate(self.spec.student)
+        return model_files.locate(self.spec.student)
 
     @cached_property
     def teacher(self) -> Location:
         """Where the teacher is read from, before it is tuned."""
-        return sources.locate(self.spec.teacher)
+        return model_files.locate(self.spec.teacher)
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:

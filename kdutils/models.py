@@ -32,7 +32,7 @@ from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.utils import logging as transformers_logging
 
 from kdutils import losses
-from kdutils.data.sources import ADAPTER_NEEDS_MERGING, Location, ModelError, files_digest, locate
+from kdutils.data.model_files import ADAPTER_NEEDS_MERGING, Location, ModelError, files_digest, locate
 from kdutils.encoding import Batch, start_ids
 from kdutils.head import Head, error_of_head, head_of
 from kdutils.io import disk, user_cache

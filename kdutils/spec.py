@@ -92,7 +92,7 @@ def _spec(kind: type) -> Any:
 
 
 def _in_one_line(kind: type, error: ValidationError, fields: dict[str, Any]) -> str:
-    """The first thing that is wrong: field, value, and what it should be."""
+    """The first thing that is wrong: field, value, and what it must be."""
     first = error.errors(include_url=False, include_input=False)[0]
     if not first["loc"]:  # of `__post_init__`
         return str(first["ctx"]["error"])
@@ -136,11 +136,7 @@ class _Hashed:
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> Self:
-        """The spec with these fields; the inverse of `to_dict`.
-
-        Raises:
-            ValueError: for a field that is unknown or missing, and for a value that is not legal.
-        """
+        """The spec with these fields, the inverse of `to_dict`; a ValueError says what is wrong."""
         return cls(**fields)
 
 
@@ -220,12 +216,14 @@ class RunSpec(_Hashed):
                     f"{name}={getattr(self, name)} has no effect with method {self.method!r}: leave it at "
                     f"{defaults[name]}, or use one of {list(methods)}"
                 )
-        if self.method == "gkd" and self.protocol == "paper" and self.temperature != 1.0:
+        is_paper = self.protocol == "paper"
+        if self.method == "gkd" and is_paper and self.temperature != 1.0:
             raise ValueError(
                 f"temperature={self.temperature}: the authors' GKD ignores the temperature, so protocol "
                 "'paper' has 1 only; use protocol='careful'"
             )
-        for name, is_so in self._of_protocol().items():
+        own = {"prompt_in_loss": is_paper, "mean_by_sequence": is_paper and self.method in BY_SEQUENCE}
+        for name, is_so in own.items():
             if getattr(self, name) == is_so:  # None is not False
                 raise ValueError(
                     f"{name}={is_so} is what protocol {self.protocol!r} does anyway, and would give one run "
@@ -247,11 +245,6 @@ class RunSpec(_Hashed):
         slug = "-".join(re.sub(r"[^A-Za-z0-9.]+", "-", part.rstrip("/").rsplit("/", 1)[-1]) for part in parts)
         return f"{slug[:80].strip('-.')}-s{self.seed}-{self.digest}"
 
-    def _of_protocol(self) -> dict[str, bool]:
-        """What the protocol says where a field leaves it to it."""
-        is_paper = self.protocol == "paper"
-        return {"prompt_in_loss": is_paper, "mean_by_sequence": is_paper and self.method in BY_SEQUENCE}
-
     @cached_property
     def scores_prompt(self) -> bool:
         """Whether the prompt's tokens are trained on, too, all but the first."""
@@ -260,14 +253,14 @@ class RunSpec(_Hashed):
     @cached_property
     def weighs_sequences(self) -> bool:
         """Whether the loss of a step is the mean over its sequences of each one's mean over its tokens."""
-        own = self.mean_by_sequence
-        return self._of_protocol()["mean_by_sequence"] if own is None else own
+        is_so = self.protocol == "paper" and self.method in BY_SEQUENCE
+        return is_so if self.mean_by_sequence is None else self.mean_by_sequence
 
     @cached_property
     def encoding(self) -> dict[str, Any]:
         """How items become tokens: arguments of encoding.encode."""
-        own = {} if self.prompt_in_loss is None else {"prompt_in_loss": self.prompt_in_loss}
-        return {"max_tokens": self.max_tokens, "protocol": self.protocol} | own
+        fields = ("max_tokens", "protocol", "prompt_in_loss")
+        return {name: getattr(self, name) for name in fields if getattr(self, name) is not None}
 
     @cached_property
     def reads_gold(self) -> bool:

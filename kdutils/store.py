@@ -64,7 +64,11 @@ class DamagedError(StoreError):
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Where a run lives."""
+    """Where a run lives.
+
+    Whatever reads a file raises a DamagedError if it is not what was written, and a StoreError if the folder
+    is of another layout.
+    """
 
     path: Path
 
@@ -79,7 +83,7 @@ class RunFolder:
         return self.path / "model"
 
     def begin(self, spec: dict[str, Any]) -> None:
-        """Make the folder and say what is to be trained (RunSpec.to_dict); what an earlier attempt left half written goes.
+        """Make the folder with what is to be trained; what an earlier attempt left half written goes.
 
         Raises:
             StoreError: if it cannot be written, or leads out of the store.
@@ -107,20 +111,11 @@ class RunFolder:
         shutil.rmtree(self.checkpoint, ignore_errors=True)
 
     def result(self) -> dict[str, Any] | None:
-        """What the training came to, None if it has not finished.
-
-        Raises:
-            DamagedError: if the file cannot be read.
-            StoreError: if it is of another layout.
-        """
+        """What the training came to, None if it has not finished."""
         return self._result_in(self.path)
 
     def spec(self) -> RunSpec:
-        """What was asked for.
-
-        Raises:
-            DamagedError: if spec.json cannot be read or is that of another run.
-        """
+        """What was asked for."""
         return self._spec_in(self.path, RunSpec, "run_id")
 
     def weights(self) -> dict[str, str]:
@@ -140,10 +135,6 @@ class RunFolder:
         """True if the run has finished and, if one is asked for, has that evaluation, all undamaged.
 
         The model's weights are left for whoever loads them.
-
-        Raises:
-            DamagedError: if a file is not what was written.
-            StoreError: if the folder is of another layout.
         """
         result = self.result()
         if result is None:
@@ -158,11 +149,7 @@ class RunFolder:
         return self.path / f"eval/{spec.eval_id}"
 
     def has_evaluation(self, spec: EvalSpec) -> bool:
-        """True if an evaluation was made and is whole.
-
-        Raises:
-            DamagedError: if one of its files is not what was written.
-        """
+        """True if an evaluation was made and is whole."""
         folder, facts = self._scored(spec), self.evaluation_result(spec)
         if facts is None:
             return False
@@ -171,11 +158,7 @@ class RunFolder:
         return True
 
     def evaluation(self, spec: EvalSpec) -> pd.DataFrame | None:
-        """Item rows of an evaluation, None if it was not made.
-
-        Raises:
-            DamagedError: if one of its files is not what was written.
-        """
+        """Item rows of an evaluation, None if it was not made."""
         if not self.has_evaluation(spec):
             return None
         folder = self._scored(spec)
@@ -185,12 +168,7 @@ class RunFolder:
             raise self._damaged(folder / "items.parquet", error, whole=folder) from error
 
     def evaluation_result(self, spec: EvalSpec) -> dict[str, Any] | None:
-        """Facts about an evaluation (seconds, n_rows, fingerprint, sha256), None if it was not made.
-
-        Raises:
-            DamagedError: if the file cannot be read.
-            StoreError: if it is of another layout.
-        """
+        """Facts about an evaluation (seconds, n_rows, fingerprint, sha256), None if it was not made."""
         return self._result_in(self._scored(spec))
 
     def items_digest(self, spec: EvalSpec) -> str | None:
@@ -210,8 +188,6 @@ class RunFolder:
             disk.write_json(partial / "spec.json", spec.to_dict())
             result = disk.sealed({"layout": LAYOUT, "n_rows": len(rows)} | facts | {"sha256": digests})
             disk.write_json(partial / "result.json", result)
-
-    # --- failures ----------------------------------------------------------------------------------
 
     def record_failure(self, reason: str, error: BaseException | None = None) -> None:
         """Say why this attempt failed, and in which run of the runner; without secrets.
@@ -235,8 +211,6 @@ class RunFolder:
     def forget_failure(self) -> None:
         """A new attempt begins."""
         (self.path / "failure.json").unlink(missing_ok=True)
-
-    # --- damage ------------------------------------------------------------------------------------
 
     def _damaged(self, file: Path, reason: object, *, whole: Path) -> DamagedError:
         return DamagedError(file, reason, whole=whole, name=self.path.name)

@@ -25,8 +25,8 @@ import torch
 from safetensors import SafetensorError
 
 from kdutils import encoding, generation, models, teacher_cache
-from kdutils.data import sources
-from kdutils.data.sources import Location
+from kdutils.data import model_files
+from kdutils.data.model_files import Location
 from kdutils.devices import launch
 from kdutils.inputs import Inputs
 from kdutils.io import disk, environment
@@ -148,7 +148,7 @@ def states_key(inputs: Inputs, at: Store) -> dict[str, Any]:
 
 def _untuned_weights(inputs: Inputs) -> str:
     """Digest of the files of an untuned teacher, or the commit of one from the hub."""
-    return inputs.spec.teacher_digest or sources.hub_revision(inputs.teacher)
+    return inputs.spec.teacher_digest or model_files.hub_revision(inputs.teacher)
 
 
 # --- texts (seqkd) -----------------------------------------------------------------------------------------

@@ -56,7 +56,7 @@ def _data_folder(name: str) -> Path:
 @pytest.fixture(scope="module")
 def smollm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
     """Names of the smallest real teacher and student; their plain copies, half a GB, go with the tests."""
-    from kdutils.data.packaged_models import PACKAGED_MODELS
+    from kdutils.data.model_files import PACKAGED_MODELS
 
     teacher, student = PACKAGED_MODELS
     if PACKAGED_MODELS[teacher].path() is None:

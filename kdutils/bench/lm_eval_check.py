@@ -35,8 +35,9 @@ import pandas as pd
 import torch
 from transformers import GenerationConfig
 
-from kdutils import encoding, evaluate, experiment, generation, models
-from kdutils.data.sources import DataError, ModelError, default_evaluation, test_items
+from kdutils import answers, encoding, evaluate, experiment, generation, models
+from kdutils.data.model_files import ModelError
+from kdutils.data.sources import DataError, default_evaluation, test_items
 from kdutils.items import Item, prompt
 from kdutils.models import LoadedModel
 from kdutils.spec import MINI, EvalSpec, RunSpec
@@ -228,7 +229,7 @@ def _texts(model: LoadedModel, item: Item, our: Any, their: Any) -> list[dict[st
         "ours": our.text,
         "theirs": their.text,
         "equal": is_equal,
-        "same_answer": evaluate.parse(item.task, our.text) == evaluate.parse(item.task, their.text),
+        "same_answer": answers.parse(item.task, our.text) == answers.parse(item.task, their.text),
         "difference_nats": np.nan,
         "reason": "" if is_equal else _why_texts_differ(model, item, our.text, their),
     }

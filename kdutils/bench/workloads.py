@@ -12,7 +12,7 @@ from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
 from kdutils.constants import PERFORMANCE_CASES as CASES
-from kdutils.data import sources
+from kdutils.data import model_files, sources
 from kdutils.grid import model_shapes
 from kdutils.grid.model_shapes import Architecture
 
@@ -79,7 +79,7 @@ def case_of(name: str) -> Case:
 
 
 def _tokenizer_length(name: str) -> int:
-    path = sources.locate(name).source + "/tokenizer.json"
+    path = model_files.locate(name).source + "/tokenizer.json"
     with open(path, encoding="utf-8") as file:  # noqa: PTH123 - transformers would load torch
         table = json.load(file)
     return len({*table["model"]["vocab"].values(), *(token["id"] for token in table["added_tokens"])})

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
-from kdutils.data.sources import ADAPTER_CONFIG, ADAPTER_NEEDS_MERGING, ModelError, hub_file, locate
+from kdutils.data.model_files import ADAPTER_CONFIG, ADAPTER_NEEDS_MERGING, ModelError, hub_file, locate
 
 ASK_SECONDS = 10.0
 

@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 
 from kdutils import store
-from kdutils.data import sources
+from kdutils.data import model_files, sources
 from kdutils.devices import launch
 from kdutils.grid import cell_table, ray_engine, schedule
 from kdutils.grid.local_pool import Pool, StartEngine
@@ -94,7 +94,7 @@ def _start(
 
 
 def _is_large(spec: RunSpec) -> bool:
-    return any(sources.is_large(name) for name in (spec.student, spec.teacher) if name is not None)
+    return any(model_files.is_large(name) for name in (spec.student, spec.teacher) if name is not None)
 
 
 def _settings(workers: int | None, *, n_large: int, n_devices: int = 1) -> list[Setting]:

@@ -12,8 +12,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from kdutils.data import gguf_header, sources
-from kdutils.data.sources import ModelError, locate
+from kdutils.data import model_facts, model_files
+from kdutils.data.model_files import ModelError, locate
 
 LORA_MATRICES = ("q", "k", "v", "up", "down")  # of a block, those of models.LORA_TARGETS
 
@@ -164,7 +164,7 @@ def architecture_of(name: str) -> Architecture:
         return whole if place.layers is None else replace(whole, layers=len(place.layers))
     if place.source in HUB:
         return HUB[place.source]
-    config = folder / "config.json" if folder.is_dir() else sources.hub_file(place.source, "config.json")
+    config = folder / "config.json" if folder.is_dir() else model_files.hub_file(place.source, "config.json")
     if config is None:
         raise ModelError(
             f"the shape of {name} is not known before it is downloaded; add its config.json to "
@@ -198,8 +198,8 @@ def of_config(config: dict[str, Any]) -> Architecture:
 def _gguf_config(path: Path) -> dict[str, Any]:
     """A GGUF file's metadata under the names of a config.json."""
     try:
-        header = gguf_header.read(path)
-    except gguf_header.HeaderError as error:
+        header = model_facts.read_gguf(path)
+    except model_facts.HeaderError as error:
         raise ModelError(str(error)) from None
     kind, tensors = header.get("general.architecture"), header["tensors"]
     names = {

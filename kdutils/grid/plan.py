@@ -18,7 +18,7 @@ from kdutils.constants import (
     RELEASED_MODELS,
     TRAIN_DOMAINS,
 )
-from kdutils.data import sources
+from kdutils.data import model_files, sources
 from kdutils.grid import factors
 from kdutils.grid.cell_table import model_family, model_parameters, short_name
 from kdutils.grid.profile import Live, Need, Profile, load_profile, one_line_errors
@@ -130,7 +130,7 @@ def _use_model_files(entries: Sequence[str], profile: Profile) -> None:
             f"model_files: {strangers[0]!r} is for none of the models of profile {profile.name!r}, "
             f"which are {list(own)}; give NAME=PATH"
         )
-    sources.use_model_files(entries)
+    model_files.use_model_files(entries)
 
 
 def _listed(values: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from kdutils import store
-from kdutils.data import sources
+from kdutils.data import model_files, sources
 from kdutils.devices import launch
 from kdutils.grid import dry_run, fill, handover, machines, plan, ray_engine
 from kdutils.grid.profile import Profile, load_profile, profile_names
@@ -207,7 +207,7 @@ class _Training:
                 self.say_cost(planned, plans[0].out)
             state = fill.fill(planned, plans[0].out, progress=self.progress, shard=self.shard, **self.ways)
         except (
-            *(sources.ModelError, sources.DataError, store.StoreError),
+            *(model_files.ModelError, sources.DataError, store.StoreError),
             *(ray_engine.ClusterError, launch.DevicesError),
         ) as error:
             raise runner.RunError(str(error)) from error

@@ -162,7 +162,7 @@ def same_wrong_by_chance(rows: pd.DataFrame) -> float:
 
 
 def _number(text: str) -> float | str:
-    """A number as evaluate.same_number tells numbers apart, nearly: rounded to its tolerance."""
+    """A number as answers.same_number tells numbers apart, nearly: rounded to its tolerance."""
     try:
         return round(float(text), 3)
     except ValueError:

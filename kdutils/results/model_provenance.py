@@ -6,10 +6,10 @@ from typing import Any
 
 import pandas as pd
 
-from kdutils.data import sources
+from kdutils.data import model_facts
 from kdutils.grid.plan import Plan
 
-COLUMNS = {  # of sources.describe -> in a table
+COLUMNS = {  # of model_facts.describe -> in a table
     "name": "asked for",
     "source": "read from",
     "file": "file",
@@ -35,7 +35,7 @@ def line(plan: Plan) -> str:
 def _described(plan: Plan) -> list[dict[str, Any]]:
     sides = [run.spec.student for run in plan.runs if run.spec.teacher]
     sides += [run.spec.teacher for run in plan.runs if run.spec.teacher]
-    return [sources.describe(name) for name in dict.fromkeys(sides)]
+    return [model_facts.describe(name) for name in dict.fromkeys(sides)]
 
 
 def _words(facts: dict[str, Any]) -> str:

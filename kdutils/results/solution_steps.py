@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from kdutils import evaluate
+from kdutils import answers
 
 _NUMBER = r"\d+(?:\.\d+)?"
 _SIGN = r"(?:[-+*/×÷−]|(?<=\s)x(?=\s))"
@@ -34,10 +34,10 @@ class Step(NamedTuple):
 
     @property
     def is_right(self) -> bool:
-        """Whether the result is that of the left side, within evaluate.TOLERANCE or rounded as written."""
+        """Whether the result is that of the left side, within answers.TOLERANCE or rounded as written."""
         value = worked_out(self.numbers, self.signs)
         rounding = 0.5 * 10**-self.decimals if self.decimals else 0.0
-        return value is not None and abs(value - self.result) <= max(evaluate.TOLERANCE, rounding)
+        return value is not None and abs(value - self.result) <= max(answers.TOLERANCE, rounding)
 
     def __str__(self) -> str:
         left = f"{self.numbers[0]:g}"
@@ -103,7 +103,7 @@ class Reading(NamedTuple):
         """
         if self.stated is None or self.computed is None:
             return None
-        return abs(self.stated - self.computed) <= evaluate.TOLERANCE
+        return abs(self.stated - self.computed) <= answers.TOLERANCE
 
 
 def read(text: str) -> Reading:

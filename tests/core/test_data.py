@@ -13,7 +13,7 @@ import torch
 
 from kdutils import encoding, evaluate, models
 from kdutils.constants import MATH_TASKS
-from kdutils.data import sources
+from kdutils.data import model_files, sources
 from kdutils.data.sources import DataError
 from kdutils.items import Item, default_response, fingerprint, item_of, prompt
 from kdutils.spec import EvalSpec
@@ -112,7 +112,7 @@ def kept(monkeypatch):
 def folder(tmp_path):
     """A folder of the mini family's, which may be written to."""
     name = "mini-qwen-14k"
-    copy = shutil.copytree(sources.locate(name).source, tmp_path / "model", copy_function=shutil.copyfile)
+    copy = shutil.copytree(model_files.locate(name).source, tmp_path / "model", copy_function=shutil.copyfile)
     return Path(copy)
 
 

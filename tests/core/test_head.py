@@ -10,7 +10,7 @@ from transformers import Qwen2ForCausalLM
 
 from kdutils import encoding, experiment, generation, losses, models, teacher_cache
 from kdutils.data import sources
-from kdutils.data.sources import ModelError
+from kdutils.data.model_files import ModelError
 from kdutils.head import error_of_head, head_of
 from kdutils.teacher import CachedTeacher, Teacher
 

@@ -11,8 +11,8 @@ import torch
 from peft import PeftModel
 
 from kdutils import experiment, models
-from kdutils.data import hub, sources
-from kdutils.data.sources import Location, ModelError
+from kdutils.data import hub, model_files, sources
+from kdutils.data.model_files import Location, ModelError
 from kdutils.mini.family import MINI_MODELS
 from kdutils.spec import RunSpec
 
@@ -72,16 +72,16 @@ def test_bf16_autocast_stays_within_stated_rounding(folder):
 )
 def test_unknown_models_are_refused(name, says):
     with pytest.raises(ModelError, match=says):
-        sources.locate(name)
+        model_files.locate(name)
 
 
 def test_a_hub_id_is_taken_at_its_word():
-    assert sources.locate("Qwen/Qwen2.5-0.5B").source == "Qwen/Qwen2.5-0.5B"
+    assert model_files.locate("Qwen/Qwen2.5-0.5B").source == "Qwen/Qwen2.5-0.5B"
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path):
     with pytest.raises(ModelError, match="has no config.json"):
-        sources.locate(str(tmp_path))
+        model_files.locate(str(tmp_path))
 
 
 @pytest.mark.parametrize("share", [None, 0.0, 0.001, 0.5, 0.999])
@@ -216,11 +216,11 @@ def test_what_was_read_from_gguf_is_kept_and_not_read_again(tmp_path, monkeypatc
 def test_a_file_may_stand_in_for_a_hub_model(folder, monkeypatch):
     name = "Qwen/Qwen2.5-0.5B"
     monkeypatch.setenv("KDUTILS_MODELS", f"{name}={folder},Other/Model-1B=/not/there")
-    assert sources.locate(name).source == str(folder.resolve())
+    assert model_files.locate(name).source == str(folder.resolve())
     assert models.load(name).name == name
     spec = RunSpec(student=name, method="sft", domain="math")
     mapped = sources.resolved(spec)
-    assert mapped.student == name and mapped.student_digest == sources.files_digest(str(folder))
+    assert mapped.student == name and mapped.student_digest == model_files.files_digest(str(folder))
     monkeypatch.delenv("KDUTILS_MODELS")
     assert sources.resolved(spec).run_id != mapped.run_id
 
@@ -238,20 +238,20 @@ def test_a_file_may_stand_in_for_a_hub_model(folder, monkeypatch):
 def test_a_stand_in_that_cannot_be_is_refused(monkeypatch, entries, message):
     monkeypatch.setenv("KDUTILS_MODELS", "")
     with pytest.raises(ModelError, match=message):
-        sources.use_model_files([entries])
+        model_files.use_model_files([entries])
 
 
 def test_stand_ins_of_a_parameter_go_before_those_of_the_environment(folder, monkeypatch):
     monkeypatch.setenv("KDUTILS_MODELS", "A/A-1B=/x,B/B-1B=/y")
-    sources.use_model_files([f"B/B-1B={folder}"])
-    assert sources.model_files() == {"A/A-1B": "/x", "B/B-1B": str(folder)}
+    model_files.use_model_files([f"B/B-1B={folder}"])
+    assert model_files.model_files() == {"A/A-1B": "/x", "B/B-1B": str(folder)}
 
 
 def test_only_models_of_some_size_are_large(folder, monkeypatch):
-    assert sources.is_large("Qwen/Qwen2.5-0.5B")
-    assert not sources.is_large(str(folder)) and not sources.is_large("mini-qwen-493k")
-    monkeypatch.setattr(sources, "LARGE_MODEL_BYTES", 1000)
-    assert sources.is_large(str(folder))
+    assert model_files.is_large("Qwen/Qwen2.5-0.5B")
+    assert not model_files.is_large(str(folder)) and not model_files.is_large("mini-qwen-493k")
+    monkeypatch.setattr(model_files, "LARGE_MODEL_BYTES", 1000)
+    assert model_files.is_large(str(folder))
 
 
 @pytest.mark.parametrize("switch", [{"KDUTILS_CHECKPOINTING": "1"}, {"KDUTILS_COMPILE": "eager"}])

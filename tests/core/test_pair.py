@@ -8,7 +8,7 @@ import pytest
 import tiny
 
 from kdutils import experiment
-from kdutils.data.sources import ModelError
+from kdutils.data.model_files import ModelError
 from kdutils.inputs import Inputs, check
 
 LOGIT_METHODS = ("fkl", "revkd", "gkd")

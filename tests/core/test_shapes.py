@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from kdutils import encoding, experiment, generation, models
-from kdutils.data import sources
+from kdutils.data import model_files, sources
 from kdutils.spec import EvalSpec, RunSpec
 
 METHODS = ["sft", "fkl", "seqkd", "revkd", "gkd"]
@@ -197,7 +197,7 @@ def test_the_beginning_is_marked_once_where_the_tokenizer_marks_it(folders):
 def test_text_of_another_family_can_be_learned_and_its_logits_cannot(folders, out):
     teacher = str(folders / shapes.FOLDERS["qwen", "teacher"])
     fields = {"teacher": teacher, "teacher_tuned": False, "epochs": 1}
-    with pytest.raises(sources.ModelError, match="have different vocabularies .*use method='seqkd'"):
+    with pytest.raises(model_files.ModelError, match="have different vocabularies .*use method='seqkd'"):
         experiment.run(a_spec(folders, "llama", "fkl", **fields), out=out, evaluation=EVALUATION)
     run = experiment.run(a_spec(folders, "llama", "seqkd", **fields), out=out, evaluation=EVALUATION)
     assert run.result["status"] == "trained"
@@ -260,7 +260,7 @@ def test_a_hub_id_in_the_cache_needs_no_network(folders, offline):
 def test_a_hub_id_that_is_not_in_the_cache_is_refused_before_training(folders, offline, tmp_path):
     spec = a_spec(folders, "qwen", "fkl", teacher="Qwen/Qwen2.5-7B")
     remedy = r"Qwen/Qwen2.5-7B is not downloaded and the hub cannot be asked .*`hf download Qwen/Qwen2.5-7B`"
-    with pytest.raises(sources.ModelError, match=remedy) as caught:
+    with pytest.raises(model_files.ModelError, match=remedy) as caught:
         experiment.run(spec, out=tmp_path / "out", evaluation=EVALUATION)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()

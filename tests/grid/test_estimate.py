@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from kdutils import encoding, generation, inputs, losses, models, training
-from kdutils.data import hub, sources
+from kdutils.data import hub, model_files, sources
 from kdutils.grid import cost, dry_run, fill, machines, model_shapes, plan, token_lengths
 from kdutils.grid.cost import micro_batch, training_cost, training_memory_gb
 from kdutils.grid.machines import GPUS
@@ -100,10 +100,12 @@ def test_shapes_are_read_from_folders_and_gguf_files(folders, tmp_path):
 
 
 def test_an_unknown_shape_is_an_error_with_its_remedy(tmp_path):
-    with pytest.raises(sources.ModelError, match="the shape of some/model-1B is not known .* or download it"):
+    with pytest.raises(
+        model_files.ModelError, match="the shape of some/model-1B is not known .* or download it"
+    ):
         architecture_of("some/model-1B")
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
-    with pytest.raises(sources.ModelError, match="qwen2 and llama, not 'gpt2'"):
+    with pytest.raises(model_files.ModelError, match="qwen2 and llama, not 'gpt2'"):
         architecture_of(str(tmp_path))
 
 
@@ -526,7 +528,7 @@ def test_a_model_that_cannot_be_had_comes_with_its_remedy(monkeypatch, tmp_path,
 
     error = http_error(getattr(huggingface_hub.errors, name), status) if name else OSError("no route")
     monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", refused_by(error))
-    with pytest.raises(sources.ModelError, match=remedy):
+    with pytest.raises(model_files.ModelError, match=remedy):
         hub.check_models(["meta-llama/Llama-3.2-1B"])
 
 
@@ -540,7 +542,7 @@ def test_all_missing_models_of_a_plan_are_in_one_message_before_anything_is_trai
         hub_spec(student="/nowhere/x-1B"),
         spec_of(folders),
     ]
-    with pytest.raises(sources.ModelError) as caught:
+    with pytest.raises(model_files.ModelError) as caught:
         inputs.check_all(PlannedRun(spec, tiny.EVALUATION) for spec in specs)
     assert str(caught.value).startswith("3 models cannot be had: Qwen/Qwen2.5-0.5B is not downloaded")
     assert "`hf download Qwen/Qwen2.5-7B`" in str(caught.value)

@@ -7,7 +7,7 @@ import largestore
 import pytest
 from inline import InlinePool
 
-from kdutils.data import sources
+from kdutils.data import model_files, sources
 from kdutils.grid import schedule, scheduler
 from kdutils.io import environment
 
@@ -59,7 +59,7 @@ def test_each_file_of_a_finished_run_is_read_once_a_step(reads, step, a_run):
 
 def test_files_that_runs_share_are_looked_at_once(monkeypatch, tmp_path):
     """However many runs there are; at each run it took most of the time of planning."""
-    looked, digest = [], sources.files_digest
+    looked, digest = [], model_files.files_digest
     monkeypatch.setattr(sources, "files_digest", lambda name: looked.append(name) or digest(name))
     plan = largestore.planned(20)
     assert len(schedule.jobs_of(plan)) == 21

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from kdutils import constants, models
-from kdutils.data import sources
+from kdutils.data import model_files
 from kdutils.grid import plan, schedule
 from kdutils.grid.cell_table import model_family, short_name
 from kdutils.grid.profile import Live, Need, _with_pairs, load_profile, one_line_errors, profile_names
@@ -445,7 +445,7 @@ def test_model_files_stand_in_for_models_of_the_profile_alone(tmp_path, monkeypa
     monkeypatch.setenv("KDUTILS_MODELS", "")
     (tmp_path / "config.json").write_text("{}")
     asked("01", "qwen-small", model_files=[f"Qwen/Qwen2.5-0.5B={tmp_path}"])
-    assert sources.locate("Qwen/Qwen2.5-0.5B").source == str(tmp_path)
+    assert model_files.locate("Qwen/Qwen2.5-0.5B").source == str(tmp_path)
     with pytest.raises(ValueError, match="is for none of the models of profile 'qwen-small'"):
         asked("01", "qwen-small", model_files=[f"Qwen/Qwen2.5-7B={tmp_path}"])
     with pytest.raises(ValueError, match="/not/there"):

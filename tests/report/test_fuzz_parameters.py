@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdutils.constants import ALL_TASKS
-from kdutils.data import sources
+from kdutils.data import model_files, sources
 from kdutils.grid.profile import PARAMETER_CHOICES
 from kdutils.io.text_safety import shown
 from kdutils.report import cli, notebook_parameters
@@ -247,7 +247,7 @@ def test_commands(inputs, tmp_path, monkeypatch, capsys, command):
     monkeypatch.setattr(cli.fill, "fill", lambda *given, **options: pytest.fail("work has begun"))
     monkeypatch.setattr(cli.runner, "Executor", lambda *given, **options: pytest.fail("work has begun"))
     inputs.tried("commands")
-    monkeypatch.setenv(sources.MODEL_FILES, "")  # so that what a command leaves there goes with the test
+    monkeypatch.setenv(model_files.MODEL_FILES, "")  # so that what a command leaves there goes with the test
     assert cli.main([*command, "--out", str(tmp_path)]) == 2
     said = capsys.readouterr().err
     assert said.startswith("kdutils: error: ")

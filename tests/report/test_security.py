@@ -16,7 +16,7 @@ from bs4 import BeautifulSoup
 from samples import profile_of
 
 from kdutils import spec, store
-from kdutils.data import sources
+from kdutils.data import model_files
 from kdutils.io import disk, text_safety
 from kdutils.report import html_tables, index, notebook_api, notebook_parameters, render, worker
 from kdutils.report.render import Link
@@ -231,8 +231,8 @@ def test_a_run_id_that_is_a_path_is_refused(tmp_path, run_id):
 
 @pytest.mark.parametrize("name", ["../up", "..", "o/..", "o/../x", "o/.hidden", "a/b/c", "o/x\n", "é/x", ""])
 def test_a_model_name_that_is_a_path_to_nothing_is_refused(name):
-    with pytest.raises(sources.ModelError, match="give"):
-        sources.locate(name)
+    with pytest.raises(model_files.ModelError, match="give"):
+        model_files.locate(name)
 
 
 @pytest.mark.parametrize("profile", ["../x", "..", "/tmp/elsewhere-of-kdutils", "a/../../b"])
@@ -386,7 +386,7 @@ def test_code_that_a_model_brings_along_is_never_imported(tmp_path, model_type):
     if model_type == "qwen2":  # its own code is not needed, and not read
         assert models.load(str(folder), device="cpu").network is not None
     else:
-        with pytest.raises(sources.ModelError) as caught:
+        with pytest.raises(model_files.ModelError) as caught:
             models.load(str(folder), device="cpu")
         assert "\n" not in str(caught.value)
     assert not marker.exists()

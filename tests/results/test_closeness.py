@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import sacrebleu
 
-from kdutils import evaluate
+from kdutils import answers
 from kdutils.results import text_similarity
 
 ODD = [
@@ -34,7 +34,7 @@ def test_as_the_packages_have_it(pairs):
     metric = sacrebleu.BLEU(effective_order=True)
     expected = [metric.sentence_score(text, [other]).score for text, other in pairs]
     assert text_similarity.sentence_bleu(texts, references) == pytest.approx(expected, abs=1e-9)
-    expected = [100 * evaluate.rouge_l(text, other) for text, other in pairs]
+    expected = [100 * answers.rouge_l(text, other) for text, other in pairs]
     assert text_similarity.rouge_l(texts, references) == pytest.approx(expected, abs=1e-9)
 
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from kdutils.data import gguf_header, sources
+from kdutils.data import model_facts, model_files
 from kdutils.grid import plan
 from kdutils.results import model_provenance
 
@@ -32,7 +32,7 @@ def gguf_file(tmp_path):
 
 
 def test_head_of_a_gguf_file_is_what_gguf_reads(gguf_file):
-    header, other = gguf_header.read(gguf_file), gguf.GGUFReader(gguf_file)
+    header, other = model_facts.read_gguf(gguf_file), gguf.GGUFReader(gguf_file)
     assert header["general.name"] == other.fields["general.name"].contents()
     assert header["general.file_type"] == other.fields["general.file_type"].contents()
     assert header["parameters"] == sum(int(tensor.n_elements) for tensor in other.tensors) == 4 * 32
@@ -46,32 +46,32 @@ def test_head_of_a_gguf_file_is_what_gguf_reads(gguf_file):
 def test_what_is_no_gguf_file_is_refused(tmp_path, content, message):
     path = tmp_path / "model.gguf"
     path.write_bytes(content)
-    with pytest.raises(gguf_header.HeaderError, match=message):
-        gguf_header.read(path)
-    with pytest.raises(sources.ModelError, match="does not say what it is"):
-        sources.describe(str(path))
+    with pytest.raises(model_facts.HeaderError, match=message):
+        model_facts.read_gguf(path)
+    with pytest.raises(model_files.ModelError, match="does not say what it is"):
+        model_facts.describe(str(path))
 
 
 def test_half_a_head_is_refused(gguf_file):
     gguf_file.write_bytes(gguf_file.read_bytes()[:60])
-    with pytest.raises(gguf_header.HeaderError, match="ends within its head"):
-        gguf_header.read(gguf_file)
+    with pytest.raises(model_facts.HeaderError, match="ends within its head"):
+        model_facts.read_gguf(gguf_file)
 
 
 def test_a_gguf_file_that_stands_in_says_what_it_calls_itself(gguf_file, monkeypatch):
-    monkeypatch.setenv(sources.MODEL_FILES, f"Some/Some-0.5B={gguf_file}")
-    facts = sources.describe("Some/Some-0.5B")
+    monkeypatch.setenv(model_files.MODEL_FILES, f"Some/Some-0.5B={gguf_file}")
+    facts = model_facts.describe("Some/Some-0.5B")
     assert facts["name"] == "Some/Some-0.5B"
     assert (facts["file"], facts["quantisation"], facts["parameters"]) == (gguf_file.name, "Q4_K_M", 128)
-    assert facts["digest"] == sources.files_digest(str(gguf_file))
+    assert facts["digest"] == model_files.files_digest(str(gguf_file))
     assert facts["note"] == "the file calls itself Some Coder 0.5B Instruct"
 
 
 def test_a_mini_model_is_its_own_files():
-    facts = sources.describe("mini-qwen-36k")
+    facts = model_facts.describe("mini-qwen-36k")
     assert facts["source"] == "embedded mini family"
     assert facts["parameters"] == 36_128
-    assert facts["digest"] == sources.files_digest("mini-qwen-36k") != ""
+    assert facts["digest"] == model_files.files_digest("mini-qwen-36k") != ""
     assert facts["note"] == facts["file"] == ""
 
 
@@ -84,13 +84,13 @@ def test_a_folder_is_read_off_its_safetensors(tmp_path):
     }
     head = json.dumps(tensors).encode()
     (tmp_path / "model.safetensors").write_bytes(len(head).to_bytes(8, "little") + head)
-    facts = sources.describe(str(tmp_path))
+    facts = model_facts.describe(str(tmp_path))
     assert (facts["source"], facts["quantisation"], facts["parameters"]) == (str(tmp_path), "F32, BF16", 10)
 
 
 def test_a_hub_model_that_is_not_here_is_not_guessed(monkeypatch, tmp_path):
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
-    facts = sources.describe("Nobody/Nothing-1B")
+    facts = model_facts.describe("Nobody/Nothing-1B")
     assert facts["source"] == "Nobody/Nothing-1B, not downloaded"
     assert (facts["quantisation"], facts["parameters"], facts["digest"]) == ("", None, "")
 
@@ -101,7 +101,7 @@ def test_table_and_line_name_the_models_of_the_runs(tmp_path):
     assert table["asked for"].tolist() == ["mini-qwen-105k", "mini-qwen-493k"]  # the student first
     assert table["file"].tolist() == ["—", "—"]
     line = model_provenance.line(asked)
-    digest = sources.files_digest("mini-qwen-105k")
+    digest = model_files.files_digest("mini-qwen-105k")
     assert line.startswith(
         f"Weights of the live results: mini-qwen-105k is embedded mini family (BF16, digest {digest}"
     )

