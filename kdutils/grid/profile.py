@@ -22,7 +22,7 @@ from kdutils.constants import (
     TRAIN_DOMAINS,
 )
 from kdutils.grid import profile_file
-from kdutils.io.measurements import MEASURES
+from kdutils.io.cache import MEASURES
 from kdutils.io.text_safety import shown
 
 PROFILE_FOLDER = Path(__file__).parent / "profiles"

@@ -28,7 +28,7 @@ from matplotlib.figure import Figure
 
 import kdutils
 from kdutils.io import disk, text_safety
-from kdutils.io.cached_tables import Kept
+from kdutils.io.cache import CachedTables
 from kdutils.io.disk import REPOSITORY
 from kdutils.io.environment import RUN_TOKEN
 from kdutils.report import html_tables, ledger, notebook_parameters
@@ -118,7 +118,7 @@ class Report:
         self.name = name
         self.parameters = SimpleNamespace(**parameters)
         self.folder = folder
-        self.kept = Kept(folder.parent / "cache" / "tables")
+        self.kept = CachedTables(folder.parent / "cache" / "tables")
         self._staging = folder / ".partial" / name
         self._stems: list[str] = []  # of the figures drawn; kept after `finish`, which may be called again
         self._statistics: list[pd.DataFrame] = []
