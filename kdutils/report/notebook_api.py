@@ -50,7 +50,8 @@ def begin(
     """The report of notebook `name`, once its parameters are known to be what it declares.
 
     Call it in the cell after the parameters, before any work, with `globals()`. Every declared
-    parameter must be there, with the declared type and an allowed value. The first time in a kernel,
+    parameter must be there, with the declared type and an allowed value; a list may be text such as a,b or
+    JSON. The first time in a kernel,
     any other public name that holds a plain value (text, number, list, dict, None) is refused: only
     a parameter that was not declared, or was misspelt, can have put it there, because imports bind
     modules, functions and classes. Later calls leave such names alone, since by then they are the
@@ -68,7 +69,10 @@ def begin(
             raise notebook_parameters.ParameterError(
                 f"{parameter.name!r} is not set; run the parameters cell first"
             )
-        values[parameter.name] = notebook_parameters.strict(parameter, namespace[parameter.name])
+        value = namespace[parameter.name]
+        if parameter.is_list and type(value) in (str, int, float):  # papermill -p knows no lists
+            value = namespace[parameter.name] = notebook_parameters.coerce(parameter, str(value))
+        values[parameter.name] = notebook_parameters.strict(parameter, value)
     missing = {"profile", "out"} - set(values)
     if missing:
         raise notebook_parameters.ParameterError(

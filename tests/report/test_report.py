@@ -96,6 +96,24 @@ def test_begin_takes_an_int_where_a_float_is_declared(tmp_path, namespace):
     assert repr(run.parameters.rate) == "2.0"
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [("gsm8k", ["gsm8k"]), ("gsm8k,aqua", ["gsm8k", "aqua"]), ('["aqua"]', ["aqua"]), (["aqua"], ["aqua"])],
+)
+def test_begin_reads_a_list_that_papermill_gives_as_text(tmp_path, namespace, given, expected):
+    write_notebook(tmp_path, NAME, parameters=PARAMETERS + 'tasks: list[str] = ["svamp"]\n')
+    values = namespace | {"tasks": given}
+    run = notebook_api.begin(NAME, values, notebooks=tmp_path)
+    assert run.parameters.tasks == values["tasks"] == expected
+
+
+def test_begin_reads_a_list_of_one_number_and_refuses_text_that_is_no_list(tmp_path, namespace):
+    write_notebook(tmp_path, NAME, parameters=PARAMETERS + "seeds: list[int] = [0]\n")
+    assert notebook_api.begin(NAME, namespace | {"seeds": 3}, notebooks=tmp_path).parameters.seeds == [3]
+    with pytest.raises(ParameterError, match=r"seeds='a,1' is not list\[int\]"):
+        notebook_api.begin(NAME, namespace | {"seeds": "a,1"}, notebooks=tmp_path)
+
+
 @pytest.mark.parametrize("value", ["x", 3, 2.5, True, None, [1], {"a": 1}])
 def test_begin_refuses_what_was_not_declared(tmp_path, namespace, value):
     with pytest.raises(
