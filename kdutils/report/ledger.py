@@ -24,29 +24,15 @@ import pandas as pd
 from kdutils.io import disk
 from kdutils.io.environment import REPOSITORY
 
-REFERENCE = (
-    REPOSITORY / "outputs" / "reference"
-)  # of each profile: ledgers and the figures that the README shows
+REFERENCE = REPOSITORY / "outputs" / "reference"  # of each profile: ledgers, and the figures of the README
 
 STATISTICS_KEY = ("section", "test", "source", "selection", "domain", "task", "group")
 STATISTICS_COLUMNS = (*STATISTICS_KEY, "statistic", "p_value", "n")
 SUFFIXES = ("statistics.csv", "claims.json")  # of a notebook's parts
 CLAIM_KEY = ("id", "source", "protocol", "analysis")
 CLAIM_FIELDS = (
-    "id",
-    "section",
-    "statement",
-    "source",
-    "protocol",
-    "analysis",
-    "estimate",
-    "ci_low",
-    "ci_high",
-    "p_value",
-    "n",
-    "paper_value",
-    "verdict",
-    "reason",
+    *("id", "section", "statement", "source", "protocol", "analysis"),
+    *("estimate", "ci_low", "ci_high", "p_value", "n", "paper_value", "verdict", "reason"),
 )
 CLAIM_CHOICES = {
     "source": ("published", "live"),
@@ -96,18 +82,12 @@ def checked_statistics(frame: pd.DataFrame) -> pd.DataFrame:
 
 def merged_statistics(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """All rows of `frames` in one; of two with the same key, the one in the later frame."""
-    if not frames:
-        return pd.DataFrame(columns=list(STATISTICS_COLUMNS))
-    return pd.concat(frames, ignore_index=True).drop_duplicates(list(STATISTICS_KEY), keep="last")
+    merged = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=[*STATISTICS_COLUMNS])
+    return merged.drop_duplicates([*STATISTICS_KEY], keep="last")
 
 
-def claim_key(row: Mapping[str, Any]) -> tuple:
-    """What a claim and its way of being judged are told apart by."""
-    return tuple(row[field] for field in CLAIM_KEY)
-
-
-def checked_claims(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """`rows` as they go into the ledger: fields in their order, plain Python values, NaN as None.
+def checked_claims(rows: Iterable[Mapping[str, Any]]) -> dict[tuple, dict[str, Any]]:
+    """`rows` by CLAIM_KEY as they go into the ledger: fields in order, plain Python values, NaN as None.
 
     Raises:
         ValueError: if fields are missing or extra, a value is not one of `CLAIM_CHOICES`, or two rows
@@ -115,29 +95,33 @@ def checked_claims(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """
     claims: dict[tuple, dict[str, Any]] = {}
     for row in rows:
-        claim = _checked_claim(row)
-        if claim_key(claim) in claims:
-            raise ValueError(f"two claims have the key {claim_key(claim)}; tell them apart")
-        claims[claim_key(claim)] = claim
-    return list(claims.values())
+        name = repr(row.get("id"))
+        if sorted(row) != sorted(CLAIM_FIELDS):
+            raise ValueError(f"claim {name} needs exactly the fields {CLAIM_FIELDS}, not {tuple(row)}")
+        claim = {field: _plain(row[field]) for field in CLAIM_FIELDS}
+        for field, choices in CLAIM_CHOICES.items():
+            if claim[field] not in choices:
+                raise ValueError(f"claim {name} has {field}={claim[field]!r}; choose from {choices}")
+        try:
+            json.dumps(claim, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"claim {name} cannot be written as JSON: {error}") from None
+        key = tuple(claim[field] for field in CLAIM_KEY)
+        if key in claims:
+            raise ValueError(f"two claims have the key {key}; tell them apart")
+        claims[key] = claim
+    return claims
 
 
-def _checked_claim(row: Mapping[str, Any]) -> dict[str, Any]:
-    if sorted(row) != sorted(CLAIM_FIELDS):
-        raise ValueError(f"claim {row.get('id')!r} needs exactly the fields {CLAIM_FIELDS}, not {tuple(row)}")
-    claim = {field: _plain(row[field]) for field in CLAIM_FIELDS}
-    for field, choices in CLAIM_CHOICES.items():
-        if claim[field] not in choices:
-            raise ValueError(f"claim {claim['id']!r} has {field}={claim[field]!r}; choose from {choices}")
-    try:
-        json.dumps(claim, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"claim {claim['id']!r} cannot be written as JSON: {error}") from None
-    return claim
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        value = value.item()
+    missing = value is pd.NA or value is pd.NaT or (isinstance(value, float) and math.isnan(value))
+    return None if missing else value
 
 
 def write_parts(
-    folder: Path, notebook: str, statistics: pd.DataFrame, claims: Sequence[Mapping]
+    folder: Path, notebook: str, statistics: pd.DataFrame, claims: Iterable[Mapping]
 ) -> list[str]:
     """Replace the parts of one notebook and rebuild both ledgers; the caller holds the lock.
 
@@ -208,13 +192,6 @@ def claims_of(profile: str, beside: Path) -> tuple[list[dict[str, Any]], str]:
 
 def _part(folder: Path, notebook: str, suffix: str) -> Path:
     return folder / "ledger" / f"{notebook}.{suffix}"
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, np.generic):
-        value = value.item()
-    missing = value is pd.NA or value is pd.NaT or (isinstance(value, float) and math.isnan(value))
-    return None if missing else value
 
 
 def _rebuild(folder: Path) -> list[str]:

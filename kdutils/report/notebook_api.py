@@ -218,8 +218,7 @@ class Report:
         Raises:
             ValueError: as `ledger.checked_claims`.
         """
-        for row in ledger.checked_claims(rows):
-            self._claims[ledger.claim_key(row)] = row
+        self._claims |= ledger.checked_claims(rows)
 
     def finish(self) -> None:
         """Publish figures and ledger rows under their final names, then say that all is whole.
@@ -230,7 +229,7 @@ class Report:
         with ledger.locked(self.folder):
             ledger.sentinel(self.folder, self.name).unlink(missing_ok=True)
             self._publish_figures()
-            said = ledger.write_parts(self.folder, self.name, statistics, list(self._claims.values()))
+            said = ledger.write_parts(self.folder, self.name, statistics, self._claims.values())
             disk.write_json(
                 ledger.sentinel(self.folder, self.name),
                 {

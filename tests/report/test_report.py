@@ -509,7 +509,7 @@ def test_claims_that_do_not_fit_are_refused(run, rows, complaint):
 
 def part(folder: Path, notebook: str, statistics: list[dict], claims: list[dict]) -> None:
     with ledger.locked(folder):
-        ledger.write_parts(folder, notebook, pd.DataFrame(statistics), ledger.checked_claims(claims))
+        ledger.write_parts(folder, notebook, pd.DataFrame(statistics), ledger.checked_claims(claims).values())
 
 
 def test_ledgers_merge_in_stable_order_and_the_later_notebook_wins(tmp_path):
