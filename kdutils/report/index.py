@@ -51,7 +51,7 @@ def index_html(
     Args:
         results: one for each notebook of the profile.
         claims: rows of claims.json.
-        figures: as `notebook_api.figures` gives them: path of the PNG, alt, caption, notebook.
+        figures: as `notebook_api.published_figures` gives them: path of the PNG, alt, caption, notebook.
         provenance: names and values; a mapping as value is folded away.
         conclusions: sentences of Markdown by notebook.
     """

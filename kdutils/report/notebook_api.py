@@ -6,7 +6,6 @@ Nothing that a notebook makes is seen under its final name before `finish`.
 from __future__ import annotations
 
 import base64
-import hashlib
 import html
 import io
 import json
@@ -259,21 +258,11 @@ class Report:
         remove_figures(self.folder, self.name, keep=self._stems)
 
 
-def figures(folder: Path) -> list[dict[str, Any]]:
+def published_figures(folder: Path) -> tuple[list[dict[str, Any]], list[str]]:
     """Notebook, place, alt, caption and PNG path of every published figure, in the order of the reports.
 
-    Those with a damaged file are left out; `look_at_figures` names them.
+    Those of which a file is not what was written are left out: for each of them there is a sentence.
     """
-    return look_at_figures(folder)[0]
-
-
-def damaged_figures(folder: Path) -> list[str]:
-    """A sentence for each published figure of which a file is not what was written."""
-    return look_at_figures(folder)[1]
-
-
-def look_at_figures(folder: Path) -> tuple[list[dict[str, Any]], list[str]]:
-    """`figures` and `damaged_figures`: every file is read once."""
     found, said = [], []
     for path in sorted((folder / "figures").glob("*.json")):
         try:
@@ -286,17 +275,15 @@ def look_at_figures(folder: Path) -> tuple[list[dict[str, Any]], list[str]]:
             facts = {name: figure[name] for name in ("notebook", "place", "alt", "caption")}
             found.append(facts | {"png": path.with_suffix(".png")})
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            number = path.stem[:2]
-            said.append(
-                f"figure {path.stem} is damaged and left out of the index; run notebook {number} again"
-            )
+            remedy = f"run notebook {path.stem[:2]} again"
+            said.append(f"figure {path.stem} is damaged and left out of the index; {remedy}")
     return sorted(found, key=lambda figure: (figure["notebook"], figure["place"])), said
 
 
 def figure_digests(folder: Path) -> dict[str, str]:
     """SHA-256 of every published PNG and SVG, by file name."""
     paths = sorted(path for path in (folder / "figures").glob("*.*") if path.suffix in (".png", ".svg"))
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+    return {path.name: disk.sha256(path) for path in paths}
 
 
 def figure_changes(before: Mapping[str, str], after: Mapping[str, str]) -> str:

@@ -240,7 +240,7 @@ def write_index(profile: Profile, folder: Path, results: Sequence[Result], data:
             disk.write_text(page, render.relink(text, name=link.name, links=links))
     with ledger.locked(folder):
         said = ledger.rebuild(folder)
-    drawn, damaged = notebook_api.look_at_figures(folder)
+    drawn, damaged = notebook_api.published_figures(folder)
     for sentence in (*said, *damaged):
         say(sentence)
     provenance = environment.provenance() | {"data": _checksums(data)}

@@ -209,7 +209,7 @@ def test_figure_appears_under_its_name_only_with_finish(run):
         f"02_gain.{suffix}" for suffix in ("csv", "json", "png", "svg")
     ]
     assert not (run.folder / ".partial" / NAME).exists()
-    [found] = notebook_api.figures(run.folder)
+    [found] = notebook_api.published_figures(run.folder)[0]
     assert found == {
         "notebook": NAME,
         "place": 0,
@@ -300,7 +300,7 @@ def test_finish_may_be_called_again(run):
     draw(run)
     run.finish()
     run.finish()
-    assert [figure["png"].name for figure in notebook_api.figures(run.folder)] == ["02_gain.png"]
+    assert [figure["png"].name for figure in notebook_api.published_figures(run.folder)[0]] == ["02_gain.png"]
 
 
 DRAW_IN_A_PROCESS_OF_ITS_OWN = """\
@@ -357,7 +357,7 @@ def test_a_figure_or_table_that_there_is_not_is_not_shown(run, monkeypatch):
     run.table(None, caption="Gains.")
     run.table(DATA.iloc[:0], caption="Gains.")
     run.finish()
-    assert notebook_api.figures(run.folder) == []
+    assert notebook_api.published_figures(run.folder)[0] == []
 
 
 def test_conclusions_are_shown_at_once_and_kept_for_the_index_when_all_is_finished(run, monkeypatch):
@@ -619,12 +619,15 @@ def test_a_damaged_figure_is_left_out_and_named(run, suffix, damage, fault):
     draw(run)
     draw(run, name="other")
     run.finish()
-    assert (len(notebook_api.figures(run.folder)), notebook_api.damaged_figures(run.folder)) == (2, [])
+    assert (
+        len(notebook_api.published_figures(run.folder)[0]),
+        notebook_api.published_figures(run.folder)[1],
+    ) == (2, [])
     damage(run.folder / "figures" / f"02_gain.{suffix}")
     fault(f"figures/*.{suffix} {damage.__name__}")
-    assert [figure["png"].stem for figure in notebook_api.figures(run.folder)] == ["02_other"]
+    assert [figure["png"].stem for figure in notebook_api.published_figures(run.folder)[0]] == ["02_other"]
     said = "figure 02_gain is damaged and left out of the index; run notebook 02 again"
-    assert notebook_api.damaged_figures(run.folder) == (
+    assert notebook_api.published_figures(run.folder)[1] == (
         [] if (suffix, damage) == ("json", Path.unlink) else [said]
     )
 
@@ -635,7 +638,9 @@ def test_a_figure_of_before_there_were_digests_is_shown(run):
     path = run.folder / "figures" / "02_gain.json"
     facts = json.loads(path.read_text())
     path.write_text(json.dumps({name: facts[name] for name in ("notebook", "place", "alt", "caption")}))
-    assert [figure["alt"] for figure in notebook_api.figures(run.folder)] == ["Gain falls to 1.3."]
+    assert [figure["alt"] for figure in notebook_api.published_figures(run.folder)[0]] == [
+        "Gain falls to 1.3."
+    ]
 
 
 def test_lock_keeps_others_out(tmp_path):
