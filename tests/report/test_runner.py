@@ -569,7 +569,7 @@ def test_parameters_of_a_task_are_what_the_notebook_declares(notebooks):
 
 
 def test_folder_inside_the_repository_is_written_short(notebooks, tmp_path, monkeypatch):
-    monkeypatch.setattr(notebook_parameters, "REPOSITORY", tmp_path)
+    monkeypatch.setattr(runner.disk, "REPOSITORY", tmp_path)
     [task] = runner.plan(profile_of(GOOD), out=tmp_path / "out", only=[], overrides={}, notebooks=notebooks)
     assert task.parameters["out"] == "out"
 
