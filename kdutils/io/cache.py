@@ -136,7 +136,7 @@ class Record:
         return self._read().get(name, {}).get("key") == self._key(settings)
 
     def measured(self, name: str) -> str:
-        """When a part was measured, as a sentence says it."""
+        """When a part was measured, such as `2026-01-31 12:00:00 UTC`."""
         return self._read()[name]["measured"].replace("T", " ").replace("+00:00", " UTC")
 
     def _key(self, settings: dict[str, Any]) -> str:

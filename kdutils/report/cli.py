@@ -157,7 +157,7 @@ def _needs(
 
 
 class _Training:
-    """Makes the runs that the notebooks of a profile need before they start, and says how far it is.
+    """Makes the runs that the notebooks of a profile need before they start, and prints the progress.
 
     Raises:
         RunError: for an engine or a shard that cannot be, before any work.
@@ -212,7 +212,7 @@ class _Training:
                 executor.say(line)
 
     def progress(self, state: fill.State) -> None:
-        """Say the state every ten seconds."""
+        """Print the state at most every SAY_EVERY_SECONDS."""
         if time.monotonic() - self.said > SAY_EVERY_SECONDS:
             self.said = time.monotonic()
             executor.say(str(state))
@@ -240,7 +240,7 @@ def _overrides(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
 def _released_tables(profile: Profile) -> Path | None:
     """The folder of the authors' tables, fetched once for all notebooks.
 
-    None, said aloud, if they cannot be had and the profile has results of its own to show.
+    None, with a line of progress, if they cannot be had and the profile has results of its own to show.
     """
     from kdutils.results import authors_tables  # not needed by profiles without them
 

@@ -45,7 +45,7 @@ def say(line: str) -> None:
 
 
 class Executor:
-    """Runs notebooks, each in a process of its own, until somebody says stop."""
+    """Runs notebooks, each in a process of its own, until `stop` is called."""
 
     def __init__(self, scratch: Path, *, jobs: int, limit_seconds: float | None) -> None:
         self.stopped_by = 0  # number of the signal, 0 if there was none

@@ -1,7 +1,7 @@
 """A kernel that is forked from the worker of its notebook: all that it needs is imported already.
 
 The child is forked while the worker has one thread, waits until papermill asks for a kernel, and becomes it.
-Only where a process may go on after a fork without starting a program anew, which is on Linux.
+Only on Linux, where a process may go on after a fork without starting a program.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Seed(multiprocessing.get_context("fork").Process):
 
     def become(self, connection_file: str, variables: dict[str, str], folder: str | None) -> None:
         """Have the child become the kernel of a connection file, with that environment, in that folder."""
-        with contextlib.suppress(BrokenPipeError):  # it was killed: `poll` says so
+        with contextlib.suppress(BrokenPipeError):  # it was killed, which `poll` shows
             self._pipe.send({"file": connection_file, "variables": variables, "folder": folder})
 
     def end(self) -> None:

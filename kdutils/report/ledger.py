@@ -1,7 +1,7 @@
 """The two ledgers of a profile: what each notebook found, and the whole of it.
 
 Each notebook owns its parts, `ledger/<notebook>.statistics.csv` and `.claims.json`; the ledgers that
-people read, `statistics.csv` and `claims.json`, are rebuilt from all parts. Whoever writes holds
+people read, `statistics.csv` and `claims.json`, are rebuilt from all parts. A writer holds
 `locked(folder)`, so that notebooks that run in parallel cannot interleave. A part that is not what its
 notebook wrote is set aside, and that notebook has to run again; the others do not suffer.
 """
@@ -154,12 +154,12 @@ def sentinel(folder: Path, notebook: str) -> Path:
 
 
 def conclusions(folder: Path, notebook: str) -> list[str]:
-    """The sentences in which a finished notebook says what it found; none if it has not finished."""
+    """The conclusions of a notebook in sentences; none if it has not finished."""
     return _sentinel_facts(folder, notebook).get("conclusions", [])
 
 
 def claims(folder: Path) -> list[dict[str, Any]]:
-    """The rows of `claims.json`, none if no notebook has finished yet; made anew if they cannot be read."""
+    """The rows of `claims.json`, none if no notebook has finished yet; rebuilt if they cannot be read."""
     path = folder / "claims.json"
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -196,18 +196,18 @@ def _part(folder: Path, notebook: str, suffix: str) -> Path:
 
 def _rebuild(folder: Path) -> list[str]:
     """Write both ledgers from all parts; what had to be set aside, in words."""
-    said: list[str] = []
+    problems: list[str] = []
     text = io.StringIO()
     writer = csv.DictWriter(text, STATISTICS_COLUMNS, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(_in_order(_rows(folder, "statistics.csv", STATISTICS_KEY, said)))
+    writer.writerows(_in_order(_rows(folder, "statistics.csv", STATISTICS_KEY, problems)))
     disk.write_text(folder / "statistics.csv", text.getvalue())
-    found = _rows(folder, "claims.json", CLAIM_KEY, said).values()
+    found = _rows(folder, "claims.json", CLAIM_KEY, problems).values()
     disk.write_json(folder / "claims.json", sorted(found, key=lambda row: str(row["section"])))
-    return said
+    return problems
 
 
-def _rows(folder: Path, suffix: str, key: Sequence[str], said: list[str]) -> dict[tuple, dict[str, Any]]:
+def _rows(folder: Path, suffix: str, key: Sequence[str], problems: list[str]) -> dict[tuple, dict[str, Any]]:
     """The rows of all parts by key; where two notebooks have the same, the later section wins.
 
     Statistics stay text, so that no number is read and written again.
@@ -225,7 +225,9 @@ def _rows(folder: Path, suffix: str, key: Sequence[str], said: list[str]) -> dic
         except (ValueError, KeyError, TypeError):
             sentinel(folder, notebook).unlink(missing_ok=True)  # its results are not whole any more
             aside = disk.set_aside(part)
-            said.append(f"{part} was damaged and is set aside as {aside.name}; run notebook {notebook} again")
+            problems.append(
+                f"{part} was damaged and is set aside as {aside.name}; run notebook {notebook} again"
+            )
     return rows
 
 

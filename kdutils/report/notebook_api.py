@@ -137,7 +137,7 @@ class Report:
         Args:
             name: unique in the notebook; files are called NN_name, NN being the notebook's number.
             alt: the figure for those who do not see it, with the numbers that matter.
-            data: what is drawn; an index that says something becomes columns.
+            data: what is drawn; an index that has a name or text becomes columns.
 
         Raises:
             ValueError: if a part is missing or `alt` holds no digit.
@@ -198,10 +198,10 @@ class Report:
 
         A sentence is Markdown, whose tags and links are text. A sentence kept before is not kept twice.
         """
-        said = [" ".join(sentence.split()) for sentence in sentences if sentence.strip()]
-        if said:
-            self.remark("### What this says\n\n" + "\n".join(f"- {sentence}" for sentence in said))
-        self._conclusions += [sentence for sentence in said if sentence not in self._conclusions]
+        lines = [" ".join(sentence.split()) for sentence in sentences if sentence.strip()]
+        if lines:
+            self.remark("### What this says\n\n" + "\n".join(f"- {line}" for line in lines))
+        self._conclusions += [line for line in lines if line not in self._conclusions]
 
     def statistics(self, frame: pd.DataFrame) -> None:
         """Collect tests for `statistics.csv`; a test collected before is replaced.
@@ -220,7 +220,7 @@ class Report:
         self._claims |= ledger.checked_claims(rows)
 
     def finish(self) -> None:
-        """Publish figures and ledger rows under their final names, then say that all is whole.
+        """Publish figures and ledger rows under their final names, then the sentinel that marks them complete.
 
         Figures of an earlier execution that were not drawn this time go. Prints what was written.
         """
@@ -228,7 +228,7 @@ class Report:
         with ledger.locked(self.folder):
             ledger.sentinel(self.folder, self.name).unlink(missing_ok=True)
             self._publish_figures()
-            said = ledger.write_parts(self.folder, self.name, statistics, self._claims.values())
+            problems = ledger.write_parts(self.folder, self.name, statistics, self._claims.values())
             disk.write_json(
                 ledger.sentinel(self.folder, self.name),
                 {
@@ -241,7 +241,7 @@ class Report:
                     "sha256": ledger.digests(self.folder, self.name),
                 },
             )
-        for sentence in said:
+        for sentence in problems:
             print(sentence)
         in_repository = self.folder.is_relative_to(REPOSITORY)
         print(f"Written to {self.folder.relative_to(REPOSITORY) if in_repository else self.folder}:")
@@ -263,7 +263,7 @@ def published_figures(folder: Path) -> tuple[list[dict[str, Any]], list[str]]:
 
     Those of which a file is not what was written are left out: for each of them there is a sentence.
     """
-    found, said = [], []
+    found, problems = [], []
     for path in sorted((folder / "figures").glob("*.json")):
         try:
             figure = json.loads(path.read_text(encoding="utf-8"))
@@ -276,8 +276,8 @@ def published_figures(folder: Path) -> tuple[list[dict[str, Any]], list[str]]:
             found.append(facts | {"png": path.with_suffix(".png")})
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             remedy = f"run notebook {path.stem[:2]} again"
-            said.append(f"figure {path.stem} is damaged and left out of the index; {remedy}")
-    return sorted(found, key=lambda figure: (figure["notebook"], figure["place"])), said
+            problems.append(f"figure {path.stem} is damaged and left out of the index; {remedy}")
+    return sorted(found, key=lambda figure: (figure["notebook"], figure["place"])), problems
 
 
 def figure_digests(folder: Path) -> dict[str, str]:

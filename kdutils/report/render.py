@@ -123,7 +123,7 @@ def page(template: str, *, links: Sequence[Link], current: str | None, **values:
 
 
 def relink(markup: str, *, name: str, links: Sequence[Link]) -> str:
-    """`markup` with its navigation made anew, for when other reports have appeared or failed since."""
+    """`markup` with its navigation rebuilt, for when other reports have appeared or failed since."""
     parts = _navigation(links, name)
     return re.sub(
         r"<!-- (navigation|onward) -->.*?<!-- /\1 -->",

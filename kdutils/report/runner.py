@@ -233,9 +233,9 @@ def write_index(profile: Profile, folder: Path, results: Sequence[Result], data:
                 continue
             disk.write_text(page, render.relink(text, name=link.name, links=links))
     with ledger.locked(folder):
-        said = ledger.rebuild(folder)
+        problems = ledger.rebuild(folder)
     drawn, damaged = notebook_api.published_figures(folder)
-    for sentence in (*said, *damaged):
+    for sentence in (*problems, *damaged):
         say(sentence)
     files = sorted(path for each in data for path in each.iterdir() if path.is_file())
     provenance = environment.provenance() | {"data": {path.name: disk.sha256(path) for path in files}}
@@ -246,7 +246,7 @@ def write_index(profile: Profile, folder: Path, results: Sequence[Result], data:
 
 
 def _earlier_results(folder: Path) -> list[Result]:
-    """What the last index said of notebooks whose page is still there."""
+    """The results in the last index of notebooks whose page is still there."""
     path = folder / "index.json"
     if not path.exists():
         return []

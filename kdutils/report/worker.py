@@ -1,6 +1,6 @@
 """One notebook, executed in the process that calls `main`, which the executor makes for it alone.
 
-What it leaves are partial files; whether they become a report is for the runner to say, because
+What it leaves are partial files; whether they become a report is decided by the executor, because
 papermill marks the cells of a killed kernel as completed.
 """
 
