@@ -220,7 +220,7 @@ class Report:
         self._claims |= ledger.checked_claims(rows)
 
     def finish(self) -> None:
-        """Publish figures and ledger rows under their final names, then the sentinel that marks them complete.
+        """Publish figures and ledger rows under their final names, then the sentinel that completes them.
 
         Figures of an earlier execution that were not drawn this time go. Prints what was written.
         """
