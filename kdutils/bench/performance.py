@@ -12,8 +12,8 @@ import pandas as pd
 from kdutils.bench import decoding, grid_time, growth, peers, side_by_side, workloads
 from kdutils.grid import model_shapes
 from kdutils.grid.machines import Machine, this_machine
-from kdutils.io import disk, measurements
-from kdutils.io.measurements import Record
+from kdutils.io import cache, disk
+from kdutils.io.cache import Record
 
 COMPARISON = (
     "One step by each program: medians, the cores that were busy with it (fewer than there are: parts on one "
@@ -166,7 +166,7 @@ def regimes() -> pd.DataFrame:
 
 def surroundings() -> pd.DataFrame:
     """What the measurements hang on: columns what, value."""
-    facts = measurements.surroundings(__name__)
+    facts = cache.surroundings(__name__, of_machine=True)
     facts |= facts.pop("packages")
     return pd.DataFrame(
         {"what": facts.keys(), "value": [str(value or "missing") for value in facts.values()]}

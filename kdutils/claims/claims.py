@@ -17,8 +17,7 @@ import pandas as pd
 from kdutils.claims import authors_rules, declared, item_rules, strict
 from kdutils.claims.evidence import NOT_TESTABLE, VERDICTS, Evidence, Finding
 from kdutils.constants import AVERAGE, DOMAIN_TASKS, DOMAINS, SOURCES, TASK_LABELS
-from kdutils.io import cached_tables
-from kdutils.io.cached_tables import Keep
+from kdutils.io.cache import Keep, uncached
 from kdutils.results.item_gains import Items
 
 
@@ -369,7 +368,7 @@ def judgements(
     *,
     section: str | None = None,
     items: Items | None = None,
-    kept: Keep = cached_tables.nothing,
+    kept: Keep = uncached,
 ) -> list[Judgement]:
     """Both analyses of every claim of a section, or of all, for every source and protocol in `cells`.
 
@@ -412,7 +411,7 @@ def judge(
     *,
     section: str | None = None,
     items: Items | None = None,
-    kept: Keep = cached_tables.nothing,
+    kept: Keep = uncached,
 ) -> list[dict[str, Any]]:
     """Rows of the claims ledger of all `judgements`."""
     return ledger_rows(judgements(cells, section=section, items=items, kept=kept))

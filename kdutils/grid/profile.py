@@ -29,7 +29,7 @@ from kdutils.constants import (
     SOURCES,
     TRAIN_DOMAINS,
 )
-from kdutils.io.measurements import MEASURES
+from kdutils.io.cache import MEASURES
 from kdutils.io.text_safety import shown
 
 PROFILE_FOLDER = Path(__file__).parent / "profiles"

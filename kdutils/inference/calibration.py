@@ -16,7 +16,7 @@ import pandas as pd
 from kdutils.inference import simulations
 from kdutils.inference.item_simulations import PARTS
 from kdutils.io import disk
-from kdutils.io.measurements import Record
+from kdutils.io.cache import Record
 from kdutils.results import authors_tests
 
 TOLERANCE = 0.02  # how much more often than it says a procedure may err

@@ -106,8 +106,9 @@ def _run(asked: argparse.Namespace, notebooks: Path) -> int:
         raise runner.RunError(
             f"--gpu {asked.gpu} is for --dry-run alone, use both; runs are made on what is here"
         )
-    if training.shard:
-        return _train_shard(asked, profile, only, notebooks, training)
+    if training.shard:  # the notebooks are for a call without --shard, once all parts are made
+        training.make(_needs(asked, profile, only, notebooks))
+        return 1 if training.failures else 0
     results = runner.run_profile(
         profile,
         out=asked.out.absolute(),
@@ -130,11 +131,7 @@ def _dry_run(asked: argparse.Namespace, profile: Profile, only: Sequence[str], n
     """Print plan and costs, and leave them in plan.csv."""
     if profile.live is None:
         raise runner.RunError(f"profile {profile.name!r} trains nothing; use --dry-run with one that does")
-    out = asked.out.absolute()
-    tasks = runner.plan(
-        profile, out=out, only=only, overrides=_overrides(asked.overrides), notebooks=notebooks
-    )
-    plans = runner.needs(tasks)
+    plans = _needs(asked, profile, only, notebooks)
     planned = dict.fromkeys(run for each in plans for run in each.to_make)
     if not planned:
         raise runner.RunError("nothing live is asked for; name a student and a teacher of the profile")
@@ -145,31 +142,22 @@ def _dry_run(asked: argparse.Namespace, profile: Profile, only: Sequence[str], n
     except (ValueError, store.StoreError) as error:
         raise runner.RunError(str(error)) from error
     print(f"profile {profile.name}: {dry_run.report(found, table, machine)}")
-    print(f"one row a cell: {dry_run.write(table, out / profile.name / 'plan.csv')}")
+    print(f"one row a cell: {dry_run.write(table, asked.out.absolute() / profile.name / 'plan.csv')}")
     return 0
 
 
-def _train_shard(
-    asked: argparse.Namespace,
-    profile: Profile,
-    only: Sequence[str],
-    notebooks: Path,
-    training: _Training,
-) -> int:
-    """Make one part of the runs. The notebooks are for a call without --shard, once all parts are made."""
-    tasks = runner.plan(
-        profile,
-        out=asked.out.absolute(),
-        only=only,
-        overrides=_overrides(asked.overrides),
-        notebooks=notebooks,
+def _needs(
+    asked: argparse.Namespace, profile: Profile, only: Sequence[str], notebooks: Path
+) -> list[plan.Plan]:
+    """What the notebooks asked for need."""
+    overrides = _overrides(asked.overrides)
+    return runner.needs(
+        runner.plan(profile, out=asked.out.absolute(), only=only, overrides=overrides, notebooks=notebooks)
     )
-    training.make(runner.needs(tasks))
-    return 1 if training.failures else 0
 
 
 class _Training:
-    """Makes the runs that the notebooks of a profile need before they start, and says how far it is.
+    """Makes the runs that the notebooks of a profile need before they start, and prints the progress.
 
     Raises:
         RunError: for an engine or a shard that cannot be, before any work.
@@ -218,14 +206,13 @@ class _Training:
     def say_cost(self, planned: Sequence[PlannedRun], out: Path) -> None:
         """What is to be made and what it costs on this machine; nothing if all is there."""
         found = dry_run.plan_status(planned, out)
-        if found.count("done") == len(found.cells):
-            return
-        machine = machines.this_machine()
-        for line in dry_run.brief(found, dry_run.costs(found, machine), machine):
-            executor.say(line)
+        if found.count("done") < len(found.cells):
+            machine = machines.this_machine()
+            for line in dry_run.brief(found, dry_run.costs(found, machine), machine):
+                executor.say(line)
 
     def progress(self, state: fill.State) -> None:
-        """Say the state every ten seconds."""
+        """Print the state at most every SAY_EVERY_SECONDS."""
         if time.monotonic() - self.said > SAY_EVERY_SECONDS:
             self.said = time.monotonic()
             executor.say(str(state))
@@ -244,18 +231,16 @@ def _handed_over(plans: Sequence[plan.Plan], folder: Path, state: str) -> Iterat
 
 
 def _overrides(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
-    overrides: dict[str, str] = {}
-    for name, value in pairs:
-        if name in overrides:
-            raise runner.RunError(f"parameter {name!r} is given twice; give it once")
-        overrides[name] = value
-    return overrides
+    names = [name for name, _ in pairs]
+    if twice := [name for place, name in enumerate(names) if name in names[:place]]:
+        raise runner.RunError(f"parameter {twice[0]!r} is given twice; give it once")
+    return dict(pairs)
 
 
 def _released_tables(profile: Profile) -> Path | None:
     """The folder of the authors' tables, fetched once for all notebooks.
 
-    None, said aloud, if they cannot be had and the profile has results of its own to show.
+    None, with a line of progress, if they cannot be had and the profile has results of its own to show.
     """
     from kdutils.results import authors_tables  # not needed by profiles without them
 
@@ -269,10 +254,8 @@ def _released_tables(profile: Profile) -> Path | None:
 
 
 def _print_parameters(notebooks: Sequence[Path]) -> None:
-    lines = []
-    for notebook in notebooks:
-        lines.append(notebook.stem)
-        for parameter in notebook_parameters.declared(notebook).values():
+    for notebook, declared in [(each, notebook_parameters.declared(each)) for each in notebooks]:
+        print(notebook.stem)
+        for parameter in declared.values():
             comment = f"  # {parameter.help}" if parameter.help else ""
-            lines.append(f"  {parameter.name}: {parameter.type} = {parameter.default!r}{comment}")
-    print("\n".join(lines))
+            print(f"  {parameter.name}: {parameter.type} = {parameter.default!r}{comment}")

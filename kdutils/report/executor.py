@@ -45,7 +45,7 @@ def say(line: str) -> None:
 
 
 class Executor:
-    """Runs notebooks, each in a process of its own, until somebody says stop."""
+    """Runs notebooks, each in a process of its own, until `stop` is called."""
 
     def __init__(self, scratch: Path, *, jobs: int, limit_seconds: float | None) -> None:
         self.stopped_by = 0  # number of the signal, 0 if there was none
@@ -79,7 +79,9 @@ class Executor:
             _conclude_failure(task, error, seconds)
             say(f"{task.name} FAILED after {duration(seconds)}: {error}")
         else:
-            _conclude_success(task)
+            for suffix in (".html", ".ipynb"):
+                task.partial(suffix).replace(task.report(suffix))
+                task.report(f".failed{suffix}").unlink(missing_ok=True)
             say(f"{task.name} done in {duration(seconds)}")
         return Result(
             name=task.name,
@@ -120,16 +122,14 @@ class Executor:
             process.join()
             del self._processes[task.name]
         if process.exitcode == 0:
-            return "" if self._has_sentinel(task) else NO_SENTINEL
+            path = ledger.sentinel(task.reports.parent, task.name)
+            written = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+            return "" if written.get("run_token") == self._token else NO_SENTINEL
         if self.stopped_by:
             return "Interrupted: the run was stopped"
         if late:
             return f"TimeoutError: stopped after {self._limit_seconds:g} s, which is the limit"
         return self._reason(task, process.exitcode)
-
-    def _has_sentinel(self, task: Task) -> bool:
-        path = ledger.sentinel(task.reports.parent, task.name)
-        return path.exists() and json.loads(path.read_text(encoding="utf-8"))["run_token"] == self._token
 
     def _reason(self, task: Task, code: int) -> str:
         """What the worker wrote, else the last line of its log."""
@@ -179,12 +179,6 @@ def _kill_tree(process: BaseProcess) -> None:
         for each in [*top.children(recursive=True), top]:
             with contextlib.suppress(psutil.NoSuchProcess):
                 each.kill()
-
-
-def _conclude_success(task: Task) -> None:
-    for suffix in (".html", ".ipynb"):
-        task.partial(suffix).replace(task.report(suffix))
-        task.report(f".failed{suffix}").unlink(missing_ok=True)
 
 
 def _conclude_failure(task: Task, error: str, seconds: float) -> None:

@@ -60,8 +60,12 @@ def to_html(frame: pd.DataFrame, *, caption: str, formats: Mapping[str, Format] 
         _cell("th", html.escape(str(name)), right, 'scope="col" ')
         for name, right in zip(shown.columns, is_number, strict=True)
     )
-    columns = [_texts(shown.iloc[:, i], (formats or {}).get(name)) for i, name in enumerate(shown.columns)]
-    body = "\n".join(_row(texts, is_number, n_headers) for texts in zip(*columns, strict=True))
+    columns = []
+    for place, (name, right) in enumerate(zip(shown.columns, is_number, strict=True)):
+        tag, attributes = ("th", 'scope="row" ') if place < n_headers else ("td", "")
+        texts = _texts(shown.iloc[:, place], (formats or {}).get(name))
+        columns.append([_cell(tag, text, right, attributes) for text in texts])
+    body = "\n".join(f"<tr>{''.join(row)}</tr>" for row in zip(*columns, strict=True))
     # No wider than the screen, even where the table is.
     shown_caption = (
         f'<span style="display:inline-block;max-width:min(85vw,56rem)">{html.escape(caption)}</span>'
@@ -93,15 +97,7 @@ def _texts(column: pd.Series, written: Format | None) -> list[str]:
     ]
 
 
-def _row(texts: tuple[str, ...], is_number: list[bool], n_headers: int) -> str:
-    cells = [
-        _cell("th", text, right, 'scope="row" ') if place < n_headers else _cell("td", text, right)
-        for place, (text, right) in enumerate(zip(texts, is_number, strict=True))
-    ]
-    return f"<tr>{''.join(cells)}</tr>"
-
-
-def _cell(tag: str, text: str, right: bool, attributes: str = "") -> str:
+def _cell(tag: str, text: str, right: bool, attributes: str) -> str:
     align = "right" if right else "left"
     # Short texts stay whole and long ones get room: a table that is too wide scrolls.
     width = min(max(len(text) / 3, 8), 16)

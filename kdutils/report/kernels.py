@@ -1,7 +1,7 @@
 """A kernel that is forked from the worker of its notebook: all that it needs is imported already.
 
 The child is forked while the worker has one thread, waits until papermill asks for a kernel, and becomes it.
-Only where a process may go on after a fork without starting a program anew, which is on Linux.
+Only on Linux, where a process may go on after a fork without starting a program.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import multiprocessing
 import os
 import sys
 import uuid
-from multiprocessing import connection
 from typing import Any
 
 from jupyter_client.connect import KernelConnectionInfo
@@ -23,55 +22,59 @@ from kdutils.io import environment
 FORKS = environment.FORKS
 
 
-class Seed:
+class Seed(multiprocessing.get_context("fork").Process):
     """A child of this process that is not a kernel yet; looks like a subprocess.Popen to jupyter_client."""
 
     stdin = stdout = stderr = None
 
     def __init__(self) -> None:
-        context = multiprocessing.get_context("fork")
-        theirs, self._pipe = context.Pipe(duplex=False)
-        self._process = context.Process(target=_wait_and_become_kernel, args=(theirs, self._pipe))
-        self._process.start()
-        theirs.close()
-
-    @property
-    def pid(self) -> int:
-        """Of the child, which leads a session of its own."""
-        return self._process.pid
+        super().__init__()
+        self._theirs, self._pipe = multiprocessing.Pipe(duplex=False)
+        self.start()
+        self._theirs.close()
 
     def become(self, connection_file: str, variables: dict[str, str], folder: str | None) -> None:
         """Have the child become the kernel of a connection file, with that environment, in that folder."""
-        with contextlib.suppress(BrokenPipeError):  # it was killed: `poll` tells
+        with contextlib.suppress(BrokenPipeError):  # it was killed, which `poll` shows
             self._pipe.send({"file": connection_file, "variables": variables, "folder": folder})
 
     def end(self) -> None:
         """Make sure that it is gone, whether or not it became a kernel."""
         self._pipe.close()
-        self._process.kill()
-        self._process.join()
+        self.kill()
+        self.join()
 
     def poll(self) -> int | None:
         """Exit code, None while it lives."""
-        return self._process.exitcode
+        return self.exitcode
 
     def wait(self) -> int | None:
         """Exit code, once it has ended."""
-        self._process.join()
-        return self._process.exitcode
+        self.join()
+        return self.exitcode
 
     def send_signal(self, number: int) -> None:
         """Send it a signal; nothing if it has ended."""
         if self.poll() is None:
             os.kill(self.pid, number)
 
-    def kill(self) -> None:
-        """End it at once."""
-        self._process.kill()
+    def run(self) -> None:
+        """The child, from its fork to its end."""
+        self._pipe.close()  # so that `_theirs` ends when the worker does
+        os.setsid()  # signals to the group of the worker do not reach it
+        try:
+            asked = self._theirs.recv()
+        except EOFError:
+            return
+        self._theirs.close()
+        os.environ.clear()
+        os.environ.update(asked["variables"])
+        if asked["folder"]:
+            os.chdir(asked["folder"])
+        from ipykernel.kernelapp import IPKernelApp
 
-    def terminate(self) -> None:
-        """Ask it to end."""
-        self._process.terminate()
+        sys.argv = ["ipykernel_launcher", "-f", asked["file"]]
+        IPKernelApp.launch_instance(sys.argv[1:])
 
 
 def manager_of(seed: Seed) -> type[AsyncKernelManager]:
@@ -92,22 +95,3 @@ def manager_of(seed: Seed) -> type[AsyncKernelManager]:
             return await super()._async_pre_start_kernel(**options)
 
     return Manager
-
-
-def _wait_and_become_kernel(theirs: connection.Connection, ours: connection.Connection) -> None:
-    """The child, from its fork to its end."""
-    ours.close()  # so that `theirs` ends when the worker does
-    os.setsid()
-    try:
-        asked = theirs.recv()
-    except EOFError:
-        return
-    theirs.close()
-    os.environ.clear()
-    os.environ.update(asked["variables"])
-    if asked["folder"]:
-        os.chdir(asked["folder"])
-    from ipykernel.kernelapp import IPKernelApp
-
-    sys.argv = ["ipykernel_launcher", "-f", asked["file"]]
-    IPKernelApp.launch_instance(sys.argv[1:])

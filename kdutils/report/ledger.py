@@ -1,7 +1,7 @@
 """The two ledgers of a profile: what each notebook found, and the whole of it.
 
 Each notebook owns its parts, `ledger/<notebook>.statistics.csv` and `.claims.json`; the ledgers that
-people read, `statistics.csv` and `claims.json`, are rebuilt from all parts. Whoever writes holds
+people read, `statistics.csv` and `claims.json`, are rebuilt from all parts. A writer holds
 `locked(folder)`, so that notebooks that run in parallel cannot interleave. A part that is not what its
 notebook wrote is set aside, and that notebook has to run again; the others do not suffer.
 """
@@ -24,29 +24,15 @@ import pandas as pd
 from kdutils.io import disk
 from kdutils.io.environment import REPOSITORY
 
-REFERENCE = (
-    REPOSITORY / "outputs" / "reference"
-)  # of each profile: ledgers and the figures that the README shows
+REFERENCE = REPOSITORY / "outputs" / "reference"  # of each profile: ledgers, and the figures of the README
 
 STATISTICS_KEY = ("section", "test", "source", "selection", "domain", "task", "group")
 STATISTICS_COLUMNS = (*STATISTICS_KEY, "statistic", "p_value", "n")
 SUFFIXES = ("statistics.csv", "claims.json")  # of a notebook's parts
 CLAIM_KEY = ("id", "source", "protocol", "analysis")
 CLAIM_FIELDS = (
-    "id",
-    "section",
-    "statement",
-    "source",
-    "protocol",
-    "analysis",
-    "estimate",
-    "ci_low",
-    "ci_high",
-    "p_value",
-    "n",
-    "paper_value",
-    "verdict",
-    "reason",
+    *("id", "section", "statement", "source", "protocol", "analysis"),
+    *("estimate", "ci_low", "ci_high", "p_value", "n", "paper_value", "verdict", "reason"),
 )
 CLAIM_CHOICES = {
     "source": ("published", "live"),
@@ -96,18 +82,12 @@ def checked_statistics(frame: pd.DataFrame) -> pd.DataFrame:
 
 def merged_statistics(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """All rows of `frames` in one; of two with the same key, the one in the later frame."""
-    if not frames:
-        return pd.DataFrame(columns=list(STATISTICS_COLUMNS))
-    return pd.concat(frames, ignore_index=True).drop_duplicates(list(STATISTICS_KEY), keep="last")
+    merged = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=[*STATISTICS_COLUMNS])
+    return merged.drop_duplicates([*STATISTICS_KEY], keep="last")
 
 
-def claim_key(row: Mapping[str, Any]) -> tuple:
-    """What a claim and its way of being judged are told apart by."""
-    return tuple(row[field] for field in CLAIM_KEY)
-
-
-def checked_claims(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """`rows` as they go into the ledger: fields in their order, plain Python values, NaN as None.
+def checked_claims(rows: Iterable[Mapping[str, Any]]) -> dict[tuple, dict[str, Any]]:
+    """`rows` by CLAIM_KEY as they go into the ledger: fields in order, plain Python values, NaN as None.
 
     Raises:
         ValueError: if fields are missing or extra, a value is not one of `CLAIM_CHOICES`, or two rows
@@ -115,29 +95,33 @@ def checked_claims(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """
     claims: dict[tuple, dict[str, Any]] = {}
     for row in rows:
-        claim = _checked_claim(row)
-        if claim_key(claim) in claims:
-            raise ValueError(f"two claims have the key {claim_key(claim)}; tell them apart")
-        claims[claim_key(claim)] = claim
-    return list(claims.values())
+        name = repr(row.get("id"))
+        if sorted(row) != sorted(CLAIM_FIELDS):
+            raise ValueError(f"claim {name} needs exactly the fields {CLAIM_FIELDS}, not {tuple(row)}")
+        claim = {field: _plain(row[field]) for field in CLAIM_FIELDS}
+        for field, choices in CLAIM_CHOICES.items():
+            if claim[field] not in choices:
+                raise ValueError(f"claim {name} has {field}={claim[field]!r}; choose from {choices}")
+        try:
+            json.dumps(claim, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"claim {name} cannot be written as JSON: {error}") from None
+        key = tuple(claim[field] for field in CLAIM_KEY)
+        if key in claims:
+            raise ValueError(f"two claims have the key {key}; tell them apart")
+        claims[key] = claim
+    return claims
 
 
-def _checked_claim(row: Mapping[str, Any]) -> dict[str, Any]:
-    if sorted(row) != sorted(CLAIM_FIELDS):
-        raise ValueError(f"claim {row.get('id')!r} needs exactly the fields {CLAIM_FIELDS}, not {tuple(row)}")
-    claim = {field: _plain(row[field]) for field in CLAIM_FIELDS}
-    for field, choices in CLAIM_CHOICES.items():
-        if claim[field] not in choices:
-            raise ValueError(f"claim {claim['id']!r} has {field}={claim[field]!r}; choose from {choices}")
-    try:
-        json.dumps(claim, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"claim {claim['id']!r} cannot be written as JSON: {error}") from None
-    return claim
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        value = value.item()
+    missing = value is pd.NA or value is pd.NaT or (isinstance(value, float) and math.isnan(value))
+    return None if missing else value
 
 
 def write_parts(
-    folder: Path, notebook: str, statistics: pd.DataFrame, claims: Sequence[Mapping]
+    folder: Path, notebook: str, statistics: pd.DataFrame, claims: Iterable[Mapping]
 ) -> list[str]:
     """Replace the parts of one notebook and rebuild both ledgers; the caller holds the lock.
 
@@ -169,8 +153,13 @@ def sentinel(folder: Path, notebook: str) -> Path:
     return _part(folder, notebook, "done.json")
 
 
+def conclusions(folder: Path, notebook: str) -> list[str]:
+    """The conclusions of a notebook in sentences; none if it has not finished."""
+    return _sentinel_facts(folder, notebook).get("conclusions", [])
+
+
 def claims(folder: Path) -> list[dict[str, Any]]:
-    """The rows of `claims.json`, none if no notebook has finished yet; made anew if they cannot be read."""
+    """The rows of `claims.json`, none if no notebook has finished yet; rebuilt if they cannot be read."""
     path = folder / "claims.json"
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -205,27 +194,20 @@ def _part(folder: Path, notebook: str, suffix: str) -> Path:
     return folder / "ledger" / f"{notebook}.{suffix}"
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, np.generic):
-        value = value.item()
-    missing = value is pd.NA or value is pd.NaT or (isinstance(value, float) and math.isnan(value))
-    return None if missing else value
-
-
 def _rebuild(folder: Path) -> list[str]:
     """Write both ledgers from all parts; what had to be set aside, in words."""
-    said: list[str] = []
+    problems: list[str] = []
     text = io.StringIO()
     writer = csv.DictWriter(text, STATISTICS_COLUMNS, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(_in_order(_rows(folder, "statistics.csv", STATISTICS_KEY, said)))
+    writer.writerows(_in_order(_rows(folder, "statistics.csv", STATISTICS_KEY, problems)))
     disk.write_text(folder / "statistics.csv", text.getvalue())
-    found = _rows(folder, "claims.json", CLAIM_KEY, said).values()
+    found = _rows(folder, "claims.json", CLAIM_KEY, problems).values()
     disk.write_json(folder / "claims.json", sorted(found, key=lambda row: str(row["section"])))
-    return said
+    return problems
 
 
-def _rows(folder: Path, suffix: str, key: Sequence[str], said: list[str]) -> dict[tuple, dict[str, Any]]:
+def _rows(folder: Path, suffix: str, key: Sequence[str], problems: list[str]) -> dict[tuple, dict[str, Any]]:
     """The rows of all parts by key; where two notebooks have the same, the later section wins.
 
     Statistics stay text, so that no number is read and written again.
@@ -234,7 +216,8 @@ def _rows(folder: Path, suffix: str, key: Sequence[str], said: list[str]) -> dic
     for part in sorted((folder / "ledger").glob(f"*.{suffix}")):
         notebook = part.name.removesuffix(f".{suffix}")
         try:
-            if _written_digest(folder, notebook, suffix) not in (None, disk.sha256(part)):
+            written = _sentinel_facts(folder, notebook).get("sha256", {})  # {} in those of older versions
+            if written.get(suffix) not in (None, disk.sha256(part)):
                 raise ValueError("its SHA-256 is not the recorded one")
             text = part.read_text(encoding="utf-8")
             found = json.loads(text) if suffix == "claims.json" else csv.DictReader(text.splitlines())
@@ -242,17 +225,19 @@ def _rows(folder: Path, suffix: str, key: Sequence[str], said: list[str]) -> dic
         except (ValueError, KeyError, TypeError):
             sentinel(folder, notebook).unlink(missing_ok=True)  # its results are not whole any more
             aside = disk.set_aside(part)
-            said.append(f"{part} was damaged and is set aside as {aside.name}; run notebook {notebook} again")
+            problems.append(
+                f"{part} was damaged and is set aside as {aside.name}; run notebook {notebook} again"
+            )
     return rows
 
 
-def _written_digest(folder: Path, notebook: str, suffix: str) -> str | None:
-    """What the sentinel of a notebook says of a part; None without one, or for one of before it did."""
+def _sentinel_facts(folder: Path, notebook: str) -> dict[str, Any]:
+    """What the sentinel of a notebook holds; nothing if it is missing or unreadable."""
     try:
-        written = json.loads(sentinel(folder, notebook).read_text(encoding="utf-8"))
-        return written.get("sha256", {}).get(suffix)
-    except (OSError, ValueError, AttributeError):
-        return None
+        facts = json.loads(sentinel(folder, notebook).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return facts if isinstance(facts, dict) else {}
 
 
 def _in_order(rows: Mapping[tuple, dict]) -> list[dict]:

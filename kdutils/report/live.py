@@ -30,8 +30,8 @@ MODEL_WORLD = (
 def cells(plan: Plan, *, workers: int | None = None) -> pd.DataFrame:
     """The cells of a plan from every source, once its missing runs are made, with the progress shown.
 
-    Which weights real models have is said, and what cannot be had: released tables without network, and runs
-    that failed, each with its reason.
+    Shown as well: which weights real models have, and what is missing (released tables without network, runs
+    that failed), each with its reason.
     What is finished when it is interrupted stays finished.
     """
     train(plan, workers=workers)
@@ -85,7 +85,7 @@ class _Progress:
 
 
 class Curve:
-    """The curve of a training, drawn anew about once a second: `kdutils.run(spec, progress=Curve())`."""
+    """The curve of a training, redrawn about once a second: `kdutils.run(spec, progress=Curve())`."""
 
     def __init__(self, every_seconds: float = 1.0) -> None:
         self.entries: list[dict[str, Any]] = []

@@ -6,7 +6,6 @@ Nothing that a notebook makes is seen under its final name before `finish`.
 from __future__ import annotations
 
 import base64
-import hashlib
 import html
 import io
 import json
@@ -28,7 +27,7 @@ from matplotlib.figure import Figure
 
 import kdutils
 from kdutils.io import disk, text_safety
-from kdutils.io.cached_tables import Kept
+from kdutils.io.cache import CachedTables
 from kdutils.io.disk import REPOSITORY
 from kdutils.io.environment import RUN_TOKEN
 from kdutils.report import html_tables, ledger, notebook_parameters
@@ -50,7 +49,8 @@ def begin(
     """The report of notebook `name`, once its parameters are known to be what it declares.
 
     Call it in the cell after the parameters, before any work, with `globals()`. Every declared
-    parameter must be there, with the declared type and an allowed value. The first time in a kernel,
+    parameter must be there, with the declared type and an allowed value; a list may be text such as a,b or
+    JSON. The first time in a kernel,
     any other public name that holds a plain value (text, number, list, dict, None) is refused: only
     a parameter that was not declared, or was misspelt, can have put it there, because imports bind
     modules, functions and classes. Later calls leave such names alone, since by then they are the
@@ -68,7 +68,10 @@ def begin(
             raise notebook_parameters.ParameterError(
                 f"{parameter.name!r} is not set; run the parameters cell first"
             )
-        values[parameter.name] = notebook_parameters.strict(parameter, namespace[parameter.name])
+        value = namespace[parameter.name]
+        if parameter.is_list and type(value) in (str, int, float):  # papermill -p knows no lists
+            value = namespace[parameter.name] = notebook_parameters.coerce(parameter, str(value))
+        values[parameter.name] = notebook_parameters.strict(parameter, value)
     missing = {"profile", "out"} - set(values)
     if missing:
         raise notebook_parameters.ParameterError(
@@ -118,24 +121,29 @@ class Report:
         self.name = name
         self.parameters = SimpleNamespace(**parameters)
         self.folder = folder
-        self.kept = Kept(folder.parent / "cache" / "tables")
+        self.kept = CachedTables(folder.parent / "cache" / "tables")
         self._staging = folder / ".partial" / name
         self._stems: list[str] = []  # of the figures drawn; kept after `finish`, which may be called again
         self._statistics: list[pd.DataFrame] = []
         self._claims: dict[tuple, dict[str, Any]] = {}
+        self._conclusions: list[str] = []
         shutil.rmtree(self._staging, ignore_errors=True)
 
-    def figure(self, fig: Figure, name: str, *, alt: str, data: pd.DataFrame, caption: str) -> None:
+    def figure(self, fig: Figure | None, name: str, *, alt: str, data: pd.DataFrame, caption: str) -> None:
         """Show a figure and keep it as PNG, SVG and the CSV of exactly what is drawn; closes it.
+
+        Nothing happens if `fig` is None, which functions return when there is nothing to draw.
 
         Args:
             name: unique in the notebook; files are called NN_name, NN being the notebook's number.
             alt: the figure for those who do not see it, with the numbers that matter.
-            data: what is drawn; an index that says something becomes columns.
+            data: what is drawn; an index that has a name or text becomes columns.
 
         Raises:
             ValueError: if a part is missing or `alt` holds no digit.
         """
+        if fig is None:
+            return
         if not re.fullmatch(r"[a-z0-9_]+", name):
             raise ValueError(f"figure name {name!r} must be of a-z, 0-9 and _")
         if not re.search(r"\d", alt) or not caption.strip():
@@ -165,9 +173,18 @@ class Report:
         display(text, metadata={"kdutils": {"figure": stem}}, raw=True)
 
     def table(
-        self, frame: pd.DataFrame, *, caption: str, formats: Mapping[str, html_tables.Format] | None = None
+        self,
+        frame: pd.DataFrame | None,
+        *,
+        caption: str,
+        formats: Mapping[str, html_tables.Format] | None = None,
     ) -> None:
-        """Show a table; `formats` gives the format specification of a column, such as ".2f"."""
+        """Show a table; `formats` gives the format specification of a column, such as ".2f".
+
+        Nothing is shown for None or a table without rows.
+        """
+        if frame is None or not len(frame):
+            return
         markup = html_tables.to_html(frame, caption=caption, formats=formats)
         display({"text/html": markup, "text/plain": f"{caption}\n{frame.to_string()}"}, raw=True)
 
@@ -175,6 +192,16 @@ class Report:
         """Show a paragraph of Markdown, whose tags and links are text; nothing for ""."""
         if text:
             display(Markdown(text_safety.without_markup(text)))
+
+    def conclusion(self, *sentences: str) -> None:
+        """Show what the notebook concludes as a list, and keep it for the index; "" is left out.
+
+        A sentence is Markdown, whose tags and links are text. A sentence kept before is not kept twice.
+        """
+        lines = [" ".join(sentence.split()) for sentence in sentences if sentence.strip()]
+        if lines:
+            self.remark("### What this says\n\n" + "\n".join(f"- {line}" for line in lines))
+        self._conclusions += [line for line in lines if line not in self._conclusions]
 
     def statistics(self, frame: pd.DataFrame) -> None:
         """Collect tests for `statistics.csv`; a test collected before is replaced.
@@ -190,11 +217,10 @@ class Report:
         Raises:
             ValueError: as `ledger.checked_claims`.
         """
-        for row in ledger.checked_claims(rows):
-            self._claims[ledger.claim_key(row)] = row
+        self._claims |= ledger.checked_claims(rows)
 
     def finish(self) -> None:
-        """Publish figures and ledger rows under their final names, then say that all is whole.
+        """Publish figures and ledger rows under their final names, then the sentinel that completes them.
 
         Figures of an earlier execution that were not drawn this time go. Prints what was written.
         """
@@ -202,7 +228,7 @@ class Report:
         with ledger.locked(self.folder):
             ledger.sentinel(self.folder, self.name).unlink(missing_ok=True)
             self._publish_figures()
-            said = ledger.write_parts(self.folder, self.name, statistics, list(self._claims.values()))
+            problems = ledger.write_parts(self.folder, self.name, statistics, self._claims.values())
             disk.write_json(
                 ledger.sentinel(self.folder, self.name),
                 {
@@ -210,11 +236,12 @@ class Report:
                     "parameters": vars(self.parameters),
                     "kdutils": kdutils.__version__,
                     "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+                    "conclusions": self._conclusions,
                     "run_token": os.environ.get(RUN_TOKEN),
                     "sha256": ledger.digests(self.folder, self.name),
                 },
             )
-        for sentence in said:
+        for sentence in problems:
             print(sentence)
         in_repository = self.folder.is_relative_to(REPOSITORY)
         print(f"Written to {self.folder.relative_to(REPOSITORY) if in_repository else self.folder}:")
@@ -231,22 +258,12 @@ class Report:
         remove_figures(self.folder, self.name, keep=self._stems)
 
 
-def figures(folder: Path) -> list[dict[str, Any]]:
+def published_figures(folder: Path) -> tuple[list[dict[str, Any]], list[str]]:
     """Notebook, place, alt, caption and PNG path of every published figure, in the order of the reports.
 
-    Those with a damaged file are left out; `look_at_figures` names them.
+    Those of which a file is not what was written are left out: for each of them there is a sentence.
     """
-    return look_at_figures(folder)[0]
-
-
-def damaged_figures(folder: Path) -> list[str]:
-    """A sentence for each published figure of which a file is not what was written."""
-    return look_at_figures(folder)[1]
-
-
-def look_at_figures(folder: Path) -> tuple[list[dict[str, Any]], list[str]]:
-    """`figures` and `damaged_figures`: every file is read once."""
-    found, said = [], []
+    found, problems = [], []
     for path in sorted((folder / "figures").glob("*.json")):
         try:
             figure = json.loads(path.read_text(encoding="utf-8"))
@@ -258,17 +275,15 @@ def look_at_figures(folder: Path) -> tuple[list[dict[str, Any]], list[str]]:
             facts = {name: figure[name] for name in ("notebook", "place", "alt", "caption")}
             found.append(facts | {"png": path.with_suffix(".png")})
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            number = path.stem[:2]
-            said.append(
-                f"figure {path.stem} is damaged and left out of the index; run notebook {number} again"
-            )
-    return sorted(found, key=lambda figure: (figure["notebook"], figure["place"])), said
+            remedy = f"run notebook {path.stem[:2]} again"
+            problems.append(f"figure {path.stem} is damaged and left out of the index; {remedy}")
+    return sorted(found, key=lambda figure: (figure["notebook"], figure["place"])), problems
 
 
 def figure_digests(folder: Path) -> dict[str, str]:
     """SHA-256 of every published PNG and SVG, by file name."""
     paths = sorted(path for path in (folder / "figures").glob("*.*") if path.suffix in (".png", ".svg"))
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+    return {path.name: disk.sha256(path) for path in paths}
 
 
 def figure_changes(before: Mapping[str, str], after: Mapping[str, str]) -> str:

@@ -11,12 +11,13 @@ import difflib
 import io
 import json
 import keyword
-import math
 import tokenize
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field, FiniteFloat, TypeAdapter, ValidationError
 
 from kdutils.grid.profile import PARAMETER_CHOICES
 from kdutils.io.disk import REPOSITORY
@@ -25,16 +26,40 @@ from kdutils.io.text_safety import shown
 NOTEBOOKS = REPOSITORY / "notebooks"
 TAG = "parameters"  # the cell tag that papermill looks for
 
-SCALARS = {"str": str, "int": int, "float": float, "bool": bool}
-TYPES = (*SCALARS, "list[str]", "list[int]", "list[float]")
-EXAMPLES = {
+LISTS = "at least one and none twice"
+EXAMPLES = {  # by declared type
     "str": "give text on one line",
     "int": "give a whole number such as 3",
     "float": "give a finite number such as 0.5 or 1e-4",
     "bool": "give true or false",
-    "list[str]": 'give names such as a,b or \'["a", "b"]\', at least one and none twice',
-    "list[int]": "give whole numbers such as 1,2 or '[1, 2]', at least one and none twice",
-    "list[float]": "give finite numbers such as 0.5,1 or '[0.5, 1]', at least one and none twice",
+    "list[str]": f'give names such as a,b or \'["a", "b"]\', {LISTS}',
+    "list[int]": f"give whole numbers such as 1,2 or '[1, 2]', {LISTS}",
+    "list[float]": f"give finite numbers such as 0.5,1 or '[0.5, 1]', {LISTS}",
+}
+READ = {"str": str, "int": int, "float": float, "bool": lambda text: BOOLEANS[text.strip().lower()]}
+BOOLEANS = {"true": True, "false": False}
+
+
+def _on_one_line(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("not printable")
+    return text
+
+
+def _none_twice(values: list[Any]) -> list[Any]:
+    if len(set(values)) < len(values):
+        raise ValueError("one is there twice")
+    return values
+
+
+Text = Annotated[str, AfterValidator(_on_one_line)]
+LIST = Field(min_length=1), AfterValidator(_none_twice)
+TYPES = {  # by declared type
+    **{"str": TypeAdapter(Text), "int": TypeAdapter(int), "bool": TypeAdapter(bool)},
+    "float": TypeAdapter(FiniteFloat),
+    "list[str]": TypeAdapter(Annotated[list[Annotated[Text, Field(min_length=1)]], *LIST]),
+    "list[int]": TypeAdapter(Annotated[list[int], *LIST]),
+    "list[float]": TypeAdapter(Annotated[list[FiniteFloat], *LIST]),
 }
 
 
@@ -150,7 +175,21 @@ def coerce(parameter: Parameter, value: Any) -> Any:
     Raises:
         ParameterError: naming value, parameter, what is expected, and the nearest choice.
     """
-    return strict(parameter, _read(parameter, value) if isinstance(value, str) else value)
+    if not isinstance(value, str):
+        return strict(parameter, value)
+    if parameter.optional and value.strip().lower() in ("null", "none"):
+        return None
+    read = READ[parameter.element]
+    try:
+        if not parameter.is_list:
+            found = read(value)
+        elif value.lstrip().startswith("["):
+            found = json.loads(value)
+        else:
+            found = [read(part.strip()) for part in value.split(",")]
+    except (ValueError, KeyError, RecursionError):
+        raise _wrong(parameter, value) from None
+    return strict(parameter, found)
 
 
 def strict(parameter: Parameter, value: Any) -> Any:
@@ -161,60 +200,17 @@ def strict(parameter: Parameter, value: Any) -> Any:
     """
     if value is None and parameter.optional:
         return None
-    if not parameter.is_list:
-        return _scalar(parameter, value)
-    if not isinstance(value, list) or not value:
-        raise _wrong(parameter, value)
-    elements = [_scalar(parameter, element) for element in value]
-    if len(set(elements)) < len(elements):
-        raise _wrong(parameter, value)
-    return elements
-
-
-def _scalar(parameter: Parameter, value: Any) -> Any:
-    kind = SCALARS[parameter.element]
-    if kind is float and type(value) is int and abs(value) < 2**53:  # larger ones would be rounded
-        value = float(value)
-    if type(value) is not kind:  # exact: True is an int to isinstance
-        raise _wrong(parameter, value)
-    if kind is float and not math.isfinite(value):
-        raise _wrong(parameter, value)
-    if kind is str and not value.isprintable():
-        raise _wrong(parameter, value)
-    if parameter.choices and value not in parameter.choices:
-        hint = _did_you_mean(value, parameter.choices)
-        choices = ", ".join(parameter.choices)
-        raise ParameterError(f"{parameter.name}={value!r} is not a known value{hint}; choose from {choices}")
-    return value
-
-
-def _read(parameter: Parameter, text: str) -> Any:
-    if parameter.optional and text.strip().lower() in ("null", "none"):
-        return None
-    if not parameter.is_list:
-        return _read_scalar(parameter, text)
-    if not text.lstrip().startswith("["):
-        return [_read_scalar(parameter, part.strip()) for part in text.split(",")]
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        raise _wrong(parameter, text) from None
-
-
-def _read_scalar(parameter: Parameter, text: str) -> Any:
-    try:
-        match parameter.element:
-            case "int":
-                return int(text)
-            case "float":
-                return float(text)
-            case "bool":
-                return {"true": True, "false": False}[text.strip().lower()]
-    except (ValueError, KeyError):
-        raise _wrong(parameter, text) from None
-    if parameter.is_list and not text:  # "a,,b"
-        raise _wrong(parameter, text)
-    return text
+        found = TYPES[parameter.base].validate_python(value, strict=True)
+    except ValidationError:
+        raise _wrong(parameter, value) from None
+    for text in found if parameter.is_list else [found]:
+        if parameter.choices and text not in parameter.choices:
+            hint, choices = _did_you_mean(text, parameter.choices), ", ".join(parameter.choices)
+            raise ParameterError(
+                f"{parameter.name}={text!r} is not a known value{hint}; choose from {choices}"
+            )
+    return found
 
 
 def _wrong(parameter: Parameter, value: Any) -> ParameterError:

@@ -1,66 +1,54 @@
-"""What a notebook and the worker that executes it import, for the process from which both are forked.
+"""What notebooks and the worker that executes one import, for the process from which both are forked.
 
-What libraries make at their first use is made here too: schemas, templates, tables of entities, fonts.
-Nothing here may start a thread or load torch: a fork copies one thread alone.
+What libraries make at their first use is made here too: schemas, templates, tables of entities, fonts, and
+which files each table of the analysis depends on. Nothing here may start a thread or load torch: a fork
+copies one thread alone.
 """
 
-# ruff: noqa: E402, F401
+# ruff: noqa: E402
 from __future__ import annotations
 
+import ast
+import contextlib
 import gc
+import importlib
+import io
+import json
 import sys
+from pathlib import Path
 
 sys.modules["rfc3987_syntax"] = None  # see kdutils.__main__
 
-import io
-
-import ipykernel.ipkernel
-import ipykernel.kernelapp
-import ipykernel.zmqshell
 import matplotlib
-import matplotlib_inline.backend_inline
-import nbclient
-import nbconvert.exporters
 import nbformat
-import papermill
-import pingouin
-import pyarrow.parquet
 from matplotlib.figure import Figure
 
-from kdutils.bench import performance, roofline, speed_figures
-from kdutils.claims import answer_sheet, claims, declared, selection_optimism, sensitivity, student_gains
-from kdutils.inference import calibration
-from kdutils.report import (
-    calibration_figures,
-    claim_figures,
-    cli,
-    figures,
-    ledger,
-    live,
-    notebook_api,
-    plots,
-    render,
-    worker,
+from kdutils.io import cache
+from kdutils.report import notebook_parameters, plots, render
+
+LIBRARIES = (  # of the worker and the kernel
+    *("ipykernel.ipkernel", "ipykernel.kernelapp", "ipykernel.zmqshell", "matplotlib_inline.backend_inline"),
+    *("nbclient", "papermill", "pingouin", "pyarrow.parquet", "kdutils.report.cli", "kdutils.report.worker"),
 )
-from kdutils.results import (
-    agreement_fidelity,
-    answer_modes,
-    authors_tables,
-    authors_tests,
-    capa,
-    examples,
-    gain_tables,
-    half_accuracy,
-    item_gains,
-    model_provenance,
-    paired_items,
-    paradox,
-    protocol_runs,
-    protocols,
-    released_comparison,
-    solution_steps,
-    sweeps,
-)
+
+
+def imported_by(notebooks: Path) -> set[str]:
+    """Full names of what the code cells of the notebooks in a folder import, modules or not.
+
+    A cell or notebook that cannot be read counts for nothing: its own execution reports it.
+    """
+    names: set[str] = set()
+    for path in notebooks.glob("*.ipynb"):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+            for source in ("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"):
+                with contextlib.suppress(SyntaxError):  # of a magic
+                    for node in ast.walk(ast.parse(source)):
+                        if isinstance(node, ast.Import):
+                            names |= {alias.name for alias in node.names}
+                        elif isinstance(node, ast.ImportFrom):
+                            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names
 
 
 def use() -> None:
@@ -80,5 +68,10 @@ def use() -> None:
             fig.savefig(io.BytesIO(), format=kind)
 
 
+for name in [*LIBRARIES, *sorted(imported_by(notebook_parameters.NOTEBOOKS))]:
+    with contextlib.suppress(ImportError):  # no module but a name in one; else its notebook fails alone
+        importlib.import_module(name)
+        if name.startswith("kdutils."):
+            cache.code_files(name)  # reads what it imports, once for all notebooks
 use()
 gc.freeze()  # what all processes share is not looked through by any

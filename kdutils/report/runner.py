@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import json
 import os
 import signal
@@ -152,12 +151,9 @@ def plan(
     }
     folder = notebook_api.writable_folder(out, profile.name)
     root = folder.parent  # written short where possible: reports are shared
-    short = (
-        root.relative_to(notebook_parameters.REPOSITORY)
-        if root.is_relative_to(notebook_parameters.REPOSITORY)
-        else root
-    )
-    commit = _commit()
+    short = root.relative_to(disk.REPOSITORY) if root.is_relative_to(disk.REPOSITORY) else root
+    git = environment.git_state()
+    commit = f"{git['commit'][:10]}{' with changes' * bool(git['dirty'])}" if git["commit"] else "unknown"
     return [
         Task(
             name=name,
@@ -191,12 +187,10 @@ def needs(tasks: Sequence[Task]) -> list[study_plan.Plan]:
 
 def _longest_first(tasks: Sequence[Task], folder: Path) -> list[Task]:
     """By how long they took the last time, so that no core is idle at the end; else as constants.LONG."""
-    seconds = {
-        name: place - len(constants.LONG) for place, name in enumerate(constants.LONG)
-    }  # all below 0: no times
+    order = {name: place - len(constants.LONG) for place, name in enumerate(constants.LONG)}  # all below 0
     earlier = [result for result in _earlier_results(folder) if result.status == "done"]  # failing is quick
-    seconds |= {result.name: -(result.seconds or 0.0) for result in earlier}
-    return sorted(tasks, key=lambda task: seconds.get(task.name, 0.0))
+    order |= {result.name: -(result.seconds or 0.0) for result in earlier}
+    return sorted(tasks, key=lambda task: order.get(task.name, 0.0))
 
 
 def selected(profile: Profile, only: Sequence[str]) -> list[str]:
@@ -239,24 +233,20 @@ def write_index(profile: Profile, folder: Path, results: Sequence[Result], data:
                 continue
             disk.write_text(page, render.relink(text, name=link.name, links=links))
     with ledger.locked(folder):
-        said = ledger.rebuild(folder)
-    drawn, damaged = notebook_api.look_at_figures(folder)
-    for sentence in (*said, *damaged):
+        problems = ledger.rebuild(folder)
+    drawn, damaged = notebook_api.published_figures(folder)
+    for sentence in (*problems, *damaged):
         say(sentence)
-    provenance = environment.provenance() | {"data": _checksums(data)}
-    html = index_html(profile, shown, ledger.claims(folder), drawn, provenance)
+    files = sorted(path for each in data for path in each.iterdir() if path.is_file())
+    provenance = environment.provenance() | {"data": {path.name: disk.sha256(path) for path in files}}
+    conclusions = {name: ledger.conclusions(folder, name) for name in profile.notebooks}
+    html = index_html(profile, shown, ledger.claims(folder), drawn, provenance, conclusions=conclusions)
     disk.write_json(folder / "index.json", [asdict(result) for result in shown])
     return disk.write_text(folder / "index.html", html)
 
 
-def _commit() -> str:
-    """The commit that ran, short, and whether files differ from it."""
-    git = environment.git_state()
-    return f"{git['commit'][:10]}{' with changes' * bool(git['dirty'])}" if git["commit"] else "unknown"
-
-
 def _earlier_results(folder: Path) -> list[Result]:
-    """What the last index said of notebooks whose page is still there."""
+    """The results in the last index of notebooks whose page is still there."""
     path = folder / "index.json"
     if not path.exists():
         return []
@@ -272,12 +262,6 @@ def _earlier_results(folder: Path) -> list[Result]:
         if result.status in suffixes
         and (folder / "reports" / f"{result.name}{suffixes[result.status]}").exists()
     ]
-
-
-def _checksums(folders: Sequence[Path]) -> dict[str, str]:
-    """SHA-256 of every file directly in the folders, by file name."""
-    files = sorted(path for folder in folders for path in folder.iterdir() if path.is_file())
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 @contextlib.contextmanager

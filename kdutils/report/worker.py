@@ -1,6 +1,6 @@
 """One notebook, executed in the process that calls `main`, which the executor makes for it alone.
 
-What it leaves are partial files; whether they become a report is for the runner to say, because
+What it leaves are partial files; whether they become a report is decided by the executor, because
 papermill marks the cells of a killed kernel as completed.
 """
 
@@ -53,11 +53,15 @@ def main(task: Task, log: Path, variables: Mapping[str, str]) -> NoReturn:
     """Execute the notebook and exit with 0 if all cells ran and the page was made, else 1 and an `.error`.
 
     Args:
-        log: where what we and the kernel say goes.
+        log: where standard output and error of this process and of the kernel go.
         variables: the whole environment of both.
     """
     os.setsid()  # Ctrl-C reaches the driver alone, and that ends us and the kernel
-    _say_to(log)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with log.open("ab") as file:
+        for number in (1, 2):
+            os.dup2(file.fileno(), number)
     os.environ.clear()
     os.environ.update(variables)
     seed = kernels.Seed() if kernels.FORKS else None  # before there is a thread, which it would not have
@@ -148,12 +152,3 @@ def _execute(task: Task, seed: kernels.Seed | None) -> None:
 def _literal(path: Path) -> str:
     """`path` as papermill takes it: braces would be filled in with parameters."""
     return str(path).replace("{", "{{").replace("}", "}}")
-
-
-def _say_to(log: Path) -> None:
-    """Have everything that this process says, and the kernel after it, written to a file."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    with log.open("ab") as file:
-        for number in (1, 2):
-            os.dup2(file.fileno(), number)

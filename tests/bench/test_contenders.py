@@ -28,7 +28,7 @@ from kdutils.bench.kd_steps import BFLOAT16, CACHED, CONTENDERS, ONLINE, PLAIN, 
 from kdutils.bench.workloads import Case, Work
 from kdutils.grid.machines import Machine
 from kdutils.grid.model_shapes import Architecture
-from kdutils.io import code_digest, measurements
+from kdutils.io import cache
 from kdutils.report import plots
 
 SHAPE = Architecture(
@@ -336,26 +336,26 @@ def made():
 
 def test_a_measurement_is_made_once(tmp_path, made):
     path = tmp_path / "performance.json"
-    assert measurements.Record(path, performance.__name__).part("a", {"repeats": 5}, made) == {"n": 1}
-    assert measurements.Record(path, performance.__name__).part("a", {"repeats": 5}, made) == {"n": 1}
-    assert measurements.Record(path, performance.__name__).measured("a").endswith("UTC")
+    assert cache.Record(path, performance.__name__).part("a", {"repeats": 5}, made) == {"n": 1}
+    assert cache.Record(path, performance.__name__).part("a", {"repeats": 5}, made) == {"n": 1}
+    assert cache.Record(path, performance.__name__).measured("a").endswith("UTC")
 
 
 def test_it_is_made_again_if_asked_for_or_if_its_settings_differ(tmp_path, made):
     path = tmp_path / "performance.json"
     for expected, (measure, repeats) in enumerate([("missing", 5), ("again", 5), ("missing", 6)], start=1):
-        record = measurements.Record(path, performance.__name__, measure)
+        record = cache.Record(path, performance.__name__, measure)
         assert record.part("a", {"repeats": repeats}, made) == {"n": expected}
     with pytest.raises(ValueError, match="measure='never' is unknown: choose one of"):
-        measurements.Record(path, performance.__name__, "never")
+        cache.Record(path, performance.__name__, "never")
 
 
 @pytest.mark.parametrize("changed", ["processor", "cores", "python", "packages", "code"])
 def test_it_does_not_count_on_another_machine_or_for_other_code(changed, tmp_path, made, monkeypatch):
-    record = measurements.Record(tmp_path / "performance.json", performance.__name__)
+    record = cache.Record(tmp_path / "performance.json", performance.__name__)
     record.part("a", {}, made)
-    facts = measurements.surroundings(performance.__name__) | {changed: "another"}
-    monkeypatch.setattr(measurements, "surroundings", lambda *args: facts)
+    facts = cache.surroundings(performance.__name__, of_machine=True) | {changed: "another"}
+    monkeypatch.setattr(cache, "surroundings", lambda *args, **named: facts)
     assert not record.has("a", {})
     assert record.part("a", {}, made) == {"n": 2}
 
@@ -373,26 +373,26 @@ def package(tmp_path, losses):
 
 def test_code_is_other_when_what_it_imports_by_a_detour_has_changed(tmp_path):
     one, two = package(tmp_path, "1"), package(tmp_path, "2")
-    assert {path.name for path in code_digest.code_files("package.bench", one)} == {
+    assert {path.name for path in cache.code_files("package.bench", one)} == {
         *("__init__.py", "bench.py", "losses.py", "training.py")
     }
-    assert code_digest.code_digest("package.bench", one) != code_digest.code_digest("package.bench", two)
+    assert cache.code_digest("package.bench", one) != cache.code_digest("package.bench", two)
     (two / "losses.py").write_text("1")
-    code_digest._digest_of.cache_clear()
-    assert code_digest.code_digest("package.bench", one) == code_digest.code_digest("package.bench", two)
+    cache._contents.cache_clear()
+    assert cache.code_digest("package.bench", one) == cache.code_digest("package.bench", two)
     with pytest.raises(ValueError, match=r"has no module 'package\.missing'"):
-        code_digest.code_files("package.missing", one)
+        cache.code_files("package.missing", one)
 
 
 def test_what_is_measured_depends_on_all_that_trains_and_generates():
-    found = {path.stem for path in code_digest.code_files(performance.__name__)}
-    assert {"losses", "train", "generate", "models", "teacher", "world", "noise", "running"} <= found
+    found = {path.stem for path in cache.code_files(performance.__name__)}
+    assert {"losses", "training", "generation", "models", "teacher", "world", "noise", "run_cells"} <= found
 
 
 def test_a_damaged_record_is_measured_anew_and_parts_do_not_touch_each_other(tmp_path, made):
     path = tmp_path / "performance.json"
     path.write_text("{")
-    record = measurements.Record(path, performance.__name__)
+    record = cache.Record(path, performance.__name__)
     assert record.part("a", {}, made) == {"n": 1}
     assert record.part("b", {}, made) == {"n": 2}
     assert record.part("a", {}, made) == {"n": 1}
@@ -555,7 +555,7 @@ def test_the_roofline_of_all_contenders_is_within_its_figure():
 @pytest.mark.notebook
 @pytest.mark.slow
 def test_the_notebook_is_executed_and_what_it_measured_is_kept(tmp_path):
-    root = measurements.environment.REPOSITORY
+    root = cache.environment.REPOSITORY
     command = [sys.executable, "-P", "-m", "kdutils", "mini", "--only", "09", "--out", str(tmp_path)]
     wanted = {"contenders": json.dumps([PLAIN, CACHED]), "repeats": "2", "growth_repeats": "null"}
     for name, value in (wanted | {"grids": "null"}).items():

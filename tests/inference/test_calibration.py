@@ -17,7 +17,7 @@ from kdutils.inference import (
     student_tests,
     vectorised,
 )
-from kdutils.io import code_digest, measurements
+from kdutils.io import cache
 from kdutils.report import calibration_figures
 from kdutils.results import authors_tests
 from kdutils.results.item_gains import bleu
@@ -332,17 +332,17 @@ class TestKept:
         assert self.counted(monkeypatch, tmp_path) == 0
         assert self.counted(monkeypatch, tmp_path, seed=2) == 2
         assert self.counted(monkeypatch, tmp_path, seed=2, n_simulations=200) == 2
-        monkeypatch.setattr(measurements, "code_digest", lambda module: "other code")
+        monkeypatch.setattr(cache, "code_digest", lambda module: "other code")
         assert self.counted(monkeypatch, tmp_path, seed=2, n_simulations=200) == 2
 
     def test_another_machine_changes_nothing(self, monkeypatch, tmp_path):
         assert self.counted(monkeypatch, tmp_path) == 2
-        monkeypatch.setattr(measurements, "processor", lambda: "another")
+        monkeypatch.setattr(cache, "processor", lambda: "another")
         assert self.counted(monkeypatch, tmp_path) == 0
 
     def test_the_code_is_what_the_simulations_import(self):
-        found = {path.stem for path in code_digest.code_files(calibration.__name__)}
-        assert {"simulations", "nulls", "inference", "stats"} <= found
+        found = {path.stem for path in cache.code_files(calibration.__name__)}
+        assert {"simulations", "simulated_studies", "resampling", "student_tests"} <= found
 
     def test_too_few_simulations_are_refused(self, tmp_path):
         with pytest.raises(ValueError, match="n_simulations=10 says too little"):

@@ -96,6 +96,24 @@ def test_begin_takes_an_int_where_a_float_is_declared(tmp_path, namespace):
     assert repr(run.parameters.rate) == "2.0"
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [("gsm8k", ["gsm8k"]), ("gsm8k,aqua", ["gsm8k", "aqua"]), ('["aqua"]', ["aqua"]), (["aqua"], ["aqua"])],
+)
+def test_begin_reads_a_list_that_papermill_gives_as_text(tmp_path, namespace, given, expected):
+    write_notebook(tmp_path, NAME, parameters=PARAMETERS + 'tasks: list[str] = ["svamp"]\n')
+    values = namespace | {"tasks": given}
+    run = notebook_api.begin(NAME, values, notebooks=tmp_path)
+    assert run.parameters.tasks == values["tasks"] == expected
+
+
+def test_begin_reads_a_list_of_one_number_and_refuses_text_that_is_no_list(tmp_path, namespace):
+    write_notebook(tmp_path, NAME, parameters=PARAMETERS + "seeds: list[int] = [0]\n")
+    assert notebook_api.begin(NAME, namespace | {"seeds": 3}, notebooks=tmp_path).parameters.seeds == [3]
+    with pytest.raises(ParameterError, match=r"seeds='a,1' is not list\[int\]"):
+        notebook_api.begin(NAME, namespace | {"seeds": "a,1"}, notebooks=tmp_path)
+
+
 @pytest.mark.parametrize("value", ["x", 3, 2.5, True, None, [1], {"a": 1}])
 def test_begin_refuses_what_was_not_declared(tmp_path, namespace, value):
     with pytest.raises(
@@ -191,7 +209,7 @@ def test_figure_appears_under_its_name_only_with_finish(run):
         f"02_gain.{suffix}" for suffix in ("csv", "json", "png", "svg")
     ]
     assert not (run.folder / ".partial" / NAME).exists()
-    [found] = notebook_api.figures(run.folder)
+    [found] = notebook_api.published_figures(run.folder)[0]
     assert found == {
         "notebook": NAME,
         "place": 0,
@@ -282,13 +300,13 @@ def test_finish_may_be_called_again(run):
     draw(run)
     run.finish()
     run.finish()
-    assert [figure["png"].name for figure in notebook_api.figures(run.folder)] == ["02_gain.png"]
+    assert [figure["png"].name for figure in notebook_api.published_figures(run.folder)[0]] == ["02_gain.png"]
 
 
 DRAW_IN_A_PROCESS_OF_ITS_OWN = """\
 import sys
 from pathlib import Path
-sys.path.insert(0, {tests!r})
+sys.path[:0] = {tests!r}
 from test_report import NAME, draw
 from kdutils.report import notebook_api
 write = {{"profile": "published", "out": {out!r}, "selection": "best_on_test"}}
@@ -302,7 +320,9 @@ def test_figures_are_the_same_to_the_byte_in_two_processes(tmp_path, run):
     draw(run)
     run.finish()
     code = DRAW_IN_A_PROCESS_OF_ITS_OWN.format(
-        tests=str(Path(__file__).parents[1]), out=str(tmp_path / "second"), notebooks=str(tmp_path)
+        tests=[str(place) for place in Path(__file__).parents[:2]],
+        out=str(tmp_path / "second"),
+        notebooks=str(tmp_path),
     )
     subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"PYTHONHASHSEED": "1"})
     first, second = (
@@ -329,6 +349,33 @@ def test_a_column_of_reasons_is_shown_where_there_is_one():
     frame = pd.DataFrame({"task": ["a", "b"], "gain": [1.0, math.nan], "reason": ["", ""]})
     assert "reason" not in html_tables.to_html(frame, caption="Gains", formats={"reason": str, "gain": ".1f"})
     assert "one run" in html_tables.to_html(frame.assign(reason=["", "one run"]), caption="Gains")
+
+
+def test_a_figure_or_table_that_there_is_not_is_not_shown(run, monkeypatch):
+    monkeypatch.setattr(notebook_api, "display", lambda *given, **named: pytest.fail("something is shown"))
+    run.figure(None, "gain", alt="", data=DATA.iloc[:0], caption="")
+    run.table(None, caption="Gains.")
+    run.table(DATA.iloc[:0], caption="Gains.")
+    run.finish()
+    assert notebook_api.published_figures(run.folder)[0] == []
+
+
+def test_conclusions_are_shown_at_once_and_kept_for_the_index_when_all_is_finished(run, monkeypatch):
+    shown = []
+    monkeypatch.setattr(notebook_api, "display", shown.append)
+    run.conclusion("Gain is **1.3** points.", "", "It falls\nwith size.")
+    run.conclusion("")
+    run.conclusion("It falls with size.", "n is 33.")
+    assert [remark.data for remark in shown] == [
+        "### What this says\n\n- Gain is **1.3** points.\n- It falls with size.",
+        "### What this says\n\n- It falls with size.\n- n is 33.",
+    ]
+    assert ledger.conclusions(run.folder, NAME) == []
+    run.finish()
+    said = ["Gain is **1.3** points.", "It falls with size.", "n is 33."]
+    assert ledger.conclusions(run.folder, NAME) == said
+    ledger.sentinel(run.folder, NAME).write_text("[{")
+    assert ledger.conclusions(run.folder, NAME) == []
 
 
 def test_a_remark_is_shown_and_none_is_not(run, monkeypatch):
@@ -462,7 +509,7 @@ def test_claims_that_do_not_fit_are_refused(run, rows, complaint):
 
 def part(folder: Path, notebook: str, statistics: list[dict], claims: list[dict]) -> None:
     with ledger.locked(folder):
-        ledger.write_parts(folder, notebook, pd.DataFrame(statistics), ledger.checked_claims(claims))
+        ledger.write_parts(folder, notebook, pd.DataFrame(statistics), ledger.checked_claims(claims).values())
 
 
 def test_ledgers_merge_in_stable_order_and_the_later_notebook_wins(tmp_path):
@@ -572,12 +619,15 @@ def test_a_damaged_figure_is_left_out_and_named(run, suffix, damage, fault):
     draw(run)
     draw(run, name="other")
     run.finish()
-    assert (len(notebook_api.figures(run.folder)), notebook_api.damaged_figures(run.folder)) == (2, [])
+    assert (
+        len(notebook_api.published_figures(run.folder)[0]),
+        notebook_api.published_figures(run.folder)[1],
+    ) == (2, [])
     damage(run.folder / "figures" / f"02_gain.{suffix}")
     fault(f"figures/*.{suffix} {damage.__name__}")
-    assert [figure["png"].stem for figure in notebook_api.figures(run.folder)] == ["02_other"]
+    assert [figure["png"].stem for figure in notebook_api.published_figures(run.folder)[0]] == ["02_other"]
     said = "figure 02_gain is damaged and left out of the index; run notebook 02 again"
-    assert notebook_api.damaged_figures(run.folder) == (
+    assert notebook_api.published_figures(run.folder)[1] == (
         [] if (suffix, damage) == ("json", Path.unlink) else [said]
     )
 
@@ -588,7 +638,9 @@ def test_a_figure_of_before_there_were_digests_is_shown(run):
     path = run.folder / "figures" / "02_gain.json"
     facts = json.loads(path.read_text())
     path.write_text(json.dumps({name: facts[name] for name in ("notebook", "place", "alt", "caption")}))
-    assert [figure["alt"] for figure in notebook_api.figures(run.folder)] == ["Gain falls to 1.3."]
+    assert [figure["alt"] for figure in notebook_api.published_figures(run.folder)[0]] == [
+        "Gain falls to 1.3."
+    ]
 
 
 def test_lock_keeps_others_out(tmp_path):
@@ -616,7 +668,9 @@ def test_sentinel_says_what_ran(run, monkeypatch, capsys):
     written = json.loads(ledger.sentinel(run.folder, NAME).read_text())
     assert written["run_token"] == "abc"
     assert written["parameters"]["selection"] == "best_on_test"
-    assert set(written) == {"notebook", "parameters", "kdutils", "finished", "run_token", "sha256"}
+    assert sorted(written) == sorted(
+        ("notebook", "parameters", "kdutils", "finished", "conclusions", "run_token", "sha256")
+    )
     assert "figures/02_gain.png .svg .csv" in capsys.readouterr().out
 
 

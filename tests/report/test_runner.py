@@ -569,7 +569,7 @@ def test_parameters_of_a_task_are_what_the_notebook_declares(notebooks):
 
 
 def test_folder_inside_the_repository_is_written_short(notebooks, tmp_path, monkeypatch):
-    monkeypatch.setattr(notebook_parameters, "REPOSITORY", tmp_path)
+    monkeypatch.setattr(runner.disk, "REPOSITORY", tmp_path)
     [task] = runner.plan(profile_of(GOOD), out=tmp_path / "out", only=[], overrides={}, notebooks=notebooks)
     assert task.parameters["out"] == "out"
 
@@ -621,7 +621,7 @@ def test_what_notebooks_are_forked_from_begins_to_import_before_the_driver_does(
     begun = []
     monkeypatch.setattr(local_pool, "forking", lambda preload, variables: begun.append(preload))
     monkeypatch.setattr(sys, "argv", ["kdutils", *arguments])
-    monkeypatch.delitem(sys.modules, "kdutils.__main__")
+    monkeypatch.delitem(sys.modules, "kdutils.__main__", raising=False)
     with pytest.raises(SystemExit):
         runpy.run_module("kdutils", run_name="__main__")
     assert begun == [local_pool.NOTEBOOKS] * n_begun

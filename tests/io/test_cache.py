@@ -13,8 +13,8 @@ from kdutils.claims import claims
 from kdutils.claims.evidence import Evidence
 from kdutils.data import sources
 from kdutils.grid import plan
-from kdutils.io import cached_tables
-from kdutils.io.cached_tables import Kept, digest
+from kdutils.io import cache
+from kdutils.io.cache import CachedTables, digest
 from kdutils.report import notebook_api
 from kdutils.results import authors_tables
 
@@ -36,7 +36,7 @@ def no_calls():
 
 @pytest.fixture
 def kept(tmp_path):
-    return Kept(tmp_path / "tables")
+    return CachedTables(tmp_path / "tables")
 
 
 def the_file(kept):
@@ -44,13 +44,13 @@ def the_file(kept):
     return path
 
 
-class TestKept:
+class TestCachedTables:
     def test_a_table_is_made_once_and_found_to_the_bit(self, kept):
         made = kept(drawn, NUMBERS, 2.0)
-        found = Kept(kept.folder)(drawn, NUMBERS.copy(), 2.0)
+        found = CachedTables(kept.folder)(drawn, NUMBERS.copy(), 2.0)
         pd.testing.assert_frame_equal(found, made, check_exact=True)
         assert calls == [2.0]
-        assert cached_tables.nothing(drawn, NUMBERS, 2.0).equals(made) and calls == [2.0, 2.0]
+        assert cache.uncached(drawn, NUMBERS, 2.0).equals(made) and calls == [2.0, 2.0]
 
     def test_what_is_made_of_a_table_has_one_key_whether_that_was_made_or_found(self, kept):
         mixed = pd.DataFrame({"parsed": pd.Series(["1", None], dtype="str")}).assign(gain=1.0)
@@ -72,7 +72,7 @@ class TestKept:
             rng = np.random.default_rng(7)
             return kept(drawn, NUMBERS, rng=rng), kept(drawn, NUMBERS, rng=rng), rng.normal()
 
-        made, found, plain = two(kept), two(kept), two(cached_tables.nothing)
+        made, found, plain = two(kept), two(kept), two(cache.uncached)
         assert (kept.n_made, kept.n_found) == (2, 2)
         for one in (found, plain):
             assert one[2] == made[2]
@@ -87,7 +87,7 @@ class TestKept:
     def test_other_code_makes_another_and_the_old_one_goes(self, kept, monkeypatch):
         kept(drawn, NUMBERS)
         old = the_file(kept)
-        monkeypatch.setattr(cached_tables, "code_digest", lambda: "changed")
+        monkeypatch.setattr(cache, "code_digest", lambda module: "changed")
         kept(drawn, NUMBERS)
         assert len(calls) == 2
         assert the_file(kept) != old  # and there is one alone
@@ -118,7 +118,7 @@ class TestKept:
 
     def test_where_nothing_can_be_written_all_is_made(self, tmp_path):
         (tmp_path / "file").write_text("no folder")
-        kept = Kept(tmp_path / "file" / "tables")
+        kept = CachedTables(tmp_path / "file" / "tables")
         assert kept(drawn, NUMBERS).equals(kept(drawn, NUMBERS))
         assert kept.n_made == 2
 
@@ -164,17 +164,39 @@ class TestDigest:
         with pytest.raises(TypeError, match="function has no digest: give its content"):
             digest([1, {"of_gains": drawn}])
 
-    def test_all_code_counts(self, monkeypatch, tmp_path):
-        (tmp_path / "inner").mkdir()
-        (tmp_path / "a.py").write_text("1")
-        (tmp_path / "inner" / "b.toml").write_text("1")
-        monkeypatch.setattr(cached_tables, "PACKAGE", tmp_path)
-        found = []
-        for file in ("a.py", "inner/b.toml", None):
-            found.append(cached_tables.code_digest.__wrapped__())
-            if file:
-                (tmp_path / file).write_text("2")
-        assert len(set(found)) == 3
+
+class TestCodeDigest:
+    @pytest.fixture
+    def package(self, tmp_path):
+        folder = tmp_path / "package"
+        files = {"__init__": "", "tables": "def gains():\n    from package import rules\n"}
+        for name, code in (files | {"rules": "import package.means\n", "means": "1", "pages": "1"}).items():
+            (folder / f"{name}.py").parent.mkdir(exist_ok=True)
+            (folder / f"{name}.py").write_text(code)
+        (folder / "inner").mkdir()
+        (folder / "inner" / "declared.toml").write_text("a = 1")
+        return folder
+
+    @pytest.mark.parametrize(
+        ("file", "counts"),
+        [("tables.py", True), ("means.py", True), ("inner/declared.toml", True), ("pages.py", False)],
+    )
+    def test_what_a_module_imports_by_a_detour_counts_and_nothing_else(self, package, file, counts):
+        before = cache.code_digest("package.tables", package)
+        (package / file).write_text("a = 2")
+        cache._contents.cache_clear()
+        assert (cache.code_digest("package.tables", package) != before) is counts
+
+    def test_a_function_of_no_file_is_refused(self, kept):
+        names = {"__name__": "typed_in_a_cell"}
+        exec("def gains():\n    return 1", names)
+        with pytest.raises(ValueError, match="no module 'typed_in_a_cell': give a full name"):
+            kept(names["gains"])
+
+    def test_what_reads_released_tables_does_not_hang_on_pages(self):
+        found = {str(path.relative_to(cache.PACKAGE)) for path in cache.code_files(claims.__name__)}
+        assert {"claims/evidence.py", "claims/authors_rules.py", "inference/resampling.py"} <= found
+        assert not any(path.startswith(("report/", "bench/")) for path in found)
 
 
 @pytest.fixture(scope="module")
