@@ -1,6 +1,6 @@
-"""Files, locks and facts about the machine.
+"""Files, locks, child processes and facts about the machine.
 
-Offers: whole-or-absent writes and digests (disk), leases, what was computed before (cached_tables,
-measurements), the user's cache, text that may be shown (text_safety), versions and memory (environment).
+Offers: atomic writes, digests and the user's cache (disk), leases, child_processes, results kept for
+reuse (cached_tables, measurements, code_digest), text_safety, versions and memory (environment).
 May import: nothing of kdutils.
 """
