@@ -1,8 +1,8 @@
-"""The processes that work on one run together, started and watched by the one that needs what they make.
+"""Starts and watches the processes of one run on several devices.
 
-Each is a program of its own, told RANK and WORLD_SIZE as torchrun tells them. Torchrun itself is not used: it
-opens a port to whoever reaches the machine, and passes on neither a training curve nor why a process ended.
-When one ends badly all end, and its reason is that of the run.
+Each is a program with RANK and WORLD_SIZE in its environment, as torchrun sets them. Torchrun itself is not
+used: it opens a port to other machines, and forwards neither a training curve nor the reason of a failure.
+When one process fails, all are stopped, and its reason is that of the run.
 """
 
 from __future__ import annotations
@@ -76,11 +76,11 @@ def run(
     n_threads: int,
     program: Sequence[str] | None = None,
 ) -> dict[str, Any]:
-    """What rank 0 says when all is done, of a task as `kdutils.devices.worker` has it.
+    """The outcome that rank 0 wrote for a task of `kdutils.devices.worker`.
 
     Args:
-        scratch: a folder for what they make, such as WEIGHTS; emptied first.
-        hear: called with every entry of the training curve; what it raises ends all of them.
+        scratch: a folder for the results, such as WEIGHTS; emptied first.
+        hear: callback for every entry of the training curve; what it raises stops all processes.
         n_threads: of all processes together.
         program: that each runs, arguments of Python; PROGRAM.
 
@@ -102,7 +102,7 @@ def run(
                 child = Program([*(program or PROGRAM), str(scratch)], env=own, log=_log(scratch, rank))
                 children.append(stack.enter_context(child))
             codes = watch(children, hear, grace_seconds=GRACE_SECONDS)
-            # What was stopped from here waited in vain for one that failed.
+            # Stopped from here are those that waited for one that failed.
             codes = [0 if child.stopped else code for child, code in zip(children, codes, strict=True)]
     if not (scratch / OUTCOME).is_file():  # it comes last: what goes wrong later spoils nothing
         _raise_reason(scratch, codes)
