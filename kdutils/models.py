@@ -35,7 +35,7 @@ from kdutils import losses
 from kdutils.data.model_files import ADAPTER_NEEDS_MERGING, Location, ModelError, files_digest, locate
 from kdutils.encoding import Batch, start_ids
 from kdutils.head import Head, error_of_head, head_of
-from kdutils.io import disk, user_cache
+from kdutils.io import disk
 from kdutils.items import prompt
 from kdutils.mini.family import MINI_MODELS
 from kdutils.spec import RunSpec
@@ -293,14 +293,14 @@ def _plain(place: Location, what: str) -> _Plain:
 
 
 def _kept_folder(place: Location, what: str) -> Path:
-    return user_cache.path("gguf") / f"{files_digest(place)}-{what.removeprefix('torch.')}"
+    return disk.cache_path("gguf") / f"{files_digest(place)}-{what.removeprefix('torch.')}"
 
 
 @contextlib.contextmanager
 def _kept(place: Location, what: str) -> Iterator[Path]:
     """A folder to save a plain copy in, which appears whole; a full or read-only disk costs time alone."""
     try:
-        with user_cache.filled_once(_kept_folder(place, what)) as folder:
+        with disk.folder_in_one_step(_kept_folder(place, what), replaces=False) as folder:
             yield folder
     except OSError:
         pass  # the model is loaded; the next one to ask reads the GGUF file again

@@ -1,5 +1,5 @@
-"""Speed and memory beside other programs, and how near they come to what the machine allows.
+"""Speed and memory compared with other programs, and with what the machine allows.
 
-Offers: one training step (kd_steps), its measurements (performance), roofline, evaluation, whole grids.
+Offers: performance and speed_figures for notebook 09, roofline, lm_eval_check, mini_ladder.
 May import: every room.
 """

@@ -1,33 +1,25 @@
 """One distillation step on the same work by several programs, each in a process of its own.
 
-A step is forward, backward and AdamW. By hand:
-`python -m kdutils.bench.kd_steps CASE CONTENDER STEPS THREADS` prints what it took, a line of JSON; CASE is
-a name of work.CASES or a list of cases as JSON. Without arguments it serves requests, see `serve`.
+A step is forward, backward and AdamW. side_by_side calls `visit` in a fresh process, whose environment holds
+ENVIRONMENT of the contender.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
-import os
-import signal
-import subprocess
-import sys
 import tempfile
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from kdutils.bench import peers
 from kdutils.bench.peers import CannotError, Gradients
-from kdutils.bench.workloads import BETA, Case, Work, case_of
+from kdutils.bench.workloads import BETA, Case, Work
 from kdutils.io import environment
-from kdutils.io.environment import FORKS
 
 if TYPE_CHECKING:
     from kdutils.models import LoadedModel, Policy
@@ -38,7 +30,7 @@ SAMPLE_SECONDS = 0.002  # between two looks at the memory, where the system keep
 
 @contextlib.contextmanager
 def plain_loop(work: Work) -> Iterator[Gradients]:
-    """What one writes at first: logits of every token, the textbook's formula, autograd."""
+    """The obvious implementation: logits of every token, the textbook's formula, autograd."""
     import torch
 
     batch = work.batch
@@ -63,7 +55,7 @@ def plain_loop(work: Work) -> Iterator[Gradients]:
 
 
 class _Tokens:
-    """What kdutils asks of a tokenizer where there are no texts."""
+    """A tokenizer where there are no texts: its length, and the ids of EOS and padding."""
 
     pad_token_id = eos_token_id = 0
 
@@ -83,7 +75,7 @@ def policy_of(work: Work, *, exact: bool) -> Policy:
 
 
 def teacher_policy_of(work: Work, *, exact: bool) -> Policy:
-    """Likewise with the teacher, whose weights are in bfloat16 from some size on."""
+    """How kdutils computes with this teacher, whose weights are in bfloat16 from some size on."""
     from kdutils.models import policy_for
 
     return policy_of(work, exact=True) if exact else policy_for(work.case.teacher.parameters)
@@ -98,7 +90,7 @@ def _loaded(work: Work, side: str, policy: Policy) -> LoadedModel:
 
 
 def _ours(work: Work, policy: Policy, teacher: Any) -> Gradients:
-    """A step as train._Training makes it, on the whole batch at once."""
+    """A step as kdutils.training makes it, on the whole batch at once."""
     from kdutils import losses
 
     student, batch = _loaded(work, "student", policy), work.batch
@@ -146,18 +138,17 @@ def ours_online(work: Work, *, exact: bool = True) -> Iterator[Gradients]:
 
 
 @contextlib.contextmanager
-def ours_cached(work: Work, *, exact: bool = True, backend: str = "") -> Iterator[Gradients]:
-    """kdutils with the teacher's states from disk, written before the first step; its body is gone by then.
+def ours_cached(work: Work, *, exact: bool = True) -> Iterator[Gradients]:
+    """kdutils with the teacher's cached hidden states, which are on disk before the first step.
 
-    Its head is not: that is read before the first step, as everyone else has it then.
+    By then the teacher's body is freed. Its head is in memory, as it is for the other contenders.
     """
     from kdutils.teacher import CachedTeacher
     from kdutils.teacher_cache import states_of
 
-    os.environ["KDUTILS_COMPILE"] = backend
     policy = policy_of(work, exact=exact)
     with tempfile.TemporaryDirectory() as folder:
-        kept = states_of(Path(folder), json.loads(work.case.to_json()))
+        kept = states_of(Path(folder), dataclasses.asdict(work.case))
         kept.write(_loaded(work, "teacher", teacher_policy_of(work, exact=exact)), work.encoded)
         del work.teacher
         environment.give_back_memory()
@@ -171,10 +162,6 @@ def _in_bfloat16(work: Work) -> AbstractContextManager[Gradients]:
     return ours_cached(work, exact=False)
 
 
-def _compiled(work: Work) -> AbstractContextManager[Gradients]:
-    return ours_cached(work, backend="inductor")
-
-
 TRL_GKD, PLAIN, ONLINE, CACHED = "TRL GKDTrainer", "plain loop", "kdutils", "kdutils, cached states"
 BFLOAT16, COMPILED = "kdutils, cached states, bfloat16", "kdutils, cached and compiled"
 CONTENDERS: dict[str, Callable[[Work], AbstractContextManager[Gradients]]] = {
@@ -185,12 +172,13 @@ CONTENDERS: dict[str, Callable[[Work], AbstractContextManager[Gradients]]] = {
     ONLINE: ours_online,
     CACHED: ours_cached,
     BFLOAT16: _in_bfloat16,
-    COMPILED: _compiled,
+    COMPILED: ours_cached,
 }
+ENVIRONMENT = {name: {"KDUTILS_COMPILE": "inductor" if name == COMPILED else ""} for name in CONTENDERS}
 
 
 def hindrance(case: Case, contender: str) -> str:
-    """Why this contender cannot do the case here, known without a try; "" for no reason."""
+    """Why this contender cannot do the case here, as far as that is known beforehand; "" if it can."""
     from kdutils.models import policy_for
 
     if remedy := peers.missing().get(peers.PACKAGE_OF.get(contender, "")):
@@ -276,71 +264,14 @@ def _held_gb() -> float:
     return psutil.Process().memory_info().rss / 1e9
 
 
-def main(arguments: list[str]) -> int:
-    """Exit code: 0 if each case was measured, or it is said why it cannot be."""
+def visit(send: Callable[[Any], None], cases: list[Case], contender: str, steps: int, n_threads: int) -> None:
+    """Send `measure` of each case, or why it cannot be measured; what a process of its own does."""
     import torch
 
-    cases, contender, steps, n_threads = arguments
-    torch.set_num_threads(int(n_threads))
+    torch.set_num_threads(n_threads)
     torch.set_flush_denormal(True)
-    asked = [Case.from_json(text) for text in json.loads(cases)] if cases[0] == "[" else [case_of(cases)]
-    for case in asked:
+    for case in cases:
         try:
-            found = measure(case, contender, int(steps))
+            send(measure(case, contender, steps))
         except CannotError as error:
-            found = {"case": case.name, "cannot": str(error)}
-        print(json.dumps(found), flush=True)
-    return 0
-
-
-def serve() -> int:
-    """Exit code 0 when standard input ends: a request a line, JSON with arguments and limit_seconds.
-
-    Each is answered by a process of its own, forked from this one, which has imported what all need and
-    computed nothing: half a visit would be imports. Where a fork is not safe it is started anew. What `main`
-    prints comes first, then a line with the exit code (of a signal, less than 0) and the last line it said.
-    """
-    import kdutils.encoding
-    import kdutils.models
-    import kdutils.teacher
-    import kdutils.teacher_cache
-
-    assert kdutils.encoding and kdutils.models and kdutils.teacher_cache and kdutils.teacher
-    for line in sys.stdin:
-        request = json.loads(line)
-        with tempfile.TemporaryFile("w+") as said:
-            run = _forked if FORKS else _started
-            code = run(request["arguments"], request["limit_seconds"], said)
-            said.seek(0)
-            lines = [each.strip() for each in said if each.strip()]
-        print(json.dumps({"code": code, "said": lines[-1] if lines else ""}), flush=True)
-    return 0
-
-
-def _forked(arguments: list[str], limit_seconds: float, said: IO[str]) -> int:
-    pid = os.fork()
-    if pid:
-        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    os.dup2(said.fileno(), 2)
-    signal.setitimer(signal.ITIMER_REAL, limit_seconds)  # its signal ends the process
-    code = 1
-    try:
-        code = main(arguments)
-    except BaseException:
-        traceback.print_exc(file=said)
-    finally:
-        for stream in (sys.stdout, sys.stderr, said):
-            stream.flush()
-        os._exit(code)
-
-
-def _started(arguments: list[str], limit_seconds: float, said: IO[str]) -> int:
-    command = [sys.executable, "-W", "ignore", "-P", "-m", "kdutils.bench.kd_steps", *arguments]
-    try:
-        return subprocess.run(command, stderr=said, check=False, timeout=limit_seconds).returncode
-    except subprocess.TimeoutExpired:
-        return -signal.SIGALRM
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]) if sys.argv[1:] else serve())
+            send({"case": case.name, "cannot": str(error)})

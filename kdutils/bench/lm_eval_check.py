@@ -1,19 +1,15 @@
-"""Our evaluator beside another one: the same model, prompts and items through lm-evaluation-harness.
+"""Our evaluator compared with lm-evaluation-harness: the same model, prompts and items.
 
-Offline: the items are written as JSON lines, the tasks as YAML beside them, and the model is the one that is
-loaded already. Needs the extra `bench`. By hand:
-`python -m kdutils.bench.lm_eval_check --student NAME --domain math`.
+Offline; needs the extra `bench`: `python -m kdutils.bench.lm_eval_check --student NAME --domain math`.
 
-lm-evaluation-harness does the rest its own way: it builds the requests, tokenises prompts, batches, pads (on
-the right for options, each with its prompt), generates by transformers' `generate`, and finds accuracies.
-`acc_norm` divides by characters, as ours does (`acc_bytes` would by UTF-8 bytes). Where its default asks
-another question than we do, this module decides:
+lm-evaluation-harness builds requests, tokenises, batches, pads, generates and scores its own way; `acc_norm`
+divides by characters, as ours does. Where its default asks another question than we do, this module decides:
 
 - Where an option begins. It tokenises prompt and option as one text, after moving the blanks at the end of
-  the prompt to the option. Our prompt ends in a line break and 16 blanks, and models are trained on prompts
-  and responses tokenised apart. tokens="apart" gives it our tokens, tokens="together" leaves it its own.
-- Which tokens there are. It takes all rows of the head, also those that only pad it; here it takes those of
-  the tokenizer. And a softmax of bf16 logits is in float32, not in bf16.
+  the prompt to the option; models are trained on prompts and responses tokenised apart. tokens="apart" gives
+  it our tokens, tokens="together" leaves it its own.
+- Which tokens there are. It takes all rows of the head, also padding; here those of the tokenizer. And a
+  softmax of bf16 logits is in float32, not in bf16.
 - When a text ends. `generate` reads a model's own generation settings (repetition penalty, several EOS).
   They are put aside, so that texts are greedy until the tokenizer's EOS.
 """
@@ -55,18 +51,33 @@ class HarnessError(RuntimeError):
     """The comparison cannot be made. The message is one line and holds the remedy."""
 
 
-# --- the tasks, in its format ---------------------------------------------------------------------------
-
-
 def write_tasks(folder: Path, items: Sequence[Item], evaluation: EvalSpec) -> list[str]:
     """Names of the tasks that `folder` now holds for lm-evaluation-harness: a YAML and a JSONL each."""
-    how = _RANKED if evaluation.scoring == "likelihood" else _generated(evaluation.max_new_tokens)
+    is_ranked = evaluation.scoring == "likelihood"
+    metrics = {"acc": "mean", "acc_norm": "mean"} if is_ranked else {"bypass": "bypass"}
+    how: dict[str, Any] = {
+        "metric_list": [
+            {"metric": name, "aggregation": aggregation, "higher_is_better": True}
+            for name, aggregation in metrics.items()
+        ]
+    }
+    if is_ranked:
+        how |= {"output_type": "multiple_choice", "doc_to_choice": "choices", "target_delimiter": ""}
+    else:
+        settings = {"until": [], "do_sample": False, "max_gen_toks": evaluation.max_new_tokens}
+        how |= {"output_type": "generate_until", "generation_kwargs": settings}
     names = []
     for task in evaluation.tasks:
         name = f"kdutils_{task}_{evaluation.scoring}"
-        lines = [json.dumps(_record(item, evaluation)) for item in items if item.task == task]
         path = folder / f"{name}.jsonl"
-        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        records = []
+        for item in (each for each in items if each.task == task):
+            record = {"id": item.id, "prompt": prompt(item.question), "target": item.answer}
+            if is_ranked:
+                options = evaluate.options(item)
+                record |= {"choices": list(options.values()), "target": options.get(item.answer, item.answer)}
+            records.append(json.dumps(record) + "\n")
+        path.write_text("".join(records), encoding="utf-8")
         files = {"data_files": {"test": str(path)}, "cache_dir": str(folder / "datasets")}
         config = {"task": name, "dataset_path": "json", "dataset_kwargs": files, "test_split": "test"}
         config |= {"doc_to_text": "prompt", "doc_to_target": "target", "num_fewshot": 0} | how
@@ -74,35 +85,6 @@ def write_tasks(folder: Path, items: Sequence[Item], evaluation: EvalSpec) -> li
         (folder / f"{name}.yaml").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         names.append(name)
     return names
-
-
-_RANKED = {
-    "output_type": "multiple_choice",
-    "doc_to_choice": "choices",
-    "target_delimiter": "",
-    "metric_list": [
-        {"metric": metric, "aggregation": "mean", "higher_is_better": True} for metric in ("acc", "acc_norm")
-    ],
-}
-
-
-def _generated(max_new_tokens: int) -> dict[str, Any]:
-    return {
-        "output_type": "generate_until",
-        "generation_kwargs": {"until": [], "do_sample": False, "max_gen_toks": max_new_tokens},
-        "metric_list": [{"metric": "bypass", "aggregation": "bypass", "higher_is_better": True}],
-    }
-
-
-def _record(item: Item, evaluation: EvalSpec) -> dict[str, Any]:
-    record = {"id": item.id, "prompt": prompt(item.question), "target": item.answer}
-    if evaluation.scoring == "likelihood":
-        options = evaluate.options(item)
-        record |= {"choices": list(options.values()), "target": options.get(item.answer, item.answer)}
-    return record
-
-
-# --- what it finds --------------------------------------------------------------------------------------
 
 
 def harness_rows(
@@ -135,17 +117,17 @@ def harness_rows(
         tasks = TaskManager(include_path=name, include_defaults=False).load(names)
         # `simple_evaluate` would seed the global generators and ask the hub about the model.
         samples = lm_eval.evaluate(lm=adapter, task_dict=tasks, bootstrap_iters=0)["samples"]
-    rows = [_row(adapter, sample, evaluation) for name in names for sample in samples[name]]
+    rows = []
+    for sample in (sample for name in names for sample in samples[name]):
+        row = {"item_id": sample["doc"]["id"], "prompt": sample["arguments"][0][0]}
+        if evaluation.scoring == "generation":
+            row |= {"prompt_ids": adapter.tok_encode(row["prompt"]), "text": sample["resps"][0][0]}
+        else:
+            row["logprobs"] = [float(response[0][0]) for response in sample["resps"]]
+            row["tokens"] = [adapter._encode_pair(*pair) for pair in sample["arguments"]]
+            row |= {"acc": sample["acc"], "acc_norm": sample["acc_norm"]}
+        rows.append(row)
     return pd.DataFrame(rows).set_index("item_id").loc[[item.id for item in items]].reset_index()
-
-
-def _row(adapter: Any, sample: dict[str, Any], evaluation: EvalSpec) -> dict[str, Any]:
-    row = {"item_id": sample["doc"]["id"], "prompt": sample["arguments"][0][0]}
-    if evaluation.scoring == "generation":
-        return row | {"prompt_ids": adapter.tok_encode(row["prompt"]), "text": sample["resps"][0][0]}
-    row["logprobs"] = [float(response[0][0]) for response in sample["resps"]]
-    row["tokens"] = [adapter._encode_pair(*pair) for pair in sample["arguments"]]
-    return row | {"acc": sample["acc"], "acc_norm": sample["acc_norm"]}
 
 
 def _adapter(model: LoadedModel, tokens: str, batch_rows: int) -> Any:
@@ -195,9 +177,6 @@ def _without_own_settings(model: LoadedModel) -> Iterator[None]:
         model.causal.generation_config = own
 
 
-# --- beside ours ----------------------------------------------------------------------------------------
-
-
 def compare(
     model: LoadedModel, spec: RunSpec, evaluation: EvalSpec, *, tokens: str = "apart"
 ) -> pd.DataFrame:
@@ -223,16 +202,10 @@ def compare(
 
 
 def _texts(model: LoadedModel, item: Item, our: Any, their: Any) -> list[dict[str, Any]]:
-    is_equal = our.text == their.text
-    row = {
-        "measure": "text",
-        "ours": our.text,
-        "theirs": their.text,
-        "equal": is_equal,
-        "same_answer": answers.parse(item.task, our.text) == answers.parse(item.task, their.text),
-        "difference_nats": np.nan,
-        "reason": "" if is_equal else _why_texts_differ(model, item, our.text, their),
-    }
+    row = {"measure": "text", "ours": our.text, "theirs": their.text, "equal": our.text == their.text}
+    row["same_answer"] = answers.parse(item.task, our.text) == answers.parse(item.task, their.text)
+    row["difference_nats"] = np.nan
+    row["reason"] = "" if row["equal"] else _why_texts_differ(model, item, our.text, their)
     return [row]
 
 
@@ -263,8 +236,7 @@ def _near_best(model: LoadedModel, ids: list[int]) -> dict[int, float]:
 
 
 def _rounding(model: LoadedModel) -> float:
-    dtype = model.policy.autocast or model.policy.weights
-    return ROUNDING_NATS[dtype]
+    return ROUNDING_NATS[model.policy.autocast or model.policy.weights]
 
 
 def _rankings(model: LoadedModel, item: Item, our: Any, their: Any) -> list[dict[str, Any]]:
@@ -272,18 +244,13 @@ def _rankings(model: LoadedModel, item: Item, our: Any, their: Any) -> list[dict
     found = np.array([our.logprobs, their.logprobs])
     rows = []
     for measure, scores in (("ranking", found), ("ranking_normalised", found / lengths)):
-        left, right = (_in_order(our.options, values) for values in scores)
-        rows.append(
-            {
-                "measure": measure,
-                "ours": " > ".join(left),
-                "theirs": " > ".join(right),
-                "equal": left == right,
-                "same_answer": left[0] == right[0],
-                "difference_nats": float(np.abs(found[0] - found[1]).max()),
-                "reason": "" if left == right else _why_rankings_differ(model, item, our, their),
-            }
-        )
+        # Best first, and the first of equals first, as argmax has it.
+        left, right = ([our.options[i] for i in np.argsort(-own, kind="stable")] for own in scores)
+        row = {"measure": measure, "ours": " > ".join(left), "theirs": " > ".join(right)}
+        row |= {"equal": left == right, "same_answer": left[0] == right[0]}
+        row["difference_nats"] = float(np.abs(found[0] - found[1]).max())
+        row["reason"] = "" if row["equal"] else _why_rankings_differ(model, item, our, their)
+        rows.append(row)
     return rows
 
 
@@ -306,36 +273,39 @@ def _why_rankings_differ(model: LoadedModel, item: Item, our: Any, their: Any) -
     return f"tokens: {len(after[0])} are scored there and {len(options[0])} here; with theirs ours is equal"
 
 
-def _in_order(options: Sequence[str], scores: np.ndarray) -> list[str]:
-    """The options, best first; the first of equals first, as argmax has it."""
-    return [options[place] for place in np.argsort(-scores, kind="stable")]
-
-
 def summary(table: pd.DataFrame) -> pd.DataFrame:
     """A row a measure: items compared, mismatches, of these without a reason and with another answer, and the
     largest difference of log-probabilities, nats."""
-    rows = []
-    for measure, part in table.groupby("measure", sort=False):
-        unequal = part[~part["equal"]]
-        rows.append(
-            {
-                "measure": measure,
-                "items": len(part),
-                "mismatches": len(unequal),
-                "unexplained": int((unequal["reason"] == UNEXPLAINED).sum()),
-                "other_answer": int((~part["same_answer"]).sum()),
-                "largest_difference_nats": float(part["difference_nats"].max()),
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-# --- the command line -----------------------------------------------------------------------------------
+    counted = table.assign(
+        mismatches=~table["equal"],
+        unexplained=table["reason"] == UNEXPLAINED,
+        other_answer=~table["equal"] & ~table["same_answer"],
+    )
+    return counted.groupby("measure", sort=False, as_index=False).agg(
+        items=("item", "size"),
+        mismatches=("mismatches", "sum"),
+        unexplained=("unexplained", "sum"),
+        other_answer=("other_answer", "sum"),
+        largest_difference_nats=("difference_nats", "max"),
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code: 0 all equal or explained, 1 a mismatch without a reason, 2 nothing was compared."""
-    asked = _parser().parse_args(arguments)
+    parser = argparse.ArgumentParser(
+        prog="kdutils.bench.lm_eval_check",
+        description="Compare our evaluator with lm-evaluation-harness.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--student", required=True, metavar="NAME", help="a model, as it is")
+    add("--domain", required=True, choices=("math", "commonsense"))
+    add("--data", default=MINI, help=f"{MINI}, benchmark, llm-adapters or a folder")
+    add("--items", type=int, default=25, metavar="N", help="of each task (default: 25)")
+    add("--scoring", choices=("both", "generation", "likelihood"), default="both", help="default: both")
+    add("--max-new-tokens", type=int, default=EvalSpec.max_new_tokens, metavar="N")
+    add("--tokens", choices=TOKENS, default="apart", help="of options (default: apart, as ours)")
+    asked = parser.parse_args(arguments)
     try:
         spec = RunSpec(student=asked.student, method="base", domain=asked.domain, data=asked.data)
         evaluations = _evaluations(spec, asked)
@@ -351,26 +321,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for row in table[~table["equal"]].itertuples():
         print(f"{row.measure} {row.item}: {row.reason}\n  ours   {row.ours!r}\n  theirs {row.theirs!r}")
     return int((table["reason"] == UNEXPLAINED).any())
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="kdutils.bench.lm_eval_check",
-        description="Compare our evaluator with lm-evaluation-harness.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("--student", required=True, metavar="NAME", help="a model, as it is")
-    parser.add_argument("--domain", required=True, choices=("math", "commonsense"))
-    parser.add_argument("--data", default=MINI, help=f"{MINI}, benchmark, llm-adapters or a folder")
-    parser.add_argument("--items", type=int, default=25, metavar="N", help="of each task (default: 25)")
-    parser.add_argument(
-        "--scoring", choices=("both", "generation", "likelihood"), default="both", help="default: both"
-    )
-    parser.add_argument("--max-new-tokens", type=int, default=EvalSpec.max_new_tokens, metavar="N")
-    parser.add_argument(
-        "--tokens", choices=TOKENS, default="apart", help="of options (default: apart, as ours)"
-    )
-    return parser
 
 
 def _evaluations(spec: RunSpec, asked: argparse.Namespace) -> list[EvalSpec]:

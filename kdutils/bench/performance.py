@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from kdutils.bench import decoding, grid_time, growth, peers, side_by_side, workloads
+from kdutils.bench import peers, scaling, side_by_side, workloads
 from kdutils.grid import model_shapes
 from kdutils.grid.machines import Machine, this_machine
 from kdutils.io import cache, disk
@@ -58,48 +59,43 @@ class Performance:
         names = list(names or side_by_side.BY_DEFAULT)
         rows: list[dict[str, Any]] = []
         for name in workloads.CASES:
-            settings = {"case": workloads.case_of(name).to_json(), "contenders": names, "repeats": repeats}
+            case = workloads.case_of(name)
+            settings = {"case": asdict(case), "contenders": names, "repeats": repeats}
             settings |= {"rounds": side_by_side.ROUNDS}
             part = f"case {name}"
             if name not in cases and not self.record.has(part, settings):
                 continue
-            how = {"names": names, "repeats": repeats, "progress": self.say}
+            make = partial(side_by_side.measure, [case], names, repeats=repeats, progress=self.say)
             # What is not asked for is shown as it is, never measured again.
-            rows += self._part(
-                part,
-                settings,
-                lambda name=name, how=how: side_by_side.compare(workloads.case_of(name), **how),
-                is_asked=name in cases,
-            )
+            rows += self._part(part, settings, make, is_asked=name in cases)
         self.rows += rows
         return side_by_side.table(rows)
 
     def growth(self, *, repeats: int) -> pd.DataFrame:
-        """Rows of growth.measure."""
-        settings = {"cases": [case.to_json() for case in growth.cases().values()], "repeats": repeats}
-        rows = self._part("growth", settings, lambda: growth.measure(repeats=repeats, progress=self.say))
+        """Rows of scaling.measure_growth."""
+        settings = {"cases": [asdict(case) for case in scaling.growth_cases().values()], "repeats": repeats}
+        make = partial(scaling.measure_growth, repeats=repeats, progress=self.say)
+        rows = self._part("growth", settings, make)
         self.rows += rows
         return pd.DataFrame(rows)
 
     def grids(self, families: Sequence[str], n_students: Sequence[int]) -> pd.DataFrame:
-        """Rows of grid_time.cost: each family by mode, and by number of students."""
+        """Rows of scaling.compare_grids: each family by number of students and mode."""
         rows: list[dict[str, Any]] = []
         for family in families:
-            settings = {"settings": grid_time.SETTINGS, "students": list(n_students), "family": family}
-            settings |= {"deep": asdict(grid_time.DEEP)}
-            rows += self._part(
-                f"grid {family}",
-                settings,
-                lambda family=family: grid_time.compare(family, n_students, progress=self.say),
-            )
-        self.rows += [grid_time.as_row(row) for row in rows]
+            settings = {"settings": scaling.SETTINGS, "students": list(n_students), "family": family}
+            settings |= {"deep": asdict(scaling.DEEP)}
+            make = partial(scaling.compare_grids, family, n_students, progress=self.say)
+            rows += self._part(f"grid {family}", settings, make)
+        self.rows += map(scaling.grid_row, rows)
         return pd.DataFrame(rows)
 
     def evaluation(self, n_items: int, *, repeats: int) -> pd.DataFrame:
-        """Rows of decoding.compare."""
-        settings = {"items": n_items, "repeats": repeats, "model": decoding.MODEL}
-        rows = self._part("evaluation", settings, lambda: decoding.compare(n_items=n_items, repeats=repeats))
-        self.rows += [decoding.as_row(row) for row in rows]
+        """Rows of scaling.compare_evaluation."""
+        settings = {"items": n_items, "repeats": repeats, "model": workloads.MINI_STUDENT}
+        make = partial(scaling.compare_evaluation, workloads.MINI_STUDENT, n_items=n_items, repeats=repeats)
+        rows = self._part("evaluation", settings, make)
+        self.rows += map(scaling.evaluation_row, rows)
         return pd.DataFrame(rows)
 
     def write(self) -> Path:
@@ -151,13 +147,13 @@ def regimes() -> pd.DataFrame:
     """FLOPs of a teacher's forward pass over those of training a student, of the grids and of a real pair."""
     real = [f"Qwen/Qwen2.5-{size}" for size in ("0.5B", "1.5B", "3B", "7B")]
     teachers = {
-        "mini": (model_shapes.architecture_of(grid_time.MINI_TEACHER), grid_time.STUDENTS["mini"]),
-        "deep teacher": (grid_time.DEEP, grid_time.STUDENTS["deep teacher"]),
+        "mini": (model_shapes.architecture_of(scaling.MINI_TEACHER), scaling.STUDENTS["mini"]),
+        "deep teacher": (scaling.DEEP, scaling.STUDENTS["deep teacher"]),
         "Qwen2.5-14B, not made here": (model_shapes.HUB["Qwen/Qwen2.5-14B"], real),
     }
     return pd.DataFrame(
         [
-            {"grid": grid, "student": student, "ratio": grid_time.regime(student, teacher)}
+            {"grid": grid, "student": student, "ratio": scaling.teacher_share(student, teacher)}
             for grid, (teacher, students) in teachers.items()
             for student in students
         ]

@@ -7,7 +7,6 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from kdutils.bench.growth import AXIS_LABELS
 from kdutils.report import plots
 from kdutils.report.plots import GREY, Style
 
@@ -22,6 +21,11 @@ CONTENDER_STYLE = {
     "kdutils, cached states": Style("kdutils, cached states", _COLOURS[1], "D"),
     "kdutils, cached states, bfloat16": Style("kdutils, cached states, bfloat16", _COLOURS[2], "v"),
     "kdutils, cached and compiled": Style("kdutils, cached and compiled", (0.0, 0.0, 0.0), "*"),
+}
+AXIS_LABELS = {
+    "vocabulary": "rows of the vocabulary",
+    "length": "tokens of a text",
+    "batch": "texts in a batch",
 }
 MODE_STYLE = {
     "never": Style("teacher asked at every step", (0.87, 0.56, 0.02), "^"),

@@ -7,7 +7,7 @@ divergence (beta 0.5, temperature 1), averaged over all scored tokens.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -35,19 +35,8 @@ class Case:
     teacher: Architecture
     rows: int
     length: int = 0  # of each row; 0 with a domain, whose texts have their own
-    scored: int = 0  # the last ones of each row; likewise
+    scored: int = 0  # the last ones of each row; 0 with a domain
     domain: str = ""
-
-    def to_json(self) -> str:
-        """The case as text; the inverse of `from_json`."""
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> Case:
-        """The case that was written by `to_json`."""
-        fields = json.loads(text)
-        shapes = {side: Architecture(**fields[side]) for side in ("student", "teacher")}
-        return cls(**fields | shapes)
 
 
 def _qwen(hidden: int, layers: int, heads: int, intermediate: int, *, rows: int) -> Architecture:
@@ -98,7 +87,7 @@ class Work:
 
     @cached_property
     def teacher(self) -> PreTrainedModel:
-        """Likewise, frozen and in evaluation mode."""
+        """Transformers' network, float32, frozen, in evaluation mode."""
         return network_of(self.case.teacher, seed=SEED + 1).eval().requires_grad_(False)
 
     @cached_property

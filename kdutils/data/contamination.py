@@ -26,7 +26,7 @@ import numpy as np
 import pandas as pd
 
 from kdutils.constants import CHOICE_TASKS
-from kdutils.io import disk, user_cache
+from kdutils.io import disk
 from kdutils.items import Item, letters_and_digits
 
 LEVELS = ("exact", "masked", "fuzzy")
@@ -164,7 +164,7 @@ def find_once(test: Sequence[Item], pool: Sequence[Item]) -> dict[str, Found]:
     key = hashlib.sha256(disk.sha256_once(Path(__file__)).encode())
     for items in (test, pool):
         key.update(json.dumps([[item.id, item.task, item.question] for item in items]).encode() + b"\n")
-    path = user_cache.path(f"contamination/{key.hexdigest()[:32]}.json")
+    path = disk.cache_path(f"contamination/{key.hexdigest()[:32]}.json")
     with contextlib.suppress(
         OSError, ValueError, TypeError, AttributeError
     ):  # absent or damaged: it is made again

@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from kdutils.io import user_cache
+from kdutils.io import disk
 from kdutils.items import DataError
 
 TEST_FOLDERS = {  # task -> its folder in dataset/
@@ -72,7 +72,7 @@ class Release:
     @property
     def cached(self) -> Path:
         """The folder in the user's cache."""
-        return user_cache.path(f"llm-adapters-{self.commit[:12]}")
+        return disk.cache_path(f"llm-adapters-{self.commit[:12]}")
 
 
 PINNED = Release(
@@ -184,7 +184,7 @@ def tree_entries(tree: bytes) -> dict[str, str]:
 
 def _download(release: Release, folder: Path) -> None:
     """Fill the folder, whole or not at all; if another process is faster, its folder stays."""
-    with user_cache.filled_once(folder) as partial:
+    with disk.folder_in_one_step(folder, replaces=False) as partial:
         repository = partial / "git"
         _git(release, None, "init", "--quiet", "--bare", str(repository))
         _git(release, repository, "remote", "add", "origin", release.url)

@@ -1,8 +1,8 @@
-"""The processes that work on one run together, started and watched by the one that needs what they make.
+"""Starts and watches the processes of one run on several devices.
 
-Each is a program of its own, told RANK and WORLD_SIZE as torchrun tells them. Torchrun itself is not used: it
-opens a port to whoever reaches the machine, and passes on neither a training curve nor why a process ended.
-When one ends badly all end, and its reason is that of the run.
+Each is a program with RANK and WORLD_SIZE in its environment, as torchrun sets them. Torchrun itself is not
+used: it opens a port to other machines, and forwards neither a training curve nor the reason of a failure.
+When one process fails, all are stopped, and its reason is that of the run.
 """
 
 from __future__ import annotations
@@ -11,17 +11,14 @@ import contextlib
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from multiprocessing import connection
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from kdutils.io import disk
+from kdutils.io.child_processes import Program, exit_reason, watch
 from kdutils.spec import RunSpec
 
 PROGRAM = ("-m", "kdutils.devices.worker")
@@ -79,11 +76,11 @@ def run(
     n_threads: int,
     program: Sequence[str] | None = None,
 ) -> dict[str, Any]:
-    """What rank 0 says when all is done, of a task as `kdutils.devices.worker` has it.
+    """The outcome that rank 0 wrote for a task of `kdutils.devices.worker`.
 
     Args:
-        scratch: a folder for what they make, such as WEIGHTS; emptied first.
-        hear: called with every entry of the training curve; what it raises ends all of them.
+        scratch: a folder for the results, such as WEIGHTS; emptied first.
+        hear: callback for every entry of the training curve; what it raises stops all processes.
         n_threads: of all processes together.
         program: that each runs, arguments of Python; PROGRAM.
 
@@ -96,75 +93,34 @@ def run(
     with tempfile.TemporaryDirectory(prefix="kdutils-ranks-") as meeting:  # NFS may lack what FileStore needs
         whole = {RENDEZVOUS: str(Path(meeting) / RENDEZVOUS), "n_threads": max(1, n_threads // n_ranks)}
         disk.write_json(scratch / TASK, task | whole)
-        with _started(program or PROGRAM, scratch, n_ranks, whole["n_threads"]) as processes:
-            _watch(processes, hear)
-            codes = _ended(processes)
+        env = {"OMP_NUM_THREADS": str(whole["n_threads"]), "TOKENIZERS_PARALLELISM": "false"}
+        env |= {"WORLD_SIZE": str(n_ranks)}
+        with contextlib.ExitStack() as stack:
+            children = []
+            for rank in range(n_ranks):
+                own = env | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+                child = Program([*(program or PROGRAM), str(scratch)], env=own, log=_log(scratch, rank))
+                children.append(stack.enter_context(child))
+            codes = watch(children, hear, grace_seconds=GRACE_SECONDS)
+            # Stopped from here are those that waited for one that failed.
+            codes = [0 if child.stopped else code for child, code in zip(children, codes, strict=True)]
     if not (scratch / OUTCOME).is_file():  # it comes last: what goes wrong later spoils nothing
         _raise_reason(scratch, codes)
     return json.loads((scratch / OUTCOME).read_text(encoding="utf-8"))
 
 
-@contextlib.contextmanager
-def _started(
-    program: Sequence[str], scratch: Path, n_ranks: int, n_threads: int
-) -> Iterator[list[subprocess.Popen]]:
-    """All ranks; none is left after the block."""
-    path = [str(disk.REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
-    own = {"OMP_NUM_THREADS": str(n_threads), "TOKENIZERS_PARALLELISM": "false"}
-    own |= {"PYTHONPATH": os.pathsep.join(path), "WORLD_SIZE": str(n_ranks)}
-    processes: list[subprocess.Popen] = []
-    try:
-        for rank in range(n_ranks):
-            command = [sys.executable, "-W", "ignore", "-P", *program, str(scratch)]
-            variables = os.environ | own | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-            with _log(scratch, rank).open("wb") as log:
-                pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": log}
-                processes.append(subprocess.Popen(command, env=variables, bufsize=0, **pipes))
-        yield processes
-    finally:
-        for process in processes:
-            process.kill()
-        for process in processes:
-            process.wait()
-            process.stdin.close()
-            process.stdout.close()
-
-
-def _watch(processes: list[subprocess.Popen], hear: Hear) -> None:
-    """Hear what they tell until all have ended, or one has ended badly and the grace is over."""
-    unread = dict.fromkeys(processes, b"")
-    deadline = None
-    while unread and (deadline is None or time.monotonic() < deadline):
-        by_pipe = {process.stdout: process for process in unread}
-        left = None if deadline is None else max(0.0, deadline - time.monotonic())
-        for pipe in connection.wait(list(by_pipe), left):
-            process, told = by_pipe[pipe], os.read(pipe.fileno(), 1 << 16)
-            *lines, unread[process] = (unread[process] + told).split(b"\n")
-            for line in lines:
-                hear(json.loads(line))
-            if not told:  # its end of the pipe is closed, so it is ending
-                del unread[process]
-                if process.wait() and deadline is None:
-                    deadline = time.monotonic() + GRACE_SECONDS
-
-
-def _ended(processes: list[subprocess.Popen]) -> list[int]:
-    """The exit code of each; 0 of one that waits in vain for others, and is about to be killed by us."""
-    return [process.poll() or 0 for process in processes]
-
-
 def _raise_reason(scratch: Path, codes: list[int]) -> None:
     """Raise what ended the first of them: the others only lost their connection to it."""
-    for rank, code in enumerate(codes):
-        if code < 0:
-            often = "; the usual reason is that memory ran out" * (code == -signal.SIGKILL)
-            raise RankError(f"rank {rank} of {len(codes)} was killed (signal {-code}){often}")
+
+    def ended(rank: int) -> RankError:
+        reason = exit_reason(codes[rank], _log(scratch, rank))
+        return RankError(f"rank {rank} of {len(codes)} {reason}")
+
+    if killed := [rank for rank, code in enumerate(codes) if code < 0]:
+        raise ended(killed[0])
     reports = [report for rank in range(len(codes)) if (report := _report(scratch, rank))]
     if not reports:
-        rank = next((rank for rank, code in enumerate(codes) if code), 0)
-        lines = _log(scratch, rank).read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        last = lines[-1][:300] if lines else "it said nothing"
-        raise RankError(f"rank {rank} of {len(codes)} ended with code {codes[rank]}; {last}")
+        raise ended(next((rank for rank, code in enumerate(codes) if code), 0))
     first = min(reports, key=lambda report: report["at"])
     if first["kind"] == MEMORY:
         raise MemoryError(first["reason"])

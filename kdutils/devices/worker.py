@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import threading
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -25,6 +24,7 @@ from kdutils.devices import fsdp, launch
 from kdutils.devices.fsdp import Sharded, ShardedModel
 from kdutils.inputs import Inputs
 from kdutils.io import disk, environment
+from kdutils.io.child_processes import messages_to_parent
 from kdutils.spec import EvalSpec, RunSpec
 from kdutils.store import Store
 
@@ -35,17 +35,11 @@ Do = Callable[[dict[str, Any], Path, Sharded, Tell | None], dict[str, Any]]
 def main(scratch: Path, do: Do) -> int:
     """Exit code, after `do(task, scratch, world, tell)`, whose result is the outcome."""
     rank, size = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE"))
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    told = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # whatever libraries print goes to the log
+    tell = messages_to_parent()
     task = json.loads((scratch / launch.TASK).read_text(encoding="utf-8"))
     logging.disable_progress_bar()
     torch.set_num_threads(task["n_threads"])
     torch.set_flush_denormal(True)
-
-    def tell(entry: dict[str, Any]) -> None:
-        told.write(json.dumps(entry) + "\n")
-        told.flush()
 
     try:
         world = fsdp.together(Path(task[launch.RENDEZVOUS]), scratch, rank=rank, size=size)
@@ -141,12 +135,6 @@ def _teacher(inputs: Inputs, at: Store, world: Sharded) -> ShardedModel:
     return world.in_turn(
         lambda: fsdp.shard(teacher_outputs.teacher_model(inputs, at, stays_in_memory=True), world)
     )
-
-
-def _end_with_parent() -> None:
-    """Wait for the process that started this one to end, and end then too."""
-    os.read(0, 1)  # nothing is ever written; not sys.stdin, whose lock the end of Python would wait for
-    os._exit(1)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Files, locks and facts about the machine.
+"""Files, locks, child processes and facts about the machine.
 
-Offers: whole-or-absent writes and digests (disk), leases, results that are computed once (cache), the user's
-cache, text that may be shown (text_safety), versions and memory (environment).
+Offers: atomic writes, digests and the user's cache (disk), leases, child_processes, results that are computed
+once (cache), text_safety, versions and memory (environment).
 May import: nothing of kdutils.
 """

@@ -1,4 +1,4 @@
-"""Files that exist whole or not at all."""
+"""Files that exist whole or not at all, their digests, and the user's cache."""
 
 from __future__ import annotations
 
@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-
-from kdutils.io import user_cache
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 OUTPUTS = REPOSITORY / "outputs"
@@ -49,12 +47,12 @@ def write_bytes(path: Path, content: bytes) -> Path:
 
 
 def write_text(path: Path, text: str) -> Path:
-    """As `write_bytes`, in UTF-8."""
+    """Write text in UTF-8 by `write_bytes`."""
     return write_bytes(path, text.encode("utf-8"))
 
 
 def write_json(path: Path, value: Any) -> Path:
-    """As `write_text`: strict JSON (NaN is refused, so write None), stable key order of `value`."""
+    """Write strict JSON by `write_bytes`: NaN is refused, so write None; keys keep their order."""
     return write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
@@ -65,7 +63,7 @@ def sealed(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def has_whole_seal(record: dict[str, Any]) -> bool:
-    """Whether a record is what was sealed; those of before there were seals are taken as they are."""
+    """Whether a record's seal fits its content; True for records without a seal, which are older."""
     return "seal" not in record or record["seal"] == _seal(record)
 
 
@@ -75,7 +73,7 @@ def _seal(record: dict[str, Any]) -> str:
 
 
 def write_csv(path: Path, frame: pd.DataFrame) -> Path:
-    """As `write_text`: no index column, full precision (floats round-trip), LF line ends."""
+    """Write a table by `write_bytes`: no index column, full precision (floats round-trip), LF line ends."""
     return write_text(path, frame.to_csv(index=False, lineterminator="\n"))
 
 
@@ -89,10 +87,9 @@ def sha256(path: Path) -> str:
 
 
 def sha256_once(path: Path) -> str:
-    """As `sha256`, computed once for a file that has not changed: for inputs, not for checking.
+    """SHA-256 of a file, from a cache while its path, inode, size and times are the same: not for checking.
 
-    Once a process; once a user for large files, which take seconds. A file is told by its path, inode, size
-    and both times.
+    The cache is this process's, and for large files, which take seconds, also the user's.
     """
     path = Path(path).resolve()
     facts = path.stat()
@@ -104,7 +101,7 @@ def _sha256_of(path: Path, *facts: int) -> str:
     if facts[1] < LARGE_BYTES:
         return sha256(path)
     key = hashlib.sha256(repr((str(path), *facts)).encode()).hexdigest()
-    kept = user_cache.path("digests") / key
+    kept = cache_path("digests") / key
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
         record = json.loads(kept.read_text(encoding="utf-8"))
         if record["seal"] == _seal(record):
@@ -115,14 +112,23 @@ def _sha256_of(path: Path, *facts: int) -> str:
     return digest
 
 
-@contextlib.contextmanager
-def folder_in_one_step(path: Path) -> Iterator[Path]:
-    """A new folder to fill, which appears under `path` when the block has ended well.
+def cache_path(name: str) -> Path:
+    """Where something of that name is kept in the user's cache, whether or not it is there."""
+    import pooch  # imported where needed: with KDUTILS_DATA set nothing is downloaded
 
-    What stood there is replaced then; if the block fails, it stays and nothing else is left behind.
+    return Path(pooch.os_cache("kdutils")) / name
+
+
+@contextlib.contextmanager
+def folder_in_one_step(path: Path, *, replaces: bool = True) -> Iterator[Path]:
+    """A new folder to fill, which appears under `path` when the block has ended without an error.
+
+    Args:
+        replaces: a folder that is there by then is replaced; else it stays, as the work of a process that
+            was faster.
 
     Raises:
-        OSError: if the folder cannot be written.
+        OSError: if the folder cannot be written; nothing is left behind.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -133,10 +139,14 @@ def folder_in_one_step(path: Path) -> Iterator[Path]:
             if file.is_file():
                 with file.open("rb") as written:
                     os.fsync(written.fileno())
-        partial.chmod(0o755)
-        if path.exists():  # a folder cannot replace a full one in one step: the old one steps aside first
+        partial.chmod(0o755)  # mkdtemp makes 0700, which a shared folder does not want
+        if replaces and path.exists():  # a folder cannot replace a full one in one step: that is moved first
             shutil.rmtree(set_aside(path))
-        partial.replace(path)
+        try:
+            partial.replace(path)
+        except OSError:
+            if replaces or not path.is_dir():
+                raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -150,9 +160,9 @@ def write_model(path: Path, network: Any, tokenizer: Any) -> None:
 
 
 def remove_partials(folder: Path, *, of: str = "*") -> None:
-    """Delete what writers that were killed left half written in a folder, of the file or folder `of`.
+    """Delete partial files and folders that killed writers left in a folder, for the name or pattern `of`.
 
-    The caller sees to it that nobody is writing there.
+    Only while nobody writes there.
     """
     for partial in list(Path(folder).glob(f".{of}.*.partial")):
         if partial.is_dir():
@@ -162,7 +172,7 @@ def remove_partials(folder: Path, *, of: str = "*") -> None:
 
 
 def set_aside(path: Path) -> Path:
-    """Rename a file or folder to a free name `NAME.aside-N` beside it; returns the new path."""
+    """Rename a file or folder to a free name `NAME.aside-N` in the same folder; returns the new path."""
     path = Path(path)
     number = 1
     while (aside := path.with_name(f"{path.name}.aside-{number}")).exists():

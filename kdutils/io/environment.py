@@ -1,4 +1,4 @@
-"""What the study runs in: whether the lock is satisfied, and a record of it for every run.
+"""The environment of a run: its provenance, whether a lock file is satisfied, and memory of the process.
 
 Standard library only, and no syntax newer than Python 3.8: run_all.sh runs this file by its path,
 with whatever interpreter is active and before anything is installed.
@@ -27,26 +27,14 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 LOCK_NAME = "requirements.lock"
 # Of glibc's <malloc.h>.
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -2, -3, -4
-RUN_TOKEN = "KDUTILS_RUN_TOKEN"  # environment variable: which run of the runner a notebook belongs to
+RUN_TOKEN = (
+    "KDUTILS_RUN_TOKEN"  # environment variable: the token of the `python -m kdutils` that executes a notebook
+)
 
 # The packages that could move a number of the study; every other one is covered by the hash of the lock.
 RECORDED_PACKAGES = (
-    "kdutils",
-    "datasets",
-    "gguf",
-    "numpy",
-    "pandas",
-    "papermill",
-    "peft",
-    "pingouin",
-    "pyarrow",
-    "rouge-score",
-    "sacrebleu",
-    "safetensors",
-    "scipy",
-    "statsmodels",
-    "tokenizers",
-    "torch",
+    *("kdutils", "datasets", "gguf", "numpy", "pandas", "papermill", "peft", "pingouin", "pyarrow"),
+    *("rouge-score", "sacrebleu", "safetensors", "scipy", "statsmodels", "tokenizers", "torch"),
     "transformers",
 )
 
@@ -54,7 +42,7 @@ _PIN = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)==(?P<version>[A-Za-z0-9
 
 
 def normalised(name: str) -> str:
-    """The one spelling of a package's name that PEP 503 gives it."""
+    """A package's name in the spelling of PEP 503."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
@@ -64,7 +52,7 @@ def pins(lock: Path) -> dict[str, str]:
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if a line is neither blank, a comment nor `name==version`, if a name comes twice,
-            or if nothing is pinned: a lock that says less than it seems to is not a lock.
+            or if nothing is pinned.
     """
     pinned: dict[str, str] = {}
     for number, line in enumerate(Path(lock).read_text(encoding="utf-8").splitlines(), start=1):
@@ -85,31 +73,31 @@ def pins(lock: Path) -> dict[str, str]:
 
 @contextlib.contextmanager
 def keeping_freed_memory() -> Iterator[bool]:
-    """Within, this process keeps the memory that it frees for its next use; True if glibc can be told so.
+    """Within the block, glibc keeps freed memory for this process; False with another C library.
 
-    glibc gives large blocks back to the system at once, and every tensor of some megabytes is paged in anew:
-    on a virtual machine a step of a model of 0.5 billion parameters took five times as long. What is kept may
-    fall to pieces in which nothing large finds room, so between two kinds of work it is given back.
+    By default glibc returns large blocks to the system at once, and every tensor of some megabytes is paged
+    in again: on a virtual machine a step of a model of 0.5 billion parameters took five times as long. Kept
+    memory may become fragmented, so it is returned at the end of the block.
     """
-    tell = getattr(_c_library(), "mallopt", None)
-    if tell is None:  # another C library, which has its own ways
+    mallopt = getattr(_c_library(), "mallopt", None)
+    if mallopt is None:
         yield False
         return
-    tell(M_MMAP_MAX, 0)
-    tell(M_TRIM_THRESHOLD, 2**31 - 1)
-    tell(M_TOP_PAD, 64 << 20)
+    mallopt(M_MMAP_MAX, 0)
+    mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+    mallopt(M_TOP_PAD, 64 << 20)
     try:
         yield True
     finally:
-        tell(M_MMAP_MAX, 65_536)
-        tell(M_MMAP_THRESHOLD, 32 << 20)
-        tell(M_TRIM_THRESHOLD, 64 << 20)
-        tell(M_TOP_PAD, 128 << 10)
+        mallopt(M_MMAP_MAX, 65_536)
+        mallopt(M_MMAP_THRESHOLD, 32 << 20)
+        mallopt(M_TRIM_THRESHOLD, 64 << 20)
+        mallopt(M_TOP_PAD, 128 << 10)
         give_back_memory()
 
 
 def give_back_memory() -> None:
-    """Give all that is free within this process back to the system, where glibc can be told so."""
+    """Return this process's free memory to the system; nothing with another C library than glibc."""
     if (trim := getattr(_c_library(), "malloc_trim", None)) is not None:
         trim(0)
 
@@ -133,9 +121,7 @@ def unsatisfied(lock: Path) -> list[str]:
     """The pins of `lock` that the running interpreter does not satisfy, each with what it has instead.
 
     A local version label counts only where the lock has one: torch 2.13.0+cpu satisfies torch==2.13.0.
-
-    Raises:
-        FileNotFoundError, ValueError: as `pins`.
+    Raises what `pins` raises.
     """
     missing = []
     for name, version in pins(lock).items():
@@ -148,7 +134,7 @@ def unsatisfied(lock: Path) -> list[str]:
 
 
 def _git(*arguments: str) -> str | None:
-    """What git says about this repository, None if there is no git or it refuses."""
+    """The output of git for this repository, None if there is no git or it fails."""
     try:
         return subprocess.run(
             ["git", "-C", str(REPOSITORY), *arguments],
@@ -167,7 +153,7 @@ def git_state() -> dict[str, Any]:
     An untracked file makes the tree dirty, since it may be imported; an ignored one does not.
     """
     top = _git("rev-parse", "--show-toplevel")
-    # Installed into an environment that lies in somebody else's checkout, kdutils is not part of it.
+    # An environment with kdutils may lie in the checkout of another project.
     if top is None or Path(top).resolve() != REPOSITORY:
         return {"commit": None, "dirty": None}
     commit = _git("rev-parse", "--verify", "HEAD")
@@ -176,10 +162,9 @@ def git_state() -> dict[str, Any]:
 
 
 def provenance() -> dict[str, Any]:
-    """What a reader needs to judge where a result came from; the same keys always, ready for JSON.
+    """Versions, machine and commit that a result came from; always the same keys, None where unknown.
 
-    Left out on purpose: environment variables, the names of user and host, and every path, since
-    results are shared. A value that cannot be known is None.
+    Results are shared, so there are no environment variables, paths, or names of user and host.
     """
     lock = REPOSITORY / LOCK_NAME
     return {
@@ -202,17 +187,17 @@ def _recorded_packages() -> tuple[tuple[str, str | None], ...]:
 def peak_memory_gb() -> float:
     """The most memory that this process has held since its program began, GB of 10^9 bytes."""
     with contextlib.suppress(OSError):
-        # Linux hands `ru_maxrss` of a process on to the programs that it starts; this is of our own memory.
+        # Not `ru_maxrss`: on Linux a program inherits that of the process that started it.
         return round(status_gb("VmHWM"), 3)
     unit = 1 if sys.platform == "darwin" else 1024  # bytes on macOS, KiB elsewhere
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9, 3)
 
 
 def status_gb(entry: str) -> float:
-    """An entry of what Linux says of this process's memory, such as VmRSS, GB of 10^9 bytes.
+    """An entry of /proc/self/status, such as VmRSS, GB of 10^9 bytes.
 
     Raises:
-        OSError: on other systems, and on those like it that do not say.
+        OSError: if there is no such entry, as on other systems than Linux.
     """
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(f"{entry}:"):

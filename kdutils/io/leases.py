@@ -1,12 +1,11 @@
-"""Leases: which process makes what, so that no two make the same thing.
+"""Leases with a heartbeat: one process at a time owns a run, so that no two make the same one.
 
-    leases/<name>.json   who holds it: host, process and a random token; touched every few seconds
-    leases/.lock         locked for the moment in which a lease is taken, confirmed or given back
+    leases/<name>.json   the owner: host, process and a random token; touched at every heartbeat
+    leases/.lock         locked for the moment in which a lease is taken, confirmed or released
 
-A lease is stale, and free to take, once its process has ended or nobody has touched it for a minute. The
-minute is measured by the clock of the file system, since two machines may disagree about the time. That
-clock may be set meanwhile, so whoever would take a lease over from a process that may be alive first waits
-for a beat of its heart.
+A lease has expired once its owner has ended, or after a minute without heartbeat. The minute is measured by
+the clock of the file system, since two machines may disagree about the time. That clock may be set meanwhile,
+so before a lease is taken from an owner that may be alive, a heartbeat is waited for.
 """
 
 from __future__ import annotations
@@ -29,13 +28,13 @@ import psutil
 from kdutils.io import disk
 
 FOLDER = "leases"
-BEAT_SECONDS = 5.0
-STALE_SECONDS = 60.0
+HEARTBEAT_SECONDS = 5.0
+EXPIRES_SECONDS = 60.0
 SAME_START_SECONDS = 2.0  # of a process, where its start is computed from the clock, which may have been set
 
 
 class HeldError(RuntimeError):
-    """Another process is making it. `name` is that of the lease."""
+    """Another process owns the lease `name`."""
 
     def __init__(self, name: str) -> None:
         super().__init__(f"{name} is being made by another process; wait for it or end that process")
@@ -43,7 +42,7 @@ class HeldError(RuntimeError):
 
 
 class LostError(RuntimeError):
-    """Another process has taken the lease over, because this one seemed to have stopped."""
+    """Another process has taken the lease, because it had expired: this one had no heartbeat."""
 
     def __init__(self, name: str) -> None:
         super().__init__(f"{name} was taken over by another process, which found this one silent; look there")
@@ -51,46 +50,42 @@ class LostError(RuntimeError):
 
 
 class Lease:
-    """The right to make one thing; kept alive within `with` and given back after it."""
+    """A lease of this process; its heartbeat runs within the `with` block, which releases it at its end."""
 
     def __init__(self, path: Path, token: str) -> None:
         self.path, self._token = path, token
         self._stop = threading.Event()
-        self._heart = threading.Thread(target=self._beat, daemon=True)
+        self._heartbeat = threading.Thread(target=self._beat, daemon=True)
 
     def __enter__(self) -> Self:
-        self._heart.start()
+        self._heartbeat.start()
         return self
 
     def __exit__(self, *error: object) -> None:
         self._stop.set()
-        self._heart.join()
-        with contextlib.suppress(OSError), _locked(self.path.parent):  # what cannot be removed goes stale
-            if self._is_ours():
+        self._heartbeat.join()
+        with contextlib.suppress(OSError), _locked(self.path.parent):  # what cannot be removed expires
+            if self._is_own():
                 self.path.unlink()
 
     def check(self) -> None:
-        """Nothing, if the lease is still ours.
-
-        Raises:
-            LostError: if it is not.
-        """
-        if not self._is_ours():
+        """Raise LostError if this process no longer owns the lease."""
+        if not self._is_own():
             raise LostError(self.path.stem)
 
     def confirm(self) -> None:
-        """As `check`, and nobody can take it over for a minute from now: what a commit needs."""
+        """`check`, and renew the lease for a minute: before a result is written."""
         with _locked(self.path.parent):
             self.check()
             os.utime(self.path)
 
-    def _is_ours(self) -> bool:
-        return _holder(self.path).get("token") == self._token
+    def _is_own(self) -> bool:
+        return _owner(self.path).get("token") == self._token
 
     def _beat(self) -> None:
-        while not self._stop.wait(BEAT_SECONDS):
-            with contextlib.suppress(OSError):  # a file system that is away for a moment; the next beat tells
-                if not self._is_ours():
+        while not self._stop.wait(HEARTBEAT_SECONDS):
+            with contextlib.suppress(OSError):  # a file system that is away for a moment
+                if not self._is_own():
                     return
                 os.utime(self.path)
 
@@ -99,43 +94,43 @@ def take(out: Path, name: str) -> Lease:
     """The lease of that name under `out`, for a `with` statement.
 
     Raises:
-        HeldError: if another process, or another thread of this one, holds it.
+        HeldError: if another process, or another thread of this one, owns it.
         OSError: if `out` cannot be written.
     """
     path = Path(out) / FOLDER / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    if is_free(out, name) and _has_beating_heart(path):
+    if is_free(out, name) and _has_heartbeat(path):
         raise HeldError(name)
     token = uuid.uuid4().hex
     with _locked(path.parent):
         if not is_free(out, name):
             raise HeldError(name)
         disk.remove_partials(path.parent)
-        disk.write_json(path, _this_process() | {"token": token})  # in one step: it always says who
+        disk.write_json(path, _this_process() | {"token": token})  # in one step: it always names its owner
     return Lease(path, token)
 
 
 def is_free(out: Path, name: str) -> bool:
-    """True if nobody holds that lease, or it looks stale; `take` makes sure."""
+    """True if nobody owns that lease, or it looks expired; `take` makes sure."""
     path = Path(out) / FOLDER / f"{name}.json"
     try:
         touched = path.stat().st_mtime
     except OSError:
         return True
-    if _is_dead(_holder(path)):
+    if _has_ended(_owner(path)):
         return True
-    return abs(_now(path.parent) - touched) > STALE_SECONDS  # from the future, where the clock was set back
+    return abs(_now(path.parent) - touched) > EXPIRES_SECONDS  # from the future, where the clock was set back
 
 
-def _has_beating_heart(path: Path) -> bool:
-    """Whether a lease that looks stale is touched while we watch: then it was the clock that jumped."""
-    ends, before = time.monotonic() + 2 * BEAT_SECONDS, _touched(path)
-    while before is not None and not _is_dead(_holder(path)):
+def _has_heartbeat(path: Path) -> bool:
+    """Whether a lease that looks expired is touched while we watch: then the clock has jumped."""
+    ends, before = time.monotonic() + 2 * HEARTBEAT_SECONDS, _touched(path)
+    while before is not None and not _has_ended(_owner(path)):
         if _touched(path) != before:
             return True
         if time.monotonic() > ends:
             return False
-        time.sleep(BEAT_SECONDS / 20)
+        time.sleep(HEARTBEAT_SECONDS / 20)
     return False
 
 
@@ -146,8 +141,8 @@ def _touched(path: Path) -> int | None:
     return None
 
 
-def _holder(path: Path) -> dict[str, Any]:
-    """What a lease says; nothing if it is gone, or its writer was killed at it."""
+def _owner(path: Path) -> dict[str, Any]:
+    """The owner that a lease names; empty if the file is gone or damaged."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
@@ -166,7 +161,7 @@ def _this_process() -> dict[str, Any]:
 
 
 def _ticks(number: int) -> int | None:
-    """When a process started, by a clock that nobody can set: ticks since Linux booted; None elsewhere."""
+    """When a process started, in ticks since Linux booted, a clock that cannot be set; None elsewhere."""
     with contextlib.suppress(OSError, ValueError, IndexError):
         after_name = Path(f"/proc/{number}/stat").read_text(encoding="utf-8").rpartition(")")[2]
         return int(after_name.split()[19])
@@ -182,20 +177,20 @@ def _host() -> str:
     return " ".join(parts)
 
 
-def _is_dead(holder: dict[str, Any]) -> bool:
-    """Whether the process that holds a lease has ended; False where that cannot be seen from here."""
-    if holder.get("host") != _host():
+def _has_ended(owner: dict[str, Any]) -> bool:
+    """Whether the owner of a lease has ended; False where that cannot be seen from here."""
+    if owner.get("host") != _host():
         return False
     try:
-        process = psutil.Process(holder["pid"])
+        process = psutil.Process(owner["pid"])
         if process.status() == psutil.STATUS_ZOMBIE:
             return True
-        if holder.get("ticks") is not None:
-            return _ticks(process.pid) != holder["ticks"]
-        return abs(process.create_time() - holder["started"]) >= SAME_START_SECONDS
+        if owner.get("ticks") is not None:
+            return _ticks(process.pid) != owner["ticks"]
+        return abs(process.create_time() - owner["started"]) >= SAME_START_SECONDS
     except psutil.NoSuchProcess:
         return True
-    except (KeyError, TypeError, ValueError):  # a damaged lease, which goes stale
+    except (KeyError, TypeError, ValueError):  # a damaged lease, which expires
         return False
 
 

@@ -1,6 +1,6 @@
-"""Text that others wrote made harmless: in a message, in a table, in Markdown, and without secrets.
+"""Untrusted text made safe to print in a message, a table or Markdown, and text without secrets.
 
-Without dependencies, since what checks input needs it before anything is loaded.
+Imports the standard library only: it is needed to report bad input before anything else is loaded.
 """
 
 from __future__ import annotations
@@ -12,23 +12,20 @@ import unicodedata
 from typing import Any
 
 MOST_SHOWN = 80  # characters of a value in a message
-INVISIBLE = (
-    "Cc",
-    "Cf",
-    "Cs",
-)  # categories of Unicode: controls, formats such as right-to-left, lone surrogates
+# Categories of Unicode: controls, formats such as right-to-left, lone surrogates.
+INVISIBLE = ("Cc", "Cf", "Cs")
 JOINERS = "\u200c\u200d\u00ad"  # formats that scripts and emoji need, and the soft hyphen
 SECRETS = re.compile(
     r"(?P<hub>\bhf_)[A-Za-z0-9]{20,}"
-    r"|(?P<api>\bsk-)[A-Za-z0-9_-]{20,}"  # OpenAI and those who write their keys alike
+    r"|(?P<api>\bsk-)[A-Za-z0-9_-]{20,}"  # OpenAI and others with the same form
     r"|(?P<wandb>\bwandb_v1_)[A-Za-z0-9_]{20,}"
     r"|(?P<git>\bgh[opsur]_|\bgithub_pat_)[A-Za-z0-9_]{20,}"
     r"|(?P<named>\b[A-Z][A-Z0-9_]*(?:API_KEY|TOKEN|SECRET|PASSWORD)['\"\\]*\s*[=:]\s*['\"\\]*)[^\s'\"\\,;}]{8,}"
     r"|(?P<url>://)[^\s/:@'\"\\]+:[^\s/:@'\"\\]+(?=@)"  # user:password
 )
 SECRET_VARIABLE = re.compile(r"(API_KEY|TOKEN|SECRET|PASSWORD|PASSWD)$")
-OWN_VARIABLES = ("KDUTILS_RUN_TOKEN",)  # names a run, opens nothing
-SHORTEST_SECRET = 8  # characters: what is shorter would be taken out of words
+OWN_VARIABLES = ("KDUTILS_RUN_TOKEN",)  # an identifier, no secret
+SHORTEST_SECRET = 8  # characters: shorter ones may be part of a word
 
 
 def shown(value: Any) -> str:
@@ -45,10 +42,10 @@ def shown(value: Any) -> str:
 
 
 def visible(text: str) -> str:
-    """`text` with every character that would hide or move its neighbours written out.
+    """`text` with invisible characters written out, which could hide or reorder others.
 
     Controls become their pictures (␀, ␛), other formats and lone surrogates their code, such as \\u202e.
-    Tabs, line ends and what joins letters stay.
+    Tabs, line ends and JOINERS stay.
     """
     return "".join(map(_visible, text)) if not text.isprintable() else text
 
@@ -62,19 +59,19 @@ def _visible(character: str) -> str:
 
 
 def without_markup(text: str) -> str:
-    """Markdown in which emphasis and code stay, while tags, links and pictures are read as text."""
+    """Markdown whose tags, links and images are shown as text; emphasis and code stay."""
     return visible(text).replace("<", "&lt;").replace("[", "&#91;")
 
 
 def scrub(text: str) -> str:
-    """`text` without keys and access tokens: those of known forms, and what this environment holds."""
+    """`text` without keys and access tokens: those of known forms and those in environment variables."""
     for secret in _secrets_of_environment():
         text = text.replace(secret, "(removed)")
     return SECRETS.sub(lambda match: f"{match[match.lastgroup]}(removed)", text)
 
 
 def _secrets_of_environment() -> list[str]:
-    """The longest first, each also as JSON writes it, since notebooks are scrubbed as files."""
+    """Longest first, each also with JSON's escapes, since notebooks are scrubbed as files."""
     values = {
         value
         for name, value in os.environ.items()

@@ -1,5 +1,6 @@
-"""The embedded default: a generated task world and ten tiny pretrained models.
+"""The default data and models: a generated world of tasks and ten tiny pretrained models.
 
-A model world. It shows that the machinery works and what the analyses look like; it is no evidence about
-Qwen2.5 or Llama-3.
+They show that the code works and what the analyses look like; they are no evidence about real models.
+Offers: items (build_data), family (MINI_MODELS, pairs), tokenizer, pretrain (makes the models again).
+May import: io, and the training module.
 """

@@ -49,7 +49,7 @@ def _solve(
 
 
 def _misses(template: Template, numbers: Numbers, rng: random.Random) -> dict[int, int]:
-    """A slip in one step after which the rest can still be worked out, and ends elsewhere."""
+    """An error in one step after which the other steps can still be computed, with another result."""
     last = f"s{len(template.steps)}"
     right = _results(template, numbers, {})[last]
     while True:
@@ -60,7 +60,7 @@ def _misses(template: Template, numbers: Numbers, rng: random.Random) -> dict[in
 
 
 def _results(template: Template, numbers: Numbers, miss: dict[int, int]) -> Numbers:
-    """Every number that is known in the end; empty if a division leaves a rest."""
+    """All numbers after the last step; empty if a division leaves a remainder."""
     known = dict(numbers)
     for i, (_, left, sign, right) in enumerate(template.steps, start=1):
         if sign == "/" and known[left] % known[right]:

@@ -1,8 +1,8 @@
 """Eight kinds of question about the village, in the format of the eight commonsense tasks.
 
-Every option is drawn exactly like the right one, which is chosen among them afterwards: neither its
-place, nor its length, nor its words tell it from the others. A fact asked in test is never asked in
-training, in any task; work, states and events are disjoint in the combination of what is asked about.
+Options are drawn alike, and the right one is chosen among them afterwards: its place, length and words
+carry no information. A fact asked in test is never asked in training, in any task; questions about work,
+states and events have disjoint combinations of words.
 """
 
 from __future__ import annotations

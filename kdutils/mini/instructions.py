@@ -1,7 +1,7 @@
 """Three kinds of open instruction that a tiny model can learn, scored by ROUGE-L.
 
-dolly describes what is the case in the village, selfinst rewrites a given text, vicuna tells how to
-do something or what happened.
+dolly asks for facts of the village, selfinst rewrites a given text, vicuna explains how to do something
+or writes a story.
 """
 
 from __future__ import annotations

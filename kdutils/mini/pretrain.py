@@ -1,6 +1,7 @@
-"""Pretraining of the mini family: `python -m kdutils.mini.pretrain --out DIR` makes all ten folders anew.
+"""Pretraining of the mini family: `python -m kdutils.mini.pretrain --out DIR` makes all ten folders.
 
-The same lessons for every model, each until it is learned; one thread a model, two models at a time.
+A curriculum of lessons, the same for every model, each until it is learned; one thread a model, two models at
+a time.
 """
 
 from __future__ import annotations
@@ -128,7 +129,8 @@ def _rate_share(step: int, n_steps: int | None) -> float:
 def _unseen(ids: np.ndarray, rows: int, pad: int) -> Tensor:
     """True for tokens that no lesson so far has held.
 
-    The softmax leaves them out: pushed down at every step, they would all become alike before they are used.
+    The softmax leaves them out: otherwise every step would push their embeddings in one direction, until they
+    are all alike.
     """
     unseen_V = torch.ones(rows, dtype=torch.bool)
     unseen_V[torch.from_numpy(np.unique(ids).astype(np.int64))] = False

@@ -1,4 +1,4 @@
-"""What a generator hands back before it becomes an item."""
+"""A generated question with its answer, before it becomes an item."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 
 def _no_slip(rng: random.Random) -> str:
-    raise ValueError("only arithmetic problems have a rationale to slip in")
+    raise ValueError("only arithmetic problems have a rationale that can be wrong")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""How the six kinds of arithmetic problem are told: stories, questions, steps, ranges of numbers."""
+"""Templates of the six kinds of arithmetic problem: stories, questions, steps, ranges of numbers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Step = tuple[
 
 @dataclass(frozen=True)
 class Template:
-    """One way to tell a problem: story, question, the steps of the solution, its numbers."""
+    """One wording of a problem: story, question, the steps of the solution, its numbers."""
 
     story: str
     ask: str

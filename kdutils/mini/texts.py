@@ -1,6 +1,6 @@
 """Pretraining texts: drills, solved problems and facts of the village, as plain prose.
 
-None holds the prompt, the answer format of a task or 'The answer is': that is left for SFT to teach.
+None has the prompt, the answer format of a task or 'The answer is': SFT teaches these.
 Solved problems and work, states and events use only the combinations of the training split; facts
 are all told, because asking for them is what the tasks test.
 """

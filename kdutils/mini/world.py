@@ -1,8 +1,7 @@
 """A small made-up village: things, people, what follows what, and how it feels.
 
-The facts are drawn, not true, so that nothing but the pretraining texts can have taught
-them. Every value of a relation is held by the same number of things: no answer is more
-frequent than another.
+The facts are random, so that a model can know them from the pretraining texts alone. Every value of a
+relation belongs to the same number of things: no answer is more frequent than another.
 """
 
 from __future__ import annotations
@@ -141,7 +140,7 @@ def split_of(*key: str) -> str:
 
 @dataclass(frozen=True)
 class World:
-    """Everything that is the case in the village."""
+    """All facts of the village."""
 
     facts: dict[str, dict[str, str]]  # relation or hop -> thing -> value
     links: dict[str, dict[str, str]]  # hop -> value of its first relation -> value

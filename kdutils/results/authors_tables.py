@@ -16,7 +16,7 @@ import pandas as pd
 
 from kdutils.constants import AVERAGE, CONTAMINATED_TASKS, DOMAIN_TASKS, TEST_ITEMS
 from kdutils.grid import cell_table as cell_rows
-from kdutils.io import user_cache
+from kdutils.io import disk
 
 COMMIT = "a5fed92e2c749ee5dda78aa26f61cce4529f2157"
 BASE_URL = f"https://raw.githubusercontent.com/LCS2-IIITD/KD_generalization/{COMMIT}/results/"
@@ -131,14 +131,14 @@ def _remedy() -> str:
 
 
 def _cache_folder() -> Path:
-    return user_cache.path(f"published-{COMMIT[:12]}")
+    return disk.cache_path(f"published-{COMMIT[:12]}")
 
 
 def _download(folder: Path) -> None:
     import pooch
 
     try:
-        with user_cache.filled_once(folder) as partial:
+        with disk.folder_in_one_step(folder, replaces=False) as partial:
             for name, sha256 in SHA256.items():
                 pooch.retrieve(BASE_URL + name, known_hash=f"sha256:{sha256}", fname=name, path=partial)
     except Exception as error:  # pooch raises requests', urllib3's and its own: all mean "not obtained"

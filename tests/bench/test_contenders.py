@@ -13,13 +13,11 @@ import torch
 from conftest import missing
 
 from kdutils.bench import (
-    decoding,
-    grid_time,
-    growth,
     kd_steps,
     peers,
     performance,
     roofline,
+    scaling,
     side_by_side,
     speed_figures,
     workloads,
@@ -29,6 +27,7 @@ from kdutils.bench.workloads import Case, Work
 from kdutils.grid.machines import Machine
 from kdutils.grid.model_shapes import Architecture
 from kdutils.io import cache
+from kdutils.io.child_processes import ChildError, Function
 from kdutils.report import plots
 
 SHAPE = Architecture(
@@ -130,7 +129,6 @@ def test_cases_are_what_they_are_called():
     assert mini.student.rows == mini.teacher.rows == len(models.load_tokenizer(workloads.MINI_STUDENT))
     with pytest.raises(ValueError, match="unknown case 'qwen'; choose one of"):
         workloads.case_of("qwen")
-    assert Case.from_json(whole.to_json()) == whole
 
 
 def test_the_moments_of_the_optimiser_are_there_before_the_first_step():
@@ -161,18 +159,19 @@ def test_the_moments_of_the_optimiser_are_there_before_the_first_step():
         ("llm-distil", "llm_distil.kd_trainer", "'llm-distil==0.1.0'"),
     ],
 )
-def test_a_peer_that_is_missing_is_named_with_the_command(name, module, package, monkeypatch, capsys):
+def test_a_peer_that_is_missing_is_named_with_the_command(name, module, package, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
-    assert kd_steps.main([f"[{json.dumps(TINY.to_json())}]", name, "1", "1"]) == 0
-    answer = json.loads(capsys.readouterr().out)
+    answers = []
+    kd_steps.visit(answers.append, [TINY], name, 1, 1)
+    (answer,) = answers
     assert answer["case"] == "tiny" and "python -m pip install" in answer["cannot"]
     assert package in answer["cannot"]
 
 
 def test_no_process_is_started_for_what_is_known_to_be_impossible(monkeypatch):
     monkeypatch.setattr(peers.importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr(side_by_side.Server, "ask", lambda *args, **how: pytest.fail("a process was asked"))
-    rows = side_by_side.compare(TINY, names=[TRL_GKD, "llm-distil", kd_steps.BFLOAT16], repeats=2)
+    monkeypatch.setattr(side_by_side, "Function", lambda *args, **how: pytest.fail("a process was started"))
+    rows = side_by_side.measure([TINY], [TRL_GKD, "llm-distil", kd_steps.BFLOAT16], repeats=2)
     assert [row["repeats"] for row in rows] == [0, 0, 0]
     assert [row["reason"].split(":")[0].split(" with")[0] for row in rows] == [
         *["not installed"] * 2,
@@ -189,57 +188,46 @@ def test_missing_peers_are_listed_with_the_command(monkeypatch):
 @pytest.mark.slow
 def test_a_case_that_fails_is_a_row_with_its_reason_and_the_others_stay():
     bad = replace(TINY, name="bad", student=replace(SHAPE, heads=2, key_heads=0))
-    good, failed = side_by_side.visit([TINY, bad], [PLAIN], repeats=2, n_threads=1)
+    good, failed = side_by_side.measure([TINY, bad], [PLAIN], repeats=2, n_threads=1)
     assert good["repeats"] == 1 and good["loss"] > 0 and good["reason"] == ""
     assert good["peak_gb_above_start"] >= 0 and good["tokens"] == 30
-    assert failed["repeats"] == 0 and failed["reason"].startswith("failed: ")
+    assert failed["repeats"] == 0 and failed["reason"].startswith("ended with code 1; ")
+
+
+def dies(send, code, line):
+    """What a visit may do to its process: write a line and end with this code or by this signal."""
+    print(line, file=sys.stderr, flush=True)
+    os._exit(code) if code >= 0 else os.kill(os.getpid(), -code)
 
 
 @pytest.mark.parametrize(
-    ("code", "said", "reason"),
+    ("code", "line", "reason"),
     [
-        (-9, "", "killed by the system: out of memory"),
-        (-11, "", "killed by SIGSEGV"),
-        (
-            1,
-            "RuntimeError: can't allocate memory",
-            "failed: RuntimeError: can't allocate memory",
-        ),
-        (3, "", "failed with exit code 3"),
+        (-9, "", "was killed (signal 9); the usual reason is that memory ran out"),
+        (-11, "", "was killed (signal 11)"),
+        (1, "RuntimeError: can't allocate memory", "ended with code 1; RuntimeError: can't allocate memory"),
+        (3, "", "ended with code 3; it wrote no message"),
     ],
 )
-def test_a_process_that_dies_is_a_row_with_its_reason(code, said, reason, monkeypatch):
-    asked = []
+def test_a_process_that_dies_is_a_row_with_its_reason(code, line, reason, monkeypatch):
+    started = []
 
-    def ask(server, arguments, **options):
-        asked.append(arguments)
-        return side_by_side.Ended([], code, said)
+    def function(visit, arguments, **how):
+        started.append(arguments)
+        return Function(dies, (code, line), **how)
 
-    monkeypatch.setattr(side_by_side.Server, "ask", ask)
-    (row,) = side_by_side.compare(TINY, names=[PLAIN], repeats=6)
+    monkeypatch.setattr(side_by_side, "Function", function)
+    (row,) = side_by_side.measure([TINY], [PLAIN], repeats=6)
     assert row == {"case": "tiny", "contender": PLAIN, "reason": reason, "repeats": 0}
-    assert len(asked) == 1  # what has failed is not asked again
+    assert len(started) == 1  # what has failed is not tried again
     published = side_by_side.published([row])
     assert published["repeats"].tolist() == [0] and published["seconds_per_step"].isna().all()
 
 
 def test_one_that_hangs_is_stopped(monkeypatch):
     monkeypatch.setattr(side_by_side, "LIMIT_SECONDS", 0.01)
-    (row,) = side_by_side.compare(TINY, names=[PLAIN], repeats=2)
-    assert row["reason"] == "took longer than 0 s"
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("forks", [True, False])
-def test_visits_have_processes_of_their_own_and_what_they_say_is_kept(forks, monkeypatch, tmp_path, capfd):
-    """Exit codes, signals and the last line said; the server goes on after each."""
-    requests = [{"arguments": arguments, "limit_seconds": 60} for arguments in (["x"], [json.dumps("[")])]
-    monkeypatch.setattr(kd_steps, "FORKS", forks)
-    monkeypatch.setattr(sys, "stdin", [json.dumps(each) + "\n" for each in requests])
-    assert kd_steps.serve() == 0
-    first, second = (json.loads(line) for line in capfd.readouterr().out.splitlines())
-    assert first["code"] == second["code"] == 1
-    assert first["said"].startswith("ValueError: not enough values to unpack")
+    (row,) = side_by_side.measure([TINY], [PLAIN], repeats=2)
+    assert row["reason"] == "was stopped: took longer than 0.01 s"
 
 
 def answers(seconds, *, losses=(0.5, 0.4), peak_gb=1.5):
@@ -252,23 +240,40 @@ def answers(seconds, *, losses=(0.5, 0.4), peak_gb=1.5):
         "start_gb": 1.0,
         "peak_gb": peak_gb,
     }
-    return json.dumps({"case": "tiny"} | measured | {"memory_by": "VmHWM"} | sizes)
+    return {"case": "tiny"} | measured | {"memory_by": "VmHWM"} | sizes
 
 
 def test_rounds_go_to_and_fro_and_medians_are_over_all_of_them(monkeypatch):
     order, taken = [], iter([[4.0, 2.0, 9.0], [1.0] * 3, [1.0] * 2, [3.0, 5.0]])
 
-    def ask(server, arguments, **options):
-        order.append(arguments[-3])
-        assert server._environment()["OMP_NUM_THREADS"] == arguments[-1] == "2"
-        return side_by_side.Ended([answers(next(taken))], 0, "")
+    def visit(cases, name, steps, n_threads):
+        order.append(name)
+        seconds = next(taken)
+        assert (len(seconds), n_threads) == (steps, 2)
+        return [answers(seconds)]
 
-    monkeypatch.setattr(side_by_side.Server, "ask", ask)
-    first, second = side_by_side.compare(TINY, names=[PLAIN, CACHED], repeats=5, n_threads=2)
+    monkeypatch.setattr(side_by_side, "visit", visit)
+    first, second = side_by_side.measure([TINY], [PLAIN, CACHED], repeats=5, n_threads=2)
     assert order == [PLAIN, CACHED, CACHED, PLAIN]
     assert (first["seconds_per_step"], first["repeats"], first["tokens_per_second"]) == (4.0, 5, 7.5)
     assert (second["seconds_per_step"], second["peak_gb_above_start"]) == (1.0, 0.5)
     assert second["cores_busy"] == 2.0
+
+
+@pytest.mark.parametrize(("name", "backend"), [(CACHED, ""), (kd_steps.COMPILED, "inductor")])
+def test_a_visit_is_given_threads_and_backend_and_our_environment_stays(name, backend, monkeypatch):
+    before, given = dict(os.environ), []
+
+    def function(visit, arguments, **how):
+        given.append((arguments, how["env"]))
+        return Function(dies, (0, ""), **how)
+
+    monkeypatch.setattr(side_by_side, "Function", function)
+    side_by_side.visit([TINY], name, 3, 2)
+    ((arguments, env),) = given
+    assert arguments == ([TINY], name, 3, 2)
+    assert (env["OMP_NUM_THREADS"], env["KDUTILS_COMPILE"]) == ("2", backend)
+    assert dict(os.environ) == before
 
 
 @pytest.mark.parametrize(
@@ -276,7 +281,7 @@ def test_rounds_go_to_and_fro_and_medians_are_over_all_of_them(monkeypatch):
 )
 def test_what_cannot_be_asked_is_refused(names, repeats, message):
     with pytest.raises(ValueError, match=message):
-        side_by_side.compare(TINY, names=names, repeats=repeats)
+        side_by_side.measure([TINY], names, repeats=repeats)
 
 
 # --- rows --------------------------------------------------------------------------------------------------
@@ -306,7 +311,7 @@ def test_performance_csv_has_the_columns_of_the_contract(tmp_path):
     measured = performance.Performance(tmp_path)
     measured.rows = [row(PLAIN), {"case": "tiny", "contender": "x", "reason": "no", "repeats": 0}]
     cost = {"family": "mini", "students": 4, "mode": "never", "seconds": 90.0, "steps": 900}
-    measured.rows.append(grid_time.as_row(cost))
+    measured.rows.append(scaling.grid_row(cost))
     table = pd.read_csv(measured.write())
     assert list(table.columns) == [
         *("case", "contender", "seconds_per_step", "tokens_per_second"),
@@ -386,7 +391,7 @@ def test_code_is_other_when_what_it_imports_by_a_detour_has_changed(tmp_path):
 
 def test_what_is_measured_depends_on_all_that_trains_and_generates():
     found = {path.stem for path in cache.code_files(performance.__name__)}
-    assert {"losses", "training", "generation", "models", "teacher", "world", "noise", "run_cells"} <= found
+    assert {"losses", "training", "generation", "models", "teacher", "noise", "experiment"} <= found
 
 
 def test_a_damaged_record_is_measured_anew_and_parts_do_not_touch_each_other(tmp_path, made):
@@ -401,11 +406,11 @@ def test_a_damaged_record_is_measured_anew_and_parts_do_not_touch_each_other(tmp
 def test_cases_that_are_kept_are_shown_and_never_measured_unasked(tmp_path, monkeypatch):
     asked = []
 
-    def compare(case, **options):
-        asked.append(case.name)
-        return [row(PLAIN) | {"case": case.name}]
+    def measure(cases, names, **options):
+        asked.extend(case.name for case in cases)
+        return [row(PLAIN) | {"case": case.name} for case in cases]
 
-    monkeypatch.setattr(side_by_side, "compare", compare)
+    monkeypatch.setattr(side_by_side, "measure", measure)
     how = {"repeats": 5, "names": None}
     performance.Performance(tmp_path).comparison(["smollm"], **how)
     table = performance.Performance(tmp_path, measure="again").comparison(["mini"], **how)
@@ -491,17 +496,17 @@ def test_distances_are_of_what_ran():
 
 
 def test_one_number_changes_along_an_axis():
-    found = growth.cases()
-    assert len(found) == sum(len(values) for values in growth.AXES.values())
+    found = scaling.growth_cases()
+    assert len(found) == sum(len(values) for values in scaling.AXES.values())
     for (axis, value), case in found.items():
         numbers = {"vocabulary": case.student.rows, "length": case.length, "batch": case.rows}
         assert numbers.pop(axis) == value
-        assert all(number == growth.AXES[name][1] for name, number in numbers.items())
+        assert all(number == scaling.AXES[name][1] for name, number in numbers.items())
         assert case.teacher.rows == case.student.rows and case.scored * 2 == case.length
 
 
 def test_the_grid_is_four_students_three_methods_and_three_temperatures():
-    specs = [planned.spec for planned in grid_time.plan("mini-qwen-493k", grid_time.STUDENTS["mini"])]
+    specs = [planned.spec for planned in scaling.grid_runs("mini-qwen-493k", scaling.STUDENTS["mini"])]
     assert len({spec.run_id for spec in specs}) == 36
     assert {spec.on_policy_share for spec in specs if spec.method == "gkd"} == {0.5}  # the default
 
@@ -523,14 +528,15 @@ def test_ratios_of_grids_are_those_of_their_seconds():
 
 
 @pytest.mark.slow
-def test_a_small_grid_is_made_in_both_ways():
+def test_a_small_grid_is_made_in_both_modes():
     how = {"train_items": 16, "epochs": 1, "batch_size": 8, "max_new_tokens": 4}
-    for mode in grid_time.MODES:
-        found = grid_time.cost("deep teacher", mode, 1, **how)
+    rows = scaling.compare_grids("deep teacher", [1], **how)
+    assert [row["mode"] for row in rows] == ["always", "never"]
+    for found in rows:
         assert found["runs"] == 9 and found["steps"] == 18
-        assert set(found["training_seconds"]) == set(grid_time.METHODS)
+        assert set(found["training_seconds"]) == set(scaling.METHODS)
     with pytest.raises(ValueError, match="unknown family 'deep'; choose one of"):
-        grid_time.cost("deep", "always")
+        scaling.grid_seconds("deep", 1, {})
 
 
 def test_the_roofline_of_all_contenders_is_within_its_figure():
@@ -575,34 +581,16 @@ def test_the_notebook_is_executed_and_what_it_measured_is_kept(tmp_path):
 
 
 def test_three_ways_of_evaluating_write_the_same_texts():
-    rows = decoding.measure("mini-qwen-14k", 6, 1)
-    assert [row["contender"] for row in rows] == [decoding.AUTHORS, decoding.PLAIN, decoding.OURS]
+    rows = scaling.evaluation_rates("mini-qwen-14k", 6, 1)
+    assert [row["contender"] for row in rows] == [scaling.AUTHORS, scaling.BATCHED, scaling.OURS]
     assert [row["same_texts"] for row in rows] == [row["items"] for row in rows] == [6, 6, 6]
     assert rows[0]["times_faster"] == 1
-    csv = [decoding.as_row(row) for row in rows]
+    csv = [scaling.evaluation_row(row) for row in rows]
     assert {row["case"] for row in csv} == {"evaluation of 6 items"}
     for row, kept in zip(rows, csv, strict=True):
         assert kept["seconds_per_step"] * row["items_per_second"] == pytest.approx(6)
 
 
 def test_an_evaluation_that_cannot_be_measured_says_why():
-    with pytest.raises(RuntimeError, match="evaluation could not be measured .*no-such-model"):
-        decoding.compare("no-such-model", n_items=2, repeats=1)
-
-
-@pytest.mark.faults
-@pytest.mark.parametrize("is_known", [False, True])
-def test_a_server_that_is_killed_between_visits_is_a_clear_error(monkeypatch, fault, is_known):
-    code = 'import sys\nfor line in sys.stdin: print(\'{"code": 0, "said": ""}\', flush=True)'
-    plain = subprocess.Popen
-    monkeypatch.setattr(
-        side_by_side.subprocess, "Popen", lambda _, **how: plain([sys.executable, "-c", code], **how)
-    )
-    with side_by_side.Server(1) as server:
-        assert server.ask(["one"], limit_seconds=9).code == 0
-        server._process.kill()
-        if is_known:  # the pipe is closed by now; else the request may still go into it
-            server._process.wait()
-        fault("server of measurements killed")
-        with pytest.raises(RuntimeError, match="has died; run again"):
-            server.ask(["two"], limit_seconds=9)
+    with pytest.raises(ChildError, match=r"ended with code 1; .*no-such-model"):
+        scaling.compare_evaluation("no-such-model", n_items=2, repeats=1)

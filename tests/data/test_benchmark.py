@@ -17,7 +17,7 @@ from kdutils import answers
 from kdutils.constants import CHOICE_TASKS, DOMAIN_TASKS, TASKS
 from kdutils.data import benchmark, contamination, llm_adapters, sources
 from kdutils.data.benchmark import ends_in
-from kdutils.io import user_cache
+from kdutils.io import disk
 from kdutils.items import DataError, Item, letters_and_digits
 from kdutils.spec import EvalSpec, RunSpec
 
@@ -44,7 +44,7 @@ def a_spec(domain="math", *, source="benchmark", train=10, validation=4, **optio
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
     """The user's cache, for this test alone."""
-    monkeypatch.setattr(user_cache, "path", lambda name: tmp_path / "cache" / name)
+    monkeypatch.setattr(disk, "cache_path", lambda name: tmp_path / "cache" / name)
     return tmp_path / "cache"
 
 
@@ -542,8 +542,8 @@ def test_a_hook_of_another_repository_leads_git_nowhere_else(published, monkeypa
 def test_two_processes_may_download_at_once(published, cache):
     code = (
         "import sys\nfrom pathlib import Path\n"
-        "from kdutils.data import llm_adapters\nfrom kdutils.io import user_cache\n"
-        "user_cache.path = lambda name: Path(sys.argv[3]) / name\n"
+        "from kdutils.data import llm_adapters\nfrom kdutils.io import disk\n"
+        "disk.cache_path = lambda name: Path(sys.argv[3]) / name\n"
         "release = llm_adapters.Release(sys.argv[1], sys.argv[2])\n"
         "print(len(llm_adapters.content(release, 'dataset/AQuA/test.json')))"
     )
@@ -557,9 +557,9 @@ def test_two_processes_may_download_at_once(published, cache):
 
 def test_the_slower_of_two_leaves_the_other_folder(tmp_path):
     folder = tmp_path / "cache" / "name"
-    with user_cache.filled_once(folder) as slow:
+    with disk.folder_in_one_step(folder, replaces=False) as slow:
         (slow / "file").write_text("slow")
-        with user_cache.filled_once(folder) as fast:
+        with disk.folder_in_one_step(folder, replaces=False) as fast:
             (fast / "file").write_text("fast")
     assert [path.name for path in folder.parent.iterdir()] == ["name"]
     assert (folder / "file").read_text() == "fast"

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from kdutils.data import contamination
 from kdutils.data.contamination import Found, TrigramIndex, compared_text, masked_words, trigrams
-from kdutils.io import user_cache
+from kdutils.io import disk
 from kdutils.items import Item
 
 WORDS = [
@@ -44,7 +44,7 @@ def level(test, train, task="gsm8k"):
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
     """The user's cache, for this test alone."""
-    monkeypatch.setattr(user_cache, "path", lambda name: tmp_path / name)
+    monkeypatch.setattr(disk, "cache_path", lambda name: tmp_path / name)
     return tmp_path
 
 

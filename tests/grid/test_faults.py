@@ -143,7 +143,7 @@ def test_a_write_that_finds_the_disk_full(plan, whole, out, tmp_path, forked, fa
 def test_a_worker_that_stands_still_loses_its_run_and_leaves_it_alone(
     plan, whole, out, tmp_path, forked, fault, monkeypatch
 ):
-    monkeypatch.setattr(leases, "BEAT_SECONDS", 0.05)
+    monkeypatch.setattr(leases, "HEARTBEAT_SECONDS", 0.05)
     (tmp_path / "log").touch()
     meets = saboteur.Fault("amid the training", "SIGSTOP", tmp_path / "m", tmp_path / "log")
     states = []
@@ -153,7 +153,7 @@ def test_a_worker_that_stands_still_loses_its_run_and_leaves_it_alone(
     path = out / "leases" / f"{teacher}.json"
     while not meets.marker.exists():
         time.sleep(0.01)
-    worker = leases._holder(path)["pid"]
+    worker = leases._owner(path)["pid"]
     while Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split()[0] != "T":
         time.sleep(0.01)
     os.utime(path, (path.stat().st_mtime - 70,) * 2)

@@ -36,7 +36,7 @@ def path(tmp_path):
 @pytest.fixture(autouse=True)
 def _quick_heart(monkeypatch):
     """Whoever takes over from a process that may be alive waits for its heart, two beats long."""
-    monkeypatch.setattr(leases, "BEAT_SECONDS", 0.05)
+    monkeypatch.setattr(leases, "HEARTBEAT_SECONDS", 0.05)
 
 
 def age(path, seconds):
@@ -82,7 +82,7 @@ def test_another_process_under_the_same_number_is_another(tmp_path, path, holder
 def test_a_holder_on_another_machine_is_gone_after_a_minute_of_silence(tmp_path, path, holder, fault):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"host": "elsewhere", "pid": 1}))
     assert not leases.is_free(tmp_path, NAME)
-    age(path, leases.STALE_SECONDS + 10)
+    age(path, leases.EXPIRES_SECONDS + 10)
     fault("a stale claim")
     assert leases.is_free(tmp_path, NAME)
 
@@ -92,27 +92,27 @@ def test_a_lease_that_says_nothing_is_free_after_a_minute(tmp_path, path):
     path.parent.mkdir()
     path.touch()
     assert not leases.is_free(tmp_path, NAME)
-    age(path, leases.STALE_SECONDS + 10)
+    age(path, leases.EXPIRES_SECONDS + 10)
     with leases.take(tmp_path, NAME) as own:
         own.confirm()
 
 
 def test_a_heart_beats_within_the_block_alone(tmp_path, path, monkeypatch):
-    monkeypatch.setattr(leases, "BEAT_SECONDS", 0.01)
+    monkeypatch.setattr(leases, "HEARTBEAT_SECONDS", 0.01)
     with leases.take(tmp_path, NAME):
-        age(path, leases.STALE_SECONDS + 10)
+        age(path, leases.EXPIRES_SECONDS + 10)
         while leases.is_free(tmp_path, NAME):  # until the next beat
             pass
     leases.take(tmp_path, NAME)
-    age(path, leases.STALE_SECONDS + 10)
+    age(path, leases.EXPIRES_SECONDS + 10)
     assert leases.is_free(tmp_path, NAME)
 
 
 def test_who_was_silent_finds_the_lease_lost_and_leaves_it_alone(tmp_path, path):
     with leases.take(tmp_path, NAME) as first:
         first._stop.set()  # as if it were suspended: it beats no more
-        first._heart.join()
-        age(path, leases.STALE_SECONDS + 10)
+        first._heartbeat.join()
+        age(path, leases.EXPIRES_SECONDS + 10)
         second = leases.take(tmp_path, NAME)
         for asks in (first.check, first.confirm):
             with pytest.raises(leases.LostError, match="a-run was taken over"):
@@ -124,11 +124,12 @@ def test_who_was_silent_finds_the_lease_lost_and_leaves_it_alone(tmp_path, path)
 @pytest.mark.faults
 def test_of_many_that_take_a_stale_lease_over_one_gets_it(tmp_path, path, fault):
     leases.take(tmp_path, NAME)
-    age(path, leases.STALE_SECONDS + 10)
+    age(path, leases.EXPIRES_SECONDS + 10)
     fault("a race for a stale claim")
     go = tmp_path / "go"
     code = (
-        "import sys; from pathlib import Path; from kdutils.io import leases; leases.BEAT_SECONDS = 0.05\n"
+        "import sys; from pathlib import Path; from kdutils.io import leases\n"
+        "leases.HEARTBEAT_SECONDS = 0.05\n"
         "while not Path(sys.argv[2]).exists(): pass\n"
         "try: leases.take(Path(sys.argv[1]), 'a-run'); print('got it', flush=True); sys.stdin.read()\n"
         "except leases.HeldError: print('held', flush=True)\n"
@@ -184,7 +185,7 @@ def test_a_damaged_lease_goes_stale(tmp_path, path, damage, fault):
             leases.take(tmp_path, NAME)
         with pytest.raises(leases.LostError):
             own.confirm()
-        age(path, leases.STALE_SECONDS + 10)
+        age(path, leases.EXPIRES_SECONDS + 10)
         with leases.take(tmp_path, NAME) as second:
             second.confirm()
 

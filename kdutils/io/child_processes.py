@@ -1,0 +1,340 @@
+"""Child processes that are watched: started, read, timed, and stopped together with their descendants.
+
+A child runs a program (Program) or a function (Function), in a session of its own: Ctrl-C in a terminal
+reaches the parent alone. It ends when its parent does, however that ends, provided that a program calls
+`messages_to_parent`. Leaving the `with` block of a child kills what is left of it and collects its exit code.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from multiprocessing import connection
+from multiprocessing.context import BaseContext
+from pathlib import Path
+from typing import Any, Self
+
+import psutil
+
+from kdutils.io.environment import REPOSITORY
+
+POLL_SECONDS = 1.0  # between two looks for a child that died while a descendant keeps its pipe open
+CLOSING_SECONDS = 0.1  # between two looks at one that has closed its pipe and still runs
+TAIL_BYTES = 1 << 14  # of stderr that are searched for its last line
+MESSAGE_CHARACTERS = 300  # of that line
+
+
+class ChildError(RuntimeError):
+    """A child that ended without its result; the message says why, in one line."""
+
+
+class Child:
+    """A process that was started here; see Program and Function.
+
+    Attributes:
+        pipe: what its messages arrive on, for multiprocessing.connection.wait.
+        stopped: why it was stopped from here; "" if it was not.
+    """
+
+    pipe: Any
+    stopped = ""
+
+    def __init__(self, log: Path | None) -> None:
+        self._own_log = None if log else tempfile.NamedTemporaryFile(prefix="kdutils-child-")  # noqa: SIM115
+        self.log = log or Path(self._own_log.name)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stop(because="no longer needed")
+        self.pipe.close()
+        if self._own_log:
+            self._own_log.close()
+
+    def read(self) -> list[Any] | None:
+        """Messages that have arrived; waits for some. None once the child has closed its end of the pipe."""
+        raise NotImplementedError
+
+    def wait(self, timeout_seconds: float | None = None) -> int | None:
+        """The exit code, minus the signal's number for a signal; None if it still runs after that time."""
+        raise NotImplementedError
+
+    def stop(self, *, because: str, grace_seconds: float = 0.0) -> None:
+        """End the child and its descendants: by SIGTERM, after the grace period by SIGKILL."""
+        if self.wait(0.0) is not None:
+            return
+        self.stopped = because
+        before = []
+        if grace_seconds:
+            before = _descendants(self.pid)
+            os.kill(self.pid, signal.SIGTERM)
+            self.wait(grace_seconds)
+        kill_tree(self.pid, before)
+        self.wait()
+
+    def reason(self) -> str:
+        """Why it ended, as the predicate of a sentence."""
+        return f"was stopped: {self.stopped}" if self.stopped else exit_reason(self.wait(), self.log)
+
+
+class Program(Child):
+    """Python with these arguments, which sends messages by `messages_to_parent`: JSON, one a line.
+
+    It imports this kdutils, and its working folder is ours.
+
+    Args:
+        env: variables that differ from ours.
+        log: file that what it writes to stderr is appended to; a temporary one by default.
+    """
+
+    def __init__(
+        self, arguments: Sequence[str], *, env: Mapping[str, str] | None = None, log: Path | None = None
+    ) -> None:
+        super().__init__(log)
+        paths = [str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
+        variables = os.environ | {"PYTHONPATH": os.pathsep.join(paths)} | dict(env or {})
+        with self.log.open("ab") as stderr:
+            self._process = subprocess.Popen(
+                [sys.executable, "-W", "ignore", "-P", *arguments],
+                env=variables,
+                stdin=subprocess.PIPE,  # nothing is written: its end tells the child that its parent is gone
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                bufsize=0,
+                start_new_session=True,
+            )
+        self.pid, self.pipe, self._unread = self._process.pid, self._process.stdout, b""
+
+    def __exit__(self, *error: object) -> None:
+        super().__exit__(*error)
+        self._process.stdin.close()
+
+    def read(self) -> list[Any] | None:
+        content = os.read(self.pipe.fileno(), 1 << 16)
+        *lines, self._unread = (self._unread + content).split(b"\n")
+        return [json.loads(line) for line in lines] if content else None
+
+    def wait(self, timeout_seconds: float | None = None) -> int | None:
+        try:
+            return self._process.wait(timeout_seconds)
+        except subprocess.TimeoutExpired:
+            return None
+
+
+class Function(Child):
+    """`function(send, *arguments)` in a process of its own, where send(message) reaches `read`.
+
+    Args:
+        function: of a module; it is imported there by name.
+        env: the whole environment of the process; by default ours.
+        log: file that all output of the process is appended to; a temporary one by default.
+        context: how it is started, see multiprocessing.get_context; by default as a fresh interpreter.
+
+    Raises:
+        OSError, EOFError: if the process that a fork server forks from is gone.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., None],
+        arguments: Sequence[Any] = (),
+        *,
+        env: Mapping[str, str] | None = None,
+        log: Path | None = None,
+        context: BaseContext | None = None,
+    ) -> None:
+        super().__init__(log)
+        context = context or multiprocessing.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        what = (theirs, str(self.log), dict(os.environ if env is None else env), function, arguments)
+        self._process = context.Process(target=_call, args=what)
+        with interrupts_blocked():  # also in the new process, until it has a session of its own
+            self._process.start()
+        theirs.close()  # so that our end closes when the process does
+        self.pid = self._process.pid
+
+    def read(self) -> list[Any] | None:
+        try:
+            return [self.pipe.recv()]
+        except (EOFError, OSError):
+            return None
+
+    def wait(self, timeout_seconds: float | None = None) -> int | None:
+        self._process.join(timeout_seconds)
+        while timeout_seconds is None and self._process.exitcode is None:
+            self._process.join()  # another thread that started a process has just asked for its exit code
+        return self._process.exitcode
+
+
+def watch(
+    children: Sequence[Child],
+    on_message: Callable[[Any], None],
+    *,
+    timeout_seconds: float | None = None,
+    silence_seconds: float | None = None,
+    grace_seconds: float = 0.0,
+) -> list[int]:
+    """The exit codes of all children, which have ended; `on_message` gets each message as it arrives.
+
+    Children are stopped if all together take longer than `timeout_seconds`, a child if it sends nothing for
+    `silence_seconds`, and the others `grace_seconds` after one of them failed: `Child.stopped` says so.
+    What `on_message` raises is raised, with the children still running: leave their `with` blocks.
+    """
+    ends, because = math.inf, ""
+    if timeout_seconds is not None:
+        ends, because = time.monotonic() + timeout_seconds, f"took longer than {timeout_seconds:g} s"
+    silence = math.inf if silence_seconds is None else silence_seconds
+    last_message = dict.fromkeys(children, time.monotonic())
+    running = list(children)
+    while running:
+        now = time.monotonic()
+        left = min(ends - now, *(last_message[child] + silence - now for child in running), POLL_SECONDS)
+        ready = connection.wait([child.pipe for child in running], max(0.0, left))
+        for child in list(running):
+            messages = child.read() if child.pipe in ready else [] if child.wait(0.0) is None else None
+            now = time.monotonic()
+            for message in messages or []:
+                on_message(message)
+                last_message[child] = time.monotonic()
+            if now >= ends:
+                child.stop(because=because)
+            elif now >= last_message[child] + silence:
+                child.stop(because=f"sent nothing for {silence_seconds:g} s")
+            elif messages is not None or child.wait(CLOSING_SECONDS) is None:
+                continue
+            running.remove(child)
+            if child.wait() and now + grace_seconds < ends:
+                ends, because = now + grace_seconds, "another process failed"
+    return [child.wait() for child in children]
+
+
+def run_program(
+    arguments: Sequence[str],
+    *,
+    env: Mapping[str, str] | None = None,
+    timeout_seconds: float | None = None,
+) -> list[Any]:
+    """All messages of a Program that ended well.
+
+    Raises:
+        ChildError: with the reason, if it did not.
+    """
+    messages: list[Any] = []
+    with Program(arguments, env=env) as child:
+        if watch([child], messages.append, timeout_seconds=timeout_seconds) != [0]:
+            raise ChildError(child.reason())
+    return messages
+
+
+def exit_reason(code: int, log: Path | None = None) -> str:
+    """Why a process ended with this exit code, as the predicate of a sentence, with the log's last line."""
+    if code < 0:
+        often = "; the usual reason is that memory ran out" * (code == -signal.SIGKILL)
+        return f"was killed (signal {-code}){often}"
+    return f"ended with code {code}; {last_line(log) or 'it wrote no message'}"
+
+
+def last_line(log: Path | None) -> str:
+    """The last line of a log that is not blank, cut to MESSAGE_CHARACTERS; "" if there is none."""
+    if log is None or not log.exists():
+        return ""
+    with log.open("rb") as file:
+        file.seek(-min(TAIL_BYTES, log.stat().st_size), os.SEEK_END)
+        lines = file.read().decode("utf-8", errors="replace").splitlines()
+    return next((line.strip()[:MESSAGE_CHARACTERS] for line in reversed(lines) if line.strip()), "")
+
+
+def kill_tree(pid: int, more: Sequence[psutil.Process] = ()) -> None:
+    """Kill a process and its descendants, whatever their sessions, and `more`; the caller waits for it."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        psutil.Process(pid).suspend()  # so that it starts no other child meanwhile
+    for process in [*_descendants(pid), *more]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    with contextlib.suppress(psutil.NoSuchProcess):
+        psutil.Process(pid).kill()
+
+
+def _descendants(pid: int) -> list[psutil.Process]:
+    try:
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+@contextlib.contextmanager
+def interrupts_blocked() -> Iterator[None]:
+    """Ctrl-C waits until the end of the block, also in processes that are started within it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+# --- within a child ----------------------------------------------------------------------------------------
+
+
+def messages_to_parent() -> Callable[[Any], None]:
+    """A function that sends a message, something JSON can hold, to the parent of this Program.
+
+    From here on the process ends with its parent, and what else it prints to stdout goes to stderr.
+    """
+    end_with(0)
+    pipe = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+
+    def send(message: Any) -> None:
+        pipe.write(json.dumps(message) + "\n")
+        pipe.flush()
+
+    return send
+
+
+def end_with(parent: int) -> None:
+    """Have this process end, and its process group if it leads it, once `parent` can be read or is closed.
+
+    Args:
+        parent: a file descriptor: 0 in a Program, multiprocessing.parent_process().sentinel in a Function.
+    """
+
+    def end() -> None:
+        connection.wait([parent])
+        if os.getpgrp() == os.getpid():
+            os.killpg(0, signal.SIGKILL)
+        os._exit(1)
+
+    threading.Thread(target=end, daemon=True).start()
+
+
+def _call(
+    theirs: connection.Connection,
+    log: str,
+    env: Mapping[str, str],
+    function: Callable[..., None],
+    arguments: Sequence[Any],
+) -> None:
+    """What a Function does in its process."""
+    os.setsid()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with Path(log).open("ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    os.environ.clear()
+    os.environ.update(env)
+    end_with(multiprocessing.parent_process().sentinel)
+    function(theirs.send, *arguments)
