@@ -10,7 +10,7 @@ from itemrows import arm, scored
 
 from kdutils.claims import selection_optimism
 from kdutils.report import claim_figures
-from kdutils.results import half_accuracy
+from kdutils.results import held_out_temperature
 from kdutils.results.item_gains import Items
 
 NO_ITEMS = Items(pd.DataFrame(), pd.DataFrame())
@@ -32,7 +32,7 @@ def imagined(rng, chances, n_half, *, n_studies):
     ]
     named = {name: value for name, value in ARM.items() if name != "student"}
     table = pd.DataFrame(rows).assign(n=n_half, seed=0, task="svamp", **named)
-    return table.reindex(columns=half_accuracy.COLUMNS).astype(half_accuracy.NUMBERS)
+    return table.reindex(columns=held_out_temperature.COLUMNS).astype(held_out_temperature.NUMBERS)
 
 
 def test_chosen_on_held_out_items_equal_temperatures_are_unbiased_and_on_test_items_they_are_not():
