@@ -1,6 +1,6 @@
-"""Tests and intervals. The authors' procedure is `authors_tests`; nothing here chooses a selection rule.
+"""The authors' tests on a table of gains, and what the sections say about tables, in words.
 
-Undefined statistics (too few points, constant input) are NaN, never 0 and never an exception.
+Undefined statistics are NaN (inference/intervals.py). Nothing here chooses a selection rule.
 """
 
 from __future__ import annotations
@@ -22,21 +22,12 @@ from kdutils.constants import (
 )
 from kdutils.grid.cell_table import model_parameters
 from kdutils.inference import intervals
+from kdutils.inference.estimate import Estimate
 from kdutils.inference.resampling import Tested
 from kdutils.results import authors_tables, gain_tables
 
-STATISTIC_COLUMNS = [
-    "section",
-    "test",
-    "source",
-    "selection",
-    "domain",
-    "task",
-    "group",
-    "statistic",
-    "p_value",
-    "n",
-]
+STATISTIC_COLUMNS = ["section", "test", "source", "selection", "domain", "task", "group"]
+STATISTIC_COLUMNS += ["statistic", "p_value", "n"]
 SECTION_OF_TEST = {
     "ttest_gain_gt_0": "01",
     "anova_methods": "01",
@@ -63,9 +54,10 @@ def gain_remark(table: pd.DataFrame) -> str:
     Of one pair every gain is named.
     """
     if table["pair"].nunique() == 1:
+        has_several = table["domain"].nunique() > 1
         named = [
-            f"{METHOD_NAMES[row.method]} {row.gain:+.1f} [{row.low:+.1f}, {row.high:+.1f}]"
-            + (f" ({row.domain})" if table["domain"].nunique() > 1 else "")
+            f"{METHOD_NAMES[row.method]} {Estimate(row.gain, row.low, row.high).text()}"
+            + (f" ({row.domain})" if has_several else "")
             for row in table.itertuples()
         ]
         return f"{table['pair'].iloc[0]}: {', '.join(named)} points.".replace("-", "−")
@@ -185,9 +177,7 @@ def correlation_intervals(statistics: pd.DataFrame, test: str) -> pd.DataFrame:
     found = [intervals.spearman_interval(row.statistic, row.n) for row in rows.itertuples()]
     return rows.assign(
         label=rows["task"].map(TASK_LABELS),
-        rho=[each.value for each in found],
-        low=[each.low for each in found],
-        high=[each.high for each in found],
+        **pd.DataFrame([each.bounds for each in found], rows.index, ["rho", "low", "high"]),
     ).reset_index(drop=True)
 
 
@@ -288,17 +278,10 @@ def compare_fidelity_tables(gain_table: pd.DataFrame) -> pd.DataFrame:
     """The two released fidelity tables: range, share of 32-bit floats, rank correlation with the other."""
     values = gain_table.drop_duplicates(["teacher", "student", "task"])
     rho = intervals.spearman(values["fidelity"], values["fidelity_bleu2"]).statistic
-    rows = [
-        (
-            file,
-            values[name].min(),
-            values[name].max(),
-            authors_tables.float32_share(values[name]),
-            rho,
-            len(values),
-        )
-        for file, name in (("BLEU.csv", "fidelity"), ("BLEU2.csv", "fidelity_bleu2"))
-    ]
+    rows = []
+    for file, name in (("BLEU.csv", "fidelity"), ("BLEU2.csv", "fidelity_bleu2")):
+        own, share = values[name], authors_tables.float32_share(values[name])
+        rows.append((file, own.min(), own.max(), share, rho, len(values)))
     columns = ["file", "lowest", "highest", "share of 32-bit floats", "rho with the other", "n"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -316,7 +299,7 @@ def rise_by_method(gain_table: pd.DataFrame, *, measure: str) -> pd.DataFrame:
     for (domain, method), part in pairs.groupby(["domain", "method"], sort=False):
         rise = intervals.mean_interval(part[measure] - part[f"{measure}_sft"])
         means = (part[f"{measure}_sft"].mean(), part[measure].mean())
-        rows.append((domain, METHOD_LABELS[method], rise.n, *means, rise.value, rise.low, rise.high))
+        rows.append((domain, METHOD_LABELS[method], rise.n, *means, *rise.bounds))
     return pd.DataFrame(rows, columns=["domain", "method", "pairs", "sft", "kd", "rise", "low", "high"])
 
 
@@ -331,7 +314,7 @@ def noise_costs(losses: pd.DataFrame) -> pd.DataFrame:
     for (domain, sigma), part in table.groupby(["domain", "noise_sigma"], sort=False):
         loss = intervals.mean_interval(part["loss"])
         n_collapsed = int(part["is_collapsed"].sum())
-        rows.append((domain, sigma, loss.n, loss.value, loss.low, loss.high, n_collapsed))
+        rows.append((domain, sigma, loss.n, *loss.bounds, n_collapsed))
     found = pd.DataFrame(rows, columns=["domain", "sigma", "runs", "loss", "low", "high", "collapsed"])
     return gain_tables.in_domain_order(found).reset_index(drop=True)
 

@@ -188,13 +188,9 @@ def _compared(
             found[quantity].append(pair)
     for quantity, of_pairs in found.items():
         if of_pairs and (quantity == "gain" or touched[quantity]) and any(touched.values()):
-            before, after = (_mean_over_pairs(side) for side in zip(*of_pairs, strict=True))
+            sides = (pd.concat(side, axis=1) for side in zip(*of_pairs, strict=True))
+            before, after = (side.mean(axis=1, skipna=False) for side in sides)  # NaN where a pair lacks it
             yield quantity, before, after, len(of_pairs)
-
-
-def _mean_over_pairs(values: tuple[pd.Series, ...]) -> pd.Series:
-    """By question; NaN where a pair lacks it."""
-    return pd.concat(values, axis=1).mean(axis=1, skipna=False)
 
 
 def _intervals(differences: pd.Series, *, widest: float) -> tuple[float, ...]:
@@ -214,9 +210,8 @@ def _intervals(differences: pd.Series, *, widest: float) -> tuple[float, ...]:
 def _judged(table: pd.DataFrame) -> pd.DataFrame:
     """With `verdict`, by the rule of this module."""
     where = ["domain", "method", "quantity"]
-    control = table[table["arm"].isin(CONTROLS)]
-    luck = control.assign(luck=control["change"].abs()).groupby(where)["luck"].max()
-    luck = table[where].merge(luck.reset_index(), on=where, how="left")["luck"].tolist()
+    luck = table["change"].abs().where(table["arm"].isin(CONTROLS))
+    luck = luck.groupby([table[name] for name in where]).transform("max")
     verdicts = [verdict(row, luck=one) for row, one in zip(table.to_dict("records"), luck, strict=True)]
     return table.assign(verdict=verdicts)
 
@@ -234,9 +229,6 @@ def verdict(row: dict, *, luck: float) -> str:
     if row["low_90"] > -MARGIN and row["high_90"] < MARGIN:
         return f"less than {MARGIN:g} points"
     return "not told apart"
-
-
-# --- how much one sample hangs on luck ---------------------------------------------------------------------
 
 
 def decoding_noise(rows: pd.DataFrame) -> pd.DataFrame:
@@ -271,29 +263,20 @@ def worth_drawing(table: pd.DataFrame) -> pd.DataFrame:
     return table[table.groupby("method")["arm"].transform("nunique") > 1]
 
 
-# --- to be read ------------------------------------------------------------------------------------------
-
-
 def table_of(table: pd.DataFrame) -> pd.DataFrame:
     """`changes` for people: a row a domain x method x arm, with intervals and the verdict on the gain."""
-    shown = []
+    shown, columns = [], {"sft": "SFT, %", "kd": "KD, %", "gain": "gain, points"}
     for (domain, method), part in table.groupby(["domain", "method"], sort=False):
-        levels = part.drop_duplicates("quantity").set_index("quantity")["careful"]
-        sft, kd, gain = (levels.get(name, math.nan) for name in ("sft", "kd", "gain"))
-        who = {"domain": DOMAIN_LABELS[domain], "method": METHOD_NAMES[method]}
-        level = {"SFT, %": f"{sft:.1f}", "KD, %": f"{kd:.1f}", "gain, points": f"{gain:+.1f}"}
-        shown.append(who | {"factor": "careful"} | level | {"on the gain": ""})
+        who = (DOMAIN_LABELS[domain], METHOD_NAMES[method])
+        levels = part.drop_duplicates("quantity").set_index("quantity")["careful"].reindex(list(columns))
+        texts = [f"{level:{'+' * (name == 'gain')}.1f}" for name, level in levels.items()]
+        shown.append((*who, "careful", *texts, ""))
         for _, of_arm in part.groupby("arm", sort=False):
-            texts = {row["quantity"]: _text(row) for row in of_arm.to_dict("records")}
-            cells = zip(level, (texts.get(name, "") for name in ("sft", "kd", "gain")), strict=True)
-            verdicts = of_arm.loc[of_arm["quantity"] == "gain", "verdict"]
-            shown.append(
-                who | {"factor": of_arm["label"].iloc[0]} | dict(cells) | {"on the gain": verdicts.iloc[0]}
-            )
-    frame = pd.DataFrame(shown)
-    for name in ("SFT, %", "KD, %", "gain, points"):
-        frame[name] = frame[name].str.replace("-", "−")
-    return frame
+            found = {row["quantity"]: row for row in of_arm.to_dict("records")}
+            texts = [_text(found[name]) if name in found else "" for name in columns]
+            shown.append((*who, of_arm["label"].iloc[0], *texts, found["gain"]["verdict"]))
+    frame = pd.DataFrame(shown, columns=["domain", "method", "factor", *columns.values(), "on the gain"])
+    return frame.replace({name: {"-": "−"} for name in columns.values()}, regex=True)
 
 
 def _text(row: dict) -> str:
@@ -302,9 +285,7 @@ def _text(row: dict) -> str:
 
 def factor_table() -> pd.DataFrame:
     """Every factor and what the authors do otherwise."""
-    return pd.DataFrame(
-        [(each.label, each.meaning) for each in FACTORS.values()], columns=["factor", "meaning"]
-    )
+    return pd.DataFrame([{"factor": each.label, "meaning": each.meaning} for each in FACTORS.values()])
 
 
 def remark(table: pd.DataFrame) -> str:
