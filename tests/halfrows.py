@@ -1,4 +1,4 @@
-"""Halves of items (half_accuracy.read) of runs whose answers a test writes down."""
+"""Halves of items (held_out_temperature.read) of runs whose answers a test writes down."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import math
 
 import pandas as pd
 
-from kdutils.results import half_accuracy
-from kdutils.results.half_accuracy import half_of
+from kdutils.results import held_out_temperature
+from kdutils.results.held_out_temperature import half_of
 
 ARM = {"protocol": "careful", "domain": "math", "teacher": "toy-32M", "student": "toy-1M", "method": "fkl"}
 FIRST, SECOND = (  # ids of the two halves
@@ -24,10 +24,11 @@ def item_rows(values, *, task="svamp"):
 def swept(runs_of, *, seed=0, task="svamp", **named):
     """Halves of runs: temperature -> id -> whether it is right."""
     parts = [
-        half_accuracy.sums(item_rows(values, task=task)).assign(temperature=temperature)
+        held_out_temperature.sums(item_rows(values, task=task)).assign(temperature=temperature)
         for temperature, values in runs_of.items()
     ]
-    return pd.concat(parts, ignore_index=True).assign(**(ARM | named), seed=seed)[half_accuracy.COLUMNS]
+    rows = pd.concat(parts, ignore_index=True).assign(**(ARM | named), seed=seed)
+    return rows[held_out_temperature.COLUMNS]
 
 
 def by_task(table, task="svamp"):

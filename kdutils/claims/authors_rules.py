@@ -28,7 +28,8 @@ from kdutils.claims.evidence import (
 )
 from kdutils.constants import AVERAGE, DOMAIN_LABELS, METHOD_NAMES, TASK_LABELS
 from kdutils.grid.cell_table import size_label
-from kdutils.results import agreement_fidelity, authors_tests, gain_tables, sweeps
+from kdutils.inference import intervals
+from kdutils.results import agreement_fidelity, gain_tables, sweeps
 
 
 def gain_is_positive(evidence: Evidence, *, domain: str, absent: str = "") -> Finding:
@@ -42,10 +43,10 @@ def gain_is_positive(evidence: Evidence, *, domain: str, absent: str = "") -> Fi
         return Finding(verdict=NOT_TESTABLE, reason=absent)
     if gains.empty:
         return missing(f"{DOMAIN_LABELS[domain]} gains")
-    test, interval = authors_tests.ttest_greater(gains["gain"]), authors_tests.mean_interval(gains["gain"])
+    test, interval = intervals.ttest_greater(gains["gain"]), intervals.mean_interval(gains["gain"])
     by_method = gains.groupby("method", sort=False)["gain"].mean()
     positive = int((gains["gain"] > 0).sum())
-    if not interval.estimate > 0:
+    if not interval.value > 0:
         verdict = NOT_REPRODUCED
     else:
         verdict = REPRODUCED if test.p_value < ALPHA and (by_method > 0).all() else INCONCLUSIVE
@@ -54,7 +55,7 @@ def gain_is_positive(evidence: Evidence, *, domain: str, absent: str = "") -> Fi
         interval,
         verdict=verdict,
         p_value=test.p_value,
-        reason=f"mean gain {interval.estimate:+.2f} points ({methods}); {positive} of {len(gains)} gains are "
+        reason=f"mean gain {interval.value:+.2f} points ({methods}); {positive} of {len(gains)} gains are "
         f"above 0; one-sided t p = {test.p_value:.2g}",
     )
 
@@ -101,13 +102,13 @@ def gain_of_largest_student(evidence: Evidence, *, printed: float, tolerance: fl
     if gains.empty:
         return missing("average gains")
     largest = gains[gains["student_parameters"] == gains["student_parameters"].max()]
-    interval = authors_tests.mean_interval(largest["gain"])
+    interval = intervals.mean_interval(largest["gain"])
     by_domain = largest.groupby("domain", sort=False)["gain"].mean()
     domains = ", ".join(f"{domain} {value:+.2f}" for domain, value in by_domain.items())
     return finding(
         interval,
-        verdict=REPRODUCED if abs(interval.estimate - printed) <= tolerance else NOT_REPRODUCED,
-        reason=f"{', '.join(largest['student'].unique())}: {interval.estimate:+.2f} points ({domains})",
+        verdict=REPRODUCED if abs(interval.value - printed) <= tolerance else NOT_REPRODUCED,
+        reason=f"{', '.join(largest['student'].unique())}: {interval.value:+.2f} points ({domains})",
     )
 
 
@@ -162,7 +163,7 @@ def gain_falls_with_size(
     reason = f"rho = {rho:+.2f}, p = {p_value:.2g}"
     if not is_same_side:
         reason += f"; the poster prints p = {printed_p:.1f}, on the other side of {ALPHA}"
-    interval = authors_tests.spearman_interval(rho, int(row["n"]))
+    interval = intervals.spearman_interval(rho, int(row["n"]))
     return finding(interval, verdict=verdict, p_value=p_value, reason=reason)
 
 
@@ -226,7 +227,7 @@ def likeness_rises(evidence: Evidence, *, measure: str, domains: tuple[str, ...]
         return missing(measure)
     rise = table[measure] - table[f"{measure}_sft"]
     pairs = rise.groupby([table["domain"], table["teacher"], table["student"]], sort=False).mean()
-    tests = {domain: authors_tests.ttest_greater(pairs[domain]) for domain in pairs.index.unique("domain")}
+    tests = {domain: intervals.ttest_greater(pairs[domain]) for domain in pairs.index.unique("domain")}
     means = {domain: pairs[domain].mean() for domain in tests}
     if all(test.p_value < ALPHA for test in tests.values()):
         verdict = REPRODUCED
@@ -234,7 +235,7 @@ def likeness_rises(evidence: Evidence, *, measure: str, domains: tuple[str, ...]
         verdict = INCONCLUSIVE if any(mean > 0 for mean in means.values()) else NOT_REPRODUCED
     parts = ", ".join(f"{domain} {means[domain]:+.2f} (p = {tests[domain].p_value:.2g})" for domain in tests)
     return finding(
-        authors_tests.mean_interval(pairs),
+        intervals.mean_interval(pairs),
         verdict=verdict,
         p_value=max(test.p_value for test in tests.values()),
         reason=f"KD minus SFT student, points, mean over the pairs: {parts}",
@@ -279,11 +280,11 @@ def untuned_teacher_costs(evidence: Evidence, *, printed: float) -> Finding:
     if table.empty:
         return missing("runs with an untuned teacher")
     top = table.loc[table["cost"].idxmax()]
-    mean = authors_tests.mean_interval(table["cost"])
+    mean = intervals.mean_interval(table["cost"])
     return Finding(
         verdict=REPRODUCED if top["cost"] >= printed else NOT_REPRODUCED,
         reason=f"largest cost {top['cost']:.1f} points ({top['teacher']} to {top['student']}, "
-        f"{top['domain']} average); mean {mean.estimate:.1f} [{mean.low:.1f}, {mean.high:.1f}] over "
+        f"{top['domain']} average); mean {mean.value:.1f} [{mean.low:.1f}, {mean.high:.1f}] over "
         f"{len(table)} pairs x domains",
         estimate=float(top["cost"]),
         n=len(table),
@@ -332,7 +333,7 @@ def little_noise_costs_little(
     verdict = {len(by_domain): REPRODUCED, 0: NOT_REPRODUCED}.get(n_slight, INCONCLUSIVE)
     parts = ", ".join(f"{domain} {value:.1f}" for domain, value in by_domain.items())
     return finding(
-        authors_tests.mean_interval(cases),
+        intervals.mean_interval(cases),
         verdict=verdict,
         reason=f"mean loss at sigma {_listed(loss['noise_sigma'])}: {parts} points over {len(cases)} pairs x "
         f"methods x domains; largest of a single run {loss['loss'].max():.1f}",
@@ -353,7 +354,7 @@ def much_noise_collapses(evidence: Evidence, *, sigma: float, absent: str) -> Fi
     by_domain = loss.groupby("domain", sort=False)["loss"].mean()
     parts = ", ".join(f"{domain} {value:.1f}" for domain, value in by_domain.items())
     return finding(
-        authors_tests.mean_interval(loss["loss"]),
+        intervals.mean_interval(loss["loss"]),
         verdict=REPRODUCED if share >= 0.5 else verdict,
         reason=f"{int(loss['is_collapsed'].sum())} of {len(loss)} pairs x methods x domains fall below half "
         f"of their noise-free accuracy; mean loss {parts} points",
@@ -414,7 +415,7 @@ def high_temperature_drops(evidence: Evidence, *, temperature: float, severe: fl
     verdict = {len(by_domain): REPRODUCED, 0: NOT_REPRODUCED}.get(n_severe, INCONCLUSIVE)
     parts = ", ".join(f"{domain} {value:.1f}" for domain, value in by_domain.items())
     return finding(
-        authors_tests.mean_interval(loss["loss"]),
+        intervals.mean_interval(loss["loss"]),
         verdict=verdict,
         reason=f"mean loss at T = {temperature:g} against the better lower temperature: {parts} points; "
         f"largest {loss['loss'].max():.1f}, smallest {loss['loss'].min():.1f}",
@@ -430,7 +431,7 @@ def smaller_students_drop_more(evidence: Evidence, *, temperature: float) -> Fin
     loss = _loss_at(evidence, temperature)
     if loss["student_parameters"].nunique() < 2:
         return missing(f"students of different sizes at temperature {temperature:g}")
-    test = authors_tests.spearman(loss["student_parameters"].astype(float), loss["loss"])
+    test = intervals.spearman(loss["student_parameters"].astype(float), loss["loss"])
     means = loss.pivot_table(index="student_parameters", columns="domain", values="loss", sort=True)
     falls = bool((means.diff().iloc[1:] < 0).all(axis=None))
     verdict = NOT_REPRODUCED
@@ -440,7 +441,7 @@ def smaller_students_drop_more(evidence: Evidence, *, temperature: float) -> Fin
         f"{size_label(size)} " + ", ".join(f"{domain} {value:.1f}" for domain, value in row.items())
         for size, row in means.iterrows()
     )
-    interval = authors_tests.spearman_interval(test.statistic, test.n)
+    interval = intervals.spearman_interval(test.statistic, test.n)
     return finding(
         interval,
         verdict=verdict,

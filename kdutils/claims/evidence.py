@@ -12,6 +12,7 @@ import pandas as pd
 from kdutils.constants import AVERAGE, DOMAINS, METHOD_NAMES, TASK_LABELS
 from kdutils.grid import cell_table as cell_rows
 from kdutils.inference import student_tests
+from kdutils.inference.estimate import Estimate
 from kdutils.results import authors_tests, gain_tables, sweeps
 from kdutils.results.item_gains import Items
 
@@ -144,9 +145,9 @@ def task_rows(evidence: Evidence, test: str, domains: tuple[str, ...]) -> pd.Dat
     return gain_tables.in_domain_order(table.dropna(subset=["statistic"]))
 
 
-def finding(interval: authors_tests.Interval, **fields) -> Finding:
+def finding(interval: Estimate, **fields) -> Finding:
     """A finding whose estimate, bounds and n are those of an interval."""
-    bounds = {"estimate": interval.estimate, "ci_low": interval.low, "ci_high": interval.high}
+    bounds = {"estimate": interval.value, "ci_low": interval.low, "ci_high": interval.high}
     return Finding(n=interval.n, **bounds, **fields)
 
 

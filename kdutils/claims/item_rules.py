@@ -25,7 +25,9 @@ from kdutils.claims.evidence import (
     missing,
 )
 from kdutils.constants import AVERAGE, DOMAIN_LABELS, METHOD_NAMES, PAPER_METHODS, TASK_LABELS
-from kdutils.results import agreement_fidelity, authors_tests, item_gains
+from kdutils.inference import intervals
+from kdutils.inference.estimate import Estimate
+from kdutils.results import agreement_fidelity, item_gains
 
 WHOLE = ["domain", "teacher", "student"]  # groups of these hold all methods
 
@@ -127,7 +129,7 @@ def right_and_alike_are_feebly_linked(evidence: Evidence, *, task: str, bound: f
     if runs.empty:
         return missing(f"{TASK_LABELS[task]} items of KD students beside their teacher's")
     r = runs.set_index("method")["fidelity_correct_r"]
-    interval = authors_tests.pearson_interval(float(r.abs().median()), int(runs["n"].min()))
+    interval = intervals.pearson_interval(float(r.abs().median()), int(runs["n"].min()))
     text = ", ".join(f"{METHOD_NAMES[method]} {value:+.2f}" for method, value in r.items())
     return _judged(evidence, _row(interval), below=bound, text=f"r on {TASK_LABELS[task]}: {text}")
 
@@ -186,7 +188,7 @@ def temperature_is_best(evidence: Evidence, *, temperature: float) -> Finding:
     share = is_best / is_best.groupby([runs[key] for key in cases.keys]).transform("sum")
     wins = runs.assign(win=share)[runs["temperature"] == temperature]
     by_task = wins.groupby(["domain", "task"], sort=False)["win"].mean()
-    interval = authors_tests.share_interval(float(by_task.sum()), len(by_task))
+    interval = intervals.share_interval(float(by_task.sum()), len(by_task))
     text = f"T = {temperature:g} is the best in {by_task.sum():.3g} of {len(by_task)} tasks"
     return _judged(evidence, _row(interval), above=50.0, text=text, unit="tasks")
 
@@ -254,8 +256,8 @@ def _finding(
     )
 
 
-def _row(interval: authors_tests.Interval) -> pd.DataFrame:
-    bounds = {"difference": interval.estimate, "low": interval.low, "high": interval.high}
+def _row(interval: Estimate) -> pd.DataFrame:
+    bounds = {"difference": interval.value, "low": interval.low, "high": interval.high}
     return pd.DataFrame([bounds | {"n": interval.n}])
 
 

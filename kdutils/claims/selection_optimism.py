@@ -15,9 +15,9 @@ import pandas as pd
 from kdutils.claims.student_units import mean_of_students, student_means
 from kdutils.constants import AVERAGE, DOMAIN_LABELS, METHOD_NAMES
 from kdutils.grid.cell_table import model_family, model_parameters
-from kdutils.inference import student_tests
+from kdutils.inference.estimate import Estimate
 from kdutils.results import gain_tables, held_out_temperature
-from kdutils.results.half_accuracy import ARM, HALVES, half_of
+from kdutils.results.held_out_temperature import CASE, HALVES, half_of
 from kdutils.results.item_gains import Items
 
 LEVELS = [
@@ -31,11 +31,11 @@ ALL = "all"  # methods together
 
 
 def levels(halves: pd.DataFrame) -> pd.DataFrame:
-    """Accuracy by how the temperature was chosen, a row a pair x method x task: ARM, task, LEVELS, optimism.
+    """Accuracy by how the temperature was chosen, a row a pair x method x task: CASE, task, LEVELS, optimism.
 
-    Takes half_accuracy.read. `temperature_1` is that at 1 (NaN without), `held_out` that at one chosen on the
-    other half, `best_on_test` that of the authors' choice; means over seeds. What could not be chosen is NaN,
-    and `reason` says why.
+    Takes held_out_temperature.read. `temperature_1` is that at 1 (NaN without), `held_out` that at one chosen
+    on the other half, `best_on_test` that of the authors' choice; means over seeds. What could not be chosen
+    is NaN, and `reason` says why.
     """
     table = held_out_temperature.choices(halves)
     found = {"held_out": held_out_temperature.measured(halves, table)}
@@ -45,8 +45,8 @@ def levels(halves: pd.DataFrame) -> pd.DataFrame:
             halves, pd.concat([by.assign(half=half) for half in HALVES])
         )
     for name, runs in found.items():
-        means = runs.groupby([*ARM, "task"], sort=False)["accuracy"].mean().rename(name)
-        table = table.merge(means.reset_index(), on=[*ARM, "task"], how="left")
+        means = runs.groupby([*CASE, "task"], sort=False)["accuracy"].mean().rename(name)
+        table = table.merge(means.reset_index(), on=[*CASE, "task"], how="left")
     return table.assign(optimism=table["best_on_test"] - table["held_out"])
 
 
@@ -126,7 +126,7 @@ def _of_pair(scored: pd.DataFrame, part: pd.DataFrame) -> list[list[np.ndarray]]
 
 def over_items(
     methods: list[list[np.ndarray]], *, rule: str, rng: np.random.Generator, n_resamples: int = 999
-) -> student_tests.Estimate:
+) -> Estimate:
     """Mean optimism of methods that were scored on the same items, points, with an interval over these.
 
     Items are drawn anew within each half of each task, temperatures are chosen anew, and the interval is the
@@ -146,7 +146,7 @@ def over_items(
         estimates.append(_optimism(sums, sizes, rule))
         draws.append(_optimism(again, sizes, rule))
     estimate, half_width = float(np.mean(estimates)), 1.96 * float(np.mean(draws, axis=0).std(ddof=1))
-    return student_tests.Estimate(estimate, estimate - half_width, estimate + half_width, int(sizes.sum()))
+    return Estimate(estimate, estimate - half_width, estimate + half_width, n=int(sizes.sum()))
 
 
 def _optimism(sums: np.ndarray, sizes: np.ndarray, rule: str) -> np.ndarray:

@@ -45,7 +45,7 @@ class Choice:
 def choices(evidence: Evidence, halves: pd.DataFrame | None = None) -> list[Choice]:
     """Those that these results allow, as one family or seed alone needs several, and held-out items.
 
-    `halves` (half_accuracy.read) are those of live results; without them that choice cannot be made.
+    `halves` (held_out_temperature.read) are those of live results; without them that choice cannot be made.
     """
     cells = evidence.all_cells
     families = list(dict.fromkeys(cells["family"]))
@@ -73,7 +73,7 @@ def table(judgement: Judgement, halves: pd.DataFrame | None = None) -> pd.DataFr
     rows for one pair, which the authors' analysis cannot judge.
 
     Args:
-        halves: of the live runs (half_accuracy.read); those of released results do not exist.
+        halves: of the live runs (held_out_temperature.read); those of released results do not exist.
     """
     evidence, rows = judgement.evidence, []
     halves = halves if evidence.source == "live" else None

@@ -29,8 +29,8 @@ from kdutils.claims.student_units import (
     where,
 )
 from kdutils.constants import AVERAGE, DOMAIN_LABELS, DOMAINS, METHOD_NAMES
-from kdutils.inference import student_tests
-from kdutils.results import authors_tests
+from kdutils.inference import intervals, student_tests
+from kdutils.inference.estimate import Estimate
 
 
 def gain_of_students(evidence: Evidence, *, rng: np.random.Generator, domain: str) -> Case:
@@ -54,7 +54,7 @@ def gain_of_students(evidence: Evidence, *, rng: np.random.Generator, domain: st
         reason += f"; on the tasks of the training set {interval_words(memory)}"
     return Case(
         reason=reason,
-        estimate=found.estimate,
+        estimate=found.value,
         low=found.low,
         high=found.high,
         p_value=found.p_greater,
@@ -122,19 +122,19 @@ def gain_of_largest_student(
     square = float((by_domain["square"].sum() / by_domain.size() ** 2).sum()) / len(means) ** 2
     half = scipy.stats.norm.ppf(0.975) * math.sqrt(square)
     mean = float(means.mean())
-    interval = authors_tests.Interval(mean, mean - half, mean + half, rows["student"].nunique())
+    interval = Estimate(mean, mean - half, mean + half, n=rows["student"].nunique())
     named = ", ".join(rows["student"].unique())
     by = means.groupby("domain", sort=False).mean().to_dict()
     reason = f"{named}: {interval_words(interval)} points over its items ({in_words(by)}), temperature 1"
     return _magnitude(interval, printed=printed, margin=margin, reason=reason)
 
 
-def _magnitude(interval: authors_tests.Interval, *, printed: float, margin: float, reason: str) -> Case:
+def _magnitude(interval: Estimate, *, printed: float, margin: float, reason: str) -> Case:
     """A size against the printed one: near it, away from it, or too blurred to tell."""
     meets = interval.low <= printed + margin and interval.high >= printed - margin
     return Case(
         reason=f"{reason}; printed {printed:g}",
-        estimate=interval.estimate,
+        estimate=interval.value,
         low=interval.low,
         high=interval.high,
         n=interval.n,
@@ -160,14 +160,14 @@ def methods_alike(evidence: Evidence, *, rng: np.random.Generator, domain: str, 
         reasons = [found.reason for found in each.values() if found.reason]
         return undefined(measured.reason or (reasons[0] if reasons else "fewer than two methods"))
     widest = max(each, key=lambda names: abs(each[names].estimate))
-    interval = authors_tests.mean_interval(differences[widest])
+    interval = intervals.mean_interval(differences[widest])
     texts = [
-        f"{METHOD_NAMES[one]} less {METHOD_NAMES[two]} {interval_words(authors_tests.mean_interval(part))}"
+        f"{METHOD_NAMES[one]} less {METHOD_NAMES[two]} {interval_words(intervals.mean_interval(part))}"
         for (one, two), part in differences.items()
     ]
     return Case(
         reason=f"points over students: {', '.join(texts)}; repeated measures p = {measured.p_corrected:.2g}",
-        estimate=interval.estimate,
+        estimate=interval.value,
         low=interval.low,
         high=interval.high,
         p_value=max(found.p_value for found in each.values()),
@@ -202,8 +202,8 @@ def size_effect(evidence: Evidence, *, rng: np.random.Generator, domain: str, ta
         if part["student_parameters"].nunique() > 1
     ]
     rho = -falls.statistic
-    interval = authors_tests.spearman_interval(rho, len(means))
-    slope = f"{interval_words(adjusted)} points" if not math.isnan(adjusted.estimate) else adjusted.reason
+    interval = intervals.spearman_interval(rho, len(means))
+    slope = f"{interval_words(adjusted)} points" if not math.isnan(adjusted.value) else adjusted.reason
     if_equal = f"if all gained alike, rho would lie in [{null.low:+.2f}, {null.high:+.2f}]"
     reason = (
         f"rho {rho:+.2f} over students, {-logit.statistic:+.2f} on the logit scale "
@@ -221,7 +221,7 @@ def size_effect(evidence: Evidence, *, rng: np.random.Generator, domain: str, ta
         n=falls.n,
         minimum_detectable=detectable_correlation(len(means)),
         holds=logit.p_greater < ALPHA
-        and adjusted.estimate < 0
+        and adjusted.value < 0
         and null.observed.statistic < null.low
         and all(value < 0 for value in alone),
         is_against=rises.p_greater < ALPHA,

@@ -31,8 +31,9 @@ from kdutils.claims.student_units import (
     undefined,
 )
 from kdutils.constants import AVERAGE, DOMAIN_LABELS, PAPER_METHODS, TASK_LABELS
-from kdutils.inference import student_tests
-from kdutils.results import agreement_fidelity, authors_tests, gain_tables
+from kdutils.inference import intervals, student_tests
+from kdutils.inference.estimate import Estimate
+from kdutils.results import agreement_fidelity, gain_tables
 
 FEWEST_PAIRS = 5  # of a partial rank correlation: its error has n - 4 in it
 PAIR = [*STUDENT, "teacher"]
@@ -55,7 +56,7 @@ def better_teacher(evidence: Evidence, *, rng: np.random.Generator, domain: str,
     # Of residuals, with a degree of freedom less for each student: the correlation for repeated measures of
     # Bland and Altman (1995).
     r = float(np.corrcoef(within["gain"], within["teacher_accuracy"])[0, 1])
-    interval = authors_tests.pearson_interval(r, n_free + 2)
+    interval = intervals.pearson_interval(r, n_free + 2)
     teachers = student_tests.cluster_permutation(
         pairs["teacher_accuracy"], within["gain"], pairs["teacher"], blocks=pairs["family"], rng=rng
     )
@@ -104,7 +105,7 @@ def untuned_teacher(evidence: Evidence, *, rng: np.random.Generator, printed: fl
     return Case(
         reason=f"largest cost {interval_words(interval)} points over {len(costs)} pairs x domains at once "
         f"({teacher} to {student}, {domain} average), mean {costs.mean():.1f}; printed {printed:g}",
-        estimate=interval.estimate,
+        estimate=interval.value,
         low=interval.low,
         high=interval.high,
         n=len(costs),
@@ -130,11 +131,11 @@ def likeness_rise(
         return undefined(f"there is no {measure} of SFT and KD students in these results")
     if lacking := [domain for domain in found if math.isnan(found[domain].p_greater)]:
         return undefined(f"{lacking[0]}: {found[lacking[0]].n} students: {found[lacking[0]].reason}")
-    least = found[min(found, key=lambda domain: found[domain].estimate)]
+    least = found[min(found, key=lambda domain: found[domain].value)]
     texts = [f"{domain} {interval_words(estimate)}" for domain, estimate in found.items()]
     return Case(
         reason=f"rise over students, points: {', '.join(texts)} ({in_words(families)})",
-        estimate=least.estimate,
+        estimate=least.value,
         low=least.low,
         high=least.high,
         p_value=max(estimate.p_greater for estimate in found.values()),
@@ -155,7 +156,7 @@ def likeness_and_gain(
     may_be_weak: bool,
 ) -> Case:
     """The partial rank correlation of gain and rise of likeness over pairs, given SFT accuracy."""
-    found: dict[str, authors_tests.Interval] = {}
+    found: dict[str, Estimate] = {}
     p_values = {}
     for domain in domains:
         rows = rises(evidence, domain, measure)
@@ -163,14 +164,14 @@ def likeness_and_gain(
         if len(pairs) < FEWEST_PAIRS:
             return undefined(f"{DOMAIN_LABELS[domain]}: {len(pairs)} pairs with {measure}")
         rho = partial_rank_correlation(pairs["gain"], pairs["rise"], pairs["sft_accuracy"])
-        found[domain] = authors_tests.spearman_interval(
+        found[domain] = intervals.spearman_interval(
             rho, len(pairs) - 1
         )  # one point less for what is controlled
         error = math.sqrt((1 + rho**2 / 2) / (len(pairs) - 4))
         p_values[domain] = _p_below(abs(rho), margin, error=error)  # the larger of the two one-sided tests
     if any(math.isnan(p) for p in p_values.values()):
         return undefined("the correlation is perfect or undefined")
-    widest = max(found, key=lambda domain: abs(found[domain].estimate))
+    widest = max(found, key=lambda domain: abs(found[domain].value))
     texts = [f"{domain} {interval_words(each, digits=2)}" for domain, each in found.items()]
     if may_be_weak:
         is_against = any(each.low > margin or each.high < -margin for each in found.values())
@@ -180,7 +181,7 @@ def likeness_and_gain(
     return Case(
         reason=f"partial rho of gain and rise over {n} pairs: {', '.join(texts)}; pairs share students, so "
         "the intervals are too narrow if anything",
-        estimate=found[widest].estimate,
+        estimate=found[widest].value,
         low=found[widest].low,
         high=found[widest].high,
         p_value=max(p_values.values()),
@@ -210,7 +211,7 @@ def agreement_as_printed(
     if math.isnan(found.estimate):
         return undefined(found.reason)
     n_items = int(evidence.cells.loc[evidence.cells["task"] == task, "n"].max())
-    interval = authors_tests.share_interval(found.estimate / 100 * n_items, n_items)
+    interval = intervals.share_interval(found.estimate / 100 * n_items, n_items)
     return Case(
         reason=f"{found.reason}; over {n_items} items [{interval.low:.1f}, {interval.high:.1f}]",
         estimate=found.estimate,
@@ -238,7 +239,7 @@ def feeble_link(evidence: Evidence, *, rng: np.random.Generator, task: str, marg
     return Case(
         reason=f"mean |r| over students {interval_words(interval, digits=2)} on {TASK_LABELS[task]}, "
         f"of one student {means['size'].min():.2f} to {means['size'].max():.2f}",
-        estimate=interval.estimate,
+        estimate=interval.value,
         low=interval.low,
         high=interval.high,
         p_value=found.p_greater,

@@ -25,8 +25,8 @@ from kdutils.claims.student_units import (
     undefined,
 )
 from kdutils.constants import AVERAGE
-from kdutils.inference import student_tests
-from kdutils.results import authors_tests, sweeps
+from kdutils.inference import intervals, student_tests
+from kdutils.results import sweeps
 
 RUN = ["domain", "task", "family", "teacher", "student", "student_parameters", "method"]
 
@@ -87,11 +87,9 @@ def loss_and_size(evidence: Evidence, *, rng: np.random.Generator, temperature: 
     rhos = {}
     for domain, part in rows.groupby("domain", sort=False):
         each = student_means(part, ["loss"])
-        rhos[domain] = authors_tests.spearman(
-            each["student_parameters"].astype(float), each["loss"]
-        ).statistic
+        rhos[domain] = intervals.spearman(each["student_parameters"].astype(float), each["loss"]).statistic
     rho = -falls.statistic
-    interval = authors_tests.spearman_interval(rho, len(means))
+    interval = intervals.spearman_interval(rho, len(means))
     return Case(
         reason=f"rho of loss and size {rho:+.2f} over students (all: {in_words(rhos, digits=2)}); smallest "
         f"possible p {falls.smallest_p / 2:.2g}",
@@ -135,14 +133,14 @@ def _against(rows: pd.DataFrame, value: str, *, text: str, limit: float, is_belo
         detected.append(detectable(means["beyond"]))
         if math.isnan(found[domain].p_greater):
             return undefined(f"{text}, {domain}: {found[domain].n} students: {found[domain].reason}")
-    least = min(found, key=lambda domain: found[domain].estimate)
-    intervals = {domain: back_from_limit(each, limit, is_below=is_below) for domain, each in found.items()}
-    texts = [f"{domain} {interval_words(each)}" for domain, each in intervals.items()]
+    least = min(found, key=lambda domain: found[domain].value)
+    bounds = {domain: back_from_limit(each, limit, is_below=is_below) for domain, each in found.items()}
+    texts = [f"{domain} {interval_words(each)}" for domain, each in bounds.items()]
     return Case(
         reason=f"{text}, over students: {', '.join(texts)}; limit {limit:g}",
-        estimate=intervals[least].estimate,
-        low=intervals[least].low,
-        high=intervals[least].high,
+        estimate=bounds[least].value,
+        low=bounds[least].low,
+        high=bounds[least].high,
         p_value=max(each.p_greater for each in found.values()),
         n=found[least].n,
         minimum_detectable=max(detected),

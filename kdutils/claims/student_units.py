@@ -16,7 +16,7 @@ import scipy.stats
 from kdutils.claims.evidence import Evidence
 from kdutils.constants import AVERAGE, DOMAIN_LABELS, TASK_LABELS
 from kdutils.inference import student_tests
-from kdutils.results import authors_tests
+from kdutils.inference.estimate import Estimate
 
 CONFIDENCE, POWER = 0.95, 0.8
 STUDENT = ["family", "student", "student_parameters"]
@@ -71,16 +71,16 @@ def student_means(rows: pd.DataFrame, values: list[str]) -> pd.DataFrame:
     return means.sort_values(["student_parameters", "student"], kind="stable").reset_index(drop=True)
 
 
-def mean_of_students(means: pd.DataFrame, value: str) -> student_tests.Estimate:
+def mean_of_students(means: pd.DataFrame, value: str) -> Estimate:
     """Mean over students with families as blocks: estimate, interval and one-sided p."""
     return student_tests.student_mean_test(means, value, unit="student", block="family")
 
 
-def back_from_limit(found: student_tests.Estimate, limit: float, *, is_below: bool) -> authors_tests.Interval:
+def back_from_limit(found: Estimate, limit: float, *, is_below: bool) -> Estimate:
     """The interval of values, from that of their distance to a limit that they lie below, or above."""
     if is_below:
-        return authors_tests.Interval(limit - found.estimate, limit - found.high, limit - found.low, found.n)
-    return authors_tests.Interval(limit + found.estimate, limit + found.low, limit + found.high, found.n)
+        return Estimate(limit - found.value, limit - found.high, limit - found.low, n=found.n)
+    return Estimate(limit + found.value, limit + found.low, limit + found.high, n=found.n)
 
 
 def rises(evidence: Evidence, domain: str, measure: str) -> pd.DataFrame:
@@ -103,7 +103,7 @@ def detectable_correlation(n: int, *, n_controlled: int = 0) -> float:
     return float(np.tanh((normal(0.5 + CONFIDENCE / 2) + normal(POWER)) / math.sqrt(n_free)))
 
 
-def largest(values: pd.Series, errors: pd.Series) -> authors_tests.Interval:
+def largest(values: pd.Series, errors: pd.Series) -> Estimate:
     """The largest true value of several, with an interval that knows it was picked (Bonferroni).
 
     With a chance of 95 % every true value lies within its own widened interval; the largest then lies between
@@ -111,7 +111,7 @@ def largest(values: pd.Series, errors: pd.Series) -> authors_tests.Interval:
     """
     width = scipy.stats.norm.ppf(1 - (1 - CONFIDENCE) / (2 * len(values))) * errors
     low, high = float((values - width).max()), float((values + width).max())
-    return authors_tests.Interval(float(values.max()), low, high, len(values))
+    return Estimate(float(values.max()), low, high, n=len(values))
 
 
 def by_family(means: pd.DataFrame, value: str) -> dict[str, float]:
@@ -124,11 +124,11 @@ def in_words(values: dict[str, float], *, digits: int = 1) -> str:
     return ", ".join(f"{name} {value:+.{digits}f}" for name, value in values.items())
 
 
-def interval_words(found: student_tests.Estimate | authors_tests.Interval, *, digits: int = 1) -> str:
+def interval_words(found: Estimate, *, digits: int = 1) -> str:
     """`+1.2 [−0.3, +2.7]`; the estimate alone where there is no interval."""
     if math.isnan(found.low):
-        return f"{found.estimate:+.{digits}f}"
-    return f"{found.estimate:+.{digits}f} [{found.low:+.{digits}f}, {found.high:+.{digits}f}]"
+        return f"{found.value:+.{digits}f}"
+    return f"{found.value:+.{digits}f} [{found.low:+.{digits}f}, {found.high:+.{digits}f}]"
 
 
 def where(domain: str, task: str) -> str:

@@ -25,40 +25,15 @@ from kdutils.constants import (
 from kdutils.grid import cell_table as cell_rows
 from kdutils.grid import fill, handover
 from kdutils.grid.plan import Plan
-from kdutils.grid.profile import Live
 from kdutils.results import authors_tables
 
 PAIR = ["family", "teacher", "student", "teacher_parameters", "student_parameters"]
-LIKENESS = [
-    "agreement",
-    "agreement_sft",
-    "agreement_em2",
-    "agreement_em2_sft",
-    "fidelity",
-    "fidelity_sft",
-    "fidelity_bleu2",
-    "fidelity_bleu2_sft",
-]
-GAIN_COLUMNS = [
-    "source",
-    "protocol",
-    "selection",
-    "domain",
-    "task",
-    *PAIR,
-    "method",
-    "temperature",
-    "accuracy",
-    "accuracy_se",
-    "sft_accuracy",
-    "sft_accuracy_se",
-    "seed_se",
-    "sft_seed_se",
-    "teacher_accuracy",
-    "gain",
-    "gain_se",
-    *LIKENESS,
-]
+CELL = ["source", "protocol", "domain", "task"]
+MEASURES = ("agreement", "agreement_em2", "fidelity", "fidelity_bleu2")
+LIKENESS = [f"{name}{of}" for name in MEASURES for of in ("", "_sft")]
+GAIN_COLUMNS = ["source", "protocol", "selection", "domain", "task", *PAIR, "method", "temperature"]
+GAIN_COLUMNS += ["accuracy", "accuracy_se", "sft_accuracy", "sft_accuracy_se", "seed_se", "sft_seed_se"]
+GAIN_COLUMNS += ["teacher_accuracy", "gain", "gain_se", *LIKENESS]
 
 
 def cells_of(plan: Plan) -> tuple[pd.DataFrame, dict[str, str]]:
@@ -96,16 +71,14 @@ def costs(plan: Plan) -> pd.DataFrame:
     """What became of each live run of a plan, and what it cost (fill.costs); empty if it trains nothing."""
     if not plan.runs:
         return pd.DataFrame()
-    if handed := handover.read(plan):
-        return handed.costs
-    return fill.costs(plan.runs, plan.out)
+    handed = handover.read(plan)
+    return handed.costs if handed else fill.costs(plan.runs, plan.out)
 
 
 def by_source(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """The rows of each source there is, released results first."""
-    return {
-        source: table[table["source"] == source] for source in SOURCES if (table["source"] == source).any()
-    }
+    parts = {source: table[table["source"] == source] for source in SOURCES}
+    return {source: part for source, part in parts.items() if len(part)}
 
 
 def named(name: str, source: str) -> str:
@@ -114,15 +87,13 @@ def named(name: str, source: str) -> str:
 
 
 def labels_of(cells: pd.DataFrame) -> dict[str, str]:
-    """What captions and columns call the results of each source: `Released`, and `Live, Qwen2.5` for real
-    models of that family, `Live` for a model world.
-    """
+    """Names of the sources in captions: `Released`, `Live, Qwen2.5` for real models, `Live` for mini ones."""
     return cell_rows.source_labels(cells.loc[cells["source"] == "live", "family"])
 
 
 def watermarks(plan: Plan) -> dict[str, str]:
     """What figures of each source carry across them; "" for real models."""
-    live: Live | None = plan.profile.live
+    live = plan.profile.live
     return {"published": "", "live": live.watermark if live else ""}
 
 
@@ -162,28 +133,16 @@ def mean_over_seeds(cells: pd.DataFrame) -> pd.DataFrame:
     training seeds would change: the standard deviation over seeds, pooled over the cells of a task that
     have several, over the root of n_seeds; NaN where no cell of the task has several.
     """
-    keys = [
-        "source",
-        "protocol",
-        "domain",
-        "task",
-        *PAIR,
-        "method",
-        "teacher_tuned",
-        "temperature",
-        "noise_sigma",
-    ]
+    keys = [*CELL, *PAIR, "method", "teacher_tuned", "temperature", "noise_sigma"]
     grouped = cells.groupby(keys, dropna=False, sort=False)
     table = grouped[["accuracy", "accuracy_se", *LIKENESS]].mean()
     table["n_seeds"] = grouped.size()
     table["squares"] = grouped["accuracy"].var(ddof=1) * (table["n_seeds"] - 1)
     table = table.reset_index()
-    several = table[table["n_seeds"] > 1]
-    where = ["source", "protocol", "domain", "task"]
-    sums = several.groupby(where)[["squares", "n_seeds"]].sum()
-    freedom = sums["n_seeds"] - several.groupby(where).size()
-    variance = (sums["squares"] / freedom).rename("variance")
-    table = table.merge(variance.reset_index(), on=where, how="left").drop(columns="squares")
+    several = table[table["n_seeds"] > 1].groupby(CELL)
+    freedom = several["n_seeds"].sum() - several.size()
+    variance = (several["squares"].sum() / freedom).rename("variance")
+    table = table.merge(variance.reset_index(), on=CELL, how="left").drop(columns="squares")
     table["seed_se"] = (table.pop("variance") / table["n_seeds"]) ** 0.5
     return table
 
@@ -213,22 +172,20 @@ def gains(cells: pd.DataFrame, *, selection: str, methods: Iterable[str] = PAPER
     if selection not in SELECTIONS:
         raise ValueError(f"unknown selection {selection!r}; choose one of {list(SELECTIONS)}")
     table = mean_over_seeds(of_common_seeds(cells) if selection == "best_on_test" else cells)
-    runs = table[table["method"].isin(list(methods)) & table["teacher_tuned"].fillna(False)]
-    runs = runs[runs["noise_sigma"] == 0.0]
+    is_plain = table["teacher_tuned"].fillna(False) & (table["noise_sigma"] == 0.0)
+    runs = table[table["method"].isin(list(methods)) & is_plain]
     if selection == "temperature_1":
         runs = runs[runs["temperature"] == 1.0]
-    group = ["source", "protocol", "domain", "task", "teacher", "student", "method"]
+    group = [*CELL, "teacher", "student", "method"]
     best = in_domain_order(runs.loc[runs.groupby(group, sort=True)["accuracy"].idxmax()])
     sft = table.loc[table["method"] == "sft"]
-    where = ["source", "protocol", "domain", "task"]
     own = ["accuracy", "accuracy_se", "seed_se"]
-    student = sft[[*where, "student", *own]].rename(columns={name: f"sft_{name}" for name in own})
-    first_seed = cells[cells["method"] == "sft"].sort_values("seed").drop_duplicates([*where, "student"])
-    teacher = first_seed[[*where, "student", "accuracy"]].rename(  # who teaches is the run of seed 0
-        columns={"student": "teacher", "accuracy": "teacher_accuracy"}
-    )
-    out = best.merge(student, on=[*where, "student"], how="left", validate="many_to_one")
-    out = out.merge(teacher, on=[*where, "teacher"], how="left", validate="many_to_one")
+    student = sft[[*CELL, "student", *own]].rename(columns={name: f"sft_{name}" for name in own})
+    first_seed = cells[cells["method"] == "sft"].sort_values("seed").drop_duplicates([*CELL, "student"])
+    names = {"student": "teacher", "accuracy": "teacher_accuracy"}
+    teacher = first_seed[[*CELL, "student", "accuracy"]].rename(columns=names)  # the run of seed 0 teaches
+    out = best.merge(student, on=[*CELL, "student"], how="left", validate="many_to_one")
+    out = out.merge(teacher, on=[*CELL, "teacher"], how="left", validate="many_to_one")
     out["gain"] = out["accuracy"] - out["sft_accuracy"]
     errors = out[["accuracy_se", "sft_accuracy_se"]].pow(2).sum(axis=1, skipna=False)
     errors += out[["seed_se", "sft_seed_se"]].fillna(0.0).pow(2).sum(axis=1)
@@ -239,7 +196,7 @@ def gains(cells: pd.DataFrame, *, selection: str, methods: Iterable[str] = PAPER
 
 def of_common_seeds(cells: pd.DataFrame) -> pd.DataFrame:
     """The cells without noise-free runs of seeds that other temperatures of their pair and method lack."""
-    group = ["source", "protocol", "domain", "task", "teacher", "student", "method", "teacher_tuned"]
+    group = [*CELL, "teacher", "student", "method", "teacher_tuned"]
     is_plain = (cells["teacher"] != "") & (cells["noise_sigma"] == 0.0)
     plain = cells[is_plain]
     n_temperatures = plain.groupby(group, dropna=False)["temperature"].transform("nunique")
@@ -256,9 +213,9 @@ def pair_label(table: pd.DataFrame) -> pd.Series:
 
 def averages(gain_table: pd.DataFrame) -> pd.DataFrame:
     """Gains on the domain averages, smallest students first, with the `pair` as a short label."""
-    table = gain_table[gain_table["task"] == AVERAGE]
-    table = table.sort_values(["student_parameters", "teacher_parameters"], kind="stable")
-    return table.assign(pair=pair_label(table)).reset_index(drop=True)
+    by, table = ["student_parameters", "teacher_parameters"], gain_table[gain_table["task"] == AVERAGE]
+    table = table.sort_values(by, kind="stable", ignore_index=True)
+    return table.assign(pair=pair_label(table))
 
 
 def parse_failures(cells: pd.DataFrame) -> pd.DataFrame:
@@ -273,8 +230,8 @@ def parse_failures(cells: pd.DataFrame) -> pd.DataFrame:
     runs = runs[is_plain | ((runs["teacher"] == "") & runs["student"].isin(students))]
     by = runs.groupby(["domain", "method"], sort=False)
     table = by[["accuracy", "unparsed", "truncated"]].mean().assign(runs=by.size()).reset_index()
-    table = in_method_order(table)
-    return in_domain_order(table.assign(method=table["method"].map(METHOD_LABELS))).reset_index(drop=True)
+    table = in_domain_order(in_method_order(table)).reset_index(drop=True)
+    return table.assign(method=table["method"].map(METHOD_LABELS))
 
 
 def in_domain_order(table: pd.DataFrame) -> pd.DataFrame:
@@ -284,17 +241,16 @@ def in_domain_order(table: pd.DataFrame) -> pd.DataFrame:
 
 def in_method_order(table: pd.DataFrame) -> pd.DataFrame:
     """Rows by method, as in spec; those of one method as they were."""
-    return table.sort_values(
-        "method", key=lambda method: method.map(list(METHOD_LABELS).index), kind="stable"
-    )
+    order = list(METHOD_LABELS).index
+    return table.sort_values("method", key=lambda method: method.map(order), kind="stable")
 
 
 def in_task_order(table: pd.DataFrame) -> pd.DataFrame:
     """Rows by family, student size and task (as in spec, the average last), with the task's `label`."""
-    order = {task: index for index, task in enumerate((*ALL_TASKS, AVERAGE))}
-    ordered = table.assign(place=table["task"].map(order), label=table["task"].map(TASK_LABELS))
-    ordered = ordered.sort_values(["family", "student_parameters", "place"], kind="stable")
-    return ordered.drop(columns="place").reset_index(drop=True)
+    places = table["task"].map([*ALL_TASKS, AVERAGE].index)
+    ordered = table.assign(place=places, label=table["task"].map(TASK_LABELS))
+    by = ["family", "student_parameters", "place"]
+    return ordered.sort_values(by, kind="stable", ignore_index=True).drop(columns="place")
 
 
 def gain_by_teacher(average_gains: pd.DataFrame) -> pd.DataFrame:
@@ -304,12 +260,11 @@ def gain_by_teacher(average_gains: pd.DataFrame) -> pd.DataFrame:
     """
     several = average_gains.groupby("student")["teacher"].transform("nunique") > 1
     table = average_gains[several].sort_values("teacher_parameters", kind="stable")
-    if table.empty:
-        return table[["domain", "student", "method"]]
     keys = ["domain", "student_parameters", "student", "method"]
-    wide = table.pivot_table(index=keys, columns="teacher", values="gain")
-    wide = wide[table["teacher"].unique()].reset_index().rename_axis(columns=None)
-    return wide.drop(columns="student_parameters")
+    if table.empty:
+        return table[keys].drop(columns="student_parameters")
+    wide = table.pivot_table(index=keys, columns="teacher", values="gain")[table["teacher"].unique()]
+    return wide.reset_index().rename_axis(columns=None).drop(columns="student_parameters")
 
 
 def within_student(average_gains: pd.DataFrame) -> pd.DataFrame:
@@ -334,13 +289,12 @@ def teacher_tuning(cells: pd.DataFrame) -> pd.DataFrame:
     """
     table = mean_over_seeds(cells)
     runs = table[(table["method"] == "fkl") & (table["temperature"] == 1.0) & (table["noise_sigma"] == 0.0)]
-    keys = ["source", "protocol", "domain", "task", *PAIR]
+    keys = [*CELL, *PAIR]
     both = runs.pivot_table(index=keys, columns="teacher_tuned", values="accuracy", sort=False)
     if False not in both.columns or True not in both.columns:
         return pd.DataFrame(columns=[*keys, "tuned", "untuned", "cost", "teacher_base"])
     both = both.rename(columns={True: "tuned", False: "untuned"}).dropna().reset_index()
-    both.columns.name = None
-    both["cost"] = both["tuned"] - both["untuned"]
+    both = both.rename_axis(columns=None).assign(cost=both["tuned"] - both["untuned"])
     base = table.loc[table["method"] == "base", ["source", "domain", "task", "student", "accuracy"]]
     base = base.rename(columns={"student": "teacher", "accuracy": "teacher_base"})
     return both.merge(base, on=["source", "domain", "task", "teacher"], how="left")
@@ -356,12 +310,12 @@ def coverage(cells: pd.DataFrame) -> pd.DataFrame:
     )
     kd = runs[runs["teacher"] != ""].copy()
     kd["pair"] = kd["teacher"] + " → " + kd["student"]
-    short = kd["method"].map(METHOD_NAMES)
-    kd["column"] = short + ", T = " + kd["temperature"].map("{:g}".format)
+    kd["column"] = kd["method"].map(METHOD_NAMES) + ", T = " + kd["temperature"].map("{:g}".format)
     others = {"untuned teacher": ~kd["teacher_tuned"].astype(bool), "noisy teacher": kd["noise_sigma"] > 0}
-    columns = kd.assign(place=kd["method"].map(KD_METHODS.index)).sort_values(["place", "temperature"])
-    plain = ~others["untuned teacher"] & ~others["noisy teacher"]
-    columns = list(columns.loc[plain, "column"].unique())
+    plain = kd[~others["untuned teacher"] & ~others["noisy teacher"]].assign(
+        place=lambda rows: rows["method"].map(KD_METHODS.index)
+    )
+    columns = list(plain.sort_values(["place", "temperature"])["column"].unique())
     for name, rows in others.items():
         kd.loc[rows, "column"] = name
         columns += [name] * bool(rows.any())
@@ -372,9 +326,12 @@ def coverage(cells: pd.DataFrame) -> pd.DataFrame:
 
 def in_view(table: pd.DataFrame, plan: Plan) -> pd.DataFrame:
     """The rows of the domains and tasks that a plan asks to see; of the averages, all of its domains."""
-    kept = table["domain"].map(lambda domain: plan.shown.keeps("domains", domain)).astype(bool)
-    kept &= table["task"].map(lambda task: task == AVERAGE or plan.shown.keeps("tasks", task)).astype(bool)
-    return table[kept]
+    return table[_kept(table["domain"], plan, "domains") & _kept(table["task"], plan, "tasks")]
+
+
+def _kept(values: pd.Series, plan: Plan, field: str) -> pd.Series:
+    """Which values a plan asks to see; of tasks also the average."""
+    return values.isin([value for value in {*values} if value == AVERAGE or plan.shown.keeps(field, value)])
 
 
 def restrict(cells: pd.DataFrame, plan: Plan) -> pd.DataFrame:
@@ -382,13 +339,12 @@ def restrict(cells: pd.DataFrame, plan: Plan) -> pd.DataFrame:
 
     SFT and base rows of the students and teachers shown stay whatever the methods: they are the baselines.
     """
-    shown, is_kd = plan.shown, cells["method"].isin(KD_METHODS)
-    kept = cells["domain"].map(lambda domain: shown.keeps("domains", domain)).astype(bool)
-    kept &= cells["task"].map(lambda task: task == AVERAGE or shown.keeps("tasks", task)).astype(bool)
-    kept &= ~is_kd | cells["method"].map(lambda method: shown.keeps("methods", method))
-    if shown.students or shown.teachers:
-        by_teacher = cells["teacher"].map(lambda name: shown.keeps("teachers", name))
-        pairs = cells[is_kd & by_teacher & cells["student"].map(lambda name: shown.keeps("students", name))]
-        kept &= cells["student"].isin([*pairs["student"], *pairs["teacher"]])
-        kept &= ~is_kd | cells.index.isin(pairs.index)
+    cells = in_view(cells, plan)
+    is_kd = cells["method"].isin(KD_METHODS)
+    kept = ~is_kd | _kept(cells["method"], plan, "methods")
+    if plan.shown.students or plan.shown.teachers:
+        is_pair = is_kd & _kept(cells["teacher"], plan, "teachers")
+        is_pair &= _kept(cells["student"], plan, "students")
+        models = cells.loc[is_pair, ["student", "teacher"]].to_numpy().ravel()
+        kept &= cells["student"].isin(models) & (~is_kd | is_pair)
     return cells[kept].reset_index(drop=True)

@@ -15,21 +15,33 @@ NaN, and a reason, for the task and for the average, which would be one of other
 
 from __future__ import annotations
 
+import hashlib
 import math
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import sacrebleu
 
-from kdutils.constants import AVERAGE
-from kdutils.results import gain_tables, item_gains
-from kdutils.results.half_accuracy import ARM, HALVES
+from kdutils import evaluate
+from kdutils.constants import AVERAGE, INSTRUCTION_TASKS
+from kdutils.data import sources
+from kdutils.grid.cell_table import short_name
+from kdutils.grid.plan import Plan
+from kdutils.grid.item_records import Scored, kept
+from kdutils.inference import intervals
+from kdutils.results import gain_tables
 from kdutils.results.item_gains import COUNTS
+from kdutils.spec import RunSpec
 
-CHOICE = [
-    "by_0",
-    "by_1",
-    "by_all",
-]  # the temperature that a half chooses for the other; that all items choose
+HALVES = (0, 1)
+CASE = ["protocol", "domain", "teacher", "student", "method"]  # what a temperature is chosen for
+SUMS = ["n", "value", "square"]
+LIKENESS_SUMS = ["n_texts", "same", *COUNTS]
+COMPARED = [*evaluate.KEYS, "text", "parsed"]
+COLUMNS = [*CASE, "temperature", "seed", "task", "half", *SUMS, *LIKENESS_SUMS]
+NUMBERS = {"seed": int, "half": int} | dict.fromkeys(["temperature", *SUMS, *LIKENESS_SUMS], float)
+CHOICE = ["by_0", "by_1", "by_all"]  # the temperature that a half chooses for the other; that all items do
 ALIKE = 9  # digits to which means are equal
 MEASURED = ["accuracy", "accuracy_se", "agreement", "fidelity"]
 OF_ONE_RUN = [  # columns of cells that no run put together from two has
@@ -38,20 +50,102 @@ OF_ONE_RUN = [  # columns of cells that no run put together from two has
 ]
 
 
-def choices(halves: pd.DataFrame) -> pd.DataFrame:
-    """What temperature each half and all items choose, a row a pair x method x task: ARM, task, CHOICE.
+def half_of(item_id: str) -> int:
+    """0 or 1: the lowest bit of the SHA-256 of an item's id.
 
-    Takes half_accuracy.read. The domain's average is one of the tasks. `reason`: why CHOICE is NaN, or "".
+    It hangs on nothing but the id, so every run and every set of items, in any order, is split alike. The two
+    are of equal size on average, not exactly.
+    """
+    return hashlib.sha256(item_id.encode()).digest()[-1] & 1
+
+
+def read(plan: Plan) -> pd.DataFrame:
+    """The halves of a plan's finished runs among which a temperature can be chosen: COLUMNS.
+
+    A row a run x task x half, of KD from a tuned teacher without noise, where the plan has several
+    temperatures. `n` items, the sum of their `value` in [0, 1] (the share of an item's texts that are right;
+    in instruction following their mean ROUGE-L) and of its `square`. Of the texts compared with the teacher's
+    `n_texts`, how many give the `same` answer, and COUNTS; NaN without them. No row for a half without items.
+    """
+    specs = {sources.resolved(run.spec): run.evaluation for run in plan.runs}
+    swept = [spec for spec in specs if spec.teacher and spec.teacher_tuned and not spec.noise_sigma]
+    temperatures: dict[tuple, set[float]] = {}
+    for spec in swept:
+        temperatures.setdefault(_case(spec), set()).add(spec.temperature)
+    found = []
+    for spec in swept:
+        evaluation, tuned = specs[spec], spec.teacher_spec()
+        own = Scored.of(plan.out, spec, evaluation)
+        if len(temperatures[_case(spec)]) == 1 or own is None:
+            continue
+        teacher = Scored.of(plan.out, tuned, evaluation) if tuned in specs else None
+        records = kept(plan.out, _sums, *(each for each in (own, teacher) if each))
+        names = dict(zip(CASE, _case(spec), strict=True)) | {
+            "temperature": spec.temperature,
+            "seed": spec.seed,
+        }
+        found += [names | record for record in records]
+    return pd.DataFrame(found, columns=COLUMNS).astype(NUMBERS)  # None becomes NaN, which JSON has not
+
+
+def _case(spec: RunSpec) -> tuple[str, ...]:
+    return spec.protocol, spec.domain, short_name(spec.teacher), short_name(spec.student), spec.method
+
+
+def _sums(student: pd.DataFrame, teacher: pd.DataFrame | None = None) -> list[dict[str, Any]]:
+    return sums(student, teacher).to_dict("records")
+
+
+def sums(student: pd.DataFrame, teacher: pd.DataFrame | None = None) -> pd.DataFrame:
+    """One run's item rows by task and half: task, half, SUMS and LIKENESS_SUMS, as `read` has them.
+
+    Raises:
+        ValueError: if student and teacher were not evaluated on the same items.
+    """
+    half = {item: half_of(item) for item in student["item_id"].unique()}
+    own = _values(student.assign(half=student["item_id"].map(half)))
+    if teacher is None:
+        return own.assign(**dict.fromkeys(LIKENESS_SUMS, math.nan))
+    both = evaluate.paired(student[COMPARED], teacher[COMPARED])
+    both = both.assign(half=both["item_id"].map(half), same=evaluate.same_answer(both))
+    table = []
+    for (task, which), part in both.groupby(["task", "half"], sort=False):
+        same = math.nan if task in INSTRUCTION_TASKS else int(part["same"].sum())  # no answer to agree on
+        table.append((task, which, len(part), same, *_bleu_counts(part)))
+    return own.merge(pd.DataFrame(table, columns=["task", "half", *LIKENESS_SUMS]), on=["task", "half"])
+
+
+def _values(rows: pd.DataFrame) -> pd.DataFrame:
+    is_instruction = rows["task"].isin(INSTRUCTION_TASKS)
+    value = rows["correct"].astype(float).mask(is_instruction, rows["rouge_l"])
+    keys = ["task", "half"]
+    by_item = rows[keys].assign(value=value).groupby([*keys, rows["item_id"]], sort=False).mean()
+    groups = by_item.assign(square=by_item["value"] ** 2).groupby(keys, sort=False)
+    return groups[["value", "square"]].sum().assign(n=groups.size()).reset_index()
+
+
+def _bleu_counts(part: pd.DataFrame) -> list[int]:
+    found = sacrebleu.BLEU().corpus_score(part["text"].tolist(), [part["text_teacher"].tolist()])
+    return [found.sys_len, found.ref_len, *found.counts, *found.totals]
+
+
+# --- which temperature is chosen ---------------------------------------------------------------------------
+
+
+def choices(halves: pd.DataFrame) -> pd.DataFrame:
+    """What temperature each half and all items choose, a row a pair x method x task: CASE, task, CHOICE.
+
+    Takes `read`. The domain's average is one of the tasks. `reason`: why CHOICE is NaN, or "".
 
     Raises:
         ValueError: if two runs among which is chosen were scored on different items.
     """
     table = []
-    for arm, part in _of_common_seeds(halves).groupby(ARM, sort=False):
+    for case, part in _of_common_seeds(halves).groupby(CASE, sort=False):
         tasks, temperatures = list(part["task"].unique()), sorted(part["temperature"].unique())
-        values, n = (_sums(part, name, tasks, temperatures) for name in ("value", "n"))
+        values, n = (_by_task(part, name, tasks, temperatures) for name in ("value", "n"))
         if (odd := (n != n[..., :1]).any(axis=(1, 2))).any():
-            who = f"{' '.join(arm)}: runs on {tasks[odd.argmax()]}"
+            who = f"{' '.join(case)}: runs on {tasks[odd.argmax()]}"
             raise ValueError(f"{who} were scored on different items; evaluate them on the same")
         n_all = n.sum(axis=1)
         shares = np.divide(values, n, out=np.full(n.shape, math.nan), where=n > 0)
@@ -61,20 +155,20 @@ def choices(halves: pd.DataFrame) -> pd.DataFrame:
             for task, each in zip(tasks, n, strict=True)
         ]
         for task, of_half, of_all, reason in zip(tasks, shares, totals, reasons, strict=True):
-            table.append((*arm, task, *_best(of_half, of_all, temperatures), reason))
+            table.append((*case, task, *_best(of_half, of_all, temperatures), reason))
         chosen = _best(shares.mean(axis=0), totals.mean(axis=0), temperatures)
-        table.append((*arm, AVERAGE, *chosen, "; ".join(filter(None, reasons))))
-    frame = pd.DataFrame(table, columns=[*ARM, "task", *CHOICE, "reason"])
+        table.append((*case, AVERAGE, *chosen, "; ".join(filter(None, reasons))))
+    frame = pd.DataFrame(table, columns=[*CASE, "task", *CHOICE, "reason"])
     return frame.astype(dict.fromkeys(CHOICE, float))
 
 
 def _of_common_seeds(halves: pd.DataFrame) -> pd.DataFrame:
     """Without seeds that lack a temperature, as in gain_tables: several would lose to the luck of one."""
-    n_temperatures = halves.groupby(ARM)["temperature"].transform("nunique")
-    return halves[halves.groupby([*ARM, "seed"])["temperature"].transform("nunique") == n_temperatures]
+    n_temperatures = halves.groupby(CASE)["temperature"].transform("nunique")
+    return halves[halves.groupby([*CASE, "seed"])["temperature"].transform("nunique") == n_temperatures]
 
 
-def _sums(rows: pd.DataFrame, name: str, tasks: list[str], temperatures: list[float]) -> np.ndarray:
+def _by_task(rows: pd.DataFrame, name: str, tasks: list[str], temperatures: list[float]) -> np.ndarray:
     """A sum over seeds by task, half and temperature; 0 where there are no items."""
     table = rows.groupby(["task", "half", "temperature"])[name].sum()
     index = pd.MultiIndex.from_product([tasks, HALVES, temperatures])
@@ -92,7 +186,7 @@ def _best(shares: np.ndarray, totals: np.ndarray, temperatures: list[float]) -> 
 
 
 def measured(halves: pd.DataFrame, chosen: pd.DataFrame) -> pd.DataFrame:
-    """Runs whose halves are each at the temperature that the other chose: ARM, seed, task, MEASURED.
+    """Runs whose halves are each at the temperature that the other chose: CASE, seed, task, MEASURED.
 
     Over all items, as in the cell table: fidelity is BLEU of all texts together, an average has no likeness.
     Takes `choices`; what could not be chosen has no row.
@@ -102,26 +196,26 @@ def measured(halves: pd.DataFrame, chosen: pd.DataFrame) -> pd.DataFrame:
 
 
 def composed(halves: pd.DataFrame, turns: pd.DataFrame) -> pd.DataFrame:
-    """Runs put together from halves at the temperatures of `turns`: ARM, task, half, temperature."""
+    """Runs put together from halves at the temperatures of `turns`: CASE, task, half, temperature."""
     known = _of_common_seeds(halves)
-    turns = turns[[*ARM, "task", "half", "temperature"]].rename(columns={"task": "asked"})
-    parts = known.merge(turns, on=[*ARM, "half", "temperature"])
+    turns = turns[[*CASE, "task", "half", "temperature"]].rename(columns={"task": "asked"})
+    parts = known.merge(turns, on=[*CASE, "half", "temperature"])
     parts = parts[(parts["asked"] == parts["task"]) | (parts["asked"] == AVERAGE)]
-    keys = [*ARM, "seed", "asked", "task"]
+    keys = [*CASE, "seed", "asked", "task"]
     sums = parts.groupby(keys, sort=False)[["n", "value", "square", "n_texts", "same", *COUNTS]]
     sums = sums.sum(min_count=1).reset_index()
     share = sums["value"] / sums["n"]
     spread = (sums["square"] / sums["n"] - share**2).clip(lower=0.0) / (sums["n"] - 1)
     sums = sums.assign(accuracy=100 * share, variance=100**2 * spread)
     sums["agreement"] = 100 * sums["same"] / sums["n_texts"]
-    sums["fidelity"] = item_gains.bleu(sums[COUNTS].to_numpy(float))
+    sums["fidelity"] = intervals.bleu(sums[COUNTS].to_numpy(float))
     sums["fidelity"] = sums["fidelity"].where(sums["n_texts"].notna())
-    runs = sums.groupby([*ARM, "seed", "asked"], sort=False)
+    runs = sums.groupby([*CASE, "seed", "asked"], sort=False)
     table = runs[["accuracy", "agreement", "fidelity"]].mean()
     table["accuracy_se"] = runs["variance"].sum(min_count=1) ** 0.5 / runs.size()
     table = table.reset_index().rename(columns={"asked": "task"})
     table.loc[table["task"] == AVERAGE, ["agreement", "fidelity"]] = math.nan
-    return table[[*ARM, "seed", "task", *MEASURED]]
+    return table[[*CASE, "seed", "task", *MEASURED]]
 
 
 def cells(cells: pd.DataFrame, halves: pd.DataFrame) -> pd.DataFrame:
@@ -135,11 +229,11 @@ def cells(cells: pd.DataFrame, halves: pd.DataFrame) -> pd.DataFrame:
     kept = gain_tables.of_common_seeds(cells)
     swept = _swept(kept)
     chosen = choices(halves).dropna(subset=CHOICE)
-    rows = swept.merge(chosen, on=[*ARM, "task"], how="inner", validate="many_to_one")
+    rows = swept.merge(chosen, on=[*CASE, "task"], how="inner", validate="many_to_one")
     is_one = rows["by_0"] == rows["by_1"]
     same = rows[is_one & (rows["temperature"] == rows["by_0"])]
-    mixed = rows[~is_one].drop_duplicates([*ARM, "task", "seed"]).drop(columns=MEASURED)
-    mixed = mixed.merge(measured(halves, chosen), on=[*ARM, "task", "seed"])
+    mixed = rows[~is_one].drop_duplicates([*CASE, "task", "seed"]).drop(columns=MEASURED)
+    mixed = mixed.merge(measured(halves, chosen), on=[*CASE, "task", "seed"])
     mixed = mixed.assign(temperature=math.nan, **dict.fromkeys(OF_ONE_RUN, math.nan))
     tables = [kept.drop(swept.index), same, mixed]
     return pd.concat([table[kept.columns].astype(kept.dtypes) for table in tables], ignore_index=True)
@@ -148,8 +242,8 @@ def cells(cells: pd.DataFrame, halves: pd.DataFrame) -> pd.DataFrame:
 def lacking(cells: pd.DataFrame, halves: pd.DataFrame) -> str:
     """Why a temperature of some pair, method or task of these cells cannot be chosen; "" if all can."""
     chosen = choices(halves)
-    wanted = _swept(gain_tables.of_common_seeds(cells))[[*ARM, "task"]].drop_duplicates()
-    rows = wanted.merge(chosen, on=[*ARM, "task"], how="left")
+    wanted = _swept(gain_tables.of_common_seeds(cells))[[*CASE, "task"]].drop_duplicates()
+    rows = wanted.merge(chosen, on=[*CASE, "task"], how="left")
     without = rows[rows["by_0"].isna()]
     reasons = without["reason"].fillna("no items to choose a temperature on").unique()
     return "; ".join(reasons)
@@ -159,4 +253,4 @@ def _swept(cells: pd.DataFrame) -> pd.DataFrame:
     """Noise-free KD of a tuned teacher at several temperatures, of those of which one is chosen."""
     is_plain = (cells["teacher"] != "") & cells["teacher_tuned"].fillna(False) & (cells["noise_sigma"] == 0.0)
     plain = cells[is_plain]
-    return plain[plain.groupby(ARM)["temperature"].transform("nunique") > 1]
+    return plain[plain.groupby(CASE)["temperature"].transform("nunique") > 1]

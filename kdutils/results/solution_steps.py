@@ -1,17 +1,26 @@
 """What the steps of a written solution come to: do they lead to its answer, and where do they go wrong?
 
 A step is an equation of numbers, `a op b = c` (also with more than two numbers on the left); equations with
-an unknown are none. By rule, on the text alone: nothing here knows who wrote it.
+an unknown are none. By rule, on the text alone.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+import numpy as np
+import pandas as pd
+
 from kdutils import answers
+from kdutils.constants import KD_METHODS, METHOD_NAMES
+from kdutils.data import sources
+from kdutils.grid.plan import Plan
+from kdutils.inference import crossed_bootstrap
+from kdutils.inference.estimate import Estimate
+from kdutils.results import paradox
 
 _NUMBER = r"\d+(?:\.\d+)?"
 _SIGN = r"(?:[-+*/×÷−]|(?<=\s)x(?=\s))"
@@ -116,6 +125,65 @@ def read(text: str) -> Reading:
     return Reading(len(found), sum(step.is_right for step in found), stated, computed)
 
 
+FOLLOWED = {"checkable": "one", "follows": "checkable", "right_steps": "steps"}  # share -> of what
+
+
+def followed(
+    rows: pd.DataFrame,
+    rises: pd.DataFrame,
+    *,
+    rng: np.random.Generator,
+    n_resamples: int = crossed_bootstrap.N_RESAMPLES,
+) -> pd.DataFrame:
+    """Whether the answer of a text follows from its steps, by rule (`read`): a row a method x group.
+
+    Groups are all texts, and of KD those whose item became right or stayed wrong. Percent: `checkable` texts
+    state a number and compute one; `follows`, of these the stated is the last computed; `right_steps`, of all
+    steps the share that is right; each with low and high, and n, the texts. AQuA, which states a letter, is
+    left out.
+    """
+    parts = {"all texts": rows}
+    parts |= {paradox.FATES[fate]: rises[rises["fate"] == fate] for fate in ("became_right", "stayed_wrong")}
+    readings = {text: read(text) for text in rows.loc[rows["task"] != "aqua", "text"].unique()}
+    table = []
+    for method in ("sft", *KD_METHODS):
+        for label, part in parts.items():
+            own = part[(part["method"] == method) & (part["task"] != "aqua")]
+            if len(own):
+                found = _followed(
+                    own, [readings[text] for text in own["text"]], rng=rng, n_resamples=n_resamples
+                )
+                table.append((method, METHOD_NAMES[method], label, *found, len(own)))
+    columns = [f"{share}{end}" for share in FOLLOWED for end in ("", "_low", "_high")]
+    return pd.DataFrame(table, columns=["method", "label", "group", *columns, "n"])
+
+
+def _followed(own: pd.DataFrame, found: Iterable[Reading], **how) -> list[float]:
+    values = {
+        "one": 1.0,
+        "checkable": [reading.follows is not None for reading in found],
+        "follows": [reading.follows is True for reading in found],
+        "steps": [reading.n_steps for reading in found],
+        "right_steps": [reading.n_right_steps for reading in found],
+    }
+    drawn = paradox.resampled(own, values, **how)
+    means = (100 * drawn.mean(*shares) for shares in FOLLOWED.items())
+    return [
+        bound for mean in means for bound in paradox.estimated(mean, drawn, own, "nothing to check").bounds
+    ]
+
+
+def readable_followed(table: pd.DataFrame) -> pd.DataFrame:
+    """`followed` for people: shares with their intervals, such as `82.1 [66.9, 92.8]`."""
+    shown = {}
+    for name in FOLLOWED:
+        bounds = table[[name, f"{name}_low", f"{name}_high"]].to_numpy(float)
+        texts = ["—" if np.isnan(each[0]) else Estimate(*each).text(signed=False) for each in bounds]
+        shown[f"{name.replace('_', ' ')}, %"] = texts
+    names = {"label": "student", "n": "texts"}
+    return table[["label", "group", "n"]].rename(columns=names).assign(**shown)
+
+
 # --- where does it go wrong? ------------------------------------------------------------------------------
 
 CATEGORIES = {  # in the order in which they are tried; the first that holds counts
@@ -191,3 +259,61 @@ def _forms(of_steps: Sequence[Step], asked: set[float]) -> list[tuple]:
 
 def _operands(forms: Sequence[tuple]) -> Counter:
     return Counter(operand for _, operands in forms for operand in operands)
+
+
+def errors(
+    plan: Plan,
+    rows: pd.DataFrame,
+    *,
+    task: str,
+    rng: np.random.Generator,
+    n_resamples: int = crossed_bootstrap.N_RESAMPLES,
+) -> pd.DataFrame:
+    """Shares of CATEGORIES on one task by method, percent: a row a method x category.
+
+    Columns method, label, category, paradox.ESTIMATED, n (texts), n_pairs, n_without: texts of items whose
+    own solution has no equation, which are left out. Pairs and items are drawn again, crossed.
+    """
+    part = rows[rows["task"] == task]
+    items = _items_of(plan, task) if len(part) else {}
+    gold = [items[item] for item in part["item_id"]]
+    own = part[["text", "parsed", "correct", "truncated"]].to_dict("records")
+    part = part.assign(
+        category=[
+            category(**row, question=item.question, rationale=item.rationale)
+            for row, item in zip(own, gold, strict=True)
+        ],
+        has_gold=[bool(steps(item.rationale)) for item in gold],
+    )
+    table = []
+    for method, name, own in paradox.by_method(part):
+        known = own[own["has_gold"]]
+        if known.empty:
+            continue
+        values = {key: (known["category"] == key).astype(float) for key in CATEGORIES}
+        drawn = paradox.resampled(known, values | {"one": 1.0}, rng=rng, n_resamples=n_resamples)
+        n = len(known), len(known[paradox.PAIR].drop_duplicates()), len(own) - len(known)
+        for key in CATEGORIES:
+            found = paradox.estimated(100 * drawn.mean(key, "one"), drawn, known)
+            table.append((method, name, key, *found.bounds, found.reason, *n))
+    columns = ["method", "label", "category", *paradox.ESTIMATED, "n", "n_pairs", "n_without"]
+    return pd.DataFrame(table, columns=columns)
+
+
+def _items_of(plan: Plan, task: str) -> dict[str, sources.Item]:
+    """The items of a task by id, of every data set and evaluation in the plan."""
+    found = {}
+    for run in plan.runs:
+        spec = sources.resolved(run.spec)
+        if spec.domain == paradox.DOMAIN and task in run.evaluation.tasks:
+            found.setdefault((spec.data, run.evaluation.eval_id), (spec, run.evaluation))
+    items = [item for spec, evaluation in found.values() for item in sources.test_items(spec, evaluation)]
+    return {item.id: item for item in items if item.task == task}
+
+
+def error_shares(table: pd.DataFrame) -> pd.DataFrame:
+    """`errors` for the stacked bars: a row (index) a method, a column a category; pairs where they differ."""
+    most = table["n_pairs"].max()
+    few = table["n_pairs"].map(lambda n: "" if n == most else f" ({n} pairs)")
+    wide = table.assign(row=table["label"] + few).pivot(index="row", columns="category", values="estimate")
+    return wide.loc[(table["label"] + few).unique(), list(CATEGORIES)].rename_axis(columns=None)

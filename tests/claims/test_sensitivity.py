@@ -8,7 +8,7 @@ from test_strict import world
 
 from kdutils.claims import answer_sheet, claims, evidence, sensitivity
 from kdutils.report import claim_figures
-from kdutils.results import half_accuracy
+from kdutils.results import held_out_temperature
 
 SECTIONS = {claim.id: claim.section for claim in claims.CLAIMS}
 
@@ -160,11 +160,11 @@ def halves_of(cells, *, by_luck):
         for half, more in ((0, extra), (1, -extra)):
             value = right / 2 + more
             rows.append(
-                {name: cell[name] for name in (*half_accuracy.ARM, "temperature", "seed", "task")}
+                {name: cell[name] for name in (*held_out_temperature.CASE, "temperature", "seed", "task")}
                 | {"half": half, "n": 1_000.0, "value": value, "square": value}
             )
-    return pd.DataFrame(rows, columns=half_accuracy.COLUMNS).astype(
-        dict.fromkeys(half_accuracy.BESIDE, float)
+    return pd.DataFrame(rows, columns=held_out_temperature.COLUMNS).astype(
+        dict.fromkeys(held_out_temperature.LIKENESS_SUMS, float)
     )
 
 

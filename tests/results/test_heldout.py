@@ -13,8 +13,8 @@ from kdutils import evaluate
 from kdutils.claims import selection_optimism
 from kdutils.grid import cell_table as cell_rows
 from kdutils.grid import plan
-from kdutils.results import gain_tables, half_accuracy, held_out_temperature
-from kdutils.results.half_accuracy import half_of
+from kdutils.results import gain_tables, held_out_temperature
+from kdutils.results.held_out_temperature import half_of
 from kdutils.results.item_gains import Items
 from kdutils.spec import EvalSpec, RunSpec
 
@@ -29,10 +29,12 @@ def test_the_split_is_that_of_the_ids_alone():
 def test_order_and_other_items_change_nothing():
     values = {item: number % 3 == 0 for number, item in enumerate(FIRST[:7] + SECOND[:9])}
     rows = item_rows(values)
-    whole = half_accuracy.sums(rows).set_index("half")
-    shuffled = half_accuracy.sums(rows.sample(frac=1.0, random_state=3)).set_index("half").loc[whole.index]
+    whole = held_out_temperature.sums(rows).set_index("half")
+    shuffled = (
+        held_out_temperature.sums(rows.sample(frac=1.0, random_state=3)).set_index("half").loc[whole.index]
+    )
     pd.testing.assert_frame_equal(whole, shuffled)
-    fewer = half_accuracy.sums(rows[rows["item_id"] != FIRST[0]]).set_index("half")
+    fewer = held_out_temperature.sums(rows[rows["item_id"] != FIRST[0]]).set_index("half")
     assert (whole.loc[0, "n"], fewer.loc[0, "n"]) == (7, 6)
     pd.testing.assert_series_equal(whole.loc[1], fewer.loc[1])
 
@@ -113,7 +115,7 @@ def test_every_item_counts_once_at_what_the_other_half_chose():
     teacher, students = told(rng, ids), {temperature: told(rng, ids) for temperature in (1.0, 2.0, 5.0)}
     table = pd.concat(
         [
-            half_accuracy.sums(rows, teacher).assign(**ARM, temperature=temperature, seed=0)
+            held_out_temperature.sums(rows, teacher).assign(**ARM, temperature=temperature, seed=0)
             for temperature, rows in students.items()
         ]
     )
@@ -165,7 +167,7 @@ def test_runs_on_other_items_are_refused():
 
 
 def test_nothing_gives_nothing():
-    nothing = pd.DataFrame(columns=half_accuracy.COLUMNS).astype(half_accuracy.NUMBERS)
+    nothing = pd.DataFrame(columns=held_out_temperature.COLUMNS).astype(held_out_temperature.NUMBERS)
     assert held_out_temperature.choices(nothing).empty
     found = selection_optimism.table(nothing, Items(nothing, nothing), rng=np.random.default_rng(0))
     assert found.empty and selection_optimism.readable(found).empty and selection_optimism.remark(found) == ""
@@ -265,7 +267,7 @@ def test_halves_are_read_of_runs_among_which_can_be_chosen(tmp_path):
     every = SWEPT | OTHERS
     for name, run in every.items():
         finish(tmp_path, run, PARSED.get(name, "0000"))
-    table = half_accuracy.read(asked(tmp_path, *every.values()))
+    table = held_out_temperature.read(asked(tmp_path, *every.values()))
     assert set(table["method"]) == {"fkl"}
     assert sorted(table["temperature"]) == [1.0, 1.0, 2.0, 2.0]
     assert by_task(selection_optimism.levels(table))["optimism"] == 50.0
@@ -275,7 +277,7 @@ def test_halves_are_read_of_runs_among_which_can_be_chosen(tmp_path):
     assert by_task(found)["fidelity"] == pytest.approx(
         evaluate.corpus_bleu([text] * 4, ["it is 1 that I say"] * 4)
     )
-    again = half_accuracy.read(
+    again = held_out_temperature.read(
         asked(tmp_path, *reversed(every.values()))
     )  # from what was kept, in another order
     key = ["temperature", "half"]
@@ -287,7 +289,7 @@ def test_halves_are_read_of_runs_among_which_can_be_chosen(tmp_path):
 def test_without_the_teachers_texts_there_is_no_likeness(tmp_path):
     for name, run in SWEPT.items():
         finish(tmp_path, run, PARSED[name])
-    table = half_accuracy.read(asked(tmp_path, *SWEPT.values()))
+    table = held_out_temperature.read(asked(tmp_path, *SWEPT.values()))
     found = by_task(held_out_temperature.measured(table, held_out_temperature.choices(table)))
     assert found["accuracy"] == 0.0
     assert math.isnan(found["agreement"]) and math.isnan(found["fidelity"])
@@ -295,7 +297,7 @@ def test_without_the_teachers_texts_there_is_no_likeness(tmp_path):
 
 def test_runs_that_are_not_finished_are_not_there(tmp_path):
     finish(tmp_path, SWEPT["T1"], PARSED["T1"])
-    table = half_accuracy.read(asked(tmp_path, *SWEPT.values()))
+    table = held_out_temperature.read(asked(tmp_path, *SWEPT.values()))
     assert table["temperature"].unique().tolist() == [1.0]
     assert by_task(selection_optimism.levels(table))["optimism"] == 0.0
-    assert half_accuracy.read(asked(tmp_path)).empty
+    assert held_out_temperature.read(asked(tmp_path)).empty

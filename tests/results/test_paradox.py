@@ -5,8 +5,9 @@ import dataclasses
 import numpy as np
 import pandas as pd
 import pytest
+import sacrebleu
 
-from kdutils import store
+from kdutils import evaluate, store
 from kdutils.data import sources
 from kdutils.grid import plan
 from kdutils.grid.profile import load_profile
@@ -111,7 +112,7 @@ def test_following_is_read_by_method_and_fate(asked):
     rows["text"] = ["Nina has 3 + 4 = 7 coins. The answer is 7."] * 6 + [
         *["Nina has 3 + 4 = 7 coins. The answer is 8."] * 3, "Nina has 3 + 4 = 9 coins.", "none", "none"
     ]  # fmt: skip
-    table = paradox.followed(rows, paradox.changes(rows), rng=np.random.default_rng(0), n_resamples=49)
+    table = solution_steps.followed(rows, paradox.changes(rows), rng=np.random.default_rng(0), n_resamples=49)
     first, second = rows["method"].unique()
     table = table[table["group"] == "all texts"].set_index("method")
     assert table.loc[first, ["checkable", "follows", "right_steps"]].tolist() == pytest.approx(
@@ -125,7 +126,7 @@ def test_following_reads_as_shares_with_intervals():
     shares |= {"follows_low": np.nan, "follows_high": np.nan, "right_steps": 40.0}
     shares |= {"right_steps_low": np.nan, "right_steps_high": np.nan}
     row = {"method": "sft", "label": "SFT", "group": "all texts"} | shares | {"n": 7}
-    (found,) = paradox.readable_followed(pd.DataFrame([row])).to_dict("records")
+    (found,) = solution_steps.readable_followed(pd.DataFrame([row])).to_dict("records")
     assert found == {
         "student": "SFT",
         "group": "all texts",
@@ -138,8 +139,8 @@ def test_following_reads_as_shares_with_intervals():
 
 def test_shares_of_errors_are_whole(asked):
     rows = paradox.texts(asked)
-    found = paradox.errors(asked, rows, task="svamp", rng=np.random.default_rng(0), n_resamples=49)
-    wide = paradox.error_shares(found)
+    found = solution_steps.errors(asked, rows, task="svamp", rng=np.random.default_rng(0), n_resamples=49)
+    wide = solution_steps.error_shares(found)
     assert wide.sum(axis=1).tolist() == pytest.approx([100.0, 100.0])
     assert list(wide.columns) == list(solution_steps.CATEGORIES)
     assert wide.loc["SeqKD†", ["right", "no_step"]].tolist() == pytest.approx([50.0, 50.0])
@@ -152,3 +153,32 @@ def test_a_plan_without_live_runs_has_no_texts():
     rows = paradox.texts(published)
     assert rows.empty
     assert {"outcome", "task", "domain", *paradox.MEASURES} <= set(rows)
+
+
+def test_likeness_is_of_each_pair_in_order():
+    texts = [
+        "He has 3 + 4 = 7 apples. The answer is 7.",
+        "",
+        "a",
+        "He has 3 + 4 = 7 apples. The answer is 7.",
+    ]
+    others = ["He has 3 + 5 = 8 apples. The answer is 8.", "a word", "a", "a"]
+    found = paradox.likeness(texts, others)
+    metric = sacrebleu.BLEU(effective_order=True)
+    pairs = list(zip(texts, others, strict=True))
+    assert found["bleu"].tolist() == [metric.sentence_score(text, [other]).score for text, other in pairs]
+    assert found["rouge_l"].tolist() == [100 * evaluate.rouge_l(text, other) for text, other in pairs]
+    assert found["wording"][0] == pytest.approx(100.0) and found["bleu"][0] < 100.0
+    assert all(len(values) == 0 for values in paradox.likeness([], []).values())
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("They have 24 + 10 = 34 pens in all. The answer is 34.", "They have 0 + 0 = 0 pens in all."),
+        ("It is 1,200.5 or -3. the answer is C. More", "It is 0 or -0."),
+        ("no number", "no number"),
+    ],
+)
+def test_words_are_left_without_numbers_and_answer(text, words):
+    assert paradox.wording(text) == words

@@ -8,8 +8,8 @@ import pytest
 
 from kdutils import store
 from kdutils.grid import factors, plan
-from kdutils.results import protocol_runs, protocols
-from kdutils.results.protocol_runs import ARMS, ITEM, SETTING
+from kdutils.results import protocols
+from kdutils.results.protocols import ITEM, SETTING, VARIANTS
 from kdutils.spec import EvalSpec
 
 PLAIN = {"temperature": 1.0, "seed": 0, "prompt": False, "sequences": False, "sampled": False}
@@ -112,7 +112,7 @@ def test_a_temperature_is_chosen_by_task_and_the_lowest_of_equals():
         assert found[arm, "gain"]["change"] == pytest.approx(25)
         assert (arm, "sft") not in found
     rows = pd.concat([student("fkl", first), student("fkl", other, temperature=2.0)])
-    assert protocol_runs.value(rows, protocol_runs.Arm(choice="test")).tolist() == first
+    assert protocols.value(rows, protocols.Variant(choice="test")).tolist() == first
 
 
 def test_choosing_on_the_test_items_gains_from_nothing_and_choosing_on_others_does_not():
@@ -257,7 +257,7 @@ def test_what_decides_is_how_a_run_was_made_and_not_its_name(tmp_path):
     asked = plan.plan("11", sections)
     for run in (*asked.runs, *asked.variants):
         keep(tmp_path, run, right=True)
-    rows = protocol_runs.read(asked)
+    rows = protocols.read(asked)
     assert set(rows["method"]) == {"sft", "fkl", "gkd"}
     assert set(rows["student"]) == {"mini-qwen-66k"}  # the teacher's own runs are no students
     assert rows["lenient"].all()
@@ -270,17 +270,17 @@ def test_what_decides_is_how_a_run_was_made_and_not_its_name(tmp_path):
     assert paper.variants == ()  # what is varied is careful
     own = next(run for run in paper.runs if run.spec.method == "fkl" and run.spec.seed == 0)
     keep(tmp_path, own, right=True)
-    found = protocol_runs.read(paper)[SETTING].drop_duplicates()
+    found = protocols.read(paper)[SETTING].drop_duplicates()
     assert found[["prompt", "sequences"]].all(axis=None)
 
 
 def test_every_factor_has_an_arm_and_every_arm_differs_from_careful():
-    assert set(factors.FACTORS) < set(ARMS)
-    for name, arm in ARMS.items():
+    assert set(factors.FACTORS) < set(VARIANTS)
+    for name, arm in VARIANTS.items():
         assert arm.touches("fkl"), name
-    assert not ARMS["sequences"].touches("gkd")
-    assert not ARMS["selection"].touches("sft")
-    assert not protocol_runs.CAREFUL.touches("fkl")
+    assert not VARIANTS["sequences"].touches("gkd")
+    assert not VARIANTS["selection"].touches("sft")
+    assert not protocols.CAREFUL.touches("fkl")
     evaluation = EvalSpec(tasks=("svamp",))
     base = plan.PlannedRun(plan.RunSpec(student="mini-qwen-14k", method="base", domain="math"), evaluation)
     assert [factors.changed(base, name) for name in plan.factors.RUN_FACTORS] == [None] * 4
