@@ -17,14 +17,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from kdutils.claims.claims import CLAIMS, Claim, Judgement, judge_as_authors
+from kdutils.claims.claims import CLAIMS, Claim, Judgement, by_authors
 from kdutils.claims.evidence import NOT_TESTABLE, REPRODUCED, Evidence, Finding
 from kdutils.constants import AVERAGE, DOMAINS
 from kdutils.inference import student_tests
 from kdutils.results import gain_tables, held_out_temperature
 from kdutils.results.gain_tables import LIKENESS
 
-AS_AUTHORS, STRICT = "as the authors", "stricter analysis"
+AS_AUTHORS, STRICTER = "as the authors", "stricter analysis"
 NO_ITEMS = "these results have no items to choose a temperature on"
 TEMPERATURE_1, HELD_OUT = "temperature 1", "held-out items"  # instead of the best on the test items
 ABOUT_TEACHERS = ("T1", "T2", "T3", "A2", "A3")  # of single teachers: no student's mean can answer them
@@ -86,7 +86,7 @@ def table(judgement: Judgement, halves: pd.DataFrame | None = None) -> pd.DataFr
             rows.append(_row(claim, AS_AUTHORS, judgement.authors[claim.id], bears=True))
     asked = [claim for claim in CLAIMS if claim.id in judgement.authors]
     unchanged = _altered(evidence)  # judged by the rules for values that cannot equal the printed ones
-    before = {claim.id: judge_as_authors(claim, unchanged) for claim in asked}
+    before = {claim.id: by_authors(claim, unchanged) for claim in asked}
     for choice in choices(evidence, halves):
         made: dict[Callable, Evidence] = {}
         for claim in asked:
@@ -98,8 +98,8 @@ def table(judgement: Judgement, halves: pd.DataFrame | None = None) -> pd.DataFr
                 _row(claim, choice.name, after if bears else judgement.authors[claim.id], bears=bears)
             )
     for claim in CLAIMS:
-        if claim.id in judgement.strict:
-            rows.append(_row(claim, STRICT, judgement.strict[claim.id].finding, bears=True))
+        if claim.id in judgement.stricter:
+            rows.append(_row(claim, STRICTER, judgement.stricter[claim.id].finding, bears=True))
     return pd.DataFrame(rows)
 
 
@@ -111,7 +111,7 @@ def _judged(
         if asks(claim):
             if make not in made:
                 made[make] = make(evidence)
-            return judge_as_authors(claim, made[make])
+            return by_authors(claim, made[make])
     return None
 
 
@@ -129,7 +129,7 @@ def holds(long: pd.DataFrame) -> pd.DataFrame:
     `not testable`.
     """
     rows = []
-    for claim, part in long[long["choice"] != STRICT].groupby("id", sort=False):
+    for claim, part in long[long["choice"] != STRICTER].groupby("id", sort=False):
         counted = part[part["bears"] & (part["verdict"] != NOT_TESTABLE)]
         is_so = counted["verdict"] == REPRODUCED
         word = "every" if is_so.all() else "some" if is_so.any() else "none"
@@ -147,7 +147,7 @@ def changes(of_claim: pd.DataFrame) -> pd.DataFrame:
     A choice that leaves nothing to test gives none.
     """
     base = of_claim.loc[of_claim["choice"] == AS_AUTHORS, "verdict"].iloc[0]
-    is_single = ~of_claim["choice"].isin([AS_AUTHORS, STRICT]) & of_claim["bears"]
+    is_single = ~of_claim["choice"].isin([AS_AUTHORS, STRICTER]) & of_claim["bears"]
     return of_claim[is_single & ~of_claim["verdict"].isin([base, NOT_TESTABLE])]
 
 

@@ -28,7 +28,7 @@ import pyarrow.parquet
 from matplotlib.figure import Figure
 
 from kdutils.bench import performance, roofline, speed_figures
-from kdutils.claims import answer_sheet, claims, declared, selection_optimism, sensitivity, student_gains
+from kdutils.claims import answer_sheet, claims, selection_optimism, sensitivity, student_gains
 from kdutils.inference import calibration
 from kdutils.report import (
     calibration_figures,
