@@ -1,0 +1,35 @@
+"""An estimate with its interval, and how it is written."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with its interval, in the unit of the value; NaN where undefined, and then the reason."""
+
+    value: float
+    low: float = math.nan
+    high: float = math.nan
+    p_value: float = math.nan  # two-sided, of a value of zero, where that was tested
+    n: int = 0  # units behind it
+    reason: str = ""  # why value, interval or p are undefined
+    p_greater: float = math.nan  # one-sided, of a value above zero
+
+    @property
+    def bounds(self) -> tuple[float, float, float]:
+        """value, low, high: the columns of a table."""
+        return self.value, self.low, self.high
+
+    def text(self, digits: int = 1, *, signed: bool = True, unit: str = "") -> str:
+        """`+1.2 [+0.3, +2.1]`, then the unit; without bounds that are undefined, and why it is undefined."""
+        if math.isnan(self.value):
+            return f"undefined ({self.reason})" if self.reason else "undefined"
+        form = f"{'+' if signed else ''}.{digits}f"
+        bounds = "" if math.isnan(self.low) else f" [{self.low:{form}}, {self.high:{form}}]"
+        return f"{self.value:{form}}{bounds}{unit}"
+
+    def __str__(self) -> str:
+        return self.text(2)
