@@ -13,6 +13,7 @@ import pandas as pd
 from kdutils.constants import AVERAGE, DOMAINS, METHOD_NAMES, TASK_LABELS
 from kdutils.grid import cell_table as cell_rows
 from kdutils.inference import student_tests
+from kdutils.inference.estimate import Estimate
 from kdutils.results import authors_tests, gain_tables, sweeps
 from kdutils.results.item_gains import Items
 
@@ -165,9 +166,9 @@ def lacking(what: str) -> NotTestableError:
     return NotTestableError(f"there are no {what} in these results")
 
 
-def finding(interval, **fields) -> Finding:
-    """A finding whose estimate, bounds and n are those of an interval (estimate, low, high, n)."""
-    bounds = {"estimate": interval.estimate, "ci_low": interval.low, "ci_high": interval.high}
+def finding(interval: Estimate, **fields) -> Finding:
+    """A finding whose estimate, bounds and n are those of an interval."""
+    bounds = {"estimate": interval.value, "ci_low": interval.low, "ci_high": interval.high}
     return Finding(**{"n": interval.n} | bounds | fields)
 
 

@@ -26,8 +26,9 @@ from kdutils.claims.evidence import (
     who,
 )
 from kdutils.constants import AVERAGE, DOMAIN_LABELS, DOMAINS, METHOD_NAMES, PAPER_METHODS, TASK_LABELS
-from kdutils.inference import student_tests
-from kdutils.results import authors_tests, item_gains
+from kdutils.inference import intervals, student_tests
+from kdutils.inference.estimate import Estimate
+from kdutils.results import item_gains
 
 # --- E1, E2, E3: a student gains ---------------------------------------------------------------------------
 
@@ -41,10 +42,10 @@ def gain_of_students_authors(evidence: Evidence, *, domain: str) -> Finding:
     gains = evidence.average_gains(domain)
     if gains.empty:
         raise lacking(f"{DOMAIN_LABELS[domain]} gains")
-    test, interval = authors_tests.ttest_greater(gains["gain"]), authors_tests.mean_interval(gains["gain"])
+    test, interval = intervals.ttest_greater(gains["gain"]), intervals.mean_interval(gains["gain"])
     means = gains.groupby("method", sort=False)["gain"].mean()
     methods = named(means.rename(METHOD_NAMES), "+.2f")
-    if not interval.estimate > 0:
+    if not interval.value > 0:
         verdict = NOT_REPRODUCED
     else:
         verdict = REPRODUCED if test.p_value < ALPHA and (means > 0).all() else INCONCLUSIVE
@@ -52,7 +53,7 @@ def gain_of_students_authors(evidence: Evidence, *, domain: str) -> Finding:
         interval,
         verdict=verdict,
         p_value=test.p_value,
-        reason=f"mean gain {interval.estimate:+.2f} points ({methods}); {int((gains['gain'] > 0).sum())} of "
+        reason=f"mean gain {interval.value:+.2f} points ({methods}); {int((gains['gain'] > 0).sum())} of "
         f"{len(gains)} gains are above 0; one-sided t p = {test.p_value:.2g}",
     )
 
@@ -69,11 +70,11 @@ def gain_of_students_stricter(evidence: Evidence, *, rng: np.random.Generator, d
     parts = [f"sign flips p = {flips.p_greater:.2g}", students.in_words(families)]
     if domain in DOMAINS:
         parts.insert(0, f"logit {logit:+.2f}")
-    reason = f"mean over students {students.interval_words(found)} points ({'; '.join(parts)})"
+    reason = f"mean over students {found.text()} points ({'; '.join(parts)})"
     in_training = students.contaminated_gains(evidence, [domain])
     if len(in_training):
         known = students.mean_of_students(students.student_means(in_training, ["gain"]), "gain")
-        reason += f"; on the tasks of the training set {students.interval_words(known)}"
+        reason += f"; on the tasks of the training set {known.text()}"
     return students.Case(
         reason=reason,
         interval=found,
@@ -147,7 +148,7 @@ def largest_gain_stricter(
     top = cells.loc[cells["gain"].idxmax()]
     interval, alone = students.largest(cells["gain"], cells["gain_se"]), 1.96 * top["gain_se"]
     reason = (
-        f"{students.interval_words(interval)} over {len(cells)} cells at once, {top['gain'] - alone:+.1f} to "
+        f"{interval.text()} over {len(cells)} cells at once, {top['gain'] - alone:+.1f} to "
         f"{top['gain'] + alone:+.1f} had it not been picked: {who(top)}, temperature 1"
     )
     in_training = students.contaminated_gains(evidence, DOMAINS)
@@ -166,9 +167,7 @@ def average_cells(rows: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def _against_printed(
-    interval: authors_tests.Interval, *, printed: float, margin: float, reason: str
-) -> students.Case:
+def _against_printed(interval: Estimate, *, printed: float, margin: float, reason: str) -> students.Case:
     """A size against the printed one: near it, away from it, or too uncertain to say."""
     meets = interval.low <= printed + margin and interval.high >= printed - margin
     return students.Case(
@@ -189,12 +188,12 @@ def largest_student_authors(evidence: Evidence, *, printed: float, margin: float
     if gains.empty:
         raise lacking("average gains")
     top = gains[gains["student_parameters"] == gains["student_parameters"].max()]
-    interval = authors_tests.mean_interval(top["gain"])
+    interval = intervals.mean_interval(top["gain"])
     domains = named(top.groupby("domain", sort=False)["gain"].mean(), "+.2f")
     return finding(
         interval,
-        verdict=REPRODUCED if abs(interval.estimate - printed) <= margin else NOT_REPRODUCED,
-        reason=f"{', '.join(top['student'].unique())}: {interval.estimate:+.2f} points ({domains})",
+        verdict=REPRODUCED if abs(interval.value - printed) <= margin else NOT_REPRODUCED,
+        reason=f"{', '.join(top['student'].unique())}: {interval.value:+.2f} points ({domains})",
     )
 
 
@@ -211,10 +210,10 @@ def largest_student_stricter(evidence: Evidence, *, printed: float, margin: floa
     n_cells = len(by_domain)
     half = scipy.stats.norm.ppf(0.975) * math.sqrt(float(by_domain["square"].sum()) / n_cells**2)
     mean = float(by_domain["mean"].mean())
-    interval = authors_tests.Interval(mean, mean - half, mean + half, rows["student"].nunique())
+    interval = Estimate(mean, mean - half, mean + half, n=rows["student"].nunique())
     names = ", ".join(rows["student"].unique())
     by = students.in_words(by_domain.groupby("domain", sort=False)["mean"].mean())
-    reason = f"{names}: {students.interval_words(interval)} points over its items ({by}), temperature 1"
+    reason = f"{names}: {interval.text()} points over its items ({by}), temperature 1"
     return _against_printed(interval, printed=printed, margin=margin, reason=reason)
 
 
@@ -278,14 +277,14 @@ def methods_alike_stricter(evidence: Evidence, *, domain: str, margin: float) ->
     if reasons or not each:
         raise NotTestableError(measured.reason or (reasons[0] if reasons else "fewer than two methods"))
     widest = max(each, key=lambda names: abs(each[names].estimate))
-    intervals = {names: authors_tests.mean_interval(part) for names, part in differences.items()}
+    each_interval = {names: intervals.mean_interval(part) for names, part in differences.items()}
     texts = [
-        f"{METHOD_NAMES[one]} less {METHOD_NAMES[two]} {students.interval_words(interval)}"
-        for (one, two), interval in intervals.items()
+        f"{METHOD_NAMES[one]} less {METHOD_NAMES[two]} {interval.text()}"
+        for (one, two), interval in each_interval.items()
     ]
     return students.Case(
         reason=f"points over students: {', '.join(texts)}; repeated measures p = {measured.p_corrected:.2g}",
-        interval=intervals[widest],
+        interval=each_interval[widest],
         p_value=max(found.p_value for found in each.values()),
         n=len(wide),
         minimum_detectable=max(found.minimum_detectable for found in each.values()),

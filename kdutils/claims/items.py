@@ -15,6 +15,7 @@ import pandas as pd
 
 from kdutils.claims.evidence import INCONCLUSIVE, NOT_REPRODUCED, REPRODUCED, Evidence, Finding
 from kdutils.constants import AVERAGE, METHOD_NAMES
+from kdutils.inference.estimate import Estimate
 
 WHOLE = ["domain", "teacher", "student"]  # groups of these hold all methods
 
@@ -64,9 +65,9 @@ def of_row(
     )
 
 
-def as_table(interval) -> pd.DataFrame:
-    """An interval (estimate, low, high, n) as the one row that `item_finding` takes."""
-    bounds = {"difference": interval.estimate, "low": interval.low, "high": interval.high}
+def as_table(interval: Estimate) -> pd.DataFrame:
+    """An estimate as the one row that `item_finding` takes."""
+    bounds = {"difference": interval.value, "low": interval.low, "high": interval.high}
     return pd.DataFrame([bounds | {"n": interval.n}])
 
 

@@ -24,7 +24,9 @@ from kdutils.claims.evidence import (
 )
 from kdutils.claims.teachers import PAIR, p_of_less, weak_on_most_tasks
 from kdutils.constants import DOMAIN_LABELS, METHOD_NAMES, PAPER_METHODS, TASK_LABELS
-from kdutils.results import agreement_fidelity, authors_tests, item_gains
+from kdutils.inference import intervals
+from kdutils.inference.estimate import Estimate
+from kdutils.results import agreement_fidelity, item_gains
 
 FEWEST_PAIRS = 5  # of a partial rank correlation: its error has n - 4 in it
 
@@ -43,7 +45,7 @@ def likeness_rise_authors(evidence: Evidence, *, measure: str, domains: Sequence
         raise lacking(measure)
     rise = table[measure] - table[f"{measure}_sft"]
     pairs = rise.groupby([table["domain"], table["teacher"], table["student"]], sort=False).mean()
-    tests = {domain: authors_tests.ttest_greater(pairs[domain]) for domain in pairs.index.unique("domain")}
+    tests = {domain: intervals.ttest_greater(pairs[domain]) for domain in pairs.index.unique("domain")}
     means = {domain: pairs[domain].mean() for domain in tests}
     if all(test.p_value < ALPHA for test in tests.values()):
         verdict = REPRODUCED
@@ -51,7 +53,7 @@ def likeness_rise_authors(evidence: Evidence, *, measure: str, domains: Sequence
         verdict = INCONCLUSIVE if any(mean > 0 for mean in means.values()) else NOT_REPRODUCED
     parts = ", ".join(f"{domain} {means[domain]:+.2f} (p = {tests[domain].p_value:.2g})" for domain in tests)
     return finding(
-        authors_tests.mean_interval(pairs),
+        intervals.mean_interval(pairs),
         verdict=verdict,
         p_value=max(test.p_value for test in tests.values()),
         reason=f"KD minus SFT student, points, mean over the pairs: {parts}",
@@ -71,10 +73,10 @@ def likeness_rise_stricter(evidence: Evidence, *, measure: str, domains: Sequenc
             }
     if not found:
         raise NotTestableError(f"there is no {measure} of SFT and KD students in these results")
-    texts = [f"{domain} {students.interval_words(estimate)}" for domain, estimate in found.items()]
+    texts = [f"{domain} {estimate.text()}" for domain, estimate in found.items()]
     return students.Case(
         reason=f"rise over students, points: {', '.join(texts)} ({students.in_words(families)})",
-        interval=found[min(found, key=lambda domain: found[domain].estimate)],
+        interval=found[min(found, key=lambda domain: found[domain].value)],
         p_value=max(estimate.p_greater for estimate in found.values()),
         minimum_detectable=max(students.detectable(part["rise"]) for part in means.values()),
         holds=all(rise > 0 for rise in families.values()),
@@ -135,7 +137,7 @@ def likeness_and_gain_stricter(
     evidence: Evidence, *, measure: str, domains: Sequence[str], margin: float, may_be_weak: bool
 ) -> students.Case:
     """The partial rank correlation of gain and rise of likeness over pairs, given SFT accuracy."""
-    found: dict[str, authors_tests.Interval] = {}
+    found: dict[str, Estimate] = {}
     p_values = {}
     for domain in domains:
         rows = students.rises(evidence, domain, measure)
@@ -144,18 +146,18 @@ def likeness_and_gain_stricter(
             raise NotTestableError(f"{DOMAIN_LABELS[domain]}: {len(pairs)} pairs with {measure}")
         rho = partial_rank_correlation(pairs["gain"], pairs["rise"], pairs["sft_accuracy"])
         # One point less for what is controlled.
-        found[domain] = authors_tests.spearman_interval(rho, len(pairs) - 1)
+        found[domain] = intervals.spearman_interval(rho, len(pairs) - 1)
         error = math.sqrt((1 + rho**2 / 2) / (len(pairs) - 4))
         p_values[domain] = p_of_less(abs(rho), margin, error=error)  # the larger of the two one-sided tests
     if any(math.isnan(p) for p in p_values.values()):
         raise NotTestableError("the correlation is perfect or undefined")
-    texts = [f"{domain} {students.interval_words(each, digits=2)}" for domain, each in found.items()]
+    texts = [f"{domain} {each.text(2)}" for domain, each in found.items()]
     bound = margin if may_be_weak else 0.0
     n = min(each.n for each in found.values()) + 1
     return students.Case(
         reason=f"partial rho of gain and rise over {n} pairs: {', '.join(texts)}; pairs share students, so "
         "the intervals are too narrow if anything",
-        interval=found[max(found, key=lambda domain: abs(found[domain].estimate))],
+        interval=found[max(found, key=lambda domain: abs(found[domain].value))],
         p_value=max(p_values.values()),
         n=n,
         minimum_detectable=students.detectable_correlation(n, n_controlled=1),
@@ -211,10 +213,10 @@ def agreement_as_printed_stricter(
     """The authors' rule, which is about a fact, and the exact interval over items of the agreement."""
     found = agreement_as_printed_authors(evidence, task=task, printed=printed, below=below)
     n_items = int(evidence.cells.loc[evidence.cells["task"] == task, "n"].max())
-    exact = authors_tests.share_interval(found.estimate / 100 * n_items, n_items)
+    exact = intervals.share_interval(found.estimate / 100 * n_items, n_items)
     return students.Case(
         reason=f"{found.reason}; over {n_items} items [{exact.low:.1f}, {exact.high:.1f}]",
-        interval=authors_tests.Interval(found.estimate, exact.low, exact.high, n_items),
+        interval=Estimate(found.estimate, exact.low, exact.high, n=n_items),
         holds=found.verdict == REPRODUCED,
         is_against=found.verdict == NOT_REPRODUCED,
         by_interval=True,
@@ -262,7 +264,7 @@ def feeble_link_stricter(evidence: Evidence, *, task: str, margin: float) -> stu
     found = students.tested_mean(means, "below")
     interval = students.back_from_limit(found, margin, is_below=True)
     return students.Case(
-        reason=f"mean |r| over students {students.interval_words(interval, digits=2)} on "
+        reason=f"mean |r| over students {interval.text(2)} on "
         f"{TASK_LABELS[task]}, of one student {means['size'].min():.2f} to {means['size'].max():.2f}",
         interval=interval,
         p_value=found.p_greater,
@@ -279,7 +281,7 @@ def feeble_link_items(evidence: Evidence, *, task: str, margin: float) -> Findin
     """
     runs = _runs_of_the_paper(evidence, task, "teacher's")
     r = runs.set_index("method")["fidelity_correct_r"]
-    interval = authors_tests.pearson_interval(float(r.abs().median()), int(runs["n"].min()))
+    interval = intervals.pearson_interval(float(r.abs().median()), int(runs["n"].min()))
     text = ", ".join(f"{METHOD_NAMES[method]} {value:+.2f}" for method, value in r.items())
     return items.item_finding(
         evidence, items.as_table(interval), below=margin, text=f"r on {TASK_LABELS[task]}: {text}"

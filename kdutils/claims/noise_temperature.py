@@ -26,7 +26,8 @@ from kdutils.claims.evidence import (
 )
 from kdutils.constants import AVERAGE, METHOD_NAMES
 from kdutils.grid.cell_table import size_label
-from kdutils.results import authors_tests, item_gains, sweeps
+from kdutils.inference import intervals
+from kdutils.results import item_gains, sweeps
 
 RUN = ["domain", "task", "family", "teacher", "student", "student_parameters", "method"]
 
@@ -79,7 +80,7 @@ def little_loss_authors(evidence: Evidence, *, sigmas: Sequence[float], margin: 
     cases = loss.groupby(["domain", "teacher", "student", "method"], sort=False)["loss"].mean()
     by_domain = cases.groupby("domain", sort=False).mean()
     return finding(
-        authors_tests.mean_interval(cases),
+        intervals.mean_interval(cases),
         verdict=verdict_by_domain(by_domain < margin),
         reason=f"mean loss at sigma {listed(loss['noise_sigma'])}: {named(by_domain, '.1f')} points over "
         f"{len(cases)} pairs x methods x domains; largest of a single run {loss['loss'].max():.1f}",
@@ -117,7 +118,7 @@ def collapse_authors(evidence: Evidence, *, sigma: float) -> Finding:
     share = float(loss["is_collapsed"].mean())
     by_domain = named(loss.groupby("domain", sort=False)["loss"].mean(), ".1f")
     return finding(
-        authors_tests.mean_interval(loss["loss"]),
+        intervals.mean_interval(loss["loss"]),
         verdict=REPRODUCED if share >= 0.5 else INCONCLUSIVE if share > 0 else NOT_REPRODUCED,
         reason=f"{int(loss['is_collapsed'].sum())} of {len(loss)} pairs x methods x domains fall below half "
         f"of their noise-free accuracy; mean loss {by_domain} points",
@@ -201,7 +202,7 @@ def best_temperature_items(evidence: Evidence, *, temperature: float, margin: fl
     runs = evidence.temperature_runs
     wins = _wins(runs[runs["task"] != AVERAGE], ["domain", "method", "task"], temperature)
     by_task = wins.groupby(["domain", "task"], sort=False)["win"].mean()
-    interval = authors_tests.share_interval(float(by_task.sum()), len(by_task))
+    interval = intervals.share_interval(float(by_task.sum()), len(by_task))
     text = f"T = {temperature:g} is the best in {by_task.sum():.3g} of {len(by_task)} tasks"
     return items.item_finding(evidence, items.as_table(interval), above=margin, text=text, unit="tasks")
 
@@ -235,7 +236,7 @@ def severe_loss_authors(evidence: Evidence, *, temperature: float, margin: float
         raise lacking(f"runs at temperature {temperature:g} and lower")
     by_domain = loss.groupby("domain", sort=False)["loss"].mean()
     return finding(
-        authors_tests.mean_interval(loss["loss"]),
+        intervals.mean_interval(loss["loss"]),
         verdict=verdict_by_domain(by_domain >= margin),
         reason=f"mean loss at T = {temperature:g} against the better lower temperature: "
         f"{named(by_domain, '.1f')} points; largest {loss['loss'].max():.1f}, smallest "
@@ -276,7 +277,7 @@ def loss_and_size_authors(evidence: Evidence, *, temperature: float) -> Finding:
     loss = _average_losses_at(evidence, temperature)
     if loss["student_parameters"].nunique() < 2:
         raise lacking(f"students of different sizes at temperature {temperature:g}")
-    test = authors_tests.spearman(loss["student_parameters"].astype(float), loss["loss"])
+    test = intervals.spearman(loss["student_parameters"].astype(float), loss["loss"])
     means = loss.pivot_table(index="student_parameters", columns="domain", values="loss", sort=True)
     falls = bool((means.diff().iloc[1:] < 0).all(axis=None))
     verdict = NOT_REPRODUCED
@@ -284,7 +285,7 @@ def loss_and_size_authors(evidence: Evidence, *, temperature: float) -> Finding:
         verdict = REPRODUCED if test.p_value < ALPHA and falls else INCONCLUSIVE
     parts = "; ".join(f"{size_label(size)} {named(row, '.1f')}" for size, row in means.iterrows())
     return finding(
-        authors_tests.spearman_interval(test.statistic, test.n),
+        intervals.spearman_interval(test.statistic, test.n),
         verdict=verdict,
         p_value=test.p_value,
         reason=f"rho of loss with size {test.statistic:+.2f}, p = {test.p_value:.2g}; mean loss: {parts}",
@@ -304,12 +305,12 @@ def loss_and_size_stricter(
     for domain, part in rows.groupby("domain", sort=False):
         each = students.student_means(part, ["loss"])
         sizes = each["student_parameters"].astype(float)
-        rhos[domain] = authors_tests.spearman(sizes, each["loss"]).statistic
+        rhos[domain] = intervals.spearman(sizes, each["loss"]).statistic
     rho = -falls.statistic
     return students.Case(
         reason=f"rho of loss and size {rho:+.2f} over students (all: {students.in_words(rhos, digits=2)}); "
         f"smallest possible p {falls.smallest_p / 2:.2g}",
-        interval=authors_tests.spearman_interval(rho, len(means)),
+        interval=intervals.spearman_interval(rho, len(means)),
         p_value=falls.p_greater,
         n=falls.n,
         minimum_detectable=students.detectable_correlation(len(means)),

@@ -15,7 +15,7 @@ import pandas as pd
 from kdutils.claims.students import mean_of_students, student_means
 from kdutils.constants import AVERAGE, DOMAIN_LABELS, METHOD_NAMES
 from kdutils.grid.cell_table import model_family, model_parameters
-from kdutils.inference import student_tests
+from kdutils.inference.estimate import Estimate
 from kdutils.results import gain_tables, held_out_temperature
 from kdutils.results.half_accuracy import ARM, HALVES, half_of
 from kdutils.results.item_gains import Items
@@ -126,7 +126,7 @@ def _of_pair(scored: pd.DataFrame, part: pd.DataFrame) -> list[list[np.ndarray]]
 
 def over_items(
     methods: list[list[np.ndarray]], *, rule: str, rng: np.random.Generator, n_resamples: int = 999
-) -> student_tests.Estimate:
+) -> Estimate:
     """Mean optimism of methods that were scored on the same items, points, with an interval over these.
 
     Items are drawn anew within each half of each task, temperatures are chosen anew, and the interval is the
@@ -146,7 +146,7 @@ def over_items(
         estimates.append(_optimism(sums, sizes, rule))
         draws.append(_optimism(again, sizes, rule))
     estimate, half_width = float(np.mean(estimates)), 1.96 * float(np.mean(draws, axis=0).std(ddof=1))
-    return student_tests.Estimate(estimate, estimate - half_width, estimate + half_width, int(sizes.sum()))
+    return Estimate(estimate, estimate - half_width, estimate + half_width, n=int(sizes.sum()))
 
 
 def _optimism(sums: np.ndarray, sizes: np.ndarray, rule: str) -> np.ndarray:

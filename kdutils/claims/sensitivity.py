@@ -32,6 +32,10 @@ BY_SWEEP = ("06", "07")  # sections whose judges read cells, not gains
 TOGETHER = "all teachers"
 
 
+def _always(claim: Claim) -> bool:
+    return True
+
+
 @dataclass(frozen=True)
 class Choice:
     """One way to analyse otherwise: for some claims, evidence made of evidence."""
@@ -47,14 +51,24 @@ def choices(evidence: Evidence, halves: pd.DataFrame | None = None) -> list[Choi
 
     `halves` (half_accuracy.read) are those of live results; without them that choice cannot be made.
     """
+
+    def of_no_magnitude(claim: Claim) -> bool:
+        return not claim.is_magnitude  # those are printed in points
+
+    def of_sweeps(claim: Claim) -> bool:
+        return claim.section in BY_SWEEP
+
+    def of_students(claim: Claim) -> bool:
+        return claim.id not in ABOUT_TEACHERS
+
     cells = evidence.all_cells
     families = list(dict.fromkeys(cells["family"]))
     seeds = sorted(cells["seed"].dropna().unique())
     found = [
         Choice("temperature", TEMPERATURE_1, ((_always, _at_temperature_1),)),
         _by_held_out_items(cells, halves),
-        Choice("scale", "log odds", ((_of_no_magnitude, _on_log_odds),)),
-        Choice("unit", "students", ((_of_sweeps, _runs_of_students), (_of_students, _gains_of_students))),
+        Choice("scale", "log odds", ((of_no_magnitude, _on_log_odds),)),
+        Choice("unit", "students", ((of_sweeps, _runs_of_students), (of_students, _gains_of_students))),
         Choice("tasks", "not in training set", ((_always, _uncontaminated),)),
     ]
     if len(families) > 1:
@@ -172,25 +186,6 @@ def holds_remark(summary: pd.DataFrame) -> str:
     return f"{text} Those that hang on a choice: {hanging}." if hanging else text
 
 
-# --- which claims a choice asks about ---------------------------------------------------------------------
-
-
-def _always(claim: Claim) -> bool:
-    return True
-
-
-def _of_no_magnitude(claim: Claim) -> bool:
-    return not claim.is_magnitude  # those are printed in points
-
-
-def _of_sweeps(claim: Claim) -> bool:
-    return claim.section in BY_SWEEP
-
-
-def _of_students(claim: Claim) -> bool:
-    return claim.id not in ABOUT_TEACHERS
-
-
 # --- what evidence would have been ------------------------------------------------------------------------
 
 
@@ -305,16 +300,8 @@ def _seed(seed: int) -> Callable[[Evidence], Evidence]:
 
     def of_seed(evidence: Evidence) -> Evidence:
         cells = evidence.all_cells
-        run = [
-            "domain",
-            "task",
-            "teacher",
-            "student",
-            "method",
-            "teacher_tuned",
-            "temperature",
-            "noise_sigma",
-        ]
+        run = ["domain", "task", "teacher", "student", "method"]
+        run += ["teacher_tuned", "temperature", "noise_sigma"]
         has_it = (cells["seed"] == seed).groupby([cells[name] for name in run], dropna=False).transform("any")
         kept = cells[~has_it | (cells["seed"] == seed)]
         return _altered(evidence, all_cells=kept.drop_duplicates(run).assign(seed=seed))

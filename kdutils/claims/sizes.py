@@ -20,8 +20,7 @@ from kdutils.claims.evidence import (
     lacking,
 )
 from kdutils.constants import AVERAGE, DOMAIN_LABELS, TASK_LABELS
-from kdutils.inference import size_effects, student_tests
-from kdutils.results import authors_tests
+from kdutils.inference import intervals, size_effects, student_tests
 
 
 def size_effect_authors(
@@ -46,7 +45,7 @@ def size_effect_authors(
     reason = f"rho = {rho:+.2f}, p = {p_value:.2g}"
     if not is_same_side:
         reason += f"; the poster prints p = {printed_p:.1f}, on the other side of {ALPHA}"
-    interval = authors_tests.spearman_interval(rho, int(row["n"]))
+    interval = intervals.spearman_interval(rho, int(row["n"]))
     return finding(interval, verdict=verdict, p_value=p_value, reason=reason)
 
 
@@ -63,11 +62,7 @@ def size_effect_stricter(
     adjusted = student_tests.adjusted_size_effect(rows).points
     null = equal_gains(rows, rng=rng)
     rho = -falls.statistic
-    slope = (
-        f"{students.interval_words(adjusted)} points"
-        if not math.isnan(adjusted.estimate)
-        else adjusted.reason
-    )
+    slope = f"{adjusted.text()} points" if not math.isnan(adjusted.value) else adjusted.reason
     reason = (
         f"rho {rho:+.2f} over students, {-logit.statistic:+.2f} on the logit scale "
         f"(p = {logit.p_greater:.2g}); if all gained alike, rho would lie in [{null.low:+.2f}, "
@@ -78,12 +73,12 @@ def size_effect_stricter(
         reason += "; its test questions are in the training set"
     return students.Case(
         reason=reason,
-        interval=authors_tests.spearman_interval(rho, len(means)),
+        interval=intervals.spearman_interval(rho, len(means)),
         p_value=falls.p_greater,
         n=falls.n,
         minimum_detectable=students.detectable_correlation(len(means)),
         holds=logit.p_greater < ALPHA
-        and adjusted.estimate < 0
+        and adjusted.value < 0
         and null.observed.statistic < null.low
         and all(_direction(part) < 0 for _, part in means.groupby("family", sort=False)),
         is_against=rises.p_greater < ALPHA,

@@ -53,7 +53,7 @@ def _means(evidence: Evidence, domain: str, column: str) -> list[tuple]:
     if len(apart):
         parts.append(("all, contaminated tasks", "contaminated", students.student_means(apart, [column])))
     found = [(label, kind, students.mean_of_students(part, column)) for label, kind, part in parts]
-    return [(label, kind, each.estimate, each.low, each.high) for label, kind, each in found]
+    return [(label, kind, each.value, each.low, each.high) for label, kind, each in found]
 
 
 def item_intervals(gains: pd.DataFrame, *, scale: str) -> pd.DataFrame:

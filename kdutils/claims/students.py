@@ -26,7 +26,7 @@ from kdutils.claims.evidence import (
 )
 from kdutils.constants import AVERAGE
 from kdutils.inference import student_tests
-from kdutils.results import authors_tests
+from kdutils.inference.estimate import Estimate
 
 CONFIDENCE, POWER = 0.95, 0.8
 STUDENT = ["family", "student", "student_parameters"]
@@ -40,7 +40,7 @@ class Case:
     """What a stricter rule found, before p values are corrected and the verdict is given."""
 
     reason: str
-    interval: student_tests.Estimate | authors_tests.Interval  # in the claim's unit
+    interval: Estimate  # in the claim's unit
     p_value: float = math.nan  # that the claim is wrong; NaN where intervals decide
     n: int | None = None  # units behind it; that of the interval where none is given
     minimum_detectable: float = math.nan  # in the claim's unit, found in 80 % of such studies
@@ -86,7 +86,7 @@ def _judged(case: Case | NotTestableError, p_value: float) -> Judged:
     finding = Finding(
         verdict=verdict,
         reason=reason,
-        estimate=case.interval.estimate,
+        estimate=case.interval.value,
         ci_low=case.interval.low,
         ci_high=case.interval.high,
         p_value=p_value,
@@ -136,12 +136,12 @@ def by_family(means: pd.DataFrame, value: str) -> dict[str, float]:
     return means.groupby("family", sort=False)[value].mean().to_dict()
 
 
-def mean_of_students(means: pd.DataFrame, value: str) -> student_tests.Estimate:
+def mean_of_students(means: pd.DataFrame, value: str) -> Estimate:
     """Mean over students with families as blocks: estimate, interval and one-sided p."""
     return student_tests.student_mean_test(means, value, unit="student", block="family")
 
 
-def tested_mean(means: pd.DataFrame, value: str, *, where: str = "") -> student_tests.Estimate:
+def tested_mean(means: pd.DataFrame, value: str, *, where: str = "") -> Estimate:
     """`mean_of_students`; NotTestableError where it has no p, with the reason, which `where` begins."""
     found = mean_of_students(means, value)
     if math.isnan(found.p_greater):
@@ -159,23 +159,23 @@ def against_limit(rows: pd.DataFrame, value: str, *, text: str, limit: float, is
         means["beyond"] = limit - means[value] if is_below else means[value] - limit
         found[domain] = tested_mean(means, "beyond", where=f"{text}, {domain}: ")
         detected.append(detectable(means["beyond"]))
-    least = min(found, key=lambda domain: found[domain].estimate)
-    intervals = {domain: back_from_limit(each, limit, is_below=is_below) for domain, each in found.items()}
-    texts = [f"{domain} {interval_words(each)}" for domain, each in intervals.items()]
+    least = min(found, key=lambda domain: found[domain].value)
+    bounds = {domain: back_from_limit(each, limit, is_below=is_below) for domain, each in found.items()}
+    texts = [f"{domain} {each.text()}" for domain, each in bounds.items()]
     return Case(
         reason=f"{text}, over students: {', '.join(texts)}; limit {limit:g}",
-        interval=intervals[least],
+        interval=bounds[least],
         p_value=max(each.p_greater for each in found.values()),
         minimum_detectable=max(detected),
         is_against=all(each.high < 0 for each in found.values()),
     )
 
 
-def back_from_limit(found: student_tests.Estimate, limit: float, *, is_below: bool) -> authors_tests.Interval:
+def back_from_limit(found: Estimate, limit: float, *, is_below: bool) -> Estimate:
     """The interval of values, from that of their distance to a limit that they lie below, or above."""
     if is_below:
-        return authors_tests.Interval(limit - found.estimate, limit - found.high, limit - found.low, found.n)
-    return authors_tests.Interval(limit + found.estimate, limit + found.low, limit + found.high, found.n)
+        return Estimate(limit - found.value, limit - found.high, limit - found.low, n=found.n)
+    return Estimate(limit + found.value, limit + found.low, limit + found.high, n=found.n)
 
 
 def falls_with_size(
@@ -199,7 +199,7 @@ def falls_with_size(
 # --- intervals and words ----------------------------------------------------------------------------------
 
 
-def largest(values: pd.Series, errors: pd.Series) -> authors_tests.Interval:
+def largest(values: pd.Series, errors: pd.Series) -> Estimate:
     """The largest true value of several, with an interval that knows it was picked (Bonferroni).
 
     With a chance of 95 % every true value lies within its own widened interval; the largest then lies between
@@ -207,7 +207,7 @@ def largest(values: pd.Series, errors: pd.Series) -> authors_tests.Interval:
     """
     width = scipy.stats.norm.ppf(1 - (1 - CONFIDENCE) / (2 * len(values))) * errors
     low, high = float((values - width).max()), float((values + width).max())
-    return authors_tests.Interval(float(values.max()), low, high, len(values))
+    return Estimate(float(values.max()), low, high, n=len(values))
 
 
 def detectable(values: Iterable[float]) -> float:
@@ -227,10 +227,3 @@ def detectable_correlation(n: int, *, n_controlled: int = 0) -> float:
 def in_words(values: dict[str, float], *, digits: int = 1) -> str:
     """`math +1.2, commonsense −0.3`, of values by name."""
     return named(values, f"+.{digits}f")
-
-
-def interval_words(found: student_tests.Estimate | authors_tests.Interval, *, digits: int = 1) -> str:
-    """`+1.2 [−0.3, +2.7]`; the estimate alone where there is no interval."""
-    if math.isnan(found.low):
-        return f"{found.estimate:+.{digits}f}"
-    return f"{found.estimate:+.{digits}f} [{found.low:+.{digits}f}, {found.high:+.{digits}f}]"

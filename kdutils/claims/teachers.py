@@ -20,8 +20,8 @@ from kdutils.claims.evidence import (
     lacking,
 )
 from kdutils.constants import AVERAGE, TASK_LABELS
-from kdutils.inference import student_tests
-from kdutils.results import authors_tests, gain_tables, item_gains
+from kdutils.inference import intervals, student_tests
+from kdutils.results import gain_tables, item_gains
 
 PAIR = [*students.STUDENT, "teacher"]
 
@@ -70,14 +70,13 @@ def better_teacher_stricter(
     # Of residuals, with a degree of freedom less for each student: the correlation for repeated measures of
     # Bland and Altman (1995).
     r = float(np.corrcoef(within["gain"], within["teacher_accuracy"])[0, 1])
-    interval = authors_tests.pearson_interval(r, n_free + 2)
+    interval = intervals.pearson_interval(r, n_free + 2)
     teachers = student_tests.cluster_permutation(
         pairs["teacher_accuracy"], within["gain"], pairs["teacher"], blocks=pairs["family"], rng=rng
     )
     ranked = teachers.reason or f"rho {teachers.statistic:+.2f}, p = {teachers.p_value:.2g}"
     return students.Case(
-        reason=f"r {students.interval_words(interval, digits=2)} within students ({what}); teachers as units "
-        f"({n_teachers}): {ranked}",
+        reason=f"r {interval.text(2)} within students ({what}); teachers as units ({n_teachers}): {ranked}",
         interval=interval,
         p_value=p_of_less(r, margin, error=1 / math.sqrt(n_free - 1)),
         n=len(pairs),
@@ -106,11 +105,11 @@ def untuned_teacher_authors(evidence: Evidence, *, printed: float) -> Finding:
     if table.empty:
         raise lacking("runs with an untuned teacher")
     top = table.loc[table["cost"].idxmax()]
-    mean = authors_tests.mean_interval(table["cost"])
+    mean = intervals.mean_interval(table["cost"])
     return Finding(
         verdict=REPRODUCED if top["cost"] >= printed else NOT_REPRODUCED,
         reason=f"largest cost {top['cost']:.1f} points ({top['teacher']} to {top['student']}, "
-        f"{top['domain']} average); mean {mean.estimate:.1f} [{mean.low:.1f}, {mean.high:.1f}] over "
+        f"{top['domain']} average); mean {mean.value:.1f} [{mean.low:.1f}, {mean.high:.1f}] over "
         f"{len(table)} pairs x domains",
         estimate=float(top["cost"]),
         n=len(table),
@@ -138,7 +137,7 @@ def untuned_teacher_stricter(evidence: Evidence, *, printed: float) -> students.
     interval = students.largest(costs, error)
     domain, teacher, student = costs.idxmax()
     return students.Case(
-        reason=f"largest cost {students.interval_words(interval)} points over {len(costs)} pairs x domains "
+        reason=f"largest cost {interval.text()} points over {len(costs)} pairs x domains "
         f"at once ({teacher} to {student}, {domain} average), mean {costs.mean():.1f}; printed {printed:g}",
         interval=interval,
         holds=interval.low > printed,

@@ -13,11 +13,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kdutils.inference import simulations
+from kdutils.inference import intervals, simulations
 from kdutils.inference.item_simulations import PARTS
 from kdutils.io import disk
 from kdutils.io.measurements import Record
-from kdutils.results import authors_tests
 
 TOLERANCE = 0.02  # how much more often than it says a procedure may err
 NEVER = 500  # studies without a rejection that say it cannot: of 1 in 100, fewer say nothing
@@ -95,9 +94,9 @@ class Calibration:
 
 def judged(rows: pd.DataFrame) -> pd.DataFrame:
     """Outcomes with `actual`, its exact 95 % interval `low` to `high`, and `recommended` by RULE."""
-    shares = [authors_tests.share_interval(row.hits, row.n_simulations) for row in rows.itertuples()]
+    shares = [intervals.share_interval(row.hits, row.n_simulations) for row in rows.itertuples()]
     table = rows.assign(
-        actual=[interval.estimate / 100 for interval in shares],
+        actual=[interval.value / 100 for interval in shares],
         low=[interval.low / 100 for interval in shares],
         high=[interval.high / 100 for interval in shares],
     )

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from kdutils.inference.estimate import Estimate
+
 N_RESAMPLES = 999
 MOST_UNDEFINED = 0.05  # share of resamples in which a statistic may be undefined and still have an interval
 
@@ -40,21 +42,6 @@ class Resampled:
     def mean(self, name: str, of: str, where: np.ndarray | slice = slice(None)) -> np.ndarray:
         """`total` of a value over that of `of`, which counts rows; NaN where there are none."""
         return ratio(self.total(name, where), self.total(of, where))
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A value with its interval, NaN where undefined, and then the reason."""
-
-    value: float
-    low: float = math.nan
-    high: float = math.nan
-    reason: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]" + (
-            f" ({self.reason})" * bool(self.reason)
-        )
 
 
 def resampled(

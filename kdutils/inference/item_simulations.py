@@ -6,10 +6,9 @@ import numpy as np
 import pandas as pd
 
 from kdutils.constants import MATH_TASKS, TEST_ITEMS
-from kdutils.inference import simulated_studies, student_tests
+from kdutils.inference import intervals, simulated_studies, student_tests
 from kdutils.inference.simulations import PARTS as OF_STUDENTS
 from kdutils.inference.simulations import SLOW, Outcome, bounds_of, coverage, size
-from kdutils.results import authors_tests, item_gains
 
 SHARES = {"half right": 0.5, "1 in 20 right": 0.05, "1 in 200 right": 0.005}  # truth by the name of the null
 N_ITEMS = TEST_ITEMS["aqua"]  # the smallest test set
@@ -23,12 +22,12 @@ def shares(n: int, rng: np.random.Generator) -> list[Outcome]:
     found = []
     for null, truth in SHARES.items():
         hits = rng.binomial(N_ITEMS, truth, size=n)
-        exact = [authors_tests.share_interval(int(count), N_ITEMS) for count in hits]
+        exact = [intervals.share_interval(int(count), N_ITEMS) for count in hits]
         found.append(coverage("share, Clopper-Pearson", null, bounds_of(exact), truth=100 * truth))
         share = hits / N_ITEMS
         errors = 100 * np.sqrt(share * (1 - share) / N_ITEMS)  # cells.accuracy_se
         runs = pd.DataFrame({"accuracy": 100 * share, "accuracy_se": errors})
-        wald = authors_tests.accuracy_intervals(runs)[["low", "high"]].to_numpy()
+        wald = intervals.accuracy_intervals(runs)[["low", "high"]].to_numpy()
         found.append(coverage("accuracy, normal", null, wald, truth=100 * truth))
     return found
 
@@ -48,7 +47,7 @@ def paired(n: int, rng: np.random.Generator) -> list[Outcome]:
         drawn = simulated_studies.paired_differences(max(items), len(items), n_studies=n, rng=rng, **world)
         tasks = np.repeat(np.arange(len(items)), items)
         values = [np.concatenate([row[:k] for row, k in zip(one, items, strict=True)]) for one in drawn]
-        tested = [authors_tests.difference_over_items(one, tasks) for one in values]
+        tested = [intervals.difference_over_items(one, tasks) for one in values]
         found.append(coverage("difference over items", null, bounds_of(tested), truth=0.0))
         found.append(size("difference over items", null, [result.p_value for result in tested]))
         exact = [
@@ -57,7 +56,7 @@ def paired(n: int, rng: np.random.Generator) -> list[Outcome]:
         found.append(size("McNemar over all items", null, [result.p_value for result in exact]))
         if "run" not in world:
             right = rng.random((n, len(tasks))) < world["right"]
-            means = [authors_tests.mean_over_items(one, tasks) for one in right]
+            means = [intervals.mean_over_items(one, tasks) for one in right]
             truth = 100 * world["right"]
             found.append(coverage("mean over items", null, bounds_of(means), truth=truth))
     return found
@@ -72,8 +71,8 @@ def baselines(n: int, rng: np.random.Generator) -> list[Outcome]:
     ):
         studies = simulated_studies.imagine(simulated_studies.released_pairs(), n, rng=rng, effects=effects)
         rows = _runs_of_one_student(studies, student=0)
-        intervals = authors_tests.gain_intervals(rows, by=["student", "task"])[["low", "high"]].to_numpy()
-        found.append(coverage("gain of a student on a task", null, intervals, truth=0.0))
+        bounds = intervals.gain_intervals(rows, by=["student", "task"])[["low", "high"]].to_numpy()
+        found.append(coverage("gain of a student on a task", null, bounds, truth=0.0))
     return found
 
 
@@ -94,22 +93,13 @@ def texts(n: int, rng: np.random.Generator) -> list[Outcome]:
     """Of the rise of corpus BLEU between two runs that are alike."""
     n = max(n // SLOW, 1)
     counts = simulated_studies.bleu_items(n, N_TEXTS, rng=rng)
-    rises = item_gains.fidelity_rises(_beside(counts))
-    rises = rises[rises["task"] == MATH_TASKS[0]]
-    bounds = rises[["low", "high"]].to_numpy()
+    sums = counts.sum(axis=2)
+    rises = np.diff(intervals.bleu(sums))[:, 0]  # KD less SFT
+    left_out = np.diff(intervals.bleu(sums[:, :, None] - counts), axis=1)[:, 0]
+    tested = [intervals.jackknife([rise], [each]) for rise, each in zip(rises, left_out, strict=True)]
     null = f"{N_TEXTS} texts alike"
-    found = [coverage("BLEU rise, jackknife", null, bounds, truth=0.0)]
-    return [*found, size("BLEU rise, jackknife", null, rises["p_value"])]
-
-
-def _beside(counts: np.ndarray) -> pd.DataFrame:
-    """What fidelity_rises takes, each study as a student: its SFT run and its KD run beside a teacher."""
-    n_studies, _, n_items, _ = counts.shape
-    where = pd.MultiIndex.from_product(
-        [range(n_studies), ["sft", "fkl"], range(n_items)], names=["student", "method", "item_id"]
-    )
-    rows = pd.DataFrame(counts.reshape(-1, counts.shape[-1]), index=where, columns=item_gains.COUNTS)
-    return rows.reset_index().assign(domain="math", teacher="one", seed=0, task=MATH_TASKS[0])
+    found = [coverage("BLEU rise, jackknife", null, bounds_of(tested), truth=0.0)]
+    return [*found, size("BLEU rise, jackknife", null, [result.p_value for result in tested])]
 
 
 PARTS = OF_STUDENTS | {"shares": shares, "paired items": paired, "shared items": baselines, "texts": texts}

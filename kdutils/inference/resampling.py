@@ -15,6 +15,8 @@ import numpy as np
 import pandas as pd
 import scipy.stats
 
+from kdutils.inference.estimate import Estimate
+
 EXACT_UP_TO = 50_000  # arrangements: all orders of 8 points, all signs of 15 values
 SAME = 1e-9  # statistics that differ by less are one value that was summed in another order
 
@@ -34,19 +36,6 @@ class Tested:
     reason: str = ""  # why it is undefined
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """An estimate with its interval, in the unit of what was estimated."""
-
-    estimate: float
-    low: float
-    high: float
-    n: int  # units behind it
-    p_value: float = math.nan  # two-sided, of an estimate of zero, where that was tested
-    p_greater: float = math.nan  # one-sided
-    reason: str = ""  # why interval and p are undefined
-
-
 def untested(n: int, reason: str) -> Tested:
     """A test that is undefined, and why."""
     return Tested(math.nan, math.nan, n, reason=reason)
@@ -54,7 +43,7 @@ def untested(n: int, reason: str) -> Tested:
 
 def unestimated(n: int, reason: str, *, estimate: float = math.nan) -> Estimate:
     """An interval that is undefined, and why; the estimate itself may be known."""
-    return Estimate(estimate, math.nan, math.nan, n, reason=reason)
+    return Estimate(estimate, n=n, reason=reason)
 
 
 def rank_permutation(
@@ -214,7 +203,7 @@ def cluster_bootstrap(
     drawn = _draw(tree, n_resamples, rng=rng)
     tail = (1 - confidence) / 2
     low, high = np.quantile(drawn, [tail, 1 - tail])
-    return Estimate(_mean(tree), float(low), float(high), n)
+    return Estimate(_mean(tree), float(low), float(high), n=n)
 
 
 def _tree(means: pd.DataFrame, levels: Sequence[str], value: str) -> np.ndarray | list:

@@ -14,9 +14,8 @@ import pandas as pd
 import scipy.stats
 
 from kdutils.constants import TASKS, TEST_ITEMS
-from kdutils.inference import simulated_studies, student_tests, vectorised
+from kdutils.inference import intervals, simulated_studies, student_tests, vectorised
 from kdutils.inference.size_effects import empirical_logit
-from kdutils.results import authors_tests
 
 LEVEL, CONFIDENCE = 0.05, 0.95
 MARGIN = 2.0  # points, of equivalence
@@ -60,9 +59,9 @@ def coverage(
     return Outcome(procedure, null, "coverage", nominal, int(hits.sum()), int(is_defined.sum()))
 
 
-def bounds_of(intervals: Iterable) -> list[tuple[float, float]]:
+def bounds_of(estimates: Iterable) -> list[tuple[float, float]]:
     """Low and high of intervals, whatever their class."""
-    return [(interval.low, interval.high) for interval in intervals]
+    return [(interval.low, interval.high) for interval in estimates]
 
 
 def _student_worlds(n: int, rng: np.random.Generator, **how) -> dict[str, simulated_studies.Studies]:
@@ -158,11 +157,11 @@ def correlations(n: int, rng: np.random.Generator) -> list[Outcome]:
         rho, p_values = vectorised.spearman_tests(cells, sizes)
         found.append(size("Spearman of gain and size over cells (authors)", null, p_values))
         if null != "equal logit gains":  # of points, where the truth is not 0
-            intervals = [authors_tests.spearman_interval(one, len(sizes)) for one in rho]
-            found.append(coverage("Spearman interval over cells", null, bounds_of(intervals), truth=0.0))
+            bounds = [intervals.spearman_interval(one, len(sizes)) for one in rho]
+            found.append(coverage("Spearman interval over cells", null, bounds_of(bounds), truth=0.0))
             pearson = [float(np.corrcoef(row, np.log(sizes))[0, 1]) for row in cells]
-            intervals = [authors_tests.pearson_interval(r, len(sizes)) for r in pearson]
-            found.append(coverage("Pearson interval over cells", null, bounds_of(intervals), truth=0.0))
+            bounds = [intervals.pearson_interval(r, len(sizes)) for r in pearson]
+            found.append(coverage("Pearson interval over cells", null, bounds_of(bounds), truth=0.0))
         # Of student means, as inference.cluster_permutation makes them of cells.
         has_families = len(set(layout.families)) > 1
         how = {"blocks": layout.families if has_families else None, "n_permutations": N_PERMUTATIONS}
@@ -247,12 +246,12 @@ def points(n: int, rng: np.random.Generator) -> list[Outcome]:
         x, noise = rng.normal(size=(2, n, 11))
         y = rho * x + math.sqrt(1 - rho**2) * noise
         pearson = [float(np.corrcoef(a, b)[0, 1]) for a, b in zip(x, y, strict=True)]
-        intervals = [authors_tests.pearson_interval(r, 11) for r in pearson]
-        found.append(coverage("Pearson interval", null, bounds_of(intervals), truth=rho))
-        ranked = [authors_tests.spearman(a, b) for a, b in zip(x, y, strict=True)]
-        intervals = [authors_tests.spearman_interval(result.statistic, 11) for result in ranked]
+        bounds = [intervals.pearson_interval(r, 11) for r in pearson]
+        found.append(coverage("Pearson interval", null, bounds_of(bounds), truth=rho))
+        ranked = [intervals.spearman(a, b) for a, b in zip(x, y, strict=True)]
+        bounds = [intervals.spearman_interval(result.statistic, 11) for result in ranked]
         truth = 6 / math.pi * math.asin(rho / 2)  # of ranks of a normal pair
-        found.append(coverage("Spearman interval", null, bounds_of(intervals), truth=truth))
+        found.append(coverage("Spearman interval", null, bounds_of(bounds), truth=truth))
         if rho == 0:
             found.append(size("Spearman, p by t", null, [result.p_value for result in ranked]))
     return found

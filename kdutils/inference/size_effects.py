@@ -15,7 +15,8 @@ import pandas as pd
 import scipy.special
 import scipy.stats
 
-from kdutils.inference.resampling import Estimate, Tested, judged, unestimated, untested
+from kdutils.inference.estimate import Estimate
+from kdutils.inference.resampling import Tested, judged, unestimated, untested
 
 SCALES = ("points", "logit")
 FEWEST_RESIDUALS = 2  # degrees of freedom: below them Student's t is too wide to say anything
@@ -98,7 +99,7 @@ def _slope_of_size(rows: pd.DataFrame, *, confidence: float) -> Estimate:
         return unestimated(len(students), "no residual variance", estimate=slope)
     low, high = fit.conf_int(alpha=1 - confidence)[1]
     slope, p_value = float(fit.params[1]), float(fit.pvalues[1])
-    return Estimate(slope, float(low), float(high), len(students), p_value)
+    return Estimate(slope, float(low), float(high), p_value, len(students))
 
 
 class EqualGainNull(NamedTuple):

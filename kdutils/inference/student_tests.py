@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 import scipy.stats
 
+from kdutils.inference.estimate import Estimate
 from kdutils.inference.resampling import (
-    Estimate,
     Tested,
     cluster_bootstrap,
     cluster_permutation,
@@ -89,7 +89,7 @@ def student_mean_test(
     error = math.sqrt((within**2).sum() / n_free / n)
     half = scipy.stats.t.ppf(0.5 + confidence / 2, n_free) * error
     tails = [float(scipy.stats.t.sf(size / error, n_free)) for size in (abs(mean), mean)]
-    return Estimate(mean, float(mean - half), float(mean + half), n, 2 * tails[0], tails[1])
+    return Estimate(mean, float(mean - half), float(mean + half), 2 * tails[0], n, p_greater=tails[1])
 
 
 @dataclass(frozen=True)

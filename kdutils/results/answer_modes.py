@@ -15,7 +15,9 @@ import pandas as pd
 
 from kdutils.constants import AVERAGE, DOMAIN_LABELS, KD_METHODS, METHOD_LABELS, METHOD_NAMES, TASK_LABELS
 from kdutils.grid import cell_table as cell_rows
-from kdutils.results import authors_tests, gain_tables
+from kdutils.inference import intervals
+from kdutils.inference.estimate import Estimate
+from kdutils.results import gain_tables
 
 WAYS = {  # column of the cell table -> how the answer was taken
     "accuracy": "generated and read",
@@ -100,11 +102,9 @@ def contaminated_tasks(gain_table: pd.DataFrame, cells: pd.DataFrame) -> pd.Data
     if {"contaminated", "others"} <= set(means.columns):
         means = means.dropna(subset=["contaminated", "others"])
         for (domain, method), part in means.groupby(["domain", "method"], sort=False):
-            apart = authors_tests.mean_interval(part["contaminated"] - part["others"])
+            apart = intervals.mean_interval(part["contaminated"] - part["others"])
             kinds = part["contaminated"].mean(), part["others"].mean()
-            rows.append(
-                (domain, METHOD_LABELS[method], *kinds, apart.estimate, apart.low, apart.high, apart.n)
-            )
+            rows.append((domain, METHOD_LABELS[method], *kinds, apart.value, apart.low, apart.high, apart.n))
     columns = ["domain", "method", "contaminated", "others", "difference", "low", "high", "pairs"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -149,33 +149,33 @@ def _of_task(part: pd.DataFrame) -> Iterator[tuple]:
             yield WAYS[way], method, *_bounds(level), n, len(of_method), *_bounds(gain)
 
 
-def _level(units: list[pd.DataFrame], way: str) -> authors_tests.Interval:
+def _level(units: list[pd.DataFrame], way: str) -> Estimate:
     """The mean over units (rows of a model or pair by task), with the interval over items if it is one."""
     if len(units) != 1:
-        return authors_tests.mean_interval(rows[way].mean() for rows in units)
+        return intervals.mean_interval(rows[way].mean() for rows in units)
     (rows,), values, tasks = units, [], []
     for task, share, n in zip(rows["task"], rows[way] / 100, rows["n"].astype(int), strict=True):
         n_right = round(share * n)
         values += [1.0] * n_right + [0.0] * (n - n_right)
         tasks += [task] * n
-    return replace(authors_tests.mean_over_items(values, tasks), estimate=float(rows[way].mean()))
+    return replace(intervals.mean_over_items(values, tasks), value=float(rows[way].mean()))
 
 
-def _gain(kd: list[pd.DataFrame], sft: list[pd.DataFrame], way: str) -> authors_tests.Interval:
+def _gain(kd: list[pd.DataFrame], sft: list[pd.DataFrame], way: str) -> Estimate:
     """KD less SFT; of one unit from their own intervals (Newcombe 1998, method 10)."""
     if len(kd) != 1:
-        return authors_tests.mean_interval(
+        return intervals.mean_interval(
             one[way].mean() - other[way].mean() for one, other in zip(kd, sft, strict=True)
         )
     after, before = _level(kd, way), _level(sft, way)
-    gain = after.estimate - before.estimate
-    low = gain - math.hypot(after.estimate - after.low, before.high - before.estimate)
-    high = gain + math.hypot(after.high - after.estimate, before.estimate - before.low)
-    return authors_tests.Interval(gain, low, high, after.n)
+    gain = after.value - before.value
+    low = gain - math.hypot(after.value - after.low, before.high - before.value)
+    high = gain + math.hypot(after.high - after.value, before.value - before.low)
+    return Estimate(gain, low, high, n=after.n)
 
 
-def _bounds(interval: authors_tests.Interval) -> tuple[float, float, float]:
-    return interval.estimate, interval.low, interval.high
+def _bounds(interval: Estimate) -> tuple[float, float, float]:
+    return interval.value, interval.low, interval.high
 
 
 def ways_table(table: pd.DataFrame) -> pd.DataFrame:

@@ -6,14 +6,10 @@ Undefined statistics (too few points, constant input) are NaN, never 0 and never
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
 import pandas as pd
-import scipy.stats
 
 from kdutils.constants import (
     AVERAGE,
@@ -25,6 +21,8 @@ from kdutils.constants import (
     TASK_LABELS,
 )
 from kdutils.grid.cell_table import model_parameters
+from kdutils.inference import intervals
+from kdutils.inference.resampling import Tested
 from kdutils.results import authors_tables, gain_tables
 
 STATISTIC_COLUMNS = [
@@ -59,207 +57,23 @@ FEWEST_PAIRS = {"ttest_gain_gt_0": 2, "anova_methods": 2} | dict.fromkeys(CORREL
 LIKENESS_TESTS = ("spearman_gain_agreement", "spearman_gain_fidelity")  # released by task, without average
 
 
-@dataclass(frozen=True)
-class Significance:
-    """A statistic, its p-value and the number of observations behind it."""
-
-    statistic: float
-    p_value: float
-    n: int
-
-
-@dataclass(frozen=True)
-class Interval:
-    """An estimate with its interval, in the unit of what was estimated."""
-
-    estimate: float
-    low: float
-    high: float
-    n: int
-    p_value: float = math.nan  # two-sided, of an estimate of zero, where a difference was estimated
-
-    def __str__(self) -> str:
-        return f"{self.estimate:+.2f} [{self.low:+.2f}, {self.high:+.2f}], n = {self.n}"
-
-
-def ttest_greater(values: Iterable[float]) -> Significance:
-    """One-sample one-sided t-test of mean > 0 (scipy.stats.ttest_1samp); NaN below two values."""
-    sample = np.asarray(list(values), dtype=float)
-    if len(sample) < 2 or np.isnan(sample).any() or np.ptp(sample) == 0:
-        return Significance(math.nan, math.nan, len(sample))
-    result = scipy.stats.ttest_1samp(sample, 0.0, alternative="greater")
-    return Significance(float(result.statistic), float(result.pvalue), len(sample))
-
-
-def anova_oneway(values: pd.Series, groups: pd.Series) -> Significance:
-    """F and p of a one-way ANOVA of `values` over `groups` (pingouin.anova).
-
-    NaN with fewer than two groups, a group of fewer than two values, or no variance within groups.
-    """
-    counts = groups.value_counts()
-    within = values.groupby(groups).var().sum()
-    if len(counts) < 2 or counts.min() < 2 or values.isna().any() or not within > 0:
-        return Significance(math.nan, math.nan, len(values))
-    import pingouin  # takes two seconds to import, and most notebooks run no ANOVA
-
-    frame = pd.DataFrame({"value": values.to_numpy(float), "group": groups.to_numpy(object)})
-    table = pingouin.anova(data=frame, dv="value", between="group")
-    return Significance(float(table["F"].iloc[0]), float(table["p_unc"].iloc[0]), len(values))
-
-
-def spearman(x: Iterable[float], y: Iterable[float]) -> Significance:
-    """Spearman's rho with the t approximation of its p-value, as scipy and the authors compute it.
-
-    The approximation prints p = 0 for a perfect order of four points, where the exact value is 1/12.
-    NaN below three points or where one side is constant or has a NaN.
-    """
-    x, y = np.asarray(list(x), dtype=float), np.asarray(list(y), dtype=float)
-    if len(x) < 3 or np.isnan(x).any() or np.isnan(y).any():
-        return Significance(math.nan, math.nan, len(x))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", scipy.stats.ConstantInputWarning)  # gives NaN, as documented
-        result = scipy.stats.spearmanr(x, y)
-    return Significance(float(result.statistic), float(result.pvalue), len(x))
-
-
-def mean_interval(values: Iterable[float], *, confidence: float = 0.95) -> Interval:
-    """Mean with Student's t interval; bounds NaN below two values."""
-    sample = np.asarray(list(values), dtype=float)
-    n = len(sample)
-    mean = float(sample.mean()) if n else math.nan
-    if n < 2:
-        return Interval(mean, math.nan, math.nan, n)
-    half = scipy.stats.t.ppf(0.5 + confidence / 2, n - 1) * sample.std(ddof=1) / math.sqrt(n)
-    return Interval(mean, mean - half, mean + half, n)
-
-
-def mean_over_items(
-    values: Iterable[float], tasks: Iterable[object], *, confidence: float = 0.95
-) -> Interval:
-    """Percent: the mean over tasks of the mean over a task's items, each value in [0, 1], with its interval.
-
-    The adjusted Wald interval of Agresti and Coull (1998): two successes and two failures are added, an equal
-    part of them to each task, so that it has a width where all items are right, and stays in [0, 100].
-    It speaks of other items of these tasks, not of other tasks, pairs or training seeds. NaN without items or
-    with a NaN among them.
-    """
-    return _over_items(values, tasks, added={0.0: 2.0, 1.0: 2.0}, confidence=confidence)
-
-
-def difference_over_items(
-    differences: Iterable[float], tasks: Iterable[object], *, confidence: float = 0.95
-) -> Interval:
-    """Points: the same of differences in [-1, 1] between two runs that were scored on the same items.
-
-    The adjusted Wald interval of Agresti and Min (2005) for matched pairs: half an item is added to each
-    outcome of a pair, right or wrong twice, in all, an equal part of them to each task. So two runs that
-    differ on no item have an interval with a width. p and interval are of one normal approximation: p < 0.05
-    where the 95 % interval leaves out 0.
-    """
-    return _over_items(differences, tasks, added={-1.0: 0.5, 0.0: 1.0, 1.0: 0.5}, confidence=confidence)
-
-
-def _over_items(
-    values: Iterable[float], tasks: Iterable[object], *, added: dict[float, float], confidence: float
-) -> Interval:
-    """Mean over tasks, and a normal interval of the items with `added` ones (value -> how many)."""
-    values = np.asarray(list(values), dtype=float)
-    n, lowest, highest = len(values), min(added), max(added)
-    if n == 0 or np.isnan(values).any():
-        return Interval(math.nan, math.nan, math.nan, n)
-    if values.min() < lowest or values.max() > highest:
-        raise ValueError(
-            f"values from {values.min():g} to {values.max():g} must lie in [{lowest:g}, {highest:g}]: give "
-            "shares, not percent"
-        )
-    _, task = np.unique(np.asarray(list(tasks), dtype=object), return_inverse=True)
-    counts, sums, squares = (np.bincount(task, values**power) for power in (0, 1, 2))
-    n_tasks = len(counts)
-    weight = counts + sum(added.values()) / n_tasks
-    mean = (sums + sum(value * times for value, times in added.items()) / n_tasks) / weight
-    square = (squares + sum(value**2 * times for value, times in added.items()) / n_tasks) / weight
-    centre, error = mean.mean(), math.sqrt(((square - mean**2) / weight).sum()) / n_tasks
-    half = scipy.stats.norm.ppf(0.5 + confidence / 2) * error
-    return Interval(
-        100 * float((sums / counts).mean()),
-        100 * float(max(centre - half, lowest)),
-        100 * float(min(centre + half, highest)),
-        n,
-        2 * float(scipy.stats.norm.sf(abs(centre) / error)) if lowest < 0 else math.nan,
-    )
-
-
-def share_interval(n_hits: float, n: int, *, confidence: float = 0.95) -> Interval:
-    """Percent: a share with the exact interval of Clopper and Pearson (1934); NaN for n < 1.
-
-    `n_hits` may be a fraction, where ties share a hit.
-    """
-    if n < 1:
-        return Interval(math.nan, math.nan, math.nan, n)
-    tail = (1 - confidence) / 2
-    low = scipy.stats.beta.ppf(tail, n_hits, n - n_hits + 1) if n_hits > 0 else 0.0
-    high = scipy.stats.beta.ppf(1 - tail, n_hits + 1, n - n_hits) if n_hits < n else 1.0
-    return Interval(100 * n_hits / n, 100 * float(low), 100 * float(high), n)
-
-
-def pearson_interval(r: float, n: int, *, confidence: float = 0.95) -> Interval:
-    """Fisher-z interval of a correlation over n independent points; NaN bounds below four or at |r| = 1."""
-    if n < 4 or not abs(r) < 1:
-        return Interval(r, math.nan, math.nan, n)
-    half = scipy.stats.norm.ppf(0.5 + confidence / 2) / math.sqrt(n - 3)
-    return Interval(r, math.tanh(math.atanh(r) - half), math.tanh(math.atanh(r) + half), n)
-
-
-def spearman_interval(rho: float, n: int, *, confidence: float = 0.95) -> Interval:
-    """Fisher-z interval of a rank correlation with the standard error of Bonett and Wright (2000).
-
-    An approximation for independent points; the study's points share students and teachers, so it is
-    too narrow here. NaN bounds below five points or at |rho| = 1.
-    """
-    if n < 5 or not abs(rho) < 1:
-        return Interval(rho, math.nan, math.nan, n)
-    half = scipy.stats.norm.ppf(0.5 + confidence / 2) * math.sqrt((1 + rho**2 / 2) / (n - 3))
-    z = math.atanh(rho)
-    return Interval(rho, math.tanh(z - half), math.tanh(z + half), n)
-
-
-def gain_intervals(gain_table: pd.DataFrame, *, by: list[str], confidence: float = 0.95) -> pd.DataFrame:
-    """Mean gain in each group of `by` with an interval from item sampling: columns gain, low, high, n_runs.
-
-    Where some runs were repeated, the interval holds the variation over training seeds too.
-
-    `by` must contain `student` and `task`: runs of a group then share one SFT baseline, whose error
-    does not average out over the runs. Runs are treated as independent samples of the test items.
-    """
-    if missing := {"student", "task"} - set(by):
-        raise ValueError(f"by={by} lacks {sorted(missing)}: runs of a group must share their baseline")
-    z = scipy.stats.norm.ppf(0.5 + confidence / 2)
-    own = gain_table["accuracy_se"] ** 2 + gain_table["seed_se"].fillna(0.0) ** 2
-    shared = gain_table["sft_accuracy_se"] ** 2 + gain_table["sft_seed_se"].fillna(0.0) ** 2
-    grouped = gain_table.assign(own=own, shared=shared).groupby(by, sort=False)
-    out = grouped["gain"].mean().to_frame()
-    n_runs = grouped.size()
-    half = z * (grouped["own"].sum() / n_runs**2 + grouped["shared"].first()) ** 0.5
-    return out.assign(low=out["gain"] - half, high=out["gain"] + half, n_runs=n_runs).reset_index()
-
-
-def gain_remark(intervals: pd.DataFrame) -> str:
+def gain_remark(table: pd.DataFrame) -> str:
     """What gains on averages (columns gain, low, high, student, ...) come to, in a sentence or two.
 
     Of one pair every gain is named.
     """
-    if intervals["pair"].nunique() == 1:
+    if table["pair"].nunique() == 1:
         named = [
             f"{METHOD_NAMES[row.method]} {row.gain:+.1f} [{row.low:+.1f}, {row.high:+.1f}]"
-            + (f" ({row.domain})" if intervals["domain"].nunique() > 1 else "")
-            for row in intervals.itertuples()
+            + (f" ({row.domain})" if table["domain"].nunique() > 1 else "")
+            for row in table.itertuples()
         ]
-        return f"{intervals['pair'].iloc[0]}: {', '.join(named)} points.".replace("-", "−")
-    up, clear = (intervals["gain"] > 0).sum(), (intervals["low"] > 0).mean()
-    text = f"{up} of {len(intervals)} gains are positive; {clear:.0%} have an interval above zero."
-    sizes = intervals["student"].map(model_parameters)
+        return f"{table['pair'].iloc[0]}: {', '.join(named)} points.".replace("-", "−")
+    up, clear = (table["gain"] > 0).sum(), (table["low"] > 0).mean()
+    text = f"{up} of {len(table)} gains are positive; {clear:.0%} have an interval above zero."
+    sizes = table["student"].map(model_parameters)
     for name, size in (("smallest", sizes.min()), ("largest", sizes.max())):
-        part = intervals[sizes == size]
+        part = table[sizes == size]
         students = ", ".join(part["student"].unique())
         text += f" Mean gain of the {name} student ({students}): {part['gain'].mean():+.1f} points."
     return text
@@ -319,11 +133,11 @@ def tests_of(parts: Iterable[OfTask], *, tests: Iterable[str], alone: bool = Tru
     return pd.DataFrame(rows, columns=STATISTIC_COLUMNS)
 
 
-def _results(test: str, part: OfTask, *, alone: bool) -> Iterator[tuple[str, Significance]]:
+def _results(test: str, part: OfTask, *, alone: bool) -> Iterator[tuple[str, Tested]]:
     """(group, result) of one test on one task: all methods together, then each alone."""
     of_task, is_too_few = part.rows["all"], part.n_pairs < FEWEST_PAIRS[test]
     if test == "anova_methods":
-        test_of_all = anova_oneway(of_task["gain"], of_task["method"])
+        test_of_all = intervals.anova_oneway(of_task["gain"], of_task["method"])
         yield "all", _undefined(len(of_task)) if is_too_few else test_of_all
         return
     column = CORRELATES.get(test)
@@ -333,13 +147,13 @@ def _results(test: str, part: OfTask, *, alone: bool) -> Iterator[tuple[str, Sig
         if is_too_few:
             yield group, _undefined(len(rows))
         elif column is None:
-            yield group, ttest_greater(rows["gain"])
+            yield group, intervals.ttest_greater(rows["gain"])
         else:
-            yield group, spearman(rows["gain"], rows[column].astype(float))
+            yield group, intervals.spearman(rows["gain"], rows[column].astype(float))
 
 
-def _undefined(n: int) -> Significance:
-    return Significance(math.nan, math.nan, n)
+def _undefined(n: int) -> Tested:
+    return Tested(math.nan, math.nan, n)
 
 
 def ledger(cells: pd.DataFrame, *, section: str) -> pd.DataFrame:
@@ -368,12 +182,12 @@ def readable_tests(statistics: pd.DataFrame, test: str) -> pd.DataFrame:
 def correlation_intervals(statistics: pd.DataFrame, test: str) -> pd.DataFrame:
     """One correlation for every task with its approximate interval: columns rho, low, high beside the row."""
     rows = statistics[(statistics["test"] == test) & (statistics["group"] == "all")]
-    intervals = [spearman_interval(row.statistic, row.n) for row in rows.itertuples()]
+    found = [intervals.spearman_interval(row.statistic, row.n) for row in rows.itertuples()]
     return rows.assign(
         label=rows["task"].map(TASK_LABELS),
-        rho=[interval.estimate for interval in intervals],
-        low=[interval.low for interval in intervals],
-        high=[interval.high for interval in intervals],
+        rho=[each.value for each in found],
+        low=[each.low for each in found],
+        high=[each.high for each in found],
     ).reset_index(drop=True)
 
 
@@ -401,7 +215,7 @@ def size_and_headroom(points: pd.DataFrame) -> pd.DataFrame:
             (part["gain"], part["sft_accuracy"]),
             (students["student_parameters"], students["sft_accuracy"]),
         )
-        rhos = [spearman(x.astype(float), y.astype(float)).statistic for x, y in pairs]
+        rhos = [intervals.spearman(x.astype(float), y.astype(float)).statistic for x, y in pairs]
         rows.append((DOMAIN_LABELS[domain], *rhos, len(part), len(students)))
     rhos = ["gain and size", "gain and SFT accuracy", "size and SFT accuracy"]
     return pd.DataFrame(rows, columns=["domain", *rhos, "runs", "students"])
@@ -451,7 +265,7 @@ def correlation_by_task(table: pd.DataFrame, *, x: str, y: str) -> pd.DataFrame:
     """
     rows = []
     for (domain, task), part in table.groupby(["domain", "task"], sort=False):
-        test = spearman(part[x], part[y])
+        test = intervals.spearman(part[x], part[y])
         rows.append((domain, TASK_LABELS[task], test.statistic, test.n))
     return pd.DataFrame(rows, columns=["domain", "task", "rho", "n"])
 
@@ -463,14 +277,17 @@ def fidelity_remark(gain_table: pd.DataFrame) -> str:
     """
     if gain_tables.n_pairs(gain_table) < FEWEST_PAIRS["spearman_gain_fidelity"]:
         return "Too few pairs to correlate."
-    rho = {y: spearman(gain_table[y], gain_table["fidelity"]).statistic for y in ("accuracy", "gain")}
-    return f"Fidelity has rho {rho['accuracy']:+.2f} with accuracy and {rho['gain']:+.2f} with gain."
+    with_accuracy, with_gain = (
+        intervals.spearman(gain_table[name], gain_table["fidelity"]).statistic
+        for name in ("accuracy", "gain")
+    )
+    return f"Fidelity has rho {with_accuracy:+.2f} with accuracy and {with_gain:+.2f} with gain."
 
 
 def compare_fidelity_tables(gain_table: pd.DataFrame) -> pd.DataFrame:
     """The two released fidelity tables: range, share of 32-bit floats, rank correlation with the other."""
     values = gain_table.drop_duplicates(["teacher", "student", "task"])
-    rho = spearman(values["fidelity"], values["fidelity_bleu2"]).statistic
+    rho = intervals.spearman(values["fidelity"], values["fidelity_bleu2"]).statistic
     rows = [
         (
             file,
@@ -486,12 +303,6 @@ def compare_fidelity_tables(gain_table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def accuracy_intervals(runs: pd.DataFrame, *, confidence: float = 0.95) -> pd.DataFrame:
-    """The table with columns low and high: accuracy and its normal interval from item sampling, percent."""
-    half = scipy.stats.norm.ppf(0.5 + confidence / 2) * runs["accuracy_se"]
-    return runs.assign(low=runs["accuracy"] - half, high=runs["accuracy"] + half)
-
-
 def rise_by_method(gain_table: pd.DataFrame, *, measure: str) -> pd.DataFrame:
     """A likeness before and after KD, a row a domain x method: pairs, sft, kd, rise, low, high.
 
@@ -503,9 +314,9 @@ def rise_by_method(gain_table: pd.DataFrame, *, measure: str) -> pd.DataFrame:
     pairs = table.groupby(keys, sort=False)[[measure, f"{measure}_sft"]].mean().reset_index()
     rows = []
     for (domain, method), part in pairs.groupby(["domain", "method"], sort=False):
-        rise = mean_interval(part[measure] - part[f"{measure}_sft"])
+        rise = intervals.mean_interval(part[measure] - part[f"{measure}_sft"])
         means = (part[f"{measure}_sft"].mean(), part[measure].mean())
-        rows.append((domain, METHOD_LABELS[method], rise.n, *means, rise.estimate, rise.low, rise.high))
+        rows.append((domain, METHOD_LABELS[method], rise.n, *means, rise.value, rise.low, rise.high))
     return pd.DataFrame(rows, columns=["domain", "method", "pairs", "sft", "kd", "rise", "low", "high"])
 
 
@@ -518,9 +329,9 @@ def noise_costs(losses: pd.DataFrame) -> pd.DataFrame:
     table = losses[losses["task"] == AVERAGE].sort_values("noise_sigma", kind="stable")
     rows = []
     for (domain, sigma), part in table.groupby(["domain", "noise_sigma"], sort=False):
-        loss = mean_interval(part["loss"])
+        loss = intervals.mean_interval(part["loss"])
         n_collapsed = int(part["is_collapsed"].sum())
-        rows.append((domain, sigma, loss.n, loss.estimate, loss.low, loss.high, n_collapsed))
+        rows.append((domain, sigma, loss.n, loss.value, loss.low, loss.high, n_collapsed))
     found = pd.DataFrame(rows, columns=["domain", "sigma", "runs", "loss", "low", "high", "collapsed"])
     return gain_tables.in_domain_order(found).reset_index(drop=True)
 

@@ -25,9 +25,9 @@ import pandas as pd
 
 from kdutils import evaluate
 from kdutils.constants import AVERAGE, CHOICE_TASKS, DOMAIN_LABELS, DOMAINS, KD_METHODS, METHOD_NAMES
-from kdutils.inference import crossed_bootstrap
+from kdutils.inference import crossed_bootstrap, intervals
 from kdutils.inference.crossed_bootstrap import Resampled, ratio
-from kdutils.results import authors_tests
+from kdutils.inference.estimate import Estimate
 
 ARM = ["method", "teacher", "student", "seed"]
 N_OPTIONS = {task: len(answers) for task, answers in CHOICE_TASKS.items()} | {"aqua": 5}
@@ -97,7 +97,7 @@ def _of_domain(rows: pd.DataFrame, domain: str, rng: np.random.Generator, n_resa
             level, with_kd, with_sft = value[:, place :: len(methods)].T
             reasons = {"why_undefined": WHY_UNDEFINED, "why_not": drawn.why_not}
             found = crossed_bootstrap.estimate(level, **reasons)
-            rise = crossed_bootstrap.Estimate(np.nan)
+            rise = Estimate(np.nan)
             if method != "sft" and sft[place].any():
                 rise = crossed_bootstrap.estimate(with_kd - with_sft, **reasons)
             own = keys[keys["method"] == method]
@@ -129,7 +129,7 @@ def _over_seeds(keys: pd.DataFrame, where: np.ndarray) -> np.ndarray:
     return weights
 
 
-def _interval(found: crossed_bootstrap.Estimate) -> tuple[float, float, float]:
+def _interval(found: Estimate) -> tuple[float, float, float]:
     return found.value, found.low, found.high
 
 
@@ -246,11 +246,11 @@ def _of_cells(rows: pd.DataFrame, accuracy: str, agreement: str) -> tuple:
     both_wrong = (1 - own) * (1 - teacher)
     by_chance = own * teacher + (both_wrong / (options - 1)).fillna(0.0)
     above = 100 * (same - by_chance)
-    of_pairs = authors_tests.mean_interval(above.groupby([rows["teacher"], rows["student"]]).mean())
+    of_pairs = intervals.mean_interval(above.groupby([rows["teacher"], rows["student"]]).mean())
     capa = chance_adjusted(same.to_numpy(), by_chance.to_numpy(), total=lambda values: np.sum(values))
     impossible = (same < own + teacher - 1 - ROUNDING) | (same > 1 - (own - teacher).abs() + ROUNDING)
     means = [100 * values.mean() for values in (same, by_chance, own * teacher + both_wrong)]
-    interval = (of_pairs.estimate, of_pairs.low, of_pairs.high)
+    interval = (of_pairs.value, of_pairs.low, of_pairs.high)
     return (*means, *interval, float(capa), int(impossible.sum()), len(rows), of_pairs.n)
 
 

@@ -21,7 +21,8 @@ import numpy as np
 import pandas as pd
 
 from kdutils.constants import AVERAGE
-from kdutils.results import gain_tables, item_gains
+from kdutils.inference import intervals
+from kdutils.results import gain_tables
 from kdutils.results.half_accuracy import ARM, HALVES
 from kdutils.results.item_gains import COUNTS
 
@@ -114,7 +115,7 @@ def composed(halves: pd.DataFrame, turns: pd.DataFrame) -> pd.DataFrame:
     spread = (sums["square"] / sums["n"] - share**2).clip(lower=0.0) / (sums["n"] - 1)
     sums = sums.assign(accuracy=100 * share, variance=100**2 * spread)
     sums["agreement"] = 100 * sums["same"] / sums["n_texts"]
-    sums["fidelity"] = item_gains.bleu(sums[COUNTS].to_numpy(float))
+    sums["fidelity"] = intervals.bleu(sums[COUNTS].to_numpy(float))
     sums["fidelity"] = sums["fidelity"].where(sums["n_texts"].notna())
     runs = sums.groupby([*ARM, "seed", "asked"], sort=False)
     table = runs[["accuracy", "agreement", "fidelity"]].mean()

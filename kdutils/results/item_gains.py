@@ -14,7 +14,6 @@ from itertools import combinations
 
 import numpy as np
 import pandas as pd
-import scipy.stats
 from pandas.api.typing import DataFrameGroupBy
 
 from kdutils import evaluate, store
@@ -22,7 +21,8 @@ from kdutils.constants import ALL_TASKS, AVERAGE, INSTRUCTION_TASKS, KD_METHODS,
 from kdutils.data import sources
 from kdutils.grid.cell_table import model_parameters, short_name
 from kdutils.grid.plan import Plan
-from kdutils.results import agreement_fidelity, authors_tests
+from kdutils.inference import intervals
+from kdutils.results import agreement_fidelity
 from kdutils.results.gain_tables import in_domain_order, in_method_order, pair_label
 
 ARM = ["domain", "teacher", "student", "method", "teacher_tuned", "temperature", "noise_sigma"]
@@ -114,9 +114,8 @@ def accuracies(scored: pd.DataFrame) -> pd.DataFrame:
     table = []
     for arm, part in scored.groupby(ARM, sort=False, dropna=False):
         for task, items in _tasks_and_average(part):
-            found = authors_tests.mean_over_items(items["value"], items["task"])
-            interval = (found.estimate, found.low, found.high, found.n)
-            table.append((*arm, task, *interval, part["seed"].nunique()))
+            found = intervals.mean_over_items(items["value"], items["task"])
+            table.append((*arm, task, *found.bounds, found.n, part["seed"].nunique()))
     return _labelled(table, [*ARM, "task", "accuracy", "low", "high", "n", "n_seeds"])
 
 
@@ -153,9 +152,9 @@ def contrasts(
     table = []
     for group, part in both.groupby(list(by), sort=False, dropna=False):
         for task, items in _tasks_and_average(part):
-            found = authors_tests.difference_over_items(items["value"], items["task"], confidence=confidence)
-            interval = (found.estimate, found.low, found.high, found.p_value, found.n)
-            table.append((*group, task, *interval, part["seed"].nunique()))
+            found = intervals.difference_over_items(items["value"], items["task"], confidence=confidence)
+            seeds = part["seed"].nunique()
+            table.append((*group, task, *found.bounds, found.p_value, found.n, seeds))
     return _labelled(table, [*by, "task", "difference", "low", "high", "p_value", "n", "n_seeds"])
 
 
@@ -196,7 +195,7 @@ def gains(scored: pd.DataFrame, *, by: Sequence[str] = ARM, confidence: float = 
 
 
 def gain_table(items: Items) -> pd.DataFrame:
-    """`gains` as authors_tests.gain_intervals gives them: columns gain, pair, student_parameters."""
+    """`gains` as intervals.gain_intervals gives them: columns gain, pair, student_parameters."""
     found = gains(items.scored).rename(columns={"difference": "gain", "n_seeds": "n_runs"})
     parameters = found["student"].map(model_parameters)
     return found.assign(pair=pair_label(found), student_parameters=parameters)
@@ -255,7 +254,7 @@ def method_differences(scored: pd.DataFrame, *, confidence: float = 0.95) -> pd.
 
 def with_intervals(runs: pd.DataFrame, scored: pd.DataFrame) -> pd.DataFrame:
     """Runs of one source with columns low and high, of the items where there are some, else normal ones."""
-    table = authors_tests.accuracy_intervals(runs)
+    table = intervals.accuracy_intervals(runs)
     if scored.empty:
         return table
     keys = [*ARM, "task"]
@@ -275,8 +274,8 @@ def agreements(beside: pd.DataFrame) -> pd.DataFrame:
     table = []
     for arm, part in beside.groupby(PAIRED, sort=False):
         for task, items in _tasks_and_average(part):
-            found = authors_tests.mean_over_items(items["value"], items["task"])
-            table.append((*arm, task, found.estimate, found.low, found.high, found.n))
+            found = intervals.mean_over_items(items["value"], items["task"])
+            table.append((*arm, task, *found.bounds, found.n))
     levels = _labelled(table, [*PAIRED, "task", "agreement", "low", "high", "n"])
     rises = agreement_rises(beside)[[*PAIRED, "task", "difference", "low", "high", "p_value"]]
     names = {"difference": "rise", "low": "rise_low", "high": "rise_high"}
@@ -320,47 +319,23 @@ def _bleus(beside: pd.DataFrame) -> pd.DataFrame:
     for key, part in beside.groupby([*PAIRED, "seed", "task"], sort=False):
         counts = part.sort_values("item_id")[COUNTS].to_numpy(float)
         total = counts.sum(axis=0)
-        table.append((*key, float(bleu(total)), bleu(total - counts)))
+        table.append((*key, float(intervals.bleu(total)), intervals.bleu(total - counts)))
     return pd.DataFrame(table, columns=[*PAIRED, "seed", "task", "bleu", "left_out"])
 
 
 def _jackknifed(bleus: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     """Means of `bleu` in each group x task and on average, with intervals jackknifed over a task's items.
 
-    BLEU is of a corpus, so no mean over items; leaving one out after the other shows how much hangs on each
-    (Efron and Stein 1981). Tasks are taken as independent. NaN bounds for one item.
+    BLEU is of a corpus, so no mean over items.
     """
-    z, table = scipy.stats.norm.ppf(0.975), []
+    table = []
     for group, part in bleus.groupby(list(by), sort=False):
-        tasks = []
-        for task in _in_order(part["task"]):
-            of_task = part[part["task"] == task]
-            left_out = np.mean(np.stack(of_task["left_out"].tolist()), axis=0)
-            n = len(left_out)
-            variance = (n - 1) * float(left_out.var()) if n > 1 else math.nan
-            tasks.append((task, float(of_task["bleu"].mean()), variance, n))
-        _, means, variances, counts = zip(*tasks, strict=True)
-        average = (AVERAGE, sum(means) / len(means), sum(variances) / len(means) ** 2, sum(counts))
-        for task, mean, variance, n in (*tasks, average):
-            error = math.sqrt(variance)
-            p = 2 * scipy.stats.norm.sf(abs(mean) / error) if error > 0 else math.nan
-            table.append((*group, task, mean, mean - z * error, mean + z * error, float(p), n))
+        tasks = _in_order(part["task"])
+        values = [float(part.loc[part["task"] == task, "bleu"].mean()) for task in tasks]
+        left_out = [np.mean(part.loc[part["task"] == task, "left_out"].tolist(), axis=0) for task in tasks]
+        found = [intervals.jackknife([one], [each]) for one, each in zip(values, left_out, strict=True)]
+        for task, each in zip(
+            (*tasks, AVERAGE), (*found, intervals.jackknife(values, left_out)), strict=True
+        ):
+            table.append((*group, task, *each.bounds, each.p_value, each.n))
     return _labelled(table, [*by, "task", "estimate", "low", "high", "p_value", "n"])
-
-
-def bleu(counts: np.ndarray) -> np.ndarray:
-    """BLEU, percent, of summed counts (evaluate.bleu_counts; the last axis), as sacrebleu computes it.
-
-    Its defaults: four orders, exponential smoothing of orders without a match, brevity penalty. Here for many
-    sums at once.
-    """
-    counts = np.asarray(counts, dtype=float)
-    lengths, references = counts[..., 0], counts[..., 1]
-    matches, totals = counts[..., 2:6], counts[..., 6:10]
-    is_empty = matches == 0
-    smoothed = 1.0 / np.power(2.0, np.cumsum(is_empty, axis=-1))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        precisions = np.where(is_empty, smoothed, matches) / totals
-        brevity = np.exp(np.minimum(0.0, 1.0 - references / lengths))
-        score = 100 * brevity * np.exp(np.log(precisions).mean(axis=-1))
-    return np.where((totals > 0).all(axis=-1) & (matches > 0).any(axis=-1), score, 0.0)

@@ -12,6 +12,7 @@ import pandas as pd
 from kdutils.constants import KD_METHODS, METHOD_NAMES
 from kdutils.grid.cell_table import model_parameters
 from kdutils.inference import crossed_bootstrap, student_tests
+from kdutils.inference.estimate import Estimate
 from kdutils.results.gain_tables import in_domain_order, in_method_order, pair_label
 
 RUN = ["domain", "family", "teacher", "student", "seed"]
@@ -112,13 +113,13 @@ def _ways(
     mixed = student_tests.mixed_gain(tasks)
     drawn = _drawn(gains, rng, n_resamples)
     return {
-        "students": (by_t.estimate, by_t.low, by_t.high, by_t.reason),
+        "students": (by_t.value, by_t.low, by_t.high, by_t.reason),
         "crossed": (drawn.value, drawn.low, drawn.high, drawn.reason),
         "mixed": (mixed.estimate, mixed.low, mixed.high, mixed.reason),
     }
 
 
-def _drawn(gains: pd.DataFrame, rng: np.random.Generator, n_resamples: int) -> crossed_bootstrap.Estimate:
+def _drawn(gains: pd.DataFrame, rng: np.random.Generator, n_resamples: int) -> Estimate:
     """The mean over students, which are drawn again with all their runs, and items."""
     found = crossed_bootstrap.resampled(
         gains.assign(one=1.0),

@@ -21,7 +21,8 @@ import pandas as pd
 from kdutils import evaluate
 from kdutils.constants import DOMAIN_LABELS, DOMAIN_TASKS, KD_METHODS, METHOD_NAMES, TOGETHER
 from kdutils.grid.factors import FACTORS
-from kdutils.results import authors_tests, protocol_runs
+from kdutils.inference import intervals
+from kdutils.results import protocol_runs
 from kdutils.results.gain_tables import in_domain_order
 from kdutils.results.protocol_runs import ARMS, CAREFUL, CONTROLS, ITEM, Arm
 
@@ -95,10 +96,10 @@ def _intervals(differences: pd.Series, *, widest: float) -> tuple[float, ...]:
     """
     tasks = differences.index.get_level_values("task")
     wide, narrow = (
-        authors_tests.difference_over_items(differences / widest, tasks, confidence=confidence)
+        intervals.difference_over_items(differences / widest, tasks, confidence=confidence)
         for confidence in (0.95, 0.90)
     )
-    bounds = (widest * value for value in (wide.estimate, wide.low, wide.high))
+    bounds = (widest * value for value in (wide.value, wide.low, wide.high))
     return *bounds, wide.p_value, widest * narrow.low, widest * narrow.high, wide.n
 
 

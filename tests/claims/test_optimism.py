@@ -101,7 +101,7 @@ def test_over_items_the_estimate_is_the_same(seed):
     parts = selection_optimism._of_pair(items.scored, table[["domain", "method", "task"]])
     for rule in selection_optimism.RULES:
         (expected,) = over_students.loc[over_students["rule"] == rule, "optimism"]
-        assert selection_optimism.over_items(parts, rule=rule, rng=rng).estimate == pytest.approx(expected)
+        assert selection_optimism.over_items(parts, rule=rule, rng=rng).value == pytest.approx(expected)
     assert found["unit"].tolist() == ["items", "items"]
     assert found["n"].tolist() == [120, 120]
     assert found["high"].notna().all() and over_students["high"].isna().all()
@@ -120,13 +120,13 @@ def test_over_items_the_interval_holds_the_expected_value(chances):
     ]
     expected = np.mean(
         [
-            selection_optimism.over_items([drawn()], rule="each task", rng=rng, n_resamples=2).estimate
+            selection_optimism.over_items([drawn()], rule="each task", rng=rng, n_resamples=2).value
             for _ in range(1_000)
         ]
     )
     assert np.mean([each.low <= expected <= each.high for each in found]) > 0.95
     widths = np.mean([each.high - each.low for each in found])
-    assert widths < 2 * 3.92 * np.std([each.estimate for each in found])  # not so wide that it says nothing
+    assert widths < 2 * 3.92 * np.std([each.value for each in found])  # not so wide that it says nothing
 
 
 def test_the_picture_shows_every_student_by_every_choice():

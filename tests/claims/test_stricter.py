@@ -352,7 +352,7 @@ def test_largest_gains_know_that_they_were_picked():
     rng = np.random.default_rng(1)
     values, errors = pd.Series(rng.normal(0, 2, size=500)), pd.Series(np.full(500, 2.0))
     found = students.largest(values, errors)
-    assert found.estimate == pytest.approx(values.max()) and found.estimate > 4
+    assert found.value == pytest.approx(values.max()) and found.value > 4
     assert found.low < 0 < found.high  # every true value is 0
 
 

@@ -11,6 +11,7 @@ import scipy.stats
 from kdutils.constants import PAPER_METHODS, TASKS, TEST_ITEMS
 from kdutils.inference import (
     calibration,
+    intervals,
     item_simulations,
     simulated_studies,
     simulations,
@@ -19,8 +20,6 @@ from kdutils.inference import (
 )
 from kdutils.io import code_digest, measurements
 from kdutils.report import calibration_figures
-from kdutils.results import authors_tests
-from kdutils.results.item_gains import bleu
 
 pytestmark = pytest.mark.timeout(900)  # a second of simulation is a minute on a busy machine
 
@@ -153,7 +152,7 @@ class TestWorlds:
         assert (matches <= totals).all()
         assert (np.diff(matches, axis=-1) <= 0).all()
         assert (totals[..., 0] == counts[..., 0]).all()
-        scores = bleu(counts.sum(axis=2))
+        scores = intervals.bleu(counts.sum(axis=2))
         assert ((scores > 5) & (scores < 80)).all()
         assert (scores[:, 0] - scores[:, 1]).mean() == pytest.approx(0, abs=4 * scores.std() / math.sqrt(50))
 
@@ -186,7 +185,7 @@ class TestManyAtOnce:
         for index in range(3):
             cells = self.rows(index).groupby(["pair", "method"])["gain"].mean().reset_index()
             assert found[index] == pytest.approx(
-                authors_tests.anova_oneway(cells["gain"], cells["method"]).p_value
+                intervals.anova_oneway(cells["gain"], cells["method"]).p_value
             )
 
     @pytest.mark.parametrize("block", [None, "family"])
@@ -203,14 +202,14 @@ class TestManyAtOnce:
     def test_means_of_cells_are_those_of_the_authors(self):
         found = vectorised.mean_tests(self.STUDIES.cells)
         for index, cells in enumerate(self.STUDIES.cells):
-            interval = authors_tests.mean_interval(cells)
-            assert found.p_greater[index] == pytest.approx(authors_tests.ttest_greater(cells).p_value)
+            interval = intervals.mean_interval(cells)
+            assert found.p_greater[index] == pytest.approx(intervals.ttest_greater(cells).p_value)
             assert tuple(found.bounds[index]) == pytest.approx((interval.low, interval.high))
 
     def test_correlations(self):
         rho, p_values = vectorised.spearman_tests(self.STUDIES.cells, self.STUDIES.cell_sizes)
         for index, cells in enumerate(self.STUDIES.cells):
-            one = authors_tests.spearman(cells, self.STUDIES.cell_sizes)
+            one = intervals.spearman(cells, self.STUDIES.cell_sizes)
             assert (rho[index], p_values[index]) == pytest.approx((one.statistic, one.p_value))
 
     @pytest.mark.parametrize(("within", "axis"), [("method", 2), ("task", 3)])

@@ -14,9 +14,8 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 
 from kdutils.constants import MATH_TASKS, TEST_ITEMS
-from kdutils.inference import student_tests, vectorised
+from kdutils.inference import intervals, student_tests, vectorised
 from kdutils.inference.size_effects import empirical_logit, rank_correlations
-from kdutils.results import authors_tests
 
 SIZES = {"q0": 0.5e9, "q1": 1.5e9, "q2": 3e9, "q3": 7e9, "l0": 1e9, "l1": 3e9}
 
@@ -55,7 +54,7 @@ class TestRankPermutation:
         assert found.p_value == found.smallest_p == pytest.approx(2 / 24)
         assert found.p_greater == 1
         assert (found.n, found.reason) == (4, "")
-        assert authors_tests.spearman([1, 2, 3, 4], [8, 6, 4, 2]).p_value == 0  # what it replaces
+        assert intervals.spearman([1, 2, 3, 4], [8, 6, 4, 2]).p_value == 0  # what it replaces
 
     @pytest.mark.parametrize("ties", [False, True])
     def test_all_orders_are_those_of_scipy(self, ties):
@@ -127,7 +126,7 @@ class TestClusterPermutation:
         y = np.repeat([8.0, 6.0, 4.0, 2.0], 9) + np.tile(np.arange(9.0), 4)
         found = student_tests.cluster_permutation(x, y, np.repeat(list("abcd"), 9), rng=rng())
         assert (found.n, found.p_value) == (4, pytest.approx(2 / 24))
-        assert authors_tests.spearman(x, y).p_value < 1e-3  # what 36 rows pretend
+        assert intervals.spearman(x, y).p_value < 1e-3  # what 36 rows pretend
 
     def test_blocks_are_those_of_the_clusters(self):
         means = [3.0, 1.0, 2.0, 7.0, 9.0, 8.0]
@@ -185,7 +184,7 @@ class TestStudentMean:
         means = table.groupby("student")["gain"].mean()
         found = student_tests.student_mean_test(table, "gain", unit="student")
         other = scipy.stats.ttest_1samp(means, 0)
-        assert (found.n, found.estimate) == (6, pytest.approx(means.mean()))
+        assert (found.n, found.value) == (6, pytest.approx(means.mean()))
         assert found.p_value == pytest.approx(other.pvalue)
         assert found.p_greater == pytest.approx(
             scipy.stats.ttest_1samp(means, 0, alternative="greater").pvalue
@@ -303,7 +302,7 @@ class TestEquivalence:
         assert found.p_value == pytest.approx(
             other["pval"].iloc[0] if "pval" in other else other["p_val"].iloc[0]
         )
-        interval = authors_tests.mean_interval(self.VALUES, confidence=0.90)
+        interval = intervals.mean_interval(self.VALUES, confidence=0.90)
         assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
         assert found.p_value < 0.05
 
@@ -354,13 +353,13 @@ class TestClusterBootstrap:
         other = scipy.stats.bootstrap(
             (rows["gain"],), np.mean, method="percentile", n_resamples=20_000, rng=rng(1)
         ).confidence_interval
-        assert found.estimate == pytest.approx(rows["gain"].mean())
+        assert found.value == pytest.approx(rows["gain"].mean())
         assert (found.low, found.high) == pytest.approx(tuple(other), abs=0.03)
 
     def test_units_weigh_alike_however_many_rows_they_have(self):
         rows = pd.DataFrame({"student": list("aab"), "item": [0, 1, 0], "gain": [1.0, 3.0, 8.0]})
         found = student_tests.cluster_bootstrap(rows, "gain", levels=["student", "item"], rng=rng())
-        assert found.estimate == 5
+        assert found.value == 5
         assert (found.high, found.n) == (8, 2)
         assert 1 <= found.low < 3
 
@@ -396,7 +395,7 @@ class TestSizeEffect:
         fit = formulas.ols("accuracy ~ sft_accuracy + np.log2(student_parameters) + C(family)", means).fit()
         found = student_tests.adjusted_size_effect(table).points
         name = "np.log2(student_parameters)"
-        assert (found.estimate, found.p_value) == pytest.approx((fit.params[name], fit.pvalues[name]))
+        assert (found.value, found.p_value) == pytest.approx((fit.params[name], fit.pvalues[name]))
         assert (found.low, found.high) == pytest.approx(tuple(fit.conf_int().loc[name]))
         assert (found.n, found.reason) == (6, "")
 
@@ -468,7 +467,7 @@ class TestEqualGains:
         accuracies = self.students(scale="points", gain=[5, 3, 4, 1, 2, 0, -1, 6])
         found = student_tests.null_of_equal_gain(accuracies, 500, self.SIZES, scale="points", rng=rng())
         assert found.observed.statistic == pytest.approx(
-            authors_tests.spearman([5, 3, 4, 1, 2, 0, -1, 6], self.SIZES).statistic
+            intervals.spearman([5, 3, 4, 1, 2, 0, -1, 6], self.SIZES).statistic
         )
 
     def test_tasks_are_averaged(self):

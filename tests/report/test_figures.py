@@ -9,6 +9,7 @@ import pytest
 
 from kdutils.claims import claims
 from kdutils.constants import DOMAIN_TASKS, DOMAINS, METHOD_LABELS, TASK_LABELS
+from kdutils.inference import intervals
 from kdutils.report import figures, plots
 from kdutils.results import (
     agreement_fidelity,
@@ -51,7 +52,7 @@ def theme():
 def drawings(cells, gains, points):
     """Name -> function that makes the finished figure, as the notebooks do."""
     by_task = gain_tables.in_task_order(
-        authors_tests.gain_intervals(
+        intervals.gain_intervals(
             gains, by=["domain", "family", "student", "student_parameters", "task", "method"]
         )
     )
@@ -67,7 +68,7 @@ def drawings(cells, gains, points):
     return {
         "coverage": lambda: figures.coverage(gain_tables.coverage(cells)),
         "gain_by_pair": lambda: figures.gain_by_pair(
-            authors_tests.gain_intervals(points, by=["domain", "pair", "student", "task", "method"])
+            intervals.gain_intervals(points, by=["domain", "pair", "student", "task", "method"])
         ),
         "gain_map": lambda: figures.gain_map(gain_map(points)),
         "gain_by_task": lambda: figures.gain_by_task(by_task[by_task["domain"] == "commonsense"]),
@@ -85,7 +86,7 @@ def drawings(cells, gains, points):
             gains.dropna(subset=["fidelity"]), measure="fidelity", label="fidelity, %"
         ),
         "temperature": lambda: figures.temperature_curves(
-            authors_tests.accuracy_intervals(gain_tables.averages(swept))
+            intervals.accuracy_intervals(gain_tables.averages(swept))
         ),
         "best": lambda: figures.best_temperature(sweeps.best_temperature_shares(swept)),
         "noise": lambda: figures.known_noise(authors_tables.noise_results(), sft=52.84, base=20.09),
@@ -162,7 +163,7 @@ def test_every_point_is_drawn_where_it_belongs(drawings, points):
 
 
 def test_intervals_are_those_of_the_table(points):
-    table = authors_tests.gain_intervals(points, by=["domain", "pair", "student", "task", "method"])
+    table = intervals.gain_intervals(points, by=["domain", "pair", "student", "task", "method"])
     one = table[(table["domain"] == "math") & (table["method"] == "gkd")]
     _, (ax,) = plots.panels(height=3)
     plots.interval_dots(ax, one, y="pair", x="gain", styles=plots.METHOD_STYLE, by="method")

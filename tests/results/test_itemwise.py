@@ -12,7 +12,8 @@ from itemrows import arm, beside, scored
 
 from kdutils import evaluate
 from kdutils.grid import plan
-from kdutils.results import authors_tests, item_gains
+from kdutils.inference import intervals
+from kdutils.results import item_gains
 from kdutils.spec import EvalSpec, RunSpec
 
 SFT, FKL, GKD = arm("sft"), arm("fkl"), arm("gkd")
@@ -30,7 +31,7 @@ def test_gain_is_the_mean_over_tasks_of_paired_differences():
     assert found["label"].tolist() == ["AQuA", "SVAMP", "Average"]
     assert found["difference"].tolist() == [-50.0, 50.0, 0.0]
     assert found["n"].tolist() == [2, 4, 6]
-    expected = authors_tests.difference_over_items([0, 1, 1, 0, 0, -1], ["svamp"] * 4 + ["aqua"] * 2)
+    expected = intervals.difference_over_items([0, 1, 1, 0, 0, -1], ["svamp"] * 4 + ["aqua"] * 2)
     assert average(found).loc[0, ["low", "high"]].tolist() == pytest.approx([expected.low, expected.high])
 
 
@@ -150,8 +151,8 @@ def test_bleu_of_many_sums_is_sacrebleus(share):
     for n in (1, 3, 20):
         own, teacher = texts(rng, n, share=share)
         counts = np.array([evaluate.bleu_counts(*pair) for pair in zip(own, teacher, strict=True)])
-        assert item_gains.bleu(counts.sum(0)) == pytest.approx(sacrebleu.corpus_bleu(own, [teacher]).score)
-        left = item_gains.bleu(counts.sum(0) - counts)
+        assert intervals.bleu(counts.sum(0)) == pytest.approx(sacrebleu.corpus_bleu(own, [teacher]).score)
+        left = intervals.bleu(counts.sum(0) - counts)
         if n > 1:
             assert left[0] == pytest.approx(sacrebleu.corpus_bleu(own[1:], [teacher[1:]]).score)
 
@@ -159,7 +160,7 @@ def test_bleu_of_many_sums_is_sacrebleus(share):
 def test_bleu_of_nothing_or_too_short_texts_is_zero_as_sacrebleus():
     for own, teacher in (("", "a b c d e"), ("a b", "a b"), ("x y z w v", "a b c d e")):
         expected = sacrebleu.corpus_bleu([own], [[teacher]]).score
-        assert item_gains.bleu(np.array(evaluate.bleu_counts(own, teacher))) == pytest.approx(expected)
+        assert intervals.bleu(np.array(evaluate.bleu_counts(own, teacher))) == pytest.approx(expected)
 
 
 def test_jackknifed_interval_is_as_wide_as_the_bootstrap():
@@ -178,7 +179,7 @@ def test_jackknifed_interval_covers_the_bleu_of_many_texts():
     rng = np.random.default_rng(6)
     own, teacher = texts(rng, 1500, share=0.7)
     counts = np.array([evaluate.bleu_counts(*pair) for pair in zip(own, teacher, strict=True)])
-    truth, hits = float(item_gains.bleu(counts.sum(0))), []
+    truth, hits = float(intervals.bleu(counts.sum(0))), []
     for _ in range(200):
         drawn = counts[rng.integers(0, len(counts), 40)]
         rows = pd.DataFrame(drawn, columns=item_gains.COUNTS).assign(domain="math", teacher="t", student="s")
