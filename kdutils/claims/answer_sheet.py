@@ -144,14 +144,14 @@ def _difference(claim: str, results: str, found: Columns, long: pd.DataFrame) ->
 # --- the stricter analysis of a section --------------------------------------------------------------------
 
 
-def strict_table(judgement: Judgement) -> pd.DataFrame:
+def stricter_table(judgement: Judgement) -> pd.DataFrame:
     """What the stricter analysis comes to, a row a claim.
 
     Estimate, interval, both p, what was detectable, n, both verdicts, and why.
     """
     statements = {claim.id: claim.statement for claim in CLAIMS}
     rows = []
-    for claim, judged in judgement.strict.items():
+    for claim, judged in judgement.stricter.items():
         found = judged.finding
         row = {"id": claim, "claim": statements[claim], "estimate": found.estimate}
         row |= {"low": found.ci_low, "high": found.ci_high, "raw p": judged.raw_p, "p": found.p_value}
@@ -164,10 +164,10 @@ def strict_table(judgement: Judgement) -> pd.DataFrame:
     return table.rename(columns={"p": "p after Holm"})
 
 
-STRICT_FORMATS = dict.fromkeys(["estimate", "low", "high"], "+.2f") | dict.fromkeys(
+STRICTER_FORMATS = dict.fromkeys(["estimate", "low", "high"], "+.2f") | dict.fromkeys(
     ["raw p", "p after Holm", "detectable"], ".2g"
 )
-STRICT_CAPTION = (
+STRICTER_CAPTION = (
     "the stricter analysis: estimate with 95% interval, p that the claim is wrong, raw and after Holm within "
     "the section, and the effect that 80 % of such studies would find. No p where intervals decide."
 )

@@ -1,11 +1,12 @@
-"""What a judge looks at, and what it says: evidence in, finding out."""
+"""What a rule looks at, and what it gives: evidence in, finding out."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -20,6 +21,17 @@ ALPHA = 0.05
 REPRODUCED, NOT_REPRODUCED = "reproduced", "not_reproduced"
 INCONCLUSIVE, NOT_TESTABLE = "inconclusive", "not_testable"
 VERDICTS = (REPRODUCED, NOT_REPRODUCED, INCONCLUSIVE, NOT_TESTABLE)
+
+
+class Rules(NamedTuple):
+    """How a kind of claim is judged. A function takes the evidence and those of a claim's arguments it names.
+
+    Without `items` a claim is about several pairs, and one pair leaves it untestable.
+    """
+
+    authors: Callable[..., Finding]  # as the authors did; its docstring is the rule that reports print
+    stricter: Callable  # students as units, gives a students.Case; may take `rng`
+    items: Callable[..., Finding] | None = None  # the stricter analysis of one live pair, over its items
 
 
 @dataclass(frozen=True)
@@ -79,6 +91,11 @@ class Evidence:
         """sweeps.noise_runs of the cells."""
         return sweeps.noise_runs(self.cells)
 
+    def average_gains(self, domain: str) -> pd.DataFrame:
+        """Gains on the average of a domain."""
+        gains = self.gains if domain in DOMAINS else self.instruction_gains
+        return gains[(gains["domain"] == domain) & (gains["task"] == AVERAGE)].dropna(subset=["gain"])
+
     @property
     def can_equal_print(self) -> bool:
         """Whether a value can be the printed one to the digit: released, and analysed as the authors did."""
@@ -114,6 +131,14 @@ class Evidence:
             table = table[table[column] == value]
         return table
 
+    def on_tasks(self, test: str, domains: Iterable[str]) -> pd.DataFrame:
+        """Defined rows of one of the authors' tests on single tasks, math before commonsense."""
+        table = self.of(test)
+        table = table[table["domain"].isin(domains) & (table["task"] != AVERAGE)].dropna(subset=["statistic"])
+        if table.empty:
+            raise lacking("tasks with this correlation")
+        return gain_tables.in_domain_order(table)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
@@ -132,28 +157,34 @@ class Finding:
             raise ValueError(f"verdict {self.verdict!r} is not one of {list(VERDICTS)}")
 
 
-def average_gains(evidence: Evidence, domain: str) -> pd.DataFrame:
-    """Gains on the average of a domain."""
-    gains = evidence.gains if domain in DOMAINS else evidence.instruction_gains
-    return gains[(gains["domain"] == domain) & (gains["task"] == AVERAGE)].dropna(subset=["gain"])
+class NotTestableError(Exception):
+    """The results lack what a claim is about; the message is the reason in the ledger."""
 
 
-def task_rows(evidence: Evidence, test: str, domains: tuple[str, ...]) -> pd.DataFrame:
-    """Defined results of one of the authors' tests on single tasks, math before commonsense."""
-    table = evidence.of(test)
-    table = table[table["domain"].isin(domains) & (table["task"] != AVERAGE)]
-    return gain_tables.in_domain_order(table.dropna(subset=["statistic"]))
+def lacking(what: str) -> NotTestableError:
+    """To be raised where the results have no such thing."""
+    return NotTestableError(f"there are no {what} in these results")
 
 
 def finding(interval: Estimate, **fields) -> Finding:
     """A finding whose estimate, bounds and n are those of an interval."""
     bounds = {"estimate": interval.value, "ci_low": interval.low, "ci_high": interval.high}
-    return Finding(n=interval.n, **bounds, **fields)
+    return Finding(**{"n": interval.n} | bounds | fields)
 
 
-def missing(what: str) -> Finding:
-    """not_testable, because the cells have no such thing."""
-    return Finding(verdict=NOT_TESTABLE, reason=f"there are no {what} in these results")
+def verdict_by_domain(is_so: pd.Series) -> str:
+    """reproduced if a condition holds in every domain, not_reproduced if in none, else inconclusive."""
+    return REPRODUCED if is_so.all() else INCONCLUSIVE if is_so.any() else NOT_REPRODUCED
+
+
+def named(values: Mapping[str, float] | pd.Series, form: str) -> str:
+    """`math 1.2, commonsense 0.3`, of values by name, each in this format."""
+    return ", ".join(f"{name} {value:{form}}" for name, value in values.items())
+
+
+def listed(sigmas: Iterable[float]) -> str:
+    """`1 or 2`."""
+    return " or ".join(f"{sigma:g}" for sigma in sorted(set(sigmas)))
 
 
 def who(row: pd.Series) -> str:

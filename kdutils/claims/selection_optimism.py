@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
-from kdutils.claims.student_units import mean_of_students, student_means
+from kdutils.claims.students import mean_of_students, student_means
 from kdutils.constants import AVERAGE, DOMAIN_LABELS, METHOD_NAMES
 from kdutils.grid.cell_table import model_family, model_parameters
 from kdutils.inference.estimate import Estimate

@@ -17,19 +17,23 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from kdutils.claims.claims import CLAIMS, Claim, Judgement, judge_as_authors
+from kdutils.claims.claims import CLAIMS, Claim, Judgement, by_authors
 from kdutils.claims.evidence import NOT_TESTABLE, REPRODUCED, Evidence, Finding
 from kdutils.constants import AVERAGE, DOMAINS
 from kdutils.inference import student_tests
 from kdutils.results import gain_tables, held_out_temperature
 from kdutils.results.gain_tables import LIKENESS
 
-AS_AUTHORS, STRICT = "as the authors", "stricter analysis"
+AS_AUTHORS, STRICTER = "as the authors", "stricter analysis"
 NO_ITEMS = "these results have no items to choose a temperature on"
 TEMPERATURE_1, HELD_OUT = "temperature 1", "held-out items"  # instead of the best on the test items
 ABOUT_TEACHERS = ("T1", "T2", "T3", "A2", "A3")  # of single teachers: no student's mean can answer them
 BY_SWEEP = ("06", "07")  # sections whose judges read cells, not gains
 TOGETHER = "all teachers"
+
+
+def _always(claim: Claim) -> bool:
+    return True
 
 
 @dataclass(frozen=True)
@@ -47,14 +51,24 @@ def choices(evidence: Evidence, halves: pd.DataFrame | None = None) -> list[Choi
 
     `halves` (held_out_temperature.read) are those of live results; without them that choice cannot be made.
     """
+
+    def of_no_magnitude(claim: Claim) -> bool:
+        return not claim.is_magnitude  # those are printed in points
+
+    def of_sweeps(claim: Claim) -> bool:
+        return claim.section in BY_SWEEP
+
+    def of_students(claim: Claim) -> bool:
+        return claim.id not in ABOUT_TEACHERS
+
     cells = evidence.all_cells
     families = list(dict.fromkeys(cells["family"]))
     seeds = sorted(cells["seed"].dropna().unique())
     found = [
         Choice("temperature", TEMPERATURE_1, ((_always, _at_temperature_1),)),
         _by_held_out_items(cells, halves),
-        Choice("scale", "log odds", ((_of_no_magnitude, _on_log_odds),)),
-        Choice("unit", "students", ((_of_sweeps, _runs_of_students), (_of_students, _gains_of_students))),
+        Choice("scale", "log odds", ((of_no_magnitude, _on_log_odds),)),
+        Choice("unit", "students", ((of_sweeps, _runs_of_students), (of_students, _gains_of_students))),
         Choice("tasks", "not in training set", ((_always, _uncontaminated),)),
     ]
     if len(families) > 1:
@@ -86,7 +100,7 @@ def table(judgement: Judgement, halves: pd.DataFrame | None = None) -> pd.DataFr
             rows.append(_row(claim, AS_AUTHORS, judgement.authors[claim.id], bears=True))
     asked = [claim for claim in CLAIMS if claim.id in judgement.authors]
     unchanged = _altered(evidence)  # judged by the rules for values that cannot equal the printed ones
-    before = {claim.id: judge_as_authors(claim, unchanged) for claim in asked}
+    before = {claim.id: by_authors(claim, unchanged) for claim in asked}
     for choice in choices(evidence, halves):
         made: dict[Callable, Evidence] = {}
         for claim in asked:
@@ -98,8 +112,8 @@ def table(judgement: Judgement, halves: pd.DataFrame | None = None) -> pd.DataFr
                 _row(claim, choice.name, after if bears else judgement.authors[claim.id], bears=bears)
             )
     for claim in CLAIMS:
-        if claim.id in judgement.strict:
-            rows.append(_row(claim, STRICT, judgement.strict[claim.id].finding, bears=True))
+        if claim.id in judgement.stricter:
+            rows.append(_row(claim, STRICTER, judgement.stricter[claim.id].finding, bears=True))
     return pd.DataFrame(rows)
 
 
@@ -111,7 +125,7 @@ def _judged(
         if asks(claim):
             if make not in made:
                 made[make] = make(evidence)
-            return judge_as_authors(claim, made[make])
+            return by_authors(claim, made[make])
     return None
 
 
@@ -129,7 +143,7 @@ def holds(long: pd.DataFrame) -> pd.DataFrame:
     `not testable`.
     """
     rows = []
-    for claim, part in long[long["choice"] != STRICT].groupby("id", sort=False):
+    for claim, part in long[long["choice"] != STRICTER].groupby("id", sort=False):
         counted = part[part["bears"] & (part["verdict"] != NOT_TESTABLE)]
         is_so = counted["verdict"] == REPRODUCED
         word = "every" if is_so.all() else "some" if is_so.any() else "none"
@@ -147,7 +161,7 @@ def changes(of_claim: pd.DataFrame) -> pd.DataFrame:
     A choice that leaves nothing to test gives none.
     """
     base = of_claim.loc[of_claim["choice"] == AS_AUTHORS, "verdict"].iloc[0]
-    is_single = ~of_claim["choice"].isin([AS_AUTHORS, STRICT]) & of_claim["bears"]
+    is_single = ~of_claim["choice"].isin([AS_AUTHORS, STRICTER]) & of_claim["bears"]
     return of_claim[is_single & ~of_claim["verdict"].isin([base, NOT_TESTABLE])]
 
 
@@ -170,25 +184,6 @@ def holds_remark(summary: pd.DataFrame) -> str:
     text = f"Of {len(summary)} claims are reproduced {parts[0]}, {parts[1]} and {parts[2]}; "
     text += f"{counts['not testable']} are not testable."
     return f"{text} Those that hang on a choice: {hanging}." if hanging else text
-
-
-# --- which claims a choice asks about ---------------------------------------------------------------------
-
-
-def _always(claim: Claim) -> bool:
-    return True
-
-
-def _of_no_magnitude(claim: Claim) -> bool:
-    return not claim.is_magnitude  # those are printed in points
-
-
-def _of_sweeps(claim: Claim) -> bool:
-    return claim.section in BY_SWEEP
-
-
-def _of_students(claim: Claim) -> bool:
-    return claim.id not in ABOUT_TEACHERS
 
 
 # --- what evidence would have been ------------------------------------------------------------------------
@@ -305,16 +300,8 @@ def _seed(seed: int) -> Callable[[Evidence], Evidence]:
 
     def of_seed(evidence: Evidence) -> Evidence:
         cells = evidence.all_cells
-        run = [
-            "domain",
-            "task",
-            "teacher",
-            "student",
-            "method",
-            "teacher_tuned",
-            "temperature",
-            "noise_sigma",
-        ]
+        run = ["domain", "task", "teacher", "student", "method"]
+        run += ["teacher_tuned", "temperature", "noise_sigma"]
         has_it = (cells["seed"] == seed).groupby([cells[name] for name in run], dropna=False).transform("any")
         kept = cells[~has_it | (cells["seed"] == seed)]
         return _altered(evidence, all_cells=kept.drop_duplicates(run).assign(seed=seed))

@@ -10,14 +10,9 @@ import pandas as pd
 import scipy.special
 import scipy.stats
 
+from kdutils.claims import students
 from kdutils.claims.evidence import Evidence
-from kdutils.claims.student_units import (
-    STUDENT,
-    contaminated_gains,
-    mean_of_students,
-    student_means,
-    task_gains,
-)
+from kdutils.claims.gains import means_and_squares
 from kdutils.constants import DOMAINS
 from kdutils.inference.size_effects import empirical_logit
 
@@ -33,7 +28,7 @@ def forest(evidence: Evidence) -> pd.DataFrame:
     """
     rows = []
     for domain in DOMAINS:
-        gains = task_gains(evidence, domain)
+        gains = students.task_gains(evidence, domain)
         if gains.empty:
             continue
         for scale, column in SCALES.items():
@@ -49,15 +44,15 @@ def forest(evidence: Evidence) -> pd.DataFrame:
 
 def _means(evidence: Evidence, domain: str, column: str) -> list[tuple]:
     """(label, kind, value, low, high) of means over students."""
-    means = student_means(task_gains(evidence, domain), [column])
+    means = students.student_means(students.task_gains(evidence, domain), [column])
     families = list(dict.fromkeys(means["family"]))
     parts = [("all students", "all", means)]
     if len(families) > 1:
         parts += [(f"without {name}", "without", means[means["family"] != name]) for name in families]
-    apart = contaminated_gains(evidence, domain)
+    apart = students.contaminated_gains(evidence, [domain])
     if len(apart):
-        parts.append(("all, contaminated tasks", "contaminated", student_means(apart, [column])))
-    found = [(label, kind, mean_of_students(part, column)) for label, kind, part in parts]
+        parts.append(("all, contaminated tasks", "contaminated", students.student_means(apart, [column])))
+    found = [(label, kind, students.mean_of_students(part, column)) for label, kind, part in parts]
     return [(label, kind, each.value, each.low, each.high) for label, kind, each in found]
 
 
@@ -69,14 +64,11 @@ def item_intervals(gains: pd.DataFrame, *, scale: str) -> pd.DataFrame:
     """
     sides = {"own": ("accuracy", "accuracy_se"), "baseline": ("sft_accuracy", "sft_accuracy_se")}
     squares = {name: _square(gains, *columns, scale=scale) for name, columns in sides.items()}
-    by_task = gains.assign(**squares).groupby([*STUDENT, "task"], sort=False)
-    tasks = pd.DataFrame({"value": by_task[SCALES[scale]].mean(), "n": by_task.size()})
-    tasks["square"] = by_task["own"].sum() / tasks["n"] ** 2 + by_task["baseline"].first()
-    by_student = tasks.groupby(STUDENT, sort=False)
-    table = by_student["value"].mean().reset_index()
-    half = WITHIN * (by_student["square"].sum() ** 0.5 / by_student.size()).to_numpy()
+    table = means_and_squares(gains.assign(**squares), SCALES[scale], students.STUDENT).reset_index()
+    table, half = table.rename(columns={"mean": "value"}), WITHIN * table["square"] ** 0.5
     table = table.assign(low=table["value"] - half, high=table["value"] + half)
-    return table.sort_values(["student_parameters", "student"], kind="stable").reset_index(drop=True)
+    table = table.sort_values(["student_parameters", "student"], kind="stable").reset_index(drop=True)
+    return table[[*students.STUDENT, "value", "low", "high"]]
 
 
 def _square(gains: pd.DataFrame, accuracy: str, error: str, *, scale: str) -> pd.Series:
@@ -97,7 +89,7 @@ def by_size(evidence: Evidence) -> pd.DataFrame:
     """
     tables = []
     for domain in DOMAINS:
-        gains = task_gains(evidence, domain)
+        gains = students.task_gains(evidence, domain)
         if gains.empty:
             continue
         for scale in SCALES:

@@ -27,8 +27,8 @@ from kdutils import evaluate
 from kdutils.constants import AVERAGE, INSTRUCTION_TASKS
 from kdutils.data import sources
 from kdutils.grid.cell_table import short_name
-from kdutils.grid.plan import Plan
 from kdutils.grid.item_records import Scored, kept
+from kdutils.grid.plan import Plan
 from kdutils.inference import intervals
 from kdutils.results import gain_tables
 from kdutils.results.item_gains import COUNTS

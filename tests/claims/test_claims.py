@@ -74,7 +74,7 @@ def world(gain, *, methods=("fkl", "revkd", "gkd"), temperatures=(1.0,), tasks=(
 
 def judged(claim_id, cells, source="live"):
     claim = next(claim for claim in claims.CLAIMS if claim.id == claim_id)
-    return claim.judge(Evidence(source, "careful", cells), **claim.arguments)
+    return claims.by_authors(claim, Evidence(source, "careful", cells))
 
 
 def by_authors(cells):
@@ -96,7 +96,7 @@ def test_every_claim_has_one_row(ledger):
         assert (row["source"], row["protocol"], row["analysis"]) == ("published", "paper", "authors")
 
 
-def test_ledger_is_strict_json(ledger):
+def test_ledger_is_json_without_nan(ledger):
     assert "NaN" not in json.dumps(list(ledger.values()), allow_nan=False)
 
 
@@ -122,9 +122,11 @@ def test_estimates_on_the_released_results(ledger):
 
 def test_every_rule_says_what_each_verdict_needs():
     for claim in claims.CLAIMS:
-        assert "reproduced" in claim.rule, claim.id
-        for value in claim.arguments.values():
-            assert str(value) in claim.rule
+        rule = claim.text_of(claim.rules.authors)
+        assert "reproduced" in rule, claim.id
+        for name, value in claim.arguments.items():
+            if (claim.rule, name) != ("methods_alike", "margin"):  # the authors have none
+                assert f"{name} = {value}" in rule
 
 
 def test_sections_of_claims_and_unknown_section():

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
-from test_strict import world
+from test_stricter import world
 
 from kdutils.claims import answer_sheet, claims, evidence, sensitivity
 from kdutils.report import claim_figures
@@ -21,7 +21,7 @@ def judgement(cells, section=None):
 def verdicts(cells, claim, held_out=None):
     """Choice -> verdict of one claim, "·" without bearing. The others are left out: they take their time."""
     found = judgement(cells, SECTIONS[claim])
-    alone = replace(found, **{side: {claim: getattr(found, side)[claim]} for side in ("authors", "strict")})
+    alone = replace(found, **{side: {claim: getattr(found, side)[claim]} for side in ("authors", "stricter")})
     part = sensitivity.table(alone, held_out).set_index("choice")
     assert set(part["id"]) == {claim}
     return part["verdict"].where(part["bears"], "·").to_dict()
@@ -245,7 +245,7 @@ def test_what_changes_is_said_with_its_numbers(lucky_judgement, lucky_table):
 
 
 def test_the_stricter_table_holds_both_p_values():
-    table = answer_sheet.strict_table(judgement(world(lambda size, family, **_: 3.0 + 0.1 * size)))
+    table = answer_sheet.stricter_table(judgement(world(lambda size, family, **_: 3.0 + 0.1 * size)))
     assert len(table) == 39
     both = table.dropna(subset=["raw p", "p after Holm"])
     assert len(both) and (both["p after Holm"] >= both["raw p"]).all()

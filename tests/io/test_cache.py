@@ -211,7 +211,7 @@ def test_judgements_that_are_found_are_those_that_were_made(kept, released_cells
     plain = claims.judgements(released_cells)
     for one in (found, plain):
         assert json.dumps(claims.ledger_rows(one)) == json.dumps(claims.ledger_rows(made))
-        assert repr(one[0].strict) == repr(made[0].strict)
+        assert repr(one[0].stricter) == repr(made[0].stricter)
         assert repr(one[0].authors) == repr(made[0].authors)
 
 

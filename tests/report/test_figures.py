@@ -60,7 +60,7 @@ def drawings(cells, gains, points):
     size = authors_tests.correlation_intervals(
         authors_tests.ledger(cells, section="02"), "spearman_gain_size"
     )
-    size["printed"] = [claims.printed_size_correlation(row.domain, row.task) for row in size.itertuples()]
+    size = claims.with_printed(size)
     tuning = gain_tables.averages(gain_tables.teacher_tuning(cells))
     agreement = agreement_fidelity.by_pair(gains, measure="agreement")
     kinds = [plots.KIND_STYLE[kind] for kind in ("sft", "kd", "untuned", "tuned")]

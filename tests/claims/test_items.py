@@ -165,11 +165,11 @@ def test_what_is_about_several_pairs_is_not_testable_on_one():
     ledger = claims.judge(cells(rows), items=Items(rows, rows.head(0)))
     for row in ledger:
         claim = next(claim for claim in claims.CLAIMS if claim.id == row["id"])
-        if claim.of_items is None:
+        if claim.rules.items is None:
             assert row["verdict"] == "not_testable"
             assert row["reason"] == ONE_PAIR[row["analysis"]]
             assert row["estimate"] is None
-    about_several = {claim.id for claim in claims.CLAIMS if claim.of_items is None}
+    about_several = {claim.id for claim in claims.CLAIMS if claim.rules.items is None}
     assert {"E4", "E5", "E6", "S1", "S2", "T1", "T2", "A2", "A3", "A4", "F2", "P3"} < about_several
 
 
@@ -206,12 +206,12 @@ def test_released_results_and_several_pairs_are_judged_as_before():
 def test_rules_for_one_pair_say_what_each_verdict_needs():
     table = claims.rules(one_pair=True)
     for claim, rule in zip(claims.CLAIMS, table["rule for one live pair"], strict=True):
-        if claim.of_items is None:
+        if claim.rules.items is None:
             assert rule == "not_testable: the claim is about several pairs"
             continue
         assert "reproduced" in rule
-        for value in claim.of_items.arguments.values():
-            assert str(value) in rule
+        for name, value in claim.arguments.items():
+            assert f"{name} = {value}" in rule
     assert list(claims.rules()) == ["id", "claim", "rule"]
 
 

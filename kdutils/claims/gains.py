@@ -1,0 +1,326 @@
+"""Gains of KD over SFT (E*): does a student gain, how much at most, and do the methods differ."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+import scipy.stats
+
+from kdutils.claims import items, students
+from kdutils.claims.evidence import (
+    ALPHA,
+    INCONCLUSIVE,
+    NOT_REPRODUCED,
+    REPRODUCED,
+    Evidence,
+    Finding,
+    NotTestableError,
+    Rules,
+    finding,
+    lacking,
+    named,
+    who,
+)
+from kdutils.constants import AVERAGE, DOMAIN_LABELS, DOMAINS, METHOD_NAMES, PAPER_METHODS, TASK_LABELS
+from kdutils.inference import intervals, student_tests
+from kdutils.inference.estimate import Estimate
+from kdutils.results import item_gains
+
+# --- E1, E2, E3: a student gains ---------------------------------------------------------------------------
+
+
+def gain_of_students_authors(evidence: Evidence, *, domain: str) -> Finding:
+    """KD beats SFT: t-test of the average gain over pairs x methods.
+
+    reproduced: p < 0.05 and every method's mean gain above 0; not_reproduced: the mean is not above 0;
+    otherwise inconclusive.
+    """
+    gains = evidence.average_gains(domain)
+    if gains.empty:
+        raise lacking(f"{DOMAIN_LABELS[domain]} gains")
+    test, interval = intervals.ttest_greater(gains["gain"]), intervals.mean_interval(gains["gain"])
+    means = gains.groupby("method", sort=False)["gain"].mean()
+    methods = named(means.rename(METHOD_NAMES), "+.2f")
+    if not interval.value > 0:
+        verdict = NOT_REPRODUCED
+    else:
+        verdict = REPRODUCED if test.p_value < ALPHA and (means > 0).all() else INCONCLUSIVE
+    return finding(
+        interval,
+        verdict=verdict,
+        p_value=test.p_value,
+        reason=f"mean gain {interval.value:+.2f} points ({methods}); {int((gains['gain'] > 0).sum())} of "
+        f"{len(gains)} gains are above 0; one-sided t p = {test.p_value:.2g}",
+    )
+
+
+def gain_of_students_stricter(evidence: Evidence, *, rng: np.random.Generator, domain: str) -> students.Case:
+    """The mean gain over students, in points; the logit scale and each family must agree in sign."""
+    rows = students.task_gains(evidence, domain)
+    if rows.empty:
+        raise lacking(f"{DOMAIN_LABELS[domain]} gains")
+    means = students.student_means(rows, ["gain", "logit_gain"])
+    found = students.tested_mean(means, "gain")
+    flips, families = student_tests.sign_flip(means["gain"], rng=rng), students.by_family(means, "gain")
+    logit = float(means["logit_gain"].mean()) if domain in DOMAINS else math.nan
+    parts = [f"sign flips p = {flips.p_greater:.2g}", students.in_words(families)]
+    if domain in DOMAINS:
+        parts.insert(0, f"logit {logit:+.2f}")
+    reason = f"mean over students {found.text()} points ({'; '.join(parts)})"
+    in_training = students.contaminated_gains(evidence, [domain])
+    if len(in_training):
+        known = students.mean_of_students(students.student_means(in_training, ["gain"]), "gain")
+        reason += f"; on the tasks of the training set {known.text()}"
+    return students.Case(
+        reason=reason,
+        interval=found,
+        p_value=found.p_greater,
+        minimum_detectable=students.detectable(means["gain"]),
+        holds=all(value > 0 for value in families.values()) and not logit <= 0,
+        is_against=found.high < 0,
+    )
+
+
+def gain_of_students_items(evidence: Evidence, *, domain: str) -> Finding:
+    """KD less SFT on the same items at temperature 1, domain average, mean over the paper's methods.
+
+    reproduced: its interval lies above 0 and every method's gain is positive; not_reproduced: it lies below
+    0; otherwise inconclusive.
+    """
+    scored = evidence.items.scored
+    scored = scored[(scored["domain"] == domain) & scored["method"].isin(["sft", *PAPER_METHODS])]
+    whole = items.averages(item_gains.gains(scored, by=items.WHOLE))
+    if whole.empty:
+        raise lacking(f"{DOMAIN_LABELS[domain]} gains")
+    each = items.averages(item_gains.gains(scored))
+    found = items.item_finding(evidence, whole, above=0.0, text=f"gain in points: {items.by_method(each)}")
+    is_mixed = found.verdict == REPRODUCED and not (each["difference"] > 0).all()
+    return replace(found, verdict=INCONCLUSIVE) if is_mixed else found
+
+
+# --- E4, E5, E6: how large a gain --------------------------------------------------------------------------
+
+
+def largest_gain_authors(
+    evidence: Evidence, *, printed: float, margin: float, single_task: bool, below: float = math.inf
+) -> Finding:
+    """The largest gain of any pair, method and domain: on the average, or on one task.
+
+    reproduced: within `margin` points of the printed value; otherwise not_reproduced.
+    `below` keeps students with fewer nominal parameters only. The interval is that of this one gain, from its
+    items; it ignores that the gain was picked for being the largest.
+    """
+    gains = evidence.gains
+    gains = gains[(gains["task"] != AVERAGE) == single_task].dropna(subset=["gain"])
+    gains = gains[gains["student_parameters"] < below]
+    if gains.empty:
+        raise lacking("gains of such students")
+    top = gains.loc[gains["gain"].idxmax()]
+    reason = f"{top['gain']:+.2f}: {who(top)}"
+    if top["task"] in evidence.contaminated:
+        clean = gains[~gains["task"].isin(evidence.contaminated)]
+        best = clean.loc[clean["gain"].idxmax()]
+        reason += "; its test questions are in the training set, the largest elsewhere is "
+        reason += f"{best['gain']:+.2f}: {who(best)}"
+    return Finding(
+        verdict=REPRODUCED if abs(top["gain"] - printed) <= margin else NOT_REPRODUCED,
+        reason=reason,
+        estimate=float(top["gain"]),
+        ci_low=float(top["gain"] - 1.96 * top["gain_se"]),
+        ci_high=float(top["gain"] + 1.96 * top["gain_se"]),
+        n=len(gains),
+    )
+
+
+def largest_gain_stricter(
+    evidence: Evidence, *, printed: float, margin: float, single_task: bool, below: float = math.inf
+) -> students.Case:
+    """The largest true gain, with an interval that knows it was picked."""
+    rows = pd.concat([students.task_gains(evidence, domain) for domain in DOMAINS])
+    cells = rows if single_task else average_cells(rows)
+    cells = cells[cells["student_parameters"] < below].dropna(subset=["gain_se"]).reset_index(drop=True)
+    if cells.empty:
+        raise lacking("gains of such students")
+    top = cells.loc[cells["gain"].idxmax()]
+    interval, alone = students.largest(cells["gain"], cells["gain_se"]), 1.96 * top["gain_se"]
+    reason = (
+        f"{interval.text()} over {len(cells)} cells at once, {top['gain'] - alone:+.1f} to "
+        f"{top['gain'] + alone:+.1f} had it not been picked: {who(top)}, temperature 1"
+    )
+    in_training = students.contaminated_gains(evidence, DOMAINS)
+    if single_task and len(in_training):
+        known = in_training.loc[in_training["gain"].idxmax()]
+        reason += f"; on the tasks of the training set {known['gain']:+.1f}: {who(known)}"
+    return _against_printed(interval, printed=printed, margin=margin, reason=reason)
+
+
+def average_cells(rows: pd.DataFrame) -> pd.DataFrame:
+    """Gains of pairs x methods on the tasks of `rows` together, with errors: tasks taken as independent."""
+    keys = ["domain", "family", "teacher", "student", "student_parameters", "method"]
+    squares = rows.assign(square=rows["gain_se"] ** 2).groupby(keys, sort=False)
+    table = squares["gain"].mean().reset_index().assign(task=AVERAGE)
+    table["gain_se"] = (squares["square"].sum() ** 0.5 / squares.size()).to_numpy()
+    return table
+
+
+def _against_printed(interval: Estimate, *, printed: float, margin: float, reason: str) -> students.Case:
+    """A size against the printed one: near it, away from it, or too uncertain to say."""
+    meets = interval.low <= printed + margin and interval.high >= printed - margin
+    return students.Case(
+        reason=f"{reason}; printed {printed:g}",
+        interval=interval,
+        holds=meets and interval.low > printed / 2 and interval.high < 2 * printed,
+        is_against=not meets,
+        by_interval=True,
+    )
+
+
+def largest_student_authors(evidence: Evidence, *, printed: float, margin: float) -> Finding:
+    """Mean average gain of the largest students, over their teachers, methods and domains.
+
+    reproduced: within `margin` points of the printed value; otherwise not_reproduced.
+    """
+    gains = evidence.gains[evidence.gains["task"] == AVERAGE].dropna(subset=["gain"])
+    if gains.empty:
+        raise lacking("average gains")
+    top = gains[gains["student_parameters"] == gains["student_parameters"].max()]
+    interval = intervals.mean_interval(top["gain"])
+    domains = named(top.groupby("domain", sort=False)["gain"].mean(), "+.2f")
+    return finding(
+        interval,
+        verdict=REPRODUCED if abs(interval.value - printed) <= margin else NOT_REPRODUCED,
+        reason=f"{', '.join(top['student'].unique())}: {interval.value:+.2f} points ({domains})",
+    )
+
+
+def largest_student_stricter(evidence: Evidence, *, printed: float, margin: float) -> students.Case:
+    """What the largest student gains: its items are the sample, its baseline counts once a domain."""
+    rows = pd.concat([students.task_gains(evidence, domain) for domain in DOMAINS])
+    rows = rows[rows["student_parameters"] == rows["student_parameters"].max()]
+    if rows.empty or rows[["accuracy_se", "sft_accuracy_se"]].isna().any(axis=None):
+        raise lacking("average gains with a standard error")
+    for name, prefix in (("own", ""), ("baseline", "sft_")):
+        square = rows[f"{prefix}accuracy_se"] ** 2 + rows[f"{prefix}seed_se"].fillna(0.0) ** 2
+        rows = rows.assign(**{name: square})
+    by_domain = means_and_squares(rows, "gain", ["student", "domain"])
+    n_cells = len(by_domain)
+    half = scipy.stats.norm.ppf(0.975) * math.sqrt(float(by_domain["square"].sum()) / n_cells**2)
+    mean = float(by_domain["mean"].mean())
+    interval = Estimate(mean, mean - half, mean + half, n=rows["student"].nunique())
+    names = ", ".join(rows["student"].unique())
+    by = students.in_words(by_domain.groupby("domain", sort=False)["mean"].mean())
+    reason = f"{names}: {interval.text()} points over its items ({by}), temperature 1"
+    return _against_printed(interval, printed=printed, margin=margin, reason=reason)
+
+
+def means_and_squares(rows: pd.DataFrame, value: str, keys: list[str]) -> pd.DataFrame:
+    """Mean over tasks of `value`, and its squared standard error, by `keys`: columns mean, square.
+
+    Takes rows with the squared errors `own` and `baseline`; rows of a task share the baseline, whose error
+    counts once.
+    """
+    by_task = rows.groupby([*keys, "task"], sort=False)
+    tasks = pd.DataFrame({"mean": by_task[value].mean(), "n": by_task.size()})
+    tasks["square"] = by_task["own"].sum() / tasks["n"] ** 2 + by_task["baseline"].first()
+    groups = tasks.groupby(keys, sort=False)
+    return pd.DataFrame(
+        {"mean": groups["mean"].mean(), "square": groups["square"].sum() / groups.size() ** 2}
+    )
+
+
+# --- E7, E8: the methods do not differ ---------------------------------------------------------------------
+
+
+def methods_alike_authors(evidence: Evidence, *, domain: str) -> Finding:
+    """One-way ANOVA of the gain over methods.
+
+    reproduced: p >= 0.05 on the average and on every task; inconclusive: only on the average;
+    not_reproduced: p < 0.05 on the average. That p >= 0.05 shows no difference is the authors' reading.
+    """
+    table = evidence.of("anova_methods", domain=domain)
+    overall = table[table["task"] == AVERAGE]
+    if overall.empty or overall["p_value"].isna().all():
+        raise lacking(f"{DOMAIN_LABELS[domain]} gains of several methods")
+    overall = overall.iloc[0]
+    significant = table[(table["task"] != AVERAGE) & (table["p_value"] < ALPHA)]
+    tasks = ", ".join(f"{TASK_LABELS[row.task]} (p = {row.p_value:.2g})" for row in significant.itertuples())
+    verdict = INCONCLUSIVE if tasks else REPRODUCED
+    if overall["p_value"] < ALPHA:
+        verdict = NOT_REPRODUCED
+    return Finding(
+        verdict=verdict,
+        reason=f"average: F = {overall['statistic']:.2f}, p = {overall['p_value']:.2g}; single tasks with "
+        f"p < {ALPHA}: {tasks or 'none'}",
+        estimate=float(overall["statistic"]),
+        p_value=float(overall["p_value"]),
+        n=int(overall["n"]),
+    )
+
+
+def methods_alike_stricter(evidence: Evidence, *, domain: str, margin: float) -> students.Case:
+    """The three methods within students: a difference by repeated measures, likeness by equivalence."""
+    rows = students.task_gains(evidence, domain)
+    if rows.empty:
+        raise lacking(f"{DOMAIN_LABELS[domain]} gains")
+    table = rows.groupby(["student", "method"], sort=False)["gain"].mean()
+    wide = table.unstack("method").dropna()
+    measured = student_tests.repeated_measures(
+        table.reset_index(), value="gain", within="method", subject="student"
+    )
+    differences = {(one, two): wide[one] - wide[two] for one, two in combinations(wide, 2)}
+    each = {names: student_tests.equivalence(part, margin=margin) for names, part in differences.items()}
+    reasons = [found.reason for found in each.values() if found.reason]
+    if reasons or not each:
+        raise NotTestableError(measured.reason or (reasons[0] if reasons else "fewer than two methods"))
+    widest = max(each, key=lambda names: abs(each[names].estimate))
+    each_interval = {names: intervals.mean_interval(part) for names, part in differences.items()}
+    texts = [
+        f"{METHOD_NAMES[one]} less {METHOD_NAMES[two]} {interval.text()}"
+        for (one, two), interval in each_interval.items()
+    ]
+    return students.Case(
+        reason=f"points over students: {', '.join(texts)}; repeated measures p = {measured.p_corrected:.2g}",
+        interval=each_interval[widest],
+        p_value=max(found.p_value for found in each.values()),
+        n=len(wide),
+        minimum_detectable=max(found.minimum_detectable for found in each.values()),
+        is_against=measured.p_corrected < ALPHA,
+    )
+
+
+def methods_alike_items(evidence: Evidence, *, domain: str, margin: float) -> Finding:
+    """Each two methods on the same items at temperature 1, domain average.
+
+    not_reproduced: an interval leaves out 0 at 95% for all comparisons together (Bonferroni); reproduced:
+    every plain 95% interval lies within `margin` points of 0, which shows them to be alike; otherwise
+    inconclusive. The estimate is the largest difference, p the smallest after Bonferroni.
+    """
+    scored = evidence.items.scored[evidence.items.scored["domain"] == domain]
+    two = items.averages(item_gains.method_differences(scored))
+    if two.empty:
+        raise lacking(f"{DOMAIN_LABELS[domain]} gains of several methods")
+    together = items.averages(item_gains.method_differences(scored, confidence=1 - ALPHA / len(two)))
+    verdict = INCONCLUSIVE
+    if ((together["low"] > 0) | (together["high"] < 0)).any():
+        verdict = NOT_REPRODUCED
+    elif ((two["low"] > -margin) & (two["high"] < margin)).all():
+        verdict = REPRODUCED
+    texts = [
+        f"{METHOD_NAMES[row.method]} less {METHOD_NAMES[row.other]} {items.range_words(row)}"
+        for row in two.itertuples()
+    ]
+    widest = two.loc[two["difference"].abs().idxmax()]
+    p_value = min(1.0, float(two["p_value"].min()) * len(two))
+    return items.of_row(evidence, widest, verdict, f"points: {', '.join(texts)}", p_value=p_value)
+
+
+RULES = {
+    "gain_of_students": Rules(gain_of_students_authors, gain_of_students_stricter, gain_of_students_items),
+    "largest_gain": Rules(largest_gain_authors, largest_gain_stricter),
+    "largest_student": Rules(largest_student_authors, largest_student_stricter),
+    "methods_alike": Rules(methods_alike_authors, methods_alike_stricter, methods_alike_items),
+}

@@ -1,0 +1,296 @@
+"""Agreement and fidelity (A*, F*): is a KD student more like its teacher, and does that go with gain."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import scipy.stats
+
+from kdutils.claims import items, students
+from kdutils.claims.evidence import (
+    ALPHA,
+    INCONCLUSIVE,
+    NOT_REPRODUCED,
+    REPRODUCED,
+    Evidence,
+    Finding,
+    NotTestableError,
+    Rules,
+    finding,
+    lacking,
+)
+from kdutils.claims.teachers import PAIR, p_of_less, weak_on_most_tasks
+from kdutils.constants import DOMAIN_LABELS, METHOD_NAMES, PAPER_METHODS, TASK_LABELS
+from kdutils.inference import intervals
+from kdutils.inference.estimate import Estimate
+from kdutils.results import agreement_fidelity, item_gains
+
+FEWEST_PAIRS = 5  # of a partial rank correlation: its error has n - 4 in it
+
+# --- A1, F1: KD raises the likeness -------------------------------------------------------------------------
+
+
+def likeness_rise_authors(evidence: Evidence, *, measure: str, domains: Sequence[str]) -> Finding:
+    """KD students are more like their teacher than SFT students: t-test over pairs of the mean over tasks.
+
+    And over methods: a released value stands for all of them. reproduced: p < 0.05 in every domain;
+    not_reproduced: no domain has a mean above 0; else inconclusive.
+    """
+    table = evidence.gains.dropna(subset=[measure, f"{measure}_sft"])
+    table = table[table["domain"].isin(domains)]
+    if table.empty:
+        raise lacking(measure)
+    rise = table[measure] - table[f"{measure}_sft"]
+    pairs = rise.groupby([table["domain"], table["teacher"], table["student"]], sort=False).mean()
+    tests = {domain: intervals.ttest_greater(pairs[domain]) for domain in pairs.index.unique("domain")}
+    means = {domain: pairs[domain].mean() for domain in tests}
+    if all(test.p_value < ALPHA for test in tests.values()):
+        verdict = REPRODUCED
+    else:
+        verdict = INCONCLUSIVE if any(mean > 0 for mean in means.values()) else NOT_REPRODUCED
+    parts = ", ".join(f"{domain} {means[domain]:+.2f} (p = {tests[domain].p_value:.2g})" for domain in tests)
+    return finding(
+        intervals.mean_interval(pairs),
+        verdict=verdict,
+        p_value=max(test.p_value for test in tests.values()),
+        reason=f"KD minus SFT student, points, mean over the pairs: {parts}",
+    )
+
+
+def likeness_rise_stricter(evidence: Evidence, *, measure: str, domains: Sequence[str]) -> students.Case:
+    """How much more like its teacher a student is after KD than after SFT, in every domain."""
+    found, families, means = {}, {}, {}
+    for domain in domains:
+        rows = students.rises(evidence, domain, measure)
+        if len(rows):
+            means[domain] = students.student_means(rows, ["rise"])
+            found[domain] = students.tested_mean(means[domain], "rise", where=f"{domain}: ")
+            families |= {
+                f"{name} {domain}": rise for name, rise in students.by_family(means[domain], "rise").items()
+            }
+    if not found:
+        raise NotTestableError(f"there is no {measure} of SFT and KD students in these results")
+    texts = [f"{domain} {estimate.text()}" for domain, estimate in found.items()]
+    return students.Case(
+        reason=f"rise over students, points: {', '.join(texts)} ({students.in_words(families)})",
+        interval=found[min(found, key=lambda domain: found[domain].value)],
+        p_value=max(estimate.p_greater for estimate in found.values()),
+        minimum_detectable=max(students.detectable(part["rise"]) for part in means.values()),
+        holds=all(rise > 0 for rise in families.values()),
+        is_against=all(estimate.high < 0 for estimate in found.values()),
+    )
+
+
+def likeness_rise_items(evidence: Evidence, *, measure: str, domains: Sequence[str]) -> Finding:
+    """KD less SFT student, mean over tasks and the paper's methods at temperature 1.
+
+    `agreement`: giving the teacher's answer to an item. `fidelity`: corpus BLEU with the teacher's texts, its
+    interval jackknifed over items. reproduced: the interval lies above 0 in every domain that there is;
+    not_reproduced: below 0 in every one; otherwise inconclusive.
+    """
+    rise, what = {
+        "agreement": (item_gains.agreement_rises, "agreement"),
+        "fidelity": (item_gains.fidelity_rises, "BLEU"),
+    }[measure]
+    beside = evidence.items.beside
+    beside = beside[beside["method"].isin(["sft", *PAPER_METHODS]) & beside["domain"].isin(domains)]
+    whole = items.averages(rise(beside, by=items.WHOLE))
+    if whole.empty:
+        raise lacking(f"{what} of SFT and KD students")
+    text = f"rise in {what}, points: {items.by_method(items.averages(rise(beside)))}"
+    return items.item_finding(evidence, whole, above=0.0, text=text)
+
+
+# --- A4, F2: likeness and gain ------------------------------------------------------------------------------
+
+
+def likeness_and_gain_authors(
+    evidence: Evidence, *, measure: str, domains: Sequence[str], margin: float, may_be_weak: bool
+) -> Finding:
+    """Spearman of gain with agreement or fidelity, task by task. The estimate is the median rho.
+
+    `may_be_weak`: reproduced if |rho| is below `margin` on more than half of the tasks; else not_reproduced.
+    Otherwise: reproduced if no task has p < 0.05; inconclusive if one has, as chance alone would often give
+    over 14 tasks; not_reproduced if more; p is the smallest over the tasks.
+    """
+    table = evidence.on_tasks(f"spearman_gain_{measure}", domains)
+    if may_be_weak:
+        return weak_on_most_tasks(table, table["statistic"].abs() < margin, words=f"within ± {margin}")
+    significant = table[table["p_value"] < ALPHA]
+    tasks = ", ".join(
+        f"{TASK_LABELS[row.task]} {row.statistic:+.2f} (p = {row.p_value:.2g})"
+        for row in significant.itertuples()
+    )
+    return Finding(
+        verdict={0: REPRODUCED, 1: INCONCLUSIVE}.get(len(significant), NOT_REPRODUCED),
+        reason=f"{len(significant)} of {len(table)} tasks have p < {ALPHA}: {tasks or 'none'}",
+        estimate=float(table["statistic"].median()),
+        p_value=float(table["p_value"].min()),
+        n=int(table["n"].max()),
+    )
+
+
+def likeness_and_gain_stricter(
+    evidence: Evidence, *, measure: str, domains: Sequence[str], margin: float, may_be_weak: bool
+) -> students.Case:
+    """The partial rank correlation of gain and rise of likeness over pairs, given SFT accuracy."""
+    found: dict[str, Estimate] = {}
+    p_values = {}
+    for domain in domains:
+        rows = students.rises(evidence, domain, measure)
+        pairs = rows.groupby(PAIR, sort=False)[["gain", "rise", "sft_accuracy"]].mean()
+        if len(pairs) < FEWEST_PAIRS:
+            raise NotTestableError(f"{DOMAIN_LABELS[domain]}: {len(pairs)} pairs with {measure}")
+        rho = partial_rank_correlation(pairs["gain"], pairs["rise"], pairs["sft_accuracy"])
+        # One point less for what is controlled.
+        found[domain] = intervals.spearman_interval(rho, len(pairs) - 1)
+        error = math.sqrt((1 + rho**2 / 2) / (len(pairs) - 4))
+        p_values[domain] = p_of_less(abs(rho), margin, error=error)  # the larger of the two one-sided tests
+    if any(math.isnan(p) for p in p_values.values()):
+        raise NotTestableError("the correlation is perfect or undefined")
+    texts = [f"{domain} {each.text(2)}" for domain, each in found.items()]
+    bound = margin if may_be_weak else 0.0
+    n = min(each.n for each in found.values()) + 1
+    return students.Case(
+        reason=f"partial rho of gain and rise over {n} pairs: {', '.join(texts)}; pairs share students, so "
+        "the intervals are too narrow if anything",
+        interval=found[max(found, key=lambda domain: abs(found[domain].value))],
+        p_value=max(p_values.values()),
+        n=n,
+        minimum_detectable=students.detectable_correlation(n, n_controlled=1),
+        is_against=any(each.low > bound or each.high < -bound for each in found.values()),
+    )
+
+
+def partial_rank_correlation(x: pd.Series, y: pd.Series, given: pd.Series) -> float:
+    """Spearman's rho of x and y at equal `given`; NaN where one of them is constant or a rank of `given`."""
+    ranks = [scipy.stats.rankdata(each) for each in (x, y, given)]
+    if any(np.ptp(each) == 0 for each in ranks):
+        return math.nan
+    r = np.corrcoef(ranks)
+    spread = (1 - r[0, 2] ** 2) * (1 - r[1, 2] ** 2)
+    if not spread > 1e-12:
+        return math.nan
+    return float((r[0, 1] - r[0, 2] * r[1, 2]) / math.sqrt(spread))
+
+
+# --- A2, A3: agreement as printed ---------------------------------------------------------------------------
+
+
+def agreement_as_printed_authors(evidence: Evidence, *, task: str, printed: float, below: float) -> Finding:
+    """Highest agreement with the largest teacher among KD students below `below` parameters.
+
+    Released results: reproduced if it equals the printed value to one decimal; else not_reproduced, and
+    the reason says whose value the printed one is. Live results: within 5 points.
+    """
+    table = evidence.gains[evidence.gains["task"] == task].dropna(subset=["agreement"])
+    table = table[table["teacher_parameters"] == table["teacher_parameters"].max()]
+    small = table[table["student_parameters"] < below]
+    if small.empty:
+        raise lacking(f"{TASK_LABELS[task]} agreement of small students")
+    top = small.loc[small["agreement"].idxmax()]
+    tolerance = 0.05 if evidence.can_equal_print else 5.0
+    reason = (
+        f"{top['student']} agrees with {top['teacher']} on {top['agreement']:.1f} % of {TASK_LABELS[task]}"
+    )
+    owners = table.loc[(table["agreement"] - printed).abs() < 0.05, "student"].unique()
+    if len(owners):
+        reason += f"; the printed {printed} is the value of {', '.join(owners)}"
+    return Finding(
+        verdict=REPRODUCED if abs(top["agreement"] - printed) <= tolerance else NOT_REPRODUCED,
+        reason=reason,
+        estimate=float(top["agreement"]),
+        n=len(small.drop_duplicates("student")),
+    )
+
+
+def agreement_as_printed_stricter(
+    evidence: Evidence, *, task: str, printed: float, below: float
+) -> students.Case:
+    """The authors' rule, which is about a fact, and the exact interval over items of the agreement."""
+    found = agreement_as_printed_authors(evidence, task=task, printed=printed, below=below)
+    n_items = int(evidence.cells.loc[evidence.cells["task"] == task, "n"].max())
+    exact = intervals.share_interval(found.estimate / 100 * n_items, n_items)
+    return students.Case(
+        reason=f"{found.reason}; over {n_items} items [{exact.low:.1f}, {exact.high:.1f}]",
+        interval=Estimate(found.estimate, exact.low, exact.high, n=n_items),
+        holds=found.verdict == REPRODUCED,
+        is_against=found.verdict == NOT_REPRODUCED,
+        by_interval=True,
+    )
+
+
+# --- F3: being right and writing like the teacher -----------------------------------------------------------
+
+
+def feeble_link_authors(evidence: Evidence, *, task: str, margin: float) -> Finding:
+    """Over the items of one task, being right correlates feebly with likeness to the teacher's text.
+
+    The point-biserial r of correctness with the item's sentence BLEU against the teacher, of each KD run at
+    temperature 1 without noise from a tuned teacher. reproduced: the median |r| over the runs is below
+    `margin`; otherwise not_reproduced.
+    """
+    runs = agreement_fidelity.right_and_alike(evidence.cells)
+    r = runs.loc[runs["task"] == task, "fidelity_correct_r"]
+    if r.empty:
+        raise lacking(f"{TASK_LABELS[task]} items of KD students beside their teachers'")
+    median = float(r.abs().median())
+    return Finding(
+        verdict=REPRODUCED if median < margin else NOT_REPRODUCED,
+        reason=f"median |r| over {len(r)} runs on {TASK_LABELS[task]} {median:.2f}; r from {r.min():+.2f} to "
+        f"{r.max():+.2f}, below ±{margin} in {int((r.abs() < margin).sum())}",
+        estimate=median,
+        n=len(r),
+    )
+
+
+def _runs_of_the_paper(evidence: Evidence, task: str, owner: str) -> pd.DataFrame:
+    """Runs of the paper's methods with the correlation over the items of a task."""
+    runs = agreement_fidelity.right_and_alike(evidence.cells)
+    runs = runs[(runs["task"] == task) & runs["method"].isin(PAPER_METHODS)]
+    if runs.empty:
+        raise lacking(f"{TASK_LABELS[task]} items of KD students beside their {owner}")
+    return runs
+
+
+def feeble_link_stricter(evidence: Evidence, *, task: str, margin: float) -> students.Case:
+    """The mean |r| of being right with likeness to the teacher, over students, against the margin."""
+    runs = _runs_of_the_paper(evidence, task, "teachers'")
+    means = students.student_means(runs.assign(size=runs["fidelity_correct_r"].abs()), ["size"])
+    means["below"] = margin - means["size"]
+    found = students.tested_mean(means, "below")
+    interval = students.back_from_limit(found, margin, is_below=True)
+    return students.Case(
+        reason=f"mean |r| over students {interval.text(2)} on "
+        f"{TASK_LABELS[task]}, of one student {means['size'].min():.2f} to {means['size'].max():.2f}",
+        interval=interval,
+        p_value=found.p_greater,
+        minimum_detectable=students.detectable(means["size"]),
+        is_against=interval.low > margin,
+    )
+
+
+def feeble_link_items(evidence: Evidence, *, task: str, margin: float) -> Finding:
+    """Over the items of one task, being right correlates feebly with likeness to the teacher's text.
+
+    The median |r| over the paper's methods at temperature 1, with Fisher's interval for one r over as many
+    items. reproduced: the interval lies below `margin`; not_reproduced: above; otherwise inconclusive.
+    """
+    runs = _runs_of_the_paper(evidence, task, "teacher's")
+    r = runs.set_index("method")["fidelity_correct_r"]
+    interval = intervals.pearson_interval(float(r.abs().median()), int(runs["n"].min()))
+    text = ", ".join(f"{METHOD_NAMES[method]} {value:+.2f}" for method, value in r.items())
+    return items.item_finding(
+        evidence, items.as_table(interval), below=margin, text=f"r on {TASK_LABELS[task]}: {text}"
+    )
+
+
+RULES = {
+    "likeness_rise": Rules(likeness_rise_authors, likeness_rise_stricter, likeness_rise_items),
+    "likeness_and_gain": Rules(likeness_and_gain_authors, likeness_and_gain_stricter),
+    "agreement_as_printed": Rules(agreement_as_printed_authors, agreement_as_printed_stricter),
+    "feeble_link": Rules(feeble_link_authors, feeble_link_stricter, feeble_link_items),
+}

@@ -1,0 +1,328 @@
+"""Noise and temperature (N*, P*): what noisy teacher logits and a high temperature cost a student."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+
+from kdutils.claims import items, students
+from kdutils.claims.evidence import (
+    ALPHA,
+    INCONCLUSIVE,
+    NOT_REPRODUCED,
+    REPRODUCED,
+    Evidence,
+    Finding,
+    Rules,
+    finding,
+    lacking,
+    listed,
+    named,
+    verdict_by_domain,
+)
+from kdutils.constants import AVERAGE, METHOD_NAMES
+from kdutils.grid.cell_table import size_label
+from kdutils.inference import intervals
+from kdutils.results import item_gains, sweeps
+
+RUN = ["domain", "task", "family", "teacher", "student", "student_parameters", "method"]
+
+
+def _clean_tasks(evidence: Evidence, runs: pd.DataFrame) -> pd.DataFrame:
+    """Single tasks that are not in the training set."""
+    return runs[(runs["task"] != AVERAGE) & ~runs["task"].isin(evidence.contaminated)]
+
+
+# --- N1, N2: noise ------------------------------------------------------------------------------------------
+
+
+def _no_noise(sigmas: Sequence[float]) -> Exception:
+    return lacking(f"runs with noise of sigma {listed(sigmas)} beside noise-free ones")
+
+
+def _average_losses(evidence: Evidence, sigmas: Sequence[float]) -> pd.DataFrame:
+    """sweeps.noise_losses on domain averages."""
+    table = items.averages(sweeps.noise_losses(evidence.noise_runs))
+    table = table[table["noise_sigma"].isin(sigmas)]
+    if table.empty:
+        raise _no_noise(sigmas)
+    return table
+
+
+def _task_losses(evidence: Evidence, sigmas: Sequence[float]) -> pd.DataFrame:
+    """sweeps.noise_losses on single tasks."""
+    table = _clean_tasks(evidence, sweeps.noise_losses(evidence.noise_runs))
+    return table[table["noise_sigma"].isin(sigmas)]
+
+
+def _noisy_items(evidence: Evidence, sigmas: Sequence[float], **how) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Item rows without noise and with these sigmas, and their changes on the average, methods together."""
+    scored = evidence.items.scored
+    kept = scored[scored["noise_sigma"].isin([0.0, *sigmas])]
+    whole = items.averages(item_gains.noise_changes(kept, by=items.WHOLE, **how))
+    if whole.empty:
+        raise _no_noise(sigmas)
+    return kept, whole
+
+
+def little_loss_authors(evidence: Evidence, *, sigmas: Sequence[float], margin: float) -> Finding:
+    """Loss through noise of these sigmas against the noise-free run, on domain averages, points.
+
+    reproduced: the mean loss is below `margin` in every domain; inconclusive: in some; otherwise
+    not_reproduced. The interval is that of the mean over pairs x methods x domains, the sigmas of each
+    averaged first.
+    """
+    loss = _average_losses(evidence, sigmas)
+    cases = loss.groupby(["domain", "teacher", "student", "method"], sort=False)["loss"].mean()
+    by_domain = cases.groupby("domain", sort=False).mean()
+    return finding(
+        intervals.mean_interval(cases),
+        verdict=verdict_by_domain(by_domain < margin),
+        reason=f"mean loss at sigma {listed(loss['noise_sigma'])}: {named(by_domain, '.1f')} points over "
+        f"{len(cases)} pairs x methods x domains; largest of a single run {loss['loss'].max():.1f}",
+    )
+
+
+def little_loss_stricter(evidence: Evidence, *, sigmas: Sequence[float], margin: float) -> students.Case:
+    """What noise of these sigmas costs, against the margin below which it is slight."""
+    rows, text = _task_losses(evidence, sigmas), f"loss at sigma {listed(sigmas)}"
+    return students.against_limit(rows, "loss", text=text, limit=margin, is_below=True)
+
+
+def little_loss_items(evidence: Evidence, *, sigmas: Sequence[float], margin: float) -> Finding:
+    """Loss through noise of these sigmas on the same items, domain average, mean over sigmas and methods.
+
+    reproduced: the interval lies below `margin` points in every domain that there is; not_reproduced: above
+    it in every one; otherwise inconclusive.
+    """
+    kept, whole = _noisy_items(evidence, sigmas)
+    parts = [
+        f"{METHOD_NAMES[row.method]} sigma {row.noise_sigma:g} {items.range_words(row)} ({row.domain})"
+        for row in items.losses(item_gains.noise_changes(kept)).itertuples()
+    ]
+    text = f"loss in points: {', '.join(parts)}"
+    return items.item_finding(evidence, items.losses(whole), below=margin, text=text)
+
+
+def collapse_authors(evidence: Evidence, *, sigma: float) -> Finding:
+    """Students below half of their noise-free accuracy (domain average) after noise of this sigma.
+
+    reproduced: in at least half of the pairs x methods x domains; inconclusive: in some; not_reproduced: in
+    none. The estimate is the mean loss, points.
+    """
+    loss = _average_losses(evidence, [sigma])
+    share = float(loss["is_collapsed"].mean())
+    by_domain = named(loss.groupby("domain", sort=False)["loss"].mean(), ".1f")
+    return finding(
+        intervals.mean_interval(loss["loss"]),
+        verdict=REPRODUCED if share >= 0.5 else INCONCLUSIVE if share > 0 else NOT_REPRODUCED,
+        reason=f"{int(loss['is_collapsed'].sum())} of {len(loss)} pairs x methods x domains fall below half "
+        f"of their noise-free accuracy; mean loss {by_domain} points",
+    )
+
+
+def collapse_stricter(evidence: Evidence, *, sigma: float) -> students.Case:
+    """Accuracy after noise less half of the noise-free one: below 0 a student has collapsed."""
+    rows = _task_losses(evidence, [sigma])
+    rows = rows.assign(left=rows["accuracy"] - rows["clean_accuracy"] / 2)
+    text = f"accuracy at sigma {sigma:g} less half of the noise-free one"
+    return students.against_limit(rows, "left", text=text, limit=0.0, is_below=True)
+
+
+def collapse_items(evidence: Evidence, *, sigma: float) -> Finding:
+    """Accuracy after noise of this sigma less half of the noise-free one, same items, domain average.
+
+    Mean over methods. reproduced: the interval lies below 0 in every domain that there is; not_reproduced:
+    above 0 in every one; otherwise inconclusive. The estimate is the loss in points, with its interval.
+    """
+    kept, halves = _noisy_items(evidence, [sigma], kept_share=0.5)
+    parts = ", ".join(f"{row.domain} {items.range_words(row)}" for row in halves.itertuples())
+    text = f"accuracy at sigma {sigma:g} less half of the noise-free one, points: {parts}"
+    found = items.item_finding(evidence, halves, below=0.0, text=text)
+    loss = items.losses(item_gains.noise_changes(kept, by=items.WHOLE))
+    least = loss.loc[loss["difference"].idxmin()]
+    bounds = {"estimate": least["difference"], "ci_low": least["low"], "ci_high": least["high"]}
+    return replace(found, **bounds, p_value=math.nan)
+
+
+# --- P1: the best temperature -------------------------------------------------------------------------------
+
+
+def _wins(runs: pd.DataFrame, keys: Sequence[str], temperature: float, *, whole: float = 1.0) -> pd.DataFrame:
+    """Runs at this temperature with `win`: `whole` if it is the best of its case (`keys`), a share in a tie."""
+    if runs.empty or temperature not in set(runs["temperature"]):
+        raise lacking(f"runs at temperature {temperature:g} and others")
+    is_best = runs["accuracy"] == runs.groupby(list(keys), sort=False)["accuracy"].transform("max")
+    share = whole * is_best / is_best.groupby([runs[key] for key in keys]).transform("sum")
+    return runs.assign(win=share)[runs["temperature"] == temperature]
+
+
+def best_temperature_authors(evidence: Evidence, *, temperature: float, margin: float) -> Finding:
+    """One temperature is the best in most cases: pairs x methods x tasks trained at several.
+
+    reproduced: best in more than `margin` percent (a tie counts as a share); otherwise not_reproduced.
+    """
+    runs, keys = evidence.temperature_runs, ["domain", "teacher", "student", "method", "task"]
+    runs = runs[runs["task"] != AVERAGE]
+    wins = _wins(runs, keys, temperature)
+    mean, n = wins["win"].mean(), runs.groupby(keys).ngroups
+    by = wins.groupby(["domain", "method"], sort=False)["win"].mean()
+    parts = ", ".join(
+        f"{domain} {METHOD_NAMES[method]} {value:.0%}" for (domain, method), value in by.items()
+    )
+    return Finding(
+        verdict=REPRODUCED if 100 * mean > margin else NOT_REPRODUCED,
+        reason=f"T = {temperature:g} is the best in {mean:.0%} of {n} pairs x methods x tasks ({parts})",
+        estimate=float(100 * mean),
+        n=n,
+    )
+
+
+def best_temperature_stricter(evidence: Evidence, *, temperature: float, margin: float) -> students.Case:
+    """The share of its tasks in which a student is best at this temperature; tied ones share the win."""
+    wins = _wins(_clean_tasks(evidence, evidence.temperature_runs), RUN, temperature, whole=100.0)
+    wins = wins.assign(share=wins["win"], domain="all tasks")
+    text = f"T = {temperature:g} is the best, percent of tasks"
+    found = students.against_limit(wins, "share", text=text, limit=margin, is_below=False)
+    interval = found.interval  # Student's t knows no bounds
+    bounds = {"low": max(interval.low, 0.0), "high": min(interval.high, 100.0)}
+    return replace(found, interval=replace(interval, **bounds))
+
+
+def best_temperature_items(evidence: Evidence, *, temperature: float, margin: float) -> Finding:
+    """Share of the tasks in which one temperature is the best, mean over methods, ties shared.
+
+    With the exact interval over tasks, which is what the claim counts. reproduced: it lies above `margin`
+    percent; not_reproduced: below; otherwise inconclusive.
+    """
+    runs = evidence.temperature_runs
+    wins = _wins(runs[runs["task"] != AVERAGE], ["domain", "method", "task"], temperature)
+    by_task = wins.groupby(["domain", "task"], sort=False)["win"].mean()
+    interval = intervals.share_interval(float(by_task.sum()), len(by_task))
+    text = f"T = {temperature:g} is the best in {by_task.sum():.3g} of {len(by_task)} tasks"
+    return items.item_finding(evidence, items.as_table(interval), above=margin, text=text, unit="tasks")
+
+
+# --- P2, P3: a high temperature -----------------------------------------------------------------------------
+
+
+def _average_losses_at(evidence: Evidence, temperature: float) -> pd.DataFrame:
+    """Loss against the better of the lower temperatures, on domain averages, a row a run."""
+    runs = items.averages(evidence.temperature_runs)
+    keys = ["domain", "teacher", "student", "student_parameters", "method"]
+    lower = runs[runs["temperature"] < temperature].groupby(keys, sort=False)["accuracy"].max()
+    at = runs[runs["temperature"] == temperature].set_index(keys)["accuracy"]
+    return (lower - at).dropna().rename("loss").reset_index()
+
+
+def temperature_losses(evidence: Evidence, temperature: float) -> pd.DataFrame:
+    """Loss against temperature 1, points, a row a run x task: `loss` beside the columns of RUN."""
+    runs = _clean_tasks(evidence, evidence.temperature_runs)
+    at = [runs[runs["temperature"] == value].set_index(RUN)["accuracy"] for value in (1.0, temperature)]
+    return (at[0] - at[1]).dropna().rename("loss").reset_index()
+
+
+def severe_loss_authors(evidence: Evidence, *, temperature: float, margin: float) -> Finding:
+    """Loss at a high temperature against the better of the lower ones, on domain averages, points.
+
+    reproduced: the mean loss is at least `margin` in every domain; inconclusive: in some; else not.
+    """
+    loss = _average_losses_at(evidence, temperature)
+    if loss.empty:
+        raise lacking(f"runs at temperature {temperature:g} and lower")
+    by_domain = loss.groupby("domain", sort=False)["loss"].mean()
+    return finding(
+        intervals.mean_interval(loss["loss"]),
+        verdict=verdict_by_domain(by_domain >= margin),
+        reason=f"mean loss at T = {temperature:g} against the better lower temperature: "
+        f"{named(by_domain, '.1f')} points; largest {loss['loss'].max():.1f}, smallest "
+        f"{loss['loss'].min():.1f}",
+    )
+
+
+def severe_loss_stricter(evidence: Evidence, *, temperature: float, margin: float) -> students.Case:
+    """What a high temperature costs against temperature 1, against the margin above which it is severe."""
+    rows = temperature_losses(evidence, temperature)
+    text = f"loss at T = {temperature:g} against T = 1"
+    return students.against_limit(rows, "loss", text=text, limit=margin, is_below=False)
+
+
+def severe_loss_items(evidence: Evidence, *, temperature: float, margin: float) -> Finding:
+    """Loss at a high temperature against temperature 1 on the same items, domain average, mean over methods.
+
+    reproduced: the interval lies above `margin` points in every domain that there is; not_reproduced: below
+    it in every one; otherwise inconclusive.
+    """
+    scored = evidence.items.scored
+    kept = scored[scored["temperature"].isin([1.0, temperature])]
+    whole = items.losses(item_gains.temperature_changes(kept, by=items.WHOLE))
+    if whole.empty:
+        raise lacking(f"runs at temperature {temperature:g} and 1")
+    each = items.by_method(items.losses(item_gains.temperature_changes(kept)))
+    text = f"loss at T = {temperature:g} against T = 1, points: {each}"
+    return items.item_finding(evidence, whole, above=margin, text=text)
+
+
+def loss_and_size_authors(evidence: Evidence, *, temperature: float) -> Finding:
+    """Spearman of the loss with student size over pairs x methods x domains.
+
+    The loss is that at this temperature against the better of the lower ones, on domain averages. reproduced:
+    rho < 0 with p < 0.05 and the mean loss falls from size to size in every domain; inconclusive: rho < 0
+    only; otherwise not_reproduced.
+    """
+    loss = _average_losses_at(evidence, temperature)
+    if loss["student_parameters"].nunique() < 2:
+        raise lacking(f"students of different sizes at temperature {temperature:g}")
+    test = intervals.spearman(loss["student_parameters"].astype(float), loss["loss"])
+    means = loss.pivot_table(index="student_parameters", columns="domain", values="loss", sort=True)
+    falls = bool((means.diff().iloc[1:] < 0).all(axis=None))
+    verdict = NOT_REPRODUCED
+    if test.statistic < 0:
+        verdict = REPRODUCED if test.p_value < ALPHA and falls else INCONCLUSIVE
+    parts = "; ".join(f"{size_label(size)} {named(row, '.1f')}" for size, row in means.iterrows())
+    return finding(
+        intervals.spearman_interval(test.statistic, test.n),
+        verdict=verdict,
+        p_value=test.p_value,
+        reason=f"rho of loss with size {test.statistic:+.2f}, p = {test.p_value:.2g}; mean loss: {parts}",
+    )
+
+
+def loss_and_size_stricter(
+    evidence: Evidence, *, rng: np.random.Generator, temperature: float
+) -> students.Case:
+    """The rank correlation of the loss at a high temperature with size, within families."""
+    rows = temperature_losses(evidence, temperature)
+    if rows.empty:
+        raise lacking(f"runs at temperatures {temperature:g} and 1")
+    means = students.student_means(rows.assign(task=rows["domain"]), ["loss"])
+    (falls,), rises = students.falls_with_size(means, ["loss"], rng=rng)
+    rhos = {}
+    for domain, part in rows.groupby("domain", sort=False):
+        each = students.student_means(part, ["loss"])
+        sizes = each["student_parameters"].astype(float)
+        rhos[domain] = intervals.spearman(sizes, each["loss"]).statistic
+    rho = -falls.statistic
+    return students.Case(
+        reason=f"rho of loss and size {rho:+.2f} over students (all: {students.in_words(rhos, digits=2)}); "
+        f"smallest possible p {falls.smallest_p / 2:.2g}",
+        interval=intervals.spearman_interval(rho, len(means)),
+        p_value=falls.p_greater,
+        n=falls.n,
+        minimum_detectable=students.detectable_correlation(len(means)),
+        holds=all(value < 0 for value in rhos.values()),
+        is_against=rises.p_greater < ALPHA,
+    )
+
+
+RULES = {
+    "little_loss": Rules(little_loss_authors, little_loss_stricter, little_loss_items),
+    "collapse": Rules(collapse_authors, collapse_stricter, collapse_items),
+    "best_temperature": Rules(best_temperature_authors, best_temperature_stricter, best_temperature_items),
+    "severe_loss": Rules(severe_loss_authors, severe_loss_stricter, severe_loss_items),
+    "loss_and_size": Rules(loss_and_size_authors, loss_and_size_stricter),
+}

@@ -1,0 +1,229 @@
+"""The stricter analysis: students as units, what its rules hand back, and how that becomes a verdict.
+
+A student is one observation however many teachers, methods and tasks it had: its runs share its baseline.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import scipy.stats
+
+from kdutils.claims.evidence import (
+    ALPHA,
+    INCONCLUSIVE,
+    NOT_REPRODUCED,
+    NOT_TESTABLE,
+    REPRODUCED,
+    Evidence,
+    Finding,
+    NotTestableError,
+    named,
+)
+from kdutils.constants import AVERAGE
+from kdutils.inference import student_tests
+from kdutils.inference.estimate import Estimate
+
+CONFIDENCE, POWER = 0.95, 0.8
+STUDENT = ["family", "student", "student_parameters"]
+
+
+# --- from what a rule finds to the verdict ----------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """What a stricter rule found, before p values are corrected and the verdict is given."""
+
+    reason: str
+    interval: Estimate  # in the claim's unit
+    p_value: float = math.nan  # that the claim is wrong; NaN where intervals decide
+    n: int | None = None  # units behind it; that of the interval where none is given
+    minimum_detectable: float = math.nan  # in the claim's unit, found in 80 % of such studies
+    holds: bool = True  # all else that `reproduced` asks for
+    is_against: bool = False  # what `not_reproduced` asks for
+    by_interval: bool = False  # the claim has no p, its interval decides
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """A finding of the stricter analysis, and what the ledger has no column for."""
+
+    finding: Finding  # its p is the corrected one
+    raw_p: float = math.nan
+    minimum_detectable: float = math.nan
+
+
+def corrected(cases: dict[str, Case | NotTestableError], sections: dict[str, str]) -> dict[str, Judged]:
+    """Verdicts by claim id. Holm counts the claims of a section that have a p, so give whole sections.
+
+    A claim is reproduced where p after Holm is below 0.05 and all else holds that was declared; not
+    reproduced where its opposite is shown; else inconclusive, which is what few students often come to.
+    """
+    raw = {claim: getattr(case, "p_value", math.nan) for claim, case in cases.items()}
+    after_holm = (
+        pd.Series(raw, dtype=float).groupby(pd.Series(sections), sort=False).transform(student_tests.holm)
+    )
+    return {claim: _judged(case, float(after_holm[claim])) for claim, case in cases.items()}
+
+
+def _judged(case: Case | NotTestableError, p_value: float) -> Judged:
+    if isinstance(case, NotTestableError):
+        return Judged(finding=Finding(verdict=NOT_TESTABLE, reason=str(case)))
+    is_shown = case.by_interval or p_value < ALPHA
+    verdict = REPRODUCED if is_shown and case.holds else INCONCLUSIVE
+    if case.is_against:
+        verdict = NOT_REPRODUCED
+    reason = case.reason
+    if not case.by_interval:
+        reason += f"; p = {case.p_value:.2g}, {p_value:.2g} after Holm"
+    if verdict == INCONCLUSIVE and not math.isnan(case.minimum_detectable):
+        reason += f"; detectable in 80 % of such studies: {case.minimum_detectable:.2g}"
+    finding = Finding(
+        verdict=verdict,
+        reason=reason,
+        estimate=case.interval.value,
+        ci_low=case.interval.low,
+        ci_high=case.interval.high,
+        p_value=p_value,
+        n=case.interval.n if case.n is None else case.n,
+    )
+    return Judged(finding=finding, raw_p=case.p_value, minimum_detectable=case.minimum_detectable)
+
+
+# --- rows and means of students ---------------------------------------------------------------------------
+
+
+def task_gains(evidence: Evidence, domain: str, *, task: str = AVERAGE) -> pd.DataFrame:
+    """Gains at temperature 1 (Evidence.plain_gains) on the tasks that stand for a domain, or on one task.
+
+    For AVERAGE the rows of all its tasks that are not in the training set.
+    """
+    gains = evidence.plain_gains
+    gains = gains[(gains["domain"] == domain) & (gains["task"] != AVERAGE)].dropna(subset=["gain"])
+    return gains[gains["task"] == task if task != AVERAGE else ~gains["task"].isin(evidence.contaminated)]
+
+
+def contaminated_gains(evidence: Evidence, domains: Iterable[str]) -> pd.DataFrame:
+    """Gains at temperature 1 on the tasks whose test questions are in the training set."""
+    gains = evidence.plain_gains
+    gains = gains[gains["domain"].isin(list(domains)) & gains["task"].isin(evidence.contaminated)]
+    return gains.dropna(subset=["gain"])
+
+
+def rises(evidence: Evidence, domain: str, measure: str) -> pd.DataFrame:
+    """Rows of `task_gains` with a likeness before and after KD, and `rise`, after less before."""
+    rows = task_gains(evidence, domain).dropna(subset=[measure, f"{measure}_sft"])
+    return rows.assign(rise=rows[measure] - rows[f"{measure}_sft"])
+
+
+def student_means(rows: pd.DataFrame, values: list[str]) -> pd.DataFrame:
+    """One row a student, small ones first: STUDENT and the means of `values` over its rows.
+
+    Rows of a task are averaged first, then tasks, so that a task with more runs does not count more.
+    """
+    by_task = rows.groupby([*STUDENT, "task"], sort=False)[values].mean()
+    means = by_task.groupby(STUDENT, sort=False).mean().reset_index()
+    return means.sort_values(["student_parameters", "student"], kind="stable").reset_index(drop=True)
+
+
+def by_family(means: pd.DataFrame, value: str) -> dict[str, float]:
+    """Mean over the students of each family."""
+    return means.groupby("family", sort=False)[value].mean().to_dict()
+
+
+def mean_of_students(means: pd.DataFrame, value: str) -> Estimate:
+    """Mean over students with families as blocks: estimate, interval and one-sided p."""
+    return student_tests.student_mean_test(means, value, unit="student", block="family")
+
+
+def tested_mean(means: pd.DataFrame, value: str, *, where: str = "") -> Estimate:
+    """`mean_of_students`; NotTestableError where it has no p, with the reason, which `where` begins."""
+    found = mean_of_students(means, value)
+    if math.isnan(found.p_greater):
+        raise NotTestableError(f"{where}{found.n} students: {found.reason}")
+    return found
+
+
+def against_limit(rows: pd.DataFrame, value: str, *, text: str, limit: float, is_below: bool) -> Case:
+    """Student means against a limit that the claim says they lie below, or above, in every domain."""
+    if rows.empty:
+        raise NotTestableError(f"there are no runs for it in these results: {text}")
+    found, detected = {}, []
+    for domain, part in rows.groupby("domain", sort=False):
+        means = student_means(part, [value])
+        means["beyond"] = limit - means[value] if is_below else means[value] - limit
+        found[domain] = tested_mean(means, "beyond", where=f"{text}, {domain}: ")
+        detected.append(detectable(means["beyond"]))
+    least = min(found, key=lambda domain: found[domain].value)
+    bounds = {domain: back_from_limit(each, limit, is_below=is_below) for domain, each in found.items()}
+    texts = [f"{domain} {each.text()}" for domain, each in bounds.items()]
+    return Case(
+        reason=f"{text}, over students: {', '.join(texts)}; limit {limit:g}",
+        interval=bounds[least],
+        p_value=max(each.p_greater for each in found.values()),
+        minimum_detectable=max(detected),
+        is_against=all(each.high < 0 for each in found.values()),
+    )
+
+
+def back_from_limit(found: Estimate, limit: float, *, is_below: bool) -> Estimate:
+    """The interval of values, from that of their distance to a limit that they lie below, or above."""
+    if is_below:
+        return Estimate(limit - found.value, limit - found.high, limit - found.low, n=found.n)
+    return Estimate(limit + found.value, limit + found.low, limit + found.high, n=found.n)
+
+
+def falls_with_size(
+    means: pd.DataFrame, values: Sequence[str], *, rng: np.random.Generator
+) -> tuple[list[student_tests.Tested], student_tests.Tested]:
+    """Rank correlations of size within families: with minus each value, and with the first as it is.
+
+    So p_greater of the former is of a value that falls with size, that of the latter of one that rises.
+    """
+    size, families = means["student_parameters"].astype(float), means["family"]
+
+    def tested(values: pd.Series) -> student_tests.Tested:
+        return student_tests.rank_permutation(size, values, blocks=families, rng=rng)
+
+    fall, rise = tested(-means[values[0]]), tested(means[values[0]])
+    if math.isnan(fall.p_greater):
+        raise NotTestableError(f"{len(means)} students: {fall.reason}")
+    return [fall, *(tested(-means[name]) for name in values[1:])], rise
+
+
+# --- intervals and words ----------------------------------------------------------------------------------
+
+
+def largest(values: pd.Series, errors: pd.Series) -> Estimate:
+    """The largest true value of several, with an interval that knows it was picked (Bonferroni).
+
+    With a chance of 95 % every true value lies within its own widened interval; the largest then lies between
+    the largest of the lower bounds and the largest of the upper ones.
+    """
+    width = scipy.stats.norm.ppf(1 - (1 - CONFIDENCE) / (2 * len(values))) * errors
+    low, high = float((values - width).max()), float((values + width).max())
+    return Estimate(float(values.max()), low, high, n=len(values))
+
+
+def detectable(values: Iterable[float]) -> float:
+    """The mean that is found in 80 % of studies with that many students of that spread; NaN if undefined."""
+    return student_tests.equivalence(values, margin=1.0).minimum_detectable
+
+
+def detectable_correlation(n: int, *, n_controlled: int = 0) -> float:
+    """The correlation that is found in 80 % of studies of n points (Fisher's z, two-sided); NaN for few."""
+    n_free = n - 3 - n_controlled
+    if n_free < 1:
+        return math.nan
+    normal = scipy.stats.norm.ppf
+    return float(np.tanh((normal(0.5 + CONFIDENCE / 2) + normal(POWER)) / math.sqrt(n_free)))
+
+
+def in_words(values: dict[str, float], *, digits: int = 1) -> str:
+    """`math +1.2, commonsense −0.3`, of values by name."""
+    return named(values, f"+.{digits}f")
