@@ -37,7 +37,8 @@ class Items:
     `scored` has a row a run x item: SETTING, seed, task, item_id, `value`: the share of its texts that are
     right (in instruction following their mean ROUGE-L), and `is_clean`: its question is not a training item.
     `beside` has a row a student x item of those compared with their tuned teacher (temperature 1, no noise;
-    the SFT student is method `sft`): PAIRED, seed, task, item_id, `value` (the same answer as the teacher), COUNTS.
+    the SFT student is method `sft`): PAIRED, seed, task, item_id, `value` (same answer as the teacher),
+    COUNTS.
     """
 
     scored: pd.DataFrame
