@@ -21,7 +21,7 @@ TEACHER, STUDENT = "Qwen2.5-1.5B", "Qwen2.5-0.5B"
 
 
 def arm(method: str, *, temperature: float = 1.0, noise_sigma: float = 0.0, tuned: bool = True) -> dict:
-    """The columns item_gains.ARM of a run of the pair, domain math."""
+    """The columns item_gains.SETTING of a run of the pair, domain math."""
     who = {"domain": "math", "teacher": TEACHER, "student": STUDENT, "method": method}
     who |= {"teacher_tuned": tuned, "temperature": temperature, "noise_sigma": noise_sigma}
     if method in ("base", "sft"):
@@ -40,7 +40,7 @@ def scored(
                 is_clean = True if clean is None else clean[number]
                 where = {"seed": seed, "task": task, "item_id": f"{task}-{number}"}
                 table.append(which | where | {"value": float(value), "is_clean": is_clean})
-    return pd.DataFrame(table, columns=[*item_gains.ARM, "seed", "task", "item_id", "value", "is_clean"])
+    return pd.DataFrame(table, columns=[*item_gains.SETTING, "seed", "task", "item_id", "value", "is_clean"])
 
 
 def beside(
@@ -61,7 +61,7 @@ def cells(rows: pd.DataFrame, **columns: float) -> pd.DataFrame:
     found = item_gains.accuracies(rows)
     table = []
     for row in found.to_dict("records"):
-        cell = {name: row[name] for name in (*item_gains.ARM, "task", "accuracy", "n")} | columns
+        cell = {name: row[name] for name in (*item_gains.SETTING, "task", "accuracy", "n")} | columns
         cell |= {"source": "live", "protocol": "careful", "family": "Qwen2.5", "seed": 0}
         if row["task"] == AVERAGE:  # no value of items but the accuracy has an average
             cell |= dict.fromkeys(columns, math.nan)

@@ -1,6 +1,6 @@
 """How alike student and teacher are: agreement and fidelity before and after KD, and what they are made of.
 
-Tables in and out as in `study`.
+Every function takes gains (gain_tables.gains), cells or item rows and returns a tidy table.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from kdutils.spec import RunSpec
 
 FIDELITY_NAMES = {"published": "BLEU.csv", "live": "BLEU"}  # what the column `fidelity` holds
 ANSWERS = list(evaluate.ANSWERS)
-NAMES = ["domain", "family", "teacher", "student", "method", "seed"]  # of a student beside a teacher
+NAMES = ["domain", "family", "teacher", "student", "method", "seed"]  # of a student and its teacher
 
 
 def by_kind(gain_table: pd.DataFrame) -> pd.DataFrame:
     """Agreement and fidelity of the SFT and of the KD student, one row a pair x task x student kind.
 
-    The released values are one per pair and kind, so the methods are not told apart: `kind` is
+    The released values are one per pair and kind, so methods cannot be distinguished: `kind` is
     `sft` or `kd`, and `accuracy` is the SFT student's or the mean over the methods' students.
     """
     keys = ["source", "domain", "task", *PAIR]
@@ -82,7 +82,7 @@ def agreement_with(gain_table: pd.DataFrame, *, teacher: str, tasks: list[str]) 
 
 
 def paired_answers(plan: Plan) -> pd.DataFrame:
-    """What students of a plan answer beside their tuned teacher: one row a student x teacher x item.
+    """Answers of students and their tuned teachers to the same items: a row a student x teacher x item.
 
     KD students at temperature 1 without noise, and as method `sft` the SFT student of the same seed. Columns
     NAMES, evaluate.KEYS, parsed, correct, and the teacher's parsed_teacher, correct_teacher. Tasks without a
@@ -160,7 +160,7 @@ def answer_shares(answer_table: pd.DataFrame) -> pd.DataFrame:
 def right_and_alike(cells: pd.DataFrame) -> pd.DataFrame:
     """KD runs with a defined `fidelity_correct_r`: tuned teacher, temperature 1, no noise.
 
-    A row a run x task with the task's `label`, tasks as in spec. No released cell has the value.
+    A row a run x task with the task's `label`, tasks as in constants. No released cell has the value.
     """
     runs = cells[cells["method"].isin(KD_METHODS) & cells["teacher_tuned"].fillna(False)]
     runs = runs[(runs["temperature"] == 1.0) & (runs["noise_sigma"] == 0.0)]

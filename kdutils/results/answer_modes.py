@@ -1,8 +1,8 @@
-"""What an accuracy hangs on beside the model: which items count, and how an answer is taken from a model.
+"""What an accuracy depends on apart from the model: which items count, and how an answer is taken.
 
 Contamination: the question of a test item occurs in the training set. Two ways of taking an answer to a
 question with options: the text is generated and read, as the paper does it, or the options are ranked by
-their likelihood, as it stands or per character. Tables in and out as in `study`.
+their likelihood, as it stands or per character.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ def plain_runs(cells: pd.DataFrame) -> pd.DataFrame:
     By domain and method (base and SFT first), then in task order.
     """
     is_kd = cells["method"].isin(KD_METHODS)
-    is_plain = (cells["temperature"] == 1.0) & (cells["noise_sigma"] == 0.0) & cells["teacher_tuned"].eq(True)
-    is_plain &= is_kd
-    is_baseline = ~is_kd & cells["student"].isin(cells.loc[is_plain.fillna(False), "student"])
-    runs = gain_tables.in_task_order(cells[is_baseline | is_plain.fillna(False)])
+    is_plain = (cells["temperature"] == 1.0) & (cells["noise_sigma"] == 0.0)
+    is_plain &= is_kd & cells["teacher_tuned"].eq(True).fillna(False)
+    is_baseline = ~is_kd & cells["student"].isin(cells.loc[is_plain, "student"])
+    runs = gain_tables.in_task_order(cells[is_baseline | is_plain])
     return gain_tables.in_domain_order(gain_tables.in_method_order(runs)).reset_index(drop=True)
 
 
@@ -104,7 +104,7 @@ def contaminated_tasks(gain_table: pd.DataFrame, cells: pd.DataFrame) -> pd.Data
         for (domain, method), part in means.groupby(["domain", "method"], sort=False):
             apart = intervals.mean_interval(part["contaminated"] - part["others"])
             kinds = part["contaminated"].mean(), part["others"].mean()
-            rows.append((domain, METHOD_LABELS[method], *kinds, apart.value, apart.low, apart.high, apart.n))
+            rows.append((domain, METHOD_LABELS[method], *kinds, *apart.bounds, apart.n))
     columns = ["domain", "method", "contaminated", "others", "difference", "low", "high", "pairs"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -146,7 +146,7 @@ def _of_task(part: pd.DataFrame) -> Iterator[tuple]:
             sft = {key: rows for key, rows in sft.items() if rows is not None}
             gain = _gain([of_method[key] for key in sft], list(sft.values()), way)
             n = int(next(iter(of_method.values()))["n"].sum())
-            yield WAYS[way], method, *_bounds(level), n, len(of_method), *_bounds(gain)
+            yield WAYS[way], method, *level.bounds, n, len(of_method), *gain.bounds
 
 
 def _level(units: list[pd.DataFrame], way: str) -> Estimate:
@@ -174,10 +174,6 @@ def _gain(kd: list[pd.DataFrame], sft: list[pd.DataFrame], way: str) -> Estimate
     return Estimate(gain, low, high, n=after.n)
 
 
-def _bounds(interval: Estimate) -> tuple[float, float, float]:
-    return interval.value, interval.low, interval.high
-
-
 def ways_table(table: pd.DataFrame) -> pd.DataFrame:
     """`rankings` for people to read: a row a domain x task x method, a column a way with accuracy and gain.
 
@@ -195,7 +191,7 @@ def ways_table(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _way_text(row: dict[str, float]) -> str:
-    level = f"{row['accuracy']:.1f} [{row['low']:.1f}, {row['high']:.1f}]"
+    level = Estimate(row["accuracy"], row["low"], row["high"]).text(signed=False)
     return level if math.isnan(row["gain"]) else f"{level}, gain {_interval(row)}"
 
 
@@ -238,8 +234,7 @@ def _other_signs(part: pd.DataFrame, read: str, way: str) -> list[str]:
 
 
 def _interval(row: Mapping[str, float]) -> str:
-    text = f"{row['gain']:+.1f} [{row['gain_low']:+.1f}, {row['gain_high']:+.1f}]"
-    return text.replace("-", "−")
+    return Estimate(row["gain"], row["gain_low"], row["gain_high"]).text().replace("-", "−")
 
 
 def _order(part: pd.DataFrame) -> str:

@@ -153,7 +153,7 @@ def _download(folder: Path) -> None:
 
 
 def cells() -> pd.DataFrame:
-    """The released results as a cell table (cells.SCHEMA): 74 runs a domain on its tasks and their average.
+    """The released results as a cell table (cell_table.SCHEMA): 74 runs a domain, tasks and average.
 
     Agreement and fidelity stand on every KD row with a tuned teacher of their pair, as the authors'
     analysis uses them (joined on teacher and student alone); those rows carry `agreement_reused`.

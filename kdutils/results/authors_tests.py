@@ -49,7 +49,7 @@ LIKENESS_TESTS = ("spearman_gain_agreement", "spearman_gain_fidelity")  # releas
 
 
 def gain_remark(table: pd.DataFrame) -> str:
-    """What gains on averages (columns gain, low, high, student, ...) come to, in a sentence or two.
+    """A summary of gains on averages (columns gain, low, high, student, ...), in a sentence or two.
 
     Of one pair every gain is named.
     """
@@ -172,7 +172,7 @@ def readable_tests(statistics: pd.DataFrame, test: str) -> pd.DataFrame:
 
 
 def correlation_intervals(statistics: pd.DataFrame, test: str) -> pd.DataFrame:
-    """One correlation for every task with its approximate interval: columns rho, low, high beside the row."""
+    """One correlation for every task with its approximate interval: the row with columns rho, low, high."""
     rows = statistics[(statistics["test"] == test) & (statistics["group"] == "all")]
     found = [intervals.spearman_interval(row.statistic, row.n) for row in rows.itertuples()]
     return rows.assign(

@@ -29,7 +29,7 @@ from kdutils.inference import crossed_bootstrap, intervals
 from kdutils.inference.crossed_bootstrap import Resampled, ratio
 from kdutils.inference.estimate import Estimate
 
-ARM = ["method", "teacher", "student", "seed"]
+RUN = ["method", "teacher", "student", "seed"]
 N_OPTIONS = {task: len(answers) for task, answers in CHOICE_TASKS.items()} | {"aqua": 5}
 MEASURES = {  # column -> in words
     "agreement": "same answer, %",
@@ -40,6 +40,7 @@ MEASURES = {  # column -> in words
 SHOWN = ("agreement", "error_consistency", "capa")  # in the figure and the remark
 WHY_UNDEFINED = "chance alone makes them agree on everything: both always right, or always wrong alike"
 ROUNDING = 1e-4  # of a share: released values have two or more decimals of a percent
+RISE = ["difference", "difference_low", "difference_high"]
 COUNTED = ("one", "same", "right", "teacher_right", "as_right", "wrong", "teacher_wrong")
 
 
@@ -59,9 +60,8 @@ def given_accuracy(
         part = paired[paired["domain"] == domain]
         if len(part):
             table += _of_domain(part.assign(**_counted(part)), domain, rng, n_resamples)
-    columns = ["domain", "method", "label", "measure", "estimate", "low", "high", "difference"]
-    columns += ["difference_low", "difference_high", "reason", "n_pairs", "n"]
-    return pd.DataFrame(table, columns=columns)
+    columns = ["domain", "method", "label", "measure", "estimate", "low", "high", *RISE]
+    return pd.DataFrame(table, columns=[*columns, "reason", "n_pairs", "n"])
 
 
 def _counted(rows: pd.DataFrame) -> dict[str, pd.Series]:
@@ -84,7 +84,7 @@ def _counted(rows: pd.DataFrame) -> dict[str, pd.Series]:
 def _of_domain(rows: pd.DataFrame, domain: str, rng: np.random.Generator, n_resamples: int) -> list[tuple]:
     rows = rows[rows["sample"] == rows["sample"].min()]  # one text an item
     names = [*COUNTED, *(f"read_{name}" for name in COUNTED)]
-    strata = {"strata": [*ARM, "task"], "clusters": ["student", "seed"], "values": names}
+    strata = {"strata": [*RUN, "task"], "clusters": ["student", "seed"], "values": names}
     drawn = crossed_bootstrap.resampled(rows, **strata, rng=rng, n_resamples=n_resamples)
     keys = drawn.keys
     alike = _same_wrong_by_chance(rows).reindex(pd.MultiIndex.from_frame(keys)).to_numpy()
@@ -102,9 +102,9 @@ def _of_domain(rows: pd.DataFrame, domain: str, rng: np.random.Generator, n_resa
                 rise = crossed_bootstrap.estimate(with_kd - with_sft, **reasons)
             own = keys[keys["method"] == method]
             n = int(drawn.sums("one")[0, own.index].sum())
-            row = (domain, method, METHOD_NAMES[method], measure, *_interval(found))
+            row = (domain, method, METHOD_NAMES[method], measure, *found.bounds)
             n_pairs = len(own[["teacher", "student"]].drop_duplicates())
-            table.append((*row, *_interval(rise), found.reason or rise.reason, n_pairs, n))
+            table.append((*row, *rise.bounds, found.reason or rise.reason, n_pairs, n))
     return table
 
 
@@ -113,8 +113,8 @@ def _weights_in_means(keys: pd.DataFrame, method: str) -> tuple[np.ndarray, np.n
 
     One over the number of seeds of its pair, so that pairs weigh the same; 0 for what is not in the mean.
     """
-    index = pd.MultiIndex.from_frame(keys[[*ARM, "task"]])
-    sft_place = index.get_indexer(pd.MultiIndex.from_frame(keys[[*ARM, "task"]].assign(method="sft")))
+    index = pd.MultiIndex.from_frame(keys[[*RUN, "task"]])
+    sft_place = index.get_indexer(pd.MultiIndex.from_frame(keys[[*RUN, "task"]].assign(method="sft")))
     is_own = (keys["method"] == method).to_numpy()
     has_sft = is_own & (sft_place >= 0)
     level, with_sft = (_over_seeds(keys, where) for where in (is_own, has_sft))
@@ -129,15 +129,11 @@ def _over_seeds(keys: pd.DataFrame, where: np.ndarray) -> np.ndarray:
     return weights
 
 
-def _interval(found: Estimate) -> tuple[float, float, float]:
-    return found.value, found.low, found.high
-
-
 def _same_wrong_by_chance(rows: pd.DataFrame) -> pd.Series:
     """How likely a wrong answer of student and teacher are equal by chance, by stratum."""
     columns = ["task", "parsed", "parsed_teacher", "correct", "correct_teacher"]
     plain = rows.astype({"parsed": object, "parsed_teacher": object})  # rows are chosen in half the time
-    by = plain.groupby([*ARM, "task"], sort=False)[columns]
+    by = plain.groupby([*RUN, "task"], sort=False)[columns]
     return pd.Series({key: same_wrong_by_chance(part) for key, part in by}, dtype=float)
 
 
@@ -162,7 +158,7 @@ def same_wrong_by_chance(rows: pd.DataFrame) -> float:
 
 
 def _number(text: str) -> float | str:
-    """A number as answers.same_number tells numbers apart, nearly: rounded to its tolerance."""
+    """A number rounded to about the tolerance of answers.same_number."""
     try:
         return round(float(text), 3)
     except ValueError:
@@ -205,7 +201,7 @@ def chance_adjusted(
 
 
 def of_cells(gain_table: pd.DataFrame) -> pd.DataFrame:
-    """Released agreement beside what unrelated models of those accuracies would give: a row a domain x kind.
+    """Released agreement and what unrelated models of those accuracies would give: a row a domain x kind.
 
     Takes gain_tables.gains at one temperature. The SFT student has one accuracy. Of the KD student it is not
     known which method's agreement was released, so each method's accuracy is tried (`student`). Columns,
@@ -224,18 +220,8 @@ def of_cells(gain_table: pd.DataFrame) -> pd.DataFrame:
         methods = [method for method in KD_METHODS if (part["method"] == method).any()]
         kinds += [(method, part[part["method"] == method], "accuracy", "agreement") for method in methods]
         table += [(domain, kind, *_of_cells(rows, *columns)) for kind, rows, *columns in kinds]
-    columns = [
-        "domain",
-        "student",
-        "agreement",
-        "by_chance",
-        "most_by_chance",
-        "above",
-        "low",
-        "high",
-        "capa",
-    ]
-    found = pd.DataFrame(table, columns=[*columns, "impossible", "cells", "pairs"])
+    columns = ["domain", "student", "agreement", "by_chance", "most_by_chance", "above", "low", "high"]
+    found = pd.DataFrame(table, columns=[*columns, "capa", "impossible", "cells", "pairs"])
     names = {method: f"KD, if {METHOD_NAMES[method]}" for method in KD_METHODS}
     return found.assign(student=found["student"].map(names | {"sft": "SFT"}))
 
@@ -250,8 +236,7 @@ def _of_cells(rows: pd.DataFrame, accuracy: str, agreement: str) -> tuple:
     capa = chance_adjusted(same.to_numpy(), by_chance.to_numpy(), total=lambda values: np.sum(values))
     impossible = (same < own + teacher - 1 - ROUNDING) | (same > 1 - (own - teacher).abs() + ROUNDING)
     means = [100 * values.mean() for values in (same, by_chance, own * teacher + both_wrong)]
-    interval = (of_pairs.value, of_pairs.low, of_pairs.high)
-    return (*means, *interval, float(capa), int(impossible.sum()), len(rows), of_pairs.n)
+    return (*means, *of_pairs.bounds, float(capa), int(impossible.sum()), len(rows), of_pairs.n)
 
 
 # --- for people to read -----------------------------------------------------------------------------------
@@ -259,13 +244,12 @@ def _of_cells(rows: pd.DataFrame, accuracy: str, agreement: str) -> tuple:
 
 def readable(table: pd.DataFrame) -> pd.DataFrame:
     """`given_accuracy` with intervals as texts: a row a domain x method, a column a measure."""
-    texts = table.assign(
-        text=[
-            _text(row.measure, row.estimate, row.low, row.high, sign="", reason=row.reason)
-            + ("" if row.method == "sft" else f" (less SFT: {_change(row)})")
-            for row in table.itertuples()
-        ]
-    )
+    levels = [_text(row, "estimate", "low", "high", reason=row["reason"]) for row in table.to_dict("records")]
+    rises = [
+        "" if row["method"] == "sft" else f" (less SFT: {_text(row, *RISE, signed=True)})"
+        for row in table.to_dict("records")
+    ]
+    texts = table.assign(text=[level + rise for level, rise in zip(levels, rises, strict=True)])
     wide = texts.pivot(index=["domain", "label"], columns="measure", values="text")
     order = texts.drop_duplicates(["domain", "label"]).set_index(["domain", "label"]).index
     wide = wide.loc[order, list(MEASURES)].rename(columns=MEASURES)
@@ -273,16 +257,11 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
     return wide.reset_index().rename(columns={"label": "student"}).rename_axis(columns=None)
 
 
-def _change(row) -> str:
-    return _text(row.measure, row.difference, row.difference_low, row.difference_high, sign="+", reason="")
-
-
-def _text(measure: str, value: float, low: float, high: float, *, sign: str, reason: str) -> str:
-    if not np.isfinite(value):
-        return f"undefined ({reason})" if reason else "undefined"
-    form = f"{sign}.1f" if measure == "agreement" else f"{sign}.2f"
-    bounds = f" [{low:{form}}, {high:{form}}]" if np.isfinite(low) else " (no interval)"
-    return (f"{value:{form}}" + bounds).replace("-", "−")
+def _text(row: dict, *bounds: str, signed: bool = False, reason: str = "") -> str:
+    found = Estimate(*(row[name] for name in bounds), reason=reason)
+    text = found.text(1 if row["measure"] == "agreement" else 2, signed=signed)
+    lacks_interval = np.isfinite(found.value) and not np.isfinite(found.low)
+    return text.replace("-", "−") + (" (no interval)" if lacks_interval else "")
 
 
 def remark(table: pd.DataFrame) -> str:

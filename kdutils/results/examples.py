@@ -63,7 +63,7 @@ def _is_plain(spec: RunSpec) -> bool:
 
 
 def _compared(plan: Plan, distilled: list[PlannedRun]) -> Iterator[tuple[PlannedRun, pd.DataFrame]]:
-    """The runs that can be compared, each with its item rows beside the teacher's and the SFT student's."""
+    """Runs that can be compared, each with its item rows joined to the teacher's and the SFT student's."""
     if not distilled:
         return
     asked = {sources.resolved(run.spec) for run in plan.runs}

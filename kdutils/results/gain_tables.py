@@ -126,7 +126,7 @@ def tasks_of(domain: str) -> list[str]:
 
 
 def mean_over_seeds(cells: pd.DataFrame) -> pd.DataFrame:
-    """One row a cell with its seeds averaged: `n_seeds` beside the means, `seed` and `flags` dropped.
+    """One row a cell with its seeds averaged: means and `n_seeds`, without `seed` and `flags`.
 
     The standard error is that of the mean when seeds are scored on the same items: it does not
     shrink with the number of seeds, because the items do not get more. `seed_se` is what another draw of the
@@ -219,7 +219,7 @@ def averages(gain_table: pd.DataFrame) -> pd.DataFrame:
 
 
 def parse_failures(cells: pd.DataFrame) -> pd.DataFrame:
-    """Accuracy beside the texts without an answer and those cut off, percent: a row a domain x method.
+    """Accuracy, texts without an answer and texts cut off, percent: a row a domain x method.
 
     Means over runs at temperature 1 without noise, of a tuned teacher where there is one, and over tasks, and
     over their students before KD; no rows where texts were not released.
@@ -235,18 +235,18 @@ def parse_failures(cells: pd.DataFrame) -> pd.DataFrame:
 
 
 def in_domain_order(table: pd.DataFrame) -> pd.DataFrame:
-    """Rows by domain, as in spec; within a domain as they were."""
+    """Rows by domain, as in TRAIN_DOMAINS; within a domain as they were."""
     return table.sort_values("domain", key=lambda domain: domain.map(TRAIN_DOMAINS.index), kind="stable")
 
 
 def in_method_order(table: pd.DataFrame) -> pd.DataFrame:
-    """Rows by method, as in spec; those of one method as they were."""
+    """Rows by method, as in METHOD_LABELS; those of one method as they were."""
     order = list(METHOD_LABELS).index
     return table.sort_values("method", key=lambda method: method.map(order), kind="stable")
 
 
 def in_task_order(table: pd.DataFrame) -> pd.DataFrame:
-    """Rows by family, student size and task (as in spec, the average last), with the task's `label`."""
+    """Rows by family, student size and task (as in ALL_TASKS, the average last), with the task's `label`."""
     places = table["task"].map([*ALL_TASKS, AVERAGE].index)
     ordered = table.assign(place=places, label=table["task"].map(TASK_LABELS))
     by = ["family", "student_parameters", "place"]

@@ -1,4 +1,4 @@
-"""What one pair's live runs come to item by item: intervals over the items of the test set.
+"""Accuracies and gains of one pair's live runs, with intervals over the items of the test set.
 
 With several pairs the study compares pairs. One pair leaves its items: students of one pair answer the same
 questions, so that two of them are compared question by question. Such an interval says what other items of
@@ -25,7 +25,7 @@ from kdutils.inference import intervals
 from kdutils.results import agreement_fidelity
 from kdutils.results.gain_tables import in_domain_order, in_method_order, pair_label
 
-ARM = ["domain", "teacher", "student", "method", "teacher_tuned", "temperature", "noise_sigma"]
+SETTING = ["domain", "teacher", "student", "method", "teacher_tuned", "temperature", "noise_sigma"]
 PAIRED = ["domain", "teacher", "student", "method"]
 COUNTS = [f"bleu_{place}" for place in range(10)]  # of an item's text: lengths, matches, totals
 
@@ -34,11 +34,11 @@ COUNTS = [f"bleu_{place}" for place in range(10)]  # of an item's text: lengths,
 class Items:
     """The item rows of a plan's finished live runs.
 
-    `scored` has a row a run x item: ARM, seed, task, item_id, `value`: the share of its texts that are right
-    (in instruction following their mean ROUGE-L), and `is_clean`: its question is not in the training set.
-    `beside` has a row a student x item of those beside their tuned teacher (temperature 1, no noise; the SFT
-    student is method `sft`): domain, teacher, student, method, seed, task, item_id, `value` (the same answer
-    as the teacher) and COUNTS.
+    `scored` has a row a run x item: SETTING, seed, task, item_id, `value`: the share of its texts that are
+    right (in instruction following their mean ROUGE-L), and `is_clean`: its question is not a training item.
+    `beside` has a row a student x item of those compared with their tuned teacher (temperature 1, no noise;
+    the SFT student is method `sft`): PAIRED, seed, task, item_id, `value` (same answer as the teacher),
+    COUNTS.
     """
 
     scored: pd.DataFrame
@@ -55,7 +55,7 @@ def read(plan: Plan) -> Items:
     is_one = len({(spec.teacher, spec.student, spec.protocol) for spec in kd}) == 1
     scored, beside = (_scored(plan), _beside(plan)) if is_one else ([], [])
     return Items(
-        pd.DataFrame(scored, columns=[*ARM, "seed", "task", "item_id", "value", "is_clean"]),
+        pd.DataFrame(scored, columns=[*SETTING, "seed", "task", "item_id", "value", "is_clean"]),
         pd.DataFrame(beside, columns=[*PAIRED, "seed", "task", "item_id", "value", *COUNTS]),
     )
 
@@ -68,14 +68,14 @@ def _scored(plan: Plan) -> list[tuple]:
         if rows is None:
             continue
         has_teacher = spec.teacher is not None
-        arm = (spec.domain, short_name(spec.teacher or ""), short_name(spec.student), spec.method)
-        arm += (spec.teacher_tuned, spec.temperature) if has_teacher else (None, math.nan)
+        setting = (spec.domain, short_name(spec.teacher or ""), short_name(spec.student), spec.method)
+        setting += (spec.teacher_tuned, spec.temperature) if has_teacher else (None, math.nan)
         for task, part in rows.groupby("task", sort=False):
             column = "rouge_l" if task in INSTRUCTION_TASKS else "correct"
             by_item = part.groupby("item_id", sort=False)
             values, clean = by_item[column].mean(), _is_clean(by_item)
             table += [
-                (*arm, spec.noise_sigma, spec.seed, task, item, value, clean[item])
+                (*setting, spec.noise_sigma, spec.seed, task, item, value, clean[item])
                 for item, value in values.items()
             ]
     return table
@@ -107,16 +107,16 @@ def _beside(plan: Plan) -> list[tuple]:
 
 
 def accuracies(scored: pd.DataFrame) -> pd.DataFrame:
-    """Accuracy of every arm by task and on average: ARM, task, label, accuracy, low, high, n, n_seeds.
+    """Accuracy of each setting by task and on average: SETTING, task, label, accuracy, low, high, n, n_seeds.
 
     Percent. An item's value is its mean over training seeds.
     """
     table = []
-    for arm, part in scored.groupby(ARM, sort=False, dropna=False):
+    for setting, part in scored.groupby(SETTING, sort=False, dropna=False):
         for task, items in _tasks_and_average(part):
             found = intervals.mean_over_items(items["value"], items["task"])
-            table.append((*arm, task, *found.bounds, found.n, part["seed"].nunique()))
-    return _labelled(table, [*ARM, "task", "accuracy", "low", "high", "n", "n_seeds"])
+            table.append((*setting, task, *found.bounds, found.n, part["seed"].nunique()))
+    return _labelled(table, [*SETTING, "task", "accuracy", "low", "high", "n", "n_seeds"])
 
 
 def contrasts(
@@ -124,7 +124,7 @@ def contrasts(
     others: pd.DataFrame,
     *,
     on: Sequence[str] = (),
-    by: Sequence[str] = ARM,
+    by: Sequence[str] = SETTING,
     confidence: float = 0.95,
 ) -> pd.DataFrame:
     """Rows less others on the same items, in points: a line a group of `by` x task, and its average.
@@ -171,7 +171,7 @@ def _in_order(tasks: pd.Series) -> list[str]:
 
 
 def _labelled(table: list[tuple], columns: list[str]) -> pd.DataFrame:
-    """Rows with the task's label; domains and methods in the order of spec, the rest as it came."""
+    """Rows with the task's label; domains and methods in the order of constants, the rest as it was."""
     frame = pd.DataFrame(table, columns=columns)
     frame = frame.assign(label=frame["task"].map(TASK_LABELS))
     if "method" in columns:
@@ -185,7 +185,7 @@ def plain(rows: pd.DataFrame, *, methods: Iterable[str] = KD_METHODS) -> pd.Data
     return rows[is_plain & (rows["temperature"] == 1.0) & (rows["noise_sigma"] == 0.0)]
 
 
-def gains(scored: pd.DataFrame, *, by: Sequence[str] = ARM, confidence: float = 0.95) -> pd.DataFrame:
+def gains(scored: pd.DataFrame, *, by: Sequence[str] = SETTING, confidence: float = 0.95) -> pd.DataFrame:
     """KD (`plain`) less SFT of the same student on the same items, as `contrasts` gives it.
 
     Nothing is selected on the test items, so there is no rule of selection.
@@ -202,13 +202,13 @@ def gain_table(items: Items) -> pd.DataFrame:
 
 
 def with_and_without(scored: pd.DataFrame) -> pd.DataFrame:
-    """`gains` on all items beside those on the items that are not in the training set: suffix `_without`.
+    """`gains` on all items, and on the items that are not in the training set with the suffix `_without`.
 
     Columns domain, method, task, label, difference, low, high, n and the same of the clean items. A task that
     has none is NaN there, and so is an average, which would be one of other tasks. Empty where it is not
     known which are clean.
     """
-    keys, values = [*ARM, "task"], ["difference", "low", "high", "n"]
+    keys, values = [*SETTING, "task"], ["difference", "low", "high", "n"]
     known = scored[scored["is_clean"].notna()]
     clean = gains(known[known["is_clean"].eq(True)])[[*keys, *values]]
     n_tasks, n_left = (table.groupby("domain")["task"].nunique() for table in (gains(known), clean))
@@ -226,14 +226,16 @@ def tuning_costs(scored: pd.DataFrame) -> pd.DataFrame:
     return contrasts(plain(scored, methods=("fkl",)), untuned, on=["teacher"])
 
 
-def noise_changes(scored: pd.DataFrame, *, by: Sequence[str] = ARM, kept_share: float = 1.0) -> pd.DataFrame:
+def noise_changes(
+    scored: pd.DataFrame, *, by: Sequence[str] = SETTING, kept_share: float = 1.0
+) -> pd.DataFrame:
     """Each noisy run less `kept_share` of its method's noise-free one (`contrasts`): a loss is negative."""
     noisy = scored[(scored["noise_sigma"] > 0.0) & scored["teacher_tuned"].eq(True)]
     clean = plain(scored).assign(value=lambda rows: kept_share * rows["value"])
     return contrasts(noisy[noisy["temperature"] == 1.0], clean, on=["teacher", "method"], by=by)
 
 
-def temperature_changes(scored: pd.DataFrame, *, by: Sequence[str] = ARM) -> pd.DataFrame:
+def temperature_changes(scored: pd.DataFrame, *, by: Sequence[str] = SETTING) -> pd.DataFrame:
     """Each run at another temperature less that at 1 of its method (`contrasts`)."""
     other = scored[(scored["temperature"] != 1.0) & scored["teacher_tuned"].eq(True)]
     return contrasts(other[other["noise_sigma"] == 0.0], plain(scored), on=["teacher", "method"], by=by)
@@ -257,7 +259,7 @@ def with_intervals(runs: pd.DataFrame, scored: pd.DataFrame) -> pd.DataFrame:
     table = intervals.accuracy_intervals(runs)
     if scored.empty:
         return table
-    keys = [*ARM, "task"]
+    keys = [*SETTING, "task"]
     found = accuracies(scored)[[*keys, "low", "high"]].astype({"teacher_tuned": "boolean"})
     return table.drop(columns=["low", "high"]).merge(found, on=keys, how="left", validate="one_to_one")
 
@@ -266,18 +268,22 @@ def with_intervals(runs: pd.DataFrame, scored: pd.DataFrame) -> pd.DataFrame:
 
 
 def agreements(beside: pd.DataFrame) -> pd.DataFrame:
-    """Items with the teacher's answer, percent, and the rise over the SFT student's beside the same teacher.
+    """Items with the teacher's answer, percent, and the rise over the SFT student of the same teacher.
 
     A line a method (`sft` among them) x task, and its average: PAIRED, task, label, agreement, low, high, n,
     and rise, rise_low, rise_high, p_value, points, NaN for SFT.
     """
     table = []
-    for arm, part in beside.groupby(PAIRED, sort=False):
+    for setting, part in beside.groupby(PAIRED, sort=False):
         for task, items in _tasks_and_average(part):
             found = intervals.mean_over_items(items["value"], items["task"])
-            table.append((*arm, task, *found.bounds, found.n))
+            table.append((*setting, task, *found.bounds, found.n))
     levels = _labelled(table, [*PAIRED, "task", "agreement", "low", "high", "n"])
-    rises = agreement_rises(beside)[[*PAIRED, "task", "difference", "low", "high", "p_value"]]
+    return _with_rises(levels, agreement_rises(beside))
+
+
+def _with_rises(levels: pd.DataFrame, rises: pd.DataFrame) -> pd.DataFrame:
+    rises = rises[[*PAIRED, "task", "difference", "low", "high", "p_value"]]
     names = {"difference": "rise", "low": "rise_low", "high": "rise_high"}
     return levels.merge(rises.rename(columns=names), on=[*PAIRED, "task"], how="left")
 
@@ -295,10 +301,8 @@ def fidelities(beside: pd.DataFrame) -> pd.DataFrame:
     """
     levels = _jackknifed(_bleus(beside), PAIRED)
     levels = levels.rename(columns={"estimate": "fidelity"}).drop(columns="p_value")
-    rises = fidelity_rises(beside)[[*PAIRED, "task", "difference", "low", "high", "p_value"]]
-    names = {"difference": "rise", "low": "rise_low", "high": "rise_high"}
     levels[["low", "high"]] = levels[["low", "high"]].clip(0.0, 100.0)
-    return levels.merge(rises.rename(columns=names), on=[*PAIRED, "task"], how="left")
+    return _with_rises(levels, fidelity_rises(beside))
 
 
 def fidelity_rises(beside: pd.DataFrame, *, by: Sequence[str] = PAIRED) -> pd.DataFrame:

@@ -1,7 +1,7 @@
 """KD and SFT student on the same items: which answers were won and lost, and the mean gain three ways.
 
-Live runs alone: no item-level results were released. Students at temperature 1 without noise, each beside the
-SFT student of its seed, so that nothing is picked and nothing but the training differs.
+Live runs alone: no item-level results were released. Students at temperature 1 without noise, each
+compared with the SFT student of its seed, so that nothing is picked and nothing but the training differs.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ WAYS = {
 
 
 def against_sft(paired: pd.DataFrame) -> pd.DataFrame:
-    """KD answers beside the SFT student's of the same pair, seed and item: RUN, method, task, item_id, `kd`,
+    """KD and SFT answers of the same pair, seed and item: RUN, method, task, item_id, `kd`,
     `sft` (right or not).
 
-    Takes likeness.paired_answers; of several texts an item the first. A seed without SFT run is left out.
+    Takes agreement_fidelity.paired_answers; of several texts an item the first. No seed without SFT.
     """
     first = paired[paired["sample"] == paired["sample"].min()]
     keys = [*STRATUM, "item_id"]
@@ -97,25 +97,22 @@ def three_ways(
                 name = METHOD_NAMES[method]
                 n = part["student"].nunique()
                 for way, found in _ways(part, rng, n_resamples).items():
-                    table.append((domain, name, WAYS[way], *found[:3], n, found[3]))
+                    table.append((domain, name, WAYS[way], *found.bounds, n, found.reason))
     columns = ["domain", "label", "way", "estimate", "low", "high", "n_students", "reason"]
     return in_domain_order(pd.DataFrame(table, columns=columns)).reset_index(drop=True)
 
 
-def _ways(
-    part: pd.DataFrame, rng: np.random.Generator, n_resamples: int
-) -> dict[str, tuple[float, float, float, str]]:
+def _ways(part: pd.DataFrame, rng: np.random.Generator, n_resamples: int) -> dict[str, Estimate]:
     gains = part.assign(gain=100.0 * (part["kd"].astype(int) - part["sft"].astype(int)))
     tasks = gains.groupby([*STRATUM], sort=False)["gain"].mean().reset_index()
     tasks = tasks.groupby(["family", "student", "task"], sort=False)["gain"].mean().reset_index()
     students = tasks.groupby(["family", "student"], sort=False)["gain"].mean().reset_index()
     by_t = student_tests.student_mean_test(students, "gain", unit="student", block="family")
     mixed = student_tests.mixed_gain(tasks)
-    drawn = _drawn(gains, rng, n_resamples)
     return {
-        "students": (by_t.value, by_t.low, by_t.high, by_t.reason),
-        "crossed": (drawn.value, drawn.low, drawn.high, drawn.reason),
-        "mixed": (mixed.estimate, mixed.low, mixed.high, mixed.reason),
+        "students": by_t,
+        "crossed": _drawn(gains, rng, n_resamples),
+        "mixed": Estimate(mixed.estimate, mixed.low, mixed.high, reason=mixed.reason),
     }
 
 

@@ -3,7 +3,7 @@
 The paper sees fidelity rise while accuracy hardly follows it. Between students that is a correlation; here it
 is asked of single items: where a student became right through KD (wrong after SFT of the same seed, right
 after KD, teacher right), did its text come closer to the teacher's than where it stayed wrong? Math alone,
-whose texts reason; students at temperature 1 without noise beside their tuned teacher, one text an item.
+whose texts reason; students at temperature 1 without noise and their tuned teacher, one text an item.
 
 Likeness is sentence BLEU and ROUGE-L with the teacher's text, and, since two right answers share at least the
 number they end on, BLEU of the words alone (`wording`).
@@ -53,7 +53,7 @@ STATED = re.compile(r"\s*[Tt]he answer is\b.*$", re.DOTALL)
 
 
 def texts(plan: Plan) -> pd.DataFrame:
-    """Texts of a plan's students beside their teacher's: a row a student x teacher x seed x item.
+    """Texts of a plan's students and of their teachers: a row a student x teacher x seed x item.
 
     Columns agreement_fidelity.NAMES, COLUMNS, those of the teacher with the suffix `_teacher`, `outcome` (a
     key of OUTCOMES) and MEASURES, percent. No rows without live runs, or without math.
@@ -112,7 +112,7 @@ def wording(text: str) -> str:
 
 
 def changes(rows: pd.DataFrame) -> pd.DataFrame:
-    """`texts` of KD beside those of the SFT student of the same pair and seed.
+    """`texts` of KD joined to those of the SFT student of the same pair and seed.
 
     Adds `correct_sft`, `fate` (a key of FATES; exactly one holds) and MEASURES as rises: KD less SFT, each
     against the same text of the teacher, points.
@@ -220,7 +220,7 @@ def contrasts(
 
 
 def remark(table: pd.DataFrame) -> str:
-    """What `contrasts` with the items that stayed wrong comes to, a sentence a method.
+    """A summary of `contrasts` with the items that stayed wrong, a sentence a method.
 
     The rule: likeness goes with becoming right if the interval of the sentence BLEU lies above 0; the paradox
     is seen item by item if it holds 0 or lies below.

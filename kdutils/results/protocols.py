@@ -217,7 +217,7 @@ def _judged(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def verdict(row: dict, *, luck: float) -> str:
-    """What a change comes to by the rule of this module; `luck` is the larger control, NaN without one."""
+    """The verdict on a change by the rule of this module; `luck` is the larger control, NaN without one."""
     if row["arm"] in CONTROLS:
         return "control"
     if math.isnan(row["low"]):
@@ -289,7 +289,7 @@ def factor_table() -> pd.DataFrame:
 
 
 def remark(table: pd.DataFrame) -> str:
-    """What the factors come to, a paragraph a domain x method: on the two accuracies, then on the gain."""
+    """A summary of the factors, a paragraph a domain x method: on the two accuracies, then on the gain."""
     paragraphs = []
     for (domain, method), part in table.groupby(["domain", "method"], sort=False):
         name = METHOD_NAMES[method]
@@ -324,7 +324,7 @@ def _listed(parts: list[str]) -> str:
 
 
 def _at_chance(domain: str, part: pd.DataFrame, name: str) -> list[str]:
-    """A warning where students know no more than guessing tells, so that a factor has little to change."""
+    """A warning where students are right as often as by guessing: a factor has little to change."""
     chance = sum(map(evaluate.chance_accuracy, DOMAIN_TASKS[domain])) / len(DOMAIN_TASKS[domain])
     levels = part.drop_duplicates("quantity").set_index("quantity")["careful"]
     named = {"SFT": levels.get("sft", math.nan), name: levels.get("kd", math.nan)}

@@ -1,7 +1,7 @@
-"""Live results of one real pair beside what was released of the same quantity.
+"""Live results of one real pair compared with the released values of the same quantity.
 
-A pair that was not released stands beside the nearest one that was, and beside the range over all; the column
-says which. Results of a model world stand alone: no released value is one of the same quantity.
+A pair that was not released is compared with the nearest one that was, and with the range over all; the
+column says which. Results of a model world stand alone: no released value is one of the same quantity.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import pandas as pd
 from kdutils.constants import AVERAGE, METHOD_NAMES, TASK_LABELS
 from kdutils.grid import cell_table as cell_rows
 from kdutils.grid.plan import Plan
+from kdutils.inference.estimate import Estimate
 from kdutils.results import authors_tables, gain_tables, item_gains, sweeps
 from kdutils.results.item_gains import Items
 
@@ -55,7 +56,7 @@ def nearest_pair(released: pd.DataFrame, teacher: str, student: str) -> tuple[st
 
 
 def pair_remark(cells: pd.DataFrame) -> str:
-    """Which released pair the live one stands beside, a sentence; "" where there is none to compare."""
+    """Which released pair the live one is compared with, a sentence; "" where there is none to compare."""
     found = _pairs(cells)
     if found is None:
         return ""
@@ -89,12 +90,12 @@ def _label(teacher: str, student: str) -> str:
 def table(
     comparison: Comparison, live: pd.DataFrame, released: pd.DataFrame, *, value: str, by: Sequence[str]
 ) -> pd.DataFrame:
-    """Live values with their intervals beside released ones, as texts: a line a task x `by`.
+    """Live values with their intervals and released ones, as texts: a line a task x `by`.
 
     The live column is called as `gain_tables.labels_of` calls it, such as `live, Qwen2.5`.
 
     Args:
-        live: tables of itemwise: domain, task, the columns `by`, `value`, low, high, n. A value of `value`
+        live: tables of item_gains: domain, task, the columns `by`, `value`, low, high, n. A value of `value`
             "difference" is written with its sign.
         released: the same quantity of every released pair: domain, task, teacher ("" where none is involved),
             student, the columns `by` and `value`; may be empty.
@@ -112,8 +113,9 @@ def table(
         places = pd.MultiIndex.from_frame(live[keys])
         shown[title] = [_number(number, sign) for number in near.reindex(places)]
         shown["released, range (runs)"] = [_range(*row, sign) for row in span.reindex(places).to_numpy()]
-    shown[_lower(gain_tables.labels_of(cells)["live"])] = [
-        f"{row[value]:{sign}.1f} [{row['low']:{sign}.1f}, {row['high']:{sign}.1f}]".replace("-", "−")
+    label = gain_tables.labels_of(cells)["live"]
+    shown[label[:1].lower() + label[1:]] = [
+        Estimate(row[value], row["low"], row["high"]).text(signed=bool(sign)).replace("-", "−")
         for row in live.to_dict("records")
     ]
     shown["items"] = live["n"].to_numpy()
@@ -131,10 +133,6 @@ def _range(low: float, high: float, n: float, sign: str) -> str:
     if math.isnan(n):
         return MISSING
     return f"{_number(low, sign)} to {_number(high, sign)} ({n:.0f})"
-
-
-def _lower(label: str) -> str:
-    return label[:1].lower() + label[1:]
 
 
 # --- what the sections compare -----------------------------------------------------------------------
@@ -175,14 +173,14 @@ def agreements(comparison: Comparison) -> pd.DataFrame:
 
 
 def fidelities(comparison: Comparison) -> pd.DataFrame:
-    """BLEU with the teacher's text by task and method, beside BLEU2.csv, most likely the released BLEU."""
+    """BLEU with the teacher's text by task and method, and BLEU2.csv, most likely the released BLEU."""
     released = _of_students(comparison, "fidelity_bleu2").rename(columns={"fidelity_bleu2": "fidelity"})
     live = item_gains.fidelities(comparison.items.beside)
     return table(comparison, live, released, value="fidelity", by=["method"])
 
 
 def noise(comparison: Comparison) -> pd.DataFrame:
-    """Accuracy by task, method and sigma, beside what is known of the paper's (noise_results)."""
+    """Accuracy by task, method and sigma, and what is known of the paper's (authors_tables.noise_results)."""
     released = item_gains.plain(comparison.released)
     if len(released):
         known = authors_tables.noise_results().rename(columns={"sigma": "noise_sigma"})

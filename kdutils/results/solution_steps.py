@@ -1,4 +1,4 @@
-"""What the steps of a written solution come to: do they lead to its answer, and where do they go wrong?
+"""The steps of a written solution, read by rule: do they lead to its answer, and where do they go wrong?
 
 A step is an equation of numbers, `a op b = c` (also with more than two numbers on the left); equations with
 an unknown are none. By rule, on the text alone.

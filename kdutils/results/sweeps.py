@@ -1,6 +1,6 @@
-"""What temperature and noise do: runs of one pair at several values, beside its baselines.
+"""What temperature and noise do: runs of one pair at several values, and its baselines.
 
-Tables in and out as in `study`.
+Every function takes cells or its neighbour's table and returns a tidy table.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def by_column(average: pd.DataFrame, varied: str, symbol: str) -> pd.DataFrame:
 
 
 def noise_losses(runs: pd.DataFrame) -> pd.DataFrame:
-    """What noise costs: each noisy row of `noise_runs` beside the noise-free run of its pair and method.
+    """What noise costs: each noisy row of `noise_runs` joined to the noise-free run of its pair and method.
 
     Columns of the row and `clean_accuracy`, `loss` (points) and `is_collapsed`: below half of the noise-free
     accuracy. Rows whose pair and method have no noise-free run are left out.

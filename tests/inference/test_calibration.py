@@ -341,7 +341,7 @@ class TestKept:
 
     def test_the_code_is_what_the_simulations_import(self):
         found = {path.stem for path in cache.code_files(calibration.__name__)}
-        assert {"simulations", "simulated_studies", "resampling", "student_tests"} <= found
+        assert {"simulations", "simulated_studies", "student_tests", "intervals"} <= found
 
     def test_too_few_simulations_are_refused(self, tmp_path):
         with pytest.raises(ValueError, match="n_simulations=10 says too little"):
