@@ -15,7 +15,7 @@ from kdutils import constants
 from kdutils.grid import cell_table
 from kdutils.grid.profile import Profile
 from kdutils.report import html_tables
-from kdutils.report.render import Link, duration, label, page
+from kdutils.report.render import Link, duration, label, page, sentence
 
 THUMBNAIL_WIDTH = 640  # pixels; thumbnails are embedded, because a page may not load its neighbours
 VERDICT_MARKS = {"reproduced": "✓", "not_reproduced": "✗", "inconclusive": "?", "not_testable": "–"}
@@ -43,14 +43,17 @@ def index_html(
     claims: Sequence[Mapping[str, Any]],
     figures: Sequence[Mapping[str, Any]],
     provenance: Mapping[str, Any],
+    *,
+    conclusions: Mapping[str, Sequence[str]] | None = None,
 ) -> str:
-    """The first page of a profile: verdicts, reports, figures, provenance.
+    """The first page of a profile: verdicts, conclusions, reports, figures, provenance.
 
     Args:
         results: one for each notebook of the profile.
         claims: rows of claims.json.
         figures: as `notebook_api.figures` gives them: path of the PNG, alt, caption, notebook.
         provenance: names and values; a mapping as value is folded away.
+        conclusions: sentences of Markdown by notebook.
     """
     pages = {result.name: _page_of(result) for result in results}
     with ThreadPoolExecutor() as pool:  # compressing thumbnails takes most of the time, and no lock
@@ -63,6 +66,11 @@ def index_html(
         wide=True,
         profile=profile,
         claims=_claims_by_source(claims, pages, _labels(profile)),
+        conclusions=[
+            {"label": label(name), "href": pages.get(name), "sentences": list(map(sentence, sentences))}
+            for name, sentences in (conclusions or {}).items()
+            if sentences
+        ],
         reports=[_report_row(result, pages[result.name]) for result in results],
         figures=drawn,
         provenance=provenance,

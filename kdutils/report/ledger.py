@@ -169,6 +169,11 @@ def sentinel(folder: Path, notebook: str) -> Path:
     return _part(folder, notebook, "done.json")
 
 
+def conclusions(folder: Path, notebook: str) -> list[str]:
+    """The sentences in which a finished notebook says what it found; none if it has not finished."""
+    return _sentinel_facts(folder, notebook).get("conclusions", [])
+
+
 def claims(folder: Path) -> list[dict[str, Any]]:
     """The rows of `claims.json`, none if no notebook has finished yet; made anew if they cannot be read."""
     path = folder / "claims.json"
@@ -234,7 +239,8 @@ def _rows(folder: Path, suffix: str, key: Sequence[str], said: list[str]) -> dic
     for part in sorted((folder / "ledger").glob(f"*.{suffix}")):
         notebook = part.name.removesuffix(f".{suffix}")
         try:
-            if _written_digest(folder, notebook, suffix) not in (None, disk.sha256(part)):
+            written = _sentinel_facts(folder, notebook).get("sha256", {})  # {} in those of older versions
+            if written.get(suffix) not in (None, disk.sha256(part)):
                 raise ValueError("its SHA-256 is not the recorded one")
             text = part.read_text(encoding="utf-8")
             found = json.loads(text) if suffix == "claims.json" else csv.DictReader(text.splitlines())
@@ -246,13 +252,13 @@ def _rows(folder: Path, suffix: str, key: Sequence[str], said: list[str]) -> dic
     return rows
 
 
-def _written_digest(folder: Path, notebook: str, suffix: str) -> str | None:
-    """What the sentinel of a notebook says of a part; None without one, or for one of before it did."""
+def _sentinel_facts(folder: Path, notebook: str) -> dict[str, Any]:
+    """What the sentinel of a notebook holds; nothing if it is missing or unreadable."""
     try:
-        written = json.loads(sentinel(folder, notebook).read_text(encoding="utf-8"))
-        return written.get("sha256", {}).get(suffix)
-    except (OSError, ValueError, AttributeError):
-        return None
+        facts = json.loads(sentinel(folder, notebook).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return facts if isinstance(facts, dict) else {}
 
 
 def _in_order(rows: Mapping[tuple, dict]) -> list[dict]:

@@ -123,10 +123,13 @@ class Report:
         self._stems: list[str] = []  # of the figures drawn; kept after `finish`, which may be called again
         self._statistics: list[pd.DataFrame] = []
         self._claims: dict[tuple, dict[str, Any]] = {}
+        self._conclusions: list[str] = []
         shutil.rmtree(self._staging, ignore_errors=True)
 
-    def figure(self, fig: Figure, name: str, *, alt: str, data: pd.DataFrame, caption: str) -> None:
+    def figure(self, fig: Figure | None, name: str, *, alt: str, data: pd.DataFrame, caption: str) -> None:
         """Show a figure and keep it as PNG, SVG and the CSV of exactly what is drawn; closes it.
+
+        Nothing happens if `fig` is None, which functions return when there is nothing to draw.
 
         Args:
             name: unique in the notebook; files are called NN_name, NN being the notebook's number.
@@ -136,6 +139,8 @@ class Report:
         Raises:
             ValueError: if a part is missing or `alt` holds no digit.
         """
+        if fig is None:
+            return
         if not re.fullmatch(r"[a-z0-9_]+", name):
             raise ValueError(f"figure name {name!r} must be of a-z, 0-9 and _")
         if not re.search(r"\d", alt) or not caption.strip():
@@ -165,9 +170,18 @@ class Report:
         display(text, metadata={"kdutils": {"figure": stem}}, raw=True)
 
     def table(
-        self, frame: pd.DataFrame, *, caption: str, formats: Mapping[str, html_tables.Format] | None = None
+        self,
+        frame: pd.DataFrame | None,
+        *,
+        caption: str,
+        formats: Mapping[str, html_tables.Format] | None = None,
     ) -> None:
-        """Show a table; `formats` gives the format specification of a column, such as ".2f"."""
+        """Show a table; `formats` gives the format specification of a column, such as ".2f".
+
+        Nothing is shown for None or a table without rows.
+        """
+        if frame is None or not len(frame):
+            return
         markup = html_tables.to_html(frame, caption=caption, formats=formats)
         display({"text/html": markup, "text/plain": f"{caption}\n{frame.to_string()}"}, raw=True)
 
@@ -175,6 +189,16 @@ class Report:
         """Show a paragraph of Markdown, whose tags and links are text; nothing for ""."""
         if text:
             display(Markdown(text_safety.without_markup(text)))
+
+    def conclusion(self, *sentences: str) -> None:
+        """Show what the notebook concludes as a list, and keep it for the index; "" is left out.
+
+        A sentence is Markdown, whose tags and links are text. A sentence kept before is not kept twice.
+        """
+        said = [" ".join(sentence.split()) for sentence in sentences if sentence.strip()]
+        if said:
+            self.remark("### What this says\n\n" + "\n".join(f"- {sentence}" for sentence in said))
+        self._conclusions += [sentence for sentence in said if sentence not in self._conclusions]
 
     def statistics(self, frame: pd.DataFrame) -> None:
         """Collect tests for `statistics.csv`; a test collected before is replaced.
@@ -210,6 +234,7 @@ class Report:
                     "parameters": vars(self.parameters),
                     "kdutils": kdutils.__version__,
                     "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+                    "conclusions": self._conclusions,
                     "run_token": os.environ.get(RUN_TOKEN),
                     "sha256": ledger.digests(self.folder, self.name),
                 },

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import html
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from nbformat import NotebookNode
 from pygments.formatters import HtmlFormatter
 
 from kdutils.grid.profile import Profile
+from kdutils.io import text_safety
 
 TEMPLATES = Path(__file__).parent / "templates"
 # Of several forms of one output, the first of these is shown; scripts and widgets are not among them.
@@ -120,13 +122,13 @@ def page(template: str, *, links: Sequence[Link], current: str | None, **values:
     )  # no text file holds one
 
 
-def relink(html: str, *, name: str, links: Sequence[Link]) -> str:
-    """`html` with its navigation made anew, for when other reports have appeared or failed since."""
+def relink(markup: str, *, name: str, links: Sequence[Link]) -> str:
+    """`markup` with its navigation made anew, for when other reports have appeared or failed since."""
     parts = _navigation(links, name)
     return re.sub(
         r"<!-- (navigation|onward) -->.*?<!-- /\1 -->",
         lambda match: f"<!-- {match[1]} -->{parts[match[1]]}<!-- /{match[1]} -->",
-        html,
+        markup,
         flags=re.DOTALL,
     )
 
@@ -163,6 +165,14 @@ def _navigation(links: Sequence[Link], current: str | None) -> dict[str, str]:
         part: Markup(_environment().get_template(f"{part}.html.j2").render(values))
         for part in ("navigation", "onward")
     }
+
+
+def sentence(text: str) -> Markup:
+    """One line of Markdown as HTML in which bold, italics and code stay; all else is text."""
+    markup = html.escape(text_safety.visible(text))
+    for pattern, tag in ((r"\*\*(.+?)\*\*", "strong"), (r"\*(.+?)\*", "em"), (r"`(.+?)`", "code")):
+        markup = re.sub(pattern, rf"<{tag}>\1</{tag}>", markup)
+    return Markup(markup)
 
 
 def _heading(notebook: NotebookNode) -> str:

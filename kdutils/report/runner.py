@@ -244,7 +244,8 @@ def write_index(profile: Profile, folder: Path, results: Sequence[Result], data:
     for sentence in (*said, *damaged):
         say(sentence)
     provenance = environment.provenance() | {"data": _checksums(data)}
-    html = index_html(profile, shown, ledger.claims(folder), drawn, provenance)
+    conclusions = {name: ledger.conclusions(folder, name) for name in profile.notebooks}
+    html = index_html(profile, shown, ledger.claims(folder), drawn, provenance, conclusions=conclusions)
     disk.write_json(folder / "index.json", [asdict(result) for result in shown])
     return disk.write_text(folder / "index.html", html)
 

@@ -176,6 +176,26 @@ def test_index_counts_each_source_by_itself():
     assert [len(table.select("tbody tr")) for table in soup.select("table")[:2]] == [1, 1]
 
 
+def test_index_shows_what_each_notebook_concludes_as_text_with_emphasis():
+    done = [Result(name="01_effectiveness", status="done"), Result(name="02_size_correlation", status="done")]
+    said = {
+        "01_effectiveness": ["Gain is **1.3** points.", "It wrote <b>a</b> [b](https://c.d) & $x$."],
+        "02_size_correlation": [],
+    }
+    profile = profile_of("01_effectiveness", "02_size_correlation")
+    soup = BeautifulSoup(index_html(profile, done, [], [], {}, conclusions=said), "html.parser")
+    [title] = soup.select("#conclusions ~ h3")
+    assert (title.get_text(), title.a["href"]) == ("01 Effectiveness", "reports/01_effectiveness.html")
+    first, second = title.find_next("ul").select("li")
+    assert [str(part) for part in first.contents] == ["Gain is ", "<strong>1.3</strong>", " points."]
+    assert (second.get_text(), second.a, second.b) == (
+        "It wrote <b>a</b> [b](https://c.d) & $x$.",
+        None,
+        None,
+    )
+    assert not BeautifulSoup(index_html(profile, done, [], [], {}), "html.parser").select("#conclusions")
+
+
 def test_index_names_the_family_of_real_models():
     profile = replace(profile_of("01_effectiveness"), sources=("live",), live=load_profile("qwen-small").live)
     results = [Result(name="01_effectiveness", status="not_run")]

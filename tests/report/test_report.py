@@ -288,7 +288,7 @@ def test_finish_may_be_called_again(run):
 DRAW_IN_A_PROCESS_OF_ITS_OWN = """\
 import sys
 from pathlib import Path
-sys.path.insert(0, {tests!r})
+sys.path[:0] = {tests!r}
 from test_report import NAME, draw
 from kdutils.report import notebook_api
 write = {{"profile": "published", "out": {out!r}, "selection": "best_on_test"}}
@@ -302,7 +302,9 @@ def test_figures_are_the_same_to_the_byte_in_two_processes(tmp_path, run):
     draw(run)
     run.finish()
     code = DRAW_IN_A_PROCESS_OF_ITS_OWN.format(
-        tests=str(Path(__file__).parents[1]), out=str(tmp_path / "second"), notebooks=str(tmp_path)
+        tests=[str(place) for place in Path(__file__).parents[:2]],
+        out=str(tmp_path / "second"),
+        notebooks=str(tmp_path),
     )
     subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"PYTHONHASHSEED": "1"})
     first, second = (
@@ -329,6 +331,33 @@ def test_a_column_of_reasons_is_shown_where_there_is_one():
     frame = pd.DataFrame({"task": ["a", "b"], "gain": [1.0, math.nan], "reason": ["", ""]})
     assert "reason" not in html_tables.to_html(frame, caption="Gains", formats={"reason": str, "gain": ".1f"})
     assert "one run" in html_tables.to_html(frame.assign(reason=["", "one run"]), caption="Gains")
+
+
+def test_a_figure_or_table_that_there_is_not_is_not_shown(run, monkeypatch):
+    monkeypatch.setattr(notebook_api, "display", lambda *given, **named: pytest.fail("something is shown"))
+    run.figure(None, "gain", alt="", data=DATA.iloc[:0], caption="")
+    run.table(None, caption="Gains.")
+    run.table(DATA.iloc[:0], caption="Gains.")
+    run.finish()
+    assert notebook_api.figures(run.folder) == []
+
+
+def test_conclusions_are_shown_at_once_and_kept_for_the_index_when_all_is_finished(run, monkeypatch):
+    shown = []
+    monkeypatch.setattr(notebook_api, "display", shown.append)
+    run.conclusion("Gain is **1.3** points.", "", "It falls\nwith size.")
+    run.conclusion("")
+    run.conclusion("It falls with size.", "n is 33.")
+    assert [remark.data for remark in shown] == [
+        "### What this says\n\n- Gain is **1.3** points.\n- It falls with size.",
+        "### What this says\n\n- It falls with size.\n- n is 33.",
+    ]
+    assert ledger.conclusions(run.folder, NAME) == []
+    run.finish()
+    said = ["Gain is **1.3** points.", "It falls with size.", "n is 33."]
+    assert ledger.conclusions(run.folder, NAME) == said
+    ledger.sentinel(run.folder, NAME).write_text("[{")
+    assert ledger.conclusions(run.folder, NAME) == []
 
 
 def test_a_remark_is_shown_and_none_is_not(run, monkeypatch):
@@ -616,7 +645,9 @@ def test_sentinel_says_what_ran(run, monkeypatch, capsys):
     written = json.loads(ledger.sentinel(run.folder, NAME).read_text())
     assert written["run_token"] == "abc"
     assert written["parameters"]["selection"] == "best_on_test"
-    assert set(written) == {"notebook", "parameters", "kdutils", "finished", "run_token", "sha256"}
+    assert sorted(written) == sorted(
+        ("notebook", "parameters", "kdutils", "finished", "conclusions", "run_token", "sha256")
+    )
     assert "figures/02_gain.png .svg .csv" in capsys.readouterr().out
 
 

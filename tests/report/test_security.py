@@ -106,8 +106,16 @@ def test_a_claim_an_error_and_a_figure_stay_text_in_the_index(tmp_path):
     }
     claim |= {"source": "live", "protocol": "careful", "analysis": "authors"}
     failed = index.Result(name="01_effectiveness", status="failed", error=HOSTILE, changed={"x": HOSTILE})
-    html = index.index_html(profile_of("01_effectiveness"), [failed], [claim], [], {"data": {"a": HOSTILE}})
+    said = {"01_effectiveness": [f"It wrote {HOSTILE}"]}
+    html = index.index_html(
+        profile_of("01_effectiveness"), [failed], [claim], [], {"data": {"a": HOSTILE}}, conclusions=said
+    )
     assert is_harmless(html.replace("\0", ""))
+    [sentence] = BeautifulSoup(html, "html.parser").select("#conclusions ~ ul > li")
+    assert (
+        sentence.get_text().startswith("It wrote ")
+        and "<script>window.pwned = 1</script>" in sentence.get_text()
+    )
 
 
 @pytest.mark.parametrize(
