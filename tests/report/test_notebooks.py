@@ -26,7 +26,8 @@ def code_cells(notebook):
 
 def test_there_is_a_notebook_for_every_section_and_no_other():
     assert [path.stem for path in NOTEBOOKS] == list(constants.NOTEBOOKS)
-    assert list(load_profile("published").notebooks) == [*SECTIONS.values(), "10_calibration"]
+    paper = sorted([*SECTIONS.values(), *constants.BEYOND.values()])
+    assert list(load_profile("published").notebooks) == [*paper, "10_calibration"]
 
 
 def test_title_is_a_question(notebook):
