@@ -199,8 +199,8 @@ class Section:
             rho = f"{rows['rho'].median():+.2f}".replace("-", "−")
             sentences.append(
                 f"{self.labels[source]}, {self.selection}: the gain rises with {CORRELATED[test][1]} in {up} "
-                f"of {len(rows)} tasks and falls with it in {down} (95% interval of Spearman's rho on one side "
-                f"of 0); the other {len(rows) - up - down} are inconclusive; the median rho is {rho}."
+                f"of {len(rows)} tasks and falls with it in {down} (95% interval of Spearman's rho on one "
+                f"side of 0); the other {len(rows) - up - down} are inconclusive; the median rho is {rho}."
             )
         return sentences
 

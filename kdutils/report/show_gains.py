@@ -219,8 +219,8 @@ def size_sentences(section: Section) -> list[str]:
         points = student_gains.by_size(each.evidence).query("scale == 'points'")
         within = points["value"].between(points["least"], points["most"])
         sentences.append(
-            f"{section.labels[each.evidence.source]}: {int(within.sum())} of {len(points)} student means, one "
-            "a student and domain, lie within what equal gains in log odds would give: of these the scale of "
+            f"{section.labels[each.evidence.source]}: {int(within.sum())} of {len(points)} student means, "
+            "one a student and domain, lie within what equal gains in log odds would give: of these the scale of "
             "points alone may explain the differences."
         )
     return sentences

@@ -212,7 +212,7 @@ class Protocol:
         if self.changes.empty:
             return
         caption = "levels under careful, and the change by each factor in points with its 95% interval; the "
-        caption += "rule of the last column stands in kdutils.results.protocols and was written before a value was seen."
+        caption += "rule of the last column (kdutils.results.protocols) was written before a value was seen."
         self.section.table("live", protocols.table_of(self.changes), caption)
         self.section.run.remark(protocols.remark(self.changes))
         self.section.run.remark(protocols.noise_remark(self.noise))
@@ -232,6 +232,7 @@ class Protocol:
             said.append(
                 f"{self.section.labels['live']}, {constants.DOMAIN_LABELS[domain].lower()}, "
                 f"{constants.METHOD_NAMES[method]}: the gain under careful is {part['careful'].iloc[0]:+.1f} "
-                f"points; of {len(part)} factors: {counts}; the largest change ({largest['label']}) is {change}."
+                f"points; of {len(part)} factors: {counts}; the largest change ({largest['label']}) is "
+                f"{change}."
             )
         return [text.replace("is -", "is −") for text in said]

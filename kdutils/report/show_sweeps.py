@@ -133,8 +133,8 @@ def noise_sentences(section: Section) -> list[str]:
         for sigma, part in table.groupby("sigma", sort=False):
             said.append(
                 f"{section.labels[source]}: sigma {sigma:g} costs {by_domain(part, value='loss')} (95% "
-                f"intervals over pairs and methods); {part['collapsed'].sum()} of {part['runs'].sum()} students "
-                "collapse."
+                f"intervals over pairs and methods); {part['collapsed'].sum()} of {part['runs'].sum()} "
+                "students collapse."
             )
     changes = section.in_view(item_gains.noise_changes(section.items.scored))
     for sigma, part in changes[changes["task"] == AVERAGE].groupby("noise_sigma"):
@@ -160,10 +160,10 @@ def decoding_remark(section: Section) -> None:
         by_pair = is_collapsed.groupby([runs["teacher"], runs["student"]]).any()
         by_pair = by_pair[by_pair.index.isin(pd.MultiIndex.from_frame(swept_pairs))]
         texts["published"] = (
-            f"of the {len(by_pair)} runs of reverse KL on commonsense, {int(by_pair.sum())} collapse at temperature "
-            "1 in whole or in part, and a higher temperature repairs them. The authors decode by sampling at "
-            "temperature 1: a student that was matched to its teacher at temperature 2 is decoded sharper than it "
-            "was trained, so part of the advantage of 2 may be the sharper decoding."
+            f"of the {len(by_pair)} runs of reverse KL on commonsense, {int(by_pair.sum())} collapse at "
+            "temperature 1 in whole or in part, and a higher temperature repairs them. The authors decode by "
+            "sampling at temperature 1: a student that was matched to its teacher at temperature 2 is decoded "
+            "sharper than it was trained, so part of the advantage of 2 may be the sharper decoding."
         )
     if "live" in tables:
         texts["live"] = (
