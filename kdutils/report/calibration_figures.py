@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from kdutils.inference import calibration
 from kdutils.report import plots
 from kdutils.report.notebook_api import Report
-from kdutils.report.plots import MARKERS, Style
+from kdutils.report.styles import MARKERS, Style
 
 TICKS = (0, 0.01, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1)
 

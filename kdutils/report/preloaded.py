@@ -38,8 +38,15 @@ from kdutils.report import (
     ledger,
     live,
     notebook_api,
-    plots,
     render,
+    section,
+    show_agreement,
+    show_beyond,
+    show_fidelity,
+    show_gains,
+    show_study,
+    show_sweeps,
+    styles,
     worker,
 )
 from kdutils.results import (
@@ -73,7 +80,7 @@ def use() -> None:
     name = "00_page"
     render.to_html(nbformat.reads(text, as_version=4), name=name, links=[render.Link(name, None)], facts={})
     with matplotlib.rc_context():
-        plots.set_theme()
+        styles.set_theme()
         fig = Figure()  # not of pyplot, which where there is a screen would open it
         fig.subplots().set(title="a title", xlabel="x", ylabel="y")
         for kind in ("png", "svg"):

@@ -15,7 +15,7 @@ from kdutils.claims import answer_sheet, claims, declared
 from kdutils.claims.evidence import VERDICTS
 from kdutils.constants import AVERAGE, DOMAIN_LABELS, KD_METHODS
 from kdutils.grid import plan
-from kdutils.report import figures, live, plots
+from kdutils.report import figures, live, plots, styles
 from kdutils.report.html_tables import Format
 from kdutils.report.notebook_api import Report
 from kdutils.results import authors_tests, gain_tables, item_gains, released_comparison
@@ -42,7 +42,7 @@ class Section:
     """
 
     def __init__(self, run: Report, number: str, *, domains: Collection[str] | None = None) -> None:
-        plots.set_theme()
+        styles.set_theme()
         self.run, self.number = run, number
         self.asked = plan.plan(number, vars(run.parameters))
         cells = live.cells(self.asked)
@@ -223,18 +223,19 @@ class Section:
 
     def says(self, *sentences: str) -> None:
         """Close with *What this says*: these sentences, and what both analyses make of the claims."""
-        self.run.conclusion(*sentences, *(self._verdicts(each) for each in self.judged))
+        verdicts = "; ".join(self._verdicts(each) for each in self.judged)
+        self.run.conclusion(*sentences, f"Verdicts. {verdicts}.")
 
     def _verdicts(self, judged: claims.Judgement) -> str:
-        """How many claims of one source have which verdict under both analyses, in a sentence."""
+        """How many claims of one source have which verdict under both analyses, in words."""
         parts = []
         for analysis, words in (("authors", "by the authors' rule"), ("strict", "by the stricter one")):
             rows = [row for row in judged.rows if row["analysis"] == analysis]
             found = [row["verdict"] for row in rows]
             counted = (f"{found.count(each)} {each.replace('_', ' ')}" for each in VERDICTS if each in found)
-            parts.append(f"{words} {', '.join(counted)}")
+            parts.append(f"{words} {' and '.join(counted)}")
         label = self.labels[judged.evidence.source]
-        return f"{label}: of {len(judged.authors)} claims {'; '.join(parts)}."
+        return f"{label}, {len(judged.authors)} claims: {', '.join(parts)}"
 
 
 def span(values: pd.Series, fmt: str) -> str:

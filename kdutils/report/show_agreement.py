@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 
 from kdutils.constants import AVERAGE
-from kdutils.report import figures
-from kdutils.report.plots import KIND_STYLE
+from kdutils.report import figures, likeness_figures
 from kdutils.report.section import Section, by_domain, span
 from kdutils.report.show_gains import POINTS
+from kdutils.report.styles import KIND_STYLE
 from kdutils.results import (
     agreement_fidelity,
     authors_tests,
@@ -86,7 +86,10 @@ def against_accuracy(section: Section) -> None:
     for source, table in tables.items():
         by = "domain" if source == "published" else "method"
         draw = partial(
-            figures.likeness_against_accuracy, y="agreement", ylabel="same answer as the teacher, %", by=by
+            likeness_figures.likeness_against_accuracy,
+            y="agreement",
+            ylabel="same answer as the teacher, %",
+            by=by,
         )
         alt = (
             f"Agreement, {span(table['agreement'], '.0f')} %, against accuracy for {len(table)} runs x tasks."
@@ -116,7 +119,7 @@ def answer_shares(section: Section) -> None:
     alike = span(shares["same_wrong"], ".1f")
     alt = f"Answers of student and teacher by method; both wrong alike on {alike} % of items."
     caption = "answers of student and tuned teacher, mean over tasks, seeds and pairs, temperature 1."
-    section.figure("answer_shares", "live", shares, figures.answer_shares, alt=alt, caption=caption)
+    section.figure("answer_shares", "live", shares, likeness_figures.answer_shares, alt=alt, caption=caption)
     names = {"domain": "domain", "label": "student", "n_pairs": "pairs", "agreement": "same answer, %"}
     names |= {"both_right": "both right, %", "same_wrong": "both wrong alike, %"}
     table = shares[list(names)].rename(columns=names)
@@ -143,7 +146,7 @@ def given_accuracy(section: Section) -> None:
     caption = (
         "agreement with the tuned teacher as it is and given both accuracies, mean over tasks and pairs, "
     )
-    draw = partial(figures.given_accuracy, measures=measures)
+    draw = partial(likeness_figures.given_accuracy, measures=measures)
     name = "agreement_given_accuracy"
     section.figure(name, "live", table, draw, alt=alt, caption=f"{caption}temperature 1.")
     caption = (
@@ -194,15 +197,14 @@ def sentences(section: Section) -> list[str]:
 def rise_sentences(section: Section, measure: str, what: str) -> list[str]:
     """How much KD raises a likeness to the teacher, mean over pairs with an interval over them.
 
-    A sentence a source that has several pairs, all methods together.
+    One sentence for all sources that have several pairs, all methods together.
     """
-    said = []
+    parts = []
     for source, gains in gain_tables.several_pairs(section.gains).items():
         pairs = agreement_fidelity.by_pair(gains, measure=measure)
         rows = []
         for domain, part in pairs.groupby("domain", sort=False):
             rise = authors_tests.mean_interval(part["rise"])
             rows.append({"domain": domain, "rise": rise.estimate, "low": rise.low, "high": rise.high})
-        found = by_domain(pd.DataFrame(rows), value="rise")
-        said.append(f"{section.labels[source]}: KD changes {what} by {found} (95% intervals over pairs).")
-    return said
+        parts.append(f"{section.labels[source]}: {by_domain(pd.DataFrame(rows), value='rise')}")
+    return [f"KD changes {what}. {'; '.join(parts)} (95% intervals over pairs)."] if parts else []

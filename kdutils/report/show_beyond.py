@@ -122,7 +122,7 @@ def sentences(section: Section, *, apart: pd.DataFrame) -> list[str]:
         said.append(f"Released: {text}, {'; '.join(parts)}.")
     won = paired_items.won_and_lost(against_sft(section))
     if len(won):
-        said.append(f"{section.labels['live']}: {paired_items.map_remark(won)} (McNemar's test over items).")
+        said.append(f"{section.labels['live']}: {paired_items.map_remark(won)}")
     if len(ranked := answer_modes.rankings(section.of("live"))):
         said.append(f"{section.labels['live']}: {_highest(ranked[ranked['task'] == AVERAGE])}")
     return said

@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 
 from kdutils.claims import claims
-from kdutils.report import figures
-from kdutils.report.plots import KIND_STYLE
+from kdutils.report import figures, likeness_figures
 from kdutils.report.section import Section, span
 from kdutils.report.show_agreement import rise_sentences, rises
 from kdutils.report.show_gains import POINTS
+from kdutils.report.styles import KIND_STYLE
 from kdutils.results import (
     agreement_fidelity,
     authors_tests,
@@ -66,7 +66,7 @@ def live_rise(section: Section) -> None:
         table = agreement_fidelity.by_method(gains, measure="fidelity")
         alt = f"Mean BLEU from {span(table['fidelity'], '.1f')} percent by pair."
         caption = f"mean over tasks of the BLEU with the teacher's texts ({sweeps.decoding(gains)})."
-        draw = partial(figures.likeness_by_method, measure="fidelity", xlabel=BLEU)
+        draw = partial(likeness_figures.likeness_by_method, measure="fidelity", xlabel=BLEU)
         section.figure("fidelity_rise", "live", table, draw, alt=alt, caption=caption)
         table = authors_tests.rise_by_method(gains, measure="fidelity")
         caption = "BLEU before (sft) and after KD, and its rise with a 95% interval over pairs."
@@ -93,7 +93,7 @@ def level_and_gain(section: Section) -> None:
         label = f"fidelity ({agreement_fidelity.FIDELITY_NAMES[source]}), %"
         alt = f"{len(table)} points. {authors_tests.fidelity_remark(table)}"
         caption = "fidelity against accuracy (left), gain against fidelity (right): pairs x methods x tasks."
-        draw = partial(figures.level_and_gain, measure="fidelity", label=label)
+        draw = partial(likeness_figures.level_and_gain, measure="fidelity", label=label)
         section.figure("fidelity_scatter", source, table, draw, alt=alt, caption=caption)
 
 
@@ -113,7 +113,7 @@ def right_and_alike(section: Section) -> None:
     links = authors_tests.item_links(alike, bound=claims.FEEBLE)
     alt = f"Median |r| by task from {span(links['median |r|'], '.2f')}, {len(alike)} runs x tasks."
     caption = "being right and writing like the teacher, correlated over items; every run a point."
-    draw = partial(figures.right_and_alike, bound=claims.FEEBLE)
+    draw = partial(likeness_figures.right_and_alike, bound=claims.FEEBLE)
     section.figure("right_and_alike", "live", alike, draw, alt=alt, caption=caption)
     section.table("live", links, "the same by task.", {"median r": "+.2f", "median |r|": ".2f"})
 
@@ -147,7 +147,7 @@ class Texts:
         alt = f"Sentence BLEU of SFT where both are right {both:.0f} %, where both are wrong otherwise "
         alt += f"{other:.0f} %."
         caption = "likeness to the tuned teacher's text by who is right, math, temperature 1."
-        draw = partial(figures.likeness_by_group, xlabel="likeness to the teacher, %")
+        draw = partial(likeness_figures.likeness_by_group, xlabel="likeness to the teacher, %")
         self.section.figure("fidelity_by_outcome", "live", levels, draw, alt=alt, caption=caption)
 
     def links_on_svamp(self) -> None:
@@ -174,7 +174,7 @@ class Texts:
             "how much closer to the teacher's text KD came than SFT, by what became of the item (the first "
         )
         caption += "four: teacher right); same student, seed and item, math."
-        draw = partial(figures.likeness_by_group, xlabel="change of likeness through KD, points")
+        draw = partial(likeness_figures.likeness_by_group, xlabel="change of likeness through KD, points")
         self.section.figure("paradox", "live", fates, draw, alt=alt, caption=caption)
 
     def contrasts(self) -> None:
@@ -200,6 +200,17 @@ class Texts:
         self.section.table("live", table, caption, POINTS | {"difference, points": "+.1f"})
         self.section.run.remark(paradox.remark(self.contrasted))
 
+    def sentences(self) -> list[str]:
+        """For how many methods coming closer to the teacher's text goes with becoming right; [] without texts."""
+        if self.contrasted.empty:
+            return []
+        rows = self.contrasted[self.contrasted["than"] == "stayed_wrong"].set_index("measure")
+        above = {name: int((rows.loc[[name], "low"] > 0).sum()) for name in ("bleu", "wording")}
+        n_methods, bleu = rows["method"].nunique(), span(rows.loc[["bleu"], "estimate"], "+.1f")
+        text = f"{self.section.labels['live']}, item by item: sentence BLEU with the teacher rises more where items "
+        text += f"became right than where they stayed wrong in {above['bleu']} of {n_methods} methods (95% interval "
+        return [f"{text}above 0; {bleu} points), in the words alone in {above['wording']}."]
+
     def followed(self) -> None:
         """Whether the answer that is stated is the result of the last step."""
         if self.written.empty:
@@ -220,7 +231,9 @@ class Texts:
         wrong = span(wide["arithmetic"], ".0f")
         alt = f"Kinds of SVAMP answers by method; right steps with wrong arithmetic {wrong} %."
         caption = "what is wrong with SVAMP answers, share of texts by method, temperature 1."
-        self.section.figure("error_categories", "live", wide, figures.error_shares, alt=alt, caption=caption)
+        self.section.figure(
+            "error_categories", "live", wide, likeness_figures.error_shares, alt=alt, caption=caption
+        )
         names = {
             "label": "student",
             "category": "category",
@@ -246,6 +259,4 @@ def sentences(section: Section, texts: Texts) -> list[str]:
     """How far fidelity rises, and whether it goes with the gain and with becoming right."""
     said = rise_sentences(section, "fidelity", "the likeness to the teacher's texts")
     said += section.correlation_sentences("spearman_gain_fidelity")
-    if len(texts.contrasted):
-        said.append(f"{section.labels['live']}, item by item: {paradox.remark(texts.contrasted)}")
-    return said
+    return said + texts.sentences()

@@ -10,8 +10,8 @@ from kdutils.claims import student_gains
 from kdutils.claims.claims import Judgement
 from kdutils.constants import AVERAGE, DOMAIN_LABELS, DOMAINS, METHOD_LABELS
 from kdutils.report import claim_figures, figures
-from kdutils.report.plots import KIND_STYLE
 from kdutils.report.section import Section, by_domain, span
+from kdutils.report.styles import KIND_STYLE
 from kdutils.results import authors_tests, gain_tables, item_gains, released_comparison
 
 POINTS = dict.fromkeys(("loss", "gain", "rise", "difference", "low", "high"), "+.1f")
@@ -220,8 +220,8 @@ def size_sentences(section: Section) -> list[str]:
         within = points["value"].between(points["least"], points["most"])
         sentences.append(
             f"{section.labels[each.evidence.source]}: {int(within.sum())} of {len(points)} student means, "
-            "one a student and domain, lie within what equal gains in log odds would give: of these the scale of "
-            "points alone may explain the differences."
+            "one a student and domain, lie within what equal gains in log odds would give: of these the "
+            "scale of points alone may explain the differences."
         )
     return sentences
 

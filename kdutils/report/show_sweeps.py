@@ -10,7 +10,7 @@ import pandas as pd
 from kdutils.claims import selection_optimism
 from kdutils.constants import AVERAGE, DOMAIN_LABELS, METHOD_LABELS
 from kdutils.grid import cell_table
-from kdutils.report import claim_figures, figures, plots
+from kdutils.report import claim_figures, figures, styles
 from kdutils.report.section import Section, by_domain, span
 from kdutils.report.show_gains import POINTS
 from kdutils.results import (
@@ -46,7 +46,7 @@ def averages(section: Section, varied: str) -> dict[str, pd.DataFrame]:
 def curves(section: Section, varied: str) -> None:
     """Average accuracy over the swept quantity, a panel a pair, and the same as a table."""
     _, symbol, words, sign = SWEPT[varied]
-    name = {"noise_sigma": "noise_curves", "temperature": "temperature_curves"}[varied]
+    name = "noise_curves" if varied == "noise_sigma" else "temperature_curves"
     tables = averages(section, varied)
     caption = f"average accuracy over {words}, by pair and domain; 95% intervals from the items"
 
@@ -57,7 +57,7 @@ def curves(section: Section, varied: str) -> None:
     captions = {
         source: f"{caption} ({sweeps.decoding(table)})." for source, table in tables.items() if len(table)
     }
-    section.figures(name, tables, getattr(figures, name), alt=alt, caption=captions)
+    section.figures(name, tables, partial(figures.sweep_curves, x=varied), alt=alt, caption=captions)
     for source, table in tables.items():
         wide = sweeps.by_column(table, varied, symbol)
         formats = {column: ".1f" for column in wide if column.startswith(symbol)}
@@ -72,8 +72,8 @@ def changes_of_one_pair(section: Section, varied: str) -> None:
     if changes.empty:
         return
     what = "without noise" if is_noise else "at T = 1"
-    styles = plots.ordered_styles(changes[varied], SWEPT[varied][1])
-    look = {"x": "difference", "xlabel": f"accuracy less that {what}, points", "by": varied, "styles": styles}
+    looks = styles.ordered_styles(changes[varied], SWEPT[varied][1])
+    look = {"x": "difference", "xlabel": f"accuracy less that {what}, points", "by": varied, "styles": looks}
     for method, part in [("noise", changes)] if is_noise else changes.groupby("method", sort=False):
         name = "noise_changes" if is_noise else f"changes_{method}"
         alt = f"Accuracy changes by {span(part['difference'], '+.1f')} points by task, against that {what}."
@@ -162,8 +162,8 @@ def decoding_remark(section: Section) -> None:
         texts["published"] = (
             f"of the {len(by_pair)} runs of reverse KL on commonsense, {int(by_pair.sum())} collapse at "
             "temperature 1 in whole or in part, and a higher temperature repairs them. The authors decode by "
-            "sampling at temperature 1: a student that was matched to its teacher at temperature 2 is decoded "
-            "sharper than it was trained, so part of the advantage of 2 may be the sharper decoding."
+            "sampling at temperature 1: a student that was matched to its teacher at temperature 2 is "
+            "decoded sharper than it was trained, so part of the advantage of 2 may be the sharper decoding."
         )
     if "live" in tables:
         texts["live"] = (
