@@ -201,15 +201,17 @@ class Texts:
         self.section.run.remark(paradox.remark(self.contrasted))
 
     def sentences(self) -> list[str]:
-        """For how many methods coming closer to the teacher's text goes with becoming right; [] without texts."""
+        """For how many methods coming closer to the teacher goes with becoming right; [] without texts."""
         if self.contrasted.empty:
             return []
         rows = self.contrasted[self.contrasted["than"] == "stayed_wrong"].set_index("measure")
         above = {name: int((rows.loc[[name], "low"] > 0).sum()) for name in ("bleu", "wording")}
         n_methods, bleu = rows["method"].nunique(), span(rows.loc[["bleu"], "estimate"], "+.1f")
-        text = f"{self.section.labels['live']}, item by item: sentence BLEU with the teacher rises more where items "
-        text += f"became right than where they stayed wrong in {above['bleu']} of {n_methods} methods (95% interval "
-        return [f"{text}above 0; {bleu} points), in the words alone in {above['wording']}."]
+        text = (
+            f"{self.section.labels['live']}, item by item: sentence BLEU with the teacher rises more where "
+        )
+        text += f"items became right than where they stayed wrong in {above['bleu']} of {n_methods} methods "
+        return [f"{text}({bleu} points, 95% interval above 0), in the words alone in {above['wording']}."]
 
     def followed(self) -> None:
         """Whether the answer that is stated is the result of the last step."""

@@ -232,7 +232,8 @@ class Protocol:
             said.append(
                 f"{self.section.labels['live']}, {constants.DOMAIN_LABELS[domain].lower()}, "
                 f"{constants.METHOD_NAMES[method]}: the gain under careful is {part['careful'].iloc[0]:+.1f} "
-                f"points; of {len(part)} factor{'s' * (len(part) > 1)}: {counts}; the largest change ({largest['label']}) is "
+                f"points; of {len(part)} factor{'s' * (len(part) > 1)}: {counts}; the largest change "
+                f"({largest['label']}) is "
                 f"{change}."
             )
         return [text.replace("is -", "is −") for text in said]
