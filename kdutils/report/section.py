@@ -5,6 +5,7 @@ The functions in the modules `show_*` take a `Section` and show one thing of it,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping
 from functools import cached_property
 
@@ -244,8 +245,9 @@ def span(values: pd.Series, fmt: str) -> str:
 
 
 def interval(value: float, low: float, high: float, fmt: str = "+.1f") -> str:
-    """`+1.0 [−0.5, +2.5]`."""
-    return f"{value:{fmt}} [{low:{fmt}}, {high:{fmt}}]".replace("-", "−")
+    """`+1.0 [−0.5, +2.5]`; a value alone where its bounds are NaN."""
+    bounds = "" if math.isnan(low) else f" [{low:{fmt}}, {high:{fmt}}]"
+    return f"{value:{fmt}}{bounds}".replace("-", "−")
 
 
 def by_domain(table: pd.DataFrame, *, value: str) -> str:

@@ -117,9 +117,10 @@ def sentences(section: Section, *, apart: pd.DataFrame) -> list[str]:
     """What contamination, single items and the format of answers come to."""
     said = []
     if len(apart):
-        parts = (f"{name} {by_domain(part, value='difference')}" for name, part in apart.groupby("method"))
-        text = "the gain on contaminated tasks less that on the others, with 95% intervals over pairs, is"
-        said.append(f"Released: {text}, {'; '.join(parts)}.")
+        groups = apart.groupby("method", sort=False)
+        found = "; ".join(f"{name} {by_domain(part, value='difference')}" for name, part in groups)
+        text = "Released: gain on contaminated tasks less that on the others, 95% intervals over pairs"
+        said.append(f"{text}: {found}.")
     won = paired_items.won_and_lost(against_sft(section))
     if len(won):
         said.append(f"{section.labels['live']}: {paired_items.map_remark(won)}")

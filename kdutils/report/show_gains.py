@@ -85,7 +85,7 @@ def selections(section: Section) -> None:
 
 
 def selections_remark(both: pd.DataFrame) -> str:
-    """What the rule of selection changes in the authors' tests on the average, a sentence a test."""
+    """What the rule of selection changes in the authors' tests on the average: a list in Markdown."""
     p = both.set_index(["domain", "test"])
     words = {"anova_methods": "the methods differ", "ttest_gain_gt_0": "the gain is above zero"}
     sentences = []
@@ -100,7 +100,7 @@ def selections_remark(both: pd.DataFrame) -> str:
                 f"{DOMAIN_LABELS[domain]}, temperature 1: {'it ' * bool(verdict)}{verdict}{claim} "
                 f"(p = {one:.2g}; best on test: {best:.2g}): the rule of selection {changes} at 0.05."
             )
-    return " ".join(sentences)
+    return "\n".join(f"- {sentence}" for sentence in sentences)
 
 
 def student_forest(section: Section) -> None:
