@@ -224,8 +224,8 @@ class Section:
 
     def says(self, *sentences: str) -> None:
         """Close with *What this says*: these sentences, and what both analyses make of the claims."""
-        verdicts = "; ".join(self._verdicts(each) for each in self.judged)
-        self.run.conclusion(*sentences, f"Verdicts. {verdicts}.")
+        verdicts = " ".join(f"{self._verdicts(each)}." for each in self.judged)
+        self.run.conclusion(*sentences, f"Verdicts. {verdicts}")
 
     def _verdicts(self, judged: claims.Judgement) -> str:
         """How many claims of one source have which verdict under both analyses, in words."""
@@ -234,9 +234,9 @@ class Section:
             rows = [row for row in judged.rows if row["analysis"] == analysis]
             found = [row["verdict"] for row in rows]
             counted = (f"{found.count(each)} {each.replace('_', ' ')}" for each in VERDICTS if each in found)
-            parts.append(f"{words} {' and '.join(counted)}")
+            parts.append(f"{words} {', '.join(counted)}")
         label = self.labels[judged.evidence.source]
-        return f"{label}, {len(judged.authors)} claims: {', '.join(parts)}"
+        return f"{label}, {len(judged.authors)} claims: {'; '.join(parts)}"
 
 
 def span(values: pd.Series, fmt: str) -> str:
