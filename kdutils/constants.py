@@ -112,13 +112,16 @@ SECTIONS = {
     "08": "08_claims",
 }
 
+BEYOND = {  # ask more of the runs of a section, that of their first two digits
+    "01b": "01b_beyond_effectiveness",
+}
 OWN_SECTIONS = {  # no sections of the paper; they plan runs of their own
     "11": "11_protocol",
 }
-PLANNED = SECTIONS | OWN_SECTIONS
+PLANNED = SECTIONS | BEYOND | OWN_SECTIONS
 
 NOTEBOOKS = (
-    *SECTIONS.values(),
+    *sorted([*SECTIONS.values(), *BEYOND.values()]),
     "09_performance",  # this one and the next are no sections of the paper and plan no runs
     "10_calibration",
     "11_protocol",
@@ -128,6 +131,7 @@ ALONE = ("09_performance",)  # measure time
 LONG = (
     "08_claims",
     "05_fidelity",
+    "01b_beyond_effectiveness",
     "01_effectiveness",
     "04_agreement",
     "02_size_correlation",

@@ -176,6 +176,23 @@ def alt(table: pd.DataFrame, column: str, unit: str) -> str:
     return "; ".join(parts) + "." if parts else "0 contenders ran."
 
 
+def sentences(table: pd.DataFrame) -> list[str]:
+    """How the fastest way of kdutils stands to the other programs on every case, with medians of seconds."""
+    said = []
+    for case, part in table[table["repeats"] > 0].groupby("case", sort=False):
+        is_own = part["contender"].str.startswith("kdutils")
+        if not is_own.any() or is_own.all():
+            continue
+        own, other = (rows.loc[rows["seconds_per_step"].idxmin()] for rows in (part[is_own], part[~is_own]))
+        ratio = other["seconds_per_step"] / own["seconds_per_step"]
+        text = f"{case}: a step of {own['contender']} takes {own['seconds_per_step']:.3g} s, of the fastest "
+        text += (
+            f"other program ({other['contender']}) {other['seconds_per_step']:.3g} s, {ratio:.2f} times that"
+        )
+        said.append(f"{text}; medians of {int(part['repeats'].min())} or more steps on this machine alone.")
+    return said
+
+
 def growth_alt(table: pd.DataFrame) -> str:
     """How many times time and memory grow from the first value of each axis to the last, in words."""
     parts = []

@@ -7,10 +7,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from kdutils.report import plots
-from kdutils.report.plots import GREY, Style
+from kdutils.report import plots, styles
+from kdutils.report.styles import GREY, Style
 
-_COLOURS = plots.ordered_colours(3)
+_COLOURS = styles.ordered_colours(3)
 # Ours in shades of one colour, the plain loop and the peers each in its own.
 CONTENDER_STYLE = {
     "TRL GKDTrainer": Style("TRL GKDTrainer", (0.80, 0.47, 0.74), "s"),

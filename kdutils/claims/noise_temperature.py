@@ -153,7 +153,7 @@ def collapse_items(evidence: Evidence, *, sigma: float) -> Finding:
 
 
 def _wins(runs: pd.DataFrame, keys: Sequence[str], temperature: float, *, whole: float = 1.0) -> pd.DataFrame:
-    """Runs at this temperature with `win`: `whole` if it is the best of its case (`keys`), shared in a tie."""
+    """Runs at this temperature with `win`: `whole` if it is the best of its case (`keys`), or a share."""
     if runs.empty or temperature not in set(runs["temperature"]):
         raise lacking(f"runs at temperature {temperature:g} and others")
     is_best = runs["accuracy"] == runs.groupby(list(keys), sort=False)["accuracy"].transform("max")

@@ -114,10 +114,11 @@ def plan(section: str, parameters: Mapping[str, Any]) -> Plan:
     runs: tuple[PlannedRun, ...] = ()
     variants: tuple[PlannedRun, ...] = ()
     if profile.live is not None:
-        live, needs = _changed(profile.live, section, changes)
-        needs = _narrowed(live, needs, shown, section)
+        number = section[:2]  # 01b asks more of the runs of 01
+        live, needs = _changed(profile.live, number, changes)
+        needs = _narrowed(live, needs, shown, number)
         runs = tuple(dict.fromkeys(_runs(live, needs)))
-        own = [need for need in needs if section in need.sections]
+        own = [need for need in needs if number in need.sections]
         variants = tuple(dict.fromkeys(each for need in own for each in _variants_of(live, need)))
     out = disk.REPOSITORY / Path(parameters.get("out", disk.OUTPUTS)).expanduser()
     return Plan(section, profile, out, runs, shown, variants)

@@ -7,8 +7,10 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
+from kdutils.inference import calibration
 from kdutils.report import plots
-from kdutils.report.plots import MARKERS, Style
+from kdutils.report.notebook_api import Report
+from kdutils.report.styles import MARKERS, Style
 
 TICKS = (0, 0.01, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1)
 
@@ -38,3 +40,21 @@ def error_rates(table: pd.DataFrame) -> Figure:
     ]
     fig.legend(handles=handles, loc="outside lower center", ncols=3, columnspacing=1.2, frameon=False)
     return fig
+
+
+def show(run: Report, table: pd.DataFrame, name: str) -> None:
+    """One of calibration.FIGURES in a report."""
+    drawn = calibration.drawn(table, name)
+    fig, alt, caption = error_rates(drawn), calibration.alt(drawn), calibration.caption(name)
+    run.figure(fig, name, data=drawn, alt=alt, caption=caption)
+
+
+def sentences(table: pd.DataFrame) -> list[str]:
+    """How the authors' unit and that of the stricter analysis err, and what is not recommended."""
+    chosen = ("t-test > 0 over cells (authors)", "t-test of students", "orders of students within families")
+    said = [calibration.remark(table, procedure=name, quantity=calibration.SAID[name]) for name in chosen]
+    n_refused = int((table["recommended"] == "no").sum())
+    return [
+        *said,
+        f"{n_refused} of {len(table)} procedures under a null are not recommended; the table says which.",
+    ]

@@ -10,8 +10,16 @@ from matplotlib.patches import Patch
 
 from kdutils.constants import DOMAIN_LABELS
 from kdutils.report import plots
-from kdutils.report.figures import INTERVAL
-from kdutils.report.plots import CHOICE_STYLE, KIND_STYLE, METHOD_STYLE, VERDICT_STYLE, Style
+from kdutils.report.figures import INTERVAL, domain_panels
+from kdutils.report.styles import (
+    CHOICE_STYLE,
+    GREY,
+    KIND_STYLE,
+    METHOD_STYLE,
+    VERDICT_STYLE,
+    Style,
+    text_colour,
+)
 
 UNITS = {"points": "gain over SFT, points", "log odds": "gain in log odds"}
 FOREST_STYLE = {  # kinds of rows of studentgains.forest
@@ -24,7 +32,7 @@ VERDICT_LETTERS = {"reproduced": "R", "inconclusive": "I", "not_reproduced": "N"
 NO_BEARING = "·"
 
 
-def student_forest(table: pd.DataFrame, *, watermark: str = "") -> Figure:
+def student_forest(table: pd.DataFrame) -> Figure:
     """Gains of students, of all, and of parts, a row of panels a domain, points left and log odds right."""
     domains, scales = list(dict.fromkeys(table["domain"])), list(UNITS)
     n_rows = [table.loc[table["domain"] == domain, "label"].nunique() for domain in domains]
@@ -40,8 +48,7 @@ def student_forest(table: pd.DataFrame, *, watermark: str = "") -> Figure:
         if place // 2 == len(domains) - 1:
             ax.set_xlabel(f"{UNITS[scale]},\n{INTERVAL}")
     present = [style for kind, style in FOREST_STYLE.items() if kind in set(table["kind"])]
-    _legend(fig, present)
-    plots.watermark(fig, watermark)
+    plots.figure_legend(fig, present, columns=2)
     return fig
 
 
@@ -54,21 +61,11 @@ def _intervals(ax: Axes, part: pd.DataFrame, labels: list[str]) -> None:
         look = {"color": style.colour, "markersize": 3.8, "elinewidth": 0.9}
         ax.errorbar(rows["value"], position, xerr=error, fmt=style.marker, **look)
     ax.axhline(part["kind"].eq("student").sum() - 0.5, color="0.7", linewidth=0.7)
-    ax.axvline(0, color=plots.GREY, linewidth=0.9, zorder=1)
-    ax.set_yticks(range(len(labels)), labels)
-    ax.set_ylim(len(labels) - 0.5, -0.5)
-    ax.grid(axis="y", visible=False)
+    ax.axvline(0, color=GREY, linewidth=0.9, zorder=1)
+    plots.named_rows(ax, labels)
 
 
-def _legend(fig: Figure, styles: list[Style]) -> None:
-    handles = [
-        plots.line_handle(style.label, color=style.colour, marker=style.marker, linestyle="none")
-        for style in styles
-    ]
-    fig.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
-
-
-def gain_and_scale(table: pd.DataFrame, *, watermark: str = "") -> Figure:
+def gain_and_scale(table: pd.DataFrame) -> Figure:
     """Student-level gain over size, points above and log odds below, beside a world of equal gains.
 
     Takes studentgains.by_size. The band joins, within a family, what 95 % of students that gain alike in log
@@ -85,11 +82,7 @@ def gain_and_scale(table: pd.DataFrame, *, watermark: str = "") -> Figure:
         part = table[(table["domain"] == domain) & (table["scale"] == scale)]
         for family, rows in part.groupby("family", sort=False):
             _family_line(ax, rows.sort_values("student_parameters"), looks[family])
-        ax.axhline(0, color=plots.GREY, linewidth=0.9, zorder=1)
-        ax.set_xscale("log")
-        ax.set_xticks(*plots.size_ticks(table["student_parameters"]))
-        ax.tick_params(axis="x", labelrotation=60 if table["student_parameters"].nunique() > 5 else 0)
-        ax.minorticks_off()
+        plots.size_axis(ax, table["student_parameters"])
         ax.set_title(DOMAIN_LABELS[domain] if scale == "points" else "")
         if scale != "points":
             ax.set_xlabel("student parameters (log)")
@@ -100,7 +93,6 @@ def gain_and_scale(table: pd.DataFrame, *, watermark: str = "") -> Figure:
     ]
     band = Patch(color="0.6", alpha=0.3, label="if all gained alike in log odds (95 % over items)")
     fig.legend(handles=[*lines, band], loc="outside lower center", ncols=3, frameon=False)
-    plots.watermark(fig, watermark)
     return fig
 
 
@@ -113,35 +105,23 @@ def _family_line(ax: Axes, rows: pd.DataFrame, style: Style) -> None:
     ax.errorbar(size, rows["value"], yerr=error, fmt=f"{style.marker}-", **look)
 
 
-def choice_of_temperature(table: pd.DataFrame, *, watermark: str = "") -> Figure:
-    """Accuracy of each student and method by how its temperature was chosen: takes optimism.of_students."""
-    domains = list(dict.fromkeys(table["domain"]))
-    labels = _student_and_method(table)
-    height = 1.5 + 0.22 * labels.nunique()
-    fig, axes = plots.panels(1, len(domains), height=height, sharey=True)
+def choice_of_temperature(table: pd.DataFrame) -> Figure:
+    """Accuracy of each student and method by how its temperature was chosen: of_students."""
+    labels = table["student"] + ", " + table["method"].map(lambda method: METHOD_STYLE[method].label)
     rows = list(dict.fromkeys(labels))
-    for ax, domain in zip(axes, domains, strict=True):
-        part = table[table["domain"] == domain]
-        place = labels[part.index].map(rows.index)
-        values = part[list(CHOICE_STYLE)]
+    fig, parts = domain_panels(table, height=1.5 + 0.22 * len(rows), sharey=True, xlabel="accuracy, %")
+    for ax, part in parts:
+        place, values = labels[part.index].map(rows.index), part[list(CHOICE_STYLE)]
         ax.hlines(place, values.min(axis=1), values.max(axis=1), color="0.8", linewidth=1.2, zorder=1)
         for name, style in CHOICE_STYLE.items():
             ax.plot(part[name], place, style.marker, color=style.colour, markersize=4.5, alpha=0.85)
-        ax.set_title(DOMAIN_LABELS[domain])
-        ax.set_xlabel("accuracy, %")
         ax.set_yticks(range(len(rows)), rows)
         ax.set_ylim(len(rows) - 0.5, -0.5)
-    _legend(fig, list(CHOICE_STYLE.values()))
-    plots.watermark(fig, watermark)
+    plots.figure_legend(fig, list(CHOICE_STYLE.values()), columns=2)
     return fig
 
 
-def _student_and_method(table: pd.DataFrame) -> pd.Series:
-    """`mini-qwen-36k, SeqKD†`, of rows with student and method."""
-    return table["student"] + ", " + table["method"].map(lambda method: METHOD_STYLE[method].label)
-
-
-def verdicts_by_choice(long: pd.DataFrame, *, watermark: str = "") -> Figure:
+def verdicts_by_choice(long: pd.DataFrame) -> Figure:
     """Verdicts by claim (rows) and choice (columns), as colour and letter: takes sensitivity.table.
 
     A dot where a choice has no bearing on the claim.
@@ -155,7 +135,7 @@ def verdicts_by_choice(long: pd.DataFrame, *, watermark: str = "") -> Figure:
         if row.bears:
             shade = to_rgb(VERDICT_STYLE[row.verdict].colour)
             picture[y][x] = shade
-            letter, colour = VERDICT_LETTERS[row.verdict], plots.text_colour(shade)
+            letter, colour = VERDICT_LETTERS[row.verdict], text_colour(shade)
         ax.text(x, y, letter, ha="center", va="center", fontsize=7, color=colour)
     ax.imshow(picture, aspect="auto")
     for edge in range(1, len(choices)):
@@ -172,5 +152,4 @@ def verdicts_by_choice(long: pd.DataFrame, *, watermark: str = "") -> Figure:
     ]
     handles.append(Patch(color="white", label=f"{NO_BEARING} no bearing"))
     fig.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False)
-    plots.watermark(fig, watermark)
     return fig

@@ -7,78 +7,109 @@ the table that was passed, which the notebook stores beside the picture.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import product
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from kdutils.constants import DOMAIN_LABELS, METHOD_NAMES
 from kdutils.report import plots
-from kdutils.report.plots import (
-    ANSWER_STYLE,
+from kdutils.report.styles import (
     CHANGE_STYLE,
-    DOMAIN_STYLE,
+    COLOURS,
+    FAMILY_LINES,
+    GREY,
     METHOD_STYLE,
     SELECTION_STYLE,
     VERDICT_STYLE,
     WAY_STYLE,
     Style,
+    ordered_colours,
 )
 
 INTERVAL = "95% interval"
 
 
-def _domains(table: pd.DataFrame) -> list[str]:
+def domains_of(table: pd.DataFrame) -> list[str]:
+    """The domains of a table in order of appearance."""
     return list(dict.fromkeys(table["domain"]))
 
 
-def _methods(table: pd.DataFrame) -> list[Style]:
-    present = set(table["method"])
-    return [style for method, style in METHOD_STYLE.items() if method in present]
+def domain_panels(
+    table: pd.DataFrame, *, height: float, xlabel: str = "", by: str = "domain", **share: bool
+) -> tuple[Figure, list[tuple[Axes, pd.DataFrame]]]:
+    """A figure with a titled panel for each value of `by`, and of each panel its axes and rows."""
+    names = list(dict.fromkeys(table[by]))
+    fig, axes = plots.panels(1, len(names), height=height, **share)
+    for ax, name in zip(axes, names, strict=True):
+        ax.set(title=DOMAIN_LABELS.get(name, name), xlabel=xlabel)
+    return fig, [(ax, table[table[by] == name]) for ax, name in zip(axes, names, strict=True)]
 
 
-def coverage(grid: pd.DataFrame, *, watermark: str = "") -> Figure:
+def interval_panels(
+    table: pd.DataFrame,
+    *,
+    y: str,
+    x: str,
+    xlabel: str,
+    height: float,
+    by: str = "method",
+    styles: Mapping[object, Style] = METHOD_STYLE,
+    has_same_rows: bool = False,
+) -> Figure:
+    """A quantity with its interval, a panel a domain, a row a value of `y`, a dot a value of `by`.
+
+    Columns domain, `y`, `by`, `x`, low, high. All panels have the rows of the whole table if `has_same_rows`.
+    """
+    rows = list(dict.fromkeys(table[y])) if has_same_rows else None
+    gap = "\n" if len(domains_of(table)) > 1 else " "
+    share = {"sharey": True} if has_same_rows else {}
+    fig, parts = domain_panels(table, height=height, xlabel=f"{xlabel},{gap}{INTERVAL}", **share)
+    for ax, part in parts:
+        plots.interval_dots(ax, part, y=y, x=x, styles=dict(styles), by=by, rows=rows)
+    plots.figure_legend(fig, [styles[key] for key in styles if key in set(table[by])])
+    return fig
+
+
+def with_methods(fig: Figure, table: pd.DataFrame, *, extra: Sequence[Line2D] = ()) -> Figure:
+    """The figure with a legend of the methods in `table`."""
+    present = [style for method, style in METHOD_STYLE.items() if method in set(table["method"])]
+    plots.figure_legend(fig, present, extra=list(extra))
+    return fig
+
+
+def coverage(grid: pd.DataFrame) -> Figure:
     """Counts of runs: a row a pair (index), a column a method x temperature."""
     fig, (ax,) = plots.panels(height=1.2 + 0.2 * len(grid))
     plots.count_grid(ax, grid)
-    plots.watermark(fig, watermark)
     return fig
 
 
-def gain_by_pair(table: pd.DataFrame, *, watermark: str = "") -> Figure:
+def gain_by_pair(table: pd.DataFrame) -> Figure:
     """Average gain of every pair and method: columns domain, pair, method, gain, low, high."""
-    pairs = list(dict.fromkeys(table["pair"]))
-    height = max(min(4.2, 1.6 + 0.6 * len(pairs)), 1.0 + 0.29 * len(pairs))
-    fig, axes = plots.panels(1, len(_domains(table)), height=height, sharey=True)
-    for ax, domain in zip(axes, _domains(table), strict=True):
-        part = table[table["domain"] == domain]
-        plots.interval_dots(ax, part, y="pair", x="gain", styles=METHOD_STYLE, by="method", rows=pairs)
-        ax.set(title=DOMAIN_LABELS[domain], xlabel=f"gain over SFT, points,\n{INTERVAL}")
-    plots.figure_legend(fig, _methods(table))
-    plots.watermark(fig, watermark)
-    return fig
+    n_pairs = table["pair"].nunique()
+    height = max(min(4.2, 1.6 + 0.6 * n_pairs), 1.0 + 0.29 * n_pairs)
+    rows = {"y": "pair", "has_same_rows": True}
+    return interval_panels(table, **rows, x="gain", xlabel="gain over SFT, points", height=height)
 
 
-def gain_map(table: pd.DataFrame, *, watermark: str = "") -> Figure:
+def gain_map(table: pd.DataFrame) -> Figure:
     """Gains as a map, a panel a domain: columns domain, pair, method, gain, is_marked."""
-    pairs, domains = list(dict.fromkeys(table["pair"])), _domains(table)
-    fig, axes = plots.panels(1, len(domains), height=1.4 + 0.24 * len(pairs), sharey=True)
+    pairs, height = list(dict.fromkeys(table["pair"])), 1.4 + 0.24 * table["pair"].nunique()
+    fig, parts = domain_panels(table, height=height, sharey=True, xlabel="gain over SFT, points")
     bound = max(10.0, float(table["gain"].abs().max()))
-    for ax, domain in zip(axes, domains, strict=True):
-        part = table[table["domain"] == domain]
+    for ax, part in parts:
         methods = [method for method in METHOD_NAMES if (part["method"] == method).any()]
         gains, marked = (
             part.pivot(index="pair", columns="method", values=name).reindex(index=pairs, columns=methods)
             for name in ("gain", "is_marked")
         )
         plots.signed_grid(ax, gains.rename(columns=METHOD_NAMES), marked, bound)
-        ax.set(title=DOMAIN_LABELS[domain], xlabel="gain over SFT, points")
-    plots.watermark(fig, watermark)
     return fig
 
 
-def gain_by_task(table: pd.DataFrame, *, watermark: str = "") -> Figure:
+def gain_by_task(table: pd.DataFrame) -> Figure:
     """Gains of one domain, a panel a student: columns student, label (task), method, gain, low, high."""
     students = list(dict.fromkeys(table["student"]))
     n_rows = -(-len(students) // 3)
@@ -94,9 +125,7 @@ def gain_by_task(table: pd.DataFrame, *, watermark: str = "") -> Figure:
     for ax in axes[max(0, len(students) - 3) : len(students)]:
         ax.set_xlabel(f"gain, points, {INTERVAL}")
         ax.tick_params(labelbottom=True)  # also where the row below has no panel in this column
-    plots.figure_legend(fig, _methods(table))
-    plots.watermark(fig, watermark)
-    return fig
+    return with_methods(fig, table)
 
 
 def by_task(
@@ -106,84 +135,52 @@ def by_task(
     xlabel: str,
     by: str = "method",
     styles: Mapping[object, Style] = METHOD_STYLE,
-    watermark: str = "",
 ) -> Figure:
-    """A quantity with its interval by task, a panel a domain.
-
-    Columns domain, label (the task's), `by`, `x`, low, high.
-    """
-    present = [key for key in styles if key in set(table[by])]
+    """A quantity with its interval by task, a panel a domain: columns domain, label, `by`, `x`, low, high."""
     rows = max(part["label"].nunique() for _, part in table.groupby("domain"))
-    height = 1.0 + rows * (0.16 + 0.07 * len(present))
-    fig, axes = plots.panels(1, len(_domains(table)), height=height)
-    for ax, domain in zip(axes, _domains(table), strict=True):
-        part = table[table["domain"] == domain]
-        plots.interval_dots(ax, part, y="label", x=x, styles=dict(styles), by=by)
-        ax.set(title=DOMAIN_LABELS[domain], xlabel=f"{xlabel},{_gap(axes)}{INTERVAL}")
-    plots.figure_legend(fig, [styles[key] for key in present])
-    plots.watermark(fig, watermark)
-    return fig
+    height = 1.0 + rows * (0.16 + 0.07 * table[by].nunique())
+    return interval_panels(table, y="label", x=x, xlabel=xlabel, height=height, by=by, styles=styles)
 
 
-def _gap(axes: Sequence[Axes]) -> str:
-    return "\n" if len(axes) > 1 else " "
+def two_ways(table: pd.DataFrame) -> Figure:
+    """Accuracy by method and way of taking the answer: the averages of answer_modes.rankings."""
+    named = table.assign(student=table["method"].map(METHOD_NAMES))
+    height, look = 1.2 + 0.36 * named["method"].nunique(), {"by": "way", "styles": WAY_STYLE}
+    return interval_panels(named, y="student", x="accuracy", xlabel="accuracy, %", height=height, **look)
 
 
-def two_ways(table: pd.DataFrame, *, watermark: str = "") -> Figure:
-    """Accuracy by method and way of taking the answer, a panel a domain: the averages of scoring.rankings."""
-    fig, axes = plots.panels(1, len(_domains(table)), height=1.2 + 0.36 * table["method"].nunique())
-    for ax, domain in zip(axes, _domains(table), strict=True):
-        part = table[table["domain"] == domain].assign(student=lambda t: t["method"].map(METHOD_NAMES))
-        plots.interval_dots(ax, part, y="student", x="accuracy", styles=WAY_STYLE, by="way")
-        ax.set(title=DOMAIN_LABELS[domain], xlabel=f"accuracy, %,{_gap(axes)}{INTERVAL}")
-    plots.figure_legend(fig, list(WAY_STYLE.values()))
-    plots.watermark(fig, watermark)
-    return fig
+def protocol_changes(table: pd.DataFrame) -> Figure:
+    """What each factor of the protocol changes: protocols.changes of one KD method."""
+    height, look = 1.1 + 0.38 * table["label"].nunique(), {"by": "quantity", "styles": CHANGE_STYLE}
+    rows = {"y": "label", "has_same_rows": True}
+    xlabel = "change against careful, points"
+    return interval_panels(table, **rows, x="change", xlabel=xlabel, height=height, **look)
 
 
-def protocol_changes(table: pd.DataFrame, *, watermark: str = "") -> Figure:
-    """What each factor of the protocol changes, a panel a domain: protocols.changes of one KD method."""
-    rows = list(dict.fromkeys(table["label"]))
-    fig, axes = plots.panels(1, len(_domains(table)), height=1.1 + 0.38 * len(rows), sharey=True)
-    for ax, domain in zip(axes, _domains(table), strict=True):
-        part = table[table["domain"] == domain]
-        plots.interval_dots(ax, part, y="label", x="change", styles=CHANGE_STYLE, by="quantity", rows=rows)
-        ax.set(title=DOMAIN_LABELS[domain], xlabel=f"change against careful, points,\n{INTERVAL}")
-    plots.figure_legend(fig, list(CHANGE_STYLE.values()))
-    plots.watermark(fig, watermark)
-    return fig
-
-
-def gain_by_size(points: pd.DataFrame, means: pd.DataFrame, *, watermark: str = "") -> Figure:
+def gain_by_size(points: pd.DataFrame, means: pd.DataFrame) -> Figure:
     """Gain over student size: every run a point, means as lines; columns as in plots.size_curves."""
-    fig, axes = plots.panels(1, len(_domains(points)), height=3.4, sharey=True)
-    for ax, domain in zip(axes, _domains(points), strict=True):
-        plots.size_curves(ax, points[points["domain"] == domain], means[means["domain"] == domain])
-        ax.set(title=DOMAIN_LABELS[domain], xlabel="student parameters (log)")
-    axes[0].set_ylabel("average gain over SFT, points")
-    families = zip(dict.fromkeys(points["family"]), plots.FAMILY_LINES, strict=False)
+    fig, parts = domain_panels(points, height=3.4, sharey=True, xlabel="student parameters (log)")
+    for ax, part in parts:
+        plots.size_curves(ax, part, means[means["domain"] == part["domain"].iloc[0]])
+    parts[0][0].set_ylabel("average gain over SFT, points")
+    families = zip(dict.fromkeys(points["family"]), FAMILY_LINES, strict=False)
     lines = [plots.line_handle(f"{family}, mean", linestyle=dash) for family, dash in families]
-    plots.figure_legend(fig, _methods(points), extra=lines)
-    plots.watermark(fig, watermark)
-    return fig
+    return with_methods(fig, points, extra=lines)
 
 
-def correlations(table: pd.DataFrame, *, watermark: str = "") -> Figure:
+def correlations(table: pd.DataFrame) -> Figure:
     """Rank correlations by task under both selection rules: columns domain, label, selection, rho, low, high.
 
     Where a column `printed` stands, its values are marked with a stroke.
     """
-    fig, axes = plots.panels(1, len(_domains(table)), height=3.6, sharex=True)
-    for ax, domain in zip(axes, _domains(table), strict=True):
-        part = table[table["domain"] == domain]
+    gap = "\n" if len(domains_of(table)) > 2 else " "
+    fig, parts = domain_panels(table, height=3.6, sharex=True, xlabel=f"Spearman rho,{gap}{INTERVAL}")
+    for ax, part in parts:
         plots.interval_dots(ax, part, y="label", x="rho", styles=SELECTION_STYLE, by="selection")
         if "printed" in table:
             plots.printed_ticks(ax, part.drop_duplicates("label"), y="label", x="printed")
-        gap = "\n" if len(axes) > 2 else " "
-        ax.set(title=DOMAIN_LABELS[domain], xlabel=f"Spearman rho,{gap}{INTERVAL}")
     stroke = plots.line_handle("printed", color="black", marker="|", markersize=10, linestyle="none")
     plots.figure_legend(fig, list(SELECTION_STYLE.values()), extra=[stroke] if "printed" in table else None)
-    plots.watermark(fig, watermark)
     return fig
 
 
@@ -194,22 +191,18 @@ def gain_against(
     xlabel: str,
     y: str = "gain",
     ylabel: str = "average gain over SFT, points",
-    watermark: str = "",
 ) -> Figure:
     """Average gain over another quantity, every run a point: columns domain, method, `y` and `x`.
 
     `{score}` in `xlabel` is what the domain is scored by: accuracy, or ROUGE-L.
     """
-    fig, axes = plots.panels(1, len(_domains(points)), height=3.0, sharey=True)
-    for ax, domain in zip(axes, _domains(points), strict=True):
-        part = points[points["domain"] == domain]
+    fig, parts = domain_panels(points, height=3.0, sharey=True)
+    for ax, part in parts:
         plots.scatter(ax, part, x=x, y=y, styles=METHOD_STYLE, by="method")
-        score = "ROUGE-L" if domain == "instruction" else "accuracy"
-        ax.set(title=DOMAIN_LABELS[domain], xlabel=xlabel.format(score=score))
-    axes[0].set_ylabel(ylabel)
-    plots.figure_legend(fig, _methods(points))
-    plots.watermark(fig, watermark)
-    return fig
+        score = "ROUGE-L" if part["domain"].iloc[0] == "instruction" else "accuracy"
+        ax.set(xlabel=xlabel.format(score=score))
+    parts[0][0].set_ylabel(ylabel)
+    return with_methods(fig, points)
 
 
 def before_and_after(
@@ -220,188 +213,26 @@ def before_and_after(
     styles: tuple[Style, Style],
     xlabel: str,
     by: str = "domain",
-    watermark: str = "",
 ) -> Figure:
     """Two values of every pair joined by a line, a panel a value of `by`: columns pair, `left`, `right`."""
-    names = list(dict.fromkeys(table[by]))
-    fig, axes = plots.panels(1, len(names), height=1.2 + 0.2 * table["pair"].nunique(), sharey=True)
-    for ax, name in zip(axes, names, strict=True):
-        part, columns = table[table[by] == name], {"left": left, "right": right}
-        plots.dumbbells(ax, part, y="pair", **columns, styles=styles, rows=list(dict.fromkeys(table["pair"])))
-        ax.set(title=DOMAIN_LABELS[name] if by == "domain" else name, xlabel=xlabel)
+    rows = list(dict.fromkeys(table["pair"]))
+    fig, parts = domain_panels(table, height=1.2 + 0.2 * len(rows), sharey=True, xlabel=xlabel, by=by)
+    for ax, part in parts:
+        plots.dumbbells(ax, part, y="pair", left=left, right=right, styles=styles, rows=rows)
     plots.figure_legend(fig, list(styles))
-    plots.watermark(fig, watermark)
     return fig
 
 
-def likeness_against_accuracy(
-    table: pd.DataFrame, *, y: str, ylabel: str, by: str = "domain", watermark: str = ""
-) -> Figure:
-    """Agreement or fidelity over accuracy, every pair x task a point; dashed where the two are equal.
-
-    `by` is domain or method; with the methods there is a legend.
-    """
-    styles = METHOD_STYLE if by == "method" else DOMAIN_STYLE
-    fig, axes = plots.panels(1, len(_domains(table)), height=3.2, sharey=True)
-    for ax, domain in zip(axes, _domains(table), strict=True):
-        part = table[table["domain"] == domain]
-        plots.scatter(ax, part, x="accuracy", y=y, styles=styles, by=by, zero=False)
-        plots.diagonal(ax)
-        ax.set(title=DOMAIN_LABELS[domain], xlabel="student accuracy, %")
-    axes[0].set_ylabel(ylabel)
-    if by == "method":
-        plots.figure_legend(fig, _methods(table))
-    plots.watermark(fig, watermark)
-    return fig
-
-
-def answer_shares(table: pd.DataFrame, *, watermark: str = "") -> Figure:
-    """What student and teacher answer, as shares of the items: a panel a domain, a bar a kind of student.
-
-    Columns domain, label and those of ANSWER_STYLE, in percent.
-    """
-    rows = table.groupby("domain", sort=False).size().max()
-    fig, axes = plots.panels(1, len(_domains(table)), height=1.3 + 0.28 * rows)
-    for ax, domain in zip(axes, _domains(table), strict=True):
-        part = table[table["domain"] == domain].set_index("label")
-        plots.stacked_shares(ax, part, styles=ANSWER_STYLE, fmt="{:.0f}")
-        ax.set(title=DOMAIN_LABELS[domain], xlabel="share of items, %", xlim=(0, 100))
-    handles = plots.shade_handles(ANSWER_STYLE)
-    fig.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
-    plots.watermark(fig, watermark)
-    return fig
-
-
-def given_accuracy(table: pd.DataFrame, *, measures: Mapping[str, str], watermark: str = "") -> Figure:
-    """Measures of agreement by method, a row of panels a domain, a column a measure.
-
-    Columns domain, method, label, measure, estimate, low, high; `measures` names those drawn, with their axis
-    titles. Chance is at zero where a measure is adjusted for it.
-    """
-    domains, n_rows = _domains(table), table.groupby(["domain", "measure"]).size().max()
-    height = 0.5 + len(domains) * (0.75 + 0.21 * n_rows)
-    fig, axes = plots.panels(len(domains), len(measures), height=height, sharex="col")
-    for ax, (domain, measure) in zip(axes, product(domains, measures), strict=True):
-        part = table[(table["domain"] == domain) & (table["measure"] == measure)]
-        part = part.rename(columns={"estimate": "x"})
-        plots.interval_dots(ax, part, y="label", x="x", styles=METHOD_STYLE, by="method", is_spread=False)
-        ax.set(title=DOMAIN_LABELS[domain])
-        if measure != next(iter(measures)):
-            ax.tick_params(labelleft=False)
-    for ax, text in zip(axes[-len(measures) :], measures.values(), strict=True):
-        ax.set_xlabel(f"{text},\n{INTERVAL}")
-    plots.watermark(fig, watermark)
-    return fig
-
-
-def likeness_by_group(table: pd.DataFrame, *, xlabel: str, watermark: str = "") -> Figure:
-    """Likeness to the teacher's text by group of items, a panel a method, each measure a dot.
-
-    Columns label, group_label, measure, estimate, low, high, n; the number of texts stands beside a group.
-    """
-    labels = list(dict.fromkeys(table["label"]))
-    n_columns, n_groups = min(2, len(labels)), table["group"].nunique()
-    n_rows = -(-len(labels) // n_columns)
-    fig, axes = plots.panels(n_rows, n_columns, height=0.9 + n_rows * (0.5 + 0.36 * n_groups), sharex=True)
-    for ax, label in zip(axes, labels, strict=False):
-        part = table[table["label"] == label]
-        part = part.assign(row=[f"{row.group_label}\nn = {row.n:,}" for row in part.itertuples()])
-        look = {"styles": plots.LIKENESS_STYLE, "by": "measure"}
-        plots.interval_dots(ax, part, y="row", x="estimate", **look)
-        ax.set(title=label)
-        ax.tick_params(axis="y", labelsize=7)
-    for ax in axes[len(labels) :]:
-        ax.set_visible(False)
-    for ax in axes[max(0, len(labels) - n_columns) : len(labels)]:
-        ax.set_xlabel(f"{xlabel},\n{INTERVAL}")
-        ax.tick_params(labelbottom=True)
-    plots.figure_legend(fig, list(plots.LIKENESS_STYLE.values()))
-    plots.watermark(fig, watermark)
-    return fig
-
-
-def error_shares(table: pd.DataFrame, *, watermark: str = "") -> Figure:
-    """What is wrong with the answers: a bar a method (index), a column a category of plots.ERROR_STYLE."""
-    fig, (ax,) = plots.panels(height=1.6 + 0.32 * len(table))
-    plots.stacked_shares(ax, table, styles=plots.ERROR_STYLE, fmt="{:.0f}")
-    ax.set(xlabel="share of texts, %", xlim=(0, 100))
-    handles = plots.shade_handles(plots.ERROR_STYLE)
-    fig.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
-    plots.watermark(fig, watermark)
-    return fig
-
-
-def level_and_gain(table: pd.DataFrame, *, measure: str, label: str, watermark: str = "") -> Figure:
-    """A likeness to the teacher over accuracy (left) and the gain over it (right), a row a domain."""
-    domains = _domains(table)
-    height = 3.2 if len(domains) == 1 else 0.5 + 2.6 * len(domains)
-    fig, axes = plots.panels(len(domains), 2, height=height)
-    for domain, level, gain in zip(domains, axes[::2], axes[1::2], strict=True):
-        part = table[table["domain"] == domain]
-        before = "" if len(domains) == 1 else f"{DOMAIN_LABELS[domain]}: "
-        plots.scatter(level, part, x="accuracy", y=measure, styles=METHOD_STYLE, by="method", zero=False)
-        level.set(xlabel="student accuracy, %", ylabel=label, title=f"{before}level".capitalize())
-        plots.scatter(gain, part, x=measure, y="gain", styles=METHOD_STYLE, by="method")
-        gain.set(xlabel=label, ylabel="gain over SFT, points", title=f"{before}gain".capitalize())
-    plots.figure_legend(fig, _methods(table))
-    plots.watermark(fig, watermark)
-    return fig
-
-
-def likeness_by_method(table: pd.DataFrame, *, measure: str, xlabel: str, watermark: str = "") -> Figure:
-    """A likeness of the SFT student and of each method's, a row a pair, a panel a domain.
-
-    Columns domain, pair, method (`sft` among them) and `measure`; a line joins what belongs to a pair.
-    """
-    pairs = list(dict.fromkeys(table["pair"]))
-    height = 1.3 + 0.2 * len(pairs)
-    fig, axes = plots.panels(1, len(_domains(table)), height=height, sharey=True)
-    for ax, domain in zip(axes, _domains(table), strict=True):
-        part = table[table["domain"] == domain]
-        plots.joined_dots(ax, part, y="pair", x=measure, styles=METHOD_STYLE, by="method", rows=pairs)
-        ax.set(title=DOMAIN_LABELS[domain], xlabel=xlabel)
-    plots.figure_legend(fig, _methods(table))
-    plots.watermark(fig, watermark)
-    return fig
-
-
-def right_and_alike(table: pd.DataFrame, *, bound: float, watermark: str = "") -> Figure:
-    """Correlation of being right with likeness to the teacher, every run a point, a row a task.
-
-    Columns label (task), method, fidelity_correct_r; dashed at plus and minus `bound`.
-    """
-    tasks = list(dict.fromkeys(table["label"]))
-    fig, (ax,) = plots.panels(height=1.1 + 0.36 * len(tasks))
-    plots.point_rows(ax, table, y="label", x="fidelity_correct_r", styles=METHOD_STYLE, by="method")
-    for value in (-bound, bound):
-        ax.axvline(value, color=plots.GREY, linewidth=0.8, linestyle="--", zorder=1)
-    ax.set(xlim=(-1.02, 1.02), xlabel="r of being right with sentence BLEU against the teacher's text")
-    dashed = plots.line_handle(f"r = ±{bound:g}", linestyle="--")
-    plots.figure_legend(fig, _methods(table), extra=[dashed])
-    plots.watermark(fig, watermark)
-    return fig
-
-
-def temperature_curves(average: pd.DataFrame, *, watermark: str = "") -> Figure:
-    """Average accuracy over temperature: rows of panels a domain, a panel a pair."""
-    fig, panels = _pair_panels(average, xlabel="temperature (log)", ylabel="average accuracy, %")
+def sweep_curves(average: pd.DataFrame, *, x: str) -> Figure:
+    """Average accuracy over `x` (temperature or noise_sigma): rows of panels a domain, a panel a pair."""
+    xlabel = {"temperature": "temperature (log)", "noise_sigma": "sigma of the noise"}[x]
+    fig, panels = _pair_panels(average, xlabel=xlabel, ylabel="average accuracy, %")
     for ax, part in panels:
-        plots.temperature_curves(ax, part)
-    dashed = plots.line_handle("SFT student", linestyle="--")
-    plots.figure_legend(fig, _methods(average), extra=[dashed])
-    plots.watermark(fig, watermark)
-    return fig
-
-
-def noise_curves(average: pd.DataFrame, *, watermark: str = "") -> Figure:
-    """Average accuracy over the noise on the teacher's logits: rows of panels a domain, a panel a pair."""
-    fig, panels = _pair_panels(average, xlabel="sigma of the noise", ylabel="average accuracy, %")
-    for ax, part in panels:
-        plots.noise_curves(ax, part)
-    lines = [plots.line_handle("SFT student", linestyle="--"), plots.line_handle("base model", linestyle=":")]
-    plots.figure_legend(fig, _methods(average), extra=lines)
-    plots.watermark(fig, watermark)
-    return fig
+        plots.sweep_curves(ax, part, x=x)
+    lines = [plots.line_handle("SFT student", linestyle="--")]
+    if x == "noise_sigma":
+        lines.append(plots.line_handle("base model", linestyle=":"))
+    return with_methods(fig, average, extra=lines)
 
 
 def _pair_panels(
@@ -411,7 +242,7 @@ def _pair_panels(
 
     At most five side by side, four where names are long.
     """
-    pairs, domains = list(dict.fromkeys(table["pair"])), _domains(table)
+    pairs, domains = list(dict.fromkeys(table["pair"])), domains_of(table)
     rows_each = -(-len(pairs) // (5 if max(map(len, pairs)) < 16 else 4))
     n_columns = -(-len(pairs) // rows_each)
     n_rows = rows_each * len(domains)
@@ -442,17 +273,14 @@ def _pair_panels(
     return fig, panels
 
 
-def best_temperature(shares: pd.DataFrame, *, watermark: str = "") -> Figure:
+def best_temperature(shares: pd.DataFrame) -> Figure:
     """Share of cases in which a temperature is the best: a row a kind of run, a column a temperature."""
-    colours = plots.ordered_colours(shares.shape[1])
+    colours = ordered_colours(shares.shape[1])
     styles = {name: Style(name, colour, "s") for name, colour in zip(shares.columns, colours, strict=True)}
     fig, (ax,) = plots.panels(height=1.0 + 0.28 * len(shares))
     plots.stacked_shares(ax, shares, styles=styles)
     ax.set(xlabel="share of pairs x tasks", xlim=(0, 1))
-    fig.legend(
-        handles=plots.shade_handles(styles), loc="outside lower center", ncols=len(styles), frameon=False
-    )
-    plots.watermark(fig, watermark)
+    plots.shade_legend(fig, styles, columns=len(styles))
     return fig
 
 
@@ -465,27 +293,26 @@ def known_noise(known: pd.DataFrame, *, sft: float, base: float) -> Figure:
     for row in known.itertuples():
         ax.annotate(f"{row.accuracy:.1f} ({row.origin})", (row.sigma, row.accuracy), xytext=(8, 5), **text)
     for label, value in (("SFT student", sft), ("base model", base)):
-        ax.axhline(value, color=plots.GREY, linestyle="--", linewidth=0.9)
+        ax.axhline(value, color=GREY, linestyle="--", linewidth=0.9)
         ax.annotate(f"{label} {value:.1f}", (2.5, value), xytext=(0, -9), ha="center", **text)
     ax.set(xlim=(-0.3, 8), ylim=(0, 66), xticks=[0, 1, 2, 5])
     ax.set(xlabel="sigma of the noise on the teacher's logits", ylabel="math average, %")
     return fig
 
 
-def verdict_bars(counts: pd.DataFrame, *, watermark: str = "") -> Figure:
+def verdict_bars(counts: pd.DataFrame) -> Figure:
     """Claims by section (index) and verdict (columns)."""
     fig, (ax,) = plots.panels(height=1.0 + 0.24 * len(counts))
     plots.stacked_shares(ax, counts, styles=VERDICT_STYLE, fmt="{:.0f}")
     ax.set_xlabel("number of claims")
-    fig.legend(handles=plots.shade_handles(VERDICT_STYLE), loc="outside lower center", ncols=4, frameon=False)
-    plots.watermark(fig, watermark)
+    plots.shade_legend(fig, VERDICT_STYLE, columns=4)
     return fig
 
 
 def running_curves(curves: dict[str, list[tuple[int, int, float]]]) -> Figure:
     """Losses of the trainings that are running, by the share of their steps: points (step, n_steps, loss)."""
     fig, (ax,) = plots.panels(height=2.2)
-    for (label, points), colour in zip(curves.items(), plots.ordered_colours(len(curves)), strict=True):
+    for (label, points), colour in zip(curves.items(), ordered_colours(len(curves)), strict=True):
         shares = [100 * step / n_steps for step, n_steps, _ in points]
         ax.plot(shares, [loss for *_, loss in points], color=colour, marker=".", label=label)
     ax.set(xlabel="steps done, %", ylabel="loss, nats a token", xlim=(0, 100))
@@ -496,5 +323,13 @@ def running_curves(curves: dict[str, list[tuple[int, int, float]]]) -> Figure:
 def training_curve(entries: pd.DataFrame) -> Figure:
     """Loss by step and, where there is one, validation loss by epoch: entries of curve.jsonl."""
     fig, (ax,) = plots.panels(height=2.6)
-    plots.loss_curve(ax, entries)
+    steps = entries.dropna(subset=["step"])
+    ax.plot(steps["step"], steps["loss"], color=COLOURS[0], linewidth=1, label="training")
+    if "validation_loss" in entries:
+        at_step = entries["step"].ffill().fillna(0)
+        known = entries["validation_loss"].notna()
+        losses = entries.loc[known, "validation_loss"]
+        ax.plot(at_step[known], losses, "o-", color=COLOURS[3], label="validation")
+        ax.legend(frameon=False)
+    ax.set(xlabel="step", ylabel="loss, nats a token")
     return fig

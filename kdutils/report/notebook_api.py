@@ -150,7 +150,7 @@ class Report:
             raise ValueError(f"figure {name} needs a caption, and an alt text with the numbers that matter")
         if data.empty:
             raise ValueError(f"figure {name} needs the rows that it draws")
-        stem = f"{self.name[:2]}_{name}"
+        stem = f"{number_of(self.name)}_{name}"
         path = self._staging / stem
         _lay_out(fig)
         with mpl.rc_context(LAID_OUT | {"svg.hashsalt": stem}):  # the ids in an SVG are random without
@@ -275,7 +275,7 @@ def published_figures(folder: Path) -> tuple[list[dict[str, Any]], list[str]]:
             facts = {name: figure[name] for name in ("notebook", "place", "alt", "caption")}
             found.append(facts | {"png": path.with_suffix(".png")})
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            remedy = f"run notebook {path.stem[:2]} again"
+            remedy = f"run notebook {number_of(path.stem)} again"
             problems.append(f"figure {path.stem} is damaged and left out of the index; {remedy}")
     return sorted(found, key=lambda figure: (figure["notebook"], figure["place"])), problems
 
@@ -301,9 +301,14 @@ def figure_changes(before: Mapping[str, str], after: Mapping[str, str]) -> str:
 
 def remove_figures(folder: Path, notebook: str, *, keep: Iterable[str] = ()) -> None:
     """Delete the figures of a notebook whose file name without suffix is not in `keep`."""
-    for path in (folder / "figures").glob(f"{notebook[:2]}_*"):
+    for path in (folder / "figures").glob(f"{number_of(notebook)}_*"):
         if path.stem not in keep:
             path.unlink()
+
+
+def number_of(notebook: str) -> str:
+    """The number that a notebook's name, or that of its figure, begins with: `02`, `01b`."""
+    return notebook.partition("_")[0]
 
 
 def _refuse_strangers(

@@ -1,122 +1,23 @@
 """Figures: each function takes axes and a tidy table, draws, and returns the axes.
 
-Nothing is computed here: estimates and interval bounds are columns. Colour never stands alone: a
-method also has its marker.
+Nothing is computed here: estimates and interval bounds are columns.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from kdutils.report.styles import FAMILY_LINES, GREY, METHOD_STYLE, Style, text_colour
+
 WIDTH = 6.3  # inches: drawn at final width, so fonts need no scaling
-GREY = "0.45"
-_COLOURS = sns.color_palette("colorblind")
-
-
-FAMILY_LINES = ("-", ":", "--", "-.")
-MARKERS = ("o", "^", "s", "D", "v", "P", "X", "<", ">", "*")
-
-
-class Style(NamedTuple):
-    label: str
-    colour: tuple[float, float, float]
-    marker: str
-
-
-METHOD_STYLE = {
-    "sft": Style("SFT", _COLOURS[7], "s"),
-    "fkl": Style("SeqKD†", _COLOURS[0], "o"),
-    "seqkd": Style("SeqKD (teacher text)", _COLOURS[4], "P"),
-    "revkd": Style("RevKD", _COLOURS[1], "^"),
-    "gkd": Style("GKD", _COLOURS[2], "D"),
-}
-KIND_STYLE = {
-    "sft": Style("SFT student", _COLOURS[7], "s"),
-    "kd": Style("KD student", _COLOURS[3], "o"),
-    "untuned": Style("untuned teacher", _COLOURS[3], "s"),
-    "tuned": Style("tuned teacher", _COLOURS[0], "o"),
-}
-DOMAIN_STYLE = {
-    "math": Style("math", _COLOURS[0], "o"),
-    "commonsense": Style("commonsense", _COLOURS[3], "s"),
-}
-SELECTION_STYLE = {
-    "best_on_test": Style("best temperature per task, on test", _COLOURS[0], "o"),
-    "temperature_1": Style("temperature 1", _COLOURS[1], "^"),
-}
-CHOICE_STYLE = SELECTION_STYLE | {  # of items, which released results have not
-    "held_out": Style("chosen per task on held-out items", _COLOURS[2], "D"),
-}
-ANSWER_STYLE = {  # columns of likeness.answer_shares; like answers first
-    "both_right": Style("both right", _COLOURS[2], "o"),
-    "same_wrong": Style("both wrong, same answer", _COLOURS[1], "^"),
-    "other_wrong": Style("both wrong, other answers", _COLOURS[4], "X"),
-    "only_teacher": Style("only the teacher right", _COLOURS[7], "s"),
-    "only_student": Style("only the student right", _COLOURS[0], "D"),
-}
-LIKENESS_STYLE = {  # paradox.MEASURES
-    "bleu": Style("sentence BLEU", _COLOURS[0], "o"),
-    "rouge_l": Style("ROUGE-L", _COLOURS[1], "^"),
-    "wording": Style("BLEU of the words alone", _COLOURS[2], "D"),
-}
-ERROR_STYLE = {  # solutions.CATEGORIES
-    "right": Style("right", _COLOURS[2], "o"),
-    "not_followed": Style("right steps, another answer stated", _COLOURS[8], "P"),
-    "arithmetic": Style("wrong arithmetic", _COLOURS[1], "^"),
-    "operation": Style("wrong operation", _COLOURS[4], "D"),
-    "irrelevant": Style("irrelevant number", _COLOURS[0], "v"),
-    "foreign": Style("number not in the question", _COLOURS[9], "X"),
-    "other": Style("other steps", _COLOURS[5], "s"),
-    "no_step": Style("no step", _COLOURS[7], "<"),
-    "cut": Style("cut off or no answer", (0.85, 0.85, 0.85), "."),
-}
-WAY_STYLE = {  # scoring.WAYS
-    "generated and read": Style("generated and read", _COLOURS[0], "o"),
-    "ranked by likelihood": Style("ranked by likelihood", _COLOURS[1], "^"),
-    "ranked by likelihood per character": Style("ranked by likelihood per character", _COLOURS[4], "D"),
-}
-CHANGE_STYLE = {  # quantities of protocols.changes
-    "sft": METHOD_STYLE["sft"]._replace(label="accuracy after SFT"),
-    "kd": METHOD_STYLE["fkl"]._replace(label="accuracy after KD"),
-    "gain": Style("gain of KD over SFT", _COLOURS[3], "D"),
-}
-VERDICT_STYLE = {
-    "reproduced": Style("reproduced", _COLOURS[2], "o"),
-    "inconclusive": Style("inconclusive", _COLOURS[1], "D"),
-    "not_reproduced": Style("not reproduced", _COLOURS[3], "X"),
-    "not_testable": Style("not testable", (0.72, 0.72, 0.72), "."),
-}
-
-
-def set_theme() -> None:
-    """The look of every figure of the study."""
-    sns.set_theme(
-        context="paper",
-        style="whitegrid",
-        palette="colorblind",
-        rc={
-            "font.size": 8,
-            "axes.titlesize": 9,
-            "axes.labelsize": 8,
-            "xtick.labelsize": 7.5,
-            "ytick.labelsize": 7.5,
-            "legend.fontsize": 7.5,
-            "grid.linewidth": 0.5,
-            "axes.edgecolor": "0.6",
-            "figure.constrained_layout.use": True,
-            "axes.titley": 1.0,  # where titles stand anyway; unset, ticks are measured for it again and again
-        },
-    )
 
 
 def panels(rows: int = 1, columns: int = 1, *, height: float, **options) -> tuple[Figure, np.ndarray]:
@@ -171,11 +72,7 @@ def interval_dots(
     of a row lie above each other, unless each `by` has a row of its own (`is_spread`).
     """
     rows = rows or list(dict.fromkeys(table[y]))
-    present = [key for key in styles if key in set(table[by])]
-    for index, key in enumerate(present):
-        part = table[table[by] == key]
-        offset = is_spread * (index - (len(present) - 1) / 2) * 0.72 / max(len(present), 1)
-        position = [rows.index(value) + offset for value in part[y]]
+    for key, part, position in _lanes(table, y=y, by=by, styles=styles, rows=rows, width=0.72 * is_spread):
         error = [part[x] - part["low"], part["high"] - part[x]]
         ax.errorbar(
             part[x],
@@ -187,13 +84,29 @@ def interval_dots(
             elinewidth=0.9,
             label=styles[key].label,
         )
+    return _lined_rows(ax, rows)
+
+
+def _lanes(
+    table: pd.DataFrame, *, y: str, by: str, styles: dict[str, Style], rows: Sequence[str], width: float
+) -> Iterator[tuple[str, pd.DataFrame, list[float]]]:
+    """Each value of `by`, its rows of the table and their heights: lanes within a row, `width` in all."""
+    present = [key for key in styles if key in set(table[by])]
+    for index, key in enumerate(present):
+        part = table[table[by] == key]
+        offset = (index - (len(present) - 1) / 2) * width / len(present)
+        yield key, part, [rows.index(value) + offset for value in part[y]]
+
+
+def _lined_rows(ax: Axes, rows: Sequence[str]) -> Axes:
+    """Named rows with lines between them, and a grey line at zero."""
     for edge in range(1, len(rows)):
         ax.axhline(edge - 0.5, color="0.92", linewidth=0.6, zorder=0)
     ax.axvline(0, color=GREY, linewidth=0.9, zorder=1)
-    return _named_rows(ax, rows)
+    return named_rows(ax, rows)
 
 
-def _named_rows(ax: Axes, rows: Sequence[str]) -> Axes:
+def named_rows(ax: Axes, rows: Sequence[str]) -> Axes:
     """Rows from top to bottom in place of a scale."""
     ax.set_yticks(range(len(rows)), rows)
     ax.set_ylim(len(rows) - 0.5, -0.5)
@@ -265,7 +178,12 @@ def size_curves(ax: Axes, points: pd.DataFrame, means: pd.DataFrame) -> Axes:
             part = means[(means["family"] == family) & (means["method"] == method)]
             size = part["student_parameters"].astype(float)
             ax.plot(size, part["gain"], color=style.colour, linestyle=line, linewidth=1.1)
-    places, labels = size_ticks(points["student_parameters"])
+    return size_axis(ax, points["student_parameters"])
+
+
+def size_axis(ax: Axes, sizes: Iterable[float]) -> Axes:
+    """A log axis of sizes with a label for each, and a grey line at y = 0."""
+    places, labels = size_ticks(sizes)
     ax.set_xscale("log")
     ax.set_xticks(places, labels)
     if len(places) > 5:
@@ -296,57 +214,27 @@ def dumbbells(
     return ax
 
 
-def temperature_curves(ax: Axes, runs: pd.DataFrame) -> Axes:
-    """Accuracy over the temperature of the divergence, one line a method, and the SFT student's in grey.
+def sweep_curves(ax: Axes, runs: pd.DataFrame, *, x: str) -> Axes:
+    """Accuracy over `x`, one line a method; in grey the SFT student and, over noise, the base model.
 
-    Reads temperature, accuracy, low, high, method, sft_accuracy.
+    `x` is temperature, on a log axis, or noise_sigma. Also reads accuracy, low, high, method, sft_accuracy
+    and, over noise, base_accuracy.
     """
     for method, style in METHOD_STYLE.items():
-        part = runs[runs["method"] == method].sort_values("temperature")
+        part = runs[runs["method"] == method].sort_values(x)
         if part.empty:
             continue
-        error = [part["accuracy"] - part["low"], part["high"] - part["accuracy"]]
-        ax.errorbar(
-            part["temperature"],
-            part["accuracy"],
-            yerr=np.array(error, dtype=float),
-            color=style.colour,
-            marker=style.marker,
-            markersize=3.5,
-            linewidth=1.1,
-            elinewidth=0.8,
-        )
-    ax.axhline(runs["sft_accuracy"].iloc[0], color=GREY, linewidth=1, linestyle="--", zorder=1)
-    ax.set_xscale("log")
-    temperatures = sorted(runs["temperature"].unique())
-    ax.set_xticks(temperatures, [f"{t:g}" for t in temperatures])
-    ax.minorticks_off()
-    return ax
-
-
-def noise_curves(ax: Axes, runs: pd.DataFrame) -> Axes:
-    """Accuracy over the sigma of the noise, one line a method; the SFT student and the base model in grey.
-
-    Reads noise_sigma, accuracy, low, high, method, sft_accuracy, base_accuracy.
-    """
-    for method, style in METHOD_STYLE.items():
-        part = runs[runs["method"] == method].sort_values("noise_sigma")
-        if part.empty:
-            continue
-        error = [part["accuracy"] - part["low"], part["high"] - part["accuracy"]]
-        line = {"markersize": 3.5, "linewidth": 1.1, "elinewidth": 0.8}
-        ax.errorbar(
-            part["noise_sigma"],
-            part["accuracy"],
-            yerr=np.array(error, dtype=float),
-            color=style.colour,
-            marker=style.marker,
-            **line,
-        )
-    for column, dashes in (("sft_accuracy", "--"), ("base_accuracy", ":")):
+        error = np.array([part["accuracy"] - part["low"], part["high"] - part["accuracy"]], dtype=float)
+        line = {"markersize": 3.5, "linewidth": 1.1, "elinewidth": 0.8, "marker": style.marker}
+        ax.errorbar(part[x], part["accuracy"], yerr=error, color=style.colour, **line)
+    references = {"sft_accuracy": "--"} | ({"base_accuracy": ":"} if x == "noise_sigma" else {})
+    for column, dashes in references.items():
         ax.axhline(runs[column].iloc[0], color=GREY, linewidth=1, linestyle=dashes, zorder=1)
-    sigmas = sorted(runs["noise_sigma"].unique())
-    ax.set_xticks(sigmas, [f"{sigma:g}" for sigma in sigmas])
+    if x == "temperature":
+        ax.set_xscale("log")
+    values = sorted(runs[x].unique())
+    ax.set_xticks(values, [f"{value:g}" for value in values])
+    ax.minorticks_off()
     return ax
 
 
@@ -360,23 +248,17 @@ def joined_dots(
         part = table[table[by] == key]
         position = [rows.index(value) for value in part[y]]
         ax.scatter(part[x], position, color=style.colour, marker=style.marker, s=16, linewidth=0, zorder=2)
-    return _named_rows(ax, rows)
+    return named_rows(ax, rows)
 
 
 def point_rows(ax: Axes, table: pd.DataFrame, *, y: str, x: str, styles: dict[str, Style], by: str) -> Axes:
     """Every point of a row, one row a value of `y` in order of appearance, a lane within it for each `by`."""
     rows = list(dict.fromkeys(table[y]))
-    present = [key for key in styles if key in set(table[by])]
-    for index, key in enumerate(present):
-        part, style = table[table[by] == key], styles[key]
-        lane = (index - (len(present) - 1) / 2) * 0.7 / max(len(present), 1)
-        position = [rows.index(value) + lane for value in part[y]]
+    for key, part, position in _lanes(table, y=y, by=by, styles=styles, rows=rows, width=0.7):
+        style = styles[key]
         look = {"color": style.colour, "marker": style.marker, "s": 13, "alpha": 0.75, "linewidth": 0}
         ax.scatter(part[x], position, zorder=2, **look)
-    for edge in range(1, len(rows)):
-        ax.axhline(edge - 0.5, color="0.92", linewidth=0.6, zorder=0)
-    ax.axvline(0, color=GREY, linewidth=0.9, zorder=1)
-    return _named_rows(ax, rows)
+    return _lined_rows(ax, rows)
 
 
 def stacked_shares(ax: Axes, table: pd.DataFrame, *, styles: dict[str, Style], fmt: str = "{:.0%}") -> Axes:
@@ -398,20 +280,13 @@ def stacked_shares(ax: Axes, table: pd.DataFrame, *, styles: dict[str, Style], f
                     color=text_colour(style.colour),
                 )
         left += width
-    return _named_rows(ax, list(table.index))
+    return named_rows(ax, list(table.index))
 
 
-def text_colour(background: tuple[float, float, float]) -> str:
-    """Black or white, whichever contrasts more: relative luminance as in WCAG 2.2."""
-    channels = np.asarray(background[:3])
-    linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
-    luminance = float(linear @ (0.2126, 0.7152, 0.0722))
-    return "white" if 1.05 / (luminance + 0.05) > (luminance + 0.05) / 0.05 else "black"
-
-
-def shade_handles(styles: dict[str, Style]) -> list[Patch]:
-    """Legend entries for `stacked_shares`."""
-    return [Patch(color=style.colour, label=style.label) for style in styles.values()]
+def shade_legend(fig: Figure, styles: dict[str, Style], *, columns: int) -> None:
+    """One legend for `stacked_shares`, below the panels."""
+    handles = [Patch(color=style.colour, label=style.label) for style in styles.values()]
+    fig.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
 
 
 def count_grid(ax: Axes, table: pd.DataFrame) -> Axes:
@@ -437,31 +312,4 @@ def signed_grid(ax: Axes, table: pd.DataFrame, marked: pd.DataFrame, bound: floa
     ax.set_xticks(range(table.shape[1]), table.columns)
     ax.set_yticks(range(table.shape[0]), table.index)
     ax.grid(visible=False)
-    return ax
-
-
-def ordered_colours(n: int) -> list[tuple[float, float, float]]:
-    """n colours from light to dark, for values that have an order."""
-    return list(sns.color_palette("crest", n))
-
-
-def ordered_styles(values: Iterable[float], symbol: str) -> dict[float, Style]:
-    """A style a value, from light to dark: `σ = 2`."""
-    values = sorted(set(values))
-    looks = zip(values, ordered_colours(len(values)), MARKERS, strict=False)
-    return {value: Style(f"{symbol} = {value:g}", colour, marker) for value, colour, marker in looks}
-
-
-def loss_curve(ax: Axes, entries: pd.DataFrame) -> Axes:
-    """Training loss by step, and validation loss where an epoch ended."""
-    steps = entries.dropna(subset=["step"])
-    ax.plot(steps["step"], steps["loss"], color=_COLOURS[0], linewidth=1, label="training")
-    if "validation_loss" in entries:
-        at_step = entries["step"].ffill().fillna(0)
-        known = entries["validation_loss"].notna()
-        ax.plot(
-            at_step[known], entries.loc[known, "validation_loss"], "o-", color=_COLOURS[3], label="validation"
-        )
-        ax.legend(frameon=False)
-    ax.set(xlabel="step", ylabel="loss, nats a token")
     return ax

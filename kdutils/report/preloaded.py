@@ -24,7 +24,7 @@ import nbformat
 from matplotlib.figure import Figure
 
 from kdutils.io import cache
-from kdutils.report import notebook_parameters, plots, render
+from kdutils.report import notebook_parameters, render, styles
 
 LIBRARIES = (  # of the worker and the kernel
     *("ipykernel.ipkernel", "ipykernel.kernelapp", "ipykernel.zmqshell", "matplotlib_inline.backend_inline"),
@@ -61,7 +61,7 @@ def use() -> None:
     name = "00_page"
     render.to_html(nbformat.reads(text, as_version=4), name=name, links=[render.Link(name, None)], facts={})
     with matplotlib.rc_context():
-        plots.set_theme()
+        styles.set_theme()
         fig = Figure()  # not of pyplot, which where there is a screen would open it
         fig.subplots().set(title="a title", xlabel="x", ylabel="y")
         for kind in ("png", "svg"):

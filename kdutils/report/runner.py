@@ -199,7 +199,7 @@ def selected(profile: Profile, only: Sequence[str]) -> list[str]:
     Raises:
         RunError: for a name or number that the profile does not have.
     """
-    by_number = {name[:2]: name for name in profile.notebooks}
+    by_number = {notebook_api.number_of(name): name for name in profile.notebooks}
     wanted = {by_number.get(name, name) for name in only}
     unknown = sorted(wanted - set(profile.notebooks))
     if unknown:

@@ -10,7 +10,19 @@ import pytest
 from kdutils.claims import claims
 from kdutils.constants import DOMAIN_TASKS, DOMAINS, METHOD_LABELS, TASK_LABELS
 from kdutils.inference import intervals
-from kdutils.report import figures, plots
+from kdutils.report import figures, likeness_figures, plots
+from kdutils.report.styles import (
+    ANSWER_STYLE,
+    ERROR_STYLE,
+    KIND_STYLE,
+    METHOD_STYLE,
+    SELECTION_STYLE,
+    VERDICT_STYLE,
+    WAY_STYLE,
+    ordered_styles,
+    set_theme,
+    text_colour,
+)
 from kdutils.results import (
     agreement_fidelity,
     answer_modes,
@@ -43,7 +55,7 @@ def theme():
     """The study's look, and afterwards the one there was: settings of matplotlib are global."""
     mpl.use("Agg")
     with mpl.rc_context():
-        plots.set_theme()
+        set_theme()
         yield
         mpl.pyplot.close("all")
 
@@ -63,7 +75,7 @@ def drawings(cells, gains, points):
     size = claims.with_printed(size)
     tuning = gain_tables.averages(gain_tables.teacher_tuning(cells))
     agreement = agreement_fidelity.by_pair(gains, measure="agreement")
-    kinds = [plots.KIND_STYLE[kind] for kind in ("sft", "kd", "untuned", "tuned")]
+    kinds = [KIND_STYLE[kind] for kind in ("sft", "kd", "untuned", "tuned")]
     swept = sweeps.temperature_runs(cells)
     return {
         "coverage": lambda: figures.coverage(gain_tables.coverage(cells)),
@@ -81,12 +93,14 @@ def drawings(cells, gains, points):
         "agreement": lambda: figures.before_and_after(
             agreement, left="sft", right="kd", styles=tuple(kinds[:2]), xlabel="agreement, %"
         ),
-        "level": lambda: figures.likeness_against_accuracy(gains, y="agreement", ylabel="agreement, %"),
-        "level_and_gain": lambda: figures.level_and_gain(
+        "level": lambda: likeness_figures.likeness_against_accuracy(
+            gains, y="agreement", ylabel="agreement, %"
+        ),
+        "level_and_gain": lambda: likeness_figures.level_and_gain(
             gains.dropna(subset=["fidelity"]), measure="fidelity", label="fidelity, %"
         ),
-        "temperature": lambda: figures.temperature_curves(
-            intervals.accuracy_intervals(gain_tables.averages(swept))
+        "temperature": lambda: figures.sweep_curves(
+            intervals.accuracy_intervals(gain_tables.averages(swept)), x="temperature"
         ),
         "best": lambda: figures.best_temperature(sweeps.best_temperature_shares(swept)),
         "noise": lambda: figures.known_noise(authors_tables.noise_results(), sft=52.84, base=20.09),
@@ -166,24 +180,24 @@ def test_intervals_are_those_of_the_table(points):
     table = intervals.gain_intervals(points, by=["domain", "pair", "student", "task", "method"])
     one = table[(table["domain"] == "math") & (table["method"] == "gkd")]
     _, (ax,) = plots.panels(height=3)
-    plots.interval_dots(ax, one, y="pair", x="gain", styles=plots.METHOD_STYLE, by="method")
+    plots.interval_dots(ax, one, y="pair", x="gain", styles=METHOD_STYLE, by="method")
     segments = ax.containers[0].lines[2][0].get_segments()
     assert [segment[0][0] for segment in segments] == pytest.approx(one["low"].tolist())
     assert [segment[1][0] for segment in segments] == pytest.approx(one["high"].tolist())
 
 
 def test_methods_differ_in_marker_as_well_as_colour():
-    for styles in (plots.METHOD_STYLE, plots.KIND_STYLE, plots.SELECTION_STYLE, plots.VERDICT_STYLE):
+    for styles in (METHOD_STYLE, KIND_STYLE, SELECTION_STYLE, VERDICT_STYLE):
         looks = [(style.colour, style.marker) for style in styles.values()]
         assert len(set(looks)) == len(looks)
-    assert len({style.marker for style in plots.METHOD_STYLE.values()}) == len(plots.METHOD_STYLE)
+    assert len({style.marker for style in METHOD_STYLE.values()}) == len(METHOD_STYLE)
 
 
 @pytest.mark.parametrize(
     ("colour", "text"), [((1, 1, 1), "black"), ((0, 0, 0), "white"), ((0, 0.62, 0.45), "black")]
 )
 def test_text_on_a_bar_contrasts(colour, text):
-    assert plots.text_colour(colour) == text
+    assert text_colour(colour) == text
 
 
 def test_one_domain_alone_gives_one_panel(cells):
@@ -238,7 +252,7 @@ def ways():
         }
         for domain in DOMAINS
         for method in ("base", "sft", "fkl", "seqkd", "revkd", "gkd")
-        for place, way in enumerate(plots.WAY_STYLE)
+        for place, way in enumerate(WAY_STYLE)
     ]
     return pd.DataFrame(rows)
 
@@ -272,16 +286,25 @@ def grouped(groups, methods):
     return pd.DataFrame(rows)
 
 
+T = {"x": "temperature"}
 LIVE = {
-    "temperature, 4 pairs": lambda: figures.temperature_curves(swept(4, "temperature", (1.0, 2.0, 5.0))),
-    "temperature, 7 pairs": lambda: figures.temperature_curves(swept(7, "temperature", (1.0, 2.0, 5.0))),
-    "temperature, 21 pairs": lambda: figures.temperature_curves(swept(21, "temperature", (1.0, 5.0))),
-    "noise": lambda: figures.noise_curves(swept(3, "noise_sigma", (0.0, 2.0, 5.0)), watermark="model world"),
-    "likeness": lambda: figures.likeness_by_method(likenesses(21), measure="fidelity", xlabel="BLEU, %"),
-    "level": lambda: figures.level_and_gain(
+    "temperature, 4 pairs": lambda: figures.sweep_curves(
+        swept(4, "temperature", (1.0, 2.0, 5.0)), x="temperature"
+    ),
+    "temperature, 7 pairs": lambda: figures.sweep_curves(
+        swept(7, "temperature", (1.0, 2.0, 5.0)), x="temperature"
+    ),
+    "temperature, 21 pairs": lambda: figures.sweep_curves(
+        swept(21, "temperature", (1.0, 5.0)), x="temperature"
+    ),
+    "noise": lambda: figures.sweep_curves(swept(3, "noise_sigma", (0.0, 2.0, 5.0)), x="noise_sigma"),
+    "likeness": lambda: likeness_figures.likeness_by_method(
+        likenesses(21), measure="fidelity", xlabel="BLEU, %"
+    ),
+    "level": lambda: likeness_figures.level_and_gain(
         likenesses(9).assign(gain=1.0), measure="fidelity", label="fidelity (BLEU), %"
     ),
-    "links": lambda: figures.right_and_alike(links(), bound=0.3),
+    "links": lambda: likeness_figures.right_and_alike(links(), bound=0.3),
     "one pair by task": lambda: figures.by_task(
         by_task("method", ("sft", "fkl", "revkd", "gkd")), x="gain", xlabel="gain over SFT, points"
     ),
@@ -290,24 +313,25 @@ LIVE = {
         x="gain",
         xlabel="accuracy less that without noise, points",
         by="noise_sigma",
-        styles=plots.ordered_styles((2.0, 5.0), "σ"),
-        watermark="model world",
+        styles=ordered_styles((2.0, 5.0), "σ"),
     ),
-    "given accuracy": lambda: figures.given_accuracy(
-        adjusted(), measures={name: capa.MEASURES[name] for name in capa.SHOWN}, watermark="model world"
+    "given accuracy": lambda: likeness_figures.given_accuracy(
+        adjusted(), measures={name: capa.MEASURES[name] for name in capa.SHOWN}
     ),
-    "likeness by outcome": lambda: figures.likeness_by_group(
+    "likeness by outcome": lambda: likeness_figures.likeness_by_group(
         grouped(paradox.OUTCOMES, ("sft", "fkl", "seqkd", "revkd", "gkd")),
         xlabel="likeness to the teacher, %",
     ),
-    "likeness by fate": lambda: figures.likeness_by_group(
+    "likeness by fate": lambda: likeness_figures.likeness_by_group(
         grouped(paradox.FATES, ("fkl", "gkd")), xlabel="change of likeness through KD, points"
     ),
-    "errors": lambda: figures.error_shares(
-        pd.DataFrame(100 / 9, index=["SFT", "SeqKD (4 pairs)", "GKD"], columns=list(plots.ERROR_STYLE))
+    "errors": lambda: likeness_figures.error_shares(
+        pd.DataFrame(100 / 9, index=["SFT", "SeqKD (4 pairs)", "GKD"], columns=list(ERROR_STYLE))
     ),
     "two ways": lambda: figures.two_ways(ways()),
-    "temperature, 1 pair": lambda: figures.temperature_curves(swept(1, "temperature", (1.0, 2.0, 5.0))),
+    "temperature, 1 pair": lambda: figures.sweep_curves(
+        swept(1, "temperature", (1.0, 2.0, 5.0)), x="temperature"
+    ),
 }
 
 
@@ -328,14 +352,14 @@ def test_a_figure_by_task_draws_each_value_in_its_row():
 
 
 def test_every_way_of_answering_has_its_own_look():
-    assert list(plots.WAY_STYLE) == list(answer_modes.WAYS.values())
-    assert len({style.marker for style in plots.WAY_STYLE.values()}) == 3
+    assert list(WAY_STYLE) == list(answer_modes.WAYS.values())
+    assert len({style.marker for style in WAY_STYLE.values()}) == 3
     fig = figures.two_ways(ways())
     assert [text.get_text() for text in fig.axes[0].get_yticklabels()][:3] == ["Base model", "SFT", "SeqKD†"]
 
 
 def test_ordered_values_go_from_light_to_dark_and_differ_in_marker():
-    styles = plots.ordered_styles((5.0, 1.0, 2.0), "T")
+    styles = ordered_styles((5.0, 1.0, 2.0), "T")
     assert [style.label for style in styles.values()] == ["T = 1", "T = 2", "T = 5"]
     assert len({style.marker for style in styles.values()}) == 3
     lightness = [sum(style.colour) for style in styles.values()]
@@ -346,7 +370,7 @@ def test_ordered_values_go_from_light_to_dark_and_differ_in_marker():
 def test_every_pair_has_its_panel_and_panels_of_a_domain_share_their_axis(n_pairs):
     table = swept(n_pairs, "temperature", (1.0, 2.0, 5.0))
     table.loc[table["domain"] == "commonsense", ["accuracy", "low", "high"]] += 20
-    panels = [ax for ax in figures.temperature_curves(table).axes if ax.get_visible()]
+    panels = [ax for ax in figures.sweep_curves(table, x="temperature").axes if ax.get_visible()]
     places = table.drop_duplicates(["domain", "pair"])
     assert [ax.get_title() for ax in panels] == (places["domain"] + "\n" + places["pair"]).tolist()
     for domain, limits in (("math", panels[0]), ("commonsense", panels[-1])):
@@ -358,14 +382,14 @@ def test_every_pair_has_its_panel_and_panels_of_a_domain_share_their_axis(n_pair
 def test_a_pair_that_one_domain_lacks_leaves_its_place_empty():
     table = swept(3, "noise_sigma", (0.0, 5.0))
     lost = (table["domain"] == "math") & (table["pair"] == table["pair"].iloc[-1])
-    fig = figures.noise_curves(table[~lost])
+    fig = figures.sweep_curves(table[~lost], x="noise_sigma")
     assert [ax.get_visible() for ax in fig.axes] == [True, True, False, True, True, True]
 
 
 def test_noise_curves_draw_the_table_between_its_reference_lines():
     table = swept(1, "noise_sigma", (5.0, 0.0), domains=("math",)).query("method == 'fkl'")
     _, (ax,) = plots.panels(height=3)
-    plots.noise_curves(ax, table)
+    plots.sweep_curves(ax, table, x="noise_sigma")
     line = ax.containers[0].lines[0]
     assert line.get_xydata().tolist() == [[0.0, 50.0], [5.0, 35.0]]
     assert [tuple(line.get_ydata()) for line in ax.lines[-2:]] == [(45.0, 45.0), (20.0, 20.0)]
@@ -373,7 +397,7 @@ def test_noise_curves_draw_the_table_between_its_reference_lines():
 
 def test_every_run_is_a_point_of_its_task():
     table = links()
-    fig = figures.right_and_alike(table, bound=0.3)
+    fig = likeness_figures.right_and_alike(table, bound=0.3)
     drawn = np.concatenate([np.asarray(points.get_offsets()) for points in fig.axes[0].collections])
     assert sorted(drawn[:, 0]) == pytest.approx(sorted(table["fidelity_correct_r"]))
     order = list(dict.fromkeys(table["label"]))
@@ -407,7 +431,8 @@ def live_points(domains, n_teachers=2):
 def test_size_axis_of_the_mini_family_can_be_read(domains):
     points = live_points(domains)
     means = points.groupby(["domain", "family", "student_parameters", "method"], sort=False)["gain"].mean()
-    fig = figures.gain_by_size(points, means.reset_index(), watermark="model world")
+    fig = figures.gain_by_size(points, means.reset_index())
+    plots.watermark(fig, "model world")
     fig.canvas.draw()
     assert "model world" in [text.get_text() for text in fig.texts]
     for ax in fig.axes:
@@ -431,7 +456,7 @@ def test_axis_says_what_a_domain_is_scored_by():
 def test_panels_with_other_pairs_keep_their_rows_apart():
     rows = [("math", "a", 1.0, 2.0), ("math", "b", 3.0, 4.0), ("commonsense", "b", 5.0, 6.0)]
     table = pd.DataFrame(rows, columns=["domain", "pair", "sft", "kd"])
-    styles = (plots.KIND_STYLE["sft"], plots.KIND_STYLE["kd"])
+    styles = (KIND_STYLE["sft"], KIND_STYLE["kd"])
     fig = figures.before_and_after(table, left="sft", right="kd", styles=styles, xlabel="x")
     assert [label.get_text() for label in fig.axes[0].get_yticklabels()] == ["a", "b"]
     drawn = fig.axes[1].collections[-1].get_offsets()
@@ -441,8 +466,8 @@ def test_panels_with_other_pairs_keep_their_rows_apart():
 def test_answer_shares_fill_their_bars():
     shares = dict(zip(agreement_fidelity.ANSWERS, (40.0, 10.0, 20.0, 25.0, 5.0), strict=True))
     table = pd.DataFrame([{"domain": "math", "label": label} | shares for label in ("SFT", "GKD")])
-    assert list(plots.ANSWER_STYLE) == agreement_fidelity.ANSWERS
-    fig = figures.answer_shares(table, watermark="model world")
+    assert list(ANSWER_STYLE) == agreement_fidelity.ANSWERS
+    fig = likeness_figures.answer_shares(table)
     (ax,) = fig.axes
     ends = [bar.get_x() + bar.get_width() for bar in ax.patches]
     assert max(ends) == pytest.approx(100.0)
@@ -453,6 +478,6 @@ def test_methods_have_a_legend_where_they_are_told_apart():
     values = {"accuracy": [1.0, 2.0], "agreement": [3.0, 4.0]}
     table = pd.DataFrame({"domain": "math", "method": ["fkl", "gkd"]} | values)
     look = {"y": "agreement", "ylabel": "agreement, %"}
-    assert not figures.likeness_against_accuracy(table, **look).legends
-    (legend,) = figures.likeness_against_accuracy(table, **look, by="method").legends
+    assert not likeness_figures.likeness_against_accuracy(table, **look).legends
+    (legend,) = likeness_figures.likeness_against_accuracy(table, **look, by="method").legends
     assert [text.get_text() for text in legend.get_texts()] == ["SeqKD†", "GKD"]

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 from pathlib import Path
 
 import nbformat
@@ -26,7 +27,8 @@ def code_cells(notebook):
 
 def test_there_is_a_notebook_for_every_section_and_no_other():
     assert [path.stem for path in NOTEBOOKS] == list(constants.NOTEBOOKS)
-    assert list(load_profile("published").notebooks) == [*SECTIONS.values(), "10_calibration"]
+    paper = sorted([*SECTIONS.values(), *constants.BEYOND.values()])
+    assert list(load_profile("published").notebooks) == [*paper, "10_calibration"]
 
 
 def test_title_is_a_question(notebook):
@@ -62,6 +64,22 @@ def test_check_comes_right_after_the_parameters_and_finish_last(notebook):
     assert tagged == [0]
     assert "notebook_api.begin(" in cells[1].source
     assert cells[-1].source == "run.finish()"
+
+
+def test_what_a_notebook_says_comes_last(notebook):
+    closing = code_cells(notebook)[-2].source
+    assert closing.startswith(("section.says(", "run.conclusion("))
+    assert not re.search(r"\d", closing)  # its numbers are computed
+
+
+def test_no_long_paragraph_stands_in_two_notebooks():
+    places: dict[str, set[str]] = {}
+    for path in NOTEBOOKS:
+        for cell in nbformat.read(path, as_version=4).cells:
+            for paragraph in cell.source.split("\n\n") if cell.cell_type == "markdown" else ():
+                if len(paragraph.split()) > 60:
+                    places.setdefault(paragraph, set()).add(path.stem)
+    assert {text: names for text, names in places.items() if len(names) > 1} == {}
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

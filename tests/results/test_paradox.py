@@ -11,7 +11,7 @@ from kdutils import evaluate, store
 from kdutils.data import sources
 from kdutils.grid import plan
 from kdutils.grid.profile import load_profile
-from kdutils.report import plots
+from kdutils.report import styles
 from kdutils.results import agreement_fidelity, paradox, solution_steps
 from kdutils.spec import EvalSpec, PlannedRun, RunSpec
 
@@ -144,8 +144,8 @@ def test_shares_of_errors_are_whole(asked):
     assert wide.sum(axis=1).tolist() == pytest.approx([100.0, 100.0])
     assert list(wide.columns) == list(solution_steps.CATEGORIES)
     assert wide.loc["SeqKD†", ["right", "no_step"]].tolist() == pytest.approx([50.0, 50.0])
-    assert set(plots.ERROR_STYLE) == set(solution_steps.CATEGORIES)
-    assert {name: style.label for name, style in plots.LIKENESS_STYLE.items()} == paradox.MEASURES
+    assert set(styles.ERROR_STYLE) == set(solution_steps.CATEGORIES)
+    assert {name: style.label for name, style in styles.LIKENESS_STYLE.items()} == paradox.MEASURES
 
 
 def test_a_plan_without_live_runs_has_no_texts():

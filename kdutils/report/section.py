@@ -1,0 +1,264 @@
+"""A section of the study: what its notebook reads, and what the sections show in the same way.
+
+The functions in the modules `show_*` take a `Section` and show one thing of it, or nothing where it has none.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Mapping
+from functools import cached_property
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from kdutils.claims import answer_sheet, claims
+from kdutils.claims.evidence import VERDICTS
+from kdutils.constants import AVERAGE, DOMAIN_LABELS, KD_METHODS
+from kdutils.grid import plan
+from kdutils.report import figures, live, plots, styles
+from kdutils.report.html_tables import Format
+from kdutils.report.notebook_api import Report
+from kdutils.results import authors_tests, gain_tables, item_gains, released_comparison
+
+Tables = Mapping[str, pd.DataFrame]  # source -> its table
+Drawing = Callable[[pd.DataFrame], Figure]
+CORRELATED = {  # test of the authors -> name of its figure, what is correlated with the gain
+    "spearman_gain_size": ("size_correlations", "student size"),
+    "spearman_gain_teacher": ("teacher_correlations", "teacher accuracy"),
+    "spearman_gain_agreement": ("agreement_correlations", "agreement"),
+    "spearman_gain_fidelity": ("fidelity_correlations", "fidelity"),
+    "spearman_gain_sft": ("sft_correlations", "the student's SFT accuracy"),
+}
+
+
+class Section:
+    """The cells that one notebook asks for, from every source, and how it shows them.
+
+    Making one trains what is missing, with its progress shown; nothing in profile `published`.
+
+    Args:
+        number: of the section, "00" to "08" or one of constants.PLANNED.
+        domains: leave out the cells of others; None for none.
+    """
+
+    def __init__(self, run: Report, number: str, *, domains: Collection[str] | None = None) -> None:
+        styles.set_theme()
+        self.run, self.number = run, number
+        self.asked = plan.plan(number, vars(run.parameters))
+        cells = live.cells(self.asked)
+        self.cells = cells if domains is None else cells[cells["domain"].isin(domains)]
+        self.shown = gain_tables.restrict(self.cells, self.asked)
+        self.parts = gain_tables.by_source(self.cells)
+        self.labels = gain_tables.labels_of(self.cells)
+        self.marks = gain_tables.watermarks(self.asked)
+        self.items = item_gains.read(self.asked)  # of one live pair alone; of several pairs none
+        self.selection = getattr(run.parameters, "selection", None)
+
+    def of(self, source: str) -> pd.DataFrame:
+        """The cells of one source that are shown; no rows without it."""
+        return self.shown[self.shown["source"] == source]
+
+    def in_view(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Its rows of the domains and tasks that the parameters ask for."""
+        return gain_tables.in_view(table, self.asked)
+
+    @cached_property
+    def gains(self) -> dict[str, pd.DataFrame]:
+        """Gains over SFT of every source under the selection of the temperature."""
+        return gain_tables.by_source(
+            gain_tables.gains(self.shown, selection=self.selection, methods=KD_METHODS)
+        )
+
+    @cached_property
+    def averages(self) -> dict[str, pd.DataFrame]:
+        """Gains on the domain averages, of every source."""
+        return {source: gain_tables.averages(table) for source, table in self.gains.items()}
+
+    @cached_property
+    def points(self) -> dict[str, pd.DataFrame]:
+        """`averages` of sources with at least three pairs; below that there is nothing to correlate."""
+        return gain_tables.several_pairs(self.averages)
+
+    @cached_property
+    def statistics(self) -> pd.DataFrame:
+        """The authors' tests of this section under both rules of selection, of all cells."""
+        return self.run.kept(authors_tests.ledger, self.cells, section=self.number)
+
+    @cached_property
+    def judged(self) -> list[claims.Judgement]:
+        """Both analyses of the claims of this section, of every source."""
+        return claims.judgements(self.cells, section=self.number, items=self.items, kept=self.run.kept)
+
+    @cached_property
+    def comparison(self) -> released_comparison.Comparison:
+        """The one live pair and what was released of the same quantity."""
+        return released_comparison.Comparison(self.cells, self.items, self.asked)
+
+    def counts(self, *, least: int = 3, what: str = "correlate") -> None:
+        """Say how many cells, pairs and gains each source has, and which has too few pairs to compare."""
+        for source, part in self.parts.items():
+            words = f"{self.labels[source]}: {len(part)} cells, {gain_tables.n_pairs(part)} pairs"
+            if self.selection and source in self.gains:
+                words += f", {len(self.gains[source])} gains over SFT ({self.selection})"
+            print(words)
+        self.run.remark(gain_tables.few_pairs_remark(self.parts, self.labels, least=least, what=what))
+
+    # --- showing ----------------------------------------------------------------------------------------
+
+    def figure(
+        self, name: str, source: str, table: pd.DataFrame, draw: Drawing, *, alt: str, caption: str
+    ) -> None:
+        """Show what `draw` makes of the table of one source; nothing of no rows."""
+        if len(table):
+            fig = draw(table)
+            plots.watermark(fig, self.marks[source])
+            caption = f"{self.labels[source]}: {caption}"
+            self.run.figure(fig, gain_tables.named(name, source), data=table, alt=alt, caption=caption)
+
+    def figures(
+        self,
+        name: str,
+        tables: Tables,
+        draw: Drawing,
+        *,
+        alt: Callable[[pd.DataFrame], str],
+        caption: str | Mapping[str, str],
+    ) -> None:
+        """Show a figure of every source; `caption` may be one a source."""
+        for source, table in tables.items():
+            if len(table):
+                text = caption if isinstance(caption, str) else caption[source]
+                self.figure(name, source, table, draw, alt=alt(table), caption=text)
+
+    def table(
+        self, source: str, table: pd.DataFrame, caption: str, formats: Mapping[str, Format] | None = None
+    ) -> None:
+        """Show the table of one source; nothing of no rows. Formats of other columns are ignored."""
+        if len(table):
+            known = {name: each for name, each in (formats or {}).items() if name in table}
+            self.run.table(table, caption=f"{self.labels[source]}: {caption}", formats=known)
+
+    def tables(self, tables: Tables, caption: str, formats: Mapping[str, Format] | None = None) -> None:
+        """Show a table of every source."""
+        for source, table in tables.items():
+            self.table(source, table, caption, formats)
+
+    def remarks(self, texts: Mapping[str, str]) -> None:
+        """Show a paragraph of every source."""
+        self.run.remark("\n\n".join(f"{self.labels[source]}: {text}" for source, text in texts.items()))
+
+    def pair_table(
+        self, make: Callable[[released_comparison.Comparison], pd.DataFrame], caption: str
+    ) -> None:
+        """Show the one live pair beside the released ones, and which of them is the nearest."""
+        if self.items:
+            self.table("live", make(self.comparison), caption)
+            self.run.remark(released_comparison.pair_remark(self.cells))
+
+    # --- what every section shows -----------------------------------------------------------------------
+
+    def tests(self, test: str, caption: str, *, least: int = 3) -> None:
+        """One of the authors' tests, task by task, of sources with at least so many pairs; into the ledger.
+
+        Every test of the section goes into statistics.csv, whichever is shown.
+        """
+        self.run.statistics(self.statistics)
+        chosen = gain_tables.by_source(self.statistics[self.statistics["selection"] == self.selection])
+        for source in gain_tables.several_pairs(self.parts, least=least):
+            table = authors_tests.readable_tests(chosen[source], test)
+            self.table(source, table, f"{caption}, {self.selection}.")
+
+    def correlations(self, test: str) -> dict[str, pd.DataFrame]:
+        """The rank correlations of one test with their intervals, of every source that has some."""
+        rhos = authors_tests.correlation_intervals(self.statistics, test).dropna(subset=["rho"])
+        found = gain_tables.by_source(self.in_view(rhos))
+        if test == "spearman_gain_size" and "published" in found:
+            found["published"] = claims.with_printed(found["published"])
+        return found
+
+    def correlation_figures(self, test: str) -> None:
+        """Rank correlations by task under both rules of selecting the temperature."""
+        name, what = CORRELATED[test]
+        caption = f"correlation of gain and {what} by task, under both rules of selecting the temperature"
+        tables = self.correlations(test)
+        ends = {source: "; strokes: the poster." if "printed" in tables[source] else "." for source in tables}
+        self.figures(
+            name,
+            tables,
+            figures.correlations,
+            alt=lambda table: f"Spearman rho by task, from {span(table['rho'], '+.2f')}, {len(table)} tests.",
+            caption={source: caption + ends[source] for source in tables},
+        )
+
+    def correlation_sentences(self, test: str) -> list[str]:
+        """In how many tasks the gain goes with another quantity, a sentence a source."""
+        sentences = []
+        for source, table in self.correlations(test).items():
+            rows = table[(table["selection"] == self.selection) & (table["task"] != AVERAGE)]
+            up, down = int((rows["low"] > 0).sum()), int((rows["high"] < 0).sum())
+            rho = f"{rows['rho'].median():+.2f}".replace("-", "−")
+            sentences.append(
+                f"{self.labels[source]}, {self.selection}: the gain rises with {CORRELATED[test][1]} in {up} "
+                f"of {len(rows)} tasks and falls with it in {down} (95% interval of Spearman's rho on one "
+                f"side of 0); the other {len(rows) - up - down} are inconclusive; the median rho is {rho}."
+            )
+        return sentences
+
+    def declared(self) -> None:
+        """What the stricter analysis asks in this section, how it decides, and what it finds."""
+        caption = "What the stricter analysis asks in this section, and how it decides."
+        self.run.table(claims.declarations(self.number), caption=caption)
+        for each in self.judged:
+            table = answer_sheet.stricter_table(each)
+            self.table(
+                each.evidence.source, table, answer_sheet.STRICTER_CAPTION, answer_sheet.STRICTER_FORMATS
+            )
+
+    def claims(self) -> None:
+        """Every claim with its verdict, into the ledger, and the rules."""
+        rows = claims.ledger_rows(self.judged)
+        self.run.claims(rows)
+        by_source = {source: claims.table(part) for source, part in claims.by_source(rows).items()}
+        self.tables(by_source, "what the paper says, what these results give, and the verdict.")
+        rules = claims.rules(self.number, one_pair=bool(self.items))
+        self.run.table(rules, caption="The rule behind each verdict, with its thresholds.")
+
+    def says(self, *sentences: str) -> None:
+        """Close with *What this says*: these sentences, and what both analyses make of the claims."""
+        verdicts = " ".join(f"{self._verdicts(each)}." for each in self.judged)
+        self.run.conclusion(*sentences, f"Verdicts. {verdicts}")
+
+    def _verdicts(self, judged: claims.Judgement) -> str:
+        """How many claims of one source have which verdict under both analyses, in words."""
+        parts = []
+        for analysis, words in (("authors", "by the authors' rule"), ("strict", "by the stricter one")):
+            rows = [row for row in judged.rows if row["analysis"] == analysis]
+            found = [row["verdict"] for row in rows]
+            counted = (f"{found.count(each)} {each.replace('_', ' ')}" for each in VERDICTS if each in found)
+            parts.append(f"{words} {', '.join(counted)}")
+        label = self.labels[judged.evidence.source]
+        return f"{label}, {len(judged.authors)} claims: {'; '.join(parts)}"
+
+
+def span(values: pd.Series, fmt: str) -> str:
+    """The least and the greatest: `−1.0 to +2.0`."""
+    return f"{values.min():{fmt}} to {values.max():{fmt}}".replace("-", "−")
+
+
+def interval(value: float, low: float, high: float, fmt: str = "+.1f") -> str:
+    """`+1.0 [−0.5, +2.5]`; a value alone where its bounds are NaN."""
+    bounds = "" if math.isnan(low) else f" [{low:{fmt}}, {high:{fmt}}]"
+    return f"{value:{fmt}}{bounds}".replace("-", "−")
+
+
+def by_domain(table: pd.DataFrame, *, value: str) -> str:
+    """`+1.0 [−0.5, +2.5] points in math (inconclusive)`, for each row: columns domain, `value`, low, high.
+
+    A value is inconclusive where its interval holds 0 or is not known.
+    """
+    return ", ".join(
+        f"{interval(row[value], row['low'], row['high'])} points in {DOMAIN_LABELS[row['domain']].lower()}"
+        + ("" if row["low"] > 0 or row["high"] < 0 else " (inconclusive)")
+        for row in table.to_dict("records")
+    )
