@@ -131,9 +131,9 @@ ALONE = ("09_performance",)  # measure time
 LONG = (
     "08_claims",
     "05_fidelity",
-    "01b_beyond_effectiveness",
     "01_effectiveness",
     "04_agreement",
+    "01b_beyond_effectiveness",
     "02_size_correlation",
 )  # the longest first
 
