@@ -206,6 +206,6 @@ def rise_sentences(section: Section, measure: str, what: str) -> list[str]:
         rows = []
         for domain, part in pairs.groupby("domain", sort=False):
             rise = intervals.mean_interval(part["rise"])
-            rows.append({"domain": domain, "rise": rise.estimate, "low": rise.low, "high": rise.high})
+            rows.append({"domain": domain, "rise": rise.value, "low": rise.low, "high": rise.high})
         parts.append(f"{section.labels[source]}: {by_domain(pd.DataFrame(rows), value='rise')}")
     return [f"KD changes {what}. {'; '.join(parts)} (95% intervals over pairs)."] if parts else []
