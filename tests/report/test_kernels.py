@@ -72,6 +72,6 @@ def test_what_notebooks_import_is_loaded_before_they_are_forked(tmp_path):
     command = [sys.executable, "-c", code, str(tmp_path)]
     run = subprocess.run(command, capture_output=True, text=True, check=True)
     n_threads, *loaded = run.stdout.split()
-    assert {"kdutils.report", "pandas"} <= wanted <= set(loaded)
+    assert {"kdutils.report", "kdutils.bench"} <= wanted <= set(loaded)
     assert n_threads == "1"
     assert "torch" not in loaded
