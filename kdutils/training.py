@@ -223,6 +223,7 @@ class _Training:
                 scale_by_temperature_squared=True,
                 teacher_noise=self.teacher.noise(batch),
                 weights_N=losses.sequence_mean_weights(scored_BT) if self.spec.weighs_sequences else None,
+                compile_backend=self.student.policy.compiled,
             )
 
     def _batch(self, step: int) -> tuple[Batch, bool]:

@@ -116,6 +116,7 @@ def _ours(work: Work, policy: Policy, teacher: Any) -> Gradients:
                 temperature=1.0,
                 vocabulary_size=student.vocabulary_size,
                 scale_by_temperature_squared=True,
+                compile_backend=policy.compiled,
             )
         mean = loss.total / loss.n_tokens
         mean.backward()
