@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import gc
 import math
-import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +23,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from kdutils import answers, encoding, evaluate, generation, models, store, teacher_cache, texts, training
+from kdutils import answers, encoding, evaluate, generation, models, store, teacher, texts, training
+from kdutils.compute import Compute
 from kdutils.data import sources
 from kdutils.data.sources import default_evaluation, load_items, resolved
 from kdutils.devices import launch
@@ -33,6 +33,7 @@ from kdutils.io.leases import Lease
 from kdutils.items import PROMPT, Item, fingerprint
 from kdutils.models import LoadedModel
 from kdutils.preflight import check
+from kdutils.process_group import ALONE, World
 from kdutils.spec import EvalSpec, RunSpec
 from kdutils.store import RunFolder
 from kdutils.teacher import CachedTeacher, Teacher
@@ -77,6 +78,7 @@ def run(
     out: Path | str = disk.OUTPUTS,
     evaluation: EvalSpec | None = None,
     progress: Progress | None = None,
+    compute: Compute | None = None,
 ) -> Run:
     """Train what `spec` asks for and evaluate it beside its teacher, unless the store has it already.
 
@@ -87,6 +89,7 @@ def run(
     Args:
         evaluation: by default greedy decoding on the test items of every task there is.
         progress: called with every entry of the training curve.
+        compute: device, compilation and the like; by default as the environment says.
 
     Raises:
         ModelError, DataError, StoreError, ValueError: before any training, for what is wrong with the spec,
@@ -96,11 +99,12 @@ def run(
     out = Path(out).expanduser()
     spec = resolved(spec)
     evaluation = evaluation or default_evaluation(spec)
-    check(spec, evaluation)
-    make(spec, evaluation, out, progress=progress)
+    compute = compute or Compute.from_environment()
+    check(spec, evaluation, compute)
+    make(spec, evaluation, out, progress=progress, compute=compute)
     folder, teacher_items = store.folder_of(out, spec.run_id), None
     if own := spec.teacher_spec():
-        make(own, evaluation, out, progress=progress)
+        make(own, evaluation, out, progress=progress, compute=compute)
         teacher_items = store.folder_of(out, own.run_id).evaluation(evaluation)
     return Run(spec, folder, folder.result(), folder.evaluation(evaluation), teacher_items)
 
@@ -112,17 +116,20 @@ def make(
     *,
     progress: Progress | None = None,
     waits: bool = True,
+    compute: Compute | None = None,
 ) -> bool:
     """Train and evaluate what is not there, for a spec that is resolved and checked; False if all was.
 
     Args:
         evaluation: None to train only.
         waits: for another process that is making what is needed.
+        compute: as in `run`.
 
     Raises:
         HeldError: if another process is making it and we do not wait.
         DamagedError: for something in the store that is not what was written.
     """
+    compute = compute or Compute.from_environment()
     folder = store.folder_of(out, spec.run_id)
     is_there = partial(folder.is_whole, evaluation)
     with _turn(out, spec.run_id, is_there, progress=progress, waits=waits) as own:
@@ -130,7 +137,7 @@ def make(
             return False
         try:
             with environment.keeping_freed_memory():
-                _make(spec, evaluation, folder, own, progress, waits)
+                _make(spec, evaluation, folder, own, progress, waits, compute)
         except (leases.HeldError, leases.LostError, store.DamagedError):
             raise  # these say nothing about the run
         except Exception as error:
@@ -181,25 +188,30 @@ def _make(
     own: Lease,
     progress: Progress | None,
     waits: bool,
+    compute: Compute,
 ) -> None:
     is_trained = folder.result() is not None
     if not is_trained:
         folder.begin(spec)
     folder.forget_failure()
-    student = None if is_trained else _trained(spec, folder, own, progress, waits)
+    student = None if is_trained else _trained(spec, folder, own, progress, waits, compute)
     if evaluation is not None and not folder.has_evaluation(evaluation):
         environment.give_back_memory()  # of the training
-        rows, facts = _item_rows(student, spec, folder, evaluation)
+        rows, facts = _item_rows(student, spec, folder, evaluation, compute)
         own.confirm()
         folder.write_evaluation(evaluation, rows, facts)
 
 
 def _item_rows(
-    student: LoadedModel | None, spec: RunSpec, folder: RunFolder, evaluation: EvalSpec
+    student: LoadedModel | None,
+    spec: RunSpec,
+    folder: RunFolder,
+    evaluation: EvalSpec,
+    compute: Compute,
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """As `answers.item_rows`: by one device, which is faster, or where it has not the room by all."""
     try:
-        return answers.item_rows(student or load_trained(spec, folder), spec, evaluation)
+        return answers.item_rows(student or load_trained(spec, folder, compute=compute), spec, evaluation)
     except (MemoryError, RuntimeError) as error:
         if spec.devices == 1 or not training.is_out_of_memory(error):
             raise
@@ -209,17 +221,19 @@ def _item_rows(
         torch.cuda.empty_cache()
     with _scratch(folder) as scratch:
         task = {"what": "evaluation", "evaluation": evaluation.to_dict()}
-        facts = _together(task, spec, folder.path.parent.parent, scratch, hear=lambda entry: None)
+        facts = _together(task, spec, folder.path.parent.parent, scratch, compute)
         return pd.read_parquet(scratch / launch.ROWS), facts
 
 
-def load_trained(spec: RunSpec, folder: RunFolder, *, stays_in_memory: bool = False) -> LoadedModel:
+def load_trained(
+    spec: RunSpec, folder: RunFolder, *, compute: Compute | None = None, stays_in_memory: bool = False
+) -> LoadedModel:
     """The student of a finished run, ready to compute; `stays_in_memory` as in models.load.
 
     Raises:
         DamagedError: if its weights are not what was written.
     """
-    how = {"stays_in_memory": stays_in_memory}
+    how = {"compute": compute or Compute.from_environment(), "stays_in_memory": stays_in_memory}
     if spec.method == "base":
         return models.load(spec.student, **how)
     folder.check_model()
@@ -241,31 +255,33 @@ def teacher_model(
     progress: Progress | None = None,
     *,
     waits: bool = True,
+    compute: Compute | None = None,
     stays_in_memory: bool = False,
 ) -> LoadedModel:
     """The teacher of a run: the untuned model, or the student of its SFT run, made if missing."""
-    own = spec.teacher_spec()
+    own, compute = spec.teacher_spec(), compute or Compute.from_environment()
     if own is None:
-        return models.load(spec.teacher, stays_in_memory=stays_in_memory)
-    make(own, None, out, progress=progress, waits=waits)
-    return load_trained(own, store.folder_of(out, own.run_id), stays_in_memory=stays_in_memory)
+        return models.load(spec.teacher, compute=compute, stays_in_memory=stays_in_memory)
+    make(own, None, out, progress=progress, waits=waits, compute=compute)
+    folder = store.folder_of(out, own.run_id)
+    return load_trained(own, folder, compute=compute, stays_in_memory=stays_in_memory)
 
 
 def _trained(
-    spec: RunSpec, folder: RunFolder, own: Lease, progress: Progress | None, waits: bool
+    spec: RunSpec, folder: RunFolder, own: Lease, progress: Progress | None, waits: bool, compute: Compute
 ) -> LoadedModel | None:
     """Train, save, commit; the student, unless it may not fit one device."""
     if spec.method == "base":
         folder.finish({"status": "untrained"}, [])
-        return models.load(spec.student) if spec.devices == 1 else None
+        return models.load(spec.student, compute=compute) if spec.devices == 1 else None
     out = folder.path.parent.parent
-    items, teacher = load_items(spec, "train"), None
+    items, signal = load_items(spec, "train"), None
     if spec.method == "seqkd":
-        items = teacher_texts(spec, items, out, progress, waits=waits)
+        items = teacher_texts(spec, items, out, progress, waits=waits, compute=compute)
     elif spec.devices > 1:  # its processes hold the teacher in parts
-        _ready_teacher(spec, items, out, progress, waits)
+        _ready_teacher(spec, items, out, progress, waits, compute)
     elif spec.teacher is not None:
-        teacher = teacher_signal(spec, items, out, progress, waits=waits)
+        signal = teacher_signal(spec, items, out, progress, waits=waits, compute=compute)
 
     def watched(entry: dict[str, Any]) -> None:
         own.check()
@@ -273,12 +289,19 @@ def _trained(
             progress(entry)
 
     if spec.devices > 1:
-        student, outcome, peak_memory_gb = _trained_together(spec, folder, watched)
+        student, outcome, peak_memory_gb = _trained_together(spec, folder, watched, compute)
     else:
-        student = models.load(spec.student, trains_all=spec.adapter == "full")
+        student = models.load(spec.student, trains_all=spec.adapter == "full", compute=compute)
         student = models.add_adapter(student, spec, seed=spec.seed)
-        how = {"checkpoint": folder.checkpoint, "progress": watched} | passes(spec, student)
-        outcome = trained(student, items, spec, teacher=teacher, **how)
+        outcome = trained(
+            student,
+            items,
+            spec,
+            teacher=signal,
+            checkpoint=folder.checkpoint,
+            progress=watched,
+            compute=passes(spec, student, compute),
+        )
         peak_memory_gb = environment.peak_memory_gb()
     own.confirm()
     disk.write_model(folder.model, student.network, student.tokenizer)
@@ -298,39 +321,49 @@ def trained(
     items: Sequence[Item],
     spec: RunSpec,
     *,
-    teacher: Teacher | CachedTeacher | None,
-    **how: Any,
+    teacher: Teacher | None,
+    checkpoint: Path,
+    progress: Progress | None,
+    compute: Compute,
+    world: World = ALONE,
 ) -> training.Outcome:
-    """What training comes to at the spec's rate, validated on its items; `how` is as for training.train."""
-    validation = load_items(spec, "validation") if spec.validation_items else ()
-    rate = models.learning_rate(spec)
-    return training.train(student, items, spec, rate=rate, teacher=teacher, validation=validation, **how)
+    """The outcome of `training.train` at the spec's learning rate and with its validation items."""
+    return training.train(
+        student,
+        items,
+        spec,
+        rate=models.learning_rate(spec),
+        teacher=teacher,
+        validation=load_items(spec, "validation") if spec.validation_items else (),
+        checkpoint=checkpoint,
+        progress=progress,
+        compute=compute,
+        world=world,
+    )
 
 
 def _trained_together(
-    spec: RunSpec, folder: RunFolder, watched: Progress
+    spec: RunSpec, folder: RunFolder, watched: Progress, compute: Compute
 ) -> tuple[LoadedModel, training.Outcome, float]:
     """The student trained on several devices, whole and in main memory; outcome; GB of the largest process.
 
     A pass that does not fit one of them begins all anew, with half the rows, from the last checkpoint.
     """
-    rows = None
-    task = {
-        "what": "training",
-        "checkpoint": str(folder.checkpoint),
-        "checkpoint_seconds": training.CHECKPOINT_SECONDS,
-    }
+    rows = compute.micro_batch_rows
+    task = {"what": "training", "checkpoint": str(folder.checkpoint)}
     with _scratch(folder) as scratch:
         while True:
             try:
-                own = task | {"micro_batch_size": rows}
-                told = _together(own, spec, folder.path.parent.parent, scratch, watched)
+                own = dataclasses.replace(compute, micro_batch_rows=rows)
+                told = _together(task, spec, folder.path.parent.parent, scratch, own, watched)
                 break
             except MemoryError as error:
                 if rows == 1:
                     raise MemoryError(training.no_room(spec, error)) from error
                 rows = math.ceil((rows or math.ceil(spec.batch_size / spec.devices)) / 2)
-        student = models.load(spec.student, trains_all=spec.adapter == "full", stays_in_memory=True)
+        student = models.load(
+            spec.student, trains_all=spec.adapter == "full", compute=compute, stays_in_memory=True
+        )
         student = models.add_adapter(student, spec, seed=spec.seed)
         weights = load_file(scratch / launch.WEIGHTS)
         with torch.no_grad():
@@ -341,11 +374,17 @@ def _trained_together(
 
 
 def _together(
-    task: dict[str, Any], spec: RunSpec, out: Path, scratch: Path, hear: Progress
+    task: dict[str, Any],
+    spec: RunSpec,
+    out: Path,
+    scratch: Path,
+    compute: Compute,
+    progress: Progress = lambda entry: None,
 ) -> dict[str, Any]:
     """What the processes of a run say when they have done a task (kdutils.devices.worker)."""
-    how = {"n_ranks": spec.devices, "n_threads": torch.get_num_threads()}
-    return launch.run(task | {"spec": spec.to_dict(), "out": str(out)}, scratch=scratch, hear=hear, **how)
+    task = task | {"spec": spec.to_dict(), "out": str(out), "compute": asdict(compute)}
+    n_threads = torch.get_num_threads()
+    return launch.run(task, n_ranks=spec.devices, scratch=scratch, progress=progress, n_threads=n_threads)
 
 
 @contextlib.contextmanager
@@ -355,14 +394,17 @@ def _scratch(folder: RunFolder) -> Iterator[Path]:
         yield Path(name) / "scratch"
 
 
-def passes(spec: RunSpec, student: LoadedModel) -> dict[str, int]:
-    """How `train` shall cut batches on a CPU; elsewhere as few passes as fit, the whole batch first."""
+def passes(spec: RunSpec, student: LoadedModel, compute: Compute) -> Compute:
+    """How batches are cut on a CPU where `compute` leaves it open; elsewhere in as few passes as fit."""
     if student.policy.device != "cpu":
-        return {}
+        return compute
     if sources.is_large(spec.student):
-        return {"micro_batch_size": min(LARGE_CPU_ROWS, spec.batch_size)}
+        rows = compute.micro_batch_rows or min(LARGE_CPU_ROWS, spec.batch_size)
+        return dataclasses.replace(compute, micro_batch_rows=rows)
+    if compute.pass_tokens is not None:
+        return compute
     token_seconds = TOKEN_SECONDS + TOKEN_PARAMETER_SECONDS * student.network.num_parameters()
-    return {"pass_tokens": round(PASS_SECONDS / token_seconds)}
+    return dataclasses.replace(compute, pass_tokens=round(PASS_SECONDS / token_seconds))
 
 
 def _finite(entry: dict[str, Any]) -> dict[str, Any]:
@@ -380,48 +422,47 @@ def teacher_signal(
     progress: Progress | None = None,
     *,
     waits: bool = True,
+    compute: Compute | None = None,
     load: Callable[[], LoadedModel] | None = None,
-) -> Teacher | CachedTeacher:
+) -> Teacher:
     """The teacher of a run as its students see it.
 
-    It is asked about the training items once, for all its students (kdutils.teacher_cache), and its body is
-    in memory only while one trains on its own samples. KDUTILS_TEACHER_STATES=never asks it at every step.
+    It is asked about the training items once, for all its students (teacher.CachedTeacher), and its body is
+    in memory only while one trains on its own samples; without `compute.keeps_teacher_states`, at every step.
 
     Args:
         load: loads its body; by default whole.
     """
-    load = load or partial(teacher_model, spec, out, progress, waits=waits)
-    noise = {"noise_sigma": spec.noise_sigma, "seed": spec.seed}
-    if not _is_asked_once(spec):
+    compute = compute or Compute.from_environment()
+    load = load or partial(teacher_model, spec, out, progress, waits=waits, compute=compute)
+    if not (compute.keeps_teacher_states and spec.reads_gold):
         model = load()
         model.network.requires_grad_(False)
-        return Teacher(model, **noise)
-    kept = _kept_states(spec, items, out, progress, waits)
-    device = models.policy_for(models.LARGE_PARAMETERS).device
-    return CachedTeacher(spec.teacher, kept.open(), load, device, **noise)
-
-
-def _is_asked_once(spec: RunSpec) -> bool:
-    wish = os.environ.get("KDUTILS_TEACHER_STATES", "always")
-    if wish not in ("always", "never"):
-        raise ValueError(f"KDUTILS_TEACHER_STATES={wish!r} is unknown: use always or never")
-    return wish == "always" and spec.reads_gold
+        return Teacher(model, spec.noise_sigma, spec.seed)
+    kept = _kept_states(spec, items, out, progress, waits, compute)
+    device = models.policy_for(models.LARGE_PARAMETERS, compute=compute).device
+    return CachedTeacher(spec.teacher, kept.open(), load, device, spec.noise_sigma, spec.seed)
 
 
 def _kept_states(
-    spec: RunSpec, items: Sequence[Item], out: Path, progress: Progress | None, waits: bool
-) -> teacher_cache.States:
+    spec: RunSpec,
+    items: Sequence[Item],
+    out: Path,
+    progress: Progress | None,
+    waits: bool,
+    compute: Compute,
+) -> teacher.States:
     """The states of a run's teacher, made if missing, by as many processes as train the run."""
-    kept = states_of(spec, items, out, progress, waits=waits)
+    kept = states_of(spec, items, out, progress, waits=waits, compute=compute)
     with _turn(out, kept.name, kept.are_there, progress=progress, waits=waits) as own:
         if own is None:
             return kept
         if spec.devices > 1:
             with _scratch(store.folder_of(out, spec.run_id)) as scratch:
                 own.confirm()
-                _together({"what": "states"}, spec, out, scratch, hear=lambda entry: None)
+                _together({"what": "states"}, spec, out, scratch, compute)
             return kept
-        model = teacher_model(spec, out, progress, waits=waits)
+        model = teacher_model(spec, out, progress, waits=waits, compute=compute)
         encoded = encoding.encode(items, model.tokenizer, **spec.encoding)
         own.confirm()
         kept.write(model, encoded)
@@ -432,7 +473,12 @@ def _kept_states(
 
 
 def _ready_teacher(
-    spec: RunSpec, items: Sequence[Item], out: Path, progress: Progress | None, waits: bool
+    spec: RunSpec,
+    items: Sequence[Item],
+    out: Path,
+    progress: Progress | None,
+    waits: bool,
+    compute: Compute,
 ) -> None:
     """Make what the processes of a run will find of its teacher, if there is one.
 
@@ -442,25 +488,36 @@ def _ready_teacher(
     if spec.teacher is None:
         return
     if own := spec.teacher_spec():
-        make(own, None, out, progress=progress, waits=waits)
+        make(own, None, out, progress=progress, waits=waits, compute=compute)
         store.folder_of(out, own.run_id).check_model()
-    if _is_asked_once(spec):
-        _kept_states(spec, items, out, progress, waits).open()
+    if compute.keeps_teacher_states and spec.reads_gold:
+        _kept_states(spec, items, out, progress, waits, compute).open()
 
 
 def states_of(
-    spec: RunSpec, items: Sequence[Item], out: Path, progress: Progress | None = None, *, waits: bool = True
-) -> teacher_cache.States:
+    spec: RunSpec,
+    items: Sequence[Item],
+    out: Path,
+    progress: Progress | None = None,
+    *,
+    waits: bool = True,
+    compute: Compute | None = None,
+) -> teacher.States:
     """Where the states of a run's teacher on its items are, or will be; the teacher is made if missing."""
-    return teacher_cache.states_of(out, _states_key(spec, items, out, progress, waits))
+    return teacher.states_of(out, _states_key(spec, items, out, progress, waits, compute))
 
 
 def _states_key(
-    spec: RunSpec, items: Sequence[Item], out: Path, progress: Progress | None, waits: bool
+    spec: RunSpec,
+    items: Sequence[Item],
+    out: Path,
+    progress: Progress | None,
+    waits: bool,
+    compute: Compute | None = None,
 ) -> dict[str, Any]:
     """All that a teacher's states depend on: its weights, the items, how they become tokens."""
     if own := spec.teacher_spec():
-        make(own, None, out, progress=progress, waits=waits)
+        make(own, None, out, progress=progress, waits=waits, compute=compute)
         weights = store.folder_of(out, own.run_id).result()["sha256"]
         weights = {name: digest for name, digest in weights.items() if name.startswith("model/")}
     else:
@@ -475,7 +532,13 @@ def _states_key(
 
 
 def teacher_texts(
-    spec: RunSpec, items: Sequence[Item], out: Path, progress: Progress | None = None, *, waits: bool = True
+    spec: RunSpec,
+    items: Sequence[Item],
+    out: Path,
+    progress: Progress | None = None,
+    *,
+    waits: bool = True,
+    compute: Compute | None = None,
 ) -> list[Item]:
     """The items with responses that the teacher wrote greedily, generated once and kept under `out`/texts.
 
@@ -493,9 +556,9 @@ def teacher_texts(
     )
     with _turn(out, kept.name, kept.path.is_file, progress=progress, waits=waits) as own:
         if own is not None:
-            teacher = teacher_model(spec, out, progress, waits=waits)
-            prompts = encoding.prompt_ids([item.question for item in items], teacher.tokenizer)
-            made = generation.generate(teacher, prompts, max_new_tokens=spec.max_new_tokens)
+            model = teacher_model(spec, out, progress, waits=waits, compute=compute)
+            prompts = encoding.prompt_ids([item.question for item in items], model.tokenizer)
+            made = generation.generate(model, prompts, max_new_tokens=spec.max_new_tokens)
             own.confirm()
-            kept.write(items, generation.decode(teacher, made), [text.ended for text in made])
+            kept.write(items, generation.decode(model, made), [text.ended for text in made])
     return kept.read(items)

@@ -8,6 +8,7 @@ from itertools import zip_longest
 from transformers import PreTrainedTokenizerBase
 
 from kdutils import encoding, models
+from kdutils.compute import DEFAULT, Compute
 from kdutils.data import hub, sources
 from kdutils.data.sources import ModelError, test_items
 from kdutils.devices import launch
@@ -15,13 +16,13 @@ from kdutils.items import prompt
 from kdutils.spec import EvalSpec, PlannedRun, RunSpec
 
 
-def check(spec: RunSpec, evaluation: EvalSpec) -> None:
+def check(spec: RunSpec, evaluation: EvalSpec, compute: Compute = DEFAULT) -> None:
     """Everything that can be wrong, found before anything is trained.
 
     Raises:
         ModelError, DataError, ValueError: naming what is wrong and the remedy.
     """
-    launch.check_devices(spec)
+    launch.check_devices(spec, compute)
     check_all([PlannedRun(spec, evaluation)])
 
 

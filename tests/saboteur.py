@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 
 from kdutils import answers, store, training
+from kdutils.compute import Compute
 from kdutils.grid import run_cells, scheduler
 from kdutils.io import disk, leases
 
@@ -102,7 +103,7 @@ PLACES: dict[str, tuple[Any, str, Callable[..., bool]]] = {
 def prepare(fault: Fault, setting: scheduler.Setting) -> None:
     """In the place of scheduler.prepare."""
     scheduler.prepare(setting)
-    training.CHECKPOINT_SECONDS = 0.0  # after every step
+    Compute.from_environment = lambda: Compute(checkpoint_seconds=0.0)  # after every step
     for owner, name, kind in (
         (store.RunFolder, "finish", "trained"),
         (store.RunFolder, "write_evaluation", "evaluated"),

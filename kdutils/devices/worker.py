@@ -1,8 +1,7 @@
-"""One of the processes that work on a run together: `python -m kdutils.devices.worker FOLDER`.
+"""One of the processes (ranks) that work on a run together: `python -m kdutils.devices.worker FOLDER`.
 
-What it is to do stands in the folder (kdutils.devices.launch). It is RANK of WORLD_SIZE; rank 0 writes the
-training curve to its standard output, an entry a line, and leaves what was made and then the outcome. All
-end with their starter.
+Its task is a file in the folder (kdutils.devices.launch). Rank 0 prints the training curve, an entry a line,
+and writes the results and then the outcome. All ranks end with the process that started them.
 """
 
 from __future__ import annotations
@@ -21,112 +20,97 @@ from safetensors.torch import save_file
 from transformers.utils import logging
 
 from kdutils import answers, encoding, experiment, models, store, training
+from kdutils.compute import Compute
 from kdutils.data.sources import load_items
 from kdutils.devices import fsdp, launch
 from kdutils.devices.fsdp import Sharded, ShardedModel
+from kdutils.devices.launch import Progress
 from kdutils.io import disk, environment
+from kdutils.models import LoadedModel
 from kdutils.spec import EvalSpec, RunSpec
 
-Tell = Callable[[dict[str, Any]], None]
-Do = Callable[[dict[str, Any], Path, Sharded, Tell | None], dict[str, Any]]
+Do = Callable[[dict[str, Any], Path, Sharded, Progress | None], dict[str, Any]]
 
 
 def main(scratch: Path, do: Do) -> int:
-    """Exit code, after `do(task, scratch, world, tell)`, whose result is the outcome."""
+    """Exit code, after `do(task, scratch, world, progress)`, whose result is the outcome."""
     rank, size = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE"))
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    told = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # whatever libraries print goes to the log
+    pipe = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what libraries print goes to the log
     task = json.loads((scratch / launch.TASK).read_text(encoding="utf-8"))
     logging.disable_progress_bar()
     torch.set_num_threads(task["n_threads"])
     torch.set_flush_denormal(True)
 
-    def tell(entry: dict[str, Any]) -> None:
-        told.write(json.dumps(entry) + "\n")
-        told.flush()
+    def progress(entry: dict[str, Any]) -> None:
+        pipe.write(json.dumps(entry) + "\n")
+        pipe.flush()
 
     try:
         world = fsdp.together(Path(task[launch.RENDEZVOUS]), scratch, rank=rank, size=size)
-        outcome = do(task, scratch, world, tell if rank == 0 else None)
+        outcome = do(task, scratch, world, progress if rank == 0 else None)
         if rank == 0:
             disk.write_text(scratch / launch.OUTCOME, json.dumps(outcome))  # a loss may be NaN
-        world.largest(0.0)  # nobody leaves before all is written
-    except Exception as error:  # whoever started us says it
+        world.largest(0.0)  # no rank leaves before all is written
+    except Exception as error:
         kind = launch.MEMORY if training.is_out_of_memory(error) else type(error).__name__
         launch.report_failure(scratch, rank, kind=kind, reason=experiment.reason_of(error))
-        os._exit(1)  # at once: others may wait for us, and so may the end of torch for them
+        os._exit(1)  # at once: torch would wait for the other ranks, which may wait for this one
     torch.distributed.destroy_process_group()
     return 0
 
 
-def do(task: dict[str, Any], scratch: Path, world: Sharded, tell: Tell | None) -> dict[str, Any]:
-    """What became of a task: the states of a run's teacher, the training of its student, its evaluation."""
-    kinds = {"states": write_states, "training": train_student, "evaluation": evaluate}
-    return kinds[task["what"]](task, scratch, world, tell)
+def do(task: dict[str, Any], scratch: Path, world: Sharded, progress: Progress | None) -> dict[str, Any]:
+    """The outcome of a task: the states of a run's teacher, the training of its student, its evaluation."""
+    spec, out, compute = RunSpec.from_dict(task["spec"]), Path(task["out"]), Compute(**task["compute"])
 
+    def teacher() -> ShardedModel:
+        model = divided(lambda: experiment.teacher_model(spec, out, compute=compute, stays_in_memory=True))
+        model.network.requires_grad_(False)
+        return model
 
-def write_states(task: dict[str, Any], scratch: Path, world: Sharded, tell: Tell | None) -> dict[str, Any]:
-    """Nothing, when the teacher's hidden states are kept."""
-    spec, out = RunSpec.from_dict(task["spec"]), Path(task["out"])
-    items, teacher = load_items(spec, "train"), _teacher(spec, out, world)
-    encoded = encoding.encode(items, teacher.tokenizer, **spec.encoding)
-    experiment.states_of(spec, items, out).write(teacher, encoded, world)
-    return {}
+    def divided(load: Callable[[], LoadedModel]) -> ShardedModel:
+        return world.in_turn(lambda: fsdp.shard(load(), world))
 
+    def student() -> LoadedModel:
+        model = models.load(
+            spec.student, trains_all=spec.adapter == "full", compute=compute, stays_in_memory=True
+        )
+        return models.add_adapter(model, spec, seed=spec.seed)
 
-def train_student(task: dict[str, Any], scratch: Path, world: Sharded, tell: Tell | None) -> dict[str, Any]:
-    """Outcome of the training, and GB of the largest process; the weights are left in the folder."""
-    spec, out = RunSpec.from_dict(task["spec"]), Path(task["out"])
-    training.CHECKPOINT_SECONDS = task[
-        "checkpoint_seconds"
-    ]  # as where we were started: tests save every step
-    items, teacher = load_items(spec, "train"), None
-    if spec.method == "seqkd":
-        items = experiment.teacher_texts(spec, items, out)  # they are there
-    elif spec.teacher is not None:  # and so are its states
-        teacher = experiment.teacher_signal(spec, items, out, load=lambda: _teacher(spec, out, world))
-
-    def load() -> tuple[ShardedModel, dict[str, int]]:
-        student = models.load(spec.student, trains_all=spec.adapter == "full", stays_in_memory=True)
-        student = models.add_adapter(student, spec, seed=spec.seed)
-        how = experiment.passes(spec, student)
-        return fsdp.shard(student, world), how
-
-    student, how = world.in_turn(load)
-    if task["micro_batch_size"] is not None:
-        how["micro_batch_size"] = task["micro_batch_size"]
-    how |= {"checkpoint": Path(task["checkpoint"]), "progress": tell, "world": world}
-    outcome = experiment.trained(student, items, spec, teacher=teacher, **how)
-    whole = student.trained_weights()
-    peak_gb = world.largest(environment.peak_memory_gb())
-    if world.rank == 0:
-        save_file(whole, scratch / launch.WEIGHTS)
-    return {"outcome": asdict(outcome), "peak_memory_gb": peak_gb}
-
-
-def evaluate(task: dict[str, Any], scratch: Path, world: Sharded, tell: Tell | None) -> dict[str, Any]:
-    """Facts about an evaluation, whose rows are left in the folder; every process computes all of it."""
-    spec, out = RunSpec.from_dict(task["spec"]), Path(task["out"])
+    if task["what"] == "states":
+        items, model = load_items(spec, "train"), teacher()
+        encoded = encoding.encode(items, model.tokenizer, **spec.encoding)
+        experiment.states_of(spec, items, out, compute=compute).write(model, encoded, world)
+        return {}
+    if task["what"] == "training":
+        items, signal = load_items(spec, "train"), None
+        if spec.method == "seqkd":
+            items = experiment.teacher_texts(spec, items, out, compute=compute)  # written before
+        elif spec.teacher is not None:  # its states were written before
+            signal = experiment.teacher_signal(spec, items, out, compute=compute, load=teacher)
+        model = divided(student)
+        outcome = experiment.trained(
+            model,
+            items,
+            spec,
+            teacher=signal,
+            checkpoint=Path(task["checkpoint"]),
+            progress=progress,
+            compute=experiment.passes(spec, model, compute),
+            world=world,
+        )
+        weights, peak_gb = model.trained_weights(), world.largest(environment.peak_memory_gb())
+        if world.rank == 0:
+            save_file(weights, scratch / launch.WEIGHTS)
+        return {"outcome": asdict(outcome), "peak_memory_gb": peak_gb}
     folder = store.folder_of(out, spec.run_id)
-    student = world.in_turn(
-        lambda: fsdp.shard(experiment.load_trained(spec, folder, stays_in_memory=True), world)
-    )
-    rows, facts = answers.item_rows(student, spec, EvalSpec.from_dict(task["evaluation"]))
+    model = divided(lambda: experiment.load_trained(spec, folder, compute=compute, stays_in_memory=True))
+    rows, facts = answers.item_rows(model, spec, EvalSpec.from_dict(task["evaluation"]))
     if world.rank == 0:
         rows.to_parquet(scratch / launch.ROWS, index=False)
     return facts
-
-
-def _teacher(spec: RunSpec, out: Path, world: Sharded) -> ShardedModel:
-    """The teacher of a run, which is there, frozen and divided."""
-
-    def load() -> ShardedModel:
-        model = experiment.teacher_model(spec, out, stays_in_memory=True)
-        model.network.requires_grad_(False)
-        return fsdp.shard(model, world)
-
-    return world.in_turn(load)
 
 
 def _end_with_parent() -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import pandas as pd
 
 from kdutils import store
+from kdutils.compute import Compute
 from kdutils.data import sources
 from kdutils.devices import launch
 from kdutils.grid import cell_table, ray_engine, run_cells, schedule
@@ -68,7 +69,7 @@ def fill(
     filling.look()
     if filling.is_wanting:
         for run in planned if engine == "local" else ():  # Ray knows what its nodes have
-            launch.check_devices(run.spec)
+            launch.check_devices(run.spec, Compute.from_environment())
         filling.fill(start)
     return filling.state()
 

@@ -67,7 +67,7 @@ def test_what_is_stored_is_not_done_again(folder, finished, monkeypatch):
     def never(*arguments, **options):
         raise AssertionError("trained or generated again")
 
-    monkeypatch.setattr(experiment.train, "train", never)
+    monkeypatch.setattr(experiment.training, "train", never)
     monkeypatch.setattr(experiment.generate, "generate", never)
     again = experiment.run(a_spec(folder, "gkd"), out=out, evaluation=EVALUATION)
     pd.testing.assert_frame_equal(again.items, done["gkd"].items)
@@ -77,7 +77,7 @@ def test_a_new_evaluation_does_not_retrain(folder, finished, monkeypatch):
     def never(*arguments, **options):
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(experiment.train, "train", never)
+    monkeypatch.setattr(experiment.training, "train", never)
     sampled = EvalSpec(tasks=("addsub",), max_new_tokens=8, temperature=1.0, samples=3)
     run = experiment.run(a_spec(folder, "sft"), out=finished[0], evaluation=sampled)
     assert len(run.items) == 18
@@ -191,7 +191,7 @@ def test_what_is_wrong_is_said_before_anything_is_written(folder, tmp_path, fiel
 
 def test_a_store_that_cannot_be_written_is_refused_before_training(folder, tmp_path, monkeypatch):
     (tmp_path / "out").write_text("a file where the folder should be")
-    monkeypatch.setattr(experiment.train, "train", None)
+    monkeypatch.setattr(experiment.training, "train", None)
     with pytest.raises((store.StoreError, NotADirectoryError), match="cannot be written|Not a directory"):
         experiment.run(a_spec(folder, "sft"), out=tmp_path / "out", evaluation=EVALUATION)
 
@@ -325,7 +325,7 @@ def test_a_failure_is_recorded_until_the_next_attempt(folder, tmp_path, monkeypa
         raise MemoryError("full")
 
     with monkeypatch.context() as patched:
-        patched.setattr(experiment.train, "train", failing)
+        patched.setattr(experiment.training, "train", failing)
         with pytest.raises(MemoryError, match="full"):
             experiment.run(spec, out=tmp_path, evaluation=EVALUATION)
     for each in (spec, spec.teacher_spec()):
