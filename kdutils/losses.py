@@ -131,12 +131,11 @@ def divergence(
         raise ValueError(f"temperature={temperature} must be positive and finite: 1 leaves logits as is")
     student = _Logits("student", student_hidden_NH, student_head, vocabulary_size)
     teacher = _Logits("teacher", teacher_hidden_NH, teacher_head, vocabulary_size)
-    score_rows = _compiled(compile_backend)
 
     def score(rows: slice, student_RV: Tensor, teacher_RV: Tensor) -> Tensor:
         if teacher_noise is not None:
             teacher_noise.added_to(teacher_RV, rows)
-        return score_rows(student_RV, teacher_RV, kind, beta, temperature)
+        return _compiled(compile_backend)(student_RV, teacher_RV, kind, beta, temperature)
 
     scale = temperature**2 if scale_by_temperature_squared else 1.0
     same_rows = {"teacher": teacher.hidden_NH, "noise": teacher_noise}

@@ -7,10 +7,9 @@ never run, weights are read from safetensors or GGUF alone, and generation setti
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -33,7 +32,7 @@ from kdutils import losses
 from kdutils.compute import DEFAULT, Compute
 from kdutils.data.sources import ADAPTER_NEEDS_MERGING, Location, ModelError, files_digest, locate
 from kdutils.encoding import Batch, start_ids
-from kdutils.gguf_copies import copy_of, saved_copy, unmark_quantised
+from kdutils.gguf_files import copy_of, keep_layers, saved_copy, unmark_quantised
 from kdutils.head import Head, error_of_head, head_of
 from kdutils.io import disk
 from kdutils.items import prompt
@@ -64,14 +63,11 @@ class Policy:
     checkpointing: bool = False  # as Compute.activation_checkpointing
     compiled: str = ""  # as Compute.compile_backend
 
-    @contextlib.contextmanager
-    def computing(self) -> Iterator[None]:
+    def computing(self) -> contextlib.AbstractContextManager:
         """Autocast where the policy has one."""
         if self.autocast is None:
-            yield
-        else:
-            with torch.autocast(torch.device(self.device).type, dtype=self.autocast):
-                yield
+            return contextlib.nullcontext()
+        return torch.autocast(torch.device(self.device).type, dtype=self.autocast)
 
 
 @dataclass
@@ -83,8 +79,6 @@ class LoadedModel:
     tokenizer: PreTrainedTokenizerBase
     policy: Policy
 
-    is_sharded = False  # whether other processes hold parts of it, see kdutils.devices.fsdp
-
     @property
     def causal(self) -> PreTrainedModel:
         """The causal language model itself, without the wrapper of an adapter."""
@@ -94,11 +88,6 @@ class LoadedModel:
     def head(self) -> Head:
         """The output head, over all its rows."""
         return head_of(self.causal)
-
-    @functools.cached_property
-    def n_parameters(self) -> int:
-        """Of the causal language model; tied weights count once."""
-        return self.causal.num_parameters()
 
     @property
     def vocabulary_size(self) -> int:
@@ -225,11 +214,11 @@ def load(
     if getattr(network, "_hf_peft_config_loaded", False):  # of a hub repository that was not here before
         raise ModelError(f"{place.name} {ADAPTER_NEEDS_MERGING}")
     if place.layers is not None:
-        _keep_layers(network, place.layers)
-    if len(tokenizer) > network.get_output_embeddings().weight.shape[0]:
+        keep_layers(network, place.layers)
+    if len(tokenizer) > (n_rows := len(network.get_output_embeddings().weight)):
         raise ModelError(
-            f"{name}: the tokenizer has {len(tokenizer)} entries, the output head fewer rows "
-            f"({network.get_output_embeddings().weight.shape[0]}); give a model with its own tokenizer"
+            f"{name}: the tokenizer has {len(tokenizer)} entries, the output head fewer rows ({n_rows}); "
+            "give a model with its own tokenizer"
         )
     policy = policy_for(network.num_parameters(), compute=compute, trains_all=trains_all)
     network.set_attn_implementation(policy.attention)
@@ -252,17 +241,6 @@ def load(
             with saved_copy(place, str(policy.weights)) as folder:
                 network.save_pretrained(folder, safe_serialization=True)
     return LoadedModel(name, network, tokenizer, policy)
-
-
-def _keep_layers(network: PreTrainedModel, kept: Sequence[int]) -> None:
-    """Cut the decoder to these of its layers, in place; they are renumbered, as the KV cache needs."""
-    decoder, config = network.get_decoder(), network.config
-    decoder.layers = nn.ModuleList([decoder.layers[layer] for layer in kept])
-    for number, layer in enumerate(decoder.layers):
-        layer.self_attn.layer_idx = number
-    config.num_hidden_layers = len(kept)
-    if getattr(config, "layer_types", None):
-        config.layer_types = [config.layer_types[layer] for layer in kept]
 
 
 def add_adapter(model: LoadedModel, spec: RunSpec, *, seed: int) -> LoadedModel:

@@ -137,8 +137,6 @@ def together(rendezvous: Path, scratch: Path, *, rank: int, size: int) -> Sharde
 class ShardedModel(LoadedModel):
     """A model of which every process holds a shard; all must call the same methods at the same time."""
 
-    is_sharded = True
-
     def hidden_states(self, input_ids_BT: Tensor) -> Tensor:
         """As `LoadedModel`; `head` is whole from here to the end of the backward pass."""
         plain = super().hidden_states

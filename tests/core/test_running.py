@@ -68,7 +68,7 @@ def test_what_is_stored_is_not_done_again(folder, finished, monkeypatch):
         raise AssertionError("trained or generated again")
 
     monkeypatch.setattr(experiment.training, "train", never)
-    monkeypatch.setattr(experiment.generate, "generate", never)
+    monkeypatch.setattr(experiment.generation, "generate", never)
     again = experiment.run(a_spec(folder, "gkd"), out=out, evaluation=EVALUATION)
     pd.testing.assert_frame_equal(again.items, done["gkd"].items)
 
@@ -119,7 +119,7 @@ def test_teacher_texts_are_made_once_and_are_the_teachers(folder, finished, monk
     texts = generation.generate(teacher, prompts, max_new_tokens=12)
     assert [record["response"] for record in kept] == generation.decode(teacher, texts)
     assert [record["ended"] for record in kept] == [text.ended for text in texts]
-    monkeypatch.setattr(experiment.generate, "generate", None)
+    monkeypatch.setattr(experiment.generation, "generate", None)
     again = experiment.teacher_texts(spec, items, out)
     assert [item.response for item in again] == [record["response"] for record in kept]
     assert all(item.rationale == "" for item in again)

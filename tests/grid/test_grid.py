@@ -131,14 +131,14 @@ def test_a_store_of_another_layout_is_refused_before_any_work(plan, tmp_path, in
 
 
 def no_training_of(monkeypatch, name):
-    train = experiment.train.train
+    train = experiment.training.train
 
     def failing(student, *arguments, **options):
         if student.name.endswith(name):
             raise FloatingPointError("something\nbroke")
         return train(student, *arguments, **options)
 
-    monkeypatch.setattr(experiment.train, "train", failing)
+    monkeypatch.setattr(experiment.training, "train", failing)
 
 
 def test_a_failed_run_is_recorded_and_tried_again(plan, tmp_path, inline, begun, monkeypatch):

@@ -1,12 +1,16 @@
-"""Plain copies of models read from GGUF files: reading one takes half a minute, so each is read once."""
+"""What models from GGUF files need beside loading: copies, a shorter decoder, and permission to be saved.
+
+Reading a GGUF file takes half a minute, so it is read once and a plain copy stays in the user's cache.
+"""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from torch import nn
 from transformers import PreTrainedModel
 
 from kdutils.data.sources import Location, files_digest
@@ -32,6 +36,17 @@ def saved_copy(place: Location, what: str) -> Iterator[Path]:
 
 def _folder(place: Location, what: str) -> Path:
     return user_cache.path("gguf") / f"{files_digest(place.name)}-{what.removeprefix('torch.')}"
+
+
+def keep_layers(network: PreTrainedModel, kept: Sequence[int]) -> None:
+    """Cut the decoder to these of its layers, in place; they are renumbered, as the KV cache needs."""
+    decoder, config = network.get_decoder(), network.config
+    decoder.layers = nn.ModuleList([decoder.layers[layer] for layer in kept])
+    for number, layer in enumerate(decoder.layers):
+        layer.self_attn.layer_idx = number
+    config.num_hidden_layers = len(kept)
+    if getattr(config, "layer_types", None):
+        config.layer_types = [config.layer_types[layer] for layer in kept]
 
 
 def unmark_quantised(network: PreTrainedModel) -> None:
