@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import struct
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -103,8 +103,7 @@ class LoadedModel:
     def hidden_states(self, input_ids_BT: Tensor) -> Tensor:
         """Final hidden states (batch, positions, width), after the last norm, of rows padded on the right.
 
-        Attention is causal, so that padding on the right needs no mask; without one it is faster. The states
-        at padding mean nothing.
+        Attention is causal, so padding on the right needs no mask (faster); states at padding mean nothing.
         """
         with self.policy.computing():
             output = self.causal.get_decoder()(input_ids=input_ids_BT.to(self.policy.device), use_cache=False)
@@ -196,8 +195,7 @@ def load(
         stays_in_memory: leave its weights in main memory, to be moved in parts (kdutils.devices.fsdp).
 
     Raises:
-        ModelError: if it cannot be loaded, is not a causal language model in safetensors or GGUF, or changes
-            its logits in a way that `Head` does not know.
+        ModelError: if it cannot be loaded, or changes its logits in a way that `Head` does not know.
     """
     tokenizer = load_tokenizer(name)
     copy = copy_of(locate(name), str(torch.float32 if trains_all else torch.bfloat16))
@@ -223,8 +221,8 @@ def load(
     policy = policy_for(network.num_parameters(), compute=compute, trains_all=trains_all)
     network.set_attn_implementation(policy.attention)
     network = network.to(device="cpu" if stays_in_memory else policy.device, dtype=policy.weights).eval()
-    token_ids = tokenizer(prompt("1 + 2"))["input_ids"][:8]
-    error, rounding = error_of_head(network, token_ids, n_rows=len(tokenizer))
+    sample = tokenizer(prompt("1 + 2"))["input_ids"][:8]
+    error, rounding = error_of_head(network, sample, n_rows=len(tokenizer))
     if error > rounding:
         raise ModelError(
             f"{name}: {network.config.model_type} does more to its logits than kdutils knows: they would be "
@@ -263,7 +261,7 @@ def add_adapter(model: LoadedModel, spec: RunSpec, *, seed: int) -> LoadedModel:
     )
     with seeded(seed):
         network = get_peft_model(model.network, config, autocast_adapter_dtype=True)
-    return LoadedModel(model.name, network, model.tokenizer, model.policy)
+    return replace(model, network=network)
 
 
 @contextlib.contextmanager
@@ -271,7 +269,7 @@ def seeded(seed: int) -> Iterator[None]:
     """Within, torch's global generators are seeded, for libraries that use them; then as before."""
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices=devices):
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed formats three stacks where no GPU is
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed is slow without a GPU
         if devices:
             torch.cuda.manual_seed_all(seed)
         yield
@@ -321,7 +319,6 @@ def check_pair(spec: RunSpec) -> None:
 
 @contextlib.contextmanager
 def _without_progress_bar() -> Iterator[None]:
-    """The switch of `transformers` is global, so it is put back."""
     was_enabled = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:
@@ -332,17 +329,13 @@ def _without_progress_bar() -> Iterator[None]:
 
 
 def _offline(place: Location) -> dict[str, bool]:
-    """A folder never needs the hub."""
     return {"local_files_only": True} if Path(place.source).is_dir() else {}
 
 
 def _unobtainable(place: Location, error: Exception) -> str:
     reason = " ".join(str(error).split())[:200]
     if Path(place.source).is_dir():
-        remedy = (
-            "it may be half downloaded, damaged, or without weights in safetensors: fetch it again, or give "
-            "another folder or .gguf file"
-        )
+        remedy = "it may be half downloaded, damaged or without safetensors: fetch it again, or give another"
     elif constants.HF_HUB_OFFLINE:
         remedy = (
             f"HF_HUB_OFFLINE is set and it is not in the cache: unset it, run `hf download {place.name}` "
