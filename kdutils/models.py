@@ -335,7 +335,7 @@ def _offline(place: Location) -> dict[str, bool]:
 def _unobtainable(place: Location, error: Exception) -> str:
     reason = " ".join(str(error).split())[:200]
     if Path(place.source).is_dir():
-        remedy = "it may be half downloaded, damaged or without safetensors: fetch it again, or give another"
+        remedy = "half downloaded, damaged or without weights in safetensors? fetch it again or give another"
     elif constants.HF_HUB_OFFLINE:
         remedy = (
             f"HF_HUB_OFFLINE is set and it is not in the cache: unset it, run `hf download {place.name}` "

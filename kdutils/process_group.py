@@ -96,7 +96,8 @@ def read_state(folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
     state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
     if not disk.has_whole_seal(state):
         raise ValueError("its state is not what was written")
-    return state, state["sha256"]
+    digests = state["sha256"]
+    return state, {WHOLE: digests} if isinstance(digests, str) else digests  # text: of earlier builds
 
 
 def checked(file: Path, digest: str) -> dict[str, Tensor]:
