@@ -1,7 +1,8 @@
 """What a whole grid costs with the teacher's states kept and with the teacher asked at every step.
 
 Four students x three methods x three temperatures on one teacher, made by kdutils.grid.fill as all runs.
-By hand: `python -m kdutils.bench.grid_time FAMILY always|never STUDENTS` prints a line of JSON.
+By hand: `KDUTILS_TEACHER_STATES=always|never python -m kdutils.bench.grid_time FAMILY STUDENTS` prints a line
+of JSON.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from kdutils import store
+from kdutils.compute import Compute
 from kdutils.grid import model_shapes
 from kdutils.grid.model_shapes import Architecture
 from kdutils.io.environment import REPOSITORY
@@ -83,15 +85,17 @@ def teacher_of(family: str, folder: Path) -> str:
     return str(path)
 
 
-def cost(family: str, mode: str, n_students: int = 4, **settings: Any) -> dict[str, Any]:
+def cost(family: str, n_students: int = 4, **settings: Any) -> dict[str, Any]:
     """Seconds of the whole grid and, over its runs, of the training loops by method; peak memory of a worker.
+
+    The mode is that of the environment, which the workers inherit.
 
     Raises:
         RuntimeError: if a run failed.
     """
     from kdutils.grid import fill
 
-    os.environ["KDUTILS_TEACHER_STATES"] = mode
+    mode = MODES[not Compute.from_environment().keeps_teacher_states]
     scratch = Path(tempfile.mkdtemp(prefix="kdutils-grid-"))
     try:
         planned, out = (
@@ -132,8 +136,9 @@ def compare(
         for mode in MODES:
             if progress:
                 progress(f"grid, {family}: {number} students, teacher states {mode}")
-            command = [sys.executable, "-W", "ignore", "-P", "-m", __name__, family, mode, str(number)]
-            own = {"PYTHONPATH": os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])}
+            command = [sys.executable, "-W", "ignore", "-P", "-m", __name__, family, str(number)]
+            own = {"KDUTILS_TEACHER_STATES": mode}
+            own |= {"PYTHONPATH": os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])}
             run = subprocess.run(command, env=os.environ | own, capture_output=True, text=True, check=False)
             if run.returncode:
                 said = [line for line in run.stderr.splitlines() if line.strip()] or ["nothing said"]
@@ -153,4 +158,4 @@ def as_row(cost: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(cost(sys.argv[1], sys.argv[2], int(sys.argv[3]))))
+    print(json.dumps(cost(sys.argv[1], int(sys.argv[2]))))

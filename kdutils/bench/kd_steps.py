@@ -116,6 +116,7 @@ def _ours(work: Work, policy: Policy, teacher: Any) -> Gradients:
                 temperature=1.0,
                 vocabulary_size=student.vocabulary_size,
                 scale_by_temperature_squared=True,
+                compile_backend=policy.compiled,
             )
         mean = loss.total / loss.n_tokens
         mean.backward()
@@ -151,11 +152,9 @@ def ours_cached(work: Work, *, exact: bool = True, backend: str = "") -> Iterato
 
     Its head is not: that is read before the first step, as everyone else has it then.
     """
-    from kdutils.teacher import CachedTeacher
-    from kdutils.teacher_cache import states_of
+    from kdutils.teacher import CachedTeacher, states_of
 
-    os.environ["KDUTILS_COMPILE"] = backend
-    policy = policy_of(work, exact=exact)
+    policy = dataclasses.replace(policy_of(work, exact=exact), compiled=backend)
     with tempfile.TemporaryDirectory() as folder:
         kept = states_of(Path(folder), json.loads(work.case.to_json()))
         kept.write(_loaded(work, "teacher", teacher_policy_of(work, exact=exact)), work.encoded)
@@ -303,9 +302,8 @@ def serve() -> int:
     import kdutils.encoding
     import kdutils.models
     import kdutils.teacher
-    import kdutils.teacher_cache
 
-    assert kdutils.encoding and kdutils.models and kdutils.teacher_cache and kdutils.teacher
+    assert kdutils.encoding and kdutils.models and kdutils.teacher
     for line in sys.stdin:
         request = json.loads(line)
         with tempfile.TemporaryFile("w+") as said:

@@ -125,7 +125,7 @@ class Server:
     def _environment(self) -> dict[str, str]:
         own = {"PYTHONPATH": os.pathsep.join([str(REPOSITORY), *_paths()])}
         own |= {"OMP_NUM_THREADS": str(self.n_threads), "TOKENIZERS_PARALLELISM": "false"}
-        return own | {"HF_HUB_OFFLINE": "1", "KDUTILS_COMPILE": ""}
+        return own | {"HF_HUB_OFFLINE": "1"}
 
 
 class Ended(NamedTuple):

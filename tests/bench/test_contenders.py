@@ -58,12 +58,6 @@ def process_as_before():
     os.environ.update(variables)
 
 
-@pytest.fixture(autouse=True)
-def _own_switches(monkeypatch):
-    """What a contender sets in its process does not reach other tests."""
-    monkeypatch.setenv("KDUTILS_COMPILE", "")
-
-
 def needs(name):
     """Skip, or fail where the extra is required, if the peer is not installed."""
     for package, start in PEERS.items():
@@ -523,14 +517,15 @@ def test_ratios_of_grids_are_those_of_their_seconds():
 
 
 @pytest.mark.slow
-def test_a_small_grid_is_made_in_both_ways():
+def test_a_small_grid_is_made_in_both_ways(monkeypatch):
     how = {"train_items": 16, "epochs": 1, "batch_size": 8, "max_new_tokens": 4}
     for mode in grid_time.MODES:
-        found = grid_time.cost("deep teacher", mode, 1, **how)
-        assert found["runs"] == 9 and found["steps"] == 18
+        monkeypatch.setenv("KDUTILS_TEACHER_STATES", mode)
+        found = grid_time.cost("deep teacher", 1, **how)
+        assert found["mode"] == mode and found["runs"] == 9 and found["steps"] == 18
         assert set(found["training_seconds"]) == set(grid_time.METHODS)
     with pytest.raises(ValueError, match="unknown family 'deep'; choose one of"):
-        grid_time.cost("deep", "always")
+        grid_time.cost("deep")
 
 
 def test_the_roofline_of_all_contenders_is_within_its_figure():

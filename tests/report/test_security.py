@@ -16,6 +16,7 @@ from bs4 import BeautifulSoup
 from samples import profile_of
 
 from kdutils import spec, store
+from kdutils.compute import Compute
 from kdutils.data import model_files
 from kdutils.io import disk, text_safety
 from kdutils.report import html_tables, index, notebook_api, notebook_parameters, render, worker
@@ -384,10 +385,10 @@ def test_code_that_a_model_brings_along_is_never_imported(tmp_path, model_type):
             stored["model_type"] = model_type
         (folder / name).write_text(json.dumps(stored))
     if model_type == "qwen2":  # its own code is not needed, and not read
-        assert models.load(str(folder), device="cpu").network is not None
+        assert models.load(str(folder), compute=Compute(device="cpu")).network is not None
     else:
         with pytest.raises(model_files.ModelError) as caught:
-            models.load(str(folder), device="cpu")
+            models.load(str(folder), compute=Compute(device="cpu"))
         assert "\n" not in str(caught.value)
     assert not marker.exists()
 
