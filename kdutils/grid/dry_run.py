@@ -16,7 +16,7 @@ import pandas as pd
 
 from kdutils import store
 from kdutils.constants import METHOD_LABELS, RELEASED_PAIRS
-from kdutils.data import sources
+from kdutils.data import model_files, sources
 from kdutils.grid import cost, token_lengths
 from kdutils.grid.cell_table import model_parameters, short_name
 from kdutils.grid.cost import Cost
@@ -97,7 +97,7 @@ def _digests(spec: RunSpec) -> tuple[dict[str, str], str]:
         try:
             resolved = sources.resolved(spec)
             return {name: getattr(resolved, name) for name in DIGESTS}, ""
-        except sources.ModelError as error:
+        except model_files.ModelError as error:
             return {}, f"a model ({error})"
         except sources.DataError:
             pass

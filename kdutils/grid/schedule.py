@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Self
 
-from kdutils.data import sources
+from kdutils.data import model_files, sources
 from kdutils.grid import cost
 from kdutils.grid.cell_table import short_name
 from kdutils.grid.machines import DEFAULT, GPUS
@@ -74,7 +74,7 @@ def jobs_of(planned: Iterable[PlannedRun]) -> dict[str, Job]:
         seconds = {
             run_id: cost.job_seconds(spec, asked[run_id], GPUS[DEFAULT]) for run_id, spec in specs.items()
         }
-    except sources.ModelError:  # the shape of a model is not known: all runs count alike
+    except model_files.ModelError:  # the shape of a model is not known: all runs count alike
         seconds = dict.fromkeys(specs, 1.0)
     return {
         run_id: Job(spec, asked[run_id], teachers.get(run_id), run_id in needed_by, seconds[run_id])

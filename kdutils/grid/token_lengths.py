@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from kdutils import items
-from kdutils.data import sources
+from kdutils.data import model_files, sources
 from kdutils.spec import BENCHMARK, LLM_ADAPTERS, RunSpec
 
 # Measured with the tokenizer of Qwen2.5 on 21,000 items: GSM8K and AQuA, the training sets of the
@@ -113,8 +113,8 @@ def _counts(found: list[items.Item], domain: str, tokenizer: Path | None) -> tup
 def _tokenizer_file(model: str) -> Path | None:
     """The tokenizer of a local folder; GGUF files and models of the hub go by their characters."""
     try:
-        place = sources.locate(model)
-    except sources.ModelError:  # as in architecture_of
+        place = model_files.locate(model)
+    except model_files.ModelError:  # as in architecture_of
         return None
     path = Path(place.source) / "tokenizer.json"
     return path if place.gguf_file is None and path.is_file() else None
