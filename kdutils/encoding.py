@@ -1,7 +1,4 @@
-"""Items tokenised and batched, and what of them is trained on.
-
-Nothing here draws random numbers but `epoch_order`, from a generator that is passed in.
-"""
+"""Items as token ids, which of the tokens are scored, and batches of them."""
 
 from __future__ import annotations
 
@@ -9,7 +6,7 @@ import array
 import hashlib
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import datasets
@@ -21,9 +18,8 @@ from transformers import PreTrainedTokenizerBase
 from kdutils.data.sources import DataError
 from kdutils.items import Item, prompt
 
-ONE_PASS = 1 << 40  # tokens: a price of a pass at which no more are made than there must be
-KEPT_TOKENS = 4_000_000  # at most, four bytes each
-_kept_tokens: dict[tuple, list[array.array]] = {}
+CACHED_TOKENS = 4_000_000  # at most, four bytes each
+_cached_tokens: dict[tuple, list[array.array]] = {}
 
 
 @dataclass(frozen=True)
@@ -36,9 +32,9 @@ class Batch:
     scored_BT: Tensor  # True where token t is scored (by the position before it)
 
     def share(self, part: int, parts: int) -> Batch:
-        """Every `parts`-th row by length, from the `part`-th on: all parts have about as much to do.
+        """Part number `part` of `parts`: rows sorted by length are dealt out in turn, so parts cost alike.
 
-        Where there are fewer rows than parts, the last parts are `unscored`.
+        If there are fewer rows than parts, the last parts are `unscored`.
         """
         order = self.attention_BT.sum(1).argsort(descending=True, stable=True)[part::parts]
         if not len(order):
@@ -48,17 +44,18 @@ class Batch:
         return Batch([self.ids[row] for row in order.tolist()], *(t[order, :length] for t in tensors))
 
     def unscored(self) -> Batch:
-        """The beginning of one row, without a scored token: for a process that has to keep others company."""
+        """Two tokens of one row, none scored: a pass for a process without rows, which FSDP needs."""
         ids_BT, attention_BT, scored_BT = (
             t[:1, :2] for t in (self.input_ids_BT, self.attention_BT, self.scored_BT)
         )
         return Batch(self.ids[:1], ids_BT, attention_BT, torch.zeros_like(scored_BT))
 
-    def passes(self, *, max_rows: int, pass_tokens: int = ONE_PASS) -> list[Batch]:
-        """The same rows by length, longest first, in parts that go through a model one after another.
+    def passes(self, *, max_rows: int, pass_tokens: int | None = None) -> list[Batch]:
+        """The same rows sorted by length, longest first, cut into passes through a model (micro-batches).
 
-        Rows of like length share a pass, so that little of it is padding. Of all ways to cut, the one with
-        the fewest tokens, padding included, when every pass costs `pass_tokens` more.
+        Rows of similar length share a pass, so that little of it is padding. Of all cuts the one with the
+        lowest cost: tokens, padding included, plus `pass_tokens` for every pass (None: as few passes as can
+        be).
         """
         length_B = self.attention_BT.sum(1)
         order = length_B.argsort(descending=True, stable=True)
@@ -70,10 +67,11 @@ class Batch:
         ]
 
 
-def cuts(lengths: Sequence[int], max_rows: int, pass_tokens: int) -> list[tuple[int, int]]:
-    """Where each pass of `Batch.passes` starts and stops, for lengths that fall."""
-    if pass_tokens >= ONE_PASS and len(lengths) <= max_rows:
+def cuts(lengths: Sequence[int], max_rows: int, pass_tokens: int | None) -> list[tuple[int, int]]:
+    """Start and stop of each pass of `Batch.passes`, for lengths in falling order."""
+    if pass_tokens is None and len(lengths) <= max_rows:
         return [(0, len(lengths))]
+    pass_tokens = 1 << 40 if pass_tokens is None else pass_tokens  # more than any padding costs
     least, starts = [0], [0]  # for the first n rows: least cost, and where its last pass starts
     for stop in range(1, len(lengths) + 1):
         best, best_start = math.inf, 0
@@ -100,17 +98,16 @@ def encode(
 ) -> datasets.Dataset:
     """Items as token ids: columns id, input_ids, n_unscored (leading tokens that are never scored).
 
-    Prompt and response are tokenised apart, so that where the response begins does not depend on the
-    text, and EOS closes every response. Protocol `careful` scores response and EOS; `paper` scores every
-    token but the first, which has no position before it, and cuts what is too long as the authors do.
+    Prompt and response are tokenised separately, so that their border does not depend on the text, and EOS
+    closes every response. Protocol `careful` scores response and EOS; `paper` scores every token but the
+    first, which has no position before it, and cuts items that are too long as the authors do.
 
     Args:
-        prompt_in_loss: whether tokens of the prompt are scored; None: as the protocol says. What is too long
-            is cut or refused by the protocol all the same.
+        prompt_in_loss: whether tokens of the prompt are scored; None: as the protocol says.
 
     Raises:
-        DataError: under `careful`, for an item longer than `max_tokens`: a response without its end
-            would teach never to stop.
+        DataError: under `careful`, for an item longer than `max_tokens`: without its EOS it would teach the
+            student not to stop.
     """
     if tokenizer.eos_token_id is None:
         raise DataError(f"tokenizer {tokenizer.name_or_path} has no EOS token, so a student could not stop")
@@ -153,33 +150,30 @@ def prompt_ids(questions: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> 
 def token_ids(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
     """Token ids of the texts without special tokens; a new list at every call.
 
-    All runs of a worker train on and are scored on the same texts. So what a tokenizer made of them is kept
-    in this process, under the digests of the texts and of the tokenizer's files (models.load_tokenizer).
+    All runs of a worker use the same texts, so token ids are cached in this process, by the digests of the
+    texts and of the tokenizer's files (models.load_tokenizer); not for a tokenizer without `files_digest`.
     """
     files = getattr(tokenizer, "files_digest", "")
-    if not files:  # of the hub, or somebody's own
+    if not files or not texts:
         return tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
     digest = hashlib.sha256()
     for text in texts:
         digest.update(hashlib.sha256(text.encode()).digest())
     key = (files, type(tokenizer).__name__, len(tokenizer), digest.hexdigest())
-    if key not in _kept_tokens:
-        made = tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
-        _kept_tokens[key] = [array.array("i", ids) for ids in made]
-        while len(_kept_tokens) > 1 and sum(_sizes(_kept_tokens.values())) > KEPT_TOKENS:
-            del _kept_tokens[next(iter(_kept_tokens))]  # the oldest
-    return [ids.tolist() for ids in _kept_tokens[key]]
-
-
-def _sizes(kept: Iterable[list[array.array]]) -> Iterator[int]:
-    return (sum(map(len, texts)) for texts in kept)
+    if key not in _cached_tokens:
+        ids_by_text = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+        _cached_tokens[key] = [array.array("i", ids) for ids in ids_by_text]
+        n_tokens = {key: sum(map(len, ids_by_text)) for key, ids_by_text in _cached_tokens.items()}
+        while len(_cached_tokens) > 1 and sum(n_tokens[key] for key in _cached_tokens) > CACHED_TOKENS:
+            del _cached_tokens[next(iter(_cached_tokens))]  # the oldest
+    return [ids.tolist() for ids in _cached_tokens[key]]
 
 
 def collate(encoded: datasets.Dataset, rows: Sequence[int], *, pad_id: int) -> Batch:
     """The rows as a batch padded on the right. `pad_id` may equal EOS: masks come from lengths alone.
 
     Args:
-        encoded: from `encode`; faster with the format "arrow", if many batches are made of it.
+        encoded: from `encode`; for many batches, faster in the format "arrow".
     """
     of_arrow = encoded if encoded.format["type"] == "arrow" else encoded.with_format("arrow")
     table = of_arrow[list(rows)].combine_chunks()
@@ -191,7 +185,7 @@ def collate(encoded: datasets.Dataset, rows: Sequence[int], *, pad_id: int) -> B
 def batch_of(
     ids: list[str], token_ids: Sequence[list[int]], n_unscored: Sequence[int], *, pad_id: int
 ) -> Batch:
-    """Sequences of tokens as `collate` makes a batch of them."""
+    """Sequences of tokens as a batch padded on the right."""
     lengths = np.array([len(row) for row in token_ids])
     flat_N = np.fromiter(itertools.chain.from_iterable(token_ids), np.int64, count=lengths.sum())
     return _padded(ids, flat_N, lengths, np.asarray(n_unscored), pad_id)
@@ -200,7 +194,7 @@ def batch_of(
 def _padded(
     ids: list[str], flat_N: np.ndarray, lengths_B: np.ndarray, n_unscored_B: np.ndarray, pad_id: int
 ) -> Batch:
-    """Sequences that stand one after another, as rows (numpy is faster than torch with so little)."""
+    """A batch of sequences that are concatenated in `flat_N` (numpy: faster than torch for small batches)."""
     place_T = np.arange(lengths_B.max())
     attention_BT = place_T < lengths_B[:, None]
     input_ids_BT = np.full(attention_BT.shape, pad_id)

@@ -11,7 +11,7 @@ import gc
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,8 @@ import torch
 from safetensors.torch import load_file
 
 from kdutils import encoding, evaluate, generation, models, store, training
+from kdutils.compute import Compute
 from kdutils.data import model_files
-from kdutils.data.model_files import Location
 from kdutils.data.sources import default_evaluation, resolved
 from kdutils.devices import launch
 from kdutils.inputs import Inputs, check
@@ -33,7 +33,7 @@ from kdutils.models import LoadedModel
 from kdutils.spec import EvalSpec, RunSpec
 from kdutils.store import Progress, RunFolder, Store
 from kdutils.teacher_outputs import (
-    has_states,
+    keeps_states,
     load_trained,
     made_states,
     on_devices,
@@ -81,6 +81,7 @@ def run(
     out: Path | str = disk.OUTPUTS,
     evaluation: EvalSpec | None = None,
     progress: Progress | None = None,
+    compute: Compute | None = None,
 ) -> Run:
     """Train what `spec` asks for and evaluate it beside its teacher, unless the store has it already.
 
@@ -91,14 +92,15 @@ def run(
     Args:
         evaluation: by default greedy decoding on the test items of every task there is.
         progress: called with every entry of the training curve.
+        compute: device, compilation and the like; by default as the environment says.
 
     Raises:
         ModelError, DataError, StoreError, ValueError: before any training, for what is wrong with the spec,
             the models, the items or the store.
         LostError: if this process was silent for so long that another has taken the run over.
     """
-    at = Store(Path(out).expanduser(), progress)
-    launch.check_devices(spec)
+    at = Store(Path(out).expanduser(), progress, compute=compute or Compute.from_environment())
+    launch.check_devices(spec, at.compute)
     spec = resolved(spec)
     inputs = Inputs.of(spec, evaluation or default_evaluation(spec))
     check(inputs)
@@ -118,18 +120,21 @@ def make(
     *,
     progress: Progress | None = None,
     waits: bool = True,
+    compute: Compute | None = None,
 ) -> bool:
     """Train and evaluate what is not there, for a spec that is resolved and checked; False if all was.
 
     Args:
         evaluation: None to train only.
         waits: for another process that is making what is needed.
+        compute: as in `run`.
 
     Raises:
         HeldError: if another process is making it and we do not wait.
         DamagedError: for something in the store that is not what was written.
     """
-    return _make(Inputs.of(spec, evaluation), Store(out, progress, waits))
+    at = Store(out, progress, waits, compute or Compute.from_environment())
+    return _make(Inputs.of(spec, evaluation), at)
 
 
 def _make(inputs: Inputs, at: Store) -> bool:
@@ -168,7 +173,9 @@ def _train(inputs: Inputs, folder: RunFolder, lease: Lease, at: Store) -> Loaded
     spec = inputs.spec
     if spec.method == "base":
         folder.finish({"status": "untrained"}, [])
-        return models.load(inputs.student, tokenizer=inputs.tokenizer) if spec.devices == 1 else None
+        if spec.devices > 1:
+            return None
+        return models.load(inputs.student, tokenizer=inputs.tokenizer, compute=at.compute)
     teacher_run = inputs.of_teacher()
     if teacher_run:
         _make(teacher_run, at)
@@ -183,12 +190,12 @@ def _train(inputs: Inputs, folder: RunFolder, lease: Lease, at: Store) -> Loaded
         if spec.method in training.KINDS:
             if teacher_run:  # damage is found here, where it can be set aside, not by the processes
                 at.folder(teacher_run.spec.run_id).check_model()
-            if has_states(spec):
+            if keeps_states(spec, at.compute):
                 made_states(inputs, at).open()
         student, rate, outcome, peak_memory_gb = _trained_on_devices(inputs, folder, at, watched)
     else:
         teacher = teacher_signal(inputs, at) if spec.method in training.KINDS else None
-        student, rate = student_to_train(inputs)
+        student, rate = student_to_train(inputs, at.compute)
         outcome = training.train(
             student,
             items,
@@ -198,7 +205,7 @@ def _train(inputs: Inputs, folder: RunFolder, lease: Lease, at: Store) -> Loaded
             validation=inputs.items.validation,
             checkpoint=folder.checkpoint,
             progress=watched,
-            **passes(student, inputs.student, batch_size=spec.batch_size),
+            compute=passes(student, inputs, at.compute),
         )
         peak_memory_gb = environment.peak_memory_gb()
     lease.confirm()
@@ -214,26 +221,32 @@ def _train(inputs: Inputs, folder: RunFolder, lease: Lease, at: Store) -> Loaded
     return student if spec.devices == 1 else None
 
 
-def student_to_train(inputs: Inputs, *, stays_in_memory: bool = False) -> tuple[LoadedModel, float]:
+def student_to_train(
+    inputs: Inputs, compute: Compute, *, stays_in_memory: bool = False
+) -> tuple[LoadedModel, float]:
     """The student, ready to be trained, and its learning rate; `stays_in_memory` as in models.load."""
     student = models.load(
         inputs.student,
         tokenizer=inputs.tokenizer,
         trains_all=inputs.spec.adapter == "full",
+        compute=compute,
         stays_in_memory=stays_in_memory,
     )
     student = models.add_adapter(student, inputs.spec, seed=inputs.spec.seed)
     return student, models.learning_rate(inputs.spec)
 
 
-def passes(student: LoadedModel, location: Location, *, batch_size: int) -> dict[str, int]:
-    """How `train` shall cut batches on a CPU; elsewhere as few passes as fit, the whole batch first."""
+def passes(student: LoadedModel, inputs: Inputs, compute: Compute) -> Compute:
+    """How batches are cut on a CPU where `compute` leaves it open; elsewhere in as few passes as fit."""
     if student.policy.device != "cpu":
-        return {}
-    if model_files.is_large(location):
-        return {"micro_batch_size": min(LARGE_CPU_ROWS, batch_size)}
+        return compute
+    if model_files.is_large(inputs.student):
+        rows = compute.micro_batch_rows or min(LARGE_CPU_ROWS, inputs.spec.batch_size)
+        return replace(compute, micro_batch_rows=rows)
+    if compute.pass_tokens is not None:
+        return compute
     token_seconds = TOKEN_SECONDS + TOKEN_PARAMETER_SECONDS * student.network.num_parameters()
-    return {"pass_tokens": round(PASS_SECONDS / token_seconds)}
+    return replace(compute, pass_tokens=round(PASS_SECONDS / token_seconds))
 
 
 def _trained_on_devices(
@@ -243,23 +256,19 @@ def _trained_on_devices(
 
     If a pass does not fit one of them, all begin again with half the rows, from the last checkpoint.
     """
-    rows = None
+    rows = at.compute.micro_batch_rows
+    task = {"what": "training", "checkpoint": str(folder.checkpoint)}
     with scratch_folder(folder) as scratch:
         while True:
-            task = {
-                "what": "training",
-                "checkpoint": str(folder.checkpoint),
-                "checkpoint_seconds": training.CHECKPOINT_SECONDS,
-                "micro_batch_size": rows,
-            }
+            own = replace(at, progress=progress, compute=replace(at.compute, micro_batch_rows=rows))
             try:
-                found = on_devices(inputs, at, scratch, task, progress=progress)
+                found = on_devices(inputs, own, scratch, task)
                 break
             except MemoryError as error:
                 if rows == 1:
                     raise MemoryError(training.no_room(inputs.spec, error)) from error
                 rows = math.ceil((rows or math.ceil(inputs.spec.batch_size / inputs.spec.devices)) / 2)
-        student, rate = student_to_train(inputs, stays_in_memory=True)
+        student, rate = student_to_train(inputs, at.compute, stays_in_memory=True)
         weights = load_file(scratch / launch.WEIGHTS)
         with torch.no_grad():
             for name, w in student.network.named_parameters():
@@ -294,7 +303,7 @@ def _item_rows(
     """As `item_rows`: by one device, which is faster, or where it has not the room by all."""
     spec, evaluation = inputs.spec, inputs.evaluation
     try:
-        student = student or load_trained(spec, folder, base=inputs.student)
+        student = student or load_trained(spec, folder, base=inputs.student, compute=at.compute)
         return item_rows(student, inputs.items.test, evaluation, run_id=spec.run_id)
     except (MemoryError, RuntimeError) as error:
         if spec.devices == 1 or not training.is_out_of_memory(error):

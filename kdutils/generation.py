@@ -6,9 +6,8 @@ and on nothing else, so that batching, order and the number of texts cannot chan
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeVar
 
 import datasets
 import torch
@@ -21,13 +20,14 @@ from kdutils.models import LoadedModel
 from kdutils.noise import noise_keys, random_bits
 
 BATCH_ROWS = 64
-TOP1_ROWS = 256  # positions x vocabulary at a time
+LOGIT_ROWS = 256  # positions whose logits exist at one time
 AHEAD = 16  # positions that random numbers are drawn for at once
-COMPACT_SHARE = 0.5  # finished rows leave the batch once they are this share of it
+COMPACT_SHARE = 0.5  # finished rows leave the batch once no more than this share of it is left
+Result = TypeVar("Result")
 
 
 class Text(NamedTuple):
-    """What a model wrote after a prompt."""
+    """A generated text."""
 
     token_ids: list[int]  # without EOS
     ended: bool  # by EOS; otherwise cut at the limit
@@ -43,15 +43,12 @@ def generate(
     seed: int = 0,
     batch_rows: int = BATCH_ROWS,
 ) -> list[Text]:
-    """One text for each prompt, in their order.
-
-    Prompts of similar length share a batch. Only EOS ends a text; the model's own generation settings are
-    not used.
+    """One text for each prompt, in their order; only EOS ends a text.
 
     Args:
-        temperature: 0 is greedy; otherwise of the sampled softmax over the tokenizer's vocabulary.
-        keys: what each text is told apart by (item and sample); needed for sampling.
-        batch_rows: texts that are written together.
+        temperature: of the softmax over the tokenizer's vocabulary that tokens are sampled from; 0 is greedy.
+        keys: a name for each text (item and sample), on which its samples depend; needed for sampling.
+        batch_rows: texts that are generated together; prompts of similar length share a batch.
 
     Raises:
         ValueError: for an empty prompt, or sampling without keys.
@@ -60,32 +57,32 @@ def generate(
         raise ValueError("a prompt has no tokens; every text needs something to follow")
     if temperature > 0 and (keys is None or len(keys) != len(prompts)):
         raise ValueError("sampling (temperature > 0) needs one key for each prompt")
-    how = {"max_new_tokens": max_new_tokens, "temperature": temperature, "keys": keys, "seed": seed}
-    return model.without_gradients(lambda: _generated(model, prompts, batch_rows=batch_rows, **how))
 
-
-def _generated(
-    model: LoadedModel,
-    prompts: Sequence[list[int]],
-    *,
-    max_new_tokens: int,
-    temperature: float,
-    keys: Sequence[str] | None,
-    seed: int,
-    batch_rows: int,
-) -> list[Text]:
-    was_training = model.network.training
-    model.network.eval()
-    by_length = sorted(range(len(prompts)), key=lambda row: -len(prompts[row]))
-    texts: dict[int, Text] = {}
-    for first in range(0, len(by_length), batch_rows):
-        rows = by_length[first : first + batch_rows]
+    def texts_of(rows: list[int]) -> list[Text]:
         row_keys = None if temperature == 0 else [keys[row] for row in rows]
         draw = _Draw(temperature, row_keys, seed, model.vocabulary_size)
-        found = _batch(model, [prompts[row] for row in rows], draw, max_new_tokens)
-        texts |= dict(zip(rows, found, strict=True))
+        return _texts_of_batch(model, [prompts[row] for row in rows], draw, max_new_tokens)
+
+    lengths = [len(prompt) for prompt in prompts]
+    return model.without_gradients(lambda: _by_length(model, lengths, batch_rows, texts_of))
+
+
+def _by_length(
+    model: LoadedModel,
+    lengths: list[int],
+    batch_rows: int,
+    results_of: Callable[[list[int]], Sequence[Result]],
+) -> list[Result]:
+    """A result for each row, in their order, computed batch by batch, longest rows first, without dropout."""
+    order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
+    found: dict[int, Result] = {}
+    was_training = model.network.training
+    model.network.eval()
+    for first in range(0, len(order), batch_rows):
+        rows = order[first : first + batch_rows]
+        found |= dict(zip(rows, results_of(rows), strict=True))
     model.network.train(was_training)
-    return [texts[row] for row in range(len(prompts))]
+    return [found[row] for row in range(len(lengths))]
 
 
 @torch.no_grad()
@@ -94,26 +91,18 @@ def top1_tokens(
 ) -> list[list[int]]:
     """The likeliest token at every scored position of each row, given the true tokens before it.
 
-    Logits are computed for scored positions alone, TOP1_ROWS at a time.
-
     Args:
         encoded: from `encoding.encode`.
     """
-    lengths = [len(ids) for ids in encoded["input_ids"][:]]
-    by_length = sorted(range(len(encoded)), key=lambda row: -lengths[row])
-    found: dict[int, list[int]] = {}
-    was_training = model.network.training
-    model.network.eval()
-    for first in range(0, len(by_length), batch_rows):
-        rows = by_length[first : first + batch_rows]
+
+    def tokens_of(rows: list[int]) -> list[list[int]]:
         batch = encoding.collate(encoded, rows, pad_id=model.pad_id)
         hidden_NH = model.scoring_states(batch)
         head = model.head.cut(model.vocabulary_size)
-        parts = [head.logits(part).argmax(-1) for part in hidden_NH.split(TOP1_ROWS)]
-        tokens = torch.cat(parts).cpu().split(batch.scored_BT.sum(1).tolist())
-        found |= {row: ids.tolist() for row, ids in zip(rows, tokens, strict=True)}
-    model.network.train(was_training)
-    return [found[row] for row in range(len(encoded))]
+        parts = [head.logits(part).argmax(-1) for part in hidden_NH.split(LOGIT_ROWS)]
+        return [ids.tolist() for ids in torch.cat(parts).cpu().split(batch.scored_BT.sum(1).tolist())]
+
+    return _by_length(model, [len(ids) for ids in encoded["input_ids"][:]], batch_rows, tokens_of)
 
 
 @torch.no_grad()
@@ -134,17 +123,12 @@ def option_logprobs(
     """
     if any(not prompt for prompt in prompts) or any(not option for own in options for option in own):
         raise ValueError("a prompt or an option has no tokens; there is nothing to score")
-    by_length = sorted(range(len(prompts)), key=lambda row: -len(prompts[row]))
-    found: dict[int, list[float]] = {}
-    was_training = model.network.training
-    model.network.eval()
-    for first in range(0, len(by_length), batch_rows):
-        rows = by_length[first : first + batch_rows]
-        own = [prompts[row] for row in rows], [options[row] for row in rows]
-        scored = model.gathered(partial(_options_of_batch, model, *own))
-        found |= dict(zip(rows, scored, strict=True))
-    model.network.train(was_training)
-    return [found[row] for row in range(len(prompts))]
+
+    def logprobs_of(rows: list[int]) -> list[list[float]]:
+        batch = [prompts[row] for row in rows], [options[row] for row in rows]
+        return model.gathered(lambda: _options_of_batch(model, *batch))
+
+    return _by_length(model, [len(prompt) for prompt in prompts], batch_rows, logprobs_of)
 
 
 def _options_of_batch(
@@ -161,10 +145,13 @@ def _options_of_batch(
     ).to(device)
     lengths_B = torch.tensor([len(option) for option in flat], device=device)
     scored_BT = torch.arange(option_BT.shape[1], device=device) < lengths_B[:, None]
-    how = {"past_key_values": cache, "use_cache": True}
     with model.policy.computing():
         hidden_BTH = decoder(
-            input_ids=prompt_BT, attention_mask=real_BT, position_ids=position_BT, **how
+            input_ids=prompt_BT,
+            attention_mask=real_BT,
+            position_ids=position_BT,
+            past_key_values=cache,
+            use_cache=True,
         ).last_hidden_state
         states = [hidden_BTH[row_of, -1:]]  # scores each option's first token
         if option_BT.shape[1] > 1:  # the last token scores nothing
@@ -174,12 +161,13 @@ def _options_of_batch(
                 input_ids=option_BT[:, :-1],
                 attention_mask=torch.cat([real_BT[row_of], scored_BT[:, :-1].long()], dim=1),
                 position_ids=position_BT[row_of, -1:] + steps,
-                **how,
+                past_key_values=cache,
+                use_cache=True,
             )
             states.append(after.last_hidden_state)
         hidden_NH = torch.cat(states, dim=1)[scored_BT]
         head = model.head.cut(model.vocabulary_size)
-        parts = zip(hidden_NH.split(TOP1_ROWS), option_BT[scored_BT].split(TOP1_ROWS), strict=True)
+        parts = zip(hidden_NH.split(LOGIT_ROWS), option_BT[scored_BT].split(LOGIT_ROWS), strict=True)
         logprobs = [
             head.logits(part).float().log_softmax(-1).gather(1, tokens[:, None])[:, 0]
             for part, tokens in parts
@@ -189,22 +177,22 @@ def _options_of_batch(
     return [[next(by_option) for _ in own] for own in options]
 
 
-class _Roomy(DynamicLayer):
-    """Keys and values of one layer in buffers of their final length: none is copied at every token.
+class _Preallocated(DynamicLayer):
+    """Keys and values of one layer (batch, key heads, position, head width) in buffers of their final length.
 
-    Both are (batch, key heads, position, head width).
+    DynamicLayer itself copies all of them at every token.
     """
 
-    def __init__(self, room: int) -> None:
+    def __init__(self, n_positions: int) -> None:
         super().__init__()
-        self.room = room
+        self.n_positions = n_positions
         self.buffers: tuple[Tensor, Tensor] | None = None
 
     def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
         start, new = self.get_seq_length(), (key_states, value_states)
         if self.buffers is None:
             self.lazy_initialization(key_states, value_states)
-            self.buffers = tuple(part.new_empty((*part.shape[:2], self.room, part.shape[3])) for part in new)
+            self.buffers = tuple(x.new_empty((*x.shape[:2], self.n_positions, x.shape[3])) for x in new)
         stop = start + key_states.shape[2]
         for buffer, part in zip(self.buffers, new, strict=True):
             buffer[:, :, start:stop] = part
@@ -217,10 +205,10 @@ class _Roomy(DynamicLayer):
         self.keys, self.values = (buffer[:, :, :n] for buffer in self.buffers)
 
 
-def _cache(model: LoadedModel, room: int) -> DynamicCache:
-    """An empty cache for sequences of up to `room` tokens; layers of another kind are left as they are."""
+def _cache(model: LoadedModel, n_positions: int) -> DynamicCache:
+    """An empty cache for sequences of up to `n_positions`; layers of other types are left as they are."""
     cache = DynamicCache(config=model.causal.config)
-    cache.layers = [_Roomy(room) if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    cache.layers = [_Preallocated(n_positions) if type(x) is DynamicLayer else x for x in cache.layers]
     return cache
 
 
@@ -241,7 +229,7 @@ class _Draw:
         self.uniform_BP = torch.empty(0)  # for AHEAD positions
 
     def __call__(self, logits_BV: Tensor, rows: list[int], position: int) -> Tensor:
-        """Tokens (B,) of `rows` at a position; positions come one after another, from 0, and rows only go."""
+        """Tokens (B,) of `rows` at a position. Call it with positions 0, 1, ...; rows may only drop out."""
         logits_BV = logits_BV[:, : self.size].float()
         if self.temperature == 0:
             return logits_BV.argmax(-1)
@@ -250,7 +238,7 @@ class _Draw:
         return torch.searchsorted(sums_BV, uniform_B1 * sums_BV[:, -1:], right=True)[:, 0]
 
     def _uniform(self, rows: list[int], position: int, device: torch.device) -> Tensor:
-        """Of (0, 1), float64 (B, 1), from keys of item and position."""
+        """Uniform draws in (0, 1), float64 (B, 1), from keys of item and position."""
         place = position % AHEAD
         if place == 0:
             upcoming = range(position, position + AHEAD)
@@ -259,14 +247,13 @@ class _Draw:
             bits_BP = random_bits(keys_N.to(device), 1).view(len(rows), AHEAD)
             self.uniform_BP = ((bits_BP >> 11) & (2**53 - 1)).double().add_(0.5).mul_(2.0**-53)
         elif len(rows) < len(self.rows):
-            of = {row: number for number, row in enumerate(self.rows)}
-            self.uniform_BP = self.uniform_BP[[of[row] for row in rows]]
+            self.uniform_BP = self.uniform_BP[[self.rows.index(row) for row in rows]]
         self.rows = rows
         return self.uniform_BP[:, place : place + 1]
 
 
 class _Decoder:
-    """A batch of texts that grow by a token at a time, with their KV cache."""
+    """A batch of texts that grow by one token at a time, with their KV cache."""
 
     def __init__(self, model: LoadedModel, prompts: list[list[int]], max_new_tokens: int) -> None:
         self.model = model
@@ -292,12 +279,14 @@ class _Decoder:
         return self.read()
 
     def select(self, rows: Tensor) -> None:
-        """Go on with these rows of the batch alone."""
+        """Keep only these rows of the batch."""
         self.cache.batch_select_indices(rows)
         self.real_BT, self.position_BT = self.real_BT[rows], self.position_BT[rows]
 
 
-def _batch(model: LoadedModel, prompts: list[list[int]], draw: _Draw, max_new_tokens: int) -> list[Text]:
+def _texts_of_batch(
+    model: LoadedModel, prompts: list[list[int]], draw: _Draw, max_new_tokens: int
+) -> list[Text]:
     eos = model.tokenizer.eos_token_id
     step, head = _Decoder(model, prompts, max_new_tokens), model.head
     rows = list(range(len(prompts)))  # which text each row of the batch is
@@ -325,5 +314,5 @@ def _batch(model: LoadedModel, prompts: list[list[int]], draw: _Draw, max_new_to
 
 
 def decode(model: LoadedModel, texts: Sequence[Text]) -> list[str]:
-    """The texts as characters, special tokens left out."""
+    """The texts as strings, without special tokens."""
     return model.tokenizer.batch_decode([text.token_ids for text in texts], skip_special_tokens=True)

@@ -1,6 +1,6 @@
-"""What a model does to its final hidden states to get logits: weights, bias, scale and soft cap.
+"""From final hidden states to logits: weights, bias, scale and soft cap.
 
-Every logit that kdutils computes comes from one `Head`, that of the student as that of the teacher.
+Every logit that kdutils computes, of student and teacher, comes from a `Head`.
 """
 
 from __future__ import annotations
@@ -69,10 +69,9 @@ def head_of(network: PreTrainedModel) -> Head:
 
 @torch.no_grad()
 def error_of_head(network: PreTrainedModel, token_ids: list[int], *, n_rows: int) -> tuple[float, float]:
-    """How far logits by `head_of` are from the model's own at most, and how far rounding may take them.
+    """Largest difference of logits by `head_of` from the model's own, and the difference rounding explains.
 
-    Both are computed where the weights are and in their dtype, over the first `n_rows` tokens of the
-    vocabulary. Within rounding, the likeliest token is the same, but for ties within twice as much.
+    On the weights' device and in their dtype, over the first `n_rows` tokens of the vocabulary.
     """
     head = head_of(network)
     ids_BT = torch.tensor([token_ids], device=head.weight_VH.device)

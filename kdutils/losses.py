@@ -1,17 +1,18 @@
-"""One masked, chunked divergence for all methods, and cross-entropy, from hidden states and output heads.
+"""Divergences between teacher and student, and cross-entropy, from hidden states and output heads.
 
-Logits exist for a few rows at a time: a chunk is projected by the heads, scored, and turned into its share
+Logits exist for a few rows at a time: a chunk is projected by the heads, scored, and turned into its part
 of the gradient before the next one, so neither forward nor backward ever holds positions x vocabulary.
-Nothing is divided here.
+Sums are returned with their token counts; the training step divides.
+
+To add a divergence, write a function such as `_forward_kl` and name it in DIVERGENCES.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-import os
 from collections.abc import Callable
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,14 +21,13 @@ from torch.autograd.function import once_differentiable
 from kdutils.head import Head
 from kdutils.noise import LogitNoise
 
-Kind = Literal["forward_kl", "reverse_kl", "jsd"]
 BUDGET_BYTES = 160 << 20  # for the logits that exist at one time, of both models together
 HEAD_ROWS = 1 << 14  # of the head's gradient at a time, in bfloat16
 BLOCK_ELEMENTS = {"cpu": 1 << 19}  # of element-wise work: fits the CPU's cache; 1 << 24 elsewhere
 
 
 class TokenSum(NamedTuple):
-    """A loss before anyone has divided it."""
+    """A loss that is not divided yet."""
 
     total: Tensor  # scalar, nats, differentiable
     n_tokens: Tensor  # scalar, how many positions `total` sums over
@@ -72,12 +72,12 @@ def cross_entropy(
         spans = f"targets span {low}..{high}, the vocabulary 0..{vocabulary_size - 1}"
         raise ValueError(f"{spans}: keep scored positions only (no -100), made by the same tokenizer")
 
-    def score(rows: slice, logits_RV: Tensor) -> Tensor:
+    def score(rows: slice, logits_RV: Tensor) -> Tensor:  # the gradient is softmax - one-hot target
         log_p, targets_R1 = logits_RV.log_softmax(-1), targets_N[rows, None]
         torch.exp(log_p, out=logits_RV).scatter_add_(1, targets_R1, -log_p.new_ones(targets_R1.shape))
         return -log_p.gather(1, targets_R1)[:, 0]
 
-    return _sum(score, [student], weights_N, budget_bytes, targets=targets_N)
+    return _summed(score, [student], weights_N, budget_bytes, {"targets": targets_N})
 
 
 def divergence(
@@ -86,7 +86,7 @@ def divergence(
     teacher_hidden_NH: Tensor,
     teacher_head: Head,
     *,
-    kind: Kind,
+    kind: str,
     temperature: float,
     vocabulary_size: int,
     scale_by_temperature_squared: bool,
@@ -94,13 +94,14 @@ def divergence(
     teacher_noise: LogitNoise | None = None,
     weights_N: Tensor | None = None,
     budget_bytes: int = BUDGET_BYTES,
+    compile_backend: str = "",
 ) -> TokenSum:
     """Sum over positions of the divergence between teacher and student, both at `temperature`.
 
     Row n of both hidden states predicts the same token (see `shifted`). N = 0 gives exactly zero and a
-    gradient of zeros. The teacher is a constant, even where it shares tensors with the student. Products run
-    in the dtype of the hidden states (under autocast in its), all else in float32 (float64 for float64). In
-    bfloat16 the value stays within 0.5 % of float32, gradients within 3 %: logits are rounded to 8 bits.
+    gradient of zeros. The teacher is a constant, even where it shares tensors with the student. Matrix
+    products run in the dtype of the hidden states, or in that of autocast; all else in float32 (float64 for
+    float64). In bfloat16 the value stays within 0.5 % of float32, gradients within 3 %.
 
     Args:
         kind: `forward_kl` is KL(teacher || student), `reverse_kl` KL(student || teacher), `jsd` is
@@ -110,83 +111,121 @@ def divergence(
         beta: for `jsd` alone, in the open interval (0, 1). At its ends this jsd is 0 for any student; divided
             by beta (1 - beta) it tends to forward_kl at 0 and to reverse_kl at 1.
         teacher_noise: added to the teacher's logits before the temperature, one key for each position.
-        weights_N: a constant factor for each position; `n_tokens` counts positions all the same.
+        weights_N: a constant factor for each position, which does not change `n_tokens`.
         budget_bytes: bounds the logits in memory (but at least one row). Changes results by rounding only.
+        compile_backend: of torch.compile for the element-wise part; "" is eager, the reference.
 
     Raises:
         ValueError: if vocabularies, rows or dtypes do not fit, or a parameter is out of range.
 
     Source: Agarwal et al. 2024 (arXiv:2306.13649), eq. 1; Hinton et al. 2015 (arXiv:1503.02531), section 2.
     """
-    if kind not in get_args(Kind):
-        raise ValueError(f"unknown divergence {kind!r}; there are {list(get_args(Kind))}")
+    if kind not in DIVERGENCES:
+        raise ValueError(f"unknown divergence {kind!r}; there are {list(DIVERGENCES)}")
     if (kind == "jsd") != (beta is not None):
         raise ValueError(f"kind={kind!r} with beta={beta}: jsd needs a beta in (0, 1), the others take none")
     if beta is not None and not 0 < beta < 1:
-        remedy = {0: "use kind='forward_kl'", 1: "use kind='reverse_kl'"}.get(
-            beta, "0.5 is the symmetric one"
-        )
-        raise ValueError(f"beta={beta} is outside the open interval (0, 1) of jsd: {remedy}")
+        remedy = {0: "kind='forward_kl'", 1: "kind='reverse_kl'"}.get(beta, "0.5, the symmetric one")
+        raise ValueError(f"beta={beta} is outside the open interval (0, 1) of jsd: use {remedy}")
     if not 0 < temperature < math.inf:
-        raise ValueError(
-            f"temperature={temperature} must be positive and finite: 1 leaves logits as they are"
-        )
+        raise ValueError(f"temperature={temperature} must be positive and finite: 1 leaves logits as is")
     student = _Logits("student", student_hidden_NH, student_head, vocabulary_size)
     teacher = _Logits("teacher", teacher_hidden_NH, teacher_head, vocabulary_size)
 
     def score(rows: slice, student_RV: Tensor, teacher_RV: Tensor) -> Tensor:
         if teacher_noise is not None:
             teacher_noise.added_to(teacher_RV, rows)
-        return of_rows(student_RV, teacher_RV, kind, beta, temperature)
+        return _compiled(compile_backend)(student_RV, teacher_RV, kind, beta, temperature)
 
-    of_rows = _compiled(os.environ.get("KDUTILS_COMPILE", ""))
     scale = temperature**2 if scale_by_temperature_squared else 1.0
-    scales, also = (scale, scale / temperature), {"teacher": teacher.hidden_NH, "noise": teacher_noise}
-    return _sum(score, [student, teacher], weights_N, budget_bytes, scales, **also)
+    same_rows = {"teacher": teacher.hidden_NH, "noise": teacher_noise}
+    models, scales = [student, teacher], (scale, scale / temperature)
+    return _summed(score, models, weights_N, budget_bytes, same_rows, scales)
 
 
 @functools.cache
 def _compiled(backend: str) -> Callable[..., Tensor]:
-    """`_divergence_of_rows` as that backend of torch.compile makes it; "" is eager, the reference.
-
-    On a CPU inductor is no faster than eager in blocks that fit the cache (512 rows x 151,936 in bfloat16,
-    two cores without AMX: 2.3 s for 1.9). On CUDA nobody has measured it yet.
-    """
-    return (
-        torch.compile(_divergence_of_rows, backend=backend, dynamic=True) if backend else _divergence_of_rows
-    )
+    """`_score_rows` by that backend of torch.compile, "" for eager; on a CPU inductor is no faster."""
+    return torch.compile(_score_rows, backend=backend, dynamic=True) if backend else _score_rows
 
 
-def _divergence_of_rows(student_RV: Tensor, teacher_RV: Tensor, kind, beta, temperature) -> Tensor:
-    """Divergence of each row; its gradient by logits / temperature overwrites the student's logits."""
+class Rows(NamedTuple):
+    """What a divergence is computed from, each (R, V). All may be overwritten: they are fresh tensors."""
+
+    student: Tensor  # probabilities S
+    teacher: Tensor  # probabilities T
+    log_ratio: Tensor  # g = log T - log S; in it, equal models give exact zeros
+    gradient: Tensor  # where to write the gradient of the divergence with respect to the student's logits
+
+
+def _score_rows(
+    student_RV: Tensor, teacher_RV: Tensor, kind: str, beta: float | None, temperature: float
+) -> Tensor:
+    """Divergence (R,) of each row; its gradient wrt logits / temperature overwrites `student_RV`."""
     if temperature != 1:
         student_RV.div_(temperature)
         teacher_RV.div_(temperature)
     log_student, log_teacher = student_RV.log_softmax(-1), teacher_RV.log_softmax(-1)
-    gap = log_teacher - log_student  # all below is written in it, so that equal models give exact zeros
-    student, teacher = log_student.exp_(), log_teacher.exp_()
-    if kind == "forward_kl":
-        torch.sub(student, teacher, out=student_RV)
-        # The second sum is zero but for rounding of the normalisers, which it takes out of the first.
-        return teacher.mul_(gap).sum(-1) + student_RV.sum(-1)
-    if kind == "reverse_kl":
-        rest, kl_weight, log_ratio = teacher.sub_(student).sum(-1), 1.0, gap.neg_()  # likewise
-    else:
-        # log(M / S) = logaddexp(log(1 - beta), log(beta) + gap) and log(M / T) = log(M / S) - gap, both from
-        # one term that is exact at gap = 0 and never an exponential of something positive.
-        # beta where the student has more, else 1 - beta
-        share = 0.5 if beta == 0.5 else gap.sign().mul_(0.5 - beta).add_(0.5)
-        term = gap.abs().neg_().expm1_().mul_(share).log1p_()
-        rest = gap.clamp(max=0.0).sub_(term).mul_(teacher).sum(-1).mul_(beta)
-        kl_weight, log_ratio = 1.0 - beta, gap.clamp_(min=0.0).add_(term).neg_()
-    weighted = log_ratio.mul_(student)
-    kl_R1 = weighted.sum(-1, keepdim=True)  # of the student from the teacher or from M
-    torch.sub(weighted, student.mul_(kl_R1), out=student_RV).mul_(kl_weight)
-    return rest + kl_weight * kl_R1[:, 0]
+    gap = log_teacher - log_student
+    return DIVERGENCES[kind](Rows(log_student.exp_(), log_teacher.exp_(), gap, student_RV), beta)
+
+
+# --- the divergences: value (R,) and gradient of each row -------------------------------------------------
+# With z the student's logits and f_v the derivative of the divergence by S_v, the Jacobian of the softmax
+# gives the gradient by z_v as S_v (f_v - sum_u S_u f_u). A constant in f drops out.
+
+
+def _forward_kl(rows: Rows, beta: None) -> Tensor:
+    """KL(T || S) = sum T g.
+
+    f_v = -T_v / S_v, so the gradient is S_v - T_v. Its sum over v is zero but for rounding of the two softmax
+    normalisers; added to the value, it cancels their rounding there.
+    """
+    torch.sub(rows.student, rows.teacher, out=rows.gradient)
+    return rows.teacher.mul_(rows.log_ratio).sum(-1) + rows.gradient.sum(-1)
+
+
+def _reverse_kl(rows: Rows, beta: None) -> Tensor:
+    """KL(S || T) = sum S r with r = log S - log T = -g.
+
+    f_v = r_v + 1, so the gradient is S_v (r_v - KL). sum (T - S) cancels rounding as in `_forward_kl`.
+    """
+    rounding_R = rows.teacher.sub_(rows.student).sum(-1)
+    return rounding_R + _kl_from_student(rows, rows.log_ratio.neg_())
+
+
+def _jsd(rows: Rows, beta: float) -> Tensor:
+    """beta KL(T || M) + (1 - beta) KL(S || M) with M = beta T + (1 - beta) S.
+
+    f_v = (1 - beta) (log(S_v / M_v) + 1 - (beta T_v + (1 - beta) S_v) / M_v) = (1 - beta) log(S_v / M_v), so
+    the gradient is 1 - beta times that of the reverse KL with M in the place of T.
+
+    log(M / S) = log(1 - beta + beta exp(g)) and log(T / M) = g - log(M / S) are both computed from one term
+    that is exact at g = 0 and never takes the exponential of a positive number:
+        log(M / S) = max(g, 0) + term,   log(T / M) = min(g, 0) - term,
+        term = log1p(share (exp(-|g|) - 1)),   share = 1 - beta where g > 0, beta where g < 0.
+    """
+    gap = rows.log_ratio
+    share = 0.5 if beta == 0.5 else gap.sign().mul_(0.5 - beta).add_(0.5)
+    term = gap.abs().neg_().expm1_().mul_(share).log1p_()
+    kl_of_teacher_R = gap.clamp(max=0.0).sub_(term).mul_(rows.teacher).sum(-1)
+    log_student_to_mixture = gap.clamp_(min=0.0).add_(term).neg_()
+    return kl_of_teacher_R.mul_(beta) + _kl_from_student(rows, log_student_to_mixture, weight=1.0 - beta)
+
+
+def _kl_from_student(rows: Rows, log_ratio_RV: Tensor, *, weight: float = 1.0) -> Tensor:
+    """weight * KL (R,) with KL = sum S r, r = `log_ratio_RV`; the gradient is weight * S_v (r_v - KL)."""
+    weighted_RV = log_ratio_RV.mul_(rows.student)
+    kl_R1 = weighted_RV.sum(-1, keepdim=True)
+    torch.sub(weighted_RV, rows.student.mul_(kl_R1), out=rows.gradient).mul_(weight)
+    return weight * kl_R1[:, 0]
+
+
+DIVERGENCES = {"forward_kl": _forward_kl, "reverse_kl": _reverse_kl, "jsd": _jsd}
 
 
 class _Logits:
-    """One model's hidden @ weight.T + bias of some rows at a time, in a buffer that each call overwrites."""
+    """One model's hidden @ weight.T + bias for a slice of rows, in a buffer that each call overwrites."""
 
     def __init__(self, side: str, hidden_NH: Tensor, head: Head, vocabulary_size: int) -> None:
         device = hidden_NH.device.type
@@ -205,8 +244,7 @@ class _Logits:
         self.head, self.head_VH = head, head_VH.detach()[:vocabulary_size].to(dtype)
         self.bias_V = None if head.bias_V is None else head.bias_V.detach()[:vocabulary_size].to(dtype)
         self.row_bytes = vocabulary_size * dtype.itemsize
-        self.buffer: Tensor | None = None
-        self.block: Tensor | None = None
+        self.buffer = self.block = None
 
     def __getitem__(self, rows: slice) -> Tensor:
         hidden_RH = self.hidden_NH[rows]
@@ -226,69 +264,87 @@ class _Logits:
         return self.head.shaped(self.block[: len(products_RV)].copy_(products_RV))
 
 
+class _Chunks(NamedTuple):
+    """How `_FusedSum` goes over the rows."""
+
+    score: Callable[..., Tensor]  # (rows, *logits) -> values; overwrites the student's logits by the gradient
+    models: list[_Logits]  # the student first
+    weights_N: Tensor | None
+    n_rows: int  # in a chunk
+    scales: tuple[float, float]  # of the value, of the gradient
+    needs_gradients: bool
+
+
 class _FusedSum(torch.autograd.Function):
-    """Weighted sum of `score` over all rows, and its gradients by hidden states and head, made on the way."""
+    """Weighted sum of `score` over all rows; `forward` computes its gradients as well."""
 
     @staticmethod
-    def forward(ctx, hidden_NH, head_VH, bias_V, score, models, weights_N, n_chunk, scales, grad_enabled):
-        student, n_rows, n_tokens = models[0], len(hidden_NH), len(models[0].head_VH)
-        needs_hidden, needs_head, needs_bias = (grad_enabled and x for x in ctx.needs_input_grad[:3])
-        hidden_sum = torch.zeros_like(hidden_NH, dtype=student.wide) if needs_hidden else None
-        head_sum = torch.zeros_like(head_VH, dtype=student.wide) if needs_head else None
-        bias_sum = torch.zeros_like(bias_V, dtype=student.wide) if needs_bias else None
-        in_slices = needs_head and student.dtype != student.wide
-        part_VH = student.head_VH.new_empty(min(n_tokens, HEAD_ROWS), head_VH.shape[1]) if in_slices else None
+    def forward(ctx, hidden_NH: Tensor, head_VH: Tensor, bias_V: Tensor | None, chunks: _Chunks) -> Tensor:
+        models, weights_N, student = chunks.models, chunks.weights_N, chunks.models[0]
+        n_rows, n_tokens = len(hidden_NH), len(student.head_VH)
+        hidden_sum, head_sum, bias_sum = (
+            torch.zeros_like(x, dtype=student.wide) if chunks.needs_gradients and needed else None
+            for x, needed in zip((hidden_NH, head_VH, bias_V), ctx.needs_input_grad, strict=False)
+        )
+        in_slices = head_sum is not None and student.dtype != student.wide
+        part_VH = student.head_VH.new_empty(min(n_tokens, HEAD_ROWS) if in_slices else 0, head_VH.shape[1])
         values_N = torch.zeros(n_rows, dtype=student.wide, device=hidden_NH.device)
         n_block = max(1, BLOCK_ELEMENTS.get(hidden_NH.device.type, 1 << 24) // n_tokens)
-        for start in range(0, n_rows, n_chunk):
-            chunk = slice(start, min(start + n_chunk, n_rows))
+        for start in range(0, n_rows, chunks.n_rows):
+            chunk = slice(start, min(start + chunks.n_rows, n_rows))
             products = [model[chunk] for model in models]
             for first in range(start, chunk.stop, n_block):
                 rows = slice(first, min(first + n_block, chunk.stop))
                 block = [x[first - start : rows.stop - start] for x in products]
                 wide = [model.logits(x) for model, x in zip(models, block, strict=True)]
                 slope_RV = student.head.slope_of_cap(wide[0])
-                values_N[rows] = score(rows, *wide)
+                values_N[rows] = chunks.score(rows, *wide)
                 if weights_N is not None:
                     wide[0].mul_(weights_N[rows, None])
                 if slope_RV is not None:
                     wide[0].mul_(slope_RV)
                 if wide[0] is not block[0]:
                     block[0].copy_(wide[0])
-            gradient_RV = products[0]  # but for the factors that `backward` multiplies by
-            if needs_hidden:
+            gradient_RV = products[0]  # but for the factors in `backward`
+            if hidden_sum is not None:
                 hidden_sum[chunk] = gradient_RV @ student.head_VH
-            if needs_bias:
+            if bias_sum is not None:
                 bias_sum[:n_tokens].add_(gradient_RV.sum(0, dtype=student.wide))
-            if needs_head and not in_slices:
+            if head_sum is not None and not in_slices:
                 head_sum[:n_tokens].addmm_(gradient_RV.T, student.hidden_NH[chunk])
-            elif needs_head:  # the sum over chunks is in float32 all the same
+            elif head_sum is not None:  # products in bfloat16, their sum over chunks in float32
                 for first in range(0, n_tokens, HEAD_ROWS):
                     some = slice(first, min(first + HEAD_ROWS, n_tokens))
                     part = part_VH[: some.stop - first]
-                    torch.mm(gradient_RV[:, some].T, student.hidden_NH[chunk], out=part)
-                    head_sum[some].add_(part)
+                    head_sum[some].add_(torch.mm(gradient_RV[:, some].T, student.hidden_NH[chunk], out=part))
         ctx.save_for_backward(hidden_sum, head_sum, bias_sum)
         ctx.dtypes = hidden_NH.dtype, head_VH.dtype, None if bias_V is None else bias_V.dtype
-        ctx.gradient_scale = scales[1] * student.head.scale
-        return (values_N if weights_N is None else values_N * weights_N).sum() * scales[0]
+        ctx.gradient_scale = chunks.scales[1] * student.head.scale
+        return (values_N if weights_N is None else values_N * weights_N).sum() * chunks.scales[0]
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, upstream):
+    def backward(ctx, upstream: Tensor) -> tuple[Tensor | None, ...]:
         factor, pairs = upstream * ctx.gradient_scale, zip(ctx.saved_tensors, ctx.dtypes, strict=True)
-        return *(None if x is None else (x * factor).to(dtype) for x, dtype in pairs), *[None] * 6
+        return *(None if x is None else (x * factor).to(dtype) for x, dtype in pairs), None
 
 
-def _sum(score, models, weights_N, budget_bytes, scales=(1.0, 1.0), **others) -> TokenSum:
-    """`score(rows, *logits)` returns values and overwrites the first model's logits by the gradient."""
+def _summed(
+    score: Callable[..., Tensor],
+    models: list[_Logits],
+    weights_N: Tensor | None,
+    budget_bytes: int,
+    same_rows: dict[str, Tensor | LogitNoise | None],
+    scales: tuple[float, float] = (1.0, 1.0),
+) -> TokenSum:
+    """The sum of `score` over all rows (see `_Chunks`); `same_rows` must have as many rows as the student."""
     n_rows = len(models[0].hidden_NH)
-    for name, rows in {"weights": weights_N, **others}.items():
+    for name, rows in ({"weights": weights_N} | same_rows).items():
         if rows is not None and len(rows) != n_rows:
             raise ValueError(f"{name}: {len(rows)} rows for {n_rows} of the student, select all by one mask")
     if budget_bytes < 1:
         raise ValueError(f"budget_bytes={budget_bytes} must be at least 1 (one row is always computed)")
     n_chunk = max(1, budget_bytes // sum(model.row_bytes for model in models))
-    how = (score, models, weights_N, n_chunk, scales, torch.is_grad_enabled())
-    total = _FusedSum.apply(*models[0].inputs, *how)
+    chunks = _Chunks(score, models, weights_N, n_chunk, scales, torch.is_grad_enabled())
+    total = _FusedSum.apply(*models[0].inputs, chunks)
     return TokenSum(total, torch.tensor(n_rows, device=total.device))

@@ -1,4 +1,4 @@
-"""Gaussian noise on a teacher's logits, keyed by (seed, item, position) and by nothing else.
+"""Keyed random numbers, and Gaussian noise on a teacher's logits keyed by (seed, item, position).
 
 Counter-based: a draw is a function of its key and its column, without state, so batching, chunking, padding
 and the number of threads cannot change it.
@@ -20,12 +20,9 @@ GAMMA, MIX_1, MIX_2 = (c - 2**64 for c in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B
 
 @dataclass(frozen=True, eq=False)
 class LogitNoise:
-    """sigma * N(0, 1) for the teacher's logits in each row that is scored, as `losses.divergence` takes it.
+    """sigma * N(0, 1) on the teacher's logits (N, V) of `losses.divergence`, added before the temperature."""
 
-    The authors add it before the temperature; so does `divergence`.
-    """
-
-    keys: Tensor  # (N,) int64 from `noise_keys`, in the order of the rows
+    keys: Tensor  # (N,) int64 from `noise_keys`, one a row
     sigma: float  # standard deviation, in logits; 0 is legal and draws nothing
 
     def __post_init__(self) -> None:
@@ -43,12 +40,23 @@ class LogitNoise:
         return logits_RV.add_(noise_RV, alpha=self.sigma)
 
 
+def key_of(seed: int, *parts: object) -> int:
+    """A seed for one use, named by `parts`: the same on every machine."""
+    text = "/".join(map(str, (seed, *parts)))
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=7).digest(), "little")
+
+
+def generator(seed: int, *parts: object) -> torch.Generator:
+    """A generator for one use, named by `parts`, see `key_of`."""
+    return torch.Generator().manual_seed(key_of(seed, *parts))
+
+
 def noise_keys(seed: int, item_ids_N: Sequence[str], positions_N: Sequence[int]) -> Tensor:
     """One 64-bit key (N,) for each (seed, item, position), the same in every process and on every machine.
 
     Args:
-        item_ids_N: the item that row n belongs to; a sampled continuation names its sample here too.
-        positions_N: where in its item row n stands, counted in real tokens: columns would count padding.
+        item_ids_N: the item of row n; for a sampled continuation, item and sample.
+        positions_N: the position of row n in its item, counted in tokens without padding.
     """
     rows = [f"{seed}/{position}/{item}" for item, position in zip(item_ids_N, positions_N, strict=True)]
     digests = (hashlib.blake2b(row.encode(), digest_size=8).digest() for row in rows)
@@ -64,10 +72,10 @@ def random_bits(keys_R: Tensor, n_columns: int) -> Tensor:
 
 
 def gaussian_noise(keys_R: Tensor, n_columns: int) -> Tensor:
-    """Standard normal draws (R, n_columns), float32; a column's draw does not depend on how many there are.
+    """Standard normal draws (R, n_columns), float32; a column's draw does not depend on `n_columns`.
 
-    Box and Muller: 64 bits make two normals, at most 6.6 in size. The bits are the same on every device, the
-    normals up to the rounding of log, sin and cos.
+    By Box and Muller, two normals of at most 6.6 from 64 bits. Bits are the same on every device, normals up
+    to the rounding of log, sin and cos.
     """
     n_pairs = (n_columns + 1) // 2
     halves_RP2 = random_bits(keys_R, n_pairs).view(torch.int32).view(len(keys_R), n_pairs, 2)

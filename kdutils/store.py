@@ -28,6 +28,7 @@ from typing import Any
 
 import pandas as pd
 
+from kdutils.compute import DEFAULT, Compute
 from kdutils.io import disk, environment, leases
 from kdutils.io.leases import Lease
 from kdutils.io.text_safety import scrub, shown
@@ -268,6 +269,7 @@ class Store:
     out: Path
     progress: Progress | None = None  # called with every entry of a training curve, and with warnings
     waits: bool = True  # for another process that is making what is needed
+    compute: Compute = DEFAULT  # how it is filled
 
     def folder(self, run_id: str) -> RunFolder:
         """Where the run of that id lives."""

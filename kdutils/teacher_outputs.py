@@ -2,7 +2,7 @@
 
 Each is made once for all students of a teacher and kept in the store, named by all that it depends on:
 
-states/<digest>/          see kdutils.teacher_cache
+states/<digest>/          see kdutils.teacher
 texts/<digest>.jsonl      id, response and whether it ended, a line an item
 texts/<digest>.sha256     of that file, written just before it
 """
@@ -14,7 +14,6 @@ import dataclasses
 import gc
 import hashlib
 import json
-import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -24,7 +23,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from kdutils import encoding, generation, models, teacher_cache
+from kdutils import encoding, generation, models, teacher
+from kdutils.compute import DEFAULT, Compute
 from kdutils.data import model_files
 from kdutils.data.model_files import Location
 from kdutils.devices import launch
@@ -33,33 +33,38 @@ from kdutils.io import disk, environment
 from kdutils.items import PROMPT, Item, fingerprint
 from kdutils.models import LoadedModel
 from kdutils.spec import RunSpec
-from kdutils.store import DamagedError, Progress, RunFolder, Store
+from kdutils.store import DamagedError, RunFolder, Store
 from kdutils.teacher import CachedTeacher, Teacher
 
 
 def load_trained(
-    spec: RunSpec, folder: RunFolder, *, base: str | Location | None = None, stays_in_memory: bool = False
+    spec: RunSpec,
+    folder: RunFolder,
+    *,
+    base: str | Location | None = None,
+    compute: Compute = DEFAULT,
+    stays_in_memory: bool = False,
 ) -> LoadedModel:
     """The student of a finished run, ready to compute.
 
     Args:
         base: where the student is read from before training; None: looked up by its name.
-        stays_in_memory: as in models.load.
+        compute, stays_in_memory: as in models.load.
 
     Raises:
         DamagedError: if its weights are not what was written.
     """
     base = spec.student if base is None else base
+    load = partial(models.load, compute=compute, stays_in_memory=stays_in_memory)
     if spec.method == "base":
-        return models.load(base, stays_in_memory=stays_in_memory)
+        return load(base)
     folder.check_model()
     try:
         if spec.adapter == "full":
-            model = models.load(str(folder.model), stays_in_memory=stays_in_memory)
-            return dataclasses.replace(model, name=spec.student)
+            return dataclasses.replace(load(str(folder.model)), name=spec.student)
         from peft import PeftModel
 
-        model = models.load(base, stays_in_memory=stays_in_memory)
+        model = load(base)
         network = PeftModel.from_pretrained(model.network, folder.model).eval()
         return dataclasses.replace(model, network=network)
     except (OSError, ValueError, SafetensorError) as error:  # of a folder without a record of its files
@@ -68,47 +73,38 @@ def load_trained(
 
 def teacher_model(inputs: Inputs, at: Store, *, stays_in_memory: bool = False) -> LoadedModel:
     """The teacher of a run, frozen: the untuned model, or the student of its SFT run, which is there."""
-    own = inputs.spec.teacher_spec()
+    own, how = inputs.spec.teacher_spec(), {"compute": at.compute, "stays_in_memory": stays_in_memory}
     if own is None:
-        model = models.load(inputs.teacher, stays_in_memory=stays_in_memory)
+        model = models.load(inputs.teacher, **how)
     else:
-        model = load_trained(own, at.folder(own.run_id), base=inputs.teacher, stays_in_memory=stays_in_memory)
+        model = load_trained(own, at.folder(own.run_id), base=inputs.teacher, **how)
     model.network.requires_grad_(False)
     return model
 
 
-def teacher_signal(
-    inputs: Inputs, at: Store, *, load: Callable[[], LoadedModel] | None = None
-) -> Teacher | CachedTeacher:
+def teacher_signal(inputs: Inputs, at: Store, *, load: Callable[[], LoadedModel] | None = None) -> Teacher:
     """The teacher of a run as its students see it.
 
     Its hidden states on the training items are computed once, for all its students, and it is in memory only
-    while one trains on its own samples. KDUTILS_TEACHER_STATES=never computes them at every step.
+    while one trains on its own samples; without `keeps_teacher_states`, they are computed at every step.
 
     Args:
         load: loads the teacher, frozen; by default whole.
     """
     spec, load = inputs.spec, load or partial(teacher_model, inputs, at)
-    if not has_states(spec):
-        return Teacher(load(), noise_sigma=spec.noise_sigma, seed=spec.seed)
+    if not keeps_states(spec, at.compute):
+        return Teacher(load(), spec.noise_sigma, spec.seed)
     opened = made_states(inputs, at).open()
-    device = models.policy_for(models.LARGE_PARAMETERS).device
-    return CachedTeacher(spec.teacher, opened, load, device, noise_sigma=spec.noise_sigma, seed=spec.seed)
+    device = models.policy_for(models.LARGE_PARAMETERS, compute=at.compute).device
+    return CachedTeacher(spec.teacher, opened, load, device, spec.noise_sigma, spec.seed)
 
 
-def has_states(spec: RunSpec) -> bool:
-    """Whether the teacher's hidden states are kept for this run.
-
-    Raises:
-        ValueError: for an unknown value of KDUTILS_TEACHER_STATES.
-    """
-    wish = os.environ.get("KDUTILS_TEACHER_STATES", "always")
-    if wish not in ("always", "never"):
-        raise ValueError(f"KDUTILS_TEACHER_STATES={wish!r} is unknown: use always or never")
-    return wish == "always" and spec.reads_gold
+def keeps_states(spec: RunSpec, compute: Compute) -> bool:
+    """Whether the teacher's hidden states are kept for this run."""
+    return compute.keeps_teacher_states and spec.reads_gold
 
 
-def made_states(inputs: Inputs, at: Store) -> teacher_cache.States:
+def made_states(inputs: Inputs, at: Store) -> teacher.States:
     """The states of a run's teacher, made if missing, by as many processes as train the run."""
     kept = states_of(inputs, at)
     with at.lease(kept.name, kept.are_there) as lease:
@@ -129,9 +125,9 @@ def made_states(inputs: Inputs, at: Store) -> teacher_cache.States:
     return kept
 
 
-def states_of(inputs: Inputs, at: Store) -> teacher_cache.States:
+def states_of(inputs: Inputs, at: Store) -> teacher.States:
     """Where the states of a run's teacher are, or will be."""
-    return teacher_cache.states_of(at.out, states_key(inputs, at))
+    return teacher.states_of(at.out, states_key(inputs, at))
 
 
 def states_key(inputs: Inputs, at: Store) -> dict[str, Any]:
@@ -164,11 +160,11 @@ def teacher_texts(inputs: Inputs, at: Store) -> list[Item]:
     name = f"texts-{path.stem}"
     with at.lease(name, path.is_file) as lease:
         if lease is not None:
-            teacher = teacher_model(inputs, at)
-            prompts = encoding.prompt_ids([item.question for item in items], teacher.tokenizer)
-            texts = generation.generate(teacher, prompts, max_new_tokens=spec.max_new_tokens)
+            model = teacher_model(inputs, at)
+            prompts = encoding.prompt_ids([item.question for item in items], model.tokenizer)
+            texts = generation.generate(model, prompts, max_new_tokens=spec.max_new_tokens)
             lease.confirm()
-            write_texts(path, items, generation.decode(teacher, texts), [text.ended for text in texts])
+            write_texts(path, items, generation.decode(model, texts), [text.ended for text in texts])
     return read_texts(path, items)
 
 
@@ -221,14 +217,12 @@ def read_texts(path: Path, items: Sequence[Item]) -> list[Item]:
 # --- several devices ---------------------------------------------------------------------------------------
 
 
-def on_devices(
-    inputs: Inputs, at: Store, scratch: Path, task: dict[str, Any], *, progress: Progress | None = None
-) -> dict[str, Any]:
+def on_devices(inputs: Inputs, at: Store, scratch: Path, task: dict[str, Any]) -> dict[str, Any]:
     """The outcome of a task (kdutils.devices.worker) that the processes of a run do together."""
     return launch.run(
-        task | {"spec": inputs.spec.to_dict(), "out": str(at.out)},
+        task | {"spec": inputs.spec.to_dict(), "out": str(at.out), "compute": dataclasses.asdict(at.compute)},
         scratch=scratch,
-        hear=progress or (lambda entry: None),
+        progress=at.progress or (lambda entry: None),
         n_ranks=inputs.spec.devices,
         n_threads=torch.get_num_threads(),
     )

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 
 from kdutils import experiment, store, training
+from kdutils.compute import Compute
 from kdutils.grid import cell_table, worker
 from kdutils.io import disk, leases
 
@@ -102,7 +103,7 @@ PLACES: dict[str, tuple[Any, str, Callable[..., bool]]] = {
 def prepare(fault: Fault, setting: worker.Setting) -> None:
     """In the place of worker.prepare."""
     worker.prepare(setting)
-    training.CHECKPOINT_SECONDS = 0.0  # after every step
+    Compute.from_environment = lambda: Compute(checkpoint_seconds=0.0)  # after every step
     for owner, name, kind in (
         (store.RunFolder, "finish", "trained"),
         (store.RunFolder, "write_evaluation", "evaluated"),

@@ -38,7 +38,11 @@ def write_notebook(folder: Path, name: str, *cells: str, parameters: str = PARAM
 def profile_of(*notebooks: str) -> Profile:
     """A profile with these notebooks, under a name that parameters may have."""
     return Profile(
-        name="published", title="A sample", summary="Made for tests.", sources=("published",), notebooks=notebooks
+        name="published",
+        title="A sample",
+        summary="Made for tests.",
+        sources=("published",),
+        notebooks=notebooks,
     )
 
 

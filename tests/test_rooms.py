@@ -1,6 +1,7 @@
 """Rooms import only what their `__init__` allows, and importing the package does nothing."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -79,6 +80,12 @@ def test_no_file_is_longer_than_a_reader_holds():
 
 def test_the_training_module_reads_in_one_sitting():
     assert sum(len(path.read_text().splitlines()) for path in PACKAGE.glob("*.py")) <= 3_000
+
+
+def test_the_reading_order_names_every_file_of_the_training_module():
+    rows = [line for line in (PACKAGE / "README.md").read_text().splitlines() if line.startswith("| `")]
+    named = [name for row in rows for name in re.findall(r"`(\w+\.py)`", row.split("|")[1])]
+    assert sorted(named) == sorted(path.name for path in PACKAGE.glob("[a-z]*.py"))
 
 
 def test_importing_the_package_imports_nothing_else():

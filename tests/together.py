@@ -17,12 +17,12 @@ import torch
 from safetensors.torch import save_file
 
 from kdutils import encoding, experiment, generation, models, training
+from kdutils.compute import Compute
 from kdutils.data import sources
 from kdutils.devices import fsdp, launch, worker
 from kdutils.process_group import ALONE, World
 from kdutils.spec import EvalSpec, RunSpec
-from kdutils.teacher import CachedTeacher, Teacher
-from kdutils.teacher_cache import States
+from kdutils.teacher import CachedTeacher, States, Teacher
 
 SIZE = 2
 
@@ -32,7 +32,7 @@ class Case:
     """What is trained, and what happens meanwhile."""
 
     spec: RunSpec
-    how: dict[str, Any] = field(default_factory=dict)  # arguments of training.train
+    how: dict[str, Any] = field(default_factory=dict)  # fields of Compute
     reads_states: bool = False  # the teacher is asked once, and what it says is kept
     stops_at: int | None = None  # step after which all are interrupted
     goes_on: bool = True  # from there, in new models
@@ -70,7 +70,8 @@ def fit(case: Case, world: World, root: Path) -> tuple[Any, training.Outcome, li
         validation=validation,
         checkpoint=checkpoint,
         progress=progress,
-        **how | case.how,
+        compute=Compute(checkpoint_seconds=0.0, **case.how),  # after every step
+        **how,
     )
     return student, outcome, warnings
 
@@ -137,9 +138,8 @@ def stop(case: Case, world: World, folder: Path) -> None:
     world.sum(0.0)
 
 
-def do(task: dict[str, Any], scratch: Path, world: World, tell: worker.Tell | None) -> dict[str, Any]:
+def do(task: dict[str, Any], scratch: Path, world: World, progress: launch.Progress | None) -> dict[str, Any]:
     """Every case; weights and outcome are left in its folder by rank 0."""
-    training.CHECKPOINT_SECONDS = 0.0  # after every step
     root = Path(task["root"])
     for name, own in task["cases"].items():
         case, folder = Case(**own | {"spec": RunSpec.from_dict(own["spec"])}), root / name
@@ -166,7 +166,9 @@ def run(root: Path, cases: dict[str, Case]) -> None:
     """
     named = {name: vars(case) | {"spec": case.spec.to_dict()} for name, case in cases.items()}
     how = {"n_ranks": SIZE, "n_threads": SIZE, "program": (str(Path(__file__)),)}
-    launch.run({"root": str(root), "cases": named}, scratch=root / "scratch", hear=lambda entry: None, **how)
+    launch.run(
+        {"root": str(root), "cases": named}, scratch=root / "scratch", progress=lambda entry: None, **how
+    )
 
 
 if __name__ == "__main__":

@@ -68,9 +68,11 @@ class _Tokens:
 
 def policy_of(work: Work, *, exact: bool) -> Policy:
     """How kdutils computes with this student; `exact`: in float32 throughout."""
+    from kdutils.compute import Compute
     from kdutils.models import policy_for
 
-    policy = policy_for(work.case.student.parameters, trains_all=True)
+    compute = Compute.from_environment()  # ENVIRONMENT of the contender
+    policy = policy_for(work.case.student.parameters, trains_all=True, compute=compute)
     return dataclasses.replace(policy, autocast=None) if exact else policy
 
 
@@ -108,6 +110,7 @@ def _ours(work: Work, policy: Policy, teacher: Any) -> Gradients:
                 temperature=1.0,
                 vocabulary_size=student.vocabulary_size,
                 scale_by_temperature_squared=True,
+                compile_backend=policy.compiled,
             )
         mean = loss.total / loss.n_tokens
         mean.backward()
@@ -143,8 +146,7 @@ def ours_cached(work: Work, *, exact: bool = True) -> Iterator[Gradients]:
 
     By then the teacher's body is freed. Its head is in memory, as it is for the other contenders.
     """
-    from kdutils.teacher import CachedTeacher
-    from kdutils.teacher_cache import states_of
+    from kdutils.teacher import CachedTeacher, states_of
 
     policy = policy_of(work, exact=exact)
     with tempfile.TemporaryDirectory() as folder:

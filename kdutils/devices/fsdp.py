@@ -1,19 +1,17 @@
-"""One student on several devices, and its teacher: FSDP2, a process for each device.
+"""One student and its teacher on several devices: FSDP2, a process for each device.
 
-Every process holds a part of every weight, gradient and moment (`fully_shard`) and computes its share of the
-rows of each batch. Gradients are summed, not averaged: each process has already divided by the count of the
-whole batch. Embedding, last norm and head are one group, gathered from the forward pass to the end of the
-backward one, so that the losses see a whole head and stay as they are.
+Every process holds a shard of every weight, gradient and moment (`fully_shard`) and computes its rows of each
+batch. Gradients are summed, not averaged: each process has already divided by the count of the whole batch.
+Embedding, last norm and head are one FSDP group, gathered from the forward pass to the end of the backward
+pass, so that the losses see a whole head.
 
-What differs from one process is the order of sums, and which units LoRA's dropout drops.
+Results differ from those of one process by the order of sums, and by which units LoRA's dropout drops.
 """
 
 from __future__ import annotations
 
 import datetime
 import math
-import os
-import socket
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,56 +29,50 @@ from kdutils.io import disk
 from kdutils.models import LoadedModel
 from kdutils.process_group import World, checked, on_cpu, read_state, write_state
 
-PATIENCE = datetime.timedelta(minutes=30)  # with a process that does not answer
-Made = TypeVar("Made")
+TIMEOUT = datetime.timedelta(minutes=30)  # for a process that does not answer
+Result = TypeVar("Result")
 
 
 class Sharded(World):
-    """The processes of one training, seen from the one of this rank."""
+    """`World` for several processes, in the process of this rank."""
 
     def __init__(self, rank: int, size: int, scratch: Path) -> None:
         self.rank, self.size = rank, size
-        self._parts = scratch / "parts"  # of a checkpoint, before it is made
+        self._shards = scratch / "parts"  # of a checkpoint, until all are written
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self.mesh = init_device_mesh(device, (size,))
 
     def share(self, batch: Batch) -> Batch:
-        """As `World.share`. Longer and shorter rows are dealt out in turn, so that all have as much to do."""
         return batch.share(self.rank, self.size)
 
     def sum(self, value: float) -> float:
-        """As `World.sum`, in float64."""
         return self._reduced(value, dist.ReduceOp.SUM)
 
     def largest(self, value: float) -> float:
-        """As `World.largest`."""
         return self._reduced(value, dist.ReduceOp.MAX)
 
-    def _reduced(self, value: float, how: dist.ReduceOp.RedOpType) -> float:
+    def _reduced(self, value: float, operation: dist.ReduceOp.RedOpType) -> float:
         cell = torch.tensor(float(value), dtype=torch.float64)
-        dist.all_reduce(cell, how)
+        dist.all_reduce(cell, operation)
         return float(cell)
 
-    def in_turn(self, make: Callable[[], Made]) -> Made:
-        """As `World.in_turn`."""
+    def in_turn(self, call: Callable[[], Result]) -> Result:
         for rank in range(self.size):
             if rank == self.rank:
-                made = make()
+                result = call()
             dist.barrier()
-        return made
+        return result
 
-    def handed(self, rows: Tensor, *, by: int, n_rows: int) -> Tensor:
-        """As `World.handed`."""
+    def gathered_rows(self, rows: Tensor, *, source: int, n_rows: int) -> Tensor:
         rows = rows.cpu()
-        if self.rank == by != 0:
+        if self.rank == source != 0:
             dist.send(rows, 0)
-        elif self.rank == 0 != by:
+        elif self.rank == 0 != source:
             rows = rows.new_empty((n_rows, *rows.shape[1:]))
-            dist.recv(rows, by)
+            dist.recv(rows, source)
         return rows
 
     def clip(self, weights: Iterable[Tensor], max_norm: float) -> Tensor:
-        """As `World.clip`: the norm is that of the whole gradient, not of a part."""
         weights = list(weights)
         norm = nn.utils.get_total_norm([w.grad for w in weights if w.grad is not None])
         norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
@@ -88,100 +80,82 @@ class Sharded(World):
         return norm
 
     def local(self, tensor: Tensor) -> Tensor:
-        """As `World.local`."""
         return tensor.detach().to_local() if isinstance(tensor, DTensor) else tensor
 
     def like(self, values: Tensor, weight: Tensor) -> Tensor:
-        """As `World.like`."""
-        made = weight.detach().clone()
-        self.local(made).copy_(values)
-        return made
+        result = weight.detach().clone()
+        self.local(result).copy_(values)
+        return result
 
     def write(self, folder: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-        """As `World.write`: a file for each process; the JSON, with the digests of all, comes last."""
-        self._parts.mkdir(parents=True, exist_ok=True)
-        save_file(on_cpu(tensors), self._parts / _part(self.rank))
+        """A file for each process; the JSON with the digests of all is written last."""
+        self._shards.mkdir(parents=True, exist_ok=True)
+        save_file(on_cpu(tensors), self._shards / f"state-{self.rank}.safetensors")
         dist.barrier()
-        if self.rank > 0:  # the next step, which needs rank 0, waits until it has done what follows
+        if self.rank > 0:  # its next step waits for rank 0
             return
         with disk.folder_in_one_step(folder) as partial:
-            names = [_part(rank) for rank in range(self.size)]
+            names = [f"state-{rank}.safetensors" for rank in range(self.size)]
             for name in names:
-                (self._parts / name).replace(partial / name)
+                (self._shards / name).replace(partial / name)
             write_state(partial, state, names)
 
     def read(self, folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """As `World.read`; what another number of processes wrote is joined, and divided anew.
-
-        Raises:
-            ValueError: as `World.read`.
-        """
+        """A checkpoint of another number of processes is joined and divided again."""
         state, files = read_state(folder)
         if len(files) != self.size or len(files) == 1:
             state, whole = super().read(folder)
-            return state, {name: self._own(tensor) for name, tensor in whole.items()}
+            return state, {name: self._shard(tensor) for name, tensor in whole.items()}
         name, digest = list(files.items())[self.rank]
         return state, checked(folder / name, digest)
 
-    def _own(self, tensor: Tensor) -> Tensor:
-        """This process's part of a whole tensor, as `fully_shard` divides it: along the first axis."""
+    def _shard(self, tensor: Tensor) -> Tensor:
+        """This process's shard of a whole tensor, as `fully_shard` divides it: along the first axis."""
         if not tensor.ndim:
             return tensor
         n = math.ceil(len(tensor) / self.size)
         return tensor[self.rank * n : (self.rank + 1) * n]
 
 
-def _part(rank: int) -> str:
-    return f"state-{rank}.safetensors"
-
-
 def together(rendezvous: Path, scratch: Path, *, rank: int, size: int) -> Sharded:
-    """The world of `size` processes that meet at a file of this machine, once all of them are there.
+    """The world of `size` processes, once all of them have met at a file, which needs no open port.
 
-    They find each other in a file, which needs no open port, and talk over the loopback interface. With GPUs,
-    each has its own, and what is on them goes by NCCL, which has not been tried yet; all else by gloo.
+    With GPUs, each process has its own, and their tensors go by NCCL (not tried yet), all else by gloo.
 
     Args:
-        scratch: a folder for what they write on their way, on the file system of their checkpoints.
+        scratch: a folder for temporary files, on the file system of the checkpoints.
     """
-    loopback = next((name for _, name in socket.if_nameindex() if name.startswith("lo")), "lo")
-    os.environ |= {"GLOO_SOCKET_IFNAME": loopback, "NCCL_SOCKET_IFNAME": loopback}
     backend = "gloo"
     if torch.cuda.is_available():
         torch.cuda.set_device(rank)
         backend = "cpu:gloo,cuda:nccl"
-    meeting = dist.FileStore(str(rendezvous), size)
-    dist.init_process_group(backend, store=meeting, rank=rank, world_size=size, timeout=PATIENCE)
+    store = dist.FileStore(str(rendezvous), size)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
     return Sharded(rank, size, scratch)
 
 
 class ShardedModel(LoadedModel):
-    """A model of which every process holds a part; all must ask for the same at the same time."""
-
-    is_sharded = True
+    """A model of which every process holds a shard; all must call the same methods at the same time."""
 
     def hidden_states(self, input_ids_BT: Tensor) -> Tensor:
-        """As `LoadedModel.hidden_states`; `head` is whole from here to the end of the backward pass."""
+        """As `LoadedModel`; `head` is whole from here to the end of the backward pass."""
         plain = super().hidden_states
         return self.gathered(lambda: plain(input_ids_BT))
 
-    def gathered(self, compute: Callable[[], Made]) -> Made:
-        """As `LoadedModel.gathered`; embedding, norm and head are whole meanwhile."""
+    def gathered(self, compute: Callable[[], Result]) -> Result:
+        """As `LoadedModel`; embedding, norm and head are whole meanwhile."""
         return self.network.within(compute)
 
-    def without_gradients(self, compute: Callable[[], Made]) -> Made:
-        """As `LoadedModel.without_gradients`, with embedding and head whole meanwhile.
-
-        Every process computes all of it. In inference mode what is gathered could not be trained with later.
-        """
+    def without_gradients(self, compute: Callable[[], Result]) -> Result:
+        """As `LoadedModel`, all in every process; not in inference mode, whose tensors cannot be trained."""
         with torch.no_grad():
-            made = self.gathered(compute)
+            result = self.gathered(compute)
             self.network.reshard()
-        return made
+        return result
 
     def trained_weights(self) -> dict[str, Tensor]:
-        """What was trained, whole and in main memory, on rank 0; nothing on the others, which ask too."""
-        self.network.reshard()  # what validation has gathered is not the best epoch's
+        """The trained weights, whole and in main memory, on rank 0; empty on the others."""
+        self.network.reshard()  # drops copies gathered for validation, which may not be of the best epoch
         whole = {}
         for name, w in self.network.named_parameters():
             full = w.detach().full_tensor() if w.requires_grad else None
@@ -191,9 +165,9 @@ class ShardedModel(LoadedModel):
 
 
 def shard(model: LoadedModel, world: Sharded) -> ShardedModel:
-    """The model in parts, one for each process, on their devices; `model` itself is used up.
+    """The model in shards on the devices of all processes; `model` itself must not be used any more.
 
-    Each layer of the decoder is a group that is gathered when it computes, all else is one more.
+    Each layer of the decoder is an FSDP group, gathered when it computes; the rest is another group.
     """
     network, mesh = model.network, world.mesh
     for layer in model.causal.get_decoder().layers:

@@ -11,34 +11,36 @@ import contextlib
 import json
 import os
 import shutil
+import socket
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from kdutils.compute import DEFAULT, Compute
 from kdutils.io import disk
 from kdutils.io.child_processes import Program, exit_reason, watch
 from kdutils.spec import RunSpec
 
 PROGRAM = ("-m", "kdutils.devices.worker")
-GRACE_SECONDS = 3.0  # for the others to say why they end, after one has
+GRACE_SECONDS = 3.0  # for the other ranks to report why they end, after one has failed
 TASK, OUTCOME, RENDEZVOUS = "task.json", "outcome.json", "rendezvous"
-WEIGHTS, ROWS = "weights.safetensors", "rows.parquet"  # what is left for the starter
+WEIGHTS, ROWS = "weights.safetensors", "rows.parquet"  # results of rank 0
 MEMORY = "memory"  # kind of a failure
-Hear = Callable[[dict[str, Any]], None]
+Progress = Callable[[dict[str, Any]], None]
 
 
 class RankError(RuntimeError):
-    """A process of a run on several devices that ended without result, and why."""
+    """A process of a run on several devices ended without result; the message says why."""
 
 
 class DevicesError(ValueError):
-    """Devices that this machine has not, or cannot use. The message is one line and holds the remedy."""
+    """Devices that this machine lacks or cannot use. The message is one line and holds the remedy."""
 
 
-def check_devices(spec: RunSpec) -> None:
-    """Nothing, if this machine can train on as many devices as a run asks for.
+def check_devices(spec: RunSpec, compute: Compute = DEFAULT) -> None:
+    """Check that this machine can train on as many devices as a run asks for.
 
     On a machine without GPUs, devices are processes, of which two may share a core.
 
@@ -51,10 +53,10 @@ def check_devices(spec: RunSpec) -> None:
 
     if not torch.distributed.is_available():
         raise DevicesError(f"devices={spec.devices}: this torch has no torch.distributed; use devices=1")
-    if os.environ.get("KDUTILS_COMPILE"):
+    if compute.compile_backend:
         raise DevicesError(
-            f"devices={spec.devices} with KDUTILS_COMPILE={os.environ['KDUTILS_COMPILE']}: a compiled "
-            "decoder cannot be divided; unset it, or use devices=1"
+            f"devices={spec.devices} with compile_backend={compute.compile_backend!r} (KDUTILS_COMPILE): a "
+            "compiled decoder cannot be divided; unset it, or use devices=1"
         )
     if torch.cuda.is_available():
         n, what = torch.cuda.device_count(), "GPUs of this machine"
@@ -72,17 +74,17 @@ def run(
     *,
     n_ranks: int,
     scratch: Path,
-    hear: Hear,
+    progress: Progress,
     n_threads: int,
     program: Sequence[str] | None = None,
 ) -> dict[str, Any]:
-    """The outcome that rank 0 wrote for a task of `kdutils.devices.worker`.
+    """The outcome of a task for `kdutils.devices.worker`, from rank 0 once all ranks are done.
 
     Args:
-        scratch: a folder for the results, such as WEIGHTS; emptied first.
-        hear: callback for every entry of the training curve; what it raises stops all processes.
-        n_threads: of all processes together.
-        program: that each runs, arguments of Python; PROGRAM.
+        scratch: a folder for results such as WEIGHTS; emptied first.
+        progress: called with every entry of the training curve; an exception in it stops all ranks.
+        n_threads: of all ranks together.
+        program: arguments of Python that each rank runs; by default PROGRAM.
 
     Raises:
         MemoryError: if memory ran out in one of them.
@@ -94,14 +96,16 @@ def run(
         whole = {RENDEZVOUS: str(Path(meeting) / RENDEZVOUS), "n_threads": max(1, n_threads // n_ranks)}
         disk.write_json(scratch / TASK, task | whole)
         env = {"OMP_NUM_THREADS": str(whole["n_threads"]), "TOKENIZERS_PARALLELISM": "false"}
+        loopback = next((name for _, name in socket.if_nameindex() if name.startswith("lo")), "lo")
         env |= {"WORLD_SIZE": str(n_ranks)}
+        env |= {"GLOO_SOCKET_IFNAME": loopback, "NCCL_SOCKET_IFNAME": loopback}  # no port to the network
         with contextlib.ExitStack() as stack:
             children = []
             for rank in range(n_ranks):
                 own = env | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
                 child = Program([*(program or PROGRAM), str(scratch)], env=own, log=_log(scratch, rank))
                 children.append(stack.enter_context(child))
-            codes = watch(children, hear, grace_seconds=GRACE_SECONDS)
+            codes = watch(children, progress, grace_seconds=GRACE_SECONDS)
             # Stopped from here are those that waited for one that failed.
             codes = [0 if child.stopped else code for child, code in zip(children, codes, strict=True)]
     if not (scratch / OUTCOME).is_file():  # it comes last: what goes wrong later spoils nothing
@@ -128,12 +132,13 @@ def _raise_reason(scratch: Path, codes: list[int]) -> None:
 
 
 def report_failure(scratch: Path, rank: int, *, kind: str, reason: str) -> None:
-    """Say why a rank ends, for `run`; called by the rank."""
+    """Write down why a rank fails, for `run`; called by the rank."""
     at = time.monotonic()  # one clock for all processes of a machine
     disk.write_json(scratch / f"error-{rank}.json", {"rank": rank, "kind": kind, "reason": reason, "at": at})
 
 
 def _report(scratch: Path, rank: int) -> dict[str, Any] | None:
+    """What `report_failure` wrote for that rank; None if it wrote nothing."""
     try:
         return json.loads((scratch / f"error-{rank}.json").read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -16,6 +16,7 @@ from typing import Any
 import pandas as pd
 
 from kdutils import store
+from kdutils.compute import Compute
 from kdutils.data import model_files, sources
 from kdutils.devices import launch
 from kdutils.grid import cell_table, ray_engine, schedule
@@ -68,7 +69,7 @@ def fill(
     scheduler.check_store()
     if scheduler.has_work:
         for run in planned if engine == "local" else ():  # Ray knows what its nodes have
-            launch.check_devices(run.spec)
+            launch.check_devices(run.spec, Compute.from_environment())
         scheduler.run(start)
     return scheduler.state()
 

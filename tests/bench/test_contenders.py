@@ -57,12 +57,6 @@ def process_as_before():
     os.environ.update(variables)
 
 
-@pytest.fixture(autouse=True)
-def _own_switches(monkeypatch):
-    """What a contender sets in its process does not reach other tests."""
-    monkeypatch.setenv("KDUTILS_COMPILE", "")
-
-
 def needs(name):
     """Skip, or fail where the extra is required, if the peer is not installed."""
     for package, start in PEERS.items():

@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 import tiny
 
-from kdutils import experiment, store, training
+from kdutils import experiment, store
+from kdutils.compute import Compute
 from kdutils.data import sources
 from kdutils.grid import cell_table, fill, scheduler
 from kdutils.io import disk, leases
@@ -284,7 +285,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_training_starts_anew(
     def interrupted(self, *arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(Compute, "from_environment", lambda: Compute(checkpoint_seconds=0.0))
     monkeypatch.setattr(store.RunFolder, "finish", interrupted)
     with pytest.raises(KeyboardInterrupt):
         fill.fill(plan, out, workers=1)

@@ -104,8 +104,8 @@ def test_prompts_to_generate_from_are_those_trained_on():
 @pytest.fixture
 def kept(monkeypatch):
     """What is kept of tokenisers' work, empty at first."""
-    monkeypatch.setattr(encoding, "_kept_tokens", {})
-    return encoding._kept_tokens
+    monkeypatch.setattr(encoding, "_cached_tokens", {})
+    return encoding._cached_tokens
 
 
 @pytest.fixture
@@ -154,7 +154,7 @@ def test_weights_are_no_part_of_what_a_tokenizer_is_known_by(folder):
 
 def test_no_more_is_kept_than_there_is_room_for(folder, kept, monkeypatch):
     tokenizer = models.load_tokenizer(str(folder))
-    monkeypatch.setattr(encoding, "KEPT_TOKENS", 100)
+    monkeypatch.setattr(encoding, "CACHED_TOKENS", 100)
     long = [" ".join(["1 + 2"] * 40), "3"]
     assert encoding.token_ids(long, tokenizer) == tokenizer(long, add_special_tokens=False)["input_ids"]
     assert len(kept) == 1  # what is too large alone is kept until there is something else

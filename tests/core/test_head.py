@@ -8,7 +8,9 @@ from heads import KINDS, MORE_KINDS, network_of
 from torch.nn import functional as F
 from transformers import Qwen2ForCausalLM
 
-from kdutils import encoding, experiment, generation, losses, models, teacher_cache
+from kdutils import encoding, experiment, generation, losses, models
+from kdutils import teacher as teachers
+from kdutils.compute import Compute
 from kdutils.data import sources
 from kdutils.data.model_files import ModelError
 from kdutils.head import error_of_head, head_of
@@ -26,7 +28,7 @@ def both(request, tmp_path_factory):
         folder = tmp_path_factory.mktemp(request.param)
         network_of(request.param, seed).save_pretrained(folder)
         tiny.tokenizer().save_pretrained(folder)
-        loaded.append(models.load(str(folder), device="cpu"))
+        loaded.append(models.load(str(folder), compute=Compute(device="cpu")))
     return loaded
 
 
@@ -100,7 +102,7 @@ def test_options_likeliest_tokens_and_greedy_texts_are_those_of_the_models_own_l
 @torch.no_grad()
 def test_a_teacher_from_disk_has_the_logits_of_the_teacher_itself(both, encoded, tmp_path):
     _, teacher = both
-    kept = teacher_cache.states_of(tmp_path, {"teacher": teacher.name})
+    kept = teachers.states_of(tmp_path, {"teacher": teacher.name})
     kept.write(teacher, encoded)
     cached = CachedTeacher("t", kept.open(), load=lambda: pytest.fail("no body is needed"), device="cpu")
     batch = encoding.collate(encoded, [1, 0], pad_id=teacher.pad_id)

@@ -11,6 +11,7 @@ import torch
 from peft import PeftModel
 
 from kdutils import experiment, models
+from kdutils.compute import Compute
 from kdutils.data import hub, model_files, sources
 from kdutils.data.model_files import Location, ModelError
 from kdutils.mini.family import MINI_MODELS
@@ -31,7 +32,7 @@ def test_a_folder_with_a_generic_tokenizer_is_read_as_it_was_written(folder):
 
 
 def test_a_tiny_model_computes_in_float32_on_a_cpu(folder):
-    model = models.load(str(folder), device="cpu")
+    model = models.load(str(folder), compute=Compute(device="cpu"))
     assert model.policy == models.Policy("cpu", torch.float32, None, "sdpa")
     assert not model.network.training
     assert (model.vocabulary_size, model.head.weight_VH.shape[0]) == (51, 80)
@@ -48,7 +49,7 @@ def test_a_tiny_model_computes_in_float32_on_a_cpu(folder):
     ],
 )
 def test_numbers_follow_size_device_and_what_is_trained(parameters, device, trains_all, expected):
-    assert models.policy_for(parameters, device=device, trains_all=trains_all) == expected
+    assert models.policy_for(parameters, compute=Compute(device=device), trains_all=trains_all) == expected
 
 
 def test_bf16_autocast_stays_within_stated_rounding(folder):
@@ -254,22 +255,20 @@ def test_only_models_of_some_size_are_large(folder, monkeypatch):
     assert model_files.is_large(str(folder))
 
 
-@pytest.mark.parametrize("switch", [{"KDUTILS_CHECKPOINTING": "1"}, {"KDUTILS_COMPILE": "eager"}])
-def test_switches_for_speed_and_memory_change_no_number(tmp_path, monkeypatch, switch):
+@pytest.mark.parametrize("switch", [{"activation_checkpointing": True}, {"compile_backend": "eager"}])
+def test_switches_for_speed_and_memory_change_no_number(tmp_path, switch):
     folder = tiny.save_model(tmp_path / "tiny-20k", seed=2)
     ids = torch.arange(3, 23)[None]
 
-    def gradient():
-        model = models.load(folder)
+    def gradient(**switches):
+        model = models.load(folder, compute=Compute(**switches))
         model.network.train()
         hidden_BTH = model.hidden_states(ids)
         hidden_BTH.square().sum().backward()
         return model.policy, model.causal.get_input_embeddings().weight.grad
 
     off, plain = gradient()
-    for name, value in switch.items():
-        monkeypatch.setenv(name, value)
-    on, switched = gradient()
+    on, switched = gradient(**switch)
     assert off != on
     assert torch.allclose(plain, switched, rtol=1e-5, atol=1e-6)
 

@@ -37,14 +37,14 @@ def out(once):
 @pytest.fixture
 def written(monkeypatch):
     """Ids of all tokens that are generated."""
-    found, batch = [], generation._batch
+    found, batch = [], generation._texts_of_batch
 
     def noted(*arguments):
         texts = batch(*arguments)
         found.extend(token for text in texts for token in text.token_ids)
         return texts
 
-    monkeypatch.setattr(generation, "_batch", noted)
+    monkeypatch.setattr(generation, "_texts_of_batch", noted)
     return found
 
 

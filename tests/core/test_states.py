@@ -7,7 +7,9 @@ import pytest
 import tiny
 import torch
 
-from kdutils import encoding, experiment, models, store, teacher_cache, teacher_outputs, training
+from kdutils import encoding, experiment, models, store, teacher_outputs, training
+from kdutils import teacher as teachers
+from kdutils.compute import Compute
 from kdutils.data import sources
 from kdutils.inputs import Inputs
 from kdutils.items import fingerprint
@@ -34,12 +36,12 @@ def distilled(folder, method="fkl", **fields):
 @pytest.fixture
 def kept(folder, tmp_path, monkeypatch):
     """The teacher, its items encoded, and its states as they were written in shards of few positions."""
-    monkeypatch.setattr(teacher_cache, "SHARD_BYTES", 48 * 4 * 60)
+    monkeypatch.setattr(teachers, "SHARD_BYTES", 48 * 4 * 60)
     teacher, spec = models.load(str(folder / "tiny-40k")), distilled(folder)
     items = sources.load_items(spec, "train")
     how = {"max_tokens": spec.max_tokens, "protocol": spec.protocol}
     encoded = encoding.encode(items, teacher.tokenizer, **how)
-    found = teacher_cache.states_of(tmp_path, {"teacher": "tiny"})
+    found = teachers.states_of(tmp_path, {"teacher": "tiny"})
     found.write(teacher, encoded)
     return teacher, encoded, found
 
@@ -77,27 +79,27 @@ def test_noise_does_not_depend_on_the_cache(kept):
 
 
 @pytest.mark.parametrize("method", ["fkl", "revkd", "gkd"])
-def test_a_student_learns_the_same_from_cached_states(folder, tmp_path, monkeypatch, method):
+def test_a_student_learns_the_same_from_cached_states(folder, tmp_path, method):
     more = {"max_new_tokens": 8} if method == "gkd" else {}
     spec = distilled(folder, method, **more)
     curves, weights = [], []
-    for wish in ("never", "always"):
-        monkeypatch.setenv("KDUTILS_TEACHER_STATES", wish)
-        run = experiment.run(spec, out=tmp_path / wish, evaluation=EVALUATION)
+    for keeps in (False, True):
+        out, compute = tmp_path / str(keeps), Compute(keeps_teacher_states=keeps)
+        run = experiment.run(spec, out=out, evaluation=EVALUATION, compute=compute)
+        assert (out / "states").exists() == keeps
         lines = (run.folder.path / "curve.jsonl").read_text().splitlines()
         curves.append([entry["loss"] for entry in map(json.loads, lines) if "loss" in entry])
         weights.append(experiment.load_trained(run.spec, run.folder).network.state_dict())
     assert curves[0] == pytest.approx(curves[1], rel=1e-5)
     for name, value in weights[0].items():
         torch.testing.assert_close(value, weights[1][name], rtol=1e-3, atol=1e-5)
-    assert not (tmp_path / "never" / "states").exists()
-    assert len(list((tmp_path / "always" / "states").iterdir())) == 1
+    assert len(list((tmp_path / "True" / "states").iterdir())) == 1
 
 
 def test_students_temperatures_and_noise_share_one_cache(folder, tmp_path, monkeypatch):
     written = []
-    write = teacher_cache.States.write
-    monkeypatch.setattr(teacher_cache.States, "write", lambda *args: written.append(args[0]) or write(*args))
+    write = teachers.States.write
+    monkeypatch.setattr(teachers.States, "write", lambda *args: written.append(args[0]) or write(*args))
     for fields in ({}, {"temperature": 2.0}, {"noise_sigma": 1.0}, {"seed": 1}, {"teacher_tuned": False}):
         experiment.run(distilled(folder, **fields), out=tmp_path, evaluation=EVALUATION)
     assert len(written) == 2  # the tuned teacher's and the untuned one's
@@ -148,16 +150,16 @@ def test_a_damaged_cache_is_never_read(kept, name, harm):
 
 def test_no_room_is_said_before_any_work(kept, monkeypatch, tmp_path):
     teacher, encoded, _ = kept
-    monkeypatch.setattr(teacher_cache.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1))
-    monkeypatch.setattr(teacher_cache, "_states_of", lambda *args: pytest.fail("nothing may be computed"))
+    monkeypatch.setattr(teachers.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1))
+    monkeypatch.setattr(teachers, "_states_of", lambda *args: pytest.fail("nothing may be computed"))
     with pytest.raises(store.StoreError, match=r"GB free.*make room, or choose another out"):
-        teacher_cache.states_of(tmp_path, {"teacher": "other"}).write(teacher, encoded)
+        teachers.states_of(tmp_path, {"teacher": "other"}).write(teacher, encoded)
 
 
 def test_an_interrupted_writing_leaves_nothing(kept, monkeypatch, tmp_path):
     teacher, encoded, _ = kept
-    monkeypatch.setattr(teacher_cache, "_states_of", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
-    other = teacher_cache.states_of(tmp_path, {"teacher": "other"})
+    monkeypatch.setattr(teachers, "_states_of", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+    other = teachers.states_of(tmp_path, {"teacher": "other"})
     with pytest.raises(KeyboardInterrupt):
         other.write(teacher, encoded)
     assert not other.are_there() and not list(other.path.parent.glob(f".{other.path.name}*"))
@@ -173,7 +175,8 @@ def test_a_student_that_sees_its_own_samples_alone_needs_no_cache(folder, tmp_pa
 def test_an_unknown_wish_is_refused(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("KDUTILS_TEACHER_STATES", "sometimes")
     with pytest.raises(ValueError, match="'sometimes' is unknown: use always or never"):
-        teacher_outputs.teacher_signal(Inputs.of(distilled(folder), None), store.Store(tmp_path))
+        experiment.run(distilled(folder), out=tmp_path, evaluation=EVALUATION)
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_key_holds_all_that_states_depend_on(folder, tmp_path):
@@ -181,5 +184,5 @@ def test_the_key_holds_all_that_states_depend_on(folder, tmp_path):
     items = sources.load_items(spec, "train")
     key = teacher_outputs.states_key(Inputs.of(spec, None), store.Store(tmp_path))
     assert key["weights"] == spec.teacher_digest and key["items"] == fingerprint(items)
-    names = {teacher_cache.states_of(tmp_path, key | {name: "other"}).path for name in key}
-    assert len(names | {teacher_cache.states_of(tmp_path, key).path}) == len(key) + 1
+    names = {teachers.states_of(tmp_path, key | {name: "other"}).path for name in key}
+    assert len(names | {teachers.states_of(tmp_path, key).path}) == len(key) + 1

@@ -8,7 +8,8 @@ import pytest
 import tiny
 import torch
 
-from kdutils import encoding, generation, models, training
+from kdutils import encoding, generation, models, rollouts, training
+from kdutils.compute import Compute
 from kdutils.data import sources
 from kdutils.teacher import Teacher
 
@@ -78,8 +79,8 @@ METHODS = ["sft", "fkl", "revkd", "gkd"]
 def test_micro_batches_of_unequal_lengths_change_nothing(folder, method, protocol):
     spec = a_spec(folder, method, protocol=protocol, epochs=1)
     whole, first = fit(folder, spec)
-    for how in ({"micro_batch_size": 3}, {"pass_tokens": 0}):  # passes of three rows; of one length each
-        parts, second = fit(folder, spec, **how)
+    for how in ({"micro_batch_rows": 3}, {"pass_tokens": 0}):  # passes of three rows; of one length each
+        parts, second = fit(folder, spec, compute=Compute(**how))
         assert losses_of(first) == pytest.approx(losses_of(second), rel=1e-5)
         assert same(weights(whole), weights(parts), rtol=1e-3, atol=2e-5)
 
@@ -105,8 +106,7 @@ INTERRUPTED = [("sft", {}), ("fkl", {}), ("gkd", {}), ("gkd", {"on_policy_share"
 
 @pytest.mark.parametrize(("method", "fields"), INTERRUPTED)
 @pytest.mark.parametrize("adapter", ["full", "lora"])
-def test_interrupted_and_resumed_is_bit_equal(folder, tmp_path, monkeypatch, method, fields, adapter):
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)  # after every step
+def test_interrupted_and_resumed_is_bit_equal(folder, tmp_path, method, fields, adapter):
     spec = a_spec(folder, method, adapter=adapter, epochs=2, select_best=True, **fields)
     validation = sources.load_items(spec, "validation")
     straight, _ = fit(folder, spec, validation=validation)
@@ -115,9 +115,9 @@ def test_interrupted_and_resumed_is_bit_equal(folder, tmp_path, monkeypatch, met
         if entry.get("step") == 5:
             raise Interrupt
 
-    checkpoint = tmp_path / "checkpoint"
+    checkpoint, compute = tmp_path / "checkpoint", Compute(checkpoint_seconds=0.0)  # after every step
     with pytest.raises(Interrupt):
-        fit(folder, spec, validation=validation, checkpoint=checkpoint, progress=stop)
+        fit(folder, spec, validation=validation, checkpoint=checkpoint, progress=stop, compute=compute)
     assert json.loads((checkpoint / "state.json").read_text())["done_steps"] == 4
     resumed, outcome = fit(folder, spec, validation=validation, checkpoint=checkpoint)
     assert same(weights(straight), weights(resumed))
@@ -125,10 +125,9 @@ def test_interrupted_and_resumed_is_bit_equal(folder, tmp_path, monkeypatch, met
 
 
 @pytest.mark.parametrize("damage", ["truncated", "one bit", "another run", "missing"])
-def test_a_checkpoint_that_cannot_be_used_is_set_aside(folder, tmp_path, monkeypatch, damage):
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+def test_a_checkpoint_that_cannot_be_used_is_set_aside(folder, tmp_path, damage):
     spec, checkpoint = a_spec(folder, epochs=1), tmp_path / "checkpoint"
-    straight, _ = fit(folder, spec, checkpoint=checkpoint)
+    straight, _ = fit(folder, spec, checkpoint=checkpoint, compute=Compute(checkpoint_seconds=0.0))
     state = checkpoint / "state.json"
     if damage == "truncated":
         tensors = checkpoint / "state.safetensors"
@@ -294,10 +293,11 @@ def a_step(folder, spec):
     """(gradients by name, the mean loss, batch) of the first step of a training."""
     student = models.load(spec.student, trains_all=True)
     items = sources.load_items(spec, "train")
-    state = training._Training(student, items, spec, 1e-3, a_teacher(folder, spec), None, None, None, 3)
+    own = {"teacher": a_teacher(folder, spec), "compute": Compute(micro_batch_rows=3)}
+    run = training._Training(student, items, spec, rate=1e-3, **own)
     student.network.train()
-    batch, _ = state._batch(0)
-    loss = state._gradients(batch, 0)
+    batch, _ = run.batch(0)
+    loss = run.gradients(batch, 0)
     found = {name: w.grad.clone() for name, w in student.network.named_parameters()}
     student.network.zero_grad()
     return found, loss, batch, student
@@ -347,8 +347,8 @@ def test_the_prompt_is_scored_in_gold_and_in_own_texts_where_it_is_asked_for(fol
         )
         items, tokenizer = sources.load_items(spec, "train"), models.load_tokenizer(spec.student)
         rows = training._Training(
-            models.load(spec.student), items, spec, 1e-3, a_teacher(folder, spec), None, None, None, None
-        )._rows(0)
+            models.load(spec.student), items, spec, rate=1e-3, teacher=a_teacher(folder, spec)
+        ).rows(0)
         prompts = encoding.prompt_ids([items[row].question for row in rows], tokenizer)
         assert asked - plain == sum(len(prompt) - 1 for prompt in prompts)  # the first has nothing before it
 
@@ -364,14 +364,14 @@ def test_gkd_mixes_by_its_share_and_scores_its_own_texts(folder):
 
 
 def test_samples_of_several_steps_are_drawn_at_once_from_the_student_before_the_first(folder, monkeypatch):
-    drawn, sampled = [], training.generate
+    drawn, sampled = [], rollouts.generate
 
     def watched(student, prompts, **how):
         texts = sampled(student, prompts, **how)
         drawn.append(dict(zip(how["keys"], texts, strict=True)))
         return texts
 
-    monkeypatch.setattr(training, "generate", watched)
+    monkeypatch.setattr(rollouts, "generate", watched)
     spec = a_spec(folder, "gkd", epochs=2, on_policy_share=1.0, learning_rate=0.1)
     outcomes = {n: fit(folder, dataclasses.replace(spec, rollout_steps=n))[1] for n in (1, 4)}
     one_by_one, at_once = drawn[:6], drawn[6:]
@@ -391,8 +391,8 @@ def test_best_on_validation_restores_the_lowest(folder):
     validation = sources.load_items(spec, "validation")
     student, outcome = fit(folder, spec, validation=validation)
     by_epoch = [entry["validation_loss"] for entry in outcome.curve if "validation_loss" in entry]
-    state = training._Training(student, validation, spec, 1e-3, None, validation, None, None, None)
-    assert state.validation_loss() == pytest.approx(min(by_epoch), rel=1e-6)
+    run = training._Training(student, validation, spec, rate=1e-3, validation=validation)
+    assert run.validation_loss() == pytest.approx(min(by_epoch), rel=1e-6)
     assert min(by_epoch) < by_epoch[-1]  # otherwise this test could not fail
 
 

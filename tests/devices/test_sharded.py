@@ -17,14 +17,15 @@ from heads import network_of
 from safetensors.torch import load_file
 from together import Case
 
-from kdutils import encoding, experiment, models, store, training
+from kdutils import encoding, experiment, models, store
+from kdutils.compute import Compute
 from kdutils.data import sources
 from kdutils.devices import launch
 from kdutils.grid import fill, schedule
 from kdutils.inputs import Inputs
 from kdutils.process_group import ALONE
 from kdutils.spec import EvalSpec, PlannedRun, RunSpec
-from kdutils.teacher_cache import States
+from kdutils.teacher import States
 
 EVALUATION = EvalSpec(tasks=("addsub",), max_new_tokens=24)
 # What one process and two may differ by. Measured: losses by 2e-7 of their size, weights by 5e-6.
@@ -65,8 +66,8 @@ def cases(study):
     own = of("gkd", on_policy_share=1.0, rollout_steps=2)
     return {
         "sft": Case(sft, answers=True),
-        "fkl": Case(noisy, {"micro_batch_size": 3}),
-        "fkl, states kept": Case(noisy, {"micro_batch_size": 3}, reads_states=True),
+        "fkl": Case(noisy, {"micro_batch_rows": 3}),
+        "fkl, states kept": Case(noisy, {"micro_batch_rows": 3}, reads_states=True),
         "revkd": Case(of("revkd", protocol="paper")),
         "gkd": Case(of("gkd", on_policy_share=0.5, epochs=2), reads_states=True),
         "gkd, own samples": Case(own),
@@ -114,9 +115,7 @@ def apart(cases, tmp_path_factory):
 
 
 def interrupted_alone(case, folder):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
-        together.stop(case, ALONE, folder)
+    together.stop(case, ALONE, folder)
 
 
 def alone(case, folder):
@@ -279,13 +278,13 @@ def test_memory_that_runs_out_in_a_rank_begins_anew_with_fewer_rows(study, tmp_p
 
     def full(task, **how):
         if task["what"] == "training":
-            rows.append(task["micro_batch_size"])
+            rows.append(task["compute"]["micro_batch_rows"])
             raise MemoryError("torch.OutOfMemoryError: injected")
 
     monkeypatch.setattr(launch, "run", full)
-    monkeypatch.setenv("KDUTILS_TEACHER_STATES", "never")
+    compute = Compute(keeps_teacher_states=False)
     with pytest.raises(MemoryError, match="one sequence of up to 96 tokens does not fit .* lower max_tokens"):
-        experiment.run(distilled(study), out=tmp_path, evaluation=EVALUATION)
+        experiment.run(distilled(study), out=tmp_path, evaluation=EVALUATION, compute=compute)
     assert rows == [None, 2, 1]
 
 
@@ -386,7 +385,7 @@ def test_what_this_machine_has_not_is_refused_before_anything_is_written(study, 
     ):
         fill.fill([PlannedRun(distilled(study, devices=512, batch_size=512), EVALUATION)], study / "out")
     monkeypatch.setenv("KDUTILS_COMPILE", "inductor")
-    with pytest.raises(launch.DevicesError, match="devices=2 with KDUTILS_COMPILE=inductor"):
+    with pytest.raises(launch.DevicesError, match="devices=2 with compile_backend='inductor'"):
         experiment.run(distilled(study), out=study / "out", evaluation=EVALUATION)
     assert not (study / "out" / "runs").exists()
 

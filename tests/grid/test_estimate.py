@@ -164,13 +164,11 @@ def test_flops_of_a_training_step_are_those_that_torch_counts(folders, adapter, 
     if teacher:
         teacher.network.set_attn_implementation("eager")
     signal = training.Teacher(teacher) if teacher else None
-    loop = training._Training(
-        model, sources.load_items(spec, "train"), spec, 1e-3, signal, (), None, None, None
-    )
+    loop = training._Training(model, sources.load_items(spec, "train"), spec, rate=1e-3, teacher=signal)
     batch = batch_of(spec, model)
     (rows, context), scored = batch.input_ids_BT.shape, int(batch.scored_BT.sum())
     model.network.train()
-    found = counted(lambda: loop._gradients(batch, 0))
+    found = counted(lambda: loop.gradients(batch, 0))
     shape, rank = architecture_of(spec.student), spec.lora_rank if adapter == "lora" else 0
     how = {"context": context, "scored": scored * len(model.tokenizer) / shape.rows}  # heads are cut to it
     expected = model_shapes.training_flops(shape, rows * context, rank=rank, **how)

@@ -16,6 +16,7 @@ from bs4 import BeautifulSoup
 from samples import profile_of
 
 from kdutils import spec, store
+from kdutils.compute import Compute
 from kdutils.data import model_files
 from kdutils.io import disk, text_safety
 from kdutils.report import html_tables, index, notebook_api, notebook_parameters, render, worker
@@ -180,7 +181,9 @@ LOADING = (
 @pytest.mark.parametrize("name", ["report", "index"])
 def test_the_policy_of_a_page_lets_nothing_out(browser, server, tmp_path, name):
     """Hostile markup put into a finished page, as if every escape had failed; without the policy it loads."""
-    whole = page_of() if name == "report" else index.index_html(profile_of("01_effectiveness"), [], [], [], {})
+    whole = (
+        page_of() if name == "report" else index.index_html(profile_of("01_effectiveness"), [], [], [], {})
+    )
     url = f"http://127.0.0.1:{server.server_port}"
     assert whole.count("</main>") == 1
     hostile = whole.replace("</main>", LOADING.replace("URL", url) + "</main>")
@@ -392,10 +395,10 @@ def test_code_that_a_model_brings_along_is_never_imported(tmp_path, model_type):
             stored["model_type"] = model_type
         (folder / name).write_text(json.dumps(stored))
     if model_type == "qwen2":  # its own code is not needed, and not read
-        assert models.load(str(folder), device="cpu").network is not None
+        assert models.load(str(folder), compute=Compute(device="cpu")).network is not None
     else:
         with pytest.raises(model_files.ModelError) as caught:
-            models.load(str(folder), device="cpu")
+            models.load(str(folder), compute=Compute(device="cpu"))
         assert "\n" not in str(caught.value)
     assert not marker.exists()
 

@@ -1,0 +1,72 @@
+"""How a run is computed, as opposed to what: fields that change results by rounding only, if at all.
+
+All environment variables of the package; `Compute.from_environment` alone reads the first three:
+
+| variable                 | values                      | meaning, and who reads it                        |
+|--------------------------|-----------------------------|--------------------------------------------------|
+| `KDUTILS_COMPILE`        | torch.compile backend       | `Compute.compile_backend`                        |
+| `KDUTILS_CHECKPOINTING`  | `0` (default), `1`          | `Compute.activation_checkpointing`               |
+| `KDUTILS_TEACHER_STATES` | `always` (default), `never` | `Compute.keeps_teacher_states`                   |
+| `KDUTILS_DATA`           | folder                      | released tables and questions: results, data     |
+| `KDUTILS_MODELS`         | `NAME=PATH,...`             | files in the place of models of the hub: data    |
+| `KDUTILS_HANDOVER`       | folder                      | plans of notebooks for the runner: grid/handover |
+| `KDUTILS_RUN_TOKEN`      | set by the runner           | which of its runs a notebook belongs to: io      |
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compute:
+    """Where and how a run is computed. The number of threads is torch's own (`torch.set_num_threads`)."""
+
+    device: str | None = None  # of torch; None: the GPU if there is one, else the CPU
+    compile_backend: str = ""  # of torch.compile, for decoder and divergence; "": eager
+    activation_checkpointing: bool = False  # recompute activations in the backward pass: slower, less memory
+    keeps_teacher_states: bool = True  # on disk, so that the teacher runs once; False: it runs at every step
+    checkpoint_seconds: float = 60.0  # training seconds between two checkpoints; 0: after every step
+    micro_batch_rows: int | None = None  # sequences in one pass; None: the batch, halved if memory runs out
+    pass_tokens: int | None = None  # cost of a pass, see Batch.passes; None: as few as can be
+
+    def __post_init__(self) -> None:
+        if self.compile_backend:
+            import torch
+
+            known = torch.compiler.list_backends(exclude_tags=None)
+            if self.compile_backend not in known:
+                raise ValueError(
+                    f"compile_backend={self.compile_backend!r} (KDUTILS_COMPILE) is none of torch.compile's: "
+                    f"unset it, or use one of {known}"
+                )
+        if self.micro_batch_rows is not None and self.micro_batch_rows < 1:
+            raise ValueError(f"micro_batch_rows={self.micro_batch_rows} must be at least 1, or None")
+        for name in ("checkpoint_seconds", "pass_tokens"):
+            if (value := getattr(self, name)) is not None and not value >= 0:
+                raise ValueError(f"{name}={value} must be at least 0")
+
+    @classmethod
+    def from_environment(cls) -> Compute:
+        """As the environment variables say; what they leave open is the default.
+
+        Raises:
+            ValueError: naming a variable with a value that is unknown, and the known ones.
+        """
+        return cls(
+            compile_backend=os.environ.get("KDUTILS_COMPILE", ""),
+            activation_checkpointing=_choice("KDUTILS_CHECKPOINTING", {"0": False, "1": True}),
+            keeps_teacher_states=_choice("KDUTILS_TEACHER_STATES", {"always": True, "never": False}),
+        )
+
+
+def _choice(variable: str, choices: dict[str, bool]) -> bool:
+    """What the value of a variable stands for; unset or empty, the first choice."""
+    value = os.environ.get(variable) or next(iter(choices))
+    if value not in choices:
+        raise ValueError(f"{variable}={value!r} is unknown: use {' or '.join(choices)}")
+    return choices[value]
+
+
+DEFAULT = Compute()
