@@ -14,7 +14,7 @@ import pandas as pd
 
 from kdutils.claims import sensitivity
 from kdutils.claims.claims import CLAIMS, Judgement, estimate_text, printed_text
-from kdutils.claims.evidence import VERDICTS
+from kdutils.claims.finding import NOT_TESTABLE, VERDICTS
 from kdutils.claims.sensitivity import AS_AUTHORS
 from kdutils.constants import SOURCE_LABELS, SOURCES
 
@@ -32,24 +32,19 @@ def columns(rows: Sequence[Row], *, labels: Mapping[str, str] = SOURCE_LABELS) -
     for source in SOURCES:
         protocols = list(dict.fromkeys(row["protocol"] for row in rows if row["source"] == source))
         for protocol in protocols:
+            several = f", {protocol}" if len(protocols) > 1 else ""
             for analysis in ANALYSES:
                 key = (source, protocol, analysis)
                 chosen = [row for row in rows if (row["source"], row["protocol"], row["analysis"]) == key]
-                several = f", {protocol}" if len(protocols) > 1 else ""
-                if chosen:
-                    found[f"{labels[source]}{several}, {analysis}"] = {row["id"]: row for row in chosen}
-    return found
+                found[f"{labels[source]}{several}, {analysis}"] = {row["id"]: row for row in chosen}
+    return {name: part for name, part in found.items() if part}
 
 
 def of_profile(rows: Sequence[Row], *, label: str) -> Columns:
     """The live columns of another profile's ledger that judge anything, under its label."""
     live = [row for row in rows if row["source"] == "live"]
-    found = columns(live, labels=SOURCE_LABELS | {"live": label})
-    return {name: part for name, part in found.items() if any(_is_tested(row) for row in part.values())}
-
-
-def _is_tested(row: Row) -> bool:
-    return row["verdict"] != "not_testable"
+    found = columns(live, labels=SOURCE_LABELS | {"live": label}).items()
+    return {name: part for name, part in found if {row["verdict"] for row in part.values()} - {NOT_TESTABLE}}
 
 
 def table(found: Columns) -> pd.DataFrame:
@@ -105,9 +100,8 @@ def changes(rows: Sequence[Row], *, labels: Mapping[str, str] = SOURCE_LABELS) -
         other = found.get(f"{results}, strict", {})
         for claim, row in part.items():
             if claim in other and other[claim]["verdict"] != row["verdict"]:
-                verdicts = {"authors": row["verdict"], "strict": other[claim]["verdict"]}
-                verdicts = {analysis: verdict.replace("_", " ") for analysis, verdict in verdicts.items()}
-                table.append({"id": claim, "results": results} | verdicts | {"why": other[claim]["reason"]})
+                verdicts = [each["verdict"].replace("_", " ") for each in (row, other[claim])]
+                table.append((claim, results, *verdicts, other[claim]["reason"]))
     return pd.DataFrame(table, columns=["id", "results", "authors", "strict", "why"])
 
 

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kdutils.claims.evidence import NOT_TESTABLE, VERDICTS, Evidence, Finding, NotTestableError
-from kdutils.claims.registry import (
+from kdutils.claims.evidence import Evidence
+from kdutils.claims.finding import NOT_TESTABLE, VERDICTS, Finding, NotTestableError
+from kdutils.claims.registry import (  # noqa: F401 - a notebook needs this module alone
     CLAIMS,
     FEEBLE,
     Claim,
@@ -27,30 +28,6 @@ from kdutils.claims.students import Case, Judged, corrected
 from kdutils.constants import SOURCES
 from kdutils.io.cache import Keep, uncached
 from kdutils.results.item_gains import Items
-
-__all__ = [  # a notebook needs this module alone
-    "CLAIMS",
-    "FEEBLE",
-    "Claim",
-    "Judgement",
-    "by_authors",
-    "by_source",
-    "by_stricter_analysis",
-    "claims_of",
-    "declarations",
-    "estimate_text",
-    "evidence_of",
-    "findings",
-    "judge",
-    "judgements",
-    "ledger_rows",
-    "printed_text",
-    "rules",
-    "stricter_case",
-    "table",
-    "verdict_counts",
-    "with_printed",
-]
 
 SEED = 20_261_126  # of simulations and of permutations that cannot be counted out
 
@@ -199,17 +176,6 @@ def _within_reach(claim: Claim, evidence: Evidence, finding: Finding) -> Finding
 
 
 # --- rows of the ledger -----------------------------------------------------------------------------------
-
-
-def judge(
-    cells: pd.DataFrame,
-    *,
-    section: str | None = None,
-    items: Items | None = None,
-    kept: Keep = uncached,
-) -> list[dict[str, Any]]:
-    """Rows of the claims ledger of all `judgements`."""
-    return ledger_rows(judgements(cells, section=section, items=items, kept=kept))
 
 
 def ledger_rows(found: Iterable[Judgement]) -> list[dict[str, Any]]:

@@ -17,14 +17,11 @@ from kdutils.constants import AVERAGE, DOMAIN_LABELS, METHOD_NAMES
 from kdutils.grid.cell_table import model_family, model_parameters
 from kdutils.inference.estimate import Estimate
 from kdutils.results import gain_tables, held_out_temperature
-from kdutils.results.held_out_temperature import CASE, HALVES, half_of
+from kdutils.results.held_out_temperature import ALIKE, CASE, HALVES, half_of
 from kdutils.results.item_gains import Items
 
-LEVELS = [
-    "temperature_1",
-    "held_out",
-    "best_on_test",
-]  # accuracies, percent, by how the temperature was chosen
+# Accuracies, percent, by how the temperature was chosen.
+LEVELS = ["temperature_1", "held_out", "best_on_test"]
 EACH_TASK = "each task"  # what a temperature is chosen for; else the domain's average
 RULES = (EACH_TASK, AVERAGE)
 ALL = "all"  # methods together
@@ -40,10 +37,8 @@ def levels(halves: pd.DataFrame) -> pd.DataFrame:
     table = held_out_temperature.choices(halves)
     found = {"held_out": held_out_temperature.measured(halves, table)}
     for name, temperature in (("temperature_1", 1.0), ("best_on_test", table["by_all"])):
-        by = table.assign(temperature=temperature)
-        found[name] = held_out_temperature.composed(
-            halves, pd.concat([by.assign(half=half) for half in HALVES])
-        )
+        chosen = [table.assign(temperature=temperature, half=half) for half in HALVES]
+        found[name] = held_out_temperature.composed(halves, pd.concat(chosen))
     for name, runs in found.items():
         means = runs.groupby([*CASE, "task"], sort=False)["accuracy"].mean().rename(name)
         table = table.merge(means.reset_index(), on=[*CASE, "task"], how="left")
@@ -114,11 +109,10 @@ def _of_pair(scored: pd.DataFrame, part: pd.DataFrame) -> list[list[np.ndarray]]
         own = scored[is_swept & (scored["domain"] == domain) & (scored["method"] == method)]
         own = own[own["task"].isin(tasks) | (tasks == {AVERAGE})]
         is_whole = own.groupby("seed")["temperature"].transform("nunique") == own["temperature"].nunique()
-        wide = own[is_whole].pivot_table(
-            index=["task", "item_id"], columns="temperature", values="value", sort=False
-        )
+        index = ["task", "item_id"]
+        wide = own[is_whole].pivot_table(index=index, columns="temperature", values="value", sort=False)
         wide = wide.sort_index(axis=1)
-        task, item = (wide.index.get_level_values(name) for name in ("task", "item_id"))
+        task, item = (wide.index.get_level_values(name) for name in index)
         half = item.map(half_of)
         found.append([wide[(task == one) & (half == h)].to_numpy() for one in task.unique() for h in HALVES])
     return found
@@ -158,9 +152,7 @@ def _optimism(sums: np.ndarray, sizes: np.ndarray, rule: str) -> np.ndarray:
     if rule == AVERAGE:  # one choice for all tasks
         by_half = np.broadcast_to(of_half.mean(axis=-3, keepdims=True), of_half.shape)
         by_all = np.broadcast_to(of_all.mean(axis=-2, keepdims=True), of_all.shape)
-    by_half, by_all = (
-        np.round(each, held_out_temperature.ALIKE).argmax(axis=-1) for each in (by_half, by_all)
-    )
+    by_half, by_all = (np.round(each, ALIKE).argmax(axis=-1) for each in (by_half, by_all))
     on_test = np.take_along_axis(of_all, by_all[..., None], axis=-1)[..., 0]
     held_out = np.take_along_axis(sums, by_half[..., ::-1, None], axis=-1)[..., 0].sum(axis=-1)
     return 100 * (on_test - held_out / n.sum(axis=-1)).mean(axis=-1)
@@ -175,13 +167,9 @@ def readable(found: pd.DataFrame) -> pd.DataFrame:
         {"domain": found["domain"].map(DOMAIN_LABELS), "method": found["method"].replace(METHOD_NAMES)}
     )
     shown["chosen for"] = found["rule"].replace(AVERAGE, "the average")
-    names = {
-        "temperature_1": "T = 1, %",
-        "held_out": "chosen on held-out items, %",
-        "best_on_test": "chosen on test items, %",
-    }
-    for name, title in names.items():
-        shown[title] = [f"{value:.1f}" for value in found[name]]
+    titles = ("T = 1, %", "chosen on held-out items, %", "chosen on test items, %")
+    for name, title in zip(LEVELS, titles, strict=True):
+        shown[title] = found[name].map("{:.1f}".format)
     shown["optimism, points"] = [_interval(row) for row in found.to_dict("records")]
     shown["interval over"] = [f"{row.n} {row.unit}" for row in found.itertuples()]
     return shown

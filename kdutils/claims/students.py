@@ -13,17 +13,8 @@ import numpy as np
 import pandas as pd
 import scipy.stats
 
-from kdutils.claims.evidence import (
-    ALPHA,
-    INCONCLUSIVE,
-    NOT_REPRODUCED,
-    NOT_TESTABLE,
-    REPRODUCED,
-    Evidence,
-    Finding,
-    NotTestableError,
-    named,
-)
+from kdutils.claims.evidence import Evidence, named
+from kdutils.claims.finding import ALPHA, INCONCLUSIVE, NOT_TESTABLE, Finding, NotTestableError, decide
 from kdutils.constants import AVERAGE
 from kdutils.inference import student_tests
 from kdutils.inference.estimate import Estimate
@@ -75,9 +66,7 @@ def _judged(case: Case | NotTestableError, p_value: float) -> Judged:
     if isinstance(case, NotTestableError):
         return Judged(finding=Finding(verdict=NOT_TESTABLE, reason=str(case)))
     is_shown = case.by_interval or p_value < ALPHA
-    verdict = REPRODUCED if is_shown and case.holds else INCONCLUSIVE
-    if case.is_against:
-        verdict = NOT_REPRODUCED
+    verdict = decide(is_shown and case.holds and not case.is_against, case.is_against)
     reason = case.reason
     if not case.by_interval:
         reason += f"; p = {case.p_value:.2g}, {p_value:.2g} after Holm"
