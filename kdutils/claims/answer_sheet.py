@@ -83,9 +83,6 @@ def counts_remark(found: Columns) -> str:
     return "\n\n".join(texts)
 
 
-# --- what changes between the analyses, and why -----------------------------------------------------------
-
-
 def changes(rows: Sequence[Row], *, labels: Mapping[str, str] = SOURCE_LABELS) -> pd.DataFrame:
     """Claims whose verdict the stricter analysis changes: id, results, authors, strict, why.
 
@@ -115,27 +112,18 @@ def paragraphs(found: Columns, tables: Mapping[str, pd.DataFrame]) -> Iterable[s
         for name, part in found.items():
             if claim.id in part:
                 text += f" *{name}*: {answer(part[claim.id])}."
-        for name, long in tables.items():
-            text += _difference(claim.id, name, found, long)
+        for results, long in tables.items():
+            part = long[long["id"] == claim.id]
+            if part.empty:
+                continue
+            single = sensitivity.changes(part).itertuples()
+            named = ", ".join(f"{row.choice} ({row.verdict.replace('_', ' ')})" for row in single)
+            text += f" {results}, a single choice that changes the verdict: {named}." if named else ""
+            base = part.loc[part["choice"] == AS_AUTHORS, "verdict"].iloc[0]
+            strict = found.get(f"{results}, strict", {}).get(claim.id)
+            if strict is not None and strict["verdict"] != base:
+                text += f" {results}, the stricter analysis: {strict['reason']}."
         yield text
-
-
-def _difference(claim: str, results: str, found: Columns, long: pd.DataFrame) -> str:
-    """What changes the verdict of a claim, one choice at a time and in the stricter analysis."""
-    part = long[long["id"] == claim]
-    if part.empty:
-        return ""
-    base = part.loc[part["choice"] == AS_AUTHORS, "verdict"].iloc[0]
-    single = sensitivity.changes(part).itertuples()
-    named = ", ".join(f"{row.choice} ({row.verdict.replace('_', ' ')})" for row in single)
-    strict = found.get(f"{results}, strict", {}).get(claim)
-    text = f" {results}, a single choice that changes the verdict: {named}." if named else ""
-    if strict is not None and strict["verdict"] != base:
-        text += f" {results}, the stricter analysis: {strict['reason']}."
-    return text
-
-
-# --- the stricter analysis of a section --------------------------------------------------------------------
 
 
 def stricter_table(judgement: Judgement) -> pd.DataFrame:
@@ -143,8 +131,7 @@ def stricter_table(judgement: Judgement) -> pd.DataFrame:
 
     Estimate, interval, both p, what was detectable, n, both verdicts, and why.
     """
-    statements = {claim.id: claim.statement for claim in CLAIMS}
-    rows = []
+    statements, rows = {claim.id: claim.statement for claim in CLAIMS}, []
     for claim, judged in judgement.stricter.items():
         found = judged.finding
         row = {"id": claim, "claim": statements[claim], "estimate": found.estimate}

@@ -175,9 +175,6 @@ def _within_reach(claim: Claim, evidence: Evidence, finding: Finding) -> Finding
     return replace(finding, verdict=NOT_TESTABLE, reason=reason)
 
 
-# --- rows of the ledger -----------------------------------------------------------------------------------
-
-
 def ledger_rows(found: Iterable[Judgement]) -> list[dict[str, Any]]:
     """Rows of the claims ledger, one after the other."""
     return [row for each in found for row in each.rows]

@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import pandas as pd
-
 from kdutils.inference.estimate import Estimate
 
 ALPHA = 0.05
@@ -63,8 +61,3 @@ def decide(is_so: bool, is_not: bool | None = None) -> str:
     if is_so:
         return REPRODUCED
     return NOT_REPRODUCED if is_not or is_not is None else INCONCLUSIVE
-
-
-def verdict_by_domain(is_so: pd.Series) -> str:
-    """reproduced if a condition holds in every domain, not_reproduced if in none, else inconclusive."""
-    return decide(is_so.all(), not is_so.any())

@@ -47,7 +47,7 @@ def gain_of_students_stricter(evidence: Evidence, *, rng: np.random.Generator, d
     found = students.tested_mean(means, "gain")
     flips, families = student_tests.sign_flip(means["gain"], rng=rng), students.by_family(means, "gain")
     logit = float(means["logit_gain"].mean()) if domain in DOMAINS else math.nan
-    parts = [f"sign flips p = {flips.p_greater:.2g}", students.in_words(families)]
+    parts = [f"sign flips p = {flips.p_greater:.2g}", named(families, "+.1f")]
     if domain in DOMAINS:
         parts.insert(0, f"logit {logit:+.2f}")
     reason = f"mean over students {found.text()} points ({'; '.join(parts)})"
@@ -186,7 +186,7 @@ def largest_student_stricter(evidence: Evidence, *, printed: float, margin: floa
     mean = float(by_domain["mean"].mean())
     interval = Estimate(mean, mean - half, mean + half, n=rows["student"].nunique())
     names = ", ".join(rows["student"].unique())
-    by = students.in_words(by_domain.groupby("domain", sort=False)["mean"].mean())
+    by = named(by_domain.groupby("domain", sort=False)["mean"].mean(), "+.1f")
     reason = f"{names}: {interval.text()} points over its items ({by}), temperature 1"
     return _against_printed(interval, printed=printed, margin=margin, reason=reason)
 

@@ -10,7 +10,7 @@ import pandas as pd
 import scipy.stats
 
 from kdutils.claims import items, students
-from kdutils.claims.evidence import Evidence, Rules
+from kdutils.claims.evidence import Evidence, Rules, named
 from kdutils.claims.finding import ALPHA, REPRODUCED, Finding, NotTestableError, decide, finding, present
 from kdutils.claims.teachers import PAIR, p_of_less, weak_on_most_tasks
 from kdutils.constants import DOMAIN_LABELS, METHOD_NAMES, PAPER_METHODS, TASK_LABELS
@@ -53,14 +53,13 @@ def likeness_rise_stricter(evidence: Evidence, *, measure: str, domains: Sequenc
         if len(rows):
             means[domain] = students.student_means(rows, ["rise"])
             found[domain] = students.tested_mean(means[domain], "rise", where=f"{domain}: ")
-            families |= {
-                f"{name} {domain}": rise for name, rise in students.by_family(means[domain], "rise").items()
-            }
+            by_family = students.by_family(means[domain], "rise")
+            families |= {f"{name} {domain}": rise for name, rise in by_family.items()}
     if not found:
         raise NotTestableError(f"there is no {measure} of SFT and KD students in these results")
     texts = [f"{domain} {estimate.text()}" for domain, estimate in found.items()]
     return students.Case(
-        reason=f"rise over students, points: {', '.join(texts)} ({students.in_words(families)})",
+        reason=f"rise over students, points: {', '.join(texts)} ({named(families, '+.1f')})",
         interval=found[min(found, key=lambda domain: found[domain].value)],
         p_value=max(estimate.p_greater for estimate in found.values()),
         minimum_detectable=max(students.detectable(part["rise"]) for part in means.values()),
@@ -176,9 +175,8 @@ def agreement_as_printed_authors(evidence: Evidence, *, task: str, printed: floa
     present(small, f"{TASK_LABELS[task]} agreement of small students")
     top = small.loc[small["agreement"].idxmax()]
     tolerance = 0.05 if evidence.can_equal_print else 5.0
-    reason = (
-        f"{top['student']} agrees with {top['teacher']} on {top['agreement']:.1f} % of {TASK_LABELS[task]}"
-    )
+    on_task = f"{top['agreement']:.1f} % of {TASK_LABELS[task]}"
+    reason = f"{top['student']} agrees with {top['teacher']} on {on_task}"
     owners = table.loc[(table["agreement"] - printed).abs() < 0.05, "student"].unique()
     if len(owners):
         reason += f"; the printed {printed} is the value of {', '.join(owners)}"
@@ -262,10 +260,8 @@ def feeble_link_items(evidence: Evidence, *, task: str, margin: float) -> Findin
     runs = _runs_of_the_paper(evidence, task, "teacher's")
     r = runs.set_index("method")["fidelity_correct_r"]
     interval = intervals.pearson_interval(float(r.abs().median()), int(runs["n"].min()))
-    text = ", ".join(f"{METHOD_NAMES[method]} {value:+.2f}" for method, value in r.items())
-    return items.item_finding(
-        evidence, items.as_table(interval), below=margin, text=f"r on {TASK_LABELS[task]}: {text}"
-    )
+    text = f"r on {TASK_LABELS[task]}: {named(r.rename(METHOD_NAMES), '+.2f')}"
+    return items.item_finding(evidence, items.as_table(interval), below=margin, text=text)
 
 
 RULES = {

@@ -11,7 +11,7 @@ import pandas as pd
 
 from kdutils.claims import items, students
 from kdutils.claims.evidence import Evidence, Rules, listed, named
-from kdutils.claims.finding import ALPHA, Finding, decide, finding, lacking, present, verdict_by_domain
+from kdutils.claims.finding import ALPHA, Finding, decide, finding, lacking, present
 from kdutils.constants import AVERAGE, METHOD_NAMES
 from kdutils.grid.cell_table import size_label
 from kdutils.inference import intervals
@@ -62,9 +62,10 @@ def little_loss_authors(evidence: Evidence, *, sigmas: Sequence[float], margin: 
     loss = _average_losses(evidence, sigmas)
     cases = loss.groupby(["domain", "teacher", "student", "method"], sort=False)["loss"].mean()
     by_domain = cases.groupby("domain", sort=False).mean()
+    is_little = by_domain < margin
     return finding(
         intervals.mean_interval(cases),
-        verdict=verdict_by_domain(by_domain < margin),
+        verdict=decide(is_little.all(), not is_little.any()),
         reason=f"mean loss at sigma {listed(loss['noise_sigma'])}: {named(by_domain, '.1f')} points over "
         f"{len(cases)} pairs x methods x domains; largest of a single run {loss['loss'].max():.1f}",
     )
@@ -154,12 +155,11 @@ def best_temperature_authors(evidence: Evidence, *, temperature: float, margin: 
     wins = _wins(runs, keys, temperature)
     mean, n = wins["win"].mean(), runs.groupby(keys).ngroups
     by = wins.groupby(["domain", "method"], sort=False)["win"].mean()
-    parts = ", ".join(
-        f"{domain} {METHOD_NAMES[method]} {value:.0%}" for (domain, method), value in by.items()
-    )
+    by.index = [f"{domain} {METHOD_NAMES[method]}" for domain, method in by.index]
+    reason = f"T = {temperature:g} is the best in {mean:.0%} of {n} pairs x methods x tasks"
     return Finding(
         verdict=decide(100 * mean > margin),
-        reason=f"T = {temperature:g} is the best in {mean:.0%} of {n} pairs x methods x tasks ({parts})",
+        reason=f"{reason} ({named(by, '.0%')})",
         estimate=float(100 * mean),
         n=n,
     )
@@ -217,9 +217,10 @@ def severe_loss_authors(evidence: Evidence, *, temperature: float, margin: float
     loss = _average_losses_at(evidence, temperature)
     present(loss, f"runs at temperature {temperature:g} and lower")
     by_domain = loss.groupby("domain", sort=False)["loss"].mean()
+    is_severe = by_domain >= margin
     return finding(
         intervals.mean_interval(loss["loss"]),
-        verdict=verdict_by_domain(by_domain >= margin),
+        verdict=decide(is_severe.all(), not is_severe.any()),
         reason=f"mean loss at T = {temperature:g} against the better lower temperature: "
         f"{named(by_domain, '.1f')} points; largest {loss['loss'].max():.1f}, smallest "
         f"{loss['loss'].min():.1f}",
@@ -286,7 +287,7 @@ def loss_and_size_stricter(
         rhos[domain] = intervals.spearman(sizes, each["loss"]).statistic
     rho = -falls.statistic
     return students.Case(
-        reason=f"rho of loss and size {rho:+.2f} over students (all: {students.in_words(rhos, digits=2)}); "
+        reason=f"rho of loss and size {rho:+.2f} over students (all: {named(rhos, '+.2f')}); "
         f"smallest possible p {falls.smallest_p / 2:.2g}",
         interval=intervals.spearman_interval(rho, len(means)),
         p_value=falls.p_greater,

@@ -50,11 +50,11 @@ def of_students(halves: pd.DataFrame) -> pd.DataFrame:
 
     A temperature is chosen for each task. Small students first.
     """
-    rows = []
-    for domain, method, rule, part in _groups(_known(halves)):
-        if rule == EACH_TASK and method != ALL:
-            means = student_means(part, [*LEVELS, "optimism"])
-            rows.append(means.assign(domain=domain, method=method))
+    rows = [
+        student_means(part, [*LEVELS, "optimism"]).assign(domain=domain, method=method)
+        for domain, method, rule, part in _groups(_known(halves))
+        if rule == EACH_TASK and method != ALL
+    ]
     columns = ["domain", "student", "method", *LEVELS, "optimism"]
     return pd.concat(rows, ignore_index=True)[columns] if rows else pd.DataFrame(columns=columns)
 
@@ -96,9 +96,6 @@ def _groups(known: pd.DataFrame) -> Iterator[tuple[str, str, str, pd.DataFrame]]
                 part = own[own["task"].eq(AVERAGE) == (rule == AVERAGE)]
                 if len(part):
                     yield domain, method, rule, part
-
-
-# --- over the items of one pair ---------------------------------------------------------------------------
 
 
 def _of_pair(scored: pd.DataFrame, part: pd.DataFrame) -> list[list[np.ndarray]]:
@@ -158,9 +155,6 @@ def _optimism(sums: np.ndarray, sizes: np.ndarray, rule: str) -> np.ndarray:
     return 100 * (on_test - held_out / n.sum(axis=-1)).mean(axis=-1)
 
 
-# --- to be read -------------------------------------------------------------------------------------------
-
-
 def readable(found: pd.DataFrame) -> pd.DataFrame:
     """`table` for people: percent by how the temperature was chosen, and the optimism with its interval."""
     shown = pd.DataFrame(
@@ -170,23 +164,22 @@ def readable(found: pd.DataFrame) -> pd.DataFrame:
     titles = ("T = 1, %", "chosen on held-out items, %", "chosen on test items, %")
     for name, title in zip(LEVELS, titles, strict=True):
         shown[title] = found[name].map("{:.1f}".format)
-    shown["optimism, points"] = [_interval(row) for row in found.to_dict("records")]
+    shown["optimism, points"] = [_interval(row).text(signed=False) for row in found.itertuples()]
     shown["interval over"] = [f"{row.n} {row.unit}" for row in found.itertuples()]
     return shown
 
 
-def _interval(row: dict) -> str:
-    text = f"{row['optimism']:.1f}"
-    return text if np.isnan(row["low"]) else f"{text} [{row['low']:.1f}, {row['high']:.1f}]"
+def _interval(row) -> Estimate:
+    return Estimate(row.optimism, row.low, row.high)
 
 
 def remark(found: pd.DataFrame) -> str:
     """What the choice of a temperature for each task comes to, in words, by domain; "" without rows."""
     texts = []
     for domain, part in found[found["rule"] == EACH_TASK].groupby("domain", sort=False):
-        row = part.iloc[-1].to_dict()  # all methods, where there are several
+        row = part.iloc[-1]  # all methods, where there are several
         plain, held_out, best = (f"{row[name]:.1f} %" for name in LEVELS)
         text = f"{DOMAIN_LABELS[domain]}: {plain} at temperature 1, {held_out} where that of each task is "
         text += f"chosen on held-out items, {best} where on those that are measured, as by the authors. "
-        texts.append(f"{text}That alone buys {_interval(row)} points.")
+        texts.append(f"{text}That alone buys {_interval(row).text(signed=False)} points.")
     return " ".join(texts)

@@ -175,9 +175,6 @@ def holds_remark(summary: pd.DataFrame) -> str:
     return f"{text} Those that hang on a choice: {hanging}." if hanging else text
 
 
-# --- what evidence would have been ------------------------------------------------------------------------
-
-
 def _altered(evidence: Evidence, **changes) -> Evidence:
     return replace(evidence, is_altered=True, _tests={}, **changes)
 

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import scipy.stats
 
-from kdutils.claims.evidence import Evidence, named
+from kdutils.claims.evidence import Evidence
 from kdutils.claims.finding import ALPHA, INCONCLUSIVE, NOT_TESTABLE, Finding, NotTestableError, decide
 from kdutils.constants import AVERAGE
 from kdutils.inference import student_tests
@@ -21,9 +21,6 @@ from kdutils.inference.estimate import Estimate
 
 CONFIDENCE, POWER = 0.95, 0.8
 STUDENT = ["family", "student", "student_parameters"]
-
-
-# --- from what a rule finds to the verdict ----------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,9 +79,6 @@ def _judged(case: Case | NotTestableError, p_value: float) -> Judged:
         n=case.interval.n if case.n is None else case.n,
     )
     return Judged(finding=finding, raw_p=case.p_value, minimum_detectable=case.minimum_detectable)
-
-
-# --- rows and means of students ---------------------------------------------------------------------------
 
 
 def task_gains(evidence: Evidence, domain: str, *, task: str = AVERAGE) -> pd.DataFrame:
@@ -185,9 +179,6 @@ def falls_with_size(
     return [fall, *(tested(-means[name]) for name in values[1:])], rise
 
 
-# --- intervals and words ----------------------------------------------------------------------------------
-
-
 def largest(values: pd.Series, errors: pd.Series) -> Estimate:
     """The largest true value of several, with an interval that knows it was picked (Bonferroni).
 
@@ -211,8 +202,3 @@ def detectable_correlation(n: int, *, n_controlled: int = 0) -> float:
         return math.nan
     normal = scipy.stats.norm.ppf
     return float(np.tanh((normal(0.5 + CONFIDENCE / 2) + normal(POWER)) / math.sqrt(n_free)))
-
-
-def in_words(values: dict[str, float], *, digits: int = 1) -> str:
-    """`math +1.2, commonsense −0.3`, of values by name."""
-    return named(values, f"+.{digits}f")
