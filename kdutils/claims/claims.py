@@ -43,23 +43,17 @@ class Judgement:
     @property
     def rows(self) -> list[dict[str, Any]]:
         """Rows of the claims ledger, each claim under both analyses; an undefined number is None."""
+        strict = {claim: judged.finding for claim, judged in self.stricter.items()}
         return [
-            _ledger_row(claim, finding, self.evidence, analysis=analysis)
+            _ledger_row(claim, found[claim.id], self.evidence, analysis=analysis)
             for claim in CLAIMS
-            if claim.id in self.authors
-            for analysis, finding in (
-                ("authors", self.authors[claim.id]),
-                ("strict", self.stricter[claim.id].finding),
-            )
+            for analysis, found in (("authors", self.authors), ("strict", strict))
+            if claim.id in found
         ]
 
 
 def judgements(
-    cells: pd.DataFrame,
-    *,
-    section: str | None = None,
-    items: Items | None = None,
-    kept: Keep = uncached,
+    cells: pd.DataFrame, *, section: str | None = None, items: Items | None = None, kept: Keep = uncached
 ) -> list[Judgement]:
     """Both analyses of every claim of a section, or of all, for every source and protocol in `cells`.
 

@@ -102,14 +102,9 @@ def largest_gain_authors(
         best = clean.loc[clean["gain"].idxmax()]
         reason += "; its test questions are in the training set, the largest elsewhere is "
         reason += f"{best['gain']:+.2f}: {who(best)}"
-    return Finding(
-        verdict=decide(abs(top["gain"] - printed) <= margin),
-        reason=reason,
-        estimate=float(top["gain"]),
-        ci_low=float(top["gain"] - 1.96 * top["gain_se"]),
-        ci_high=float(top["gain"] + 1.96 * top["gain_se"]),
-        n=len(gains),
-    )
+    gain, half = float(top["gain"]), 1.96 * float(top["gain_se"])
+    interval = Estimate(gain, gain - half, gain + half, n=len(gains))
+    return finding(interval, verdict=decide(abs(gain - printed) <= margin), reason=reason)
 
 
 def largest_gain_stricter(

@@ -14,7 +14,7 @@ import math
 import pandas as pd
 
 from kdutils.claims.evidence import Evidence
-from kdutils.claims.finding import Finding, decide
+from kdutils.claims.finding import Finding, decide, finding
 from kdutils.constants import AVERAGE, METHOD_NAMES
 from kdutils.inference.estimate import Estimate
 
@@ -56,15 +56,9 @@ def of_row(
     unit: str = "items",
 ) -> Finding:
     """The finding whose estimate and interval are those of a row of difference, low, high, n."""
-    return Finding(
-        verdict=verdict,
-        reason=f"one pair ({evidence.one_pair}), {int(row['n'])} {unit}: {text}",
-        estimate=float(row["difference"]),
-        ci_low=float(row["low"]),
-        ci_high=float(row["high"]),
-        p_value=float(p_value),
-        n=int(row["n"]),
-    )
+    interval = Estimate(float(row["difference"]), float(row["low"]), float(row["high"]), n=int(row["n"]))
+    reason = f"one pair ({evidence.one_pair}), {interval.n} {unit}: {text}"
+    return finding(interval, verdict=verdict, reason=reason, p_value=float(p_value))
 
 
 def as_table(interval: Estimate) -> pd.DataFrame:

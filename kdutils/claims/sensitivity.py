@@ -89,9 +89,8 @@ def table(judgement: Judgement, halves: pd.DataFrame | None = None) -> pd.DataFr
     evidence = judgement.evidence
     halves = halves if evidence.source == "live" else None
     if evidence.one_pair:
-        return pd.DataFrame(
-            columns=["id", "section", "claim", "choice", "verdict", "estimate", "p_value", "bears"]
-        )
+        names = ["id", "section", "claim", "choice", "verdict", "estimate", "p_value", "bears"]
+        return pd.DataFrame(columns=names)
     asked = [claim for claim in CLAIMS if claim.id in judgement.authors]
     rows = [_row(claim, AS_AUTHORS, judgement.authors[claim.id]) for claim in asked]
     unchanged = _altered(evidence)  # judged by the rules for values that cannot equal the printed ones

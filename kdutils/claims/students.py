@@ -14,7 +14,15 @@ import pandas as pd
 import scipy.stats
 
 from kdutils.claims.evidence import Evidence
-from kdutils.claims.finding import ALPHA, INCONCLUSIVE, NOT_TESTABLE, Finding, NotTestableError, decide
+from kdutils.claims.finding import (
+    ALPHA,
+    INCONCLUSIVE,
+    NOT_TESTABLE,
+    Finding,
+    NotTestableError,
+    decide,
+    finding,
+)
 from kdutils.constants import AVERAGE
 from kdutils.inference import student_tests
 from kdutils.inference.estimate import Estimate
@@ -52,10 +60,8 @@ def corrected(cases: dict[str, Case | NotTestableError], sections: dict[str, str
     A claim is reproduced where p after Holm is below 0.05 and all else holds that was declared; not
     reproduced where its opposite is shown; else inconclusive, which is what few students often come to.
     """
-    raw = {claim: getattr(case, "p_value", math.nan) for claim, case in cases.items()}
-    after_holm = (
-        pd.Series(raw, dtype=float).groupby(pd.Series(sections), sort=False).transform(student_tests.holm)
-    )
+    raw = pd.Series({claim: getattr(case, "p_value", math.nan) for claim, case in cases.items()}, dtype=float)
+    after_holm = raw.groupby(pd.Series(sections), sort=False).transform(student_tests.holm)
     return {claim: _judged(case, float(after_holm[claim])) for claim, case in cases.items()}
 
 
@@ -69,16 +75,9 @@ def _judged(case: Case | NotTestableError, p_value: float) -> Judged:
         reason += f"; p = {case.p_value:.2g}, {p_value:.2g} after Holm"
     if verdict == INCONCLUSIVE and not math.isnan(case.minimum_detectable):
         reason += f"; detectable in 80 % of such studies: {case.minimum_detectable:.2g}"
-    finding = Finding(
-        verdict=verdict,
-        reason=reason,
-        estimate=case.interval.value,
-        ci_low=case.interval.low,
-        ci_high=case.interval.high,
-        p_value=p_value,
-        n=case.interval.n if case.n is None else case.n,
-    )
-    return Judged(finding=finding, raw_p=case.p_value, minimum_detectable=case.minimum_detectable)
+    n = case.interval.n if case.n is None else case.n
+    found = finding(case.interval, verdict=verdict, reason=reason, p_value=p_value, n=n)
+    return Judged(finding=found, raw_p=case.p_value, minimum_detectable=case.minimum_detectable)
 
 
 def task_gains(evidence: Evidence, domain: str, *, task: str = AVERAGE) -> pd.DataFrame:
