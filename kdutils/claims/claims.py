@@ -158,15 +158,12 @@ def _within_reach(claim: Claim, evidence: Evidence, finding: Finding) -> Finding
     Where the authors' results have nothing, the claim says why.
     """
     if finding.verdict == NOT_TESTABLE:
-        return (
-            replace(finding, reason=claim.absent) if claim.absent and evidence.source != "live" else finding
-        )
-    if not (claim.is_magnitude and evidence.is_model_world):
-        return finding
-    reason = (
-        f"the size of an effect on Qwen and Llama, on which a model world has no bearing; {finding.reason}"
-    )
-    return replace(finding, verdict=NOT_TESTABLE, reason=reason)
+        absent = claim.absent if evidence.source != "live" else ""
+        return replace(finding, reason=absent or finding.reason)
+    if claim.is_magnitude and evidence.is_model_world:
+        reason = "the size of an effect on Qwen and Llama, on which a model world has no bearing"
+        return replace(finding, verdict=NOT_TESTABLE, reason=f"{reason}; {finding.reason}")
+    return finding
 
 
 def ledger_rows(found: Iterable[Judgement]) -> list[dict[str, Any]]:
@@ -180,9 +177,8 @@ def _ledger_row(claim: Claim, finding: Finding, evidence: Evidence, *, analysis:
     row |= {"estimate": finding.estimate, "ci_low": finding.ci_low, "ci_high": finding.ci_high}
     row |= {"p_value": finding.p_value, "n": finding.n, "paper_value": claim.paper_value}
     row |= {"verdict": finding.verdict, "reason": finding.reason}
-    return {
-        name: None if isinstance(value, float) and math.isnan(value) else value for name, value in row.items()
-    }
+    undefined = {name for name, value in row.items() if isinstance(value, float) and math.isnan(value)}
+    return row | dict.fromkeys(undefined)
 
 
 def by_source(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
