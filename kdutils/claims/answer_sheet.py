@@ -14,7 +14,7 @@ import pandas as pd
 
 from kdutils.claims import sensitivity
 from kdutils.claims.claims import CLAIMS, Judgement, estimate_text, printed_text
-from kdutils.claims.evidence import VERDICTS
+from kdutils.claims.finding import NOT_TESTABLE, VERDICTS
 from kdutils.claims.sensitivity import AS_AUTHORS
 from kdutils.constants import SOURCE_LABELS, SOURCES
 
@@ -32,24 +32,19 @@ def columns(rows: Sequence[Row], *, labels: Mapping[str, str] = SOURCE_LABELS) -
     for source in SOURCES:
         protocols = list(dict.fromkeys(row["protocol"] for row in rows if row["source"] == source))
         for protocol in protocols:
+            several = f", {protocol}" if len(protocols) > 1 else ""
             for analysis in ANALYSES:
                 key = (source, protocol, analysis)
                 chosen = [row for row in rows if (row["source"], row["protocol"], row["analysis"]) == key]
-                several = f", {protocol}" if len(protocols) > 1 else ""
-                if chosen:
-                    found[f"{labels[source]}{several}, {analysis}"] = {row["id"]: row for row in chosen}
-    return found
+                found[f"{labels[source]}{several}, {analysis}"] = {row["id"]: row for row in chosen}
+    return {name: part for name, part in found.items() if part}
 
 
 def of_profile(rows: Sequence[Row], *, label: str) -> Columns:
     """The live columns of another profile's ledger that judge anything, under its label."""
     live = [row for row in rows if row["source"] == "live"]
-    found = columns(live, labels=SOURCE_LABELS | {"live": label})
-    return {name: part for name, part in found.items() if any(_is_tested(row) for row in part.values())}
-
-
-def _is_tested(row: Row) -> bool:
-    return row["verdict"] != "not_testable"
+    found = columns(live, labels=SOURCE_LABELS | {"live": label}).items()
+    return {name: part for name, part in found if {row["verdict"] for row in part.values()} - {NOT_TESTABLE}}
 
 
 def table(found: Columns) -> pd.DataFrame:
@@ -88,9 +83,6 @@ def counts_remark(found: Columns) -> str:
     return "\n\n".join(texts)
 
 
-# --- what changes between the analyses, and why -----------------------------------------------------------
-
-
 def changes(rows: Sequence[Row], *, labels: Mapping[str, str] = SOURCE_LABELS) -> pd.DataFrame:
     """Claims whose verdict the stricter analysis changes: id, results, authors, strict, why.
 
@@ -105,9 +97,8 @@ def changes(rows: Sequence[Row], *, labels: Mapping[str, str] = SOURCE_LABELS) -
         other = found.get(f"{results}, strict", {})
         for claim, row in part.items():
             if claim in other and other[claim]["verdict"] != row["verdict"]:
-                verdicts = {"authors": row["verdict"], "strict": other[claim]["verdict"]}
-                verdicts = {analysis: verdict.replace("_", " ") for analysis, verdict in verdicts.items()}
-                table.append({"id": claim, "results": results} | verdicts | {"why": other[claim]["reason"]})
+                verdicts = [each["verdict"].replace("_", " ") for each in (row, other[claim])]
+                table.append((claim, results, *verdicts, other[claim]["reason"]))
     return pd.DataFrame(table, columns=["id", "results", "authors", "strict", "why"])
 
 
@@ -121,27 +112,18 @@ def paragraphs(found: Columns, tables: Mapping[str, pd.DataFrame]) -> Iterable[s
         for name, part in found.items():
             if claim.id in part:
                 text += f" *{name}*: {answer(part[claim.id])}."
-        for name, long in tables.items():
-            text += _difference(claim.id, name, found, long)
+        for results, long in tables.items():
+            part = long[long["id"] == claim.id]
+            if part.empty:
+                continue
+            single = sensitivity.changes(part).itertuples()
+            named = ", ".join(f"{row.choice} ({row.verdict.replace('_', ' ')})" for row in single)
+            text += f" {results}, a single choice that changes the verdict: {named}." if named else ""
+            base = part.loc[part["choice"] == AS_AUTHORS, "verdict"].iloc[0]
+            strict = found.get(f"{results}, strict", {}).get(claim.id)
+            if strict is not None and strict["verdict"] != base:
+                text += f" {results}, the stricter analysis: {strict['reason']}."
         yield text
-
-
-def _difference(claim: str, results: str, found: Columns, long: pd.DataFrame) -> str:
-    """What changes the verdict of a claim, one choice at a time and in the stricter analysis."""
-    part = long[long["id"] == claim]
-    if part.empty:
-        return ""
-    base = part.loc[part["choice"] == AS_AUTHORS, "verdict"].iloc[0]
-    single = sensitivity.changes(part).itertuples()
-    named = ", ".join(f"{row.choice} ({row.verdict.replace('_', ' ')})" for row in single)
-    strict = found.get(f"{results}, strict", {}).get(claim)
-    text = f" {results}, a single choice that changes the verdict: {named}." if named else ""
-    if strict is not None and strict["verdict"] != base:
-        text += f" {results}, the stricter analysis: {strict['reason']}."
-    return text
-
-
-# --- the stricter analysis of a section --------------------------------------------------------------------
 
 
 def stricter_table(judgement: Judgement) -> pd.DataFrame:
@@ -149,8 +131,7 @@ def stricter_table(judgement: Judgement) -> pd.DataFrame:
 
     Estimate, interval, both p, what was detectable, n, both verdicts, and why.
     """
-    statements = {claim.id: claim.statement for claim in CLAIMS}
-    rows = []
+    statements, rows = {claim.id: claim.statement for claim in CLAIMS}, []
     for claim, judged in judgement.stricter.items():
         found = judged.finding
         row = {"id": claim, "claim": statements[claim], "estimate": found.estimate}

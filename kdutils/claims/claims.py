@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kdutils.claims.evidence import NOT_TESTABLE, VERDICTS, Evidence, Finding, NotTestableError
-from kdutils.claims.registry import (
+from kdutils.claims.evidence import Evidence
+from kdutils.claims.finding import NOT_TESTABLE, VERDICTS, Finding, NotTestableError
+from kdutils.claims.registry import (  # noqa: F401 - a notebook needs this module alone
     CLAIMS,
     FEEBLE,
     Claim,
@@ -27,30 +28,6 @@ from kdutils.claims.students import Case, Judged, corrected
 from kdutils.constants import SOURCES
 from kdutils.io.cache import Keep, uncached
 from kdutils.results.item_gains import Items
-
-__all__ = [  # a notebook needs this module alone
-    "CLAIMS",
-    "FEEBLE",
-    "Claim",
-    "Judgement",
-    "by_authors",
-    "by_source",
-    "by_stricter_analysis",
-    "claims_of",
-    "declarations",
-    "estimate_text",
-    "evidence_of",
-    "findings",
-    "judge",
-    "judgements",
-    "ledger_rows",
-    "printed_text",
-    "rules",
-    "stricter_case",
-    "table",
-    "verdict_counts",
-    "with_printed",
-]
 
 SEED = 20_261_126  # of simulations and of permutations that cannot be counted out
 
@@ -66,23 +43,17 @@ class Judgement:
     @property
     def rows(self) -> list[dict[str, Any]]:
         """Rows of the claims ledger, each claim under both analyses; an undefined number is None."""
+        strict = {claim: judged.finding for claim, judged in self.stricter.items()}
         return [
-            _ledger_row(claim, finding, self.evidence, analysis=analysis)
+            _ledger_row(claim, found[claim.id], self.evidence, analysis=analysis)
             for claim in CLAIMS
-            if claim.id in self.authors
-            for analysis, finding in (
-                ("authors", self.authors[claim.id]),
-                ("strict", self.stricter[claim.id].finding),
-            )
+            for analysis, found in (("authors", self.authors), ("strict", strict))
+            if claim.id in found
         ]
 
 
 def judgements(
-    cells: pd.DataFrame,
-    *,
-    section: str | None = None,
-    items: Items | None = None,
-    kept: Keep = uncached,
+    cells: pd.DataFrame, *, section: str | None = None, items: Items | None = None, kept: Keep = uncached
 ) -> list[Judgement]:
     """Both analyses of every claim of a section, or of all, for every source and protocol in `cells`.
 
@@ -187,29 +158,12 @@ def _within_reach(claim: Claim, evidence: Evidence, finding: Finding) -> Finding
     Where the authors' results have nothing, the claim says why.
     """
     if finding.verdict == NOT_TESTABLE:
-        return (
-            replace(finding, reason=claim.absent) if claim.absent and evidence.source != "live" else finding
-        )
-    if not (claim.is_magnitude and evidence.is_model_world):
-        return finding
-    reason = (
-        f"the size of an effect on Qwen and Llama, on which a model world has no bearing; {finding.reason}"
-    )
-    return replace(finding, verdict=NOT_TESTABLE, reason=reason)
-
-
-# --- rows of the ledger -----------------------------------------------------------------------------------
-
-
-def judge(
-    cells: pd.DataFrame,
-    *,
-    section: str | None = None,
-    items: Items | None = None,
-    kept: Keep = uncached,
-) -> list[dict[str, Any]]:
-    """Rows of the claims ledger of all `judgements`."""
-    return ledger_rows(judgements(cells, section=section, items=items, kept=kept))
+        absent = claim.absent if evidence.source != "live" else ""
+        return replace(finding, reason=absent or finding.reason)
+    if claim.is_magnitude and evidence.is_model_world:
+        reason = "the size of an effect on Qwen and Llama, on which a model world has no bearing"
+        return replace(finding, verdict=NOT_TESTABLE, reason=f"{reason}; {finding.reason}")
+    return finding
 
 
 def ledger_rows(found: Iterable[Judgement]) -> list[dict[str, Any]]:
@@ -223,9 +177,8 @@ def _ledger_row(claim: Claim, finding: Finding, evidence: Evidence, *, analysis:
     row |= {"estimate": finding.estimate, "ci_low": finding.ci_low, "ci_high": finding.ci_high}
     row |= {"p_value": finding.p_value, "n": finding.n, "paper_value": claim.paper_value}
     row |= {"verdict": finding.verdict, "reason": finding.reason}
-    return {
-        name: None if isinstance(value, float) and math.isnan(value) else value for name, value in row.items()
-    }
+    undefined = {name for name, value in row.items() if isinstance(value, float) and math.isnan(value)}
+    return row | dict.fromkeys(undefined)
 
 
 def by_source(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:

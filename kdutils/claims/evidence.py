@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -10,17 +9,12 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from kdutils.claims.finding import Finding, present
 from kdutils.constants import AVERAGE, DOMAINS, METHOD_NAMES, TASK_LABELS
 from kdutils.grid import cell_table as cell_rows
 from kdutils.inference import student_tests
-from kdutils.inference.estimate import Estimate
 from kdutils.results import authors_tests, gain_tables, sweeps
 from kdutils.results.item_gains import Items
-
-ALPHA = 0.05
-REPRODUCED, NOT_REPRODUCED = "reproduced", "not_reproduced"
-INCONCLUSIVE, NOT_TESTABLE = "inconclusive", "not_testable"
-VERDICTS = (REPRODUCED, NOT_REPRODUCED, INCONCLUSIVE, NOT_TESTABLE)
 
 
 class Rules(NamedTuple):
@@ -135,46 +129,7 @@ class Evidence:
         """Defined rows of one of the authors' tests on single tasks, math before commonsense."""
         table = self.of(test)
         table = table[table["domain"].isin(domains) & (table["task"] != AVERAGE)].dropna(subset=["statistic"])
-        if table.empty:
-            raise lacking("tasks with this correlation")
-        return gain_tables.in_domain_order(table)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Finding:
-    """What a claim comes to: an estimate in the claim's unit, its interval, p and n, and the verdict."""
-
-    verdict: str
-    reason: str
-    estimate: float = math.nan
-    ci_low: float = math.nan
-    ci_high: float = math.nan
-    p_value: float = math.nan
-    n: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.verdict not in VERDICTS:
-            raise ValueError(f"verdict {self.verdict!r} is not one of {list(VERDICTS)}")
-
-
-class NotTestableError(Exception):
-    """The results lack what a claim is about; the message is the reason in the ledger."""
-
-
-def lacking(what: str) -> NotTestableError:
-    """To be raised where the results have no such thing."""
-    return NotTestableError(f"there are no {what} in these results")
-
-
-def finding(interval: Estimate, **fields) -> Finding:
-    """A finding whose estimate, bounds and n are those of an interval."""
-    bounds = {"estimate": interval.value, "ci_low": interval.low, "ci_high": interval.high}
-    return Finding(**{"n": interval.n} | bounds | fields)
-
-
-def verdict_by_domain(is_so: pd.Series) -> str:
-    """reproduced if a condition holds in every domain, not_reproduced if in none, else inconclusive."""
-    return REPRODUCED if is_so.all() else INCONCLUSIVE if is_so.any() else NOT_REPRODUCED
+        return gain_tables.in_domain_order(present(table, "tasks with this correlation"))
 
 
 def named(values: Mapping[str, float] | pd.Series, form: str) -> str:

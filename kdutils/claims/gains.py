@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -11,20 +10,8 @@ import pandas as pd
 import scipy.stats
 
 from kdutils.claims import items, students
-from kdutils.claims.evidence import (
-    ALPHA,
-    INCONCLUSIVE,
-    NOT_REPRODUCED,
-    REPRODUCED,
-    Evidence,
-    Finding,
-    NotTestableError,
-    Rules,
-    finding,
-    lacking,
-    named,
-    who,
-)
+from kdutils.claims.evidence import Evidence, Rules, named, who
+from kdutils.claims.finding import ALPHA, Finding, NotTestableError, decide, finding, lacking, present
 from kdutils.constants import AVERAGE, DOMAIN_LABELS, DOMAINS, METHOD_NAMES, PAPER_METHODS, TASK_LABELS
 from kdutils.inference import intervals, student_tests
 from kdutils.inference.estimate import Estimate
@@ -39,19 +26,14 @@ def gain_of_students_authors(evidence: Evidence, *, domain: str) -> Finding:
     reproduced: p < 0.05 and every method's mean gain above 0; not_reproduced: the mean is not above 0;
     otherwise inconclusive.
     """
-    gains = evidence.average_gains(domain)
-    if gains.empty:
-        raise lacking(f"{DOMAIN_LABELS[domain]} gains")
+    gains = present(evidence.average_gains(domain), f"{DOMAIN_LABELS[domain]} gains")
     test, interval = intervals.ttest_greater(gains["gain"]), intervals.mean_interval(gains["gain"])
     means = gains.groupby("method", sort=False)["gain"].mean()
     methods = named(means.rename(METHOD_NAMES), "+.2f")
-    if not interval.value > 0:
-        verdict = NOT_REPRODUCED
-    else:
-        verdict = REPRODUCED if test.p_value < ALPHA and (means > 0).all() else INCONCLUSIVE
+    is_gain = interval.value > 0
     return finding(
         interval,
-        verdict=verdict,
+        verdict=decide(is_gain and test.p_value < ALPHA and (means > 0).all(), not is_gain),
         p_value=test.p_value,
         reason=f"mean gain {interval.value:+.2f} points ({methods}); {int((gains['gain'] > 0).sum())} of "
         f"{len(gains)} gains are above 0; one-sided t p = {test.p_value:.2g}",
@@ -60,14 +42,12 @@ def gain_of_students_authors(evidence: Evidence, *, domain: str) -> Finding:
 
 def gain_of_students_stricter(evidence: Evidence, *, rng: np.random.Generator, domain: str) -> students.Case:
     """The mean gain over students, in points; the logit scale and each family must agree in sign."""
-    rows = students.task_gains(evidence, domain)
-    if rows.empty:
-        raise lacking(f"{DOMAIN_LABELS[domain]} gains")
+    rows = present(students.task_gains(evidence, domain), f"{DOMAIN_LABELS[domain]} gains")
     means = students.student_means(rows, ["gain", "logit_gain"])
     found = students.tested_mean(means, "gain")
     flips, families = student_tests.sign_flip(means["gain"], rng=rng), students.by_family(means, "gain")
     logit = float(means["logit_gain"].mean()) if domain in DOMAINS else math.nan
-    parts = [f"sign flips p = {flips.p_greater:.2g}", students.in_words(families)]
+    parts = [f"sign flips p = {flips.p_greater:.2g}", named(families, "+.1f")]
     if domain in DOMAINS:
         parts.insert(0, f"logit {logit:+.2f}")
     reason = f"mean over students {found.text()} points ({'; '.join(parts)})"
@@ -94,12 +74,10 @@ def gain_of_students_items(evidence: Evidence, *, domain: str) -> Finding:
     scored = evidence.items.scored
     scored = scored[(scored["domain"] == domain) & scored["method"].isin(["sft", *PAPER_METHODS])]
     whole = items.averages(item_gains.gains(scored, by=items.WHOLE))
-    if whole.empty:
-        raise lacking(f"{DOMAIN_LABELS[domain]} gains")
+    present(whole, f"{DOMAIN_LABELS[domain]} gains")
     each = items.averages(item_gains.gains(scored))
-    found = items.item_finding(evidence, whole, above=0.0, text=f"gain in points: {items.by_method(each)}")
-    is_mixed = found.verdict == REPRODUCED and not (each["difference"] > 0).all()
-    return replace(found, verdict=INCONCLUSIVE) if is_mixed else found
+    text, holds = f"gain in points: {items.by_method(each)}", (each["difference"] > 0).all()
+    return items.item_finding(evidence, whole, above=0.0, text=text, holds=holds)
 
 
 # --- E4, E5, E6: how large a gain --------------------------------------------------------------------------
@@ -116,9 +94,7 @@ def largest_gain_authors(
     """
     gains = evidence.gains
     gains = gains[(gains["task"] != AVERAGE) == single_task].dropna(subset=["gain"])
-    gains = gains[gains["student_parameters"] < below]
-    if gains.empty:
-        raise lacking("gains of such students")
+    gains = present(gains[gains["student_parameters"] < below], "gains of such students")
     top = gains.loc[gains["gain"].idxmax()]
     reason = f"{top['gain']:+.2f}: {who(top)}"
     if top["task"] in evidence.contaminated:
@@ -126,14 +102,9 @@ def largest_gain_authors(
         best = clean.loc[clean["gain"].idxmax()]
         reason += "; its test questions are in the training set, the largest elsewhere is "
         reason += f"{best['gain']:+.2f}: {who(best)}"
-    return Finding(
-        verdict=REPRODUCED if abs(top["gain"] - printed) <= margin else NOT_REPRODUCED,
-        reason=reason,
-        estimate=float(top["gain"]),
-        ci_low=float(top["gain"] - 1.96 * top["gain_se"]),
-        ci_high=float(top["gain"] + 1.96 * top["gain_se"]),
-        n=len(gains),
-    )
+    gain, half = float(top["gain"]), 1.96 * float(top["gain_se"])
+    interval = Estimate(gain, gain - half, gain + half, n=len(gains))
+    return finding(interval, verdict=decide(abs(gain - printed) <= margin), reason=reason)
 
 
 def largest_gain_stricter(
@@ -143,8 +114,7 @@ def largest_gain_stricter(
     rows = pd.concat([students.task_gains(evidence, domain) for domain in DOMAINS])
     cells = rows if single_task else average_cells(rows)
     cells = cells[cells["student_parameters"] < below].dropna(subset=["gain_se"]).reset_index(drop=True)
-    if cells.empty:
-        raise lacking("gains of such students")
+    present(cells, "gains of such students")
     top = cells.loc[cells["gain"].idxmax()]
     interval, alone = students.largest(cells["gain"], cells["gain_se"]), 1.96 * top["gain_se"]
     reason = (
@@ -184,15 +154,14 @@ def largest_student_authors(evidence: Evidence, *, printed: float, margin: float
 
     reproduced: within `margin` points of the printed value; otherwise not_reproduced.
     """
-    gains = evidence.gains[evidence.gains["task"] == AVERAGE].dropna(subset=["gain"])
-    if gains.empty:
-        raise lacking("average gains")
+    gains = items.averages(evidence.gains).dropna(subset=["gain"])
+    present(gains, "average gains")
     top = gains[gains["student_parameters"] == gains["student_parameters"].max()]
     interval = intervals.mean_interval(top["gain"])
     domains = named(top.groupby("domain", sort=False)["gain"].mean(), "+.2f")
     return finding(
         interval,
-        verdict=REPRODUCED if abs(interval.value - printed) <= margin else NOT_REPRODUCED,
+        verdict=decide(abs(interval.value - printed) <= margin),
         reason=f"{', '.join(top['student'].unique())}: {interval.value:+.2f} points ({domains})",
     )
 
@@ -212,7 +181,7 @@ def largest_student_stricter(evidence: Evidence, *, printed: float, margin: floa
     mean = float(by_domain["mean"].mean())
     interval = Estimate(mean, mean - half, mean + half, n=rows["student"].nunique())
     names = ", ".join(rows["student"].unique())
-    by = students.in_words(by_domain.groupby("domain", sort=False)["mean"].mean())
+    by = named(by_domain.groupby("domain", sort=False)["mean"].mean(), "+.1f")
     reason = f"{names}: {interval.text()} points over its items ({by}), temperature 1"
     return _against_printed(interval, printed=printed, margin=margin, reason=reason)
 
@@ -242,17 +211,13 @@ def methods_alike_authors(evidence: Evidence, *, domain: str) -> Finding:
     not_reproduced: p < 0.05 on the average. That p >= 0.05 shows no difference is the authors' reading.
     """
     table = evidence.of("anova_methods", domain=domain)
-    overall = table[table["task"] == AVERAGE]
-    if overall.empty or overall["p_value"].isna().all():
-        raise lacking(f"{DOMAIN_LABELS[domain]} gains of several methods")
-    overall = overall.iloc[0]
+    overall = items.averages(table).dropna(subset=["p_value"])
+    overall = present(overall, f"{DOMAIN_LABELS[domain]} gains of several methods").iloc[0]
     significant = table[(table["task"] != AVERAGE) & (table["p_value"] < ALPHA)]
     tasks = ", ".join(f"{TASK_LABELS[row.task]} (p = {row.p_value:.2g})" for row in significant.itertuples())
-    verdict = INCONCLUSIVE if tasks else REPRODUCED
-    if overall["p_value"] < ALPHA:
-        verdict = NOT_REPRODUCED
+    is_different = overall["p_value"] < ALPHA
     return Finding(
-        verdict=verdict,
+        verdict=decide(not tasks and not is_different, is_different),
         reason=f"average: F = {overall['statistic']:.2f}, p = {overall['p_value']:.2g}; single tasks with "
         f"p < {ALPHA}: {tasks or 'none'}",
         estimate=float(overall["statistic"]),
@@ -263,9 +228,7 @@ def methods_alike_authors(evidence: Evidence, *, domain: str) -> Finding:
 
 def methods_alike_stricter(evidence: Evidence, *, domain: str, margin: float) -> students.Case:
     """The three methods within students: a difference by repeated measures, likeness by equivalence."""
-    rows = students.task_gains(evidence, domain)
-    if rows.empty:
-        raise lacking(f"{DOMAIN_LABELS[domain]} gains")
+    rows = present(students.task_gains(evidence, domain), f"{DOMAIN_LABELS[domain]} gains")
     table = rows.groupby(["student", "method"], sort=False)["gain"].mean()
     wide = table.unstack("method").dropna()
     measured = student_tests.repeated_measures(
@@ -301,14 +264,11 @@ def methods_alike_items(evidence: Evidence, *, domain: str, margin: float) -> Fi
     """
     scored = evidence.items.scored[evidence.items.scored["domain"] == domain]
     two = items.averages(item_gains.method_differences(scored))
-    if two.empty:
-        raise lacking(f"{DOMAIN_LABELS[domain]} gains of several methods")
+    present(two, f"{DOMAIN_LABELS[domain]} gains of several methods")
     together = items.averages(item_gains.method_differences(scored, confidence=1 - ALPHA / len(two)))
-    verdict = INCONCLUSIVE
-    if ((together["low"] > 0) | (together["high"] < 0)).any():
-        verdict = NOT_REPRODUCED
-    elif ((two["low"] > -margin) & (two["high"] < margin)).all():
-        verdict = REPRODUCED
+    is_different = ((together["low"] > 0) | (together["high"] < 0)).any()
+    is_alike = ((two["low"] > -margin) & (two["high"] < margin)).all()
+    verdict = decide(is_alike and not is_different, is_different)
     texts = [
         f"{METHOD_NAMES[row.method]} less {METHOD_NAMES[row.other]} {items.range_words(row)}"
         for row in two.itertuples()

@@ -13,7 +13,8 @@ import math
 
 import pandas as pd
 
-from kdutils.claims.evidence import INCONCLUSIVE, NOT_REPRODUCED, REPRODUCED, Evidence, Finding
+from kdutils.claims.evidence import Evidence
+from kdutils.claims.finding import Finding, decide, finding
 from kdutils.constants import AVERAGE, METHOD_NAMES
 from kdutils.inference.estimate import Estimate
 
@@ -28,16 +29,17 @@ def item_finding(
     above: float | None = None,
     below: float | None = None,
     unit: str = "items",
+    holds: bool = True,
 ) -> Finding:
     """The finding on rows of difference, low, high, n, a row a domain, on the claim's side of a number.
 
-    Its estimate is the row that is least on that side.
+    Its estimate is the row that is least on that side. `holds` is all else that `reproduced` asks for.
     """
     if above is not None:
         is_so, is_not, least = table["low"] > above, table["high"] < above, table["difference"].idxmin()
     else:
         is_so, is_not, least = table["high"] < below, table["low"] > below, table["difference"].idxmax()
-    verdict = REPRODUCED if is_so.all() else NOT_REPRODUCED if is_not.all() else INCONCLUSIVE
+    verdict = decide(is_so.all() and holds, is_not.all())
     row = table.loc[least]
     is_against_zero = 0.0 in (above, below)  # p is that of no difference: of other numbers it says nothing
     p_value = row.get("p_value", math.nan) if is_against_zero else math.nan
@@ -54,15 +56,9 @@ def of_row(
     unit: str = "items",
 ) -> Finding:
     """The finding whose estimate and interval are those of a row of difference, low, high, n."""
-    return Finding(
-        verdict=verdict,
-        reason=f"one pair ({evidence.one_pair}), {int(row['n'])} {unit}: {text}",
-        estimate=float(row["difference"]),
-        ci_low=float(row["low"]),
-        ci_high=float(row["high"]),
-        p_value=float(p_value),
-        n=int(row["n"]),
-    )
+    interval = Estimate(float(row["difference"]), float(row["low"]), float(row["high"]), n=int(row["n"]))
+    reason = f"one pair ({evidence.one_pair}), {interval.n} {unit}: {text}"
+    return finding(interval, verdict=verdict, reason=reason, p_value=float(p_value))
 
 
 def as_table(interval: Estimate) -> pd.DataFrame:

@@ -10,18 +10,8 @@ import pandas as pd
 import scipy.stats
 
 from kdutils.claims import items, students
-from kdutils.claims.evidence import (
-    ALPHA,
-    INCONCLUSIVE,
-    NOT_REPRODUCED,
-    REPRODUCED,
-    Evidence,
-    Finding,
-    NotTestableError,
-    Rules,
-    finding,
-    lacking,
-)
+from kdutils.claims.evidence import Evidence, Rules, named
+from kdutils.claims.finding import ALPHA, REPRODUCED, Finding, NotTestableError, decide, finding, present
 from kdutils.claims.teachers import PAIR, p_of_less, weak_on_most_tasks
 from kdutils.constants import DOMAIN_LABELS, METHOD_NAMES, PAPER_METHODS, TASK_LABELS
 from kdutils.inference import intervals
@@ -40,21 +30,16 @@ def likeness_rise_authors(evidence: Evidence, *, measure: str, domains: Sequence
     not_reproduced: no domain has a mean above 0; else inconclusive.
     """
     table = evidence.gains.dropna(subset=[measure, f"{measure}_sft"])
-    table = table[table["domain"].isin(domains)]
-    if table.empty:
-        raise lacking(measure)
+    table = present(table[table["domain"].isin(domains)], measure)
     rise = table[measure] - table[f"{measure}_sft"]
     pairs = rise.groupby([table["domain"], table["teacher"], table["student"]], sort=False).mean()
     tests = {domain: intervals.ttest_greater(pairs[domain]) for domain in pairs.index.unique("domain")}
     means = {domain: pairs[domain].mean() for domain in tests}
-    if all(test.p_value < ALPHA for test in tests.values()):
-        verdict = REPRODUCED
-    else:
-        verdict = INCONCLUSIVE if any(mean > 0 for mean in means.values()) else NOT_REPRODUCED
+    is_significant = all(test.p_value < ALPHA for test in tests.values())
     parts = ", ".join(f"{domain} {means[domain]:+.2f} (p = {tests[domain].p_value:.2g})" for domain in tests)
     return finding(
         intervals.mean_interval(pairs),
-        verdict=verdict,
+        verdict=decide(is_significant, not any(mean > 0 for mean in means.values())),
         p_value=max(test.p_value for test in tests.values()),
         reason=f"KD minus SFT student, points, mean over the pairs: {parts}",
     )
@@ -68,14 +53,13 @@ def likeness_rise_stricter(evidence: Evidence, *, measure: str, domains: Sequenc
         if len(rows):
             means[domain] = students.student_means(rows, ["rise"])
             found[domain] = students.tested_mean(means[domain], "rise", where=f"{domain}: ")
-            families |= {
-                f"{name} {domain}": rise for name, rise in students.by_family(means[domain], "rise").items()
-            }
+            by_family = students.by_family(means[domain], "rise")
+            families |= {f"{name} {domain}": rise for name, rise in by_family.items()}
     if not found:
         raise NotTestableError(f"there is no {measure} of SFT and KD students in these results")
     texts = [f"{domain} {estimate.text()}" for domain, estimate in found.items()]
     return students.Case(
-        reason=f"rise over students, points: {', '.join(texts)} ({students.in_words(families)})",
+        reason=f"rise over students, points: {', '.join(texts)} ({named(families, '+.1f')})",
         interval=found[min(found, key=lambda domain: found[domain].value)],
         p_value=max(estimate.p_greater for estimate in found.values()),
         minimum_detectable=max(students.detectable(part["rise"]) for part in means.values()),
@@ -98,8 +82,7 @@ def likeness_rise_items(evidence: Evidence, *, measure: str, domains: Sequence[s
     beside = evidence.items.beside
     beside = beside[beside["method"].isin(["sft", *PAPER_METHODS]) & beside["domain"].isin(domains)]
     whole = items.averages(rise(beside, by=items.WHOLE))
-    if whole.empty:
-        raise lacking(f"{what} of SFT and KD students")
+    present(whole, f"{what} of SFT and KD students")
     text = f"rise in {what}, points: {items.by_method(items.averages(rise(beside)))}"
     return items.item_finding(evidence, whole, above=0.0, text=text)
 
@@ -125,7 +108,7 @@ def likeness_and_gain_authors(
         for row in significant.itertuples()
     )
     return Finding(
-        verdict={0: REPRODUCED, 1: INCONCLUSIVE}.get(len(significant), NOT_REPRODUCED),
+        verdict=decide(len(significant) == 0, len(significant) > 1),
         reason=f"{len(significant)} of {len(table)} tasks have p < {ALPHA}: {tasks or 'none'}",
         estimate=float(table["statistic"].median()),
         p_value=float(table["p_value"].min()),
@@ -189,18 +172,16 @@ def agreement_as_printed_authors(evidence: Evidence, *, task: str, printed: floa
     table = evidence.gains[evidence.gains["task"] == task].dropna(subset=["agreement"])
     table = table[table["teacher_parameters"] == table["teacher_parameters"].max()]
     small = table[table["student_parameters"] < below]
-    if small.empty:
-        raise lacking(f"{TASK_LABELS[task]} agreement of small students")
+    present(small, f"{TASK_LABELS[task]} agreement of small students")
     top = small.loc[small["agreement"].idxmax()]
     tolerance = 0.05 if evidence.can_equal_print else 5.0
-    reason = (
-        f"{top['student']} agrees with {top['teacher']} on {top['agreement']:.1f} % of {TASK_LABELS[task]}"
-    )
+    on_task = f"{top['agreement']:.1f} % of {TASK_LABELS[task]}"
+    reason = f"{top['student']} agrees with {top['teacher']} on {on_task}"
     owners = table.loc[(table["agreement"] - printed).abs() < 0.05, "student"].unique()
     if len(owners):
         reason += f"; the printed {printed} is the value of {', '.join(owners)}"
     return Finding(
-        verdict=REPRODUCED if abs(top["agreement"] - printed) <= tolerance else NOT_REPRODUCED,
+        verdict=decide(abs(top["agreement"] - printed) <= tolerance),
         reason=reason,
         estimate=float(top["agreement"]),
         n=len(small.drop_duplicates("student")),
@@ -218,7 +199,7 @@ def agreement_as_printed_stricter(
         reason=f"{found.reason}; over {n_items} items [{exact.low:.1f}, {exact.high:.1f}]",
         interval=Estimate(found.estimate, exact.low, exact.high, n=n_items),
         holds=found.verdict == REPRODUCED,
-        is_against=found.verdict == NOT_REPRODUCED,
+        is_against=found.verdict != REPRODUCED,
         by_interval=True,
     )
 
@@ -235,11 +216,10 @@ def feeble_link_authors(evidence: Evidence, *, task: str, margin: float) -> Find
     """
     runs = agreement_fidelity.right_and_alike(evidence.cells)
     r = runs.loc[runs["task"] == task, "fidelity_correct_r"]
-    if r.empty:
-        raise lacking(f"{TASK_LABELS[task]} items of KD students beside their teachers'")
+    present(r, f"{TASK_LABELS[task]} items of KD students beside their teachers'")
     median = float(r.abs().median())
     return Finding(
-        verdict=REPRODUCED if median < margin else NOT_REPRODUCED,
+        verdict=decide(median < margin),
         reason=f"median |r| over {len(r)} runs on {TASK_LABELS[task]} {median:.2f}; r from {r.min():+.2f} to "
         f"{r.max():+.2f}, below ±{margin} in {int((r.abs() < margin).sum())}",
         estimate=median,
@@ -251,9 +231,7 @@ def _runs_of_the_paper(evidence: Evidence, task: str, owner: str) -> pd.DataFram
     """Runs of the paper's methods with the correlation over the items of a task."""
     runs = agreement_fidelity.right_and_alike(evidence.cells)
     runs = runs[(runs["task"] == task) & runs["method"].isin(PAPER_METHODS)]
-    if runs.empty:
-        raise lacking(f"{TASK_LABELS[task]} items of KD students beside their {owner}")
-    return runs
+    return present(runs, f"{TASK_LABELS[task]} items of KD students beside their {owner}")
 
 
 def feeble_link_stricter(evidence: Evidence, *, task: str, margin: float) -> students.Case:
@@ -282,10 +260,8 @@ def feeble_link_items(evidence: Evidence, *, task: str, margin: float) -> Findin
     runs = _runs_of_the_paper(evidence, task, "teacher's")
     r = runs.set_index("method")["fidelity_correct_r"]
     interval = intervals.pearson_interval(float(r.abs().median()), int(runs["n"].min()))
-    text = ", ".join(f"{METHOD_NAMES[method]} {value:+.2f}" for method, value in r.items())
-    return items.item_finding(
-        evidence, items.as_table(interval), below=margin, text=f"r on {TASK_LABELS[task]}: {text}"
-    )
+    text = f"r on {TASK_LABELS[task]}: {named(r.rename(METHOD_NAMES), '+.2f')}"
+    return items.item_finding(evidence, items.as_table(interval), below=margin, text=text)
 
 
 RULES = {

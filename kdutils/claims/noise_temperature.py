@@ -10,20 +10,8 @@ import numpy as np
 import pandas as pd
 
 from kdutils.claims import items, students
-from kdutils.claims.evidence import (
-    ALPHA,
-    INCONCLUSIVE,
-    NOT_REPRODUCED,
-    REPRODUCED,
-    Evidence,
-    Finding,
-    Rules,
-    finding,
-    lacking,
-    listed,
-    named,
-    verdict_by_domain,
-)
+from kdutils.claims.evidence import Evidence, Rules, listed, named
+from kdutils.claims.finding import ALPHA, Finding, decide, finding, lacking, present
 from kdutils.constants import AVERAGE, METHOD_NAMES
 from kdutils.grid.cell_table import size_label
 from kdutils.inference import intervals
@@ -40,17 +28,14 @@ def _clean_tasks(evidence: Evidence, runs: pd.DataFrame) -> pd.DataFrame:
 # --- N1, N2: noise ------------------------------------------------------------------------------------------
 
 
-def _no_noise(sigmas: Sequence[float]) -> Exception:
-    return lacking(f"runs with noise of sigma {listed(sigmas)} beside noise-free ones")
+def _noisy(table: pd.DataFrame, sigmas: Sequence[float]) -> pd.DataFrame:
+    return present(table, f"runs with noise of sigma {listed(sigmas)} beside noise-free ones")
 
 
 def _average_losses(evidence: Evidence, sigmas: Sequence[float]) -> pd.DataFrame:
     """sweeps.noise_losses on domain averages."""
     table = items.averages(sweeps.noise_losses(evidence.noise_runs))
-    table = table[table["noise_sigma"].isin(sigmas)]
-    if table.empty:
-        raise _no_noise(sigmas)
-    return table
+    return _noisy(table[table["noise_sigma"].isin(sigmas)], sigmas)
 
 
 def _task_losses(evidence: Evidence, sigmas: Sequence[float]) -> pd.DataFrame:
@@ -64,9 +49,7 @@ def _noisy_items(evidence: Evidence, sigmas: Sequence[float], **how) -> tuple[pd
     scored = evidence.items.scored
     kept = scored[scored["noise_sigma"].isin([0.0, *sigmas])]
     whole = items.averages(item_gains.noise_changes(kept, by=items.WHOLE, **how))
-    if whole.empty:
-        raise _no_noise(sigmas)
-    return kept, whole
+    return kept, _noisy(whole, sigmas)
 
 
 def little_loss_authors(evidence: Evidence, *, sigmas: Sequence[float], margin: float) -> Finding:
@@ -79,9 +62,10 @@ def little_loss_authors(evidence: Evidence, *, sigmas: Sequence[float], margin: 
     loss = _average_losses(evidence, sigmas)
     cases = loss.groupby(["domain", "teacher", "student", "method"], sort=False)["loss"].mean()
     by_domain = cases.groupby("domain", sort=False).mean()
+    is_little = by_domain < margin
     return finding(
         intervals.mean_interval(cases),
-        verdict=verdict_by_domain(by_domain < margin),
+        verdict=decide(is_little.all(), not is_little.any()),
         reason=f"mean loss at sigma {listed(loss['noise_sigma'])}: {named(by_domain, '.1f')} points over "
         f"{len(cases)} pairs x methods x domains; largest of a single run {loss['loss'].max():.1f}",
     )
@@ -119,7 +103,7 @@ def collapse_authors(evidence: Evidence, *, sigma: float) -> Finding:
     by_domain = named(loss.groupby("domain", sort=False)["loss"].mean(), ".1f")
     return finding(
         intervals.mean_interval(loss["loss"]),
-        verdict=REPRODUCED if share >= 0.5 else INCONCLUSIVE if share > 0 else NOT_REPRODUCED,
+        verdict=decide(share >= 0.5, share == 0),
         reason=f"{int(loss['is_collapsed'].sum())} of {len(loss)} pairs x methods x domains fall below half "
         f"of their noise-free accuracy; mean loss {by_domain} points",
     )
@@ -171,12 +155,11 @@ def best_temperature_authors(evidence: Evidence, *, temperature: float, margin: 
     wins = _wins(runs, keys, temperature)
     mean, n = wins["win"].mean(), runs.groupby(keys).ngroups
     by = wins.groupby(["domain", "method"], sort=False)["win"].mean()
-    parts = ", ".join(
-        f"{domain} {METHOD_NAMES[method]} {value:.0%}" for (domain, method), value in by.items()
-    )
+    by.index = [f"{domain} {METHOD_NAMES[method]}" for domain, method in by.index]
+    reason = f"T = {temperature:g} is the best in {mean:.0%} of {n} pairs x methods x tasks"
     return Finding(
-        verdict=REPRODUCED if 100 * mean > margin else NOT_REPRODUCED,
-        reason=f"T = {temperature:g} is the best in {mean:.0%} of {n} pairs x methods x tasks ({parts})",
+        verdict=decide(100 * mean > margin),
+        reason=f"{reason} ({named(by, '.0%')})",
         estimate=float(100 * mean),
         n=n,
     )
@@ -232,12 +215,12 @@ def severe_loss_authors(evidence: Evidence, *, temperature: float, margin: float
     reproduced: the mean loss is at least `margin` in every domain; inconclusive: in some; else not.
     """
     loss = _average_losses_at(evidence, temperature)
-    if loss.empty:
-        raise lacking(f"runs at temperature {temperature:g} and lower")
+    present(loss, f"runs at temperature {temperature:g} and lower")
     by_domain = loss.groupby("domain", sort=False)["loss"].mean()
+    is_severe = by_domain >= margin
     return finding(
         intervals.mean_interval(loss["loss"]),
-        verdict=verdict_by_domain(by_domain >= margin),
+        verdict=decide(is_severe.all(), not is_severe.any()),
         reason=f"mean loss at T = {temperature:g} against the better lower temperature: "
         f"{named(by_domain, '.1f')} points; largest {loss['loss'].max():.1f}, smallest "
         f"{loss['loss'].min():.1f}",
@@ -260,8 +243,7 @@ def severe_loss_items(evidence: Evidence, *, temperature: float, margin: float) 
     scored = evidence.items.scored
     kept = scored[scored["temperature"].isin([1.0, temperature])]
     whole = items.losses(item_gains.temperature_changes(kept, by=items.WHOLE))
-    if whole.empty:
-        raise lacking(f"runs at temperature {temperature:g} and 1")
+    present(whole, f"runs at temperature {temperature:g} and 1")
     each = items.by_method(items.losses(item_gains.temperature_changes(kept)))
     text = f"loss at T = {temperature:g} against T = 1, points: {each}"
     return items.item_finding(evidence, whole, above=margin, text=text)
@@ -280,13 +262,11 @@ def loss_and_size_authors(evidence: Evidence, *, temperature: float) -> Finding:
     test = intervals.spearman(loss["student_parameters"].astype(float), loss["loss"])
     means = loss.pivot_table(index="student_parameters", columns="domain", values="loss", sort=True)
     falls = bool((means.diff().iloc[1:] < 0).all(axis=None))
-    verdict = NOT_REPRODUCED
-    if test.statistic < 0:
-        verdict = REPRODUCED if test.p_value < ALPHA and falls else INCONCLUSIVE
+    is_negative = test.statistic < 0
     parts = "; ".join(f"{size_label(size)} {named(row, '.1f')}" for size, row in means.iterrows())
     return finding(
         intervals.spearman_interval(test.statistic, test.n),
-        verdict=verdict,
+        verdict=decide(is_negative and test.p_value < ALPHA and falls, not is_negative),
         p_value=test.p_value,
         reason=f"rho of loss with size {test.statistic:+.2f}, p = {test.p_value:.2g}; mean loss: {parts}",
     )
@@ -297,8 +277,7 @@ def loss_and_size_stricter(
 ) -> students.Case:
     """The rank correlation of the loss at a high temperature with size, within families."""
     rows = temperature_losses(evidence, temperature)
-    if rows.empty:
-        raise lacking(f"runs at temperatures {temperature:g} and 1")
+    present(rows, f"runs at temperatures {temperature:g} and 1")
     means = students.student_means(rows.assign(task=rows["domain"]), ["loss"])
     (falls,), rises = students.falls_with_size(means, ["loss"], rng=rng)
     rhos = {}
@@ -308,7 +287,7 @@ def loss_and_size_stricter(
         rhos[domain] = intervals.spearman(sizes, each["loss"]).statistic
     rho = -falls.statistic
     return students.Case(
-        reason=f"rho of loss and size {rho:+.2f} over students (all: {students.in_words(rhos, digits=2)}); "
+        reason=f"rho of loss and size {rho:+.2f} over students (all: {named(rhos, '+.2f')}); "
         f"smallest possible p {falls.smallest_p / 2:.2g}",
         interval=intervals.spearman_interval(rho, len(means)),
         p_value=falls.p_greater,

@@ -17,14 +17,11 @@ from kdutils.constants import AVERAGE, DOMAIN_LABELS, METHOD_NAMES
 from kdutils.grid.cell_table import model_family, model_parameters
 from kdutils.inference.estimate import Estimate
 from kdutils.results import gain_tables, held_out_temperature
-from kdutils.results.held_out_temperature import CASE, HALVES, half_of
+from kdutils.results.held_out_temperature import ALIKE, CASE, HALVES, half_of
 from kdutils.results.item_gains import Items
 
-LEVELS = [
-    "temperature_1",
-    "held_out",
-    "best_on_test",
-]  # accuracies, percent, by how the temperature was chosen
+# Accuracies, percent, by how the temperature was chosen.
+LEVELS = ["temperature_1", "held_out", "best_on_test"]
 EACH_TASK = "each task"  # what a temperature is chosen for; else the domain's average
 RULES = (EACH_TASK, AVERAGE)
 ALL = "all"  # methods together
@@ -40,10 +37,8 @@ def levels(halves: pd.DataFrame) -> pd.DataFrame:
     table = held_out_temperature.choices(halves)
     found = {"held_out": held_out_temperature.measured(halves, table)}
     for name, temperature in (("temperature_1", 1.0), ("best_on_test", table["by_all"])):
-        by = table.assign(temperature=temperature)
-        found[name] = held_out_temperature.composed(
-            halves, pd.concat([by.assign(half=half) for half in HALVES])
-        )
+        chosen = [table.assign(temperature=temperature, half=half) for half in HALVES]
+        found[name] = held_out_temperature.composed(halves, pd.concat(chosen))
     for name, runs in found.items():
         means = runs.groupby([*CASE, "task"], sort=False)["accuracy"].mean().rename(name)
         table = table.merge(means.reset_index(), on=[*CASE, "task"], how="left")
@@ -55,11 +50,11 @@ def of_students(halves: pd.DataFrame) -> pd.DataFrame:
 
     A temperature is chosen for each task. Small students first.
     """
-    rows = []
-    for domain, method, rule, part in _groups(_known(halves)):
-        if rule == EACH_TASK and method != ALL:
-            means = student_means(part, [*LEVELS, "optimism"])
-            rows.append(means.assign(domain=domain, method=method))
+    rows = [
+        student_means(part, [*LEVELS, "optimism"]).assign(domain=domain, method=method)
+        for domain, method, rule, part in _groups(_known(halves))
+        if rule == EACH_TASK and method != ALL
+    ]
     columns = ["domain", "student", "method", *LEVELS, "optimism"]
     return pd.concat(rows, ignore_index=True)[columns] if rows else pd.DataFrame(columns=columns)
 
@@ -103,9 +98,6 @@ def _groups(known: pd.DataFrame) -> Iterator[tuple[str, str, str, pd.DataFrame]]
                     yield domain, method, rule, part
 
 
-# --- over the items of one pair ---------------------------------------------------------------------------
-
-
 def _of_pair(scored: pd.DataFrame, part: pd.DataFrame) -> list[list[np.ndarray]]:
     """Of each method of `part` the values of its tasks' halves, items x temperatures."""
     is_swept = scored["teacher_tuned"].eq(True) & (scored["noise_sigma"] == 0.0)
@@ -114,11 +106,10 @@ def _of_pair(scored: pd.DataFrame, part: pd.DataFrame) -> list[list[np.ndarray]]
         own = scored[is_swept & (scored["domain"] == domain) & (scored["method"] == method)]
         own = own[own["task"].isin(tasks) | (tasks == {AVERAGE})]
         is_whole = own.groupby("seed")["temperature"].transform("nunique") == own["temperature"].nunique()
-        wide = own[is_whole].pivot_table(
-            index=["task", "item_id"], columns="temperature", values="value", sort=False
-        )
+        index = ["task", "item_id"]
+        wide = own[is_whole].pivot_table(index=index, columns="temperature", values="value", sort=False)
         wide = wide.sort_index(axis=1)
-        task, item = (wide.index.get_level_values(name) for name in ("task", "item_id"))
+        task, item = (wide.index.get_level_values(name) for name in index)
         half = item.map(half_of)
         found.append([wide[(task == one) & (half == h)].to_numpy() for one in task.unique() for h in HALVES])
     return found
@@ -158,15 +149,10 @@ def _optimism(sums: np.ndarray, sizes: np.ndarray, rule: str) -> np.ndarray:
     if rule == AVERAGE:  # one choice for all tasks
         by_half = np.broadcast_to(of_half.mean(axis=-3, keepdims=True), of_half.shape)
         by_all = np.broadcast_to(of_all.mean(axis=-2, keepdims=True), of_all.shape)
-    by_half, by_all = (
-        np.round(each, held_out_temperature.ALIKE).argmax(axis=-1) for each in (by_half, by_all)
-    )
+    by_half, by_all = (np.round(each, ALIKE).argmax(axis=-1) for each in (by_half, by_all))
     on_test = np.take_along_axis(of_all, by_all[..., None], axis=-1)[..., 0]
     held_out = np.take_along_axis(sums, by_half[..., ::-1, None], axis=-1)[..., 0].sum(axis=-1)
     return 100 * (on_test - held_out / n.sum(axis=-1)).mean(axis=-1)
-
-
-# --- to be read -------------------------------------------------------------------------------------------
 
 
 def readable(found: pd.DataFrame) -> pd.DataFrame:
@@ -175,30 +161,25 @@ def readable(found: pd.DataFrame) -> pd.DataFrame:
         {"domain": found["domain"].map(DOMAIN_LABELS), "method": found["method"].replace(METHOD_NAMES)}
     )
     shown["chosen for"] = found["rule"].replace(AVERAGE, "the average")
-    names = {
-        "temperature_1": "T = 1, %",
-        "held_out": "chosen on held-out items, %",
-        "best_on_test": "chosen on test items, %",
-    }
-    for name, title in names.items():
-        shown[title] = [f"{value:.1f}" for value in found[name]]
-    shown["optimism, points"] = [_interval(row) for row in found.to_dict("records")]
+    titles = ("T = 1, %", "chosen on held-out items, %", "chosen on test items, %")
+    for name, title in zip(LEVELS, titles, strict=True):
+        shown[title] = found[name].map("{:.1f}".format)
+    shown["optimism, points"] = [_interval(row).text(signed=False) for row in found.itertuples()]
     shown["interval over"] = [f"{row.n} {row.unit}" for row in found.itertuples()]
     return shown
 
 
-def _interval(row: dict) -> str:
-    text = f"{row['optimism']:.1f}"
-    return text if np.isnan(row["low"]) else f"{text} [{row['low']:.1f}, {row['high']:.1f}]"
+def _interval(row) -> Estimate:
+    return Estimate(row.optimism, row.low, row.high)
 
 
 def remark(found: pd.DataFrame) -> str:
     """What the choice of a temperature for each task comes to, in words, by domain; "" without rows."""
     texts = []
     for domain, part in found[found["rule"] == EACH_TASK].groupby("domain", sort=False):
-        row = part.iloc[-1].to_dict()  # all methods, where there are several
+        row = part.iloc[-1]  # all methods, where there are several
         plain, held_out, best = (f"{row[name]:.1f} %" for name in LEVELS)
         text = f"{DOMAIN_LABELS[domain]}: {plain} at temperature 1, {held_out} where that of each task is "
         text += f"chosen on held-out items, {best} where on those that are measured, as by the authors. "
-        texts.append(f"{text}That alone buys {_interval(row)} points.")
+        texts.append(f"{text}That alone buys {_interval(row).text(signed=False)} points.")
     return " ".join(texts)

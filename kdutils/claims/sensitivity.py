@@ -13,12 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
 
 from kdutils.claims.claims import CLAIMS, Claim, Judgement, by_authors
-from kdutils.claims.evidence import NOT_TESTABLE, REPRODUCED, Evidence, Finding
+from kdutils.claims.evidence import Evidence
+from kdutils.claims.finding import NOT_TESTABLE, REPRODUCED, Finding
 from kdutils.constants import AVERAGE, DOMAINS
 from kdutils.inference import student_tests
 from kdutils.results import gain_tables, held_out_temperature
@@ -51,31 +53,26 @@ def choices(evidence: Evidence, halves: pd.DataFrame | None = None) -> list[Choi
 
     `halves` (held_out_temperature.read) are those of live results; without them that choice cannot be made.
     """
-
-    def of_no_magnitude(claim: Claim) -> bool:
-        return not claim.is_magnitude  # those are printed in points
-
-    def of_sweeps(claim: Claim) -> bool:
-        return claim.section in BY_SWEEP
-
-    def of_students(claim: Claim) -> bool:
-        return claim.id not in ABOUT_TEACHERS
-
     cells = evidence.all_cells
     families = list(dict.fromkeys(cells["family"]))
     seeds = sorted(cells["seed"].dropna().unique())
+    of_students = (
+        (lambda claim: claim.section in BY_SWEEP, _runs_of_students),
+        (lambda claim: claim.id not in ABOUT_TEACHERS, _gains_of_students),
+    )
     found = [
         Choice("temperature", TEMPERATURE_1, ((_always, _at_temperature_1),)),
         _by_held_out_items(cells, halves),
-        Choice("scale", "log odds", ((of_no_magnitude, _on_log_odds),)),
-        Choice("unit", "students", ((of_sweeps, _runs_of_students), (of_students, _gains_of_students))),
+        # Magnitudes are printed in points.
+        Choice("scale", "log odds", ((lambda claim: not claim.is_magnitude, _on_log_odds),)),
+        Choice("unit", "students", of_students),
         Choice("tasks", "not in training set", ((_always, _uncontaminated),)),
     ]
-    if len(families) > 1:
-        found += [Choice("family", f"{name} alone", ((_always, _family(name)),)) for name in families]
+    alone = [("family", f"{name} alone", partial(_of_family, name=name)) for name in families]
+    alone = alone if len(families) > 1 else []
     if len(seeds) > 1:
-        found += [Choice("seed", f"seed {seed}", ((_always, _seed(seed)),)) for seed in seeds]
-    return found
+        alone += [("seed", f"seed {seed}", partial(_of_seed, seed=seed)) for seed in seeds]
+    return found + [Choice(aspect, name, ((_always, make),)) for aspect, name, make in alone]
 
 
 def table(judgement: Judgement, halves: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -89,16 +86,13 @@ def table(judgement: Judgement, halves: pd.DataFrame | None = None) -> pd.DataFr
     Args:
         halves: of the live runs (held_out_temperature.read); those of released results do not exist.
     """
-    evidence, rows = judgement.evidence, []
+    evidence = judgement.evidence
     halves = halves if evidence.source == "live" else None
     if evidence.one_pair:
-        return pd.DataFrame(
-            columns=["id", "section", "claim", "choice", "verdict", "estimate", "p_value", "bears"]
-        )
-    for claim in CLAIMS:
-        if claim.id in judgement.authors:
-            rows.append(_row(claim, AS_AUTHORS, judgement.authors[claim.id], bears=True))
+        names = ["id", "section", "claim", "choice", "verdict", "estimate", "p_value", "bears"]
+        return pd.DataFrame(columns=names)
     asked = [claim for claim in CLAIMS if claim.id in judgement.authors]
+    rows = [_row(claim, AS_AUTHORS, judgement.authors[claim.id]) for claim in asked]
     unchanged = _altered(evidence)  # judged by the rules for values that cannot equal the printed ones
     before = {claim.id: by_authors(claim, unchanged) for claim in asked}
     for choice in choices(evidence, halves):
@@ -108,12 +102,9 @@ def table(judgement: Judgement, halves: pd.DataFrame | None = None) -> pd.DataFr
             bears = repr(after) != repr(before[claim.id])
             if choice.cannot:
                 after = Finding(verdict=NOT_TESTABLE, reason=choice.cannot)
-            rows.append(
-                _row(claim, choice.name, after if bears else judgement.authors[claim.id], bears=bears)
-            )
-    for claim in CLAIMS:
-        if claim.id in judgement.stricter:
-            rows.append(_row(claim, STRICTER, judgement.stricter[claim.id].finding, bears=True))
+            after = after if bears else judgement.authors[claim.id]
+            rows.append(_row(claim, choice.name, after, bears=bears))
+    rows += [_row(claim, STRICTER, judgement.stricter[claim.id].finding) for claim in asked]
     return pd.DataFrame(rows)
 
 
@@ -129,7 +120,7 @@ def _judged(
     return None
 
 
-def _row(claim: Claim, choice: str, finding: Finding, *, bears: bool) -> dict:
+def _row(claim: Claim, choice: str, finding: Finding, *, bears: bool = True) -> dict:
     row = {"id": claim.id, "section": claim.section, "claim": claim.statement, "choice": choice}
     row |= {"verdict": finding.verdict, "estimate": finding.estimate, "p_value": finding.p_value}
     return row | {"bears": bears}
@@ -167,12 +158,9 @@ def changes(of_claim: pd.DataFrame) -> pd.DataFrame:
 
 def cannot_remark(long: pd.DataFrame) -> str:
     """Where held-out items would be needed to choose a temperature and are not there; "" if nowhere."""
-    lacking = long[(long["choice"] == HELD_OUT) & long["bears"] & (long["verdict"] == NOT_TESTABLE)]
-    if lacking.empty:
-        return ""
-    return (
-        f"For {len(lacking)} claims the temperature could not be chosen on held-out items, for want of them."
-    )
+    n = int(((long["choice"] == HELD_OUT) & long["bears"] & (long["verdict"] == NOT_TESTABLE)).sum())
+    text = f"For {n} claims the temperature could not be chosen on held-out items, for want of them."
+    return text if n else ""
 
 
 def holds_remark(summary: pd.DataFrame) -> str:
@@ -184,9 +172,6 @@ def holds_remark(summary: pd.DataFrame) -> str:
     text = f"Of {len(summary)} claims are reproduced {parts[0]}, {parts[1]} and {parts[2]}; "
     text += f"{counts['not testable']} are not testable."
     return f"{text} Those that hang on a choice: {hanging}." if hanging else text
-
-
-# --- what evidence would have been ------------------------------------------------------------------------
 
 
 def _altered(evidence: Evidence, **changes) -> Evidence:
@@ -259,51 +244,38 @@ def _runs_of_students(evidence: Evidence) -> Evidence:
 
 
 def _uncontaminated(evidence: Evidence) -> Evidence:
-    """Cells without the tasks whose test questions are in the training set, and averages of what is left."""
     return _altered(evidence, all_cells=without_tasks(evidence.all_cells, evidence.contaminated))
 
 
 def without_tasks(cells: pd.DataFrame, tasks: Iterable[str]) -> pd.DataFrame:
     """Cells without these tasks; averages are those of the tasks left, the tasks taken as independent."""
-    dropped = set(tasks)
-    touched = set(cells.loc[cells["task"].isin(dropped), "domain"])
-    is_kept = ~cells["task"].isin(dropped)
-    is_stale = cells["domain"].isin(touched) & (cells["task"] == AVERAGE)
-    kept = cells[is_kept & ~is_stale]
+    is_dropped = cells["task"].isin(set(tasks))
+    touched = set(cells.loc[is_dropped, "domain"])
+    kept = cells[~is_dropped & ~(cells["domain"].isin(touched) & (cells["task"] == AVERAGE))]
     run = ["source", "protocol", "domain", "family", "teacher", "student", "teacher_parameters"]
     run += ["student_parameters", "method", "teacher_tuned", "temperature", "noise_sigma", "seed"]
     grouped = kept[kept["domain"].isin(touched)].groupby(run, dropna=False, sort=False)
     if not grouped.ngroups:
         return kept.reset_index(drop=True)
     averages = grouped[["accuracy"]].mean()
-    averages["accuracy_se"] = grouped["accuracy_se"].agg(
-        lambda errors: (errors**2).sum() ** 0.5 / len(errors)
-    )
+    averages["accuracy_se"] = grouped["accuracy_se"].agg(lambda each: (each**2).sum() ** 0.5 / len(each))
     averages["n"] = grouped["n"].sum()
     averages = averages.reset_index().assign(task=AVERAGE, flags="")
     return pd.concat([kept, averages.reindex(columns=cells.columns)], ignore_index=True)
 
 
-def _family(name: str) -> Callable[[Evidence], Evidence]:
-    def of_family(evidence: Evidence) -> Evidence:
-        cells = evidence.all_cells
-        return _altered(evidence, all_cells=cells[cells["family"] == name])
-
-    return of_family
+def _of_family(evidence: Evidence, *, name: str) -> Evidence:
+    cells = evidence.all_cells
+    return _altered(evidence, all_cells=cells[cells["family"] == name])
 
 
-def _seed(seed: int) -> Callable[[Evidence], Evidence]:
+def _of_seed(evidence: Evidence, *, seed: int) -> Evidence:
     """Runs of that seed; those that were not repeated stay, so that the same runs are compared.
 
     They are all called by that seed: temperatures and sigmas are compared within a seed only.
     """
-
-    def of_seed(evidence: Evidence) -> Evidence:
-        cells = evidence.all_cells
-        run = ["domain", "task", "teacher", "student", "method"]
-        run += ["teacher_tuned", "temperature", "noise_sigma"]
-        has_it = (cells["seed"] == seed).groupby([cells[name] for name in run], dropna=False).transform("any")
-        kept = cells[~has_it | (cells["seed"] == seed)]
-        return _altered(evidence, all_cells=kept.drop_duplicates(run).assign(seed=seed))
-
-    return of_seed
+    cells = evidence.all_cells
+    run = ["domain", "task", "teacher", "student", "method", "teacher_tuned", "temperature", "noise_sigma"]
+    has_it = (cells["seed"] == seed).groupby([cells[name] for name in run], dropna=False).transform("any")
+    kept = cells[~has_it | (cells["seed"] == seed)]
+    return _altered(evidence, all_cells=kept.drop_duplicates(run).assign(seed=seed))

@@ -8,17 +8,8 @@ import numpy as np
 import pandas as pd
 
 from kdutils.claims import students
-from kdutils.claims.evidence import (
-    ALPHA,
-    INCONCLUSIVE,
-    NOT_REPRODUCED,
-    REPRODUCED,
-    Evidence,
-    Finding,
-    Rules,
-    finding,
-    lacking,
-)
+from kdutils.claims.evidence import Evidence, Rules
+from kdutils.claims.finding import ALPHA, Finding, decide, finding, present
 from kdutils.constants import AVERAGE, DOMAIN_LABELS, TASK_LABELS
 from kdutils.inference import intervals, size_effects, student_tests
 
@@ -32,20 +23,16 @@ def size_effect_authors(
     side of 0.05; inconclusive if only rho does. Live results, where no value can be equal: reproduced if
     sign and side agree, inconclusive if only the sign does. Otherwise not_reproduced.
     """
-    table = evidence.of("spearman_gain_size", domain=domain, task=task)
-    if table.empty or table["statistic"].isna().all():
-        raise lacking(f"{TASK_LABELS[task]} gains of students of different sizes")
-    row = table.iloc[0]
+    table = evidence.of("spearman_gain_size", domain=domain, task=task).dropna(subset=["statistic"])
+    row = present(table, f"{TASK_LABELS[task]} gains of students of different sizes").iloc[0]
     rho, p_value = float(row["statistic"]), float(row["p_value"])
     is_same_side = (p_value < ALPHA) == (printed_p < ALPHA)
     is_same_rho = abs(round(rho, 2) - printed) < 1e-9 if evidence.can_equal_print else rho * printed > 0
-    verdict = NOT_REPRODUCED
-    if is_same_rho:
-        verdict = REPRODUCED if is_same_side else INCONCLUSIVE
     reason = f"rho = {rho:+.2f}, p = {p_value:.2g}"
     if not is_same_side:
         reason += f"; the poster prints p = {printed_p:.1f}, on the other side of {ALPHA}"
     interval = intervals.spearman_interval(rho, int(row["n"]))
+    verdict = decide(is_same_rho and is_same_side, not is_same_rho)
     return finding(interval, verdict=verdict, p_value=p_value, reason=reason)
 
 
@@ -53,10 +40,8 @@ def size_effect_stricter(
     evidence: Evidence, *, rng: np.random.Generator, domain: str, task: str
 ) -> students.Case:
     """The rank correlation of mean gain and size within families, and whether headroom explains it."""
-    rows = students.task_gains(evidence, domain, task=task)
-    if rows.empty:
-        where = f"{DOMAIN_LABELS[domain].lower()} average" if task == AVERAGE else TASK_LABELS[task]
-        raise lacking(f"gains on {where}")
+    where = f"{DOMAIN_LABELS[domain].lower()} average" if task == AVERAGE else TASK_LABELS[task]
+    rows = present(students.task_gains(evidence, domain, task=task), f"gains on {where}")
     means = students.student_means(rows, ["gain", "logit_gain"])
     (falls, logit), rises = students.falls_with_size(means, ["gain", "logit_gain"], rng=rng)
     adjusted = student_tests.adjusted_size_effect(rows).points

@@ -32,11 +32,9 @@ def forest(evidence: Evidence) -> pd.DataFrame:
         if gains.empty:
             continue
         for scale, column in SCALES.items():
-            each = item_intervals(gains, scale=scale)
-            rows += [
-                (domain, row.student, "student", scale, row.value, row.low, row.high)
-                for row in each.itertuples()
-            ]
+            each = item_intervals(gains, scale=scale).assign(domain=domain, kind="student", scale=scale)
+            each = each[["domain", "student", "kind", "scale", "value", "low", "high"]]
+            rows += each.itertuples(index=False, name=None)
             rows += [(domain, *row[:2], scale, *row[2:]) for row in _means(evidence, domain, column)]
     columns = ["domain", "label", "kind", "scale", "value", "low", "high"]
     return pd.DataFrame(rows, columns=columns)
@@ -45,7 +43,7 @@ def forest(evidence: Evidence) -> pd.DataFrame:
 def _means(evidence: Evidence, domain: str, column: str) -> list[tuple]:
     """(label, kind, value, low, high) of means over students."""
     means = students.student_means(students.task_gains(evidence, domain), [column])
-    families = list(dict.fromkeys(means["family"]))
+    families = means["family"].unique()
     parts = [("all students", "all", means)]
     if len(families) > 1:
         parts += [(f"without {name}", "without", means[means["family"] != name]) for name in families]
@@ -76,9 +74,8 @@ def _square(gains: pd.DataFrame, accuracy: str, error: str, *, scale: str) -> pd
     if scale == "points":
         return gains[error] ** 2
     items = gains["n_items"]
-    right = gains[accuracy] / 100 * items + 0.5
-    wrong = items - gains[accuracy] / 100 * items + 0.5
-    return 1 / right + 1 / wrong
+    right = gains[accuracy] / 100 * items
+    return 1 / (right + 0.5) + 1 / (items - right + 0.5)
 
 
 def by_size(evidence: Evidence) -> pd.DataFrame:

@@ -13,16 +13,15 @@ import numpy as np
 import pandas as pd
 import scipy.stats
 
-from kdutils.claims.evidence import (
+from kdutils.claims.evidence import Evidence
+from kdutils.claims.finding import (
     ALPHA,
     INCONCLUSIVE,
-    NOT_REPRODUCED,
     NOT_TESTABLE,
-    REPRODUCED,
-    Evidence,
     Finding,
     NotTestableError,
-    named,
+    decide,
+    finding,
 )
 from kdutils.constants import AVERAGE
 from kdutils.inference import student_tests
@@ -30,9 +29,6 @@ from kdutils.inference.estimate import Estimate
 
 CONFIDENCE, POWER = 0.95, 0.8
 STUDENT = ["family", "student", "student_parameters"]
-
-
-# --- from what a rule finds to the verdict ----------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,10 +60,8 @@ def corrected(cases: dict[str, Case | NotTestableError], sections: dict[str, str
     A claim is reproduced where p after Holm is below 0.05 and all else holds that was declared; not
     reproduced where its opposite is shown; else inconclusive, which is what few students often come to.
     """
-    raw = {claim: getattr(case, "p_value", math.nan) for claim, case in cases.items()}
-    after_holm = (
-        pd.Series(raw, dtype=float).groupby(pd.Series(sections), sort=False).transform(student_tests.holm)
-    )
+    raw = pd.Series({claim: getattr(case, "p_value", math.nan) for claim, case in cases.items()}, dtype=float)
+    after_holm = raw.groupby(pd.Series(sections), sort=False).transform(student_tests.holm)
     return {claim: _judged(case, float(after_holm[claim])) for claim, case in cases.items()}
 
 
@@ -75,27 +69,15 @@ def _judged(case: Case | NotTestableError, p_value: float) -> Judged:
     if isinstance(case, NotTestableError):
         return Judged(finding=Finding(verdict=NOT_TESTABLE, reason=str(case)))
     is_shown = case.by_interval or p_value < ALPHA
-    verdict = REPRODUCED if is_shown and case.holds else INCONCLUSIVE
-    if case.is_against:
-        verdict = NOT_REPRODUCED
+    verdict = decide(is_shown and case.holds and not case.is_against, case.is_against)
     reason = case.reason
     if not case.by_interval:
         reason += f"; p = {case.p_value:.2g}, {p_value:.2g} after Holm"
     if verdict == INCONCLUSIVE and not math.isnan(case.minimum_detectable):
         reason += f"; detectable in 80 % of such studies: {case.minimum_detectable:.2g}"
-    finding = Finding(
-        verdict=verdict,
-        reason=reason,
-        estimate=case.interval.value,
-        ci_low=case.interval.low,
-        ci_high=case.interval.high,
-        p_value=p_value,
-        n=case.interval.n if case.n is None else case.n,
-    )
-    return Judged(finding=finding, raw_p=case.p_value, minimum_detectable=case.minimum_detectable)
-
-
-# --- rows and means of students ---------------------------------------------------------------------------
+    n = case.interval.n if case.n is None else case.n
+    found = finding(case.interval, verdict=verdict, reason=reason, p_value=p_value, n=n)
+    return Judged(finding=found, raw_p=case.p_value, minimum_detectable=case.minimum_detectable)
 
 
 def task_gains(evidence: Evidence, domain: str, *, task: str = AVERAGE) -> pd.DataFrame:
@@ -196,9 +178,6 @@ def falls_with_size(
     return [fall, *(tested(-means[name]) for name in values[1:])], rise
 
 
-# --- intervals and words ----------------------------------------------------------------------------------
-
-
 def largest(values: pd.Series, errors: pd.Series) -> Estimate:
     """The largest true value of several, with an interval that knows it was picked (Bonferroni).
 
@@ -222,8 +201,3 @@ def detectable_correlation(n: int, *, n_controlled: int = 0) -> float:
         return math.nan
     normal = scipy.stats.norm.ppf
     return float(np.tanh((normal(0.5 + CONFIDENCE / 2) + normal(POWER)) / math.sqrt(n_free)))
-
-
-def in_words(values: dict[str, float], *, digits: int = 1) -> str:
-    """`math +1.2, commonsense −0.3`, of values by name."""
-    return named(values, f"+.{digits}f")

@@ -9,16 +9,8 @@ import pandas as pd
 import scipy.stats
 
 from kdutils.claims import items, students
-from kdutils.claims.evidence import (
-    INCONCLUSIVE,
-    NOT_REPRODUCED,
-    REPRODUCED,
-    Evidence,
-    Finding,
-    NotTestableError,
-    Rules,
-    lacking,
-)
+from kdutils.claims.evidence import Evidence, Rules
+from kdutils.claims.finding import Finding, NotTestableError, decide, present
 from kdutils.constants import AVERAGE, TASK_LABELS
 from kdutils.inference import intervals, student_tests
 from kdutils.results import gain_tables, item_gains
@@ -43,7 +35,7 @@ def weak_on_most_tasks(table: pd.DataFrame, is_weak: pd.Series, *, words: str) -
     rho = table["statistic"]
     strong = [f"{TASK_LABELS[row.task]} {row.statistic:+.2f}" for row in table[~is_weak].itertuples()]
     return Finding(
-        verdict=REPRODUCED if is_weak.mean() > 0.5 else NOT_REPRODUCED,
+        verdict=decide(is_weak.mean() > 0.5),
         reason=f"rho {words} on {int(is_weak.sum())} of {len(table)} "
         f"tasks (range {rho.min():+.2f} to {rho.max():+.2f}); beyond: {', '.join(strong) or 'none'}",
         estimate=float(rho.median()),
@@ -102,12 +94,11 @@ def untuned_teacher_authors(evidence: Evidence, *, printed: float) -> Finding:
     cost over pairs and domains.
     """
     table = items.averages(gain_tables.teacher_tuning(evidence.cells))
-    if table.empty:
-        raise lacking("runs with an untuned teacher")
+    present(table, "runs with an untuned teacher")
     top = table.loc[table["cost"].idxmax()]
     mean = intervals.mean_interval(table["cost"])
     return Finding(
-        verdict=REPRODUCED if top["cost"] >= printed else NOT_REPRODUCED,
+        verdict=decide(top["cost"] >= printed),
         reason=f"largest cost {top['cost']:.1f} points ({top['teacher']} to {top['student']}, "
         f"{top['domain']} average); mean {mean.value:.1f} [{mean.low:.1f}, {mean.high:.1f}] over "
         f"{len(table)} pairs x domains",
@@ -127,8 +118,7 @@ def untuned_teacher_stricter(evidence: Evidence, *, printed: float) -> students.
         for name in ("accuracy", "accuracy_se")
     }
     both = tables["accuracy"].index.intersection(tables["accuracy_se"].index)
-    if both.empty:
-        raise lacking("runs with an untuned teacher")
+    present(both, "runs with an untuned teacher")
     accuracy, errors = (tables[name].loc[both] for name in tables)
     of_task = pd.DataFrame(
         {"cost": accuracy[True] - accuracy[False], "square": (errors**2).sum(axis=1)}
@@ -153,13 +143,12 @@ def untuned_teacher_items(evidence: Evidence, *, printed: float) -> Finding:
     never not_reproduced, because the paper's value is a maximum over pairs.
     """
     costs = items.averages(item_gains.tuning_costs(evidence.items.scored))
-    if costs.empty:
-        raise lacking("runs with an untuned teacher")
+    present(costs, "runs with an untuned teacher")
     top = costs.loc[costs["difference"].idxmax()]
     is_met = top["low"] > 0 and top["difference"] >= printed
     parts = ", ".join(f"{row.domain} {items.range_words(row)}" for row in costs.itertuples())
     text = f"cost in points: {parts}; another pair may pay more"
-    return items.of_row(evidence, top, REPRODUCED if is_met else INCONCLUSIVE, text)
+    return items.of_row(evidence, top, decide(is_met, False), text)
 
 
 RULES = {

@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from kdutils.claims import answer_sheet, claims
-from kdutils.claims.evidence import VERDICTS
+from kdutils.claims.finding import VERDICTS
 from kdutils.constants import AVERAGE, DOMAIN_LABELS, KD_METHODS
 from kdutils.grid import plan
 from kdutils.report import figures, live, plots, styles

@@ -6,7 +6,7 @@ import math
 import pandas as pd
 import pytest
 
-from kdutils.claims import claims, evidence
+from kdutils.claims import claims, finding
 from kdutils.claims.evidence import Evidence
 from kdutils.constants import MATH_TASKS, TASKS
 from kdutils.grid import cell_table as cell_rows
@@ -78,12 +78,16 @@ def judged(claim_id, cells, source="live"):
 
 
 def by_authors(cells):
-    return [row for row in claims.judge(cells) if row["analysis"] == "authors"]
+    return [row for row in claims.ledger_rows(claims.judgements(cells)) if row["analysis"] == "authors"]
 
 
 @pytest.fixture(scope="module")
 def ledger(released_tables):
-    return {row["id"]: row for row in claims.judge(authors_tables.cells()) if row["analysis"] == "authors"}
+    return {
+        row["id"]: row
+        for row in claims.ledger_rows(claims.judgements(authors_tables.cells()))
+        if row["analysis"] == "authors"
+    }
 
 
 def test_every_claim_has_one_row(ledger):
@@ -91,7 +95,7 @@ def test_every_claim_has_one_row(ledger):
     assert list(ledger) == IDS
     for row in ledger.values():
         assert list(row) == LEDGER_KEYS
-        assert row["verdict"] in evidence.VERDICTS
+        assert row["verdict"] in finding.VERDICTS
         assert row["reason"]
         assert (row["source"], row["protocol"], row["analysis"]) == ("published", "paper", "authors")
 
@@ -375,7 +379,7 @@ def test_claims_without_evidence_are_not_testable():
 
 def test_unknown_verdict_is_refused():
     with pytest.raises(ValueError, match="verdict 'true' is not one of"):
-        evidence.Finding(verdict="true", reason="")
+        finding.Finding(verdict="true", reason="")
 
 
 def test_printed_values_stand_beside_their_task():

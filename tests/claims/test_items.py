@@ -21,7 +21,7 @@ def judged(claim_id, *runs, likeness=None, **columns):
     rows = scored(*runs)
     items = Items(rows, rows.head(0) if likeness is None else likeness)
     section = next(claim.section for claim in claims.CLAIMS if claim.id == claim_id)
-    ledger = claims.judge(cells(rows, **columns), section=section, items=items)
+    ledger = claims.ledger_rows(claims.judgements(cells(rows, **columns), section=section, items=items))
     return next(row for row in ledger if (row["id"], row["analysis"]) == (claim_id, "strict"))
 
 
@@ -162,7 +162,7 @@ ONE_PAIR = {
 
 def test_what_is_about_several_pairs_is_not_testable_on_one():
     rows = scored((arm("sft"), right(30)), *methods(40, 42, 44))
-    ledger = claims.judge(cells(rows), items=Items(rows, rows.head(0)))
+    ledger = claims.ledger_rows(claims.judgements(cells(rows), items=Items(rows, rows.head(0))))
     for row in ledger:
         claim = next(claim for claim in claims.CLAIMS if claim.id == row["id"])
         if claim.rules.items is None:
@@ -175,7 +175,9 @@ def test_what_is_about_several_pairs_is_not_testable_on_one():
 
 def test_without_item_rows_one_pair_is_not_judged_as_if_it_were_several():
     rows = scored((arm("sft"), right(30)), *methods(40, 42, 44))
-    found = {row["id"]: row for row in claims.judge(cells(rows))}  # the stricter analysis comes last
+    found = {
+        row["id"]: row for row in claims.ledger_rows(claims.judgements(cells(rows)))
+    }  # the stricter analysis comes last
     assert {row["verdict"] for row in found.values()} == {"not_testable"}
     assert found["E1"]["reason"].endswith("its items are not at hand")
 
@@ -183,7 +185,9 @@ def test_without_item_rows_one_pair_is_not_judged_as_if_it_were_several():
 def test_what_one_pair_lacks_is_not_testable():
     rows = scored((arm("sft"), right(30)))
     gkd = scored((arm("gkd"), right(30)))
-    ledger = claims.judge(cells(pd.concat([rows, gkd])), items=Items(rows, rows.head(0)))
+    ledger = claims.ledger_rows(
+        claims.judgements(cells(pd.concat([rows, gkd])), items=Items(rows, rows.head(0)))
+    )
     for claim_id in ("E1", "E2", "E7", "T3", "A1", "F1", "F3", "N1", "N2", "P1", "P2"):
         row = next(row for row in ledger if (row["id"], row["analysis"]) == (claim_id, "strict"))
         assert row["verdict"] == "not_testable"
@@ -196,7 +200,9 @@ def test_released_results_and_several_pairs_are_judged_as_before():
     released = live.assign(source="published", protocol="paper")
     other = cells(rows.replace({"student": {"Qwen2.5-0.5B": "Qwen2.5-1B"}}))
     items = Items(rows, rows.head(0))
-    several = claims.judge(pd.concat([released, live, other], ignore_index=True), items=items)
+    several = claims.ledger_rows(
+        claims.judgements(pd.concat([released, live, other], ignore_index=True), items=items)
+    )
     assert not any("items: " in row["reason"] for row in several)  # no rule over items was used
     assert {row["analysis"] for row in several} == {"authors", "strict"}
     assert evidence.Evidence("live", "careful", live).one_pair == "Qwen 1.5B→0.5B"
@@ -218,7 +224,7 @@ def test_rules_for_one_pair_say_what_each_verdict_needs():
 def test_the_size_of_an_effect_stays_untestable_in_a_model_world():
     rows = scored((arm("fkl"), right(40)), (arm("fkl", tuned=False), right(5)))
     world = cells(rows).assign(family="mini-qwen")
-    ledger = claims.judge(world, items=Items(rows, rows.head(0)))
+    ledger = claims.ledger_rows(claims.judgements(world, items=Items(rows, rows.head(0))))
     row = next(row for row in ledger if (row["id"], row["analysis"]) == ("T3", "strict"))
     assert row["verdict"] == "not_testable"
     assert row["estimate"] == pytest.approx(100 * 35 / N)

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from test_stricter import world
 
-from kdutils.claims import answer_sheet, claims, evidence, sensitivity
+from kdutils.claims import answer_sheet, claims, finding, sensitivity
 from kdutils.report import claim_figures
 from kdutils.results import held_out_temperature
 
@@ -213,7 +213,7 @@ def test_without_a_sweep_the_choice_has_no_bearing():
 
 
 def test_every_claim_has_a_column_for_each_analysis():
-    rows = claims.judge(world(lambda size, family, **_: 3.0 + 0.1 * size))
+    rows = claims.ledger_rows(claims.judgements(world(lambda size, family, **_: 3.0 + 0.1 * size)))
     columns = answer_sheet.columns(rows + [row | {"source": "published"} for row in rows])
     assert list(columns) == ["Released, authors", "Released, strict", "Live, authors", "Live, strict"]
     table = answer_sheet.table(columns).set_index("id")
@@ -224,7 +224,9 @@ def test_every_claim_has_a_column_for_each_analysis():
 
 
 def test_another_profile_is_a_column_only_where_it_judges_something():
-    rows = claims.judge(world(lambda size, family, **_: 3.0 + 0.1 * size), section="01")
+    rows = claims.ledger_rows(
+        claims.judgements(world(lambda size, family, **_: 3.0 + 0.1 * size), section="01")
+    )
     dead = [
         row | {"verdict": "not_testable", "estimate": None} for row in rows if row["analysis"] == "authors"
     ]
@@ -249,4 +251,4 @@ def test_the_stricter_table_holds_both_p_values():
     assert len(table) == 39
     both = table.dropna(subset=["raw p", "p after Holm"])
     assert len(both) and (both["p after Holm"] >= both["raw p"]).all()
-    assert set(table["strict"]) <= {verdict.replace("_", " ") for verdict in evidence.VERDICTS}
+    assert set(table["strict"]) <= {verdict.replace("_", " ") for verdict in finding.VERDICTS}

@@ -403,7 +403,11 @@ def test_nothing_is_testable_without_students():
 def test_released_results_are_judged_as_reported(released_tables):
     from kdutils.results import authors_tables
 
-    rows = [row for row in claims.judge(authors_tables.cells()) if row["analysis"] == "strict"]
+    rows = [
+        row
+        for row in claims.ledger_rows(claims.judgements(authors_tables.cells()))
+        if row["analysis"] == "strict"
+    ]
     by = {}
     for row in rows:
         by.setdefault(row["verdict"], []).append(row["id"])

@@ -104,7 +104,9 @@ def drawings(cells, gains, points):
         ),
         "best": lambda: figures.best_temperature(sweeps.best_temperature_shares(swept)),
         "noise": lambda: figures.known_noise(authors_tables.noise_results(), sft=52.84, base=20.09),
-        "verdicts": lambda: figures.verdict_bars(claims.verdict_counts(claims.judge(cells, section="02"))),
+        "verdicts": lambda: figures.verdict_bars(
+            claims.verdict_counts(claims.ledger_rows(claims.judgements(cells, section="02")))
+        ),
     }
 
 
