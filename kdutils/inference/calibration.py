@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kdutils.inference import intervals, simulations
-from kdutils.inference.item_simulations import PARTS
+from kdutils.inference import intervals
+from kdutils.inference.simulations import PARTS
 from kdutils.io import disk
 from kdutils.io.cache import Record
 
@@ -31,7 +31,7 @@ RULE = (
 FIGURES = {  # name -> its parts, and what they are about
     "means": (("means", "comparisons"), "mean gains, methods and tasks"),
     "correlations": (("correlations", "many tests", "points"), "gain and size"),
-    "items": (tuple(part for part in PARTS if part not in simulations.PARTS), "test items"),
+    "items": (("shares", "paired items", "shared items", "texts"), "test items"),
 }
 SAID = {  # procedures that notebook 10 names with their numbers
     "t-test > 0 over cells (authors)": "size",

@@ -41,11 +41,6 @@ def mean_tests(
     return Means(2 * np.minimum(greater, 1 - greater), greater, np.stack([mean - half, mean + half], axis=1))
 
 
-def anova_p_values(groups: Sequence[np.ndarray]) -> np.ndarray:
-    """p of stats.anova_oneway over groups, each studies x values."""
-    return scipy.stats.f_oneway(*groups, axis=1).pvalue
-
-
 def spearman_tests(values: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """rho and p of stats.spearman of each row of `values` with `other`, which has as many entries."""
     rho, n_free = rank_correlations(values, other), len(other) - 2
