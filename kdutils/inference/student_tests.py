@@ -1,7 +1,6 @@
 """Tests and intervals on the units that were sampled: students, not cells. Notebook 10 calibrates each.
 
-Undefined results are NaN with a `reason`, never 0 and never an exception. Those of permutations and
-bootstraps live in `resampling`, those adjusted for the baseline in `adjustment`; all are named here.
+Undefined results are NaN with a `reason`, never 0 and never an exception.
 """
 
 from __future__ import annotations
@@ -16,46 +15,6 @@ import pandas as pd
 import scipy.stats
 
 from kdutils.inference.estimate import Estimate
-from kdutils.inference.resampling import (
-    Tested,
-    cluster_bootstrap,
-    cluster_permutation,
-    rank_permutation,
-    sign_flip,
-    unestimated,
-)
-from kdutils.inference.size_effects import (
-    EqualGainNull,
-    SizeEffect,
-    adjusted_size_effect,
-    logit_gain,
-    null_of_equal_gain,
-)
-
-__all__ = [  # a caller needs this module alone
-    "EqualGainNull",
-    "Equivalence",
-    "Estimate",
-    "MixedGain",
-    "PairedItems",
-    "RepeatedMeasures",
-    "SizeEffect",
-    "Tested",
-    "adjusted_size_effect",
-    "benjamini_hochberg",
-    "cluster_bootstrap",
-    "cluster_permutation",
-    "equivalence",
-    "holm",
-    "logit_gain",
-    "mcnemar",
-    "mixed_gain",
-    "null_of_equal_gain",
-    "rank_permutation",
-    "repeated_measures",
-    "sign_flip",
-    "student_mean_test",
-]
 
 LEVEL, POWER = 0.05, 0.8  # of what could have been detected
 SAME = 1e-12  # a spread below this share of the values is rounding
@@ -71,7 +30,7 @@ def student_mean_test(
     """
     keys = [unit] if block is None else [unit, block]
     if table[value].isna().any():
-        return unestimated(table[unit].nunique(), "a value is missing")
+        return Estimate(n=table[unit].nunique(), reason="a value is missing")
     means = table.groupby(keys, sort=False)[value].mean().reset_index()
     n = len(means)
     if n > table[unit].nunique():
@@ -80,12 +39,11 @@ def student_mean_test(
     n_free = n - labels.nunique()
     mean = float(means[value].mean()) if n else math.nan
     if n_free < 1:
-        return unestimated(
-            n, f"no two values of {unit} in one block" if block else f"one {unit}", estimate=mean
-        )
+        reason = f"no two values of {unit} in one block" if block else f"one {unit}"
+        return Estimate(mean, n=n, reason=reason)
     within = means[value] - means.groupby(labels, sort=False)[value].transform("mean")
     if not (within**2).sum() > (SAME * means[value].abs().max()) ** 2:
-        return unestimated(n, f"every {unit} has the same mean", estimate=mean)
+        return Estimate(mean, n=n, reason=f"every {unit} has the same mean")
     error = math.sqrt((within**2).sum() / n_free / n)
     half = scipy.stats.t.ppf(0.5 + confidence / 2, n_free) * error
     tails = [float(scipy.stats.t.sf(size / error, n_free)) for size in (abs(mean), mean)]
