@@ -40,7 +40,7 @@ def table_of(seed=0, *, slope=0.0, n_seeds=1, students=SIZES):
 
 def is_undefined(result):
     """Whether every number but counts and settings is NaN, and the reason says why."""
-    known = {"estimate", "margin"}  # a mean may be known without its error
+    known = {"value", "estimate", "margin"}  # a mean may be known without its error
     values = {name: value for name, value in vars(result).items() if isinstance(value, float)}
     return bool(result.reason) and all(
         math.isnan(value) for name, value in values.items() if name not in known
