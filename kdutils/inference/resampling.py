@@ -47,7 +47,7 @@ def rank_permutation(
     n = sum(len(rows) for rows in members)
     if n < 3:
         return Tested(n=n, reason="fewer than three points that have another in their block")
-    ranks = [(_centred_ranks(x[rows]), _centred_ranks(y[rows])) for rows in members]
+    ranks = [(centred_ranks(x[rows]), centred_ranks(y[rows])) for rows in members]
     scale = math.sqrt(sum((a**2).sum() for a, _ in ranks) * sum((b**2).sum() for _, b in ranks))
     if scale == 0:
         return Tested(n=n, reason="x or y is constant within blocks")
@@ -56,9 +56,10 @@ def rank_permutation(
     return judged(observed, null, n=n, scale=scale, is_exact=is_exact)
 
 
-def _centred_ranks(values: np.ndarray) -> np.ndarray:
-    ranks = scipy.stats.rankdata(values)
-    return ranks - ranks.mean()
+def centred_ranks(values: np.ndarray) -> np.ndarray:
+    """Ranks along the last axis less their mean; ties share theirs."""
+    ranks = scipy.stats.rankdata(values, axis=-1)
+    return ranks - ranks.mean(axis=-1, keepdims=True)
 
 
 def _rank_null(

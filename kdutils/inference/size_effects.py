@@ -16,7 +16,7 @@ import scipy.special
 import scipy.stats
 
 from kdutils.inference.estimate import Estimate, Tested
-from kdutils.inference.resampling import judged
+from kdutils.inference.resampling import centred_ranks, judged
 
 SCALES = ("points", "logit")
 FEWEST_RESIDUALS = 2  # degrees of freedom: below them Student's t is too wide to say anything
@@ -177,9 +177,6 @@ def _undefined_null(values: np.ndarray, sizes: np.ndarray) -> str:
 
 def rank_correlations(values: np.ndarray, other: np.ndarray) -> np.ndarray:
     """Spearman's rho of each row of `values` with `other`, which has as many entries; NaN where constant."""
-    ranks = scipy.stats.rankdata(values, axis=1)
-    ranks -= ranks.mean(axis=1, keepdims=True)
-    of_other = scipy.stats.rankdata(other)
-    of_other = of_other - of_other.mean()
+    ranks, of_other = centred_ranks(values), centred_ranks(other)
     scale = np.sqrt((ranks**2).sum(axis=1) * (of_other**2).sum())
     return np.divide(ranks @ of_other, scale, out=np.full(len(ranks), np.nan), where=scale > 0)

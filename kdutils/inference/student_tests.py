@@ -96,26 +96,18 @@ def repeated_measures(table: pd.DataFrame, *, value: str, within: str, subject: 
         warnings.simplefilter("ignore")  # of sphericity, which few subjects cannot tell
         ranks = pingouin.friedman(data=rows, **asked).iloc[0]
         if (n, n_conditions) == (2, 3):  # pingouin.rm_anova tests sphericity, and there divides by zero
-            found = _two_by_three(complete, rows, within=within, subject=subject)
+            from statsmodels.stats.anova import AnovaRM
+
+            anova = AnovaRM(rows, "value", subject, within=[within]).fit().anova_table.iloc[0]
+            f, epsilon = float(anova["F Value"]), float(pingouin.epsilon(complete, correction="gg"))
+            p_corrected = scipy.stats.f.sf(f, epsilon * anova["Num DF"], epsilon * anova["Den DF"])
+            found = (f, float(anova["Pr > F"]), float(p_corrected), epsilon)
         else:
             anova = pingouin.rm_anova(data=rows, correction=True, **asked).iloc[0]
             p_value = float(anova["p_unc"])
             p_corrected = float(anova.get("p_GG_corr", p_value))  # two conditions have one difference
             found = (float(anova["F"]), p_value, p_corrected, float(anova["eps"]))
     return RepeatedMeasures(*found, float(ranks["Q"]), float(ranks["p_unc"]), *counts)
-
-
-def _two_by_three(
-    complete: pd.DataFrame, rows: pd.DataFrame, *, within: str, subject: str
-) -> tuple[float, float, float, float]:
-    """F, p, corrected p and epsilon of two subjects under three conditions."""
-    import pingouin
-    from statsmodels.stats.anova import AnovaRM
-
-    anova = AnovaRM(rows, "value", subject, within=[within]).fit().anova_table.iloc[0]
-    f, epsilon = float(anova["F Value"]), float(pingouin.epsilon(complete, correction="gg"))
-    degrees = epsilon * anova["Num DF"], epsilon * anova["Den DF"]
-    return f, float(anova["Pr > F"]), float(scipy.stats.f.sf(f, *degrees)), epsilon
 
 
 @dataclass(frozen=True)
