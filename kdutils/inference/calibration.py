@@ -160,15 +160,6 @@ def remark(table: pd.DataFrame, *, procedure: str, quantity: str = "size") -> st
     return f"**{procedure}** {verb} {', '.join(parts)} of studies; it says {nominal}."
 
 
-def not_recommended(table: pd.DataFrame) -> str:
-    """How many rows the rule refuses, and which procedures it refuses under some null, in two sentences."""
-    refused = table[table["recommended"] == "no"]
-    names = list(dict.fromkeys(errors(refused)["row"])) if len(refused) else []
-    never = refused[(refused["quantity"] == "size") & (refused["actual"] == 0)]
-    text = f"{len(refused)} of {len(table)} rows are not recommended, {len(never)} because they never reject."
-    return f"{text} Under some null: {'; '.join(names)}." if names else text
-
-
 def alt(table: pd.DataFrame) -> str:
     """Error rates (`errors`) in words: the lowest and highest of each procedure."""
     parts = [

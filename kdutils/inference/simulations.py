@@ -153,7 +153,7 @@ def correlations(n: int, rng: np.random.Generator) -> Iterator[Outcome]:
             pearson = [float(np.corrcoef(row, np.log(sizes))[0, 1]) for row in cells]
             bounds = [intervals.pearson_interval(r, len(sizes)) for r in pearson]
             yield coverage("Pearson interval over cells", null, bounds_of(bounds))
-        # Of student means, as inference.cluster_permutation makes them of cells.
+        # Of student means, as resampling.cluster_permutation makes them of cells.
         has_families = len(set(layout.families)) > 1
         how = {"blocks": layout.families if has_families else None, "n_permutations": N_PERMUTATIONS}
         means = studies.student_means

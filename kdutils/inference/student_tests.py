@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -229,8 +229,9 @@ def mixed_gain(table: pd.DataFrame, *, confidence: float = 0.95) -> MixedGain:
         reason = f"{len(cells)} cells for {n_students} students and {n_tasks} tasks are too few"
     elif not cells["gain"].std() > SAME * cells["gain"].abs().max():
         reason = "all gains are equal"
+    undefined = MixedGain(*([math.nan] * 7), n_students, n_tasks, False, reason)
     if reason:
-        return MixedGain(*([math.nan] * 7), n_students, n_tasks, False, reason)
+        return undefined
     import statsmodels.formula.api as formulas
 
     crossed = {name: f"0 + C({name})" for name in ("student", "task")}
@@ -242,10 +243,9 @@ def mixed_gain(table: pd.DataFrame, *, confidence: float = 0.95) -> MixedGain:
             fit = formulas.mixedlm("gain ~ 1", cells, groups=groups, vc_formula=crossed).fit(**how)
         error = float(fit.bse["Intercept"])
     except (np.linalg.LinAlgError, ValueError) as failure:
-        reason = f"the fit failed: {failure}"
-        return MixedGain(*([math.nan] * 7), n_students, n_tasks, False, reason)
+        return replace(undefined, reason=f"the fit failed: {failure}")
     if not (fit.converged and error > 0):
-        return MixedGain(*([math.nan] * 7), n_students, n_tasks, False, "the fit did not converge")
+        return replace(undefined, reason="the fit did not converge")
     mean, n_free = float(fit.fe_params["Intercept"]), min(n_students, n_tasks) - 1
     half = float(scipy.stats.t.ppf(0.5 + confidence / 2, n_free)) * error
     p_value = 2 * float(scipy.stats.t.sf(abs(mean) / error, n_free))
