@@ -12,7 +12,7 @@ import pandas as pd
 from kdutils.claims.finding import Finding, present
 from kdutils.constants import AVERAGE, DOMAINS, METHOD_NAMES, TASK_LABELS
 from kdutils.grid import cell_table as cell_rows
-from kdutils.inference import student_tests
+from kdutils.inference import size_effects
 from kdutils.results import authors_tests, gain_tables, sweeps
 from kdutils.results.item_gains import Items
 
@@ -72,7 +72,7 @@ class Evidence:
         where = pd.MultiIndex.from_frame(gains[["domain", "task"]])
         gains["n_items"] = n_items.reindex(where).to_numpy(float)
         items = gains["n_items"].where(gains["domain"].isin(DOMAINS), 0)
-        gains["logit_gain"] = student_tests.logit_gain(gains["accuracy"], gains["sft_accuracy"], items)
+        gains["logit_gain"] = size_effects.logit_gain(gains["accuracy"], gains["sft_accuracy"], items)
         return gains
 
     @cached_property

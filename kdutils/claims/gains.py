@@ -13,7 +13,7 @@ from kdutils.claims import items, students
 from kdutils.claims.evidence import Evidence, Rules, named, who
 from kdutils.claims.finding import ALPHA, Finding, NotTestableError, decide, finding, lacking, present
 from kdutils.constants import AVERAGE, DOMAIN_LABELS, DOMAINS, METHOD_NAMES, PAPER_METHODS, TASK_LABELS
-from kdutils.inference import intervals, student_tests
+from kdutils.inference import intervals, resampling, student_tests
 from kdutils.inference.estimate import Estimate
 from kdutils.results import item_gains
 
@@ -45,7 +45,7 @@ def gain_of_students_stricter(evidence: Evidence, *, rng: np.random.Generator, d
     rows = present(students.task_gains(evidence, domain), f"{DOMAIN_LABELS[domain]} gains")
     means = students.student_means(rows, ["gain", "logit_gain"])
     found = students.tested_mean(means, "gain")
-    flips, families = student_tests.sign_flip(means["gain"], rng=rng), students.by_family(means, "gain")
+    flips, families = resampling.sign_flip(means["gain"], rng=rng), students.by_family(means, "gain")
     logit = float(means["logit_gain"].mean()) if domain in DOMAINS else math.nan
     parts = [f"sign flips p = {flips.p_greater:.2g}", named(families, "+.1f")]
     if domain in DOMAINS:

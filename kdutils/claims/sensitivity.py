@@ -22,7 +22,7 @@ from kdutils.claims.claims import CLAIMS, Claim, Judgement, by_authors
 from kdutils.claims.evidence import Evidence
 from kdutils.claims.finding import NOT_TESTABLE, REPRODUCED, Finding
 from kdutils.constants import AVERAGE, DOMAINS
-from kdutils.inference import student_tests
+from kdutils.inference import size_effects
 from kdutils.results import gain_tables, held_out_temperature
 from kdutils.results.gain_tables import LIKENESS
 
@@ -209,7 +209,7 @@ def _on_log_odds(evidence: Evidence) -> Evidence:
     def on_log_odds(gains: pd.DataFrame) -> pd.DataFrame:
         gains = gains[gains["domain"].isin(DOMAINS)]  # ROUGE-L is no share of items
         items = n_items.reindex(pd.MultiIndex.from_frame(gains[["domain", "task"]])).to_numpy(float)
-        logit = student_tests.logit_gain(gains["accuracy"], gains["sft_accuracy"], items)
+        logit = size_effects.logit_gain(gains["accuracy"], gains["sft_accuracy"], items)
         return gains.assign(gain=logit)
 
     return _altered(evidence, of_gains=on_log_odds)

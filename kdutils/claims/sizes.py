@@ -11,7 +11,7 @@ from kdutils.claims import students
 from kdutils.claims.evidence import Evidence, Rules
 from kdutils.claims.finding import ALPHA, Finding, decide, finding, present
 from kdutils.constants import AVERAGE, DOMAIN_LABELS, TASK_LABELS
-from kdutils.inference import intervals, size_effects, student_tests
+from kdutils.inference import intervals, size_effects
 
 
 def size_effect_authors(
@@ -44,7 +44,7 @@ def size_effect_stricter(
     rows = present(students.task_gains(evidence, domain, task=task), f"gains on {where}")
     means = students.student_means(rows, ["gain", "logit_gain"])
     (falls, logit), rises = students.falls_with_size(means, ["gain", "logit_gain"], rng=rng)
-    adjusted = student_tests.adjusted_size_effect(rows).points
+    adjusted = size_effects.adjusted_size_effect(rows).points
     null = equal_gains(rows, rng=rng)
     rho = -falls.statistic
     slope = f"{adjusted.text()} points" if not math.isnan(adjusted.value) else adjusted.reason
@@ -80,7 +80,7 @@ def _direction(family: pd.DataFrame) -> float:
     return float(size_effects.rank_correlations(family[["gain"]].to_numpy().T, sizes)[0])
 
 
-def equal_gains(rows: pd.DataFrame, *, rng: np.random.Generator) -> student_tests.EqualGainNull:
+def equal_gains(rows: pd.DataFrame, *, rng: np.random.Generator) -> size_effects.EqualGainNull:
     """The rank correlation of size and gain in points were all gains equal on the logit scale.
 
     Of rows of `students.task_gains`; students that lack a task are left out.
@@ -92,7 +92,7 @@ def equal_gains(rows: pd.DataFrame, *, rng: np.random.Generator) -> student_test
     accuracies = np.stack([wide[name][tasks].to_numpy(float) for name in values], axis=-1)
     n_items = rows.groupby("task")["n_items"].first().loc[tasks].to_numpy(int)
     sizes = wide.index.get_level_values("student_parameters").astype(float)
-    return student_tests.null_of_equal_gain(accuracies, n_items, sizes, scale="logit", rng=rng)
+    return size_effects.null_of_equal_gain(accuracies, n_items, sizes, scale="logit", rng=rng)
 
 
 RULES = {"size_effect": Rules(size_effect_authors, size_effect_stricter)}

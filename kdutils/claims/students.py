@@ -24,8 +24,8 @@ from kdutils.claims.finding import (
     finding,
 )
 from kdutils.constants import AVERAGE
-from kdutils.inference import student_tests
-from kdutils.inference.estimate import Estimate
+from kdutils.inference import resampling, student_tests
+from kdutils.inference.estimate import Estimate, Tested
 
 CONFIDENCE, POWER = 0.95, 0.8
 STUDENT = ["family", "student", "student_parameters"]
@@ -162,15 +162,15 @@ def back_from_limit(found: Estimate, limit: float, *, is_below: bool) -> Estimat
 
 def falls_with_size(
     means: pd.DataFrame, values: Sequence[str], *, rng: np.random.Generator
-) -> tuple[list[student_tests.Tested], student_tests.Tested]:
+) -> tuple[list[Tested], Tested]:
     """Rank correlations of size within families: with minus each value, and with the first as it is.
 
     So p_greater of the former is of a value that falls with size, that of the latter of one that rises.
     """
     size, families = means["student_parameters"].astype(float), means["family"]
 
-    def tested(values: pd.Series) -> student_tests.Tested:
-        return student_tests.rank_permutation(size, values, blocks=families, rng=rng)
+    def tested(values: pd.Series) -> Tested:
+        return resampling.rank_permutation(size, values, blocks=families, rng=rng)
 
     fall, rise = tested(-means[values[0]]), tested(means[values[0]])
     if math.isnan(fall.p_greater):

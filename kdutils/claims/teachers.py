@@ -12,7 +12,7 @@ from kdutils.claims import items, students
 from kdutils.claims.evidence import Evidence, Rules
 from kdutils.claims.finding import Finding, NotTestableError, decide, present
 from kdutils.constants import AVERAGE, TASK_LABELS
-from kdutils.inference import intervals, student_tests
+from kdutils.inference import intervals, resampling
 from kdutils.results import gain_tables, item_gains
 
 PAIR = [*students.STUDENT, "teacher"]
@@ -63,7 +63,7 @@ def better_teacher_stricter(
     # Bland and Altman (1995).
     r = float(np.corrcoef(within["gain"], within["teacher_accuracy"])[0, 1])
     interval = intervals.pearson_interval(r, n_free + 2)
-    teachers = student_tests.cluster_permutation(
+    teachers = resampling.cluster_permutation(
         pairs["teacher_accuracy"], within["gain"], pairs["teacher"], blocks=pairs["family"], rng=rng
     )
     ranked = teachers.reason or f"rho {teachers.statistic:+.2f}, p = {teachers.p_value:.2g}"

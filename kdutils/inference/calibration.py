@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kdutils.inference import intervals, simulations
-from kdutils.inference.item_simulations import PARTS
+from kdutils.inference import intervals
+from kdutils.inference.simulations import PARTS
 from kdutils.io import disk
 from kdutils.io.cache import Record
 
@@ -31,7 +31,7 @@ RULE = (
 FIGURES = {  # name -> its parts, and what they are about
     "means": (("means", "comparisons"), "mean gains, methods and tasks"),
     "correlations": (("correlations", "many tests", "points"), "gain and size"),
-    "items": (tuple(part for part in PARTS if part not in simulations.PARTS), "test items"),
+    "items": (("shares", "paired items", "shared items", "texts"), "test items"),
 }
 SAID = {  # procedures that notebook 10 names with their numbers
     "t-test > 0 over cells (authors)": "size",
@@ -158,15 +158,6 @@ def remark(table: pd.DataFrame, *, procedure: str, quantity: str = "size") -> st
     parts = [f"{row.actual:.1%} ({row.null})" for row in rows.itertuples()]
     nominal = f"{rows['nominal'].iloc[0]:.0%}"
     return f"**{procedure}** {verb} {', '.join(parts)} of studies; it says {nominal}."
-
-
-def not_recommended(table: pd.DataFrame) -> str:
-    """How many rows the rule refuses, and which procedures it refuses under some null, in two sentences."""
-    refused = table[table["recommended"] == "no"]
-    names = list(dict.fromkeys(errors(refused)["row"])) if len(refused) else []
-    never = refused[(refused["quantity"] == "size") & (refused["actual"] == 0)]
-    text = f"{len(refused)} of {len(table)} rows are not recommended, {len(never)} because they never reject."
-    return f"{text} Under some null: {'; '.join(names)}." if names else text
 
 
 def alt(table: pd.DataFrame) -> str:

@@ -1,4 +1,4 @@
-"""An estimate with its interval, and how it is written."""
+"""What a computation finds: a value with its interval, or a statistic with its test."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 class Estimate:
     """A value with its interval, in the unit of the value; NaN where undefined, and then the reason."""
 
-    value: float
+    value: float = math.nan
     low: float = math.nan
     high: float = math.nan
     p_value: float = math.nan  # two-sided, of a value of zero, where that was tested
@@ -33,3 +33,18 @@ class Estimate:
 
     def __str__(self) -> str:
         return self.text(2)
+
+
+@dataclass(frozen=True)
+class Tested:
+    """A statistic with its p-value, and the smallest p that these data could have given.
+
+    Where `smallest_p` is above the level of a test, no effect of any size could have been found.
+    """
+
+    statistic: float = math.nan
+    p_value: float = math.nan  # two-sided
+    n: int = 0  # units behind it
+    smallest_p: float = math.nan
+    p_greater: float = math.nan  # one-sided, of a statistic that large
+    reason: str = ""  # why it is undefined

@@ -14,15 +14,14 @@ import pandas as pd
 import scipy.stats
 from sacrebleu import BLEU
 
-from kdutils.inference.estimate import Estimate
-from kdutils.inference.resampling import Tested
+from kdutils.inference.estimate import Estimate, Tested
 
 
 def ttest_greater(values: Iterable[float]) -> Tested:
     """One-sample one-sided t-test of mean > 0 (scipy.stats.ttest_1samp); NaN below two values."""
     sample = np.asarray(list(values), dtype=float)
     if len(sample) < 2 or np.isnan(sample).any() or np.ptp(sample) == 0:
-        return Tested(math.nan, math.nan, len(sample))
+        return Tested(n=len(sample))
     result = scipy.stats.ttest_1samp(sample, 0.0, alternative="greater")
     return Tested(float(result.statistic), float(result.pvalue), len(sample))
 
@@ -35,7 +34,7 @@ def anova_oneway(values: pd.Series, groups: pd.Series) -> Tested:
     counts = groups.value_counts()
     within = values.groupby(groups).var().sum()
     if len(counts) < 2 or counts.min() < 2 or values.isna().any() or not within > 0:
-        return Tested(math.nan, math.nan, len(values))
+        return Tested(n=len(values))
     import pingouin  # takes two seconds to import, and most notebooks run no ANOVA
 
     frame = pd.DataFrame({"value": values.to_numpy(float), "group": groups.to_numpy(object)})
@@ -51,7 +50,7 @@ def spearman(x: Iterable[float], y: Iterable[float]) -> Tested:
     """
     x, y = np.asarray(list(x), dtype=float), np.asarray(list(y), dtype=float)
     if len(x) < 3 or np.isnan(x).any() or np.isnan(y).any():
-        return Tested(math.nan, math.nan, len(x))
+        return Tested(n=len(x))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", scipy.stats.ConstantInputWarning)  # gives NaN, as documented
         result = scipy.stats.spearmanr(x, y)

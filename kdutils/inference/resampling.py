@@ -8,42 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from itertools import permutations
 
 import numpy as np
 import pandas as pd
 import scipy.stats
 
-from kdutils.inference.estimate import Estimate
+from kdutils.inference.estimate import Estimate, Tested
 
 EXACT_UP_TO = 50_000  # arrangements: all orders of 8 points, all signs of 15 values
 SAME = 1e-9  # statistics that differ by less are one value that was summed in another order
-
-
-@dataclass(frozen=True)
-class Tested:
-    """A statistic with its p-value, and the smallest p that these data could have given.
-
-    Where `smallest_p` is above the level of a test, no effect of any size could have been found.
-    """
-
-    statistic: float
-    p_value: float  # two-sided
-    n: int  # units behind it
-    smallest_p: float = math.nan
-    p_greater: float = math.nan  # one-sided, of a statistic that large
-    reason: str = ""  # why it is undefined
-
-
-def untested(n: int, reason: str) -> Tested:
-    """A test that is undefined, and why."""
-    return Tested(math.nan, math.nan, n, reason=reason)
-
-
-def unestimated(n: int, reason: str, *, estimate: float = math.nan) -> Estimate:
-    """An interval that is undefined, and why; the estimate itself may be known."""
-    return Estimate(estimate, n=n, reason=reason)
 
 
 def rank_permutation(
@@ -66,25 +40,26 @@ def rank_permutation(
         raise ValueError(f"{len(x)} values of x and {len(y)} of y: give one of each a point")
     labels = np.zeros(len(x)) if blocks is None else np.asarray(list(blocks), dtype=object)
     if np.isnan(x).any() or np.isnan(y).any():
-        return untested(len(x), "a value is missing")
+        return Tested(n=len(x), reason="a value is missing")
     _, block = np.unique(labels, return_inverse=True)
     members = [np.flatnonzero(block == index) for index in range(block.max() + 1)] if len(x) else []
     members = [rows for rows in members if len(rows) > 1]
     n = sum(len(rows) for rows in members)
     if n < 3:
-        return untested(n, "fewer than three points that have another in their block")
-    ranks = [(_centred_ranks(x[rows]), _centred_ranks(y[rows])) for rows in members]
+        return Tested(n=n, reason="fewer than three points that have another in their block")
+    ranks = [(centred_ranks(x[rows]), centred_ranks(y[rows])) for rows in members]
     scale = math.sqrt(sum((a**2).sum() for a, _ in ranks) * sum((b**2).sum() for _, b in ranks))
     if scale == 0:
-        return untested(n, "x or y is constant within blocks")
+        return Tested(n=n, reason="x or y is constant within blocks")
     null, is_exact = _rank_null(ranks, rng=rng, n_permutations=n_permutations)
     observed = sum(a @ b for a, b in ranks)
     return judged(observed, null, n=n, scale=scale, is_exact=is_exact)
 
 
-def _centred_ranks(values: np.ndarray) -> np.ndarray:
-    ranks = scipy.stats.rankdata(values)
-    return ranks - ranks.mean()
+def centred_ranks(values: np.ndarray) -> np.ndarray:
+    """Ranks along the last axis less their mean; ties share theirs."""
+    ranks = scipy.stats.rankdata(values, axis=-1)
+    return ranks - ranks.mean(axis=-1, keepdims=True)
 
 
 def _rank_null(
@@ -149,7 +124,7 @@ def cluster_permutation(
         if len(n_values) and n_values.max() > 1:
             raise ValueError(f"{name} differs within {n_values.idxmax()!r}: it must be one for each cluster")
     if table["y"].isna().any() or table["x"].isna().any():
-        return untested(table["cluster"].nunique(), "a value is missing")
+        return Tested(n=table["cluster"].nunique(), reason="a value is missing")
     grouped = table.groupby("cluster", sort=False)
     means = grouped["y"].mean()
     of_cluster = None if blocks is None else grouped["block"].first()
@@ -165,11 +140,11 @@ def sign_flip(values: Iterable[float], *, rng: np.random.Generator, n_permutatio
     sample = np.asarray(list(values), dtype=float)
     n = len(sample)
     if np.isnan(sample).any():
-        return untested(n, "a value is missing")
+        return Tested(n=n, reason="a value is missing")
     if n < 2:
-        return untested(n, "fewer than two values")
+        return Tested(n=n, reason="fewer than two values")
     if not sample.any():
-        return untested(n, "all values are zero")
+        return Tested(n=n, reason="all values are zero")
     is_exact = n < 20 and 2**n <= EXACT_UP_TO
     if is_exact:
         signs = 1 - 2 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1)
@@ -195,9 +170,9 @@ def cluster_bootstrap(
     """
     n = rows[levels[0]].nunique()
     if rows[value].isna().any():
-        return unestimated(n, "a value is missing")
+        return Estimate(n=n, reason="a value is missing")
     if n < 2:
-        return unestimated(n, f"fewer than two values of {levels[0]}")
+        return Estimate(n=n, reason=f"fewer than two values of {levels[0]}")
     means = rows.groupby(list(levels), sort=False)[value].mean()
     tree = _tree(means.reset_index(), list(levels), value)
     drawn = _draw(tree, n_resamples, rng=rng)

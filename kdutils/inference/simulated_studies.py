@@ -37,9 +37,7 @@ class Effects(NamedTuple):
 
 
 NO_EFFECTS = Effects()
-EFFECTS = Effects(
-    student=2.5, teacher=1.0, run=1.5, cell=2.0
-)  # released: 2.9, with 2.6 for the next two; 2.2
+EFFECTS = Effects(student=2.5, teacher=1.0, run=1.5, cell=2.0)  # released: 2.9; 2.6 for the next two; 2.2
 
 
 @dataclass(frozen=True)

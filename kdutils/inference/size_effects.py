@@ -15,8 +15,8 @@ import pandas as pd
 import scipy.special
 import scipy.stats
 
-from kdutils.inference.estimate import Estimate
-from kdutils.inference.resampling import Tested, judged, unestimated, untested
+from kdutils.inference.estimate import Estimate, Tested
+from kdutils.inference.resampling import centred_ranks, judged
 
 SCALES = ("points", "logit")
 FEWEST_RESIDUALS = 2  # degrees of freedom: below them Student's t is too wide to say anything
@@ -74,9 +74,9 @@ def adjusted_size_effect(table: pd.DataFrame, *, confidence: float = 0.95) -> Si
 def _slope_of_size(rows: pd.DataFrame, *, confidence: float) -> Estimate:
     n_students = rows["student"].nunique()
     if rows.isna().any(axis=None):
-        return unestimated(n_students, "a value is missing")
+        return Estimate(n=n_students, reason="a value is missing")
     if n_students == 0:
-        return unestimated(0, "no students")
+        return Estimate(n=0, reason="no students")
     keys = ["student", "student_parameters", "family"]
     by_task = rows.groupby([*keys, "task"], sort=False)[["accuracy", "sft_accuracy"]].mean()
     students = by_task.groupby(keys, sort=False).mean().reset_index()
@@ -87,16 +87,16 @@ def _slope_of_size(rows: pd.DataFrame, *, confidence: float) -> Estimate:
     n_free = len(students) - design.shape[1]
     if n_free < FEWEST_RESIDUALS:
         reason = f"{len(students)} students for {design.shape[1]} coefficients: fewer than "
-        return unestimated(len(students), f"{reason}{FEWEST_RESIDUALS} residuals are free")
+        return Estimate(n=len(students), reason=f"{reason}{FEWEST_RESIDUALS} residuals are free")
     centred = np.column_stack([design[:, 0], design[:, 1:] - design[:, 1:].mean(axis=0)])
     if np.linalg.matrix_rank(centred) < design.shape[1]:
-        return unestimated(len(students), "size, SFT accuracy and family are confounded or constant")
+        return Estimate(n=len(students), reason="size, SFT accuracy and family are confounded or constant")
     import statsmodels.api  # takes a second to import
 
     fit = statsmodels.api.OLS(students["accuracy"].to_numpy(float), centred).fit()
     if not fit.ssr > 1e-12 * max(fit.centered_tss, 1e-300):
         slope = float(fit.params[1])
-        return unestimated(len(students), "no residual variance", estimate=slope)
+        return Estimate(slope, n=len(students), reason="no residual variance")
     low, high = fit.conf_int(alpha=1 - confidence)[1]
     slope, p_value = float(fit.params[1]), float(fit.pvalues[1])
     return Estimate(slope, float(low), float(high), p_value, len(students))
@@ -106,9 +106,9 @@ class EqualGainNull(NamedTuple):
     """Spearman's rho of gain in points and size, and where it would lie if all students gained equally."""
 
     observed: Tested  # p two-sided against that null, p_greater of a rho that large
-    mean_rho: float  # of the null; not 0 where the baseline goes with size
-    low: float  # central 95 % of the null
-    high: float
+    mean_rho: float = math.nan  # of the null; not 0 where the baseline goes with size
+    low: float = math.nan  # central 95 % of the null
+    high: float = math.nan
 
 
 def null_of_equal_gain(
@@ -141,7 +141,7 @@ def null_of_equal_gain(
     n = len(sizes)
     undefined = _undefined_null(values, sizes)
     if undefined:
-        return EqualGainNull(untested(n, undefined), math.nan, math.nan, math.nan)
+        return EqualGainNull(Tested(n=n, reason=undefined))
     items = np.broadcast_to(np.asarray(n_items, dtype=int), values.shape[1])
     before = scipy.special.expit(empirical_logit(values[..., 0], items))
     if scale == "logit":
@@ -155,10 +155,10 @@ def null_of_equal_gain(
     rho = rank_correlations(gains.mean(axis=2), sizes)
     observed = rank_correlations((values[..., 1] - values[..., 0]).mean(axis=1)[None], sizes)[0]
     if not math.isfinite(observed):
-        return EqualGainNull(untested(n, "all gains are equal"), *([math.nan] * 3))
+        return EqualGainNull(Tested(n=n, reason="all gains are equal"))
     rho = rho[np.isfinite(rho)]
     if not len(rho):
-        return EqualGainNull(untested(n, "the null has no spread"), *([math.nan] * 3))
+        return EqualGainNull(Tested(n=n, reason="the null has no spread"))
     low, high = np.quantile(rho, [0.025, 0.975])
     tested = judged(observed, rho, n=n, scale=1.0, is_exact=False)
     return EqualGainNull(tested, float(rho.mean()), float(low), float(high))
@@ -177,9 +177,6 @@ def _undefined_null(values: np.ndarray, sizes: np.ndarray) -> str:
 
 def rank_correlations(values: np.ndarray, other: np.ndarray) -> np.ndarray:
     """Spearman's rho of each row of `values` with `other`, which has as many entries; NaN where constant."""
-    ranks = scipy.stats.rankdata(values, axis=1)
-    ranks -= ranks.mean(axis=1, keepdims=True)
-    of_other = scipy.stats.rankdata(other)
-    of_other = of_other - of_other.mean()
+    ranks, of_other = centred_ranks(values), centred_ranks(other)
     scale = np.sqrt((ranks**2).sum(axis=1) * (of_other**2).sum())
     return np.divide(ranks @ of_other, scale, out=np.full(len(ranks), np.nan), where=scale > 0)

@@ -1,7 +1,6 @@
 """Tests and intervals on the units that were sampled: students, not cells. Notebook 10 calibrates each.
 
-Undefined results are NaN with a `reason`, never 0 and never an exception. Those of permutations and
-bootstraps live in `resampling`, those adjusted for the baseline in `adjustment`; all are named here.
+Undefined results are NaN with a `reason`, never 0 and never an exception.
 """
 
 from __future__ import annotations
@@ -9,53 +8,13 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 import scipy.stats
 
 from kdutils.inference.estimate import Estimate
-from kdutils.inference.resampling import (
-    Tested,
-    cluster_bootstrap,
-    cluster_permutation,
-    rank_permutation,
-    sign_flip,
-    unestimated,
-)
-from kdutils.inference.size_effects import (
-    EqualGainNull,
-    SizeEffect,
-    adjusted_size_effect,
-    logit_gain,
-    null_of_equal_gain,
-)
-
-__all__ = [  # a caller needs this module alone
-    "EqualGainNull",
-    "Equivalence",
-    "Estimate",
-    "MixedGain",
-    "PairedItems",
-    "RepeatedMeasures",
-    "SizeEffect",
-    "Tested",
-    "adjusted_size_effect",
-    "benjamini_hochberg",
-    "cluster_bootstrap",
-    "cluster_permutation",
-    "equivalence",
-    "holm",
-    "logit_gain",
-    "mcnemar",
-    "mixed_gain",
-    "null_of_equal_gain",
-    "rank_permutation",
-    "repeated_measures",
-    "sign_flip",
-    "student_mean_test",
-]
 
 LEVEL, POWER = 0.05, 0.8  # of what could have been detected
 SAME = 1e-12  # a spread below this share of the values is rounding
@@ -71,7 +30,7 @@ def student_mean_test(
     """
     keys = [unit] if block is None else [unit, block]
     if table[value].isna().any():
-        return unestimated(table[unit].nunique(), "a value is missing")
+        return Estimate(n=table[unit].nunique(), reason="a value is missing")
     means = table.groupby(keys, sort=False)[value].mean().reset_index()
     n = len(means)
     if n > table[unit].nunique():
@@ -80,12 +39,11 @@ def student_mean_test(
     n_free = n - labels.nunique()
     mean = float(means[value].mean()) if n else math.nan
     if n_free < 1:
-        return unestimated(
-            n, f"no two values of {unit} in one block" if block else f"one {unit}", estimate=mean
-        )
+        reason = f"no two values of {unit} in one block" if block else f"one {unit}"
+        return Estimate(mean, n=n, reason=reason)
     within = means[value] - means.groupby(labels, sort=False)[value].transform("mean")
     if not (within**2).sum() > (SAME * means[value].abs().max()) ** 2:
-        return unestimated(n, f"every {unit} has the same mean", estimate=mean)
+        return Estimate(mean, n=n, reason=f"every {unit} has the same mean")
     error = math.sqrt((within**2).sum() / n_free / n)
     half = scipy.stats.t.ppf(0.5 + confidence / 2, n_free) * error
     tails = [float(scipy.stats.t.sf(size / error, n_free)) for size in (abs(mean), mean)]
@@ -138,26 +96,18 @@ def repeated_measures(table: pd.DataFrame, *, value: str, within: str, subject: 
         warnings.simplefilter("ignore")  # of sphericity, which few subjects cannot tell
         ranks = pingouin.friedman(data=rows, **asked).iloc[0]
         if (n, n_conditions) == (2, 3):  # pingouin.rm_anova tests sphericity, and there divides by zero
-            found = _two_by_three(complete, rows, within=within, subject=subject)
+            from statsmodels.stats.anova import AnovaRM
+
+            anova = AnovaRM(rows, "value", subject, within=[within]).fit().anova_table.iloc[0]
+            f, epsilon = float(anova["F Value"]), float(pingouin.epsilon(complete, correction="gg"))
+            p_corrected = scipy.stats.f.sf(f, epsilon * anova["Num DF"], epsilon * anova["Den DF"])
+            found = (f, float(anova["Pr > F"]), float(p_corrected), epsilon)
         else:
             anova = pingouin.rm_anova(data=rows, correction=True, **asked).iloc[0]
             p_value = float(anova["p_unc"])
             p_corrected = float(anova.get("p_GG_corr", p_value))  # two conditions have one difference
             found = (float(anova["F"]), p_value, p_corrected, float(anova["eps"]))
     return RepeatedMeasures(*found, float(ranks["Q"]), float(ranks["p_unc"]), *counts)
-
-
-def _two_by_three(
-    complete: pd.DataFrame, rows: pd.DataFrame, *, within: str, subject: str
-) -> tuple[float, float, float, float]:
-    """F, p, corrected p and epsilon of two subjects under three conditions."""
-    import pingouin
-    from statsmodels.stats.anova import AnovaRM
-
-    anova = AnovaRM(rows, "value", subject, within=[within]).fit().anova_table.iloc[0]
-    f, epsilon = float(anova["F Value"]), float(pingouin.epsilon(complete, correction="gg"))
-    degrees = epsilon * anova["Num DF"], epsilon * anova["Den DF"]
-    return f, float(anova["Pr > F"]), float(scipy.stats.f.sf(f, *degrees)), epsilon
 
 
 @dataclass(frozen=True)
@@ -279,8 +229,9 @@ def mixed_gain(table: pd.DataFrame, *, confidence: float = 0.95) -> MixedGain:
         reason = f"{len(cells)} cells for {n_students} students and {n_tasks} tasks are too few"
     elif not cells["gain"].std() > SAME * cells["gain"].abs().max():
         reason = "all gains are equal"
+    undefined = MixedGain(*([math.nan] * 7), n_students, n_tasks, False, reason)
     if reason:
-        return MixedGain(*([math.nan] * 7), n_students, n_tasks, False, reason)
+        return undefined
     import statsmodels.formula.api as formulas
 
     crossed = {name: f"0 + C({name})" for name in ("student", "task")}
@@ -292,10 +243,9 @@ def mixed_gain(table: pd.DataFrame, *, confidence: float = 0.95) -> MixedGain:
             fit = formulas.mixedlm("gain ~ 1", cells, groups=groups, vc_formula=crossed).fit(**how)
         error = float(fit.bse["Intercept"])
     except (np.linalg.LinAlgError, ValueError) as failure:
-        reason = f"the fit failed: {failure}"
-        return MixedGain(*([math.nan] * 7), n_students, n_tasks, False, reason)
+        return replace(undefined, reason=f"the fit failed: {failure}")
     if not (fit.converged and error > 0):
-        return MixedGain(*([math.nan] * 7), n_students, n_tasks, False, "the fit did not converge")
+        return replace(undefined, reason="the fit did not converge")
     mean, n_free = float(fit.fe_params["Intercept"]), min(n_students, n_tasks) - 1
     half = float(scipy.stats.t.ppf(0.5 + confidence / 2, n_free)) * error
     p_value = 2 * float(scipy.stats.t.sf(abs(mean) / error, n_free))

@@ -27,7 +27,7 @@ class Means(NamedTuple):
 def mean_tests(
     values: np.ndarray, *, blocks: Sequence[object] | None = None, confidence: float = 0.95
 ) -> Means:
-    """inference.student_mean_test of unit means, studies x units; without blocks stats.mean_interval too."""
+    """student_mean_test of unit means, studies x units; without blocks also intervals.mean_interval."""
     n_units = values.shape[1]
     places = np.zeros(n_units, dtype=int) if blocks is None else pd.factorize(np.asarray(blocks))[0]
     indicator = np.equal.outer(places, np.unique(places)).astype(float)
@@ -41,13 +41,8 @@ def mean_tests(
     return Means(2 * np.minimum(greater, 1 - greater), greater, np.stack([mean - half, mean + half], axis=1))
 
 
-def anova_p_values(groups: Sequence[np.ndarray]) -> np.ndarray:
-    """p of stats.anova_oneway over groups, each studies x values."""
-    return scipy.stats.f_oneway(*groups, axis=1).pvalue
-
-
 def spearman_tests(values: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """rho and p of stats.spearman of each row of `values` with `other`, which has as many entries."""
+    """rho and p of intervals.spearman of each row of `values` with `other`, which has as many entries."""
     rho, n_free = rank_correlations(values, other), len(other) - 2
     with np.errstate(divide="ignore"):
         t = rho * np.sqrt(n_free / ((1 + rho) * (1 - rho)).clip(min=0))
@@ -55,7 +50,7 @@ def spearman_tests(values: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, n
 
 
 def repeated_measures_p_values(values: np.ndarray) -> dict[str, np.ndarray]:
-    """p_value, p_corrected and friedman_p of inference.repeated_measures: studies x subjects x conditions."""
+    """p_value, p_corrected and friedman_p of repeated_measures: studies x subjects x conditions."""
     _, n, k = values.shape
     by_condition = values.mean(axis=1, keepdims=True)
     effects = by_condition - values.mean(axis=(1, 2), keepdims=True)
@@ -77,7 +72,7 @@ def repeated_measures_p_values(values: np.ndarray) -> dict[str, np.ndarray]:
 def size_effect_p_values(
     accuracy: np.ndarray, sft_accuracy: np.ndarray, *, sizes: np.ndarray, families: Sequence[str]
 ) -> np.ndarray:
-    """p of inference.adjusted_size_effect on one scale, of studies x students; NaN for too few students."""
+    """p of adjusted_size_effect on one scale, of studies x students; NaN for too few students."""
     dummies = pd.get_dummies(pd.Series(families, dtype=object), drop_first=True, dtype=float).to_numpy()
     fixed = np.column_stack([np.ones(len(sizes)), np.log2(sizes), dummies])
     shape = (len(accuracy), *fixed.shape)

@@ -18,7 +18,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing import connection
 from multiprocessing.context import BaseContext
 from pathlib import Path
@@ -159,8 +159,11 @@ class Function(Child):
         self.pipe, theirs = context.Pipe()
         what = (theirs, str(self.log), dict(os.environ if env is None else env), function, arguments)
         self._process = context.Process(target=_call, args=what)
-        with interrupts_blocked():  # also in the new process, until it has a session of its own
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:  # Ctrl-C waits, also in the new process until it has a session of its own
             self._process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         theirs.close()  # so that our end closes when the process does
         self.pid = self._process.pid
 
@@ -237,33 +240,29 @@ def run_program(
     return messages
 
 
-def exit_reason(code: int, log: Path | None = None) -> str:
+def exit_reason(code: int, log: Path) -> str:
     """Why a process ended with this exit code, as the predicate of a sentence, with the log's last line."""
     if code < 0:
         often = "; the usual reason is that memory ran out" * (code == -signal.SIGKILL)
         return f"was killed (signal {-code}){often}"
-    return f"ended with code {code}; {last_line(log) or 'it wrote no message'}"
-
-
-def last_line(log: Path | None) -> str:
-    """The last line of a log that is not blank, cut to MESSAGE_CHARACTERS; "" if there is none."""
-    if log is None or not log.exists():
-        return ""
-    with log.open("rb") as file:
-        file.seek(-min(TAIL_BYTES, log.stat().st_size), os.SEEK_END)
-        lines = file.read().decode("utf-8", errors="replace").splitlines()
-    return next((line.strip()[:MESSAGE_CHARACTERS] for line in reversed(lines) if line.strip()), "")
+    lines = []
+    if log.exists():
+        with log.open("rb") as file:
+            file.seek(-min(TAIL_BYTES, log.stat().st_size), os.SEEK_END)
+            lines = file.read().decode("utf-8", errors="replace").strip().splitlines()
+    last = lines[-1].strip()[:MESSAGE_CHARACTERS] if lines else "it wrote no message"
+    return f"ended with code {code}; {last}"
 
 
 def kill_tree(pid: int, more: Sequence[psutil.Process] = ()) -> None:
     """Kill a process and its descendants, whatever their sessions, and `more`; the caller waits for it."""
+    top = []
     with contextlib.suppress(psutil.NoSuchProcess):
-        psutil.Process(pid).suspend()  # so that it starts no other child meanwhile
-    for process in [*_descendants(pid), *more]:
+        top = [psutil.Process(pid)]
+        top[0].suspend()  # so that it starts no other child meanwhile
+    for process in [*_descendants(pid), *more, *top]:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
-    with contextlib.suppress(psutil.NoSuchProcess):
-        psutil.Process(pid).kill()
 
 
 def _descendants(pid: int) -> list[psutil.Process]:
@@ -271,16 +270,6 @@ def _descendants(pid: int) -> list[psutil.Process]:
         return psutil.Process(pid).children(recursive=True)
     except psutil.NoSuchProcess:
         return []
-
-
-@contextlib.contextmanager
-def interrupts_blocked() -> Iterator[None]:
-    """Ctrl-C waits until the end of the block, also in processes that are started within it."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 # --- within a child ----------------------------------------------------------------------------------------

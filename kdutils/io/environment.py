@@ -27,9 +27,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 LOCK_NAME = "requirements.lock"
 # Of glibc's <malloc.h>.
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -2, -3, -4
-RUN_TOKEN = (
-    "KDUTILS_RUN_TOKEN"  # environment variable: the token of the `python -m kdutils` that executes a notebook
-)
+RUN_TOKEN = "KDUTILS_RUN_TOKEN"  # environment variable: token of the process that executes a notebook
 
 # The packages that could move a number of the study; every other one is covered by the hash of the lock.
 RECORDED_PACKAGES = (

@@ -101,25 +101,24 @@ def take(out: Path, name: str) -> Lease:
     path.parent.mkdir(parents=True, exist_ok=True)
     if is_free(out, name) and _has_heartbeat(path):
         raise HeldError(name)
-    token = uuid.uuid4().hex
+    token, number, started = uuid.uuid4().hex, os.getpid(), psutil.Process().create_time()
+    owner = {"host": _host(), "pid": number, "started": started, "ticks": _ticks(number), "token": token}
     with _locked(path.parent):
         if not is_free(out, name):
             raise HeldError(name)
         disk.remove_partials(path.parent)
-        disk.write_json(path, _this_process() | {"token": token})  # in one step: it always names its owner
+        disk.write_json(path, owner)  # in one step: it always names its owner
     return Lease(path, token)
 
 
 def is_free(out: Path, name: str) -> bool:
     """True if nobody owns that lease, or it looks expired; `take` makes sure."""
     path = Path(out) / FOLDER / f"{name}.json"
-    try:
-        touched = path.stat().st_mtime
-    except OSError:
+    touched = _touched(path)
+    if touched is None or _has_ended(_owner(path)):
         return True
-    if _has_ended(_owner(path)):
-        return True
-    return abs(_now(path.parent) - touched) > EXPIRES_SECONDS  # from the future, where the clock was set back
+    age = _now(path.parent) - touched / 1e9  # negative where the clock was set back
+    return abs(age) > EXPIRES_SECONDS
 
 
 def _has_heartbeat(path: Path) -> bool:
@@ -148,16 +147,6 @@ def _owner(path: Path) -> dict[str, Any]:
     except (FileNotFoundError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def _this_process() -> dict[str, Any]:
-    number = os.getpid()
-    return {
-        "host": _host(),
-        "pid": number,
-        "started": psutil.Process().create_time(),
-        "ticks": _ticks(number),
-    }
 
 
 def _ticks(number: int) -> int | None:

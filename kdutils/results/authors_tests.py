@@ -22,8 +22,7 @@ from kdutils.constants import (
 )
 from kdutils.grid.cell_table import model_parameters
 from kdutils.inference import intervals
-from kdutils.inference.estimate import Estimate
-from kdutils.inference.resampling import Tested
+from kdutils.inference.estimate import Estimate, Tested
 from kdutils.results import authors_tables, gain_tables
 
 STATISTIC_COLUMNS = ["section", "test", "source", "selection", "domain", "task", "group"]

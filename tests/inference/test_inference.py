@@ -14,7 +14,7 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 
 from kdutils.constants import MATH_TASKS, TEST_ITEMS
-from kdutils.inference import intervals, student_tests, vectorised
+from kdutils.inference import intervals, resampling, size_effects, student_tests, vectorised
 from kdutils.inference.size_effects import empirical_logit, rank_correlations
 
 SIZES = {"q0": 0.5e9, "q1": 1.5e9, "q2": 3e9, "q3": 7e9, "l0": 1e9, "l1": 3e9}
@@ -49,7 +49,7 @@ def is_undefined(result):
 
 class TestRankPermutation:
     def test_a_perfect_order_of_four_has_two_of_24_orders(self):
-        found = student_tests.rank_permutation([1, 2, 3, 4], [8, 6, 4, 2], rng=rng())
+        found = resampling.rank_permutation([1, 2, 3, 4], [8, 6, 4, 2], rng=rng())
         assert found.statistic == pytest.approx(-1)
         assert found.p_value == found.smallest_p == pytest.approx(2 / 24)
         assert found.p_greater == 1
@@ -66,14 +66,14 @@ class TestRankPermutation:
             permutation_type="pairings",
             n_resamples=720,
         )
-        found = student_tests.rank_permutation(x, y, rng=rng())
+        found = resampling.rank_permutation(x, y, rng=rng())
         assert found.statistic == pytest.approx(scipy.stats.spearmanr(x, y).statistic)
         assert found.p_value == pytest.approx(other.pvalue, abs=1e-12)
 
     def test_random_orders_come_near_the_t_of_many_points(self):
         x = rng(2).normal(size=60)
         y = 0.25 * x + rng(3).normal(size=60)
-        found = student_tests.rank_permutation(x, y, rng=rng())
+        found = resampling.rank_permutation(x, y, rng=rng())
         usual = scipy.stats.spearmanr(x, y)
         assert found.statistic == pytest.approx(usual.statistic)
         assert found.p_value == pytest.approx(usual.pvalue, abs=4 * math.sqrt(usual.pvalue / 9_999))
@@ -82,8 +82,8 @@ class TestRankPermutation:
     def test_within_blocks_a_difference_between_them_says_nothing(self):
         blocks = list("aaabbb")
         x, y = [1, 2, 3, 11, 12, 13], [1, 3, 2, 21, 23, 22]
-        found = student_tests.rank_permutation(x, y, blocks=blocks, rng=rng())
-        shifted = student_tests.rank_permutation(
+        found = resampling.rank_permutation(x, y, blocks=blocks, rng=rng())
+        shifted = resampling.rank_permutation(
             x, np.add(y, [0, 0, 0, -99, -99, -99]), blocks=blocks, rng=rng()
         )
         assert found == shifted
@@ -94,11 +94,11 @@ class TestRankPermutation:
         assert found.smallest_p == pytest.approx(2 / 36)
 
     def test_a_block_of_one_point_is_left_out(self):
-        found = student_tests.rank_permutation([1, 2, 3, 9], [1, 2, 3, -9], blocks=list("aaab"), rng=rng())
+        found = resampling.rank_permutation([1, 2, 3, 9], [1, 2, 3, -9], blocks=list("aaab"), rng=rng())
         assert (found.n, found.statistic) == (3, pytest.approx(1))
 
     def test_ties_raise_the_smallest_p(self):
-        found = student_tests.rank_permutation([1, 1, 2, 2], [1, 2, 3, 4], rng=rng())
+        found = resampling.rank_permutation([1, 1, 2, 2], [1, 2, 3, 4], rng=rng())
         assert found.smallest_p == pytest.approx(2 * 4 / 24)
 
     @pytest.mark.parametrize(
@@ -113,18 +113,18 @@ class TestRankPermutation:
         ],
     )
     def test_degenerate(self, x, y, blocks):
-        assert is_undefined(student_tests.rank_permutation(x, y, blocks=blocks, rng=rng()))
+        assert is_undefined(resampling.rank_permutation(x, y, blocks=blocks, rng=rng()))
 
     def test_points_without_partner_are_refused(self):
         with pytest.raises(ValueError, match="3 values of x and 2 of y"):
-            student_tests.rank_permutation([1, 2, 3], [1, 2], rng=rng())
+            resampling.rank_permutation([1, 2, 3], [1, 2], rng=rng())
 
 
 class TestClusterPermutation:
     def test_rows_of_one_student_count_once(self):
         x = np.repeat([1.0, 2.0, 3.0, 4.0], 9)
         y = np.repeat([8.0, 6.0, 4.0, 2.0], 9) + np.tile(np.arange(9.0), 4)
-        found = student_tests.cluster_permutation(x, y, np.repeat(list("abcd"), 9), rng=rng())
+        found = resampling.cluster_permutation(x, y, np.repeat(list("abcd"), 9), rng=rng())
         assert (found.n, found.p_value) == (4, pytest.approx(2 / 24))
         assert intervals.spearman(x, y).p_value < 1e-3  # what 36 rows pretend
 
@@ -132,12 +132,12 @@ class TestClusterPermutation:
         means = [3.0, 1.0, 2.0, 7.0, 9.0, 8.0]
         x, clusters, blocks = (np.repeat(v, 2) for v in (range(6), list("abcdef"), [0, 0, 0, 1, 1, 1]))
         y = np.repeat(means, 2) + np.tile([-1.0, 1.0], 6)
-        found = student_tests.cluster_permutation(x, y, clusters, blocks=blocks, rng=rng())
-        assert found == student_tests.rank_permutation(range(6), means, blocks=[0, 0, 0, 1, 1, 1], rng=rng())
+        found = resampling.cluster_permutation(x, y, clusters, blocks=blocks, rng=rng())
+        assert found == resampling.rank_permutation(range(6), means, blocks=[0, 0, 0, 1, 1, 1], rng=rng())
 
     def test_a_size_that_differs_within_a_student_is_refused(self):
         with pytest.raises(ValueError, match="x differs within 'a'"):
-            student_tests.cluster_permutation([1, 2, 3], [1, 2, 3], ["a", "a", "b"], rng=rng())
+            resampling.cluster_permutation([1, 2, 3], [1, 2, 3], ["a", "a", "b"], rng=rng())
 
     @pytest.mark.parametrize(
         ("x", "y", "clusters"),
@@ -150,12 +150,12 @@ class TestClusterPermutation:
         ],
     )
     def test_degenerate(self, x, y, clusters):
-        assert is_undefined(student_tests.cluster_permutation(x, y, clusters, rng=rng()))
+        assert is_undefined(resampling.cluster_permutation(x, y, clusters, rng=rng()))
 
 
 class TestSignFlip:
     def test_six_positive_values_are_one_of_64_ways(self):
-        found = student_tests.sign_flip([1, 2, 3, 4, 5, 6], rng=rng())
+        found = resampling.sign_flip([1, 2, 3, 4, 5, 6], rng=rng())
         assert (found.statistic, found.p_greater) == (3.5, pytest.approx(1 / 64))
         assert found.p_value == found.smallest_p == pytest.approx(2 / 64)
 
@@ -164,18 +164,18 @@ class TestSignFlip:
         how = {"permutation_type": "samples", "n_resamples": 2**9}
         for name, alternative in (("p_value", "two-sided"), ("p_greater", "greater")):
             other = scipy.stats.permutation_test((values,), np.mean, alternative=alternative, **how)
-            assert getattr(student_tests.sign_flip(values, rng=rng()), name) == pytest.approx(other.pvalue)
+            assert getattr(resampling.sign_flip(values, rng=rng()), name) == pytest.approx(other.pvalue)
 
     def test_many_values_come_near_the_t_test(self):
         values = rng(5).normal(0.25, size=50)
         p_value = scipy.stats.ttest_1samp(values, 0).pvalue
-        found = student_tests.sign_flip(values, rng=rng())
+        found = resampling.sign_flip(values, rng=rng())
         assert found.p_value == pytest.approx(p_value, abs=0.02)
         assert found.smallest_p == pytest.approx(2 / 10_000)
 
     @pytest.mark.parametrize("values", [[], [1.0], [0.0, 0.0], [1.0, math.nan]])
     def test_degenerate(self, values):
-        assert is_undefined(student_tests.sign_flip(values, rng=rng()))
+        assert is_undefined(resampling.sign_flip(values, rng=rng()))
 
 
 class TestStudentMean:
@@ -347,9 +347,7 @@ class TestMcNemar:
 class TestClusterBootstrap:
     def test_one_level_is_the_percentile_interval_of_scipy(self):
         rows = pd.DataFrame({"student": range(12), "gain": rng(7).normal(size=12)})
-        found = student_tests.cluster_bootstrap(
-            rows, "gain", levels=["student"], rng=rng(), n_resamples=20_000
-        )
+        found = resampling.cluster_bootstrap(rows, "gain", levels=["student"], rng=rng(), n_resamples=20_000)
         other = scipy.stats.bootstrap(
             (rows["gain"],), np.mean, method="percentile", n_resamples=20_000, rng=rng(1)
         ).confidence_interval
@@ -358,7 +356,7 @@ class TestClusterBootstrap:
 
     def test_units_weigh_alike_however_many_rows_they_have(self):
         rows = pd.DataFrame({"student": list("aab"), "item": [0, 1, 0], "gain": [1.0, 3.0, 8.0]})
-        found = student_tests.cluster_bootstrap(rows, "gain", levels=["student", "item"], rng=rng())
+        found = resampling.cluster_bootstrap(rows, "gain", levels=["student", "item"], rng=rng())
         assert found.value == 5
         assert (found.high, found.n) == (8, 2)
         assert 1 <= found.low < 3
@@ -374,7 +372,7 @@ class TestClusterBootstrap:
         inner = within.sum() * (n_items - 1) / n_items / n_items / n_students**2
         outer = means.var(ddof=0) / n_students
         how = {"levels": ["student", "item"], "rng": rng(), "n_resamples": 20_000, "confidence": 0.6827}
-        found = student_tests.cluster_bootstrap(rows, "right", **how)
+        found = resampling.cluster_bootstrap(rows, "right", **how)
         assert (found.high - found.low) / 2 == pytest.approx(math.sqrt(inner + outer), rel=0.03)
 
     @pytest.mark.parametrize(
@@ -382,9 +380,7 @@ class TestClusterBootstrap:
     )
     def test_degenerate(self, students, values):
         rows = pd.DataFrame({"student": students, "item": range(len(students)), "gain": values})
-        assert is_undefined(
-            student_tests.cluster_bootstrap(rows, "gain", levels=["student", "item"], rng=rng())
-        )
+        assert is_undefined(resampling.cluster_bootstrap(rows, "gain", levels=["student", "item"], rng=rng()))
 
 
 class TestSizeEffect:
@@ -393,7 +389,7 @@ class TestSizeEffect:
         keys = ["student", "family", "student_parameters"]
         means = table.groupby(keys)[["accuracy", "sft_accuracy"]].mean().reset_index()
         fit = formulas.ols("accuracy ~ sft_accuracy + np.log2(student_parameters) + C(family)", means).fit()
-        found = student_tests.adjusted_size_effect(table).points
+        found = size_effects.adjusted_size_effect(table).points
         name = "np.log2(student_parameters)"
         assert (found.value, found.p_value) == pytest.approx((fit.params[name], fit.pvalues[name]))
         assert (found.low, found.high) == pytest.approx(tuple(fit.conf_int().loc[name]))
@@ -405,8 +401,8 @@ class TestSizeEffect:
             name: empirical_logit(table[name].to_numpy(), table["n_items"].to_numpy())
             for name in ("accuracy", "sft_accuracy")
         }
-        found = student_tests.adjusted_size_effect(table).logit
-        other = student_tests.adjusted_size_effect(table.assign(**logits, n_items=0))
+        found = size_effects.adjusted_size_effect(table).logit
+        other = size_effects.adjusted_size_effect(table.assign(**logits, n_items=0))
         assert vars(found) == pytest.approx(vars(other.points), nan_ok=True)
 
     @pytest.mark.parametrize(
@@ -423,10 +419,10 @@ class TestSizeEffect:
         ],
     )
     def test_degenerate(self, change, reason):
-        found = student_tests.adjusted_size_effect(change(table_of())).points
+        found = size_effects.adjusted_size_effect(change(table_of())).points
         if reason is None:  # one family leaves one coefficient less
             students = table_of(students={f"q{index}": 5e8 * 2.0**index for index in range(5)})
-            assert student_tests.adjusted_size_effect(students).points.reason == ""
+            assert size_effects.adjusted_size_effect(students).points.reason == ""
             return
         assert is_undefined(found)
         assert reason in found.reason
@@ -434,15 +430,15 @@ class TestSizeEffect:
 
 class TestLogitGain:
     def test_by_hand(self):
-        assert student_tests.logit_gain(75.0, 50.0, 4) == pytest.approx(math.log(3.5 / 1.5))
+        assert size_effects.logit_gain(75.0, 50.0, 4) == pytest.approx(math.log(3.5 / 1.5))
 
     def test_is_finite_at_the_ends_and_nan_where_nothing_is_known(self):
-        assert student_tests.logit_gain(100.0, 0.0, 10) == pytest.approx(2 * math.log(21))
-        assert np.isnan(student_tests.logit_gain([math.nan, 50.0], [50.0, 50.0], [10, 0])).all()
+        assert size_effects.logit_gain(100.0, 0.0, 10) == pytest.approx(2 * math.log(21))
+        assert np.isnan(size_effects.logit_gain([math.nan, 50.0], [50.0, 50.0], [10, 0])).all()
 
     def test_shares_are_refused_where_they_show(self):
         with pytest.raises(ValueError, match="0 to 100"):
-            student_tests.logit_gain(-1.0, 50.0, 10)
+            size_effects.logit_gain(-1.0, 50.0, 10)
 
 
 class TestEqualGains:
@@ -456,16 +452,16 @@ class TestEqualGains:
 
     def test_equal_logit_gains_fall_with_size_in_points(self):
         accuracies = self.students(scale="logit", gain=0.5)
-        found = student_tests.null_of_equal_gain(accuracies, 2_000, self.SIZES, scale="logit", rng=rng())
+        found = size_effects.null_of_equal_gain(accuracies, 2_000, self.SIZES, scale="logit", rng=rng())
         assert found.mean_rho < -0.5
         assert found.observed.p_value > 0.05
-        other = student_tests.null_of_equal_gain(accuracies, 2_000, self.SIZES, scale="points", rng=rng())
+        other = size_effects.null_of_equal_gain(accuracies, 2_000, self.SIZES, scale="points", rng=rng())
         assert abs(other.mean_rho) < 0.1
         assert other.observed.p_value < 0.05
 
     def test_rho_is_that_of_points(self):
         accuracies = self.students(scale="points", gain=[5, 3, 4, 1, 2, 0, -1, 6])
-        found = student_tests.null_of_equal_gain(accuracies, 500, self.SIZES, scale="points", rng=rng())
+        found = size_effects.null_of_equal_gain(accuracies, 500, self.SIZES, scale="points", rng=rng())
         assert found.observed.statistic == pytest.approx(
             intervals.spearman([5, 3, 4, 1, 2, 0, -1, 6], self.SIZES).statistic
         )
@@ -473,8 +469,8 @@ class TestEqualGains:
     def test_tasks_are_averaged(self):
         one = self.students(scale="points", gain=[5, 3, 4, 1, 2, 0, -1, 6])
         two = np.stack([one, one], axis=1)
-        found = student_tests.null_of_equal_gain(two, [500, 700], self.SIZES, scale="points", rng=rng())
-        alone = student_tests.null_of_equal_gain(one, 500, self.SIZES, scale="points", rng=rng())
+        found = size_effects.null_of_equal_gain(two, [500, 700], self.SIZES, scale="points", rng=rng())
+        alone = size_effects.null_of_equal_gain(one, 500, self.SIZES, scale="points", rng=rng())
         assert found.observed.statistic == pytest.approx(alone.observed.statistic)
 
     @pytest.mark.parametrize(
@@ -488,13 +484,13 @@ class TestEqualGains:
         ],
     )
     def test_degenerate(self, accuracies, sizes):
-        found = student_tests.null_of_equal_gain(accuracies, 100, sizes, scale="points", rng=rng())
+        found = size_effects.null_of_equal_gain(accuracies, 100, sizes, scale="points", rng=rng())
         assert is_undefined(found.observed)
         assert all(math.isnan(value) for value in found[1:])
 
     def test_an_unknown_scale_is_refused(self):
         with pytest.raises(ValueError, match="unknown scale 'odds'"):
-            student_tests.null_of_equal_gain([[1, 2]] * 3, 10, [1, 2, 3], scale="odds", rng=rng())
+            size_effects.null_of_equal_gain([[1, 2]] * 3, 10, [1, 2, 3], scale="odds", rng=rng())
 
     def test_correlations_of_many_rows_are_those_of_scipy(self):
         values, other = np.round(rng(9).normal(size=(20, 7))), np.round(rng(10).normal(size=7))
