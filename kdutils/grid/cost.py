@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from functools import cache
+from typing import NamedTuple
 
 from kdutils.constants import CHOICE_TASKS, TEST_ITEMS
 from kdutils.grid.machines import Machine
@@ -212,19 +213,30 @@ def alike(spec: RunSpec) -> RunSpec:
     return replace(spec, temperature=1.0, noise_sigma=float(spec.noise_sigma > 0), **same)
 
 
-def job_seconds(spec: RunSpec, evaluations: tuple[EvalSpec, ...], machine: Machine) -> float:
-    """Seconds of training and evaluation, without the teacher's states or texts, which many runs share.
+class Priced(NamedTuple):
+    """What a run takes."""
+
+    training: Cost
+    states: Cost  # the hidden states or texts of its teacher, which many runs share
+    evaluation: Cost
+    memory_gb: float
+
+
+def priced(spec: RunSpec, evaluations: tuple[EvalSpec, ...], machine: Machine) -> Priced:
+    """What a run takes, computed once for all that are `alike`.
 
     Raises:
         ModelError: for a model whose shape is not known.
     """
-    return _job_seconds(alike(spec), spec.devices, evaluations, machine)
+    return _priced(alike(spec), spec.devices, evaluations, machine)
 
 
 @cache
-def _job_seconds(spec: RunSpec, devices: int, evaluations: tuple[EvalSpec, ...], machine: Machine) -> float:
-    evaluated = sum(evaluation_cost(spec, each, machine).seconds for each in evaluations)
-    return training_cost(spec, machine).seconds + evaluated
+def _priced(spec: RunSpec, devices: int, evaluations: tuple[EvalSpec, ...], machine: Machine) -> Priced:
+    """`devices` as well, since equal specs may differ in it."""
+    states = teacher_cost(spec, machine) if teacher_key(spec) else Cost()
+    evaluation = sum((evaluation_cost(spec, each, machine) for each in evaluations), Cost())
+    return Priced(training_cost(spec, machine), states, evaluation, memory_gb(spec, evaluations, machine))
 
 
 # --- memory -------------------------------------------------------------------------------------------------

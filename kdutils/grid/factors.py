@@ -1,17 +1,17 @@
 """What protocol `paper` does otherwise than `careful`, one factor at a time.
 
-Some factors are of a training or of a decoding, so that there are runs to make (spec.RUN_FACTORS); two are of
+Some factors are of a training or of a decoding, so that there are runs to make (RUN_FACTORS); two are of
 what is done with finished runs: which temperature stands for a method, and how an answer is read from a text.
 All at once are the authors' protocol: the same losses, bit for bit, wherever no item is too long.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from kdutils.constants import RUN_FACTORS, TOGETHER
+from kdutils.constants import TOGETHER
 from kdutils.spec import BY_SEQUENCE, PlannedRun
 
 SAMPLES = 3  # texts an item at temperature 1: their mean says what sampling does, their spread how noisily
@@ -69,19 +69,3 @@ def changed(run: PlannedRun, name: str) -> PlannedRun | None:
         return None
     made = replace(run.spec, **training), replace(run.evaluation, **evaluation)
     return PlannedRun(*made, beside_teacher=not evaluation)
-
-
-def variants(runs: Iterable[PlannedRun], names: Iterable[str]) -> Iterator[PlannedRun]:
-    """Every run with each of the factors (of RUN_FACTORS); at another temperature than 1 with all alone.
-
-    Other runs than `careful` ones are left out.
-    """
-    names = list(names)
-    for run in runs:
-        if run.spec.protocol != "careful":
-            continue
-        for name in RUN_FACTORS:
-            if name in names and (run.spec.temperature == 1.0 or name == TOGETHER):
-                made = changed(run, name)
-                if made is not None:
-                    yield made

@@ -70,25 +70,20 @@ def _none_twice(values: tuple) -> tuple:
 Text = Annotated[str, Strict(), AfterValidator(_one_line)]
 Truth = Annotated[bool, Strict()]
 AtLeastOne = Field(min_length=1)
-Names = Annotated[tuple[Text, ...], AtLeastOne, AfterValidator(_none_twice)]
-Seeds = Annotated[tuple[Annotated[int, Strict(), Field(ge=0)], ...], AtLeastOne, AfterValidator(_none_twice)]
-Temperatures = Annotated[
-    tuple[Annotated[float, Strict(), Field(gt=0)], ...], AtLeastOne, AfterValidator(_none_twice)
-]
-Sigmas = Annotated[
-    tuple[Annotated[float, Strict(), Field(ge=0)], ...], AtLeastOne, AfterValidator(_none_twice)
-]
 Pairs = Annotated[tuple[tuple[Text, Text], ...], AtLeastOne]
 Settings = dict[str, Any]
 
 
-def _names(*choices: str) -> Any:
-    """The type of a list of these names, at least one and none twice."""
-    return Annotated[tuple[Literal[choices], ...], AtLeastOne, AfterValidator(_none_twice)]
+def _list_of(each: Any) -> Any:
+    """The type of a list, at least one and none twice."""
+    return Annotated[tuple[each, ...], AtLeastOne, AfterValidator(_none_twice)]
 
 
-Methods, Domains, Protocols = _names(*KD_METHODS), _names(*TRAIN_DOMAINS), _names(*PROTOCOLS)
-Sections, Factors = _names(*PLANNED), Annotated[tuple[Literal[RUN_FACTORS], ...], AfterValidator(_none_twice)]
+Names, Seeds = _list_of(Text), _list_of(Annotated[int, Strict(), Field(ge=0)])
+Temperatures, Sigmas = (_list_of(Annotated[float, Strict(), bound]) for bound in (Field(gt=0), Field(ge=0)))
+Methods, Domains = _list_of(Literal[KD_METHODS]), _list_of(Literal[TRAIN_DOMAINS])
+Sections, Protocols = _list_of(Literal[*PLANNED]), _list_of(Literal[PROTOCOLS])
+Factors = Annotated[tuple[Literal[RUN_FACTORS], ...], AfterValidator(_none_twice)]
 ByDomain, ByProtocol = dict[Literal[TRAIN_DOMAINS], Settings], dict[Literal[PROTOCOLS], Settings]
 ByMethod = dict[Literal[KD_METHODS], Settings]
 
@@ -159,8 +154,8 @@ class Profile:
     name: str
     title: Text
     summary: Text
-    sources: _names(*SOURCES)
-    notebooks: _names(*NOTEBOOKS)  # in the order of the reports
+    sources: _list_of(Literal[SOURCES])
+    notebooks: _list_of(Literal[NOTEBOOKS])  # in the order of the reports
     live: Live | None = None  # what is trained, where "live" is a source
 
     def __post_init__(self) -> None:
