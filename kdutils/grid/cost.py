@@ -87,15 +87,12 @@ def training_cost(spec: RunSpec, machine: Machine) -> Cost:
     """
     if spec.method == "base":
         return Cost()
-    student, rank, found, rows = (
-        architecture_of(spec.student), _rank(spec), lengths_of(spec), micro_batch(spec, machine)
-    )  # fmt: skip
+    student, rank, found = architecture_of(spec.student), _rank(spec), lengths_of(spec)
+    rows = micro_batch(spec, machine)
     mean, padded, _ = found.of_batch(rows, at_most=spec.max_tokens)
     scored = found.scored(scores_prompt=spec.scores_prompt, at_most=spec.max_tokens)
-    n_rows, n_steps = (
-        spec.train_items * spec.epochs,
-        math.ceil(spec.train_items / spec.batch_size) * spec.epochs,
-    )
+    n_rows = spec.train_items * spec.epochs
+    n_steps = math.ceil(spec.train_items / spec.batch_size) * spec.epochs
     work = {"context": padded, "rank": rank}
     flops = training_flops(student, n_rows * padded, scored=n_rows * scored, **work)
     seconds = flops / machine.rate(student, machine.adapter_share if rank else machine.training_share)
@@ -309,10 +306,8 @@ def _evaluation_memory_gb(spec: RunSpec, evaluation: EvalSpec, machine: Machine)
     positions = prompt + evaluation.max_new_tokens * (evaluation.scoring == "generation")
     total = decoding_bytes(shape, DECODING_ROWS, positions=positions, number_bytes=size)
     total += DECODING_ROWS * prompt * 8 * shape.intermediate  # of the prefill's widest layer
-    whole, part = (
-        (_frozen_bytes(spec.student, machine, n) + total) / 1e9 + machine.runtime_gb
-        for n in (1, spec.devices)
-    )
+    own, shared = (_frozen_bytes(spec.student, machine, n) for n in (1, spec.devices))
+    whole, part = ((weights + total) / 1e9 + machine.runtime_gb for weights in (own, shared))
     return whole if whole <= machine.memory_gb else part
 
 
