@@ -21,9 +21,8 @@ from kdutils.constants import (
     TRAIN_DOMAINS,
 )
 from kdutils.data import model_files, sources
-from kdutils.grid import factors
 from kdutils.grid.cell_table import model_family, model_parameters, short_name
-from kdutils.grid.profile import Live, Need, Profile, load_profile, one_line_errors
+from kdutils.grid.profile import Live, Need, Profile, load_profile, one_line_errors, with_factor
 from kdutils.io import disk
 from kdutils.spec import LOGIT_METHODS, EvalSpec, PlannedRun, RunSpec
 
@@ -271,7 +270,7 @@ def _variants_of(live: Live, need: Need) -> Iterator[PlannedRun]:
     for run in _runs(replace(live, sft_seeds=(seed,)), [plain]) if names else ():
         if run.spec.protocol == "careful" and run.spec.student in students and run.spec.seed == seed:
             own = [name for name in names if run.spec.temperature == 1.0 or name == TOGETHER]
-            yield from filter(None, (factors.changed(run, name) for name in own))
+            yield from filter(None, (with_factor(run, name) for name in own))
 
 
 def baselines(
