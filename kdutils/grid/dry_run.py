@@ -235,11 +235,9 @@ def report(found: PlanStatus, table: pd.DataFrame, machine: Machine) -> str:
     too_large = table[table["gpu_memory_gb"] > machine.memory_gb]
     if len(too_large):
         n, each = devices_needed(found, machine) or (1, 0.0)
-        largest = -(-too_large["gpu_memory_gb"].max() // machine.memory_gb)
-        remedy = f"the largest needs {largest:.0f} of it"
-        if n > 1:
-            remedy = f"-p devices {n} gives a run {n} of it, of which it then needs at most "
-            remedy += f"{each:.0f} GB each"
+        remedy = f"-p devices {n} gives a run {n} of it, of which it then needs at most {each:.0f} GB each"
+        if n == 1:
+            remedy = f"the largest needs {-(-table['gpu_memory_gb'].max() // machine.memory_gb):.0f} of it"
         lines.append(
             f"{too_large['run_id'].nunique()} runs need more than the {machine.memory_gb:.0f} GB of "
             f"{machine.name}, even row by row; {remedy}"

@@ -154,15 +154,9 @@ def _cost(spec: RunSpec, evaluation: EvalSpec, out: Path) -> dict[str, Any]:
         if failure is None and own and (above := store.folder_of(out, own.run_id).failure()):
             failure = {"reason": f"its teacher {own.run_id} failed: {above['reason']}"}
         status, reason = ("failed", failure["reason"]) if failure else ("missing", "")
-    return {
-        "domain": spec.domain,
-        "student": spec.student,
+    names = ("domain", "student", "teacher", "method", "temperature", "noise_sigma", "teacher_tuned", "seed")
+    return {name: getattr(spec, name) for name in names} | {
         "teacher": spec.teacher or "",
-        "method": spec.method,
-        "temperature": spec.temperature,
-        "noise_sigma": spec.noise_sigma,
-        "teacher_tuned": spec.teacher_tuned,
-        "seed": spec.seed,
         "status": status,
         "reason": reason or "",
         "training, s": result.get("seconds", 0.0 if result else None),
