@@ -1,4 +1,7 @@
-"""Profiles: how much of the study is run (`profiles/NAME.toml`), and the values that parameters may take."""
+"""Profiles: how much of the study is run (`profiles/NAME.toml`), and the values that parameters may take.
+
+And the factors in which the protocols differ, which the needs of a profile name.
+"""
 
 from __future__ import annotations
 
