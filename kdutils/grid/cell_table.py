@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from kdutils import evaluate, store
+from kdutils import evaluate
 from kdutils.constants import AVERAGE, INSTRUCTION_TASKS, MATH_TASKS, SOURCE_LABELS
 from kdutils.grid.item_records import Scored, kept
 from kdutils.spec import EvalSpec, RunSpec
@@ -194,26 +194,16 @@ def cell_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
 # --- from runs ----------------------------------------------------------------------------------------------
 
 
-def cells_of(out: Path, evaluation: EvalSpec, specs: Iterable[RunSpec] | None = None) -> pd.DataFrame:
-    """The finished runs under `out` as a cell table; what is missing is missing.
+def rows_of(out: Path, evaluation: EvalSpec, specs: Iterable[RunSpec]) -> list[dict[str, Any]]:
+    """The finished ones of these runs (resolved) as rows for `cell_table`; what is missing is missing.
 
     Agreement and fidelity of a KD student are with its own tuned teacher; `agreement_sft` and
     `fidelity_sft` are those of the SFT student of the same seed and settings beside that teacher, if that
     run is among those asked for.
 
-    Args:
-        specs: the runs to read, resolved; None for all.
-
     Raises:
         StoreError: for a run that cannot be read.
     """
-    if specs is None:
-        specs = [spec for spec, _ in store.finished(out)]
-    return cell_table(rows_of(out, evaluation, specs))
-
-
-def rows_of(out: Path, evaluation: EvalSpec, specs: Iterable[RunSpec]) -> list[dict[str, Any]]:
-    """As `cells_of`, each cell as a record, to make one table of several evaluations."""
     asked = {spec.run_id: spec for spec in specs}
     scored = Scored.reader(out)
     found = []

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from functools import cache
+from typing import NamedTuple
 
 from kdutils.constants import CHOICE_TASKS, TEST_ITEMS
 from kdutils.grid.machines import Machine
@@ -86,15 +87,12 @@ def training_cost(spec: RunSpec, machine: Machine) -> Cost:
     """
     if spec.method == "base":
         return Cost()
-    student, rank, found, rows = (
-        architecture_of(spec.student), _rank(spec), lengths_of(spec), micro_batch(spec, machine)
-    )  # fmt: skip
+    student, rank, found = architecture_of(spec.student), _rank(spec), lengths_of(spec)
+    rows = micro_batch(spec, machine)
     mean, padded, _ = found.of_batch(rows, at_most=spec.max_tokens)
     scored = found.scored(scores_prompt=spec.scores_prompt, at_most=spec.max_tokens)
-    n_rows, n_steps = (
-        spec.train_items * spec.epochs,
-        math.ceil(spec.train_items / spec.batch_size) * spec.epochs,
-    )
+    n_rows = spec.train_items * spec.epochs
+    n_steps = math.ceil(spec.train_items / spec.batch_size) * spec.epochs
     work = {"context": padded, "rank": rank}
     flops = training_flops(student, n_rows * padded, scored=n_rows * scored, **work)
     seconds = flops / machine.rate(student, machine.adapter_share if rank else machine.training_share)
@@ -212,19 +210,30 @@ def alike(spec: RunSpec) -> RunSpec:
     return replace(spec, temperature=1.0, noise_sigma=float(spec.noise_sigma > 0), **same)
 
 
-def job_seconds(spec: RunSpec, evaluations: tuple[EvalSpec, ...], machine: Machine) -> float:
-    """Seconds of training and evaluation, without the teacher's states or texts, which many runs share.
+class Priced(NamedTuple):
+    """What a run takes."""
+
+    training: Cost
+    states: Cost  # the hidden states or texts of its teacher, which many runs share
+    evaluation: Cost
+    memory_gb: float
+
+
+def priced(spec: RunSpec, evaluations: tuple[EvalSpec, ...], machine: Machine) -> Priced:
+    """What a run takes, computed once for all that are `alike`.
 
     Raises:
         ModelError: for a model whose shape is not known.
     """
-    return _job_seconds(alike(spec), spec.devices, evaluations, machine)
+    return _priced(alike(spec), spec.devices, evaluations, machine)
 
 
 @cache
-def _job_seconds(spec: RunSpec, devices: int, evaluations: tuple[EvalSpec, ...], machine: Machine) -> float:
-    evaluated = sum(evaluation_cost(spec, each, machine).seconds for each in evaluations)
-    return training_cost(spec, machine).seconds + evaluated
+def _priced(spec: RunSpec, devices: int, evaluations: tuple[EvalSpec, ...], machine: Machine) -> Priced:
+    """`devices` as well, since equal specs may differ in it."""
+    states = teacher_cost(spec, machine) if teacher_key(spec) else Cost()
+    evaluation = sum((evaluation_cost(spec, each, machine) for each in evaluations), Cost())
+    return Priced(training_cost(spec, machine), states, evaluation, memory_gb(spec, evaluations, machine))
 
 
 # --- memory -------------------------------------------------------------------------------------------------
@@ -297,10 +306,8 @@ def _evaluation_memory_gb(spec: RunSpec, evaluation: EvalSpec, machine: Machine)
     positions = prompt + evaluation.max_new_tokens * (evaluation.scoring == "generation")
     total = decoding_bytes(shape, DECODING_ROWS, positions=positions, number_bytes=size)
     total += DECODING_ROWS * prompt * 8 * shape.intermediate  # of the prefill's widest layer
-    whole, part = (
-        (_frozen_bytes(spec.student, machine, n) + total) / 1e9 + machine.runtime_gb
-        for n in (1, spec.devices)
-    )
+    own, shared = (_frozen_bytes(spec.student, machine, n) for n in (1, spec.devices))
+    whole, part = ((weights + total) / 1e9 + machine.runtime_gb for weights in (own, shared))
     return whole if whole <= machine.memory_gb else part
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from kdutils import store
 from kdutils.constants import METHOD_LABELS, RELEASED_PAIRS
 from kdutils.data import model_files, sources
 from kdutils.grid import cost, token_lengths
-from kdutils.grid.cell_table import model_parameters, short_name
+from kdutils.grid.cell_table import short_name
 from kdutils.grid.cost import Cost
 from kdutils.grid.machines import Machine
 from kdutils.grid.plan import student_protocols
@@ -152,13 +151,11 @@ def costs(found: PlanStatus, machine: Machine) -> pd.DataFrame:
 
 def _row(cell: Cell, machine: Machine, readers: dict[tuple, int]) -> dict[str, Any]:
     spec, key = cell.spec, cost.teacher_key(cell.spec)
-    training, states, evaluation, memory_gb = _priced(
-        cost.alike(spec), spec.devices, cell.evaluations, machine
-    )
-    stages = dict.fromkeys(STAGES, Cost()) | {"evaluation": evaluation}
-    stages["teachers" if cell.is_teacher else "students"] = training
+    own = cost.priced(spec, cell.evaluations, machine)
+    stages = dict.fromkeys(STAGES, Cost()) | {"evaluation": own.evaluation}
+    stages["teachers" if cell.is_teacher else "students"] = own.training
     if key:
-        stages["caches"] = states * (1 / readers[key])
+        stages["caches"] = own.states * (1 / readers[key])
     total = sum(stages.values(), Cost())
     row = {name: getattr(spec, name) for name in COLUMNS[:8]}
     if spec.teacher is None:
@@ -169,14 +166,14 @@ def _row(cell: Cell, machine: Machine, readers: dict[tuple, int]) -> dict[str, A
         "released_pair": is_released(spec),
         "tokens": round(total.tokens),
         "flops": total.flops,
-        "gpu_memory_gb": round(memory_gb, 2),
+        "gpu_memory_gb": round(own.memory_gb, 2),
         "gpu_hours": total.seconds / 3600,
         "status": cell.status,
     }
-    for stage, own in stages.items():
-        row |= {f"{stage} trained": own.trained_tokens, f"{stage} scored": own.scored_tokens}
-        row |= {f"{stage} generated": own.generated_tokens, f"{stage} flops": own.flops}
-        row |= {f"{stage} hours": own.seconds / 3600, f"{stage} disk": own.disk_bytes}
+    for stage, part in stages.items():
+        row |= {f"{stage} trained": part.trained_tokens, f"{stage} scored": part.scored_tokens}
+        row |= {f"{stage} generated": part.generated_tokens, f"{stage} flops": part.flops}
+        row |= {f"{stage} hours": part.seconds / 3600, f"{stage} disk": part.disk_bytes}
     return row
 
 
@@ -186,21 +183,6 @@ def is_released(spec: RunSpec) -> bool:
     if spec.teacher is not None:
         return (short_name(spec.teacher), student) in RELEASED_PAIRS
     return any(student in pair for pair in RELEASED_PAIRS)
-
-
-@cache
-def _priced(
-    spec: RunSpec, devices: int, evaluations: tuple[EvalSpec, ...], machine: Machine
-) -> tuple[Cost, Cost, Cost, float]:
-    """Training, the teacher's states or texts, evaluation, GB; equal specs may differ in `devices`."""
-    states = cost.teacher_cost(spec, machine) if cost.teacher_key(spec) else Cost()
-    evaluation = sum((cost.evaluation_cost(spec, each, machine) for each in evaluations), Cost())
-    return (
-        cost.training_cost(spec, machine),
-        states,
-        evaluation,
-        cost.memory_gb(spec, evaluations, machine),
-    )
 
 
 def devices_needed(found: PlanStatus, machine: Machine) -> tuple[int, float] | None:
@@ -253,11 +235,9 @@ def report(found: PlanStatus, table: pd.DataFrame, machine: Machine) -> str:
     too_large = table[table["gpu_memory_gb"] > machine.memory_gb]
     if len(too_large):
         n, each = devices_needed(found, machine) or (1, 0.0)
-        largest = -(-too_large["gpu_memory_gb"].max() // machine.memory_gb)
-        remedy = f"the largest needs {largest:.0f} of it"
-        if n > 1:
-            remedy = f"-p devices {n} gives a run {n} of it, of which it then needs at most "
-            remedy += f"{each:.0f} GB each"
+        remedy = f"-p devices {n} gives a run {n} of it, of which it then needs at most {each:.0f} GB each"
+        if n == 1:
+            remedy = f"the largest needs {-(-table['gpu_memory_gb'].max() // machine.memory_gb):.0f} of it"
         lines.append(
             f"{too_large['run_id'].nunique()} runs need more than the {machine.memory_gb:.0f} GB of "
             f"{machine.name}, even row by row; {remedy}"
@@ -280,28 +260,26 @@ def _by_stage(table: pd.DataFrame) -> Iterator[str]:
 
 
 def _by_method(table: pd.DataFrame) -> Iterator[str]:
-    yield f"{'method':28}{'cells':>7}{'done':>7}{'GPU hours':>12}{'GB':>8}"
-    for method, label in METHOD_LABELS.items():
-        part = table[table["method"] == method]
-        if len(part):
-            yield _line(label, part)
+    parts = [(label, table[table["method"] == method]) for method, label in METHOD_LABELS.items()]
+    return _by("method", [(label, part) for label, part in parts if len(part)])
 
 
 def _by_pair(table: pd.DataFrame) -> Iterator[str]:
-    yield f"{'teacher → student':28}{'cells':>7}{'done':>7}{'GPU hours':>12}{'GB':>8}"
+    parts = []
     pairs = table[table["teacher"] != ""].groupby(["teacher", "student"], sort=False)
     for (teacher, student), part in pairs:
         mark = " *" if table["released_pair"].any() and not part["released_pair"].any() else ""
-        yield _line(f"{short_name(teacher)} → {_size(student)}{mark}", part)
-    yield _line("no teacher", table[table["teacher"] == ""])
+        parts.append((f"{short_name(teacher)} → {short_name(student).rsplit('-', 1)[-1]}{mark}", part))
+    yield from _by("teacher → student", [*parts, ("no teacher", table[table["teacher"] == ""])])
     if table["released_pair"].nunique() > 1:
         yield "* not in the released tables"
 
 
-def _line(label: str, part: pd.DataFrame) -> str:
-    done = (part["status"] == "done").sum()
-    hours, most = part["gpu_hours"].sum(), part["gpu_memory_gb"].max()
-    return f"{label:28}{len(part):7}{done:7}{hours:12,.2f}{most:8.1f}"
+def _by(title: str, parts: Iterable[tuple[str, pd.DataFrame]]) -> Iterator[str]:
+    yield f"{title:28}{'cells':>7}{'done':>7}{'GPU hours':>12}{'GB':>8}"
+    for label, part in parts:
+        done, hours = (part["status"] == "done").sum(), part["gpu_hours"].sum()
+        yield f"{label:28}{len(part):7}{done:7}{hours:12,.2f}{part['gpu_memory_gb'].max():8.1f}"
 
 
 def _assumptions(found: PlanStatus, machine: Machine) -> Iterator[str]:
@@ -317,14 +295,6 @@ def _assumptions(found: PlanStatus, machine: Machine) -> Iterator[str]:
         mean, _, longest = lengths.of_batch(1, at_most=spec.max_tokens)
         how = "counted" if lengths.is_counted else "assumed"
         yield f"{how}: {domain} items of {data!r} have {mean:.0f} tokens, at most {longest:.0f}"
-
-
-def _size(name: str) -> str:
-    try:
-        model_parameters(name)
-    except ValueError:  # a name without a size
-        return short_name(name)
-    return short_name(name).rsplit("-", 1)[-1]
 
 
 def _hours(hours: float) -> str:

@@ -7,8 +7,11 @@ machines, may fill one folder: no run is made twice.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,12 +24,15 @@ from kdutils.data import model_files, sources
 from kdutils.devices import launch
 from kdutils.grid import cell_table, ray_engine, schedule
 from kdutils.grid.local_pool import Pool, StartEngine
+from kdutils.grid.plan import Plan, student_protocols
 from kdutils.grid.schedule import Shard
 from kdutils.grid.scheduler import Progress, Scheduler, State
 from kdutils.grid.worker import Setting
+from kdutils.io import disk
 from kdutils.spec import EvalSpec, PlannedRun, RunSpec
 
 ENGINES = ("local", "ray")
+HANDOVER = "KDUTILS_HANDOVER"  # environment variable: the folder of what the driver hands to notebooks
 MAKER = "kdutils.experiment"  # what a process that makes a run imports, torch among it: seconds
 
 
@@ -120,12 +126,10 @@ def live_cells(planned: Sequence[PlannedRun], out: Path) -> pd.DataFrame:
     for run, spec in zip(planned, sources.resolved_all(run.spec for run in planned), strict=True):
         specs.setdefault(run.evaluation, []).append(spec)
     rows = []
-    for evaluation, asked in specs.items():
-        found = cell_table.rows_of(out, evaluation, asked)
-        protocols = {spec.protocol for spec in asked if spec.method != "base"}
-        if len(protocols) == 1:
-            (of_students,) = protocols
-            found = [row | {"protocol": of_students} if row["method"] == "base" else row for row in found]
+    for evaluation, protocol in student_protocols(planned).items():
+        found = cell_table.rows_of(out, evaluation, specs[evaluation])
+        if protocol is not None:
+            found = [row | {"protocol": protocol} if row["method"] == "base" else row for row in found]
         rows += found
     return cell_table.cell_table(rows)
 
@@ -151,18 +155,54 @@ def _cost(spec: RunSpec, evaluation: EvalSpec, out: Path) -> dict[str, Any]:
         if failure is None and own and (above := store.folder_of(out, own.run_id).failure()):
             failure = {"reason": f"its teacher {own.run_id} failed: {above['reason']}"}
         status, reason = ("failed", failure["reason"]) if failure else ("missing", "")
-    return {
-        "domain": spec.domain,
-        "student": spec.student,
+    names = ("domain", "student", "teacher", "method", "temperature", "noise_sigma", "teacher_tuned", "seed")
+    return {name: getattr(spec, name) for name in names} | {
         "teacher": spec.teacher or "",
-        "method": spec.method,
-        "temperature": spec.temperature,
-        "noise_sigma": spec.noise_sigma,
-        "teacher_tuned": spec.teacher_tuned,
-        "seed": spec.seed,
         "status": status,
         "reason": reason or "",
         "training, s": result.get("seconds", 0.0 if result else None),
         "evaluation, s": (scored or {}).get("seconds"),
         "peak memory, GB": result.get("peak_memory_gb"),
     }
+
+
+# --- from the driver to the notebooks -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Handover:
+    """What a driver knows of the live part of a plan, so that no notebook looks through the store again.
+
+    It lies in the scratch folder of one ./run_all.sh, so it cannot be stale.
+    """
+
+    cells: pd.DataFrame  # cell_table.SCHEMA
+    costs: pd.DataFrame  # as `costs` gives them
+    state: str  # what became of the runs, in a line
+
+
+def hand_over(folder: Path, plan: Plan, known: Handover) -> None:
+    """Leave it for the notebooks of that plan; what lies there is left alone, as one may be reading it."""
+    if (folder / _digest(plan)).is_dir():
+        return
+    with disk.folder_in_one_step(folder / _digest(plan)) as partial_folder:
+        known.cells.to_parquet(partial_folder / "cells.parquet", index=False)
+        known.costs.to_parquet(partial_folder / "costs.parquet", index=False)
+        (partial_folder / "state.txt").write_text(known.state, encoding="utf-8")
+
+
+def handed_over(plan: Plan) -> Handover | None:
+    """What the driver left for that plan; None if no driver did."""
+    folder = Path(os.environ.get(HANDOVER, os.devnull)) / _digest(plan)
+    if not folder.is_dir():
+        return None
+    return Handover(
+        cells=pd.read_parquet(folder / "cells.parquet").astype(cell_table.SCHEMA),
+        costs=pd.read_parquet(folder / "costs.parquet"),
+        state=(folder / "state.txt").read_text(encoding="utf-8"),
+    )
+
+
+def _digest(plan: Plan) -> str:
+    asked = [[run.spec.to_dict(), run.evaluation.to_dict()] for run in plan.runs]
+    return hashlib.sha256(json.dumps([str(plan.out), asked], sort_keys=True).encode()).hexdigest()[:16]

@@ -13,7 +13,7 @@ import json
 import math
 import sys
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -41,15 +41,7 @@ class Scored:
     @classmethod
     def reader(cls, out: Path) -> Callable[[RunSpec, EvalSpec], Scored | None]:
         """`of` for one reading of a store: a run that many are compared with is looked at once."""
-        known: dict[tuple[str, str], Scored | None] = {}
-
-        def found(spec: RunSpec, evaluation: EvalSpec) -> Scored | None:
-            key = (spec.run_id, evaluation.eval_id)
-            if key not in known:
-                known[key] = cls.of(out, spec, evaluation)
-            return known[key]
-
-        return found
+        return cache(partial(cls.of, out))
 
     def rows(self) -> pd.DataFrame:
         return self._folder.evaluation(self._evaluation)

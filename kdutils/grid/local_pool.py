@@ -19,9 +19,7 @@ from typing import Any, Protocol, Self
 
 from kdutils.io import environment
 
-NOTEBOOKS = (
-    "kdutils.report.preloaded"  # imported in the process from which the workers of notebooks are forked
-)
+NOTEBOOKS = "kdutils.report.preloaded"  # imported in the process that workers of notebooks are forked from
 STOP_SECONDS = 2.0  # between asking a worker to end and killing it
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 
 from kdutils.grid.model_shapes import Architecture
@@ -73,19 +72,14 @@ def this_machine() -> Machine:
     """The machine at hand, measured in about two seconds: square matrix products, a copy of 128 MB."""
     import psutil
     import torch
+    from torch.utils.benchmark import Timer
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     side = 4_096 if device == "cuda" else 1_024
 
     def best_seconds(work) -> float:  # what is slower was disturbed
-        best, ends = float("inf"), time.monotonic() + 0.5
-        while time.monotonic() < ends:
-            started = time.perf_counter()
-            work()
-            if device == "cuda":
-                torch.cuda.synchronize()
-            best = min(best, time.perf_counter() - started)
-        return best
+        timer = Timer("work()", globals={"work": work}, num_threads=torch.get_num_threads())
+        return min(timer.blocked_autorange(min_run_time=0.5).times)
 
     def product_rate(dtype) -> float:
         left = torch.ones(side, side, device=device, dtype=dtype)

@@ -16,12 +16,13 @@ from kdutils.constants import (
     OWN_SECTIONS,
     PLANNED,
     RELEASED_MODELS,
+    RUN_FACTORS,
+    TOGETHER,
     TRAIN_DOMAINS,
 )
 from kdutils.data import model_files, sources
-from kdutils.grid import factors
 from kdutils.grid.cell_table import model_family, model_parameters, short_name
-from kdutils.grid.profile import Live, Need, Profile, load_profile, one_line_errors
+from kdutils.grid.profile import Live, Need, Profile, load_profile, one_line_errors, with_factor
 from kdutils.io import disk
 from kdutils.spec import LOGIT_METHODS, EvalSpec, PlannedRun, RunSpec
 
@@ -62,7 +63,10 @@ class Plan:
     @property
     def to_make(self) -> tuple[PlannedRun, ...]:
         """The runs, and where the profile ranks options too, each of them evaluated so as well; variants."""
-        return (*self._runs_and_rankings(), *self.variants)
+        ranks = self.profile.live is not None and self.profile.live.ranks
+        twins = ((run.spec, run.evaluation.ranking()) for run in self.runs if ranks)
+        ranked = (PlannedRun(spec, twin) for spec, twin in twins if twin is not None)
+        return (*self.runs, *ranked, *self.variants)
 
     def hangs_on(self) -> list[Any]:
         """What a table made of these runs' item rows hangs on: each run, and the SHA-256 of its rows.
@@ -70,21 +74,11 @@ class Plan:
         None where a run is not evaluated yet; what is shown of them counts too.
         """
         resolved = sources.resolved_all(run.spec for run in self.runs)
-        found = [
-            (
-                spec.run_id,
-                run.evaluation.eval_id,
-                store.folder_of(self.out, spec.run_id).items_digest(run.evaluation),
-            )
-            for run, spec in zip(self.runs, resolved, strict=True)
-        ]
+        found = []
+        for run, spec in zip(self.runs, resolved, strict=True):
+            digest = store.folder_of(self.out, spec.run_id).items_digest(run.evaluation)
+            found.append((spec.run_id, run.evaluation.eval_id, digest))
         return [found, self.shown]
-
-    def _runs_and_rankings(self) -> tuple[PlannedRun, ...]:
-        if self.profile.live is None or not self.profile.live.ranks:
-            return self.runs
-        twins = ((run.spec, run.evaluation.ranking()) for run in self.runs)
-        return (*self.runs, *(PlannedRun(spec, twin) for spec, twin in twins if twin is not None))
 
 
 def plan(section: str, parameters: Mapping[str, Any]) -> Plan:
@@ -164,7 +158,8 @@ def _changed(live: Live, section: str, changes: Mapping[str, Any]) -> tuple[Live
         if name in SIZES and value < 1:
             raise ValueError(f"{name}={value}: give at least 1, or leave it out")
     lists = {name: tuple(value) for name, value in changes.items() if name in LISTS}
-    needs = [replace(need, **lists) for need in _needs(live, section)]
+    needs = [need for need in live.needs if section in (*need.sections, *EVERYTHING)]
+    needs = [replace(need, **lists) for need in needs]
     if "items_per_task" in changes:
         live = replace(live, items_per_task=changes["items_per_task"])
     if own := {name: changes[name] for name in OF_RUNS if name in changes}:
@@ -178,36 +173,23 @@ def _changed(live: Live, section: str, changes: Mapping[str, Any]) -> tuple[Live
     return live, needs
 
 
-def _needs(live: Live, section: str) -> list[Need]:
-    return [need for need in live.needs if section in (*need.sections, *EVERYTHING)]
-
-
 def _narrowed(live: Live, needs: Iterable[Need], shown: Filter, section: str) -> list[Need]:
     """The needs with the pairs, methods and domains that are asked for."""
-    if not any(shown.keeps("students", name) for name in live.models):
-        return []  # only released students are asked for
-    if not any(shown.keeps("teachers", name) for name in live.models):
-        return []
+    sides = ("teachers", "students")  # of a pair
+    if not all(any(shown.keeps(side, name) for name in live.models) for side in sides):
+        return []  # only released models are asked for
     kept = []
     for need in needs:
         pairs = _checked_pairs(live, need)
-        narrow = {
-            "pairs": tuple(
-                (teacher, student)
-                for teacher, student in pairs
-                if shown.keeps("teachers", teacher) and shown.keeps("students", student)
-            ),
-            "methods": tuple(method for method in need.methods if shown.keeps("methods", method)),
-            "domains": tuple(domain for domain in need.domains if shown.keeps("domains", domain)),
-        }
+        narrow = {"pairs": tuple(pair for pair in pairs if all(map(shown.keeps, sides, pair)))}
+        for name in ("methods", "domains"):
+            narrow[name] = tuple(value for value in getattr(need, name) if shown.keeps(name, value))
         if all(narrow.values()):
             kept.append(replace(need, **narrow))
     if needs and not kept and section not in OWN_SECTIONS:  # those have few pairs, and say if none is left
         wanted = {name: getattr(shown, name) for name in ("students", "teachers", "methods", "domains")}
         wanted = {name: list(value) for name, value in wanted.items() if value is not None}
-        there = sorted(
-            {f"{teacher} → {student}" for need in needs for teacher, student in _pairs(live, need)}
-        )
+        there = sorted({" → ".join(pair) for need in needs for pair in _pairs(live, need)})
         raise ValueError(
             f"no run of section {section} has {_listed(wanted)}; its pairs (teacher → student) are {there}: "
             "choose among them"
@@ -278,14 +260,17 @@ def _runs(live: Live, needs: Iterable[Need]) -> Iterator[PlannedRun]:
 
 
 def _variants_of(live: Live, need: Need) -> Iterator[PlannedRun]:
-    """The students of a need, after SFT and distilled, with each of its factors of the protocol."""
-    if not need.factors:
-        return
+    """The careful students of a need, after SFT and distilled, with each of its factors of the protocol.
+
+    At another temperature than 1 with all factors together alone.
+    """
     students, seed = {student for _, student in need.pairs}, need.seeds[0]
     plain = replace(need, seeds=(seed,), noise_sigmas=(0.0,))
-    runs = _runs(replace(live, sft_seeds=(seed,)), [plain])
-    kept = [run for run in runs if run.spec.student in students and run.spec.seed == seed]
-    yield from factors.variants(kept, need.factors)
+    names = [name for name in RUN_FACTORS if name in need.factors]
+    for run in _runs(replace(live, sft_seeds=(seed,)), [plain]) if names else ():
+        if run.spec.protocol == "careful" and run.spec.student in students and run.spec.seed == seed:
+            own = [name for name in names if run.spec.temperature == 1.0 or name == TOGETHER]
+            yield from filter(None, (with_factor(run, name) for name in own))
 
 
 def baselines(

@@ -1,14 +1,17 @@
-"""Profiles: how much of the study is run (`profiles/NAME.toml`), and the values that parameters may take."""
+"""Profiles: how much of the study is run (`profiles/NAME.toml`), and the values that parameters may take.
+
+And the factors in which the protocols differ, which the needs of a profile name.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import re
 import tomllib
-from collections.abc import Iterator
-from dataclasses import field, fields
+from collections.abc import Iterator, Mapping
+from dataclasses import field, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator, ConfigDict, Field, Strict, TypeAdapter
 from pydantic import ValidationError as PydanticError
@@ -27,10 +30,12 @@ from kdutils.constants import (
     RUN_FACTORS,
     SELECTIONS,
     SOURCES,
+    TOGETHER,
     TRAIN_DOMAINS,
 )
 from kdutils.io.cache import MEASURES
 from kdutils.io.text_safety import shown
+from kdutils.spec import BY_SEQUENCE, PlannedRun
 
 PROFILE_FOLDER = Path(__file__).parent / "profiles"
 
@@ -70,25 +75,20 @@ def _none_twice(values: tuple) -> tuple:
 Text = Annotated[str, Strict(), AfterValidator(_one_line)]
 Truth = Annotated[bool, Strict()]
 AtLeastOne = Field(min_length=1)
-Names = Annotated[tuple[Text, ...], AtLeastOne, AfterValidator(_none_twice)]
-Seeds = Annotated[tuple[Annotated[int, Strict(), Field(ge=0)], ...], AtLeastOne, AfterValidator(_none_twice)]
-Temperatures = Annotated[
-    tuple[Annotated[float, Strict(), Field(gt=0)], ...], AtLeastOne, AfterValidator(_none_twice)
-]
-Sigmas = Annotated[
-    tuple[Annotated[float, Strict(), Field(ge=0)], ...], AtLeastOne, AfterValidator(_none_twice)
-]
 Pairs = Annotated[tuple[tuple[Text, Text], ...], AtLeastOne]
 Settings = dict[str, Any]
 
 
-def _names(*choices: str) -> Any:
-    """The type of a list of these names, at least one and none twice."""
-    return Annotated[tuple[Literal[choices], ...], AtLeastOne, AfterValidator(_none_twice)]
+def _list_of(each: Any) -> Any:
+    """The type of a list, at least one and none twice."""
+    return Annotated[tuple[each, ...], AtLeastOne, AfterValidator(_none_twice)]
 
 
-Methods, Domains, Protocols = _names(*KD_METHODS), _names(*TRAIN_DOMAINS), _names(*PROTOCOLS)
-Sections, Factors = _names(*PLANNED), Annotated[tuple[Literal[RUN_FACTORS], ...], AfterValidator(_none_twice)]
+Names, Seeds = _list_of(Text), _list_of(Annotated[int, Strict(), Field(ge=0)])
+Temperatures, Sigmas = (_list_of(Annotated[float, Strict(), bound]) for bound in (Field(gt=0), Field(ge=0)))
+Methods, Domains = _list_of(Literal[KD_METHODS]), _list_of(Literal[TRAIN_DOMAINS])
+Sections, Protocols = _list_of(Literal[*PLANNED]), _list_of(Literal[PROTOCOLS])
+Factors = Annotated[tuple[Literal[RUN_FACTORS], ...], AfterValidator(_none_twice)]
 ByDomain, ByProtocol = dict[Literal[TRAIN_DOMAINS], Settings], dict[Literal[PROTOCOLS], Settings]
 ByMethod = dict[Literal[KD_METHODS], Settings]
 
@@ -159,8 +159,8 @@ class Profile:
     name: str
     title: Text
     summary: Text
-    sources: _names(*SOURCES)
-    notebooks: _names(*NOTEBOOKS)  # in the order of the reports
+    sources: _list_of(Literal[SOURCES])
+    notebooks: _list_of(Literal[NOTEBOOKS])  # in the order of the reports
     live: Live | None = None  # what is trained, where "live" is a source
 
     def __post_init__(self) -> None:
@@ -168,6 +168,67 @@ class Profile:
             raise ValueError(
                 f"sources={list(self.sources)}: a [live] table goes with 'live', give both or neither"
             )
+
+
+# --- the factors in which the protocols differ --------------------------------------------------------------
+# Some are of a training or of a decoding, so that there are runs to make (RUN_FACTORS); two are of what is
+# done with finished runs: which temperature stands for a method, and how an answer is read from a text.
+# All at once are the authors' protocol: the same losses, bit for bit, wherever no item is too long.
+
+SAMPLES = 3  # texts an item at temperature 1: their mean says what sampling does, their spread how noisily
+
+
+class Factor(NamedTuple):
+    """One thing that protocol `paper` does otherwise than `careful`."""
+
+    label: str
+    meaning: str  # against `careful`
+    training: Mapping[str, Any] = {}  # fields of the RunSpec
+    evaluation: Mapping[str, Any] = {}  # fields of the EvalSpec
+
+
+FACTORS = {
+    "prompt": Factor(
+        "prompt tokens in the loss",
+        "student and teacher are trained on the question's tokens, too, not on the response alone",
+        training={"prompt_in_loss": True},
+    ),
+    "sequences": Factor(
+        "mean by sequence",
+        "each sequence weighs the same in a step, not each token; KL methods alone, so not SFT and not GKD",
+        training={"mean_by_sequence": True},
+    ),
+    "sampling": Factor(
+        "sampled decoding",
+        f"texts are sampled at temperature 1, not greedy; the mean of {SAMPLES} texts an item",
+        evaluation={"temperature": 1.0, "samples": SAMPLES},
+    ),
+    "selection": Factor(
+        "temperature chosen on test",
+        "the divergence's best temperature of each task on the very items that are scored, not 1",
+    ),
+    "extraction": Factor(
+        "lenient reading",
+        "an answer is the last number, first letter or first keyword anywhere, not what stands where the "
+        "response format puts it",
+    ),
+}
+
+
+def with_factor(run: PlannedRun, name: str) -> PlannedRun | None:
+    """A `careful` run with one factor as the authors have it, or `together` all; None where nothing changes.
+
+    Its teacher is not evaluated so for it: nothing is compared with that.
+    """
+    chosen = FACTORS.values() if name == TOGETHER else [FACTORS[name]]
+    training = {key: value for each in chosen for key, value in each.training.items()}
+    if run.spec.method not in BY_SEQUENCE:
+        training.pop("mean_by_sequence", None)
+    evaluation = {key: value for each in chosen for key, value in each.evaluation.items()}
+    if run.spec.method == "base" or not training | evaluation:
+        return None
+    made = replace(run.spec, **training), replace(run.evaluation, **evaluation)
+    return PlannedRun(*made, beside_teacher=not evaluation)
 
 
 # --- reading ------------------------------------------------------------------------------------------------

@@ -71,28 +71,21 @@ def share_of(nodes: Sequence[Node], *, workers: int | None, is_large: bool, n_de
     own = _usable(nodes)
     if not own:
         raise ValueError("the cluster has no node with a core to give; start one with `ray start --address`")
-    if n_devices > 1:
-        return _of_several(own, n_devices, is_large=is_large)
-    slots = [int(node.gpus) or (1 if is_large else int(node.cpus) or 1) for node in own]
-    crowding = max(1, math.ceil((workers or 0) / sum(slots)))  # runs in the place of one
-    cpus = min(node.cpus / (n * crowding) for node, n in zip(own, slots, strict=True))
-    cpus = float(int(cpus)) if cpus >= 1 else _cut(cpus)
-    return Share(cpus if is_large else min(cpus, 1.0), _cut(1 / crowding) if own[0].gpus >= 1 else 0.0)
-
-
-def _of_several(nodes: Sequence[Node], n_devices: int, *, is_large: bool) -> Share:
-    kind = "gpus" if nodes[0].gpus >= 1 else "cpus"
-    able = [node for node in nodes if getattr(node, kind) >= n_devices]
+    has_gpus = own[0].gpus >= 1
+    kind = "gpus" if has_gpus else "cpus"
+    able = own if n_devices == 1 else [node for node in own if getattr(node, kind) >= n_devices]
     if not able:
-        most = max(getattr(node, kind) for node in nodes)
+        most = int(max(getattr(node, kind) for node in own))
         raise ValueError(
-            f"devices={n_devices} is more than any node has ({most:g} {kind}); "
-            f"use devices={int(most)} or fewer"
+            f"devices={n_devices} is more than any node has ({most} {kind}); use devices={most} or fewer"
         )
-    if kind == "gpus":
-        cpus = min(node.cpus / (node.gpus // n_devices) for node in able)
-        return Share(max(1.0, float(int(cpus))) if is_large else 1.0, float(n_devices))
-    return Share(min(node.cpus for node in able) if is_large else float(n_devices), 0.0)
+    slots = [1 if is_large and not has_gpus else int(getattr(node, kind)) // n_devices or 1 for node in able]
+    crowding = max(1, math.ceil((workers or 0) / sum(slots))) if n_devices == 1 else 1  # runs in one's place
+    cpus = min(node.cpus / (n * crowding) for node, n in zip(able, slots, strict=True))
+    cpus = float(int(cpus)) if cpus >= 1 else _cut(cpus)
+    if not is_large:
+        cpus = min(cpus, 1.0 if has_gpus else float(n_devices))
+    return Share(cpus, _cut(n_devices / crowding) if has_gpus else 0.0)
 
 
 def room_for(share: Share, nodes: Sequence[Node]) -> int:

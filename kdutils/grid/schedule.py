@@ -71,9 +71,8 @@ def jobs_of(planned: Iterable[PlannedRun]) -> dict[str, Job]:
     needed_by = set(teachers.values())
     asked = {run_id: tuple(evaluations[run_id]) for run_id in specs}
     try:
-        seconds = {
-            run_id: cost.job_seconds(spec, asked[run_id], GPUS[DEFAULT]) for run_id, spec in specs.items()
-        }
+        prices = {run_id: cost.priced(specs[run_id], asked[run_id], GPUS[DEFAULT]) for run_id in specs}
+        seconds = {run_id: (own.training + own.evaluation).seconds for run_id, own in prices.items()}
     except model_files.ModelError:  # the shape of a model is not known: all runs count alike
         seconds = dict.fromkeys(specs, 1.0)
     return {

@@ -13,7 +13,7 @@ from typing import NoReturn
 from kdutils import store
 from kdutils.data import model_files, sources
 from kdutils.devices import launch
-from kdutils.grid import dry_run, fill, handover, machines, plan, ray_engine
+from kdutils.grid import dry_run, fill, machines, plan, ray_engine
 from kdutils.grid.profile import Profile, load_profile, profile_names
 from kdutils.grid.schedule import Shard
 from kdutils.io import disk
@@ -220,13 +220,13 @@ class _Training:
 
 def _handed_over(plans: Sequence[plan.Plan], folder: Path, state: str) -> Iterator[plan.Plan]:
     """Each plan, once its notebook has what the driver knows."""
-    found: dict[Sequence[PlannedRun], handover.Handover] = {}  # several notebooks need the same runs
+    found: dict[Sequence[PlannedRun], fill.Handover] = {}  # several notebooks need the same runs
     for each in plans:
         if each.runs:
             if each.runs not in found:
                 cells, costs = fill.live_cells(each.runs, each.out), fill.costs(each.runs, each.out)
-                found[each.runs] = handover.Handover(cells, costs, state)
-            handover.write(folder, each, found[each.runs])
+                found[each.runs] = fill.Handover(cells, costs, state)
+            fill.hand_over(folder, each, found[each.runs])
         yield each
 
 

@@ -23,7 +23,7 @@ from pathlib import Path
 import nbformat
 from ipykernel.kernelspec import write_kernel_spec
 
-from kdutils.grid import handover, local_pool
+from kdutils.grid import fill, local_pool
 from kdutils.io import disk
 from kdutils.io.child_processes import kill_tree
 from kdutils.io.text_safety import scrub
@@ -165,7 +165,7 @@ def _variables(scratch: Path, *, jobs: int) -> dict[str, str]:
         "JUPYTER_RUNTIME_DIR": str(scratch / "runtime"),
         "IPYTHONDIR": str(scratch / "ipython"),
         "PYTHONPATH": os.pathsep.join(path),
-        handover.FOLDER: str(scratch / HANDOVER),
+        fill.HANDOVER: str(scratch / HANDOVER),
         "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs)),
     }
 

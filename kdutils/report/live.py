@@ -15,7 +15,7 @@ from IPython.display import DisplayHandle, display
 from matplotlib.figure import Figure
 
 from kdutils.constants import SOURCE_LABELS
-from kdutils.grid import fill, handover
+from kdutils.grid import fill
 from kdutils.grid.plan import Plan
 from kdutils.grid.scheduler import State
 from kdutils.report import figures
@@ -49,7 +49,7 @@ def train(plan: Plan, *, workers: int | None = None) -> None:
     """Make the runs of a plan that are missing and show how far they are; nothing if it trains nothing."""
     if not plan.runs:
         return
-    if handed := handover.read(plan):  # the driver has made them
+    if handed := fill.handed_over(plan):  # the driver has made them
         display(_shown(handed.state), raw=True)
         return
     line = display(_shown("planning"), display_id=True, raw=True)

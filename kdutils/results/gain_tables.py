@@ -23,7 +23,7 @@ from kdutils.constants import (
     TRAIN_DOMAINS,
 )
 from kdutils.grid import cell_table as cell_rows
-from kdutils.grid import fill, handover
+from kdutils.grid import fill
 from kdutils.grid.plan import Plan
 from kdutils.results import authors_tables
 
@@ -59,7 +59,7 @@ def cells_of(plan: Plan) -> tuple[pd.DataFrame, dict[str, str]]:
 def _live_cells(plan: Plan) -> pd.DataFrame:
     if not plan.runs:
         return cell_rows.cell_table([])
-    handed = handover.read(plan)
+    handed = fill.handed_over(plan)
     cells = handed.cells if handed else fill.live_cells(plan.runs, plan.out)
     protocols = cells.loc[cells["method"] != "base", "protocol"].unique()
     if len(protocols) == 1:  # a model as it is has no protocol: it is the baseline of whichever there is
@@ -71,7 +71,7 @@ def costs(plan: Plan) -> pd.DataFrame:
     """What became of each live run of a plan, and what it cost (fill.costs); empty if it trains nothing."""
     if not plan.runs:
         return pd.DataFrame()
-    handed = handover.read(plan)
+    handed = fill.handed_over(plan)
     return handed.costs if handed else fill.costs(plan.runs, plan.out)
 
 

@@ -24,8 +24,8 @@ from kdutils import evaluate, store
 from kdutils.constants import DOMAIN_LABELS, DOMAIN_TASKS, DOMAINS, KD_METHODS, METHOD_NAMES, TOGETHER
 from kdutils.data import sources
 from kdutils.grid.cell_table import short_name
-from kdutils.grid.factors import FACTORS
 from kdutils.grid.plan import Plan
+from kdutils.grid.profile import FACTORS
 from kdutils.inference import intervals
 from kdutils.inference.estimate import Estimate
 from kdutils.results.gain_tables import in_domain_order

@@ -24,7 +24,7 @@ def test_ranked_accuracies_reach_the_cells(tmp_path, domain, has_average):
     planned = [PlannedRun(spec, evaluation), PlannedRun(spec, evaluation.ranking())]
     state = fill.fill(planned, tmp_path, workers=1)
     assert (state.n_runs, state.n_done, state.failures) == (1, 1, {})
-    cells = cell_table.cells_of(tmp_path, evaluation, [spec]).set_index("task")
+    cells = cell_table.cell_table(cell_table.rows_of(tmp_path, evaluation, [spec])).set_index("task")
     rows = store.folder_of(tmp_path, spec.run_id).evaluation(evaluation.ranking())
     shares = 100 * rows.groupby("task")["correct"].mean()
     assert set(shares.index) == set(evaluation.ranking().tasks)

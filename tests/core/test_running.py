@@ -35,6 +35,12 @@ def a_spec(folder, method, **fields):
     return tiny.spec(str(folder / "tiny-20k"), str(folder / "data"), method=method, **fields)
 
 
+def cells(out):
+    """Every finished run of a store."""
+    specs = [spec for spec, _ in store.finished(out)]
+    return cell_table.cell_table(cell_table.rows_of(out, EVALUATION, specs))
+
+
 @pytest.fixture(scope="module")
 def finished(folder):
     """One run of every method, in one store."""
@@ -146,7 +152,7 @@ def test_the_texts_of_a_tuned_teacher_keep_their_name(tmp_path):
 
 
 def test_cells_have_the_schema_of_the_released_tables(finished):
-    table = cell_table.cells_of(finished[0], EVALUATION)
+    table = cells(finished[0])
     assert list(table.columns) == list(cell_table.SCHEMA)
     assert set(table["source"]) == {"live"}
     kd = table[(table["teacher"] != "") & (table["task"] == "addsub")]
@@ -159,7 +165,7 @@ def test_cells_have_the_schema_of_the_released_tables(finished):
 def test_agreement_in_cells_is_that_of_the_item_rows(folder, finished):
     """Likeness columns are filled in for the KD and for the SFT student beside the same teacher."""
     out, done = finished
-    table = cell_table.cells_of(out, EVALUATION).query("task == 'addsub' and method == 'fkl'").iloc[0]
+    table = cells(out).query("task == 'addsub' and method == 'fkl'").iloc[0]
     teacher = store.folder_of(out, done["fkl"].spec.teacher_spec().run_id).evaluation(EVALUATION)
     both = experiment.evaluate.paired(done["fkl"].items, teacher)
     assert table["agreement"] == experiment.evaluate.agreement(both)["agreement"]
@@ -282,7 +288,7 @@ def test_the_base_model_is_evaluated_without_training(folder, tmp_path):
     assert not run.folder.model.exists()
     again = experiment.run(spec, out=tmp_path, evaluation=EVALUATION)
     pd.testing.assert_frame_equal(again.items, run.items)
-    (cell,) = cell_table.cells_of(tmp_path, EVALUATION).query("task == 'addsub'").to_dict("records")
+    (cell,) = cells(tmp_path).query("task == 'addsub'").to_dict("records")
     assert (cell["method"], cell["teacher"]) == ("base", "")
 
 

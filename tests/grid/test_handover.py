@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from kdutils.grid import cell_table, handover, plan
+from kdutils.grid import cell_table, fill, plan
 from kdutils.report import live
 from kdutils.results import gain_tables
 
@@ -16,7 +16,7 @@ def asked(tmp_path):
 @pytest.fixture
 def handed(asked, tmp_path, monkeypatch):
     """Two cells, handed over for the plan."""
-    monkeypatch.setenv(handover.FOLDER, str(tmp_path / "handed"))
+    monkeypatch.setenv(fill.HANDOVER, str(tmp_path / "handed"))
     common = {"source": "live", "protocol": "careful", "domain": "math", "task": "svamp", "seed": 0, "n": 9}
     common |= {"family": "mini-qwen", "student": "mini-qwen-105k", "student_parameters": 105_000}
     table = cell_table.cell_table(
@@ -26,13 +26,13 @@ def handed(asked, tmp_path, monkeypatch):
         ]
     )
     costs = pd.DataFrame({"method": ["base", "sft"], "training, s": [None, 2.5], "reason": ""})
-    handover.write(tmp_path / "handed", asked, handover.Handover(table, costs, "14 runs: 14 found, 0 made"))
+    fill.hand_over(tmp_path / "handed", asked, fill.Handover(table, costs, "14 runs: 14 found, 0 made"))
     return table, costs
 
 
 def test_what_is_handed_over_is_read_back_to_the_bit(asked, handed):
     table, costs = handed
-    found = handover.read(asked)
+    found = fill.handed_over(asked)
     pd.testing.assert_frame_equal(found.cells, table)
     pd.testing.assert_frame_equal(found.costs, costs)
 
@@ -40,7 +40,7 @@ def test_what_is_handed_over_is_read_back_to_the_bit(asked, handed):
 def test_what_another_notebook_of_the_same_plan_may_be_reading_is_not_replaced(asked, handed, tmp_path):
     (folder,) = (tmp_path / "handed").iterdir()
     before = folder.stat().st_ino
-    handover.write(tmp_path / "handed", asked, handover.read(asked))
+    fill.hand_over(tmp_path / "handed", asked, fill.handed_over(asked))
     assert [path.stat().st_ino for path in (tmp_path / "handed").iterdir()] == [before]
 
 
@@ -54,6 +54,6 @@ def test_a_notebook_takes_it_and_trains_nothing(asked, handed, monkeypatch):
 
 def test_another_plan_or_no_driver_finds_nothing(asked, handed, tmp_path, monkeypatch):
     other = plan.plan("01", {"profile": "smoke", "out": str(tmp_path), "seeds": [7]})
-    assert handover.read(other) is None
-    monkeypatch.delenv(handover.FOLDER)
-    assert handover.read(asked) is None
+    assert fill.handed_over(other) is None
+    monkeypatch.delenv(fill.HANDOVER)
+    assert fill.handed_over(asked) is None

@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 from kdutils import store
-from kdutils.grid import factors, plan
+from kdutils.constants import RUN_FACTORS
+from kdutils.grid import plan, profile
 from kdutils.results import protocols
 from kdutils.results.protocols import ITEM, SETTING, VARIANTS
 from kdutils.spec import EvalSpec
@@ -275,7 +276,7 @@ def test_what_decides_is_how_a_run_was_made_and_not_its_name(tmp_path):
 
 
 def test_every_factor_has_an_arm_and_every_arm_differs_from_careful():
-    assert set(factors.FACTORS) < set(VARIANTS)
+    assert set(profile.FACTORS) < set(VARIANTS)
     for name, arm in VARIANTS.items():
         assert arm.touches("fkl"), name
     assert not VARIANTS["sequences"].touches("gkd")
@@ -283,7 +284,7 @@ def test_every_factor_has_an_arm_and_every_arm_differs_from_careful():
     assert not protocols.CAREFUL.touches("fkl")
     evaluation = EvalSpec(tasks=("svamp",))
     base = plan.PlannedRun(plan.RunSpec(student="mini-qwen-14k", method="base", domain="math"), evaluation)
-    assert [factors.changed(base, name) for name in plan.factors.RUN_FACTORS] == [None] * 4
+    assert [profile.with_factor(base, name) for name in RUN_FACTORS] == [None] * 4
 
 
 def test_a_method_of_which_only_the_reading_varies_is_not_drawn():
