@@ -218,9 +218,8 @@ def _why_texts_differ(model: LoadedModel, item: Item, ours: str, their: Any) -> 
     for token in (behind_V <= _rounding(model)).nonzero()[:, 0].tolist():
         ends_here = their.text == decode(ids[:shared])
         if ends_here if token == eos else their.text.startswith(decode([*ids[:shared], token])):
-            return (
-                f"rounding: after {shared} tokens theirs is {behind_V[token]:.2g} nats behind the likeliest"
-            )
+            nats = float(behind_V[token])
+            return f"rounding: after {shared} tokens theirs is {nats:.2g} nats behind the likeliest"
     return UNEXPLAINED
 
 

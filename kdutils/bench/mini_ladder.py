@@ -10,19 +10,31 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from kdutils.constants import TRAIN_DOMAINS
-from kdutils.grid import fill, plan
-from kdutils.grid.profile import Live
+from kdutils.constants import DOMAIN_TASKS, TRAIN_DOMAINS
+from kdutils.grid import fill
 from kdutils.io import disk
-from kdutils.mini.family import MINI_MODELS, pairs
-from kdutils.spec import MINI
+from kdutils.mini.family import MINI_MODELS
+from kdutils.spec import MINI, EvalSpec, PlannedRun, RunSpec
 
 LADDER_FILE = Path(__file__).parents[1] / "mini" / "ladder.csv"
 COLUMNS = ["domain", "student", "method", "task", "n", "accuracy", "accuracy_se"]  # of LADDER_FILE, percent
 
 
+def planned(items_per_task: int) -> list[PlannedRun]:
+    """The base and SFT runs of all ten models, seed 0."""
+    return [
+        PlannedRun(
+            RunSpec(student=model, method=method, domain=domain, data=MINI),
+            EvalSpec(tasks=DOMAIN_TASKS[domain], items_per_task=items_per_task),
+        )
+        for domain in TRAIN_DOMAINS
+        for method in ("base", "sft")
+        for model in MINI_MODELS
+    ]
+
+
 def main() -> None:
-    """Make the base and SFT runs of all ten models, seed 0; write and print their accuracies.
+    """Make the `planned` runs; write and print their accuracies.
 
     Raises:
         RuntimeError: if a run failed.
@@ -32,9 +44,7 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=200, help="test items a task")
     parser.add_argument("--csv", type=Path, default=LADDER_FILE, help="where the table goes")
     asked = parser.parse_args()
-    models = tuple(MINI_MODELS)
-    live = Live(data=MINI, models=models, needs=(), sft_seeds=(0,), items_per_task=asked.items, settings={})
-    runs = [run for domain in TRAIN_DOMAINS for run in plan.baselines(live, pairs(), domain, sft_seeds=(0,))]
+    runs = planned(asked.items)
     state = fill.fill(runs, asked.out, progress=lambda state: print(state, flush=True))
     if state.failures:
         raise RuntimeError(str(state))
