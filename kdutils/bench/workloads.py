@@ -142,13 +142,12 @@ class Work:
 
 def network_of(shape: Architecture, *, seed: int) -> PreTrainedModel:
     """A network of that shape with random weights: of Qwen2 if it has biases, else of Llama."""
-    from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     from kdutils.models import seeded
 
-    kinds = {True: (Qwen2Config, Qwen2ForCausalLM), False: (LlamaConfig, LlamaForCausalLM)}
-    config_class, model_class = kinds[shape.has_bias]
-    config = config_class(
+    config = AutoConfig.for_model(
+        "qwen2" if shape.has_bias else "llama",
         vocab_size=shape.rows,
         hidden_size=shape.hidden,
         num_hidden_layers=shape.layers,
@@ -163,4 +162,4 @@ def network_of(shape: Architecture, *, seed: int) -> PreTrainedModel:
         pad_token_id=0,
     )
     with seeded(seed):
-        return model_class(config)
+        return AutoModelForCausalLM.from_config(config)
