@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import tempfile
 import threading
 import time
@@ -130,14 +131,13 @@ def _memory_as_in_runs(work: Work) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def ours_online(work: Work, *, exact: bool = True) -> Iterator[Gradients]:
+def ours_online(work: Work) -> Iterator[Gradients]:
     """kdutils with the teacher's body run at every step."""
     from kdutils.teacher import Teacher
 
-    policy = policy_of(work, exact=exact)
-    teacher = Teacher(_loaded(work, "teacher", teacher_policy_of(work, exact=exact)))
+    teacher = Teacher(_loaded(work, "teacher", teacher_policy_of(work, exact=True)))
     with _memory_as_in_runs(work):
-        yield _ours(work, policy, teacher)
+        yield _ours(work, policy_of(work, exact=True), teacher)
 
 
 @contextlib.contextmanager
@@ -160,10 +160,6 @@ def ours_cached(work: Work, *, exact: bool = True) -> Iterator[Gradients]:
             yield _ours(work, policy, teacher)
 
 
-def _in_bfloat16(work: Work) -> AbstractContextManager[Gradients]:
-    return ours_cached(work, exact=False)
-
-
 TRL_GKD, PLAIN, ONLINE, CACHED = "TRL GKDTrainer", "plain loop", "kdutils", "kdutils, cached states"
 BFLOAT16, COMPILED = "kdutils, cached states, bfloat16", "kdutils, cached and compiled"
 CONTENDERS: dict[str, Callable[[Work], AbstractContextManager[Gradients]]] = {
@@ -173,7 +169,7 @@ CONTENDERS: dict[str, Callable[[Work], AbstractContextManager[Gradients]]] = {
     PLAIN: plain_loop,
     ONLINE: ours_online,
     CACHED: ours_cached,
-    BFLOAT16: _in_bfloat16,
+    BFLOAT16: functools.partial(ours_cached, exact=False),
     COMPILED: ours_cached,
 }
 ENVIRONMENT = {name: {"KDUTILS_COMPILE": "inductor" if name == COMPILED else ""} for name in CONTENDERS}

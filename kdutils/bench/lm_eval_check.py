@@ -47,26 +47,21 @@ LOGITS_AT_ONCE = 60_000_000  # lm-evaluation-harness keeps those of every positi
 NO_LIMIT = 1_000_000  # tokens: nothing is cut on the left, as nothing is with us
 
 
-class HarnessError(RuntimeError):
-    """The comparison cannot be made. The message is one line and holds the remedy."""
-
-
 def write_tasks(folder: Path, items: Sequence[Item], evaluation: EvalSpec) -> list[str]:
     """Names of the tasks that `folder` now holds for lm-evaluation-harness: a YAML and a JSONL each."""
-    is_ranked = evaluation.scoring == "likelihood"
-    metrics = {"acc": "mean", "acc_norm": "mean"} if is_ranked else {"bypass": "bypass"}
-    how: dict[str, Any] = {
-        "metric_list": [
-            {"metric": name, "aggregation": aggregation, "higher_is_better": True}
-            for name, aggregation in metrics.items()
-        ]
-    }
+    is_ranked, names = evaluation.scoring == "likelihood", []
+    how: dict[str, Any]
     if is_ranked:
-        how |= {"output_type": "multiple_choice", "doc_to_choice": "choices", "target_delimiter": ""}
+        metrics = {"acc": "mean", "acc_norm": "mean"}
+        how = {"output_type": "multiple_choice", "doc_to_choice": "choices", "target_delimiter": ""}
     else:
+        metrics = {"bypass": "bypass"}
         settings = {"until": [], "do_sample": False, "max_gen_toks": evaluation.max_new_tokens}
-        how |= {"output_type": "generate_until", "generation_kwargs": settings}
-    names = []
+        how = {"output_type": "generate_until", "generation_kwargs": settings}
+    how["metric_list"] = [
+        {"metric": metric, "aggregation": aggregation, "higher_is_better": True}
+        for metric, aggregation in metrics.items()
+    ]
     for task in evaluation.tasks:
         name = f"kdutils_{task}_{evaluation.scoring}"
         path = folder / f"{name}.jsonl"
@@ -96,7 +91,7 @@ def harness_rows(
     tokens (for each option, those it follows and its own).
 
     Raises:
-        HarnessError: if lm-evaluation-harness is not installed.
+        ImportError: if lm-evaluation-harness is not installed; the message holds the remedy.
         ValueError: for unknown `tokens`, or an evaluation that samples.
     """
     if tokens not in TOKENS:
@@ -106,9 +101,8 @@ def harness_rows(
     try:
         import lm_eval
     except ImportError as error:
-        raise HarnessError(
-            f"lm-evaluation-harness is missing ({error}); pip install 'kdutils[bench]'"
-        ) from error
+        message = f"lm-evaluation-harness is missing ({error}); pip install 'kdutils[bench]'"
+        raise ImportError(message) from error
     from lm_eval.tasks import TaskManager
 
     adapter = _adapter(model, tokens, _rows_at_once(model, items, evaluation))
@@ -188,7 +182,7 @@ def compare(
     are apart at most. `reason` says why two are not equal: rounding (of a near tie), tokens, or UNEXPLAINED.
 
     Raises:
-        HarnessError, ValueError: as harness_rows.
+        ImportError, ValueError: see harness_rows.
     """
     items = test_items(spec, evaluation)
     theirs = harness_rows(model, items, evaluation, tokens=tokens)
@@ -217,22 +211,16 @@ def _why_texts_differ(model: LoadedModel, item: Item, ours: str, their: Any) -> 
     decode, eos, shared = model.tokenizer.decode, model.tokenizer.eos_token_id, 0
     while shared < len(ids) and their.text.startswith(decode(ids[: shared + 1])):
         shared += 1
-    for token, nats in _near_best(model, prompt_ids + ids[:shared]).items():
+    with torch.no_grad():
+        hidden_H = model.hidden_states(torch.tensor([prompt_ids + ids[:shared]]))[0, -1]
+        logits_V = model.head.cut(model.vocabulary_size).logits(hidden_H).float()
+    behind_V = logits_V.max() - logits_V  # nats
+    for token in (behind_V <= _rounding(model)).nonzero()[:, 0].tolist():
         ends_here = their.text == decode(ids[:shared])
         if ends_here if token == eos else their.text.startswith(decode([*ids[:shared], token])):
+            nats = float(behind_V[token])
             return f"rounding: after {shared} tokens theirs is {nats:.2g} nats behind the likeliest"
     return UNEXPLAINED
-
-
-@torch.no_grad()
-def _near_best(model: LoadedModel, ids: list[int]) -> dict[int, float]:
-    """Next tokens that rounding could make the likeliest, and how far each is behind it, nats."""
-    input_ids_BT = torch.tensor([ids])
-    hidden_H = model.hidden_states(input_ids_BT)[0, -1]
-    logits_V = model.head.cut(model.vocabulary_size).logits(hidden_H).float()
-    behind_V = logits_V.max() - logits_V
-    near = (behind_V <= _rounding(model)).nonzero()[:, 0].tolist()
-    return {token: float(behind_V[token]) for token in near}
 
 
 def _rounding(model: LoadedModel) -> float:
@@ -277,17 +265,15 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
     """A row a measure: items compared, mismatches, of these without a reason and with another answer, and the
     largest difference of log-probabilities, nats."""
     counted = table.assign(
+        items=1,
         mismatches=~table["equal"],
         unexplained=table["reason"] == UNEXPLAINED,
         other_answer=~table["equal"] & ~table["same_answer"],
+        largest_difference_nats=table["difference_nats"],
     )
-    return counted.groupby("measure", sort=False, as_index=False).agg(
-        items=("item", "size"),
-        mismatches=("mismatches", "sum"),
-        unexplained=("unexplained", "sum"),
-        other_answer=("other_answer", "sum"),
-        largest_difference_nats=("difference_nats", "max"),
-    )
+    how = dict.fromkeys(["items", "mismatches", "unexplained", "other_answer"], "sum")
+    how["largest_difference_nats"] = "max"
+    return counted.groupby("measure", sort=False, as_index=False).agg(how)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -311,7 +297,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         evaluations = _evaluations(spec, asked)
         model = models.load(asked.student)
         tables = [compare(model, spec, each, tokens=asked.tokens) for each in evaluations]
-    except (HarnessError, ModelError, DataError, ValueError) as error:
+    except (ImportError, ModelError, DataError, ValueError) as error:
         print(f"kdutils.bench.lm_eval_check: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     table = pd.concat(tables, ignore_index=True)

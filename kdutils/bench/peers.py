@@ -8,6 +8,7 @@ neither generate nor recompute activations is in their favour. Needs the extra `
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import importlib.util
 import tempfile
@@ -97,19 +98,13 @@ def _halves(work: Work) -> dict[str, Any]:
     """Prompts and completions of the batch with their masks, as TRL's DistillationTrainer pads them."""
     import torch
 
-    table, parts = work.encoded, {}
-    ids = [torch.tensor(row) for row in table["input_ids"][:]]
-    starts = table["n_unscored"][:]
-    sides = {
-        "prompt": ("left", [row[:start] for row, start in zip(ids, starts, strict=True)]),
-        "completion": ("right", [row[start:] for row, start in zip(ids, starts, strict=True)]),
-    }
-    for name, (side, rows) in sides.items():
-        pad = torch.nn.utils.rnn.pad_sequence
-        parts[f"{name}_ids"] = pad(rows, batch_first=True, padding_side=side)
-        parts[f"{name}_mask"] = pad(
-            [torch.ones_like(row) for row in rows], batch_first=True, padding_side=side
-        )
+    parts, pad = {}, functools.partial(torch.nn.utils.rnn.pad_sequence, batch_first=True)
+    rows = list(zip(work.encoded["input_ids"][:], work.encoded["n_unscored"][:], strict=True))
+    prompts = [torch.tensor(ids[:n_unscored]) for ids, n_unscored in rows]
+    completions = [torch.tensor(ids[n_unscored:]) for ids, n_unscored in rows]
+    for name, side, own in (("prompt", "left", prompts), ("completion", "right", completions)):
+        parts[f"{name}_ids"] = pad(own, padding_side=side)
+        parts[f"{name}_mask"] = pad([torch.ones_like(ids) for ids in own], padding_side=side)
     return parts
 
 

@@ -13,6 +13,7 @@ import pandas as pd
 from kdutils.bench import peers, scaling, side_by_side, workloads
 from kdutils.grid import model_shapes
 from kdutils.grid.machines import Machine, this_machine
+from kdutils.grid.model_shapes import Architecture
 from kdutils.io import cache, disk
 from kdutils.io.cache import Record
 
@@ -105,10 +106,8 @@ class Performance:
     def measured(self) -> pd.DataFrame:
         """When each part was measured, and whether just now."""
         return pd.DataFrame(
-            [
-                {"part": name, "measured": self.record.measured(name), "now": "now" if is_new else "kept"}
-                for name, is_new in self._parts.items()
-            ]
+            {"part": name, "measured": self.record.measured(name), "now": "now" if is_new else "kept"}
+            for name, is_new in self._parts.items()
         )
 
     def _part(self, name: str, settings: dict[str, Any], make: Any, *, is_asked: bool = True) -> Any:
@@ -126,25 +125,31 @@ def missing_peers() -> pd.DataFrame:
 
 def cases_table() -> pd.DataFrame:
     """What the cases are: parameters of both networks, rows of the vocabulary, batch."""
-    rows = []
-    for name in workloads.CASES:
-        case = workloads.case_of(name)
-        rows.append(
-            {
-                "case": name,
-                "student": case.student.parameters,
-                "teacher": case.teacher.parameters,
-                "vocabulary": case.student.rows,
-                "texts": case.rows,
-                "tokens of each": str(case.length or "their own"),
-                "scored": str(case.scored or "responses"),
-            }
-        )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(
+        {
+            "case": case.name,
+            "student": case.student.parameters,
+            "teacher": case.teacher.parameters,
+            "vocabulary": case.student.rows,
+            "texts": case.rows,
+            "tokens of each": str(case.length or "their own"),
+            "scored": str(case.scored or "responses"),
+        }
+        for case in map(workloads.case_of, workloads.CASES)
+    )
 
 
 def regimes() -> pd.DataFrame:
-    """FLOPs of a teacher's forward pass over those of training a student, of the grids and of a real pair."""
+    """FLOPs of a teacher's body over those of training a student, of the grids and of real pairs.
+
+    For a text of 80 tokens, of which 40 are scored.
+    """
+
+    def ratio(student: str, teacher: Architecture) -> float:
+        shape = model_shapes.architecture_of(student)
+        trained = model_shapes.training_flops(shape, 80, context=80, scored=40)
+        return model_shapes.forward_flops(teacher, 80, context=80, scored=0) / trained
+
     real = [f"Qwen/Qwen2.5-{size}" for size in ("0.5B", "1.5B", "3B", "7B")]
     teachers = {
         "mini": (model_shapes.architecture_of(scaling.MINI_TEACHER), scaling.STUDENTS["mini"]),
@@ -152,11 +157,9 @@ def regimes() -> pd.DataFrame:
         "Qwen2.5-14B, not made here": (model_shapes.HUB["Qwen/Qwen2.5-14B"], real),
     }
     return pd.DataFrame(
-        [
-            {"grid": grid, "student": student, "ratio": scaling.teacher_share(student, teacher)}
-            for grid, (teacher, students) in teachers.items()
-            for student in students
-        ]
+        {"grid": grid, "student": student, "ratio": ratio(student, teacher)}
+        for grid, (teacher, students) in teachers.items()
+        for student in students
     )
 
 
@@ -185,11 +188,11 @@ def sentences(table: pd.DataFrame) -> list[str]:
             continue
         own, other = (rows.loc[rows["seconds_per_step"].idxmin()] for rows in (part[is_own], part[~is_own]))
         ratio = other["seconds_per_step"] / own["seconds_per_step"]
-        text = f"{case}: a step of {own['contender']} takes {own['seconds_per_step']:.3g} s, of the fastest "
-        text += (
-            f"other program ({other['contender']}) {other['seconds_per_step']:.3g} s, {ratio:.2f} times that"
+        said.append(
+            f"{case}: a step of {own['contender']} takes {own['seconds_per_step']:.3g} s, of the fastest "
+            f"other program ({other['contender']}) {other['seconds_per_step']:.3g} s, {ratio:.2f} times "
+            f"that; medians of {int(part['repeats'].min())} or more steps on this machine alone."
         )
-        said.append(f"{text}; medians of {int(part['repeats'].min())} or more steps on this machine alone.")
     return said
 
 
@@ -217,7 +220,6 @@ def grid_ratios(table: pd.DataFrame) -> pd.DataFrame:
         row = {"family": family, "students": students, "runs": kept["runs"]}
         row |= {"kept, s": kept["seconds"], "never, s": never["seconds"]}
         row["ratio"] = never["seconds"] / kept["seconds"]
-        for method, seconds in kept["training_seconds"].items():
-            row[f"ratio, {method}"] = never["training_seconds"][method] / seconds
-        rows.append(row)
+        trained = kept["training_seconds"].items()
+        rows.append(row | {f"ratio, {name}": never["training_seconds"][name] / s for name, s in trained})
     return pd.DataFrame(rows)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from kdutils.bench.kd_steps import BFLOAT16, CACHED, COMPILED
@@ -28,10 +29,6 @@ class Phase(NamedTuple):
     name: str
     flops: float
     bytes: float  # read or written, of what does not fit into a cache
-
-    def seconds(self, flops_per_second: float, bytes_per_second: float) -> float:
-        """The least that it takes."""
-        return max(self.flops / flops_per_second, self.bytes / bytes_per_second)
 
 
 def phases(
@@ -70,23 +67,14 @@ def phases(
 def bound(found: list[Phase], machine: Machine, *, product_bytes: int = 4) -> pd.DataFrame:
     """The least seconds of each phase on a machine: columns phase, flops, bytes, seconds, limited_by."""
     rate = machine.flops if product_bytes == 2 else machine.flops_float32 or machine.flops
-    rows = []
-    for phase in found:
-        is_compute = phase.flops / rate >= phase.bytes / machine.bytes_per_second
-        rows.append(
-            {
-                "phase": phase.name,
-                "flops": phase.flops,
-                "bytes": phase.bytes,
-                "seconds": phase.seconds(rate, machine.bytes_per_second),
-                "limited_by": "products" if is_compute else "memory",
-            }
-        )
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(found).rename(columns={"name": "phase"})
+    products, copies = table["flops"] / rate, table["bytes"] / machine.bytes_per_second
+    limited_by = np.where(products >= copies, "products", "memory")
+    return table.assign(seconds=np.maximum(products, copies), limited_by=limited_by)
 
 
 def phases_of(row: Mapping[str, Any]) -> list[Phase]:
-    """The phases of the step that a row of sidebyside.compare measured."""
+    """The phases of the step that a row of side_by_side.measure describes."""
     case, sizes = case_of(row["case"]), {key: int(row[key]) for key in ("padded_tokens", "length", "scored")}
     is_cached = row["contender"] in (CACHED, BFLOAT16, COMPILED)
     return phases(case.student, case.teacher, is_cached=is_cached, product_bytes=_product_bytes(row), **sizes)
@@ -97,9 +85,7 @@ def distances(rows: Iterable[Mapping[str, Any]], machine: Machine) -> pd.DataFra
     times_the_bound.
     """
     found = []
-    for row in rows:
-        if not row["repeats"]:
-            continue
+    for row in (row for row in rows if row["repeats"]):
         least = bound(phases_of(row), machine, product_bytes=_product_bytes(row))["seconds"].sum()
         entry = {key: row[key] for key in ("case", "contender", "seconds_per_step")}
         found.append(entry | {"bound_seconds": least, "times_the_bound": row["seconds_per_step"] / least})

@@ -7,7 +7,6 @@ which `in_own_process` starts.
 from __future__ import annotations
 
 import json
-import shutil
 import statistics
 import sys
 import tempfile
@@ -20,13 +19,11 @@ from typing import Any
 from kdutils import store
 from kdutils.bench import side_by_side
 from kdutils.bench.kd_steps import CACHED, ONLINE, PLAIN
+from kdutils.bench.side_by_side import Progress
 from kdutils.bench.workloads import MINI_STUDENT, MINI_TEACHER, SEED, Case, network_of
-from kdutils.grid import model_shapes
 from kdutils.grid.model_shapes import Architecture
 from kdutils.io import child_processes
 from kdutils.spec import EvalSpec, PlannedRun, RunSpec
-
-Progress = Callable[[str], None]
 
 
 def in_own_process(function: str, *arguments: Any, env: dict[str, str]) -> Any:
@@ -187,7 +184,7 @@ PROGRAMS: dict[str, Callable[[Any, Sequence[list[int]]], Texts]] = {
 # --- whole grids -------------------------------------------------------------------------------------------
 
 # The deep teacher has 16 layers of random weights. Its forward pass takes 5 to 13 times the FLOPs of training
-# one of its students; that of Qwen2.5-14B takes 10 times those of Qwen2.5-0.5B (see `teacher_share`).
+# one of its students; that of Qwen2.5-14B takes 10 times those of Qwen2.5-0.5B (see performance.regimes).
 STUDENTS = {  # by family of models; a grid of two students has the first two
     "mini": (MINI_STUDENT, "mini-qwen-66k", "mini-qwen-36k", "mini-qwen-14k"),
     "deep teacher": (MINI_STUDENT, "mini-qwen-66k", "mini-llama-66k", "mini-llama-140k"),
@@ -204,23 +201,15 @@ EVALUATION = EvalSpec(tasks=("addsub",), items_per_task=1, max_new_tokens=4)  # 
 
 def grid_runs(teacher: str, students: Sequence[str], **settings: Any) -> list[PlannedRun]:
     """Every student by every method at every temperature, from an untuned teacher."""
-    settings = {"teacher": teacher, "teacher_tuned": False, "domain": "math"} | SETTINGS | settings
-    own = {method: dict(settings) for method in METHODS}
-    for method in set(METHODS) - {"gkd"}:  # only GKD generates
-        del own[method]["max_new_tokens"]
+    gkd = {"teacher": teacher, "teacher_tuned": False, "domain": "math"} | SETTINGS | settings
+    others = {name: value for name, value in gkd.items() if name != "max_new_tokens"}  # only GKD generates
+    fields = dict.fromkeys(METHODS, others) | {"gkd": gkd}
     return [
-        PlannedRun(RunSpec(student=student, method=method, temperature=t, **own[method]), EVALUATION)
+        PlannedRun(RunSpec(student=student, method=method, temperature=t, **fields[method]), EVALUATION)
         for student in students
         for method in METHODS
         for t in TEMPERATURES
     ]
-
-
-def teacher_share(student: str, teacher: Architecture, *, tokens: int = 80, scored: int = 40) -> float:
-    """FLOPs of the teacher's body over those of training the student, for a row of `tokens`."""
-    how = {"context": tokens, "scored": scored}
-    trained = model_shapes.training_flops(model_shapes.architecture_of(student), tokens, **how)
-    return model_shapes.forward_flops(teacher, tokens, context=tokens, scored=0) / trained
 
 
 def teacher_of(family: str, folder: Path) -> str:
@@ -249,8 +238,8 @@ def grid_seconds(family: str, n_students: int, settings: dict[str, Any]) -> dict
     """
     from kdutils.grid import fill
 
-    scratch = Path(tempfile.mkdtemp(prefix="kdutils-grid-"))
-    try:
+    with tempfile.TemporaryDirectory(prefix="kdutils-grid-", ignore_cleanup_errors=True) as name:
+        scratch = Path(name)
         planned = grid_runs(teacher_of(family, scratch), STUDENTS[family][:n_students], **settings)
         out, started = scratch / "out", time.perf_counter()
         state = fill.fill(planned, out)
@@ -259,8 +248,6 @@ def grid_seconds(family: str, n_students: int, settings: dict[str, Any]) -> dict
             raise RuntimeError(f"{len(state.failures)} runs failed: {next(iter(state.failures.values()))}")
         table = fill.costs(planned, out)
         made = [store.folder_of(out, each.name).result() for each in (out / "runs").iterdir()]
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
     return {
         "family": family,
         "students": n_students,

@@ -86,14 +86,15 @@ def visit(cases: Sequence[Case], name: str, steps: int, n_threads: int) -> list[
 def _row(case: Case, name: str, visits: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """One contender's row: medians over the steps of all visits; the largest of their peaks."""
     reason = next((visit["cannot"] for visit in visits if "cannot" in visit), "")
-    row: dict[str, Any] = {"case": case.name, "contender": name, "reason": reason, "repeats": 0}
+    row = {"case": case.name, "contender": name, "reason": reason, "repeats": 0}
     if reason:
         return row
     seconds = [each for visit in visits for each in visit["seconds"]]
     median = statistics.median(seconds)
     used = [each for visit in visits for each in visit["cpu_seconds"]]
     sizes = {key: visits[0][key] for key in ("tokens", "padded_tokens", "length", "scored")}
-    row |= sizes | {
+    return row | {
+        **sizes,
         "seconds_per_step": median,
         "seconds": seconds,
         "cores_busy": sum(used) / sum(seconds),
@@ -105,7 +106,6 @@ def _row(case: Case, name: str, visits: Sequence[dict[str, Any]]) -> dict[str, A
         "memory_by": visits[0]["memory_by"],
         "repeats": len(seconds),
     }
-    return row
 
 
 def table(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from kdutils.report import plots, styles
@@ -42,21 +41,18 @@ def by_contender(table: pd.DataFrame, *, x: str, xlabel: str, fmt: str) -> Figur
     for ax, case in zip(axes, cases, strict=True):
         part = ran[ran["case"] == case].set_index("contender")
         for place, name in enumerate(names):
-            if name in part.index:
-                _dot(ax, float(part.loc[name, x]), place, CONTENDER_STYLE[name], fmt)
+            if name not in part.index:
+                continue
+            value, style = float(part.loc[name, x]), CONTENDER_STYLE[name]
+            ax.plot([0, value], [place, place], color="0.85", linewidth=1.2, zorder=1)
+            ax.plot(value, place, style.marker, color=style.colour, markersize=4.5)
+            how = {"xytext": (4, 0), "textcoords": "offset points", "va": "center", "fontsize": 7}
+            ax.annotate(format(value, fmt), (value, place), **how)
         ax.set(title=case, xlabel=xlabel, xlim=(0, 1.28 * max(float(part[x].max()), 1e-9)))
         ax.set_yticks(range(len(names)), names)
         ax.set_ylim(len(names) - 0.5, -0.5)
         ax.grid(axis="y", visible=False)
     return fig
-
-
-def _dot(ax: Axes, value: float, place: int, style: Style, fmt: str) -> None:
-    ax.plot([0, value], [place, place], color="0.85", linewidth=1.2, zorder=1)
-    ax.plot(value, place, style.marker, color=style.colour, markersize=4.5)
-    ax.annotate(
-        format(value, fmt), (value, place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=7
-    )
 
 
 def growth(table: pd.DataFrame) -> Figure:
@@ -110,14 +106,8 @@ def roofline(table: pd.DataFrame) -> Figure:
         ax.plot(line, times * line, color=GREY, linewidth=0.8, linestyle="-" if times == 1 else ":")
         ax.annotate(f"{times} x", (high, times * high), fontsize=7, va="center", color=GREY)
     for case, part in table.groupby("case", sort=False):
-        ax.annotate(
-            case,
-            (part["bound_seconds"].max(), part["seconds_per_step"].max()),
-            xytext=(0, 7),
-            textcoords="offset points",
-            ha="center",
-            fontsize=7.5,
-        )
+        top = (part["bound_seconds"].max(), part["seconds_per_step"].max())
+        ax.annotate(case, top, xytext=(0, 7), textcoords="offset points", ha="center", fontsize=7.5)
     ax.set(xscale="log", yscale="log", xlabel="least seconds by roofline", ylabel="seconds a step, measured")
     ax.set_ylim(top=max(ax.get_ylim()[1], 1.8 * table["seconds_per_step"].max()))  # room for a name
     _legend(fig, table)

@@ -6,7 +6,6 @@ divergence (beta 0.5, temperature 1), averaged over all scored tokens.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from kdutils.constants import PERFORMANCE_CASES as CASES
 from kdutils.data import model_files, sources
 from kdutils.grid import model_shapes
 from kdutils.grid.model_shapes import Architecture
+from kdutils.spec import RunSpec
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,11 +39,6 @@ class Case:
     domain: str = ""
 
 
-def _qwen(hidden: int, layers: int, heads: int, intermediate: int, *, rows: int) -> Architecture:
-    shape = {"layers": layers, "hidden": hidden, "heads": heads, "key_heads": heads}
-    return Architecture(**shape, intermediate=intermediate, rows=rows, is_tied=True, has_bias=True)
-
-
 @cache
 def case_of(name: str) -> Case:
     """One of CASES.
@@ -61,17 +56,17 @@ def case_of(name: str) -> Case:
         shape = model_shapes.IN_PACKAGES["SmolLM2-135M"]
         return Case(name=name, student=shape, teacher=shape, rows=4, length=160, scored=80)
     if name == "qwen-vocabulary":
-        student = _qwen(256, 4, 4, 704, rows=151_936)
-        teacher = _qwen(512, 8, 8, 1_408, rows=151_936)
+        shape = {"rows": 151_936, "is_tied": True, "has_bias": True}
+        student = Architecture(hidden=256, layers=4, heads=4, key_heads=4, intermediate=704, **shape)
+        teacher = Architecture(hidden=512, layers=8, heads=8, key_heads=8, intermediate=1_408, **shape)
         return Case(name=name, student=student, teacher=teacher, rows=4, length=256, scored=128)
     raise ValueError(f"unknown case {name!r}; choose one of {list(CASES)}")
 
 
 def _tokenizer_length(name: str) -> int:
-    path = model_files.locate(name).source + "/tokenizer.json"
-    with open(path, encoding="utf-8") as file:  # noqa: PTH123 - transformers would load torch
-        table = json.load(file)
-    return len({*table["model"]["vocab"].values(), *(token["id"] for token in table["added_tokens"])})
+    from tokenizers import Tokenizer  # transformers would load torch
+
+    return Tokenizer.from_file(model_files.locate(name).source + "/tokenizer.json").get_vocab_size()
 
 
 class Work:
@@ -96,9 +91,13 @@ class Work:
         import datasets
         import torch
 
+        from kdutils import encoding, models
+
         case = self.case
         if case.domain:
-            return _mini_texts(case)
+            spec = RunSpec(student=MINI_STUDENT, method="sft", domain=case.domain, train_items=case.rows)
+            items = sources.load_items(spec, "train")
+            return encoding.encode(items, models.load_tokenizer(MINI_STUDENT), **spec.encoding)
         generator = torch.Generator().manual_seed(SEED)
         ids_BT = torch.randint(1, case.student.rows, (case.rows, case.length), generator=generator)
         unscored = [case.length - case.scored] * case.rows
@@ -143,13 +142,12 @@ class Work:
 
 def network_of(shape: Architecture, *, seed: int) -> PreTrainedModel:
     """A network of that shape with random weights: of Qwen2 if it has biases, else of Llama."""
-    from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     from kdutils.models import seeded
 
-    kinds = {True: (Qwen2Config, Qwen2ForCausalLM), False: (LlamaConfig, LlamaForCausalLM)}
-    config_class, model_class = kinds[shape.has_bias]
-    config = config_class(
+    config = AutoConfig.for_model(
+        "qwen2" if shape.has_bias else "llama",
         vocab_size=shape.rows,
         hidden_size=shape.hidden,
         num_hidden_layers=shape.layers,
@@ -164,13 +162,4 @@ def network_of(shape: Architecture, *, seed: int) -> PreTrainedModel:
         pad_token_id=0,
     )
     with seeded(seed):
-        return model_class(config)
-
-
-def _mini_texts(case: Case) -> Any:
-    from kdutils import encoding, models
-    from kdutils.spec import RunSpec
-
-    spec = RunSpec(student=MINI_STUDENT, method="sft", domain=case.domain, train_items=case.rows)
-    items = sources.load_items(spec, "train")
-    return encoding.encode(items, models.load_tokenizer(MINI_STUDENT), **spec.encoding)
+        return AutoModelForCausalLM.from_config(config)

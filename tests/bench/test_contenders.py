@@ -14,6 +14,7 @@ from conftest import missing
 
 from kdutils.bench import (
     kd_steps,
+    mini_ladder,
     peers,
     performance,
     roofline,
@@ -24,10 +25,14 @@ from kdutils.bench import (
 )
 from kdutils.bench.kd_steps import BFLOAT16, CACHED, CONTENDERS, ONLINE, PLAIN, TRL_GKD
 from kdutils.bench.workloads import Case, Work
+from kdutils.constants import TRAIN_DOMAINS
+from kdutils.grid import plan
 from kdutils.grid.machines import Machine
 from kdutils.grid.model_shapes import Architecture
+from kdutils.grid.profile import Live
 from kdutils.io import cache
 from kdutils.io.child_processes import ChildError, Function
+from kdutils.mini.family import MINI_MODELS, pairs
 from kdutils.report import styles
 
 SHAPE = Architecture(
@@ -50,6 +55,7 @@ PEERS = {"trl": "TRL", "llm_distil": "llm-distil"}
 def process_as_before():
     """What a contender sets in a process of its own is not left to the tests after it."""
     threads, variables = torch.get_num_threads(), dict(os.environ)
+    os.environ["KDUTILS_COMPILE"] = ""
     yield
     torch.set_num_threads(threads)
     torch.set_flush_denormal(False)
@@ -478,8 +484,10 @@ def test_distances_are_of_what_ran():
     rows = [row(PLAIN) | case, row(CACHED) | case, {"case": "smollm", "contender": "x", "repeats": 0}]
     found = roofline.distances(rows, MACHINE).set_index("contender")
     assert list(found.index) == [PLAIN, CACHED]
-    teacher = roofline.phases_of(rows[0])[1].seconds(100.0, 10.0)
-    states = roofline.phases_of(rows[1])[1].seconds(100.0, 10.0)
+    teacher, states = (
+        max(phase.flops / 100.0, phase.bytes / 10.0)
+        for phase in (roofline.phases_of(rows[0])[1], roofline.phases_of(rows[1])[1])
+    )
     apart = found.loc[PLAIN, "bound_seconds"] - found.loc[CACHED, "bound_seconds"]
     assert apart == pytest.approx(teacher - states)
     assert (found["times_the_bound"] * found["bound_seconds"]).tolist() == pytest.approx([1.0, 1.0])
@@ -547,6 +555,20 @@ def test_the_roofline_of_all_contenders_is_within_its_figure():
         assert 0 <= legend.x0 < legend.x1 <= fig.bbox.width
         assert ax.bbox.y0 < box.y0 < box.y1 < ax.bbox.y1
         plt.close(fig)
+
+
+def test_the_ladder_is_the_runs_of_every_mini_model_as_it_is_and_after_sft():
+    need = {"sections": ["01"], "methods": ["fkl"], "domains": ["math"]}
+    live = Live(
+        data="mini", models=list(MINI_MODELS), needs=[need], sft_seeds=[0], items_per_task=200, settings={}
+    )
+    grid = [plan.baselines(live, pairs(), domain, sft_seeds=[0]) for domain in TRAIN_DOMAINS]
+    found = mini_ladder.planned(200)
+    assert (
+        len(found) == 60 == len(pd.read_csv(mini_ladder.LADDER_FILE).groupby(["domain", "student", "method"]))
+    )
+    key = {(each.spec.run_id, each.evaluation) for runs in grid for each in runs}
+    assert {(each.spec.run_id, each.evaluation) for each in found} == key
 
 
 # --- the notebook ----------------------------------------------------------------------------------------
