@@ -12,7 +12,6 @@ from kdutils.inference import intervals
 from kdutils.report import figures, likeness_figures
 from kdutils.report.section import Section, by_domain, span
 from kdutils.report.show_gains import POINTS
-from kdutils.report.styles import KIND_STYLE
 from kdutils.results import (
     agreement_fidelity,
     authors_tests,
@@ -33,7 +32,6 @@ def before_and_after(section: Section) -> None:
     """Agreement with the teacher of the SFT and of the KD student, by pair; of one live pair by task."""
     whom = {"published": "of the SFT and of the released KD student (EM1)."}
     whom["live"] = f"of the SFT student and, mean over its methods, of the KD students ({section.selection})."
-    styles = (KIND_STYLE["sft"], KIND_STYLE["kd"])
     sides = {"left": "sft", "right": "kd", "xlabel": "same answer as the teacher,\n% of items"}
     tables = {
         source: agreement_fidelity.by_pair(table, measure="agreement")
@@ -43,7 +41,7 @@ def before_and_after(section: Section) -> None:
     section.figure(
         "agreement_rise",
         tables,
-        partial(figures.before_and_after, **sides, styles=styles),
+        partial(figures.before_and_after, **sides),
         alt=lambda table: (
             f"Agreement rises in {int((table['rise'] > 0).sum())} of {len(table)} pairs and domains, "
             f"on average by {table['rise'].mean():+.1f} points."

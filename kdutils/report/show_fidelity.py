@@ -12,7 +12,6 @@ from kdutils.report import figures, likeness_figures
 from kdutils.report.section import Section, span
 from kdutils.report.show_agreement import BLEU, rise_by_method, rise_of_one_pair, rise_sentences
 from kdutils.report.show_gains import POINTS
-from kdutils.report.styles import KIND_STYLE
 from kdutils.results import (
     agreement_fidelity,
     authors_tests,
@@ -45,11 +44,10 @@ def released_rise(section: Section) -> None:
     tables = {"BLEU.csv": "fidelity", "BLEU2.csv": "fidelity_bleu2"}
     pairs = agreement_fidelity.tables(released, measures=tables)
     rise = pairs.groupby("table")["rise"].mean()
-    styles = (KIND_STYLE["sft"], KIND_STYLE["kd"])
     sides = {"left": "sft", "right": "kd", "xlabel": "likeness to the teacher's rationale, %", "by": "table"}
     alt = f"KD adds {rise['BLEU.csv']:+.2f} to BLEU.csv and {rise['BLEU2.csv']:+.2f} to BLEU2.csv on average."
     caption = "fidelity to the teacher, mean over math tasks, of the SFT and of the KD student."
-    draw = partial(figures.before_and_after, **sides, styles=styles)
+    draw = partial(figures.before_and_after, **sides)
     section.figure("fidelity_rise", {"published": pairs}, draw, alt=alt, caption=caption)
 
 

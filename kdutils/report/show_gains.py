@@ -12,7 +12,6 @@ from kdutils.constants import AVERAGE, DOMAIN_LABELS, DOMAINS, METHOD_LABELS
 from kdutils.inference import intervals
 from kdutils.report import claim_figures, figures
 from kdutils.report.section import Section, by_domain, span
-from kdutils.report.styles import KIND_STYLE
 from kdutils.results import authors_tests, gain_tables, item_gains, released_comparison
 
 POINTS = dict.fromkeys(("loss", "gain", "rise", "difference", "low", "high"), "+.1f")
@@ -265,12 +264,11 @@ def tuning(section: Section) -> dict[str, pd.DataFrame]:
 def untuned_teacher(section: Section) -> None:
     """Accuracy after distillation from an untuned and from the tuned teacher, by pair."""
     tables = {source: gain_tables.averages(table) for source, table in tuning(section).items()}
-    styles = (KIND_STYLE["untuned"], KIND_STYLE["tuned"])
     sides = {"left": "untuned", "right": "tuned", "xlabel": "student's average accuracy, %"}
     section.figure(
         "untuned_teacher",
         tables,
-        partial(figures.before_and_after, **sides, styles=styles),
+        partial(figures.before_and_after, **sides),
         alt=lambda table: f"An untuned teacher costs {span(table['cost'], '.1f')} points.",
         caption="average accuracy after distillation from an untuned and from a tuned teacher.",
     )
