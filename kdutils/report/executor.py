@@ -5,7 +5,6 @@ Everything a notebook left is judged here: done needs an exit code of zero and t
 
 from __future__ import annotations
 
-import contextlib
 import json
 import multiprocessing
 import os
@@ -22,11 +21,10 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import nbformat
-import psutil
 from ipykernel.kernelspec import write_kernel_spec
 
 from kdutils.grid import handover, local_pool
-from kdutils.io import disk
+from kdutils.io import child_processes, disk
 from kdutils.io.text_safety import scrub
 from kdutils.report import kernels, ledger, notebook_api, notebook_parameters, worker
 from kdutils.report.index import Result
@@ -62,7 +60,7 @@ class Executor:
         with self._lock:
             self.stopped_by = self.stopped_by or signal_number
             for process in self._processes.values():
-                _kill_tree(process)
+                child_processes.kill_tree(process.pid)
 
     def run(self, task: Task) -> Result:
         """Execute one notebook, then give its files their names, good or failed."""
@@ -116,7 +114,7 @@ class Executor:
         """One line saying what went wrong, empty if the notebook is done."""
         late = not connection.wait([process.sentinel], self._limit_seconds)
         if late:
-            _kill_tree(process)
+            child_processes.kill_tree(process.pid)
             connection.wait([process.sentinel])
         with self._lock:  # a process that is started in another thread asks for the exit codes of all
             process.join()
@@ -136,10 +134,7 @@ class Executor:
         written = task.partial(".error")
         if written.exists():
             return written.read_text(encoding="utf-8")
-        log = self._log(task)
-        lines = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.exists() else []
-        last = next((line for line in reversed(lines) if line.strip()), "it said nothing")
-        return scrub(f"WorkerError: the process ended with code {code}; {last.strip()[:300]}")
+        return scrub(f"WorkerError: the process {child_processes.exit_reason(code, self._log(task))}")
 
     def _log(self, task: Task) -> Path:
         return self._scratch / f"{task.name}.log"
@@ -169,16 +164,6 @@ def _variables(scratch: Path, *, jobs: int) -> dict[str, str]:
         handover.FOLDER: str(scratch / HANDOVER),
         "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs)),
     }
-
-
-def _kill_tree(process: BaseProcess) -> None:
-    """End a worker and all below it; a kernel has a session of its own, so a group would not do."""
-    with contextlib.suppress(psutil.NoSuchProcess):
-        top = psutil.Process(process.pid)
-        top.suspend()  # so that it starts no kernel after we have looked
-        for each in [*top.children(recursive=True), top]:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                each.kill()
 
 
 def _conclude_failure(task: Task, error: str, seconds: float) -> None:

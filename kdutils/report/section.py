@@ -16,6 +16,7 @@ from kdutils.claims import answer_sheet, claims
 from kdutils.claims.evidence import VERDICTS
 from kdutils.constants import AVERAGE, DOMAIN_LABELS, KD_METHODS
 from kdutils.grid import plan
+from kdutils.inference.estimate import Estimate
 from kdutils.report import figures, live, plots, styles
 from kdutils.report.html_tables import Format
 from kdutils.report.notebook_api import Report
@@ -249,10 +250,9 @@ def span(values: pd.Series, fmt: str) -> str:
     return f"{values.min():{fmt}} to {values.max():{fmt}}".replace("-", "−")
 
 
-def interval(value: float, low: float, high: float, fmt: str = "+.1f") -> str:
+def signed(value: float, low: float = math.nan, high: float = math.nan) -> str:
     """`+1.0 [−0.5, +2.5]`; a value alone where its bounds are NaN."""
-    bounds = "" if math.isnan(low) else f" [{low:{fmt}}, {high:{fmt}}]"
-    return f"{value:{fmt}}{bounds}".replace("-", "−")
+    return Estimate(value, low, high).text().replace("-", "−")
 
 
 def by_domain(table: pd.DataFrame, *, value: str) -> str:
@@ -261,7 +261,7 @@ def by_domain(table: pd.DataFrame, *, value: str) -> str:
     A value is inconclusive where its interval holds 0 or is not known.
     """
     return ", ".join(
-        f"{interval(row[value], row['low'], row['high'])} points in {DOMAIN_LABELS[row['domain']].lower()}"
+        f"{signed(row[value], row['low'], row['high'])} points in {DOMAIN_LABELS[row['domain']].lower()}"
         + ("" if row["low"] > 0 or row["high"] < 0 else " (inconclusive)")
         for row in table.to_dict("records")
     )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import pandas as pd
 
 from kdutils import constants
@@ -11,7 +9,7 @@ from kdutils.claims import answer_sheet, claims, sensitivity
 from kdutils.grid import cell_table
 from kdutils.io import environment
 from kdutils.report import claim_figures, figures, ledger
-from kdutils.report.section import Section, interval, span
+from kdutils.report.section import Section, signed, span
 from kdutils.results import (
     authors_tables,
     gain_tables,
@@ -204,12 +202,12 @@ class Protocol:
         for (domain, method), part in own.groupby(["domain", "method"], sort=False):
             counts = ", ".join(f"{n} {verdict}" for verdict, n in part["verdict"].value_counts().items())
             largest = part.loc[part["change"].abs().idxmax()]
-            careful = interval(part["careful"].iloc[0], math.nan, math.nan)
+            careful = signed(part["careful"].iloc[0])
             factors = f"{len(part)} factor{'s' * (len(part) > 1)}"
             said.append(
                 f"{self.section.labels['live']}, {constants.DOMAIN_LABELS[domain].lower()}, "
                 f"{constants.METHOD_NAMES[method]}: the gain under careful is {careful} points; of "
                 f"{factors}: {counts}; the largest change ({largest['label']}) is "
-                f"{interval(largest['change'], largest['low'], largest['high'])}."
+                f"{signed(largest['change'], largest['low'], largest['high'])}."
             )
         return said
