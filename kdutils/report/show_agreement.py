@@ -183,8 +183,7 @@ def sentences(section: Section) -> list[str]:
     """How far agreement rises, whether it goes with the gain, and whether it rises beyond accuracy."""
     said = rise_sentences(section, "agreement", "the share of answers that are the teacher's")
     said += section.correlation_sentences("spearman_gain_agreement")
-    table = adjusted(section)
-    if len(table):
+    if len(table := adjusted(section)):
         said.append(f"{section.labels['live']}: given accuracy: {capa.remark(table)}")
     return said
 
