@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.figure import Figure
 
 from kdutils.inference import calibration
 from kdutils.report import plots
 from kdutils.report.notebook_api import Report
-from kdutils.report.styles import MARKERS, Style
+from kdutils.report.styles import COLOURS, MARKERS, Style
 
 TICKS = (0, 0.01, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1)
 
@@ -22,10 +21,10 @@ def error_rates(table: pd.DataFrame) -> Figure:
     square roots, on which a share near 0 and one near 1 can both be read.
     """
     rows, names = (list(dict.fromkeys(table[column])) for column in ("row", "null"))
-    colours = sns.color_palette("colorblind", 10)
-    if len(names) > len(colours):
-        raise ValueError(f"{len(names)} nulls have too few colours: draw at most {len(colours)} at a time")
-    styles = {name: Style(name, colours[place], MARKERS[place]) for place, name in enumerate(names)}
+    if len(names) > len(COLOURS):
+        raise ValueError(f"{len(names)} nulls have too few colours: draw at most {len(COLOURS)} at a time")
+    looks = zip(names, COLOURS, MARKERS, strict=False)
+    styles = {name: Style(name, colour, marker) for name, colour, marker in looks}
     fig, (ax,) = plots.panels(height=1.2 + 0.26 * len(rows))
     plots.interval_dots(ax, table, y="row", x="actual", styles=styles, by="null", rows=rows)
     for place, name in enumerate(rows):
@@ -35,10 +34,7 @@ def error_rates(table: pd.DataFrame) -> Figure:
     ax.set_xlim(0, 1)
     ax.set_xticks(TICKS, [f"{100 * tick:g}" for tick in TICKS])
     ax.set_xlabel("studies with an error, %, 95% interval")
-    handles = [
-        plots.line_handle(s.label, color=s.colour, marker=s.marker, linestyle="none") for s in styles.values()
-    ]
-    fig.legend(handles=handles, loc="outside lower center", ncols=3, columnspacing=1.2, frameon=False)
+    plots.figure_legend(fig, list(styles.values()), columns=3)
     return fig
 
 
@@ -54,7 +50,5 @@ def sentences(table: pd.DataFrame) -> list[str]:
     chosen = ("t-test > 0 over cells (authors)", "t-test of students", "orders of students within families")
     said = [calibration.remark(table, procedure=name, quantity=calibration.SAID[name]) for name in chosen]
     n_refused = int((table["recommended"] == "no").sum())
-    return [
-        *said,
-        f"{n_refused} of {len(table)} procedures under a null are not recommended; the table says which.",
-    ]
+    refused = f"{n_refused} of {len(table)} procedures under a null are not recommended"
+    return [*said, f"{refused}; the table says which."]

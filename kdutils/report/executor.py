@@ -24,8 +24,7 @@ import nbformat
 from ipykernel.kernelspec import write_kernel_spec
 
 from kdutils.grid import fill, local_pool
-from kdutils.io import disk
-from kdutils.io.child_processes import kill_tree
+from kdutils.io import child_processes, disk
 from kdutils.io.text_safety import scrub
 from kdutils.report import kernels, ledger, notebook_api, notebook_parameters, worker
 from kdutils.report.index import Result
@@ -61,7 +60,7 @@ class Executor:
         with self._lock:
             self.stopped_by = self.stopped_by or signal_number
             for process in self._processes.values():
-                kill_tree(process.pid)
+                child_processes.kill_tree(process.pid)
 
     def run(self, task: Task) -> Result:
         """Execute one notebook, then give its files their names, good or failed."""
@@ -115,7 +114,7 @@ class Executor:
         """One line saying what went wrong, empty if the notebook is done."""
         late = not connection.wait([process.sentinel], self._limit_seconds)
         if late:
-            kill_tree(process.pid)
+            child_processes.kill_tree(process.pid)
             connection.wait([process.sentinel])
         with self._lock:  # a process that is started in another thread asks for the exit codes of all
             process.join()
@@ -135,10 +134,7 @@ class Executor:
         written = task.partial(".error")
         if written.exists():
             return written.read_text(encoding="utf-8")
-        log = self._log(task)
-        lines = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.exists() else []
-        last = next((line for line in reversed(lines) if line.strip()), "it said nothing")
-        return scrub(f"WorkerError: the process ended with code {code}; {last.strip()[:300]}")
+        return scrub(f"WorkerError: the process {child_processes.exit_reason(code, self._log(task))}")
 
     def _log(self, task: Task) -> Path:
         return self._scratch / f"{task.name}.log"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -20,6 +21,7 @@ from kdutils.report.styles import (
     COLOURS,
     FAMILY_LINES,
     GREY,
+    KIND_STYLE,
     METHOD_STYLE,
     SELECTION_STYLE,
     VERDICT_STYLE,
@@ -80,9 +82,15 @@ def with_methods(fig: Figure, table: pd.DataFrame, *, extra: Sequence[Line2D] = 
 
 
 def coverage(grid: pd.DataFrame) -> Figure:
-    """Counts of runs: a row a pair (index), a column a method x temperature."""
+    """Counts of runs: a row a pair (index), a column a method x temperature; empty is none."""
     fig, (ax,) = plots.panels(height=1.2 + 0.2 * len(grid))
-    plots.count_grid(ax, grid)
+    counts = grid.to_numpy(int)
+    ax.imshow(counts, cmap="Blues", vmin=0, vmax=max(counts.max() * 1.6, 1), aspect="auto")
+    for row, column in zip(*np.nonzero(counts), strict=True):
+        ax.text(column, row, counts[row, column], ha="center", va="center", fontsize=7.5)
+    ax.set_xticks(range(grid.shape[1]), grid.columns, rotation=35, ha="right")
+    ax.set_yticks(range(grid.shape[0]), grid.index)
+    ax.grid(visible=False)
     return fig
 
 
@@ -120,11 +128,7 @@ def gain_by_task(table: pd.DataFrame) -> Figure:
         part = table[table["student"] == student]
         plots.interval_dots(ax, part, y="label", x="gain", styles=METHOD_STYLE, by="method", rows=tasks)
         ax.set_title(student)
-    for ax in axes[len(students) :]:
-        ax.set_visible(False)
-    for ax in axes[max(0, len(students) - 3) : len(students)]:
-        ax.set_xlabel(f"gain, points, {INTERVAL}")
-        ax.tick_params(labelbottom=True)  # also where the row below has no panel in this column
+    plots.last_panels(axes, len(students), columns=3, xlabel=f"gain, points, {INTERVAL}")
     return with_methods(fig, table)
 
 
@@ -178,7 +182,9 @@ def correlations(table: pd.DataFrame) -> Figure:
     for ax, part in parts:
         plots.interval_dots(ax, part, y="label", x="rho", styles=SELECTION_STYLE, by="selection")
         if "printed" in table:
-            plots.printed_ticks(ax, part.drop_duplicates("label"), y="label", x="printed")
+            printed = part.drop_duplicates("label")  # a row each, in the order of interval_dots
+            look = {"marker": "|", "s": 190, "color": "black", "linewidth": 1.3, "zorder": 4}
+            ax.scatter(printed["printed"], range(len(printed)), **look)
     stroke = plots.line_handle("printed", color="black", marker="|", markersize=10, linestyle="none")
     plots.figure_legend(fig, list(SELECTION_STYLE.values()), extra=[stroke] if "printed" in table else None)
     return fig
@@ -206,20 +212,22 @@ def gain_against(
 
 
 def before_and_after(
-    table: pd.DataFrame,
-    *,
-    left: str,
-    right: str,
-    styles: tuple[Style, Style],
-    xlabel: str,
-    by: str = "domain",
+    table: pd.DataFrame, *, left: str, right: str, xlabel: str, by: str = "domain"
 ) -> Figure:
-    """Two values of every pair joined by a line, a panel a value of `by`: columns pair, `left`, `right`."""
+    """Two values of every pair joined by a line, a panel a value of `by`: columns pair, `left`, `right`.
+
+    `left` and `right` are keys of KIND_STYLE.
+    """
     rows = list(dict.fromkeys(table["pair"]))
     fig, parts = domain_panels(table, height=1.2 + 0.2 * len(rows), sharey=True, xlabel=xlabel, by=by)
     for ax, part in parts:
-        plots.dumbbells(ax, part, y="pair", left=left, right=right, styles=styles, rows=rows)
-    plots.figure_legend(fig, list(styles))
+        position = [rows.index(pair) for pair in part["pair"]]
+        ax.hlines(position, part[left], part[right], color="0.75", linewidth=1.4, zorder=1)
+        for column, style in ((left, KIND_STYLE[left]), (right, KIND_STYLE[right])):
+            ax.scatter(part[column], position, color=style.colour, marker=style.marker, s=22, zorder=2)
+        ax.set_yticks(range(len(rows)), rows)
+        ax.set_ylim(len(rows) - 0.5, -0.5)
+    plots.figure_legend(fig, [KIND_STYLE[left], KIND_STYLE[right]])
     return fig
 
 

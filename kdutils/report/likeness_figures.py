@@ -30,7 +30,7 @@ def likeness_against_accuracy(table: pd.DataFrame, *, y: str, ylabel: str, by: s
     fig, parts = domain_panels(table, height=3.2, sharey=True, xlabel="student accuracy, %")
     for ax, part in parts:
         plots.scatter(ax, part, x="accuracy", y=y, styles=styles, by=by, zero=False)
-        plots.diagonal(ax)
+        ax.axline((50, 50), slope=1, color=GREY, linewidth=0.8, linestyle="--", zorder=1)
     parts[0][0].set_ylabel(ylabel)
     return with_methods(fig, table) if by == "method" else fig
 
@@ -86,11 +86,7 @@ def likeness_by_group(table: pd.DataFrame, *, xlabel: str) -> Figure:
         plots.interval_dots(ax, part, y="row", x="estimate", **look)
         ax.set(title=label)
         ax.tick_params(axis="y", labelsize=7)
-    for ax in axes[len(labels) :]:
-        ax.set_visible(False)
-    for ax in axes[max(0, len(labels) - n_columns) : len(labels)]:
-        ax.set_xlabel(f"{xlabel},\n{INTERVAL}")
-        ax.tick_params(labelbottom=True)
+    plots.last_panels(axes, len(labels), columns=n_columns, xlabel=f"{xlabel},\n{INTERVAL}")
     plots.figure_legend(fig, list(LIKENESS_STYLE.values()))
     return fig
 
@@ -128,7 +124,13 @@ def likeness_by_method(table: pd.DataFrame, *, measure: str, xlabel: str) -> Fig
     height = 1.3 + 0.2 * len(pairs)
     fig, parts = domain_panels(table, height=height, sharey=True, xlabel=xlabel)
     for ax, part in parts:
-        plots.joined_dots(ax, part, y="pair", x=measure, styles=METHOD_STYLE, by="method", rows=pairs)
+        span = part.groupby("pair")[measure].agg(["min", "max"])
+        ax.hlines([pairs.index(pair) for pair in span.index], span["min"], span["max"], color="0.8", zorder=1)
+        for method, style in METHOD_STYLE.items():
+            own = part[part["method"] == method]
+            look = {"color": style.colour, "marker": style.marker, "s": 16, "linewidth": 0, "zorder": 2}
+            ax.scatter(own[measure], [pairs.index(pair) for pair in own["pair"]], **look)
+        plots.named_rows(ax, pairs)
     return with_methods(fig, table)
 
 

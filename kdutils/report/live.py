@@ -54,9 +54,8 @@ def train(plan: Plan, *, workers: int | None = None) -> None:
         return
     line = display(_shown("planning"), display_id=True, raw=True)
     with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", message="IProgress not found"
-        )  # tqdm misses widgets for bars not shown
+        # tqdm misses widgets for bars that are not shown.
+        warnings.filterwarnings("ignore", message="IProgress not found")
         state = fill.fill(plan.to_make, plan.out, workers=workers, progress=_Progress(line))
     line.update(_shown(str(state)), raw=True)
 
@@ -107,9 +106,8 @@ class Curve:
         """The loss by step and the validation loss by epoch as PNG, and the last values as text."""
         png = _png(figures.training_curve(pd.DataFrame(self.entries)))
         last = self.entries[-1]
-        text = ", ".join(
-            f"{key} {value:.4g}" for key, value in last.items() if isinstance(value, int | float)
-        )
+        numbers = {key: value for key, value in last.items() if isinstance(value, int | float)}
+        text = ", ".join(f"{key} {value:.4g}" for key, value in numbers.items())
         return {"image/png": png, "text/plain": text}
 
 

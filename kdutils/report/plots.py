@@ -114,14 +114,6 @@ def named_rows(ax: Axes, rows: Sequence[str]) -> Axes:
     return ax
 
 
-def printed_ticks(ax: Axes, table: pd.DataFrame, *, y: str, x: str) -> Axes:
-    """Mark the values a paper prints with a vertical stroke, on axes made by `interval_dots`."""
-    rows = [label.get_text() for label in ax.get_yticklabels()]
-    position = [rows.index(value) for value in table[y]]
-    ax.scatter(table[x], position, marker="|", s=190, color="black", linewidth=1.3, zorder=4)
-    return ax
-
-
 def scatter(
     ax: Axes, table: pd.DataFrame, *, x: str, y: str, styles: dict[str, Style], by: str, zero: bool = True
 ) -> Axes:
@@ -131,12 +123,6 @@ def scatter(
         ax.scatter(part[x], part[y], color=style.colour, marker=style.marker, s=17, alpha=0.85, linewidth=0)
     if zero:
         ax.axhline(0, color=GREY, linewidth=0.9, zorder=1)
-    return ax
-
-
-def diagonal(ax: Axes) -> Axes:
-    """A dashed grey line where x equals y."""
-    ax.axline((50, 50), slope=1, color=GREY, linewidth=0.8, linestyle="--", zorder=1)
     return ax
 
 
@@ -193,27 +179,6 @@ def size_axis(ax: Axes, sizes: Iterable[float]) -> Axes:
     return ax
 
 
-def dumbbells(
-    ax: Axes,
-    table: pd.DataFrame,
-    *,
-    y: str,
-    left: str,
-    right: str,
-    styles: tuple[Style, Style],
-    rows: list[str] | None = None,
-) -> Axes:
-    """Two values a row joined by a line: columns `left` and `right`; `rows` as in `interval_dots`."""
-    rows = rows or list(dict.fromkeys(table[y]))
-    position = [rows.index(value) for value in table[y]]
-    ax.hlines(position, table[left], table[right], color="0.75", linewidth=1.4, zorder=1)
-    for column, style in zip((left, right), styles, strict=True):
-        ax.scatter(table[column], position, color=style.colour, marker=style.marker, s=22, zorder=2)
-    ax.set_yticks(range(len(rows)), rows)
-    ax.set_ylim(len(rows) - 0.5, -0.5)
-    return ax
-
-
 def sweep_curves(ax: Axes, runs: pd.DataFrame, *, x: str) -> Axes:
     """Accuracy over `x`, one line a method; in grey the SFT student and, over noise, the base model.
 
@@ -238,19 +203,6 @@ def sweep_curves(ax: Axes, runs: pd.DataFrame, *, x: str) -> Axes:
     return ax
 
 
-def joined_dots(
-    ax: Axes, table: pd.DataFrame, *, y: str, x: str, styles: dict[str, Style], by: str, rows: list[str]
-) -> Axes:
-    """Dots without intervals, one row a value of `y`, joined by a line from the least to the greatest."""
-    span = table.groupby(y)[x].agg(["min", "max"])
-    ax.hlines([rows.index(row) for row in span.index], span["min"], span["max"], color="0.8", zorder=1)
-    for key, style in styles.items():
-        part = table[table[by] == key]
-        position = [rows.index(value) for value in part[y]]
-        ax.scatter(part[x], position, color=style.colour, marker=style.marker, s=16, linewidth=0, zorder=2)
-    return named_rows(ax, rows)
-
-
 def point_rows(ax: Axes, table: pd.DataFrame, *, y: str, x: str, styles: dict[str, Style], by: str) -> Axes:
     """Every point of a row, one row a value of `y` in order of appearance, a lane within it for each `by`."""
     rows = list(dict.fromkeys(table[y]))
@@ -259,6 +211,15 @@ def point_rows(ax: Axes, table: pd.DataFrame, *, y: str, x: str, styles: dict[st
         look = {"color": style.colour, "marker": style.marker, "s": 13, "alpha": 0.75, "linewidth": 0}
         ax.scatter(part[x], position, zorder=2, **look)
     return _lined_rows(ax, rows)
+
+
+def last_panels(axes: Sequence[Axes], n: int, *, columns: int, xlabel: str) -> None:
+    """Hide all but the first n panels of a grid; `xlabel` stands below the last of each column."""
+    for ax in axes[n:]:
+        ax.set_visible(False)
+    for ax in axes[max(0, n - columns) : n]:
+        ax.set_xlabel(xlabel)
+        ax.tick_params(labelbottom=True)  # also where the row below has no panel in this column
 
 
 def stacked_shares(ax: Axes, table: pd.DataFrame, *, styles: dict[str, Style], fmt: str = "{:.0%}") -> Axes:
@@ -287,18 +248,6 @@ def shade_legend(fig: Figure, styles: dict[str, Style], *, columns: int) -> None
     """One legend for `stacked_shares`, below the panels."""
     handles = [Patch(color=style.colour, label=style.label) for style in styles.values()]
     fig.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
-
-
-def count_grid(ax: Axes, table: pd.DataFrame) -> Axes:
-    """A table of counts as a grid: darker is more, the number stands in the cell, empty is nothing."""
-    counts = table.to_numpy(int)
-    ax.imshow(counts, cmap="Blues", vmin=0, vmax=max(counts.max() * 1.6, 1), aspect="auto")
-    for row, column in zip(*np.nonzero(counts), strict=True):
-        ax.text(column, row, counts[row, column], ha="center", va="center", fontsize=7.5)
-    ax.set_xticks(range(table.shape[1]), table.columns, rotation=35, ha="right")
-    ax.set_yticks(range(table.shape[0]), table.index)
-    ax.grid(visible=False)
-    return ax
 
 
 def signed_grid(ax: Axes, table: pd.DataFrame, marked: pd.DataFrame, bound: float) -> Axes:

@@ -109,17 +109,9 @@ def to_html(
 
 def page(template: str, *, links: Sequence[Link], current: str | None, **values: Any) -> str:
     """The template in the frame that every page has; `current` is None for the index."""
-    values = {
-        "wide": False,
-        "facts": {},
-        "main": "",
-        "style": _style(),
-        **_navigation(links, current),
-        **values,
-    }
-    return (
-        _environment().get_template(template).render(values).replace("\0", "\u2400")
-    )  # no text file holds one
+    frame = {"wide": False, "facts": {}, "main": "", "style": _style()} | _navigation(links, current)
+    text = _environment().get_template(template).render(frame | values)
+    return text.replace("\0", "\u2400")  # no text file holds a null byte
 
 
 def relink(markup: str, *, name: str, links: Sequence[Link]) -> str:

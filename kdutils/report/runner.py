@@ -124,12 +124,7 @@ def run_profile(
 
 
 def plan(
-    profile: Profile,
-    *,
-    out: Path,
-    only: Sequence[str],
-    overrides: Mapping[str, Any],
-    notebooks: Path,
+    profile: Profile, *, out: Path, only: Sequence[str], overrides: Mapping[str, Any], notebooks: Path
 ) -> list[Task]:
     """The tasks of a run, in the order of the profile, with everything checked that can be.
 

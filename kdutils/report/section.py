@@ -16,13 +16,13 @@ from kdutils.claims import answer_sheet, claims
 from kdutils.claims.finding import VERDICTS
 from kdutils.constants import AVERAGE, DOMAIN_LABELS, KD_METHODS
 from kdutils.grid import plan
+from kdutils.inference.estimate import Estimate
 from kdutils.report import figures, live, plots, styles
 from kdutils.report.html_tables import Format
 from kdutils.report.notebook_api import Report
 from kdutils.results import authors_tests, gain_tables, item_gains, released_comparison
 
 Tables = Mapping[str, pd.DataFrame]  # source -> its table
-Drawing = Callable[[pd.DataFrame], Figure]
 CORRELATED = {  # test of the authors -> name of its figure, what is correlated with the gain
     "spearman_gain_size": ("size_correlations", "student size"),
     "spearman_gain_teacher": ("teacher_correlations", "teacher accuracy"),
@@ -107,29 +107,33 @@ class Section:
     # --- showing ----------------------------------------------------------------------------------------
 
     def figure(
-        self, name: str, source: str, table: pd.DataFrame, draw: Drawing, *, alt: str, caption: str
-    ) -> None:
-        """Show what `draw` makes of the table of one source; nothing of no rows."""
-        if len(table):
-            fig = draw(table)
-            plots.watermark(fig, self.marks[source])
-            caption = f"{self.labels[source]}: {caption}"
-            self.run.figure(fig, gain_tables.named(name, source), data=table, alt=alt, caption=caption)
-
-    def figures(
         self,
         name: str,
         tables: Tables,
-        draw: Drawing,
+        draw: Callable[[pd.DataFrame], Figure],
         *,
-        alt: Callable[[pd.DataFrame], str],
+        alt: str | Callable[[pd.DataFrame], str],
         caption: str | Mapping[str, str],
     ) -> None:
-        """Show a figure of every source; `caption` may be one a source."""
+        """Show what `draw` makes of the table of each source; nothing of no rows.
+
+        Args:
+            name: of the figure; that of live results has `_live` after it.
+            alt: the text, or what makes it of a table that has rows.
+            caption: the text, or one for each source.
+        """
         for source, table in tables.items():
             if len(table):
+                fig = draw(table)
+                plots.watermark(fig, self.marks[source])
                 text = caption if isinstance(caption, str) else caption[source]
-                self.figure(name, source, table, draw, alt=alt(table), caption=text)
+                self.run.figure(
+                    fig,
+                    gain_tables.named(name, source),
+                    data=table,
+                    alt=alt if isinstance(alt, str) else alt(table),
+                    caption=f"{self.labels[source]}: {text}",
+                )
 
     def table(
         self, source: str, table: pd.DataFrame, caption: str, formats: Mapping[str, Format] | None = None
@@ -183,7 +187,7 @@ class Section:
         caption = f"correlation of gain and {what} by task, under both rules of selecting the temperature"
         tables = self.correlations(test)
         ends = {source: "; strokes: the poster." if "printed" in tables[source] else "." for source in tables}
-        self.figures(
+        self.figure(
             name,
             tables,
             figures.correlations,
@@ -246,10 +250,9 @@ def span(values: pd.Series, fmt: str) -> str:
     return f"{values.min():{fmt}} to {values.max():{fmt}}".replace("-", "−")
 
 
-def interval(value: float, low: float, high: float, fmt: str = "+.1f") -> str:
+def signed(value: float, low: float = math.nan, high: float = math.nan) -> str:
     """`+1.0 [−0.5, +2.5]`; a value alone where its bounds are NaN."""
-    bounds = "" if math.isnan(low) else f" [{low:{fmt}}, {high:{fmt}}]"
-    return f"{value:{fmt}}{bounds}".replace("-", "−")
+    return Estimate(value, low, high).text().replace("-", "−")
 
 
 def by_domain(table: pd.DataFrame, *, value: str) -> str:
@@ -258,7 +261,7 @@ def by_domain(table: pd.DataFrame, *, value: str) -> str:
     A value is inconclusive where its interval holds 0 or is not known.
     """
     return ", ".join(
-        f"{interval(row[value], row['low'], row['high'])} points in {DOMAIN_LABELS[row['domain']].lower()}"
+        f"{signed(row[value], row['low'], row['high'])} points in {DOMAIN_LABELS[row['domain']].lower()}"
         + ("" if row["low"] > 0 or row["high"] < 0 else " (inconclusive)")
         for row in table.to_dict("records")
     )

@@ -41,7 +41,7 @@ def won_and_lost(section: Section) -> None:
     won = won.assign(is_marked=won["q_value"] < paired_items.ALPHA)
     alt = paired_items.map_remark(won)
     caption = "gain over SFT of one seed, points, temperature 1; *: McNemar's test, q < 0.05 over the map."
-    section.figure("won_and_lost", "live", won, figures.gain_map, alt=alt, caption=f"{caption} {alt}")
+    section.figure("won_and_lost", {"live": won}, figures.gain_map, alt=alt, caption=f"{caption} {alt}")
 
 
 def three_ways(section: Section) -> None:
@@ -62,9 +62,7 @@ def contaminated_items(section: Section) -> None:
         section.remarks({"live": answer_modes.contamination_remark(cells)})
     if flagged["flagged"].any():
         formats = dict.fromkeys(["accuracy", "without"], ".1f") | {"gain": "+.1f", "gain_without": "+.1f"}
-        caption = (
-            "accuracy, %, and gain over SFT, points, temperature 1, on all items and without those flagged."
-        )
+        caption = "accuracy, %, and gain over SFT, points, T = 1, on all items and without those flagged."
         section.table("live", flagged, caption, formats)
         if len(paired(section)):
             both = item_gains.with_and_without(section.items.scored).drop(columns="task")
@@ -79,10 +77,8 @@ def contaminated_tasks(section: Section) -> pd.DataFrame:
     released = section.of("published")
     apart = answer_modes.contaminated_tasks(gain_tables.gains(released, selection="temperature_1"), released)
     tasks = ", ".join(TASK_LABELS[task] for task in CONTAMINATED_TASKS)
-    caption = (
-        f"mean gain, points, on the contaminated tasks ({tasks}) and on the others, temperature 1, and their "
-    )
-    caption += "difference with a 95% interval over pairs."
+    caption = f"mean gain, points, temperature 1, on the contaminated tasks ({tasks}) and on the others, and "
+    caption += "their difference with a 95% interval over pairs."
     formats = POINTS | dict.fromkeys(["contaminated", "others"], "+.1f")
     section.table("published", apart, caption, formats)
     return apart
@@ -97,10 +93,8 @@ def two_ways(section: Section) -> None:
     average = ranked[ranked["task"] == AVERAGE]
     means = average.groupby("way", sort=False)["accuracy"].mean()
     alt = "Mean accuracy " + ", ".join(f"{value:.1f} percent {way}" for way, value in means.items()) + "."
-    caption = (
-        "accuracy on the tasks with options by the way the answer is taken, temperature 1, 95% intervals."
-    )
-    section.figure("two_ways", "live", average, figures.two_ways, alt=alt, caption=caption)
+    caption = "accuracy on tasks with options by the way the answer is taken, temperature 1, 95% intervals."
+    section.figure("two_ways", {"live": average}, figures.two_ways, alt=alt, caption=caption)
     section.remarks({"live": answer_modes.ways_remark(ranked)})
     caption = "accuracy, %, and gain over SFT, points, by the way the answer is taken."
     section.table("live", answer_modes.ways_table(ranked), caption)

@@ -10,21 +10,16 @@ import pandas as pd
 from kdutils.claims import claims
 from kdutils.report import figures, likeness_figures
 from kdutils.report.section import Section, span
-from kdutils.report.show_agreement import rise_sentences, rises
+from kdutils.report.show_agreement import BLEU, rise_by_method, rise_of_one_pair, rise_sentences
 from kdutils.report.show_gains import POINTS
-from kdutils.report.styles import KIND_STYLE
 from kdutils.results import (
     agreement_fidelity,
     authors_tests,
     examples,
-    item_gains,
     paradox,
-    released_comparison,
     solution_steps,
     sweeps,
 )
-
-BLEU = "BLEU with the teacher's texts, %"
 
 
 def with_fidelity(section: Section) -> dict[str, pd.DataFrame]:
@@ -49,42 +44,25 @@ def released_rise(section: Section) -> None:
     tables = {"BLEU.csv": "fidelity", "BLEU2.csv": "fidelity_bleu2"}
     pairs = agreement_fidelity.tables(released, measures=tables)
     rise = pairs.groupby("table")["rise"].mean()
-    styles = (KIND_STYLE["sft"], KIND_STYLE["kd"])
     sides = {"left": "sft", "right": "kd", "xlabel": "likeness to the teacher's rationale, %", "by": "table"}
     alt = f"KD adds {rise['BLEU.csv']:+.2f} to BLEU.csv and {rise['BLEU2.csv']:+.2f} to BLEU2.csv on average."
     caption = "fidelity to the teacher, mean over math tasks, of the SFT and of the KD student."
-    draw = partial(figures.before_and_after, **sides, styles=styles)
-    section.figure("fidelity_rise", "published", pairs, draw, alt=alt, caption=caption)
+    draw = partial(figures.before_and_after, **sides)
+    section.figure("fidelity_rise", {"published": pairs}, draw, alt=alt, caption=caption)
 
 
 def live_rise(section: Section) -> None:
     """Live BLEU of the SFT and of each KD student, by pair; of one live pair by task, with its rise."""
     gains = with_fidelity(section).get("live")
     if len(section.items.beside):
-        _rise_of_one_pair(section)
+        rise_of_one_pair(section, "fidelity")
     elif gains is not None:
         table = agreement_fidelity.by_method(gains, measure="fidelity")
         alt = f"Mean BLEU from {span(table['fidelity'], '.1f')} percent by pair."
         caption = f"mean over tasks of the BLEU with the teacher's texts ({sweeps.decoding(gains)})."
         draw = partial(likeness_figures.likeness_by_method, measure="fidelity", xlabel=BLEU)
-        section.figure("fidelity_rise", "live", table, draw, alt=alt, caption=caption)
-        table = authors_tests.rise_by_method(gains, measure="fidelity")
-        caption = "BLEU before (sft) and after KD, and its rise with a 95% interval over pairs."
-        section.table("live", table, caption, POINTS | {"sft": ".1f", "kd": ".1f"})
-
-
-def _rise_of_one_pair(section: Section) -> None:
-    table = section.in_view(item_gains.fidelities(section.items.beside))
-    alt = f"BLEU with the teacher's texts from {span(table['fidelity'], '.0f')} percent by task and method."
-    caption = (
-        "corpus BLEU with the tuned teacher's texts by task and method, temperature 1, intervals over items."
-    )
-    draw = partial(figures.by_task, x="fidelity", xlabel=BLEU)
-    section.figure("fidelity_rise", "live", table, draw, alt=alt, caption=caption)
-    caption = "BLEU on average over tasks, %, and its rise over SFT on the same items."
-    section.table("live", *rises(table, "fidelity", caption))
-    caption = "BLEU with the teacher's texts by task, %, with 95% intervals over items."
-    section.pair_table(released_comparison.fidelities, caption)
+        section.figure("fidelity_rise", {"live": table}, draw, alt=alt, caption=caption)
+        rise_by_method(section, "fidelity", "BLEU before (sft) and after KD, %, and its rise")
 
 
 def level_and_gain(section: Section) -> None:
@@ -94,7 +72,7 @@ def level_and_gain(section: Section) -> None:
         alt = f"{len(table)} points. {authors_tests.fidelity_remark(table)}"
         caption = "fidelity against accuracy (left), gain against fidelity (right): pairs x methods x tasks."
         draw = partial(likeness_figures.level_and_gain, measure="fidelity", label=label)
-        section.figure("fidelity_scatter", source, table, draw, alt=alt, caption=caption)
+        section.figure("fidelity_scatter", {source: table}, draw, alt=alt, caption=caption)
 
 
 def second_table(section: Section) -> None:
@@ -114,7 +92,7 @@ def right_and_alike(section: Section) -> None:
     alt = f"Median |r| by task from {span(links['median |r|'], '.2f')}, {len(alike)} runs x tasks."
     caption = "being right and writing like the teacher, correlated over items; every run a point."
     draw = partial(likeness_figures.right_and_alike, bound=claims.FEEBLE)
-    section.figure("right_and_alike", "live", alike, draw, alt=alt, caption=caption)
+    section.figure("right_and_alike", {"live": alike}, draw, alt=alt, caption=caption)
     section.table("live", links, "the same by task.", {"median r": "+.2f", "median |r|": ".2f"})
 
 
@@ -144,11 +122,10 @@ class Texts:
         levels = self.kept(paradox.by_group, self.written, "outcome", paradox.OUTCOMES, rng=self.rng)
         means = levels.query("measure == 'bleu'").set_index(["method", "group"])["estimate"]
         both, other = means["sft", "both_right"], means["sft", "other_wrong"]
-        alt = f"Sentence BLEU of SFT where both are right {both:.0f} %, where both are wrong otherwise "
-        alt += f"{other:.0f} %."
+        alt = f"Sentence BLEU of SFT: both right {both:.0f} %, both wrong with other answers {other:.0f} %."
         caption = "likeness to the tuned teacher's text by who is right, math, temperature 1."
         draw = partial(likeness_figures.likeness_by_group, xlabel="likeness to the teacher, %")
-        self.section.figure("fidelity_by_outcome", "live", levels, draw, alt=alt, caption=caption)
+        self.section.figure("fidelity_by_outcome", {"live": levels}, draw, alt=alt, caption=caption)
 
     def links_on_svamp(self) -> None:
         """The correlation of being right with likeness on SVAMP, mean over students."""
@@ -157,11 +134,8 @@ class Texts:
         own = np.random.default_rng(20_240_508)
         links = self.kept(paradox.links, self.written, task="svamp", rng=own).drop(columns="method")
         links = links.rename(columns={"label": "student", "n_students": "students", "n_runs": "runs"})
-        caption = (
-            "right and alike on SVAMP, correlation over items, mean over students, with 95% intervals over "
-        )
-        formats = dict.fromkeys(("estimate", "low", "high"), "+.2f")
-        self.section.table("live", links, f"{caption}students and items.", formats)
+        caption = "right and alike on SVAMP: correlation over items, 95% interval over students and items."
+        self.section.table("live", links, caption, dict.fromkeys(("estimate", "low", "high"), "+.2f"))
 
     def by_fate(self) -> None:
         """How much closer to the teacher's text KD came than SFT, by what became of the item."""
@@ -170,33 +144,23 @@ class Texts:
         fates = self.kept(paradox.by_group, self.rises, "fate", paradox.FATES, rng=self.rng)
         bleu = fates.query("measure == 'bleu' and group == 'became_right'")["estimate"]
         alt = f"Change of sentence BLEU where items became right: {span(bleu, '+.1f')} points."
-        caption = (
-            "how much closer to the teacher's text KD came than SFT, by what became of the item (the first "
-        )
-        caption += "four: teacher right); same student, seed and item, math."
+        caption = "how much closer to the teacher's text KD came than SFT, by what became of the item (in "
+        caption += "the first four the teacher is right); same student, seed and item, math."
         draw = partial(likeness_figures.likeness_by_group, xlabel="change of likeness through KD, points")
-        self.section.figure("paradox", "live", fates, draw, alt=alt, caption=caption)
+        self.section.figure("paradox", {"live": fates}, draw, alt=alt, caption=caption)
 
     def contrasts(self) -> None:
         """Change of likeness where items became right less that of others, and what it says."""
         if self.written.empty:
             return
         self.contrasted = self.kept(paradox.contrasts, self.rises, rng=self.rng)
-        names = {"label": "method", "than_label": "became right, less", "measure": "measure"}
-        names |= {
-            "estimate": "difference, points",
-            "low": "low",
-            "high": "high",
-            "reason": "reason",
-            "n": "n",
-        }
-        names |= {"n_than": "n of the others"}
+        names = {"label": "method", "than_label": "became right, less", "n_than": "n of the others"}
+        names["estimate"] = "difference, points"
         table = self.contrasted.assign(measure=self.contrasted["measure"].map(paradox.MEASURES))
-        caption = (
-            "change of likeness where items became right less that of others, within a pair, seed and task, "
-        )
-        caption += "with 95% intervals; n: items that became right, and the others."
-        table = table[list(names)].rename(columns=names)
+        table = table[["label", "than_label", "measure", "estimate", "low", "high", "reason", "n", "n_than"]]
+        table = table.rename(columns=names)
+        caption = "change of likeness where items became right less that of others, same pair, seed and "
+        caption += "task, with 95% intervals; n: items that became right, and the others."
         self.section.table("live", table, caption, POINTS | {"difference, points": "+.1f"})
         self.section.run.remark(paradox.remark(self.contrasted))
 
@@ -207,21 +171,19 @@ class Texts:
         rows = self.contrasted[self.contrasted["than"] == "stayed_wrong"].set_index("measure")
         above = {name: int((rows.loc[[name], "low"] > 0).sum()) for name in ("bleu", "wording")}
         n_methods, bleu = rows["method"].nunique(), span(rows.loc[["bleu"], "estimate"], "+.1f")
-        text = (
+        return [
             f"{self.section.labels['live']}, item by item: sentence BLEU with the teacher rises more where "
-        )
-        text += f"items became right than where they stayed wrong in {above['bleu']} of {n_methods} methods "
-        return [f"{text}({bleu} points, 95% interval above 0), in the words alone in {above['wording']}."]
+            f"items became right than where they stayed wrong in {above['bleu']} of {n_methods} methods "
+            f"({bleu} points, 95% interval above 0), in the words alone in {above['wording']}."
+        ]
 
     def followed(self) -> None:
         """Whether the answer that is stated is the result of the last step."""
         if self.written.empty:
             return
         table = self.kept(solution_steps.followed, self.written, self.rises, rng=self.rng)
-        caption = (
-            "percent of texts that can be checked, of these with an answer that follows, and of all steps "
-        )
-        caption += "those that are right, with 95% intervals; KD also by what became of the item."
+        caption = "percent of texts that can be checked, of these with an answer that follows, and of steps "
+        caption += "that are right, with 95% intervals; KD also by what became of the item."
         self.section.table("live", solution_steps.readable_followed(table), caption)
 
     def errors_on_svamp(self) -> None:
@@ -233,22 +195,14 @@ class Texts:
         wrong = span(wide["arithmetic"], ".0f")
         alt = f"Kinds of SVAMP answers by method; right steps with wrong arithmetic {wrong} %."
         caption = "what is wrong with SVAMP answers, share of texts by method, temperature 1."
-        self.section.figure(
-            "error_categories", "live", wide, likeness_figures.error_shares, alt=alt, caption=caption
-        )
-        names = {
-            "label": "student",
-            "category": "category",
-            "estimate": "share, %",
-            "low": "low",
-            "high": "high",
-        }
-        names |= {"n": "texts", "n_pairs": "pairs", "n_without": "left out"}
+        draw = likeness_figures.error_shares
+        self.section.figure("error_categories", {"live": wide}, draw, alt=alt, caption=caption)
+        names = {"label": "student", "estimate": "share, %", "n": "texts", "n_pairs": "pairs"}
         table = found.assign(category=found["category"].map(solution_steps.CATEGORIES))
+        table = table[["label", "category", "estimate", "low", "high", "n", "n_pairs", "n_without"]]
+        table = table.rename(columns=names | {"n_without": "left out"})
         formats = dict.fromkeys(("share, %", "low", "high"), ".1f")
-        self.section.table(
-            "live", table[list(names)].rename(columns=names), "the same, with 95% intervals.", formats
-        )
+        self.section.table("live", table, "the same, with 95% intervals.", formats)
 
 
 def side_by_side(section: Section) -> None:

@@ -7,12 +7,11 @@ from functools import partial
 import pandas as pd
 
 from kdutils.claims import student_gains
-from kdutils.claims.claims import Judgement
+from kdutils.claims.evidence import Evidence
 from kdutils.constants import AVERAGE, DOMAIN_LABELS, DOMAINS, METHOD_LABELS
 from kdutils.inference import intervals
 from kdutils.report import claim_figures, figures
 from kdutils.report.section import Section, by_domain, span
-from kdutils.report.styles import KIND_STYLE
 from kdutils.results import authors_tests, gain_tables, item_gains, released_comparison
 
 POINTS = dict.fromkeys(("loss", "gain", "rise", "difference", "low", "high"), "+.1f")
@@ -44,16 +43,13 @@ def gain_by_pair(section: Section) -> None:
     """Average gain of every pair and method, and what it comes to."""
     tables, how = intervals_by_pair(section), how_compared(section)
     text = "average gain over SFT by pair ({}), small students first. † token forward KL, the authors' SeqKD."
-    section.figures(
-        "gain_by_pair",
-        tables,
-        figures.gain_by_pair,
-        alt=lambda table: (
-            f"Average gains from {span(table['gain'], '+.1f')} points; "
-            f"{int((table['gain'] > 0).sum())} of {len(table)} above 0."
-        ),
-        caption={source: text.format(how[source]) for source in tables},
-    )
+    caption = {source: text.format(how[source]) for source in tables}
+
+    def alt(table: pd.DataFrame) -> str:
+        n_above = int((table["gain"] > 0).sum())
+        return f"Average gains from {span(table['gain'], '+.1f')} points; {n_above} of {len(table)} above 0."
+
+    section.figure("gain_by_pair", tables, figures.gain_by_pair, alt=alt, caption=caption)
     section.remarks({source: authors_tests.gain_remark(table) for source, table in tables.items()})
 
 
@@ -67,11 +63,9 @@ def gain_by_task(section: Section) -> None:
         for domain, part in table.groupby("domain", sort=False):
             label = DOMAIN_LABELS[domain]
             alt = f"{label}: gains by student and task, {span(part['gain'], '+.1f')} points."
-            caption = (
-                f"{label.lower()}, gain over SFT by student and task, mean over teachers ({how[source]})."
-            )
+            caption = f"{label.lower()}, gain by student and task, mean over teachers ({how[source]})."
             name = f"gain_by_task_{domain}"
-            section.figure(name, source, part, figures.gain_by_task, alt=alt, caption=caption)
+            section.figure(name, {source: part}, figures.gain_by_task, alt=alt, caption=caption)
 
 
 def selections(section: Section) -> None:
@@ -90,13 +84,11 @@ def selections_remark(both: pd.DataFrame) -> str:
     sentences = []
     for test, claim in words.items():
         for domain in DOMAINS:
-            best, one = (
-                float(p.loc[(domain, test), f"p, {rule}"]) for rule in ("best_on_test", "temperature_1")
-            )
+            best, one = p.loc[(domain, test), ["p, best_on_test", "p, temperature_1"]].astype(float)
             changes = "changes this" if (best < 0.05) != (one < 0.05) else "does not change this"
-            verdict = "" if one < 0.05 else "cannot be shown that "
+            verdict = "" if one < 0.05 else "it cannot be shown that "
             sentences.append(
-                f"{DOMAIN_LABELS[domain]}, temperature 1: {'it ' * bool(verdict)}{verdict}{claim} "
+                f"{DOMAIN_LABELS[domain]}, temperature 1: {verdict}{claim} "
                 f"(p = {one:.2g}; best on test: {best:.2g}): the rule of selection {changes} at 0.05."
             )
     return "\n".join(f"- {sentence}" for sentence in sentences)
@@ -104,21 +96,21 @@ def selections_remark(both: pd.DataFrame) -> str:
 
 def student_forest(section: Section) -> None:
     """Gains of students and of all of them together, in points and log odds."""
-    for each in several_pairs(section):
-        table = student_gains.forest(each.evidence)
-        caption = (
-            "gains of students at temperature 1, means over teachers and methods, in points and log odds."
-        )
-        alt = f"Mean gain over students in points {by_domain(_of_all(table), value='value')}."
-        source = each.evidence.source
-        section.figure(
-            "student_forest", source, table, claim_figures.student_forest, alt=alt, caption=caption
-        )
+    tables = {source: student_gains.forest(each) for source, each in several_pairs(section).items()}
+    caption = "gains of students at temperature 1, means over teachers and methods, in points and log odds."
+    section.figure(
+        "student_forest",
+        tables,
+        claim_figures.student_forest,
+        alt=lambda table: f"Mean gain over students in points {by_domain(_of_all(table), value='value')}.",
+        caption=caption,
+    )
 
 
-def several_pairs(section: Section) -> list[Judgement]:
-    """The judgements of sources that have more than one pair: those about students."""
-    return [each for each in section.judged if not each.evidence.one_pair]
+def several_pairs(section: Section) -> dict[str, Evidence]:
+    """The evidence of sources that have more than one pair: those that say something about students."""
+    found = {each.evidence.source: each.evidence for each in section.judged}
+    return {source: evidence for source, evidence in found.items() if not evidence.one_pair}
 
 
 def _of_all(table: pd.DataFrame) -> pd.DataFrame:
@@ -149,20 +141,18 @@ def gain_sentences(section: Section) -> list[str]:
 
 def gain_by_size(section: Section) -> None:
     """Average gain over student size, every run a point."""
-    section.figures(
+
+    def means(points: pd.DataFrame) -> pd.DataFrame:
+        keys = ["domain", "family", "student_parameters", "method"]
+        return points.groupby(keys)["gain"].mean().reset_index()
+
+    section.figure(
         "gain_by_size",
         section.points,
-        lambda table: figures.gain_by_size(table, _size_means(table)),
-        alt=lambda table: (
-            f"Mean gain by student size, between {span(_size_means(table)['gain'], '+.1f')} points."
-        ),
+        lambda table: figures.gain_by_size(table, means(table)),
+        alt=lambda table: f"Mean gain by student size, {span(means(table)['gain'], '+.1f')} points.",
         caption="average gain over SFT by student size: every run a point, means of a family as lines.",
     )
-
-
-def _size_means(points: pd.DataFrame) -> pd.DataFrame:
-    keys = ["domain", "family", "student_parameters", "method"]
-    return points.groupby(keys)["gain"].mean().reset_index()
 
 
 def selections_by_source(section: Section) -> None:
@@ -176,14 +166,11 @@ def selections_by_source(section: Section) -> None:
 
 def gain_by_sft(section: Section) -> None:
     """The same gains against the student's accuracy before distillation."""
-    section.figures(
+    section.figure(
         "gain_by_sft",
         section.points,
         partial(figures.gain_against, x="sft_accuracy", xlabel="student's SFT {score}, %"),
-        alt=lambda table: (
-            f"Average gain of {len(table)} runs against SFT accuracy from "
-            f"{span(table['sft_accuracy'], '.0f')} percent."
-        ),
+        alt=lambda table: f"Gains of {len(table)} runs over SFT of {span(table['sft_accuracy'], '.0f')} %.",
         caption="the same gains against the student's accuracy before distillation.",
     )
 
@@ -198,29 +185,32 @@ def size_and_headroom(section: Section) -> None:
 
 def scales(section: Section) -> None:
     """Gain of students over size in points and log odds, beside a world of equal gains."""
-    for each in several_pairs(section):
-        table = student_gains.by_size(each.evidence)
-        points = table[table["scale"] == "points"]
-        n_within = int(points["value"].between(points["least"], points["most"]).sum())
-        alt = f"{n_within} of {len(points)} student means lie where equal gains in log odds would put them."
-        caption = (
-            "gain of students over size in points (above) and log odds (below), temperature 1. Bands: 95% of"
-        )
-        caption += " what items would show if all students gained alike in log odds."
-        source = each.evidence.source
-        section.figure("scales", source, table, claim_figures.gain_and_scale, alt=alt, caption=caption)
+    tables = {source: student_gains.by_size(each) for source, each in several_pairs(section).items()}
+    caption = "gain of students over size in points (above) and log odds (below), temperature 1. Bands: 95% "
+    caption += "of what items would show if all students gained alike in log odds."
+
+    def alt(table: pd.DataFrame) -> str:
+        n_within, n = _within_equal_gains(table)
+        return f"{n_within} of {n} student means lie where equal gains in log odds would put them."
+
+    section.figure("scales", tables, claim_figures.gain_and_scale, alt=alt, caption=caption)
+
+
+def _within_equal_gains(by_size: pd.DataFrame) -> tuple[int, int]:
+    """How many means in points lie where equal gains in log odds would put them, and how many there are."""
+    points = by_size[by_size["scale"] == "points"]
+    return int(points["value"].between(points["least"], points["most"]).sum()), len(points)
 
 
 def size_sentences(section: Section) -> list[str]:
     """How the gain goes with size, and how many students equal gains in log odds would explain."""
     sentences = section.correlation_sentences("spearman_gain_size")
-    for each in several_pairs(section):
-        points = student_gains.by_size(each.evidence).query("scale == 'points'")
-        within = points["value"].between(points["least"], points["most"])
+    for source, evidence in several_pairs(section).items():
+        n_within, n = _within_equal_gains(student_gains.by_size(evidence))
         sentences.append(
-            f"{section.labels[each.evidence.source]}: {int(within.sum())} of {len(points)} student means, "
-            "one a student and domain, lie within what equal gains in log odds would give: of these the "
-            "scale of points alone may explain the differences."
+            f"{section.labels[source]}: {n_within} of {n} student means, one a student and domain, lie "
+            "within what equal gains in log odds would give: of these the scale of points alone may explain "
+            "the differences."
         )
     return sentences
 
@@ -230,14 +220,11 @@ def size_sentences(section: Section) -> list[str]:
 
 def gain_by_teacher(section: Section) -> None:
     """Average gain against the accuracy of the tuned teacher."""
-    section.figures(
+    section.figure(
         "gain_by_teacher",
         section.points,
         partial(figures.gain_against, x="teacher_accuracy", xlabel="teacher's {score} after SFT, %"),
-        alt=lambda table: (
-            f"Average gain of {len(table)} runs against the accuracy of {table['teacher'].nunique()} tuned "
-            "teachers."
-        ),
+        alt=lambda table: f"Gains of {len(table)} runs from {table['teacher'].nunique()} tuned teachers.",
         caption="average gain over SFT against the accuracy of the tuned teacher.",
     )
 
@@ -247,13 +234,11 @@ def gain_within_student(section: Section) -> None:
     within = {source: gain_tables.within_student(table) for source, table in section.points.items()}
     within = {source: table for source, table in within.items() if len(table)}
     axes = {"x": "teacher_within", "xlabel": "teacher's {score},\npoints from mean", "y": "gain_within"}
-    section.figures(
+    section.figure(
         "gain_within_student",
         within,
         partial(figures.gain_against, **axes, ylabel="gain, points from mean"),
-        alt=lambda table: (
-            f"Gain less the student's mean, {span(table['gain_within'], '+.1f')} points, {len(table)} runs."
-        ),
+        alt=lambda table: f"Gain less the student's mean: {span(table['gain_within'], '+.1f')} points.",
         caption="gain against teacher accuracy, both less their mean over the teachers of one student.",
     )
     section.remarks({source: authors_tests.within_student_remark(table) for source, table in within.items()})
@@ -261,14 +246,13 @@ def gain_within_student(section: Section) -> None:
 
 def teachers_of_a_student(section: Section) -> None:
     """Average gain of each student from teachers of growing size, a table a source and family."""
+    caption = "average gain, points, of one student from teachers of growing size."
     for source, table in section.points.items():
         for _, part in table.groupby("family", sort=False):
             rows = gain_tables.gain_by_teacher(part)
             rows = rows.assign(method=rows["method"].map(METHOD_LABELS))
             formats = {name: "+.1f" for name in rows if rows[name].dtype == float}
-            section.table(
-                source, rows, "average gain, points, of one student from teachers of growing size.", formats
-            )
+            section.table(source, rows, caption, formats)
 
 
 def tuning(section: Section) -> dict[str, pd.DataFrame]:
@@ -280,12 +264,11 @@ def tuning(section: Section) -> dict[str, pd.DataFrame]:
 def untuned_teacher(section: Section) -> None:
     """Accuracy after distillation from an untuned and from the tuned teacher, by pair."""
     tables = {source: gain_tables.averages(table) for source, table in tuning(section).items()}
-    styles = (KIND_STYLE["untuned"], KIND_STYLE["tuned"])
     sides = {"left": "untuned", "right": "tuned", "xlabel": "student's average accuracy, %"}
-    section.figures(
+    section.figure(
         "untuned_teacher",
         tables,
-        partial(figures.before_and_after, **sides, styles=styles),
+        partial(figures.before_and_after, **sides),
         alt=lambda table: f"An untuned teacher costs {span(table['cost'], '.1f')} points.",
         caption="average accuracy after distillation from an untuned and from a tuned teacher.",
     )
@@ -301,13 +284,10 @@ def tuning_costs_of_one_pair(section: Section) -> None:
     """What an untuned teacher costs the one live pair by task, on the same items."""
     costs = section.in_view(item_gains.tuning_costs(section.items.scored))
     if len(costs):
-        xlabel = "cost of an untuned teacher, points"
         alt = f"An untuned teacher costs {span(costs['difference'], '+.1f')} points by task."
-        text = (
-            "accuracy after distillation from the tuned teacher less that from the untuned one, same items."
-        )
-        draw = partial(figures.by_task, x="difference", xlabel=xlabel)
-        section.figure("untuned_teacher", "live", costs, draw, alt=alt, caption=text)
+        caption = "accuracy after distillation from the tuned teacher less that from the untuned, same items."
+        draw = partial(figures.by_task, x="difference", xlabel="cost of an untuned teacher, points")
+        section.figure("untuned_teacher", {"live": costs}, draw, alt=alt, caption=caption)
         caption = "what an untuned teacher costs, points, with 95% intervals over items."
         section.pair_table(released_comparison.tuning_costs, caption)
 

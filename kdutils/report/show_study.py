@@ -9,7 +9,7 @@ from kdutils.claims import answer_sheet, claims, sensitivity
 from kdutils.grid import cell_table
 from kdutils.io import environment
 from kdutils.report import claim_figures, figures, ledger
-from kdutils.report.section import Section, span
+from kdutils.report.section import Section, signed, span
 from kdutils.results import (
     authors_tables,
     gain_tables,
@@ -23,13 +23,12 @@ from kdutils.results import (
 
 def coverage(section: Section) -> None:
     """How many runs there are by pair, method and temperature, of every source."""
-    section.figures(
+    section.figure(
         "coverage",
         {source: gain_tables.coverage(part) for source, part in section.parts.items()},
         figures.coverage,
         alt=lambda grid: (
-            f"Grid of {len(grid)} pairs by method and temperature: {int((grid == 0).sum().sum())} of "
-            f"{grid.size} fields are empty."
+            f"{len(grid)} pairs: {int((grid == 0).to_numpy().sum())} of {grid.size} fields empty."
         ),
         caption="runs by pair, method and temperature, counted over domains and seeds; empty means none.",
     )
@@ -71,21 +70,10 @@ def costs(section: Section) -> None:
     section.table("live", sums, "seconds of the runs in all, and the largest worker.", formats)
     hours = table[["training, s", "evaluation, s"]].sum().sum() / 3600
     print(f"{len(table)} runs, {hours:.2f} hours of one worker in all")
-    columns = [
-        "domain",
-        "student",
-        "teacher",
-        "method",
-        "temperature",
-        "noise_sigma",
-        "seed",
-        "status",
-        "reason",
-    ]
-    failed = table.loc[table["status"].isin(["failed", "missing", "diverged"])]
-    section.run.table(
-        failed.reindex(columns=columns), caption="Live runs that failed, are missing or diverged, and why."
-    )
+    columns = ["domain", "student", "teacher", "method", "temperature"]
+    columns += ["noise_sigma", "seed", "status", "reason"]
+    failed = table.loc[table["status"].isin(["failed", "missing", "diverged"])].reindex(columns=columns)
+    section.run.table(failed, caption="Live runs that failed, are missing or diverged, and why.")
 
 
 def provenance(section: Section) -> None:
@@ -133,10 +121,8 @@ class Verdicts:
                 alt = ", ".join(f"{n} {verdict.replace('_', ' ')}" for verdict, n in counts.sum().items())
                 caption = f"verdicts on {len(part)} claims, analysis: {analysis}."
                 name = "verdicts" if analysis == "authors" else "verdicts_strict"
-                source = each.evidence.source
-                self.section.figure(
-                    name, source, counts, figures.verdict_bars, alt=f"{alt}.", caption=caption
-                )
+                tables = {each.evidence.source: counts}
+                self.section.figure(name, tables, figures.verdict_bars, alt=f"{alt}.", caption=caption)
 
     def changed(self) -> None:
         """Verdicts that the stricter analysis changes."""
@@ -145,21 +131,16 @@ class Verdicts:
 
     def sensitivity(self) -> dict[str, pd.DataFrame]:
         """Verdicts by claim and choice of the analysis, of every source: shown, and returned as tables."""
-        halves = held_out_temperature.read(self.section.asked)
-        found = {
-            each.evidence.source: self.section.run.kept(sensitivity.table, each, halves)
-            for each in self.judged
-        }
+        halves, kept = held_out_temperature.read(self.section.asked), self.section.run.kept
+        found = {each.evidence.source: kept(sensitivity.table, each, halves) for each in self.judged}
         tables = {source: table for source, table in found.items() if len(table)}
-        said = {
-            source: sensitivity.holds_remark(sensitivity.holds(table)) for source, table in tables.items()
-        }
+        holds = {source: sensitivity.holds(table) for source, table in tables.items()}
         for source, table in tables.items():
-            caption = f"verdicts by claim and choice of the analysis. {said[source]} "
+            said = sensitivity.holds_remark(holds[source])
+            caption = f"verdicts by claim and choice of the analysis. {said} "
             caption = (caption + sensitivity.cannot_remark(table)).strip()
             draw = claim_figures.verdicts_by_choice
-            self.section.figure("sensitivity", source, table, draw, alt=said[source], caption=caption)
-        holds = {source: sensitivity.holds(table) for source, table in tables.items()}
+            self.section.figure("sensitivity", {source: table}, draw, alt=said, caption=caption)
         self.section.tables(holds, "under how many of the choices that bear on it a claim is reproduced.")
         return tables
 
@@ -199,12 +180,10 @@ class Protocol:
             name = constants.METHOD_NAMES[method]
             by = span(part.loc[part["quantity"] == "gain", "change"], "+.1f")
             alt = f"{name}: one at a time the factors change the gain over SFT by {by} points."
-            caption = (
-                f"what each factor changes against careful in the accuracies and in the gain of {name}; 95% "
-            )
+            caption = f"what each factor changes against careful, in accuracy and in the gain of {name}; 95% "
             caption += "intervals over the questions of these tasks, for these runs. Seeds are luck alone."
             draw = figures.protocol_changes
-            self.section.figure(f"changes_{method}", "live", part, draw, alt=alt, caption=caption)
+            self.section.figure(f"changes_{method}", {"live": part}, draw, alt=alt, caption=caption)
 
     def table(self) -> None:
         """Levels under careful, and the change by each factor with its verdict."""
@@ -218,21 +197,17 @@ class Protocol:
 
     def sentences(self) -> list[str]:
         """How many factors change the gain for certain, a sentence a domain and method."""
-        said = []
-        own = self.changes[
-            ~self.changes["arm"].isin(protocols.CONTROLS) & (self.changes["quantity"] == "gain")
-        ]
+        said, changes = [], self.changes[self.changes["quantity"] == "gain"]
+        own = changes[~changes["arm"].isin(protocols.CONTROLS)]
         for (domain, method), part in own.groupby(["domain", "method"], sort=False):
             counts = ", ".join(f"{n} {verdict}" for verdict, n in part["verdict"].value_counts().items())
             largest = part.loc[part["change"].abs().idxmax()]
-            change = f"{largest['change']:+.1f} [{largest['low']:+.1f}, {largest['high']:+.1f}]".replace(
-                "-", "−"
-            )
+            careful = signed(part["careful"].iloc[0])
+            factors = f"{len(part)} factor{'s' * (len(part) > 1)}"
             said.append(
                 f"{self.section.labels['live']}, {constants.DOMAIN_LABELS[domain].lower()}, "
-                f"{constants.METHOD_NAMES[method]}: the gain under careful is {part['careful'].iloc[0]:+.1f} "
-                f"points; of {len(part)} factor{'s' * (len(part) > 1)}: {counts}; the largest change "
-                f"({largest['label']}) is "
-                f"{change}."
+                f"{constants.METHOD_NAMES[method]}: the gain under careful is {careful} points; of "
+                f"{factors}: {counts}; the largest change ({largest['label']}) is "
+                f"{signed(largest['change'], largest['low'], largest['high'])}."
             )
-        return [text.replace("is -", "is −") for text in said]
+        return said

@@ -57,7 +57,7 @@ def curves(section: Section, varied: str) -> None:
     captions = {
         source: f"{caption} ({sweeps.decoding(table)})." for source, table in tables.items() if len(table)
     }
-    section.figures(name, tables, partial(figures.sweep_curves, x=varied), alt=alt, caption=captions)
+    section.figure(name, tables, partial(figures.sweep_curves, x=varied), alt=alt, caption=captions)
     for source, table in tables.items():
         wide = sweeps.by_column(table, varied, symbol)
         formats = {column: ".1f" for column in wide if column.startswith(symbol)}
@@ -77,11 +77,9 @@ def changes_of_one_pair(section: Section, varied: str) -> None:
     for method, part in [("noise", changes)] if is_noise else changes.groupby("method", sort=False):
         name = "noise_changes" if is_noise else f"changes_{method}"
         alt = f"Accuracy changes by {span(part['difference'], '+.1f')} points by task, against that {what}."
-        caption = (
-            f"what {SWEPT[varied][2]} changes by task, against that {what}, on the same items, with 95% "
-        )
-        caption += "intervals." if is_noise else f"intervals, {METHOD_LABELS[method]}."
-        section.figure(name, "live", part, partial(figures.by_task, **look), alt=alt, caption=caption)
+        of = "" if is_noise else f", {METHOD_LABELS[method]}"
+        caption = f"what {SWEPT[varied][2]} changes by task, same items, 95% intervals{of}."
+        section.figure(name, {"live": part}, partial(figures.by_task, **look), alt=alt, caption=caption)
     make = released_comparison.noise if is_noise else released_comparison.temperatures
     words = "sigma" if is_noise else "temperature"
     section.pair_table(make, f"accuracy by task and {words}, %, with 95% intervals over items.")
@@ -104,9 +102,8 @@ def costs_table(section: Section) -> None:
 
 def known_values(section: Section) -> None:
     """The two known values of the paper's noise study between its reference lines, and what they imply."""
-    student = section.of("published").query(
-        "student == 'Qwen2.5-0.5B' and domain == 'math' and task == 'average'"
-    )
+    chosen = "student == 'Qwen2.5-0.5B' and domain == 'math' and task == 'average'"
+    student = section.of("published").query(chosen)
     if not (student.query("method == 'fkl'")["teacher"] == "Qwen2.5-3B").any():
         return
     known = authors_tables.noise_results()
@@ -115,14 +112,10 @@ def known_values(section: Section) -> None:
     alt = f"Accuracy {clean:.1f} percent at sigma 0 and about {noisy:.1f} at sigma 5; none known between."
     caption = "Qwen2.5-3B to 0.5B, SeqKD†, temperature 1: two known values, two reference lines."
     draw = partial(figures.known_noise, sft=sft, base=base)
-    section.figure("noise_known", "published", known, draw, alt=alt, caption=caption)
-    text = (
-        f"at sigma 5 the student would end {base - noisy:.1f} points below its own untrained base model: the "
-    )
-    text += (
-        "noise does not merely drown the teacher, it teaches something wrong. Of 151,936 independent draws "
-    )
-    text += "with sigma 5 the largest is expected to exceed 20, more than the lead of most top tokens."
+    section.figure("noise_known", {"published": known}, draw, alt=alt, caption=caption)
+    text = f"at sigma 5 the student would end {base - noisy:.1f} points below its untrained base model: "
+    text += "noise does not merely drown the teacher, it teaches something wrong. Of 151,936 independent "
+    text += "draws with sigma 5 the largest is expected to exceed 20, more than the lead of most top tokens."
     section.remarks({"published": text})
 
 
@@ -152,9 +145,8 @@ def decoding_remark(section: Section) -> None:
     tables = swept(section, "temperature")
     texts = {}
     if "published" in tables:
-        runs = section.of("published").query(
-            "method == 'revkd' and domain == 'commonsense' and temperature == 1"
-        )
+        chosen = "method == 'revkd' and domain == 'commonsense' and temperature == 1"
+        runs = section.of("published").query(chosen)
         swept_pairs = tables["published"][["teacher", "student"]].drop_duplicates()
         is_collapsed = cell_table.has_flag(runs, "collapsed")
         by_pair = is_collapsed.groupby([runs["teacher"], runs["student"]]).any()
@@ -168,19 +160,22 @@ def decoding_remark(section: Section) -> None:
     if "live" in tables:
         texts["live"] = (
             f"{sweeps.decoding(tables['live'])}. The likeliest token does not depend on how sharp a "
-        )
-        texts["live"] += (
             "distribution is, so what a temperature gains or loses here is not a matter of decoding."
         )
     section.remarks(texts)
 
 
+def best_shares(section: Section) -> dict[str, pd.DataFrame]:
+    """How often each temperature is the best, by domain and method, of every source."""
+    tables = swept(section, "temperature")
+    return {source: sweeps.best_temperature_shares(table) for source, table in tables.items()}
+
+
 def best_temperature(section: Section) -> None:
     """How often each temperature is the best, by domain and method."""
-    tables = swept(section, "temperature")
-    section.figures(
+    section.figure(
         "best_temperature",
-        {source: sweeps.best_temperature_shares(table) for source, table in tables.items()},
+        best_shares(section),
         figures.best_temperature,
         alt=sweeps.best_temperature_remark,
         caption="the best temperature, share of pairs x tasks, by domain and method.",
@@ -205,25 +200,21 @@ class Chosen:
         self.section.table("live", selection_optimism.readable(self.table), caption)
         self.section.run.remark(self.remark)
         students, draw = selection_optimism.of_students(self.halves), claim_figures.choice_of_temperature
-        caption = (
-            "accuracy of each student and method, mean over tasks, by how the temperature of each was chosen."
-        )
-        caption += " From green to blue is what choosing on the test items buys; intervals are in the table."
-        self.section.figure("choice", "live", students, draw, alt=self.remark, caption=caption)
+        caption = "accuracy of each student and method, mean over tasks, by how its temperature was chosen. "
+        caption += "From green to blue is what choosing on the test items buys; intervals are in the table."
+        self.section.figure("choice", {"live": students}, draw, alt=self.remark, caption=caption)
 
 
 def temperature_sentences(section: Section, chosen: Chosen) -> list[str]:
     """Which temperature is best on the average, and what choosing it on the test items buys."""
-    said = []
+    said, best = [], best_shares(section)
     for source, table in averages(section, "temperature").items():
         parts = []
         for domain, part in table.groupby("domain", sort=False):
             means = part.groupby("temperature")["accuracy"].mean()
             at = ", ".join(f"{mean:.1f} % at T = {value:g}" for value, mean in means.items())
             parts.append(f"{DOMAIN_LABELS[domain].lower()} {at}")
-        shares = sweeps.best_temperature_remark(
-            sweeps.best_temperature_shares(swept(section, "temperature")[source])
-        )
+        shares = sweeps.best_temperature_remark(best[source])
         said.append(f"{section.labels[source]}: mean accuracy, {'; '.join(parts)}. {shares}")
     if chosen.remark:
         said.append(f"{section.labels['live']}: {chosen.remark}")

@@ -75,7 +75,6 @@ def drawings(cells, gains, points):
     size = claims.with_printed(size)
     tuning = gain_tables.averages(gain_tables.teacher_tuning(cells))
     agreement = agreement_fidelity.by_pair(gains, measure="agreement")
-    kinds = [KIND_STYLE[kind] for kind in ("sft", "kd", "untuned", "tuned")]
     swept = sweeps.temperature_runs(cells)
     return {
         "coverage": lambda: figures.coverage(gain_tables.coverage(cells)),
@@ -88,10 +87,10 @@ def drawings(cells, gains, points):
         "correlations": lambda: figures.correlations(size),
         "gain_against": lambda: figures.gain_against(points, x="sft_accuracy", xlabel="SFT accuracy, %"),
         "untuned": lambda: figures.before_and_after(
-            tuning, left="untuned", right="tuned", styles=tuple(kinds[2:]), xlabel="accuracy, %"
+            tuning, left="untuned", right="tuned", xlabel="accuracy, %"
         ),
         "agreement": lambda: figures.before_and_after(
-            agreement, left="sft", right="kd", styles=tuple(kinds[:2]), xlabel="agreement, %"
+            agreement, left="sft", right="kd", xlabel="agreement, %"
         ),
         "level": lambda: likeness_figures.likeness_against_accuracy(
             gains, y="agreement", ylabel="agreement, %"
@@ -458,8 +457,7 @@ def test_axis_says_what_a_domain_is_scored_by():
 def test_panels_with_other_pairs_keep_their_rows_apart():
     rows = [("math", "a", 1.0, 2.0), ("math", "b", 3.0, 4.0), ("commonsense", "b", 5.0, 6.0)]
     table = pd.DataFrame(rows, columns=["domain", "pair", "sft", "kd"])
-    styles = (KIND_STYLE["sft"], KIND_STYLE["kd"])
-    fig = figures.before_and_after(table, left="sft", right="kd", styles=styles, xlabel="x")
+    fig = figures.before_and_after(table, left="sft", right="kd", xlabel="x")
     assert [label.get_text() for label in fig.axes[0].get_yticklabels()] == ["a", "b"]
     drawn = fig.axes[1].collections[-1].get_offsets()
     assert np.asarray(drawn).tolist() == [[6.0, 1.0]]  # b is the second row, in this panel as well
