@@ -42,10 +42,6 @@ from kdutils.teacher_outputs import (
     teacher_texts,
 )
 
-# On a CPU a batch goes through the model in passes of like length (encoding.Batch.passes).
-LARGE_CPU_ROWS = 2  # as fast as more, and a third of the memory
-PASS_SECONDS = 2.0e-3  # of a tiny model on one thread, whatever is in the pass: some 100 small operations
-TOKEN_SECONDS, TOKEN_PARAMETER_SECONDS = 1.5e-6, 1.05e-10  # and of each token in it; measured at 36k to 493k
 NO_LIMIT = 1_000_000  # tokens: what is evaluated is never cut
 
 
@@ -240,13 +236,8 @@ def passes(student: LoadedModel, inputs: Inputs, compute: Compute) -> Compute:
     """How batches are cut on a CPU where `compute` leaves it open; elsewhere in as few passes as fit."""
     if student.policy.device != "cpu":
         return compute
-    if model_files.is_large(inputs.student):
-        rows = compute.micro_batch_rows or min(LARGE_CPU_ROWS, inputs.spec.batch_size)
-        return replace(compute, micro_batch_rows=rows)
-    if compute.pass_tokens is not None:
-        return compute
-    token_seconds = TOKEN_SECONDS + TOKEN_PARAMETER_SECONDS * student.network.num_parameters()
-    return replace(compute, pass_tokens=round(PASS_SECONDS / token_seconds))
+    is_large, n_parameters = model_files.is_large(inputs.student), student.network.num_parameters()
+    return compute.on_cpu(n_parameters, is_large=is_large, batch_size=inputs.spec.batch_size)
 
 
 def _trained_on_devices(

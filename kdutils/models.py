@@ -37,6 +37,7 @@ from kdutils.head import Head, error_of_head, head_of
 from kdutils.io import disk
 from kdutils.items import prompt
 from kdutils.mini.family import MINI_MODELS
+from kdutils.noise import seeded
 from kdutils.spec import RunSpec
 
 # As in the authors' code, which leaves out o_proj and gate_proj.
@@ -270,17 +271,6 @@ def add_adapter(model: LoadedModel, spec: RunSpec, *, seed: int) -> LoadedModel:
     with seeded(seed):
         network = get_peft_model(model.network, config, autocast_adapter_dtype=True)
     return replace(model, network=network)
-
-
-@contextlib.contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Within, torch's global generators are seeded, for libraries that use them; then as before."""
-    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
-    with torch.random.fork_rng(devices=devices):
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed is slow without a GPU
-        if devices:
-            torch.cuda.manual_seed_all(seed)
-        yield
 
 
 def learning_rate(spec: RunSpec) -> float:

@@ -6,9 +6,10 @@ and the number of threads cannot change it.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -90,3 +91,14 @@ def gaussian_noise(keys_R: Tensor, n_columns: int) -> Tensor:
 def _xor_shift(bits: Tensor, n: int) -> Tensor:
     """bits ^= bits >>> n, in place; the mask because the right shift of int64 is arithmetic."""
     return bits.bitwise_xor_((bits >> n).bitwise_and_((1 << (64 - n)) - 1))
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Within, torch's global generators are seeded, for libraries that use them; then as before."""
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices=devices):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed is slow without a GPU
+        if devices:
+            torch.cuda.manual_seed_all(seed)
+        yield

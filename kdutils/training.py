@@ -22,8 +22,8 @@ from kdutils.compute import DEFAULT, Compute
 from kdutils.encoding import Batch
 from kdutils.items import Item
 from kdutils.losses import TokenSum
-from kdutils.models import LoadedModel, seeded
-from kdutils.noise import generator, key_of
+from kdutils.models import LoadedModel
+from kdutils.noise import generator, key_of, seeded
 from kdutils.process_group import ALONE, World
 from kdutils.rollouts import Rollouts
 from kdutils.spec import RunSpec

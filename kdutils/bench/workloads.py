@@ -144,7 +144,7 @@ def network_of(shape: Architecture, *, seed: int) -> PreTrainedModel:
     """A network of that shape with random weights: of Qwen2 if it has biases, else of Llama."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from kdutils.models import seeded
+    from kdutils.noise import seeded
 
     config = AutoConfig.for_model(
         "qwen2" if shape.has_bias else "llama",

@@ -15,13 +15,14 @@ PACKAGE = Path(compute.__file__).parent
 # others say where data lies, or tie a notebook to the runner that started it.
 READERS = {
     "compute.py": {"KDUTILS_COMPILE", "KDUTILS_CHECKPOINTING", "KDUTILS_TEACHER_STATES"},
-    "bench/grid_time.py": {"KDUTILS_TEACHER_STATES"},  # set for processes that it starts, not read
+    "bench/kd_steps.py": {"KDUTILS_COMPILE"},  # set for processes that it starts, not read
+    "bench/scaling.py": {"KDUTILS_TEACHER_STATES"},  # the same
     "results/authors_tables.py": {"KDUTILS_DATA"},
     "data/benchmark.py": {"KDUTILS_DATA"},
     "data/llm_adapters.py": {"KDUTILS_DATA"},
     "grid/token_lengths.py": {"KDUTILS_DATA"},
     "data/model_files.py": {"KDUTILS_MODELS"},
-    "grid/handover.py": {"KDUTILS_HANDOVER"},
+    "grid/fill.py": {"KDUTILS_HANDOVER"},
     "io/environment.py": {"KDUTILS_RUN_TOKEN"},
     "io/text_safety.py": {"KDUTILS_RUN_TOKEN"},  # a name that may stand in a report
 }

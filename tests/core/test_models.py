@@ -10,7 +10,7 @@ import tiny
 import torch
 from peft import PeftModel
 
-from kdutils import experiment, models
+from kdutils import experiment, models, noise
 from kdutils.compute import Compute
 from kdutils.data import hub, model_files, sources
 from kdutils.data.model_files import Location, ModelError
@@ -172,7 +172,7 @@ def test_learning_rates():
 def test_the_global_generator_is_as_before():
     torch.manual_seed(1)
     before = torch.random.get_rng_state()
-    with models.seeded(7):
+    with noise.seeded(7):
         torch.rand(3)
     assert torch.equal(before, torch.random.get_rng_state())
 
