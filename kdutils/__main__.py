@@ -9,12 +9,13 @@ import sys
 sys.modules["rfc3987_syntax"] = None
 
 if __name__ == "__main__":
-    from kdutils.grid import local_pool
+    from kdutils.grid.local_pool import NOTEBOOKS
+    from kdutils.io.child_processes import forking
 
     WITHOUT_NOTEBOOKS = ("-h", "--help", "--list", "--dry-run", "--shard")
     if not any(word.startswith(WITHOUT_NOTEBOOKS) for word in sys.argv):
         with contextlib.suppress(OSError):  # the executor tries again, and reports it
-            local_pool.forking(local_pool.NOTEBOOKS, os.environ)  # it imports while we do: a second or two
+            forking(NOTEBOOKS, os.environ)  # it imports while we do: a second or two
     from kdutils.report import cli
 
     sys.exit(cli.main())

@@ -262,7 +262,7 @@ def _held_gb() -> float:
     return psutil.Process().memory_info().rss / 1e9
 
 
-def visit(send: Callable[[Any], None], cases: list[Case], contender: str, steps: int, n_threads: int) -> None:
+def visit(pipe: Any, cases: list[Case], contender: str, steps: int, n_threads: int) -> None:
     """Send `measure` of each case, or why it cannot be measured; what a process of its own does."""
     import torch
 
@@ -270,6 +270,6 @@ def visit(send: Callable[[Any], None], cases: list[Case], contender: str, steps:
     torch.set_flush_denormal(True)
     for case in cases:
         try:
-            send(measure(case, contender, steps))
+            pipe.send(measure(case, contender, steps))
         except CannotError as error:
-            send({"case": case.name, "cannot": str(error)})
+            pipe.send({"case": case.name, "cannot": str(error)})

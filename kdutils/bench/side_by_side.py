@@ -15,7 +15,7 @@ import pandas as pd
 from kdutils.bench import kd_steps
 from kdutils.bench.kd_steps import COMPILED, CONTENDERS, PLAIN
 from kdutils.bench.workloads import Case
-from kdutils.grid import local_pool
+from kdutils.io import child_processes
 from kdutils.io.child_processes import Function, watch
 
 COLUMNS = [
@@ -73,7 +73,7 @@ def visit(cases: Sequence[Case], name: str, steps: int, n_threads: int) -> list[
         return [{"case": case.name, "cannot": why} for case, why in zip(cases, hindrances, strict=True)]
     # Forked from a process that has imported torch and transformers: half a visit would be imports.
     common = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    context = local_pool.forking("kdutils.teacher", common)
+    context = child_processes.forking("kdutils.teacher", common)
     env = os.environ | common | {"OMP_NUM_THREADS": str(n_threads)} | kd_steps.ENVIRONMENT[name]
     answers: list[dict[str, Any]] = []
     arguments = (list(cases), name, steps, n_threads)

@@ -6,23 +6,18 @@ new worker takes its place.
 
 from __future__ import annotations
 
-import contextlib
-import multiprocessing
-import os
 import signal
-import threading
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from multiprocessing import connection, forkserver
+from functools import partial
+from multiprocessing import connection
 from multiprocessing.context import BaseContext
 from typing import Any, Protocol, Self
 
-from kdutils.io import environment
+from kdutils.io.child_processes import Function
 
 NOTEBOOKS = "kdutils.report.preloaded"  # imported in the process that workers of notebooks are forked from
 STOP_SECONDS = 2.0  # between asking a worker to end and killing it
-
-
 Send = Callable[[Any], None]
 Do = Callable[[Any, Send], Any]
 OnMessage = Callable[[Hashable, Any], None]
@@ -73,11 +68,10 @@ class StartEngine(Protocol):
 class Pool:
     """The engine of one machine: a worker for each of `settings`, started when it gets its first task.
 
-    A worker calls `prepare(setting)` once and `do(task, send)` for every task; both are functions of a
-    module. A worker takes no notice of Ctrl-C, which reaches the driver, and ends when the driver does.
+    A worker calls `prepare(setting)` once and `do(task, send)` for every task, functions of a module.
 
     Args:
-        context: how workers are started; by default each as a program of its own. See `forking`.
+        context: how workers are started, see child_processes.Function.
     """
 
     def __init__(
@@ -90,35 +84,29 @@ class Pool:
         context: BaseContext | None = None,
     ) -> None:
         self._on_message = on_message
-        self._workers = [_Worker(do, prepare, setting, context) for setting in settings]
+        starts = [partial(Function, _serve, (do, prepare, each), context=context) for each in settings]
+        self._workers = [_Worker(start) for start in starts]
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
-        with _without_interrupts():
-            for worker in self._workers:
-                worker.stop(at_once=kind is not None)
-            for worker in self._workers:
-                worker.join()
+        for worker in self._workers:
+            worker.end(at_once=kind is not None)
 
     @property
     def n_workers(self) -> int:
-        """How many tasks are done at a time."""
         return len(self._workers)
 
     @property
     def n_idle(self) -> int:
-        """How many tasks could be submitted now."""
         return sum(worker.key is None for worker in self._workers)
 
     def submit(self, key: Hashable, task: Any) -> None:
-        """Have a task done; its result will come under that key. There must be an idle worker."""
         next(worker for worker in self._workers if worker.key is None).submit(key, task)
 
     def results(self, timeout_seconds: float) -> list[tuple[Hashable, Any]]:
-        """Key and result of what has ended; waits for something to happen, but not longer than that."""
-        busy = {worker.connection: worker for worker in self._workers if worker.key is not None}
+        busy = {worker.child.pipe: worker for worker in self._workers if worker.key is not None}
         ended = []
         for each in connection.wait(list(busy), timeout_seconds):
             key = busy[each].key
@@ -133,123 +121,50 @@ class Pool:
 class _Worker:
     """A process and the task that it works on."""
 
-    def __init__(self, do, prepare, setting, context) -> None:
-        self._work, self._context = (do, prepare, setting), context
-        self._process: multiprocessing.process.BaseProcess | None = None
-        self.connection: connection.Connection | None = None
+    def __init__(self, start: Callable[[], Function]) -> None:
+        self._start = start
+        self.child: Function | None = None
         self.key: Hashable | None = None
 
     def submit(self, key: Hashable, task: Any) -> None:
-        if self._process is None or not self._process.is_alive():  # it may have been killed while idle
-            self._start()
+        if self.child is None or self.child.wait(0.0) is not None:  # it may have been killed while idle
+            self.end(at_once=True)
+            self.child = self._start()
         self.key = key
-        with contextlib.suppress(BrokenPipeError):  # it died just now: `receive` will find that
-            self.connection.send(task)
-
-    def _start(self) -> None:
-        self.join()
-        context = self._context or multiprocessing.get_context("spawn")
-        self.connection, theirs = context.Pipe()
-        with _without_interrupts():  # which the new process inherits
-            try:
-                self._process = self._started(context, theirs)
-            except (OSError, EOFError):  # what it is forked from was killed
-                self._process = self._started(multiprocessing.get_context("spawn"), theirs)
-        theirs.close()  # so that ours ends when the worker does
-
-    def _started(self, context: BaseContext, theirs: connection.Connection):
-        process = context.Process(target=_serve, args=(theirs, *self._work), daemon=True)
-        process.start()
-        return process
+        self.child.send(task)
 
     def receive(self) -> tuple[bool, Any]:
         """Whether the task is over, and its result or a message of the worker."""
-        try:
-            is_over, value = self.connection.recv()
-        except (EOFError, OSError):
-            code = self.join()
-            is_over, value = True, Death(_reason(code), code)
+        messages = self.child.read()
+        is_over, value = (True, self._death()) if messages is None else messages[0]
         if is_over:
             self.key = None
         return is_over, value
 
-    def stop(self, *, at_once: bool) -> None:
-        """Have the worker end: at once, or else when it is idle, cleaning up."""
-        if self._process is not None:
-            self.connection.close()
-            if at_once:
-                self._process.terminate()
+    def _death(self) -> Death:
+        if self.child.wait(STOP_SECONDS) is None:
+            self.child.stop(because="it closed its pipe")
+        code, reason = self.child.wait(), f"the worker {self.child.reason()}"
+        self.end(at_once=True)
+        return Death(reason + ": use fewer workers" * (code == -signal.SIGKILL), code)
 
-    def join(self) -> int | None:
-        """Wait for the process to end, or kill it; its exit code, None if there was no process."""
-        if self._process is None:
-            return None
-        self._process.join(STOP_SECONDS)
-        if self._process.is_alive():
-            self._process.kill()
-            self._process.join()
-        code = self._process.exitcode
-        self.connection.close()
-        self._process = None
-        return code
+    def end(self, *, at_once: bool) -> None:
+        """End the worker: at once, or when it is idle and has cleaned up."""
+        if self.child is None:
+            return
+        with self.child as child:
+            if not at_once:
+                child.pipe.close()
+                child.wait(STOP_SECONDS)
+        self.child = None
 
 
-def forking(preload: str, variables: Mapping[str, str]) -> BaseContext:
-    """Processes forked from one that has imported the module `preload`; where that is unsafe, as programs.
-
-    That one is started here, with these environment variables, and imports while we do other things; its
-    libraries make no threads for computing, which a fork would lose. It runs nothing, so it never has CUDA to
-    hand on. There is one a process, and it ends with that: called again, this gives what is there.
-
-    Raises:
-        OSError: if it cannot be started, as its socket in the folder of temporary files has too long a path.
-    """
-    if not environment.FORKS:
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([preload])
-    before = dict(os.environ)
-    os.environ.update({**variables, "OMP_NUM_THREADS": "1"})
-    try:
-        forkserver.ensure_running()
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
-    return context
-
-
-def _reason(code: int) -> str:
-    if code == -signal.SIGKILL:
-        return "the worker was killed (signal 9); the usual reason is that memory ran out: use fewer workers"
-    if code < 0:
-        return f"the worker was killed (signal {-code})"
-    return f"the worker ended with code {code}; see its output"
-
-
-@contextlib.contextmanager
-def _without_interrupts() -> Iterator[None]:
-    """Ctrl-C waits until the end of the block."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _serve(theirs: connection.Connection, do, prepare, setting) -> None:
-    """A worker, from its start to the end of the driver."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=end_with_driver, daemon=True).start()
+def _serve(pipe: connection.Connection, do: Do, prepare: Callable[[Any], None], setting: Any) -> None:
+    """A worker, from its start until the driver closes the pipe."""
     prepare(setting)
     while True:
         try:
-            task = theirs.recv()
+            task = pipe.recv()
         except EOFError:
             return
-        theirs.send((True, do(task, lambda message: theirs.send((False, message)))))
-
-
-def end_with_driver() -> None:
-    """Wait for the process that started this one to end, and end then too; for a thread of its own."""
-    connection.wait([multiprocessing.parent_process().sentinel])
-    os._exit(1)
+        pipe.send((True, do(task, lambda message: pipe.send((False, message)))))

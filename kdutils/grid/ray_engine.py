@@ -20,7 +20,8 @@ import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
-from kdutils.grid.local_pool import Death, Do, OnMessage, Pool, forking
+from kdutils.grid.local_pool import Death, Do, OnMessage, Pool
+from kdutils.io.child_processes import forking
 
 PINNED = "ray==2.60.0"
 DIGITS = 4  # of a part of a GPU or core, as Ray counts them

@@ -1,8 +1,8 @@
 """Child processes that are watched: started, read, timed, and stopped together with their descendants.
 
 A child runs a program (Program) or a function (Function), in a session of its own: Ctrl-C in a terminal
-reaches the parent alone. It ends when its parent does, however that ends, provided that a program calls
-`messages_to_parent`. Leaving the `with` block of a child kills what is left of it and collects its exit code.
+reaches the parent alone. It ends when its parent does (a program, if it calls `messages_to_parent`). Leaving
+the `with` block of a child kills what is left of it and collects its exit code.
 """
 
 from __future__ import annotations
@@ -19,16 +19,17 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from multiprocessing import connection
+from multiprocessing import connection, forkserver
 from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any, Self
 
 import psutil
 
-from kdutils.io.environment import REPOSITORY
+from kdutils.io.environment import FORKS, REPOSITORY
 
 POLL_SECONDS = 1.0  # between two looks for a child that died while a descendant keeps its pipe open
+SPAWN = multiprocessing.get_context("spawn")
 CLOSING_SECONDS = 0.1  # between two looks at one that has closed its pipe and still runs
 TAIL_BYTES = 1 << 14  # of stderr that are searched for its last line
 MESSAGE_CHARACTERS = 300  # of that line
@@ -39,15 +40,10 @@ class ChildError(RuntimeError):
 
 
 class Child:
-    """A process that was started here; see Program and Function.
+    """A process that was started here; see Program and Function."""
 
-    Attributes:
-        pipe: what its messages arrive on, for multiprocessing.connection.wait.
-        stopped: why it was stopped from here; "" if it was not.
-    """
-
-    pipe: Any
-    stopped = ""
+    pipe: Any  # what its messages arrive on, for multiprocessing.connection.wait
+    stopped = ""  # why it was stopped from here
 
     def __init__(self, log: Path | None) -> None:
         self._own_log = None if log else tempfile.NamedTemporaryFile(prefix="kdutils-child-")  # noqa: SIM115
@@ -95,7 +91,7 @@ class Program(Child):
 
     Args:
         env: variables that differ from ours.
-        log: file that what it writes to stderr is appended to; a temporary one by default.
+        log: file for what it writes to stderr; a temporary one by default.
     """
 
     def __init__(
@@ -133,16 +129,14 @@ class Program(Child):
 
 
 class Function(Child):
-    """`function(send, *arguments)` in a process of its own, where send(message) reaches `read`.
+    """`function(pipe, *arguments)` in a process of its own; `pipe` goes both ways.
 
     Args:
         function: of a module; it is imported there by name.
         env: the whole environment of the process; by default ours.
         log: file that all output of the process is appended to; a temporary one by default.
-        context: how it is started, see multiprocessing.get_context; by default as a fresh interpreter.
-
-    Raises:
-        OSError, EOFError: if the process that a fork server forks from is gone.
+        context: how it is started, by default as a fresh interpreter; see `forking`.
+        first: called there before a thread is started; `function` gets its result after `arguments`.
     """
 
     def __init__(
@@ -153,19 +147,29 @@ class Function(Child):
         env: Mapping[str, str] | None = None,
         log: Path | None = None,
         context: BaseContext | None = None,
+        first: Callable[[], Any] | None = None,
     ) -> None:
         super().__init__(log)
-        context = context or multiprocessing.get_context("spawn")
-        self.pipe, theirs = context.Pipe()
-        what = (theirs, str(self.log), dict(os.environ if env is None else env), function, arguments)
-        self._process = context.Process(target=_call, args=what)
+        self.pipe, theirs = multiprocessing.Pipe()
+        variables = dict(os.environ if env is None else env)
+        what = (theirs, str(self.log), variables, first, function, arguments)
+        self.by_itself = False  # whether it is a fresh interpreter, since what it is forked from is gone
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:  # Ctrl-C waits, also in the new process until it has a session of its own
+            self._process = (context or SPAWN).Process(target=_call, args=what)
+            self._process.start()
+        except (OSError, EOFError):
+            self.by_itself, self._process = True, SPAWN.Process(target=_call, args=what)
             self._process.start()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         theirs.close()  # so that our end closes when the process does
         self.pid = self._process.pid
+
+    def send(self, message: Any) -> None:
+        """Have the process receive a message; nothing if it has ended, which `read` shows."""
+        with contextlib.suppress(OSError):
+            self.pipe.send(message)
 
     def read(self) -> list[Any] | None:
         try:
@@ -191,8 +195,8 @@ def watch(
     """The exit codes of all children, which have ended; `on_message` gets each message as it arrives.
 
     Children are stopped if all together take longer than `timeout_seconds`, a child if it sends nothing for
-    `silence_seconds`, and the others `grace_seconds` after one of them failed: `Child.stopped` says so.
-    What `on_message` raises is raised, with the children still running: leave their `with` blocks.
+    `silence_seconds`, and the others `grace_seconds` after one of them failed. What `on_message` raises is
+    raised, with the children still running.
     """
     ends, because = math.inf, ""
     if timeout_seconds is not None:
@@ -223,10 +227,7 @@ def watch(
 
 
 def run_program(
-    arguments: Sequence[str],
-    *,
-    env: Mapping[str, str] | None = None,
-    timeout_seconds: float | None = None,
+    arguments: Sequence[str], *, env: Mapping[str, str] | None = None, timeout_seconds: float | None = None
 ) -> list[Any]:
     """All messages of a Program that ended well.
 
@@ -272,6 +273,29 @@ def _descendants(pid: int) -> list[psutil.Process]:
         return []
 
 
+def forking(preload: str, variables: Mapping[str, str]) -> BaseContext:
+    """Processes forked from one that has imported the module `preload`; where that is unsafe, as programs.
+
+    That one is started here, with these variables, and imports while we do other things. It runs nothing, so
+    it has neither threads nor CUDA to hand on. There is one a process: called again, this gives that one.
+
+    Raises:
+        OSError: if it cannot be started, as its socket in the folder of temporary files has too long a path.
+    """
+    if not FORKS:
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([preload])
+    before = dict(os.environ)
+    os.environ.update({**variables, "OMP_NUM_THREADS": "1"})
+    try:
+        forkserver.ensure_running()
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+    return context
+
+
 # --- within a child ----------------------------------------------------------------------------------------
 
 
@@ -292,11 +316,7 @@ def messages_to_parent() -> Callable[[Any], None]:
 
 
 def end_with(parent: int) -> None:
-    """Have this process end, and its process group if it leads it, once `parent` can be read or is closed.
-
-    Args:
-        parent: a file descriptor: 0 in a Program, multiprocessing.parent_process().sentinel in a Function.
-    """
+    """Have this process, and the group that it leads, end once the file descriptor `parent` is closed."""
 
     def end() -> None:
         connection.wait([parent])
@@ -311,6 +331,7 @@ def _call(
     theirs: connection.Connection,
     log: str,
     env: Mapping[str, str],
+    first: Callable[[], Any] | None,
     function: Callable[..., None],
     arguments: Sequence[Any],
 ) -> None:
@@ -325,5 +346,6 @@ def _call(
         os.dup2(file.fileno(), 2)
     os.environ.clear()
     os.environ.update(env)
+    made = [] if first is None else [first()]
     end_with(multiprocessing.parent_process().sentinel)
-    function(theirs.send, *arguments)
+    function(theirs, *arguments, *made)

@@ -6,7 +6,6 @@ Everything a notebook left is judged here: done needs an exit code of zero and t
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import shutil
 import sys
@@ -15,9 +14,7 @@ import threading
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from multiprocessing import connection
 from multiprocessing.context import BaseContext
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import nbformat
@@ -25,6 +22,7 @@ from ipykernel.kernelspec import write_kernel_spec
 
 from kdutils.grid import fill, local_pool
 from kdutils.io import child_processes, disk
+from kdutils.io.child_processes import Function
 from kdutils.io.text_safety import scrub
 from kdutils.report import kernels, ledger, notebook_api, notebook_parameters, worker
 from kdutils.report.index import Result
@@ -52,7 +50,7 @@ class Executor:
         self._token = os.environ[notebook_api.RUN_TOKEN]
         self._variables = _variables(scratch, jobs=jobs)
         self._context = _context(self._variables)
-        self._processes: dict[str, BaseProcess] = {}
+        self._processes: dict[str, Function] = {}
         self._lock = threading.RLock()  # a second signal may come while `stop` answers the first
 
     def stop(self, signal_number: int) -> None:
@@ -71,7 +69,8 @@ class Executor:
             return Result(name=task.name, status="not_run")
         say(f"{task.name} started")
         started = time.monotonic()
-        error = self._outcome(task, process)
+        with process:
+            error = self._outcome(task, process)
         seconds = time.monotonic() - started
         if error:
             _conclude_failure(task, error, seconds)
@@ -90,65 +89,49 @@ class Executor:
             changed=task.changed,
         )
 
-    def _start(self, task: Task) -> BaseProcess | None:
+    def _start(self, task: Task) -> Function | None:
         """The worker, or None if the run has been stopped."""
         with self._lock:
             if self.stopped_by:
                 return None
-            try:
-                process = self._made(task)
-            except (OSError, EOFError) as error:  # what it is forked from was killed, or its socket removed
-                say(f"{task.name} imports by itself, which takes longer ({error})")
-                self._context = multiprocessing.get_context("spawn")
-                process = self._made(task)
+            how = {"env": self._variables, "log": self._log(task), "context": self._context}
+            process = Function(worker.main, [task], first=kernels.seed, **how)
+            if process.by_itself:
+                say(f"{task.name} imports by itself, which takes longer")
             self._processes[task.name] = process
             return process
 
-    def _made(self, task: Task) -> BaseProcess:
-        arguments = (task, self._log(task), self._variables)
-        process = self._context.Process(target=worker.main, args=arguments, name=task.name)
-        process.start()
-        return process
-
-    def _outcome(self, task: Task, process: BaseProcess) -> str:
+    def _outcome(self, task: Task, process: Function) -> str:
         """One line saying what went wrong, empty if the notebook is done."""
-        late = not connection.wait([process.sentinel], self._limit_seconds)
-        if late:
-            child_processes.kill_tree(process.pid)
-            connection.wait([process.sentinel])
-        with self._lock:  # a process that is started in another thread asks for the exit codes of all
-            process.join()
+        (code,) = child_processes.watch([process], say, timeout_seconds=self._limit_seconds)
+        with self._lock:
             del self._processes[task.name]
-        if process.exitcode == 0:
+        if code == 0:
             path = ledger.sentinel(task.reports.parent, task.name)
             written = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
             return "" if written.get("run_token") == self._token else NO_SENTINEL
         if self.stopped_by:
             return "Interrupted: the run was stopped"
-        if late:
+        if process.stopped:
             return f"TimeoutError: stopped after {self._limit_seconds:g} s, which is the limit"
-        return self._reason(task, process.exitcode)
-
-    def _reason(self, task: Task, code: int) -> str:
-        """What the worker wrote, else the last line of its log."""
         written = task.partial(".error")
         if written.exists():
             return written.read_text(encoding="utf-8")
-        return scrub(f"WorkerError: the process {child_processes.exit_reason(code, self._log(task))}")
+        return scrub(f"WorkerError: the process {process.reason()}")
 
     def _log(self, task: Task) -> Path:
         return self._scratch / f"{task.name}.log"
 
 
-def _context(variables: Mapping[str, str]) -> BaseContext:
-    """How workers are made, see `local_pool.forking`."""
+def _context(variables: Mapping[str, str]) -> BaseContext | None:
+    """How workers are made, see `child_processes.forking`; None: each as a fresh interpreter."""
     if not kernels.FORKS:
-        return multiprocessing.get_context("spawn")
+        return None
     try:
-        return local_pool.forking(local_pool.NOTEBOOKS, variables)
+        return child_processes.forking(local_pool.NOTEBOOKS, variables)
     except OSError as error:
         say(f"every notebook imports by itself, which takes longer ({error} in {tempfile.gettempdir()})")
-        return multiprocessing.get_context("spawn")
+        return None
 
 
 def _variables(scratch: Path, *, jobs: int) -> dict[str, str]:

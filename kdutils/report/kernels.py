@@ -77,6 +77,11 @@ class Seed(multiprocessing.get_context("fork").Process):
         IPKernelApp.launch_instance(sys.argv[1:])
 
 
+def seed() -> Seed | None:
+    """A seed where processes fork; to be made before there is a thread, which the seed would lack."""
+    return Seed() if FORKS else None
+
+
 def manager_of(seed: Seed) -> type[AsyncKernelManager]:
     """A kernel manager, for nbclient, whose only kernel grows from that seed."""
 

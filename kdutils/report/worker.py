@@ -6,11 +6,8 @@ papermill marks the cells of a killed kernel as completed.
 
 from __future__ import annotations
 
-import os
 import sys
-import threading
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +16,6 @@ from typing import Any, NoReturn
 import nbformat
 from nbformat import NotebookNode
 
-from kdutils.grid import local_pool
 from kdutils.io import disk
 from kdutils.io.text_safety import scrub
 from kdutils.report import kernels, render
@@ -49,23 +45,8 @@ class Task:
         return self.reports / f".{self.name}.partial{suffix}"
 
 
-def main(task: Task, log: Path, variables: Mapping[str, str]) -> NoReturn:
-    """Execute the notebook and exit with 0 if all cells ran and the page was made, else 1 and an `.error`.
-
-    Args:
-        log: where standard output and error of this process and of the kernel go.
-        variables: the whole environment of both.
-    """
-    os.setsid()  # Ctrl-C reaches the driver alone, and that ends us and the kernel
-    sys.stdout.flush()
-    sys.stderr.flush()
-    with log.open("ab") as file:
-        for number in (1, 2):
-            os.dup2(file.fileno(), number)
-    os.environ.clear()
-    os.environ.update(variables)
-    seed = kernels.Seed() if kernels.FORKS else None  # before there is a thread, which it would not have
-    threading.Thread(target=local_pool.end_with_driver, daemon=True).start()
+def main(pipe: object, task: Task, seed: kernels.Seed | None) -> NoReturn:
+    """Execute the notebook and exit with 0 if all cells ran and the page was made, else 1 and an `.error`."""
     started = time.monotonic()
     try:
         _execute(task, seed)

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -162,7 +163,7 @@ def test_the_moments_of_the_optimiser_are_there_before_the_first_step():
 def test_a_peer_that_is_missing_is_named_with_the_command(name, module, package, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
     answers = []
-    kd_steps.visit(answers.append, [TINY], name, 1, 1)
+    kd_steps.visit(SimpleNamespace(send=answers.append), [TINY], name, 1, 1)
     (answer,) = answers
     assert answer["case"] == "tiny" and "python -m pip install" in answer["cannot"]
     assert package in answer["cannot"]

@@ -20,7 +20,7 @@ from inline import InlinePool
 from kdutils import experiment, store
 from kdutils.data import sources
 from kdutils.grid import fill, local_pool, scheduler
-from kdutils.io import disk, leases
+from kdutils.io import child_processes, disk, leases
 from kdutils.spec import PlannedRun
 
 pytestmark = pytest.mark.faults
@@ -55,7 +55,7 @@ def forked(monkeypatch):
     """Real workers, forked from a process that has imported what they need: six seconds less for each."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["kdutils.experiment", "saboteur"])
-    monkeypatch.setattr(local_pool.multiprocessing, "get_context", lambda kind: context)
+    monkeypatch.setattr(child_processes, "SPAWN", context)
     return monkeypatch
 
 

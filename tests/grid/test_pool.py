@@ -13,8 +13,9 @@ import errands
 import psutil
 import pytest
 
-from kdutils.grid.local_pool import Death, Pool, forking
+from kdutils.grid.local_pool import Death, Pool
 from kdutils.io import environment
+from kdutils.io.child_processes import forking
 
 
 @pytest.fixture

@@ -194,15 +194,15 @@ def test_children_end_when_their_parent_is_killed(start, fault):
 # --- functions ------------------------------------------------------------------------------------------
 
 
-def waits(send):
-    send(0)
+def waits(pipe):
+    pipe.send(0)
     time.sleep(600)
 
 
-def sends_back(send, value):
+def sends_back(pipe, value):
     print("a library talks")
-    send(value)
-    send(os.environ.get("KD_OWN"))
+    pipe.send(value)
+    pipe.send(os.environ.get("KD_OWN"))
     sys.exit(value["code"])
 
 

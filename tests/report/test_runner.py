@@ -26,6 +26,7 @@ from samples import SAMPLE, profile_of, write_notebook
 
 from kdutils.grid import local_pool
 from kdutils.grid.profile import load_profile, profile_names
+from kdutils.io import child_processes
 from kdutils.report import cli, executor, kernels, ledger, notebook_api, notebook_parameters, render, runner
 from kdutils.report.index import Result
 from kdutils.report.notebook_parameters import ParameterError
@@ -619,7 +620,7 @@ def test_what_notebooks_are_forked_from_begins_to_import_before_the_driver_does(
     monkeypatch, capsys, arguments, n_begun
 ):
     begun = []
-    monkeypatch.setattr(local_pool, "forking", lambda preload, variables: begun.append(preload))
+    monkeypatch.setattr(child_processes, "forking", lambda preload, variables: begun.append(preload))
     monkeypatch.setattr(sys, "argv", ["kdutils", *arguments])
     monkeypatch.delitem(sys.modules, "kdutils.__main__", raising=False)
     with pytest.raises(SystemExit):
