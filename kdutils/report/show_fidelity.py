@@ -15,7 +15,6 @@ from kdutils.report.show_gains import POINTS
 from kdutils.results import (
     agreement_fidelity,
     authors_tests,
-    examples,
     paradox,
     solution_steps,
     sweeps,
@@ -207,8 +206,8 @@ class Texts:
 
 def side_by_side(section: Section) -> None:
     """Texts of teacher, SFT and KD student to the same questions."""
-    texts = section.run.kept(examples.drawn, section.asked, rng=np.random.default_rng(20_240_505))
-    section.table("live", texts, f"texts side by side. Rows are {examples.RULE}.")
+    texts = section.run.kept(paradox.examples, section.asked, rng=np.random.default_rng(20_240_505))
+    section.table("live", texts, f"texts side by side. Rows are {paradox.DRAWN}.")
 
 
 def sentences(section: Section, texts: Texts) -> list[str]:

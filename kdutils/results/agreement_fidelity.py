@@ -5,9 +5,8 @@ Every function takes gains (gain_tables.gains), cells or item rows and returns a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cache
-from typing import Any
 
 import pandas as pd
 
@@ -16,7 +15,7 @@ from kdutils.constants import ALL_TASKS, DOMAINS, KD_METHODS, METHOD_NAMES, TASK
 from kdutils.data import sources
 from kdutils.grid.cell_table import model_family, short_name
 from kdutils.grid.plan import Plan
-from kdutils.results.gain_tables import LIKENESS, PAIR, in_domain_order, in_task_order, pair_label
+from kdutils.results.gain_tables import in_domain_order, in_task_order, pair_label
 from kdutils.spec import RunSpec
 
 FIDELITY_NAMES = {"published": "BLEU.csv", "live": "BLEU"}  # what the column `fidelity` holds
@@ -24,31 +23,16 @@ ANSWERS = list(evaluate.ANSWERS)
 NAMES = ["domain", "family", "teacher", "student", "method", "seed"]  # of a student and its teacher
 
 
-def by_kind(gain_table: pd.DataFrame) -> pd.DataFrame:
-    """Agreement and fidelity of the SFT and of the KD student, one row a pair x task x student kind.
-
-    The released values are one per pair and kind, so methods cannot be distinguished: `kind` is
-    `sft` or `kd`, and `accuracy` is the SFT student's or the mean over the methods' students.
-    """
-    keys = ["source", "domain", "task", *PAIR]
-    rows = []
-    for kind, suffix, accuracy in (("sft", "_sft", "sft_accuracy"), ("kd", "", "accuracy")):
-        columns = {"accuracy": accuracy}
-        columns |= {name: name + suffix for name in LIKENESS if not name.endswith("_sft")}
-        grouped = gain_table.groupby(keys, sort=False)[list(columns.values())].mean()
-        grouped.columns = list(columns)
-        rows.append(grouped.reset_index().assign(kind=kind))
-    return pd.concat(rows, ignore_index=True)
-
-
 def by_pair(gain_table: pd.DataFrame, *, measure: str) -> pd.DataFrame:
-    """Mean over tasks of a likeness (a column of LIKENESS) by pair: columns domain, pair, sft, kd, rise."""
-    table = by_kind(gain_table).dropna(subset=[measure])
+    """Mean over tasks of a likeness (a column of LIKENESS) by pair: columns domain, pair, sft, kd, rise.
+
+    `kd` is the mean over the methods' students; the released values are one of all methods.
+    """
     keys = ["domain", "teacher", "student", "student_parameters", "teacher_parameters"]
-    table = table.groupby([*keys, "kind"], sort=False)[measure].mean().unstack("kind").reset_index()
-    table = table.sort_values(["student_parameters", "teacher_parameters"], kind="stable")
-    table = table.assign(pair=pair_label(table), rise=table["kd"] - table["sft"])
-    return table.rename_axis(columns=None).reset_index(drop=True)
+    by_task = gain_table.groupby([*keys, "task"], sort=False)[[measure, f"{measure}_sft"]].mean()
+    table = by_task.groupby(keys).mean().dropna(how="all").set_axis(["kd", "sft"], axis=1).reset_index()
+    table = table.sort_values(["student_parameters", "teacher_parameters"], kind="stable", ignore_index=True)
+    return table.assign(pair=pair_label(table), rise=table["kd"] - table["sft"])
 
 
 def tables(gain_table: pd.DataFrame, *, measures: dict[str, str]) -> pd.DataFrame:
@@ -81,24 +65,50 @@ def agreement_with(gain_table: pd.DataFrame, *, teacher: str, tasks: list[str]) 
     return wide[tasks].rename(columns=TASK_LABELS).rename_axis(columns=None)
 
 
-def paired_answers(plan: Plan) -> pd.DataFrame:
-    """Answers of students and their tuned teachers to the same items: a row a student x teacher x item.
+def paired_rows(plan: Plan, columns: Sequence[str], *, domains: Sequence[str] = DOMAINS) -> pd.DataFrame:
+    """Item rows of students and their tuned teachers side by side: a row a student x teacher x item.
 
     KD students at temperature 1 without noise, and as method `sft` the SFT student of the same seed. Columns
-    NAMES, evaluate.KEYS, parsed, correct, and the teacher's parsed_teacher, correct_teacher. Tasks without a
-    right answer are left out, and so is what is not finished; no rows without live runs.
+    NAMES, evaluate.KEYS, `columns`, and those of the teacher with the suffix `_teacher`. What is not finished
+    is left out; no rows without live runs.
     """
-    found = list(beside_teachers(plan, [*evaluate.KEYS, "parsed", "correct"])) if plan.runs else []
+    asked = [run for run in plan.runs if run.spec.domain in domains]
+    resolved = sources.resolved_all(run.spec for run in asked)
+    evaluations = dict(zip(resolved, (run.evaluation for run in asked), strict=True))
+
+    @cache
+    def rows(spec: RunSpec) -> pd.DataFrame | None:
+        found = store.folder_of(plan.out, spec.run_id).evaluation(evaluations[spec])
+        return None if found is None else found[[*evaluate.KEYS, *columns]]
+
+    found: dict[tuple, tuple[pd.DataFrame, pd.DataFrame]] = {}
+    for spec in evaluations:
+        if spec.teacher is None or not spec.teacher_tuned or spec.temperature != 1.0 or spec.noise_sigma:
+            continue
+        pair = (spec.domain, model_family(spec.student), short_name(spec.teacher), short_name(spec.student))
+        teacher = spec.teacher_spec()
+        for method, student in ((spec.method, spec), ("sft", spec.sft_spec())):
+            names = (*pair, method, spec.seed)
+            if names in found or teacher not in evaluations or student not in evaluations:
+                continue
+            if rows(teacher) is not None and rows(student) is not None:
+                found[names] = rows(student), rows(teacher)
     if not found:
-        own = ["parsed", "correct", "parsed_teacher", "correct_teacher"]
-        return pd.DataFrame(columns=[*NAMES, *evaluate.KEYS, *own])
-    where, *sides = zip(*found, strict=True)
-    by_place = {"keys": range(len(where)), "names": ["place"]}
-    student, teacher = (pd.concat(side, **by_place).reset_index("place") for side in sides)
+        suffixed = [f"{name}_teacher" for name in columns]
+        return pd.DataFrame(columns=[*NAMES, *evaluate.KEYS, *columns, *suffixed])
+    student, teacher = (
+        pd.concat(side, keys=range(len(found)), names=["place"]).reset_index("place")
+        for side in zip(*found.values(), strict=True)
+    )
     both = evaluate.paired(student, teacher, keys=["place", *evaluate.KEYS])
-    named = pd.DataFrame(where)[NAMES]
-    both = both.astype(dict.fromkeys(["parsed", "parsed_teacher"], "str"))  # a run without any has objects
-    return pd.concat([named.iloc[both.pop("place")].reset_index(drop=True), both], axis=1)
+    names = pd.DataFrame(list(found), columns=NAMES).iloc[both.pop("place")]
+    return pd.concat([names.reset_index(drop=True), both], axis=1)
+
+
+def paired_answers(plan: Plan) -> pd.DataFrame:
+    """`paired_rows` with parsed and correct; tasks without a right answer are left out."""
+    both = paired_rows(plan, ["parsed", "correct"])
+    return both.astype(dict.fromkeys(["parsed", "parsed_teacher"], "str"))  # a run without any has objects
 
 
 def answers(paired: pd.DataFrame) -> pd.DataFrame:
@@ -110,35 +120,6 @@ def answers(paired: pd.DataFrame) -> pd.DataFrame:
     if paired.empty:
         return pd.DataFrame(columns=columns)
     return evaluate.agreements(paired, by=[*NAMES, "task"])[columns]
-
-
-def beside_teachers(
-    plan: Plan, columns: list[str], *, domains: Sequence[str] = DOMAINS
-) -> Iterator[tuple[dict[str, Any], pd.DataFrame, pd.DataFrame]]:
-    """Names of a student of `answers`, its item rows and its tuned teacher's, each with these columns."""
-    asked = [run for run in plan.runs if run.spec.domain in domains]
-    resolved = sources.resolved_all(run.spec for run in asked)
-    specs = dict(zip(resolved, (run.evaluation for run in asked), strict=True))
-
-    @cache
-    def rows(spec: RunSpec) -> pd.DataFrame | None:
-        found = store.folder_of(plan.out, spec.run_id).evaluation(specs[spec])
-        return None if found is None else found[columns]
-
-    seen = set()
-    for spec in specs:
-        if spec.teacher is None or not spec.teacher_tuned or spec.temperature != 1.0 or spec.noise_sigma:
-            continue
-        teacher = spec.teacher_spec()
-        for method, student in ((spec.method, spec), ("sft", spec.sft_spec())):
-            names = {"domain": spec.domain, "family": model_family(spec.student)}
-            names |= {"teacher": short_name(spec.teacher), "student": short_name(spec.student)}
-            names |= {"method": method, "seed": spec.seed}
-            if teacher not in specs or student not in specs or tuple(names.values()) in seen:
-                continue
-            seen.add(tuple(names.values()))
-            if rows(teacher) is not None and rows(student) is not None:
-                yield names, rows(student), rows(teacher)
 
 
 def answer_shares(answer_table: pd.DataFrame) -> pd.DataFrame:

@@ -14,6 +14,7 @@ import pandas as pd
 from kdutils.constants import (
     AVERAGE,
     DOMAIN_LABELS,
+    DOMAIN_TASKS,
     METHOD_LABELS,
     METHOD_NAMES,
     PAPER_METHODS,
@@ -103,7 +104,7 @@ def by_task(gain_table: pd.DataFrame) -> list[OfTask]:
     parts = []
     for where, table in gain_table.groupby(["source", "selection", "domain"], sort=False):
         plain = table[columns].astype(dict.fromkeys(columns[:4], object))  # rows are chosen in half the time
-        for task in gain_tables.tasks_of(where[-1]):
+        for task in (*DOMAIN_TASKS[where[-1]], AVERAGE):
             of_task = plain[plain["task"] == task]
             if not of_task.empty:
                 methods = {name: of_task[of_task["method"] == name] for name in PAPER_METHODS}

@@ -5,14 +5,13 @@ Every function takes a cell table (cell_table.SCHEMA) of any source and returns 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import pandas as pd
 
 from kdutils.constants import (
     ALL_TASKS,
     AVERAGE,
-    DOMAIN_TASKS,
     KD_METHODS,
     METHOD_LABELS,
     METHOD_NAMES,
@@ -25,10 +24,12 @@ from kdutils.constants import (
 from kdutils.grid import cell_table as cell_rows
 from kdutils.grid import fill
 from kdutils.grid.plan import Plan
+from kdutils.inference.estimate import Estimate
 from kdutils.results import authors_tables
 
 PAIR = ["family", "teacher", "student", "teacher_parameters", "student_parameters"]
 CELL = ["source", "protocol", "domain", "task"]
+NO_PROTOCOL = ["source", "domain", "task"]  # of a model as it is
 MEASURES = ("agreement", "agreement_em2", "fidelity", "fidelity_bleu2")
 LIKENESS = [f"{name}{of}" for name in MEASURES for of in ("", "_sft")]
 GAIN_COLUMNS = ["source", "protocol", "selection", "domain", "task", *PAIR, "method", "temperature"]
@@ -120,9 +121,13 @@ def few_pairs_remark(
     return " ".join(sentences)
 
 
-def tasks_of(domain: str) -> list[str]:
-    """The domain's tasks in table order, and `average` as one more."""
-    return [*DOMAIN_TASKS[domain], AVERAGE]
+def plain(
+    runs: pd.DataFrame, *, methods: Iterable[str] = KD_METHODS, temperature: float | None = 1.0
+) -> pd.DataFrame:
+    """Rows of cells or items from KD of a tuned teacher without noise, at one temperature; None: at any."""
+    is_plain = runs["method"].isin(list(methods)) & runs["teacher_tuned"].eq(True).fillna(False)
+    is_plain &= runs["noise_sigma"] == 0.0
+    return runs[is_plain if temperature is None else is_plain & (runs["temperature"] == temperature)]
 
 
 def mean_over_seeds(cells: pd.DataFrame) -> pd.DataFrame:
@@ -172,26 +177,26 @@ def gains(cells: pd.DataFrame, *, selection: str, methods: Iterable[str] = PAPER
     if selection not in SELECTIONS:
         raise ValueError(f"unknown selection {selection!r}; choose one of {list(SELECTIONS)}")
     table = mean_over_seeds(of_common_seeds(cells) if selection == "best_on_test" else cells)
-    is_plain = table["teacher_tuned"].fillna(False) & (table["noise_sigma"] == 0.0)
-    runs = table[table["method"].isin(list(methods)) & is_plain]
-    if selection == "temperature_1":
-        runs = runs[runs["temperature"] == 1.0]
+    runs = plain(table, methods=methods, temperature=1.0 if selection == "temperature_1" else None)
     group = [*CELL, "teacher", "student", "method"]
-    best = in_domain_order(runs.loc[runs.groupby(group, sort=True)["accuracy"].idxmax()])
-    sft = table.loc[table["method"] == "sft"]
-    own = ["accuracy", "accuracy_se", "seed_se"]
-    student = sft[[*CELL, "student", *own]].rename(columns={name: f"sft_{name}" for name in own})
-    first_seed = cells[cells["method"] == "sft"].sort_values("seed").drop_duplicates([*CELL, "student"])
-    names = {"student": "teacher", "accuracy": "teacher_accuracy"}
-    teacher = first_seed[[*CELL, "student", "accuracy"]].rename(columns=names)  # the run of seed 0 teaches
-    out = best.merge(student, on=[*CELL, "student"], how="left", validate="many_to_one")
-    out = out.merge(teacher, on=[*CELL, "teacher"], how="left", validate="many_to_one")
-    out["gain"] = out["accuracy"] - out["sft_accuracy"]
+    best = in_domain_order(runs.loc[runs.groupby(group)["accuracy"].idxmax()])
+    sft = table[table["method"] == "sft"].set_index([*CELL, "student"])
+    sft = sft[["accuracy", "accuracy_se", "seed_se"]].add_prefix("sft_")
+    first = cells.sort_values("seed").drop_duplicates([*CELL, "student", "method"])  # that of seed 0 teaches
+    out = best.join(sft, on=[*CELL, "student"], validate="many_to_one")
+    out = with_accuracy(out, first, "sft", of="teacher", name="teacher_accuracy").reset_index(drop=True)
     errors = out[["accuracy_se", "sft_accuracy_se"]].pow(2).sum(axis=1, skipna=False)
     errors += out[["seed_se", "sft_seed_se"]].fillna(0.0).pow(2).sum(axis=1)
-    out["gain_se"] = errors**0.5
-    out["selection"] = selection
+    out = out.assign(gain=out["accuracy"] - out["sft_accuracy"], gain_se=errors**0.5, selection=selection)
     return out[GAIN_COLUMNS]
+
+
+def with_accuracy(
+    runs: pd.DataFrame, cells: pd.DataFrame, method: str, *, of: str, name: str, where: Sequence[str] = CELL
+) -> pd.DataFrame:
+    """Runs with the accuracy, as column `name`, of their student or teacher (`of`) by that method."""
+    known = cells[cells["method"] == method].set_index([*where, "student"])["accuracy"].rename(name)
+    return runs.join(known, on=[*where, of])
 
 
 def of_common_seeds(cells: pd.DataFrame) -> pd.DataFrame:
@@ -209,6 +214,11 @@ def pair_label(table: pd.DataFrame) -> pd.Series:
     names = {side: table[side].map(cell_rows.short_name) for side in ("teacher", "student")}
     sizes = [names[side].str.rsplit("-", n=1).str[-1] for side in ("teacher", "student")]
     return names["student"].str.extract(r"^(mini-[a-z]+|[A-Za-z]+)")[0] + " " + sizes[0] + "→" + sizes[1]
+
+
+def interval_text(value: float, low: float, high: float, *, digits: int = 1, signed: bool = True) -> str:
+    """`+1.2 [−0.3, +2.7]`; without bounds that are not known."""
+    return Estimate(value, low, high).text(digits, signed=signed).replace("-", "−")
 
 
 def averages(gain_table: pd.DataFrame) -> pd.DataFrame:
@@ -261,8 +271,6 @@ def gain_by_teacher(average_gains: pd.DataFrame) -> pd.DataFrame:
     several = average_gains.groupby("student")["teacher"].transform("nunique") > 1
     table = average_gains[several].sort_values("teacher_parameters", kind="stable")
     keys = ["domain", "student_parameters", "student", "method"]
-    if table.empty:
-        return table[keys].drop(columns="student_parameters")
     wide = table.pivot_table(index=keys, columns="teacher", values="gain")[table["teacher"].unique()]
     return wide.reset_index().rename_axis(columns=None).drop(columns="student_parameters")
 
@@ -291,13 +299,9 @@ def teacher_tuning(cells: pd.DataFrame) -> pd.DataFrame:
     runs = table[(table["method"] == "fkl") & (table["temperature"] == 1.0) & (table["noise_sigma"] == 0.0)]
     keys = [*CELL, *PAIR]
     both = runs.pivot_table(index=keys, columns="teacher_tuned", values="accuracy", sort=False)
-    if False not in both.columns or True not in both.columns:
-        return pd.DataFrame(columns=[*keys, "tuned", "untuned", "cost", "teacher_base"])
-    both = both.rename(columns={True: "tuned", False: "untuned"}).dropna().reset_index()
-    both = both.rename_axis(columns=None).assign(cost=both["tuned"] - both["untuned"])
-    base = table.loc[table["method"] == "base", ["source", "domain", "task", "student", "accuracy"]]
-    base = base.rename(columns={"student": "teacher", "accuracy": "teacher_base"})
-    return both.merge(base, on=["source", "domain", "task", "teacher"], how="left")
+    both = both.reindex(columns=[True, False]).set_axis(["tuned", "untuned"], axis=1).dropna().reset_index()
+    both = both.assign(cost=both["tuned"] - both["untuned"])
+    return with_accuracy(both, table, "base", of="teacher", name="teacher_base", where=NO_PROTOCOL)
 
 
 def coverage(cells: pd.DataFrame) -> pd.DataFrame:
@@ -308,20 +312,16 @@ def coverage(cells: pd.DataFrame) -> pd.DataFrame:
     runs = cells[cells["task"] != AVERAGE].drop_duplicates(
         ["domain", "teacher", "student", "method", "teacher_tuned", "temperature", "noise_sigma", "seed"]
     )
-    kd = runs[runs["teacher"] != ""].copy()
-    kd["pair"] = kd["teacher"] + " → " + kd["student"]
-    kd["column"] = kd["method"].map(METHOD_NAMES) + ", T = " + kd["temperature"].map("{:g}".format)
-    others = {"untuned teacher": ~kd["teacher_tuned"].astype(bool), "noisy teacher": kd["noise_sigma"] > 0}
-    plain = kd[~others["untuned teacher"] & ~others["noisy teacher"]].assign(
-        place=lambda rows: rows["method"].map(KD_METHODS.index)
-    )
-    columns = list(plain.sort_values(["place", "temperature"])["column"].unique())
-    for name, rows in others.items():
-        kd.loc[rows, "column"] = name
-        columns += [name] * bool(rows.any())
+    kd = runs[runs["teacher"] != ""]
+    column = kd["method"].map(METHOD_NAMES) + ", T = " + kd["temperature"].map("{:g}".format)
+    place, pair = kd["method"].map(KD_METHODS.index), kd["teacher"] + " → " + kd["student"]
+    kd = kd.assign(pair=pair, column=column, place=place)
+    kd.loc[~kd["teacher_tuned"].astype(bool), ["column", "place"]] = "untuned teacher", 98
+    kd.loc[kd["noise_sigma"] > 0, ["column", "place"]] = "noisy teacher", 99
     counts = kd.pivot_table(index="pair", columns="column", values="seed", aggfunc="size", fill_value=0)
+    columns = kd.sort_values(["place", "temperature"])["column"].unique()
     order = kd.sort_values(["family", "teacher_parameters", "student_parameters"])["pair"].unique()
-    return counts.reindex(index=order, columns=columns, fill_value=0).rename_axis(columns=None)
+    return counts.reindex(index=order, columns=columns).rename_axis(columns=None)
 
 
 def in_view(table: pd.DataFrame, plan: Plan) -> pd.DataFrame:

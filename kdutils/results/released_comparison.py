@@ -139,14 +139,14 @@ def _range(low: float, high: float, n: float, sign: str) -> str:
 
 
 def accuracies(comparison: Comparison) -> pd.DataFrame:
-    """Accuracy of the student by task and method: as it is, after SFT, after KD (item_gains.plain)."""
+    """Accuracy of the student by task and method: as it is, after SFT, after KD (gain_tables.plain)."""
     scored = comparison.items.scored
-    student = item_gains.plain(scored)["student"].unique()
+    student = gain_tables.plain(scored)["student"].unique()
     baselines = scored[scored["method"].isin(["base", "sft"]) & scored["student"].isin(student)]
-    live = item_gains.accuracies(pd.concat([baselines, item_gains.plain(scored)]))
+    live = item_gains.accuracies(pd.concat([baselines, gain_tables.plain(scored)]))
     released = comparison.released
     is_baseline = released["method"].isin(["base", "sft"])
-    released = pd.concat([released[is_baseline], item_gains.plain(released)])
+    released = pd.concat([released[is_baseline], gain_tables.plain(released)])
     return table(comparison, live, released, value="accuracy", by=["method"])
 
 
@@ -181,7 +181,7 @@ def fidelities(comparison: Comparison) -> pd.DataFrame:
 
 def noise(comparison: Comparison) -> pd.DataFrame:
     """Accuracy by task, method and sigma, and what is known of the paper's (authors_tables.noise_results)."""
-    released = item_gains.plain(comparison.released)
+    released = gain_tables.plain(comparison.released)
     if len(released):
         known = authors_tables.noise_results().rename(columns={"sigma": "noise_sigma"})
         pair = dict(zip(PAIR, authors_tables.NOISE_PAIR, strict=True))

@@ -65,7 +65,7 @@ def test_change_is_against_the_same_text_of_the_teacher(asked):
 
 def test_groups_hold_all_items_and_nothing_else(asked):
     rows = paradox.texts(asked)
-    table = paradox.by_group(rows, "outcome", paradox.OUTCOMES, rng=np.random.default_rng(0), n_resamples=49)
+    table = paradox.by_group(rows, "outcome", paradox.OUTCOMES, rng=np.random.default_rng(0))
     n = table[table["measure"] == "bleu"].groupby("method")["n"].sum()
     assert n.to_dict() == {"fkl": 6, "sft": 6}
     kd = table[(table["method"] == "fkl") & (table["measure"] == "bleu")].set_index("group")
@@ -97,7 +97,7 @@ def test_contrasts_find_what_was_planted_within_tasks(extra, says):
     rises = planted(np.random.default_rng(1), extra=extra)
     crude = rises.groupby("fate")["bleu"].mean()
     assert crude["became_right"] - crude["stayed_wrong"] > extra + 8  # easy tasks rise more, whatever happens
-    table = paradox.contrasts(rises, rng=np.random.default_rng(2), n_resamples=199)
+    table = paradox.contrasts(rises, rng=np.random.default_rng(2))
     row = table[(table["than"] == "stayed_wrong") & (table["measure"] == "bleu")].iloc[0]
     assert row["low"] < extra < row["high"]
     assert row["estimate"] == pytest.approx(extra, abs=1.0)
@@ -112,7 +112,7 @@ def test_following_is_read_by_method_and_fate(asked):
     rows["text"] = ["Nina has 3 + 4 = 7 coins. The answer is 7."] * 6 + [
         *["Nina has 3 + 4 = 7 coins. The answer is 8."] * 3, "Nina has 3 + 4 = 9 coins.", "none", "none"
     ]  # fmt: skip
-    table = solution_steps.followed(rows, paradox.changes(rows), rng=np.random.default_rng(0), n_resamples=49)
+    table = solution_steps.followed(rows, paradox.changes(rows), rng=np.random.default_rng(0))
     first, second = rows["method"].unique()
     table = table[table["group"] == "all texts"].set_index("method")
     assert table.loc[first, ["checkable", "follows", "right_steps"]].tolist() == pytest.approx(
@@ -139,7 +139,7 @@ def test_following_reads_as_shares_with_intervals():
 
 def test_shares_of_errors_are_whole(asked):
     rows = paradox.texts(asked)
-    found = solution_steps.errors(asked, rows, task="svamp", rng=np.random.default_rng(0), n_resamples=49)
+    found = solution_steps.errors(asked, rows, task="svamp", rng=np.random.default_rng(0))
     wide = solution_steps.error_shares(found)
     assert wide.sum(axis=1).tolist() == pytest.approx([100.0, 100.0])
     assert list(wide.columns) == list(solution_steps.CATEGORIES)

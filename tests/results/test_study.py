@@ -428,12 +428,11 @@ def test_other_items_do_not_stand_side_by_side():
 
 
 def test_answers_are_what_agreement_says_of_every_pair_and_task(answered):
-    table = agreement_fidelity.answers(agreement_fidelity.paired_answers(answered))
-    for where, student, teacher in agreement_fidelity.beside_teachers(
-        answered, [*evaluate.KEYS, "parsed", "correct"]
-    ):
-        found = evaluate.agreement(evaluate.paired(student, teacher))
-        row = table[table["method"] == where["method"]].iloc[0]
+    paired = agreement_fidelity.paired_answers(answered)
+    table = agreement_fidelity.answers(paired)
+    for method, both in paired.groupby("method"):
+        found = evaluate.agreement(both)
+        row = table[table["method"] == method].iloc[0]
         for name in ("agreement", "error_consistency", "both_right", "only_student", "only_teacher"):
             assert row[name] == found[name]
 
