@@ -11,11 +11,11 @@ from functools import cache
 import pandas as pd
 
 from kdutils import evaluate, store
-from kdutils.constants import ALL_TASKS, DOMAINS, KD_METHODS, METHOD_NAMES, TASK_LABELS, TRAIN_DOMAINS
+from kdutils.constants import ALL_TASKS, DOMAINS, METHOD_NAMES, TASK_LABELS
 from kdutils.data import sources
 from kdutils.grid.cell_table import model_family, short_name
 from kdutils.grid.plan import Plan
-from kdutils.results.gain_tables import in_domain_order, in_task_order, pair_label
+from kdutils.results.gain_tables import in_domain_order, in_method_order, in_task_order, pair_label, plain
 from kdutils.spec import RunSpec
 
 FIDELITY_NAMES = {"published": "BLEU.csv", "live": "BLEU"}  # what the column `fidelity` holds
@@ -29,8 +29,8 @@ def by_pair(gain_table: pd.DataFrame, *, measure: str) -> pd.DataFrame:
     `kd` is the mean over the methods' students; the released values are one of all methods.
     """
     keys = ["domain", "teacher", "student", "student_parameters", "teacher_parameters"]
-    by_task = gain_table.groupby([*keys, "task"], sort=False)[[measure, f"{measure}_sft"]].mean()
-    table = by_task.groupby(keys).mean().dropna(how="all").set_axis(["kd", "sft"], axis=1).reset_index()
+    by_task = gain_table.groupby([*keys, "task"], sort=False)[[f"{measure}_sft", measure]].mean()
+    table = by_task.groupby(keys).mean().dropna(how="all").set_axis(["sft", "kd"], axis=1).reset_index()
     table = table.sort_values(["student_parameters", "teacher_parameters"], kind="stable", ignore_index=True)
     return table.assign(pair=pair_label(table), rise=table["kd"] - table["sft"])
 
@@ -117,8 +117,6 @@ def answers(paired: pd.DataFrame) -> pd.DataFrame:
     Columns NAMES, task, n, ANSWERS, agreement (percent) and error_consistency.
     """
     columns = ["domain", "task", *NAMES[1:], "n", *ANSWERS, "agreement", "error_consistency"]
-    if paired.empty:
-        return pd.DataFrame(columns=columns)
     return evaluate.agreements(paired, by=[*NAMES, "task"])[columns]
 
 
@@ -133,8 +131,7 @@ def answer_shares(answer_table: pd.DataFrame) -> pd.DataFrame:
     by_task = answer_table.groupby([*keys, "teacher", "student", "task"], sort=False)[values].mean()
     by_pair = by_task.groupby([*keys, "teacher", "student"], sort=False).mean()
     table = by_pair.groupby(keys).mean().assign(n_pairs=by_pair.groupby(keys).size())
-    cases = [(domain, method) for domain in TRAIN_DOMAINS for method in ("sft", *KD_METHODS)]
-    table = table.loc[[case for case in cases if case in table.index]].reset_index()
+    table = in_domain_order(in_method_order(table.reset_index())).reset_index(drop=True)
     return table.assign(label=table["method"].map(METHOD_NAMES))
 
 
@@ -143,7 +140,5 @@ def right_and_alike(cells: pd.DataFrame) -> pd.DataFrame:
 
     A row a run x task with the task's `label`, tasks as in constants. No released cell has the value.
     """
-    runs = cells[cells["method"].isin(KD_METHODS) & cells["teacher_tuned"].fillna(False)]
-    runs = runs[(runs["temperature"] == 1.0) & (runs["noise_sigma"] == 0.0)]
-    ordered = in_task_order(runs.dropna(subset=["fidelity_correct_r"]))
+    ordered = in_task_order(plain(cells).dropna(subset=["fidelity_correct_r"]))
     return ordered.sort_values("task", key=lambda task: task.map(ALL_TASKS.index), kind="stable")

@@ -6,7 +6,8 @@ Undefined statistics are NaN (inference/intervals.py). Nothing here chooses a se
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from itertools import product
 from typing import NamedTuple
 
 import pandas as pd
@@ -116,36 +117,23 @@ def by_task(gain_table: pd.DataFrame) -> list[OfTask]:
 def tests_of(parts: Iterable[OfTask], *, tests: Iterable[str], alone: bool = True) -> pd.DataFrame:
     """As `authors_tests`, which says more; `alone` False leaves out the tests of each method alone."""
     rows = []
-    for test in tests:
-        section = SECTION_OF_TEST[test]
-        for part in parts:
-            for group, result in _results(test, part, alone=alone):
-                where = (section, test, *part.where, part.task, group)
-                rows.append((*where, result.statistic, result.p_value, result.n))
+    for test, part in product(tests, parts):
+        column, of_all = CORRELATES.get(test), part.rows["all"]
+        if test in LIKENESS_TESTS and (part.task == AVERAGE or of_all[column].isna().all()):
+            continue
+        has_groups = alone and test != "anova_methods"
+        for group, gains in (part.rows if has_groups else {"all": of_all}).items():
+            if part.n_pairs < FEWEST_PAIRS[test]:
+                found = Tested(n=len(gains))
+            elif test == "anova_methods":
+                found = intervals.anova_oneway(gains["gain"], gains["method"])
+            elif test == "ttest_gain_gt_0":
+                found = intervals.ttest_greater(gains["gain"])
+            else:
+                found = intervals.spearman(gains["gain"], gains[column].astype(float))
+            where = (SECTION_OF_TEST[test], test, *part.where, part.task, group)
+            rows.append((*where, found.statistic, found.p_value, found.n))
     return pd.DataFrame(rows, columns=STATISTIC_COLUMNS)
-
-
-def _results(test: str, part: OfTask, *, alone: bool) -> Iterator[tuple[str, Tested]]:
-    """(group, result) of one test on one task: all methods together, then each alone."""
-    of_task, is_too_few = part.rows["all"], part.n_pairs < FEWEST_PAIRS[test]
-    if test == "anova_methods":
-        test_of_all = intervals.anova_oneway(of_task["gain"], of_task["method"])
-        yield "all", _undefined(len(of_task)) if is_too_few else test_of_all
-        return
-    column = CORRELATES.get(test)
-    if test in LIKENESS_TESTS and (part.task == AVERAGE or of_task[column].isna().all()):
-        return
-    for group, rows in part.rows.items() if alone else [("all", of_task)]:
-        if is_too_few:
-            yield group, _undefined(len(rows))
-        elif column is None:
-            yield group, intervals.ttest_greater(rows["gain"])
-        else:
-            yield group, intervals.spearman(rows["gain"], rows[column].astype(float))
-
-
-def _undefined(n: int) -> Tested:
-    return Tested(math.nan, math.nan, n)
 
 
 def ledger(cells: pd.DataFrame, *, section: str) -> pd.DataFrame:
@@ -157,39 +145,34 @@ def ledger(cells: pd.DataFrame, *, section: str) -> pd.DataFrame:
 
 def readable_tests(statistics: pd.DataFrame, test: str) -> pd.DataFrame:
     """One of the tests for people to read: a row a task, a column a group, `statistic (p)` in the cells."""
-    rows = statistics[statistics["test"] == test].copy()
-    rows["text"] = [
+    rows = statistics[statistics["test"] == test]
+    texts = [
         f"{row.statistic:+.2f} (p = {row.p_value:.2g})" if math.isfinite(row.statistic) else "undefined"
         for row in rows.itertuples()
     ]
-    labels = {"all": "all methods"} | METHOD_NAMES
-    rows["column"] = rows["group"].map(labels)
-    rows["task"] = rows["task"].map(TASK_LABELS)
-    keys = ["domain", "task"]
-    table = rows.pivot(index=keys, columns="column", values="text")
-    order = rows.drop_duplicates(keys).set_index(keys).index
-    return table.loc[order, list(dict.fromkeys(rows["column"]))].reset_index().rename_axis(columns=None)
+    groups = rows["group"].map({"all": "all methods"} | METHOD_NAMES)
+    rows = rows.assign(text=texts, group=groups, task=rows["task"].map(TASK_LABELS))
+    return gain_tables.wide(rows, index=["domain", "task"], columns="group", values="text")
 
 
 def correlation_intervals(statistics: pd.DataFrame, test: str) -> pd.DataFrame:
     """One correlation for every task with its approximate interval: the row with columns rho, low, high."""
     rows = statistics[(statistics["test"] == test) & (statistics["group"] == "all")]
-    found = [intervals.spearman_interval(row.statistic, row.n) for row in rows.itertuples()]
-    return rows.assign(
-        label=rows["task"].map(TASK_LABELS),
-        **pd.DataFrame([each.bounds for each in found], rows.index, ["rho", "low", "high"]),
-    ).reset_index(drop=True)
+    bounds = [intervals.spearman_interval(row.statistic, row.n).bounds for row in rows.itertuples()]
+    rows = rows.assign(label=rows["task"].map(TASK_LABELS))
+    rows[["rho", "low", "high"]] = pd.DataFrame(bounds, rows.index, range(3))
+    return rows.reset_index(drop=True)
 
 
 def compare_selections(statistics: pd.DataFrame, *, task: str) -> pd.DataFrame:
     """Tests of all methods on one task, the selection rules side by side: statistic and p of each."""
     rows = statistics[(statistics["task"] == task) & (statistics["group"] == "all")]
-    wide = rows.pivot(index=["domain", "test"], columns="selection", values=["statistic", "p_value"])
-    columns = [(value, rule) for rule in SELECTIONS for value in ("statistic", "p_value")]
-    wide = wide[columns]
-    wide.columns = [f"{'p' if value == 'p_value' else value}, {rule}" for value, rule in columns]
-    order = rows.drop_duplicates(["domain", "test"]).set_index(["domain", "test"]).index
-    return wide.loc[order].reset_index()
+    rows = rows.rename(columns={"p_value": "p"})
+    numbers = rows.melt(["domain", "test", "selection"], ["statistic", "p"], "number")
+    numbers["column"] = numbers["number"] + ", " + numbers["selection"]
+    wide = gain_tables.wide(numbers, index=["domain", "test"], columns="column", values="value")
+    columns = [f"{number}, {rule}" for rule in SELECTIONS for number in ("statistic", "p")]
+    return wide[["domain", "test", *columns]]
 
 
 def size_and_headroom(points: pd.DataFrame) -> pd.DataFrame:
@@ -249,10 +232,7 @@ def tuning_remark(tuning: pd.DataFrame) -> str:
 
 
 def correlation_by_task(table: pd.DataFrame, *, x: str, y: str) -> pd.DataFrame:
-    """Spearman of two columns within each task over pairs and methods: domain, task, rho, n.
-
-    NaN where it is undefined.
-    """
+    """Spearman of two columns within each task over pairs and methods: domain, task, rho (or NaN), n."""
     rows = []
     for (domain, task), part in table.groupby(["domain", "task"], sort=False):
         test = intervals.spearman(part[x], part[y])
@@ -277,13 +257,11 @@ def fidelity_remark(gain_table: pd.DataFrame) -> str:
 def compare_fidelity_tables(gain_table: pd.DataFrame) -> pd.DataFrame:
     """The two released fidelity tables: range, share of 32-bit floats, rank correlation with the other."""
     values = gain_table.drop_duplicates(["teacher", "student", "task"])
-    rho = intervals.spearman(values["fidelity"], values["fidelity_bleu2"]).statistic
-    rows = []
-    for file, name in (("BLEU.csv", "fidelity"), ("BLEU2.csv", "fidelity_bleu2")):
-        own, share = values[name], authors_tables.float32_share(values[name])
-        rows.append((file, own.min(), own.max(), share, rho, len(values)))
-    columns = ["file", "lowest", "highest", "share of 32-bit floats", "rho with the other", "n"]
-    return pd.DataFrame(rows, columns=columns)
+    values = values[["fidelity", "fidelity_bleu2"]].set_axis(["BLEU.csv", "BLEU2.csv"], axis=1)
+    found = pd.DataFrame({"file": values.columns, "lowest": values.min(), "highest": values.max()})
+    found["share of 32-bit floats"] = values.apply(authors_tables.float32_share)
+    rho = intervals.spearman(values["BLEU.csv"], values["BLEU2.csv"]).statistic
+    return found.assign(**{"rho with the other": rho, "n": len(values)}).reset_index(drop=True)
 
 
 def rise_by_method(gain_table: pd.DataFrame, *, measure: str) -> pd.DataFrame:
@@ -313,16 +291,16 @@ def noise_costs(losses: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for (domain, sigma), part in table.groupby(["domain", "noise_sigma"], sort=False):
         loss = intervals.mean_interval(part["loss"])
-        n_collapsed = int(part["is_collapsed"].sum())
-        rows.append((domain, sigma, loss.n, *loss.bounds, n_collapsed))
+        rows.append((domain, sigma, loss.n, *loss.bounds, int(part["is_collapsed"].sum())))
     found = pd.DataFrame(rows, columns=["domain", "sigma", "runs", "loss", "low", "high", "collapsed"])
     return gain_tables.in_domain_order(found).reset_index(drop=True)
 
 
 def item_links(runs: pd.DataFrame, *, bound: float) -> pd.DataFrame:
     """Of right_and_alike by task: runs, median r, median |r|, how many |r| are below `bound`."""
-    rows = []
-    for label, part in runs.groupby("label", sort=False):
-        r = part["fidelity_correct_r"]
-        rows.append((label, len(r), r.median(), r.abs().median(), int((r.abs() < bound).sum())))
-    return pd.DataFrame(rows, columns=["task", "runs", "median r", "median |r|", f"|r| below {bound:g}"])
+    by_task = runs.assign(size=runs["fidelity_correct_r"].abs()).groupby("label", sort=False)
+    r, size = by_task["fidelity_correct_r"], by_task["size"]
+    n_below = size.agg(lambda each: int((each < bound).sum()))
+    columns = {"runs": r.size(), "median r": r.median(), "median |r|": size.median()}
+    found = pd.DataFrame(columns | {f"|r| below {bound:g}": n_below})
+    return found.reset_index(names="task")

@@ -221,6 +221,13 @@ def interval_text(value: float, low: float, high: float, *, digits: int = 1, sig
     return Estimate(value, low, high).text(digits, signed=signed).replace("-", "−")
 
 
+def wide(rows: pd.DataFrame, *, index: list[str], columns: str, values: str) -> pd.DataFrame:
+    """A row a group of `index` and a column a value of `columns`, both in order of appearance."""
+    order = pd.MultiIndex.from_frame(rows[index].drop_duplicates())
+    table = rows.pivot(index=index, columns=columns, values=values)
+    return table.loc[order, rows[columns].unique()].reset_index().rename_axis(columns=None)
+
+
 def averages(gain_table: pd.DataFrame) -> pd.DataFrame:
     """Gains on the domain averages, smallest students first, with the `pair` as a short label."""
     by, table = ["student_parameters", "teacher_parameters"], gain_table[gain_table["task"] == AVERAGE]

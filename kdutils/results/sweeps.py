@@ -51,7 +51,8 @@ def by_column(average: pd.DataFrame, varied: str, symbol: str) -> pd.DataFrame:
     """Average accuracies, a row a domain x pair x method and a column a value of `varied`: `T = 2`."""
     keys = ["domain", "teacher", "student", "method"]
     wide = in_domain_order(average).pivot_table(index=keys, columns=varied, values="accuracy", sort=False)
-    return wide.sort_index(axis=1).rename(columns=lambda value: f"{symbol} = {value:g}").reset_index()
+    wide = wide.sort_index(axis=1).rename(columns=lambda value: f"{symbol} = {value:g}")
+    return wide.reset_index().rename_axis(columns=None)
 
 
 def noise_losses(runs: pd.DataFrame) -> pd.DataFrame:
