@@ -235,22 +235,6 @@ def averages(gain_table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(pair=pair_label(table))
 
 
-def parse_failures(cells: pd.DataFrame) -> pd.DataFrame:
-    """Accuracy, texts without an answer and texts cut off, percent: a row a domain x method.
-
-    Means over runs at temperature 1 without noise, of a tuned teacher where there is one, and over tasks, and
-    over their students before KD; no rows where texts were not released.
-    """
-    runs = cells[(cells["task"] == AVERAGE) & cells["unparsed"].notna() & (cells["noise_sigma"] == 0.0)]
-    is_plain = (runs["temperature"] == 1.0) & runs["teacher_tuned"].fillna(False)
-    students = set(runs.loc[is_plain, "student"]) or set(runs["student"])
-    runs = runs[is_plain | ((runs["teacher"] == "") & runs["student"].isin(students))]
-    by = runs.groupby(["domain", "method"], sort=False)
-    table = by[["accuracy", "unparsed", "truncated"]].mean().assign(runs=by.size()).reset_index()
-    table = in_domain_order(in_method_order(table)).reset_index(drop=True)
-    return table.assign(method=table["method"].map(METHOD_LABELS))
-
-
 def in_domain_order(table: pd.DataFrame) -> pd.DataFrame:
     """Rows by domain, as in TRAIN_DOMAINS; within a domain as they were."""
     return table.sort_values("domain", key=lambda domain: domain.map(TRAIN_DOMAINS.index), kind="stable")
