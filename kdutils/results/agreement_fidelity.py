@@ -30,13 +30,8 @@ def by_pair(gain_table: pd.DataFrame, *, measure: str) -> pd.DataFrame:
     """
     keys = ["domain", "teacher", "student", "student_parameters", "teacher_parameters"]
     by_task = gain_table.groupby([*keys, "task"], sort=False)[[f"{measure}_sft", measure]].mean()
-    table = (
-        by_task.groupby(keys, sort=False)
-        .mean()
-        .dropna(how="all")
-        .set_axis(["sft", "kd"], axis=1)
-        .reset_index()
-    )
+    table = by_task.groupby(keys, sort=False).mean().dropna(how="all").reset_index()
+    table = table.rename(columns={f"{measure}_sft": "sft", measure: "kd"})
     table = table.sort_values(["student_parameters", "teacher_parameters"], kind="stable", ignore_index=True)
     return table.assign(pair=pair_label(table), rise=table["kd"] - table["sft"])
 

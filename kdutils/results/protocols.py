@@ -83,15 +83,13 @@ def read(plan: Plan) -> pd.DataFrame:
     students = {run.spec.student for run in plan.runs if run.spec.teacher}
     columns, tables = [*SETTING, "sample", *ITEM, "lenient", "strict"], []
     for run in dict.fromkeys((*plan.runs, *plan.variants)):
-        spec = sources.resolved(run.spec)
-        is_trained = spec.method == "sft" or (spec.method in KD_METHODS and spec.teacher_tuned)
-        if (
-            not is_trained
-            or spec.noise_sigma
-            or spec.domain not in DOMAINS
-            or run.spec.student not in students
+        spec = run.spec
+        is_compared = spec.domain in DOMAINS and spec.student in students and not spec.noise_sigma
+        if not is_compared or not (
+            spec.method == "sft" or (spec.method in KD_METHODS and spec.teacher_tuned)
         ):
             continue
+        spec = sources.resolved(spec)
         rows = store.folder_of(plan.out, spec.run_id).evaluation(run.evaluation)
         if rows is None:
             continue
@@ -168,19 +166,17 @@ def _compared(
 ) -> Iterator[tuple[str, pd.Series, pd.Series, int]]:
     """Quantity, its value by question under `careful` and under the variant, and of how many pairs."""
     touched = {"sft": variant.touches("sft"), "kd": variant.touches(method)}
-    found: list[tuple[pd.DataFrame, pd.DataFrame]] = []
+    found: list[list[pd.DataFrame]] = []
     for pair in pairs:
         arms = [
             {side: value(rows, arm if touched[side] else CAREFUL) for side, rows in pair.items()}
             for arm in (CAREFUL, variant)
         ]
         if all(each is not None for arm in arms for each in arm.values()):
-            before, after = map(pd.DataFrame, arms)
-            found.append(tuple(arm.assign(gain=arm["kd"] - arm["sft"]) for arm in (before, after)))
+            found.append([pd.DataFrame(arm).assign(gain=arm["kd"] - arm["sft"]) for arm in arms])
     if found and any(touched.values()):
-        before, after = (
-            sum(arm) / len(found) for arm in zip(*found, strict=True)
-        )  # NaN where a pair lacks it
+        # NaN where a pair lacks a question.
+        before, after = (sum(arm) / len(found) for arm in zip(*found, strict=True))
         for quantity in before:
             if touched.get(quantity, True):
                 yield quantity, before[quantity], after[quantity], len(found)
@@ -229,19 +225,16 @@ def decoding_noise(rows: pd.DataFrame) -> pd.DataFrame:
     From the variance over an item's samples of one `careful` student. A row a domain x KD method: columns
     domain, method, sft, kd, gain, n_samples. NaN with one sample an item.
     """
-    table = []
     sampled = rows[rows["sampled"] & ~rows["prompt"] & ~rows["sequences"] & (rows["temperature"] == 1.0)]
-    sft = {
-        key: _sample_variance(part)
-        for key, part in sampled[sampled["method"] == "sft"].groupby(["domain", "student"])
-    }
-    kd_rows = sampled[sampled["method"] != "sft"]
-    for (domain, method, _, student), kd in kd_rows.groupby(
-        ["domain", "method", "teacher", "student"], sort=False
-    ):
-        spread = sft.get((domain, student), math.nan), _sample_variance(kd)
-        deviations = (100 * math.sqrt(variance) for variance in (*spread, sum(spread)))
-        table.append((domain, method, *deviations, kd["sample"].nunique()))
+    keys, table = ["domain", "method", "teacher", "student"], []
+    variances = {key: _sample_variance(part) for key, part in sampled.groupby(keys, sort=False)}
+    n_samples = sampled.groupby(keys)["sample"].nunique()
+    for key, variance in variances.items():
+        domain, method, _, student = key
+        if method != "sft":
+            sft = variances.get((domain, "sft", "", student), math.nan)
+            deviations = (100 * math.sqrt(each) for each in (sft, variance, sft + variance))
+            table.append((domain, method, *deviations, n_samples[key]))
     return pd.DataFrame(table, columns=["domain", "method", "sft", "kd", "gain", "n_samples"])
 
 
@@ -265,15 +258,16 @@ def table_of(table: pd.DataFrame) -> pd.DataFrame:
         levels = part.drop_duplicates("quantity").set_index("quantity")["careful"].reindex(list(columns))
         texts = [f"{level:{'+' * (name == 'gain')}.1f}".replace("-", "−") for name, level in levels.items()]
         shown.append((*who, "careful", *texts, ""))
-        for _, of_arm in part.groupby("arm", sort=False):
-            found = {row["quantity"]: row for row in of_arm.to_dict("records")}
-            texts = [interval_text(*_bounds(found[name])) if name in found else "" for name in columns]
-            shown.append((*who, of_arm["label"].iloc[0], *texts, found["gain"]["verdict"]))
+        for label, of_arm in part.groupby("label", sort=False):
+            found = of_arm.set_index("quantity")
+            texts = dict(zip(found.index, _texts(of_arm), strict=True))
+            changed = (texts.get(name, "") for name in columns)
+            shown.append((*who, label, *changed, found.loc["gain", "verdict"]))
     return pd.DataFrame(shown, columns=["domain", "method", "factor", *columns.values(), "on the gain"])
 
 
-def _bounds(row: dict) -> tuple[float, float, float]:
-    return row["change"], row["low"], row["high"]
+def _texts(rows: pd.DataFrame) -> list[str]:
+    return [interval_text(*bounds) for bounds in rows[["change", "low", "high"]].to_numpy()]
 
 
 def factor_table() -> pd.DataFrame:
@@ -290,16 +284,14 @@ def remark(table: pd.DataFrame) -> str:
         own = part[~part["arm"].isin(CONTROLS)]
         for quantity, what in (("sft", "SFT accuracy"), ("kd", f"accuracy of {name}")):
             of_it = own[own["quantity"] == quantity]
-            clear = of_it[of_it["verdict"].isin(["raises", "lowers"])].to_dict("records")
+            clear = of_it[of_it["verdict"].isin(["raises", "lowers"])]
             if len(of_it):
                 found = _listed(_named(clear)) or "nothing for certain"
                 sentences.append(f"What changes the {what}: {found}.")
         gains = own[own["quantity"] == "gain"]
         sentences.append(f"The gain is {gains['careful'].iloc[0]:+.1f} points under careful;")
-        each = (
-            f"*{name}*: {_listed(_named(group.to_dict('records')))}"
-            for name, group in gains.groupby("verdict", sort=False)
-        )
+        by_verdict = gains.groupby("verdict", sort=False)
+        each = (f"*{verdict}*: {_listed(_named(group))}" for verdict, group in by_verdict)
         sentences.append(f"{'; '.join(each)}.")
         luck = part[part["arm"].isin(CONTROLS) & (part["quantity"] == "gain")]["change"]
         if len(luck):
@@ -308,8 +300,8 @@ def remark(table: pd.DataFrame) -> str:
     return "\n\n".join(paragraphs)
 
 
-def _named(rows: list[dict]) -> list[str]:
-    return [f"{row['label']} {interval_text(*_bounds(row))}" for row in rows]
+def _named(rows: pd.DataFrame) -> list[str]:
+    return [f"{label} {text}" for label, text in zip(rows["label"], _texts(rows), strict=True)]
 
 
 def _listed(parts: list[str]) -> str:
