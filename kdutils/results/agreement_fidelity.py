@@ -11,7 +11,7 @@ from functools import cache
 import pandas as pd
 
 from kdutils import evaluate, store
-from kdutils.constants import ALL_TASKS, DOMAINS, METHOD_NAMES, TASK_LABELS
+from kdutils.constants import ALL_TASKS, AVERAGE, DOMAINS, METHOD_NAMES, TASK_LABELS
 from kdutils.data import sources
 from kdutils.grid.cell_table import model_family, short_name
 from kdutils.grid.plan import Plan
@@ -42,20 +42,28 @@ def tables(gain_table: pd.DataFrame, *, measures: dict[str, str]) -> pd.DataFram
     return pd.concat(parts, ignore_index=True)
 
 
-def by_method(gain_table: pd.DataFrame, *, measure: str) -> pd.DataFrame:
-    """Mean over tasks of a likeness by pair and method, the SFT student's as method `sft`.
+def of_students(gain_table: pd.DataFrame, *, measure: str) -> pd.DataFrame:
+    """A likeness by pair, task and method, the SFT student's as method `sft`; its mean over tasks as AVERAGE.
 
-    Columns domain, pair, student_parameters, teacher_parameters, method and the measure; small students
-    first. Live results have a value a method; released ones have one for all methods.
+    Live results have a value a method; released ones have one for all methods.
     """
     keys = ["domain", "teacher", "student", "student_parameters", "teacher_parameters"]
-    table = gain_table.dropna(subset=[measure, f"{measure}_sft"])
-    sft = table.drop_duplicates([*keys, "task"]).assign(method="sft")
+    kd = gain_table[gain_table["task"] != AVERAGE].dropna(subset=[measure, f"{measure}_sft"])
+    sft = kd.drop_duplicates([*keys, "task"]).assign(method="sft")
     sft[measure] = sft[f"{measure}_sft"]
-    means = pd.concat([sft, table]).groupby([*keys, "method"], sort=False)[measure].mean().reset_index()
+    tasks = pd.concat([sft, kd])[[*keys, "task", "method", measure]]
+    means = tasks.groupby([*keys, "method"], sort=False)[measure].mean().reset_index()
+    return pd.concat([tasks, means.assign(task=AVERAGE)])
+
+
+def by_method(gain_table: pd.DataFrame, *, measure: str) -> pd.DataFrame:
+    """The means of `of_students` over tasks, small students first, with the `pair` as a short label."""
+    table = of_students(gain_table, measure=measure)
+    means = table[table["task"] == AVERAGE].drop(columns="task")
     means = means.sort_values(["student_parameters", "teacher_parameters"], kind="stable")
-    means = in_domain_order(means)
-    return means.assign(pair=pair_label(means)).reset_index(drop=True)
+    means = in_domain_order(means).reset_index(drop=True)
+    columns = [name for name in means if name not in ("method", measure)]
+    return means[[*columns, "method", measure]].assign(pair=pair_label(means))
 
 
 def agreement_with(gain_table: pd.DataFrame, *, teacher: str, tasks: list[str]) -> pd.DataFrame:

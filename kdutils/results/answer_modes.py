@@ -100,17 +100,14 @@ def contaminated_tasks(gain_table: pd.DataFrame, cells: pd.DataFrame) -> pd.Data
     """
     flagged = set(cells.loc[cell_rows.has_flag(cells, "contaminated"), "task"])
     table = gain_table[gain_table["task"] != AVERAGE].dropna(subset=["gain"])
-    table = table.assign(kind=table["task"].isin(flagged).map({True: "contaminated", False: "others"}))
-    means = table.pivot_table(index=["domain", "method", *UNIT], columns="kind", values="gain", sort=False)
-    rows = []
-    if {"contaminated", "others"} <= set(means.columns):
-        means = means.dropna(subset=["contaminated", "others"])
-        for (domain, method), part in means.groupby(["domain", "method"], sort=False):
-            apart = intervals.mean_interval(part["contaminated"] - part["others"])
-            kinds = part["contaminated"].mean(), part["others"].mean()
-            rows.append((domain, METHOD_LABELS[method], *kinds, *apart.bounds, apart.n))
-    columns = ["domain", "method", "contaminated", "others", "difference", "low", "high", "pairs"]
-    return pd.DataFrame(rows, columns=columns)
+    kind = table["task"].isin(flagged).map({True: "contaminated", False: "others"})
+    keys = ["domain", "method", *UNIT]
+    means = table.assign(kind=kind).pivot_table(index=keys, columns="kind", values="gain", sort=False)
+    means = means.reindex(columns=["contaminated", "others"]).dropna().reset_index()
+    apart = means["contaminated"] - means["others"]
+    means = means.assign(difference=apart, method=means["method"].map(METHOD_LABELS))
+    found = gain_tables.mean_intervals(means, ["domain", "method"], "contaminated", "others", "difference")
+    return found.rename(columns={"n": "pairs"})
 
 
 # --- generated or ranked -----------------------------------------------------------------------------

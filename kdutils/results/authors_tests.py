@@ -24,7 +24,7 @@ from kdutils.constants import (
 )
 from kdutils.grid.cell_table import model_parameters
 from kdutils.inference import intervals
-from kdutils.inference.estimate import Estimate, Tested
+from kdutils.inference.estimate import Tested
 from kdutils.results import authors_tables, gain_tables
 
 STATISTIC_COLUMNS = ["section", "test", "source", "selection", "domain", "task", "group"]
@@ -57,11 +57,11 @@ def gain_remark(table: pd.DataFrame) -> str:
     if table["pair"].nunique() == 1:
         has_several = table["domain"].nunique() > 1
         named = [
-            f"{METHOD_NAMES[row.method]} {Estimate(row.gain, row.low, row.high).text()}"
+            f"{METHOD_NAMES[row.method]} {gain_tables.interval_text(row.gain, row.low, row.high)}"
             + (f" ({row.domain})" if has_several else "")
             for row in table.itertuples()
         ]
-        return f"{table['pair'].iloc[0]}: {', '.join(named)} points.".replace("-", "−")
+        return f"{table['pair'].iloc[0]}: {', '.join(named)} points."
     up, clear = (table["gain"] > 0).sum(), (table["low"] > 0).mean()
     text = f"{up} of {len(table)} gains are positive; {clear:.0%} have an interval above zero."
     sizes = table["student"].map(model_parameters)
@@ -247,11 +247,9 @@ def fidelity_remark(gain_table: pd.DataFrame) -> str:
     """
     if gain_tables.n_pairs(gain_table) < FEWEST_PAIRS["spearman_gain_fidelity"]:
         return "Too few pairs to correlate."
-    with_accuracy, with_gain = (
-        intervals.spearman(gain_table[name], gain_table["fidelity"]).statistic
-        for name in ("accuracy", "gain")
-    )
-    return f"Fidelity has rho {with_accuracy:+.2f} with accuracy and {with_gain:+.2f} with gain."
+    columns = ("accuracy", "gain")
+    rhos = [intervals.spearman(gain_table[name], gain_table["fidelity"]).statistic for name in columns]
+    return f"Fidelity has rho {rhos[0]:+.2f} with accuracy and {rhos[1]:+.2f} with gain."
 
 
 def compare_fidelity_tables(gain_table: pd.DataFrame) -> pd.DataFrame:
@@ -273,12 +271,11 @@ def rise_by_method(gain_table: pd.DataFrame, *, measure: str) -> pd.DataFrame:
     table = gain_table.dropna(subset=[measure, f"{measure}_sft"])
     keys = ["domain", "method", "teacher", "student"]
     pairs = table.groupby(keys, sort=False)[[measure, f"{measure}_sft"]].mean().reset_index()
-    rows = []
-    for (domain, method), part in pairs.groupby(["domain", "method"], sort=False):
-        rise = intervals.mean_interval(part[measure] - part[f"{measure}_sft"])
-        means = (part[f"{measure}_sft"].mean(), part[measure].mean())
-        rows.append((domain, METHOD_LABELS[method], rise.n, *means, *rise.bounds))
-    return pd.DataFrame(rows, columns=["domain", "method", "pairs", "sft", "kd", "rise", "low", "high"])
+    pairs = pairs.rename(columns={f"{measure}_sft": "sft", measure: "kd"})
+    pairs = pairs.assign(rise=pairs["kd"] - pairs["sft"], method=pairs["method"].map(METHOD_LABELS))
+    found = gain_tables.mean_intervals(pairs, ["domain", "method"], "sft", "kd", "rise")
+    found.insert(2, "pairs", found.pop("n"))
+    return found
 
 
 def noise_costs(losses: pd.DataFrame) -> pd.DataFrame:
@@ -288,11 +285,10 @@ def noise_costs(losses: pd.DataFrame) -> pd.DataFrame:
     and `collapsed` counts those below half of their noise-free accuracy.
     """
     table = losses[losses["task"] == AVERAGE].sort_values("noise_sigma", kind="stable")
-    rows = []
-    for (domain, sigma), part in table.groupby(["domain", "noise_sigma"], sort=False):
-        loss = intervals.mean_interval(part["loss"])
-        rows.append((domain, sigma, loss.n, *loss.bounds, int(part["is_collapsed"].sum())))
-    found = pd.DataFrame(rows, columns=["domain", "sigma", "runs", "loss", "low", "high", "collapsed"])
+    keys = ["domain", "noise_sigma"]
+    found = gain_tables.mean_intervals(table, keys, "loss").rename(columns={"noise_sigma": "sigma"})
+    found.insert(2, "runs", found.pop("n"))
+    found["collapsed"] = table.groupby(keys, sort=False)["is_collapsed"].sum().to_numpy()
     return gain_tables.in_domain_order(found).reset_index(drop=True)
 
 

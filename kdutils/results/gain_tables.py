@@ -24,6 +24,7 @@ from kdutils.constants import (
 from kdutils.grid import cell_table as cell_rows
 from kdutils.grid import fill
 from kdutils.grid.plan import Plan
+from kdutils.inference import intervals
 from kdutils.inference.estimate import Estimate
 from kdutils.results import authors_tables
 
@@ -147,7 +148,7 @@ def mean_over_seeds(cells: pd.DataFrame) -> pd.DataFrame:
     several = table[table["n_seeds"] > 1].groupby(CELL)
     freedom = several["n_seeds"].sum() - several.size()
     variance = (several["squares"].sum() / freedom).rename("variance")
-    table = table.merge(variance.reset_index(), on=CELL, how="left").drop(columns="squares")
+    table = table.drop(columns="squares").join(variance, on=CELL)
     table["seed_se"] = (table.pop("variance") / table["n_seeds"]) ** 0.5
     return table
 
@@ -160,12 +161,10 @@ def gains(cells: pd.DataFrame, *, selection: str, methods: Iterable[str] = PAPER
     runs were repeated with other seeds, it holds their variation too (mean_over_seeds).
 
     Args:
-        selection: which temperature stands for a method. `best_on_test`, the authors' rule: the
-            maximum over temperatures, for each task separately, on the test set (`average` is one
-            more task: the maximum of the averages, not the average of the maxima). Temperatures are
-            compared on the seeds that all of them have: a mean of several would lose against the luck of one.
+        selection: which temperature stands for a method. `best_on_test`, the authors' rule: the maximum over
+            temperatures, for each task separately, on the test set (`average` is one more task), of the seeds
+            that all temperatures have: a mean of several would lose against the luck of one.
             `temperature_1`: the run at temperature 1 only.
-        methods: by default the three that the paper compares.
 
     Returns:
         GAIN_COLUMNS, sorted by domain (as in TRAIN_DOMAINS), task, teacher, student, method. Students without
@@ -226,6 +225,16 @@ def wide(rows: pd.DataFrame, *, index: list[str], columns: str, values: str) -> 
     order = pd.MultiIndex.from_frame(rows[index].drop_duplicates())
     table = rows.pivot(index=index, columns=columns, values=values)
     return table.loc[order, rows[columns].unique()].reset_index().rename_axis(columns=None)
+
+
+def mean_intervals(rows: pd.DataFrame, by: list[str], *values: str) -> pd.DataFrame:
+    """Means of `values` in each group of `by`, and of the last Student's t interval: low, high, n."""
+    table = []
+    for group, part in rows.groupby(by, sort=False):
+        found = intervals.mean_interval(part[values[-1]])
+        means = (part[name].mean() for name in values[:-1])
+        table.append((*group, *means, *found.bounds, found.n))
+    return pd.DataFrame(table, columns=[*by, *values, "low", "high", "n"])
 
 
 def averages(gain_table: pd.DataFrame) -> pd.DataFrame:

@@ -138,11 +138,10 @@ def contrasts(
     run = ["domain", "student", "seed", *on]
     is_common = pd.MultiIndex.from_frame(rows[run]).isin(pd.MultiIndex.from_frame(others[run]))
     keys = [*run, "task", "item_id"]
-    both = rows[is_common].merge(
-        others[[*keys, "value"]], on=keys, how="left", suffixes=("", "_other"), validate="many_to_one"
-    )
-    if both["value_other"].isna().any():
-        lonely = both.loc[both["value_other"].isna(), keys].iloc[0].to_dict()
+    how = {"on": keys, "how": "left", "suffixes": ("", "_other"), "validate": "many_to_one"}
+    both = rows[is_common].merge(others[[*keys, "value"]], **how)
+    if (is_lonely := both["value_other"].isna()).any():
+        lonely = both.loc[is_lonely, keys].iloc[0].to_dict()
         raise ValueError(
             f"two runs were scored on different items, such as {lonely}; evaluate both on the same"
         )
@@ -221,15 +220,12 @@ def temperature_changes(scored: pd.DataFrame, *, by: Sequence[str] = SETTING) ->
 
 def method_differences(scored: pd.DataFrame, *, confidence: float = 0.95) -> pd.DataFrame:
     """Each two of the paper's methods against each other (`contrasts`): method less `other`."""
-    runs_of = plain(scored, methods=PAPER_METHODS)
-    present = [method for method in PAPER_METHODS if (runs_of["method"] == method).any()]
-    tables = []
-    for method, other in combinations(present, 2):
-        rows, others = (runs_of[runs_of["method"] == name] for name in (method, other))
+    runs, tables = plain(scored, methods=PAPER_METHODS), []
+    for method, other in combinations(PAPER_METHODS, 2):
+        rows, others = (runs[runs["method"] == name] for name in (method, other))
         found = contrasts(rows, others, on=["teacher"], confidence=confidence)
         tables.append(found.assign(other=other))
-    nothing = contrasts(runs_of.head(0), runs_of.head(0)).assign(other="")
-    return pd.concat(tables, ignore_index=True) if tables else nothing
+    return pd.concat([each for each in tables if len(each)] or tables[:1], ignore_index=True)
 
 
 def with_intervals(runs: pd.DataFrame, scored: pd.DataFrame) -> pd.DataFrame:
@@ -282,11 +278,10 @@ def fidelity_rises(beside: pd.DataFrame, *, by: Sequence[str] = PAIRED) -> pd.Da
     """KD less SFT student in corpus BLEU with the teacher's texts, points: columns as of `contrasts`."""
     bleus, keys = _bleus(beside), ["domain", "teacher", "student", "seed", "task"]
     is_sft = bleus["method"] == "sft"
-    both = bleus[~is_sft].merge(
-        bleus.loc[is_sft, [*keys, "bleu", "left_out"]], on=keys, suffixes=("", "_sft")
-    )
-    both["bleu"] -= both["bleu_sft"]
-    both["left_out"] = [kd - sft for kd, sft in zip(both["left_out"], both["left_out_sft"], strict=True)]
+    sft = bleus.loc[is_sft, [*keys, "bleu", "left_out"]]
+    both = bleus[~is_sft].merge(sft, on=keys, suffixes=("", "_sft"))
+    for name in ("bleu", "left_out"):
+        both[name] = [kd - before for kd, before in zip(both[name], both[f"{name}_sft"], strict=True)]
     return _jackknifed(both, by).rename(columns={"estimate": "difference"})
 
 

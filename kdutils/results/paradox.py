@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from itertools import product
 from typing import Any
 
@@ -77,9 +78,9 @@ def texts(plan: Plan) -> pd.DataFrame:
 def outcomes(both: pd.DataFrame) -> np.ndarray:
     """Of paired rows the key of OUTCOMES that holds; exactly one does."""
     right, teacher_right = both["correct"].to_numpy(bool), both["correct_teacher"].to_numpy(bool)
-    wrong = np.where(evaluate.same_answer(both), "same_wrong", "other_wrong")
-    wrong = np.where(teacher_right, "only_teacher", wrong)
-    return np.where(right, np.where(teacher_right, "both_right", "only_student"), wrong)
+    same_wrong = ~right & ~teacher_right & evaluate.same_answer(both).to_numpy()
+    cases = [right & teacher_right, right, teacher_right, same_wrong]
+    return np.select(cases, ["both_right", "only_student", "only_teacher", "same_wrong"], "other_wrong")
 
 
 def likeness(texts: Sequence[str], references: Sequence[str]) -> dict[str, np.ndarray]:
@@ -101,9 +102,7 @@ def _of_pairs(
     texts: Sequence[str], references: Sequence[str], measure: Callable[[str, str], float]
 ) -> np.ndarray:
     """A measure of pairs, each computed once, however often it occurs."""
-    pairs = list(zip(texts, references, strict=True))
-    known = {pair: measure(*pair) for pair in dict.fromkeys(pairs)}
-    return np.array([known[pair] for pair in pairs], dtype=float)
+    return np.array(list(map(cache(measure), texts, references)), dtype=float)
 
 
 def wording(text: str) -> str:
@@ -122,11 +121,12 @@ def changes(rows: pd.DataFrame) -> pd.DataFrame:
     kd = rows[rows["method"] != "sft"]
     both = kd.merge(sft, on=keys, how="inner", suffixes=("", "_sft"), validate="many_to_one")
     rises = {name: both[name] - both.pop(f"{name}_sft") for name in MEASURES}
-    before, after = both["correct_sft"].to_numpy(bool), both["correct"].to_numpy(bool)
-    right = np.where(before, "stayed_right", "became_right")
-    wrong = np.where(before, "became_wrong", "stayed_wrong")
-    fate = np.where(both["correct_teacher"].to_numpy(bool), np.where(after, right, wrong), "teacher_wrong")
-    return both.assign(fate=fate, **rises)
+    before, after, teacher_right = (
+        both[f"correct{side}"].to_numpy(bool) for side in ("_sft", "", "_teacher")
+    )
+    cases = [~teacher_right, before & after, before, after]
+    names = ["teacher_wrong", "stayed_right", "became_wrong", "became_right"]
+    return both.assign(fate=np.select(cases, names, "stayed_wrong"), **rises)
 
 
 # --- means with intervals ---------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from kdutils.constants import AVERAGE, METHOD_NAMES, TASK_LABELS
 from kdutils.data import model_facts
 from kdutils.grid import cell_table as cell_rows
 from kdutils.grid.plan import Plan
-from kdutils.results import authors_tables, gain_tables, item_gains, sweeps
+from kdutils.results import agreement_fidelity, authors_tables, gain_tables, item_gains, sweeps
 from kdutils.results.gain_tables import interval_text
 from kdutils.results.item_gains import Items
 
@@ -203,14 +203,8 @@ def _swept(scored: pd.DataFrame, varied: str) -> pd.DataFrame:
 
 
 def _of_students(comparison: Comparison, measure: str) -> pd.DataFrame:
-    """A released likeness by pair, task and method, the SFT student's as method `sft`."""
     kd = gain_tables.gains(comparison.released, selection="temperature_1")
-    sft = kd.drop_duplicates(["domain", "task", *PAIR]).assign(method="sft")
-    sft[measure] = sft[f"{measure}_sft"]
-    kept = pd.concat([sft, kd])[["domain", "task", *PAIR, "method", measure]]
-    of_tasks = kept[kept["task"] != AVERAGE]
-    mean = of_tasks.groupby(["domain", *PAIR, "method"], sort=False)[measure].mean().reset_index()
-    return pd.concat([of_tasks, mean.assign(task=AVERAGE)]).dropna(subset=[measure])
+    return agreement_fidelity.of_students(kd, measure=measure)
 
 
 # --- which weights the live results are of ---------------------------------------------------------------

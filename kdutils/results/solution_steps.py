@@ -169,15 +169,11 @@ def category(
 ) -> str:
     """What is wrong with an answer, by the item's own solution: a key of CATEGORIES, or NO_GOLD.
 
-    `right`: the answer read is right, however it was reached. `cut`: the text was cut at the limit, or holds
-    no answer. `no_step`: it has no equation. Then its steps are compared with those of `rationale`; an
-    operand that is the result of an earlier step stands for that step, so that one slip is not counted twice,
-    and the order of numbers that are added or multiplied does not matter. The same steps: `not_followed` if
-    each result is right, so that only the answer stated is not; else `arithmetic`. The same numbers under
-    other signs, or the other way round: `operation`. Else by the numbers: one of the question that the item's
-    own solution does not use: `irrelevant`; one that is neither in the question, nor in that solution, nor
-    the result of an earlier step: `foreign`; none of these, so that a step is missing, or one too many:
-    `other`.
+    `right` is an answer that is read as right, however it was reached; `cut` holds none, or was cut. Else its
+    steps are compared with those of `rationale`; an operand that is the result of an earlier step stands for
+    that step, so that one slip is not counted twice, and the order of numbers that are added or multiplied
+    does not matter. `operation` is the same numbers under other signs, or the other way round; `foreign` a
+    number that is neither in the question, nor in that solution, nor the result of an earlier step.
     """
     if correct:
         return "right"
