@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from itertools import product
-from typing import NamedTuple
 
 import pandas as pd
 
@@ -72,58 +71,41 @@ def gain_remark(table: pd.DataFrame) -> str:
     return text
 
 
-def authors_tests(gain_table: pd.DataFrame, *, tests: Iterable[str] = tuple(SECTION_OF_TEST)) -> pd.DataFrame:
+def authors_tests(
+    gain_table: pd.DataFrame, *, tests: Iterable[str] = tuple(SECTION_OF_TEST), alone: bool = True
+) -> pd.DataFrame:
     """The paper's own tests on a table of gains: STATISTIC_COLUMNS, one row a test, in the order of `tests`.
 
     For each domain and task (and `average`): one-sided one-sample t of gain > 0, one-way ANOVA of the
     gain over methods, Spearman of the gain with teacher accuracy, student size, student SFT accuracy,
-    agreement and fidelity; for all methods together (`all`) and each alone, the ANOVA for all only.
-    Agreement and fidelity are tested where the tables have them. What is tested varies between pairs, so that
-    with fewer than FEWEST_PAIRS every result is NaN: the methods of one pair are no sample of pairs.
+    agreement and fidelity, where there are any; for all methods together (`all`), and each `alone` but for
+    the ANOVA. What is tested varies between pairs, so that with fewer than FEWEST_PAIRS every result is NaN:
+    the methods of one pair are no sample of pairs.
 
     Raises:
         KeyError: for a test that is not in SECTION_OF_TEST.
 
     Source: analysis/statistical_tests_{math,cs}.ipynb of the authors' repository.
     """
-    return tests_of(by_task(gain_table), tests=tests)
-
-
-class OfTask(NamedTuple):
-    """The gains on one task, as the authors' tests take them."""
-
-    where: tuple[str, str, str]  # source, selection, domain
-    task: str
-    rows: dict[str, pd.DataFrame]  # group -> its rows: `all`, and each of the paper's methods that there is
-    n_pairs: int
-
-
-def by_task(gain_table: pd.DataFrame) -> list[OfTask]:
-    """A table of gains in the parts that `tests_of` asks about, many times."""
     columns = ["teacher", "student", "task", "method", "gain"]
     columns += [name for name in CORRELATES.values() if name in gain_table]
     parts = []
     for where, table in gain_table.groupby(["source", "selection", "domain"], sort=False):
         plain = table[columns].astype(dict.fromkeys(columns[:4], object))  # rows are chosen in half the time
-        for task in (*DOMAIN_TASKS[where[-1]], AVERAGE):
-            of_task = plain[plain["task"] == task]
-            if not of_task.empty:
-                methods = {name: of_task[of_task["method"] == name] for name in PAPER_METHODS}
-                rows = {"all": of_task} | {name: part for name, part in methods.items() if len(part)}
-                parts.append(OfTask(where, task, rows, gain_tables.n_pairs(of_task)))
-    return parts
-
-
-def tests_of(parts: Iterable[OfTask], *, tests: Iterable[str], alone: bool = True) -> pd.DataFrame:
-    """As `authors_tests`, which says more; `alone` False leaves out the tests of each method alone."""
+        parts += [(where, task, plain[plain["task"] == task]) for task in (*DOMAIN_TASKS[where[-1]], AVERAGE)]
     rows = []
-    for test, part in product(tests, parts):
-        column, of_all = CORRELATES.get(test), part.rows["all"]
-        if test in LIKENESS_TESTS and (part.task == AVERAGE or of_all[column].isna().all()):
+    for test, (where, task, of_task) in product(tests, parts):
+        column, is_likeness = CORRELATES.get(test), test in LIKENESS_TESTS
+        if of_task.empty or (is_likeness and (task == AVERAGE or of_task[column].isna().all())):
             continue
-        has_groups = alone and test != "anova_methods"
-        for group, gains in (part.rows if has_groups else {"all": of_all}).items():
-            if part.n_pairs < FEWEST_PAIRS[test]:
+        groups = {"all": of_task}
+        if alone and test != "anova_methods":
+            groups |= {name: of_task[of_task["method"] == name] for name in PAPER_METHODS}
+        is_too_few = gain_tables.n_pairs(of_task) < FEWEST_PAIRS[test]
+        for group, gains in groups.items():
+            if gains.empty:
+                continue
+            if is_too_few:
                 found = Tested(n=len(gains))
             elif test == "anova_methods":
                 found = intervals.anova_oneway(gains["gain"], gains["method"])
@@ -131,8 +113,8 @@ def tests_of(parts: Iterable[OfTask], *, tests: Iterable[str], alone: bool = Tru
                 found = intervals.ttest_greater(gains["gain"])
             else:
                 found = intervals.spearman(gains["gain"], gains[column].astype(float))
-            where = (SECTION_OF_TEST[test], test, *part.where, part.task, group)
-            rows.append((*where, found.statistic, found.p_value, found.n))
+            names = (SECTION_OF_TEST[test], test, *where, task, group)
+            rows.append((*names, found.statistic, found.p_value, found.n))
     return pd.DataFrame(rows, columns=STATISTIC_COLUMNS)
 
 

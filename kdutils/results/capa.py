@@ -111,20 +111,14 @@ def _weights_in_means(keys: pd.DataFrame, method: str) -> tuple[np.ndarray, np.n
 
     One over the number of seeds of its pair, so that pairs weigh the same; 0 for what is not in the mean.
     """
-    index = pd.MultiIndex.from_frame(keys[[*RUN, "task"]])
-    sft_place = index.get_indexer(pd.MultiIndex.from_frame(keys[[*RUN, "task"]].assign(method="sft")))
-    is_own = (keys["method"] == method).to_numpy()
-    has_sft = is_own & (sft_place >= 0)
-    level, with_sft = (_over_seeds(keys, where) for where in (is_own, has_sft))
-    of_sft = np.zeros(len(keys))
-    of_sft[sft_place[has_sft]] = with_sft[has_sft]
-    return level, with_sft, of_sft
-
-
-def _over_seeds(keys: pd.DataFrame, where: np.ndarray) -> np.ndarray:
-    weights = np.zeros(len(keys))
-    weights[where] = 1 / keys[where].groupby(["teacher", "student"])["seed"].transform("nunique")
-    return weights
+    names = pd.MultiIndex.from_frame(keys[["teacher", "student", "seed", "task"]])
+    is_own, is_sft = ((keys["method"] == name).to_numpy() for name in (method, "sft"))
+    has_sft = is_own & names.isin(names[is_sft])
+    level, with_sft = np.zeros(len(keys)), np.zeros(len(keys))
+    for weights, where in ((level, is_own), (with_sft, has_sft)):
+        weights[where] = 1 / keys[where].groupby(["teacher", "student"])["seed"].transform("nunique")
+    of_sft = pd.Series(with_sft[has_sft], names[has_sft]).reindex(names).fillna(0.0).to_numpy()
+    return level, with_sft, of_sft * is_sft
 
 
 def same_wrong_by_chance(rows: pd.DataFrame) -> float:
