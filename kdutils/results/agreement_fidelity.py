@@ -81,6 +81,7 @@ def paired_rows(plan: Plan, columns: Sequence[str], *, domains: Sequence[str] = 
     NAMES, evaluate.KEYS, `columns`, and those of the teacher with the suffix `_teacher`. What is not finished
     is left out; no rows without live runs.
     """
+    own = [*evaluate.KEYS, *columns]
     asked = [run for run in plan.runs if run.spec.domain in domains]
     resolved = sources.resolved_all(run.spec for run in asked)
     evaluations = dict(zip(resolved, (run.evaluation for run in asked), strict=True))
@@ -88,9 +89,9 @@ def paired_rows(plan: Plan, columns: Sequence[str], *, domains: Sequence[str] = 
     @cache
     def rows(spec: RunSpec) -> pd.DataFrame | None:
         found = store.folder_of(plan.out, spec.run_id).evaluation(evaluations[spec])
-        return None if found is None else found[[*evaluate.KEYS, *columns]]
+        return None if found is None else found[own]
 
-    found: dict[tuple, tuple[pd.DataFrame, pd.DataFrame]] = {}
+    found: dict[tuple, pd.DataFrame] = {}
     for spec in evaluations:
         if spec.teacher is None or not spec.teacher_tuned or spec.temperature != 1.0 or spec.noise_sigma:
             continue
@@ -101,17 +102,10 @@ def paired_rows(plan: Plan, columns: Sequence[str], *, domains: Sequence[str] = 
             if names in found or teacher not in evaluations or student not in evaluations:
                 continue
             if rows(teacher) is not None and rows(student) is not None:
-                found[names] = rows(student), rows(teacher)
-    if not found:
-        suffixed = [f"{name}_teacher" for name in columns]
-        return pd.DataFrame(columns=[*NAMES, *evaluate.KEYS, *columns, *suffixed])
-    student, teacher = (
-        pd.concat(side, keys=range(len(found)), names=["place"]).reset_index("place")
-        for side in zip(*found.values(), strict=True)
-    )
-    both = evaluate.paired(student, teacher, keys=["place", *evaluate.KEYS])
-    names = pd.DataFrame(list(found), columns=NAMES).iloc[both.pop("place")]
-    return pd.concat([names.reset_index(drop=True), both], axis=1)
+                both = evaluate.paired(rows(student), rows(teacher))
+                found[names] = both.assign(**dict(zip(NAMES, names, strict=True)))
+    every = [*NAMES, *own, *(f"{name}_teacher" for name in columns)]
+    return pd.concat(found.values(), ignore_index=True)[every] if found else pd.DataFrame(columns=every)
 
 
 def paired_answers(plan: Plan) -> pd.DataFrame:
