@@ -183,7 +183,7 @@ class Texts:
         table = self.kept(solution_steps.followed, self.written, self.rises, rng=self.rng)
         caption = "percent of texts that can be checked, of these with an answer that follows, and of steps "
         caption += "that are right, with 95% intervals; KD also by what became of the item."
-        self.section.table("live", solution_steps.readable_followed(table), caption)
+        self.section.table("live", table, caption)
 
     def errors_on_svamp(self) -> None:
         """What is wrong with SVAMP answers, by rule: a bar a method, and the shares with their intervals."""

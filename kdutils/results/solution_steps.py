@@ -10,6 +10,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Sequence
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +20,6 @@ from kdutils import answers
 from kdutils.constants import KD_METHODS, METHOD_NAMES
 from kdutils.grid.plan import Plan
 from kdutils.results import paradox
-from kdutils.results.gain_tables import interval_text
 
 _NUMBER = r"\d+(?:\.\d+)?"
 _SIGN = r"(?:[-+*/×÷−]|(?<=\s)x(?=\s))"
@@ -109,43 +109,31 @@ FOLLOWED = {"checkable": "one", "follows": "checkable", "right_steps": "steps"} 
 def followed(rows: pd.DataFrame, rises: pd.DataFrame, *, rng: np.random.Generator) -> pd.DataFrame:
     """Whether the answer of a text follows from its steps, by rule (`read`): a row a method x group.
 
-    Groups are all texts, and of KD those whose item became right or stayed wrong. Percent: `checkable` texts
-    state a number and compute one; `follows`, of these the stated is the last computed; `right_steps`, of all
-    steps the share that is right; each with low and high, and n, the texts. AQuA, which states a letter, is
-    left out.
+    Groups are all texts, and of KD those whose item became right or stayed wrong. Percent with intervals, as
+    texts: `checkable` state a number and compute one; of these in `follows` the stated is the last computed;
+    `right steps` of all steps. AQuA, which states a letter, is left out.
     """
     parts = {"all texts": rows}
     parts |= {paradox.FATES[fate]: rises[rises["fate"] == fate] for fate in ("became_right", "stayed_wrong")}
     readings = {text: read(text) for text in rows["text"].unique()}
     table = []
-    for method in ("sft", *KD_METHODS):
-        for label, part in parts.items():
-            own = part[(part["method"] == method) & (part["task"] != "aqua")]
-            if own.empty:
-                continue
-            found = [readings[text] for text in own["text"]]
-            values = {
-                "one": 1.0,
-                "checkable": [reading.follows is not None for reading in found],
-                "follows": [reading.follows is True for reading in found],
-                "steps": [reading.n_steps for reading in found],
-                "right_steps": [reading.n_right_steps for reading in found],
-            }
-            shares = paradox.means(own, values, FOLLOWED, rng=rng, scale=100).values()
-            bounds = [bound for share in shares for bound in share.bounds]
-            table.append((method, METHOD_NAMES[method], label, *bounds, len(own)))
-    columns = [f"{share}{end}" for share in FOLLOWED for end in ("", "_low", "_high")]
-    return pd.DataFrame(table, columns=["method", "label", "group", *columns, "n"])
-
-
-def readable_followed(table: pd.DataFrame) -> pd.DataFrame:
-    """`followed` for people: shares with their intervals, such as `82.1 [66.9, 92.8]`."""
-    shown = table[["label", "group", "n"]].rename(columns={"label": "student", "n": "texts"})
-    for name in FOLLOWED:
-        bounds = table[[name, f"{name}_low", f"{name}_high"]].to_numpy(float)
-        texts = ["—" if np.isnan(each[0]) else interval_text(*each, signed=False) for each in bounds]
-        shown[f"{name.replace('_', ' ')}, %"] = texts
-    return shown
+    for method, (label, part) in product(("sft", *KD_METHODS), parts.items()):
+        own = part[(part["method"] == method) & (part["task"] != "aqua")]
+        if own.empty:
+            continue
+        found = [readings[text] for text in own["text"]]
+        values = {
+            "one": 1.0,
+            "checkable": [reading.follows is not None for reading in found],
+            "follows": [reading.follows is True for reading in found],
+            "steps": [reading.n_steps for reading in found],
+            "right_steps": [reading.n_right_steps for reading in found],
+        }
+        shares = paradox.means(own, values, FOLLOWED, rng=rng, scale=100).values()
+        texts = ["—" if math.isnan(share.value) else share.text(signed=False) for share in shares]
+        table.append((METHOD_NAMES[method], label, len(own), *texts))
+    columns = [f"{share.replace('_', ' ')}, %" for share in FOLLOWED]
+    return pd.DataFrame(table, columns=["student", "group", "texts", *columns])
 
 
 # --- where does it go wrong? ------------------------------------------------------------------------------
