@@ -49,10 +49,7 @@ LIKENESS_TESTS = ("spearman_gain_agreement", "spearman_gain_fidelity")  # releas
 
 
 def gain_remark(table: pd.DataFrame) -> str:
-    """A summary of gains on averages (columns gain, low, high, student, ...), in a sentence or two.
-
-    Of one pair every gain is named.
-    """
+    """A summary of gains on averages (gain, low, high, student, ...); of one pair every gain is named."""
     if table["pair"].nunique() == 1:
         has_several = table["domain"].nunique() > 1
         named = [
@@ -223,10 +220,7 @@ def correlation_by_task(table: pd.DataFrame, *, x: str, y: str) -> pd.DataFrame:
 
 
 def fidelity_remark(gain_table: pd.DataFrame) -> str:
-    """How fidelity goes with accuracy and with gain over all rows, in a sentence; not of a few pairs.
-
-    The rows of one pair are its tasks and methods, over which nothing is claimed.
-    """
+    """How fidelity goes with accuracy and with gain over all rows, in a sentence; not of a few pairs."""
     if gain_tables.n_pairs(gain_table) < FEWEST_PAIRS["spearman_gain_fidelity"]:
         return "Too few pairs to correlate."
     columns = ("accuracy", "gain")

@@ -59,8 +59,6 @@ def cells_of(plan: Plan) -> tuple[pd.DataFrame, dict[str, str]]:
 
 
 def _live_cells(plan: Plan) -> pd.DataFrame:
-    if not plan.runs:
-        return cell_rows.cell_table([])
     handed = fill.handed_over(plan)
     cells = handed.cells if handed else fill.live_cells(plan.runs, plan.out)
     protocols = cells.loc[cells["method"] != "base", "protocol"].unique()
@@ -71,8 +69,6 @@ def _live_cells(plan: Plan) -> pd.DataFrame:
 
 def costs(plan: Plan) -> pd.DataFrame:
     """What became of each live run of a plan, and what it cost (fill.costs); empty if it trains nothing."""
-    if not plan.runs:
-        return pd.DataFrame()
     handed = fill.handed_over(plan)
     return handed.costs if handed else fill.costs(plan.runs, plan.out)
 
@@ -264,10 +260,7 @@ def in_task_order(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def gain_by_teacher(average_gains: pd.DataFrame) -> pd.DataFrame:
-    """Average gains of students with several teachers: a row a domain x student x method.
-
-    Small students first; no rows if every student has one teacher.
-    """
+    """Average gains of students with several teachers: a row a domain x student (small first) x method."""
     several = average_gains.groupby("student")["teacher"].transform("nunique") > 1
     table = average_gains[several].sort_values("teacher_parameters", kind="stable")
     keys = ["domain", "student_parameters", "student", "method"]
@@ -276,17 +269,17 @@ def gain_by_teacher(average_gains: pd.DataFrame) -> pd.DataFrame:
 
 
 def within_student(average_gains: pd.DataFrame) -> pd.DataFrame:
-    """Average gains of students with several teachers, less the mean over those teachers.
+    """Average gains of students with several teachers, less the mean over those teachers, in points.
 
-    The rows with columns `teacher_within` (the teacher's accuracy less the mean of the student's teachers)
-    and `gain_within`, points, both within a domain x student x method that has several teachers.
+    Adds `teacher_within` (the teacher's accuracy less the mean of the student's teachers) and `gain_within`,
+    both within a domain x student x method.
     """
     table = average_gains.dropna(subset=["gain", "teacher_accuracy"])
     keys = ["source", "protocol", "domain", "student", "method"]
     table = table[table.groupby(keys)["teacher"].transform("nunique") > 1]
     means = table.groupby(keys)[["teacher_accuracy", "gain"]].transform("mean")
-    within = table[["teacher_accuracy", "gain"]] - means
-    return table.assign(teacher_within=within["teacher_accuracy"], gain_within=within["gain"])
+    teacher, gain = table["teacher_accuracy"] - means["teacher_accuracy"], table["gain"] - means["gain"]
+    return table.assign(teacher_within=teacher, gain_within=gain)
 
 
 def teacher_tuning(cells: pd.DataFrame) -> pd.DataFrame:

@@ -163,10 +163,7 @@ def _labelled(table: list[tuple], columns: list[str]) -> pd.DataFrame:
 
 
 def gains(scored: pd.DataFrame, *, by: Sequence[str] = SETTING, confidence: float = 0.95) -> pd.DataFrame:
-    """KD (`plain`) less SFT of the same student on the same items, as `contrasts` gives it.
-
-    Nothing is selected on the test items, so there is no rule of selection.
-    """
+    """KD (`plain`) less SFT of the same student on the same items (`contrasts`); nothing is selected."""
     sft = scored[scored["method"] == "sft"]
     return contrasts(plain(scored), sft, by=by, confidence=confidence)
 

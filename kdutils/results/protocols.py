@@ -158,7 +158,10 @@ def changes(rows: pd.DataFrame) -> pd.DataFrame:
                 table.append((domain, method, name, variant.label, quantity, 100 * levels, *found, n_pairs))
     columns = ["domain", "method", "arm", "label", "quantity", "careful", "change", "low", "high", "p_value"]
     table = pd.DataFrame(table, columns=[*columns, "low_90", "high_90", "n", "n_pairs"])
-    return in_domain_order(_judged(table)).reset_index(drop=True)
+    luck = table["change"].abs().where(table["arm"].isin(CONTROLS))
+    luck = luck.groupby([table[name] for name in ("domain", "method", "quantity")]).transform("max")
+    verdicts = [verdict(row, luck=one) for row, one in zip(table.to_dict("records"), luck, strict=True)]
+    return in_domain_order(table.assign(verdict=verdicts)).reset_index(drop=True)
 
 
 def _compared(
@@ -194,14 +197,6 @@ def _intervals(differences: pd.Series, *, widest: float) -> tuple[float, ...]:
     )
     bounds = (widest * value for value in wide.bounds)
     return *bounds, wide.p_value, widest * narrow.low, widest * narrow.high, wide.n
-
-
-def _judged(table: pd.DataFrame) -> pd.DataFrame:
-    """With `verdict`, by the rule of this module."""
-    luck = table["change"].abs().where(table["arm"].isin(CONTROLS))
-    luck = luck.groupby([table[name] for name in ("domain", "method", "quantity")]).transform("max")
-    verdicts = [verdict(row, luck=one) for row, one in zip(table.to_dict("records"), luck, strict=True)]
-    return table.assign(verdict=verdicts)
 
 
 def verdict(row: dict, *, luck: float) -> str:

@@ -96,8 +96,6 @@ def table(
 ) -> pd.DataFrame:
     """Live values with their intervals and released ones, as texts: a line a task x `by`.
 
-    The live column is called as `gain_tables.labels_of` calls it, such as `live, Qwen2.5`.
-
     Args:
         live: tables of item_gains: domain, task, the columns `by`, `value`, low, high, n. A value of `value`
             "difference" is written with its sign.
