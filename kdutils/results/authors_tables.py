@@ -214,7 +214,7 @@ def _run(record: dict[str, Any], domain: str, likeness: dict) -> list[dict[str, 
         off = abs(100 * round(accuracy / 100 * n) / n - accuracy)
         key = (who.get("teacher"), who["student"], task)
         shared = likeness.get(key, {}) if who.get("teacher_tuned") else {}
-        is_large = who["student_parameters"] >= 2e9
+        is_printed = bool(shared) and abs(shared["agreement"] - POSTER_AGREEMENT.get(task, math.inf)) < 0.05
         flags = {
             "contaminated": task in CONTAMINATED_TASKS,
             "not_a_single_pass": task != AVERAGE and off > 0.005 + 1e-9,  # released with two decimals
@@ -222,9 +222,7 @@ def _run(record: dict[str, Any], domain: str, likeness: dict) -> list[dict[str, 
             "teacher_checkpoint_named": record["Teacher"].endswith(CHECKPOINT),
             "agreement_reused": bool(shared),
             "fidelity_measure_unclear": "fidelity" in shared,
-            "poster_misattributed": bool(shared)
-            and is_large
-            and abs(shared["agreement"] - POSTER_AGREEMENT.get(task, math.inf)) < 0.05,
+            "poster_misattributed": is_printed and who["student_parameters"] >= 2e9,
         }
         rows.append(
             {"source": "published", "protocol": "paper", "domain": domain, "seed": SEED, "noise_sigma": 0.0}

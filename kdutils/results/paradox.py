@@ -277,17 +277,17 @@ def examples(plan: Plan, *, rng: np.random.Generator) -> pd.DataFrame:
     Of math, else of commonsense; by the rule DRAWN. No rows where no KD run, its teacher and the SFT student
     of its seed are all finished.
     """
-    rows = pd.DataFrame()
     for domain in DOMAINS:
-        if rows.empty:
-            columns = ["text", "answer", "parsed", "correct"]
-            rows = in_view(paired_rows(plan, columns, domains=(domain,)), plan)
+        rows = paired_rows(plan, ["text", "answer", "parsed", "correct"], domains=(domain,))
+        rows = in_view(rows, plan)
+        if len(rows):
+            break
     keys = ["teacher", "student", "seed", *KEYS]
     sft = rows.loc[rows["method"] == "sft", [*keys, "text"]]
     kd = rows[rows["method"] != "sft"].merge(sft, on=keys, suffixes=("", "_sft"))
     run = kd.groupby(["teacher", "student", "method", "seed"], sort=False).ngroup()
     kd = kd.assign(run=run, same=evaluate.same_answer(kd)).sort_values(["run", *KEYS])
-    items, drawn = items_of(plan) if len(kd) else {}, []
+    items, drawn = items_of(plan, domain) if len(kd) else {}, []
     for method, ((is_same, is_right), label) in product(KD_METHODS, QUADRANTS.items()):
         pool = kd[(kd["method"] == method) & (kd["same"] == is_same) & (kd["correct"] == is_right)]
         for row in pool.iloc[rng.permutation(len(pool))[:1]].to_dict("records"):
@@ -299,12 +299,12 @@ def examples(plan: Plan, *, rng: np.random.Generator) -> pd.DataFrame:
     return pd.DataFrame(drawn, columns=["KD student is", "question", "teacher", "SFT student", "KD student"])
 
 
-def items_of(plan: Plan) -> dict[tuple[str, str], sources.Item]:
-    """The reasoning items of a plan by task and id, of every data set and evaluation."""
+def items_of(plan: Plan, domain: str) -> dict[tuple[str, str], sources.Item]:
+    """The test items of a domain by task and id, of every data set and evaluation in the plan."""
     asked = {}
     for run in plan.runs:
         spec = sources.resolved(run.spec)
-        if spec.domain in DOMAINS:
-            asked.setdefault((spec.domain, spec.data, run.evaluation.eval_id), (spec, run.evaluation))
+        if spec.domain == domain:
+            asked.setdefault((spec.data, run.evaluation.eval_id), (spec, run.evaluation))
     items = [item for spec, evaluation in asked.values() for item in sources.test_items(spec, evaluation)]
     return {(item.task, item.id): item for item in items}
