@@ -102,7 +102,7 @@ def test_what_is_finished_is_found_without_torch():
     code = (
         "import sys; from kdutils.grid import fill; from kdutils.report import live; "
         "from kdutils.claims import claims; "
-        "from kdutils.results import agreement_fidelity, authors_tests, examples; "
+        "from kdutils.results import agreement_fidelity, authors_tests, paradox; "
         "print('torch' in sys.modules)"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -112,14 +112,10 @@ class Evidence:
         """Tasks whose test questions occur in the training set of these cells."""
         return set(self.cells.loc[cell_rows.has_flag(self.cells, "contaminated"), "task"])
 
-    @cached_property
-    def _by_task(self) -> list[authors_tests.OfTask]:
-        return authors_tests.by_task(self.gains)
-
     def of(self, test: str, **where: str) -> pd.DataFrame:
         """Rows of one of the authors' tests for all methods together, where the columns have these values."""
         if test not in self._tests:
-            self._tests[test] = authors_tests.tests_of(self._by_task, tests=[test], alone=False)
+            self._tests[test] = authors_tests.authors_tests(self.gains, tests=[test], alone=False)
         table = self._tests[test]
         for column, value in where.items():
             table = table[table[column] == value]

@@ -104,7 +104,7 @@ def failures(section: Section) -> None:
     """Accuracy beside the texts in which no answer was found and those cut off."""
     caption = "mean accuracy at temperature 1, texts without an answer and cut off, percent."
     formats = dict.fromkeys(["accuracy", "unparsed", "truncated"], ".1f")
-    section.table("live", gain_tables.parse_failures(section.shown), caption, formats)
+    section.table("live", answer_modes.failures(section.shown), caption, formats)
 
 
 def sentences(section: Section, *, apart: pd.DataFrame) -> list[str]:

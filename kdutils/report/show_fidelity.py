@@ -15,7 +15,6 @@ from kdutils.report.show_gains import POINTS
 from kdutils.results import (
     agreement_fidelity,
     authors_tests,
-    examples,
     paradox,
     solution_steps,
     sweeps,
@@ -184,7 +183,7 @@ class Texts:
         table = self.kept(solution_steps.followed, self.written, self.rises, rng=self.rng)
         caption = "percent of texts that can be checked, of these with an answer that follows, and of steps "
         caption += "that are right, with 95% intervals; KD also by what became of the item."
-        self.section.table("live", solution_steps.readable_followed(table), caption)
+        self.section.table("live", table, caption)
 
     def errors_on_svamp(self) -> None:
         """What is wrong with SVAMP answers, by rule: a bar a method, and the shares with their intervals."""
@@ -207,8 +206,8 @@ class Texts:
 
 def side_by_side(section: Section) -> None:
     """Texts of teacher, SFT and KD student to the same questions."""
-    texts = section.run.kept(examples.drawn, section.asked, rng=np.random.default_rng(20_240_505))
-    section.table("live", texts, f"texts side by side. Rows are {examples.RULE}.")
+    texts = section.run.kept(paradox.examples, section.asked, rng=np.random.default_rng(20_240_505))
+    section.table("live", texts, f"texts side by side. Rows are {paradox.DRAWN}.")
 
 
 def sentences(section: Section, texts: Texts) -> list[str]:

@@ -14,8 +14,8 @@ from kdutils.results import (
     authors_tables,
     gain_tables,
     held_out_temperature,
-    model_provenance,
     protocols,
+    released_comparison,
 )
 
 # --- 00: what there is ----------------------------------------------------------------------------------
@@ -36,7 +36,7 @@ def coverage(section: Section) -> None:
 
 def models(section: Section) -> None:
     """Which weights the live results are of."""
-    exact = model_provenance.table(section.asked)
+    exact = released_comparison.weights(section.asked)
     section.run.table(exact, caption="The models of the live results, and what they really are.")
     if exact.empty:
         print("Nothing runs live in this profile.")

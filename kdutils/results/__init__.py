@@ -1,5 +1,5 @@
 """Tables of what happened, released and live: gains, agreement, fidelity, item by item.
 
-Offers: the authors' tables, gains and their tests, agreement and fidelity, paired items, examples.
+Offers: the authors' tables, gains and their tests, agreement and fidelity, paired items, the paradox.
 May import: io, data, mini, the training module, grid and inference.
 """

@@ -5,18 +5,17 @@ Every function takes gains (gain_tables.gains), cells or item rows and returns a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cache
-from typing import Any
 
 import pandas as pd
 
 from kdutils import evaluate, store
-from kdutils.constants import ALL_TASKS, DOMAINS, KD_METHODS, METHOD_NAMES, TASK_LABELS, TRAIN_DOMAINS
+from kdutils.constants import ALL_TASKS, AVERAGE, DOMAINS, METHOD_NAMES, TASK_LABELS
 from kdutils.data import sources
 from kdutils.grid.cell_table import model_family, short_name
 from kdutils.grid.plan import Plan
-from kdutils.results.gain_tables import LIKENESS, PAIR, in_domain_order, in_task_order, pair_label
+from kdutils.results.gain_tables import in_domain_order, in_method_order, in_task_order, pair_label, plain
 from kdutils.spec import RunSpec
 
 FIDELITY_NAMES = {"published": "BLEU.csv", "live": "BLEU"}  # what the column `fidelity` holds
@@ -24,31 +23,17 @@ ANSWERS = list(evaluate.ANSWERS)
 NAMES = ["domain", "family", "teacher", "student", "method", "seed"]  # of a student and its teacher
 
 
-def by_kind(gain_table: pd.DataFrame) -> pd.DataFrame:
-    """Agreement and fidelity of the SFT and of the KD student, one row a pair x task x student kind.
-
-    The released values are one per pair and kind, so methods cannot be distinguished: `kind` is
-    `sft` or `kd`, and `accuracy` is the SFT student's or the mean over the methods' students.
-    """
-    keys = ["source", "domain", "task", *PAIR]
-    rows = []
-    for kind, suffix, accuracy in (("sft", "_sft", "sft_accuracy"), ("kd", "", "accuracy")):
-        columns = {"accuracy": accuracy}
-        columns |= {name: name + suffix for name in LIKENESS if not name.endswith("_sft")}
-        grouped = gain_table.groupby(keys, sort=False)[list(columns.values())].mean()
-        grouped.columns = list(columns)
-        rows.append(grouped.reset_index().assign(kind=kind))
-    return pd.concat(rows, ignore_index=True)
-
-
 def by_pair(gain_table: pd.DataFrame, *, measure: str) -> pd.DataFrame:
-    """Mean over tasks of a likeness (a column of LIKENESS) by pair: columns domain, pair, sft, kd, rise."""
-    table = by_kind(gain_table).dropna(subset=[measure])
+    """Mean over tasks of a likeness (a column of LIKENESS) by pair: columns domain, pair, sft, kd, rise.
+
+    `kd` is the mean over the methods' students; the released values are one of all methods.
+    """
     keys = ["domain", "teacher", "student", "student_parameters", "teacher_parameters"]
-    table = table.groupby([*keys, "kind"], sort=False)[measure].mean().unstack("kind").reset_index()
-    table = table.sort_values(["student_parameters", "teacher_parameters"], kind="stable")
-    table = table.assign(pair=pair_label(table), rise=table["kd"] - table["sft"])
-    return table.rename_axis(columns=None).reset_index(drop=True)
+    by_task = gain_table.groupby([*keys, "task"], sort=False)[[f"{measure}_sft", measure]].mean()
+    table = by_task.groupby(keys, sort=False).mean().dropna(how="all").reset_index()
+    table = table.rename(columns={f"{measure}_sft": "sft", measure: "kd"})
+    table = table.sort_values(["student_parameters", "teacher_parameters"], kind="stable", ignore_index=True)
+    return table.assign(pair=pair_label(table), rise=table["kd"] - table["sft"])
 
 
 def tables(gain_table: pd.DataFrame, *, measures: dict[str, str]) -> pd.DataFrame:
@@ -57,20 +42,28 @@ def tables(gain_table: pd.DataFrame, *, measures: dict[str, str]) -> pd.DataFram
     return pd.concat(parts, ignore_index=True)
 
 
-def by_method(gain_table: pd.DataFrame, *, measure: str) -> pd.DataFrame:
-    """Mean over tasks of a likeness by pair and method, the SFT student's as method `sft`.
+def of_students(gain_table: pd.DataFrame, *, measure: str) -> pd.DataFrame:
+    """A likeness by pair, task and method, the SFT student's as method `sft`; its mean over tasks as AVERAGE.
 
-    Columns domain, pair, student_parameters, teacher_parameters, method and the measure; small students
-    first. Live results have a value a method; released ones have one for all methods.
+    Live results have a value a method; released ones have one for all methods.
     """
     keys = ["domain", "teacher", "student", "student_parameters", "teacher_parameters"]
-    table = gain_table.dropna(subset=[measure, f"{measure}_sft"])
-    sft = table.drop_duplicates([*keys, "task"]).assign(method="sft")
+    kd = gain_table[gain_table["task"] != AVERAGE].dropna(subset=[measure, f"{measure}_sft"])
+    sft = kd.drop_duplicates([*keys, "task"]).assign(method="sft")
     sft[measure] = sft[f"{measure}_sft"]
-    means = pd.concat([sft, table]).groupby([*keys, "method"], sort=False)[measure].mean().reset_index()
+    tasks = pd.concat([sft, kd])[[*keys, "task", "method", measure]]
+    means = tasks.groupby([*keys, "method"], sort=False)[measure].mean().reset_index()
+    return pd.concat([tasks, means.assign(task=AVERAGE)])
+
+
+def by_method(gain_table: pd.DataFrame, *, measure: str) -> pd.DataFrame:
+    """The means of `of_students` over tasks, small students first, with the `pair` as a short label."""
+    table = of_students(gain_table, measure=measure)
+    means = table[table["task"] == AVERAGE].drop(columns="task")
     means = means.sort_values(["student_parameters", "teacher_parameters"], kind="stable")
-    means = in_domain_order(means)
-    return means.assign(pair=pair_label(means)).reset_index(drop=True)
+    means = in_domain_order(means).reset_index(drop=True)
+    columns = [name for name in means if name not in ("method", measure)]
+    return means[[*columns, "method", measure]].assign(pair=pair_label(means))
 
 
 def agreement_with(gain_table: pd.DataFrame, *, teacher: str, tasks: list[str]) -> pd.DataFrame:
@@ -81,24 +74,44 @@ def agreement_with(gain_table: pd.DataFrame, *, teacher: str, tasks: list[str]) 
     return wide[tasks].rename(columns=TASK_LABELS).rename_axis(columns=None)
 
 
-def paired_answers(plan: Plan) -> pd.DataFrame:
-    """Answers of students and their tuned teachers to the same items: a row a student x teacher x item.
+def paired_rows(plan: Plan, columns: Sequence[str], *, domains: Sequence[str] = DOMAINS) -> pd.DataFrame:
+    """Item rows of students and their tuned teachers side by side: a row a student x teacher x item.
 
     KD students at temperature 1 without noise, and as method `sft` the SFT student of the same seed. Columns
-    NAMES, evaluate.KEYS, parsed, correct, and the teacher's parsed_teacher, correct_teacher. Tasks without a
-    right answer are left out, and so is what is not finished; no rows without live runs.
+    NAMES, evaluate.KEYS, `columns`, and those of the teacher with the suffix `_teacher`. What is not finished
+    is left out; no rows without live runs.
     """
-    found = list(beside_teachers(plan, [*evaluate.KEYS, "parsed", "correct"])) if plan.runs else []
-    if not found:
-        own = ["parsed", "correct", "parsed_teacher", "correct_teacher"]
-        return pd.DataFrame(columns=[*NAMES, *evaluate.KEYS, *own])
-    where, *sides = zip(*found, strict=True)
-    by_place = {"keys": range(len(where)), "names": ["place"]}
-    student, teacher = (pd.concat(side, **by_place).reset_index("place") for side in sides)
-    both = evaluate.paired(student, teacher, keys=["place", *evaluate.KEYS])
-    named = pd.DataFrame(where)[NAMES]
-    both = both.astype(dict.fromkeys(["parsed", "parsed_teacher"], "str"))  # a run without any has objects
-    return pd.concat([named.iloc[both.pop("place")].reset_index(drop=True), both], axis=1)
+    own = [*evaluate.KEYS, *columns]
+    asked = [run for run in plan.runs if run.spec.domain in domains]
+    resolved = sources.resolved_all(run.spec for run in asked)
+    evaluations = dict(zip(resolved, (run.evaluation for run in asked), strict=True))
+
+    @cache
+    def rows(spec: RunSpec) -> pd.DataFrame | None:
+        found = store.folder_of(plan.out, spec.run_id).evaluation(evaluations[spec])
+        return None if found is None else found[own]
+
+    found: dict[tuple, pd.DataFrame] = {}
+    for spec in evaluations:
+        if spec.teacher is None or not spec.teacher_tuned or spec.temperature != 1.0 or spec.noise_sigma:
+            continue
+        pair = (spec.domain, model_family(spec.student), short_name(spec.teacher), short_name(spec.student))
+        teacher = spec.teacher_spec()
+        for method, student in ((spec.method, spec), ("sft", spec.sft_spec())):
+            names = (*pair, method, spec.seed)
+            if names in found or teacher not in evaluations or student not in evaluations:
+                continue
+            if rows(teacher) is not None and rows(student) is not None:
+                both = evaluate.paired(rows(student), rows(teacher))
+                found[names] = both.assign(**dict(zip(NAMES, names, strict=True)))
+    every = [*NAMES, *own, *(f"{name}_teacher" for name in columns)]
+    return pd.concat(found.values(), ignore_index=True)[every] if found else pd.DataFrame(columns=every)
+
+
+def paired_answers(plan: Plan) -> pd.DataFrame:
+    """`paired_rows` with parsed and correct; tasks without a right answer are left out."""
+    both = paired_rows(plan, ["parsed", "correct"])
+    return both.astype(dict.fromkeys(["parsed", "parsed_teacher"], "str"))  # a run without any has objects
 
 
 def answers(paired: pd.DataFrame) -> pd.DataFrame:
@@ -107,38 +120,7 @@ def answers(paired: pd.DataFrame) -> pd.DataFrame:
     Columns NAMES, task, n, ANSWERS, agreement (percent) and error_consistency.
     """
     columns = ["domain", "task", *NAMES[1:], "n", *ANSWERS, "agreement", "error_consistency"]
-    if paired.empty:
-        return pd.DataFrame(columns=columns)
     return evaluate.agreements(paired, by=[*NAMES, "task"])[columns]
-
-
-def beside_teachers(
-    plan: Plan, columns: list[str], *, domains: Sequence[str] = DOMAINS
-) -> Iterator[tuple[dict[str, Any], pd.DataFrame, pd.DataFrame]]:
-    """Names of a student of `answers`, its item rows and its tuned teacher's, each with these columns."""
-    asked = [run for run in plan.runs if run.spec.domain in domains]
-    resolved = sources.resolved_all(run.spec for run in asked)
-    specs = dict(zip(resolved, (run.evaluation for run in asked), strict=True))
-
-    @cache
-    def rows(spec: RunSpec) -> pd.DataFrame | None:
-        found = store.folder_of(plan.out, spec.run_id).evaluation(specs[spec])
-        return None if found is None else found[columns]
-
-    seen = set()
-    for spec in specs:
-        if spec.teacher is None or not spec.teacher_tuned or spec.temperature != 1.0 or spec.noise_sigma:
-            continue
-        teacher = spec.teacher_spec()
-        for method, student in ((spec.method, spec), ("sft", spec.sft_spec())):
-            names = {"domain": spec.domain, "family": model_family(spec.student)}
-            names |= {"teacher": short_name(spec.teacher), "student": short_name(spec.student)}
-            names |= {"method": method, "seed": spec.seed}
-            if teacher not in specs or student not in specs or tuple(names.values()) in seen:
-                continue
-            seen.add(tuple(names.values()))
-            if rows(teacher) is not None and rows(student) is not None:
-                yield names, rows(student), rows(teacher)
 
 
 def answer_shares(answer_table: pd.DataFrame) -> pd.DataFrame:
@@ -152,8 +134,7 @@ def answer_shares(answer_table: pd.DataFrame) -> pd.DataFrame:
     by_task = answer_table.groupby([*keys, "teacher", "student", "task"], sort=False)[values].mean()
     by_pair = by_task.groupby([*keys, "teacher", "student"], sort=False).mean()
     table = by_pair.groupby(keys).mean().assign(n_pairs=by_pair.groupby(keys).size())
-    cases = [(domain, method) for domain in TRAIN_DOMAINS for method in ("sft", *KD_METHODS)]
-    table = table.loc[[case for case in cases if case in table.index]].reset_index()
+    table = in_domain_order(in_method_order(table.reset_index())).reset_index(drop=True)
     return table.assign(label=table["method"].map(METHOD_NAMES))
 
 
@@ -162,7 +143,5 @@ def right_and_alike(cells: pd.DataFrame) -> pd.DataFrame:
 
     A row a run x task with the task's `label`, tasks as in constants. No released cell has the value.
     """
-    runs = cells[cells["method"].isin(KD_METHODS) & cells["teacher_tuned"].fillna(False)]
-    runs = runs[(runs["temperature"] == 1.0) & (runs["noise_sigma"] == 0.0)]
-    ordered = in_task_order(runs.dropna(subset=["fidelity_correct_r"]))
+    ordered = in_task_order(plain(cells).dropna(subset=["fidelity_correct_r"]))
     return ordered.sort_values("task", key=lambda task: task.map(ALL_TASKS.index), kind="stable")

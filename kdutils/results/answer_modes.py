@@ -8,9 +8,9 @@ their likelihood, as it stands or per character.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 
 from kdutils.constants import AVERAGE, DOMAIN_LABELS, KD_METHODS, METHOD_LABELS, METHOD_NAMES, TASK_LABELS
@@ -18,6 +18,7 @@ from kdutils.grid import cell_table as cell_rows
 from kdutils.inference import intervals
 from kdutils.inference.estimate import Estimate
 from kdutils.results import gain_tables
+from kdutils.results.gain_tables import interval_text
 
 WAYS = {  # column of the cell table -> how the answer was taken
     "accuracy": "generated and read",
@@ -32,12 +33,21 @@ def plain_runs(cells: pd.DataFrame) -> pd.DataFrame:
 
     By domain and method (base and SFT first), then in task order.
     """
-    is_kd = cells["method"].isin(KD_METHODS)
-    is_plain = (cells["temperature"] == 1.0) & (cells["noise_sigma"] == 0.0)
-    is_plain &= is_kd & cells["teacher_tuned"].eq(True).fillna(False)
-    is_baseline = ~is_kd & cells["student"].isin(cells.loc[is_plain, "student"])
-    runs = gain_tables.in_task_order(cells[is_baseline | is_plain])
+    kd = gain_tables.plain(cells)
+    is_baseline = ~cells["method"].isin(KD_METHODS) & cells["student"].isin(kd["student"])
+    runs = gain_tables.in_task_order(pd.concat([cells[is_baseline], kd]))
     return gain_tables.in_domain_order(gain_tables.in_method_order(runs)).reset_index(drop=True)
+
+
+def failures(cells: pd.DataFrame) -> pd.DataFrame:
+    """Accuracy, texts without an answer and texts cut off, percent: a row a domain x method.
+
+    Means over `plain_runs` and tasks; no rows where texts were not released.
+    """
+    runs = plain_runs(cells[(cells["task"] == AVERAGE) & cells["unparsed"].notna()])
+    by = runs.groupby(["domain", "method"], sort=False)
+    table = by[["accuracy", "unparsed", "truncated"]].mean().assign(runs=by.size()).reset_index()
+    return table.assign(method=table["method"].map(METHOD_LABELS))
 
 
 # --- contamination -----------------------------------------------------------------------------------
@@ -50,19 +60,18 @@ def contamination(cells: pd.DataFrame) -> pd.DataFrame:
     many of them), accuracy, without (percent), and gain and gain_without over SFT (points). Only cells in
     which it is known which items are contaminated.
     """
-    runs = plain_runs(cells)
-    runs = runs[runs["n_clean"].notna()].rename(columns={"accuracy_clean": "without", "n": "items"})
+    runs = plain_runs(cells).dropna(subset=["n_clean"])
+    runs = runs.rename(columns={"accuracy_clean": "without", "n": "items"})
     where, scores = ["domain", "task", "student"], ["accuracy", "without"]
-    sft = runs[runs["method"] == "sft"].groupby(where)[scores].mean()
-    before = sft.reindex(pd.MultiIndex.from_frame(runs[where])).to_numpy()
-    gains = runs[scores].where(runs["method"].isin(KD_METHODS)).to_numpy() - before
-    runs = runs.assign(gain=gains[:, 0], gain_without=gains[:, 1])
+    sft = runs[runs["method"] == "sft"].groupby(where)[scores].mean().add_suffix("_sft")
+    runs = runs.join(sft, on=where)
+    for name, score in zip(("gain", "gain_without"), scores, strict=True):
+        runs[name] = (runs[score] - runs[f"{score}_sft"]).where(runs["method"].isin(KD_METHODS))
     runs["flagged"] = runs["items"] - runs["n_clean"]
     values = ["items", "flagged", *scores, "gain", "gain_without"]
     table = runs.groupby(["domain", "method", "label"], sort=False)[values].mean().reset_index()
     table[["items", "flagged"]] = table[["items", "flagged"]].round().astype(int)
-    table["method"] = table["method"].map(METHOD_LABELS)
-    return table.rename(columns={"label": "task"})
+    return table.assign(method=table["method"].map(METHOD_LABELS)).rename(columns={"label": "task"})
 
 
 def contamination_remark(cells: pd.DataFrame) -> str:
@@ -71,20 +80,15 @@ def contamination_remark(cells: pd.DataFrame) -> str:
     sentences = []
     for domain, part in gain_tables.in_domain_order(runs).groupby("domain", sort=False):
         known = gain_tables.in_task_order(part[part["n_clean"].notna()]).drop_duplicates("task")
-        label = DOMAIN_LABELS[domain]
-        if known.empty:
-            sentences.append(f"{label}: which items occur in the training set is not known.")
-            continue
-        flagged = known["n"] - known["n_clean"]
-        total = int(known["n"].sum())
-        if not flagged.any():
-            sentences.append(f"{label}: none of the {total} test items occurs in the training set.")
-            continue
+        flagged, total = known["n"] - known["n_clean"], known["n"].sum()
         named = zip(known["label"], flagged, known["n"], strict=True)
         parts = ", ".join(f"{task} {k} of {n}" for task, k, n in named if k)
-        sentences.append(
-            f"{label}: {int(flagged.sum())} of {total} test items occur in the training set ({parts})."
-        )
+        found = f"{flagged.sum()} of {total} test items occur in the training set ({parts})"
+        if known.empty:
+            found = "which items occur in the training set is not known"
+        elif not parts:
+            found = f"none of the {total} test items occurs in the training set"
+        sentences.append(f"{DOMAIN_LABELS[domain]}: {found}.")
     return " ".join(sentences)
 
 
@@ -96,17 +100,14 @@ def contaminated_tasks(gain_table: pd.DataFrame, cells: pd.DataFrame) -> pd.Data
     """
     flagged = set(cells.loc[cell_rows.has_flag(cells, "contaminated"), "task"])
     table = gain_table[gain_table["task"] != AVERAGE].dropna(subset=["gain"])
-    table = table.assign(kind=table["task"].isin(flagged).map({True: "contaminated", False: "others"}))
-    means = table.pivot_table(index=["domain", "method", *UNIT], columns="kind", values="gain", sort=False)
-    rows = []
-    if {"contaminated", "others"} <= set(means.columns):
-        means = means.dropna(subset=["contaminated", "others"])
-        for (domain, method), part in means.groupby(["domain", "method"], sort=False):
-            apart = intervals.mean_interval(part["contaminated"] - part["others"])
-            kinds = part["contaminated"].mean(), part["others"].mean()
-            rows.append((domain, METHOD_LABELS[method], *kinds, *apart.bounds, apart.n))
-    columns = ["domain", "method", "contaminated", "others", "difference", "low", "high", "pairs"]
-    return pd.DataFrame(rows, columns=columns)
+    kind = table["task"].isin(flagged).map({True: "contaminated", False: "others"})
+    keys = ["domain", "method", *UNIT]
+    means = table.assign(kind=kind).pivot_table(index=keys, columns="kind", values="gain", sort=False)
+    means = means.reindex(columns=["contaminated", "others"]).dropna().reset_index()
+    apart = means["contaminated"] - means["others"]
+    means = means.assign(difference=apart, method=means["method"].map(METHOD_LABELS))
+    found = gain_tables.mean_intervals(means, ["domain", "method"], "contaminated", "others", "difference")
+    return found.rename(columns={"n": "pairs"})
 
 
 # --- generated or ranked -----------------------------------------------------------------------------
@@ -120,45 +121,36 @@ def rankings(cells: pd.DataFrame) -> pd.DataFrame:
     interval; of one pair intervals from the items, those of gains for independent samples (Newcombe 1998),
     which is too wide: cells hold no items to pair. Empty if nothing was ranked.
     """
-    runs = plain_runs(cells)
-    runs = runs[runs["accuracy_ranked"].notna() & (runs["task"] != AVERAGE)]
+    runs = plain_runs(cells[cells["task"] != AVERAGE]).dropna(subset=["accuracy_ranked"])
     keys = ["domain", "method", *UNIT, "task"]
     runs = runs.groupby(keys, sort=False).agg({"n": "first"} | dict.fromkeys(WAYS, "mean")).reset_index()
-    rows = []
+    table = []
     for domain, of_domain in runs.groupby("domain", sort=False):
-        tasks = list(dict.fromkeys(of_domain["task"]))
-        for task in (*tasks, AVERAGE):
+        for task in (*of_domain["task"].unique(), AVERAGE):
             part = of_domain if task == AVERAGE else of_domain[of_domain["task"] == task]
-            rows += [(domain, task, *row) for row in _of_task(part)]
+            sft = dict(list(part[part["method"] == "sft"].groupby("student")))
+            for column, way in WAYS.items():
+                for method, of_method in part.groupby("method", sort=False):
+                    units = [rows for _, rows in of_method.groupby(UNIT, sort=False)]
+                    level, n = _level(units, column), int(units[0]["n"].sum())
+                    own = [rows for rows in units if method in KD_METHODS and rows["student"].iloc[0] in sft]
+                    gain = _gain(own, [sft[rows["student"].iloc[0]] for rows in own], column)
+                    where = (domain, task, way, method)
+                    table.append((*where, *level.bounds, n, len(units), *gain.bounds))
     found = ["accuracy", "low", "high", "n", "n_units", "gain", "gain_low", "gain_high"]
-    table = pd.DataFrame(rows, columns=["domain", "task", "way", "method", *found])
-    return table.assign(label=table["task"].map(TASK_LABELS))
-
-
-def _of_task(part: pd.DataFrame) -> Iterator[tuple]:
-    """The rows of one task, or of several whose mean is wanted, by way and method."""
-    for way in WAYS:
-        units = dict(list(part.groupby(["method", *UNIT], sort=False)))
-        for method in dict.fromkeys(key[0] for key in units):
-            of_method = {key: rows for key, rows in units.items() if key[0] == method}
-            level = _level(list(of_method.values()), way)
-            sft = {key: units.get(("sft", "", key[2])) for key in of_method if method in KD_METHODS}
-            sft = {key: rows for key, rows in sft.items() if rows is not None}
-            gain = _gain([of_method[key] for key in sft], list(sft.values()), way)
-            n = int(next(iter(of_method.values()))["n"].sum())
-            yield WAYS[way], method, *level.bounds, n, len(of_method), *gain.bounds
+    frame = pd.DataFrame(table, columns=["domain", "task", "way", "method", *found])
+    return frame.assign(label=frame["task"].map(TASK_LABELS))
 
 
 def _level(units: list[pd.DataFrame], way: str) -> Estimate:
     """The mean over units (rows of a model or pair by task), with the interval over items if it is one."""
     if len(units) != 1:
         return intervals.mean_interval(rows[way].mean() for rows in units)
-    (rows,), values, tasks = units, [], []
-    for task, share, n in zip(rows["task"], rows[way] / 100, rows["n"].astype(int), strict=True):
-        n_right = round(share * n)
-        values += [1.0] * n_right + [0.0] * (n - n_right)
-        tasks += [task] * n
-    return replace(intervals.mean_over_items(values, tasks), value=float(rows[way].mean()))
+    (rows,) = units
+    n = rows["n"].astype(int)
+    n_right = (rows[way] / 100 * n).round()
+    values = np.concatenate([np.arange(size) < hits for size, hits in zip(n, n_right, strict=True)])
+    return replace(intervals.mean_over_items(values, rows["task"].repeat(n)), value=float(rows[way].mean()))
 
 
 def _gain(kd: list[pd.DataFrame], sft: list[pd.DataFrame], way: str) -> Estimate:
@@ -180,19 +172,15 @@ def ways_table(table: pd.DataFrame) -> pd.DataFrame:
     The mean over tasks is left out where there is one task.
     """
     several = table.groupby("domain")["task"].transform("nunique") > 2
-    shown = table[several | (table["task"] != AVERAGE)].copy()
-    shown["text"] = [_way_text(row) for row in shown.to_dict("records")]
-    keys = ["domain", "label", "method", "n"]
-    wide = shown.pivot(index=keys, columns="way", values="text")[list(WAYS.values())]
-    order = pd.MultiIndex.from_frame(shown[keys].drop_duplicates())
-    wide = wide.reindex(order).reset_index().rename_axis(columns=None)
-    wide["method"] = wide["method"].map(METHOD_LABELS)
-    return wide.rename(columns={"label": "task", "n": "items"})
-
-
-def _way_text(row: dict[str, float]) -> str:
-    level = Estimate(row["accuracy"], row["low"], row["high"]).text(signed=False)
-    return level if math.isnan(row["gain"]) else f"{level}, gain {_interval(row)}"
+    shown = table[several | (table["task"] != AVERAGE)]
+    texts = [
+        interval_text(*row[:3], signed=False)
+        + ("" if math.isnan(row[3]) else f", gain {interval_text(*row[3:])}")
+        for row in shown[["accuracy", "low", "high", "gain", "gain_low", "gain_high"]].to_numpy()
+    ]
+    shown = shown.assign(text=texts, method=shown["method"].map(METHOD_LABELS))
+    found = gain_tables.wide(shown, index=["domain", "label", "method", "n"], columns="way", values="text")
+    return found.rename(columns={"label": "task", "n": "items"})
 
 
 def ways_remark(table: pd.DataFrame) -> str:
@@ -202,39 +190,27 @@ def ways_remark(table: pd.DataFrame) -> str:
     """
     sentences = []
     average = table[(table["task"] == AVERAGE) & table["gain"].notna()]
+    read, *ranked = WAYS.values()
     for domain, part in average.groupby("domain", sort=False):
         tasks = table.loc[(table["domain"] == domain) & (table["task"] != AVERAGE), "label"].unique()
-        where = f"{DOMAIN_LABELS[domain]} ({', '.join(tasks)})"
-        read, ranked = WAYS["accuracy"], [way for way in WAYS.values() if way != WAYS["accuracy"]]
-        found = []
+        found, gains = [], part.set_index(["way", "method"])[["gain", "gain_low", "gain_high"]]
         for way in ranked:
-            found += _other_signs(part, read, way)
+            for method in part["method"].unique():
+                both = gains.loc[[(read, method), (way, method)]]
+                if both["gain"].prod() < 0:
+                    n_clear = ((both["gain_low"] > 0) | (both["gain_high"] < 0)).sum()
+                    sure = ("neither interval leaves", "one of the intervals leaves", "both intervals leave")
+                    one, other = (interval_text(*bounds) for bounds in both.to_numpy())
+                    found.append(
+                        f"{METHOD_NAMES[method]} gains {one} {read} and {other} {way}, "
+                        f"another sign ({sure[n_clear]} out 0)"
+                    )
             orders = [_order(part[part["way"] == one]) for one in (read, way)]
             if orders[0] != orders[1]:
                 found.append(f"by gain the methods stand {orders[0]} {read}, and {orders[1]} {way}")
         agree = "the ways agree about the sign of every method's gain and about the methods' order"
-        sentences.append(f"{where}: {'; '.join(found) or agree}.")
+        sentences.append(f"{DOMAIN_LABELS[domain]} ({', '.join(tasks)}): {'; '.join(found) or agree}.")
     return " ".join(sentences)
-
-
-def _other_signs(part: pd.DataFrame, read: str, way: str) -> list[str]:
-    found = []
-    gains = part.set_index(["way", "method"])
-    for method in part["method"].unique():
-        one, other = gains.loc[(read, method)], gains.loc[(way, method)]
-        if one["gain"] * other["gain"] < 0:
-            clear = [row["gain_low"] > 0 or row["gain_high"] < 0 for row in (one, other)]
-            sure = {0: "neither interval leaves out 0", 1: "one of the intervals leaves out 0"}
-            texts = [_interval(row) for row in (one, other)]
-            found.append(
-                f"{METHOD_NAMES[method]} gains {texts[0]} {read} and {texts[1]} {way}, "
-                f"another sign ({sure.get(sum(clear), 'both intervals leave out 0')})"
-            )
-    return found
-
-
-def _interval(row: Mapping[str, float]) -> str:
-    return Estimate(row["gain"], row["gain_low"], row["gain_high"]).text().replace("-", "−")
 
 
 def _order(part: pd.DataFrame) -> str:

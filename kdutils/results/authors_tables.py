@@ -7,6 +7,7 @@ repaired: what is odd about a value is a flag on its row.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import re
 from pathlib import Path
@@ -63,10 +64,12 @@ PAIR_FILES = {
     },
     "commonsense": {"agreement": "EM1_cs.csv", "agreement_em2": "EM2_cs.csv"},
 }
-METHOD_KEYS = {"KD": "fkl", "RevKD": "revkd", "GKD": "gkd"}
+METHOD_KEYS = {"BaseModel": "base", "SFT": "sft", "KD": "fkl", "RevKD": "revkd", "GKD": "gkd"}
 SEED = 6  # of training and decoding, in the authors' argument files
+CHECKPOINT = "_ckpt2400"  # after the name of one teacher
 # The poster gives AddSub 89.1 and MultiArith 94.5 to the 0.5B and 1.5B students of the 14B teacher.
 POSTER_AGREEMENT = {"addsub": 89.1, "multiarith": 94.5}
+OWN_FOLDER = f"set KDUTILS_DATA to a folder whose published/ holds the files of {BASE_URL}"
 
 
 class ReleasedTablesError(RuntimeError):
@@ -77,35 +80,31 @@ def fetch() -> Path:
     """Folder with the ten released tables, each equal to its SHA-256.
 
     `$KDUTILS_DATA/published` if KDUTILS_DATA is set; else the user's cache, downloaded on first use.
-    The cache is filled whole or not at all.
 
     Raises:
         ReleasedTablesError: names what is wrong with which file and both ways to mend it.
     """
     if data := os.environ.get("KDUTILS_DATA"):
         folder = Path(data).expanduser().resolve() / "published"
-        verify(folder)
-        return folder
-    folder = _cache_folder()
-    if not folder.is_dir():
-        _download(folder)
-    verify(folder)
-    return folder
-
-
-def verify(folder: Path) -> None:
-    """Raise ReleasedTablesError unless all ten files are there and equal what the authors released."""
+        remedy = f"put the files of {BASE_URL} there, or unset KDUTILS_DATA "
+        remedy += "to download them once into the user's cache"
+    else:
+        folder = disk.cache_path(f"published-{COMMIT[:12]}")
+        remedy = f"delete {folder} and run again with a network, or {OWN_FOLDER}"
+        if not folder.is_dir():
+            _download(folder)
     for name, expected in SHA256.items():
         path = folder / name
         if not path.is_file():
-            raise ReleasedTablesError(f"{path} is missing; {_remedy()}")
+            raise ReleasedTablesError(f"{path} is missing; {remedy}")
         content = path.read_bytes()
         found = hashlib.sha256(content).hexdigest()
         if found != expected:
             raise ReleasedTablesError(
                 f"{path} is not the released file: SHA-256 {found[:12]}… instead of {expected[:12]}… "
-                f"({len(content):,} bytes, {_header_fault(name, content)}); {_remedy()}"
+                f"({len(content):,} bytes, {_header_fault(name, content)}); {remedy}"
             )
+    return folder
 
 
 def _header_fault(name: str, content: bytes) -> str:
@@ -118,22 +117,6 @@ def _header_fault(name: str, content: bytes) -> str:
     return "header as released, so truncated or edited below it"
 
 
-def _remedy() -> str:
-    if os.environ.get("KDUTILS_DATA"):
-        return (
-            f"put the files of {BASE_URL} there, or unset KDUTILS_DATA "
-            "to download them once into the user's cache"
-        )
-    return (
-        f"delete {_cache_folder()} and run again with a network, or set KDUTILS_DATA to a folder "
-        f"whose published/ holds the files of {BASE_URL}"
-    )
-
-
-def _cache_folder() -> Path:
-    return disk.cache_path(f"published-{COMMIT[:12]}")
-
-
 def _download(folder: Path) -> None:
     import pooch
 
@@ -142,13 +125,12 @@ def _download(folder: Path) -> None:
             for name, sha256 in SHA256.items():
                 pooch.retrieve(BASE_URL + name, known_hash=f"sha256:{sha256}", fname=name, path=partial)
     except Exception as error:  # pooch raises requests', urllib3's and its own: all mean "not obtained"
-        if folder.is_dir():  # another process was faster; verify() judges what it left
+        if folder.is_dir():  # another process was faster; fetch() judges what it left
             return
         reason = str(error).split("\n", 1)[0][:200]
         raise ReleasedTablesError(
             f"cannot download the released tables ({type(error).__name__}: {reason}); "
-            f"run again with a network, or set KDUTILS_DATA to a folder whose published/ "
-            f"holds the files of {BASE_URL}"
+            f"run again with a network, or {OWN_FOLDER}"
         ) from error
 
 
@@ -161,14 +143,20 @@ def cells() -> pd.DataFrame:
     folder = fetch()
     rows: list[dict[str, Any]] = []
     for domain, names in ACCURACY_FILES.items():
-        pair_values = _pair_values(folder, domain)
+        likeness = _likeness(folder, domain)
         for name in names:
             for record in pd.read_csv(folder / name).to_dict("records"):
-                rows.extend(_run_rows(record, domain, pair_values))
-    _flag_collapsed(rows)
+                rows += _run(record, domain, likeness)
+    sft = {_place(row): row["accuracy"] for row in rows if row["method"] == "sft"}
     for row in rows:
+        if row.get("teacher") and row["accuracy"] < sft[_place(row)] / 2:
+            row["flags"].append("collapsed")
         row["flags"] = cell_rows.join_flags(row["flags"])
     return cell_rows.cell_table(rows)
+
+
+def _place(row: dict[str, Any]) -> tuple[str, str, str]:
+    return row["student"], row["domain"], row["task"]
 
 
 NOISE_PAIR = ("Qwen2.5-3B", "Qwen2.5-0.5B")  # teacher and student of the one noise value that is known
@@ -180,23 +168,12 @@ def noise_results() -> pd.DataFrame:
     Columns sigma, accuracy, origin. sigma = 0 is released; sigma = 5 is read off a summary that the
     authors' lab published and is good to about one decimal; nothing is known for sigma 1 and 2.
     """
-    table = cells()
-    clean = table[
-        (table["teacher"] == NOISE_PAIR[0])
-        & (table["student"] == NOISE_PAIR[1])
-        & (table["method"] == "fkl")
-        & table["teacher_tuned"].fillna(False)
-        & (table["temperature"] == 1.0)
-        & (table["domain"] == "math")
-        & (table["task"] == AVERAGE)
-    ]
-    return pd.DataFrame(
-        {
-            "sigma": [0.0, 5.0],
-            "accuracy": [float(clean["accuracy"].item()), 5.9],
-            "origin": ["released table", "second-hand summary"],
-        }
+    clean = cells().query(
+        "teacher == @NOISE_PAIR[0] and student == @NOISE_PAIR[1] and method == 'fkl' and teacher_tuned "
+        "and temperature == 1 and domain == 'math' and task == @AVERAGE"
     )
+    rows = [(0.0, clean["accuracy"].item(), "released table"), (5.0, 5.9, "second-hand summary")]
+    return pd.DataFrame(rows, columns=["sigma", "accuracy", "origin"])
 
 
 def float32_share(values: pd.Series) -> float:
@@ -208,54 +185,66 @@ def float32_share(values: pd.Series) -> float:
     return float((abs(exact.astype("float32").astype("float64") - exact) < 1e-15).mean())
 
 
-def _pair_values(folder: Path, domain: str) -> dict[tuple[str, str, str], dict[str, float]]:
+def _likeness(folder: Path, domain: str) -> dict[tuple[str, str, str], dict[str, float]]:
     """(teacher, student, task) -> agreement and fidelity columns of the cell schema."""
     values: dict[tuple[str, str, str], dict[str, float]] = {}
     for column, name in PAIR_FILES[domain].items():
         for record in pd.read_csv(folder / name).to_dict("records"):
             suffix = {"KD": "", "SFT": "_sft"}[record["Method"]]
-            for released, task in TASK_COLUMNS.items():
-                if released in record:
-                    key = (record["Teacher"], record["Student"], task)
-                    values.setdefault(key, {})[column + suffix] = float(record[released])
+            for task, value in _of_tasks(record).items():
+                key = (record["Teacher"], record["Student"], task)
+                values.setdefault(key, {})[column + suffix] = value
     return values
 
 
-def _run_rows(record: dict[str, Any], domain: str, pair_values: dict) -> list[dict[str, Any]]:
-    """One released row (a run) as cells, one a task."""
-    common = {"source": "published", "protocol": "paper", "domain": domain, "seed": SEED, "noise_sigma": 0.0}
-    common |= _who(record)
-    tasks = {task: float(record[released]) for released, task in TASK_COLUMNS.items() if released in record}
-    mean = sum(tasks[task] for task in DOMAIN_TASKS[domain]) / len(DOMAIN_TASKS[domain])
+def _of_tasks(record: dict[str, Any]) -> dict[str, float]:
+    return {task: float(record[released]) for released, task in TASK_COLUMNS.items() if released in record}
+
+
+def _run(record: dict[str, Any], domain: str, likeness: dict) -> list[dict[str, Any]]:
+    """One released row (a run) as cells, one a task; an average's error treats the tasks as independent."""
+    who, accuracies, members = _who(record), _of_tasks(record), DOMAIN_TASKS[domain]
+    mean = sum(accuracies[task] for task in members) / len(members)
+    errors = {task: cell_rows.accuracy_se(accuracies[task], TEST_ITEMS[task]) for task in members}
+    errors[AVERAGE] = sum(errors[task] ** 2 for task in members) ** 0.5 / len(members)
+    items = TEST_ITEMS | {AVERAGE: sum(TEST_ITEMS[task] for task in members)}
     rows = []
-    for task, accuracy in tasks.items():
-        row = common | {"task": task, "accuracy": accuracy} | _precision(task, tasks, domain)
-        row["flags"] = set(_accuracy_flags(row, mean))
-        if record["Teacher"].endswith("_ckpt2400"):
-            row["flags"].add("teacher_checkpoint_named")
-        if common.get("teacher_tuned") and (
-            shared := pair_values.get((row["teacher"], row["student"], task))
-        ):
-            row |= shared
-            row["flags"] |= _pair_flags(row)
-        rows.append(row)
+    for task, accuracy in accuracies.items():
+        n = items[task]
+        off = abs(100 * round(accuracy / 100 * n) / n - accuracy)
+        key = (who.get("teacher"), who["student"], task)
+        shared = likeness.get(key, {}) if who.get("teacher_tuned") else {}
+        is_printed = bool(shared) and abs(shared["agreement"] - POSTER_AGREEMENT.get(task, math.inf)) < 0.05
+        flags = {
+            "contaminated": task in CONTAMINATED_TASKS,
+            "not_a_single_pass": task != AVERAGE and off > 0.005 + 1e-9,  # released with two decimals
+            "average_differs": task == AVERAGE and abs(accuracy - mean) > 0.01,
+            "teacher_checkpoint_named": record["Teacher"].endswith(CHECKPOINT),
+            "agreement_reused": bool(shared),
+            "fidelity_measure_unclear": "fidelity" in shared,
+            "poster_misattributed": is_printed and who["student_parameters"] >= 2e9,
+        }
+        rows.append(
+            {"source": "published", "protocol": "paper", "domain": domain, "seed": SEED, "noise_sigma": 0.0}
+            | {"task": task, "accuracy": accuracy, "n": n, "accuracy_se": errors[task]}
+            | who
+            | shared
+            | {"flags": [flag for flag, is_so in flags.items() if is_so]}
+        )
     return rows
 
 
 def _who(record: dict[str, Any]) -> dict[str, Any]:
     """Model, method and temperature columns of a released row."""
-    student = record["Student"]
-    who = {
-        "student": student,
-        "student_parameters": cell_rows.model_parameters(student),
-        "family": cell_rows.model_family(student),
-    }
-    if record["Method"] in ("BaseModel", "SFT"):
-        return who | {"method": "base" if record["Method"] == "BaseModel" else "sft"}
-    match = re.fullmatch(r"student_(KD|RevKD|GKD)(_base_teacher)?_temp_(\d\.\d)", record["Method"])
+    student, method = record["Student"], record["Method"]
+    who = {"student": student, "student_parameters": cell_rows.model_parameters(student)}
+    who["family"] = cell_rows.model_family(student)
+    if method in ("BaseModel", "SFT"):
+        return who | {"method": METHOD_KEYS[method]}
+    match = re.fullmatch(r"student_(KD|RevKD|GKD)(_base_teacher)?_temp_(\d\.\d)", method)
     if match is None:
-        raise ReleasedTablesError(f"unknown method {record['Method']!r} in the released tables")
-    teacher = record["Teacher"].removesuffix("_ckpt2400")
+        raise ReleasedTablesError(f"unknown method {method!r} in the released tables")
+    teacher = record["Teacher"].removesuffix(CHECKPOINT)
     return who | {
         "teacher": teacher,
         "teacher_parameters": cell_rows.model_parameters(teacher),
@@ -263,46 +252,3 @@ def _who(record: dict[str, Any]) -> dict[str, Any]:
         "teacher_tuned": match[2] is None,
         "temperature": float(match[3]),
     }
-
-
-def _precision(task: str, accuracies: dict[str, float], domain: str) -> dict[str, Any]:
-    """n and standard error; an average's error treats the tasks as independent."""
-    if task != AVERAGE:
-        n = TEST_ITEMS[task]
-        return {"n": n, "accuracy_se": cell_rows.accuracy_se(accuracies[task], n)}
-    members = DOMAIN_TASKS[domain]
-    variances = [cell_rows.accuracy_se(accuracies[member], TEST_ITEMS[member]) ** 2 for member in members]
-    return {
-        "n": sum(TEST_ITEMS[member] for member in members),
-        "accuracy_se": sum(variances) ** 0.5 / len(members),
-    }
-
-
-def _accuracy_flags(row: dict[str, Any], mean: float) -> list[str]:
-    task, accuracy = row["task"], row["accuracy"]
-    if task == AVERAGE:
-        return ["average_differs"] if abs(accuracy - mean) > 0.01 else []
-    flags = ["contaminated"] if task in CONTAMINATED_TASKS else []
-    n_right = round(accuracy / 100 * row["n"])
-    if abs(100 * n_right / row["n"] - accuracy) > 0.005 + 1e-9:  # released with two decimals
-        flags.append("not_a_single_pass")
-    return flags
-
-
-def _pair_flags(row: dict[str, Any]) -> set[str]:
-    flags = {"agreement_reused"}
-    if "fidelity" in row:
-        flags.add("fidelity_measure_unclear")
-    printed = POSTER_AGREEMENT.get(row["task"])
-    is_small = row["student_parameters"] < 2e9
-    if printed is not None and not is_small and abs(row["agreement"] - printed) < 0.05:
-        flags.add("poster_misattributed")
-    return flags
-
-
-def _flag_collapsed(rows: list[dict[str, Any]]) -> None:
-    keys = ("student", "domain", "task")
-    sft = {tuple(row[key] for key in keys): row["accuracy"] for row in rows if row["method"] == "sft"}
-    for row in rows:
-        if row.get("teacher") and row["accuracy"] < sft[tuple(row[key] for key in keys)] / 2:
-            row["flags"].add("collapsed")

@@ -6,14 +6,15 @@ Undefined statistics are NaN (inference/intervals.py). Nothing here chooses a se
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from collections.abc import Iterable
+from itertools import product
 
 import pandas as pd
 
 from kdutils.constants import (
     AVERAGE,
     DOMAIN_LABELS,
+    DOMAIN_TASKS,
     METHOD_LABELS,
     METHOD_NAMES,
     PAPER_METHODS,
@@ -22,7 +23,7 @@ from kdutils.constants import (
 )
 from kdutils.grid.cell_table import model_parameters
 from kdutils.inference import intervals
-from kdutils.inference.estimate import Estimate, Tested
+from kdutils.inference.estimate import Tested
 from kdutils.results import authors_tables, gain_tables
 
 STATISTIC_COLUMNS = ["section", "test", "source", "selection", "domain", "task", "group"]
@@ -48,18 +49,15 @@ LIKENESS_TESTS = ("spearman_gain_agreement", "spearman_gain_fidelity")  # releas
 
 
 def gain_remark(table: pd.DataFrame) -> str:
-    """A summary of gains on averages (columns gain, low, high, student, ...), in a sentence or two.
-
-    Of one pair every gain is named.
-    """
+    """A summary of gains on averages (gain, low, high, student, ...); of one pair every gain is named."""
     if table["pair"].nunique() == 1:
         has_several = table["domain"].nunique() > 1
         named = [
-            f"{METHOD_NAMES[row.method]} {Estimate(row.gain, row.low, row.high).text()}"
+            f"{METHOD_NAMES[row.method]} {gain_tables.interval_text(row.gain, row.low, row.high)}"
             + (f" ({row.domain})" if has_several else "")
             for row in table.itertuples()
         ]
-        return f"{table['pair'].iloc[0]}: {', '.join(named)} points.".replace("-", "−")
+        return f"{table['pair'].iloc[0]}: {', '.join(named)} points."
     up, clear = (table["gain"] > 0).sum(), (table["low"] > 0).mean()
     text = f"{up} of {len(table)} gains are positive; {clear:.0%} have an interval above zero."
     sizes = table["student"].map(model_parameters)
@@ -70,81 +68,51 @@ def gain_remark(table: pd.DataFrame) -> str:
     return text
 
 
-def authors_tests(gain_table: pd.DataFrame, *, tests: Iterable[str] = tuple(SECTION_OF_TEST)) -> pd.DataFrame:
+def authors_tests(
+    gain_table: pd.DataFrame, *, tests: Iterable[str] = tuple(SECTION_OF_TEST), alone: bool = True
+) -> pd.DataFrame:
     """The paper's own tests on a table of gains: STATISTIC_COLUMNS, one row a test, in the order of `tests`.
 
     For each domain and task (and `average`): one-sided one-sample t of gain > 0, one-way ANOVA of the
     gain over methods, Spearman of the gain with teacher accuracy, student size, student SFT accuracy,
-    agreement and fidelity; for all methods together (`all`) and each alone, the ANOVA for all only.
-    Agreement and fidelity are tested where the tables have them. What is tested varies between pairs, so that
-    with fewer than FEWEST_PAIRS every result is NaN: the methods of one pair are no sample of pairs.
+    agreement and fidelity, where there are any; for all methods together (`all`), and each `alone` but for
+    the ANOVA. What is tested varies between pairs, so that with fewer than FEWEST_PAIRS every result is NaN:
+    the methods of one pair are no sample of pairs.
 
     Raises:
         KeyError: for a test that is not in SECTION_OF_TEST.
 
     Source: analysis/statistical_tests_{math,cs}.ipynb of the authors' repository.
     """
-    return tests_of(by_task(gain_table), tests=tests)
-
-
-class OfTask(NamedTuple):
-    """The gains on one task, as the authors' tests take them."""
-
-    where: tuple[str, str, str]  # source, selection, domain
-    task: str
-    rows: dict[str, pd.DataFrame]  # group -> its rows: `all`, and each of the paper's methods that there is
-    n_pairs: int
-
-
-def by_task(gain_table: pd.DataFrame) -> list[OfTask]:
-    """A table of gains in the parts that `tests_of` asks about, many times."""
     columns = ["teacher", "student", "task", "method", "gain"]
     columns += [name for name in CORRELATES.values() if name in gain_table]
     parts = []
     for where, table in gain_table.groupby(["source", "selection", "domain"], sort=False):
         plain = table[columns].astype(dict.fromkeys(columns[:4], object))  # rows are chosen in half the time
-        for task in gain_tables.tasks_of(where[-1]):
-            of_task = plain[plain["task"] == task]
-            if not of_task.empty:
-                methods = {name: of_task[of_task["method"] == name] for name in PAPER_METHODS}
-                rows = {"all": of_task} | {name: part for name, part in methods.items() if len(part)}
-                parts.append(OfTask(where, task, rows, gain_tables.n_pairs(of_task)))
-    return parts
-
-
-def tests_of(parts: Iterable[OfTask], *, tests: Iterable[str], alone: bool = True) -> pd.DataFrame:
-    """As `authors_tests`, which says more; `alone` False leaves out the tests of each method alone."""
+        parts += [(where, task, plain[plain["task"] == task]) for task in (*DOMAIN_TASKS[where[-1]], AVERAGE)]
     rows = []
-    for test in tests:
-        section = SECTION_OF_TEST[test]
-        for part in parts:
-            for group, result in _results(test, part, alone=alone):
-                where = (section, test, *part.where, part.task, group)
-                rows.append((*where, result.statistic, result.p_value, result.n))
+    for test, (where, task, of_task) in product(tests, parts):
+        column, is_likeness = CORRELATES.get(test), test in LIKENESS_TESTS
+        if of_task.empty or (is_likeness and (task == AVERAGE or of_task[column].isna().all())):
+            continue
+        groups = {"all": of_task}
+        if alone and test != "anova_methods":
+            groups |= {name: of_task[of_task["method"] == name] for name in PAPER_METHODS}
+        is_too_few = gain_tables.n_pairs(of_task) < FEWEST_PAIRS[test]
+        for group, gains in groups.items():
+            if gains.empty:
+                continue
+            if is_too_few:
+                found = Tested(n=len(gains))
+            elif test == "anova_methods":
+                found = intervals.anova_oneway(gains["gain"], gains["method"])
+            elif test == "ttest_gain_gt_0":
+                found = intervals.ttest_greater(gains["gain"])
+            else:
+                found = intervals.spearman(gains["gain"], gains[column].astype(float))
+            names = (SECTION_OF_TEST[test], test, *where, task, group)
+            rows.append((*names, found.statistic, found.p_value, found.n))
     return pd.DataFrame(rows, columns=STATISTIC_COLUMNS)
-
-
-def _results(test: str, part: OfTask, *, alone: bool) -> Iterator[tuple[str, Tested]]:
-    """(group, result) of one test on one task: all methods together, then each alone."""
-    of_task, is_too_few = part.rows["all"], part.n_pairs < FEWEST_PAIRS[test]
-    if test == "anova_methods":
-        test_of_all = intervals.anova_oneway(of_task["gain"], of_task["method"])
-        yield "all", _undefined(len(of_task)) if is_too_few else test_of_all
-        return
-    column = CORRELATES.get(test)
-    if test in LIKENESS_TESTS and (part.task == AVERAGE or of_task[column].isna().all()):
-        return
-    for group, rows in part.rows.items() if alone else [("all", of_task)]:
-        if is_too_few:
-            yield group, _undefined(len(rows))
-        elif column is None:
-            yield group, intervals.ttest_greater(rows["gain"])
-        else:
-            yield group, intervals.spearman(rows["gain"], rows[column].astype(float))
-
-
-def _undefined(n: int) -> Tested:
-    return Tested(math.nan, math.nan, n)
 
 
 def ledger(cells: pd.DataFrame, *, section: str) -> pd.DataFrame:
@@ -156,39 +124,34 @@ def ledger(cells: pd.DataFrame, *, section: str) -> pd.DataFrame:
 
 def readable_tests(statistics: pd.DataFrame, test: str) -> pd.DataFrame:
     """One of the tests for people to read: a row a task, a column a group, `statistic (p)` in the cells."""
-    rows = statistics[statistics["test"] == test].copy()
-    rows["text"] = [
+    rows = statistics[statistics["test"] == test]
+    texts = [
         f"{row.statistic:+.2f} (p = {row.p_value:.2g})" if math.isfinite(row.statistic) else "undefined"
         for row in rows.itertuples()
     ]
-    labels = {"all": "all methods"} | METHOD_NAMES
-    rows["column"] = rows["group"].map(labels)
-    rows["task"] = rows["task"].map(TASK_LABELS)
-    keys = ["domain", "task"]
-    table = rows.pivot(index=keys, columns="column", values="text")
-    order = rows.drop_duplicates(keys).set_index(keys).index
-    return table.loc[order, list(dict.fromkeys(rows["column"]))].reset_index().rename_axis(columns=None)
+    groups = rows["group"].map({"all": "all methods"} | METHOD_NAMES)
+    rows = rows.assign(text=texts, group=groups, task=rows["task"].map(TASK_LABELS))
+    return gain_tables.wide(rows, index=["domain", "task"], columns="group", values="text")
 
 
 def correlation_intervals(statistics: pd.DataFrame, test: str) -> pd.DataFrame:
     """One correlation for every task with its approximate interval: the row with columns rho, low, high."""
     rows = statistics[(statistics["test"] == test) & (statistics["group"] == "all")]
-    found = [intervals.spearman_interval(row.statistic, row.n) for row in rows.itertuples()]
-    return rows.assign(
-        label=rows["task"].map(TASK_LABELS),
-        **pd.DataFrame([each.bounds for each in found], rows.index, ["rho", "low", "high"]),
-    ).reset_index(drop=True)
+    bounds = [intervals.spearman_interval(row.statistic, row.n).bounds for row in rows.itertuples()]
+    rows = rows.assign(label=rows["task"].map(TASK_LABELS))
+    rows[["rho", "low", "high"]] = pd.DataFrame(bounds, rows.index, range(3))
+    return rows.reset_index(drop=True)
 
 
 def compare_selections(statistics: pd.DataFrame, *, task: str) -> pd.DataFrame:
     """Tests of all methods on one task, the selection rules side by side: statistic and p of each."""
     rows = statistics[(statistics["task"] == task) & (statistics["group"] == "all")]
-    wide = rows.pivot(index=["domain", "test"], columns="selection", values=["statistic", "p_value"])
-    columns = [(value, rule) for rule in SELECTIONS for value in ("statistic", "p_value")]
-    wide = wide[columns]
-    wide.columns = [f"{'p' if value == 'p_value' else value}, {rule}" for value, rule in columns]
-    order = rows.drop_duplicates(["domain", "test"]).set_index(["domain", "test"]).index
-    return wide.loc[order].reset_index()
+    rows = rows.rename(columns={"p_value": "p"})
+    numbers = rows.melt(["domain", "test", "selection"], ["statistic", "p"], "number")
+    numbers["column"] = numbers["number"] + ", " + numbers["selection"]
+    wide = gain_tables.wide(numbers, index=["domain", "test"], columns="column", values="value")
+    columns = [f"{number}, {rule}" for rule in SELECTIONS for number in ("statistic", "p")]
+    return wide[["domain", "test", *columns]]
 
 
 def size_and_headroom(points: pd.DataFrame) -> pd.DataFrame:
@@ -248,10 +211,7 @@ def tuning_remark(tuning: pd.DataFrame) -> str:
 
 
 def correlation_by_task(table: pd.DataFrame, *, x: str, y: str) -> pd.DataFrame:
-    """Spearman of two columns within each task over pairs and methods: domain, task, rho, n.
-
-    NaN where it is undefined.
-    """
+    """Spearman of two columns within each task over pairs and methods: domain, task, rho (or NaN), n."""
     rows = []
     for (domain, task), part in table.groupby(["domain", "task"], sort=False):
         test = intervals.spearman(part[x], part[y])
@@ -260,29 +220,22 @@ def correlation_by_task(table: pd.DataFrame, *, x: str, y: str) -> pd.DataFrame:
 
 
 def fidelity_remark(gain_table: pd.DataFrame) -> str:
-    """How fidelity goes with accuracy and with gain over all rows, in a sentence; not of a few pairs.
-
-    The rows of one pair are its tasks and methods, over which nothing is claimed.
-    """
+    """How fidelity goes with accuracy and with gain over all rows, in a sentence; not of a few pairs."""
     if gain_tables.n_pairs(gain_table) < FEWEST_PAIRS["spearman_gain_fidelity"]:
         return "Too few pairs to correlate."
-    with_accuracy, with_gain = (
-        intervals.spearman(gain_table[name], gain_table["fidelity"]).statistic
-        for name in ("accuracy", "gain")
-    )
-    return f"Fidelity has rho {with_accuracy:+.2f} with accuracy and {with_gain:+.2f} with gain."
+    columns = ("accuracy", "gain")
+    rhos = [intervals.spearman(gain_table[name], gain_table["fidelity"]).statistic for name in columns]
+    return f"Fidelity has rho {rhos[0]:+.2f} with accuracy and {rhos[1]:+.2f} with gain."
 
 
 def compare_fidelity_tables(gain_table: pd.DataFrame) -> pd.DataFrame:
     """The two released fidelity tables: range, share of 32-bit floats, rank correlation with the other."""
     values = gain_table.drop_duplicates(["teacher", "student", "task"])
-    rho = intervals.spearman(values["fidelity"], values["fidelity_bleu2"]).statistic
-    rows = []
-    for file, name in (("BLEU.csv", "fidelity"), ("BLEU2.csv", "fidelity_bleu2")):
-        own, share = values[name], authors_tables.float32_share(values[name])
-        rows.append((file, own.min(), own.max(), share, rho, len(values)))
-    columns = ["file", "lowest", "highest", "share of 32-bit floats", "rho with the other", "n"]
-    return pd.DataFrame(rows, columns=columns)
+    values = values[["fidelity", "fidelity_bleu2"]].set_axis(["BLEU.csv", "BLEU2.csv"], axis=1)
+    found = pd.DataFrame({"file": values.columns, "lowest": values.min(), "highest": values.max()})
+    found["share of 32-bit floats"] = values.apply(authors_tables.float32_share)
+    rho = intervals.spearman(values["BLEU.csv"], values["BLEU2.csv"]).statistic
+    return found.assign(**{"rho with the other": rho, "n": len(values)}).reset_index(drop=True)
 
 
 def rise_by_method(gain_table: pd.DataFrame, *, measure: str) -> pd.DataFrame:
@@ -294,12 +247,11 @@ def rise_by_method(gain_table: pd.DataFrame, *, measure: str) -> pd.DataFrame:
     table = gain_table.dropna(subset=[measure, f"{measure}_sft"])
     keys = ["domain", "method", "teacher", "student"]
     pairs = table.groupby(keys, sort=False)[[measure, f"{measure}_sft"]].mean().reset_index()
-    rows = []
-    for (domain, method), part in pairs.groupby(["domain", "method"], sort=False):
-        rise = intervals.mean_interval(part[measure] - part[f"{measure}_sft"])
-        means = (part[f"{measure}_sft"].mean(), part[measure].mean())
-        rows.append((domain, METHOD_LABELS[method], rise.n, *means, *rise.bounds))
-    return pd.DataFrame(rows, columns=["domain", "method", "pairs", "sft", "kd", "rise", "low", "high"])
+    pairs = pairs.rename(columns={f"{measure}_sft": "sft", measure: "kd"})
+    pairs = pairs.assign(rise=pairs["kd"] - pairs["sft"], method=pairs["method"].map(METHOD_LABELS))
+    found = gain_tables.mean_intervals(pairs, ["domain", "method"], "sft", "kd", "rise")
+    found.insert(2, "pairs", found.pop("n"))
+    return found
 
 
 def noise_costs(losses: pd.DataFrame) -> pd.DataFrame:
@@ -309,19 +261,18 @@ def noise_costs(losses: pd.DataFrame) -> pd.DataFrame:
     and `collapsed` counts those below half of their noise-free accuracy.
     """
     table = losses[losses["task"] == AVERAGE].sort_values("noise_sigma", kind="stable")
-    rows = []
-    for (domain, sigma), part in table.groupby(["domain", "noise_sigma"], sort=False):
-        loss = intervals.mean_interval(part["loss"])
-        n_collapsed = int(part["is_collapsed"].sum())
-        rows.append((domain, sigma, loss.n, *loss.bounds, n_collapsed))
-    found = pd.DataFrame(rows, columns=["domain", "sigma", "runs", "loss", "low", "high", "collapsed"])
+    keys = ["domain", "noise_sigma"]
+    found = gain_tables.mean_intervals(table, keys, "loss").rename(columns={"noise_sigma": "sigma"})
+    found.insert(2, "runs", found.pop("n"))
+    found["collapsed"] = table.groupby(keys, sort=False)["is_collapsed"].sum().to_numpy()
     return gain_tables.in_domain_order(found).reset_index(drop=True)
 
 
 def item_links(runs: pd.DataFrame, *, bound: float) -> pd.DataFrame:
     """Of right_and_alike by task: runs, median r, median |r|, how many |r| are below `bound`."""
-    rows = []
-    for label, part in runs.groupby("label", sort=False):
-        r = part["fidelity_correct_r"]
-        rows.append((label, len(r), r.median(), r.abs().median(), int((r.abs() < bound).sum())))
-    return pd.DataFrame(rows, columns=["task", "runs", "median r", "median |r|", f"|r| below {bound:g}"])
+    by_task = runs.assign(size=runs["fidelity_correct_r"].abs()).groupby("label", sort=False)
+    r, size = by_task["fidelity_correct_r"], by_task["size"]
+    n_below = size.agg(lambda each: int((each < bound).sum()))
+    columns = {"runs": r.size(), "median r": r.median(), "median |r|": size.median()}
+    found = pd.DataFrame(columns | {f"|r| below {bound:g}": n_below})
+    return found.reset_index(names="task")

@@ -18,7 +18,7 @@ Departures, each on its own account:
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pandas as pd
@@ -28,6 +28,7 @@ from kdutils.constants import AVERAGE, CHOICE_TASKS, DOMAIN_LABELS, DOMAINS, KD_
 from kdutils.inference import crossed_bootstrap, intervals
 from kdutils.inference.crossed_bootstrap import Resampled, ratio
 from kdutils.inference.estimate import Estimate
+from kdutils.results import gain_tables
 
 RUN = ["method", "teacher", "student", "seed"]
 N_OPTIONS = {task: len(answers) for task, answers in CHOICE_TASKS.items()} | {"aqua": 5}
@@ -44,9 +45,7 @@ RISE = ["difference", "difference_low", "difference_high"]
 COUNTED = ("one", "same", "right", "teacher_right", "as_right", "wrong", "teacher_wrong")
 
 
-def given_accuracy(
-    paired: pd.DataFrame, *, rng: np.random.Generator, n_resamples: int = crossed_bootstrap.N_RESAMPLES
-) -> pd.DataFrame:
+def given_accuracy(paired: pd.DataFrame, *, rng: np.random.Generator) -> pd.DataFrame:
     """MEASURES of every method with intervals, and the difference to SFT: a row a domain x method x measure.
 
     Takes agreement_fidelity.paired_answers. Columns domain, method, label, measure, estimate, low, high,
@@ -59,7 +58,8 @@ def given_accuracy(
     for domain in DOMAINS:
         part = paired[paired["domain"] == domain]
         if len(part):
-            table += _of_domain(part.assign(**_counted(part)), domain, rng, n_resamples)
+            part = part[part["sample"] == part["sample"].min()]  # one text an item
+            table += [(domain, *row) for row in _of_domain(part, rng)]
     columns = ["domain", "method", "label", "measure", "estimate", "low", "high", *RISE]
     return pd.DataFrame(table, columns=[*columns, "reason", "n_pairs", "n"])
 
@@ -81,31 +81,29 @@ def _counted(rows: pd.DataFrame) -> dict[str, pd.Series]:
     return found | {f"read_{name}": values & both_read for name, values in found.items()}
 
 
-def _of_domain(rows: pd.DataFrame, domain: str, rng: np.random.Generator, n_resamples: int) -> list[tuple]:
-    rows = rows[rows["sample"] == rows["sample"].min()]  # one text an item
-    names = [*COUNTED, *(f"read_{name}" for name in COUNTED)]
-    strata = {"strata": [*RUN, "task"], "clusters": ["student", "seed"], "values": names}
-    drawn = crossed_bootstrap.resampled(rows, **strata, rng=rng, n_resamples=n_resamples)
-    keys = drawn.keys
-    alike = _same_wrong_by_chance(rows).reindex(pd.MultiIndex.from_frame(keys)).to_numpy()
-    methods = [method for method in ("sft", *KD_METHODS) if (keys["method"] == method).any()]
-    levels, kd, sft = zip(*(_weights_in_means(keys, method) for method in methods), strict=True)
-    table = []
+def _of_domain(rows: pd.DataFrame, rng: np.random.Generator) -> Iterator[tuple]:
+    counted = _counted(rows)
+    strata = {"strata": [*RUN, "task"], "clusters": ["student", "seed"], "values": list(counted)}
+    drawn = crossed_bootstrap.resampled(rows.assign(**counted), **strata, rng=rng)
+    keys, reasons = drawn.keys, {"why_undefined": WHY_UNDEFINED, "why_not": drawn.why_not}
+    plain = rows.astype({"parsed": object, "parsed_teacher": object})  # rows are chosen in half the time
+    by_stratum = plain.groupby([*RUN, "task"], sort=False)
+    alike = [same_wrong_by_chance(by_stratum.get_group(key)) for key in keys.itertuples(index=False)]
     for measure in MEASURES:
-        value = _statistic(drawn, alike, measure, weights_SG=np.stack([*levels, *kd, *sft], axis=1))
-        for place, method in enumerate(methods):
-            level, with_kd, with_sft = value[:, place :: len(methods)].T
-            reasons = {"why_undefined": WHY_UNDEFINED, "why_not": drawn.why_not}
+        for method in ("sft", *KD_METHODS):
+            own = keys[keys["method"] == method]
+            if own.empty:
+                continue
+            weights = _weights_in_means(keys, method)
+            value = _statistic(drawn, np.array(alike), measure, weights_SG=np.stack(weights, axis=1))
+            level, with_kd, with_sft = value.T
             found = crossed_bootstrap.estimate(level, **reasons)
             rise = Estimate(np.nan)
-            if method != "sft" and sft[place].any():
+            if method != "sft" and weights[2].any():
                 rise = crossed_bootstrap.estimate(with_kd - with_sft, **reasons)
-            own = keys[keys["method"] == method]
-            n = int(drawn.sums("one")[0, own.index].sum())
-            row = (domain, method, METHOD_NAMES[method], measure, *found.bounds)
-            n_pairs = len(own[["teacher", "student"]].drop_duplicates())
-            table.append((*row, *rise.bounds, found.reason or rise.reason, n_pairs, n))
-    return table
+            bounds = (*found.bounds, *rise.bounds, found.reason or rise.reason)
+            n = own.groupby(["teacher", "student"]).ngroups, int(drawn.sums("one")[0, own.index].sum())
+            yield method, METHOD_NAMES[method], measure, *bounds, *n
 
 
 def _weights_in_means(keys: pd.DataFrame, method: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -113,28 +111,14 @@ def _weights_in_means(keys: pd.DataFrame, method: str) -> tuple[np.ndarray, np.n
 
     One over the number of seeds of its pair, so that pairs weigh the same; 0 for what is not in the mean.
     """
-    index = pd.MultiIndex.from_frame(keys[[*RUN, "task"]])
-    sft_place = index.get_indexer(pd.MultiIndex.from_frame(keys[[*RUN, "task"]].assign(method="sft")))
-    is_own = (keys["method"] == method).to_numpy()
-    has_sft = is_own & (sft_place >= 0)
-    level, with_sft = (_over_seeds(keys, where) for where in (is_own, has_sft))
-    of_sft = np.zeros(len(keys))
-    of_sft[sft_place[has_sft]] = with_sft[has_sft]
-    return level, with_sft, of_sft
-
-
-def _over_seeds(keys: pd.DataFrame, where: np.ndarray) -> np.ndarray:
-    weights = np.zeros(len(keys))
-    weights[where] = 1 / keys[where].groupby(["teacher", "student"])["seed"].transform("nunique")
-    return weights
-
-
-def _same_wrong_by_chance(rows: pd.DataFrame) -> pd.Series:
-    """How likely a wrong answer of student and teacher are equal by chance, by stratum."""
-    columns = ["task", "parsed", "parsed_teacher", "correct", "correct_teacher"]
-    plain = rows.astype({"parsed": object, "parsed_teacher": object})  # rows are chosen in half the time
-    by = plain.groupby([*RUN, "task"], sort=False)[columns]
-    return pd.Series({key: same_wrong_by_chance(part) for key, part in by}, dtype=float)
+    names = pd.MultiIndex.from_frame(keys[["teacher", "student", "seed", "task"]])
+    is_own, is_sft = ((keys["method"] == name).to_numpy() for name in (method, "sft"))
+    has_sft = is_own & names.isin(names[is_sft])
+    level, with_sft = np.zeros(len(keys)), np.zeros(len(keys))
+    for weights, where in ((level, is_own), (with_sft, has_sft)):
+        weights[where] = 1 / keys[where].groupby(["teacher", "student"])["seed"].transform("nunique")
+    of_sft = pd.Series(with_sft[has_sft], names[has_sft]).reindex(names).fillna(0.0).to_numpy()
+    return level, with_sft, of_sft * is_sft
 
 
 def same_wrong_by_chance(rows: pd.DataFrame) -> float:
@@ -152,9 +136,8 @@ def same_wrong_by_chance(rows: pd.DataFrame) -> float:
     teacher_counts = Counter(map(_number, rows.loc[teacher_wrong, "parsed_teacher"]))
     both = rows[wrong & teacher_wrong]
     equal = sum(times * teacher_counts[value] for value, times in counts.items())
-    equal -= int(evaluate.same_answer(both).sum()) if len(both) else 0
     n = int(wrong.sum()) * int(teacher_wrong.sum()) - len(both)
-    return equal / n if n else 0.0
+    return (equal - int(evaluate.same_answer(both).sum())) / n if n else 0.0
 
 
 def _number(text: str) -> float | str:
@@ -177,16 +160,11 @@ def _statistic(drawn: Resampled, alike: np.ndarray, measure: str, *, weights_SG:
     if measure == "agreement":
         return 100 * ratio(total(share["same"]), total(np.where(n > 0, 1.0, 0.0)))
     if measure == "error_consistency":
-        expected = by_chance_right(share["right"], share["teacher_right"])
-        return chance_adjusted(share["as_right"], expected, total=total)
+        own, teacher = share["right"], share["teacher_right"]
+        return chance_adjusted(share["as_right"], own * teacher + (1 - own) * (1 - teacher), total=total)
     expected = share["right"] * share["teacher_right"]
     expected += share["wrong"] * share["teacher_wrong"] * alike
     return chance_adjusted(share["same"], expected, total=total)
-
-
-def by_chance_right(right: np.ndarray, teacher_right: np.ndarray) -> np.ndarray:
-    """How often two models of these accuracies that err independently are both right or both wrong."""
-    return right * teacher_right + (1 - right) * (1 - teacher_right)
 
 
 def chance_adjusted(
@@ -244,17 +222,16 @@ def _of_cells(rows: pd.DataFrame, accuracy: str, agreement: str) -> tuple:
 
 def readable(table: pd.DataFrame) -> pd.DataFrame:
     """`given_accuracy` with intervals as texts: a row a domain x method, a column a measure."""
-    levels = [_text(row, "estimate", "low", "high", reason=row["reason"]) for row in table.to_dict("records")]
-    rises = [
-        "" if row["method"] == "sft" else f" (less SFT: {_text(row, *RISE, signed=True)})"
-        for row in table.to_dict("records")
-    ]
-    texts = table.assign(text=[level + rise for level, rise in zip(levels, rises, strict=True)])
-    wide = texts.pivot(index=["domain", "label"], columns="measure", values="text")
-    order = texts.drop_duplicates(["domain", "label"]).set_index(["domain", "label"]).index
-    wide = wide.loc[order, list(MEASURES)].rename(columns=MEASURES)
-    wide.insert(0, "pairs", texts.groupby(["domain", "label"])["n_pairs"].first().reindex(order))
-    return wide.reset_index().rename(columns={"label": "student"}).rename_axis(columns=None)
+    texts = []
+    for row in table.to_dict("records"):
+        text = _text(row, "estimate", "low", "high", reason=row["reason"])
+        rise = "" if row["method"] == "sft" else f" (less SFT: {_text(row, *RISE, signed=True)})"
+        texts.append(text + rise)
+    pairs = table.groupby(["domain", "label"], sort=False)["n_pairs"].transform("first")
+    texts = table.assign(text=texts, measure=table["measure"].map(MEASURES), pairs=pairs)
+    index = ["domain", "label", "pairs"]
+    wide = gain_tables.wide(texts, index=index, columns="measure", values="text")
+    return wide.rename(columns={"label": "student"})
 
 
 def _text(row: dict, *bounds: str, signed: bool = False, reason: str = "") -> str:
@@ -283,8 +260,8 @@ def remark(table: pd.DataFrame) -> str:
 
 
 def _move(row: pd.Series) -> str:
-    if row["difference_low"] > 0:
-        return "higher"
-    if row["difference_high"] < 0:
-        return "lower"
-    return "not told apart" if np.isfinite(row["difference_low"]) else "without an interval"
+    if not np.isfinite(row["difference_low"]):
+        return "without an interval"
+    if row["difference_low"] > 0 or row["difference_high"] < 0:
+        return "higher" if row["difference"] > 0 else "lower"
+    return "not told apart"

@@ -5,14 +5,13 @@ Every function takes a cell table (cell_table.SCHEMA) of any source and returns 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import pandas as pd
 
 from kdutils.constants import (
     ALL_TASKS,
     AVERAGE,
-    DOMAIN_TASKS,
     KD_METHODS,
     METHOD_LABELS,
     METHOD_NAMES,
@@ -25,10 +24,13 @@ from kdutils.constants import (
 from kdutils.grid import cell_table as cell_rows
 from kdutils.grid import fill
 from kdutils.grid.plan import Plan
+from kdutils.inference import intervals
+from kdutils.inference.estimate import Estimate
 from kdutils.results import authors_tables
 
 PAIR = ["family", "teacher", "student", "teacher_parameters", "student_parameters"]
 CELL = ["source", "protocol", "domain", "task"]
+NO_PROTOCOL = ["source", "domain", "task"]  # of a model as it is
 MEASURES = ("agreement", "agreement_em2", "fidelity", "fidelity_bleu2")
 LIKENESS = [f"{name}{of}" for name in MEASURES for of in ("", "_sft")]
 GAIN_COLUMNS = ["source", "protocol", "selection", "domain", "task", *PAIR, "method", "temperature"]
@@ -57,8 +59,6 @@ def cells_of(plan: Plan) -> tuple[pd.DataFrame, dict[str, str]]:
 
 
 def _live_cells(plan: Plan) -> pd.DataFrame:
-    if not plan.runs:
-        return cell_rows.cell_table([])
     handed = fill.handed_over(plan)
     cells = handed.cells if handed else fill.live_cells(plan.runs, plan.out)
     protocols = cells.loc[cells["method"] != "base", "protocol"].unique()
@@ -69,8 +69,6 @@ def _live_cells(plan: Plan) -> pd.DataFrame:
 
 def costs(plan: Plan) -> pd.DataFrame:
     """What became of each live run of a plan, and what it cost (fill.costs); empty if it trains nothing."""
-    if not plan.runs:
-        return pd.DataFrame()
     handed = fill.handed_over(plan)
     return handed.costs if handed else fill.costs(plan.runs, plan.out)
 
@@ -120,9 +118,13 @@ def few_pairs_remark(
     return " ".join(sentences)
 
 
-def tasks_of(domain: str) -> list[str]:
-    """The domain's tasks in table order, and `average` as one more."""
-    return [*DOMAIN_TASKS[domain], AVERAGE]
+def plain(
+    runs: pd.DataFrame, *, methods: Iterable[str] = KD_METHODS, temperature: float | None = 1.0
+) -> pd.DataFrame:
+    """Rows of cells or items from KD of a tuned teacher without noise, at one temperature; None: at any."""
+    is_plain = runs["method"].isin(list(methods)) & runs["teacher_tuned"].eq(True).fillna(False)
+    is_plain &= runs["noise_sigma"] == 0.0
+    return runs[is_plain if temperature is None else is_plain & (runs["temperature"] == temperature)]
 
 
 def mean_over_seeds(cells: pd.DataFrame) -> pd.DataFrame:
@@ -142,7 +144,7 @@ def mean_over_seeds(cells: pd.DataFrame) -> pd.DataFrame:
     several = table[table["n_seeds"] > 1].groupby(CELL)
     freedom = several["n_seeds"].sum() - several.size()
     variance = (several["squares"].sum() / freedom).rename("variance")
-    table = table.merge(variance.reset_index(), on=CELL, how="left").drop(columns="squares")
+    table = table.drop(columns="squares").join(variance, on=CELL)
     table["seed_se"] = (table.pop("variance") / table["n_seeds"]) ** 0.5
     return table
 
@@ -155,12 +157,10 @@ def gains(cells: pd.DataFrame, *, selection: str, methods: Iterable[str] = PAPER
     runs were repeated with other seeds, it holds their variation too (mean_over_seeds).
 
     Args:
-        selection: which temperature stands for a method. `best_on_test`, the authors' rule: the
-            maximum over temperatures, for each task separately, on the test set (`average` is one
-            more task: the maximum of the averages, not the average of the maxima). Temperatures are
-            compared on the seeds that all of them have: a mean of several would lose against the luck of one.
+        selection: which temperature stands for a method. `best_on_test`, the authors' rule: the maximum over
+            temperatures, for each task separately, on the test set (`average` is one more task), of the seeds
+            that all temperatures have: a mean of several would lose against the luck of one.
             `temperature_1`: the run at temperature 1 only.
-        methods: by default the three that the paper compares.
 
     Returns:
         GAIN_COLUMNS, sorted by domain (as in TRAIN_DOMAINS), task, teacher, student, method. Students without
@@ -172,26 +172,26 @@ def gains(cells: pd.DataFrame, *, selection: str, methods: Iterable[str] = PAPER
     if selection not in SELECTIONS:
         raise ValueError(f"unknown selection {selection!r}; choose one of {list(SELECTIONS)}")
     table = mean_over_seeds(of_common_seeds(cells) if selection == "best_on_test" else cells)
-    is_plain = table["teacher_tuned"].fillna(False) & (table["noise_sigma"] == 0.0)
-    runs = table[table["method"].isin(list(methods)) & is_plain]
-    if selection == "temperature_1":
-        runs = runs[runs["temperature"] == 1.0]
+    runs = plain(table, methods=methods, temperature=1.0 if selection == "temperature_1" else None)
     group = [*CELL, "teacher", "student", "method"]
-    best = in_domain_order(runs.loc[runs.groupby(group, sort=True)["accuracy"].idxmax()])
-    sft = table.loc[table["method"] == "sft"]
-    own = ["accuracy", "accuracy_se", "seed_se"]
-    student = sft[[*CELL, "student", *own]].rename(columns={name: f"sft_{name}" for name in own})
-    first_seed = cells[cells["method"] == "sft"].sort_values("seed").drop_duplicates([*CELL, "student"])
-    names = {"student": "teacher", "accuracy": "teacher_accuracy"}
-    teacher = first_seed[[*CELL, "student", "accuracy"]].rename(columns=names)  # the run of seed 0 teaches
-    out = best.merge(student, on=[*CELL, "student"], how="left", validate="many_to_one")
-    out = out.merge(teacher, on=[*CELL, "teacher"], how="left", validate="many_to_one")
-    out["gain"] = out["accuracy"] - out["sft_accuracy"]
+    best = in_domain_order(runs.loc[runs.groupby(group)["accuracy"].idxmax()])
+    sft = table[table["method"] == "sft"].set_index([*CELL, "student"])
+    sft = sft[["accuracy", "accuracy_se", "seed_se"]].add_prefix("sft_")
+    first = cells.sort_values("seed").drop_duplicates([*CELL, "student", "method"])  # that of seed 0 teaches
+    out = best.join(sft, on=[*CELL, "student"], validate="many_to_one")
+    out = with_accuracy(out, first, "sft", of="teacher", name="teacher_accuracy").reset_index(drop=True)
     errors = out[["accuracy_se", "sft_accuracy_se"]].pow(2).sum(axis=1, skipna=False)
     errors += out[["seed_se", "sft_seed_se"]].fillna(0.0).pow(2).sum(axis=1)
-    out["gain_se"] = errors**0.5
-    out["selection"] = selection
+    out = out.assign(gain=out["accuracy"] - out["sft_accuracy"], gain_se=errors**0.5, selection=selection)
     return out[GAIN_COLUMNS]
+
+
+def with_accuracy(
+    runs: pd.DataFrame, cells: pd.DataFrame, method: str, *, of: str, name: str, where: Sequence[str] = CELL
+) -> pd.DataFrame:
+    """Runs with the accuracy, as column `name`, of their student or teacher (`of`) by that method."""
+    known = cells[cells["method"] == method].set_index([*where, "student"])["accuracy"].rename(name)
+    return runs.join(known, on=[*where, of])
 
 
 def of_common_seeds(cells: pd.DataFrame) -> pd.DataFrame:
@@ -211,27 +211,33 @@ def pair_label(table: pd.DataFrame) -> pd.Series:
     return names["student"].str.extract(r"^(mini-[a-z]+|[A-Za-z]+)")[0] + " " + sizes[0] + "→" + sizes[1]
 
 
+def interval_text(value: float, low: float, high: float, *, digits: int = 1, signed: bool = True) -> str:
+    """`+1.2 [−0.3, +2.7]`; without bounds that are not known."""
+    return Estimate(value, low, high).text(digits, signed=signed).replace("-", "−")
+
+
+def wide(rows: pd.DataFrame, *, index: list[str], columns: str, values: str) -> pd.DataFrame:
+    """A row a group of `index` and a column a value of `columns`, both in order of appearance."""
+    order = pd.MultiIndex.from_frame(rows[index].drop_duplicates())
+    table = rows.pivot(index=index, columns=columns, values=values)
+    return table.loc[order, rows[columns].unique()].reset_index().rename_axis(columns=None)
+
+
+def mean_intervals(rows: pd.DataFrame, by: list[str], *values: str) -> pd.DataFrame:
+    """Means of `values` in each group of `by`, and of the last Student's t interval: low, high, n."""
+    table = []
+    for group, part in rows.groupby(by, sort=False):
+        found = intervals.mean_interval(part[values[-1]])
+        means = (part[name].mean() for name in values[:-1])
+        table.append((*group, *means, *found.bounds, found.n))
+    return pd.DataFrame(table, columns=[*by, *values, "low", "high", "n"])
+
+
 def averages(gain_table: pd.DataFrame) -> pd.DataFrame:
     """Gains on the domain averages, smallest students first, with the `pair` as a short label."""
     by, table = ["student_parameters", "teacher_parameters"], gain_table[gain_table["task"] == AVERAGE]
     table = table.sort_values(by, kind="stable", ignore_index=True)
     return table.assign(pair=pair_label(table))
-
-
-def parse_failures(cells: pd.DataFrame) -> pd.DataFrame:
-    """Accuracy, texts without an answer and texts cut off, percent: a row a domain x method.
-
-    Means over runs at temperature 1 without noise, of a tuned teacher where there is one, and over tasks, and
-    over their students before KD; no rows where texts were not released.
-    """
-    runs = cells[(cells["task"] == AVERAGE) & cells["unparsed"].notna() & (cells["noise_sigma"] == 0.0)]
-    is_plain = (runs["temperature"] == 1.0) & runs["teacher_tuned"].fillna(False)
-    students = set(runs.loc[is_plain, "student"]) or set(runs["student"])
-    runs = runs[is_plain | ((runs["teacher"] == "") & runs["student"].isin(students))]
-    by = runs.groupby(["domain", "method"], sort=False)
-    table = by[["accuracy", "unparsed", "truncated"]].mean().assign(runs=by.size()).reset_index()
-    table = in_domain_order(in_method_order(table)).reset_index(drop=True)
-    return table.assign(method=table["method"].map(METHOD_LABELS))
 
 
 def in_domain_order(table: pd.DataFrame) -> pd.DataFrame:
@@ -254,31 +260,26 @@ def in_task_order(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def gain_by_teacher(average_gains: pd.DataFrame) -> pd.DataFrame:
-    """Average gains of students with several teachers: a row a domain x student x method.
-
-    Small students first; no rows if every student has one teacher.
-    """
+    """Average gains of students with several teachers: a row a domain x student (small first) x method."""
     several = average_gains.groupby("student")["teacher"].transform("nunique") > 1
     table = average_gains[several].sort_values("teacher_parameters", kind="stable")
     keys = ["domain", "student_parameters", "student", "method"]
-    if table.empty:
-        return table[keys].drop(columns="student_parameters")
     wide = table.pivot_table(index=keys, columns="teacher", values="gain")[table["teacher"].unique()]
     return wide.reset_index().rename_axis(columns=None).drop(columns="student_parameters")
 
 
 def within_student(average_gains: pd.DataFrame) -> pd.DataFrame:
-    """Average gains of students with several teachers, less the mean over those teachers.
+    """Average gains of students with several teachers, less the mean over those teachers, in points.
 
-    The rows with columns `teacher_within` (the teacher's accuracy less the mean of the student's teachers)
-    and `gain_within`, points, both within a domain x student x method that has several teachers.
+    Adds `teacher_within` (the teacher's accuracy less the mean of the student's teachers) and `gain_within`,
+    both within a domain x student x method.
     """
     table = average_gains.dropna(subset=["gain", "teacher_accuracy"])
     keys = ["source", "protocol", "domain", "student", "method"]
     table = table[table.groupby(keys)["teacher"].transform("nunique") > 1]
     means = table.groupby(keys)[["teacher_accuracy", "gain"]].transform("mean")
-    within = table[["teacher_accuracy", "gain"]] - means
-    return table.assign(teacher_within=within["teacher_accuracy"], gain_within=within["gain"])
+    teacher, gain = table["teacher_accuracy"] - means["teacher_accuracy"], table["gain"] - means["gain"]
+    return table.assign(teacher_within=teacher, gain_within=gain)
 
 
 def teacher_tuning(cells: pd.DataFrame) -> pd.DataFrame:
@@ -291,13 +292,9 @@ def teacher_tuning(cells: pd.DataFrame) -> pd.DataFrame:
     runs = table[(table["method"] == "fkl") & (table["temperature"] == 1.0) & (table["noise_sigma"] == 0.0)]
     keys = [*CELL, *PAIR]
     both = runs.pivot_table(index=keys, columns="teacher_tuned", values="accuracy", sort=False)
-    if False not in both.columns or True not in both.columns:
-        return pd.DataFrame(columns=[*keys, "tuned", "untuned", "cost", "teacher_base"])
-    both = both.rename(columns={True: "tuned", False: "untuned"}).dropna().reset_index()
-    both = both.rename_axis(columns=None).assign(cost=both["tuned"] - both["untuned"])
-    base = table.loc[table["method"] == "base", ["source", "domain", "task", "student", "accuracy"]]
-    base = base.rename(columns={"student": "teacher", "accuracy": "teacher_base"})
-    return both.merge(base, on=["source", "domain", "task", "teacher"], how="left")
+    both = both.reindex(columns=[True, False]).set_axis(["tuned", "untuned"], axis=1).dropna().reset_index()
+    both = both.assign(cost=both["tuned"] - both["untuned"])
+    return with_accuracy(both, table, "base", of="teacher", name="teacher_base", where=NO_PROTOCOL)
 
 
 def coverage(cells: pd.DataFrame) -> pd.DataFrame:
@@ -308,20 +305,16 @@ def coverage(cells: pd.DataFrame) -> pd.DataFrame:
     runs = cells[cells["task"] != AVERAGE].drop_duplicates(
         ["domain", "teacher", "student", "method", "teacher_tuned", "temperature", "noise_sigma", "seed"]
     )
-    kd = runs[runs["teacher"] != ""].copy()
-    kd["pair"] = kd["teacher"] + " → " + kd["student"]
-    kd["column"] = kd["method"].map(METHOD_NAMES) + ", T = " + kd["temperature"].map("{:g}".format)
-    others = {"untuned teacher": ~kd["teacher_tuned"].astype(bool), "noisy teacher": kd["noise_sigma"] > 0}
-    plain = kd[~others["untuned teacher"] & ~others["noisy teacher"]].assign(
-        place=lambda rows: rows["method"].map(KD_METHODS.index)
-    )
-    columns = list(plain.sort_values(["place", "temperature"])["column"].unique())
-    for name, rows in others.items():
-        kd.loc[rows, "column"] = name
-        columns += [name] * bool(rows.any())
+    kd = runs[runs["teacher"] != ""]
+    column = kd["method"].map(METHOD_NAMES) + ", T = " + kd["temperature"].map("{:g}".format)
+    place, pair = kd["method"].map(KD_METHODS.index), kd["teacher"] + " → " + kd["student"]
+    kd = kd.assign(pair=pair, column=column, place=place)
+    kd.loc[~kd["teacher_tuned"].astype(bool), ["column", "place"]] = "untuned teacher", 98
+    kd.loc[kd["noise_sigma"] > 0, ["column", "place"]] = "noisy teacher", 99
     counts = kd.pivot_table(index="pair", columns="column", values="seed", aggfunc="size", fill_value=0)
+    columns = kd.sort_values(["place", "temperature"])["column"].unique()
     order = kd.sort_values(["family", "teacher_parameters", "student_parameters"])["pair"].unique()
-    return counts.reindex(index=order, columns=columns, fill_value=0).rename_axis(columns=None)
+    return counts.reindex(index=order, columns=columns).rename_axis(columns=None)
 
 
 def in_view(table: pd.DataFrame, plan: Plan) -> pd.DataFrame:

@@ -67,29 +67,25 @@ def read(plan: Plan) -> pd.DataFrame:
     in instruction following their mean ROUGE-L) and of its `square`. Of the texts compared with the teacher's
     `n_texts`, how many give the `same` answer, and COUNTS; NaN without them. No row for a half without items.
     """
-    specs = {sources.resolved(run.spec): run.evaluation for run in plan.runs}
-    swept = [spec for spec in specs if spec.teacher and spec.teacher_tuned and not spec.noise_sigma]
-    temperatures: dict[tuple, set[float]] = {}
-    for spec in swept:
-        temperatures.setdefault(_case(spec), set()).add(spec.temperature)
+    asked = {sources.resolved(run.spec): run.evaluation for run in plan.runs}
+    swept: dict[tuple, list[RunSpec]] = {}
+    for spec in asked:
+        if spec.teacher and spec.teacher_tuned and not spec.noise_sigma:
+            names = short_name(spec.teacher), short_name(spec.student)
+            swept.setdefault((spec.protocol, spec.domain, *names, spec.method), []).append(spec)
     found = []
-    for spec in swept:
-        evaluation, tuned = specs[spec], spec.teacher_spec()
-        own = Scored.of(plan.out, spec, evaluation)
-        if len(temperatures[_case(spec)]) == 1 or own is None:
+    for case, specs in swept.items():
+        if len({spec.temperature for spec in specs}) == 1:
             continue
-        teacher = Scored.of(plan.out, tuned, evaluation) if tuned in specs else None
-        records = kept(plan.out, _sums, *(each for each in (own, teacher) if each))
-        names = dict(zip(CASE, _case(spec), strict=True)) | {
-            "temperature": spec.temperature,
-            "seed": spec.seed,
-        }
-        found += [names | record for record in records]
+        for spec in specs:
+            own, tuned = Scored.of(plan.out, spec, asked[spec]), spec.teacher_spec()
+            if own is None:
+                continue
+            teacher = Scored.of(plan.out, tuned, asked[spec]) if tuned in asked else None
+            where = dict(zip(CASE, case, strict=True)) | {"temperature": spec.temperature, "seed": spec.seed}
+            records = kept(plan.out, _sums, *filter(None, (own, teacher)))
+            found += [where | record for record in records]
     return pd.DataFrame(found, columns=COLUMNS).astype(NUMBERS)  # None becomes NaN, which JSON has not
-
-
-def _case(spec: RunSpec) -> tuple[str, ...]:
-    return spec.protocol, spec.domain, short_name(spec.teacher), short_name(spec.student), spec.method
 
 
 def _sums(student: pd.DataFrame, teacher: pd.DataFrame | None = None) -> list[dict[str, Any]]:
@@ -102,31 +98,26 @@ def sums(student: pd.DataFrame, teacher: pd.DataFrame | None = None) -> pd.DataF
     Raises:
         ValueError: if student and teacher were not evaluated on the same items.
     """
-    half = {item: half_of(item) for item in student["item_id"].unique()}
-    own = _values(student.assign(half=student["item_id"].map(half)))
+    student = student.assign(half=student["item_id"].map(half_of))
+    own = _values(student)
     if teacher is None:
         return own.assign(**dict.fromkeys(LIKENESS_SUMS, math.nan))
-    both = evaluate.paired(student[COMPARED], teacher[COMPARED])
-    both = both.assign(half=both["item_id"].map(half), same=evaluate.same_answer(both))
+    both = evaluate.paired(student[[*COMPARED, "half"]], teacher[COMPARED])
+    both = both.assign(same=evaluate.same_answer(both))
     table = []
-    for (task, which), part in both.groupby(["task", "half"], sort=False):
+    for (task, half), part in both.groupby(["task", "half"], sort=False):
         same = math.nan if task in INSTRUCTION_TASKS else int(part["same"].sum())  # no answer to agree on
-        table.append((task, which, len(part), same, *_bleu_counts(part)))
+        bleu = sacrebleu.BLEU().corpus_score(part["text"].tolist(), [part["text_teacher"].tolist()])
+        table.append((task, half, len(part), same, bleu.sys_len, bleu.ref_len, *bleu.counts, *bleu.totals))
     return own.merge(pd.DataFrame(table, columns=["task", "half", *LIKENESS_SUMS]), on=["task", "half"])
 
 
 def _values(rows: pd.DataFrame) -> pd.DataFrame:
-    is_instruction = rows["task"].isin(INSTRUCTION_TASKS)
-    value = rows["correct"].astype(float).mask(is_instruction, rows["rouge_l"])
+    value = rows["correct"].astype(float).mask(rows["task"].isin(INSTRUCTION_TASKS), rows["rouge_l"])
     keys = ["task", "half"]
     by_item = rows[keys].assign(value=value).groupby([*keys, rows["item_id"]], sort=False).mean()
     groups = by_item.assign(square=by_item["value"] ** 2).groupby(keys, sort=False)
     return groups[["value", "square"]].sum().assign(n=groups.size()).reset_index()
-
-
-def _bleu_counts(part: pd.DataFrame) -> list[int]:
-    found = sacrebleu.BLEU().corpus_score(part["text"].tolist(), [part["text_teacher"].tolist()])
-    return [found.sys_len, found.ref_len, *found.counts, *found.totals]
 
 
 # --- which temperature is chosen ---------------------------------------------------------------------------
@@ -147,17 +138,16 @@ def choices(halves: pd.DataFrame) -> pd.DataFrame:
         if (odd := (n != n[..., :1]).any(axis=(1, 2))).any():
             who = f"{' '.join(case)}: runs on {tasks[odd.argmax()]}"
             raise ValueError(f"{who} were scored on different items; evaluate them on the same")
-        n_all = n.sum(axis=1)
         shares = np.divide(values, n, out=np.full(n.shape, math.nan), where=n > 0)
-        totals = values.sum(axis=1) / n_all
-        reasons = [
-            "" if each.all() else f"a half of {task} has no items"
-            for task, each in zip(tasks, n, strict=True)
+        totals = values.sum(axis=1) / n.sum(axis=1)
+        lacks = [
+            f"a half of {task} has no items" if (of == 0).any() else ""
+            for task, of in zip(tasks, n, strict=True)
         ]
-        for task, of_half, of_all, reason in zip(tasks, shares, totals, reasons, strict=True):
+        for task, of_half, of_all, reason in zip(tasks, shares, totals, lacks, strict=True):
             table.append((*case, task, *_best(of_half, of_all, temperatures), reason))
         chosen = _best(shares.mean(axis=0), totals.mean(axis=0), temperatures)
-        table.append((*case, AVERAGE, *chosen, "; ".join(filter(None, reasons))))
+        table.append((*case, AVERAGE, *chosen, "; ".join(filter(None, lacks))))
     frame = pd.DataFrame(table, columns=[*CASE, "task", *CHOICE, "reason"])
     return frame.astype(dict.fromkeys(CHOICE, float))
 
@@ -206,10 +196,13 @@ def composed(halves: pd.DataFrame, turns: pd.DataFrame) -> pd.DataFrame:
     sums = sums.sum(min_count=1).reset_index()
     share = sums["value"] / sums["n"]
     spread = (sums["square"] / sums["n"] - share**2).clip(lower=0.0) / (sums["n"] - 1)
-    sums = sums.assign(accuracy=100 * share, variance=100**2 * spread)
-    sums["agreement"] = 100 * sums["same"] / sums["n_texts"]
-    sums["fidelity"] = intervals.bleu(sums[COUNTS].to_numpy(float))
-    sums["fidelity"] = sums["fidelity"].where(sums["n_texts"].notna())
+    bleu = pd.Series(intervals.bleu(sums[COUNTS].to_numpy(float)), sums.index)
+    sums = sums.assign(
+        accuracy=100 * share,
+        variance=100**2 * spread,
+        agreement=100 * sums["same"] / sums["n_texts"],
+        fidelity=bleu.where(sums["n_texts"].notna()),
+    )
     runs = sums.groupby([*CASE, "seed", "asked"], sort=False)
     table = runs[["accuracy", "agreement", "fidelity"]].mean()
     table["accuracy_se"] = runs["variance"].sum(min_count=1) ** 0.5 / runs.size()
@@ -241,16 +234,13 @@ def cells(cells: pd.DataFrame, halves: pd.DataFrame) -> pd.DataFrame:
 
 def lacking(cells: pd.DataFrame, halves: pd.DataFrame) -> str:
     """Why a temperature of some pair, method or task of these cells cannot be chosen; "" if all can."""
-    chosen = choices(halves)
     wanted = _swept(gain_tables.of_common_seeds(cells))[[*CASE, "task"]].drop_duplicates()
-    rows = wanted.merge(chosen, on=[*CASE, "task"], how="left")
-    without = rows[rows["by_0"].isna()]
-    reasons = without["reason"].fillna("no items to choose a temperature on").unique()
-    return "; ".join(reasons)
+    rows = wanted.merge(choices(halves), on=[*CASE, "task"], how="left")
+    reasons = rows.loc[rows["by_0"].isna(), "reason"]
+    return "; ".join(reasons.fillna("no items to choose a temperature on").unique())
 
 
 def _swept(cells: pd.DataFrame) -> pd.DataFrame:
     """Noise-free KD of a tuned teacher at several temperatures, of those of which one is chosen."""
-    is_plain = (cells["teacher"] != "") & cells["teacher_tuned"].fillna(False) & (cells["noise_sigma"] == 0.0)
-    plain = cells[is_plain]
+    plain = gain_tables.plain(cells, temperature=None)
     return plain[plain.groupby(CASE)["temperature"].transform("nunique") > 1]

@@ -8,37 +8,43 @@ these tasks would do; it holds neither other pairs nor other training seeds.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
 import pandas as pd
-from pandas.api.typing import DataFrameGroupBy
 
 from kdutils import evaluate, store
-from kdutils.constants import ALL_TASKS, AVERAGE, INSTRUCTION_TASKS, KD_METHODS, PAPER_METHODS, TASK_LABELS
+from kdutils.constants import (
+    ALL_TASKS,
+    AVERAGE,
+    INSTRUCTION_TASKS,
+    PAPER_METHODS,
+    TASK_LABELS,
+)
 from kdutils.data import sources
 from kdutils.grid.cell_table import model_parameters, short_name
 from kdutils.grid.plan import Plan
 from kdutils.inference import intervals
+from kdutils.inference.estimate import Estimate
 from kdutils.results import agreement_fidelity
-from kdutils.results.gain_tables import in_domain_order, in_method_order, pair_label
+from kdutils.results.gain_tables import in_domain_order, in_method_order, pair_label, plain
 
 SETTING = ["domain", "teacher", "student", "method", "teacher_tuned", "temperature", "noise_sigma"]
 PAIRED = ["domain", "teacher", "student", "method"]
 COUNTS = [f"bleu_{place}" for place in range(10)]  # of an item's text: lengths, matches, totals
+SCORED = [*SETTING, "seed", "task", "item_id", "value", "is_clean"]
+BESIDE = [*PAIRED, "seed", "task", "item_id", "value", *COUNTS]
 
 
 @dataclass(frozen=True)
 class Items:
     """The item rows of a plan's finished live runs.
 
-    `scored` has a row a run x item: SETTING, seed, task, item_id, `value`: the share of its texts that are
-    right (in instruction following their mean ROUGE-L), and `is_clean`: its question is not a training item.
-    `beside` has a row a student x item of those compared with their tuned teacher (temperature 1, no noise;
-    the SFT student is method `sft`): PAIRED, seed, task, item_id, `value` (same answer as the teacher),
-    COUNTS.
+    `scored`: SCORED, a row a run x item, `value` as of item_values, and `is_clean`: its question is not a
+    training item. `beside`: BESIDE, a row a student x item of those compared with their tuned teacher
+    (temperature 1, no noise; the SFT student is method `sft`), `value`: same answer as the teacher.
     """
 
     scored: pd.DataFrame
@@ -52,55 +58,38 @@ class Items:
 def read(plan: Plan) -> Items:
     """The item rows of a plan with one live pair and protocol; none without live runs, or with several."""
     kd = [run.spec for run in plan.runs if run.spec.teacher]
-    is_one = len({(spec.teacher, spec.student, spec.protocol) for spec in kd}) == 1
-    scored, beside = (_scored(plan), _beside(plan)) if is_one else ([], [])
-    return Items(
-        pd.DataFrame(scored, columns=[*SETTING, "seed", "task", "item_id", "value", "is_clean"]),
-        pd.DataFrame(beside, columns=[*PAIRED, "seed", "task", "item_id", "value", *COUNTS]),
-    )
+    if len({(spec.teacher, spec.student, spec.protocol) for spec in kd}) != 1:
+        return Items(pd.DataFrame(columns=SCORED), pd.DataFrame(columns=BESIDE))
+    both = agreement_fidelity.paired_rows(plan, ["text", "parsed", "correct"])
+    both = both[both["sample"] == both["sample"].min()].reset_index(drop=True)  # one text an item
+    texts = zip(both["text"], both["text_teacher"], strict=True)
+    counts = pd.DataFrame([evaluate.bleu_counts(*pair) for pair in texts], columns=COUNTS)
+    both = both.assign(value=evaluate.same_answer(both).astype(float)).join(counts)
+    return Items(_scored(plan), both[BESIDE])
 
 
-def _scored(plan: Plan) -> list[tuple]:
-    table = []
+def _scored(plan: Plan) -> pd.DataFrame:
+    tables = []
     for run in plan.runs:
         spec = sources.resolved(run.spec)
         rows = store.folder_of(plan.out, spec.run_id).evaluation(run.evaluation)
         if rows is None:
             continue
-        has_teacher = spec.teacher is not None
-        setting = (spec.domain, short_name(spec.teacher or ""), short_name(spec.student), spec.method)
-        setting += (spec.teacher_tuned, spec.temperature) if has_teacher else (None, math.nan)
-        for task, part in rows.groupby("task", sort=False):
-            column = "rouge_l" if task in INSTRUCTION_TASKS else "correct"
-            by_item = part.groupby("item_id", sort=False)
-            values, clean = by_item[column].mean(), _is_clean(by_item)
-            table += [
-                (*setting, spec.noise_sigma, spec.seed, task, item, value, clean[item])
-                for item, value in values.items()
-            ]
-    return table
+        values = item_values(rows).to_frame().assign(is_clean=None)  # where the rows do not say
+        if "contaminated" in rows:
+            values["is_clean"] = rows.groupby(["task", "item_id"])["contaminated"].first() == ""
+        of_kd = (spec.teacher_tuned, spec.temperature) if spec.teacher else (None, math.nan)
+        who = (spec.domain, short_name(spec.teacher or ""), short_name(spec.student), spec.method)
+        setting = dict(zip(SETTING, (*who, *of_kd, spec.noise_sigma), strict=True))
+        tables.append(values.reset_index().assign(**setting, seed=spec.seed))
+    return pd.concat(tables, ignore_index=True)[SCORED] if tables else pd.DataFrame(columns=SCORED)
 
 
-def _is_clean(by_item: DataFrameGroupBy) -> pd.Series:
-    """Whether each item's question is not in the training set; NA where the rows do not say."""
-    if "contaminated" not in by_item.obj:
-        return by_item.size().map(lambda _: None)
-    return by_item["contaminated"].first() == ""
-
-
-def _beside(plan: Plan) -> list[tuple]:
-    table = []
-    columns = ["task", "item_id", "sample", "text", "parsed", "correct"]
-    for names, student, teacher in agreement_fidelity.beside_teachers(plan, columns):
-        both = evaluate.paired(student, teacher)
-        both = both[both["sample"] == both["sample"].min()]  # one text an item
-        where = tuple(names[name] for name in (*PAIRED, "seed"))
-        answers = evaluate.same_answer(both).astype(float)
-        for row, same in zip(both.itertuples(), answers, strict=True):
-            table.append(
-                (*where, row.task, row.item_id, same, *evaluate.bleu_counts(row.text, row.text_teacher))
-            )
-    return table
+def item_values(rows: pd.DataFrame) -> pd.Series:
+    """Of each task and item the share of its texts that are right; in instruction following mean ROUGE-L."""
+    value = rows["correct"].astype(float).mask(rows["task"].isin(INSTRUCTION_TASKS), rows["rouge_l"])
+    keys = ["task", "item_id"]
+    return rows[keys].assign(value=value).groupby(keys, sort=False)["value"].mean()
 
 
 # --- accuracies and their differences ----------------------------------------------------------------
@@ -111,12 +100,21 @@ def accuracies(scored: pd.DataFrame) -> pd.DataFrame:
 
     Percent. An item's value is its mean over training seeds.
     """
+    return _over_items(scored, SETTING, intervals.mean_over_items, "accuracy").drop(columns="p_value")
+
+
+def _over_items(
+    rows: pd.DataFrame, by: Sequence[str], estimate: Callable[..., Estimate], name: str, **how: float
+) -> pd.DataFrame:
+    """An estimate of each group x task, and of its average, from the values of items and their tasks."""
     table = []
-    for setting, part in scored.groupby(SETTING, sort=False, dropna=False):
-        for task, items in _tasks_and_average(part):
-            found = intervals.mean_over_items(items["value"], items["task"])
-            table.append((*setting, task, *found.bounds, found.n, part["seed"].nunique()))
-    return _labelled(table, [*SETTING, "task", "accuracy", "low", "high", "n", "n_seeds"])
+    for group, part in rows.groupby(list(by), sort=False, dropna=False):
+        by_item = part.groupby(["task", "item_id"], sort=False)["value"].mean().reset_index()
+        for task in (*_in_order(by_item["task"]), AVERAGE):
+            items = by_item if task == AVERAGE else by_item[by_item["task"] == task]
+            found = estimate(items["value"], items["task"], **how)
+            table.append((*group, task, *found.bounds, found.p_value, found.n, part["seed"].nunique()))
+    return _labelled(table, [*by, "task", name, "low", "high", "p_value", "n", "n_seeds"])
 
 
 def contrasts(
@@ -140,30 +138,15 @@ def contrasts(
     run = ["domain", "student", "seed", *on]
     is_common = pd.MultiIndex.from_frame(rows[run]).isin(pd.MultiIndex.from_frame(others[run]))
     keys = [*run, "task", "item_id"]
-    both = rows[is_common].merge(
-        others[[*keys, "value"]], on=keys, how="left", suffixes=("", "_other"), validate="many_to_one"
-    )
-    if both["value_other"].isna().any():
-        lonely = both.loc[both["value_other"].isna(), keys].iloc[0].to_dict()
+    how = {"on": keys, "how": "left", "suffixes": ("", "_other"), "validate": "many_to_one"}
+    both = rows[is_common].merge(others[[*keys, "value"]], **how)
+    if (is_lonely := both["value_other"].isna()).any():
+        lonely = both.loc[is_lonely, keys].iloc[0].to_dict()
         raise ValueError(
             f"two runs were scored on different items, such as {lonely}; evaluate both on the same"
         )
     both["value"] -= both.pop("value_other")
-    table = []
-    for group, part in both.groupby(list(by), sort=False, dropna=False):
-        for task, items in _tasks_and_average(part):
-            found = intervals.difference_over_items(items["value"], items["task"], confidence=confidence)
-            seeds = part["seed"].nunique()
-            table.append((*group, task, *found.bounds, found.p_value, found.n, seeds))
-    return _labelled(table, [*by, "task", "difference", "low", "high", "p_value", "n", "n_seeds"])
-
-
-def _tasks_and_average(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Each task with its items, then all of them as the average: task, item_id and the mean value."""
-    by_item = rows.groupby(["task", "item_id"], sort=False)["value"].mean().reset_index()
-    for task in _in_order(by_item["task"]):
-        yield task, by_item[by_item["task"] == task]
-    yield AVERAGE, by_item
+    return _over_items(both, by, intervals.difference_over_items, "difference", confidence=confidence)
 
 
 def _in_order(tasks: pd.Series) -> list[str]:
@@ -179,17 +162,8 @@ def _labelled(table: list[tuple], columns: list[str]) -> pd.DataFrame:
     return in_domain_order(frame).reset_index(drop=True)
 
 
-def plain(rows: pd.DataFrame, *, methods: Iterable[str] = KD_METHODS) -> pd.DataFrame:
-    """Those of `Items.scored` from KD at temperature 1 without noise, of a tuned teacher."""
-    is_plain = rows["method"].isin(list(methods)) & rows["teacher_tuned"].eq(True)
-    return rows[is_plain & (rows["temperature"] == 1.0) & (rows["noise_sigma"] == 0.0)]
-
-
 def gains(scored: pd.DataFrame, *, by: Sequence[str] = SETTING, confidence: float = 0.95) -> pd.DataFrame:
-    """KD (`plain`) less SFT of the same student on the same items, as `contrasts` gives it.
-
-    Nothing is selected on the test items, so there is no rule of selection.
-    """
+    """KD (`plain`) less SFT of the same student on the same items (`contrasts`); nothing is selected."""
     sft = scored[scored["method"] == "sft"]
     return contrasts(plain(scored), sft, by=by, confidence=confidence)
 
@@ -210,19 +184,18 @@ def with_and_without(scored: pd.DataFrame) -> pd.DataFrame:
     """
     keys, values = [*SETTING, "task"], ["difference", "low", "high", "n"]
     known = scored[scored["is_clean"].notna()]
-    clean = gains(known[known["is_clean"].eq(True)])[[*keys, *values]]
-    n_tasks, n_left = (table.groupby("domain")["task"].nunique() for table in (gains(known), clean))
+    whole, clean = gains(known), gains(known[known["is_clean"].eq(True)])
+    n_tasks, n_left = (table.groupby("domain")["task"].nunique() for table in (whole, clean))
     is_other = clean["domain"].map(n_left < n_tasks.reindex(n_left.index)).astype(bool)
-    clean = clean[~(is_other & (clean["task"] == AVERAGE))]
-    both = gains(known).merge(clean, on=keys, how="left", suffixes=("", "_without"))
-    suffixed = [f"{name}_without" for name in values]
-    return both[["domain", "method", "task", "label", *values, *suffixed]]
+    clean = clean.loc[~(is_other & (clean["task"] == AVERAGE)), [*keys, *values]]
+    both = whole.merge(clean, on=keys, how="left", suffixes=("", "_without"))
+    return both[["domain", "method", "task", "label", *values, *(f"{name}_without" for name in values)]]
 
 
 def tuning_costs(scored: pd.DataFrame) -> pd.DataFrame:
     """What the tuned teacher gives over the untuned one (`contrasts`): forward KL, else `plain`."""
-    fkl = scored[(scored["method"] == "fkl") & (scored["noise_sigma"] == 0.0)]
-    untuned = fkl[(fkl["temperature"] == 1.0) & fkl["teacher_tuned"].eq(False)]
+    untuned = scored[scored["teacher_tuned"].eq(False)]
+    untuned = plain(untuned.assign(teacher_tuned=True), methods=("fkl",))
     return contrasts(plain(scored, methods=("fkl",)), untuned, on=["teacher"])
 
 
@@ -237,21 +210,19 @@ def noise_changes(
 
 def temperature_changes(scored: pd.DataFrame, *, by: Sequence[str] = SETTING) -> pd.DataFrame:
     """Each run at another temperature less that at 1 of its method (`contrasts`)."""
-    other = scored[(scored["temperature"] != 1.0) & scored["teacher_tuned"].eq(True)]
-    return contrasts(other[other["noise_sigma"] == 0.0], plain(scored), on=["teacher", "method"], by=by)
+    others = plain(scored, temperature=None)
+    others = others[others["temperature"] != 1.0]
+    return contrasts(others, plain(scored), on=["teacher", "method"], by=by)
 
 
 def method_differences(scored: pd.DataFrame, *, confidence: float = 0.95) -> pd.DataFrame:
     """Each two of the paper's methods against each other (`contrasts`): method less `other`."""
-    runs_of = plain(scored, methods=PAPER_METHODS)
-    present = [method for method in PAPER_METHODS if (runs_of["method"] == method).any()]
-    tables = []
-    for method, other in combinations(present, 2):
-        rows, others = (runs_of[runs_of["method"] == name] for name in (method, other))
+    runs, tables = plain(scored, methods=PAPER_METHODS), []
+    for method, other in combinations(PAPER_METHODS, 2):
+        rows, others = (runs[runs["method"] == name] for name in (method, other))
         found = contrasts(rows, others, on=["teacher"], confidence=confidence)
         tables.append(found.assign(other=other))
-    nothing = contrasts(runs_of.head(0), runs_of.head(0)).assign(other="")
-    return pd.concat(tables, ignore_index=True) if tables else nothing
+    return pd.concat([each for each in tables if len(each)] or tables[:1], ignore_index=True)
 
 
 def with_intervals(runs: pd.DataFrame, scored: pd.DataFrame) -> pd.DataFrame:
@@ -273,13 +244,8 @@ def agreements(beside: pd.DataFrame) -> pd.DataFrame:
     A line a method (`sft` among them) x task, and its average: PAIRED, task, label, agreement, low, high, n,
     and rise, rise_low, rise_high, p_value, points, NaN for SFT.
     """
-    table = []
-    for setting, part in beside.groupby(PAIRED, sort=False):
-        for task, items in _tasks_and_average(part):
-            found = intervals.mean_over_items(items["value"], items["task"])
-            table.append((*setting, task, *found.bounds, found.n))
-    levels = _labelled(table, [*PAIRED, "task", "agreement", "low", "high", "n"])
-    return _with_rises(levels, agreement_rises(beside))
+    levels = _over_items(beside, PAIRED, intervals.mean_over_items, "agreement")
+    return _with_rises(levels.drop(columns=["p_value", "n_seeds"]), agreement_rises(beside))
 
 
 def _with_rises(levels: pd.DataFrame, rises: pd.DataFrame) -> pd.DataFrame:
@@ -309,11 +275,10 @@ def fidelity_rises(beside: pd.DataFrame, *, by: Sequence[str] = PAIRED) -> pd.Da
     """KD less SFT student in corpus BLEU with the teacher's texts, points: columns as of `contrasts`."""
     bleus, keys = _bleus(beside), ["domain", "teacher", "student", "seed", "task"]
     is_sft = bleus["method"] == "sft"
-    both = bleus[~is_sft].merge(
-        bleus.loc[is_sft, [*keys, "bleu", "left_out"]], on=keys, suffixes=("", "_sft")
-    )
-    both["bleu"] -= both["bleu_sft"]
-    both["left_out"] = [kd - sft for kd, sft in zip(both["left_out"], both["left_out_sft"], strict=True)]
+    sft = bleus.loc[is_sft, [*keys, "bleu", "left_out"]]
+    both = bleus[~is_sft].merge(sft, on=keys, suffixes=("", "_sft"))
+    for name in ("bleu", "left_out"):
+        both[name] = [kd - before for kd, before in zip(both[name], both[f"{name}_sft"], strict=True)]
     return _jackknifed(both, by).rename(columns={"estimate": "difference"})
 
 
@@ -334,12 +299,11 @@ def _jackknifed(bleus: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     """
     table = []
     for group, part in bleus.groupby(list(by), sort=False):
-        tasks = _in_order(part["task"])
-        values = [float(part.loc[part["task"] == task, "bleu"].mean()) for task in tasks]
-        left_out = [np.mean(part.loc[part["task"] == task, "left_out"].tolist(), axis=0) for task in tasks]
+        of_tasks = {task: part[part["task"] == task] for task in _in_order(part["task"])}
+        values = [float(each["bleu"].mean()) for each in of_tasks.values()]
+        left_out = [np.mean(each["left_out"].tolist(), axis=0) for each in of_tasks.values()]
         found = [intervals.jackknife([one], [each]) for one, each in zip(values, left_out, strict=True)]
-        for task, each in zip(
-            (*tasks, AVERAGE), (*found, intervals.jackknife(values, left_out)), strict=True
-        ):
+        found.append(intervals.jackknife(values, left_out))
+        for task, each in zip((*of_tasks, AVERAGE), found, strict=True):
             table.append((*group, task, *each.bounds, each.p_value, each.n))
     return _labelled(table, [*by, "task", "estimate", "low", "high", "p_value", "n"])

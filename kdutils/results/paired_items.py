@@ -14,9 +14,9 @@ from kdutils.grid.cell_table import model_parameters
 from kdutils.inference import crossed_bootstrap, student_tests
 from kdutils.inference.estimate import Estimate
 from kdutils.results.gain_tables import in_domain_order, in_method_order, pair_label
+from kdutils.results.item_gains import PAIRED
 
-RUN = ["domain", "family", "teacher", "student", "seed"]
-STRATUM = [*RUN, "task"]
+STRATUM = ["domain", "family", "teacher", "student", "seed", "task"]
 ALPHA = 0.05
 WAYS = {
     "students": "t of student means, families as blocks",
@@ -26,43 +26,38 @@ WAYS = {
 
 
 def against_sft(paired: pd.DataFrame) -> pd.DataFrame:
-    """KD and SFT answers of the same pair, seed and item: RUN, method, task, item_id, `kd`,
-    `sft` (right or not).
+    """KD and SFT answers of the same pair, seed and item: STRATUM, item_id, method, `kd`, `sft` (right?).
 
     Takes agreement_fidelity.paired_answers; of several texts an item the first. No seed without SFT.
     """
-    first = paired[paired["sample"] == paired["sample"].min()]
+    first = paired[paired["sample"] == paired["sample"].min()].astype({"correct": bool})
     keys = [*STRATUM, "item_id"]
     is_sft = first["method"] == "sft"
     sft = first.loc[is_sft, [*keys, "correct"]].rename(columns={"correct": "sft"})
     kd = first.loc[~is_sft, [*keys, "method", "correct"]].rename(columns={"correct": "kd"})
-    both = kd.merge(sft, on=keys, how="inner", validate="many_to_one")
-    return both.astype({"kd": bool, "sft": bool})
+    return kd.merge(sft, on=keys, how="inner", validate="many_to_one")
 
 
 def won_and_lost(rows: pd.DataFrame) -> pd.DataFrame:
     """McNemar's exact test of each pair x method x domain, of the first seed there is: a map of tests.
 
-    Columns domain, pair, student_parameters, method, label, seed, n, won (right after KD alone), lost (right
-    after SFT alone), gain (points), p_value, q_value (Benjamini and Hochberg over the whole map) and reason,
-    where p is NaN.
+    Columns domain, method, label, seed, n, won (right after KD alone), lost (right after SFT alone), gain
+    (points), p_value, q_value (Benjamini and Hochberg over the whole map), reason, where p is NaN,
+    student_parameters and pair.
     """
     table = []
-    keys = ["domain", "teacher", "student", "method"]
-    for (domain, teacher, student, method), part in rows.groupby(keys, sort=False):
+    for names, part in rows.groupby(PAIRED, sort=False):
         seed = part["seed"].min()
         one = part[part["seed"] == seed]
         found = student_tests.mcnemar(one["kd"], one["sft"])
         gain = 100 * (found.left_only - found.right_only) / found.n
-        who = (domain, teacher, student, method, METHOD_NAMES[method], seed)
         what = (found.n, found.left_only, found.right_only, gain, found.p_value, found.reason)
-        table.append((*who, *what))
-    names = [*keys, "label", "seed", "n", "won", "lost", "gain", "p_value", "reason"]
-    frame = pd.DataFrame(table, columns=names)
-    frame.insert(len(names) - 1, "q_value", student_tests.benjamini_hochberg(frame["p_value"]))
-    sizes = {side: frame[side].map(model_parameters) for side in ("student", "teacher")}
-    frame = frame.assign(student_parameters=sizes["student"], teacher_parameters=sizes["teacher"])
-    frame = in_method_order(frame).sort_values(["student_parameters", "teacher_parameters"], kind="stable")
+        table.append((*names, METHOD_NAMES[names[-1]], seed, *what))
+    columns = [*PAIRED, "label", "seed", "n", "won", "lost", "gain", "p_value", "reason"]
+    frame = pd.DataFrame(table, columns=columns)
+    frame.insert(len(columns) - 1, "q_value", student_tests.benjamini_hochberg(frame["p_value"]))
+    sizes = {f"{side}_parameters": frame[side].map(model_parameters) for side in ("student", "teacher")}
+    frame = in_method_order(frame.assign(**sizes)).sort_values(list(sizes), kind="stable")
     frame = in_domain_order(frame).reset_index(drop=True)
     frame = frame.assign(pair=pair_label(frame) if len(frame) else [])
     return frame.drop(columns=["teacher", "student", "teacher_parameters"])
@@ -79,9 +74,7 @@ def map_remark(table: pd.DataFrame) -> str:
     return text + (f"; {undefined} cannot be tested." if undefined else ".")
 
 
-def three_ways(
-    rows: pd.DataFrame, *, rng: np.random.Generator, n_resamples: int = crossed_bootstrap.N_RESAMPLES
-) -> pd.DataFrame:
+def three_ways(rows: pd.DataFrame, *, rng: np.random.Generator) -> pd.DataFrame:
     """The mean gain of each domain and method by three analyses (WAYS): a row a domain x method x way.
 
     Columns domain, label, way, estimate, low, high, n_students, reason where it is undefined. All are means
@@ -90,47 +83,37 @@ def three_ways(
     other students and tasks.
     """
     table = []
-    for domain, of_domain in rows.groupby("domain", sort=False):
+    gains = rows.assign(one=1.0, gain=100.0 * (rows["kd"].astype(int) - rows["sft"].astype(int)))
+    for domain, of_domain in gains.groupby("domain", sort=False):
         for method in KD_METHODS:
             part = of_domain[of_domain["method"] == method]
-            if len(part):
-                name = METHOD_NAMES[method]
-                n = part["student"].nunique()
-                for way, found in _ways(part, rng, n_resamples).items():
-                    table.append((domain, name, WAYS[way], *found.bounds, n, found.reason))
+            if part.empty:
+                continue
+            tasks = part
+            for keys in (STRATUM, ["family", "student", "task"]):
+                tasks = tasks.groupby(keys, sort=False)["gain"].mean().reset_index()
+            students = tasks.groupby(["family", "student"], sort=False)["gain"].mean().reset_index()
+            mixed = student_tests.mixed_gain(tasks)
+            ways = {
+                "students": student_tests.student_mean_test(students, "gain", unit="student", block="family"),
+                "crossed": _drawn(part, rng),
+                "mixed": Estimate(mixed.estimate, mixed.low, mixed.high, reason=mixed.reason),
+            }
+            for way, found in ways.items():
+                who = (domain, METHOD_NAMES[method], WAYS[way])
+                table.append((*who, *found.bounds, len(students), found.reason))
     columns = ["domain", "label", "way", "estimate", "low", "high", "n_students", "reason"]
     return in_domain_order(pd.DataFrame(table, columns=columns)).reset_index(drop=True)
 
 
-def _ways(part: pd.DataFrame, rng: np.random.Generator, n_resamples: int) -> dict[str, Estimate]:
-    gains = part.assign(gain=100.0 * (part["kd"].astype(int) - part["sft"].astype(int)))
-    tasks = gains.groupby([*STRATUM], sort=False)["gain"].mean().reset_index()
-    tasks = tasks.groupby(["family", "student", "task"], sort=False)["gain"].mean().reset_index()
-    students = tasks.groupby(["family", "student"], sort=False)["gain"].mean().reset_index()
-    by_t = student_tests.student_mean_test(students, "gain", unit="student", block="family")
-    mixed = student_tests.mixed_gain(tasks)
-    return {
-        "students": by_t,
-        "crossed": _drawn(gains, rng, n_resamples),
-        "mixed": Estimate(mixed.estimate, mixed.low, mixed.high, reason=mixed.reason),
-    }
-
-
-def _drawn(gains: pd.DataFrame, rng: np.random.Generator, n_resamples: int) -> Estimate:
+def _drawn(gains: pd.DataFrame, rng: np.random.Generator) -> Estimate:
     """The mean over students, which are drawn again with all their runs, and items."""
     found = crossed_bootstrap.resampled(
-        gains.assign(one=1.0),
-        strata=STRATUM,
-        clusters=["student"],
-        values=["one", "gain"],
-        rng=rng,
-        n_resamples=n_resamples,
+        gains, strata=STRATUM, clusters=["student"], values=["one", "gain"], rng=rng
     )
-    keys = found.keys
-    n_runs = keys.groupby(["student", "task"])["seed"].transform("size")
-    n_tasks = keys.groupby("student")["task"].transform("nunique")
+    n_runs = found.keys.groupby(["student", "task"])["seed"].transform("size")
+    n_tasks = found.keys.groupby("student")["task"].transform("nunique")
+    means_RS = crossed_bootstrap.ratio(found.sums("gain"), found.sums("one"))
     weights_RS = found.weights_RS / (n_runs * n_tasks).to_numpy(float)
-    mean = crossed_bootstrap.weighted_mean(
-        crossed_bootstrap.ratio(found.sums("gain"), found.sums("one")), weights_RS
-    )
+    mean = crossed_bootstrap.weighted_mean(means_RS, weights_RS)
     return crossed_bootstrap.estimate(mean, why_undefined="no items", why_not=found.why_not)

@@ -12,7 +12,9 @@ number they end on, BLEU of the words alone (`wording`).
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cache
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -20,17 +22,17 @@ import pandas as pd
 import sacrebleu
 
 from kdutils import evaluate
-from kdutils.constants import KD_METHODS, METHOD_NAMES
+from kdutils.constants import DOMAINS, KD_METHODS, METHOD_NAMES, TASK_LABELS
+from kdutils.data import sources
+from kdutils.evaluate import KEYS
 from kdutils.grid.plan import Plan
 from kdutils.inference import crossed_bootstrap
 from kdutils.inference.crossed_bootstrap import Resampled, ratio, weighted_mean
 from kdutils.inference.estimate import Estimate
-from kdutils.results import agreement_fidelity
+from kdutils.results.agreement_fidelity import paired_rows
+from kdutils.results.gain_tables import in_view, interval_text
 
-DOMAIN = "math"
-PAIR = ["teacher", "student"]
-STRATUM = [*PAIR, "seed", "task"]
-COLUMNS = [*evaluate.KEYS, "text", "parsed", "correct", "truncated"]  # of the item rows
+STRATUM = ["teacher", "student", "seed", "task"]
 OUTCOMES = {  # evaluate.ANSWERS in words
     "both_right": "both right",
     "only_student": "only the student right",
@@ -46,6 +48,16 @@ FATES = {  # what became of an item through KD; the first four where the teacher
     "teacher_wrong": "teacher wrong",
 }
 MEASURES = {"bleu": "sentence BLEU", "rouge_l": "ROUGE-L", "wording": "BLEU of the words alone"}
+QUADRANTS = {  # (same answer as the teacher, right) -> in words
+    (True, True): "right, with the teacher's answer",
+    (True, False): "wrong, with the teacher's answer",
+    (False, True): "right, with another answer",
+    (False, False): "wrong, with another answer",
+}
+DRAWN = (
+    "drawn by a seeded generator, not picked: of each method one of each outcome, as far as there are any, "
+    "from all items of all its students (temperature 1, no noise, tuned teacher)"
+)
 NONE = "no text in this group"
 ESTIMATED = ["estimate", "low", "high", "reason"]
 NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
@@ -53,33 +65,22 @@ STATED = re.compile(r"\s*[Tt]he answer is\b.*$", re.DOTALL)
 
 
 def texts(plan: Plan) -> pd.DataFrame:
-    """Texts of a plan's students and of their teachers: a row a student x teacher x seed x item.
+    """Texts of a plan's students and of their teachers in math: a row a student x teacher x seed x item.
 
-    Columns agreement_fidelity.NAMES, COLUMNS, those of the teacher with the suffix `_teacher`, `outcome` (a
-    key of OUTCOMES) and MEASURES, percent. No rows without live runs, or without math.
+    As agreement_fidelity.paired_rows, with text, parsed, correct, truncated, and `outcome` (a key of
+    OUTCOMES) and MEASURES, percent.
     """
-    found = list(agreement_fidelity.beside_teachers(plan, COLUMNS, domains=(DOMAIN,))) if plan.runs else []
-    stacked = [
-        pd.concat([evaluate.paired(student, teacher)], keys=[place], names=["place"])
-        for place, (_, student, teacher) in enumerate(found)
-    ]
-    names = [name for name in COLUMNS if name not in evaluate.KEYS]
-    if not stacked:
-        suffixed = [f"{name}_teacher" for name in names]
-        return pd.DataFrame(columns=[*agreement_fidelity.NAMES, *COLUMNS, *suffixed, "outcome", *MEASURES])
-    both = pd.concat(stacked).reset_index("place")
-    both = both[both["sample"] == both["sample"].min()]  # one text an item
-    named = pd.DataFrame([where for where, _, _ in found])[agreement_fidelity.NAMES].iloc[both.pop("place")]
-    rows = pd.concat([named.reset_index(drop=True), both.reset_index(drop=True)], axis=1)
+    rows = paired_rows(plan, ["text", "parsed", "correct", "truncated"], domains=("math",))
+    rows = rows[rows["sample"] == rows["sample"].min()].reset_index(drop=True)  # one text an item
     return rows.assign(outcome=outcomes(rows), **likeness(rows["text"], rows["text_teacher"]))
 
 
 def outcomes(both: pd.DataFrame) -> np.ndarray:
     """Of paired rows the key of OUTCOMES that holds; exactly one does."""
     right, teacher_right = both["correct"].to_numpy(bool), both["correct_teacher"].to_numpy(bool)
-    wrong = np.where(evaluate.same_answer(both), "same_wrong", "other_wrong")
-    wrong = np.where(teacher_right, "only_teacher", wrong)
-    return np.where(right, np.where(teacher_right, "both_right", "only_student"), wrong)
+    same_wrong = ~right & ~teacher_right & evaluate.same_answer(both).to_numpy()
+    cases = [right & teacher_right, right, teacher_right, same_wrong]
+    return np.select(cases, ["both_right", "only_student", "only_teacher", "same_wrong"], "other_wrong")
 
 
 def likeness(texts: Sequence[str], references: Sequence[str]) -> dict[str, np.ndarray]:
@@ -101,9 +102,7 @@ def _of_pairs(
     texts: Sequence[str], references: Sequence[str], measure: Callable[[str, str], float]
 ) -> np.ndarray:
     """A measure of pairs, each computed once, however often it occurs."""
-    pairs = list(zip(texts, references, strict=True))
-    known = {pair: measure(*pair) for pair in dict.fromkeys(pairs)}
-    return np.array([known[pair] for pair in pairs], dtype=float)
+    return np.array(list(map(cache(measure), texts, references)), dtype=float)
 
 
 def wording(text: str) -> str:
@@ -122,15 +121,12 @@ def changes(rows: pd.DataFrame) -> pd.DataFrame:
     kd = rows[rows["method"] != "sft"]
     both = kd.merge(sft, on=keys, how="inner", suffixes=("", "_sft"), validate="many_to_one")
     rises = {name: both[name] - both.pop(f"{name}_sft") for name in MEASURES}
-    return both.assign(fate=_fates(both), **rises)
-
-
-def _fates(both: pd.DataFrame) -> np.ndarray:
-    before, after = both["correct_sft"].to_numpy(bool), both["correct"].to_numpy(bool)
-    right = np.where(before, "stayed_right", "became_right")
-    wrong = np.where(before, "became_wrong", "stayed_wrong")
-    fates = np.where(after, right, wrong)
-    return np.where(both["correct_teacher"].to_numpy(bool), fates, "teacher_wrong")
+    before, after, teacher_right = (
+        both[f"correct{side}"].to_numpy(bool) for side in ("_sft", "", "_teacher")
+    )
+    cases = [~teacher_right, before & after, before, after]
+    names = ["teacher_wrong", "stayed_right", "became_wrong", "became_right"]
+    return both.assign(fate=np.select(cases, names, "stayed_wrong"), **rises)
 
 
 # --- means with intervals ---------------------------------------------------------------------------------
@@ -144,23 +140,32 @@ def by_method(rows: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
 
 
 def resampled(
-    rows: pd.DataFrame, values: Mapping[str, Any], clusters: Sequence[str] = PAIR, **how
+    rows: pd.DataFrame, values: Mapping[str, Any], *clusters: str, rng: np.random.Generator
 ) -> Resampled:
-    """Sums of `values` with pairs (or what `clusters` names) and items drawn again, crossed.
-
-    Seeds of a pair go with it.
-    """
+    """Sums of `values`, with clusters (such as teacher and student, of all seeds) and items drawn again."""
     table = rows[[*STRATUM, "item_id"]].assign(**values)
-    return crossed_bootstrap.resampled(table, strata=STRATUM, clusters=clusters, values=list(values), **how)
+    return crossed_bootstrap.resampled(table, strata=STRATUM, clusters=clusters, values=list(values), rng=rng)
 
 
-def estimated(mean: np.ndarray, drawn: Resampled, part: pd.DataFrame, why_undefined: str = NONE) -> Estimate:
-    """The mean over `part` with its interval."""
-    why_not = drawn.why_not or ("one text, nothing to draw again" if len(part) == 1 else "")
-    return crossed_bootstrap.estimate(mean, why_undefined=why_undefined, why_not=why_not)
+def means(
+    rows: pd.DataFrame,
+    values: Mapping[str, Any],
+    over: Mapping[str, str],
+    *,
+    rng: np.random.Generator,
+    scale: float = 1.0,
+) -> dict[str, Estimate]:
+    """Sums of the values that `over` names, over those that it gives them; pairs and items drawn again."""
+    drawn, found = resampled(rows, values, "teacher", "student", rng=rng), {}
+    for name, of in over.items():
+        is_one = drawn.sums(of)[0].sum() == 1
+        why_not = drawn.why_not or ("one text, nothing to draw again" if is_one else "")
+        mean = scale * drawn.mean(name, of)
+        found[name] = crossed_bootstrap.estimate(mean, why_undefined=NONE, why_not=why_not)
+    return found
 
 
-def _sums_by_group(rows: pd.DataFrame, group: str, names: Sequence[str]) -> dict[str, pd.Series]:
+def _sums_by_group(rows: pd.DataFrame, group: str, names: Iterable[str]) -> dict[str, pd.Series]:
     """What is added up of ones and MEASURES in each group."""
     ones = {name: (rows[group] == name).astype(float) for name in names}
     values = {f"{name} one": is_in for name, is_in in ones.items()}
@@ -168,12 +173,7 @@ def _sums_by_group(rows: pd.DataFrame, group: str, names: Sequence[str]) -> dict
 
 
 def by_group(
-    rows: pd.DataFrame,
-    group: str,
-    names: Mapping[str, str],
-    *,
-    rng: np.random.Generator,
-    n_resamples: int = crossed_bootstrap.N_RESAMPLES,
+    rows: pd.DataFrame, group: str, names: Mapping[str, str], *, rng: np.random.Generator
 ) -> pd.DataFrame:
     """Mean of MEASURES by method and `group` (of `names`) with intervals: a row a method x group x measure.
 
@@ -182,20 +182,18 @@ def by_group(
     """
     table = []
     for method, name, part in by_method(rows):
-        drawn = resampled(part, _sums_by_group(part, group, list(names)), rng=rng, n_resamples=n_resamples)
-        for key, label in names.items():
+        cases = list(product(names, MEASURES))
+        over = {f"{key} {measure}": f"{key} one" for key, measure in cases}
+        found = means(part, _sums_by_group(part, group, names), over, rng=rng)
+        for (key, measure), each in zip(cases, found.values(), strict=True):
             of_group = part[part[group] == key]
-            n = len(of_group), len(of_group[PAIR].drop_duplicates())
-            for measure in MEASURES:
-                found = estimated(drawn.mean(f"{key} {measure}", f"{key} one"), drawn, of_group)
-                table.append((method, name, key, label, measure, *found.bounds, found.reason, *n))
+            n = len(of_group), of_group.groupby(["teacher", "student"]).ngroups
+            table.append((method, name, key, names[key], measure, *each.bounds, each.reason, *n))
     columns = ["method", "label", "group", "group_label", "measure", *ESTIMATED, "n", "n_pairs"]
     return pd.DataFrame(table, columns=columns)
 
 
-def contrasts(
-    rises: pd.DataFrame, *, rng: np.random.Generator, n_resamples: int = crossed_bootstrap.N_RESAMPLES
-) -> pd.DataFrame:
+def contrasts(rises: pd.DataFrame, *, rng: np.random.Generator) -> pd.DataFrame:
     """How much more likeness rose where an item became right than where it stayed wrong, and stayed right.
 
     A row a method x `than` x measure: ESTIMATED, n (items that became right), n_than. Compared within a pair,
@@ -204,17 +202,14 @@ def contrasts(
     """
     table, why = [], "no pair, seed and task has both kinds of items"
     for method, name, part in by_method(rises):
-        drawn = resampled(part, _sums_by_group(part, "fate", list(FATES)), rng=rng, n_resamples=n_resamples)
-        for than in ("stayed_wrong", "stayed_right"):
+        drawn = resampled(part, _sums_by_group(part, "fate", FATES), "teacher", "student", rng=rng)
+        for than, measure in product(("stayed_wrong", "stayed_right"), MEASURES):
             n, m = drawn.sums("became_right one"), drawn.sums(f"{than} one")
-            weight = drawn.weights_RS * ratio(n * m, n + m)
-            for measure in MEASURES:
-                rise = ratio(drawn.sums(f"became_right {measure}"), n)
-                rise = weighted_mean(rise - ratio(drawn.sums(f"{than} {measure}"), m), weight)
-                found = crossed_bootstrap.estimate(rise, why_undefined=why, why_not=drawn.why_not)
-                counts = int(n[0].sum()), int(m[0].sum())
-                who = (method, name, than, FATES[than], measure)
-                table.append((*who, *found.bounds, found.reason, *counts))
+            rise = ratio(drawn.sums(f"became_right {measure}"), n) - ratio(drawn.sums(f"{than} {measure}"), m)
+            mean = weighted_mean(rise, drawn.weights_RS * ratio(n * m, n + m))
+            found = crossed_bootstrap.estimate(mean, why_undefined=why, why_not=drawn.why_not)
+            who = (method, name, than, FATES[than], measure)
+            table.append((*who, *found.bounds, found.reason, int(n[0].sum()), int(m[0].sum())))
     columns = ["method", "label", "than", "than_label", "measure", *ESTIMATED, "n", "n_than"]
     return pd.DataFrame(table, columns=columns).astype({"n": int, "n_than": int})
 
@@ -233,28 +228,16 @@ def remark(table: pd.DataFrame) -> str:
             sentences.append(f"{bleu['label']}: undefined ({bleu['reason']}).")
             continue
         seen = "goes with" if bleu["low"] > 0 else "does not go with"
+        rises = [interval_text(*row[["estimate", "low", "high"]]) for row in (bleu, words)]
         sentences.append(
             f"{bleu['label']}: coming closer to the teacher's text {seen} becoming right: the change of "
-            f"sentence BLEU is {_points(bleu)} points above that of items that stayed wrong; in the words "
-            f"alone, {_points(words)}."
+            f"sentence BLEU is {rises[0]} points above that of items that stayed wrong; in the words "
+            f"alone, {rises[1]}."
         )
     return " ".join(sentences)
 
 
-def _points(row: pd.Series) -> str:
-    return Estimate(row["estimate"], row["low"], row["high"]).text().replace("-", "−")
-
-
-# --- do right and alike go together? ----------------------------------------------------------------------
-
-
-def links(
-    rows: pd.DataFrame,
-    *,
-    task: str,
-    rng: np.random.Generator,
-    n_resamples: int = crossed_bootstrap.N_RESAMPLES,
-) -> pd.DataFrame:
+def links(rows: pd.DataFrame, *, task: str, rng: np.random.Generator) -> pd.DataFrame:
     """Correlation over the items of a task of being right with sentence BLEU, mean over students, by method.
 
     A row a method x `of` (`r`, `|r|`): method, label, of, ESTIMATED, n_students, n_runs. A student is the
@@ -265,13 +248,13 @@ def links(
     for method, name, own in by_method(rows[rows["task"] == task]):
         right, bleu = own["correct"].astype(float), own["bleu"]
         values = {"one": 1.0, "right": right, "bleu": bleu, "square": bleu**2, "both": right * bleu}
-        drawn = resampled(own, values, ["student"], rng=rng, n_resamples=n_resamples)
+        drawn = resampled(own, values, "student", rng=rng)
         r_RS = _correlations(*(drawn.sums(value) for value in values))
         n_runs = drawn.keys.groupby("student")["seed"].transform("size").to_numpy(float)
-        n = own["student"].nunique(), len(drawn.keys)
         for of, each in (("r", r_RS), ("|r|", np.abs(r_RS))):
             mean = weighted_mean(each, drawn.weights_RS / n_runs)
             found = crossed_bootstrap.estimate(mean, why_undefined=why, why_not=drawn.why_not)
+            n = own["student"].nunique(), len(drawn.keys)
             table.append((method, name, of, *found.bounds, found.reason, *n))
     return pd.DataFrame(table, columns=["method", "label", "of", *ESTIMATED, "n_students", "n_runs"])
 
@@ -283,3 +266,45 @@ def _correlations(
     spread = np.maximum(n * right - right**2, 0.0) * np.maximum(n * square - bleu**2, 0.0)
     is_flat = (n * right - right**2 <= 0) | (n * square - bleu**2 <= 1e-9 * n * square)
     return ratio(n * both - right * bleu, np.where(is_flat, 0.0, np.sqrt(spread)))
+
+
+# --- texts side by side -------------------------------------------------------------------------------------
+
+
+def examples(plan: Plan, *, rng: np.random.Generator) -> pd.DataFrame:
+    """What teacher, SFT and KD student wrote to the same question: of each method one of each of QUADRANTS.
+
+    Of math, else of commonsense; by the rule DRAWN. No rows where no KD run, its teacher and the SFT student
+    of its seed are all finished.
+    """
+    for domain in DOMAINS:
+        rows = paired_rows(plan, ["text", "answer", "parsed", "correct"], domains=(domain,))
+        rows = in_view(rows, plan)
+        if len(rows):
+            break
+    keys = ["teacher", "student", "seed", *KEYS]
+    sft = rows.loc[rows["method"] == "sft", [*keys, "text"]]
+    kd = rows[rows["method"] != "sft"].merge(sft, on=keys, suffixes=("", "_sft"))
+    run = kd.groupby(["teacher", "student", "method", "seed"], sort=False).ngroup()
+    kd = kd.assign(run=run, same=evaluate.same_answer(kd)).sort_values(["run", *KEYS])
+    items, drawn = items_of(plan, domain) if len(kd) else {}, []
+    for method, ((is_same, is_right), label) in product(KD_METHODS, QUADRANTS.items()):
+        pool = kd[(kd["method"] == method) & (kd["same"] == is_same) & (kd["correct"] == is_right)]
+        for row in pool.iloc[rng.permutation(len(pool))[:1]].to_dict("records"):
+            (name, student), (_, teacher) = (row[who].rsplit("-", 1) for who in ("student", "teacher"))
+            who = f"{TASK_LABELS[row['task']]}: {name} {teacher} → {student}, {METHOD_NAMES[method]}"
+            question = f"{items[row['task'], row['item_id']].question} [{row['answer']}]"
+            texts = (row["text_teacher"], row["text_sft"], row["text"])
+            drawn.append((f"{label} ({who})", question, *texts))
+    return pd.DataFrame(drawn, columns=["KD student is", "question", "teacher", "SFT student", "KD student"])
+
+
+def items_of(plan: Plan, domain: str) -> dict[tuple[str, str], sources.Item]:
+    """The test items of a domain by task and id, of every data set and evaluation in the plan."""
+    asked = {}
+    for run in plan.runs:
+        spec = sources.resolved(run.spec)
+        if spec.domain == domain:
+            asked.setdefault((spec.data, run.evaluation.eval_id), (spec, run.evaluation))
+    items = [item for spec, evaluation in asked.values() for item in sources.test_items(spec, evaluation)]
+    return {(item.task, item.id): item for item in items}

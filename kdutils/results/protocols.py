@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -27,9 +27,8 @@ from kdutils.grid.cell_table import short_name
 from kdutils.grid.plan import Plan
 from kdutils.grid.profile import FACTORS
 from kdutils.inference import intervals
-from kdutils.inference.estimate import Estimate
-from kdutils.results.gain_tables import in_domain_order
-from kdutils.spec import BY_SEQUENCE, LOGIT_METHODS, RunSpec
+from kdutils.results.gain_tables import in_domain_order, interval_text
+from kdutils.spec import BY_SEQUENCE, LOGIT_METHODS
 
 SETTING = ["domain", "teacher", "student", "method", "temperature", "seed", "prompt", "sequences", "sampled"]
 ITEM = ["task", "item_id"]
@@ -51,11 +50,10 @@ class Variant:
 
     def touches(self, method: str) -> bool:
         """Whether it has an effect on a method at all."""
-        only = replace(self, sequences=False, choice="")
-        return (
-            only != replace(CAREFUL, label=self.label)
+        return bool(
+            (self.prompt or self.sampled or self.lenient or self.seed)
             or (self.sequences and method in BY_SEQUENCE)
-            or (self.choice != "" and method in LOGIT_METHODS)
+            or (self.choice and method in LOGIT_METHODS)
         )
 
 
@@ -83,43 +81,39 @@ def read(plan: Plan) -> pd.DataFrame:
     training, noisy runs, untuned teachers and instructions, which have no answer to read, are left out.
     """
     students = {run.spec.student for run in plan.runs if run.spec.teacher}
-    tables = []
+    columns, tables = [*SETTING, "sample", *ITEM, "lenient", "strict"], []
     for run in dict.fromkeys((*plan.runs, *plan.variants)):
-        if not _is_compared(run.spec) or run.spec.student not in students:
+        spec = run.spec
+        is_compared = spec.domain in DOMAINS and spec.student in students and not spec.noise_sigma
+        if not is_compared or not (
+            spec.method == "sft" or (spec.method in KD_METHODS and spec.teacher_tuned)
+        ):
             continue
-        spec = sources.resolved(run.spec)
+        spec = sources.resolved(spec)
         rows = store.folder_of(plan.out, spec.run_id).evaluation(run.evaluation)
         if rows is None:
             continue
-        rows = rows[["sample", *ITEM, "correct", "correct_strict"]]
-        rows = rows.rename(columns={"correct": "lenient", "correct_strict": "strict"})
         setting = (spec.domain, short_name(spec.teacher or ""), short_name(spec.student), spec.method)
         setting += (spec.temperature, spec.seed, spec.scores_prompt, spec.weighs_sequences)
         setting += (run.evaluation.temperature > 0,)
-        tables.append(rows.assign(**dict(zip(SETTING, setting, strict=True))))
-    columns = [*SETTING, "sample", *ITEM, "lenient", "strict"]
-    return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
-
-
-def _is_compared(spec: RunSpec) -> bool:
-    is_trained = spec.method == "sft" or (spec.method in KD_METHODS and spec.teacher_tuned)
-    return spec.domain in DOMAINS and is_trained and spec.noise_sigma == 0.0
+        rows = rows.rename(columns={"correct": "lenient", "correct_strict": "strict"})
+        tables.append(rows.assign(**dict(zip(SETTING, setting, strict=True)))[columns])
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns)
 
 
 def value(part: pd.DataFrame, variant: Variant) -> pd.Series | None:
     """The share of a student's texts that are right, by question; None if it was not run so."""
-    chosen = part[
-        (part["seed"] == variant.seed)
-        & (part["sampled"] == variant.sampled)
-        & (part["prompt"] == variant.prompt)
-    ]
-    chosen = chosen[~chosen["method"].isin(BY_SEQUENCE) | (chosen["sequences"] == variant.sequences)]
+    is_chosen = (part["seed"] == variant.seed) & (part["prompt"] == variant.prompt)
+    is_chosen &= part["sampled"] == variant.sampled
+    is_chosen &= ~part["method"].isin(BY_SEQUENCE) | (part["sequences"] == variant.sequences)
+    chosen = part[is_chosen]
     chosen = chosen.assign(right=chosen["lenient" if variant.lenient else "strict"].astype(float))
-    if variant.choice and part["method"].isin(LOGIT_METHODS).any():
-        is_choice = chosen["temperature"].nunique() > 1
-        chosen = _best_temperature(chosen, variant.choice) if is_choice else chosen.head(0)
-    else:
+    if not (variant.choice and part["method"].isin(LOGIT_METHODS).any()):
         chosen = chosen[chosen["temperature"] == 1.0]
+    elif chosen["temperature"].nunique() < 2:  # nothing to choose from
+        return None
+    else:
+        chosen = _best_temperature(chosen, variant.choice)
     return chosen.groupby(ITEM)["right"].mean() if len(chosen) else None
 
 
@@ -145,17 +139,16 @@ def changes(rows: pd.DataFrame) -> pd.DataFrame:
     """What each of VARIANTS changes against `careful`, in points: a row a domain x method x arm x quantity.
 
     Quantities: `sft` and `kd` accuracy, and the `gain` of KD over SFT. Columns domain, method, arm (a key of
-    VARIANTS), label,
-    quantity, careful (percent, or points), change, low, high, p_value, low_90, high_90, n (questions),
-    n_pairs, verdict. Task means are averaged, and a question's value over pairs. What a factor cannot touch
-    has no row, nor has what was not run; NaN where runs were scored on different questions.
+    VARIANTS), label, quantity, careful (percent, or points), change, low, high, p_value, low_90, high_90, n
+    (questions), n_pairs, verdict. Task means are averaged, and a question's value over pairs. What a factor
+    cannot touch has no row, nor has what was not run; NaN where runs were scored on different questions.
     """
     table = []
     kd_rows = rows[rows["method"].isin(KD_METHODS)]
     for (domain, method), part in kd_rows.groupby(["domain", "method"], sort=False):
         sft = rows[(rows["domain"] == domain) & (rows["method"] == "sft")]
         pairs = [
-            (kd, sft[sft["student"] == student])
+            {"sft": sft[sft["student"] == student], "kd": kd}
             for (_, student), kd in part.groupby(["teacher", "student"], sort=False)
         ]
         for name, variant in VARIANTS.items():
@@ -165,32 +158,31 @@ def changes(rows: pd.DataFrame) -> pd.DataFrame:
                 table.append((domain, method, name, variant.label, quantity, 100 * levels, *found, n_pairs))
     columns = ["domain", "method", "arm", "label", "quantity", "careful", "change", "low", "high", "p_value"]
     table = pd.DataFrame(table, columns=[*columns, "low_90", "high_90", "n", "n_pairs"])
-    return in_domain_order(_judged(table)).reset_index(drop=True)
+    luck = table["change"].abs().where(table["arm"].isin(CONTROLS))
+    luck = luck.groupby([table[name] for name in ("domain", "method", "quantity")]).transform("max")
+    verdicts = [verdict(row, luck=one) for row, one in zip(table.to_dict("records"), luck, strict=True)]
+    return in_domain_order(table.assign(verdict=verdicts)).reset_index(drop=True)
 
 
 def _compared(
-    pairs: list[tuple[pd.DataFrame, pd.DataFrame]], variant: Variant, method: str
+    pairs: list[dict[str, pd.DataFrame]], variant: Variant, method: str
 ) -> Iterator[tuple[str, pd.Series, pd.Series, int]]:
     """Quantity, its value by question under `careful` and under the variant, and of how many pairs."""
-    found: dict[str, list[tuple[pd.Series, pd.Series]]] = {"sft": [], "kd": [], "gain": []}
     touched = {"sft": variant.touches("sft"), "kd": variant.touches(method)}
-    for kd, sft in pairs:
-        values = {}
-        for side, part in (("sft", sft), ("kd", kd)):
-            before = value(part, CAREFUL)
-            values[side] = (before, value(part, variant) if touched[side] else before)
-        if any(value is None for pair in values.values() for value in pair):
-            continue
-        values["gain"] = tuple(
-            after - before for before, after in zip(values["sft"], values["kd"], strict=True)
-        )
-        for quantity, pair in values.items():
-            found[quantity].append(pair)
-    for quantity, of_pairs in found.items():
-        if of_pairs and (quantity == "gain" or touched[quantity]) and any(touched.values()):
-            sides = (pd.concat(side, axis=1) for side in zip(*of_pairs, strict=True))
-            before, after = (side.mean(axis=1, skipna=False) for side in sides)  # NaN where a pair lacks it
-            yield quantity, before, after, len(of_pairs)
+    found: list[list[pd.DataFrame]] = []
+    for pair in pairs:
+        arms = [
+            {side: value(rows, arm if touched[side] else CAREFUL) for side, rows in pair.items()}
+            for arm in (CAREFUL, variant)
+        ]
+        if all(each is not None for arm in arms for each in arm.values()):
+            found.append([pd.DataFrame(arm).assign(gain=arm["kd"] - arm["sft"]) for arm in arms])
+    if found and any(touched.values()):
+        # NaN where a pair lacks a question.
+        before, after = (sum(arm) / len(found) for arm in zip(*found, strict=True))
+        for quantity in before:
+            if touched.get(quantity, True):
+                yield quantity, before[quantity], after[quantity], len(found)
 
 
 def _intervals(differences: pd.Series, *, widest: float) -> tuple[float, ...]:
@@ -203,17 +195,8 @@ def _intervals(differences: pd.Series, *, widest: float) -> tuple[float, ...]:
         intervals.difference_over_items(differences / widest, tasks, confidence=confidence)
         for confidence in (0.95, 0.90)
     )
-    bounds = (widest * value for value in (wide.value, wide.low, wide.high))
+    bounds = (widest * value for value in wide.bounds)
     return *bounds, wide.p_value, widest * narrow.low, widest * narrow.high, wide.n
-
-
-def _judged(table: pd.DataFrame) -> pd.DataFrame:
-    """With `verdict`, by the rule of this module."""
-    where = ["domain", "method", "quantity"]
-    luck = table["change"].abs().where(table["arm"].isin(CONTROLS))
-    luck = luck.groupby([table[name] for name in where]).transform("max")
-    verdicts = [verdict(row, luck=one) for row, one in zip(table.to_dict("records"), luck, strict=True)]
-    return table.assign(verdict=verdicts)
 
 
 def verdict(row: dict, *, luck: float) -> str:
@@ -237,17 +220,16 @@ def decoding_noise(rows: pd.DataFrame) -> pd.DataFrame:
     From the variance over an item's samples of one `careful` student. A row a domain x KD method: columns
     domain, method, sft, kd, gain, n_samples. NaN with one sample an item.
     """
-    table = []
     sampled = rows[rows["sampled"] & ~rows["prompt"] & ~rows["sequences"] & (rows["temperature"] == 1.0)]
-    for (domain, method), part in sampled.groupby(["domain", "method"], sort=False):
-        if method == "sft":
-            continue
-        for (_, student), kd in part.groupby(["teacher", "student"], sort=False):
-            is_sft = (sampled["domain"] == domain) & (sampled["method"] == "sft")
-            sft = sampled[is_sft & (sampled["student"] == student)]
-            spread = [_sample_variance(side) for side in (sft, kd)]
-            deviations = (100 * math.sqrt(value) for value in (*spread, sum(spread)))
-            table.append((domain, method, *deviations, kd["sample"].nunique()))
+    keys, table = ["domain", "method", "teacher", "student"], []
+    variances = {key: _sample_variance(part) for key, part in sampled.groupby(keys, sort=False)}
+    n_samples = sampled.groupby(keys)["sample"].nunique()
+    for key, variance in variances.items():
+        domain, method, _, student = key
+        if method != "sft":
+            sft = variances.get((domain, "sft", "", student), math.nan)
+            deviations = (100 * math.sqrt(each) for each in (sft, variance, sft + variance))
+            table.append((domain, method, *deviations, n_samples[key]))
     return pd.DataFrame(table, columns=["domain", "method", "sft", "kd", "gain", "n_samples"])
 
 
@@ -255,7 +237,7 @@ def _sample_variance(rows: pd.DataFrame) -> float:
     """Of the mean over tasks of the share of items that are right, one sample an item."""
     by_item = rows.groupby(ITEM)["strict"].agg(lambda right: right.astype(float).var(ddof=1))
     by_task = by_item.groupby(level="task").agg(lambda each: each.sum(skipna=False) / len(each) ** 2)
-    return float(by_task.sum(skipna=False)) / len(by_task) ** 2 if len(by_task) else math.nan
+    return float(by_task.sum(skipna=False)) / len(by_task) ** 2
 
 
 def worth_drawing(table: pd.DataFrame) -> pd.DataFrame:
@@ -269,18 +251,18 @@ def table_of(table: pd.DataFrame) -> pd.DataFrame:
     for (domain, method), part in table.groupby(["domain", "method"], sort=False):
         who = (DOMAIN_LABELS[domain], METHOD_NAMES[method])
         levels = part.drop_duplicates("quantity").set_index("quantity")["careful"].reindex(list(columns))
-        texts = [f"{level:{'+' * (name == 'gain')}.1f}" for name, level in levels.items()]
+        texts = [f"{level:{'+' * (name == 'gain')}.1f}".replace("-", "−") for name, level in levels.items()]
         shown.append((*who, "careful", *texts, ""))
-        for _, of_arm in part.groupby("arm", sort=False):
-            found = {row["quantity"]: row for row in of_arm.to_dict("records")}
-            texts = [_text(found[name]) if name in found else "" for name in columns]
-            shown.append((*who, of_arm["label"].iloc[0], *texts, found["gain"]["verdict"]))
-    frame = pd.DataFrame(shown, columns=["domain", "method", "factor", *columns.values(), "on the gain"])
-    return frame.replace({name: {"-": "−"} for name in columns.values()}, regex=True)
+        for label, of_arm in part.groupby("label", sort=False):
+            found = of_arm.set_index("quantity")
+            texts = dict(zip(found.index, _texts(of_arm), strict=True))
+            changed = (texts.get(name, "") for name in columns)
+            shown.append((*who, label, *changed, found.loc["gain", "verdict"]))
+    return pd.DataFrame(shown, columns=["domain", "method", "factor", *columns.values(), "on the gain"])
 
 
-def _text(row: dict) -> str:
-    return Estimate(row["change"], row["low"], row["high"]).text()
+def _texts(rows: pd.DataFrame) -> list[str]:
+    return [interval_text(*bounds) for bounds in rows[["change", "low", "high"]].to_numpy()]
 
 
 def factor_table() -> pd.DataFrame:
@@ -297,16 +279,14 @@ def remark(table: pd.DataFrame) -> str:
         own = part[~part["arm"].isin(CONTROLS)]
         for quantity, what in (("sft", "SFT accuracy"), ("kd", f"accuracy of {name}")):
             of_it = own[own["quantity"] == quantity]
-            clear = of_it[of_it["verdict"].isin(["raises", "lowers"])].to_dict("records")
+            clear = of_it[of_it["verdict"].isin(["raises", "lowers"])]
             if len(of_it):
                 found = _listed(_named(clear)) or "nothing for certain"
                 sentences.append(f"What changes the {what}: {found}.")
         gains = own[own["quantity"] == "gain"]
         sentences.append(f"The gain is {gains['careful'].iloc[0]:+.1f} points under careful;")
-        each = (
-            f"*{name}*: {_listed(_named(group.to_dict('records')))}"
-            for name, group in gains.groupby("verdict", sort=False)
-        )
+        by_verdict = gains.groupby("verdict", sort=False)
+        each = (f"*{verdict}*: {_listed(_named(group))}" for verdict, group in by_verdict)
         sentences.append(f"{'; '.join(each)}.")
         luck = part[part["arm"].isin(CONTROLS) & (part["quantity"] == "gain")]["change"]
         if len(luck):
@@ -315,8 +295,8 @@ def remark(table: pd.DataFrame) -> str:
     return "\n\n".join(paragraphs)
 
 
-def _named(rows: list[dict]) -> list[str]:
-    return [f"{row['label']} {_text(row)}" for row in rows]
+def _named(rows: pd.DataFrame) -> list[str]:
+    return [f"{label} {text}" for label, text in zip(rows["label"], _texts(rows), strict=True)]
 
 
 def _listed(parts: list[str]) -> str:
@@ -336,12 +316,10 @@ def noise_remark(noise: pd.DataFrame) -> str:
     """What one sample alone hangs on, in a sentence; "" where nothing was sampled."""
     parts = [
         f"{row.gain:.1f} points in {row.domain} ({METHOD_NAMES[row.method]} {row.kd:.1f}, SFT {row.sft:.1f})"
-        for row in noise.itertuples()
-        if not math.isnan(row.gain)
+        for row in noise.dropna(subset=["gain"]).itertuples()
     ]
-    if not parts:
-        return ""
-    return (
+    text = (
         "With one sampled text an item, as the authors have it, the standard deviation of the gain from the "
-        f"sampling alone, on these items, is {', '.join(parts)}."
     )
+    text += f"sampling alone, on these items, is {', '.join(parts)}."
+    return text if parts else ""

@@ -1,4 +1,4 @@
-"""Live results of one real pair compared with the released values of the same quantity.
+"""Live results of one real pair compared with the released values of the same quantity; their weights.
 
 A pair that was not released is compared with the nearest one that was, and with the range over all; the
 column says which. Results of a model world stand alone: no released value is one of the same quantity.
@@ -14,14 +14,23 @@ import numpy as np
 import pandas as pd
 
 from kdutils.constants import AVERAGE, METHOD_NAMES, TASK_LABELS
+from kdutils.data import model_facts
 from kdutils.grid import cell_table as cell_rows
 from kdutils.grid.plan import Plan
-from kdutils.inference.estimate import Estimate
-from kdutils.results import authors_tables, gain_tables, item_gains, sweeps
+from kdutils.results import agreement_fidelity, authors_tables, gain_tables, item_gains, sweeps
+from kdutils.results.gain_tables import interval_text
 from kdutils.results.item_gains import Items
 
 PAIR = ["teacher", "student"]
-MISSING = "—"
+WEIGHTS = {  # of model_facts.describe -> in a table
+    "name": "asked for",
+    "source": "read from",
+    "file": "file",
+    "quantisation": "stored as",
+    "parameters": "numbers stored",
+    "digest": "digest",
+    "note": "note",
+}
 
 
 @dataclass(frozen=True)
@@ -47,12 +56,10 @@ def nearest_pair(released: pd.DataFrame, teacher: str, student: str) -> tuple[st
     pairs = pairs[pairs["student"] == cell_rows.short_name(student)]
     if pairs.empty:
         return None
-    size = cell_rows.model_parameters(cell_rows.short_name(teacher))
     sizes = pairs["teacher"].map(cell_rows.model_parameters).astype(float)
-    distance = np.log(sizes / size).abs()
-    order = pd.DataFrame({"distance": distance.round(9), "size": sizes}).sort_values(["distance", "size"])
-    found = pairs.loc[order.index[0]]
-    return found["teacher"], found["student"]
+    distance = np.log(sizes / cell_rows.model_parameters(teacher)).abs().round(9)
+    order = pairs.assign(distance=distance, size=sizes).sort_values(["distance", "size"])
+    return tuple(order[PAIR].iloc[0])
 
 
 def pair_remark(cells: pd.DataFrame) -> str:
@@ -61,9 +68,8 @@ def pair_remark(cells: pd.DataFrame) -> str:
     if found is None:
         return ""
     live, near = (_label(*pair) for pair in found)
-    if live == near:
-        text = f"{live} was released too."
-    else:
+    text = f"{live} was released too."
+    if live != near:
         text = f"{live} was not released. The nearest released pair is {near}: the same student with the "
         text += "teacher nearest in size."
     ways = [f"{source}: {sweeps.decoding(part)}" for source, part in gain_tables.by_source(cells).items()]
@@ -73,11 +79,9 @@ def pair_remark(cells: pd.DataFrame) -> str:
 def _pairs(cells: pd.DataFrame) -> tuple[tuple[str, str], tuple[str, str]] | None:
     """The one live pair and the released one nearest to it; None if there are none or several."""
     sources = gain_tables.by_source(cells)
-    if set(sources) != {"published", "live"} or gain_tables.n_pairs(sources["live"]) != 1:
+    live = sources.get("live", cells.head(0))
+    if "published" not in sources or gain_tables.n_pairs(live) != 1 or cell_rows.is_model_world(live):
         return None
-    if cell_rows.is_model_world(sources["live"]):
-        return None
-    live = sources["live"]
     pair = tuple(live.loc[live["teacher"] != "", PAIR].iloc[0])
     near = nearest_pair(sources["published"], *pair)
     return None if near is None else (pair, near)
@@ -92,8 +96,6 @@ def table(
 ) -> pd.DataFrame:
     """Live values with their intervals and released ones, as texts: a line a task x `by`.
 
-    The live column is called as `gain_tables.labels_of` calls it, such as `live, Qwen2.5`.
-
     Args:
         live: tables of item_gains: domain, task, the columns `by`, `value`, low, high, n. A value of `value`
             "difference" is written with its sign.
@@ -101,9 +103,9 @@ def table(
             student, the columns `by` and `value`; may be empty.
     """
     sign = "+" if value == "difference" else ""
-    cells, keys = comparison.cells, ["domain", "task", *by]
-    pairs, live = _pairs(cells), gain_tables.in_view(live, comparison.plan)
-    shown = live[keys].copy()
+    keys = ["domain", "task", *by]
+    pairs, live = _pairs(comparison.cells), gain_tables.in_view(live, comparison.plan)
+    shown = live[keys].reset_index(drop=True)
     if pairs is not None and len(released):
         (teacher, student), is_same = pairs[1], pairs[0] == pairs[1]
         is_near = (released["student"] == student) & released["teacher"].isin(["", teacher])
@@ -112,42 +114,33 @@ def table(
         span = released.dropna(subset=[value]).groupby(keys)[value].agg(["min", "max", "size"])
         places = pd.MultiIndex.from_frame(live[keys])
         shown[title] = [_number(number, sign) for number in near.reindex(places)]
-        shown["released, range (runs)"] = [_range(*row, sign) for row in span.reindex(places).to_numpy()]
-    label = gain_tables.labels_of(cells)["live"]
-    shown[label[:1].lower() + label[1:]] = [
-        Estimate(row[value], row["low"], row["high"]).text(signed=bool(sign)).replace("-", "−")
-        for row in live.to_dict("records")
-    ]
+        shown["released, range (runs)"] = [
+            "—" if math.isnan(n) else f"{_number(low, sign)} to {_number(high, sign)} ({n:.0f})"
+            for low, high, n in span.reindex(places).to_numpy()
+        ]
+    label = gain_tables.labels_of(comparison.cells)["live"]
+    bounds = live[[value, "low", "high"]].to_numpy()
+    shown[label[:1].lower() + label[1:]] = [interval_text(*each, signed=bool(sign)) for each in bounds]
     shown["items"] = live["n"].to_numpy()
-    shown["task"] = shown["task"].map(TASK_LABELS)
-    if "method" in shown:
-        shown["method"] = shown["method"].map(METHOD_NAMES)
-    return shown.reset_index(drop=True)
+    names = {"task": TASK_LABELS, "method": METHOD_NAMES}
+    return shown.assign(**{name: shown[name].map(names[name]) for name in names if name in shown})
 
 
 def _number(value: float, sign: str) -> str:
-    return MISSING if math.isnan(value) else f"{value:{sign}.1f}".replace("-", "−")
-
-
-def _range(low: float, high: float, n: float, sign: str) -> str:
-    if math.isnan(n):
-        return MISSING
-    return f"{_number(low, sign)} to {_number(high, sign)} ({n:.0f})"
+    return "—" if math.isnan(value) else f"{value:{sign}.1f}".replace("-", "−")
 
 
 # --- what the sections compare -----------------------------------------------------------------------
 
 
 def accuracies(comparison: Comparison) -> pd.DataFrame:
-    """Accuracy of the student by task and method: as it is, after SFT, after KD (item_gains.plain)."""
-    scored = comparison.items.scored
-    student = item_gains.plain(scored)["student"].unique()
-    baselines = scored[scored["method"].isin(["base", "sft"]) & scored["student"].isin(student)]
-    live = item_gains.accuracies(pd.concat([baselines, item_gains.plain(scored)]))
-    released = comparison.released
-    is_baseline = released["method"].isin(["base", "sft"])
-    released = pd.concat([released[is_baseline], item_gains.plain(released)])
-    return table(comparison, live, released, value="accuracy", by=["method"])
+    """Accuracy of the student by task and method: as it is, after SFT, after KD (gain_tables.plain)."""
+    live, released = (
+        pd.concat([rows[rows["method"].isin(["base", "sft"])], gain_tables.plain(rows)])
+        for rows in (comparison.items.scored, comparison.released)
+    )
+    live = live[live["student"].isin(gain_tables.plain(live)["student"])]  # not its teacher
+    return table(comparison, item_gains.accuracies(live), released, value="accuracy", by=["method"])
 
 
 def gains(comparison: Comparison) -> pd.DataFrame:
@@ -181,22 +174,23 @@ def fidelities(comparison: Comparison) -> pd.DataFrame:
 
 def noise(comparison: Comparison) -> pd.DataFrame:
     """Accuracy by task, method and sigma, and what is known of the paper's (authors_tables.noise_results)."""
-    released = item_gains.plain(comparison.released)
+    released = gain_tables.plain(comparison.released)
     if len(released):
         known = authors_tables.noise_results().rename(columns={"sigma": "noise_sigma"})
         pair = dict(zip(PAIR, authors_tables.NOISE_PAIR, strict=True))
         known = known.assign(domain="math", task=AVERAGE, method="fkl", **pair)
         released = pd.concat([released, known[known["noise_sigma"] > 0]])
-    at_1 = comparison.items.scored[comparison.items.scored["temperature"] == 1.0]
-    live = item_gains.accuracies(_swept(at_1, "noise_sigma"))
+    scored = comparison.items.scored
+    live = item_gains.accuracies(_swept(scored[scored["temperature"] == 1.0], "noise_sigma"))
     return table(comparison, live, released, value="accuracy", by=["method", "noise_sigma"])
 
 
 def temperatures(comparison: Comparison) -> pd.DataFrame:
     """Accuracy by task, method and temperature, of the methods that were trained at several."""
     released = sweeps.temperature_runs(comparison.released)
-    noise_free = comparison.items.scored[comparison.items.scored["noise_sigma"] == 0.0]
-    live = item_gains.accuracies(_swept(noise_free, "temperature"))
+    live = item_gains.accuracies(
+        _swept(gain_tables.plain(comparison.items.scored, temperature=None), "temperature")
+    )
     return table(comparison, live, released, value="accuracy", by=["method", "temperature"])
 
 
@@ -207,11 +201,28 @@ def _swept(scored: pd.DataFrame, varied: str) -> pd.DataFrame:
 
 
 def _of_students(comparison: Comparison, measure: str) -> pd.DataFrame:
-    """A released likeness by pair, task and method, the SFT student's as method `sft`."""
     kd = gain_tables.gains(comparison.released, selection="temperature_1")
-    sft = kd.drop_duplicates(["domain", "task", *PAIR]).assign(method="sft")
-    sft[measure] = sft[f"{measure}_sft"]
-    kept = pd.concat([sft, kd])[["domain", "task", *PAIR, "method", measure]]
-    of_tasks = kept[kept["task"] != AVERAGE]
-    mean = of_tasks.groupby(["domain", *PAIR, "method"], sort=False)[measure].mean().reset_index()
-    return pd.concat([of_tasks, mean.assign(task=AVERAGE)]).dropna(subset=[measure])
+    return agreement_fidelity.of_students(kd, measure=measure)
+
+
+# --- which weights the live results are of ---------------------------------------------------------------
+
+
+def weights(plan: Plan) -> pd.DataFrame:
+    """A line a model of a plan's live runs, students before teachers: the exact files behind the names."""
+    return _weights(plan).rename(columns=WEIGHTS).replace("", "—")
+
+
+def weights_line(plan: Plan) -> str:
+    """The same in a sentence; "" without live runs."""
+    models = []
+    for facts in _weights(plan).itertuples():
+        parts = (facts.quantisation, facts.digest and f"digest {facts.digest}", facts.note)
+        models.append(f"{facts.name} is {facts.file or facts.source} ({', '.join(filter(None, parts))})")
+    return f"Weights of the live results: {'; '.join(models)}." if models else ""
+
+
+def _weights(plan: Plan) -> pd.DataFrame:
+    kd = [run.spec for run in plan.runs if run.spec.teacher]
+    models = dict.fromkeys([*(spec.student for spec in kd), *(spec.teacher for spec in kd)])
+    return pd.DataFrame([model_facts.describe(name) for name in models], columns=list(WEIGHTS))

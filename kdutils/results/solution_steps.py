@@ -6,9 +6,11 @@ an unknown are none. By rule, on the text alone.
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -16,10 +18,7 @@ import pandas as pd
 
 from kdutils import answers
 from kdutils.constants import KD_METHODS, METHOD_NAMES
-from kdutils.data import sources
 from kdutils.grid.plan import Plan
-from kdutils.inference import crossed_bootstrap
-from kdutils.inference.estimate import Estimate
 from kdutils.results import paradox
 
 _NUMBER = r"\d+(?:\.\d+)?"
@@ -44,15 +43,20 @@ class Step(NamedTuple):
     @property
     def is_right(self) -> bool:
         """Whether the result is that of the left side, within answers.TOLERANCE or rounded as written."""
-        value = worked_out(self.numbers, self.signs)
+        terms = [self.numbers[0]]  # products before sums
+        for sign, number in zip(self.signs, self.numbers[1:], strict=True):
+            if sign == "*":
+                terms[-1] *= number
+            elif sign == "/":
+                terms[-1] = terms[-1] / number if number else math.nan
+            else:
+                terms.append(number if sign == "+" else -number)
         rounding = 0.5 * 10**-self.decimals if self.decimals else 0.0
-        return value is not None and abs(value - self.result) <= max(answers.TOLERANCE, rounding)
+        return abs(sum(terms) - self.result) <= max(answers.TOLERANCE, rounding)
 
     def __str__(self) -> str:
-        left = f"{self.numbers[0]:g}"
-        for sign, number in zip(self.signs, self.numbers[1:], strict=True):
-            left += f" {sign} {number:g}"
-        return f"{left} = {self.result:g}"
+        rest = (f" {sign} {number:g}" for sign, number in zip(self.signs, self.numbers[1:], strict=True))
+        return f"{self.numbers[0]:g}{''.join(rest)} = {self.result:g}"
 
 
 def steps(text: str) -> list[Step]:
@@ -74,114 +78,62 @@ def steps(text: str) -> list[Step]:
     return found
 
 
-def worked_out(numbers: Sequence[float], signs: Sequence[str]) -> float | None:
-    """The value of the left side of an equation, products before sums; None for a division by zero."""
-    terms, ops = [numbers[0]], []
-    for sign, number in zip(signs, numbers[1:], strict=True):
-        if sign == "*":
-            terms[-1] *= number
-        elif sign == "/":
-            if number == 0:
-                return None
-            terms[-1] /= number
-        else:
-            terms.append(number)
-            ops.append(sign)
-    value = terms[0]
-    for sign, term in zip(ops, terms[1:], strict=True):
-        value += term if sign == "+" else -term
-    return value
-
-
 # --- does it follow? --------------------------------------------------------------------------------------
 
 
 class Reading(NamedTuple):
-    """What a text computes and states; the answer to *does it follow?*"""
+    """What a text computes, and whether it follows."""
 
     n_steps: int
     n_right_steps: int
-    stated: float | None  # the number after the last "answer is"; None if there is none
-    computed: float | None  # the result of the last step before it; None without a step
-
-    @property
-    def follows(self) -> bool | None:
-        """Whether the stated answer is the last number that the steps compute; None if either is missing.
-
-        A step may be wrong and the answer still follow from it; whether steps are right is `n_right_steps`.
-        """
-        if self.stated is None or self.computed is None:
-            return None
-        return abs(self.stated - self.computed) <= answers.TOLERANCE
+    follows: bool | None  # is the number stated the last that is computed? None if either is missing
 
 
 def read(text: str) -> Reading:
-    """The steps and the stated answer of a solution whose answer is a number (not a letter)."""
+    """The steps of a solution whose answer is a number, and whether they lead to the answer that it states.
+
+    Stated is the number after the last "answer is". A step may be wrong and the answer still follow from it.
+    """
     plain = _UNIT.sub("", text)
     announced = list(_STATED.finditer(plain))
-    stated = float(announced[-1][1]) if announced else None
     found = steps(plain[: announced[-1].start()] if announced else plain)
-    computed = found[-1].result if found else None
-    return Reading(len(found), sum(step.is_right for step in found), stated, computed)
+    follows = None
+    if announced and found:
+        follows = abs(float(announced[-1][1]) - found[-1].result) <= answers.TOLERANCE
+    return Reading(len(found), sum(step.is_right for step in found), follows)
 
 
 FOLLOWED = {"checkable": "one", "follows": "checkable", "right_steps": "steps"}  # share -> of what
 
 
-def followed(
-    rows: pd.DataFrame,
-    rises: pd.DataFrame,
-    *,
-    rng: np.random.Generator,
-    n_resamples: int = crossed_bootstrap.N_RESAMPLES,
-) -> pd.DataFrame:
+def followed(rows: pd.DataFrame, rises: pd.DataFrame, *, rng: np.random.Generator) -> pd.DataFrame:
     """Whether the answer of a text follows from its steps, by rule (`read`): a row a method x group.
 
-    Groups are all texts, and of KD those whose item became right or stayed wrong. Percent: `checkable` texts
-    state a number and compute one; `follows`, of these the stated is the last computed; `right_steps`, of all
-    steps the share that is right; each with low and high, and n, the texts. AQuA, which states a letter, is
-    left out.
+    Groups are all texts, and of KD those whose item became right or stayed wrong. Percent with intervals, as
+    texts: `checkable` state a number and compute one; of these in `follows` the stated is the last computed;
+    `right steps` of all steps. AQuA, which states a letter, is left out.
     """
     parts = {"all texts": rows}
     parts |= {paradox.FATES[fate]: rises[rises["fate"] == fate] for fate in ("became_right", "stayed_wrong")}
-    readings = {text: read(text) for text in rows.loc[rows["task"] != "aqua", "text"].unique()}
+    readings = {text: read(text) for text in rows["text"].unique()}
     table = []
-    for method in ("sft", *KD_METHODS):
-        for label, part in parts.items():
-            own = part[(part["method"] == method) & (part["task"] != "aqua")]
-            if len(own):
-                found = _followed(
-                    own, [readings[text] for text in own["text"]], rng=rng, n_resamples=n_resamples
-                )
-                table.append((method, METHOD_NAMES[method], label, *found, len(own)))
-    columns = [f"{share}{end}" for share in FOLLOWED for end in ("", "_low", "_high")]
-    return pd.DataFrame(table, columns=["method", "label", "group", *columns, "n"])
-
-
-def _followed(own: pd.DataFrame, found: Iterable[Reading], **how) -> list[float]:
-    values = {
-        "one": 1.0,
-        "checkable": [reading.follows is not None for reading in found],
-        "follows": [reading.follows is True for reading in found],
-        "steps": [reading.n_steps for reading in found],
-        "right_steps": [reading.n_right_steps for reading in found],
-    }
-    drawn = paradox.resampled(own, values, **how)
-    means = (100 * drawn.mean(*shares) for shares in FOLLOWED.items())
-    return [
-        bound for mean in means for bound in paradox.estimated(mean, drawn, own, "nothing to check").bounds
-    ]
-
-
-def readable_followed(table: pd.DataFrame) -> pd.DataFrame:
-    """`followed` for people: shares with their intervals, such as `82.1 [66.9, 92.8]`."""
-    shown = {}
-    for name in FOLLOWED:
-        bounds = table[[name, f"{name}_low", f"{name}_high"]].to_numpy(float)
-        texts = ["—" if np.isnan(each[0]) else Estimate(*each).text(signed=False) for each in bounds]
-        shown[f"{name.replace('_', ' ')}, %"] = texts
-    names = {"label": "student", "n": "texts"}
-    return table[["label", "group", "n"]].rename(columns=names).assign(**shown)
+    for method, (label, part) in product(("sft", *KD_METHODS), parts.items()):
+        own = part[(part["method"] == method) & (part["task"] != "aqua")]
+        if own.empty:
+            continue
+        found = [readings[text] for text in own["text"]]
+        values = {
+            "one": 1.0,
+            "checkable": [reading.follows is not None for reading in found],
+            "follows": [reading.follows is True for reading in found],
+            "steps": [reading.n_steps for reading in found],
+            "right_steps": [reading.n_right_steps for reading in found],
+        }
+        shares = paradox.means(own, values, FOLLOWED, rng=rng, scale=100).values()
+        texts = ["—" if math.isnan(share.value) else share.text(signed=False) for share in shares]
+        table.append((METHOD_NAMES[method], label, len(own), *texts))
+    columns = [f"{share.replace('_', ' ')}, %" for share in FOLLOWED]
+    return pd.DataFrame(table, columns=["student", "group", "texts", *columns])
 
 
 # --- where does it go wrong? ------------------------------------------------------------------------------
@@ -205,15 +157,11 @@ def category(
 ) -> str:
     """What is wrong with an answer, by the item's own solution: a key of CATEGORIES, or NO_GOLD.
 
-    `right`: the answer read is right, however it was reached. `cut`: the text was cut at the limit, or holds
-    no answer. `no_step`: it has no equation. Then its steps are compared with those of `rationale`; an
-    operand that is the result of an earlier step stands for that step, so that one slip is not counted twice,
-    and the order of numbers that are added or multiplied does not matter. The same steps: `not_followed` if
-    each result is right, so that only the answer stated is not; else `arithmetic`. The same numbers under
-    other signs, or the other way round: `operation`. Else by the numbers: one of the question that the item's
-    own solution does not use: `irrelevant`; one that is neither in the question, nor in that solution, nor
-    the result of an earlier step: `foreign`; none of these, so that a step is missing, or one too many:
-    `other`.
+    `right` is an answer that is read as right, however it was reached; `cut` holds none, or was cut. Else its
+    steps are compared with those of `rationale`; an operand that is the result of an earlier step stands for
+    that step, so that one slip is not counted twice, and the order of numbers that are added or multiplied
+    does not matter. `operation` is the same numbers under other signs, or the other way round; `foreign` a
+    number that is neither in the question, nor in that solution, nor the result of an earlier step.
     """
     if correct:
         return "right"
@@ -225,21 +173,19 @@ def category(
     own = steps(text)
     if not own:
         return "no_step"
-    asked = _numbers(question)
+    asked = {float(number) for number in re.findall(_NUMBER, _UNIT.sub("", question))}
     own_forms, gold_forms = _forms(own, asked), _forms(gold, asked)
     if Counter(own_forms) == Counter(gold_forms):
         return "not_followed" if all(step.is_right for step in own) else "arithmetic"
-    own_numbers, gold_numbers = _operands(own_forms), _operands(gold_forms)
+    own_numbers, gold_numbers = (
+        Counter(operand for _, operands in forms for operand in operands) for forms in (own_forms, gold_forms)
+    )
     if own_numbers == gold_numbers:
         return "operation"
     strange = {number for number in own_numbers if isinstance(number, float)} - set(gold_numbers)
     if strange & asked:
         return "irrelevant"
     return "foreign" if strange else "other"
-
-
-def _numbers(text: str) -> set[float]:
-    return {float(number) for number in re.findall(_NUMBER, _UNIT.sub("", text))}
 
 
 def _forms(of_steps: Sequence[Step], asked: set[float]) -> list[tuple]:
@@ -257,63 +203,37 @@ def _forms(of_steps: Sequence[Step], asked: set[float]) -> list[tuple]:
     return forms
 
 
-def _operands(forms: Sequence[tuple]) -> Counter:
-    return Counter(operand for _, operands in forms for operand in operands)
-
-
-def errors(
-    plan: Plan,
-    rows: pd.DataFrame,
-    *,
-    task: str,
-    rng: np.random.Generator,
-    n_resamples: int = crossed_bootstrap.N_RESAMPLES,
-) -> pd.DataFrame:
+def errors(plan: Plan, rows: pd.DataFrame, *, task: str, rng: np.random.Generator) -> pd.DataFrame:
     """Shares of CATEGORIES on one task by method, percent: a row a method x category.
 
     Columns method, label, category, paradox.ESTIMATED, n (texts), n_pairs, n_without: texts of items whose
     own solution has no equation, which are left out. Pairs and items are drawn again, crossed.
     """
-    part = rows[rows["task"] == task]
-    items = _items_of(plan, task) if len(part) else {}
-    gold = [items[item] for item in part["item_id"]]
-    own = part[["text", "parsed", "correct", "truncated"]].to_dict("records")
-    part = part.assign(
-        category=[
-            category(**row, question=item.question, rationale=item.rationale)
-            for row, item in zip(own, gold, strict=True)
-        ],
-        has_gold=[bool(steps(item.rationale)) for item in gold],
-    )
+    part, items = rows[rows["task"] == task], paradox.items_of(plan, "math")
+    of_text = part[["text", "parsed", "correct", "truncated"]].to_dict("records")
+    gold = [items[task, item] for item in part["item_id"]]
+    categories = [
+        category(**own, question=item.question, rationale=item.rationale)
+        for own, item in zip(of_text, gold, strict=True)
+    ]
+    part = part.assign(category=categories, has_gold=[bool(steps(item.rationale)) for item in gold])
     table = []
     for method, name, own in paradox.by_method(part):
         known = own[own["has_gold"]]
         if known.empty:
             continue
-        values = {key: (known["category"] == key).astype(float) for key in CATEGORIES}
-        drawn = paradox.resampled(known, values | {"one": 1.0}, rng=rng, n_resamples=n_resamples)
-        n = len(known), len(known[paradox.PAIR].drop_duplicates()), len(own) - len(known)
-        for key in CATEGORIES:
-            found = paradox.estimated(100 * drawn.mean(key, "one"), drawn, known)
-            table.append((method, name, key, *found.bounds, found.reason, *n))
+        values = {key: (known["category"] == key).astype(float) for key in CATEGORIES} | {"one": 1.0}
+        shares = paradox.means(known, values, dict.fromkeys(CATEGORIES, "one"), rng=rng, scale=100)
+        n = len(known), known.groupby(["teacher", "student"]).ngroups, len(own) - len(known)
+        table += [(method, name, key, *each.bounds, each.reason, *n) for key, each in shares.items()]
     columns = ["method", "label", "category", *paradox.ESTIMATED, "n", "n_pairs", "n_without"]
     return pd.DataFrame(table, columns=columns)
-
-
-def _items_of(plan: Plan, task: str) -> dict[str, sources.Item]:
-    """The items of a task by id, of every data set and evaluation in the plan."""
-    found = {}
-    for run in plan.runs:
-        spec = sources.resolved(run.spec)
-        if spec.domain == paradox.DOMAIN and task in run.evaluation.tasks:
-            found.setdefault((spec.data, run.evaluation.eval_id), (spec, run.evaluation))
-    items = [item for spec, evaluation in found.values() for item in sources.test_items(spec, evaluation)]
-    return {item.id: item for item in items if item.task == task}
 
 
 def error_shares(table: pd.DataFrame) -> pd.DataFrame:
     """`errors` for the stacked bars: a row (index) a method, a column a category; pairs where they differ."""
     most = table["n_pairs"].max()
     few = table["n_pairs"].map(lambda n: "" if n == most else f" ({n} pairs)")
-    wide = table.assign(row=table["label"] + few).pivot(index="row", columns="category", values="estimate")
-    return wide.loc[(table["label"] + few).unique(), list(CATEGORIES)].rename_axis(columns=None)
+    cells = table.assign(row=table["label"] + few)
+    wide = cells.pivot_table(index="row", columns="category", values="estimate", sort=False)
+    return wide[list(CATEGORIES)].rename_axis(columns=None)

@@ -1,60 +1,58 @@
-"""What temperature and noise do: runs of one pair at several values, and its baselines.
-
-Every function takes cells or its neighbour's table and returns a tidy table.
-"""
+"""What temperature and noise do: runs of one pair at several values, and its baselines."""
 
 from __future__ import annotations
 
 import pandas as pd
 
 from kdutils.constants import AVERAGE, KD_METHODS, METHOD_NAMES, PAPER_METHODS
-from kdutils.results.gain_tables import in_domain_order, mean_over_seeds
+from kdutils.results.gain_tables import (
+    CELL,
+    NO_PROTOCOL,
+    in_domain_order,
+    mean_over_seeds,
+    plain,
+    with_accuracy,
+)
 
 DECODING = {"published": "sampled at temperature 1", "live": "greedy decoding"}  # of what is scored
 
 
 def temperature_runs(cells: pd.DataFrame) -> pd.DataFrame:
-    """Runs of pairs x methods that were trained at more than one temperature (tuned teacher, no noise).
+    """Runs of pairs x methods that were trained at several temperatures (tuned teacher, no noise).
 
-    Of several seeds those count that were trained at more than one, so that like is compared with like.
+    Beside each run `sft_accuracy` of the same student; NaN where there is none.
     """
-    runs = cells[cells["method"].isin(PAPER_METHODS) & cells["teacher_tuned"].fillna(False)]
-    runs = mean_over_seeds(_swept(runs[runs["noise_sigma"] == 0.0], "temperature"))
-    table = mean_over_seeds(cells)
-    sft = table.loc[table["method"] == "sft", ["source", "domain", "task", "student", "accuracy"]]
-    sft = sft.rename(columns={"accuracy": "sft_accuracy"})
-    return runs.merge(sft, on=["source", "domain", "task", "student"], how="left")
+    runs = _several(plain(cells, methods=PAPER_METHODS, temperature=None), "temperature")
+    return with_accuracy(runs, mean_over_seeds(cells), "sft", of="student", name="sft_accuracy")
 
 
 def noise_runs(cells: pd.DataFrame) -> pd.DataFrame:
-    """Runs of pairs x methods that were trained at more than one sigma (tuned teacher, temperature 1).
+    """Runs of pairs x methods that were trained at several sigmas (tuned teacher, temperature 1).
 
-    Of several seeds those count that were trained at more than one. Beside each run, `sft_accuracy` and
-    `base_accuracy` of the same student; NaN where there is none.
+    Beside each run `sft_accuracy` and `base_accuracy` of the same student; NaN where there is none.
     """
-    runs = cells[cells["method"].isin(KD_METHODS) & cells["teacher_tuned"].fillna(False)]
-    runs = mean_over_seeds(_swept(runs[runs["temperature"] == 1.0], "noise_sigma"))
-    table, where = mean_over_seeds(cells), ["source", "protocol", "domain", "task"]
-    sft = table.loc[table["method"] == "sft", [*where, "student", "accuracy"]]
-    runs = runs.merge(sft.rename(columns={"accuracy": "sft_accuracy"}), on=[*where, "student"], how="left")
-    base = table.loc[table["method"] == "base", ["source", "domain", "task", "student", "accuracy"]]
-    base = base.rename(columns={"accuracy": "base_accuracy"})  # as it is, so of no protocol
-    return runs.merge(base, on=["source", "domain", "task", "student"], how="left")
+    is_kd = cells["method"].isin(KD_METHODS) & cells["teacher_tuned"].fillna(False)
+    runs = _several(cells[is_kd & (cells["temperature"] == 1.0)], "noise_sigma")
+    table = mean_over_seeds(cells)
+    runs = with_accuracy(runs, table, "sft", of="student", name="sft_accuracy")
+    return with_accuracy(runs, table, "base", of="student", name="base_accuracy", where=NO_PROTOCOL)
 
 
-def _swept(runs: pd.DataFrame, varied: str) -> pd.DataFrame:
-    """The rows whose pair, method, task and seed were trained at several values of `varied`, a column."""
-    keys = ["source", "protocol", "domain", "task", "teacher", "student", "method", "seed"]
-    return runs[runs.groupby(keys)[varied].transform("nunique") > 1]
+def _several(runs: pd.DataFrame, varied: str) -> pd.DataFrame:
+    """Means over seeds of runs whose pair, method and seed were trained at several values of `varied`.
+
+    Other seeds are left out, so that like is compared with like.
+    """
+    keys = [*CELL, "teacher", "student", "method", "seed"]
+    return mean_over_seeds(runs[runs.groupby(keys)[varied].transform("nunique") > 1])
 
 
 def by_column(average: pd.DataFrame, varied: str, symbol: str) -> pd.DataFrame:
     """Average accuracies, a row a domain x pair x method and a column a value of `varied`: `T = 2`."""
     keys = ["domain", "teacher", "student", "method"]
     wide = in_domain_order(average).pivot_table(index=keys, columns=varied, values="accuracy", sort=False)
-    wide = wide[sorted(wide.columns)]
-    wide.columns = [f"{symbol} = {value:g}" for value in wide.columns]
-    return wide.reset_index()
+    wide = wide.sort_index(axis=1).rename(columns=lambda value: f"{symbol} = {value:g}")
+    return wide.reset_index().rename_axis(columns=None)
 
 
 def noise_losses(runs: pd.DataFrame) -> pd.DataFrame:
@@ -63,13 +61,11 @@ def noise_losses(runs: pd.DataFrame) -> pd.DataFrame:
     Columns of the row and `clean_accuracy`, `loss` (points) and `is_collapsed`: below half of the noise-free
     accuracy. Rows whose pair and method have no noise-free run are left out.
     """
-    keys = ["source", "protocol", "domain", "task", "teacher", "student", "method"]
-    clean = runs.loc[runs["noise_sigma"] == 0.0, [*keys, "accuracy"]]
-    noisy = runs[runs["noise_sigma"] > 0.0]
-    both = noisy.merge(clean.rename(columns={"accuracy": "clean_accuracy"}), on=keys)
-    both["loss"] = both["clean_accuracy"] - both["accuracy"]
-    both["is_collapsed"] = both["accuracy"] < both["clean_accuracy"] / 2
-    return both
+    keys = [*CELL, "teacher", "student", "method"]
+    clean = runs[runs["noise_sigma"] == 0.0].set_index(keys)["accuracy"].rename("clean_accuracy")
+    both = runs[runs["noise_sigma"] > 0.0].join(clean, on=keys, how="inner").reset_index(drop=True)
+    loss = both["clean_accuracy"] - both["accuracy"]
+    return both.assign(loss=loss, is_collapsed=both["accuracy"] < both["clean_accuracy"] / 2)
 
 
 def best_temperature_shares(runs: pd.DataFrame) -> pd.DataFrame:
@@ -78,12 +74,10 @@ def best_temperature_shares(runs: pd.DataFrame) -> pd.DataFrame:
     Takes `temperature_runs`; the average is left out, and of tied temperatures the lowest counts.
     """
     tasks = runs[runs["task"] != AVERAGE].sort_values("temperature", kind="stable")
-    cases = ["domain", "teacher", "student", "method", "task"]
-    best = tasks.loc[tasks.groupby(cases, sort=False)["accuracy"].idxmax()]
+    best = tasks.loc[tasks.groupby(["domain", "teacher", "student", "method", "task"])["accuracy"].idxmax()]
     case = best["domain"] + ", " + best["method"].map(METHOD_NAMES)
-    shares = pd.crosstab(case, best["temperature"], normalize="index")
-    shares.columns = [f"T = {temperature:g}" for temperature in shares.columns]
-    return shares.sort_index(ascending=False).rename_axis(index="case")
+    shares = pd.crosstab(case, best["temperature"], normalize="index").sort_index(ascending=False)
+    return shares.rename(columns="T = {:g}".format).rename_axis(index="case", columns=None)
 
 
 def best_temperature_remark(shares: pd.DataFrame) -> str:

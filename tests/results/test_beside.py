@@ -7,7 +7,7 @@ from itemrows import STUDENT, TEACHER, arm, cells, scored
 from kdutils.grid import cell_table as cell_rows
 from kdutils.grid.plan import Filter, Plan
 from kdutils.grid.profile import load_profile
-from kdutils.results import authors_tables, item_gains, released_comparison
+from kdutils.results import authors_tables, gain_tables, item_gains, released_comparison
 
 RIGHT = {"svamp": [1, 1, 0, 0], "aqua": [1, 0, 0, 0]}
 RUNS = scored(
@@ -51,7 +51,7 @@ def test_values_of_the_nearest_pair_and_the_range_are_the_released_ones(released
     near = released[(released["student"] == STUDENT) & (released["task"] == "svamp")]
     sft = near.loc[near["method"] == "sft", "accuracy"].item()
     assert found.loc[("SVAMP", "SFT"), "released, Qwen 3B→0.5B"] == f"{sft:.1f}"
-    at_1 = item_gains.plain(released[(released["task"] == "svamp") & (released["method"] == "fkl")])
+    at_1 = gain_tables.plain(released[(released["task"] == "svamp") & (released["method"] == "fkl")])
     low, high = at_1["accuracy"].min(), at_1["accuracy"].max()
     assert found.loc[("SVAMP", "SeqKD†"), "released, range (runs)"] == f"{low:.1f} to {high:.1f} (11)"
     assert found.loc[("SVAMP", "SeqKD†"), "live, Qwen2.5"].startswith("50.0 [")
@@ -131,7 +131,7 @@ def test_fidelity_stands_beside_the_table_that_is_likely_bleu(released, tmp_path
     near = released.query(
         "student == @STUDENT and teacher == 'Qwen2.5-3B' and task == 'svamp' and method == 'fkl'"
     )
-    near = item_gains.plain(near)
+    near = gain_tables.plain(near)
     bleu = released_comparison.fidelities(compared).set_index(["task", "method"])
     assert bleu.loc[("SVAMP", "SFT"), "released, Qwen 3B→0.5B"] == f"{near['fidelity_bleu2_sft'].item():.1f}"
     same = released_comparison.agreements(compared).set_index(["task", "method"])

@@ -25,7 +25,7 @@ def paired(student, teacher, gold, *, task="obqa", method="sft", seed=0, name="a
 
 
 def given(rows, **options):
-    table = capa.given_accuracy(rows, rng=np.random.default_rng(0), n_resamples=99, **options)
+    table = capa.given_accuracy(rows, rng=np.random.default_rng(0), **options)
     return table.set_index(["domain", "method", "measure"])
 
 

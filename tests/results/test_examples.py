@@ -11,7 +11,7 @@ from kdutils.data import sources
 from kdutils.grid import plan
 from kdutils.grid.profile import load_profile
 from kdutils.report import html_tables
-from kdutils.results import examples
+from kdutils.results import paradox
 from kdutils.spec import EvalSpec, PlannedRun, RunSpec
 
 EVALUATION = EvalSpec(tasks=("svamp",), items_per_task=6)
@@ -50,10 +50,10 @@ def asked(tmp_path):
 
 
 def test_one_of_each_outcome_with_its_own_texts(asked):
-    found = examples.drawn(asked, rng=np.random.default_rng(0))
-    assert list(found.columns) == examples.COLUMNS
+    found = paradox.examples(asked, rng=np.random.default_rng(0))
+    assert list(found.columns) == ["KD student is", "question", "teacher", "SFT student", "KD student"]
     assert [text.split(" (")[0] for text in found["KD student is"]] == [
-        *(examples.QUADRANTS[key] for key in ((True, True), (True, False), (False, True), (False, False))),
+        *(paradox.QUADRANTS[key] for key in ((True, True), (True, False), (False, True), (False, False))),
     ]
     assert found["KD student is"].str.endswith("(SVAMP: mini-qwen 36k → 14k, RevKD)").all()
     assert found["teacher"].tolist() == ["sft of mini-qwen-36k <b>says</b> 1"] * 4
@@ -64,7 +64,7 @@ def test_one_of_each_outcome_with_its_own_texts(asked):
 
 def test_questions_are_those_of_the_items(asked):
     items = sources.test_items(sources.resolved(KD), EVALUATION)
-    found = examples.drawn(asked, rng=np.random.default_rng(0))
+    found = paradox.examples(asked, rng=np.random.default_rng(0))
     assert found["question"].iloc[1] == f"{items[3].question} [{items[3].answer}]"  # the only one of its kind
     assert found["question"].iloc[2] == f"{items[4].question} [{items[4].answer}]"
 
@@ -74,20 +74,20 @@ def test_every_method_has_its_own_four(asked, tmp_path):
     finish(tmp_path, gkd, ["2", "1", "2", "1", "1", None], [False, True, True, False, True, False])
     runs_of_both = (*asked.runs, PlannedRun(gkd, EVALUATION))
     both = plan.Plan("05", asked.profile, asked.out, runs_of_both, plan.Filter())
-    found = examples.drawn(both, rng=np.random.default_rng(0))
+    found = paradox.examples(both, rng=np.random.default_rng(0))
     outcomes = [text.split(" (")[0] for text in found["KD student is"]]
-    assert outcomes == 2 * list(examples.QUADRANTS.values())
+    assert outcomes == 2 * list(paradox.QUADRANTS.values())
     assert found["KD student"].str.split().str[0].tolist() == ["revkd"] * 4 + ["gkd"] * 4
 
 
 def test_the_generator_decides_and_nothing_else(asked):
-    drawn = [examples.drawn(asked, rng=np.random.default_rng(seed)) for seed in (1, 1, *range(2, 12))]
+    drawn = [paradox.examples(asked, rng=np.random.default_rng(seed)) for seed in (1, 1, *range(2, 12))]
     pd.testing.assert_frame_equal(drawn[0], drawn[1])
     assert len({tuple(table["question"]) for table in drawn}) > 1
 
 
 def test_texts_are_escaped_in_the_table(asked):
-    markup = html_tables.to_html(examples.drawn(asked, rng=np.random.default_rng(0)), caption="c")
+    markup = html_tables.to_html(paradox.examples(asked, rng=np.random.default_rng(0)), caption="c")
     assert "&lt;b&gt;says&lt;/b&gt;" in markup
     assert "<b>" not in markup
 
@@ -96,14 +96,14 @@ def test_texts_are_escaped_in_the_table(asked):
 def test_a_missing_run_leaves_nothing_to_compare(asked, gone):
     folder = store.folder_of(asked.out, sources.resolved(gone).run_id)
     (folder.path / "eval" / EVALUATION.eval_id / "result.json").unlink()
-    assert examples.drawn(asked, rng=np.random.default_rng(0)).empty
+    assert paradox.examples(asked, rng=np.random.default_rng(0)).empty
 
 
 def test_tasks_and_domains_that_are_not_shown_give_no_rows(asked):
     narrow = plan.Plan(asked.section, asked.profile, asked.out, asked.runs, plan.Filter(tasks=("boolq",)))
-    assert examples.drawn(narrow, rng=np.random.default_rng(0)).empty
+    assert paradox.examples(narrow, rng=np.random.default_rng(0)).empty
 
 
 def test_a_plan_that_trains_nothing_has_no_examples():
     published = plan.plan("05", {"profile": "published"})
-    assert examples.drawn(published, rng=np.random.default_rng(0)).empty
+    assert paradox.examples(published, rng=np.random.default_rng(0)).empty

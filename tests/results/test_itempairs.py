@@ -105,7 +105,7 @@ class TestThreeWays:
         rows = rows[
             ~((rows["student"] == "mini-qwen-66k") & (rows["seed"] == 1))
         ]  # fewer runs weigh the same
-        found = self.ways(rows, n_resamples=99)
+        found = self.ways(rows)
         gains = paired_items.against_sft(rows).assign(gain=lambda t: 100.0 * t["kd"] - 100.0 * t["sft"])
         keys = ["family", "student", "task", "teacher", "seed"]
         for level in (keys, keys[:3], keys[:2]):
@@ -140,7 +140,7 @@ class TestThreeWays:
                     rng.random(40) < 0.5 + (shift[student] if method == "fkl" else 0.0)
                 )
             )
-            row = self.ways(rows, n_resamples=199).loc["crossed"]
+            row = self.ways(rows).loc["crossed"]
             hits += row["low"] <= 0 <= row["high"]
             width.append(row["high"] - row["low"])
         assert hits >= 52
@@ -161,7 +161,7 @@ class TestLinks:
         return pd.DataFrame(table)
 
     def found(self, rows):
-        table = paradox.links(rows, task="svamp", rng=np.random.default_rng(0), n_resamples=299)
+        table = paradox.links(rows, task="svamp", rng=np.random.default_rng(0))
         return table.set_index("of")
 
     def test_is_the_mean_of_the_students_correlations(self):

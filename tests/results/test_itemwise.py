@@ -229,7 +229,7 @@ def finish(out: Path, run: RunSpec, parsed: list[str], **columns: object) -> Non
     """Put item rows with these answers into the store, where 1 is right."""
     rows = pd.DataFrame({"task": "svamp", "item_id": [str(i) for i in range(len(parsed))], "sample": 0})
     rows = rows.assign(text=[f"it is {answer}" for answer in parsed], answer="1", parsed=parsed)
-    rows = rows.assign(correct=[answer == "1" for answer in parsed], **columns)
+    rows = rows.assign(correct=[answer == "1" for answer in parsed], rouge_l=math.nan, **columns)
     itemrows.evaluated(out, run, EVALUATION, rows)
 
 

@@ -8,6 +8,7 @@ import pytest
 import sacrebleu
 
 from kdutils import evaluate, store
+from kdutils.constants import METHOD_NAMES
 from kdutils.data import sources
 from kdutils.grid import plan
 from kdutils.grid.profile import load_profile
@@ -65,7 +66,7 @@ def test_change_is_against_the_same_text_of_the_teacher(asked):
 
 def test_groups_hold_all_items_and_nothing_else(asked):
     rows = paradox.texts(asked)
-    table = paradox.by_group(rows, "outcome", paradox.OUTCOMES, rng=np.random.default_rng(0), n_resamples=49)
+    table = paradox.by_group(rows, "outcome", paradox.OUTCOMES, rng=np.random.default_rng(0))
     n = table[table["measure"] == "bleu"].groupby("method")["n"].sum()
     assert n.to_dict() == {"fkl": 6, "sft": 6}
     kd = table[(table["method"] == "fkl") & (table["measure"] == "bleu")].set_index("group")
@@ -97,7 +98,7 @@ def test_contrasts_find_what_was_planted_within_tasks(extra, says):
     rises = planted(np.random.default_rng(1), extra=extra)
     crude = rises.groupby("fate")["bleu"].mean()
     assert crude["became_right"] - crude["stayed_wrong"] > extra + 8  # easy tasks rise more, whatever happens
-    table = paradox.contrasts(rises, rng=np.random.default_rng(2), n_resamples=199)
+    table = paradox.contrasts(rises, rng=np.random.default_rng(2))
     row = table[(table["than"] == "stayed_wrong") & (table["measure"] == "bleu")].iloc[0]
     assert row["low"] < extra < row["high"]
     assert row["estimate"] == pytest.approx(extra, abs=1.0)
@@ -112,34 +113,23 @@ def test_following_is_read_by_method_and_fate(asked):
     rows["text"] = ["Nina has 3 + 4 = 7 coins. The answer is 7."] * 6 + [
         *["Nina has 3 + 4 = 7 coins. The answer is 8."] * 3, "Nina has 3 + 4 = 9 coins.", "none", "none"
     ]  # fmt: skip
-    table = solution_steps.followed(rows, paradox.changes(rows), rng=np.random.default_rng(0), n_resamples=49)
-    first, second = rows["method"].unique()
-    table = table[table["group"] == "all texts"].set_index("method")
-    assert table.loc[first, ["checkable", "follows", "right_steps"]].tolist() == pytest.approx(
-        [100, 100, 100]
-    )
-    assert table.loc[second, ["checkable", "follows", "right_steps"]].tolist() == pytest.approx([50, 0, 75])
-
-
-def test_following_reads_as_shares_with_intervals():
-    shares = {"checkable": 99.34, "checkable_low": 98.8, "checkable_high": 99.7, "follows": np.nan}
-    shares |= {"follows_low": np.nan, "follows_high": np.nan, "right_steps": 40.0}
-    shares |= {"right_steps_low": np.nan, "right_steps_high": np.nan}
-    row = {"method": "sft", "label": "SFT", "group": "all texts"} | shares | {"n": 7}
-    (found,) = solution_steps.readable_followed(pd.DataFrame([row])).to_dict("records")
-    assert found == {
-        "student": "SFT",
-        "group": "all texts",
-        "texts": 7,
-        "checkable, %": "99.3 [98.8, 99.7]",
-        "follows, %": "—",
-        "right steps, %": "40.0",
-    }
+    table = solution_steps.followed(rows, paradox.changes(rows), rng=np.random.default_rng(0))
+    first, second = rows["method"].map(METHOD_NAMES).unique()
+    table = table[table["group"] == "all texts"].set_index("student")
+    shares = table[["checkable, %", "follows, %", "right steps, %"]].map(lambda text: text.split(" ")[0])
+    assert shares.loc[first].tolist() == ["100.0", "100.0", "100.0"]
+    assert shares.loc[second].tolist() == ["50.0", "0.0", "75.0"]
+    assert table.loc[second, "checkable, %"].startswith("50.0 [")
+    assert table["texts"].tolist() == [6, 6]
+    rows["text"] = "none"
+    nothing = solution_steps.followed(rows, paradox.changes(rows), rng=np.random.default_rng(0))
+    assert nothing.loc[0, "checkable, %"].startswith("0.0")
+    assert nothing.loc[0, ["follows, %", "right steps, %"]].tolist() == ["—", "—"]
 
 
 def test_shares_of_errors_are_whole(asked):
     rows = paradox.texts(asked)
-    found = solution_steps.errors(asked, rows, task="svamp", rng=np.random.default_rng(0), n_resamples=49)
+    found = solution_steps.errors(asked, rows, task="svamp", rng=np.random.default_rng(0))
     wide = solution_steps.error_shares(found)
     assert wide.sum(axis=1).tolist() == pytest.approx([100.0, 100.0])
     assert list(wide.columns) == list(solution_steps.CATEGORIES)

@@ -13,7 +13,7 @@ from kdutils.data import sources
 from kdutils.grid import cell_table as cell_rows
 from kdutils.grid.plan import Filter, Plan
 from kdutils.grid.profile import load_profile
-from kdutils.results import agreement_fidelity, authors_tables, gain_tables, sweeps
+from kdutils.results import agreement_fidelity, answer_modes, authors_tables, gain_tables, sweeps
 
 
 def cell(**fields):
@@ -428,12 +428,11 @@ def test_other_items_do_not_stand_side_by_side():
 
 
 def test_answers_are_what_agreement_says_of_every_pair_and_task(answered):
-    table = agreement_fidelity.answers(agreement_fidelity.paired_answers(answered))
-    for where, student, teacher in agreement_fidelity.beside_teachers(
-        answered, [*evaluate.KEYS, "parsed", "correct"]
-    ):
-        found = evaluate.agreement(evaluate.paired(student, teacher))
-        row = table[table["method"] == where["method"]].iloc[0]
+    paired = agreement_fidelity.paired_answers(answered)
+    table = agreement_fidelity.answers(paired)
+    for method, both in paired.groupby("method"):
+        found = evaluate.agreement(both)
+        row = table[table["method"] == method].iloc[0]
         for name in ("agreement", "error_consistency", "both_right", "only_student", "only_teacher"):
             assert row[name] == found[name]
 
@@ -495,7 +494,7 @@ def test_texts_without_an_answer_are_shown_beside_the_accuracy():
     rows += [distilled("gkd", 2.0, 90.0, task="average", unparsed=0.0, truncated=0.0)]
     rows += [distilled("fkl", 1.0, 50.0, task="average", source="published", protocol="paper")]
     rows += [baseline("toy-8M", "sft", 90.0, task="average", unparsed=0.0, truncated=0.0)]  # of the teacher
-    table = gain_tables.parse_failures(cell_rows.cell_table(rows))
+    table = answer_modes.failures(cell_rows.cell_table(rows))
     assert table["method"].tolist() == ["SFT", "GKD"]
     assert table.loc[1, ["accuracy", "unparsed", "runs"]].tolist() == [15.0, 80.5, 2]
     assert table.loc[0, ["accuracy", "runs"]].tolist() == [60.0, 1]

@@ -7,7 +7,7 @@ import pytest
 
 from kdutils.data import model_facts, model_files
 from kdutils.grid import plan
-from kdutils.results import model_provenance
+from kdutils.results import released_comparison
 
 gguf = pytest.importorskip("gguf")
 
@@ -97,10 +97,10 @@ def test_a_hub_model_that_is_not_here_is_not_guessed(monkeypatch, tmp_path):
 
 def test_table_and_line_name_the_models_of_the_runs(tmp_path):
     asked = plan.plan("01", {"profile": "smoke", "out": str(tmp_path)})
-    table = model_provenance.table(asked)
+    table = released_comparison.weights(asked)
     assert table["asked for"].tolist() == ["mini-qwen-105k", "mini-qwen-493k"]  # the student first
     assert table["file"].tolist() == ["—", "—"]
-    line = model_provenance.line(asked)
+    line = released_comparison.weights_line(asked)
     digest = model_files.files_digest("mini-qwen-105k")
     assert line.startswith(
         f"Weights of the live results: mini-qwen-105k is embedded mini family (BF16, digest {digest}"
@@ -109,5 +109,5 @@ def test_table_and_line_name_the_models_of_the_runs(tmp_path):
 
 def test_nothing_live_has_no_weights(tmp_path):
     asked = plan.plan("01", {"profile": "published", "out": str(tmp_path)})
-    assert model_provenance.table(asked).empty
-    assert model_provenance.line(asked) == ""
+    assert released_comparison.weights(asked).empty
+    assert released_comparison.weights_line(asked) == ""
