@@ -7,6 +7,7 @@ import html
 import io
 import time
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -18,7 +19,8 @@ from kdutils.constants import SOURCE_LABELS
 from kdutils.grid import fill
 from kdutils.grid.plan import Plan
 from kdutils.grid.scheduler import State
-from kdutils.report import figures
+from kdutils.report import plots
+from kdutils.report.styles import COLOURS, ordered_colours
 from kdutils.results import gain_tables, model_provenance
 
 MODEL_WORLD = (
@@ -78,7 +80,7 @@ class _Progress:
         bar += "".join(f"<br>{html.escape(label)}" for label in state.running)
         curves = {label: points for label, points in state.curves.items() if points}
         if curves:
-            png = _png(figures.running_curves(curves))
+            png = _png(running_curves(curves))
             bar += f'<br><img alt="losses of the runs that are running" src="data:image/png;base64,{png}">'
         return {"text/html": bar, "text/plain": str(state)}
 
@@ -104,7 +106,7 @@ class Curve:
 
     def picture(self) -> dict[str, Any]:
         """The loss by step and the validation loss by epoch as PNG, and the last values as text."""
-        png = _png(figures.training_curve(pd.DataFrame(self.entries)))
+        png = _png(training_curve(pd.DataFrame(self.entries)))
         last = self.entries[-1]
         numbers = {key: value for key, value in last.items() if isinstance(value, int | float)}
         text = ", ".join(f"{key} {value:.4g}" for key, value in numbers.items())
@@ -125,3 +127,27 @@ def _remark(text: str) -> None:
 
 def _shown(text: str) -> dict[str, Any]:
     return {"text/plain": text}
+
+
+def running_curves(curves: Mapping[str, list[tuple[int, int, float]]]) -> Figure:
+    """Losses of the trainings that are running, by the share of their steps: points (step, n_steps, loss)."""
+    fig, (ax,) = plots.panels(height=2.2)
+    for (label, points), colour in zip(curves.items(), ordered_colours(len(curves)), strict=True):
+        shares = [100 * step / n_steps for step, n_steps, _ in points]
+        ax.plot(shares, [loss for *_, loss in points], color=colour, marker=".", label=label)
+    ax.set(xlabel="steps done, %", ylabel="loss, nats a token", xlim=(0, 100))
+    ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
+    return fig
+
+
+def training_curve(entries: pd.DataFrame) -> Figure:
+    """Loss by step and, where there is one, validation loss by epoch: entries of curve.jsonl."""
+    fig, (ax,) = plots.panels(height=2.6)
+    steps = entries.dropna(subset=["step"])
+    ax.plot(steps["step"], steps["loss"], color=COLOURS[0], linewidth=1, label="training")
+    if "validation_loss" in entries:
+        known = entries.assign(step=entries["step"].ffill().fillna(0)).dropna(subset=["validation_loss"])
+        ax.plot(known["step"], known["validation_loss"], "o-", color=COLOURS[3], label="validation")
+        ax.legend(frameon=False)
+    ax.set(xlabel="step", ylabel="loss, nats a token")
+    return fig

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Mapping
 from functools import cached_property
+from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -20,9 +21,16 @@ from kdutils.inference.estimate import Estimate
 from kdutils.report import figures, live, plots, styles
 from kdutils.report.html_tables import Format
 from kdutils.report.notebook_api import Report
-from kdutils.results import authors_tests, gain_tables, item_gains, released_comparison
+from kdutils.results import (
+    agreement_fidelity,
+    authors_tests,
+    gain_tables,
+    item_gains,
+    released_comparison,
+)
 
 Tables = Mapping[str, pd.DataFrame]  # source -> its table
+Formats = str | Mapping[str, Format]  # of all columns of fractions, or of those named
 CORRELATED = {  # test of the authors -> name of its figure, what is correlated with the gain
     "spearman_gain_size": ("size_correlations", "student size"),
     "spearman_gain_teacher": ("teacher_correlations", "teacher accuracy"),
@@ -66,9 +74,8 @@ class Section:
     @cached_property
     def gains(self) -> dict[str, pd.DataFrame]:
         """Gains over SFT of every source under the selection of the temperature."""
-        return gain_tables.by_source(
-            gain_tables.gains(self.shown, selection=self.selection, methods=KD_METHODS)
-        )
+        gains = gain_tables.gains(self.shown, selection=self.selection, methods=KD_METHODS)
+        return gain_tables.by_source(gains)
 
     @cached_property
     def averages(self) -> dict[str, pd.DataFrame]:
@@ -91,6 +98,16 @@ class Section:
         return claims.judgements(self.cells, section=self.number, items=self.items, kept=self.run.kept)
 
     @cached_property
+    def paired(self) -> pd.DataFrame:
+        """Gains of the one live pair from the same items, temperature 1; no rows of several pairs."""
+        return self.in_view(item_gains.gain_table(self.items))
+
+    @cached_property
+    def answers(self) -> pd.DataFrame:
+        """What live students answer beside their teacher; no rows without live runs."""
+        return self.in_view(self.run.kept(agreement_fidelity.paired_answers, self.asked))
+
+    @cached_property
     def comparison(self) -> released_comparison.Comparison:
         """The one live pair and what was released of the same quantity."""
         return released_comparison.Comparison(self.cells, self.items, self.asked)
@@ -110,43 +127,52 @@ class Section:
         self,
         name: str,
         tables: Tables,
-        draw: Callable[[pd.DataFrame], Figure],
+        draw: Callable[..., Figure],
         *,
-        alt: str | Callable[[pd.DataFrame], str],
         caption: str | Mapping[str, str],
+        value: str = "",
+        alt: str | Callable[[pd.DataFrame], str] = "",
+        **look: Any,
     ) -> None:
-        """Show what `draw` makes of the table of each source; nothing of no rows.
+        """Show what `draw` makes of the table of each source, with `look`; nothing of no rows.
 
         Args:
             name: of the figure; that of live results has `_live` after it.
-            alt: the text, or what makes it of a table that has rows.
             caption: the text, or one for each source.
+            value: what is drawn and its unit, "gain, points": the alternative text gives the range of the
+                column `gain`.
+            alt: another such text, or what makes it of a table that has rows.
         """
         for source, table in tables.items():
-            if len(table):
-                fig = draw(table)
-                plots.watermark(fig, self.marks[source])
-                text = caption if isinstance(caption, str) else caption[source]
-                self.run.figure(
-                    fig,
-                    gain_tables.named(name, source),
-                    data=table,
-                    alt=alt if isinstance(alt, str) else alt(table),
-                    caption=f"{self.labels[source]}: {text}",
-                )
+            if table.empty:
+                continue
+            fig = draw(table, **look)
+            plots.watermark(fig, self.marks[source])
+            column, _, unit = value.partition(", ")
+            text = (
+                f"{column.replace('_', ' ')} in {len(table)} rows: {span(table[column])} {unit}"
+                if value
+                else alt
+            )
+            caption_of = caption if isinstance(caption, str) else caption[source]
+            self.run.figure(
+                fig,
+                gain_tables.named(name, source),
+                data=table,
+                alt=text(table) if callable(text) else text,
+                caption=f"{self.labels[source]}: {caption_of}",
+            )
 
-    def table(
-        self, source: str, table: pd.DataFrame, caption: str, formats: Mapping[str, Format] | None = None
-    ) -> None:
-        """Show the table of one source; nothing of no rows. Formats of other columns are ignored."""
-        if len(table):
-            known = {name: each for name, each in (formats or {}).items() if name in table}
-            self.run.table(table, caption=f"{self.labels[source]}: {caption}", formats=known)
-
-    def tables(self, tables: Tables, caption: str, formats: Mapping[str, Format] | None = None) -> None:
-        """Show a table of every source."""
+    def table(self, tables: Tables, caption: str, formats: Formats = "") -> None:
+        """Show the table of each source; nothing of no rows. Formats of other columns are ignored."""
         for source, table in tables.items():
-            self.table(source, table, caption, formats)
+            if table.empty:
+                continue
+            each = formats
+            if isinstance(formats, str):
+                each = dict.fromkeys(table.select_dtypes("float") if formats else (), formats)
+            known = {name: fmt for name, fmt in each.items() if name in table}
+            self.run.table(table, caption=f"{self.labels[source]}: {caption}", formats=known)
 
     def remarks(self, texts: Mapping[str, str]) -> None:
         """Show a paragraph of every source."""
@@ -157,7 +183,7 @@ class Section:
     ) -> None:
         """Show the one live pair beside the released ones, and which of them is the nearest."""
         if self.items:
-            self.table("live", make(self.comparison), caption)
+            self.table({"live": make(self.comparison)}, caption)
             self.run.remark(released_comparison.pair_remark(self.cells))
 
     # --- what every section shows -----------------------------------------------------------------------
@@ -171,7 +197,7 @@ class Section:
         chosen = gain_tables.by_source(self.statistics[self.statistics["selection"] == self.selection])
         for source in gain_tables.several_pairs(self.parts, least=least):
             table = authors_tests.readable_tests(chosen[source], test)
-            self.table(source, table, f"{caption}, {self.selection}.")
+            self.table({source: table}, f"{caption}, {self.selection}.")
 
     def correlations(self, test: str) -> dict[str, pd.DataFrame]:
         """The rank correlations of one test with their intervals, of every source that has some."""
@@ -184,16 +210,13 @@ class Section:
     def correlation_figures(self, test: str) -> None:
         """Rank correlations by task under both rules of selecting the temperature."""
         name, what = CORRELATED[test]
-        caption = f"correlation of gain and {what} by task, under both rules of selecting the temperature"
-        tables = self.correlations(test)
-        ends = {source: "; strokes: the poster." if "printed" in tables[source] else "." for source in tables}
-        self.figure(
-            name,
-            tables,
-            figures.correlations,
-            alt=lambda table: f"Spearman rho by task, from {span(table['rho'], '+.2f')}, {len(table)} tests.",
-            caption={source: caption + ends[source] for source in tables},
+        tables, caption = (
+            self.correlations(test),
+            f"correlation of gain and {what} by task, under both rules of ",
         )
+        ends = {source: "; strokes: the poster." if "printed" in tables[source] else "." for source in tables}
+        captions = {source: f"{caption}selecting the temperature{end}" for source, end in ends.items()}
+        self.figure(name, tables, figures.correlations, value="rho", caption=captions)
 
     def correlation_sentences(self, test: str) -> list[str]:
         """In how many tasks the gain goes with another quantity, a sentence a source."""
@@ -214,17 +237,15 @@ class Section:
         caption = "What the stricter analysis asks in this section, and how it decides."
         self.run.table(claims.declarations(self.number), caption=caption)
         for each in self.judged:
-            table = answer_sheet.stricter_table(each)
-            self.table(
-                each.evidence.source, table, answer_sheet.STRICTER_CAPTION, answer_sheet.STRICTER_FORMATS
-            )
+            table = {each.evidence.source: answer_sheet.stricter_table(each)}
+            self.table(table, answer_sheet.STRICTER_CAPTION, answer_sheet.STRICTER_FORMATS)
 
     def claims(self) -> None:
         """Every claim with its verdict, into the ledger, and the rules."""
         rows = claims.ledger_rows(self.judged)
         self.run.claims(rows)
         by_source = {source: claims.table(part) for source, part in claims.by_source(rows).items()}
-        self.tables(by_source, "what the paper says, what these results give, and the verdict.")
+        self.table(by_source, "what the paper says, what these results give, and the verdict.")
         rules = claims.rules(self.number, one_pair=bool(self.items))
         self.run.table(rules, caption="The rule behind each verdict, with its thresholds.")
 
@@ -237,15 +258,14 @@ class Section:
         """How many claims of one source have which verdict under both analyses, in words."""
         parts = []
         for analysis, words in (("authors", "by the authors' rule"), ("strict", "by the stricter one")):
-            rows = [row for row in judged.rows if row["analysis"] == analysis]
-            found = [row["verdict"] for row in rows]
+            found = [row["verdict"] for row in judged.rows if row["analysis"] == analysis]
             counted = (f"{found.count(each)} {each.replace('_', ' ')}" for each in VERDICTS if each in found)
             parts.append(f"{words} {', '.join(counted)}")
         label = self.labels[judged.evidence.source]
         return f"{label}, {len(judged.authors)} claims: {'; '.join(parts)}"
 
 
-def span(values: pd.Series, fmt: str) -> str:
+def span(values: pd.Series, fmt: str = ".3g") -> str:
     """The least and the greatest: `−1.0 to +2.0`."""
     return f"{values.min():{fmt}} to {values.max():{fmt}}".replace("-", "−")
 

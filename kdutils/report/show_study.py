@@ -1,15 +1,16 @@
-"""What notebooks 00, 08 and 11 show of the whole study: what is there, all verdicts, and the protocol."""
+"""What notebooks 00, 08, 10 and 11 show: what is there, all verdicts, calibration and the protocol."""
 
 from __future__ import annotations
 
 import pandas as pd
 
-from kdutils import constants
 from kdutils.claims import answer_sheet, claims, sensitivity
+from kdutils.constants import AVERAGE, DOMAIN_LABELS, METHOD_NAMES, SECTIONS
 from kdutils.grid import cell_table
+from kdutils.inference import calibration
 from kdutils.io import environment
-from kdutils.report import claim_figures, figures, ledger
-from kdutils.report.section import Section, signed, span
+from kdutils.report import figures, ledger
+from kdutils.report.section import Section, signed
 from kdutils.results import (
     authors_tables,
     gain_tables,
@@ -23,15 +24,13 @@ from kdutils.results import (
 
 def coverage(section: Section) -> None:
     """How many runs there are by pair, method and temperature, of every source."""
-    section.figure(
-        "coverage",
-        {source: gain_tables.coverage(part) for source, part in section.parts.items()},
-        figures.coverage,
-        alt=lambda grid: (
-            f"{len(grid)} pairs: {int((grid == 0).to_numpy().sum())} of {grid.size} fields empty."
-        ),
-        caption="runs by pair, method and temperature, counted over domains and seeds; empty means none.",
-    )
+
+    def alt(grid: pd.DataFrame) -> str:
+        return f"{len(grid)} pairs: {int((grid == 0).to_numpy().sum())} of {grid.size} fields empty."
+
+    tables = {source: gain_tables.coverage(part) for source, part in section.parts.items()}
+    caption = "runs by pair, method and temperature, counted over domains and seeds; empty means none."
+    section.figure("coverage", tables, figures.coverage, alt=alt, caption=caption)
 
 
 def models(section: Section) -> None:
@@ -50,12 +49,11 @@ def oddities(section: Section) -> None:
     flags = pd.DataFrame({"flag": cell_table.FLAGS.keys(), "meaning": cell_table.FLAGS.values()})
     flags["cells"] = [int(cell_table.has_flag(released, key).sum()) for key in flags["flag"]]
     section.run.table(flags, caption=f"Flags on the {len(released)} released cells.")
-    averages = released[released["task"] == constants.AVERAGE]
+    averages = released[(released["task"] == AVERAGE) & (released["temperature"] == 1.0)]
     is_collapsed = cell_table.has_flag(averages, "collapsed") & averages["teacher_tuned"].fillna(False)
-    collapsed = averages.loc[is_collapsed & (averages["temperature"] == 1.0)]
-    columns = ["domain", "teacher", "student", "method", "accuracy"]
+    collapsed = averages.loc[is_collapsed, ["domain", "teacher", "student", "method", "accuracy"]]
     caption = "Released, temperature 1, tuned teacher: domain average below half of the SFT student's."
-    section.run.table(collapsed[columns], caption=caption)
+    section.run.table(collapsed, caption=caption)
 
 
 def costs(section: Section) -> None:
@@ -67,7 +65,7 @@ def costs(section: Section) -> None:
     by = table.groupby(["domain", "method", "status"], sort=False)
     sums = by.agg(columns).assign(runs=by.size()).reset_index()
     formats = dict.fromkeys(columns, ".0f") | {"peak memory, GB": ".2f"}
-    section.table("live", sums, "seconds of the runs in all, and the largest worker.", formats)
+    section.table({"live": sums}, "seconds of the runs in all, and the largest worker.", formats)
     hours = table[["training, s", "evaluation, s"]].sum().sum() / 3600
     print(f"{len(table)} runs, {hours:.2f} hours of one worker in all")
     columns = ["domain", "student", "teacher", "method", "temperature"]
@@ -82,7 +80,7 @@ def provenance(section: Section) -> None:
     facts |= facts.pop("git", {}) | facts.pop("packages", {})
     n_files, commit = len(authors_tables.SHA256), authors_tables.COMMIT[:12]
     facts["released tables"] = f"commit {commit}, {n_files} files, SHA-256 checked"
-    made_by = pd.DataFrame({"what": facts.keys(), "value": [str(value) for value in facts.values()]})
+    made_by = pd.DataFrame({"what": facts.keys(), "value": map(str, facts.values())})
     section.run.table(made_by, caption="What made this report.")
 
 
@@ -109,20 +107,21 @@ class Verdicts:
     def counts_by_section(self) -> None:
         """Claims by section and verdict, a table a column of the answer sheet."""
         for column, part in self.columns.items():
-            counts = _by_section(list(part.values())).reset_index()
+            counts = claims.verdict_counts(list(part.values())).rename(SECTIONS).reset_index()
             self.section.run.table(counts, caption=f"{column}: claims by section and verdict.")
 
     def bars(self) -> None:
         """Verdicts of each source and analysis, by section."""
         for each in self.judged:
-            for analysis in answer_sheet.ANALYSES:
+            for analysis, name in (("authors", "verdicts"), ("strict", "verdicts_strict")):
                 part = [row for row in each.rows if row["analysis"] == analysis]
-                counts = _by_section(part).rename(index=lambda name: name.replace("_", " "))
+                counts = claims.verdict_counts(part).rename(
+                    {key: section.replace("_", " ") for key, section in SECTIONS.items()}
+                )
                 alt = ", ".join(f"{n} {verdict.replace('_', ' ')}" for verdict, n in counts.sum().items())
-                caption = f"verdicts on {len(part)} claims, analysis: {analysis}."
-                name = "verdicts" if analysis == "authors" else "verdicts_strict"
+                look = {"of": "verdicts", "caption": f"verdicts on {len(part)} claims, analysis: {analysis}."}
                 tables = {each.evidence.source: counts}
-                self.section.figure(name, tables, figures.verdict_bars, alt=f"{alt}.", caption=caption)
+                self.section.figure(name, tables, figures.shares, alt=f"{alt}.", **look)
 
     def changed(self) -> None:
         """Verdicts that the stricter analysis changes."""
@@ -136,12 +135,11 @@ class Verdicts:
         tables = {source: table for source, table in found.items() if len(table)}
         holds = {source: sensitivity.holds(table) for source, table in tables.items()}
         for source, table in tables.items():
-            said = sensitivity.holds_remark(holds[source])
-            caption = f"verdicts by claim and choice of the analysis. {said} "
-            caption = (caption + sensitivity.cannot_remark(table)).strip()
-            draw = claim_figures.verdicts_by_choice
+            said, cannot = sensitivity.holds_remark(holds[source]), sensitivity.cannot_remark(table)
+            caption = f"verdicts by claim and choice of the analysis. {said} {cannot}".strip()
+            draw = figures.verdicts_by_choice
             self.section.figure("sensitivity", {source: table}, draw, alt=said, caption=caption)
-        self.section.tables(holds, "under how many of the choices that bear on it a claim is reproduced.")
+        self.section.table(holds, "under how many of the choices that bear on it a claim is reproduced.")
         return tables
 
     def paragraphs(self, tables: dict[str, pd.DataFrame]) -> None:
@@ -155,10 +153,16 @@ class Verdicts:
         return answer_sheet.counts_remark(self.columns).split("\n\n")
 
 
-def _by_section(rows: list) -> pd.DataFrame:
-    counts = claims.verdict_counts(rows)
-    counts.index = counts.index.map(constants.SECTIONS)
-    return counts
+# --- 10: calibration ------------------------------------------------------------------------------------
+
+
+def calibration_sentences(table: pd.DataFrame) -> list[str]:
+    """How the authors' unit and that of the stricter analysis err, and what is not recommended."""
+    chosen = ("t-test > 0 over cells (authors)", "t-test of students", "orders of students within families")
+    said = [calibration.remark(table, procedure=name, quantity=calibration.SAID[name]) for name in chosen]
+    n_refused = int((table["recommended"] == "no").sum())
+    refused = f"{n_refused} of {len(table)} procedures under a null are not recommended"
+    return [*said, f"{refused}; the table says which."]
 
 
 # --- 11: the protocol -----------------------------------------------------------------------------------
@@ -176,14 +180,14 @@ class Protocol:
 
     def figures(self) -> None:
         """What each factor changes in the accuracies and in the gain, a figure a method."""
+        look = {"value": "change, points"}
         for method, part in protocols.worth_drawing(self.changes).groupby("method", sort=False):
-            name = constants.METHOD_NAMES[method]
-            by = span(part.loc[part["quantity"] == "gain", "change"], "+.1f")
-            alt = f"{name}: one at a time the factors change the gain over SFT by {by} points."
-            caption = f"what each factor changes against careful, in accuracy and in the gain of {name}; 95% "
-            caption += "intervals over the questions of these tasks, for these runs. Seeds are luck alone."
-            draw = figures.protocol_changes
-            self.section.figure(f"changes_{method}", {"live": part}, draw, alt=alt, caption=caption)
+            look["caption"] = (
+                "what each factor changes against careful, in accuracy and in the gain of "
+                f"{METHOD_NAMES[method]}; 95% intervals over the questions of these tasks, for these runs. "
+                "Seeds are luck alone."
+            )
+            self.section.figure(f"changes_{method}", {"live": part}, figures.protocol_changes, **look)
 
     def table(self) -> None:
         """Levels under careful, and the change by each factor with its verdict."""
@@ -191,7 +195,7 @@ class Protocol:
             return
         caption = "levels under careful, and the change by each factor in points with its 95% interval; the "
         caption += "rule of the last column (kdutils.results.protocols) was written before a value was seen."
-        self.section.table("live", protocols.table_of(self.changes), caption)
+        self.section.table({"live": protocols.table_of(self.changes)}, caption)
         self.section.run.remark(protocols.remark(self.changes))
         self.section.run.remark(protocols.noise_remark(self.noise))
 
@@ -202,12 +206,11 @@ class Protocol:
         for (domain, method), part in own.groupby(["domain", "method"], sort=False):
             counts = ", ".join(f"{n} {verdict}" for verdict, n in part["verdict"].value_counts().items())
             largest = part.loc[part["change"].abs().idxmax()]
-            careful = signed(part["careful"].iloc[0])
             factors = f"{len(part)} factor{'s' * (len(part) > 1)}"
+            by = signed(largest["change"], largest["low"], largest["high"])
+            where = f"{self.section.labels['live']}, {DOMAIN_LABELS[domain].lower()}, {METHOD_NAMES[method]}"
             said.append(
-                f"{self.section.labels['live']}, {constants.DOMAIN_LABELS[domain].lower()}, "
-                f"{constants.METHOD_NAMES[method]}: the gain under careful is {careful} points; of "
-                f"{factors}: {counts}; the largest change ({largest['label']}) is "
-                f"{signed(largest['change'], largest['low'], largest['high'])}."
+                f"{where}: the gain under careful is {signed(part['careful'].iloc[0])} points; of {factors}: "
+                f"{counts}; the largest change ({largest['label']}) is {by}."
             )
         return said
