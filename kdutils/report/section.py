@@ -128,8 +128,8 @@ class Section:
         name: str,
         tables: Tables,
         draw: Callable[..., Figure],
-        *,
         caption: str | Mapping[str, str],
+        *,
         value: str = "",
         alt: str | Callable[[pd.DataFrame], str] = "",
         **look: Any,
@@ -175,8 +175,9 @@ class Section:
             self.run.table(table, caption=f"{self.labels[source]}: {caption}", formats=known)
 
     def remarks(self, texts: Mapping[str, str]) -> None:
-        """Show a paragraph of every source."""
-        self.run.remark("\n\n".join(f"{self.labels[source]}: {text}" for source, text in texts.items()))
+        """Show a paragraph of every source; nothing of ""."""
+        said = [f"{self.labels[source]}: {text}" for source, text in texts.items() if text]
+        self.run.remark("\n\n".join(said))
 
     def pair_table(
         self, make: Callable[[released_comparison.Comparison], pd.DataFrame], caption: str
@@ -216,7 +217,7 @@ class Section:
         )
         ends = {source: "; strokes: the poster." if "printed" in tables[source] else "." for source in tables}
         captions = {source: f"{caption}selecting the temperature{end}" for source, end in ends.items()}
-        self.figure(name, tables, figures.correlations, value="rho", caption=captions)
+        self.figure(name, tables, figures.correlations, captions, value="rho")
 
     def correlation_sentences(self, test: str) -> list[str]:
         """In how many tasks the gain goes with another quantity, a sentence a source."""
@@ -263,6 +264,11 @@ class Section:
             parts.append(f"{words} {', '.join(counted)}")
         label = self.labels[judged.evidence.source]
         return f"{label}, {len(judged.authors)} claims: {'; '.join(parts)}"
+
+
+def each(tables: Tables, function: Callable[..., Any], **named: Any) -> dict[str, Any]:
+    """What `function` makes of the table of each source that has rows."""
+    return {source: function(table, **named) for source, table in tables.items() if len(table)}
 
 
 def span(values: pd.Series, fmt: str = ".3g") -> str:

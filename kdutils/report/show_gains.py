@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import product
 
-import numpy as np
 import pandas as pd
 
 from kdutils.claims import student_gains
 from kdutils.claims.evidence import Evidence
 from kdutils.constants import (
     AVERAGE,
-    CONTAMINATED_TASKS,
     DOMAIN_LABELS,
     DOMAINS,
     METHOD_LABELS,
     METHOD_NAMES,
-    TASK_LABELS,
 )
 from kdutils.inference import intervals
 from kdutils.report import figures, teacher_figures
@@ -94,27 +92,16 @@ def selections_remark(both: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def several_pairs(section: Section) -> dict[str, Evidence]:
-    """The evidence of sources that have more than one pair: those that say something about students."""
-    found = {each.evidence.source: each.evidence for each in section.judged}
-    return {source: evidence for source, evidence in found.items() if not evidence.one_pair}
+def of_students(section: Section, function: Callable[[Evidence], pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """What `function` makes of each source that has several pairs: one alone says nothing about students."""
+    found = [each.evidence for each in section.judged]
+    return {each.source: function(each) for each in found if not each.one_pair}
 
 
-def student_forest(section: Section) -> None:
-    """Gains of students and of all of them together, in points and log odds."""
-    tables = {source: student_gains.forest(each) for source, each in several_pairs(section).items()}
-    caption = "gains of students at temperature 1, means over teachers and methods, in points and log odds."
-    section.figure(
-        "student_forest",
-        tables,
-        figures.student_forest,
-        alt=lambda table: f"Mean gain over students in points {by_domain(_of_all(table), value='value')}.",
-        caption=caption,
-    )
-
-
-def _of_all(table: pd.DataFrame) -> pd.DataFrame:
-    return table[(table["kind"] == "all") & (table["scale"] == "points")]
+def of_all_students(forest: pd.DataFrame) -> str:
+    """The mean gain over students in points by domain, in words: takes student_gains.forest."""
+    means = forest[(forest["kind"] == "all") & (forest["scale"] == "points")]
+    return by_domain(means, value="value")
 
 
 def gain_sentences(section: Section) -> list[str]:
@@ -130,7 +117,7 @@ def gain_sentences(section: Section) -> list[str]:
         n_students = table.loc[table["kind"] == "student", "label"].nunique()
         sentences.append(
             f"{label}: distillation changes the accuracy of {n_students} students by "
-            f"{by_domain(_of_all(table), value='value')} on average, at temperature 1 and without "
+            f"{of_all_students(table)} on average, at temperature 1 and without "
             "contaminated tasks (95% intervals over students)."
         )
     return sentences
@@ -147,30 +134,6 @@ def one_pair(section: Section) -> None:
     accuracies = released_comparison.accuracies(section.comparison)
     section.table({"live": accuracies}, "accuracy of the student, %, with 95% intervals over items.")
     section.pair_table(released_comparison.gains, "gain over SFT on the same items, points, temperature 1.")
-
-
-def against_sft(section: Section) -> pd.DataFrame:
-    """Every item that KD and SFT student of a live pair answered; no rows without live runs."""
-    return section.run.kept(paired_items.against_sft, section.answers)
-
-
-def won_and_lost(section: Section) -> None:
-    """McNemar's test of every live pair, method and domain, as a map."""
-    won = paired_items.won_and_lost(against_sft(section))
-    won = won.assign(is_marked=won["q_value"] < paired_items.ALPHA)
-    alt = paired_items.map_remark(won)
-    caption = "gain over SFT of one seed, points, temperature 1; *: McNemar's test, q < 0.05 over the map."
-    section.figure("won_and_lost", {"live": won}, figures.gain_map, alt=alt, caption=f"{caption} {alt}")
-
-
-def three_ways(section: Section) -> None:
-    """The mean gain by three analyses, which speak of other students, items and tasks."""
-    same = against_sft(section)
-    if len(same):
-        ways = section.run.kept(paired_items.three_ways, same, rng=np.random.default_rng(20_240_507))
-        ways = ways.rename(columns={"label": "method", "way": "analysis", "n_students": "students"})
-        caption = "mean gain, points, temperature 1, by three analyses, 95% intervals."
-        section.table({"live": ways}, caption, "+.1f")
 
 
 def contaminated_items(section: Section) -> None:
@@ -192,43 +155,22 @@ def contaminated_items(section: Section) -> None:
         section.table({"live": both}, caption, formats)
 
 
-def contaminated_tasks(section: Section) -> pd.DataFrame:
-    """Released gains on contaminated tasks and on the others, by domain and method, shown and returned."""
-    released = section.of("published")
-    apart = answer_modes.contaminated_tasks(gain_tables.gains(released, selection="temperature_1"), released)
-    tasks = ", ".join(TASK_LABELS[task] for task in CONTAMINATED_TASKS)
-    caption = f"mean gain, points, temperature 1, on the contaminated tasks ({tasks}) and on the others, and "
-    caption += "their difference with a 95% interval over pairs."
-    section.table({"published": apart}, caption, "+.1f")
-    return apart
+def sentences_behind(
+    section: Section, *, apart: pd.DataFrame, won: pd.DataFrame, ranked: pd.DataFrame
+) -> list[str]:
+    """What contamination, single items and the format of answers come to.
 
-
-def two_ways(section: Section) -> None:
-    """Accuracy where answers are read from the text and where the options are ranked by likelihood."""
-    ranked = answer_modes.rankings(section.of("live"))
-    if ranked.empty:
-        print("No options were ranked in these results.")
-        return
-    caption = "accuracy on tasks with options by the way the answer is taken, temperature 1, 95% intervals."
-    average = {"live": ranked[ranked["task"] == AVERAGE]}
-    section.figure("two_ways", average, figures.two_ways, value="accuracy, %", caption=caption)
-    section.remarks({"live": answer_modes.ways_remark(ranked)})
-    caption = "accuracy, %, and gain over SFT, points, by the way the answer is taken."
-    section.table({"live": answer_modes.ways_table(ranked)}, caption)
-
-
-def sentences_behind(section: Section, *, apart: pd.DataFrame) -> list[str]:
-    """What contamination, single items and the format of answers come to."""
-    said, label = [], section.labels.get("live")
+    Takes contaminated_tasks and rankings of answer_modes and paired_items.won_and_lost.
+    """
+    said, label = [], section.labels["live"]
     if len(apart):
         groups = apart.groupby("method", sort=False)
         found = "; ".join(f"{name} {by_domain(part, value='difference')}" for name, part in groups)
         text = "Released: gain on contaminated tasks less that on the others, 95% intervals over pairs"
         said.append(f"{text}: {found}.")
-    won = paired_items.won_and_lost(against_sft(section))
     if len(won):
         said.append(f"{label}: {paired_items.map_remark(won)}")
-    if len(ranked := answer_modes.rankings(section.of("live"))):
+    if len(ranked):
         average = ranked[ranked["task"] == AVERAGE]
         best = average.loc[average.groupby(["domain", "way"], sort=False)["accuracy"].idxmax()]
         parts = (
@@ -251,22 +193,7 @@ def selections_by_source(section: Section) -> None:
     section.table(both, "the correlations on the averages under both rules of selection.")
 
 
-def size_and_headroom(section: Section) -> None:
-    """Rank correlations of average gain, student size and SFT accuracy with each other."""
-    tables = {source: authors_tests.size_and_headroom(table) for source, table in section.points.items()}
-    caption = "Spearman rho of average gain, student size and SFT accuracy with each other"
-    section.table(tables, f"{caption}, {section.selection}.", "+.2f")
-
-
-def scales(section: Section) -> None:
-    """Gain of students over size in points and log odds, beside a world of equal gains."""
-    tables = {source: student_gains.by_size(each) for source, each in several_pairs(section).items()}
-    caption = "gain of students over size in points (above) and log odds (below), temperature 1. Bands: 95% "
-    caption += "of what items would show if all students gained alike in log odds."
-    section.figure("scales", tables, figures.gain_and_scale, alt=_within_equal_gains, caption=caption)
-
-
-def _within_equal_gains(by_size: pd.DataFrame) -> str:
+def within_equal_gains(by_size: pd.DataFrame) -> str:
     """How many means in points lie where equal gains in log odds would put them, in words."""
     points = by_size[by_size["scale"] == "points"]
     n_within = int(points["value"].between(points["least"], points["most"]).sum())
@@ -279,32 +206,13 @@ def _within_equal_gains(by_size: pd.DataFrame) -> str:
 def size_sentences(section: Section) -> list[str]:
     """How the gain goes with size, and how many students equal gains in log odds would explain."""
     sentences = section.correlation_sentences("spearman_gain_size")
-    for source, evidence in several_pairs(section).items():
-        found = _within_equal_gains(student_gains.by_size(evidence))
+    for source, sizes in of_students(section, student_gains.by_size).items():
         text = "of these the scale of points alone may explain the differences."
-        sentences.append(f"{section.labels[source]}: {found}: {text}")
+        sentences.append(f"{section.labels[source]}: {within_equal_gains(sizes)}: {text}")
     return sentences
 
 
 # --- 03: the teacher ------------------------------------------------------------------------------------
-
-
-def gain_within_student(section: Section) -> None:
-    """Gain against teacher accuracy, both less their mean over the teachers of one student, and the slope."""
-    within = {source: gain_tables.within_student(table) for source, table in section.points.items()}
-    within = {source: table for source, table in within.items() if len(table)}
-    section.figure(
-        "gain_within_student",
-        within,
-        figures.against,
-        x="teacher_within",
-        xlabel="teacher's {score},\npoints from mean",
-        y="gain_within",
-        ylabel="gain, points from mean",
-        value="gain_within, points",
-        caption="gain against teacher accuracy, both less their mean over the teachers of one student.",
-    )
-    section.remarks({source: authors_tests.within_student_remark(table) for source, table in within.items()})
 
 
 def teachers_of_a_student(section: Section) -> None:

@@ -15,7 +15,6 @@ from kdutils.results import (
     authors_tables,
     gain_tables,
     held_out_temperature,
-    model_provenance,
     protocols,
 )
 
@@ -31,14 +30,6 @@ def coverage(section: Section) -> None:
     tables = {source: gain_tables.coverage(part) for source, part in section.parts.items()}
     caption = "runs by pair, method and temperature, counted over domains and seeds; empty means none."
     section.figure("coverage", tables, figures.coverage, alt=alt, caption=caption)
-
-
-def models(section: Section) -> None:
-    """Which weights the live results are of."""
-    exact = model_provenance.table(section.asked)
-    section.run.table(exact, caption="The models of the live results, and what they really are.")
-    if exact.empty:
-        print("Nothing runs live in this profile.")
 
 
 def oddities(section: Section) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -12,6 +10,7 @@ from kdutils.constants import DOMAIN_LABELS
 from kdutils.report import plots
 from kdutils.report.plots import INTERVAL, domain_panels, with_methods
 from kdutils.report.styles import CHOICE_STYLE, GREY, KIND_STYLE, LIKENESS_STYLE, METHOD_STYLE
+from kdutils.results import capa
 
 # --- likeness -------------------------------------------------------------------------------------------
 
@@ -69,23 +68,22 @@ def level_and_gain(table: pd.DataFrame, *, measure: str, label: str) -> Figure:
     return with_methods(fig, table)
 
 
-def given_accuracy(table: pd.DataFrame, *, measures: Mapping[str, str]) -> Figure:
+def given_accuracy(table: pd.DataFrame) -> Figure:
     """Measures of agreement by method, a row of panels a domain, a column a measure.
 
-    Columns domain, method, label, measure, estimate, low, high; `measures` names those drawn, with their axis
-    titles. Chance is at zero where a measure is adjusted for it.
+    Takes capa.given_accuracy. Chance is at zero where a measure is adjusted for it.
     """
     n_rows = table.groupby(["domain", "measure"]).size().max()
     height = 0.5 + table["domain"].nunique() * (0.75 + 0.21 * n_rows)
-    shown = pd.concat([table[table["measure"] == name] for name in measures])
+    shown = pd.concat([table[table["measure"] == name] for name in capa.SHOWN])
     fig, parts = plots.crossed_panels(shown, "domain", "measure", height=height, sharex="col")
     for place, (ax, part) in enumerate(parts):
         plots.interval_dots(ax, part, y="label", x="estimate", is_spread=False)
         ax.set_title(DOMAIN_LABELS[part["domain"].iloc[0]])
-        if place % len(measures):
+        if place % len(capa.SHOWN):
             ax.tick_params(labelleft=False)
-    for (ax, _), text in zip(parts[-len(measures) :], measures.values(), strict=True):
-        ax.set_xlabel(f"{text},\n{INTERVAL}")
+    for (ax, _), measure in zip(parts[-len(capa.SHOWN) :], capa.SHOWN, strict=True):
+        ax.set_xlabel(f"{capa.MEASURES[measure]},\n{INTERVAL}")
     return fig
 
 

@@ -322,9 +322,7 @@ LIVE = {
         by="noise_sigma",
         styles=ordered_styles((2.0, 5.0), "σ"),
     ),
-    "given accuracy": lambda: teacher_figures.given_accuracy(
-        adjusted(), measures={name: capa.MEASURES[name] for name in capa.SHOWN}
-    ),
+    "given accuracy": lambda: teacher_figures.given_accuracy(adjusted()),
     "likeness by outcome": lambda: teacher_figures.likeness_by_group(
         grouped(paradox.OUTCOMES, ("sft", "fkl", "seqkd", "revkd", "gkd")),
         xlabel="likeness to the teacher, %",
