@@ -19,7 +19,7 @@ from kdutils.constants import AVERAGE, DOMAIN_LABELS, KD_METHODS
 from kdutils.grid import plan
 from kdutils.inference.estimate import Estimate
 from kdutils.report import figures, live, plots, styles
-from kdutils.report.html_tables import Format
+from kdutils.report.html_tables import Formats
 from kdutils.report.notebook_api import Report
 from kdutils.results import (
     agreement_fidelity,
@@ -30,7 +30,6 @@ from kdutils.results import (
 )
 
 Tables = Mapping[str, pd.DataFrame]  # source -> its table
-Formats = str | Mapping[str, Format]  # of all columns of fractions, or of those named
 CORRELATED = {  # test of the authors -> name of its figure, what is correlated with the gain
     "spearman_gain_size": ("size_correlations", "student size"),
     "spearman_gain_teacher": ("teacher_correlations", "teacher accuracy"),
@@ -163,7 +162,7 @@ class Section:
                 caption=f"{self.labels[source]}: {caption_of}",
             )
 
-    def table(self, tables: Tables, caption: str, formats: Formats = "") -> None:
+    def table(self, tables: Tables, caption: str, formats: str | Formats = "") -> None:
         """Show the table of each source; nothing of no rows. Formats of other columns are ignored."""
         for source, table in tables.items():
             if table.empty:
