@@ -182,8 +182,8 @@ class Section:
         self, make: Callable[[released_comparison.Comparison], pd.DataFrame], caption: str
     ) -> None:
         """Show the one live pair beside the released ones, and which of them is the nearest."""
-        if self.items:
-            self.table({"live": make(self.comparison)}, caption)
+        if self.items and len(table := make(self.comparison)):
+            self.table({"live": table}, caption)
             self.run.remark(released_comparison.pair_remark(self.cells))
 
     # --- what every section shows -----------------------------------------------------------------------

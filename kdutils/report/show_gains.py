@@ -49,7 +49,7 @@ def gain_by_pair(section: Section) -> None:
     tables, how = by_pair(section), how_compared(section)
     text = "average gain over SFT by pair ({}), small students first. † token forward KL, the authors' SeqKD."
     caption = {source: text.format(how[source]) for source in tables}
-    section.figure("gain_by_pair", tables, figures.gain_by_pair, value="gain, points", caption=caption)
+    section.figure("gain_by_pair", tables, figures.gain_by_pair, caption, value="gain, points")
     section.remarks({source: authors_tests.gain_remark(table) for source, table in tables.items()})
 
 
@@ -64,7 +64,7 @@ def gain_by_task(section: Section) -> None:
                 f"{DOMAIN_LABELS[domain].lower()}, gain by student and task, mean over teachers ({how})."
             )
             name, draw = f"gain_by_task_{domain}", figures.gain_by_task
-            section.figure(name, {source: part}, draw, value="gain, points", caption=caption)
+            section.figure(name, {source: part}, draw, caption, value="gain, points")
 
 
 def selections(section: Section) -> None:
@@ -241,12 +241,12 @@ def untuned_teacher(section: Section) -> None:
     sides = {"left": "untuned", "right": "tuned", "xlabel": "student's average accuracy, %"}
     caption = "average accuracy after distillation from an untuned and from a tuned teacher."
     draw = teacher_figures.before_and_after
-    section.figure("untuned_teacher", tables, draw, **sides, value="cost, points", caption=caption)
+    section.figure("untuned_teacher", tables, draw, caption, **sides, value="cost, points")
     section.remarks({source: authors_tests.tuning_remark(table) for source, table in tuning(section).items()})
     look = {"x": "difference", "xlabel": "cost of an untuned teacher, points", "value": "difference, points"}
     caption = "accuracy after distillation from the tuned teacher less that from the untuned, same items."
     costs = tuning_costs(section)
-    section.figure("untuned_teacher", {"live": costs}, figures.by_task, **look, caption=caption)
+    section.figure("untuned_teacher", {"live": costs}, figures.by_task, caption, **look)
     if len(costs):
         caption = "what an untuned teacher costs, points, with 95% intervals over items."
         section.pair_table(released_comparison.tuning_costs, caption)

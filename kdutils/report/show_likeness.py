@@ -55,7 +55,7 @@ def rise_of_one_pair(section: Section, measure: str = "agreement") -> None:
     table = section.in_view(likeness(section.items.beside))
     look = {"x": measure, "xlabel": xlabel, "value": f"{measure}, %"}
     caption = f"{what} by task and method, temperature 1, intervals over items."
-    section.figure(f"{measure}_rise", {"live": table}, figures.by_task, **look, caption=caption)
+    section.figure(f"{measure}_rise", {"live": table}, figures.by_task, caption, **look)
     average = table[table["task"] == AVERAGE]
     rises = average[["domain", "method", "n", measure, "rise", "rise_low", "rise_high", "p_value"]]
     caption = f"{what} on average over tasks, %, and its rise over SFT on the same items."
@@ -122,9 +122,7 @@ def fidelity_rise(section: Section) -> None:
         table = agreement_fidelity.by_method(tables["live"], measure="fidelity")
         look = {"measure": "fidelity", "xlabel": BLEU, "value": "fidelity, %"}
         caption = f"mean over tasks of the BLEU with the teacher's texts ({sweeps.decoding(tables['live'])})."
-        section.figure(
-            "fidelity_rise", {"live": table}, teacher_figures.likeness_by_method, **look, caption=caption
-        )
+        section.figure("fidelity_rise", {"live": table}, teacher_figures.likeness_by_method, caption, **look)
         rise_by_method(section, "fidelity", "BLEU before (sft) and after KD, %, and its rise")
 
 
@@ -160,7 +158,7 @@ def against_accuracy(section: Section) -> None:
         caption = f"agreement against accuracy of the student ({which[source]}); dashed: equal."
         kinds = {"by": "domain", "styles": styles.DOMAIN_STYLE} if source == "published" else {}
         shown = {source: tables[source]}
-        section.figure("agreement_by_accuracy", shown, figures.against, **look, **kinds, caption=caption)
+        section.figure("agreement_by_accuracy", shown, figures.against, caption, **look, **kinds)
     for source, table in gain_tables.several_pairs(tables).items():
         rhos = {source: authors_tests.correlation_by_task(table, x="accuracy", y="agreement")}
         section.table(rhos, f"Spearman rho over pairs of agreement and accuracy ({which[source]}).")
@@ -189,7 +187,7 @@ def level_and_gain(section: Section) -> None:
         look = {"label": f"fidelity ({agreement_fidelity.FIDELITY_NAMES[source]}), %", "measure": "fidelity"}
         look["alt"] = f"{len(table)} points. {authors_tests.fidelity_remark(table)}"
         draw = teacher_figures.level_and_gain
-        section.figure("fidelity_scatter", {source: table}, draw, **look, caption=caption)
+        section.figure("fidelity_scatter", {source: table}, draw, caption, **look)
 
 
 def readable_contrasts(contrasts: pd.DataFrame) -> pd.DataFrame:

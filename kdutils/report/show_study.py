@@ -29,7 +29,7 @@ def coverage(section: Section) -> None:
 
     tables = {source: gain_tables.coverage(part) for source, part in section.parts.items()}
     caption = "runs by pair, method and temperature, counted over domains and seeds; empty means none."
-    section.figure("coverage", tables, figures.coverage, alt=alt, caption=caption)
+    section.figure("coverage", tables, figures.coverage, caption, alt=alt)
 
 
 def oddities(section: Section) -> None:
@@ -95,12 +95,6 @@ class Verdicts:
             self.columns |= answer_sheet.of_profile(found, label=f"Live, profile {beside}")
             print(f"{len(found)} rows of the claims of profile {beside}, from {where}.")
 
-    def counts_by_section(self) -> None:
-        """Claims by section and verdict, a table a column of the answer sheet."""
-        for column, part in self.columns.items():
-            counts = claims.verdict_counts(list(part.values())).rename(SECTIONS).reset_index()
-            self.section.run.table(counts, caption=f"{column}: claims by section and verdict.")
-
     def bars(self) -> None:
         """Verdicts of each source and analysis, by section."""
         for each in self.judged:
@@ -110,14 +104,9 @@ class Verdicts:
                     {key: section.replace("_", " ") for key, section in SECTIONS.items()}
                 )
                 alt = ", ".join(f"{n} {verdict.replace('_', ' ')}" for verdict, n in counts.sum().items())
-                look = {"of": "verdicts", "caption": f"verdicts on {len(part)} claims, analysis: {analysis}."}
+                caption = f"verdicts on {len(part)} claims, analysis: {analysis}."
                 tables = {each.evidence.source: counts}
-                self.section.figure(name, tables, figures.shares, alt=f"{alt}.", **look)
-
-    def changed(self) -> None:
-        """Verdicts that the stricter analysis changes."""
-        table = answer_sheet.changes(self.rows, labels=self.section.labels)
-        self.section.run.table(table, caption="Verdicts that the stricter analysis changes, and its numbers.")
+                self.section.figure(name, tables, figures.shares, caption, of="verdicts", alt=f"{alt}.")
 
     def sensitivity(self) -> dict[str, pd.DataFrame]:
         """Verdicts by claim and choice of the analysis, of every source: shown, and returned as tables."""
@@ -129,19 +118,9 @@ class Verdicts:
             said, cannot = sensitivity.holds_remark(holds[source]), sensitivity.cannot_remark(table)
             caption = f"verdicts by claim and choice of the analysis. {said} {cannot}".strip()
             draw = figures.verdicts_by_choice
-            self.section.figure("sensitivity", {source: table}, draw, alt=said, caption=caption)
+            self.section.figure("sensitivity", {source: table}, draw, caption, alt=said)
         self.section.table(holds, "under how many of the choices that bear on it a claim is reproduced.")
         return tables
-
-    def paragraphs(self, tables: dict[str, pd.DataFrame]) -> None:
-        """A paragraph a claim: what each column says, and what a difference comes from."""
-        labelled = {self.section.labels[source]: table for source, table in tables.items()}
-        for text in answer_sheet.paragraphs(self.columns, labelled):
-            self.section.run.remark(text)
-
-    def sentences(self) -> list[str]:
-        """How many claims hold, a sentence a column."""
-        return answer_sheet.counts_remark(self.columns).split("\n\n")
 
 
 # --- 10: calibration ------------------------------------------------------------------------------------
@@ -159,49 +138,30 @@ def calibration_sentences(table: pd.DataFrame) -> list[str]:
 # --- 11: the protocol -----------------------------------------------------------------------------------
 
 
-class Protocol:
-    """What each factor of the protocol changes in the live runs of `section`."""
+def protocol_figures(section: Section, changes: pd.DataFrame) -> None:
+    """What each factor changes in the accuracies and in the gain, a figure a method: protocols.changes."""
+    for method, part in protocols.worth_drawing(changes).groupby("method", sort=False):
+        caption = (
+            "what each factor changes against careful, in accuracy and in the gain of "
+            f"{METHOD_NAMES[method]}; 95% intervals over the questions of these tasks, for these runs. "
+            "Seeds are luck alone."
+        )
+        look = {"draw": figures.protocol_changes, "value": "change, points"}
+        section.figure(f"changes_{method}", {"live": part}, caption=caption, **look)
 
-    def __init__(self, section: Section) -> None:
-        self.section, kept = section, section.run.kept
-        rows = protocols.read(section.asked)
-        self.changes, self.noise = kept(protocols.changes, rows), kept(protocols.decoding_noise, rows)
-        settings, n_arms = len(rows[protocols.SETTING].drop_duplicates()), self.changes["arm"].nunique()
-        print(f"{len(rows)} texts of {settings} students; {n_arms} comparisons with careful")
 
-    def figures(self) -> None:
-        """What each factor changes in the accuracies and in the gain, a figure a method."""
-        look = {"value": "change, points"}
-        for method, part in protocols.worth_drawing(self.changes).groupby("method", sort=False):
-            look["caption"] = (
-                "what each factor changes against careful, in accuracy and in the gain of "
-                f"{METHOD_NAMES[method]}; 95% intervals over the questions of these tasks, for these runs. "
-                "Seeds are luck alone."
-            )
-            self.section.figure(f"changes_{method}", {"live": part}, figures.protocol_changes, **look)
-
-    def table(self) -> None:
-        """Levels under careful, and the change by each factor with its verdict."""
-        if self.changes.empty:
-            return
-        caption = "levels under careful, and the change by each factor in points with its 95% interval; the "
-        caption += "rule of the last column (kdutils.results.protocols) was written before a value was seen."
-        self.section.table({"live": protocols.table_of(self.changes)}, caption)
-        self.section.run.remark(protocols.remark(self.changes))
-        self.section.run.remark(protocols.noise_remark(self.noise))
-
-    def sentences(self) -> list[str]:
-        """How many factors change the gain for certain, a sentence a domain and method."""
-        said, changes = [], self.changes[self.changes["quantity"] == "gain"]
-        own = changes[~changes["arm"].isin(protocols.CONTROLS)]
-        for (domain, method), part in own.groupby(["domain", "method"], sort=False):
-            counts = ", ".join(f"{n} {verdict}" for verdict, n in part["verdict"].value_counts().items())
-            largest = part.loc[part["change"].abs().idxmax()]
-            factors = f"{len(part)} factor{'s' * (len(part) > 1)}"
-            by = signed(largest["change"], largest["low"], largest["high"])
-            where = f"{self.section.labels['live']}, {DOMAIN_LABELS[domain].lower()}, {METHOD_NAMES[method]}"
-            said.append(
-                f"{where}: the gain under careful is {signed(part['careful'].iloc[0])} points; of {factors}: "
-                f"{counts}; the largest change ({largest['label']}) is {by}."
-            )
-        return said
+def protocol_sentences(section: Section, changes: pd.DataFrame) -> list[str]:
+    """How many factors change the gain for certain, a sentence a domain and method."""
+    said = []
+    own = changes[(changes["quantity"] == "gain") & ~changes["arm"].isin(protocols.CONTROLS)]
+    for (domain, method), part in own.groupby(["domain", "method"], sort=False):
+        counts = ", ".join(f"{n} {verdict}" for verdict, n in part["verdict"].value_counts().items())
+        largest = part.loc[part["change"].abs().idxmax()]
+        factors = f"{len(part)} factor{'s' * (len(part) > 1)}"
+        by = signed(largest["change"], largest["low"], largest["high"])
+        where = f"{section.labels['live']}, {DOMAIN_LABELS[domain].lower()}, {METHOD_NAMES[method]}"
+        said.append(
+            f"{where}: the gain under careful is {signed(part['careful'].iloc[0])} points; of {factors}: "
+            f"{counts}; the largest change ({largest['label']}) is {by}."
+        )
+    return said

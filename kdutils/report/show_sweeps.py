@@ -2,121 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
-
 import numpy as np
 import pandas as pd
 
 from kdutils.claims import selection_optimism
-from kdutils.constants import DOMAIN_LABELS, METHOD_LABELS
+from kdutils.constants import AVERAGE, DOMAIN_LABELS
 from kdutils.grid import cell_table
-from kdutils.report import figures, styles, teacher_figures
-from kdutils.report.section import Section, by_domain
+from kdutils.report import teacher_figures
+from kdutils.report.section import Section, Tables, by_domain, each
 from kdutils.results import (
     authors_tables,
     authors_tests,
     gain_tables,
     held_out_temperature,
     item_gains,
-    released_comparison,
     sweeps,
 )
 
 
-class Sweep(NamedTuple):
-    runs: Callable[..., pd.DataFrame]  # that differ in the swept quantity alone
-    changes: Callable[..., pd.DataFrame]  # of one live pair, against the plain value
-    compared: Callable[..., pd.DataFrame]  # one live pair with what was released
-    symbol: str
-    name: str
-    words: str
-    plain: str
-
-
-SWEPT = {
-    "noise_sigma": Sweep(
-        sweeps.noise_runs,
-        item_gains.noise_changes,
-        released_comparison.noise,
-        *("σ", "sigma", "the noise on the teacher's logits", "without noise"),
-    ),
-    "temperature": Sweep(
-        sweeps.temperature_runs,
-        item_gains.temperature_changes,
-        released_comparison.temperatures,
-        *("T", "temperature", "the temperature of the divergence", "at T = 1"),
-    ),
-}
-
-
-def swept(section: Section, varied: str) -> dict[str, pd.DataFrame]:
-    """Runs that differ in `varied` (a key of SWEPT) alone, of every source."""
-    return gain_tables.by_source(SWEPT[varied].runs(section.shown))
-
-
-def averages(section: Section, varied: str) -> dict[str, pd.DataFrame]:
-    """Their domain averages with intervals from the items."""
-    scored = {"published": section.items.scored.head(0), "live": section.items.scored}
+def averages(section: Section, runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Domain averages of runs that differ in one quantity, of every source, with intervals from the items."""
+    tables, scored = each(gain_tables.by_source(runs), gain_tables.averages), section.items.scored
     return {
-        source: item_gains.with_intervals(gain_tables.averages(table), scored[source])
-        for source, table in swept(section, varied).items()
+        source: item_gains.with_intervals(table, scored if source == "live" else scored.head(0))
+        for source, table in tables.items()
     }
 
 
-def changes(section: Section, varied: str) -> pd.DataFrame:
-    """What the swept quantity changes in the one live pair by task, on the same items; no rows of several."""
-    return section.in_view(SWEPT[varied].changes(section.items.scored))
-
-
-def curves(section: Section, varied: str) -> None:
-    """Average accuracy over the swept quantity, a panel a pair, and the same as a table."""
-    sweep, tables = SWEPT[varied], averages(section, varied)
-    name = "noise_curves" if varied == "noise_sigma" else "temperature_curves"
-    caption = f"average accuracy over {sweep.words}, by pair and domain; 95% intervals from the items"
+def curves(section: Section, name: str, tables: Tables, *, varied: str, symbol: str, words: str) -> None:
+    """Average accuracy over what is varied (a column), a panel a pair, and the same as a table."""
+    caption = f"average accuracy over {words}, by pair and domain; 95% intervals from the items"
     captions = {source: f"{caption} ({sweeps.decoding(table)})." for source, table in tables.items()}
 
     def alt(table: pd.DataFrame) -> str:
         means = table.groupby(varied)["accuracy"].mean().items()
-        return f"Mean accuracy {', '.join(f'{mean:.1f} % at {sweep.symbol} = {x:g}' for x, mean in means)}."
+        return f"Mean accuracy {', '.join(f'{mean:.1f} % at {symbol} = {x:g}' for x, mean in means)}."
 
-    section.figure(name, tables, teacher_figures.sweep_curves, x=varied, alt=alt, caption=captions)
-    wide = {source: sweeps.by_column(table, varied, sweep.symbol) for source, table in tables.items()}
-    section.table(wide, f"average accuracy, %, by {sweep.symbol}.", ".1f")
-
-
-def changes_of_one_pair(section: Section, varied: str) -> None:
-    """What the swept quantity changes in the one live pair by task, on the same items."""
-    sweep, table = SWEPT[varied], changes(section, varied)
-    if table.empty:
-        return
-    looks = styles.ordered_styles(table[varied], sweep.symbol)
-    look = {
-        "x": "difference",
-        "xlabel": f"accuracy less that {sweep.plain}, points",
-        "by": varied,
-        "styles": looks,
-    }
-    groups = {"noise_changes": table}
-    if varied == "temperature":
-        groups = {f"changes_{method}": part for method, part in table.groupby("method", sort=False)}
-    for name, part in groups.items():
-        of = "" if varied == "noise_sigma" else f", {METHOD_LABELS[part['method'].iloc[0]]}"
-        caption = f"what {sweep.words} changes by task, same items, 95% intervals{of}."
-        look |= {"value": "difference, points", "caption": caption}
-        section.figure(name, {"live": part}, figures.by_task, **look)
-    section.pair_table(
-        sweep.compared, f"accuracy by task and {sweep.name}, %, with 95% intervals over items."
-    )
+    section.figure(name, tables, teacher_figures.sweep_curves, captions, x=varied, alt=alt)
+    wide = each(tables, sweeps.by_column, varied=varied, symbol=symbol)
+    section.table(wide, f"average accuracy, %, by {symbol}.", ".1f")
 
 
 # --- 06: noise ------------------------------------------------------------------------------------------
 
 
-def noise_costs(section: Section) -> dict[str, pd.DataFrame]:
-    """What noise costs on the average by domain and sigma, of every source with runs at several sigmas."""
-    tables = gain_tables.several_pairs(averages(section, "noise_sigma"), least=2)
-    return {source: authors_tests.noise_costs(sweeps.noise_losses(table)) for source, table in tables.items()}
+def noise_costs(averages: Tables) -> dict[str, pd.DataFrame]:
+    """What noise costs by domain and sigma, of every source with at least two pairs."""
+    losses = each(gain_tables.several_pairs(averages, least=2), sweeps.noise_losses)
+    return {source: authors_tests.noise_costs(table) for source, table in losses.items()}
 
 
 def known_values(section: Section) -> None:
@@ -128,26 +61,25 @@ def known_values(section: Section) -> None:
     known, by_method = authors_tables.noise_results(), student.set_index("method")["accuracy"]
     sft, base, noisy = float(by_method["sft"]), float(by_method["base"]), known["accuracy"].iloc[1]
     caption = "Qwen2.5-3B to 0.5B, SeqKD†, temperature 1: two known values, two reference lines."
-    look = {"sft": sft, "base": base, "value": "accuracy, %", "caption": caption}
-    section.figure("noise_known", {"published": known}, teacher_figures.known_noise, **look)
+    look = {"sft": sft, "base": base, "value": "accuracy, %"}
+    section.figure("noise_known", {"published": known}, teacher_figures.known_noise, caption, **look)
     text = f"at sigma 5 the student would end {base - noisy:.1f} points below its untrained base model: "
     text += "noise does not merely drown the teacher, it teaches something wrong. Of 151,936 independent "
     text += "draws with sigma 5 the largest is expected to exceed 20, more than the lead of most top tokens."
     section.remarks({"published": text})
 
 
-def noise_sentences(section: Section) -> list[str]:
-    """What each sigma costs, and how many students collapse; of one live pair, by items."""
+def noise_sentences(section: Section, costs: Tables, changes: pd.DataFrame) -> list[str]:
+    """What each sigma costs, and how many students collapse; of one live pair its `changes`, by items."""
     said = []
-    for source, table in noise_costs(section).items():
+    for source, table in costs.items():
         for sigma, part in table.groupby("sigma", sort=False):
             said.append(
                 f"{section.labels[source]}: sigma {sigma:g} costs {by_domain(part, value='loss')} (95% "
                 f"intervals over pairs and methods); {part['collapsed'].sum()} of {part['runs'].sum()} "
                 "students collapse."
             )
-    found = changes(section, "noise_sigma").query("task == 'average'")
-    for sigma, part in found.groupby("noise_sigma"):
+    for sigma, part in changes[changes["task"] == AVERAGE].groupby("noise_sigma"):
         text = f"{section.labels['live']}: sigma {sigma:g} changes the average accuracy by "
         said.append(f"{text}{by_domain(part, value='difference')} (95% intervals over items).")
     return said or ["No run with noise was released, so the paper's noise study cannot be recomputed here."]
@@ -156,14 +88,13 @@ def noise_sentences(section: Section) -> list[str]:
 # --- 07: temperature ------------------------------------------------------------------------------------
 
 
-def decoding_remark(section: Section) -> None:
+def decoding_remark(section: Section, averages: Tables) -> None:
     """What decoding has to do with the best temperature."""
-    tables, texts = swept(section, "temperature"), {}
-    if "published" in tables:
+    texts = {}
+    if "published" in averages:
         chosen = "method == 'revkd' and domain == 'commonsense' and temperature == 1"
-        runs = section.of("published").query(chosen)
-        runs = runs.merge(tables["published"][["teacher", "student"]].drop_duplicates())
-        runs = runs.assign(is_collapsed=cell_table.has_flag(runs, "collapsed"))
+        runs, swept = section.of("published").query(chosen), averages["published"][["teacher", "student"]]
+        runs = runs.assign(is_collapsed=cell_table.has_flag(runs, "collapsed")).merge(swept.drop_duplicates())
         by_pair = runs.groupby(["teacher", "student"])["is_collapsed"].any()
         texts["published"] = (
             f"of the {len(by_pair)} runs of reverse KL on commonsense, {by_pair.sum()} collapse at "
@@ -171,18 +102,12 @@ def decoding_remark(section: Section) -> None:
             "sampling at temperature 1: a student that was matched to its teacher at temperature 2 is "
             "decoded sharper than it was trained, so part of the advantage of 2 may be the sharper decoding."
         )
-    if "live" in tables:
+    if "live" in averages:
         texts["live"] = (
-            f"{sweeps.decoding(tables['live'])}. The likeliest token does not depend on how sharp a "
+            f"{sweeps.decoding(averages['live'])}. The likeliest token does not depend on how sharp a "
             "distribution is, so what a temperature gains or loses here is not a matter of decoding."
         )
     section.remarks(texts)
-
-
-def best_shares(section: Section) -> dict[str, pd.DataFrame]:
-    """How often each temperature is the best, by domain and method, of every source."""
-    tables = swept(section, "temperature")
-    return {source: sweeps.best_temperature_shares(table) for source, table in tables.items()}
 
 
 def choice(section: Section) -> str:
@@ -201,19 +126,19 @@ def choice(section: Section) -> str:
     caption = "accuracy of each student and method, mean over tasks, by how its temperature was chosen. From "
     caption += "green to blue is what choosing on the test items buys; intervals are in the table."
     students, draw = selection_optimism.of_students(halves), teacher_figures.choice_of_temperature
-    section.figure("choice", {"live": students}, draw, alt=remark, caption=caption)
+    section.figure("choice", {"live": students}, draw, caption, alt=remark)
     return remark
 
 
-def temperature_sentences(section: Section, chosen: str) -> list[str]:
+def temperature_sentences(section: Section, averages: Tables, shares: Tables, chosen: str) -> list[str]:
     """Which temperature is best on the average, and what choosing it on the test items buys."""
-    said, best = [], best_shares(section)
-    for source, table in averages(section, "temperature").items():
+    said = []
+    for source, table in averages.items():
         parts = []
         for domain, part in table.groupby("domain", sort=False):
             means = part.groupby("temperature")["accuracy"].mean()
             at = ", ".join(f"{mean:.1f} % at T = {value:g}" for value, mean in means.items())
             parts.append(f"{DOMAIN_LABELS[domain].lower()} {at}")
-        shares = sweeps.best_temperature_remark(best[source])
-        said.append(f"{section.labels[source]}: mean accuracy, {'; '.join(parts)}. {shares}")
+        best = sweeps.best_temperature_remark(shares[source])
+        said.append(f"{section.labels[source]}: mean accuracy, {'; '.join(parts)}. {best}")
     return [*said, f"{section.labels['live']}: {chosen}"] if chosen else said
