@@ -1,7 +1,6 @@
 """Figures of gains, claims and runs: each function takes tidy tables and returns a finished figure.
 
-One panel a domain where a table has both, one legend below, axis titles with units. What is drawn is the
-table that was passed, which the notebook stores beside the picture.
+What is drawn is the table that was passed, which the notebook stores beside the picture.
 """
 
 from __future__ import annotations
@@ -68,8 +67,8 @@ def interval_panels(
     """
     rows = list(dict.fromkeys(table[y])) if has_same_rows else []
     gap = "\n" if table["domain"].nunique() > 1 else " "
-    share = {"sharey": True} if has_same_rows else {}
-    fig, parts = domain_panels(table, height=height, xlabel=f"{xlabel},{gap}{INTERVAL}", **share)
+    xlabel = f"{xlabel},{gap}{INTERVAL}"
+    fig, parts = domain_panels(table, height=height, xlabel=xlabel, sharey=has_same_rows)
     for ax, part in parts:
         plots.interval_dots(ax, part, y=y, x=x, styles=styles, by=by, rows=rows)
     plots.figure_legend(fig, [styles[key] for key in styles if key in set(table[by])])
@@ -80,8 +79,8 @@ def gain_by_pair(table: pd.DataFrame) -> Figure:
     """Average gain of every pair and method: columns domain, pair, method, gain, low, high."""
     n_pairs = table["pair"].nunique()
     height = max(min(4.2, 1.6 + 0.6 * n_pairs), 1.0 + 0.29 * n_pairs)
-    rows = {"y": "pair", "has_same_rows": True}
-    return interval_panels(table, **rows, x="gain", xlabel="gain over SFT, points", height=height)
+    look = {"y": "pair", "has_same_rows": True, "x": "gain", "xlabel": "gain over SFT, points"}
+    return interval_panels(table, height=height, **look)
 
 
 def by_task(table: pd.DataFrame, *, by: str = "method", **look: Any) -> Figure:
@@ -130,8 +129,6 @@ def error_rates(table: pd.DataFrame) -> Figure:
     is that of square roots, on which a share near 0 and one near 1 can both be read.
     """
     nominal, names = table.groupby("row", sort=False)["nominal"].first(), list(dict.fromkeys(table["null"]))
-    if len(names) > len(COLOURS):
-        raise ValueError(f"{len(names)} nulls have too few colours: draw at most {len(COLOURS)} at a time")
     styles = {name: Style(name, COLOURS[i], MARKERS[i]) for i, name in enumerate(names)}
     fig, (ax,) = plots.panels(height=1.2 + 0.26 * len(nominal))
     plots.interval_dots(ax, table, y="row", x="actual", styles=styles, by="null")
@@ -158,9 +155,16 @@ def shares(table: pd.DataFrame, *, of: str) -> Figure:
     height += row_height * table.groupby("domain").size().max()
     fig, parts = domain_panels(table, height=height, xlabel=xlabel)
     for ax, part in parts:
-        plots.stacked_shares(ax, part.set_index("label"), styles=styles, fmt=fmt)
-        if end:
-            ax.set_xlim(0, end)
+        widths = part[list(styles)].to_numpy(float)
+        least = 0.06 * widths.sum(axis=1).max()  # a narrower bar has no room for its number
+        for column, style in enumerate(styles.values()):
+            width, left = widths[:, column], widths[:, :column].sum(axis=1)
+            ax.barh(range(len(part)), width, left=left, color=style.colour, edgecolor="white")
+            look = {"ha": "center", "va": "center", "fontsize": 7, "color": text_colour(style.colour)}
+            for row in np.flatnonzero(width > least):
+                ax.text(left[row] + width[row] / 2, row, format(width[row], fmt), **look)
+        plots.named_rows(ax, list(part["label"]))
+        ax.set_xlim(0, end)
     handles = [Patch(color=style.colour, label=style.label) for style in styles.values()]
     plots.legend(fig, handles, columns=columns)
     return fig
@@ -199,10 +203,7 @@ def gain_map(table: pd.DataFrame) -> Figure:
 
 
 def verdicts_by_choice(long: pd.DataFrame) -> Figure:
-    """Verdicts by claim (rows) and choice (columns), as colour and letter: takes sensitivity.table.
-
-    A dot where a choice has no bearing on the claim.
-    """
+    """Verdicts by claim (rows) and choice (columns), as colour and letter: sensitivity.table."""
     claims, choices = list(dict.fromkeys(long["id"])), list(dict.fromkeys(long["choice"]))
     picture = np.ones((len(claims), len(choices), 3))
     fig, (ax,) = plots.panels(height=1.6 + 0.165 * len(claims))
@@ -294,10 +295,7 @@ def against(
 
 
 def student_forest(table: pd.DataFrame) -> Figure:
-    """Gains of students, of all, and of parts, a row of panels a domain, points left and log odds right.
-
-    Takes student_gains.forest: a dot with its interval a row, a line where students end and means begin.
-    """
+    """Gains of students, of all, and of parts: student_gains.forest, points left and log odds right."""
     n_rows = table.groupby("domain", sort=False)["label"].nunique()
     look = {"sharex": "col", "sharey": "row", "gridspec_kw": {"height_ratios": n_rows + 2}}
     look["height"] = 1.0 + sum(0.45 + 0.17 * n for n in n_rows)
@@ -321,10 +319,9 @@ def student_forest(table: pd.DataFrame) -> Figure:
 
 
 def gain_and_scale(table: pd.DataFrame) -> Figure:
-    """Student-level gain over size, points above and log odds below, beside a world of equal gains.
+    """Gain of students over size: student_gains.by_size, points above and log odds below.
 
-    Takes student_gains.by_size. The band joins, within a family, what 95 % of students that gain alike in log
-    odds would show.
+    The band joins, within a family, what 95 % of students that gain alike in log odds would show.
     """
     styles = (KIND_STYLE["tuned"], KIND_STYLE["untuned"], *METHOD_STYLE.values())
     looks = dict(zip(dict.fromkeys(table["family"]), styles, strict=False))
@@ -334,19 +331,17 @@ def gain_and_scale(table: pd.DataFrame) -> Figure:
     for place, (ax, part) in enumerate(parts):
         for family, rows in part.groupby("family", sort=False):
             style, rows = looks[family], rows.sort_values("student_parameters")
-            size = rows["student_parameters"]
-            error = [rows["value"] - rows["low"], rows["high"] - rows["value"]]
+            size, value = rows["student_parameters"], rows["value"]
             ax.fill_between(size, rows["least"], rows["most"], color=style.colour, alpha=0.18, linewidth=0)
             ax.plot(size, rows["expected"], color=style.colour, linestyle=":", linewidth=1.0)
             look = {"color": style.colour, "markersize": 4, "linewidth": 1.1, "elinewidth": 0.9}
-            ax.errorbar(size, rows["value"], yerr=error, fmt=f"{style.marker}-", **look)
+            ax.errorbar(
+                size, value, yerr=[value - rows["low"], rows["high"] - value], fmt=f"{style.marker}-", **look
+            )
         plots.size_axis(ax, table["student_parameters"])
-        if place < n_domains:
-            ax.set_title(DOMAIN_LABELS[part["domain"].iloc[0]])
-        else:
-            ax.set_xlabel("student parameters (log)")
-        if place % n_domains == 0:
-            ax.set_ylabel(SCALES[part["scale"].iloc[0]])
+        ax.set_title(DOMAIN_LABELS[part["domain"].iloc[0]] if place < n_domains else "")
+        ax.set_xlabel("student parameters (log)" if place >= n_domains else "")
+        ax.set_ylabel("" if place % n_domains else SCALES[part["scale"].iloc[0]])
     lines = [plots.line_handle(name, color=s.colour, marker=s.marker) for name, s in looks.items()]
     band = Patch(color="0.6", alpha=0.3, label="if all gained alike in log odds (95 % over items)")
     plots.legend(fig, [*lines, band], columns=3)

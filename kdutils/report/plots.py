@@ -1,7 +1,4 @@
-"""What figures are drawn with: panels, legends, and marks on the axes that are given.
-
-Nothing is computed here: estimates and interval bounds are columns of a tidy table.
-"""
+"""What figures are drawn with; nothing is computed: estimates and interval bounds are columns of a table."""
 
 from __future__ import annotations
 
@@ -19,7 +16,7 @@ from matplotlib.patches import Patch
 
 from kdutils.constants import DOMAIN_LABELS
 from kdutils.grid.cell_table import size_label
-from kdutils.report.styles import GREY, METHOD_STYLE, Style, text_colour
+from kdutils.report.styles import GREY, METHOD_STYLE, Style
 
 WIDTH = 6.3  # inches: drawn at final width, so fonts need no scaling
 INTERVAL = "95% interval"
@@ -101,55 +98,37 @@ def watermark(fig: Figure, text: str) -> None:
         fig.text(0.5, 0.5, text, zorder=0, **look)
 
 
-def interval_dots(
+def interval_dots(ax: Axes, table: pd.DataFrame, *, x: str, **where: Any) -> None:
+    """Dots with horizontal intervals, columns `x`, low, high, in `lanes`."""
+    for style, part, position in lanes(ax, table, **where):
+        error = np.array([part[x] - part["low"], part["high"] - part[x]], dtype=float)
+        look = {"color": style.colour, "markersize": 3.6, "elinewidth": 0.9, "label": style.label}
+        ax.errorbar(part[x], position, xerr=np.nan_to_num(error), fmt=style.marker, **look)
+
+
+def lanes(
     ax: Axes,
     table: pd.DataFrame,
     *,
     y: str,
-    x: str,
-    styles: Mapping[Any, Style] = METHOD_STYLE,
     by: str = "method",
+    styles: Mapping[Any, Style] = METHOD_STYLE,
     rows: Sequence[str] = (),
-    is_spread: bool = True,
-) -> None:
-    """Dots with horizontal intervals (columns `x`, low, high), one row a value of `y`, one dot a `by`.
+    width: float = 0.72,
+) -> Iterator[tuple[Style, pd.DataFrame, list[float]]]:
+    """The style of each value of `by`, its rows of the table and their heights; names the rows of `ax`.
 
-    `rows` are the values of `y` from top to bottom, by default in order of appearance; panels that share
-    their rows must be given the same. The dots of a row lie above each other, unless each `by` has a row of
-    its own (`is_spread`).
+    A row is a value of `y`; within it the lanes of all `by` lie above each other, `width` in all. `rows` are
+    from top to bottom, by default in order of appearance; panels that share them must be given the same.
     """
     rows = rows or list(dict.fromkeys(table[y]))
-    for style, part, position in _lanes(table, y=y, by=by, styles=styles, rows=rows, width=0.72 * is_spread):
-        error = np.array([part[x] - part["low"], part["high"] - part[x]], dtype=float)
-        look = {"color": style.colour, "markersize": 3.6, "elinewidth": 0.9, "label": style.label}
-        ax.errorbar(part[x], position, xerr=np.nan_to_num(error), fmt=style.marker, **look)
-    _lined_rows(ax, rows)
-
-
-def point_rows(ax: Axes, table: pd.DataFrame, *, y: str, x: str) -> None:
-    """Every point of a row, one row a value of `y` in order of appearance, a lane within it a method."""
-    rows, look = list(dict.fromkeys(table[y])), {"s": 13, "alpha": 0.75, "linewidth": 0, "zorder": 2}
-    lanes = _lanes(table, y=y, by="method", styles=METHOD_STYLE, rows=rows, width=0.7)
-    for style, part, position in lanes:
-        ax.scatter(part[x], position, color=style.colour, marker=style.marker, **look)
-    _lined_rows(ax, rows)
-
-
-def _lanes(
-    table: pd.DataFrame, *, y: str, by: str, styles: Mapping[Any, Style], rows: Sequence[str], width: float
-) -> Iterator[tuple[Style, pd.DataFrame, list[float]]]:
-    """The style of each value of `by`, its rows of the table and their heights: lanes of `width` in all."""
+    for edge in range(1, len(rows)):
+        ax.axhline(edge - 0.5, color="0.92", linewidth=0.6, zorder=0)
     present = [key for key in styles if key in set(table[by])]
     for index, key in enumerate(present):
         part = table[table[by] == key]
         offset = (index - (len(present) - 1) / 2) * width / len(present)
         yield styles[key], part, [rows.index(value) + offset for value in part[y]]
-
-
-def _lined_rows(ax: Axes, rows: Sequence[str]) -> None:
-    """Named rows with lines between them, and a grey line at zero."""
-    for edge in range(1, len(rows)):
-        ax.axhline(edge - 0.5, color="0.92", linewidth=0.6, zorder=0)
     ax.axvline(0, color=GREY, linewidth=0.9, zorder=1)
     named_rows(ax, rows)
 
@@ -201,20 +180,6 @@ def size_ticks(sizes: Iterable[float]) -> tuple[list[float], list[str]]:
             groups.append([size])
     places = [float(np.exp(np.mean(np.log(group)))) for group in groups]
     return places, [", ".join(map(size_label, group)) for group in groups]
-
-
-def stacked_shares(ax: Axes, table: pd.DataFrame, *, styles: Mapping[str, Style], fmt: str) -> None:
-    """Horizontal bars, one a row of `table`, stacked over the columns that `styles` names."""
-    left = np.zeros(len(table))
-    least = 0.06 * table[list(styles)].sum(axis=1).max()  # a narrower bar has no room for its number
-    for column, style in styles.items():
-        width = table[column].to_numpy(float)
-        ax.barh(range(len(table)), width, left=left, color=style.colour, edgecolor="white", label=style.label)
-        look = {"ha": "center", "va": "center", "fontsize": 7, "color": text_colour(style.colour)}
-        for row in np.flatnonzero(width > least):
-            ax.text(left[row] + width[row] / 2, row, format(width[row], fmt), **look)
-        left += width
-    named_rows(ax, list(table.index))
 
 
 def named_grid(ax: Axes, *, rows: Sequence[str], columns: Sequence[str], **names: Any) -> None:

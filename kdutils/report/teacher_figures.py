@@ -78,7 +78,7 @@ def given_accuracy(table: pd.DataFrame) -> Figure:
     shown = pd.concat([table[table["measure"] == name] for name in capa.SHOWN])
     fig, parts = plots.crossed_panels(shown, "domain", "measure", height=height, sharex="col")
     for place, (ax, part) in enumerate(parts):
-        plots.interval_dots(ax, part, y="label", x="estimate", is_spread=False)
+        plots.interval_dots(ax, part, y="label", x="estimate", width=0.0)
         ax.set_title(DOMAIN_LABELS[part["domain"].iloc[0]])
         if place % len(capa.SHOWN):
             ax.tick_params(labelleft=False)
@@ -109,7 +109,9 @@ def right_and_alike(table: pd.DataFrame, *, bound: float) -> Figure:
     Columns label (task), method, fidelity_correct_r; dashed at plus and minus `bound`.
     """
     fig, (ax,) = plots.panels(height=1.1 + 0.36 * table["label"].nunique())
-    plots.point_rows(ax, table, y="label", x="fidelity_correct_r")
+    look = {"s": 13, "alpha": 0.75, "linewidth": 0, "zorder": 2}
+    for style, part, position in plots.lanes(ax, table, y="label", width=0.7):
+        ax.scatter(part["fidelity_correct_r"], position, color=style.colour, marker=style.marker, **look)
     for value in (-bound, bound):
         ax.axvline(value, color=GREY, linewidth=0.8, linestyle="--", zorder=1)
     ax.set(xlim=(-1.02, 1.02), xlabel="r of being right with sentence BLEU against the teacher's text")
