@@ -21,6 +21,7 @@ from kdutils.report.styles import (
     ANSWER_STYLE,
     CHANGE_STYLE,
     COLOURS,
+    DOMAIN_STYLE,
     ERROR_STYLE,
     FAMILY_LINES,
     FOREST_STYLE,
@@ -276,13 +277,13 @@ def against(
     y: str = "gain",
     ylabel: str = "average gain over SFT, points",
     by: str = "method",
-    styles: Mapping[str, Style] = METHOD_STYLE,
     has_equal: bool = False,
 ) -> Figure:
     """One quantity over another, every row a point, a panel a domain; dashed where both are equal if asked.
 
     `{score}` in `xlabel` is what the domain is scored by: accuracy, or ROUGE-L.
     """
+    styles = METHOD_STYLE if by == "method" else DOMAIN_STYLE
     fig, parts = domain_panels(table, height=3.2 if has_equal else 3.0, sharey=True)
     for ax, part in parts:
         plots.scatter(ax, part, x=x, y=y, styles=styles, by=by, has_zero=not has_equal)

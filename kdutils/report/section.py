@@ -28,6 +28,7 @@ from kdutils.results import (
     item_gains,
     released_comparison,
 )
+from kdutils.results.released_comparison import Comparison
 
 Tables = Mapping[str, pd.DataFrame]  # source -> its table
 CORRELATED = {  # test of the authors -> name of its figure, what is correlated with the gain
@@ -106,11 +107,6 @@ class Section:
         """What live students answer beside their teacher; no rows without live runs."""
         return self.in_view(self.run.kept(agreement_fidelity.paired_answers, self.asked))
 
-    @cached_property
-    def comparison(self) -> released_comparison.Comparison:
-        """The one live pair and what was released of the same quantity."""
-        return released_comparison.Comparison(self.cells, self.items, self.asked)
-
     def counts(self, *, least: int = 3, what: str = "correlate") -> None:
         """Say how many cells, pairs and gains each source has, and which has too few pairs to compare."""
         for source, part in self.parts.items():
@@ -173,17 +169,21 @@ class Section:
             known = {name: fmt for name, fmt in each.items() if name in table}
             self.run.table(table, caption=f"{self.labels[source]}: {caption}", formats=known)
 
-    def remarks(self, texts: Mapping[str, str]) -> None:
-        """Show a paragraph of every source; nothing of ""."""
-        said = [f"{self.labels[source]}: {text}" for source, text in texts.items() if text]
-        self.run.remark("\n\n".join(said))
+    def named(self, texts: Mapping[str, str]) -> list[str]:
+        """The text of each source behind its name; none of ""."""
+        return [f"{self.labels[source]}: {text}" for source, text in texts.items() if text]
 
-    def pair_table(
-        self, make: Callable[[released_comparison.Comparison], pd.DataFrame], caption: str
-    ) -> None:
-        """Show the one live pair beside the released ones, and which of them is the nearest."""
-        if self.items and len(table := make(self.comparison)):
+    def remarks(self, texts: Mapping[str, str]) -> None:
+        """Show a paragraph of every source."""
+        self.run.remark("\n\n".join(self.named(texts)))
+
+    def pair_tables(self, tables: Mapping[str, Callable[[Comparison], pd.DataFrame]]) -> None:
+        """Tables, by caption, of the one live pair beside the released ones, and which of them is nearest."""
+        comparison = Comparison(self.cells, self.items, self.asked)
+        made = {caption: make(comparison) for caption, make in tables.items()} if self.items else {}
+        for caption, table in made.items():
             self.table({"live": table}, caption)
+        if any(len(table) for table in made.values()):
             self.run.remark(released_comparison.pair_remark(self.cells))
 
     # --- what every section shows -----------------------------------------------------------------------

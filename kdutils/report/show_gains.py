@@ -9,23 +9,16 @@ import pandas as pd
 
 from kdutils.claims import student_gains
 from kdutils.claims.evidence import Evidence
-from kdutils.constants import (
-    AVERAGE,
-    DOMAIN_LABELS,
-    DOMAINS,
-    METHOD_LABELS,
-    METHOD_NAMES,
-)
+from kdutils.constants import AVERAGE, DOMAIN_LABELS, DOMAINS, METHOD_NAMES
 from kdutils.inference import intervals
-from kdutils.report import figures, teacher_figures
-from kdutils.report.section import Section, by_domain
+from kdutils.report import figures
+from kdutils.report.section import Section, Tables, by_domain, each
 from kdutils.results import (
     answer_modes,
     authors_tests,
     gain_tables,
     item_gains,
     paired_items,
-    released_comparison,
 )
 
 # --- 01: the gain ---------------------------------------------------------------------------------------
@@ -50,7 +43,7 @@ def gain_by_pair(section: Section) -> None:
     text = "average gain over SFT by pair ({}), small students first. † token forward KL, the authors' SeqKD."
     caption = {source: text.format(how[source]) for source in tables}
     section.figure("gain_by_pair", tables, figures.gain_by_pair, caption, value="gain, points")
-    section.remarks({source: authors_tests.gain_remark(table) for source, table in tables.items()})
+    section.remarks(each(tables, authors_tests.gain_remark))
 
 
 def gain_by_task(section: Section) -> None:
@@ -65,15 +58,6 @@ def gain_by_task(section: Section) -> None:
             )
             name, draw = f"gain_by_task_{domain}", figures.gain_by_task
             section.figure(name, {source: part}, draw, caption, value="gain, points")
-
-
-def selections(section: Section) -> None:
-    """The authors' tests on the average under both rules of selection, and what the rule changes."""
-    statistics = section.statistics[section.statistics["source"] == "published"]
-    if len(statistics):
-        both = authors_tests.compare_selections(statistics, task=AVERAGE)
-        section.table({"published": both}, "the tests on the average under both rules of selection.")
-        section.run.remark(selections_remark(both))
 
 
 def selections_remark(both: pd.DataFrame) -> str:
@@ -94,8 +78,8 @@ def selections_remark(both: pd.DataFrame) -> str:
 
 def of_students(section: Section, function: Callable[[Evidence], pd.DataFrame]) -> dict[str, pd.DataFrame]:
     """What `function` makes of each source that has several pairs: one alone says nothing about students."""
-    found = [each.evidence for each in section.judged]
-    return {each.source: function(each) for each in found if not each.one_pair}
+    found = [judged.evidence for judged in section.judged]
+    return {one.source: function(one) for one in found if not one.one_pair}
 
 
 def of_all_students(forest: pd.DataFrame) -> str:
@@ -106,41 +90,29 @@ def of_all_students(forest: pd.DataFrame) -> str:
 
 def gain_sentences(section: Section) -> list[str]:
     """The mean gain over students, of one live pair its gains by method: a sentence a source."""
-    sentences = []
-    for each in section.judged:
-        label = section.labels[each.evidence.source]
-        if each.evidence.one_pair:
+    said = {}
+    for judged in section.judged:
+        evidence = judged.evidence
+        if evidence.one_pair:
             remark = authors_tests.gain_remark(by_pair(section)["live"])
-            sentences.append(f"{label}: gains over SFT on the same items, 95% intervals over items: {remark}")
+            said["live"] = f"gains over SFT on the same items, 95% intervals over items: {remark}"
             continue
-        table = student_gains.forest(each.evidence)
+        table = student_gains.forest(evidence)
         n_students = table.loc[table["kind"] == "student", "label"].nunique()
-        sentences.append(
-            f"{label}: distillation changes the accuracy of {n_students} students by "
-            f"{of_all_students(table)} on average, at temperature 1 and without "
-            "contaminated tasks (95% intervals over students)."
+        said[evidence.source] = (
+            f"distillation changes the accuracy of {n_students} students by {of_all_students(table)} on "
+            "average, at temperature 1 and without contaminated tasks (95% intervals over students)."
         )
-    return sentences
+    return section.named(said)
 
 
 # --- 01b: what lies behind it ---------------------------------------------------------------------------
 
 
-def one_pair(section: Section) -> None:
-    """The one live pair beside the released ones: accuracy and gain by task."""
-    if section.paired.empty:
-        print("Not one live pair alone: nothing to show here.")
-        return
-    accuracies = released_comparison.accuracies(section.comparison)
-    section.table({"live": accuracies}, "accuracy of the student, %, with 95% intervals over items.")
-    section.pair_table(released_comparison.gains, "gain over SFT on the same items, points, temperature 1.")
-
-
 def contaminated_items(section: Section) -> None:
     """Live accuracies and gains with and without test items that occur in the training set."""
     cells = section.of("live")
-    if len(cells):
-        section.remarks({"live": answer_modes.contamination_remark(cells)})
+    section.remarks({"live": answer_modes.contamination_remark(cells)})
     flagged = answer_modes.contamination(cells)
     if not flagged["flagged"].any():
         return
@@ -162,14 +134,13 @@ def sentences_behind(
 
     Takes contaminated_tasks and rankings of answer_modes and paired_items.won_and_lost.
     """
-    said, label = [], section.labels["live"]
+    said = []
     if len(apart):
         groups = apart.groupby("method", sort=False)
         found = "; ".join(f"{name} {by_domain(part, value='difference')}" for name, part in groups)
         text = "Released: gain on contaminated tasks less that on the others, 95% intervals over pairs"
         said.append(f"{text}: {found}.")
-    if len(won):
-        said.append(f"{label}: {paired_items.map_remark(won)}")
+    said += section.named({"live": paired_items.map_remark(won)})
     if len(ranked):
         average = ranked[ranked["task"] == AVERAGE]
         best = average.loc[average.groupby(["domain", "way"], sort=False)["accuracy"].idxmax()]
@@ -178,19 +149,12 @@ def sentences_behind(
             f"[{row.low:.1f}, {row.high:.1f}]"
             for row in best.itertuples()
         )
-        said.append(f"{label}: the highest accuracy on tasks with options, {'; '.join(parts)}.")
+        text = f"the highest accuracy on tasks with options, {'; '.join(parts)}."
+        said += section.named({"live": text})
     return said
 
 
 # --- 02: size -------------------------------------------------------------------------------------------
-
-
-def selections_by_source(section: Section) -> None:
-    """The correlations on the averages under both rules of selection."""
-    tests = gain_tables.by_source(section.in_view(section.statistics))
-    chosen = [source for source in gain_tables.several_pairs(section.parts) if source in tests]
-    both = {source: authors_tests.compare_selections(tests[source], task=AVERAGE) for source in chosen}
-    section.table(both, "the correlations on the averages under both rules of selection.")
 
 
 def within_equal_gains(by_size: pd.DataFrame) -> str:
@@ -203,25 +167,14 @@ def within_equal_gains(by_size: pd.DataFrame) -> str:
     )
 
 
-def size_sentences(section: Section) -> list[str]:
+def size_sentences(section: Section, sizes: Tables) -> list[str]:
     """How the gain goes with size, and how many students equal gains in log odds would explain."""
-    sentences = section.correlation_sentences("spearman_gain_size")
-    for source, sizes in of_students(section, student_gains.by_size).items():
-        text = "of these the scale of points alone may explain the differences."
-        sentences.append(f"{section.labels[source]}: {within_equal_gains(sizes)}: {text}")
-    return sentences
+    text = "{}: of these the scale of points alone may explain the differences."
+    found = {source: text.format(within_equal_gains(table)) for source, table in sizes.items()}
+    return section.correlation_sentences("spearman_gain_size") + section.named(found)
 
 
 # --- 03: the teacher ------------------------------------------------------------------------------------
-
-
-def teachers_of_a_student(section: Section) -> None:
-    """Average gain of each student from teachers of growing size, a table a source and family."""
-    caption = "average gain, points, of one student from teachers of growing size."
-    for source, table in section.points.items():
-        for _, part in table.groupby("family", sort=False):
-            rows = gain_tables.gain_by_teacher(part)
-            section.table({source: rows.assign(method=rows["method"].map(METHOD_LABELS))}, caption, "+.1f")
 
 
 def tuning(section: Section) -> dict[str, pd.DataFrame]:
@@ -230,35 +183,11 @@ def tuning(section: Section) -> dict[str, pd.DataFrame]:
     return {source: table for source, table in found.items() if not (section.items and source == "live")}
 
 
-def tuning_costs(section: Section) -> pd.DataFrame:
-    """What an untuned teacher costs the one live pair by task, on the same items; no rows of several."""
-    return section.in_view(item_gains.tuning_costs(section.items.scored))
-
-
-def untuned_teacher(section: Section) -> None:
-    """Accuracy after distillation from an untuned and from the tuned teacher, by pair; its cost by task."""
-    tables = {source: gain_tables.averages(table) for source, table in tuning(section).items()}
-    sides = {"left": "untuned", "right": "tuned", "xlabel": "student's average accuracy, %"}
-    caption = "average accuracy after distillation from an untuned and from a tuned teacher."
-    draw = teacher_figures.before_and_after
-    section.figure("untuned_teacher", tables, draw, caption, **sides, value="cost, points")
-    section.remarks({source: authors_tests.tuning_remark(table) for source, table in tuning(section).items()})
-    look = {"x": "difference", "xlabel": "cost of an untuned teacher, points", "value": "difference, points"}
-    caption = "accuracy after distillation from the tuned teacher less that from the untuned, same items."
-    costs = tuning_costs(section)
-    section.figure("untuned_teacher", {"live": costs}, figures.by_task, caption, **look)
-    if len(costs):
-        caption = "what an untuned teacher costs, points, with 95% intervals over items."
-        section.pair_table(released_comparison.tuning_costs, caption)
-
-
-def teacher_sentences(section: Section) -> list[str]:
+def teacher_sentences(section: Section, tuning: Tables, costs: pd.DataFrame) -> list[str]:
     """How the gain goes with the teacher's accuracy, and what an untuned teacher costs."""
-    sentences = section.correlation_sentences("spearman_gain_teacher")
-    for source, table in tuning(section).items():
-        sentences.append(f"{section.labels[source]}: {authors_tests.tuning_remark(table)}")
-    costs = tuning_costs(section)
+    said = section.correlation_sentences("spearman_gain_teacher")
+    said += section.named(each(tuning, authors_tests.tuning_remark))
     if len(average := costs[costs["task"] == AVERAGE]):
-        text = f"{section.labels['live']}: an untuned teacher costs {by_domain(average, value='difference')}"
-        sentences.append(f"{text} on the same items (95% intervals over items).")
-    return sentences
+        text = f"an untuned teacher costs {by_domain(average, value='difference')} on the same items"
+        said += section.named({"live": f"{text} (95% intervals over items)."})
+    return said

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pandas as pd
 
-from kdutils.constants import AVERAGE, SOURCES
+from kdutils.constants import AVERAGE
 from kdutils.inference import intervals
-from kdutils.report import figures, styles, teacher_figures
-from kdutils.report.section import Section, by_domain, span
+from kdutils.report import figures, teacher_figures
+from kdutils.report.section import Section, by_domain, each, span
 from kdutils.results import (
     agreement_fidelity,
     authors_tests,
@@ -60,29 +60,20 @@ def rise_of_one_pair(section: Section, measure: str = "agreement") -> None:
     rises = average[["domain", "method", "n", measure, "rise", "rise_low", "rise_high", "p_value"]]
     caption = f"{what} on average over tasks, %, and its rise over SFT on the same items."
     section.table({"live": rises}, caption, SIGNED | {measure: ".1f"})
-    section.pair_table(released, f"{what} by task, %, with 95% intervals over items.")
+    section.pair_tables({f"{what} by task, %, with 95% intervals over items.": released})
 
 
 def agreement_rise(section: Section) -> None:
     """Agreement with the teacher of the SFT and of the KD student, by pair; of one live pair by task."""
-    tables = {
-        source: agreement_fidelity.by_pair(gains, measure="agreement")
-        for source, gains in section.gains.items()
-    }
+    tables = each(section.gains, agreement_fidelity.by_pair, measure="agreement")
     if len(section.items.beside):
         tables.pop("live", None)
     whom = {"published": "of the SFT and of the released KD student (EM1)."}
     whom["live"] = f"of the SFT student and, mean over its methods, of the KD students ({section.selection})."
-    section.figure(
-        "agreement_rise",
-        tables,
-        teacher_figures.before_and_after,
-        left="sft",
-        right="kd",
-        xlabel="same answer as the teacher,\n% of items",
-        value="rise, points",
-        caption={source: f"agreement with the teacher, mean over tasks, {whom[source]}" for source in tables},
-    )
+    captions = {source: f"agreement with the teacher, mean over tasks, {whom[source]}" for source in tables}
+    look = {"left": "sft", "right": "kd", "xlabel": "same answer as the teacher,\n% of items"}
+    look |= {"draw": teacher_figures.before_and_after, "value": "rise, points"}
+    section.figure("agreement_rise", tables, caption=captions, **look)
     if "live" in tables:
         caption = f"agreement, %, mean over tasks and pairs, by method, {section.selection}"
         rise_by_method(section, "agreement", caption)
@@ -95,34 +86,15 @@ def with_fidelity(section: Section, *sources: str) -> dict[str, pd.DataFrame]:
     return {source: table for source, table in tables.items() if len(table) and source in sources}
 
 
-def fidelity_rise(section: Section) -> None:
-    """Fidelity of the SFT and of the KD student by pair: released in both tables, live by method.
-
-    Of one live pair by task, with its rise.
-    """
-    tables = with_fidelity(section, *SOURCES)
-    if "published" in tables:
-        measures = {"BLEU.csv": "fidelity", "BLEU2.csv": "fidelity_bleu2"}
-        pairs = agreement_fidelity.tables(tables["published"], measures=measures)
-        rise = pairs.groupby("table")["rise"].mean().items()
-        section.figure(
-            "fidelity_rise",
-            {"published": pairs},
-            teacher_figures.before_and_after,
-            left="sft",
-            right="kd",
-            xlabel="likeness to the teacher's rationale, %",
-            by="table",
-            alt=f"KD adds {', '.join(f'{mean:+.2f} to {name}' for name, mean in rise)} on average.",
-            caption="fidelity to the teacher, mean over math tasks, of the SFT and of the KD student.",
-        )
-    if len(section.items.beside):
-        rise_of_one_pair(section, "fidelity")
-    elif "live" in tables:
-        table = agreement_fidelity.by_method(tables["live"], measure="fidelity")
+def live_fidelity(section: Section) -> None:
+    """Live BLEU of the SFT and of each KD student, by pair; of one live pair by task, with its rise."""
+    rise_of_one_pair(section, "fidelity")
+    tables = with_fidelity(section, "live")
+    if len(tables) and section.items.beside.empty:
+        means = each(tables, agreement_fidelity.by_method, measure="fidelity")
         look = {"measure": "fidelity", "xlabel": BLEU, "value": "fidelity, %"}
         caption = f"mean over tasks of the BLEU with the teacher's texts ({sweeps.decoding(tables['live'])})."
-        section.figure("fidelity_rise", {"live": table}, teacher_figures.likeness_by_method, caption, **look)
+        section.figure("fidelity_rise", means, teacher_figures.likeness_by_method, caption, **look)
         rise_by_method(section, "fidelity", "BLEU before (sft) and after KD, %, and its rise")
 
 
@@ -131,12 +103,13 @@ def rise_sentences(section: Section, measure: str, what: str) -> list[str]:
 
     One sentence for all sources that have several pairs, all methods together.
     """
-    parts = []
+    found = {}
     for source, gains in gain_tables.several_pairs(section.gains).items():
         pairs = agreement_fidelity.by_pair(gains, measure=measure).groupby("domain", sort=False)["rise"]
         rows = [{"domain": domain} | vars(intervals.mean_interval(rise)) for domain, rise in pairs]
-        parts.append(f"{section.labels[source]}: {by_domain(pd.DataFrame(rows), value='value')}")
-    return [f"KD changes {what}. {'; '.join(parts)} (95% intervals over pairs)."] if parts else []
+        found[source] = by_domain(pd.DataFrame(rows), value="value")
+    said = "; ".join(section.named(found))
+    return [f"KD changes {what}. {said} (95% intervals over pairs)."] if found else []
 
 
 # --- 04: agreement --------------------------------------------------------------------------------------
@@ -148,24 +121,18 @@ def against_accuracy(section: Section) -> None:
     Of the released results reverse KL at temperature 1, which most of the released agreement values fit.
     """
     which = {"published": "RevKD, temperature 1", "live": f"all methods, {section.selection}"}
-    tables = dict(section.gains)
-    if "published" in tables:
-        tables["published"] = _released_at_1(section).query("method == 'revkd'")
+    released = gain_tables.gains(section.of("published"), selection="temperature_1")
+    tables = section.gains | {"published": released[released["method"] == "revkd"]}
     look = {"x": "accuracy", "xlabel": "student accuracy, %", "has_equal": True}
     look |= {"y": "agreement", "ylabel": "same answer as the teacher, %", "value": "agreement, %"}
     for source, table in tables.items():
-        tables[source] = table.dropna(subset=["agreement"])
+        shown, by = {source: table.dropna(subset=["agreement"])}, "method" if source == "live" else "domain"
         caption = f"agreement against accuracy of the student ({which[source]}); dashed: equal."
-        kinds = {"by": "domain", "styles": styles.DOMAIN_STYLE} if source == "published" else {}
-        shown = {source: tables[source]}
-        section.figure("agreement_by_accuracy", shown, figures.against, caption, **look, **kinds)
-    for source, table in gain_tables.several_pairs(tables).items():
-        rhos = {source: authors_tests.correlation_by_task(table, x="accuracy", y="agreement")}
+        section.figure("agreement_by_accuracy", shown, figures.against, caption, **look, by=by)
+    for source, table in tables.items():
+        several = gain_tables.several_pairs({source: table.dropna(subset=["agreement"])})
+        rhos = each(several, authors_tests.correlation_by_task, x="accuracy", y="agreement")
         section.table(rhos, f"Spearman rho over pairs of agreement and accuracy ({which[source]}).")
-
-
-def _released_at_1(section: Section) -> pd.DataFrame:
-    return gain_tables.gains(section.of("published"), selection="temperature_1")
 
 
 def agreement_sentences(section: Section, adjusted: pd.DataFrame) -> list[str]:
@@ -173,21 +140,11 @@ def agreement_sentences(section: Section, adjusted: pd.DataFrame) -> list[str]:
     said = rise_sentences(section, "agreement", "the share of answers that are the teacher's")
     said += section.correlation_sentences("spearman_gain_agreement")
     if len(adjusted):
-        said.append(f"{section.labels['live']}: given accuracy: {capa.remark(adjusted)}")
+        said += section.named({"live": f"given accuracy: {capa.remark(adjusted)}"})
     return said
 
 
 # --- 05: fidelity ---------------------------------------------------------------------------------------
-
-
-def level_and_gain(section: Section) -> None:
-    """Fidelity against accuracy, and gain against fidelity."""
-    caption = "fidelity against accuracy (left), gain against fidelity (right): pairs x methods x tasks."
-    for source, table in with_fidelity(section, *SOURCES).items():
-        look = {"label": f"fidelity ({agreement_fidelity.FIDELITY_NAMES[source]}), %", "measure": "fidelity"}
-        look["alt"] = f"{len(table)} points. {authors_tests.fidelity_remark(table)}"
-        draw = teacher_figures.level_and_gain
-        section.figure("fidelity_scatter", {source: table}, draw, caption, **look)
 
 
 def readable_contrasts(contrasts: pd.DataFrame) -> pd.DataFrame:
@@ -211,9 +168,9 @@ def fidelity_sentences(section: Section, contrasts: pd.DataFrame) -> list[str]:
     """How far fidelity rises, and whether it goes with the gain and, by method, with becoming right."""
     said = rise_sentences(section, "fidelity", "the likeness to the teacher's texts")
     said += section.correlation_sentences("spearman_gain_fidelity")
-    if contrasts.empty:
-        return said
     rows = contrasts[contrasts["than"] == "stayed_wrong"].set_index("measure")
+    if rows.empty:
+        return said
     above = {name: int((rows.loc[[name], "low"] > 0).sum()) for name in ("bleu", "wording")}
     n_methods, bleu = rows["method"].nunique(), span(rows.loc[["bleu"], "estimate"], "+.1f")
     return [

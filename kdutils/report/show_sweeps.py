@@ -140,5 +140,5 @@ def temperature_sentences(section: Section, averages: Tables, shares: Tables, ch
             at = ", ".join(f"{mean:.1f} % at T = {value:g}" for value, mean in means.items())
             parts.append(f"{DOMAIN_LABELS[domain].lower()} {at}")
         best = sweeps.best_temperature_remark(shares[source])
-        said.append(f"{section.labels[source]}: mean accuracy, {'; '.join(parts)}. {best}")
-    return [*said, f"{section.labels['live']}: {chosen}"] if chosen else said
+        said += section.named({source: f"mean accuracy, {'; '.join(parts)}. {best}"})
+    return said + section.named({"live": chosen})

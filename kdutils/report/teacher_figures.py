@@ -10,7 +10,7 @@ from kdutils.constants import DOMAIN_LABELS
 from kdutils.report import plots
 from kdutils.report.plots import INTERVAL, domain_panels, with_methods
 from kdutils.report.styles import CHOICE_STYLE, GREY, KIND_STYLE, LIKENESS_STYLE, METHOD_STYLE
-from kdutils.results import capa
+from kdutils.results import agreement_fidelity, capa
 
 # --- likeness -------------------------------------------------------------------------------------------
 
@@ -53,17 +53,18 @@ def likeness_by_method(table: pd.DataFrame, *, measure: str, xlabel: str) -> Fig
     return with_methods(fig, table)
 
 
-def level_and_gain(table: pd.DataFrame, *, measure: str, label: str) -> Figure:
-    """A likeness to the teacher over accuracy (left) and the gain over it (right), a row a domain."""
+def level_and_gain(table: pd.DataFrame) -> Figure:
+    """Fidelity over accuracy (left) and the gain over fidelity (right), of one source, a row a domain."""
+    label = f"fidelity ({agreement_fidelity.FIDELITY_NAMES[table['source'].iloc[0]]}), %"
     domains = list(dict.fromkeys(table["domain"]))
     height = 3.2 if len(domains) == 1 else 0.5 + 2.6 * len(domains)
     fig, axes = plots.panels(len(domains), 2, height=height)
     for domain, level, gain in zip(domains, axes[::2], axes[1::2], strict=True):
         part = table[table["domain"] == domain]
         before = "" if len(domains) == 1 else f"{DOMAIN_LABELS[domain]}: "
-        plots.scatter(level, part, x="accuracy", y=measure, has_zero=False)
+        plots.scatter(level, part, x="accuracy", y="fidelity", has_zero=False)
         level.set(xlabel="student accuracy, %", ylabel=label, title=f"{before}level".capitalize())
-        plots.scatter(gain, part, x=measure, y="gain")
+        plots.scatter(gain, part, x="fidelity", y="gain")
         gain.set(xlabel=label, ylabel="gain over SFT, points", title=f"{before}gain".capitalize())
     return with_methods(fig, table)
 

@@ -13,7 +13,6 @@ from kdutils.inference import intervals
 from kdutils.report import figures, plots, teacher_figures
 from kdutils.report.styles import (
     ANSWER_STYLE,
-    DOMAIN_STYLE,
     ERROR_STYLE,
     KIND_STYLE,
     METHOD_STYLE,
@@ -100,10 +99,8 @@ def drawings(cells, gains, points):
         "agreement": lambda: teacher_figures.before_and_after(
             agreement, left="sft", right="kd", xlabel="agreement, %"
         ),
-        "level": lambda: figures.against(gains, **LEVEL, by="domain", styles=DOMAIN_STYLE),
-        "level_and_gain": lambda: teacher_figures.level_and_gain(
-            gains.dropna(subset=["fidelity"]), measure="fidelity", label="fidelity, %"
-        ),
+        "level": lambda: figures.against(gains, **LEVEL, by="domain"),
+        "level_and_gain": lambda: teacher_figures.level_and_gain(gains.dropna(subset=["fidelity"])),
         "temperature": lambda: teacher_figures.sweep_curves(
             intervals.accuracy_intervals(gain_tables.averages(swept)), x="temperature"
         ),
@@ -308,9 +305,7 @@ LIVE = {
     "likeness": lambda: teacher_figures.likeness_by_method(
         likenesses(21), measure="fidelity", xlabel="BLEU, %"
     ),
-    "level": lambda: teacher_figures.level_and_gain(
-        likenesses(9).assign(gain=1.0), measure="fidelity", label="fidelity (BLEU), %"
-    ),
+    "level": lambda: teacher_figures.level_and_gain(likenesses(9).assign(gain=1.0, source="live")),
     "links": lambda: teacher_figures.right_and_alike(links(), bound=0.3),
     "one pair by task": lambda: figures.by_task(
         by_task("method", ("sft", "fkl", "revkd", "gkd")), x="gain", xlabel="gain over SFT, points"
@@ -479,6 +474,6 @@ def test_answer_shares_fill_their_bars():
 def test_methods_have_a_legend_where_they_are_told_apart():
     values = {"accuracy": [1.0, 2.0], "agreement": [3.0, 4.0]}
     table = pd.DataFrame({"domain": "math", "method": ["fkl", "gkd"]} | values)
-    assert not figures.against(table, **LEVEL, by="domain", styles=DOMAIN_STYLE).legends
+    assert not figures.against(table, **LEVEL, by="domain").legends
     (legend,) = figures.against(table, **LEVEL).legends
     assert [text.get_text() for text in legend.get_texts()] == ["SeqKD†", "GKD"]
