@@ -37,15 +37,6 @@ def by_pair(section: Section) -> dict[str, pd.DataFrame]:
     return found | ({"live": one[one["task"] == AVERAGE]} if len(one) else {})
 
 
-def gain_by_pair(section: Section) -> None:
-    """Average gain of every pair and method, and what it comes to."""
-    tables, how = by_pair(section), how_compared(section)
-    text = "average gain over SFT by pair ({}), small students first. † token forward KL, the authors' SeqKD."
-    caption = {source: text.format(how[source]) for source in tables}
-    section.figure("gain_by_pair", tables, figures.gain_by_pair, caption, value="gain, points")
-    section.remarks(each(tables, authors_tests.gain_remark))
-
-
 def gain_by_task(section: Section) -> None:
     """Gains of every student by task, mean over its teachers, a figure a source and domain."""
     keys = ["domain", "family", "student", "student_parameters", "task", "method"]

@@ -7,12 +7,9 @@ import pandas as pd
 from kdutils.claims import answer_sheet, claims, sensitivity
 from kdutils.constants import AVERAGE, DOMAIN_LABELS, METHOD_NAMES, SECTIONS
 from kdutils.grid import cell_table
-from kdutils.inference import calibration
-from kdutils.io import environment
 from kdutils.report import figures, ledger
 from kdutils.report.section import Section, signed
 from kdutils.results import (
-    authors_tables,
     gain_tables,
     held_out_temperature,
     protocols,
@@ -65,16 +62,6 @@ def costs(section: Section) -> None:
     section.run.table(failed, caption="Live runs that failed, are missing or diverged, and why.")
 
 
-def provenance(section: Section) -> None:
-    """What made this report: versions, commit, machine, the released tables."""
-    facts = environment.provenance()
-    facts |= facts.pop("git", {}) | facts.pop("packages", {})
-    n_files, commit = len(authors_tables.SHA256), authors_tables.COMMIT[:12]
-    facts["released tables"] = f"commit {commit}, {n_files} files, SHA-256 checked"
-    made_by = pd.DataFrame({"what": facts.keys(), "value": map(str, facts.values())})
-    section.run.table(made_by, caption="What made this report.")
-
-
 # --- 00 and 08: the verdicts ----------------------------------------------------------------------------
 
 
@@ -123,31 +110,7 @@ class Verdicts:
         return tables
 
 
-# --- 10: calibration ------------------------------------------------------------------------------------
-
-
-def calibration_sentences(table: pd.DataFrame) -> list[str]:
-    """How the authors' unit and that of the stricter analysis err, and what is not recommended."""
-    chosen = ("t-test > 0 over cells (authors)", "t-test of students", "orders of students within families")
-    said = [calibration.remark(table, procedure=name, quantity=calibration.SAID[name]) for name in chosen]
-    n_refused = int((table["recommended"] == "no").sum())
-    refused = f"{n_refused} of {len(table)} procedures under a null are not recommended"
-    return [*said, f"{refused}; the table says which."]
-
-
 # --- 11: the protocol -----------------------------------------------------------------------------------
-
-
-def protocol_figures(section: Section, changes: pd.DataFrame) -> None:
-    """What each factor changes in the accuracies and in the gain, a figure a method: protocols.changes."""
-    for method, part in protocols.worth_drawing(changes).groupby("method", sort=False):
-        caption = (
-            "what each factor changes against careful, in accuracy and in the gain of "
-            f"{METHOD_NAMES[method]}; 95% intervals over the questions of these tasks, for these runs. "
-            "Seeds are luck alone."
-        )
-        look = {"draw": figures.protocol_changes, "value": "change, points"}
-        section.figure(f"changes_{method}", {"live": part}, caption=caption, **look)
 
 
 def protocol_sentences(section: Section, changes: pd.DataFrame) -> list[str]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pandas as pd
 
-from kdutils.claims import selection_optimism
 from kdutils.constants import AVERAGE, DOMAIN_LABELS
 from kdutils.grid import cell_table
 from kdutils.report import teacher_figures
@@ -14,7 +12,6 @@ from kdutils.results import (
     authors_tables,
     authors_tests,
     gain_tables,
-    held_out_temperature,
     item_gains,
     sweeps,
 )
@@ -108,26 +105,6 @@ def decoding_remark(section: Section, averages: Tables) -> None:
             "distribution is, so what a temperature gains or loses here is not a matter of decoding."
         )
     section.remarks(texts)
-
-
-def choice(section: Section) -> str:
-    """Accuracy by how the temperature was chosen, on the scored or on other items; returns what it says."""
-    halves = held_out_temperature.read(section.asked)
-    table = selection_optimism.table(halves, section.items, rng=np.random.default_rng(2505))
-    remark = selection_optimism.remark(table)
-    if table.empty:
-        return remark
-    caption = (
-        "accuracy by how the temperature was chosen, mean over tasks and students, and optimism: what the "
-    )
-    caption += "choice on test items gains over that on held-out ones; 95% interval, cut at 0."
-    section.table({"live": selection_optimism.readable(table)}, caption)
-    section.run.remark(remark)
-    caption = "accuracy of each student and method, mean over tasks, by how its temperature was chosen. From "
-    caption += "green to blue is what choosing on the test items buys; intervals are in the table."
-    students, draw = selection_optimism.of_students(halves), teacher_figures.choice_of_temperature
-    section.figure("choice", {"live": students}, draw, caption, alt=remark)
-    return remark
 
 
 def temperature_sentences(section: Section, averages: Tables, shares: Tables, chosen: str) -> list[str]:
