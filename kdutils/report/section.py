@@ -28,7 +28,6 @@ from kdutils.results import (
     item_gains,
     released_comparison,
 )
-from kdutils.results.released_comparison import Comparison
 
 Tables = Mapping[str, pd.DataFrame]  # source -> its table
 CORRELATED = {  # test of the authors -> name of its figure, what is correlated with the gain
@@ -134,8 +133,7 @@ class Section:
         Args:
             name: of the figure; that of live results has `_live` after it.
             caption: the text, or one for each source.
-            value: what is drawn and its unit, "gain, points": the alternative text gives the range of the
-                column `gain`.
+            value: a column and its unit, "gain, points", whose range is the alternative text.
             alt: another such text, or what makes it of a table that has rows.
         """
         for source, table in tables.items():
@@ -143,30 +141,18 @@ class Section:
                 continue
             fig = draw(table, **look)
             plots.watermark(fig, self.marks[source])
-            column, _, unit = value.partition(", ")
-            text = (
-                f"{column.replace('_', ' ')} in {len(table)} rows: {span(table[column])} {unit}"
-                if value
-                else alt
-            )
-            caption_of = caption if isinstance(caption, str) else caption[source]
-            self.run.figure(
-                fig,
-                gain_tables.named(name, source),
-                data=table,
-                alt=text(table) if callable(text) else text,
-                caption=f"{self.labels[source]}: {caption_of}",
-            )
+            words = alt(table) if callable(alt) else alt or _range(table, *value.split(", "))
+            text = caption if isinstance(caption, str) else caption[source]
+            facts = {"data": table, "alt": words, "caption": f"{self.labels[source]}: {text}"}
+            self.run.figure(fig, gain_tables.named(name, source), **facts)
 
     def table(self, tables: Tables, caption: str, formats: str | Formats = "") -> None:
         """Show the table of each source; nothing of no rows. Formats of other columns are ignored."""
         for source, table in tables.items():
-            if table.empty:
-                continue
-            each = formats
+            wanted = formats
             if isinstance(formats, str):
-                each = dict.fromkeys(table.select_dtypes("float") if formats else (), formats)
-            known = {name: fmt for name, fmt in each.items() if name in table}
+                wanted = dict.fromkeys(table.select_dtypes("float") if formats else (), formats)
+            known = {name: fmt for name, fmt in wanted.items() if name in table}
             self.run.table(table, caption=f"{self.labels[source]}: {caption}", formats=known)
 
     def named(self, texts: Mapping[str, str]) -> list[str]:
@@ -177,9 +163,9 @@ class Section:
         """Show a paragraph of every source."""
         self.run.remark("\n\n".join(self.named(texts)))
 
-    def pair_tables(self, tables: Mapping[str, Callable[[Comparison], pd.DataFrame]]) -> None:
-        """Tables, by caption, of the one live pair beside the released ones, and which of them is nearest."""
-        comparison = Comparison(self.cells, self.items, self.asked)
+    def pair_tables(self, tables: Mapping[str, Callable[..., pd.DataFrame]]) -> None:
+        """By caption, what released_comparison makes of the one live pair, and which pair is nearest."""
+        comparison = released_comparison.Comparison(self.cells, self.items, self.asked)
         made = {caption: make(comparison) for caption, make in tables.items()} if self.items else {}
         for caption, table in made.items():
             self.table({"live": table}, caption)
@@ -268,6 +254,11 @@ class Section:
 def each(tables: Tables, function: Callable[..., Any], **named: Any) -> dict[str, Any]:
     """What `function` makes of the table of each source that has rows."""
     return {source: function(table, **named) for source, table in tables.items() if len(table)}
+
+
+def _range(table: pd.DataFrame, column: str, unit: str = "") -> str:
+    """`gain in 33 rows: −1.2 to 9.4 points`."""
+    return f"{column.replace('_', ' ')} in {len(table)} rows: {span(table[column])} {unit}".strip()
 
 
 def span(values: pd.Series, fmt: str = ".3g") -> str:

@@ -13,13 +13,7 @@ from kdutils.constants import AVERAGE, DOMAIN_LABELS, DOMAINS, METHOD_NAMES
 from kdutils.inference import intervals
 from kdutils.report import figures
 from kdutils.report.section import Section, Tables, by_domain, each
-from kdutils.results import (
-    answer_modes,
-    authors_tests,
-    gain_tables,
-    item_gains,
-    paired_items,
-)
+from kdutils.results import answer_modes, authors_tests, gain_tables, item_gains, paired_items
 
 # --- 01: the gain ---------------------------------------------------------------------------------------
 

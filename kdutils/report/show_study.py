@@ -1,4 +1,4 @@
-"""What notebooks 00, 08, 10 and 11 show: what is there, all verdicts, calibration and the protocol."""
+"""What notebooks 00, 08 and 11 show: what is there, all verdicts, and the protocol."""
 
 from __future__ import annotations
 
@@ -8,12 +8,8 @@ from kdutils.claims import answer_sheet, claims, sensitivity
 from kdutils.constants import AVERAGE, DOMAIN_LABELS, METHOD_NAMES, SECTIONS
 from kdutils.grid import cell_table
 from kdutils.report import figures, ledger
-from kdutils.report.section import Section, signed
-from kdutils.results import (
-    gain_tables,
-    held_out_temperature,
-    protocols,
-)
+from kdutils.report.section import Section, each, signed
+from kdutils.results import gain_tables, held_out_temperature, protocols
 
 # --- 00: what there is ----------------------------------------------------------------------------------
 
@@ -24,7 +20,7 @@ def coverage(section: Section) -> None:
     def alt(grid: pd.DataFrame) -> str:
         return f"{len(grid)} pairs: {int((grid == 0).to_numpy().sum())} of {grid.size} fields empty."
 
-    tables = {source: gain_tables.coverage(part) for source, part in section.parts.items()}
+    tables = each(section.parts, gain_tables.coverage)
     caption = "runs by pair, method and temperature, counted over domains and seeds; empty means none."
     section.figure("coverage", tables, figures.coverage, caption, alt=alt)
 
@@ -84,23 +80,23 @@ class Verdicts:
 
     def bars(self) -> None:
         """Verdicts of each source and analysis, by section."""
-        for each in self.judged:
+        sections = {key: name.replace("_", " ") for key, name in SECTIONS.items()}
+        for judged in self.judged:
             for analysis, name in (("authors", "verdicts"), ("strict", "verdicts_strict")):
-                part = [row for row in each.rows if row["analysis"] == analysis]
-                counts = claims.verdict_counts(part).rename(
-                    {key: section.replace("_", " ") for key, section in SECTIONS.items()}
-                )
+                part = [row for row in judged.rows if row["analysis"] == analysis]
+                counts = claims.verdict_counts(part).rename(sections)
                 alt = ", ".join(f"{n} {verdict.replace('_', ' ')}" for verdict, n in counts.sum().items())
+                look = {"of": "verdicts", "alt": f"{alt}."}
                 caption = f"verdicts on {len(part)} claims, analysis: {analysis}."
-                tables = {each.evidence.source: counts}
-                self.section.figure(name, tables, figures.shares, caption, of="verdicts", alt=f"{alt}.")
+                tables = {judged.evidence.source: counts}
+                self.section.figure(name, tables, figures.shares, caption, **look)
 
     def sensitivity(self) -> dict[str, pd.DataFrame]:
         """Verdicts by claim and choice of the analysis, of every source: shown, and returned as tables."""
         halves, kept = held_out_temperature.read(self.section.asked), self.section.run.kept
-        found = {each.evidence.source: kept(sensitivity.table, each, halves) for each in self.judged}
+        found = {one.evidence.source: kept(sensitivity.table, one, halves) for one in self.judged}
         tables = {source: table for source, table in found.items() if len(table)}
-        holds = {source: sensitivity.holds(table) for source, table in tables.items()}
+        holds = each(tables, sensitivity.holds)
         for source, table in tables.items():
             said, cannot = sensitivity.holds_remark(holds[source]), sensitivity.cannot_remark(table)
             caption = f"verdicts by claim and choice of the analysis. {said} {cannot}".strip()

@@ -8,13 +8,7 @@ from kdutils.constants import AVERAGE, DOMAIN_LABELS
 from kdutils.grid import cell_table
 from kdutils.report import teacher_figures
 from kdutils.report.section import Section, Tables, by_domain, each
-from kdutils.results import (
-    authors_tables,
-    authors_tests,
-    gain_tables,
-    item_gains,
-    sweeps,
-)
+from kdutils.results import authors_tables, authors_tests, gain_tables, item_gains, sweeps
 
 
 def averages(section: Section, runs: pd.DataFrame) -> dict[str, pd.DataFrame]:

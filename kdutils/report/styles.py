@@ -1,7 +1,4 @@
-"""The looks of the study: what a method, a verdict or a kind of answer is drawn with, and the theme.
-
-Colour never stands alone: a method also has its marker.
-"""
+"""The looks of the study: the theme, and what is drawn in which colour, never without a marker."""
 
 from __future__ import annotations
 
