@@ -127,7 +127,7 @@ def model_parameters(model: str) -> int:
 
 def size_label(parameters: int) -> str:
     """A parameter count as names write it: 500,000,000 gives `0.5B`, 38,000 gives `38k`."""
-    unit, one = ("B", 1e9) if parameters >= 1e8 else ("M", 1e6) if parameters >= 1e6 else ("k", 1e3)
+    unit, one = ("B", 1e9) if parameters >= 5e8 else ("M", 1e6) if parameters >= 1e6 else ("k", 1e3)
     return f"{parameters / one:g}{unit}"
 
 

@@ -1,52 +1,54 @@
-"""The study's figures: each function takes tidy tables and returns a finished figure.
+"""Figures of gains, claims and runs: each function takes tidy tables and returns a finished figure.
 
-One panel a domain where a table has both, one legend below, axis titles with units. What is drawn is
-the table that was passed, which the notebook stores beside the picture.
+What is drawn is the table that was passed, which the notebook stores beside the picture.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
 from kdutils.constants import DOMAIN_LABELS, METHOD_NAMES
 from kdutils.report import plots
+from kdutils.report.plots import INTERVAL, domain_panels, with_methods
 from kdutils.report.styles import (
+    ANSWER_STYLE,
     CHANGE_STYLE,
     COLOURS,
+    DOMAIN_STYLE,
+    ERROR_STYLE,
     FAMILY_LINES,
-    GREY,
+    FOREST_STYLE,
     KIND_STYLE,
+    MARKERS,
     METHOD_STYLE,
     SELECTION_STYLE,
+    VERDICT_LETTERS,
     VERDICT_STYLE,
     WAY_STYLE,
     Style,
     ordered_colours,
+    text_colour,
 )
 
-INTERVAL = "95% interval"
+SCALES = {"points": "gain over SFT, points", "log odds": "gain in log odds"}
+NO_BEARING = "·"
+ERROR_TICKS = (0, 0.01, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1)
+SHARES = {  # of what -> styles, title and end of the axis, format, legend columns, inches: in all, a row
+    "answers": (ANSWER_STYLE, "share of items, %", 100, ".0f", 3, 1.3, 0.28),
+    "errors": (ERROR_STYLE, "share of texts, %", 100, ".0f", 3, 1.6, 0.32),
+    "verdicts": (VERDICT_STYLE, "number of claims", None, ".0f", 4, 1.0, 0.24),
+    "temperatures": (None, "share of pairs x tasks", 1, ".0%", 5, 1.0, 0.28),
+}
 
 
-def domains_of(table: pd.DataFrame) -> list[str]:
-    """The domains of a table in order of appearance."""
-    return list(dict.fromkeys(table["domain"]))
-
-
-def domain_panels(
-    table: pd.DataFrame, *, height: float, xlabel: str = "", by: str = "domain", **share: bool
-) -> tuple[Figure, list[tuple[Axes, pd.DataFrame]]]:
-    """A figure with a titled panel for each value of `by`, and of each panel its axes and rows."""
-    names = list(dict.fromkeys(table[by]))
-    fig, axes = plots.panels(1, len(names), height=height, **share)
-    for ax, name in zip(axes, names, strict=True):
-        ax.set(title=DOMAIN_LABELS.get(name, name), xlabel=xlabel)
-    return fig, [(ax, table[table[by] == name]) for ax, name in zip(axes, names, strict=True)]
+# --- rows with intervals, bars --------------------------------------------------------------------------
 
 
 def interval_panels(
@@ -57,40 +59,20 @@ def interval_panels(
     xlabel: str,
     height: float,
     by: str = "method",
-    styles: Mapping[object, Style] = METHOD_STYLE,
+    styles: Mapping[Any, Style] = METHOD_STYLE,
     has_same_rows: bool = False,
 ) -> Figure:
     """A quantity with its interval, a panel a domain, a row a value of `y`, a dot a value of `by`.
 
     Columns domain, `y`, `by`, `x`, low, high. All panels have the rows of the whole table if `has_same_rows`.
     """
-    rows = list(dict.fromkeys(table[y])) if has_same_rows else None
-    gap = "\n" if len(domains_of(table)) > 1 else " "
-    share = {"sharey": True} if has_same_rows else {}
-    fig, parts = domain_panels(table, height=height, xlabel=f"{xlabel},{gap}{INTERVAL}", **share)
+    rows = list(dict.fromkeys(table[y])) if has_same_rows else []
+    gap = "\n" if table["domain"].nunique() > 1 else " "
+    xlabel = f"{xlabel},{gap}{INTERVAL}"
+    fig, parts = domain_panels(table, height=height, xlabel=xlabel, sharey=has_same_rows)
     for ax, part in parts:
-        plots.interval_dots(ax, part, y=y, x=x, styles=dict(styles), by=by, rows=rows)
+        plots.interval_dots(ax, part, y=y, x=x, styles=styles, by=by, rows=rows)
     plots.figure_legend(fig, [styles[key] for key in styles if key in set(table[by])])
-    return fig
-
-
-def with_methods(fig: Figure, table: pd.DataFrame, *, extra: Sequence[Line2D] = ()) -> Figure:
-    """The figure with a legend of the methods in `table`."""
-    present = [style for method, style in METHOD_STYLE.items() if method in set(table["method"])]
-    plots.figure_legend(fig, present, extra=list(extra))
-    return fig
-
-
-def coverage(grid: pd.DataFrame) -> Figure:
-    """Counts of runs: a row a pair (index), a column a method x temperature; empty is none."""
-    fig, (ax,) = plots.panels(height=1.2 + 0.2 * len(grid))
-    counts = grid.to_numpy(int)
-    ax.imshow(counts, cmap="Blues", vmin=0, vmax=max(counts.max() * 1.6, 1), aspect="auto")
-    for row, column in zip(*np.nonzero(counts), strict=True):
-        ax.text(column, row, counts[row, column], ha="center", va="center", fontsize=7.5)
-    ax.set_xticks(range(grid.shape[1]), grid.columns, rotation=35, ha="right")
-    ax.set_yticks(range(grid.shape[0]), grid.index)
-    ax.grid(visible=False)
     return fig
 
 
@@ -98,52 +80,15 @@ def gain_by_pair(table: pd.DataFrame) -> Figure:
     """Average gain of every pair and method: columns domain, pair, method, gain, low, high."""
     n_pairs = table["pair"].nunique()
     height = max(min(4.2, 1.6 + 0.6 * n_pairs), 1.0 + 0.29 * n_pairs)
-    rows = {"y": "pair", "has_same_rows": True}
-    return interval_panels(table, **rows, x="gain", xlabel="gain over SFT, points", height=height)
+    look = {"y": "pair", "has_same_rows": True, "x": "gain", "xlabel": "gain over SFT, points"}
+    return interval_panels(table, height=height, **look)
 
 
-def gain_map(table: pd.DataFrame) -> Figure:
-    """Gains as a map, a panel a domain: columns domain, pair, method, gain, is_marked."""
-    pairs, height = list(dict.fromkeys(table["pair"])), 1.4 + 0.24 * table["pair"].nunique()
-    fig, parts = domain_panels(table, height=height, sharey=True, xlabel="gain over SFT, points")
-    bound = max(10.0, float(table["gain"].abs().max()))
-    for ax, part in parts:
-        methods = [method for method in METHOD_NAMES if (part["method"] == method).any()]
-        gains, marked = (
-            part.pivot(index="pair", columns="method", values=name).reindex(index=pairs, columns=methods)
-            for name in ("gain", "is_marked")
-        )
-        plots.signed_grid(ax, gains.rename(columns=METHOD_NAMES), marked, bound)
-    return fig
-
-
-def gain_by_task(table: pd.DataFrame) -> Figure:
-    """Gains of one domain, a panel a student: columns student, label (task), method, gain, low, high."""
-    students = list(dict.fromkeys(table["student"]))
-    n_rows = -(-len(students) // 3)
-    tasks = list(dict.fromkeys(table["label"]))
-    height = n_rows * (0.9 + 0.27 * len(tasks)) + 0.5
-    fig, axes = plots.panels(n_rows, min(3, len(students)), height=height, sharey=True, sharex=True)
-    for ax, student in zip(axes, students, strict=False):
-        part = table[table["student"] == student]
-        plots.interval_dots(ax, part, y="label", x="gain", styles=METHOD_STYLE, by="method", rows=tasks)
-        ax.set_title(student)
-    plots.last_panels(axes, len(students), columns=3, xlabel=f"gain, points, {INTERVAL}")
-    return with_methods(fig, table)
-
-
-def by_task(
-    table: pd.DataFrame,
-    *,
-    x: str,
-    xlabel: str,
-    by: str = "method",
-    styles: Mapping[object, Style] = METHOD_STYLE,
-) -> Figure:
-    """A quantity with its interval by task, a panel a domain: columns domain, label, `by`, `x`, low, high."""
-    rows = max(part["label"].nunique() for _, part in table.groupby("domain"))
-    height = 1.0 + rows * (0.16 + 0.07 * table[by].nunique())
-    return interval_panels(table, y="label", x=x, xlabel=xlabel, height=height, by=by, styles=styles)
+def by_task(table: pd.DataFrame, *, by: str = "method", **look: Any) -> Figure:
+    """A quantity with its interval by task, a panel a domain; `look` as in interval_panels."""
+    n_rows = table.groupby("domain")["label"].nunique().max()
+    height = 1.0 + n_rows * (0.16 + 0.07 * table[by].nunique())
+    return interval_panels(table, y="label", height=height, by=by, **look)
 
 
 def two_ways(table: pd.DataFrame) -> Figure:
@@ -156,28 +101,16 @@ def two_ways(table: pd.DataFrame) -> Figure:
 def protocol_changes(table: pd.DataFrame) -> Figure:
     """What each factor of the protocol changes: protocols.changes of one KD method."""
     height, look = 1.1 + 0.38 * table["label"].nunique(), {"by": "quantity", "styles": CHANGE_STYLE}
-    rows = {"y": "label", "has_same_rows": True}
-    xlabel = "change against careful, points"
-    return interval_panels(table, **rows, x="change", xlabel=xlabel, height=height, **look)
-
-
-def gain_by_size(points: pd.DataFrame, means: pd.DataFrame) -> Figure:
-    """Gain over student size: every run a point, means as lines; columns as in plots.size_curves."""
-    fig, parts = domain_panels(points, height=3.4, sharey=True, xlabel="student parameters (log)")
-    for ax, part in parts:
-        plots.size_curves(ax, part, means[means["domain"] == part["domain"].iloc[0]])
-    parts[0][0].set_ylabel("average gain over SFT, points")
-    families = zip(dict.fromkeys(points["family"]), FAMILY_LINES, strict=False)
-    lines = [plots.line_handle(f"{family}, mean", linestyle=dash) for family, dash in families]
-    return with_methods(fig, points, extra=lines)
+    look |= {"y": "label", "has_same_rows": True, "x": "change", "xlabel": "change against careful, points"}
+    return interval_panels(table, height=height, **look)
 
 
 def correlations(table: pd.DataFrame) -> Figure:
     """Rank correlations by task under both selection rules: columns domain, label, selection, rho, low, high.
 
-    Where a column `printed` stands, its values are marked with a stroke.
+    Values of a column `printed`, where there is one, are marked with a stroke.
     """
-    gap = "\n" if len(domains_of(table)) > 2 else " "
+    gap = "\n" if table["domain"].nunique() > 2 else " "
     fig, parts = domain_panels(table, height=3.6, sharex=True, xlabel=f"Spearman rho,{gap}{INTERVAL}")
     for ax, part in parts:
         plots.interval_dots(ax, part, y="label", x="rho", styles=SELECTION_STYLE, by="selection")
@@ -186,158 +119,231 @@ def correlations(table: pd.DataFrame) -> Figure:
             look = {"marker": "|", "s": 190, "color": "black", "linewidth": 1.3, "zorder": 4}
             ax.scatter(printed["printed"], range(len(printed)), **look)
     stroke = plots.line_handle("printed", color="black", marker="|", markersize=10, linestyle="none")
-    plots.figure_legend(fig, list(SELECTION_STYLE.values()), extra=[stroke] if "printed" in table else None)
+    plots.figure_legend(fig, SELECTION_STYLE.values(), extra=[stroke] if "printed" in table else [])
     return fig
 
 
-def gain_against(
-    points: pd.DataFrame,
+def error_rates(table: pd.DataFrame) -> Figure:
+    """How often procedures err, a row each: a dot a null, a stroke where the procedure says it is.
+
+    Columns row, null, actual, low, high (Monte Carlo) and nominal, as calibration.errors gives them. The axis
+    is that of square roots, on which a share near 0 and one near 1 can both be read.
+    """
+    nominal, names = table.groupby("row", sort=False)["nominal"].first(), list(dict.fromkeys(table["null"]))
+    styles = {name: Style(name, COLOURS[i], MARKERS[i]) for i, name in enumerate(names)}
+    fig, (ax,) = plots.panels(height=1.2 + 0.26 * len(nominal))
+    plots.interval_dots(ax, table, y="row", x="actual", styles=styles, by="null")
+    for place, rate in enumerate(nominal):
+        ax.plot([rate, rate], [place - 0.5, place + 0.5], color="black", linewidth=1.1, zorder=1)
+    ax.set_xscale("function", functions=(lambda x: np.sqrt(np.maximum(x, 0)), np.square))
+    ax.set_xlim(0, 1)
+    ax.set_xticks(ERROR_TICKS, [f"{100 * tick:g}" for tick in ERROR_TICKS])
+    ax.set_xlabel("studies with an error, %, 95% interval")
+    plots.figure_legend(fig, styles.values(), columns=3)
+    return fig
+
+
+def shares(table: pd.DataFrame, *, of: str) -> Figure:
+    """Stacked bars, a row of `table` each: its index, or its column label in a panel a domain.
+
+    `of` is a key of SHARES; columns are those that its styles name.
+    """
+    styles, xlabel, end, fmt, columns, height, row_height = SHARES[of]
+    if styles is None:  # of values that have an order
+        colours = ordered_colours(table.shape[1])
+        styles = {name: Style(name, each, "s") for name, each in zip(table.columns, colours, strict=True)}
+    table = table if "domain" in table else table.assign(domain="", label=table.index)
+    height += row_height * table.groupby("domain").size().max()
+    fig, parts = domain_panels(table, height=height, xlabel=xlabel)
+    for ax, part in parts:
+        widths = part[list(styles)].to_numpy(float)
+        least = 0.06 * widths.sum(axis=1).max()  # a narrower bar has no room for its number
+        for column, style in enumerate(styles.values()):
+            width, left = widths[:, column], widths[:, :column].sum(axis=1)
+            ax.barh(range(len(part)), width, left=left, color=style.colour, edgecolor="white")
+            look = {"ha": "center", "va": "center", "fontsize": 7, "color": text_colour(style.colour)}
+            for row in np.flatnonzero(width > least):
+                ax.text(left[row] + width[row] / 2, row, format(width[row], fmt), **look)
+        plots.named_rows(ax, list(part["label"]))
+        ax.set_xlim(0, end)
+    handles = [Patch(color=style.colour, label=style.label) for style in styles.values()]
+    plots.legend(fig, handles, columns=columns)
+    return fig
+
+
+# --- pictures with a text in each field -----------------------------------------------------------------
+
+
+def coverage(grid: pd.DataFrame) -> Figure:
+    """Counts of runs: a row a pair (index), a column a method x temperature; empty is none."""
+    fig, (ax,) = plots.panels(height=1.2 + 0.2 * len(grid))
+    counts = grid.to_numpy(int)
+    ax.imshow(counts, cmap="Blues", vmin=0, vmax=max(counts.max() * 1.6, 1), aspect="auto")
+    for row, column in zip(*np.nonzero(counts), strict=True):
+        ax.text(column, row, counts[row, column], ha="center", va="center", fontsize=7.5)
+    plots.named_grid(ax, rows=grid.index, columns=grid.columns, rotation=35, ha="right")
+    return fig
+
+
+def gain_map(table: pd.DataFrame) -> Figure:
+    """Gains as a map, blue above and red below zero: columns domain, pair, method, gain, is_marked."""
+    pairs, height = list(dict.fromkeys(table["pair"])), 1.4 + 0.24 * table["pair"].nunique()
+    fig, parts = domain_panels(table, height=height, sharey=True, xlabel="gain over SFT, points")
+    bound = max(10.0, float(table["gain"].abs().max()))
+    for ax, part in parts:
+        methods = [method for method in METHOD_NAMES if (part["method"] == method).any()]
+        gains = part.pivot(index="pair", columns="method", values="gain").reindex(pairs, columns=methods)
+        image = ax.imshow(gains.to_numpy(float), cmap="RdBu", vmin=-bound, vmax=bound, aspect="auto")
+        for row in part.dropna(subset=["gain"]).itertuples():
+            text = f"{row.gain:+.1f}{'*' * bool(row.is_marked)}".replace("-", "−")
+            look = {"fontsize": 7.5, "color": text_colour(image.to_rgba(row.gain)[:3])}
+            place = (methods.index(row.method), pairs.index(row.pair))
+            ax.text(*place, text, ha="center", va="center", **look)
+        plots.named_grid(ax, rows=pairs, columns=[METHOD_NAMES[method] for method in methods])
+    return fig
+
+
+def verdicts_by_choice(long: pd.DataFrame) -> Figure:
+    """Verdicts by claim (rows) and choice (columns), as colour and letter: sensitivity.table."""
+    claims, choices = list(dict.fromkeys(long["id"])), list(dict.fromkeys(long["choice"]))
+    picture = np.ones((len(claims), len(choices), 3))
+    fig, (ax,) = plots.panels(height=1.6 + 0.165 * len(claims))
+    for row in long.itertuples():
+        y, x = claims.index(row.id), choices.index(row.choice)
+        letter, colour = NO_BEARING, "0.5"
+        if row.bears:
+            picture[y, x] = to_rgb(VERDICT_STYLE[row.verdict].colour)
+            letter, colour = VERDICT_LETTERS[row.verdict], text_colour(picture[y, x])
+        ax.text(x, y, letter, ha="center", va="center", fontsize=7, color=colour)
+    ax.imshow(picture, aspect="auto")
+    for edge in range(1, len(choices)):
+        ax.axvline(edge - 0.5, color="white", linewidth=2 if edge in (1, len(choices) - 1) else 0.8)
+    for edge in range(1, len(claims)):
+        ax.axhline(edge - 0.5, color="white", linewidth=0.8)
+    plots.named_grid(ax, rows=claims, columns=choices, rotation=35, ha="left")
+    ax.xaxis.tick_top()
+    handles = [
+        Patch(color=s.colour, label=f"{VERDICT_LETTERS[v]} {s.label}") for v, s in VERDICT_STYLE.items()
+    ]
+    plots.legend(fig, [*handles, Patch(color="white", label=f"{NO_BEARING} no bearing")], columns=5)
+    return fig
+
+
+# --- gains by task, size and student --------------------------------------------------------------------
+
+
+def gain_by_task(table: pd.DataFrame) -> Figure:
+    """Gains of one domain, a panel a student: columns student, label (task), method, gain, low, high."""
+    tasks, look = list(dict.fromkeys(table["label"])), {"height": 0.5, "sharex": True, "sharey": True}
+    look |= {"row_height": 0.9 + 0.27 * len(tasks), "xlabel": f"gain, points, {INTERVAL}"}
+    fig, parts = plots.wrapped_panels(table, "student", most=3, **look)
+    for ax, part in parts:
+        plots.interval_dots(ax, part, y="label", x="gain", rows=tasks)
+    return with_methods(fig, table)
+
+
+def gain_by_size(points: pd.DataFrame) -> Figure:
+    """Gain over student size: every run a point, the mean of each size as a line, solid for the first family.
+
+    Columns domain, family, student_parameters, method, gain.
+    """
+    families = dict(zip(dict.fromkeys(points["family"]), FAMILY_LINES, strict=False))
+    # Families are nudged apart by 4 % of a size, so that the two 3B students do not cover each other.
+    nudges = {family: 1.04 ** (i * 2 - 1) for i, family in enumerate(families)}
+    points = points.astype({"student_parameters": float})
+    fig, parts = domain_panels(points, height=3.4, sharey=True, xlabel="student parameters (log)")
+    for ax, part in parts:
+        look = {"s": 15, "alpha": 0.75, "linewidth": 0}
+        for method, style in METHOD_STYLE.items():
+            own = part[part["method"] == method]
+            size = own["student_parameters"] * own["family"].map(nudges).astype(float)
+            ax.scatter(size, own["gain"], color=style.colour, marker=style.marker, **look)
+        for family, line in families.items():
+            for method, style in METHOD_STYLE.items():
+                own = part[(part["family"] == family) & (part["method"] == method)]
+                means = own.groupby("student_parameters")["gain"].mean()
+                ax.plot(means.index, means, color=style.colour, linestyle=line, linewidth=1.1)
+        plots.size_axis(ax, part["student_parameters"])
+    parts[0][0].set_ylabel("average gain over SFT, points")
+    lines = [plots.line_handle(f"{family}, mean", linestyle=line) for family, line in families.items()]
+    return with_methods(fig, points, extra=lines)
+
+
+def against(
+    table: pd.DataFrame,
     *,
     x: str,
     xlabel: str,
     y: str = "gain",
     ylabel: str = "average gain over SFT, points",
+    by: str = "method",
+    has_equal: bool = False,
 ) -> Figure:
-    """Average gain over another quantity, every run a point: columns domain, method, `y` and `x`.
+    """One quantity over another, every row a point, a panel a domain; dashed where both are equal if asked.
 
     `{score}` in `xlabel` is what the domain is scored by: accuracy, or ROUGE-L.
     """
-    fig, parts = domain_panels(points, height=3.0, sharey=True)
+    styles = METHOD_STYLE if by == "method" else DOMAIN_STYLE
+    fig, parts = domain_panels(table, height=3.2 if has_equal else 3.0, sharey=True)
     for ax, part in parts:
-        plots.scatter(ax, part, x=x, y=y, styles=METHOD_STYLE, by="method")
+        plots.scatter(ax, part, x=x, y=y, styles=styles, by=by, has_zero=not has_equal)
+        if has_equal:
+            ax.axline((50, 50), slope=1, color=plots.GREY, linewidth=0.8, linestyle="--", zorder=1)
         score = "ROUGE-L" if part["domain"].iloc[0] == "instruction" else "accuracy"
-        ax.set(xlabel=xlabel.format(score=score))
+        ax.set_xlabel(xlabel.format(score=score))
     parts[0][0].set_ylabel(ylabel)
-    return with_methods(fig, points)
+    return with_methods(fig, table) if by == "method" else fig
 
 
-def before_and_after(
-    table: pd.DataFrame, *, left: str, right: str, xlabel: str, by: str = "domain"
-) -> Figure:
-    """Two values of every pair joined by a line, a panel a value of `by`: columns pair, `left`, `right`.
-
-    `left` and `right` are keys of KIND_STYLE.
-    """
-    rows = list(dict.fromkeys(table["pair"]))
-    fig, parts = domain_panels(table, height=1.2 + 0.2 * len(rows), sharey=True, xlabel=xlabel, by=by)
+def student_forest(table: pd.DataFrame) -> Figure:
+    """Gains of students, of all, and of parts: student_gains.forest, points left and log odds right."""
+    n_rows = table.groupby("domain", sort=False)["label"].nunique()
+    look = {"sharex": "col", "sharey": "row", "gridspec_kw": {"height_ratios": n_rows + 2}}
+    look["height"] = 1.0 + sum(0.45 + 0.17 * n for n in n_rows)
+    fig, parts = plots.crossed_panels(table, "domain", "scale", **look)
     for ax, part in parts:
-        position = [rows.index(pair) for pair in part["pair"]]
-        ax.hlines(position, part[left], part[right], color="0.75", linewidth=1.4, zorder=1)
-        for column, style in ((left, KIND_STYLE[left]), (right, KIND_STYLE[right])):
-            ax.scatter(part[column], position, color=style.colour, marker=style.marker, s=22, zorder=2)
-        ax.set_yticks(range(len(rows)), rows)
-        ax.set_ylim(len(rows) - 0.5, -0.5)
-    plots.figure_legend(fig, [KIND_STYLE[left], KIND_STYLE[right]])
+        labels = list(dict.fromkeys(part["label"]))
+        for kind, style in FOREST_STYLE.items():
+            rows = part[part["kind"] == kind]
+            error = [(rows["value"] - rows["low"]).fillna(0.0), (rows["high"] - rows["value"]).fillna(0.0)]
+            dots = {"color": style.colour, "markersize": 3.8, "elinewidth": 0.9, "fmt": style.marker}
+            ax.errorbar(rows["value"], rows["label"].map(labels.index), xerr=error, **dots)
+        ax.axhline(part["kind"].eq("student").sum() - 0.5, color="0.7", linewidth=0.7)
+        ax.axvline(0, color=plots.GREY, linewidth=0.9, zorder=1)
+        plots.named_rows(ax, labels)
+        ax.set_title(DOMAIN_LABELS[part["domain"].iloc[0]])
+    for ax, part in parts[-2:]:
+        ax.set_xlabel(f"{SCALES[part['scale'].iloc[0]]},\n{INTERVAL}")
+    present = [style for kind, style in FOREST_STYLE.items() if kind in set(table["kind"])]
+    plots.figure_legend(fig, present, columns=2)
     return fig
 
 
-def sweep_curves(average: pd.DataFrame, *, x: str) -> Figure:
-    """Average accuracy over `x` (temperature or noise_sigma): rows of panels a domain, a panel a pair."""
-    xlabel = {"temperature": "temperature (log)", "noise_sigma": "sigma of the noise"}[x]
-    fig, panels = _pair_panels(average, xlabel=xlabel, ylabel="average accuracy, %")
-    for ax, part in panels:
-        plots.sweep_curves(ax, part, x=x)
-    lines = [plots.line_handle("SFT student", linestyle="--")]
-    if x == "noise_sigma":
-        lines.append(plots.line_handle("base model", linestyle=":"))
-    return with_methods(fig, average, extra=lines)
+def gain_and_scale(table: pd.DataFrame) -> Figure:
+    """Gain of students over size: student_gains.by_size, points above and log odds below.
 
-
-def _pair_panels(
-    table: pd.DataFrame, *, xlabel: str, ylabel: str
-) -> tuple[Figure, list[tuple[Axes, pd.DataFrame]]]:
-    """A panel a domain x pair and its rows of `table`; those of a domain share y.
-
-    At most five side by side, four where names are long.
+    The band joins, within a family, what 95 % of students that gain alike in log odds would show.
     """
-    pairs, domains = list(dict.fromkeys(table["pair"])), domains_of(table)
-    rows_each = -(-len(pairs) // (5 if max(map(len, pairs)) < 16 else 4))
-    n_columns = -(-len(pairs) // rows_each)
-    n_rows = rows_each * len(domains)
-    height = (1.9 if n_rows < 5 else 1.6) * n_rows + 0.9
-    share = {"sharey": "row"} if rows_each == 1 else {}
-    fig, axes = plots.panels(n_rows, n_columns, height=height, sharex=True, **share)
-    grid, panels = axes.reshape(n_rows, n_columns), []
-    for place, domain in enumerate(domains):
-        of_domain = grid[place * rows_each : (place + 1) * rows_each].ravel()
-        for index, ax in enumerate(of_domain):
-            if index % n_columns == 0:
-                ax.set_ylabel(ylabel)
-            if rows_each > 1 and index:
-                ax.sharey(of_domain[0])
-                ax.tick_params(labelleft=index % n_columns == 0)
-            pair = pairs[index] if index < len(pairs) else None
-            part = table[(table["domain"] == domain) & (table["pair"] == pair)]
-            if part.empty:
-                ax.set_visible(False)
-                continue
-            ax.set_title(f"{domain}\n{pair}", fontsize=8 if len(pair) < 16 else 7)
-            panels.append((ax, part))
-    for column in grid.T:  # below the last panel that a column has
-        lowest = [ax for ax in column if ax.get_visible()][-1:]
-        for ax in lowest:
-            ax.set_xlabel(xlabel)
-            ax.tick_params(labelbottom=True)
-    return fig, panels
-
-
-def best_temperature(shares: pd.DataFrame) -> Figure:
-    """Share of cases in which a temperature is the best: a row a kind of run, a column a temperature."""
-    colours = ordered_colours(shares.shape[1])
-    styles = {name: Style(name, colour, "s") for name, colour in zip(shares.columns, colours, strict=True)}
-    fig, (ax,) = plots.panels(height=1.0 + 0.28 * len(shares))
-    plots.stacked_shares(ax, shares, styles=styles)
-    ax.set(xlabel="share of pairs x tasks", xlim=(0, 1))
-    plots.shade_legend(fig, styles, columns=len(styles))
-    return fig
-
-
-def known_noise(known: pd.DataFrame, *, sft: float, base: float) -> Figure:
-    """The few known accuracies over sigma (columns sigma, accuracy, origin) between two reference lines."""
-    fig, (ax,) = plots.panels(height=2.8)
-    style = METHOD_STYLE["fkl"]
-    ax.scatter(known["sigma"], known["accuracy"], color=style.colour, marker=style.marker, s=34, zorder=3)
-    text = {"textcoords": "offset points", "fontsize": 7.5}
-    for row in known.itertuples():
-        ax.annotate(f"{row.accuracy:.1f} ({row.origin})", (row.sigma, row.accuracy), xytext=(8, 5), **text)
-    for label, value in (("SFT student", sft), ("base model", base)):
-        ax.axhline(value, color=GREY, linestyle="--", linewidth=0.9)
-        ax.annotate(f"{label} {value:.1f}", (2.5, value), xytext=(0, -9), ha="center", **text)
-    ax.set(xlim=(-0.3, 8), ylim=(0, 66), xticks=[0, 1, 2, 5])
-    ax.set(xlabel="sigma of the noise on the teacher's logits", ylabel="math average, %")
-    return fig
-
-
-def verdict_bars(counts: pd.DataFrame) -> Figure:
-    """Claims by section (index) and verdict (columns)."""
-    fig, (ax,) = plots.panels(height=1.0 + 0.24 * len(counts))
-    plots.stacked_shares(ax, counts, styles=VERDICT_STYLE, fmt="{:.0f}")
-    ax.set_xlabel("number of claims")
-    plots.shade_legend(fig, VERDICT_STYLE, columns=4)
-    return fig
-
-
-def running_curves(curves: dict[str, list[tuple[int, int, float]]]) -> Figure:
-    """Losses of the trainings that are running, by the share of their steps: points (step, n_steps, loss)."""
-    fig, (ax,) = plots.panels(height=2.2)
-    for (label, points), colour in zip(curves.items(), ordered_colours(len(curves)), strict=True):
-        shares = [100 * step / n_steps for step, n_steps, _ in points]
-        ax.plot(shares, [loss for *_, loss in points], color=colour, marker=".", label=label)
-    ax.set(xlabel="steps done, %", ylabel="loss, nats a token", xlim=(0, 100))
-    ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
-    return fig
-
-
-def training_curve(entries: pd.DataFrame) -> Figure:
-    """Loss by step and, where there is one, validation loss by epoch: entries of curve.jsonl."""
-    fig, (ax,) = plots.panels(height=2.6)
-    steps = entries.dropna(subset=["step"])
-    ax.plot(steps["step"], steps["loss"], color=COLOURS[0], linewidth=1, label="training")
-    if "validation_loss" in entries:
-        at_step = entries["step"].ffill().fillna(0)
-        known = entries["validation_loss"].notna()
-        losses = entries.loc[known, "validation_loss"]
-        ax.plot(at_step[known], losses, "o-", color=COLOURS[3], label="validation")
-        ax.legend(frameon=False)
-    ax.set(xlabel="step", ylabel="loss, nats a token")
+    styles = (KIND_STYLE["tuned"], KIND_STYLE["untuned"], *METHOD_STYLE.values())
+    looks = dict(zip(dict.fromkeys(table["family"]), styles, strict=False))
+    table = table.astype({"student_parameters": float})
+    fig, parts = plots.crossed_panels(table, "scale", "domain", height=4.6, sharex=True, sharey="row")
+    n_domains = table["domain"].nunique()
+    for place, (ax, part) in enumerate(parts):
+        for family, rows in part.groupby("family", sort=False):
+            style, rows = looks[family], rows.sort_values("student_parameters")
+            size, value = rows["student_parameters"], rows["value"]
+            ax.fill_between(size, rows["least"], rows["most"], color=style.colour, alpha=0.18, linewidth=0)
+            ax.plot(size, rows["expected"], color=style.colour, linestyle=":", linewidth=1.0)
+            look = {"color": style.colour, "markersize": 4, "linewidth": 1.1, "elinewidth": 0.9}
+            ax.errorbar(
+                size, value, yerr=[value - rows["low"], rows["high"] - value], fmt=f"{style.marker}-", **look
+            )
+        plots.size_axis(ax, table["student_parameters"])
+        ax.set_title(DOMAIN_LABELS[part["domain"].iloc[0]] if place < n_domains else "")
+        ax.set_xlabel("student parameters (log)" if place >= n_domains else "")
+        ax.set_ylabel("" if place % n_domains else SCALES[part["scale"].iloc[0]])
+    lines = [plots.line_handle(name, color=s.colour, marker=s.marker) for name, s in looks.items()]
+    band = Patch(color="0.6", alpha=0.3, label="if all gained alike in log odds (95 % over items)")
+    plots.legend(fig, [*lines, band], columns=3)
     return fig

@@ -7,19 +7,22 @@ import html
 import io
 import time
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from IPython.display import DisplayHandle, display
-from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
 
 from kdutils.constants import SOURCE_LABELS
 from kdutils.grid import fill
 from kdutils.grid.plan import Plan
 from kdutils.grid.scheduler import State
-from kdutils.report import figures
-from kdutils.results import gain_tables, released_comparison
+from kdutils.report import plots
+from kdutils.report.styles import ordered_colours
+from kdutils.results import gain_tables, model_provenance
 
 MODEL_WORLD = (
     "Live results are of a model world, tiny models on generated questions: they show that the machinery "
@@ -30,15 +33,14 @@ MODEL_WORLD = (
 def cells(plan: Plan, *, workers: int | None = None) -> pd.DataFrame:
     """The cells of a plan from every source, once its missing runs are made, with the progress shown.
 
-    Shown as well: which weights real models have, and what is missing (released tables without network, runs
-    that failed), each with its reason.
-    What is finished when it is interrupted stays finished.
+    Says as well which weights real models have, and why a source is missing. What is finished when it is
+    interrupted stays finished.
     """
     train(plan, workers=workers)
     table, gaps = gain_tables.cells_of(plan)
     if gain_tables.watermarks(plan)["live"]:
         _remark(MODEL_WORLD)
-    elif said := released_comparison.weights_line(plan):
+    elif said := model_provenance.line(plan):
         _remark(said)
     for source, reason in gaps.items():
         _remark(f"{SOURCE_LABELS[source]} results are missing here: {reason}")
@@ -76,9 +78,9 @@ class _Progress:
         n_over = state.n_runs - state.n_left - len(state.running)
         bar = f'<progress value="{n_over}" max="{state.n_runs}"></progress> {html.escape(str(state))}'
         bar += "".join(f"<br>{html.escape(label)}" for label in state.running)
-        curves = {label: points for label, points in state.curves.items() if points}
-        if curves:
-            png = _png(figures.running_curves(curves))
+        if curves := {label: np.array(points) for label, points in state.curves.items() if points}:
+            shares = {label: (100 * at[:, 0] / at[:, 1], at[:, 2]) for label, at in curves.items()}
+            png = _losses(shares, xlabel="steps done, %")
             bar += f'<br><img alt="losses of the runs that are running" src="data:image/png;base64,{png}">'
         return {"text/html": bar, "text/plain": str(state)}
 
@@ -104,15 +106,24 @@ class Curve:
 
     def picture(self) -> dict[str, Any]:
         """The loss by step and the validation loss by epoch as PNG, and the last values as text."""
-        png = _png(figures.training_curve(pd.DataFrame(self.entries)))
-        last = self.entries[-1]
-        numbers = {key: value for key, value in last.items() if isinstance(value, int | float)}
-        text = ", ".join(f"{key} {value:.4g}" for key, value in numbers.items())
-        return {"image/png": png, "text/plain": text}
+        entries = pd.DataFrame(self.entries).reindex(columns=["step", "loss", "validation_loss"])
+        entries["step"] = entries["step"].ffill().fillna(0)
+        curves = {}
+        for label, column in (("training", "loss"), ("validation", "validation_loss")):
+            known = entries.dropna(subset=[column])
+            curves[label] = (known["step"], known[column])
+        last = {key: value for key, value in self.entries[-1].items() if isinstance(value, int | float)}
+        text = ", ".join(f"{key} {value:.4g}" for key, value in last.items())
+        return {"image/png": _losses(curves, xlabel="step"), "text/plain": text}
 
 
-def _png(fig: Figure) -> str:
-    """A figure as PNG in base64; closes it."""
+def _losses(curves: Mapping[str, tuple[ArrayLike, ArrayLike]], *, xlabel: str) -> str:
+    """Curves of losses by their labels, x and y, as PNG in base64."""
+    fig, (ax,) = plots.panels(height=2.4)
+    for (label, (x, y)), colour in zip(curves.items(), ordered_colours(len(curves)), strict=True):
+        ax.plot(x, y, color=colour, marker=".", label=label)
+    ax.set(xlabel=xlabel, ylabel="loss, nats a token")
+    ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
     buffer = io.BytesIO()
     fig.savefig(buffer, format="png", dpi=100)
     plt.close(fig)

@@ -31,6 +31,8 @@ from kdutils.io.cache import CachedTables
 from kdutils.io.disk import REPOSITORY
 from kdutils.io.environment import RUN_TOKEN
 from kdutils.report import html_tables, ledger, notebook_parameters
+from kdutils.report.html_tables import Formats
+from kdutils.report.notebook_parameters import ParameterError
 
 BEGUN = "_kdutils_begun"  # name in the notebook's namespace: this kernel has passed the check for strangers
 PNG_DPI = 160
@@ -48,35 +50,32 @@ def begin(
 ) -> Report:
     """The report of notebook `name`, once its parameters are known to be what it declares.
 
-    Call it in the cell after the parameters, before any work, with `globals()`. Every declared
-    parameter must be there, with the declared type and an allowed value; a list may be text such as a,b or
-    JSON. The first time in a kernel,
-    any other public name that holds a plain value (text, number, list, dict, None) is refused: only
-    a parameter that was not declared, or was misspelt, can have put it there, because imports bind
-    modules, functions and classes. Later calls leave such names alone, since by then they are the
-    notebook's own variables and a person is running the cell again.
+    Call it in the cell after the parameters, before any work, with `globals()`. A list may be text such as
+    a,b or JSON. The first time in a kernel, any other public name that holds a plain value is refused: only
+    an undeclared or misspelt parameter can have put it there, because imports bind modules, functions and
+    classes. Later such names are the notebook's own variables, and a person is running the cell again.
 
     Raises:
-        ParameterError: for all of the above, and if the output folder cannot be written.
+        ParameterError: for a parameter that is missing, undeclared, or not of the declared type or an allowed
+            value, and if the output folder cannot be written.
     """
     declared = notebook_parameters.declared(Path(notebooks) / f"{name}.ipynb")
     if namespace.get(BEGUN) != name:
-        _refuse_strangers(namespace, declared)
+        known = {"In", "Out", *declared}  # the first two are IPython's
+        for other, value in namespace.items():
+            if other not in known and not other.startswith("_") and isinstance(value, LITERALS):
+                error = notebook_parameters.undeclared(other, declared)
+                raise ParameterError(f"{error}; if it is left over from other work, restart the kernel")
     values = {}
     for parameter in declared.values():
         if parameter.name not in namespace:
-            raise notebook_parameters.ParameterError(
-                f"{parameter.name!r} is not set; run the parameters cell first"
-            )
+            raise ParameterError(f"{parameter.name!r} is not set; run the parameters cell first")
         value = namespace[parameter.name]
         if parameter.is_list and type(value) in (str, int, float):  # papermill -p knows no lists
             value = namespace[parameter.name] = notebook_parameters.coerce(parameter, str(value))
         values[parameter.name] = notebook_parameters.strict(parameter, value)
-    missing = {"profile", "out"} - set(values)
-    if missing:
-        raise notebook_parameters.ParameterError(
-            f"{name} does not declare {sorted(missing)}; every notebook must, as str"
-        )
+    if missing := {"profile", "out"} - set(values):
+        raise ParameterError(f"{name} does not declare {sorted(missing)}; every notebook must, as str")
     folder = writable_folder(values["out"], values["profile"])
     namespace[BEGUN] = name
     return Report(name, values, folder)
@@ -89,28 +88,24 @@ def writable_folder(out: Path | str, profile: str) -> Path:
         ParameterError: if it cannot be written, or if it or a folder in it leads out of `out`.
     """
     if not str(out):
-        raise notebook_parameters.ParameterError("out is empty; give a folder such as outputs")
+        raise ParameterError("out is empty; give a folder such as outputs")
     try:
         root = (REPOSITORY / Path(out).expanduser()).resolve()
     except (RuntimeError, ValueError) as error:  # the home of nobody, a null byte
-        raise notebook_parameters.ParameterError(
-            f"out={text_safety.shown(str(out))} is no folder ({error}); give another"
-        ) from None
+        name = text_safety.shown(str(out))
+        raise ParameterError(f"out={name} is no folder ({error}); give another") from None
     folder = root / profile
+    made = [folder, *(folder / part for part in FOLDERS)]
     try:
-        for place in (*(root / place for place in WRITTEN_BESIDE), folder / LOCK):
-            if place.is_symlink() and not place.resolve().is_relative_to(root):
-                raise notebook_parameters.ParameterError(f"{place} leads out of {root}; delete that link")
-        for inner in (folder, *(folder / part for part in FOLDERS)):
-            if not inner.resolve().is_relative_to(root):
-                raise notebook_parameters.ParameterError(f"{inner} leads out of {root}; remove that link")
-            inner.mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=inner).close()  # to try is the only test that root cannot fool
+        for place in (*made, folder / LOCK, *(root / part for part in WRITTEN_BESIDE)):
+            if not place.resolve().is_relative_to(root):
+                raise ParameterError(f"{place} leads out of {root}; delete that link")
+        for place in made:
+            place.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=place).close()  # to try is the only test that root cannot fool
     except OSError as error:
         reason = error.strerror or type(error).__name__
-        raise notebook_parameters.ParameterError(
-            f"{root} cannot be written ({reason}); choose another out"
-        ) from None
+        raise ParameterError(f"{root} cannot be written ({reason}); choose another out") from None
     return folder
 
 
@@ -129,10 +124,8 @@ class Report:
         self._conclusions: list[str] = []
         shutil.rmtree(self._staging, ignore_errors=True)
 
-    def figure(self, fig: Figure | None, name: str, *, alt: str, data: pd.DataFrame, caption: str) -> None:
+    def figure(self, fig: Figure, name: str, *, alt: str, data: pd.DataFrame, caption: str) -> None:
         """Show a figure and keep it as PNG, SVG and the CSV of exactly what is drawn; closes it.
-
-        Nothing happens if `fig` is None, which functions return when there is nothing to draw.
 
         Args:
             name: unique in the notebook; files are called NN_name, NN being the notebook's number.
@@ -142,8 +135,6 @@ class Report:
         Raises:
             ValueError: if a part is missing or `alt` holds no digit.
         """
-        if fig is None:
-            return
         if not re.fullmatch(r"[a-z0-9_]+", name):
             raise ValueError(f"figure name {name!r} must be of a-z, 0-9 and _")
         if not re.search(r"\d", alt) or not caption.strip():
@@ -152,19 +143,22 @@ class Report:
             raise ValueError(f"figure {name} needs the rows that it draws")
         stem = f"{number_of(self.name)}_{name}"
         path = self._staging / stem
-        _lay_out(fig)
+        if engine := fig.get_layout_engine():  # savefig would lay out twice a file, and draw
+            fig.set_dpi(PNG_DPI)  # text is as wide as in the PNG
+            engine.execute(fig)
         with mpl.rc_context(LAID_OUT | {"svg.hashsalt": stem}):  # the ids in an SVG are random without
+            fig.set_layout_engine(None)
             png = _drawn(fig, "png", dpi=PNG_DPI, metadata={"Software": None})
             svg = _drawn(fig, "svg", metadata={"Date": None, "Creator": None})
+        plt.close(fig)
         disk.write_bytes(path.with_suffix(".png"), png)
         disk.write_bytes(path.with_suffix(".svg"), svg)
         disk.write_csv(path.with_suffix(".csv"), html_tables.with_index(data))
         if stem not in self._stems:
             self._stems.append(stem)
-        sidecar = {"notebook": self.name, "place": self._stems.index(stem), "alt": alt, "caption": caption}
-        digests = {suffix: disk.sha256(path.with_suffix(suffix)) for suffix in (".png", ".svg", ".csv")}
-        disk.write_json(path.with_suffix(".json"), disk.sealed(sidecar | {"sha256": digests}))
-        plt.close(fig)
+        facts = {"notebook": self.name, "place": self._stems.index(stem), "alt": alt, "caption": caption}
+        facts["sha256"] = {kind: disk.sha256(path.with_suffix(kind)) for kind in (".png", ".svg", ".csv")}
+        disk.write_json(path.with_suffix(".json"), disk.sealed(facts))
         alt, caption = text_safety.visible(alt), text_safety.visible(caption)
         width = round(fig.get_figwidth() * SCREEN_DPI)
         image = {"image/png": base64.b64encode(png).decode(), "text/plain": alt}
@@ -172,21 +166,11 @@ class Report:
         text = {"text/html": f'<p class="caption">{html.escape(caption)}</p>', "text/plain": caption}
         display(text, metadata={"kdutils": {"figure": stem}}, raw=True)
 
-    def table(
-        self,
-        frame: pd.DataFrame | None,
-        *,
-        caption: str,
-        formats: Mapping[str, html_tables.Format] | None = None,
-    ) -> None:
-        """Show a table; `formats` gives the format specification of a column, such as ".2f".
-
-        Nothing is shown for None or a table without rows.
-        """
-        if frame is None or not len(frame):
-            return
-        markup = html_tables.to_html(frame, caption=caption, formats=formats)
-        display({"text/html": markup, "text/plain": f"{caption}\n{frame.to_string()}"}, raw=True)
+    def table(self, frame: pd.DataFrame, *, caption: str, formats: Formats | None = None) -> None:
+        """Show a table, nothing of no rows; `formats` are of columns, such as ".2f"."""
+        if len(frame):
+            markup = html_tables.to_html(frame, caption=caption, formats=formats)
+            display({"text/html": markup, "text/plain": f"{caption}\n{frame.to_string()}"}, raw=True)
 
     def remark(self, text: str) -> None:
         """Show a paragraph of Markdown, whose tags and links are text; nothing for ""."""
@@ -194,29 +178,18 @@ class Report:
             display(Markdown(text_safety.without_markup(text)))
 
     def conclusion(self, *sentences: str) -> None:
-        """Show what the notebook concludes as a list, and keep it for the index; "" is left out.
-
-        A sentence is Markdown, whose tags and links are text. A sentence kept before is not kept twice.
-        """
+        """Show what the notebook concludes as a list of Markdown, and keep it, once, for the index; no ""."""
         lines = [" ".join(sentence.split()) for sentence in sentences if sentence.strip()]
         if lines:
             self.remark("### What this says\n\n" + "\n".join(f"- {line}" for line in lines))
         self._conclusions += [line for line in lines if line not in self._conclusions]
 
     def statistics(self, frame: pd.DataFrame) -> None:
-        """Collect tests for `statistics.csv`; a test collected before is replaced.
-
-        Raises:
-            ValueError: as `ledger.checked_statistics`.
-        """
+        """Collect tests for `statistics.csv`, checked by `ledger`; a later one replaces an earlier."""
         self._statistics.append(ledger.checked_statistics(frame))
 
     def claims(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Collect judged claims for `claims.json`; a claim collected before is replaced.
-
-        Raises:
-            ValueError: as `ledger.checked_claims`.
-        """
+        """Collect judged claims for `claims.json`, checked by `ledger`; a later one replaces an earlier."""
         self._claims |= ledger.checked_claims(rows)
 
     def finish(self) -> None:
@@ -225,37 +198,27 @@ class Report:
         Figures of an earlier execution that were not drawn this time go. Prints what was written.
         """
         statistics = ledger.merged_statistics(self._statistics)
+        sentinel, figures = ledger.sentinel(self.folder, self.name), self.folder / "figures"
         with ledger.locked(self.folder):
-            ledger.sentinel(self.folder, self.name).unlink(missing_ok=True)
-            self._publish_figures()
+            sentinel.unlink(missing_ok=True)
+            for staged in sorted(self._staging.glob("*.*")):
+                staged.replace(figures / staged.name)
+            shutil.rmtree(self._staging, ignore_errors=True)
+            remove_figures(self.folder, self.name, keep=self._stems)
             problems = ledger.write_parts(self.folder, self.name, statistics, self._claims.values())
-            disk.write_json(
-                ledger.sentinel(self.folder, self.name),
-                {
-                    "notebook": self.name,
-                    "parameters": vars(self.parameters),
-                    "kdutils": kdutils.__version__,
-                    "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-                    "conclusions": self._conclusions,
-                    "run_token": os.environ.get(RUN_TOKEN),
-                    "sha256": ledger.digests(self.folder, self.name),
-                },
-            )
-        for sentence in problems:
-            print(sentence)
+            facts = {"notebook": self.name, "parameters": vars(self.parameters)}
+            facts |= {"kdutils": kdutils.__version__, "conclusions": self._conclusions}
+            facts["finished"] = datetime.now(UTC).isoformat(timespec="seconds")
+            facts["run_token"] = os.environ.get(RUN_TOKEN)
+            facts["sha256"] = ledger.digests(self.folder, self.name)
+            disk.write_json(sentinel, facts)
         in_repository = self.folder.is_relative_to(REPOSITORY)
+        print(*problems, sep="\n", end="\n" if problems else "")
         print(f"Written to {self.folder.relative_to(REPOSITORY) if in_repository else self.folder}:")
         for stem in self._stems:
             print(f"  figures/{stem}.png .svg .csv")
         print(f"  statistics.csv: {len(statistics)} rows of this notebook")
         print(f"  claims.json: {len(self._claims)} rows of this notebook")
-
-    def _publish_figures(self) -> None:
-        figures = self.folder / "figures"
-        for staged in sorted(self._staging.glob("*.*")):
-            staged.replace(figures / staged.name)
-        shutil.rmtree(self._staging, ignore_errors=True)
-        remove_figures(self.folder, self.name, keep=self._stems)
 
 
 def published_figures(folder: Path) -> tuple[list[dict[str, Any]], list[str]]:
@@ -267,11 +230,10 @@ def published_figures(folder: Path) -> tuple[list[dict[str, Any]], list[str]]:
     for path in sorted((folder / "figures").glob("*.json")):
         try:
             figure = json.loads(path.read_text(encoding="utf-8"))
-            if not disk.has_whole_seal(figure):
+            digests = figure.get("sha256", {})
+            is_whole = all(disk.sha256(path.with_suffix(kind)) == digests[kind] for kind in digests)
+            if not (is_whole and disk.has_whole_seal(figure)):
                 raise ValueError(path.name)
-            for suffix, digest in figure.get("sha256", {}).items():
-                if disk.sha256(path.with_suffix(suffix)) != digest:
-                    raise ValueError(path.with_suffix(suffix).name)
             facts = {name: figure[name] for name in ("notebook", "place", "alt", "caption")}
             found.append(facts | {"png": path.with_suffix(".png")})
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -309,29 +271,6 @@ def remove_figures(folder: Path, notebook: str, *, keep: Iterable[str] = ()) -> 
 def number_of(notebook: str) -> str:
     """The number that a notebook's name, or that of its figure, begins with: `02`, `01b`."""
     return notebook.partition("_")[0]
-
-
-def _refuse_strangers(
-    namespace: Mapping[str, Any], declared: Mapping[str, notebook_parameters.Parameter]
-) -> None:
-    for name, value in namespace.items():
-        if name.startswith("_") or name in declared or name in ("In", "Out"):  # the last two are IPython's
-            continue
-        if isinstance(value, LITERALS):
-            error = notebook_parameters.undeclared(name, declared)
-            raise notebook_parameters.ParameterError(
-                f"{error}; if it is left over from other work, restart the kernel"
-            )
-
-
-def _lay_out(fig: Figure) -> None:
-    """Give the parts of a figure the places they keep; savefig would do so twice a file and draw."""
-    engine = fig.get_layout_engine()
-    if engine is not None:
-        fig.set_dpi(PNG_DPI)  # text is as wide as in the PNG
-        engine.execute(fig)
-    with mpl.rc_context(LAID_OUT):
-        fig.set_layout_engine(None)
 
 
 def _drawn(fig: Figure, kind: str, **options: Any) -> bytes:

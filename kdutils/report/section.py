@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Mapping
 from functools import cached_property
+from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -18,9 +19,15 @@ from kdutils.constants import AVERAGE, DOMAIN_LABELS, KD_METHODS
 from kdutils.grid import plan
 from kdutils.inference.estimate import Estimate
 from kdutils.report import figures, live, plots, styles
-from kdutils.report.html_tables import Format
+from kdutils.report.html_tables import Formats
 from kdutils.report.notebook_api import Report
-from kdutils.results import authors_tests, gain_tables, item_gains, released_comparison
+from kdutils.results import (
+    agreement_fidelity,
+    authors_tests,
+    gain_tables,
+    item_gains,
+    released_comparison,
+)
 
 Tables = Mapping[str, pd.DataFrame]  # source -> its table
 CORRELATED = {  # test of the authors -> name of its figure, what is correlated with the gain
@@ -66,9 +73,8 @@ class Section:
     @cached_property
     def gains(self) -> dict[str, pd.DataFrame]:
         """Gains over SFT of every source under the selection of the temperature."""
-        return gain_tables.by_source(
-            gain_tables.gains(self.shown, selection=self.selection, methods=KD_METHODS)
-        )
+        gains = gain_tables.gains(self.shown, selection=self.selection, methods=KD_METHODS)
+        return gain_tables.by_source(gains)
 
     @cached_property
     def averages(self) -> dict[str, pd.DataFrame]:
@@ -91,9 +97,14 @@ class Section:
         return claims.judgements(self.cells, section=self.number, items=self.items, kept=self.run.kept)
 
     @cached_property
-    def comparison(self) -> released_comparison.Comparison:
-        """The one live pair and what was released of the same quantity."""
-        return released_comparison.Comparison(self.cells, self.items, self.asked)
+    def paired(self) -> pd.DataFrame:
+        """Gains of the one live pair from the same items, temperature 1; no rows of several pairs."""
+        return self.in_view(item_gains.gain_table(self.items))
+
+    @cached_property
+    def answers(self) -> pd.DataFrame:
+        """What live students answer beside their teacher; no rows without live runs."""
+        return self.in_view(self.run.kept(agreement_fidelity.paired_answers, self.asked))
 
     def counts(self, *, least: int = 3, what: str = "correlate") -> None:
         """Say how many cells, pairs and gains each source has, and which has too few pairs to compare."""
@@ -110,54 +121,55 @@ class Section:
         self,
         name: str,
         tables: Tables,
-        draw: Callable[[pd.DataFrame], Figure],
-        *,
-        alt: str | Callable[[pd.DataFrame], str],
+        draw: Callable[..., Figure],
         caption: str | Mapping[str, str],
+        *,
+        value: str = "",
+        alt: str | Callable[[pd.DataFrame], str] = "",
+        **look: Any,
     ) -> None:
-        """Show what `draw` makes of the table of each source; nothing of no rows.
+        """Show what `draw` makes of the table of each source, with `look`; nothing of no rows.
 
         Args:
             name: of the figure; that of live results has `_live` after it.
-            alt: the text, or what makes it of a table that has rows.
             caption: the text, or one for each source.
+            value: a column and its unit, "gain, points", whose range is the alternative text.
+            alt: another such text, or what makes it of a table that has rows.
         """
         for source, table in tables.items():
-            if len(table):
-                fig = draw(table)
-                plots.watermark(fig, self.marks[source])
-                text = caption if isinstance(caption, str) else caption[source]
-                self.run.figure(
-                    fig,
-                    gain_tables.named(name, source),
-                    data=table,
-                    alt=alt if isinstance(alt, str) else alt(table),
-                    caption=f"{self.labels[source]}: {text}",
-                )
+            if table.empty:
+                continue
+            fig = draw(table, **look)
+            plots.watermark(fig, self.marks[source])
+            words = alt(table) if callable(alt) else alt or _range(table, *value.split(", "))
+            text = caption if isinstance(caption, str) else caption[source]
+            facts = {"data": table, "alt": words, "caption": f"{self.labels[source]}: {text}"}
+            self.run.figure(fig, gain_tables.named(name, source), **facts)
 
-    def table(
-        self, source: str, table: pd.DataFrame, caption: str, formats: Mapping[str, Format] | None = None
-    ) -> None:
-        """Show the table of one source; nothing of no rows. Formats of other columns are ignored."""
-        if len(table):
-            known = {name: each for name, each in (formats or {}).items() if name in table}
+    def table(self, tables: Tables, caption: str, formats: str | Formats = "") -> None:
+        """Show the table of each source; nothing of no rows. Formats of other columns are ignored."""
+        for source, table in tables.items():
+            wanted = formats
+            if isinstance(formats, str):
+                wanted = dict.fromkeys(table.select_dtypes("float") if formats else (), formats)
+            known = {name: fmt for name, fmt in wanted.items() if name in table}
             self.run.table(table, caption=f"{self.labels[source]}: {caption}", formats=known)
 
-    def tables(self, tables: Tables, caption: str, formats: Mapping[str, Format] | None = None) -> None:
-        """Show a table of every source."""
-        for source, table in tables.items():
-            self.table(source, table, caption, formats)
+    def named(self, texts: Mapping[str, str]) -> list[str]:
+        """The text of each source behind its name; none of ""."""
+        return [f"{self.labels[source]}: {text}" for source, text in texts.items() if text]
 
     def remarks(self, texts: Mapping[str, str]) -> None:
         """Show a paragraph of every source."""
-        self.run.remark("\n\n".join(f"{self.labels[source]}: {text}" for source, text in texts.items()))
+        self.run.remark("\n\n".join(self.named(texts)))
 
-    def pair_table(
-        self, make: Callable[[released_comparison.Comparison], pd.DataFrame], caption: str
-    ) -> None:
-        """Show the one live pair beside the released ones, and which of them is the nearest."""
-        if self.items:
-            self.table("live", make(self.comparison), caption)
+    def pair_tables(self, tables: Mapping[str, Callable[..., pd.DataFrame]]) -> None:
+        """By caption, what released_comparison makes of the one live pair, and which pair is nearest."""
+        comparison = released_comparison.Comparison(self.cells, self.items, self.asked)
+        made = {caption: make(comparison) for caption, make in tables.items()} if self.items else {}
+        for caption, table in made.items():
+            self.table({"live": table}, caption)
+        if any(len(table) for table in made.values()):
             self.run.remark(released_comparison.pair_remark(self.cells))
 
     # --- what every section shows -----------------------------------------------------------------------
@@ -171,7 +183,7 @@ class Section:
         chosen = gain_tables.by_source(self.statistics[self.statistics["selection"] == self.selection])
         for source in gain_tables.several_pairs(self.parts, least=least):
             table = authors_tests.readable_tests(chosen[source], test)
-            self.table(source, table, f"{caption}, {self.selection}.")
+            self.table({source: table}, f"{caption}, {self.selection}.")
 
     def correlations(self, test: str) -> dict[str, pd.DataFrame]:
         """The rank correlations of one test with their intervals, of every source that has some."""
@@ -184,16 +196,13 @@ class Section:
     def correlation_figures(self, test: str) -> None:
         """Rank correlations by task under both rules of selecting the temperature."""
         name, what = CORRELATED[test]
-        caption = f"correlation of gain and {what} by task, under both rules of selecting the temperature"
-        tables = self.correlations(test)
-        ends = {source: "; strokes: the poster." if "printed" in tables[source] else "." for source in tables}
-        self.figure(
-            name,
-            tables,
-            figures.correlations,
-            alt=lambda table: f"Spearman rho by task, from {span(table['rho'], '+.2f')}, {len(table)} tests.",
-            caption={source: caption + ends[source] for source in tables},
+        tables, caption = (
+            self.correlations(test),
+            f"correlation of gain and {what} by task, under both rules of ",
         )
+        ends = {source: "; strokes: the poster." if "printed" in tables[source] else "." for source in tables}
+        captions = {source: f"{caption}selecting the temperature{end}" for source, end in ends.items()}
+        self.figure(name, tables, figures.correlations, captions, value="rho")
 
     def correlation_sentences(self, test: str) -> list[str]:
         """In how many tasks the gain goes with another quantity, a sentence a source."""
@@ -214,17 +223,15 @@ class Section:
         caption = "What the stricter analysis asks in this section, and how it decides."
         self.run.table(claims.declarations(self.number), caption=caption)
         for each in self.judged:
-            table = answer_sheet.stricter_table(each)
-            self.table(
-                each.evidence.source, table, answer_sheet.STRICTER_CAPTION, answer_sheet.STRICTER_FORMATS
-            )
+            table = {each.evidence.source: answer_sheet.stricter_table(each)}
+            self.table(table, answer_sheet.STRICTER_CAPTION, answer_sheet.STRICTER_FORMATS)
 
     def claims(self) -> None:
         """Every claim with its verdict, into the ledger, and the rules."""
         rows = claims.ledger_rows(self.judged)
         self.run.claims(rows)
         by_source = {source: claims.table(part) for source, part in claims.by_source(rows).items()}
-        self.tables(by_source, "what the paper says, what these results give, and the verdict.")
+        self.table(by_source, "what the paper says, what these results give, and the verdict.")
         rules = claims.rules(self.number, one_pair=bool(self.items))
         self.run.table(rules, caption="The rule behind each verdict, with its thresholds.")
 
@@ -237,15 +244,24 @@ class Section:
         """How many claims of one source have which verdict under both analyses, in words."""
         parts = []
         for analysis, words in (("authors", "by the authors' rule"), ("strict", "by the stricter one")):
-            rows = [row for row in judged.rows if row["analysis"] == analysis]
-            found = [row["verdict"] for row in rows]
+            found = [row["verdict"] for row in judged.rows if row["analysis"] == analysis]
             counted = (f"{found.count(each)} {each.replace('_', ' ')}" for each in VERDICTS if each in found)
             parts.append(f"{words} {', '.join(counted)}")
         label = self.labels[judged.evidence.source]
         return f"{label}, {len(judged.authors)} claims: {'; '.join(parts)}"
 
 
-def span(values: pd.Series, fmt: str) -> str:
+def each(tables: Tables, function: Callable[..., Any], **named: Any) -> dict[str, Any]:
+    """What `function` makes of the table of each source that has rows."""
+    return {source: function(table, **named) for source, table in tables.items() if len(table)}
+
+
+def _range(table: pd.DataFrame, column: str, unit: str = "") -> str:
+    """`gain in 33 rows: −1.2 to 9.4 points`."""
+    return f"{column.replace('_', ' ')} in {len(table)} rows: {span(table[column])} {unit}".strip()
+
+
+def span(values: pd.Series, fmt: str = ".3g") -> str:
     """The least and the greatest: `−1.0 to +2.0`."""
     return f"{values.min():{fmt}} to {values.max():{fmt}}".replace("-", "−")
 

@@ -1,7 +1,4 @@
-"""The looks of the study: what a method, a verdict or a kind of answer is drawn with, and the theme.
-
-Colour never stands alone: a method also has its marker.
-"""
+"""The looks of the study: the theme, and what is drawn in which colour, never without a marker."""
 
 from __future__ import annotations
 
@@ -85,6 +82,13 @@ VERDICT_STYLE = {
     "inconclusive": Style("inconclusive", COLOURS[1], "D"),
     "not_reproduced": Style("not reproduced", COLOURS[3], "X"),
     "not_testable": Style("not testable", (0.72, 0.72, 0.72), "."),
+}
+VERDICT_LETTERS = {"reproduced": "R", "inconclusive": "I", "not_reproduced": "N", "not_testable": "–"}
+FOREST_STYLE = {  # kinds of rows of student_gains.forest
+    "student": Style("one student (interval over its items)", METHOD_STYLE["fkl"].colour, "o"),
+    "all": Style("mean over students (interval over them)", KIND_STYLE["kd"].colour, "D"),
+    "without": Style("without one family", METHOD_STYLE["revkd"].colour, "^"),
+    "contaminated": Style("contaminated tasks alone", METHOD_STYLE["seqkd"].colour, "X"),
 }
 
 

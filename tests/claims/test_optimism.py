@@ -9,7 +9,7 @@ from halfrows import ARM, FIRST, HAND, SECOND, swept
 from itemrows import arm, scored
 
 from kdutils.claims import selection_optimism
-from kdutils.report import claim_figures
+from kdutils.report import teacher_figures
 from kdutils.results import held_out_temperature
 from kdutils.results.item_gains import Items
 
@@ -140,7 +140,7 @@ def test_the_picture_shows_every_student_by_every_choice():
         ["toy-2M", "fkl"],
         ["toy-1M", "revkd"],
     ]
-    (ax,) = claim_figures.choice_of_temperature(found).axes
+    (ax,) = teacher_figures.choice_of_temperature(found).axes
     assert [text.get_text() for text in ax.get_yticklabels()] == [
         "toy-1M, SeqKD†",
         "toy-2M, SeqKD†",

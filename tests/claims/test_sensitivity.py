@@ -7,7 +7,7 @@ import pytest
 from test_stricter import world
 
 from kdutils.claims import answer_sheet, claims, finding, sensitivity
-from kdutils.report import claim_figures
+from kdutils.report import figures, styles
 from kdutils.results import held_out_temperature
 
 SECTIONS = {claim.id: claim.section for claim in claims.CLAIMS}
@@ -128,11 +128,11 @@ def test_values_that_were_printed_are_not_asked_of_another_analysis(released_tab
 
 def test_the_picture_has_a_letter_or_a_dot_in_every_place(lucky_table):
     table = lucky_table
-    (ax,) = claim_figures.verdicts_by_choice(table).axes
+    (ax,) = figures.verdicts_by_choice(table).axes
     marks = [text.get_text() for text in ax.texts]
     assert len(marks) == len(table) == 39 * table["choice"].nunique()
-    assert set(marks) <= {*claim_figures.VERDICT_LETTERS.values(), claim_figures.NO_BEARING}
-    assert marks.count(claim_figures.NO_BEARING) == (~table["bears"]).sum()
+    assert set(marks) <= {*styles.VERDICT_LETTERS.values(), figures.NO_BEARING}
+    assert marks.count(figures.NO_BEARING) == (~table["bears"]).sum()
 
 
 def test_one_pair_has_no_choices():

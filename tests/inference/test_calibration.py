@@ -20,7 +20,7 @@ from kdutils.inference import (
     vectorised,
 )
 from kdutils.io import cache
-from kdutils.report import calibration_figures
+from kdutils.report import figures
 
 pytestmark = pytest.mark.timeout(900)  # a second of simulation is a minute on a busy machine
 
@@ -356,7 +356,7 @@ class TestKept:
 @pytest.mark.parametrize("figure", calibration.FIGURES)
 def test_the_figure_has_a_row_for_every_procedure(calibrated, figure):
     table = calibration.drawn(calibrated[1], figure)
-    fig = calibration_figures.error_rates(table)
+    fig = figures.error_rates(table)
     labels = [label.get_text() for label in fig.axes[0].get_yticklabels()]
     assert labels == list(dict.fromkeys(table["row"]))
     legend = [text.get_text() for text in fig.legends[0].get_texts()]

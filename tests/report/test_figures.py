@@ -10,7 +10,7 @@ import pytest
 from kdutils.claims import claims
 from kdutils.constants import DOMAIN_TASKS, DOMAINS, METHOD_LABELS, TASK_LABELS
 from kdutils.inference import intervals
-from kdutils.report import figures, likeness_figures, plots
+from kdutils.report import figures, plots, teacher_figures
 from kdutils.report.styles import (
     ANSWER_STYLE,
     ERROR_STYLE,
@@ -33,6 +33,14 @@ from kdutils.results import (
     paradox,
     sweeps,
 )
+
+LEVEL = {
+    "x": "accuracy",
+    "xlabel": "accuracy, %",
+    "y": "agreement",
+    "ylabel": "agreement, %",
+    "has_equal": True,
+}
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +76,6 @@ def drawings(cells, gains, points):
             gains, by=["domain", "family", "student", "student_parameters", "task", "method"]
         )
     )
-    means = points.groupby(["domain", "family", "student_parameters", "method"])["gain"].mean().reset_index()
     size = authors_tests.correlation_intervals(
         authors_tests.ledger(cells, section="02"), "spearman_gain_size"
     )
@@ -83,28 +90,24 @@ def drawings(cells, gains, points):
         ),
         "gain_map": lambda: figures.gain_map(gain_map(points)),
         "gain_by_task": lambda: figures.gain_by_task(by_task[by_task["domain"] == "commonsense"]),
-        "gain_by_size": lambda: figures.gain_by_size(points, means),
+        "gain_by_size": lambda: figures.gain_by_size(points),
         "correlations": lambda: figures.correlations(size),
-        "gain_against": lambda: figures.gain_against(points, x="sft_accuracy", xlabel="SFT accuracy, %"),
-        "untuned": lambda: figures.before_and_after(
+        "gain_against": lambda: figures.against(points, x="sft_accuracy", xlabel="SFT accuracy, %"),
+        "untuned": lambda: teacher_figures.before_and_after(
             tuning, left="untuned", right="tuned", xlabel="accuracy, %"
         ),
-        "agreement": lambda: figures.before_and_after(
+        "agreement": lambda: teacher_figures.before_and_after(
             agreement, left="sft", right="kd", xlabel="agreement, %"
         ),
-        "level": lambda: likeness_figures.likeness_against_accuracy(
-            gains, y="agreement", ylabel="agreement, %"
-        ),
-        "level_and_gain": lambda: likeness_figures.level_and_gain(
-            gains.dropna(subset=["fidelity"]), measure="fidelity", label="fidelity, %"
-        ),
-        "temperature": lambda: figures.sweep_curves(
+        "level": lambda: figures.against(gains, **LEVEL, by="domain"),
+        "level_and_gain": lambda: teacher_figures.level_and_gain(gains.dropna(subset=["fidelity"])),
+        "temperature": lambda: teacher_figures.sweep_curves(
             intervals.accuracy_intervals(gain_tables.averages(swept)), x="temperature"
         ),
-        "best": lambda: figures.best_temperature(sweeps.best_temperature_shares(swept)),
-        "noise": lambda: figures.known_noise(authors_tables.noise_results(), sft=52.84, base=20.09),
-        "verdicts": lambda: figures.verdict_bars(
-            claims.verdict_counts(claims.ledger_rows(claims.judgements(cells, section="02")))
+        "best": lambda: figures.shares(sweeps.best_temperature_shares(swept), of="temperatures"),
+        "noise": lambda: teacher_figures.known_noise(authors_tables.noise_results(), sft=52.84, base=20.09),
+        "verdicts": lambda: figures.shares(
+            claims.verdict_counts(claims.ledger_rows(claims.judgements(cells, section="02"))), of="verdicts"
         ),
     }
 
@@ -203,7 +206,7 @@ def test_text_on_a_bar_contrasts(colour, text):
 
 def test_one_domain_alone_gives_one_panel(cells):
     shown = cells[(cells["domain"] == "math") & cells["method"].isin(["sft", "gkd"])]
-    fig = figures.gain_against(
+    fig = figures.against(
         gain_tables.averages(gain_tables.gains(shown, selection="temperature_1")),
         x="teacher_accuracy",
         xlabel="x",
@@ -289,23 +292,21 @@ def grouped(groups, methods):
 
 T = {"x": "temperature"}
 LIVE = {
-    "temperature, 4 pairs": lambda: figures.sweep_curves(
+    "temperature, 4 pairs": lambda: teacher_figures.sweep_curves(
         swept(4, "temperature", (1.0, 2.0, 5.0)), x="temperature"
     ),
-    "temperature, 7 pairs": lambda: figures.sweep_curves(
+    "temperature, 7 pairs": lambda: teacher_figures.sweep_curves(
         swept(7, "temperature", (1.0, 2.0, 5.0)), x="temperature"
     ),
-    "temperature, 21 pairs": lambda: figures.sweep_curves(
+    "temperature, 21 pairs": lambda: teacher_figures.sweep_curves(
         swept(21, "temperature", (1.0, 5.0)), x="temperature"
     ),
-    "noise": lambda: figures.sweep_curves(swept(3, "noise_sigma", (0.0, 2.0, 5.0)), x="noise_sigma"),
-    "likeness": lambda: likeness_figures.likeness_by_method(
+    "noise": lambda: teacher_figures.sweep_curves(swept(3, "noise_sigma", (0.0, 2.0, 5.0)), x="noise_sigma"),
+    "likeness": lambda: teacher_figures.likeness_by_method(
         likenesses(21), measure="fidelity", xlabel="BLEU, %"
     ),
-    "level": lambda: likeness_figures.level_and_gain(
-        likenesses(9).assign(gain=1.0), measure="fidelity", label="fidelity (BLEU), %"
-    ),
-    "links": lambda: likeness_figures.right_and_alike(links(), bound=0.3),
+    "level": lambda: teacher_figures.level_and_gain(likenesses(9).assign(gain=1.0, source="live")),
+    "links": lambda: teacher_figures.right_and_alike(links(), bound=0.3),
     "one pair by task": lambda: figures.by_task(
         by_task("method", ("sft", "fkl", "revkd", "gkd")), x="gain", xlabel="gain over SFT, points"
     ),
@@ -316,21 +317,19 @@ LIVE = {
         by="noise_sigma",
         styles=ordered_styles((2.0, 5.0), "σ"),
     ),
-    "given accuracy": lambda: likeness_figures.given_accuracy(
-        adjusted(), measures={name: capa.MEASURES[name] for name in capa.SHOWN}
-    ),
-    "likeness by outcome": lambda: likeness_figures.likeness_by_group(
+    "given accuracy": lambda: teacher_figures.given_accuracy(adjusted()),
+    "likeness by outcome": lambda: teacher_figures.likeness_by_group(
         grouped(paradox.OUTCOMES, ("sft", "fkl", "seqkd", "revkd", "gkd")),
         xlabel="likeness to the teacher, %",
     ),
-    "likeness by fate": lambda: likeness_figures.likeness_by_group(
+    "likeness by fate": lambda: teacher_figures.likeness_by_group(
         grouped(paradox.FATES, ("fkl", "gkd")), xlabel="change of likeness through KD, points"
     ),
-    "errors": lambda: likeness_figures.error_shares(
-        pd.DataFrame(100 / 9, index=["SFT", "SeqKD (4 pairs)", "GKD"], columns=list(ERROR_STYLE))
+    "errors": lambda: figures.shares(
+        pd.DataFrame(100 / 9, index=["SFT", "SeqKD (4 pairs)", "GKD"], columns=list(ERROR_STYLE)), of="errors"
     ),
     "two ways": lambda: figures.two_ways(ways()),
-    "temperature, 1 pair": lambda: figures.sweep_curves(
+    "temperature, 1 pair": lambda: teacher_figures.sweep_curves(
         swept(1, "temperature", (1.0, 2.0, 5.0)), x="temperature"
     ),
 }
@@ -371,7 +370,7 @@ def test_ordered_values_go_from_light_to_dark_and_differ_in_marker():
 def test_every_pair_has_its_panel_and_panels_of_a_domain_share_their_axis(n_pairs):
     table = swept(n_pairs, "temperature", (1.0, 2.0, 5.0))
     table.loc[table["domain"] == "commonsense", ["accuracy", "low", "high"]] += 20
-    panels = [ax for ax in figures.sweep_curves(table, x="temperature").axes if ax.get_visible()]
+    panels = [ax for ax in teacher_figures.sweep_curves(table, x="temperature").axes if ax.get_visible()]
     places = table.drop_duplicates(["domain", "pair"])
     assert [ax.get_title() for ax in panels] == (places["domain"] + "\n" + places["pair"]).tolist()
     for domain, limits in (("math", panels[0]), ("commonsense", panels[-1])):
@@ -383,14 +382,13 @@ def test_every_pair_has_its_panel_and_panels_of_a_domain_share_their_axis(n_pair
 def test_a_pair_that_one_domain_lacks_leaves_its_place_empty():
     table = swept(3, "noise_sigma", (0.0, 5.0))
     lost = (table["domain"] == "math") & (table["pair"] == table["pair"].iloc[-1])
-    fig = figures.sweep_curves(table[~lost], x="noise_sigma")
+    fig = teacher_figures.sweep_curves(table[~lost], x="noise_sigma")
     assert [ax.get_visible() for ax in fig.axes] == [True, True, False, True, True, True]
 
 
 def test_noise_curves_draw_the_table_between_its_reference_lines():
     table = swept(1, "noise_sigma", (5.0, 0.0), domains=("math",)).query("method == 'fkl'")
-    _, (ax,) = plots.panels(height=3)
-    plots.sweep_curves(ax, table, x="noise_sigma")
+    (ax,) = teacher_figures.sweep_curves(table, x="noise_sigma").axes
     line = ax.containers[0].lines[0]
     assert line.get_xydata().tolist() == [[0.0, 50.0], [5.0, 35.0]]
     assert [tuple(line.get_ydata()) for line in ax.lines[-2:]] == [(45.0, 45.0), (20.0, 20.0)]
@@ -398,7 +396,7 @@ def test_noise_curves_draw_the_table_between_its_reference_lines():
 
 def test_every_run_is_a_point_of_its_task():
     table = links()
-    fig = likeness_figures.right_and_alike(table, bound=0.3)
+    fig = teacher_figures.right_and_alike(table, bound=0.3)
     drawn = np.concatenate([np.asarray(points.get_offsets()) for points in fig.axes[0].collections])
     assert sorted(drawn[:, 0]) == pytest.approx(sorted(table["fidelity_correct_r"]))
     order = list(dict.fromkeys(table["label"]))
@@ -431,8 +429,7 @@ def live_points(domains, n_teachers=2):
 @pytest.mark.parametrize("domains", [("math", "commonsense"), ("math", "commonsense", "instruction")])
 def test_size_axis_of_the_mini_family_can_be_read(domains):
     points = live_points(domains)
-    means = points.groupby(["domain", "family", "student_parameters", "method"], sort=False)["gain"].mean()
-    fig = figures.gain_by_size(points, means.reset_index())
+    fig = figures.gain_by_size(points)
     plots.watermark(fig, "model world")
     fig.canvas.draw()
     assert "model world" in [text.get_text() for text in fig.texts]
@@ -449,7 +446,7 @@ def test_size_axis_of_the_mini_family_can_be_read(domains):
 
 def test_axis_says_what_a_domain_is_scored_by():
     points = live_points(("math", "instruction"))
-    fig = figures.gain_against(points, x="sft_accuracy", xlabel="SFT {score}, %")
+    fig = figures.against(points, x="sft_accuracy", xlabel="SFT {score}, %")
     assert [ax.get_xlabel() for ax in fig.axes] == ["SFT accuracy, %", "SFT ROUGE-L, %"]
     assert [ax.get_title() for ax in fig.axes] == ["Math", "Instruction following"]
 
@@ -457,7 +454,7 @@ def test_axis_says_what_a_domain_is_scored_by():
 def test_panels_with_other_pairs_keep_their_rows_apart():
     rows = [("math", "a", 1.0, 2.0), ("math", "b", 3.0, 4.0), ("commonsense", "b", 5.0, 6.0)]
     table = pd.DataFrame(rows, columns=["domain", "pair", "sft", "kd"])
-    fig = figures.before_and_after(table, left="sft", right="kd", xlabel="x")
+    fig = teacher_figures.before_and_after(table, left="sft", right="kd", xlabel="x")
     assert [label.get_text() for label in fig.axes[0].get_yticklabels()] == ["a", "b"]
     drawn = fig.axes[1].collections[-1].get_offsets()
     assert np.asarray(drawn).tolist() == [[6.0, 1.0]]  # b is the second row, in this panel as well
@@ -467,7 +464,7 @@ def test_answer_shares_fill_their_bars():
     shares = dict(zip(agreement_fidelity.ANSWERS, (40.0, 10.0, 20.0, 25.0, 5.0), strict=True))
     table = pd.DataFrame([{"domain": "math", "label": label} | shares for label in ("SFT", "GKD")])
     assert list(ANSWER_STYLE) == agreement_fidelity.ANSWERS
-    fig = likeness_figures.answer_shares(table)
+    fig = figures.shares(table, of="answers")
     (ax,) = fig.axes
     ends = [bar.get_x() + bar.get_width() for bar in ax.patches]
     assert max(ends) == pytest.approx(100.0)
@@ -477,7 +474,6 @@ def test_answer_shares_fill_their_bars():
 def test_methods_have_a_legend_where_they_are_told_apart():
     values = {"accuracy": [1.0, 2.0], "agreement": [3.0, 4.0]}
     table = pd.DataFrame({"domain": "math", "method": ["fkl", "gkd"]} | values)
-    look = {"y": "agreement", "ylabel": "agreement, %"}
-    assert not likeness_figures.likeness_against_accuracy(table, **look).legends
-    (legend,) = likeness_figures.likeness_against_accuracy(table, **look, by="method").legends
+    assert not figures.against(table, **LEVEL, by="domain").legends
+    (legend,) = figures.against(table, **LEVEL).legends
     assert [text.get_text() for text in legend.get_texts()] == ["SeqKD†", "GKD"]
