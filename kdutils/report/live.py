@@ -22,7 +22,7 @@ from kdutils.grid.plan import Plan
 from kdutils.grid.scheduler import State
 from kdutils.report import plots
 from kdutils.report.styles import ordered_colours
-from kdutils.results import gain_tables, model_provenance
+from kdutils.results import gain_tables, released_comparison
 
 MODEL_WORLD = (
     "Live results are of a model world, tiny models on generated questions: they show that the machinery "
@@ -40,7 +40,7 @@ def cells(plan: Plan, *, workers: int | None = None) -> pd.DataFrame:
     table, gaps = gain_tables.cells_of(plan)
     if gain_tables.watermarks(plan)["live"]:
         _remark(MODEL_WORLD)
-    elif said := model_provenance.line(plan):
+    elif said := released_comparison.weights_line(plan):
         _remark(said)
     for source, reason in gaps.items():
         _remark(f"{SOURCE_LABELS[source]} results are missing here: {reason}")
