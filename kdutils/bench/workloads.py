@@ -23,7 +23,12 @@ if TYPE_CHECKING:
     from kdutils.encoding import Batch
 
 SEED, BETA, RATE = 0, 0.5, 1e-5
-MINI_STUDENT, MINI_TEACHER, MINI_ROWS = "mini-qwen-105k", "mini-qwen-493k", 16
+MINI_STUDENT, MINI_TEACHER = "mini-qwen-105k", "mini-qwen-493k"
+AXES = {  # what grows: rows of the vocabulary, tokens of a text, texts in a batch
+    "vocabulary": (8_192, 16_384, 32_768, 65_536),
+    "length": (32, 64, 128, 256),
+    "batch": (2, 4, 8, 16),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +56,7 @@ def case_of(name: str) -> Case:
             replace(model_shapes.architecture_of(each), rows=_tokenizer_length(each))
             for each in (MINI_STUDENT, MINI_TEACHER)
         )
-        return Case(name=name, student=student, teacher=teacher, rows=MINI_ROWS, domain="math")
+        return Case(name=name, student=student, teacher=teacher, rows=16, domain="math")
     if name == "smollm":
         shape = model_shapes.IN_PACKAGES["SmolLM2-135M"]
         return Case(name=name, student=shape, teacher=shape, rows=4, length=160, scored=80)
@@ -61,6 +66,25 @@ def case_of(name: str) -> Case:
         teacher = Architecture(hidden=512, layers=8, heads=8, key_heads=8, intermediate=1_408, **shape)
         return Case(name=name, student=student, teacher=teacher, rows=4, length=256, scored=128)
     raise ValueError(f"unknown case {name!r}; choose one of {list(CASES)}")
+
+
+def growth_cases() -> list[Case]:
+    """A case `axis=value` for each value of AXES; the other two stay at the second of their values."""
+    found = []
+    for axis, values in AXES.items():
+        for value in values:
+            at = {name: others[1] for name, others in AXES.items()} | {axis: value}
+            shape = {"heads": 4, "key_heads": 2, "is_tied": True, "has_bias": True, "rows": at["vocabulary"]}
+            case = Case(
+                name=f"{axis}={value}",
+                student=Architecture(hidden=128, layers=2, intermediate=256, **shape),
+                teacher=Architecture(hidden=256, layers=4, intermediate=512, **shape),
+                rows=at["batch"],
+                length=at["length"],
+                scored=at["length"] // 2,
+            )
+            found.append(case)
+    return found
 
 
 def _tokenizer_length(name: str) -> int:
@@ -121,20 +145,16 @@ class Work:
         """What costs are counted from: tokens, those with padding, the length of the batch, scored tokens."""
         batch = self.batch
         n_rows, length = batch.input_ids_BT.shape
-        return {
-            "tokens": int(batch.attention_BT.sum()),
-            "padded_tokens": n_rows * length,
-            "length": length,
-            "scored": int(batch.scored_BT.sum()),
-        }
+        tokens, scored = int(batch.attention_BT.sum()), int(batch.scored_BT.sum())
+        return {"tokens": tokens, "padded_tokens": n_rows * length, "length": length, "scored": scored}
 
     def optimiser(self) -> Any:
-        """The same for everyone, with its moments in memory, as they are in every step but the first."""
+        """The same for every program, with its moments in memory, as in every step but the first."""
         import torch
 
         adamw = torch.optim.AdamW(self.student.parameters(), lr=RATE, fused=True)
         for weight in self.student.parameters():
-            # Filled, since the system gives memory that reads as zero only once something is written.
+            # Written to, since the system gives memory that reads as zero only then.
             moments = {name: torch.empty_like(weight).fill_(0.0) for name in ("exp_avg", "exp_avg_sq")}
             adamw.state[weight] = {"step": torch.tensor(0.0)} | moments
         return adamw
