@@ -20,13 +20,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
-from transformers import PreTrainedModel
+from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel, Qwen2Config
 
 from kdutils.io import disk
 from kdutils.mini.family import MINI_MODELS, MODEL_FOLDER, MiniModel
-from kdutils.mini.network import build_model
 from kdutils.mini.texts import generate_texts, lesson_sizes
-from kdutils.mini.tokenizer import ANSWERS, build_tokenizer
+from kdutils.mini.tokenizer import ANSWERS, CONTEXT, build_tokenizer
 from kdutils.mini.world import WORLD_SEED
 
 N_TEXTS = 300_000
@@ -37,7 +36,45 @@ CONSTANT_SHARE = 0.6  # of the last lesson's steps; then the learning rate falls
 DECISION_WEIGHT = 3.0  # of a label, a letter or a yes or no in the loss: one token of twenty, and the point
 BAR = 0.9  # share of right decisions over the last BAR_STEPS steps at which the next lesson begins
 BAR_STEPS = 100
+CONFIGS = {"qwen": Qwen2Config, "llama": LlamaConfig}
+ROPE_THETA = 10_000.0
+EMBEDDING_STD = 0.1
 DECISIONS = (*ANSWERS, *"ABCDE", "yes", "no")
+
+
+def build_model(model: MiniModel, *, pad: int, eos: int, generator: torch.Generator) -> PreTrainedModel:
+    """The untrained model in fp32; its weights depend on `generator` alone.
+
+    Matrices are normal with standard deviation 1 / sqrt(inputs), embeddings with EMBEDDING_STD; norms
+    are one, biases and the matrices that end a layer's two halves zero.
+    """
+    tokens = {"pad_token_id": pad, "bos_token_id": None, "eos_token_id": eos}
+    config = CONFIGS[model.architecture](
+        vocab_size=model.rows,
+        hidden_size=model.hidden,
+        intermediate_size=2 * model.hidden,
+        num_hidden_layers=model.layers,
+        num_attention_heads=model.heads,
+        num_key_value_heads=model.key_heads,
+        max_position_embeddings=CONTEXT,
+        rope_parameters={"rope_type": "default", "rope_theta": ROPE_THETA},
+        tie_word_embeddings=True,
+        **tokens,
+    )
+    network = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
+    with torch.no_grad():
+        for name, weights in network.named_parameters():
+            if name.endswith("bias"):
+                weights.zero_()
+            elif weights.ndim == 1:
+                weights.fill_(1.0)
+            elif "embed" in name:
+                weights.normal_(0.0, EMBEDDING_STD, generator=generator)
+            elif name.endswith(("o_proj.weight", "down_proj.weight")):
+                weights.zero_()  # each layer starts as the identity: tokens are not drowned in noise
+            else:
+                weights.normal_(0.0, weights.shape[1] ** -0.5, generator=generator)
+    return network
 
 
 def encode_texts(n: int, rng: random.Random) -> tuple[np.ndarray, np.ndarray]:
