@@ -119,9 +119,7 @@ def _without_own_settings(model: LoadedModel) -> Iterator[None]:
     own = model.causal.generation_config
     padding = list(range(model.vocabulary_size, model.head.weight_VH.shape[0]))
     model.causal.generation_config = GenerationConfig(
-        eos_token_id=model.tokenizer.eos_token_id,
-        pad_token_id=model.pad_id,
-        suppress_tokens=padding or None,
+        eos_token_id=model.tokenizer.eos_token_id, pad_token_id=model.pad_id, suppress_tokens=padding or None
     )
     try:
         yield

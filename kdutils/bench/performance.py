@@ -40,7 +40,7 @@ FORMATS = {  # the columns of that table
     "reason": "",
 }
 COLUMNS = [  # of performance.csv
-    *("case", "contender", "seconds_per_step", "tokens_per_second", "peak_gb_above_start", "loss", "repeats"),
+    *("case", "contender", "seconds_per_step", "tokens_per_second", "peak_gb_above_start", "loss", "repeats")
 ]
 
 

@@ -21,12 +21,7 @@ DOMAIN_OF = {task: domain for domain, tasks in TASKS_OF.items() for task in task
 
 
 def generate_items(
-    task: str,
-    *,
-    split: str,
-    n: int,
-    rng: random.Random,
-    wrong_rationale_share: float = 0.0,
+    task: str, *, split: str, n: int, rng: random.Random, wrong_rationale_share: float = 0.0
 ) -> list[Item]:
     """`n` different items of one task and split.
 
