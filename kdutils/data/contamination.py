@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 
 from kdutils.constants import CHOICE_TASKS
 from kdutils.io import disk
@@ -165,9 +164,8 @@ def find_once(test: Sequence[Item], pool: Sequence[Item]) -> dict[str, Found]:
     for items in (test, pool):
         key.update(json.dumps([[item.id, item.task, item.question] for item in items]).encode() + b"\n")
     path = disk.cache_path(f"contamination/{key.hexdigest()[:32]}.json")
-    with contextlib.suppress(
-        OSError, ValueError, TypeError, AttributeError
-    ):  # absent or damaged: it is made again
+    # Absent or damaged, it is made again.
+    with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
         return {name: Found(*entry) for name, entry in json.loads(path.read_text("utf-8")).items()}
     found = find(test, pool)
     with contextlib.suppress(OSError):  # a cache that cannot be written costs seconds, nothing else
@@ -179,14 +177,3 @@ def flagged(test: Sequence[Item], pool: Sequence[Item]) -> list[Item]:
     """The test items, each with how its question occurs in the pool."""
     found = find_once(test, pool)
     return [replace(item, contaminated=found[item.id].level) if item.id in found else item for item in test]
-
-
-def table(items: Sequence[Item]) -> pd.DataFrame:
-    """Flagged items by task, in the order of their first item: task, n, exact, masked, fuzzy."""
-    counts = {task: Counter() for task in dict.fromkeys(item.task for item in items)}
-    for item in items:
-        counts[item.task].update(["n", item.contaminated])
-    rows = [
-        {"task": task, **{name: count[name] for name in ("n", *LEVELS)}} for task, count in counts.items()
-    ]
-    return pd.DataFrame(rows, columns=["task", "n", *LEVELS])
