@@ -563,6 +563,14 @@ def test_the_ladder_is_the_runs_of_every_mini_model_as_it_is_and_after_sft():
     assert {(each.spec.run_id, each.evaluation) for each in found} == key
 
 
+def test_fourteen_of_sixteen_steps_of_the_ladder_exceed_their_standard_error():
+    found = mini_ladder.steps(pd.read_csv(mini_ladder.LADDER_FILE)).round(1)
+    short = {("commonsense", "mini-qwen-36k"): 0.3, ("commonsense", "mini-llama-66k"): -1.0}
+    assert len(found) == 16
+    assert found[found < 1.0].to_dict() == short
+    assert found["math", "mini-llama-400k"] == 21.1
+
+
 # --- the notebook ----------------------------------------------------------------------------------------
 
 
