@@ -32,45 +32,26 @@ from kdutils.mini.world import (
     split_of,
 )
 
-# Lessons, one after the other: how many texts of all at most, and which kinds in which shares. A model leaves
-# a lesson when it has learned it (pretrain.BAR), and reads the last to its end. They widen step by step: that
-# an option is named by the label before it dawns on a model suddenly, and among many kinds of question too
-# late for the texts that two cores have time for.
+# Lessons, one after the other: the largest share of all texts, and which kinds in which shares. A model
+# leaves a lesson when it has learned it (pretrain.BAR), and reads the last to its end. They widen step by
+# step: among many kinds of question a model learns too late that the label before an option names it.
 LESSONS: tuple[tuple[float, dict[str, float]], ...] = (
     (0.22, {"fact": 0.25, "quiz_facts": 0.75}),
     (0.10, {"fact": 0.1, "joined": 0.2, "quiz_asked": 0.7}),
     (0.10, {"fact": 0.1, "joined": 0.05, "checks": 0.4, "quiz_asked": 0.45}),
     (0.15, {"fact": 0.05, "joined": 0.05, "checks": 0.1, "quiz_things": 0.7, "work": 0.1}),
     (0.08, {"quiz_things": 0.15, "pick_number": 0.85}),
-    (
-        0.35,
-        {
-            "facts": 0.03,
-            "joined": 0.02,
-            "checks": 0.05,
-            "quiz": 0.36,
-            "pick_number": 0.08,
-            "sums": 0.1,
-            "products": 0.03,
-            "solved": 0.28,
-            "work": 0.01,
-            "states": 0.01,
-            "events": 0.02,
-            "lists": 0.01,
-        },
-    ),
-)
+    (0.35, {
+        "facts": 0.03, "joined": 0.02, "checks": 0.05, "quiz": 0.36, "pick_number": 0.08, "sums": 0.1,
+        "products": 0.03, "solved": 0.28, "work": 0.01, "states": 0.01, "events": 0.02, "lists": 0.01,
+    }),
+)  # fmt: skip
 
 # What is harder is asked more often.
 QUIZ_SHARES = {
-    "arc_e": 0.12,
-    "arc_c": 0.12,
-    "obqa": 0.14,
-    "piqa": 0.16,
-    "siqa": 0.22,
-    "hellaswag": 0.14,
+    "arc_e": 0.12, "arc_c": 0.12, "obqa": 0.14, "piqa": 0.16, "siqa": 0.22, "hellaswag": 0.14,
     "winogrande": 0.1,
-}
+}  # fmt: skip
 
 
 def sums(rng: random.Random, world: World) -> str:
