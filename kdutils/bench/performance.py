@@ -71,11 +71,6 @@ class Performance:
         self.rows += rows
         return side_by_side.table(rows)
 
-    def growth(self, *, repeats: int) -> pd.DataFrame:
-        """Rows of side_by_side.measure_growth."""
-        make = partial(side_by_side.measure_growth, repeats=repeats, say=self.say)
-        return self._table("growth", {"repeats": repeats}, make)
-
     def grids(self, families: Sequence[str], n_students: Sequence[int]) -> pd.DataFrame:
         """Rows of whole_runs.compare_grids: each family by number of students and mode."""
         found = []
@@ -174,17 +169,6 @@ def alt(table: pd.DataFrame, column: str, unit: str) -> str:
     """A quantity of every contender in words."""
     ran = table[table["repeats"] > 0]
     parts = [f"{row['case']}, {row['contender']}: {row[column]:.3g} {unit}" for _, row in ran.iterrows()]
-    return "; ".join(parts) + "." if parts else "0 contenders ran."
-
-
-def growth_alt(table: pd.DataFrame) -> str:
-    """How many times time and memory grow from the first value of each axis to the last, in words."""
-    parts = []
-    for (axis, name), part in table[table["repeats"] > 0].groupby(["axis", "contender"], sort=False):
-        first, last = part.iloc[0], part.iloc[-1]
-        times = last["seconds_per_step"] / first["seconds_per_step"]
-        text = f"{axis} from {first['value']} to {last['value']}, {name}: {times:.1f} times the seconds, "
-        parts.append(text + f"{first['peak_gb_above_start']:.2f} to {last['peak_gb_above_start']:.2f} GB")
     return "; ".join(parts) + "." if parts else "0 contenders ran."
 
 

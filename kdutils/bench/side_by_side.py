@@ -13,8 +13,8 @@ from typing import Any
 import pandas as pd
 
 from kdutils.bench import kd_steps
-from kdutils.bench.kd_steps import CACHED, COMPILED, CONTENDERS, ONLINE, PLAIN
-from kdutils.bench.workloads import Case, growth_cases
+from kdutils.bench.kd_steps import COMPILED, CONTENDERS, PLAIN
+from kdutils.bench.workloads import Case
 from kdutils.grid import local_pool
 from kdutils.io.child_processes import Function, watch
 
@@ -117,15 +117,6 @@ def _row(case: Case, name: str, visits: Sequence[dict[str, Any]]) -> dict[str, A
         "loss_after_update": first["losses"][1],
         "repeats": len(seconds),
     }
-
-
-def measure_growth(*, repeats: int, say: Callable[[str], None] = print) -> list[dict[str, Any]]:
-    """Rows of `measure` for all growth_cases, with columns axis and value."""
-    rows = measure(growth_cases(), (PLAIN, ONLINE, CACHED), repeats=repeats, say=say)
-    places = [row["case"].split("=") for row in rows]
-    return [
-        row | {"axis": axis, "value": int(value)} for row, (axis, value) in zip(rows, places, strict=True)
-    ]
 
 
 def table(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:

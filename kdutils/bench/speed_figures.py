@@ -1,4 +1,4 @@
-"""Figures of notebook 09: time, memory, growth and the distance from what the machine could do."""
+"""Figures of notebook 09: time, memory, grids and the distance from what the machine could do."""
 
 from __future__ import annotations
 
@@ -24,11 +24,6 @@ CONTENDER_STYLE = {
         ("kdutils, cached and compiled", (0.0, 0.0, 0.0), "*"),
     )
 }
-AXIS_LABELS = {
-    "vocabulary": "rows of the vocabulary",
-    "length": "tokens of a text",
-    "batch": "texts in a batch",
-}
 MODE_STYLE = {
     "never": Style("teacher asked at every step", (0.87, 0.56, 0.02), "^"),
     "always": Style("teacher's states kept", _COLOURS[1], "D"),
@@ -51,29 +46,6 @@ def by_contender(table: pd.DataFrame, *, x: str, xlabel: str, fmt: str) -> Figur
         ax.set_yticks(range(len(names)), names)
         ax.set_ylim(len(names) - 0.5, -0.5)
         ax.grid(axis="y", visible=False)
-    return fig
-
-
-def growth(table: pd.DataFrame) -> Figure:
-    """Seconds a step, and below them memory above start, over what grows: columns axis, value, contender."""
-    ran = table[table["repeats"] > 0]
-    axes_there = list(dict.fromkeys(ran["axis"]))
-    fig, panels = plots.panels(2, len(axes_there), height=3.9, sharex="col")
-    quantities = {"seconds_per_step": "seconds a step", "peak_gb_above_start": "GB above start"}
-    places = [(quantity, axis) for quantity in quantities for axis in axes_there]
-    for ax, (quantity, axis) in zip(panels, places, strict=True):
-        part = ran[ran["axis"] == axis]
-        for name, own in part.groupby("contender", sort=False):
-            style = CONTENDER_STYLE[name]
-            ax.plot(own["value"], own[quantity], marker=style.marker, color=style.colour, markersize=3.6)
-        values = sorted(set(part["value"]))
-        ax.set_xscale("log", base=2)
-        ax.set_xticks(values, [f"{value:,}" for value in values], rotation=30, ha="right")
-        ax.minorticks_off()
-        ax.set_ylim(bottom=0)
-        ax.set_ylabel(quantities[quantity] if axis == axes_there[0] else "")
-        ax.set_xlabel(AXIS_LABELS[axis] if quantity == "peak_gb_above_start" else "")
-    _legend(fig, ran)
     return fig
 
 
@@ -106,10 +78,6 @@ def roofline(table: pd.DataFrame) -> Figure:
         ax.annotate(case, top, xytext=(0, 7), textcoords="offset points", ha="center", fontsize=7.5)
     ax.set(xscale="log", yscale="log", xlabel="least seconds by roofline", ylabel="seconds a step, measured")
     ax.set_ylim(top=max(ax.get_ylim()[1], 1.8 * table["seconds_per_step"].max()))  # room for a name
-    _legend(fig, table)
+    there = [CONTENDER_STYLE[name] for name in dict.fromkeys(table["contender"])]
+    plots.figure_legend(fig, there, columns=3)  # five columns are wider than the figure
     return fig
-
-
-def _legend(fig: Figure, table: pd.DataFrame) -> None:
-    """Of the contenders there are; five columns of all of them are wider than the figure."""
-    plots.figure_legend(fig, [CONTENDER_STYLE[name] for name in dict.fromkeys(table["contender"])], columns=3)

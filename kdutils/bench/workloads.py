@@ -24,11 +24,6 @@ if TYPE_CHECKING:
 
 SEED, BETA, RATE = 0, 0.5, 1e-5
 MINI_STUDENT, MINI_TEACHER = "mini-qwen-105k", "mini-qwen-493k"
-AXES = {  # what grows: rows of the vocabulary, tokens of a text, texts in a batch
-    "vocabulary": (8_192, 16_384, 32_768, 65_536),
-    "length": (32, 64, 128, 256),
-    "batch": (2, 4, 8, 16),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,25 +61,6 @@ def case_of(name: str) -> Case:
         teacher = Architecture(hidden=512, layers=8, heads=8, key_heads=8, intermediate=1_408, **shape)
         return Case(name=name, student=student, teacher=teacher, rows=4, length=256, scored=128)
     raise ValueError(f"unknown case {name!r}; choose one of {list(CASES)}")
-
-
-def growth_cases() -> list[Case]:
-    """A case `axis=value` for each value of AXES; the other two stay at the second of their values."""
-    found = []
-    for axis, values in AXES.items():
-        for value in values:
-            at = {name: others[1] for name, others in AXES.items()} | {axis: value}
-            shape = {"heads": 4, "key_heads": 2, "is_tied": True, "has_bias": True, "rows": at["vocabulary"]}
-            case = Case(
-                name=f"{axis}={value}",
-                student=Architecture(hidden=128, layers=2, intermediate=256, **shape),
-                teacher=Architecture(hidden=256, layers=4, intermediate=512, **shape),
-                rows=at["batch"],
-                length=at["length"],
-                scored=at["length"] // 2,
-            )
-            found.append(case)
-    return found
 
 
 def _tokenizer_length(name: str) -> int:

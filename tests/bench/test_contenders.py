@@ -484,18 +484,7 @@ def test_distances_are_of_what_ran():
     assert roofline.table(rows, MACHINE)["seconds"].iloc[-1] == found.loc[CACHED, "bound_seconds"]
 
 
-# --- growth and grids --------------------------------------------------------------------------------------
-
-
-def test_one_number_changes_along_an_axis():
-    found = workloads.growth_cases()
-    assert len(found) == sum(len(values) for values in workloads.AXES.values())
-    for case in found:
-        axis, value = case.name.split("=")
-        numbers = {"vocabulary": case.student.rows, "length": case.length, "batch": case.rows}
-        assert numbers.pop(axis) == int(value)
-        assert all(number == workloads.AXES[name][1] for name, number in numbers.items())
-        assert case.teacher.rows == case.student.rows and case.scored * 2 == case.length
+# --- grids -------------------------------------------------------------------------------------------------
 
 
 def test_the_grid_is_four_students_three_methods_and_three_temperatures():
@@ -579,8 +568,8 @@ def test_fourteen_of_sixteen_steps_of_the_ladder_exceed_their_standard_error():
 def test_the_notebook_is_executed_and_what_it_measured_is_kept(tmp_path):
     root = cache.environment.REPOSITORY
     command = [sys.executable, "-P", "-m", "kdutils", "mini", "--only", "09", "--out", str(tmp_path)]
-    wanted = {"contenders": json.dumps([PLAIN, CACHED]), "repeats": "2", "growth_repeats": "null"}
-    for name, value in (wanted | {"grids": "null"}).items():
+    wanted = {"contenders": json.dumps([PLAIN, CACHED]), "repeats": "2", "grids": "null"}
+    for name, value in wanted.items():
         command += ["-p", name, value]
     plain = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
     plain |= {"PYTHONPATH": str(root), "KDUTILS_DATA": str(tmp_path / "none"), "HF_HUB_OFFLINE": "1"}
