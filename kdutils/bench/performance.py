@@ -63,11 +63,13 @@ class Performance:
         rows: list[dict[str, Any]] = []
         for name in workloads.CASES:
             part, settings = f"case {name}", {"contenders": names, "repeats": repeats}
-            is_asked = name in cases
-            if is_asked or self.record.has(part, settings):
-                case = workloads.case_of(name)
-                make = partial(side_by_side.measure, [case], names, repeats=repeats, say=self.say)
-                rows += self._part(part, settings, make, is_asked=is_asked)
+            case = workloads.case_of(name)
+            make = partial(side_by_side.measure, [case], names, repeats=repeats, say=self.say)
+            if name in cases:
+                rows += self._part(part, settings, make)
+            elif self.record.has(part, settings):  # shown as it is, never measured again
+                rows += Record(self.record.path, __name__).part(part, settings, make)
+                self._parts[part] = False
         self.rows += rows
         return side_by_side.table(rows)
 
@@ -101,13 +103,9 @@ class Performance:
         self.rows += rows
         return pd.DataFrame(rows)
 
-    def _part(
-        self, name: str, settings: dict[str, Any], make: Callable[[], Any], *, is_asked: bool = True
-    ) -> Any:
-        """What is not asked for is shown as it is, never measured again."""
-        record = self.record if is_asked else Record(self.record.path, __name__)
-        self._parts[name] = record.measure == "again" or not record.has(name, settings)
-        return record.part(name, settings, make)
+    def _part(self, name: str, settings: dict[str, Any], make: Callable[[], Any]) -> Any:
+        self._parts[name] = self.record.measure == "again" or not self.record.has(name, settings)
+        return self.record.part(name, settings, make)
 
 
 def missing_peers() -> pd.DataFrame:

@@ -6,6 +6,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -116,8 +117,8 @@ def _by_transformers(model: Any, prompts: Sequence[list[int]], *, rows: int, use
 
 
 PROGRAMS: dict[str, Callable[[Any, Sequence[list[int]]], Texts]] = {
-    AUTHORS: lambda model, prompts: _by_transformers(model, prompts, rows=1, use_cache=False),
-    BATCHED: lambda model, prompts: _by_transformers(model, prompts, rows=BATCH_ROWS, use_cache=True),
+    AUTHORS: partial(_by_transformers, rows=1, use_cache=False),
+    BATCHED: partial(_by_transformers, rows=BATCH_ROWS, use_cache=True),
     OURS: _by_kdutils,
 }
 
@@ -156,16 +157,13 @@ def grid_runs(teacher: str, students: Sequence[str], **settings: Any) -> list[Pl
 
 
 def teacher_of(family: str, folder: Path) -> str:
-    """Name of a family's teacher; the deep one is written to `folder`, with the mini tokenizer.
+    """Name of a family's teacher; the deep one is written to `folder`, with the mini tokenizer."""
+    from kdutils import models
 
-    Raises:
-        ValueError: for another family.
-    """
     if family not in STUDENTS:
         raise ValueError(f"unknown family {family!r}; choose one of {list(STUDENTS)}")
     if family == "mini":
         return MINI_TEACHER
-    from kdutils import models
 
     path = folder / "deep-teacher"
     network_of(DEEP, seed=SEED).save_pretrained(path)
@@ -178,9 +176,6 @@ def grid_seconds(family: str, n_students: int, mode: str, settings: dict[str, An
 
     Further columns: family, students, mode, seconds of the whole grid, training_seconds by method (summed
     over runs), peak_gb of a worker, runs, steps.
-
-    Raises:
-        RuntimeError: if a run failed.
     """
     from kdutils.grid import fill
 
@@ -215,11 +210,7 @@ def grid_seconds(family: str, n_students: int, mode: str, settings: dict[str, An
 def compare_grids(
     family: str, n_students: Sequence[int], *, say: Callable[[str], None] = print, **settings: Any
 ) -> list[dict[str, Any]]:
-    """`grid_seconds` for each number of students in both `mode`s.
-
-    Args:
-        settings: of the runs, where they differ from SETTINGS.
-    """
+    """`grid_seconds` for each number of students in both `mode`s; `settings` of runs go over SETTINGS."""
     rows = []
     for number in n_students:
         for mode in MODES:

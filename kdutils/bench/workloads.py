@@ -46,11 +46,13 @@ def case_of(name: str) -> Case:
     Raises:
         ValueError: for another name.
     """
-    if name == "mini":  # cut to the tokenizer's length: not every program bears rows that only pad
-        student, teacher = (
-            replace(model_shapes.architecture_of(each), rows=_tokenizer_length(each))
-            for each in (MINI_STUDENT, MINI_TEACHER)
-        )
+    if name == "mini":
+        from tokenizers import Tokenizer  # transformers would load torch
+
+        tokenizer = Tokenizer.from_file(f"{model_files.locate(MINI_STUDENT).source}/tokenizer.json")
+        rows = tokenizer.get_vocab_size()  # without those that only pad, which not every program can take
+        shapes = map(model_shapes.architecture_of, (MINI_STUDENT, MINI_TEACHER))
+        student, teacher = (replace(shape, rows=rows) for shape in shapes)
         return Case(name=name, student=student, teacher=teacher, rows=16, domain="math")
     if name == "smollm":
         shape = model_shapes.IN_PACKAGES["SmolLM2-135M"]
@@ -61,12 +63,6 @@ def case_of(name: str) -> Case:
         teacher = Architecture(hidden=512, layers=8, heads=8, key_heads=8, intermediate=1_408, **shape)
         return Case(name=name, student=student, teacher=teacher, rows=4, length=256, scored=128)
     raise ValueError(f"unknown case {name!r}; choose one of {list(CASES)}")
-
-
-def _tokenizer_length(name: str) -> int:
-    from tokenizers import Tokenizer  # transformers would load torch
-
-    return Tokenizer.from_file(model_files.locate(name).source + "/tokenizer.json").get_vocab_size()
 
 
 class Work:
