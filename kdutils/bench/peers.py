@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib
 import importlib.util
 import tempfile
 from collections.abc import Callable, Iterator
@@ -19,7 +18,6 @@ from kdutils.bench.workloads import BETA, Work
 
 Gradients = Callable[[], float]
 PACKAGES = {"trl": "'trl==1.16.0'", "llm_distil": "evaluate 'llm-distil==0.1.0'"}
-PACKAGE_OF = {"TRL GKDTrainer": "trl", "TRL DistillationTrainer": "trl", "llm-distil": "llm_distil"}
 TRAINER = {
     "use_cpu": True,
     "report_to": [],
@@ -29,33 +27,18 @@ TRAINER = {
 }
 
 
-class CannotError(Exception):
-    """A contender that is not installed or cannot do this work; the message says why, and what would help."""
-
-
 def missing() -> dict[str, str]:
     """The command that installs each package of peers that is not there."""
-    return {
-        name: f"python -m pip install {package}"
-        for name, package in PACKAGES.items()
-        if importlib.util.find_spec(name) is None
-    }
-
-
-def _imported(module: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        package = PACKAGES[module.split(".")[0]]
-        raise CannotError(f"not installed: python -m pip install {package} ({error})") from error
+    absent = (name for name in PACKAGES if importlib.util.find_spec(name) is None)
+    return {name: f"python -m pip install {PACKAGES[name]}" for name in absent}
 
 
 @contextlib.contextmanager
 def trl_gkd(work: Work) -> Iterator[Gradients]:
     """TRL's GKDTrainer with lmbda 0: the batch as it is, none of it generated."""
     import datasets
+    from trl.experimental import gkd
 
-    gkd = _imported("trl.experimental.gkd")
     with tempfile.TemporaryDirectory() as folder:
         trainer = gkd.GKDTrainer(
             model=work.student,
@@ -75,13 +58,20 @@ def trl_distillation(work: Work) -> Iterator[Gradients]:
     It takes prompts padded on the left and completions padded on the right.
     """
     import datasets
-
-    trl = _imported("trl")
+    import torch
+    import trl
 
     class Given(trl.DistillationTrainer):
         def _prepare_inputs(self, generation_batch: dict[str, Any]) -> dict[str, Any]:
             return generation_batch
 
+    parts, pad = {}, functools.partial(torch.nn.utils.rnn.pad_sequence, batch_first=True)
+    rows = list(zip(work.encoded["input_ids"][:], work.encoded["n_unscored"][:], strict=True))
+    prompts = [torch.tensor(ids[:n_unscored]) for ids, n_unscored in rows]
+    completions = [torch.tensor(ids[n_unscored:]) for ids, n_unscored in rows]
+    for name, side, own in (("prompt", "left", prompts), ("completion", "right", completions)):
+        parts[f"{name}_ids"] = pad(own, padding_side=side)
+        parts[f"{name}_mask"] = pad([torch.ones_like(ids) for ids in own], padding_side=side)
     with tempfile.TemporaryDirectory() as folder:
         trainer = Given(
             model=work.student,
@@ -91,32 +81,18 @@ def trl_distillation(work: Work) -> Iterator[Gradients]:
             processing_class=_tokenizer(),
         )
         trainer.current_gradient_accumulation_steps = 1
-        yield _step_of(trainer, work, _halves(work))
-
-
-def _halves(work: Work) -> dict[str, Any]:
-    """Prompts and completions of the batch with their masks, as TRL's DistillationTrainer pads them."""
-    import torch
-
-    parts, pad = {}, functools.partial(torch.nn.utils.rnn.pad_sequence, batch_first=True)
-    rows = list(zip(work.encoded["input_ids"][:], work.encoded["n_unscored"][:], strict=True))
-    prompts = [torch.tensor(ids[:n_unscored]) for ids, n_unscored in rows]
-    completions = [torch.tensor(ids[n_unscored:]) for ids, n_unscored in rows]
-    for name, side, own in (("prompt", "left", prompts), ("completion", "right", completions)):
-        parts[f"{name}_ids"] = pad(own, padding_side=side)
-        parts[f"{name}_mask"] = pad([torch.ones_like(ids) for ids in own], padding_side=side)
-    return parts
+        yield _step_of(trainer, work, parts)
 
 
 @contextlib.contextmanager
 def llm_distil(work: Work) -> Iterator[Gradients]:
     """The trainer within llm-distil. It does not shift, so its labels stand where the scored logits are."""
     import torch
+    from llm_distil import kd_trainer
     from transformers import TrainingArguments
 
-    theirs = _imported("llm_distil.kd_trainer")
     with tempfile.TemporaryDirectory() as folder:
-        trainer = theirs._DistillationTrainer(
+        trainer = kd_trainer._DistillationTrainer(
             distillation_method="gkd",
             teacher_model=work.teacher,
             kd_loss_weight=1.0,
@@ -135,11 +111,7 @@ def _step_of(trainer: Any, work: Work, more: dict[str, Any]) -> Gradients:
     batch, n_scored = work.batch, work.batch.scored_BT.sum()
     inputs = {"input_ids": batch.input_ids_BT, "attention_mask": batch.attention_BT} | more
     trainer.model.train()
-
-    def step() -> float:
-        return float(trainer.training_step(trainer.model, dict(inputs), n_scored))
-
-    return step
+    return lambda: float(trainer.training_step(trainer.model, dict(inputs), n_scored))
 
 
 def _tokenizer() -> Any:

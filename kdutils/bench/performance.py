@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from kdutils.bench import peers, scaling, side_by_side, workloads
+from kdutils.bench import peers, side_by_side, whole_runs, workloads
 from kdutils.grid import model_shapes
 from kdutils.grid.machines import Machine, this_machine
 from kdutils.grid.model_shapes import Architecture
@@ -39,15 +39,17 @@ FORMATS = {  # the columns of that table
     "repeats": "",
     "reason": "",
 }
-RECORD, TABLE = "performance.json", "performance.csv"
+COLUMNS = [  # of performance.csv
+    *("case", "contender", "seconds_per_step", "tokens_per_second", "peak_gb_above_start", "loss", "repeats")
+]
 
 
 class Performance:
     """The measurements of one profile."""
 
-    def __init__(self, folder: Path, *, measure: str = "missing", say: Any = print) -> None:
+    def __init__(self, folder: Path, *, measure: str = "missing", say: Callable[[str], None] = print) -> None:
         self.folder, self.say = Path(folder), say
-        self.record = Record(self.folder / RECORD, __name__, measure)
+        self.record = Record(self.folder / "performance.json", __name__, measure)
         self.rows: list[dict[str, Any]] = []  # of performance.csv
         self._parts: dict[str, bool] = {}  # whether each was measured just now
 
@@ -60,48 +62,34 @@ class Performance:
         names = list(names or side_by_side.BY_DEFAULT)
         rows: list[dict[str, Any]] = []
         for name in workloads.CASES:
+            part, settings = f"case {name}", {"contenders": names, "repeats": repeats}
             case = workloads.case_of(name)
-            settings = {"case": asdict(case), "contenders": names, "repeats": repeats}
-            settings |= {"rounds": side_by_side.ROUNDS}
-            part = f"case {name}"
-            if name not in cases and not self.record.has(part, settings):
-                continue
-            make = partial(side_by_side.measure, [case], names, repeats=repeats, progress=self.say)
-            # What is not asked for is shown as it is, never measured again.
-            rows += self._part(part, settings, make, is_asked=name in cases)
+            make = partial(side_by_side.measure, [case], names, repeats=repeats, say=self.say)
+            if name in cases:
+                rows += self._part(part, settings, make)
+            elif self.record.has(part, settings):  # shown as it is, never measured again
+                rows += Record(self.record.path, __name__).part(part, settings, make)
+                self._parts[part] = False
         self.rows += rows
         return side_by_side.table(rows)
 
-    def growth(self, *, repeats: int) -> pd.DataFrame:
-        """Rows of scaling.measure_growth."""
-        settings = {"cases": [asdict(case) for case in scaling.growth_cases().values()], "repeats": repeats}
-        make = partial(scaling.measure_growth, repeats=repeats, progress=self.say)
-        rows = self._part("growth", settings, make)
-        self.rows += rows
-        return pd.DataFrame(rows)
-
     def grids(self, families: Sequence[str], n_students: Sequence[int]) -> pd.DataFrame:
-        """Rows of scaling.compare_grids: each family by number of students and mode."""
-        rows: list[dict[str, Any]] = []
+        """Rows of whole_runs.compare_grids: each family by number of students and mode."""
+        found = []
         for family in families:
-            settings = {"settings": scaling.SETTINGS, "students": list(n_students), "family": family}
-            settings |= {"deep": asdict(scaling.DEEP)}
-            make = partial(scaling.compare_grids, family, n_students, progress=self.say)
-            rows += self._part(f"grid {family}", settings, make)
-        self.rows += map(scaling.grid_row, rows)
-        return pd.DataFrame(rows)
+            make = partial(whole_runs.compare_grids, family, n_students, say=self.say)
+            found.append(self._table(f"grid {family}", {"students": list(n_students)}, make))
+        return pd.concat(found, ignore_index=True)
 
     def evaluation(self, n_items: int, *, repeats: int) -> pd.DataFrame:
-        """Rows of scaling.compare_evaluation."""
-        settings = {"items": n_items, "repeats": repeats, "model": workloads.MINI_STUDENT}
-        make = partial(scaling.compare_evaluation, workloads.MINI_STUDENT, n_items=n_items, repeats=repeats)
-        rows = self._part("evaluation", settings, make)
-        self.rows += map(scaling.evaluation_row, rows)
-        return pd.DataFrame(rows)
+        """Rows of whole_runs.compare_evaluation."""
+        make = partial(whole_runs.compare_evaluation, n_items, repeats=repeats)
+        return self._table("evaluation", {"items": n_items, "repeats": repeats}, make)
 
     def write(self) -> Path:
         """performance.csv of all that was asked for, in `folder`."""
-        return disk.write_csv(self.folder / TABLE, side_by_side.published(self.rows))
+        table = pd.DataFrame(self.rows).reindex(columns=COLUMNS)
+        return disk.write_csv(self.folder / "performance.csv", table)
 
     def measured(self) -> pd.DataFrame:
         """When each part was measured, and whether just now."""
@@ -110,12 +98,14 @@ class Performance:
             for name, is_new in self._parts.items()
         )
 
-    def _part(self, name: str, settings: dict[str, Any], make: Any, *, is_asked: bool = True) -> Any:
-        record = self.record if is_asked else Record(self.record.path, __name__)
-        was_there = record.has(name, settings) and record.measure == "missing"
-        value = record.part(name, settings, make)
-        self._parts[name] = not was_there
-        return value
+    def _table(self, name: str, settings: dict[str, Any], make: Callable[[], Any]) -> pd.DataFrame:
+        rows = self._part(name, settings, make)
+        self.rows += rows
+        return pd.DataFrame(rows)
+
+    def _part(self, name: str, settings: dict[str, Any], make: Callable[[], Any]) -> Any:
+        self._parts[name] = self.record.measure == "again" or not self.record.has(name, settings)
+        return self.record.part(name, settings, make)
 
 
 def missing_peers() -> pd.DataFrame:
@@ -151,14 +141,15 @@ def regimes() -> pd.DataFrame:
         return model_shapes.forward_flops(teacher, 80, context=80, scored=0) / trained
 
     real = [f"Qwen/Qwen2.5-{size}" for size in ("0.5B", "1.5B", "3B", "7B")]
-    teachers = {
-        "mini": (model_shapes.architecture_of(scaling.MINI_TEACHER), scaling.STUDENTS["mini"]),
-        "deep teacher": (scaling.DEEP, scaling.STUDENTS["deep teacher"]),
-        "Qwen2.5-14B, not made here": (model_shapes.HUB["Qwen/Qwen2.5-14B"], real),
-    }
+    mini = model_shapes.architecture_of(workloads.MINI_TEACHER)
+    grids = (
+        ("mini", mini, whole_runs.STUDENTS["mini"]),
+        ("deep teacher", whole_runs.DEEP, whole_runs.STUDENTS["deep teacher"]),
+        ("Qwen2.5-14B, not made here", model_shapes.HUB["Qwen/Qwen2.5-14B"], real),
+    )
     return pd.DataFrame(
         {"grid": grid, "student": student, "ratio": ratio(student, teacher)}
-        for grid, (teacher, students) in teachers.items()
+        for grid, teacher, students in grids
         for student in students
     )
 
@@ -196,17 +187,6 @@ def sentences(table: pd.DataFrame) -> list[str]:
     return said
 
 
-def growth_alt(table: pd.DataFrame) -> str:
-    """How many times time and memory grow from the first value of each axis to the last, in words."""
-    parts = []
-    for (axis, name), part in table[table["repeats"] > 0].groupby(["axis", "contender"], sort=False):
-        first, last = part.iloc[0], part.iloc[-1]
-        times = last["seconds_per_step"] / first["seconds_per_step"]
-        text = f"{axis} from {first['value']} to {last['value']}, {name}: {times:.1f} times the seconds, "
-        parts.append(text + f"{first['peak_gb_above_start']:.2f} to {last['peak_gb_above_start']:.2f} GB")
-    return "; ".join(parts) + "." if parts else "0 contenders ran."
-
-
 def grid_ratios(table: pd.DataFrame) -> pd.DataFrame:
     """What keeping the teacher's states saves: a row a family and number of students.
 
@@ -215,11 +195,12 @@ def grid_ratios(table: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for (family, students), part in table.groupby(["family", "students"], sort=False):
-        by_mode = {row["mode"]: row for row in part.to_dict("records")}
-        kept, never = by_mode["always"], by_mode["never"]
+        by_mode = part.set_index("mode")
+        kept, never = by_mode.loc["always"], by_mode.loc["never"]
         row = {"family": family, "students": students, "runs": kept["runs"]}
         row |= {"kept, s": kept["seconds"], "never, s": never["seconds"]}
         row["ratio"] = never["seconds"] / kept["seconds"]
-        trained = kept["training_seconds"].items()
-        rows.append(row | {f"ratio, {name}": never["training_seconds"][name] / s for name, s in trained})
+        for name, seconds in kept["training_seconds"].items():
+            row[f"ratio, {name}"] = never["training_seconds"][name] / seconds
+        rows.append(row)
     return pd.DataFrame(rows)

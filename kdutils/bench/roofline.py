@@ -7,12 +7,12 @@ product of 1024 x 1024, or than its bytes at the rate of a copy; the bound is th
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from kdutils.bench.kd_steps import BFLOAT16, CACHED, COMPILED
+from kdutils.bench.kd_steps import CACHED, CONTENDERS
 from kdutils.bench.workloads import case_of
 from kdutils.grid.machines import Machine
 from kdutils.grid.model_shapes import Architecture, forward_flops, training_flops
@@ -21,14 +21,7 @@ from kdutils.grid.model_shapes import Architecture, forward_flops, training_flop
 # written and read; those of the student too, then overwritten by their gradient, which is read twice.
 LOGIT_PASSES = 7
 OPTIMISER_PASSES = 7  # weight, gradient and two moments are read, all but the gradient are written
-
-
-class Phase(NamedTuple):
-    """A part of a step."""
-
-    name: str
-    flops: float
-    bytes: float  # read or written, of what does not fit into a cache
+Phase = tuple[str, float, float]  # name, FLOPs, bytes read or written of what does not fit into a cache
 
 
 def phases(
@@ -49,59 +42,59 @@ def phases(
         is_cached: the teacher's states are read; else its body runs.
         product_bytes: of a number in a product and of a logit: 4 for float32, 2 for bfloat16.
     """
-    size, tokens = product_bytes, padded_tokens
-    how = {"context": length, "scored": 0}
-    body = 3 * size * student.body  # forward, gradient of inputs, gradient of weights
-    found = [Phase("student's body", training_flops(student, tokens, **how), body)]
+    size, how = product_bytes, {"context": length, "scored": 0}
+    # Three products each: forward, gradient of inputs, gradient of weights.
+    weights = 3 * student.head + teacher.head
     if is_cached:
-        found.append(Phase("teacher's states", 0, size * scored * teacher.hidden))
+        of_teacher = ("teacher's states", 0, size * scored * teacher.hidden)
     else:
-        found.append(Phase("teacher's body", forward_flops(teacher, tokens, **how), size * teacher.body))
-    heads = 2 * scored * (3 * student.head + teacher.head)
-    found.append(Phase("products of the heads", heads, size * (3 * student.head + teacher.head)))
-    found.append(Phase("divergence of logits", 0, LOGIT_PASSES * size * scored * student.rows))
-    found.append(Phase("optimiser", 0, 4 * OPTIMISER_PASSES * student.parameters))
-    return found
+        flops = forward_flops(teacher, padded_tokens, **how)
+        of_teacher = ("teacher's body", flops, size * teacher.body)
+    return [
+        ("student's body", training_flops(student, padded_tokens, **how), size * 3 * student.body),
+        of_teacher,
+        ("products of the heads", 2 * scored * weights, size * weights),
+        ("divergence of logits", 0, LOGIT_PASSES * size * scored * student.rows),
+        ("optimiser", 0, 4 * OPTIMISER_PASSES * student.parameters),
+    ]
 
 
 def bound(found: list[Phase], machine: Machine, *, product_bytes: int = 4) -> pd.DataFrame:
     """The least seconds of each phase on a machine: columns phase, flops, bytes, seconds, limited_by."""
     rate = machine.flops if product_bytes == 2 else machine.flops_float32 or machine.flops
-    table = pd.DataFrame(found).rename(columns={"name": "phase"})
+    table = pd.DataFrame(found, columns=["phase", "flops", "bytes"])
     products, copies = table["flops"] / rate, table["bytes"] / machine.bytes_per_second
     limited_by = np.where(products >= copies, "products", "memory")
     return table.assign(seconds=np.maximum(products, copies), limited_by=limited_by)
 
 
-def phases_of(row: Mapping[str, Any]) -> list[Phase]:
-    """The phases of the step that a row of side_by_side.measure describes."""
-    case, sizes = case_of(row["case"]), {key: int(row[key]) for key in ("padded_tokens", "length", "scored")}
-    is_cached = row["contender"] in (CACHED, BFLOAT16, COMPILED)
-    return phases(case.student, case.teacher, is_cached=is_cached, product_bytes=_product_bytes(row), **sizes)
+def bound_of(row: Mapping[str, Any], machine: Machine) -> pd.DataFrame:
+    """`bound` of the step that a row of side_by_side.measure describes."""
+    case, contender = case_of(row["case"]), CONTENDERS[row["contender"]]
+    how = {key: int(row[key]) for key in ("padded_tokens", "length", "scored")}
+    how["product_bytes"] = contender.product_bytes
+    found = phases(case.student, case.teacher, is_cached=contender.is_cached, **how)
+    return bound(found, machine, product_bytes=contender.product_bytes)
 
 
 def distances(rows: Iterable[Mapping[str, Any]], machine: Machine) -> pd.DataFrame:
-    """How far each measured row is from its bound: columns case, contender, bound_seconds, seconds_per_step,
+    """How far each measured row is from its bound: columns case, contender, seconds_per_step, bound_seconds,
     times_the_bound.
     """
     found = []
     for row in (row for row in rows if row["repeats"]):
-        least = bound(phases_of(row), machine, product_bytes=_product_bytes(row))["seconds"].sum()
+        least = bound_of(row, machine)["seconds"].sum()
         entry = {key: row[key] for key in ("case", "contender", "seconds_per_step")}
         found.append(entry | {"bound_seconds": least, "times_the_bound": row["seconds_per_step"] / least})
     return pd.DataFrame(found)
 
 
-def _product_bytes(row: Mapping[str, Any]) -> int:
-    return 2 if row["contender"] == BFLOAT16 else 4
-
-
 def table(rows: Iterable[Mapping[str, Any]], machine: Machine) -> pd.DataFrame:
-    """`bound` of the step with cached states of every case that ran, with a column case and a sum."""
+    """`bound_of` the step with cached states of every case that ran, with a column case and a sum."""
     parts = []
     for row in rows:
         if row["repeats"] and row["contender"] == CACHED:
-            found = bound(phases_of(row), machine)
+            found = bound_of(row, machine)
             whole = found[["flops", "bytes", "seconds"]].sum().to_dict() | {"phase": "all", "limited_by": ""}
             parts.append(pd.concat([found, pd.DataFrame([whole])]).assign(case=row["case"]))
     columns = ["case", "phase", "flops", "bytes", "seconds", "limited_by"]

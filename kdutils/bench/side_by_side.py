@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import pandas as pd
@@ -18,14 +18,10 @@ from kdutils.bench.workloads import Case
 from kdutils.io import child_processes
 from kdutils.io.child_processes import Function, watch
 
-COLUMNS = [
-    *("case", "contender", "seconds_per_step", "tokens_per_second", "peak_gb_above_start", "loss", "repeats"),
-]
 ROUNDS = 2  # visits of each contender
 SAME_LOSS = 1e-4  # nats a token, absolute
 LIMIT_SECONDS = 900  # of a visit
 BY_DEFAULT = [name for name in CONTENDERS if name != COMPILED]  # compiling takes minutes; it can be named
-Progress = Callable[[str], None]
 
 
 def measure(
@@ -34,7 +30,7 @@ def measure(
     *,
     repeats: int,
     n_threads: int | None = None,
-    progress: Progress | None = None,
+    say: Callable[[str], None] = print,
 ) -> list[dict[str, Any]]:
     """What each contender took for each case, a row each in their order.
 
@@ -56,11 +52,9 @@ def measure(
     for number in range(ROUNDS):
         steps = repeats // ROUNDS + (number < repeats % ROUNDS)
         for name in names if number % 2 == 0 else reversed(names):
-            if any("cannot" in visit for case in cases for visit in found.get((case.name, name), [])):
+            if any("cannot" in each for case in cases for each in found.get((case.name, name), [])):
                 continue  # it failed in the round before
-            if progress:
-                what = ", ".join(case.name for case in cases)
-                progress(f"{what}: {name}, round {number + 1} of {ROUNDS}")
+            say(f"{', '.join(case.name for case in cases)}: {name}, round {number + 1} of {ROUNDS}")
             for case, answer in zip(cases, visit(cases, name, steps, n_threads), strict=True):
                 found.setdefault((case.name, name), []).append(answer)
     return [_row(case, name, found[case.name, name]) for case in cases for name in names]
@@ -71,39 +65,56 @@ def visit(cases: Sequence[Case], name: str, steps: int, n_threads: int) -> list[
     hindrances = [kd_steps.hindrance(case, name) for case in cases]
     if all(hindrances):
         return [{"case": case.name, "cannot": why} for case, why in zip(cases, hindrances, strict=True)]
+    env = {"OMP_NUM_THREADS": str(n_threads), "KDUTILS_COMPILE": CONTENDERS[name].compile_backend}
+    limit = LIMIT_SECONDS * len(cases)
+    arguments = (list(cases), name, steps, n_threads)
+    answers, reason = in_child(kd_steps.visit, *arguments, env=env, timeout_seconds=limit)
+    return answers + [{"case": case.name, "cannot": reason} for case in cases[len(answers) :]]
+
+
+def in_child(
+    function: Callable[..., Iterable[Any]],
+    *arguments: Any,
+    env: dict[str, str],
+    timeout_seconds: float | None = None,
+) -> tuple[list[Any], str]:
+    """What a function gives in a process of its own, and why that process ended; "" if it ended well."""
     # Forked from a process that has imported torch and transformers: half a visit would be imports.
     common = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     context = child_processes.forking("kdutils.teacher", common)
-    env = os.environ | common | {"OMP_NUM_THREADS": str(n_threads)} | kd_steps.ENVIRONMENT[name]
-    answers: list[dict[str, Any]] = []
-    arguments = (list(cases), name, steps, n_threads)
-    with Function(kd_steps.visit, arguments, env=env, context=context) as child:
-        watch([child], answers.append, timeout_seconds=LIMIT_SECONDS * len(cases))
-        reason = child.reason()
-    return answers + [{"case": case.name, "cannot": reason} for case in cases[len(answers) :]]
+    answers: list[Any] = []
+    with Function(_serve, (function, *arguments), env=os.environ | common | env, context=context) as child:
+        codes = watch([child], answers.append, timeout_seconds=timeout_seconds)
+        return answers, "" if codes == [0] else child.reason()
+
+
+def _serve(pipe: Any, function: Callable[..., Iterable[Any]], *arguments: Any) -> None:
+    import torch
+
+    torch.set_flush_denormal(True)
+    for answer in function(*arguments):
+        pipe.send(answer)
 
 
 def _row(case: Case, name: str, visits: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """One contender's row: medians over the steps of all visits; the largest of their peaks."""
-    reason = next((visit["cannot"] for visit in visits if "cannot" in visit), "")
+    reason = next((each["cannot"] for each in visits if "cannot" in each), "")
     row = {"case": case.name, "contender": name, "reason": reason, "repeats": 0}
     if reason:
         return row
     seconds = [each for visit in visits for each in visit["seconds"]]
     median = statistics.median(seconds)
-    used = [each for visit in visits for each in visit["cpu_seconds"]]
-    sizes = {key: visits[0][key] for key in ("tokens", "padded_tokens", "length", "scored")}
+    first = visits[0]
     return row | {
-        **sizes,
+        **{key: first[key] for key in ("tokens", "padded_tokens", "length", "scored", "memory_by")},
         "seconds_per_step": median,
         "seconds": seconds,
-        "cores_busy": sum(used) / sum(seconds),
-        "tokens_per_second": sizes["tokens"] / median,
+        "cores_busy": sum(sum(visit["cpu_seconds"]) for visit in visits) / sum(seconds),
+        "tokens_per_second": first["tokens"] / median,
         "peak_gb_above_start": max(visit["peak_gb"] - visit["start_gb"] for visit in visits),
         "start_gb": max(visit["start_gb"] for visit in visits),
-        "loss": visits[0]["losses"][0],
-        "loss_after_update": visits[0]["losses"][1],
-        "memory_by": visits[0]["memory_by"],
+        "loss": first["losses"][0],
+        "loss_after_update": first["losses"][1],
         "repeats": len(seconds),
     }
 
@@ -114,27 +125,15 @@ def table(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
     `same_loss` says whether the losses before and after the first update are within SAME_LOSS of those of
     the plain loop (of the first contender there is, without one); it is None for one that did not run.
     """
-    frame = pd.DataFrame(rows)
-    for column in (*COLUMNS, "loss_after_update", "reason"):
-        if column not in frame:
-            frame[column] = None
+    frame = pd.DataFrame(rows, columns=None if rows else ["case", "contender", "repeats"])
     frame["same_loss"] = None
-    for _, part in frame.groupby("case", sort=False):
-        ran = part[part["repeats"] > 0]
-        if ran.empty:
-            continue
-        judge = ran[ran["contender"] == PLAIN] if (ran["contender"] == PLAIN).any() else ran
-        for column in ("loss", "loss_after_update"):
-            apart = (ran[column] - judge[column].iloc[0]).abs().astype(float)
-            frame.loc[ran.index, f"{column}_apart"] = apart
-        apart = frame.loc[ran.index, ["loss_apart", "loss_after_update_apart"]].max(axis=1)
-        frame.loc[ran.index, "same_loss"] = (apart <= SAME_LOSS).astype(object)
-        base = ran.iloc[0]
-        frame.loc[ran.index, "times_faster"] = base["seconds_per_step"] / ran["seconds_per_step"]
-        frame.loc[ran.index, "of_its_memory"] = ran["peak_gb_above_start"] / base["peak_gb_above_start"]
+    for _, part in frame[frame["repeats"] > 0].groupby("case", sort=False):
+        base = part.iloc[0]
+        judge = part[part["contender"] == PLAIN].iloc[0] if PLAIN in set(part["contender"]) else base
+        of_loss = ["loss", "loss_after_update"]
+        apart = (part[of_loss] - judge[of_loss]).abs().astype(float).add_suffix("_apart")
+        frame.loc[part.index, apart.columns] = apart
+        frame.loc[part.index, "same_loss"] = (apart.max(axis=1) <= SAME_LOSS).astype(object)
+        frame.loc[part.index, "times_faster"] = base["seconds_per_step"] / part["seconds_per_step"]
+        frame.loc[part.index, "of_its_memory"] = part["peak_gb_above_start"] / base["peak_gb_above_start"]
     return frame
-
-
-def published(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """The rows as performance.csv has them: COLUMNS."""
-    return pd.DataFrame(rows).reindex(columns=COLUMNS)

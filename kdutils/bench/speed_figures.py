@@ -1,4 +1,4 @@
-"""Figures of notebook 09: time, memory, growth and the distance from what the machine could do."""
+"""Figures of notebook 09: time, memory, grids and the distance from what the machine could do."""
 
 from __future__ import annotations
 
@@ -12,19 +12,17 @@ from kdutils.report.styles import GREY, Style
 _COLOURS = styles.ordered_colours(3)
 # Ours in shades of one colour, the plain loop and the peers each in its own.
 CONTENDER_STYLE = {
-    "TRL GKDTrainer": Style("TRL GKDTrainer", (0.80, 0.47, 0.74), "s"),
-    "TRL DistillationTrainer": Style("TRL DistillationTrainer", (0.84, 0.37, 0.0), "P"),
-    "llm-distil": Style("llm-distil", (0.58, 0.58, 0.58), "X"),
-    "plain loop": Style("plain loop", (0.87, 0.56, 0.02), "^"),
-    "kdutils": Style("kdutils", _COLOURS[0], "o"),
-    "kdutils, cached states": Style("kdutils, cached states", _COLOURS[1], "D"),
-    "kdutils, cached states, bfloat16": Style("kdutils, cached states, bfloat16", _COLOURS[2], "v"),
-    "kdutils, cached and compiled": Style("kdutils, cached and compiled", (0.0, 0.0, 0.0), "*"),
-}
-AXIS_LABELS = {
-    "vocabulary": "rows of the vocabulary",
-    "length": "tokens of a text",
-    "batch": "texts in a batch",
+    name: Style(name, colour, marker)
+    for name, colour, marker in (
+        ("TRL GKDTrainer", (0.80, 0.47, 0.74), "s"),
+        ("TRL DistillationTrainer", (0.84, 0.37, 0.0), "P"),
+        ("llm-distil", (0.58, 0.58, 0.58), "X"),
+        ("plain loop", (0.87, 0.56, 0.02), "^"),
+        ("kdutils", _COLOURS[0], "o"),
+        ("kdutils, cached states", _COLOURS[1], "D"),
+        ("kdutils, cached states, bfloat16", _COLOURS[2], "v"),
+        ("kdutils, cached and compiled", (0.0, 0.0, 0.0), "*"),
+    )
 }
 MODE_STYLE = {
     "never": Style("teacher asked at every step", (0.87, 0.56, 0.02), "^"),
@@ -35,15 +33,11 @@ MODE_STYLE = {
 def by_contender(table: pd.DataFrame, *, x: str, xlabel: str, fmt: str) -> Figure:
     """A quantity of each contender with its number, a panel a case: columns case, contender, repeats, `x`."""
     ran = table[table["repeats"] > 0]
-    cases = list(dict.fromkeys(ran["case"]))
     names = [name for name in CONTENDER_STYLE if name in set(ran["contender"])]
-    fig, axes = plots.panels(1, len(cases), height=1.0 + 0.3 * len(names), sharey=True)
-    for ax, case in zip(axes, cases, strict=True):
-        part = ran[ran["case"] == case].set_index("contender")
-        for place, name in enumerate(names):
-            if name not in part.index:
-                continue
-            value, style = float(part.loc[name, x]), CONTENDER_STYLE[name]
+    fig, axes = plots.panels(1, ran["case"].nunique(), height=1.0 + 0.3 * len(names), sharey=True)
+    for ax, (case, part) in zip(axes, ran.groupby("case", sort=False), strict=True):
+        for name, value in zip(part["contender"], part[x].astype(float), strict=True):
+            place, style = names.index(name), CONTENDER_STYLE[name]
             ax.plot([0, value], [place, place], color="0.85", linewidth=1.2, zorder=1)
             ax.plot(value, place, style.marker, color=style.colour, markersize=4.5)
             how = {"xytext": (4, 0), "textcoords": "offset points", "va": "center", "fontsize": 7}
@@ -55,36 +49,10 @@ def by_contender(table: pd.DataFrame, *, x: str, xlabel: str, fmt: str) -> Figur
     return fig
 
 
-def growth(table: pd.DataFrame) -> Figure:
-    """Seconds a step, and below them memory above start, over what grows: columns axis, value, contender."""
-    ran = table[table["repeats"] > 0]
-    axes_there = list(dict.fromkeys(ran["axis"]))
-    fig, panels = plots.panels(2, len(axes_there), height=3.9, sharex="col")
-    quantities = {"seconds_per_step": "seconds a step", "peak_gb_above_start": "GB above start"}
-    for row, (quantity, label) in enumerate(quantities.items()):
-        for column, axis in enumerate(axes_there):
-            ax = panels[row * len(axes_there) + column]
-            part = ran[ran["axis"] == axis]
-            for name, own in part.groupby("contender", sort=False):
-                style = CONTENDER_STYLE[name]
-                ax.plot(own["value"], own[quantity], marker=style.marker, color=style.colour, markersize=3.6)
-            values = sorted(set(part["value"]))
-            ax.set_xscale("log", base=2)
-            ax.set_xticks(values, [f"{value:,}" for value in values], rotation=30, ha="right")
-            ax.minorticks_off()
-            ax.set_ylim(bottom=0)
-            ax.set_ylabel(label if column == 0 else "")
-            ax.set_xlabel(AXIS_LABELS[axis] if row == 1 else "")
-    _legend(fig, ran)
-    return fig
-
-
 def grids(table: pd.DataFrame) -> Figure:
     """Seconds of whole grids over the number of students: columns family (a panel each), mode, students."""
-    families = list(dict.fromkeys(table["family"]))
-    fig, axes = plots.panels(1, len(families), height=2.4)
-    for ax, family in zip(axes, families, strict=True):
-        part = table[table["family"] == family]
+    fig, axes = plots.panels(1, table["family"].nunique(), height=2.4)
+    for ax, (family, part) in zip(axes, table.groupby("family", sort=False), strict=True):
         for mode, own in part.groupby("mode", sort=False):
             style = MODE_STYLE[mode]
             ax.plot(own["students"], own["seconds"], marker=style.marker, color=style.colour)
@@ -110,10 +78,6 @@ def roofline(table: pd.DataFrame) -> Figure:
         ax.annotate(case, top, xytext=(0, 7), textcoords="offset points", ha="center", fontsize=7.5)
     ax.set(xscale="log", yscale="log", xlabel="least seconds by roofline", ylabel="seconds a step, measured")
     ax.set_ylim(top=max(ax.get_ylim()[1], 1.8 * table["seconds_per_step"].max()))  # room for a name
-    _legend(fig, table)
+    there = [CONTENDER_STYLE[name] for name in dict.fromkeys(table["contender"])]
+    plots.figure_legend(fig, there, columns=3)  # five columns are wider than the figure
     return fig
-
-
-def _legend(fig: Figure, table: pd.DataFrame) -> None:
-    """Of the contenders there are; five columns of all of them are wider than the figure."""
-    plots.figure_legend(fig, [CONTENDER_STYLE[name] for name in dict.fromkeys(table["contender"])], columns=3)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from kdutils.encoding import Batch
 
 SEED, BETA, RATE = 0, 0.5, 1e-5
-MINI_STUDENT, MINI_TEACHER, MINI_ROWS = "mini-qwen-105k", "mini-qwen-493k", 16
+MINI_STUDENT, MINI_TEACHER = "mini-qwen-105k", "mini-qwen-493k"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,12 +46,14 @@ def case_of(name: str) -> Case:
     Raises:
         ValueError: for another name.
     """
-    if name == "mini":  # cut to the tokenizer's length: not every program bears rows that only pad
-        student, teacher = (
-            replace(model_shapes.architecture_of(each), rows=_tokenizer_length(each))
-            for each in (MINI_STUDENT, MINI_TEACHER)
-        )
-        return Case(name=name, student=student, teacher=teacher, rows=MINI_ROWS, domain="math")
+    if name == "mini":
+        from tokenizers import Tokenizer  # transformers would load torch
+
+        tokenizer = Tokenizer.from_file(f"{model_files.locate(MINI_STUDENT).source}/tokenizer.json")
+        rows = tokenizer.get_vocab_size()  # without those that only pad, which not every program can take
+        shapes = map(model_shapes.architecture_of, (MINI_STUDENT, MINI_TEACHER))
+        student, teacher = (replace(shape, rows=rows) for shape in shapes)
+        return Case(name=name, student=student, teacher=teacher, rows=16, domain="math")
     if name == "smollm":
         shape = model_shapes.IN_PACKAGES["SmolLM2-135M"]
         return Case(name=name, student=shape, teacher=shape, rows=4, length=160, scored=80)
@@ -61,12 +63,6 @@ def case_of(name: str) -> Case:
         teacher = Architecture(hidden=512, layers=8, heads=8, key_heads=8, intermediate=1_408, **shape)
         return Case(name=name, student=student, teacher=teacher, rows=4, length=256, scored=128)
     raise ValueError(f"unknown case {name!r}; choose one of {list(CASES)}")
-
-
-def _tokenizer_length(name: str) -> int:
-    from tokenizers import Tokenizer  # transformers would load torch
-
-    return Tokenizer.from_file(model_files.locate(name).source + "/tokenizer.json").get_vocab_size()
 
 
 class Work:
@@ -121,20 +117,16 @@ class Work:
         """What costs are counted from: tokens, those with padding, the length of the batch, scored tokens."""
         batch = self.batch
         n_rows, length = batch.input_ids_BT.shape
-        return {
-            "tokens": int(batch.attention_BT.sum()),
-            "padded_tokens": n_rows * length,
-            "length": length,
-            "scored": int(batch.scored_BT.sum()),
-        }
+        tokens, scored = int(batch.attention_BT.sum()), int(batch.scored_BT.sum())
+        return {"tokens": tokens, "padded_tokens": n_rows * length, "length": length, "scored": scored}
 
     def optimiser(self) -> Any:
-        """The same for everyone, with its moments in memory, as they are in every step but the first."""
+        """The same for every program, with its moments in memory, as in every step but the first."""
         import torch
 
         adamw = torch.optim.AdamW(self.student.parameters(), lr=RATE, fused=True)
         for weight in self.student.parameters():
-            # Filled, since the system gives memory that reads as zero only once something is written.
+            # Written to, since the system gives memory that reads as zero only then.
             moments = {name: torch.empty_like(weight).fill_(0.0) for name in ("exp_avg", "exp_avg_sq")}
             adamw.state[weight] = {"step": torch.tensor(0.0)} | moments
         return adamw

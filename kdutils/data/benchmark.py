@@ -1,9 +1,8 @@
-"""Real questions: the items of $KDUTILS_DATA/data, or those that LLM-Adapters released.
+"""Real questions: the items of $KDUTILS_DATA/data, or those that LLM-Adapters released, in one schema.
 
-Both are read into one schema. In the release, what is trained on are math_10k and commonsense_15k, with the
-responses as they were released: the rationales of math_10k were written by ChatGPT, and those that end in
-another answer than the gold one are trained on too, as the authors did. `Benchmark.n_wrong_responses` says
-how many those are.
+In the release, what is trained on are math_10k and commonsense_15k, with the responses as they were released:
+the rationales of math_10k were written by ChatGPT, and those that end in another answer than the gold one are
+trained on too, as the authors did.
 
 Train and validation items come from one pool, in an order that depends on ids alone: train items are its
 first ones, validation items its last, so asking for more of either keeps those that were there.
@@ -17,12 +16,12 @@ import os
 import re
 from collections import Counter
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cache
 from pathlib import Path
 
 from kdutils import answers
 from kdutils.answers import with_scorable_answer
-from kdutils.constants import CHOICE_TASKS, DOMAIN_TASKS, INSTRUCTION_TASKS, MATH_TASKS, TASK_LABELS
+from kdutils.constants import CHOICE_TASKS, DOMAIN_TASKS, INSTRUCTION_TASKS, MATH_TASKS
 from kdutils.data import contamination, llm_adapters
 from kdutils.io import disk
 from kdutils.items import DataError, Item, item_of, json_lines, letters_and_digits, short_enough
@@ -35,6 +34,7 @@ TRAIN_FILES = {
     "commonsense": ("commonsense_train", "commonsense_valrest_train"),
     "instruction": ("instruct_train",),  # instruct_alpaca_nc_train is for non-commercial use only
 }
+BARE_RESPONSE = "The answer is {}."  # to a math item without a rationale
 # Sets that are trained on and have no test set here -> the task that reads answers as they need it.
 READ_AS = {"mawps": "singleeq", "rasbt_instruct": "dolly", "selfinst_seed": "selfinst"}
 
@@ -43,34 +43,10 @@ READ_AS = {"mawps": "singleeq", "rasbt_instruct": "dolly", "selfinst_seed": "sel
 class Benchmark:
     """The items of one domain."""
 
-    source: str  # where they are from, for messages and reports
+    source: str  # where they are from, for messages
     domain: str
     pool: tuple[Item, ...]  # all that may be trained on, in the order in which it is
     test: tuple[Item, ...]  # task after task; within each in an order that depends on ids alone
-    without_reference: dict[str, int]  # task -> test items left out, as there is nothing to score against
-
-    @cached_property
-    def n_wrong_responses(self) -> int:
-        """How many responses of the pool end in another answer than the gold one."""
-        return sum(not ends_in(item, item.answer) for item in self.pool)
-
-    def remarks(self) -> list[str]:
-        """What a reader of results must know about these items, a sentence each."""
-        said = [
-            f"{self.domain.capitalize()} items of {self.source}: {len(self.pool):,} to train on, "
-            f"{len(self.test):,} to test."
-        ]
-        if self.n_wrong_responses:
-            share = self.n_wrong_responses / len(self.pool)
-            said.append(
-                f"{self.n_wrong_responses:,} of the responses to train on ({share:.0%}) end in another "
-                "answer than the gold one; they are trained on as released."
-            )
-        said += [
-            f"{count} {TASK_LABELS[task]} items have no reference answer and are left out of the test set."
-            for task, count in self.without_reference.items()
-        ]
-        return said
 
     def split(
         self, *, train_items: int, validation_items: int, max_item_characters: int | None = None
@@ -168,28 +144,28 @@ def _files(folder: Path, domain: str) -> list[Path]:
 
 @cache
 def _read(folder: Path | None, domain: str, named: str) -> Benchmark:
-    return _read_release(domain) if folder is None else _read_folder(folder, domain)
-
-
-def _read_folder(folder: Path, domain: str) -> Benchmark:
-    pool: list[Item] = []
-    test: list[Item] = []
-    without_reference: Counter[str] = Counter()
-    for path in _files(folder, domain):
-        items = []
-        for where, record in json_lines(path):
-            if domain == "instruction" and not record.get("answer"):
-                without_reference[str(record.get("task"))] += 1
-                continue
-            items.append(_item(record, where))
-        if path.parent.name == "train":
-            pool += items
-        else:
-            test += in_order(items)
+    tasks = DOMAIN_TASKS[domain]
+    if folder is None:
+        source = f"LLM-Adapters at {llm_adapters.PINNED.commit[:12]}"
+        parts = [_released_items(llm_adapters.TRAIN_FILES[domain], domain)]
+        parts += [_released_items(llm_adapters.TEST_FILES[task], domain, task) for task in tasks]
+    else:
+        source, parts = str(folder), [_folder_items(path, domain) for path in _files(folder, domain)]
+    pool = [item for part in parts[: -len(tasks)] for item in part]
+    test = [item for part in parts[-len(tasks) :] for item in in_order(part)]
     ids = Counter(item.id for item in [*pool, *test])
     if repeated := [name for name, count in ids.items() if count > 1]:
-        raise DataError(f"{folder}: id {repeated[0]!r} stands there twice; make ids unique")
-    return Benchmark(str(folder), domain, in_order(pool), tuple(test), dict(without_reference))
+        raise DataError(f"{source}: id {repeated[0]!r} stands there twice; make ids unique")
+    return Benchmark(source, domain, in_order(pool), tuple(test))
+
+
+def _folder_items(path: Path, domain: str) -> list[Item]:
+    """The items of a file of $KDUTILS_DATA/data; instructions without a reference cannot be scored."""
+    return [
+        _item(record, where)
+        for where, record in json_lines(path)
+        if domain != "instruction" or record.get("answer")
+    ]
 
 
 def _item(record: dict, where: str) -> Item:
@@ -199,12 +175,8 @@ def _item(record: dict, where: str) -> Item:
     if record["task"] in INSTRUCTION_TASKS:
         record["response"] = record.get("answer")
     elif record["task"] in MATH_TASKS and not record.get("rationale"):  # some test items have none
-        record["response"] = _bare_response(record.get("answer"))
+        record["response"] = BARE_RESPONSE.format(record.get("answer"))
     return item_of(record, where=where)
-
-
-def _bare_response(answer: str | None) -> str:
-    return f"The answer is {answer}."
 
 
 def ends_in(item: Item, answer: str) -> bool:
@@ -221,20 +193,11 @@ def ends_in(item: Item, answer: str) -> bool:
 # --- the release of LLM-Adapters -----------------------------------------------------------------------
 
 
-def _read_release(domain: str) -> Benchmark:
-    pool = _released_items(llm_adapters.TRAIN_FILES[domain], domain)
-    test: list[Item] = []
-    for task in DOMAIN_TASKS[domain]:
-        items = _released_items(llm_adapters.TEST_FILES[task], domain, task)
-        test += in_order([_without_wrong_rationale(item) for item in items])
-    source = f"LLM-Adapters at {llm_adapters.PINNED.commit[:12]}"
-    return Benchmark(source, domain, in_order(pool), tuple(test), {})
-
-
 def _released_items(name: str, domain: str, task: str | None = None) -> list[Item]:
     """The items of a released file; without `task`, of the tasks that their answers are read by.
 
-    Questions are stripped of blanks around them, as in $KDUTILS_DATA/data. Responses stay as they are.
+    Questions are stripped of blanks around them, as in $KDUTILS_DATA/data. Responses to train on stay as they
+    are; those of test items give the gold answer: ChatGPT's, or the answer alone if that does not.
     """
     prefix, items = f"{task}-test" if task else Path(name).stem, []
     for number, record in enumerate(json.loads(llm_adapters.content(llm_adapters.PINNED, name))):
@@ -250,7 +213,10 @@ def _released_items(name: str, domain: str, task: str | None = None) -> list[Ite
             "response": output,
             "rationale": output if domain == "math" else "",
         }
-        items.append(item_of(values, where=where))
+        item = item_of(values, where=where)
+        if task in MATH_TASKS and not ends_in(item, answer):
+            item = replace(item, rationale="", response=BARE_RESPONSE.format(answer))
+        items.append(item)
     return items
 
 
@@ -284,10 +250,3 @@ def _task_read_as(domain: str, answer: str, question: str, where: str) -> str:
     raise DataError(
         f"{where}: answer {answer!r} is none that any task has; check the file against its commit"
     )
-
-
-def _without_wrong_rationale(item: Item) -> Item:
-    """A test item whose response gives the gold answer: ChatGPT's, or the answer alone if that does not."""
-    if item.task not in MATH_TASKS or ends_in(item, item.answer):
-        return item
-    return replace(item, rationale="", response=_bare_response(item.answer))

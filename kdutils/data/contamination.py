@@ -15,7 +15,7 @@ import contextlib
 import hashlib
 import json
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 
 from kdutils.constants import CHOICE_TASKS
 from kdutils.io import disk
@@ -77,62 +76,28 @@ def is_alike(common: int, left: int, right: int) -> bool:
 
 
 class TrigramIndex:
-    """Texts, to be searched for one that is like another.
-
-    Prefix filtering: with the trigrams of every text sorted from rare to common, two texts as alike as
-    wanted share one among the first few of each, and a certain number of those. Only these few are in the
-    index, so most texts are never looked at. Source: Xiao et al. 2008 (Efficient similarity joins for
-    near duplicate detection, WWW), who also bound the overlap by where the prefixes end.
-    """
+    """Texts, to be searched for one that is like another."""
 
     def __init__(self, texts: Sequence[str]) -> None:
         sets = [trigrams(text) for text in texts]
-        counts = Counter(trigram for each in sets for trigram in each)
-        ranked = sorted(counts, key=lambda trigram: (counts[trigram], trigram))
-        self._rank = {trigram: rank for rank, trigram in enumerate(ranked)}
-        self._order = sorted(range(len(texts)), key=lambda number: len(sets[number]))  # by size, for cuts
-        self._sets = [{self._rank[trigram] for trigram in sets[number]} for number in self._order]
-        self._sizes = np.array([len(each) for each in self._sets], dtype=np.int64)
-        self._prefix_sizes = _prefix_size(self._sizes)
-        self._prefix_ends = np.full(len(texts), -1, dtype=np.int64)
-        postings: dict[int, list[int]] = defaultdict(list)
-        for place, ranks in enumerate(self._sets):
-            prefix = sorted(ranks)[: self._prefix_sizes[place]]
-            for rank in prefix:
-                postings[rank].append(place)
-            if prefix:
-                self._prefix_ends[place] = prefix[-1]
-        self._postings = {rank: np.array(places) for rank, places in postings.items()}
+        self._sizes = np.array([len(each) for each in sets], dtype=np.int64)
+        numbers: dict[str, list[int]] = defaultdict(list)
+        for number, each in enumerate(sets):
+            for trigram in each:
+                numbers[trigram].append(number)
+        self._texts_with = {trigram: np.array(found, dtype=np.int32) for trigram, found in numbers.items()}
 
     def most_alike(self, text: str) -> int | None:
         """The number of the text with the highest Jaccard index, the first of equals; None below 0.6."""
         wanted = trigrams(text)
-        known = sorted(self._rank[trigram] for trigram in wanted if trigram in self._rank)
-        n_unknown = len(wanted) - len(known)  # rarer than all, so they come first
-        n_prefix = int(_prefix_size(np.array(len(wanted)))) if wanted else 0
-        prefix = known[: max(0, n_prefix - n_unknown)]
-        lists = [self._postings[rank] for rank in prefix if rank in self._postings]
-        if not lists:
+        found = [self._texts_with[trigram] for trigram in wanted if trigram in self._texts_with]
+        if not found:
             return None
-        shared = np.bincount(np.concatenate(lists), minlength=len(self._sets))
-        places = np.flatnonzero(shared)
-        sizes, n_wanted = self._sizes[places], len(wanted)
-        # Past the prefix that ends first, only its own text's remaining trigrams can be shared.
-        ends_first = self._prefix_ends[places] < prefix[-1]
-        remaining = np.where(ends_first, sizes - self._prefix_sizes[places], n_wanted - n_prefix)
-        most = np.minimum(shared[places] + remaining, np.minimum(sizes, n_wanted))
-        best, ranks = (Fraction(0), 0), set(known)
-        for place in places[is_alike(most, sizes, n_wanted)].tolist():
-            common, n_there = len(ranks & self._sets[place]), len(self._sets[place])
-            if is_alike(common, n_there, n_wanted):
-                best = max(best, (Fraction(common, n_there + n_wanted - common), -self._order[place]))
-        return -best[1] if best[0] else None
-
-
-def _prefix_size(sizes: np.ndarray) -> np.ndarray:
-    """How many of the rarest trigrams of a text of that size must hold a shared one."""
-    part, whole = LEAST_JACCARD
-    return sizes - -(-part * sizes // whole) + 1
+        common = np.bincount(np.concatenate(found), minlength=len(self._sizes))
+        alike = np.flatnonzero(is_alike(common, self._sizes, len(wanted))).tolist()
+        union = self._sizes + len(wanted) - common
+        jaccard = {number: Fraction(int(common[number]), int(union[number])) for number in alike}
+        return max(jaccard, key=jaccard.get, default=None)
 
 
 def find(test: Sequence[Item], pool: Sequence[Item]) -> dict[str, Found]:
@@ -165,9 +130,8 @@ def find_once(test: Sequence[Item], pool: Sequence[Item]) -> dict[str, Found]:
     for items in (test, pool):
         key.update(json.dumps([[item.id, item.task, item.question] for item in items]).encode() + b"\n")
     path = disk.cache_path(f"contamination/{key.hexdigest()[:32]}.json")
-    with contextlib.suppress(
-        OSError, ValueError, TypeError, AttributeError
-    ):  # absent or damaged: it is made again
+    # Absent or damaged, it is made again.
+    with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
         return {name: Found(*entry) for name, entry in json.loads(path.read_text("utf-8")).items()}
     found = find(test, pool)
     with contextlib.suppress(OSError):  # a cache that cannot be written costs seconds, nothing else
@@ -179,14 +143,3 @@ def flagged(test: Sequence[Item], pool: Sequence[Item]) -> list[Item]:
     """The test items, each with how its question occurs in the pool."""
     found = find_once(test, pool)
     return [replace(item, contaminated=found[item.id].level) if item.id in found else item for item in test]
-
-
-def table(items: Sequence[Item]) -> pd.DataFrame:
-    """Flagged items by task, in the order of their first item: task, n, exact, masked, fuzzy."""
-    counts = {task: Counter() for task in dict.fromkeys(item.task for item in items)}
-    for item in items:
-        counts[item.task].update(["n", item.contaminated])
-    rows = [
-        {"task": task, **{name: count[name] for name in ("n", *LEVELS)}} for task, count in counts.items()
-    ]
-    return pd.DataFrame(rows, columns=["task", "n", *LEVELS])

@@ -37,7 +37,7 @@ def check_models(names: Iterable[str]) -> None:
 
 
 def _check_on_hub(hub_id: str) -> None:
-    """Nothing, if the model was downloaded whole, or the hub would give it."""
+    """As `check_models`, for one model that is not a folder."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
@@ -65,10 +65,7 @@ def _check_on_hub(hub_id: str) -> None:
 def _is_downloaded(hub_id: str) -> bool:
     """Whether configuration and all weights are in the hub's cache."""
     cached = partial(hub_file, hub_id)
-    if cached("config.json") is None:
-        return False
-    index = cached("model.safetensors.index.json")
-    if index is None:
-        return cached("model.safetensors") is not None
-    parts = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    return all(cached(part) for part in parts)
+    needed = {"config.json", "model.safetensors"}
+    if index := cached("model.safetensors.index.json"):
+        needed = {"config.json", *json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()}
+    return all(cached(name) for name in needed)

@@ -16,8 +16,9 @@ import hashlib
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 
 from kdutils.io import disk
@@ -97,17 +98,29 @@ def content(release: Release, name: str) -> bytes:
     folder = release.folder
     if not folder.is_dir():
         _download(release, folder)
-    expected = _blob_ids(release, folder)[name]
+
+    def kept(kind: str, name: str) -> bytes:
+        path = folder / "objects" / name
+        data = _bytes_of(path, kind, name, release)
+        if (found := git_id(kind, data)) != name:
+            raise DataError(f"{path} is damaged: git {kind} id {found} instead of {name}; {_remedy(release)}")
+        return data
+
+    expected = _walk(release, kept)[name]
     path = folder / name
-    if not path.is_file():
-        raise DataError(f"{path} is missing, git blob id {expected}; {_remedy(release)}")
-    found = path.read_bytes()
-    if (found_id := git_id("blob", found)) != expected:
+    data = _bytes_of(path, "blob", expected, release)
+    if (found := git_id("blob", data)) != expected:
         raise DataError(
-            f"{path} is not the released file: git blob id {found_id} instead of {expected} "
-            f"({len(found):,} bytes); {_remedy(release)}"
+            f"{path} is not the released file: git blob id {found} instead of {expected} "
+            f"({len(data):,} bytes); {_remedy(release)}"
         )
-    return found
+    return data
+
+
+def _bytes_of(path: Path, kind: str, name: str, release: Release) -> bytes:
+    if not path.is_file():
+        raise DataError(f"{path} is missing, git {kind} id {name}; {_remedy(release)}")
+    return path.read_bytes()
 
 
 def git_id(kind: str, data: bytes) -> str:
@@ -123,35 +136,20 @@ def _remedy(release: Release) -> str:
     )
 
 
-def _blob_ids(release: Release, folder: Path) -> dict[str, str]:
-    """The id of each of FILES: from the commit, through its trees, each of which is checked."""
-
-    def kept(kind: str, name: str) -> bytes:
-        path = folder / "objects" / name
-        if not path.is_file():
-            raise DataError(f"{path} is missing, git {kind} id {name}; {_remedy(release)}")
-        data = path.read_bytes()
-        if (found := git_id(kind, data)) != name:
-            raise DataError(f"{path} is damaged: git {kind} id {found} instead of {name}; {_remedy(release)}")
-        return data
-
-    return _walk(release, kept)
-
-
 def _walk(release: Release, kept: Callable[[str, str], bytes]) -> dict[str, str]:
     """The blob id of each of FILES, with `kept(kind, id)` for the content of commit and trees."""
-    root = tree_of(kept("commit", release.commit))
-    trees: dict[str, Mapping[str, str]] = {"": tree_entries(kept("tree", root))}
+    tree = cache(lambda name: tree_entries(kept("tree", name)))
+    root = kept("commit", release.commit).split(b"\n", 1)[0].removeprefix(b"tree ").decode()
     ids = {}
     for name in FILES:
-        at = ""
-        *folders, last = name.split("/")
-        for part in folders:
-            below = f"{at}/{part}"
-            if below not in trees:
-                trees[below] = tree_entries(kept("tree", _entry(release, trees[at], part, name)))
-            at = below
-        ids[name] = _entry(release, trees[at], last, name)
+        found = root
+        for part in name.split("/"):
+            if part not in (entries := tree(found)):
+                raise DataError(
+                    f"{name} is not in commit {release.commit} of {release.url}; {_remedy(release)}"
+                )
+            found = entries[part]
+        ids[name] = found
     for name, expected in release.known:
         if ids[name] != expected:
             raise DataError(
@@ -159,17 +157,6 @@ def _walk(release: Release, kept: Callable[[str, str], bytes]) -> dict[str, str]
                 f"{ids[name]} instead of {expected}; {_remedy(release)}"
             )
     return ids
-
-
-def _entry(release: Release, tree: Mapping[str, str], part: str, name: str) -> str:
-    if part not in tree:
-        raise DataError(f"{name} is not in commit {release.commit} of {release.url}; {_remedy(release)}")
-    return tree[part]
-
-
-def tree_of(commit: bytes) -> str:
-    """The id of a commit's tree, which its first line names."""
-    return commit.split(b"\n", 1)[0].removeprefix(b"tree ").decode()
 
 
 def tree_entries(tree: bytes) -> dict[str, str]:
@@ -184,30 +171,29 @@ def tree_entries(tree: bytes) -> dict[str, str]:
 
 def _download(release: Release, folder: Path) -> None:
     """Fill the folder, whole or not at all; if another process is faster, its folder stays."""
-    with disk.folder_in_one_step(folder, replaces=False) as partial:
-        repository = partial / "git"
-        _git(release, None, "init", "--quiet", "--bare", str(repository))
-        _git(release, repository, "remote", "add", "origin", release.url)
+    with disk.folder_in_one_step(folder, replaces=False) as unfinished:
+        git = partial(_git, release, f"--git-dir={unfinished / 'git'}")
+        git("init", "--quiet", "--bare")
+        git("remote", "add", "origin", release.url)
         # Without the files' contents, which are then fetched one by one as they are asked for.
-        how = ("--depth=1", "--filter=blob:none", "--no-tags")
-        _git(release, repository, "fetch", *how, "origin", release.commit)
+        git("fetch", "--depth=1", "--filter=blob:none", "--no-tags", "origin", release.commit)
 
         def fetched(kind: str, name: str) -> bytes:
-            data = _git(release, repository, "cat-file", kind, name)
+            data = git("cat-file", kind, name)
             if (found := git_id(kind, data)) != name:
                 raise DataError(f"git {kind} {name} came with id {found}; {_remedy(release)}")
             if kind != "blob":
-                (partial / "objects").mkdir(exist_ok=True)
-                (partial / "objects" / name).write_bytes(data)
+                (unfinished / "objects").mkdir(exist_ok=True)
+                (unfinished / "objects" / name).write_bytes(data)
             return data
 
         for name, blob_id in _walk(release, fetched).items():
-            (partial / name).parent.mkdir(parents=True, exist_ok=True)
-            (partial / name).write_bytes(fetched("blob", blob_id))
-        shutil.rmtree(repository)
+            (unfinished / name).parent.mkdir(parents=True, exist_ok=True)
+            (unfinished / name).write_bytes(fetched("blob", blob_id))
+        shutil.rmtree(unfinished / "git")
 
 
-def _git(release: Release, repository: Path | None, *arguments: str) -> bytes:
+def _git(release: Release, *arguments: str) -> bytes:
     """What a git command prints.
 
     Raises:
@@ -215,17 +201,14 @@ def _git(release: Release, repository: Path | None, *arguments: str) -> bytes:
     """
     environment = {name: value for name, value in os.environ.items() if name not in OF_A_REPOSITORY}
     environment |= {"GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}  # never ask; messages that we can read
-    where = () if repository is None else (f"--git-dir={repository}",)
     what = f"cannot download the data of LLM-Adapters, commit {release.commit} of {release.url}"
     try:
-        run = subprocess.run(
-            ["git", *PATIENCE, *where, *arguments], env=environment, capture_output=True, check=True
-        )
+        run = subprocess.run(["git", *PATIENCE, *arguments], env=environment, capture_output=True, check=True)
     except FileNotFoundError:
         raise DataError(f"{what}: git is not installed; install it, or: {_remedy(release)}") from None
     except subprocess.CalledProcessError as error:
         lines = error.stderr.decode("utf-8", "replace").strip().splitlines() or ["no message"]
         reasons = [line for line in lines if line.startswith(("fatal:", "error:", "remote:"))] or lines
-        asked = " ".join([arguments[0], arguments[-1]])
+        asked = f"{arguments[1]} {arguments[-1]}"
         raise DataError(f"{what} (git {asked}: {reasons[0][:200]}); {_remedy(release)}") from None
     return run.stdout

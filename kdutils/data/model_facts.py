@@ -105,9 +105,11 @@ def describe(name: str) -> dict[str, Any]:
         facts["source"] = "embedded mini family"
     elif not folder.is_dir():
         config = hub_file(place.source, "config.json")
-        folder = config.parent if config else None
-        facts["source"] += f" at {folder.name[:12]}" if folder else ", not downloaded"
-    return facts | _of_tensors(sorted(folder.glob("*.safetensors")) if folder else [])
+        if not config:
+            return facts | {"source": f"{place.source}, not downloaded"}
+        folder = config.parent
+        facts["source"] += f" at {folder.name[:12]}"
+    return facts | _of_tensors(sorted(folder.glob("*.safetensors")))
 
 
 def _of_gguf(path: Path) -> dict[str, Any]:

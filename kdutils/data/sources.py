@@ -74,12 +74,14 @@ def folder_digest(folder: Path) -> str:
             path = Path(folder).expanduser() / f"{split}.jsonl"
         except RuntimeError as error:
             raise DataError(f"data={str(folder)!r}: {error}; give another folder") from None
-        if not path.is_file():
-            raise DataError(
-                f"{path} is missing; a data folder holds train.jsonl, validation.jsonl, test.jsonl"
-            )
-        total.update(bytes.fromhex(disk.sha256_once(path)))
+        total.update(bytes.fromhex(disk.sha256_once(_present(path))))
     return total.hexdigest()[:16]
+
+
+def _present(path: Path) -> Path:
+    if not path.is_file():
+        raise DataError(f"{path} is missing; a data folder holds {', '.join(f'{s}.jsonl' for s in SPLITS)}")
+    return path
 
 
 def read_items(path: Path) -> list[Item]:
@@ -91,13 +93,8 @@ def read_items(path: Path) -> list[Item]:
         DataError: names the line that is not JSON, lacks a key, is empty, repeats an id or has an answer
             that no response could match.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise DataError(
-            f"{path} is missing; a data folder holds train.jsonl, validation.jsonl and test.jsonl"
-        )
     items: dict[str, Item] = {}
-    for where, record in json_lines(path):
+    for where, record in json_lines(_present(path)):
         item = item_of(with_scorable_answer(record, where=where), where=where)
         if item.id in items:
             raise DataError(f"{where}: id {item.id!r} stands there twice; make ids unique")
@@ -125,12 +122,17 @@ def load_items(spec: RunSpec, split: str, *, per_task: int | None = None) -> lis
         if spec.max_item_characters is not None:
             raise DataError("max_item_characters concerns items of files, not data='mini'; leave it out")
         return _mini_items(spec.domain, split, spec.wrong_rationale_share, wanted, per_task)
+    limit = spec.max_item_characters
     if spec.data in benchmark.SOURCES:
-        return _benchmark_items(spec, split)
+        found = benchmark.read(spec.data, spec.domain)
+        if wanted is None:
+            return list(found.test)
+        sizes = {"train_items": spec.train_items, "validation_items": spec.validation_items}
+        return found.split(**sizes, max_item_characters=limit)[split]
     items = read_items(Path(spec.data).expanduser() / f"{split}.jsonl")
     if wanted is None:
         return items
-    kept, limit = short_enough(items, spec.max_item_characters), spec.max_item_characters
+    kept = short_enough(items, limit)
     if wanted > len(kept):
         remedy = "ask for fewer" if limit is None else f"ask for fewer or raise max_item_characters={limit}"
         raise DataError(f"{split}_items={wanted}, but {spec.data}/{split}.jsonl holds {len(kept)}; {remedy}")
@@ -139,11 +141,7 @@ def load_items(spec: RunSpec, split: str, *, per_task: int | None = None) -> lis
 
 @dataclass(frozen=True)
 class Splits:
-    """The items of a run and of its evaluation, each read at first use and kept.
-
-    Raises:
-        DataError: on reading, as `load_items` and `test_items`.
-    """
+    """The items of a run and of its evaluation, each read at first use and kept."""
 
     spec: RunSpec
     evaluation: EvalSpec | None
@@ -169,18 +167,6 @@ class Splits:
     def test(self) -> Sequence[Item]:
         """What is evaluated, task after task; empty without an evaluation."""
         return test_items(self.spec, self.evaluation) if self.evaluation else ()
-
-
-def _benchmark_items(spec: RunSpec, split: str) -> list[Item]:
-    found = benchmark.read(spec.data, spec.domain)
-    if split == "test":
-        return list(found.test)
-    parts = found.split(
-        train_items=spec.train_items,
-        validation_items=spec.validation_items,
-        max_item_characters=spec.max_item_characters,
-    )
-    return parts[split]
 
 
 @cache

@@ -11,23 +11,12 @@ import operator
 import random
 from functools import partial
 
-from kdutils.mini.problem import Problem
 from kdutils.mini.templates import TEMPLATES, Numbers, Template
-from kdutils.mini.world import NAMES, World, split_of
+from kdutils.mini.world import NAMES, Problem, World, split_of
 
 OBJECTS = (
-    "books",
-    "coins",
-    "cards",
-    "shells",
-    "beads",
-    "cookies",
-    "pens",
-    "nuts",
-    "stamps",
-    "eggs",
-    "beans",
-    "rings",
+    *("books", "coins", "cards", "shells", "beads", "cookies"),
+    *("pens", "nuts", "stamps", "eggs", "beans", "rings"),
 )
 LETTERS = "ABCDE"
 SLIPS = (1, -1, 2, -2, 10, -10)  # how far a wrong step misses
@@ -101,38 +90,28 @@ def generate(rng: random.Random, world: World, split: str, *, task: str) -> Prob
         story = template.story.format(**words)
         question = story + " " + template.ask.format(**words)
         solved = question + " " + " ".join(sentences)
-        if task != "aqua":
+        options = five_options(result, rng) if task == "aqua" else None
+        if options or task != "aqua":
             break
-        if (options := five_options(result, rng)) is not None:
-            break
 
-    if task != "aqua":
+    answer = str(result)
+    if options:
+        choices = " ".join(f"({letter}) {option}" for letter, option in zip(LETTERS, options, strict=True))
+        question, answer = f"{question} Answer Choices: {choices}", LETTERS[options.index(result)]
 
-        def write(misses: dict[int, int]) -> str:
-            lines, end = _solve(template, words, numbers, misses)
-            return " ".join([*lines, f"The answer is {end}."])
+    def write(misses: dict[int, int]) -> str:
+        lines, end = _solve(template, words, numbers, misses)
+        named = end if options is None else LETTERS[options.index(end)]
+        return " ".join([*lines, f"The answer is {named}."])
 
-        return Problem(
-            question=question,
-            answer=str(result),
-            response=write({}),
-            key=(masked,),
-            solved=solved,
-            slip=lambda slips: write(_misses(template, numbers, slips)),
-        )
+    def slip(slips: random.Random) -> str:
+        if options is None:
+            return write(_misses(template, numbers, slips))
+        wrong = slips.choice([option for option in options if option != result])
+        return write({len(template.steps): wrong - result})
 
-    def write_choice(option: int) -> str:
-        lines, end = _solve(template, words, numbers, {len(template.steps): option - result})
-        return " ".join([*lines, f"The answer is {LETTERS[options.index(end)]}."])
-
-    choices = " ".join(f"({letter}) {option}" for letter, option in zip(LETTERS, options, strict=True))
     return Problem(
-        question=f"{question} Answer Choices: {choices}",
-        answer=LETTERS[options.index(result)],
-        response=write_choice(result),
-        key=(masked,),
-        solved=solved,
-        slip=lambda slips: write_choice(slips.choice([option for option in options if option != result])),
+        question=question, answer=answer, response=write({}), key=(masked,), solved=solved, slip=slip
     )
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import random
 
-from kdutils.mini.problem import Problem
 from kdutils.mini.world import (
     CHECKS,
     ENTITIES,
@@ -21,7 +20,9 @@ from kdutils.mini.world import (
     STATES,
     STEPS,
     WISHES,
+    Problem,
     World,
+    drawn_in,
     split_of,
 )
 
@@ -109,11 +110,8 @@ def piqa(rng: random.Random, world: World, split: str) -> Problem:
         stem, key = f"How do you {pairs[gold][1]}?", ("use", pairs[gold][0])
         options = [f"Take the {thing}." for thing, _ in pairs]
     else:
-        while True:
-            step, thing = rng.choice(tuple(STEPS)), rng.choice(ENTITIES)
-            key = ("order", step, thing)
-            if split_of(*key) == split:
-                break
+        step, thing = drawn_in(split, lambda: (rng.choice(tuple(STEPS)), rng.choice(ENTITIES)), "order")
+        key = ("order", step, thing)
         after = world.next_step[step]
         stem = f"How do you {step} and {after} the {thing}?"
         if rng.random() < 0.5:  # the question names the two steps in either order
@@ -126,14 +124,11 @@ def piqa(rng: random.Random, world: World, split: str) -> Problem:
 def siqa(rng: random.Random, world: World, split: str) -> Problem:
     """How one of two people feels after an event, or what the one who acted wants next."""
     gold = rng.randrange(3)
-    while True:
-        event, thing, asked = (
-            rng.choice(EVENTS),
-            rng.choice(ENTITIES),
-            rng.choice(("agent", "patient", "wish")),
-        )
-        if split_of("event", event, thing, asked) == split:
-            break
+
+    def draw() -> tuple[str, ...]:
+        return rng.choice(EVENTS), rng.choice(ENTITIES), rng.choice(("agent", "patient", "wish"))
+
+    event, thing, asked = drawn_in(split, draw, "event")
     agent, patient = rng.sample(NAMES, 2)
     story = f"{agent} {event} {patient} near the {thing}."
     if asked == "wish":
@@ -182,12 +177,5 @@ def winogrande(rng: random.Random, world: World, split: str) -> Problem:
 
 
 TASKS = {
-    "arc_c": arc_c,
-    "arc_e": arc_e,
-    "boolq": boolq,
-    "hellaswag": hellaswag,
-    "obqa": obqa,
-    "piqa": piqa,
-    "siqa": siqa,
-    "winogrande": winogrande,
+    generate.__name__: generate for generate in (arc_c, arc_e, boolq, hellaswag, obqa, piqa, siqa, winogrande)
 }

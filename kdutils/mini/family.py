@@ -12,7 +12,7 @@ ARCHITECTURES = ("qwen", "llama")  # of Qwen2 and Llama
 MODEL_FOLDER = Path(__file__).parent / "models"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class MiniModel:
     """Shape and pretraining of one model of the family."""
 
@@ -34,17 +34,8 @@ class MiniModel:
 # Several heads, since an option has to look back at its label and at the question, and few keys and values:
 # with one head, or keys for each, the label of the right option was learned late or never (CALIBRATION.md).
 FAMILY = tuple(
-    MiniModel(
-        name=f"mini-{architecture}-{size}",
-        architecture=architecture,
-        hidden=hidden,
-        layers=layers,
-        heads=heads,
-        key_heads=key_heads,
-        learning_rate=rate,
-        rows=rows,
-    )
-    for architecture, size, hidden, layers, heads, key_heads, rate, rows in (
+    MiniModel(f"mini-{architecture}-{size}", architecture, *shape)
+    for architecture, size, *shape in (
         ("qwen", "14k", 16, 2, 1, 1, 6e-3, ROWS),
         ("qwen", "36k", 32, 2, 2, 1, 3e-3, ROWS),
         ("qwen", "66k", 48, 2, 4, 1, 2e-3, ROWS),

@@ -8,8 +8,7 @@ from functools import cache
 
 from kdutils.items import SPLITS, Item, fingerprint
 from kdutils.mini import arithmetic, commonsense, instructions
-from kdutils.mini.problem import Problem
-from kdutils.mini.world import World, shipped_world
+from kdutils.mini.world import Problem, shipped_world
 
 GENERATORS: dict[str, dict[str, Callable[..., Problem]]] = {
     "math": arithmetic.TASKS,
@@ -22,13 +21,7 @@ DOMAIN_OF = {task: domain for domain, tasks in TASKS_OF.items() for task in task
 
 
 def generate_items(
-    task: str,
-    *,
-    split: str,
-    n: int,
-    rng: random.Random,
-    wrong_rationale_share: float = 0.0,
-    world: World | None = None,
+    task: str, *, split: str, n: int, rng: random.Random, wrong_rationale_share: float = 0.0
 ) -> list[Item]:
     """`n` different items of one task and split.
 
@@ -48,8 +41,7 @@ def generate_items(
         raise ValueError(f"wrong_rationale_share={wrong_rationale_share} is not in [0, 1]")
     if wrong_rationale_share and split != "train":
         raise ValueError(f"wrong rationales belong in training only, not in {split!r}; pass 0")
-    world = world or shipped_world()
-    domain = DOMAIN_OF[task]
+    world, domain = shipped_world(), DOMAIN_OF[task]
     generator = GENERATORS[domain][task]
 
     problems: dict[str, Problem] = {}

@@ -10,7 +10,6 @@ import argparse
 import random
 import time
 from collections import deque
-from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
@@ -20,13 +19,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
-from transformers import PreTrainedModel
+from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel, Qwen2Config
 
 from kdutils.io import disk
 from kdutils.mini.family import MINI_MODELS, MODEL_FOLDER, MiniModel
-from kdutils.mini.network import build_model
 from kdutils.mini.texts import generate_texts, lesson_sizes
-from kdutils.mini.tokenizer import ANSWERS, build_tokenizer
+from kdutils.mini.tokenizer import ANSWERS, CONTEXT, build_tokenizer
 from kdutils.mini.world import WORLD_SEED
 
 N_TEXTS = 300_000
@@ -37,7 +35,45 @@ CONSTANT_SHARE = 0.6  # of the last lesson's steps; then the learning rate falls
 DECISION_WEIGHT = 3.0  # of a label, a letter or a yes or no in the loss: one token of twenty, and the point
 BAR = 0.9  # share of right decisions over the last BAR_STEPS steps at which the next lesson begins
 BAR_STEPS = 100
+CONFIGS = {"qwen": Qwen2Config, "llama": LlamaConfig}
+ROPE_THETA = 10_000.0
+EMBEDDING_STD = 0.1
 DECISIONS = (*ANSWERS, *"ABCDE", "yes", "no")
+
+
+def build_model(model: MiniModel, *, pad: int, eos: int, generator: torch.Generator) -> PreTrainedModel:
+    """The untrained model in fp32; its weights depend on `generator` alone.
+
+    Matrices are normal with standard deviation 1 / sqrt(inputs), embeddings with EMBEDDING_STD; norms
+    are one, biases and the matrices that end a layer's two halves zero.
+    """
+    tokens = {"pad_token_id": pad, "bos_token_id": None, "eos_token_id": eos}
+    config = CONFIGS[model.architecture](
+        vocab_size=model.rows,
+        hidden_size=model.hidden,
+        intermediate_size=2 * model.hidden,
+        num_hidden_layers=model.layers,
+        num_attention_heads=model.heads,
+        num_key_value_heads=model.key_heads,
+        max_position_embeddings=CONTEXT,
+        rope_parameters={"rope_type": "default", "rope_theta": ROPE_THETA},
+        tie_word_embeddings=True,
+        **tokens,
+    )
+    network = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
+    with torch.no_grad():
+        for name, weights in network.named_parameters():
+            if name.endswith("bias"):
+                weights.zero_()
+            elif weights.ndim == 1:
+                weights.fill_(1.0)
+            elif "embed" in name:
+                weights.normal_(0.0, EMBEDDING_STD, generator=generator)
+            elif name.endswith(("o_proj.weight", "down_proj.weight")):
+                weights.zero_()  # each layer starts as the identity: tokens are not drowned in noise
+            else:
+                weights.normal_(0.0, weights.shape[1] ** -0.5, generator=generator)
+    return network
 
 
 def encode_texts(n: int, rng: random.Random) -> tuple[np.ndarray, np.ndarray]:
@@ -110,14 +146,11 @@ def train_model(
             losses.append(loss.item())
             asked_N = decision_V[target_N]
             decided.append(logits_NV.detach()[asked_N].argmax(-1) == target_N[asked_N])
-            if not last and _learned(decided):
+            # No text is read twice: what was right before its step was right on a new text.
+            is_full = len(decided) == BAR_STEPS
+            if not last and is_full and float(torch.cat(tuple(decided)).float().mean()) >= BAR:
                 break
     return network, losses
-
-
-def _learned(decided: deque[Tensor]) -> bool:
-    """True at the bar. No text is read twice: what was right before its step was right on a new text."""
-    return len(decided) == decided.maxlen and float(torch.cat(tuple(decided)).float().mean()) >= BAR
 
 
 def _rate_share(step: int, n_steps: int | None) -> float:
@@ -145,50 +178,36 @@ def _optimiser(network: PreTrainedModel, rate: float) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98), fused=True)
 
 
-def rebuild_one(name: str, texts_file: str, out: str, seed: int) -> str:
+def rebuild_one(name: str, texts_file: Path, out: Path) -> str:
     """Pretrain one model in this process and save its folder, whole or not at all; a line to print."""
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)  # without it some steps take many times as long
     started = time.perf_counter()
     tokenizer, texts = build_tokenizer(), np.load(texts_file)
-    network, losses = train_model(
-        MINI_MODELS[name],
-        texts["ids"],
-        texts["starts"],
-        pad=tokenizer.pad_token_id,
-        eos=tokenizer.eos_token_id,
-        seed=seed,
-    )
+    ends = {"pad": tokenizer.pad_token_id, "eos": tokenizer.eos_token_id}
+    network, losses = train_model(MINI_MODELS[name], texts["ids"], texts["starts"], seed=WORLD_SEED, **ends)
     network.generation_config.max_length = None
-    disk.write_model(Path(out) / name, network.to(torch.bfloat16), tokenizer)
+    disk.write_model(out / name, network.to(torch.bfloat16), tokenizer)
     n = network.num_parameters()
     return f"{name}: {n} parameters, loss {np.mean(losses[-50:]):.3f}, {time.perf_counter() - started:.0f} s"
 
 
-def rebuild(out: Path, *, names: Sequence[str], seed: int, n_texts: int, workers: int) -> None:
-    """Folders of the family under `out`, largest first."""
-    out.mkdir(parents=True, exist_ok=True)
-    texts_file = out / "texts.npz"
-    ids, starts = encode_texts(n_texts, random.Random(f"mini/pretraining/{seed}"))
-    np.savez(texts_file, ids=ids, starts=starts)
-    largest_first = sorted(names, key=lambda name: -MINI_MODELS[name].hidden * MINI_MODELS[name].layers)
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        jobs = [pool.submit(rebuild_one, name, str(texts_file), str(out), seed) for name in largest_first]
-        for job in as_completed(jobs):
-            print(job.result(), flush=True)
-    texts_file.unlink()
-
-
 def main() -> None:
-    """The command line."""
+    """Folders of the family under --out, largest first."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=MODEL_FOLDER)
     parser.add_argument("--names", nargs="+", default=list(MINI_MODELS), choices=list(MINI_MODELS))
-    parser.add_argument("--seed", type=int, default=WORLD_SEED)
-    parser.add_argument("--n-texts", type=int, default=N_TEXTS)
-    parser.add_argument("--workers", type=int, default=2)
     asked = parser.parse_args()
-    rebuild(asked.out, names=asked.names, seed=asked.seed, n_texts=asked.n_texts, workers=asked.workers)
+    asked.out.mkdir(parents=True, exist_ok=True)
+    texts_file = asked.out / "texts.npz"
+    ids, starts = encode_texts(N_TEXTS, random.Random(f"mini/pretraining/{WORLD_SEED}"))
+    np.savez(texts_file, ids=ids, starts=starts)
+    largest_first = sorted(asked.names, key=lambda name: -MINI_MODELS[name].hidden * MINI_MODELS[name].layers)
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        jobs = [pool.submit(rebuild_one, name, texts_file, asked.out) for name in largest_first]
+        for job in as_completed(jobs):
+            print(job.result(), flush=True)
+    texts_file.unlink()
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ from functools import partial
 from kdutils.items import SPLITS
 from kdutils.mini import arithmetic, commonsense
 from kdutils.mini.arithmetic import LARGEST, LETTERS
-from kdutils.mini.problem import Problem
 from kdutils.mini.templates import ADDEND_MAX, FACTOR_MAX
 from kdutils.mini.world import (
     CHECKS,
@@ -25,7 +24,6 @@ from kdutils.mini.world import (
     LINKS,
     NAMES,
     RELATIONS,
-    STATEMENTS,
     STATES,
     STEPS,
     VALUES,
@@ -34,45 +32,26 @@ from kdutils.mini.world import (
     split_of,
 )
 
-# Lessons, one after the other: how many texts of all at most, and which kinds in which shares. A model leaves
-# a lesson when it has learned it (pretrain.BAR), and reads the last to its end. They widen step by step: that
-# an option is named by the label before it dawns on a model suddenly, and among many kinds of question too
-# late for the texts that two cores have time for.
+# Lessons, one after the other: the largest share of all texts, and which kinds in which shares. A model
+# leaves a lesson when it has learned it (pretrain.BAR), and reads the last to its end. They widen step by
+# step: among many kinds of question a model learns too late that the label before an option names it.
 LESSONS: tuple[tuple[float, dict[str, float]], ...] = (
     (0.22, {"fact": 0.25, "quiz_facts": 0.75}),
     (0.10, {"fact": 0.1, "joined": 0.2, "quiz_asked": 0.7}),
     (0.10, {"fact": 0.1, "joined": 0.05, "checks": 0.4, "quiz_asked": 0.45}),
     (0.15, {"fact": 0.05, "joined": 0.05, "checks": 0.1, "quiz_things": 0.7, "work": 0.1}),
     (0.08, {"quiz_things": 0.15, "pick_number": 0.85}),
-    (
-        0.35,
-        {
-            "facts": 0.03,
-            "joined": 0.02,
-            "checks": 0.05,
-            "quiz": 0.36,
-            "pick_number": 0.08,
-            "sums": 0.1,
-            "products": 0.03,
-            "solved": 0.28,
-            "work": 0.01,
-            "states": 0.01,
-            "events": 0.02,
-            "lists": 0.01,
-        },
-    ),
-)
+    (0.35, {
+        "facts": 0.03, "joined": 0.02, "checks": 0.05, "quiz": 0.36, "pick_number": 0.08, "sums": 0.1,
+        "products": 0.03, "solved": 0.28, "work": 0.01, "states": 0.01, "events": 0.02, "lists": 0.01,
+    }),
+)  # fmt: skip
 
 # What is harder is asked more often.
 QUIZ_SHARES = {
-    "arc_e": 0.12,
-    "arc_c": 0.12,
-    "obqa": 0.14,
-    "piqa": 0.16,
-    "siqa": 0.22,
-    "hellaswag": 0.14,
+    "arc_e": 0.12, "arc_c": 0.12, "obqa": 0.14, "piqa": 0.16, "siqa": 0.22, "hellaswag": 0.14,
     "winogrande": 0.1,
-}
+}  # fmt: skip
 
 
 def sums(rng: random.Random, world: World) -> str:
@@ -103,12 +82,9 @@ def solved(rng: random.Random, world: World) -> str:
 
 def pick_number(rng: random.Random, world: World) -> str:
     """Five numbers under letters, one of them reached by a sum or a product."""
-    if rng.random() < 0.5:
-        a, b = rng.randint(2, FACTOR_MAX), rng.randint(2, FACTOR_MAX)
-        expression, result = f"{a} * {b}", a * b
-    else:
-        a, b = rng.randint(2, ADDEND_MAX), rng.randint(2, ADDEND_MAX)
-        expression, result = f"{a} + {b}", a + b
+    times = rng.random() < 0.5
+    a, b = (rng.randint(2, FACTOR_MAX if times else ADDEND_MAX) for _ in range(2))
+    expression, result = (f"{a} * {b}", a * b) if times else (f"{a} + {b}", a + b)
     options = arithmetic.five_options(result, rng)
     listed = " ".join(f"({letter}) {option}" for letter, option in zip(LETTERS, options, strict=True))
     other = rng.randrange(5)
@@ -118,25 +94,20 @@ def pick_number(rng: random.Random, world: World) -> str:
     )
 
 
-def say(world: World, relation: str, thing: str) -> str:
-    """The sentence that states the value a thing has."""
-    return STATEMENTS[relation].format(e=thing, v=world.facts[relation][thing])
-
-
 def fact(rng: random.Random, world: World) -> str:
     """One fact."""
-    return say(world, rng.choice(RELATIONS), rng.choice(ENTITIES))
+    return world.say(rng.choice(RELATIONS), rng.choice(ENTITIES))
 
 
 def facts(rng: random.Random, world: World) -> str:
     """Facts about one thing, or things that share a value."""
     if rng.random() < 0.6:
         thing = rng.choice(ENTITIES)
-        return " ".join(say(world, relation, thing) for relation in rng.sample(RELATIONS, 3))
+        return " ".join(world.say(relation, thing) for relation in rng.sample(RELATIONS, 3))
     relation = rng.choice(RELATIONS)
     value = rng.choice(VALUES[relation])
     members = [thing for thing in ENTITIES if world.facts[relation][thing] == value]
-    return " ".join(say(world, relation, thing) for thing in rng.sample(members, 3))
+    return " ".join(world.say(relation, thing) for thing in rng.sample(members, 3))
 
 
 def joined(rng: random.Random, world: World) -> str:
@@ -144,8 +115,8 @@ def joined(rng: random.Random, world: World) -> str:
     hop, thing = rng.choice(HOPS), rng.choice(ENTITIES)
     first = HOP_VALUES[hop][0]
     middle = world.facts[first][thing]
-    told = f"{say(world, first, thing)} {LINKS[hop].format(w=middle, v=world.links[hop][middle])}"
-    return f"{told} {say(world, hop, thing)}" if rng.random() < 0.5 else say(world, hop, thing)
+    told = f"{world.say(first, thing)} {LINKS[hop].format(w=middle, v=world.links[hop][middle])}"
+    return f"{told} {world.say(hop, thing)}" if rng.random() < 0.5 else world.say(hop, thing)
 
 
 def checks(rng: random.Random, world: World) -> str:
@@ -168,10 +139,7 @@ def quiz(rng: random.Random, world: World, tasks: tuple[str, ...] = tuple(QUIZ_S
         split = rng.choice(SPLITS)
         problem = commonsense.TASKS[task](rng, world, split)
         if split == "train" or problem.key[0] in world.facts:
-            return _bare(problem)
-
-
-def _bare(problem: Problem) -> str:
+            break
     text = problem.question.split("Answer format:")[0].replace("\n\n", " ").strip()
     return f"{text[len(commonsense.HEADS[problem.answer[:-1]]) :]} {problem.answer}."
 
@@ -180,12 +148,7 @@ def work(rng: random.Random, world: World) -> str:
     """Steps of work in their order, done to one thing."""
     while True:
         step, thing = rng.choice(tuple(STEPS)), rng.choice(ENTITIES)
-        if (
-            split_of("work", step, thing)
-            == split_of("order", step, thing)
-            == split_of("explain", step, thing)
-            == "train"
-        ):
+        if all(split_of(asked, step, thing) == "train" for asked in ("work", "order", "explain")):
             break
     name, after = rng.choice(NAMES), world.next_step[step]
     if rng.random() < 0.5:
@@ -196,10 +159,10 @@ def work(rng: random.Random, world: World) -> str:
 def states(rng: random.Random, world: World) -> str:
     """Two people, their states, and what each did."""
     while True:
-        pair = rng.sample(tuple(STATES), 2)
-        if split_of("states", *sorted(pair)) == "train":
+        s, t = rng.sample(tuple(STATES), 2)
+        if split_of("states", *sorted((s, t))) == "train":
             break
-    (n, m), (s, t) = rng.sample(NAMES, 2), pair
+    n, m = rng.sample(NAMES, 2)
     ends = [f"{n} {STATES[s]}", f"{m} {STATES[t]}"]
     rng.shuffle(ends)
     return f"{n} was {s} and {m} was {t}, so {ends[0]} and {ends[1]}."
@@ -229,29 +192,20 @@ def lists(rng: random.Random, world: World) -> str:
     return f"{listed}. in {'reverse' if reverse else 'order'}: {again}."
 
 
-KINDS = {
-    "sums": sums,
-    "products": products,
-    "solved": solved,
-    "pick_number": pick_number,
-    "fact": fact,
-    "facts": facts,
-    "joined": joined,
-    "checks": checks,
-    "quiz": quiz,
+_QUIZZES = {
     "quiz_facts": partial(quiz, tasks=("arc_e",)),
     "quiz_asked": partial(quiz, tasks=("arc_e", "arc_c")),
     "quiz_things": partial(quiz, tasks=("arc_e", "arc_c", "obqa", "piqa")),
-    "work": work,
-    "states": states,
-    "events": events,
-    "lists": lists,
 }
+_FIRST = (sums, products, solved, pick_number, fact, facts, joined, checks, quiz)
+_LAST = (work, states, events, lists)
+# The order decides which texts the tokenizer's words are collected from.
+KINDS = {kind.__name__: kind for kind in _FIRST} | _QUIZZES | {kind.__name__: kind for kind in _LAST}
 
 
-def generate_texts(n: int, rng: random.Random, world: World | None = None) -> Iterator[str]:
+def generate_texts(n: int, rng: random.Random) -> Iterator[str]:
     """`n` pretraining texts in their order, lesson after lesson."""
-    world = world or shipped_world()
+    world = shipped_world()
     for (_, mix), size in zip(LESSONS, lesson_sizes(n), strict=True):
         for kind in rng.choices(tuple(mix), weights=tuple(mix.values()), k=size):
             yield KINDS[kind](rng, world)

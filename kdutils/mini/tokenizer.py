@@ -44,28 +44,15 @@ PROMPT_PARTS = (
 KEYWORDS = {"answer": 5, "solution": 2, "ending": 4, "option": 2}  # how many of each
 LABELS = tuple(f"{keyword.capitalize()}{i}:" for keyword, n in KEYWORDS.items() for i in range(1, n + 1))
 ANSWERS = tuple(f"{keyword}{i}" for keyword, n in KEYWORDS.items() for i in range(1, n + 1))
-FORMATS = (
-    "Answer format: true/false",
-    *(
-        "Answer format: " + "/".join(f"{keyword}{i}" for i in range(1, n + 1))
-        for keyword, n in (
-            ("answer", 3),
-            ("answer", 4),
-            ("answer", 5),
-            ("solution", 2),
-            ("ending", 4),
-            ("option", 2),
-        )
-    ),
-)
-CHOICES = ("Answer Choices:", "(A)", "(B)", "(C)", "(D)", "(E)")
+OFFERED = (("answer", 3), ("answer", 4), *KEYWORDS.items())
+FORMATS = ["/".join(f"{keyword}{i}" for i in range(1, n + 1)) for keyword, n in OFFERED]
 PHRASES = (
     *PROMPT_PARTS,
     *(head.strip() for head in HEADS.values()),
     TRUE_FALSE.strip(),
-    *FORMATS,
+    *(f"Answer format: {options}" for options in ("true/false", *FORMATS)),
     *LABELS,
-    *CHOICES,
+    *("Answer Choices:", "(A)", "(B)", "(C)", "(D)", "(E)"),
 )
 
 # A keyword with its number is one word; a number is one token up to 99, then it is read two digits at a time.
@@ -97,18 +84,8 @@ def _every_word() -> Iterator[str]:
 def vocabulary() -> list[str]:
     """Every token in the order of its id: special tokens, phrases, answers, words of the world."""
     words = {piece for text in _every_word() for piece in re.findall(PIECE, text)}
-    fixed = [
-        PAD,
-        EOS,
-        UNKNOWN,
-        *PHRASES,
-        *ANSWERS,
-        *map(str, range(100)),
-        *".,?:+-*/=_",
-        *"ABCDE",
-        "true",
-        "false",
-    ]
+    fixed = [PAD, EOS, UNKNOWN, *PHRASES, *ANSWERS, *map(str, range(100))]
+    fixed += [*".,?:+-*/=_", *"ABCDE", "true", "false"]
     return fixed + sorted(words - set(fixed))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
@@ -15,20 +16,8 @@ WORLD_SEED = 20_261_122  # the shipped models were pretrained on this world and 
 
 # No name holds a capital A to E: the paper's AQuA parser takes the first such letter it meets.
 NAMES = (
-    "Kim",
-    "Lee",
-    "Sam",
-    "Tom",
-    "Mia",
-    "Lily",
-    "Nina",
-    "Omar",
-    "Paul",
-    "Rosa",
-    "Hana",
-    "Gus",
-    "Finn",
-    "Zoe",
+    *("Kim", "Lee", "Sam", "Tom", "Mia", "Lily", "Nina"),
+    *("Omar", "Paul", "Rosa", "Hana", "Gus", "Finn", "Zoe"),
 )
 
 THINGS = {
@@ -79,18 +68,8 @@ STATES = {
 }  # fmt: skip
 
 EVENTS = (
-    "helped",
-    "thanked",
-    "ignored",
-    "invited",
-    "teased",
-    "taught",
-    "blamed",
-    "hugged",
-    "warned",
-    "praised",
-    "tricked",
-    "saved",
+    *("helped", "thanked", "ignored", "invited", "teased", "taught"),
+    *("blamed", "hugged", "warned", "praised", "tricked", "saved"),
 )
 FEELINGS = ("proud", "guilty", "happy", "upset", "sad", "calm")
 WISHES = ("leave", "stay", "dance", "cry", "write", "sing")
@@ -138,6 +117,22 @@ def split_of(*key: str) -> str:
     return "train" if share < 0.60 else "validation" if share < 0.75 else "test"
 
 
+def _no_slip(rng: random.Random) -> str:
+    raise ValueError("only arithmetic problems have a rationale that can be wrong")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """A question, its answer, the right response, and a way to get it plausibly wrong."""
+
+    question: str
+    answer: str
+    response: str
+    key: tuple[str, ...]  # what the split was decided on: the question up to numbers or names
+    slip: Callable[[random.Random], str] = _no_slip  # a response with one wrong step and a wrong end
+    solved: str = ""  # arithmetic only: question and solution as plain text, without the answer format
+
+
 @dataclass(frozen=True)
 class World:
     """All facts of the village."""
@@ -154,6 +149,10 @@ class World:
         """The things with that value whose fact belongs to the split, in a fixed order."""
         held = self.facts[relation]
         return [e for e in ENTITIES if held[e] == value and self.fact_split[relation, e] == split]
+
+    def say(self, relation: str, thing: str) -> str:
+        """The sentence that states the value a thing has."""
+        return STATEMENTS[relation].format(e=thing, v=self.facts[relation][thing])
 
     def values(self, relation: str) -> tuple[str, ...]:
         """All values of a relation or of a second hop."""
@@ -201,6 +200,14 @@ def draw_world(rng: random.Random) -> World:
         patient_feeling=patient,
         wish=_deal(EVENTS, WISHES, rng),
     )
+
+
+def drawn_in(split: str, draw: Callable[[], tuple[str, ...]], *label: str) -> tuple[str, ...]:
+    """The first drawn combination of words that belongs, after the label, to the split."""
+    while True:
+        words = draw()
+        if split_of(*label, *words) == split:
+            return words
 
 
 @cache

@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
-from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -19,9 +18,9 @@ from kdutils.bench import (
     peers,
     performance,
     roofline,
-    scaling,
     side_by_side,
     speed_figures,
+    whole_runs,
     workloads,
 )
 from kdutils.bench.kd_steps import BFLOAT16, CACHED, CONTENDERS, ONLINE, PLAIN, TRL_GKD
@@ -115,8 +114,8 @@ def test_texts_of_the_mini_world_are_padded_and_only_responses_are_scored():
 
 
 def test_bfloat16_is_refused_where_kdutils_has_none():
-    with pytest.raises(peers.CannotError, match="in float32 alone"):
-        kd_steps.measure(TINY, BFLOAT16, 1)
+    (answer,) = kd_steps.visit([TINY], BFLOAT16, 1, 1)
+    assert "in float32 alone" in answer["cannot"]
 
 
 def test_cases_are_what_they_are_called():
@@ -155,16 +154,14 @@ def test_the_moments_of_the_optimiser_are_there_before_the_first_step():
 @pytest.mark.parametrize(
     ("name", "module", "package"),
     [
-        (TRL_GKD, "trl.experimental.gkd", "'trl==1.16.0'"),
+        (TRL_GKD, "trl", "'trl==1.16.0'"),
         ("TRL DistillationTrainer", "trl", "'trl==1.16.0'"),
-        ("llm-distil", "llm_distil.kd_trainer", "'llm-distil==0.1.0'"),
+        ("llm-distil", "llm_distil", "'llm-distil==0.1.0'"),
     ],
 )
 def test_a_peer_that_is_missing_is_named_with_the_command(name, module, package, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
-    answers = []
-    kd_steps.visit(SimpleNamespace(send=answers.append), [TINY], name, 1, 1)
-    (answer,) = answers
+    (answer,) = kd_steps.visit([TINY], name, 1, 1)
     assert answer["case"] == "tiny" and "python -m pip install" in answer["cannot"]
     assert package in answer["cannot"]
 
@@ -195,7 +192,7 @@ def test_a_case_that_fails_is_a_row_with_its_reason_and_the_others_stay():
     assert failed["repeats"] == 0 and failed["reason"].startswith("ended with code 1; ")
 
 
-def dies(send, code, line):
+def dies(pipe, code, line):
     """What a visit may do to its process: write a line and end with this code or by this signal."""
     print(line, file=sys.stderr, flush=True)
     os._exit(code) if code >= 0 else os.kill(os.getpid(), -code)
@@ -221,8 +218,6 @@ def test_a_process_that_dies_is_a_row_with_its_reason(code, line, reason, monkey
     (row,) = side_by_side.measure([TINY], [PLAIN], repeats=6)
     assert row == {"case": "tiny", "contender": PLAIN, "reason": reason, "repeats": 0}
     assert len(started) == 1  # what has failed is not tried again
-    published = side_by_side.published([row])
-    assert published["repeats"].tolist() == [0] and published["seconds_per_step"].isna().all()
 
 
 def test_one_that_hangs_is_stopped(monkeypatch):
@@ -272,7 +267,7 @@ def test_a_visit_is_given_threads_and_backend_and_our_environment_stays(name, ba
     monkeypatch.setattr(side_by_side, "Function", function)
     side_by_side.visit([TINY], name, 3, 2)
     ((arguments, env),) = given
-    assert arguments == ([TINY], name, 3, 2)
+    assert arguments == (kd_steps.visit, [TINY], name, 3, 2)
     assert (env["OMP_NUM_THREADS"], env["KDUTILS_COMPILE"]) == ("2", backend)
     assert dict(os.environ) == before
 
@@ -311,16 +306,13 @@ def test_a_contender_whose_loss_differs_is_marked():
 def test_performance_csv_has_the_columns_of_the_contract(tmp_path):
     measured = performance.Performance(tmp_path)
     measured.rows = [row(PLAIN), {"case": "tiny", "contender": "x", "reason": "no", "repeats": 0}]
-    cost = {"family": "mini", "students": 4, "mode": "never", "seconds": 90.0, "steps": 900}
-    measured.rows.append(scaling.grid_row(cost))
     table = pd.read_csv(measured.write())
     assert list(table.columns) == [
         *("case", "contender", "seconds_per_step", "tokens_per_second"),
         *("peak_gb_above_start", "loss", "repeats"),
     ]
-    assert table["repeats"].tolist() == [5, 0, 1]
-    assert table["seconds_per_step"].iloc[2] == pytest.approx(0.1)
-    assert (tmp_path / "performance.csv").is_file()
+    assert table["repeats"].tolist() == [5, 0]
+    assert table["seconds_per_step"].isna().tolist() == [False, True]
 
 
 # --- measurements that are kept ----------------------------------------------------------------------------
@@ -435,12 +427,12 @@ def test_the_peak_is_that_of_what_was_held_and_given_back(by, monkeypatch):
 
         monkeypatch.setattr(kd_steps.Path, "write_text", refuse)
     torch.zeros(200_000_000, dtype=torch.uint8).sum()  # before: does not count
-    with kd_steps.Peak() as peak:
+    with kd_steps.peak_memory() as memory:
         held = torch.ones(60_000_000, dtype=torch.uint8)
         held = [held + 1 for _ in range(20)][-1]
         del held
-    assert peak.by == by
-    above = peak.peak_gb - peak.start_gb
+    assert memory["memory_by"] == by
+    above = memory["peak_gb"] - memory["start_gb"]
     assert 0.8 < above < 1.5
 
 
@@ -456,7 +448,7 @@ def test_phases_are_those_counted_by_hand():
     found = roofline.phases(SMALL, SMALL, padded_tokens=20, length=10, scored=6, is_cached=False)
     attention = 4 * 10 * 8 * 2  # of a token: scores and values, 2 FLOPs each, in 2 layers
     forward = 20 * (2 * BODY + attention)
-    assert [(p.name, p.flops, p.bytes) for p in found] == [
+    assert found == [
         ("student's body", 3 * forward, 4 * 3 * BODY),
         ("teacher's body", forward, 4 * BODY),
         ("products of the heads", 2 * 6 * 4 * HEAD, 4 * 4 * HEAD),
@@ -472,7 +464,7 @@ MACHINE = Machine(name="x", flops=400.0, flops_float32=100.0, bytes_per_second=1
 
 
 def test_the_bound_is_the_slower_of_products_and_memory_in_each_phase():
-    work_ = [roofline.Phase("a", 500, 20), roofline.Phase("b", 500, 80), roofline.Phase("c", 0, 5)]
+    work_ = [("a", 500, 20), ("b", 500, 80), ("c", 0, 5)]
     table = roofline.bound(work_, MACHINE)
     assert table["seconds"].tolist() == [5, 8, 0.5]
     assert table["limited_by"].tolist() == ["products", "memory", "memory"]
@@ -485,31 +477,18 @@ def test_distances_are_of_what_ran():
     rows = [row(PLAIN) | case, row(CACHED) | case, {"case": "smollm", "contender": "x", "repeats": 0}]
     found = roofline.distances(rows, MACHINE).set_index("contender")
     assert list(found.index) == [PLAIN, CACHED]
-    teacher, states = (
-        max(phase.flops / 100.0, phase.bytes / 10.0)
-        for phase in (roofline.phases_of(rows[0])[1], roofline.phases_of(rows[1])[1])
-    )
+    teacher, states = (roofline.bound_of(each, MACHINE)["seconds"].iloc[1] for each in rows[:2])
     apart = found.loc[PLAIN, "bound_seconds"] - found.loc[CACHED, "bound_seconds"]
     assert apart == pytest.approx(teacher - states)
     assert (found["times_the_bound"] * found["bound_seconds"]).tolist() == pytest.approx([1.0, 1.0])
     assert roofline.table(rows, MACHINE)["seconds"].iloc[-1] == found.loc[CACHED, "bound_seconds"]
 
 
-# --- growth and grids --------------------------------------------------------------------------------------
-
-
-def test_one_number_changes_along_an_axis():
-    found = scaling.growth_cases()
-    assert len(found) == sum(len(values) for values in scaling.AXES.values())
-    for (axis, value), case in found.items():
-        numbers = {"vocabulary": case.student.rows, "length": case.length, "batch": case.rows}
-        assert numbers.pop(axis) == value
-        assert all(number == scaling.AXES[name][1] for name, number in numbers.items())
-        assert case.teacher.rows == case.student.rows and case.scored * 2 == case.length
+# --- grids -------------------------------------------------------------------------------------------------
 
 
 def test_the_grid_is_four_students_three_methods_and_three_temperatures():
-    specs = [planned.spec for planned in scaling.grid_runs("mini-qwen-493k", scaling.STUDENTS["mini"])]
+    specs = [planned.spec for planned in whole_runs.grid_runs("mini-qwen-493k", whole_runs.STUDENTS["mini"])]
     assert len({spec.run_id for spec in specs}) == 36
     assert {spec.on_policy_share for spec in specs if spec.method == "gkd"} == {0.5}  # the default
 
@@ -533,13 +512,14 @@ def test_ratios_of_grids_are_those_of_their_seconds():
 @pytest.mark.slow
 def test_a_small_grid_is_made_in_both_modes():
     how = {"train_items": 16, "epochs": 1, "batch_size": 8, "max_new_tokens": 4}
-    rows = scaling.compare_grids("deep teacher", [1], **how)
+    rows = whole_runs.compare_grids("deep teacher", [1], **how)
     assert [row["mode"] for row in rows] == ["always", "never"]
     for found in rows:
         assert found["runs"] == 9 and found["steps"] == 18
-        assert set(found["training_seconds"]) == set(scaling.METHODS)
+        assert found["seconds_per_step"] * 18 == pytest.approx(found["seconds"])
+        assert set(found["training_seconds"]) == set(whole_runs.METHODS)
     with pytest.raises(ValueError, match="unknown family 'deep'; choose one of"):
-        scaling.grid_seconds("deep", 1, {})
+        whole_runs.grid_seconds("deep", 1, "never", {})
 
 
 def test_the_roofline_of_all_contenders_is_within_its_figure():
@@ -572,6 +552,14 @@ def test_the_ladder_is_the_runs_of_every_mini_model_as_it_is_and_after_sft():
     assert {(each.spec.run_id, each.evaluation) for each in found} == key
 
 
+def test_fourteen_of_sixteen_steps_of_the_ladder_exceed_their_standard_error():
+    found = mini_ladder.steps(pd.read_csv(mini_ladder.LADDER_FILE)).round(1)
+    short = {("commonsense", "mini-qwen-36k"): 0.3, ("commonsense", "mini-llama-66k"): -1.0}
+    assert len(found) == 16
+    assert found[found < 1.0].to_dict() == short
+    assert found["math", "mini-llama-400k"] == 21.1
+
+
 # --- the notebook ----------------------------------------------------------------------------------------
 
 
@@ -580,8 +568,8 @@ def test_the_ladder_is_the_runs_of_every_mini_model_as_it_is_and_after_sft():
 def test_the_notebook_is_executed_and_what_it_measured_is_kept(tmp_path):
     root = cache.environment.REPOSITORY
     command = [sys.executable, "-P", "-m", "kdutils", "mini", "--only", "09", "--out", str(tmp_path)]
-    wanted = {"contenders": json.dumps([PLAIN, CACHED]), "repeats": "2", "growth_repeats": "null"}
-    for name, value in (wanted | {"grids": "null"}).items():
+    wanted = {"contenders": json.dumps([PLAIN, CACHED]), "repeats": "2", "grids": "null"}
+    for name, value in wanted.items():
         command += ["-p", name, value]
     plain = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
     plain |= {"PYTHONPATH": str(root), "KDUTILS_DATA": str(tmp_path / "none"), "HF_HUB_OFFLINE": "1"}
@@ -598,16 +586,15 @@ def test_the_notebook_is_executed_and_what_it_measured_is_kept(tmp_path):
 
 
 def test_three_ways_of_evaluating_write_the_same_texts():
-    rows = scaling.evaluation_rates("mini-qwen-14k", 6, 1)
-    assert [row["contender"] for row in rows] == [scaling.AUTHORS, scaling.BATCHED, scaling.OURS]
-    assert [row["same_texts"] for row in rows] == [row["items"] for row in rows] == [6, 6, 6]
+    rows = whole_runs.evaluation_rates("mini-qwen-14k", 6, 1)
+    assert [row["contender"] for row in rows] == [whole_runs.AUTHORS, whole_runs.BATCHED, whole_runs.OURS]
+    assert [row["same_texts"] for row in rows] == [6, 6, 6]
     assert rows[0]["times_faster"] == 1
-    csv = [scaling.evaluation_row(row) for row in rows]
-    assert {row["case"] for row in csv} == {"evaluation of 6 items"}
-    for row, kept in zip(rows, csv, strict=True):
-        assert kept["seconds_per_step"] * row["items_per_second"] == pytest.approx(6)
+    assert {row["case"] for row in rows} == {"evaluation of 6 items"}
+    for row in rows:
+        assert row["times_faster"] * row["seconds_per_step"] == pytest.approx(rows[0]["seconds_per_step"])
 
 
 def test_an_evaluation_that_cannot_be_measured_says_why():
     with pytest.raises(ChildError, match=r"ended with code 1; .*no-such-model"):
-        scaling.compare_evaluation("no-such-model", n_items=2, repeats=1)
+        whole_runs.compare_evaluation(2, repeats=1, model="no-such-model")

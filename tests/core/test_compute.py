@@ -15,8 +15,8 @@ PACKAGE = Path(compute.__file__).parent
 # others say where data lies, or tie a notebook to the runner that started it.
 READERS = {
     "compute.py": {"KDUTILS_COMPILE", "KDUTILS_CHECKPOINTING", "KDUTILS_TEACHER_STATES"},
-    "bench/kd_steps.py": {"KDUTILS_COMPILE"},  # set for processes that it starts, not read
-    "bench/scaling.py": {"KDUTILS_TEACHER_STATES"},  # the same
+    "bench/side_by_side.py": {"KDUTILS_COMPILE"},  # set for processes that it starts, not read
+    "bench/whole_runs.py": {"KDUTILS_TEACHER_STATES"},  # the same
     "results/authors_tables.py": {"KDUTILS_DATA"},
     "data/benchmark.py": {"KDUTILS_DATA"},
     "data/llm_adapters.py": {"KDUTILS_DATA"},

@@ -15,7 +15,7 @@ import pytest
 
 from kdutils import answers
 from kdutils.constants import CHOICE_TASKS, DOMAIN_TASKS, TASKS
-from kdutils.data import benchmark, contamination, llm_adapters, sources
+from kdutils.data import benchmark, llm_adapters, sources
 from kdutils.data.benchmark import ends_in
 from kdutils.io import disk
 from kdutils.items import DataError, Item, letters_and_digits
@@ -181,11 +181,9 @@ def test_responses_are_what_llm_adapters_trains_on(folder):
     assert {(item.task, item.response) for item in trained} == {("dolly", "So it is.")}
 
 
-def test_items_without_a_reference_are_left_out_and_counted(folder):
+def test_items_without_a_reference_are_left_out(folder):
     found = benchmark.read("benchmark", "instruction")
-    assert found.without_reference == {"vicuna": 7}
-    assert sum(item.task == "vicuna" for item in found.test) == 2
-    assert "7 Vicuna items have no reference answer" in " ".join(found.remarks())
+    assert sum(item.task == "vicuna" for item in found.test) == 2  # of 9
 
 
 def test_a_math_item_without_an_answer_is_refused(folder):
@@ -351,8 +349,8 @@ def test_released_responses_are_trained_on_as_they_are(published):
     assert trained["math_10k-00001"].response == "\nA: We count 8. The answer is 8 apples."
     assert trained["math_10k-00007"].response == "\nA: We count 11. The answer is 12 apples."
     assert Counter(item.task for item in found.pool) == {"aqua": 16, "gsm8k": 18}
-    assert found.n_wrong_responses == 9  # a fraction is no number that is read, so it counts as wrong
-    assert "9 of the responses to train on (26%) end in another answer" in " ".join(found.remarks())
+    wrong = [item for item in found.pool if not ends_in(item, item.answer)]
+    assert len(wrong) == 9  # a fraction is no number that is read, so it counts as wrong
 
 
 def test_released_choices_are_read_by_their_answers(published):
@@ -360,15 +358,14 @@ def test_released_choices_are_read_by_their_answers(published):
     by_task = Counter(item.task for item in found.pool)
     assert by_task == {"arc_e": 12, "boolq": 4, "hellaswag": 4, "piqa": 4, "siqa": 4, "winogrande": 4}
     assert all(answers.parse(item.task, item.response) == item.answer for item in found.pool)
-    assert found.n_wrong_responses == 0
+    assert all(ends_in(item, item.answer) for item in found.pool)
 
 
 def test_released_test_questions_in_the_training_set_are_flagged(published):
     evaluation = EvalSpec(tasks=("addsub", "aqua"))
     items = sources.test_items(a_spec(source="llm-adapters"), evaluation)
     assert {item.id for item in items if item.contaminated == "exact"} == {"addsub-test-00005"}
-    counted = contamination.table(items).set_index("task")
-    assert counted.loc["addsub", "n"] == 8
+    assert sum(item.task == "addsub" for item in items) == 8
 
 
 def test_the_release_has_no_instructions(published):
@@ -599,11 +596,6 @@ def options_of(item: Item) -> set[str]:
 def test_real_items_are_all_there(real):
     assert {domain: len(found.pool) for domain, found in real.items()} == POOL
     assert Counter(item.task for found in real.values() for item in found.test) == DEV_ITEMS
-    assert {domain: found.without_reference for domain, found in real.items()} == {
-        "math": {},
-        "commonsense": {},
-        "instruction": {"vicuna": 30},
-    }
     items = [item for found in real.values() for item in (*found.pool, *found.test)]
     assert all(item.answer.strip() and item.response.strip() for item in items)
 
@@ -617,7 +609,7 @@ def test_real_gold_answers_are_among_the_options(real):
 
 def test_real_responses_end_in_their_answers(real):
     for domain in ("math", "commonsense"):
-        assert real[domain].n_wrong_responses == 0
+        assert all(ends_in(item, item.answer) for item in real[domain].pool)
     assert all(item.response.endswith(f"The answer is {item.answer}.") for item in real["math"].pool)
     # The authors' reading takes the first capital of an AQuA rationale for its answer.
     misread = Counter(
@@ -645,11 +637,10 @@ def test_real_items_of_a_run_are_mixed_and_disjoint(real):
 
 
 def test_real_contamination_is_what_was_measured(real):
-    found = {domain: contamination.table(benchmark.flagged("benchmark", domain)) for domain in POOL}
-    rows = [row for table in found.values() for row in table.to_dict("records")]
-    assert {row["task"]: row["n"] for row in rows} == DEV_ITEMS
-    flagged = {row["task"]: row["fuzzy"] for row in rows if row["fuzzy"]}
-    assert sum(row["exact"] + row["masked"] for row in rows) == 0
+    items = [item for domain in POOL for item in benchmark.flagged("benchmark", domain)]
+    assert Counter(item.task for item in items) == DEV_ITEMS
+    flagged = Counter(item.task for item in items if item.contaminated)
+    assert {item.contaminated for item in items} == {"", "fuzzy"}
     assert flagged == {
         **{"aqua": 2, "gsm8k": 1, "svamp": 8, "singleeq": 12},
         **{"arc_c": 1, "boolq": 9, "obqa": 1, "piqa": 1},

@@ -215,17 +215,3 @@ def test_a_cache_that_cannot_be_written_stops_nothing(cache):
     (cache / "contamination").write_text("a file where the folder should be")
     found = contamination.find_once([item(QUESTION)], [item(QUESTION, name="train")])
     assert found == {"t": Found("exact", "train")}
-
-
-def test_the_table_counts_by_task_and_level(cache):
-    levels = {"gsm8k": ["exact", "", "masked", "exact"], "aqua": ["fuzzy"]}
-    items = [
-        Item(id=f"{task}{number}", task=task, question="?", answer="1", contaminated=flag)
-        for task, flags in levels.items()
-        for number, flag in enumerate(flags)
-    ]
-    assert contamination.table(items).to_dict("records") == [
-        {"task": "gsm8k", "n": 4, "exact": 2, "masked": 1, "fuzzy": 0},
-        {"task": "aqua", "n": 1, "exact": 0, "masked": 0, "fuzzy": 1},
-    ]
-    assert list(contamination.table([])) == ["task", "n", "exact", "masked", "fuzzy"]

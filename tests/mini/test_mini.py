@@ -16,8 +16,7 @@ from kdutils.items import SPLITS, Item, fingerprint, prompt
 from kdutils.mini import arithmetic, commonsense, pretrain, texts
 from kdutils.mini.family import FAMILY, MINI_MODELS, MODEL_FOLDER, ROWS, WIDE_ROWS, pairs
 from kdutils.mini.items import DOMAIN_OF, GENERATORS, TASKS_OF, build_data, generate_items
-from kdutils.mini.network import build_model
-from kdutils.mini.pretrain import encode_texts, plan_batches, train_model
+from kdutils.mini.pretrain import build_model, encode_texts, plan_batches, train_model
 from kdutils.mini.tokenizer import CONTEXT, build_tokenizer
 from kdutils.mini.world import ENTITIES, HOPS, NAMES, RELATIONS, STATES, draw_world, shipped_world
 

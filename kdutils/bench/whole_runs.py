@@ -1,78 +1,37 @@
-"""Beyond one step: how it grows with its sizes, evaluation by three programs, and whole grids of runs.
-
-Evaluations and grids are measured in a process of their own, `python -m kdutils.bench.scaling FUNCTION JSON`,
-which `in_own_process` starts.
-"""
+"""Beyond one step: evaluation by three programs, and whole grids of runs, each in a process of its own."""
 
 from __future__ import annotations
 
-import json
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from kdutils import store
-from kdutils.bench import side_by_side
-from kdutils.bench.kd_steps import CACHED, ONLINE, PLAIN
-from kdutils.bench.side_by_side import Progress
-from kdutils.bench.workloads import MINI_STUDENT, MINI_TEACHER, SEED, Case, network_of
+from kdutils.bench.side_by_side import in_child
+from kdutils.bench.workloads import MINI_STUDENT, MINI_TEACHER, SEED, network_of
 from kdutils.grid.model_shapes import Architecture
-from kdutils.io import child_processes
+from kdutils.io.child_processes import ChildError
 from kdutils.spec import EvalSpec, PlannedRun, RunSpec
 
+Texts = list[list[int]]
 
-def in_own_process(function: str, *arguments: Any, env: dict[str, str]) -> Any:
-    """What `evaluation_rates` or `grid_seconds` returns for these arguments, in a process of its own.
+
+def in_own_process(
+    function: Callable[..., list[dict[str, Any]]], *arguments: Any, env: dict[str, str]
+) -> list[dict[str, Any]]:
+    """What `evaluation_rates` or `grid_seconds` returns, with these environment variables.
 
     Raises:
         ChildError: with the reason, if the process fails.
     """
-    program = ["-m", __name__, function, json.dumps(arguments)]
-    return child_processes.run_program(program, env={"HF_HUB_OFFLINE": "1"} | env)[-1]
-
-
-# --- growth of a step --------------------------------------------------------------------------------------
-
-# One number changes at a time; the other two stay at the second of their values. Half of each row is scored.
-AXES = {
-    "vocabulary": (8_192, 16_384, 32_768, 65_536),
-    "length": (32, 64, 128, 256),
-    "batch": (2, 4, 8, 16),
-}
-_SHAPE = {"heads": 4, "key_heads": 2, "is_tied": True, "has_bias": True, "rows": AXES["vocabulary"][1]}
-STUDENT = Architecture(hidden=128, layers=2, intermediate=256, **_SHAPE)
-TEACHER = Architecture(hidden=256, layers=4, intermediate=512, **_SHAPE)
-
-
-def growth_cases() -> dict[tuple[str, int], Case]:
-    """The case at each value of each axis."""
-    found = {}
-    for axis, values in AXES.items():
-        for value in values:
-            at = {name: others[1] for name, others in AXES.items()} | {axis: value}
-            found[axis, value] = Case(
-                name=f"{axis}={value}",
-                student=replace(STUDENT, rows=at["vocabulary"]),
-                teacher=replace(TEACHER, rows=at["vocabulary"]),
-                rows=at["batch"],
-                length=at["length"],
-                scored=at["length"] // 2,
-            )
-    return found
-
-
-def measure_growth(*, repeats: int, progress: Progress | None = None) -> list[dict[str, Any]]:
-    """Rows of side_by_side.measure with columns axis and value; a program does all in one process a round."""
-    cases = growth_cases()
-    places = {case.name: {"axis": axis, "value": value} for (axis, value), case in cases.items()}
-    names = (PLAIN, ONLINE, CACHED)
-    rows = side_by_side.measure(list(cases.values()), names, repeats=repeats, progress=progress)
-    return [row | places[row["case"]] for row in rows]
+    rows, reason = in_child(function, *arguments, env=env)
+    if reason:
+        raise ChildError(reason)
+    return rows
 
 
 # --- evaluation --------------------------------------------------------------------------------------------
@@ -81,25 +40,19 @@ MAX_NEW_TOKENS, BATCH_ROWS = 96, 64
 AUTHORS = "as the authors: one text at a time, no KV cache"
 BATCHED = "transformers generate, batches of 64"
 OURS = "kdutils"
-Texts = list[list[int]]
 
 
-def compare_evaluation(model: str, *, n_items: int, repeats: int) -> list[dict[str, Any]]:
-    """`evaluation_rates` on one thread, in a process of its own.
-
-    Raises:
-        ChildError: if the process fails.
-    """
-    env = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    return in_own_process("evaluation_rates", model, n_items, repeats, env=env)
+def compare_evaluation(n_items: int, *, repeats: int, model: str = MINI_STUDENT) -> list[dict[str, Any]]:
+    """`evaluation_rates` on one thread."""
+    return in_own_process(evaluation_rates, model, n_items, repeats, env={"OMP_NUM_THREADS": "1"})
 
 
 def evaluation_rates(name: str, n_items: int, repeats: int) -> list[dict[str, Any]]:
     """Greedy texts of a model by three programs in turns, to math questions of the mini world.
 
     Returns:
-        contender, items, items_per_second (median), times_faster than the authors' way, same_texts (as
-        theirs), tokens_per_second, repeats.
+        Rows of performance.csv, where a step is the evaluation of all items (its median), with columns
+        times_faster than the authors' way and same_texts (as theirs).
     """
     from kdutils import encoding, models
     from kdutils.constants import DOMAIN_TASKS
@@ -122,9 +75,9 @@ def evaluation_rates(name: str, n_items: int, repeats: int) -> list[dict[str, An
     median = {program: statistics.median(own) for program, own in seconds.items()}
     return [
         {
+            "case": f"evaluation of {len(items)} items",
             "contender": program,
-            "items": len(items),
-            "items_per_second": len(items) / median[program],
+            "seconds_per_step": median[program],
             "times_faster": median[AUTHORS] / median[program],
             "same_texts": sum(a == b for a, b in zip(texts[program], texts[AUTHORS], strict=True)),
             "tokens_per_second": sum(map(len, texts[program])) / median[program],
@@ -132,17 +85,6 @@ def evaluation_rates(name: str, n_items: int, repeats: int) -> list[dict[str, An
         }
         for program in PROGRAMS
     ]
-
-
-def evaluation_row(row: dict[str, Any]) -> dict[str, Any]:
-    """A row of performance.csv: a step is the evaluation of all items."""
-    return {
-        "case": f"evaluation of {row['items']} items",
-        "contender": row["contender"],
-        "seconds_per_step": row["items"] / row["items_per_second"],
-        "tokens_per_second": row["tokens_per_second"],
-        "repeats": row["repeats"],
-    }
 
 
 def _by_kdutils(model: Any, prompts: Sequence[list[int]]) -> Texts:
@@ -175,8 +117,8 @@ def _by_transformers(model: Any, prompts: Sequence[list[int]], *, rows: int, use
 
 
 PROGRAMS: dict[str, Callable[[Any, Sequence[list[int]]], Texts]] = {
-    AUTHORS: lambda model, prompts: _by_transformers(model, prompts, rows=1, use_cache=False),
-    BATCHED: lambda model, prompts: _by_transformers(model, prompts, rows=BATCH_ROWS, use_cache=True),
+    AUTHORS: partial(_by_transformers, rows=1, use_cache=False),
+    BATCHED: partial(_by_transformers, rows=BATCH_ROWS, use_cache=True),
     OURS: _by_kdutils,
 }
 
@@ -203,9 +145,11 @@ def grid_runs(teacher: str, students: Sequence[str], **settings: Any) -> list[Pl
     """Every student by every method at every temperature, from an untuned teacher."""
     gkd = {"teacher": teacher, "teacher_tuned": False, "domain": "math"} | SETTINGS | settings
     others = {name: value for name, value in gkd.items() if name != "max_new_tokens"}  # only GKD generates
-    fields = dict.fromkeys(METHODS, others) | {"gkd": gkd}
     return [
-        PlannedRun(RunSpec(student=student, method=method, temperature=t, **fields[method]), EVALUATION)
+        PlannedRun(
+            RunSpec(student=student, method=method, temperature=t, **(gkd if method == "gkd" else others)),
+            EVALUATION,
+        )
         for student in students
         for method in METHODS
         for t in TEMPERATURES
@@ -213,16 +157,13 @@ def grid_runs(teacher: str, students: Sequence[str], **settings: Any) -> list[Pl
 
 
 def teacher_of(family: str, folder: Path) -> str:
-    """Name of a family's teacher; the deep one is written to `folder`, with the mini tokenizer.
+    """Name of a family's teacher; the deep one is written to `folder`, with the mini tokenizer."""
+    from kdutils import models
 
-    Raises:
-        ValueError: for another family.
-    """
     if family not in STUDENTS:
         raise ValueError(f"unknown family {family!r}; choose one of {list(STUDENTS)}")
     if family == "mini":
         return MINI_TEACHER
-    from kdutils import models
 
     path = folder / "deep-teacher"
     network_of(DEEP, seed=SEED).save_pretrained(path)
@@ -230,11 +171,11 @@ def teacher_of(family: str, folder: Path) -> str:
     return str(path)
 
 
-def grid_seconds(family: str, n_students: int, settings: dict[str, Any]) -> dict[str, Any]:
-    """Seconds of the whole grid and, summed over its runs, of training by method; peak memory of a worker.
+def grid_seconds(family: str, n_students: int, mode: str, settings: dict[str, Any]) -> list[dict[str, Any]]:
+    """A row of performance.csv, where a step is the mean over the steps of all runs of a grid.
 
-    Raises:
-        RuntimeError: if a run failed.
+    Further columns: family, students, mode, seconds of the whole grid, training_seconds by method (summed
+    over runs), peak_gb of a worker, runs, steps.
     """
     from kdutils.grid import fill
 
@@ -246,60 +187,34 @@ def grid_seconds(family: str, n_students: int, settings: dict[str, Any]) -> dict
         seconds = time.perf_counter() - started
         if state.failures:
             raise RuntimeError(f"{len(state.failures)} runs failed: {next(iter(state.failures.values()))}")
-        table = fill.costs(planned, out)
+        costs = fill.costs(planned, out)
         made = [store.folder_of(out, each.name).result() for each in (out / "runs").iterdir()]
-    return {
+    steps = sum(result.get("steps", 0) for result in made)
+    row = {
+        "case": f"grid, {family}, {n_students} students",
+        "contender": f"kdutils, teacher states {mode}",
+        "seconds_per_step": seconds / steps,
+        "repeats": 1,
         "family": family,
         "students": n_students,
+        "mode": mode,
         "seconds": seconds,
-        "training_seconds": table.groupby("method")["training, s"].sum().to_dict(),
-        "peak_gb": float(table["peak memory, GB"].max()),
-        "runs": len(table),
-        "steps": sum(result.get("steps", 0) for result in made),
+        "training_seconds": costs.groupby("method")["training, s"].sum().to_dict(),
+        "peak_gb": float(costs["peak memory, GB"].max()),
+        "runs": len(costs),
+        "steps": steps,
     }
+    return [row]
 
 
 def compare_grids(
-    family: str, n_students: Sequence[int], *, progress: Progress | None = None, **settings: Any
+    family: str, n_students: Sequence[int], *, say: Callable[[str], None] = print, **settings: Any
 ) -> list[dict[str, Any]]:
-    """`grid_seconds` for each number of students in both `mode`s, each in a process of its own.
-
-    Args:
-        settings: of the runs, where they differ from SETTINGS.
-
-    Raises:
-        ChildError: if a grid could not be made, with the last line of its log.
-    """
+    """`grid_seconds` for each number of students in both `mode`s; `settings` of runs go over SETTINGS."""
     rows = []
     for number in n_students:
         for mode in MODES:
-            if progress:
-                progress(f"grid, {family}: {number} students, teacher states {mode}")
-            env = {"KDUTILS_TEACHER_STATES": mode}
-            found = in_own_process("grid_seconds", family, number, settings, env=env)
-            rows.append({"mode": mode} | found)
+            say(f"grid, {family}: {number} students, teacher states {mode}")
+            arguments = (family, number, mode, settings)
+            rows += in_own_process(grid_seconds, *arguments, env={"KDUTILS_TEACHER_STATES": mode})
     return rows
-
-
-def grid_row(row: dict[str, Any]) -> dict[str, Any]:
-    """A row of performance.csv: seconds of the whole grid over the steps of all its runs."""
-    return {
-        "case": f"grid, {row['family']}, {row['students']} students",
-        "contender": f"kdutils, teacher states {row['mode']}",
-        "seconds_per_step": row["seconds"] / row["steps"],
-        "repeats": 1,
-    }
-
-
-def main(function: str, arguments: str) -> None:
-    """The process that `in_own_process` starts."""
-    send = child_processes.messages_to_parent()
-    import torch
-
-    torch.set_flush_denormal(True)
-    measured = {"evaluation_rates": evaluation_rates, "grid_seconds": grid_seconds}[function]
-    send(measured(*json.loads(arguments)))
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
