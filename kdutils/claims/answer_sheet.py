@@ -13,8 +13,8 @@ from typing import Any
 import pandas as pd
 
 from kdutils.claims import sensitivity
-from kdutils.claims.claims import CLAIMS, Judgement, estimate_text, printed_text
-from kdutils.claims.finding import NOT_TESTABLE, VERDICTS
+from kdutils.claims.claims import CLAIMS, Judgement
+from kdutils.claims.evidence import NOT_TESTABLE, VERDICTS
 from kdutils.claims.sensitivity import AS_AUTHORS
 from kdutils.constants import SOURCE_LABELS, SOURCES
 
@@ -126,17 +126,51 @@ def paragraphs(found: Columns, tables: Mapping[str, pd.DataFrame]) -> Iterable[s
         yield text
 
 
+def readable(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """Ledger rows for people to read: id, claim, analysis, paper, ours, verdict, why."""
+    names = {"id": "id", "statement": "claim", "analysis": "analysis", "paper_value": "paper"}
+    names |= {"estimate": "ours", "verdict": "verdict", "reason": "why"}
+    shown = [
+        row
+        | {"paper_value": printed_text(row["paper_value"]), "estimate": estimate_text(row)}
+        | {"verdict": row["verdict"].replace("_", " ")}
+        for row in rows
+    ]
+    return pd.DataFrame(shown, columns=list(names)).rename(columns=names)
+
+
+def printed_text(value: float | str | None) -> str:
+    """What the paper prints, as text; a dash for nothing."""
+    if value is None:
+        return "—"
+    return f"{value:g}" if isinstance(value, float) else value
+
+
+def estimate_text(row: Mapping[str, Any]) -> str:
+    """Estimate and 95% interval of a ledger row, as text; a dash for nothing."""
+    if row["estimate"] is None:
+        return "—"
+    text = f"{row['estimate']:.2f}"
+    return text if row["ci_low"] is None else f"{text} [{row['ci_low']:.2f}, {row['ci_high']:.2f}]"
+
+
+def verdict_counts(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """Claims by section and verdict: a row a section, a column a verdict."""
+    frame = pd.DataFrame(rows)
+    counts = pd.crosstab(frame["section"], frame["verdict"])
+    return counts.reindex(columns=list(VERDICTS), fill_value=0)
+
+
 def stricter_table(judgement: Judgement) -> pd.DataFrame:
     """What the stricter analysis comes to, a row a claim.
 
     Estimate, interval, both p, what was detectable, n, both verdicts, and why.
     """
     statements, rows = {claim.id: claim.statement for claim in CLAIMS}, []
-    for claim, judged in judgement.stricter.items():
-        found = judged.finding
+    for claim, found in judgement.stricter.items():
         row = {"id": claim, "claim": statements[claim], "estimate": found.estimate}
-        row |= {"low": found.ci_low, "high": found.ci_high, "raw p": judged.raw_p, "p": found.p_value}
-        row |= {"detectable": judged.minimum_detectable, "n": math.nan if found.n is None else found.n}
+        row |= {"low": found.ci_low, "high": found.ci_high, "raw p": found.raw_p, "p": found.p_value}
+        row |= {"detectable": found.minimum_detectable, "n": math.nan if found.n is None else found.n}
         row |= {"authors": judgement.authors[claim].verdict, "strict": found.verdict, "why": found.reason}
         rows.append(row)
     table = pd.DataFrame(rows)

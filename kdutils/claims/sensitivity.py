@@ -19,8 +19,7 @@ import numpy as np
 import pandas as pd
 
 from kdutils.claims.claims import CLAIMS, Claim, Judgement, by_authors
-from kdutils.claims.evidence import Evidence
-from kdutils.claims.finding import NOT_TESTABLE, REPRODUCED, Finding
+from kdutils.claims.evidence import NOT_TESTABLE, REPRODUCED, Evidence, Finding
 from kdutils.constants import AVERAGE, DOMAINS
 from kdutils.inference import size_effects
 from kdutils.results import gain_tables, held_out_temperature
@@ -104,7 +103,7 @@ def table(judgement: Judgement, halves: pd.DataFrame | None = None) -> pd.DataFr
                 after = Finding(verdict=NOT_TESTABLE, reason=choice.cannot)
             after = after if bears else judgement.authors[claim.id]
             rows.append(_row(claim, choice.name, after, bears=bears))
-    rows += [_row(claim, STRICTER, judgement.stricter[claim.id].finding) for claim in asked]
+    rows += [_row(claim, STRICTER, judgement.stricter[claim.id]) for claim in asked]
     return pd.DataFrame(rows)
 
 

@@ -156,7 +156,7 @@ class Verdicts:
 
 
 def _by_section(rows: list) -> pd.DataFrame:
-    counts = claims.verdict_counts(rows)
+    counts = answer_sheet.verdict_counts(rows)
     counts.index = counts.index.map(constants.SECTIONS)
     return counts
 
