@@ -51,7 +51,7 @@ def size_effect_stricter(evidence: Evidence, *, rng: np.random.Generator, domain
     rows = present(students.task_gains(evidence, domain, task=task), f"gains on {where}")
     means = students.student_means(rows, ["gain", "logit_gain"])
     (falls, logit), case = students.falls_with_size(means, ["gain", "logit_gain"], rng=rng)
-    adjusted = size_effects.adjusted_size_effect(rows).points
+    adjusted = size_effects.adjusted_size_effect(rows)
     null = equal_gains(rows, rng=rng)
     slope = f"{adjusted.text()} points" if not math.isnan(adjusted.value) else adjusted.reason
     reason = (

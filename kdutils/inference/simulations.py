@@ -14,7 +14,7 @@ import pandas as pd
 import scipy.stats
 
 from kdutils.constants import MATH_TASKS, TASKS, TEST_ITEMS
-from kdutils.inference import intervals, resampling, size_effects, student_tests, vectorised
+from kdutils.inference import intervals, resampling, size_effects, student_tests
 from kdutils.inference.simulated_studies import (
     EFFECTS,
     NO_EFFECTS,
@@ -91,14 +91,14 @@ def means(n: int, rng: np.random.Generator) -> Iterator[Outcome]:
     for null, studies in _student_worlds(n, rng).items():
         cells, of_students = studies.cells, studies.student_means
         pairs = studies.gains.mean(axis=3)[:, :, 0]
-        by_cell, by_pair = vectorised.mean_tests(cells), vectorised.mean_tests(pairs)
+        by_cell, by_pair = student_tests.mean_tests(cells), student_tests.mean_tests(pairs)
         yield size("t-test > 0 over cells (authors)", null, by_cell.p_greater)
         yield coverage("t interval over cells", null, by_cell.bounds)
         yield coverage("t interval over pairs", null, by_pair.bounds)
         families = studies.layout.families
         for words, blocks in (("", None), (", family fixed", families)):
             if blocks is None or len(set(blocks)) > 1:
-                tested = vectorised.mean_tests(of_students, blocks=blocks)
+                tested = student_tests.mean_tests(of_students, blocks=blocks)
                 yield size(f"t-test of students{words}", null, tested.p_value)
                 yield coverage(f"t-test of students{words}", null, tested.bounds)
         flips = [resampling.sign_flip(row, rng=rng, n_permutations=N_PERMUTATIONS) for row in of_students]
@@ -106,25 +106,20 @@ def means(n: int, rng: np.random.Generator) -> Iterator[Outcome]:
         n_slow = n // SLOW
         shifted = [student_tests.equivalence(row + MARGIN, margin=MARGIN) for row in of_students[:n_slow]]
         yield size("equivalence at the margin", null, p_values_of(shifted))
-        students = studies.cell_students
-        table = pd.DataFrame({"student": students, "run": np.arange(len(students))})
-        how = {"levels": ["student", "run"], "rng": rng}
-        drawn = [
-            resampling.cluster_bootstrap(table.assign(gain=row), "gain", **how) for row in cells[:n_slow]
-        ]
+        drawn = [resampling.cluster_bootstrap(row, studies.cell_students, rng=rng) for row in cells[:n_slow]]
         yield coverage("bootstrap of students and runs", null, bounds_of(drawn))
 
 
 def comparisons(n: int, rng: np.random.Generator) -> Iterator[Outcome]:
     """Of methods and tasks that do not differ, and of the mixed model."""
-    kinds = {"": "p_value", ", corrected": "p_corrected", ", Friedman": "friedman_p"}
+    kinds = {"": "plain", ", corrected": "corrected", ", Friedman": "friedman"}
     for null, studies in _student_worlds(n, rng).items():
         by_method = np.moveaxis(studies.gains.mean(axis=3), 2, 0)
         p_values = scipy.stats.f_oneway(*by_method, axis=1).pvalue
         yield size("ANOVA of methods over cells (authors)", null, p_values)
         by_task = studies.by_student(axis=3)
         for within, values in (("methods", studies.by_student(axis=2)), ("tasks", by_task)):
-            p_values = vectorised.repeated_measures_p_values(values)
+            p_values = student_tests.repeated_measures_tests(values)
             for words, name in kinds.items():
                 yield size(f"repeated measures, {within}{words}", null, p_values[name])
         if null in ("11 students", "student effects"):  # a fit takes 25 ms
@@ -145,7 +140,7 @@ def correlations(n: int, rng: np.random.Generator) -> Iterator[Outcome]:
     worlds["equal logit gains"] = imagine(released_pairs(), n, **equal)
     for null, studies in worlds.items():
         cells, sizes, layout = studies.cells, studies.cell_sizes, studies.layout
-        rho, p_values = vectorised.spearman_tests(cells, sizes)
+        rho, p_values = size_effects.spearman_tests(cells, sizes)
         yield size("Spearman of gain and size over cells (authors)", null, p_values)
         if null != "equal logit gains":  # of points, where the truth is not 0
             bounds = [intervals.spearman_interval(one, len(sizes)) for one in rho]
@@ -174,8 +169,8 @@ def _at_same_sft_accuracy(null: str, studies: Studies) -> Iterator[Outcome]:
             kd, sft = size_effects.empirical_logit(kd, items), size_effects.empirical_logit(sft, items)
         by_pair = kd.mean(axis=(2, 3))
         own = {"sizes": layout.sizes, "families": layout.families}
-        p_values = vectorised.size_effect_p_values(studies.of_students(by_pair), sft.mean(axis=2), **own)
-        yield size(f"size at the same SFT accuracy, {scale}", null, p_values)
+        found, _ = size_effects.size_slopes(studies.of_students(by_pair), sft.mean(axis=2), **own)
+        yield size(f"size at the same SFT accuracy, {scale}", null, found.p_value)
 
 
 def _equal_gains(null: str, studies: Studies, n: int, rng: np.random.Generator) -> Iterator[Outcome]:
@@ -195,7 +190,9 @@ def many_tests(n: int, rng: np.random.Generator) -> Iterator[Outcome]:
     both = {"domains": ("math", "commonsense")}
     for null, studies in _student_worlds(n, rng, **both).items():
         by_task = studies.gains.reshape(n, -1, len(TASKS))
-        tested = [vectorised.spearman_tests(one, studies.cell_sizes)[1] for one in np.moveaxis(by_task, 2, 0)]
+        tested = [
+            size_effects.spearman_tests(one, studies.cell_sizes)[1] for one in np.moveaxis(by_task, 2, 0)
+        ]
         yield from _any(null, "Spearman over cells (authors)", np.stack(tested, axis=1))
         if null == "11 students":
             rows = np.moveaxis(studies.by_student(axis=3)[: n // SLOW], 2, 1)  # study, task, student
