@@ -15,6 +15,7 @@ import scipy.stats
 
 from kdutils.constants import MATH_TASKS, TASKS, TEST_ITEMS
 from kdutils.inference import intervals, resampling, size_effects, student_tests
+from kdutils.inference.estimate import Estimate
 from kdutils.inference.simulated_studies import (
     EFFECTS,
     NO_EFFECTS,
@@ -49,30 +50,19 @@ class Outcome(NamedTuple):
     n_simulations: int
 
 
-def size(procedure: str, null: str, p_values: Iterable[float]) -> Outcome:
-    """How often a test rejects; an undefined p rejects nothing."""
-    p_values = np.asarray(list(p_values), dtype=float)
+def size(procedure: str, null: str, tests: Iterable) -> Outcome:
+    """How often a test rejects, of p-values or of results that have one; an undefined p rejects nothing."""
+    p_values = np.array([getattr(test, "p_value", test) for test in tests], dtype=float)
     return Outcome(procedure, null, "size", LEVEL, int((p_values <= LEVEL).sum()), len(p_values))
 
 
-def coverage(
-    procedure: str, null: str, bounds: Iterable[tuple[float, float]], *, truth: float = 0.0
-) -> Outcome:
-    """How often an interval holds the truth, of those that are defined."""
-    low, high = np.asarray(list(bounds), dtype=float).reshape(-1, 2).T
+def coverage(procedure: str, null: str, intervals: Iterable, *, truth: float = 0.0) -> Outcome:
+    """How often an interval holds the truth, of pairs of bounds or of Estimates, of those that are defined."""
+    bounds = [(each.low, each.high) if hasattr(each, "low") else each for each in intervals]
+    low, high = np.asarray(bounds, dtype=float).reshape(-1, 2).T
     is_defined = np.isfinite(low) & np.isfinite(high)
     hits = is_defined & (low <= truth) & (truth <= high)
     return Outcome(procedure, null, "coverage", CONFIDENCE, int(hits.sum()), int(is_defined.sum()))
-
-
-def bounds_of(estimates: Iterable) -> list[tuple[float, float]]:
-    """Low and high of intervals, whatever their class."""
-    return [(interval.low, interval.high) for interval in estimates]
-
-
-def p_values_of(tests: Iterable) -> list[float]:
-    """The p-values of tests, whatever their class."""
-    return [test.p_value for test in tests]
 
 
 def _student_worlds(n: int, rng: np.random.Generator, **how) -> dict[str, Studies]:
@@ -102,12 +92,12 @@ def means(n: int, rng: np.random.Generator) -> Iterator[Outcome]:
                 yield size(f"t-test of students{words}", null, tested.p_value)
                 yield coverage(f"t-test of students{words}", null, tested.bounds)
         flips = [resampling.sign_flip(row, rng=rng, n_permutations=N_PERMUTATIONS) for row in of_students]
-        yield size("sign flips of students", null, p_values_of(flips))
+        yield size("sign flips of students", null, flips)
         n_slow = n // SLOW
         shifted = [student_tests.equivalence(row + MARGIN, margin=MARGIN) for row in of_students[:n_slow]]
-        yield size("equivalence at the margin", null, p_values_of(shifted))
+        yield size("equivalence at the margin", null, shifted)
         drawn = [resampling.cluster_bootstrap(row, studies.cell_students, rng=rng) for row in cells[:n_slow]]
-        yield coverage("bootstrap of students and runs", null, bounds_of(drawn))
+        yield coverage("bootstrap of students and runs", null, drawn)
 
 
 def comparisons(n: int, rng: np.random.Generator) -> Iterator[Outcome]:
@@ -124,7 +114,7 @@ def comparisons(n: int, rng: np.random.Generator) -> Iterator[Outcome]:
                 yield size(f"repeated measures, {within}{words}", null, p_values[name])
         if null in ("11 students", "student effects"):  # a fit takes 25 ms
             fits = [student_tests.mixed_gain(_by_task(values)) for values in by_task[: n // SLOWER]]
-            yield coverage("mixed model of students and tasks", null, bounds_of(fits))
+            yield coverage("mixed model of students and tasks", null, fits)
 
 
 def _by_task(values: np.ndarray) -> pd.DataFrame:
@@ -143,20 +133,25 @@ def correlations(n: int, rng: np.random.Generator) -> Iterator[Outcome]:
         rho, p_values = size_effects.spearman_tests(cells, sizes)
         yield size("Spearman of gain and size over cells (authors)", null, p_values)
         if null != "equal logit gains":  # of points, where the truth is not 0
-            bounds = [intervals.spearman_interval(one, len(sizes)) for one in rho]
-            yield coverage("Spearman interval over cells", null, bounds_of(bounds))
-            pearson = [float(np.corrcoef(row, np.log(sizes))[0, 1]) for row in cells]
-            bounds = [intervals.pearson_interval(r, len(sizes)) for r in pearson]
-            yield coverage("Pearson interval over cells", null, bounds_of(bounds))
+            ranked = [intervals.spearman_interval(one, len(sizes)) for one in rho]
+            yield coverage("Spearman interval over cells", null, ranked)
+            yield coverage("Pearson interval over cells", null, _pearson(cells, [np.log(sizes)] * n))
         # Of student means, as resampling.cluster_permutation makes them of cells.
         has_families = len(set(layout.families)) > 1
         how = {"blocks": layout.families if has_families else None, "n_permutations": N_PERMUTATIONS}
         means = studies.student_means
         orders = [resampling.rank_permutation(layout.sizes, row, rng=rng, **how) for row in means]
         name = "orders of students within families" if has_families else "orders of students"
-        yield size(name, null, p_values_of(orders))
+        yield size(name, null, orders)
         yield from _at_same_sft_accuracy(null, studies)
         yield from _equal_gains(null, studies, n // SLOW, rng)
+
+
+def _pearson(x: Iterable[np.ndarray], y: Iterable[np.ndarray]) -> list[Estimate]:
+    """The correlation of each two rows with its interval."""
+    return [
+        intervals.pearson_interval(float(np.corrcoef(a, b)[0, 1]), len(a)) for a, b in zip(x, y, strict=True)
+    ]
 
 
 def _at_same_sft_accuracy(null: str, studies: Studies) -> Iterator[Outcome]:
@@ -181,8 +176,7 @@ def _equal_gains(null: str, studies: Studies, n: int, rng: np.random.Generator) 
     for scale in ("logit", "points"):
         how = {"scale": scale, "rng": rng, "n_simulations": 199}
         tested = [size_effects.null_of_equal_gain(one, items, studies.layout.sizes, **how) for one in both]
-        p_values = [result.observed.p_value for result in tested]
-        yield size(f"against equal gains, {scale}", null, p_values)
+        yield size(f"against equal gains, {scale}", null, [one.observed for one in tested])
 
 
 def many_tests(n: int, rng: np.random.Generator) -> Iterator[Outcome]:
@@ -201,7 +195,9 @@ def many_tests(n: int, rng: np.random.Generator) -> Iterator[Outcome]:
                 resampling.rank_permutation(studies.layout.sizes, row, **how)
                 for row in rows.reshape(-1, studies.layout.n_students)
             ]
-            yield from _any(null, "orders of students", np.reshape(p_values_of(orders), rows.shape[:2]))
+            yield from _any(
+                null, "orders of students", np.reshape([order.p_value for order in orders], rows.shape[:2])
+            )
 
 
 def _any(null: str, what: str, p_values: np.ndarray) -> Iterator[Outcome]:
@@ -219,15 +215,13 @@ def points(n: int, rng: np.random.Generator) -> Iterator[Outcome]:
         null = "independent points" if rho == 0 else f"independent points, r = {rho:g}"
         x, noise = rng.normal(size=(2, n, 11))
         y = rho * x + math.sqrt(1 - rho**2) * noise
-        pearson = [float(np.corrcoef(a, b)[0, 1]) for a, b in zip(x, y, strict=True)]
-        bounds = [intervals.pearson_interval(r, 11) for r in pearson]
-        yield coverage("Pearson interval", null, bounds_of(bounds), truth=rho)
+        yield coverage("Pearson interval", null, _pearson(x, y), truth=rho)
         ranked = [intervals.spearman(a, b) for a, b in zip(x, y, strict=True)]
-        bounds = [intervals.spearman_interval(result.statistic, 11) for result in ranked]
         truth = 6 / math.pi * math.asin(rho / 2)  # of ranks of a normal pair
-        yield coverage("Spearman interval", null, bounds_of(bounds), truth=truth)
+        around = [intervals.spearman_interval(result.statistic, 11) for result in ranked]
+        yield coverage("Spearman interval", null, around, truth=truth)
         if rho == 0:
-            yield size("Spearman, p by t", null, p_values_of(ranked))
+            yield size("Spearman, p by t", null, ranked)
 
 
 def shares(n: int, rng: np.random.Generator) -> Iterator[Outcome]:
@@ -235,7 +229,7 @@ def shares(n: int, rng: np.random.Generator) -> Iterator[Outcome]:
     for null, truth in SHARES.items():
         hits = rng.binomial(N_ITEMS, truth, size=n)
         exact = [intervals.share_interval(int(count), N_ITEMS) for count in hits]
-        yield coverage("share, Clopper-Pearson", null, bounds_of(exact), truth=100 * truth)
+        yield coverage("share, Clopper-Pearson", null, exact, truth=100 * truth)
         share = hits / N_ITEMS
         errors = 100 * np.sqrt(share * (1 - share) / N_ITEMS)  # cells.accuracy_se
         runs = pd.DataFrame({"accuracy": 100 * share, "accuracy_se": errors})
@@ -258,17 +252,15 @@ def paired(n: int, rng: np.random.Generator) -> Iterator[Outcome]:
         tasks = np.repeat(np.arange(len(items)), items)
         values = [np.concatenate([row[:k] for row, k in zip(one, items, strict=True)]) for one in drawn]
         tested = [intervals.difference_over_items(one, tasks) for one in values]
-        yield coverage("difference over items", null, bounds_of(tested))
-        yield size("difference over items", null, p_values_of(tested))
-        exact = [
-            student_tests.mcnemar(one > 0, one < 0) for one in values
-        ]  # items on which both agree drop out
-        yield size("McNemar over all items", null, p_values_of(exact))
+        yield coverage("difference over items", null, tested)
+        yield size("difference over items", null, tested)
+        exact = [student_tests.mcnemar(one > 0, one < 0) for one in values]  # where both agree says nothing
+        yield size("McNemar over all items", null, exact)
         if "run" not in world:
             right = rng.random((n, len(tasks))) < world["right"]
             means = [intervals.mean_over_items(one, tasks) for one in right]
             truth = 100 * world["right"]
-            yield coverage("mean over items", null, bounds_of(means), truth=truth)
+            yield coverage("mean over items", null, means, truth=truth)
 
 
 def baselines(n: int, rng: np.random.Generator) -> Iterator[Outcome]:
@@ -302,8 +294,8 @@ def texts(n: int, rng: np.random.Generator) -> Iterator[Outcome]:
     left_out = np.diff(intervals.bleu(sums[:, :, None] - counts), axis=1)[:, 0]
     tested = [intervals.jackknife([rise], [each]) for rise, each in zip(rises, left_out, strict=True)]
     null = f"{N_TEXTS} texts alike"
-    yield coverage("BLEU rise, jackknife", null, bounds_of(tested))
-    yield size("BLEU rise, jackknife", null, p_values_of(tested))
+    yield coverage("BLEU rise, jackknife", null, tested)
+    yield size("BLEU rise, jackknife", null, tested)
 
 
 PARTS: dict[str, Callable[[int, np.random.Generator], Iterable[Outcome]]] = {
