@@ -57,7 +57,7 @@ def size(procedure: str, null: str, tests: Iterable) -> Outcome:
 
 
 def coverage(procedure: str, null: str, intervals: Iterable, *, truth: float = 0.0) -> Outcome:
-    """How often an interval holds the truth, of pairs of bounds or of Estimates, of those that are defined."""
+    """How often an interval (bounds, or an Estimate) holds the truth, of those that are defined."""
     bounds = [(each.low, each.high) if hasattr(each, "low") else each for each in intervals]
     low, high = np.asarray(bounds, dtype=float).reshape(-1, 2).T
     is_defined = np.isfinite(low) & np.isfinite(high)
