@@ -113,14 +113,14 @@ def comparisons(n: int, rng: np.random.Generator) -> Iterator[Outcome]:
             for words, name in kinds.items():
                 yield size(f"repeated measures, {within}{words}", null, p_values[name])
         if null in ("11 students", "student effects"):  # a fit takes 25 ms
-            fits = [student_tests.mixed_gain(_by_task(values)) for values in by_task[: n // SLOWER]]
+            fits = [student_tests.mixed_gain(_rows(values)) for values in by_task[: n // SLOWER]]
             yield coverage("mixed model of students and tasks", null, fits)
 
 
-def _by_task(values: np.ndarray) -> pd.DataFrame:
+def _rows(by_task: np.ndarray) -> pd.DataFrame:
     """Gains of one study, students x tasks, as rows."""
-    rows = pd.DataFrame(values).rename_axis(index="student", columns="task").stack()
-    return rows.rename("gain").reset_index()
+    wide = pd.DataFrame(by_task).rename_axis(index="student", columns="task")
+    return wide.stack().rename("gain").reset_index()
 
 
 def correlations(n: int, rng: np.random.Generator) -> Iterator[Outcome]:
