@@ -13,8 +13,8 @@ from typing import Any
 import pandas as pd
 
 from kdutils.claims import sensitivity
-from kdutils.claims.claims import CLAIMS, Judgement, estimate_text, printed_text
-from kdutils.claims.finding import NOT_TESTABLE, VERDICTS
+from kdutils.claims.claims import CLAIMS, Judgement
+from kdutils.claims.evidence import NOT_TESTABLE, VERDICTS
 from kdutils.claims.sensitivity import AS_AUTHORS
 from kdutils.constants import SOURCE_LABELS, SOURCES
 
@@ -30,14 +30,19 @@ def columns(rows: Sequence[Row], *, labels: Mapping[str, str] = SOURCE_LABELS) -
     """
     found: Columns = {}
     for source in SOURCES:
-        protocols = list(dict.fromkeys(row["protocol"] for row in rows if row["source"] == source))
+        of_source = [row for row in rows if row["source"] == source]
+        protocols = list(dict.fromkeys(row["protocol"] for row in of_source))
         for protocol in protocols:
             several = f", {protocol}" if len(protocols) > 1 else ""
             for analysis in ANALYSES:
-                key = (source, protocol, analysis)
-                chosen = [row for row in rows if (row["source"], row["protocol"], row["analysis"]) == key]
-                found[f"{labels[source]}{several}, {analysis}"] = {row["id"]: row for row in chosen}
-    return {name: part for name, part in found.items() if part}
+                part = {
+                    row["id"]: row
+                    for row in of_source
+                    if (row["protocol"], row["analysis"]) == (protocol, analysis)
+                }
+                if part:
+                    found[f"{labels[source]}{several}, {analysis}"] = part
+    return found
 
 
 def of_profile(rows: Sequence[Row], *, label: str) -> Columns:
@@ -49,12 +54,11 @@ def of_profile(rows: Sequence[Row], *, label: str) -> Columns:
 
 def table(found: Columns) -> pd.DataFrame:
     """Every claim with what the paper says and a column each: `estimate [interval]: verdict`."""
-    rows = []
-    for claim in CLAIMS:
-        row = {"id": claim.id, "claim": claim.statement, "paper": printed_text(claim.paper_value)}
-        row |= {name: answer(part[claim.id]) if claim.id in part else "—" for name, part in found.items()}
-        rows.append(row)
-    return pd.DataFrame(rows)
+    said = [(claim.id, claim.statement, printed_text(claim.paper_value)) for claim in CLAIMS]
+    table = pd.DataFrame(said, columns=["id", "claim", "paper"])
+    for name, part in found.items():
+        table[name] = [answer(part[claim]) if claim in part else "—" for claim in table["id"]]
+    return table
 
 
 def counts(found: Columns) -> pd.DataFrame:
@@ -91,14 +95,12 @@ def changes(rows: Sequence[Row], *, labels: Mapping[str, str] = SOURCE_LABELS) -
     found = columns(rows, labels=labels)
     table = []
     for name, part in found.items():
-        if not name.endswith(", authors"):
-            continue
-        results = name.removesuffix(", authors")
-        other = found.get(f"{results}, strict", {})
-        for claim, row in part.items():
-            if claim in other and other[claim]["verdict"] != row["verdict"]:
-                verdicts = [each["verdict"].replace("_", " ") for each in (row, other[claim])]
-                table.append((claim, results, *verdicts, other[claim]["reason"]))
+        results, _, analysis = name.rpartition(", ")
+        stricter = found.get(f"{results}, strict", {}) if analysis == "authors" else {}
+        for claim, other in stricter.items():
+            if other["verdict"] != part[claim]["verdict"]:
+                verdicts = [each["verdict"].replace("_", " ") for each in (part[claim], other)]
+                table.append((claim, results, *verdicts, other["reason"]))
     return pd.DataFrame(table, columns=["id", "results", "authors", "strict", "why"])
 
 
@@ -126,23 +128,61 @@ def paragraphs(found: Columns, tables: Mapping[str, pd.DataFrame]) -> Iterable[s
         yield text
 
 
+def readable(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """Ledger rows for people to read: id, claim, analysis, paper, ours, verdict, why."""
+    names = {"id": "id", "statement": "claim", "analysis": "analysis", "paper_value": "paper"}
+    names |= {"estimate": "ours", "verdict": "verdict", "reason": "why"}
+    shown = [
+        row
+        | {"paper_value": printed_text(row["paper_value"]), "estimate": estimate_text(row)}
+        | {"verdict": row["verdict"].replace("_", " ")}
+        for row in rows
+    ]
+    return pd.DataFrame(shown, columns=list(names)).rename(columns=names)
+
+
+def printed_text(value: float | str | None) -> str:
+    """What the paper prints, as text; a dash for nothing."""
+    if value is None:
+        return "—"
+    return f"{value:g}" if isinstance(value, float) else value
+
+
+def estimate_text(row: Mapping[str, Any]) -> str:
+    """Estimate and 95% interval of a ledger row, as text; a dash for nothing."""
+    if row["estimate"] is None:
+        return "—"
+    text = f"{row['estimate']:.2f}"
+    return text if row["ci_low"] is None else f"{text} [{row['ci_low']:.2f}, {row['ci_high']:.2f}]"
+
+
+def verdict_counts(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """Claims by section and verdict: a row a section, a column a verdict."""
+    frame = pd.DataFrame(rows)
+    counts = pd.crosstab(frame["section"], frame["verdict"])
+    return counts.reindex(columns=list(VERDICTS), fill_value=0)
+
+
 def stricter_table(judgement: Judgement) -> pd.DataFrame:
     """What the stricter analysis comes to, a row a claim.
 
     Estimate, interval, both p, what was detectable, n, both verdicts, and why.
     """
-    statements, rows = {claim.id: claim.statement for claim in CLAIMS}, []
-    for claim, judged in judgement.stricter.items():
-        found = judged.finding
-        row = {"id": claim, "claim": statements[claim], "estimate": found.estimate}
-        row |= {"low": found.ci_low, "high": found.ci_high, "raw p": judged.raw_p, "p": found.p_value}
-        row |= {"detectable": judged.minimum_detectable, "n": math.nan if found.n is None else found.n}
-        row |= {"authors": judgement.authors[claim].verdict, "strict": found.verdict, "why": found.reason}
+    rows = []
+    for claim in (claim for claim in CLAIMS if claim.id in judgement.stricter):
+        found = judgement.stricter[claim.id]
+        row = {"id": claim.id, "claim": claim.statement, "estimate": found.estimate}
+        row |= {
+            "low": found.ci_low,
+            "high": found.ci_high,
+            "raw p": found.raw_p,
+            "p after Holm": found.p_value,
+        }
+        row |= {"detectable": found.minimum_detectable, "n": math.nan if found.n is None else found.n}
+        row["authors"] = judgement.authors[claim.id].verdict.replace("_", " ")
+        row |= {"strict": found.verdict.replace("_", " "), "why": found.reason}
         rows.append(row)
-    table = pd.DataFrame(rows)
-    for name in ("authors", "strict"):
-        table[name] = table[name].str.replace("_", " ")
-    return table.rename(columns={"p": "p after Holm"})
+    return pd.DataFrame(rows)
 
 
 STRICTER_FORMATS = dict.fromkeys(["estimate", "low", "high"], "+.2f") | dict.fromkeys(

@@ -1,35 +1,201 @@
-"""The ledger of claims: the verdict on each of them by the authors' analysis and by a stricter one.
+"""The claims of the paper, and the verdict on each by the authors' analysis and by a stricter one.
 
-What the claims are and how each is judged is in `registry`. The ledger judges, it does not repair.
+Claims, and how each is judged in words, are in claims.toml. To add one, write an entry there; of a new kind
+also its functions in a theme file, and name them in the RULES of that file. The ledger judges, it does not
+repair.
 """
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+import tomllib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from kdutils.claims.evidence import Evidence
-from kdutils.claims.finding import NOT_TESTABLE, VERDICTS, Finding, NotTestableError
-from kdutils.claims.registry import (  # noqa: F401 - a notebook needs this module alone
-    CLAIMS,
-    FEEBLE,
-    Claim,
-    claims_of,
-    declarations,
-    rules,
-    with_printed,
-)
-from kdutils.claims.students import Case, Judged, corrected
-from kdutils.constants import SOURCES
+from kdutils.claims import gains, likeness, noise_temperature, size_and_teacher
+from kdutils.claims.evidence import NOT_TESTABLE, VERDICTS, Evidence, Finding, NotTestableError, Rules
+from kdutils.claims.students import Case, corrected
+from kdutils.constants import SOURCES, TASK_LABELS
 from kdutils.io.cache import Keep, uncached
 from kdutils.results.item_gains import Items
 
+PATH = Path(__file__).parent / "claims.toml"
+RULES: Mapping[str, Rules] = gains.RULES | size_and_teacher.RULES | likeness.RULES | noise_temperature.RULES
+SHOWN = ("question", "unit", "procedure", "scale", "margin")  # of the stricter analysis, in this order
+SHOWN += VERDICTS
 SEED = 20_261_126  # of simulations and of permutations that cannot be counted out
+
+# --- the claims ---------------------------------------------------------------------------------------------
+
+
+class DeclarationError(ValueError):
+    """A declaration that cannot be used. The message names claim or rule and what to mend."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """One statement of the paper, how it is judged, and its rules in words."""
+
+    id: str
+    section: str  # "01" to "07"; p values of the stricter analysis are corrected within it
+    statement: str
+    rule: str  # a key of RULES
+    arguments: Mapping[str, Any] = field(default_factory=dict)  # of the rules: margins and printed numbers
+    paper_value: float | str | None = None  # what abstract or poster print
+    is_magnitude: bool = False  # how large an effect is on Qwen and Llama: a model world cannot bear on it
+    absent: str = ""  # why the authors' results have nothing on it
+    authors: str  # the authors' rule
+    items: str = ""  # the rule over the items of one pair
+    question: str  # from here on of the stricter analysis
+    unit: str  # what is counted as one observation
+    procedure: str  # the test
+    scale: str
+    margin: str  # what is near enough to be no difference, or how far is far
+    reproduced: str  # what makes the verdict
+    not_reproduced: str
+    inconclusive: str
+    not_testable: str
+
+    @property
+    def rules(self) -> Rules:
+        """The functions that judge it."""
+        return RULES[self.rule]
+
+    def arguments_of(self, rule: Callable) -> dict[str, Any]:
+        """Those arguments that a function of its rules takes."""
+        return {name: self.arguments[name] for name in _parameters(rule) if name in self.arguments}
+
+    def words(self, analysis: str) -> str:
+        """The rule of `authors` or `items` with its thresholds."""
+        rule = getattr(self.rules, analysis)
+        if rule is None:
+            return "not_testable: the claim is about several pairs"
+        shown = ", ".join(f"{name} = {value}" for name, value in self.arguments_of(rule).items())
+        text = getattr(self, analysis)
+        return f"{text} [{shown}]" if shown else text
+
+
+def _parameters(rule: Callable) -> dict[str, inspect.Parameter]:
+    found = inspect.signature(rule).parameters
+    return {name: each for name, each in found.items() if name not in ("evidence", "rng")}
+
+
+def read(path: Path = PATH) -> tuple[Claim, ...]:
+    """All claims, in the order of the file.
+
+    Raises:
+        DeclarationError: names a claim that has an unknown rule, field or argument, or lacks one.
+    """
+    entries = tomllib.loads(path.read_text(encoding="utf-8"))
+    found = []
+    for section, claims in entries["claims"].items():
+        for claim, own in claims.items():
+            found += [_claim(section, *one, entries["rules"]) for one in _each(claim, own)]
+    return tuple(found)
+
+
+def _each(claim: str, own: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Id and entry of a claim, or of one claim for each of its tasks."""
+    tasks = own.pop("each_task", None)
+    if tasks is None:
+        yield claim, own
+        return
+    for task, arguments in tasks.items():
+        texts = {name: text.replace("{task}", TASK_LABELS[task]) for name, text in own.items()}
+        yield f"{claim}.{task}", texts | {"arguments": {"task": task} | arguments}
+
+
+def _claim(section: str, claim: str, own: dict[str, Any], words: Mapping[str, Any]) -> Claim:
+    rule = own.get("rule")
+    if rule not in RULES or rule not in words:
+        known = sorted(set(RULES) & set(words))
+        raise DeclarationError(f"claim {claim!r} has unknown rule {rule!r}; there are {known}")
+    found = words.get("default", {}) | words[rule] | own
+    names = {entry.name: entry.default is entry.default_factory is MISSING for entry in fields(Claim)}
+    if unknown := sorted(set(found) - set(names)):
+        raise DeclarationError(f"claim {claim!r} has unknown field {unknown[0]!r}; there are {sorted(names)}")
+    found |= {"id": claim, "section": section}
+    if missing := [name for name, is_needed in names.items() if is_needed and not found.get(name)]:
+        raise DeclarationError(f"claim {claim!r} lacks {missing[0]!r}; say it there or in [rules.{rule}]")
+    arguments, functions = found.get("arguments", {}), list(filter(None, RULES[rule]))
+    taken = dict.fromkeys(name for function in functions for name in _parameters(function))
+    if unknown := sorted(set(arguments) - set(taken)):
+        message = f"claim {claim!r} has unknown argument {unknown[0]!r}; there are {list(taken)}"
+        raise DeclarationError(message)
+    for function in functions:
+        for name, parameter in _parameters(function).items():
+            if name not in arguments and parameter.default is inspect.Parameter.empty:
+                raise DeclarationError(f"claim {claim!r} lacks the argument {name!r} of {function.__name__}")
+    return Claim(**{"paper_value": arguments.get("printed")} | found)
+
+
+CLAIMS: tuple[Claim, ...] = read()
+
+
+def claims_of(section: str | None = None, claims: Iterable[Claim] = CLAIMS) -> tuple[Claim, ...]:
+    """The claims of a section ("01" to "07"), or all.
+
+    Raises:
+        ValueError: if the section has no claims.
+    """
+    chosen = tuple(claim for claim in claims if section in (None, claim.section))
+    if not chosen:
+        there_are = sorted({claim.section for claim in claims})
+        raise ValueError(f"section {section!r} has no claims; those with some: {there_are}")
+    return chosen
+
+
+FEEBLE = next(claim.arguments["margin"] for claim in CLAIMS if claim.id == "F3")  # |r| below it is feeble
+
+
+def with_printed(correlations: pd.DataFrame) -> pd.DataFrame:
+    """Correlations of gain and student size with a column `printed`: what the poster prints for the task."""
+    printed = {
+        (claim.arguments["domain"], claim.arguments["task"]): claim.paper_value for claim in claims_of("02")
+    }
+    where = zip(correlations["domain"], correlations["task"], strict=True)
+    return correlations.assign(printed=[printed[place] for place in where])
+
+
+def rules(section: str | None = None, *, one_pair: bool = False) -> pd.DataFrame:
+    """How each claim is judged: id, claim, rule with its thresholds, if asked for also that of one pair."""
+    chosen = claims_of(section)
+    columns = {
+        "id": [claim.id for claim in chosen],
+        "claim": [claim.statement for claim in chosen],
+        "rule": [claim.words("authors") for claim in chosen],
+    }
+    if one_pair:
+        columns["rule for one live pair"] = [claim.words("items") for claim in chosen]
+    return pd.DataFrame(columns)
+
+
+def declarations(section: str | None = None, claims: Iterable[Claim] = CLAIMS) -> pd.DataFrame:
+    """The stricter analysis as it was declared, a row a claim of the section, or of all.
+
+    Claims that ask the same of one task each (`S3.aqua`, `S3.addsub`, ...) are one row.
+    """
+    table = pd.DataFrame([asdict(claim) for claim in claims_of(section, claims)])
+    stem = table["id"].str.partition(".")
+    for row, task in stem[2].items():
+        if task:
+            own = f"on {TASK_LABELS[task]} "
+            table.loc[row, "question"] = table.loc[row, "question"].replace(own, "on this task ")
+    alike = [stem[0], *(table[name] for name in SHOWN)]
+    tasks = stem[2].groupby(alike, sort=False).agg(", ".join)
+    table = table.groupby(alike, sort=False)[["id", *SHOWN]].first().reset_index(drop=True)
+    is_several = tasks.str.contains(",").to_numpy()
+    table["id"] = table["id"].where(~is_several, table["id"].str.partition(".")[0] + ": " + tasks.to_numpy())
+    return table.rename(columns={"procedure": "test"}).rename(columns=lambda name: name.replace("_", " "))
+
+
+# --- their verdicts -----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -38,16 +204,15 @@ class Judgement:
 
     evidence: Evidence
     authors: dict[str, Finding]
-    stricter: dict[str, Judged]
+    stricter: dict[str, Finding]
 
     @property
     def rows(self) -> list[dict[str, Any]]:
         """Rows of the claims ledger, each claim under both analyses; an undefined number is None."""
-        strict = {claim: judged.finding for claim, judged in self.stricter.items()}
         return [
             _ledger_row(claim, found[claim.id], self.evidence, analysis=analysis)
             for claim in CLAIMS
-            for analysis, found in (("authors", self.authors), ("strict", strict))
+            for analysis, found in (("authors", self.authors), ("strict", self.stricter))
             if claim.id in found
         ]
 
@@ -60,8 +225,15 @@ def judgements(
     The authors' analysis compares pairs. The stricter one takes students as units, and where there is one
     live pair its `items`; what neither can be asked is not testable. `kept` may hold findings.
     """
-    found = evidence_of(cells, items=items)
-    return [_judgement(each, kept(findings, each, section=section)) for each in found]
+    judged = []
+    for evidence in evidence_of(cells, items=items):
+        found: dict[str, dict[str, Finding]] = {"authors": {}, "strict": {}}
+        for row in kept(findings, evidence, section=section).to_dict("records"):
+            claim, analysis = row.pop("id"), row.pop("analysis")
+            row["n"] = None if pd.isna(row["n"]) else int(row["n"])
+            found[analysis][claim] = Finding(**row)
+        judged.append(Judgement(evidence, found["authors"], found["strict"]))
+    return judged
 
 
 def evidence_of(cells: pd.DataFrame, *, items: Items | None = None) -> list[Evidence]:
@@ -71,85 +243,66 @@ def evidence_of(cells: pd.DataFrame, *, items: Items | None = None) -> list[Evid
 
 
 def findings(evidence: Evidence, *, section: str | None = None) -> pd.DataFrame:
-    """Both analyses of the claims of a section, or of all, as a table: a row a claim x analysis.
+    """Both analyses of the claims of a section, or of all: a row a claim x analysis.
 
-    Columns id, analysis, those of a Finding, and raw_p and minimum_detectable of the stricter analysis.
+    Columns id, analysis and those of a Finding.
     """
     stricter = by_stricter_analysis(evidence, section=section)
     rows = []
     for claim in claims_of(section):
-        judged = stricter[claim.id]
-        own = {"raw_p": judged.raw_p, "minimum_detectable": judged.minimum_detectable}
-        finding = by_authors(claim, evidence)
         if evidence.one_pair:
-            reason = f"one pair only ({evidence.one_pair}): the authors' analysis compares pairs"
-            finding = Finding(verdict=NOT_TESTABLE, reason=reason)
-        rows.append({"id": claim.id, "analysis": "authors"} | asdict(finding))
-        rows.append({"id": claim.id, "analysis": "strict"} | asdict(judged.finding) | own)
+            why = "the authors' analysis compares pairs"
+            by_pairs = _not_testable(f"one pair only ({evidence.one_pair}): {why}")
+        else:
+            by_pairs = by_authors(claim, evidence)
+        rows.append({"id": claim.id, "analysis": "authors"} | asdict(by_pairs))
+        rows.append({"id": claim.id, "analysis": "strict"} | asdict(stricter[claim.id]))
     return pd.DataFrame(rows).astype({"n": "Int64"})
-
-
-def _judgement(evidence: Evidence, table: pd.DataFrame) -> Judgement:
-    """What `findings` says, claim by claim."""
-    found: dict[str, dict[str, Any]] = {"authors": {}, "strict": {}}
-    for row in table.to_dict("records"):
-        claim, analysis = row.pop("id"), row.pop("analysis")
-        own = {name: row.pop(name) for name in ("raw_p", "minimum_detectable")}
-        finding = Finding(**row | {"n": None if pd.isna(row["n"]) else int(row["n"])})
-        found[analysis][claim] = Judged(finding=finding, **own) if analysis == "strict" else finding
-    return Judgement(evidence, found["authors"], found["strict"])
 
 
 def by_authors(claim: Claim, evidence: Evidence) -> Finding:
     """What the authors' rule says of one claim."""
-    rule = claim.rules.authors
-    try:
-        finding = rule(evidence, **claim.arguments_of(rule))
-    except NotTestableError as why:
-        finding = Finding(verdict=NOT_TESTABLE, reason=str(why))
-    return _within_reach(claim, evidence, finding)
+    return _within_reach(claim, evidence, asked(claim, claim.rules.authors, evidence))
 
 
-def by_stricter_analysis(evidence: Evidence, *, section: str | None = None) -> dict[str, Judged]:
-    """Claim id -> what the stricter analysis says of it, of a section or of all, in the order of CLAIMS."""
+def by_stricter_analysis(evidence: Evidence, *, section: str | None = None) -> dict[str, Finding]:
+    """Claim id -> what the stricter analysis says of it, of a section or of all, in the order of CLAIMS.
+
+    Of one pair intervals over its items decide, whose p is not corrected.
+    """
     chosen = claims_of(section)
     if evidence.one_pair:
         found = {claim.id: _by_items(claim, evidence) for claim in chosen}
     else:
-        cases = {claim.id: stricter_case(claim, evidence) for claim in chosen}
+        cases = {claim.id: asked(claim, claim.rules.stricter, evidence) for claim in chosen}
         found = corrected(cases, {claim.id: claim.section for claim in chosen})
-    return {
-        claim.id: replace(found[claim.id], finding=_within_reach(claim, evidence, found[claim.id].finding))
-        for claim in chosen
-    }
+    return {claim.id: _within_reach(claim, evidence, found[claim.id]) for claim in chosen}
 
 
-def stricter_case(claim: Claim, evidence: Evidence) -> Case | NotTestableError:
-    """What the stricter rule says of one claim, before Holm's correction.
+def asked(claim: Claim, rule: Callable, evidence: Evidence) -> Case | Finding:
+    """What a rule gives; a finding that the claim is not testable where the results lack what it is about.
 
     Random numbers are those of the claim, whichever others are asked for.
     """
-    rule = claim.rules.stricter
     arguments = claim.arguments_of(rule)
     if "rng" in rule.__annotations__:
         arguments["rng"] = np.random.default_rng([SEED, *claim.id.encode()])
     try:
         return rule(evidence, **arguments)
     except NotTestableError as why:
-        return why
+        return _not_testable(str(why))
 
 
-def _by_items(claim: Claim, evidence: Evidence) -> Judged:
-    """What intervals over the items of the one pair decide; their p is not corrected."""
-    rule = claim.rules.items
-    try:
-        if rule is None or not evidence.items:
-            why = "its items are not at hand" if rule else "the claim is about several"
-            raise NotTestableError(f"one pair only ({evidence.one_pair}): {why}")
-        finding = rule(evidence, **claim.arguments_of(rule))
-    except NotTestableError as why:
-        finding = Finding(verdict=NOT_TESTABLE, reason=str(why))
-    return Judged(finding=finding, raw_p=finding.p_value)
+def _by_items(claim: Claim, evidence: Evidence) -> Finding:
+    if claim.rules.items is None or not evidence.items:
+        why = "its items are not at hand" if claim.rules.items else "the claim is about several"
+        return _not_testable(f"one pair only ({evidence.one_pair}): {why}")
+    found = asked(claim, claim.rules.items, evidence)
+    return replace(found, raw_p=found.p_value)
+
+
+def _not_testable(reason: str) -> Finding:
+    return Finding(verdict=NOT_TESTABLE, reason=reason)
 
 
 def _within_reach(claim: Claim, evidence: Evidence, finding: Finding) -> Finding:
@@ -164,6 +317,9 @@ def _within_reach(claim: Claim, evidence: Evidence, finding: Finding) -> Finding
         reason = "the size of an effect on Qwen and Llama, on which a model world has no bearing"
         return replace(finding, verdict=NOT_TESTABLE, reason=f"{reason}; {finding.reason}")
     return finding
+
+
+# --- the ledger ---------------------------------------------------------------------------------------------
 
 
 def ledger_rows(found: Iterable[Judgement]) -> list[dict[str, Any]]:
@@ -185,40 +341,3 @@ def by_source(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     """Ledger rows of each source there is, released results first."""
     found = {source: [row for row in rows if row["source"] == source] for source in SOURCES}
     return {source: part for source, part in found.items() if part}
-
-
-def table(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    """Ledger rows for people to read: id, claim, analysis, paper, ours, verdict, why."""
-    return pd.DataFrame(
-        {
-            "id": [row["id"] for row in rows],
-            "claim": [row["statement"] for row in rows],
-            "analysis": [row["analysis"] for row in rows],
-            "paper": [printed_text(row["paper_value"]) for row in rows],
-            "ours": [estimate_text(row) for row in rows],
-            "verdict": [row["verdict"].replace("_", " ") for row in rows],
-            "why": [row["reason"] for row in rows],
-        }
-    )
-
-
-def printed_text(value: float | str | None) -> str:
-    """What the paper prints, as text; a dash for nothing."""
-    if value is None:
-        return "—"
-    return f"{value:g}" if isinstance(value, float) else value
-
-
-def estimate_text(row: Mapping[str, Any]) -> str:
-    """Estimate and 95% interval of a ledger row, as text; a dash for nothing."""
-    if row["estimate"] is None:
-        return "—"
-    text = f"{row['estimate']:.2f}"
-    return text if row["ci_low"] is None else f"{text} [{row['ci_low']:.2f}, {row['ci_high']:.2f}]"
-
-
-def verdict_counts(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    """Claims by section and verdict: a row a section, a column a verdict."""
-    frame = pd.DataFrame(rows)
-    counts = pd.crosstab(frame["section"], frame["verdict"])
-    return counts.reindex(columns=list(VERDICTS), fill_value=0)

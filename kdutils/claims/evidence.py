@@ -1,7 +1,8 @@
-"""What a rule looks at, and what it gives: evidence in, finding out."""
+"""What a rule looks at and what it gives: evidence in, a finding with its verdict out."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -9,12 +10,69 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from kdutils.claims.finding import Finding, present
 from kdutils.constants import AVERAGE, DOMAINS, METHOD_NAMES, TASK_LABELS
 from kdutils.grid import cell_table as cell_rows
 from kdutils.inference import size_effects
+from kdutils.inference.estimate import Estimate
 from kdutils.results import authors_tests, gain_tables, sweeps
 from kdutils.results.item_gains import Items
+
+ALPHA = 0.05
+REPRODUCED, NOT_REPRODUCED = "reproduced", "not_reproduced"
+INCONCLUSIVE, NOT_TESTABLE = "inconclusive", "not_testable"
+VERDICTS = (REPRODUCED, NOT_REPRODUCED, INCONCLUSIVE, NOT_TESTABLE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """What a rule finds on a claim: an estimate in the claim's unit, its interval, p and n, the verdict."""
+
+    verdict: str
+    reason: str
+    estimate: float = math.nan
+    ci_low: float = math.nan
+    ci_high: float = math.nan
+    p_value: float = math.nan  # of the stricter analysis that after Holm
+    n: int | None = None
+    raw_p: float = math.nan  # of the stricter analysis, before Holm
+    minimum_detectable: float = math.nan  # in the claim's unit, found in 80 % of such studies
+
+    def __post_init__(self) -> None:
+        if self.verdict not in VERDICTS:
+            raise ValueError(f"verdict {self.verdict!r} is not one of {list(VERDICTS)}")
+
+
+class NotTestableError(Exception):
+    """The results lack what a claim is about; the message is the reason in the ledger."""
+
+
+def lacking(what: str) -> NotTestableError:
+    """To be raised where the results have no such thing."""
+    return NotTestableError(f"there are no {what} in these results")
+
+
+def present(table, what: str):
+    """The table or column itself.
+
+    Raises:
+        NotTestableError: if it is empty: the results have no such thing.
+    """
+    if table.empty:
+        raise lacking(what)
+    return table
+
+
+def finding(interval: Estimate, **fields) -> Finding:
+    """A finding whose estimate, bounds and n are those of an interval."""
+    bounds = {"estimate": interval.value, "ci_low": interval.low, "ci_high": interval.high}
+    return Finding(**{"n": interval.n} | bounds | fields)
+
+
+def decide(is_so: bool, is_not: bool | None = None) -> str:
+    """reproduced if `is_so`, else not_reproduced if `is_not` (by default always), else inconclusive."""
+    if is_so:
+        return REPRODUCED
+    return NOT_REPRODUCED if is_not or is_not is None else INCONCLUSIVE
 
 
 class Rules(NamedTuple):
@@ -23,7 +81,7 @@ class Rules(NamedTuple):
     Without `items` a claim is about several pairs, and one pair leaves it untestable.
     """
 
-    authors: Callable[..., Finding]  # as the authors did; its docstring is the rule that reports print
+    authors: Callable[..., Finding]  # as the authors did
     stricter: Callable  # students as units, gives a students.Case; may take `rng`
     items: Callable[..., Finding] | None = None  # the stricter analysis of one live pair, over its items
 
@@ -39,8 +97,7 @@ class Evidence:
     selection: str = "best_on_test"  # which temperature stands for a method; this is the authors' rule
     of_gains: Callable[[pd.DataFrame], pd.DataFrame] | None = None  # what else is done to gains (sensitivity)
     is_altered: bool = False  # whether a choice was made otherwise than the authors did
-    # Each test is run once.
-    _tests: dict[str, pd.DataFrame] = field(default_factory=dict, repr=False, compare=False)
+    _tests: dict[str, pd.DataFrame] = field(default_factory=dict, repr=False, compare=False)  # each run once
 
     @cached_property
     def cells(self) -> pd.DataFrame:
@@ -51,11 +108,6 @@ class Evidence:
     def gains(self) -> pd.DataFrame:
         """On the reasoning tasks, under the selection of the temperature."""
         return self._gains(self.cells)
-
-    @cached_property
-    def instruction_gains(self) -> pd.DataFrame:
-        """The same on instruction following."""
-        return self._gains(self.all_cells.query("domain == 'instruction'"))
 
     def _gains(self, cells: pd.DataFrame) -> pd.DataFrame:
         gains = gain_tables.gains(cells, selection=self.selection)
@@ -81,13 +133,14 @@ class Evidence:
         return sweeps.temperature_runs(self.cells)
 
     @cached_property
-    def noise_runs(self) -> pd.DataFrame:
-        """sweeps.noise_runs of the cells."""
-        return sweeps.noise_runs(self.cells)
+    def noise_losses(self) -> pd.DataFrame:
+        """sweeps.noise_losses of the cells."""
+        return sweeps.noise_losses(sweeps.noise_runs(self.cells))
 
     def average_gains(self, domain: str) -> pd.DataFrame:
         """Gains on the average of a domain."""
-        gains = self.gains if domain in DOMAINS else self.instruction_gains
+        is_asked = self.all_cells["domain"] == domain
+        gains = self.gains if domain in DOMAINS else self._gains(self.all_cells[is_asked])
         return gains[(gains["domain"] == domain) & (gains["task"] == AVERAGE)].dropna(subset=["gain"])
 
     @property
@@ -131,11 +184,6 @@ class Evidence:
 def named(values: Mapping[str, float] | pd.Series, form: str) -> str:
     """`math 1.2, commonsense 0.3`, of values by name, each in this format."""
     return ", ".join(f"{name} {value:{form}}" for name, value in values.items())
-
-
-def listed(sigmas: Iterable[float]) -> str:
-    """`1 or 2`."""
-    return " or ".join(f"{sigma:g}" for sigma in sorted(set(sigmas)))
 
 
 def who(row: pd.Series) -> str:

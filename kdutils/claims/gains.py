@@ -1,8 +1,12 @@
-"""Gains of KD over SFT (E*): does a student gain, how much at most, and do the methods differ."""
+"""Gains of KD over SFT (E*): does a student gain, how much at most, and do the methods differ.
+
+What each rule asks is in claims.toml, here and in the other theme files.
+"""
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -10,8 +14,20 @@ import pandas as pd
 import scipy.stats
 
 from kdutils.claims import items, students
-from kdutils.claims.evidence import Evidence, Rules, named, who
-from kdutils.claims.finding import ALPHA, Finding, NotTestableError, decide, finding, lacking, present
+from kdutils.claims.evidence import (
+    ALPHA,
+    Evidence,
+    Finding,
+    NotTestableError,
+    Rules,
+    decide,
+    finding,
+    lacking,
+    named,
+    present,
+    who,
+)
+from kdutils.claims.students import Case
 from kdutils.constants import AVERAGE, DOMAIN_LABELS, DOMAINS, METHOD_NAMES, PAPER_METHODS, TASK_LABELS
 from kdutils.inference import intervals, resampling, student_tests
 from kdutils.inference.estimate import Estimate
@@ -21,11 +37,6 @@ from kdutils.results import item_gains
 
 
 def gain_of_students_authors(evidence: Evidence, *, domain: str) -> Finding:
-    """KD beats SFT: t-test of the average gain over pairs x methods.
-
-    reproduced: p < 0.05 and every method's mean gain above 0; not_reproduced: the mean is not above 0;
-    otherwise inconclusive.
-    """
     gains = present(evidence.average_gains(domain), f"{DOMAIN_LABELS[domain]} gains")
     test, interval = intervals.ttest_greater(gains["gain"]), intervals.mean_interval(gains["gain"])
     means = gains.groupby("method", sort=False)["gain"].mean()
@@ -40,37 +51,24 @@ def gain_of_students_authors(evidence: Evidence, *, domain: str) -> Finding:
     )
 
 
-def gain_of_students_stricter(evidence: Evidence, *, rng: np.random.Generator, domain: str) -> students.Case:
-    """The mean gain over students, in points; the logit scale and each family must agree in sign."""
+def gain_of_students_stricter(evidence: Evidence, *, rng: np.random.Generator, domain: str) -> Case:
     rows = present(students.task_gains(evidence, domain), f"{DOMAIN_LABELS[domain]} gains")
-    means = students.student_means(rows, ["gain", "logit_gain"])
-    found = students.tested_mean(means, "gain")
-    flips, families = resampling.sign_flip(means["gain"], rng=rng), students.by_family(means, "gain")
+    case = students.against_limit(rows, "gain", limit=0.0)
+    means, families = students.student_means(rows, ["gain", "logit_gain"]), students.by_family(rows, "gain")
     logit = float(means["logit_gain"].mean()) if domain in DOMAINS else math.nan
-    parts = [f"sign flips p = {flips.p_greater:.2g}", named(families, "+.1f")]
-    if domain in DOMAINS:
-        parts.insert(0, f"logit {logit:+.2f}")
-    reason = f"mean over students {found.text()} points ({'; '.join(parts)})"
+    parts = [f"logit {logit:+.2f}"] if domain in DOMAINS else []
+    parts.append(f"sign flips p = {resampling.sign_flip(means['gain'], rng=rng).p_greater:.2g}")
+    reason = f"mean over students {case.interval.text()} points "
+    reason += f"({'; '.join([*parts, named(families, '+.1f')])})"
     in_training = students.contaminated_gains(evidence, [domain])
     if len(in_training):
         known = students.mean_of_students(students.student_means(in_training, ["gain"]), "gain")
         reason += f"; on the tasks of the training set {known.text()}"
-    return students.Case(
-        reason=reason,
-        interval=found,
-        p_value=found.p_greater,
-        minimum_detectable=students.detectable(means["gain"]),
-        holds=all(value > 0 for value in families.values()) and not logit <= 0,
-        is_against=found.high < 0,
-    )
+    is_everywhere = all(value > 0 for value in families.values()) and not logit <= 0
+    return replace(case, reason=reason, holds=is_everywhere)
 
 
 def gain_of_students_items(evidence: Evidence, *, domain: str) -> Finding:
-    """KD less SFT on the same items at temperature 1, domain average, mean over the paper's methods.
-
-    reproduced: its interval lies above 0 and every method's gain is positive; not_reproduced: it lies below
-    0; otherwise inconclusive.
-    """
     scored = evidence.items.scored
     scored = scored[(scored["domain"] == domain) & scored["method"].isin(["sft", *PAPER_METHODS])]
     whole = items.averages(item_gains.gains(scored, by=items.WHOLE))
@@ -86,12 +84,6 @@ def gain_of_students_items(evidence: Evidence, *, domain: str) -> Finding:
 def largest_gain_authors(
     evidence: Evidence, *, printed: float, margin: float, single_task: bool, below: float = math.inf
 ) -> Finding:
-    """The largest gain of any pair, method and domain: on the average, or on one task.
-
-    reproduced: within `margin` points of the printed value; otherwise not_reproduced.
-    `below` keeps students with fewer nominal parameters only. The interval is that of this one gain, from its
-    items; it ignores that the gain was picked for being the largest.
-    """
     gains = evidence.gains
     gains = gains[(gains["task"] != AVERAGE) == single_task].dropna(subset=["gain"])
     gains = present(gains[gains["student_parameters"] < below], "gains of such students")
@@ -109,10 +101,13 @@ def largest_gain_authors(
 
 def largest_gain_stricter(
     evidence: Evidence, *, printed: float, margin: float, single_task: bool, below: float = math.inf
-) -> students.Case:
-    """The largest true gain, with an interval that knows it was picked."""
-    rows = pd.concat([students.task_gains(evidence, domain) for domain in DOMAINS])
-    cells = rows if single_task else average_cells(rows)
+) -> Case:
+    cells = pd.concat([students.task_gains(evidence, domain) for domain in DOMAINS])
+    if not single_task:  # means over the tasks of each pair and method, which are taken as independent
+        keys = ["domain", "family", "teacher", "student", "student_parameters", "method"]
+        grouped = cells.assign(square=cells["gain_se"] ** 2).groupby(keys, sort=False)
+        cells = grouped["gain"].mean().reset_index().assign(task=AVERAGE)
+        cells["gain_se"] = (grouped["square"].sum() ** 0.5 / grouped.size()).to_numpy()
     cells = cells[cells["student_parameters"] < below].dropna(subset=["gain_se"]).reset_index(drop=True)
     present(cells, "gains of such students")
     top = cells.loc[cells["gain"].idxmax()]
@@ -128,19 +123,10 @@ def largest_gain_stricter(
     return _against_printed(interval, printed=printed, margin=margin, reason=reason)
 
 
-def average_cells(rows: pd.DataFrame) -> pd.DataFrame:
-    """Gains of pairs x methods on the tasks of `rows` together, with errors: tasks taken as independent."""
-    keys = ["domain", "family", "teacher", "student", "student_parameters", "method"]
-    squares = rows.assign(square=rows["gain_se"] ** 2).groupby(keys, sort=False)
-    table = squares["gain"].mean().reset_index().assign(task=AVERAGE)
-    table["gain_se"] = (squares["square"].sum() ** 0.5 / squares.size()).to_numpy()
-    return table
-
-
-def _against_printed(interval: Estimate, *, printed: float, margin: float, reason: str) -> students.Case:
+def _against_printed(interval: Estimate, *, printed: float, margin: float, reason: str) -> Case:
     """A size against the printed one: near it, away from it, or too uncertain to say."""
     meets = interval.low <= printed + margin and interval.high >= printed - margin
-    return students.Case(
+    return Case(
         reason=f"{reason}; printed {printed:g}",
         interval=interval,
         holds=meets and interval.low > printed / 2 and interval.high < 2 * printed,
@@ -150,12 +136,7 @@ def _against_printed(interval: Estimate, *, printed: float, margin: float, reaso
 
 
 def largest_student_authors(evidence: Evidence, *, printed: float, margin: float) -> Finding:
-    """Mean average gain of the largest students, over their teachers, methods and domains.
-
-    reproduced: within `margin` points of the printed value; otherwise not_reproduced.
-    """
-    gains = items.averages(evidence.gains).dropna(subset=["gain"])
-    present(gains, "average gains")
+    gains = present(items.averages(evidence.gains).dropna(subset=["gain"]), "average gains")
     top = gains[gains["student_parameters"] == gains["student_parameters"].max()]
     interval = intervals.mean_interval(top["gain"])
     domains = named(top.groupby("domain", sort=False)["gain"].mean(), "+.2f")
@@ -166,8 +147,7 @@ def largest_student_authors(evidence: Evidence, *, printed: float, margin: float
     )
 
 
-def largest_student_stricter(evidence: Evidence, *, printed: float, margin: float) -> students.Case:
-    """What the largest student gains: its items are the sample, its baseline counts once a domain."""
+def largest_student_stricter(evidence: Evidence, *, printed: float, margin: float) -> Case:
     rows = pd.concat([students.task_gains(evidence, domain) for domain in DOMAINS])
     rows = rows[rows["student_parameters"] == rows["student_parameters"].max()]
     if rows.empty or rows[["accuracy_se", "sft_accuracy_se"]].isna().any(axis=None):
@@ -176,12 +156,11 @@ def largest_student_stricter(evidence: Evidence, *, printed: float, margin: floa
         square = rows[f"{prefix}accuracy_se"] ** 2 + rows[f"{prefix}seed_se"].fillna(0.0) ** 2
         rows = rows.assign(**{name: square})
     by_domain = means_and_squares(rows, "gain", ["student", "domain"])
-    n_cells = len(by_domain)
-    half = scipy.stats.norm.ppf(0.975) * math.sqrt(float(by_domain["square"].sum()) / n_cells**2)
+    half = scipy.stats.norm.ppf(0.975) * math.sqrt(float(by_domain["square"].sum()) / len(by_domain) ** 2)
     mean = float(by_domain["mean"].mean())
     interval = Estimate(mean, mean - half, mean + half, n=rows["student"].nunique())
-    names = ", ".join(rows["student"].unique())
     by = named(by_domain.groupby("domain", sort=False)["mean"].mean(), "+.1f")
+    names = ", ".join(rows["student"].unique())
     reason = f"{names}: {interval.text()} points over its items ({by}), temperature 1"
     return _against_printed(interval, printed=printed, margin=margin, reason=reason)
 
@@ -205,11 +184,6 @@ def means_and_squares(rows: pd.DataFrame, value: str, keys: list[str]) -> pd.Dat
 
 
 def methods_alike_authors(evidence: Evidence, *, domain: str) -> Finding:
-    """One-way ANOVA of the gain over methods.
-
-    reproduced: p >= 0.05 on the average and on every task; inconclusive: only on the average;
-    not_reproduced: p < 0.05 on the average. That p >= 0.05 shows no difference is the authors' reading.
-    """
     table = evidence.of("anova_methods", domain=domain)
     overall = items.averages(table).dropna(subset=["p_value"])
     overall = present(overall, f"{DOMAIN_LABELS[domain]} gains of several methods").iloc[0]
@@ -226,56 +200,46 @@ def methods_alike_authors(evidence: Evidence, *, domain: str) -> Finding:
     )
 
 
-def methods_alike_stricter(evidence: Evidence, *, domain: str, margin: float) -> students.Case:
-    """The three methods within students: a difference by repeated measures, likeness by equivalence."""
+def methods_alike_stricter(evidence: Evidence, *, domain: str, margin: float) -> Case:
     rows = present(students.task_gains(evidence, domain), f"{DOMAIN_LABELS[domain]} gains")
-    table = rows.groupby(["student", "method"], sort=False)["gain"].mean()
-    wide = table.unstack("method").dropna()
-    measured = student_tests.repeated_measures(
-        table.reset_index(), value="gain", within="method", subject="student"
-    )
-    differences = {(one, two): wide[one] - wide[two] for one, two in combinations(wide, 2)}
-    each = {names: student_tests.equivalence(part, margin=margin) for names, part in differences.items()}
-    reasons = [found.reason for found in each.values() if found.reason]
-    if reasons or not each:
+    wide = rows.groupby(["student", "method"], sort=False)["gain"].mean().unstack("method")
+    measured = student_tests.repeated_measures(wide)
+    wide = wide.dropna()
+    pairs = {
+        f"{METHOD_NAMES[one]} less {METHOD_NAMES[two]}": wide[one] - wide[two]
+        for one, two in combinations(wide, 2)
+    }
+    tests = [student_tests.equivalence(part, margin=margin) for part in pairs.values()]
+    reasons = [test.reason for test in tests if test.reason]
+    if reasons or not tests:
         raise NotTestableError(measured.reason or (reasons[0] if reasons else "fewer than two methods"))
-    widest = max(each, key=lambda names: abs(each[names].estimate))
-    each_interval = {names: intervals.mean_interval(part) for names, part in differences.items()}
-    texts = [
-        f"{METHOD_NAMES[one]} less {METHOD_NAMES[two]} {interval.text()}"
-        for (one, two), interval in each_interval.items()
-    ]
-    return students.Case(
-        reason=f"points over students: {', '.join(texts)}; repeated measures p = {measured.p_corrected:.2g}",
-        interval=each_interval[widest],
-        p_value=max(found.p_value for found in each.values()),
+    found = {words: intervals.mean_interval(part) for words, part in pairs.items()}
+    texts = ", ".join(f"{words} {interval.text()}" for words, interval in found.items())
+    return Case(
+        reason=f"points over students: {texts}; repeated measures p = {measured.p_value:.2g}",
+        interval=max(found.values(), key=lambda interval: abs(interval.value)),
+        p_value=max(test.p_value for test in tests),
         n=len(wide),
-        minimum_detectable=max(found.minimum_detectable for found in each.values()),
-        is_against=measured.p_corrected < ALPHA,
+        minimum_detectable=max(test.minimum_detectable for test in tests),
+        is_against=measured.p_value < ALPHA,
     )
 
 
 def methods_alike_items(evidence: Evidence, *, domain: str, margin: float) -> Finding:
-    """Each two methods on the same items at temperature 1, domain average.
-
-    not_reproduced: an interval leaves out 0 at 95% for all comparisons together (Bonferroni); reproduced:
-    every plain 95% interval lies within `margin` points of 0, which shows them to be alike; otherwise
-    inconclusive. The estimate is the largest difference, p the smallest after Bonferroni.
-    """
     scored = evidence.items.scored[evidence.items.scored["domain"] == domain]
     two = items.averages(item_gains.method_differences(scored))
     present(two, f"{DOMAIN_LABELS[domain]} gains of several methods")
     together = items.averages(item_gains.method_differences(scored, confidence=1 - ALPHA / len(two)))
     is_different = ((together["low"] > 0) | (together["high"] < 0)).any()
     is_alike = ((two["low"] > -margin) & (two["high"] < margin)).all()
-    verdict = decide(is_alike and not is_different, is_different)
-    texts = [
+    texts = ", ".join(
         f"{METHOD_NAMES[row.method]} less {METHOD_NAMES[row.other]} {items.range_words(row)}"
         for row in two.itertuples()
-    ]
+    )
     widest = two.loc[two["difference"].abs().idxmax()]
+    verdict = decide(is_alike and not is_different, is_different)
     p_value = min(1.0, float(two["p_value"].min()) * len(two))
-    return items.of_row(evidence, widest, verdict, f"points: {', '.join(texts)}", p_value=p_value)
+    return items.of_row(evidence, widest, verdict, f"points: {texts}", p_value=p_value)
 
 
 RULES = {

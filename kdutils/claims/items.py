@@ -1,10 +1,10 @@
 """The stricter analysis of one pair: intervals over the items of its test set.
 
-The authors' analysis compares pairs. One pair leaves its items, and most claims can be asked of them. One
-rule runs through: reproduced where the whole 95% interval lies on the side that the claim names,
-not_reproduced where all of it lies on the other, inconclusive between. Nothing is selected on the test items:
-temperature 1 stands for a method. A finding speaks of other items of these tasks, not of other pairs or
-training seeds. Rules and thresholds were written before any run of real models was seen.
+The authors' analysis compares pairs. One pair leaves its items, and most claims can be asked of them: a claim
+is reproduced where the whole 95% interval lies on the side that the claim names, not_reproduced where all of
+it lies on the other, inconclusive between. Nothing is selected on the test items: temperature 1 stands for a
+method. A finding speaks of other items of these tasks, not of other pairs or training seeds. Rules and
+thresholds were written before any run of real models was seen.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ import math
 
 import pandas as pd
 
-from kdutils.claims.evidence import Evidence
-from kdutils.claims.finding import Finding, decide, finding
+from kdutils.claims.evidence import Evidence, Finding, decide, finding
 from kdutils.constants import AVERAGE, METHOD_NAMES
 from kdutils.inference.estimate import Estimate
 
@@ -23,7 +22,7 @@ WHOLE = ["domain", "teacher", "student"]  # groups of these hold all methods
 
 def item_finding(
     evidence: Evidence,
-    table: pd.DataFrame,
+    table: pd.DataFrame | Estimate,
     *,
     text: str,
     above: float | None = None,
@@ -35,14 +34,16 @@ def item_finding(
 
     Its estimate is the row that is least on that side. `holds` is all else that `reproduced` asks for.
     """
+    if isinstance(table, Estimate):
+        table = pd.DataFrame([table.bounds], columns=["difference", "low", "high"]).assign(n=table.n)
     if above is not None:
         is_so, is_not, least = table["low"] > above, table["high"] < above, table["difference"].idxmin()
     else:
         is_so, is_not, least = table["high"] < below, table["low"] > below, table["difference"].idxmax()
-    verdict = decide(is_so.all() and holds, is_not.all())
     row = table.loc[least]
     is_against_zero = 0.0 in (above, below)  # p is that of no difference: of other numbers it says nothing
     p_value = row.get("p_value", math.nan) if is_against_zero else math.nan
+    verdict = decide(is_so.all() and holds, is_not.all())
     return of_row(evidence, row, verdict, text, p_value=p_value, unit=unit)
 
 
@@ -59,12 +60,6 @@ def of_row(
     interval = Estimate(float(row["difference"]), float(row["low"]), float(row["high"]), n=int(row["n"]))
     reason = f"one pair ({evidence.one_pair}), {interval.n} {unit}: {text}"
     return finding(interval, verdict=verdict, reason=reason, p_value=float(p_value))
-
-
-def as_table(interval: Estimate) -> pd.DataFrame:
-    """An estimate as the one row that `item_finding` takes."""
-    bounds = {"difference": interval.value, "low": interval.low, "high": interval.high}
-    return pd.DataFrame([bounds | {"n": interval.n}])
 
 
 def averages(table: pd.DataFrame) -> pd.DataFrame:
@@ -89,4 +84,4 @@ def by_method(table: pd.DataFrame) -> str:
 
 def range_words(row) -> str:
     """`+1.2 [−0.3, +2.7]`, of a row of difference, low and high."""
-    return f"{row.difference:+.1f} [{row.low:+.1f}, {row.high:+.1f}]"
+    return Estimate(row.difference, row.low, row.high).text()

@@ -4,15 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import scipy.stats
 
 from kdutils.claims import items, students
-from kdutils.claims.evidence import Evidence, Rules, named
-from kdutils.claims.finding import ALPHA, REPRODUCED, Finding, NotTestableError, decide, finding, present
-from kdutils.claims.teachers import PAIR, p_of_less, weak_on_most_tasks
+from kdutils.claims.evidence import (
+    ALPHA,
+    REPRODUCED,
+    Evidence,
+    Finding,
+    NotTestableError,
+    Rules,
+    decide,
+    finding,
+    named,
+    present,
+)
+from kdutils.claims.size_and_teacher import PAIR, p_of_less, weak_on_most_tasks
+from kdutils.claims.students import Case
 from kdutils.constants import DOMAIN_LABELS, METHOD_NAMES, PAPER_METHODS, TASK_LABELS
 from kdutils.inference import intervals
 from kdutils.inference.estimate import Estimate
@@ -24,11 +36,6 @@ FEWEST_PAIRS = 5  # of a partial rank correlation: its error has n - 4 in it
 
 
 def likeness_rise_authors(evidence: Evidence, *, measure: str, domains: Sequence[str]) -> Finding:
-    """KD students are more like their teacher than SFT students: t-test over pairs of the mean over tasks.
-
-    And over methods: a released value stands for all of them. reproduced: p < 0.05 in every domain;
-    not_reproduced: no domain has a mean above 0; else inconclusive.
-    """
     table = evidence.gains.dropna(subset=[measure, f"{measure}_sft"])
     table = present(table[table["domain"].isin(domains)], measure)
     rise = table[measure] - table[f"{measure}_sft"]
@@ -45,36 +52,21 @@ def likeness_rise_authors(evidence: Evidence, *, measure: str, domains: Sequence
     )
 
 
-def likeness_rise_stricter(evidence: Evidence, *, measure: str, domains: Sequence[str]) -> students.Case:
-    """How much more like its teacher a student is after KD than after SFT, in every domain."""
-    found, families, means = {}, {}, {}
-    for domain in domains:
-        rows = students.rises(evidence, domain, measure)
-        if len(rows):
-            means[domain] = students.student_means(rows, ["rise"])
-            found[domain] = students.tested_mean(means[domain], "rise", where=f"{domain}: ")
-            by_family = students.by_family(means[domain], "rise")
-            families |= {f"{name} {domain}": rise for name, rise in by_family.items()}
-    if not found:
+def likeness_rise_stricter(evidence: Evidence, *, measure: str, domains: Sequence[str]) -> Case:
+    rows = pd.concat([students.rises(evidence, domain, measure) for domain in domains])
+    if rows.empty:
         raise NotTestableError(f"there is no {measure} of SFT and KD students in these results")
-    texts = [f"{domain} {estimate.text()}" for domain, estimate in found.items()]
-    return students.Case(
-        reason=f"rise over students, points: {', '.join(texts)} ({named(families, '+.1f')})",
-        interval=found[min(found, key=lambda domain: found[domain].value)],
-        p_value=max(estimate.p_greater for estimate in found.values()),
-        minimum_detectable=max(students.detectable(part["rise"]) for part in means.values()),
-        holds=all(rise > 0 for rise in families.values()),
-        is_against=all(estimate.high < 0 for estimate in found.values()),
-    )
+    case = students.against_limit(rows, "rise", limit=0.0)
+    families = {
+        f"{name} {domain}": rise
+        for domain, part in rows.groupby("domain", sort=False)
+        for name, rise in students.by_family(part, "rise").items()
+    }
+    reason = f"rise over students, points: {case.reason} ({named(families, '+.1f')})"
+    return replace(case, reason=reason, holds=all(rise > 0 for rise in families.values()))
 
 
 def likeness_rise_items(evidence: Evidence, *, measure: str, domains: Sequence[str]) -> Finding:
-    """KD less SFT student, mean over tasks and the paper's methods at temperature 1.
-
-    `agreement`: giving the teacher's answer to an item. `fidelity`: corpus BLEU with the teacher's texts, its
-    interval jackknifed over items. reproduced: the interval lies above 0 in every domain that there is;
-    not_reproduced: below 0 in every one; otherwise inconclusive.
-    """
     rise, what = {
         "agreement": (item_gains.agreement_rises, "agreement"),
         "fidelity": (item_gains.fidelity_rises, "BLEU"),
@@ -93,12 +85,6 @@ def likeness_rise_items(evidence: Evidence, *, measure: str, domains: Sequence[s
 def likeness_and_gain_authors(
     evidence: Evidence, *, measure: str, domains: Sequence[str], margin: float, may_be_weak: bool
 ) -> Finding:
-    """Spearman of gain with agreement or fidelity, task by task. The estimate is the median rho.
-
-    `may_be_weak`: reproduced if |rho| is below `margin` on more than half of the tasks; else not_reproduced.
-    Otherwise: reproduced if no task has p < 0.05; inconclusive if one has, as chance alone would often give
-    over 14 tasks; not_reproduced if more; p is the smallest over the tasks.
-    """
     table = evidence.on_tasks(f"spearman_gain_{measure}", domains)
     if may_be_weak:
         return weak_on_most_tasks(table, table["statistic"].abs() < margin, words=f"within ± {margin}")
@@ -118,8 +104,7 @@ def likeness_and_gain_authors(
 
 def likeness_and_gain_stricter(
     evidence: Evidence, *, measure: str, domains: Sequence[str], margin: float, may_be_weak: bool
-) -> students.Case:
-    """The partial rank correlation of gain and rise of likeness over pairs, given SFT accuracy."""
+) -> Case:
     found: dict[str, Estimate] = {}
     p_values = {}
     for domain in domains:
@@ -137,7 +122,7 @@ def likeness_and_gain_stricter(
     texts = [f"{domain} {each.text(2)}" for domain, each in found.items()]
     bound = margin if may_be_weak else 0.0
     n = min(each.n for each in found.values()) + 1
-    return students.Case(
+    return Case(
         reason=f"partial rho of gain and rise over {n} pairs: {', '.join(texts)}; pairs share students, so "
         "the intervals are too narrow if anything",
         interval=found[max(found, key=lambda domain: abs(found[domain].value))],
@@ -164,11 +149,6 @@ def partial_rank_correlation(x: pd.Series, y: pd.Series, given: pd.Series) -> fl
 
 
 def agreement_as_printed_authors(evidence: Evidence, *, task: str, printed: float, below: float) -> Finding:
-    """Highest agreement with the largest teacher among KD students below `below` parameters.
-
-    Released results: reproduced if it equals the printed value to one decimal; else not_reproduced, and
-    the reason says whose value the printed one is. Live results: within 5 points.
-    """
     table = evidence.gains[evidence.gains["task"] == task].dropna(subset=["agreement"])
     table = table[table["teacher_parameters"] == table["teacher_parameters"].max()]
     small = table[table["student_parameters"] < below]
@@ -188,14 +168,11 @@ def agreement_as_printed_authors(evidence: Evidence, *, task: str, printed: floa
     )
 
 
-def agreement_as_printed_stricter(
-    evidence: Evidence, *, task: str, printed: float, below: float
-) -> students.Case:
-    """The authors' rule, which is about a fact, and the exact interval over items of the agreement."""
+def agreement_as_printed_stricter(evidence: Evidence, *, task: str, printed: float, below: float) -> Case:
     found = agreement_as_printed_authors(evidence, task=task, printed=printed, below=below)
     n_items = int(evidence.cells.loc[evidence.cells["task"] == task, "n"].max())
     exact = intervals.share_interval(found.estimate / 100 * n_items, n_items)
-    return students.Case(
+    return Case(
         reason=f"{found.reason}; over {n_items} items [{exact.low:.1f}, {exact.high:.1f}]",
         interval=Estimate(found.estimate, exact.low, exact.high, n=n_items),
         holds=found.verdict == REPRODUCED,
@@ -208,12 +185,6 @@ def agreement_as_printed_stricter(
 
 
 def feeble_link_authors(evidence: Evidence, *, task: str, margin: float) -> Finding:
-    """Over the items of one task, being right correlates feebly with likeness to the teacher's text.
-
-    The point-biserial r of correctness with the item's sentence BLEU against the teacher, of each KD run at
-    temperature 1 without noise from a tuned teacher. reproduced: the median |r| over the runs is below
-    `margin`; otherwise not_reproduced.
-    """
     runs = agreement_fidelity.right_and_alike(evidence.cells)
     r = runs.loc[runs["task"] == task, "fidelity_correct_r"]
     present(r, f"{TASK_LABELS[task]} items of KD students beside their teachers'")
@@ -234,34 +205,21 @@ def _runs_of_the_paper(evidence: Evidence, task: str, owner: str) -> pd.DataFram
     return present(runs, f"{TASK_LABELS[task]} items of KD students beside their {owner}")
 
 
-def feeble_link_stricter(evidence: Evidence, *, task: str, margin: float) -> students.Case:
-    """The mean |r| of being right with likeness to the teacher, over students, against the margin."""
+def feeble_link_stricter(evidence: Evidence, *, task: str, margin: float) -> Case:
     runs = _runs_of_the_paper(evidence, task, "teachers'")
-    means = students.student_means(runs.assign(size=runs["fidelity_correct_r"].abs()), ["size"])
-    means["below"] = margin - means["size"]
-    found = students.tested_mean(means, "below")
-    interval = students.back_from_limit(found, margin, is_below=True)
-    return students.Case(
-        reason=f"mean |r| over students {interval.text(2)} on "
-        f"{TASK_LABELS[task]}, of one student {means['size'].min():.2f} to {means['size'].max():.2f}",
-        interval=interval,
-        p_value=found.p_greater,
-        minimum_detectable=students.detectable(means["size"]),
-        is_against=interval.low > margin,
-    )
+    runs = runs.assign(size=runs["fidelity_correct_r"].abs())
+    case = students.against_limit(runs, "size", limit=margin, is_below=True)
+    sizes = students.student_means(runs, ["size"])["size"]
+    reason = f"mean |r| over students {case.interval.text(2)} on {TASK_LABELS[task]}, of one student "
+    return replace(case, reason=f"{reason}{sizes.min():.2f} to {sizes.max():.2f}")
 
 
 def feeble_link_items(evidence: Evidence, *, task: str, margin: float) -> Finding:
-    """Over the items of one task, being right correlates feebly with likeness to the teacher's text.
-
-    The median |r| over the paper's methods at temperature 1, with Fisher's interval for one r over as many
-    items. reproduced: the interval lies below `margin`; not_reproduced: above; otherwise inconclusive.
-    """
     runs = _runs_of_the_paper(evidence, task, "teacher's")
     r = runs.set_index("method")["fidelity_correct_r"]
     interval = intervals.pearson_interval(float(r.abs().median()), int(runs["n"].min()))
     text = f"r on {TASK_LABELS[task]}: {named(r.rename(METHOD_NAMES), '+.2f')}"
-    return items.item_finding(evidence, items.as_table(interval), below=margin, text=text)
+    return items.item_finding(evidence, interval, below=margin, text=text)
 
 
 RULES = {

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
 from kdutils.claims import items, students
-from kdutils.claims.evidence import Evidence, Rules, listed, named
-from kdutils.claims.finding import ALPHA, Finding, decide, finding, lacking, present
+from kdutils.claims.evidence import ALPHA, Evidence, Finding, Rules, decide, finding, lacking, named, present
+from kdutils.claims.students import Case
 from kdutils.constants import AVERAGE, METHOD_NAMES
 from kdutils.grid.cell_table import size_label
 from kdutils.inference import intervals
-from kdutils.results import item_gains, sweeps
+from kdutils.results import item_gains
 
 RUN = ["domain", "task", "family", "teacher", "student", "student_parameters", "method"]
 
@@ -25,22 +25,31 @@ def _clean_tasks(evidence: Evidence, runs: pd.DataFrame) -> pd.DataFrame:
     return runs[(runs["task"] != AVERAGE) & ~runs["task"].isin(evidence.contaminated)]
 
 
+def _by_domain(losses: pd.Series, is_met: pd.Series, reason: str) -> Finding:
+    """The mean loss; reproduced where it is met in every domain, inconclusive where in some."""
+    verdict = decide(is_met.all(), not is_met.any())
+    return finding(intervals.mean_interval(losses), verdict=verdict, reason=reason)
+
+
 # --- N1, N2: noise ------------------------------------------------------------------------------------------
 
 
+def _listed(sigmas: Iterable[float]) -> str:
+    """`1 or 2`."""
+    return " or ".join(f"{sigma:g}" for sigma in sorted(set(sigmas)))
+
+
 def _noisy(table: pd.DataFrame, sigmas: Sequence[float]) -> pd.DataFrame:
-    return present(table, f"runs with noise of sigma {listed(sigmas)} beside noise-free ones")
+    return present(table, f"runs with noise of sigma {_listed(sigmas)} beside noise-free ones")
 
 
 def _average_losses(evidence: Evidence, sigmas: Sequence[float]) -> pd.DataFrame:
-    """sweeps.noise_losses on domain averages."""
-    table = items.averages(sweeps.noise_losses(evidence.noise_runs))
+    table = items.averages(evidence.noise_losses)
     return _noisy(table[table["noise_sigma"].isin(sigmas)], sigmas)
 
 
 def _task_losses(evidence: Evidence, sigmas: Sequence[float]) -> pd.DataFrame:
-    """sweeps.noise_losses on single tasks."""
-    table = _clean_tasks(evidence, sweeps.noise_losses(evidence.noise_runs))
+    table = _clean_tasks(evidence, evidence.noise_losses)
     return table[table["noise_sigma"].isin(sigmas)]
 
 
@@ -53,51 +62,29 @@ def _noisy_items(evidence: Evidence, sigmas: Sequence[float], **how) -> tuple[pd
 
 
 def little_loss_authors(evidence: Evidence, *, sigmas: Sequence[float], margin: float) -> Finding:
-    """Loss through noise of these sigmas against the noise-free run, on domain averages, points.
-
-    reproduced: the mean loss is below `margin` in every domain; inconclusive: in some; otherwise
-    not_reproduced. The interval is that of the mean over pairs x methods x domains, the sigmas of each
-    averaged first.
-    """
     loss = _average_losses(evidence, sigmas)
     cases = loss.groupby(["domain", "teacher", "student", "method"], sort=False)["loss"].mean()
     by_domain = cases.groupby("domain", sort=False).mean()
-    is_little = by_domain < margin
-    return finding(
-        intervals.mean_interval(cases),
-        verdict=decide(is_little.all(), not is_little.any()),
-        reason=f"mean loss at sigma {listed(loss['noise_sigma'])}: {named(by_domain, '.1f')} points over "
-        f"{len(cases)} pairs x methods x domains; largest of a single run {loss['loss'].max():.1f}",
-    )
+    reason = f"mean loss at sigma {_listed(loss['noise_sigma'])}: {named(by_domain, '.1f')} points over "
+    reason += f"{len(cases)} pairs x methods x domains; largest of a single run {loss['loss'].max():.1f}"
+    return _by_domain(cases, by_domain < margin, reason)
 
 
-def little_loss_stricter(evidence: Evidence, *, sigmas: Sequence[float], margin: float) -> students.Case:
-    """What noise of these sigmas costs, against the margin below which it is slight."""
-    rows, text = _task_losses(evidence, sigmas), f"loss at sigma {listed(sigmas)}"
+def little_loss_stricter(evidence: Evidence, *, sigmas: Sequence[float], margin: float) -> Case:
+    rows, text = _task_losses(evidence, sigmas), f"loss at sigma {_listed(sigmas)}"
     return students.against_limit(rows, "loss", text=text, limit=margin, is_below=True)
 
 
 def little_loss_items(evidence: Evidence, *, sigmas: Sequence[float], margin: float) -> Finding:
-    """Loss through noise of these sigmas on the same items, domain average, mean over sigmas and methods.
-
-    reproduced: the interval lies below `margin` points in every domain that there is; not_reproduced: above
-    it in every one; otherwise inconclusive.
-    """
     kept, whole = _noisy_items(evidence, sigmas)
-    parts = [
+    parts = ", ".join(
         f"{METHOD_NAMES[row.method]} sigma {row.noise_sigma:g} {items.range_words(row)} ({row.domain})"
         for row in items.losses(item_gains.noise_changes(kept)).itertuples()
-    ]
-    text = f"loss in points: {', '.join(parts)}"
-    return items.item_finding(evidence, items.losses(whole), below=margin, text=text)
+    )
+    return items.item_finding(evidence, items.losses(whole), below=margin, text=f"loss in points: {parts}")
 
 
 def collapse_authors(evidence: Evidence, *, sigma: float) -> Finding:
-    """Students below half of their noise-free accuracy (domain average) after noise of this sigma.
-
-    reproduced: in at least half of the pairs x methods x domains; inconclusive: in some; not_reproduced: in
-    none. The estimate is the mean loss, points.
-    """
     loss = _average_losses(evidence, [sigma])
     share = float(loss["is_collapsed"].mean())
     by_domain = named(loss.groupby("domain", sort=False)["loss"].mean(), ".1f")
@@ -109,8 +96,7 @@ def collapse_authors(evidence: Evidence, *, sigma: float) -> Finding:
     )
 
 
-def collapse_stricter(evidence: Evidence, *, sigma: float) -> students.Case:
-    """Accuracy after noise less half of the noise-free one: below 0 a student has collapsed."""
+def collapse_stricter(evidence: Evidence, *, sigma: float) -> Case:
     rows = _task_losses(evidence, [sigma])
     rows = rows.assign(left=rows["accuracy"] - rows["clean_accuracy"] / 2)
     text = f"accuracy at sigma {sigma:g} less half of the noise-free one"
@@ -118,11 +104,6 @@ def collapse_stricter(evidence: Evidence, *, sigma: float) -> students.Case:
 
 
 def collapse_items(evidence: Evidence, *, sigma: float) -> Finding:
-    """Accuracy after noise of this sigma less half of the noise-free one, same items, domain average.
-
-    Mean over methods. reproduced: the interval lies below 0 in every domain that there is; not_reproduced:
-    above 0 in every one; otherwise inconclusive. The estimate is the loss in points, with its interval.
-    """
     kept, halves = _noisy_items(evidence, [sigma], kept_share=0.5)
     parts = ", ".join(f"{row.domain} {items.range_words(row)}" for row in halves.itertuples())
     text = f"accuracy at sigma {sigma:g} less half of the noise-free one, points: {parts}"
@@ -146,10 +127,6 @@ def _wins(runs: pd.DataFrame, keys: Sequence[str], temperature: float, *, whole:
 
 
 def best_temperature_authors(evidence: Evidence, *, temperature: float, margin: float) -> Finding:
-    """One temperature is the best in most cases: pairs x methods x tasks trained at several.
-
-    reproduced: best in more than `margin` percent (a tie counts as a share); otherwise not_reproduced.
-    """
     runs, keys = evidence.temperature_runs, ["domain", "teacher", "student", "method", "task"]
     runs = runs[runs["task"] != AVERAGE]
     wins = _wins(runs, keys, temperature)
@@ -165,29 +142,21 @@ def best_temperature_authors(evidence: Evidence, *, temperature: float, margin: 
     )
 
 
-def best_temperature_stricter(evidence: Evidence, *, temperature: float, margin: float) -> students.Case:
-    """The share of its tasks in which a student is best at this temperature; tied ones share the win."""
+def best_temperature_stricter(evidence: Evidence, *, temperature: float, margin: float) -> Case:
     wins = _wins(_clean_tasks(evidence, evidence.temperature_runs), RUN, temperature, whole=100.0)
-    wins = wins.assign(share=wins["win"], domain="all tasks")
     text = f"T = {temperature:g} is the best, percent of tasks"
-    found = students.against_limit(wins, "share", text=text, limit=margin, is_below=False)
-    interval = found.interval  # Student's t knows no bounds
-    bounds = {"low": max(interval.low, 0.0), "high": min(interval.high, 100.0)}
-    return replace(found, interval=replace(interval, **bounds))
+    found = students.against_limit(wins.assign(domain="all tasks"), "win", text=text, limit=margin)
+    low, high = max(found.interval.low, 0.0), min(found.interval.high, 100.0)  # Student's t knows no bounds
+    return replace(found, interval=replace(found.interval, low=low, high=high))
 
 
 def best_temperature_items(evidence: Evidence, *, temperature: float, margin: float) -> Finding:
-    """Share of the tasks in which one temperature is the best, mean over methods, ties shared.
-
-    With the exact interval over tasks, which is what the claim counts. reproduced: it lies above `margin`
-    percent; not_reproduced: below; otherwise inconclusive.
-    """
     runs = evidence.temperature_runs
     wins = _wins(runs[runs["task"] != AVERAGE], ["domain", "method", "task"], temperature)
     by_task = wins.groupby(["domain", "task"], sort=False)["win"].mean()
     interval = intervals.share_interval(float(by_task.sum()), len(by_task))
     text = f"T = {temperature:g} is the best in {by_task.sum():.3g} of {len(by_task)} tasks"
-    return items.item_finding(evidence, items.as_table(interval), above=margin, text=text, unit="tasks")
+    return items.item_finding(evidence, interval, above=margin, text=text, unit="tasks")
 
 
 # --- P2, P3: a high temperature -----------------------------------------------------------------------------
@@ -202,44 +171,28 @@ def _average_losses_at(evidence: Evidence, temperature: float) -> pd.DataFrame:
     return (lower - at).dropna().rename("loss").reset_index()
 
 
-def temperature_losses(evidence: Evidence, temperature: float) -> pd.DataFrame:
-    """Loss against temperature 1, points, a row a run x task: `loss` beside the columns of RUN."""
+def _task_losses_at(evidence: Evidence, temperature: float) -> pd.DataFrame:
+    """Loss against temperature 1, points, a row a run x task: `loss` and the columns of RUN."""
     runs = _clean_tasks(evidence, evidence.temperature_runs)
     at = [runs[runs["temperature"] == value].set_index(RUN)["accuracy"] for value in (1.0, temperature)]
     return (at[0] - at[1]).dropna().rename("loss").reset_index()
 
 
 def severe_loss_authors(evidence: Evidence, *, temperature: float, margin: float) -> Finding:
-    """Loss at a high temperature against the better of the lower ones, on domain averages, points.
-
-    reproduced: the mean loss is at least `margin` in every domain; inconclusive: in some; else not.
-    """
     loss = _average_losses_at(evidence, temperature)
     present(loss, f"runs at temperature {temperature:g} and lower")
     by_domain = loss.groupby("domain", sort=False)["loss"].mean()
-    is_severe = by_domain >= margin
-    return finding(
-        intervals.mean_interval(loss["loss"]),
-        verdict=decide(is_severe.all(), not is_severe.any()),
-        reason=f"mean loss at T = {temperature:g} against the better lower temperature: "
-        f"{named(by_domain, '.1f')} points; largest {loss['loss'].max():.1f}, smallest "
-        f"{loss['loss'].min():.1f}",
-    )
+    reason = f"mean loss at T = {temperature:g} against the better lower temperature: "
+    reason += f"{named(by_domain, '.1f')} points; largest {loss['loss'].max():.1f}, smallest "
+    return _by_domain(loss["loss"], by_domain >= margin, f"{reason}{loss['loss'].min():.1f}")
 
 
-def severe_loss_stricter(evidence: Evidence, *, temperature: float, margin: float) -> students.Case:
-    """What a high temperature costs against temperature 1, against the margin above which it is severe."""
-    rows = temperature_losses(evidence, temperature)
+def severe_loss_stricter(evidence: Evidence, *, temperature: float, margin: float) -> Case:
     text = f"loss at T = {temperature:g} against T = 1"
-    return students.against_limit(rows, "loss", text=text, limit=margin, is_below=False)
+    return students.against_limit(_task_losses_at(evidence, temperature), "loss", text=text, limit=margin)
 
 
 def severe_loss_items(evidence: Evidence, *, temperature: float, margin: float) -> Finding:
-    """Loss at a high temperature against temperature 1 on the same items, domain average, mean over methods.
-
-    reproduced: the interval lies above `margin` points in every domain that there is; not_reproduced: below
-    it in every one; otherwise inconclusive.
-    """
     scored = evidence.items.scored
     kept = scored[scored["temperature"].isin([1.0, temperature])]
     whole = items.losses(item_gains.temperature_changes(kept, by=items.WHOLE))
@@ -250,12 +203,6 @@ def severe_loss_items(evidence: Evidence, *, temperature: float, margin: float) 
 
 
 def loss_and_size_authors(evidence: Evidence, *, temperature: float) -> Finding:
-    """Spearman of the loss with student size over pairs x methods x domains.
-
-    The loss is that at this temperature against the better of the lower ones, on domain averages. reproduced:
-    rho < 0 with p < 0.05 and the mean loss falls from size to size in every domain; inconclusive: rho < 0
-    only; otherwise not_reproduced.
-    """
     loss = _average_losses_at(evidence, temperature)
     if loss["student_parameters"].nunique() < 2:
         raise lacking(f"students of different sizes at temperature {temperature:g}")
@@ -272,30 +219,18 @@ def loss_and_size_authors(evidence: Evidence, *, temperature: float) -> Finding:
     )
 
 
-def loss_and_size_stricter(
-    evidence: Evidence, *, rng: np.random.Generator, temperature: float
-) -> students.Case:
-    """The rank correlation of the loss at a high temperature with size, within families."""
-    rows = temperature_losses(evidence, temperature)
+def loss_and_size_stricter(evidence: Evidence, *, rng: np.random.Generator, temperature: float) -> Case:
+    rows = _task_losses_at(evidence, temperature)
     present(rows, f"runs at temperatures {temperature:g} and 1")
     means = students.student_means(rows.assign(task=rows["domain"]), ["loss"])
-    (falls,), rises = students.falls_with_size(means, ["loss"], rng=rng)
+    (falls,), case = students.falls_with_size(means, ["loss"], rng=rng)
     rhos = {}
     for domain, part in rows.groupby("domain", sort=False):
         each = students.student_means(part, ["loss"])
-        sizes = each["student_parameters"].astype(float)
-        rhos[domain] = intervals.spearman(sizes, each["loss"]).statistic
-    rho = -falls.statistic
-    return students.Case(
-        reason=f"rho of loss and size {rho:+.2f} over students (all: {named(rhos, '+.2f')}); "
-        f"smallest possible p {falls.smallest_p / 2:.2g}",
-        interval=intervals.spearman_interval(rho, len(means)),
-        p_value=falls.p_greater,
-        n=falls.n,
-        minimum_detectable=students.detectable_correlation(len(means)),
-        holds=all(value < 0 for value in rhos.values()),
-        is_against=rises.p_greater < ALPHA,
-    )
+        rhos[domain] = intervals.spearman(each["student_parameters"], each["loss"]).statistic
+    reason = f"rho of loss and size {-falls.statistic:+.2f} over students (all: {named(rhos, '+.2f')}); "
+    reason += f"smallest possible p {falls.smallest_p / 2:.2g}"
+    return replace(case, reason=reason, holds=all(rho < 0 for rho in rhos.values()))
 
 
 RULES = {

@@ -12,15 +12,15 @@ bearing there, it stays untestable.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from kdutils.claims.claims import CLAIMS, Claim, Judgement, by_authors
-from kdutils.claims.evidence import Evidence
-from kdutils.claims.finding import NOT_TESTABLE, REPRODUCED, Finding
+from kdutils.claims.evidence import NOT_TESTABLE, REPRODUCED, Evidence, Finding
 from kdutils.constants import AVERAGE, DOMAINS
 from kdutils.inference import size_effects
 from kdutils.results import gain_tables, held_out_temperature
@@ -34,18 +34,25 @@ BY_SWEEP = ("06", "07")  # sections whose judges read cells, not gains
 TOGETHER = "all teachers"
 
 
-def _always(claim: Claim) -> bool:
-    return True
+Make = Callable[[Evidence], Evidence]  # turns evidence into what it would have been
 
 
-@dataclass(frozen=True)
-class Choice:
-    """One way to analyse otherwise: for some claims, evidence made of evidence."""
+class Choice(NamedTuple):
+    """One way to analyse otherwise."""
 
-    aspect: str
     name: str
-    cases: tuple[tuple[Callable[[Claim], bool], Callable[[Evidence], Evidence]], ...]  # the first that asks
-    cannot: str = ""  # why these results do not allow it: the cases then say where it could have a bearing
+    of: Callable[[Claim], Make | None]  # what it does to the evidence on a claim; None: nothing
+    cannot: str = ""  # why these results do not allow it: `of` then says where it could have a bearing
+
+
+def _always(make: Make) -> Callable[[Claim], Make]:
+    return lambda claim: make
+
+
+def _of_students(claim: Claim) -> Make | None:
+    if claim.section in BY_SWEEP:
+        return _runs_of_students
+    return None if claim.id in ABOUT_TEACHERS else _gains_of_students
 
 
 def choices(evidence: Evidence, halves: pd.DataFrame | None = None) -> list[Choice]:
@@ -53,26 +60,19 @@ def choices(evidence: Evidence, halves: pd.DataFrame | None = None) -> list[Choi
 
     `halves` (held_out_temperature.read) are those of live results; without them that choice cannot be made.
     """
-    cells = evidence.all_cells
-    families = list(dict.fromkeys(cells["family"]))
-    seeds = sorted(cells["seed"].dropna().unique())
-    of_students = (
-        (lambda claim: claim.section in BY_SWEEP, _runs_of_students),
-        (lambda claim: claim.id not in ABOUT_TEACHERS, _gains_of_students),
-    )
-    found = [
-        Choice("temperature", TEMPERATURE_1, ((_always, _at_temperature_1),)),
-        _by_held_out_items(cells, halves),
+    families = list(dict.fromkeys(evidence.all_cells["family"]))
+    seeds = sorted(evidence.all_cells["seed"].dropna().unique())
+    alone = [(f"{name} alone", partial(_of_family, name=name)) for name in families if len(families) > 1]
+    alone += [(f"seed {seed}", partial(_of_seed, seed=seed)) for seed in seeds if len(seeds) > 1]
+    return [
+        Choice(TEMPERATURE_1, _always(_at_temperature_1)),
+        _by_held_out_items(evidence.all_cells, halves),
         # Magnitudes are printed in points.
-        Choice("scale", "log odds", ((lambda claim: not claim.is_magnitude, _on_log_odds),)),
-        Choice("unit", "students", of_students),
-        Choice("tasks", "not in training set", ((_always, _uncontaminated),)),
+        Choice("log odds", lambda claim: None if claim.is_magnitude else _on_log_odds),
+        Choice("students", _of_students),
+        Choice("not in training set", _always(_uncontaminated)),
+        *(Choice(name, _always(make)) for name, make in alone),
     ]
-    alone = [("family", f"{name} alone", partial(_of_family, name=name)) for name in families]
-    alone = alone if len(families) > 1 else []
-    if len(seeds) > 1:
-        alone += [("seed", f"seed {seed}", partial(_of_seed, seed=seed)) for seed in seeds]
-    return found + [Choice(aspect, name, ((_always, make),)) for aspect, name, make in alone]
 
 
 def table(judgement: Judgement, halves: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -96,28 +96,20 @@ def table(judgement: Judgement, halves: pd.DataFrame | None = None) -> pd.DataFr
     unchanged = _altered(evidence)  # judged by the rules for values that cannot equal the printed ones
     before = {claim.id: by_authors(claim, unchanged) for claim in asked}
     for choice in choices(evidence, halves):
-        made: dict[Callable, Evidence] = {}
+        made: dict[Make, Evidence] = {}
         for claim in asked:
-            after = _judged(claim, choice, evidence, made) or before[claim.id]
+            after, make = before[claim.id], choice.of(claim)
+            if make is not None:
+                if make not in made:
+                    made[make] = make(evidence)
+                after = by_authors(claim, made[make])
             bears = repr(after) != repr(before[claim.id])
             if choice.cannot:
                 after = Finding(verdict=NOT_TESTABLE, reason=choice.cannot)
             after = after if bears else judgement.authors[claim.id]
             rows.append(_row(claim, choice.name, after, bears=bears))
-    rows += [_row(claim, STRICTER, judgement.stricter[claim.id].finding) for claim in asked]
+    rows += [_row(claim, STRICTER, judgement.stricter[claim.id]) for claim in asked]
     return pd.DataFrame(rows)
-
-
-def _judged(
-    claim: Claim, choice: Choice, evidence: Evidence, made: dict[Callable, Evidence]
-) -> Finding | None:
-    """The finding under a choice; None if it asks nothing of the claim. `made` holds what was made before."""
-    for asks, make in choice.cases:
-        if asks(claim):
-            if make not in made:
-                made[make] = make(evidence)
-            return by_authors(claim, made[make])
-    return None
 
 
 def _row(claim: Claim, choice: str, finding: Finding, *, bears: bool = True) -> dict:
@@ -186,7 +178,7 @@ def _by_held_out_items(cells: pd.DataFrame, halves: pd.DataFrame | None) -> Choi
     """Gains of temperatures that were chosen on other items than they are measured on."""
     cannot = NO_ITEMS if halves is None else held_out_temperature.lacking(cells, halves)
     if cannot:
-        return Choice("temperature", HELD_OUT, ((_always, _at_temperature_1),), cannot=cannot)
+        return Choice(HELD_OUT, _always(_at_temperature_1), cannot)
 
     def held_out(evidence: Evidence) -> Evidence:
         # Other cells than those of gains keep their temperatures: judges ask for 1, or compare several.
@@ -198,7 +190,7 @@ def _by_held_out_items(cells: pd.DataFrame, halves: pd.DataFrame | None) -> Choi
 
         return _altered(evidence, of_gains=of_held_out)
 
-    return Choice("temperature", HELD_OUT, ((_always, held_out),))
+    return Choice(HELD_OUT, _always(held_out))
 
 
 def _on_log_odds(evidence: Evidence) -> Evidence:
@@ -217,16 +209,15 @@ def _on_log_odds(evidence: Evidence) -> Evidence:
 
 def _gains_of_students(evidence: Evidence) -> Evidence:
     """One gain a student and task; where methods are compared, one a method too (analyses of variance)."""
-    return _altered(evidence, of_gains=student_gains)
-
-
-def student_gains(gains: pd.DataFrame) -> pd.DataFrame:
-    """Gains averaged over teachers, one row a student x method x task."""
     where = ["source", "protocol", "selection", "domain", "task", "family", "student", "student_parameters"]
     numbers = ["accuracy", "accuracy_se", "sft_accuracy", "sft_accuracy_se", "teacher_accuracy"]
     numbers += ["gain", "gain_se", *LIKENESS]
-    means = gains.groupby([*where, "method"], sort=False)[numbers].mean().reset_index()
-    return means.assign(teacher=TOGETHER, temperature=np.nan)
+
+    def over_teachers(gains: pd.DataFrame) -> pd.DataFrame:
+        means = gains.groupby([*where, "method"], sort=False)[numbers].mean().reset_index()
+        return means.assign(teacher=TOGETHER, temperature=np.nan)
+
+    return _altered(evidence, of_gains=over_teachers)
 
 
 def _runs_of_students(evidence: Evidence) -> Evidence:

@@ -29,29 +29,21 @@ def forest(evidence: Evidence) -> pd.DataFrame:
     rows = []
     for domain in DOMAINS:
         gains = students.task_gains(evidence, domain)
-        if gains.empty:
-            continue
-        for scale, column in SCALES.items():
-            each = item_intervals(gains, scale=scale).assign(domain=domain, kind="student", scale=scale)
-            each = each[["domain", "student", "kind", "scale", "value", "low", "high"]]
-            rows += each.itertuples(index=False, name=None)
-            rows += [(domain, *row[:2], scale, *row[2:]) for row in _means(evidence, domain, column)]
+        apart = students.contaminated_gains(evidence, [domain])
+        for scale, column in SCALES.items() if len(gains) else ():
+            for row in item_intervals(gains, scale=scale).itertuples():
+                rows.append((domain, row.student, "student", scale, row.value, row.low, row.high))
+            families = gains.sort_values(["student_parameters", "student"], kind="stable")["family"].unique()
+            parts = [("all students", "all", gains)]
+            if len(families) > 1:
+                parts += [(f"without {name}", "without", gains[gains["family"] != name]) for name in families]
+            if len(apart):
+                parts.append(("all, contaminated tasks", "contaminated", apart))
+            for label, kind, part in parts:
+                mean = students.mean_of_students(students.student_means(part, [column]), column)
+                rows.append((domain, label, kind, scale, *mean.bounds))
     columns = ["domain", "label", "kind", "scale", "value", "low", "high"]
     return pd.DataFrame(rows, columns=columns)
-
-
-def _means(evidence: Evidence, domain: str, column: str) -> list[tuple]:
-    """(label, kind, value, low, high) of means over students."""
-    means = students.student_means(students.task_gains(evidence, domain), [column])
-    families = means["family"].unique()
-    parts = [("all students", "all", means)]
-    if len(families) > 1:
-        parts += [(f"without {name}", "without", means[means["family"] != name]) for name in families]
-    apart = students.contaminated_gains(evidence, [domain])
-    if len(apart):
-        parts.append(("all, contaminated tasks", "contaminated", students.student_means(apart, [column])))
-    found = [(label, kind, students.mean_of_students(part, column)) for label, kind, part in parts]
-    return [(label, kind, each.value, each.low, each.high) for label, kind, each in found]
 
 
 def item_intervals(gains: pd.DataFrame, *, scale: str) -> pd.DataFrame:

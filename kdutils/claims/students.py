@@ -13,18 +13,9 @@ import numpy as np
 import pandas as pd
 import scipy.stats
 
-from kdutils.claims.evidence import Evidence
-from kdutils.claims.finding import (
-    ALPHA,
-    INCONCLUSIVE,
-    NOT_TESTABLE,
-    Finding,
-    NotTestableError,
-    decide,
-    finding,
-)
+from kdutils.claims.evidence import ALPHA, INCONCLUSIVE, Evidence, Finding, NotTestableError, decide, finding
 from kdutils.constants import AVERAGE
-from kdutils.inference import resampling, student_tests
+from kdutils.inference import intervals, resampling, student_tests
 from kdutils.inference.estimate import Estimate, Tested
 
 CONFIDENCE, POWER = 0.95, 0.8
@@ -45,29 +36,21 @@ class Case:
     by_interval: bool = False  # the claim has no p, its interval decides
 
 
-@dataclass(frozen=True, kw_only=True)
-class Judged:
-    """A finding of the stricter analysis, and what the ledger has no column for."""
-
-    finding: Finding  # its p is the corrected one
-    raw_p: float = math.nan
-    minimum_detectable: float = math.nan
-
-
-def corrected(cases: dict[str, Case | NotTestableError], sections: dict[str, str]) -> dict[str, Judged]:
+def corrected(cases: dict[str, Case | Finding], sections: dict[str, str]) -> dict[str, Finding]:
     """Verdicts by claim id. Holm counts the claims of a section that have a p, so give whole sections.
 
     A claim is reproduced where p after Holm is below 0.05 and all else holds that was declared; not
-    reproduced where its opposite is shown; else inconclusive, which is what few students often come to.
+    reproduced where its opposite is shown; else inconclusive. A finding (not testable) stays as it is.
     """
-    raw = pd.Series({claim: getattr(case, "p_value", math.nan) for claim, case in cases.items()}, dtype=float)
+    raw = pd.Series({claim: case.p_value for claim, case in cases.items()}, dtype=float)
     after_holm = raw.groupby(pd.Series(sections), sort=False).transform(student_tests.holm)
-    return {claim: _judged(case, float(after_holm[claim])) for claim, case in cases.items()}
+    return {
+        claim: case if isinstance(case, Finding) else _judged(case, float(after_holm[claim]))
+        for claim, case in cases.items()
+    }
 
 
-def _judged(case: Case | NotTestableError, p_value: float) -> Judged:
-    if isinstance(case, NotTestableError):
-        return Judged(finding=Finding(verdict=NOT_TESTABLE, reason=str(case)))
+def _judged(case: Case, p_value: float) -> Finding:
     is_shown = case.by_interval or p_value < ALPHA
     verdict = decide(is_shown and case.holds and not case.is_against, case.is_against)
     reason = case.reason
@@ -76,8 +59,8 @@ def _judged(case: Case | NotTestableError, p_value: float) -> Judged:
     if verdict == INCONCLUSIVE and not math.isnan(case.minimum_detectable):
         reason += f"; detectable in 80 % of such studies: {case.minimum_detectable:.2g}"
     n = case.interval.n if case.n is None else case.n
-    found = finding(case.interval, verdict=verdict, reason=reason, p_value=p_value, n=n)
-    return Judged(finding=found, raw_p=case.p_value, minimum_detectable=case.minimum_detectable)
+    own = {"raw_p": case.p_value, "minimum_detectable": case.minimum_detectable}
+    return finding(case.interval, verdict=verdict, reason=reason, p_value=p_value, n=n, **own)
 
 
 def task_gains(evidence: Evidence, domain: str, *, task: str = AVERAGE) -> pd.DataFrame:
@@ -113,9 +96,9 @@ def student_means(rows: pd.DataFrame, values: list[str]) -> pd.DataFrame:
     return means.sort_values(["student_parameters", "student"], kind="stable").reset_index(drop=True)
 
 
-def by_family(means: pd.DataFrame, value: str) -> dict[str, float]:
+def by_family(rows: pd.DataFrame, value: str) -> dict[str, float]:
     """Mean over the students of each family."""
-    return means.groupby("family", sort=False)[value].mean().to_dict()
+    return student_means(rows, [value]).groupby("family", sort=False)[value].mean().to_dict()
 
 
 def mean_of_students(means: pd.DataFrame, value: str) -> Estimate:
@@ -123,59 +106,69 @@ def mean_of_students(means: pd.DataFrame, value: str) -> Estimate:
     return student_tests.student_mean_test(means, value, unit="student", block="family")
 
 
-def tested_mean(means: pd.DataFrame, value: str, *, where: str = "") -> Estimate:
-    """`mean_of_students`; NotTestableError where it has no p, with the reason, which `where` begins."""
-    found = mean_of_students(means, value)
-    if math.isnan(found.p_greater):
-        raise NotTestableError(f"{where}{found.n} students: {found.reason}")
-    return found
+def against_limit(
+    rows: pd.DataFrame, value: str, *, limit: float, is_below: bool = False, text: str = "", digits: int = 1
+) -> Case:
+    """Student means against a limit that the claim says they lie above, or below, in every domain.
 
+    The estimate is that of the domain which is least on the claim's side, p the largest. The reason begins
+    with `text` and has the interval of each domain; without `text` it has the intervals alone.
 
-def against_limit(rows: pd.DataFrame, value: str, *, text: str, limit: float, is_below: bool) -> Case:
-    """Student means against a limit that the claim says they lie below, or above, in every domain."""
+    Raises:
+        NotTestableError: for a domain whose students give no p.
+    """
     if rows.empty:
         raise NotTestableError(f"there are no runs for it in these results: {text}")
-    found, detected = {}, []
+    sign = -1 if is_below else 1
+    found, shown, detected = {}, {}, []
     for domain, part in rows.groupby("domain", sort=False):
         means = student_means(part, [value])
-        means["beyond"] = limit - means[value] if is_below else means[value] - limit
-        found[domain] = tested_mean(means, "beyond", where=f"{text}, {domain}: ")
-        detected.append(detectable(means["beyond"]))
+        means["beyond"] = sign * (means[value] - limit)
+        beyond = mean_of_students(means, "beyond")
+        if math.isnan(beyond.p_greater):
+            where = f"{text}, {domain}" if text else domain
+            raise NotTestableError(f"{where}: {beyond.n} students: {beyond.reason}")
+        found[domain] = beyond
+        low, high = sorted(limit + sign * bound for bound in (beyond.low, beyond.high))
+        shown[domain] = Estimate(limit + sign * beyond.value, low, high, n=beyond.n)
+        detected.append(student_tests.equivalence(means["beyond"], margin=1.0).minimum_detectable)
     least = min(found, key=lambda domain: found[domain].value)
-    bounds = {domain: back_from_limit(each, limit, is_below=is_below) for domain, each in found.items()}
-    texts = [f"{domain} {each.text()}" for domain, each in bounds.items()]
+    texts = ", ".join(f"{domain} {each.text(digits)}" for domain, each in shown.items())
     return Case(
-        reason=f"{text}, over students: {', '.join(texts)}; limit {limit:g}",
-        interval=bounds[least],
+        reason=f"{text}, over students: {texts}; limit {limit:g}" if text else texts,
+        interval=shown[least],
         p_value=max(each.p_greater for each in found.values()),
         minimum_detectable=max(detected),
         is_against=all(each.high < 0 for each in found.values()),
     )
 
 
-def back_from_limit(found: Estimate, limit: float, *, is_below: bool) -> Estimate:
-    """The interval of values, from that of their distance to a limit that they lie below, or above."""
-    if is_below:
-        return Estimate(limit - found.value, limit - found.high, limit - found.low, n=found.n)
-    return Estimate(limit + found.value, limit + found.low, limit + found.high, n=found.n)
-
-
 def falls_with_size(
     means: pd.DataFrame, values: Sequence[str], *, rng: np.random.Generator
-) -> tuple[list[Tested], Tested]:
-    """Rank correlations of size within families: with minus each value, and with the first as it is.
+) -> tuple[list[Tested], Case]:
+    """Whether values fall with size within families: their rank correlations, and the case of the first.
 
-    So p_greater of the former is of a value that falls with size, that of the latter of one that rises.
+    The former are of size and minus each value, so p_greater is of a value that falls with size. The case
+    has no reason yet; it is against the claim where the first value rises.
     """
     size, families = means["student_parameters"].astype(float), means["family"]
 
     def tested(values: pd.Series) -> Tested:
         return resampling.rank_permutation(size, values, blocks=families, rng=rng)
 
-    fall, rise = tested(-means[values[0]]), tested(means[values[0]])
-    if math.isnan(fall.p_greater):
-        raise NotTestableError(f"{len(means)} students: {fall.reason}")
-    return [fall, *(tested(-means[name]) for name in values[1:])], rise
+    first = tested(-means[values[0]])
+    rises = tested(means[values[0]])
+    if math.isnan(first.p_greater):
+        raise NotTestableError(f"{len(means)} students: {first.reason}")
+    case = Case(
+        reason="",
+        interval=intervals.spearman_interval(-first.statistic, len(means)),
+        p_value=first.p_greater,
+        n=first.n,
+        minimum_detectable=detectable_correlation(len(means)),
+        is_against=rises.p_greater < ALPHA,
+    )
+    return [first, *(tested(-means[name]) for name in values[1:])], case
 
 
 def largest(values: pd.Series, errors: pd.Series) -> Estimate:
@@ -187,11 +180,6 @@ def largest(values: pd.Series, errors: pd.Series) -> Estimate:
     width = scipy.stats.norm.ppf(1 - (1 - CONFIDENCE) / (2 * len(values))) * errors
     low, high = float((values - width).max()), float((values + width).max())
     return Estimate(float(values.max()), low, high, n=len(values))
-
-
-def detectable(values: Iterable[float]) -> float:
-    """The mean that is found in 80 % of studies with that many students of that spread; NaN if undefined."""
-    return student_tests.equivalence(values, margin=1.0).minimum_detectable
 
 
 def detectable_correlation(n: int, *, n_controlled: int = 0) -> float:

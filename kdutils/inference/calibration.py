@@ -95,11 +95,8 @@ class Calibration:
 def judged(rows: pd.DataFrame) -> pd.DataFrame:
     """Outcomes with `actual`, its exact 95 % interval `low` to `high`, and `recommended` by RULE."""
     shares = [intervals.share_interval(row.hits, row.n_simulations) for row in rows.itertuples()]
-    table = rows.assign(
-        actual=[interval.value / 100 for interval in shares],
-        low=[interval.low / 100 for interval in shares],
-        high=[interval.high / 100 for interval in shares],
-    )
+    table = rows.assign(actual=0.0, low=0.0, high=0.0)
+    table[["actual", "low", "high"]] = np.array([each.bounds for each in shares]).reshape(-1, 3) / 100
     table["recommended"] = [
         recommended(row.quantity, row.nominal, actual=row.actual, n_simulations=row.n_simulations)
         for row in table.itertuples()

@@ -154,54 +154,32 @@ def sign_flip(values: Iterable[float], *, rng: np.random.Generator, n_permutatio
 
 
 def cluster_bootstrap(
-    rows: pd.DataFrame,
-    value: str,
+    values: Iterable[float],
+    clusters: Iterable[object],
     *,
-    levels: Sequence[str],
     rng: np.random.Generator,
     n_resamples: int = 999,
     confidence: float = 0.95,
 ) -> Estimate:
-    """Mean over nested levels with the percentile interval of a bootstrap that resamples every level.
+    """Mean over clusters of their means, with the percentile interval of a bootstrap of both levels.
 
-    `levels` go from the outermost inwards, such as student, seed, item; a unit's name counts within the unit
-    that holds it. Each mean weighs the units below it alike, however many rows they have. Percentile
-    intervals of a few outermost units are too narrow (notebook 10 says by how much).
+    Clusters (students) are drawn again, and the values (runs) within each. Percentile intervals of a few
+    clusters are too narrow (notebook 10 says by how much).
     """
-    n = rows[levels[0]].nunique()
-    if rows[value].isna().any():
-        return Estimate(n=n, reason="a value is missing")
-    if n < 2:
-        return Estimate(n=n, reason=f"fewer than two values of {levels[0]}")
-    means = rows.groupby(list(levels), sort=False)[value].mean()
-    tree = _tree(means.reset_index(), list(levels), value)
-    drawn = _draw(tree, n_resamples, rng=rng)
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(drawn, [tail, 1 - tail])
-    return Estimate(_mean(tree), float(low), float(high), n=n)
-
-
-def _tree(means: pd.DataFrame, levels: Sequence[str], value: str) -> np.ndarray | list:
-    """Values of the innermost level, or a list of such trees, one for each unit of the outermost."""
-    if len(levels) == 1:
-        return means[value].to_numpy(float)
-    return [_tree(part, levels[1:], value) for _, part in means.groupby(levels[0], sort=False)]
-
-
-def _mean(tree: np.ndarray | list) -> float:
-    return float(np.mean(tree if isinstance(tree, np.ndarray) else [_mean(part) for part in tree]))
-
-
-def _draw(tree: np.ndarray | list, n_draws: int, *, rng: np.random.Generator) -> np.ndarray:
-    """That many independent means of resampled units."""
-    if isinstance(tree, np.ndarray):
-        distinct, counts = np.unique(tree, return_counts=True)
-        # As many draws as there are values, counted by value: right and wrong are two values of many items.
-        hits = rng.multinomial(len(tree), counts / len(tree), size=n_draws)
-        return hits @ distinct / len(tree)
-    choice = rng.integers(len(tree), size=(n_draws, len(tree)))
+    sample, (place, names) = np.asarray(list(values), dtype=float), pd.factorize(np.asarray(list(clusters)))
+    n = len(names)
+    if np.isnan(sample).any() or n < 2:
+        reason = "a value is missing" if np.isnan(sample).any() else "fewer than two clusters"
+        return Estimate(n=n, reason=reason)
+    choice = rng.integers(n, size=(n_resamples, n))
     drawn = np.empty(choice.shape)
-    for index, part in enumerate(tree):  # a unit that is chosen twice is resampled twice
-        chosen = choice == index
-        drawn[chosen] = _draw(part, int(chosen.sum()), rng=rng)
-    return drawn.mean(axis=1)
+    for index in range(n):  # a cluster that is chosen twice is resampled twice
+        own, chosen = sample[place == index], choice == index
+        # As many draws as there are values, counted by value: right and wrong are two values of many items.
+        distinct, counts = np.unique(own, return_counts=True)
+        hits = rng.multinomial(len(own), counts / len(own), size=int(chosen.sum()))
+        drawn[chosen] = hits @ distinct / len(own)
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(drawn.mean(axis=1), [tail, 1 - tail])
+    mean = np.mean([sample[place == index].mean() for index in range(n)])
+    return Estimate(float(mean), float(low), float(high), n=n)

@@ -14,7 +14,8 @@ import pandas as pd
 import scipy.stats
 
 from kdutils.constants import MATH_TASKS, TASKS, TEST_ITEMS
-from kdutils.inference import intervals, resampling, size_effects, student_tests, vectorised
+from kdutils.inference import intervals, resampling, size_effects, student_tests
+from kdutils.inference.estimate import Estimate
 from kdutils.inference.simulated_studies import (
     EFFECTS,
     NO_EFFECTS,
@@ -49,30 +50,19 @@ class Outcome(NamedTuple):
     n_simulations: int
 
 
-def size(procedure: str, null: str, p_values: Iterable[float]) -> Outcome:
-    """How often a test rejects; an undefined p rejects nothing."""
-    p_values = np.asarray(list(p_values), dtype=float)
+def size(procedure: str, null: str, tests: Iterable) -> Outcome:
+    """How often a test rejects, of p-values or of results that have one; an undefined p rejects nothing."""
+    p_values = np.array([getattr(test, "p_value", test) for test in tests], dtype=float)
     return Outcome(procedure, null, "size", LEVEL, int((p_values <= LEVEL).sum()), len(p_values))
 
 
-def coverage(
-    procedure: str, null: str, bounds: Iterable[tuple[float, float]], *, truth: float = 0.0
-) -> Outcome:
-    """How often an interval holds the truth, of those that are defined."""
-    low, high = np.asarray(list(bounds), dtype=float).reshape(-1, 2).T
+def coverage(procedure: str, null: str, intervals: Iterable, *, truth: float = 0.0) -> Outcome:
+    """How often an interval (bounds, or an Estimate) holds the truth, of those that are defined."""
+    bounds = [(each.low, each.high) if hasattr(each, "low") else each for each in intervals]
+    low, high = np.asarray(bounds, dtype=float).reshape(-1, 2).T
     is_defined = np.isfinite(low) & np.isfinite(high)
     hits = is_defined & (low <= truth) & (truth <= high)
     return Outcome(procedure, null, "coverage", CONFIDENCE, int(hits.sum()), int(is_defined.sum()))
-
-
-def bounds_of(estimates: Iterable) -> list[tuple[float, float]]:
-    """Low and high of intervals, whatever their class."""
-    return [(interval.low, interval.high) for interval in estimates]
-
-
-def p_values_of(tests: Iterable) -> list[float]:
-    """The p-values of tests, whatever their class."""
-    return [test.p_value for test in tests]
 
 
 def _student_worlds(n: int, rng: np.random.Generator, **how) -> dict[str, Studies]:
@@ -91,51 +81,46 @@ def means(n: int, rng: np.random.Generator) -> Iterator[Outcome]:
     for null, studies in _student_worlds(n, rng).items():
         cells, of_students = studies.cells, studies.student_means
         pairs = studies.gains.mean(axis=3)[:, :, 0]
-        by_cell, by_pair = vectorised.mean_tests(cells), vectorised.mean_tests(pairs)
+        by_cell, by_pair = student_tests.mean_tests(cells), student_tests.mean_tests(pairs)
         yield size("t-test > 0 over cells (authors)", null, by_cell.p_greater)
         yield coverage("t interval over cells", null, by_cell.bounds)
         yield coverage("t interval over pairs", null, by_pair.bounds)
         families = studies.layout.families
         for words, blocks in (("", None), (", family fixed", families)):
             if blocks is None or len(set(blocks)) > 1:
-                tested = vectorised.mean_tests(of_students, blocks=blocks)
+                tested = student_tests.mean_tests(of_students, blocks=blocks)
                 yield size(f"t-test of students{words}", null, tested.p_value)
                 yield coverage(f"t-test of students{words}", null, tested.bounds)
         flips = [resampling.sign_flip(row, rng=rng, n_permutations=N_PERMUTATIONS) for row in of_students]
-        yield size("sign flips of students", null, p_values_of(flips))
+        yield size("sign flips of students", null, flips)
         n_slow = n // SLOW
         shifted = [student_tests.equivalence(row + MARGIN, margin=MARGIN) for row in of_students[:n_slow]]
-        yield size("equivalence at the margin", null, p_values_of(shifted))
-        students = studies.cell_students
-        table = pd.DataFrame({"student": students, "run": np.arange(len(students))})
-        how = {"levels": ["student", "run"], "rng": rng}
-        drawn = [
-            resampling.cluster_bootstrap(table.assign(gain=row), "gain", **how) for row in cells[:n_slow]
-        ]
-        yield coverage("bootstrap of students and runs", null, bounds_of(drawn))
+        yield size("equivalence at the margin", null, shifted)
+        drawn = [resampling.cluster_bootstrap(row, studies.cell_students, rng=rng) for row in cells[:n_slow]]
+        yield coverage("bootstrap of students and runs", null, drawn)
 
 
 def comparisons(n: int, rng: np.random.Generator) -> Iterator[Outcome]:
     """Of methods and tasks that do not differ, and of the mixed model."""
-    kinds = {"": "p_value", ", corrected": "p_corrected", ", Friedman": "friedman_p"}
+    kinds = {"": "plain", ", corrected": "corrected", ", Friedman": "friedman"}
     for null, studies in _student_worlds(n, rng).items():
         by_method = np.moveaxis(studies.gains.mean(axis=3), 2, 0)
         p_values = scipy.stats.f_oneway(*by_method, axis=1).pvalue
         yield size("ANOVA of methods over cells (authors)", null, p_values)
         by_task = studies.by_student(axis=3)
         for within, values in (("methods", studies.by_student(axis=2)), ("tasks", by_task)):
-            p_values = vectorised.repeated_measures_p_values(values)
+            p_values = student_tests.repeated_measures_tests(values)
             for words, name in kinds.items():
                 yield size(f"repeated measures, {within}{words}", null, p_values[name])
         if null in ("11 students", "student effects"):  # a fit takes 25 ms
-            fits = [student_tests.mixed_gain(_by_task(values)) for values in by_task[: n // SLOWER]]
-            yield coverage("mixed model of students and tasks", null, bounds_of(fits))
+            fits = [student_tests.mixed_gain(_rows(values)) for values in by_task[: n // SLOWER]]
+            yield coverage("mixed model of students and tasks", null, fits)
 
 
-def _by_task(values: np.ndarray) -> pd.DataFrame:
+def _rows(by_task: np.ndarray) -> pd.DataFrame:
     """Gains of one study, students x tasks, as rows."""
-    rows = pd.DataFrame(values).rename_axis(index="student", columns="task").stack()
-    return rows.rename("gain").reset_index()
+    wide = pd.DataFrame(by_task).rename_axis(index="student", columns="task")
+    return wide.stack().rename("gain").reset_index()
 
 
 def correlations(n: int, rng: np.random.Generator) -> Iterator[Outcome]:
@@ -145,23 +130,28 @@ def correlations(n: int, rng: np.random.Generator) -> Iterator[Outcome]:
     worlds["equal logit gains"] = imagine(released_pairs(), n, **equal)
     for null, studies in worlds.items():
         cells, sizes, layout = studies.cells, studies.cell_sizes, studies.layout
-        rho, p_values = vectorised.spearman_tests(cells, sizes)
+        rho, p_values = size_effects.spearman_tests(cells, sizes)
         yield size("Spearman of gain and size over cells (authors)", null, p_values)
         if null != "equal logit gains":  # of points, where the truth is not 0
-            bounds = [intervals.spearman_interval(one, len(sizes)) for one in rho]
-            yield coverage("Spearman interval over cells", null, bounds_of(bounds))
-            pearson = [float(np.corrcoef(row, np.log(sizes))[0, 1]) for row in cells]
-            bounds = [intervals.pearson_interval(r, len(sizes)) for r in pearson]
-            yield coverage("Pearson interval over cells", null, bounds_of(bounds))
+            ranked = [intervals.spearman_interval(one, len(sizes)) for one in rho]
+            yield coverage("Spearman interval over cells", null, ranked)
+            yield coverage("Pearson interval over cells", null, _pearson(cells, [np.log(sizes)] * n))
         # Of student means, as resampling.cluster_permutation makes them of cells.
         has_families = len(set(layout.families)) > 1
         how = {"blocks": layout.families if has_families else None, "n_permutations": N_PERMUTATIONS}
         means = studies.student_means
         orders = [resampling.rank_permutation(layout.sizes, row, rng=rng, **how) for row in means]
         name = "orders of students within families" if has_families else "orders of students"
-        yield size(name, null, p_values_of(orders))
+        yield size(name, null, orders)
         yield from _at_same_sft_accuracy(null, studies)
         yield from _equal_gains(null, studies, n // SLOW, rng)
+
+
+def _pearson(x: Iterable[np.ndarray], y: Iterable[np.ndarray]) -> list[Estimate]:
+    """The correlation of each two rows with its interval."""
+    return [
+        intervals.pearson_interval(float(np.corrcoef(a, b)[0, 1]), len(a)) for a, b in zip(x, y, strict=True)
+    ]
 
 
 def _at_same_sft_accuracy(null: str, studies: Studies) -> Iterator[Outcome]:
@@ -174,8 +164,8 @@ def _at_same_sft_accuracy(null: str, studies: Studies) -> Iterator[Outcome]:
             kd, sft = size_effects.empirical_logit(kd, items), size_effects.empirical_logit(sft, items)
         by_pair = kd.mean(axis=(2, 3))
         own = {"sizes": layout.sizes, "families": layout.families}
-        p_values = vectorised.size_effect_p_values(studies.of_students(by_pair), sft.mean(axis=2), **own)
-        yield size(f"size at the same SFT accuracy, {scale}", null, p_values)
+        found, _ = size_effects.size_slopes(studies.of_students(by_pair), sft.mean(axis=2), **own)
+        yield size(f"size at the same SFT accuracy, {scale}", null, found.p_value)
 
 
 def _equal_gains(null: str, studies: Studies, n: int, rng: np.random.Generator) -> Iterator[Outcome]:
@@ -186,8 +176,7 @@ def _equal_gains(null: str, studies: Studies, n: int, rng: np.random.Generator) 
     for scale in ("logit", "points"):
         how = {"scale": scale, "rng": rng, "n_simulations": 199}
         tested = [size_effects.null_of_equal_gain(one, items, studies.layout.sizes, **how) for one in both]
-        p_values = [result.observed.p_value for result in tested]
-        yield size(f"against equal gains, {scale}", null, p_values)
+        yield size(f"against equal gains, {scale}", null, [one.observed for one in tested])
 
 
 def many_tests(n: int, rng: np.random.Generator) -> Iterator[Outcome]:
@@ -195,7 +184,9 @@ def many_tests(n: int, rng: np.random.Generator) -> Iterator[Outcome]:
     both = {"domains": ("math", "commonsense")}
     for null, studies in _student_worlds(n, rng, **both).items():
         by_task = studies.gains.reshape(n, -1, len(TASKS))
-        tested = [vectorised.spearman_tests(one, studies.cell_sizes)[1] for one in np.moveaxis(by_task, 2, 0)]
+        tested = [
+            size_effects.spearman_tests(one, studies.cell_sizes)[1] for one in np.moveaxis(by_task, 2, 0)
+        ]
         yield from _any(null, "Spearman over cells (authors)", np.stack(tested, axis=1))
         if null == "11 students":
             rows = np.moveaxis(studies.by_student(axis=3)[: n // SLOW], 2, 1)  # study, task, student
@@ -204,7 +195,9 @@ def many_tests(n: int, rng: np.random.Generator) -> Iterator[Outcome]:
                 resampling.rank_permutation(studies.layout.sizes, row, **how)
                 for row in rows.reshape(-1, studies.layout.n_students)
             ]
-            yield from _any(null, "orders of students", np.reshape(p_values_of(orders), rows.shape[:2]))
+            yield from _any(
+                null, "orders of students", np.reshape([order.p_value for order in orders], rows.shape[:2])
+            )
 
 
 def _any(null: str, what: str, p_values: np.ndarray) -> Iterator[Outcome]:
@@ -222,15 +215,13 @@ def points(n: int, rng: np.random.Generator) -> Iterator[Outcome]:
         null = "independent points" if rho == 0 else f"independent points, r = {rho:g}"
         x, noise = rng.normal(size=(2, n, 11))
         y = rho * x + math.sqrt(1 - rho**2) * noise
-        pearson = [float(np.corrcoef(a, b)[0, 1]) for a, b in zip(x, y, strict=True)]
-        bounds = [intervals.pearson_interval(r, 11) for r in pearson]
-        yield coverage("Pearson interval", null, bounds_of(bounds), truth=rho)
+        yield coverage("Pearson interval", null, _pearson(x, y), truth=rho)
         ranked = [intervals.spearman(a, b) for a, b in zip(x, y, strict=True)]
-        bounds = [intervals.spearman_interval(result.statistic, 11) for result in ranked]
         truth = 6 / math.pi * math.asin(rho / 2)  # of ranks of a normal pair
-        yield coverage("Spearman interval", null, bounds_of(bounds), truth=truth)
+        around = [intervals.spearman_interval(result.statistic, 11) for result in ranked]
+        yield coverage("Spearman interval", null, around, truth=truth)
         if rho == 0:
-            yield size("Spearman, p by t", null, p_values_of(ranked))
+            yield size("Spearman, p by t", null, ranked)
 
 
 def shares(n: int, rng: np.random.Generator) -> Iterator[Outcome]:
@@ -238,7 +229,7 @@ def shares(n: int, rng: np.random.Generator) -> Iterator[Outcome]:
     for null, truth in SHARES.items():
         hits = rng.binomial(N_ITEMS, truth, size=n)
         exact = [intervals.share_interval(int(count), N_ITEMS) for count in hits]
-        yield coverage("share, Clopper-Pearson", null, bounds_of(exact), truth=100 * truth)
+        yield coverage("share, Clopper-Pearson", null, exact, truth=100 * truth)
         share = hits / N_ITEMS
         errors = 100 * np.sqrt(share * (1 - share) / N_ITEMS)  # cells.accuracy_se
         runs = pd.DataFrame({"accuracy": 100 * share, "accuracy_se": errors})
@@ -261,17 +252,15 @@ def paired(n: int, rng: np.random.Generator) -> Iterator[Outcome]:
         tasks = np.repeat(np.arange(len(items)), items)
         values = [np.concatenate([row[:k] for row, k in zip(one, items, strict=True)]) for one in drawn]
         tested = [intervals.difference_over_items(one, tasks) for one in values]
-        yield coverage("difference over items", null, bounds_of(tested))
-        yield size("difference over items", null, p_values_of(tested))
-        exact = [
-            student_tests.mcnemar(one > 0, one < 0) for one in values
-        ]  # items on which both agree drop out
-        yield size("McNemar over all items", null, p_values_of(exact))
+        yield coverage("difference over items", null, tested)
+        yield size("difference over items", null, tested)
+        exact = [student_tests.mcnemar(one > 0, one < 0) for one in values]  # where both agree says nothing
+        yield size("McNemar over all items", null, exact)
         if "run" not in world:
             right = rng.random((n, len(tasks))) < world["right"]
             means = [intervals.mean_over_items(one, tasks) for one in right]
             truth = 100 * world["right"]
-            yield coverage("mean over items", null, bounds_of(means), truth=truth)
+            yield coverage("mean over items", null, means, truth=truth)
 
 
 def baselines(n: int, rng: np.random.Generator) -> Iterator[Outcome]:
@@ -305,8 +294,8 @@ def texts(n: int, rng: np.random.Generator) -> Iterator[Outcome]:
     left_out = np.diff(intervals.bleu(sums[:, :, None] - counts), axis=1)[:, 0]
     tested = [intervals.jackknife([rise], [each]) for rise, each in zip(rises, left_out, strict=True)]
     null = f"{N_TEXTS} texts alike"
-    yield coverage("BLEU rise, jackknife", null, bounds_of(tested))
-    yield size("BLEU rise, jackknife", null, p_values_of(tested))
+    yield coverage("BLEU rise, jackknife", null, tested)
+    yield size("BLEU rise, jackknife", null, tested)
 
 
 PARTS: dict[str, Callable[[int, np.random.Generator], Iterable[Outcome]]] = {

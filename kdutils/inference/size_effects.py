@@ -7,7 +7,7 @@ that gain equally on the logit scale show a strong correlation of points with si
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,16 +17,10 @@ import scipy.stats
 
 from kdutils.inference.estimate import Estimate, Tested
 from kdutils.inference.resampling import centred_ranks, judged
+from kdutils.inference.student_tests import Many, by_t
 
-SCALES = ("points", "logit")
+SCALES = ("points", "logit")  # on which gains may be equal
 FEWEST_RESIDUALS = 2  # degrees of freedom: below them Student's t is too wide to say anything
-
-
-class SizeEffect(NamedTuple):
-    """What doubling the student's size goes with in its accuracy after KD, at the same SFT accuracy."""
-
-    points: Estimate
-    logit: Estimate
 
 
 def empirical_logit(accuracy: np.ndarray, n_items: np.ndarray | int) -> np.ndarray:
@@ -49,57 +43,63 @@ def logit_gain(
     return empirical_logit(accuracy_kd, n_items) - empirical_logit(accuracy_sft, n_items)
 
 
-def adjusted_size_effect(table: pd.DataFrame, *, confidence: float = 0.95) -> SizeEffect:
-    """What doubling the size goes with in accuracy after KD, at one SFT accuracy and family, on both scales.
+def adjusted_size_effect(table: pd.DataFrame) -> Estimate:
+    """What doubling the size goes with in accuracy after KD, in points, at one SFT accuracy and family.
 
     Ordinary least squares of accuracy ~ sft_accuracy + log2(student_parameters) + family over students. Their
-    accuracies are means over whatever rows they have within a task, then over tasks; on the logit scale each
-    row is a log odds (empirical_logit) before it is averaged. Intervals are Student's t: with as few
-    students as families and baselines leave, robust errors (HC3) are no better. `n` counts the students.
+    accuracies are means over whatever rows they have within a task, then over tasks. The interval is
+    Student's t: with as few students as families and baselines leave, robust errors (HC3) are no better.
 
     Args:
-        table: rows with student, task, student_parameters, family, accuracy, sft_accuracy and n_items.
+        table: rows with student, task, student_parameters, family, accuracy and sft_accuracy.
     """
-    found = {}
-    for scale in SCALES:
-        rows = table[["student", "task", "student_parameters", "family"]].copy()
-        for name in ("accuracy", "sft_accuracy"):
-            values = table[name].to_numpy(float)
-            items = table["n_items"].to_numpy(float)
-            rows[name] = values if scale == "points" else empirical_logit(values, items)
-        found[scale] = _slope_of_size(rows, confidence=confidence)
-    return SizeEffect(**found)
-
-
-def _slope_of_size(rows: pd.DataFrame, *, confidence: float) -> Estimate:
-    n_students = rows["student"].nunique()
-    if rows.isna().any(axis=None):
-        return Estimate(n=n_students, reason="a value is missing")
-    if n_students == 0:
+    keys, values = ["student", "student_parameters", "family"], ["accuracy", "sft_accuracy"]
+    if table[[*keys, *values]].isna().any(axis=None):
+        return Estimate(n=table["student"].nunique(), reason="a value is missing")
+    if table.empty:
         return Estimate(n=0, reason="no students")
-    keys = ["student", "student_parameters", "family"]
-    by_task = rows.groupby([*keys, "task"], sort=False)[["accuracy", "sft_accuracy"]].mean()
+    by_task = table.groupby([*keys, "task"], sort=False)[values].mean()
     students = by_task.groupby(keys, sort=False).mean().reset_index()
-    size = np.log2(students["student_parameters"].astype(float))
-    families = pd.get_dummies(students["family"].astype(object), drop_first=True, dtype=float)
-    columns = [np.ones(len(students)), size, students["sft_accuracy"], *families.to_numpy().T]
-    design = np.column_stack(columns)
-    n_free = len(students) - design.shape[1]
-    if n_free < FEWEST_RESIDUALS:
-        reason = f"{len(students)} students for {design.shape[1]} coefficients: fewer than "
-        return Estimate(n=len(students), reason=f"{reason}{FEWEST_RESIDUALS} residuals are free")
+    accuracy, sft_accuracy = (students[name].to_numpy(float) for name in values)
+    of_students = {"sizes": students["student_parameters"].to_numpy(float), "families": students["family"]}
+    n, design = len(students), size_design(sft_accuracy[None], **of_students)[0]
+    if n - design.shape[1] < FEWEST_RESIDUALS:
+        reason = f"{n} students for {design.shape[1]} coefficients: fewer than "
+        return Estimate(n=n, reason=f"{reason}{FEWEST_RESIDUALS} residuals are free")
     centred = np.column_stack([design[:, 0], design[:, 1:] - design[:, 1:].mean(axis=0)])
     if np.linalg.matrix_rank(centred) < design.shape[1]:
-        return Estimate(n=len(students), reason="size, SFT accuracy and family are confounded or constant")
-    import statsmodels.api  # takes a second to import
+        return Estimate(n=n, reason="size, SFT accuracy and family are confounded or constant")
+    found, residuals = size_slopes(accuracy[None], sft_accuracy[None], **of_students)
+    slope, spread = float(found.value[0]), ((accuracy - accuracy.mean()) ** 2).sum()
+    if not (residuals**2).sum() > 1e-12 * max(spread, 1e-300):
+        return Estimate(slope, n=n, reason="no residual variance")
+    low, high = found.bounds[0]
+    return Estimate(slope, float(low), float(high), float(found.p_value[0]), n)
 
-    fit = statsmodels.api.OLS(students["accuracy"].to_numpy(float), centred).fit()
-    if not fit.ssr > 1e-12 * max(fit.centered_tss, 1e-300):
-        slope = float(fit.params[1])
-        return Estimate(slope, n=len(students), reason="no residual variance")
-    low, high = fit.conf_int(alpha=1 - confidence)[1]
-    slope, p_value = float(fit.params[1]), float(fit.pvalues[1])
-    return Estimate(slope, float(low), float(high), p_value, len(students))
+
+def size_design(sft_accuracy: np.ndarray, *, sizes: np.ndarray, families: Sequence[str]) -> np.ndarray:
+    """Ones, log2 of size, SFT accuracy and families of each student: studies x students x coefficients."""
+    dummies = pd.get_dummies(pd.Series(list(families), dtype=object), drop_first=True, dtype=float)
+    fixed = np.column_stack([np.ones(len(sizes)), np.log2(sizes), dummies.to_numpy()])
+    fixed = np.broadcast_to(fixed, (len(sft_accuracy), *fixed.shape))
+    return np.concatenate([fixed, sft_accuracy[..., None]], axis=2)
+
+
+def size_slopes(
+    accuracy: np.ndarray, sft_accuracy: np.ndarray, *, sizes: np.ndarray, families: Sequence[str]
+) -> tuple[Many, np.ndarray]:
+    """The coefficient of log2(size) in adjusted_size_effect, of studies x students, and the residuals.
+
+    NaN for too few students.
+    """
+    design = size_design(sft_accuracy, sizes=sizes, families=families)
+    n_free = len(sizes) - design.shape[2]
+    inverse = np.linalg.pinv(design)
+    coefficients = (inverse @ accuracy[..., None])[..., 0]
+    residuals = accuracy - np.einsum("asp,ap->as", design, coefficients)
+    variance = (residuals**2).sum(axis=1) / n_free if n_free >= FEWEST_RESIDUALS else math.nan
+    error = np.sqrt(variance * (inverse[:, 1] ** 2).sum(axis=1))
+    return by_t(coefficients[:, 1], error, n_free), residuals
 
 
 class EqualGainNull(NamedTuple):
@@ -139,9 +139,14 @@ def null_of_equal_gain(
     values = values[:, None, :] if values.ndim == 2 else values
     sizes = np.asarray(list(sizes), dtype=float)
     n = len(sizes)
-    undefined = _undefined_null(values, sizes)
-    if undefined:
-        return EqualGainNull(Tested(n=n, reason=undefined))
+    if values.ndim != 3 or len(values) != n:
+        raise ValueError(f"accuracies of shape {values.shape} do not go with {n} sizes")
+    if n < 3:
+        return EqualGainNull(Tested(n=n, reason="fewer than three students"))
+    if np.isnan(values).any() or np.isnan(sizes).any():
+        return EqualGainNull(Tested(n=n, reason="a value is missing"))
+    if np.ptp(sizes) == 0:
+        return EqualGainNull(Tested(n=n, reason="all sizes are equal"))
     items = np.broadcast_to(np.asarray(n_items, dtype=int), values.shape[1])
     before = scipy.special.expit(empirical_logit(values[..., 0], items))
     if scale == "logit":
@@ -164,15 +169,12 @@ def null_of_equal_gain(
     return EqualGainNull(tested, float(rho.mean()), float(low), float(high))
 
 
-def _undefined_null(values: np.ndarray, sizes: np.ndarray) -> str:
-    """Why there is nothing to correlate; empty where there is."""
-    if values.ndim != 3 or len(values) != len(sizes):
-        raise ValueError(f"accuracies of shape {values.shape} do not go with {len(sizes)} sizes")
-    if len(sizes) < 3:
-        return "fewer than three students"
-    if np.isnan(values).any() or np.isnan(sizes).any():
-        return "a value is missing"
-    return "all sizes are equal" if np.ptp(sizes) == 0 else ""
+def spearman_tests(values: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """rho and p of intervals.spearman of each row of `values` with `other`, which has as many entries."""
+    rho, n_free = rank_correlations(values, other), len(other) - 2
+    with np.errstate(divide="ignore"):
+        t = rho * np.sqrt(n_free / ((1 + rho) * (1 - rho)).clip(min=0))
+    return rho, 2 * scipy.stats.t.sf(np.abs(t), n_free)
 
 
 def rank_correlations(values: np.ndarray, other: np.ndarray) -> np.ndarray:

@@ -1,20 +1,22 @@
 """Tests and intervals on the units that were sampled: students, not cells. Notebook 10 calibrates each.
 
-Undefined results are NaN with a `reason`, never 0 and never an exception.
+Undefined results are NaN with a `reason`, never 0 and never an exception. What simulations need of many
+studies at once takes and gives arrays, a row a study.
 """
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import scipy.stats
 
-from kdutils.inference.estimate import Estimate
+from kdutils.inference.estimate import Estimate, Tested
 
 LEVEL, POWER = 0.05, 0.8  # of what could have been detected
 SAME = 1e-12  # a spread below this share of the values is rounding
@@ -50,84 +52,91 @@ def student_mean_test(
     return Estimate(mean, float(mean - half), float(mean + half), 2 * tails[0], n, p_greater=tails[1])
 
 
-@dataclass(frozen=True)
-class RepeatedMeasures:
-    """Whether conditions differ within subjects: ANOVA with its correction, and Friedman's ranks."""
+class Many(NamedTuple):
+    """A value of each study with its test and interval by Student's t."""
 
-    f: float
-    p_value: float  # of the ANOVA, as if all differences had one variance
-    p_corrected: float  # Greenhouse and Geisser: valid without that; the one to report
-    epsilon: float  # their factor, 1 where that holds
-    friedman: float  # chi-square of the ranks
-    friedman_p: float
-    n: int  # complete subjects
-    n_conditions: int
-    n_left_out: int  # subjects that lack a condition
-    reason: str = ""  # why it is undefined
+    value: np.ndarray
+    p_value: np.ndarray  # two-sided
+    p_greater: np.ndarray
+    bounds: np.ndarray  # studies x 2
 
 
-def repeated_measures(table: pd.DataFrame, *, value: str, within: str, subject: str) -> RepeatedMeasures:
-    """Conditions compared within subjects after averaging (pingouin.rm_anova, pingouin.friedman).
+def by_t(value: np.ndarray, error: np.ndarray, n_free: int, *, confidence: float = 0.95) -> Many:
+    """Tests and intervals of values with these standard errors."""
+    half = scipy.stats.t.ppf(0.5 + confidence / 2, n_free) * error
+    greater = scipy.stats.t.sf(value / error, n_free)
+    bounds = np.stack([value - half, value + half], axis=1)
+    return Many(value, 2 * np.minimum(greater, 1 - greater), greater, bounds)
 
-    A subject (student) that lacks a condition is left out and counted. Friedman's p is its chi-square
-    approximation.
+
+def mean_tests(values: np.ndarray, *, blocks: Sequence[object] | None = None) -> Many:
+    """student_mean_test of unit means, studies x units; without blocks also intervals.mean_interval."""
+    n_units = values.shape[1]
+    places = np.zeros(n_units, dtype=int) if blocks is None else pd.factorize(np.asarray(blocks))[0]
+    indicator = np.equal.outer(places, np.unique(places)).astype(float)
+    within = values - values @ (indicator @ np.linalg.pinv(indicator))
+    n_free = n_units - indicator.shape[1]
+    error = np.sqrt((within**2).sum(axis=1) / n_free / n_units)
+    return by_t(values.mean(axis=1), error, n_free)
+
+
+def repeated_measures(table: pd.DataFrame) -> Tested:
+    """F and p of whether conditions (columns) differ within subjects (rows).
+
+    The p is that of Greenhouse and Geisser, which is valid where differences of conditions vary unequally
+    (pingouin.rm_anova gives the same, but not for two subjects of three conditions). A subject that lacks a
+    condition is left out.
     """
-    means = table.pivot_table(index=subject, columns=within, values=value, aggfunc="mean", observed=True)
-    complete = means.dropna()
+    complete = table.dropna()
     n, n_conditions = complete.shape
-    counts = (n, n_conditions, table[subject].nunique() - n)
     reason = ""
     if n_conditions < 2:
         reason = "fewer than two conditions"
     elif n < 2:
-        reason = f"fewer than two complete values of {subject}; {counts[2]} lack a value of {within}"
+        lacking = f"{len(table) - n} lack a value of {table.columns.name}"
+        reason = f"fewer than two complete values of {table.index.name}; {lacking}"
     else:
         effects = complete.sub(complete.mean(axis=1), axis=0)
         residuals = (effects - effects.mean()).to_numpy()
         if np.abs(residuals).max() <= SAME * np.abs(complete.to_numpy()).max():
-            reason = f"{within} has the same effect in every {subject}: no variance to compare with"
+            names = f"{table.columns.name} has the same effect in every {table.index.name}"
+            reason = f"{names}: no variance to compare with"
     if reason:
-        return RepeatedMeasures(*([math.nan] * 6), *counts, reason)
-    import pingouin  # takes two seconds to import
-
-    rows = complete.rename_axis(columns=within).stack().rename("value").reset_index()
-    asked = {"dv": "value", "within": within, "subject": subject}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of sphericity, which few subjects cannot tell
-        ranks = pingouin.friedman(data=rows, **asked).iloc[0]
-        if (n, n_conditions) == (2, 3):  # pingouin.rm_anova tests sphericity, and there divides by zero
-            from statsmodels.stats.anova import AnovaRM
-
-            anova = AnovaRM(rows, "value", subject, within=[within]).fit().anova_table.iloc[0]
-            f, epsilon = float(anova["F Value"]), float(pingouin.epsilon(complete, correction="gg"))
-            p_corrected = scipy.stats.f.sf(f, epsilon * anova["Num DF"], epsilon * anova["Den DF"])
-            found = (f, float(anova["Pr > F"]), float(p_corrected), epsilon)
-        else:
-            anova = pingouin.rm_anova(data=rows, correction=True, **asked).iloc[0]
-            p_value = float(anova["p_unc"])
-            p_corrected = float(anova.get("p_GG_corr", p_value))  # two conditions have one difference
-            found = (float(anova["F"]), p_value, p_corrected, float(anova["eps"]))
-    return RepeatedMeasures(*found, float(ranks["Q"]), float(ranks["p_unc"]), *counts)
+        return Tested(n=n, reason=reason)
+    found = repeated_measures_tests(complete.to_numpy(float)[None])
+    return Tested(float(found["f"][0]), float(found["corrected"][0]), n)
 
 
-@dataclass(frozen=True)
-class Equivalence:
-    """Whether a mean lies within a margin around 0, and what could have been detected at all."""
+def repeated_measures_tests(values: np.ndarray) -> dict[str, np.ndarray]:
+    """Conditions compared within subjects, of studies x subjects x conditions: F and three p values.
 
-    estimate: float
-    low: float  # of the interval that lies within the margin where the two tests reject: 90 % for 95 %
-    high: float
-    margin: float
-    p_value: float  # the larger of the two one-sided ones
-    minimum_detectable: float  # mean found in 80 % of studies of this n and spread, two-sided at 5 %
-    n: int
-    reason: str = ""  # why it is undefined
+    `plain` is that of the analysis of variance, `corrected` by Greenhouse and Geisser, `friedman` by the
+    chi-square of ranks.
+    """
+    _, n, k = values.shape
+    by_condition = values.mean(axis=1, keepdims=True)
+    effects = by_condition - values.mean(axis=(1, 2), keepdims=True)
+    residuals = values - values.mean(axis=2, keepdims=True) - effects
+    f = n * (effects**2).sum(axis=(1, 2)) * (n - 1) / (residuals**2).sum(axis=(1, 2))
+    # Residuals are centred over subjects and conditions: what Greenhouse and Geisser take of the covariance.
+    covariance = np.einsum("asi,asj->aij", residuals, residuals)
+    trace = np.trace(covariance, axis1=1, axis2=2)
+    epsilon = trace**2 / (k - 1) / (covariance**2).sum(axis=(1, 2))
+    degrees = np.array([k - 1, (k - 1) * (n - 1)])
+    corrected = scipy.stats.f.sf(f, *(degrees[:, None] * epsilon))
+    ranks = scipy.stats.rankdata(values, axis=2)
+    sums = ((ranks.sum(axis=1) - n * (k + 1) / 2) ** 2).sum(axis=1)
+    spread = ((ranks - (k + 1) / 2) ** 2).sum(axis=(1, 2)) / (k - 1)  # ties make it less
+    friedman = scipy.stats.chi2.sf(sums / spread, k - 1)
+    return {"f": f, "plain": scipy.stats.f.sf(f, *degrees), "corrected": corrected, "friedman": friedman}
 
 
-def equivalence(values: Iterable[float], *, margin: float, confidence: float = 0.95) -> Equivalence:
+def equivalence(values: Iterable[float], *, margin: float, confidence: float = 0.95) -> Estimate:
     """Two one-sided t-tests of a mean against -margin and margin (Schuirmann 1987; statsmodels).
 
-    The margin must have been chosen before. Values are means of independent units.
+    The p is the larger of the two. The interval, 90 % for a confidence of 95 %, lies within the margin where
+    both reject. With the mean that 80 % of studies of this n and spread would find. The margin must have been
+    chosen before; values are means of independent units.
     """
     if not margin > 0:
         raise ValueError(f"margin={margin:g} must be positive: the largest difference that does not matter")
@@ -138,16 +147,21 @@ def equivalence(values: Iterable[float], *, margin: float, confidence: float = 0
     if not reason and sample.std(ddof=1) <= SAME * np.abs(sample).max():
         reason = "all values are equal"
     if reason:
-        return Equivalence(mean, math.nan, math.nan, margin, math.nan, math.nan, n, reason)
+        return Estimate(mean, n=n, reason=reason)
     from statsmodels.stats.power import TTestPower  # statsmodels takes a second to import
     from statsmodels.stats.weightstats import DescrStatsW
 
     described = DescrStatsW(sample)
-    p_value = float(described.ttost_mean(-margin, margin)[0])
     low, high = described.tconfint_mean(alpha=2 * (1 - confidence))
     effect = float(TTestPower().solve_power(nobs=n, alpha=LEVEL, power=POWER))
-    detectable = effect * float(sample.std(ddof=1))
-    return Equivalence(mean, float(low), float(high), margin, p_value, detectable, n)
+    return Estimate(
+        mean,
+        float(low),
+        float(high),
+        p_value=float(described.ttost_mean(-margin, margin)[0]),
+        n=n,
+        minimum_detectable=effect * float(sample.std(ddof=1)),
+    )
 
 
 @dataclass(frozen=True)
@@ -195,24 +209,7 @@ def _adjusted(p_values: Iterable[float], method: str) -> np.ndarray:
     return adjusted
 
 
-@dataclass(frozen=True)
-class MixedGain:
-    """The mean gain where students and tasks are both samples, with the spread of each."""
-
-    estimate: float
-    low: float
-    high: float
-    p_value: float  # two-sided
-    student_sd: float
-    task_sd: float
-    residual_sd: float
-    n_students: int
-    n_tasks: int
-    converged: bool
-    reason: str = ""  # why it is undefined
-
-
-def mixed_gain(table: pd.DataFrame, *, confidence: float = 0.95) -> MixedGain:
+def mixed_gain(table: pd.DataFrame, *, confidence: float = 0.95) -> Estimate:
     """Mean of `gain` with crossed random effects of `student` and `task` (REML, statsmodels).
 
     Rows of one student and task are averaged first. Student's t with one degree of freedom less than
@@ -229,9 +226,8 @@ def mixed_gain(table: pd.DataFrame, *, confidence: float = 0.95) -> MixedGain:
         reason = f"{len(cells)} cells for {n_students} students and {n_tasks} tasks are too few"
     elif not cells["gain"].std() > SAME * cells["gain"].abs().max():
         reason = "all gains are equal"
-    undefined = MixedGain(*([math.nan] * 7), n_students, n_tasks, False, reason)
     if reason:
-        return undefined
+        return Estimate(n=n_students, reason=reason)
     import statsmodels.formula.api as formulas
 
     crossed = {name: f"0 + C({name})" for name in ("student", "task")}
@@ -243,12 +239,10 @@ def mixed_gain(table: pd.DataFrame, *, confidence: float = 0.95) -> MixedGain:
             fit = formulas.mixedlm("gain ~ 1", cells, groups=groups, vc_formula=crossed).fit(**how)
         error = float(fit.bse["Intercept"])
     except (np.linalg.LinAlgError, ValueError) as failure:
-        return replace(undefined, reason=f"the fit failed: {failure}")
+        return Estimate(n=n_students, reason=f"the fit failed: {failure}")
     if not (fit.converged and error > 0):
-        return replace(undefined, reason="the fit did not converge")
+        return Estimate(n=n_students, reason="the fit did not converge")
     mean, n_free = float(fit.fe_params["Intercept"]), min(n_students, n_tasks) - 1
     half = float(scipy.stats.t.ppf(0.5 + confidence / 2, n_free)) * error
     p_value = 2 * float(scipy.stats.t.sf(abs(mean) / error, n_free))
-    spreads = dict(zip(fit.model.exog_vc.names, np.sqrt(fit.vcomp), strict=True))
-    sds = (float(spreads["student"]), float(spreads["task"]), math.sqrt(fit.scale))
-    return MixedGain(mean, mean - half, mean + half, p_value, *sds, n_students, n_tasks, True)
+    return Estimate(mean, mean - half, mean + half, p_value, n_students)

@@ -14,7 +14,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from kdutils.claims import answer_sheet, claims
-from kdutils.claims.finding import VERDICTS
+from kdutils.claims.evidence import VERDICTS
 from kdutils.constants import AVERAGE, DOMAIN_LABELS, KD_METHODS
 from kdutils.grid import plan
 from kdutils.inference.estimate import Estimate
@@ -230,7 +230,7 @@ class Section:
         """Every claim with its verdict, into the ledger, and the rules."""
         rows = claims.ledger_rows(self.judged)
         self.run.claims(rows)
-        by_source = {source: claims.table(part) for source, part in claims.by_source(rows).items()}
+        by_source = {source: answer_sheet.readable(part) for source, part in claims.by_source(rows).items()}
         self.table(by_source, "what the paper says, what these results give, and the verdict.")
         rules = claims.rules(self.number, one_pair=bool(self.items))
         self.run.table(rules, caption="The rule behind each verdict, with its thresholds.")

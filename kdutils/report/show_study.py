@@ -84,7 +84,7 @@ class Verdicts:
         for judged in self.judged:
             for analysis, name in (("authors", "verdicts"), ("strict", "verdicts_strict")):
                 part = [row for row in judged.rows if row["analysis"] == analysis]
-                counts = claims.verdict_counts(part).rename(sections)
+                counts = answer_sheet.verdict_counts(part).rename(sections)
                 alt = ", ".join(f"{n} {verdict.replace('_', ' ')}" for verdict, n in counts.sum().items())
                 look = {"of": "verdicts", "alt": f"{alt}."}
                 caption = f"verdicts on {len(part)} claims, analysis: {analysis}."

@@ -93,11 +93,10 @@ def three_ways(rows: pd.DataFrame, *, rng: np.random.Generator) -> pd.DataFrame:
             for keys in (STRATUM, ["family", "student", "task"]):
                 tasks = tasks.groupby(keys, sort=False)["gain"].mean().reset_index()
             students = tasks.groupby(["family", "student"], sort=False)["gain"].mean().reset_index()
-            mixed = student_tests.mixed_gain(tasks)
             ways = {
                 "students": student_tests.student_mean_test(students, "gain", unit="student", block="family"),
                 "crossed": _drawn(part, rng),
-                "mixed": Estimate(mixed.estimate, mixed.low, mixed.high, reason=mixed.reason),
+                "mixed": student_tests.mixed_gain(tasks),
             }
             for way, found in ways.items():
                 who = (domain, METHOD_NAMES[method], WAYS[way])

@@ -6,8 +6,8 @@ import math
 import pandas as pd
 import pytest
 
-from kdutils.claims import claims, finding
-from kdutils.claims.evidence import Evidence
+from kdutils.claims import claims
+from kdutils.claims.evidence import VERDICTS, Evidence, Finding
 from kdutils.constants import MATH_TASKS, TASKS
 from kdutils.grid import cell_table as cell_rows
 from kdutils.results import authors_tables
@@ -95,7 +95,7 @@ def test_every_claim_has_one_row(ledger):
     assert list(ledger) == IDS
     for row in ledger.values():
         assert list(row) == LEDGER_KEYS
-        assert row["verdict"] in finding.VERDICTS
+        assert row["verdict"] in VERDICTS
         assert row["reason"]
         assert (row["source"], row["protocol"], row["analysis"]) == ("published", "paper", "authors")
 
@@ -126,7 +126,7 @@ def test_estimates_on_the_released_results(ledger):
 
 def test_every_rule_says_what_each_verdict_needs():
     for claim in claims.CLAIMS:
-        rule = claim.text_of(claim.rules.authors)
+        rule = claim.words("authors")
         assert "reproduced" in rule, claim.id
         for name, value in claim.arguments.items():
             if (claim.rule, name) != ("methods_alike", "margin"):  # the authors have none
@@ -379,7 +379,7 @@ def test_claims_without_evidence_are_not_testable():
 
 def test_unknown_verdict_is_refused():
     with pytest.raises(ValueError, match="verdict 'true' is not one of"):
-        finding.Finding(verdict="true", reason="")
+        Finding(verdict="true", reason="")
 
 
 def test_printed_values_stand_beside_their_task():

@@ -4,13 +4,14 @@ import dataclasses
 
 import pytest
 
-from kdutils.claims import claims, registry
+from kdutils.claims import claims
 
 WHOLE = """
 [rules.default]
 inconclusive = "c"
 
 [rules.loss_and_size]
+authors = "p"
 unit = "student"
 procedure = "t"
 scale = "points"
@@ -30,13 +31,14 @@ arguments = { temperature = 5.0 }
 def read(tmp_path, text):
     path = tmp_path / "claims.toml"
     path.write_text(text)
-    return registry.read(path)
+    return claims.read(path)
 
 
 def test_every_rule_judges_a_claim_and_every_question_is_one():
-    assert {claim.rule for claim in claims.CLAIMS} == set(registry.RULES)
+    assert {claim.rule for claim in claims.CLAIMS} == set(claims.RULES)
     assert len({claim.id for claim in claims.CLAIMS}) == len(claims.CLAIMS)
     for claim in claims.CLAIMS:
+        assert bool(claim.items) == bool(claim.rules.items)
         assert claim.question.endswith("?")
         assert "{" not in claim.question + claim.statement
 
@@ -66,7 +68,7 @@ def test_a_claim_may_say_a_verdict_in_its_own_words(tmp_path):
     ],
 )
 def test_what_is_wrong_is_named(tmp_path, text, message):
-    with pytest.raises(registry.DeclarationError, match=message):
+    with pytest.raises(claims.DeclarationError, match=message):
         read(tmp_path, text)
 
 

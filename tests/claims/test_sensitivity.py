@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 from test_stricter import world
 
-from kdutils.claims import answer_sheet, claims, finding, sensitivity
+from kdutils.claims import answer_sheet, claims, sensitivity
+from kdutils.claims.evidence import VERDICTS
 from kdutils.report import figures, styles
 from kdutils.results import held_out_temperature
 
@@ -251,4 +252,4 @@ def test_the_stricter_table_holds_both_p_values():
     assert len(table) == 39
     both = table.dropna(subset=["raw p", "p after Holm"])
     assert len(both) and (both["p after Holm"] >= both["raw p"]).all()
-    assert set(table["strict"]) <= {verdict.replace("_", " ") for verdict in finding.VERDICTS}
+    assert set(table["strict"]) <= {verdict.replace("_", " ") for verdict in VERDICTS}

@@ -69,7 +69,7 @@ def judged(claim_id, cells, source="live"):
 
 
 def verdict(claim_id, cells, source="live"):
-    return judged(claim_id, cells, source).finding.verdict
+    return judged(claim_id, cells, source).verdict
 
 
 def bumps(size, family):
@@ -91,15 +91,15 @@ def bumps(size, family):
 )
 def test_gain_of_students(gain, expected):
     found = judged("E1", world(gain))
-    assert found.finding.verdict == expected
-    assert found.finding.p_value >= found.raw_p
+    assert found.verdict == expected
+    assert found.p_value >= found.raw_p
     assert found.minimum_detectable > 0
 
 
 def test_pairs_and_methods_of_one_student_are_one_observation():
     few = {"toy-qwen": (1, 2), "toy-llama": (1,)}
     cells = world(lambda size, method, **_: size - 1.4 + 0.01 * len(method), sizes=few, teachers=(16, 32, 64))
-    found = judged("E1", cells).finding
+    found = judged("E1", cells)
     assert found.n == 3
     assert found.verdict == "inconclusive"  # 27 pairs x methods of three students
 
@@ -108,8 +108,8 @@ def test_one_student_is_not_testable():
     cells = world(lambda **_: 5.0, sizes={"toy-qwen": (1,)}, teachers=(16, 32))
     for claim_id in ("E1", "E7", "S1", "A1", "F1"):
         found = judged(claim_id, cells)
-        assert found.finding.verdict == "not_testable", claim_id
-        assert math.isnan(found.finding.estimate) and math.isnan(found.raw_p)
+        assert found.verdict == "not_testable", claim_id
+        assert math.isnan(found.estimate) and math.isnan(found.raw_p)
 
 
 def test_tasks_of_the_training_set_are_left_out_and_shown_apart():
@@ -117,9 +117,9 @@ def test_tasks_of_the_training_set_are_left_out_and_shown_apart():
         return (30.0 if task in ("addsub", "multiarith", "singleeq") else -3.0) + bumps(size, family)
 
     cells = world(gain)
-    assert judged("E1", cells).finding.estimate > 10
+    assert judged("E1", cells).estimate > 10
     is_known = cells["task"].isin(["addsub", "multiarith", "singleeq"])
-    found = judged("E1", cells.assign(flags=np.where(is_known, "contaminated", ""))).finding
+    found = judged("E1", cells.assign(flags=np.where(is_known, "contaminated", "")))
     assert found.estimate == pytest.approx(-3.0)
     assert "on the tasks of the training set +30.0" in found.reason
 
@@ -134,7 +134,7 @@ def test_methods_alike(gap, spread, expected):
         return gap * (method == "gkd") + spread * own * bumps(size, family)
 
     found = judged("E7", world(gain))
-    assert found.finding.verdict == expected
+    assert found.verdict == expected
     assert (found.minimum_detectable < 5) == (expected != "inconclusive")
 
 
@@ -146,9 +146,9 @@ def test_the_size_effect_must_be_more_than_headroom():
         return {1: 40.1, 2: 39.9, 4: 40.3, 8: 40.0}.get(size, 60.0)
 
     found = judged("S1", world(falling, sft=baseline))
-    assert found.finding.verdict == "reproduced"
+    assert found.verdict == "reproduced"
     assert found.raw_p == pytest.approx(1 / 576)
-    assert found.finding.p_value == pytest.approx(16 / 576)  # all sixteen claims are alike here
+    assert found.p_value == pytest.approx(16 / 576)  # all sixteen claims are alike here
 
 
 def test_equal_log_odds_are_no_size_effect():
@@ -160,8 +160,9 @@ def test_equal_log_odds_are_no_size_effect():
         return 100 * odds / (1 + odds) - sft(size)
 
     evidence = Evidence("live", "careful", world(gain, sft=sft))
-    case = claims.stricter_case(next(claim for claim in claims.CLAIMS if claim.id == "S1"), evidence)
-    found = students.corrected({"S1": case}, {"S1": "02"})["S1"].finding  # whatever the other claims
+    claim = next(claim for claim in claims.CLAIMS if claim.id == "S1")
+    case = claims.asked(claim, claim.rules.stricter, evidence)
+    found = students.corrected({"S1": case}, {"S1": "02"})["S1"]  # whatever the other claims
     assert found.estimate < 0  # in points the gain falls with size
     assert found.verdict == "inconclusive"
 
@@ -172,7 +173,7 @@ def test_a_gain_that_rises_with_size_is_against_the_claim():
 
 def test_few_students_cannot_show_a_size_effect_and_the_reason_says_so():
     few = {"toy-qwen": (1, 2, 4), "toy-llama": (1, 2)}
-    found = judged("S1", world(lambda size, **_: 9.0 - size, sizes=few)).finding
+    found = judged("S1", world(lambda size, **_: 9.0 - size, sizes=few))
     assert found.verdict == "inconclusive"
     assert f"smallest possible p {1 / 12:.2g}" in found.reason
 
@@ -192,7 +193,7 @@ def test_few_teachers_cannot_tell():
     def gain(teacher, size, **_):
         return float(teacher > 12) * (1 if size in (1, 8) else -1)
 
-    found = judged("T1", world(gain, teachers=(12, 16))).finding
+    found = judged("T1", world(gain, teachers=(12, 16)))
     assert (found.verdict, found.estimate) == ("inconclusive", pytest.approx(0.0))
 
 
@@ -207,7 +208,7 @@ def test_untuned_teacher(cost, expected):
     tuned = world(lambda **_: 20.0, methods=("fkl",))
     untuned = tuned[tuned["teacher"] != ""].assign(teacher_tuned=False)
     untuned["accuracy"] -= cost
-    found = judged("T3", pd.concat([tuned, untuned], ignore_index=True)).finding
+    found = judged("T3", pd.concat([tuned, untuned], ignore_index=True))
     assert found.verdict == expected
     assert found.estimate == pytest.approx(cost)
 
@@ -271,7 +272,7 @@ def test_agreement_is_that_of_the_authors_rule_with_an_interval():
     cells = world(lambda **_: 1.0, sizes={"toy-qwen": (1, 2, 4)})
     cells = cells.assign(student_parameters=cells["student_parameters"] * 500)
     near = with_likeness(cells, "agreement", lambda row: 39.1 if row.student_parameters < 2e9 else 45.0)
-    found = judged("A2", near).finding
+    found = judged("A2", near)
     assert (found.verdict, found.n) == ("reproduced", 2_000)
     assert found.ci_low < found.estimate < found.ci_high
 
@@ -382,7 +383,7 @@ def test_p_is_corrected_within_the_section():
     for section in ("01", "02"):
         chosen = {claim.id: found[claim.id] for claim in claims.claims_of(section)}
         raw = np.array([one.raw_p for one in chosen.values()])
-        corrected = [one.finding.p_value for one in chosen.values()]
+        corrected = [one.p_value for one in chosen.values()]
         np.testing.assert_allclose(corrected, student_tests.holm(raw))
     assert 0 < np.isfinite(raw).sum() <= 16
 
@@ -396,8 +397,8 @@ def test_a_section_alone_gives_what_all_give():
 def test_nothing_is_testable_without_students():
     only_sft = world(lambda **_: 0.0).query("method == 'sft'")
     for key, found in claims.by_stricter_analysis(Evidence("live", "careful", only_sft)).items():
-        assert found.finding.verdict == "not_testable", key
-        assert found.finding.reason
+        assert found.verdict == "not_testable", key
+        assert found.reason
 
 
 def test_released_results_are_judged_as_reported(released_tables):

@@ -17,7 +17,6 @@ from kdutils.inference import (
     simulations,
     size_effects,
     student_tests,
-    vectorised,
 )
 from kdutils.io import cache
 from kdutils.report import figures
@@ -192,7 +191,7 @@ class TestManyAtOnce:
     @pytest.mark.parametrize("block", [None, "family"])
     def test_means(self, block):
         blocks = self.STUDIES.layout.families if block else None
-        found = vectorised.mean_tests(self.STUDIES.student_means, blocks=blocks)
+        found = student_tests.mean_tests(self.STUDIES.student_means, blocks=blocks)
         for index in range(3):
             one = student_tests.student_mean_test(self.rows(index), "gain", unit="student", block=block)
             assert (found.p_value[index], found.p_greater[index]) == pytest.approx(
@@ -201,42 +200,44 @@ class TestManyAtOnce:
             assert tuple(found.bounds[index]) == pytest.approx((one.low, one.high))
 
     def test_means_of_cells_are_those_of_the_authors(self):
-        found = vectorised.mean_tests(self.STUDIES.cells)
+        found = student_tests.mean_tests(self.STUDIES.cells)
         for index, cells in enumerate(self.STUDIES.cells):
             interval = intervals.mean_interval(cells)
             assert found.p_greater[index] == pytest.approx(intervals.ttest_greater(cells).p_value)
             assert tuple(found.bounds[index]) == pytest.approx((interval.low, interval.high))
 
     def test_correlations(self):
-        rho, p_values = vectorised.spearman_tests(self.STUDIES.cells, self.STUDIES.cell_sizes)
+        rho, p_values = size_effects.spearman_tests(self.STUDIES.cells, self.STUDIES.cell_sizes)
         for index, cells in enumerate(self.STUDIES.cells):
             one = intervals.spearman(cells, self.STUDIES.cell_sizes)
             assert (rho[index], p_values[index]) == pytest.approx((one.statistic, one.p_value))
 
     @pytest.mark.parametrize(("within", "axis"), [("method", 2), ("task", 3)])
     def test_repeated_measures(self, within, axis):
-        found = vectorised.repeated_measures_p_values(self.STUDIES.by_student(axis=axis))
+        found = student_tests.repeated_measures_tests(self.STUDIES.by_student(axis=axis))
         for index in range(3):
-            asked = {"value": "gain", "within": within, "subject": "student"}
-            one = student_tests.repeated_measures(self.rows(index), **asked)
-            for name, p_values in found.items():
-                assert p_values[index] == pytest.approx(getattr(one, name))
+            wide = self.rows(index).pivot_table(index="student", columns=within, values="gain")
+            one = student_tests.repeated_measures(wide)
+            assert (found["f"][index], found["corrected"][index]) == pytest.approx(
+                (one.statistic, one.p_value)
+            )
 
     def test_tied_ranks(self):
         values = np.round(rng(3).normal(size=(1, 6, 4)))
         other = scipy.stats.friedmanchisquare(*values[0].T).pvalue
-        assert vectorised.repeated_measures_p_values(values)["friedman_p"][0] == pytest.approx(other)
+        assert student_tests.repeated_measures_tests(values)["friedman"][0] == pytest.approx(other)
 
     def test_size_effects(self):
         studies, layout = self.STUDIES, self.STUDIES.layout
         accuracies = studies.of_students(studies.kd.mean(axis=(2, 3))), studies.sft.mean(axis=2)
         own = {"sizes": layout.sizes, "families": layout.families}
-        found = vectorised.size_effect_p_values(*accuracies, **own)
+        found, _ = size_effects.size_slopes(*accuracies, **own)
         for index in range(3):
-            one = size_effects.adjusted_size_effect(self.rows(index)).points
-            assert found[index] == pytest.approx(one.p_value)
+            one = size_effects.adjusted_size_effect(self.rows(index))
+            assert found.p_value[index] == pytest.approx(one.p_value)
         few = {"sizes": layout.sizes[:4], "families": layout.families[:4]}
-        assert np.isnan(vectorised.size_effect_p_values(*(part[:, :4] for part in accuracies), **few)).all()
+        found, _ = size_effects.size_slopes(*(part[:, :4] for part in accuracies), **few)
+        assert np.isnan(found.p_value).all()
 
     def test_corrections_of_many_tests(self):
         p_values = rng(4).random((40, 14)) ** 3

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kdutils.claims import claims
+from kdutils.claims import answer_sheet, claims
 from kdutils.constants import DOMAIN_TASKS, DOMAINS, METHOD_LABELS, TASK_LABELS
 from kdutils.inference import intervals
 from kdutils.report import figures, plots, teacher_figures
@@ -107,7 +107,8 @@ def drawings(cells, gains, points):
         "best": lambda: figures.shares(sweeps.best_temperature_shares(swept), of="temperatures"),
         "noise": lambda: teacher_figures.known_noise(authors_tables.noise_results(), sft=52.84, base=20.09),
         "verdicts": lambda: figures.shares(
-            claims.verdict_counts(claims.ledger_rows(claims.judgements(cells, section="02"))), of="verdicts"
+            answer_sheet.verdict_counts(claims.ledger_rows(claims.judgements(cells, section="02"))),
+            of="verdicts",
         ),
     }
 

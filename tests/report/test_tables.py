@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from kdutils.claims import claims
+from kdutils.claims import answer_sheet, claims
 from kdutils.report import ledger
 from kdutils.results import agreement_fidelity, authors_tables, authors_tests, gain_tables
 
@@ -98,14 +98,15 @@ def test_noise_results_name_their_origin(cells):
 
 def test_claims_for_people(cells):
     table = (
-        claims.table(claims.ledger_rows(claims.judgements(cells, section="02")))
+        answer_sheet.readable(claims.ledger_rows(claims.judgements(cells, section="02")))
         .set_index(["analysis", "id"])
         .loc["authors"]
     )
     assert table.loc["S1", "ours"] == "-0.66 [-0.83, -0.37]"
     assert table.loc["S3.winogrande", "verdict"] == "inconclusive"
     assert (
-        claims.table(claims.ledger_rows(claims.judgements(cells, section="06")))["ours"].tolist() == ["—"] * 4
+        answer_sheet.readable(claims.ledger_rows(claims.judgements(cells, section="06")))["ours"].tolist()
+        == ["—"] * 4
     )
     assert len(claims.rules()) == 39
 
