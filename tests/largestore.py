@@ -122,9 +122,9 @@ def steps(n_runs: int, out: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
     tables: list[pd.DataFrame] = []
     yield "read", lambda: tables.extend([fill.live_cells(plan, out), fill.costs(plan, out)])
     assert [len(table) for table in tables] == [3 * n_runs, n_runs]
-    looked: list[dry_run.PlanStatus] = []
-    yield "look", lambda: looked.append(dry_run.plan_status(plan, out))
-    assert looked[0].count("done") == len(jobs)
+    looked: list[dry_run.Cell] = []
+    yield "look", lambda: looked.extend(dry_run.cells_of(plan, out))
+    assert [cell.status for cell in looked] == ["done"] * len(jobs)
 
 
 def measured(n_runs: int) -> dict[str, tuple[float, float]]:

@@ -154,7 +154,7 @@ def regimes() -> pd.DataFrame:
     teachers = {
         "mini": (model_shapes.architecture_of(scaling.MINI_TEACHER), scaling.STUDENTS["mini"]),
         "deep teacher": (scaling.DEEP, scaling.STUDENTS["deep teacher"]),
-        "Qwen2.5-14B, not made here": (model_shapes.HUB["Qwen/Qwen2.5-14B"], real),
+        "Qwen2.5-14B, not made here": (model_shapes.SHAPES["Qwen/Qwen2.5-14B"], real),
     }
     return pd.DataFrame(
         {"grid": grid, "student": student, "ratio": ratio(student, teacher)}

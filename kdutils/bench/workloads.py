@@ -53,7 +53,7 @@ def case_of(name: str) -> Case:
         )
         return Case(name=name, student=student, teacher=teacher, rows=MINI_ROWS, domain="math")
     if name == "smollm":
-        shape = model_shapes.IN_PACKAGES["SmolLM2-135M"]
+        shape = model_shapes.SHAPES["SmolLM2-135M"]
         return Case(name=name, student=shape, teacher=shape, rows=4, length=160, scored=80)
     if name == "qwen-vocabulary":
         shape = {"rows": 151_936, "is_tied": True, "has_bias": True}

@@ -65,8 +65,7 @@ def test_files_that_runs_share_are_looked_at_once(monkeypatch, tmp_path):
     assert len(schedule.jobs_of(plan)) == 21
     assert sorted(looked) == ["mini-qwen-105k", "mini-qwen-493k"]
     looked.clear()
-    found = largestore.dry_run.plan_status(plan, tmp_path)
-    assert found.count("missing") == 21
+    assert [cell.status for cell in largestore.dry_run.cells_of(plan, tmp_path)] == ["missing"] * 21
     assert len(looked) == 4  # of a run without a teacher, and of one with it
 
 
