@@ -15,7 +15,7 @@ from kdutils.data import model_files, sources
 from kdutils.devices import launch
 from kdutils.grid import dry_run, fill, machines, plan, ray_engine
 from kdutils.grid.profile import Profile, load_profile, profile_names
-from kdutils.grid.schedule import Shard
+from kdutils.grid.scheduler import Shard
 from kdutils.io import disk
 from kdutils.io.text_safety import scrub
 from kdutils.report import executor, notebook_parameters, runner

@@ -9,7 +9,7 @@ import pytest
 
 from kdutils import constants, models
 from kdutils.data import model_files
-from kdutils.grid import plan, schedule
+from kdutils.grid import plan, scheduler
 from kdutils.grid.cell_table import model_family, short_name
 from kdutils.grid.profile import Live, Need, _with_pairs, load_profile, one_line_errors, profile_names
 
@@ -238,7 +238,7 @@ def test_no_other_section_makes_or_shows_what_a_factor_adds():
 
 
 def test_a_teacher_is_not_sampled_for_a_factor():
-    jobs = schedule.jobs_of(asked("11").to_make)
+    jobs = scheduler.jobs_of(asked("11").to_make)
     assert len(jobs) == len({run.spec for run in asked("11").runs}) + 8 + 2
     students = {job.spec.student for job in jobs.values() if any(e.temperature for e in job.evaluations)}
     assert students == {"mini-qwen-66k"}
@@ -251,7 +251,7 @@ def test_a_teacher_is_not_sampled_for_a_factor():
 
 def test_a_teacher_that_nobody_else_evaluates_is_made_all_the_same():
     sampled = [run for run in asked("11").variants if run.evaluation.temperature and run.spec.prompt_in_loss]
-    jobs = schedule.jobs_of(run for run in sampled if run.spec.method == "fkl")
+    jobs = scheduler.jobs_of(run for run in sampled if run.spec.method == "fkl")
     assert all(job.evaluations for job in jobs.values())
 
 
