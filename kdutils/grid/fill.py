@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -144,31 +143,30 @@ def costs(planned: Sequence[PlannedRun], out: Path) -> pd.DataFrame:
 
     `status` is done, diverged, untrained (a base model), failed or missing; `reason` says why.
     """
-    resolved = sources.resolved_all(run.spec for run in planned)
-    return pd.DataFrame(
-        [_cost(spec, run.evaluation, Path(out)) for run, spec in zip(planned, resolved, strict=True)]
-    )
-
-
-def _cost(spec: RunSpec, evaluation: EvalSpec, out: Path) -> dict[str, Any]:
-    folder = store.folder_of(out, spec.run_id)
-    result, scored = folder.result() or {}, folder.evaluation_result(evaluation)
-    status, reason = {"trained": "done"}.get(result.get("status"), result.get("status")), result.get("reason")
-    if scored is None:
-        failure = folder.failure()
-        own = spec.teacher_spec()
-        if failure is None and own and (above := store.folder_of(out, own.run_id).failure()):
-            failure = {"reason": f"its teacher {own.run_id} failed: {above['reason']}"}
-        status, reason = ("failed", failure["reason"]) if failure else ("missing", "")
     names = ("domain", "student", "teacher", "method", "temperature", "noise_sigma", "teacher_tuned", "seed")
-    return {name: getattr(spec, name) for name in names} | {
-        "teacher": spec.teacher or "",
-        "status": status,
-        "reason": reason or "",
-        "training, s": result.get("seconds", 0.0 if result else None),
-        "evaluation, s": (scored or {}).get("seconds"),
-        "peak memory, GB": result.get("peak_memory_gb"),
-    }
+    rows = []
+    for run, spec in zip(planned, sources.resolved_all(run.spec for run in planned), strict=True):
+        folder = store.folder_of(out, spec.run_id)
+        result, scored = folder.result() or {}, folder.evaluation_result(run.evaluation)
+        status, reason = (
+            {"trained": "done"}.get(result.get("status"), result.get("status")),
+            result.get("reason"),
+        )
+        if scored is None:
+            failure = folder.failure()
+            own = spec.teacher_spec()
+            if failure is None and own and (above := store.folder_of(out, own.run_id).failure()):
+                failure = {"reason": f"its teacher {own.run_id} failed: {above['reason']}"}
+            status, reason = ("failed", failure["reason"]) if failure else ("missing", "")
+        row = {name: getattr(spec, name) for name in names} | {"teacher": spec.teacher or ""}
+        row |= {"status": status, "reason": reason or ""}
+        row |= {"training, s": result.get("seconds", 0.0 if result else None)}
+        row |= {
+            "evaluation, s": (scored or {}).get("seconds"),
+            "peak memory, GB": result.get("peak_memory_gb"),
+        }
+        rows.append(row)
+    return pd.DataFrame(rows)
 
 
 # --- from the driver to the notebooks -----------------------------------------------------------------------
