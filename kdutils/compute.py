@@ -18,6 +18,9 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, replace
 
+LARGE_PARAMETERS = 20_000_000  # from here on bf16 pays on a CPU (measured at 135M; below 1M it does not)
+BUDGET_BYTES = 160 << 20  # for the logits that exist at one time, of both models together
+BATCH_ROWS = 64  # texts that are generated together
 LARGE_CPU_ROWS = 2  # sequences in a pass of a large model: as fast as more, and a third of the memory
 PASS_SECONDS = 2.0e-3  # of a tiny model on one thread, whatever is in the pass: some 100 small operations
 TOKEN_SECONDS, TOKEN_PARAMETER_SECONDS = 1.5e-6, 1.05e-10  # and of each token in it; measured at 36k to 493k

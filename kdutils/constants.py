@@ -80,6 +80,8 @@ METHOD_LABELS = {
 }
 METHOD_NAMES = {method: label.split(" (")[0] for method, label in METHOD_LABELS.items()}  # without the note
 KD_METHODS = ("fkl", "seqkd", "revkd", "gkd")
+# What LoRA adapts of a block, as in the authors' code, which leaves out o_proj and gate_proj.
+LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "up_proj", "down_proj")
 PAPER_METHODS = ("fkl", "revkd", "gkd")  # the three that the paper compares
 PROTOCOLS = ("careful", "paper")
 TOGETHER = "together"  # every factor in which the protocols differ (grid.profile.FACTORS)

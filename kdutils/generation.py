@@ -16,10 +16,10 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from kdutils import encoding
+from kdutils.compute import BATCH_ROWS
 from kdutils.models import LoadedModel
 from kdutils.noise import noise_keys, random_bits
 
-BATCH_ROWS = 64
 LOGIT_ROWS = 256  # positions whose logits exist at one time
 AHEAD = 16  # positions that random numbers are drawn for at once
 COMPACT_SHARE = 0.5  # finished rows leave the batch once no more than this share of it is left

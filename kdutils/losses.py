@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from kdutils.compute import BUDGET_BYTES
 from kdutils.head import Head
 from kdutils.noise import LogitNoise
 
-BUDGET_BYTES = 160 << 20  # for the logits that exist at one time, of both models together
 HEAD_ROWS = 1 << 14  # of the head's gradient at a time, in bfloat16
 BLOCK_ELEMENTS = {"cpu": 1 << 19}  # of element-wise work: fits the CPU's cache; 1 << 24 elsewhere
 

@@ -29,7 +29,8 @@ from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.utils import logging as transformers_logging
 
 from kdutils import losses
-from kdutils.compute import DEFAULT, Compute
+from kdutils.compute import DEFAULT, LARGE_PARAMETERS, Compute
+from kdutils.constants import LORA_TARGETS
 from kdutils.data.model_files import ADAPTER_NEEDS_MERGING, Location, ModelError, files_digest, locate
 from kdutils.encoding import Batch, start_ids
 from kdutils.gguf_files import copy_of, keep_layers, saved_copy, unmark_quantised
@@ -40,9 +41,6 @@ from kdutils.mini.family import MINI_MODELS
 from kdutils.noise import seeded
 from kdutils.spec import RunSpec
 
-# As in the authors' code, which leaves out o_proj and gate_proj.
-LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "up_proj", "down_proj")
-LARGE_PARAMETERS = 20_000_000  # from here on bf16 pays on a CPU (measured at 135M; below 1M it does not)
 TOKENIZER_SUFFIXES = (".json", ".txt", ".model", ".jinja", ".tiktoken")
 SAME_TOKENIZER = (  # remedy for one vocabulary that two tokenizers use differently
     "copy tokenizer.json and tokenizer_config.json of the teacher into a copy of the student's folder and "

@@ -22,7 +22,7 @@ import pandas as pd
 
 from kdutils import evaluate, store
 from kdutils.data import sources
-from kdutils.grid import cell_table, dry_run, fill, schedule
+from kdutils.grid import cell_table, dry_run, fill, scheduler
 from kdutils.grid.scheduler import Scheduler
 from kdutils.io import disk, environment
 from kdutils.items import Item
@@ -45,7 +45,7 @@ def build(plan: list[PlannedRun], out: Path) -> None:
 
     Weights are left out: nobody reads them until something is trained.
     """
-    jobs = schedule.jobs_of(plan)
+    jobs = scheduler.jobs_of(plan)
     source = out / "source"
     disk.write_text(source / "curve.jsonl", "".join(json.dumps(entry) + "\n" for entry in CURVE))
     disk.write_json(source / "environment.json", environment.provenance())
@@ -114,17 +114,17 @@ def steps(n_runs: int, out: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
     """
     plan = planned(n_runs)  # anew: whose ids are not known yet
     sources.resolved(plan[0].spec)  # the digests of the models, once a process
-    jobs: dict[str, schedule.Job] = {}
-    yield "plan", lambda: jobs.update(schedule.jobs_of(planned(n_runs)))
-    scheduler = Scheduler(jobs, out, lambda state: None)
-    yield "resume", scheduler.check_store
-    assert scheduler.state().n_found == len(jobs) and not scheduler.has_work
+    jobs: dict[str, scheduler.Job] = {}
+    yield "plan", lambda: jobs.update(scheduler.jobs_of(planned(n_runs)))
+    grid = Scheduler(jobs, out, lambda state: None)
+    yield "resume", grid.check_store
+    assert grid.state().n_found == len(jobs) and not grid.has_work
     tables: list[pd.DataFrame] = []
     yield "read", lambda: tables.extend([fill.live_cells(plan, out), fill.costs(plan, out)])
     assert [len(table) for table in tables] == [3 * n_runs, n_runs]
-    looked: list[dry_run.PlanStatus] = []
-    yield "look", lambda: looked.append(dry_run.plan_status(plan, out))
-    assert looked[0].count("done") == len(jobs)
+    looked: list[dry_run.Cell] = []
+    yield "look", lambda: looked.extend(dry_run.cells_of(plan, out))
+    assert [cell.status for cell in looked] == ["done"] * len(jobs)
 
 
 def measured(n_runs: int) -> dict[str, tuple[float, float]]:

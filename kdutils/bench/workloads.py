@@ -55,7 +55,7 @@ def case_of(name: str) -> Case:
         student, teacher = (replace(shape, rows=rows) for shape in shapes)
         return Case(name=name, student=student, teacher=teacher, rows=16, domain="math")
     if name == "smollm":
-        shape = model_shapes.IN_PACKAGES["SmolLM2-135M"]
+        shape = model_shapes.SHAPES["SmolLM2-135M"]
         return Case(name=name, student=shape, teacher=shape, rows=4, length=160, scored=80)
     if name == "qwen-vocabulary":
         shape = {"rows": 151_936, "is_tied": True, "has_bias": True}

@@ -2,81 +2,69 @@
 
 A cell is one source x protocol x pair x method x temperature x noise x task x seed. The released results
 reach this table directly, live runs through their item rows; from here on no code knows where a row came
-from. COLUMNS is the reference of its columns and the one place where a column is declared.
+from. SCHEMA is the one place where a column is declared.
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import inspect
+import json
 import math
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from kdutils import evaluate
+from kdutils import evaluate, store
 from kdutils.constants import AVERAGE, INSTRUCTION_TASKS, MATH_TASKS, SOURCE_LABELS
-from kdutils.grid.item_records import Scored, kept
+from kdutils.io import disk, environment
 from kdutils.spec import EvalSpec, RunSpec
 
+SCHEMA = {  # column -> dtype of pandas; accuracies, agreement and fidelity are in percent
+    "source": "str",  # published | live
+    "protocol": "str",  # paper | careful
+    "domain": "str",  # math | commonsense | instruction
+    "task": "str",  # a task key, or `average`: the mean over the domain's tasks
+    "family": "str",  # Qwen2.5 | Llama-3 | ...
+    "teacher": "str",  # '' for base and sft
+    "student": "str",  # its short name
+    "teacher_parameters": "Int64",  # nominal, as in the model's name
+    "student_parameters": "Int64",  # nominal
+    "method": "str",  # base | sft | fkl | seqkd | revkd | gkd
+    "teacher_tuned": "boolean",  # was the teacher fine-tuned on the domain; NA without teacher
+    "temperature": "float64",  # of the divergence; NaN without teacher
+    "noise_sigma": "float64",  # standard deviation of the noise on the teacher's logits
+    "seed": "Int64",  # of the training
+    "n": "Int64",  # items behind the accuracy; for `average` the sum over the tasks
+    "accuracy": "float64",  # share of the items answered right
+    "accuracy_se": "float64",  # standard error from the n items, in points
+    "n_clean": "Int64",  # items whose question is not in the training set; NA where not known
+    "accuracy_clean": "float64",  # of those items
+    "accuracy_ranked": "float64",  # of the likeliest option, where options were ranked; NaN elsewhere
+    "accuracy_ranked_normalised": "float64",  # of the likeliest by character
+    "unparsed": "float64",  # texts without an answer; NaN where texts were not released
+    "truncated": "float64",  # texts that were cut at the limit of their length
+    "agreement": "float64",  # items on which student and teacher give the same answer
+    "agreement_sft": "float64",  # the same for the SFT student and the same teacher
+    "agreement_em2": "float64",  # the authors' second, undocumented agreement table
+    "agreement_em2_sft": "float64",  # the same for the SFT student
+    "fidelity": "float64",  # likeness of student and teacher rationale
+    "fidelity_sft": "float64",  # the same for the SFT student and the same teacher
+    "fidelity_bleu2": "float64",  # the authors' second fidelity table
+    "fidelity_bleu2_sft": "float64",  # the same for the SFT student
+    "fidelity_correct_r": "float64",  # over items, of being right and BLEU with the teacher's text
+    "flags": "str",  # ';'-joined keys of FLAGS, in that order; '' where nothing is odd
+}
+KEYS = list(SCHEMA)[: list(SCHEMA).index("n")]  # name a cell
 
-class Column(NamedTuple):
-    """A column of the cell table."""
-
-    name: str
-    dtype: str  # of pandas
-    meaning: str  # accuracies, agreement and fidelity are in percent
-    of_run: Callable[[RunSpec], Any] | None = None  # its value from a run's spec; None: measured, or released
-
-
-def _of_teacher(value: Callable[[RunSpec], Any]) -> Callable[[RunSpec], Any]:
-    return lambda spec: None if spec.teacher is None else value(spec)
-
-
-COLUMNS = (
-    Column("source", "str", "published | live", lambda spec: "live"),
-    Column("protocol", "str", "paper | careful", lambda spec: spec.protocol),
-    Column("domain", "str", "math | commonsense | instruction", lambda spec: spec.domain),
-    Column("task", "str", "a task key, or `average`: the mean over the domain's tasks"),
-    Column("family", "str", "Qwen2.5 | Llama-3 | ...", lambda spec: model_family(spec.student)),
-    Column("teacher", "str", "'' for base and sft", _of_teacher(lambda spec: short_name(spec.teacher))),
-    Column("student", "str", "its short name", lambda spec: short_name(spec.student)),
-    Column("teacher_parameters", "Int64", "nominal, as in the model's name",
-           _of_teacher(lambda spec: model_parameters(spec.teacher))),
-    Column("student_parameters", "Int64", "nominal", lambda spec: model_parameters(spec.student)),
-    Column("method", "str", "base | sft | fkl | seqkd | revkd | gkd", lambda spec: spec.method),
-    Column("teacher_tuned", "boolean", "was the teacher fine-tuned on the domain; NA without teacher",
-           _of_teacher(lambda spec: spec.teacher_tuned)),
-    Column("temperature", "float64", "of the divergence; NaN without teacher",
-           _of_teacher(lambda spec: spec.temperature)),
-    Column("noise_sigma", "float64", "standard deviation of the noise on the teacher's logits",
-           lambda spec: spec.noise_sigma),
-    Column("seed", "Int64", "of the training", lambda spec: spec.seed),
-    Column("n", "Int64", "items behind the accuracy; for `average` the sum over the tasks"),
-    Column("accuracy", "float64", "share of the items answered right"),
-    Column("accuracy_se", "float64", "standard error from the n items, in points"),
-    Column("n_clean", "Int64", "items whose question is not in the training set; NA where not known"),
-    Column("accuracy_clean", "float64", "of those items"),
-    Column("accuracy_ranked", "float64", "of the likeliest option, where options were ranked; NaN elsewhere"),
-    Column("accuracy_ranked_normalised", "float64", "of the likeliest by character"),
-    Column("unparsed", "float64", "texts without an answer; NaN where texts were not released"),
-    Column("truncated", "float64", "texts that were cut at the limit of their length"),
-    Column("agreement", "float64", "items on which student and teacher give the same answer"),
-    Column("agreement_sft", "float64", "the same for the SFT student and the same teacher"),
-    Column("agreement_em2", "float64", "the authors' second, undocumented agreement table"),
-    Column("agreement_em2_sft", "float64", "the same for the SFT student"),
-    Column("fidelity", "float64", "likeness of student and teacher rationale"),
-    Column("fidelity_sft", "float64", "the same for the SFT student and the same teacher"),
-    Column("fidelity_bleu2", "float64", "the authors' second fidelity table"),
-    Column("fidelity_bleu2_sft", "float64", "the same for the SFT student"),
-    Column("fidelity_correct_r", "float64", "over items, of being right and BLEU with the teacher's text"),
-    Column("flags", "str", "';'-joined keys of FLAGS, in that order; '' where nothing is odd"),
-)  # fmt: skip
-SCHEMA = {column.name: column.dtype for column in COLUMNS}
-
+MEANS = ("accuracy", "unparsed", "truncated", "accuracy_clean")  # also over the tasks of a domain
 MODEL_WORLD = "mini-"  # how the names of the mini family begin
 
 FLAGS = {
@@ -185,13 +173,61 @@ def cell_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     strings = [column for column, dtype in SCHEMA.items() if dtype == "str"]
     frame[strings] = frame[strings].astype("object").where(frame[strings].notna(), "")
     frame = frame.astype(SCHEMA)
-    keys = list(SCHEMA)[: list(SCHEMA).index("n")]
-    if (twice := frame.duplicated(keys)).any():
-        raise ValueError(f"two rows for one cell: {frame.loc[twice, keys].iloc[0].to_dict()}")
+    if (twice := frame.duplicated(KEYS)).any():
+        raise ValueError(f"two rows for one cell: {frame.loc[twice, KEYS].iloc[0].to_dict()}")
     return frame
 
 
 # --- from runs ----------------------------------------------------------------------------------------------
+# Measuring the likeness of texts takes a good part of a second a pair, so what is computed from item rows is
+# kept under `out`/cache/cells, named by the digests of everything that went in.
+
+
+class Scored:
+    """The item rows of a run, read only when `rows` is called."""
+
+    def __init__(self, folder: store.RunFolder, evaluation: EvalSpec, digest: str) -> None:
+        self._folder, self._evaluation = folder, evaluation
+        self.name = f"{folder.path.name} {digest}"
+
+    @classmethod
+    def of(cls, out: Path, spec: RunSpec, evaluation: EvalSpec) -> Scored | None:
+        """None if the run is not finished or not evaluated so."""
+        folder = store.folder_of(out, spec.run_id)
+        digest = None if folder.result() is None else folder.items_digest(evaluation)
+        return None if digest is None else cls(folder, evaluation, digest)
+
+    def rows(self) -> pd.DataFrame:
+        return self._folder.evaluation(self._evaluation)
+
+
+def kept(out: Path, compute: Callable[..., list[dict[str, Any]]], *scored: Scored) -> list[dict[str, Any]]:
+    """The records that were kept for these item rows, else those computed now, and kept.
+
+    NaN is None in them. They are computed again where the code of `compute`'s module has changed.
+    """
+    inputs = [compute.__name__, *(each.name for each in scored), _code_digest(compute.__module__)]
+    path = Path(out) / f"cache/cells/{hashlib.sha256(json.dumps(inputs).encode()).hexdigest()}.json"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if disk.has_whole_seal(found):
+            return found["records"]
+    except (OSError, ValueError, KeyError, TypeError):  # not there, or damaged: computed again
+        pass
+    records = compute(*(each.rows() for each in scored))
+    records = [{name: None if pd.isna(value) else value for name, value in each.items()} for each in records]
+    with contextlib.suppress(OSError):  # a store that is only read from has no cache, and is slower
+        disk.write_json(path, disk.sealed({"records": records}))
+    return records
+
+
+@cache
+def _code_digest(computing: str) -> str:
+    """Of the code that computes: that module and ours, and the packages that measure texts."""
+    modules = dict.fromkeys([evaluate, sys.modules[__name__], sys.modules[computing]])
+    texts = [inspect.getsource(module) for module in modules]
+    texts += [f"{name} {environment.installed_version(name)}" for name in ("sacrebleu", "numpy", "pandas")]
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()
 
 
 def rows_of(out: Path, evaluation: EvalSpec, specs: Iterable[RunSpec]) -> list[dict[str, Any]]:
@@ -205,42 +241,46 @@ def rows_of(out: Path, evaluation: EvalSpec, specs: Iterable[RunSpec]) -> list[d
         StoreError: for a run that cannot be read.
     """
     asked = {spec.run_id: spec for spec in specs}
-    scored = Scored.reader(out)
+    scored = cache(partial(Scored.of, out))  # a run that many are compared with is looked at once
     found = []
     for spec in asked.values():
-        beside = asked.get(spec.sft_spec().run_id) if spec.teacher_spec() else None
-        found += [_cell(spec, record) for record in _records(out, evaluation, spec, beside, scored)]
-    return found
+        sft = asked.get(spec.sft_spec().run_id) if spec.teacher_spec() else None
+        records = _records(out, evaluation, spec, sft, scored)
+        found += [_of_run(spec) | record for record in records]
+    return [{name: value for name, value in row.items() if name in SCHEMA} for row in found]
 
 
 def keep(out: Path, evaluation: EvalSpec, spec: RunSpec) -> None:
     """Compute what the cells of a run need as far as it is there, so that reading them later is quick."""
-    beside = spec.sft_spec() if spec.teacher_spec() else None
-    _records(out, evaluation, spec, beside, Scored.reader(out))
+    sft = spec.sft_spec() if spec.teacher_spec() else None
+    _records(out, evaluation, spec, sft, partial(Scored.of, out))
 
 
 def _records(
     out: Path,
     evaluation: EvalSpec,
     spec: RunSpec,
-    beside: RunSpec | None,
+    sft: RunSpec | None,
     scored: Callable[[RunSpec, EvalSpec], Scored | None],
 ) -> list[dict[str, Any]]:
-    """Accuracy by task with likeness columns, also of the SFT student `beside`; empty if not evaluated."""
+    """What was measured of a run, by task, with likeness also of the student after SFT; [] if nothing."""
     own = scored(spec, evaluation)
     if own is None:
         return []
-    likeness: dict[str, dict[str, float]] = {}
+    found = {record["task"]: record for record in kept(out, _accuracies, own)}
     if (twin := evaluation.ranking()) and (ranked := scored(spec, twin)):
-        records = kept(out, _ranked, ranked)
-        whole = twin.tasks == evaluation.tasks  # an average over some tasks would not be comparable
-        _add(likeness, [each for each in records if whole or each["task"] != AVERAGE], suffix="")
-    tuned = spec.teacher_spec()
-    if tuned and (teacher := scored(tuned, evaluation)):
-        sft = scored(beside, evaluation) if beside else None
-        _add(likeness, kept(out, _likeness, own, teacher), suffix="")
-        _add(likeness, kept(out, _likeness, sft, teacher) if sft else [], suffix="_sft")
-    return [record | likeness.get(record["task"], {}) for record in kept(out, _accuracies, own)]
+        is_whole = twin.tasks == evaluation.tasks  # an average over some tasks would not be comparable
+        for record in kept(out, _ranked, ranked):
+            if is_whole or record["task"] != AVERAGE:
+                found[record["task"]] |= record
+    if (tuned := spec.teacher_spec()) and (teacher := scored(tuned, evaluation)):
+        for record in kept(out, _likeness, own, teacher):
+            found[record["task"]] |= record
+        if sft and (sft_rows := scored(sft, evaluation)):
+            for record in kept(out, _likeness, sft_rows, teacher):
+                own_columns = {f"{name}_sft": value for name, value in record.items()}
+                found[record["task"]] |= own_columns
+    return list(found.values())
 
 
 def _likeness(student: pd.DataFrame, teacher: pd.DataFrame) -> list[dict[str, Any]]:
@@ -259,35 +299,27 @@ def _likeness(student: pd.DataFrame, teacher: pd.DataFrame) -> list[dict[str, An
     ]
 
 
-def _add(found: dict[str, dict[str, float]], likeness: list[dict[str, Any]], *, suffix: str) -> None:
-    """Put likeness under the columns of that suffix, by task, as far as the cell schema has them."""
-    for record in likeness:
-        columns = {name + suffix: value for name, value in record.items() if name + suffix in SCHEMA}
-        found.setdefault(record["task"], {}).update(columns)
-
-
 def _accuracies(rows: pd.DataFrame) -> list[dict[str, Any]]:
-    return _with_average(evaluate.accuracies(rows))
+    """Accuracy by task, and the mean over tasks, taken as independent."""
+    table = evaluate.accuracies(rows)
+    mean = {name: float(table[name].mean(skipna=False)) for name in MEANS}
+    mean["accuracy_se"] = float(np.sqrt((table["accuracy_se"] ** 2).sum()) / len(table))
+    mean["n_clean"] = float(table["n_clean"].sum(skipna=False))
+    return [*table.to_dict("records"), {"task": AVERAGE, "n": int(table["n"].sum())} | mean]
 
 
 def _ranked(rows: pd.DataFrame) -> list[dict[str, Any]]:
     """Accuracy of ranked options by task, and the mean over the tasks that have options."""
     table = evaluate.ranked_accuracies(rows)
-    means = table.drop(columns="task").mean().to_dict()
-    return [*table.to_dict("records"), {"task": AVERAGE} | means]
+    return [*table.to_dict("records"), {"task": AVERAGE} | table.drop(columns="task").mean().to_dict()]
 
 
-def _with_average(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Accuracy records and their mean (tasks taken as independent)."""
-    se = float(np.sqrt((table["accuracy_se"] ** 2).sum()) / len(table))
-    names = ("accuracy", "unparsed", "truncated", "accuracy_clean")
-    means = {name: float(table[name].mean(skipna=False)) for name in names}
-    means["n_clean"] = float(table["n_clean"].sum(skipna=False))
-    mean = {"task": AVERAGE, "n": int(table["n"].sum()), "accuracy_se": se} | means
-    return [*table.to_dict("records"), mean]
-
-
-def _cell(spec: RunSpec, record: dict[str, Any]) -> dict[str, Any]:
-    """A record as a row of the table, with the columns that its run decides."""
-    decided = {column.name: column.of_run(spec) for column in COLUMNS if column.of_run}
-    return decided | {name: value for name, value in record.items() if name in SCHEMA}
+def _of_run(spec: RunSpec) -> dict[str, Any]:
+    """The columns that a run's spec decides."""
+    student = {"student": short_name(spec.student), "student_parameters": model_parameters(spec.student)}
+    row = {name: getattr(spec, name) for name in ("protocol", "domain", "method", "noise_sigma", "seed")}
+    row |= {"source": "live", "family": model_family(spec.student)} | student
+    if spec.teacher is None:
+        return row
+    row |= {"teacher": short_name(spec.teacher), "teacher_parameters": model_parameters(spec.teacher)}
+    return row | {"teacher_tuned": spec.teacher_tuned, "temperature": spec.temperature}

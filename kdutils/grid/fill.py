@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -22,11 +21,10 @@ from kdutils import store
 from kdutils.compute import Compute
 from kdutils.data import model_files, sources
 from kdutils.devices import launch
-from kdutils.grid import cell_table, ray_engine, schedule
+from kdutils.grid import cell_table, ray_engine
 from kdutils.grid.local_pool import Pool, StartEngine
 from kdutils.grid.plan import Plan, student_protocols
-from kdutils.grid.schedule import Shard
-from kdutils.grid.scheduler import Progress, Scheduler, State
+from kdutils.grid.scheduler import Progress, Scheduler, Shard, State, jobs_of
 from kdutils.grid.worker import Setting
 from kdutils.io import disk
 from kdutils.spec import EvalSpec, PlannedRun, RunSpec
@@ -66,10 +64,15 @@ def fill(
             there.
     """
     out = Path(out).expanduser()
-    jobs = schedule.jobs_of(planned)
+    jobs = jobs_of(planned)
     n_large = sum(_is_large(run.spec) for run in planned)
     n_devices = max((run.spec.devices for run in planned), default=1)
-    start = _start(engine, address, workers, n_large=n_large, n_devices=n_devices)
+    if engine == "local":
+        start = _local_start(workers, n_large=n_large, n_devices=n_devices)
+    elif engine == "ray":
+        start = _ray_start(workers, address, n_large=n_large, n_devices=n_devices)
+    else:
+        raise ValueError(f"engine {engine!r} is unknown; choose one of {', '.join(ENGINES)}")
     own = shard.jobs(jobs) if shard else jobs
     scheduler = Scheduler(own, out, progress or (lambda state: None), silence_seconds=silence_seconds)
     scheduler.check_store()
@@ -80,14 +83,11 @@ def fill(
     return scheduler.state()
 
 
-def _start(
-    engine: str, address: str | None, workers: int | None, *, n_large: int, n_devices: int
-) -> StartEngine:
-    if engine == "local":
-        own = {"n_large": n_large, "n_devices": n_devices}
-        return lambda do, **ways: Pool(do, _settings(workers, **own), **ways)
-    if engine != "ray":
-        raise ValueError(f"engine {engine!r} is unknown; choose one of {', '.join(ENGINES)}")
+def _is_large(spec: RunSpec) -> bool:
+    return any(model_files.is_large(name) for name in (spec.student, spec.teacher) if name is not None)
+
+
+def _ray_start(workers: int | None, address: str | None, *, n_large: int, n_devices: int) -> StartEngine:
     ray_engine.require(address)
     return partial(
         ray_engine.RayPool,
@@ -100,8 +100,12 @@ def _start(
     )
 
 
-def _is_large(spec: RunSpec) -> bool:
-    return any(model_files.is_large(name) for name in (spec.student, spec.teacher) if name is not None)
+def _local_start(workers: int | None, *, n_large: int, n_devices: int) -> StartEngine:
+    def start(do, *, prepare, on_message) -> Pool:
+        settings = _settings(workers, n_large=n_large, n_devices=n_devices)  # loads torch
+        return Pool(do, settings, prepare=prepare, on_message=on_message)
+
+    return start
 
 
 def _settings(workers: int | None, *, n_large: int, n_devices: int = 1) -> list[Setting]:
@@ -139,31 +143,30 @@ def costs(planned: Sequence[PlannedRun], out: Path) -> pd.DataFrame:
 
     `status` is done, diverged, untrained (a base model), failed or missing; `reason` says why.
     """
-    resolved = sources.resolved_all(run.spec for run in planned)
-    return pd.DataFrame(
-        [_cost(spec, run.evaluation, Path(out)) for run, spec in zip(planned, resolved, strict=True)]
-    )
-
-
-def _cost(spec: RunSpec, evaluation: EvalSpec, out: Path) -> dict[str, Any]:
-    folder = store.folder_of(out, spec.run_id)
-    result, scored = folder.result() or {}, folder.evaluation_result(evaluation)
-    status, reason = {"trained": "done"}.get(result.get("status"), result.get("status")), result.get("reason")
-    if scored is None:
-        failure = folder.failure()
-        own = spec.teacher_spec()
-        if failure is None and own and (above := store.folder_of(out, own.run_id).failure()):
-            failure = {"reason": f"its teacher {own.run_id} failed: {above['reason']}"}
-        status, reason = ("failed", failure["reason"]) if failure else ("missing", "")
     names = ("domain", "student", "teacher", "method", "temperature", "noise_sigma", "teacher_tuned", "seed")
-    return {name: getattr(spec, name) for name in names} | {
-        "teacher": spec.teacher or "",
-        "status": status,
-        "reason": reason or "",
-        "training, s": result.get("seconds", 0.0 if result else None),
-        "evaluation, s": (scored or {}).get("seconds"),
-        "peak memory, GB": result.get("peak_memory_gb"),
-    }
+    rows = []
+    for run, spec in zip(planned, sources.resolved_all(run.spec for run in planned), strict=True):
+        folder = store.folder_of(out, spec.run_id)
+        result, scored = folder.result() or {}, folder.evaluation_result(run.evaluation)
+        status, reason = (
+            {"trained": "done"}.get(result.get("status"), result.get("status")),
+            result.get("reason"),
+        )
+        if scored is None:
+            failure = folder.failure()
+            own = spec.teacher_spec()
+            if failure is None and own and (above := store.folder_of(out, own.run_id).failure()):
+                failure = {"reason": f"its teacher {own.run_id} failed: {above['reason']}"}
+            status, reason = ("failed", failure["reason"]) if failure else ("missing", "")
+        row = {name: getattr(spec, name) for name in names} | {"teacher": spec.teacher or ""}
+        row |= {"status": status, "reason": reason or ""}
+        row |= {"training, s": result.get("seconds", 0.0 if result else None)}
+        row |= {
+            "evaluation, s": (scored or {}).get("seconds"),
+            "peak memory, GB": result.get("peak_memory_gb"),
+        }
+        rows.append(row)
+    return pd.DataFrame(rows)
 
 
 # --- from the driver to the notebooks -----------------------------------------------------------------------

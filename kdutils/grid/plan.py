@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import permutations, product
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +21,15 @@ from kdutils.constants import (
     TRAIN_DOMAINS,
 )
 from kdutils.data import model_files, sources
-from kdutils.grid.cell_table import model_family, model_parameters, short_name
+from kdutils.grid.cell_table import short_name
 from kdutils.grid.profile import Live, Need, Profile, load_profile, one_line_errors, with_factor
 from kdutils.io import disk
 from kdutils.spec import LOGIT_METHODS, EvalSpec, PlannedRun, RunSpec
 
 EVERYTHING = ("00", "08")  # sections that look at the runs of all others
 LISTS = ("seeds", "temperatures", "noise_sigmas")
-SIZES = ("train_items", "items_per_task", "devices")
-OF_RUNS = ("train_items", "devices")  # of these, fields of every run
-REPLACED = (*LISTS, "protocol", *SIZES)  # parameters that change what is trained or how it is evaluated
+OF_RUNS = ("train_items", "devices")  # fields of every run
+REPLACED = (*LISTS, "protocol", "items_per_task", *OF_RUNS)  # change what is trained or how it is evaluated
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,19 +97,17 @@ def plan(section: str, parameters: Mapping[str, Any]) -> Plan:
     if parameters.get("model_files") is not None:
         _use_model_files(parameters["model_files"], profile)
     shown = _filter(parameters, profile)
-    changes = {name: parameters.get(name) for name in REPLACED}
-    changes = {name: value for name, value in changes.items() if value is not None}
+    changes = {name: value for name in REPLACED if (value := parameters.get(name)) is not None}
     if changes and profile.live is None:
         raise ValueError(
             f"{_listed(changes)} changes what is trained, and profile {profile.name!r} trains nothing; "
             "leave it out or choose a profile that does, such as mini"
         )
-    runs: tuple[PlannedRun, ...] = ()
-    variants: tuple[PlannedRun, ...] = ()
+    runs = variants = ()
     if profile.live is not None:
         number = section[:2]  # 01b asks more of the runs of 01
-        live, needs = _changed(profile.live, number, changes)
-        needs = _narrowed(live, needs, shown, number)
+        live = _changed(profile.live, changes)
+        needs = _narrowed(live, shown, number)
         runs = tuple(dict.fromkeys(_runs(live, needs)))
         own = [need for need in needs if number in need.sections]
         variants = tuple(dict.fromkeys(each for need in own for each in _variants_of(live, need)))
@@ -150,46 +147,44 @@ def _filter(parameters: Mapping[str, Any], profile: Profile) -> Filter:
 
 
 @one_line_errors()
-def _changed(live: Live, section: str, changes: Mapping[str, Any]) -> tuple[Live, list[Need]]:
-    """The profile's live part and the needs of a section, with seeds, temperatures, ... replaced."""
-    for name, value in changes.items():
-        if name in LISTS and not value:
-            raise ValueError(f"{name}={value}: give at least one value, or leave it out")
-        if name in SIZES and value < 1:
-            raise ValueError(f"{name}={value}: give at least 1, or leave it out")
-    lists = {name: tuple(value) for name, value in changes.items() if name in LISTS}
-    needs = [need for need in live.needs if section in (*need.sections, *EVERYTHING)]
-    needs = [replace(need, **lists) for need in needs]
-    if "items_per_task" in changes:
-        live = replace(live, items_per_task=changes["items_per_task"])
-    if own := {name: changes[name] for name in OF_RUNS if name in changes}:
-        tables = {name: getattr(live, name) for name in ("by_domain", "by_protocol", "by_method")}
-        tables = {name: {key: kept | own for key, kept in table.items()} for name, table in tables.items()}
-        live = replace(live, settings=live.settings | own, **tables)
-    if "seeds" in lists:
-        live = replace(live, sft_seeds=lists["seeds"])
-    if "protocol" in changes:
-        live = replace(live, protocols=(changes["protocol"],))
-    return live, needs
+def _changed(live: Live, changes: Mapping[str, Any]) -> Live:
+    """The profile's live part with seeds, temperatures, ... replaced."""
+    lists = {name: tuple(changes[name]) for name in LISTS if name in changes}
+    of_runs = {name: changes[name] for name in OF_RUNS if name in changes}
+
+    def with_own(table: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        return {key: settings | of_runs for key, settings in table.items()}
+
+    return replace(
+        live,
+        needs=tuple(replace(need, **lists) for need in live.needs),
+        items_per_task=changes.get("items_per_task", live.items_per_task),
+        sft_seeds=lists.get("seeds", live.sft_seeds),
+        protocols=(changes["protocol"],) if "protocol" in changes else live.protocols,
+        settings=live.settings | of_runs,
+        by_domain=with_own(live.by_domain),
+        by_protocol=with_own(live.by_protocol),
+        by_method=with_own(live.by_method),
+    )
 
 
-def _narrowed(live: Live, needs: Iterable[Need], shown: Filter, section: str) -> list[Need]:
-    """The needs with the pairs, methods and domains that are asked for."""
+def _narrowed(live: Live, shown: Filter, section: str) -> list[Need]:
+    """The needs of a section with the pairs, methods and domains that are asked for."""
     sides = ("teachers", "students")  # of a pair
     if not all(any(shown.keeps(side, name) for name in live.models) for side in sides):
         return []  # only released models are asked for
+    needs = [need for need in live.needs if section in (*need.sections, *EVERYTHING)]
     kept = []
     for need in needs:
-        pairs = _checked_pairs(live, need)
-        narrow = {"pairs": tuple(pair for pair in pairs if all(map(shown.keeps, sides, pair)))}
-        for name in ("methods", "domains"):
-            narrow[name] = tuple(value for value in getattr(need, name) if shown.keeps(name, value))
-        if all(narrow.values()):
-            kept.append(replace(need, **narrow))
+        pairs = tuple(pair for pair in live.pairs_of(need) if all(map(shown.keeps, sides, pair)))
+        methods = tuple(method for method in need.methods if shown.keeps("methods", method))
+        domains = tuple(domain for domain in need.domains if shown.keeps("domains", domain))
+        if pairs and methods and domains:
+            kept.append(replace(need, pairs=pairs, methods=methods, domains=domains))
     if needs and not kept and section not in OWN_SECTIONS:  # those have few pairs, and say if none is left
         wanted = {name: getattr(shown, name) for name in ("students", "teachers", "methods", "domains")}
         wanted = {name: list(value) for name, value in wanted.items() if value is not None}
-        there = sorted({" → ".join(pair) for need in needs for pair in _pairs(live, need)})
+        there = sorted({" → ".join(pair) for need in needs for pair in live.pairs_of(need)})
         raise ValueError(
             f"no run of section {section} has {_listed(wanted)}; its pairs (teacher → student) are {there}: "
             "choose among them"
@@ -207,56 +202,38 @@ def student_protocols(planned: Iterable[PlannedRun]) -> dict[EvalSpec, str | Non
     return {each: next(iter(own)) if len(own) == 1 else None for each, own in found.items()}
 
 
-def family_pairs(models: Iterable[str]) -> list[tuple[str, str]]:
-    """(teacher, student) of every two models of one family, the larger one the teacher."""
-    return [
-        (teacher, student)
-        for teacher, student in permutations(models, 2)
-        if model_family(teacher) == model_family(student)
-        and model_parameters(teacher) > model_parameters(student)
-    ]
-
-
-def _pairs(live: Live, need: Need) -> Iterable[tuple[str, str]]:
-    return family_pairs(live.models) if need.pairs is None else need.pairs
-
-
-def _checked_pairs(live: Live, need: Need) -> Iterable[tuple[str, str]]:
-    shown = {short_name(name): name for name in live.models}
-    for name in live.models:
-        model_parameters(name)  # one without a size is refused also where no pair has it
-    if alike := [name for name in live.models if shown[short_name(name)] != name]:
-        raise ValueError(
-            f"models {alike[0]!r} and {shown[short_name(alike[0])]!r} have one name in tables; rename one"
-        )
-    pairs = _pairs(live, need)
-    for teacher, student in pairs:
-        for name in (teacher, student):
-            if name not in live.models:
-                raise ValueError(
-                    f"pair {teacher} → {student}: {name!r} is not in models={list(live.models)}; "
-                    "use one of those"
-                )
-        if teacher == student:
-            raise ValueError(f"pair {teacher} → {student}: a model cannot be its own teacher here, use two")
-    return pairs
-
-
 def _runs(live: Live, needs: Iterable[Need]) -> Iterator[PlannedRun]:
     """Base models and SFT of every need first, then the distilled runs."""
     for need in needs:
         for domain in need.domains:
             yield from baselines(live, need.pairs, domain, sft_seeds=(*live.sft_seeds, *need.seeds))
     for need, protocol in product(needs, live.protocols):
-        for domain in need.domains:
-            for teacher, student in need.pairs:
-                for fields in _variants(need, protocol):
-                    pair = {"teacher": teacher, "student": student, "domain": domain}
-                    common = live.settings_of(domain=domain, protocol=protocol, method=fields["method"])
-                    for seed in need.seeds:
-                        yield planned(
-                            live, RunSpec.from_dict(pair | common | fields | {"seed": seed}), protocol
-                        )
+        for domain, (teacher, student) in product(need.domains, need.pairs):
+            for fields, seed in product(_variants(need, protocol), need.seeds):
+                own = {
+                    "teacher": teacher,
+                    "student": student,
+                    "seed": seed,
+                    "teacher_tuned": need.teacher_tuned,
+                }
+                yield _run(live, protocol, domain, **own, **fields)
+
+
+def _variants(need: Need, protocol: str) -> Iterator[dict[str, Any]]:
+    """Method, and temperature or noise; plain where a method has neither.
+
+    Under protocol `paper` GKD has temperature 1 only, because the authors' code ignores another.
+    """
+    for method in need.methods:
+        if method not in LOGIT_METHODS:
+            yield {"method": method}
+            continue
+        is_fixed = method == "gkd" and protocol == "paper"
+        for temperature in (1.0,) if is_fixed else need.temperatures:
+            yield {"method": method, "temperature": temperature}
+        for sigma in need.noise_sigmas:
+            if sigma > 0:
+                yield {"method": method, "noise_sigma": sigma}
 
 
 def _variants_of(live: Live, need: Need) -> Iterator[PlannedRun]:
@@ -277,42 +254,25 @@ def baselines(
     live: Live, pairs: Iterable[tuple[str, str]], domain: str, *, sft_seeds: Iterable[int]
 ) -> Iterator[PlannedRun]:
     """The models of the pairs as they are, and after SFT: students with every seed, teachers with seed 0."""
-    models = list(dict.fromkeys(name for pair in pairs for name in pair))
+    models = dict.fromkeys(name for pair in pairs for name in pair)
     teachers, students = ({pair[side] for pair in pairs} for side in (0, 1))
     for name, protocol in product(models, live.protocols):
-        devices = live.settings_of(domain=domain, protocol=protocol, method="sft").get("devices", 1)
-        as_it_is = RunSpec(student=name, method="base", domain=domain, data=live.data, devices=devices)
-        yield planned(live, as_it_is, protocol)
+        settings = live.settings_of(domain=domain, protocol=protocol, method="sft")
+        own = {"data": live.data, "devices": settings.get("devices", 1)}
+        as_it_is = RunSpec(student=name, method="base", domain=domain, **own)
+        yield PlannedRun(as_it_is, _evaluation(live, protocol, domain))
     for name, protocol in product(models, live.protocols):
-        common = live.settings_of(domain=domain, protocol=protocol, method="sft")
         for seed in dict.fromkeys([0] * (name in teachers) + list(sft_seeds) * (name in students)):
-            own = {"student": name, "method": "sft", "domain": domain, "seed": seed}
-            yield planned(live, RunSpec.from_dict(common | own), protocol)
+            yield _run(live, protocol, domain, student=name, method="sft", seed=seed)
 
 
-def _variants(need: Need, protocol: str) -> Iterator[dict[str, Any]]:
-    """Method, tuning of the teacher, and temperature or noise; plain where a method has neither.
-
-    Under protocol `paper` GKD has temperature 1 only, because the authors' code ignores another.
-    """
-    for method in need.methods:
-        fields = {"method": method, "teacher_tuned": need.teacher_tuned}
-        if method not in LOGIT_METHODS:
-            yield fields
-            continue
-        fixed = method == "gkd" and protocol == "paper"
-        for temperature in (1.0,) if fixed else need.temperatures:
-            yield fields | {"temperature": temperature}
-        for sigma in need.noise_sigmas:
-            if sigma > 0:
-                yield fields | {"noise_sigma": sigma}
+def _run(live: Live, protocol: str, domain: str, *, method: str, **fields: Any) -> PlannedRun:
+    """A run of a profile with the evaluation of its domain under a protocol."""
+    settings = live.settings_of(domain=domain, protocol=protocol, method=method)
+    spec = RunSpec.from_dict(settings | {"domain": domain, "method": method} | fields)
+    return PlannedRun(spec, _evaluation(live, protocol, domain))
 
 
-def planned(live: Live, spec: RunSpec, protocol: str) -> PlannedRun:
-    """A run of a profile with the evaluation of its domain under a protocol.
-
-    A model as it is has no protocol: it is evaluated under each of those whose students it is compared with.
-    """
-    how = live.evaluation | live.evaluation_by_protocol.get(protocol, {})
-    own = {"tasks": DOMAIN_TASKS[spec.domain], "items_per_task": live.items_per_task}
-    return PlannedRun(spec, EvalSpec.from_dict(how | own))
+def _evaluation(live: Live, protocol: str, domain: str) -> EvalSpec:
+    own = live.evaluation | live.evaluation_by_protocol.get(protocol, {})
+    return EvalSpec(tasks=DOMAIN_TASKS[domain], items_per_task=live.items_per_task, **own)

@@ -8,8 +8,9 @@ from __future__ import annotations
 import contextlib
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import field, fields, replace
+from itertools import permutations
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -33,6 +34,7 @@ from kdutils.constants import (
     TOGETHER,
     TRAIN_DOMAINS,
 )
+from kdutils.grid.cell_table import model_family, model_parameters, short_name
 from kdutils.io.cache import MEASURES
 from kdutils.io.text_safety import shown
 from kdutils.spec import BY_SEQUENCE, PlannedRun
@@ -100,7 +102,7 @@ class Need:
     sections: Sections  # keys of PLANNED; "00" and "08" look at all runs anyway
     methods: Methods
     domains: Domains
-    pairs: Pairs | None = None  # (teacher, student); None: all that the models form
+    pairs: Text | Pairs | None = None  # (teacher, student), or which of `pair_sets`; None: see family_pairs
     temperatures: Temperatures = (1.0,)  # without noise
     noise_sigmas: Sigmas = (0.0,)  # at temperature 1
     teacher_tuned: Truth = True
@@ -110,7 +112,7 @@ class Need:
 
 @_checked
 class Live:
-    """What a profile trains; models and settings are checked when the runs are planned (plan.plan).
+    """What a profile trains; settings are checked when the runs are planned (plan.plan).
 
     Fields of a run come from `settings`, then from its domain, its protocol and its method, the last word.
     """
@@ -128,9 +130,10 @@ class Live:
     evaluation: Settings = field(default_factory=dict)  # fields of every EvalSpec
     evaluation_by_protocol: ByProtocol = field(default_factory=dict)
     ranks: Truth = False  # tasks with options are evaluated by ranking these, too
+    pair_sets: dict[str, Pairs] = field(default_factory=dict)  # that needs name
 
     def __post_init__(self) -> None:
-        """Refuse settings that the needs decide: they would be ignored, or rename a run."""
+        """Refuse settings that the needs decide, which would be ignored or rename a run, and wrong pairs."""
         runs = [self.settings, *self.by_domain.values(), *self.by_protocol.values(), *self.by_method.values()]
         evaluations = [self.evaluation, *self.evaluation_by_protocol.values()]
         for tables, fixed in ((runs, OF_NEEDS + OF_PROFILE), (evaluations, OF_EVALUATION)):
@@ -139,6 +142,32 @@ class Live:
                     f"{name}={shown(value)} cannot be a setting, since needs, protocols and items_per_task "
                     "decide it; delete it"
                 )
+        shortened: dict[str, str] = {}
+        for name in self.models:
+            model_parameters(name)  # one without a size is refused also where no pair has it
+            if (other := shortened.setdefault(short_name(name), name)) != name:
+                raise ValueError(f"models {other!r} and {name!r} have one name in tables; rename one")
+        for need in self.needs:
+            if isinstance(need.pairs, str) and need.pairs not in self.pair_sets:
+                raise ValueError(
+                    f"pairs={shown(need.pairs)} must be one of [live.pair_sets]: {list(self.pair_sets)}"
+                )
+            for teacher, student in self.pairs_of(need):
+                if unknown := {teacher, student} - set(self.models):
+                    raise ValueError(
+                        f"pair {teacher} → {student}: {min(unknown)!r} is not in models={list(self.models)}; "
+                        "use one of those"
+                    )
+                if teacher == student:
+                    raise ValueError(
+                        f"pair {teacher} → {student}: a model cannot be its own teacher; use two"
+                    )
+
+    def pairs_of(self, need: Need) -> Iterable[tuple[str, str]]:
+        """(teacher, student) of the runs of a need."""
+        if need.pairs is None:
+            return family_pairs(self.models)
+        return self.pair_sets[need.pairs] if isinstance(need.pairs, str) else need.pairs
 
     def settings_of(self, *, domain: str, protocol: str, method: str) -> dict[str, Any]:
         """Fields of the runs of a domain, protocol and method, without models and variants."""
@@ -150,6 +179,16 @@ class Live:
     def watermark(self) -> str:
         """What every live figure says across it; "" where the models and items are real."""
         return "model world" if self.data == "mini" else ""
+
+
+def family_pairs(models: Iterable[str]) -> list[tuple[str, str]]:
+    """(teacher, student) of every two models of one family, the larger one the teacher."""
+    return [
+        (teacher, student)
+        for teacher, student in permutations(models, 2)
+        if model_family(teacher) == model_family(student)
+        and model_parameters(teacher) > model_parameters(student)
+    ]
 
 
 @_checked
@@ -273,14 +312,14 @@ def _first_of(error: PydanticError) -> str:
         known = fields(Need if ".needs." in key else Profile)
         return f"{key} is unknown; use one of {[each.name for each in known]}"
     message = first["msg"].removeprefix("Value error, ").replace(" after validation", "")
-    message = re.sub("^[A-Z][a-z]+ should (be|have)", r"it must \1", message)
-    if first["type"] == "value_error" and "=" in message:  # it names key and value itself
+    if first["type"] == "value_error" and not message.startswith("it must"):  # of `__post_init__`
         return message
+    message = re.sub("^[A-Z][a-z]+ should (be|have)", r"it must \1", message)
     return f"{key}={shown(first['input'])}: {message}"
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """The entries of a profile's file, with the fields of runs gathered in `settings`, and pairs in needs."""
+    """The entries of a profile's file, with the fields of runs gathered in `settings`."""
     try:
         entries = tomllib.loads(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:
@@ -291,20 +330,6 @@ def _read(path: Path) -> dict[str, Any]:
     live = entries.get("live")
     if isinstance(live, dict):
         own = {each.name for each in fields(Live)} - {"settings"}
-        with one_line_errors():
-            named = {"pair_sets": live.pop("pair_sets", {})}
-            sets = TypeAdapter(dict[str, dict[str, Pairs]]).validate_python(named)["pair_sets"]
-        if isinstance(live.get("needs"), list):
-            live["needs"] = [_with_pairs(need, sets) for need in live["needs"]]
         entries["live"] = {key: live[key] for key in live if key in own}
         entries["live"]["settings"] = {key: live[key] for key in live if key not in own}
     return entries
-
-
-def _with_pairs(need: Any, sets: dict[str, Pairs]) -> Any:
-    """A need that names its pairs by a key of `[live.pair_sets]`, with these; without one it has all."""
-    if not isinstance(need, dict) or "pairs" not in need:
-        return need
-    if not isinstance(need["pairs"], str) or need["pairs"] not in sets:
-        raise ValueError(f"pairs={shown(need['pairs'])} must be one of [live.pair_sets]: {list(sets)}")
-    return need | {"pairs": sets[need["pairs"]]}

@@ -1,28 +1,146 @@
-"""The scheduler of the runs of a plan: which are there, which are next, how each ended.
+"""The jobs of a plan, one a run: which there are, which are next, how each ended; shards of them.
 
-The driver schedules and the workers make (kdutils.grid.worker).
+A distilled run waits for the SFT run of its teacher and for nothing else. Among those that are ready,
+teachers come first, then the other SFT runs, then distilled ones, then base models, which nothing waits for;
+the expensive first. The driver schedules and the workers make (kdutils.grid.worker).
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 from kdutils import store
+from kdutils.data import model_files, sources
+from kdutils.grid import cost
+from kdutils.grid.cell_table import short_name
 from kdutils.grid.local_pool import Death, Engine, StartEngine
-from kdutils.grid.schedule import Job
+from kdutils.grid.machines import DEFAULT, GPUS
 from kdutils.grid.worker import SILENT, TICK_SECONDS, Outcome, Point, Task, make_run, prepare, set_aside
 from kdutils.io import environment, leases
-from kdutils.spec import PlannedRun
+from kdutils.spec import EvalSpec, PlannedRun, RunSpec
 
 PATIENCE = 2  # how often one thing is set aside before what needs it counts as failed
 
 Progress = Callable[["State"], None]
+
+
+@dataclass
+class Job:
+    """A run that is to be there with its evaluations, and where it stands."""
+
+    spec: RunSpec
+    evaluations: tuple[EvalSpec, ...] = ()
+    teacher: str | None = None  # id of the run that makes its teacher
+    is_teacher: bool = False  # other runs wait for it
+    cost: float = 1.0  # seconds on machines.DEFAULT; only ratios are used, for order and for the time left
+    status: str = "waiting"  # | running | found | made | failed
+    started: float = 0.0  # when it was submitted, on the monotonic clock
+    curve: list[Point] = field(default_factory=list)
+    lease: str | None = None  # that another process holds and this job needs
+    was_silent: bool = False  # once ended since it showed no progress
+
+    @property
+    def is_there(self) -> bool:
+        return self.status in ("found", "made")
+
+    @property
+    def place(self) -> tuple[int, float]:
+        """Sorts what is ready."""
+        rank = 0 if self.is_teacher else {"sft": 1, "base": 3}.get(self.spec.method, 2)
+        return rank, -self.cost
+
+    @property
+    def label(self) -> str:
+        """The run in a few words, such as `fkl mini-qwen-105k <- mini-qwen-493k math s0`."""
+        spec, parts = self.spec, [self.spec.method, short_name(self.spec.student)]
+        if spec.teacher:
+            parts += ["<-", short_name(spec.teacher), *["untuned"] * (not spec.teacher_tuned)]
+        parts += ["prompt in loss"] * bool(spec.prompt_in_loss)
+        parts += ["mean by sequence"] * bool(spec.mean_by_sequence)
+        parts += [f"T={spec.temperature:g}"] * (spec.temperature != 1)
+        parts += [f"noise={spec.noise_sigma:g}"] * (spec.noise_sigma != 0)
+        return " ".join([*parts, spec.domain, f"s{spec.seed}"])
+
+
+def jobs_of(planned: Iterable[PlannedRun]) -> dict[str, Job]:
+    """run_id -> job of every run that is planned and of every teacher that these need, in their order.
+
+    Raises:
+        DataError, ModelError: if a file is missing, whose digest is part of a run's id.
+    """
+    planned, jobs = list(planned), {}
+    for run, spec in zip(planned, sources.resolved_all(run.spec for run in planned), strict=True):
+        needed, own = [spec], spec.teacher_spec()
+        if own and (run.beside_teacher or own.run_id not in jobs):  # every run is made with an evaluation
+            needed = [own, spec]  # evaluated like its students, which are compared with it
+        for each in needed:
+            job = jobs.setdefault(each.run_id, Job(each))
+            if each.devices > job.spec.devices:
+                job.spec = each
+            if run.evaluation not in job.evaluations:
+                job.evaluations += (run.evaluation,)
+        if own:
+            jobs[spec.run_id].teacher = own.run_id
+            jobs[own.run_id].is_teacher = True
+    with contextlib.suppress(model_files.ModelError):  # the shape of a model is not known: equal costs
+        prices = {
+            run_id: cost.priced(job.spec, job.evaluations, GPUS[DEFAULT]) for run_id, job in jobs.items()
+        }
+        for run_id, own in prices.items():
+            jobs[run_id].cost = (own.training + own.evaluation).seconds
+    return jobs
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A part of a plan for one of many callers: shard 2/8 is the second of eight, counted from 1.
+
+    Which shard a run is in depends on the plan alone, so callers may begin at different times. A teacher that
+    two of them need is made by the one that takes its lease, and the other waits.
+    """
+
+    index: int
+    count: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.index <= self.count:
+            last = max(1, self.count)
+            raise ValueError(f"shard {self} is not there; give one from 1/{last} to {last}/{last}")
+
+    def __str__(self) -> str:
+        return f"{self.index}/{self.count}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """The shard that `text` names, such as 2/8.
+
+        Raises:
+            ValueError: if it is none.
+        """
+        match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
+        if match is None:
+            raise ValueError(f"shard {text!r} is not I/N; give for example 2/8, the second of eight")
+        return cls(int(match[1]), int(match[2]))
+
+    def own(self, jobs: Mapping[str, Job]) -> list[str]:
+        """Ids of the runs that are this shard's alone: dealt in turn, the most expensive first."""
+        dealt = sorted(jobs, key=lambda run_id: (*jobs[run_id].place, run_id))
+        mine = set(dealt[self.index - 1 :: self.count])
+        return [run_id for run_id in jobs if run_id in mine]
+
+    def jobs(self, jobs: Mapping[str, Job]) -> dict[str, Job]:
+        """The runs of this shard, and the teachers that they need."""
+        own = self.own(jobs)
+        needed = {*own, *(jobs[run_id].teacher for run_id in own)}
+        return {run_id: job for run_id, job in jobs.items() if run_id in needed}
 
 
 @dataclass(frozen=True)
@@ -65,35 +183,16 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-@dataclass
-class _Entry:
-    """Where a job stands."""
-
-    job: Job
-    status: str = "waiting"  # | running | found | made | failed
-    started: float = 0.0  # when it was submitted, on the monotonic clock
-    curve: list[Point] = field(default_factory=list)
-    lease: str | None = None  # that another process holds and this job needs
-    was_silent: bool = False  # once ended since it showed no progress
-
-    @property
-    def is_there(self) -> bool:
-        return self.status in ("found", "made")
-
-
 class Scheduler:
     """One call of `fill`: the status of every job, and what is submitted next.
 
-    Args:
-        silence_seconds: a run that shows no progress for so long is ended, submitted once more, and then
-            fails.
+    A run that shows no progress for `silence_seconds` is ended, submitted once more, and then fails.
     """
 
     def __init__(
         self, jobs: dict[str, Job], out: Path, progress: Progress, *, silence_seconds: float | None = None
     ) -> None:
-        self._entries = {run_id: _Entry(job) for run_id, job in jobs.items()}
-        self._out, self._progress, self._silence_seconds = out, progress, silence_seconds
+        self._jobs, self._out, self._progress, self._silence_seconds = jobs, out, progress, silence_seconds
         self._failures: dict[str, str] = {}
         self._set_aside: dict[str, list[str]] = {}  # id of what was damaged -> reason, each time
         self._n_workers = 1
@@ -103,19 +202,24 @@ class Scheduler:
     def check_store(self) -> None:
         """Find what is there, refuse what cannot be made, and set aside what is damaged."""
         damaged = []
-        for run_id, entry in self._entries.items():
+        for run_id, job in self._jobs.items():
             folder = store.folder_of(self._out, run_id)
             try:
-                if all(folder.is_whole(evaluation) for evaluation in entry.job.evaluations):
-                    entry.status = "found"
+                if all(folder.is_whole(evaluation) for evaluation in job.evaluations):
+                    job.status = "found"
             except store.DamagedError as error:
                 damaged.append((run_id, error))
-        if self.has_work:
+        if missing := self._with("waiting"):
             from kdutils import inputs  # loads torch, which is not needed where all is there
 
-            missing = [self._entries[run_id].job for run_id in self._with("waiting")]
-            inputs.check_all(PlannedRun(job.spec, each) for job in missing for each in job.evaluations)
-            _refuse_unwritable(self._out)
+            inputs.check_all(
+                PlannedRun(job.spec, each) for job in missing.values() for each in job.evaluations
+            )
+            try:
+                self._out.mkdir(parents=True, exist_ok=True)
+                tempfile.TemporaryFile(dir=self._out).close()
+            except OSError as error:
+                raise store.unwritable(self._out, error) from error
         for run_id, error in damaged:
             self._record(run_id, set_aside(self._out, error))
 
@@ -126,41 +230,39 @@ class Scheduler:
 
     def run(self, start: StartEngine) -> None:
         """Make what is missing, on the engine that `start` makes."""
-        with start(make_run, prepare=prepare, on_message=self._on_message) as engine:
+
+        def on_message(run_id: str, point: Point) -> None:
+            self._jobs[run_id].curve.append(point)
+
+        with start(make_run, prepare=prepare, on_message=on_message) as engine:
             self._n_workers = engine.n_workers
-            self._report()
+            self._progress(self.state())
             while self.has_work or self._with("running"):
                 self._submit_ready(engine)
-                waits = self._with("running") or any(entry.lease for entry in self._entries.values())
+                waits = self._with("running") or any(job.lease for job in self._jobs.values())
                 for run_id, outcome in engine.results(TICK_SECONDS if waits else 0):
                     self._record(run_id, outcome)
-                    self._report()
-                self._report()
+                    self._progress(self.state())
+                self._progress(self.state())
 
     def _submit_ready(self, engine: Engine) -> None:
         """Submit as much of what is ready as there are idle workers."""
-        for entry in self._entries.values():
-            if entry.lease and leases.is_free(self._out, entry.lease):
-                entry.lease = None
-        ready = [run_id for run_id in self._with("waiting") if self._is_ready(self._entries[run_id])]
-        for run_id in sorted(ready, key=lambda run_id: self._entries[run_id].job.place):
+        ready = []
+        for run_id, job in self._with("waiting").items():
+            if job.lease and leases.is_free(self._out, job.lease):
+                job.lease = None
+            if not job.lease and (job.teacher is None or self._jobs[job.teacher].is_there):
+                ready.append(run_id)
+        for run_id in sorted(ready, key=lambda run_id: self._jobs[run_id].place):
             if not engine.n_idle:  # of the others no file is read before their turn
                 return
-            entry = self._entries[run_id]
+            job = self._jobs[run_id]
             if reason := self._known_failure(run_id):
                 self._fail(run_id, reason)
             else:
-                task = Task(entry.job.spec, entry.job.evaluations, self._out, self._silence_seconds)
-                engine.submit(run_id, task)
-                entry.status, entry.started, entry.curve = "running", time.monotonic(), []
-            self._report()
-
-    def _is_ready(self, entry: _Entry) -> bool:
-        teacher = entry.job.teacher
-        return not entry.lease and (teacher is None or self._entries[teacher].is_there)
-
-    def _on_message(self, run_id: str, point: Point) -> None:
-        self._entries[run_id].curve.append(point)
+                engine.submit(run_id, Task(job.spec, job.evaluations, self._out, self._silence_seconds))
+                job.status, job.started, job.curve = "running", time.monotonic(), []
+            self._progress(self.state())
 
     def _known_failure(self, run_id: str) -> str | None:
         """Why a run failed earlier in this run of the runner; it would fail again."""
@@ -170,26 +272,26 @@ class Scheduler:
 
     def _record(self, run_id: str, outcome: Outcome | Death) -> None:
         """Take down how a run ended."""
-        entry = self._entries[run_id]
+        job = self._jobs[run_id]
         if isinstance(outcome, Death):
             outcome = self._of_death(run_id, outcome)
-        entry.status = outcome.kind if outcome.kind in ("found", "made") else "waiting"
+        job.status = outcome.kind if outcome.kind in ("found", "made") else "waiting"
         if outcome.kind == "made":
-            self._cost_made += entry.job.cost
-            self._seconds_made += time.monotonic() - entry.started
+            self._cost_made += job.cost
+            self._seconds_made += time.monotonic() - job.started
         elif outcome.kind == "failed":
             self._fail(run_id, outcome.reason)
         elif outcome.kind == "held":
-            entry.lease = outcome.name
+            job.lease = outcome.name
         elif outcome.kind == "damaged":
             self._requeue(run_id, outcome)
 
     def _of_death(self, run_id: str, death: Death) -> Outcome:
         """A failure; a run that was silent for the first time is tried again."""
-        entry, reason = self._entries[run_id], death.reason
+        job, reason = self._jobs[run_id], death.reason
         if death.code == SILENT:
-            if not entry.was_silent:
-                entry.was_silent = True
+            if not job.was_silent:
+                job.was_silent = True
                 return Outcome("waiting")
             reason = (
                 f"it showed no progress for {_duration(self._silence_seconds)}, twice; give it longer with "
@@ -203,7 +305,7 @@ class Scheduler:
         """What is damaged, the run or something that it needs, was set aside; it is made again."""
         times = self._set_aside.setdefault(outcome.name, [])
         times.append(outcome.reason)
-        damaged = self._entries.get(outcome.name)
+        damaged = self._jobs.get(outcome.name)
         if damaged and damaged.is_there:
             damaged.status = "waiting"
         if len(times) > PATIENCE:
@@ -212,48 +314,36 @@ class Scheduler:
 
     def _fail(self, run_id: str, reason: str) -> None:
         """Record a failure; the students of a teacher fail with it."""
-        self._entries[run_id].status = "failed"
+        self._jobs[run_id].status = "failed"
         self._failures[run_id] = reason
-        for student in self._with("waiting"):
-            if self._entries[student].job.teacher == run_id:
+        for student, job in self._with("waiting").items():
+            if job.teacher == run_id:
                 self._fail(student, f"its teacher {run_id} failed: {reason}")
 
     def state(self) -> State:
         """A snapshot."""
-        running = [self._entries[run_id] for run_id in self._with("running")]
+        running = self._with("running").values()
         return State(
-            n_runs=len(self._entries),
+            n_runs=len(self._jobs),
             n_found=len(self._with("found")),
             n_done=len(self._with("made")),
-            running=[entry.job.label for entry in running],
-            curves={entry.job.label: list(entry.curve) for entry in running},
+            running=[job.label for job in running],
+            curves={job.label: list(job.curve) for job in running},
             failures=dict(self._failures),
             set_aside={name: reasons[-1] for name, reasons in self._set_aside.items()},
             seconds=time.monotonic() - self._started,
             seconds_left=self._seconds_left(),
         )
 
-    def _report(self) -> None:
-        self._progress(self.state())
-
-    def _with(self, status: str) -> list[str]:
-        return [run_id for run_id, entry in self._entries.items() if entry.status == status]
+    def _with(self, status: str) -> dict[str, Job]:
+        return {run_id: job for run_id, job in self._jobs.items() if job.status == status}
 
     def _seconds_left(self) -> float | None:
         """From the speed at which costs were worked off so far, on all workers."""
         if self._cost_made == 0:
             return None
         speed = self._cost_made / self._seconds_made
-        cost = sum(self._entries[run_id].job.cost for run_id in self._with("waiting"))
-        for entry in map(self._entries.get, self._with("running")):
-            done = speed * (time.monotonic() - entry.started)
-            cost += max(entry.job.cost - done, 0.0)
-        return cost / speed / self._n_workers
-
-
-def _refuse_unwritable(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=out).close()
-    except OSError as error:
-        raise store.unwritable(out, error) from error
+        left = sum(job.cost for job in self._with("waiting").values())
+        for job in self._with("running").values():
+            left += max(job.cost - speed * (time.monotonic() - job.started), 0.0)
+        return left / speed / self._n_workers

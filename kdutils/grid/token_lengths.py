@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from kdutils import items
 from kdutils.data import model_files, sources
+from kdutils.items import Item, prompt
 from kdutils.spec import BENCHMARK, LLM_ADAPTERS, RunSpec
 
 # Measured with the tokenizer of Qwen2.5 on 21,000 items: GSM8K and AQuA, the training sets of the
@@ -74,16 +74,14 @@ def lengths_of(spec: RunSpec) -> Lengths:
 
 @cache
 def _lengths(spec: RunSpec, tokenizer: Path | None) -> Lengths:
-    found = []
-    if is_at_hand(spec):
-        try:
-            found = sources.load_items(spec, "train")
-        except sources.DataError:  # reported when the run is to be made
-            found = []
+    try:
+        found = sources.load_items(spec, "train") if is_at_hand(spec) else []
+    except sources.DataError:  # reported when the run is to be made
+        found = []
     if found:
-        by_length = sorted(found, key=lambda item: len(item.question) + len(item.response))
+        found = sorted(found, key=lambda item: len(item.question) + len(item.response))
         every = np.linspace(0, len(found) - 1, min(len(found), COUNTED_ITEMS)).round().astype(int)
-        prompts, responses = _counts([by_length[i] for i in every], spec.domain, tokenizer)
+        prompts, responses = _counts([found[i] for i in every], spec.domain, tokenizer)
     else:
         totals = np.interp((np.arange(1_000) + 0.5) / 1_000, SHARES, ASSUMED_TOTALS[spec.domain])
         if spec.max_item_characters is not None:
@@ -92,11 +90,11 @@ def _lengths(spec: RunSpec, tokenizer: Path | None) -> Lengths:
         responses = totals * (ASSUMED_RESPONSES[spec.domain] / totals.mean())
         prompts = totals - responses
     order = np.argsort(prompts + responses, kind="stable")
-    return Lengths(prompts[order], responses[order], bool(found))
+    return Lengths(prompts[order], responses[order], is_counted=bool(found))
 
 
-def _counts(found: list[items.Item], domain: str, tokenizer: Path | None) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens of prompt and response of each item."""
+def _counts(found: list[Item], domain: str, tokenizer: Path | None) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens of prompt and response of each item; from their characters without a tokenizer."""
     if tokenizer is None:
         question, response = CHARACTERS_PER_TOKEN[domain]
         prompts = [PROMPT_TOKENS + len(item.question) / question for item in found]
@@ -104,9 +102,9 @@ def _counts(found: list[items.Item], domain: str, tokenizer: Path | None) -> tup
     from tokenizers import Tokenizer
 
     encode = Tokenizer.from_file(str(tokenizer)).encode_batch
-    texts = [items.prompt(item.question) for item in found], [item.response for item in found]
-    counts = [[len(each.ids) for each in encode(own, add_special_tokens=False)] for own in texts]
-    return np.array(counts[0], dtype=float), 1.0 + np.array(counts[1])
+    texts = [prompt(item.question) for item in found], [item.response for item in found]
+    prompts, responses = ([len(each) for each in encode(own, add_special_tokens=False)] for own in texts)
+    return np.array(prompts, dtype=float), 1.0 + np.array(responses)
 
 
 @cache
@@ -114,7 +112,7 @@ def _tokenizer_file(model: str) -> Path | None:
     """The tokenizer of a local folder; GGUF files and models of the hub go by their characters."""
     try:
         place = model_files.locate(model)
-    except model_files.ModelError:  # as in architecture_of
+    except model_files.ModelError:  # an error only when it is to be trained
         return None
     path = Path(place.source) / "tokenizer.json"
     return path if place.gguf_file is None and path.is_file() else None

@@ -15,7 +15,7 @@ from kdutils.data import model_files, sources
 from kdutils.devices import launch
 from kdutils.grid import dry_run, fill, machines, plan, ray_engine
 from kdutils.grid.profile import Profile, load_profile, profile_names
-from kdutils.grid.schedule import Shard
+from kdutils.grid.scheduler import Shard
 from kdutils.io import disk
 from kdutils.io.text_safety import scrub
 from kdutils.report import executor, notebook_parameters, runner
@@ -137,12 +137,12 @@ def _dry_run(asked: argparse.Namespace, profile: Profile, only: Sequence[str], n
         raise runner.RunError("nothing live is asked for; name a student and a teacher of the profile")
     try:
         machine = machines.machine_of(asked.gpu or machines.DEFAULT)
-        found = dry_run.plan_status(planned, plans[0].out)
-        table = dry_run.costs(found, machine)
+        table = dry_run.costs(dry_run.cells_of(planned, plans[0].out), machine)
     except (ValueError, store.StoreError) as error:
         raise runner.RunError(str(error)) from error
-    print(f"profile {profile.name}: {dry_run.report(found, table, machine)}")
-    print(f"one row a cell: {dry_run.write(table, asked.out.absolute() / profile.name / 'plan.csv')}")
+    print(f"profile {profile.name}: {dry_run.report(table, machine)}")
+    path = disk.write_csv(asked.out.absolute() / profile.name / "plan.csv", table[list(dry_run.COLUMNS)])
+    print(f"one row a cell: {path}")
     return 0
 
 
@@ -205,10 +205,10 @@ class _Training:
 
     def say_cost(self, planned: Sequence[PlannedRun], out: Path) -> None:
         """What is to be made and what it costs on this machine; nothing if all is there."""
-        found = dry_run.plan_status(planned, out)
-        if found.count("done") < len(found.cells):
+        cells = dry_run.cells_of(planned, out)
+        if any(cell.status != "done" for cell in cells):
             machine = machines.this_machine()
-            for line in dry_run.brief(found, dry_run.costs(found, machine), machine):
+            for line in dry_run.brief(dry_run.costs(cells, machine), machine):
                 executor.say(line)
 
     def progress(self, state: fill.State) -> None:

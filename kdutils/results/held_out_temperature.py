@@ -26,8 +26,7 @@ import sacrebleu
 from kdutils import evaluate
 from kdutils.constants import AVERAGE, INSTRUCTION_TASKS
 from kdutils.data import sources
-from kdutils.grid.cell_table import short_name
-from kdutils.grid.item_records import Scored, kept
+from kdutils.grid.cell_table import Scored, kept, short_name
 from kdutils.grid.plan import Plan
 from kdutils.inference import intervals
 from kdutils.results import gain_tables

@@ -21,7 +21,7 @@ from kdutils import encoding, experiment, models, store
 from kdutils.compute import Compute
 from kdutils.data import sources
 from kdutils.devices import launch
-from kdutils.grid import fill, schedule
+from kdutils.grid import fill, scheduler
 from kdutils.inputs import Inputs
 from kdutils.process_group import ALONE
 from kdutils.spec import EvalSpec, PlannedRun, RunSpec
@@ -352,7 +352,7 @@ def test_devices_are_told_and_no_part_of_a_name(study):
     assert RunSpec.from_dict(old).devices == 1
     tuned = dataclasses.replace(two, teacher_tuned=True)
     assert tuned.teacher_spec().devices == tuned.sft_spec().devices == 2
-    jobs = schedule.jobs_of([PlannedRun(spec, EVALUATION) for spec in (one, two, one)])
+    jobs = scheduler.jobs_of([PlannedRun(spec, EVALUATION) for spec in (one, two, one)])
     assert [job.spec.devices for job in jobs.values()] == [2]
 
 

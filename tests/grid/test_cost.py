@@ -15,12 +15,12 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
-from kdutils import encoding, generation, inputs, losses, models, training
+from kdutils import encoding, generation, inputs, models, training
 from kdutils.data import hub, model_files, sources
 from kdutils.grid import cost, dry_run, fill, machines, model_shapes, plan, token_lengths
-from kdutils.grid.cost import micro_batch, training_cost, training_memory_gb
+from kdutils.grid.cost import Estimate
 from kdutils.grid.machines import GPUS
-from kdutils.grid.model_shapes import HUB, LORA_MATRICES, architecture_of
+from kdutils.grid.model_shapes import SHAPES, architecture_of
 from kdutils.report import cli
 from kdutils.spec import EvalSpec, PlannedRun, RunSpec
 
@@ -68,9 +68,9 @@ def hub_spec(**fields):
 # --- sizes -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", HUB)
+@pytest.mark.parametrize("name", ON_THE_HUB)
 def test_parameters_are_those_of_the_hub_and_of_transformers(name):
-    shape = HUB[name]
+    shape = SHAPES[name]
     kind, network = (
         (Qwen2Config, Qwen2ForCausalLM) if name.startswith("Qwen") else (LlamaConfig, LlamaForCausalLM)
     )
@@ -114,13 +114,6 @@ def test_an_adapter_has_the_weights_that_peft_gives_it(folders):
     model = models.add_adapter(models.load(spec.student), spec, seed=0)
     trained = sum(w.numel() for w in model.network.parameters() if w.requires_grad)
     assert architecture_of(spec.student).adapter(spec.lora_rank) == trained
-    assert {f"{name}_proj" for name in LORA_MATRICES} == set(models.LORA_TARGETS)
-
-
-def test_constants_are_those_of_the_code_that_runs():
-    assert cost.BUDGET_BYTES == losses.BUDGET_BYTES
-    assert cost.DECODING_ROWS == generation.BATCH_ROWS
-    assert machines.SMALL_PARAMETERS == models.LARGE_PARAMETERS
 
 
 # --- FLOPs -------------------------------------------------------------------------------------------------
@@ -189,12 +182,12 @@ def test_flops_of_generation_are_those_that_torch_counts(folders):
     texts = []
     found = counted(lambda: texts.extend(generation.generate(model, prompts, max_new_tokens=new)))
     assert all(len(text.token_ids) == new for text in texts)
-    expected = model_shapes.generation_flops(architecture_of(folders["student"]), 6, prompt=40, new=new)
-    assert found == pytest.approx(expected, rel=0.02)
+    expected = cost.decoding(architecture_of(folders["student"]), A100, 6, prompt=40, new=new, limit=new)
+    assert found == pytest.approx(expected.flops, rel=0.02)
 
 
 def test_a_known_training_costs_what_six_a_weight_and_token_say():
-    shape, tokens = HUB["meta-llama/Llama-3.1-8B"], 1e6
+    shape, tokens = SHAPES["meta-llama/Llama-3.1-8B"], 1e6
     full = model_shapes.training_flops(shape, tokens, context=0, scored=tokens)
     assert full == pytest.approx(6 * (shape.parameters - shape.head) * tokens, rel=0.001)
     lora = model_shapes.training_flops(shape, tokens, context=0, scored=tokens, rank=8)
@@ -216,16 +209,17 @@ def test_costs_rise_with_size_and_tokens(method):
     if teacher:
         larger.append(replace(spec, teacher="Qwen/Qwen2.5-14B"))
     for other in larger:
-        less, more = (training_cost(each, A100) for each in (spec, other))
+        less, more = (Estimate(each, A100).training() for each in (spec, other))
         assert more.flops > less.flops
         assert more.seconds >= less.seconds
         assert more.tokens >= less.tokens
-    longer = training_memory_gb(replace(spec, max_tokens=1_024), A100, rows=4)
-    assert longer > training_memory_gb(spec, A100, rows=4) > training_memory_gb(spec, A100, rows=2)
+    longer = Estimate(replace(spec, max_tokens=1_024), A100).training_memory_gb(rows=4)
+    four, two = (Estimate(spec, A100).training_memory_gb(rows=rows) for rows in (4, 2))
+    assert longer > four > two
 
 
 def test_costs_add_up_over_epochs():
-    once, thrice = (training_cost(hub_spec(epochs=n), A100) for n in (1, 3))
+    once, thrice = (Estimate(hub_spec(epochs=n), A100).training() for n in (1, 3))
     assert thrice.flops == pytest.approx(3 * once.flops)
     assert thrice.trained_tokens == pytest.approx(3 * once.trained_tokens)
     assert thrice.disk_bytes == once.disk_bytes
@@ -243,7 +237,7 @@ def test_hidden_states_are_made_once_for_all_that_read_the_same():
         replace(spec, domain="commonsense"), replace(spec, protocol="paper"),
     ]  # fmt: skip
     assert len({cost.teacher_key(each) for each in [spec, *other]}) == 5
-    kept = cost.teacher_cost(spec, A100).disk_bytes
+    kept = Estimate(spec, A100).teacher_cost().disk_bytes
     scored = token_lengths.lengths_of(spec).scored(scores_prompt=False, at_most=256)
     assert kept == pytest.approx(spec.train_items * scored * 3_584 * 2)
     own_samples_alone = replace(spec, method="gkd", on_policy_share=1.0)
@@ -251,21 +245,21 @@ def test_hidden_states_are_made_once_for_all_that_read_the_same():
 
 
 def test_memory_is_what_arithmetic_says():
-    full = hub_spec(adapter="full", student="Qwen/Qwen2.5-7B")
-    assert training_memory_gb(full, A100, rows=1) > 16 * 7.6  # with gradients and Adam's moments in float32
+    full = Estimate(hub_spec(adapter="full", student="Qwen/Qwen2.5-7B"), A100)
+    assert full.training_memory_gb(rows=1) > 16 * 7.6  # with gradients and Adam's moments in float32
     lora = hub_spec(student="Qwen/Qwen2.5-7B")
-    alone = training_memory_gb(lora, A100, rows=1)
+    alone = Estimate(lora, A100).training_memory_gb(rows=1)
     assert 15.2 < alone < 25  # the weights in bf16 and little else
-    assert training_memory_gb(lora, A100, rows=micro_batch(lora, A100)) <= 80
+    assert Estimate(lora, A100).training_memory_gb(rows=Estimate(lora, A100).micro_batch()) <= 80
     online = replace(lora, method="gkd", teacher="Qwen/Qwen2.5-14B")
-    assert training_memory_gb(online, A100, rows=1) > alone + 2 * 14.7
+    assert Estimate(online, A100).training_memory_gb(rows=1) > alone + 2 * 14.7
     cached = replace(lora, method="fkl", teacher="Qwen/Qwen2.5-14B")
-    assert training_memory_gb(cached, A100, rows=1) == pytest.approx(alone)
+    assert Estimate(cached, A100).training_memory_gb(rows=1) == pytest.approx(alone)
 
 
 def test_devices_divide_what_does_not_fit_one():
     spec = hub_spec(method="gkd", student="Qwen/Qwen2.5-14B", teacher="Qwen/Qwen2.5-32B")
-    peaks = [training_memory_gb(replace(spec, devices=n), A100, rows=1) for n in (1, 2, 4, 8)]
+    peaks = [Estimate(replace(spec, devices=n), A100).training_memory_gb(rows=1) for n in (1, 2, 4, 8)]
     assert peaks == sorted(peaks, reverse=True)
     student, teacher = (architecture_of(name) for name in (spec.student, spec.teacher))
     assert peaks[0] - peaks[1] == pytest.approx(
@@ -275,7 +269,7 @@ def test_devices_divide_what_does_not_fit_one():
     )
     evaluation = EvalSpec(tasks=("addsub",))
     assert cost.devices_for(spec, [evaluation], A100) == 2
-    one, two = (cost.memory_gb(replace(spec, devices=n), [evaluation], A100) for n in (1, 2))
+    one, two = (Estimate(replace(spec, devices=n), A100).memory_gb([evaluation]) for n in (1, 2))
     assert one > 80 >= two
     tiny = replace(A100, memory_gb=3.0)
     assert cost.devices_for(replace(spec, batch_size=4), [evaluation], tiny) is None
@@ -284,15 +278,15 @@ def test_devices_divide_what_does_not_fit_one():
 def test_a_micro_batch_is_halved_until_it_fits():
     small = replace(A100, memory_gb=24)
     spec = hub_spec(student="Qwen/Qwen2.5-3B")
-    rows = micro_batch(spec, small)
+    rows = Estimate(spec, small).micro_batch()
     assert rows in (1, 2, 4, 8)
-    fits, does_not = (training_memory_gb(spec, small, rows=n) for n in (rows, 2 * rows))
+    fits, does_not = (Estimate(spec, small).training_memory_gb(rows=n) for n in (rows, 2 * rows))
     assert fits <= 24 < does_not
-    assert micro_batch(hub_spec(student="Qwen/Qwen2.5-32B"), small) == 1
+    assert Estimate(hub_spec(student="Qwen/Qwen2.5-32B"), small).micro_batch() == 1
 
 
 def test_decoding_is_never_faster_than_reading_the_weights():
-    shape = HUB["meta-llama/Llama-3.1-70B"]
+    shape = SHAPES["meta-llama/Llama-3.1-70B"]
     one = cost.decoding(shape, A100, 1, prompt=50, new=100, limit=100)
     weights = 2 * (shape.body + shape.head)
     assert one.seconds > 100 * weights / A100.bytes_per_second
@@ -305,23 +299,23 @@ def test_estimates_are_near_what_was_measured_on_two_cores():
 
     The shares of processors come from these numbers, so this holds the formulas to them and proves no more.
     """
-    here = machines.processors(flops=2.2e12, flops_float32=0.37e12, bytes_per_second=14e9, memory_gb=24)
+    here = machines.processors(2.2e12, 0.37e12, bytes_per_second=14e9, memory_gb=24)
     for adapter, measured in (("lora", 175), ("full", 235)):
         spec = hub_spec(adapter=adapter, batch_size=8, validation_items=0, epochs=1, max_tokens=160)
-        found = training_cost(spec, here)
+        found = Estimate(spec, here).training()
         assert found.trained_tokens / found.seconds == pytest.approx(measured, rel=0.35)
-    texts = cost.decoding(HUB["Qwen/Qwen2.5-0.5B"], here, 32, prompt=100, new=110, limit=110, rank=8)
+    texts = cost.decoding(SHAPES["Qwen/Qwen2.5-0.5B"], here, 32, prompt=100, new=110, limit=110)
     assert texts.seconds == pytest.approx(45, rel=0.25)
 
 
 def test_a_ranking_is_priced_by_its_options():
     spec = hub_spec(domain="commonsense")
     evaluation = EvalSpec(tasks=("arc_e", "boolq"), items_per_task=100)
-    ranked = cost.evaluation_cost(spec, evaluation.ranking(), A100)
+    ranked = Estimate(spec, A100).evaluation(evaluation.ranking())
     assert ranked.generated_tokens == 0
     lengths = token_lengths.lengths_of(spec)
-    option = (lengths.prompts + lengths.responses).mean()
-    assert ranked.scored_tokens == pytest.approx((100 * 4 + 100 * 2) * option)
+    prompt, option = lengths.prompts.mean(), lengths.responses.mean()
+    assert ranked.scored_tokens == pytest.approx(200 * prompt + (100 * 4 + 100 * 2) * option)  # once a prompt
 
 
 # --- lengths -----------------------------------------------------------------------------------------------
@@ -357,22 +351,22 @@ def test_where_items_are_missing_lengths_are_assumed_and_short_ones_shorter():
 @pytest.fixture(scope="module")
 def paper():
     asked = plan.plan("00", {"profile": "paper", "out": "outputs"})
-    found = dry_run.plan_status(asked.runs, Path("nowhere"))
-    return found, dry_run.costs(found, A100)
+    cells = dry_run.cells_of(asked.runs, Path("nowhere"))
+    return cells, dry_run.costs(cells, A100)
 
 
 def test_the_paper_profile_is_priced_cell_by_cell(paper):
-    found, table = paper
+    _, table = paper
     assert len(table) == 2_916
     assert table["run_id"].nunique() == 2_896
     assert set(table["status"]) == {"missing"}
     assert (table[["tokens", "flops", "gpu_memory_gb", "gpu_hours"]] > 0).all().all()
-    assert found.unknown == ["items of 'llm-adapters'"]
-    parts = table[[f"{stage} hours" for stage in dry_run.STAGES]].sum(axis=1)
+    assert set(table["unknown"]) == {"items of 'llm-adapters'"}
+    parts = table[list(dry_run.STAGES)].sum(axis=1).map(lambda total: total.seconds / 3_600)
     assert parts.to_numpy() == pytest.approx(table["gpu_hours"].to_numpy())
     released = table[(table["teacher"] != "") & table["released_pair"]]
     assert released.groupby(["teacher", "student"]).ngroups == 11
-    text = dry_run.report(found, table, A100)
+    text = dry_run.report(table, A100)
     assert "2916 cells of 2896 runs: 2916 missing" in text
     assert "released pairs and their models: 1580 cells" in text
     assert "Qwen2.5-32B → 14B *" in text
@@ -381,16 +375,16 @@ def test_the_paper_profile_is_priced_cell_by_cell(paper):
 
 
 def test_a_cache_is_charged_once_in_all(paper):
-    found, table = paper
-    keys = {cost.teacher_key(cell.spec): cell.spec for cell in found.cells}
-    once = sum(cost.teacher_cost(spec, A100).flops for key, spec in keys.items() if key)
+    cells, table = paper
+    keys = {cost.teacher_key(cell.spec): cell.spec for cell in cells}
+    once = sum(Estimate(spec, A100).teacher_cost().flops for key, spec in keys.items() if key)
     assert len(keys) - 1 == 8 * 2 * 2 * 2  # teachers, tuned or not, domains, protocols
-    assert table["caches flops"].sum() == pytest.approx(once)
+    assert table["caches"].sum().flops == pytest.approx(once)
 
 
 def test_a_faster_gpu_takes_less_time_for_the_same_work(paper):
-    found, table = paper
-    faster = dry_run.costs(found, GPUS["H100-80GB"])
+    cells, table = paper
+    faster = dry_run.costs(cells, GPUS["H100-80GB"])
     assert faster["gpu_hours"].sum() < table["gpu_hours"].sum()
     assert faster["tokens"].tolist() == table["tokens"].tolist()
 
@@ -398,12 +392,12 @@ def test_a_faster_gpu_takes_less_time_for_the_same_work(paper):
 def test_status_is_what_the_store_says(tmp_path, inline):
     planned = tiny.plan(tmp_path / "models")
     out = tmp_path / "out"
-    statuses = [cell.status for cell in dry_run.plan_status(planned, out).cells]
+    statuses = [cell.status for cell in dry_run.cells_of(planned, out)]
     assert statuses == ["missing"] * 5  # the teacher's SFT is among them
     fill.fill(planned, out, workers=1)
-    found = dry_run.plan_status(planned, out)
-    assert found.count("done") == 5
-    assert [cell.is_teacher for cell in found.cells].count(True) == 1
+    cells = dry_run.cells_of(planned, out)
+    assert [cell.status for cell in cells] == ["done"] * 5
+    assert [cell.is_teacher for cell in cells].count(True) == 1
     (fkl,) = tiny.run_ids(planned, "fkl")
     (seqkd,) = tiny.run_ids(planned, "seqkd")
     (sft,) = tiny.run_ids(planned, "sft")
@@ -412,11 +406,11 @@ def test_status_is_what_the_store_says(tmp_path, inline):
     (out / "runs" / seqkd / "result.json").unlink()
     (out / "runs" / seqkd / "failure.json").write_text(json.dumps({"reason": "x", "run_token": None}))
     other = [replace(run, evaluation=replace(run.evaluation, max_new_tokens=3)) for run in planned]
-    statuses = {cell.spec.run_id: cell.status for cell in dry_run.plan_status(planned, out).cells}
+    statuses = {cell.spec.run_id: cell.status for cell in dry_run.cells_of(planned, out)}
     assert (statuses[fkl], statuses[seqkd], statuses[sft]) == ("partial", "failed", "done")
-    statuses = {cell.spec.run_id: cell.status for cell in dry_run.plan_status(other, out).cells}
+    statuses = {cell.spec.run_id: cell.status for cell in dry_run.cells_of(other, out)}
     assert statuses[sft] == "partial"  # trained, but not evaluated so
-    text = "\n".join(dry_run.brief(dry_run.plan_status(planned, out), dry_run.costs(found, A100), A100))
+    text = "\n".join(dry_run.brief(dry_run.costs(dry_run.cells_of(planned, out), A100), A100))
     assert "3 done, 1 partial, 1 failed" in text
 
 
@@ -424,9 +418,9 @@ def test_without_digests_a_run_of_the_same_settings_counts(tmp_path, inline):
     planned = tiny.plan(tmp_path / "models")
     fill.fill(planned, tmp_path / "out", workers=1)
     Path(planned[0].spec.data, "test.jsonl").rename(tmp_path / "elsewhere.jsonl")
-    found = dry_run.plan_status(planned, tmp_path / "out")
-    assert found.count("done") == 5
-    assert found.unknown == [f"items of {planned[0].spec.data!r}"]
+    cells = dry_run.cells_of(planned, tmp_path / "out")
+    assert [cell.status for cell in cells] == ["done"] * 5
+    assert {cell.unknown for cell in cells} == {f"items of {planned[0].spec.data!r}"}
 
 
 def test_this_machine_has_a_memory_and_rates_and_an_unknown_one_is_refused():

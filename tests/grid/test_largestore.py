@@ -8,7 +8,7 @@ import pytest
 from inline import InlinePool
 
 from kdutils.data import model_files, sources
-from kdutils.grid import schedule, scheduler
+from kdutils.grid import scheduler
 from kdutils.io import environment
 
 
@@ -62,11 +62,10 @@ def test_files_that_runs_share_are_looked_at_once(monkeypatch, tmp_path):
     looked, digest = [], model_files.files_digest
     monkeypatch.setattr(sources, "files_digest", lambda name: looked.append(name) or digest(name))
     plan = largestore.planned(20)
-    assert len(schedule.jobs_of(plan)) == 21
+    assert len(scheduler.jobs_of(plan)) == 21
     assert sorted(looked) == ["mini-qwen-105k", "mini-qwen-493k"]
     looked.clear()
-    found = largestore.dry_run.plan_status(plan, tmp_path)
-    assert found.count("missing") == 21
+    assert [cell.status for cell in largestore.dry_run.cells_of(plan, tmp_path)] == ["missing"] * 21
     assert len(looked) == 4  # of a run without a teacher, and of one with it
 
 
@@ -74,7 +73,7 @@ def test_a_grid_that_is_filled_looks_for_the_failure_of_each_run_once(monkeypatc
     """Not of all that are left whenever one has ended."""
     monkeypatch.setenv(environment.RUN_TOKEN, "of this run")
     monkeypatch.setattr("kdutils.inputs.check_all", lambda planned: None)
-    jobs = schedule.jobs_of(largestore.planned(20))
+    jobs = scheduler.jobs_of(largestore.planned(20))
     grid = scheduler.Scheduler(jobs, tmp_path, lambda state: None)
     grid.check_store()
 

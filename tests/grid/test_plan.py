@@ -9,9 +9,9 @@ import pytest
 
 from kdutils import constants, models
 from kdutils.data import model_files
-from kdutils.grid import plan, schedule
+from kdutils.grid import plan, scheduler
 from kdutils.grid.cell_table import model_family, short_name
-from kdutils.grid.profile import Live, Need, _with_pairs, load_profile, one_line_errors, profile_names
+from kdutils.grid.profile import Live, Need, family_pairs, load_profile, one_line_errors, profile_names
 
 
 def asked(section="07", profile="mini", **parameters):
@@ -64,13 +64,13 @@ def test_gkd_has_one_temperature_under_the_authors_protocol(live, of):
 
 def test_without_pairs_every_two_models_of_a_family_are_one():
     models = ["mini-qwen-14k", "mini-qwen-36k", "mini-llama-24k", "mini-llama-66k", "mini-qwen-66k"]
-    assert plan.family_pairs(models) == [
+    assert family_pairs(models) == [
         ("mini-qwen-36k", "mini-qwen-14k"),
         ("mini-llama-66k", "mini-llama-24k"),
         ("mini-qwen-66k", "mini-qwen-14k"),
         ("mini-qwen-66k", "mini-qwen-36k"),
     ]
-    assert len(plan.family_pairs(load_profile("mini").live.models)) == 21
+    assert len(family_pairs(load_profile("mini").live.models)) == 21
 
 
 def test_every_section_of_the_default_profile_has_runs_and_two_sections_have_all():
@@ -126,7 +126,7 @@ def test_released_students_alone_train_nothing():
         ({"methods": ["gkd"]}, r"no run of section 07 has methods=\['gkd'\]"),
         ({"methods": ["sft"]}, "methods=.*'fkl', 'seqkd', 'revkd', 'gkd'"),
         ({"tasks": ["chess"]}, r"tasks=\['chess'\]: name at least one of"),
-        ({"seeds": []}, r"seeds=\[\]: give at least one"),
+        ({"seeds": []}, r"seeds=\(\): it must have at least 1 item, not 0"),
         ({"temperatures": [0.0]}, r"temperatures.0=0.0: it must be greater than 0"),
         ({"noise_sigmas": [1e9]}, "noise_sigma=1000000000.0 must be less than or equal to 1000"),
         (
@@ -177,13 +177,13 @@ def test_settings_are_those_of_a_run(live, of):
         of(replace(live, settings={"epoks": 3}))
 
 
-def test_a_need_may_name_its_pairs():
-    sets = {"one": [["mini-qwen-36k", "mini-qwen-14k"]]}
-    need = {"sections": ["01"], "methods": ["fkl"], "domains": ["math"]}
-    assert Need(**_with_pairs(need | {"pairs": "one"}, sets)).pairs == (("mini-qwen-36k", "mini-qwen-14k"),)
-    assert Need(**_with_pairs(need, sets)).pairs is None
+def test_a_need_may_name_its_pairs(live, of):
+    need = replace(live.needs[0], pairs="one", seeds=(0,))
+    sets = {"one": (("mini-qwen-66k", "mini-qwen-14k"),)}
+    live = replace(live, needs=(need,), pair_sets=sets, models=(*live.models, "mini-qwen-66k"))
+    assert {(run.teacher, run.student) for run in of(live) if run.teacher} == set(sets["one"])
     with pytest.raises(ValueError, match=r"pairs='two' must be one of .live.pair_sets.: \['one'\]"):
-        _with_pairs(need | {"pairs": "two"}, sets)
+        replace(live, needs=(replace(need, pairs="two"),))
 
 
 # --- what is new must not rename what is old ---------------------------------------------------------------
@@ -238,7 +238,7 @@ def test_no_other_section_makes_or_shows_what_a_factor_adds():
 
 
 def test_a_teacher_is_not_sampled_for_a_factor():
-    jobs = schedule.jobs_of(asked("11").to_make)
+    jobs = scheduler.jobs_of(asked("11").to_make)
     assert len(jobs) == len({run.spec for run in asked("11").runs}) + 8 + 2
     students = {job.spec.student for job in jobs.values() if any(e.temperature for e in job.evaluations)}
     assert students == {"mini-qwen-66k"}
@@ -251,7 +251,7 @@ def test_a_teacher_is_not_sampled_for_a_factor():
 
 def test_a_teacher_that_nobody_else_evaluates_is_made_all_the_same():
     sampled = [run for run in asked("11").variants if run.evaluation.temperature and run.spec.prompt_in_loss]
-    jobs = schedule.jobs_of(run for run in sampled if run.spec.method == "fkl")
+    jobs = scheduler.jobs_of(run for run in sampled if run.spec.method == "fkl")
     assert all(job.evaluations for job in jobs.values())
 
 
@@ -425,7 +425,7 @@ def test_sizes_may_be_asked_for(live, monkeypatch):
     runs = asked("01", "smoke", train_items=70).runs
     assert {run.spec.train_items for run in runs if run.spec.method != "base"} == {70}
     for name in ("train_items", "items_per_task"):
-        with pytest.raises(ValueError, match=f"{name}=0: give at least 1"):
+        with pytest.raises(ValueError, match=f"{name}=0 must be greater than or equal to 1"):
             asked("01", "smoke", **{name: 0})
     monkeypatch.undo()
     with pytest.raises(ValueError, match="items_per_task=5 changes what is trained, and profile 'published'"):
@@ -437,7 +437,7 @@ def test_devices_may_be_asked_for_and_change_no_name():
     assert {run.spec.devices for run in runs} == {2}
     assert {run.spec.teacher_spec().devices for run in runs if run.spec.teacher_spec()} == {2}
     assert [run.spec.run_id for run in runs] == [run.spec.run_id for run in plain]
-    with pytest.raises(ValueError, match="devices=0: give at least 1"):
+    with pytest.raises(ValueError, match="devices=0 must be greater than or equal to 1"):
         asked("01", "smoke", devices=0)
 
 
