@@ -16,6 +16,11 @@ from kdutils.data.sources import Splits
 from kdutils.items import prompt
 from kdutils.spec import EvalSpec, PlannedRun, RunSpec
 
+SAME_TOKENIZER = (  # remedy for one vocabulary that two tokenizers use differently
+    "copy tokenizer.json and tokenizer_config.json of the teacher into a copy of the student's folder and "
+    "name that as the student, or use method='seqkd'"
+)
+
 
 @dataclass(frozen=True)
 class Inputs:
@@ -75,7 +80,7 @@ def _check(runs: Sequence[Inputs]) -> None:
     for run in {
         (run.spec.student, run.spec.teacher, run.spec.method != "seqkd"): run for run in runs
     }.values():
-        models.check_pair(run.spec)
+        check_pair(run.spec)
     for run in {(run.items.key, run.evaluation): run for run in runs}.values():
         run.items.test  # noqa: B018 - raises if a task has none
     trained = [run for run in runs if run.spec.method != "base"]
@@ -97,6 +102,36 @@ def _check(runs: Sequence[Inputs]) -> None:
             _check_tokens(run, tokenizers[run.spec.student], tokenizers[run.spec.teacher])
 
 
+def check_pair(spec: RunSpec) -> None:
+    """Check that the two models of a run fit its method.
+
+    Where logits are compared, both models read the same tokens: their vocabularies must be the same, and
+    texts must begin (BOS or none) and end (EOS) with the same tokens; heads may differ in padding rows.
+    `check` compares how items are tokenised. Under seqkd all may differ.
+
+    Raises:
+        ModelError: naming the first token that differs, or both beginnings or ends, and the remedy.
+    """
+    if spec.teacher is None or spec.method == "seqkd":
+        return
+    student, teacher = (models.load_tokenizer(name) for name in (spec.student, spec.teacher))
+    entries = student.get_vocab().items() ^ teacher.get_vocab().items()
+    if differing := sorted({token for token, _ in entries}):
+        raise ModelError(
+            f"{spec.student} and {spec.teacher} have different vocabularies ({len(differing)} tokens, such "
+            f"as {differing[0]!r}): {spec.method} compares their logits; use method='seqkd', or models of "
+            "one family"
+        )
+    starts = [repr(one.bos_token) if encoding.start_ids(one) else "no BOS" for one in (student, teacher)]
+    ends = [repr(one.eos_token) for one in (student, teacher)]
+    for verb, (own, other) in {"begins": starts, "ends": ends}.items():
+        if own != other:
+            raise ModelError(
+                f"{spec.student} {verb} texts with {own}, {spec.teacher} with {other}: {spec.method} "
+                f"compares their logits on the same tokens; {SAME_TOKENIZER}"
+            )
+
+
 def _check_tokens(run: Inputs, student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase) -> None:
     """Nothing, if two tokenizers of one vocabulary make the same tokens of all training items."""
     items, spec = run.items.train, run.spec
@@ -109,7 +144,7 @@ def _check_tokens(run: Inputs, student: PreTrainedTokenizerBase, teacher: PreTra
             own, other = (student.convert_ids_to_tokens(ids[place : place + 3]) for ids in (own, other))
             raise ModelError(
                 f"{spec.student} and {spec.teacher} make other tokens of item {item.id!r} ({own}, {other}): "
-                f"{spec.method} compares their logits on the same tokens; {models.SAME_TOKENIZER}"
+                f"{spec.method} compares their logits on the same tokens; {SAME_TOKENIZER}"
             )
 
 

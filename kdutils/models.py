@@ -30,9 +30,9 @@ from transformers.utils import logging as transformers_logging
 
 from kdutils import losses
 from kdutils.compute import DEFAULT, Compute
+from kdutils.data.gguf_files import copy_of, keep_layers, saved_copy, unmark_quantised
 from kdutils.data.model_files import ADAPTER_NEEDS_MERGING, Location, ModelError, files_digest, locate
-from kdutils.encoding import Batch, start_ids
-from kdutils.gguf_files import copy_of, keep_layers, saved_copy, unmark_quantised
+from kdutils.encoding import Batch
 from kdutils.head import Head, error_of_head, head_of
 from kdutils.io import disk
 from kdutils.items import prompt
@@ -44,10 +44,6 @@ from kdutils.spec import RunSpec
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "up_proj", "down_proj")
 LARGE_PARAMETERS = 20_000_000  # from here on bf16 pays on a CPU (measured at 135M; below 1M it does not)
 TOKENIZER_SUFFIXES = (".json", ".txt", ".model", ".jinja", ".tiktoken")
-SAME_TOKENIZER = (  # remedy for one vocabulary that two tokenizers use differently
-    "copy tokenizer.json and tokenizer_config.json of the teacher into a copy of the student's folder and "
-    "name that as the student, or use method='seqkd'"
-)
 GENERIC_TOKENIZERS = ("PreTrainedTokenizerFast", "TokenizersBackend")
 UNREADABLE = (OSError, ValueError, struct.error, SafetensorError)  # what reading a model may raise
 Result = TypeVar("Result")
@@ -283,36 +279,6 @@ def learning_rate(spec: RunSpec) -> float:
     if spec.student in MINI_MODELS:
         return MINI_MODELS[spec.student].fine_tuning_rate
     return 3e-4 if spec.adapter == "lora" else 2e-5
-
-
-def check_pair(spec: RunSpec) -> None:
-    """Check that the two models of a run fit its method.
-
-    Where logits are compared, both models read the same tokens: their vocabularies must be the same, and
-    texts must begin (BOS or none) and end (EOS) with the same tokens; heads may differ in padding rows.
-    kdutils.inputs compares how items are tokenised. Under seqkd all may differ.
-
-    Raises:
-        ModelError: naming the first token that differs, or both beginnings or ends, and the remedy.
-    """
-    if spec.teacher is None or spec.method == "seqkd":
-        return
-    student, teacher = (load_tokenizer(name) for name in (spec.student, spec.teacher))
-    entries = student.get_vocab().items() ^ teacher.get_vocab().items()
-    if differing := sorted({token for token, _ in entries}):
-        raise ModelError(
-            f"{spec.student} and {spec.teacher} have different vocabularies ({len(differing)} tokens, such "
-            f"as {differing[0]!r}): {spec.method} compares their logits; use method='seqkd', or models of "
-            "one family"
-        )
-    starts = [repr(one.bos_token) if start_ids(one) else "no BOS" for one in (student, teacher)]
-    ends = [repr(one.eos_token) for one in (student, teacher)]
-    for verb, (own, other) in {"begins": starts, "ends": ends}.items():
-        if own != other:
-            raise ModelError(
-                f"{spec.student} {verb} texts with {own}, {spec.teacher} with {other}: {spec.method} "
-                f"compares their logits on the same tokens; {SAME_TOKENIZER}"
-            )
 
 
 @contextlib.contextmanager
