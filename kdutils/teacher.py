@@ -37,7 +37,7 @@ from kdutils.io import disk
 from kdutils.models import LoadedModel
 from kdutils.noise import LogitNoise, noise_keys
 from kdutils.process_group import ALONE, World
-from kdutils.store import DamagedError, StoreError
+from kdutils.runs.store import DamagedError, StoreError
 
 LAYOUT = 2
 SHARD_BYTES = 256 << 20

@@ -16,11 +16,12 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from kdutils import encoding, experiment, generation, models, training
+from kdutils import encoding, generation, models, training
 from kdutils.compute import Compute
 from kdutils.data import sources
 from kdutils.devices import fsdp, launch, worker
 from kdutils.process_group import ALONE, World
+from kdutils.runs import experiment
 from kdutils.spec import EvalSpec, RunSpec
 from kdutils.teacher import CachedTeacher, States, Teacher
 

@@ -122,7 +122,7 @@ def _ours(work: Work, policy: Policy, teacher: Any) -> Gradients:
 
 @contextlib.contextmanager
 def _memory_as_in_runs(work: Work) -> Iterator[None]:
-    """Freed memory is kept for large students, as kdutils.experiment does it."""
+    """Freed memory is kept for large students, as kdutils.runs.experiment does it."""
     from kdutils.models import LARGE_PARAMETERS
 
     is_large = work.case.student.parameters >= LARGE_PARAMETERS

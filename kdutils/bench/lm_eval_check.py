@@ -31,11 +31,12 @@ import pandas as pd
 import torch
 from transformers import GenerationConfig
 
-from kdutils import answers, encoding, evaluate, experiment, generation, models
+from kdutils import encoding, evaluate, generation, models
 from kdutils.data.model_files import ModelError
 from kdutils.data.sources import DataError, default_evaluation, test_items
 from kdutils.items import Item, prompt
 from kdutils.models import LoadedModel
+from kdutils.runs import experiment
 from kdutils.spec import MINI, EvalSpec, RunSpec
 
 TOKENS = ("apart", "together")
@@ -197,7 +198,7 @@ def compare(
 
 def _texts(model: LoadedModel, item: Item, our: Any, their: Any) -> list[dict[str, Any]]:
     row = {"measure": "text", "ours": our.text, "theirs": their.text, "equal": our.text == their.text}
-    row["same_answer"] = answers.parse(item.task, our.text) == answers.parse(item.task, their.text)
+    row["same_answer"] = evaluate.parse(item.task, our.text) == evaluate.parse(item.task, their.text)
     row["difference_nats"] = np.nan
     row["reason"] = "" if row["equal"] else _why_texts_differ(model, item, our.text, their)
     return [row]

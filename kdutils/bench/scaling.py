@@ -16,13 +16,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from kdutils import store
 from kdutils.bench import side_by_side
 from kdutils.bench.kd_steps import CACHED, ONLINE, PLAIN
 from kdutils.bench.side_by_side import Progress
 from kdutils.bench.workloads import MINI_STUDENT, MINI_TEACHER, SEED, Case, network_of
 from kdutils.grid.model_shapes import Architecture
 from kdutils.io import child_processes
+from kdutils.runs import store
 from kdutils.spec import EvalSpec, PlannedRun, RunSpec
 
 

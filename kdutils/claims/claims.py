@@ -25,7 +25,7 @@ from kdutils.claims.registry import (  # noqa: F401 - a notebook needs this modu
     with_printed,
 )
 from kdutils.claims.students import Case, Judged, corrected
-from kdutils.constants import SOURCES
+from kdutils.grid.study import SOURCES
 from kdutils.io.cache import Keep, uncached
 from kdutils.results.item_gains import Items
 

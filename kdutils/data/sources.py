@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
 
-from kdutils.answers import with_scorable_answer
 from kdutils.data import benchmark, contamination
+from kdutils.data.item_files import item_of, json_lines, with_scorable_answer
 from kdutils.data.model_files import files_digest
 from kdutils.io import disk
-from kdutils.items import SPLITS, DataError, Item, item_of, json_lines, short_enough
+from kdutils.items import SPLITS, DataError, Item, short_enough
 from kdutils.mini.items import TASKS_OF, build_data, mini_digest
 from kdutils.spec import MINI, EvalSpec, RunSpec
 

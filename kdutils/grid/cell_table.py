@@ -18,8 +18,10 @@ import numpy as np
 import pandas as pd
 
 from kdutils import evaluate
-from kdutils.constants import AVERAGE, INSTRUCTION_TASKS, MATH_TASKS, SOURCE_LABELS
+from kdutils.constants import AVERAGE, INSTRUCTION_TASKS, MATH_TASKS
 from kdutils.grid.item_records import Scored, kept
+from kdutils.grid.study import SOURCE_LABELS
+from kdutils.runs import comparison
 from kdutils.spec import EvalSpec, RunSpec
 
 
@@ -251,11 +253,11 @@ def _likeness(student: pd.DataFrame, teacher: pd.DataFrame) -> list[dict[str, An
     return [
         {
             "task": task,
-            "agreement": math.nan if task in INSTRUCTION_TASKS else 100 * evaluate.same_answer(part).mean(),
-            "fidelity": evaluate.corpus_bleu(part["text"], part["text_teacher"]),
-            "fidelity_correct_r": evaluate.fidelity_correct_r(part) if task in MATH_TASKS else math.nan,
+            "agreement": math.nan if task in INSTRUCTION_TASKS else 100 * comparison.same_answer(part).mean(),
+            "fidelity": comparison.corpus_bleu(part["text"], part["text_teacher"]),
+            "fidelity_correct_r": comparison.fidelity_correct_r(part) if task in MATH_TASKS else math.nan,
         }
-        for task, part in evaluate.paired(student, teacher).groupby("task", sort=False)
+        for task, part in comparison.paired(student, teacher).groupby("task", sort=False)
     ]
 
 

@@ -13,15 +13,16 @@ from typing import Any
 
 import pandas as pd
 
-from kdutils import store
-from kdutils.constants import METHOD_LABELS, RELEASED_PAIRS
+from kdutils.constants import METHOD_LABELS
 from kdutils.data import model_files, sources
 from kdutils.grid import cost, token_lengths
 from kdutils.grid.cell_table import short_name
 from kdutils.grid.cost import Cost
 from kdutils.grid.machines import Machine
 from kdutils.grid.plan import student_protocols
+from kdutils.grid.study import RELEASED_PAIRS
 from kdutils.io import disk
+from kdutils.runs import store
 from kdutils.spec import EvalSpec, PlannedRun, RunSpec
 
 COLUMNS = (  # of plan.csv, one row a cell

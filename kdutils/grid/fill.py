@@ -18,7 +18,6 @@ from typing import Any
 
 import pandas as pd
 
-from kdutils import store
 from kdutils.compute import Compute
 from kdutils.data import model_files, sources
 from kdutils.devices import launch
@@ -29,11 +28,12 @@ from kdutils.grid.schedule import Shard
 from kdutils.grid.scheduler import Progress, Scheduler, State
 from kdutils.grid.worker import Setting
 from kdutils.io import disk
+from kdutils.runs import store
 from kdutils.spec import EvalSpec, PlannedRun, RunSpec
 
 ENGINES = ("local", "ray")
 HANDOVER = "KDUTILS_HANDOVER"  # environment variable: the folder of what the driver hands to notebooks
-MAKER = "kdutils.experiment"  # what a process that makes a run imports, torch among it: seconds
+MAKER = "kdutils.runs.experiment"  # what a process that makes a run imports, torch among it: seconds
 
 
 def fill(

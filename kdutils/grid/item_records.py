@@ -19,8 +19,9 @@ from typing import Any
 
 import pandas as pd
 
-from kdutils import evaluate, store
+from kdutils import evaluate
 from kdutils.io import disk, environment
+from kdutils.runs import store
 from kdutils.spec import EvalSpec, RunSpec
 
 

@@ -17,9 +17,8 @@ from pydantic import AfterValidator, ConfigDict, Field, Strict, TypeAdapter
 from pydantic import ValidationError as PydanticError
 from pydantic.dataclasses import dataclass
 
-from kdutils.constants import (
-    ALL_TASKS,
-    KD_METHODS,
+from kdutils.constants import ALL_TASKS, KD_METHODS, TRAIN_DOMAINS
+from kdutils.grid.study import (
     NOTEBOOKS,
     OF_EVALUATION,
     OF_NEEDS,
@@ -31,7 +30,6 @@ from kdutils.constants import (
     SELECTIONS,
     SOURCES,
     TOGETHER,
-    TRAIN_DOMAINS,
 )
 from kdutils.io.cache import MEASURES
 from kdutils.io.text_safety import shown

@@ -13,11 +13,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kdutils import store
 from kdutils.grid.local_pool import Death, Engine, StartEngine
 from kdutils.grid.schedule import Job
 from kdutils.grid.worker import SILENT, TICK_SECONDS, Outcome, Point, Task, make_run, prepare, set_aside
 from kdutils.io import environment, leases
+from kdutils.runs import store
 from kdutils.spec import PlannedRun
 
 PATIENCE = 2  # how often one thing is set aside before what needs it counts as failed
@@ -111,7 +111,7 @@ class Scheduler:
             except store.DamagedError as error:
                 damaged.append((run_id, error))
         if self.has_work:
-            from kdutils import inputs  # loads torch, which is not needed where all is there
+            from kdutils.runs import inputs  # loads torch, which is not needed where all is there
 
             missing = [self._entries[run_id].job for run_id in self._with("waiting")]
             inputs.check_all(PlannedRun(job.spec, each) for job in missing for each in job.evaluations)

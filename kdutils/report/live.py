@@ -14,10 +14,10 @@ import pandas as pd
 from IPython.display import DisplayHandle, display
 from matplotlib.figure import Figure
 
-from kdutils.constants import SOURCE_LABELS
 from kdutils.grid import fill
 from kdutils.grid.plan import Plan
 from kdutils.grid.scheduler import State
+from kdutils.grid.study import SOURCE_LABELS
 from kdutils.report import figures
 from kdutils.results import gain_tables, model_provenance
 

@@ -6,7 +6,7 @@ import pandas as pd
 
 from kdutils import constants
 from kdutils.claims import answer_sheet, claims, sensitivity
-from kdutils.grid import cell_table
+from kdutils.grid import cell_table, study
 from kdutils.io import environment
 from kdutils.report import claim_figures, figures, ledger
 from kdutils.report.section import Section, signed, span
@@ -157,7 +157,7 @@ class Verdicts:
 
 def _by_section(rows: list) -> pd.DataFrame:
     counts = claims.verdict_counts(rows)
-    counts.index = counts.index.map(constants.SECTIONS)
+    counts.index = counts.index.map(study.SECTIONS)
     return counts
 
 

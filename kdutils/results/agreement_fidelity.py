@@ -11,16 +11,16 @@ from typing import Any
 
 import pandas as pd
 
-from kdutils import evaluate, store
 from kdutils.constants import ALL_TASKS, DOMAINS, KD_METHODS, METHOD_NAMES, TASK_LABELS, TRAIN_DOMAINS
 from kdutils.data import sources
 from kdutils.grid.cell_table import model_family, short_name
 from kdutils.grid.plan import Plan
 from kdutils.results.gain_tables import LIKENESS, PAIR, in_domain_order, in_task_order, pair_label
+from kdutils.runs import comparison, store
 from kdutils.spec import RunSpec
 
 FIDELITY_NAMES = {"published": "BLEU.csv", "live": "BLEU"}  # what the column `fidelity` holds
-ANSWERS = list(evaluate.ANSWERS)
+ANSWERS = list(comparison.ANSWERS)
 NAMES = ["domain", "family", "teacher", "student", "method", "seed"]  # of a student and its teacher
 
 
@@ -88,14 +88,14 @@ def paired_answers(plan: Plan) -> pd.DataFrame:
     NAMES, evaluate.KEYS, parsed, correct, and the teacher's parsed_teacher, correct_teacher. Tasks without a
     right answer are left out, and so is what is not finished; no rows without live runs.
     """
-    found = list(beside_teachers(plan, [*evaluate.KEYS, "parsed", "correct"])) if plan.runs else []
+    found = list(beside_teachers(plan, [*comparison.KEYS, "parsed", "correct"])) if plan.runs else []
     if not found:
         own = ["parsed", "correct", "parsed_teacher", "correct_teacher"]
-        return pd.DataFrame(columns=[*NAMES, *evaluate.KEYS, *own])
+        return pd.DataFrame(columns=[*NAMES, *comparison.KEYS, *own])
     where, *sides = zip(*found, strict=True)
     by_place = {"keys": range(len(where)), "names": ["place"]}
     student, teacher = (pd.concat(side, **by_place).reset_index("place") for side in sides)
-    both = evaluate.paired(student, teacher, keys=["place", *evaluate.KEYS])
+    both = comparison.paired(student, teacher, keys=["place", *comparison.KEYS])
     named = pd.DataFrame(where)[NAMES]
     both = both.astype(dict.fromkeys(["parsed", "parsed_teacher"], "str"))  # a run without any has objects
     return pd.concat([named.iloc[both.pop("place")].reset_index(drop=True), both], axis=1)
@@ -109,7 +109,7 @@ def answers(paired: pd.DataFrame) -> pd.DataFrame:
     columns = ["domain", "task", *NAMES[1:], "n", *ANSWERS, "agreement", "error_consistency"]
     if paired.empty:
         return pd.DataFrame(columns=columns)
-    return evaluate.agreements(paired, by=[*NAMES, "task"])[columns]
+    return comparison.agreements(paired, by=[*NAMES, "task"])[columns]
 
 
 def beside_teachers(

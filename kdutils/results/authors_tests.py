@@ -11,16 +11,9 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from kdutils.constants import (
-    AVERAGE,
-    DOMAIN_LABELS,
-    METHOD_LABELS,
-    METHOD_NAMES,
-    PAPER_METHODS,
-    SELECTIONS,
-    TASK_LABELS,
-)
+from kdutils.constants import AVERAGE, DOMAIN_LABELS, METHOD_LABELS, METHOD_NAMES, PAPER_METHODS, TASK_LABELS
 from kdutils.grid.cell_table import model_parameters
+from kdutils.grid.study import SELECTIONS
 from kdutils.inference import intervals
 from kdutils.inference.estimate import Estimate, Tested
 from kdutils.results import authors_tables, gain_tables

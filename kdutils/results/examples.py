@@ -8,12 +8,12 @@ from itertools import product
 import numpy as np
 import pandas as pd
 
-from kdutils import evaluate, store
 from kdutils.constants import DOMAIN_TASKS, DOMAINS, KD_METHODS, METHOD_LABELS, TASK_LABELS
 from kdutils.data import sources
-from kdutils.evaluate import KEYS
 from kdutils.grid.cell_table import short_name
 from kdutils.grid.plan import Plan
+from kdutils.runs import comparison, store
+from kdutils.runs.comparison import KEYS
 from kdutils.spec import EvalSpec, PlannedRun, RunSpec
 
 QUADRANTS = {  # (same answer as the teacher, right) -> in words
@@ -80,10 +80,10 @@ def _compared(plan: Plan, distilled: list[PlannedRun]) -> Iterator[tuple[Planned
         teacher, before = (kept[other.run_id] for other in others)
         if student is None or teacher is None or before is None:
             continue
-        both = evaluate.paired(student, teacher)
+        both = comparison.paired(student, teacher)
         before = before[[*KEYS, "text"]].rename(columns={"text": "text_sft"})
-        both = evaluate.paired(both, before).sort_values(KEYS, ignore_index=True)
-        yield run, both.assign(same=evaluate.same_answer(both))
+        both = comparison.paired(both, before).sort_values(KEYS, ignore_index=True)
+        yield run, both.assign(same=comparison.same_answer(both))
 
 
 def _rows(plan: Plan, spec: RunSpec, evaluation: EvalSpec) -> pd.DataFrame | None:

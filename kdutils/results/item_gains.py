@@ -16,7 +16,6 @@ import numpy as np
 import pandas as pd
 from pandas.api.typing import DataFrameGroupBy
 
-from kdutils import evaluate, store
 from kdutils.constants import ALL_TASKS, AVERAGE, INSTRUCTION_TASKS, KD_METHODS, PAPER_METHODS, TASK_LABELS
 from kdutils.data import sources
 from kdutils.grid.cell_table import model_parameters, short_name
@@ -24,6 +23,7 @@ from kdutils.grid.plan import Plan
 from kdutils.inference import intervals
 from kdutils.results import agreement_fidelity
 from kdutils.results.gain_tables import in_domain_order, in_method_order, pair_label
+from kdutils.runs import comparison, store
 
 SETTING = ["domain", "teacher", "student", "method", "teacher_tuned", "temperature", "noise_sigma"]
 PAIRED = ["domain", "teacher", "student", "method"]
@@ -92,13 +92,13 @@ def _beside(plan: Plan) -> list[tuple]:
     table = []
     columns = ["task", "item_id", "sample", "text", "parsed", "correct"]
     for names, student, teacher in agreement_fidelity.beside_teachers(plan, columns):
-        both = evaluate.paired(student, teacher)
+        both = comparison.paired(student, teacher)
         both = both[both["sample"] == both["sample"].min()]  # one text an item
         where = tuple(names[name] for name in (*PAIRED, "seed"))
-        answers = evaluate.same_answer(both).astype(float)
+        answers = comparison.same_answer(both).astype(float)
         for row, same in zip(both.itertuples(), answers, strict=True):
             table.append(
-                (*where, row.task, row.item_id, same, *evaluate.bleu_counts(row.text, row.text_teacher))
+                (*where, row.task, row.item_id, same, *comparison.bleu_counts(row.text, row.text_teacher))
             )
     return table
 

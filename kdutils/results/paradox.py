@@ -26,11 +26,12 @@ from kdutils.inference import crossed_bootstrap
 from kdutils.inference.crossed_bootstrap import Resampled, ratio, weighted_mean
 from kdutils.inference.estimate import Estimate
 from kdutils.results import agreement_fidelity
+from kdutils.runs import comparison
 
 DOMAIN = "math"
 PAIR = ["teacher", "student"]
 STRATUM = [*PAIR, "seed", "task"]
-COLUMNS = [*evaluate.KEYS, "text", "parsed", "correct", "truncated"]  # of the item rows
+COLUMNS = [*comparison.KEYS, "text", "parsed", "correct", "truncated"]  # of the item rows
 OUTCOMES = {  # evaluate.ANSWERS in words
     "both_right": "both right",
     "only_student": "only the student right",
@@ -60,10 +61,10 @@ def texts(plan: Plan) -> pd.DataFrame:
     """
     found = list(agreement_fidelity.beside_teachers(plan, COLUMNS, domains=(DOMAIN,))) if plan.runs else []
     stacked = [
-        pd.concat([evaluate.paired(student, teacher)], keys=[place], names=["place"])
+        pd.concat([comparison.paired(student, teacher)], keys=[place], names=["place"])
         for place, (_, student, teacher) in enumerate(found)
     ]
-    names = [name for name in COLUMNS if name not in evaluate.KEYS]
+    names = [name for name in COLUMNS if name not in comparison.KEYS]
     if not stacked:
         suffixed = [f"{name}_teacher" for name in names]
         return pd.DataFrame(columns=[*agreement_fidelity.NAMES, *COLUMNS, *suffixed, "outcome", *MEASURES])
@@ -77,7 +78,7 @@ def texts(plan: Plan) -> pd.DataFrame:
 def outcomes(both: pd.DataFrame) -> np.ndarray:
     """Of paired rows the key of OUTCOMES that holds; exactly one does."""
     right, teacher_right = both["correct"].to_numpy(bool), both["correct_teacher"].to_numpy(bool)
-    wrong = np.where(evaluate.same_answer(both), "same_wrong", "other_wrong")
+    wrong = np.where(comparison.same_answer(both), "same_wrong", "other_wrong")
     wrong = np.where(teacher_right, "only_teacher", wrong)
     return np.where(right, np.where(teacher_right, "both_right", "only_student"), wrong)
 

@@ -20,15 +20,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from kdutils import evaluate, store
-from kdutils.constants import DOMAIN_LABELS, DOMAIN_TASKS, DOMAINS, KD_METHODS, METHOD_NAMES, TOGETHER
+from kdutils import evaluate
+from kdutils.constants import DOMAIN_LABELS, DOMAIN_TASKS, DOMAINS, KD_METHODS, METHOD_NAMES
 from kdutils.data import sources
 from kdutils.grid.cell_table import short_name
 from kdutils.grid.plan import Plan
 from kdutils.grid.profile import FACTORS
+from kdutils.grid.study import TOGETHER
 from kdutils.inference import intervals
 from kdutils.inference.estimate import Estimate
 from kdutils.results.gain_tables import in_domain_order
+from kdutils.runs import store
 from kdutils.spec import BY_SEQUENCE, LOGIT_METHODS, RunSpec
 
 SETTING = ["domain", "teacher", "student", "method", "temperature", "seed", "prompt", "sequences", "sampled"]

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from kdutils import answers
+from kdutils import evaluate
 from kdutils.constants import KD_METHODS, METHOD_NAMES
 from kdutils.data import sources
 from kdutils.grid.plan import Plan
@@ -46,7 +46,7 @@ class Step(NamedTuple):
         """Whether the result is that of the left side, within answers.TOLERANCE or rounded as written."""
         value = worked_out(self.numbers, self.signs)
         rounding = 0.5 * 10**-self.decimals if self.decimals else 0.0
-        return value is not None and abs(value - self.result) <= max(answers.TOLERANCE, rounding)
+        return value is not None and abs(value - self.result) <= max(evaluate.TOLERANCE, rounding)
 
     def __str__(self) -> str:
         left = f"{self.numbers[0]:g}"
@@ -112,7 +112,7 @@ class Reading(NamedTuple):
         """
         if self.stated is None or self.computed is None:
             return None
-        return abs(self.stated - self.computed) <= answers.TOLERANCE
+        return abs(self.stated - self.computed) <= evaluate.TOLERANCE
 
 
 def read(text: str) -> Reading:

@@ -8,11 +8,11 @@ import pandas as pd
 import pytest
 import tiny
 
-from kdutils import experiment, store
 from kdutils.compute import Compute
 from kdutils.data import sources
 from kdutils.grid import cell_table, fill, scheduler
 from kdutils.io import disk, leases
+from kdutils.runs import experiment, store
 
 EVALUATION = tiny.EVALUATION
 

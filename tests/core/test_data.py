@@ -14,8 +14,9 @@ import torch
 from kdutils import encoding, evaluate, models
 from kdutils.constants import MATH_TASKS
 from kdutils.data import model_files, sources
+from kdutils.data.item_files import item_of
 from kdutils.data.sources import DataError
-from kdutils.items import Item, default_response, fingerprint, item_of, prompt
+from kdutils.items import Item, default_response, fingerprint, prompt
 from kdutils.spec import EvalSpec
 
 TOKENIZER = tiny.tokenizer()

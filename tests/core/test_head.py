@@ -8,12 +8,13 @@ from heads import KINDS, MORE_KINDS, network_of
 from torch.nn import functional as F
 from transformers import Qwen2ForCausalLM
 
-from kdutils import encoding, experiment, generation, losses, models
+from kdutils import encoding, generation, losses, models
 from kdutils import teacher as teachers
 from kdutils.compute import Compute
 from kdutils.data import sources
 from kdutils.data.model_files import ModelError
 from kdutils.head import error_of_head, head_of
+from kdutils.runs import experiment
 from kdutils.teacher import CachedTeacher, Teacher
 
 IDS = torch.tensor([[20, 4, 31, 9, 11, 40, 8, 17], [5, 33, 12, 50, 7, 7, 29, 3]])

@@ -10,11 +10,12 @@ import tiny
 import torch
 from peft import PeftModel
 
-from kdutils import experiment, models, noise
+from kdutils import models, noise
 from kdutils.compute import Compute
 from kdutils.data import hub, model_files, sources
 from kdutils.data.model_files import Location, ModelError
 from kdutils.mini.family import MINI_MODELS
+from kdutils.runs import experiment, inputs
 from kdutils.spec import RunSpec
 
 
@@ -141,13 +142,13 @@ def test_padding_rows_may_differ_and_vocabularies_may_not(tmp_path, folder):
     more_rows = tiny.save_model(tmp_path / "more-rows-20k", rows=96)
     other_words = tiny.save_model(tmp_path / "other-words-20k", extra=("minus",))
     items = tiny.write_data(tmp_path / "data")
-    models.check_pair(tiny.spec(str(folder), items, method="fkl", teacher=more_rows))
+    inputs.check_pair(tiny.spec(str(folder), items, method="fkl", teacher=more_rows))
     spec = tiny.spec(str(folder), items, method="revkd", teacher=other_words)
     with pytest.raises(
         ModelError, match=r"different vocabularies \(1 tokens, such as 'minus'\).*use method='seqkd'"
     ):
-        models.check_pair(spec)
-    models.check_pair(tiny.spec(str(folder), items, method="seqkd", teacher=other_words))
+        inputs.check_pair(spec)
+    inputs.check_pair(tiny.spec(str(folder), items, method="seqkd", teacher=other_words))
 
 
 def test_remote_code_is_never_run(tmp_path):

@@ -10,11 +10,12 @@ import pytest
 import tiny
 import torch
 
-from kdutils import encoding, experiment, generation, models, store, teacher_outputs, training
+from kdutils import encoding, generation, models, training
 from kdutils.data import sources
 from kdutils.grid import cell_table
-from kdutils.inputs import Inputs
 from kdutils.io import leases
+from kdutils.runs import experiment, store, teacher_outputs
+from kdutils.runs.inputs import Inputs
 from kdutils.spec import EvalSpec, RunSpec
 
 EVALUATION = EvalSpec(tasks=("addsub",), max_new_tokens=24)

@@ -11,8 +11,9 @@ import shapes
 import torch
 from safetensors.torch import load_file
 
-from kdutils import encoding, experiment, generation, models
+from kdutils import encoding, generation, models
 from kdutils.data import model_files, sources
+from kdutils.runs import experiment
 from kdutils.spec import EvalSpec, RunSpec
 
 METHODS = ["sft", "fkl", "seqkd", "revkd", "gkd"]

@@ -7,12 +7,13 @@ import pytest
 import tiny
 import torch
 
-from kdutils import encoding, experiment, models, store, teacher_outputs, training
+from kdutils import encoding, models, training
 from kdutils import teacher as teachers
 from kdutils.compute import Compute
 from kdutils.data import sources
-from kdutils.inputs import Inputs
 from kdutils.items import fingerprint
+from kdutils.runs import experiment, store, teacher_outputs
+from kdutils.runs.inputs import Inputs
 from kdutils.spec import EvalSpec
 from kdutils.teacher import CachedTeacher, Teacher
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import pytest
 
-from kdutils import answers
+from kdutils import evaluate
 from kdutils.constants import CHOICE_TASKS, DOMAIN_TASKS, TASKS
 from kdutils.data import benchmark, contamination, llm_adapters, sources
 from kdutils.data.benchmark import ends_in
@@ -359,7 +359,7 @@ def test_released_choices_are_read_by_their_answers(published):
     found = benchmark.read("llm-adapters", "commonsense")
     by_task = Counter(item.task for item in found.pool)
     assert by_task == {"arc_e": 12, "boolq": 4, "hellaswag": 4, "piqa": 4, "siqa": 4, "winogrande": 4}
-    assert all(answers.parse(item.task, item.response) == item.answer for item in found.pool)
+    assert all(evaluate.parse(item.task, item.response) == item.answer for item in found.pool)
     assert found.n_wrong_responses == 0
 
 
@@ -624,7 +624,7 @@ def test_real_responses_end_in_their_answers(real):
         item.task
         for domain in ("math", "commonsense")
         for item in real[domain].pool
-        if not answers.is_correct(item.task, answers.parse(item.task, item.response), item.answer)
+        if not evaluate.is_correct(item.task, evaluate.parse(item.task, item.response), item.answer)
     )
     assert set(misread) == {"aqua"}
     assert misread["aqua"] == 160

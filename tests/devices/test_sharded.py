@@ -17,13 +17,14 @@ from heads import network_of
 from safetensors.torch import load_file
 from together import Case
 
-from kdutils import encoding, experiment, models, store
+from kdutils import encoding, models
 from kdutils.compute import Compute
 from kdutils.data import sources
 from kdutils.devices import launch
 from kdutils.grid import fill, schedule
-from kdutils.inputs import Inputs
 from kdutils.process_group import ALONE
+from kdutils.runs import experiment, store
+from kdutils.runs.inputs import Inputs
 from kdutils.spec import EvalSpec, PlannedRun, RunSpec
 from kdutils.teacher import States
 

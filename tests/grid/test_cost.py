@@ -15,13 +15,14 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
-from kdutils import encoding, generation, inputs, losses, models, training
+from kdutils import encoding, generation, losses, models, training
 from kdutils.data import hub, model_files, sources
 from kdutils.grid import cost, dry_run, fill, machines, model_shapes, plan, token_lengths
 from kdutils.grid.cost import micro_batch, training_cost, training_memory_gb
 from kdutils.grid.machines import GPUS
 from kdutils.grid.model_shapes import HUB, LORA_MATRICES, architecture_of
 from kdutils.report import cli
+from kdutils.runs import inputs
 from kdutils.spec import EvalSpec, PlannedRun, RunSpec
 
 ROOT = Path(__file__).parents[2]

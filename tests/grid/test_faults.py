@@ -17,10 +17,10 @@ import saboteur
 import tiny
 from inline import InlinePool
 
-from kdutils import experiment, store
 from kdutils.data import sources
 from kdutils.grid import fill, local_pool, scheduler
 from kdutils.io import disk, leases
+from kdutils.runs import experiment, store
 from kdutils.spec import PlannedRun
 
 pytestmark = pytest.mark.faults
@@ -54,7 +54,7 @@ def out(plan, whole, tmp_path) -> Path:
 def forked(monkeypatch):
     """Real workers, forked from a process that has imported what they need: six seconds less for each."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["kdutils.experiment", "saboteur"])
+    context.set_forkserver_preload(["kdutils.runs.experiment", "saboteur"])
     monkeypatch.setattr(local_pool.multiprocessing, "get_context", lambda kind: context)
     return monkeypatch
 

@@ -12,12 +12,13 @@ import psutil
 import pytest
 import tiny
 
-from kdutils import experiment, store, training
+from kdutils import training
 from kdutils.data import sources
 from kdutils.grid import cell_table, fill, schedule, scheduler
 from kdutils.grid.local_pool import Death
 from kdutils.grid.schedule import Shard
 from kdutils.io import environment, leases
+from kdutils.runs import experiment, store
 from kdutils.spec import PlannedRun
 
 

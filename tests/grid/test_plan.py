@@ -9,7 +9,7 @@ import pytest
 
 from kdutils import constants, models
 from kdutils.data import model_files
-from kdutils.grid import plan, schedule
+from kdutils.grid import plan, schedule, study
 from kdutils.grid.cell_table import model_family, short_name
 from kdutils.grid.profile import Live, Need, _with_pairs, load_profile, one_line_errors, profile_names
 
@@ -74,7 +74,7 @@ def test_without_pairs_every_two_models_of_a_family_are_one():
 
 
 def test_every_section_of_the_default_profile_has_runs_and_two_sections_have_all():
-    sections = {number: set(asked(number).runs) for number in constants.SECTIONS}
+    sections = {number: set(asked(number).runs) for number in study.SECTIONS}
     assert all(sections.values())
     assert sections["00"] == sections["08"] == set().union(*sections.values())
     seeds = {(run.spec.method, run.spec.seed) for run in sections["00"]}
@@ -232,7 +232,7 @@ def test_a_factor_changes_what_it_says_and_nothing_else():
 def test_no_other_section_makes_or_shows_what_a_factor_adds():
     own = {run.spec.run_id for run in asked("11").variants} - {run.spec.run_id for run in asked("11").runs}
     assert len(own) == 8  # and two teachers whose loss holds the prompt
-    for section in constants.SECTIONS:
+    for section in study.SECTIONS:
         assert asked(section).variants == ()
         assert own.isdisjoint(run.spec.run_id for run in asked(section).to_make)
 
@@ -376,8 +376,8 @@ def test_the_paper_profile_has_the_runs_that_it_says():
     pairs = {(run.spec.teacher, run.spec.student) for run in runs if run.spec.teacher}
     assert len(pairs) == 21
     released = {(short_name(teacher), short_name(student)) for teacher, student in pairs}
-    assert len(set(constants.RELEASED_PAIRS)) == 11
-    assert set(constants.RELEASED_PAIRS) < released
+    assert len(set(study.RELEASED_PAIRS)) == 11
+    assert set(study.RELEASED_PAIRS) < released
     assert {model_family(student) for _, student in pairs} == {"Qwen2.5", "Llama-3"}
     assert {run.spec.teacher_spec() for run in runs if run.spec.teacher} - {None} <= {
         run.spec for run in runs

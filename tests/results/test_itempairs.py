@@ -11,6 +11,7 @@ from statsmodels.stats.multitest import multipletests
 from kdutils import evaluate
 from kdutils.inference import student_tests
 from kdutils.results import paired_items, paradox
+from kdutils.runs import comparison
 
 MODELS = {  # student -> family and its teachers
     "mini-qwen-14k": ("mini-qwen", ["mini-qwen-493k", "mini-qwen-296k"]),
@@ -186,7 +187,7 @@ class TestLinks:
             for text in texts
         ]
         rows = rows.assign(correct=both["correct"].to_numpy(), bleu=bleu)
-        expected = evaluate.fidelity_correct_r(both)
+        expected = comparison.fidelity_correct_r(both)
         assert self.found(rows).loc["r", "estimate"] == pytest.approx(expected)
 
     def test_no_link_is_within_and_a_strong_one_is_not(self):

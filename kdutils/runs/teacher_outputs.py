@@ -28,12 +28,12 @@ from kdutils.compute import DEFAULT, Compute
 from kdutils.data import model_files
 from kdutils.data.model_files import Location
 from kdutils.devices import launch
-from kdutils.inputs import Inputs
 from kdutils.io import disk, environment
 from kdutils.items import PROMPT, Item, fingerprint
 from kdutils.models import LoadedModel
+from kdutils.runs.inputs import Inputs
+from kdutils.runs.store import DamagedError, RunFolder, Store
 from kdutils.spec import RunSpec
-from kdutils.store import DamagedError, RunFolder, Store
 from kdutils.teacher import CachedTeacher, Teacher
 
 

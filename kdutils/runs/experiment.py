@@ -20,19 +20,19 @@ import pandas as pd
 import torch
 from safetensors.torch import load_file
 
-from kdutils import encoding, evaluate, generation, models, store, training
+from kdutils import encoding, evaluate, generation, models, training
 from kdutils.compute import Compute
 from kdutils.data import model_files
 from kdutils.data.sources import default_evaluation, resolved
 from kdutils.devices import launch
-from kdutils.inputs import Inputs, check
 from kdutils.io import disk, environment, leases
 from kdutils.io.leases import Lease
 from kdutils.items import Item, fingerprint
 from kdutils.models import LoadedModel
-from kdutils.spec import EvalSpec, RunSpec
-from kdutils.store import Progress, RunFolder, Store
-from kdutils.teacher_outputs import (
+from kdutils.runs import comparison, store
+from kdutils.runs.inputs import Inputs, check
+from kdutils.runs.store import Progress, RunFolder, Store
+from kdutils.runs.teacher_outputs import (
     keeps_states,
     load_trained,
     made_states,
@@ -41,6 +41,7 @@ from kdutils.teacher_outputs import (
     teacher_signal,
     teacher_texts,
 )
+from kdutils.spec import EvalSpec, RunSpec
 
 NO_LIMIT = 1_000_000  # tokens: what is evaluated is never cut
 
@@ -65,9 +66,9 @@ class Run:
         """Agreement with the tuned teacher by task (columns of evaluate.agreement), None without one."""
         if self.teacher_items is None:
             return None
-        both = evaluate.paired(self.items, self.teacher_items)
+        both = comparison.paired(self.items, self.teacher_items)
         return pd.DataFrame(
-            [{"task": task} | evaluate.agreement(part) for task, part in both.groupby("task", sort=False)]
+            [{"task": task} | comparison.agreement(part) for task, part in both.groupby("task", sort=False)]
         )
 
 
