@@ -53,14 +53,28 @@ CONTAMINATED_TASKS = tuple(key for key, task in ALL_TASKS.items() if task.contam
 AVERAGE = "average"  # the mean over a domain's tasks, analysed as one more task
 TASK_LABELS = {key: task.label for key, task in ALL_TASKS.items()} | {AVERAGE: "Average"}
 
-METHOD_LABELS = {
-    "base": "Base model",
-    "sft": "SFT",
-    "fkl": "SeqKD† (token forward KL)",
-    "seqkd": "SeqKD (teacher text)",
-    "revkd": "RevKD",
-    "gkd": "GKD",
+
+class Method(NamedTuple):
+    """A way of training a student."""
+
+    label: str
+    responses: str = ""  # gold | teacher (its texts) | mixed (gold and, on some steps, the student's own)
+    divergence: str = ""  # between teacher and student, a key of losses.DIVERGENCES; "": cross-entropy
+
+
+METHODS = {
+    "base": Method("Base model"),  # as it is, for evaluation
+    "sft": Method("SFT", "gold"),
+    "fkl": Method("SeqKD† (token forward KL)", "gold", "forward_kl"),
+    "seqkd": Method("SeqKD (teacher text)", "teacher"),
+    "revkd": Method("RevKD", "gold", "reverse_kl"),
+    "gkd": Method("GKD", "mixed", "jsd"),
 }
-METHOD_NAMES = {method: label.split(" (")[0] for method, label in METHOD_LABELS.items()}  # without the note
-KD_METHODS = ("fkl", "seqkd", "revkd", "gkd")
+LOGIT_METHODS = tuple(key for key, method in METHODS.items() if method.divergence)  # one vocabulary is needed
+BY_SEQUENCE = tuple(key for key in LOGIT_METHODS if METHODS[key].responses == "gold")  # see RunSpec
+KD_METHODS = tuple(
+    key for key, method in METHODS.items() if method.divergence or method.responses == "teacher"
+)
 PAPER_METHODS = ("fkl", "revkd", "gkd")  # the three that the paper compares
+METHOD_LABELS = {key: method.label for key, method in METHODS.items()}
+METHOD_NAMES = {key: label.split(" (")[0] for key, label in METHOD_LABELS.items()}  # without the note

@@ -1,6 +1,6 @@
 """Answers read from responses, and scores: of texts or ranked options against gold answers.
 
-To add a way of reading answers, write its two functions and name them in READINGS; a task names its reading in
+To add a way of reading answers, write its two functions and name them in READINGS; a task names its own in
 kdutils.constants.
 """
 
@@ -214,7 +214,6 @@ def accuracies(rows: pd.DataFrame, *, strict: bool = False) -> pd.DataFrame:
 
     Instruction tasks, which have no right answer, have their mean ROUGE-L in its place. `n_clean` and
     `accuracy_clean` are of the items whose question is not in the training set, as far as the rows say.
-
     Several samples of an item are averaged first; the standard error is over items.
     """
     table = []

@@ -21,7 +21,6 @@ from kdutils.noise import noise_keys, random_bits
 
 BATCH_ROWS = 64
 LOGIT_ROWS = 256  # positions whose logits exist at one time
-AHEAD = 16  # positions that random numbers are drawn for at once
 COMPACT_SHARE = 0.5  # finished rows leave the batch once no more than this share of it is left
 Result = TypeVar("Result")
 
@@ -59,8 +58,12 @@ def generate(
         raise ValueError("sampling (temperature > 0) needs one key for each prompt")
 
     def texts_of(rows: list[int]) -> list[Text]:
-        row_keys = None if temperature == 0 else [keys[row] for row in rows]
-        draw = _Draw(temperature, row_keys, seed, model.vocabulary_size)
+        own = [keys[row] for row in rows] if temperature > 0 else [""] * len(rows)
+
+        def draw(logits_BV: Tensor, places: list[int], position: int) -> Tensor:
+            logits_BV = logits_BV[:, : model.vocabulary_size].float()
+            return drawn(logits_BV, temperature, [own[place] for place in places], seed, position)
+
         return _texts_of_batch(model, [prompts[row] for row in rows], draw, max_new_tokens)
 
     lengths = [len(prompt) for prompt in prompts]
@@ -156,7 +159,7 @@ def _options_of_batch(
 
 
 class _Preallocated(DynamicLayer):
-    """Keys and values of one layer (batch, key heads, position, head width) in buffers of their final length.
+    """Keys and values (batch, key heads, position, head width) in buffers of their final length.
 
     DynamicLayer itself copies all of them at every token.
     """
@@ -193,36 +196,18 @@ def _padded(rows: list[list[int]], pad_id: int, device: str, *, on_left: bool) -
     return ids_BT.to(device), real_BT.long().to(device)
 
 
-class _Draw:
-    """The next token of each row from its logits."""
+def drawn(logits_BV: Tensor, temperature: float, keys: Sequence[str], seed: int, position: int) -> Tensor:
+    """The next tokens (B,) from their logits: the likeliest at temperature 0, else sampled.
 
-    def __init__(self, temperature: float, keys: list[str] | None, seed: int, vocabulary_size: int) -> None:
-        self.temperature, self.keys, self.seed, self.size = temperature, keys, seed, vocabulary_size
-        self.rows: list[int] = []  # of `uniform_BP`
-        self.uniform_BP = torch.empty(0)  # for AHEAD positions
-
-    def __call__(self, logits_BV: Tensor, rows: list[int], position: int) -> Tensor:
-        """Tokens (B,) of `rows` at a position. Call it with positions 0, 1, ...; rows may only drop out."""
-        logits_BV = logits_BV[:, : self.size].float()
-        if self.temperature == 0:
-            return logits_BV.argmax(-1)
-        uniform_B1 = self._uniform(rows, position, logits_BV.device)
-        sums_BV = (logits_BV / self.temperature).softmax(-1).double().cumsum_(-1)
-        return torch.searchsorted(sums_BV, uniform_B1 * sums_BV[:, -1:], right=True)[:, 0]
-
-    def _uniform(self, rows: list[int], position: int, device: torch.device) -> Tensor:
-        """Uniform draws in (0, 1), float64 (B, 1), from keys of item and position."""
-        place = position % AHEAD
-        if place == 0:
-            upcoming = range(position, position + AHEAD)
-            items = [self.keys[row] for row in rows for _ in upcoming]
-            keys_N = noise_keys(self.seed, items, [*upcoming] * len(rows))
-            bits_BP = random_bits(keys_N.to(device), 1).view(len(rows), AHEAD)
-            self.uniform_BP = ((bits_BP >> 11) & (2**53 - 1)).double().add_(0.5).mul_(2.0**-53)
-        elif len(rows) < len(self.rows):
-            self.uniform_BP = self.uniform_BP[[self.rows.index(row) for row in rows]]
-        self.rows = rows
-        return self.uniform_BP[:, place : place + 1]
+    Row b's random number is a function of (seed, keys[b], position) alone.
+    """
+    if temperature == 0:
+        return logits_BV.argmax(-1)
+    keys_B = noise_keys(seed, keys, [position] * len(keys)).to(logits_BV.device)
+    bits_B1 = random_bits(keys_B, 1)
+    uniform_B1 = ((bits_B1 >> 11) & (2**53 - 1)).double().add_(0.5).mul_(2.0**-53)  # in (0, 1)
+    sums_BV = (logits_BV / temperature).softmax(-1).double().cumsum_(-1)
+    return torch.searchsorted(sums_BV, uniform_B1 * sums_BV[:, -1:], right=True)[:, 0]
 
 
 class _Decoder:
@@ -261,7 +246,10 @@ class _Decoder:
 
 
 def _texts_of_batch(
-    model: LoadedModel, prompts: list[list[int]], draw: _Draw, max_new_tokens: int
+    model: LoadedModel,
+    prompts: list[list[int]],
+    draw: Callable[[Tensor, list[int], int], Tensor],
+    max_new_tokens: int,
 ) -> list[Text]:
     eos = model.tokenizer.eos_token_id
     step, head = _Decoder(model, prompts, max_new_tokens), model.head

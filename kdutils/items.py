@@ -17,8 +17,6 @@ PROMPT = (
     "\n\n                ### Instruction:\n                {instruction}\n\n"
     "                ### Response:\n                "
 )
-
-
 SPLITS = ("train", "validation", "test")
 
 
@@ -38,25 +36,6 @@ class Item:
     rationale: str = ""  # the reasoning within the response, if there is any
     ended: bool = True  # False: the response was cut, so EOS must not follow it
     contaminated: str = ""  # how the question occurs in the training set: exact, masked, fuzzy; "" if not
-
-
-def default_response(item: Item) -> str:
-    """What LLM-Adapters trains on: the rationale, or "the correct answer is ANSWER"."""
-    return item.rationale or f"the correct answer is {item.answer}"
-
-
-def short_enough(items: Sequence[Item], max_characters: int | None) -> list[Item]:
-    """The items whose question and response have at most that many characters together; None: all."""
-    return [
-        item
-        for item in items
-        if max_characters is None or len(item.question) + len(item.response) <= max_characters
-    ]
-
-
-def letters_and_digits(text: str) -> str:
-    """The text in lower case, without all else: questions of equal ones are the same."""
-    return "".join(character for character in text.lower() if character.isalnum())
 
 
 def prompt(question: str) -> str:

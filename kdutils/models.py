@@ -124,9 +124,9 @@ class LoadedModel:
 def policy_for(n_parameters: int, *, compute: Compute = DEFAULT, trains_all: bool = False) -> Policy:
     """Device and number formats of a model of that size on this machine.
 
-    CUDA: bf16 and SDPA. CPU: float32 for tiny models; bf16 with eager attention for large ones, whose
-    backward pass is faster than SDPA's there. Weights that are all trained stay float32, since a bf16 weight
-    loses updates below 1/256 of its size; only matrix products are in bf16 then.
+    CUDA: bf16 and SDPA. CPU: float32 for tiny models; bf16 with eager attention, whose backward pass is
+    faster there, for large ones. Weights that are all trained stay float32, since a bf16 weight loses updates
+    below 1/256 of its size; only matrix products are in bf16 then.
     """
     device = compute.device or ("cuda" if torch.cuda.is_available() else "cpu")
     is_cuda = torch.device(device).type == "cuda"
@@ -265,8 +265,7 @@ def add_adapter(model: LoadedModel, spec: RunSpec, *, seed: int) -> LoadedModel:
         task_type="CAUSAL_LM",
     )
     with seeded(seed):
-        network = get_peft_model(model.network, config, autocast_adapter_dtype=True)
-    return replace(model, network=network)
+        return replace(model, network=get_peft_model(model.network, config, autocast_adapter_dtype=True))
 
 
 def learning_rate(spec: RunSpec) -> float:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from kdutils import encoding
+from kdutils.constants import METHODS
 from kdutils.encoding import Batch
 from kdutils.generation import Text, generate
 from kdutils.models import LoadedModel
@@ -29,7 +30,7 @@ class Rollouts:
 
     def is_due(self, step: int) -> bool:
         """Whether a step is on-policy."""
-        if self.spec.method != "gkd":
+        if METHODS[self.spec.method].responses != "mixed":
             return False
         coin = torch.rand((), generator=generator(self.spec.seed, "policy", step))
         return float(coin) < self.spec.on_policy_share

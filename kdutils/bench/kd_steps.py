@@ -154,7 +154,7 @@ def ours_cached(work: Work, *, exact: bool = True) -> Iterator[Gradients]:
         kept.write(_loaded(work, "teacher", teacher_policy_of(work, exact=exact)), work.encoded)
         del work.teacher
         environment.give_back_memory()
-        teacher = CachedTeacher("teacher", kept.open(), load=lambda: None, device=policy.device)
+        teacher = CachedTeacher(kept.open(), load=lambda: None, device=policy.device)
         teacher.head.weight_VH.sum()  # mapped from the file, it is in memory only once it is read
         with _memory_as_in_runs(work):
             yield _ours(work, policy, teacher)

@@ -23,9 +23,15 @@ from pathlib import Path
 from kdutils import evaluate
 from kdutils.constants import CHOICE_TASKS, DOMAIN_TASKS, INSTRUCTION_TASKS, MATH_TASKS, TASK_LABELS
 from kdutils.data import contamination, llm_adapters
-from kdutils.data.item_files import item_of, json_lines, with_scorable_answer
+from kdutils.data.item_files import (
+    item_of,
+    json_lines,
+    letters_and_digits,
+    short_enough,
+    with_scorable_answer,
+)
 from kdutils.io import disk
-from kdutils.items import DataError, Item, letters_and_digits, short_enough
+from kdutils.items import DataError, Item
 from kdutils.spec import BENCHMARK, LLM_ADAPTERS
 
 SOURCES = (BENCHMARK, LLM_ADAPTERS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 from kdutils.constants import ALL_TASKS, INSTRUCTION_TASKS, TASKS
 from kdutils.evaluate import is_correct, parse, parse_strict, reading_of
 from kdutils.io.text_safety import shown
-from kdutils.items import DataError, Item, default_response
+from kdutils.items import DataError, Item
 
 SURROGATES = re.compile("[\ud800-\udfff]")
 
@@ -79,6 +79,25 @@ def item_of(record: dict[str, Any], *, where: str) -> Item:
         raise DataError(f"{where}: id={shown(values['id'])} must be text on one line that can be printed")
     item = Item(**values)
     return item if item.response else Item(**values | {"response": default_response(item)})
+
+
+def default_response(item: Item) -> str:
+    """What LLM-Adapters trains on: the rationale, or "the correct answer is ANSWER"."""
+    return item.rationale or f"the correct answer is {item.answer}"
+
+
+def short_enough(items: Sequence[Item], max_characters: int | None) -> list[Item]:
+    """The items whose question and response have at most that many characters together; None: all."""
+    return [
+        item
+        for item in items
+        if max_characters is None or len(item.question) + len(item.response) <= max_characters
+    ]
+
+
+def letters_and_digits(text: str) -> str:
+    """The text in lower case, without all else: questions of equal ones are the same."""
+    return "".join(character for character in text.lower() if character.isalnum())
 
 
 # --- gold answers of items from files, checked when they are read: a right response must be scored right ----

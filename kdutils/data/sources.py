@@ -13,10 +13,10 @@ from functools import cache, cached_property
 from pathlib import Path
 
 from kdutils.data import benchmark, contamination
-from kdutils.data.item_files import item_of, json_lines, with_scorable_answer
+from kdutils.data.item_files import item_of, json_lines, short_enough, with_scorable_answer
 from kdutils.data.model_files import files_digest
 from kdutils.io import disk
-from kdutils.items import SPLITS, DataError, Item, short_enough
+from kdutils.items import SPLITS, DataError, Item
 from kdutils.mini.items import TASKS_OF, build_data, mini_digest
 from kdutils.spec import MINI, EvalSpec, RunSpec
 

@@ -210,14 +210,14 @@ def rows_of(out: Path, evaluation: EvalSpec, specs: Iterable[RunSpec]) -> list[d
     scored = Scored.reader(out)
     found = []
     for spec in asked.values():
-        beside = asked.get(spec.sft_spec().run_id) if spec.teacher_spec() else None
+        beside = asked.get(spec.sft_spec.run_id) if spec.teacher_spec else None
         found += [_cell(spec, record) for record in _records(out, evaluation, spec, beside, scored)]
     return found
 
 
 def keep(out: Path, evaluation: EvalSpec, spec: RunSpec) -> None:
     """Compute what the cells of a run need as far as it is there, so that reading them later is quick."""
-    beside = spec.sft_spec() if spec.teacher_spec() else None
+    beside = spec.sft_spec if spec.teacher_spec else None
     _records(out, evaluation, spec, beside, Scored.reader(out))
 
 
@@ -237,7 +237,7 @@ def _records(
         records = kept(out, _ranked, ranked)
         whole = twin.tasks == evaluation.tasks  # an average over some tasks would not be comparable
         _add(likeness, [each for each in records if whole or each["task"] != AVERAGE], suffix="")
-    tuned = spec.teacher_spec()
+    tuned = spec.teacher_spec
     if tuned and (teacher := scored(tuned, evaluation)):
         sft = scored(beside, evaluation) if beside else None
         _add(likeness, kept(out, _likeness, own, teacher), suffix="")

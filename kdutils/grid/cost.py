@@ -124,7 +124,7 @@ def teacher_key(spec: RunSpec) -> tuple | None:
 
     Runs of one key share them: students, temperatures, noise levels, epochs and seeds have no part in it.
     """
-    teacher = spec.teacher_spec() or spec.teacher
+    teacher = spec.teacher_spec or spec.teacher
     own = (spec.data, spec.domain, spec.train_items, spec.validation_items, spec.max_item_characters)
     if spec.method == "seqkd":
         return ("texts", teacher, own, spec.max_new_tokens)

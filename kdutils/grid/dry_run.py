@@ -67,11 +67,11 @@ def plan_status(planned: Iterable[PlannedRun], out: Path) -> PlanStatus:
     protocols = student_protocols(planned)
     groups: dict[tuple[RunSpec, str], dict[EvalSpec, None]] = {}
     for run in planned:
-        for spec in filter(None, (run.spec.teacher_spec(), run.spec)):
+        for spec in filter(None, (run.spec.teacher_spec, run.spec)):
             protocol = protocols[run.evaluation] if spec.method == "base" else spec.protocol
             protocol = protocol or next((known for each, known in groups if each == spec), "careful")
             groups.setdefault((spec, protocol), {})[run.evaluation] = None
-    teachers = {run.spec.teacher_spec() for run in planned}
+    teachers = {run.spec.teacher_spec for run in planned}
     digests: dict[tuple, tuple[dict[str, str], str]] = {}  # files that several share are read once
     finished: dict[str, store.RunFolder] | None = None
     cells = []

@@ -151,7 +151,7 @@ def _cost(spec: RunSpec, evaluation: EvalSpec, out: Path) -> dict[str, Any]:
     status, reason = {"trained": "done"}.get(result.get("status"), result.get("status")), result.get("reason")
     if scored is None:
         failure = folder.failure()
-        own = spec.teacher_spec()
+        own = spec.teacher_spec
         if failure is None and own and (above := store.folder_of(out, own.run_id).failure()):
             failure = {"reason": f"its teacher {own.run_id} failed: {above['reason']}"}
         status, reason = ("failed", failure["reason"]) if failure else ("missing", "")

@@ -60,7 +60,7 @@ def jobs_of(planned: Iterable[PlannedRun]) -> dict[str, Job]:
     planned = list(planned)
     for run, spec in zip(planned, sources.resolved_all(run.spec for run in planned), strict=True):
         needed = [spec]
-        if own := spec.teacher_spec():
+        if own := spec.teacher_spec:
             teachers[spec.run_id] = own.run_id
             if run.beside_teacher or own.run_id not in specs:  # every run is made with an evaluation
                 needed = [own, spec]  # evaluated like its students, which are compared with it

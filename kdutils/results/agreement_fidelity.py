@@ -129,8 +129,8 @@ def beside_teachers(
     for spec in specs:
         if spec.teacher is None or not spec.teacher_tuned or spec.temperature != 1.0 or spec.noise_sigma:
             continue
-        teacher = spec.teacher_spec()
-        for method, student in ((spec.method, spec), ("sft", spec.sft_spec())):
+        teacher = spec.teacher_spec
+        for method, student in ((spec.method, spec), ("sft", spec.sft_spec)):
             names = {"domain": spec.domain, "family": model_family(spec.student)}
             names |= {"teacher": short_name(spec.teacher), "student": short_name(spec.student)}
             names |= {"method": method, "seed": spec.seed}

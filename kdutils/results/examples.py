@@ -70,7 +70,7 @@ def _compared(plan: Plan, distilled: list[PlannedRun]) -> Iterator[tuple[Planned
     kept: dict[str, pd.DataFrame | None] = {}  # a teacher's or SFT student's rows serve many runs
     for run in distilled:
         spec = sources.resolved(run.spec)
-        others = (spec.teacher_spec(), spec.sft_spec())
+        others = (spec.teacher_spec, spec.sft_spec)
         if not asked.issuperset(others):
             continue
         for other in others:

@@ -74,7 +74,7 @@ def read(plan: Plan) -> pd.DataFrame:
         temperatures.setdefault(_case(spec), set()).add(spec.temperature)
     found = []
     for spec in swept:
-        evaluation, tuned = specs[spec], spec.teacher_spec()
+        evaluation, tuned = specs[spec], spec.teacher_spec
         own = Scored.of(plan.out, spec, evaluation)
         if len(temperatures[_case(spec)]) == 1 or own is None:
             continue

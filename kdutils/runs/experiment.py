@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 
 from kdutils import encoding, evaluate, generation, models, training
 from kdutils.compute import Compute
+from kdutils.constants import LOGIT_METHODS
 from kdutils.data import model_files
 from kdutils.data.sources import default_evaluation, resolved
 from kdutils.devices import launch
@@ -184,14 +185,14 @@ def _train(inputs: Inputs, folder: RunFolder, lease: Lease, at: Store) -> Loaded
             at.progress(entry)
 
     if spec.devices > 1:
-        if spec.method in training.KINDS:
+        if spec.method in LOGIT_METHODS:
             if teacher_run:  # damage is found here, where it can be set aside, not by the processes
                 at.folder(teacher_run.spec.run_id).check_model()
             if keeps_states(spec, at.compute):
                 made_states(inputs, at).open()
         student, rate, outcome, peak_memory_gb = _trained_on_devices(inputs, folder, at, watched)
     else:
-        teacher = teacher_signal(inputs, at) if spec.method in training.KINDS else None
+        teacher = teacher_signal(inputs, at) if spec.method in LOGIT_METHODS else None
         student, rate = student_to_train(inputs, at.compute)
         outcome = training.train(
             student,

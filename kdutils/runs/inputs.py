@@ -52,7 +52,7 @@ class Inputs:
 
     def of_teacher(self, evaluation: EvalSpec | None = None) -> Inputs | None:
         """Those of the run that tunes the teacher, None if there is none; its items are the student's."""
-        own = self.spec.teacher_spec()
+        own = self.spec.teacher_spec
         return None if own is None else Inputs(own, evaluation, self.items)
 
 

@@ -73,7 +73,7 @@ def load_trained(
 
 def teacher_model(inputs: Inputs, at: Store, *, stays_in_memory: bool = False) -> LoadedModel:
     """The teacher of a run, frozen: the untuned model, or the student of its SFT run, which is there."""
-    own, how = inputs.spec.teacher_spec(), {"compute": at.compute, "stays_in_memory": stays_in_memory}
+    own, how = inputs.spec.teacher_spec, {"compute": at.compute, "stays_in_memory": stays_in_memory}
     if own is None:
         model = models.load(inputs.teacher, **how)
     else:
@@ -96,7 +96,7 @@ def teacher_signal(inputs: Inputs, at: Store, *, load: Callable[[], LoadedModel]
         return Teacher(load(), spec.noise_sigma, spec.seed)
     opened = made_states(inputs, at).open()
     device = models.policy_for(models.LARGE_PARAMETERS, compute=at.compute).device
-    return CachedTeacher(spec.teacher, opened, load, device, spec.noise_sigma, spec.seed)
+    return CachedTeacher(opened, load, device, spec.noise_sigma, spec.seed)
 
 
 def keeps_states(spec: RunSpec, compute: Compute) -> bool:
@@ -132,7 +132,7 @@ def states_of(inputs: Inputs, at: Store) -> teacher.States:
 
 def states_key(inputs: Inputs, at: Store) -> dict[str, Any]:
     """All that a teacher's states depend on: its weights, the items, how they become tokens."""
-    own = inputs.spec.teacher_spec()
+    own = inputs.spec.teacher_spec
     return {
         "teacher": own.run_id if own else inputs.spec.teacher,
         "weights": at.folder(own.run_id).weights() if own else _untuned_weights(inputs),
@@ -170,7 +170,7 @@ def teacher_texts(inputs: Inputs, at: Store) -> list[Item]:
 
 def texts_path(inputs: Inputs, at: Store) -> Path:
     """Where the texts of a run's teacher on its training items are, or will be."""
-    own = inputs.spec.teacher_spec()
+    own = inputs.spec.teacher_spec
     key = {
         "teacher": own.run_id if own else inputs.spec.teacher,
         "items": fingerprint(inputs.items.train),

@@ -117,7 +117,7 @@ def test_weights_without_a_record_are_damaged_if_they_cannot_be_loaded(plan, out
     record = teacher.result()
     del record["sha256"], record["seal"]
     (teacher.path / "result.json").write_text(json.dumps(record))
-    spec = sources.resolved(plan[0].spec).teacher_spec()
+    spec = sources.resolved(plan[0].spec).teacher_spec
     experiment.load_trained(spec, teacher)  # an old folder is taken as it is
     cut(teacher.model / "model.safetensors")
     with pytest.raises(store.DamagedError, match="model is damaged"):

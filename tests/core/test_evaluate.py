@@ -38,8 +38,8 @@ from kdutils.runs import comparison
     ],
 )
 def test_answers_are_read_as_the_authors_do_and_strictly(task, text, lenient, strict):
-    assert answers.parse(task, text) == lenient
-    assert answers.parse_strict(task, text) == strict
+    assert evaluate.parse(task, text) == lenient
+    assert evaluate.parse_strict(task, text) == strict
 
 
 @pytest.mark.parametrize(
@@ -58,12 +58,12 @@ def test_answers_are_read_as_the_authors_do_and_strictly(task, text, lenient, st
     ],
 )
 def test_right_or_wrong(task, parsed, answer, right):
-    assert answers.is_correct(task, parsed, answer) is right
+    assert evaluate.is_correct(task, parsed, answer) is right
 
 
 def test_every_task_can_be_read():
     for task in ALL_TASKS:
-        answers.parse(task, "anything 1 A true answer1 solution1 ending1 option1")
+        evaluate.parse(task, "anything 1 A true answer1 solution1 ending1 option1")
         assert 0 <= evaluate.chance_accuracy(task) <= 50
 
 
@@ -187,8 +187,8 @@ def test_a_scored_row_keeps_both_readings():
 
 
 def test_rouge_l_of_a_known_pair():
-    assert answers.rouge_l("the cat sat", "the cat sat") == 1.0
-    assert answers.rouge_l("the cat", "the cat sat down") == pytest.approx(2 * (1.0 * 0.5) / 1.5)
+    assert evaluate.rouge_l("the cat sat", "the cat sat") == 1.0
+    assert evaluate.rouge_l("the cat", "the cat sat down") == pytest.approx(2 * (1.0 * 0.5) / 1.5)
 
 
 def test_agreement_of_the_likeliest_tokens_counts_tokens_not_items():
@@ -237,7 +237,7 @@ def test_options_are_those_that_the_question_offers(task, question, answer, opti
     item = Item(id="x", task=task, question=question, answer=answer)
     assert list(evaluate.options(item)) == options
     for option, response in evaluate.options(item).items():
-        assert answers.parse_strict(task, response) == option
+        assert evaluate.parse_strict(task, response) == option
 
 
 def test_the_likeliest_option_and_the_likeliest_by_character():

@@ -105,7 +105,7 @@ def test_a_teacher_from_disk_has_the_logits_of_the_teacher_itself(both, encoded,
     _, teacher = both
     kept = teachers.states_of(tmp_path, {"teacher": teacher.name})
     kept.write(teacher, encoded)
-    cached = CachedTeacher("t", kept.open(), load=lambda: pytest.fail("no body is needed"), device="cpu")
+    cached = CachedTeacher(kept.open(), load=lambda: pytest.fail("no body is needed"), device="cpu")
     batch = encoding.collate(encoded, [1, 0], pad_id=teacher.pad_id)
     found = cached.head.logits(cached.hidden_NH(batch))
     online = Teacher(teacher)

@@ -120,7 +120,7 @@ def check_rows(run, family):
     assert torch.equal(before[embedding][LENGTH[family] :], after[embedding][LENGTH[family] :])
     assert (before[embedding][: LENGTH[family]] != after[embedding][: LENGTH[family]]).any(1).all()
     assert all(not torch.equal(before[name], after[name]) for name in before)
-    if tuned := run.spec.teacher_spec():  # not tied
+    if tuned := run.spec.teacher_spec:  # not tied
         folder = run.folder.path.parent / tuned.run_id / "model"
         before, after = (load_file(Path(f) / "model.safetensors") for f in (tuned.student, folder))
         assert torch.equal(

@@ -17,8 +17,9 @@ from kdutils import evaluate
 from kdutils.constants import CHOICE_TASKS, DOMAIN_TASKS, TASKS
 from kdutils.data import benchmark, contamination, llm_adapters, sources
 from kdutils.data.benchmark import ends_in
+from kdutils.data.item_files import letters_and_digits
 from kdutils.io import disk
-from kdutils.items import DataError, Item, letters_and_digits
+from kdutils.items import DataError, Item
 from kdutils.spec import EvalSpec, RunSpec
 
 DEV_ITEMS = {

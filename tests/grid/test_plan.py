@@ -44,7 +44,7 @@ def test_a_plan_has_every_run_once_and_baselines_first(live, of):
     assert len(found) == len(set(found)) == 2 + 3 + 2 * 2  # base; SFT: seeds 0 and 1, teacher; KD
     kinds = [run.method in ("base", "sft") for run in found]
     assert kinds == sorted(kinds, reverse=True)
-    assert {run.teacher_spec() for run in found if run.teacher} <= set(found)
+    assert {run.teacher_spec for run in found if run.teacher} <= set(found)
 
 
 def test_temperature_and_noise_are_varied_one_at_a_time_where_they_have_an_effect(live, of):
@@ -379,9 +379,7 @@ def test_the_paper_profile_has_the_runs_that_it_says():
     assert len(set(study.RELEASED_PAIRS)) == 11
     assert set(study.RELEASED_PAIRS) < released
     assert {model_family(student) for _, student in pairs} == {"Qwen2.5", "Llama-3"}
-    assert {run.spec.teacher_spec() for run in runs if run.spec.teacher} - {None} <= {
-        run.spec for run in runs
-    }
+    assert {run.spec.teacher_spec for run in runs if run.spec.teacher} - {None} <= {run.spec for run in runs}
 
 
 def test_the_paper_profile_trains_as_the_authors_did():
@@ -435,7 +433,7 @@ def test_sizes_may_be_asked_for(live, monkeypatch):
 def test_devices_may_be_asked_for_and_change_no_name():
     runs, plain = asked("01", "smoke", devices=2).runs, asked("01", "smoke").runs
     assert {run.spec.devices for run in runs} == {2}
-    assert {run.spec.teacher_spec().devices for run in runs if run.spec.teacher_spec()} == {2}
+    assert {run.spec.teacher_spec.devices for run in runs if run.spec.teacher_spec} == {2}
     assert [run.spec.run_id for run in runs] == [run.spec.run_id for run in plain]
     with pytest.raises(ValueError, match="devices=0: give at least 1"):
         asked("01", "smoke", devices=0)
@@ -459,6 +457,6 @@ def test_qwen_small_is_one_pair_and_shares_its_teachers():
         ("Qwen/Qwen2.5-1.5B", "Qwen/Qwen2.5-0.5B")
     }
     made = {run.spec for run in plan_of.runs}
-    assert {run.spec.teacher_spec() for run in plan_of.runs} - {None} <= made  # no teacher is trained twice
-    assert {run.spec.sft_spec() for run in plan_of.runs if run.spec.teacher} <= made
+    assert {run.spec.teacher_spec for run in plan_of.runs} - {None} <= made  # no teacher is trained twice
+    assert {run.spec.sft_spec for run in plan_of.runs if run.spec.teacher} <= made
     assert {run.spec.adapter for run in plan_of.runs if run.spec.method != "base"} == {"lora"}

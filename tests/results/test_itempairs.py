@@ -8,7 +8,6 @@ import pytest
 import scipy.stats
 from statsmodels.stats.multitest import multipletests
 
-from kdutils import evaluate
 from kdutils.inference import student_tests
 from kdutils.results import paired_items, paradox
 from kdutils.runs import comparison
@@ -183,7 +182,7 @@ class TestLinks:
         )
         rows = self.rows(link=0, n=5).head(5)
         bleu = [
-            evaluate.sacrebleu.sentence_bleu(text, [texts[0]], use_effective_order=True).score
+            comparison.sacrebleu.sentence_bleu(text, [texts[0]], use_effective_order=True).score
             for text in texts
         ]
         rows = rows.assign(correct=both["correct"].to_numpy(), bleu=bleu)
