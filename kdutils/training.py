@@ -75,9 +75,7 @@ def train(
     """
     if (teacher is not None) != bool(METHODS[spec.method].divergence):
         needs = "needs" if teacher is None else "takes no"
-        raise ValueError(
-            f"method {spec.method!r} {needs} teacher: compare teacher=... of train with the spec"
-        )
+        raise ValueError(f"method {spec.method!r} {needs} teacher: give train what its spec asks for")
     run = _Training(
         student, items, spec, rate=rate, teacher=teacher, validation=validation, compute=compute, world=world
     )

@@ -11,14 +11,13 @@ import gc
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
-from safetensors.torch import load_file
 
 from kdutils import encoding, evaluate, generation, models, training
 from kdutils.compute import Compute
@@ -30,15 +29,13 @@ from kdutils.io import disk, environment, leases
 from kdutils.io.leases import Lease
 from kdutils.items import Item, fingerprint
 from kdutils.models import LoadedModel
-from kdutils.runs import comparison, store
+from kdutils.runs import comparison, several_devices, store
 from kdutils.runs.inputs import Inputs, check
 from kdutils.runs.store import Progress, RunFolder, Store
 from kdutils.runs.teacher_outputs import (
     keeps_states,
     load_trained,
     made_states,
-    on_devices,
-    scratch_folder,
     teacher_signal,
     teacher_texts,
 )
@@ -190,10 +187,10 @@ def _train(inputs: Inputs, folder: RunFolder, lease: Lease, at: Store) -> Loaded
                 at.folder(teacher_run.spec.run_id).check_model()
             if keeps_states(spec, at.compute):
                 made_states(inputs, at).open()
-        student, rate, outcome, peak_memory_gb = _trained_on_devices(inputs, folder, at, watched)
+        student, rate, outcome, peak_memory_gb = several_devices.trained(inputs, folder, at, watched)
     else:
         teacher = teacher_signal(inputs, at) if spec.method in LOGIT_METHODS else None
-        student, rate = student_to_train(inputs, at.compute)
+        student, rate = several_devices.student_to_train(inputs, at.compute)
         outcome = training.train(
             student,
             items,
@@ -219,55 +216,12 @@ def _train(inputs: Inputs, folder: RunFolder, lease: Lease, at: Store) -> Loaded
     return student if spec.devices == 1 else None
 
 
-def student_to_train(
-    inputs: Inputs, compute: Compute, *, stays_in_memory: bool = False
-) -> tuple[LoadedModel, float]:
-    """The student, ready to be trained, and its learning rate; `stays_in_memory` as in models.load."""
-    student = models.load(
-        inputs.student,
-        tokenizer=inputs.tokenizer,
-        trains_all=inputs.spec.adapter == "full",
-        compute=compute,
-        stays_in_memory=stays_in_memory,
-    )
-    student = models.add_adapter(student, inputs.spec, seed=inputs.spec.seed)
-    return student, models.learning_rate(inputs.spec)
-
-
 def passes(student: LoadedModel, inputs: Inputs, compute: Compute) -> Compute:
     """How batches are cut on a CPU where `compute` leaves it open; elsewhere in as few passes as fit."""
     if student.policy.device != "cpu":
         return compute
     is_large, n_parameters = model_files.is_large(inputs.student), student.network.num_parameters()
     return compute.on_cpu(n_parameters, is_large=is_large, batch_size=inputs.spec.batch_size)
-
-
-def _trained_on_devices(
-    inputs: Inputs, folder: RunFolder, at: Store, progress: Progress
-) -> tuple[LoadedModel, float, training.Outcome, float]:
-    """The student trained on several devices; learning rate; outcome; GB of the largest process.
-
-    If a pass does not fit one of them, all begin again with half the rows, from the last checkpoint.
-    """
-    rows = at.compute.micro_batch_rows
-    task = {"what": "training", "checkpoint": str(folder.checkpoint)}
-    with scratch_folder(folder) as scratch:
-        while True:
-            own = replace(at, progress=progress, compute=replace(at.compute, micro_batch_rows=rows))
-            try:
-                found = on_devices(inputs, own, scratch, task)
-                break
-            except MemoryError as error:
-                if rows == 1:
-                    raise MemoryError(training.no_room(inputs.spec, error)) from error
-                rows = math.ceil((rows or math.ceil(inputs.spec.batch_size / inputs.spec.devices)) / 2)
-        student, rate = student_to_train(inputs, at.compute, stays_in_memory=True)
-        weights = load_file(scratch / launch.WEIGHTS)
-        with torch.no_grad():
-            for name, w in student.network.named_parameters():
-                if w.requires_grad:
-                    w.copy_(weights[name])
-    return student, rate, training.Outcome(**found["outcome"]), found["peak_memory_gb"]
 
 
 def _without_nan(entry: dict[str, Any]) -> dict[str, Any]:
@@ -305,9 +259,9 @@ def _item_rows(
     environment.give_back_memory()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    with scratch_folder(folder) as scratch:
+    with several_devices.scratch_folder(folder) as scratch:
         task = {"what": "evaluation", "evaluation": evaluation.to_dict()}
-        facts = on_devices(inputs, at, scratch, task)
+        facts = several_devices.run(inputs, at, scratch, task)
         return pd.read_parquet(scratch / launch.ROWS), facts
 
 

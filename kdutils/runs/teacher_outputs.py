@@ -9,28 +9,25 @@ texts/<digest>.sha256     of that file, written just before it
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import gc
 import hashlib
 import json
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 
 from kdutils import encoding, generation, models, teacher
 from kdutils.compute import DEFAULT, Compute
 from kdutils.data import model_files
 from kdutils.data.model_files import Location
-from kdutils.devices import launch
 from kdutils.io import disk, environment
 from kdutils.items import PROMPT, Item, fingerprint
 from kdutils.models import LoadedModel
+from kdutils.runs import several_devices
 from kdutils.runs.inputs import Inputs
 from kdutils.runs.store import DamagedError, RunFolder, Store
 from kdutils.spec import RunSpec
@@ -112,8 +109,8 @@ def made_states(inputs: Inputs, at: Store) -> teacher.States:
             return kept
         lease.confirm()
         if inputs.spec.devices > 1:
-            with scratch_folder(at.folder(inputs.spec.run_id)) as scratch:
-                on_devices(inputs, at, scratch, {"what": "states"})
+            with several_devices.scratch_folder(at.folder(inputs.spec.run_id)) as scratch:
+                several_devices.run(inputs, at, scratch, {"what": "states"})
             return kept
         model = teacher_model(inputs, at)
         encoded = encoding.encode(inputs.items.train, model.tokenizer, **inputs.spec.encoding)
@@ -212,24 +209,3 @@ def read_texts(path: Path, items: Sequence[Item]) -> list[Item]:
         ]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DamagedError(path, error, whole=path, name=f"texts-{path.stem}") from error
-
-
-# --- several devices ---------------------------------------------------------------------------------------
-
-
-def on_devices(inputs: Inputs, at: Store, scratch: Path, task: dict[str, Any]) -> dict[str, Any]:
-    """The outcome of a task (kdutils.devices.worker) that the processes of a run do together."""
-    return launch.run(
-        task | {"spec": inputs.spec.to_dict(), "out": str(at.out), "compute": dataclasses.asdict(at.compute)},
-        scratch=scratch,
-        progress=at.progress or (lambda entry: None),
-        n_ranks=inputs.spec.devices,
-        n_threads=torch.get_num_threads(),
-    )
-
-
-@contextlib.contextmanager
-def scratch_folder(folder: RunFolder) -> Iterator[Path]:
-    """For what processes leave each other; if they are killed, it goes when the run is begun again."""
-    with tempfile.TemporaryDirectory(prefix=".ranks.", suffix=".partial", dir=folder.path) as name:
-        yield Path(name) / "scratch"

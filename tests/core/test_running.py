@@ -14,7 +14,7 @@ from kdutils import encoding, generation, models, training
 from kdutils.data import sources
 from kdutils.grid import cell_table
 from kdutils.io import leases
-from kdutils.runs import experiment, store, teacher_outputs
+from kdutils.runs import comparison, experiment, store, teacher_outputs
 from kdutils.runs.inputs import Inputs
 from kdutils.spec import EvalSpec, RunSpec
 
@@ -168,12 +168,12 @@ def test_agreement_in_cells_is_that_of_the_item_rows(folder, finished):
     out, done = finished
     table = cells(out).query("task == 'addsub' and method == 'fkl'").iloc[0]
     teacher = store.folder_of(out, done["fkl"].spec.teacher_spec.run_id).evaluation(EVALUATION)
-    both = experiment.evaluate.paired(done["fkl"].items, teacher)
-    assert table["agreement"] == experiment.evaluate.agreement(both)["agreement"]
+    both = comparison.paired(done["fkl"].items, teacher)
+    assert table["agreement"] == comparison.agreement(both)["agreement"]
     assert table["agreement"] == done["fkl"].agreement["agreement"].item()
-    assert table["fidelity"] == experiment.evaluate.corpus_bleu(both["text"], both["text_teacher"])
-    own = experiment.evaluate.paired(done["sft"].items, teacher)
-    assert table["agreement_sft"] == experiment.evaluate.agreement(own)["agreement"]
+    assert table["fidelity"] == comparison.corpus_bleu(both["text"], both["text_teacher"])
+    own = comparison.paired(done["sft"].items, teacher)
+    assert table["agreement_sft"] == comparison.agreement(own)["agreement"]
 
 
 def test_other_data_are_another_run(folder, finished, tmp_path):

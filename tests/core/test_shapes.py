@@ -206,7 +206,7 @@ def test_text_of_another_family_can_be_learned_and_its_logits_cannot(folders, ou
 
 MEASURED = """
 import sys
-from kdutils import experiment
+from kdutils.runs import experiment
 from kdutils.spec import EvalSpec, RunSpec
 evaluation = EvalSpec(tasks=("addsub",), items_per_task=1, max_new_tokens=2)
 run = experiment.run(RunSpec(**{spec}), out=sys.argv[1], evaluation=evaluation)

@@ -452,5 +452,5 @@ def test_a_llama_student_trains_too(folder):
 def test_teacher_and_method_must_fit(folder):
     spec = a_spec(folder, "fkl")
     student = models.load(spec.student)
-    with pytest.raises(ValueError, match="method 'fkl' needs teacher: give train"):
+    with pytest.raises(ValueError, match="method 'fkl' needs teacher: give"):
         training.train(student, sources.load_items(spec, "train"), spec, rate=1e-3)
