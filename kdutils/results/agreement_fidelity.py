@@ -165,4 +165,4 @@ def right_and_alike(cells: pd.DataFrame) -> pd.DataFrame:
     runs = cells[cells["method"].isin(KD_METHODS) & cells["teacher_tuned"].fillna(False)]
     runs = runs[(runs["temperature"] == 1.0) & (runs["noise_sigma"] == 0.0)]
     ordered = in_task_order(runs.dropna(subset=["fidelity_correct_r"]))
-    return ordered.sort_values("task", key=lambda task: task.map(ALL_TASKS.index), kind="stable")
+    return ordered.sort_values("task", key=lambda task: task.map([*ALL_TASKS].index), kind="stable")

@@ -167,7 +167,7 @@ def _tasks_and_average(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]
 
 
 def _in_order(tasks: pd.Series) -> list[str]:
-    return sorted(tasks.unique(), key=ALL_TASKS.index)
+    return sorted(tasks.unique(), key=[*ALL_TASKS].index)
 
 
 def _labelled(table: list[tuple], columns: list[str]) -> pd.DataFrame:
