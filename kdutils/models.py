@@ -269,10 +269,7 @@ def add_adapter(model: LoadedModel, spec: RunSpec, *, seed: int) -> LoadedModel:
 
 
 def learning_rate(spec: RunSpec) -> float:
-    """The learning rate of a run: its own, else the model's default.
-
-    The mini family's were set when it was calibrated; else the authors' 3e-4 for LoRA, 2e-5 for all weights.
-    """
+    """That of the spec, else of the mini family's calibration, else the authors': LoRA 3e-4, all weights 2e-5."""
     if spec.learning_rate is not None:
         return spec.learning_rate
     if spec.student in MINI_MODELS:

@@ -65,5 +65,4 @@ class Rollouts:
         return {step: list(itertools.islice(texts, len(self.rows(step)))) for step in steps}
 
     def _keys(self, step: int) -> list[str]:
-        """A key for each sample of a step: item and step."""
         return [f"{self.item_ids[row]}@{step}" for row in self.rows(step)]

@@ -150,11 +150,11 @@ class RunSpec(_Hashed):
     Models are names of the mini family, hub ids, local folders or GGUF files. Fields that a method does not
     use must stay at their defaults: a value without effect would make two names for one run.
 
-    `devices` is no part of the run's name: it changes a result by rounding, and which units LoRA's dropout
-    drops, so a run begun on two devices can go on on one.
+    `devices` and where models are read from are no part of the run's name. Devices change a result by
+    rounding, and which units LoRA's dropout drops, so a run begun on two can go on on one.
     """
 
-    APART: ClassVar = ("devices",)
+    APART: ClassVar = ("devices", "student_source", "teacher_source")
 
     student: Name
     method: Literal[*METHODS]
@@ -194,6 +194,8 @@ class RunSpec(_Hashed):
     max_tokens: Annotated[int, _between(8, 1_000_000)] = 192  # prompt and response together
     select_best: bool = False  # keep the weights of the epoch with the lowest validation loss
     devices: Annotated[int, _between(1, 1_024)] = dataclasses.field(default=1, compare=False)
+    student_source: Text = dataclasses.field(default="", compare=False)  # see data.model_files.locate
+    teacher_source: Text = dataclasses.field(default="", compare=False)
 
     def __post_init__(self) -> None:
         if not self.data.strip():
@@ -278,13 +280,14 @@ class RunSpec(_Hashed):
         if self.teacher is None or not self.teacher_tuned:
             return None
         own = {"student": self.teacher, "student_digest": self.teacher_digest, "seed": self.teacher_seed}
+        own["student_source"] = self.teacher_source
         return replace(self.sft_spec, **own, learning_rate=None, select_best=False)
 
     @cached_property
     def sft_spec(self) -> RunSpec:
         """The SFT run beside a distilled student: the same student, seed and settings, without a teacher."""
         unused = {name: _defaults(RunSpec)[name] for name, methods in USED_BY.items() if "sft" not in methods}
-        return replace(self, method="sft", teacher=None, teacher_digest="", **unused)
+        return replace(self, method="sft", teacher=None, teacher_digest="", teacher_source="", **unused)
 
 
 @_spec

@@ -33,9 +33,10 @@ def line(plan: Plan) -> str:
 
 
 def _described(plan: Plan) -> list[dict[str, Any]]:
-    sides = [run.spec.student for run in plan.runs if run.spec.teacher]
-    sides += [run.spec.teacher for run in plan.runs if run.spec.teacher]
-    return [model_facts.describe(name) for name in dict.fromkeys(sides)]
+    specs = [run.spec for run in plan.runs if run.spec.teacher]
+    sides = [(spec.student, spec.student_source) for spec in specs]
+    sides += [(spec.teacher, spec.teacher_source) for spec in specs]
+    return [model_facts.describe(*side) for side in dict.fromkeys(sides)]
 
 
 def _words(facts: dict[str, Any]) -> str:

@@ -38,12 +38,12 @@ class Inputs:
     @cached_property
     def student(self) -> Location:
         """Where the student is read from."""
-        return model_files.locate(self.spec.student)
+        return model_files.locate(self.spec.student, self.spec.student_source)
 
     @cached_property
     def teacher(self) -> Location:
         """Where the teacher is read from, before it is tuned."""
-        return model_files.locate(self.spec.teacher)
+        return model_files.locate(self.spec.teacher, self.spec.teacher_source)
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -75,12 +75,13 @@ def check_all(planned: Iterable[PlannedRun]) -> None:
 
 
 def _check(runs: Sequence[Inputs]) -> None:
-    named = (name for run in runs for name in (run.spec.student, run.spec.teacher))
-    hub.check_models(name for name in named if name is not None)
+    specs = [run.spec for run in runs]
+    named = [(s.student, s.student_source) for s in specs] + [(s.teacher, s.teacher_source) for s in specs]
+    hub.check_models(pair for pair in named if pair[0] is not None)
     for run in {
         (run.spec.student, run.spec.teacher, run.spec.method != "seqkd"): run for run in runs
     }.values():
-        check_pair(run.spec)
+        check_pair(run)
     for run in {(run.items.key, run.evaluation): run for run in runs}.values():
         run.items.test  # noqa: B018 - raises if a task has none
     trained = [run for run in runs if run.spec.method != "base"]
@@ -102,7 +103,7 @@ def _check(runs: Sequence[Inputs]) -> None:
             _check_tokens(run, tokenizers[run.spec.student], tokenizers[run.spec.teacher])
 
 
-def check_pair(spec: RunSpec) -> None:
+def check_pair(run: Inputs) -> None:
     """Check that the two models of a run fit its method.
 
     Where logits are compared, both models read the same tokens: their vocabularies must be the same, and
@@ -112,9 +113,10 @@ def check_pair(spec: RunSpec) -> None:
     Raises:
         ModelError: naming the first token that differs, or both beginnings or ends, and the remedy.
     """
+    spec = run.spec
     if spec.teacher is None or spec.method == "seqkd":
         return
-    student, teacher = (models.load_tokenizer(name) for name in (spec.student, spec.teacher))
+    student, teacher = models.load_tokenizer(run.student), models.load_tokenizer(run.teacher)
     entries = student.get_vocab().items() ^ teacher.get_vocab().items()
     if differing := sorted({token for token, _ in entries}):
         raise ModelError(

@@ -528,7 +528,7 @@ def test_a_model_that_cannot_be_had_comes_with_its_remedy(monkeypatch, tmp_path,
     error = http_error(getattr(huggingface_hub.errors, name), status) if name else OSError("no route")
     monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", refused_by(error))
     with pytest.raises(model_files.ModelError, match=remedy):
-        hub.check_models(["meta-llama/Llama-3.2-1B"])
+        hub.check_models([("meta-llama/Llama-3.2-1B", "")])
 
 
 def test_all_missing_models_of_a_plan_are_in_one_message_before_anything_is_trained(monkeypatch, folders):
