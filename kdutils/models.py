@@ -269,7 +269,7 @@ def add_adapter(model: LoadedModel, spec: RunSpec, *, seed: int) -> LoadedModel:
 
 
 def learning_rate(spec: RunSpec) -> float:
-    """That of the spec, else of the mini family's calibration, else the authors': LoRA 3e-4, all weights 2e-5."""
+    """The spec's, else that of the mini family's calibration, else the authors' (LoRA 3e-4, all weights 2e-5)."""
     if spec.learning_rate is not None:
         return spec.learning_rate
     if spec.student in MINI_MODELS:
