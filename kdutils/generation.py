@@ -140,21 +140,36 @@ def _options_of_batch(
     flat = [option for own in options for option in own]
     row_of = torch.tensor([row for row, own in enumerate(options) for _ in own])
     step = _Decoder(model, prompts, n_more=max(map(len, flat)))
+    if not step.can_select:  # every option with its prompt again
+        whole = [prompts[row] + option for row, option in zip(row_of.tolist(), flat, strict=True)]
+        n_unscored = [len(prompts[row]) for row in row_of.tolist()]
+        batch = encoding.batch_of([""] * len(flat), whole, n_unscored, pad_id=model.pad_id)
+        scored_BT = batch.scored_BT.to(model.policy.device)
+        hidden_NH, token_N = model.scoring_states(batch), batch.input_ids_BT.to(scored_BT.device)[scored_BT]
+        return _summed_logprobs(model, hidden_NH, token_N, options)
     option_BT, real_BT = _padded(flat, model.pad_id, model.policy.device, on_left=False)
     with model.policy.computing():
         states = [step.read_prompts()[row_of, -1:]]  # scores each option's first token
         if option_BT.shape[1] > 1:  # the last token scores nothing
             step.select(row_of.to(option_BT.device))
             states.append(step.read(option_BT[:, :-1], real_BT[:, :-1]))
-        scored_BT = real_BT.bool()
-        hidden_NH, token_N = torch.cat(states, dim=1)[scored_BT], option_BT[scored_BT]
-        head = model.head.cut(model.vocabulary_size)
+    scored_BT = real_BT.bool()
+    return _summed_logprobs(model, torch.cat(states, dim=1)[scored_BT], option_BT[scored_BT], options)
+
+
+def _summed_logprobs(
+    model: LoadedModel, hidden_NH: Tensor, token_N: Tensor, options: list[list[list[int]]]
+) -> list[list[float]]:
+    """The sum over each option's tokens, which stand one after the other, of their log-probabilities."""
+    head = model.head.cut(model.vocabulary_size)
+    with model.policy.computing():
         parts = zip(hidden_NH.split(LOGIT_ROWS), token_N.split(LOGIT_ROWS), strict=True)
         logprobs = [
             head.logits(part).float().log_softmax(-1).gather(1, tokens[:, None])[:, 0]
             for part, tokens in parts
         ]
-    sums = iter(float(part.double().sum()) for part in torch.cat(logprobs).cpu().split([*map(len, flat)]))
+    lengths = [len(option) for own in options for option in own]
+    sums = iter(float(part.double().sum()) for part in torch.cat(logprobs).cpu().split(lengths))
     return [[next(sums) for _ in own] for own in options]
 
 
@@ -239,6 +254,11 @@ class _Decoder:
             use_cache=True,
         ).last_hidden_state
 
+    @property
+    def can_select(self) -> bool:
+        """Whether rows can be selected: not where layers keep another state than keys and values."""
+        return all(hasattr(layer, "batch_select_indices") for layer in self.cache.layers)
+
     def select(self, rows: Tensor) -> None:
         """The batch of these rows, which may be repeated."""
         self.cache.batch_select_indices(rows)
@@ -273,7 +293,7 @@ def _texts_of_batch(
         alive = [place for place, row in enumerate(rows) if not ended[row]]
         if not alive:
             break
-        if len(alive) <= COMPACT_SHARE * len(rows):
+        if step.can_select and len(alive) <= COMPACT_SHARE * len(rows):
             kept = torch.tensor(alive, device=token_B.device)
             step.select(kept)
             token_B, rows = token_B[kept], [rows[place] for place in alive]

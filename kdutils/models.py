@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from huggingface_hub import constants
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
@@ -31,7 +30,14 @@ from transformers.utils import logging as transformers_logging
 from kdutils import losses
 from kdutils.compute import DEFAULT, Compute
 from kdutils.data.gguf_files import copy_of, keep_layers, saved_copy, unmark_quantised
-from kdutils.data.model_files import ADAPTER_NEEDS_MERGING, Location, ModelError, files_digest, locate
+from kdutils.data.model_files import (
+    ADAPTER_NEEDS_MERGING,
+    Location,
+    ModelError,
+    files_digest,
+    locate,
+    unobtainable,
+)
 from kdutils.encoding import Batch
 from kdutils.head import Head, error_of_head, head_of
 from kdutils.io import disk
@@ -161,7 +167,7 @@ def load_tokenizer(model: str | Location) -> PreTrainedTokenizerBase:
             kind = PreTrainedTokenizerFast if declared in GENERIC_TOKENIZERS else AutoTokenizer
             tokenizer = kind.from_pretrained(place.source, **options)
     except UNREADABLE as error:
-        raise ModelError(_unobtainable(place, error)) from error
+        raise ModelError(unobtainable(place, error)) from error
     # Without files of a tokenizer, transformers makes an empty one and does not say so.
     if not set(tokenizer(prompt("1 + 2"))["input_ids"]) - set(tokenizer.all_special_ids):
         raise ModelError(f"{name} has no tokenizer that knows a word; give a model with its tokenizer files")
@@ -213,7 +219,7 @@ def load(
             dtype = torch.float32 if copy is None else "auto"
             network = AutoModelForCausalLM.from_pretrained(place.source, dtype=dtype, **kinds)
     except UNREADABLE as error:
-        raise ModelError(_unobtainable(place, error)) from error
+        raise ModelError(unobtainable(place, error)) from error
     if getattr(network, "_hf_peft_config_loaded", False):  # of a hub repository that was not here before
         raise ModelError(f"{place.name} {ADAPTER_NEEDS_MERGING}")
     if place.layers is not None:
@@ -224,7 +230,11 @@ def load(
             "give a model with its own tokenizer"
         )
     policy = policy_for(network.num_parameters(), compute=compute, trains_all=trains_all)
-    network.set_attn_implementation(policy.attention)
+    try:
+        network.set_attn_implementation(policy.attention)
+    except ValueError:  # an architecture without it
+        policy = replace(policy, attention="eager")
+        network.set_attn_implementation(policy.attention)
     network = network.to(device="cpu" if stays_in_memory else policy.device, dtype=policy.weights).eval()
     sample = tokenizer(prompt("1 + 2"))["input_ids"][:8]
     error, rounding = error_of_head(network, sample, n_rows=len(tokenizer))
@@ -260,16 +270,27 @@ def add_adapter(model: LoadedModel, spec: RunSpec, *, seed: int) -> LoadedModel:
         r=spec.lora_rank,
         lora_alpha=spec.lora_alpha,
         lora_dropout=spec.lora_dropout,
-        target_modules=list(LORA_TARGETS),
+        target_modules=lora_targets(model.network),
         bias="none",
         task_type="CAUSAL_LM",
     )
-    with seeded(seed):
-        return replace(model, network=get_peft_model(model.network, config, autocast_adapter_dtype=True))
+    try:
+        with seeded(seed):
+            return replace(model, network=get_peft_model(model.network, config, autocast_adapter_dtype=True))
+    except ValueError as error:
+        raise ModelError(
+            f"{model.name}: no LoRA can be added ({error}); use lora_dropout=0.0 or adapter='full'"
+        ) from error
+
+
+def lora_targets(network: nn.Module) -> list[str] | str:
+    """As the authors'; where matrices have other names all linear layers but the head, which peft finds."""
+    names = {name.rpartition(".")[2] for name, _ in network.named_modules()}
+    return list(LORA_TARGETS) if names.issuperset(LORA_TARGETS) else "all-linear"
 
 
 def learning_rate(spec: RunSpec) -> float:
-    """The spec's, else that of the mini family's calibration, else the authors' (LoRA 3e-4, all weights 2e-5)."""
+    """The spec's, else the mini family's own, else the authors': 3e-4 for LoRA, 2e-5 for all weights."""
     if spec.learning_rate is not None:
         return spec.learning_rate
     if spec.student in MINI_MODELS:
@@ -290,20 +311,3 @@ def _without_progress_bar() -> Iterator[None]:
 
 def _offline(place: Location) -> dict[str, bool]:
     return {"local_files_only": True} if Path(place.source).is_dir() else {}
-
-
-def _unobtainable(place: Location, error: Exception) -> str:
-    reason = " ".join(str(error).split())[:200]
-    if Path(place.source).is_dir():
-        remedy = "half downloaded, damaged or without weights in safetensors? fetch it again or give another"
-    elif constants.HF_HUB_OFFLINE:
-        remedy = (
-            f"HF_HUB_OFFLINE is set and it is not in the cache: unset it, run `hf download {place.name}` "
-            "where there is a network, or give a folder"
-        )
-    else:
-        remedy = (
-            "check the name, log in with `hf auth login` if it is gated, or download it and give the folder; "
-            "HF_HUB_OFFLINE=1 saves the attempts where there is no network"
-        )
-    return f"model {place.name} cannot be loaded ({type(error).__name__}: {reason}); {remedy}"

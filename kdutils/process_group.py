@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -20,7 +20,6 @@ from kdutils.encoding import Batch
 from kdutils.io import disk
 
 WHOLE = "state.safetensors"
-Result = TypeVar("Result")
 
 
 class World:

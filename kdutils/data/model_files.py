@@ -118,6 +118,26 @@ def model_files(entries: Iterable[str] | None = None) -> dict[str, str]:
     return mapping
 
 
+def unobtainable(place: Location, error: Exception) -> str:
+    """Why a model cannot be loaded, with the remedy."""
+    from huggingface_hub import constants
+
+    reason = " ".join(str(error).split())[:200]
+    if Path(place.source).is_dir():
+        remedy = "half downloaded, damaged or without weights in safetensors? fetch it again or give another"
+    elif constants.HF_HUB_OFFLINE:
+        remedy = (
+            f"HF_HUB_OFFLINE is set and it is not in the cache: unset it, run `hf download {place.name}` "
+            "where there is a network, or give a folder"
+        )
+    else:
+        remedy = (
+            "check the name, log in with `hf auth login` if it is gated, or download it and give the folder; "
+            "HF_HUB_OFFLINE=1 saves the attempts where there is no network"
+        )
+    return f"model {place.name} cannot be loaded ({type(error).__name__}: {reason}); {remedy}"
+
+
 def hub_revision(name: str | Location) -> str:
     """The commit of a hub model's files in the local cache; "" if there are none, or for local models."""
     place = locate(name)

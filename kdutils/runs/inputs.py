@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import zip_longest
 
-from transformers import PreTrainedTokenizerBase
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from kdutils import encoding, models
 from kdutils.data import hub, model_files
@@ -87,6 +91,10 @@ def _check(runs: Sequence[Inputs]) -> None:
     trained = [run for run in runs if run.spec.method != "base"]
     for run in {run.items.key: run for run in trained}.values():
         run.items.validation  # noqa: B018 - raises if there are too few
+    for run in runs:
+        check_positions(run)
+    for run in {(run.spec.student, run.spec.adapter, run.spec.lora_dropout): run for run in trained}.values():
+        check_adapter(run)
     compared = [run for run in trained if run.spec.teacher is not None and run.spec.method != "seqkd"]
     tokenizers = {
         run.spec.student: run.tokenizer for run in {run.spec.student: run for run in trained}.values()
@@ -131,6 +139,66 @@ def check_pair(run: Inputs) -> None:
             raise ModelError(
                 f"{spec.student} {verb} texts with {own}, {spec.teacher} with {other}: {spec.method} "
                 f"compares their logits on the same tokens; {SAME_TOKENIZER}"
+            )
+
+
+@cache
+def _skeleton(place: Location) -> PreTrainedModel | None:
+    """A model without values; None for a GGUF file, which is of a known kind."""
+    if place.gguf_file is not None:
+        return None
+    with torch.device("meta"):
+        config = AutoConfig.from_pretrained(place.source, trust_remote_code=False)
+        return AutoModelForCausalLM.from_config(config.get_text_config())
+
+
+def check_adapter(run: Inputs) -> None:
+    """Check that an adapter can be added to the student.
+
+    Raises:
+        ModelError: with the remedy.
+    """
+    if run.spec.adapter != "full" and (network := _skeleton(run.student)) is not None:
+        policy = models.policy_for(network.num_parameters())
+        model = models.LoadedModel(run.spec.student, copy.deepcopy(network), run.tokenizer, policy)
+        models.add_adapter(model, run.spec, seed=0)
+
+
+@cache
+def _n_learned_positions(place: Location) -> int | None:
+    """How many positions a model has an embedding for; None if it needs none, as with rotary ones."""
+    network = _skeleton(place)
+    layers = {} if network is None else dict(network.named_modules())
+    is_learned = any(isinstance(x, nn.Embedding) and re.search("pos|wpe", name) for name, x in layers.items())
+    return network.config.max_position_embeddings if is_learned else None
+
+
+def check_positions(run: Inputs) -> None:
+    """Check that models with learned positions have as many as their longest sequences need.
+
+    Raises:
+        ModelError: with both numbers.
+    """
+    spec, evaluation = run.spec, run.evaluation
+    for name, place in ((spec.student, run.student), (spec.teacher, spec.teacher and run.teacher)):
+        limit = _n_learned_positions(place) if name else None
+        if limit is None:
+            continue
+        tokenizer, needed = models.load_tokenizer(place), 0
+        for items, new in (
+            (run.items.train if spec.method != "base" else (), spec.max_new_tokens),
+            (run.items.test, evaluation.max_new_tokens if evaluation else 0),
+        ):
+            prompts = encoding.prompt_ids([item.question for item in items], tokenizer)
+            responses = encoding.token_ids([item.response for item in items], tokenizer)
+            is_written = items is run.items.test or spec.method in ("gkd", "seqkd")
+            pairs = zip(prompts, responses, strict=True)
+            lengths = [len(p) + max(len(r) + 1, new if is_written else 0) for p, r in pairs]
+            needed = max([needed, *lengths])
+        if needed > limit:
+            raise ModelError(
+                f"{name} has {limit} learned positions, and its items with their answers take up to {needed} "
+                "tokens: lower max_new_tokens, take shorter items (max_item_characters), or another model"
             )
 
 

@@ -200,7 +200,7 @@ def read_texts(path: Path, items: Sequence[Item]) -> list[Item]:
     try:
         if digest.is_file() and digest.read_text(encoding="utf-8").strip() != disk.sha256(path):
             raise ValueError("its SHA-256 is not the recorded one")
-        kept = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        kept = [json.loads(line) for line in path.read_text(encoding="utf-8").strip("\n").split("\n")]
         if [record["id"] for record in kept] != [item.id for item in items]:
             raise ValueError("it is about other items")
         return [
