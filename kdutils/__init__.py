@@ -11,7 +11,7 @@ __version__ = "0.1.0"
 PUBLIC = {  # name -> the module that defines it; no module may have such a name, since it would hide it
     "RunSpec": "spec",
     "EvalSpec": "spec",
-    "run": "experiment",
+    "run": "runs.experiment",
     "train": "training",
     "divergence": "losses",
     "cross_entropy": "losses",

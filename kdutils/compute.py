@@ -16,14 +16,11 @@ All environment variables of the package; `Compute.from_environment` alone reads
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 LARGE_PARAMETERS = 20_000_000  # from here on bf16 pays on a CPU (measured at 135M; below 1M it does not)
 BUDGET_BYTES = 160 << 20  # for the logits that exist at one time, of both models together
 BATCH_ROWS = 64  # texts that are generated together
-LARGE_CPU_ROWS = 2  # sequences in a pass of a large model: as fast as more, and a third of the memory
-PASS_SECONDS = 2.0e-3  # of a tiny model on one thread, whatever is in the pass: some 100 small operations
-TOKEN_SECONDS, TOKEN_PARAMETER_SECONDS = 1.5e-6, 1.05e-10  # and of each token in it; measured at 36k to 493k
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,16 +50,6 @@ class Compute:
         for name in ("checkpoint_seconds", "pass_tokens"):
             if (value := getattr(self, name)) is not None and not value >= 0:
                 raise ValueError(f"{name}={value} must be at least 0")
-
-    def on_cpu(self, n_parameters: int, *, is_large: bool, batch_size: int) -> Compute:
-        """The same with passes that suit a CPU, where they are left open (see encoding.Batch.passes)."""
-        if is_large:
-            rows = self.micro_batch_rows or min(LARGE_CPU_ROWS, batch_size)
-            return replace(self, micro_batch_rows=rows)
-        if self.pass_tokens is not None:
-            return self
-        token_seconds = TOKEN_SECONDS + TOKEN_PARAMETER_SECONDS * n_parameters
-        return replace(self, pass_tokens=round(PASS_SECONDS / token_seconds))
 
     @classmethod
     def from_environment(cls) -> Compute:

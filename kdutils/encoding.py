@@ -31,25 +31,6 @@ class Batch:
     attention_BT: Tensor  # 1 where a token is real
     scored_BT: Tensor  # True where token t is scored (by the position before it)
 
-    def share(self, part: int, parts: int) -> Batch:
-        """Part number `part` of `parts`: rows sorted by length are dealt out in turn, so parts cost alike.
-
-        If there are fewer rows than parts, the last parts are `unscored`.
-        """
-        order = self.attention_BT.sum(1).argsort(descending=True, stable=True)[part::parts]
-        if not len(order):
-            return self.unscored()
-        length = int(self.attention_BT[order].sum(1).max())
-        tensors = (self.input_ids_BT, self.attention_BT, self.scored_BT)
-        return Batch([self.ids[row] for row in order.tolist()], *(t[order, :length] for t in tensors))
-
-    def unscored(self) -> Batch:
-        """Two tokens of one row, none scored: a pass for a process without rows, which FSDP needs."""
-        ids_BT, attention_BT, scored_BT = (
-            t[:1, :2] for t in (self.input_ids_BT, self.attention_BT, self.scored_BT)
-        )
-        return Batch(self.ids[:1], ids_BT, attention_BT, torch.zeros_like(scored_BT))
-
     def passes(self, *, max_rows: int, pass_tokens: int | None = None) -> list[Batch]:
         """The same rows sorted by length, longest first, cut into passes through a model (micro-batches).
 
@@ -203,8 +184,3 @@ def _padded(
     scored_BT[:, 0] = False
     tensors = (torch.from_numpy(x) for x in (input_ids_BT, attention_BT.astype(np.int64), scored_BT))
     return Batch(ids, *tensors)
-
-
-def epoch_order(n_items: int, generator: torch.Generator) -> list[int]:
-    """A permutation of the items, drawn from the generator."""
-    return torch.randperm(n_items, generator=generator).tolist()

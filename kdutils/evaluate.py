@@ -1,17 +1,136 @@
-"""Scores: of texts or ranked options against gold answers, and of a student's beside its teacher's."""
+"""Answers read from responses, and scores: of texts or ranked options against gold answers.
+
+To add a way of reading answers, write its two functions and name them in READINGS; a task names its own in
+kdutils.constants.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import operator
+import re
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-import sacrebleu
 
-from kdutils.answers import is_correct, keyword_pattern, parse, parse_strict, rouge_l, same_number
-from kdutils.constants import CHOICE_TASKS, INSTRUCTION_TASKS, MATH_TASKS
+from kdutils.constants import ALL_TASKS, CHOICE_TASKS, INSTRUCTION_TASKS
 from kdutils.items import Item
+
+NUMBER = re.compile(r"-?\d+\.?\d*")
+LETTER = re.compile(r"[ABCDE]")
+STRICT_NUMBER = re.compile(r"[Tt]he answer is:? *(-?\d+(?:\.\d+)?)\.?\s*$")
+STRICT_LETTER = re.compile(r"[Tt]he answer is:? *\(?([A-E])\)?\.?\s*$")
+STRICT_KEYWORD = re.compile(r"the correct answer is (\w+)\.?")
+TOLERANCE = 1e-3  # absolute, as the authors'
+RIGHT_ROUGE = 0.5  # instruction tasks have no right answer; only their ROUGE-L is analysed
+
+
+class Reading(NamedTuple):
+    """How the answer to a kind of task is read from a response, and when it is the gold one."""
+
+    lenient: Callable[[str, str], str | None]  # task, text -> answer as the authors read it, None without one
+    strict: Callable[[str, str], str | None]  # where the response format puts it, after what announces it
+    is_right: Callable[[str, str], bool]  # answer, gold answer
+    response: str  # what ends with an answer, written in place of {}
+
+
+def _last_number(task: str, text: str) -> str | None:
+    numbers = NUMBER.findall(text.replace(",", ""))
+    return numbers[-1] if numbers else None
+
+
+def _announced_number(task: str, text: str) -> str | None:
+    match = STRICT_NUMBER.search(text.replace(",", "").strip())
+    return match and match[1]
+
+
+def _first_letter(task: str, text: str) -> str | None:
+    match = LETTER.search(text)
+    return match and match[0]
+
+
+def _announced_letter(task: str, text: str) -> str | None:
+    match = STRICT_LETTER.search(text.replace(",", "").strip())
+    return match and match[1]
+
+
+@cache
+def keyword_pattern(task: str) -> re.Pattern:
+    """The answers to a task. As the authors' it is one for all `answerN`, so answer5 is read among four."""
+    options = ALL_TASKS[task].options
+    return re.compile("|".join(options if options[0] != "answer1" else (f"answer{n}" for n in range(1, 6))))
+
+
+def _first_keyword(task: str, text: str) -> str | None:
+    match = keyword_pattern(task).search(text)
+    return match and match[0]
+
+
+def _announced_keyword(task: str, text: str) -> str | None:
+    match = STRICT_KEYWORD.fullmatch(text.strip())
+    return match[1] if match and keyword_pattern(task).fullmatch(match[1]) else None
+
+
+def _whole_text(task: str, text: str) -> str | None:
+    return text.strip() or None
+
+
+def same_number(left: str, right: str) -> bool:
+    """Whether two numbers as text are equal within TOLERANCE; False if one is none."""
+    try:
+        return abs(float(left) - float(right)) <= TOLERANCE
+    except ValueError:
+        return False
+
+
+def rouge_l(text: str, reference: str) -> float:
+    """ROUGE-L F1 in [0, 1] (package rouge-score, no stemming)."""
+    return float(_rouge().score(reference, text)["rougeL"].fmeasure)
+
+
+@cache
+def _rouge():
+    from rouge_score.rouge_scorer import RougeScorer
+
+    return RougeScorer(["rougeL"], use_stemmer=False)
+
+
+READINGS = {
+    "number": Reading(_last_number, _announced_number, same_number, "The answer is {}."),
+    "letter": Reading(_first_letter, _announced_letter, operator.eq, "The answer is {}."),
+    "keyword": Reading(_first_keyword, _announced_keyword, operator.eq, "the correct answer is {}"),
+    "text": Reading(_whole_text, _whole_text, lambda text, gold: rouge_l(text, gold) >= RIGHT_ROUGE, "{}"),
+}
+
+
+def reading_of(task: str) -> Reading:
+    """How answers to a task are read."""
+    return READINGS[ALL_TASKS[task].reading]
+
+
+def parse(task: str, text: str) -> str | None:
+    """The answer in a text as the authors read it, None if there is none.
+
+    Math: the last number, commas removed; AQuA: the first capital A to E anywhere; commonsense: the first
+    keyword. Instruction tasks: the text itself.
+    """
+    return reading_of(task).lenient(task, text)
+
+
+def parse_strict(task: str, text: str) -> str | None:
+    """The answer where the response format puts it, at the end and after the words that announce it."""
+    return reading_of(task).strict(task, text)
+
+
+def is_correct(task: str, parsed: str | None, answer: str) -> bool:
+    """Whether a parsed answer is the gold one: numbers within TOLERANCE, all else to the letter.
+
+    Instruction tasks have no right or wrong; they count as correct from a ROUGE-L of RIGHT_ROUGE.
+    """
+    return parsed is not None and reading_of(task).is_right(parsed, answer)
 
 
 def score(
@@ -49,13 +168,13 @@ def options(item: Item) -> dict[str, str]:
     Raises:
         ValueError: for a task without options.
     """
-    if item.task == "aqua":
-        return {letter: f"The answer is {letter}." for letter in "ABCDE"}
-    if item.task not in CHOICE_TASKS:
+    answers = ALL_TASKS[item.task].options
+    if not answers:
         raise ValueError(f"task {item.task!r} has no options to rank")
-    offered = sorted(set(keyword_pattern(item.task).findall(item.question.lower())))
-    answers = offered if item.answer in offered and len(offered) > 1 else CHOICE_TASKS[item.task]
-    return {answer: f"the correct answer is {answer}" for answer in answers}
+    if item.task in CHOICE_TASKS:
+        offered = sorted(set(keyword_pattern(item.task).findall(item.question.lower())))
+        answers = offered if item.answer in offered and len(offered) > 1 else answers
+    return {answer: reading_of(item.task).response.format(answer) for answer in answers}
 
 
 def rank(item: Item, logprobs: Sequence[float]) -> dict[str, object]:
@@ -85,185 +204,9 @@ def rank(item: Item, logprobs: Sequence[float]) -> dict[str, object]:
     }
 
 
-# --- comparing two models on the same items ------------------------------------------------------------
-
-
-KEYS = ["task", "item_id", "sample"]  # of an item row
-
-
-def paired(
-    student: pd.DataFrame, teacher: pd.DataFrame, *, keys: Sequence[str] = tuple(KEYS)
-) -> pd.DataFrame:
-    """Student and teacher rows of equal `keys` side by side (suffix `_teacher`), in the student's order.
-
-    Raises:
-        ValueError: if they were not evaluated on the same items.
-    """
-    keys = list(keys)
-    student, teacher = student.reset_index(drop=True), teacher.reset_index(drop=True)
-    if student[keys].equals(teacher[keys]):  # the usual case, and by place is quicker than by name
-        others = teacher.drop(columns=keys)
-        return student.join(others.rename(columns=lambda name: name + "_teacher" * (name in student)))
-    how = {"on": keys, "how": "outer", "suffixes": ("", "_teacher"), "indicator": True}
-    both = student.assign(order=student.index).merge(teacher, **how, validate="one_to_one")
-    if (lonely := both.pop("_merge") != "both").any():
-        one = both.loc[lonely, keys].iloc[0].to_dict()
-        raise ValueError(f"student and teacher have different items ({int(lonely.sum())}, such as {one})")
-    return both.sort_values("order", ignore_index=True).drop(columns="order")
-
-
-def same_answer(both: pd.DataFrame) -> pd.Series:
-    """True where student and teacher give the same answer; an unparsed one agrees with nothing."""
-    columns = (both[name].to_numpy(object) for name in ("task", "parsed", "parsed_teacher"))
-    asked = list(zip(*columns, strict=True))
-    known = {each: _agree(*each) for each in set(asked)}  # few: comparing numbers takes longer than finding
-    return pd.Series([known[each] for each in asked], index=both.index, dtype=bool)
-
-
-def _agree(task: str, left: object, right: object) -> bool:
-    if not isinstance(left, str) or not isinstance(right, str):
-        return False
-    if task in MATH_TASKS and task != "aqua":
-        return same_number(left, right)
-    return left == right
-
-
-ANSWERS = ("both_right", "same_wrong", "other_wrong", "only_teacher", "only_student")  # together all items
-
-
-def agreements(both: pd.DataFrame, *, by: Sequence[str]) -> pd.DataFrame:
-    """Agreement of paired rows and what it is made of, a row a group of `by`, in order of appearance.
-
-    Columns `by`, n, and in percent `agreement` (the same answer, right or wrong) and ANSWERS: who are both
-    right give the same answer, who are both wrong may. `error_consistency` is Cohen's kappa of being right:
-    agreement in correctness beyond what two models of these accuracies would have by chance; NaN where both
-    are always right or always wrong.
-    Source: Geirhos et al. 2020 (arXiv:2006.16736).
-    """
-    right, teacher_right = both["correct"].astype(bool), both["correct_teacher"].astype(bool)
-    same, both_wrong = same_answer(both), ~right & ~teacher_right
-    counted = {
-        "agreement": same,
-        "both_right": right & teacher_right,
-        "same_wrong": both_wrong & same,
-        "other_wrong": both_wrong & ~same,
-        "only_teacher": ~right & teacher_right,
-        "only_student": right & ~teacher_right,
-        "right": right,
-        "teacher_right": teacher_right,
-    }
-    groups = both[list(by)].assign(**counted).groupby(list(by), sort=False)
-    share = groups.mean()
-    chance = share["right"] * share["teacher_right"] + (1 - share["right"]) * (1 - share["teacher_right"])
-    observed = 1 - share["only_teacher"] - share["only_student"]
-    kappa = ((observed - chance) / (1 - chance)).where(chance < 1)
-    percent = 100 * share[["agreement", *ANSWERS]]
-    return percent.assign(error_consistency=kappa, n=groups.size()).reset_index()
-
-
-AGREEMENT = ("agreement", *ANSWERS, "error_consistency", "top1_agreement")
-
-
-def agreement(both: pd.DataFrame) -> dict[str, float]:
-    """What `agreements` says of all rows together, and `top1_agreement`; NaN without rows.
-
-    `top1_agreement` is the share of tokens of the reference response at which both find the same token
-    likeliest, given the true tokens before it, percent; NaN if their tokens differ.
-    """
-    if both.empty:
-        return dict.fromkeys(AGREEMENT, math.nan)
-    found = agreements(both.assign(group=0), by=["group"]).iloc[0].to_dict()
-    found["top1_agreement"] = _top1_agreement(both)
-    return {name: float(found[name]) for name in AGREEMENT}
-
-
-def _top1_agreement(both: pd.DataFrame) -> float:
-    if "top1" not in both or "top1_teacher" not in both:  # rows of texts alone
-        return math.nan
-    pairs = list(zip(both["top1"], both["top1_teacher"], strict=True))
-    if any(len(student) != len(teacher) for student, teacher in pairs):
-        return math.nan
-    student, teacher = (np.concatenate(side) for side in zip(*pairs, strict=True))
-    return 100 * float((student == teacher).mean()) if len(student) else math.nan
-
-
-def corpus_bleu(texts: Sequence[str], references: Sequence[str]) -> float:
-    """Corpus BLEU of texts against references, percent (sacrebleu's defaults); NaN without texts."""
-    return float(sacrebleu.corpus_bleu(list(texts), [list(references)]).score) if len(texts) else math.nan
-
-
-def fidelity(both: pd.DataFrame, *, rng: np.random.Generator, n_resamples: int = 999) -> dict[str, object]:
-    """Corpus BLEU of student against teacher texts, percent, with a bootstrap interval over items.
-
-    Also split by whether the student is right: `fidelity_right`, `fidelity_wrong` (NaN if there are none).
-    `signature` is sacrebleu's own description of the measure.
-    """
-    if both.empty:
-        return {"fidelity": math.nan, "fidelity_low": math.nan, "fidelity_high": math.nan, "signature": ""}
-    metric = sacrebleu.BLEU()
-    texts, references = both["text"].tolist(), both["text_teacher"].tolist()
-    counts = np.array(
-        [_bleu_counts(metric, text, reference) for text, reference in zip(texts, references, strict=True)]
-    )
-    draws = rng.integers(0, len(counts), size=(n_resamples, len(counts)))
-    resampled = [_bleu(metric, counts[draw].sum(0)) for draw in draws]
-    low, high = np.percentile(resampled, [2.5, 97.5])
-    right = both["correct"].to_numpy(bool)
-    return {
-        "fidelity": _bleu(metric, counts.sum(0)),
-        "fidelity_low": float(low),
-        "fidelity_high": float(high),
-        "fidelity_right": _bleu(metric, counts[right].sum(0)) if right.any() else math.nan,
-        "fidelity_wrong": _bleu(metric, counts[~right].sum(0)) if (~right).any() else math.nan,
-        "signature": str(metric.get_signature()),
-    }
-
-
-def fidelity_correct_r(both: pd.DataFrame) -> float:
-    """Point-biserial correlation, over paired rows, of being right with the likeness to the teacher's text.
-
-    Likeness is sentence BLEU (sacrebleu, effective order, so that short texts are not all near zero).
-    Positive where right items are those on which the student writes like its teacher. NaN below three rows,
-    or where all are right, all wrong or all equally like.
-    """
-    right = both["correct"].to_numpy(float)
-    metric = sacrebleu.BLEU(effective_order=True)
-    likeness = np.array(
-        [
-            metric.sentence_score(text, [reference]).score
-            for text, reference in zip(both["text"], both["text_teacher"], strict=True)
-        ]
-    )
-    if len(right) < 3 or np.ptp(right) == 0 or np.ptp(likeness) == 0:
-        return math.nan
-    return float(np.corrcoef(right, likeness)[0, 1])
-
-
-def bleu_counts(text: str, reference: str) -> list[int]:
-    """Lengths, matches and totals of one text: what corpus BLEU adds up over texts."""
-    return _bleu_counts(sacrebleu.BLEU(), text, reference)
-
-
-def _bleu_counts(metric: sacrebleu.BLEU, text: str, reference: str) -> list[int]:
-    found = metric.corpus_score([text], [[reference]])
-    return [found.sys_len, found.ref_len, *found.counts, *found.totals]
-
-
-def _bleu(metric: sacrebleu.BLEU, counts: np.ndarray) -> float:
-    order = (len(counts) - 2) // 2
-    system, reference, matches, totals = counts[0], counts[1], counts[2 : 2 + order], counts[2 + order :]
-    lengths = {"sys_len": int(system), "ref_len": int(reference)}
-    found = metric.compute_bleu(
-        list(map(int, matches)), list(map(int, totals)), smooth_method="exp", **lengths
-    )
-    return float(found.score)
-
-
 def chance_accuracy(task: str) -> float:
     """Percent right by guessing among the options; 0 where the answer is free."""
-    if task == "aqua":
-        return 20.0
-    return 100 / len(CHOICE_TASKS[task]) if task in CHOICE_TASKS else 0.0
+    return 100 / len(ALL_TASKS[task].options) if ALL_TASKS[task].options else 0.0
 
 
 def accuracies(rows: pd.DataFrame, *, strict: bool = False) -> pd.DataFrame:
@@ -271,7 +214,6 @@ def accuracies(rows: pd.DataFrame, *, strict: bool = False) -> pd.DataFrame:
 
     Instruction tasks, which have no right answer, have their mean ROUGE-L in its place. `n_clean` and
     `accuracy_clean` are of the items whose question is not in the training set, as far as the rows say.
-
     Several samples of an item are averaged first; the standard error is over items.
     """
     table = []

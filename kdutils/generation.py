@@ -21,7 +21,6 @@ from kdutils.models import LoadedModel
 from kdutils.noise import noise_keys, random_bits
 
 LOGIT_ROWS = 256  # positions whose logits exist at one time
-AHEAD = 16  # positions that random numbers are drawn for at once
 COMPACT_SHARE = 0.5  # finished rows leave the batch once no more than this share of it is left
 Result = TypeVar("Result")
 
@@ -59,8 +58,12 @@ def generate(
         raise ValueError("sampling (temperature > 0) needs one key for each prompt")
 
     def texts_of(rows: list[int]) -> list[Text]:
-        row_keys = None if temperature == 0 else [keys[row] for row in rows]
-        draw = _Draw(temperature, row_keys, seed, model.vocabulary_size)
+        own = [keys[row] for row in rows] if temperature > 0 else [""] * len(rows)
+
+        def draw(logits_BV: Tensor, places: list[int], position: int) -> Tensor:
+            logits_BV = logits_BV[:, : model.vocabulary_size].float()
+            return drawn(logits_BV, temperature, [own[place] for place in places], seed, position)
+
         return _texts_of_batch(model, [prompts[row] for row in rows], draw, max_new_tokens)
 
     lengths = [len(prompt) for prompt in prompts]
@@ -134,51 +137,44 @@ def option_logprobs(
 def _options_of_batch(
     model: LoadedModel, prompts: list[list[int]], options: list[list[list[int]]]
 ) -> list[list[float]]:
-    device, decoder = model.policy.device, model.causal.get_decoder()
-    prompt_BT, real_BT = _padded_left(prompts, model.pad_id, device)
-    cache = _cache(model, prompt_BT.shape[1] + max(len(option) for own in options for option in own))
-    position_BT = (real_BT.cumsum(1) - 1).clamp(min=0)
-    row_of = torch.tensor([row for row, own in enumerate(options) for _ in own], device=device)
     flat = [option for own in options for option in own]
-    option_BT = torch.nn.utils.rnn.pad_sequence(
-        [torch.tensor(option) for option in flat], batch_first=True, padding_value=model.pad_id
-    ).to(device)
-    lengths_B = torch.tensor([len(option) for option in flat], device=device)
-    scored_BT = torch.arange(option_BT.shape[1], device=device) < lengths_B[:, None]
+    row_of = torch.tensor([row for row, own in enumerate(options) for _ in own])
+    step = _Decoder(model, prompts, n_more=max(map(len, flat)))
+    if not step.can_select:  # every option with its prompt again
+        whole = [prompts[row] + option for row, option in zip(row_of.tolist(), flat, strict=True)]
+        n_unscored = [len(prompts[row]) for row in row_of.tolist()]
+        batch = encoding.batch_of([""] * len(flat), whole, n_unscored, pad_id=model.pad_id)
+        scored_BT = batch.scored_BT.to(model.policy.device)
+        hidden_NH, token_N = model.scoring_states(batch), batch.input_ids_BT.to(scored_BT.device)[scored_BT]
+        return _summed_logprobs(model, hidden_NH, token_N, options)
+    option_BT, real_BT = _padded(flat, model.pad_id, model.policy.device, on_left=False)
     with model.policy.computing():
-        hidden_BTH = decoder(
-            input_ids=prompt_BT,
-            attention_mask=real_BT,
-            position_ids=position_BT,
-            past_key_values=cache,
-            use_cache=True,
-        ).last_hidden_state
-        states = [hidden_BTH[row_of, -1:]]  # scores each option's first token
+        states = [step.read_prompts()[row_of, -1:]]  # scores each option's first token
         if option_BT.shape[1] > 1:  # the last token scores nothing
-            cache.batch_select_indices(row_of)
-            steps = torch.arange(1, option_BT.shape[1], device=device)
-            after = decoder(
-                input_ids=option_BT[:, :-1],
-                attention_mask=torch.cat([real_BT[row_of], scored_BT[:, :-1].long()], dim=1),
-                position_ids=position_BT[row_of, -1:] + steps,
-                past_key_values=cache,
-                use_cache=True,
-            )
-            states.append(after.last_hidden_state)
-        hidden_NH = torch.cat(states, dim=1)[scored_BT]
-        head = model.head.cut(model.vocabulary_size)
-        parts = zip(hidden_NH.split(LOGIT_ROWS), option_BT[scored_BT].split(LOGIT_ROWS), strict=True)
+            step.select(row_of.to(option_BT.device))
+            states.append(step.read(option_BT[:, :-1], real_BT[:, :-1]))
+    scored_BT = real_BT.bool()
+    return _summed_logprobs(model, torch.cat(states, dim=1)[scored_BT], option_BT[scored_BT], options)
+
+
+def _summed_logprobs(
+    model: LoadedModel, hidden_NH: Tensor, token_N: Tensor, options: list[list[list[int]]]
+) -> list[list[float]]:
+    """The sum over each option's tokens, which stand one after the other, of their log-probabilities."""
+    head = model.head.cut(model.vocabulary_size)
+    with model.policy.computing():
+        parts = zip(hidden_NH.split(LOGIT_ROWS), token_N.split(LOGIT_ROWS), strict=True)
         logprobs = [
             head.logits(part).float().log_softmax(-1).gather(1, tokens[:, None])[:, 0]
             for part, tokens in parts
         ]
-    sums = [float(part.double().sum()) for part in torch.cat(logprobs).cpu().split(lengths_B.tolist())]
-    by_option = iter(sums)
-    return [[next(by_option) for _ in own] for own in options]
+    lengths = [len(option) for own in options for option in own]
+    sums = iter(float(part.double().sum()) for part in torch.cat(logprobs).cpu().split(lengths))
+    return [[next(sums) for _ in own] for own in options]
 
 
 class _Preallocated(DynamicLayer):
-    """Keys and values of one layer (batch, key heads, position, head width) in buffers of their final length.
+    """Keys and values (batch, key heads, position, head width) in buffers of their final length.
 
     DynamicLayer itself copies all of them at every token.
     """
@@ -205,87 +201,75 @@ class _Preallocated(DynamicLayer):
         self.keys, self.values = (buffer[:, :, :n] for buffer in self.buffers)
 
 
-def _cache(model: LoadedModel, n_positions: int) -> DynamicCache:
-    """An empty cache for sequences of up to `n_positions`; layers of other types are left as they are."""
-    cache = DynamicCache(config=model.causal.config)
-    cache.layers = [_Preallocated(n_positions) if type(x) is DynamicLayer else x for x in cache.layers]
-    return cache
+def _padded(rows: list[list[int]], pad_id: int, device: str, *, on_left: bool) -> tuple[Tensor, Tensor]:
+    """Token ids (B, T) of the rows, padded, and 1 where a token is real."""
+    lengths_B1 = torch.tensor([len(row) for row in rows])[:, None]
+    place_T = torch.arange(int(lengths_B1.max()))
+    real_BT = place_T.flip(0) < lengths_B1 if on_left else place_T < lengths_B1
+    ids_BT = torch.full(real_BT.shape, pad_id)
+    ids_BT[real_BT] = torch.tensor([token for row in rows for token in row])
+    return ids_BT.to(device), real_BT.long().to(device)
 
 
-def _padded_left(prompts: list[list[int]], pad_id: int, device: str) -> tuple[Tensor, Tensor]:
-    """Prompts padded on the left, and 1 where a token is real."""
-    width = max(map(len, prompts))
-    ids = [[pad_id] * (width - len(prompt)) + prompt for prompt in prompts]
-    real = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
-    return torch.tensor(ids, device=device), torch.tensor(real, device=device)
+def drawn(logits_BV: Tensor, temperature: float, keys: Sequence[str], seed: int, position: int) -> Tensor:
+    """The next tokens (B,) from their logits: the likeliest at temperature 0, else sampled.
 
-
-class _Draw:
-    """The next token of each row from its logits."""
-
-    def __init__(self, temperature: float, keys: list[str] | None, seed: int, vocabulary_size: int) -> None:
-        self.temperature, self.keys, self.seed, self.size = temperature, keys, seed, vocabulary_size
-        self.rows: list[int] = []  # of `uniform_BP`
-        self.uniform_BP = torch.empty(0)  # for AHEAD positions
-
-    def __call__(self, logits_BV: Tensor, rows: list[int], position: int) -> Tensor:
-        """Tokens (B,) of `rows` at a position. Call it with positions 0, 1, ...; rows may only drop out."""
-        logits_BV = logits_BV[:, : self.size].float()
-        if self.temperature == 0:
-            return logits_BV.argmax(-1)
-        uniform_B1 = self._uniform(rows, position, logits_BV.device)
-        sums_BV = (logits_BV / self.temperature).softmax(-1).double().cumsum_(-1)
-        return torch.searchsorted(sums_BV, uniform_B1 * sums_BV[:, -1:], right=True)[:, 0]
-
-    def _uniform(self, rows: list[int], position: int, device: torch.device) -> Tensor:
-        """Uniform draws in (0, 1), float64 (B, 1), from keys of item and position."""
-        place = position % AHEAD
-        if place == 0:
-            upcoming = range(position, position + AHEAD)
-            items = [self.keys[row] for row in rows for _ in upcoming]
-            keys_N = noise_keys(self.seed, items, [*upcoming] * len(rows))
-            bits_BP = random_bits(keys_N.to(device), 1).view(len(rows), AHEAD)
-            self.uniform_BP = ((bits_BP >> 11) & (2**53 - 1)).double().add_(0.5).mul_(2.0**-53)
-        elif len(rows) < len(self.rows):
-            self.uniform_BP = self.uniform_BP[[self.rows.index(row) for row in rows]]
-        self.rows = rows
-        return self.uniform_BP[:, place : place + 1]
+    Row b's random number is a function of (seed, keys[b], position) alone.
+    """
+    if temperature == 0:
+        return logits_BV.argmax(-1)
+    keys_B = noise_keys(seed, keys, [position] * len(keys)).to(logits_BV.device)
+    bits_B1 = random_bits(keys_B, 1)
+    uniform_B1 = ((bits_B1 >> 11) & (2**53 - 1)).double().add_(0.5).mul_(2.0**-53)  # in (0, 1)
+    sums_BV = (logits_BV / temperature).softmax(-1).double().cumsum_(-1)
+    return torch.searchsorted(sums_BV, uniform_B1 * sums_BV[:, -1:], right=True)[:, 0]
 
 
 class _Decoder:
-    """A batch of texts that grow by one token at a time, with their KV cache."""
+    """A batch of sequences that grow on the right, with their KV cache; prompts are padded on the left."""
 
-    def __init__(self, model: LoadedModel, prompts: list[list[int]], max_new_tokens: int) -> None:
-        self.model = model
-        self.ids_BT, self.real_BT = _padded_left(prompts, model.pad_id, model.policy.device)
-        self.position_BT = (self.real_BT.cumsum(1) - 1).clamp(min=0)
-        self.cache = _cache(model, self.ids_BT.shape[1] + max_new_tokens)
+    def __init__(self, model: LoadedModel, prompts: list[list[int]], n_more: int) -> None:
+        self.decoder = model.causal.get_decoder()
+        self.prompt_BT, real_BT = _padded(prompts, model.pad_id, model.policy.device, on_left=True)
+        self.prompt_is_real_BT, self.real_BT = real_BT, real_BT[:, :0]
+        self.cache = DynamicCache(config=model.causal.config)
+        n_positions = self.prompt_BT.shape[1] + n_more
+        self.cache.layers = [  # those of other types are left as they are
+            _Preallocated(n_positions) if type(layer) is DynamicLayer else layer
+            for layer in self.cache.layers
+        ]
 
-    def read(self) -> Tensor:
-        """Final hidden states (B, H) at the last token of each row."""
-        hidden_BTH = self.model.causal.get_decoder()(
-            input_ids=self.ids_BT,
+    def read_prompts(self) -> Tensor:
+        """Final hidden states (B, T, H) of the prompts."""
+        return self.read(self.prompt_BT, self.prompt_is_real_BT)
+
+    def read(self, ids_BT: Tensor, real_BT: Tensor) -> Tensor:
+        """Final hidden states (B, T, H) at these tokens, the next of each row."""
+        self.real_BT = torch.cat([self.real_BT, real_BT], dim=1)
+        return self.decoder(
+            input_ids=ids_BT,
             attention_mask=self.real_BT,
-            position_ids=self.position_BT,
+            position_ids=(self.real_BT.cumsum(1) - 1).clamp(min=0)[:, -ids_BT.shape[1] :],
             past_key_values=self.cache,
             use_cache=True,
         ).last_hidden_state
-        return hidden_BTH[:, -1]
 
-    def __call__(self, ids_B: Tensor) -> Tensor:
-        """Final hidden states (B, H) at these tokens, the next of each row."""
-        self.ids_BT, self.position_BT = ids_B[:, None], self.position_BT[:, -1:] + 1
-        self.real_BT = torch.cat([self.real_BT, self.real_BT.new_ones(len(ids_B), 1)], dim=1)
-        return self.read()
+    @property
+    def can_select(self) -> bool:
+        """Whether rows can be selected: not where layers keep another state than keys and values."""
+        return all(hasattr(layer, "batch_select_indices") for layer in self.cache.layers)
 
     def select(self, rows: Tensor) -> None:
-        """Keep only these rows of the batch."""
+        """The batch of these rows, which may be repeated."""
         self.cache.batch_select_indices(rows)
-        self.real_BT, self.position_BT = self.real_BT[rows], self.position_BT[rows]
+        self.real_BT = self.real_BT[rows]
 
 
 def _texts_of_batch(
-    model: LoadedModel, prompts: list[list[int]], draw: _Draw, max_new_tokens: int
+    model: LoadedModel,
+    prompts: list[list[int]],
+    draw: Callable[[Tensor, list[int], int], Tensor],
+    max_new_tokens: int,
 ) -> list[Text]:
     eos = model.tokenizer.eos_token_id
     step, head = _Decoder(model, prompts, max_new_tokens), model.head
@@ -295,8 +279,11 @@ def _texts_of_batch(
     token_B = None
     for position in range(max_new_tokens):
         with model.policy.computing():
-            states_BH = step.read() if token_B is None else step(token_B)
-            logits_BV = head.logits(states_BH)
+            if token_B is None:
+                states_BTH = step.read_prompts()
+            else:
+                states_BTH = step.read(token_B[:, None], step.real_BT.new_ones(len(rows), 1))
+            logits_BV = head.logits(states_BTH[:, -1])
         token_B = draw(logits_BV, rows, position)
         for row, token in zip(rows, token_B.tolist(), strict=True):
             if token == eos:
@@ -306,7 +293,7 @@ def _texts_of_batch(
         alive = [place for place, row in enumerate(rows) if not ended[row]]
         if not alive:
             break
-        if len(alive) <= COMPACT_SHARE * len(rows):
+        if step.can_select and len(alive) <= COMPACT_SHARE * len(rows):
             kept = torch.tensor(alive, device=token_B.device)
             step.select(kept)
             token_B, rows = token_B[kept], [rows[place] for place in alive]

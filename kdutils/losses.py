@@ -265,8 +265,6 @@ class _Logits:
 
 
 class _Chunks(NamedTuple):
-    """How `_FusedSum` goes over the rows."""
-
     score: Callable[..., Tensor]  # (rows, *logits) -> values; overwrites the student's logits by the gradient
     models: list[_Logits]  # the student first
     weights_N: Tensor | None

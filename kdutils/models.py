@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from huggingface_hub import constants
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
@@ -31,9 +30,16 @@ from transformers.utils import logging as transformers_logging
 from kdutils import losses
 from kdutils.compute import DEFAULT, LARGE_PARAMETERS, Compute
 from kdutils.constants import LORA_TARGETS
-from kdutils.data.model_files import ADAPTER_NEEDS_MERGING, Location, ModelError, files_digest, locate
-from kdutils.encoding import Batch, start_ids
-from kdutils.gguf_files import copy_of, keep_layers, saved_copy, unmark_quantised
+from kdutils.data.gguf_files import copy_of, keep_layers, saved_copy, unmark_quantised
+from kdutils.data.model_files import (
+    ADAPTER_NEEDS_MERGING,
+    Location,
+    ModelError,
+    files_digest,
+    locate,
+    unobtainable,
+)
+from kdutils.encoding import Batch
 from kdutils.head import Head, error_of_head, head_of
 from kdutils.io import disk
 from kdutils.items import prompt
@@ -42,10 +48,6 @@ from kdutils.noise import seeded
 from kdutils.spec import RunSpec
 
 TOKENIZER_SUFFIXES = (".json", ".txt", ".model", ".jinja", ".tiktoken")
-SAME_TOKENIZER = (  # remedy for one vocabulary that two tokenizers use differently
-    "copy tokenizer.json and tokenizer_config.json of the teacher into a copy of the student's folder and "
-    "name that as the student, or use method='seqkd'"
-)
 GENERIC_TOKENIZERS = ("PreTrainedTokenizerFast", "TokenizersBackend")
 UNREADABLE = (OSError, ValueError, struct.error, SafetensorError)  # what reading a model may raise
 Result = TypeVar("Result")
@@ -126,9 +128,9 @@ class LoadedModel:
 def policy_for(n_parameters: int, *, compute: Compute = DEFAULT, trains_all: bool = False) -> Policy:
     """Device and number formats of a model of that size on this machine.
 
-    CUDA: bf16 and SDPA. CPU: float32 for tiny models; bf16 with eager attention for large ones, whose
-    backward pass is faster than SDPA's there. Weights that are all trained stay float32, since a bf16 weight
-    loses updates below 1/256 of its size; only matrix products are in bf16 then.
+    CUDA: bf16 and SDPA. CPU: float32 for tiny models; bf16 with eager attention, whose backward pass is
+    faster there, for large ones. Weights that are all trained stay float32, since a bf16 weight loses updates
+    below 1/256 of its size; only matrix products are in bf16 then.
     """
     device = compute.device or ("cuda" if torch.cuda.is_available() else "cpu")
     is_cuda = torch.device(device).type == "cuda"
@@ -163,7 +165,7 @@ def load_tokenizer(model: str | Location) -> PreTrainedTokenizerBase:
             kind = PreTrainedTokenizerFast if declared in GENERIC_TOKENIZERS else AutoTokenizer
             tokenizer = kind.from_pretrained(place.source, **options)
     except UNREADABLE as error:
-        raise ModelError(_unobtainable(place, error)) from error
+        raise ModelError(unobtainable(place, error)) from error
     # Without files of a tokenizer, transformers makes an empty one and does not say so.
     if not set(tokenizer(prompt("1 + 2"))["input_ids"]) - set(tokenizer.all_special_ids):
         raise ModelError(f"{name} has no tokenizer that knows a word; give a model with its tokenizer files")
@@ -215,7 +217,7 @@ def load(
             dtype = torch.float32 if copy is None else "auto"
             network = AutoModelForCausalLM.from_pretrained(place.source, dtype=dtype, **kinds)
     except UNREADABLE as error:
-        raise ModelError(_unobtainable(place, error)) from error
+        raise ModelError(unobtainable(place, error)) from error
     if getattr(network, "_hf_peft_config_loaded", False):  # of a hub repository that was not here before
         raise ModelError(f"{place.name} {ADAPTER_NEEDS_MERGING}")
     if place.layers is not None:
@@ -226,7 +228,11 @@ def load(
             "give a model with its own tokenizer"
         )
     policy = policy_for(network.num_parameters(), compute=compute, trains_all=trains_all)
-    network.set_attn_implementation(policy.attention)
+    try:
+        network.set_attn_implementation(policy.attention)
+    except ValueError:  # an architecture without it
+        policy = replace(policy, attention="eager")
+        network.set_attn_implementation(policy.attention)
     network = network.to(device="cpu" if stays_in_memory else policy.device, dtype=policy.weights).eval()
     sample = tokenizer(prompt("1 + 2"))["input_ids"][:8]
     error, rounding = error_of_head(network, sample, n_rows=len(tokenizer))
@@ -262,55 +268,32 @@ def add_adapter(model: LoadedModel, spec: RunSpec, *, seed: int) -> LoadedModel:
         r=spec.lora_rank,
         lora_alpha=spec.lora_alpha,
         lora_dropout=spec.lora_dropout,
-        target_modules=list(LORA_TARGETS),
+        target_modules=lora_targets(model.network),
         bias="none",
         task_type="CAUSAL_LM",
     )
-    with seeded(seed):
-        network = get_peft_model(model.network, config, autocast_adapter_dtype=True)
-    return replace(model, network=network)
+    try:
+        with seeded(seed):
+            return replace(model, network=get_peft_model(model.network, config, autocast_adapter_dtype=True))
+    except ValueError as error:
+        raise ModelError(
+            f"{model.name}: no LoRA can be added ({error}); use lora_dropout=0.0 or adapter='full'"
+        ) from error
+
+
+def lora_targets(network: nn.Module) -> list[str] | str:
+    """As the authors'; where matrices have other names all linear layers but the head, which peft finds."""
+    names = {name.rpartition(".")[2] for name, _ in network.named_modules()}
+    return list(LORA_TARGETS) if names.issuperset(LORA_TARGETS) else "all-linear"
 
 
 def learning_rate(spec: RunSpec) -> float:
-    """The learning rate of a run: its own, else the model's default.
-
-    The mini family's were set when it was calibrated; else the authors' 3e-4 for LoRA, 2e-5 for all weights.
-    """
+    """The spec's, else the mini family's own, else the authors': 3e-4 for LoRA, 2e-5 for all weights."""
     if spec.learning_rate is not None:
         return spec.learning_rate
     if spec.student in MINI_MODELS:
         return MINI_MODELS[spec.student].fine_tuning_rate
     return 3e-4 if spec.adapter == "lora" else 2e-5
-
-
-def check_pair(spec: RunSpec) -> None:
-    """Check that the two models of a run fit its method.
-
-    Where logits are compared, both models read the same tokens: their vocabularies must be the same, and
-    texts must begin (BOS or none) and end (EOS) with the same tokens; heads may differ in padding rows.
-    kdutils.inputs compares how items are tokenised. Under seqkd all may differ.
-
-    Raises:
-        ModelError: naming the first token that differs, or both beginnings or ends, and the remedy.
-    """
-    if spec.teacher is None or spec.method == "seqkd":
-        return
-    student, teacher = (load_tokenizer(name) for name in (spec.student, spec.teacher))
-    entries = student.get_vocab().items() ^ teacher.get_vocab().items()
-    if differing := sorted({token for token, _ in entries}):
-        raise ModelError(
-            f"{spec.student} and {spec.teacher} have different vocabularies ({len(differing)} tokens, such "
-            f"as {differing[0]!r}): {spec.method} compares their logits; use method='seqkd', or models of "
-            "one family"
-        )
-    starts = [repr(one.bos_token) if start_ids(one) else "no BOS" for one in (student, teacher)]
-    ends = [repr(one.eos_token) for one in (student, teacher)]
-    for verb, (own, other) in {"begins": starts, "ends": ends}.items():
-        if own != other:
-            raise ModelError(
-                f"{spec.student} {verb} texts with {own}, {spec.teacher} with {other}: {spec.method} "
-                f"compares their logits on the same tokens; {SAME_TOKENIZER}"
-            )
 
 
 @contextlib.contextmanager
@@ -326,20 +309,3 @@ def _without_progress_bar() -> Iterator[None]:
 
 def _offline(place: Location) -> dict[str, bool]:
     return {"local_files_only": True} if Path(place.source).is_dir() else {}
-
-
-def _unobtainable(place: Location, error: Exception) -> str:
-    reason = " ".join(str(error).split())[:200]
-    if Path(place.source).is_dir():
-        remedy = "half downloaded, damaged or without weights in safetensors? fetch it again or give another"
-    elif constants.HF_HUB_OFFLINE:
-        remedy = (
-            f"HF_HUB_OFFLINE is set and it is not in the cache: unset it, run `hf download {place.name}` "
-            "where there is a network, or give a folder"
-        )
-    else:
-        remedy = (
-            "check the name, log in with `hf auth login` if it is gated, or download it and give the folder; "
-            "HF_HUB_OFFLINE=1 saves the attempts where there is no network"
-        )
-    return f"model {place.name} cannot be loaded ({type(error).__name__}: {reason}); {remedy}"

@@ -8,9 +8,9 @@ batch, and all call the methods below together.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -20,7 +20,6 @@ from kdutils.encoding import Batch
 from kdutils.io import disk
 
 WHOLE = "state.safetensors"
-Result = TypeVar("Result")
 
 
 class World:
@@ -32,6 +31,10 @@ class World:
         """The rows of a batch that this process computes; each row goes to one process."""
         return batch
 
+    def passes(self, batch: Batch, *, max_rows: int, pass_tokens: int | None) -> list[Batch]:
+        """This process's part of a batch, cut into passes (see `Batch.passes`); each process gets as many."""
+        return batch.passes(max_rows=max_rows, pass_tokens=pass_tokens)
+
     def sum(self, value: float) -> float:
         """The sum of the processes' values, the same in all of them."""
         return value
@@ -39,10 +42,6 @@ class World:
     def largest(self, value: float) -> float:
         """The largest of the processes' values, the same in all of them, so that all decide alike."""
         return value
-
-    def in_turn(self, call: Callable[[], Result]) -> Result:
-        """The result of `call`, made by one process after the other, since it takes much main memory."""
-        return call()
 
     def gathered_rows(self, rows: Tensor, *, source: int, n_rows: int) -> Tensor:
         """On rank 0, the `n_rows` rows of process `source` in main memory; other ranks ignore the result."""
@@ -67,11 +66,7 @@ class World:
             write_state(partial, state, [WHOLE])
 
     def read(self, folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """State and this process's shards of a checkpoint, however many processes wrote it.
-
-        Raises:
-            Exception: of many types, if the files are not as they were written.
-        """
+        """State and this process's shards of a checkpoint, by however many processes; raises if damaged."""
         state, files = read_state(folder)
         shards = [checked(folder / name, digest) for name, digest in files.items()]
         whole = {}
@@ -88,11 +83,7 @@ def write_state(folder: Path, state: dict[str, Any], files: list[str]) -> None:
 
 
 def read_state(folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
-    """The state that `write_state` wrote, and file -> SHA-256 in the order of ranks.
-
-    Raises:
-        ValueError: if the seal is broken; OSError and others for a file that cannot be read.
-    """
+    """The state that `write_state` wrote, and file -> SHA-256 in the order of ranks; raises if damaged."""
     state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
     if not disk.has_whole_seal(state):
         raise ValueError("its state is not what was written")
@@ -101,11 +92,7 @@ def read_state(folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
 
 
 def checked(file: Path, digest: str) -> dict[str, Tensor]:
-    """The tensors of a safetensors file with that SHA-256.
-
-    Raises:
-        ValueError: if it has another.
-    """
+    """The tensors of a safetensors file with that SHA-256; raises if it has another."""
     tensors = load_file(file)
     if digest != disk.sha256(file):
         raise ValueError("its weights are not those that were written")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from kdutils import encoding
+from kdutils.constants import METHODS
 from kdutils.encoding import Batch
 from kdutils.generation import Text, generate
 from kdutils.models import LoadedModel
@@ -29,7 +30,7 @@ class Rollouts:
 
     def is_due(self, step: int) -> bool:
         """Whether a step is on-policy."""
-        if self.spec.method != "gkd":
+        if METHODS[self.spec.method].responses != "mixed":
             return False
         coin = torch.rand((), generator=generator(self.spec.seed, "policy", step))
         return float(coin) < self.spec.on_policy_share
@@ -64,5 +65,4 @@ class Rollouts:
         return {step: list(itertools.islice(texts, len(self.rows(step)))) for step in steps}
 
     def _keys(self, step: int) -> list[str]:
-        """A key for each sample of a step: item and step."""
         return [f"{self.item_ids[row]}@{step}" for row in self.rows(step)]

@@ -12,24 +12,27 @@ import json
 import re
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
-from typing import Annotated, Any, ClassVar, Literal, Self, dataclass_transform, get_args
+from typing import Annotated, Any, ClassVar, Literal, Self, dataclass_transform
 
 import pydantic.dataclasses
 from pydantic import AfterValidator, Field, ValidationError
 
-from kdutils.constants import ALL_TASKS, CHOICE_TASKS, KD_METHODS
+from kdutils.constants import (
+    ALL_TASKS,
+    BY_SEQUENCE,
+    KD_METHODS,
+    LOGIT_METHODS,
+    METHODS,
+    RANKED_TASKS,
+    TRAIN_DOMAINS,
+)
 from kdutils.io.text_safety import shown
 
 SCHEMA_VERSION = 1  # part of every hash; raised when a default changes its meaning
 MINI = "mini"  # the generated world, kdutils.mini
 BENCHMARK = "benchmark"  # real items: of $KDUTILS_DATA/data where that is there, else those of LLM_ADAPTERS
 LLM_ADAPTERS = "llm-adapters"  # real items as the authors used them, downloaded once
-RANKED_TASKS = ("aqua", *CHOICE_TASKS)  # those with options
 
-Method = Literal["base", "sft", "fkl", "seqkd", "revkd", "gkd"]  # base: the model as it is, for evaluation
-METHODS = get_args(Method)
-LOGIT_METHODS = ("fkl", "revkd", "gkd")  # they need the teacher's logits, so one vocabulary
-BY_SEQUENCE = ("fkl", "revkd")  # of which a step's loss may be the mean over its sequences
 OF_TRAINING = (
     *("protocol", "prompt_in_loss", "adapter", "seed", "train_items", "validation_items", "epochs"),
     *("batch_size", "learning_rate", "warmup_share", "weight_decay", "max_grad_norm", "select_best"),
@@ -41,7 +44,7 @@ USED_BY = {  # field -> methods on which it has an effect; a field that is not n
     "max_new_tokens": ("gkd", "seqkd"),
     "mean_by_sequence": BY_SEQUENCE,
     **dict.fromkeys(("teacher_tuned", "teacher_seed"), KD_METHODS),
-    **dict.fromkeys(OF_TRAINING, METHODS[1:]),
+    **dict.fromkeys(OF_TRAINING, tuple(METHODS)[1:]),
 }
 
 
@@ -147,17 +150,15 @@ class RunSpec(_Hashed):
     Models are names of the mini family, hub ids, local folders or GGUF files. Fields that a method does not
     use must stay at their defaults: a value without effect would make two names for one run.
 
-    `devices` is kept, but is no part of the run's name. Like the kind of device, its threads, and the passes
-    that memory cuts a batch into, it changes a result by rounding, and which units LoRA's dropout drops. So a
-    run that was begun on two devices goes on on one, teachers are shared, and what is finished is found
-    whatever it was made on.
+    `devices` and where models are read from are no part of the run's name. Devices change a result by
+    rounding, and which units LoRA's dropout drops, so a run begun on two can go on on one.
     """
 
-    APART: ClassVar = ("devices",)
+    APART: ClassVar = ("devices", "student_source", "teacher_source")
 
     student: Name
-    method: Method
-    domain: Literal["math", "commonsense", "instruction"]
+    method: Literal[*METHODS]
+    domain: Literal[*TRAIN_DOMAINS]
     teacher: Text | None = None
     teacher_tuned: bool = True  # the teacher is fine-tuned on the domain first (its own `sft` run)
     teacher_seed: Seed = 0  # of that run, shared by all students
@@ -193,6 +194,8 @@ class RunSpec(_Hashed):
     max_tokens: Annotated[int, _between(8, 1_000_000)] = 192  # prompt and response together
     select_best: bool = False  # keep the weights of the epoch with the lowest validation loss
     devices: Annotated[int, _between(1, 1_024)] = dataclasses.field(default=1, compare=False)
+    student_source: Text = dataclasses.field(default="", compare=False)  # see data.model_files.locate
+    teacher_source: Text = dataclasses.field(default="", compare=False)
 
     def __post_init__(self) -> None:
         if not self.data.strip():
@@ -265,31 +268,26 @@ class RunSpec(_Hashed):
     @cached_property
     def reads_gold(self) -> bool:
         """Whether it is trained on the items' own responses, if only on some of its steps."""
-        is_on_policy = self.method == "gkd" and self.on_policy_share == 1
-        return self.method not in ("base", "seqkd") and not is_on_policy
+        responses = METHODS[self.method].responses
+        return responses == "gold" or responses == "mixed" and self.on_policy_share < 1
 
+    @cached_property
     def teacher_spec(self) -> RunSpec | None:
         """The run that makes the teacher, or None for an untuned teacher or none.
 
         The teacher is fine-tuned on the same data by the same settings, at its own learning rate.
         """
-        return self._teacher_spec
-
-    @cached_property
-    def _teacher_spec(self) -> RunSpec | None:
         if self.teacher is None or not self.teacher_tuned:
             return None
         own = {"student": self.teacher, "student_digest": self.teacher_digest, "seed": self.teacher_seed}
-        return replace(self.sft_spec(), **own, learning_rate=None, select_best=False)
-
-    def sft_spec(self) -> RunSpec:
-        """The SFT run beside a distilled student: the same student, seed and settings, without a teacher."""
-        return self._sft_spec
+        own["student_source"] = self.teacher_source
+        return replace(self.sft_spec, **own, learning_rate=None, select_best=False)
 
     @cached_property
-    def _sft_spec(self) -> RunSpec:
+    def sft_spec(self) -> RunSpec:
+        """The SFT run beside a distilled student: the same student, seed and settings, without a teacher."""
         unused = {name: _defaults(RunSpec)[name] for name, methods in USED_BY.items() if "sft" not in methods}
-        return replace(self, method="sft", teacher=None, teacher_digest="", **unused)
+        return replace(self, method="sft", teacher=None, teacher_digest="", teacher_source="", **unused)
 
 
 @_spec

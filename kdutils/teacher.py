@@ -1,14 +1,12 @@
 """The teacher as a signal: hidden states at the scored positions, output head and noise on its logits.
 
 `Teacher` runs the model on every batch. `CachedTeacher` reads the states of the training items from disk:
-off-policy methods show the teacher the same sequences for every student, temperature, noise level, epoch and
-seed, so the model runs once. The head recovers any logit from the states, exactly, and they are 50 to 100
-times smaller than logits at Qwen's vocabulary.
+off-policy methods show the teacher the same sequences in every run and epoch, so the model runs once. The
+head recovers any logit from the states, exactly; they are 50 to 100 times smaller than logits of Qwen's.
 
     states/<digest>/states-00000.safetensors ...   hidden states (positions, width), item after item
     states/<digest>/head.safetensors               weights of the output head, and its bias if it has one
-    states/<digest>/index.json                     teacher, scale and soft cap of the head, positions of each
-                                                   item, SHA-256 of the files
+    states/<digest>/index.json                     head's scale and soft cap, positions of each item, SHA-256
 
 The folder appears in one step. Its name is a digest of everything that the states depend on.
 """
@@ -17,7 +15,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -34,15 +31,14 @@ from kdutils import encoding
 from kdutils.encoding import Batch
 from kdutils.head import Head
 from kdutils.io import disk
+from kdutils.io.disk import DamagedError
 from kdutils.models import LoadedModel
 from kdutils.noise import LogitNoise, noise_keys
 from kdutils.process_group import ALONE, World
-from kdutils.store import DamagedError, StoreError
 
 LAYOUT = 2
 SHARD_BYTES = 256 << 20
 BATCH_ROWS = 16
-SPARE_BYTES = 1 << 30  # left free on the disk
 
 
 @dataclass
@@ -54,13 +50,7 @@ class Teacher:
     seed: int = 0  # of the noise
 
     @property
-    def name(self) -> str:
-        """The model's name."""
-        return self.model.name
-
-    @property
     def head(self) -> Head:
-        """Output head."""
         return self.model.head
 
     @torch.no_grad()
@@ -85,19 +75,14 @@ class CachedTeacher(Teacher):
 
     def __init__(
         self,
-        name: str,
         states: OpenStates,
         load: Callable[[], LoadedModel],
         device: str,
         noise_sigma: float = 0.0,
         seed: int = 0,
     ) -> None:
-        self._name, self.states, self._load, self.device = name, states, load, device
+        self.states, self._load, self.device = states, load, device
         self.noise_sigma, self.seed = noise_sigma, seed
-
-    @property
-    def name(self) -> str:
-        return self._name
 
     @cached_property
     def model(self) -> LoadedModel:
@@ -114,7 +99,7 @@ class CachedTeacher(Teacher):
     def hidden_NH(self, batch: Batch) -> Tensor:
         if not all(item_id in self.states for item_id in batch.ids):
             return super().hidden_NH(batch)
-        ids = batch.ids if batch.scored_BT.any() else []  # see Batch.unscored
+        ids = batch.ids if batch.scored_BT.any() else []  # a pass without scored tokens, see devices.fsdp
         return self.states.hidden_NH(ids).to(self.device)
 
 
@@ -141,16 +126,12 @@ class States:
         Raises:
             StoreError: before any work, if the disk has too little space.
         """
-        n_positions = [len(ids) - n for ids, n in zip(*_lengths(encoded), strict=True)]
+        columns = encoded["input_ids"][:], encoded["n_unscored"][:]
+        n_positions = [len(ids) - n for ids, n in zip(*columns, strict=True)]
         width, size = teacher.head.weight_VH.shape[1], teacher.vocabulary_size
         n_bytes = (sum(n_positions) * width + size * width) * teacher.policy.weights.itemsize
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(self.path.parent).free
-        if free < n_bytes + SPARE_BYTES:
-            raise StoreError(
-                f"{self.path.parent} has {free / 1e9:.1f} GB free, and the teacher's hidden states take "
-                f"{n_bytes / 1e9:.1f} GB (1 GB is left over): make room, or choose another out"
-            )
+        disk.check_space(self.path.parent, n_bytes, "the teacher's hidden states")
         shards = _shards(n_positions, SHARD_BYTES // (width * teacher.policy.weights.itemsize))
         found = (list(_states_of(teacher, encoded, rows, world)) for rows in shards)
         if world.rank > 0:
@@ -231,10 +212,6 @@ def states_of(out: Path, key: dict[str, Any]) -> States:
     """The states whose every dependency `key` holds, ready for JSON."""
     digest = hashlib.sha256(json.dumps({"layout": LAYOUT} | key, sort_keys=True).encode()).hexdigest()[:16]
     return States(Path(out) / "states" / digest)
-
-
-def _lengths(encoded: datasets.Dataset) -> tuple[list[list[int]], list[int]]:
-    return encoded["input_ids"][:], encoded["n_unscored"][:]
 
 
 def _shards(n_positions: Sequence[int], most: int) -> list[range]:

@@ -1,7 +1,7 @@
 """The training loop of every method: count, forward, divide once, step.
 
 Everything random in a step is keyed by (seed, epoch) or (seed, step), so a run that was interrupted continues
-exactly as it would have. To add a method, name it in `spec` and, if it compares logits, in KINDS.
+exactly as it would have.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from torch import Tensor
 from kdutils import encoding, losses
 from kdutils.checkpoint import TrainingState
 from kdutils.compute import DEFAULT, Compute
+from kdutils.constants import METHODS
 from kdutils.encoding import Batch
 from kdutils.items import Item
 from kdutils.losses import TokenSum
@@ -29,7 +30,6 @@ from kdutils.rollouts import Rollouts
 from kdutils.spec import RunSpec
 from kdutils.teacher import Teacher
 
-KINDS = {"fkl": "forward_kl", "revkd": "reverse_kl", "gkd": "jsd"}  # method -> key of losses.DIVERGENCES
 Progress = Callable[[dict[str, Any]], None]
 
 
@@ -73,22 +73,13 @@ def train(
         ValueError: if the teacher is missing or superfluous.
         MemoryError: if a single row does not fit; with several processes, if a pass does not fit one of them.
     """
-    if (teacher is not None) != (spec.method in KINDS):
-        raise ValueError(
-            f"method {spec.method!r} with teacher={teacher and teacher.name!r} cannot be trained"
-        )
+    if (teacher is not None) != bool(METHODS[spec.method].divergence):
+        needs = "needs" if teacher is None else "takes no"
+        raise ValueError(f"method {spec.method!r} {needs} teacher: give train what its spec asks for")
     run = _Training(
-        student,
-        items,
-        spec,
-        rate=rate,
-        teacher=teacher,
-        validation=validation,
-        progress=progress,
-        compute=compute,
-        world=world,
+        student, items, spec, rate=rate, teacher=teacher, validation=validation, compute=compute, world=world
     )
-    return run.run(checkpoint)
+    return run.run(checkpoint, progress or (lambda entry: None))
 
 
 class _Training:
@@ -103,12 +94,11 @@ class _Training:
         rate: float,
         teacher: Teacher | None = None,
         validation: Sequence[Item] = (),
-        progress: Progress | None = None,
         compute: Compute = DEFAULT,
         world: World = ALONE,
     ) -> None:
         self.student, self.spec, self.rate, self.teacher = student, spec, rate, teacher
-        self.compute, self.world, self.progress = compute, world, progress or (lambda entry: None)
+        self.compute, self.world = compute, world
         encoded = encoding.encode(items, student.tokenizer, **spec.encoding)
         self.encoded = encoded.with_format("arrow")
         held_out = encoding.encode(validation, student.tokenizer, **spec.encoding) if validation else None
@@ -122,12 +112,13 @@ class _Training:
         optimiser = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.999), fused=True)
         self.state = TrainingState(weights, optimiser, compute.micro_batch_rows or spec.batch_size)
 
-    def run(self, checkpoint: Path | None) -> Outcome:
+    def run(self, checkpoint: Path | None, progress: Progress) -> Outcome:
         """Train from the beginning or the checkpoint to the end, or to a loss that is not finite."""
         state, run_id, reason = self.state, self.spec.run_id, ""
+        self.progress = progress
         self.student.network.train()
         if checkpoint is not None:
-            state.resume(checkpoint, run_id, self.world, self.progress)
+            state.resume(checkpoint, run_id, self.world, progress)
         saved = time.monotonic()
         started = saved - state.seconds
         while state.done_steps < self.n_steps:
@@ -189,21 +180,15 @@ class _Training:
         """Accumulate the gradient of the mean loss over the whole batch; returns that mean, nats."""
         denominator = self._denominator(batch)  # of all processes, counted before any backward
         rank = (self.world.rank,) if self.world.size > 1 else ()
-        total = 0.0
-        for number, part in enumerate(self._passes(batch)):
+        total, rows = 0.0, self.state.micro_batch_rows
+        passes = self.world.passes(batch, max_rows=rows, pass_tokens=self.compute.pass_tokens)
+        for number, part in enumerate(passes):
             with seeded(key_of(self.spec.seed, "dropout", step, number, *rank)):
                 loss = self._loss(part)
             share = loss.total / denominator  # the only division
             share.backward()
             total += float(share.detach())
         return self.world.sum(total)
-
-    def _passes(self, batch: Batch) -> list[Batch]:
-        """This process's part of a batch, cut into passes; every process gets as many."""
-        rows, pass_tokens = self.state.micro_batch_rows, self.compute.pass_tokens
-        parts = self.world.share(batch).passes(max_rows=rows, pass_tokens=pass_tokens)
-        n_missing = int(self.world.largest(len(parts))) - len(parts)
-        return parts + [batch.unscored()] * n_missing
 
     def _denominator(self, batch: Batch) -> float:
         """Scored tokens of the batch, or its sequences if each has the same weight."""
@@ -223,7 +208,7 @@ class _Training:
                 self.student.head,
                 self.teacher.hidden_NH(batch),
                 self.teacher.head,
-                kind=KINDS[self.spec.method],
+                kind=METHODS[self.spec.method].divergence,
                 beta=self.spec.beta if self.spec.method == "gkd" else None,
                 temperature=self.spec.temperature,
                 vocabulary_size=self.student.vocabulary_size,
@@ -251,8 +236,8 @@ class _Training:
     def rows(self, step: int) -> list[int]:
         """The items of a step: every epoch is a permutation of all of them."""
         epoch, place = divmod(step, self.steps_per_epoch)
-        order = encoding.epoch_order(len(self.encoded), generator(self.spec.seed, "order", epoch))
-        return order[place * self.spec.batch_size : (place + 1) * self.spec.batch_size]
+        order_N = torch.randperm(len(self.encoded), generator=generator(self.spec.seed, "order", epoch))
+        return order_N.tolist()[place * self.spec.batch_size : (place + 1) * self.spec.batch_size]
 
     def _schedule(self, step: int) -> float:
         """Share of the peak learning rate: linear warm-up, then linear decay to zero."""

@@ -111,7 +111,7 @@ def inline(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def begun(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Ids of the runs whose training was begun, in order, once for each time."""
-    from kdutils import store
+    from kdutils.runs import store
 
     names, begin = [], store.RunFolder.begin
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from kdutils import evaluate, store
 from kdutils.constants import AVERAGE, METHOD_LABELS
 from kdutils.data import sources
 from kdutils.grid import cell_table as cell_rows
 from kdutils.grid import plan
 from kdutils.grid.profile import load_profile
 from kdutils.results import item_gains
+from kdutils.runs import comparison, store
 from kdutils.spec import EvalSpec, PlannedRun, RunSpec
 
 TEACHER, STUDENT = "Qwen2.5-1.5B", "Qwen2.5-0.5B"
@@ -51,7 +51,7 @@ def beside(
     for method, same, texts, teacher in students:
         for number, (agrees, text, other) in enumerate(zip(same, texts, teacher, strict=True)):
             who = {"domain": "math", "teacher": TEACHER, "student": STUDENT, "method": method, "seed": 0}
-            counts = dict(zip(item_gains.COUNTS, evaluate.bleu_counts(text, other), strict=True))
+            counts = dict(zip(item_gains.COUNTS, comparison.bleu_counts(text, other), strict=True))
             table.append(who | {"task": task, "item_id": f"{number:04}", "value": float(agrees)} | counts)
     return pd.DataFrame(table)
 

@@ -20,12 +20,13 @@ from typing import Any
 
 import pandas as pd
 
-from kdutils import evaluate, store
+from kdutils import evaluate
 from kdutils.data import sources
 from kdutils.grid import cell_table, dry_run, fill, scheduler
 from kdutils.grid.scheduler import Scheduler
 from kdutils.io import disk, environment
 from kdutils.items import Item
+from kdutils.runs import store
 from kdutils.spec import EvalSpec, PlannedRun, RunSpec
 
 EVALUATION = EvalSpec(tasks=("addsub", "svamp"), items_per_task=10)

@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 
 import torch
 
-from kdutils import experiment, store, training
+from kdutils import training
 from kdutils.compute import Compute
 from kdutils.grid import cell_table, worker
 from kdutils.io import disk, leases
+from kdutils.runs import experiment, store
 
 
 class Fault(NamedTuple):

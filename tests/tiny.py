@@ -185,4 +185,4 @@ def run_ids(planned: list[PlannedRun], *methods: str) -> list[str]:
 
 def teacher_id(planned: list[PlannedRun]) -> str:
     """Name of the SFT run of the teacher in `plan`."""
-    return sources.resolved(planned[0].spec).teacher_spec().run_id
+    return sources.resolved(planned[0].spec).teacher_spec.run_id

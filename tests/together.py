@@ -16,11 +16,13 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from kdutils import encoding, experiment, generation, models, training
+from kdutils import encoding, generation, models, training
 from kdutils.compute import Compute
+from kdutils.constants import LOGIT_METHODS
 from kdutils.data import sources
 from kdutils.devices import fsdp, launch, worker
 from kdutils.process_group import ALONE, World
+from kdutils.runs import experiment
 from kdutils.spec import EvalSpec, RunSpec
 from kdutils.teacher import CachedTeacher, States, Teacher
 
@@ -83,7 +85,7 @@ def divided(model: models.LoadedModel, world: World) -> models.LoadedModel:
 def teacher_of(case: Case, world: World, root: Path) -> Teacher | CachedTeacher | None:
     """Frozen, and divided like the student."""
     spec = case.spec
-    if spec.method not in training.KINDS:
+    if spec.method not in LOGIT_METHODS:
         return None
 
     def load():
@@ -101,7 +103,7 @@ def teacher_of(case: Case, world: World, root: Path) -> Teacher | CachedTeacher 
         encoded = encoding.encode(sources.load_items(spec, "train"), asked.tokenizer, **spec.encoding)
         kept.write(asked, encoded, world)
         world.sum(0.0)  # the first has written
-    return CachedTeacher(spec.teacher, kept.open(), load, "cpu", spec.noise_sigma, spec.seed)
+    return CachedTeacher(kept.open(), load, "cpu", spec.noise_sigma, spec.seed)
 
 
 def whole_weights(student: Any, world: World) -> dict[str, torch.Tensor]:

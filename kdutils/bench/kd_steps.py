@@ -96,7 +96,7 @@ def ours(work: Work, *, is_cached: bool, exact: bool = True) -> Iterator[Gradien
         if is_cached:
             states = states_of(Path(folder), dataclasses.asdict(work.case))
             states.write(teacher, work.encoded)
-            frozen = CachedTeacher("teacher", states.open(), load=lambda: None, device=policy.device)
+            frozen = CachedTeacher(states.open(), load=lambda: None, device=policy.device)
             del work.teacher, teacher
             environment.give_back_memory()
             frozen.head.weight_VH.sum()  # mapped from the file, it is in memory only once it is read

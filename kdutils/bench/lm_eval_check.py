@@ -28,11 +28,12 @@ import pandas as pd
 import torch
 from transformers import GenerationConfig
 
-from kdutils import evaluate, experiment, generation, models
+from kdutils import evaluate, generation, models
 from kdutils.data.model_files import ModelError
 from kdutils.data.sources import DataError, default_evaluation, test_items
 from kdutils.items import Item, prompt
 from kdutils.models import LoadedModel
+from kdutils.runs import experiment
 from kdutils.spec import MINI, EvalSpec, RunSpec
 
 LOGITS_AT_ONCE = 60_000_000  # lm-evaluation-harness keeps those of every position of a batch of options

@@ -10,11 +10,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from kdutils import store
 from kdutils.bench.side_by_side import in_child
 from kdutils.bench.workloads import MINI_STUDENT, MINI_TEACHER, SEED, network_of
 from kdutils.grid.model_shapes import Architecture
 from kdutils.io.child_processes import ChildError
+from kdutils.runs import store
 from kdutils.spec import EvalSpec, PlannedRun, RunSpec
 
 Texts = list[list[int]]

@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
-from kdutils.constants import PERFORMANCE_CASES as CASES
 from kdutils.data import model_files, sources
 from kdutils.grid import model_shapes
 from kdutils.grid.model_shapes import Architecture
+from kdutils.grid.study import PERFORMANCE_CASES as CASES
 from kdutils.spec import RunSpec
 
 if TYPE_CHECKING:

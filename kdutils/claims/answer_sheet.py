@@ -16,7 +16,7 @@ from kdutils.claims import sensitivity
 from kdutils.claims.claims import CLAIMS, Judgement
 from kdutils.claims.evidence import NOT_TESTABLE, VERDICTS
 from kdutils.claims.sensitivity import AS_AUTHORS
-from kdutils.constants import SOURCE_LABELS, SOURCES
+from kdutils.grid.study import SOURCE_LABELS, SOURCES
 
 Row = Mapping[str, Any]
 Columns = dict[str, dict[str, Row]]  # what a column is called -> claim id -> row of the ledger

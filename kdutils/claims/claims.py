@@ -21,7 +21,8 @@ import pandas as pd
 from kdutils.claims import gains, likeness, noise_temperature, size_and_teacher
 from kdutils.claims.evidence import NOT_TESTABLE, VERDICTS, Evidence, Finding, NotTestableError, Rules
 from kdutils.claims.students import Case, corrected
-from kdutils.constants import SOURCES, TASK_LABELS
+from kdutils.constants import TASK_LABELS
+from kdutils.grid.study import SOURCES
 from kdutils.io.cache import Keep, uncached
 from kdutils.results.item_gains import Items
 

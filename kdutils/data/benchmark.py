@@ -19,12 +19,18 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
-from kdutils import answers
-from kdutils.answers import with_scorable_answer
+from kdutils import evaluate
 from kdutils.constants import CHOICE_TASKS, DOMAIN_TASKS, INSTRUCTION_TASKS, MATH_TASKS
 from kdutils.data import contamination, llm_adapters
+from kdutils.data.item_files import (
+    item_of,
+    json_lines,
+    letters_and_digits,
+    short_enough,
+    with_scorable_answer,
+)
 from kdutils.io import disk
-from kdutils.items import DataError, Item, item_of, json_lines, letters_and_digits, short_enough
+from kdutils.items import DataError, Item
 from kdutils.spec import BENCHMARK, LLM_ADAPTERS
 
 SOURCES = (BENCHMARK, LLM_ADAPTERS)
@@ -186,8 +192,8 @@ def ends_in(item: Item, answer: str) -> bool:
     """
     if item.task in INSTRUCTION_TASKS:
         return True
-    read_by = answers.parse_strict if item.task == "aqua" else answers.parse
-    return answers.is_correct(item.task, read_by(item.task, item.response), answer)
+    read_by = evaluate.parse_strict if item.task == "aqua" else evaluate.parse
+    return evaluate.is_correct(item.task, read_by(item.task, item.response), answer)
 
 
 # --- the release of LLM-Adapters -----------------------------------------------------------------------

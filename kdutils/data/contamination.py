@@ -25,8 +25,9 @@ from typing import NamedTuple
 import numpy as np
 
 from kdutils.constants import CHOICE_TASKS
+from kdutils.data.item_files import letters_and_digits
 from kdutils.io import disk
-from kdutils.items import Item, letters_and_digits
+from kdutils.items import Item
 
 LEVELS = ("exact", "masked", "fuzzy")
 LEAST_JACCARD = (3, 5)  # 0.6, in whole numbers so that nothing is decided by rounding

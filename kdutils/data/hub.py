@@ -15,16 +15,16 @@ from kdutils.data.model_files import ADAPTER_CONFIG, ADAPTER_NEEDS_MERGING, Mode
 ASK_SECONDS = 10.0
 
 
-def check_models(names: Iterable[str]) -> None:
-    """Nothing, if every model is on this disk or may be downloaded.
+def check_models(models: Iterable[tuple[str, str]]) -> None:
+    """Nothing, if every model (name and source, as in `locate`) is on this disk or may be downloaded.
 
     Raises:
         ModelError: names all that are missing, each with its remedy, in one line.
     """
     missing = []
-    for name in dict.fromkeys(names):
+    for name, source in dict.fromkeys(models):
         try:
-            place = locate(name)
+            place = locate(name, source)
             if not Path(place.source).is_dir():
                 _check_on_hub(place.source)
                 if hub_file(place.source, ADAPTER_CONFIG):

@@ -80,7 +80,7 @@ def _tensor(file: BinaryIO) -> tuple[str, tuple[int, ...]]:
     return name, shape
 
 
-def describe(name: str) -> dict[str, Any]:
+def describe(name: str, source: str = "") -> dict[str, Any]:
     """What the model of that name really is: name, source, file, quantisation, digest, parameters, note.
 
     `source` is a folder, a hub id at its revision, or the embedded family; `file` a GGUF file's name.
@@ -92,9 +92,9 @@ def describe(name: str) -> dict[str, Any]:
     Raises:
         ModelError: as `locate`, and for a damaged file.
     """
-    place = locate(name)
+    place = locate(name, source)
     facts = {"name": name, "source": place.source, "file": place.gguf_file or "", "quantisation": ""}
-    facts |= {"digest": files_digest(name), "parameters": None, "note": ""}
+    facts |= {"digest": files_digest(place), "parameters": None, "note": ""}
     if place.gguf_file:
         facts |= _of_gguf(Path(place.source) / place.gguf_file)
         if place.layers is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -42,8 +42,11 @@ class Location:
     layers: tuple[int, ...] | None = None  # of the GGUF file's decoder, those that are kept; None: all
 
 
-def locate(name: str | Location) -> Location:
+def locate(name: str | Location, source: str = "") -> Location:
     """Where the model of that name is read from (a Location is its own); nothing is loaded or downloaded.
+
+    Args:
+        source: the folder, GGUF file or hub id that stands in for it; "": as $KDUTILS_MODELS says, or itself.
 
     Raises:
         ModelError: if it is neither of the mini family, in an installed package, a file, a folder with a
@@ -53,7 +56,7 @@ def locate(name: str | Location) -> Location:
         return name
     if name in MINI_MODELS:
         return Location(name, str(MODEL_FOLDER / name))
-    mapped = model_files().get(name, name)
+    mapped = source or model_files().get(name, name)
     if mapped in PACKAGED_MODELS:
         return _in_package(name, mapped)
     try:
@@ -91,28 +94,17 @@ def _in_package(name: str, mapped: str) -> Location:
     return Location(name, str(path.parent.resolve()), path.name, model.layers)
 
 
-def model_files() -> dict[str, str]:
-    """What $KDUTILS_MODELS says: name of a model -> the folder, GGUF file or hub id that stands in for it.
+def model_files(entries: Iterable[str] | None = None) -> dict[str, str]:
+    """Name of a model -> the folder, GGUF file or hub id that stands in for it, from entries NAME=PATH.
+
+    Args:
+        entries: by default those of $KDUTILS_MODELS.
 
     Raises:
         ModelError: for an entry that is not NAME=PATH.
     """
-    return _as_mapping(filter(None, os.environ.get(MODEL_FILES, "").split(",")))
-
-
-def use_model_files(entries: Sequence[str]) -> None:
-    """Let these (NAME=PATH) stand in for models too, in this process and those it starts.
-
-    Raises:
-        ModelError: for an entry that is not NAME=PATH, or a path that is not there.
-    """
-    mapping = _as_mapping(entries)
-    os.environ[MODEL_FILES] = ",".join(f"{name}={path}" for name, path in (model_files() | mapping).items())
-    for name in mapping:
-        locate(name)
-
-
-def _as_mapping(entries: Iterable[str]) -> dict[str, str]:
+    if entries is None:
+        entries = filter(None, os.environ.get(MODEL_FILES, "").split(","))
     mapping = {}
     for entry in entries:
         name, separator, path = (part.strip() for part in entry.partition("="))
@@ -124,6 +116,26 @@ def _as_mapping(entries: Iterable[str]) -> dict[str, str]:
             raise ModelError(f"{entry!r}: nothing stands in for a model of the mini family; use another name")
         mapping[name] = path
     return mapping
+
+
+def unobtainable(place: Location, error: Exception) -> str:
+    """Why a model cannot be loaded, with the remedy."""
+    from huggingface_hub import constants
+
+    reason = " ".join(str(error).split())[:200]
+    if Path(place.source).is_dir():
+        remedy = "half downloaded, damaged or without weights in safetensors? fetch it again or give another"
+    elif constants.HF_HUB_OFFLINE:
+        remedy = (
+            f"HF_HUB_OFFLINE is set and it is not in the cache: unset it, run `hf download {place.name}` "
+            "where there is a network, or give a folder"
+        )
+    else:
+        remedy = (
+            "check the name, log in with `hf auth login` if it is gated, or download it and give the folder; "
+            "HF_HUB_OFFLINE=1 saves the attempts where there is no network"
+        )
+    return f"model {place.name} cannot be loaded ({type(error).__name__}: {reason}); {remedy}"
 
 
 def hub_revision(name: str | Location) -> str:

@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
 
-from kdutils.answers import with_scorable_answer
 from kdutils.data import benchmark, contamination
-from kdutils.data.model_files import files_digest
+from kdutils.data.item_files import item_of, json_lines, short_enough, with_scorable_answer
+from kdutils.data.model_files import files_digest, locate
 from kdutils.io import disk
-from kdutils.items import SPLITS, DataError, Item, item_of, json_lines, short_enough
+from kdutils.items import SPLITS, DataError, Item
 from kdutils.mini.items import TASKS_OF, build_data, mini_digest
 from kdutils.spec import MINI, EvalSpec, RunSpec
 
@@ -40,20 +40,21 @@ def resolved_all(specs: Iterable[RunSpec]) -> Iterator[RunSpec]:
         DataError, ModelError: if a file is missing.
     """
     of_data: dict[tuple[str, str], str] = {}
-    of_model: dict[str | None, str] = {None: ""}
+    of_model: dict[tuple[str | None, str], str] = {(None, ""): ""}
     for spec in specs:
         if (key := (spec.data, spec.domain)) not in of_data:
             of_data[key] = data_digest(spec)
-        for name in (spec.student, spec.teacher):
-            if name not in of_model:
-                of_model[name] = files_digest(name)
-        digests = of_data[key], of_model[spec.student], of_model[spec.teacher]
-        yield _with_digests(spec, spec.devices, *digests)
+        models = (spec.student, spec.student_source), (spec.teacher, spec.teacher_source)
+        for name, source in models:
+            if (name, source) not in of_model:
+                of_model[name, source] = files_digest(locate(name, source))
+        apart = tuple(getattr(spec, name) for name in spec.APART)
+        yield _with_digests(spec, apart, of_data[key], *(of_model[model] for model in models))
 
 
 @cache  # a driver asks for the same runs when it plans, reads and counts costs; each knows its id by then
-def _with_digests(spec: RunSpec, devices: int, data: str, student: str, teacher: str) -> RunSpec:
-    """Also by `devices`, which is told but makes no other run: specs that differ in it are equal."""
+def _with_digests(spec: RunSpec, apart: tuple, data: str, student: str, teacher: str) -> RunSpec:
+    """The spec with digests; cached also by the fields that equality leaves out."""
     return replace(spec, data_digest=data, student_digest=student, teacher_digest=teacher)
 
 

@@ -43,7 +43,11 @@ class Sharded(World):
         self.mesh = init_device_mesh(device, (size,))
 
     def share(self, batch: Batch) -> Batch:
-        return batch.share(self.rank, self.size)
+        return share(batch, self.rank, self.size)
+
+    def passes(self, batch: Batch, *, max_rows: int, pass_tokens: int | None) -> list[Batch]:
+        own = self.share(batch).passes(max_rows=max_rows, pass_tokens=pass_tokens)
+        return own + [unscored(batch)] * (int(self.largest(len(own))) - len(own))
 
     def sum(self, value: float) -> float:
         return self._reduced(value, dist.ReduceOp.SUM)
@@ -57,6 +61,7 @@ class Sharded(World):
         return float(cell)
 
     def in_turn(self, call: Callable[[], Result]) -> Result:
+        """The result of `call`, made by one process after the other, since it takes much main memory."""
         for rank in range(self.size):
             if rank == self.rank:
                 result = call()
@@ -115,6 +120,25 @@ class Sharded(World):
             return tensor
         n = math.ceil(len(tensor) / self.size)
         return tensor[self.rank * n : (self.rank + 1) * n]
+
+
+def share(batch: Batch, part: int, parts: int) -> Batch:
+    """Part number `part` of `parts`: rows sorted by length are dealt out in turn, so parts cost alike.
+
+    If there are fewer rows than parts, the last parts are `unscored`.
+    """
+    order = batch.attention_BT.sum(1).argsort(descending=True, stable=True)[part::parts]
+    if not len(order):
+        return unscored(batch)
+    length = int(batch.attention_BT[order].sum(1).max())
+    tensors = (batch.input_ids_BT, batch.attention_BT, batch.scored_BT)
+    return Batch([batch.ids[row] for row in order.tolist()], *(t[order, :length] for t in tensors))
+
+
+def unscored(batch: Batch) -> Batch:
+    """Two tokens of one row, none scored: a pass for a process without rows, which FSDP needs."""
+    scored_BT = torch.zeros_like(batch.scored_BT[:1, :2])
+    return Batch(batch.ids[:1], batch.input_ids_BT[:1, :2], batch.attention_BT[:1, :2], scored_BT)
 
 
 def together(rendezvous: Path, scratch: Path, *, rank: int, size: int) -> Sharded:

@@ -18,17 +18,18 @@ import torch
 from safetensors.torch import save_file
 from transformers.utils import logging
 
-from kdutils import encoding, experiment, models, teacher_outputs, training
+from kdutils import encoding, models, training
 from kdutils.compute import Compute
 from kdutils.devices import fsdp, launch
 from kdutils.devices.fsdp import Sharded, ShardedModel
 from kdutils.devices.launch import Progress
-from kdutils.inputs import Inputs
 from kdutils.io import disk, environment
 from kdutils.io.child_processes import messages_to_parent
 from kdutils.models import LoadedModel
+from kdutils.runs import experiment, several_devices, teacher_outputs
+from kdutils.runs.inputs import Inputs
+from kdutils.runs.store import Store
 from kdutils.spec import EvalSpec, RunSpec
-from kdutils.store import Store
 
 Do = Callable[[dict[str, Any], Path, Sharded, Progress | None], dict[str, Any]]
 
@@ -80,7 +81,7 @@ def do(task: dict[str, Any], scratch: Path, world: Sharded, progress: Progress |
             trained_on = teacher_outputs.teacher_texts(inputs, at)  # written before
         elif spec.teacher is not None:  # its states were written before
             signal = teacher_outputs.teacher_signal(inputs, at, load=teacher)
-        model = divided(lambda: experiment.student_to_train(inputs, at.compute, stays_in_memory=True)[0])
+        model = divided(lambda: several_devices.student_to_train(inputs, at.compute, stays_in_memory=True)[0])
         outcome = training.train(
             model,
             trained_on,

@@ -22,9 +22,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kdutils import evaluate, store
-from kdutils.constants import AVERAGE, INSTRUCTION_TASKS, MATH_TASKS, SOURCE_LABELS
+from kdutils import evaluate
+from kdutils.constants import AVERAGE, INSTRUCTION_TASKS, MATH_TASKS
+from kdutils.grid.study import SOURCE_LABELS
 from kdutils.io import disk, environment
+from kdutils.runs import comparison, store
 from kdutils.spec import EvalSpec, RunSpec
 
 SCHEMA = {  # column -> dtype of pandas; accuracies, agreement and fidelity are in percent
@@ -244,7 +246,7 @@ def rows_of(out: Path, evaluation: EvalSpec, specs: Iterable[RunSpec]) -> list[d
     scored = cache(partial(Scored.of, out))  # a run that many are compared with is looked at once
     found = []
     for spec in asked.values():
-        sft = asked.get(spec.sft_spec().run_id) if spec.teacher_spec() else None
+        sft = asked.get(spec.sft_spec.run_id) if spec.teacher_spec else None
         records = _records(out, evaluation, spec, sft, scored)
         found += [_of_run(spec) | record for record in records]
     return [{name: value for name, value in row.items() if name in SCHEMA} for row in found]
@@ -252,7 +254,7 @@ def rows_of(out: Path, evaluation: EvalSpec, specs: Iterable[RunSpec]) -> list[d
 
 def keep(out: Path, evaluation: EvalSpec, spec: RunSpec) -> None:
     """Compute what the cells of a run need as far as it is there, so that reading them later is quick."""
-    sft = spec.sft_spec() if spec.teacher_spec() else None
+    sft = spec.sft_spec if spec.teacher_spec else None
     _records(out, evaluation, spec, sft, partial(Scored.of, out))
 
 
@@ -273,7 +275,7 @@ def _records(
         for record in kept(out, _ranked, ranked):
             if is_whole or record["task"] != AVERAGE:
                 found[record["task"]] |= record
-    if (tuned := spec.teacher_spec()) and (teacher := scored(tuned, evaluation)):
+    if (tuned := spec.teacher_spec) and (teacher := scored(tuned, evaluation)):
         for record in kept(out, _likeness, own, teacher):
             found[record["task"]] |= record
         if sft and (sft_rows := scored(sft, evaluation)):
@@ -291,11 +293,11 @@ def _likeness(student: pd.DataFrame, teacher: pd.DataFrame) -> list[dict[str, An
     return [
         {
             "task": task,
-            "agreement": math.nan if task in INSTRUCTION_TASKS else 100 * evaluate.same_answer(part).mean(),
-            "fidelity": evaluate.corpus_bleu(part["text"], part["text_teacher"]),
-            "fidelity_correct_r": evaluate.fidelity_correct_r(part) if task in MATH_TASKS else math.nan,
+            "agreement": math.nan if task in INSTRUCTION_TASKS else 100 * comparison.same_answer(part).mean(),
+            "fidelity": comparison.corpus_bleu(part["text"], part["text_teacher"]),
+            "fidelity_correct_r": comparison.fidelity_correct_r(part) if task in MATH_TASKS else math.nan,
         }
-        for task, part in evaluate.paired(student, teacher).groupby("task", sort=False)
+        for task, part in comparison.paired(student, teacher).groupby("task", sort=False)
     ]
 
 

@@ -63,7 +63,7 @@ def teacher_key(spec: RunSpec) -> tuple | None:
 
     Runs of one key share them: students, temperatures, noise levels, epochs and seeds have no part in it.
     """
-    teacher = spec.teacher_spec() or spec.teacher
+    teacher = spec.teacher_spec or spec.teacher
     own = (spec.data, spec.domain, spec.train_items, spec.validation_items, spec.max_item_characters)
     if spec.method == "seqkd":
         return ("texts", teacher, own, spec.max_new_tokens)
@@ -79,8 +79,8 @@ class Estimate:
 
     def __init__(self, spec: RunSpec, machine: Machine) -> None:
         self.spec, self.machine, self.lengths = spec, machine, lengths_of(spec)
-        self.student = architecture_of(spec.student)
-        self.teacher = architecture_of(spec.teacher) if spec.teacher else None
+        self.student = architecture_of(spec.student, spec.student_source)
+        self.teacher = architecture_of(spec.teacher, spec.teacher_source) if spec.teacher else None
         self.rank = spec.lora_rank if spec.adapter == "lora" else 0
         self.scored = self.lengths.scored(scores_prompt=spec.scores_prompt, at_most=spec.max_tokens)
         self.prompt, self.response = float(self.lengths.prompts.mean()), float(self.lengths.responses.mean())
@@ -301,12 +301,13 @@ def alike(spec: RunSpec) -> RunSpec:
 
 def priced(spec: RunSpec, evaluations: tuple[EvalSpec, ...], machine: Machine) -> Priced:
     """What a run takes, computed once for all that are `alike`."""
-    return _priced(alike(spec), spec.devices, evaluations, machine)
+    apart = tuple(getattr(spec, name) for name in spec.APART)
+    return _priced(alike(spec), apart, evaluations, machine)
 
 
 @cache
-def _priced(spec: RunSpec, devices: int, evaluations: tuple[EvalSpec, ...], machine: Machine) -> Priced:
-    """`devices` as well, since equal specs may differ in it."""
+def _priced(spec: RunSpec, apart: tuple, evaluations: tuple[EvalSpec, ...], machine: Machine) -> Priced:
+    """Cached also by the fields that equality leaves out."""
     own = Estimate(spec, machine)
     evaluation = sum(map(own.evaluation, evaluations), Cost())
     return Priced(own.training(), own.teacher_cost(), evaluation, own.memory_gb(evaluations))

@@ -14,14 +14,15 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from kdutils import store
-from kdutils.constants import METHOD_LABELS, RELEASED_PAIRS
+from kdutils.constants import METHOD_LABELS
 from kdutils.data import model_files, sources
 from kdutils.grid import cost, token_lengths
 from kdutils.grid.cell_table import short_name
 from kdutils.grid.cost import Cost
 from kdutils.grid.machines import Machine
 from kdutils.grid.plan import student_protocols
+from kdutils.grid.study import RELEASED_PAIRS
+from kdutils.runs import store
 from kdutils.spec import EvalSpec, PlannedRun, RunSpec
 
 OF_RUN = ("run_id", "teacher", "student", "method", "domain", "temperature", "noise_sigma", "teacher_tuned")
@@ -56,16 +57,22 @@ def cells_of(planned: Iterable[PlannedRun], out: Path) -> list[Cell]:
     protocols = student_protocols(planned)
     groups: dict[tuple[RunSpec, str], dict[EvalSpec, None]] = {}
     for run in planned:
-        for spec in filter(None, (run.spec.teacher_spec(), run.spec)):
+        for spec in filter(None, (run.spec.teacher_spec, run.spec)):
             protocol = protocols[run.evaluation] if spec.method == "base" else spec.protocol
             protocol = protocol or next((known for each, known in groups if each == spec), "careful")
             groups.setdefault((spec, protocol), {})[run.evaluation] = None
-    teachers = {run.spec.teacher_spec() for run in planned}
+    teachers = {run.spec.teacher_spec for run in planned}
     by_settings: dict[str, store.RunFolder] | None = None
     found: dict[tuple, tuple[dict[str, str], str]] = {}  # files that several runs share are read once
     cells = []
     for (spec, protocol), evaluations in groups.items():
-        files = (spec.data, spec.domain, spec.student, spec.teacher)
+        files = (
+            spec.data,
+            spec.domain,
+            spec.student,
+            spec.teacher,
+            *(getattr(spec, name) for name in spec.APART),
+        )
         if files not in found:
             found[files] = _digests(spec)
         digests, unknown = found[files]

@@ -17,7 +17,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from kdutils import store
 from kdutils.compute import Compute
 from kdutils.data import model_files, sources
 from kdutils.devices import launch
@@ -27,11 +26,12 @@ from kdutils.grid.plan import Plan, student_protocols
 from kdutils.grid.scheduler import Progress, Scheduler, Shard, State, jobs_of
 from kdutils.grid.worker import Setting
 from kdutils.io import disk
+from kdutils.runs import store
 from kdutils.spec import EvalSpec, PlannedRun, RunSpec
 
 ENGINES = ("local", "ray")
 HANDOVER = "KDUTILS_HANDOVER"  # environment variable: the folder of what the driver hands to notebooks
-MAKER = "kdutils.experiment"  # what a process that makes a run imports, torch among it: seconds
+MAKER = "kdutils.runs.experiment"  # what a process that makes a run imports, torch among it: seconds
 
 
 def fill(
@@ -84,7 +84,8 @@ def fill(
 
 
 def _is_large(spec: RunSpec) -> bool:
-    return any(model_files.is_large(name) for name in (spec.student, spec.teacher) if name is not None)
+    models = (spec.student, spec.student_source), (spec.teacher, spec.teacher_source)
+    return any(model_files.is_large(model_files.locate(*model)) for model in models if model[0] is not None)
 
 
 def _ray_start(workers: int | None, address: str | None, *, n_large: int, n_devices: int) -> StartEngine:
@@ -154,7 +155,7 @@ def costs(planned: Sequence[PlannedRun], out: Path) -> pd.DataFrame:
         )
         if scored is None:
             failure = folder.failure()
-            own = spec.teacher_spec()
+            own = spec.teacher_spec
             if failure is None and own and (above := store.folder_of(out, own.run_id).failure()):
                 failure = {"reason": f"its teacher {own.run_id} failed: {above['reason']}"}
             status, reason = ("failed", failure["reason"]) if failure else ("missing", "")

@@ -131,7 +131,7 @@ SHAPES = {  # of models that may not be here: as their config.json on the hub, o
 
 
 @cache
-def architecture_of(name: str) -> Architecture:
+def architecture_of(name: str, source: str = "") -> Architecture:
     """The shape of a model: from its own files where they are on this disk, else from SHAPES.
 
     Raises:
@@ -139,7 +139,7 @@ def architecture_of(name: str) -> Architecture:
             and Llama, whose costs are not known.
     """
     try:
-        place = locate(name)
+        place = locate(name, source)
     except ModelError:
         if name in SHAPES:  # that its files are missing is an error only when it is to be trained
             return SHAPES[name]

@@ -8,22 +8,13 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from kdutils import store
-from kdutils.constants import (
-    ALL_TASKS,
-    DOMAIN_TASKS,
-    KD_METHODS,
-    OWN_SECTIONS,
-    PLANNED,
-    RELEASED_MODELS,
-    RUN_FACTORS,
-    TOGETHER,
-    TRAIN_DOMAINS,
-)
+from kdutils.constants import ALL_TASKS, DOMAIN_TASKS, KD_METHODS, TRAIN_DOMAINS
 from kdutils.data import model_files, sources
 from kdutils.grid.cell_table import short_name
 from kdutils.grid.profile import Live, Need, Profile, load_profile, one_line_errors, with_factor
+from kdutils.grid.study import OWN_SECTIONS, PLANNED, RELEASED_MODELS, RUN_FACTORS, TOGETHER
 from kdutils.io import disk
+from kdutils.runs import store
 from kdutils.spec import LOGIT_METHODS, EvalSpec, PlannedRun, RunSpec
 
 EVERYTHING = ("00", "08")  # sections that look at the runs of all others
@@ -85,7 +76,7 @@ def plan(section: str, parameters: Mapping[str, Any]) -> Plan:
 
     `students`, `teachers`, `methods`, `domains` and `tasks` narrow what is trained and shown. `seeds`,
     `temperatures`, `noise_sigmas`, `protocol`, `train_items`, `items_per_task` and `devices` stand in for
-    those of the profile. `model_files` (NAME=PATH) stand in for models, also in later plans of the process.
+    those of the profile. `model_files` (NAME=PATH) say where models are read from.
 
     Raises:
         ValueError: for a name or value that is unknown, a pair or method that the section does not have, or a
@@ -94,8 +85,7 @@ def plan(section: str, parameters: Mapping[str, Any]) -> Plan:
     if section not in PLANNED:
         raise ValueError(f"unknown section {section!r}; there are {list(PLANNED)}")
     profile = load_profile(parameters["profile"])
-    if parameters.get("model_files") is not None:
-        _use_model_files(parameters["model_files"], profile)
+    stand_ins = _stand_ins(parameters.get("model_files") or (), profile)
     shown = _filter(parameters, profile)
     changes = {name: value for name in REPLACED if (value := parameters.get(name)) is not None}
     if changes and profile.live is None:
@@ -108,21 +98,34 @@ def plan(section: str, parameters: Mapping[str, Any]) -> Plan:
         number = section[:2]  # 01b asks more of the runs of 01
         live = _changed(profile.live, changes)
         needs = _narrowed(live, shown, number)
-        runs = tuple(dict.fromkeys(_runs(live, needs)))
+        runs = tuple(dict.fromkeys(_read_from(stand_ins, run) for run in _runs(live, needs)))
         own = [need for need in needs if number in need.sections]
-        variants = tuple(dict.fromkeys(each for need in own for each in _variants_of(live, need)))
+        changed = (each for need in own for each in _variants_of(live, need))
+        variants = tuple(dict.fromkeys(_read_from(stand_ins, run) for run in changed))
     out = disk.REPOSITORY / Path(parameters.get("out", disk.OUTPUTS)).expanduser()
     return Plan(section, profile, out, runs, shown, variants)
 
 
-def _use_model_files(entries: Sequence[str], profile: Profile) -> None:
+def _stand_ins(entries: Sequence[str], profile: Profile) -> dict[str, str]:
+    """Model -> what it is read from, all of which are there."""
     own = profile.live.models if profile.live else ()
     if strangers := [entry for entry in entries if entry.split("=")[0].strip() not in own]:
         raise ValueError(
             f"model_files: {strangers[0]!r} is for none of the models of profile {profile.name!r}, "
             f"which are {list(own)}; give NAME=PATH"
         )
-    model_files.use_model_files(entries)
+    stand_ins = model_files.model_files(entries)
+    for name, source in stand_ins.items():
+        model_files.locate(name, source)
+    return stand_ins
+
+
+def _read_from(stand_ins: Mapping[str, str], run: PlannedRun) -> PlannedRun:
+    if not stand_ins:
+        return run
+    named = {"student_source": run.spec.student, "teacher_source": run.spec.teacher}
+    places = {field: stand_ins.get(name, "") for field, name in named.items()}
+    return replace(run, spec=replace(run.spec, **places))
 
 
 def _listed(values: Mapping[str, Any]) -> str:

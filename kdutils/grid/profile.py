@@ -18,9 +18,9 @@ from pydantic import AfterValidator, ConfigDict, Field, Strict, TypeAdapter
 from pydantic import ValidationError as PydanticError
 from pydantic.dataclasses import dataclass
 
-from kdutils.constants import (
-    ALL_TASKS,
-    KD_METHODS,
+from kdutils.constants import ALL_TASKS, KD_METHODS, TRAIN_DOMAINS
+from kdutils.grid.cell_table import model_family, model_parameters, short_name
+from kdutils.grid.study import (
     NOTEBOOKS,
     OF_EVALUATION,
     OF_NEEDS,
@@ -32,9 +32,7 @@ from kdutils.constants import (
     SELECTIONS,
     SOURCES,
     TOGETHER,
-    TRAIN_DOMAINS,
 )
-from kdutils.grid.cell_table import model_family, model_parameters, short_name
 from kdutils.io.cache import MEASURES
 from kdutils.io.text_safety import shown
 from kdutils.spec import BY_SEQUENCE, PlannedRun

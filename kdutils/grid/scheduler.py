@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-from kdutils import store
 from kdutils.data import model_files, sources
 from kdutils.grid import cost
 from kdutils.grid.cell_table import short_name
@@ -25,6 +24,7 @@ from kdutils.grid.local_pool import Death, Engine, StartEngine
 from kdutils.grid.machines import DEFAULT, GPUS
 from kdutils.grid.worker import SILENT, TICK_SECONDS, Outcome, Point, Task, make_run, prepare, set_aside
 from kdutils.io import environment, leases
+from kdutils.runs import store
 from kdutils.spec import EvalSpec, PlannedRun, RunSpec
 
 PATIENCE = 2  # how often one thing is set aside before what needs it counts as failed
@@ -78,7 +78,7 @@ def jobs_of(planned: Iterable[PlannedRun]) -> dict[str, Job]:
     """
     planned, jobs = list(planned), {}
     for run, spec in zip(planned, sources.resolved_all(run.spec for run in planned), strict=True):
-        needed, own = [spec], spec.teacher_spec()
+        needed, own = [spec], spec.teacher_spec
         if own and (run.beside_teacher or own.run_id not in jobs):  # every run is made with an evaluation
             needed = [own, spec]  # evaluated like its students, which are compared with it
         for each in needed:
@@ -210,7 +210,7 @@ class Scheduler:
             except store.DamagedError as error:
                 damaged.append((run_id, error))
         if missing := self._with("waiting"):
-            from kdutils import inputs  # loads torch, which is not needed where all is there
+            from kdutils.runs import inputs  # loads torch, which is not needed where all is there
 
             inputs.check_all(
                 PlannedRun(job.spec, each) for job in missing.values() for each in job.evaluations

@@ -69,7 +69,7 @@ def lengths_of(spec: RunSpec) -> Lengths:
     fields_read = ("data", "domain", "train_items", "validation_items", "max_item_characters")
     read = {name: getattr(spec, name) for name in (*fields_read, "wrong_rationale_share")}
     items_alone = RunSpec(student="mini-qwen-14k", method="sft", **read)  # one for all students
-    return _lengths(items_alone, _tokenizer_file(spec.student))
+    return _lengths(items_alone, _tokenizer_file(spec.student, spec.student_source))
 
 
 @cache
@@ -108,10 +108,10 @@ def _counts(found: list[Item], domain: str, tokenizer: Path | None) -> tuple[np.
 
 
 @cache
-def _tokenizer_file(model: str) -> Path | None:
+def _tokenizer_file(model: str, source: str) -> Path | None:
     """The tokenizer of a local folder; GGUF files and models of the hub go by their characters."""
     try:
-        place = model_files.locate(model)
+        place = model_files.locate(model, source)
     except model_files.ModelError:  # an error only when it is to be trained
         return None
     path = Path(place.source) / "tokenizer.json"

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from kdutils import store
 from kdutils.grid import cell_table
 from kdutils.io import leases
+from kdutils.runs import store
 from kdutils.spec import EvalSpec, RunSpec
 
 TICK_SECONDS = 1.0  # between two looks at what others make, and two reports at most
@@ -64,7 +64,7 @@ def prepare(setting: Setting) -> None:
 
 def make_run(task: Task, send: Callable[[Point], None]) -> Outcome:
     """Make a run, send points of its curve, and return its outcome. Interrupts are not caught."""
-    from kdutils import experiment  # loads torch
+    from kdutils.runs import experiment  # loads torch
 
     sent = 0.0
 

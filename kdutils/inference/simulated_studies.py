@@ -12,8 +12,9 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import expit, logit
 
-from kdutils.constants import DOMAIN_TASKS, RELEASED_PAIRS, TEST_ITEMS
+from kdutils.constants import DOMAIN_TASKS, TEST_ITEMS
 from kdutils.grid.cell_table import model_family, model_parameters
+from kdutils.grid.study import RELEASED_PAIRS
 
 TASK_ACCURACY = {  # percent: the mean over the released SFT students
     **{"aqua": 26, "addsub": 81, "gsm8k": 42, "multiarith": 85, "svamp": 57, "singleeq": 84},

@@ -17,7 +17,44 @@ import pandas as pd
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 OUTPUTS = REPOSITORY / "outputs"
+SPARE_BYTES = 1 << 30  # left free on the disk
 LARGE_BYTES = 64 << 20  # of a file whose digest is worth keeping
+
+
+class StoreError(RuntimeError):
+    """A store that cannot be read or written. The message is one line and holds the remedy."""
+
+
+class DamagedError(StoreError):
+    """A file that is not what was written.
+
+    `whole` is what must be deleted to make it again, `name` that of the lease on it.
+    """
+
+    def __init__(self, file: Path, reason: object, *, whole: Path, name: str) -> None:
+        text = " ".join(str(reason).split())[:120]
+        super().__init__(f"{file} is damaged ({text}); delete {whole} and run again")
+        self.reason = f"{file.name} is damaged ({text})"
+        self.whole, self.name = whole, name
+        self._inode = whole.stat().st_ino if whole.exists() else None
+
+    def is_still_there(self) -> bool:
+        """False once it was removed, or replaced since."""
+        return self.whole.exists() and self.whole.stat().st_ino == self._inode
+
+
+def check_space(folder: Path, n_bytes: int, what: str) -> None:
+    """Nothing, if the disk of a folder has room for that many bytes and SPARE_BYTES more.
+
+    Raises:
+        StoreError: with both numbers.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < n_bytes + SPARE_BYTES:
+        raise StoreError(
+            f"{folder} has {free / 1e9:.1f} GB free, and {what} take {n_bytes / 1e9:.1f} GB (1 GB is left "
+            "over): make room, or choose another out"
+        )
 
 
 def write_bytes(path: Path, content: bytes) -> Path:

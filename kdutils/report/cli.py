@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from kdutils import store
 from kdutils.data import model_files, sources
 from kdutils.devices import launch
 from kdutils.grid import dry_run, fill, machines, plan, ray_engine
@@ -19,6 +18,7 @@ from kdutils.grid.scheduler import Shard
 from kdutils.io import disk
 from kdutils.io.text_safety import scrub
 from kdutils.report import executor, notebook_parameters, runner
+from kdutils.runs import store
 from kdutils.spec import MINI, PlannedRun
 
 SAY_EVERY_SECONDS = 10.0

@@ -11,8 +11,7 @@ from typing import Any
 
 from PIL import Image
 
-from kdutils import constants
-from kdutils.grid import cell_table
+from kdutils.grid import cell_table, study
 from kdutils.grid.profile import Profile
 from kdutils.report import html_tables
 from kdutils.report.render import Link, duration, label, page, sentence
@@ -138,7 +137,7 @@ def _claim_row(claim: Mapping[str, Any], pages: Mapping[str, str | None]) -> dic
     ways = " · ".join(claim[key] for key in ("source", "protocol", "analysis"))
     return {
         **{key: claim[key] for key in ("id", "statement", "verdict", "reason")},
-        "href": pages.get(constants.SECTIONS.get(str(claim["section"]), "")),
+        "href": pages.get(study.SECTIONS.get(str(claim["section"]), "")),
         "paper": paper if isinstance(paper, str) else html_tables.number(paper),
         "estimate": estimate + interval,
         "detail": f"{tests}; {ways}" if tests else ways,

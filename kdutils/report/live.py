@@ -16,10 +16,10 @@ import pandas as pd
 from IPython.display import DisplayHandle, display
 from numpy.typing import ArrayLike
 
-from kdutils.constants import SOURCE_LABELS
 from kdutils.grid import fill
 from kdutils.grid.plan import Plan
 from kdutils.grid.scheduler import State
+from kdutils.grid.study import SOURCE_LABELS
 from kdutils.report import plots
 from kdutils.report.styles import ordered_colours
 from kdutils.results import gain_tables, released_comparison

@@ -17,7 +17,7 @@ import json
 import sys
 from pathlib import Path
 
-sys.modules["rfc3987_syntax"] = None  # see kdutils.__main__
+sys.modules["rfc3987_syntax"] = None  # see kdutils.report.start
 
 import matplotlib
 import nbformat

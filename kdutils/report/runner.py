@@ -21,8 +21,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from kdutils import constants
 from kdutils.grid import plan as study_plan
+from kdutils.grid import study
 from kdutils.grid.profile import Profile
 from kdutils.io import disk, environment
 from kdutils.report import ledger, notebook_api, notebook_parameters, render
@@ -95,9 +95,9 @@ def run_profile(
         drawn = notebook_api.figure_digests(folder)
         with ThreadPoolExecutor(jobs) as pool:
             waiting = {task.name: task for task in in_turn}
-            at_once = [name for name in waiting if name in constants.AT_ONCE]
+            at_once = [name for name in waiting if name in study.AT_ONCE]
             running = {name: pool.submit(executor.run, waiting.pop(name)) for name in at_once}
-            alone = [waiting.pop(name) for name in constants.ALONE if name in waiting]
+            alone = [waiting.pop(name) for name in study.ALONE if name in waiting]
             try:
                 ready = train(needed, Path(scratch) / HANDOVER) if train else ()
             except BaseException:
@@ -106,7 +106,7 @@ def run_profile(
             started = time.monotonic()
             with _handling_signals(executor.stop):
                 for each in ready:
-                    task = waiting.pop(constants.PLANNED[each.section])
+                    task = waiting.pop(study.PLANNED[each.section])
                     running[task.name] = pool.submit(executor.run, task)
                 running |= {name: pool.submit(executor.run, task) for name, task in waiting.items()}
                 wait(running.values())
@@ -171,7 +171,7 @@ def needs(tasks: Sequence[Task]) -> list[study_plan.Plan]:
     Raises:
         RunError: for a parameter that asks for something the profile does not have.
     """
-    sections = {name: number for number, name in constants.PLANNED.items()}
+    sections = {name: number for number, name in study.PLANNED.items()}
     try:
         return [
             study_plan.plan(sections[task.name], task.parameters) for task in tasks if task.name in sections
@@ -182,7 +182,7 @@ def needs(tasks: Sequence[Task]) -> list[study_plan.Plan]:
 
 def _longest_first(tasks: Sequence[Task], folder: Path) -> list[Task]:
     """By how long they took the last time, so that no core is idle at the end; else as constants.LONG."""
-    order = {name: place - len(constants.LONG) for place, name in enumerate(constants.LONG)}  # all below 0
+    order = {name: place - len(study.LONG) for place, name in enumerate(study.LONG)}  # all below 0
     earlier = [result for result in _earlier_results(folder) if result.status == "done"]  # failing is quick
     order |= {result.name: -(result.seconds or 0.0) for result in earlier}
     return sorted(tasks, key=lambda task: order.get(task.name, 0.0))

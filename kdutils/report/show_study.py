@@ -5,8 +5,9 @@ from __future__ import annotations
 import pandas as pd
 
 from kdutils.claims import answer_sheet, claims, sensitivity
-from kdutils.constants import AVERAGE, DOMAIN_LABELS, METHOD_NAMES, SECTIONS
+from kdutils.constants import AVERAGE, DOMAIN_LABELS, METHOD_NAMES
 from kdutils.grid import cell_table
+from kdutils.grid.study import SECTIONS
 from kdutils.report import figures, ledger
 from kdutils.report.section import Section, each, signed
 from kdutils.results import gain_tables, held_out_temperature, protocols

@@ -10,16 +10,16 @@ from functools import cache
 
 import pandas as pd
 
-from kdutils import evaluate, store
 from kdutils.constants import ALL_TASKS, AVERAGE, DOMAINS, METHOD_NAMES, TASK_LABELS
 from kdutils.data import sources
 from kdutils.grid.cell_table import model_family, short_name
 from kdutils.grid.plan import Plan
 from kdutils.results.gain_tables import in_domain_order, in_method_order, in_task_order, pair_label, plain
+from kdutils.runs import comparison, store
 from kdutils.spec import RunSpec
 
 FIDELITY_NAMES = {"published": "BLEU.csv", "live": "BLEU"}  # what the column `fidelity` holds
-ANSWERS = list(evaluate.ANSWERS)
+ANSWERS = list(comparison.ANSWERS)
 NAMES = ["domain", "family", "teacher", "student", "method", "seed"]  # of a student and its teacher
 
 
@@ -81,7 +81,7 @@ def paired_rows(plan: Plan, columns: Sequence[str], *, domains: Sequence[str] = 
     NAMES, evaluate.KEYS, `columns`, and those of the teacher with the suffix `_teacher`. What is not finished
     is left out; no rows without live runs.
     """
-    own = [*evaluate.KEYS, *columns]
+    own = [*comparison.KEYS, *columns]
     asked = [run for run in plan.runs if run.spec.domain in domains]
     resolved = sources.resolved_all(run.spec for run in asked)
     evaluations = dict(zip(resolved, (run.evaluation for run in asked), strict=True))
@@ -96,13 +96,13 @@ def paired_rows(plan: Plan, columns: Sequence[str], *, domains: Sequence[str] = 
         if spec.teacher is None or not spec.teacher_tuned or spec.temperature != 1.0 or spec.noise_sigma:
             continue
         pair = (spec.domain, model_family(spec.student), short_name(spec.teacher), short_name(spec.student))
-        teacher = spec.teacher_spec()
-        for method, student in ((spec.method, spec), ("sft", spec.sft_spec())):
+        teacher = spec.teacher_spec
+        for method, student in ((spec.method, spec), ("sft", spec.sft_spec)):
             names = (*pair, method, spec.seed)
             if names in found or teacher not in evaluations or student not in evaluations:
                 continue
             if rows(teacher) is not None and rows(student) is not None:
-                both = evaluate.paired(rows(student), rows(teacher))
+                both = comparison.paired(rows(student), rows(teacher))
                 found[names] = both.assign(**dict(zip(NAMES, names, strict=True)))
     every = [*NAMES, *own, *(f"{name}_teacher" for name in columns)]
     return pd.concat(found.values(), ignore_index=True)[every] if found else pd.DataFrame(columns=every)
@@ -120,7 +120,7 @@ def answers(paired: pd.DataFrame) -> pd.DataFrame:
     Columns NAMES, task, n, ANSWERS, agreement (percent) and error_consistency.
     """
     columns = ["domain", "task", *NAMES[1:], "n", *ANSWERS, "agreement", "error_consistency"]
-    return evaluate.agreements(paired, by=[*NAMES, "task"])[columns]
+    return comparison.agreements(paired, by=[*NAMES, "task"])[columns]
 
 
 def answer_shares(answer_table: pd.DataFrame) -> pd.DataFrame:
@@ -144,4 +144,4 @@ def right_and_alike(cells: pd.DataFrame) -> pd.DataFrame:
     A row a run x task with the task's `label`, tasks as in constants. No released cell has the value.
     """
     ordered = in_task_order(plain(cells).dropna(subset=["fidelity_correct_r"]))
-    return ordered.sort_values("task", key=lambda task: task.map(ALL_TASKS.index), kind="stable")
+    return ordered.sort_values("task", key=lambda task: task.map([*ALL_TASKS].index), kind="stable")

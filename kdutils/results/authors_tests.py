@@ -18,10 +18,10 @@ from kdutils.constants import (
     METHOD_LABELS,
     METHOD_NAMES,
     PAPER_METHODS,
-    SELECTIONS,
     TASK_LABELS,
 )
 from kdutils.grid.cell_table import model_parameters
+from kdutils.grid.study import SELECTIONS
 from kdutils.inference import intervals
 from kdutils.inference.estimate import Tested
 from kdutils.results import authors_tables, gain_tables

@@ -23,12 +23,12 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pandas as pd
 
-from kdutils import evaluate
 from kdutils.constants import AVERAGE, CHOICE_TASKS, DOMAIN_LABELS, DOMAINS, KD_METHODS, METHOD_NAMES
 from kdutils.inference import crossed_bootstrap, intervals
 from kdutils.inference.crossed_bootstrap import Resampled, ratio
 from kdutils.inference.estimate import Estimate
 from kdutils.results import gain_tables
+from kdutils.runs import comparison
 
 RUN = ["method", "teacher", "student", "seed"]
 N_OPTIONS = {task: len(answers) for task, answers in CHOICE_TASKS.items()} | {"aqua": 5}
@@ -70,7 +70,7 @@ def _counted(rows: pd.DataFrame) -> dict[str, pd.Series]:
     is_read, teacher_read = rows["parsed"].notna(), rows["parsed_teacher"].notna()
     found = {
         "one": pd.Series(True, index=rows.index),
-        "same": evaluate.same_answer(rows),
+        "same": comparison.same_answer(rows),
         "right": right,
         "teacher_right": teacher_right,
         "as_right": right == teacher_right,
@@ -137,7 +137,7 @@ def same_wrong_by_chance(rows: pd.DataFrame) -> float:
     both = rows[wrong & teacher_wrong]
     equal = sum(times * teacher_counts[value] for value, times in counts.items())
     n = int(wrong.sum()) * int(teacher_wrong.sum()) - len(both)
-    return (equal - int(evaluate.same_answer(both).sum())) / n if n else 0.0
+    return (equal - int(comparison.same_answer(both).sum())) / n if n else 0.0
 
 
 def _number(text: str) -> float | str:

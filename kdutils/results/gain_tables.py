@@ -16,14 +16,13 @@ from kdutils.constants import (
     METHOD_LABELS,
     METHOD_NAMES,
     PAPER_METHODS,
-    SELECTIONS,
-    SOURCES,
     TASK_LABELS,
     TRAIN_DOMAINS,
 )
 from kdutils.grid import cell_table as cell_rows
 from kdutils.grid import fill
 from kdutils.grid.plan import Plan
+from kdutils.grid.study import SELECTIONS, SOURCES
 from kdutils.inference import intervals
 from kdutils.inference.estimate import Estimate
 from kdutils.results import authors_tables

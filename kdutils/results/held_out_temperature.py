@@ -23,7 +23,6 @@ import numpy as np
 import pandas as pd
 import sacrebleu
 
-from kdutils import evaluate
 from kdutils.constants import AVERAGE, INSTRUCTION_TASKS
 from kdutils.data import sources
 from kdutils.grid.cell_table import Scored, kept, short_name
@@ -31,13 +30,14 @@ from kdutils.grid.plan import Plan
 from kdutils.inference import intervals
 from kdutils.results import gain_tables
 from kdutils.results.item_gains import COUNTS
+from kdutils.runs import comparison
 from kdutils.spec import RunSpec
 
 HALVES = (0, 1)
 CASE = ["protocol", "domain", "teacher", "student", "method"]  # what a temperature is chosen for
 SUMS = ["n", "value", "square"]
 LIKENESS_SUMS = ["n_texts", "same", *COUNTS]
-COMPARED = [*evaluate.KEYS, "text", "parsed"]
+COMPARED = [*comparison.KEYS, "text", "parsed"]
 COLUMNS = [*CASE, "temperature", "seed", "task", "half", *SUMS, *LIKENESS_SUMS]
 NUMBERS = {"seed": int, "half": int} | dict.fromkeys(["temperature", *SUMS, *LIKENESS_SUMS], float)
 CHOICE = ["by_0", "by_1", "by_all"]  # the temperature that a half chooses for the other; that all items do
@@ -77,7 +77,7 @@ def read(plan: Plan) -> pd.DataFrame:
         if len({spec.temperature for spec in specs}) == 1:
             continue
         for spec in specs:
-            own, tuned = Scored.of(plan.out, spec, asked[spec]), spec.teacher_spec()
+            own, tuned = Scored.of(plan.out, spec, asked[spec]), spec.teacher_spec
             if own is None:
                 continue
             teacher = Scored.of(plan.out, tuned, asked[spec]) if tuned in asked else None
@@ -101,8 +101,8 @@ def sums(student: pd.DataFrame, teacher: pd.DataFrame | None = None) -> pd.DataF
     own = _values(student)
     if teacher is None:
         return own.assign(**dict.fromkeys(LIKENESS_SUMS, math.nan))
-    both = evaluate.paired(student[[*COMPARED, "half"]], teacher[COMPARED])
-    both = both.assign(same=evaluate.same_answer(both))
+    both = comparison.paired(student[[*COMPARED, "half"]], teacher[COMPARED])
+    both = both.assign(same=comparison.same_answer(both))
     table = []
     for (task, half), part in both.groupby(["task", "half"], sort=False):
         same = math.nan if task in INSTRUCTION_TASKS else int(part["same"].sum())  # no answer to agree on

@@ -15,7 +15,6 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
-from kdutils import evaluate, store
 from kdutils.constants import (
     ALL_TASKS,
     AVERAGE,
@@ -30,6 +29,7 @@ from kdutils.inference import intervals
 from kdutils.inference.estimate import Estimate
 from kdutils.results import agreement_fidelity
 from kdutils.results.gain_tables import in_domain_order, in_method_order, pair_label, plain
+from kdutils.runs import comparison, store
 
 SETTING = ["domain", "teacher", "student", "method", "teacher_tuned", "temperature", "noise_sigma"]
 PAIRED = ["domain", "teacher", "student", "method"]
@@ -63,8 +63,8 @@ def read(plan: Plan) -> Items:
     both = agreement_fidelity.paired_rows(plan, ["text", "parsed", "correct"])
     both = both[both["sample"] == both["sample"].min()].reset_index(drop=True)  # one text an item
     texts = zip(both["text"], both["text_teacher"], strict=True)
-    counts = pd.DataFrame([evaluate.bleu_counts(*pair) for pair in texts], columns=COUNTS)
-    both = both.assign(value=evaluate.same_answer(both).astype(float)).join(counts)
+    counts = pd.DataFrame([comparison.bleu_counts(*pair) for pair in texts], columns=COUNTS)
+    both = both.assign(value=comparison.same_answer(both).astype(float)).join(counts)
     return Items(_scored(plan), both[BESIDE])
 
 
@@ -150,7 +150,7 @@ def contrasts(
 
 
 def _in_order(tasks: pd.Series) -> list[str]:
-    return sorted(tasks.unique(), key=ALL_TASKS.index)
+    return sorted(tasks.unique(), key=[*ALL_TASKS].index)
 
 
 def _labelled(table: list[tuple], columns: list[str]) -> pd.DataFrame:

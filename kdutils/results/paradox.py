@@ -24,13 +24,14 @@ import sacrebleu
 from kdutils import evaluate
 from kdutils.constants import DOMAINS, KD_METHODS, METHOD_NAMES, TASK_LABELS
 from kdutils.data import sources
-from kdutils.evaluate import KEYS
 from kdutils.grid.plan import Plan
 from kdutils.inference import crossed_bootstrap
 from kdutils.inference.crossed_bootstrap import Resampled, ratio, weighted_mean
 from kdutils.inference.estimate import Estimate
 from kdutils.results.agreement_fidelity import paired_rows
 from kdutils.results.gain_tables import in_view, interval_text
+from kdutils.runs import comparison
+from kdutils.runs.comparison import KEYS
 
 STRATUM = ["teacher", "student", "seed", "task"]
 OUTCOMES = {  # evaluate.ANSWERS in words
@@ -78,7 +79,7 @@ def texts(plan: Plan) -> pd.DataFrame:
 def outcomes(both: pd.DataFrame) -> np.ndarray:
     """Of paired rows the key of OUTCOMES that holds; exactly one does."""
     right, teacher_right = both["correct"].to_numpy(bool), both["correct_teacher"].to_numpy(bool)
-    same_wrong = ~right & ~teacher_right & evaluate.same_answer(both).to_numpy()
+    same_wrong = ~right & ~teacher_right & comparison.same_answer(both).to_numpy()
     cases = [right & teacher_right, right, teacher_right, same_wrong]
     return np.select(cases, ["both_right", "only_student", "only_teacher", "same_wrong"], "other_wrong")
 
@@ -286,7 +287,7 @@ def examples(plan: Plan, *, rng: np.random.Generator) -> pd.DataFrame:
     sft = rows.loc[rows["method"] == "sft", [*keys, "text"]]
     kd = rows[rows["method"] != "sft"].merge(sft, on=keys, suffixes=("", "_sft"))
     run = kd.groupby(["teacher", "student", "method", "seed"], sort=False).ngroup()
-    kd = kd.assign(run=run, same=evaluate.same_answer(kd)).sort_values(["run", *KEYS])
+    kd = kd.assign(run=run, same=comparison.same_answer(kd)).sort_values(["run", *KEYS])
     items, drawn = items_of(plan, domain) if len(kd) else {}, []
     for method, ((is_same, is_right), label) in product(KD_METHODS, QUADRANTS.items()):
         pool = kd[(kd["method"] == method) & (kd["same"] == is_same) & (kd["correct"] == is_right)]

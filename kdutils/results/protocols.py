@@ -20,14 +20,16 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from kdutils import evaluate, store
-from kdutils.constants import DOMAIN_LABELS, DOMAIN_TASKS, DOMAINS, KD_METHODS, METHOD_NAMES, TOGETHER
+from kdutils import evaluate
+from kdutils.constants import DOMAIN_LABELS, DOMAIN_TASKS, DOMAINS, KD_METHODS, METHOD_NAMES
 from kdutils.data import sources
 from kdutils.grid.cell_table import short_name
 from kdutils.grid.plan import Plan
 from kdutils.grid.profile import FACTORS
+from kdutils.grid.study import TOGETHER
 from kdutils.inference import intervals
 from kdutils.results.gain_tables import in_domain_order, interval_text
+from kdutils.runs import store
 from kdutils.spec import BY_SEQUENCE, LOGIT_METHODS
 
 SETTING = ["domain", "teacher", "student", "method", "temperature", "seed", "prompt", "sequences", "sampled"]

@@ -224,5 +224,7 @@ def weights_line(plan: Plan) -> str:
 
 def _weights(plan: Plan) -> pd.DataFrame:
     kd = [run.spec for run in plan.runs if run.spec.teacher]
-    models = dict.fromkeys([*(spec.student for spec in kd), *(spec.teacher for spec in kd)])
-    return pd.DataFrame([model_facts.describe(name) for name in models], columns=list(WEIGHTS))
+    models = [(spec.student, spec.student_source) for spec in kd]
+    models += [(spec.teacher, spec.teacher_source) for spec in kd]
+    facts = [model_facts.describe(*model) for model in dict.fromkeys(models)]
+    return pd.DataFrame(facts, columns=list(WEIGHTS))

@@ -12,11 +12,12 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers, processors
 from tokenizers import models as tokenizer_models
 from transformers import PreTrainedTokenizerFast
 
-from kdutils import encoding, evaluate, experiment, generation, models
+from kdutils import encoding, evaluate, generation, models
 from kdutils.bench import lm_eval_check
 from kdutils.constants import DOMAIN_TASKS
 from kdutils.data import sources
 from kdutils.items import prompt
+from kdutils.runs import experiment
 from kdutils.spec import EvalSpec, RunSpec
 
 STUDENT = "mini-qwen-105k"

@@ -9,9 +9,10 @@ import sacrebleu
 import scipy.stats
 from sklearn.metrics import cohen_kappa_score
 
-from kdutils import answers, evaluate
+from kdutils import evaluate
 from kdutils.constants import ALL_TASKS
 from kdutils.items import Item
+from kdutils.runs import comparison
 
 
 @pytest.mark.parametrize(
@@ -37,8 +38,8 @@ from kdutils.items import Item
     ],
 )
 def test_answers_are_read_as_the_authors_do_and_strictly(task, text, lenient, strict):
-    assert answers.parse(task, text) == lenient
-    assert answers.parse_strict(task, text) == strict
+    assert evaluate.parse(task, text) == lenient
+    assert evaluate.parse_strict(task, text) == strict
 
 
 @pytest.mark.parametrize(
@@ -57,12 +58,12 @@ def test_answers_are_read_as_the_authors_do_and_strictly(task, text, lenient, st
     ],
 )
 def test_right_or_wrong(task, parsed, answer, right):
-    assert answers.is_correct(task, parsed, answer) is right
+    assert evaluate.is_correct(task, parsed, answer) is right
 
 
 def test_every_task_can_be_read():
     for task in ALL_TASKS:
-        answers.parse(task, "anything 1 A true answer1 solution1 ending1 option1")
+        evaluate.parse(task, "anything 1 A true answer1 solution1 ending1 option1")
         assert 0 <= evaluate.chance_accuracy(task) <= 50
 
 
@@ -86,7 +87,7 @@ def rows(correct, texts=None, parsed=None, task="obqa"):
 def test_agreement_by_hand():
     student = rows([True, True, False, False], parsed=["answer1", "answer2", "answer3", None])
     teacher = rows([True, False, True, False], parsed=["answer1", "answer3", "answer3", None])
-    found = evaluate.agreement(evaluate.paired(student, teacher))
+    found = comparison.agreement(comparison.paired(student, teacher))
     assert found["agreement"] == 50.0  # unparsed answers agree with nothing, not even with each other
     assert [found[key] for key in ("both_right", "only_student", "only_teacher", "other_wrong")] == [25.0] * 4
     assert found["same_wrong"] == 0.0
@@ -96,7 +97,7 @@ def test_agreement_by_hand():
 def test_error_consistency_is_cohens_kappa():
     rng = np.random.default_rng(0)
     left, right = (rng.random(200) < share for share in (0.7, 0.5))
-    found = evaluate.agreement(evaluate.paired(rows(left.tolist()), rows(right.tolist())))
+    found = comparison.agreement(comparison.paired(rows(left.tolist()), rows(right.tolist())))
     assert found["error_consistency"] == pytest.approx(cohen_kappa_score(left, right))
 
 
@@ -105,21 +106,21 @@ def test_two_good_independent_models_agree_without_consistency():
     rng = np.random.default_rng(1)
     left, right = ((rng.random(4000) < 0.9).tolist() for _ in range(2))
     answers = [[f"answer{1 if hit else 2 + side}" for hit in hits] for side, hits in enumerate((left, right))]
-    both = evaluate.paired(rows(left, parsed=answers[0]), rows(right, parsed=answers[1]))
-    found = evaluate.agreement(both)
+    both = comparison.paired(rows(left, parsed=answers[0]), rows(right, parsed=answers[1]))
+    found = comparison.agreement(both)
     assert found["agreement"] > 80
     assert abs(found["error_consistency"]) < 0.05
 
 
 def test_undefined_agreement_is_nan():
-    always = evaluate.paired(rows([True, True]), rows([True, True]))
-    assert math.isnan(evaluate.agreement(always)["error_consistency"])
-    assert all(math.isnan(value) for value in evaluate.agreement(always.iloc[:0]).values())
+    always = comparison.paired(rows([True, True]), rows([True, True]))
+    assert math.isnan(comparison.agreement(always)["error_consistency"])
+    assert all(math.isnan(value) for value in comparison.agreement(always.iloc[:0]).values())
 
 
 def test_different_items_are_refused():
     with pytest.raises(ValueError, match="different items .1, such as"):
-        evaluate.paired(rows([True]), rows([True, False]))
+        comparison.paired(rows([True]), rows([True, False]))
 
 
 TEXTS = ["the sum of 1 and 2 is 3", "4 plus 4 gives 8 apples", "so the answer is 9", "no idea at all here"]
@@ -133,41 +134,41 @@ REFERENCES = [
 
 def test_fidelity_is_sacrebleus_and_splits_by_correctness():
     student = rows([True, True, False, False], texts=TEXTS)
-    both = evaluate.paired(student, rows([True] * 4, texts=REFERENCES))
-    found = evaluate.fidelity(both, rng=np.random.default_rng(0))
+    both = comparison.paired(student, rows([True] * 4, texts=REFERENCES))
+    found = comparison.fidelity(both, rng=np.random.default_rng(0))
     assert found["fidelity"] == pytest.approx(sacrebleu.corpus_bleu(TEXTS, [REFERENCES]).score)
     assert found["fidelity_right"] == pytest.approx(sacrebleu.corpus_bleu(TEXTS[:2], [REFERENCES[:2]]).score)
     assert found["fidelity_wrong"] == pytest.approx(sacrebleu.corpus_bleu(TEXTS[2:], [REFERENCES[2:]]).score)
     assert found["fidelity_low"] <= found["fidelity"] <= found["fidelity_high"]
     assert "smooth:exp" in found["signature"]
-    assert found == evaluate.fidelity(both, rng=np.random.default_rng(0))
+    assert found == comparison.fidelity(both, rng=np.random.default_rng(0))
 
 
 def test_fidelity_of_nothing_is_nan():
-    both = evaluate.paired(rows([]), rows([]))
-    assert math.isnan(evaluate.fidelity(both, rng=np.random.default_rng(0))["fidelity"])
-    assert math.isnan(evaluate.corpus_bleu([], []))
+    both = comparison.paired(rows([]), rows([]))
+    assert math.isnan(comparison.fidelity(both, rng=np.random.default_rng(0))["fidelity"])
+    assert math.isnan(comparison.corpus_bleu([], []))
 
 
 def test_right_and_alike_correlate_as_scipy_says():
     right = [True, True, False, False]
-    both = evaluate.paired(rows(right, texts=TEXTS), rows([True] * 4, texts=REFERENCES))
+    both = comparison.paired(rows(right, texts=TEXTS), rows([True] * 4, texts=REFERENCES))
     bleu = [
         sacrebleu.sentence_bleu(text, [reference], use_effective_order=True).score
         for text, reference in zip(TEXTS, REFERENCES, strict=True)
     ]
     expected = scipy.stats.pointbiserialr(right, bleu).statistic
-    assert evaluate.fidelity_correct_r(both) == pytest.approx(expected)
+    assert comparison.fidelity_correct_r(both) == pytest.approx(expected)
     turned = both.assign(correct=~both["correct"])
-    assert evaluate.fidelity_correct_r(turned) == pytest.approx(-expected)
+    assert comparison.fidelity_correct_r(turned) == pytest.approx(-expected)
 
 
 def test_undefined_link_of_right_and_alike_is_nan():
     student, teacher = rows([True, True, False], texts=TEXTS[:3]), rows([True] * 3, texts=REFERENCES[:3])
-    both = evaluate.paired(student, teacher)
-    assert math.isfinite(evaluate.fidelity_correct_r(both))
+    both = comparison.paired(student, teacher)
+    assert math.isfinite(comparison.fidelity_correct_r(both))
     for undefined in (both.iloc[:0], both.iloc[1:], both.assign(correct=True), both.assign(text="")):
-        assert math.isnan(evaluate.fidelity_correct_r(undefined))
+        assert math.isnan(comparison.fidelity_correct_r(undefined))
 
 
 def test_accuracy_averages_samples_within_an_item():
@@ -186,18 +187,18 @@ def test_a_scored_row_keeps_both_readings():
 
 
 def test_rouge_l_of_a_known_pair():
-    assert answers.rouge_l("the cat sat", "the cat sat") == 1.0
-    assert answers.rouge_l("the cat", "the cat sat down") == pytest.approx(2 * (1.0 * 0.5) / 1.5)
+    assert evaluate.rouge_l("the cat sat", "the cat sat") == 1.0
+    assert evaluate.rouge_l("the cat", "the cat sat down") == pytest.approx(2 * (1.0 * 0.5) / 1.5)
 
 
 def test_agreement_of_the_likeliest_tokens_counts_tokens_not_items():
     rows = {"task": "addsub", "parsed": "1", "correct": True, "answer": "1", "sample": 0}
     student = pd.DataFrame([rows | {"item_id": "a", "top1": [1, 2, 3]}, rows | {"item_id": "b", "top1": [4]}])
     teacher = pd.DataFrame([rows | {"item_id": "a", "top1": [1, 9, 3]}, rows | {"item_id": "b", "top1": [5]}])
-    both = evaluate.paired(student, teacher)
-    assert evaluate.agreement(both)["top1_agreement"] == 50.0
+    both = comparison.paired(student, teacher)
+    assert comparison.agreement(both)["top1_agreement"] == 50.0
     teacher.at[0, "top1"] = [1, 2]
-    assert np.isnan(evaluate.agreement(evaluate.paired(student, teacher))["top1_agreement"])
+    assert np.isnan(comparison.agreement(comparison.paired(student, teacher))["top1_agreement"])
 
 
 def test_instructions_are_scored_by_their_mean_rouge():
@@ -236,7 +237,7 @@ def test_options_are_those_that_the_question_offers(task, question, answer, opti
     item = Item(id="x", task=task, question=question, answer=answer)
     assert list(evaluate.options(item)) == options
     for option, response in evaluate.options(item).items():
-        assert answers.parse_strict(task, response) == option
+        assert evaluate.parse_strict(task, response) == option
 
 
 def test_the_likeliest_option_and_the_likeliest_by_character():

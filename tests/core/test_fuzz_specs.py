@@ -188,7 +188,7 @@ BAD_TASKS = st.one_of(
     st.lists(st.text(max_size=8), min_size=1, max_size=3).filter(
         lambda tasks: not set(tasks) <= set(ALL_TASKS)
     ),
-    st.lists(st.sampled_from(ALL_TASKS), min_size=2, max_size=4).filter(
+    st.lists(st.sampled_from(list(ALL_TASKS)), min_size=2, max_size=4).filter(
         lambda tasks: len(set(tasks)) < len(tasks)
     ),
     st.lists(st.one_of(st.integers(), st.none(), st.just([]), st.just({})), min_size=1, max_size=2),

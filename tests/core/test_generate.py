@@ -9,7 +9,7 @@ import torch
 
 from kdutils import encoding, models
 from kdutils.data import sources
-from kdutils.generation import AHEAD, _Draw, decode, generate, option_logprobs, top1_tokens
+from kdutils.generation import decode, drawn, generate, option_logprobs, top1_tokens
 from kdutils.noise import noise_keys, random_bits
 
 QUESTIONS = [record["question"] for record in tiny.records(9)] + ["What is 1 plus 2 plus 3 plus 4 ?"]
@@ -60,18 +60,15 @@ def test_sampling_depends_on_its_key_alone(model):
     assert twin[0] != twin[1]
 
 
-def test_what_is_drawn_in_advance_is_of_each_item_and_position(model):
-    keys, size = ["a", "b", "c", "d"], 9
-    draw = _Draw(1.0, keys, 5, size)
-    rows = [0, 1, 2, 3]
-    for position in range(2 * AHEAD + 3):
-        if position in (3, AHEAD):  # in the midst of what is drawn at once, and at its start
-            rows = rows[1:]
-        logits_BV = torch.randn(len(rows), size, generator=torch.Generator().manual_seed(position))
-        bits_B1 = random_bits(noise_keys(5, [keys[row] for row in rows], [position] * len(rows)), 1)
+def test_a_draw_is_the_quantile_of_a_number_keyed_by_item_and_position():
+    keys = ["a", "b", "c", "d"]
+    for position in range(35):
+        logits_BV = torch.randn(4, 9, generator=torch.Generator().manual_seed(position))
+        bits_B1 = random_bits(noise_keys(5, keys, [position] * 4), 1)
         uniform_B1 = (((bits_B1 >> 11) & (2**53 - 1)).double() + 0.5) / 2**53
         wanted_B = (logits_BV.softmax(-1).double().cumsum(-1) < uniform_B1).sum(-1)
-        assert torch.equal(draw(logits_BV, rows, position), wanted_B)
+        assert torch.equal(drawn(logits_BV, 1.0, keys, 5, position), wanted_B)
+        assert torch.equal(drawn(logits_BV[2:], 1.0, keys[2:], 5, position), wanted_B[2:])
 
 
 def test_samples_follow_the_softmax(model):

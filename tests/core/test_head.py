@@ -8,12 +8,13 @@ from heads import KINDS, MORE_KINDS, network_of
 from torch.nn import functional as F
 from transformers import Qwen2ForCausalLM
 
-from kdutils import encoding, experiment, generation, losses, models
+from kdutils import encoding, generation, losses, models
 from kdutils import teacher as teachers
 from kdutils.compute import Compute
 from kdutils.data import sources
 from kdutils.data.model_files import ModelError
 from kdutils.head import error_of_head, head_of
+from kdutils.runs import experiment
 from kdutils.teacher import CachedTeacher, Teacher
 
 IDS = torch.tensor([[20, 4, 31, 9, 11, 40, 8, 17], [5, 33, 12, 50, 7, 7, 29, 3]])
@@ -104,7 +105,7 @@ def test_a_teacher_from_disk_has_the_logits_of_the_teacher_itself(both, encoded,
     _, teacher = both
     kept = teachers.states_of(tmp_path, {"teacher": teacher.name})
     kept.write(teacher, encoded)
-    cached = CachedTeacher("t", kept.open(), load=lambda: pytest.fail("no body is needed"), device="cpu")
+    cached = CachedTeacher(kept.open(), load=lambda: pytest.fail("no body is needed"), device="cpu")
     batch = encoding.collate(encoded, [1, 0], pad_id=teacher.pad_id)
     found = cached.head.logits(cached.hidden_NH(batch))
     online = Teacher(teacher)

@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,11 +11,12 @@ import tiny
 import torch
 from peft import PeftModel
 
-from kdutils import experiment, models, noise
+from kdutils import models, noise
 from kdutils.compute import Compute
 from kdutils.data import hub, model_files, sources
 from kdutils.data.model_files import Location, ModelError
 from kdutils.mini.family import MINI_MODELS
+from kdutils.runs import experiment, inputs
 from kdutils.spec import RunSpec
 
 
@@ -141,13 +143,14 @@ def test_padding_rows_may_differ_and_vocabularies_may_not(tmp_path, folder):
     more_rows = tiny.save_model(tmp_path / "more-rows-20k", rows=96)
     other_words = tiny.save_model(tmp_path / "other-words-20k", extra=("minus",))
     items = tiny.write_data(tmp_path / "data")
-    models.check_pair(tiny.spec(str(folder), items, method="fkl", teacher=more_rows))
-    spec = tiny.spec(str(folder), items, method="revkd", teacher=other_words)
+    pair = partial(tiny.spec, str(folder), items)
+    inputs.check_pair(inputs.Inputs.of(pair(method="fkl", teacher=more_rows), None))
+    other = inputs.Inputs.of(pair(method="revkd", teacher=other_words), None)
     with pytest.raises(
         ModelError, match=r"different vocabularies \(1 tokens, such as 'minus'\).*use method='seqkd'"
     ):
-        models.check_pair(spec)
-    models.check_pair(tiny.spec(str(folder), items, method="seqkd", teacher=other_words))
+        inputs.check_pair(other)
+    inputs.check_pair(inputs.Inputs.of(pair(method="seqkd", teacher=other_words), None))
 
 
 def test_remote_code_is_never_run(tmp_path):
@@ -236,16 +239,36 @@ def test_a_file_may_stand_in_for_a_hub_model(folder, monkeypatch):
         ("A/B-1B=/no/folder", "unknown model '/no/folder'"),
     ],
 )
-def test_a_stand_in_that_cannot_be_is_refused(monkeypatch, entries, message):
-    monkeypatch.setenv("KDUTILS_MODELS", "")
+def test_a_stand_in_that_cannot_be_is_refused(entries, message):
     with pytest.raises(ModelError, match=message):
-        model_files.use_model_files([entries])
+        for name, source in model_files.model_files([entries]).items():
+            model_files.locate(name, source)
 
 
-def test_stand_ins_of_a_parameter_go_before_those_of_the_environment(folder, monkeypatch):
+def test_a_source_goes_before_that_of_the_environment(folder, monkeypatch):
     monkeypatch.setenv("KDUTILS_MODELS", "A/A-1B=/x,B/B-1B=/y")
-    model_files.use_model_files([f"B/B-1B={folder}"])
-    assert model_files.model_files() == {"A/A-1B": "/x", "B/B-1B": str(folder)}
+    assert model_files.model_files() == {"A/A-1B": "/x", "B/B-1B": "/y"}
+    assert model_files.locate("B/B-1B", str(folder)).source == str(folder.resolve())
+
+
+def test_where_a_model_is_read_from_travels_with_its_spec(folder):
+    spec = RunSpec(student="Qwen/Qwen2.5-0.5B", method="sft", domain="math", student_source=str(folder))
+    found = sources.resolved(spec)
+    assert found.student_digest == model_files.files_digest(str(folder))
+    assert found == sources.resolved(RunSpec.from_dict(found.to_dict())) and found.student_source == str(
+        folder
+    )
+    named = RunSpec(student="Qwen/Qwen2.5-0.5B", method="sft", domain="math")
+    assert spec.run_id == named.run_id  # its digest names it, not its place
+    distilled = RunSpec(
+        student="A/A-1B",
+        method="fkl",
+        domain="math",
+        teacher="B/B-7B",
+        teacher_source="/b",
+        student_source="/a",
+    )
+    assert distilled.teacher_spec.student_source == "/b" and distilled.sft_spec.student_source == "/a"
 
 
 def test_only_models_of_some_size_are_large(folder, monkeypatch):
@@ -317,7 +340,7 @@ def test_an_adapter_that_comes_from_the_hub_is_refused(with_adapter, monkeypatch
         models.load("owner/both")
     monkeypatch.setattr(hub, "hub_file", lambda hub_id, name: both / name if (both / name).exists() else None)
     with pytest.raises(ModelError, match="owner/both holds a whole model and an adapter"):
-        hub.check_models(["owner/both"])
+        hub.check_models([("owner/both", "")])
 
 
 def test_a_model_merged_as_the_refusal_says_is_that_with_the_adapter(with_adapter):

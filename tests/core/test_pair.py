@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import tiny
 
-from kdutils import experiment
+from kdutils.constants import LOGIT_METHODS
 from kdutils.data.model_files import ModelError
-from kdutils.inputs import Inputs, check
+from kdutils.runs import experiment
+from kdutils.runs.inputs import Inputs, check
 
-LOGIT_METHODS = ("fkl", "revkd", "gkd")
 BEGUN = {  # every text with <unk>, which here stands for a BOS token
     "type": "TemplateProcessing",
     "single": [{"SpecialToken": {"id": "<unk>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],

@@ -4,11 +4,12 @@ import math
 
 import pytest
 
-from kdutils import encoding, experiment, generation, models, store
+from kdutils import encoding, generation, models
 from kdutils.constants import DOMAIN_TASKS
 from kdutils.data import sources
 from kdutils.evaluate import options
 from kdutils.grid import cell_table, fill
+from kdutils.runs import experiment, store
 from kdutils.spec import EvalSpec, PlannedRun, RunSpec
 
 NAME = "mini-qwen-14k"

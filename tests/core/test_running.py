@@ -10,11 +10,12 @@ import pytest
 import tiny
 import torch
 
-from kdutils import encoding, experiment, generation, models, store, teacher_outputs, training
+from kdutils import encoding, generation, models, training
 from kdutils.data import sources
 from kdutils.grid import cell_table
-from kdutils.inputs import Inputs
 from kdutils.io import leases
+from kdutils.runs import comparison, experiment, store, teacher_outputs
+from kdutils.runs.inputs import Inputs
 from kdutils.spec import EvalSpec, RunSpec
 
 EVALUATION = EvalSpec(tasks=("addsub",), max_new_tokens=24)
@@ -66,7 +67,7 @@ def test_the_teacher_was_trained_once_and_shared(finished):
     teachers = [spec for spec in specs if spec.student.endswith("tiny-40k")]
     assert len(specs) == len(METHODS) + 1
     assert len(teachers) == 1
-    assert teachers[0].run_id == done["fkl"].spec.teacher_spec().run_id
+    assert teachers[0].run_id == done["fkl"].spec.teacher_spec.run_id
 
 
 def test_what_is_stored_is_not_done_again(folder, finished, monkeypatch):
@@ -166,13 +167,13 @@ def test_agreement_in_cells_is_that_of_the_item_rows(folder, finished):
     """Likeness columns are filled in for the KD and for the SFT student beside the same teacher."""
     out, done = finished
     table = cells(out).query("task == 'addsub' and method == 'fkl'").iloc[0]
-    teacher = store.folder_of(out, done["fkl"].spec.teacher_spec().run_id).evaluation(EVALUATION)
-    both = experiment.evaluate.paired(done["fkl"].items, teacher)
-    assert table["agreement"] == experiment.evaluate.agreement(both)["agreement"]
+    teacher = store.folder_of(out, done["fkl"].spec.teacher_spec.run_id).evaluation(EVALUATION)
+    both = comparison.paired(done["fkl"].items, teacher)
+    assert table["agreement"] == comparison.agreement(both)["agreement"]
     assert table["agreement"] == done["fkl"].agreement["agreement"].item()
-    assert table["fidelity"] == experiment.evaluate.corpus_bleu(both["text"], both["text_teacher"])
-    own = experiment.evaluate.paired(done["sft"].items, teacher)
-    assert table["agreement_sft"] == experiment.evaluate.agreement(own)["agreement"]
+    assert table["fidelity"] == comparison.corpus_bleu(both["text"], both["text_teacher"])
+    own = comparison.paired(done["sft"].items, teacher)
+    assert table["agreement_sft"] == comparison.agreement(own)["agreement"]
 
 
 def test_other_data_are_another_run(folder, finished, tmp_path):
@@ -192,7 +193,7 @@ def test_other_weights_under_the_same_name_are_another_run(folder, tmp_path):
     tiny.save_model(tmp_path / "tiny-20k", seed=6)
     assert sources.resolved(spec).run_id != before.run_id
     teacher = tiny.spec(str(folder / "tiny-20k"), str(folder / "data"), method="fkl", teacher=model)
-    assert sources.resolved(teacher).teacher_spec().student_digest == sources.resolved(spec).student_digest
+    assert sources.resolved(teacher).teacher_spec.student_digest == sources.resolved(spec).student_digest
 
 
 @pytest.mark.parametrize(
@@ -354,7 +355,7 @@ def test_a_failure_is_recorded_until_the_next_attempt(folder, tmp_path, monkeypa
         patched.setattr(training, "train", failing)
         with pytest.raises(MemoryError, match="full"):
             experiment.run(spec, out=tmp_path, evaluation=EVALUATION)
-    for each in (spec, spec.teacher_spec()):
+    for each in (spec, spec.teacher_spec):
         failure = store.folder_of(tmp_path, each.run_id).failure()
         assert (failure["reason"], failure["run_token"]) == ("MemoryError: full", None)
     experiment.run(spec, out=tmp_path, evaluation=EVALUATION)

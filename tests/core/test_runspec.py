@@ -155,7 +155,7 @@ EVAL_IDS = (
 @pytest.mark.parametrize(("fields", "run_id", "teacher_id"), RUN_IDS, ids=[each[1] for each in RUN_IDS])
 def test_run_ids_are_those_of_existing_stores(fields, run_id, teacher_id):
     spec = RunSpec(**fields)
-    teacher = spec.teacher_spec()
+    teacher = spec.teacher_spec
     assert (spec.run_id, teacher and teacher.run_id) == (run_id, teacher_id)
 
 
@@ -207,7 +207,7 @@ def test_factors_are_resolved_at_use_one_without_the_other(method):
 
 def test_teacher_and_sft_share_the_prompt_and_not_the_weighing():
     own = RunSpec(**GKD | {"method": "fkl", "prompt_in_loss": True, "mean_by_sequence": True})
-    for beside in (own.sft_spec(), own.teacher_spec()):
+    for beside in (own.sft_spec, own.teacher_spec):
         assert (beside.prompt_in_loss, beside.mean_by_sequence) == (True, None)
     with pytest.raises(ValueError, match="prompt_in_loss=True has no effect with method 'base'"):
         RunSpec(**SFT | {"method": "base", "prompt_in_loss": True})
@@ -226,11 +226,11 @@ def test_a_spec_survives_its_json():
 
 
 def test_the_teacher_is_a_run_of_its_own_shared_by_its_students():
-    teacher = RunSpec(**GKD, seed=3, temperature=2.0).teacher_spec()
+    teacher = RunSpec(**GKD, seed=3, temperature=2.0).teacher_spec
     assert (teacher.student, teacher.method, teacher.seed) == ("owner/teacher-7B", "sft", 0)
     other = RunSpec(**GKD | {"student": "owner/other-3B", "method": "fkl"}, seed=5)
-    assert other.teacher_spec().run_id == teacher.run_id
-    assert RunSpec(**GKD, teacher_tuned=False).teacher_spec() is None
+    assert other.teacher_spec.run_id == teacher.run_id
+    assert RunSpec(**GKD, teacher_tuned=False).teacher_spec is None
 
 
 @pytest.mark.parametrize(

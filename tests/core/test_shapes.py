@@ -11,8 +11,9 @@ import shapes
 import torch
 from safetensors.torch import load_file
 
-from kdutils import encoding, experiment, generation, models
+from kdutils import encoding, generation, models
 from kdutils.data import model_files, sources
+from kdutils.runs import experiment
 from kdutils.spec import EvalSpec, RunSpec
 
 METHODS = ["sft", "fkl", "seqkd", "revkd", "gkd"]
@@ -119,7 +120,7 @@ def check_rows(run, family):
     assert torch.equal(before[embedding][LENGTH[family] :], after[embedding][LENGTH[family] :])
     assert (before[embedding][: LENGTH[family]] != after[embedding][: LENGTH[family]]).any(1).all()
     assert all(not torch.equal(before[name], after[name]) for name in before)
-    if tuned := run.spec.teacher_spec():  # not tied
+    if tuned := run.spec.teacher_spec:  # not tied
         folder = run.folder.path.parent / tuned.run_id / "model"
         before, after = (load_file(Path(f) / "model.safetensors") for f in (tuned.student, folder))
         assert torch.equal(
@@ -205,7 +206,7 @@ def test_text_of_another_family_can_be_learned_and_its_logits_cannot(folders, ou
 
 MEASURED = """
 import sys
-from kdutils import experiment
+from kdutils.runs import experiment
 from kdutils.spec import EvalSpec, RunSpec
 evaluation = EvalSpec(tasks=("addsub",), items_per_task=1, max_new_tokens=2)
 run = experiment.run(RunSpec(**{spec}), out=sys.argv[1], evaluation=evaluation)

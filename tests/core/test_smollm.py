@@ -6,11 +6,12 @@ import sys
 import pytest
 import torch
 
-from kdutils import encoding, experiment, generation, models
+from kdutils import encoding, generation, models
 from kdutils.data import model_facts, model_files, sources
 from kdutils.data.model_files import PACKAGED_MODELS, ModelError
 from kdutils.grid import model_shapes, plan
 from kdutils.losses import cross_entropy, shifted
+from kdutils.runs import experiment
 from kdutils.spec import EvalSpec, RunSpec
 
 METHODS = ["sft", "fkl", "seqkd", "revkd", "gkd"]

@@ -7,12 +7,14 @@ import pytest
 import tiny
 import torch
 
-from kdutils import encoding, experiment, models, store, teacher_outputs, training
+from kdutils import encoding, models, training
 from kdutils import teacher as teachers
 from kdutils.compute import Compute
 from kdutils.data import sources
-from kdutils.inputs import Inputs
+from kdutils.io import disk
 from kdutils.items import fingerprint
+from kdutils.runs import experiment, store, teacher_outputs
+from kdutils.runs.inputs import Inputs
 from kdutils.spec import EvalSpec
 from kdutils.teacher import CachedTeacher, Teacher
 
@@ -53,7 +55,7 @@ def batch_of(encoded, rows):
 def test_cached_states_are_those_of_the_online_teacher(kept):
     teacher, encoded, found = kept
     assert len(list(found.path.glob("states-*.safetensors"))) > 1
-    cached = CachedTeacher("tiny", found.open(), load=lambda: pytest.fail("no body is needed"), device="cpu")
+    cached = CachedTeacher(found.open(), load=lambda: pytest.fail("no body is needed"), device="cpu")
     online = Teacher(teacher)
     for rows in ([0], [5, 3, 11], list(range(len(encoded)))[::-1]):
         batch = batch_of(encoded, rows)
@@ -63,7 +65,7 @@ def test_cached_states_are_those_of_the_online_teacher(kept):
 
 def test_what_is_not_cached_is_asked_of_the_body(kept):
     teacher, encoded, found = kept
-    cached = CachedTeacher("tiny", found.open(), load=lambda: teacher, device="cpu")
+    cached = CachedTeacher(found.open(), load=lambda: teacher, device="cpu")
     batch = batch_of(encoded, [0, 1])
     own = encoding.Batch(["sample@1", "sample@2"], batch.input_ids_BT, batch.attention_BT, batch.scored_BT)
     assert torch.equal(cached.hidden_NH(own), Teacher(teacher).hidden_NH(own))
@@ -74,7 +76,7 @@ def test_noise_does_not_depend_on_the_cache(kept):
     teacher, encoded, found = kept
     batch = batch_of(encoded, [4, 2])
     with_body = Teacher(teacher, noise_sigma=2.0, seed=3).noise(batch)
-    without = CachedTeacher("t", found.open(), None, "cpu", noise_sigma=2.0, seed=3).noise(batch)
+    without = CachedTeacher(found.open(), None, "cpu", noise_sigma=2.0, seed=3).noise(batch)
     assert torch.equal(with_body.keys, without.keys) and with_body.sigma == without.sigma
 
 
@@ -150,7 +152,7 @@ def test_a_damaged_cache_is_never_read(kept, name, harm):
 
 def test_no_room_is_said_before_any_work(kept, monkeypatch, tmp_path):
     teacher, encoded, _ = kept
-    monkeypatch.setattr(teachers.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1))
+    monkeypatch.setattr(disk.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1))
     monkeypatch.setattr(teachers, "_states_of", lambda *args: pytest.fail("nothing may be computed"))
     with pytest.raises(store.StoreError, match=r"GB free.*make room, or choose another out"):
         teachers.states_of(tmp_path, {"teacher": "other"}).write(teacher, encoded)

@@ -10,6 +10,7 @@ import torch
 
 from kdutils import encoding, generation, models, rollouts, training
 from kdutils.compute import Compute
+from kdutils.constants import LOGIT_METHODS
 from kdutils.data import sources
 from kdutils.teacher import Teacher
 
@@ -39,7 +40,7 @@ def a_spec(folder, method="sft", **fields):
 
 
 def a_teacher(folder, spec):
-    if spec.method not in training.KINDS:
+    if spec.method not in LOGIT_METHODS:
         return None
     model = models.load(spec.teacher)
     with torch.no_grad():
@@ -396,6 +397,18 @@ def test_best_on_validation_restores_the_lowest(folder):
     assert min(by_epoch) < by_epoch[-1]  # otherwise this test could not fail
 
 
+def test_every_epoch_is_another_permutation_of_all_items(folder):
+    spec = a_spec(folder, epochs=2, batch_size=4)
+    items = sources.load_items(spec, "train")
+    run = training._Training(models.load(spec.student, trains_all=True), items, spec, rate=1e-3)
+    first, second = (
+        [row for step in range(run.steps_per_epoch) for row in run.rows(epoch * run.steps_per_epoch + step)]
+        for epoch in range(2)
+    )
+    assert sorted(first) == sorted(second) == list(range(len(items)))
+    assert first != second
+
+
 def test_schedule_warms_up_and_falls_to_zero(folder):
     spec = a_spec(folder, epochs=10, warmup_share=0.2)
     _, outcome = fit(folder, spec)
@@ -439,5 +452,5 @@ def test_a_llama_student_trains_too(folder):
 def test_teacher_and_method_must_fit(folder):
     spec = a_spec(folder, "fkl")
     student = models.load(spec.student)
-    with pytest.raises(ValueError, match="method 'fkl' with teacher=None cannot be trained"):
+    with pytest.raises(ValueError, match="method 'fkl' needs teacher: give"):
         training.train(student, sources.load_items(spec, "train"), spec, rate=1e-3)

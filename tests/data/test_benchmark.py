@@ -13,12 +13,13 @@ from dataclasses import replace
 
 import pytest
 
-from kdutils import answers
+from kdutils import evaluate
 from kdutils.constants import CHOICE_TASKS, DOMAIN_TASKS, TASKS
 from kdutils.data import benchmark, llm_adapters, sources
 from kdutils.data.benchmark import ends_in
+from kdutils.data.item_files import letters_and_digits
 from kdutils.io import disk
-from kdutils.items import DataError, Item, letters_and_digits
+from kdutils.items import DataError, Item
 from kdutils.spec import EvalSpec, RunSpec
 
 DEV_ITEMS = {
@@ -357,7 +358,7 @@ def test_released_choices_are_read_by_their_answers(published):
     found = benchmark.read("llm-adapters", "commonsense")
     by_task = Counter(item.task for item in found.pool)
     assert by_task == {"arc_e": 12, "boolq": 4, "hellaswag": 4, "piqa": 4, "siqa": 4, "winogrande": 4}
-    assert all(answers.parse(item.task, item.response) == item.answer for item in found.pool)
+    assert all(evaluate.parse(item.task, item.response) == item.answer for item in found.pool)
     assert all(ends_in(item, item.answer) for item in found.pool)
 
 
@@ -616,7 +617,7 @@ def test_real_responses_end_in_their_answers(real):
         item.task
         for domain in ("math", "commonsense")
         for item in real[domain].pool
-        if not answers.is_correct(item.task, answers.parse(item.task, item.response), item.answer)
+        if not evaluate.is_correct(item.task, evaluate.parse(item.task, item.response), item.answer)
     )
     assert set(misread) == {"aqua"}
     assert misread["aqua"] == 160

@@ -17,13 +17,14 @@ from heads import network_of
 from safetensors.torch import load_file
 from together import Case
 
-from kdutils import encoding, experiment, models, store
+from kdutils import encoding, models
 from kdutils.compute import Compute
 from kdutils.data import sources
-from kdutils.devices import launch
+from kdutils.devices import fsdp, launch
 from kdutils.grid import fill, scheduler
-from kdutils.inputs import Inputs
 from kdutils.process_group import ALONE
+from kdutils.runs import experiment, store
+from kdutils.runs.inputs import Inputs
 from kdutils.spec import EvalSpec, PlannedRun, RunSpec
 from kdutils.teacher import States
 
@@ -209,11 +210,11 @@ def test_every_row_is_some_process_s_own_and_none_is_twice(cases):
         sources.load_items(spec, "train"), models.load_tokenizer(spec.student), **spec.encoding
     )
     batch = encoding.collate(table, range(7), pad_id=2)
-    shares = [batch.share(rank, 3) for rank in range(3)]
+    shares = [fsdp.share(batch, rank, 3) for rank in range(3)]
     assert sorted(name for share in shares for name in share.ids) == sorted(batch.ids)
     assert sum(int(share.scored_BT.sum()) for share in shares) == int(batch.scored_BT.sum())
     assert {len(share.ids) for share in shares} == {2, 3}
-    idle = encoding.collate(table, [0], pad_id=2).share(1, 2)
+    idle = fsdp.share(encoding.collate(table, [0], pad_id=2), 1, 2)
     assert not idle.scored_BT.any()
     assert len(idle.ids) == 1
 
@@ -351,7 +352,7 @@ def test_devices_are_told_and_no_part_of_a_name(study):
     old = {key: value for key, value in one.to_dict().items() if key != "devices"}
     assert RunSpec.from_dict(old).devices == 1
     tuned = dataclasses.replace(two, teacher_tuned=True)
-    assert tuned.teacher_spec().devices == tuned.sft_spec().devices == 2
+    assert tuned.teacher_spec.devices == tuned.sft_spec.devices == 2
     jobs = scheduler.jobs_of([PlannedRun(spec, EVALUATION) for spec in (one, two, one)])
     assert [job.spec.devices for job in jobs.values()] == [2]
 

@@ -15,13 +15,14 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
-from kdutils import encoding, generation, inputs, models, training
+from kdutils import encoding, generation, models, training
 from kdutils.data import hub, model_files, sources
 from kdutils.grid import cost, dry_run, fill, machines, model_shapes, plan, token_lengths
 from kdutils.grid.cost import Estimate
 from kdutils.grid.machines import GPUS
 from kdutils.grid.model_shapes import SHAPES, architecture_of
 from kdutils.report import cli
+from kdutils.runs import inputs
 from kdutils.spec import EvalSpec, PlannedRun, RunSpec
 
 ROOT = Path(__file__).parents[2]
@@ -521,7 +522,7 @@ def test_a_model_that_cannot_be_had_comes_with_its_remedy(monkeypatch, tmp_path,
     error = http_error(getattr(huggingface_hub.errors, name), status) if name else OSError("no route")
     monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", refused_by(error))
     with pytest.raises(model_files.ModelError, match=remedy):
-        hub.check_models(["meta-llama/Llama-3.2-1B"])
+        hub.check_models([("meta-llama/Llama-3.2-1B", "")])
 
 
 def test_all_missing_models_of_a_plan_are_in_one_message_before_anything_is_trained(monkeypatch, folders):

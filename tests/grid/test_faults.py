@@ -17,10 +17,10 @@ import saboteur
 import tiny
 from inline import InlinePool
 
-from kdutils import experiment, store
 from kdutils.data import sources
 from kdutils.grid import fill, local_pool, scheduler
 from kdutils.io import child_processes, disk, leases
+from kdutils.runs import experiment, store
 from kdutils.spec import PlannedRun
 
 pytestmark = pytest.mark.faults
@@ -54,7 +54,7 @@ def out(plan, whole, tmp_path) -> Path:
 def forked(monkeypatch):
     """Real workers, forked from a process that has imported what they need: six seconds less for each."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["kdutils.experiment", "saboteur"])
+    context.set_forkserver_preload(["kdutils.runs.experiment", "saboteur"])
     monkeypatch.setattr(child_processes, "SPAWN", context)
     return monkeypatch
 
@@ -158,7 +158,7 @@ def test_a_worker_that_stands_still_loses_its_run_and_leaves_it_alone(
         time.sleep(0.01)
     os.utime(path, (path.stat().st_mtime - 70,) * 2)
     fault("SIGSTOP of a worker for a minute")
-    spec = sources.resolved(plan[0].spec).teacher_spec()
+    spec = sources.resolved(plan[0].spec).teacher_spec
     assert experiment.make(spec, EVALUATION, out)
     os.kill(worker, signal.SIGCONT)
     driver.join(120)

@@ -12,12 +12,13 @@ import psutil
 import pytest
 import tiny
 
-from kdutils import experiment, store, training
+from kdutils import training
 from kdutils.data import sources
 from kdutils.grid import cell_table, fill, scheduler
 from kdutils.grid.local_pool import Death
 from kdutils.grid.scheduler import Shard
 from kdutils.io import environment, leases
+from kdutils.runs import experiment, store
 from kdutils.spec import PlannedRun
 
 
@@ -220,7 +221,7 @@ def driver(plan, out, *, workers, pool="kdutils.grid.local_pool.Pool", shard="1/
     module, _, name = pool.rpartition(".")
     code = (
         "import json, sys; from pathlib import Path\n"
-        "from kdutils.grid import fill; from kdutils import store\n"
+        "from kdutils.grid import fill; from kdutils.runs import store\n"
         f"from {module} import {name}; fill.Pool = {name}; begun, begin = [], store.RunFolder.begin;"
         "store.RunFolder.begin = lambda self, spec: begun.append(self.path.name) or begin(self, spec);"
         f"from kdutils.grid.scheduler import Shard; shard = Shard.parse({shard!r});"

@@ -9,7 +9,7 @@ import pytest
 
 from kdutils import constants, models
 from kdutils.data import model_files
-from kdutils.grid import plan, scheduler
+from kdutils.grid import plan, scheduler, study
 from kdutils.grid.cell_table import model_family, short_name
 from kdutils.grid.profile import Live, Need, family_pairs, load_profile, one_line_errors, profile_names
 
@@ -44,7 +44,7 @@ def test_a_plan_has_every_run_once_and_baselines_first(live, of):
     assert len(found) == len(set(found)) == 2 + 3 + 2 * 2  # base; SFT: seeds 0 and 1, teacher; KD
     kinds = [run.method in ("base", "sft") for run in found]
     assert kinds == sorted(kinds, reverse=True)
-    assert {run.teacher_spec() for run in found if run.teacher} <= set(found)
+    assert {run.teacher_spec for run in found if run.teacher} <= set(found)
 
 
 def test_temperature_and_noise_are_varied_one_at_a_time_where_they_have_an_effect(live, of):
@@ -74,7 +74,7 @@ def test_without_pairs_every_two_models_of_a_family_are_one():
 
 
 def test_every_section_of_the_default_profile_has_runs_and_two_sections_have_all():
-    sections = {number: set(asked(number).runs) for number in constants.SECTIONS}
+    sections = {number: set(asked(number).runs) for number in study.SECTIONS}
     assert all(sections.values())
     assert sections["00"] == sections["08"] == set().union(*sections.values())
     seeds = {(run.spec.method, run.spec.seed) for run in sections["00"]}
@@ -232,7 +232,7 @@ def test_a_factor_changes_what_it_says_and_nothing_else():
 def test_no_other_section_makes_or_shows_what_a_factor_adds():
     own = {run.spec.run_id for run in asked("11").variants} - {run.spec.run_id for run in asked("11").runs}
     assert len(own) == 8  # and two teachers whose loss holds the prompt
-    for section in constants.SECTIONS:
+    for section in study.SECTIONS:
         assert asked(section).variants == ()
         assert own.isdisjoint(run.spec.run_id for run in asked(section).to_make)
 
@@ -376,12 +376,10 @@ def test_the_paper_profile_has_the_runs_that_it_says():
     pairs = {(run.spec.teacher, run.spec.student) for run in runs if run.spec.teacher}
     assert len(pairs) == 21
     released = {(short_name(teacher), short_name(student)) for teacher, student in pairs}
-    assert len(set(constants.RELEASED_PAIRS)) == 11
-    assert set(constants.RELEASED_PAIRS) < released
+    assert len(set(study.RELEASED_PAIRS)) == 11
+    assert set(study.RELEASED_PAIRS) < released
     assert {model_family(student) for _, student in pairs} == {"Qwen2.5", "Llama-3"}
-    assert {run.spec.teacher_spec() for run in runs if run.spec.teacher} - {None} <= {
-        run.spec for run in runs
-    }
+    assert {run.spec.teacher_spec for run in runs if run.spec.teacher} - {None} <= {run.spec for run in runs}
 
 
 def test_the_paper_profile_trains_as_the_authors_did():
@@ -435,17 +433,21 @@ def test_sizes_may_be_asked_for(live, monkeypatch):
 def test_devices_may_be_asked_for_and_change_no_name():
     runs, plain = asked("01", "smoke", devices=2).runs, asked("01", "smoke").runs
     assert {run.spec.devices for run in runs} == {2}
-    assert {run.spec.teacher_spec().devices for run in runs if run.spec.teacher_spec()} == {2}
+    assert {run.spec.teacher_spec.devices for run in runs if run.spec.teacher_spec} == {2}
     assert [run.spec.run_id for run in runs] == [run.spec.run_id for run in plain]
     with pytest.raises(ValueError, match="devices=0 must be greater than or equal to 1"):
         asked("01", "smoke", devices=0)
 
 
 def test_model_files_stand_in_for_models_of_the_profile_alone(tmp_path, monkeypatch):
-    monkeypatch.setenv("KDUTILS_MODELS", "")
+    monkeypatch.delenv("KDUTILS_MODELS", raising=False)
     (tmp_path / "config.json").write_text("{}")
-    asked("01", "qwen-small", model_files=[f"Qwen/Qwen2.5-0.5B={tmp_path}"])
-    assert model_files.locate("Qwen/Qwen2.5-0.5B").source == str(tmp_path)
+    runs = asked("01", "qwen-small", model_files=[f"Qwen/Qwen2.5-0.5B={tmp_path}"]).runs
+    assert {run.spec.student_source for run in runs if run.spec.student == "Qwen/Qwen2.5-0.5B"} == {
+        str(tmp_path)
+    }
+    assert {run.spec.teacher_source for run in runs} == {""}
+    assert model_files.locate("Qwen/Qwen2.5-0.5B").source == "Qwen/Qwen2.5-0.5B"  # nothing else is changed
     with pytest.raises(ValueError, match="is for none of the models of profile 'qwen-small'"):
         asked("01", "qwen-small", model_files=[f"Qwen/Qwen2.5-7B={tmp_path}"])
     with pytest.raises(ValueError, match="/not/there"):
@@ -459,6 +461,6 @@ def test_qwen_small_is_one_pair_and_shares_its_teachers():
         ("Qwen/Qwen2.5-1.5B", "Qwen/Qwen2.5-0.5B")
     }
     made = {run.spec for run in plan_of.runs}
-    assert {run.spec.teacher_spec() for run in plan_of.runs} - {None} <= made  # no teacher is trained twice
-    assert {run.spec.sft_spec() for run in plan_of.runs if run.spec.teacher} <= made
+    assert {run.spec.teacher_spec for run in plan_of.runs} - {None} <= made  # no teacher is trained twice
+    assert {run.spec.sft_spec for run in plan_of.runs if run.spec.teacher} <= made
     assert {run.spec.adapter for run in plan_of.runs if run.spec.method != "base"} == {"lora"}

@@ -139,7 +139,7 @@ def server():
 
 @pytest.mark.skipif(not environment.FORKS, reason="processes are not forked here")
 def test_forked_workers_are_processes_of_their_own_that_have_imported(server):
-    context = forking("kdutils.experiment", os.environ)
+    context = forking("kdutils.runs.experiment", os.environ)
     origins = []
     for setting in ("a", "b"):
         with Pool(errands.do, [setting], prepare=errands.prepare, context=context) as pool:
@@ -153,7 +153,7 @@ def test_forked_workers_are_processes_of_their_own_that_have_imported(server):
     assert first != second
     assert others[0] == parent != os.getpid()
     assert threads <= {"python", "python3", "jemalloc_bg_thd"}  # the last is pyarrow's, which minds forks
-    assert {"torch", "kdutils.experiment"} <= imported
+    assert {"torch", "kdutils.runs.experiment"} <= imported
 
 
 @pytest.mark.skipif(not environment.FORKS, reason="processes are not forked here")

@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kdutils import store
 from kdutils.claims import claims
 from kdutils.claims.evidence import Evidence
 from kdutils.data import sources
@@ -17,6 +16,7 @@ from kdutils.io import cache
 from kdutils.io.cache import CachedTables, digest
 from kdutils.report import notebook_api
 from kdutils.results import authors_tables
+from kdutils.runs import store
 
 NUMBERS = pd.DataFrame({"task": ["aqua", "svamp"], "gain": [1 / 3, float("nan")], "n": [254, 1000]})
 calls = []

@@ -8,9 +8,9 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from kdutils import constants
-from kdutils.constants import SECTIONS
+from kdutils.grid import study
 from kdutils.grid.profile import PARAMETER_CHOICES, load_profile
+from kdutils.grid.study import SECTIONS
 from kdutils.report import notebook_parameters
 
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
@@ -26,8 +26,8 @@ def code_cells(notebook):
 
 
 def test_there_is_a_notebook_for_every_section_and_no_other():
-    assert [path.stem for path in NOTEBOOKS] == list(constants.NOTEBOOKS)
-    paper = sorted([*SECTIONS.values(), *constants.BEYOND.values()])
+    assert [path.stem for path in NOTEBOOKS] == list(study.NOTEBOOKS)
+    paper = sorted([*SECTIONS.values(), *study.BEYOND.values()])
     assert list(load_profile("published").notebooks) == [*paper, "10_calibration"]
 
 

@@ -10,9 +10,9 @@ import nbformat
 import pandas as pd
 import pytest
 
-from kdutils import store
 from kdutils.grid import fill, plan
 from kdutils.report import notebook_api
+from kdutils.runs import store
 
 ROOT = Path(__file__).parents[2]
 pytestmark = [pytest.mark.notebook, pytest.mark.slow, pytest.mark.timeout(900)]

@@ -15,12 +15,13 @@ import pytest
 from bs4 import BeautifulSoup
 from samples import profile_of
 
-from kdutils import spec, store
+from kdutils import spec
 from kdutils.compute import Compute
 from kdutils.data import model_files
 from kdutils.io import disk, text_safety
 from kdutils.report import html_tables, index, notebook_api, notebook_parameters, render, worker
 from kdutils.report.render import Link
+from kdutils.runs import store
 
 PACKAGE = Path(__file__).parents[2] / "kdutils"
 HOSTILE = (

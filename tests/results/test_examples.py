@@ -6,12 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kdutils import store
 from kdutils.data import sources
 from kdutils.grid import plan
 from kdutils.grid.profile import load_profile
 from kdutils.report import html_tables
 from kdutils.results import paradox
+from kdutils.runs import store
 from kdutils.spec import EvalSpec, PlannedRun, RunSpec
 
 EVALUATION = EvalSpec(tasks=("svamp",), items_per_task=6)

@@ -16,6 +16,7 @@ from kdutils.grid import plan
 from kdutils.results import gain_tables, held_out_temperature
 from kdutils.results.held_out_temperature import half_of
 from kdutils.results.item_gains import Items
+from kdutils.runs import comparison
 from kdutils.spec import EvalSpec, RunSpec
 
 # --- the split --------------------------------------------------------------------------------------------
@@ -131,12 +132,12 @@ def test_every_item_counts_once_at_what_the_other_half_chose():
     )
     assert put_together["item_id"].tolist() == ids
     expected = evaluate.accuracies(put_together).iloc[0]
-    both = evaluate.paired(put_together, teacher)
+    both = comparison.paired(put_together, teacher)
     found = by_task(held_out_temperature.measured(table, chosen))
     assert found["accuracy"] == pytest.approx(expected["accuracy"])
     assert found["accuracy_se"] == pytest.approx(expected["accuracy_se"])
-    assert found["agreement"] == pytest.approx(100 * evaluate.same_answer(both).mean())
-    assert found["fidelity"] == pytest.approx(evaluate.corpus_bleu(both["text"], both["text_teacher"]))
+    assert found["agreement"] == pytest.approx(100 * comparison.same_answer(both).mean())
+    assert found["fidelity"] == pytest.approx(comparison.corpus_bleu(both["text"], both["text_teacher"]))
 
 
 # --- what is not there ------------------------------------------------------------------------------------
@@ -275,7 +276,7 @@ def test_halves_are_read_of_runs_among_which_can_be_chosen(tmp_path):
     assert by_task(found)["agreement"] == 0.0
     text = "it is 0 that I say"
     assert by_task(found)["fidelity"] == pytest.approx(
-        evaluate.corpus_bleu([text] * 4, ["it is 1 that I say"] * 4)
+        comparison.corpus_bleu([text] * 4, ["it is 1 that I say"] * 4)
     )
     again = held_out_temperature.read(
         asked(tmp_path, *reversed(every.values()))

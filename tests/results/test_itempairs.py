@@ -8,9 +8,9 @@ import pytest
 import scipy.stats
 from statsmodels.stats.multitest import multipletests
 
-from kdutils import evaluate
 from kdutils.inference import student_tests
 from kdutils.results import paired_items, paradox
+from kdutils.runs import comparison
 
 MODELS = {  # student -> family and its teachers
     "mini-qwen-14k": ("mini-qwen", ["mini-qwen-493k", "mini-qwen-296k"]),
@@ -182,11 +182,11 @@ class TestLinks:
         )
         rows = self.rows(link=0, n=5).head(5)
         bleu = [
-            evaluate.sacrebleu.sentence_bleu(text, [texts[0]], use_effective_order=True).score
+            comparison.sacrebleu.sentence_bleu(text, [texts[0]], use_effective_order=True).score
             for text in texts
         ]
         rows = rows.assign(correct=both["correct"].to_numpy(), bleu=bleu)
-        expected = evaluate.fidelity_correct_r(both)
+        expected = comparison.fidelity_correct_r(both)
         assert self.found(rows).loc["r", "estimate"] == pytest.approx(expected)
 
     def test_no_link_is_within_and_a_strong_one_is_not(self):

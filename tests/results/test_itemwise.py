@@ -10,10 +10,10 @@ import pytest
 import sacrebleu
 from itemrows import arm, beside, scored
 
-from kdutils import evaluate
 from kdutils.grid import plan
 from kdutils.inference import intervals
 from kdutils.results import item_gains
+from kdutils.runs import comparison
 from kdutils.spec import EvalSpec, RunSpec
 
 SFT, FKL, GKD = arm("sft"), arm("fkl"), arm("gkd")
@@ -150,7 +150,7 @@ def test_bleu_of_many_sums_is_sacrebleus(share):
     rng = np.random.default_rng(3)
     for n in (1, 3, 20):
         own, teacher = texts(rng, n, share=share)
-        counts = np.array([evaluate.bleu_counts(*pair) for pair in zip(own, teacher, strict=True)])
+        counts = np.array([comparison.bleu_counts(*pair) for pair in zip(own, teacher, strict=True)])
         assert intervals.bleu(counts.sum(0)) == pytest.approx(sacrebleu.corpus_bleu(own, [teacher]).score)
         left = intervals.bleu(counts.sum(0) - counts)
         if n > 1:
@@ -160,7 +160,7 @@ def test_bleu_of_many_sums_is_sacrebleus(share):
 def test_bleu_of_nothing_or_too_short_texts_is_zero_as_sacrebleus():
     for own, teacher in (("", "a b c d e"), ("a b", "a b"), ("x y z w v", "a b c d e")):
         expected = sacrebleu.corpus_bleu([own], [[teacher]]).score
-        assert intervals.bleu(np.array(evaluate.bleu_counts(own, teacher))) == pytest.approx(expected)
+        assert intervals.bleu(np.array(comparison.bleu_counts(own, teacher))) == pytest.approx(expected)
 
 
 def test_jackknifed_interval_is_as_wide_as_the_bootstrap():
@@ -169,7 +169,7 @@ def test_jackknifed_interval_is_as_wide_as_the_bootstrap():
     rows = beside(("sft", [False] * 80, own, teacher))
     found = average(item_gains.fidelities(rows)).loc[0]
     both = pd.DataFrame({"text": own, "text_teacher": teacher, "correct": True})
-    other = evaluate.fidelity(both, rng=rng, n_resamples=999)
+    other = comparison.fidelity(both, rng=rng, n_resamples=999)
     assert found["fidelity"] == pytest.approx(other["fidelity"])
     width = other["fidelity_high"] - other["fidelity_low"]
     assert found["high"] - found["low"] == pytest.approx(width, rel=0.15)
@@ -178,7 +178,7 @@ def test_jackknifed_interval_is_as_wide_as_the_bootstrap():
 def test_jackknifed_interval_covers_the_bleu_of_many_texts():
     rng = np.random.default_rng(6)
     own, teacher = texts(rng, 1500, share=0.7)
-    counts = np.array([evaluate.bleu_counts(*pair) for pair in zip(own, teacher, strict=True)])
+    counts = np.array([comparison.bleu_counts(*pair) for pair in zip(own, teacher, strict=True)])
     truth, hits = float(intervals.bleu(counts.sum(0))), []
     for _ in range(200):
         drawn = counts[rng.integers(0, len(counts), 40)]

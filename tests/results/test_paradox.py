@@ -7,13 +7,14 @@ import pandas as pd
 import pytest
 import sacrebleu
 
-from kdutils import evaluate, store
+from kdutils import evaluate
 from kdutils.constants import METHOD_NAMES
 from kdutils.data import sources
 from kdutils.grid import plan
 from kdutils.grid.profile import load_profile
 from kdutils.report import styles
 from kdutils.results import agreement_fidelity, paradox, solution_steps
+from kdutils.runs import store
 from kdutils.spec import EvalSpec, PlannedRun, RunSpec
 
 EVALUATION = EvalSpec(tasks=("svamp",), items_per_task=6)

@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kdutils import store
-from kdutils.constants import RUN_FACTORS
 from kdutils.grid import plan, profile
+from kdutils.grid.study import RUN_FACTORS
 from kdutils.results import protocols
 from kdutils.results.protocols import ITEM, SETTING, VARIANTS
+from kdutils.runs import store
 from kdutils.spec import EvalSpec
 
 PLAIN = {"temperature": 1.0, "seed": 0, "prompt": False, "sequences": False, "sampled": False}

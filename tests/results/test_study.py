@@ -7,13 +7,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from kdutils import evaluate, spec, store
-from kdutils.constants import RELEASED_MODELS
+from kdutils import spec
 from kdutils.data import sources
 from kdutils.grid import cell_table as cell_rows
 from kdutils.grid.plan import Filter, Plan
 from kdutils.grid.profile import load_profile
+from kdutils.grid.study import RELEASED_MODELS
 from kdutils.results import agreement_fidelity, answer_modes, authors_tables, gain_tables, sweeps
+from kdutils.runs import comparison, store
 
 
 def cell(**fields):
@@ -411,10 +412,10 @@ def test_answers_of_student_and_teacher_by_hand(answered):
 def test_item_rows_stand_side_by_side_in_any_order(order):
     gold = ["1", "2", "3", "4", "5"]
     student, teacher = items(["1", "2", "9", None, "8"], gold), items(["1", "7", "9", "4", None], gold)
-    both = evaluate.paired(student, teacher.iloc[order])
+    both = comparison.paired(student, teacher.iloc[order])
     assert both["parsed"].fillna("-").tolist() == ["1", "2", "9", "-", "8"]
     assert both["parsed_teacher"].fillna("-").tolist() == ["1", "7", "9", "4", "-"]
-    shuffled = evaluate.paired(student.iloc[order], teacher)
+    shuffled = comparison.paired(student.iloc[order], teacher)
     assert shuffled["item_id"].tolist() == student["item_id"].iloc[order].tolist()
     assert shuffled["parsed_teacher"].iloc[order.index(1)] == "7"
 
@@ -422,14 +423,14 @@ def test_item_rows_stand_side_by_side_in_any_order(order):
 def test_other_items_do_not_stand_side_by_side():
     rows = items(["1", "2"], ["1", "2"])
     with pytest.raises(ValueError, match="different items .1, such as .*'1'"):
-        evaluate.paired(rows, rows.head(1))
+        comparison.paired(rows, rows.head(1))
 
 
 def test_answers_are_what_agreement_says_of_every_pair_and_task(answered):
     paired = agreement_fidelity.paired_answers(answered)
     table = agreement_fidelity.answers(paired)
     for method, both in paired.groupby("method"):
-        found = evaluate.agreement(both)
+        found = comparison.agreement(both)
         row = table[table["method"] == method].iloc[0]
         for name in ("agreement", "error_consistency", "both_right", "only_student", "only_teacher"):
             assert row[name] == found[name]

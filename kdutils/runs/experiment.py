@@ -18,30 +18,33 @@ from typing import Any
 
 import pandas as pd
 import torch
-from safetensors.torch import load_file
 
-from kdutils import encoding, evaluate, generation, models, store, training
+from kdutils import encoding, evaluate, generation, models, training
 from kdutils.compute import Compute
+from kdutils.constants import LOGIT_METHODS
 from kdutils.data import model_files
 from kdutils.data.sources import default_evaluation, resolved
 from kdutils.devices import launch
-from kdutils.inputs import Inputs, check
 from kdutils.io import disk, environment, leases
 from kdutils.io.leases import Lease
 from kdutils.items import Item, fingerprint
 from kdutils.models import LoadedModel
-from kdutils.spec import EvalSpec, RunSpec
-from kdutils.store import Progress, RunFolder, Store
-from kdutils.teacher_outputs import (
+from kdutils.runs import comparison, several_devices, store
+from kdutils.runs.inputs import Inputs, check
+from kdutils.runs.store import Progress, RunFolder, Store
+from kdutils.runs.teacher_outputs import (
     keeps_states,
     load_trained,
     made_states,
-    on_devices,
-    scratch_folder,
     teacher_signal,
     teacher_texts,
 )
+from kdutils.spec import EvalSpec, RunSpec
 
+# Of a CPU, see encoding.Batch.passes.
+LARGE_CPU_ROWS = 2  # sequences in a pass of a large model: as fast as more, and a third of the memory
+PASS_SECONDS = 2.0e-3  # of a tiny model on one thread, whatever is in the pass: some 100 small operations
+TOKEN_SECONDS, TOKEN_PARAMETER_SECONDS = 1.5e-6, 1.05e-10  # and of each token in it; measured at 36k to 493k
 NO_LIMIT = 1_000_000  # tokens: what is evaluated is never cut
 
 
@@ -65,9 +68,9 @@ class Run:
         """Agreement with the tuned teacher by task (columns of evaluate.agreement), None without one."""
         if self.teacher_items is None:
             return None
-        both = evaluate.paired(self.items, self.teacher_items)
+        both = comparison.paired(self.items, self.teacher_items)
         return pd.DataFrame(
-            [{"task": task} | evaluate.agreement(part) for task, part in both.groupby("task", sort=False)]
+            [{"task": task} | comparison.agreement(part) for task, part in both.groupby("task", sort=False)]
         )
 
 
@@ -183,15 +186,15 @@ def _train(inputs: Inputs, folder: RunFolder, lease: Lease, at: Store) -> Loaded
             at.progress(entry)
 
     if spec.devices > 1:
-        if spec.method in training.KINDS:
+        if spec.method in LOGIT_METHODS:
             if teacher_run:  # damage is found here, where it can be set aside, not by the processes
                 at.folder(teacher_run.spec.run_id).check_model()
             if keeps_states(spec, at.compute):
                 made_states(inputs, at).open()
-        student, rate, outcome, peak_memory_gb = _trained_on_devices(inputs, folder, at, watched)
+        student, rate, outcome, peak_memory_gb = several_devices.trained(inputs, folder, at, watched)
     else:
-        teacher = teacher_signal(inputs, at) if spec.method in training.KINDS else None
-        student, rate = student_to_train(inputs, at.compute)
+        teacher = teacher_signal(inputs, at) if spec.method in LOGIT_METHODS else None
+        student, rate = several_devices.student_to_train(inputs, at.compute)
         outcome = training.train(
             student,
             items,
@@ -211,61 +214,25 @@ def _train(inputs: Inputs, folder: RunFolder, lease: Lease, at: Store) -> Loaded
         "learning_rate": rate,
         "peak_memory_gb": peak_memory_gb,
     }
+    if adapted := getattr(student.network, "peft_config", None):
+        facts["adapted"] = sorted({name.rpartition(".")[2] for name in adapted["default"].target_modules})
     curve = facts.pop("curve")
     lease.confirm()
     folder.finish(facts, [_without_nan(entry) for entry in curve])
     return student if spec.devices == 1 else None
 
 
-def student_to_train(
-    inputs: Inputs, compute: Compute, *, stays_in_memory: bool = False
-) -> tuple[LoadedModel, float]:
-    """The student, ready to be trained, and its learning rate; `stays_in_memory` as in models.load."""
-    student = models.load(
-        inputs.student,
-        tokenizer=inputs.tokenizer,
-        trains_all=inputs.spec.adapter == "full",
-        compute=compute,
-        stays_in_memory=stays_in_memory,
-    )
-    student = models.add_adapter(student, inputs.spec, seed=inputs.spec.seed)
-    return student, models.learning_rate(inputs.spec)
-
-
 def passes(student: LoadedModel, inputs: Inputs, compute: Compute) -> Compute:
     """How batches are cut on a CPU where `compute` leaves it open; elsewhere in as few passes as fit."""
     if student.policy.device != "cpu":
         return compute
-    is_large, n_parameters = model_files.is_large(inputs.student), student.network.num_parameters()
-    return compute.on_cpu(n_parameters, is_large=is_large, batch_size=inputs.spec.batch_size)
-
-
-def _trained_on_devices(
-    inputs: Inputs, folder: RunFolder, at: Store, progress: Progress
-) -> tuple[LoadedModel, float, training.Outcome, float]:
-    """The student trained on several devices; learning rate; outcome; GB of the largest process.
-
-    If a pass does not fit one of them, all begin again with half the rows, from the last checkpoint.
-    """
-    rows = at.compute.micro_batch_rows
-    task = {"what": "training", "checkpoint": str(folder.checkpoint)}
-    with scratch_folder(folder) as scratch:
-        while True:
-            own = replace(at, progress=progress, compute=replace(at.compute, micro_batch_rows=rows))
-            try:
-                found = on_devices(inputs, own, scratch, task)
-                break
-            except MemoryError as error:
-                if rows == 1:
-                    raise MemoryError(training.no_room(inputs.spec, error)) from error
-                rows = math.ceil((rows or math.ceil(inputs.spec.batch_size / inputs.spec.devices)) / 2)
-        student, rate = student_to_train(inputs, at.compute, stays_in_memory=True)
-        weights = load_file(scratch / launch.WEIGHTS)
-        with torch.no_grad():
-            for name, w in student.network.named_parameters():
-                if w.requires_grad:
-                    w.copy_(weights[name])
-    return student, rate, training.Outcome(**found["outcome"]), found["peak_memory_gb"]
+    if model_files.is_large(inputs.student):
+        rows = compute.micro_batch_rows or min(LARGE_CPU_ROWS, inputs.spec.batch_size)
+        return replace(compute, micro_batch_rows=rows)
+    if compute.pass_tokens is not None:
+        return compute
+    token_seconds = TOKEN_SECONDS + TOKEN_PARAMETER_SECONDS * student.network.num_parameters()
+    return replace(compute, pass_tokens=round(PASS_SECONDS / token_seconds))
 
 
 def _without_nan(entry: dict[str, Any]) -> dict[str, Any]:
@@ -303,9 +270,9 @@ def _item_rows(
     environment.give_back_memory()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    with scratch_folder(folder) as scratch:
+    with several_devices.scratch_folder(folder) as scratch:
         task = {"what": "evaluation", "evaluation": evaluation.to_dict()}
-        facts = on_devices(inputs, at, scratch, task)
+        facts = several_devices.run(inputs, at, scratch, task)
         return pd.read_parquet(scratch / launch.ROWS), facts
 
 

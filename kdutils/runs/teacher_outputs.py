@@ -9,31 +9,28 @@ texts/<digest>.sha256     of that file, written just before it
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import gc
 import hashlib
 import json
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 
 from kdutils import encoding, generation, models, teacher
 from kdutils.compute import DEFAULT, Compute
 from kdutils.data import model_files
 from kdutils.data.model_files import Location
-from kdutils.devices import launch
-from kdutils.inputs import Inputs
 from kdutils.io import disk, environment
 from kdutils.items import PROMPT, Item, fingerprint
 from kdutils.models import LoadedModel
+from kdutils.runs import several_devices
+from kdutils.runs.inputs import Inputs
+from kdutils.runs.store import DamagedError, RunFolder, Store
 from kdutils.spec import RunSpec
-from kdutils.store import DamagedError, RunFolder, Store
 from kdutils.teacher import CachedTeacher, Teacher
 
 
@@ -73,7 +70,7 @@ def load_trained(
 
 def teacher_model(inputs: Inputs, at: Store, *, stays_in_memory: bool = False) -> LoadedModel:
     """The teacher of a run, frozen: the untuned model, or the student of its SFT run, which is there."""
-    own, how = inputs.spec.teacher_spec(), {"compute": at.compute, "stays_in_memory": stays_in_memory}
+    own, how = inputs.spec.teacher_spec, {"compute": at.compute, "stays_in_memory": stays_in_memory}
     if own is None:
         model = models.load(inputs.teacher, **how)
     else:
@@ -96,7 +93,7 @@ def teacher_signal(inputs: Inputs, at: Store, *, load: Callable[[], LoadedModel]
         return Teacher(load(), spec.noise_sigma, spec.seed)
     opened = made_states(inputs, at).open()
     device = models.policy_for(models.LARGE_PARAMETERS, compute=at.compute).device
-    return CachedTeacher(spec.teacher, opened, load, device, spec.noise_sigma, spec.seed)
+    return CachedTeacher(opened, load, device, spec.noise_sigma, spec.seed)
 
 
 def keeps_states(spec: RunSpec, compute: Compute) -> bool:
@@ -112,8 +109,8 @@ def made_states(inputs: Inputs, at: Store) -> teacher.States:
             return kept
         lease.confirm()
         if inputs.spec.devices > 1:
-            with scratch_folder(at.folder(inputs.spec.run_id)) as scratch:
-                on_devices(inputs, at, scratch, {"what": "states"})
+            with several_devices.scratch_folder(at.folder(inputs.spec.run_id)) as scratch:
+                several_devices.run(inputs, at, scratch, {"what": "states"})
             return kept
         model = teacher_model(inputs, at)
         encoded = encoding.encode(inputs.items.train, model.tokenizer, **inputs.spec.encoding)
@@ -132,7 +129,7 @@ def states_of(inputs: Inputs, at: Store) -> teacher.States:
 
 def states_key(inputs: Inputs, at: Store) -> dict[str, Any]:
     """All that a teacher's states depend on: its weights, the items, how they become tokens."""
-    own = inputs.spec.teacher_spec()
+    own = inputs.spec.teacher_spec
     return {
         "teacher": own.run_id if own else inputs.spec.teacher,
         "weights": at.folder(own.run_id).weights() if own else _untuned_weights(inputs),
@@ -170,7 +167,7 @@ def teacher_texts(inputs: Inputs, at: Store) -> list[Item]:
 
 def texts_path(inputs: Inputs, at: Store) -> Path:
     """Where the texts of a run's teacher on its training items are, or will be."""
-    own = inputs.spec.teacher_spec()
+    own = inputs.spec.teacher_spec
     key = {
         "teacher": own.run_id if own else inputs.spec.teacher,
         "items": fingerprint(inputs.items.train),
@@ -203,7 +200,7 @@ def read_texts(path: Path, items: Sequence[Item]) -> list[Item]:
     try:
         if digest.is_file() and digest.read_text(encoding="utf-8").strip() != disk.sha256(path):
             raise ValueError("its SHA-256 is not the recorded one")
-        kept = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        kept = [json.loads(line) for line in path.read_text(encoding="utf-8").strip("\n").split("\n")]
         if [record["id"] for record in kept] != [item.id for item in items]:
             raise ValueError("it is about other items")
         return [
@@ -212,24 +209,3 @@ def read_texts(path: Path, items: Sequence[Item]) -> list[Item]:
         ]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DamagedError(path, error, whole=path, name=f"texts-{path.stem}") from error
-
-
-# --- several devices ---------------------------------------------------------------------------------------
-
-
-def on_devices(inputs: Inputs, at: Store, scratch: Path, task: dict[str, Any]) -> dict[str, Any]:
-    """The outcome of a task (kdutils.devices.worker) that the processes of a run do together."""
-    return launch.run(
-        task | {"spec": inputs.spec.to_dict(), "out": str(at.out), "compute": dataclasses.asdict(at.compute)},
-        scratch=scratch,
-        progress=at.progress or (lambda entry: None),
-        n_ranks=inputs.spec.devices,
-        n_threads=torch.get_num_threads(),
-    )
-
-
-@contextlib.contextmanager
-def scratch_folder(folder: RunFolder) -> Iterator[Path]:
-    """For what processes leave each other; if they are killed, it goes when the run is begun again."""
-    with tempfile.TemporaryDirectory(prefix=".ranks.", suffix=".partial", dir=folder.path) as name:
-        yield Path(name) / "scratch"

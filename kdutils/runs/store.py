@@ -30,6 +30,7 @@ import pandas as pd
 
 from kdutils.compute import DEFAULT, Compute
 from kdutils.io import disk, environment, leases
+from kdutils.io.disk import DamagedError, StoreError
 from kdutils.io.leases import Lease
 from kdutils.io.text_safety import scrub, shown
 from kdutils.spec import EvalSpec, RunSpec
@@ -39,28 +40,6 @@ LAYOUT = 1  # version of this layout, in every result.json
 DIGESTED = ("curve.jsonl", "environment.json")  # beside the weights
 LOOK_AGAIN_SECONDS = 1.0  # while another process makes what we need
 Progress = Callable[[dict[str, Any]], None]
-
-
-class StoreError(RuntimeError):
-    """A store that cannot be read or written. The message is one line and holds the remedy."""
-
-
-class DamagedError(StoreError):
-    """A file that is not what was written.
-
-    `whole` is what must go so that it is made anew, `name` that of the lease on it.
-    """
-
-    def __init__(self, file: Path, reason: object, *, whole: Path, name: str) -> None:
-        text = " ".join(str(reason).split())[:120]
-        super().__init__(f"{file} is damaged ({text}); delete {whole} and run again")
-        self.reason = f"{file.name} is damaged ({text})"
-        self.whole, self.name = whole, name
-        self._inode = whole.stat().st_ino if whole.exists() else None
-
-    def is_still_there(self) -> bool:
-        """False once it was removed, or replaced by something that was made anew."""
-        return self.whole.exists() and self.whole.stat().st_ino == self._inode
 
 
 @dataclass(frozen=True)

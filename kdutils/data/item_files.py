@@ -1,0 +1,161 @@
+"""Items of JSON-lines files: read, checked, and with gold answers in the form that is scored."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from kdutils.constants import ALL_TASKS, INSTRUCTION_TASKS, TASKS
+from kdutils.evaluate import is_correct, parse, parse_strict, reading_of
+from kdutils.io.text_safety import shown
+from kdutils.items import DataError, Item
+
+SURROGATES = re.compile("[\ud800-\udfff]")
+
+
+def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Where each object of a JSON-lines file stands, for messages, and the object; blank lines are none.
+
+    Raises:
+        DataError: names the line that is not UTF-8, not a JSON object or gives a key twice.
+    """
+    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
+        where = f"{path}, line {number}"
+        try:
+            text = line.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"{where}: not UTF-8 ({error.reason}): {shown(line)}; use that encoding"
+            ) from None
+        if not text.strip():
+            continue
+        try:
+            record = json.loads(text, object_pairs_hook=_once_each)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{where}: not JSON ({error}): {shown(text)}; give one object a line") from None
+        if not isinstance(record, dict):
+            raise DataError(f"{where}: not a JSON object: {shown(text)}; give one object a line")
+        yield where, record
+
+
+def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON; of a key that stands there twice nobody could say which was meant."""
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"key {twice!r} stands there twice, delete one")
+    return record
+
+
+def item_of(record: dict[str, Any], *, where: str) -> Item:
+    """The item that a record describes; keys that an item does not have are left out.
+
+    Where there is no `response`, it is the rationale for math and "the correct answer is ANSWER" otherwise.
+
+    Raises:
+        DataError: names what is missing, empty, no text or of an unknown task.
+    """
+    known = {entry.name for entry in fields(Item)}
+    values = {key: value for key, value in record.items() if key in known - {"ended", "contaminated"}}
+    for key in ("id", "task", "question", "answer"):
+        if not isinstance(values.get(key), str) or not values[key].strip():
+            raise DataError(
+                f"{where}: {key} is missing or not text ({shown(values.get(key))}); "
+                "every item needs it, give it"
+            )
+    if values["task"] not in ALL_TASKS:
+        raise DataError(f"{where}: unknown task {shown(values['task'])}; choose one of {list(ALL_TASKS)}")
+    if wrong := [key for key, value in values.items() if not isinstance(value, str)]:
+        raise DataError(f"{where}: {wrong[0]} is not text ({shown(values[wrong[0]])}); give it as a string")
+    for key, value in values.items():
+        if SURROGATES.search(value):  # half a character, which no tokenizer takes and no file holds
+            raise DataError(f"{where}: {key}={shown(value)} holds half a character; use whole ones")
+    if not values["id"].isprintable():
+        raise DataError(f"{where}: id={shown(values['id'])} must be text on one line that can be printed")
+    item = Item(**values)
+    return item if item.response else Item(**values | {"response": default_response(item)})
+
+
+def default_response(item: Item) -> str:
+    """What LLM-Adapters trains on: the rationale, or "the correct answer is ANSWER"."""
+    return item.rationale or f"the correct answer is {item.answer}"
+
+
+def short_enough(items: Sequence[Item], max_characters: int | None) -> list[Item]:
+    """The items whose question and response have at most that many characters together; None: all."""
+    return [
+        item
+        for item in items
+        if max_characters is None or len(item.question) + len(item.response) <= max_characters
+    ]
+
+
+def letters_and_digits(text: str) -> str:
+    """The text in lower case, without all else: questions of equal ones are the same."""
+    return "".join(character for character in text.lower() if character.isalnum())
+
+
+# --- gold answers of items from files, checked when they are read: a right response must be scored right ----
+# Public data sets write the same answer in many ways (`1,234`, `#### 72`, `(B)`, `True`). Only one of them is
+# what is read from a response. Released items are not read through here: their files are pinned.
+
+GOLD_NUMBER = re.compile(
+    r"\s*[$£€]?(?:\+|(?P<minus>-))?[$£€]?(?P<whole>\d+|\d{1,3}(?:,\d{3})+)?(?P<decimals>\.\d+)?\.?\s*\\?%?\.?",
+    re.ASCII,
+)
+GOLD_LETTER = re.compile(r"[(\[]?([A-Ea-e])[)\]]?[.:]?")
+
+
+def is_scorable(task: str, answer: str) -> bool:
+    """Whether the gold answer, written in the response format, is right by the lenient and strict reading.
+
+    Always true of instruction tasks, which have no right answer.
+    """
+    if task in INSTRUCTION_TASKS:
+        return True
+    response = reading_of(task).response.format(answer)
+    readings = (parse(task, response), parse_strict(task, response))
+    return all(is_correct(task, parsed, answer) for parsed in readings)
+
+
+def with_scorable_answer(record: dict[str, Any], *, where: str) -> dict[str, Any]:
+    """The record of an item with its answer as responses are read; unchanged if it is so already.
+
+    A percent sign and a currency are left out, as they are when a number is read out of a response. What
+    lacks a task or an answer is left to `items.item_of`.
+
+    Raises:
+        DataError: names the line, the answer and the form it must have.
+    """
+    task, answer = record.get("task"), record.get("answer")
+    if task not in TASKS or not isinstance(answer, str) or not answer.strip():
+        return record
+    for form in (answer, _normalised(task, answer.strip())):
+        if is_scorable(task, form):
+            return record | {"answer": form}
+    options = list(ALL_TASKS[task].options)
+    forms = f"one of {options}" if options else "a plain number, such as 1234 or -0.5"
+    raise DataError(
+        f"{where}: answer={shown(answer)} is not as {task} is scored, so every response would be wrong; "
+        f"write {forms}"
+    )
+
+
+def _normalised(task: str, answer: str) -> str:
+    """The answer in the form that responses to the task have, as far as it is known what it means."""
+    reading = ALL_TASKS[task].reading
+    if reading == "letter":
+        found = GOLD_LETTER.fullmatch(answer)
+        return found[1].upper() if found else answer
+    if reading == "keyword":
+        return answer.lower().replace(" ", "").rstrip(".")
+    found = GOLD_NUMBER.fullmatch(answer.rpartition("####")[2].replace("\u2212", "-"))
+    if not found or not (found["whole"] or found["decimals"]):
+        return answer
+    whole = (found["whole"] or "0").replace(",", "")
+    return (found["minus"] or "") + whole + (found["decimals"] or "")

@@ -1,0 +1,64 @@
+"""What the study is made of: released models and pairs, sources of results, notebooks, parts of a profile."""
+
+PROTOCOLS = ("careful", "paper")
+TOGETHER = "together"  # every factor in which the protocols differ (grid.profile.FACTORS)
+RUN_FACTORS = ("prompt", "sequences", "sampling", TOGETHER)  # those for which there are runs to make
+SOURCES = ("published", "live")  # where cells come from
+SOURCE_LABELS = {"published": "Released", "live": "Live"}
+SELECTIONS = ("best_on_test", "temperature_1")
+
+RELEASED_MODELS = (  # students and teachers of the released tables
+    *("Qwen2.5-0.5B", "Qwen2.5-1.5B", "Qwen2.5-3B", "Qwen2.5-7B", "Qwen2.5-14B"),
+    *("Llama-3.2-1B", "Llama-3.2-3B", "Llama-3.1-8B"),
+)
+
+RELEASED_PAIRS = (  # (teacher, student) of the released tables
+    *(("Qwen2.5-3B", student) for student in ("Qwen2.5-0.5B", "Qwen2.5-1.5B")),
+    *(("Qwen2.5-7B", student) for student in ("Qwen2.5-0.5B", "Qwen2.5-1.5B", "Qwen2.5-3B")),
+    *(("Qwen2.5-14B", student) for student in ("Qwen2.5-0.5B", "Qwen2.5-1.5B", "Qwen2.5-3B", "Qwen2.5-7B")),
+    *(("Llama-3.1-8B", student) for student in ("Llama-3.2-1B", "Llama-3.2-3B")),
+)
+
+SECTIONS = {
+    "00": "00_overview",
+    "01": "01_effectiveness",
+    "02": "02_size_correlation",
+    "03": "03_teacher_quality",
+    "04": "04_agreement",
+    "05": "05_fidelity",
+    "06": "06_noise",
+    "07": "07_temperature",
+    "08": "08_claims",
+}
+
+BEYOND = {  # ask more of the runs of a section, that of their first two digits
+    "01b": "01b_beyond_effectiveness",
+}
+OWN_SECTIONS = {  # no sections of the paper; they plan runs of their own
+    "11": "11_protocol",
+}
+PLANNED = SECTIONS | BEYOND | OWN_SECTIONS
+
+NOTEBOOKS = (
+    *sorted([*SECTIONS.values(), *BEYOND.values()]),
+    "09_performance",  # this one and the next are no sections of the paper and plan no runs
+    "10_calibration",
+    "11_protocol",
+)
+AT_ONCE = ("10_calibration",)  # need nothing that is trained, and measure no time
+ALONE = ("09_performance",)  # measure time
+LONG = (
+    "08_claims",
+    "05_fidelity",
+    "01_effectiveness",
+    "04_agreement",
+    "01b_beyond_effectiveness",
+    "02_size_correlation",
+)  # the longest first
+
+PERFORMANCE_CASES = ("mini", "smollm", "qwen-vocabulary")  # of notebook 09, see work.case_of
+
+# Fields of a run, and of an evaluation, that follow from the needs of a profile: no setting of its own.
+OF_NEEDS = ("student", "teacher", "method", "domain", "seed", "temperature", "noise_sigma", "teacher_tuned")
+OF_PROFILE = ("data", "protocol")
+OF_EVALUATION = ("tasks", "items_per_task", "scoring")

@@ -1,0 +1,181 @@
+"""A student's answers and texts beside its teacher's, on the same items: agreement, fidelity."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import sacrebleu
+
+from kdutils.constants import ALL_TASKS
+from kdutils.evaluate import same_number
+
+KEYS = ["task", "item_id", "sample"]  # of an item row
+
+
+def paired(
+    student: pd.DataFrame, teacher: pd.DataFrame, *, keys: Sequence[str] = tuple(KEYS)
+) -> pd.DataFrame:
+    """Student and teacher rows of equal `keys` side by side (suffix `_teacher`), in the student's order.
+
+    Raises:
+        ValueError: if they were not evaluated on the same items.
+    """
+    keys = list(keys)
+    student, teacher = student.reset_index(drop=True), teacher.reset_index(drop=True)
+    if student[keys].equals(teacher[keys]):  # the usual case, and by place is quicker than by name
+        others = teacher.drop(columns=keys)
+        return student.join(others.rename(columns=lambda name: name + "_teacher" * (name in student)))
+    how = {"on": keys, "how": "outer", "suffixes": ("", "_teacher"), "indicator": True}
+    both = student.assign(order=student.index).merge(teacher, **how, validate="one_to_one")
+    if (lonely := both.pop("_merge") != "both").any():
+        one = both.loc[lonely, keys].iloc[0].to_dict()
+        raise ValueError(f"student and teacher have different items ({int(lonely.sum())}, such as {one})")
+    return both.sort_values("order", ignore_index=True).drop(columns="order")
+
+
+def same_answer(both: pd.DataFrame) -> pd.Series:
+    """True where student and teacher give the same answer; an unparsed one agrees with nothing."""
+    columns = (both[name].to_numpy(object) for name in ("task", "parsed", "parsed_teacher"))
+    asked = list(zip(*columns, strict=True))
+    known = {each: _agree(*each) for each in set(asked)}  # few: comparing numbers takes longer than finding
+    return pd.Series([known[each] for each in asked], index=both.index, dtype=bool)
+
+
+def _agree(task: str, left: object, right: object) -> bool:
+    if not isinstance(left, str) or not isinstance(right, str):
+        return False
+    return same_number(left, right) if ALL_TASKS[task].reading == "number" else left == right
+
+
+ANSWERS = ("both_right", "same_wrong", "other_wrong", "only_teacher", "only_student")  # together all items
+
+
+def agreements(both: pd.DataFrame, *, by: Sequence[str]) -> pd.DataFrame:
+    """Agreement of paired rows and what it is made of, a row a group of `by`, in order of appearance.
+
+    Columns `by`, n, and in percent `agreement` (the same answer, right or wrong) and ANSWERS: who are both
+    right give the same answer, who are both wrong may. `error_consistency` is Cohen's kappa of being right:
+    agreement in correctness beyond what two models of these accuracies would have by chance; NaN where both
+    are always right or always wrong.
+    Source: Geirhos et al. 2020 (arXiv:2006.16736).
+    """
+    right, teacher_right = both["correct"].astype(bool), both["correct_teacher"].astype(bool)
+    same, both_wrong = same_answer(both), ~right & ~teacher_right
+    counted = {
+        "agreement": same,
+        "both_right": right & teacher_right,
+        "same_wrong": both_wrong & same,
+        "other_wrong": both_wrong & ~same,
+        "only_teacher": ~right & teacher_right,
+        "only_student": right & ~teacher_right,
+        "right": right,
+        "teacher_right": teacher_right,
+    }
+    groups = both[list(by)].assign(**counted).groupby(list(by), sort=False)
+    share = groups.mean()
+    chance = share["right"] * share["teacher_right"] + (1 - share["right"]) * (1 - share["teacher_right"])
+    observed = 1 - share["only_teacher"] - share["only_student"]
+    kappa = ((observed - chance) / (1 - chance)).where(chance < 1)
+    percent = 100 * share[["agreement", *ANSWERS]]
+    return percent.assign(error_consistency=kappa, n=groups.size()).reset_index()
+
+
+AGREEMENT = ("agreement", *ANSWERS, "error_consistency", "top1_agreement")
+
+
+def agreement(both: pd.DataFrame) -> dict[str, float]:
+    """What `agreements` says of all rows together, and `top1_agreement`; NaN without rows.
+
+    `top1_agreement` is the share of tokens of the reference response at which both find the same token
+    likeliest, given the true tokens before it, percent; NaN if their tokens differ.
+    """
+    if both.empty:
+        return dict.fromkeys(AGREEMENT, math.nan)
+    found = agreements(both.assign(group=0), by=["group"]).iloc[0].to_dict()
+    found["top1_agreement"] = _top1_agreement(both)
+    return {name: float(found[name]) for name in AGREEMENT}
+
+
+def _top1_agreement(both: pd.DataFrame) -> float:
+    if "top1" not in both or "top1_teacher" not in both:  # rows of texts alone
+        return math.nan
+    pairs = list(zip(both["top1"], both["top1_teacher"], strict=True))
+    if any(len(student) != len(teacher) for student, teacher in pairs):
+        return math.nan
+    student, teacher = (np.concatenate(side) for side in zip(*pairs, strict=True))
+    return 100 * float((student == teacher).mean()) if len(student) else math.nan
+
+
+def corpus_bleu(texts: Sequence[str], references: Sequence[str]) -> float:
+    """Corpus BLEU of texts against references, percent (sacrebleu's defaults); NaN without texts."""
+    return float(sacrebleu.corpus_bleu(list(texts), [list(references)]).score) if len(texts) else math.nan
+
+
+def fidelity(both: pd.DataFrame, *, rng: np.random.Generator, n_resamples: int = 999) -> dict[str, object]:
+    """Corpus BLEU of student against teacher texts, percent, with a bootstrap interval over items.
+
+    Also split by whether the student is right: `fidelity_right`, `fidelity_wrong` (NaN if there are none).
+    `signature` is sacrebleu's own description of the measure.
+    """
+    if both.empty:
+        return {"fidelity": math.nan, "fidelity_low": math.nan, "fidelity_high": math.nan, "signature": ""}
+    metric = sacrebleu.BLEU()
+    texts, references = both["text"].tolist(), both["text_teacher"].tolist()
+    counts = np.array(
+        [_bleu_counts(metric, text, reference) for text, reference in zip(texts, references, strict=True)]
+    )
+    draws = rng.integers(0, len(counts), size=(n_resamples, len(counts)))
+    resampled = [_bleu(metric, counts[draw].sum(0)) for draw in draws]
+    low, high = np.percentile(resampled, [2.5, 97.5])
+    right = both["correct"].to_numpy(bool)
+    return {
+        "fidelity": _bleu(metric, counts.sum(0)),
+        "fidelity_low": float(low),
+        "fidelity_high": float(high),
+        "fidelity_right": _bleu(metric, counts[right].sum(0)) if right.any() else math.nan,
+        "fidelity_wrong": _bleu(metric, counts[~right].sum(0)) if (~right).any() else math.nan,
+        "signature": str(metric.get_signature()),
+    }
+
+
+def fidelity_correct_r(both: pd.DataFrame) -> float:
+    """Point-biserial correlation, over paired rows, of being right with the likeness to the teacher's text.
+
+    Likeness is sentence BLEU (sacrebleu, effective order, so that short texts are not all near zero).
+    Positive where right items are those on which the student writes like its teacher. NaN below three rows,
+    or where all are right, all wrong or all equally like.
+    """
+    right = both["correct"].to_numpy(float)
+    metric = sacrebleu.BLEU(effective_order=True)
+    likeness = np.array(
+        [
+            metric.sentence_score(text, [reference]).score
+            for text, reference in zip(both["text"], both["text_teacher"], strict=True)
+        ]
+    )
+    if len(right) < 3 or np.ptp(right) == 0 or np.ptp(likeness) == 0:
+        return math.nan
+    return float(np.corrcoef(right, likeness)[0, 1])
+
+
+def bleu_counts(text: str, reference: str) -> list[int]:
+    """Lengths, matches and totals of one text: what corpus BLEU adds up over texts."""
+    return _bleu_counts(sacrebleu.BLEU(), text, reference)
+
+
+def _bleu_counts(metric: sacrebleu.BLEU, text: str, reference: str) -> list[int]:
+    found = metric.corpus_score([text], [[reference]])
+    return [found.sys_len, found.ref_len, *found.counts, *found.totals]
+
+
+def _bleu(metric: sacrebleu.BLEU, counts: np.ndarray) -> float:
+    order = (len(counts) - 2) // 2
+    system, reference, matches, totals = counts[0], counts[1], counts[2 : 2 + order], counts[2 + order :]
+    lengths = {"sys_len": int(system), "ref_len": int(reference)}
+    found = metric.compute_bleu(
+        list(map(int, matches)), list(map(int, totals)), smooth_method="exp", **lengths
+    )
+    return float(found.score)

@@ -1,0 +1,224 @@
+"""What a run is made of, looked up once: `Inputs`, which `experiment.run` checks and hands on."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from itertools import zip_longest
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+
+from kdutils import encoding, models
+from kdutils.data import hub, model_files
+from kdutils.data.model_files import Location, ModelError
+from kdutils.data.sources import Splits
+from kdutils.items import prompt
+from kdutils.spec import EvalSpec, PlannedRun, RunSpec
+
+SAME_TOKENIZER = (  # remedy for one vocabulary that two tokenizers use differently
+    "copy tokenizer.json and tokenizer_config.json of the teacher into a copy of the student's folder and "
+    "name that as the student, or use method='seqkd'"
+)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """A resolved spec with its items and models. Each is found at first use; `check` asks for all."""
+
+    spec: RunSpec  # with the digests of its files
+    evaluation: EvalSpec | None  # None: the run is trained only
+    items: Splits  # shared with the run of the teacher
+
+    @classmethod
+    def of(cls, spec: RunSpec, evaluation: EvalSpec | None) -> Inputs:
+        """Those of a resolved spec."""
+        return cls(spec, evaluation, Splits(spec, evaluation))
+
+    @cached_property
+    def student(self) -> Location:
+        """Where the student is read from."""
+        return model_files.locate(self.spec.student, self.spec.student_source)
+
+    @cached_property
+    def teacher(self) -> Location:
+        """Where the teacher is read from, before it is tuned."""
+        return model_files.locate(self.spec.teacher, self.spec.teacher_source)
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The student's."""
+        return models.load_tokenizer(self.student)
+
+    def of_teacher(self, evaluation: EvalSpec | None = None) -> Inputs | None:
+        """Those of the run that tunes the teacher, None if there is none; its items are the student's."""
+        own = self.spec.teacher_spec
+        return None if own is None else Inputs(own, evaluation, self.items)
+
+
+def check(inputs: Inputs) -> None:
+    """Find everything that can be wrong before anything is trained.
+
+    Raises:
+        ModelError, DataError: naming what is wrong and the remedy.
+    """
+    _check([inputs])
+
+
+def check_all(planned: Iterable[PlannedRun]) -> None:
+    """As `check`, for many runs: what several share is checked once.
+
+    Raises:
+        ModelError, DataError: as `check`.
+    """
+    _check([Inputs.of(run.spec, run.evaluation) for run in planned])
+
+
+def _check(runs: Sequence[Inputs]) -> None:
+    specs = [run.spec for run in runs]
+    named = [(s.student, s.student_source) for s in specs] + [(s.teacher, s.teacher_source) for s in specs]
+    hub.check_models(pair for pair in named if pair[0] is not None)
+    for run in {
+        (run.spec.student, run.spec.teacher, run.spec.method != "seqkd"): run for run in runs
+    }.values():
+        check_pair(run)
+    for run in {(run.items.key, run.evaluation): run for run in runs}.values():
+        run.items.test  # noqa: B018 - raises if a task has none
+    trained = [run for run in runs if run.spec.method != "base"]
+    for run in {run.items.key: run for run in trained}.values():
+        run.items.validation  # noqa: B018 - raises if there are too few
+    for run in runs:
+        check_positions(run)
+    for run in {(run.spec.student, run.spec.adapter, run.spec.lora_dropout): run for run in trained}.values():
+        check_adapter(run)
+    compared = [run for run in trained if run.spec.teacher is not None and run.spec.method != "seqkd"]
+    tokenizers = {
+        run.spec.student: run.tokenizer for run in {run.spec.student: run for run in trained}.values()
+    }
+    for run in {run.spec.teacher: run for run in compared}.values():
+        tokenizers.setdefault(run.spec.teacher, models.load_tokenizer(run.teacher))
+    alike = {name: _tokenizer_key(name, tokenizer) for name, tokenizer in tokenizers.items()}
+    encoded = {(r.items.key, alike[r.spec.student], *r.spec.encoding.values()): r for r in trained}
+    for run in encoded.values():
+        encoding.encode(run.items.train, tokenizers[run.spec.student], **run.spec.encoding)
+    pairs = {(r.items.key, alike[r.spec.student], alike[r.spec.teacher]): r for r in compared}
+    for (_, own, other), run in pairs.items():
+        if own != other:
+            _check_tokens(run, tokenizers[run.spec.student], tokenizers[run.spec.teacher])
+
+
+def check_pair(run: Inputs) -> None:
+    """Check that the two models of a run fit its method.
+
+    Where logits are compared, both models read the same tokens: their vocabularies must be the same, and
+    texts must begin (BOS or none) and end (EOS) with the same tokens; heads may differ in padding rows.
+    `check` compares how items are tokenised. Under seqkd all may differ.
+
+    Raises:
+        ModelError: naming the first token that differs, or both beginnings or ends, and the remedy.
+    """
+    spec = run.spec
+    if spec.teacher is None or spec.method == "seqkd":
+        return
+    student, teacher = models.load_tokenizer(run.student), models.load_tokenizer(run.teacher)
+    entries = student.get_vocab().items() ^ teacher.get_vocab().items()
+    if differing := sorted({token for token, _ in entries}):
+        raise ModelError(
+            f"{spec.student} and {spec.teacher} have different vocabularies ({len(differing)} tokens, such "
+            f"as {differing[0]!r}): {spec.method} compares their logits; use method='seqkd', or models of "
+            "one family"
+        )
+    starts = [repr(one.bos_token) if encoding.start_ids(one) else "no BOS" for one in (student, teacher)]
+    ends = [repr(one.eos_token) for one in (student, teacher)]
+    for verb, (own, other) in {"begins": starts, "ends": ends}.items():
+        if own != other:
+            raise ModelError(
+                f"{spec.student} {verb} texts with {own}, {spec.teacher} with {other}: {spec.method} "
+                f"compares their logits on the same tokens; {SAME_TOKENIZER}"
+            )
+
+
+@cache
+def _skeleton(place: Location) -> PreTrainedModel | None:
+    """A model without values; None for a GGUF file, which is of a known kind."""
+    if place.gguf_file is not None:
+        return None
+    with torch.device("meta"):
+        config = AutoConfig.from_pretrained(place.source, trust_remote_code=False)
+        return AutoModelForCausalLM.from_config(config.get_text_config())
+
+
+def check_adapter(run: Inputs) -> None:
+    """Check that an adapter can be added to the student.
+
+    Raises:
+        ModelError: with the remedy.
+    """
+    if run.spec.adapter != "full" and (network := _skeleton(run.student)) is not None:
+        policy = models.policy_for(network.num_parameters())
+        model = models.LoadedModel(run.spec.student, copy.deepcopy(network), run.tokenizer, policy)
+        models.add_adapter(model, run.spec, seed=0)
+
+
+@cache
+def _n_learned_positions(place: Location) -> int | None:
+    """How many positions a model has an embedding for; None if it needs none, as with rotary ones."""
+    network = _skeleton(place)
+    layers = {} if network is None else dict(network.named_modules())
+    is_learned = any(isinstance(x, nn.Embedding) and re.search("pos|wpe", name) for name, x in layers.items())
+    return network.config.max_position_embeddings if is_learned else None
+
+
+def check_positions(run: Inputs) -> None:
+    """Check that models with learned positions have as many as their longest sequences need.
+
+    Raises:
+        ModelError: with both numbers.
+    """
+    spec, evaluation = run.spec, run.evaluation
+    for name, place in ((spec.student, run.student), (spec.teacher, spec.teacher and run.teacher)):
+        limit = _n_learned_positions(place) if name else None
+        if limit is None:
+            continue
+        tokenizer, needed = models.load_tokenizer(place), 0
+        for items, new in (
+            (run.items.train if spec.method != "base" else (), spec.max_new_tokens),
+            (run.items.test, evaluation.max_new_tokens if evaluation else 0),
+        ):
+            prompts = encoding.prompt_ids([item.question for item in items], tokenizer)
+            responses = encoding.token_ids([item.response for item in items], tokenizer)
+            is_written = items is run.items.test or spec.method in ("gkd", "seqkd")
+            pairs = zip(prompts, responses, strict=True)
+            lengths = [len(p) + max(len(r) + 1, new if is_written else 0) for p, r in pairs]
+            needed = max([needed, *lengths])
+        if needed > limit:
+            raise ModelError(
+                f"{name} has {limit} learned positions, and its items with their answers take up to {needed} "
+                "tokens: lower max_new_tokens, take shorter items (max_item_characters), or another model"
+            )
+
+
+def _check_tokens(run: Inputs, student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase) -> None:
+    """Nothing, if two tokenizers of one vocabulary make the same tokens of all training items."""
+    items, spec = run.items.train, run.spec
+    for texts in ([prompt(item.question) for item in items], [item.response for item in items]):
+        both = [encoding.token_ids(texts, one) for one in (student, teacher)]
+        for item, own, other in zip(items, *both, strict=True):
+            if own == other:
+                continue
+            place = next(n for n, pair in enumerate(zip_longest(own, other)) if pair[0] != pair[1])
+            own, other = (student.convert_ids_to_tokens(ids[place : place + 3]) for ids in (own, other))
+            raise ModelError(
+                f"{spec.student} and {spec.teacher} make other tokens of item {item.id!r} ({own}, {other}): "
+                f"{spec.method} compares their logits on the same tokens; {SAME_TOKENIZER}"
+            )
+
+
+def _tokenizer_key(name: str, tokenizer: PreTrainedTokenizerBase) -> tuple[str, str | None]:
+    """Equal for tokenizers that give equal tokens, as those of one family do."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)  # the few that are written in Python have none
+    return backend.to_str() if backend else name, tokenizer.eos_token

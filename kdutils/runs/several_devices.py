@@ -1,0 +1,83 @@
+"""A run on several devices: what its processes do together, and its student put together again."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from kdutils import models, training
+from kdutils.compute import Compute
+from kdutils.devices import launch
+from kdutils.models import LoadedModel
+from kdutils.runs.inputs import Inputs
+from kdutils.runs.store import Progress, RunFolder, Store
+
+
+def run(inputs: Inputs, at: Store, scratch: Path, task: dict[str, Any]) -> dict[str, Any]:
+    """The outcome of a task (kdutils.devices.worker) that the processes of a run do together."""
+    return launch.run(
+        task | {"spec": inputs.spec.to_dict(), "out": str(at.out), "compute": dataclasses.asdict(at.compute)},
+        scratch=scratch,
+        progress=at.progress or (lambda entry: None),
+        n_ranks=inputs.spec.devices,
+        n_threads=torch.get_num_threads(),
+    )
+
+
+@contextlib.contextmanager
+def scratch_folder(folder: RunFolder) -> Iterator[Path]:
+    """For what processes leave each other; if they are killed, it goes when the run is begun again."""
+    with tempfile.TemporaryDirectory(prefix=".ranks.", suffix=".partial", dir=folder.path) as name:
+        yield Path(name) / "scratch"
+
+
+def student_to_train(
+    inputs: Inputs, compute: Compute, *, stays_in_memory: bool = False
+) -> tuple[LoadedModel, float]:
+    """The student, ready to be trained, and its learning rate; `stays_in_memory` as in models.load."""
+    student = models.load(
+        inputs.student,
+        tokenizer=inputs.tokenizer,
+        trains_all=inputs.spec.adapter == "full",
+        compute=compute,
+        stays_in_memory=stays_in_memory,
+    )
+    student = models.add_adapter(student, inputs.spec, seed=inputs.spec.seed)
+    return student, models.learning_rate(inputs.spec)
+
+
+def trained(
+    inputs: Inputs, folder: RunFolder, at: Store, progress: Progress
+) -> tuple[LoadedModel, float, training.Outcome, float]:
+    """The student trained on several devices; learning rate; outcome; GB of the largest process.
+
+    If a pass does not fit one of them, all begin again with half the rows, from the last checkpoint.
+    """
+    rows = at.compute.micro_batch_rows
+    task = {"what": "training", "checkpoint": str(folder.checkpoint)}
+    with scratch_folder(folder) as scratch:
+        while True:
+            own = replace(at, progress=progress, compute=replace(at.compute, micro_batch_rows=rows))
+            try:
+                found = run(inputs, own, scratch, task)
+                break
+            except MemoryError as error:
+                if rows == 1:
+                    raise MemoryError(training.no_room(inputs.spec, error)) from error
+                rows = math.ceil((rows or math.ceil(inputs.spec.batch_size / inputs.spec.devices)) / 2)
+        student, rate = student_to_train(inputs, at.compute, stays_in_memory=True)
+        weights = load_file(scratch / launch.WEIGHTS)
+        with torch.no_grad():
+            for name, w in student.network.named_parameters():
+                if w.requires_grad:
+                    w.copy_(weights[name])
+    return student, rate, training.Outcome(**found["outcome"]), found["peak_memory_gb"]

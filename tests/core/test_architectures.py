@@ -1,0 +1,122 @@
+"""Models of other kinds than Qwen and Llama: right, or refused in our words before work."""
+
+import shutil
+
+import pytest
+import torch
+import transformers
+
+from kdutils import generation, models
+from kdutils.data import sources
+from kdutils.data.model_files import ModelError
+from kdutils.mini.family import MODEL_FOLDER
+from kdutils.runs import experiment, teacher_outputs
+from kdutils.runs.inputs import Inputs, check
+from kdutils.spec import EvalSpec, RunSpec
+
+
+def other_model(folder, config):
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(MODEL_FOLDER / "mini-qwen-14k" / name, folder)
+    return str(folder)
+
+
+SIZES = {"vocab_size": 544, "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 1}
+SMALL = SIZES | {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+
+
+@pytest.mark.parametrize("n_positions", [48, 100, 512])
+@pytest.mark.parametrize("kind", ["gpt2", "opt"])
+def test_items_beyond_learned_positions_are_refused_before_work(tmp_path, kind, n_positions):
+    config = {
+        "gpt2": transformers.GPT2Config(n_embd=32, n_layer=2, n_head=2, n_positions=n_positions, **SIZES),
+        "opt": transformers.OPTConfig(
+            ffn_dim=64, word_embed_proj_dim=32, max_position_embeddings=n_positions, **SMALL
+        ),
+    }[kind]
+    student = other_model(tmp_path, config)
+    spec = RunSpec(student=student, method="sft", domain="math", train_items=16, validation_items=0)
+    asked = Inputs.of(sources.resolved(spec), EvalSpec(tasks=("addsub",), items_per_task=4))
+    if n_positions == 512:
+        check(asked)
+        return
+    with pytest.raises(ModelError, match=rf"has {n_positions} learned positions, .* up to \d+ tokens: lower"):
+        check(asked)
+
+
+def test_without_sdpa_attention_is_eager(tmp_path):
+    config = transformers.Gemma2Config(
+        **SMALL, intermediate_size=64, num_key_value_heads=1, head_dim=16, attn_implementation="eager"
+    )
+    assert models.load(other_model(tmp_path, config)).policy.attention in ("eager", "sdpa")
+
+
+@pytest.mark.parametrize(
+    ("kind", "adapted"),
+    [
+        ("Llama", {"q_proj", "k_proj", "v_proj", "up_proj", "down_proj"}),
+        ("Phi3", {"qkv_proj", "o_proj", "gate_up_proj", "down_proj"}),
+        ("GPTNeoX", {"query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"}),
+    ],
+)
+def test_lora_finds_all_matrices_where_they_have_other_names(tmp_path, kind, adapted):
+    config = getattr(transformers, f"{kind}Config")(**SMALL, intermediate_size=64)
+    student = other_model(tmp_path / "student", config)
+    spec = RunSpec(
+        student=student,
+        method="sft",
+        domain="math",
+        adapter="lora",
+        train_items=8,
+        validation_items=0,
+        epochs=1,
+    )
+    run = experiment.run(
+        spec, out=tmp_path / "out", evaluation=EvalSpec(tasks=("addsub",), items_per_task=1, max_new_tokens=2)
+    )
+    assert set(run.result["adapted"]) == adapted
+
+
+def test_a_lora_that_cannot_be_is_refused_before_work(tmp_path):
+    config = transformers.MixtralConfig(
+        **SMALL, intermediate_size=64, num_key_value_heads=2, num_local_experts=4, num_experts_per_tok=2
+    )
+    student = other_model(tmp_path, config)
+    spec = RunSpec(
+        student=student, method="sft", domain="math", adapter="lora", train_items=8, validation_items=0
+    )
+    with pytest.raises(ModelError, match="no LoRA can be added .*; use lora_dropout=0.0 or adapter='full'"):
+        check(Inputs.of(sources.resolved(spec), None))
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_model_with_another_state_than_keys_and_values_is_asked_in_both_ways(tmp_path, temperature):
+    config = transformers.Lfm2Config(
+        **SMALL, intermediate_size=64, num_key_value_heads=1, layer_types=["conv", "full_attention"]
+    )
+    model = models.load(other_model(tmp_path, config))
+    prompts = [[5, 6, 7], [8, 9, 10, 11, 12], [13]]
+    options = [[[20, 21], [22]], [[23], [24, 25, 26]], [[27, 28], [29, 30]]]
+    found = generation.option_logprobs(model, prompts, options)
+    for prompt, own, values in zip(prompts, options, found, strict=True):
+        for option, value in zip(own, values, strict=True):
+            with torch.no_grad():
+                logits = model.network(torch.tensor([prompt + option])).logits[0, :, : model.vocabulary_size]
+            logprobs = logits.double().log_softmax(-1)[len(prompt) - 1 : -1]
+            wanted = logprobs.gather(1, torch.tensor(option)[:, None]).sum()
+            assert value == pytest.approx(float(wanted), abs=1e-4)
+    how = {"max_new_tokens": 12, "temperature": temperature}
+    keys = ["a", "b", "c"]
+    together = generation.generate(model, prompts, keys=keys, **how)
+    alone = [generation.generate(model, [p], keys=[k], **how)[0] for p, k in zip(prompts, keys, strict=True)]
+    assert together == alone
+
+
+def test_a_text_may_hold_any_line_separator(tmp_path):
+    items = sources.load_items(RunSpec(student="mini-qwen-14k", method="sft", domain="math"), "train")[:2]
+    responses = ["one\u2028two\u2029three\x85four\x0bfive\x1csix", "\r\nlast\n"]
+    teacher_outputs.write_texts(tmp_path / "texts.jsonl", items, responses, [True, False])
+    assert [
+        item.response for item in teacher_outputs.read_texts(tmp_path / "texts.jsonl", items)
+    ] == responses
