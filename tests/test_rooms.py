@@ -88,6 +88,41 @@ def test_the_reading_order_names_every_file_of_the_training_module():
     assert sorted(named) == sorted(path.name for path in PACKAGE.glob("[a-z]*.py"))
 
 
+WRITES_ENVIRONMENT = {  # file -> why it must
+    "io/child_processes.py": "a child's own, and what a fork server starts with, which takes it from ours",
+    "report/kernels.py": "a kernel's own, after its fork",
+    "report/runner.py": "the name of the run, for what is started from here on",
+    "grid/ray_engine.py": "Ray reads its settings from there alone; a task's own",
+    "grid/worker.py": "the GPUs of a worker, in that worker, before CUDA is loaded",
+}
+
+
+def writes_environment(path: Path) -> bool:
+    def is_environment(node: ast.AST) -> bool:
+        return isinstance(node, ast.Attribute) and node.attr == "environ"
+
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store | ast.Del):
+            if is_environment(node.value):
+                return True
+        elif isinstance(node, ast.AugAssign | ast.Assign):
+            targets = [node.target] if isinstance(node, ast.AugAssign) else node.targets
+            if any(map(is_environment, targets)):
+                return True
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            changes = ("update", "clear", "setdefault", "pop", "popitem", "putenv", "unsetenv")
+            if node.func.attr in changes and (
+                is_environment(node.func.value) or node.func.attr.endswith("env")
+            ):
+                return True
+    return False
+
+
+def test_the_environment_is_written_where_it_must_be_alone():
+    found = {str(path.relative_to(PACKAGE)) for path in FILES if writes_environment(path)}
+    assert found == set(WRITES_ENVIRONMENT)
+
+
 def test_importing_the_package_imports_nothing_else():
     code = (
         "import sys, typing; before = set(sys.modules); import kdutils; print(*(set(sys.modules) - before))"

@@ -29,7 +29,7 @@ import psutil
 from kdutils.io.environment import FORKS, REPOSITORY
 
 POLL_SECONDS = 1.0  # between two looks for a child that died while a descendant keeps its pipe open
-SPAWN = multiprocessing.get_context("spawn")
+SPAWN = multiprocessing.get_context("spawn")  # a fresh interpreter
 CLOSING_SECONDS = 0.1  # between two looks at one that has closed its pipe and still runs
 TAIL_BYTES = 1 << 14  # of stderr that are searched for its last line
 MESSAGE_CHARACTERS = 300  # of that line
@@ -135,8 +135,8 @@ class Function(Child):
         function: of a module; it is imported there by name.
         env: the whole environment of the process; by default ours.
         log: file that all output of the process is appended to; a temporary one by default.
-        context: how it is started, by default as a fresh interpreter; see `forking`.
-        first: called there before a thread is started; `function` gets its result after `arguments`.
+        context: how it is started, see `forking`; by default as a fresh interpreter.
+        first: called there before any thread; `function` gets its result after `arguments`.
     """
 
     def __init__(
@@ -257,7 +257,7 @@ def exit_reason(code: int, log: Path) -> str:
 
 def kill_tree(pid: int, more: Sequence[psutil.Process] = ()) -> None:
     """Kill a process and its descendants, whatever their sessions, and `more`; the caller waits for it."""
-    top = []
+    top: list[psutil.Process] = []
     with contextlib.suppress(psutil.NoSuchProcess):
         top = [psutil.Process(pid)]
         top[0].suspend()  # so that it starts no other child meanwhile
@@ -267,10 +267,9 @@ def kill_tree(pid: int, more: Sequence[psutil.Process] = ()) -> None:
 
 
 def _descendants(pid: int) -> list[psutil.Process]:
-    try:
+    with contextlib.suppress(psutil.NoSuchProcess):
         return psutil.Process(pid).children(recursive=True)
-    except psutil.NoSuchProcess:
-        return []
+    return []
 
 
 def forking(preload: str, variables: Mapping[str, str]) -> BaseContext:
