@@ -1,4 +1,8 @@
-"""The names of tasks, domains and methods. A task or a method is one entry here."""
+"""The names of tasks, domains and methods.
+
+One entry makes a method, or a task for items from files. The mini world, the released results and simulations
+have tables of their own for the tasks that they know.
+"""
 
 from typing import NamedTuple
 
@@ -72,9 +76,7 @@ METHODS = {
 }
 LOGIT_METHODS = tuple(key for key, method in METHODS.items() if method.divergence)  # one vocabulary is needed
 BY_SEQUENCE = tuple(key for key in LOGIT_METHODS if METHODS[key].responses == "gold")  # see RunSpec
-KD_METHODS = tuple(
-    key for key, method in METHODS.items() if method.divergence or method.responses == "teacher"
-)
+KD_METHODS = tuple(key for key, own in METHODS.items() if own.divergence or own.responses == "teacher")
 # What LoRA adapts of a block, as in the authors' code, which leaves out o_proj and gate_proj.
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "up_proj", "down_proj")
 PAPER_METHODS = ("fkl", "revkd", "gkd")  # the three that the paper compares

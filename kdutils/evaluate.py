@@ -136,7 +136,7 @@ def is_correct(task: str, parsed: str | None, answer: str) -> bool:
 def score(
     item: Item, text: str, *, n_tokens: int, ended: bool, sample: int = 0, top1: Sequence[int] = ()
 ) -> dict[str, object]:
-    """One row of items.parquet for one text; `top1` is from generate.top1_tokens."""
+    """One row of items.parquet for one text; `top1` is from generation.top1_tokens."""
     parsed, strict = parse(item.task, text), parse_strict(item.task, text)
     return {
         "task": item.task,

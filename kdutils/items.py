@@ -29,7 +29,7 @@ class Item:
     """One question with its answer."""
 
     id: str  # unique within a data set
-    task: str  # a key of spec.ALL_TASKS
+    task: str  # a key of constants.ALL_TASKS
     question: str
     answer: str  # a number, a letter, a keyword, or for instructions the reference text
     response: str = ""  # what SFT trains on; may be empty in a test set

@@ -4,7 +4,8 @@ Logits exist for a few rows at a time: a chunk is projected by the heads, scored
 of the gradient before the next one, so neither forward nor backward ever holds positions x vocabulary.
 Sums are returned with their token counts; the training step divides.
 
-To add a divergence, write a function such as `_forward_kl` and name it in DIVERGENCES.
+To add a divergence, write a function such as `_forward_kl` and name it in DIVERGENCES; a parameter of it goes
+the way of beta, from a field of RunSpec through `divergence`.
 """
 
 from __future__ import annotations

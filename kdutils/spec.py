@@ -169,7 +169,7 @@ class RunSpec(_Hashed):
     rollout_steps: Annotated[int, _between(1, 10_000)] = 1  # gkd: steps whose samples are drawn at once
     max_new_tokens: Annotated[int, _between(1, 8_192)] = 128  # gkd: of a sample; seqkd: of a teacher's text
     noise_sigma: Annotated[float, _between(0, 1_000)] = 0.0  # sd of Gaussian noise on the teacher's logits
-    protocol: Literal["careful", "paper"] = "careful"  # paper: see DESIGN
+    protocol: Literal["careful", "paper"] = "careful"  # paper: prompts are scored, losses as the authors'
     prompt_in_loss: bool | None = None  # of this run and of its teacher's; None: as the protocol says
     mean_by_sequence: bool | None = None  # of the loss, else one mean over all tokens; None: as the protocol
     adapter: Literal["full", "lora"] = "full"

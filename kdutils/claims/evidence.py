@@ -76,9 +76,10 @@ def decide(is_so: bool, is_not: bool | None = None) -> str:
 
 
 class Rules(NamedTuple):
-    """How a kind of claim is judged. A function takes the evidence and those of a claim's arguments it names.
+    """The functions that judge a kind of claim, called with the evidence and the claim's arguments.
 
-    Without `items` a claim is about several pairs, and one pair leaves it untestable.
+    A function gets those arguments that it has parameters for. Without `items` a claim is about several pairs
+    and cannot be tested on one.
     """
 
     authors: Callable[..., Finding]  # as the authors did

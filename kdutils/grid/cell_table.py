@@ -29,7 +29,8 @@ from kdutils.io import disk, environment
 from kdutils.runs import comparison, store
 from kdutils.spec import EvalSpec, RunSpec
 
-SCHEMA = {  # column -> dtype of pandas; accuracies, agreement and fidelity are in percent
+# Column -> dtype of pandas; those before `n` name a cell. Accuracies, agreement and fidelity are in percent.
+SCHEMA = {
     "source": "str",  # published | live
     "protocol": "str",  # paper | careful
     "domain": "str",  # math | commonsense | instruction

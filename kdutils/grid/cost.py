@@ -13,7 +13,7 @@ from functools import cache
 from typing import NamedTuple
 
 from kdutils.compute import BATCH_ROWS, BUDGET_BYTES
-from kdutils.constants import CHOICE_TASKS, LORA_TARGETS, TEST_ITEMS
+from kdutils.constants import ALL_TASKS, LORA_TARGETS, METHODS, TEST_ITEMS
 from kdutils.grid.machines import Machine
 from kdutils.grid.model_shapes import Architecture, architecture_of, forward_flops, training_flops
 from kdutils.grid.token_lengths import lengths_of
@@ -25,9 +25,8 @@ FINISHED_SHARE = 0.25  # of decoding spent on rows that have ended; they leave a
 TOKENIZER_BYTES = 100  # of a saved tokenizer, an entry; 75 for Qwen2.5, 134 for Llama-3
 # Times that the logits of a position are read or written in float32, counted in losses.py.
 CROSS_ENTROPY_PASSES = 9
-DIVERGENCE_PASSES = {"fkl": 30, "revkd": 33, "gkd": 45}  # of both models
+DIVERGENCE_PASSES = {"forward_kl": 30, "reverse_kl": 33, "jsd": 45}  # of both models
 NOISE_PASSES = 30
-N_OPTIONS = {"aqua": 5} | {task: len(answers) for task, answers in CHOICE_TASKS.items()}
 
 
 @dataclass(frozen=True)
@@ -100,7 +99,8 @@ class Estimate:
         tokens, scored = n_rows * padded, n_rows * self.scored
         flops = training_flops(student, tokens, context=padded, scored=scored, rank=rank)
         share = machine.adapter_share if rank else machine.training_share
-        passes = DIVERGENCE_PASSES.get(spec.method, CROSS_ENTROPY_PASSES)
+        divergence = METHODS[spec.method].divergence
+        passes = DIVERGENCE_PASSES[divergence] if divergence else CROSS_ENTROPY_PASSES
         passes += NOISE_PASSES * (spec.noise_sigma > 0)
         traffic = 4 * passes * student.rows * scored / (machine.bytes_share * machine.bytes_per_second)
         launches = 3 * student.layers * n_steps * math.ceil(spec.batch_size / rows) * machine.layer_seconds
@@ -141,7 +141,7 @@ class Estimate:
         sizes = {task: min(asked.items_per_task, TEST_ITEMS.get(task, math.inf)) for task in asked.tasks}
         n_items = n_responses = sum(sizes.values())
         if asked.scoring == "likelihood":
-            n_responses = sum(size * N_OPTIONS[task] for task, size in sizes.items())
+            n_responses = sum(size * len(ALL_TASKS[task].options) for task, size in sizes.items())
         prompts, responses = n_items * self.prompt, n_responses * self.response
         context = self.prompt + self.response
         passes = forward(self.student, self.machine, prompts + responses, context=context, scored=responses)

@@ -44,7 +44,7 @@ SELECTION_STYLE = {
 CHOICE_STYLE = SELECTION_STYLE | {  # of items, which released results have not
     "held_out": Style("chosen per task on held-out items", COLOURS[2], "D"),
 }
-ANSWER_STYLE = {  # columns of likeness.answer_shares; like answers first
+ANSWER_STYLE = {  # columns of agreement_fidelity.answer_shares; like answers first
     "both_right": Style("both right", COLOURS[2], "o"),
     "same_wrong": Style("both wrong, same answer", COLOURS[1], "^"),
     "other_wrong": Style("both wrong, other answers", COLOURS[4], "X"),
@@ -56,7 +56,7 @@ LIKENESS_STYLE = {  # paradox.MEASURES
     "rouge_l": Style("ROUGE-L", COLOURS[1], "^"),
     "wording": Style("BLEU of the words alone", COLOURS[2], "D"),
 }
-ERROR_STYLE = {  # solutions.CATEGORIES
+ERROR_STYLE = {  # solution_steps.CATEGORIES
     "right": Style("right", COLOURS[2], "o"),
     "not_followed": Style("right steps, another answer stated", COLOURS[8], "P"),
     "arithmetic": Style("wrong arithmetic", COLOURS[1], "^"),
@@ -67,7 +67,7 @@ ERROR_STYLE = {  # solutions.CATEGORIES
     "no_step": Style("no step", COLOURS[7], "<"),
     "cut": Style("cut off or no answer", (0.85, 0.85, 0.85), "."),
 }
-WAY_STYLE = {  # scoring.WAYS
+WAY_STYLE = {  # answer_modes.WAYS
     "generated and read": Style("generated and read", COLOURS[0], "o"),
     "ranked by likelihood": Style("ranked by likelihood", COLOURS[1], "^"),
     "ranked by likelihood per character": Style("ranked by likelihood per character", COLOURS[4], "D"),

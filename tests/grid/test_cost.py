@@ -15,7 +15,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
-from kdutils import encoding, generation, models, training
+from kdutils import encoding, generation, losses, models, training
 from kdutils.data import hub, model_files, sources
 from kdutils.grid import cost, dry_run, fill, machines, model_shapes, plan, token_lengths
 from kdutils.grid.cost import Estimate
@@ -562,3 +562,7 @@ def test_a_cost_is_a_sum():
     one = cost.Cost(trained_tokens=1, scored_tokens=2, generated_tokens=4, flops=8, seconds=16, disk_bytes=32)
     assert one + one == one * 2
     assert (one.tokens, math.isclose((one * 0.5).flops, 4)) == (7, True)
+
+
+def test_every_divergence_has_its_price():
+    assert set(cost.DIVERGENCE_PASSES) == set(losses.DIVERGENCES)

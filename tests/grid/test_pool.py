@@ -173,7 +173,7 @@ touched = lambda *arguments, **options: touched_names.append(1)
 touched_names = []
 for name in ("is_available", "device_count", "current_device", "init", "_lazy_init", "is_bf16_supported"):
     setattr(torch.cuda, name, touched)
-import kdutils.experiment
+import kdutils.runs.experiment
 assert not touched_names
 """
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -82,7 +82,7 @@ PRETENDER = """
 import json, sys
 sys.path.insert(0, {tests!r})
 import inline
-from kdutils import inputs; from kdutils.report import cli; from kdutils.grid import scheduler, fill
+from kdutils.runs import inputs; from kdutils.report import cli; from kdutils.grid import scheduler, fill
 inputs.check_all = lambda planned: None
 class Pool(inline.InlinePool):
     def __init__(self, do, settings, **ways):

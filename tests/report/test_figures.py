@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from kdutils.claims import answer_sheet, claims
-from kdutils.constants import DOMAIN_TASKS, DOMAINS, METHOD_LABELS, TASK_LABELS
+from kdutils.constants import DOMAIN_TASKS, DOMAINS, METHOD_LABELS, METHODS, TASK_LABELS
 from kdutils.inference import intervals
 from kdutils.report import figures, plots, teacher_figures
 from kdutils.report.styles import (
@@ -192,6 +192,7 @@ def test_intervals_are_those_of_the_table(points):
 
 
 def test_methods_differ_in_marker_as_well_as_colour():
+    assert set(METHOD_STYLE) == set(METHODS) - {"base"}
     for styles in (METHOD_STYLE, KIND_STYLE, SELECTION_STYLE, VERDICT_STYLE):
         looks = [(style.colour, style.marker) for style in styles.values()]
         assert len(set(looks)) == len(looks)
