@@ -300,6 +300,34 @@ def _texts_of_batch(
     return [Text(written[row], ended[row]) for row in range(len(prompts))]
 
 
+@torch.no_grad()
+def error_of_batches(model: LoadedModel, token_ids: list[int]) -> tuple[float, float]:
+    """How far a row's logits depend on how it is asked, and how much of that rounding explains.
+
+    Alone in one pass; in a batch, padded on the right (training); padded on the left and continued with the
+    cache (generation). Models that take no notice of masks or positions given to them differ.
+    """
+    rows, new = [token_ids[:3], token_ids], token_ids[:2]
+    step, errors, largest = _Decoder(model, rows, n_more=2), [], 0.0
+
+    def read(token: int, n_rows: int) -> Tensor:
+        ones_BT = step.real_BT.new_ones(n_rows, 1)
+        return step.read(ones_BT * token, ones_BT)[:2]
+
+    left = [step.read_prompts()[:, -1:], read(new[0], 2)]
+    if step.can_select:
+        step.select(torch.tensor([0, 1, 1], device=step.real_BT.device))
+    left_BTH = torch.cat([*left, read(new[1], len(step.real_BT))], dim=1)
+    right_BT, _ = _padded([row + new for row in rows], model.pad_id, model.policy.device, on_left=False)
+    right_BTH = model.hidden_states(right_BT)
+    for place, row in enumerate(rows):
+        alone_TV = model.head.logits(model.hidden_states(torch.tensor([row + new]))[0, -3:]).float()
+        for states_TH in (left_BTH[place], right_BTH[place, len(row) - 1 : len(row) + 2]):
+            errors.append(float((model.head.logits(states_TH).float() - alone_TV).abs().max()))
+        largest = max(largest, float(alone_TV.abs().max()))
+    return max(errors), max(1e-4, 8 * torch.finfo(model.policy.weights).eps) * largest
+
+
 def decode(model: LoadedModel, texts: Sequence[Text]) -> list[str]:
     """The texts as strings, without special tokens."""
     return model.tokenizer.batch_decode([text.token_ids for text in texts], skip_special_tokens=True)

@@ -234,14 +234,8 @@ def load(
         policy = replace(policy, attention="eager")
         network.set_attn_implementation(policy.attention)
     network = network.to(device="cpu" if stays_in_memory else policy.device, dtype=policy.weights).eval()
-    sample = tokenizer(prompt("1 + 2"))["input_ids"][:8]
-    error, rounding = error_of_head(network, sample, n_rows=len(tokenizer))
-    if error > rounding:
-        raise ModelError(
-            f"{name}: {network.config.model_type} does more to its logits than kdutils knows: they would be "
-            f"off by up to {error:.3g}, rounding explains {rounding:.3g}; give a model of another "
-            "architecture, or add what its forward does after the head to kdutils/head.py"
-        )
+    model = LoadedModel(name, network, tokenizer, policy)
+    _check_logits(model, tokenizer(prompt("1 + 2"))["input_ids"][:8], in_batches=not stays_in_memory)
     if policy.checkpointing:
         network.activation_checkpointing_enable({"use_reentrant": False})
     if policy.compiled:
@@ -251,7 +245,33 @@ def load(
         if policy.weights == torch.bfloat16 or trains_all:
             with saved_copy(place, str(policy.weights)) as folder:
                 network.save_pretrained(folder, safe_serialization=True)
-    return LoadedModel(name, network, tokenizer, policy)
+    return model
+
+
+def _check_logits(model: LoadedModel, token_ids: list[int], *, in_batches: bool) -> None:
+    """Refuse a model whose logits are not its head's, or depend on how a row is padded and read."""
+    from kdutils.generation import error_of_batches  # which imports this module
+
+    kind, remedy = model.causal.config.model_type, "give a model of another architecture"
+    try:
+        of_head = error_of_head(model.causal, token_ids, n_rows=model.vocabulary_size)
+        of_batches = error_of_batches(model, token_ids) if in_batches else (0.0, 0.0)
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise ModelError(
+            f"{model.name}: kdutils cannot ask a model of type {kind} ({reason}); {remedy}"
+        ) from error
+    for (error, rounding), why, more in (
+        (
+            of_head,
+            "does more to its logits than kdutils knows",
+            " or add what follows its head to kdutils/head.py",
+        ),
+        (of_batches, "has logits that depend on how a row is padded and read", ""),
+    ):
+        if error > rounding:
+            how_much = f"off by up to {error:.3g}, rounding explains {rounding:.3g}"
+            raise ModelError(f"{model.name}: {kind} {why}: they would be {how_much}; {remedy}{more}")
 
 
 def add_adapter(model: LoadedModel, spec: RunSpec, *, seed: int) -> LoadedModel:

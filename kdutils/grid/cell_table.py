@@ -304,7 +304,7 @@ def _likeness(student: pd.DataFrame, teacher: pd.DataFrame) -> list[dict[str, An
 
 def _accuracies(rows: pd.DataFrame) -> list[dict[str, Any]]:
     """Accuracy by task, and the mean over tasks, taken as independent."""
-    table = evaluate.accuracies(rows)
+    table = comparison.accuracies(rows)
     mean = {name: float(table[name].mean(skipna=False)) for name in MEANS}
     mean["accuracy_se"] = float(np.sqrt((table["accuracy_se"] ** 2).sum()) / len(table))
     mean["n_clean"] = float(table["n_clean"].sum(skipna=False))
@@ -313,7 +313,7 @@ def _accuracies(rows: pd.DataFrame) -> list[dict[str, Any]]:
 
 def _ranked(rows: pd.DataFrame) -> list[dict[str, Any]]:
     """Accuracy of ranked options by task, and the mean over the tasks that have options."""
-    table = evaluate.ranked_accuracies(rows)
+    table = comparison.ranked_accuracies(rows)
     return [*table.to_dict("records"), {"task": AVERAGE} | table.drop(columns="task").mean().to_dict()]
 
 

@@ -20,7 +20,6 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from kdutils import evaluate
 from kdutils.constants import DOMAIN_LABELS, DOMAIN_TASKS, DOMAINS, KD_METHODS, METHOD_NAMES
 from kdutils.data import sources
 from kdutils.grid.cell_table import short_name
@@ -29,7 +28,7 @@ from kdutils.grid.profile import FACTORS
 from kdutils.grid.study import TOGETHER
 from kdutils.inference import intervals
 from kdutils.results.gain_tables import in_domain_order, interval_text
-from kdutils.runs import store
+from kdutils.runs import comparison, store
 from kdutils.spec import BY_SEQUENCE, LOGIT_METHODS
 
 SETTING = ["domain", "teacher", "student", "method", "temperature", "seed", "prompt", "sequences", "sampled"]
@@ -307,7 +306,7 @@ def _listed(parts: list[str]) -> str:
 
 def _at_chance(domain: str, part: pd.DataFrame, name: str) -> list[str]:
     """A warning where students are right as often as by guessing: a factor has little to change."""
-    chance = sum(map(evaluate.chance_accuracy, DOMAIN_TASKS[domain])) / len(DOMAIN_TASKS[domain])
+    chance = sum(map(comparison.chance_accuracy, DOMAIN_TASKS[domain])) / len(DOMAIN_TASKS[domain])
     levels = part.drop_duplicates("quantity").set_index("quantity")["careful"]
     named = {"SFT": levels.get("sft", math.nan), name: levels.get("kd", math.nan)}
     low = [f"{who} {level:.1f}" for who, level in named.items() if level < chance + MARGIN]

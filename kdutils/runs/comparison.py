@@ -1,4 +1,4 @@
-"""A student's answers and texts beside its teacher's, on the same items: agreement, fidelity."""
+"""Item rows summed up: accuracies; of a student and its teacher agreement and fidelity."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import sacrebleu
 
-from kdutils.constants import ALL_TASKS
+from kdutils.constants import ALL_TASKS, INSTRUCTION_TASKS
 from kdutils.evaluate import same_number
 
 KEYS = ["task", "item_id", "sample"]  # of an item row
@@ -179,3 +179,53 @@ def _bleu(metric: sacrebleu.BLEU, counts: np.ndarray) -> float:
         list(map(int, matches)), list(map(int, totals)), smooth_method="exp", **lengths
     )
     return float(found.score)
+
+
+# --- accuracies ---------------------------------------------------------------------------------------------
+
+
+def chance_accuracy(task: str) -> float:
+    """Percent right by guessing among the options; 0 where the answer is free."""
+    return 100 / len(ALL_TASKS[task].options) if ALL_TASKS[task].options else 0.0
+
+
+def accuracies(rows: pd.DataFrame, *, strict: bool = False) -> pd.DataFrame:
+    """Accuracy by task: task, n, accuracy, accuracy_se, chance, truncated, unparsed (percent).
+
+    Instruction tasks, which have no right answer, have their mean ROUGE-L in its place. `n_clean` and
+    `accuracy_clean` are of the items whose question is not in the training set, as far as the rows say.
+    Several samples of an item are averaged first; the standard error is over items.
+    """
+    table = []
+    for task, part in rows.groupby("task", sort=False):
+        column = "correct_strict" if strict else "correct"
+        if task in INSTRUCTION_TASKS:
+            column = "rouge_l"
+        by_item = part.groupby("item_id")[column].mean()
+        spread = float(by_item.std(ddof=1)) if len(by_item) > 1 else math.nan
+        table.append(
+            {
+                "task": task,
+                "n": len(by_item),
+                "accuracy": 100 * float(by_item.mean()),
+                "accuracy_se": 100 * spread / math.sqrt(len(by_item)),
+                "chance": chance_accuracy(task),
+                "truncated": 100 * float(part["truncated"].mean()),
+                "unparsed": 100 * float(part["unparsed"].mean()),
+            }
+            | _clean(part, by_item)
+        )
+    return pd.DataFrame(table)
+
+
+def _clean(part: pd.DataFrame, by_item: pd.Series) -> dict[str, float]:
+    if "contaminated" not in part:  # rows of before this was known
+        return {"n_clean": math.nan, "accuracy_clean": math.nan}
+    clean = by_item[part.groupby("item_id")["contaminated"].first() == ""]
+    return {"n_clean": len(clean), "accuracy_clean": 100 * float(clean.mean()) if len(clean) else math.nan}
+
+
+def ranked_accuracies(rows: pd.DataFrame) -> pd.DataFrame:
+    """Accuracy of ranked options by task, percent: task, accuracy_ranked, accuracy_ranked_normalised."""
+    means = 100 * rows.groupby("task", sort=False)[["correct", "correct_normalised"]].mean()
+    return means.set_axis(["accuracy_ranked", "accuracy_ranked_normalised"], axis=1).reset_index()

@@ -61,7 +61,7 @@ class Run:
     @property
     def accuracies(self) -> pd.DataFrame:
         """Accuracy by task, percent, with standard errors and the chance level."""
-        return evaluate.accuracies(self.items)
+        return comparison.accuracies(self.items)
 
     @property
     def agreement(self) -> pd.DataFrame | None:

@@ -64,7 +64,7 @@ def test_right_or_wrong(task, parsed, answer, right):
 def test_every_task_can_be_read():
     for task in ALL_TASKS:
         evaluate.parse(task, "anything 1 A true answer1 solution1 ending1 option1")
-        assert 0 <= evaluate.chance_accuracy(task) <= 50
+        assert 0 <= comparison.chance_accuracy(task) <= 50
 
 
 def rows(correct, texts=None, parsed=None, task="obqa"):
@@ -173,10 +173,10 @@ def test_undefined_link_of_right_and_alike_is_nan():
 
 def test_accuracy_averages_samples_within_an_item():
     table = pd.concat([rows([True, False]), rows([False, False]).assign(sample=1)])
-    found = evaluate.accuracies(table).iloc[0]
+    found = comparison.accuracies(table).iloc[0]
     assert (found["n"], found["accuracy"], found["chance"]) == (2, 25.0, 25.0)
     assert found["accuracy_se"] == pytest.approx(100 * np.std([0.5, 0.0], ddof=1) / math.sqrt(2))
-    assert math.isnan(evaluate.accuracies(rows([True])).iloc[0]["accuracy_se"])
+    assert math.isnan(comparison.accuracies(rows([True])).iloc[0]["accuracy_se"])
 
 
 def test_a_scored_row_keeps_both_readings():
@@ -212,7 +212,7 @@ def test_instructions_are_scored_by_their_mean_rouge():
             "unparsed": False,
         }
     )
-    (row,) = evaluate.accuracies(rows).to_dict("records")
+    (row,) = comparison.accuracies(rows).to_dict("records")
     assert row["accuracy"] == pytest.approx(60.0)
     assert row["accuracy_se"] == pytest.approx(30.0)
 
@@ -263,10 +263,10 @@ def test_tasks_without_options_cannot_be_ranked():
 
 def test_accuracy_is_also_that_of_items_that_are_not_contaminated():
     table = rows([True, True, False, False]).assign(contaminated=["", "exact", "", "fuzzy"])
-    found = evaluate.accuracies(table).iloc[0]
+    found = comparison.accuracies(table).iloc[0]
     assert (found["n"], found["accuracy"], found["n_clean"], found["accuracy_clean"]) == (4, 50.0, 2, 50.0)
-    assert math.isnan(evaluate.accuracies(table.assign(contaminated="masked")).iloc[0]["accuracy_clean"])
-    unknown = evaluate.accuracies(rows([True])).iloc[0]
+    assert math.isnan(comparison.accuracies(table.assign(contaminated="masked")).iloc[0]["accuracy_clean"])
+    unknown = comparison.accuracies(rows([True])).iloc[0]
     assert math.isnan(unknown["n_clean"]) and math.isnan(unknown["accuracy_clean"])
 
 
@@ -278,5 +278,5 @@ def test_ranked_accuracy_by_task():
             "correct_normalised": [False, False, True],
         }
     )
-    found = evaluate.ranked_accuracies(table).set_index("task")
+    found = comparison.ranked_accuracies(table).set_index("task")
     assert found.loc["aqua"].tolist() == [50.0, 0.0] and found.loc["boolq"].tolist() == [100.0, 100.0]

@@ -9,7 +9,6 @@ import pandas as pd
 import pytest
 from halfrows import ARM, FIRST, HAND, SECOND, A, B, C, D, by_task, item_rows, swept
 
-from kdutils import evaluate
 from kdutils.claims import selection_optimism
 from kdutils.grid import cell_table as cell_rows
 from kdutils.grid import plan
@@ -131,7 +130,7 @@ def test_every_item_counts_once_at_what_the_other_half_chose():
         ]
     )
     assert put_together["item_id"].tolist() == ids
-    expected = evaluate.accuracies(put_together).iloc[0]
+    expected = comparison.accuracies(put_together).iloc[0]
     both = comparison.paired(put_together, teacher)
     found = by_task(held_out_temperature.measured(table, chosen))
     assert found["accuracy"] == pytest.approx(expected["accuracy"])
