@@ -7,6 +7,7 @@ and on nothing else, so that batching, order and the number of texts cannot chan
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import NamedTuple, TypeVar
 
 import datasets
@@ -307,6 +308,7 @@ def error_of_batches(model: LoadedModel, token_ids: list[int]) -> tuple[float, f
     Alone in one pass; in a batch, padded on the right (training); padded on the left and continued with the
     cache (generation). Models that take no notice of masks or positions given to them differ.
     """
+    model = replace(model, policy=replace(model.policy, autocast=None))  # all in the dtype of the weights
     rows, new = [token_ids[:3], token_ids], token_ids[:2]
     step, errors, largest = _Decoder(model, rows, n_more=2), [], 0.0
 

@@ -1,7 +1,4 @@
-"""Items and the prompt: what a question is, whoever made it.
-
-One schema for the mini world, for benchmark files and for a reader's own.
-"""
+"""Items and the prompt: one schema for the mini world, for benchmark files and for a reader's own."""
 
 from __future__ import annotations
 

@@ -71,6 +71,8 @@ def outcome(kind: str, folder: Path) -> str:
         shutil.copy(MODEL_FOLDER / "mini-qwen-14k" / name, folder)
     try:
         model = models.load(str(folder), trains_all=True)
+        if kind in models.KNOWN:
+            models._check_logits(model, [5, 6, 7, 8, 9, 10], in_batches=True)
     except ModelError as error:
         return f"refused: {str(error).partition(': ')[2]}"
     return wrong(model) or "right"

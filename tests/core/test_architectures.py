@@ -1,7 +1,9 @@
 """Models of other kinds than Qwen and Llama: right, or refused in our words before work."""
 
+import dataclasses
 import shutil
 
+import architectures
 import pytest
 import torch
 import transformers
@@ -120,3 +122,22 @@ def test_a_text_may_hold_any_line_separator(tmp_path):
     assert [
         item.response for item in teacher_outputs.read_texts(tmp_path / "texts.jsonl", items)
     ] == responses
+
+
+def test_a_model_whose_logits_depend_on_padding_is_refused(tmp_path, monkeypatch):
+    folder = other_model(tmp_path, architectures.tiny_config("bart"))
+    with pytest.raises(ModelError, match="bart has logits that depend on how a row is padded and read"):
+        models.load(folder)
+    monkeypatch.setattr(models, "KNOWN", ("bart",))
+    model, option = models.load(folder), [[20, 21, 22]]  # it would be wrong in silence
+    alone = generation.option_logprobs(model, [[5, 6, 7]], [option])
+    together = generation.option_logprobs(model, [[5, 6, 7], list(range(8, 30))], [option] * 2)
+    assert together[0] != pytest.approx(alone[0], rel=1e-4)
+
+
+@pytest.mark.parametrize("autocast", [None, torch.bfloat16])
+def test_rounding_of_autocast_is_not_taken_for_padding(autocast):
+    model = models.load("mini-qwen-66k", trains_all=True)
+    model.policy = dataclasses.replace(model.policy, autocast=autocast)
+    error, rounding = generation.error_of_batches(model, [5, 6, 7, 8, 9, 10])
+    assert error < rounding / 10
