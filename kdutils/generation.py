@@ -59,11 +59,11 @@ def generate(
         raise ValueError("sampling (temperature > 0) needs one key for each prompt")
 
     def texts_of(rows: list[int]) -> list[Text]:
-        own = [keys[row] for row in rows] if temperature > 0 else [""] * len(rows)
-
         def draw(logits_BV: Tensor, places: list[int], position: int) -> Tensor:
             logits_BV = logits_BV[:, : model.vocabulary_size].float()
-            return drawn(logits_BV, temperature, [own[place] for place in places], seed, position)
+            if temperature == 0:
+                return logits_BV.argmax(-1)
+            return drawn(logits_BV, temperature, [keys[rows[place]] for place in places], seed, position)
 
         return _texts_of_batch(model, [prompts[row] for row in rows], draw, max_new_tokens)
 
@@ -213,12 +213,10 @@ def _padded(rows: list[list[int]], pad_id: int, device: str, *, on_left: bool) -
 
 
 def drawn(logits_BV: Tensor, temperature: float, keys: Sequence[str], seed: int, position: int) -> Tensor:
-    """The next tokens (B,) from their logits: the likeliest at temperature 0, else sampled.
+    """The next tokens (B,), sampled from their logits at a temperature above 0.
 
     Row b's random number is a function of (seed, keys[b], position) alone.
     """
-    if temperature == 0:
-        return logits_BV.argmax(-1)
     keys_B = noise_keys(seed, keys, [position] * len(keys)).to(logits_BV.device)
     bits_B1 = random_bits(keys_B, 1)
     uniform_B1 = ((bits_B1 >> 11) & (2**53 - 1)).double().add_(0.5).mul_(2.0**-53)  # in (0, 1)

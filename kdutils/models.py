@@ -204,7 +204,7 @@ def load(
         stays_in_memory: leave its weights in main memory, to be moved in parts (kdutils.devices.fsdp).
 
     Raises:
-        ModelError: if it cannot be loaded, or changes its logits in a way that `Head` does not know.
+        ModelError: if it cannot be loaded, or its logits are not what we compute (see `_check_logits`).
     """
     located = locate(model)
     name, tokenizer = located.name, load_tokenizer(located) if tokenizer is None else tokenizer
@@ -259,21 +259,26 @@ def _check_logits(model: LoadedModel, token_ids: list[int], *, in_batches: bool)
         of_head = error_of_head(model.causal, token_ids, n_rows=model.vocabulary_size)
         of_batches = error_of_batches(model, token_ids) if in_batches else (0.0, 0.0)
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        if is_out_of_memory(error):
+            raise
         reason = " ".join(str(error).split())[:120]
         raise ModelError(
             f"{model.name}: kdutils cannot ask a model of type {kind} ({reason}); {remedy}"
         ) from error
     for (error, rounding), why, more in (
-        (
-            of_head,
-            "does more to its logits than kdutils knows",
-            " or add what follows its head to kdutils/head.py",
-        ),
+        (of_head, "does more to its logits than kdutils knows", ", or add it to kdutils/head.py"),
         (of_batches, "has logits that depend on how a row is padded and read", ""),
     ):
         if error > rounding:
             how_much = f"off by up to {error:.3g}, rounding explains {rounding:.3g}"
             raise ModelError(f"{model.name}: {kind} {why}: they would be {how_much}; {remedy}{more}")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out: CUDA has a class for it, the CPU allocator a RuntimeError that says so."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return "can't allocate memory" in str(error) or "not enough memory" in str(error)
 
 
 def add_adapter(model: LoadedModel, spec: RunSpec, *, seed: int) -> LoadedModel:

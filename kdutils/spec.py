@@ -32,7 +32,6 @@ SCHEMA_VERSION = 1  # part of every hash; raised when a default changes its mean
 MINI = "mini"  # the generated world, kdutils.mini
 BENCHMARK = "benchmark"  # real items: of $KDUTILS_DATA/data where that is there, else those of LLM_ADAPTERS
 LLM_ADAPTERS = "llm-adapters"  # real items as the authors used them, downloaded once
-
 OF_TRAINING = (
     *("protocol", "prompt_in_loss", "adapter", "seed", "train_items", "validation_items", "epochs"),
     *("batch_size", "learning_rate", "warmup_share", "weight_decay", "max_grad_norm", "select_best"),
@@ -125,13 +124,17 @@ class _Hashed:
     def digest(self) -> str:
         """12 hexadecimal digits of the SHA-256 of the canonical form.
 
-        Fields at their default are left out, so a field added later does not change old digests. So are
-        those that are APART.
+        Fields that are APART or at their default are left out: one that is added changes no old digest.
         """
         changes = {name: value for name, value in self.changes().items() if name not in self.APART}
         canonical = {"schema": SCHEMA_VERSION, "kind": type(self).__name__} | changes
         text = json.dumps(canonical, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    @property
+    def apart(self) -> tuple[Any, ...]:
+        """The fields that are APART: what a cache of equal specs must know besides."""
+        return tuple(getattr(self, name) for name in self.APART)
 
     def to_dict(self) -> dict[str, Any]:
         """Every field, for spec.json."""
@@ -344,4 +347,4 @@ class PlannedRun:
 
     spec: RunSpec
     evaluation: EvalSpec
-    beside_teacher: bool = True  # its teacher is evaluated likewise, to compare their answers
+    beside_teacher: bool = True  # its teacher is evaluated, too, to compare their answers

@@ -23,7 +23,7 @@ from kdutils.constants import METHODS
 from kdutils.encoding import Batch
 from kdutils.items import Item
 from kdutils.losses import TokenSum
-from kdutils.models import LoadedModel
+from kdutils.models import LoadedModel, is_out_of_memory
 from kdutils.noise import generator, key_of, seeded
 from kdutils.process_group import ALONE, World
 from kdutils.rollouts import Rollouts
@@ -286,10 +286,3 @@ def no_room(spec: RunSpec, error: object) -> str:
         f"one sequence of up to {spec.max_tokens} tokens does not fit into memory ({error}); "
         "lower max_tokens, use adapter='lora', or a machine with more"
     )
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out: CUDA has a class for it, the CPU allocator a RuntimeError that says so."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return "can't allocate memory" in str(error) or "not enough memory" in str(error)

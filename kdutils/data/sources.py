@@ -48,8 +48,7 @@ def resolved_all(specs: Iterable[RunSpec]) -> Iterator[RunSpec]:
         for name, source in models:
             if (name, source) not in of_model:
                 of_model[name, source] = files_digest(locate(name, source))
-        apart = tuple(getattr(spec, name) for name in spec.APART)
-        yield _with_digests(spec, apart, of_data[key], *(of_model[model] for model in models))
+        yield _with_digests(spec, spec.apart, of_data[key], *(of_model[model] for model in models))
 
 
 @cache  # a driver asks for the same runs when it plans, reads and counts costs; each knows its id by then

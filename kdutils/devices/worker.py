@@ -26,7 +26,7 @@ from kdutils.devices.launch import Progress
 from kdutils.io import disk, environment
 from kdutils.io.child_processes import messages_to_parent
 from kdutils.models import LoadedModel
-from kdutils.runs import experiment, several_devices, teacher_outputs
+from kdutils.runs import experiment, teacher_outputs
 from kdutils.runs.inputs import Inputs
 from kdutils.runs.store import Store
 from kdutils.spec import EvalSpec, RunSpec
@@ -81,7 +81,7 @@ def do(task: dict[str, Any], scratch: Path, world: Sharded, progress: Progress |
             trained_on = teacher_outputs.teacher_texts(inputs, at)  # written before
         elif spec.teacher is not None:  # its states were written before
             signal = teacher_outputs.teacher_signal(inputs, at, load=teacher)
-        model = divided(lambda: several_devices.student_to_train(inputs, at.compute, stays_in_memory=True)[0])
+        model = divided(lambda: inputs.student_to_train(at.compute, stays_in_memory=True))
         outcome = training.train(
             model,
             trained_on,

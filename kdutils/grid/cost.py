@@ -301,8 +301,7 @@ def alike(spec: RunSpec) -> RunSpec:
 
 def priced(spec: RunSpec, evaluations: tuple[EvalSpec, ...], machine: Machine) -> Priced:
     """What a run takes, computed once for all that are `alike`."""
-    apart = tuple(getattr(spec, name) for name in spec.APART)
-    return _priced(alike(spec), apart, evaluations, machine)
+    return _priced(alike(spec), spec.apart, evaluations, machine)
 
 
 @cache

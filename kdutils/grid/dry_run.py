@@ -71,7 +71,7 @@ def cells_of(planned: Iterable[PlannedRun], out: Path) -> list[Cell]:
             spec.domain,
             spec.student,
             spec.teacher,
-            *(getattr(spec, name) for name in spec.APART),
+            *spec.apart,
         )
         if files not in found:
             found[files] = _digests(spec)

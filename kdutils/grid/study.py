@@ -56,7 +56,7 @@ LONG = (
     "02_size_correlation",
 )  # the longest first
 
-PERFORMANCE_CASES = ("mini", "smollm", "qwen-vocabulary")  # of notebook 09, see work.case_of
+PERFORMANCE_CASES = ("mini", "smollm", "qwen-vocabulary")  # of notebook 09, see bench.workloads
 
 # Fields of a run, and of an evaluation, that follow from the needs of a profile: no setting of its own.
 OF_NEEDS = ("student", "teacher", "method", "domain", "seed", "temperature", "noise_sigma", "teacher_tuned")

@@ -1,6 +1,6 @@
 """One run, from a spec to stored, scored answers.
 
 Offers: `run` (experiment), the store of runs (store), what a run reads, and all that can be wrong with it
-(inputs), what is kept of its teacher (teacher_outputs), student and teacher side by side (comparison).
+(inputs), what is kept of its teacher (teacher_outputs), accuracies, agreement and fidelity (comparison).
 May import: io, data, the training module; devices, at several_devices and experiment.
 """

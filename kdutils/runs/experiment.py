@@ -191,15 +191,15 @@ def _train(inputs: Inputs, folder: RunFolder, lease: Lease, at: Store) -> Loaded
                 at.folder(teacher_run.spec.run_id).check_model()
             if keeps_states(spec, at.compute):
                 made_states(inputs, at).open()
-        student, rate, outcome, peak_memory_gb = several_devices.trained(inputs, folder, at, watched)
+        student, outcome, peak_memory_gb = several_devices.trained(inputs, folder, at, watched)
     else:
         teacher = teacher_signal(inputs, at) if spec.method in LOGIT_METHODS else None
-        student, rate = several_devices.student_to_train(inputs, at.compute)
+        student = inputs.student_to_train(at.compute)
         outcome = training.train(
             student,
             items,
             spec,
-            rate=rate,
+            rate=models.learning_rate(spec),
             teacher=teacher,
             validation=inputs.items.validation,
             checkpoint=folder.checkpoint,
@@ -211,7 +211,7 @@ def _train(inputs: Inputs, folder: RunFolder, lease: Lease, at: Store) -> Loaded
     disk.write_model(folder.model, student.network, student.tokenizer)
     facts = asdict(outcome) | {
         "fingerprint": fingerprint(items),
-        "learning_rate": rate,
+        "learning_rate": models.learning_rate(spec),
         "peak_memory_gb": peak_memory_gb,
     }
     if adapted := getattr(student.network, "peft_config", None):

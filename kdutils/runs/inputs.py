@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import re
 from collections.abc import Iterable, Sequence
@@ -14,10 +15,13 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from kdutils import encoding, models
+from kdutils.compute import Compute
+from kdutils.constants import METHODS
 from kdutils.data import hub, model_files
 from kdutils.data.model_files import Location, ModelError
 from kdutils.data.sources import Splits
-from kdutils.items import prompt
+from kdutils.items import Item, prompt
+from kdutils.models import LoadedModel
 from kdutils.spec import EvalSpec, PlannedRun, RunSpec
 
 SAME_TOKENIZER = (  # remedy for one vocabulary that two tokenizers use differently
@@ -53,6 +57,17 @@ class Inputs:
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The student's."""
         return models.load_tokenizer(self.student)
+
+    def student_to_train(self, compute: Compute, *, stays_in_memory: bool = False) -> LoadedModel:
+        """The student with its trainable weights; `stays_in_memory` as in models.load."""
+        student = models.load(
+            self.student,
+            tokenizer=self.tokenizer,
+            trains_all=self.spec.adapter == "full",
+            compute=compute,
+            stays_in_memory=stays_in_memory,
+        )
+        return models.add_adapter(student, self.spec, seed=self.spec.seed)
 
     def of_teacher(self, evaluation: EvalSpec | None = None) -> Inputs | None:
         """Those of the run that tunes the teacher, None if there is none; its items are the student's."""
@@ -144,12 +159,18 @@ def check_pair(run: Inputs) -> None:
 
 @cache
 def _skeleton(place: Location) -> PreTrainedModel | None:
-    """A model without values; None for a GGUF file, which is of a known kind."""
+    """A model without values; None for types whose layers are known, or where it cannot be built so."""
     if place.gguf_file is not None:
         return None
-    with torch.device("meta"):
+    try:
         config = AutoConfig.from_pretrained(place.source, trust_remote_code=False)
+    except models.UNREADABLE as error:
+        raise ModelError(model_files.unobtainable(place, error)) from error
+    if config.model_type in models.KNOWN:
+        return None
+    with contextlib.suppress(Exception), torch.device("meta"):  # loading it will say what is wrong
         return AutoModelForCausalLM.from_config(config.get_text_config())
+    return None
 
 
 def check_adapter(run: Inputs) -> None:
@@ -160,7 +181,7 @@ def check_adapter(run: Inputs) -> None:
     """
     if run.spec.adapter != "full" and (network := _skeleton(run.student)) is not None:
         policy = models.policy_for(network.num_parameters())
-        model = models.LoadedModel(run.spec.student, copy.deepcopy(network), run.tokenizer, policy)
+        model = LoadedModel(run.spec.student, copy.deepcopy(network), run.tokenizer, policy)
         models.add_adapter(model, run.spec, seed=0)
 
 
@@ -180,26 +201,31 @@ def check_positions(run: Inputs) -> None:
         ModelError: with both numbers.
     """
     spec, evaluation = run.spec, run.evaluation
+    asked = []  # items, tokens that are generated, and where gold sequences are cut
+    if evaluation:
+        asked.append((run.items.test, evaluation.max_new_tokens * (evaluation.scoring == "generation"), None))
+    if spec.method != "base":
+        n_new = spec.max_new_tokens * (METHODS[spec.method].responses != "gold")
+        asked.append((run.items.train, n_new, spec.max_tokens))
     for name, place in ((spec.student, run.student), (spec.teacher, spec.teacher and run.teacher)):
-        limit = _n_learned_positions(place) if name else None
-        if limit is None:
+        if name is None or (limit := _n_learned_positions(place)) is None:
             continue
-        tokenizer, needed = models.load_tokenizer(place), 0
-        for items, new in (
-            (run.items.train if spec.method != "base" else (), spec.max_new_tokens),
-            (run.items.test, evaluation.max_new_tokens if evaluation else 0),
-        ):
-            prompts = encoding.prompt_ids([item.question for item in items], tokenizer)
-            responses = encoding.token_ids([item.response for item in items], tokenizer)
-            is_written = items is run.items.test or spec.method in ("gkd", "seqkd")
-            pairs = zip(prompts, responses, strict=True)
-            lengths = [len(p) + max(len(r) + 1, new if is_written else 0) for p, r in pairs]
-            needed = max([needed, *lengths])
+        needed = max((_longest(models.load_tokenizer(place), *each) for each in asked), default=0)
         if needed > limit:
             raise ModelError(
                 f"{name} has {limit} learned positions, and its items with their answers take up to {needed} "
                 "tokens: lower max_new_tokens, take shorter items (max_item_characters), or another model"
             )
+
+
+def _longest(
+    tokenizer: PreTrainedTokenizerBase, items: Sequence[Item], n_new: int, at_most: int | None
+) -> int:
+    """Tokens of the longest prompt with its response and EOS, cut at `at_most`, or with `n_new` tokens."""
+    prompts = encoding.prompt_ids([item.question for item in items], tokenizer)
+    responses = encoding.token_ids([item.response for item in items], tokenizer)
+    gold = max(len(p) + len(r) + 1 for p, r in zip(prompts, responses, strict=True))
+    return max(gold if at_most is None else min(gold, at_most), max(map(len, prompts)) + n_new)
 
 
 def _check_tokens(run: Inputs, student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase) -> None:

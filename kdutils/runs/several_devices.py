@@ -14,8 +14,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from kdutils import models, training
-from kdutils.compute import Compute
+from kdutils import training
 from kdutils.devices import launch
 from kdutils.models import LoadedModel
 from kdutils.runs.inputs import Inputs
@@ -40,25 +39,10 @@ def scratch_folder(folder: RunFolder) -> Iterator[Path]:
         yield Path(name) / "scratch"
 
 
-def student_to_train(
-    inputs: Inputs, compute: Compute, *, stays_in_memory: bool = False
-) -> tuple[LoadedModel, float]:
-    """The student, ready to be trained, and its learning rate; `stays_in_memory` as in models.load."""
-    student = models.load(
-        inputs.student,
-        tokenizer=inputs.tokenizer,
-        trains_all=inputs.spec.adapter == "full",
-        compute=compute,
-        stays_in_memory=stays_in_memory,
-    )
-    student = models.add_adapter(student, inputs.spec, seed=inputs.spec.seed)
-    return student, models.learning_rate(inputs.spec)
-
-
 def trained(
     inputs: Inputs, folder: RunFolder, at: Store, progress: Progress
-) -> tuple[LoadedModel, float, training.Outcome, float]:
-    """The student trained on several devices; learning rate; outcome; GB of the largest process.
+) -> tuple[LoadedModel, training.Outcome, float]:
+    """The student trained on several devices; outcome; GB of the largest process.
 
     If a pass does not fit one of them, all begin again with half the rows, from the last checkpoint.
     """
@@ -74,10 +58,10 @@ def trained(
                 if rows == 1:
                     raise MemoryError(training.no_room(inputs.spec, error)) from error
                 rows = math.ceil((rows or math.ceil(inputs.spec.batch_size / inputs.spec.devices)) / 2)
-        student, rate = student_to_train(inputs, at.compute, stays_in_memory=True)
+        student = inputs.student_to_train(at.compute, stays_in_memory=True)
         weights = load_file(scratch / launch.WEIGHTS)
         with torch.no_grad():
             for name, w in student.network.named_parameters():
                 if w.requires_grad:
                     w.copy_(weights[name])
-    return student, rate, training.Outcome(**found["outcome"]), found["peak_memory_gb"]
+    return student, training.Outcome(**found["outcome"]), found["peak_memory_gb"]

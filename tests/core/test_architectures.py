@@ -141,3 +141,32 @@ def test_rounding_of_autocast_is_not_taken_for_padding(autocast):
     model.policy = dataclasses.replace(model.policy, autocast=autocast)
     error, rounding = generation.error_of_batches(model, [5, 6, 7, 8, 9, 10])
     assert error < rounding / 10
+
+
+def positions_of(tmp_path, n_positions, **fields):
+    config = transformers.GPT2Config(n_embd=32, n_layer=2, n_head=2, n_positions=n_positions, **SIZES)
+    spec = RunSpec(student=other_model(tmp_path, config), domain="math", **fields)
+    asked = EvalSpec(tasks=("aqua",), items_per_task=4, scoring="likelihood")
+    return Inputs.of(sources.resolved(spec), asked)
+
+
+def test_what_is_neither_written_nor_trained_on_needs_no_positions(tmp_path):
+    """Ranking writes nothing, and protocol `paper` cuts what it trains on."""
+    check(positions_of(tmp_path, 110, method="base"))
+    check(positions_of(tmp_path, 110, method="sft", protocol="paper", max_tokens=40))
+
+
+def test_a_config_of_no_known_type_is_refused_in_our_words(tmp_path):
+    inputs = positions_of(tmp_path, 512, method="sft")
+    (tmp_path / "config.json").write_text('{"model_type": "none-of-them"}')
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        check(inputs)
+
+
+def test_memory_that_runs_out_is_not_taken_for_an_architecture(tmp_path, monkeypatch):
+    def runs_out(*arguments, **named):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(models, "error_of_head", runs_out)
+    with pytest.raises(torch.OutOfMemoryError):
+        models.load("mini-qwen-14k")
