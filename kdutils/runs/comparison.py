@@ -10,7 +10,7 @@ import pandas as pd
 import sacrebleu
 
 from kdutils.constants import ALL_TASKS, INSTRUCTION_TASKS
-from kdutils.evaluate import same_number
+from kdutils.data.answers import same_number
 
 KEYS = ["task", "item_id", "sample"]  # of an item row
 
