@@ -28,6 +28,7 @@ from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.utils import logging as transformers_logging
 
 from kdutils import losses
+from kdutils.chat import end_answers_as_in_chats
 from kdutils.compute import DEFAULT, LARGE_PARAMETERS, Compute
 from kdutils.constants import LORA_TARGETS
 from kdutils.data.gguf_files import copy_of, keep_layers, saved_copy, unmark_quantised
@@ -42,7 +43,7 @@ from kdutils.data.model_files import (
 from kdutils.encoding import Batch
 from kdutils.head import Head, error_of_head, head_of
 from kdutils.io import disk
-from kdutils.items import prompt
+from kdutils.items import alpaca
 from kdutils.mini.family import MINI_MODELS
 from kdutils.noise import seeded
 from kdutils.spec import RunSpec
@@ -145,11 +146,13 @@ def policy_for(n_parameters: int, *, compute: Compute = DEFAULT, trains_all: boo
     return Policy(device, weights, autocast, attention, *switches)
 
 
-def load_tokenizer(model: str | Location) -> PreTrainedTokenizerBase:
+def load_tokenizer(model: str | Location, prompt: str = "alpaca") -> PreTrainedTokenizerBase:
     """The tokenizer of a model, by its name or where it is read from.
 
+    With `prompt` "chat", EOS is the token that ends an answer in its chat template.
+
     Raises:
-        ModelError: if it cannot be loaded, knows no word, or has no EOS token.
+        ModelError: if it cannot be loaded, knows no word, has no EOS token, or no chat template for `chat`.
     """
     located = locate(model)
     name, place = located.name, copy_of(located, "tokenizer") or located
@@ -168,10 +171,12 @@ def load_tokenizer(model: str | Location) -> PreTrainedTokenizerBase:
     except UNREADABLE as error:
         raise ModelError(unobtainable(place, error)) from error
     # Without files of a tokenizer, transformers makes an empty one and does not say so.
-    if not set(tokenizer(prompt("1 + 2"))["input_ids"]) - set(tokenizer.all_special_ids):
+    if not set(tokenizer(alpaca("1 + 2"))["input_ids"]) - set(tokenizer.all_special_ids):
         raise ModelError(f"{name} has no tokenizer that knows a word; give a model with its tokenizer files")
     if tokenizer.eos_token_id is None:
         raise ModelError(f"the tokenizer of {name} has no EOS token: a student could not learn to stop")
+    if prompt == "chat":
+        end_answers_as_in_chats(name, tokenizer)
     tokenizer.files_digest = _tokenizer_digest(located)  # by which encoding.token_ids knows it
     return tokenizer
 
@@ -192,6 +197,7 @@ def load(
     model: str | Location,
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
+    prompt: str = "alpaca",
     trains_all: bool = False,
     compute: Compute = DEFAULT,
     stays_in_memory: bool = False,
@@ -200,6 +206,7 @@ def load(
 
     Args:
         tokenizer: the model's own, if it is loaded already.
+        prompt: as in load_tokenizer.
         trains_all: all weights will be trained, so they are in float32.
         stays_in_memory: leave its weights in main memory, to be moved in parts (kdutils.devices.fsdp).
 
@@ -207,7 +214,7 @@ def load(
         ModelError: if it cannot be loaded, or its logits are not what we compute (see `_check_logits`).
     """
     located = locate(model)
-    name, tokenizer = located.name, load_tokenizer(located) if tokenizer is None else tokenizer
+    name, tokenizer = located.name, tokenizer or load_tokenizer(located, prompt)
     copy = copy_of(located, str(torch.float32 if trains_all else torch.bfloat16))
     place = copy or located
     kinds = {"trust_remote_code": False, "gguf_file": place.gguf_file, **_offline(place)}
@@ -237,7 +244,7 @@ def load(
     network = network.to(device="cpu" if stays_in_memory else policy.device, dtype=policy.weights).eval()
     model = LoadedModel(name, network, tokenizer, policy)
     in_batches = not stays_in_memory and network.config.model_type not in KNOWN
-    _check_logits(model, tokenizer(prompt("1 + 2"))["input_ids"][:8], in_batches=in_batches)
+    _check_logits(model, tokenizer(alpaca("1 + 2"))["input_ids"][:8], in_batches=in_batches)
     if policy.checkpointing:
         network.activation_checkpointing_enable({"use_reentrant": False})
     if policy.compiled:

@@ -18,8 +18,8 @@ from kdutils.constants import ALL_TASKS
 
 NUMBER = re.compile(r"-?\d+\.?\d*")
 LETTER = re.compile(r"[ABCDE]")
-STRICT_NUMBER = re.compile(r"[Tt]he answer is:? *(-?\d+(?:\.\d+)?)\.?\s*$")
-STRICT_LETTER = re.compile(r"[Tt]he answer is:? *\(?([A-E])\)?\.?\s*$")
+STRICT_NUMBER = re.compile(r"[Tt]he answer is:? *(-?\d+(?:\.\d+)?)\s*\.?\s*$")
+STRICT_LETTER = re.compile(r"[Tt]he answer is:? *\(?([A-E])\)?\s*\.?\s*$")
 STRICT_KEYWORD = re.compile(r"the correct answer is (\w+)\.?")
 TOLERANCE = 1e-3  # absolute, as the authors'
 RIGHT_ROUGE = 0.5  # instruction tasks have no right answer; only their ROUGE-L is analysed

@@ -165,10 +165,11 @@ def is_large(name: str | Location) -> bool:
     return sum(path.stat().st_size for path in files) > LARGE_MODEL_BYTES
 
 
-def files_digest(name: str | Location) -> str:
+def files_digest(name: str | Location, prompt: str = "alpaca") -> str:
     """16 hexadecimal digits of the SHA-256 of a local model's weights, configuration and tokenizer.
 
-    "" for a hub id, whose files are not known before they are there.
+    For the prompt `chat` its chat template too, where that is a file of its own. "" for a hub id, whose files
+    are not known before they are there.
 
     Raises:
         ModelError: as `locate`.
@@ -177,10 +178,11 @@ def files_digest(name: str | Location) -> str:
     source = Path(place.source)
     if not source.is_dir():
         return ""
+    suffixes = (".safetensors", ".json", *(".jinja",) * (prompt == "chat"))
     names = (
         [place.gguf_file]
         if place.gguf_file
-        else sorted(path.name for path in source.iterdir() if path.suffix in (".safetensors", ".json"))
+        else sorted(path.name for path in source.iterdir() if path.suffix in suffixes)
     )
     total = hashlib.sha256()
     for file_name in names:

@@ -47,14 +47,14 @@ def resolved_all(specs: Iterable[RunSpec]) -> Iterator[RunSpec]:
         DataError, ModelError: if a file is missing.
     """
     of_data: dict[tuple[str, str], str] = {}
-    of_model: dict[tuple[str | None, str], str] = {(None, ""): ""}
+    of_model: dict[tuple[str | None, str, str], str] = {}
     for spec in specs:
         if (key := (spec.data, spec.domain)) not in of_data:
             of_data[key] = data_digest(spec)
-        models = (spec.student, spec.student_source), (spec.teacher, spec.teacher_source)
-        for name, source in models:
-            if (name, source) not in of_model:
-                of_model[name, source] = files_digest(locate(name, source))
+        named = (spec.student, spec.student_source), (spec.teacher, spec.teacher_source)
+        models = [(*one, spec.prompt) for one in named]
+        for name, source, prompt in set(models) - set(of_model):
+            of_model[name, source, prompt] = files_digest(locate(name, source), prompt) if name else ""
         yield _with_digests(spec, spec.apart, of_data[key], *(of_model[model] for model in models))
 
 

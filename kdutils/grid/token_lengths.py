@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from kdutils.data import model_files, sources
-from kdutils.items import Item, prompt
+from kdutils.items import Item, alpaca
 from kdutils.spec import BENCHMARK, LLM_ADAPTERS, RunSpec
 
 # Measured with the tokenizer of Qwen2.5 on 21,000 items: GSM8K and AQuA, the training sets of the
@@ -102,7 +102,7 @@ def _counts(found: list[Item], domain: str, tokenizer: Path | None) -> tuple[np.
     from tokenizers import Tokenizer
 
     encode = Tokenizer.from_file(str(tokenizer)).encode_batch
-    texts = [prompt(item.question) for item in found], [item.response for item in found]
+    texts = [alpaca(item.question) for item in found], [item.response for item in found]
     prompts, responses = ([len(each) for each in encode(own, add_special_tokens=False)] for own in texts)
     return np.array(prompts, dtype=float), 1.0 + np.array(responses)
 

@@ -139,6 +139,15 @@ def sentences_behind(
     return said
 
 
+def readings(section: Section) -> None:
+    """Gains of live runs under the three readings of answers, where the robust one moves them."""
+    found = section.run.kept(paired_items.readings, section.asked)
+    section.remarks({"live": paired_items.reading_remark(found)})
+    caption = "gain over SFT of one seed, points, temperature 1, by how answers are read, where the robust "
+    caption += "reading moves it; *: McNemar's test, q < 0.05 over all gains of that reading."
+    section.table({"live": paired_items.moved_by_reading(found)}, caption)
+
+
 # --- 02: size -------------------------------------------------------------------------------------------
 
 

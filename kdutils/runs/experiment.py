@@ -262,7 +262,7 @@ def _item_rows(
     spec, evaluation = inputs.spec, inputs.evaluation
     try:
         student = student or load_trained(spec, folder, base=inputs.student, compute=at.compute)
-        return item_rows(student, inputs.items.test, evaluation, run_id=spec.run_id)
+        return item_rows(student, inputs.items.test, evaluation, spec)
     except (MemoryError, RuntimeError) as error:
         if spec.devices == 1 or not training.is_out_of_memory(error):
             raise
@@ -277,7 +277,7 @@ def _item_rows(
 
 
 def item_rows(
-    student: LoadedModel, items: Sequence[Item], evaluation: EvalSpec, *, run_id: str
+    student: LoadedModel, items: Sequence[Item], evaluation: EvalSpec, spec: RunSpec
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """One row a task x item x sample, and the seconds and items it took.
 
@@ -285,20 +285,25 @@ def item_rows(
     """
     started = time.monotonic()
     made = _ranked if evaluation.scoring == "likelihood" else _generated
-    rows = pd.DataFrame([{"run_id": run_id} | row for row in made(student, items, evaluation)])
+    rows = made(student, items, evaluation, spec.prompt)
+    rows = pd.DataFrame([{"run_id": spec.run_id} | row for row in rows])
     return rows, {"seconds": round(time.monotonic() - started, 3), "fingerprint": fingerprint(items)}
 
 
-def _ranked(student: LoadedModel, items: Sequence[Item], evaluation: EvalSpec) -> Iterator[dict[str, Any]]:
-    prompts = encoding.prompt_ids([item.question for item in items], student.tokenizer)
+def _ranked(
+    student: LoadedModel, items: Sequence[Item], evaluation: EvalSpec, prompt: str
+) -> Iterator[dict[str, Any]]:
+    prompts = encoding.prompt_ids([item.question for item in items], student.tokenizer, prompt)
     texts = [list(evaluate.options(item).values()) for item in items]
     options = [student.tokenizer(each, add_special_tokens=False)["input_ids"] for each in texts]
     for item, logprobs in zip(items, generation.option_logprobs(student, prompts, options), strict=True):
         yield evaluate.rank(item, logprobs)
 
 
-def _generated(student: LoadedModel, items: Sequence[Item], evaluation: EvalSpec) -> Iterator[dict[str, Any]]:
-    prompts = encoding.prompt_ids([item.question for item in items], student.tokenizer)
+def _generated(
+    student: LoadedModel, items: Sequence[Item], evaluation: EvalSpec, prompt: str
+) -> Iterator[dict[str, Any]]:
+    prompts = encoding.prompt_ids([item.question for item in items], student.tokenizer, prompt)
     wanted = [(row, sample) for sample in range(evaluation.samples) for row in range(len(items))]
     texts = generation.generate(
         student,
@@ -308,7 +313,8 @@ def _generated(student: LoadedModel, items: Sequence[Item], evaluation: EvalSpec
         keys=[f"{items[row].id}/{sample}" for row, sample in wanted],
         seed=evaluation.seed,
     )
-    encoded = encoding.encode(items, student.tokenizer, max_tokens=NO_LIMIT, protocol="careful")
+    how = {"max_tokens": NO_LIMIT, "protocol": "careful", "prompt": prompt}
+    encoded = encoding.encode(items, student.tokenizer, **how)
     top1 = generation.top1_tokens(student, encoded)
     for (row, sample), text, made in zip(wanted, generation.decode(student, texts), texts, strict=True):
         yield evaluate.score(

@@ -16,7 +16,7 @@ from kdutils.constants import MATH_TASKS
 from kdutils.data import model_files, sources
 from kdutils.data.item_files import default_response, item_of
 from kdutils.data.sources import DataError
-from kdutils.items import Item, fingerprint, prompt
+from kdutils.items import Item, alpaca, fingerprint
 from kdutils.spec import EvalSpec
 
 TOKENIZER = tiny.tokenizer()
@@ -35,7 +35,7 @@ def scored_text(batch, row, tokenizer=TOKENIZER):
 
 
 def test_prompt_is_the_authors_to_the_blank():
-    text = prompt("Add 1 and 2.")
+    text = alpaca("Add 1 and 2.")
     assert text.startswith(
         "Below is an instruction that describes a task. Write a response that appropriately "
     )
@@ -131,7 +131,7 @@ def test_tokens_are_found_once_and_handed_out_as_new_lists(folder, kept, monkeyp
 
 
 def test_a_tokenizer_whose_file_has_changed_is_asked_anew(folder, kept):
-    texts = [prompt("Add 1 and 2.")]
+    texts = [alpaca("Add 1 and 2.")]
     before = encoding.token_ids(texts, models.load_tokenizer(str(folder)))
     file = folder / "tokenizer.json"
     stored = json.loads(file.read_text())
