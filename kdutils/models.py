@@ -130,17 +130,15 @@ class LoadedModel:
 def policy_for(n_parameters: int, *, compute: Compute = DEFAULT, trains_all: bool = False) -> Policy:
     """Device and number formats of a model of that size on this machine.
 
-    CUDA: bf16 and SDPA. CPU: float32 for tiny models; bf16 with eager attention, whose backward pass is
-    faster there, for large ones. Weights that are all trained stay float32, since a bf16 weight loses updates
-    below 1/256 of its size; only matrix products are in bf16 then.
+    CUDA: bf16 and SDPA. CPU: float32 for tiny models; for large ones bf16 where `Compute.uses_bfloat16`, and
+    eager attention, whose backward pass is faster there. Weights that are all trained stay float32, since a
+    bf16 weight loses updates below 1/256 of its size; only matrix products are in bf16 then.
     """
     device = compute.device or ("cuda" if torch.cuda.is_available() else "cpu")
     is_cuda = torch.device(device).type == "cuda"
-    weights, autocast = torch.bfloat16, None
-    if trains_all or not is_cuda and n_parameters < LARGE_PARAMETERS:
-        weights = torch.float32
-    if trains_all and (is_cuda or n_parameters >= LARGE_PARAMETERS):
-        autocast = torch.bfloat16
+    in_bfloat16 = is_cuda or n_parameters >= LARGE_PARAMETERS and compute.uses_bfloat16(device)
+    weights = torch.bfloat16 if in_bfloat16 and not trains_all else torch.float32
+    autocast = torch.bfloat16 if in_bfloat16 and trains_all else None
     attention = "sdpa" if is_cuda or n_parameters < LARGE_PARAMETERS else "eager"
     switches = compute.activation_checkpointing, compute.compile_backend
     return Policy(device, weights, autocast, attention, *switches)
@@ -215,7 +213,9 @@ def load(
     """
     located = locate(model)
     name, tokenizer = located.name, tokenizer or load_tokenizer(located, prompt)
-    copy = copy_of(located, str(torch.float32 if trains_all else torch.bfloat16))
+    rounds = not trains_all and policy_for(LARGE_PARAMETERS, compute=compute).weights == torch.bfloat16
+    copied = torch.bfloat16 if rounds else torch.float32
+    copy = copy_of(located, str(copied))
     place = copy or located
     kinds = {"trust_remote_code": False, "gguf_file": place.gguf_file, **_offline(place)}
     if place.gguf_file is None:
@@ -251,8 +251,8 @@ def load(
         network.get_decoder().compile(backend=policy.compiled)
     if place.gguf_file is not None:
         unmark_quantised(network)
-        if policy.weights == torch.bfloat16 or trains_all:
-            with saved_copy(place, str(policy.weights)) as folder:
+        if policy.weights == copied:
+            with saved_copy(place, str(copied)) as folder:
                 network.save_pretrained(folder, safe_serialization=True)
     return model
 

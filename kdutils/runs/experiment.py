@@ -145,7 +145,8 @@ def _make(inputs: Inputs, at: Store) -> bool:
             with environment.keeping_freed_memory():
                 is_trained = folder.result() is not None
                 if not is_trained:
-                    folder.begin(inputs.spec.to_dict())
+                    numbers = {"cpu_bfloat16": at.compute.uses_bfloat16("cpu")}
+                    folder.begin(inputs.spec.to_dict(), numbers)
                 folder.forget_failure()
                 student = None if is_trained else _train(inputs, folder, lease, at)
                 if inputs.evaluation and not folder.has_evaluation(inputs.evaluation):

@@ -62,8 +62,11 @@ class RunFolder:
         """The trained weights: a model folder, or an adapter's as peft writes it."""
         return self.path / "model"
 
-    def begin(self, spec: dict[str, Any]) -> None:
+    def begin(self, spec: dict[str, Any], numbers: dict[str, Any]) -> None:
         """Make the folder with what is to be trained; what an earlier attempt left half written goes.
+
+        Args:
+            numbers: what environment.json says beside environment.provenance.
 
         Raises:
             StoreError: if it cannot be written, or leads out of the store.
@@ -75,7 +78,7 @@ class RunFolder:
         try:
             disk.remove_partials(self.path)
             disk.write_json(self.path / "spec.json", spec)
-            disk.write_json(self.path / "environment.json", environment.provenance())
+            disk.write_json(self.path / "environment.json", environment.provenance() | numbers)
         except OSError as error:
             raise unwritable(self.path, error) from error
 

@@ -292,7 +292,7 @@ def test_a_run_that_is_a_link_is_not_written_through(tmp_path, place):
     link.parent.mkdir(parents=True)
     link.symlink_to(elsewhere, target_is_directory=True)
     with pytest.raises(store.StoreError, match="leads out of .*; delete that link"):
-        folder.begin(SFT.to_dict())
+        folder.begin(SFT.to_dict(), {})
     assert not list(elsewhere.iterdir())
 
 
