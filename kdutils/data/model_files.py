@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from safetensors import SafetensorError, safe_open
+
 from kdutils.io import disk
 from kdutils.mini.family import MINI_MODELS, MODEL_FOLDER
 
@@ -136,6 +138,26 @@ def unobtainable(place: Location, error: Exception) -> str:
             "HF_HUB_OFFLINE=1 saves the attempts where there is no network"
         )
     return f"model {place.name} cannot be loaded ({type(error).__name__}: {reason}); {remedy}"
+
+
+def check_weights(place: Location) -> None:
+    """Check that a folder has weights in safetensors, each file as long as its header says.
+
+    Raises:
+        ModelError: with the remedy.
+    """
+    folder = Path(place.source)
+    if place.gguf_file is not None or not folder.is_dir():
+        return
+    try:
+        files = sorted(folder.glob("*.safetensors"))
+        if not files:
+            raise OSError("no *.safetensors")
+        for path in files:
+            with safe_open(path, framework="np"):
+                pass
+    except (OSError, SafetensorError) as error:
+        raise ModelError(unobtainable(place, error)) from error
 
 
 def hub_revision(name: str | Location) -> str:

@@ -111,6 +111,8 @@ def _check(runs: Sequence[Inputs]) -> None:
         run.items.validation  # noqa: B018 - raises if there are too few
     for run in runs:
         check_positions(run)
+    for place in {place: None for run in trained if run.spec.devices == 1 for place in _models(run)}:
+        check_model(place)
     for run in {(_student(run), run.spec.adapter, run.spec.lora_dropout): run for run in trained}.values():
         check_adapter(run)
     compared = [run for run in trained if run.spec.teacher is not None and run.spec.method != "seqkd"]
@@ -126,6 +128,10 @@ def _check(runs: Sequence[Inputs]) -> None:
     for (_, of_student, of_teacher), run in pairs.items():
         if of_student != of_teacher:
             _check_tokens(run)
+
+
+def _models(run: Inputs) -> list[Location]:
+    return [run.student, *([run.teacher] if run.spec.teacher else [])]
 
 
 Model = tuple[str | None, str, str]  # name, where it is read from, prompt: what a tokenizer depends on
@@ -184,6 +190,19 @@ def _skeleton(place: Location) -> PreTrainedModel | None:
     with contextlib.suppress(Exception), torch.device("meta"):  # loading it will say what is wrong
         return AutoModelForCausalLM.from_config(config.get_text_config())
     return None
+
+
+def check_model(place: Location) -> None:
+    """Check that a model's weights are whole, and load it once if its architecture is not a known one.
+
+    Else what its loading refuses would be found after its teacher was trained.
+
+    Raises:
+        ModelError: with the remedy.
+    """
+    model_files.check_weights(place)
+    if _skeleton(place) is not None:
+        models.load(place)
 
 
 def check_adapter(run: Inputs) -> None:
