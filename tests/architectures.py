@@ -194,7 +194,7 @@ class _Tried:
         for prompt, own, values in zip(prompts, options, ranked, strict=True):
             for option, value in zip(own, values, strict=True):
                 found = logprobs(self.student, prompt + option)[len(prompt) - 1 : -1]
-                expected = float(found.gather(1, torch.tensor(option)[:, None]).sum())
+                expected = found.gather(1, torch.tensor(option)[:, None]).sum().item()
                 if what := difference("log-probability", value, expected):
                     return what
         return ""
