@@ -217,17 +217,21 @@ def load(
     copied = torch.bfloat16 if rounds else torch.float32
     copy = copy_of(located, str(copied))
     place = copy or located
-    kinds = {"trust_remote_code": False, "gguf_file": place.gguf_file, **_offline(place)}
-    if place.gguf_file is None:
-        kinds["use_safetensors"] = True
+    kinds = {"trust_remote_code": False, "output_loading_info": True, **_offline(place)}
+    kinds |= {"gguf_file": place.gguf_file, "use_safetensors": place.gguf_file is None or None}
     try:
         with _without_progress_bar():
             dtype = torch.float32 if copy is None else "auto"
-            network = AutoModelForCausalLM.from_pretrained(place.source, dtype=dtype, **kinds)
+            network, read = AutoModelForCausalLM.from_pretrained(place.source, dtype=dtype, **kinds)
     except UNREADABLE as error:
         raise ModelError(unobtainable(place, error)) from error
     if getattr(network, "_hf_peft_config_loaded", False):  # of a hub repository that was not here before
         raise ModelError(f"{place.name} {ADAPTER_NEEDS_MERGING}")
+    if lost := sorted(read["missing_keys"]):
+        raise ModelError(f"{name}: {lost[0]} ({len(lost)} in all) is not in its files; give a whole model")
+    if network.config.model_type == "youtu" and network.config.pad_token_id is not None:
+        bug = "transformers (5.23) empties the row of its padding token at every load"
+        raise ModelError(f"{name}: {bug}; set pad_token_id to null in its config.json")
     if place.layers is not None:
         keep_layers(network, place.layers)
     if len(tokenizer) > (n_rows := len(network.get_output_embeddings().weight)):
@@ -296,29 +300,30 @@ def add_adapter(model: LoadedModel, spec: RunSpec, *, seed: int) -> LoadedModel:
     if spec.adapter == "full":
         model.network.requires_grad_(True)
         return model
-    from peft import LoraConfig, get_peft_model
+    from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 
-    config = LoraConfig(
-        r=spec.lora_rank,
-        lora_alpha=spec.lora_alpha,
-        lora_dropout=spec.lora_dropout,
-        target_modules=lora_targets(model.network),
-        bias="none",
-        task_type="CAUSAL_LM",
-    )
+    ranks = {"r": spec.lora_rank, "lora_alpha": spec.lora_alpha, "lora_dropout": spec.lora_dropout}
+    config = LoraConfig(**ranks, **lora_targets(model.network), task_type="CAUSAL_LM")
     try:
         with seeded(seed):
-            return replace(model, network=get_peft_model(model.network, config, autocast_adapter_dtype=True))
+            network = get_peft_model(model.network, config, autocast_adapter_dtype=True)
+        if lost := set_peft_model_state_dict(network, get_peft_model_state_dict(network)).unexpected_keys:
+            raise ValueError(f"peft would not read {lost[0]} that it writes")
     except ValueError as error:
-        raise ModelError(
-            f"{model.name}: no LoRA can be added ({error}); use lora_dropout=0.0 or adapter='full'"
-        ) from error
+        remedy = "lora_dropout=0.0 or " * ("lora_dropout" in str(error)) + "adapter='full'"
+        raise ModelError(f"{model.name}: no LoRA can be added ({error}); use {remedy}") from error
+    return replace(model, network=network)
 
 
-def lora_targets(network: nn.Module) -> list[str] | str:
-    """As the authors'; where matrices have other names all linear layers but the head, which peft finds."""
-    names = {name.rpartition(".")[2] for name, _ in network.named_modules()}
-    return list(LORA_TARGETS) if names.issuperset(LORA_TARGETS) else "all-linear"
+def lora_targets(network: nn.Module) -> dict[str, list[str] | str]:
+    """As the authors', and gate_proj where experts hold it in one tensor with up_proj.
+
+    Where matrices have other names, all linear layers but the head, and but routers, which return a tuple.
+    """
+    names = {name.rpartition(".")[2] for name, _ in (*network.named_modules(), *network.named_parameters())}
+    if names.issuperset(LORA_TARGETS):
+        return {"target_modules": [*LORA_TARGETS, *["gate_proj"] * ("gate_up_proj" in names)]}
+    return {"target_modules": "all-linear", "exclude_modules": ["router"] * ("router" in names)}
 
 
 def learning_rate(spec: RunSpec) -> float:
