@@ -26,13 +26,13 @@ from kdutils.spec import MINI, USED_BY, EvalSpec, RunSpec
 
 CARD = "README.md"
 PAPER = "https://arxiv.org/abs/2505.15442"
+UNKNOWN_LICENCE = "; the files that were at hand do not state it: look it up before use."
 READINGS = {  # a measure -> what it is; others go by their own name
     "correct": "accuracy",
     "correct_strict": "accuracy, answer only where it is announced",
     "correct_normalised": "accuracy, log-probability per character",
     "rouge_l": "ROUGE-L F1",
 }
-ELSEWHERE = ("student", "teacher", "data", "method", "domain", "devices")  # of a spec: not among its settings
 
 
 def write(inputs: Inputs, folder: RunFolder) -> None:
@@ -53,6 +53,27 @@ def hub_id(name: str) -> str | None:
 def data_name(spec: RunSpec) -> str:
     """Where the items of a run are from, without the path of a folder."""
     return spec.data if spec.data in (MINI, *SOURCES) else Path(spec.data).name
+
+
+def shown_name(model: str) -> str:
+    """The name of a model without the path to it."""
+    return model if hub_id(model) else Path(model).name
+
+
+def settings(spec: RunSpec) -> dict[str, Any]:
+    """The fields of a spec that have an effect on the run, without paths of this machine."""
+    without = ("devices", "student_source", "teacher_source", *(("lora_",) if spec.adapter == "full" else ()))
+    if (spec.data, spec.domain) != (MINI, "math"):
+        without += ("wrong_rationale_share",)
+    found = {
+        name: value
+        for name, value in spec.to_dict().items()
+        if value not in (None, "")
+        and spec.method in USED_BY.get(name, METHODS)
+        and not name.startswith(without)
+    }
+    own = {"student": shown_name(spec.student), "data": data_name(spec)}
+    return found | own | ({"teacher": shown_name(spec.teacher)} if spec.teacher else {})
 
 
 def decoding(evaluation: EvalSpec) -> str:
@@ -100,59 +121,50 @@ def card(inputs: Inputs, folder: RunFolder) -> str:
         ]
         or None,
     )
-    return f"---\n{data.to_yaml()}\n---\n\n{_text(inputs, result, scores, of_parent)}"
+    return f"---\n{data.to_yaml()}\n---\n\n{_text(inputs, result, scores, bool(of_parent))}"
 
 
-def _text(inputs: Inputs, result: dict[str, Any], scores: pd.DataFrame, of_parent: dict[str, str]) -> str:
-    spec = inputs.spec
-    method = METHOD_LABELS[spec.method].replace("†", "")  # the paper's mark
-    own, teacher = _shown(spec.student), spec.teacher and _shown(spec.teacher)
-    without_effect = ("lora_",) if spec.adapter == "full" else ()
-    if (spec.data, spec.domain) != (MINI, "math"):
-        without_effect += ("wrong_rationale_share",)
-    settings = {
-        name: value
-        for name, value in spec.to_dict().items()
-        if name not in ELSEWHERE and not name.endswith(("_source", "_digest")) and value is not None
-        if spec.method in USED_BY.get(name, METHODS) and not name.startswith(without_effect)
-    } | {"learning_rate": result["learning_rate"], "steps": result["steps"]}
-    tuned = (
-        f"fine-tuned on the same items with seed {spec.teacher_seed}" if spec.teacher_tuned else "as it is"
-    )
-    of_teacher = licence(inputs.teacher).get("license", "unknown") if teacher else ""
-    ended = (
-        "" if result["status"] == "trained" else f"**The training {result['status']}: {result['reason']}.** "
-    )
-    world = " They are of a generated world, and the model knows nothing else." if spec.data == MINI else ""
-    parts = {
-        f"# {spec.run_id}": f"{ended}`{own}` after {method} on {spec.domain} items"
-        + (f", with `{teacher}` as its teacher ({tuned})" if teacher else "")
-        + f". Made with kdutils, an executable study of [knowledge distillation]({PAPER}).",
-        "## How to load it": f"```python\n{_code(spec)}\n```",
-        "## Numbers": _numbers(scores),
-        "## Training": "\n".join(
-            [
-                f"- Data: `{data_name(spec)}`, {spec.domain}; digest of its files `{spec.data_digest}`, of "
-                f"the items trained on `{result['fingerprint']}`",
-                *(f"- `{name}`: {value}" for name, value in settings.items()),
-            ]
-        ),
-        "## Licence": (
-            f"That of `{own}`, as its files state it."
-            if of_parent
-            else f"The files of `{own}` that were at hand do not state its licence: look it up before use."
-        )
-        + (f" The teacher's, whose terms may bind its students: {of_teacher}." if teacher else ""),
-        "## Limits": "The numbers hold for these items, this prompt and this decoding; the standard errors "
-        f"are over items, not over training seeds.{world} Nothing else was tested: no other "
-        "tasks, no chat, no safety, no bias.",
-    }
-    return "\n\n".join(f"{title}\n\n{text}" for title, text in parts.items()) + "\n"
+def _text(inputs: Inputs, result: dict[str, Any], scores: pd.DataFrame, is_stated: bool) -> str:
+    spec, facts = inputs.spec, settings(inputs.spec)
+    facts |= {name: result[name] for name in ("learning_rate", "steps")} | {"items": result["fingerprint"]}
+    about = f"`{facts['student']}` after {METHOD_LABELS[spec.method].replace('†', '')} on {spec.domain} items"
+    terms = f"`{facts['student']}`" + (", as its files state it." if is_stated else UNKNOWN_LICENCE)
+    if spec.teacher:
+        tuned = f"tuned on the same items, seed {spec.teacher_seed}" if spec.teacher_tuned else "as it is"
+        about += f", with `{facts['teacher']}` as its teacher ({tuned})"
+        stated = licence(inputs.teacher).get("license", "not stated by its files")
+        terms += f" The teacher's, whose terms may bind its students: {stated}."
+    if result["status"] == "diverged":
+        about = f"**Its training diverged: {result['reason']}.** {about}"
+    world = " They are of a generated world, and the model knows no other." if spec.data == MINI else ""
+    listed = "\n".join(f"- `{name}`: {value}" for name, value in facts.items())
+    return f"""# {spec.run_id}
 
+{about}. Made with kdutils, an executable study of [knowledge distillation]({PAPER}).
 
-def _shown(name: str) -> str:
-    """The name of a model without the path to it."""
-    return name if hub_id(name) else Path(name).name
+## How to load it
+
+```python
+{_code(spec)}
+```
+
+## Numbers
+
+{_numbers(scores)}
+
+## Training
+
+{listed}
+
+## Licence
+
+That of {terms}
+
+## Limits
+
+The numbers hold for these items, this prompt and this decoding; standard errors are over items, not over
+training seeds.{world} Nothing else was tested: no other tasks, no chat, no safety, no bias.
+"""
 
 
 def _numbers(scores: pd.DataFrame) -> str:
@@ -168,26 +180,20 @@ def _numbers(scores: pd.DataFrame) -> str:
 
 def _code(spec: RunSpec) -> str:
     """Lines that load the model and ask it one question, with this folder as the working directory."""
-    load = ['model = AutoModelForCausalLM.from_pretrained(".")']
-    imports = ["from transformers import AutoModelForCausalLM, AutoTokenizer"]
+    base, imports = spec.student, ["AutoModelForCausalLM", "AutoTokenizer"]
+    load, more = 'AutoModelForCausalLM.from_pretrained(".")', []
     if spec.adapter == "lora":
-        base = f"AutoModelForCausalLM.from_pretrained({spec.student!r})"
-        imports.append("from peft import PeftModel")
-        if not hub_id(spec.student):
-            imports = ["from kdutils import models", "from peft import PeftModel", imports[0]]
-            imports[2] = "from transformers import AutoTokenizer"
-            base = f"models.load({spec.student!r}).network"
-        load = [f'model = PeftModel.from_pretrained({base}, ".")']
-    return "\n".join(
-        [
-            *imports,
-            "",
-            f"PROMPT = {PROMPT!r}",
-            'tokenizer = AutoTokenizer.from_pretrained(".")  # or the name of this model on the hub',
-            *load,
-            'text = PROMPT.format(instruction="What is 2 plus 3 ?")',
-            'ids = tokenizer(text, return_tensors="pt")["input_ids"]',
-            "made = model.generate(input_ids=ids, max_new_tokens=96, do_sample=False)",
-            "print(tokenizer.decode(made[0, ids.shape[1] :], skip_special_tokens=True))",
-        ]
-    )
+        load, more = f"AutoModelForCausalLM.from_pretrained({base!r})", ["from peft import PeftModel"]
+        if not hub_id(base):  # a name of ours, a folder or a file
+            load, imports = f"models.load({base!r}).network", imports[1:]
+            more = ["from kdutils import models", *more]
+        load = f'PeftModel.from_pretrained({load}, ".")'
+    return f"""{"".join(line + chr(10) for line in more)}from transformers import {", ".join(imports)}
+
+PROMPT = {PROMPT!r}
+tokenizer = AutoTokenizer.from_pretrained(".")  # or the name of this model on the hub
+model = {load}
+text = PROMPT.format(instruction="What is 2 plus 3 ?")
+ids = tokenizer(text, return_tensors="pt")["input_ids"]
+made = model.generate(input_ids=ids, max_new_tokens=96, do_sample=False)
+print(tokenizer.decode(made[0, ids.shape[1] :], skip_special_tokens=True))"""
