@@ -148,7 +148,7 @@ class _Evaluation:
         return config | {"output_type": "generate_until", "generation_kwargs": self._generation()}
 
     def _samples(self, task: str, measures: Sequence[str]) -> Iterator[dict[str, Any]]:
-        """A record an item x measure, as the harness has one for each filter."""
+        """A record an item x filter."""
         for number, (item, rows, options) in enumerate(self.by_item(task)):
             doc, text = (
                 {"id": item.id, "question": item.question, "answer": item.answer},
@@ -171,13 +171,16 @@ class _Evaluation:
                 "target": item.answer,
             }
             hashes = {f"{name}_hash": _sha256(value) for name, value in texts.items()}
-            for measure in measures:
-                metric, way = self.metric(measure)
+            for way in dict.fromkeys(self.metric(measure)[1] for measure in measures):
+                own = {metric: m for m in measures for metric, how in [self.metric(m)] if how == way}
                 read = [response[0] for response in responses] if options else []
-                read = read or [_read(measure, row) or "[invalid]" for row in rows]
-                found = {"resps": responses, "filtered_resps": read, "filter": way, "metrics": [metric]}
-                score = sum(float(row[measure]) for row in rows) / len(rows)
-                yield about | found | hashes | {metric: score}
+                read = read or [
+                    _read(measure, row) or "[invalid]" for measure in own.values() for row in rows
+                ]
+                found = {"resps": responses, "filtered_resps": read, "filter": way, "metrics": list(own)}
+                scores = {name: [float(row[measure]) for row in rows] for name, measure in own.items()}
+                means = {name: sum(values) / len(values) for name, values in scores.items()}
+                yield about | found | hashes | means
 
     # --- Every Eval Ever --------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ files whose digests a run records, so that it may be written again.
 from __future__ import annotations
 
 import contextlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from kdutils.data.model_files import HUB_ID
 from kdutils.io import disk
 from kdutils.io.disk import DamagedError
 from kdutils.items import PROMPT
+from kdutils.models import GENERIC_TOKENIZERS
 from kdutils.runs import comparison
 from kdutils.runs.inputs import Inputs
 from kdutils.runs.store import RunFolder
@@ -90,7 +92,7 @@ def card(inputs: Inputs, folder: RunFolder) -> str:
     """The text of the card, with the numbers of every evaluation that the run has."""
     from huggingface_hub import EvalResult, ModelCardData
 
-    spec, result = inputs.spec, folder.result()
+    spec = inputs.spec
     scores = [pd.DataFrame()]
     for evaluation in folder.evaluations():
         with contextlib.suppress(DamagedError):  # it is set aside when somebody asks for it
@@ -121,11 +123,11 @@ def card(inputs: Inputs, folder: RunFolder) -> str:
         ]
         or None,
     )
-    return f"---\n{data.to_yaml()}\n---\n\n{_text(inputs, result, scores, bool(of_parent))}"
+    return f"---\n{data.to_yaml()}\n---\n\n{_text(inputs, folder, scores, bool(of_parent))}"
 
 
-def _text(inputs: Inputs, result: dict[str, Any], scores: pd.DataFrame, is_stated: bool) -> str:
-    spec, facts = inputs.spec, settings(inputs.spec)
+def _text(inputs: Inputs, folder: RunFolder, scores: pd.DataFrame, is_stated: bool) -> str:
+    spec, facts, result = inputs.spec, settings(inputs.spec), folder.result()
     facts |= {name: result[name] for name in ("learning_rate", "steps")} | {"items": result["fingerprint"]}
     about = f"`{facts['student']}` after {METHOD_LABELS[spec.method].replace('†', '')} on {spec.domain} items"
     terms = f"`{facts['student']}`" + (", as its files state it." if is_stated else UNKNOWN_LICENCE)
@@ -145,7 +147,7 @@ def _text(inputs: Inputs, result: dict[str, Any], scores: pd.DataFrame, is_state
 ## How to load it
 
 ```python
-{_code(spec)}
+{_code(spec, folder.model)}
 ```
 
 ## Numbers
@@ -178,9 +180,11 @@ def _numbers(scores: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def _code(spec: RunSpec) -> str:
+def _code(spec: RunSpec, folder: Path) -> str:
     """Lines that load the model and ask it one question, with this folder as the working directory."""
-    base, imports = spec.student, ["AutoModelForCausalLM", "AutoTokenizer"]
+    declared = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))["tokenizer_class"]
+    tokenizer = "PreTrainedTokenizerFast" if declared in GENERIC_TOKENIZERS else "AutoTokenizer"
+    base, imports = spec.student, ["AutoModelForCausalLM", tokenizer]
     load, more = 'AutoModelForCausalLM.from_pretrained(".")', []
     if spec.adapter == "lora":
         load, more = f"AutoModelForCausalLM.from_pretrained({base!r})", ["from peft import PeftModel"]
@@ -191,7 +195,7 @@ def _code(spec: RunSpec) -> str:
     return f"""{"".join(line + chr(10) for line in more)}from transformers import {", ".join(imports)}
 
 PROMPT = {PROMPT!r}
-tokenizer = AutoTokenizer.from_pretrained(".")  # or the name of this model on the hub
+tokenizer = {tokenizer}.from_pretrained(".")  # or the name of this model on the hub
 model = {load}
 text = PROMPT.format(instruction="What is 2 plus 3 ?")
 ids = tokenizer(text, return_tensors="pt")["input_ids"]

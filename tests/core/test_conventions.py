@@ -1,9 +1,9 @@
 """What others expect of a run: a model card, trackers, results in the formats of other programs."""
 
+import contextlib
+import io
 import json
 import re
-import subprocess
-import sys
 
 import gguf
 import jsonschema
@@ -14,7 +14,7 @@ from huggingface_hub import ModelCard
 
 from kdutils.data import model_facts
 from kdutils.data.model_files import Location
-from kdutils.runs import experiment, exports, model_card, store, trackers
+from kdutils.runs import experiment, exports, trackers
 from kdutils.spec import EvalSpec, RunSpec
 
 TEXTS = EvalSpec(tasks=("addsub",), max_new_tokens=24)
@@ -41,13 +41,15 @@ def card_of(run) -> ModelCard:
     return ModelCard.load(run.folder.model / "README.md")
 
 
-def answer_by_card(run, question: str) -> str:
+def answer_by_card(run, question: str, monkeypatch) -> str:
     """What the code in the card prints, for another question than its own."""
     code = re.search(r"```python\n(.*?)```", card_of(run).text, re.S)[1]
     assert "What is 2 plus 3 ?" in code
     code = code.replace("What is 2 plus 3 ?", question).replace("max_new_tokens=96", "max_new_tokens=24")
-    where = {"cwd": run.folder.model, "capture_output": True, "text": True, "check": True}
-    return subprocess.run([sys.executable, "-c", code], **where).stdout.removesuffix("\n")
+    monkeypatch.chdir(run.folder.model)
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        exec(compile(code, "README.md", "exec"), {})
+    return printed.getvalue().removesuffix("\n")
 
 
 # --- model card ---------------------------------------------------------------------------------------------
@@ -71,10 +73,10 @@ def test_the_card_says_what_the_run_came_to(fkl):
 
 
 @pytest.mark.parametrize("kind", ["full", "lora"])
-def test_the_code_in_the_card_gives_the_stored_answer(study, fkl, kind):
+def test_the_code_in_the_card_gives_the_stored_answer(study, fkl, kind, monkeypatch):
     run = fkl if kind == "full" else experiment.run(lora(study), out=study / "out", evaluation=TEXTS)
     first = json.loads((study / "data/test.jsonl").read_text().splitlines()[0])
-    assert answer_by_card(run, first["question"]) == run.items["text"].iloc[0]
+    assert answer_by_card(run, first["question"], monkeypatch) == run.items["text"].iloc[0]
 
 
 def test_an_adapter_names_the_model_of_the_hub_and_not_where_it_was_read(study, monkeypatch):
@@ -332,7 +334,9 @@ def test_ranked_options_are_those_of_the_harness_too(ranked):
     scores = read(files, r"results_.*\.json")["results"]["kdutils_mini_boolq"]
     assert scores["acc,none"] == run.items["correct"].mean()
     assert scores["acc_norm,none"] == run.items["correct_normalised"].mean()
-    first = read(files, r"samples_kdutils_mini_boolq_.*\.jsonl")[0]
+    first, *others = read(files, r"samples_kdutils_mini_boolq_.*\.jsonl")
+    assert len(others) == len(run.items) - 1
+    assert set(first) == SAMPLE | {"acc", "acc_norm"}
     assert [float(response[0][0]) for response in first["resps"]] == list(run.items["logprobs"].iloc[0])
     assert all(response[0][1] is None for response in first["resps"])  # whether greedy was never looked at
 
@@ -361,10 +365,9 @@ def test_records_hold_what_every_eval_ever_requires(request, which):
 
 
 def test_what_is_not_known_is_left_out_and_never_zero(study, tmp_path):
-    spec = tiny.spec(str(study / "tiny-20k"), str(study / "data"), epochs=1, max_item_characters=500)
+    spec = tiny.spec(str(study / "tiny-20k"), str(study / "data"), epochs=1)
     one = EvalSpec(tasks=("addsub",), items_per_task=1, max_new_tokens=4)
     run = experiment.run(spec, out=tmp_path, evaluation=one)
-    (study / "data/train.jsonl").touch()
     files = run.export(tmp_path / "exported")
     scores = read(files, r"results_.*\.json")["results"]["kdutils_data_addsub"]
     assert not any("stderr" in name for name in scores)  # of one item there is none
