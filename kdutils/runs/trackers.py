@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from kdutils.runs import comparison, store
+from kdutils.runs import comparison, model_card, store
 from kdutils.runs.store import Progress
 from kdutils.spec import RunSpec
 
@@ -35,7 +35,12 @@ TRACKERS = {  # name, also of the package -> Kind
     "tensorboard": Kind(
         "TensorBoardTracker", lambda out, run_id, _: {"run_name": run_id, "logging_dir": out / "tensorboard"}
     ),
-    "wandb": Kind("WandBTracker", lambda out, *run: _of_project(*run) | {"dir": out, "reinit": "create_new"}),
+    "wandb": Kind(
+        "WandBTracker",
+        lambda out, run_id, settings: (
+            _of_project(run_id, settings) | {"id": run_id, "dir": out, "reinit": "create_new"}
+        ),  # several at a time
+    ),
     "trackio": Kind("TrackioTracker", lambda _, *run: _of_project(*run)),
 }
 
@@ -95,8 +100,9 @@ class Tracking:
         curve = store.folder_of(self._out, spec.run_id).path / "curve.jsonl"
         for line in curve.read_text(encoding="utf-8").splitlines() if spec.run_id not in self._steps else ():
             self._log(spec.run_id, json.loads(line))
-        values = {f"{row.measure}/{row.task}": row.value for row in comparison.measures(items).itertuples()}
-        self._log(spec.run_id, values)
+        scores = comparison.measures(items)
+        names = scores["measure"].str.replace("correct", "accuracy") + "/" + scores["task"]
+        self._log(spec.run_id, dict(zip(names, scores["value"].tolist(), strict=True)))
 
     def _log(self, run_id: str, entry: dict[str, Any]) -> None:
         """To every tracker; what has no step of its own (an epoch's validation loss) is of the last one."""
@@ -112,9 +118,7 @@ class Tracking:
         from accelerate import PartialState, tracking
 
         PartialState()  # accelerate logs nothing without
-        spec = store.folder_of(self._out, run_id).spec()
-        settings = {field: value for field, value in spec.to_dict().items() if value is not None}
-        kind = TRACKERS[name]
+        settings, kind = model_card.settings(store.folder_of(self._out, run_id).spec()), TRACKERS[name]
         options = kind.options(self._out, run_id, settings)
         tracker = getattr(tracking, kind.adapter)(**options)
         tracker.start()

@@ -191,8 +191,8 @@ def test_a_tracker_has_the_curves_of_student_and_teacher_apart(study, tracked, t
     held_out = [(step, values) for step, values in tracked.logged[own] if "validation_loss" in values]
     assert [step for step, _ in held_out] == [3, 6]
     last = tracked.logged[own][-1][1]
-    assert 100 * last["correct/addsub"] == pytest.approx(run.accuracies["accuracy"].item())
-    assert "correct/addsub" in tracked.logged[teacher][-1][1]
+    assert 100 * last["accuracy/addsub"] == pytest.approx(run.accuracies["accuracy"].item())
+    assert "accuracy/addsub" in tracked.logged[teacher][-1][1]
 
 
 def test_a_run_that_was_made_before_is_shown_too(study, fkl, tracked):
