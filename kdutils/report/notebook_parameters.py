@@ -107,7 +107,8 @@ def declared(notebook: Path) -> dict[str, Parameter]:
 
     Raises:
         ParameterError: if the file cannot be read, has not exactly one cell tagged `parameters`,
-            or that cell holds anything but `name: type = literal`; names the file and the line.
+            or that cell holds anything but `name: type = literal`; names the file and the line. A parameter
+            whose default is None may be None, whether or not its type says so.
     """
     source = _tagged_source(Path(notebook))
     where = f"{notebook}, parameters cell"
@@ -261,5 +262,7 @@ def _declaration(statement: ast.stmt, comments: Mapping[int, str]) -> Parameter:
     except (ValueError, TypeError):
         raise ParameterError(f"{name} has a derived value; give a literal, derive in a later cell") from None
     text = comments.get(statement.end_lineno or 0) or comments.get(statement.lineno, "")
+    if default is None and not written.endswith(" | None"):  # papermill's own inspection knows no `|`
+        written += " | None"
     parameter = Parameter(name=name, type=written, default=None, help=text)
     return replace(parameter, default=strict(parameter, default))

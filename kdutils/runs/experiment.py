@@ -29,7 +29,7 @@ from kdutils.io import disk, environment, leases
 from kdutils.io.leases import Lease
 from kdutils.items import Item, fingerprint
 from kdutils.models import LoadedModel
-from kdutils.runs import comparison, several_devices, store
+from kdutils.runs import comparison, model_card, several_devices, store
 from kdutils.runs.inputs import Inputs, check
 from kdutils.runs.store import Progress, RunFolder, Store
 from kdutils.runs.teacher_outputs import (
@@ -39,6 +39,7 @@ from kdutils.runs.teacher_outputs import (
     teacher_signal,
     teacher_texts,
 )
+from kdutils.runs.trackers import Tracking
 from kdutils.spec import EvalSpec, RunSpec
 
 # Of a CPU, see encoding.Batch.passes.
@@ -73,6 +74,12 @@ class Run:
             [{"task": task} | comparison.agreement(part) for task, part in both.groupby("task", sort=False)]
         )
 
+    def export(self, to: Path | str) -> list[Path]:
+        """Write every evaluation of the run for other programs (kdutils.runs.exports); returns the files."""
+        from kdutils.runs import exports
+
+        return exports.export(self.folder, Path(to))
+
 
 def run(
     spec: RunSpec,
@@ -81,6 +88,7 @@ def run(
     evaluation: EvalSpec | None = None,
     progress: Progress | None = None,
     compute: Compute | None = None,
+    trackers: Sequence[str] = (),
 ) -> Run:
     """Train what `spec` asks for and evaluate it beside its teacher, unless the store has it already.
 
@@ -92,24 +100,30 @@ def run(
         evaluation: by default greedy decoding on the test items of every task there is.
         progress: called with every entry of the training curve.
         compute: device, compilation and the like; by default as the environment says.
+        trackers: names of trackers.TRACKERS that show the curves and accuracies of run and teacher.
 
     Raises:
         ModelError, DataError, StoreError, ValueError: before any training, for what is wrong with the spec,
-            the models, the items or the store.
+            the models, the items, the store or the trackers.
         LostError: if this process was silent for so long that another has taken the run over.
     """
-    at = Store(Path(out).expanduser(), progress, compute=compute or Compute.from_environment())
-    launch.check_devices(spec, at.compute)
-    spec = resolved(spec)
-    inputs = Inputs.of(spec, evaluation or default_evaluation(spec))
-    check(inputs)
-    _make(inputs, at)
-    teacher_items = None
-    if teacher := inputs.of_teacher(inputs.evaluation):
-        _make(teacher, at)
-        teacher_items = at.folder(teacher.spec.run_id).evaluation(inputs.evaluation)
-    folder = at.folder(spec.run_id)
-    return Run(spec, folder, folder.result(), folder.evaluation(inputs.evaluation), teacher_items)
+    out = Path(out).expanduser()
+    with Tracking(trackers, out, progress) as tracking:
+        at = Store(out, tracking.progress, compute=compute or Compute.from_environment())
+        launch.check_devices(spec, at.compute)
+        spec = resolved(spec)
+        inputs = Inputs.of(spec, evaluation or default_evaluation(spec))
+        check(inputs)
+        _make(inputs, at)
+        teacher_items = None
+        if teacher := inputs.of_teacher(inputs.evaluation):
+            _make(teacher, at)
+            teacher_items = at.folder(teacher.spec.run_id).evaluation(inputs.evaluation)
+            tracking.conclude(teacher.spec, teacher_items)
+        folder = at.folder(spec.run_id)
+        items = folder.evaluation(inputs.evaluation)
+        tracking.conclude(spec, items)
+    return Run(spec, folder, folder.result(), items, teacher_items)
 
 
 def make(
@@ -151,6 +165,7 @@ def _make(inputs: Inputs, at: Store) -> bool:
                 student = None if is_trained else _train(inputs, folder, lease, at)
                 if inputs.evaluation and not folder.has_evaluation(inputs.evaluation):
                     _evaluate(student, inputs, folder, lease, at)
+                model_card.write(inputs, folder)
         except (leases.HeldError, leases.LostError, store.DamagedError):
             raise  # these say nothing about the run
         except Exception as error:
@@ -184,7 +199,7 @@ def _train(inputs: Inputs, folder: RunFolder, lease: Lease, at: Store) -> Loaded
     def watched(entry: dict[str, Any]) -> None:
         lease.check()
         if at.progress:
-            at.progress(entry)
+            at.progress(entry | {"run_id": spec.run_id})
 
     if spec.devices > 1:
         if spec.method in LOGIT_METHODS:
@@ -208,6 +223,9 @@ def _train(inputs: Inputs, folder: RunFolder, lease: Lease, at: Store) -> Loaded
             compute=passes(student, inputs, at.compute),
         )
         peak_memory_gb = environment.peak_memory_gb()
+    adapted = getattr(student.network, "peft_config", None)
+    if adapted and (hub_id := model_card.hub_id(spec.student)):
+        adapted["default"].base_model_name_or_path = hub_id  # not where it was read from here
     lease.confirm()
     disk.write_model(folder.model, student.network, student.tokenizer)
     facts = asdict(outcome) | {
@@ -215,7 +233,7 @@ def _train(inputs: Inputs, folder: RunFolder, lease: Lease, at: Store) -> Loaded
         "learning_rate": models.learning_rate(spec),
         "peak_memory_gb": peak_memory_gb,
     }
-    if adapted := getattr(student.network, "peft_config", None):
+    if adapted:
         facts["adapted"] = sorted({name.rpartition(".")[2] for name in adapted["default"].target_modules})
     curve = facts.pop("curve")
     lease.confirm()

@@ -150,6 +150,11 @@ class RunFolder:
         except (OSError, ValueError) as error:
             raise self._damaged(folder / "items.parquet", error, whole=folder) from error
 
+    def evaluations(self) -> list[EvalSpec]:
+        """Every evaluation that was made, by name."""
+        folders = sorted(path.parent for path in self.path.glob("eval/*/result.json"))
+        return [self._spec_in(folder, EvalSpec, "eval_id") for folder in folders]
+
     def evaluation_result(self, spec: EvalSpec) -> dict[str, Any] | None:
         """Facts about an evaluation (seconds, n_rows, fingerprint, sha256), None if it was not made."""
         return self._result_in(self._scored(spec))
