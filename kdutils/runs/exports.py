@@ -27,7 +27,7 @@ from kdutils import evaluate
 from kdutils.constants import ALL_TASKS
 from kdutils.data.sources import test_items
 from kdutils.io import disk
-from kdutils.items import PROMPT, DataError, Item, fingerprint, prompt
+from kdutils.items import PROMPT, DataError, Item, alpaca, fingerprint
 from kdutils.runs import comparison, store
 from kdutils.runs.model_card import READINGS, data_name, settings
 from kdutils.runs.store import RunFolder, StoreError
@@ -79,6 +79,10 @@ class _Evaluation:
         with contextlib.suppress(DataError):
             items = test_items(self.spec, evaluation)
             self.items = items if fingerprint(items) == self.facts["fingerprint"] else []
+
+    def asked(self, question: str) -> str:
+        """The text that a question is put as; in a chat, the user's message."""
+        return alpaca(question) if self.spec.prompt == "alpaca" else question
 
     def named(self, task: str) -> str:
         """Our task's name elsewhere."""
@@ -139,7 +143,7 @@ class _Evaluation:
         return given | ({"temperature": own.temperature} if own.temperature > 0 else {})
 
     def _config(self, task: str, metrics: list[str]) -> dict[str, Any]:
-        own, text = self.evaluation, PROMPT.replace("{instruction}", "{{question}}")
+        own, text = self.evaluation, self.asked("{{question}}")
         config = {"task": task, "test_split": own.split, "doc_to_text": text, "doc_to_target": "answer"}
         config |= {"description": "", "target_delimiter": "", "num_fewshot": 0, "repeats": own.samples}
         config |= {"metric_list": [{"metric": metric} for metric in metrics]}
@@ -152,7 +156,7 @@ class _Evaluation:
         for number, (item, rows, options) in enumerate(self.by_item(task)):
             doc, text = (
                 {"id": item.id, "question": item.question, "answer": item.answer},
-                prompt(item.question),
+                self.asked(item.question),
             )
             asked, responses = (
                 [(text, self._generation())],
@@ -224,7 +228,8 @@ class _Evaluation:
         metric |= {"metric_unit": "proportion", "lower_is_better": False}
         data = {"dataset_name": f"{ALL_TASKS[row.task].label} of {self.source}", "source_type": "other"}
         data |= {"additional_details": {"split": own.split, "data_digest": self.spec.data_digest}}
-        arguments: dict[str, Any] = {"prompt_template": PROMPT}
+        template = PROMPT if self.spec.prompt == "alpaca" else "the chat template of its tokenizer"
+        arguments: dict[str, Any] = {"prompt_template": template}
         if not self.ranks:
             arguments |= {"temperature": own.temperature, "max_tokens": own.max_new_tokens}
         more = {"samples": str(own.samples), "seed": str(own.seed), "scoring": own.scoring}
@@ -241,7 +246,11 @@ class _Evaluation:
         for task, measure in self.scores[["task", "measure"]].itertuples(index=False):
             how = {"extraction_method": READINGS.get(measure, measure), "is_terminal": True}
             for item, rows, options in self.by_item(task):
-                asked = {"raw": item.question, "formatted": prompt(item.question), "reference": [item.answer]}
+                asked = {
+                    "raw": item.question,
+                    "formatted": self.asked(item.question),
+                    "reference": [item.answer],
+                }
                 for row in rows:
                     read, right = _read(measure, row), row["correct" if measure == "rouge_l" else measure]
                     taken = {"turn_idx": 0, "source": "output.raw", "extracted_value": read} | how

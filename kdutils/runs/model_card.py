@@ -192,12 +192,19 @@ def _code(spec: RunSpec, folder: Path) -> str:
             load, imports = f"models.load({base!r}).network", imports[1:]
             more = ["from kdutils import models", *more]
         load = f'PeftModel.from_pretrained({load}, ".")'
+    loads = f"""tokenizer = {tokenizer}.from_pretrained(".")  # or the name of this model on the hub
+model = {load}
+"""
+    asks, plain = f'PROMPT = {PROMPT!r}\ntext = PROMPT.format(instruction="What is 2 plus 3 ?")', ""
+    if spec.prompt == "chat":
+        asks = """chat = [{"role": "user", "content": "What is 2 plus 3 ?"}]
+how = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": False}
+text = tokenizer.apply_chat_template(chat, **how)"""
+        plain = "add_special_tokens=False, "  # the template has them
+    prompt = loads + asks
     return f"""{"".join(line + chr(10) for line in more)}from transformers import {", ".join(imports)}
 
-PROMPT = {PROMPT!r}
-tokenizer = {tokenizer}.from_pretrained(".")  # or the name of this model on the hub
-model = {load}
-text = PROMPT.format(instruction="What is 2 plus 3 ?")
-ids = tokenizer(text, return_tensors="pt")["input_ids"]
+{prompt}
+ids = tokenizer(text, {plain}return_tensors="pt")["input_ids"]
 made = model.generate(input_ids=ids, max_new_tokens=96, do_sample=False)
 print(tokenizer.decode(made[0, ids.shape[1] :], skip_special_tokens=True))"""

@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import tiny
+from test_conventions import answer_by_card
 
 import kdutils
 from kdutils import encoding, models
@@ -55,11 +56,14 @@ def test_what_ends_a_turn_is_the_end_of_a_response(chats):
     assert ids[n_unscored:] == [*tokenizer(items[0].response)["input_ids"], marks["<end>"]]
 
 
-def test_a_chat_is_distilled_saved_and_asked_as_one(chats, tmp_path):
+def test_a_chat_is_distilled_saved_and_asked_as_one(chats, tmp_path, monkeypatch):
     spec = a_spec(chats)
     found = kdutils.run(spec, out=tmp_path, evaluation=tiny.EVALUATION)
     assert len(found.items) == 5 and found.folder.path.name == resolved(spec).run_id
     assert models.load_tokenizer(str(found.folder.model)).eos_token == "<end>"
+    first = found.items.iloc[0]
+    question = next(item.question for item in load_items(spec, "test") if item.id == first["item_id"])
+    assert answer_by_card(found, question, monkeypatch) == first["text"]
     alpaca = kdutils.run(dataclasses.replace(spec, prompt="alpaca"), out=tmp_path, evaluation=tiny.EVALUATION)
     assert alpaca.folder.path != found.folder.path
 
