@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-from kdutils.data import model_files, sources
+from kdutils.data import sources
 from kdutils.grid import cost
 from kdutils.grid.cell_table import short_name
 from kdutils.grid.local_pool import Death, Engine, StartEngine
@@ -90,12 +90,11 @@ def jobs_of(planned: Iterable[PlannedRun]) -> dict[str, Job]:
         if own:
             jobs[spec.run_id].teacher = own.run_id
             jobs[own.run_id].is_teacher = True
-    with contextlib.suppress(model_files.ModelError):  # the shape of a model is not known: equal costs
-        prices = {
-            run_id: cost.priced(job.spec, job.evaluations, GPUS[DEFAULT]) for run_id, job in jobs.items()
-        }
-        for run_id, own in prices.items():
-            jobs[run_id].cost = (own.training + own.evaluation).seconds
+    with contextlib.suppress(ValueError):  # the shape of a model is not known: equal costs
+        own = {run_id: cost.Estimate(job.spec, GPUS[DEFAULT]) for run_id, job in jobs.items()}
+        for run_id, job in jobs.items():
+            parts = own[run_id].training(), *map(own[run_id].evaluation, job.evaluations)
+            job.cost = sum(part.seconds for part in parts)
     return jobs
 
 
