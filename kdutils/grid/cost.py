@@ -30,9 +30,6 @@ SAMPLE = 64  # items that are counted at most, from the shortest to the longest
 CHARACTERS_PER_TOKEN = 4  # where no tokenizer is at hand
 
 
-# --- how long items are -------------------------------------------------------------------------------------
-
-
 class Lengths(NamedTuple):
     """Tokens of the items that a run trains on."""
 
@@ -90,9 +87,6 @@ def _lengths(spec: RunSpec, tokenizer: Path | None) -> Lengths:
     prompts, responses = counts
     totals = prompts + responses + 1
     return Lengths(prompts.mean(), responses.mean() + 1, np.quantile(totals, 0.95), totals.max(), how)
-
-
-# --- what a run takes ---------------------------------------------------------------------------------------
 
 
 class Cost(NamedTuple):
@@ -228,11 +222,11 @@ class Estimate:
         """
         spec, machine, student, teacher = self.spec, self.machine, self.student, self.teacher
         size = machine.number_bytes(student)
-        new = max((each.max_new_tokens for each in evaluations), default=0)
-        cached = (
-            (self.prompt + new) * 2 * student.key_width * student.layers * size
-        )  # keys and values of a text
-        peaks = [size * self._held(student) + BATCH_ROWS * (cached + 34 * student.rows)]  # logits, with noise
+        positions = self.prompt + max((each.max_new_tokens for each in evaluations), default=0)
+        a_text = (
+            positions * 2 * student.key_width * student.layers * size + 34 * student.rows
+        )  # logits, noise
+        peaks = [size * self._held(student) + BATCH_ROWS * a_text]
         if teacher:
             held = teacher.parameters if spec.method == "seqkd" else self._held(teacher)
             peaks.append(machine.number_bytes(teacher) * held)

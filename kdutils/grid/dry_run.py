@@ -5,7 +5,7 @@ Needs no GPU, no hub, no network and no items.
 
 from __future__ import annotations
 
-import json
+import contextlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -23,7 +23,7 @@ from kdutils.grid.cost import Cost
 from kdutils.grid.machines import Machine
 from kdutils.grid.model_shapes import known_shape, local_file
 from kdutils.grid.plan import student_protocols
-from kdutils.grid.study import RELEASED_PAIRS
+from kdutils.grid.study import RELEASED_MODELS, RELEASED_PAIRS
 from kdutils.runs import store
 from kdutils.spec import EvalSpec, PlannedRun, RunSpec
 
@@ -103,11 +103,9 @@ def _settings(spec: RunSpec) -> str:
 def _by_settings(out: Path) -> dict[str, store.RunFolder]:
     found = {}
     for path in sorted((Path(out) / "runs").glob("*/spec.json")):
-        try:
-            spec = RunSpec.from_dict(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):  # damaged: set aside before the run is made
-            continue
-        found[_settings(spec)] = store.RunFolder(path.parent)
+        folder = store.RunFolder(path.parent)
+        with contextlib.suppress(store.DamagedError):  # set aside before the run is made
+            found[_settings(folder.spec())] = folder
     return found
 
 
@@ -145,18 +143,13 @@ def costs(cells: Iterable[Cell], machine: Machine) -> pd.DataFrame:
         row = {name: getattr(spec, name) for name in (*OF_RUN, "seed")}
         if spec.teacher is None:
             row |= dict.fromkeys(OF_TEACHER) | {"teacher": ""}
-        row |= {"released_pair": is_released(spec), "tokens": round(total.tokens), "flops": total.flops}
+        row["released_pair"] = short_name(spec.student) in RELEASED_MODELS
+        if spec.teacher is not None:
+            row["released_pair"] = (short_name(spec.teacher), short_name(spec.student)) in RELEASED_PAIRS
+        row |= {"tokens": round(total.tokens), "flops": total.flops}
         row |= {"gpu_memory_gb": round(own.memory_gb(cell.evaluations), 2), "gpu_hours": total.seconds / 3600}
         rows.append(row | cell._asdict() | stages)
     return pd.DataFrame(rows)
-
-
-def is_released(spec: RunSpec) -> bool:
-    """Whether the run is of a pair of the released tables, or without a teacher, of a model in one."""
-    student = short_name(spec.student)
-    if spec.teacher is not None:
-        return (short_name(spec.teacher), student) in RELEASED_PAIRS
-    return any(student in pair for pair in RELEASED_PAIRS)
 
 
 # --- in words -----------------------------------------------------------------------------------------------
