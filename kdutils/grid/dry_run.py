@@ -23,6 +23,7 @@ from kdutils.grid.cost import Cost
 from kdutils.grid.machines import Machine
 from kdutils.grid.model_shapes import known_shape, local_file
 from kdutils.grid.plan import student_protocols
+from kdutils.grid.scheduler import duration
 from kdutils.grid.study import RELEASED_MODELS, RELEASED_PAIRS
 from kdutils.runs import store
 from kdutils.spec import EvalSpec, PlannedRun, RunSpec
@@ -167,7 +168,7 @@ def brief(table: pd.DataFrame, machine: Machine) -> list[str]:
         caches = left["caches"].sum().disk_bytes
         runs = left[["teachers", "students", "evaluation"]].sum(axis=1).sum().disk_bytes
         lines += [
-            f"left to do, estimated: {_hours(left['gpu_hours'].sum())} on {machine.name}, "
+            f"left to do, estimated: {duration(3600 * left['gpu_hours'].sum())} on {machine.name}, "
             f"{left['flops'].sum():.2g} FLOPs, {_short(caches)}B of caches, {_short(runs)}B of runs",
             f"largest: {largest['gpu_memory_gb']:.1f} GB for {largest['method']} "
             f"{short_name(largest['student'])}{teacher}, {largest['domain']}, protocol {largest['protocol']}",
@@ -182,7 +183,7 @@ def report(table: pd.DataFrame, machine: Machine) -> str:
     for is_ours, name in ((False, "released pairs and their models"), (True, "ours")):
         part = table[table["released_pair"] != is_ours]
         if 0 < len(part) < len(table):
-            lines.append(f"{name}: {len(part)} cells, {_hours(part['gpu_hours'].sum())}")
+            lines.append(f"{name}: {len(part)} cells, {duration(3600 * part['gpu_hours'].sum())}")
     lines += _too_large(table, machine)
     methods = ((label, table[table["method"] == method]) for method, label in METHOD_LABELS.items())
     lines += ["", *_by("method", methods), "", *_by("teacher → student", _by_pair(table))]
@@ -250,12 +251,6 @@ def _assumptions(table: pd.DataFrame, machine: Machine) -> Iterator[str]:
         lengths = cost.lengths_of(spec)
         mean, longest = lengths.prompt + lengths.response, min(lengths.longest, spec.max_tokens)
         yield f"{lengths.how}: {domain} items of {data!r} have {mean:.0f} tokens, at most {longest:.0f}"
-
-
-def _hours(hours: float) -> str:
-    if hours < 1.5:
-        return f"{hours * 60:.0f} min"
-    return f"{hours:,.1f} h" if hours < 100 else f"{hours:,.0f} h"
 
 
 def _short(count: float) -> str:
