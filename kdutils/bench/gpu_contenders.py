@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import tempfile
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -42,10 +42,17 @@ class Setup:
         self.shapes, self.device, self.is_cuda = shapes(case), device, torch.device(device).type == "cuda"
         self.low = torch.bfloat16 if self.is_cuda else torch.float32
         with torch.device(device):
-            student, teacher = (workloads.network_of(s, seed=SEED + n) for n, s in enumerate(self.shapes))
-        self.student = student.train()
-        self.teacher = teacher.to(self.low).eval().requires_grad_(False)
+            self.student = workloads.network_of(self.shapes[0], seed=SEED).train()
         self.optimiser = torch.optim.AdamW(self.student.parameters(), lr=RATE, fused=True)
+
+    @cached_property
+    def teacher(self) -> Any:
+        """Frozen; made again, the same, if it was deleted."""
+        import torch
+
+        with torch.device(self.device):
+            network = workloads.network_of(self.shapes[1], seed=SEED + 1)
+        return network.to(self.low).eval().requires_grad_(False)
 
     def encoded(self, rows: int, length: int) -> Any:
         """Random rows as kdutils.encoding.encode gives items."""
@@ -98,12 +105,14 @@ def ours(setup: Setup, rows: int, length: int, *, is_cached: bool, compiled: str
     from kdutils.teacher import CachedTeacher, Teacher, states_of
 
     student, batch = setup.loaded("student"), setup.batch(rows, length)
-    teacher = Teacher(setup.loaded("teacher"))
     with tempfile.TemporaryDirectory() as folder:
         if is_cached:
             states = states_of(Path(folder), {"rows": rows, "length": length})
             states.write(setup.loaded("teacher"), setup.encoded(rows, length))
+            del setup.teacher  # as in a run, where its body is not in memory while the student trains
             teacher = CachedTeacher(states.open(), lambda: None, setup.device)
+        else:
+            teacher = Teacher(setup.loaded("teacher"))
 
         def step(method: str) -> float:
             hidden_NH = student.scoring_states(batch)

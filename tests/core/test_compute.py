@@ -22,7 +22,7 @@ READERS = {
     "results/authors_tables.py": {"KDUTILS_DATA"},
     "data/benchmark.py": {"KDUTILS_DATA"},
     "data/llm_adapters.py": {"KDUTILS_DATA"},
-    "grid/token_lengths.py": {"KDUTILS_DATA"},
+    "grid/cost.py": {"KDUTILS_DATA"},
     "data/model_files.py": {"KDUTILS_MODELS"},
     "grid/fill.py": {"KDUTILS_HANDOVER"},
     "io/environment.py": {"KDUTILS_RUN_TOKEN"},
