@@ -1,11 +1,9 @@
-"""What notebooks and the worker that executes one import, for the process from which both are forked.
+"""What notebooks import, for the process that their kernels are forked from.
 
-What libraries make at their first use is made here too: schemas, templates, tables of entities, fonts, and
-which files each table of the analysis depends on. Nothing here may start a thread or load torch: a fork
-copies one thread alone.
+What libraries make at their first use is made here too: fonts, and which files each table of the analysis
+depends on. Nothing here may start a thread or load torch: a fork copies one thread alone.
 """
 
-# ruff: noqa: E402
 from __future__ import annotations
 
 import ast
@@ -14,21 +12,17 @@ import gc
 import importlib
 import io
 import json
-import sys
 from pathlib import Path
 
-sys.modules["rfc3987_syntax"] = None  # see kdutils.report.start
-
 import matplotlib
-import nbformat
 from matplotlib.figure import Figure
 
 from kdutils.io import cache
-from kdutils.report import notebook_parameters, render, styles
+from kdutils.report import notebook_parameters, styles
 
-LIBRARIES = (  # of the worker and the kernel
+LIBRARIES = (
     *("ipykernel.ipkernel", "ipykernel.kernelapp", "ipykernel.zmqshell", "matplotlib_inline.backend_inline"),
-    *("nbclient", "papermill", "pingouin", "pyarrow.parquet", "kdutils.report.cli", "kdutils.report.worker"),
+    *("pingouin", "pyarrow.parquet", "kdutils.report.kernels"),
 )
 
 
@@ -51,27 +45,15 @@ def imported_by(notebooks: Path) -> set[str]:
     return names
 
 
-def use() -> None:
-    """Make and forget a page and a figure, with what every notebook has."""
-    cells = [
-        nbformat.v4.new_markdown_cell("# A heading\n\nA *word* & a [link](https://example.org)."),
-        nbformat.v4.new_code_cell("x = 1", outputs=[nbformat.v4.new_output("stream", text="1")]),
-    ]
-    text = nbformat.writes(nbformat.v4.new_notebook(cells=cells))
-    name = "00_page"
-    render.to_html(nbformat.reads(text, as_version=4), name=name, links=[render.Link(name, None)], facts={})
-    with matplotlib.rc_context():
-        styles.set_theme()
-        fig = Figure()  # not of pyplot, which where there is a screen would open it
-        fig.subplots().set(title="a title", xlabel="x", ylabel="y")
-        for kind in ("png", "svg"):
-            fig.savefig(io.BytesIO(), format=kind)
-
-
 for name in [*LIBRARIES, *sorted(imported_by(notebook_parameters.NOTEBOOKS))]:
     with contextlib.suppress(ImportError):  # no module but a name in one; else its notebook fails alone
         importlib.import_module(name)
         if name.startswith("kdutils."):
             cache.code_files(name)  # reads what it imports, once for all notebooks
-use()
+with matplotlib.rc_context():
+    styles.set_theme()
+    figure = Figure()  # not of pyplot, which where there is a screen would open it
+    figure.subplots().set(title="a title", xlabel="x", ylabel="y")
+    for kind in ("png", "svg"):
+        figure.savefig(io.BytesIO(), format=kind)
 gc.freeze()  # what all processes share is not looked through by any

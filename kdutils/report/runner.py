@@ -26,10 +26,9 @@ from kdutils.grid import study
 from kdutils.grid.profile import Profile
 from kdutils.io import disk, environment
 from kdutils.report import ledger, notebook_api, notebook_parameters, render
-from kdutils.report.executor import HANDOVER, Executor, say
+from kdutils.report.executor import HANDOVER, Executor, Task, say
 from kdutils.report.index import Result, index_html
 from kdutils.report.render import duration
-from kdutils.report.worker import Task
 
 LONGEST_LIMIT_SECONDS = 2_000_000  # the system takes no longer wait: 2**31 milliseconds
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

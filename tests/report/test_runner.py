@@ -26,8 +26,8 @@ from samples import SAMPLE, profile_of, write_notebook
 
 from kdutils.grid import local_pool
 from kdutils.grid.profile import load_profile, profile_names
-from kdutils.io import child_processes
-from kdutils.report import cli, executor, kernels, ledger, notebook_api, notebook_parameters, render, runner
+from kdutils.io import child_processes, environment
+from kdutils.report import cli, kernels, ledger, notebook_api, notebook_parameters, render, runner
 from kdutils.report.index import Result
 from kdutils.report.notebook_parameters import ParameterError
 from kdutils.report.runner import RunError
@@ -72,7 +72,10 @@ def test_only_what_succeeded_has_a_final_name(sample):
         (GOOD, "done", ""),
         (TWIN, "done", ""),
         (RAISES, "failed", "KeyError: 'no <b>gain</b> for hf_(removed)'"),
-        (KILLED, "failed", "DeadKernelError: the kernel was killed; the usual reason is that memory ran out"),
+        (
+            *(KILLED, "failed"),
+            "DeadKernelError: the kernel was killed (signal 9); the usual reason is that memory ran out",
+        ),
         (UNFINISHED, "failed", "NotFinished: the last cell must call run.finish()"),
         (LATE, "failed", "ZeroDivisionError: division by zero"),
         (ABSENT, "not_run", ""),
@@ -154,7 +157,7 @@ def scratch(request, monkeypatch) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="kd-") as folder:
         monkeypatch.setattr(tempfile, "tempdir", folder)
         monkeypatch.setenv("TMPDIR", folder)
-        monkeypatch.setattr(kernels, "FORKS", kernels.FORKS and request.param == "forked")
+        monkeypatch.setattr(environment, "FORKS", environment.FORKS and request.param == "forked")
         monkeypatch.setitem(
             multiprocessing.current_process()._config, "tempdir", folder
         )  # else it makes one that it removes late
@@ -182,8 +185,9 @@ import sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from samples import profile_of
-from kdutils.report import kernels, runner
-kernels.FORKS = {forks}
+from kdutils.io import environment
+from kdutils.report import runner
+environment.FORKS = {forks}
 try:
     runner.run_profile(profile_of("01_effectiveness", "02_size_correlation"),
                        out=Path({out!r}), notebooks=Path({notebooks!r}), jobs=1)
@@ -204,7 +208,7 @@ def test_stopped_run_ends_all_processes_and_writes_the_index(tmp_path, scratch):
         tests=str(Path(__file__).parents[1]),
         out=str(tmp_path / "out"),
         notebooks=str(tmp_path),
-        forks=kernels.FORKS,
+        forks=environment.FORKS,
     )
     run = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
     (tmp_path / "in_the_cell").open().close()  # blocks until the child of the kernel has opened it too
@@ -254,13 +258,13 @@ def test_what_a_notebook_changes_is_not_there_for_the_next(tmp_path):
     """Both are forked from one process, so this is not a matter of course."""
     look = "import os, random, kdutils, numpy\nassert not hasattr(kdutils, 'changed')\nkdutils.changed = True"
     look += "\nassert 'CHANGED' not in os.environ\nos.environ['CHANGED'] = '1'\nnumpy.random.seed(0)"
-    look += f"\nopen(r'{tmp_path}/pids', 'a').write(f'{{os.getpid()}} {{os.getppid()}}\\n')"
+    look += f"\nopen(r'{tmp_path}/pids', 'a').write(f'{{os.getpid()}}\\n')"
     for name in (GOOD, TWIN):
         write_notebook(tmp_path, name, look, "run.finish()")
     done = runner.run_profile(profile_of(GOOD, TWIN), out=tmp_path / "out", notebooks=tmp_path, jobs=1)
     assert [result.error for result in done] == ["", ""]
     pids = (tmp_path / "pids").read_text().split()
-    assert len(set(pids)) == 4
+    assert len(set(pids)) == 2
     assert str(os.getpid()) not in pids
 
 
@@ -276,16 +280,16 @@ def test_without_the_process_to_fork_from_a_notebook_imports_by_itself(tmp_path,
         profile_of(GOOD), out=tmp_path / "out", notebooks=tmp_path, prepare=[without_socket]
     )
     assert result.status == "done"
-    assert ("imports by itself" in capsys.readouterr().err) is kernels.FORKS
+    assert ("imports by itself" in capsys.readouterr().err) is environment.FORKS
 
 
 @pytest.mark.parametrize("forks", [True, False])
-def test_worker_that_dies_at_once_is_reported(tmp_path, monkeypatch, capsys, forks):
+def test_kernel_that_dies_at_once_is_reported(tmp_path, monkeypatch, capsys, forks):
     write_notebook(tmp_path, GOOD, "run.finish()")
-    monkeypatch.setattr(executor.worker, "main", errands.die_at_once)
-    monkeypatch.setattr(executor.kernels, "FORKS", forks and kernels.FORKS)
+    monkeypatch.setattr(kernels, "serve", errands.die_at_once)
+    monkeypatch.setattr(environment, "FORKS", forks and environment.FORKS)
     [result] = runner.run_profile(profile_of(GOOD), out=tmp_path / "out", notebooks=tmp_path)
-    assert result.error == "WorkerError: the process ended with code 9; no luck"
+    assert result.error == "DeadKernelError: the kernel ended with code 9; no luck"
     assert "FAILED" in capsys.readouterr().err
     failed = nbformat.read(tmp_path / "out/published/reports" / f"{GOOD}.failed.ipynb", as_version=4)
     assert failed.cells[1].source == f"# What does {GOOD} show?"

@@ -19,7 +19,7 @@ from kdutils import spec
 from kdutils.compute import Compute
 from kdutils.data import model_files
 from kdutils.io import disk, text_safety
-from kdutils.report import html_tables, index, notebook_api, notebook_parameters, render, worker
+from kdutils.report import executor, html_tables, index, notebook_api, notebook_parameters, render
 from kdutils.report.render import Link
 from kdutils.runs import store
 
@@ -461,8 +461,8 @@ def test_no_key_reaches_notebook_failure_or_message(tmp_path, monkeypatch):
         raise RuntimeError(said)
     except RuntimeError as error:
         folder.record_failure(f"it failed: {said}", error)
-        texts = [worker.one_line(error)]
-    texts += [nbformat.writes(worker.scrubbed(notebook)), (folder.path / "failure.json").read_text()]
+        texts = [executor.one_line(error)]
+    texts += [nbformat.writes(executor.scrubbed(notebook)), (folder.path / "failure.json").read_text()]
     for text in texts:
         assert "(removed)" in text
         assert not [secret for secret in secrets if secret in text]
