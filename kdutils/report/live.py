@@ -21,7 +21,7 @@ from kdutils.grid.plan import Plan
 from kdutils.grid.scheduler import State
 from kdutils.grid.study import SOURCE_LABELS
 from kdutils.report import plots
-from kdutils.report.styles import ordered_colours
+from kdutils.report.plots import ordered_colours
 from kdutils.results import gain_tables, released_comparison
 
 MODEL_WORLD = (

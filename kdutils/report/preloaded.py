@@ -6,7 +6,6 @@ depends on. Nothing here may start a thread or load torch: a fork copies one thr
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import gc
 import importlib
@@ -18,7 +17,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from kdutils.io import cache
-from kdutils.report import notebook_parameters, styles
+from kdutils.report import notebook_parameters, plots
 
 LIBRARIES = (
     *("ipykernel.ipkernel", "ipykernel.kernelapp", "ipykernel.zmqshell", "matplotlib_inline.backend_inline"),
@@ -27,21 +26,13 @@ LIBRARIES = (
 
 
 def imported_by(notebooks: Path) -> set[str]:
-    """Full names of what the code cells of the notebooks in a folder import, modules or not.
-
-    A cell or notebook that cannot be read counts for nothing: its own execution reports it.
-    """
+    """Full names of what the notebooks in a folder import, modules or not; of what cannot be read none."""
     names: set[str] = set()
     for path in notebooks.glob("*.ipynb"):
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, SyntaxError):  # its run reports it
             cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-            for source in ("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"):
-                with contextlib.suppress(SyntaxError):  # of a magic
-                    for node in ast.walk(ast.parse(source)):
-                        if isinstance(node, ast.Import):
-                            names |= {alias.name for alias in node.names}
-                        elif isinstance(node, ast.ImportFrom):
-                            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+            code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+            names.update(cache.imported("\n".join(code)))
     return names
 
 
@@ -51,7 +42,7 @@ for name in [*LIBRARIES, *sorted(imported_by(notebook_parameters.NOTEBOOKS))]:
         if name.startswith("kdutils."):
             cache.code_files(name)  # reads what it imports, once for all notebooks
 with matplotlib.rc_context():
-    styles.set_theme()
+    plots.set_theme()
     figure = Figure()  # not of pyplot, which where there is a screen would open it
     figure.subplots().set(title="a title", xlabel="x", ylabel="y")
     for kind in ("png", "svg"):

@@ -16,7 +16,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -79,24 +79,25 @@ def run_profile(
     if jobs is not None and jobs < 1:
         raise RunError(f"jobs={jobs} must be at least 1")
     if limit_seconds is not None and not 0 < limit_seconds <= LONGEST_LIMIT_SECONDS:
-        raise RunError(
-            f"limit={limit_seconds:g} must be a number of seconds above 0 and at most "
-            f"{LONGEST_LIMIT_SECONDS:,}"
-        )
+        most = f"{LONGEST_LIMIT_SECONDS:,}"
+        raise RunError(f"limit={limit_seconds:g} must be a number of seconds above 0 and at most {most}")
     tasks = plan(profile, out=out, only=only, overrides=overrides or {}, notebooks=notebooks)
     folder = tasks[0].reports.parent
-    in_turn = _longest_first(tasks, folder)
-    needed = needs(in_turn)
+    waiting = {task.name: task for task in _longest_first(tasks, folder)}
+    running: dict[str, Future[Result]] = {}
     jobs = min(jobs or os.cpu_count() or 1, len(tasks))
+
+    def start(name: str) -> None:
+        running[name] = pool.submit(executor.run, waiting.pop(name))
+
     with _alone_in(folder), _token(), tempfile.TemporaryDirectory(prefix="kdutils-") as scratch:
+        needed = needs(waiting.values())
         executor = Executor(Path(scratch), jobs=jobs, limit_seconds=limit_seconds)
         data = [path for path in (step() for step in prepare) if path is not None]
         drawn = notebook_api.figure_digests(folder)
         with ThreadPoolExecutor(jobs) as pool:
-            waiting = {task.name: task for task in in_turn}
-            at_once = [name for name in waiting if name in study.AT_ONCE]
-            running = {name: pool.submit(executor.run, waiting.pop(name)) for name in at_once}
-            alone = [waiting.pop(name) for name in study.ALONE if name in waiting]
+            for name in [name for name in waiting if name in study.AT_ONCE]:
+                start(name)
             try:
                 ready = train(needed, Path(scratch) / HANDOVER) if train else ()
             except BaseException:
@@ -105,13 +106,13 @@ def run_profile(
             started = time.monotonic()
             with _handling_signals(executor.stop):
                 for each in ready:
-                    task = waiting.pop(study.PLANNED[each.section])
-                    running[task.name] = pool.submit(executor.run, task)
-                running |= {name: pool.submit(executor.run, task) for name, task in waiting.items()}
+                    start(study.PLANNED[each.section])
+                for name in [name for name in waiting if name not in study.ALONE]:
+                    start(name)
                 wait(running.values())
-                for task in alone:
-                    running[task.name] = pool.submit(executor.run, task)
-                    wait([running[task.name]])
+                for name in list(waiting):
+                    start(name)
+                    wait([running[name]])
             results = [running[task.name].result() for task in tasks]
         page = write_index(profile, folder, results, data)
     n_done = sum(result.status == "done" for result in results)
@@ -130,14 +131,15 @@ def plan(
     Raises:
         RunError, ParameterError: as `run_profile`.
     """
-    names = selected(profile, only)
-    declared = {name: notebook_parameters.declared(notebooks / f"{name}.ipynb") for name in names}
+    declared = {
+        name: notebook_parameters.declared(notebooks / f"{name}.ipynb") for name in selected(profile, only)
+    }
     for name, own in declared.items():
         if not {"profile", "out"} <= set(own):
             raise RunError(f"{name} must declare `profile: str` and `out: str` in its parameters cell")
-    fixed = sorted({"profile", "out"} & set(overrides))
-    if fixed:
-        raise RunError(f"{fixed[0]} cannot be given with -p; PROFILE is the first argument, --out the folder")
+    for name in ("out", "profile"):
+        if name in overrides:
+            raise RunError(f"{name} cannot be given with -p; PROFILE is the first argument, --out the folder")
     notebook_parameters.check_names({key: own[key] for own in declared.values() for key in own}, overrides)
     given = {
         name: notebook_parameters.check(own, {key: value for key, value in overrides.items() if key in own})
@@ -160,21 +162,20 @@ def plan(
             },
             commit=commit,
         )
-        for name in names
+        for name in declared
     ]
 
 
-def needs(tasks: Sequence[Task]) -> list[study_plan.Plan]:
+def needs(tasks: Iterable[Task]) -> list[study_plan.Plan]:
     """What each notebook of the study needs, for its parameters.
 
     Raises:
         RunError: for a parameter that asks for something the profile does not have.
     """
     sections = {name: number for number, name in study.PLANNED.items()}
+    known = [task for task in tasks if task.name in sections]
     try:
-        return [
-            study_plan.plan(sections[task.name], task.parameters) for task in tasks if task.name in sections
-        ]
+        return [study_plan.plan(sections[task.name], task.parameters) for task in known]
     except (ValueError, TypeError) as error:
         raise RunError(str(error)) from error
 

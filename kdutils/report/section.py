@@ -18,7 +18,7 @@ from kdutils.claims.evidence import VERDICTS
 from kdutils.constants import AVERAGE, DOMAIN_LABELS, KD_METHODS
 from kdutils.grid import plan
 from kdutils.inference.estimate import Estimate
-from kdutils.report import figures, live, plots, styles
+from kdutils.report import figures, live, plots
 from kdutils.report.html_tables import Formats
 from kdutils.report.notebook_api import Report
 from kdutils.results import (
@@ -50,7 +50,7 @@ class Section:
     """
 
     def __init__(self, run: Report, number: str, *, domains: Collection[str] | None = None) -> None:
-        styles.set_theme()
+        plots.set_theme()
         self.run, self.number = run, number
         self.asked = plan.plan(number, vars(run.parameters))
         cells = live.cells(self.asked)
