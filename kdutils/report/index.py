@@ -14,13 +14,15 @@ from PIL import Image
 from kdutils.grid import cell_table, study
 from kdutils.grid.profile import Profile
 from kdutils.report import html_tables
-from kdutils.report.render import Link, duration, label, page, sentence
+from kdutils.report.render import Link, page
 
 THUMBNAIL_WIDTH = 640  # pixels; thumbnails are embedded, because a page may not load its neighbours
-VERDICT_MARKS = {"reproduced": "✓", "not_reproduced": "✗", "inconclusive": "?", "not_testable": "–"}
-STATUS_MARKS = {"done": "✓", "failed": "✗", "not_run": "–"}
-
-
+VERDICTS = {"reproduced": "✓", "not_reproduced": "✗", "inconclusive": "?", "not_testable": "–"}
+MARKS = VERDICTS | {
+    "done": "✓",
+    "failed": "✗",
+    "not_run": "–",
+}  # of verdicts, and of what became of a notebook
 ANALYSIS_WORDS = {"authors": "the authors' analysis", "strict": "the stricter analysis"}
 
 
@@ -56,7 +58,7 @@ def index_html(
     """
     pages = {result.name: _page_of(result) for result in results}
     with ThreadPoolExecutor() as pool:  # compressing thumbnails takes most of the time, and no lock
-        drawn = list(pool.map(lambda figure: _figure(figure, pages), figures))
+        thumbnails = list(pool.map(_thumbnail, figures))
     return page(
         "index.html.j2",
         title=f"Knowledge distillation: {profile.title[:1].lower()}{profile.title[1:]}",
@@ -64,40 +66,19 @@ def index_html(
         current=None,
         wide=True,
         profile=profile,
-        claims=_claims_by_source(claims, pages, _labels(profile)),
-        conclusions=[
-            {"label": label(name), "href": pages.get(name), "sentences": list(map(sentence, sentences))}
-            for name, sentences in (conclusions or {}).items()
-            if sentences
-        ],
-        reports=[_report_row(result, pages[result.name]) for result in results],
-        figures=drawn,
+        pages=pages,
+        marks=MARKS,
+        claims=_claims_by_source(claims, _labels(profile)),
+        conclusions={name: said for name, said in (conclusions or {}).items() if said},
+        reports=results,
+        figures=[dict(figure) | image for figure, image in zip(figures, thumbnails, strict=True)],
         provenance=provenance,
     )
-
-
-def _words(key: str) -> str:
-    return key.replace("_", " ")
 
 
 def _page_of(result: Result) -> str | None:
     suffix = {"done": ".html", "failed": ".failed.html"}.get(result.status)
     return suffix and f"reports/{result.name}{suffix}"
-
-
-def _report_row(result: Result, href: str | None) -> dict[str, Any]:
-    return {
-        "label": label(result.name),
-        "href": href,
-        "notebook": href and href.removesuffix(".html") + ".ipynb",
-        "status": result.status,
-        "mark": STATUS_MARKS[result.status],
-        "words": _words(result.status),
-        "time": duration(result.seconds),
-        "finished": result.finished,
-        "changed": ", ".join(f"{name} = {value}" for name, value in result.changed.items()),
-        "error": result.error,
-    }
 
 
 def _labels(profile: Profile) -> dict[str, str]:
@@ -106,57 +87,49 @@ def _labels(profile: Profile) -> dict[str, str]:
     return cell_table.source_labels(cell_table.model_family(name) for name in models)
 
 
-def _claims_by_source(
-    claims: Sequence[Mapping[str, Any]], pages: Mapping[str, str | None], labels: Mapping[str, str]
-) -> list[dict[str, Any]]:
+def _claims_by_source(claims: Sequence[Mapping[str, Any]], labels: Mapping[str, str]) -> list[dict[str, Any]]:
     """Counts of verdicts and rows of claims for each source and analysis: none is counted with another's."""
     groups, several = [], len({claim["analysis"] for claim in claims}) > 1
     for source, analysis in dict.fromkeys((claim["source"], claim["analysis"]) for claim in claims):
         own = [claim for claim in claims if (claim["source"], claim["analysis"]) == (source, analysis)]
-        counts = [
-            (verdict, mark, _words(verdict), sum(claim["verdict"] == verdict for claim in own))
-            for verdict, mark in VERDICT_MARKS.items()
-        ]
-        rows = [_claim_row(claim, pages) for claim in own]
         word, comma, family = labels.get(source, source).partition(", ")
-        title = f"{word} results{comma}{family}"  # Live results, Qwen2.5
-        key = f"{source}-{analysis}" if several else source
-        title += f": {ANALYSIS_WORDS[analysis]}" if several else ""
-        groups.append({"source": key, "title": title, "verdicts": counts, "rows": rows})
+        groups.append(
+            {
+                "id": f"{source}-{analysis}" if several else source,
+                # Live results, Qwen2.5
+                "title": f"{word} results{comma}{family}" + f": {ANALYSIS_WORDS[analysis]}" * several,
+                "counts": {
+                    verdict: sum(claim["verdict"] == verdict for claim in own) for verdict in VERDICTS
+                },
+                "rows": [_claim_row(claim) for claim in own],
+            }
+        )
     return groups
 
 
-def _claim_row(claim: Mapping[str, Any], pages: Mapping[str, str | None]) -> dict[str, Any]:
-    estimate, low, high = (html_tables.number(claim[field]) for field in ("estimate", "ci_low", "ci_high"))
+def _claim_row(claim: Mapping[str, Any]) -> dict[str, Any]:
+    """A claim with its numbers as text."""
+    number = html_tables.number
+    low, high = number(claim["ci_low"]), number(claim["ci_high"])
     interval = "" if html_tables.MISSING in (low, high) else f" [{low}, {high}]"
-    paper = claim["paper_value"]
     known = {"p": claim["p_value"], "n": claim["n"]}
-    tests = ", ".join(
-        f"{name} = {html_tables.number(value)}" for name, value in known.items() if value is not None
-    )
+    tests = ", ".join(f"{name} = {number(value)}" for name, value in known.items() if value is not None)
     ways = " · ".join(claim[key] for key in ("source", "protocol", "analysis"))
+    paper = claim["paper_value"]
     return {
-        **{key: claim[key] for key in ("id", "statement", "verdict", "reason")},
-        "href": pages.get(study.SECTIONS.get(str(claim["section"]), "")),
-        "paper": paper if isinstance(paper, str) else html_tables.number(paper),
-        "estimate": estimate + interval,
+        **claim,
+        "notebook": study.SECTIONS.get(str(claim["section"])),
+        "paper": paper if isinstance(paper, str) else number(paper),
+        "estimate": number(claim["estimate"]) + interval,
         "detail": f"{tests}; {ways}" if tests else ways,
-        "mark": VERDICT_MARKS[claim["verdict"]],
-        "words": _words(claim["verdict"]),
     }
 
 
-def _figure(figure: Mapping[str, Any], pages: Mapping[str, str | None]) -> dict[str, Any]:
+def _thumbnail(figure: Mapping[str, Any]) -> dict[str, Any]:
+    """The picture of a figure, small, with its size."""
     image = Image.open(figure["png"]).convert("RGB")
     image.thumbnail((THUMBNAIL_WIDTH, 4 * THUMBNAIL_WIDTH))
     content = io.BytesIO()
     image.quantize(128, method=Image.Quantize.FASTOCTREE).save(content, format="png")
-    return {
-        **{key: figure[key] for key in ("alt", "caption")},
-        "stem": figure["png"].stem,
-        "thumbnail": "data:image/png;base64," + base64.b64encode(content.getvalue()).decode(),
-        "width": image.width,
-        "height": image.height,
-        "href": pages.get(figure["notebook"]),
-        "label": label(figure["notebook"]),
-    }
+    data = "data:image/png;base64," + base64.b64encode(content.getvalue()).decode()
+    return {"thumbnail": data, "width": image.width, "height": image.height}

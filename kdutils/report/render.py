@@ -45,11 +45,6 @@ class Link(NamedTuple):
     href: str | None  # None if there is no page to open
     failed: bool = False
 
-    @property
-    def label(self) -> str:
-        """`02 Size correlation` for 02_size_correlation."""
-        return label(self.name)
-
 
 def label(name: str) -> str:
     """A notebook's name for reading: `02 Size correlation`."""
@@ -128,7 +123,10 @@ def relink(markup: str, *, name: str, links: Sequence[Link]) -> str:
 @functools.cache
 def _environment() -> jinja2.Environment:
     loader = jinja2.FileSystemLoader(TEMPLATES)
-    return jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
+    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
+    environment.filters |= {"label": label, "duration": duration, "sentence": sentence}
+    environment.filters["words"] = lambda key: key.replace("_", " ")
+    return environment
 
 
 @functools.cache
