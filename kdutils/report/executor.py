@@ -1,10 +1,12 @@
-"""The execution of one notebook: papermill runs it in a kernel of its own, and its files are judged here.
+"""The execution of one notebook in a kernel of its own, and its report.
 
-A report is done if all cells ran, its page was made, and it left the sentinel of this very run.
+A report has its final name only if all cells ran and left the sentinel of this very run. What failed keeps a
+copy under another name, and nothing of an earlier success.
 """
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import shutil
@@ -12,24 +14,24 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any
 
 import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
-from traitlets.config import Config
+from papermill.iorw import load_notebook_node
+from papermill.parameterize import parameterize_notebook
 
 from kdutils.grid import fill, local_pool
 from kdutils.io import child_processes, disk
 from kdutils.io.text_safety import scrub
 from kdutils.report import ledger, notebook_api, notebook_parameters, render
-from kdutils.report.index import Result
-from kdutils.report.kernels import Kernel
-from kdutils.report.render import duration
+from kdutils.report.kernels import Kernel, Manager
+from kdutils.report.render import Result, duration
 
 HANDOVER = "handover"  # in the scratch folder
 KERNEL_START_SECONDS = 300  # the default of 60 is short on a loaded machine
@@ -48,19 +50,15 @@ class Task:
 
     name: str
     source: Path
-    reports: Path  # folder of the final files, and of the partial ones, so that a rename is enough
+    reports: Path  # folder of its files
     profile: str
-    parameters: dict[str, Any]  # what papermill sets
+    parameters: dict[str, Any]  # what is set in it
     changed: dict[str, Any]  # of them, those that differ from the defaults and that a reader cares for
     commit: str
 
     def report(self, suffix: str) -> Path:
         """`reports/NAME.ipynb` for ".ipynb"."""
         return self.reports / f"{self.name}{suffix}"
-
-    def partial(self, suffix: str) -> Path:
-        """`reports/.NAME.partial.ipynb` for ".ipynb"."""
-        return self.reports / f".{self.name}.partial{suffix}"
 
 
 class Executor:
@@ -70,8 +68,20 @@ class Executor:
         self.stopped_by = 0  # number of the signal, 0 if there was none
         self._limit_seconds = limit_seconds
         self._token = os.environ[notebook_api.RUN_TOKEN]
-        self._variables = _variables(scratch, jobs=jobs)
-        self._context = _context(self._variables)
+        path = [str(notebook_parameters.REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
+        self._variables = os.environ | {  # nothing of the user's Jupyter or IPython
+            "JUPYTER_RUNTIME_DIR": str(scratch / "runtime"),
+            "IPYTHONDIR": str(scratch / "ipython"),
+            "PYTHONPATH": os.pathsep.join(path),
+            fill.HANDOVER: str(scratch / HANDOVER),
+            "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs)),
+        }
+        self._context = None  # each kernel is a fresh interpreter
+        try:
+            self._context = child_processes.forking(local_pool.NOTEBOOKS, self._variables)
+        except OSError as error:
+            folder = tempfile.gettempdir()
+            say(f"every notebook imports by itself, which takes longer ({error} in {folder})")
         self._kernels: dict[str, Kernel] = {}
         self._lock = threading.RLock()  # a second signal may come while `stop` answers the first
 
@@ -83,8 +93,7 @@ class Executor:
                 child_processes.kill_tree(kernel.pid)
 
     def run(self, task: Task) -> Result:
-        """Execute one notebook, then give its files their names, good or failed."""
-        _remove_partials(task)
+        """Execute one notebook, then write its report, good or failed."""
         with self._lock:
             if self.stopped_by:
                 return Result(name=task.name, status="not_run")
@@ -92,20 +101,19 @@ class Executor:
         if kernel.by_itself:
             say(f"{task.name} imports by itself, which takes longer")
         say(f"{task.name} started")
-        started = time.monotonic()
+        started, notebook = time.monotonic(), _with_parameters(task)
         with kernel:
-            error = self._outcome(task, kernel)
+            error = self._execute(notebook, kernel)
             with self._lock:
                 del self._kernels[task.name]
+        path = ledger.sentinel(task.reports.parent, task.name)
+        written = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        if not error and written.get("run_token") != self._token:
+            error = NO_SENTINEL
         seconds = time.monotonic() - started
-        if error:
-            _conclude_failure(task, error, seconds)
-            say(f"{task.name} FAILED after {duration(seconds)}: {error}")
-        else:
-            for suffix in (".html", ".ipynb"):
-                task.partial(suffix).replace(task.report(suffix))
-                task.report(f".failed{suffix}").unlink(missing_ok=True)
-            say(f"{task.name} done in {duration(seconds)}")
+        _write_report(task, notebook, seconds, error)
+        took = duration(seconds)
+        say(f"{task.name} FAILED after {took}: {error}" if error else f"{task.name} done in {took}")
         return Result(
             name=task.name,
             status="failed" if error else "done",
@@ -115,18 +123,15 @@ class Executor:
             changed=task.changed,
         )
 
-    def _outcome(self, task: Task, kernel: Kernel) -> str:
-        """One line saying what went wrong, empty if the notebook is done."""
-        stop, started = {"because": "it reached the limit"}, time.monotonic()
-        limit = threading.Timer(self._limit_seconds, kernel.stop, kwargs=stop)  # of None it never ends
+    def _execute(self, notebook: NotebookNode, kernel: Kernel) -> str:
+        """Run the cells, whose outputs go into `notebook`; one line saying what went wrong, or nothing."""
+        client = NotebookClient(notebook, km=Manager(kernel), startup_timeout=KERNEL_START_SECONDS)
+        because = {"because": "it reached the limit"}
+        limit = threading.Timer(self._limit_seconds, kernel.stop, kwargs=because)  # None: never
         limit.daemon = True
         limit.start()
         try:
-            _execute(task, kernel)
-            limit.cancel()
-            notebook = scrubbed(nbformat.read(task.partial(".ipynb"), as_version=4))
-            disk.write_text(task.partial(".ipynb"), nbformat.writes(notebook))
-            disk.write_text(task.partial(".html"), to_html(task, notebook, time.monotonic() - started))
+            client.execute(cleanup_kc=True)
         except Exception as error:  # whatever it is, the reader of the index shall see it
             if self.stopped_by:
                 return "Interrupted: the run was stopped"
@@ -137,117 +142,55 @@ class Executor:
             return one_line(error)
         finally:
             limit.cancel()
-        path = ledger.sentinel(task.reports.parent, task.name)
-        written = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        return "" if written.get("run_token") == self._token else NO_SENTINEL
+            atexit.unregister(client._cleanup_kernel)  # nbclient leaves it if the kernel did not start
+        return ""
 
 
-def _context(variables: Mapping[str, str]) -> BaseContext | None:
-    """How kernels are made, see `child_processes.forking`; None: each as a fresh interpreter."""
-    try:
-        return child_processes.forking(local_pool.NOTEBOOKS, variables)
-    except OSError as error:
-        say(f"every notebook imports by itself, which takes longer ({error} in {tempfile.gettempdir()})")
-        return None
-
-
-def _variables(scratch: Path, *, jobs: int) -> dict[str, str]:
-    """The environment of the kernels: nothing of the user's Jupyter or IPython."""
-    path = [str(notebook_parameters.REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return os.environ | {
-        "JUPYTER_RUNTIME_DIR": str(scratch / "runtime"),
-        "IPYTHONDIR": str(scratch / "ipython"),
-        "PYTHONPATH": os.pathsep.join(path),
-        fill.HANDOVER: str(scratch / HANDOVER),
-        "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs)),
-    }
-
-
-def _execute(task: Task, kernel: Kernel) -> None:
-    """Have papermill run the notebook in that kernel."""
-    import papermill  # not needed by --help and --list, and slow
-
-    papermill.execute_notebook(
-        _literal(task.source),
-        _literal(task.partial(".ipynb")),
-        task.parameters,
-        kernel_name="python3",
-        language="python",
-        progress_bar=False,
-        start_timeout=KERNEL_START_SECONDS,
-        autosave_cell_every=0,  # saved after each cell all the same
-        config=Config({"KernelManager": {"transport_encryption": "auto"}}),
-        kernel_manager_class=kernel.manager(),
-    )
-
-
-def _literal(path: Path) -> str:
-    """`path` as papermill takes it: braces would be filled in with parameters."""
-    return str(path).replace("{", "{{").replace("}", "}}")
-
-
-def scrubbed(notebook: NotebookNode) -> NotebookNode:
-    """`notebook` without access tokens and without the paths that papermill notes."""
-    papermill = notebook.metadata.get("papermill", {})
-    for key in ("input_path", "output_path"):
-        papermill.pop(key, None)
-    return nbformat.reads(scrub(nbformat.writes(notebook)), as_version=4)
+def _with_parameters(task: Task) -> NotebookNode:
+    """The notebook without outputs, and with a cell that sets the parameters of the task."""
+    notebook = load_notebook_node(str(task.source))
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    return parameterize_notebook(notebook, task.parameters, kernel_name="python3", language="python")
 
 
 def one_line(error: Exception) -> str:
     """Class and message of what went wrong in a notebook, at most 500 characters."""
     name, message = type(error).__name__, str(error)
-    if name == "PapermillExecutionError":
+    if isinstance(error, CellExecutionError):
         name, message = error.ename, error.evalue
     return scrub(" ".join(f"{name}: {message}".split()))[:500]
 
 
-def to_html(task: Task, notebook: NotebookNode, seconds: float, *, failed: bool = False) -> str:
-    """The page of a notebook, alone in its navigation until the runner knows the others."""
+def scrubbed(notebook: NotebookNode) -> NotebookNode:
+    """`notebook` without access tokens."""
+    return nbformat.reads(scrub(nbformat.writes(notebook)), as_version=4)
+
+
+def _write_report(task: Task, notebook: NotebookNode, seconds: float, error: str) -> None:
+    """The notebook and its page; of a failed one nothing stays that could be taken for a result."""
+    notebook, folder = scrubbed(notebook), task.reports.parent
+    old, new = (".failed", "") if not error else ("", ".failed")
+    if error:
+        with ledger.locked(folder):
+            for sentence in ledger.remove_parts(folder, task.name):
+                say(sentence)
+            notebook_api.remove_figures(folder, task.name)
+        shutil.rmtree(folder / ".partial" / task.name, ignore_errors=True)
+        # Indented, the error is a code block: its text is neither Markdown nor HTML.
+        text = f"**This notebook failed.** Its numbers are not results.\n\n    {error}"
+        notebook.cells.insert(0, nbformat.v4.new_markdown_cell(text, metadata={"tags": ["failure"]}))
     facts = {
         "Profile": task.profile,
         "Parameters": ", ".join(f"{key} = {value}" for key, value in task.changed.items()) or "defaults",
         "Commit": task.commit,
         "Finished": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "Failed after" if failed else "Executed in": duration(seconds),
+        "Failed after" if error else "Executed in": duration(seconds),
     }
-    links = [render.Link(task.name, f"{task.name}.html")]
-    return render.to_html(notebook, name=task.name, links=links, facts=facts, failed=failed)
-
-
-def _conclude_failure(task: Task, error: str, seconds: float) -> None:
-    """Keep the failed copy; take away all that could be taken for a result of this run."""
-    folder = task.reports.parent
+    alone = [Result(name=task.name, status="done")]  # until the runner knows the others
+    page = render.to_html(notebook, name=task.name, results=alone, facts=facts, failed=bool(error))
     for suffix in (".html", ".ipynb"):
-        task.report(suffix).unlink(missing_ok=True)
-    with ledger.locked(folder):
-        for sentence in ledger.remove_parts(folder, task.name):
-            say(sentence)
-        notebook_api.remove_figures(folder, task.name)
-    shutil.rmtree(folder / ".partial" / task.name, ignore_errors=True)
-    notebook = _failed_copy(task, error)
-    disk.write_text(task.report(".failed.ipynb"), nbformat.writes(notebook))
-    disk.write_text(task.report(".failed.html"), to_html(task, notebook, seconds, failed=True))
-    _remove_partials(task)
-
-
-def _failed_copy(task: Task, error: str) -> NotebookNode:
-    """The notebook as far as it was executed, or its source if nothing readable was saved, under a banner."""
-    try:
-        notebook = scrubbed(nbformat.read(task.partial(".ipynb"), as_version=4))
-    except (OSError, ValueError):  # killed before or while it was written
-        notebook = nbformat.read(task.source, as_version=4)
-    # papermill's own banner is there only for some of the failures.
-    own = [cell for cell in notebook.cells if "papermill-error-cell-tag" not in cell.metadata.get("tags", [])]
-    # Indented, the error is a code block: its text is neither Markdown nor HTML.
-    banner = nbformat.v4.new_markdown_cell(
-        f"**This notebook failed.** Its numbers are not results.\n\n    {error}"
-    )
-    banner.metadata["tags"] = ["failure"]
-    notebook.cells = [banner, *own]
-    return notebook
-
-
-def _remove_partials(task: Task) -> None:
-    for suffix in (".ipynb", ".html"):
-        task.partial(suffix).unlink(missing_ok=True)
+        task.report(f"{old}{suffix}").unlink(missing_ok=True)
+    disk.write_text(task.report(f"{new}.html"), page)
+    disk.write_text(task.report(f"{new}.ipynb"), nbformat.writes(notebook))

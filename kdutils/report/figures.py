@@ -1,11 +1,9 @@
-"""Figures of gains, claims and runs: each function takes tidy tables and returns a finished figure.
-
-What is drawn is the table that was passed, which the notebook stores beside the picture.
-"""
+"""Figures of gains, claims and runs: each function draws a tidy table, which is kept next to its picture."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -105,10 +103,9 @@ def correlations(table: pd.DataFrame) -> Figure:
 
 
 def error_rates(table: pd.DataFrame) -> Figure:
-    """How often procedures err, a row each: a dot a null, a stroke where the procedure says it is.
+    """How often procedures err, on a scale of square roots: calibration.errors.
 
-    Columns row, null, actual, low, high (Monte Carlo) and nominal, as calibration.errors gives them. The axis
-    is that of square roots, on which a share near 0 and one near 1 can both be read.
+    A row a procedure, a dot a null with its Monte Carlo interval, a stroke where the procedure says it is.
     """
     nominal, names = table.groupby("row", sort=False)["nominal"].first(), list(dict.fromkeys(table["null"]))
     styles = {name: Style(name, plots.COLOURS[i], plots.MARKERS[i]) for i, name in enumerate(names)}
@@ -125,10 +122,7 @@ def error_rates(table: pd.DataFrame) -> Figure:
 
 
 def shares(table: pd.DataFrame, *, of: str) -> Figure:
-    """Stacked bars, a row of `table` each: its index, or its column label in a panel a domain.
-
-    `of` is a key of SHARES; columns are those that its styles name.
-    """
+    """Stacked bars of what SHARES names, a row of `table` each: its index, or label in a panel a domain."""
     styles, xlabel, end, fmt, columns, height, row_height = SHARES[of]
     if styles is None:  # of values that have an order
         colours = plots.ordered_colours(table.shape[1])
@@ -225,10 +219,7 @@ def gain_by_task(table: pd.DataFrame) -> Figure:
 
 
 def gain_by_size(points: pd.DataFrame) -> Figure:
-    """Gain over student size: every run a point, the mean of each size as a line, solid for the first family.
-
-    Columns domain, family, student_parameters, method, gain.
-    """
+    """Gain over size: columns domain, family, student_parameters, method, gain; means of a size as lines."""
     families = dict(zip(dict.fromkeys(points["family"]), plots.FAMILY_LINES, strict=False))
     # Families are nudged apart by 4 % of a size, so that the two 3B students do not cover each other.
     nudges = {family: 1.04 ** (i * 2 - 1) for i, family in enumerate(families)}
@@ -240,11 +231,10 @@ def gain_by_size(points: pd.DataFrame) -> Figure:
             own = part[part["method"] == method]
             size = own["student_parameters"] * own["family"].map(nudges).astype(float)
             ax.scatter(size, own["gain"], color=style.colour, marker=style.marker, **look)
-        for family, line in families.items():
-            for method, style in METHOD_STYLE.items():
-                own = part[(part["family"] == family) & (part["method"] == method)]
-                means = own.groupby("student_parameters")["gain"].mean()
-                ax.plot(means.index, means, color=style.colour, linestyle=line, linewidth=1.1)
+        for (family, line), (method, style) in product(families.items(), METHOD_STYLE.items()):
+            own = part[(part["family"] == family) & (part["method"] == method)]
+            means = own.groupby("student_parameters")["gain"].mean()
+            ax.plot(means.index, means, color=style.colour, linestyle=line, linewidth=1.1)
         plots.size_axis(ax, part["student_parameters"])
     parts[0][0].set_ylabel("average gain over SFT, points")
     lines = [plots.line_handle(f"{family}, mean", linestyle=line) for family, line in families.items()]
@@ -261,10 +251,7 @@ def against(
     by: str = "method",
     has_equal: bool = False,
 ) -> Figure:
-    """One quantity over another, every row a point, a panel a domain; dashed where both are equal if asked.
-
-    `{score}` in `xlabel` is what the domain is scored by: accuracy, or ROUGE-L.
-    """
+    """One quantity over another, every row a point, a panel a domain; `{score}` in `xlabel` is its score."""
     styles = METHOD_STYLE if by == "method" else plots.DOMAIN_STYLE
     fig, parts = domain_panels(table, height=3.2 if has_equal else 3.0, sharey=True)
     for ax, part in parts:
@@ -318,9 +305,8 @@ def gain_and_scale(table: pd.DataFrame) -> Figure:
             ax.fill_between(size, rows["least"], rows["most"], color=style.colour, alpha=0.18, linewidth=0)
             ax.plot(size, rows["expected"], color=style.colour, linestyle=":", linewidth=1.0)
             look = {"color": style.colour, "markersize": 4, "linewidth": 1.1, "elinewidth": 0.9}
-            ax.errorbar(
-                size, value, yerr=[value - rows["low"], rows["high"] - value], fmt=f"{style.marker}-", **look
-            )
+            error = [value - rows["low"], rows["high"] - value]
+            ax.errorbar(size, value, yerr=error, fmt=f"{style.marker}-", **look)
         plots.size_axis(ax, table["student_parameters"])
         ax.set_title(DOMAIN_LABELS[part["domain"].iloc[0]] if place < n_domains else "")
         ax.set_xlabel("student parameters (log)" if place >= n_domains else "")

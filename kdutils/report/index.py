@@ -6,7 +6,6 @@ import base64
 import io
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from typing import Any
 
 from PIL import Image
@@ -14,7 +13,7 @@ from PIL import Image
 from kdutils.grid import cell_table, study
 from kdutils.grid.profile import Profile
 from kdutils.report import html_tables
-from kdutils.report.render import Link, page
+from kdutils.report.render import Result, page
 
 THUMBNAIL_WIDTH = 640  # pixels; thumbnails are embedded, because a page may not load its neighbours
 VERDICTS = {"reproduced": "✓", "not_reproduced": "✗", "inconclusive": "?", "not_testable": "–"}
@@ -24,18 +23,6 @@ MARKS = VERDICTS | {
     "not_run": "–",
 }  # of verdicts, and of what became of a notebook
 ANALYSIS_WORDS = {"authors": "the authors' analysis", "strict": "the stricter analysis"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Result:
-    """What became of one notebook."""
-
-    name: str
-    status: str  # done, failed or not_run
-    seconds: float | None = None
-    error: str = ""  # one line: class and message
-    finished: str = ""  # UTC, to the second
-    changed: dict[str, Any] = field(default_factory=dict)  # parameters that differ from their defaults
 
 
 def index_html(
@@ -53,16 +40,15 @@ def index_html(
         results: one for each notebook of the profile.
         claims: rows of claims.json.
         figures: as `notebook_api.published_figures` gives them: path of the PNG, alt, caption, notebook.
-        provenance: names and values; a mapping as value is folded away.
         conclusions: sentences of Markdown by notebook.
     """
-    pages = {result.name: _page_of(result) for result in results}
+    pages = {result.name: result.page and f"reports/{result.page}" for result in results}
     with ThreadPoolExecutor() as pool:  # compressing thumbnails takes most of the time, and no lock
         thumbnails = list(pool.map(_thumbnail, figures))
     return page(
         "index.html.j2",
         title=f"Knowledge distillation: {profile.title[:1].lower()}{profile.title[1:]}",
-        links=[Link(result.name, pages[result.name], result.status == "failed") for result in results],
+        results=results,
         current=None,
         wide=True,
         profile=profile,
@@ -70,15 +56,9 @@ def index_html(
         marks=MARKS,
         claims=_claims_by_source(claims, _labels(profile)),
         conclusions={name: said for name, said in (conclusions or {}).items() if said},
-        reports=results,
         figures=[dict(figure) | image for figure, image in zip(figures, thumbnails, strict=True)],
         provenance=provenance,
     )
-
-
-def _page_of(result: Result) -> str | None:
-    suffix = {"done": ".html", "failed": ".failed.html"}.get(result.status)
-    return suffix and f"reports/{result.name}{suffix}"
 
 
 def _labels(profile: Profile) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """A kernel that is a process of ours: forked, where that is safe, from one that has its imports already.
 
-papermill asks a kernel manager for a kernel; this one hands on a process that waits to become it.
+nbclient asks a kernel manager to launch a kernel; ours has a process that waits to become it.
 """
 
 from __future__ import annotations
@@ -39,25 +39,26 @@ class Kernel(Function):
         if self.poll() is None:
             os.kill(self.pid, number)
 
-    def manager(self) -> type[AsyncKernelManager]:
-        """A kernel manager, for nbclient, whose only kernel is this process."""
 
-        class Provisioner(LocalProvisioner):
-            async def launch_kernel(self, cmd: list[str], **options: Any) -> KernelConnectionInfo:
-                kernel.send(self.parent.connection_file)
-                self.process, self.pid, self.pgid = kernel, kernel.pid, kernel.pid
-                return self.connection_info
+class Provisioner(LocalProvisioner):
+    kernel: Kernel
 
-        class Manager(AsyncKernelManager):
-            kernel_spec = KernelSpec(**get_kernel_dict())  # this Python, whatever is installed as python3
+    async def launch_kernel(self, cmd: list[str], **options: Any) -> KernelConnectionInfo:
+        self.kernel.send(self.parent.connection_file)
+        self.process, self.pid, self.pgid = self.kernel, self.kernel.pid, self.kernel.pid
+        return self.connection_info
 
-            async def _async_pre_start_kernel(self, **options: Any) -> tuple[list[str], dict[str, Any]]:
-                known = {"kernel_id": str(uuid.uuid4()), "kernel_spec": self.kernel_spec}
-                self.provisioner = Provisioner(parent=self, **known)
-                return await super()._async_pre_start_kernel(**options)
 
-        kernel = self
-        return Manager
+class Manager(AsyncKernelManager):
+    """The manager of that kernel alone."""
+
+    kernel_spec = KernelSpec(**get_kernel_dict())  # this Python, whatever is installed as python3
+
+    def __init__(self, kernel: Kernel) -> None:
+        super().__init__(transport_encryption="auto")
+        known = {"kernel_id": str(uuid.uuid4()), "kernel_spec": self.kernel_spec}
+        self.provisioner = Provisioner(parent=self, **known)
+        self.provisioner.kernel = kernel
 
 
 def serve(pipe: Connection) -> None:

@@ -52,8 +52,7 @@ def begin(
 
     Call it in the cell after the parameters, before any work, with `globals()`. A list may be text such as
     a,b or JSON. The first time in a kernel, any other public name that holds a plain value is refused: only
-    an undeclared or misspelt parameter can have put it there, because imports bind modules, functions and
-    classes. Later such names are the notebook's own variables, and a person is running the cell again.
+    an undeclared or misspelt parameter can have put it there. Later such names are the notebook's own.
 
     Raises:
         ParameterError: for a parameter that is missing, undeclared, or not of the declared type or an allowed
@@ -146,13 +145,14 @@ class Report:
         if engine := fig.get_layout_engine():  # savefig would lay out twice a file, and draw
             fig.set_dpi(PNG_DPI)  # text is as wide as in the PNG
             engine.execute(fig)
+        png, svg = io.BytesIO(), io.BytesIO()
         with mpl.rc_context(LAID_OUT | {"svg.hashsalt": stem}):  # the ids in an SVG are random without
             fig.set_layout_engine(None)
-            png = _drawn(fig, "png", dpi=PNG_DPI, metadata={"Software": None})
-            svg = _drawn(fig, "svg", metadata={"Date": None, "Creator": None})
+            fig.savefig(png, format="png", dpi=PNG_DPI, metadata={"Software": None})
+            fig.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
         plt.close(fig)
-        disk.write_bytes(path.with_suffix(".png"), png)
-        disk.write_bytes(path.with_suffix(".svg"), svg)
+        disk.write_bytes(path.with_suffix(".png"), png.getvalue())
+        disk.write_bytes(path.with_suffix(".svg"), svg.getvalue())
         disk.write_csv(path.with_suffix(".csv"), html_tables.with_index(data))
         if stem not in self._stems:
             self._stems.append(stem)
@@ -161,7 +161,7 @@ class Report:
         disk.write_json(path.with_suffix(".json"), disk.sealed(facts))
         alt, caption = text_safety.visible(alt), text_safety.visible(caption)
         width = round(fig.get_figwidth() * SCREEN_DPI)
-        image = {"image/png": base64.b64encode(png).decode(), "text/plain": alt}
+        image = {"image/png": base64.b64encode(png.getvalue()).decode(), "text/plain": alt}
         display(image, metadata={"image/png": {"alt": alt, "width": width}}, raw=True)
         text = {"text/html": f'<p class="caption">{html.escape(caption)}</p>', "text/plain": caption}
         display(text, metadata={"kdutils": {"figure": stem}}, raw=True)
@@ -206,37 +206,40 @@ class Report:
             shutil.rmtree(self._staging, ignore_errors=True)
             remove_figures(self.folder, self.name, keep=self._stems)
             problems = ledger.write_parts(self.folder, self.name, statistics, self._claims.values())
-            facts = {"notebook": self.name, "parameters": vars(self.parameters)}
-            facts |= {"kdutils": kdutils.__version__, "conclusions": self._conclusions}
-            facts["finished"] = datetime.now(UTC).isoformat(timespec="seconds")
-            facts["run_token"] = os.environ.get(RUN_TOKEN)
-            facts["sha256"] = ledger.digests(self.folder, self.name)
+            facts = {
+                **{"notebook": self.name, "parameters": vars(self.parameters)},
+                **{"kdutils": kdutils.__version__, "conclusions": self._conclusions},
+                "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+                "run_token": os.environ.get(RUN_TOKEN),
+                "sha256": ledger.digests(self.folder, self.name),
+            }
             disk.write_json(sentinel, facts)
         in_repository = self.folder.is_relative_to(REPOSITORY)
-        print(*problems, sep="\n", end="\n" if problems else "")
-        print(f"Written to {self.folder.relative_to(REPOSITORY) if in_repository else self.folder}:")
-        for stem in self._stems:
-            print(f"  figures/{stem}.png .svg .csv")
-        print(f"  statistics.csv: {len(statistics)} rows of this notebook")
-        print(f"  claims.json: {len(self._claims)} rows of this notebook")
+        written = [f"Written to {self.folder.relative_to(REPOSITORY) if in_repository else self.folder}:"]
+        written += [f"  figures/{stem}.png .svg .csv" for stem in self._stems]
+        written.append(f"  statistics.csv: {len(statistics)} rows of this notebook")
+        written.append(f"  claims.json: {len(self._claims)} rows of this notebook")
+        print(*problems, *written, sep="\n")
 
 
 def published_figures(folder: Path) -> tuple[list[dict[str, Any]], list[str]]:
     """Notebook, place, alt, caption and PNG path of every published figure, in the order of the reports.
 
-    Those of which a file is not what was written are left out: for each of them there is a sentence.
+    Damaged ones are left out: for each of them there is a sentence.
     """
     found, problems = [], []
     for path in sorted((folder / "figures").glob("*.json")):
         try:
             figure = json.loads(path.read_text(encoding="utf-8"))
-            digests = figure.get("sha256", {})
+            digests = figure.get("sha256", {})  # none in those of older versions
             is_whole = all(disk.sha256(path.with_suffix(kind)) == digests[kind] for kind in digests)
-            if not (is_whole and disk.has_whole_seal(figure)):
-                raise ValueError(path.name)
+            is_whole = is_whole and disk.has_whole_seal(figure)
             facts = {name: figure[name] for name in ("notebook", "place", "alt", "caption")}
-            found.append(facts | {"png": path.with_suffix(".png")})
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            is_whole = False
+        if is_whole:
+            found.append(facts | {"png": path.with_suffix(".png")})
+        else:
             remedy = f"run notebook {number_of(path.stem)} again"
             problems.append(f"figure {path.stem} is damaged and left out of the index; {remedy}")
     return sorted(found, key=lambda figure: (figure["notebook"], figure["place"])), problems
@@ -271,9 +274,3 @@ def remove_figures(folder: Path, notebook: str, *, keep: Iterable[str] = ()) -> 
 def number_of(notebook: str) -> str:
     """The number that a notebook's name, or that of its figure, begins with: `02`, `01b`."""
     return notebook.partition("_")[0]
-
-
-def _drawn(fig: Figure, kind: str, **options: Any) -> bytes:
-    content = io.BytesIO()
-    fig.savefig(content, format=kind, **options)
-    return content.getvalue()

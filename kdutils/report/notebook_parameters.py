@@ -1,7 +1,6 @@
 """The parameters of a notebook: what its tagged cell declares, and what may be given for them.
 
-Nothing is executed. The cell is parsed, so that a derived value, an import or a name that smuggles
-code in is refused before a kernel starts.
+The cell is parsed and not executed, so that what smuggles code in is refused before a kernel starts.
 """
 
 from __future__ import annotations
@@ -100,20 +99,18 @@ def declared(notebook: Path) -> dict[str, Parameter]:
         ParameterError: if the file cannot be read, has not exactly one cell tagged `parameters`,
             or that cell holds anything but `name: type = literal`; names the file and the line.
     """
-    source = _tagged_source(Path(notebook))
+    source = _tagged_source(notebook)
     where = f"{notebook}, parameters cell"
     try:
         statements = ast.parse(source).body
         tokens = list(tokenize.generate_tokens(io.StringIO(source).readline))
-        comments = {
-            each.start[0]: each.string.lstrip("# ") for each in tokens if each.type == tokenize.COMMENT
-        }
     except (SyntaxError, tokenize.TokenError) as error:
         line = getattr(error, "lineno", None) or 1
         raise ParameterError(f"{where}, line {line}: not Python; use `name: type = literal`") from None
     comments = {
         token.start[0]: token.string.lstrip("# ") for token in tokens if token.type == tokenize.COMMENT
     }
+    comments = {at.start[0]: at.string.lstrip("# ") for at in tokens if at.type == tokenize.COMMENT}
     parameters: dict[str, Parameter] = {}
     for statement in statements:
         try:
@@ -127,22 +124,13 @@ def declared(notebook: Path) -> dict[str, Parameter]:
 
 
 def check(parameters: Mapping[str, Parameter], given: Mapping[str, Any]) -> dict[str, Any]:
-    """`given`, each value read as the type that its parameter declares.
-
-    Raises:
-        ParameterError: for the first wrong name (before any value is looked at), then for the first
-            wrong value.
-    """
+    """`given`, each value read as the type that its parameter declares; names are checked first."""
     check_names(parameters, given)
     return {name: coerce(parameters[name], value) for name, value in given.items()}
 
 
 def check_names(parameters: Mapping[str, Parameter], names: Iterable[str]) -> None:
-    """Nothing, if every name is declared.
-
-    Raises:
-        ParameterError: for the first that is not an identifier or not declared.
-    """
+    """Raise a ParameterError for the first name that is no identifier or not declared."""
     for name in names:
         if not (isinstance(name, str) and name.isidentifier()) or keyword.iskeyword(name):
             raise ParameterError(
@@ -160,7 +148,7 @@ def undeclared(name: str, parameters: Mapping[str, Parameter]) -> ParameterError
 
 
 def describe(parameters: Mapping[str, Parameter]) -> str:
-    """Names and types on one line: `selection: str, seeds: list[int]`."""
+    """`selection: str, seeds: list[int]`."""
     return ", ".join(f"{parameter.name}: {parameter.type}" for parameter in parameters.values()) or "none"
 
 
@@ -190,11 +178,7 @@ def coerce(parameter: Parameter, value: Any) -> Any:
 
 
 def strict(parameter: Parameter, value: Any) -> Any:
-    """`value` if it already is of the declared type and allowed; an int passes where a float is declared.
-
-    Raises:
-        ParameterError: as `coerce`.
-    """
+    """`value` if it already is of the declared type and allowed; an int passes where a float is declared."""
     if value is None and parameter.optional:
         return None
     try:

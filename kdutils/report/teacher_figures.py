@@ -17,10 +17,7 @@ from kdutils.results import agreement_fidelity, capa
 def before_and_after(
     table: pd.DataFrame, *, left: str, right: str, xlabel: str, by: str = "domain"
 ) -> Figure:
-    """Two values of every pair joined by a line, a panel a value of `by`: columns pair, `left`, `right`.
-
-    `left` and `right` are keys of plots.KIND_STYLE.
-    """
+    """Two values of every pair joined by a line, a panel a value of `by`: two columns of KIND_STYLE."""
     rows = list(dict.fromkeys(table["pair"]))
     fig, parts = domain_panels(table, height=1.2 + 0.2 * len(rows), sharey=True, xlabel=xlabel, by=by)
     for ax, part in parts:
@@ -35,10 +32,7 @@ def before_and_after(
 
 
 def likeness_by_method(table: pd.DataFrame, *, measure: str, xlabel: str) -> Figure:
-    """A likeness of the SFT student and of each method's, a row a pair, a panel a domain.
-
-    Columns domain, pair, method (`sft` among them) and `measure`; a line joins what belongs to a pair.
-    """
+    """A likeness of the SFT and each KD student, a row a pair: columns domain, pair, method, `measure`."""
     pairs = list(dict.fromkeys(table["pair"]))
     fig, parts = domain_panels(table, height=1.3 + 0.2 * len(pairs), sharey=True, xlabel=xlabel)
     for ax, part in parts:
@@ -69,10 +63,7 @@ def level_and_gain(table: pd.DataFrame) -> Figure:
 
 
 def given_accuracy(table: pd.DataFrame) -> Figure:
-    """Measures of agreement by method, a row of panels a domain, a column a measure.
-
-    Takes capa.given_accuracy. Chance is at zero where a measure is adjusted for it.
-    """
+    """Measures of agreement by method, a row of panels a domain, a column a measure: capa.given_accuracy."""
     n_rows = table.groupby(["domain", "measure"]).size().max()
     height = 0.5 + table["domain"].nunique() * (0.75 + 0.21 * n_rows)
     shown = pd.concat([table[table["measure"] == name] for name in capa.SHOWN])
@@ -88,7 +79,7 @@ def given_accuracy(table: pd.DataFrame) -> Figure:
 
 
 def likeness_by_group(table: pd.DataFrame, *, xlabel: str) -> Figure:
-    """Likeness to the teacher's text by group of items, a panel a method, each measure a dot.
+    """Likeness to the teacher's text, a panel a method, a row a group of items, each measure a dot.
 
     Columns label, group, group_label, measure, estimate, low, high, n: the texts of a group.
     """

@@ -28,8 +28,8 @@ from kdutils.grid import local_pool
 from kdutils.grid.profile import load_profile, profile_names
 from kdutils.io import child_processes, environment
 from kdutils.report import cli, kernels, ledger, notebook_api, notebook_parameters, render, runner
-from kdutils.report.index import Result
 from kdutils.report.notebook_parameters import ParameterError
+from kdutils.report.render import Result
 from kdutils.report.runner import RunError
 
 GOOD, TWIN, RAISES, KILLED, UNFINISHED, LATE, ABSENT = SAMPLE
@@ -298,7 +298,9 @@ def test_kernel_that_dies_at_once_is_reported(tmp_path, monkeypatch, capsys, for
 def test_index_keeps_what_earlier_runs_left(tmp_path, capsys):
     folder = notebook_api.writable_folder(tmp_path, "published")
     for page in (f"{GOOD}.html", f"{TWIN}.html", f"{RAISES}.failed.html"):
-        (folder / "reports" / page).write_text(render.page("page.html.j2", title="", links=[], current=None))
+        (folder / "reports" / page).write_text(
+            render.page("page.html.j2", title="", results=[], current=None)
+        )
     before = [
         Result(name=GOOD, status="done"),
         Result(name=TWIN, status="done"),
@@ -331,7 +333,7 @@ def test_index_is_written_beside_a_damaged_file(tmp_path, capsys, name, fault):
     folder = notebook_api.writable_folder(tmp_path, "published")
     for page in (GOOD, TWIN):
         (folder / f"reports/{page}.html").write_text(
-            render.page("page.html.j2", title="", links=[], current=None)
+            render.page("page.html.j2", title="", results=[], current=None)
         )
     (folder / name).write_bytes(DAMAGE[name])
     fault(f"{name.partition('/')[0]} of the index")
@@ -450,7 +452,7 @@ def test_what_took_longest_the_last_time_starts_first(tmp_path, recorder):
     (folder / "index.json").write_text(json.dumps(entries))
     for name in seconds:
         (folder / "reports" / f"{name}.html").write_text(
-            render.page("page.html.j2", title="", links=[], current=None)
+            render.page("page.html.j2", title="", results=[], current=None)
         )
     results = run_mini(tmp_path, lambda plans, folder: plans)
     assert recorder.started == ["08_claims", "01_effectiveness", "06_noise"]
@@ -462,7 +464,7 @@ def test_how_soon_a_notebook_failed_is_not_how_long_it_takes(tmp_path, recorder)
     folder = notebook_api.writable_folder(tmp_path, "mini")
     entries = [{"name": "08_claims", "status": "failed", "seconds": 1.0, "error": "KeyError"}]
     (folder / "index.json").write_text(json.dumps(entries))
-    page = render.page("page.html.j2", title="", links=[], current=None)
+    page = render.page("page.html.j2", title="", results=[], current=None)
     (folder / "reports" / "08_claims.failed.html").write_text(page)
     mini = load_profile("mini")
     runner.run_profile(mini, out=tmp_path, jobs=1, train=lambda plans, folder: plans)
