@@ -9,7 +9,6 @@ from __future__ import annotations
 import atexit
 import json
 import os
-import shutil
 import sys
 import tempfile
 import threading
@@ -137,7 +136,7 @@ class Executor:
                 return "Interrupted: the run was stopped"
             if kernel.stopped:
                 return f"TimeoutError: stopped after {self._limit_seconds:g} s, which is the limit"
-            if isinstance(error, RuntimeError) and kernel.poll():  # of nbclient, about a kernel that died
+            if isinstance(error, RuntimeError) and str(error).startswith("Kernel died"):
                 return scrub(f"DeadKernelError: the kernel {kernel.reason()}")
             return one_line(error)
         finally:
@@ -177,7 +176,6 @@ def _write_report(task: Task, notebook: NotebookNode, seconds: float, error: str
             for sentence in ledger.remove_parts(folder, task.name):
                 say(sentence)
             notebook_api.remove_figures(folder, task.name)
-        shutil.rmtree(folder / ".partial" / task.name, ignore_errors=True)
         # Indented, the error is a code block: its text is neither Markdown nor HTML.
         text = f"**This notebook failed.** Its numbers are not results.\n\n    {error}"
         notebook.cells.insert(0, nbformat.v4.new_markdown_cell(text, metadata={"tags": ["failure"]}))

@@ -11,7 +11,6 @@ import io
 import json
 import os
 import re
-import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
@@ -116,12 +115,12 @@ class Report:
         self.parameters = SimpleNamespace(**parameters)
         self.folder = folder
         self.kept = CachedTables(folder.parent / "cache" / "tables")
-        self._staging = folder / ".partial" / name
-        self._stems: list[str] = []  # of the figures drawn; kept after `finish`, which may be called again
+        self._figures: dict[
+            str, tuple[bytes, bytes, pd.DataFrame, dict[str, Any]]
+        ] = {}  # PNG, SVG, CSV, facts
         self._statistics: list[pd.DataFrame] = []
         self._claims: dict[tuple, dict[str, Any]] = {}
         self._conclusions: list[str] = []
-        shutil.rmtree(self._staging, ignore_errors=True)
 
     def figure(self, fig: Figure, name: str, *, alt: str, data: pd.DataFrame, caption: str) -> None:
         """Show a figure and keep it as PNG, SVG and the CSV of exactly what is drawn; closes it.
@@ -141,7 +140,6 @@ class Report:
         if data.empty:
             raise ValueError(f"figure {name} needs the rows that it draws")
         stem = f"{number_of(self.name)}_{name}"
-        path = self._staging / stem
         if engine := fig.get_layout_engine():  # savefig would lay out twice a file, and draw
             fig.set_dpi(PNG_DPI)  # text is as wide as in the PNG
             engine.execute(fig)
@@ -151,14 +149,8 @@ class Report:
             fig.savefig(png, format="png", dpi=PNG_DPI, metadata={"Software": None})
             fig.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
         plt.close(fig)
-        disk.write_bytes(path.with_suffix(".png"), png.getvalue())
-        disk.write_bytes(path.with_suffix(".svg"), svg.getvalue())
-        disk.write_csv(path.with_suffix(".csv"), html_tables.with_index(data))
-        if stem not in self._stems:
-            self._stems.append(stem)
-        facts = {"notebook": self.name, "place": self._stems.index(stem), "alt": alt, "caption": caption}
-        facts["sha256"] = {kind: disk.sha256(path.with_suffix(kind)) for kind in (".png", ".svg", ".csv")}
-        disk.write_json(path.with_suffix(".json"), disk.sealed(facts))
+        table = html_tables.with_index(data).copy()
+        self._figures[stem] = (png.getvalue(), svg.getvalue(), table, alt, caption)
         alt, caption = text_safety.visible(alt), text_safety.visible(caption)
         width = round(fig.get_figwidth() * SCREEN_DPI)
         image = {"image/png": base64.b64encode(png.getvalue()).decode(), "text/plain": alt}
@@ -198,13 +190,18 @@ class Report:
         Figures of an earlier execution that were not drawn this time go. Prints what was written.
         """
         statistics = ledger.merged_statistics(self._statistics)
-        sentinel, figures = ledger.sentinel(self.folder, self.name), self.folder / "figures"
+        sentinel = ledger.sentinel(self.folder, self.name)
         with ledger.locked(self.folder):
             sentinel.unlink(missing_ok=True)
-            for staged in sorted(self._staging.glob("*.*")):
-                staged.replace(figures / staged.name)
-            shutil.rmtree(self._staging, ignore_errors=True)
-            remove_figures(self.folder, self.name, keep=self._stems)
+            remove_figures(self.folder, self.name)
+            for place, (stem, (png, svg, table, alt, caption)) in enumerate(self._figures.items()):
+                path = self.folder / "figures" / stem
+                written = [disk.write_bytes(path.with_suffix(".png"), png)]
+                written.append(disk.write_bytes(path.with_suffix(".svg"), svg))
+                written.append(disk.write_csv(path.with_suffix(".csv"), table))
+                facts = {"notebook": self.name, "place": place, "alt": alt, "caption": caption}
+                facts["sha256"] = {each.suffix: disk.sha256(each) for each in written}
+                disk.write_json(path.with_suffix(".json"), disk.sealed(facts))
             problems = ledger.write_parts(self.folder, self.name, statistics, self._claims.values())
             facts = {
                 **{"notebook": self.name, "parameters": vars(self.parameters)},
@@ -216,7 +213,7 @@ class Report:
             disk.write_json(sentinel, facts)
         in_repository = self.folder.is_relative_to(REPOSITORY)
         written = [f"Written to {self.folder.relative_to(REPOSITORY) if in_repository else self.folder}:"]
-        written += [f"  figures/{stem}.png .svg .csv" for stem in self._stems]
+        written += [f"  figures/{stem}.png .svg .csv" for stem in self._figures]
         written.append(f"  statistics.csv: {len(statistics)} rows of this notebook")
         written.append(f"  claims.json: {len(self._claims)} rows of this notebook")
         print(*problems, *written, sep="\n")
@@ -264,11 +261,10 @@ def figure_changes(before: Mapping[str, str], after: Mapping[str, str]) -> str:
     return "; ".join(parts) or f"{len(after)} figure files, all new"
 
 
-def remove_figures(folder: Path, notebook: str, *, keep: Iterable[str] = ()) -> None:
-    """Delete the figures of a notebook whose file name without suffix is not in `keep`."""
+def remove_figures(folder: Path, notebook: str) -> None:
+    """Delete the figures of a notebook."""
     for path in (folder / "figures").glob(f"{number_of(notebook)}_*"):
-        if path.stem not in keep:
-            path.unlink()
+        path.unlink()
 
 
 def number_of(notebook: str) -> str:
