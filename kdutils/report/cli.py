@@ -89,16 +89,20 @@ def _run(asked: argparse.Namespace, notebooks: Path) -> int:
     names = [name for name, _ in asked.overrides]
     if twice := [name for name in names if names.count(name) > 1]:
         raise runner.RunError(f"parameter {twice[0]!r} is given twice; give it once")
-    which = {"out": asked.out.absolute(), "only": only, "notebooks": notebooks}
-    which["overrides"] = dict(asked.overrides)
-    if asked.dry_run:
-        return _dry_run(profile, runner.needs(runner.plan(profile, **which)), asked.gpu or machines.DEFAULT)
-    if training.shard:  # the notebooks are for a call without --shard, once all parts are made
-        training.make(runner.needs(runner.plan(profile, **which)))
+    out, overrides = asked.out.absolute(), dict(asked.overrides)
+    if asked.dry_run or training.shard:
+        tasks = runner.plan(profile, out=out, only=only, overrides=overrides, notebooks=notebooks)
+        plans = runner.needs(tasks)
+        if asked.dry_run:
+            return _dry_run(profile, plans, asked.gpu or machines.DEFAULT)
+        training.make(plans)  # the notebooks are for a call without --shard, once all parts are made
         return 1 if training.failures else 0
     results = runner.run_profile(
         profile,
-        **which,
+        out=out,
+        only=only,
+        overrides=overrides,
+        notebooks=notebooks,
         jobs=asked.jobs,
         limit_seconds=asked.limit,
         prepare=[lambda: _released_tables(profile)] if "published" in profile.sources else [],

@@ -184,12 +184,12 @@ def _rebuild(folder: Path) -> list[str]:
     return problems
 
 
-def claims_of(profile: str, beside: Path) -> tuple[list[dict[str, Any]], str]:
+def claims_of(profile: str, folder: Path) -> tuple[list[dict[str, Any]], str]:
     """The claims of another profile and where they are from, in words.
 
-    Those of the same folder of outputs, which holds `beside`, else of the run that the repository keeps.
+    Those next to `folder`, that of a profile, else those of the run that the repository keeps.
     """
-    if found := claims(beside.parent / profile):
+    if found := claims(folder.parent / profile):
         return found, "the same folder of outputs"
     return claims(REFERENCE / profile), "the run whose results the repository keeps"
 

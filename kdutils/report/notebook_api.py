@@ -39,7 +39,7 @@ PNG_DPI = 160
 LAID_OUT = {"figure.constrained_layout.use": False, "figure.autolayout": False}
 SCREEN_DPI = 120  # so that 9 pt on paper is as large as the text around it on a screen
 FOLDERS = ("figures", "ledger", "reports", ".partial")  # inside the folder of a profile
-WRITTEN_BESIDE = ("runs", "states", "texts", "cache", "damaged", "leases")  # of all profiles; may be absent
+SHARED_FOLDERS = ("runs", "states", "texts", "cache", "damaged", "leases")  # of all profiles; may be absent
 LOCK = ".partial/.run"  # inside that of a profile; may be absent
 LITERALS = (str, bytes, int, float, type(None), list, dict)  # what papermill can inject
 
@@ -95,7 +95,7 @@ def writable_folder(out: Path | str, profile: str) -> Path:
     folder = root / profile
     made = [folder, *(folder / part for part in FOLDERS)]
     try:
-        for place in (*made, folder / LOCK, *(root / part for part in WRITTEN_BESIDE)):
+        for place in (*made, folder / LOCK, *(root / part for part in SHARED_FOLDERS)):
             if not place.resolve().is_relative_to(root):
                 raise ParameterError(f"{place} leads out of {root}; delete that link")
         for place in made:

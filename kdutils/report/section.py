@@ -100,7 +100,7 @@ class Section:
 
     @cached_property
     def answers(self) -> pd.DataFrame:
-        """What live students answer beside their teacher; no rows without live runs."""
+        """What live students and their teachers answer; no rows without live runs."""
         return self.in_view(self.run.kept(agreement_fidelity.paired_answers, self.asked))
 
     def counts(self, *, least: int = 3, what: str = "correlate") -> None:

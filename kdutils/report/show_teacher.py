@@ -23,7 +23,7 @@ from kdutils.results import (
 )
 
 BLEU = "BLEU with the teacher's texts, %"
-ONE_PAIR = {  # likeness -> its values, live beside released ones, what it is, title of its axis
+ONE_PAIR = {  # likeness -> its values, live next to released ones, what it is, title of its axis
     "agreement": (
         *(item_gains.agreements, released_comparison.agreements),
         *("agreement with the tuned teacher", "same answer as the teacher, % of items"),

@@ -263,7 +263,7 @@ def test_a_folder_that_cannot_be_is_refused(out):
 
 PLACES = [
     *(f"mini/{inner}" for inner in (*notebook_api.FOLDERS, notebook_api.LOCK)),
-    *notebook_api.WRITTEN_BESIDE,
+    *notebook_api.SHARED_FOLDERS,
 ]
 
 
