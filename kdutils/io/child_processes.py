@@ -134,7 +134,6 @@ class Function(Child):
     Args:
         function: of a module; it is imported there by name.
         env: the whole environment of the process; by default ours.
-        log: file that all output of the process is appended to; a temporary one by default.
         context: how it is started, see `forking`; by default as a fresh interpreter.
     """
 
@@ -144,10 +143,9 @@ class Function(Child):
         arguments: Sequence[Any] = (),
         *,
         env: Mapping[str, str] | None = None,
-        log: Path | None = None,
         context: BaseContext | None = None,
     ) -> None:
-        super().__init__(log)
+        super().__init__(None)
         self.pipe, theirs = multiprocessing.Pipe()
         variables = dict(os.environ if env is None else env)
         what = (theirs, str(self.log), variables, function, arguments)

@@ -17,11 +17,7 @@ from kdutils.report.render import Result, page
 
 THUMBNAIL_WIDTH = 640  # pixels; thumbnails are embedded, because a page may not load its neighbours
 VERDICTS = {"reproduced": "✓", "not_reproduced": "✗", "inconclusive": "?", "not_testable": "–"}
-MARKS = VERDICTS | {
-    "done": "✓",
-    "failed": "✗",
-    "not_run": "–",
-}  # of verdicts, and of what became of a notebook
+MARKS = VERDICTS | {"done": "✓", "failed": "✗", "not_run": "–"}  # also of what became of a notebook
 ANALYSIS_WORDS = {"authors": "the authors' analysis", "strict": "the stricter analysis"}
 
 
@@ -43,6 +39,8 @@ def index_html(
         conclusions: sentences of Markdown by notebook.
     """
     pages = {result.name: result.page and f"reports/{result.page}" for result in results}
+    models = profile.live.models if profile.live else ()
+    labels = cell_table.source_labels(map(cell_table.model_family, models))  # `Live, Qwen2.5`
     with ThreadPoolExecutor() as pool:  # compressing thumbnails takes most of the time, and no lock
         thumbnails = list(pool.map(_thumbnail, figures))
     return page(
@@ -54,17 +52,11 @@ def index_html(
         profile=profile,
         pages=pages,
         marks=MARKS,
-        claims=_claims_by_source(claims, _labels(profile)),
+        claims=_claims_by_source(claims, labels),
         conclusions={name: said for name, said in (conclusions or {}).items() if said},
         figures=[dict(figure) | image for figure, image in zip(figures, thumbnails, strict=True)],
         provenance=provenance,
     )
-
-
-def _labels(profile: Profile) -> dict[str, str]:
-    """What results of each source are called, `Live, Qwen2.5` for real models of that family."""
-    models = profile.live.models if profile.live else ()
-    return cell_table.source_labels(cell_table.model_family(name) for name in models)
 
 
 def _claims_by_source(claims: Sequence[Mapping[str, Any]], labels: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -73,17 +65,11 @@ def _claims_by_source(claims: Sequence[Mapping[str, Any]], labels: Mapping[str, 
     for source, analysis in dict.fromkeys((claim["source"], claim["analysis"]) for claim in claims):
         own = [claim for claim in claims if (claim["source"], claim["analysis"]) == (source, analysis)]
         word, comma, family = labels.get(source, source).partition(", ")
-        groups.append(
-            {
-                "id": f"{source}-{analysis}" if several else source,
-                # Live results, Qwen2.5
-                "title": f"{word} results{comma}{family}" + f": {ANALYSIS_WORDS[analysis]}" * several,
-                "counts": {
-                    verdict: sum(claim["verdict"] == verdict for claim in own) for verdict in VERDICTS
-                },
-                "rows": [_claim_row(claim) for claim in own],
-            }
-        )
+        group = {"id": f"{source}-{analysis}" if several else source, "rows": list(map(_claim_row, own))}
+        group["title"] = f"{word} results{comma}{family}"  # Live results, Qwen2.5
+        group["title"] += f": {ANALYSIS_WORDS[analysis]}" if several else ""
+        group["counts"] = {verdict: sum(row["verdict"] == verdict for row in own) for verdict in VERDICTS}
+        groups.append(group)
     return groups
 
 
