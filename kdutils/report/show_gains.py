@@ -115,7 +115,7 @@ def contaminated_items(section: Section) -> None:
 def sentences_behind(
     section: Section, *, apart: pd.DataFrame, won: pd.DataFrame, ranked: pd.DataFrame
 ) -> list[str]:
-    """What contamination, single items and the format of answers come to.
+    """What contamination, single items and the format of answers show.
 
     Takes contaminated_tasks and rankings of answer_modes and paired_items.won_and_lost.
     """
