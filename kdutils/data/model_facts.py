@@ -14,8 +14,6 @@ import struct
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from yaml import YAMLError
-
 from kdutils.data.model_files import Location, ModelError, files_digest, hub_file, locate
 from kdutils.mini.family import MINI_MODELS
 
@@ -127,7 +125,7 @@ def licence(place: Location) -> dict[str, str]:
     from huggingface_hub.repocard import metadata_load
 
     source, stated = Path(place.source), {}
-    with contextlib.suppress(OSError, ValueError, YAMLError):  # no card, or none that can be read
+    with contextlib.suppress(Exception):  # no card, or one that cannot be read, whatever is wrong with it
         if place.gguf_file:
             header = read_gguf(source / place.gguf_file)
             stated = {name[8:].replace(".", "_"): header[name] for name in header if name[:8] == "general."}

@@ -62,7 +62,7 @@ class RunFolder:
         """The trained weights: a model folder, or an adapter's as peft writes it."""
         return self.path / "model"
 
-    def begin(self, spec: dict[str, Any], numbers: dict[str, Any]) -> None:
+    def begin(self, spec: dict[str, Any], numbers: dict[str, Any] | None = None) -> None:
         """Make the folder with what is to be trained; what an earlier attempt left half written goes.
 
         Args:
@@ -78,7 +78,7 @@ class RunFolder:
         try:
             disk.remove_partials(self.path)
             disk.write_json(self.path / "spec.json", spec)
-            disk.write_json(self.path / "environment.json", environment.provenance() | numbers)
+            disk.write_json(self.path / "environment.json", environment.provenance() | (numbers or {}))
         except OSError as error:
             raise unwritable(self.path, error) from error
 
