@@ -154,33 +154,24 @@ class _Evaluation:
     def _samples(self, task: str, measures: Sequence[str]) -> Iterator[dict[str, Any]]:
         """A record an item x filter."""
         for number, (item, rows, options) in enumerate(self.by_item(task)):
-            doc, text = (
-                {"id": item.id, "question": item.question, "answer": item.answer},
-                self.asked(item.question),
-            )
-            asked, responses = (
-                [(text, self._generation())],
-                [[row["text"] for row in rows]] if not options else [],
-            )
-            if (
-                options
-            ):  # a response is a log-probability, and whether greedy decoding says so, which is unknown
-                doc, asked = doc | {"choices": options}, [(text, option) for option in options]
+            text = self.asked(item.question)
+            doc = {"id": item.id, "question": item.question, "answer": item.answer}
+            if options:  # a response: the log-probability, and whether it is greedy's, which is unknown
+                doc["choices"] = options
+                asked = [(text, option) for option in options]
                 responses = [[[str(value), None]] for value in rows[0]["logprobs"]]
+            else:
+                asked, responses = [(text, self._generation())], [[row["text"] for row in rows]]
             arguments = {f"gen_args_{i}": {"arg_0": a, "arg_1": b} for i, (a, b) in enumerate(asked)}
             about = {"doc_id": number, "doc": doc, "target": item.answer, "arguments": arguments}
-            texts = {
-                "doc": json.dumps(doc, indent=2, ensure_ascii=False),
-                "prompt": text,
-                "target": item.answer,
-            }
+            texts = {"doc": json.dumps(doc, indent=2, ensure_ascii=False), "prompt": text}
+            texts["target"] = item.answer
             hashes = {f"{name}_hash": _sha256(value) for name, value in texts.items()}
             for way in dict.fromkeys(self.metric(measure)[1] for measure in measures):
                 own = {metric: m for m in measures for metric, how in [self.metric(m)] if how == way}
                 read = [response[0] for response in responses] if options else []
-                read = read or [
-                    _read(measure, row) or "[invalid]" for measure in own.values() for row in rows
-                ]
+                if not read:
+                    read = [_read(measure, row) or "[invalid]" for measure in own.values() for row in rows]
                 found = {"resps": responses, "filtered_resps": read, "filter": way, "metrics": list(own)}
                 scores = {name: [float(row[measure]) for row in rows] for name, measure in own.items()}
                 means = {name: sum(values) / len(values) for name, values in scores.items()}
@@ -220,12 +211,12 @@ class _Evaluation:
         uncertainty: dict[str, Any] = {"num_samples": int(row.n)}
         if row.n > 1:
             uncertainty["standard_error"] = {"value": row.se, "method": "analytic"}
-        metric = {
-            "metric_id": kind,
+        metric = {"metric_id": kind, "metric_kind": kind}
+        metric |= {
             "metric_name": READINGS.get(row.measure, row.measure),
-            "metric_kind": kind,
+            "metric_unit": "proportion",
+            "lower_is_better": False,
         }
-        metric |= {"metric_unit": "proportion", "lower_is_better": False}
         data = {"dataset_name": f"{ALL_TASKS[row.task].label} of {self.source}", "source_type": "other"}
         data |= {"additional_details": {"split": own.split, "data_digest": self.spec.data_digest}}
         template = PROMPT if self.spec.prompt == "alpaca" else "the chat template of its tokenizer"
