@@ -107,27 +107,37 @@ def _rouge():
 
 # --- the robust reading: what follows the last words that announce an answer, else the last answer
 
-ANNOUNCED = re.compile(r"(?:answer|option|choice)\s*(?:is|:|=|(?:would|must|should) be)|####", re.IGNORECASE)
+ANNOUNCED = re.compile(
+    r"(?:answer|option|choice)\s*(?:is|:|=|(?:would|must|should|will) be)|####"
+    r"|(?=\b(?:[A-E]|(?:answer|option|solution|ending) ?[1-5])\)? is (?:the )?(?:correct|right)\b)",
+    re.IGNORECASE,
+)
 MINUS = str.maketrans("\u2212\u2010\u2011\u2012\u2013\ufe63\uff0d\u2044", "-------/")
 THOUSANDS = re.compile(r"(?<![\d.])\d{1,3}(?:(?:,|\{,\}|\\,|\u00a0|\u2009|\u202f)\d{3})+(?!\d)")
 VULGAR = re.compile("[\u00bc-\u00be\u2150-\u215e]")  # one character for a fraction
-FRACTION = re.compile(r"\\[dt]?frac\s*\{([^{}]+)\}\s*\{([^{}]+)\}")
+FRACTION = re.compile(r"(-?)\\[dt]?frac\s*\{([^{}]+)\}\s*\{([^{}]+)\}")
 TEXT = re.compile(r"\\(?:text|textbf|mathrm|mathbf)\s*\{([^{}]*)\}")
 BOXED = re.compile(r"\\(?:boxed|fbox)\s*\{([^{}]*)\}")
-DECORATION = re.compile(r"[*_`$£€]|\\[()\[\]%!]")  # Markdown, currency, LaTeX
-# A sign begins a number only where no other number ends (3-5); then a mixed number, a fraction or a decimal.
+BOLD = re.compile(r"\*\*(\\?[$£€]?-?\d[^*\n]*)(?<![.:)])\*\*(?=[^*\n.=]*\.?\s*\Z)")  # in the last sentence
+DECORATION = re.compile(r"(?<!\d)\*|\*(?!\d)|[_`$£€]|\\[()\[\]%!]")  # Markdown, not 7*2; currency; LaTeX
+# A sign begins a number only where no other number ends (3-5), and no exponent (m^2) is one; then a mixed
+# number, a fraction or a decimal.
 VALUE = re.compile(
-    r"(?<![\w.)])(?:(-?\d+) +(\d+) */ *([1-9]\d*)|([-+]?(?:\d+\.?\d*|\.\d+))(?: */ *(0*[1-9]\d*))?)"
+    r"(?<![\w.)^])(?<!\^\{)(?:(-?\d+) +(\d+) */ *([1-9]\d*)|([-+]?(?:\d+\.?\d*|\.\d+))(?: */ *(0*[1-9]\d*))?)"
 )
 ANNOUNCED_CAPITAL = re.compile(r"\b([A-E])\b|\(([a-e])\)|^\W*([a-e])\W*$")
-CAPITAL = re.compile(r"\(([A-Ea-e])\)|\b([B-E])\b|\b(A)\b(?=\s*(?:[).:,;]|$))")  # A alone may be an article
+CAPITAL = re.compile(  # A alone may be an article, B's a person's
+    r"\(([A-Ea-e])\)|\b([B-E])\b(?!['\u2019]s)|\b(A)\b(?=\s*(?:[).:,;]|$))|^\W*([a-e])\W*$"
+)
 
 
 def _plain(text: str) -> str:
-    """The text without what only decorates an answer, fractions as a/b, boxes as announced answers."""
+    """What follows the thinking, without decoration; fractions as a/b, boxes as announced answers."""
+    text = text.rpartition("</think>")[2]
     text = THOUSANDS.sub(lambda found: re.sub(r"\D", "", found[0]), text)
     text = VULGAR.sub(lambda found: " " + unicodedata.normalize("NFKC", found[0]), text).translate(MINUS)
-    for pattern, plain in ((FRACTION, r" \1/\2"), (TEXT, r"\1"), (BOXED, r" answer is \1 ")):
+    announced = " answer is \\1 "
+    for pattern, plain in ((TEXT, r"\1"), (FRACTION, r" \1\2/\3"), (BOXED, announced), (BOLD, announced)):
         text = pattern.sub(plain, text)
     return DECORATION.sub("", text)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import difflib
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -63,12 +64,17 @@ def item_of(record: dict[str, Any], *, where: str) -> Item:
         DataError: names what is missing, empty, no text or of an unknown task.
     """
     known = {entry.name for entry in fields(Item)}
+    for key in set(record) - known:
+        if meant := [
+            name for name in difflib.get_close_matches(key, known, cutoff=0.8) if name not in record
+        ]:
+            raise DataError(f"{where}: key {shown(key)} is none of an item: is {meant[0]!r} meant? rename it")
     values = {key: value for key, value in record.items() if key in known - {"ended", "contaminated"}}
     for key in ("id", "task", "question", "answer"):
         if not isinstance(values.get(key), str) or not values[key].strip():
             raise DataError(
                 f"{where}: {key} is missing or not text ({shown(values.get(key))}); "
-                "every item needs it, give it"
+                "every item needs it, give it as a string"
             )
     if values["task"] not in ALL_TASKS:
         raise DataError(f"{where}: unknown task {shown(values['task'])}; choose one of {list(ALL_TASKS)}")
@@ -102,18 +108,20 @@ def from_messages(record: dict[str, Any], *, where: str) -> dict[str, Any]:
     messages = record["messages"]
     is_list = isinstance(messages, list) and all(isinstance(message, dict) for message in messages)
     roles = [message.get("role") for message in messages] if is_list else []
+    if is_list and not any(roles) and messages:
+        raise DataError(f"{where}: messages={shown(messages)} name no role: give role and content of each")
     system = roles[:1] == ["system"]
     if roles[system:] not in (["user"], ["user", "assistant"]):
         raise DataError(
             f"{where}: messages={shown(messages)} must be one user message, perhaps with a system message "
             "before and the assistant's after it; make an item of each turn"
         )
-    if both := sorted({"question", "response"} & set(record)):
+    if both := sorted({"question", "response", "rationale"} & set(record)):
         raise DataError(f"{where}: {both[0]} stands beside messages, which hold it; delete one of them")
     texts = [message.get("content") for message in messages]
-    if not all(isinstance(text, str) for text in texts):
-        raise DataError(f"{where}: messages={shown(messages)} has a content that is not text; give strings")
-    own = {"question": "\n\n".join(texts[: system + 1])}
+    if not all(isinstance(text, str) for text in texts) or not all(text.strip() for text in texts[system:]):
+        raise DataError(f"{where}: messages={shown(messages)} has a content that is no text; give strings")
+    own = {"question": "\n\n".join(text for text in texts[: system + 1] if text.strip())}
     if roles[-1] == "assistant":
         own["response"] = texts[-1]
         if record.get("task") in INSTRUCTION_TASKS:

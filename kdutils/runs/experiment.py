@@ -105,8 +105,16 @@ def run(
     Raises:
         ModelError, DataError, StoreError, ValueError: before any training, for what is wrong with the spec,
             the models, the items, the store or the trackers.
+        TypeError: for an argument that is none of what it must be.
         LostError: if this process was silent for so long that another has taken the run over.
     """
+    for name, value, kind in (("spec", spec, RunSpec), ("evaluation", evaluation, EvalSpec)):
+        if not isinstance(value, kind) and (value is not None or kind is RunSpec):
+            raise TypeError(f"{name} is {type(value).__name__}: make one by {kind.__name__}(...)")
+    if not isinstance(compute, Compute | None):
+        raise TypeError(f"compute is {type(compute).__name__}: give a kdutils.compute.Compute(...)")
+    if not (progress is None or callable(progress)):
+        raise TypeError(f"progress={progress!r} cannot be called: give a function of one entry of the curve")
     out = Path(out).expanduser()
     with Tracking(trackers, out, progress) as tracking:
         at = Store(out, tracking.progress, compute=compute or Compute.from_environment())
@@ -227,6 +235,7 @@ def _train(inputs: Inputs, folder: RunFolder, lease: Lease, at: Store) -> Loaded
     if adapted and (hub_id := model_card.hub_id(spec.student)):
         adapted["default"].base_model_name_or_path = hub_id  # not where it was read from here
     lease.confirm()
+    student.causal.config.eos_token_id = student.tokenizer.eos_token_id  # where others' `generate` ends
     disk.write_model(folder.model, student.network, student.tokenizer)
     facts = asdict(outcome) | {
         "fingerprint": fingerprint(items),

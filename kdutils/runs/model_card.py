@@ -129,7 +129,7 @@ def card(inputs: Inputs, folder: RunFolder) -> str:
 def _text(inputs: Inputs, folder: RunFolder, scores: pd.DataFrame, is_stated: bool) -> str:
     spec, facts, result = inputs.spec, settings(inputs.spec), folder.result()
     facts |= {name: result[name] for name in ("learning_rate", "steps")} | {"items": result["fingerprint"]}
-    about = f"`{facts['student']}` after {METHOD_LABELS[spec.method].replace('†', '')} on {spec.domain} items"
+    about = f"`{facts['student']}` after {_method(spec)} on {spec.domain} items"
     terms = f"`{facts['student']}`" + (", as its files state it." if is_stated else UNKNOWN_LICENCE)
     if spec.teacher:
         tuned = f"tuned on the same items, seed {spec.teacher_seed}" if spec.teacher_tuned else "as it is"
@@ -165,8 +165,14 @@ That of {terms}
 ## Limits
 
 The numbers hold for these items, this prompt and this decoding; standard errors are over items, not over
-training seeds.{world} Nothing else was tested: no other tasks, no chat, no safety, no bias.
+training seeds.{world} Nothing else was tested: no other tasks, no conversations, no safety, no bias.
 """
+
+
+def _method(spec: RunSpec) -> str:
+    """Its label; of what the authors' code calls SeqKD what it is, since `seqkd` is another method."""
+    name, marked, note = METHOD_LABELS[spec.method].partition("†")
+    return note.strip(" ()") if marked else name
 
 
 def _numbers(scores: pd.DataFrame) -> str:
@@ -198,13 +204,14 @@ model = {load}
     asks, plain = f'PROMPT = {PROMPT!r}\ntext = PROMPT.format(instruction="What is 2 plus 3 ?")', ""
     if spec.prompt == "chat":
         asks = """chat = [{"role": "user", "content": "What is 2 plus 3 ?"}]
-how = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": False}
-text = tokenizer.apply_chat_template(chat, **how)"""
+how = {"enable_thinking": False, "thinking": False, "date_string": "26 Jul 2024"}  # as in training
+text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True, **how)"""
         plain = "add_special_tokens=False, "  # the template has them
     prompt = loads + asks
     return f"""{"".join(line + chr(10) for line in more)}from transformers import {", ".join(imports)}
 
 {prompt}
 ids = tokenizer(text, {plain}return_tensors="pt")["input_ids"]
-made = model.generate(input_ids=ids, max_new_tokens=96, do_sample=False)
+how = {{"max_new_tokens": 96, "do_sample": False, "eos_token_id": tokenizer.eos_token_id}}
+made = model.generate(input_ids=ids, **how)
 print(tokenizer.decode(made[0, ids.shape[1] :], skip_special_tokens=True))"""

@@ -55,7 +55,7 @@ def check(names: Sequence[str]) -> list[str]:
     Raises:
         ValueError: for one that is unknown or whose package is missing, with the remedy.
     """
-    names = [names] if isinstance(names, str) else list(dict.fromkeys(names))
+    names = [names] if isinstance(names, str) else list(dict.fromkeys(names or ()))
     for name in names:
         if name not in TRACKERS:
             raise ValueError(f"unknown tracker {name!r}: choose from {list(TRACKERS)}")

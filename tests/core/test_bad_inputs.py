@@ -170,7 +170,11 @@ CASES: dict[str, Case] = {
     "a teacher for SFT": (None, {"method": "sft"}, "has no teacher"),
     # chats
     "no chat template": (None, {"prompt": "chat"}, "has no chat template"),
-    "a template that is none": (lambda at: at.template("{% if %}"), {"prompt": "chat"}, "takes no question"),
+    "a template that is none": (
+        lambda at: at.template("{% if %}"),
+        {"prompt": "chat"},
+        "takes no question and answer",
+    ),
     "a template without question": (
         lambda at: at.template("hello"),
         {"prompt": "chat"},

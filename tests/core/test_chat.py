@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import tiny
 from test_conventions import answer_by_card
+from transformers import AutoModelForCausalLM
 
 import kdutils
 from kdutils import encoding, models
@@ -61,6 +62,9 @@ def test_a_chat_is_distilled_saved_and_asked_as_one(chats, tmp_path, monkeypatch
     found = kdutils.run(spec, out=tmp_path, evaluation=tiny.EVALUATION)
     assert len(found.items) == 5 and found.folder.path.name == resolved(spec).run_id
     assert models.load_tokenizer(str(found.folder.model)).eos_token == "<end>"
+    saved = AutoModelForCausalLM.from_pretrained(found.folder.model)
+    end = models.load_tokenizer(chats["student"]).convert_tokens_to_ids("<end>")
+    assert saved.generation_config.eos_token_id == end  # where `generate` of transformers ends, too
     first = found.items.iloc[0]
     question = next(item.question for item in load_items(spec, "test") if item.id == first["item_id"])
     assert answer_by_card(found, question, monkeypatch) == first["text"]
@@ -74,13 +78,21 @@ def test_a_prompt_is_the_same_every_day_and_without_thinking(tmp_path):
     assert encoding.chat_text(tokenizer, "What").startswith("26 Jul 2024 26 Jul 2024 False False")
 
 
+def test_thinking_that_a_template_begins_is_ended(tmp_path):
+    tokenizer = models.load_tokenizer(save(tmp_path / "m", template=TEMPLATE + "<think> "), "chat")
+    text = encoding.chat_text(tokenizer, "What", add_generation_prompt=True)
+    assert text.endswith("<assistant> <think>\n\n</think>\n\n")
+
+
 @pytest.mark.parametrize(
     ("template", "says"),
     [
         (None, "has no chat template"),
-        ("{{ raise_exception('only tools') }}", r"takes no question \(only tools\)"),
+        ("{{ raise_exception('only tools') }}", r"takes no question and answer \(only tools\)"),
         ("{% if %}", "takes no question"),
         ("<user> hello", "leaves out the question"),
+        (TEMPLATE.replace("message.content", "message.content | upper"), "changes the text of an answer"),
+        (TEMPLATE.replace("<end>", "<|fin|>"), "'<|fin|>', is unknown to the tokenizer"),
     ],
 )
 def test_a_model_without_a_usable_template_is_refused_before_any_work(chats, tmp_path, template, says):

@@ -45,7 +45,9 @@ def answer_by_card(run, question: str, monkeypatch) -> str:
     """What the code in the card prints, for another question than its own."""
     code = re.search(r"```python\n(.*?)```", card_of(run).text, re.S)[1]
     assert "What is 2 plus 3 ?" in code
-    code = code.replace("What is 2 plus 3 ?", question).replace("max_new_tokens=96", "max_new_tokens=24")
+    code = code.replace("What is 2 plus 3 ?", question).replace(
+        '"max_new_tokens": 96', '"max_new_tokens": 24'
+    )
     monkeypatch.chdir(run.folder.model)
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         exec(compile(code, "README.md", "exec"), {})

@@ -311,6 +311,12 @@ def test_a_response_whose_answer_would_not_be_read_is_not_trained_on(tmp_path, r
         write_train(tmp_path, response=response)
 
 
+def test_a_key_that_is_misspelt_is_not_left_out(tmp_path):
+    with pytest.raises(DataError, match="key 'rationle' is none of an item: is 'rationale' meant"):
+        write_train(tmp_path, rationle="1 + 2 = 3. The answer is 3.")
+    assert write_train(tmp_path, source="a book", response="The answer is 3.").answer == "3"
+
+
 def test_a_wrong_rationale_is_trained_on(tmp_path):
     assert write_train(tmp_path, rationale="The answer is 4.").response == "The answer is 4."
 
@@ -340,7 +346,9 @@ def test_a_chat_of_one_turn_is_an_item(tmp_path):
         ("Hi", "must be one user message"),
         (chat(("assistant", "Ho")), "must be one user message"),
         (chat(("user", "a"), ("assistant", "b"), ("user", "c")), "make an item of each turn"),
-        (chat(("user", ["a"])), "content that is not text"),
+        (chat(("user", ["a"])), "content that is no text"),
+        (chat(("user", "a"), ("assistant", " ")), "content that is no text"),
+        ([{"from": "user", "value": "a"}], "name no role: give role and content"),
         (chat(("user", "a")), "question stands beside messages"),
     ],
 )
