@@ -66,7 +66,7 @@ class Run:
 
     @property
     def agreement(self) -> pd.DataFrame | None:
-        """Agreement with the tuned teacher by task (columns of evaluate.agreement), None without one."""
+        """Agreement with the tuned teacher by task (columns of comparison.agreement), None without one."""
         if self.teacher_items is None:
             return None
         both = comparison.paired(self.items, self.teacher_items)
