@@ -128,8 +128,6 @@ def rollouts(case: str, device: str) -> Iterator[dict[str, Any]]:
             yield what | {"seconds": seconds, "tokens_per_second": n_tokens / seconds}
         except Exception as error:
             yield what | {"reason": reason_of(error)}
-    if importlib.util.find_spec("vllm") is None:
-        yield {"case": case, "contender": "rollouts: vLLM", "reason": "vllm is not installed"}
 
 
 def run(cases: list[str], device: str, batches: list[tuple[int, int]], seconds: float) -> pd.DataFrame:

@@ -10,6 +10,7 @@ import pytest
 import tiny
 import torch
 from conftest import missing
+from textbook import dense_rows
 
 from kdutils import encoding, generation, losses, models, training
 from kdutils.bench import gpu, gpu_contenders
@@ -81,18 +82,6 @@ def apart(one, other):
     return float((left - right).norm() / right.norm())
 
 
-def dense(kind, beta, student_NV, teacher_NV, temperature):
-    """Textbook formulas; meant for float64."""
-    log_s, log_t = ((x / temperature).log_softmax(-1) for x in (student_NV, teacher_NV))
-    if kind == "forward_kl":
-        return (log_t.exp() * (log_t - log_s)).sum(-1)
-    if kind == "reverse_kl":
-        return (log_s.exp() * (log_s - log_t)).sum(-1)
-    log_m = (beta * log_t.exp() + (1 - beta) * log_s.exp()).log()
-    of_teacher = (log_t.exp() * (log_t - log_m)).sum(-1)
-    return beta * of_teacher + (1 - beta) * (log_s.exp() * (log_s - log_m)).sum(-1)
-
-
 @pytest.mark.parametrize("dtype", ROUNDING)
 @pytest.mark.parametrize(("kind", "beta"), KINDS)
 @pytest.mark.parametrize("compiled", ["", "inductor"])
@@ -119,7 +108,8 @@ def test_divergences_at_qwens_vocabulary_are_those_of_float64(kind, beta, dtype,
     loss.total.backward()
     theirs = [x.double().requires_grad_() for x in (hidden, head)]
     teacher_NV = teacher_hidden.double() @ teacher_head.double()[:QWEN_TOKENS].T
-    total = dense(kind, beta, theirs[0] @ theirs[1][:QWEN_TOKENS].T, teacher_NV, 2.0).sum()
+    student_NV = theirs[0] @ theirs[1][:QWEN_TOKENS].T
+    total = dense_rows(student_NV, teacher_NV, kind, beta, 2.0).sum()
     total.backward()
     of_value, of_gradient = ROUNDING[dtype]
     assert float(loss.total) == pytest.approx(float(total), rel=of_value)
