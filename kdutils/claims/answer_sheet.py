@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import product
 from typing import Any
 
 import pandas as pd
@@ -26,23 +27,23 @@ ANALYSES = ("authors", "strict")
 def columns(rows: Sequence[Row], *, labels: Mapping[str, str] = SOURCE_LABELS) -> Columns:
     """The columns that ledger rows fill: released results first, the authors' analysis before the stricter.
 
-    Called `Released, authors`; the protocol is named where a source has several.
+    Called `Released, authors`; protocol and decoding are named where a source has several.
     """
     found: Columns = {}
     for source in SOURCES:
         of_source = [row for row in rows if row["source"] == source]
-        protocols = list(dict.fromkeys(row["protocol"] for row in of_source))
-        for protocol in protocols:
-            several = f", {protocol}" if len(protocols) > 1 else ""
-            for analysis in ANALYSES:
-                part = {
-                    row["id"]: row
-                    for row in of_source
-                    if (row["protocol"], row["analysis"]) == (protocol, analysis)
-                }
-                if part:
-                    found[f"{labels[source]}{several}, {analysis}"] = part
+        ways = list(dict.fromkeys((row["protocol"], row.get("decoding", "")) for row in of_source))
+        for way, analysis in product(ways, ANALYSES):
+            own = [row for row in of_source if row["analysis"] == analysis]
+            own = {row["id"]: row for row in own if (row["protocol"], row.get("decoding", "")) == way}
+            if own:
+                found[", ".join([labels[source], *distinct(way, ways), analysis])] = own
     return found
+
+
+def distinct(way: Sequence[str], ways: Sequence[Sequence[str]]) -> list[str]:
+    """Those parts of a way, such as a protocol and a decoding, in which the ways differ."""
+    return [part for place, part in enumerate(way) if any(other[place] != part for other in ways)]
 
 
 def of_profile(rows: Sequence[Row], *, label: str) -> Columns:

@@ -201,7 +201,7 @@ def declarations(section: str | None = None, claims: Iterable[Claim] = CLAIMS) -
 
 @dataclass(frozen=True)
 class Judgement:
-    """What both analyses say of the claims about one source and protocol, by claim id."""
+    """What both analyses say of the claims about one source, protocol and decoding, by claim id."""
 
     evidence: Evidence
     authors: dict[str, Finding]
@@ -221,7 +221,7 @@ class Judgement:
 def judgements(
     cells: pd.DataFrame, *, section: str | None = None, items: Items | None = None, kept: Keep = uncached
 ) -> list[Judgement]:
-    """Both analyses of every claim of a section, or of all, for every source and protocol in `cells`.
+    """Both analyses of every claim of a section, or of all, for each source, protocol and decoding there is.
 
     The authors' analysis compares pairs. The stricter one takes students as units, and where there is one
     live pair its `items`; what neither can be asked is not testable. `kept` may hold findings.
@@ -238,9 +238,12 @@ def judgements(
 
 
 def evidence_of(cells: pd.DataFrame, *, items: Items | None = None) -> list[Evidence]:
-    """What there is to be judged: the cells of each source and protocol, live ones with their items."""
-    groups = cells.groupby(["source", "protocol"], sort=False)
-    return [Evidence(*key, part, items if key[0] == "live" else None) for key, part in groups]
+    """What is judged: the cells of each source, protocol and decoding, live ones with their items."""
+    groups = cells.groupby(["source", "protocol", "decoding"], sort=False)
+    return [
+        Evidence(source, protocol, part, items if source == "live" else None)
+        for (source, protocol, _), part in groups
+    ]
 
 
 def findings(evidence: Evidence, *, section: str | None = None) -> pd.DataFrame:
@@ -331,6 +334,7 @@ def ledger_rows(found: Iterable[Judgement]) -> list[dict[str, Any]]:
 def _ledger_row(claim: Claim, finding: Finding, evidence: Evidence, *, analysis: str) -> dict[str, Any]:
     row = {"id": claim.id, "section": claim.section, "statement": claim.statement}
     row |= {"source": evidence.source, "protocol": evidence.protocol, "analysis": analysis}
+    row |= {"decoding": evidence.decoding} if evidence.source == "live" else {}
     row |= {"estimate": finding.estimate, "ci_low": finding.ci_low, "ci_high": finding.ci_high}
     row |= {"p_value": finding.p_value, "n": finding.n, "paper_value": claim.paper_value}
     row |= {"verdict": finding.verdict, "reason": finding.reason}

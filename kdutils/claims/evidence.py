@@ -89,7 +89,7 @@ class Rules(NamedTuple):
 
 @dataclass(frozen=True)
 class Evidence:
-    """Cells of one source and protocol, and what the authors' analysis makes of them."""
+    """Cells of one source, protocol and decoding, and what the authors' analysis makes of them."""
 
     source: str  # published | live
     protocol: str  # paper | careful
@@ -99,6 +99,11 @@ class Evidence:
     of_gains: Callable[[pd.DataFrame], pd.DataFrame] | None = None  # what else is done to gains (sensitivity)
     is_altered: bool = False  # whether a choice was made otherwise than the authors did
     _tests: dict[str, pd.DataFrame] = field(default_factory=dict, repr=False, compare=False)  # each run once
+
+    @property
+    def decoding(self) -> str:
+        """`greedy` or `sampled`: how the texts behind the cells were written."""
+        return self.all_cells["decoding"].iloc[0]
 
     @cached_property
     def cells(self) -> pd.DataFrame:

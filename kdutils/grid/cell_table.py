@@ -1,8 +1,8 @@
 """The cell table: what happened, one tidy row a cell, whatever its source, and how a run becomes cells.
 
-A cell is one source x protocol x pair x method x temperature x noise x task x seed. The released results
-reach this table directly, live runs through their item rows; from here on no code knows where a row came
-from. SCHEMA is the one place where a column is declared.
+A cell is one source x protocol x decoding x pair x method x temperature x noise x task x seed. The released
+results reach this table directly, live runs through their item rows; from here on no code knows where a row
+came from. SCHEMA is the one place where a column is declared.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from kdutils.spec import EvalSpec, RunSpec
 SCHEMA = {
     "source": "str",  # published | live
     "protocol": "str",  # paper | careful
+    "decoding": "str",  # greedy | sampled (at temperature 1): how the texts were written
     "domain": "str",  # math | commonsense | instruction
     "task": "str",  # a task key, or `average`: the mean over the domain's tasks
     "family": "str",  # Qwen2.5 | Llama-3 | ...
@@ -244,12 +245,13 @@ def rows_of(out: Path, evaluation: EvalSpec, specs: Iterable[RunSpec]) -> list[d
         StoreError: for a run that cannot be read.
     """
     asked = {spec.run_id: spec for spec in specs}
+    decoding = "sampled" if evaluation.temperature else "greedy"
     scored = cache(partial(Scored.of, out))  # a run that many are compared with is looked at once
     found = []
     for spec in asked.values():
         sft = asked.get(spec.sft_spec.run_id) if spec.teacher_spec else None
         records = _records(out, evaluation, spec, sft, scored)
-        found += [_of_run(spec) | record for record in records]
+        found += [_of_run(spec) | {"decoding": decoding} | record for record in records]
     return [{name: value for name, value in row.items() if name in SCHEMA} for row in found]
 
 

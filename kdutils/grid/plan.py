@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from kdutils.constants import ALL_TASKS, DOMAIN_TASKS, KD_METHODS, TRAIN_DOMAINS
 from kdutils.data import model_files, sources
 from kdutils.grid.cell_table import short_name
 from kdutils.grid.profile import Live, Need, Profile, load_profile, one_line_errors, with_factor
-from kdutils.grid.study import OWN_SECTIONS, PLANNED, RELEASED_MODELS, RUN_FACTORS, TOGETHER
+from kdutils.grid.study import DECODINGS, OWN_SECTIONS, PLANNED, RELEASED_MODELS, RUN_FACTORS, TOGETHER
 from kdutils.io import disk
 from kdutils.runs import store
 from kdutils.spec import LOGIT_METHODS, EvalSpec, PlannedRun, RunSpec
@@ -20,7 +21,8 @@ from kdutils.spec import LOGIT_METHODS, EvalSpec, PlannedRun, RunSpec
 EVERYTHING = ("00", "08")  # sections that look at the runs of all others
 LISTS = ("seeds", "temperatures", "noise_sigmas")
 OF_RUNS = ("train_items", "devices")  # fields of every run
-REPLACED = (*LISTS, "protocol", "items_per_task", *OF_RUNS)  # change what is trained or how it is evaluated
+OF_EVALUATION = ("decoding", "items_per_task")
+REPLACED = (*LISTS, "protocol", *OF_EVALUATION, *OF_RUNS)  # change what is trained or how it is evaluated
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,14 +51,22 @@ class Plan:
     runs: tuple[PlannedRun, ...]  # live ones, whose texts are scored; baselines and teachers first
     shown: Filter
     variants: tuple[PlannedRun, ...] = ()  # runs with one factor of the protocol changed, which are no cells
+    decoding: str = "greedy"  # of the runs of protocol `careful`
+    others: tuple[Plan, ...] = ()  # the same for those, under each other decoding of the profile
 
     @property
     def to_make(self) -> tuple[PlannedRun, ...]:
-        """The runs, and where the profile ranks options too, each of them evaluated so as well; variants."""
+        """The runs under every decoding, and ranked where the profile ranks options too; variants."""
         ranks = self.profile.live is not None and self.profile.live.ranks
         twins = ((run.spec, run.evaluation.ranking()) for run in self.runs if ranks)
         ranked = (PlannedRun(spec, twin) for spec, twin in twins if twin is not None)
-        return (*self.runs, *ranked, *self.variants)
+        others = (run for other in self.others for run in other.runs)
+        return (*self.runs, *others, *ranked, *self.variants)
+
+    @property
+    def statistics_source(self) -> str:
+        """The source of the live rows in statistics.csv: greedy texts are the plain one."""
+        return "live" if self.decoding == "greedy" else f"live, {self.decoding}"
 
     def hangs_on(self) -> list[Any]:
         """What a table made of these runs' item rows hangs on: each run, and the SHA-256 of its rows.
@@ -76,7 +86,8 @@ def plan(section: str, parameters: Mapping[str, Any]) -> Plan:
 
     `students`, `teachers`, `methods`, `domains` and `tasks` narrow what is trained and shown. `seeds`,
     `temperatures`, `noise_sigmas`, `protocol`, `train_items`, `items_per_task` and `devices` stand in for
-    those of the profile. `model_files` (NAME=PATH) say where models are read from.
+    those of the profile. `decoding` is how the texts that are shown were written, of those of the profile.
+    `model_files` (NAME=PATH) say where models are read from.
 
     Raises:
         ValueError: for a name or value that is unknown, a pair or method that the section does not have, or a
@@ -87,23 +98,42 @@ def plan(section: str, parameters: Mapping[str, Any]) -> Plan:
     profile = load_profile(parameters["profile"])
     stand_ins = _stand_ins(parameters.get("model_files") or (), profile)
     shown = _filter(parameters, profile)
+    out = disk.REPOSITORY / Path(parameters.get("out", disk.OUTPUTS)).expanduser()
     changes = {name: value for name in REPLACED if (value := parameters.get(name)) is not None}
     if changes and profile.live is None:
         raise ValueError(
             f"{_listed(changes)} changes what is trained, and profile {profile.name!r} trains nothing; "
             "leave it out or choose a profile that does, such as mini"
         )
-    runs = variants = ()
+    runs, variants, decoding, others = (), (), "", ()
     if profile.live is not None:
         number = section[:2]  # 01b asks more of the runs of 01
-        live = _changed(profile.live, changes)
+        decodings, changed = _decodings(profile, parameters.get("decoding")), _changed(profile.live, changes)
+        live, *rest = (replace(changed, decodings=(decoding,)) for decoding in decodings)
         needs = _narrowed(live, shown, number)
-        runs = tuple(dict.fromkeys(_read_from(stand_ins, run) for run in _runs(live, needs)))
+
+        def runs_of(live: Live) -> tuple[PlannedRun, ...]:
+            return tuple(dict.fromkeys(_read_from(stand_ins, run) for run in _runs(live, needs)))
+
+        runs, decoding = runs_of(live), decodings[0]
+        careful = [replace(each, protocols=("careful",)) for each in rest if "careful" in live.protocols]
+        own_plan = partial(Plan, section, profile, out, shown=shown)
+        others = tuple(own_plan(runs_of(each), decoding=each.decodings[0]) for each in careful)
         own = [need for need in needs if number in need.sections]
         changed = (each for need in own for each in _variants_of(live, need))
         variants = tuple(dict.fromkeys(_read_from(stand_ins, run) for run in changed))
-    out = disk.REPOSITORY / Path(parameters.get("out", disk.OUTPUTS)).expanduser()
-    return Plan(section, profile, out, runs, shown, variants)
+    return Plan(section, profile, out, runs, shown, variants, decoding, others)
+
+
+def _decodings(profile: Profile, wanted: str | None) -> list[str]:
+    """Those of the profile, the one that is shown first."""
+    known = sorted(profile.live.decodings, key=list(DECODINGS).index)
+    if wanted not in (None, *known):
+        raise ValueError(
+            f"decoding={wanted}: profile {profile.name!r} has decodings={known}; choose one of those, or add "
+            "this one to its file"
+        )
+    return sorted(known, key=lambda decoding: decoding != wanted)
 
 
 def _stand_ins(entries: Sequence[str], profile: Profile) -> dict[str, str]:
@@ -275,4 +305,5 @@ def baselines(
 
 def _evaluation(live: Live, protocol: str, domain: str) -> EvalSpec:
     own = live.evaluation | live.evaluation_by_protocol.get(protocol, {})
+    own |= DECODINGS[live.decodings[0]] if protocol == "careful" else {}
     return EvalSpec(tasks=DOMAIN_TASKS[domain], items_per_task=live.items_per_task, **own)

@@ -21,6 +21,7 @@ from pydantic.dataclasses import dataclass
 from kdutils.constants import ALL_TASKS, KD_METHODS, TRAIN_DOMAINS
 from kdutils.grid.cell_table import model_family, model_parameters, short_name
 from kdutils.grid.study import (
+    DECODINGS,
     NOTEBOOKS,
     OF_EVALUATION,
     OF_NEEDS,
@@ -53,6 +54,7 @@ PARAMETER_CHOICES = {
     "tasks": ALL_TASKS,
     "methods": KD_METHODS,
     "protocol": PROTOCOLS,
+    "decoding": tuple(DECODINGS),
     "cases": PERFORMANCE_CASES,
     "measure": MEASURES,
 }
@@ -88,6 +90,7 @@ Names, Seeds = _list_of(Text), _list_of(Annotated[int, Strict(), Field(ge=0)])
 Temperatures, Sigmas = (_list_of(Annotated[float, Strict(), bound]) for bound in (Field(gt=0), Field(ge=0)))
 Methods, Domains = _list_of(Literal[KD_METHODS]), _list_of(Literal[TRAIN_DOMAINS])
 Sections, Protocols = _list_of(Literal[*PLANNED]), _list_of(Literal[PROTOCOLS])
+Decodings = _list_of(Literal[*DECODINGS])
 Factors = Annotated[tuple[Literal[RUN_FACTORS], ...], AfterValidator(_none_twice)]
 ByDomain, ByProtocol = dict[Literal[TRAIN_DOMAINS], Settings], dict[Literal[PROTOCOLS], Settings]
 ByMethod = dict[Literal[KD_METHODS], Settings]
@@ -122,6 +125,7 @@ class Live:
     items_per_task: Annotated[int, Strict()]  # of the test set
     settings: Settings  # more fields of every RunSpec, such as train_items
     protocols: Protocols = ("careful",)  # every run that is trained, under each of them
+    decodings: Decodings = ("greedy",)  # every run of protocol `careful` is evaluated with each of them
     by_domain: ByDomain = field(default_factory=dict)  # settings of a domain's runs
     by_protocol: ByProtocol = field(default_factory=dict)
     by_method: ByMethod = field(default_factory=dict)
@@ -140,6 +144,13 @@ class Live:
                     f"{name}={shown(value)} cannot be a setting, since needs, protocols and items_per_task "
                     "decide it; delete it"
                 )
+        for table in (self.evaluation, self.evaluation_by_protocol.get("careful", {})):
+            for name in ("temperature", "samples", "seed"):
+                if name in table:
+                    raise ValueError(
+                        f"{name}={shown(table[name])} cannot be a setting of protocol careful, since "
+                        "`decodings` decides it; delete it, or move it to evaluation_by_protocol.paper"
+                    )
         shortened: dict[str, str] = {}
         for name in self.models:
             model_parameters(name)  # one without a size is refused also where no pair has it

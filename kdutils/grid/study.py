@@ -1,6 +1,7 @@
 """What the study is made of: released models and pairs, sources of results, notebooks, parts of a profile."""
 
 PROTOCOLS = ("careful", "paper")
+DECODINGS = {"greedy": {}, "sampled": {"temperature": 1.0}}  # -> fields of the EvalSpec; usual one first
 TOGETHER = "together"  # every factor in which the protocols differ (grid.profile.FACTORS)
 RUN_FACTORS = ("prompt", "sequences", "sampling", TOGETHER)  # those for which there are runs to make
 SOURCES = ("published", "live")  # where cells come from

@@ -62,11 +62,16 @@ def index_html(
 def _claims_by_source(claims: Sequence[Mapping[str, Any]], labels: Mapping[str, str]) -> list[dict[str, Any]]:
     """Counts of verdicts and rows of claims for each source and analysis: none is counted with another's."""
     groups, several = [], len({claim["analysis"] for claim in claims}) > 1
-    for source, analysis in dict.fromkeys((claim["source"], claim["analysis"]) for claim in claims):
-        own = [claim for claim in claims if (claim["source"], claim["analysis"]) == (source, analysis)]
+    by = {}
+    for claim in claims:
+        by.setdefault((claim["source"], claim.get("decoding", ""), claim["analysis"]), []).append(claim)
+    decodings = {(source, decoding) for source, decoding, _ in by}
+    for (source, decoding, analysis), own in by.items():
         word, comma, family = labels.get(source, source).partition(", ")
-        group = {"id": f"{source}-{analysis}" if several else source, "rows": list(map(_claim_row, own))}
-        group["title"] = f"{word} results{comma}{family}"  # Live results, Qwen2.5
+        decoded = [decoding] if sum(each == source for each, _ in decodings) > 1 else []
+        parts = [source, *decoded, *([analysis] if several else [])]
+        group = {"id": "-".join(parts), "rows": list(map(_claim_row, own))}
+        group["title"] = ", ".join([f"{word} results{comma}{family}", *decoded])  # Live results, Qwen2.5
         group["title"] += f": {ANALYSIS_WORDS[analysis]}" if several else ""
         group["counts"] = {verdict: sum(row["verdict"] == verdict for row in own) for verdict in VERDICTS}
         groups.append(group)
@@ -80,7 +85,7 @@ def _claim_row(claim: Mapping[str, Any]) -> dict[str, Any]:
     interval = "" if html_tables.MISSING in (low, high) else f" [{low}, {high}]"
     known = {"p": claim["p_value"], "n": claim["n"]}
     tests = ", ".join(f"{name} = {number(value)}" for name, value in known.items() if value is not None)
-    ways = " · ".join(claim[key] for key in ("source", "protocol", "analysis"))
+    ways = " · ".join(claim[key] for key in ("source", "protocol", "decoding", "analysis") if key in claim)
     paper = claim["paper_value"]
     return {
         **claim,

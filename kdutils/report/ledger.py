@@ -28,7 +28,7 @@ REFERENCE = REPOSITORY / "outputs" / "reference"  # of each profile: ledgers, an
 STATISTICS_KEY = ("section", "test", "source", "selection", "domain", "task", "group")
 STATISTICS_COLUMNS = (*STATISTICS_KEY, "statistic", "p_value", "n")
 SUFFIXES = ("statistics.csv", "claims.json")  # of a notebook's parts
-CLAIM_KEY = ("id", "source", "protocol", "analysis")
+CLAIM_KEY = ("id", "source", "protocol", "decoding", "analysis")
 CLAIM_FIELDS = (
     *("id", "section", "statement", "source", "protocol", "analysis"),
     *("estimate", "ci_low", "ci_high", "p_value", "n", "paper_value", "verdict", "reason"),
@@ -36,6 +36,7 @@ CLAIM_FIELDS = (
 CLAIM_CHOICES = {
     "source": ("published", "live"),
     "protocol": ("paper", "careful"),
+    "decoding": ("greedy", "sampled", None),
     "analysis": ("authors", "strict"),
     "verdict": ("reproduced", "not_reproduced", "inconclusive", "not_testable"),
 }
@@ -88,6 +89,8 @@ def merged_statistics(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
 def checked_claims(rows: Iterable[Mapping[str, Any]]) -> dict[tuple, dict[str, Any]]:
     """`rows` by CLAIM_KEY as they go into the ledger: fields in order, plain Python values, NaN as None.
 
+    CLAIM_FIELDS; those of live results have `decoding`, too.
+
     Raises:
         ValueError: if fields are missing or extra, a value is not one of `CLAIM_CHOICES`, or two rows
             judge the same claim in the same way.
@@ -95,17 +98,18 @@ def checked_claims(rows: Iterable[Mapping[str, Any]]) -> dict[tuple, dict[str, A
     claims: dict[tuple, dict[str, Any]] = {}
     for row in rows:
         name = repr(row.get("id"))
-        if set(row) != set(CLAIM_FIELDS):
-            raise ValueError(f"claim {name} needs exactly the fields {CLAIM_FIELDS}, not {tuple(row)}")
-        claim = {field: _plain(row[field]) for field in CLAIM_FIELDS}
+        fields = (*CLAIM_FIELDS, "decoding") if row.get("source") == "live" else CLAIM_FIELDS
+        if set(row) != set(fields):
+            raise ValueError(f"claim {name} needs exactly the fields {fields}, not {tuple(row)}")
+        claim = {field: _plain(row[field]) for field in fields}
         for field, choices in CLAIM_CHOICES.items():
-            if claim[field] not in choices:
-                raise ValueError(f"claim {name} has {field}={claim[field]!r}; choose from {choices}")
+            if claim.get(field) not in choices:
+                raise ValueError(f"claim {name} has {field}={claim.get(field)!r}; choose from {choices}")
         try:
             json.dumps(claim, allow_nan=False)
         except (TypeError, ValueError) as error:
             raise ValueError(f"claim {name} cannot be written as JSON: {error}") from None
-        key = tuple(claim[field] for field in CLAIM_KEY)
+        key = tuple(map(claim.get, CLAIM_KEY))
         if key in claims:
             raise ValueError(f"two claims have the key {key}; tell them apart")
         claims[key] = claim
@@ -212,7 +216,7 @@ def _rows(folder: Path, suffix: str, key: Sequence[str], problems: list[str]) ->
                 raise ValueError("its SHA-256 is not the recorded one")
             text = part.read_text(encoding="utf-8")
             found = json.loads(text) if suffix == "claims.json" else csv.DictReader(text.splitlines())
-            rows |= {tuple(row[column] for column in key): row for row in found}
+            rows |= {tuple(map(row.get, key)): row for row in found}  # published claims have no decoding
         except (ValueError, KeyError, TypeError):
             sentinel(folder, notebook).unlink(missing_ok=True)  # its results are not whole any more
             aside = disk.set_aside(part)

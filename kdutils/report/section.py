@@ -173,7 +173,8 @@ class Section:
 
     def tests(self, test: str, caption: str, *, least: int = 3) -> None:
         """One of the authors' tests, task by task, of sources with so many pairs; all go into the ledger."""
-        self.run.statistics(self.statistics)
+        sources = {"live": self.asked.statistics_source}
+        self.run.statistics(self.statistics.replace({"source": sources}))
         chosen = gain_tables.by_source(self.statistics[self.statistics["selection"] == self.selection])
         for source in gain_tables.several_pairs(self.parts, least=least):
             table = authors_tests.readable_tests(chosen[source], test)

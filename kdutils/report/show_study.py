@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pandas as pd
 
 from kdutils.claims import answer_sheet, claims, sensitivity
 from kdutils.constants import AVERAGE, DOMAIN_LABELS, METHOD_NAMES
 from kdutils.grid import cell_table
+from kdutils.grid.plan import Plan
 from kdutils.grid.study import SECTIONS
 from kdutils.report import figures, ledger
 from kdutils.report.section import Section, each, signed
-from kdutils.results import gain_tables, held_out_temperature, protocols
+from kdutils.results import authors_tests, gain_tables, held_out_temperature, item_gains, protocols
 
 # --- 00: what there is ----------------------------------------------------------------------------------
 
@@ -63,15 +66,24 @@ def costs(section: Section) -> None:
 
 
 class Verdicts:
-    """All claims under both analyses: `rows` of the ledger, and the `columns` of the answer sheet.
+    """All claims under both analyses, live ones under every decoding: `rows` of the ledger, `columns`.
+
+    The authors' tests under decodings that the other sections do not show go into the ledger, too.
 
     Args:
         other: profile whose live claims are further columns, if it has been run; "" for none.
     """
 
     def __init__(self, section: Section, *, other: str = "") -> None:
-        self.section = section
-        self.judged = claims.judgements(section.cells, items=section.items, kept=section.run.kept)
+        self.section, kept = section, section.run.kept
+        self.judged = claims.judgements(section.cells, items=section.items, kept=kept)
+        self.plans = [section.asked] * len(self.judged)
+        for plan in section.asked.others:  # live results alone, under another decoding
+            cells = gain_tables.live_cells(plan)
+            self.judged += claims.judgements(cells, items=item_gains.read(plan), kept=kept)
+            self.plans += [plan] * (len(self.judged) - len(self.plans))
+            tests = kept(authors_tests.ledger, cells).assign(source=plan.statistics_source)
+            section.run.statistics(tests)
         self.rows = claims.ledger_rows(self.judged)
         self.columns = answer_sheet.columns(self.rows, labels=section.labels)
         if other and section.asked.profile.name != other:
@@ -82,29 +94,43 @@ class Verdicts:
     def bars(self) -> None:
         """Verdicts of each source and analysis, by section."""
         sections = {key: name.replace("_", " ") for key, name in SECTIONS.items()}
-        for judged in self.judged:
+        for judged, _, way in self._ways():
             for analysis, name in (("authors", "verdicts"), ("strict", "verdicts_strict")):
                 part = [row for row in judged.rows if row["analysis"] == analysis]
                 counts = answer_sheet.verdict_counts(part).rename(sections)
                 alt = ", ".join(f"{n} {verdict.replace('_', ' ')}" for verdict, n in counts.sum().items())
                 look = {"of": "verdicts", "alt": f"{alt}."}
-                caption = f"verdicts on {len(part)} claims, analysis: {analysis}."
+                caption = ", ".join([*way, f"verdicts on {len(part)} claims, analysis: {analysis}."])
                 tables = {judged.evidence.source: counts}
-                self.section.figure(name, tables, figures.shares, caption, **look)
+                self.section.figure("_".join([name, *way]), tables, figures.shares, caption, **look)
+
+    def _ways(self) -> Iterator[tuple[claims.Judgement, Plan, list[str]]]:
+        """Each judgement, its plan, and the protocol and decoding that tell it from others of its source."""
+        for judged, plan in zip(self.judged, self.plans, strict=True):
+            alike = [one.evidence for one in self.judged if one.evidence.source == judged.evidence.source]
+            ways = [(one.protocol, one.decoding) for one in alike]
+            own = judged.evidence.protocol, judged.evidence.decoding
+            yield judged, plan, answer_sheet.distinct(own, ways)
 
     def sensitivity(self) -> dict[str, pd.DataFrame]:
-        """Verdicts by claim and choice of the analysis, of every source: shown, and returned as tables."""
-        halves, kept = held_out_temperature.read(self.section.asked), self.section.run.kept
-        found = {one.evidence.source: kept(sensitivity.table, one, halves) for one in self.judged}
-        tables = {source: table for source, table in found.items() if len(table)}
-        holds = each(tables, sensitivity.holds)
-        for source, table in tables.items():
-            said, cannot = sensitivity.holds_remark(holds[source]), sensitivity.cannot_remark(table)
+        """Verdicts by claim and choice of the analysis, by the name of the results: shown, and returned."""
+        section, found = self.section, {}
+        for judged, plan, way in self._ways():
+            source = judged.evidence.source
+            halves = held_out_temperature.read(plan) if source == "live" else None
+            table = section.run.kept(sensitivity.table, judged, halves)
+            if table.empty:
+                continue
+            holds, cannot = sensitivity.holds(table), sensitivity.cannot_remark(table)
+            said = sensitivity.holds_remark(holds)
             caption = f"verdicts by claim and choice of the analysis. {said} {cannot}".strip()
-            draw = figures.verdicts_by_choice
-            self.section.figure("sensitivity", {source: table}, draw, caption, alt=said)
-        self.section.table(holds, "under how many of the choices that bear on it a claim is reproduced.")
-        return tables
+            caption = ", ".join([*way, caption])
+            draw, name = figures.verdicts_by_choice, "_".join(["sensitivity", *way])
+            section.figure(name, {source: table}, draw, caption, alt=said)
+            caption = "under how many of the choices that bear on it a claim is reproduced."
+            section.table({source: holds}, ", ".join([*way, caption]))
+            found[", ".join([section.labels[source], *way])] = table
+        return found
 
 
 # --- 11: the protocol -----------------------------------------------------------------------------------

@@ -91,7 +91,9 @@ def live_fidelity(section: Section) -> None:
     if len(tables) and section.items.beside.empty:
         means = each(tables, agreement_fidelity.by_method, measure="fidelity")
         look = {"measure": "fidelity", "xlabel": BLEU, "value": "fidelity, %"}
-        caption = f"mean over tasks of the BLEU with the teacher's texts ({sweeps.decoding(tables['live'])})."
+        caption = (
+            f"mean over tasks of the BLEU with the teacher's texts ({sweeps.decoding(section.of('live'))})."
+        )
         section.figure("fidelity_rise", means, teacher_figures.likeness_by_method, caption, **look)
         rise_by_method(section, "fidelity", "BLEU before (sft) and after KD, %, and its rise")
 
@@ -194,7 +196,7 @@ def averages(section: Section, runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
 def curves(section: Section, name: str, tables: Tables, *, varied: str, symbol: str, words: str) -> None:
     """Average accuracy over what is varied (a column), a panel a pair, and the same as a table."""
     caption = f"average accuracy over {words}, by pair and domain; 95% intervals from the items"
-    captions = {source: f"{caption} ({sweeps.decoding(table)})." for source, table in tables.items()}
+    captions = {source: f"{caption} ({sweeps.decoding(section.of(source))})." for source in tables}
 
     def alt(table: pd.DataFrame) -> str:
         means = table.groupby(varied)["accuracy"].mean().items()
@@ -264,9 +266,10 @@ def decoding_remark(section: Section, averages: Tables) -> None:
             "sampling at temperature 1: a student that was matched to its teacher at temperature 2 is "
             "decoded sharper than it was trained, so part of the advantage of 2 may be the sharper decoding."
         )
-    if "live" in averages:
+    live = section.of("live")
+    if "live" in averages and set(live["decoding"]) == {"greedy"}:
         texts["live"] = (
-            f"{sweeps.decoding(averages['live'])}. The likeliest token does not depend on how sharp a "
+            f"{sweeps.decoding(live)}. The likeliest token does not depend on how sharp a "
             "distribution is, so what a temperature gains or loses here is not a matter of decoding."
         )
     section.remarks(texts)

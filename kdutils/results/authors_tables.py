@@ -225,7 +225,8 @@ def _run(record: dict[str, Any], domain: str, likeness: dict) -> list[dict[str, 
             "poster_misattributed": is_printed and who["student_parameters"] >= 2e9,
         }
         rows.append(
-            {"source": "published", "protocol": "paper", "domain": domain, "seed": SEED, "noise_sigma": 0.0}
+            {"source": "published", "protocol": "paper", "decoding": "sampled", "domain": domain}
+            | {"seed": SEED, "noise_sigma": 0.0}
             | {"task": task, "accuracy": accuracy, "n": n, "accuracy_se": errors[task]}
             | who
             | shared

@@ -115,9 +115,9 @@ def authors_tests(
     return pd.DataFrame(rows, columns=STATISTIC_COLUMNS)
 
 
-def ledger(cells: pd.DataFrame, *, section: str) -> pd.DataFrame:
-    """Rows of statistics.csv for one section: the authors' tests under every selection rule."""
-    tests = [test for test, of_section in SECTION_OF_TEST.items() if of_section == section]
+def ledger(cells: pd.DataFrame, *, section: str | None = None) -> pd.DataFrame:
+    """Rows of statistics.csv for one section, or all: the authors' tests under every selection rule."""
+    tests = [test for test, of_section in SECTION_OF_TEST.items() if section in (None, of_section)]
     tables = [authors_tests(gain_tables.gains(cells, selection=rule), tests=tests) for rule in SELECTIONS]
     return pd.concat(tables, ignore_index=True)
 

@@ -49,7 +49,7 @@ def cells_of(plan: Plan) -> tuple[pd.DataFrame, dict[str, str]]:
     tables, gaps = [], {}
     for source in plan.profile.sources:
         try:
-            tables.append(authors_tables.cells() if source == "published" else _live_cells(plan))
+            tables.append(authors_tables.cells() if source == "published" else live_cells(plan))
         except authors_tables.ReleasedTablesError as error:
             if plan.profile.live is None:
                 raise
@@ -57,7 +57,8 @@ def cells_of(plan: Plan) -> tuple[pd.DataFrame, dict[str, str]]:
     return pd.concat(tables, ignore_index=True), gaps
 
 
-def _live_cells(plan: Plan) -> pd.DataFrame:
+def live_cells(plan: Plan) -> pd.DataFrame:
+    """The finished live runs of a plan under its decoding."""
     handed = fill.handed_over(plan)
     cells = handed.cells if handed else fill.live_cells(plan.runs, plan.out)
     protocols = cells.loc[cells["method"] != "base", "protocol"].unique()
@@ -133,7 +134,12 @@ def mean_over_seeds(cells: pd.DataFrame) -> pd.DataFrame:
     shrink with the number of seeds, because the items do not get more. `seed_se` is what another draw of the
     training seeds would change: the standard deviation over seeds, pooled over the cells of a task that
     have several, over the root of n_seeds; NaN where no cell of the task has several.
+
+    Raises:
+        ValueError: for several decodings of one protocol, which would be averaged.
     """
+    if (cells.groupby(["source", "protocol"])["decoding"].nunique() > 1).any():
+        raise ValueError("cells hold several decodings of one protocol: keep those of one decoding")
     keys = [*CELL, *PAIR, "method", "teacher_tuned", "temperature", "noise_sigma"]
     grouped = cells.groupby(keys, dropna=False, sort=False)
     table = grouped[["accuracy", "accuracy_se", *LIKENESS]].mean()

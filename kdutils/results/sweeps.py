@@ -14,7 +14,7 @@ from kdutils.results.gain_tables import (
     with_accuracy,
 )
 
-DECODING = {"published": "sampled at temperature 1", "live": "greedy decoding"}  # of what is scored
+DECODING = {"greedy": "greedy decoding", "sampled": "sampled at temperature 1"}
 
 
 def temperature_runs(cells: pd.DataFrame) -> pd.DataFrame:
@@ -87,7 +87,8 @@ def best_temperature_remark(shares: pd.DataFrame) -> str:
     return f"Share of the cases in which a temperature is the best: {', '.join(texts)}."
 
 
-def decoding(table: pd.DataFrame) -> str:
-    """How the texts behind a table of one source came about: `greedy decoding, protocol careful`."""
-    source, protocols = table["source"].iloc[0], " and ".join(table["protocol"].unique())
-    return f"{DECODING[source]}, protocol {protocols}"
+def decoding(cells: pd.DataFrame) -> str:
+    """How the texts behind the cells of one source came about: `greedy decoding, protocol careful`."""
+    found = cells.loc[cells["method"] != "base", ["decoding", "protocol"]].drop_duplicates()
+    ways = found.groupby("decoding", sort=False)["protocol"].agg(" and ".join).items()
+    return "; ".join(f"{DECODING[how]}, protocol {protocols}" for how, protocols in ways)

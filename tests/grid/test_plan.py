@@ -319,6 +319,35 @@ def test_every_run_is_made_under_every_protocol_and_a_plain_model_evaluated_unde
     assert {run.evaluation.temperature for run in one} == {1.0}
 
 
+def test_careful_runs_are_evaluated_with_every_decoding_and_one_is_shown(live, monkeypatch):
+    by_protocol = {"paper": {"temperature": 1.0, "seed": 6}}
+    live = replace(live, protocols=("paper", "careful"), evaluation_by_protocol=by_protocol)
+    profile = replace(load_profile("smoke"), live=replace(live, decodings=("sampled", "greedy")))
+    monkeypatch.setattr(plan, "load_profile", lambda name: profile)
+
+    def ways(runs):
+        trained = [run for run in runs if run.spec.method != "base"]
+        return {(run.spec.protocol, run.evaluation.temperature, run.evaluation.seed) for run in trained}
+
+    greedy, sampled = asked("01", "smoke"), asked("01", "smoke", decoding="sampled")
+    assert ways(greedy.runs) == {("paper", 1.0, 6), ("careful", 0.0, 0)}
+    assert ways(sampled.runs) == {("paper", 1.0, 6), ("careful", 1.0, 0)}
+    assert [(other.decoding, ways(other.runs)) for other in greedy.others] == [
+        ("sampled", {("careful", 1.0, 0)})
+    ]
+    assert set(greedy.to_make) == set(sampled.to_make)
+    assert asked("01", "smoke", protocol="paper").others == ()
+
+
+@pytest.mark.parametrize(
+    ("profile", "message"),
+    [("mini", r"has decodings=\['greedy'\]; choose one of those"), ("published", "decoding=sampled changes")],
+)
+def test_a_decoding_that_a_profile_has_not_is_refused(profile, message):
+    with pytest.raises(ValueError, match=message):
+        asked("01", profile, decoding="sampled")
+
+
 def test_ranking_is_a_second_evaluation_of_tasks_with_options(live, monkeypatch):
     profile = replace(load_profile("smoke"), live=replace(live, ranks=True))
     monkeypatch.setattr(plan, "load_profile", lambda name: profile)
@@ -342,6 +371,7 @@ def test_ranking_is_a_second_evaluation_of_tasks_with_options(live, monkeypatch)
             {"evaluation_by_protocol": {"authors": {}}},
             "protocol.authors='authors': it must be 'careful'",
         ),
+        ({"evaluation": {"temperature": 1.0}}, "temperature=1.0 cannot be a setting of protocol careful"),
         ({"protocols": ()}, r"protocols=\(\): it must have at least 1 item"),
     ],
 )

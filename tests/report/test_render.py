@@ -171,6 +171,14 @@ def test_index_counts_each_source_by_itself():
     assert [len(table.select("tbody tr")) for table in soup.select("table")[:2]] == [1, 1]
 
 
+def test_index_counts_each_decoding_of_live_results_by_itself():
+    live = CLAIM | {"source": "live", "protocol": "careful"}
+    soup = index(CLAIM, *(live | {"decoding": each} for each in ("greedy", "sampled")))
+    titles = [title.get_text() for title in soup.select("h3")]
+    assert titles == ["Released results", "Live results, greedy", "Live results, sampled"]
+    assert [len(table.select("tbody tr")) for table in soup.select("table")[:3]] == [1, 1, 1]
+
+
 def test_index_shows_what_each_notebook_concludes_as_text_with_emphasis():
     done = [Result(name="01_effectiveness", status="done"), Result(name="02_size_correlation", status="done")]
     said = {

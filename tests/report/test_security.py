@@ -106,7 +106,7 @@ def test_a_claim_an_error_and_a_figure_stay_text_in_the_index(tmp_path):
         "verdict": "not_testable",
         "reason": HOSTILE,
     }
-    claim |= {"source": "live", "protocol": "careful", "analysis": "authors"}
+    claim |= {"source": "live", "protocol": "careful", "decoding": "greedy", "analysis": "authors"}
     failed = Result(name="01_effectiveness", status="failed", error=HOSTILE, changed={"x": HOSTILE})
     said = {"01_effectiveness": [f"It wrote {HOSTILE}"]}
     html = index.index_html(

@@ -186,8 +186,16 @@ def test_right_and_alike_takes_plain_runs_only(cells):
 
 
 def test_decoding_names_the_protocol(cells):
-    assert sweeps.decoding(cells) == "greedy decoding, protocol careful"
-    assert sweeps.decoding(cells.assign(source="published", protocol="paper")).startswith("sampled")
+    live = cells[cells["source"] == "live"]
+    assert sweeps.decoding(live.assign(decoding="greedy")) == "greedy decoding, protocol careful"
+    assert sweeps.decoding(live.assign(decoding="sampled")).startswith("sampled")
+
+
+def test_gains_of_two_decodings_are_never_averaged(cells):
+    live = cells[cells["source"] == "live"]
+    both = pd.concat([live.assign(decoding=each) for each in ("greedy", "sampled")])
+    with pytest.raises(ValueError, match="several decodings"):
+        gain_tables.gains(both, selection="temperature_1")
 
 
 def test_best_temperature_shares_by_hand(cells):
