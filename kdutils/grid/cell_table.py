@@ -15,6 +15,7 @@ import math
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,8 @@ SCHEMA = {
     "accuracy_clean": "float64",  # of those items
     "accuracy_ranked": "float64",  # of the likeliest option, where options were ranked; NaN elsewhere
     "accuracy_ranked_normalised": "float64",  # of the likeliest by character
+    "accuracy_strict": "float64",  # of answers that stand where the response format puts them
+    "in_format": "float64",  # texts with an answer there; NaN where there is no format
     "unparsed": "float64",  # texts without an answer; NaN where texts were not released
     "truncated": "float64",  # texts that were cut at the limit of their length
     "agreement": "float64",  # items on which student and teacher give the same answer
@@ -68,7 +71,14 @@ SCHEMA = {
 }
 KEYS = list(SCHEMA)[: list(SCHEMA).index("n")]  # name a cell
 
-MEANS = ("accuracy", "unparsed", "truncated", "accuracy_clean")  # also over the tasks of a domain
+MEANS = (
+    "accuracy",
+    "accuracy_strict",
+    "unparsed",
+    "truncated",
+    "accuracy_clean",
+)  # also over the tasks of a domain
+LEAST_IN_FORMAT = 90.0  # percent; a trained student below it has not learned the response format
 MODEL_WORLD = "mini-"  # how the names of the mini family begin
 
 FLAGS = {
@@ -79,6 +89,7 @@ FLAGS = {
     "teacher_checkpoint_named": "the file names a checkpoint of the teacher, the others do not",
     "agreement_reused": "one released agreement value per pair stands for every method and temperature",
     "fidelity_measure_unclear": "which of the two released fidelity tables is BLEU is not documented",
+    "format_not_learned": "a student whose greedy texts keep the response format in fewer than 90 %",
     "poster_misattributed": "the poster prints this agreement for smaller students than it belongs to",
 }
 
@@ -251,7 +262,11 @@ def rows_of(out: Path, evaluation: EvalSpec, specs: Iterable[RunSpec]) -> list[d
     for spec in asked.values():
         sft = asked.get(spec.sft_spec.run_id) if spec.teacher_spec else None
         records = _records(out, evaluation, spec, sft, scored)
-        found += [_of_run(spec) | {"decoding": decoding} | record for record in records]
+        greedy = scored(spec, replace(evaluation, temperature=0.0, samples=1, seed=0)) if records else None
+        share = kept(out, _accuracies, greedy)[-1]["in_format"] if greedy and spec.method != "base" else None
+        is_lost = share is not None and share < LEAST_IN_FORMAT
+        flags = {"flags": join_flags(["format_not_learned"] * is_lost)}
+        found += [_of_run(spec) | {"decoding": decoding} | flags | record for record in records]
     return [{name: value for name, value in row.items() if name in SCHEMA} for row in found]
 
 
@@ -307,8 +322,11 @@ def _likeness(student: pd.DataFrame, teacher: pd.DataFrame) -> list[dict[str, An
 def _accuracies(rows: pd.DataFrame) -> list[dict[str, Any]]:
     """Accuracy by task, and the mean over tasks, taken as independent."""
     table = comparison.accuracies(rows)
+    table["accuracy_strict"] = comparison.accuracies(rows, strict=True)["accuracy"]
+    table["in_format"] = [comparison.in_format(part) for _, part in rows.groupby("task", sort=False)]
     mean = {name: float(table[name].mean(skipna=False)) for name in MEANS}
     mean["accuracy_se"] = float(np.sqrt((table["accuracy_se"] ** 2).sum()) / len(table))
+    mean["in_format"] = comparison.in_format(rows)  # of all texts: it is judged by itself
     mean["n_clean"] = float(table["n_clean"].sum(skipna=False))
     return [*table.to_dict("records"), {"task": AVERAGE, "n": int(table["n"].sum())} | mean]
 

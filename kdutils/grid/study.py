@@ -6,6 +6,9 @@ TOGETHER = "together"  # every factor in which the protocols differ (grid.profil
 RUN_FACTORS = ("prompt", "sequences", "sampling", TOGETHER)  # those for which there are runs to make
 SOURCES = ("published", "live")  # where cells come from
 SOURCE_LABELS = {"published": "Released", "live": "Live"}
+# Column of tables made of cells, where some are of students that have not learned the response format, and
+# what stands after their numbers: † is that of SeqKD†.
+UNFORMATTED, DAGGER = "unformatted", "‡"
 SELECTIONS = ("best_on_test", "temperature_1")
 
 RELEASED_MODELS = (  # students and teachers of the released tables

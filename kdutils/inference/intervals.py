@@ -14,6 +14,7 @@ import pandas as pd
 import scipy.stats
 from sacrebleu import BLEU
 
+from kdutils.grid.study import UNFORMATTED
 from kdutils.inference.estimate import Estimate, Tested
 
 
@@ -178,6 +179,8 @@ def gain_intervals(gain_table: pd.DataFrame, *, by: list[str], confidence: float
     out = grouped["gain"].mean().to_frame()
     n_runs = grouped.size()
     half = z * (grouped["own"].sum() / n_runs**2 + grouped["shared"].first()) ** 0.5
+    if UNFORMATTED in gain_table:
+        out[UNFORMATTED] = grouped[UNFORMATTED].any()
     return out.assign(low=out["gain"] - half, high=out["gain"] + half, n_runs=n_runs).reset_index()
 
 

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from kdutils.constants import DOMAIN_LABELS, METHOD_NAMES
+from kdutils.grid.study import DAGGER, UNFORMATTED
 from kdutils.report import plots
 from kdutils.report.plots import INTERVAL, METHOD_STYLE, Style, domain_panels, with_methods
 
@@ -171,6 +172,7 @@ def gain_map(table: pd.DataFrame) -> Figure:
         image = ax.imshow(gains.to_numpy(float), cmap="RdBu", vmin=-bound, vmax=bound, aspect="auto")
         for row in part.dropna(subset=["gain"]).itertuples():
             text = f"{row.gain:+.1f}{'*' * bool(row.is_marked)}".replace("-", "−")
+            text += DAGGER * bool(getattr(row, UNFORMATTED, False))
             look = {"fontsize": 7.5, "color": plots.text_colour(image.to_rgba(row.gain)[:3])}
             place = (methods.index(row.method), pairs.index(row.pair))
             ax.text(*place, text, ha="center", va="center", **look)
@@ -226,11 +228,10 @@ def gain_by_size(points: pd.DataFrame) -> Figure:
     points = points.astype({"student_parameters": float})
     fig, parts = domain_panels(points, height=3.4, sharey=True, xlabel="student parameters (log)")
     for ax, part in parts:
-        look = {"s": 15, "alpha": 0.75, "linewidth": 0}
         for method, style in METHOD_STYLE.items():
-            own = part[part["method"] == method]
-            size = own["student_parameters"] * own["family"].map(nudges).astype(float)
-            ax.scatter(size, own["gain"], color=style.colour, marker=style.marker, **look)
+            for look, own in plots.by_format(style, part[part["method"] == method]):
+                size = own["student_parameters"] * own["family"].map(nudges).astype(float)
+                ax.scatter(size, own["gain"], s=15, alpha=0.75, **look.points)
         for (family, line), (method, style) in product(families.items(), METHOD_STYLE.items()):
             own = part[(part["family"] == family) & (part["method"] == method)]
             means = own.groupby("student_parameters")["gain"].mean()

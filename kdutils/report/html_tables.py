@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from kdutils.grid.study import DAGGER
 from kdutils.io.text_safety import visible
 
 MISSING = "—"
@@ -34,11 +35,18 @@ def with_index(frame: pd.DataFrame) -> pd.DataFrame:
     return frame if numbers_rows else frame.reset_index()
 
 
-def to_html(frame: pd.DataFrame, *, caption: str, formats: Formats | None = None) -> str:
+def to_html(
+    frame: pd.DataFrame,
+    *,
+    caption: str,
+    formats: Formats | None = None,
+    daggers: Sequence[bool] | None = None,
+) -> str:
     """`frame` as a captioned table, in a box of its own that scrolls when the page is too narrow.
 
     The index, or the first column where the index only numbers the rows, gives the row headers. A column
-    `reason` that gives none is left out. Styles are inline because a notebook has no style sheet of ours.
+    `reason` that gives none is left out. `daggers` says of each row whether its decimals have a DAGGER after
+    them. Styles are inline because a notebook has no style sheet of ours.
 
     Raises:
         ValueError: if the caption is empty or `formats` names a column that is not there.
@@ -58,6 +66,8 @@ def to_html(frame: pd.DataFrame, *, caption: str, formats: Formats | None = None
         tag, scope = ("th", 'scope="row" ') if place < n_headers else ("td", "")
         head += _cell("th", html.escape(str(name)), is_number, 'scope="col" ')
         texts = _texts(column, formats.get(name), is_number)
+        if daggers is not None and pd.api.types.is_float_dtype(column):
+            texts = [text + DAGGER * has for text, has in zip(texts, daggers, strict=True)]
         columns.append([_cell(tag, text, is_number, scope) for text in texts])
     body = "\n".join(f"<tr>{''.join(row)}</tr>" for row in zip(*columns, strict=True))
     label = html.escape(caption)

@@ -30,7 +30,6 @@ from kdutils.io.cache import CachedTables
 from kdutils.io.disk import REPOSITORY
 from kdutils.io.environment import RUN_TOKEN
 from kdutils.report import html_tables, ledger, notebook_parameters
-from kdutils.report.html_tables import Formats
 from kdutils.report.notebook_parameters import ParameterError
 
 BEGUN = "_kdutils_begun"  # name in the notebook's namespace: this kernel has passed the check for strangers
@@ -158,10 +157,10 @@ class Report:
         text = {"text/html": f'<p class="caption">{html.escape(caption)}</p>', "text/plain": caption}
         display(text, metadata={"kdutils": {"figure": stem}}, raw=True)
 
-    def table(self, frame: pd.DataFrame, *, caption: str, formats: Formats | None = None) -> None:
-        """Show a table, nothing of no rows; `formats` are of columns, such as ".2f"."""
+    def table(self, frame: pd.DataFrame, *, caption: str, **look: Any) -> None:
+        """Show a table, nothing of no rows; `look` (formats, daggers) as of html_tables.to_html."""
         if len(frame):
-            markup = html_tables.to_html(frame, caption=caption, formats=formats)
+            markup = html_tables.to_html(frame, caption=caption, **look)
             display({"text/html": markup, "text/plain": f"{caption}\n{frame.to_string()}"}, raw=True)
 
     def remark(self, text: str) -> None:

@@ -20,6 +20,7 @@ from matplotlib.patches import Patch
 
 from kdutils.constants import DOMAIN_LABELS
 from kdutils.grid.cell_table import size_label
+from kdutils.grid.study import UNFORMATTED
 
 GREY = "0.45"
 COLOURS = sns.color_palette("colorblind")
@@ -31,6 +32,27 @@ class Style(NamedTuple):
     label: str
     colour: tuple[float, float, float]
     marker: str
+    is_hollow: bool = False
+
+    @property
+    def face(self) -> tuple[float, float, float] | str:
+        """What the marker is filled with."""
+        return "none" if self.is_hollow else self.colour
+
+    @property
+    def points(self) -> dict[str, Any]:
+        """How `Axes.scatter` draws it."""
+        if self.is_hollow:
+            return {"marker": self.marker, "facecolor": "none", "edgecolor": self.colour, "linewidth": 0.8}
+        return {"marker": self.marker, "color": self.colour, "linewidth": 0}
+
+
+def by_format(style: Style, table: pd.DataFrame) -> Iterator[tuple[Style, pd.DataFrame]]:
+    """The style with its rows, hollow with those of students that have not learned the response format."""
+    lost = table.get(UNFORMATTED, pd.Series(False, table.index)).astype(bool)
+    for look, part in ((style, table[~lost]), (style._replace(is_hollow=True), table[lost])):
+        if len(part) or not look.is_hollow:
+            yield look, part
 
 
 METHOD_STYLE = {
@@ -233,6 +255,7 @@ def interval_dots(ax: Axes, table: pd.DataFrame, *, x: str, **where: Any) -> Non
     for style, part, position in lanes(ax, table, **where):
         error = np.array([part[x] - part["low"], part["high"] - part[x]], dtype=float)
         look = {"color": style.colour, "markersize": 3.6, "elinewidth": 0.9, "label": style.label}
+        look["markerfacecolor"] = style.face
         ax.errorbar(part[x], position, xerr=np.nan_to_num(error), fmt=style.marker, **look)
 
 
@@ -246,7 +269,7 @@ def lanes(
     rows: Sequence[str] = (),
     width: float = 0.72,
 ) -> Iterator[tuple[Style, pd.DataFrame, list[float]]]:
-    """The style of each value of `by`, its rows of the table and their heights; names the rows of `ax`.
+    """The style of each value of `by` (by_format), its rows and their heights; names the rows of `ax`.
 
     A row is a value of `y`; within it the lanes of all `by` lie above each other, `width` in all. `rows` are
     from top to bottom, by default in order of appearance; panels that share them must be given the same.
@@ -256,9 +279,9 @@ def lanes(
         ax.axhline(edge - 0.5, color="0.92", linewidth=0.6, zorder=0)
     present = [key for key in styles if key in set(table[by])]
     for index, key in enumerate(present):
-        part = table[table[by] == key]
         offset = (index - (len(present) - 1) / 2) * width / len(present)
-        yield styles[key], part, [rows.index(value) + offset for value in part[y]]
+        for style, part in by_format(styles[key], table[table[by] == key]):
+            yield style, part, [rows.index(value) + offset for value in part[y]]
     ax.axvline(0, color=GREY, linewidth=0.9, zorder=1)
     named_rows(ax, rows)
 
@@ -283,8 +306,8 @@ def scatter(
 ) -> None:
     """Every point shown, one colour and marker a value of `by`; a grey line at y = 0 if `has_zero`."""
     for key, style in styles.items():
-        part = table[table[by] == key]
-        ax.scatter(part[x], part[y], color=style.colour, marker=style.marker, s=17, alpha=0.85, linewidth=0)
+        for look, part in by_format(style, table[table[by] == key]):
+            ax.scatter(part[x], part[y], s=17, alpha=0.85, **look.points)
     if has_zero:
         ax.axhline(0, color=GREY, linewidth=0.9, zorder=1)
 

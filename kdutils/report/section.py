@@ -17,6 +17,8 @@ from kdutils.claims import answer_sheet, claims
 from kdutils.claims.evidence import VERDICTS
 from kdutils.constants import AVERAGE, DOMAIN_LABELS, KD_METHODS
 from kdutils.grid import plan
+from kdutils.grid.cell_table import LEAST_IN_FORMAT
+from kdutils.grid.study import DAGGER, UNFORMATTED
 from kdutils.inference.estimate import Estimate
 from kdutils.report import figures, live, plots
 from kdutils.report.html_tables import Formats
@@ -27,6 +29,7 @@ from kdutils.results import (
     gain_tables,
     item_gains,
     released_comparison,
+    response_format,
 )
 
 Tables = Mapping[str, pd.DataFrame]  # source -> its table
@@ -135,6 +138,7 @@ class Section:
         for source, table in tables.items():
             if table.empty:
                 continue
+            table, note = self.marked(table, source, "Hollow marker or {}")
             fig = draw(table, **look)
             plots.watermark(fig, self.marks[source])
             words = alt(table) if callable(alt) else alt
@@ -142,7 +146,7 @@ class Section:
                 column, unit = f"{value}, ".split(", ")[:2]
                 values = f"{span(table[column])} {unit}".strip()
                 words = f"{column.replace('_', ' ')} in {len(table)} rows: {values}"
-            text = f"{self.labels[source]}: {caption if isinstance(caption, str) else caption[source]}"
+            text = f"{self.labels[source]}: {caption if isinstance(caption, str) else caption[source]}{note}"
             self.run.figure(fig, gain_tables.named(name, source), data=table, alt=words, caption=text)
 
     def table(self, tables: Tables, caption: str, formats: str | Formats = "") -> None:
@@ -151,8 +155,22 @@ class Section:
             wanted = formats
             if isinstance(formats, str):
                 wanted = dict.fromkeys(table.select_dtypes("float") if formats else (), formats)
+            table, note = self.marked(table, source, "{}")
+            daggers = table.pop(UNFORMATTED) if note else None
             known = {name: fmt for name, fmt in wanted.items() if name in table}
-            self.run.table(table, caption=f"{self.labels[source]}: {caption}", formats=known)
+            text = f"{self.labels[source]}: {caption}{note}"
+            self.run.table(table, caption=text, formats=known, daggers=daggers)
+
+    def marked(self, table: pd.DataFrame, source: str, sign: str) -> tuple[pd.DataFrame, str]:
+        """A table with the column `unformatted`, and the words for its caption that explain the `sign`.
+
+        Without both where no row is of a student that has not learned the response format.
+        """
+        table = response_format.marked(table, self.cells[self.cells["source"] == source])
+        if UNFORMATTED not in table or not table[UNFORMATTED].any():
+            return table.drop(columns=UNFORMATTED, errors="ignore"), ""
+        text = f" {sign.format(DAGGER)}: the student has not learned the response format, which fewer than "
+        return table, f"{text}{LEAST_IN_FORMAT:g} % of its greedy texts keep."
 
     def named(self, texts: Mapping[str, str]) -> list[str]:
         """The text of each source behind its name; none of ""."""

@@ -13,7 +13,14 @@ from kdutils.grid.plan import Plan
 from kdutils.grid.study import SECTIONS
 from kdutils.report import figures, ledger
 from kdutils.report.section import Section, each, signed
-from kdutils.results import authors_tests, gain_tables, held_out_temperature, item_gains, protocols
+from kdutils.results import (
+    authors_tests,
+    gain_tables,
+    held_out_temperature,
+    item_gains,
+    protocols,
+    response_format,
+)
 
 # --- 00: what there is ----------------------------------------------------------------------------------
 
@@ -68,7 +75,8 @@ def costs(section: Section) -> None:
 class Verdicts:
     """All claims under both analyses, live ones under every decoding: `rows` of the ledger, `columns`.
 
-    The authors' tests under decodings that the other sections do not show go into the ledger, too.
+    Live results are also judged without the students that have not learned the response format, in columns
+    alone. The authors' tests under decodings that the other sections do not show go into the ledger, too.
 
     Args:
         other: profile whose live claims are further columns, if it has been run; "" for none.
@@ -76,20 +84,42 @@ class Verdicts:
 
     def __init__(self, section: Section, *, other: str = "") -> None:
         self.section, kept = section, section.run.kept
-        self.judged = claims.judgements(section.cells, items=section.items, kept=kept)
-        self.plans = [section.asked] * len(self.judged)
+        read = [(section.asked, section.cells, section.items)]
         for plan in section.asked.others:  # live results alone, under another decoding
-            cells = gain_tables.live_cells(plan)
-            self.judged += claims.judgements(cells, items=item_gains.read(plan), kept=kept)
-            self.plans += [plan] * (len(self.judged) - len(self.plans))
-            tests = kept(authors_tests.ledger, cells).assign(source=plan.statistics_source)
+            read.append((plan, gain_tables.live_cells(plan), item_gains.read(plan)))
+            tests = kept(authors_tests.ledger, read[-1][1]).assign(source=plan.statistics_source)
             section.run.statistics(tests)
+        self.judged, self.plans, without = [], [], []
+        for plan, cells, items in read:
+            own = claims.judgements(cells, items=items, kept=kept)
+            self.judged, self.plans = self.judged + own, self.plans + [plan] * len(own)
+            left, items = response_format.without(cells, items)
+            if len(left) < len(cells):
+                live = left[left["source"] == "live"]
+                without += claims.ledger_rows(claims.judgements(live, items=items, kept=kept))
         self.rows = claims.ledger_rows(self.judged)
         self.columns = answer_sheet.columns(self.rows, labels=section.labels)
+        named = {"live": f"{section.labels['live']} without unformatted cells"}
+        self.columns |= answer_sheet.columns(without, labels=named)  # not of the ledger
         if other and section.asked.profile.name != other:
             found, where = ledger.claims_of(other, section.run.folder)
             self.columns |= answer_sheet.of_profile(found, label=f"Live, profile {other}")
             print(f"{len(found)} rows of the claims of profile {other}, from {where}.")
+
+    def format_remark(self) -> str:
+        """How many live runs have not learned the response format, in a sentence; "" without live runs."""
+        cells = self.section.cells
+        runs = cells[(cells["source"] == "live") & (cells["task"] == AVERAGE) & cells["in_format"].notna()]
+        runs = runs[runs["method"] != "base"]
+        n = int(cell_table.has_flag(runs, response_format.FLAG).sum())
+        text = f"{self.section.labels['live']}: {n or 'none'} of {len(runs)} trained models, teachers among "
+        text += f"them, keep the response format in fewer than {cell_table.LEAST_IN_FORMAT:g} % of their "
+        rest = (
+            "so the columns without unformatted cells judge the claims without these."
+            if n
+            else ("so there are no columns without such cells.")
+        )
+        return f"{text}greedy texts, {rest}" if len(runs) else ""
 
     def bars(self) -> None:
         """Verdicts of each source and analysis, by section."""

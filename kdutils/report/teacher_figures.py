@@ -39,9 +39,8 @@ def likeness_by_method(table: pd.DataFrame, *, measure: str, xlabel: str) -> Fig
         span = part.groupby("pair")[measure].agg(["min", "max"])
         ax.hlines(span.index.map(pairs.index), span["min"], span["max"], color="0.8", zorder=1)
         for method, style in METHOD_STYLE.items():
-            own = part[part["method"] == method]
-            look = {"color": style.colour, "marker": style.marker, "s": 16, "linewidth": 0, "zorder": 2}
-            ax.scatter(own[measure], own["pair"].map(pairs.index), **look)
+            for look, own in plots.by_format(style, part[part["method"] == method]):
+                ax.scatter(own[measure], own["pair"].map(pairs.index), s=16, zorder=2, **look.points)
         plots.named_rows(ax, pairs)
     return with_methods(fig, table)
 
@@ -100,9 +99,9 @@ def right_and_alike(table: pd.DataFrame, *, bound: float) -> Figure:
     Columns label (task), method, fidelity_correct_r; dashed at plus and minus `bound`.
     """
     fig, (ax,) = plots.panels(height=1.1 + 0.36 * table["label"].nunique())
-    look = {"s": 13, "alpha": 0.75, "linewidth": 0, "zorder": 2}
+    look = {"s": 13, "alpha": 0.75, "zorder": 2}
     for style, part, position in plots.lanes(ax, table, y="label", width=0.7):
-        ax.scatter(part["fidelity_correct_r"], position, color=style.colour, marker=style.marker, **look)
+        ax.scatter(part["fidelity_correct_r"], position, **look, **style.points)
     for value in (-bound, bound):
         ax.axvline(value, color=plots.GREY, linewidth=0.8, linestyle="--", zorder=1)
     ax.set(xlim=(-1.02, 1.02), xlabel="r of being right with sentence BLEU against the teacher's text")
@@ -131,6 +130,10 @@ def sweep_curves(average: pd.DataFrame, *, x: str) -> Figure:
             error = np.array([runs["accuracy"] - runs["low"], runs["high"] - runs["accuracy"]], dtype=float)
             line = {"markersize": 3.5, "linewidth": 1.1, "elinewidth": 0.8, "marker": style.marker}
             ax.errorbar(runs[x], runs["accuracy"], yerr=error, color=style.colour, **line)
+            for look, lost in plots.by_format(style, runs):
+                if look.is_hollow:  # the line stays one
+                    white = {"s": 12, "marker": style.marker, "color": "white", "edgecolor": style.colour}
+                    ax.scatter(lost[x], lost["accuracy"], zorder=3, **white)
         for column, (_, dashes) in references.items():
             ax.axhline(part[column].iloc[0], color=plots.GREY, linewidth=1, linestyle=dashes, zorder=1)
         if x == "temperature":

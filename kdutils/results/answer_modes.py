@@ -40,14 +40,19 @@ def plain_runs(cells: pd.DataFrame) -> pd.DataFrame:
 
 
 def failures(cells: pd.DataFrame) -> pd.DataFrame:
-    """Accuracy, texts without an answer and texts cut off, percent: a row a domain x method.
+    """Accuracy, strict too, texts in the format, without answer and cut off, percent: by domain and method.
 
-    Means over `plain_runs` and tasks; no rows where texts were not released.
+    Means over `plain_runs` and tasks; `not learned` is how many of them have the flag format_not_learned. No
+    rows where texts were not released.
     """
     runs = plain_runs(cells[(cells["task"] == AVERAGE) & cells["unparsed"].notna()])
     by = runs.groupby(["domain", "method"], sort=False)
-    table = by[["accuracy", "unparsed", "truncated"]].mean().assign(runs=by.size()).reset_index()
-    return table.assign(method=table["method"].map(METHOD_LABELS))
+    values = ["accuracy", "accuracy_strict", "in_format", "unparsed", "truncated"]
+    flagged = cell_rows.has_flag(runs, "format_not_learned").groupby([runs["domain"], runs["method"]]).mean()
+    table = by[values].mean().assign(**{"not learned": 100 * flagged, "runs": by.size()}).reset_index()
+    return table.rename(columns={"accuracy_strict": "strict", "in_format": "in the format"}).assign(
+        method=table["method"].map(METHOD_LABELS)
+    )
 
 
 # --- contamination -----------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from kdutils.constants import (
 from kdutils.grid import cell_table as cell_rows
 from kdutils.grid import fill
 from kdutils.grid.plan import Plan
-from kdutils.grid.study import SELECTIONS, SOURCES
+from kdutils.grid.study import SELECTIONS, SOURCES, UNFORMATTED
 from kdutils.inference import intervals
 from kdutils.inference.estimate import Estimate
 from kdutils.results import authors_tables
@@ -58,7 +58,7 @@ def cells_of(plan: Plan) -> tuple[pd.DataFrame, dict[str, str]]:
 
 
 def live_cells(plan: Plan) -> pd.DataFrame:
-    """The finished live runs of a plan under its decoding."""
+    """The finished live runs of a plan."""
     handed = fill.handed_over(plan)
     cells = handed.cells if handed else fill.live_cells(plan.runs, plan.out)
     protocols = cells.loc[cells["method"] != "base", "protocol"].unique()
@@ -130,13 +130,11 @@ def plain(
 def mean_over_seeds(cells: pd.DataFrame) -> pd.DataFrame:
     """One row a cell with its seeds averaged: means and `n_seeds`, without `seed` and `flags`.
 
-    The standard error is that of the mean when seeds are scored on the same items: it does not
-    shrink with the number of seeds, because the items do not get more. `seed_se` is what another draw of the
-    training seeds would change: the standard deviation over seeds, pooled over the cells of a task that
-    have several, over the root of n_seeds; NaN where no cell of the task has several.
-
-    Raises:
-        ValueError: for several decodings of one protocol, which would be averaged.
+    `unformatted` says whether a seed has the flag format_not_learned, where any cell has it. The standard
+    error is that of the mean when seeds are scored on the same items: it does not shrink with the number of
+    seeds, because the items do not get more. `seed_se` is what another draw of the training seeds would
+    change: the standard deviation over seeds, pooled over the cells of a task that have several, over the
+    root of n_seeds; NaN where no cell of the task has several. Raises ValueError for several decodings.
     """
     if (cells.groupby(["source", "protocol"])["decoding"].nunique() > 1).any():
         raise ValueError("cells hold several decodings of one protocol: keep those of one decoding")
@@ -144,6 +142,8 @@ def mean_over_seeds(cells: pd.DataFrame) -> pd.DataFrame:
     grouped = cells.groupby(keys, dropna=False, sort=False)
     table = grouped[["accuracy", "accuracy_se", *LIKENESS]].mean()
     table["n_seeds"] = grouped.size()
+    if (flagged := cell_rows.has_flag(cells, "format_not_learned")).any():
+        table[UNFORMATTED] = flagged.groupby([cells[name] for name in keys], dropna=False, sort=False).any()
     table["squares"] = grouped["accuracy"].var(ddof=1) * (table["n_seeds"] - 1)
     table = table.reset_index()
     several = table[table["n_seeds"] > 1].groupby(CELL)
@@ -169,7 +169,8 @@ def gains(cells: pd.DataFrame, *, selection: str, methods: Iterable[str] = PAPER
 
     Returns:
         GAIN_COLUMNS, sorted by domain (as in TRAIN_DOMAINS), task, teacher, student, method. Students without
-        SFT and teachers without one have NaN there, and so in `gain`.
+        SFT and teachers without one have NaN there, and so in `gain`. `unformatted` (mean_over_seeds) is that
+        of the KD or the SFT student.
 
     Raises:
         ValueError: for an unknown selection.
@@ -180,15 +181,16 @@ def gains(cells: pd.DataFrame, *, selection: str, methods: Iterable[str] = PAPER
     runs = plain(table, methods=methods, temperature=1.0 if selection == "temperature_1" else None)
     group = [*CELL, "teacher", "student", "method"]
     best = in_domain_order(runs.loc[runs.groupby(group)["accuracy"].idxmax()])
-    sft = table[table["method"] == "sft"].set_index([*CELL, "student"])
-    sft = sft[["accuracy", "accuracy_se", "seed_se"]].add_prefix("sft_")
+    marks, sft = table.columns.intersection([UNFORMATTED]), table[table["method"] == "sft"]
+    sft = sft.set_index([*CELL, "student"])[["accuracy", "accuracy_se", "seed_se", *marks]].add_prefix("sft_")
     first = cells.sort_values("seed").drop_duplicates([*CELL, "student", "method"])  # that of seed 0 teaches
     out = best.join(sft, on=[*CELL, "student"], validate="many_to_one")
     out = with_accuracy(out, first, "sft", of="teacher", name="teacher_accuracy").reset_index(drop=True)
     errors = out[["accuracy_se", "sft_accuracy_se"]].pow(2).sum(axis=1, skipna=False)
     errors += out[["seed_se", "sft_seed_se"]].fillna(0.0).pow(2).sum(axis=1)
     out = out.assign(gain=out["accuracy"] - out["sft_accuracy"], gain_se=errors**0.5, selection=selection)
-    return out[GAIN_COLUMNS]
+    either = {mark: out[mark] | out[f"sft_{mark}"].eq(True) for mark in marks}
+    return out.assign(**either)[[*GAIN_COLUMNS, *marks]]
 
 
 def with_accuracy(

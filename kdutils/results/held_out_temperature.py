@@ -45,7 +45,7 @@ ALIKE = 9  # digits to which means are equal
 MEASURED = ["accuracy", "accuracy_se", "agreement", "fidelity"]
 OF_ONE_RUN = [  # columns of cells that no run put together from two has
     *("n_clean", "accuracy_clean", "accuracy_ranked", "accuracy_ranked_normalised"),
-    *("unparsed", "truncated", "fidelity_correct_r"),
+    *("accuracy_strict", "in_format", "unparsed", "truncated", "fidelity_correct_r"),
 ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from kdutils.constants import AVERAGE, KD_METHODS, METHOD_NAMES, PAPER_METHODS
+from kdutils.grid.study import DAGGER, UNFORMATTED
 from kdutils.results.gain_tables import (
     CELL,
     NO_PROTOCOL,
@@ -48,9 +49,15 @@ def _several(runs: pd.DataFrame, varied: str) -> pd.DataFrame:
 
 
 def by_column(average: pd.DataFrame, varied: str, symbol: str) -> pd.DataFrame:
-    """Average accuracies, a row a domain x pair x method and a column a value of `varied`: `T = 2`."""
-    keys = ["domain", "teacher", "student", "method"]
-    wide = in_domain_order(average).pivot_table(index=keys, columns=varied, values="accuracy", sort=False)
+    """Average accuracies, a row a domain x pair x method and a column a value of `varied`: `T = 2`.
+
+    Where some are `unformatted`, they are text, with a DAGGER after those.
+    """
+    keys, table = ["domain", "teacher", "student", "method"], in_domain_order(average)
+    if UNFORMATTED in table:  # single cells of a row have it, so that they are text
+        marks = table[UNFORMATTED].map({True: DAGGER, False: ""})
+        table = table.assign(accuracy=table["accuracy"].map("{:.1f}".format) + marks)
+    wide = table.pivot_table(index=keys, columns=varied, values="accuracy", aggfunc="first", sort=False)
     wide = wide.sort_index(axis=1).rename(columns=lambda value: f"{symbol} = {value:g}")
     return wide.reset_index().rename_axis(columns=None)
 

@@ -225,6 +225,14 @@ def _clean(part: pd.DataFrame, by_item: pd.Series) -> dict[str, float]:
     return {"n_clean": len(clean), "accuracy_clean": 100 * float(clean.mean()) if len(clean) else math.nan}
 
 
+def in_format(rows: pd.DataFrame) -> float:
+    """Texts in which the strict reading finds an answer, percent; NaN without any that has a format to keep.
+
+    Instructions have none.
+    """
+    return 100 * float(rows.loc[~rows["task"].isin(INSTRUCTION_TASKS), "parsed_strict"].notna().mean())
+
+
 def ranked_accuracies(rows: pd.DataFrame) -> pd.DataFrame:
     """Accuracy of ranked options by task, percent: task, accuracy_ranked, accuracy_ranked_normalised."""
     means = 100 * rows.groupby("task", sort=False)[["correct", "correct_normalised"]].mean()
