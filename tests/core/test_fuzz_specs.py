@@ -107,7 +107,7 @@ def refused(inputs, cls: type, fields: dict[str, Any], name: str, value: Any) ->
     with pytest.raises(ValueError) as caught:
         cls(**fields | {name: value})
     last = caught.traceback[-1]
-    assert last.path.name == "spec.py", f"{name}={shown(value)} fails in {last.path}: {caught.value}"
+    assert last.path.name == "records.py", f"{name}={shown(value)} fails in {last.path}: {caught.value}"
     message = str(caught.value)
     assert name in message or shown(value) in message, message
     assert len(message) < 600
