@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal
@@ -17,11 +18,13 @@ from pydantic import Field
 from kdutils.constants import (
     ALL_TASKS,
     BY_SEQUENCE,
+    DIVERGENCES,
     KD_METHODS,
-    LOGIT_METHODS,
     METHODS,
+    PREFIXES,
     RANKED_TASKS,
     TRAIN_DOMAINS,
+    Method,
 )
 from kdutils.io.records import Hashed, Name, Text, between, defaults_of, record
 from kdutils.io.text_safety import shown
@@ -34,15 +37,17 @@ OF_TRAINING = (
     *("batch_size", "learning_rate", "warmup_share", "weight_decay", "max_grad_norm", "select_best"),
     "max_tokens",
 )
-USED_BY = {  # field -> methods on which it has an effect; a field that is not named here has one on all
-    **dict.fromkeys(("temperature", "noise_sigma"), LOGIT_METHODS),
-    **dict.fromkeys(("beta", "on_policy_share", "sampling_temperature", "rollout_steps"), ("gkd",)),
-    "max_new_tokens": ("gkd", "seqkd"),
-    "mean_by_sequence": BY_SEQUENCE,
-    **dict.fromkeys(("teacher_tuned", "teacher_seed"), KD_METHODS),
-    **dict.fromkeys(OF_TRAINING, tuple(METHODS)[1:]),
+SAMPLED = ("student", "mixed")  # prefixes that the student samples
+USED_BY: dict[str, Callable[[Method], bool]] = {  # field -> has it an effect? One not named here always has
+    **dict.fromkeys(("temperature", "noise_sigma"), lambda method: method.divergence != ""),
+    "beta": lambda method: method.divergence == "jsd",
+    "on_policy_share": lambda method: method.prefix == "mixed",
+    **dict.fromkeys(("sampling_temperature", "rollout_steps"), lambda method: method.prefix in SAMPLED),
+    "max_new_tokens": lambda method: method.prefix in ("teacher", *SAMPLED),
+    "mean_by_sequence": lambda method: method.prefix == "gold" and method.divergence != "",
+    **dict.fromkeys(("teacher_tuned", "teacher_seed"), lambda method: method.has_teacher),
+    **dict.fromkeys(OF_TRAINING, lambda method: method.prefix != ""),
 }
-
 
 Seed = Annotated[int, between(0, 2**31 - 1)]
 Share = Annotated[float, between(0, 1)]
@@ -66,14 +71,16 @@ class RunSpec(Hashed):
     method: Literal[*METHODS]
     domain: Literal[*TRAIN_DOMAINS]
     teacher: Text | None = None
+    prefix: Literal[*PREFIXES] | None = None  # kd: whose texts it is trained on; else the method says it
+    divergence: Literal[*DIVERGENCES] | None = None  # kd: of teacher and student; else the method says it
     teacher_tuned: bool = True  # the teacher is fine-tuned on the domain first (its own `sft` run)
     teacher_seed: Seed = 0  # of that run, shared by all students
     temperature: SamplingTemperature = 1.0  # of the divergence
-    beta: Annotated[float, between(0.001, 0.999)] = 0.5  # gkd: weight of the teacher in the mixture
-    on_policy_share: Share = 0.5  # gkd: share of steps on the student's own samples (lambda)
-    sampling_temperature: SamplingTemperature = 1.0  # gkd: of those samples
-    rollout_steps: Annotated[int, between(1, 10_000)] = 1  # gkd: steps whose samples are drawn at once
-    max_new_tokens: Annotated[int, between(1, 8_192)] = 128  # gkd: of a sample; seqkd: of a teacher's text
+    beta: Annotated[float, between(0.001, 0.999)] = 0.5  # jsd: weight of the teacher in the mixture
+    on_policy_share: Share = 0.5  # mixed: share of steps on the student's own samples (lambda)
+    sampling_temperature: SamplingTemperature = 1.0  # of the student's own samples
+    rollout_steps: Annotated[int, between(1, 10_000)] = 1  # whose samples are drawn at once
+    max_new_tokens: Annotated[int, between(1, 8_192)] = 128  # of a sample, or a teacher's text
     noise_sigma: Annotated[float, between(0, 1_000)] = 0.0  # sd of Gaussian noise on the teacher's logits
     protocol: Literal["careful", "paper"] = "careful"  # paper: prompts are scored, losses as the authors'
     prompt_in_loss: bool | None = None  # of this run and of its teacher's; None: as the protocol says
@@ -105,12 +112,13 @@ class RunSpec(Hashed):
     teacher_source: Text = dataclasses.field(default="", compare=False)
 
     def __post_init__(self) -> None:
-        if self.method not in KD_METHODS and self.teacher is not None:
+        self._check_recipe()
+        if not self.recipe.has_teacher and self.teacher is not None:
             raise ValueError(
                 f"method {self.method!r} has no teacher, but teacher={shown(self.teacher)}: drop it or use "
-                f"one of {list(KD_METHODS)}"
+                f"one of {[*KD_METHODS, 'kd']}"
             )
-        if self.method in KD_METHODS and not self.teacher:
+        if self.recipe.has_teacher and not self.teacher:
             raise ValueError(f"method {self.method!r} needs a teacher: give teacher=... or use method='sft'")
         if self.wrong_rationale_share != 0.23 and (self.data != MINI or self.domain != "math"):
             raise ValueError(
@@ -118,13 +126,17 @@ class RunSpec(Hashed):
                 f"not {self.domain} of {shown(self.data)}; leave it out"
             )
         defaults = defaults_of(type(self))
-        for name, methods in USED_BY.items():
-            if self.method not in methods and getattr(self, name) != defaults[name]:
+        for name, is_used in USED_BY.items():
+            if not is_used(self.recipe) and getattr(self, name) != defaults[name]:
                 raise ValueError(
-                    f"{name}={getattr(self, name)} has no effect with method {self.method!r}: leave it at "
-                    f"{defaults[name]}, or use one of {list(methods)}"
+                    f"{name}={getattr(self, name)} has no effect with method {self.named_method!r}: leave it "
+                    f"at {defaults[name]}, or use one of {[key for key in METHODS if is_used(METHODS[key])]}"
                 )
         is_paper = self.protocol == "paper"
+        if is_paper and self.method in ("opd", "kd"):
+            raise ValueError(
+                f"protocol='paper': the authors' code has no method {self.method!r}; use protocol='careful'"
+            )
         if self.method == "gkd" and is_paper and self.temperature != 1.0:
             raise ValueError(
                 f"temperature={self.temperature}: the authors' GKD ignores the temperature, so protocol "
@@ -146,10 +158,46 @@ class RunSpec(Hashed):
             if self.adapter == "full" and getattr(self, name) != defaults[name]:
                 raise ValueError(f"{name} has no effect with adapter='full': use adapter='lora'")
 
+    def _check_recipe(self) -> None:
+        """One way of training has one name: of its method, or else of its prefix and divergence."""
+        own, method = (self.prefix, self.divergence), METHODS[self.method]
+        if self.method != "kd":
+            if own != (None, None):
+                raise ValueError(
+                    f"method {self.method!r} is prefix {method.prefix!r} and divergence "
+                    f"{method.divergence!r} already; leave prefix and divergence out, or use method='kd'"
+                )
+            return
+        if None in own:
+            raise ValueError(
+                f"method 'kd' with prefix={self.prefix!r} and divergence={self.divergence!r} needs both; "
+                "without a divergence gold responses are method 'sft' and texts of the teacher 'seqkd'"
+            )
+        names = {(each.prefix, each.divergence): f"method={key!r}" for key, each in METHODS.items()}
+        for prefix, share in (("gold", 0.0), ("student", 1.0)):
+            names[prefix, "jsd"] = f"method='gkd' with on_policy_share={share}"
+            if self.prefix == "mixed" and self.on_policy_share == share:
+                raise ValueError(f"on_policy_share={share} is prefix={prefix!r}: give that")
+        if own in names:
+            raise ValueError(f"prefix={own[0]!r} with divergence={own[1]!r} is {names[own]}: use that")
+
+    @cached_property
+    def recipe(self) -> Method:
+        """What it is trained on and by which divergence, whether its method or its fields say so."""
+        if self.method != "kd":
+            return METHODS[self.method]
+        label = f"KD ({self.divergence} on {PREFIXES[self.prefix]})"
+        return Method(label, self.prefix, self.divergence)
+
+    @cached_property
+    def named_method(self) -> str:
+        """Its method; `kd:student+forward_kl` where that alone does not say what is done."""
+        return self.method if self.method != "kd" else f"kd:{self.prefix}+{self.divergence}"
+
     @cached_property
     def run_id(self) -> str:
         """Name of the run's folder: readable parts and the digest of everything."""
-        parts = [self.student, self.method, self.domain]
+        parts = [self.student, self.named_method, self.domain]
         slug = "-".join(re.sub(r"[^A-Za-z0-9.]+", "-", part.rstrip("/").rsplit("/", 1)[-1]) for part in parts)
         return f"{slug[:80].strip('-.')}-s{self.seed}-{self.digest}"
 
@@ -171,10 +219,9 @@ class RunSpec(Hashed):
         return {name: getattr(self, name) for name in names}
 
     @cached_property
-    def reads_gold(self) -> bool:
-        """Whether it is trained on the items' own responses, if only on some of its steps."""
-        responses = METHODS[self.method].responses
-        return responses == "gold" or responses == "mixed" and self.on_policy_share < 1
+    def sampled_share(self) -> float:
+        """Share of the steps that train on the student's own samples, not on texts that are there before."""
+        return {"student": 1.0, "mixed": self.on_policy_share}.get(self.recipe.prefix, 0.0)
 
     @cached_property
     def teacher_spec(self) -> RunSpec | None:
@@ -192,8 +239,9 @@ class RunSpec(Hashed):
     def sft_spec(self) -> RunSpec:
         """The SFT run beside a distilled student: the same student, seed and settings, without a teacher."""
         defaults = defaults_of(RunSpec)
-        unused = {name: defaults[name] for name, methods in USED_BY.items() if "sft" not in methods}
-        return replace(self, method="sft", teacher=None, teacher_digest="", teacher_source="", **unused)
+        unused = {name: defaults[name] for name, is_used in USED_BY.items() if not is_used(METHODS["sft"])}
+        unused |= {"teacher": None, "teacher_digest": "", "teacher_source": ""}
+        return replace(self, method="sft", prefix=None, divergence=None, **unused)
 
 
 @record

@@ -72,14 +72,14 @@ def do(task: dict[str, Any], scratch: Path, world: Sharded, progress: Progress |
 
     if task["what"] == "states":
         model = teacher()
-        encoded = encoding.encode(items.train, model.tokenizer, **spec.encoding)
+        encoded = encoding.encode(
+            teacher_outputs.training_items(inputs, at), model.tokenizer, **spec.encoding
+        )
         teacher_outputs.states_of(inputs, at).write(model, encoded, world)
         return {}
     if task["what"] == "training":
-        trained_on, signal = items.train, None
-        if spec.method == "seqkd":
-            trained_on = teacher_outputs.teacher_texts(inputs, at)  # written before
-        elif spec.teacher is not None:  # its states were written before
+        trained_on, signal = teacher_outputs.training_items(inputs, at), None  # texts were written before
+        if spec.recipe.divergence:  # the teacher's states were written before
             signal = teacher_outputs.teacher_signal(inputs, at, load=teacher)
         model = divided(lambda: inputs.student_to_train(at.compute, stays_in_memory=True))
         outcome = training.train(

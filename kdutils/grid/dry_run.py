@@ -131,13 +131,14 @@ def costs(cells: Iterable[Cell], machine: Machine) -> pd.DataFrame:
         ModelError: for a model whose shape is not known.
     """
     cells = list(cells)
-    n_readers = Counter(cost.teacher_key(cell.spec) for cell in cells)
+    n_readers = Counter(key for cell in cells for key in cost.teacher_keys(cell.spec))
     rows = []
     for cell in cells:
         spec, own = cell.spec, cost.Estimate(cell.spec, machine)
+        caches = (own.teacher_cost(key) * (1 / n_readers[key]) for key in cost.teacher_keys(spec))
         stages = dict.fromkeys(STAGES, Cost()) | {
             "teachers" if cell.is_teacher else "students": own.training(),
-            "caches": own.teacher_cost() * (1 / n_readers[cost.teacher_key(spec)]),
+            "caches": sum(caches, Cost()),
             "evaluation": sum(map(own.evaluation, cell.evaluations), Cost()),
         }
         total = sum(stages.values(), Cost())

@@ -8,14 +8,14 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from kdutils.constants import ALL_TASKS, DOMAIN_TASKS, KD_METHODS, TRAIN_DOMAINS
+from kdutils.constants import ALL_TASKS, DOMAIN_TASKS, KD_METHODS, LOGIT_METHODS, TRAIN_DOMAINS
 from kdutils.data import model_files, sources
 from kdutils.grid.cell_table import short_name
 from kdutils.grid.profile import Live, Need, Profile, load_profile, one_line_errors, with_factor
 from kdutils.grid.study import OWN_SECTIONS, PLANNED, RELEASED_MODELS, RUN_FACTORS, TOGETHER
 from kdutils.io import disk
 from kdutils.runs import store
-from kdutils.spec import LOGIT_METHODS, EvalSpec, PlannedRun, RunSpec
+from kdutils.spec import EvalSpec, PlannedRun, RunSpec
 
 EVERYTHING = ("00", "08")  # sections that look at the runs of all others
 LISTS = ("seeds", "temperatures", "noise_sigmas")

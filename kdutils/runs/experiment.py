@@ -21,7 +21,6 @@ import torch
 
 from kdutils import encoding, evaluate, generation, models, training
 from kdutils.compute import Compute
-from kdutils.constants import LOGIT_METHODS
 from kdutils.data import model_files
 from kdutils.data.sources import default_evaluation, resolved
 from kdutils.devices import launch
@@ -37,7 +36,7 @@ from kdutils.runs.teacher_outputs import (
     load_trained,
     made_states,
     teacher_signal,
-    teacher_texts,
+    training_items,
 )
 from kdutils.runs.trackers import Tracking
 from kdutils.spec import EvalSpec, RunSpec
@@ -202,7 +201,7 @@ def _train(inputs: Inputs, folder: RunFolder, lease: Lease, at: Store) -> Loaded
     teacher_run = inputs.of_teacher()
     if teacher_run:
         _make(teacher_run, at)
-    items = teacher_texts(inputs, at) if spec.method == "seqkd" else inputs.items.train
+    items = training_items(inputs, at)
 
     def watched(entry: dict[str, Any]) -> None:
         lease.check()
@@ -210,14 +209,14 @@ def _train(inputs: Inputs, folder: RunFolder, lease: Lease, at: Store) -> Loaded
             at.progress(entry | {"run_id": spec.run_id})
 
     if spec.devices > 1:
-        if spec.method in LOGIT_METHODS:
+        if spec.recipe.divergence:
             if teacher_run:  # damage is found here, where it can be set aside, not by the processes
                 at.folder(teacher_run.spec.run_id).check_model()
             if keeps_states(spec, at.compute):
                 made_states(inputs, at).open()
         student, outcome, peak_memory_gb = several_devices.trained(inputs, folder, at, watched)
     else:
-        teacher = teacher_signal(inputs, at) if spec.method in LOGIT_METHODS else None
+        teacher = teacher_signal(inputs, at) if spec.recipe.divergence else None
         student = inputs.student_to_train(at.compute)
         outcome = training.train(
             student,

@@ -99,7 +99,7 @@ def teacher_signal(inputs: Inputs, at: Store, *, load: Callable[[], LoadedModel]
 
 def keeps_states(spec: RunSpec, compute: Compute) -> bool:
     """Whether the teacher's hidden states are kept for this run."""
-    return compute.keeps_teacher_states and spec.reads_gold
+    return compute.keeps_teacher_states and spec.sampled_share < 1
 
 
 def made_states(inputs: Inputs, at: Store) -> teacher.States:
@@ -114,7 +114,7 @@ def made_states(inputs: Inputs, at: Store) -> teacher.States:
                 several_devices.run(inputs, at, scratch, {"what": "states"})
             return kept
         model = teacher_model(inputs, at)
-        encoded = encoding.encode(inputs.items.train, model.tokenizer, **inputs.spec.encoding)
+        encoded = encoding.encode(training_items(inputs, at), model.tokenizer, **inputs.spec.encoding)
         lease.confirm()
         kept.write(model, encoded)
         del model
@@ -134,7 +134,7 @@ def states_key(inputs: Inputs, at: Store) -> dict[str, Any]:
     return {
         "teacher": own.run_id if own else inputs.spec.teacher,
         "weights": at.folder(own.run_id).weights() if own else _untuned_weights(inputs),
-        "items": fingerprint(inputs.items.train),
+        "items": fingerprint(training_items(inputs, at)),
         "prompt": PROMPT,
         **inputs.spec.encoding,
     }
@@ -145,7 +145,12 @@ def _untuned_weights(inputs: Inputs) -> str:
     return inputs.spec.teacher_digest or model_files.hub_revision(inputs.teacher)
 
 
-# --- texts (seqkd) -----------------------------------------------------------------------------------------
+# --- texts -------------------------------------------------------------------------------------------------
+
+
+def training_items(inputs: Inputs, at: Store) -> list[Item]:
+    """The items that a run is trained on: with their own responses, or those of its teacher."""
+    return teacher_texts(inputs, at) if inputs.spec.recipe.prefix == "teacher" else inputs.items.train
 
 
 def teacher_texts(inputs: Inputs, at: Store) -> list[Item]:

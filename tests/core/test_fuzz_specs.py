@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 
 from kdutils.constants import ALL_TASKS
 from kdutils.io.text_safety import shown
-from kdutils.spec import METHODS, USED_BY, EvalSpec, RunSpec
+from kdutils.spec import KD_METHODS, METHODS, USED_BY, EvalSpec, RunSpec
 
 pytestmark = pytest.mark.inputs
 GKD = {"student": "o/s-1B", "teacher": "o/t-7B", "method": "gkd", "domain": "math", "data": "items"}
@@ -59,7 +59,8 @@ CHOICES = {
 
 def test_there_are_ranges_and_choices_to_leave():
     assert [len(RANGES[cls]) for cls in (RunSpec, EvalSpec)] == [24, 5]
-    assert set(CHOICES[RunSpec]) == {"method", "domain", "protocol", "adapter", "prompt"}
+    names = {"method", "domain", "protocol", "adapter", "prompt", "prefix", "divergence"}
+    assert set(CHOICES[RunSpec]) == names
     assert set(CHOICES[EvalSpec]) == {"split", "scoring"}
 
 
@@ -150,7 +151,7 @@ def test_empty_names(inputs, name, value):
 def without_effect(draw: st.DrawFn) -> tuple[dict[str, Any], str, Any]:
     """A field away from its default with a method that does not use it."""
     name = draw(st.sampled_from(sorted(USED_BY)))
-    unused = [method for method in METHODS if method not in USED_BY[name]]
+    unused = [own for own in ("base", "sft", *KD_METHODS) if not USED_BY[name](METHODS[own])]
     method = draw(st.sampled_from(sorted(unused)))
     teacher = {} if method in ("base", "sft") else {"teacher": GKD["teacher"]}
     fields = {"student": GKD["student"], "domain": "math", "data": "items", "method": method} | teacher
