@@ -94,6 +94,7 @@ BY_SEQUENCE = tuple(key for key in LOGIT_METHODS if METHODS[key].prefix == "gold
 KD_METHODS = tuple(key for key, method in METHODS.items() if method.has_teacher)  # all that need no fields
 # What LoRA adapts of a block, as in the authors' code, which leaves out o_proj and gate_proj.
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "up_proj", "down_proj")
+NOT_OF_PAPER = ("opd", "kd")  # the authors' code has none such
 PAPER_METHODS = ("fkl", "revkd", "gkd")  # the three that the paper compares
 METHOD_LABELS = {key: method.label for key, method in METHODS.items()}
 METHOD_NAMES = {key: label.split(" (")[0] for key, label in METHOD_LABELS.items()}  # without the note

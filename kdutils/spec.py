@@ -21,6 +21,7 @@ from kdutils.constants import (
     DIVERGENCES,
     KD_METHODS,
     METHODS,
+    NOT_OF_PAPER,
     PREFIXES,
     RANKED_TASKS,
     TRAIN_DOMAINS,
@@ -133,7 +134,7 @@ class RunSpec(Hashed):
                     f"at {defaults[name]}, or use one of {[key for key in METHODS if is_used(METHODS[key])]}"
                 )
         is_paper = self.protocol == "paper"
-        if is_paper and self.method in ("opd", "kd"):
+        if is_paper and self.method in NOT_OF_PAPER:
             raise ValueError(
                 f"protocol='paper': the authors' code has no method {self.method!r}; use protocol='careful'"
             )

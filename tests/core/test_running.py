@@ -31,11 +31,8 @@ def folder(tmp_path_factory):
 def a_spec(folder, method, **fields):
     if method != "sft":
         fields = {"teacher": str(folder / "tiny-40k")} | fields
-    fields = (
-        {"epochs": 1, "max_new_tokens": 12} | fields
-        if method not in ("sft", "fkl", "revkd")
-        else {"epochs": 1} | fields
-    )
+    writes = {} if method in ("sft", "fkl", "revkd") else {"max_new_tokens": 12}
+    fields = {"epochs": 1} | writes | fields
     return tiny.spec(str(folder / "tiny-20k"), str(folder / "data"), method=method, **fields)
 
 
