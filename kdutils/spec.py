@@ -36,8 +36,9 @@ LLM_ADAPTERS = "llm-adapters"  # real items as the authors used them, downloaded
 OF_TRAINING = (
     *("protocol", "prompt_in_loss", "adapter", "seed", "train_items", "validation_items", "epochs"),
     *("batch_size", "learning_rate", "warmup_share", "weight_decay", "max_grad_norm", "select_best"),
-    "max_tokens",
+    *("max_tokens", "student_start", "shrink", "perturb"),
 )
+PLAIN_START: dict[str, Any] = {"student_start": "base", "shrink": 1.0, "perturb": 0.0}
 SAMPLED = ("student", "mixed")  # prefixes that the student samples
 USED_BY: dict[str, Callable[[Method], bool]] = {  # field -> has it an effect? One not named here always has
     **dict.fromkeys(("temperature", "noise_sigma"), lambda method: method.divergence != ""),
@@ -90,6 +91,9 @@ class RunSpec(Hashed):
     lora_rank: Annotated[int, between(1, 1_024)] = 8
     lora_alpha: Annotated[float, between(0.001, 10_000)] = 16.0
     lora_dropout: Annotated[float, between(0, 0.9)] = 0.05
+    student_start: Literal["base", "sft"] = "base"  # sft: the student of its SFT run, which is made first
+    shrink: Annotated[float, between(0.001, 1)] = 1.0  # matrices start as shrink * these + perturb * fresh
+    perturb: Share = 0.0  # ones; Ash & Adams 2020 (arXiv:1910.08475)
     seed: Seed = 0
     data: Name = MINI  # benchmark, llm-adapters, or a folder with train.jsonl, validation.jsonl, test.jsonl
     prompt: Literal["alpaca", "chat"] = "alpaca"  # chat: of the models' own chat templates
@@ -158,6 +162,11 @@ class RunSpec(Hashed):
         for name in ("lora_rank", "lora_alpha", "lora_dropout"):
             if self.adapter == "full" and getattr(self, name) != defaults[name]:
                 raise ValueError(f"{name} has no effect with adapter='full': use adapter='lora'")
+        if self.adapter == "lora" and (self.shrink, self.perturb) != (1.0, 0.0):
+            raise ValueError(
+                f"shrink={self.shrink} with perturb={self.perturb} changes weights that an adapter leaves as "
+                "they are, and would not be stored with it: use adapter='full'"
+            )
 
     def _check_recipe(self) -> None:
         """One way of training has one name: of its method, or else of its prefix and divergence."""
@@ -233,16 +242,30 @@ class RunSpec(Hashed):
         if self.teacher is None or not self.teacher_tuned:
             return None
         own = {"student": self.teacher, "student_digest": self.teacher_digest, "seed": self.teacher_seed}
-        own["student_source"] = self.teacher_source
+        own |= PLAIN_START | {"student_source": self.teacher_source}
         return replace(self.sft_spec, **own, learning_rate=None, select_best=False)
 
     @cached_property
     def sft_spec(self) -> RunSpec:
-        """The SFT run beside a distilled student: the same student, seed and settings, without a teacher."""
+        """The SFT run beside a distilled student: the same student, seed and settings, without a teacher.
+
+        It starts from the same weights, so that beside a student that starts after SFT it is SFT continued.
+        """
         defaults = defaults_of(RunSpec)
         unused = {name: defaults[name] for name, is_used in USED_BY.items() if not is_used(METHODS["sft"])}
         unused |= {"teacher": None, "teacher_digest": "", "teacher_source": ""}
         return replace(self, method="sft", prefix=None, divergence=None, **unused)
+
+    @cached_property
+    def start_spec(self) -> RunSpec | None:
+        """The run whose student it starts from; None for the model as it is."""
+        return None if self.student_start == "base" else replace(self.sft_spec, **PLAIN_START)
+
+    @cached_property
+    def needs(self) -> dict[str, RunSpec]:
+        """The runs that have to be there before it: of its `teacher`, and of its `start`."""
+        found = {"teacher": self.teacher_spec, "start": self.start_spec}
+        return {name: spec for name, spec in found.items() if spec is not None}
 
 
 @record

@@ -51,7 +51,7 @@ class Cell(NamedTuple):
 
 
 def cells_of(planned: Iterable[PlannedRun], out: Path) -> list[Cell]:
-    """The cells of a plan with their status under `out`, and of teachers that it does not name.
+    """The cells of a plan with their status under `out`, and of the runs that it needs and does not name.
 
     Status is `done` with all evaluations, `partial` when training was begun or an evaluation is missing,
     `failed` when the last attempt failed, else `missing`. Where digests are not known, a run of the same
@@ -61,7 +61,7 @@ def cells_of(planned: Iterable[PlannedRun], out: Path) -> list[Cell]:
     protocols = student_protocols(planned)
     groups: dict[tuple[RunSpec, str], dict[EvalSpec, None]] = {}
     for run in planned:
-        for spec in filter(None, (run.spec.teacher_spec, run.spec)):
+        for spec in (*run.spec.needs.values(), run.spec):
             protocol = protocols[run.evaluation] if spec.method == "base" else spec.protocol
             protocol = protocol or next((known for each, known in groups if each == spec), "careful")
             groups.setdefault((spec, protocol), {})[run.evaluation] = None

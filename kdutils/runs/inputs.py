@@ -15,7 +15,6 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from kdutils import encoding, models
-from kdutils.compute import Compute
 from kdutils.data import hub, model_files
 from kdutils.data.model_files import Location, ModelError
 from kdutils.data.sources import Splits
@@ -62,21 +61,9 @@ class Inputs:
         """The teacher's, before it is tuned."""
         return models.load_tokenizer(self.teacher, self.spec.prompt)
 
-    def student_to_train(self, compute: Compute, *, stays_in_memory: bool = False) -> LoadedModel:
-        """The student with its trainable weights; `stays_in_memory` as in models.load."""
-        student = models.load(
-            self.student,
-            tokenizer=self.tokenizer,
-            trains_all=self.spec.adapter == "full",
-            compute=compute,
-            stays_in_memory=stays_in_memory,
-        )
-        return models.add_adapter(student, self.spec, seed=self.spec.seed)
-
-    def of_teacher(self, evaluation: EvalSpec | None = None) -> Inputs | None:
-        """Those of the run that tunes the teacher, None if there is none; its items are the student's."""
-        own = self.spec.teacher_spec
-        return None if own is None else Inputs(own, evaluation, self.items)
+    def of_run(self, spec: RunSpec, evaluation: EvalSpec | None = None) -> Inputs:
+        """Those of one of `spec.needs`; its items are this run's."""
+        return Inputs(spec, evaluation, self.items)
 
 
 def check(inputs: Inputs) -> None:

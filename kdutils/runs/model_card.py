@@ -129,7 +129,8 @@ def card(inputs: Inputs, folder: RunFolder) -> str:
 def _text(inputs: Inputs, folder: RunFolder, scores: pd.DataFrame, is_stated: bool) -> str:
     spec, facts, result = inputs.spec, settings(inputs.spec), folder.result()
     facts |= {name: result[name] for name in ("learning_rate", "steps")} | {"items": result["fingerprint"]}
-    about = f"`{facts['student']}` after {_method(spec)} on {spec.domain} items"
+    first = "SFT and then " * (spec.student_start == "sft")
+    about = f"`{facts['student']}` after {first}{_method(spec)} on {spec.domain} items"
     terms = f"`{facts['student']}`" + (", as its files state it." if is_stated else UNKNOWN_LICENCE)
     if spec.teacher:
         tuned = f"tuned on the same items, seed {spec.teacher_seed}" if spec.teacher_tuned else "as it is"

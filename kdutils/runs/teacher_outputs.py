@@ -18,55 +18,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-
 from kdutils import encoding, generation, models, teacher
-from kdutils.compute import DEFAULT, Compute
+from kdutils.compute import Compute
 from kdutils.data import model_files
-from kdutils.data.model_files import Location
 from kdutils.io import disk, environment
 from kdutils.items import PROMPT, Item, fingerprint
 from kdutils.models import LoadedModel
 from kdutils.runs import several_devices
 from kdutils.runs.inputs import Inputs
-from kdutils.runs.store import DamagedError, RunFolder, Store
+from kdutils.runs.store import DamagedError, Store
+from kdutils.runs.students import load_trained
 from kdutils.spec import RunSpec
 from kdutils.teacher import CachedTeacher, Teacher
-
-
-def load_trained(
-    spec: RunSpec,
-    folder: RunFolder,
-    *,
-    base: str | Location | None = None,
-    compute: Compute = DEFAULT,
-    stays_in_memory: bool = False,
-) -> LoadedModel:
-    """The student of a finished run, ready to compute.
-
-    Args:
-        base: where the student is read from before training; None: looked up by its name.
-        compute, stays_in_memory: as in models.load.
-
-    Raises:
-        DamagedError: if its weights are not what was written.
-    """
-    base = spec.student if base is None else base
-    how = {"prompt": spec.prompt, "compute": compute, "stays_in_memory": stays_in_memory}
-    load = partial(models.load, **how)
-    if spec.method == "base":
-        return load(base)
-    folder.check_model()
-    try:
-        if spec.adapter == "full":
-            return dataclasses.replace(load(str(folder.model)), name=spec.student)
-        from peft import PeftModel
-
-        model = load(base)
-        network = PeftModel.from_pretrained(model.network, folder.model).eval()
-        return dataclasses.replace(model, network=network)
-    except (OSError, ValueError, SafetensorError) as error:  # of a folder without a record of its files
-        raise DamagedError(folder.model, error, whole=folder.path, name=folder.path.name) from error
 
 
 def teacher_model(inputs: Inputs, at: Store, *, stays_in_memory: bool = False) -> LoadedModel:

@@ -58,8 +58,8 @@ CHOICES = {
 
 
 def test_there_are_ranges_and_choices_to_leave():
-    assert [len(RANGES[cls]) for cls in (RunSpec, EvalSpec)] == [24, 5]
-    names = {"method", "domain", "protocol", "adapter", "prompt", "prefix", "divergence"}
+    assert [len(RANGES[cls]) for cls in (RunSpec, EvalSpec)] == [26, 5]
+    names = {"method", "domain", "protocol", "adapter", "prompt", "prefix", "divergence", "student_start"}
     assert set(CHOICES[RunSpec]) == names
     assert set(CHOICES[EvalSpec]) == {"split", "scoring"}
 
@@ -158,8 +158,8 @@ def without_effect(draw: st.DrawFn) -> tuple[dict[str, Any], str, Any]:
     default, kind = FIELDS[name].default, SCHEMAS[RunSpec][name]["type"]
     if name == "protocol":
         return fields, name, "paper"
-    if name == "adapter":
-        return fields, name, "lora"
+    if name in ("adapter", "student_start"):
+        return fields, name, {"adapter": "lora", "student_start": "sft"}[name]
     if kind == "boolean":
         return fields, name, not default
     least, greatest = RANGES[RunSpec][name]
