@@ -58,12 +58,25 @@ AVERAGE = "average"  # the mean over a domain's tasks, analysed as one more task
 TASK_LABELS = {key: task.label for key, task in ALL_TASKS.items()} | {AVERAGE: "Average"}
 
 
+PREFIXES = {  # whose texts a student is trained on
+    "gold": "the gold responses",
+    "teacher": "texts of the teacher",
+    "student": "the student's own samples",
+    "mixed": "gold responses and, on some steps, the student's own samples",
+}
+DIVERGENCES = ("forward_kl", "reverse_kl", "jsd", "skew_forward", "skew_reverse", "adaptive", "alpha_beta")
+
+
 class Method(NamedTuple):
     """A way of training a student."""
 
     label: str
-    responses: str = ""  # gold | teacher (its texts) | mixed (gold and, on some steps, the student's own)
-    divergence: str = ""  # between teacher and student, a key of losses.DIVERGENCES; "": cross-entropy
+    prefix: str = ""  # a key of PREFIXES; "": it is not trained
+    divergence: str = ""  # between teacher and student at each token, of DIVERGENCES; "": cross-entropy
+
+    @property
+    def has_teacher(self) -> bool:
+        return self.divergence != "" or self.prefix == "teacher"
 
 
 METHODS = {
@@ -73,12 +86,15 @@ METHODS = {
     "seqkd": Method("SeqKD (teacher text)", "teacher"),
     "revkd": Method("RevKD", "gold", "reverse_kl"),
     "gkd": Method("GKD", "mixed", "jsd"),
+    "opd": Method("OPD (on-policy reverse KL)", "student", "reverse_kl"),
+    "kd": Method("KD"),  # any other prefix and divergence, which are fields of the run
 }
 LOGIT_METHODS = tuple(key for key, method in METHODS.items() if method.divergence)  # one vocabulary is needed
-BY_SEQUENCE = tuple(key for key in LOGIT_METHODS if METHODS[key].responses == "gold")  # see RunSpec
-KD_METHODS = tuple(key for key, own in METHODS.items() if own.divergence or own.responses == "teacher")
+BY_SEQUENCE = tuple(key for key in LOGIT_METHODS if METHODS[key].prefix == "gold")  # see RunSpec
+KD_METHODS = tuple(key for key, method in METHODS.items() if method.has_teacher)  # all that need no fields
 # What LoRA adapts of a block, as in the authors' code, which leaves out o_proj and gate_proj.
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "up_proj", "down_proj")
+NOT_OF_PAPER = ("opd", "kd")  # the authors' code has none such
 PAPER_METHODS = ("fkl", "revkd", "gkd")  # the three that the paper compares
 METHOD_LABELS = {key: method.label for key, method in METHODS.items()}
 METHOD_NAMES = {key: label.split(" (")[0] for key, label in METHOD_LABELS.items()}  # without the note

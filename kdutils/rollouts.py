@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import torch
 
 from kdutils import encoding
-from kdutils.constants import METHODS
 from kdutils.encoding import Batch
 from kdutils.generation import Text, generate
 from kdutils.models import LoadedModel
@@ -19,7 +18,7 @@ from kdutils.spec import RunSpec
 
 @dataclass
 class Rollouts:
-    """Responses that a student samples in training, of `spec.on_policy_share` of the steps."""
+    """Responses that a student samples in training, of `spec.sampled_share` of the steps."""
 
     student: LoadedModel
     spec: RunSpec
@@ -30,10 +29,8 @@ class Rollouts:
 
     def is_due(self, step: int) -> bool:
         """Whether a step is on-policy."""
-        if METHODS[self.spec.method].responses != "mixed":
-            return False
         coin = torch.rand((), generator=generator(self.spec.seed, "policy", step))
-        return float(coin) < self.spec.on_policy_share
+        return float(coin) < self.spec.sampled_share
 
     def batch(self, step: int, sampled: dict[int, list[Text]]) -> Batch:
         """The step's prompts with responses sampled by the student, each with EOS if it ended by EOS.

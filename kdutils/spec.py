@@ -7,147 +7,57 @@ evaluated, so that a new way of evaluating never retrains a student.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
-from typing import Annotated, Any, ClassVar, Literal, Self, dataclass_transform
+from functools import cached_property
+from typing import Annotated, Any, ClassVar, Literal
 
-import pydantic.dataclasses
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import Field
 
 from kdutils.constants import (
     ALL_TASKS,
     BY_SEQUENCE,
+    DIVERGENCES,
     KD_METHODS,
-    LOGIT_METHODS,
     METHODS,
+    NOT_OF_PAPER,
+    PREFIXES,
     RANKED_TASKS,
     TRAIN_DOMAINS,
+    Method,
 )
+from kdutils.io.records import Hashed, Name, Text, between, defaults_of, record
 from kdutils.io.text_safety import shown
 
-SCHEMA_VERSION = 1  # part of every hash; raised when a default changes its meaning
 MINI = "mini"  # the generated world, kdutils.mini
 BENCHMARK = "benchmark"  # real items: of $KDUTILS_DATA/data where that is there, else those of LLM_ADAPTERS
 LLM_ADAPTERS = "llm-adapters"  # real items as the authors used them, downloaded once
 OF_TRAINING = (
     *("protocol", "prompt_in_loss", "adapter", "seed", "train_items", "validation_items", "epochs"),
     *("batch_size", "learning_rate", "warmup_share", "weight_decay", "max_grad_norm", "select_best"),
-    "max_tokens",
+    *("max_tokens", "student_start", "shrink", "perturb"),
 )
-USED_BY = {  # field -> methods on which it has an effect; a field that is not named here has one on all
-    **dict.fromkeys(("temperature", "noise_sigma"), LOGIT_METHODS),
-    **dict.fromkeys(("beta", "on_policy_share", "sampling_temperature", "rollout_steps"), ("gkd",)),
-    "max_new_tokens": ("gkd", "seqkd"),
-    "mean_by_sequence": BY_SEQUENCE,
-    **dict.fromkeys(("teacher_tuned", "teacher_seed"), KD_METHODS),
-    **dict.fromkeys(OF_TRAINING, tuple(METHODS)[1:]),
+PLAIN_START: dict[str, Any] = {"student_start": "base", "shrink": 1.0, "perturb": 0.0}
+SAMPLED = ("student", "mixed")  # prefixes that the student samples
+USED_BY: dict[str, Callable[[Method], bool]] = {  # field -> has it an effect? One not named here always has
+    **dict.fromkeys(("temperature", "noise_sigma"), lambda method: method.divergence != ""),
+    "beta": lambda method: method.divergence == "jsd",
+    "on_policy_share": lambda method: method.prefix == "mixed",
+    **dict.fromkeys(("sampling_temperature", "rollout_steps"), lambda method: method.prefix in SAMPLED),
+    "max_new_tokens": lambda method: method.prefix in ("teacher", *SAMPLED),
+    "mean_by_sequence": lambda method: method.prefix == "gold" and method.divergence != "",
+    **dict.fromkeys(("teacher_tuned", "teacher_seed"), lambda method: method.has_teacher),
+    **dict.fromkeys(OF_TRAINING, lambda method: method.prefix != ""),
 }
 
-
-def _printable(text: str) -> str:
-    if not text.isprintable():  # spec.json could not be written, or read by people
-        raise ValueError("must be text on one line that can be printed")
-    return text
+Seed = Annotated[int, between(0, 2**31 - 1)]
+Share = Annotated[float, between(0, 1)]
+SamplingTemperature = Annotated[float, between(0.01, 100)]
 
 
-def _not_blank(text: str) -> str:
-    if not text.strip():
-        raise ValueError("is empty: give a name, a folder or a file")
-    return text
-
-
-def _between(least: float, greatest: float) -> Any:
-    return Field(ge=least, le=greatest)
-
-
-Text = Annotated[str, AfterValidator(_printable)]
-Name = Annotated[Text, AfterValidator(_not_blank)]
-Seed = Annotated[int, _between(0, 2**31 - 1)]
-Share = Annotated[float, _between(0, 1)]
-SamplingTemperature = Annotated[float, _between(0.01, 100)]
-
-
-@cache
-def _defaults(kind: type) -> dict[str, Any]:
-    """Field -> default of a dataclass."""
-    return {entry.name: entry.default for entry in dataclasses.fields(kind)}
-
-
-@dataclass_transform(kw_only_default=True, frozen_default=True)
-def _spec(kind: type) -> Any:
-    """A frozen pydantic dataclass, strict about types (an int may be a float), with one-line errors."""
-    config = pydantic.ConfigDict(strict=True, allow_inf_nan=False, extra="forbid")
-    made = pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=config)(kind)
-    validate = made.__init__
-
-    def init(self: Any, /, **fields: Any) -> None:
-        try:
-            validate(self, **fields)
-        except ValidationError as error:
-            raise ValueError(_in_one_line(made, error, fields)) from None
-
-    made.__init__ = init
-    return made
-
-
-def _in_one_line(kind: type, error: ValidationError, fields: dict[str, Any]) -> str:
-    """The first thing that is wrong: field, value, and what it must be."""
-    first = error.errors(include_url=False, include_input=False)[0]
-    if not first["loc"]:  # of `__post_init__`
-        return str(first["ctx"]["error"])
-    name = first["loc"][0]
-    if name not in _defaults(kind):
-        return f"{kind.__name__} has no field {shown(name)}; use those of {sorted(_defaults(kind))}"
-    if name not in fields:
-        return f"{kind.__name__} needs {name}: give {name}=..."
-    reason = first["msg"].removeprefix("Value error, ").replace("Input should", "must")
-    return f"{name}={shown(fields[name])} {reason}"
-
-
-class _Hashed:
-    """What both specs have: a canonical form and its digest."""
-
-    APART: ClassVar[tuple[str, ...]] = ()  # fields that say how it is computed: not in digest and equality
-
-    def changes(self) -> dict[str, Any]:
-        """The fields that differ from their defaults; those without a default are always among them."""
-        return {
-            name: getattr(self, name)
-            for name, default in _defaults(type(self)).items()
-            if default is dataclasses.MISSING or getattr(self, name) != default
-        }
-
-    @cached_property
-    def digest(self) -> str:
-        """12 hexadecimal digits of the SHA-256 of the canonical form.
-
-        Fields that are APART or at their default are left out: one that is added changes no old digest.
-        """
-        changes = {name: value for name, value in self.changes().items() if name not in self.APART}
-        canonical = {"schema": SCHEMA_VERSION, "kind": type(self).__name__} | changes
-        text = json.dumps(canonical, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-    @property
-    def apart(self) -> tuple[Any, ...]:
-        """The fields that are APART: what a cache of equal specs must know besides."""
-        return tuple(getattr(self, name) for name in self.APART)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Every field, for spec.json."""
-        return {name: getattr(self, name) for name in _defaults(type(self))}  # flat, so nothing is copied
-
-    @classmethod
-    def from_dict(cls, fields: dict[str, Any]) -> Self:
-        """The spec with these fields, the inverse of `to_dict`; a ValueError says what is wrong."""
-        return cls(**fields)
-
-
-@_spec
-class RunSpec(_Hashed):
+@record
+class RunSpec(Hashed):
     """What is trained.
 
     Models are names of the mini family, hub ids, local folders or GGUF files. Fields that a method does not
@@ -163,65 +73,75 @@ class RunSpec(_Hashed):
     method: Literal[*METHODS]
     domain: Literal[*TRAIN_DOMAINS]
     teacher: Text | None = None
+    prefix: Literal[*PREFIXES] | None = None  # kd: whose texts it is trained on; else the method says it
+    divergence: Literal[*DIVERGENCES] | None = None  # kd: of teacher and student; else the method says it
     teacher_tuned: bool = True  # the teacher is fine-tuned on the domain first (its own `sft` run)
     teacher_seed: Seed = 0  # of that run, shared by all students
     temperature: SamplingTemperature = 1.0  # of the divergence
-    beta: Annotated[float, _between(0.001, 0.999)] = 0.5  # gkd: weight of the teacher in the mixture
-    on_policy_share: Share = 0.5  # gkd: share of steps on the student's own samples (lambda)
-    sampling_temperature: SamplingTemperature = 1.0  # gkd: of those samples
-    rollout_steps: Annotated[int, _between(1, 10_000)] = 1  # gkd: steps whose samples are drawn at once
-    max_new_tokens: Annotated[int, _between(1, 8_192)] = 128  # gkd: of a sample; seqkd: of a teacher's text
-    noise_sigma: Annotated[float, _between(0, 1_000)] = 0.0  # sd of Gaussian noise on the teacher's logits
+    beta: Annotated[float, between(0.001, 0.999)] = 0.5  # jsd: weight of the teacher in the mixture
+    on_policy_share: Share = 0.5  # mixed: share of steps on the student's own samples (lambda)
+    sampling_temperature: SamplingTemperature = 1.0  # of the student's own samples
+    rollout_steps: Annotated[int, between(1, 10_000)] = 1  # whose samples are drawn at once
+    max_new_tokens: Annotated[int, between(1, 8_192)] = 128  # of a sample, or a teacher's text
+    noise_sigma: Annotated[float, between(0, 1_000)] = 0.0  # sd of Gaussian noise on the teacher's logits
     protocol: Literal["careful", "paper"] = "careful"  # paper: prompts are scored, losses as the authors'
     prompt_in_loss: bool | None = None  # of this run and of its teacher's; None: as the protocol says
     mean_by_sequence: bool | None = None  # of the loss, else one mean over all tokens; None: as the protocol
     adapter: Literal["full", "lora"] = "full"
-    lora_rank: Annotated[int, _between(1, 1_024)] = 8
-    lora_alpha: Annotated[float, _between(0.001, 10_000)] = 16.0
-    lora_dropout: Annotated[float, _between(0, 0.9)] = 0.05
+    lora_rank: Annotated[int, between(1, 1_024)] = 8
+    lora_alpha: Annotated[float, between(0.001, 10_000)] = 16.0
+    lora_dropout: Annotated[float, between(0, 0.9)] = 0.05
+    student_start: Literal["base", "sft"] = "base"  # sft: the student of its SFT run, which is made first
+    shrink: Annotated[float, between(0.001, 1)] = 1.0  # matrices start as shrink * these + perturb * fresh
+    perturb: Share = 0.0  # ones; Ash & Adams 2020 (arXiv:1910.08475)
     seed: Seed = 0
     data: Name = MINI  # benchmark, llm-adapters, or a folder with train.jsonl, validation.jsonl, test.jsonl
     prompt: Literal["alpaca", "chat"] = "alpaca"  # chat: of the models' own chat templates
-    max_item_characters: Annotated[int, _between(1, 10_000_000)] | None = None  # longer ones: not trained on
+    max_item_characters: Annotated[int, between(1, 10_000_000)] | None = None  # longer ones: not trained on
     wrong_rationale_share: Share = 0.23  # mini: of the training rationales in math, as measured in math_10k
     data_digest: Text = ""  # of the items; this and the next two are filled in when the run is resolved
     student_digest: Text = ""  # of a local model's files; "" for a hub id
     teacher_digest: Text = ""
-    train_items: Annotated[int, _between(1, 10_000_000)] = 1_500
-    validation_items: Annotated[int, _between(0, 1_000_000)] = 120
-    epochs: Annotated[int, _between(1, 1_000)] = 3
-    batch_size: Annotated[int, _between(1, 4_096)] = 32
-    learning_rate: Annotated[float, _between(1e-9, 1)] | None = None  # None: see models.learning_rate
+    train_items: Annotated[int, between(1, 10_000_000)] = 1_500
+    validation_items: Annotated[int, between(0, 1_000_000)] = 120
+    epochs: Annotated[int, between(1, 1_000)] = 3
+    batch_size: Annotated[int, between(1, 4_096)] = 32
+    learning_rate: Annotated[float, between(1e-9, 1)] | None = None  # None: see models.learning_rate
     warmup_share: Share = 0.05  # of the steps; then linear decay to zero
     weight_decay: Share = 0.01
-    max_grad_norm: Annotated[float, _between(1e-6, 1e6)] = 1.0
-    max_tokens: Annotated[int, _between(8, 1_000_000)] = 192  # prompt and response together
+    max_grad_norm: Annotated[float, between(1e-6, 1e6)] = 1.0
+    max_tokens: Annotated[int, between(8, 1_000_000)] = 192  # prompt and response together
     select_best: bool = False  # keep the weights of the epoch with the lowest validation loss
-    devices: Annotated[int, _between(1, 1_024)] = dataclasses.field(default=1, compare=False)
+    devices: Annotated[int, between(1, 1_024)] = dataclasses.field(default=1, compare=False)
     student_source: Text = dataclasses.field(default="", compare=False)  # see data.model_files.locate
     teacher_source: Text = dataclasses.field(default="", compare=False)
 
     def __post_init__(self) -> None:
-        if self.method not in KD_METHODS and self.teacher is not None:
+        self._check_recipe()
+        if not self.recipe.has_teacher and self.teacher is not None:
             raise ValueError(
                 f"method {self.method!r} has no teacher, but teacher={shown(self.teacher)}: drop it or use "
-                f"one of {list(KD_METHODS)}"
+                f"one of {[*KD_METHODS, 'kd']}"
             )
-        if self.method in KD_METHODS and not self.teacher:
+        if self.recipe.has_teacher and not self.teacher:
             raise ValueError(f"method {self.method!r} needs a teacher: give teacher=... or use method='sft'")
         if self.wrong_rationale_share != 0.23 and (self.data != MINI or self.domain != "math"):
             raise ValueError(
                 f"wrong_rationale_share={self.wrong_rationale_share} concerns math of data='mini' alone, "
                 f"not {self.domain} of {shown(self.data)}; leave it out"
             )
-        defaults = _defaults(type(self))
-        for name, methods in USED_BY.items():
-            if self.method not in methods and getattr(self, name) != defaults[name]:
+        defaults = defaults_of(type(self))
+        for name, is_used in USED_BY.items():
+            if not is_used(self.recipe) and getattr(self, name) != defaults[name]:
                 raise ValueError(
-                    f"{name}={getattr(self, name)} has no effect with method {self.method!r}: leave it at "
-                    f"{defaults[name]}, or use one of {list(methods)}"
+                    f"{name}={getattr(self, name)} has no effect with method {self.named_method!r}: leave it "
+                    f"at {defaults[name]}, or use one of {[key for key in METHODS if is_used(METHODS[key])]}"
                 )
         is_paper = self.protocol == "paper"
+        if is_paper and self.method in NOT_OF_PAPER:
+            raise ValueError(
+                f"protocol='paper': the authors' code has no method {self.method!r}; use protocol='careful'"
+            )
         if self.method == "gkd" and is_paper and self.temperature != 1.0:
             raise ValueError(
                 f"temperature={self.temperature}: the authors' GKD ignores the temperature, so protocol "
@@ -242,11 +162,52 @@ class RunSpec(_Hashed):
         for name in ("lora_rank", "lora_alpha", "lora_dropout"):
             if self.adapter == "full" and getattr(self, name) != defaults[name]:
                 raise ValueError(f"{name} has no effect with adapter='full': use adapter='lora'")
+        if self.adapter == "lora" and (self.shrink, self.perturb) != (1.0, 0.0):
+            raise ValueError(
+                f"shrink={self.shrink} with perturb={self.perturb} changes weights that an adapter leaves as "
+                "they are, and would not be stored with it: use adapter='full'"
+            )
+
+    def _check_recipe(self) -> None:
+        """One way of training has one name: of its method, or else of its prefix and divergence."""
+        own, method = (self.prefix, self.divergence), METHODS[self.method]
+        if self.method != "kd":
+            if own != (None, None):
+                raise ValueError(
+                    f"method {self.method!r} is prefix {method.prefix!r} and divergence "
+                    f"{method.divergence!r} already; leave prefix and divergence out, or use method='kd'"
+                )
+            return
+        if None in own:
+            raise ValueError(
+                f"method 'kd' with prefix={self.prefix!r} and divergence={self.divergence!r} needs both; "
+                "without a divergence gold responses are method 'sft' and texts of the teacher 'seqkd'"
+            )
+        names = {(each.prefix, each.divergence): f"method={key!r}" for key, each in METHODS.items()}
+        for prefix, share in (("gold", 0.0), ("student", 1.0)):
+            names[prefix, "jsd"] = f"method='gkd' with on_policy_share={share}"
+            if self.prefix == "mixed" and self.on_policy_share == share:
+                raise ValueError(f"on_policy_share={share} is prefix={prefix!r}: give that")
+        if own in names:
+            raise ValueError(f"prefix={own[0]!r} with divergence={own[1]!r} is {names[own]}: use that")
+
+    @cached_property
+    def recipe(self) -> Method:
+        """What it is trained on and by which divergence, whether its method or its fields say so."""
+        if self.method != "kd":
+            return METHODS[self.method]
+        label = f"KD ({self.divergence} on {PREFIXES[self.prefix]})"
+        return Method(label, self.prefix, self.divergence)
+
+    @cached_property
+    def named_method(self) -> str:
+        """Its method; `kd:student+forward_kl` where that alone does not say what is done."""
+        return self.method if self.method != "kd" else f"kd:{self.prefix}+{self.divergence}"
 
     @cached_property
     def run_id(self) -> str:
         """Name of the run's folder: readable parts and the digest of everything."""
-        parts = [self.student, self.method, self.domain]
+        parts = [self.student, self.named_method, self.domain]
         slug = "-".join(re.sub(r"[^A-Za-z0-9.]+", "-", part.rstrip("/").rsplit("/", 1)[-1]) for part in parts)
         return f"{slug[:80].strip('-.')}-s{self.seed}-{self.digest}"
 
@@ -268,10 +229,9 @@ class RunSpec(_Hashed):
         return {name: getattr(self, name) for name in names}
 
     @cached_property
-    def reads_gold(self) -> bool:
-        """Whether it is trained on the items' own responses, if only on some of its steps."""
-        responses = METHODS[self.method].responses
-        return responses == "gold" or responses == "mixed" and self.on_policy_share < 1
+    def sampled_share(self) -> float:
+        """Share of the steps that train on the student's own samples, not on texts that are there before."""
+        return {"student": 1.0, "mixed": self.on_policy_share}.get(self.recipe.prefix, 0.0)
 
     @cached_property
     def teacher_spec(self) -> RunSpec | None:
@@ -282,18 +242,34 @@ class RunSpec(_Hashed):
         if self.teacher is None or not self.teacher_tuned:
             return None
         own = {"student": self.teacher, "student_digest": self.teacher_digest, "seed": self.teacher_seed}
-        own["student_source"] = self.teacher_source
+        own |= PLAIN_START | {"student_source": self.teacher_source}
         return replace(self.sft_spec, **own, learning_rate=None, select_best=False)
 
     @cached_property
     def sft_spec(self) -> RunSpec:
-        """The SFT run beside a distilled student: the same student, seed and settings, without a teacher."""
-        unused = {name: _defaults(RunSpec)[name] for name, methods in USED_BY.items() if "sft" not in methods}
-        return replace(self, method="sft", teacher=None, teacher_digest="", teacher_source="", **unused)
+        """The SFT run beside a distilled student: the same student, seed and settings, without a teacher.
+
+        It starts from the same weights, so that beside a student that starts after SFT it is SFT continued.
+        """
+        defaults = defaults_of(RunSpec)
+        unused = {name: defaults[name] for name, is_used in USED_BY.items() if not is_used(METHODS["sft"])}
+        unused |= {"teacher": None, "teacher_digest": "", "teacher_source": ""}
+        return replace(self, method="sft", prefix=None, divergence=None, **unused)
+
+    @cached_property
+    def start_spec(self) -> RunSpec | None:
+        """The run whose student it starts from; None for the model as it is."""
+        return None if self.student_start == "base" else replace(self.sft_spec, **PLAIN_START)
+
+    @cached_property
+    def needs(self) -> dict[str, RunSpec]:
+        """The runs that have to be there before it: of its `teacher`, and of its `start`."""
+        found = {"teacher": self.teacher_spec, "start": self.start_spec}
+        return {name: spec for name, spec in found.items() if spec is not None}
 
 
-@_spec
-class EvalSpec(_Hashed):
+@record
+class EvalSpec(Hashed):
     """How a trained student is evaluated: tasks, decoding, samples.
 
     Sampling noise is keyed by (seed, item, sample, position), so that batching cannot change a text.
@@ -301,11 +277,11 @@ class EvalSpec(_Hashed):
 
     tasks: Annotated[tuple[Text, ...], Field(strict=False)]  # a list will do
     split: Literal["test", "validation"] = "test"
-    items_per_task: Annotated[int, _between(1, 1_000_000)] = 100
-    temperature: Annotated[float, _between(0, 100)] = 0.0  # 0 is greedy
-    samples: Annotated[int, _between(1, 10_000)] = 1  # texts an item
+    items_per_task: Annotated[int, between(1, 1_000_000)] = 100
+    temperature: Annotated[float, between(0, 100)] = 0.0  # 0 is greedy
+    samples: Annotated[int, between(1, 10_000)] = 1  # texts an item
     seed: Seed = 0  # of the sampling
-    max_new_tokens: Annotated[int, _between(1, 8_192)] = 96
+    max_new_tokens: Annotated[int, between(1, 8_192)] = 96
     scoring: Literal["generation", "likelihood"] = "generation"  # likelihood: candidate answers are ranked
 
     def __post_init__(self) -> None:

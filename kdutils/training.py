@@ -19,7 +19,6 @@ from torch import Tensor
 from kdutils import encoding, losses
 from kdutils.checkpoint import TrainingState
 from kdutils.compute import DEFAULT, Compute
-from kdutils.constants import METHODS
 from kdutils.encoding import Batch
 from kdutils.items import Item
 from kdutils.losses import TokenSum
@@ -61,7 +60,7 @@ def train(
     """Train `student` in place, as `spec` says.
 
     Args:
-        items: with the responses to train on (for `seqkd` those that the teacher wrote).
+        items: with the responses to train on (for prefix `teacher` those that it wrote).
         rate: peak learning rate.
         checkpoint: a folder; training continues from its checkpoint and saves one every
             `compute.checkpoint_seconds`.
@@ -73,7 +72,7 @@ def train(
         ValueError: if the teacher is missing or superfluous.
         MemoryError: if a single row does not fit; with several processes, if a pass does not fit one of them.
     """
-    if (teacher is not None) != bool(METHODS[spec.method].divergence):
+    if (teacher is not None) != bool(spec.recipe.divergence):
         needs = "needs" if teacher is None else "takes no"
         raise ValueError(f"method {spec.method!r} {needs} teacher: give train what its spec asks for")
     run = _Training(
@@ -208,8 +207,8 @@ class _Training:
                 self.student.head,
                 self.teacher.hidden_NH(batch),
                 self.teacher.head,
-                kind=METHODS[self.spec.method].divergence,
-                beta=self.spec.beta if self.spec.method == "gkd" else None,
+                kind=self.spec.recipe.divergence,
+                beta=self.spec.beta if self.spec.recipe.divergence == "jsd" else None,
                 temperature=self.spec.temperature,
                 vocabulary_size=self.student.vocabulary_size,
                 scale_by_temperature_squared=True,

@@ -26,7 +26,7 @@ from kdutils.devices.launch import Progress
 from kdutils.io import disk, environment
 from kdutils.io.child_processes import messages_to_parent
 from kdutils.models import LoadedModel
-from kdutils.runs import experiment, teacher_outputs
+from kdutils.runs import experiment, students, teacher_outputs
 from kdutils.runs.inputs import Inputs
 from kdutils.runs.store import Store
 from kdutils.spec import EvalSpec, RunSpec
@@ -72,16 +72,16 @@ def do(task: dict[str, Any], scratch: Path, world: Sharded, progress: Progress |
 
     if task["what"] == "states":
         model = teacher()
-        encoded = encoding.encode(items.train, model.tokenizer, **spec.encoding)
+        encoded = encoding.encode(
+            teacher_outputs.training_items(inputs, at), model.tokenizer, **spec.encoding
+        )
         teacher_outputs.states_of(inputs, at).write(model, encoded, world)
         return {}
     if task["what"] == "training":
-        trained_on, signal = items.train, None
-        if spec.method == "seqkd":
-            trained_on = teacher_outputs.teacher_texts(inputs, at)  # written before
-        elif spec.teacher is not None:  # its states were written before
+        trained_on, signal = teacher_outputs.training_items(inputs, at), None  # texts were written before
+        if spec.recipe.divergence:  # the teacher's states were written before
             signal = teacher_outputs.teacher_signal(inputs, at, load=teacher)
-        model = divided(lambda: inputs.student_to_train(at.compute, stays_in_memory=True))
+        model = divided(lambda: students.student_to_train(inputs, at, stays_in_memory=True))
         outcome = training.train(
             model,
             trained_on,
@@ -99,7 +99,7 @@ def do(task: dict[str, Any], scratch: Path, world: Sharded, progress: Progress |
             save_file(weights, scratch / launch.WEIGHTS)
         return {"outcome": asdict(outcome), "peak_memory_gb": peak_gb}
     folder, how = at.folder(spec.run_id), {"compute": at.compute, "stays_in_memory": True}
-    model = divided(lambda: teacher_outputs.load_trained(spec, folder, base=inputs.student, **how))
+    model = divided(lambda: students.load_trained(spec, folder, base=inputs.student, **how))
     rows, facts = experiment.item_rows(model, items.test, evaluation, spec)
     if world.rank == 0:
         rows.to_parquet(scratch / launch.ROWS, index=False)

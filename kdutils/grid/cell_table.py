@@ -42,7 +42,7 @@ SCHEMA = {
     "student": "str",  # its short name
     "teacher_parameters": "Int64",  # nominal, as in the model's name
     "student_parameters": "Int64",  # nominal
-    "method": "str",  # base | sft | fkl | seqkd | revkd | gkd
+    "method": "str",  # base | sft | fkl | seqkd | revkd | gkd | opd, else such as kd:student+forward_kl
     "teacher_tuned": "boolean",  # was the teacher fine-tuned on the domain; NA without teacher
     "temperature": "float64",  # of the divergence; NaN without teacher
     "noise_sigma": "float64",  # standard deviation of the noise on the teacher's logits
@@ -340,8 +340,8 @@ def _ranked(rows: pd.DataFrame) -> list[dict[str, Any]]:
 def _of_run(spec: RunSpec) -> dict[str, Any]:
     """The columns that a run's spec decides."""
     student = {"student": short_name(spec.student), "student_parameters": model_parameters(spec.student)}
-    row = {name: getattr(spec, name) for name in ("protocol", "domain", "method", "noise_sigma", "seed")}
-    row |= {"source": "live", "family": model_family(spec.student)} | student
+    row = {name: getattr(spec, name) for name in ("protocol", "domain", "noise_sigma", "seed")}
+    row |= {"source": "live", "method": spec.named_method, "family": model_family(spec.student)} | student
     if spec.teacher is None:
         return row
     row |= {"teacher": short_name(spec.teacher), "teacher_parameters": model_parameters(spec.teacher)}

@@ -22,7 +22,7 @@ from kdutils.data import sources
 from kdutils.grid.machines import Machine
 from kdutils.grid.model_shapes import Architecture, architecture_of, local_file
 from kdutils.items import alpaca
-from kdutils.spec import BENCHMARK, LLM_ADAPTERS, LOGIT_METHODS, EvalSpec, RunSpec
+from kdutils.spec import BENCHMARK, LLM_ADAPTERS, EvalSpec, RunSpec
 
 LONGEST_TEXT = 2.4  # of 64 responses, in units of the mean; measured on the rationales of GSM8K and AQuA
 TOKENIZER_BYTES = 100  # of a saved tokenizer, an entry; 75 for Qwen2.5, 134 for Llama-3
@@ -104,15 +104,16 @@ class Cost(NamedTuple):
         return Cost(*(factor * each for each in self))
 
 
-def teacher_key(spec: RunSpec) -> tuple | None:
-    """What names the hidden states or texts that a run reads of its teacher; None if it reads none.
+def teacher_keys(spec: RunSpec) -> list[tuple]:
+    """What names the texts, and what the hidden states, that a run reads of its teacher.
 
     Runs of one key share them: students, temperatures, noise levels, epochs and seeds have no part in it.
     """
-    if spec.teacher is None or not (spec.method == "seqkd" or spec.reads_gold):
-        return None
-    teacher = spec.teacher_spec or spec.teacher
-    return teacher, spec.domain, spec.method == "seqkd", tuple(spec.encoding.items())
+    recipe, teacher = spec.recipe, spec.teacher_spec or spec.teacher
+    found = [("texts",)] if recipe.prefix == "teacher" else []
+    if recipe.divergence and spec.sampled_share < 1:
+        found.append(("states", recipe.prefix == "teacher"))
+    return [(*each, teacher, spec.domain, tuple(spec.encoding.items())) for each in found]
 
 
 class Estimate:
@@ -143,21 +144,19 @@ class Estimate:
         tokens, n_steps = n_texts * self.mean, n_texts / spec.batch_size
         cost = self._work(student, tokens, padding=padding, n_passes=n_steps, kind=spec.adapter)
         cost += self._work(student, spec.validation_items * spec.epochs * self.mean, padding=padding)
-        if spec.method in LOGIT_METHODS:  # the teacher's head on all that is scored
+        if spec.recipe.divergence:  # the teacher's head on all that is scored
             cost += self._work(teacher, n_texts * self.scored, weights=teacher.head)._replace(tokens=0.0)
-        if spec.method == "gkd":  # the student's own responses, of which no states are cached
-            share, rows = spec.on_policy_share, min(BATCH_ROWS, spec.batch_size * spec.rollout_steps)
+        if spec.sampled_share:  # the student's own responses, of which no states are cached
+            share, rows = spec.sampled_share, min(BATCH_ROWS, spec.batch_size * spec.rollout_steps)
             cost += self._work(teacher, share * tokens, padding=padding, weights=teacher.body)
             cost += self.texts(student, share * n_texts, limit=spec.max_new_tokens, rows=rows)
         kept = student.adapter(spec.lora_rank) if spec.adapter == "lora" else student.parameters
         return cost + Cost(disk_bytes=4 * kept + TOKENIZER_BYTES * student.rows)
 
-    def teacher_cost(self) -> Cost:
-        """The hidden states or texts of `teacher_key`, made once; nothing for a run that reads none."""
+    def teacher_cost(self, key: tuple) -> Cost:
+        """What one of `teacher_keys` names, made once."""
         spec, teacher = self.spec, self.teacher
-        if teacher_key(spec) is None:
-            return Cost()
-        if spec.method == "seqkd":
+        if key[0] == "texts":
             return self.texts(teacher, spec.train_items, limit=spec.max_new_tokens)
         kept = Cost(disk_bytes=spec.train_items * self.scored * teacher.hidden * 2)
         tokens = spec.train_items * self.mean
@@ -218,7 +217,7 @@ class Estimate:
     def memory_gb(self, evaluations: Collection[EvalSpec]) -> float:
         """Peak of training, of the teacher alone, of decoding and of loading, on each of its `devices`.
 
-        These share all of it but the teacher's texts in seqkd. A GB is 10^9 bytes.
+        These share all of it but where the teacher writes texts. A GB is 10^9 bytes.
         """
         spec, machine, student, teacher = self.spec, self.machine, self.student, self.teacher
         size = machine.number_bytes(student)
@@ -228,7 +227,7 @@ class Estimate:
         )  # logits, noise
         peaks = [size * self._held(student) + BATCH_ROWS * a_text]
         if teacher:
-            held = teacher.parameters if spec.method == "seqkd" else self._held(teacher)
+            held = teacher.parameters if spec.recipe.prefix == "teacher" else self._held(teacher)
             peaks.append(machine.number_bytes(teacher) * held)
         if machine.flops_float32 is not None:  # a CPU loads in float32
             peaks += [4 * shape.parameters for shape in (student, teacher) if shape]
@@ -245,11 +244,11 @@ class Estimate:
     def training_gb(self, rows: int) -> float:
         """Peak of a device that trains micro-batches of `rows` of the longest items.
 
-        Activations, logits, weights, gradients and Adam's moments; with GKD the teacher's weights.
+        Activations, logits, weights, gradients and Adam's moments; where the student samples, the teacher.
         """
         spec, machine, student = self.spec, self.machine, self.student
         size, is_lora = machine.number_bytes(student), spec.adapter == "lora"
-        longest = self.longest + (spec.max_new_tokens if spec.method == "gkd" else 0)
+        longest = self.longest + (spec.max_new_tokens if spec.sampled_share else 0)
         tokens = rows * min(longest, spec.max_tokens)
         # Bytes a token and layer, counted in transformers' Qwen2 and peft, an upper estimate: norms and
         # residuals, q, k and v twice, the MLP; for LoRA each input in float32 twice and a mask.
@@ -261,7 +260,7 @@ class Estimate:
             total = 16 * self._held(student)
         total += tokens * student.layers * activations * size / 2
         total += 3 * min(BUDGET_BYTES, 8 * tokens * student.rows)  # logits, and what is computed from them
-        if spec.method == "gkd":
+        if spec.sampled_share:
             total += machine.number_bytes(self.teacher) * self._held(self.teacher)
         return total / 1e9 + machine.runtime_gb
 

@@ -51,7 +51,7 @@ class Cell(NamedTuple):
 
 
 def cells_of(planned: Iterable[PlannedRun], out: Path) -> list[Cell]:
-    """The cells of a plan with their status under `out`, and of teachers that it does not name.
+    """The cells of a plan with their status under `out`, and of the runs that it needs and does not name.
 
     Status is `done` with all evaluations, `partial` when training was begun or an evaluation is missing,
     `failed` when the last attempt failed, else `missing`. Where digests are not known, a run of the same
@@ -61,7 +61,7 @@ def cells_of(planned: Iterable[PlannedRun], out: Path) -> list[Cell]:
     protocols = student_protocols(planned)
     groups: dict[tuple[RunSpec, str], dict[EvalSpec, None]] = {}
     for run in planned:
-        for spec in filter(None, (run.spec.teacher_spec, run.spec)):
+        for spec in (*run.spec.needs.values(), run.spec):
             protocol = protocols[run.evaluation] if spec.method == "base" else spec.protocol
             protocol = protocol or next((known for each, known in groups if each == spec), "careful")
             groups.setdefault((spec, protocol), {})[run.evaluation] = None
@@ -131,13 +131,14 @@ def costs(cells: Iterable[Cell], machine: Machine) -> pd.DataFrame:
         ModelError: for a model whose shape is not known.
     """
     cells = list(cells)
-    n_readers = Counter(cost.teacher_key(cell.spec) for cell in cells)
+    n_readers = Counter(key for cell in cells for key in cost.teacher_keys(cell.spec))
     rows = []
     for cell in cells:
         spec, own = cell.spec, cost.Estimate(cell.spec, machine)
+        caches = (own.teacher_cost(key) * (1 / n_readers[key]) for key in cost.teacher_keys(spec))
         stages = dict.fromkeys(STAGES, Cost()) | {
             "teachers" if cell.is_teacher else "students": own.training(),
-            "caches": own.teacher_cost() * (1 / n_readers[cost.teacher_key(spec)]),
+            "caches": sum(caches, Cost()),
             "evaluation": sum(map(own.evaluation, cell.evaluations), Cost()),
         }
         total = sum(stages.values(), Cost())

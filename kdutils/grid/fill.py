@@ -151,9 +151,10 @@ def costs(planned: Sequence[PlannedRun], out: Path) -> pd.DataFrame:
         result, scored = folder.result() or {}, folder.evaluation_result(run.evaluation) or {}
         status, reason = result.get("status"), result.get("reason")
         if not scored:
-            failure, own = folder.failure(), spec.teacher_spec
-            if failure is None and own and (above := store.folder_of(out, own.run_id).failure()):
-                failure = {"reason": f"its teacher {own.run_id} failed: {above['reason']}"}
+            failure = folder.failure()
+            for role, own in spec.needs.items() if failure is None else ():
+                if above := store.folder_of(out, own.run_id).failure():
+                    failure = {"reason": f"its {role} {own.run_id} failed: {above['reason']}"}
             status, reason = ("failed", failure["reason"]) if failure else ("missing", "")
         rows.append(
             {name: getattr(spec, name) for name in names}

@@ -9,14 +9,14 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from kdutils.constants import ALL_TASKS, DOMAIN_TASKS, KD_METHODS, TRAIN_DOMAINS
+from kdutils.constants import ALL_TASKS, DOMAIN_TASKS, KD_METHODS, LOGIT_METHODS, NOT_OF_PAPER, TRAIN_DOMAINS
 from kdutils.data import model_files, sources
 from kdutils.grid.cell_table import short_name
 from kdutils.grid.profile import Live, Need, Profile, load_profile, one_line_errors, with_factor
 from kdutils.grid.study import DECODINGS, OWN_SECTIONS, PLANNED, RELEASED_MODELS, RUN_FACTORS, TOGETHER
 from kdutils.io import disk
 from kdutils.runs import store
-from kdutils.spec import LOGIT_METHODS, EvalSpec, PlannedRun, RunSpec
+from kdutils.spec import EvalSpec, PlannedRun, RunSpec
 
 EVERYTHING = ("00", "08")  # sections that look at the runs of all others
 LISTS = ("seeds", "temperatures", "noise_sigmas")
@@ -260,9 +260,12 @@ def _runs(live: Live, needs: Iterable[Need]) -> Iterator[PlannedRun]:
 def _variants(need: Need, protocol: str) -> Iterator[tuple[str, float, float]]:
     """Method, temperature and noise; 1 and none where a method has neither.
 
-    Under protocol `paper` GKD has temperature 1 only, because the authors' code ignores another.
+    Under protocol `paper` GKD has temperature 1 only, because the authors' code ignores another, and methods
+    that it has not are left out.
     """
     for method in need.methods:
+        if protocol == "paper" and method in NOT_OF_PAPER:
+            continue
         if method not in LOGIT_METHODS:
             yield method, 1.0, 0.0
             continue

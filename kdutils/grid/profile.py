@@ -18,7 +18,7 @@ from pydantic import AfterValidator, ConfigDict, Field, Strict, TypeAdapter
 from pydantic import ValidationError as PydanticError
 from pydantic.dataclasses import dataclass
 
-from kdutils.constants import ALL_TASKS, KD_METHODS, TRAIN_DOMAINS
+from kdutils.constants import ALL_TASKS, BY_SEQUENCE, KD_METHODS, TRAIN_DOMAINS
 from kdutils.grid.cell_table import model_family, model_parameters, short_name
 from kdutils.grid.study import (
     DECODINGS,
@@ -36,7 +36,7 @@ from kdutils.grid.study import (
 )
 from kdutils.io.cache import MEASURES
 from kdutils.io.text_safety import shown
-from kdutils.spec import BY_SEQUENCE, PlannedRun
+from kdutils.spec import PlannedRun
 
 PROFILE_FOLDER = Path(__file__).parent / "profiles"
 

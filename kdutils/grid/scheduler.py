@@ -1,8 +1,8 @@
 """The jobs of a plan, one a run: which there are, which are next, how each ended; shards of them.
 
-A distilled run waits for the SFT run of its teacher and for nothing else. Among those that are ready,
-teachers come first, then the other SFT runs, then distilled ones, then base models, which nothing waits for;
-the expensive first. The driver schedules and the workers make (kdutils.grid.worker).
+A run waits for the SFT run of its teacher, for that which it starts from, and for nothing else. Among those
+that are ready, teachers come first, then the other SFT runs, then distilled ones, then base models, which
+nothing waits for; the expensive first. The driver schedules and the workers make (kdutils.grid.worker).
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class Job:
 
     spec: RunSpec
     evaluations: tuple[EvalSpec, ...] = ()
-    teacher: str | None = None  # id of the run that makes its teacher
-    is_teacher: bool = False  # other runs wait for it
+    needs: dict[str, str] = field(default_factory=dict)  # ids of runs it waits for -> what they are to it
+    is_teacher: bool = False  # of another run
     cost: float = 1.0  # seconds on machines.DEFAULT; only ratios are used, for order and for the time left
     status: str = "waiting"  # | running | found | made | failed
     started: float = 0.0  # when it was submitted, on the monotonic clock
@@ -60,35 +60,35 @@ class Job:
     @property
     def label(self) -> str:
         """The run in a few words, such as `fkl mini-qwen-105k <- mini-qwen-493k math s0`."""
-        spec, parts = self.spec, [self.spec.method, short_name(self.spec.student)]
+        spec, parts = self.spec, [self.spec.named_method, short_name(self.spec.student)]
         if spec.teacher:
             parts += ["<-", short_name(spec.teacher), *["untuned"] * (not spec.teacher_tuned)]
         parts += ["prompt in loss"] * bool(spec.prompt_in_loss)
         parts += ["mean by sequence"] * bool(spec.mean_by_sequence)
+        parts += ["after SFT"] * (spec.student_start == "sft")
         parts += [f"T={spec.temperature:g}"] * (spec.temperature != 1)
         parts += [f"noise={spec.noise_sigma:g}"] * (spec.noise_sigma != 0)
         return " ".join([*parts, spec.domain, f"s{spec.seed}"])
 
 
 def jobs_of(planned: Iterable[PlannedRun]) -> dict[str, Job]:
-    """run_id -> job of every run that is planned and of every teacher that these need, in their order.
+    """run_id -> job of every run that is planned and of every run that these need, in their order.
 
     Raises:
         DataError, ModelError: if a file is missing, whose digest is part of a run's id.
     """
     planned, jobs = list(planned), {}
     for run, spec in zip(planned, sources.resolved_all(run.spec for run in planned), strict=True):
-        needed, own = [spec], spec.teacher_spec
-        if own and (run.beside_teacher or own.run_id not in jobs):  # every run is made with an evaluation
-            needed = [own, spec]  # evaluated like its students, which are compared with it
-        for each in needed:
+        for role, each in (*spec.needs.items(), ("itself", spec)):
+            if each.run_id in jobs and (role == "start" or role == "teacher" and not run.beside_teacher):
+                continue  # every run is made with an evaluation, a teacher with those of its students
             job = jobs.setdefault(each.run_id, Job(each))
             if each.devices > job.spec.devices:
                 job.spec = each
             if run.evaluation not in job.evaluations:
                 job.evaluations += (run.evaluation,)
-        if own:
-            jobs[spec.run_id].teacher = own.run_id
+        jobs[spec.run_id].needs = {each.run_id: role for role, each in spec.needs.items()}
+        if own := spec.teacher_spec:
             jobs[own.run_id].is_teacher = True
     with contextlib.suppress(ValueError):  # the shape of a model is not known: equal costs
         own = {run_id: cost.Estimate(job.spec, GPUS[DEFAULT]) for run_id, job in jobs.items()}
@@ -136,9 +136,9 @@ class Shard:
         return [run_id for run_id in jobs if run_id in mine]
 
     def jobs(self, jobs: Mapping[str, Job]) -> dict[str, Job]:
-        """The runs of this shard, and the teachers that they need."""
+        """The runs of this shard, and those that they need."""
         own = self.own(jobs)
-        needed = {*own, *(jobs[run_id].teacher for run_id in own)}
+        needed = {*own, *(needed for run_id in own for needed in jobs[run_id].needs)}
         return {run_id: job for run_id, job in jobs.items() if run_id in needed}
 
 
@@ -251,7 +251,7 @@ class Scheduler:
         for run_id, job in self._with("waiting").items():
             if job.lease and leases.is_free(self._out, job.lease):
                 job.lease = None
-            if not job.lease and (job.teacher is None or self._jobs[job.teacher].is_there):
+            if not job.lease and all(self._jobs[needed].is_there for needed in job.needs):
                 ready.append(run_id)
         for run_id in sorted(ready, key=lambda run_id: self._jobs[run_id].place):
             if not engine.n_idle:  # of the others no file is read before their turn
@@ -313,12 +313,12 @@ class Scheduler:
             self._fail(run_id, reason)
 
     def _fail(self, run_id: str, reason: str) -> None:
-        """Record a failure; the students of a teacher fail with it."""
+        """Record a failure; the runs that need it fail with it."""
         self._jobs[run_id].status = "failed"
         self._failures[run_id] = reason
         for student, job in self._with("waiting").items():
-            if job.teacher == run_id:
-                self._fail(student, f"its teacher {run_id} failed: {reason}")
+            if run_id in job.needs:
+                self._fail(student, f"its {job.needs[run_id]} {run_id} failed: {reason}")
 
     def state(self) -> State:
         """A snapshot."""

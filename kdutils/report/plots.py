@@ -61,6 +61,7 @@ METHOD_STYLE = {
     "seqkd": Style("SeqKD (teacher text)", COLOURS[4], "P"),
     "revkd": Style("RevKD", COLOURS[1], "^"),
     "gkd": Style("GKD", COLOURS[2], "D"),
+    "opd": Style("OPD", COLOURS[5], "v"),
 }
 KIND_STYLE = {
     "sft": Style("SFT student", COLOURS[7], "s"),

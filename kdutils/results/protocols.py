@@ -20,7 +20,15 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from kdutils.constants import DOMAIN_LABELS, DOMAIN_TASKS, DOMAINS, KD_METHODS, METHOD_NAMES
+from kdutils.constants import (
+    BY_SEQUENCE,
+    DOMAIN_LABELS,
+    DOMAIN_TASKS,
+    DOMAINS,
+    KD_METHODS,
+    LOGIT_METHODS,
+    METHOD_NAMES,
+)
 from kdutils.data import sources
 from kdutils.grid.cell_table import short_name
 from kdutils.grid.plan import Plan
@@ -29,7 +37,6 @@ from kdutils.grid.study import TOGETHER
 from kdutils.inference import intervals
 from kdutils.results.gain_tables import in_domain_order, interval_text
 from kdutils.runs import comparison, store
-from kdutils.spec import BY_SEQUENCE, LOGIT_METHODS
 
 SETTING = ["domain", "teacher", "student", "method", "temperature", "seed", "prompt", "sequences", "sampled"]
 ITEM = ["task", "item_id"]

@@ -1,7 +1,8 @@
 """One run from items to scored, stored answers: `run(spec)`.
 
-What is already in the store is not done again; the teacher of a run is a run of its own, made on demand and
-shared by all its students. Whatever is made is made under a lease, so that no two processes make it.
+What is already in the store is not done again; the teacher of a run, and the SFT that it may start from, are
+runs of their own, made on demand and shared. Whatever is made is made under a lease, so that no two processes
+make it.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ import torch
 
 from kdutils import encoding, evaluate, generation, models, training
 from kdutils.compute import Compute
-from kdutils.constants import LOGIT_METHODS
 from kdutils.data import model_files
 from kdutils.data.sources import default_evaluation, resolved
 from kdutils.devices import launch
@@ -32,12 +32,12 @@ from kdutils.models import LoadedModel
 from kdutils.runs import comparison, model_card, several_devices, store
 from kdutils.runs.inputs import Inputs, check
 from kdutils.runs.store import Progress, RunFolder, Store
+from kdutils.runs.students import load_trained, student_to_train
 from kdutils.runs.teacher_outputs import (
     keeps_states,
-    load_trained,
     made_states,
     teacher_signal,
-    teacher_texts,
+    training_items,
 )
 from kdutils.runs.trackers import Tracking
 from kdutils.spec import EvalSpec, RunSpec
@@ -124,10 +124,10 @@ def run(
         check(inputs)
         _make(inputs, at)
         teacher_items = None
-        if teacher := inputs.of_teacher(inputs.evaluation):
-            _make(teacher, at)
-            teacher_items = at.folder(teacher.spec.run_id).evaluation(inputs.evaluation)
-            tracking.conclude(teacher.spec, teacher_items)
+        if teacher := spec.teacher_spec:
+            _make(inputs.of_run(teacher, inputs.evaluation), at)
+            teacher_items = at.folder(teacher.run_id).evaluation(inputs.evaluation)
+            tracking.conclude(teacher, teacher_items)
         folder = at.folder(spec.run_id)
         items = folder.evaluation(inputs.evaluation)
         tracking.conclude(spec, items)
@@ -199,10 +199,9 @@ def _train(inputs: Inputs, folder: RunFolder, lease: Lease, at: Store) -> Loaded
         if spec.devices > 1:
             return None
         return models.load(inputs.student, tokenizer=inputs.tokenizer, compute=at.compute)
-    teacher_run = inputs.of_teacher()
-    if teacher_run:
-        _make(teacher_run, at)
-    items = teacher_texts(inputs, at) if spec.method == "seqkd" else inputs.items.train
+    for needed in spec.needs.values():
+        _make(inputs.of_run(needed), at)
+    items = training_items(inputs, at)
 
     def watched(entry: dict[str, Any]) -> None:
         lease.check()
@@ -210,15 +209,14 @@ def _train(inputs: Inputs, folder: RunFolder, lease: Lease, at: Store) -> Loaded
             at.progress(entry | {"run_id": spec.run_id})
 
     if spec.devices > 1:
-        if spec.method in LOGIT_METHODS:
-            if teacher_run:  # damage is found here, where it can be set aside, not by the processes
-                at.folder(teacher_run.spec.run_id).check_model()
-            if keeps_states(spec, at.compute):
-                made_states(inputs, at).open()
+        for needed in spec.needs.values():  # damage is found here, where it can be set aside
+            at.folder(needed.run_id).check_model()
+        if spec.recipe.divergence and keeps_states(spec, at.compute):
+            made_states(inputs, at).open()
         student, outcome, peak_memory_gb = several_devices.trained(inputs, folder, at, watched)
     else:
-        teacher = teacher_signal(inputs, at) if spec.method in LOGIT_METHODS else None
-        student = inputs.student_to_train(at.compute)
+        teacher = teacher_signal(inputs, at) if spec.recipe.divergence else None
+        student = student_to_train(inputs, at)
         outcome = training.train(
             student,
             items,

@@ -15,8 +15,6 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from kdutils import encoding, models
-from kdutils.compute import Compute
-from kdutils.constants import METHODS
 from kdutils.data import hub, model_files
 from kdutils.data.model_files import Location, ModelError
 from kdutils.data.sources import Splits
@@ -63,21 +61,9 @@ class Inputs:
         """The teacher's, before it is tuned."""
         return models.load_tokenizer(self.teacher, self.spec.prompt)
 
-    def student_to_train(self, compute: Compute, *, stays_in_memory: bool = False) -> LoadedModel:
-        """The student with its trainable weights; `stays_in_memory` as in models.load."""
-        student = models.load(
-            self.student,
-            tokenizer=self.tokenizer,
-            trains_all=self.spec.adapter == "full",
-            compute=compute,
-            stays_in_memory=stays_in_memory,
-        )
-        return models.add_adapter(student, self.spec, seed=self.spec.seed)
-
-    def of_teacher(self, evaluation: EvalSpec | None = None) -> Inputs | None:
-        """Those of the run that tunes the teacher, None if there is none; its items are the student's."""
-        own = self.spec.teacher_spec
-        return None if own is None else Inputs(own, evaluation, self.items)
+    def of_run(self, spec: RunSpec, evaluation: EvalSpec | None = None) -> Inputs:
+        """Those of one of `spec.needs`; its items are this run's."""
+        return Inputs(spec, evaluation, self.items)
 
 
 def check(inputs: Inputs) -> None:
@@ -102,7 +88,8 @@ def _check(runs: Sequence[Inputs]) -> None:
     specs = [run.spec for run in runs]
     named = [(s.student, s.student_source) for s in specs] + [(s.teacher, s.teacher_source) for s in specs]
     hub.check_models(pair for pair in named if pair[0] is not None)
-    for run in {(_student(run), _teacher(run), run.spec.method != "seqkd"): run for run in runs}.values():
+    compared = [run for run in runs if run.spec.recipe.divergence]
+    for run in {(_student(run), _teacher(run)): run for run in compared}.values():
         check_pair(run)
     for run in {(run.items.key, run.evaluation): run for run in runs}.values():
         run.items.test  # noqa: B018 - raises if a task has none
@@ -115,7 +102,6 @@ def _check(runs: Sequence[Inputs]) -> None:
         check_model(place)
     for run in {(_student(run), run.spec.adapter, run.spec.lora_dropout): run for run in trained}.values():
         check_adapter(run)
-    compared = [run for run in trained if run.spec.teacher is not None and run.spec.method != "seqkd"]
     own = {_student(run): run for run in trained}
     keys = {model: _tokenizer_key(model, run.tokenizer) for model, run in own.items()}
     for run in {_teacher(run): run for run in compared}.values():
@@ -150,14 +136,12 @@ def check_pair(run: Inputs) -> None:
 
     Where logits are compared, both models read the same tokens: their vocabularies must be the same, and
     texts must begin (BOS or none) and end (EOS) with the same tokens; heads may differ in padding rows.
-    `check` compares how items are tokenised. Under seqkd all may differ.
+    `check` compares how items are tokenised. Where none are (seqkd) all may differ.
 
     Raises:
         ModelError: naming the first token that differs, or both beginnings or ends, and the remedy.
     """
     spec = run.spec
-    if spec.teacher is None or spec.method == "seqkd":
-        return
     student, teacher = run.tokenizer, run.teacher_tokenizer
     entries = student.get_vocab().items() ^ teacher.get_vocab().items()
     if differing := sorted({token for token, _ in entries}):
@@ -237,7 +221,7 @@ def check_positions(run: Inputs) -> None:
     if evaluation:
         asked.append((run.items.test, evaluation.max_new_tokens * (evaluation.scoring == "generation"), None))
     if spec.method != "base":
-        n_new = spec.max_new_tokens * (METHODS[spec.method].responses != "gold")
+        n_new = spec.max_new_tokens * (spec.recipe.prefix != "gold")
         asked.append((run.items.train, n_new, spec.max_tokens))
     for name, is_teacher in ((spec.student, False), (spec.teacher, True)):
         place = name and (run.teacher if is_teacher else run.student)

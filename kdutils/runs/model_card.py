@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from kdutils.constants import ALL_TASKS, METHOD_LABELS, METHODS
+from kdutils.constants import ALL_TASKS
 from kdutils.data.benchmark import SOURCES
 from kdutils.data.model_facts import licence
 from kdutils.data.model_files import HUB_ID
@@ -71,7 +71,7 @@ def settings(spec: RunSpec) -> dict[str, Any]:
         name: value
         for name, value in spec.to_dict().items()
         if value not in (None, "")
-        and spec.method in USED_BY.get(name, METHODS)
+        and (name not in USED_BY or USED_BY[name](spec.recipe))
         and not name.startswith(without)
     }
     own = {"student": shown_name(spec.student), "data": data_name(spec)}
@@ -129,7 +129,8 @@ def card(inputs: Inputs, folder: RunFolder) -> str:
 def _text(inputs: Inputs, folder: RunFolder, scores: pd.DataFrame, is_stated: bool) -> str:
     spec, facts, result = inputs.spec, settings(inputs.spec), folder.result()
     facts |= {name: result[name] for name in ("learning_rate", "steps")} | {"items": result["fingerprint"]}
-    about = f"`{facts['student']}` after {_method(spec)} on {spec.domain} items"
+    first = "SFT and then " * (spec.student_start == "sft")
+    about = f"`{facts['student']}` after {first}{_method(spec)} on {spec.domain} items"
     terms = f"`{facts['student']}`" + (", as its files state it." if is_stated else UNKNOWN_LICENCE)
     if spec.teacher:
         tuned = f"tuned on the same items, seed {spec.teacher_seed}" if spec.teacher_tuned else "as it is"
@@ -171,7 +172,7 @@ training seeds.{world} Nothing else was tested: no other tasks, no conversations
 
 def _method(spec: RunSpec) -> str:
     """Its label; of what the authors' code calls SeqKD what it is, since `seqkd` is another method."""
-    name, marked, note = METHOD_LABELS[spec.method].partition("†")
+    name, marked, note = spec.recipe.label.partition("†")
     return note.strip(" ()") if marked else name
 
 

@@ -19,6 +19,7 @@ from kdutils.devices import launch
 from kdutils.models import LoadedModel
 from kdutils.runs.inputs import Inputs
 from kdutils.runs.store import Progress, RunFolder, Store
+from kdutils.runs.students import student_to_train
 
 
 def run(inputs: Inputs, at: Store, scratch: Path, task: dict[str, Any]) -> dict[str, Any]:
@@ -58,7 +59,7 @@ def trained(
                 if rows == 1:
                     raise MemoryError(training.no_room(inputs.spec, error)) from error
                 rows = math.ceil((rows or math.ceil(inputs.spec.batch_size / inputs.spec.devices)) / 2)
-        student = inputs.student_to_train(at.compute, stays_in_memory=True)
+        student = student_to_train(inputs, at, stays_in_memory=True)
         weights = load_file(scratch / launch.WEIGHTS)
         with torch.no_grad():
             for name, w in student.network.named_parameters():

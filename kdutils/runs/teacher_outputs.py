@@ -18,55 +18,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-
 from kdutils import encoding, generation, models, teacher
-from kdutils.compute import DEFAULT, Compute
+from kdutils.compute import Compute
 from kdutils.data import model_files
-from kdutils.data.model_files import Location
 from kdutils.io import disk, environment
 from kdutils.items import PROMPT, Item, fingerprint
 from kdutils.models import LoadedModel
 from kdutils.runs import several_devices
 from kdutils.runs.inputs import Inputs
-from kdutils.runs.store import DamagedError, RunFolder, Store
+from kdutils.runs.store import DamagedError, Store
+from kdutils.runs.students import load_trained
 from kdutils.spec import RunSpec
 from kdutils.teacher import CachedTeacher, Teacher
-
-
-def load_trained(
-    spec: RunSpec,
-    folder: RunFolder,
-    *,
-    base: str | Location | None = None,
-    compute: Compute = DEFAULT,
-    stays_in_memory: bool = False,
-) -> LoadedModel:
-    """The student of a finished run, ready to compute.
-
-    Args:
-        base: where the student is read from before training; None: looked up by its name.
-        compute, stays_in_memory: as in models.load.
-
-    Raises:
-        DamagedError: if its weights are not what was written.
-    """
-    base = spec.student if base is None else base
-    how = {"prompt": spec.prompt, "compute": compute, "stays_in_memory": stays_in_memory}
-    load = partial(models.load, **how)
-    if spec.method == "base":
-        return load(base)
-    folder.check_model()
-    try:
-        if spec.adapter == "full":
-            return dataclasses.replace(load(str(folder.model)), name=spec.student)
-        from peft import PeftModel
-
-        model = load(base)
-        network = PeftModel.from_pretrained(model.network, folder.model).eval()
-        return dataclasses.replace(model, network=network)
-    except (OSError, ValueError, SafetensorError) as error:  # of a folder without a record of its files
-        raise DamagedError(folder.model, error, whole=folder.path, name=folder.path.name) from error
 
 
 def teacher_model(inputs: Inputs, at: Store, *, stays_in_memory: bool = False) -> LoadedModel:
@@ -99,7 +62,7 @@ def teacher_signal(inputs: Inputs, at: Store, *, load: Callable[[], LoadedModel]
 
 def keeps_states(spec: RunSpec, compute: Compute) -> bool:
     """Whether the teacher's hidden states are kept for this run."""
-    return compute.keeps_teacher_states and spec.reads_gold
+    return compute.keeps_teacher_states and spec.sampled_share < 1
 
 
 def made_states(inputs: Inputs, at: Store) -> teacher.States:
@@ -114,7 +77,7 @@ def made_states(inputs: Inputs, at: Store) -> teacher.States:
                 several_devices.run(inputs, at, scratch, {"what": "states"})
             return kept
         model = teacher_model(inputs, at)
-        encoded = encoding.encode(inputs.items.train, model.tokenizer, **inputs.spec.encoding)
+        encoded = encoding.encode(training_items(inputs, at), model.tokenizer, **inputs.spec.encoding)
         lease.confirm()
         kept.write(model, encoded)
         del model
@@ -134,7 +97,7 @@ def states_key(inputs: Inputs, at: Store) -> dict[str, Any]:
     return {
         "teacher": own.run_id if own else inputs.spec.teacher,
         "weights": at.folder(own.run_id).weights() if own else _untuned_weights(inputs),
-        "items": fingerprint(inputs.items.train),
+        "items": fingerprint(training_items(inputs, at)),
         "prompt": PROMPT,
         **inputs.spec.encoding,
     }
@@ -145,7 +108,12 @@ def _untuned_weights(inputs: Inputs) -> str:
     return inputs.spec.teacher_digest or model_files.hub_revision(inputs.teacher)
 
 
-# --- texts (seqkd) -----------------------------------------------------------------------------------------
+# --- texts -------------------------------------------------------------------------------------------------
+
+
+def training_items(inputs: Inputs, at: Store) -> list[Item]:
+    """The items that a run is trained on: with their own responses, or those of its teacher."""
+    return teacher_texts(inputs, at) if inputs.spec.recipe.prefix == "teacher" else inputs.items.train
 
 
 def teacher_texts(inputs: Inputs, at: Store) -> list[Item]:

@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 
 from kdutils.constants import ALL_TASKS
 from kdutils.io.text_safety import shown
-from kdutils.spec import METHODS, USED_BY, EvalSpec, RunSpec
+from kdutils.spec import KD_METHODS, METHODS, USED_BY, EvalSpec, RunSpec
 
 pytestmark = pytest.mark.inputs
 GKD = {"student": "o/s-1B", "teacher": "o/t-7B", "method": "gkd", "domain": "math", "data": "items"}
@@ -58,8 +58,9 @@ CHOICES = {
 
 
 def test_there_are_ranges_and_choices_to_leave():
-    assert [len(RANGES[cls]) for cls in (RunSpec, EvalSpec)] == [24, 5]
-    assert set(CHOICES[RunSpec]) == {"method", "domain", "protocol", "adapter", "prompt"}
+    assert [len(RANGES[cls]) for cls in (RunSpec, EvalSpec)] == [26, 5]
+    names = {"method", "domain", "protocol", "adapter", "prompt", "prefix", "divergence", "student_start"}
+    assert set(CHOICES[RunSpec]) == names
     assert set(CHOICES[EvalSpec]) == {"split", "scoring"}
 
 
@@ -107,7 +108,7 @@ def refused(inputs, cls: type, fields: dict[str, Any], name: str, value: Any) ->
     with pytest.raises(ValueError) as caught:
         cls(**fields | {name: value})
     last = caught.traceback[-1]
-    assert last.path.name == "spec.py", f"{name}={shown(value)} fails in {last.path}: {caught.value}"
+    assert last.path.name == "records.py", f"{name}={shown(value)} fails in {last.path}: {caught.value}"
     message = str(caught.value)
     assert name in message or shown(value) in message, message
     assert len(message) < 600
@@ -150,15 +151,15 @@ def test_empty_names(inputs, name, value):
 def without_effect(draw: st.DrawFn) -> tuple[dict[str, Any], str, Any]:
     """A field away from its default with a method that does not use it."""
     name = draw(st.sampled_from(sorted(USED_BY)))
-    unused = [method for method in METHODS if method not in USED_BY[name]]
+    unused = [own for own in ("base", "sft", *KD_METHODS) if not USED_BY[name](METHODS[own])]
     method = draw(st.sampled_from(sorted(unused)))
     teacher = {} if method in ("base", "sft") else {"teacher": GKD["teacher"]}
     fields = {"student": GKD["student"], "domain": "math", "data": "items", "method": method} | teacher
     default, kind = FIELDS[name].default, SCHEMAS[RunSpec][name]["type"]
     if name == "protocol":
         return fields, name, "paper"
-    if name == "adapter":
-        return fields, name, "lora"
+    if name in ("adapter", "student_start"):
+        return fields, name, {"adapter": "lora", "student_start": "sft"}[name]
     if kind == "boolean":
         return fields, name, not default
     least, greatest = RANGES[RunSpec][name]

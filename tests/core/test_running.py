@@ -11,6 +11,7 @@ import tiny
 import torch
 
 from kdutils import encoding, generation, models, training
+from kdutils.compute import Compute
 from kdutils.data import sources
 from kdutils.grid import cell_table
 from kdutils.io import leases
@@ -19,7 +20,7 @@ from kdutils.runs.inputs import Inputs
 from kdutils.spec import EvalSpec, RunSpec
 
 EVALUATION = EvalSpec(tasks=("addsub",), max_new_tokens=24)
-METHODS = ["sft", "fkl", "seqkd", "revkd", "gkd"]
+METHODS = ["sft", "fkl", "seqkd", "revkd", "gkd", "opd"]
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +31,8 @@ def folder(tmp_path_factory):
 def a_spec(folder, method, **fields):
     if method != "sft":
         fields = {"teacher": str(folder / "tiny-40k")} | fields
-    fields = (
-        {"epochs": 1, "max_new_tokens": 12} | fields if method in ("gkd", "seqkd") else {"epochs": 1} | fields
-    )
+    writes = {} if method in ("sft", "fkl", "revkd") else {"max_new_tokens": 12}
+    fields = {"epochs": 1} | writes | fields
     return tiny.spec(str(folder / "tiny-20k"), str(folder / "data"), method=method, **fields)
 
 
@@ -59,6 +59,41 @@ def test_every_method_ends_in_scored_answers(finished, method):
     names = {path.name for path in run.folder.path.iterdir()}
     assert names == {"spec.json", "environment.json", "curve.jsonl", "model", "result.json", "eval"}
     assert not list(run.folder.path.rglob("*.bin")) + list(run.folder.path.rglob("*.pt"))
+
+
+@pytest.mark.parametrize(
+    ("prefix", "divergence"),
+    [
+        *(("teacher", divergence) for divergence in ("forward_kl", "reverse_kl", "jsd")),
+        *(("student", "forward_kl"), ("mixed", "forward_kl"), ("mixed", "reverse_kl")),
+    ],
+)
+def test_other_prefixes_and_divergences_are_trained(folder, finished, tmp_path, prefix, divergence):
+    out = shutil.copytree(finished[0], tmp_path / "out")
+    run = experiment.run(
+        a_spec(folder, "kd", prefix=prefix, divergence=divergence), out=out, evaluation=EVALUATION
+    )
+    samples = [json.loads(line).get("on_policy", False) for line in (run.folder.path / "curve.jsonl").open()]
+    assert run.result["status"] == "trained"
+    assert {"teacher": not any(samples), "student": sum(samples) == 3, "mixed": True}[prefix]
+    states, texts = (list(out.glob(own)) for own in ("states/*", "texts/*.jsonl"))
+    assert len(texts) == 1  # those of seqkd
+    assert len(states) == 1 + (prefix == "teacher")  # other texts, other states
+    about = (run.folder.model / "README.md").read_text()
+    assert f"KD ({divergence} on " in about and f"- `prefix`: {prefix}" in about
+    assert run.spec.run_id.startswith(f"tiny-20k-kd-{prefix}-{divergence.replace('_', '-')}-math")
+
+
+def test_states_on_the_texts_of_the_teacher_are_those_of_the_teacher_online(folder, finished, tmp_path):
+    spec, losses = a_spec(folder, "kd", prefix="teacher", divergence="forward_kl"), []
+    for keeps in (True, False):
+        out = shutil.copytree(finished[0], tmp_path / str(keeps))
+        run = experiment.run(
+            spec, out=out, evaluation=EVALUATION, compute=Compute(keeps_teacher_states=keeps)
+        )
+        entries = [json.loads(line) for line in (run.folder.path / "curve.jsonl").open()]
+        losses.append([entry["loss"] for entry in entries if "loss" in entry])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
 def test_the_teacher_was_trained_once_and_shared(finished):

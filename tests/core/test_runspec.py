@@ -1,15 +1,18 @@
 """A spec is refused at construction or names exactly one run."""
 
 import dataclasses
+from itertools import product
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kdutils.constants import DIVERGENCES, METHODS, PREFIXES
 from kdutils.spec import EvalSpec, RunSpec
 
 SFT = {"student": "owner/student-1B", "method": "sft", "domain": "math", "data": "items"}
 GKD = SFT | {"method": "gkd", "teacher": "owner/teacher-7B"}
+KD = {"method": "kd", "prefix": "student", "divergence": "forward_kl"}
 
 
 def test_equal_floats_are_one_run():
@@ -159,6 +162,19 @@ def test_run_ids_are_those_of_existing_stores(fields, run_id, teacher_id):
     assert (spec.run_id, teacher and teacher.run_id) == (run_id, teacher_id)
 
 
+def test_every_prefix_goes_with_every_divergence_under_one_name():
+    names = []
+    for prefix, divergence in product(PREFIXES, DIVERGENCES):
+        presets = [key for key, own in METHODS.items() if own[1:] == (prefix, divergence)]
+        if presets or (divergence == "jsd" and prefix in ("gold", "student")):
+            continue
+        spec = RunSpec(**GKD | {"method": "kd", "prefix": prefix, "divergence": divergence})
+        assert spec.recipe[1:] == (prefix, divergence)
+        assert spec.sft_spec.run_id == RunSpec(**SFT).run_id
+        names.append(spec.named_method)
+    assert len(set(names)) == len(names) == 4 * 7 - 4 - 2
+
+
 @pytest.mark.parametrize(("fields", "eval_id"), EVAL_IDS)
 def test_eval_ids_are_those_of_existing_stores(fields, eval_id):
     assert EvalSpec(**fields).eval_id == eval_id
@@ -236,7 +252,7 @@ def test_the_teacher_is_a_run_of_its_own_shared_by_its_students():
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"method": "kd"}, "method='kd' must be 'base', 'sft', 'fkl'"),
+        ({"method": "dpo"}, "method='dpo' must be 'base', 'sft', 'fkl'"),
         ({"domain": "maths"}, "domain='maths' must be 'math', "),
         ({"protocol": "strict"}, "protocol='strict' must be 'careful' or 'paper'"),
         ({"teacher": None}, "method 'gkd' needs a teacher"),
@@ -259,6 +275,18 @@ def test_the_teacher_is_a_run_of_its_own_shared_by_its_students():
             "is what protocol 'paper' does anyway, .*leave it out",
         ),
         ({"method": "fkl", "mean_by_sequence": False}, "mean_by_sequence=False is what protocol 'careful'"),
+        ({"method": "opd", "protocol": "paper"}, "the authors' code has no method 'opd'"),
+        ({"method": "opd", "on_policy_share": 0.4}, "on_policy_share=0.4 has no effect with method 'opd'"),
+        ({"method": "fkl", "prefix": "gold"}, "'fkl' is prefix 'gold' and divergence 'forward_kl' already"),
+        (KD | {"prefix": None}, "prefix=None and divergence='forward_kl' needs both"),
+        (KD | {"divergence": None}, "gold responses are method 'sft' and texts of the teacher 'seqkd'"),
+        (KD | {"prefix": "gold"}, "prefix='gold' with divergence='forward_kl' is method='fkl': use that"),
+        (KD | {"divergence": "reverse_kl"}, "is method='opd': use that"),
+        (KD | {"divergence": "jsd"}, "is method='gkd' with on_policy_share=1.0: use that"),
+        (KD | {"prefix": "mixed", "on_policy_share": 1.0}, "on_policy_share=1.0 is prefix='student'"),
+        (KD | {"beta": 0.3}, r"beta=0.3 has no effect with method 'kd:student\+forward_kl'"),
+        (KD | {"protocol": "paper"}, "the authors' code has no method 'kd'"),
+        (KD | {"teacher": None}, "method 'kd' needs a teacher"),
     ],
 )
 def test_nonsense_is_refused_with_the_value_and_a_remedy(change, says):

@@ -10,7 +10,6 @@ import torch
 
 from kdutils import encoding, generation, models, rollouts, training
 from kdutils.compute import Compute
-from kdutils.constants import LOGIT_METHODS
 from kdutils.data import sources
 from kdutils.teacher import Teacher
 
@@ -40,7 +39,7 @@ def a_spec(folder, method="sft", **fields):
 
 
 def a_teacher(folder, spec):
-    if spec.method not in LOGIT_METHODS:
+    if not spec.recipe.divergence:
         return None
     model = models.load(spec.teacher)
     with torch.no_grad():
@@ -102,7 +101,7 @@ class Interrupt(Exception):  # noqa: N818 - stands for Ctrl-C
     pass
 
 
-INTERRUPTED = [("sft", {}), ("fkl", {}), ("gkd", {}), ("gkd", {"on_policy_share": 1.0, "rollout_steps": 3})]
+INTERRUPTED = [("sft", {}), ("fkl", {}), ("gkd", {}), ("opd", {"rollout_steps": 3})]
 
 
 @pytest.mark.parametrize(("method", "fields"), INTERRUPTED)
@@ -454,3 +453,23 @@ def test_teacher_and_method_must_fit(folder):
     student = models.load(spec.student)
     with pytest.raises(ValueError, match="method 'fkl' needs teacher: give"):
         training.train(student, sources.load_items(spec, "train"), spec, rate=1e-3)
+
+
+def test_opd_is_the_reverse_kl_on_the_texts_that_the_student_samples(folder, monkeypatch):
+    spec, batches = a_spec(folder, "opd", epochs=1, max_new_tokens=8), []
+    sampled = rollouts.Rollouts.batch
+
+    def kept(self, step, known):
+        batches.append(sampled(self, step, known))
+        return batches[-1]
+
+    monkeypatch.setattr(rollouts.Rollouts, "batch", kept)
+    _, outcome = fit(folder, spec)
+    assert [entry["on_policy"] for entry in outcome.curve] == [True] * 3
+    ids, scored = batches[0].input_ids_BT, batches[0].scored_BT[:, 1:]
+    both = models.load(spec.student), a_teacher(folder, spec).model
+    with torch.no_grad():
+        logits = (own.network(ids).logits[:, :-1][scored][:, : own.vocabulary_size] for own in both)
+        log_student, log_teacher = (each.double().log_softmax(-1) for each in logits)
+    by_hand = (log_student.exp() * (log_student - log_teacher)).sum(-1).mean()
+    assert losses_of(outcome)[0] == pytest.approx(float(by_hand), rel=1e-5)

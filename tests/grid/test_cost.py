@@ -216,16 +216,20 @@ def test_hidden_states_are_made_once_for_all_that_read_the_same():
         replace(spec, student="Qwen/Qwen2.5-3B"), replace(spec, temperature=5.0),
         replace(spec, noise_sigma=2.0), replace(spec, seed=2), replace(spec, method="revkd"),
     ]  # fmt: skip
-    assert {cost.teacher_key(each) for each in alike} == {cost.teacher_key(spec)}
+    (key,) = cost.teacher_keys(spec)
+    assert all(cost.teacher_keys(each) == [key] for each in alike)
     other = [
         replace(spec, teacher="Qwen/Qwen2.5-3B"), replace(spec, teacher_tuned=False),
         replace(spec, domain="commonsense"), replace(spec, protocol="paper"),
     ]  # fmt: skip
-    assert len({cost.teacher_key(each) for each in [spec, *other]}) == 5
-    kept = Estimate(spec, A100).teacher_cost().disk_bytes
+    assert len({each for own in [spec, *other] for each in cost.teacher_keys(own)}) == 5
+    kept = Estimate(spec, A100).teacher_cost(key).disk_bytes
     assert kept == pytest.approx(spec.train_items * cost.lengths_of(spec).response * 3_584 * 2)
     own_samples_alone = replace(spec, method="gkd", on_policy_share=1.0)
-    assert cost.teacher_key(own_samples_alone) is None
+    assert cost.teacher_keys(own_samples_alone) == []
+    texts, states = cost.teacher_keys(replace(spec, method="kd", prefix="teacher", divergence="jsd"))
+    assert cost.teacher_keys(replace(spec, method="seqkd")) == [texts]
+    assert states != key  # of other texts
 
 
 def test_memory_is_what_arithmetic_says():
@@ -359,9 +363,9 @@ def test_the_paper_profile_is_priced_cell_by_cell(paper):
 
 def test_a_cache_is_charged_once_in_all(paper):
     cells, table = paper
-    keys = {cost.teacher_key(cell.spec): cell.spec for cell in cells}
-    once = sum(Estimate(spec, A100).teacher_cost().flops for key, spec in keys.items() if key)
-    assert len(keys) - 1 == 8 * 2 * 2 * 2  # teachers, tuned or not, domains, protocols
+    keys = {key: cell.spec for cell in cells for key in cost.teacher_keys(cell.spec)}
+    once = sum(Estimate(spec, A100).teacher_cost(key).flops for key, spec in keys.items())
+    assert len(keys) == 8 * 2 * 2 * 2  # teachers, tuned or not, domains, protocols
     assert table["caches"].sum().flops == pytest.approx(once)
 
 

@@ -1,0 +1,96 @@
+"""The student of a run: as it begins, and as it was stored."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from functools import partial
+
+import torch
+from safetensors import SafetensorError
+
+from kdutils import models
+from kdutils.compute import DEFAULT, Compute
+from kdutils.data.model_files import Location
+from kdutils.models import LoadedModel
+from kdutils.noise import key_of, seeded
+from kdutils.runs.inputs import Inputs
+from kdutils.runs.store import DamagedError, RunFolder, Store
+from kdutils.spec import RunSpec
+
+
+def student_to_train(inputs: Inputs, at: Store, *, stays_in_memory: bool = False) -> LoadedModel:
+    """The student of a run before its first step, with its trainable weights; that of its start is there.
+
+    A LoRA run that starts after SFT goes on with the adapter of that, so what is stored is one adapter of the
+    model as it is. `stays_in_memory` as in models.load.
+
+    Raises:
+        DamagedError: if the weights that it starts from are not what was written.
+    """
+    spec, start, is_full = inputs.spec, inputs.spec.start_spec, inputs.spec.adapter == "full"
+    how = {"compute": at.compute, "stays_in_memory": stays_in_memory}
+    if start is None:
+        student = models.load(inputs.student, tokenizer=inputs.tokenizer, trains_all=is_full, **how)
+    else:
+        folder = at.folder(start.run_id)
+        student = load_trained(start, folder, base=inputs.student, is_trained_on=True, **how)
+        if not is_full:
+            return student
+    shrink_and_perturb(student, spec)
+    return models.add_adapter(student, spec, seed=spec.seed)
+
+
+@torch.no_grad()
+def shrink_and_perturb(student: LoadedModel, spec: RunSpec) -> None:
+    """Replace each matrix w by shrink * w + perturb * fresh, in place; biases and norms stay.
+
+    `fresh` is that matrix of a newly initialised model of the same configuration, drawn from the seed alone.
+    Source: Ash & Adams 2020 (arXiv:1910.08475), section 4.
+    """
+    if (spec.shrink, spec.perturb) == (1.0, 0.0):
+        return
+    with seeded(key_of(spec.seed, "fresh")):
+        made = type(student.causal)(copy.deepcopy(student.causal.config))
+    fresh = dict(made.named_parameters())
+    for name, w in student.causal.named_parameters():
+        if w.ndim > 1:
+            w.mul_(spec.shrink).add_(fresh[name].to(w), alpha=spec.perturb)
+
+
+def load_trained(
+    spec: RunSpec,
+    folder: RunFolder,
+    *,
+    base: str | Location | None = None,
+    compute: Compute = DEFAULT,
+    stays_in_memory: bool = False,
+    is_trained_on: bool = False,
+) -> LoadedModel:
+    """The student of a finished run, ready to compute.
+
+    Args:
+        base: where the student is read from before training; None: looked up by its name.
+        compute, stays_in_memory: as in models.load.
+        is_trained_on: another run goes on with what was trained of it.
+
+    Raises:
+        DamagedError: if its weights are not what was written.
+    """
+    base = spec.student if base is None else base
+    how = {"prompt": spec.prompt, "compute": compute, "stays_in_memory": stays_in_memory}
+    load = partial(models.load, **how)
+    if spec.method == "base":
+        return load(base)
+    folder.check_model()
+    try:
+        if spec.adapter == "full":
+            loaded = load(str(folder.model), trains_all=is_trained_on)
+            return dataclasses.replace(loaded, name=spec.student)
+        from peft import PeftModel
+
+        model = load(base)
+        network = PeftModel.from_pretrained(model.network, folder.model, is_trainable=is_trained_on).eval()
+        return dataclasses.replace(model, network=network)
+    except (OSError, ValueError, SafetensorError) as error:  # of a folder without a record of its files
+        raise DamagedError(folder.model, error, whole=folder.path, name=folder.path.name) from error
