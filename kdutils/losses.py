@@ -1,11 +1,8 @@
-"""Divergences between teacher and student, and cross-entropy, from hidden states and output heads.
+"""Divergence between teacher and student, and cross-entropy, from hidden states and output heads.
 
 Logits exist for a few rows at a time: a chunk is projected by the heads, scored, and turned into its part
 of the gradient before the next one, so neither forward nor backward ever holds positions x vocabulary.
 Sums are returned with their token counts; the training step divides.
-
-To add a divergence, write a function such as `_forward_kl` and name it in DIVERGENCES; a parameter of it goes
-the way of beta, from a field of RunSpec through `divergence`.
 """
 
 from __future__ import annotations
@@ -20,6 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from kdutils.compute import BUDGET_BYTES
+from kdutils.divergences import DIVERGENCES, Rows
 from kdutils.head import Head
 from kdutils.noise import LogitNoise
 
@@ -105,8 +103,7 @@ def divergence(
     float64). In bfloat16 the value stays within 0.5 % of float32, gradients within 3 %.
 
     Args:
-        kind: `forward_kl` is KL(teacher || student), `reverse_kl` KL(student || teacher), `jsd` is
-            beta KL(T || M) + (1 - beta) KL(S || M) with M = beta T + (1 - beta) S.
+        kind: a key of `divergences.DIVERGENCES`.
         vocabulary_size: length of the tokenizer, to which both heads are cut; no gradient beyond it.
         scale_by_temperature_squared: multiplies value and gradient alike by temperature**2.
         beta: for `jsd` alone, in the open interval (0, 1). At its ends this jsd is 0 for any student; divided
@@ -119,7 +116,7 @@ def divergence(
     Raises:
         ValueError: if vocabularies, rows or dtypes do not fit, or a parameter is out of range.
 
-    Source: Agarwal et al. 2024 (arXiv:2306.13649), eq. 1; Hinton et al. 2015 (arXiv:1503.02531), section 2.
+    Source: Hinton et al. 2015 (arXiv:1503.02531), section 2; those of the divergences are in `divergences`.
     """
     if kind not in DIVERGENCES:
         raise ValueError(f"unknown divergence {kind!r}; there are {list(DIVERGENCES)}")
@@ -150,15 +147,6 @@ def _compiled(backend: str) -> Callable[..., Tensor]:
     return torch.compile(_score_rows, backend=backend, dynamic=True) if backend else _score_rows
 
 
-class Rows(NamedTuple):
-    """What a divergence is computed from, each (R, V). All may be overwritten: they are fresh tensors."""
-
-    student: Tensor  # probabilities S
-    teacher: Tensor  # probabilities T
-    log_ratio: Tensor  # g = log T - log S; in it, equal models give exact zeros
-    gradient: Tensor  # where to write the gradient of the divergence with respect to the student's logits
-
-
 def _score_rows(
     student_RV: Tensor, teacher_RV: Tensor, kind: str, beta: float | None, temperature: float
 ) -> Tensor:
@@ -168,61 +156,8 @@ def _score_rows(
         teacher_RV.div_(temperature)
     log_student, log_teacher = student_RV.log_softmax(-1), teacher_RV.log_softmax(-1)
     gap = log_teacher - log_student
-    return DIVERGENCES[kind](Rows(log_student.exp_(), log_teacher.exp_(), gap, student_RV), beta)
-
-
-# --- the divergences: value (R,) and gradient of each row -------------------------------------------------
-# With z the student's logits and f_v the derivative of the divergence by S_v, the Jacobian of the softmax
-# gives the gradient by z_v as S_v (f_v - sum_u S_u f_u). A constant in f drops out.
-
-
-def _forward_kl(rows: Rows, beta: None) -> Tensor:
-    """KL(T || S) = sum T g.
-
-    f_v = -T_v / S_v, so the gradient is S_v - T_v. Its sum over v is zero but for rounding of the two softmax
-    normalisers; added to the value, it cancels their rounding there.
-    """
-    torch.sub(rows.student, rows.teacher, out=rows.gradient)
-    return rows.teacher.mul_(rows.log_ratio).sum(-1) + rows.gradient.sum(-1)
-
-
-def _reverse_kl(rows: Rows, beta: None) -> Tensor:
-    """KL(S || T) = sum S r with r = log S - log T = -g.
-
-    f_v = r_v + 1, so the gradient is S_v (r_v - KL). sum (T - S) cancels rounding as in `_forward_kl`.
-    """
-    rounding_R = rows.teacher.sub_(rows.student).sum(-1)
-    return rounding_R + _kl_from_student(rows, rows.log_ratio.neg_())
-
-
-def _jsd(rows: Rows, beta: float) -> Tensor:
-    """beta KL(T || M) + (1 - beta) KL(S || M) with M = beta T + (1 - beta) S.
-
-    f_v = (1 - beta) (log(S_v / M_v) + 1 - (beta T_v + (1 - beta) S_v) / M_v) = (1 - beta) log(S_v / M_v), so
-    the gradient is 1 - beta times that of the reverse KL with M in the place of T.
-
-    log(M / S) = log(1 - beta + beta exp(g)) and log(T / M) = g - log(M / S) are both computed from one term
-    that is exact at g = 0 and never takes the exponential of a positive number:
-        log(M / S) = max(g, 0) + term,   log(T / M) = min(g, 0) - term,
-        term = log1p(share (exp(-|g|) - 1)),   share = 1 - beta where g > 0, beta where g < 0.
-    """
-    gap = rows.log_ratio
-    share = 0.5 if beta == 0.5 else gap.sign().mul_(0.5 - beta).add_(0.5)
-    term = gap.abs().neg_().expm1_().mul_(share).log1p_()
-    kl_of_teacher_R = gap.clamp(max=0.0).sub_(term).mul_(rows.teacher).sum(-1)
-    log_student_to_mixture = gap.clamp_(min=0.0).add_(term).neg_()
-    return kl_of_teacher_R.mul_(beta) + _kl_from_student(rows, log_student_to_mixture, weight=1.0 - beta)
-
-
-def _kl_from_student(rows: Rows, log_ratio_RV: Tensor, *, weight: float = 1.0) -> Tensor:
-    """weight * KL (R,) with KL = sum S r, r = `log_ratio_RV`; the gradient is weight * S_v (r_v - KL)."""
-    weighted_RV = log_ratio_RV.mul_(rows.student)
-    kl_R1 = weighted_RV.sum(-1, keepdim=True)
-    torch.sub(weighted_RV, rows.student.mul_(kl_R1), out=rows.gradient).mul_(weight)
-    return weight * kl_R1[:, 0]
-
-
-DIVERGENCES = {"forward_kl": _forward_kl, "reverse_kl": _reverse_kl, "jsd": _jsd}
+    parameters = {} if beta is None else {"beta": beta}
+    return DIVERGENCES[kind](Rows(log_student.exp_(), log_teacher.exp_(), gap, student_RV), **parameters)
 
 
 class _Logits:
