@@ -54,10 +54,9 @@ def reverse_kl(rows: Rows) -> Tensor:
 def _log_mixture(gap: Tensor, share: float) -> tuple[Tensor, Tensor]:
     """log(M / S) and log(T / M) with M = share T + (1 - share) S; overwrites `gap`, which is g.
 
-    log(M / S) = log(1 - share + share exp(g)) and log(T / M) = g - log(M / S) are both computed from one term
-    that is exact at g = 0 and never takes the exponential of a positive number:
-        log(M / S) = max(g, 0) + term,   log(T / M) = min(g, 0) - term,
-        term = log1p(weight (exp(-|g|) - 1)),   weight = 1 - share where g > 0, share where g < 0.
+    Both come from one term that is exact at g = 0 and takes the exponential of no positive number, log(M / S)
+    = log(1 - share + share exp(g)) = max(g, 0) + term and log(T / M) = g - log(M / S) = min(g, 0) - term:
+    term = log1p(weight (exp(-|g|) - 1)), with weight = 1 - share where g > 0 and share where g < 0.
     """
     weight = 0.5 if share == 0.5 else gap.sign().mul_(0.5 - share).add_(0.5)
     term = gap.abs().neg_().expm1_().mul_(weight).log1p_()
@@ -70,7 +69,6 @@ def jsd(rows: Rows, beta: float) -> Tensor:
 
     f_v = (1 - beta) (log(S_v / M_v) + 1 - (beta T_v + (1 - beta) S_v) / M_v) = (1 - beta) log(S_v / M_v), so
     the gradient is 1 - beta times that of the reverse KL with M in the place of T.
-
     Source: Agarwal et al. 2024 (arXiv:2306.13649), eq. 1.
     """
     log_mixture_to_student, log_teacher_to_mixture = _log_mixture(rows.log_ratio, beta)
@@ -85,7 +83,6 @@ def skew_forward(rows: Rows, skew: float) -> Tensor:
 
     f_v = -(1 - skew) T_v / M_v, or -(1 - skew) (exp(q_v) - 1), which skew bounds: T / M <= 1 / skew.
     sum (M - T) = (1 - skew) sum (S - T) cancels rounding as in `forward_kl`.
-
     Source: Ko et al. 2024 (arXiv:2402.03898).
     """
     _, log_ratio = _log_mixture(rows.log_ratio, skew)
@@ -99,7 +96,6 @@ def skew_reverse(rows: Rows, skew: float) -> Tensor:
 
     f_v = r_v + 1 - skew S_v / M_v, or r_v - skew (exp(r_v) - 1), which skew bounds: S / M <= 1 / skew.
     sum (M - S) = (1 - skew) sum (T - S) cancels rounding as in `forward_kl`.
-
     Source: Ko et al. 2024 (arXiv:2402.03898).
     """
     log_ratio = _log_mixture(rows.log_ratio, 1.0 - skew)[0].neg_()
@@ -113,7 +109,6 @@ def adaptive(rows: Rows, head_mass: float) -> Tensor:
 
     a is the head's part of sum |T - S|: forward KL fits the head first, reverse KL the tail. The head is the
     teacher's most probable token and the next ones (ties by token id) while T adds up to at most `head_mass`.
-
     Source: Wu et al. 2024 (arXiv:2404.02657), AKL.
     """
     ordered, order = rows.teacher.sort(dim=-1, descending=True, stable=True)
@@ -134,7 +129,6 @@ def alpha_beta(rows: Rows, alpha: float, beta: float) -> Tensor:
     With u = T^a S^b - S^c = S^c (exp(a g) - 1) and v = T^c - T^a S^b = T^c (1 - exp(-b g)), which vanish at
     S = T, it is sum (v / b - u / a) / c; S_v f_v = -u_v / a. Clamping |g| keeps exp finite, and where it does
     S or T is 0 or subnormal.
-
     Source: Wang et al. 2025 (arXiv:2505.04560), ABKD.
     """
     both, limit = alpha + beta, math.log(torch.finfo(rows.log_ratio.dtype).max)
