@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from kdutils.chat import chat_text
+from kdutils.data.chat_templates import chat_text
 from kdutils.data.sources import DataError
 from kdutils.items import Item, alpaca
 

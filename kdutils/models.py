@@ -28,9 +28,9 @@ from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.utils import logging as transformers_logging
 
 from kdutils import losses
-from kdutils.chat import end_answers_as_in_chats
 from kdutils.compute import DEFAULT, LARGE_PARAMETERS, Compute
 from kdutils.constants import LORA_TARGETS
+from kdutils.data.chat_templates import end_answers_as_in_chats
 from kdutils.data.gguf_files import copy_of, keep_layers, saved_copy, unmark_quantised
 from kdutils.data.model_files import (
     ADAPTER_NEEDS_MERGING,
