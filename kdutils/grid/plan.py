@@ -50,7 +50,7 @@ class Plan:
     out: Path
     runs: tuple[PlannedRun, ...]  # live ones, whose texts are scored; baselines and teachers first
     shown: Filter
-    variants: tuple[PlannedRun, ...] = ()  # runs with one factor of the protocol changed, which are no cells
+    variants: tuple[PlannedRun, ...] = ()  # other factors, starts, recipes: no cells
     decoding: str = "greedy"  # of the runs of protocol `careful`
     others: tuple[Plan, ...] = ()  # the same for those, under each other decoding of the profile
 
@@ -120,7 +120,7 @@ def plan(section: str, parameters: Mapping[str, Any]) -> Plan:
         own_plan = partial(Plan, section, profile, out, shown=shown)
         others = tuple(own_plan(runs_of(each), decoding=each.decodings[0]) for each in careful)
         own = [need for need in needs if number in need.sections]
-        changed = (each for need in own for each in _variants_of(live, need))
+        changed = (each for need in own for each in (*_variants_of(live, need), *_others_of(live, need)))
         variants = tuple(dict.fromkeys(_read_from(stand_ins, run) for run in changed))
     return Plan(section, profile, out, runs, shown, variants, decoding, others)
 
@@ -286,6 +286,20 @@ def _variants_of(live: Live, need: Need) -> Iterator[PlannedRun]:
         if run.spec.protocol == "careful" and run.spec.student in students and run.spec.seed == seed:
             own = [name for name in names if run.spec.temperature == 1.0 or name == TOGETHER]
             yield from filter(None, (with_factor(run, name) for name in own))
+
+
+def _others_of(live: Live, need: Need) -> Iterator[PlannedRun]:
+    """The careful students of a need that start after SFT, beside SFT continued, and those of its recipes."""
+    recipes = [{"method": "kd", "prefix": prefix, "divergence": each} for prefix, each in need.recipes]
+    presets = [{"method": method} for method in need.methods]
+    pairs = product(need.domains, live.pairs_of(need), need.seeds, need.student_start)
+    for domain, (teacher, student), seed, start in pairs if "careful" in live.protocols else ():
+        for own in recipes + presets * (start == "sft"):
+            settings = live.settings_of(domain=domain, protocol="careful", method=own["method"])
+            settings |= {"domain": domain, "seed": seed, "student_start": start} | own
+            spec = RunSpec(student=student, teacher=teacher, teacher_tuned=need.teacher_tuned, **settings)
+            for each in (spec, spec.sft_spec):
+                yield PlannedRun(each, _evaluation(live, "careful", domain))
 
 
 def baselines(

@@ -18,7 +18,7 @@ from pydantic import AfterValidator, ConfigDict, Field, Strict, TypeAdapter
 from pydantic import ValidationError as PydanticError
 from pydantic.dataclasses import dataclass
 
-from kdutils.constants import ALL_TASKS, BY_SEQUENCE, KD_METHODS, TRAIN_DOMAINS
+from kdutils.constants import ALL_TASKS, BY_SEQUENCE, DIVERGENCES, KD_METHODS, PREFIXES, TRAIN_DOMAINS
 from kdutils.grid.cell_table import model_family, model_parameters, short_name
 from kdutils.grid.study import (
     DECODINGS,
@@ -92,6 +92,7 @@ Methods, Domains = _list_of(Literal[KD_METHODS]), _list_of(Literal[TRAIN_DOMAINS
 Sections, Protocols = _list_of(Literal[*PLANNED]), _list_of(Literal[PROTOCOLS])
 Decodings = _list_of(Literal[*DECODINGS])
 Factors = Annotated[tuple[Literal[RUN_FACTORS], ...], AfterValidator(_none_twice)]
+Starts, Recipe = _list_of(Literal["base", "sft"]), tuple[Literal[*PREFIXES], Literal[DIVERGENCES]]
 ByDomain, ByProtocol = dict[Literal[TRAIN_DOMAINS], Settings], dict[Literal[PROTOCOLS], Settings]
 ByMethod = dict[Literal[KD_METHODS], Settings]
 
@@ -109,6 +110,8 @@ class Need:
     teacher_tuned: Truth = True
     seeds: Seeds = (0,)
     factors: Factors = ()  # the students of the first seed are trained with each of these factors, too
+    student_start: Starts = ("base",)  # sft: careful ones also after their SFT, beside SFT continued
+    recipes: Annotated[tuple[Recipe, ...], AfterValidator(_none_twice)] = ()  # also of method kd
 
 
 @_checked

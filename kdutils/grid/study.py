@@ -63,6 +63,9 @@ LONG = (
 PERFORMANCE_CASES = ("mini", "smollm", "qwen-vocabulary")  # of notebook 09, see bench.workloads
 
 # Fields of a run, and of an evaluation, that follow from the needs of a profile: no setting of its own.
-OF_NEEDS = ("student", "teacher", "method", "domain", "seed", "temperature", "noise_sigma", "teacher_tuned")
+OF_NEEDS = (
+    *("student", "teacher", "method", "domain", "seed", "temperature", "noise_sigma", "teacher_tuned"),
+    *("student_start", "prefix", "divergence"),
+)
 OF_PROFILE = ("data", "protocol")
 OF_EVALUATION = ("tasks", "items_per_task", "scoring")

@@ -93,6 +93,7 @@ def read(plan: Plan) -> pd.DataFrame:
     for run in dict.fromkeys((*plan.runs, *plan.variants)):
         spec = run.spec
         is_compared = spec.domain in DOMAINS and spec.student in students and not spec.noise_sigma
+        is_compared &= spec.student_start == "base"
         if not is_compared or not (
             spec.method == "sft" or (spec.method in KD_METHODS and spec.teacher_tuned)
         ):

@@ -1,0 +1,77 @@
+"""Students that start after SFT, and pairs of prefix and divergence, each beside SFT that starts alike.
+
+All is compared on the same items, question by question, read strictly. An interval speaks of other questions
+of these tasks; it holds neither other pairs nor other training seeds.
+"""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from kdutils.constants import DOMAIN_LABELS, DOMAINS, METHOD_NAMES
+from kdutils.data import sources
+from kdutils.grid.plan import Plan
+from kdutils.inference import intervals
+from kdutils.results.gain_tables import in_domain_order, interval_text
+from kdutils.runs import store
+
+PAIR = ["domain", "teacher", "student", "seed"]
+ITEM = ["task", "item_id"]
+COLUMNS = [*PAIR, "student_start", "method", "prefix", "divergence", *ITEM, "kd", "sft", "in_format"]
+
+
+def read(plan: Plan) -> pd.DataFrame:
+    """The answers of a plan's finished KD students, a row each: COLUMNS.
+
+    `kd` and `sft` say whether the student, and its SFT from the same start, are right; `in_format` whether
+    the student's answer stands where the response format puts it. Students are careful, greedy, of a tuned
+    teacher at temperature 1 without noise, without a factor of the other protocol, and not of instructions.
+    """
+    tables = []
+    for run in dict.fromkeys((*plan.runs, *plan.variants)):
+        spec, is_greedy = run.spec, run.evaluation.temperature == 0
+        plain = spec.protocol, spec.temperature, spec.noise_sigma, spec.prompt_in_loss, spec.mean_by_sequence
+        if not (spec.teacher_spec and is_greedy and plain == ("careful", 1.0, 0.0, None, None)):
+            continue
+        spec = sources.resolved(spec)
+        folders = (store.folder_of(plan.out, own.run_id) for own in (spec, spec.sft_spec))
+        kd, sft = (folder.evaluation(run.evaluation) for folder in folders)
+        if spec.domain not in DOMAINS or kd is None or sft is None:
+            continue
+        sft = sft[[*ITEM, "correct_strict"]].rename(columns={"correct_strict": "sft"})
+        kd = kd.assign(kd=kd["correct_strict"], in_format=kd["parsed_strict"].notna())
+        own = {name: getattr(spec, name) for name in (*PAIR, "student_start")}
+        own |= {"method": spec.named_method} | spec.recipe._asdict()
+        tables.append(kd.merge(sft, on=ITEM, validate="one_to_one").assign(**own)[COLUMNS])
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=COLUMNS)
+
+
+def by_start(rows: pd.DataFrame) -> pd.DataFrame:
+    """Gains of the pairs and methods that start both ways; no rows where none starts after SFT."""
+    keys = [*PAIR, "method"]
+    both = rows.loc[rows["student_start"] == "sft", keys].drop_duplicates()
+    return _table(rows.merge(both, on=keys), ["method", "student_start"])
+
+
+def by_recipe(rows: pd.DataFrame) -> pd.DataFrame:
+    """Gold or own texts x forward or reverse KL, of the pairs that have method kd; else no rows."""
+    is_shown = rows["prefix"].isin(["gold", "student"]) & (rows["student_start"] == "base")
+    rows = rows[is_shown & rows["divergence"].isin(["forward_kl", "reverse_kl"])]
+    both = rows.loc[rows["method"].str.startswith("kd:"), PAIR].drop_duplicates()
+    return _table(rows.merge(both, on=PAIR), ["prefix", "divergence"])
+
+
+def _table(rows: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """A row a domain x group: percent, and the gain in points; a question's value is its mean over pairs."""
+    table = []
+    for key, part in in_domain_order(rows).groupby(["domain", *by], sort=False):
+        of_item = part[[*ITEM, "kd", "sft", "in_format"]].groupby(ITEM).mean()
+        tasks = of_item.index.get_level_values("task")
+        gain = intervals.difference_over_items(of_item["kd"] - of_item["sft"], tasks)
+        means = 100 * of_item.groupby(level="task").mean().mean()
+        named = DOMAIN_LABELS[key[0]], *key[1:]
+        shares, n_pairs = (means["kd"], means["in_format"]), len(part[PAIR].drop_duplicates())
+        table.append((*named, *shares, interval_text(*gain.bounds), gain.n, n_pairs))
+    measured = ["strict accuracy, %", "answer in the format, %", "gain, points", "questions", "pairs x seeds"]
+    found = pd.DataFrame(table, columns=["domain", *by, *measured])
+    return found.replace({"method": METHOD_NAMES})
