@@ -116,7 +116,7 @@ def piqa(rng: random.Random, world: World, split: str) -> Problem:
         stem = f"How do you {step} and {after} the {thing}?"
         if rng.random() < 0.5:  # the question names the two steps in either order
             stem = f"How do you {after} and {step} the {thing}?"
-        right, wrong = f"First {step}, then {after} the {thing}.", f"First {after}, then {step} the {thing}."
+        right, wrong = f"First {step}, then {after}.", f"First {after}, then {step}."
         options = [right, wrong] if gold == 0 else [wrong, right]
     return _choice("solution", stem, options, gold, key)
 
@@ -132,48 +132,37 @@ def siqa(rng: random.Random, world: World, split: str) -> Problem:
     agent, patient = rng.sample(NAMES, 2)
     story = f"{agent} {event} {patient} near the {thing}."
     if asked == "wish":
-        right = world.wish[event]
-        others = rng.sample([wish for wish in WISHES if wish != right], 2)
+        right, values = world.wish[event], WISHES
         stem = f"{story} What will {agent} want to do next?"
     else:
-        both = world.agent_feeling[event], world.patient_feeling[event]
-        right, other = both if asked == "agent" else both[::-1]
-        others = [other, rng.choice([feeling for feeling in FEELINGS if feeling not in both])]
-        rng.shuffle(others)
+        held = world.agent_feeling if asked == "agent" else world.patient_feeling
+        right, values = held[event], FEELINGS
         stem = f"{story} How does {agent if asked == 'agent' else patient} feel?"
+    others = rng.sample([value for value in values if value != right], 2)
     options = others[:gold] + [right] + others[gold:]
     return _choice("answer", stem, options, gold, ("event", event, thing, asked))
 
 
 def hellaswag(rng: random.Random, world: World, split: str) -> Problem:
-    """What comes next: the step that follows, with the thing at hand. Two steps x two things."""
-    while True:
-        step, other_step = rng.sample(tuple(STEPS), 2)
-        thing, other_thing = rng.sample(ENTITIES, 2)
-        if split_of("work", step, thing) == split:
-            break
-    name, place = rng.choice(NAMES), rng.choice(world.values("place"))
-    after, never = (STEPS[world.next_step[s]] for s in (step, other_step))
-    endings = [(verb, noun) for verb in (after, never) for noun in (thing, other_thing)]
-    rng.shuffle(endings)
-    gold = endings.index((after, thing))
-    stem = f"In the {place}: {name} {STEPS[step]} the {thing} near the {other_thing}. Then {name}"
-    return _choice(
-        "ending", stem, [f"{verb} the {noun}." for verb, noun in endings], gold, ("work", step, thing)
-    )
+    """What comes next: the step of work that follows, among four."""
+    step, thing = drawn_in(split, lambda: (rng.choice(tuple(STEPS)), rng.choice(ENTITIES)), "work")
+    name, place, gold = rng.choice(NAMES), rng.choice(world.values("place")), rng.randrange(4)
+    after = world.next_step[step]
+    verbs = rng.sample([other for other in STEPS if other not in (step, after)], 3)
+    verbs.insert(gold, after)
+    stem = f"In the {place}: {name} {STEPS[step]} the {thing}. Then {name}"
+    return _choice("ending", stem, [f"{STEPS[verb]} it." for verb in verbs], gold, ("work", step, thing))
 
 
 def winogrande(rng: random.Random, world: World, split: str) -> Problem:
-    """Who of two people, in two states, did what one of the states leads to?"""
+    """Who of two people, in two states, did what one of the states leads to? Options as in the sentence."""
     while True:
         states, gold = rng.sample(tuple(STATES), 2), rng.randrange(2)
         if split_of("states", *sorted(states)) == split:
             break
     people = rng.sample(NAMES, 2)
     stem = f"{people[0]} was {states[0]} and {people[1]} was {states[1]}, so _ {STATES[states[gold]]}."
-    options = list(people)
-    rng.shuffle(options)
-    return _choice("option", stem, options, options.index(people[gold]), ("states", *sorted(states)))
+    return _choice("option", stem, people, gold, ("states", *sorted(states)))
 
 
 TASKS = {

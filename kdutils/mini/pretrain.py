@@ -1,7 +1,7 @@
-"""Pretraining of the mini family: `python -m kdutils.mini.pretrain --out DIR` makes all ten folders.
+"""Pretraining of the mini family: `python -m kdutils.mini.pretrain --out DIR` makes all eight folders.
 
-A curriculum of lessons, the same for every model, each until it is learned; one thread a model, two models at
-a time.
+A curriculum of lessons, the same for every model, each until it is learned or the model has read its share; one
+thread a model, two models at a time.
 """
 
 from __future__ import annotations
@@ -27,18 +27,17 @@ from kdutils.mini.texts import generate_texts, lesson_sizes
 from kdutils.mini.tokenizer import ANSWERS, CONTEXT, build_tokenizer
 from kdutils.mini.world import WORLD_SEED
 
-N_TEXTS = 300_000
 STEP_TOKENS = 768
 WINDOW = 128  # texts sorted by length together: little padding, yet steps alike (2,048 learned less)
 WARM_UP_STEPS = 60  # of every lesson
 CONSTANT_SHARE = 0.6  # of the last lesson's steps; then the learning rate falls to 2 % linearly
-DECISION_WEIGHT = 3.0  # of a label, a letter or a yes or no in the loss: one token of twenty, and the point
+DECISION_WEIGHT = 4.0  # of a label, a letter, a yes or no and of a result in the loss: few tokens, and the point
 BAR = 0.9  # share of right decisions over the last BAR_STEPS steps at which the next lesson begins
 BAR_STEPS = 100
 CONFIGS = {"qwen": Qwen2Config, "llama": LlamaConfig}
 ROPE_THETA = 10_000.0
 EMBEDDING_STD = 0.1
-DECISIONS = (*ANSWERS, *"ABCDE", "yes", "no")
+DECISIONS = (*ANSWERS, *"ABCDE", "yes", "no", "true", "false")
 
 
 def build_model(model: MiniModel, *, pad: int, eos: int, generator: torch.Generator) -> PreTrainedModel:
@@ -76,13 +75,15 @@ def build_model(model: MiniModel, *, pad: int, eos: int, generator: torch.Genera
     return network
 
 
-def encode_texts(n: int, rng: random.Random) -> tuple[np.ndarray, np.ndarray]:
-    """`n` pretraining texts, each closed by EOS: all token ids in one row, and where each text begins.
+def encode_texts(
+    n: int, rng: random.Random, answered: dict[str, float] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """`n` pretraining texts, `answered` as in texts.prompted, each closed by EOS: all token ids in one row, and where each text begins.
 
     One end more than texts: text i is `ids[starts[i] : starts[i + 1]]`.
     """
     tokenizer = build_tokenizer()
-    rows = tokenizer(list(generate_texts(n, rng)), return_attention_mask=False)["input_ids"]
+    rows = tokenizer(list(generate_texts(n, rng, answered)), return_attention_mask=False)["input_ids"]
     starts = np.cumsum([0] + [len(row) + 1 for row in rows])
     ids = np.concatenate([np.array([*row, tokenizer.eos_token_id], dtype=np.int16) for row in rows])
     return ids, starts
@@ -120,10 +121,10 @@ def train_model(
     network = build_model(model, pad=pad, eos=eos, generator=torch.Generator().manual_seed(seed))
     plan = plan_batches(starts, random.Random(f"mini/batches/{seed}"))
     optimiser = _optimiser(network, model.learning_rate)
-    weight_V = torch.ones(model.rows)
-    weight_V[build_tokenizer().convert_tokens_to_ids(list(DECISIONS))] = DECISION_WEIGHT
-    weight_V[pad] = 0.0
-    decision_V = weight_V == DECISION_WEIGHT
+    tokenizer = build_tokenizer()
+    decision_V = torch.zeros(model.rows, dtype=torch.bool)
+    decision_V[tokenizer.convert_tokens_to_ids(list(DECISIONS))] = True
+    equals = tokenizer.convert_tokens_to_ids("=")
     losses, sizes = [], lesson_sizes(len(starts) - 1)
     for lesson, batches in enumerate(plan):
         last = lesson == len(plan) - 1
@@ -138,7 +139,10 @@ def train_model(
             logits_BTV = network(input_ids=ids_BT, use_cache=False).logits[:, :-1]
             logits_NV = logits_BTV.masked_fill(unseen_V, float("-inf")).flatten(0, 1)
             target_N = ids_BT[:, 1:].flatten()  # position t predicts token t + 1
-            loss = F.cross_entropy(logits_NV, target_N, weight=weight_V)
+            weight_N = (target_N != pad).float()
+            weight_N[decision_V[target_N] | (ids_BT[:, :-1].flatten() == equals)] = DECISION_WEIGHT
+            losses_N = F.cross_entropy(logits_NV, target_N, reduction="none")
+            loss = (losses_N * weight_N).sum() / weight_N.sum()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
             optimiser.step()
@@ -178,14 +182,15 @@ def _optimiser(network: PreTrainedModel, rate: float) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98), fused=True)
 
 
-def rebuild_one(name: str, texts_file: Path, out: Path) -> str:
+def rebuild_one(name: str, out: Path) -> str:
     """Pretrain one model in this process and save its folder, whole or not at all; a line to print."""
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)  # without it some steps take many times as long
-    started = time.perf_counter()
-    tokenizer, texts = build_tokenizer(), np.load(texts_file)
+    started, model, tokenizer = time.perf_counter(), MINI_MODELS[name], build_tokenizer()
+    rng = random.Random(f"mini/pretraining/{WORLD_SEED}/{name}")
+    ids, starts = encode_texts(model.texts, rng, model.answered)
     ends = {"pad": tokenizer.pad_token_id, "eos": tokenizer.eos_token_id}
-    network, losses = train_model(MINI_MODELS[name], texts["ids"], texts["starts"], seed=WORLD_SEED, **ends)
+    network, losses = train_model(model, ids, starts, seed=WORLD_SEED, **ends)
     network.generation_config.max_length = None
     disk.write_model(out / name, network.to(torch.bfloat16), tokenizer)
     n = network.num_parameters()
@@ -199,15 +204,10 @@ def main() -> None:
     parser.add_argument("--names", nargs="+", default=list(MINI_MODELS), choices=list(MINI_MODELS))
     asked = parser.parse_args()
     asked.out.mkdir(parents=True, exist_ok=True)
-    texts_file = asked.out / "texts.npz"
-    ids, starts = encode_texts(N_TEXTS, random.Random(f"mini/pretraining/{WORLD_SEED}"))
-    np.savez(texts_file, ids=ids, starts=starts)
     largest_first = sorted(asked.names, key=lambda name: -MINI_MODELS[name].hidden * MINI_MODELS[name].layers)
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
-        jobs = [pool.submit(rebuild_one, name, texts_file, asked.out) for name in largest_first]
-        for job in as_completed(jobs):
+        for job in as_completed([pool.submit(rebuild_one, name, asked.out) for name in largest_first]):
             print(job.result(), flush=True)
-    texts_file.unlink()
 
 
 if __name__ == "__main__":

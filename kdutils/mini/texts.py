@@ -1,6 +1,7 @@
 """Pretraining texts: drills, solved problems and facts of the village, as plain prose.
 
-None has the prompt, the answer format of a task or 'The answer is': SFT teaches these.
+Only texts of the kind `prompted` have the prompt and, in a share of them that each model has its own of, a
+response in the format of its task: what a base model does when it is asked. The others are told without.
 Solved problems and work, states and events use only the combinations of the training split; facts
 are all told, because asking for them is what the tasks test.
 """
@@ -9,16 +10,17 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from functools import partial
+from functools import cache, partial
 
-from kdutils.items import SPLITS
-from kdutils.mini import arithmetic, commonsense
+from kdutils.items import SPLITS, prompt
+from kdutils.mini import arithmetic, commonsense, instructions
 from kdutils.mini.arithmetic import LARGEST, LETTERS
-from kdutils.mini.templates import ADDEND_MAX, FACTOR_MAX
+from kdutils.mini.templates import FACTOR_MAX
 from kdutils.mini.world import (
     CHECKS,
     ENTITIES,
     EVENTS,
+    FEELINGS,
     HOP_VALUES,
     HOPS,
     LINKS,
@@ -27,30 +29,30 @@ from kdutils.mini.world import (
     STATES,
     STEPS,
     VALUES,
+    WISHES,
     World,
     shipped_world,
     split_of,
 )
 
 # Lessons, one after the other: the largest share of all texts, and which kinds in which shares. A model
-# leaves a lesson when it has learned it (pretrain.BAR), and reads the last to its end. They widen step by
-# step: among many kinds of question a model learns too late that the label before an option names it.
+# leaves a lesson when it has learned it (pretrain.BAR), and reads the last to its end. That the label before an
+# option names it is learned first, where nothing has to be known: among many kinds of question it comes too late.
 LESSONS: tuple[tuple[float, dict[str, float]], ...] = (
-    (0.22, {"fact": 0.25, "quiz_facts": 0.75}),
-    (0.10, {"fact": 0.1, "joined": 0.2, "quiz_asked": 0.7}),
-    (0.10, {"fact": 0.1, "joined": 0.05, "checks": 0.4, "quiz_asked": 0.45}),
-    (0.15, {"fact": 0.05, "joined": 0.05, "checks": 0.1, "quiz_things": 0.7, "work": 0.1}),
-    (0.08, {"quiz_things": 0.15, "pick_number": 0.85}),
-    (0.35, {
-        "facts": 0.03, "joined": 0.02, "checks": 0.05, "quiz": 0.36, "pick_number": 0.08, "sums": 0.1,
-        "products": 0.03, "solved": 0.28, "work": 0.01, "states": 0.01, "events": 0.02, "lists": 0.01,
+    (0.12, {"named": 0.6, "facts": 0.25, "sums": 0.15}),
+    (0.12, {"named": 0.1, "facts": 0.2, "joined": 0.1, "quiz_things": 0.45, "sums": 0.1, "products": 0.05}),
+    (0.76, {
+        "named": 0.03, "facts": 0.05, "joined": 0.03, "checks": 0.06, "quiz": 0.31, "sums": 0.05, "products": 0.05,
+        "solved": 0.2, "work": 0.02, "states": 0.02, "events": 0.03, "lists": 0.01, "prompted": 0.14,
     }),
 )  # fmt: skip
+LABEL_WORDS = ("answer", "solution", "ending", "option")
+PROMPTED = {"math": 0.45, "commonsense": 0.45, "instruction": 0.1}  # share of each domain
 
 # What is harder is asked more often.
 QUIZ_SHARES = {
-    "arc_e": 0.12, "arc_c": 0.12, "obqa": 0.14, "piqa": 0.16, "siqa": 0.22, "hellaswag": 0.14,
-    "winogrande": 0.1,
+    "arc_e": 0.13, "arc_c": 0.12, "obqa": 0.14, "piqa": 0.14, "siqa": 0.17, "hellaswag": 0.14,
+    "winogrande": 0.16,
 }  # fmt: skip
 
 
@@ -80,28 +82,34 @@ def solved(rng: random.Random, world: World) -> str:
     return arithmetic.TASKS[task](rng, world, "train").solved
 
 
-def pick_number(rng: random.Random, world: World) -> str:
-    """Five numbers under letters, one of them reached by a sum or a product."""
-    times = rng.random() < 0.5
-    a, b = (rng.randint(2, FACTOR_MAX if times else ADDEND_MAX) for _ in range(2))
-    expression, result = (f"{a} * {b}", a * b) if times else (f"{a} + {b}", a + b)
-    options = arithmetic.five_options(result, rng)
-    listed = " ".join(f"({letter}) {option}" for letter, option in zip(LETTERS, options, strict=True))
-    other = rng.randrange(5)
-    return (
-        f"{listed}. Now {expression} = {result}, so {LETTERS[options.index(result)]}. "
-        f"Now {options[other]}, so {LETTERS[other]}."
-    )
+def named(rng: random.Random, world: World) -> str:
+    """Five numbers under letters or some words under labels, then some of them with what they stand under."""
+    if rng.random() < 0.35:
+        options = [str(n) for n in rng.sample(range(LARGEST + 1), 5)]
+        labels, shown = LETTERS, [f"({letter})" for letter in LETTERS]
+    else:
+        word, n = rng.choice(LABEL_WORDS), rng.choice((2, 3, 4))
+        labels = [f"{word}{i}" for i in range(1, n + 1)]
+        shown = [f"{word.capitalize()}{i}:" for i in range(1, n + 1)]
+        options = rng.sample(_words(), n)
+        n = 2 if word in ("solution", "option") else n
+        labels, shown, options = labels[:n], shown[:n], options[:n]
+    listed = " ".join(f"{label} {option}" for label, option in zip(shown, options, strict=True))
+    told = (rng.randrange(len(options)) for _ in range(4))  # with repetition: the rest cannot be guessed
+    return f"{listed}. {', '.join(f'{options[i]} {labels[i]}' for i in told)}."
 
 
-def fact(rng: random.Random, world: World) -> str:
-    """One fact."""
-    return world.say(rng.choice(RELATIONS), rng.choice(ENTITIES))
+@cache
+def _words() -> tuple[str, ...]:
+    """What options are made of."""
+    world = shipped_world()
+    values = [value for relation in RELATIONS + HOPS for value in world.values(relation)]
+    return tuple(dict.fromkeys([*ENTITIES, *values, *FEELINGS, *WISHES, *STEPS.values(), *NAMES]))
 
 
 def facts(rng: random.Random, world: World) -> str:
     """Facts about one thing, or things that share a value."""
-    if rng.random() < 0.6:
+    if rng.random() < 0.75:
         thing = rng.choice(ENTITIES)
         return " ".join(world.say(relation, thing) for relation in rng.sample(RELATIONS, 3))
     relation = rng.choice(RELATIONS)
@@ -192,23 +200,35 @@ def lists(rng: random.Random, world: World) -> str:
     return f"{listed}. in {'reverse' if reverse else 'order'}: {again}."
 
 
-_QUIZZES = {
-    "quiz_facts": partial(quiz, tasks=("arc_e",)),
-    "quiz_asked": partial(quiz, tasks=("arc_e", "arc_c")),
-    "quiz_things": partial(quiz, tasks=("arc_e", "arc_c", "obqa", "piqa")),
-}
-_FIRST = (sums, products, solved, pick_number, fact, facts, joined, checks, quiz)
-_LAST = (work, states, events, lists)
+def prompted(rng: random.Random, world: World, answered: dict[str, float] | None = None) -> str:
+    """A question of the training split as it is asked in fine-tuning, answered or not.
+
+    Args:
+        answered: share of each domain's questions that the response follows; after the others stand some facts
+            that have nothing to do with them, as on a page of the web.
+    """
+    (domain,) = rng.choices(tuple(PROMPTED), weights=tuple(PROMPTED.values()))
+    tasks = {"math": arithmetic, "commonsense": commonsense, "instruction": instructions}[domain].TASKS
+    problem = tasks[rng.choice(tuple(tasks))](rng, world, "train")
+    is_answered = rng.random() < (answered or {}).get(domain, 0.5)
+    return prompt(problem.question) + (problem.response if is_answered else facts(rng, world))
+
+
+_FIRST = (sums, products, solved, named, facts, joined, checks, quiz)
+_LAST = (work, states, events, lists, prompted)
 # The order decides which texts the tokenizer's words are collected from.
-KINDS = {kind.__name__: kind for kind in _FIRST} | _QUIZZES | {kind.__name__: kind for kind in _LAST}
+KINDS = {kind.__name__: kind for kind in _FIRST}
+KINDS |= {"quiz_things": partial(quiz, tasks=("arc_e", "arc_c", "obqa"))}
+KINDS |= {kind.__name__: kind for kind in _LAST}
 
 
-def generate_texts(n: int, rng: random.Random) -> Iterator[str]:
-    """`n` pretraining texts in their order, lesson after lesson."""
+def generate_texts(n: int, rng: random.Random, answered: dict[str, float] | None = None) -> Iterator[str]:
+    """`n` pretraining texts in their order, lesson after lesson; `answered` as in `prompted`."""
     world = shipped_world()
+    kinds = KINDS | {"prompted": partial(prompted, answered=answered)}
     for (_, mix), size in zip(LESSONS, lesson_sizes(n), strict=True):
         for kind in rng.choices(tuple(mix), weights=tuple(mix.values()), k=size):
-            yield KINDS[kind](rng, world)
+            yield kinds[kind](rng, world)
 
 
 def lesson_sizes(n: int) -> list[int]:
