@@ -37,14 +37,17 @@ BAR_STEPS = 100
 CONFIGS = {"qwen": Qwen2Config, "llama": LlamaConfig}
 ROPE_THETA = 10_000.0
 EMBEDDING_STD = 0.1
+ATTENTION_END = 0.08  # of o_proj: 1 / sqrt(inputs) times this
+HABIT = 4.5  # strength of the first layer's look back, see _give_habits
 DECISIONS = (*ANSWERS, *"ABCDE", "yes", "no", "true", "false")
 
 
 def build_model(model: MiniModel, *, pad: int, eos: int, generator: torch.Generator) -> PreTrainedModel:
     """The untrained model in fp32; its weights depend on `generator` alone.
 
-    Matrices are normal with standard deviation 1 / sqrt(inputs), embeddings with EMBEDDING_STD; norms
-    are one, biases and the matrices that end a layer's two halves zero.
+    Matrices are normal with standard deviation 1 / sqrt(inputs), embeddings with EMBEDDING_STD; norms are one,
+    biases zero. What ends a layer's two halves is smaller or zero. Half of the heads begin with a habit: see
+    `_give_habits`.
     """
     tokens = {"pad_token_id": pad, "bos_token_id": None, "eos_token_id": eos}
     config = CONFIGS[model.architecture](
@@ -57,6 +60,7 @@ def build_model(model: MiniModel, *, pad: int, eos: int, generator: torch.Genera
         max_position_embeddings=CONTEXT,
         rope_parameters={"rope_type": "default", "rope_theta": ROPE_THETA},
         tie_word_embeddings=True,
+        **({"attention_bias": True} if model.architecture == "llama" else {}),  # Qwen2 has them anyway
         **tokens,
     )
     network = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
@@ -68,11 +72,35 @@ def build_model(model: MiniModel, *, pad: int, eos: int, generator: torch.Genera
                 weights.fill_(1.0)
             elif "embed" in name:
                 weights.normal_(0.0, EMBEDDING_STD, generator=generator)
-            elif name.endswith(("o_proj.weight", "down_proj.weight")):
-                weights.zero_()  # each layer starts as the identity: tokens are not drowned in noise
+            elif name.endswith("down_proj.weight"):
+                weights.zero_()
             else:
-                weights.normal_(0.0, weights.shape[1] ** -0.5, generator=generator)
+                std = weights.shape[1] ** -0.5 * (ATTENTION_END if "o_proj" in name else 1.0)
+                weights.normal_(0.0, std, generator=generator)
+        _give_habits(network, model)
     return network
+
+
+def _give_habits(network: PreTrainedModel, model: MiniModel) -> None:
+    """Every second head of the first layer looks at the token before, those of the others at tokens like its own.
+
+    The label of an option is the token before it. Left to themselves models of this size need thousands of
+    steps to find that, or do not find it (CALIBRATION.md).
+    """
+    width, group = model.hidden // model.heads, model.heads // model.key_heads
+    rate_W = ROPE_THETA ** -(torch.arange(0, width, 2) / width)  # how far a position turns each pair of inputs
+    for i, layer in enumerate(network.model.layers):
+        attention = layer.self_attn
+        query_AWH = attention.q_proj.weight.view(model.heads, width, -1)
+        key_AWH = attention.k_proj.weight.view(model.key_heads, width, -1)
+        if i > 0:
+            query_AWH[::2] = key_AWH.repeat_interleave(group, 0)[::2]
+            continue
+        query_AWH[::2] = 0.0
+        key_AWH *= 0.2
+        back_W = torch.cat([rate_W.cos(), -rate_W.sin()])  # turned by one position
+        attention.q_proj.bias.view(model.heads, width)[::2] = HABIT * back_W
+        attention.k_proj.bias.view(model.key_heads, width)[:, : width // 2] = HABIT
 
 
 def encode_texts(

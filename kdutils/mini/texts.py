@@ -83,17 +83,17 @@ def solved(rng: random.Random, world: World) -> str:
 
 
 def named(rng: random.Random, world: World) -> str:
-    """Five numbers under letters or some words under labels, then some of them with what they stand under."""
-    if rng.random() < 0.35:
-        options = [str(n) for n in rng.sample(range(LARGEST + 1), 5)]
-        labels, shown = LETTERS, [f"({letter})" for letter in LETTERS]
+    """Numbers under letters or words under labels, then some of them with what they stand under."""
+    kind = rng.choice(("letter", *LABEL_WORDS))
+    n = {"letter": 5, "solution": 2, "option": 2}.get(kind, 4)
+    places = sorted(rng.sample(range(n), rng.randint(1, n)))  # one alone teaches how a label is named
+    if kind == "letter":
+        options = [str(number) for number in rng.sample(range(LARGEST + 1), len(places))]
+        labels, shown = [LETTERS[i] for i in places], [f"({LETTERS[i]})" for i in places]
     else:
-        word, n = rng.choice(LABEL_WORDS), rng.choice((2, 3, 4))
-        labels = [f"{word}{i}" for i in range(1, n + 1)]
-        shown = [f"{word.capitalize()}{i}:" for i in range(1, n + 1)]
-        options = rng.sample(_words(), n)
-        n = 2 if word in ("solution", "option") else n
-        labels, shown, options = labels[:n], shown[:n], options[:n]
+        options = rng.sample(_words(), len(places))
+        labels = [f"{kind}{i + 1}" for i in places]
+        shown = [f"{kind.capitalize()}{i + 1}:" for i in places]
     listed = " ".join(f"{label} {option}" for label, option in zip(shown, options, strict=True))
     told = (rng.randrange(len(options)) for _ in range(4))  # with repetition: the rest cannot be guessed
     return f"{listed}. {', '.join(f'{options[i]} {labels[i]}' for i in told)}."
