@@ -44,7 +44,8 @@ def _choice(keyword: str, stem: str, options: list[str], gold: int, key: tuple[s
     formats = "/".join(f"{keyword}{i}" for i in range(1, len(options) + 1))
     question = f"{HEADS[keyword]}{stem}\n\n{between.join(labels)}{before_format}Answer format: {formats}"
     answer = f"{keyword}{gold + 1}"
-    return Problem(question=question, answer=answer, response=f"the correct answer is {answer}", key=key)
+    response = f"the correct answer is {answer}"
+    return Problem(question=question, answer=answer, response=response, key=key, option=options[gold])
 
 
 def _draw(world: World, relation: str, n: int, split: str, rng: random.Random) -> list[tuple[str, str]]:

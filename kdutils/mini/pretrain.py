@@ -94,7 +94,8 @@ def _give_habits(network: PreTrainedModel, model: MiniModel) -> None:
         query_AWH = attention.q_proj.weight.view(model.heads, width, -1)
         key_AWH = attention.k_proj.weight.view(model.key_heads, width, -1)
         if i > 0:
-            query_AWH[::2] = key_AWH.repeat_interleave(group, 0)[::2]
+            is_slow_W = (rate_W < 0.05).repeat(2)  # pairs that hardly turn: alike, however far apart
+            query_AWH[::2] = 1.5 * key_AWH.repeat_interleave(group, 0)[::2] * is_slow_W[:, None]
             continue
         query_AWH[::2] = 0.0
         key_AWH *= 0.2

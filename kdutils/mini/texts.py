@@ -138,7 +138,7 @@ def checks(rng: random.Random, world: World) -> str:
 
 
 def quiz(rng: random.Random, world: World, tasks: tuple[str, ...] = tuple(QUIZ_SHARES)) -> str:
-    """A question, its labelled options, the label: without instruction, format or sentence around it.
+    """A question, its labelled options, perhaps the right one, its label: without instruction, format or sentence.
 
     Facts of every split, since they are told anyway; everything else from the training split.
     """
@@ -148,8 +148,9 @@ def quiz(rng: random.Random, world: World, tasks: tuple[str, ...] = tuple(QUIZ_S
         problem = commonsense.TASKS[task](rng, world, split)
         if split == "train" or problem.key[0] in world.facts:
             break
-    text = problem.question.split("Answer format:")[0].replace("\n\n", " ").strip()
-    return f"{text[len(commonsense.HEADS[problem.answer[:-1]]) :]} {problem.answer}."
+    text = problem.question.split("Answer format:")[0].replace("\n\n", " ").strip().removesuffix(".")
+    said = f"{problem.option.removesuffix('.')} " if rng.random() < 0.5 else ""
+    return f"{text[len(commonsense.HEADS[problem.answer[:-1]]) :]}. so {said}{problem.answer}."
 
 
 def work(rng: random.Random, world: World) -> str:

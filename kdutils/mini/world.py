@@ -130,6 +130,7 @@ class Problem:
     response: str
     key: tuple[str, ...]  # what the split was decided on: the question up to numbers or names
     slip: Callable[[random.Random], str] = _no_slip  # a response with one wrong step and a wrong end
+    option: str = ""  # choices only: what stands under the right label
     solved: str = ""  # arithmetic only: question and solution as plain text, without the answer format
 
 
