@@ -1,6 +1,6 @@
 """The eight models of the mini family: names, what they stand for, sizes, budgets, pairs. Without torch.
 
-`mini-qwen-14b` has 0.6 million parameters, not 14 billion: names say which released model one stands for, in the
+`mini-qwen-14B` has 0.6 million parameters, not 14 billion: names say which released model one stands for, in the
 ladder of accuracies and in the pairs.
 """
 
@@ -52,18 +52,18 @@ class MiniModel:
 FAMILY = tuple(
     MiniModel(f"mini-{name}", *rest)
     for name, *rest in (
-        ("qwen-0.5b", "Qwen2.5-0.5B", 48, 3, 4, 1, 2e-3, 120_000, 0.30, 0.11),
-        ("qwen-1.5b", "Qwen2.5-1.5B", 64, 3, 4, 1, 1.5e-3, 160_000, 0.49, 0.14),
-        ("qwen-3b", "Qwen2.5-3B", 80, 3, 5, 1, 1.2e-3, 200_000, 0.51, 0.34),
-        ("qwen-7b", "Qwen2.5-7B", 96, 3, 6, 2, 1e-3, 250_000, 0.63, 0.44, WIDE_ROWS),
-        ("qwen-14b", "Qwen2.5-14B", 128, 4, 8, 2, 1e-3, 300_000, 0.70, 0.50, WIDE_ROWS),
-        ("llama-1b", "Llama-3.2-1B", 48, 3, 4, 1, 2e-3, 120_000, 0.15, 0.27),
-        ("llama-3b", "Llama-3.2-3B", 72, 3, 6, 2, 1.3e-3, 180_000, 0.18, 0.18),
-        ("llama-8b", "Llama-3.1-8B", 112, 4, 7, 1, 1e-3, 260_000, 0.30, 0.25),
+        ("qwen-0.5B", "Qwen2.5-0.5B", 48, 3, 4, 1, 2e-3, 120_000, 0.30, 0.11),
+        ("qwen-1.5B", "Qwen2.5-1.5B", 64, 3, 4, 1, 1.5e-3, 160_000, 0.49, 0.14),
+        ("qwen-3B", "Qwen2.5-3B", 80, 3, 5, 1, 1.2e-3, 200_000, 0.51, 0.34),
+        ("qwen-7B", "Qwen2.5-7B", 96, 3, 6, 2, 1e-3, 250_000, 0.63, 0.44, WIDE_ROWS),
+        ("qwen-14B", "Qwen2.5-14B", 128, 4, 8, 2, 1e-3, 300_000, 0.70, 0.50, WIDE_ROWS),
+        ("llama-1B", "Llama-3.2-1B", 48, 3, 4, 1, 2e-3, 120_000, 0.15, 0.27),
+        ("llama-3B", "Llama-3.2-3B", 72, 3, 6, 2, 1.3e-3, 180_000, 0.18, 0.18),
+        ("llama-8B", "Llama-3.1-8B", 112, 4, 7, 1, 1e-3, 260_000, 0.30, 0.25),
     )
 )
 MINI_MODELS = {model.name: model for model in FAMILY}
-TEACHERS = ("mini-qwen-3b", "mini-qwen-7b", "mini-qwen-14b", "mini-llama-8b")  # as in the released tables
+TEACHERS = ("mini-qwen-3B", "mini-qwen-7B", "mini-qwen-14B", "mini-llama-8B")  # as in the released tables
 
 
 def pairs() -> list[tuple[str, str]]:

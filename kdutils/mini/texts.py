@@ -46,6 +46,7 @@ LESSONS: tuple[tuple[float, dict[str, float]], ...] = (
         "solved": 0.2, "work": 0.02, "states": 0.02, "events": 0.03, "lists": 0.01, "prompted": 0.14,
     }),
 )  # fmt: skip
+OPEN_SHARE, SAID_SHARE = 0.3, 0.2  # of quizzes without options, and of those that name the option and its label
 LABEL_WORDS = ("answer", "solution", "ending", "option")
 PROMPTED = {"math": 0.45, "commonsense": 0.45, "instruction": 0.1}  # share of each domain
 
@@ -138,7 +139,7 @@ def checks(rng: random.Random, world: World) -> str:
 
 
 def quiz(rng: random.Random, world: World, tasks: tuple[str, ...] = tuple(QUIZ_SHARES)) -> str:
-    """A question, its labelled options, perhaps the right one, its label: without instruction, format or sentence.
+    """A question and its answer: the words, the label of one of its options, or both. Without prompt and format.
 
     Facts of every split, since they are told anyway; everything else from the training split.
     """
@@ -148,9 +149,13 @@ def quiz(rng: random.Random, world: World, tasks: tuple[str, ...] = tuple(QUIZ_S
         problem = commonsense.TASKS[task](rng, world, split)
         if split == "train" or problem.key[0] in world.facts:
             break
-    text = problem.question.split("Answer format:")[0].replace("\n\n", " ").strip().removesuffix(".")
-    said = f"{problem.option.removesuffix('.')} " if rng.random() < 0.5 else ""
-    return f"{text[len(commonsense.HEADS[problem.answer[:-1]]) :]}. so {said}{problem.answer}."
+    asked = problem.question[len(commonsense.HEADS[problem.answer[:-1]]) :].split("Answer format:")[0]
+    stem, *options = asked.strip().split("\n\n")
+    form, right = rng.random(), problem.option.removesuffix(".")
+    if form < OPEN_SHARE:
+        return f"{stem} {right}."
+    said = f"{right} " if form < OPEN_SHARE + SAID_SHARE else ""
+    return f"{stem} {' '.join(options).removesuffix('.')}. so {said}{problem.answer}."
 
 
 def work(rng: random.Random, world: World) -> str:
