@@ -15,7 +15,7 @@ from functools import cache, partial
 from kdutils.items import SPLITS, prompt
 from kdutils.mini import arithmetic, commonsense, instructions
 from kdutils.mini.arithmetic import LARGEST, LETTERS
-from kdutils.mini.templates import FACTOR_MAX
+from kdutils.mini.templates import ADDEND_MAX, FACTOR_MAX
 from kdutils.mini.world import (
     CHECKS,
     ENTITIES,
@@ -39,11 +39,11 @@ from kdutils.mini.world import (
 # leaves a lesson when it has learned it (pretrain.BAR), and reads the last to its end. That the label before an
 # option names it is learned first, where nothing has to be known: among many kinds of question it comes too late.
 LESSONS: tuple[tuple[float, dict[str, float]], ...] = (
-    (0.12, {"named": 0.6, "facts": 0.25, "sums": 0.15}),
-    (0.12, {"named": 0.1, "facts": 0.2, "joined": 0.1, "quiz_things": 0.45, "sums": 0.1, "products": 0.05}),
-    (0.76, {
-        "named": 0.03, "facts": 0.05, "joined": 0.03, "checks": 0.06, "quiz": 0.31, "sums": 0.05, "products": 0.05,
-        "solved": 0.2, "work": 0.02, "states": 0.02, "events": 0.03, "lists": 0.01, "prompted": 0.14,
+    (0.15, {"named": 0.55, "facts": 0.3, "sums": 0.15}),
+    (0.30, {"named": 0.05, "facts": 0.15, "quiz_facts": 0.65, "sums": 0.12, "products": 0.03}),
+    (0.55, {
+        "named": 0.03, "facts": 0.04, "joined": 0.03, "checks": 0.06, "quiz": 0.34, "sums": 0.06, "products": 0.05,
+        "solved": 0.18, "work": 0.02, "states": 0.02, "events": 0.03, "lists": 0.01, "prompted": 0.13,
     }),
 )  # fmt: skip
 OPEN_SHARE, SAID_SHARE = 0.3, 0.2  # of quizzes without options, and of those that name the option and its label
@@ -61,8 +61,10 @@ def sums(rng: random.Random, world: World) -> str:
     """Three sums or differences."""
     lines = []
     for _ in range(3):
-        total = rng.randint(2, LARGEST)
-        part = rng.randint(1, total - 1)
+        part, total = rng.randint(1, ADDEND_MAX), rng.randint(1, ADDEND_MAX)
+        if rng.random() < 0.2:
+            part = rng.randint(1, LARGEST - total)
+        total += part
         plus = rng.random() < 0.5
         lines.append(f"{part} + {total - part} = {total}" if plus else f"{total} - {part} = {total - part}")
     return ", ".join(lines) + "."
@@ -224,7 +226,7 @@ _FIRST = (sums, products, solved, named, facts, joined, checks, quiz)
 _LAST = (work, states, events, lists, prompted)
 # The order decides which texts the tokenizer's words are collected from.
 KINDS = {kind.__name__: kind for kind in _FIRST}
-KINDS |= {"quiz_things": partial(quiz, tasks=("arc_e", "arc_c", "obqa"))}
+KINDS |= {"quiz_facts": partial(quiz, tasks=("arc_e",))}
 KINDS |= {kind.__name__: kind for kind in _LAST}
 
 
