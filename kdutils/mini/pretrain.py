@@ -107,7 +107,7 @@ def _give_habits(network: PreTrainedModel, model: MiniModel) -> None:
 def encode_texts(
     n: int, rng: random.Random, answered: dict[str, float] | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`n` pretraining texts, `answered` as in texts.prompted, each closed by EOS: all token ids in one row, and where each text begins.
+    """Pretraining texts (arguments as of texts.generate_texts), each closed by EOS: all token ids in one row, and where each text begins.
 
     One end more than texts: text i is `ids[starts[i] : starts[i + 1]]`.
     """
@@ -118,11 +118,14 @@ def encode_texts(
     return ids, starts
 
 
-def plan_batches(starts: np.ndarray, rng: random.Random) -> list[list[list[int]]]:
-    """lesson -> step -> its texts, of about STEP_TOKENS together; steps in random order within a lesson."""
+def plan_batches(starts: np.ndarray, sizes: list[int], rng: random.Random) -> list[list[list[int]]]:
+    """lesson -> step -> its texts, of about STEP_TOKENS together; steps in random order within a lesson.
+
+    `sizes` are the numbers of texts of the lessons.
+    """
     lengths = np.diff(starts)
     plan, begin = [], 0
-    for size in lesson_sizes(len(lengths)):
+    for size in sizes:
         batches: list[list[int]] = []
         for first in range(begin, begin + size, WINDOW):
             window = range(first, min(first + WINDOW, begin + size))
@@ -148,13 +151,14 @@ def train_model(
     there the learning rate falls.
     """
     network = build_model(model, pad=pad, eos=eos, generator=torch.Generator().manual_seed(seed))
-    plan = plan_batches(starts, random.Random(f"mini/batches/{seed}"))
+    sizes = lesson_sizes(model.texts)
+    plan = plan_batches(starts, sizes, random.Random(f"mini/batches/{seed}"))
     optimiser = _optimiser(network, model.learning_rate)
     tokenizer = build_tokenizer()
     decision_V = torch.zeros(model.rows, dtype=torch.bool)
     decision_V[tokenizer.convert_tokens_to_ids(list(DECISIONS))] = True
     equals = tokenizer.convert_tokens_to_ids("=")
-    losses, sizes = [], lesson_sizes(len(starts) - 1)
+    losses = []
     for lesson, batches in enumerate(plan):
         last = lesson == len(plan) - 1
         unseen_V = _unseen(ids[: starts[sum(sizes[: lesson + 1])]], model.rows, pad)

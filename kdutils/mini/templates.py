@@ -72,11 +72,11 @@ def _rest(left: str, sign: str, right: str) -> Step:
 
 
 def _all(left: str, right: str) -> Step:
-    return Step(_said("(they|both|the two)", HAVE, "{o}", ALL), left, "+", right)
+    return Step(_said("(they|the two|the two of them)", HAVE, "{o}", ALL), left, "+", right)
 
 
 def _in_bag(left: str, right: str) -> Step:
-    return Step(_said("(one bag|each bag|a bag)", "(holds|has|takes)", "{o}"), left, "/", right)
+    return Step(_said("(one bag|one of the bags|the bag)", "(holds|has|takes)", "{o}"), left, "/", right)
 
 
 def _dollars(left: str, sign: str, right: str, does: str, tail: str) -> Step:
@@ -223,7 +223,7 @@ TEMPLATES: dict[str, tuple[Template, ...]] = {
                 _now("f", "*", "g"),
                 _now("h", "*", "i", "{m}"),
                 _all("s1", "s2"),
-                Step(_said("(they|both|the two)", HAVE, "{o}", LEFT), "s3", "-", "b"),
+                Step(_said("(they|the two|the two of them)", HAVE, "{o}", LEFT), "s3", "-", "b"),
             ),
             _two_products,
         ),

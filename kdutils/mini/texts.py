@@ -35,13 +35,13 @@ from kdutils.mini.world import (
     split_of,
 )
 
-# Lessons, one after the other: the largest share of all texts, and which kinds in which shares. A model
-# leaves a lesson when it has learned it (pretrain.BAR), and reads the last to its end. That the label before an
+# Lessons, one after the other: how many texts at most, and which kinds in which shares. A model leaves a lesson
+# when it has learned it (pretrain.BAR); the last has as many texts as the model reads. That the label before an
 # option names it is learned first, where nothing has to be known: among many kinds of question it comes too late.
-LESSONS: tuple[tuple[float, dict[str, float]], ...] = (
-    (0.15, {"named": 0.55, "facts": 0.3, "sums": 0.15}),
-    (0.30, {"named": 0.05, "facts": 0.15, "quiz_facts": 0.65, "sums": 0.12, "products": 0.03}),
-    (0.55, {
+LESSONS: tuple[tuple[int | None, dict[str, float]], ...] = (
+    (40_000, {"named": 0.55, "facts": 0.3, "sums": 0.15}),
+    (40_000, {"named": 0.05, "facts": 0.15, "quiz_facts": 0.65, "sums": 0.12, "products": 0.03}),
+    (None, {
         "named": 0.03, "facts": 0.04, "joined": 0.03, "checks": 0.06, "quiz": 0.34, "sums": 0.06, "products": 0.05,
         "solved": 0.18, "work": 0.02, "states": 0.02, "events": 0.03, "lists": 0.01, "prompted": 0.13,
     }),
@@ -231,7 +231,7 @@ KINDS |= {kind.__name__: kind for kind in _LAST}
 
 
 def generate_texts(n: int, rng: random.Random, answered: dict[str, float] | None = None) -> Iterator[str]:
-    """`n` pretraining texts in their order, lesson after lesson; `answered` as in `prompted`."""
+    """Pretraining texts, lesson after lesson, `n` of the last; `answered` as in `prompted`."""
     world = shipped_world()
     kinds = KINDS | {"prompted": partial(prompted, answered=answered)}
     for (_, mix), size in zip(LESSONS, lesson_sizes(n), strict=True):
@@ -240,6 +240,5 @@ def generate_texts(n: int, rng: random.Random, answered: dict[str, float] | None
 
 
 def lesson_sizes(n: int) -> list[int]:
-    """How many of `n` texts belong to each lesson."""
-    sizes = [round(share * n) for share, _ in LESSONS[:-1]]
-    return [*sizes, n - sum(sizes)]
+    """How many texts each lesson has at most if the last has `n`."""
+    return [n if size is None else min(size, n) for size, _ in LESSONS]
