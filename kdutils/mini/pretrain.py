@@ -31,7 +31,8 @@ STEP_TOKENS = 768
 WINDOW = 128  # texts sorted by length together: little padding, yet steps alike (2,048 learned less)
 WARM_UP_STEPS = 60  # of every lesson
 CONSTANT_SHARE = 0.6  # of the last lesson's steps; then the learning rate falls to 2 % linearly
-DECISION_WEIGHT = 4.0  # of a label, a letter, a yes or no and of a result in the loss: few tokens, and the point
+DECISION_WEIGHT = 4.0  # of a label, a letter, a yes or no in the loss: one token of twenty, and the point
+RESULT_WEIGHT = 2.0  # of what follows an equals sign
 BAR = 0.9  # share of right decisions over the last BAR_STEPS steps at which the next lesson begins
 BAR_STEPS = 100
 CONFIGS = {"qwen": Qwen2Config, "llama": LlamaConfig}
@@ -173,7 +174,8 @@ def train_model(
             logits_NV = logits_BTV.masked_fill(unseen_V, float("-inf")).flatten(0, 1)
             target_N = ids_BT[:, 1:].flatten()  # position t predicts token t + 1
             weight_N = (target_N != pad).float()
-            weight_N[decision_V[target_N] | (ids_BT[:, :-1].flatten() == equals)] = DECISION_WEIGHT
+            weight_N[ids_BT[:, :-1].flatten() == equals] *= RESULT_WEIGHT
+            weight_N[decision_V[target_N]] = DECISION_WEIGHT
             losses_N = F.cross_entropy(logits_NV, target_N, reduction="none")
             loss = (losses_N * weight_N).sum() / weight_N.sum()
             loss.backward()

@@ -39,8 +39,8 @@ from kdutils.mini.world import (
 # when it has learned it (pretrain.BAR); the last has as many texts as the model reads. That the label before an
 # option names it is learned first, where nothing has to be known: among many kinds of question it comes too late.
 LESSONS: tuple[tuple[int | None, dict[str, float]], ...] = (
-    (40_000, {"named": 0.55, "facts": 0.3, "sums": 0.15}),
-    (40_000, {"named": 0.05, "facts": 0.15, "quiz_facts": 0.65, "sums": 0.12, "products": 0.03}),
+    (40_000, {"named": 0.65, "facts": 0.35}),
+    (40_000, {"named": 0.05, "facts": 0.2, "quiz_facts": 0.75}),
     (None, {
         "named": 0.03, "facts": 0.04, "joined": 0.03, "checks": 0.06, "quiz": 0.34, "sums": 0.06, "products": 0.05,
         "solved": 0.18, "work": 0.02, "states": 0.02, "events": 0.03, "lists": 0.01, "prompted": 0.13,
