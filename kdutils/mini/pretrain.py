@@ -21,24 +21,26 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel, Qwen2Config
 
+from kdutils.encoding import cuts
 from kdutils.io import disk
 from kdutils.mini.family import MINI_MODELS, MODEL_FOLDER, MiniModel
 from kdutils.mini.texts import generate_texts, lesson_sizes
-from kdutils.mini.tokenizer import ANSWERS, CONTEXT, build_tokenizer
+from kdutils.mini.tokenizer import ANSWERS, CONTEXT, FIRST_NUMBER, build_tokenizer
 from kdutils.mini.world import WORLD_SEED
 
 STEP_TOKENS = 768
-WINDOW = 128  # texts sorted by length together: little padding, yet steps alike (2,048 learned less)
+PASS_TOKENS = 150  # cost of a pass through the model, see encoding.cuts
 WARM_UP_STEPS = 60  # of every lesson
 CONSTANT_SHARE = 0.6  # of the last lesson's steps; then the learning rate falls to 2 % linearly
 DECISION_WEIGHT = 4.0  # of a label, a letter, a yes or no in the loss: one token of twenty, and the point
 RESULT_WEIGHT = 2.0  # of what follows an equals sign
-BAR = 0.9  # share of right decisions over the last BAR_STEPS steps at which the next lesson begins
-BAR_STEPS = 100
+BAR = 0.9  # share of right decisions over the last BAR_STEPS passes at which the next lesson begins
+BAR_STEPS = 150
 CONFIGS = {"qwen": Qwen2Config, "llama": LlamaConfig}
 ROPE_THETA = 10_000.0
 EMBEDDING_STD = 0.1
 ATTENTION_END = 0.08  # of o_proj: 1 / sqrt(inputs) times this
+PERIODS = (2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0)  # of the waves in the embeddings of numbers
 HABIT = 4.5  # strength of the first layer's look back, see _give_habits
 DECISIONS = (*ANSWERS, *"ABCDE", "yes", "no", "true", "false")
 
@@ -73,6 +75,7 @@ def build_model(model: MiniModel, *, pad: int, eos: int, generator: torch.Genera
                 weights.fill_(1.0)
             elif "embed" in name:
                 weights.normal_(0.0, EMBEDDING_STD, generator=generator)
+                _give_waves(weights, generator)
             elif name.endswith("down_proj.weight"):
                 weights.zero_()
             else:
@@ -80,6 +83,20 @@ def build_model(model: MiniModel, *, pad: int, eos: int, generator: torch.Genera
                 weights.normal_(0.0, std, generator=generator)
         _give_habits(network, model)
     return network
+
+
+def _give_waves(embedding_VH: Tensor, generator: torch.Generator) -> None:
+    """Numbers begin with embeddings that are sums of waves over 0 to 99, and a part of their own.
+
+    So larger models represent numbers after much more text than these read (Kantamneni and Tegmark 2025,
+    arXiv:2502.00873); a sum is then turning by an angle.
+    """
+    angle_NP = 2 * torch.pi * torch.arange(100)[:, None] / torch.tensor(PERIODS)
+    waves_NQ = torch.cat([angle_NP.cos(), angle_NP.sin()], dim=1) / len(PERIODS) ** 0.5
+    mixed_QH = torch.empty(waves_NQ.shape[1], embedding_VH.shape[1])
+    mixed_QH.normal_(0.0, EMBEDDING_STD, generator=generator)
+    own_NH = embedding_VH[FIRST_NUMBER : FIRST_NUMBER + 100]
+    own_NH.copy_(0.8 * waves_NQ @ mixed_QH + 0.6 * own_NH)
 
 
 def _give_habits(network: PreTrainedModel, model: MiniModel) -> None:
@@ -119,25 +136,15 @@ def encode_texts(
     return ids, starts
 
 
-def plan_batches(starts: np.ndarray, sizes: list[int], rng: random.Random) -> list[list[list[int]]]:
-    """lesson -> step -> its texts, of about STEP_TOKENS together; steps in random order within a lesson.
-
-    `sizes` are the numbers of texts of the lessons.
-    """
-    lengths = np.diff(starts)
+def plan_batches(starts: np.ndarray, sizes: list[int]) -> list[list[range]]:
+    """lesson -> step -> its texts, of about STEP_TOKENS together; `sizes` are the numbers of texts of the lessons."""
     plan, begin = [], 0
     for size in sizes:
-        batches: list[list[int]] = []
-        for first in range(begin, begin + size, WINDOW):
-            window = range(first, min(first + WINDOW, begin + size))
-            chosen: list[int] = []
-            for i in sorted(window, key=lambda i: int(lengths[i])):
-                if chosen and (len(chosen) + 1) * lengths[i] > STEP_TOKENS:
-                    batches.append(chosen)
-                    chosen = []
-                chosen.append(i)
-            batches.append(chosen)
-        rng.shuffle(batches)
+        batches, first = [], begin
+        for i in range(begin, begin + size):
+            if starts[i + 1] - starts[first] >= STEP_TOKENS or i == begin + size - 1:
+                batches.append(range(first, i + 1))
+                first = i + 1
         plan.append(batches)
         begin += size
     return plan
@@ -153,7 +160,7 @@ def train_model(
     """
     network = build_model(model, pad=pad, eos=eos, generator=torch.Generator().manual_seed(seed))
     sizes = lesson_sizes(model.texts)
-    plan = plan_batches(starts, sizes, random.Random(f"mini/batches/{seed}"))
+    plan = plan_batches(starts, sizes)
     optimiser = _optimiser(network, model.learning_rate)
     tokenizer = build_tokenizer()
     decision_V = torch.zeros(model.rows, dtype=torch.bool)
@@ -168,28 +175,38 @@ def train_model(
             for group in optimiser.param_groups:
                 group["lr"] = model.learning_rate * _rate_share(step, len(batches) if last else None)
             texts = [torch.from_numpy(ids[starts[i] : starts[i + 1]].astype(np.int64)) for i in batch]
-            # padded on the right: causal attention never sees a pad, and the loss leaves it out
-            ids_BT = pad_sequence(texts, batch_first=True, padding_value=pad)
-            logits_BTV = network(input_ids=ids_BT, use_cache=False).logits[:, :-1]
-            logits_NV = logits_BTV.masked_fill(unseen_V, float("-inf")).flatten(0, 1)
-            target_N = ids_BT[:, 1:].flatten()  # position t predicts token t + 1
-            weight_N = (target_N != pad).float()
-            weight_N[ids_BT[:, :-1].flatten() == equals] *= RESULT_WEIGHT
-            weight_N[decision_V[target_N]] = DECISION_WEIGHT
-            losses_N = F.cross_entropy(logits_NV, target_N, reduction="none")
-            loss = (losses_N * weight_N).sum() / weight_N.sum()
-            loss.backward()
+            texts.sort(key=len, reverse=True)
+            # Texts of all kinds make a step; those of one length go through the model together.
+            weights = [_weights(text, decision_V, equals) for text in texts]
+            total, step_loss = sum(float(weight.sum()) for weight in weights), 0.0
+            for start, stop in cuts([len(text) for text in texts], len(texts), PASS_TOKENS):
+                # padded on the right: causal attention never sees a pad, and the loss leaves it out
+                ids_BT = pad_sequence(texts[start:stop], batch_first=True, padding_value=pad)
+                weight_N = pad_sequence(weights[start:stop], batch_first=True).flatten()
+                logits_BTV = network(input_ids=ids_BT, use_cache=False).logits[:, :-1]
+                logits_NV = logits_BTV.masked_fill(unseen_V, float("-inf")).flatten(0, 1)
+                target_N = ids_BT[:, 1:].flatten()  # position t predicts token t + 1
+                losses_N = F.cross_entropy(logits_NV, target_N, reduction="none")
+                loss = (losses_N * weight_N).sum() / total
+                loss.backward()
+                step_loss += loss.item()
+                asked_N = decision_V[target_N]
+                decided.append(logits_NV.detach()[asked_N].argmax(-1) == target_N[asked_N])
             torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
-            losses.append(loss.item())
-            asked_N = decision_V[target_N]
-            decided.append(logits_NV.detach()[asked_N].argmax(-1) == target_N[asked_N])
+            losses.append(step_loss)
             # No text is read twice: what was right before its step was right on a new text.
             is_full = len(decided) == BAR_STEPS
             if not last and is_full and float(torch.cat(tuple(decided)).float().mean()) >= BAR:
                 break
     return network, losses
+
+
+def _weights(text_T: Tensor, decision_V: Tensor, equals: int) -> Tensor:
+    """What each token of a text but the first weighs in the loss."""
+    weight_T = torch.where(decision_V[text_T[1:]], DECISION_WEIGHT, 1.0)
+    return weight_T * torch.where(text_T[:-1] == equals, RESULT_WEIGHT, 1.0)
 
 
 def _rate_share(step: int, n_steps: int | None) -> float:

@@ -55,6 +55,8 @@ PHRASES = (
     *("Answer Choices:", "(A)", "(B)", "(C)", "(D)", "(E)"),
 )
 
+FIRST_NUMBER = 3 + len(PHRASES) + len(ANSWERS)  # the id of "0"; those of the numbers up to 99 follow
+
 # A keyword with its number is one word; a number is one token up to 99, then it is read two digits at a time.
 PIECE = r"(?:answer|solution|ending|option)[1-5]|[A-Za-z]+|[1-9][0-9]|[0-9]|[^\sA-Za-z0-9]"
 
