@@ -42,11 +42,12 @@ LESSONS: tuple[tuple[int | None, dict[str, float]], ...] = (
     (40_000, {"named": 0.65, "facts": 0.35}),
     (40_000, {"named": 0.05, "facts": 0.2, "quiz_facts": 0.75}),
     (None, {
-        "named": 0.03, "facts": 0.04, "joined": 0.03, "checks": 0.06, "quiz": 0.34, "sums": 0.06, "products": 0.05,
-        "solved": 0.18, "work": 0.02, "states": 0.02, "events": 0.03, "lists": 0.01, "prompted": 0.13,
+        "named": 0.03, "facts": 0.04, "joined": 0.02, "checks": 0.05, "quiz": 0.31, "sums": 0.1, "products": 0.05,
+        "solved": 0.2, "work": 0.02, "states": 0.02, "events": 0.03, "lists": 0.01, "prompted": 0.12,
     }),
 )  # fmt: skip
-OPEN_SHARE, SAID_SHARE = 0.3, 0.2  # of quizzes without options, and of those that name the option and its label
+FIRST_SHARE, SAID_SHARE = 0.3, 0.15  # of quizzes that give the answer before the options, or before its label
+BEFORE_SHARE = 0.5  # of lists that come after the word whose label is asked
 LABEL_WORDS = ("answer", "solution", "ending", "option")
 PROMPTED = {"math": 0.45, "commonsense": 0.45, "instruction": 0.1}  # share of each domain
 
@@ -86,7 +87,7 @@ def solved(rng: random.Random, world: World) -> str:
 
 
 def named(rng: random.Random, world: World) -> str:
-    """Numbers under letters or words under labels, then some of them with what they stand under."""
+    """Numbers under letters or words under labels; one before them, or some after, with what they stand under."""
     kind = rng.choice(("letter", *LABEL_WORDS))
     n = {"letter": 5, "solution": 2, "option": 2}.get(kind, 4)
     places = sorted(rng.sample(range(n), rng.randint(1, n)))  # one alone teaches how a label is named
@@ -98,6 +99,9 @@ def named(rng: random.Random, world: World) -> str:
         labels = [f"{kind}{i + 1}" for i in places]
         shown = [f"{kind.capitalize()}{i + 1}:" for i in places]
     listed = " ".join(f"{label} {option}" for label, option in zip(shown, options, strict=True))
+    if rng.random() < BEFORE_SHARE:
+        i = rng.randrange(len(options))
+        return f"{options[i]}. {listed}. so {labels[i]}."
     told = (rng.randrange(len(options)) for _ in range(4))  # with repetition: the rest cannot be guessed
     return f"{listed}. {', '.join(f'{options[i]} {labels[i]}' for i in told)}."
 
@@ -141,7 +145,7 @@ def checks(rng: random.Random, world: World) -> str:
 
 
 def quiz(rng: random.Random, world: World, tasks: tuple[str, ...] = tuple(QUIZ_SHARES)) -> str:
-    """A question and its answer: the words, the label of one of its options, or both. Without prompt and format.
+    """A question, its labelled options, the label of the right one, in part its words. Without prompt and format.
 
     Facts of every split, since they are told anyway; everything else from the training split.
     """
@@ -154,10 +158,9 @@ def quiz(rng: random.Random, world: World, tasks: tuple[str, ...] = tuple(QUIZ_S
     asked = problem.question[len(commonsense.HEADS[problem.answer[:-1]]) :].split("Answer format:")[0]
     stem, *options = asked.strip().split("\n\n")
     form, right = rng.random(), problem.option.removesuffix(".")
-    if form < OPEN_SHARE:
-        return f"{stem} {right}."
-    said = f"{right} " if form < OPEN_SHARE + SAID_SHARE else ""
-    return f"{stem} {' '.join(options).removesuffix('.')}. so {said}{problem.answer}."
+    first = f"{right}. " if form < FIRST_SHARE else ""
+    said = f"{right} " if FIRST_SHARE <= form < FIRST_SHARE + SAID_SHARE else ""
+    return f"{stem} {first}{' '.join(options).removesuffix('.')}. so {said}{problem.answer}."
 
 
 def work(rng: random.Random, world: World) -> str:
