@@ -40,6 +40,7 @@ CONFIGS = {"qwen": Qwen2Config, "llama": LlamaConfig}
 ROPE_THETA = 10_000.0
 EMBEDDING_STD = 0.1
 ATTENTION_END = 0.08  # of o_proj: 1 / sqrt(inputs) times this
+LIKENESS = 2.0  # strength of the other layers' looks at like tokens
 PERIODS = (2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0)  # of the waves in the embeddings of numbers
 HABIT = 4.5  # strength of the first layer's look back, see _give_habits
 DECISIONS = (*ANSWERS, *"ABCDE", "yes", "no", "true", "false")
@@ -113,7 +114,7 @@ def _give_habits(network: PreTrainedModel, model: MiniModel) -> None:
         key_AWH = attention.k_proj.weight.view(model.key_heads, width, -1)
         if i > 0:
             is_slow_W = (rate_W < 0.05).repeat(2)  # pairs that hardly turn: alike, however far apart
-            query_AWH[::2] = 1.5 * key_AWH.repeat_interleave(group, 0)[::2] * is_slow_W[:, None]
+            query_AWH[::2] = LIKENESS * key_AWH.repeat_interleave(group, 0)[::2] * is_slow_W[:, None]
             continue
         query_AWH[::2] = 0.0
         key_AWH *= 0.2

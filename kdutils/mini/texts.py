@@ -39,7 +39,7 @@ from kdutils.mini.world import (
 # when it has learned it (pretrain.BAR); the last has as many texts as the model reads. That the label before an
 # option names it is learned first, where nothing has to be known: among many kinds of question it comes too late.
 LESSONS: tuple[tuple[int | None, dict[str, float]], ...] = (
-    (40_000, {"named": 0.65, "facts": 0.35}),
+    (50_000, {"named": 0.8, "facts": 0.2}),
     (40_000, {"named": 0.05, "facts": 0.2, "quiz_facts": 0.75}),
     (None, {
         "named": 0.03, "facts": 0.04, "joined": 0.02, "checks": 0.05, "quiz": 0.31, "sums": 0.1, "products": 0.05,
@@ -47,7 +47,7 @@ LESSONS: tuple[tuple[int | None, dict[str, float]], ...] = (
     }),
 )  # fmt: skip
 FIRST_SHARE, SAID_SHARE = 0.3, 0.15  # of quizzes that give the answer before the options, or before its label
-BEFORE_SHARE = 0.5  # of lists that come after the word whose label is asked
+BEFORE_SHARE = 0.25  # of lists that come after the word whose label is asked
 LABEL_WORDS = ("answer", "solution", "ending", "option")
 PROMPTED = {"math": 0.45, "commonsense": 0.45, "instruction": 0.1}  # share of each domain
 
