@@ -17,7 +17,6 @@ from kdutils.mini.world import (
     HOPS,
     NAMES,
     QUESTIONS,
-    STATES,
     STEPS,
     WISHES,
     Problem,
@@ -104,22 +103,18 @@ def boolq(rng: random.Random, world: World, split: str) -> Problem:
 
 
 def piqa(rng: random.Random, world: World, split: str) -> Problem:
-    """Which of two things serves a purpose, or which of two orders of work is the right one?"""
+    """Which of two things serves a purpose, or which of two steps of work comes first?"""
     gold = rng.randrange(2)
     if rng.random() < 0.5:
         pairs = _draw(world, "use", 2, split, rng)
-        stem, key = f"How do you {pairs[gold][1]}?", ("use", pairs[gold][0])
-        options = [f"Take the {thing}." for thing, _ in pairs]
-    else:
-        step, thing = drawn_in(split, lambda: (rng.choice(tuple(STEPS)), rng.choice(ENTITIES)), "order")
-        key = ("order", step, thing)
-        after = world.next_step[step]
-        stem = f"How do you {step} and {after} the {thing}?"
-        if rng.random() < 0.5:  # the question names the two steps in either order
-            stem = f"How do you {after} and {step} the {thing}?"
-        right, wrong = f"First {step}, then {after}.", f"First {after}, then {step}."
-        options = [right, wrong] if gold == 0 else [wrong, right]
-    return _choice("solution", stem, options, gold, key)
+        stem, key = f"What do you take to {pairs[gold][1]}?", ("use", pairs[gold][0])
+        return _choice("solution", stem, [thing for thing, _ in pairs], gold, key)
+    step, thing = drawn_in(split, lambda: (rng.choice(tuple(STEPS)), rng.choice(ENTITIES)), "order")
+    after = world.next_step[step]
+    named = [step, after] if rng.random() < 0.5 else [after, step]  # in the question, in either order
+    stem = f"You {named[0]} and {named[1]} the {thing}. What do you do first?"
+    options = [step, after] if gold == 0 else [after, step]
+    return _choice("solution", stem, options, gold, ("order", step, thing))
 
 
 def siqa(rng: random.Random, world: World, split: str) -> Problem:
@@ -132,13 +127,12 @@ def siqa(rng: random.Random, world: World, split: str) -> Problem:
     event, thing, asked = drawn_in(split, draw, "event")
     agent, patient = rng.sample(NAMES, 2)
     story = f"{agent} {event} {patient} near the {thing}."
-    if asked == "wish":
-        right, values = world.wish[event], WISHES
-        stem = f"{story} What will {agent} want to do next?"
-    else:
-        held = world.agent_feeling if asked == "agent" else world.patient_feeling
-        right, values = held[event], FEELINGS
-        stem = f"{story} How does {agent if asked == 'agent' else patient} feel?"
+    held, values, stem = {
+        "agent": (world.agent_feeling, FEELINGS, f"{story} How does {agent} feel now?"),
+        "patient": (world.patient_feeling, FEELINGS, f"{story} How does {patient} take it?"),
+        "wish": (world.wish, WISHES, f"{story} What will {agent} want to do next?"),
+    }[asked]
+    right = held[event]
     others = rng.sample([value for value in values if value != right], 2)
     options = others[:gold] + [right] + others[gold:]
     return _choice("answer", stem, options, gold, ("event", event, thing, asked))
@@ -152,18 +146,20 @@ def hellaswag(rng: random.Random, world: World, split: str) -> Problem:
     verbs = rng.sample([other for other in STEPS if other not in (step, after)], 3)
     verbs.insert(gold, after)
     stem = f"In the {place}: {name} {STEPS[step]} the {thing}. Then {name}"
-    return _choice("ending", stem, [f"{STEPS[verb]} it." for verb in verbs], gold, ("work", step, thing))
+    return _choice("ending", stem, [STEPS[verb] for verb in verbs], gold, ("work", step, thing))
+
+
+BLANKS = {"place": "_ was in the {v}.", "color": "_ was {v}.", "touch": "_ felt {v}.", "owner": "_ was of the {v}."}
 
 
 def winogrande(rng: random.Random, world: World, split: str) -> Problem:
-    """Who of two people, in two states, did what one of the states leads to? Options as in the sentence."""
-    while True:
-        states, gold = rng.sample(tuple(STATES), 2), rng.randrange(2)
-        if split_of("states", *sorted(states)) == split:
-            break
-    people = rng.sample(NAMES, 2)
-    stem = f"{people[0]} was {states[0]} and {people[1]} was {states[1]}, so _ {STATES[states[gold]]}."
-    return _choice("option", stem, people, gold, ("states", *sorted(states)))
+    """Which of two things of a sentence does its second half speak of? One fact, asked backwards."""
+    relation = rng.choice(tuple(BLANKS))
+    pairs, gold = _draw(world, relation, 2, split, rng), rng.randrange(2)
+    seen = [thing for thing, _ in rng.sample(pairs, 2)]  # in either order
+    blank = BLANKS[relation].format(v=pairs[gold][1])
+    stem = f"{rng.choice(NAMES)} saw the {seen[0]} and the {seen[1]}, and {blank}"
+    return _choice("option", stem, [thing for thing, _ in pairs], gold, (relation, pairs[gold][0]))
 
 
 TASKS = {

@@ -1,6 +1,6 @@
 """The eight models of the mini family: names, what they stand for, sizes, budgets, pairs. Without torch.
 
-`mini-qwen-14B` has 0.6 million parameters, not 14 billion: names say which released model one stands for, in the
+`mini-qwen-14B` has 0.9 million parameters, not 14 billion: names say which released model one stands for, in the
 ladder of accuracies and in the pairs.
 """
 
@@ -52,14 +52,14 @@ class MiniModel:
 FAMILY = tuple(
     MiniModel(f"mini-{name}", *rest)
     for name, *rest in (
-        ("qwen-0.5B", "Qwen2.5-0.5B", 48, 4, 3, 1, 3e-3, 60_000, 0.30, 0.11),
-        ("qwen-1.5B", "Qwen2.5-1.5B", 64, 4, 4, 1, 2.5e-3, 80_000, 0.49, 0.14),
-        ("qwen-3B", "Qwen2.5-3B", 80, 4, 5, 1, 2e-3, 100_000, 0.51, 0.34),
-        ("qwen-7B", "Qwen2.5-7B", 96, 4, 6, 2, 1.7e-3, 130_000, 0.63, 0.44, WIDE_ROWS),
-        ("qwen-14B", "Qwen2.5-14B", 128, 4, 8, 2, 1.5e-3, 160_000, 0.70, 0.50, WIDE_ROWS),
-        ("llama-1B", "Llama-3.2-1B", 48, 4, 3, 1, 3e-3, 50_000, 0.15, 0.27),
-        ("llama-3B", "Llama-3.2-3B", 64, 4, 4, 1, 2.5e-3, 80_000, 0.18, 0.18),
-        ("llama-8B", "Llama-3.1-8B", 112, 4, 7, 1, 1.6e-3, 130_000, 0.30, 0.25),
+        ("qwen-0.5B", "Qwen2.5-0.5B", 64, 4, 4, 1, 2.5e-3, 90_000, 0.30, 0.11),
+        ("qwen-1.5B", "Qwen2.5-1.5B", 80, 4, 5, 1, 2e-3, 120_000, 0.49, 0.14),
+        ("qwen-3B", "Qwen2.5-3B", 96, 4, 6, 2, 1.8e-3, 130_000, 0.51, 0.34),
+        ("qwen-7B", "Qwen2.5-7B", 112, 4, 7, 1, 1.6e-3, 150_000, 0.63, 0.44, WIDE_ROWS),
+        ("qwen-14B", "Qwen2.5-14B", 144, 4, 9, 3, 1.4e-3, 170_000, 0.70, 0.50, WIDE_ROWS),
+        ("llama-1B", "Llama-3.2-1B", 64, 4, 4, 1, 2.5e-3, 70_000, 0.15, 0.27),
+        ("llama-3B", "Llama-3.2-3B", 80, 4, 5, 1, 2e-3, 110_000, 0.18, 0.18),
+        ("llama-8B", "Llama-3.1-8B", 128, 4, 8, 2, 1.5e-3, 130_000, 0.30, 0.25),
     )
 )
 MINI_MODELS = {model.name: model for model in FAMILY}

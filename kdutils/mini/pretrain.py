@@ -24,7 +24,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel, Qwe
 from kdutils.encoding import cuts
 from kdutils.io import disk
 from kdutils.mini.family import MINI_MODELS, MODEL_FOLDER, MiniModel
-from kdutils.mini.texts import generate_texts, lesson_sizes
+from kdutils.mini.texts import LESSONS, generate_texts, lesson_sizes
 from kdutils.mini.tokenizer import ANSWERS, CONTEXT, FIRST_NUMBER, build_tokenizer
 from kdutils.mini.world import WORLD_SEED
 
@@ -33,9 +33,8 @@ PASS_TOKENS = 150  # cost of a pass through the model, see encoding.cuts
 WARM_UP_STEPS = 60  # of every lesson
 CONSTANT_SHARE = 0.6  # of the last lesson's steps; then the learning rate falls to 2 % linearly
 DECISION_WEIGHT = 4.0  # of a label, a letter, a yes or no in the loss: one token of twenty, and the point
-RESULT_WEIGHT = 2.0  # of what follows an equals sign
-BAR = 0.88  # share of right decisions over the last BAR_STEPS passes at which the next lesson begins
-BAR_STEPS = 150
+NUMBER_WEIGHT = 3.0  # of operands and results: what stands beside a sign
+BAR_PASSES = 150  # over which the share of right decisions is taken that ends a lesson
 CONFIGS = {"qwen": Qwen2Config, "llama": LlamaConfig}
 ROPE_THETA = 10_000.0
 EMBEDDING_STD = 0.1
@@ -43,7 +42,7 @@ ATTENTION_END = 0.08  # of o_proj: 1 / sqrt(inputs) times this
 LIKENESS = 2.0  # strength of the other layers' looks at like tokens
 PERIODS = (2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0)  # of the waves in the embeddings of numbers
 HABIT = 4.5  # strength of the first layer's look back, see _give_habits
-DECISIONS = (*ANSWERS, *"ABCDE", "yes", "no", "true", "false")
+DECISIONS = (*ANSWERS, *"ABCDE", "true", "false")
 
 
 def build_model(model: MiniModel, *, pad: int, eos: int, generator: torch.Generator) -> PreTrainedModel:
@@ -166,19 +165,20 @@ def train_model(
     tokenizer = build_tokenizer()
     decision_V = torch.zeros(model.rows, dtype=torch.bool)
     decision_V[tokenizer.convert_tokens_to_ids(list(DECISIONS))] = True
-    equals = tokenizer.convert_tokens_to_ids("=")
+    is_sign_V = torch.zeros(model.rows, dtype=torch.bool)
+    is_sign_V[tokenizer.convert_tokens_to_ids(list("+-*/="))] = True
     losses = []
     for lesson, batches in enumerate(plan):
         last = lesson == len(plan) - 1
         unseen_V = _unseen(ids[: starts[sum(sizes[: lesson + 1])]], model.rows, pad)
-        decided: deque[Tensor] = deque(maxlen=BAR_STEPS)  # which decisions of a step were right
+        decided: deque[Tensor] = deque(maxlen=BAR_PASSES)  # which decisions of a step were right
         for step, batch in enumerate(batches):
             for group in optimiser.param_groups:
                 group["lr"] = model.learning_rate * _rate_share(step, len(batches) if last else None)
             texts = [torch.from_numpy(ids[starts[i] : starts[i + 1]].astype(np.int64)) for i in batch]
             texts.sort(key=len, reverse=True)
             # Texts of all kinds make a step; those of one length go through the model together.
-            weights = [_weights(text, decision_V, equals) for text in texts]
+            weights = [_weights(text, decision_V, is_sign_V) for text in texts]
             total, step_loss = sum(float(weight.sum()) for weight in weights), 0.0
             for start, stop in cuts([len(text) for text in texts], len(texts), PASS_TOKENS):
                 # padded on the right: causal attention never sees a pad, and the loss leaves it out
@@ -198,16 +198,20 @@ def train_model(
             optimiser.zero_grad(set_to_none=True)
             losses.append(step_loss)
             # No text is read twice: what was right before its step was right on a new text.
-            is_full = len(decided) == BAR_STEPS
-            if not last and is_full and float(torch.cat(tuple(decided)).float().mean()) >= BAR:
+            is_full = len(decided) == BAR_PASSES
+            if not last and is_full and float(torch.cat(tuple(decided)).float().mean()) >= LESSONS[lesson][1]:
                 break
     return network, losses
 
 
-def _weights(text_T: Tensor, decision_V: Tensor, equals: int) -> Tensor:
-    """What each token of a text but the first weighs in the loss."""
+def _weights(text_T: Tensor, decision_V: Tensor, is_sign_V: Tensor) -> Tensor:
+    """What each token of a text but the first weighs in the loss: decisions, and numbers beside a sign, more."""
+    signs_T = is_sign_V[text_T]
+    beside_T = signs_T[:-1].clone()  # of token t + 1: whether one stands before it, or after it
+    beside_T[:-1] |= signs_T[2:]
+    beside_T &= ~signs_T[1:]
     weight_T = torch.where(decision_V[text_T[1:]], DECISION_WEIGHT, 1.0)
-    return weight_T * torch.where(text_T[:-1] == equals, RESULT_WEIGHT, 1.0)
+    return torch.where(beside_T, NUMBER_WEIGHT, weight_T)
 
 
 def _rate_share(step: int, n_steps: int | None) -> float:
