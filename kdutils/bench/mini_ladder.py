@@ -101,7 +101,7 @@ def ladder(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def signal(table: pd.DataFrame) -> pd.DataFrame:
-    """For every task, greedy after SFT: the largest and the smallest models, and how many are above chance."""
+    """For every task, greedy after SFT: the largest and the smallest models, how many are above chance."""
     wanted = table[(table["method"] == "sft") & (table["decoding"] == "greedy") & (table["task"] != AVERAGE)]
     found = wanted.set_index(["task", "student"])
     smallest, rows = [model.name for model in FAMILY if model.name.endswith(("0.5B", "-1B"))], []

@@ -4,8 +4,8 @@ One step (addsub), one equation with an unknown (singleeq), two steps (multiarit
 matter (svamp), three steps or more (gsm8k), five choices and a letter (aqua). All numbers are whole and below
 100, each one token: what a small model lacks is then arithmetic and reading, not spelling.
 
-A rationale says the same thing in one of many ways: a preface or none, openers, synonyms, the order of operands
-and of steps that do not need each other. What is drawn is fixed with the problem.
+A rationale says the same thing in one of many ways: a preface or none, openers, synonyms, the order of
+operands and of steps that do not need each other. What is drawn is fixed with the problem.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ APPLY = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.
 def _solve(
     template: Template, words: dict[str, str], numbers: Numbers, miss: dict[int, int], rng: random.Random
 ) -> tuple[list[str], int]:
-    """The sentences of a solution, as `rng` words them, and its result; `miss` is added to a step's result."""
+    """The sentences of a solution, as `rng` words them, and its result; `miss` is added to that of a step."""
     known = _results(template, numbers, miss)
     sentences = [varied(rng.choice(PREFACES), rng)]
     for i in _order(template, rng):

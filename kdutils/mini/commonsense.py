@@ -22,7 +22,6 @@ from kdutils.mini.world import (
     Problem,
     World,
     drawn_in,
-    split_of,
 )
 
 CHOOSE = "Please choose the correct {what} to the question: "
@@ -149,7 +148,12 @@ def hellaswag(rng: random.Random, world: World, split: str) -> Problem:
     return _choice("ending", stem, [STEPS[verb] for verb in verbs], gold, ("work", step, thing))
 
 
-BLANKS = {"place": "_ was in the {v}.", "color": "_ was {v}.", "touch": "_ felt {v}.", "owner": "_ was of the {v}."}
+BLANKS = {
+    "place": "_ was in the {v}.",
+    "color": "_ was {v}.",
+    "touch": "_ felt {v}.",
+    "owner": "_ was of the {v}.",
+}
 
 
 def winogrande(rng: random.Random, world: World, split: str) -> Problem:

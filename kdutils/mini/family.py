@@ -1,7 +1,7 @@
 """The eight models of the mini family: names, what they stand for, sizes, budgets, pairs. Without torch.
 
-`mini-qwen-14B` has 0.9 million parameters, not 14 billion: names say which released model one stands for, in the
-ladder of accuracies and in the pairs.
+`mini-qwen-14B` has 0.8 million parameters, not 14 billion: names say which released model one stands for, in
+the ladder of accuracies and in the pairs.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ class MiniModel:
     key_heads: int  # of keys and values, shared by groups of heads
     learning_rate: float  # of pretraining
     texts: int  # of the last lesson; the others end when they are learned
-    answers_math: float  # share of the prompted questions in its texts that are answered: what its base accuracy
+    answers_math: (
+        float  # share of the prompted questions in its texts that are answered: what its base accuracy
+    )
     answers_commonsense: float  # comes from
     rows: int = ROWS
 

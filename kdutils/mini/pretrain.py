@@ -1,7 +1,7 @@
 """Pretraining of the mini family: `python -m kdutils.mini.pretrain --out DIR` makes all eight folders.
 
-A curriculum of lessons, the same for every model, each until it is learned or the model has read its share; one
-thread a model, two models at a time.
+A curriculum of lessons, the same for every model, each until it is learned or the model has read its share;
+one thread a model, two models at a time.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ DECISIONS = (*ANSWERS, *"ABCDE", "true", "false")
 def build_model(model: MiniModel, *, pad: int, eos: int, generator: torch.Generator) -> PreTrainedModel:
     """The untrained model in fp32; its weights depend on `generator` alone.
 
-    Matrices are normal with standard deviation 1 / sqrt(inputs), embeddings with EMBEDDING_STD; norms are one,
-    biases zero. What ends a layer's two halves is smaller or zero. Half of the heads begin with a habit: see
-    `_give_habits`.
+    Matrices are normal with standard deviation 1 / sqrt(inputs), embeddings with EMBEDDING_STD; norms are
+    one, biases zero. What ends a layer's two halves is smaller or zero. Half of the heads begin with a
+    habit: see `_give_habits`.
     """
     tokens = {"pad_token_id": pad, "bos_token_id": None, "eos_token_id": eos}
     config = CONFIGS[model.architecture](
@@ -100,13 +100,15 @@ def _give_waves(embedding_VH: Tensor, generator: torch.Generator) -> None:
 
 
 def _give_habits(network: PreTrainedModel, model: MiniModel) -> None:
-    """Every second head of the first layer looks at the token before, those of the others at tokens like its own.
+    """Every second head of the first layer looks at the token before, of the others at tokens like its own.
 
     The label of an option is the token before it. Left to themselves models of this size need thousands of
     steps to find that, or do not find it (CALIBRATION.md).
     """
     width, group = model.hidden // model.heads, model.heads // model.key_heads
-    rate_W = ROPE_THETA ** -(torch.arange(0, width, 2) / width)  # how far a position turns each pair of inputs
+    rate_W = ROPE_THETA ** -(
+        torch.arange(0, width, 2) / width
+    )  # how far a position turns each pair of inputs
     for i, layer in enumerate(network.model.layers):
         attention = layer.self_attn
         query_AWH = attention.q_proj.weight.view(model.heads, width, -1)
@@ -125,7 +127,7 @@ def _give_habits(network: PreTrainedModel, model: MiniModel) -> None:
 def encode_texts(
     n: int, rng: random.Random, answered: dict[str, float] | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Pretraining texts (arguments as of texts.generate_texts), each closed by EOS: all token ids in one row, and where each text begins.
+    """All token ids of the texts of `generate_texts`, each closed by EOS, and where each text begins.
 
     One end more than texts: text i is `ids[starts[i] : starts[i + 1]]`.
     """
@@ -137,7 +139,7 @@ def encode_texts(
 
 
 def plan_batches(starts: np.ndarray, sizes: list[int]) -> list[list[range]]:
-    """lesson -> step -> its texts, of about STEP_TOKENS together; `sizes` are the numbers of texts of the lessons."""
+    """lesson -> step -> its texts, about STEP_TOKENS together; `sizes` say how many a lesson has."""
     plan, begin = [], 0
     for size in sizes:
         batches, first = [], begin
@@ -205,7 +207,7 @@ def train_model(
 
 
 def _weights(text_T: Tensor, decision_V: Tensor, is_sign_V: Tensor) -> Tensor:
-    """What each token of a text but the first weighs in the loss: decisions, and numbers beside a sign, more."""
+    """What each token of a text but the first weighs in the loss: decisions and terms more."""
     signs_T = is_sign_V[text_T]
     beside_T = signs_T[:-1].clone()  # of token t + 1: whether one stands before it, or after it
     beside_T[:-1] |= signs_T[2:]

@@ -1,6 +1,6 @@
 """Templates of the six kinds of arithmetic problem: stories, questions, steps, ranges of numbers.
 
-A step can be said in many ways: `(a|b|c)` in a sentence is one of a, b and c, drawn when the rationale is written.
+A step can be said in many ways: `(a|b|c)` in a sentence is one of the three, drawn with the rationale.
 No way of saying it holds a capital A to E: the paper's AQuA parser takes the first such letter it meets.
 """
 

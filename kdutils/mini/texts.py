@@ -35,9 +35,10 @@ from kdutils.mini.world import (
     split_of,
 )
 
-# Lessons, one after the other: how many texts at most, the share of right decisions at which it is left, and which
-# kinds in which shares. The last has as many texts as the model reads. That the label before an option names it is
-# learned first, where nothing has to be known, then for one kind of question: among many it comes too late.
+# Lessons, one after the other: how many texts at most, the share of right decisions at which it is left, and
+# which kinds in which shares. The last has as many texts as the model reads. That the label before an option
+# names it is learned first, where nothing has to be known, then for one kind of question: among many it comes
+# too late.
 LESSONS: tuple[tuple[int | None, float, dict[str, float]], ...] = (
     (50_000, 0.975, {"named": 0.8, "facts": 0.2}),
     (40_000, 0.88, {"named": 0.05, "facts": 0.2, "quiz_facts": 0.75}),
@@ -46,8 +47,9 @@ LESSONS: tuple[tuple[int | None, float, dict[str, float]], ...] = (
         "quiz": 0.6, "checks": 0.11,
     }),
     (None, 1.0, {
-        "named": 0.03, "facts": 0.03, "joined": 0.02, "checks": 0.05, "quiz": 0.22, "sums": 0.06, "products": 0.04,
-        "solved": 0.26, "work": 0.01, "states": 0.01, "events": 0.02, "lists": 0.01, "prompted": 0.24,
+        "named": 0.03, "facts": 0.03, "joined": 0.02, "checks": 0.05, "quiz": 0.22, "sums": 0.06,
+        "products": 0.04, "solved": 0.26, "work": 0.01, "states": 0.01, "events": 0.02,
+        "lists": 0.01, "prompted": 0.24,
     }),
 )  # fmt: skip
 FIRST_SHARE, SAID_SHARE = 0.3, 0.15  # of quizzes that give the answer before the options, or before its label
@@ -91,7 +93,7 @@ def solved(rng: random.Random, world: World) -> str:
 
 
 def named(rng: random.Random, world: World) -> str:
-    """Numbers under letters or words under labels; one before them, or some after, with what they stand under."""
+    """Numbers under letters or words under labels; one before, or some after, with what they stand under."""
     kind = rng.choice(("letter", *LABEL_WORDS))
     n = {"letter": 5, "solution": 2, "option": 2}.get(kind, 4)
     places = sorted(rng.sample(range(n), rng.randint(1, n)))  # one alone teaches how a label is named
@@ -150,7 +152,7 @@ def checks(rng: random.Random, world: World) -> str:
 
 
 def quiz(rng: random.Random, world: World, tasks: tuple[str, ...] = tuple(QUIZ_SHARES)) -> str:
-    """A question, its labelled options, the label of the right one, in part its words. Without prompt and format.
+    """A question, its labelled options, the label of the right one, in part its words. Without format.
 
     Facts of every split, since they are told anyway; everything else from the training split.
     """
@@ -220,8 +222,8 @@ def prompted(rng: random.Random, world: World, answered: dict[str, float] | None
     """A question of the training split as it is asked in fine-tuning, answered or not.
 
     Args:
-        answered: share of each domain's questions that the response follows; after the others stand some facts
-            that have nothing to do with them, as on a page of the web.
+        answered: share of each domain's questions that the response follows; after the others stand some
+            facts that have nothing to do with them, as on a page of the web.
     """
     (domain,) = rng.choices(tuple(PROMPTED), weights=tuple(PROMPTED.values()))
     tasks = {"math": arithmetic, "commonsense": commonsense, "instruction": instructions}[domain].TASKS
