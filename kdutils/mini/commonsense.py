@@ -71,9 +71,9 @@ def arc_c(rng: random.Random, world: World, split: str) -> Problem:
 
 
 OBQA_STEMS = {
-    "place": "{n} goes to the {v}. There {n} can see the",
-    "owner": "{n} visits the {v}. There {n} can see the",
-    "use": "{n} wants to {v}. For this {n} can take the",
+    "place": "{n} goes to the {v}. What is there?",
+    "owner": "{n} visits the {v}. What is there?",
+    "use": "{n} wants to {v}. What helps?",
 }
 
 
@@ -121,20 +121,21 @@ def siqa(rng: random.Random, world: World, split: str) -> Problem:
     gold = rng.randrange(3)
 
     def draw() -> tuple[str, ...]:
-        return rng.choice(EVENTS), rng.choice(ENTITIES), rng.choice(("agent", "patient", "wish"))
+        asked = rng.choice(("agent", "patient", "wish"))
+        return rng.choice(EVENTS), rng.choice(world.values("place")), asked
 
-    event, thing, asked = drawn_in(split, draw, "event")
+    event, place, asked = drawn_in(split, draw, "event")
     agent, patient = rng.sample(NAMES, 2)
-    story = f"{agent} {event} {patient} near the {thing}."
+    story = f"In the {place} {agent} {event} {patient}."
     held, values, stem = {
-        "agent": (world.agent_feeling, FEELINGS, f"{story} How does {agent} feel now?"),
+        "agent": (world.agent_feeling, FEELINGS, f"{story} How is {agent} now?"),
         "patient": (world.patient_feeling, FEELINGS, f"{story} How does {patient} take it?"),
-        "wish": (world.wish, WISHES, f"{story} What will {agent} want to do next?"),
+        "wish": (world.wish, WISHES, f"{story} What will {agent} do next?"),
     }[asked]
     right = held[event]
     others = rng.sample([value for value in values if value != right], 2)
     options = others[:gold] + [right] + others[gold:]
-    return _choice("answer", stem, options, gold, ("event", event, thing, asked))
+    return _choice("answer", stem, options, gold, ("event", event, place, asked))
 
 
 def hellaswag(rng: random.Random, world: World, split: str) -> Problem:
@@ -144,7 +145,7 @@ def hellaswag(rng: random.Random, world: World, split: str) -> Problem:
     after = world.next_step[step]
     verbs = rng.sample([other for other in STEPS if other not in (step, after)], 3)
     verbs.insert(gold, after)
-    stem = f"In the {place}: {name} {STEPS[step]} the {thing}. Then {name}"
+    stem = f"In the {place}: {name} {STEPS[step]} the {thing}. And then?"
     return _choice("ending", stem, [STEPS[verb] for verb in verbs], gold, ("work", step, thing))
 
 

@@ -41,8 +41,8 @@ from kdutils.mini.world import (
 # too late.
 LESSONS: tuple[tuple[int | None, float, dict[str, float]], ...] = (
     (50_000, 0.975, {"named": 0.8, "facts": 0.2}),
-    (40_000, 0.88, {"named": 0.05, "facts": 0.2, "quiz_facts": 0.75}),
-    (60_000, 0.88, {
+    (40_000, 0.9, {"named": 0.05, "facts": 0.2, "quiz_facts": 0.75}),
+    (100_000, 0.96, {
         "named": 0.04, "facts": 0.06, "joined": 0.04, "work": 0.05, "states": 0.04, "events": 0.06,
         "quiz": 0.6, "checks": 0.11,
     }),
@@ -195,19 +195,19 @@ def states(rng: random.Random, world: World) -> str:
 
 
 def events(rng: random.Random, world: World) -> str:
-    """What one did to another, how they feel, and what the first wants."""
+    """What one did to another, how they feel, and what the first does next."""
     while True:
-        event, thing = rng.choice(EVENTS), rng.choice(ENTITIES)
-        if all(split_of("event", event, thing, asked) == "train" for asked in ("agent", "patient", "wish")):
+        event, place = rng.choice(EVENTS), rng.choice(world.values("place"))
+        if all(split_of("event", event, place, asked) == "train" for asked in ("agent", "patient", "wish")):
             break
     n, m = rng.sample(NAMES, 2)
     ends = [
-        f"{n} feels {world.agent_feeling[event]}.",
-        f"{m} feels {world.patient_feeling[event]}.",
-        f"{n} wants to {world.wish[event]}.",
+        f"{n} is {world.agent_feeling[event]} now.",
+        f"{m} is {world.patient_feeling[event]} about it.",
+        f"Next {n} will {world.wish[event]}.",
     ]
     rng.shuffle(ends)
-    return f"{n} {event} {m} near the {thing}. {' '.join(ends)}"
+    return f"In the {place} {n} {event} {m}. {' '.join(ends)}"
 
 
 def lists(rng: random.Random, world: World) -> str:

@@ -135,7 +135,7 @@ def _asked(item) -> tuple:
     if item.task == "winogrande":
         return item.task, stem.rsplit("_", 1)[1], gold
     if item.task == "hellaswag":
-        return item.task, *re.search(r"N (\w+) the (\w+)\. Then", stem).groups()
+        return item.task, *re.search(r"N (\w+) the (\w+)\. And then", stem).groups()
     if item.task == "siqa":  # for the feelings, who is asked about matters too: told by the answer
         return item.task, stem, gold
     return item.task, stem
