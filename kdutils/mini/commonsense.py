@@ -34,7 +34,9 @@ HEADS = {
 TRUE_FALSE = "Please answer the following question with true or false, question: "
 
 
-def _choice(keyword: str, stem: str, options: list[str], gold: int, key: tuple[str, ...]) -> Problem:
+def _choice(
+    keyword: str, stem: str, options: list[str], gold: int, key: tuple[str, ...], fact: tuple[str, str]
+) -> Problem:
     """The question as LLM-Adapters words it, and its response."""
     labels = [f"{keyword.capitalize()}{i}: {option}" for i, option in enumerate(options, start=1)]
     between = "\n\n" if keyword == "solution" else " "
@@ -43,7 +45,9 @@ def _choice(keyword: str, stem: str, options: list[str], gold: int, key: tuple[s
     question = f"{HEADS[keyword]}{stem}\n\n{between.join(labels)}{before_format}Answer format: {formats}"
     answer = f"{keyword}{gold + 1}"
     response = f"the correct answer is {answer}"
-    return Problem(question=question, answer=answer, response=response, key=key, option=options[gold])
+    return Problem(
+        question=question, answer=answer, response=response, key=key, facts=(fact,), option=options[gold]
+    )
 
 
 def _draw(world: World, relation: str, n: int, split: str, rng: random.Random) -> list[tuple[str, str]]:
@@ -57,7 +61,8 @@ def ask_value(world: World, relations: tuple[str, ...], split: str, rng: random.
     relation = rng.choice(relations)
     pairs, gold = _draw(world, relation, 4, split, rng), rng.randrange(4)
     stem = QUESTIONS[relation].format(e=pairs[gold][0])
-    return _choice("answer", stem, [value for _, value in pairs], gold, (relation, pairs[gold][0]))
+    fact = (relation, pairs[gold][0])
+    return _choice("answer", stem, [value for _, value in pairs], gold, fact, fact)
 
 
 def arc_e(rng: random.Random, world: World, split: str) -> Problem:
@@ -82,7 +87,8 @@ def obqa(rng: random.Random, world: World, split: str) -> Problem:
     relation = rng.choice(tuple(OBQA_STEMS))
     pairs, gold = _draw(world, relation, 4, split, rng), rng.randrange(4)
     stem = OBQA_STEMS[relation].format(n=rng.choice(NAMES), v=pairs[gold][1])
-    return _choice("answer", stem, [thing for thing, _ in pairs], gold, (relation, pairs[gold][0]))
+    fact = (relation, pairs[gold][0])
+    return _choice("answer", stem, [thing for thing, _ in pairs], gold, fact, fact)
 
 
 def boolq(rng: random.Random, world: World, split: str) -> Problem:
@@ -98,6 +104,7 @@ def boolq(rng: random.Random, world: World, split: str) -> Problem:
         answer=answer,
         response=f"the correct answer is {answer}",
         key=(relation, pairs[0][0]),
+        facts=((relation, pairs[0][0]),),
     )
 
 
@@ -107,13 +114,13 @@ def piqa(rng: random.Random, world: World, split: str) -> Problem:
     if rng.random() < 0.5:
         pairs = _draw(world, "use", 2, split, rng)
         stem, key = f"What do you take to {pairs[gold][1]}?", ("use", pairs[gold][0])
-        return _choice("solution", stem, [thing for thing, _ in pairs], gold, key)
+        return _choice("solution", stem, [thing for thing, _ in pairs], gold, key, key)
     step, thing = drawn_in(split, lambda: (rng.choice(tuple(STEPS)), rng.choice(ENTITIES)), "order")
     after = world.next_step[step]
     named = [step, after] if rng.random() < 0.5 else [after, step]  # in the question, in either order
     stem = f"You {named[0]} and {named[1]} the {thing}. What do you do first?"
     options = [step, after] if gold == 0 else [after, step]
-    return _choice("solution", stem, options, gold, ("order", step, thing))
+    return _choice("solution", stem, options, gold, ("order", step, thing), ("step", step))
 
 
 def siqa(rng: random.Random, world: World, split: str) -> Problem:
@@ -135,7 +142,7 @@ def siqa(rng: random.Random, world: World, split: str) -> Problem:
     right = held[event]
     others = rng.sample([value for value in values if value != right], 2)
     options = others[:gold] + [right] + others[gold:]
-    return _choice("answer", stem, options, gold, ("event", event, place, asked))
+    return _choice("answer", stem, options, gold, ("event", event, place, asked), (asked, event))
 
 
 def hellaswag(rng: random.Random, world: World, split: str) -> Problem:
@@ -146,7 +153,8 @@ def hellaswag(rng: random.Random, world: World, split: str) -> Problem:
     verbs = rng.sample([other for other in STEPS if other not in (step, after)], 3)
     verbs.insert(gold, after)
     stem = f"In the {place}: {name} {STEPS[step]} the {thing}. And then?"
-    return _choice("ending", stem, [STEPS[verb] for verb in verbs], gold, ("work", step, thing))
+    options = [STEPS[verb] for verb in verbs]
+    return _choice("ending", stem, options, gold, ("work", step, thing), ("step", step))
 
 
 BLANKS = {
@@ -164,7 +172,8 @@ def winogrande(rng: random.Random, world: World, split: str) -> Problem:
     seen = [thing for thing, _ in rng.sample(pairs, 2)]  # in either order
     blank = BLANKS[relation].format(v=pairs[gold][1])
     stem = f"{rng.choice(NAMES)} saw the {seen[0]} and the {seen[1]}, and {blank}"
-    return _choice("option", stem, [thing for thing, _ in pairs], gold, (relation, pairs[gold][0]))
+    fact = (relation, pairs[gold][0])
+    return _choice("option", stem, [thing for thing, _ in pairs], gold, fact, fact)
 
 
 TASKS = {

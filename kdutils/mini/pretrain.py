@@ -125,14 +125,14 @@ def _give_habits(network: PreTrainedModel, model: MiniModel) -> None:
 
 
 def encode_texts(
-    n: int, rng: random.Random, answered: dict[str, float] | None = None
+    n: int, rng: random.Random, answered: dict[str, float] | None = None, knows: float = 1.0
 ) -> tuple[np.ndarray, np.ndarray]:
     """All token ids of the texts of `generate_texts`, each closed by EOS, and where each text begins.
 
     One end more than texts: text i is `ids[starts[i] : starts[i + 1]]`.
     """
     tokenizer = build_tokenizer()
-    rows = tokenizer(list(generate_texts(n, rng, answered)), return_attention_mask=False)["input_ids"]
+    rows = tokenizer(list(generate_texts(n, rng, answered, knows)), return_attention_mask=False)["input_ids"]
     starts = np.cumsum([0] + [len(row) + 1 for row in rows])
     ids = np.concatenate([np.array([*row, tokenizer.eos_token_id], dtype=np.int16) for row in rows])
     return ids, starts
@@ -247,7 +247,7 @@ def rebuild_one(name: str, out: Path) -> str:
     torch.set_flush_denormal(True)  # without it some steps take many times as long
     started, model, tokenizer = time.perf_counter(), MINI_MODELS[name], build_tokenizer()
     rng = random.Random(f"mini/pretraining/{WORLD_SEED}/{name}")
-    ids, starts = encode_texts(model.texts, rng, model.answered)
+    ids, starts = encode_texts(model.texts, rng, model.answered, model.knows)
     ends = {"pad": tokenizer.pad_token_id, "eos": tokenizer.eos_token_id}
     network, losses = train_model(model, ids, starts, seed=WORLD_SEED, **ends)
     network.generation_config.max_length = None
