@@ -1,11 +1,12 @@
 """How a run is computed, as opposed to what: fields that change results by rounding only, if at all.
 
-All environment variables of the package; `Compute.from_environment` alone reads the first three:
+All environment variables of the package; `Compute.from_environment` alone reads the first four:
 
 | variable                 | values                      | meaning, and who reads it                        |
 |--------------------------|-----------------------------|--------------------------------------------------|
 | `KDUTILS_COMPILE`        | torch.compile backend       | `Compute.compile_backend`                        |
 | `KDUTILS_CHECKPOINTING`  | `0` (default), `1`          | `Compute.activation_checkpointing`               |
+| `KDUTILS_CPU_BFLOAT16`   | `auto` (default), `0`, `1`  | `Compute.cpu_bfloat16`                           |
 | `KDUTILS_TEACHER_STATES` | `always` (default), `never` | `Compute.keeps_teacher_states`                   |
 | `KDUTILS_DATA`           | folder                      | released tables and questions: results, data     |
 | `KDUTILS_MODELS`         | `NAME=PATH,...`             | files in the place of models of the hub: data    |
@@ -18,7 +19,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-LARGE_PARAMETERS = 20_000_000  # from here on bf16 pays on a CPU (measured at 135M; below 1M it does not)
+LARGE_PARAMETERS = 20_000_000  # from here on bf16 pays on a CPU with AMX (at 135M; below 1M it does not)
 BUDGET_BYTES = 160 << 20  # for the logits that exist at one time, of both models together
 BATCH_ROWS = 64  # texts that are generated together
 
@@ -29,6 +30,7 @@ class Compute:
 
     device: str | None = None  # of torch; None: the GPU if there is one, else the CPU
     compile_backend: str = ""  # of torch.compile, for decoder and divergence; "": eager
+    cpu_bfloat16: bool | None = None  # of large models on a CPU; None: where it has AMX, else float32
     activation_checkpointing: bool = False  # recompute activations in the backward pass: slower, less memory
     keeps_teacher_states: bool = True  # on disk, so that the teacher runs once; False: it runs at every step
     checkpoint_seconds: float = 60.0  # training seconds between two checkpoints; 0: after every step
@@ -51,6 +53,18 @@ class Compute:
             if (value := getattr(self, name)) is not None and not value >= 0:
                 raise ValueError(f"{name}={value} must be at least 0")
 
+    def uses_bfloat16(self, device: str) -> bool:
+        """Whether large models compute in bfloat16 on that device of torch.
+
+        A CPU with AVX-512 but no AMX multiplies bfloat16 at 0.6 of the speed of float32 (measured), one that
+        has neither hundreds of times slower.
+        """
+        import torch
+
+        if torch.device(device).type != "cpu":
+            return True
+        return torch.cpu._is_amx_tile_supported() if self.cpu_bfloat16 is None else self.cpu_bfloat16
+
     @classmethod
     def from_environment(cls) -> Compute:
         """As the environment variables say; what they leave open is the default.
@@ -60,12 +74,13 @@ class Compute:
         """
         return cls(
             compile_backend=os.environ.get("KDUTILS_COMPILE", ""),
+            cpu_bfloat16=_choice("KDUTILS_CPU_BFLOAT16", {"auto": None, "0": False, "1": True}),
             activation_checkpointing=_choice("KDUTILS_CHECKPOINTING", {"0": False, "1": True}),
             keeps_teacher_states=_choice("KDUTILS_TEACHER_STATES", {"always": True, "never": False}),
         )
 
 
-def _choice(variable: str, choices: dict[str, bool]) -> bool:
+def _choice(variable: str, choices: dict[str, bool | None]) -> bool | None:
     """What the value of a variable stands for; unset or empty, the first choice."""
     value = os.environ.get(variable) or next(iter(choices))
     if value not in choices:

@@ -16,7 +16,7 @@ class Task(NamedTuple):
 
     label: str
     domain: str
-    reading: str  # how an answer is read from a response, a key of evaluate.READINGS
+    reading: str  # how an answer is read from a response, a key of data.answers.READINGS
     options: tuple[str, ...] = ()  # the possible answers, in the words of the prompt; (): it is free
     test_items: int = 0  # in the authors' repository (HellaSwag: the official validation set)
     contaminated: bool = False  # its test questions occur in math_10k (LLM-Adapters' own README)

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from kdutils.chat import chat_text
 from kdutils.data.sources import DataError
-from kdutils.items import Item, prompt
+from kdutils.items import Item, alpaca
 
 CACHED_TOKENS = 4_000_000  # at most, four bytes each
 _cached_tokens: dict[tuple, list[array.array]] = {}
@@ -76,6 +77,7 @@ def encode(
     max_tokens: int,
     protocol: str,
     prompt_in_loss: bool | None = None,
+    prompt: str = "alpaca",
 ) -> datasets.Dataset:
     """Items as token ids: columns id, input_ids, n_unscored (leading tokens that are never scored).
 
@@ -85,6 +87,7 @@ def encode(
 
     Args:
         prompt_in_loss: whether tokens of the prompt are scored; None: as the protocol says.
+        prompt: as in `prompt_ids`.
 
     Raises:
         DataError: under `careful`, for an item longer than `max_tokens`: without its EOS it would teach the
@@ -92,7 +95,7 @@ def encode(
     """
     if tokenizer.eos_token_id is None:
         raise DataError(f"tokenizer {tokenizer.name_or_path} has no EOS token, so a student could not stop")
-    heads = prompt_ids([item.question for item in items], tokenizer)
+    heads = prompt_ids([item.question for item in items], tokenizer, prompt)
     bodies = token_ids([item.response for item in items], tokenizer)
     ids = [
         head + body + [tokenizer.eos_token_id] * item.ended
@@ -121,11 +124,20 @@ def start_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return [bos] if bos is not None and tokenizer("a")["input_ids"][:1] == [bos] else []
 
 
-def prompt_ids(questions: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
-    """Token ids of the prompts, as `encode` writes them before a response."""
+def prompt_ids(
+    questions: Sequence[str], tokenizer: PreTrainedTokenizerBase, prompt: str = "alpaca"
+) -> list[list[int]]:
+    """Token ids of the prompts, as `encode` writes them before a response.
+
+    Args:
+        prompt: `alpaca`, items.PROMPT after BOS if the tokenizer begins texts with it; or `chat`, the
+            question as the user's message in the tokenizer's chat template, up to where the answer begins.
+    """
+    if prompt == "chat":
+        texts = [chat_text(tokenizer, question, add_generation_prompt=True) for question in questions]
+        return token_ids(texts, tokenizer)
     start = start_ids(tokenizer)
-    texts = [prompt(question) for question in questions]
-    return [start + ids for ids in token_ids(texts, tokenizer)]
+    return [start + ids for ids in token_ids([alpaca(question) for question in questions], tokenizer)]
 
 
 def token_ids(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:

@@ -93,11 +93,7 @@ def _by_length(
 def top1_tokens(
     model: LoadedModel, encoded: datasets.Dataset, *, batch_rows: int = BATCH_ROWS
 ) -> list[list[int]]:
-    """The likeliest token at every scored position of each row, given the true tokens before it.
-
-    Args:
-        encoded: from `encoding.encode`.
-    """
+    """The likeliest token at each scored position of `encoding.encode`'s rows, given the true ones before."""
 
     def tokens_of(rows: list[int]) -> list[list[int]]:
         batch = encoding.collate(encoded, rows, pad_id=model.pad_id)

@@ -35,7 +35,7 @@ class Item:
     contaminated: str = ""  # how the question occurs in the training set: exact, masked, fuzzy; "" if not
 
 
-def prompt(question: str) -> str:
+def alpaca(question: str) -> str:
     """The Alpaca prompt of a question, up to where the response begins."""
     return PROMPT.format(instruction=question)
 

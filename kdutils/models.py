@@ -28,6 +28,7 @@ from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.utils import logging as transformers_logging
 
 from kdutils import losses
+from kdutils.chat import end_answers_as_in_chats
 from kdutils.compute import DEFAULT, LARGE_PARAMETERS, Compute
 from kdutils.constants import LORA_TARGETS
 from kdutils.data.gguf_files import copy_of, keep_layers, saved_copy, unmark_quantised
@@ -42,7 +43,7 @@ from kdutils.data.model_files import (
 from kdutils.encoding import Batch
 from kdutils.head import Head, error_of_head, head_of
 from kdutils.io import disk
-from kdutils.items import prompt
+from kdutils.items import alpaca
 from kdutils.mini.family import MINI_MODELS
 from kdutils.noise import seeded
 from kdutils.spec import RunSpec
@@ -129,27 +130,27 @@ class LoadedModel:
 def policy_for(n_parameters: int, *, compute: Compute = DEFAULT, trains_all: bool = False) -> Policy:
     """Device and number formats of a model of that size on this machine.
 
-    CUDA: bf16 and SDPA. CPU: float32 for tiny models; bf16 with eager attention, whose backward pass is
-    faster there, for large ones. Weights that are all trained stay float32, since a bf16 weight loses updates
-    below 1/256 of its size; only matrix products are in bf16 then.
+    CUDA: bf16 and SDPA. CPU: float32 for tiny models; for large ones bf16 where `Compute.uses_bfloat16`, and
+    eager attention, whose backward pass is faster there. Weights that are all trained stay float32, since a
+    bf16 weight loses updates below 1/256 of its size; only matrix products are in bf16 then.
     """
     device = compute.device or ("cuda" if torch.cuda.is_available() else "cpu")
     is_cuda = torch.device(device).type == "cuda"
-    weights, autocast = torch.bfloat16, None
-    if trains_all or not is_cuda and n_parameters < LARGE_PARAMETERS:
-        weights = torch.float32
-    if trains_all and (is_cuda or n_parameters >= LARGE_PARAMETERS):
-        autocast = torch.bfloat16
+    in_bfloat16 = is_cuda or n_parameters >= LARGE_PARAMETERS and compute.uses_bfloat16(device)
+    weights = torch.bfloat16 if in_bfloat16 and not trains_all else torch.float32
+    autocast = torch.bfloat16 if in_bfloat16 and trains_all else None
     attention = "sdpa" if is_cuda or n_parameters < LARGE_PARAMETERS else "eager"
     switches = compute.activation_checkpointing, compute.compile_backend
     return Policy(device, weights, autocast, attention, *switches)
 
 
-def load_tokenizer(model: str | Location) -> PreTrainedTokenizerBase:
+def load_tokenizer(model: str | Location, prompt: str = "alpaca") -> PreTrainedTokenizerBase:
     """The tokenizer of a model, by its name or where it is read from.
 
+    With `prompt` "chat", EOS is the token that ends an answer in its chat template.
+
     Raises:
-        ModelError: if it cannot be loaded, knows no word, or has no EOS token.
+        ModelError: if it cannot be loaded, knows no word, has no EOS token, or no chat template for `chat`.
     """
     located = locate(model)
     name, place = located.name, copy_of(located, "tokenizer") or located
@@ -168,10 +169,12 @@ def load_tokenizer(model: str | Location) -> PreTrainedTokenizerBase:
     except UNREADABLE as error:
         raise ModelError(unobtainable(place, error)) from error
     # Without files of a tokenizer, transformers makes an empty one and does not say so.
-    if not set(tokenizer(prompt("1 + 2"))["input_ids"]) - set(tokenizer.all_special_ids):
+    if not set(tokenizer(alpaca("1 + 2"))["input_ids"]) - set(tokenizer.all_special_ids):
         raise ModelError(f"{name} has no tokenizer that knows a word; give a model with its tokenizer files")
     if tokenizer.eos_token_id is None:
         raise ModelError(f"the tokenizer of {name} has no EOS token: a student could not learn to stop")
+    if prompt == "chat":
+        end_answers_as_in_chats(name, tokenizer)
     tokenizer.files_digest = _tokenizer_digest(located)  # by which encoding.token_ids knows it
     return tokenizer
 
@@ -192,6 +195,7 @@ def load(
     model: str | Location,
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
+    prompt: str = "alpaca",
     trains_all: bool = False,
     compute: Compute = DEFAULT,
     stays_in_memory: bool = False,
@@ -200,6 +204,7 @@ def load(
 
     Args:
         tokenizer: the model's own, if it is loaded already.
+        prompt: as in load_tokenizer.
         trains_all: all weights will be trained, so they are in float32.
         stays_in_memory: leave its weights in main memory, to be moved in parts (kdutils.devices.fsdp).
 
@@ -207,20 +212,26 @@ def load(
         ModelError: if it cannot be loaded, or its logits are not what we compute (see `_check_logits`).
     """
     located = locate(model)
-    name, tokenizer = located.name, load_tokenizer(located) if tokenizer is None else tokenizer
-    copy = copy_of(located, str(torch.float32 if trains_all else torch.bfloat16))
+    name, tokenizer = located.name, tokenizer or load_tokenizer(located, prompt)
+    rounds = not trains_all and policy_for(LARGE_PARAMETERS, compute=compute).weights == torch.bfloat16
+    copied = torch.bfloat16 if rounds else torch.float32
+    copy = copy_of(located, str(copied))
     place = copy or located
-    kinds = {"trust_remote_code": False, "gguf_file": place.gguf_file, **_offline(place)}
-    if place.gguf_file is None:
-        kinds["use_safetensors"] = True
+    kinds = {"trust_remote_code": False, "output_loading_info": True, **_offline(place)}
+    kinds |= {"gguf_file": place.gguf_file, "use_safetensors": place.gguf_file is None or None}
     try:
         with _without_progress_bar():
             dtype = torch.float32 if copy is None else "auto"
-            network = AutoModelForCausalLM.from_pretrained(place.source, dtype=dtype, **kinds)
+            network, read = AutoModelForCausalLM.from_pretrained(place.source, dtype=dtype, **kinds)
     except UNREADABLE as error:
         raise ModelError(unobtainable(place, error)) from error
     if getattr(network, "_hf_peft_config_loaded", False):  # of a hub repository that was not here before
         raise ModelError(f"{place.name} {ADAPTER_NEEDS_MERGING}")
+    if lost := sorted(read["missing_keys"]):
+        raise ModelError(f"{name}: {lost[0]} ({len(lost)} in all) is not in its files; give a whole model")
+    if network.config.model_type == "youtu" and network.config.pad_token_id is not None:
+        bug = "transformers (5.23) empties the row of its padding token at every load"
+        raise ModelError(f"{name}: {bug}; set pad_token_id to null in its config.json")
     if place.layers is not None:
         keep_layers(network, place.layers)
     if len(tokenizer) > (n_rows := len(network.get_output_embeddings().weight)):
@@ -237,15 +248,15 @@ def load(
     network = network.to(device="cpu" if stays_in_memory else policy.device, dtype=policy.weights).eval()
     model = LoadedModel(name, network, tokenizer, policy)
     in_batches = not stays_in_memory and network.config.model_type not in KNOWN
-    _check_logits(model, tokenizer(prompt("1 + 2"))["input_ids"][:8], in_batches=in_batches)
+    _check_logits(model, tokenizer(alpaca("1 + 2"))["input_ids"][:8], in_batches=in_batches)
     if policy.checkpointing:
         network.activation_checkpointing_enable({"use_reentrant": False})
     if policy.compiled:
         network.get_decoder().compile(backend=policy.compiled)
     if place.gguf_file is not None:
         unmark_quantised(network)
-        if policy.weights == torch.bfloat16 or trains_all:
-            with saved_copy(place, str(policy.weights)) as folder:
+        if policy.weights == copied:
+            with saved_copy(place, str(copied)) as folder:
                 network.save_pretrained(folder, safe_serialization=True)
     return model
 
@@ -289,29 +300,30 @@ def add_adapter(model: LoadedModel, spec: RunSpec, *, seed: int) -> LoadedModel:
     if spec.adapter == "full":
         model.network.requires_grad_(True)
         return model
-    from peft import LoraConfig, get_peft_model
+    from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 
-    config = LoraConfig(
-        r=spec.lora_rank,
-        lora_alpha=spec.lora_alpha,
-        lora_dropout=spec.lora_dropout,
-        target_modules=lora_targets(model.network),
-        bias="none",
-        task_type="CAUSAL_LM",
-    )
+    ranks = {"r": spec.lora_rank, "lora_alpha": spec.lora_alpha, "lora_dropout": spec.lora_dropout}
+    config = LoraConfig(**ranks, **lora_targets(model.network), task_type="CAUSAL_LM")
     try:
         with seeded(seed):
-            return replace(model, network=get_peft_model(model.network, config, autocast_adapter_dtype=True))
+            network = get_peft_model(model.network, config, autocast_adapter_dtype=True)
+        if lost := set_peft_model_state_dict(network, get_peft_model_state_dict(network)).unexpected_keys:
+            raise ValueError(f"peft would not read {lost[0]} that it writes")
     except ValueError as error:
-        raise ModelError(
-            f"{model.name}: no LoRA can be added ({error}); use lora_dropout=0.0 or adapter='full'"
-        ) from error
+        remedy = "lora_dropout=0.0 or " * ("lora_dropout" in str(error)) + "adapter='full'"
+        raise ModelError(f"{model.name}: no LoRA can be added ({error}); use {remedy}") from error
+    return replace(model, network=network)
 
 
-def lora_targets(network: nn.Module) -> list[str] | str:
-    """As the authors'; where matrices have other names all linear layers but the head, which peft finds."""
-    names = {name.rpartition(".")[2] for name, _ in network.named_modules()}
-    return list(LORA_TARGETS) if names.issuperset(LORA_TARGETS) else "all-linear"
+def lora_targets(network: nn.Module) -> dict[str, list[str] | str]:
+    """As the authors', and gate_proj where experts hold it in one tensor with up_proj.
+
+    Where matrices have other names, all linear layers but the head, and but routers, which return a tuple.
+    """
+    names = {name.rpartition(".")[2] for name, _ in (*network.named_modules(), *network.named_parameters())}
+    if names.issuperset(LORA_TARGETS):
+        return {"target_modules": [*LORA_TARGETS, *["gate_proj"] * ("gate_up_proj" in names)]}
+    return {"target_modules": "all-linear", "exclude_modules": ["router"] * ("router" in names)}
 
 
 def learning_rate(spec: RunSpec) -> float:

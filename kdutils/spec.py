@@ -55,7 +55,7 @@ def _printable(text: str) -> str:
 
 def _not_blank(text: str) -> str:
     if not text.strip():
-        raise ValueError("is empty: give a name")
+        raise ValueError("is empty: give a name, a folder or a file")
     return text
 
 
@@ -151,10 +151,10 @@ class RunSpec(_Hashed):
     """What is trained.
 
     Models are names of the mini family, hub ids, local folders or GGUF files. Fields that a method does not
-    use must stay at their defaults: a value without effect would make two names for one run.
+    use stay at their defaults: a value without effect would make two names for one run.
 
-    `devices` and where models are read from are no part of the run's name. Devices change a result by
-    rounding, and which units LoRA's dropout drops, so a run begun on two can go on on one.
+    `devices` and where models are read from are not in the run's name. Devices change a result by rounding
+    (and which units LoRA's dropout drops), so a run begun on two can go on on one.
     """
 
     APART: ClassVar = ("devices", "student_source", "teacher_source")
@@ -180,7 +180,8 @@ class RunSpec(_Hashed):
     lora_alpha: Annotated[float, _between(0.001, 10_000)] = 16.0
     lora_dropout: Annotated[float, _between(0, 0.9)] = 0.05
     seed: Seed = 0
-    data: Text = MINI  # benchmark, llm-adapters, or a folder with train.jsonl, validation.jsonl, test.jsonl
+    data: Name = MINI  # benchmark, llm-adapters, or a folder with train.jsonl, validation.jsonl, test.jsonl
+    prompt: Literal["alpaca", "chat"] = "alpaca"  # chat: of the models' own chat templates
     max_item_characters: Annotated[int, _between(1, 10_000_000)] | None = None  # longer ones: not trained on
     wrong_rationale_share: Share = 0.23  # mini: of the training rationales in math, as measured in math_10k
     data_digest: Text = ""  # of the items; this and the next two are filled in when the run is resolved
@@ -201,8 +202,6 @@ class RunSpec(_Hashed):
     teacher_source: Text = dataclasses.field(default="", compare=False)
 
     def __post_init__(self) -> None:
-        if not self.data.strip():
-            raise ValueError(f"data={self.data!r} is empty: give {MINI!r}, {BENCHMARK!r} or a folder")
         if self.method not in KD_METHODS and self.teacher is not None:
             raise ValueError(
                 f"method {self.method!r} has no teacher, but teacher={shown(self.teacher)}: drop it or use "
@@ -265,8 +264,8 @@ class RunSpec(_Hashed):
     @cached_property
     def encoding(self) -> dict[str, Any]:
         """How items become tokens: arguments of encoding.encode."""
-        fields = ("max_tokens", "protocol", "prompt_in_loss")
-        return {name: getattr(self, name) for name in fields if getattr(self, name) is not None}
+        names = ["max_tokens", "protocol", *sorted({"prompt_in_loss", "prompt"} & self.changes().keys())]
+        return {name: getattr(self, name) for name in names}
 
     @cached_property
     def reads_gold(self) -> bool:

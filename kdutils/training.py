@@ -105,7 +105,7 @@ class _Training:
         self.validation = None if held_out is None else held_out.with_format("arrow")
         self.steps_per_epoch = math.ceil(len(items) / spec.batch_size)
         self.n_steps = self.steps_per_epoch * spec.epochs
-        prompts = encoding.prompt_ids([item.question for item in items], student.tokenizer)
+        prompts = encoding.prompt_ids([item.question for item in items], student.tokenizer, spec.prompt)
         self.rollouts = Rollouts(student, spec, encoded["id"][:], prompts, self.rows, self.n_steps)
         weights = {name: w for name, w in student.network.named_parameters() if w.requires_grad}
         groups = _groups(weights, spec.weight_decay)

@@ -115,9 +115,9 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     names, begin = [], store.RunFolder.begin
 
-    def noted(folder: store.RunFolder, spec: dict) -> None:
+    def noted(folder: store.RunFolder, *arguments: dict) -> None:
         names.append(folder.path.name)
-        begin(folder, spec)
+        begin(folder, *arguments)
 
     monkeypatch.setattr(store.RunFolder, "begin", noted)
     return names

@@ -25,7 +25,7 @@ from tokenizers import (
 )
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
-from kdutils.items import prompt
+from kdutils.items import alpaca
 
 QWEN_ROWS = {"student": 151_936, "teacher": 152_064}  # of Qwen2.5 0.5B to 3B, and of 7B and 14B
 QWEN_LENGTH = 151_665  # of the tokenizer of all of them
@@ -119,7 +119,7 @@ def _tokenizer(split: str) -> Tokenizer:
         vocab_size=1_000, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
     records = tiny.records(40)
-    texts = [prompt(record["question"]) for record in records]
+    texts = [alpaca(record["question"]) for record in records]
     made.train_from_iterator(texts + [record["rationale"] for record in records], trainer)
     return made
 

@@ -90,7 +90,6 @@ def test_the_reading_order_names_every_file_of_the_training_module():
 
 WRITES_ENVIRONMENT = {  # file -> why it must
     "io/child_processes.py": "a child's own, and what a fork server starts with, which takes it from ours",
-    "report/kernels.py": "a kernel's own, after its fork",
     "report/runner.py": "the name of the run, for what is started from here on",
     "grid/ray_engine.py": "Ray reads its settings from there alone; a task's own",
     "grid/worker.py": "the GPUs of a worker, in that worker, before CUDA is loaded",

@@ -117,7 +117,7 @@ def answered(student: models.LoadedModel, spec: RunSpec) -> list[Any]:
     """Texts, likeliest tokens, and log-probabilities of two options."""
     evaluation = EvalSpec(tasks=("addsub",), max_new_tokens=12)
     items = sources.test_items(spec, evaluation)
-    rows, _ = experiment.item_rows(student, items, evaluation, run_id=spec.run_id)
+    rows, _ = experiment.item_rows(student, items, evaluation, spec)
     prompts = encoding.prompt_ids(["What is 1 plus 2 ?", "What ?"], student.tokenizer)
     options = [encoding.token_ids(["3", "The answer is 4 ."], student.tokenizer)] * len(prompts)
     ranked = generation.option_logprobs(student, prompts, options)

@@ -157,7 +157,7 @@ def hindrance(case: Case, contender: str) -> str:
     if remedy := peers.missing().get(CONTENDERS[contender].package):
         return f"not installed: {remedy}"
     if contender == BFLOAT16 and policy_for(case.student.parameters, trains_all=True).autocast is None:
-        return "kdutils computes with models this small in float32 alone, see the other rows"
+        return "kdutils computes with this in float32 alone here, see the other rows"
     return ""
 
 

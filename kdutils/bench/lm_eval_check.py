@@ -31,7 +31,7 @@ from transformers import GenerationConfig
 from kdutils import evaluate, generation, models
 from kdutils.data.model_files import ModelError
 from kdutils.data.sources import DataError, default_evaluation, test_items
-from kdutils.items import Item, prompt
+from kdutils.items import Item, alpaca
 from kdutils.models import LoadedModel
 from kdutils.runs import experiment
 from kdutils.spec import MINI, EvalSpec, RunSpec
@@ -68,7 +68,7 @@ def task_config(items: Sequence[Item], evaluation: EvalSpec) -> dict[str, Any]:
     """The items as a task of lm-evaluation-harness: our prompts and options as they are."""
     import datasets
 
-    records = [{"prompt": prompt(item.question), "target": item.answer} for item in items]
+    records = [{"prompt": alpaca(item.question), "target": item.answer} for item in items]
     if evaluation.scoring == "likelihood":
         for item, record in zip(items, records, strict=True):
             options = evaluate.options(item)
@@ -93,7 +93,7 @@ def _adapter(model: LoadedModel, items: Sequence[Item], evaluation: EvalSpec) ->
 
     rows = generation.BATCH_ROWS
     if evaluation.scoring == "likelihood":
-        texts = [prompt(item.question) + max(evaluate.options(item).values(), key=len) for item in items]
+        texts = [alpaca(item.question) + max(evaluate.options(item).values(), key=len) for item in items]
         longest = max(map(len, model.tokenizer(texts)["input_ids"]))
         rows = max(1, min(rows, LOGITS_AT_ONCE // (longest * model.head.weight_VH.shape[0])))
 
@@ -140,7 +140,7 @@ def compare(model: LoadedModel, spec: RunSpec, evaluation: EvalSpec) -> pd.DataF
     """
     items = test_items(spec, evaluation)
     theirs = harness_samples(model, items, evaluation)
-    ours = experiment.item_rows(model, items, evaluation, run_id=spec.run_id)[0]
+    ours = experiment.item_rows(model, items, evaluation, spec)[0]
     rows = []
     for item, our, their in zip(items, ours.to_dict("records"), theirs, strict=True):
         about = {"task": item.task, "item": item.id}

@@ -34,7 +34,7 @@ def missing() -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def trl_gkd(work: Work) -> Iterator[Gradients]:
+def trl_gkd(work: Work, *, beta: float = BETA, **options: Any) -> Iterator[Gradients]:
     """TRL's GKDTrainer with lmbda 0: the batch as it is, none of it generated."""
     import datasets
     from trl.experimental import gkd
@@ -43,7 +43,7 @@ def trl_gkd(work: Work) -> Iterator[Gradients]:
         trainer = gkd.GKDTrainer(
             model=work.student,
             teacher_model=work.teacher,
-            args=gkd.GKDConfig(output_dir=folder, lmbda=0.0, beta=BETA, temperature=1.0, **TRAINER),
+            args=gkd.GKDConfig(output_dir=folder, lmbda=0.0, beta=beta, temperature=1.0, **TRAINER | options),
             train_dataset=datasets.Dataset.from_dict({"messages": [[]]}),
             processing_class=_tokenizer(),
             data_collator=lambda rows: rows,
@@ -52,7 +52,7 @@ def trl_gkd(work: Work) -> Iterator[Gradients]:
 
 
 @contextlib.contextmanager
-def trl_distillation(work: Work) -> Iterator[Gradients]:
+def trl_distillation(work: Work, *, beta: float = BETA, **options: Any) -> Iterator[Gradients]:
     """TRL's DistillationTrainer on completions that are given; those it draws itself are left out.
 
     It takes prompts padded on the left and completions padded on the right.
@@ -76,7 +76,7 @@ def trl_distillation(work: Work) -> Iterator[Gradients]:
         trainer = Given(
             model=work.student,
             teacher_model=work.teacher,
-            args=trl.DistillationConfig(output_dir=folder, beta=BETA, temperature=1.0, **TRAINER),
+            args=trl.DistillationConfig(output_dir=folder, beta=beta, temperature=1.0, **TRAINER | options),
             train_dataset=datasets.Dataset.from_dict({"prompt": ["a"]}),
             processing_class=_tokenizer(),
         )

@@ -145,7 +145,7 @@ def regimes() -> pd.DataFrame:
     grids = (
         ("mini", mini, whole_runs.STUDENTS["mini"]),
         ("deep teacher", whole_runs.DEEP, whole_runs.STUDENTS["deep teacher"]),
-        ("Qwen2.5-14B, not made here", model_shapes.SHAPES["Qwen/Qwen2.5-14B"], real),
+        ("Qwen2.5-14B, not made here", model_shapes.SHAPES["Qwen2.5-14B"], real),
     )
     return pd.DataFrame(
         {"grid": grid, "student": student, "ratio": ratio(student, teacher)}

@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from kdutils.report import plots, styles
-from kdutils.report.styles import GREY, Style
+from kdutils.report import plots
+from kdutils.report.plots import GREY, Style
 
-_COLOURS = styles.ordered_colours(3)
+_COLOURS = plots.ordered_colours(3)
 # Ours in shades of one colour, the plain loop and the peers each in its own.
 CONTENDER_STYLE = {
     name: Style(name, colour, marker)

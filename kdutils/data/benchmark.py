@@ -19,9 +19,8 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
-from kdutils import evaluate
 from kdutils.constants import CHOICE_TASKS, DOMAIN_TASKS, INSTRUCTION_TASKS, MATH_TASKS
-from kdutils.data import contamination, llm_adapters
+from kdutils.data import answers, contamination, llm_adapters
 from kdutils.data.item_files import (
     item_of,
     json_lines,
@@ -192,8 +191,8 @@ def ends_in(item: Item, answer: str) -> bool:
     """
     if item.task in INSTRUCTION_TASKS:
         return True
-    read_by = evaluate.parse_strict if item.task == "aqua" else evaluate.parse
-    return evaluate.is_correct(item.task, read_by(item.task, item.response), answer)
+    read_by = answers.parse_strict if item.task == "aqua" else answers.parse
+    return answers.is_correct(item.task, read_by(item.task, item.response), answer)
 
 
 # --- the release of LLM-Adapters -----------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import difflib
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -10,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from kdutils.constants import ALL_TASKS, INSTRUCTION_TASKS, TASKS
-from kdutils.evaluate import is_correct, parse, parse_strict, reading_of
+from kdutils.data.answers import is_correct, parse, parse_strict, reading_of
 from kdutils.io.text_safety import shown
 from kdutils.items import DataError, Item
 
@@ -23,7 +25,8 @@ def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     Raises:
         DataError: names the line that is not UTF-8, not a JSON object or gives a key twice.
     """
-    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
+    content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
+    for number, line in enumerate(content.split(b"\n"), start=1):
         where = f"{path}, line {number}"
         try:
             text = line.decode("utf-8")
@@ -55,18 +58,23 @@ def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def item_of(record: dict[str, Any], *, where: str) -> Item:
     """The item that a record describes; keys that an item does not have are left out.
 
-    Where there is no `response`, it is the rationale for math and "the correct answer is ANSWER" otherwise.
+    Where there is no `response`, see `default_response`.
 
     Raises:
         DataError: names what is missing, empty, no text or of an unknown task.
     """
     known = {entry.name for entry in fields(Item)}
+    for key in set(record) - known:
+        if meant := [
+            name for name in difflib.get_close_matches(key, known, cutoff=0.8) if name not in record
+        ]:
+            raise DataError(f"{where}: key {shown(key)} is none of an item: is {meant[0]!r} meant? rename it")
     values = {key: value for key, value in record.items() if key in known - {"ended", "contaminated"}}
     for key in ("id", "task", "question", "answer"):
         if not isinstance(values.get(key), str) or not values[key].strip():
             raise DataError(
                 f"{where}: {key} is missing or not text ({shown(values.get(key))}); "
-                "every item needs it, give it"
+                "every item needs it, give it as a string"
             )
     if values["task"] not in ALL_TASKS:
         raise DataError(f"{where}: unknown task {shown(values['task'])}; choose one of {list(ALL_TASKS)}")
@@ -82,8 +90,60 @@ def item_of(record: dict[str, Any], *, where: str) -> Item:
 
 
 def default_response(item: Item) -> str:
-    """What LLM-Adapters trains on: the rationale, or "the correct answer is ANSWER"."""
-    return item.rationale or f"the correct answer is {item.answer}"
+    """What LLM-Adapters trains on: the rationale, else the answer in the response format of its task."""
+    return item.rationale or reading_of(item.task).response.format(item.answer)
+
+
+def from_messages(record: dict[str, Any], *, where: str) -> dict[str, Any]:
+    """The record with the question and response of its `messages`, a chat of one turn; else as it is.
+
+    A system message is put before the question, with a blank line between. The answer to an instruction is
+    the assistant's message.
+
+    Raises:
+        DataError: for several turns, unknown roles or contents that are no text.
+    """
+    if "messages" not in record:
+        return record
+    messages = record["messages"]
+    is_list = isinstance(messages, list) and all(isinstance(message, dict) for message in messages)
+    roles = [message.get("role") for message in messages] if is_list else []
+    if is_list and not any(roles) and messages:
+        raise DataError(f"{where}: messages={shown(messages)} name no role: give role and content of each")
+    system = roles[:1] == ["system"]
+    if roles[system:] not in (["user"], ["user", "assistant"]):
+        raise DataError(
+            f"{where}: messages={shown(messages)} must be one user message, perhaps with a system message "
+            "before and the assistant's after it; make an item of each turn"
+        )
+    if both := sorted({"question", "response", "rationale"} & set(record)):
+        raise DataError(f"{where}: {both[0]} stands beside messages, which hold it; delete one of them")
+    texts = [message.get("content") for message in messages]
+    if not all(isinstance(text, str) for text in texts) or not all(text.strip() for text in texts[system:]):
+        raise DataError(f"{where}: messages={shown(messages)} has a content that is no text; give strings")
+    own = {"question": "\n\n".join(text for text in texts[: system + 1] if text.strip())}
+    if roles[-1] == "assistant":
+        own["response"] = texts[-1]
+        if record.get("task") in INSTRUCTION_TASKS:
+            own["answer"] = texts[-1]
+    return own | {key: value for key, value in record.items() if key != "messages"}
+
+
+def check_response(item: Item, *, where: str) -> None:
+    """Refuse a response in which the strict reading of its task finds no answer.
+
+    A student that learns to write so could never be right by that reading. The answer found may be another
+    than the gold one: rationales may be wrong.
+
+    Raises:
+        DataError: names the file, the item, its response and how to end it.
+    """
+    if parse_strict(item.task, item.response) is None:
+        form = reading_of(item.task).response.format(item.answer)
+        raise DataError(
+            f"{where}: item {item.id!r} is trained on a response that holds no answer as {item.task} is read "
+            f"({shown(item.response[-80:])}): end it with {form!r}"
+        )
 
 
 def short_enough(items: Sequence[Item], max_characters: int | None) -> list[Item]:

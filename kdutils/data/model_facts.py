@@ -6,13 +6,15 @@ of Qwen's. Format: github.com/ggml-org/ggml/blob/master/docs/gguf.md, versions 2
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
 import math
 import struct
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from kdutils.data.model_files import ModelError, files_digest, hub_file, locate
+from kdutils.data.model_files import Location, ModelError, files_digest, hub_file, locate
 from kdutils.mini.family import MINI_MODELS
 
 MAGIC = b"GGUF"
@@ -110,6 +112,27 @@ def describe(name: str, source: str = "") -> dict[str, Any]:
         folder = config.parent
         facts["source"] += f" at {folder.name[:12]}"
     return facts | _of_tensors(sorted(folder.glob("*.safetensors")))
+
+
+@functools.cache  # all runs of a worker have one of few models
+def licence(place: Location) -> dict[str, str]:
+    """`license`, `license_name` and `license_link` as a model's own files state them; empty if they do not.
+
+    A hub model's card counts where it is in the local cache. The mini family has this project's licence.
+    """
+    if place.name in MINI_MODELS:
+        return {"license": "apache-2.0"}
+    from huggingface_hub.repocard import metadata_load
+
+    source, stated = Path(place.source), {}
+    with contextlib.suppress(Exception):  # no card, or one that cannot be read, whatever is wrong with it
+        if place.gguf_file:
+            header = read_gguf(source / place.gguf_file)
+            stated = {name[8:].replace(".", "_"): header[name] for name in header if name[:8] == "general."}
+        elif path := (source / "README.md" if source.is_dir() else hub_file(place.source, "README.md")):
+            stated = metadata_load(path) or {}
+    keys = ("license", "license_name", "license_link") if stated.get("license") else ()
+    return {key: str(stated[key]) for key in keys if stated.get(key)}
 
 
 def _of_gguf(path: Path) -> dict[str, Any]:

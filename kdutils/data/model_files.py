@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from safetensors import SafetensorError, safe_open
+
 from kdutils.io import disk
 from kdutils.mini.family import MINI_MODELS, MODEL_FOLDER
 
@@ -138,6 +140,26 @@ def unobtainable(place: Location, error: Exception) -> str:
     return f"model {place.name} cannot be loaded ({type(error).__name__}: {reason}); {remedy}"
 
 
+def check_weights(place: Location) -> None:
+    """Check that a folder has weights in safetensors, each file as long as its header says.
+
+    Raises:
+        ModelError: with the remedy.
+    """
+    folder = Path(place.source)
+    if place.gguf_file is not None or not folder.is_dir():
+        return
+    try:
+        files = sorted(folder.glob("*.safetensors"))
+        if not files:
+            raise OSError("no *.safetensors")
+        for path in files:
+            with safe_open(path, framework="np"):
+                pass
+    except (OSError, SafetensorError) as error:
+        raise ModelError(unobtainable(place, error)) from error
+
+
 def hub_revision(name: str | Location) -> str:
     """The commit of a hub model's files in the local cache; "" if there are none, or for local models."""
     place = locate(name)
@@ -165,10 +187,11 @@ def is_large(name: str | Location) -> bool:
     return sum(path.stat().st_size for path in files) > LARGE_MODEL_BYTES
 
 
-def files_digest(name: str | Location) -> str:
+def files_digest(name: str | Location, prompt: str = "alpaca") -> str:
     """16 hexadecimal digits of the SHA-256 of a local model's weights, configuration and tokenizer.
 
-    "" for a hub id, whose files are not known before they are there.
+    For the prompt `chat` its chat template too, where that is a file of its own. "" for a hub id, whose files
+    are not known before they are there.
 
     Raises:
         ModelError: as `locate`.
@@ -177,10 +200,11 @@ def files_digest(name: str | Location) -> str:
     source = Path(place.source)
     if not source.is_dir():
         return ""
+    suffixes = (".safetensors", ".json", *(".jinja",) * (prompt == "chat"))
     names = (
         [place.gguf_file]
         if place.gguf_file
-        else sorted(path.name for path in source.iterdir() if path.suffix in (".safetensors", ".json"))
+        else sorted(path.name for path in source.iterdir() if path.suffix in suffixes)
     )
     total = hashlib.sha256()
     for file_name in names:

@@ -13,7 +13,14 @@ from functools import cache, cached_property
 from pathlib import Path
 
 from kdutils.data import benchmark, contamination
-from kdutils.data.item_files import item_of, json_lines, short_enough, with_scorable_answer
+from kdutils.data.item_files import (
+    check_response,
+    from_messages,
+    item_of,
+    json_lines,
+    short_enough,
+    with_scorable_answer,
+)
 from kdutils.data.model_files import files_digest, locate
 from kdutils.io import disk
 from kdutils.items import SPLITS, DataError, Item
@@ -40,14 +47,14 @@ def resolved_all(specs: Iterable[RunSpec]) -> Iterator[RunSpec]:
         DataError, ModelError: if a file is missing.
     """
     of_data: dict[tuple[str, str], str] = {}
-    of_model: dict[tuple[str | None, str], str] = {(None, ""): ""}
+    of_model: dict[tuple[str | None, str, str], str] = {}
     for spec in specs:
         if (key := (spec.data, spec.domain)) not in of_data:
             of_data[key] = data_digest(spec)
-        models = (spec.student, spec.student_source), (spec.teacher, spec.teacher_source)
-        for name, source in models:
-            if (name, source) not in of_model:
-                of_model[name, source] = files_digest(locate(name, source))
+        named = (spec.student, spec.student_source), (spec.teacher, spec.teacher_source)
+        models = [(*one, spec.prompt) for one in named]
+        for name, source, prompt in set(models) - set(of_model):
+            of_model[name, source, prompt] = files_digest(locate(name, source), prompt) if name else ""
         yield _with_digests(spec, spec.apart, of_data[key], *(of_model[model] for model in models))
 
 
@@ -87,7 +94,8 @@ def _present(path: Path) -> Path:
 def read_items(path: Path) -> list[Item]:
     """Items of a JSON-lines file (keys id, task, question, answer; optional response, rationale).
 
-    Where there is no `response`, it is the rationale for math and "the correct answer is ANSWER" otherwise.
+    A chat of one turn may stand in place of question and response (key messages, item_files.from_messages).
+    Where there is no `response`, it is the rationale, or the answer in the response format of its task.
 
     Raises:
         DataError: names the line that is not JSON, lacks a key, is empty, repeats an id or has an answer
@@ -95,7 +103,8 @@ def read_items(path: Path) -> list[Item]:
     """
     items: dict[str, Item] = {}
     for where, record in json_lines(_present(path)):
-        item = item_of(with_scorable_answer(record, where=where), where=where)
+        record = with_scorable_answer(from_messages(record, where=where), where=where)
+        item = item_of(record, where=where)
         if item.id in items:
             raise DataError(f"{where}: id {item.id!r} stands there twice; make ids unique")
         items[item.id] = item
@@ -136,6 +145,8 @@ def load_items(spec: RunSpec, split: str, *, per_task: int | None = None) -> lis
     if wanted > len(kept):
         remedy = "ask for fewer" if limit is None else f"ask for fewer or raise max_item_characters={limit}"
         raise DataError(f"{split}_items={wanted}, but {spec.data}/{split}.jsonl holds {len(kept)}; {remedy}")
+    for item in kept[:wanted]:
+        check_response(item, where=f"{spec.data}/{split}.jsonl")
     return kept[:wanted]
 
 

@@ -47,9 +47,12 @@ def check_devices(spec: RunSpec, compute: Compute = DEFAULT) -> None:
     Raises:
         DevicesError: if it cannot.
     """
+    import torch
+
+    if (compute.device or "cpu").startswith("cuda") and not torch.cuda.is_available():
+        raise DevicesError(f"device={compute.device!r}: torch sees no GPU here; leave it out for the CPU")
     if spec.devices == 1:
         return
-    import torch
 
     if not torch.distributed.is_available():
         raise DevicesError(f"devices={spec.devices}: this torch has no torch.distributed; use devices=1")

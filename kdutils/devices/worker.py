@@ -100,7 +100,7 @@ def do(task: dict[str, Any], scratch: Path, world: Sharded, progress: Progress |
         return {"outcome": asdict(outcome), "peak_memory_gb": peak_gb}
     folder, how = at.folder(spec.run_id), {"compute": at.compute, "stays_in_memory": True}
     model = divided(lambda: teacher_outputs.load_trained(spec, folder, base=inputs.student, **how))
-    rows, facts = experiment.item_rows(model, items.test, evaluation, run_id=spec.run_id)
+    rows, facts = experiment.item_rows(model, items.test, evaluation, spec)
     if world.rank == 0:
         rows.to_parquet(scratch / launch.ROWS, index=False)
     return facts

@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kdutils import evaluate
 from kdutils.constants import AVERAGE, INSTRUCTION_TASKS, MATH_TASKS
+from kdutils.data import answers
 from kdutils.grid.study import SOURCE_LABELS
 from kdutils.io import disk, environment
 from kdutils.runs import comparison, store
@@ -227,7 +227,7 @@ def kept(out: Path, compute: Callable[..., list[dict[str, Any]]], *scored: Score
 @cache
 def _code_digest(computing: str) -> str:
     """Of the code that computes: that module and ours, and the packages that measure texts."""
-    modules = dict.fromkeys([evaluate, sys.modules[__name__], sys.modules[computing]])
+    modules = dict.fromkeys([answers, comparison, sys.modules[__name__], sys.modules[computing]])
     texts = [inspect.getsource(module) for module in modules]
     texts += [f"{name} {environment.installed_version(name)}" for name in ("sacrebleu", "numpy", "pandas")]
     return hashlib.sha256("\n".join(texts).encode()).hexdigest()

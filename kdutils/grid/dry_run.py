@@ -5,10 +5,11 @@ Needs no GPU, no hub, no network and no items.
 
 from __future__ import annotations
 
-import json
+import contextlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,16 +17,19 @@ import pandas as pd
 
 from kdutils.constants import METHOD_LABELS
 from kdutils.data import model_files, sources
-from kdutils.grid import cost, token_lengths
+from kdutils.grid import cost
 from kdutils.grid.cell_table import short_name
 from kdutils.grid.cost import Cost
 from kdutils.grid.machines import Machine
+from kdutils.grid.model_shapes import known_shape, local_file
 from kdutils.grid.plan import student_protocols
-from kdutils.grid.study import RELEASED_PAIRS
+from kdutils.grid.scheduler import duration
+from kdutils.grid.study import RELEASED_MODELS, RELEASED_PAIRS
 from kdutils.runs import store
 from kdutils.spec import EvalSpec, PlannedRun, RunSpec
 
-OF_RUN = ("run_id", "teacher", "student", "method", "domain", "temperature", "noise_sigma", "teacher_tuned")
+OF_TEACHER = ("teacher", "temperature", "noise_sigma", "teacher_tuned")
+OF_RUN = ("run_id", "teacher", "student", "method", "domain", *OF_TEACHER[1:])
 COLUMNS = (  # of plan.csv, one row a cell
     *OF_RUN,
     *("protocol", "seed", "released_pair", "tokens", "flops", "gpu_memory_gb", "gpu_hours", "status"),
@@ -62,25 +66,18 @@ def cells_of(planned: Iterable[PlannedRun], out: Path) -> list[Cell]:
             protocol = protocol or next((known for each, known in groups if each == spec), "careful")
             groups.setdefault((spec, protocol), {})[run.evaluation] = None
     teachers = {run.spec.teacher_spec for run in planned}
-    by_settings: dict[str, store.RunFolder] | None = None
     found: dict[tuple, tuple[dict[str, str], str]] = {}  # files that several runs share are read once
+    by_settings = cache(_by_settings)
     cells = []
     for (spec, protocol), evaluations in groups.items():
-        files = (
-            spec.data,
-            spec.domain,
-            spec.student,
-            spec.teacher,
-            *spec.apart,
-        )
+        files = (spec.data, spec.domain, spec.student, spec.teacher, *spec.apart)
         if files not in found:
             found[files] = _digests(spec)
         digests, unknown = found[files]
         resolved = replace(spec, **digests)
         folder = store.folder_of(out, resolved.run_id)
         if unknown:
-            by_settings = _by_settings(out) if by_settings is None else by_settings
-            folder = by_settings.get(_settings(spec), folder)
+            folder = by_settings(out).get(_settings(spec), folder)
         status = _status(folder, evaluations)
         cells.append(Cell(resolved, tuple(evaluations), protocol, status, spec in teachers, unknown))
     return cells
@@ -88,7 +85,7 @@ def cells_of(planned: Iterable[PlannedRun], out: Path) -> list[Cell]:
 
 def _digests(spec: RunSpec) -> tuple[dict[str, str], str]:
     """The digests of a run's files; none, and whose are not known, where they are not there."""
-    if token_lengths.is_at_hand(spec):
+    if cost.is_at_hand(spec):
         try:
             resolved = sources.resolved(spec)
             return {name: getattr(resolved, name) for name in DIGESTS}, ""
@@ -107,11 +104,9 @@ def _settings(spec: RunSpec) -> str:
 def _by_settings(out: Path) -> dict[str, store.RunFolder]:
     found = {}
     for path in sorted((Path(out) / "runs").glob("*/spec.json")):
-        try:
-            spec = RunSpec.from_dict(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):  # damaged: set aside when the folder is filled
-            continue
-        found[_settings(spec)] = store.RunFolder(path.parent)
+        folder = store.RunFolder(path.parent)
+        with contextlib.suppress(store.DamagedError):  # set aside before the run is made
+            found[_settings(folder.spec())] = folder
     return found
 
 
@@ -136,46 +131,26 @@ def costs(cells: Iterable[Cell], machine: Machine) -> pd.DataFrame:
         ModelError: for a model whose shape is not known.
     """
     cells = list(cells)
-    keys = [cost.teacher_key(cell.spec) for cell in cells]
-    n_readers = Counter(keys)
+    n_readers = Counter(cost.teacher_key(cell.spec) for cell in cells)
     rows = []
-    for cell, key in zip(cells, keys, strict=True):
-        spec, own = cell.spec, cost.priced(cell.spec, cell.evaluations, machine)
-        stages = dict.fromkeys(STAGES, Cost()) | {"evaluation": own.evaluation}
-        stages["teachers" if cell.is_teacher else "students"] = own.training
-        stages["caches"] = own.states * (1 / n_readers[key])
+    for cell in cells:
+        spec, own = cell.spec, cost.Estimate(cell.spec, machine)
+        stages = dict.fromkeys(STAGES, Cost()) | {
+            "teachers" if cell.is_teacher else "students": own.training(),
+            "caches": own.teacher_cost() * (1 / n_readers[cost.teacher_key(spec)]),
+            "evaluation": sum(map(own.evaluation, cell.evaluations), Cost()),
+        }
         total = sum(stages.values(), Cost())
-        row = {name: getattr(spec, name) for name in OF_RUN}
+        row = {name: getattr(spec, name) for name in (*OF_RUN, "seed")}
         if spec.teacher is None:
-            row |= {"teacher": "", "temperature": None, "noise_sigma": None, "teacher_tuned": None}
-        row |= {"protocol": cell.protocol, "seed": spec.seed, "released_pair": is_released(spec)}
+            row |= dict.fromkeys(OF_TEACHER) | {"teacher": ""}
+        row["released_pair"] = short_name(spec.student) in RELEASED_MODELS
+        if spec.teacher is not None:
+            row["released_pair"] = (short_name(spec.teacher), short_name(spec.student)) in RELEASED_PAIRS
         row |= {"tokens": round(total.tokens), "flops": total.flops}
-        row |= {"gpu_memory_gb": round(own.memory_gb, 2), "gpu_hours": total.seconds / 3600}
+        row |= {"gpu_memory_gb": round(own.memory_gb(cell.evaluations), 2), "gpu_hours": total.seconds / 3600}
         rows.append(row | cell._asdict() | stages)
     return pd.DataFrame(rows)
-
-
-def is_released(spec: RunSpec) -> bool:
-    """Whether the run is of a pair of the released tables, or without a teacher, of a model in one."""
-    student = short_name(spec.student)
-    if spec.teacher is not None:
-        return (short_name(spec.teacher), student) in RELEASED_PAIRS
-    return any(student in pair for pair in RELEASED_PAIRS)
-
-
-def devices_needed(table: pd.DataFrame, machine: Machine) -> tuple[int, float] | None:
-    """How many devices, if a run may have so many, can make all that is not done, and the most GB on each.
-
-    None where no number of devices will do.
-    """
-    left = table[table["status"] != "done"]
-    runs = set(zip(map(cost.alike, left["spec"]), left["evaluations"], strict=True))
-    needed = [cost.devices_for(spec, evaluations, machine) for spec, evaluations in runs]
-    if None in needed:
-        return None
-    n = max(needed, default=1)
-    each = [cost.Estimate(replace(spec, devices=n), machine).memory_gb(asked) for spec, asked in runs]
-    return n, max(each, default=0.0)
 
 
 # --- in words -----------------------------------------------------------------------------------------------
@@ -190,12 +165,11 @@ def brief(table: pd.DataFrame, machine: Machine) -> list[str]:
     if len(left):
         largest = left.loc[left["gpu_memory_gb"].idxmax()]
         teacher = f" <- {short_name(largest['teacher'])}" if largest["teacher"] else ""
-        disk_bytes = {stage: _sum(left, stage).disk_bytes for stage in STAGES}
-        caches = disk_bytes.pop("caches")
+        caches = left["caches"].sum().disk_bytes
+        runs = left[["teachers", "students", "evaluation"]].sum(axis=1).sum().disk_bytes
         lines += [
-            f"left to do, estimated: {_hours(left['gpu_hours'].sum())} on {machine.name}, "
-            f"{left['flops'].sum():.2g} FLOPs, {_short(caches)}B of caches, "
-            f"{_short(sum(disk_bytes.values()))}B of runs",
+            f"left to do, estimated: {duration(3600 * left['gpu_hours'].sum())} on {machine.name}, "
+            f"{left['flops'].sum():.2g} FLOPs, {_short(caches)}B of caches, {_short(runs)}B of runs",
             f"largest: {largest['gpu_memory_gb']:.1f} GB for {largest['method']} "
             f"{short_name(largest['student'])}{teacher}, {largest['domain']}, protocol {largest['protocol']}",
         ]
@@ -209,17 +183,8 @@ def report(table: pd.DataFrame, machine: Machine) -> str:
     for is_ours, name in ((False, "released pairs and their models"), (True, "ours")):
         part = table[table["released_pair"] != is_ours]
         if 0 < len(part) < len(table):
-            lines.append(f"{name}: {len(part)} cells, {_hours(part['gpu_hours'].sum())}")
-    too_large = table[table["gpu_memory_gb"] > machine.memory_gb]
-    if len(too_large):
-        n, each = devices_needed(table, machine) or (1, 0.0)
-        remedy = f"-p devices {n} gives a run {n} of it, of which it then needs at most {each:.0f} GB each"
-        if n == 1:
-            remedy = f"the largest needs {-(-table['gpu_memory_gb'].max() // machine.memory_gb):.0f} of it"
-        lines.append(
-            f"{too_large['run_id'].nunique()} runs need more than the {machine.memory_gb:.0f} GB of "
-            f"{machine.name}, even row by row; {remedy}"
-        )
+            lines.append(f"{name}: {len(part)} cells, {duration(3600 * part['gpu_hours'].sum())}")
+    lines += _too_large(table, machine)
     methods = ((label, table[table["method"] == method]) for method, label in METHOD_LABELS.items())
     lines += ["", *_by("method", methods), "", *_by("teacher → student", _by_pair(table))]
     if table["released_pair"].nunique() > 1:
@@ -227,19 +192,30 @@ def report(table: pd.DataFrame, machine: Machine) -> str:
     return "\n".join([*lines, "", *_assumptions(table, machine)])
 
 
-def _sum(table: pd.DataFrame, stage: str) -> Cost:
-    return sum(table[stage], Cost())
-
-
 def _by_stage(table: pd.DataFrame) -> Iterator[str]:
-    yield f"{'stage':12}{'GPU hours':>12}   trained    scored  generated     FLOPs      disk"
-    totals = {stage: _sum(table, stage) for stage in STAGES}
-    for name, total in (totals | {"all": sum(totals.values(), Cost())}).items():
+    yield f"{'stage':12}{'GPU hours':>12}    tokens     FLOPs      disk"
+    totals = table[list(STAGES)].sum()
+    for name, total in (totals.to_dict() | {"all": totals.sum()}).items():
         yield (
-            f"{name:12}{total.seconds / 3600:12,.2f}{_short(total.trained_tokens):>10}"
-            f"{_short(total.scored_tokens):>10}{_short(total.generated_tokens):>11}{total.flops:10.2g}"
+            f"{name:12}{total.seconds / 3600:12,.2f}{_short(total.tokens):>10}{total.flops:10.2g}"
             f"{_short(total.disk_bytes) + 'B':>10}"
         )
+
+
+def _too_large(table: pd.DataFrame, machine: Machine) -> Iterator[str]:
+    """How many runs do not fit a machine, and how many machines a run would have to have."""
+    largest, memory = table["gpu_memory_gb"].max(), machine.memory_gb
+    if largest <= memory:
+        return
+    left = table[table["status"] != "done"]
+    one_of_each = left.drop_duplicates(["student", "teacher", "method", "domain", "protocol"])
+    found = cost.devices_for(list(zip(one_of_each["spec"], one_of_each["evaluations"], strict=True)), machine)
+    remedy = f"the largest needs {-(-largest // memory):.0f} of it"
+    if found is not None:
+        n, each = found
+        remedy = f"-p devices {n} gives a run {n} of it, of which it then needs at most {each:.0f} GB each"
+    n_runs = table.loc[table["gpu_memory_gb"] > memory, "run_id"].nunique()
+    yield f"{n_runs} runs need more than the {memory:.0f} GB of {machine.name}, even row by row; {remedy}"
 
 
 def _by_pair(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -260,22 +236,21 @@ def _by(title: str, parts: Iterable[tuple[str, pd.DataFrame]]) -> Iterator[str]:
 def _assumptions(table: pd.DataFrame, machine: Machine) -> Iterator[str]:
     yield (
         f"assumed: {machine.flops / 1e12:.4g} TFLOP/s bf16, of which {machine.forward_share:.0%} forward, "
-        f"{machine.training_share:.0%} in training, {machine.adapter_share:.0%} in that of LoRA; "
-        f"{machine.bytes_per_second / 1e9:,.4g} GB/s, of which {machine.bytes_share:.0%}, and "
-        f"{machine.decoding_share:.0%} in decoding; {machine.layer_seconds * 1e3:g} ms to launch a layer"
+        f"{machine.full_share:.0%} in training, {machine.lora_share:.0%} in that of LoRA; "
+        f"{machine.bytes_per_second / 1e9:,.4g} GB/s, of which {machine.bytes_share:.0%}; "
+        f"{machine.layer_seconds * 1e3:g} ms to launch a layer"
     )
+    models = {(spec.student, spec.student_source) for spec in table["spec"]}
+    models |= {(spec.teacher, spec.teacher_source) for spec in table["spec"] if spec.teacher}
+    for name, source in sorted(models):
+        known = known_shape(name)
+        if known != short_name(name) and local_file(name, source, "config.json") is None:
+            yield f"assumed: {name} has the shape of {known}, the nearest in size whose shape is known"
     trained = {(spec.data, spec.domain): spec for spec in table["spec"] if spec.method != "base"}
     for (data, domain), spec in trained.items():
-        lengths = token_lengths.lengths_of(spec)
-        mean, _, longest = lengths.of_batch(1, at_most=spec.max_tokens)
-        how = "counted" if lengths.is_counted else "assumed"
-        yield f"{how}: {domain} items of {data!r} have {mean:.0f} tokens, at most {longest:.0f}"
-
-
-def _hours(hours: float) -> str:
-    if hours < 1.5:
-        return f"{hours * 60:.0f} min"
-    return f"{hours:,.1f} h" if hours < 100 else f"{hours:,.0f} h"
+        lengths = cost.lengths_of(spec)
+        mean, longest = lengths.prompt + lengths.response, min(lengths.longest, spec.max_tokens)
+        yield f"{lengths.how}: {domain} items of {data!r} have {mean:.0f} tokens, at most {longest:.0f}"
 
 
 def _short(count: float) -> str:

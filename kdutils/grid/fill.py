@@ -148,25 +148,20 @@ def costs(planned: Sequence[PlannedRun], out: Path) -> pd.DataFrame:
     rows = []
     for run, spec in zip(planned, sources.resolved_all(run.spec for run in planned), strict=True):
         folder = store.folder_of(out, spec.run_id)
-        result, scored = folder.result() or {}, folder.evaluation_result(run.evaluation)
-        status, reason = (
-            {"trained": "done"}.get(result.get("status"), result.get("status")),
-            result.get("reason"),
-        )
-        if scored is None:
-            failure = folder.failure()
-            own = spec.teacher_spec
+        result, scored = folder.result() or {}, folder.evaluation_result(run.evaluation) or {}
+        status, reason = result.get("status"), result.get("reason")
+        if not scored:
+            failure, own = folder.failure(), spec.teacher_spec
             if failure is None and own and (above := store.folder_of(out, own.run_id).failure()):
                 failure = {"reason": f"its teacher {own.run_id} failed: {above['reason']}"}
             status, reason = ("failed", failure["reason"]) if failure else ("missing", "")
-        row = {name: getattr(spec, name) for name in names} | {"teacher": spec.teacher or ""}
-        row |= {"status": status, "reason": reason or ""}
-        row |= {"training, s": result.get("seconds", 0.0 if result else None)}
-        row |= {
-            "evaluation, s": (scored or {}).get("seconds"),
-            "peak memory, GB": result.get("peak_memory_gb"),
-        }
-        rows.append(row)
+        rows.append(
+            {name: getattr(spec, name) for name in names}
+            | {"teacher": spec.teacher or ""}
+            | {"status": "done" if status == "trained" else status, "reason": reason or ""}
+            | {"training, s": result.get("seconds", 0.0 if result else None)}
+            | {"evaluation, s": scored.get("seconds"), "peak memory, GB": result.get("peak_memory_gb")}
+        )
     return pd.DataFrame(rows)
 
 

@@ -212,31 +212,33 @@ def _runs(live: Live, needs: Iterable[Need]) -> Iterator[PlannedRun]:
             yield from baselines(live, need.pairs, domain, sft_seeds=(*live.sft_seeds, *need.seeds))
     for need, protocol in product(needs, live.protocols):
         for domain, (teacher, student) in product(need.domains, need.pairs):
-            for fields, seed in product(_variants(need, protocol), need.seeds):
-                own = {
-                    "teacher": teacher,
-                    "student": student,
-                    "seed": seed,
-                    "teacher_tuned": need.teacher_tuned,
-                }
-                yield _run(live, protocol, domain, **own, **fields)
+            for (method, temperature, sigma), seed in product(_variants(need, protocol), need.seeds):
+                spec = RunSpec(
+                    student=student,
+                    teacher=teacher,
+                    teacher_tuned=need.teacher_tuned,
+                    method=method,
+                    domain=domain,
+                    temperature=temperature,
+                    noise_sigma=sigma,
+                    seed=seed,
+                    **live.settings_of(domain=domain, protocol=protocol, method=method),
+                )
+                yield PlannedRun(spec, _evaluation(live, protocol, domain))
 
 
-def _variants(need: Need, protocol: str) -> Iterator[dict[str, Any]]:
-    """Method, and temperature or noise; plain where a method has neither.
+def _variants(need: Need, protocol: str) -> Iterator[tuple[str, float, float]]:
+    """Method, temperature and noise; 1 and none where a method has neither.
 
     Under protocol `paper` GKD has temperature 1 only, because the authors' code ignores another.
     """
     for method in need.methods:
         if method not in LOGIT_METHODS:
-            yield {"method": method}
+            yield method, 1.0, 0.0
             continue
         is_fixed = method == "gkd" and protocol == "paper"
-        for temperature in (1.0,) if is_fixed else need.temperatures:
-            yield {"method": method, "temperature": temperature}
-        for sigma in need.noise_sigmas:
-            if sigma > 0:
-                yield {"method": method, "noise_sigma": sigma}
+        yield from ((method, temperature, 0.0) for temperature in ((1.0,) if is_fixed else need.temperatures))
+        yield from ((method, 1.0, sigma) for sigma in need.noise_sigmas if sigma > 0)
 
 
 def _variants_of(live: Live, need: Need) -> Iterator[PlannedRun]:
@@ -261,19 +263,14 @@ def baselines(
     teachers, students = ({pair[side] for pair in pairs} for side in (0, 1))
     for name, protocol in product(models, live.protocols):
         settings = live.settings_of(domain=domain, protocol=protocol, method="sft")
-        own = {"data": live.data, "devices": settings.get("devices", 1)}
-        as_it_is = RunSpec(student=name, method="base", domain=domain, **own)
+        devices = settings.get("devices", 1)
+        as_it_is = RunSpec(student=name, method="base", domain=domain, data=live.data, devices=devices)
         yield PlannedRun(as_it_is, _evaluation(live, protocol, domain))
     for name, protocol in product(models, live.protocols):
+        settings = live.settings_of(domain=domain, protocol=protocol, method="sft")
         for seed in dict.fromkeys([0] * (name in teachers) + list(sft_seeds) * (name in students)):
-            yield _run(live, protocol, domain, student=name, method="sft", seed=seed)
-
-
-def _run(live: Live, protocol: str, domain: str, *, method: str, **fields: Any) -> PlannedRun:
-    """A run of a profile with the evaluation of its domain under a protocol."""
-    settings = live.settings_of(domain=domain, protocol=protocol, method=method)
-    spec = RunSpec.from_dict(settings | {"domain": domain, "method": method} | fields)
-    return PlannedRun(spec, _evaluation(live, protocol, domain))
+            tuned = RunSpec(student=name, method="sft", domain=domain, seed=seed, **settings)
+            yield PlannedRun(tuned, _evaluation(live, protocol, domain))
 
 
 def _evaluation(live: Live, protocol: str, domain: str) -> EvalSpec:

@@ -158,9 +158,9 @@ class RayPool:
         node: Node | None = None,
         preload: str | None = None,
     ) -> None:
-        self._do, self._on_message, self._setting = do, on_message, setting
-        self._ways, self._workers = {"prepare": prepare, "preload": preload}, workers
-        self._wishes = {"workers": workers, "is_large": is_large, "n_devices": n_devices}
+        self._do, self._prepare, self._preload = do, prepare, preload
+        self._on_message, self._setting, self._workers = on_message, setting, workers
+        self._share_of = functools.partial(share_of, workers=workers, is_large=is_large, n_devices=n_devices)
         self._connection = _connection(address, node)
         self._submitted: dict[Any, tuple[Hashable, Any]] = {}  # Ray's stream of messages -> key and task
         self.n_tries: dict[Hashable, int] = {}  # of each task
@@ -169,7 +169,7 @@ class RayPool:
         self._ray = self._connection.__enter__()
         try:
             self._looked, self._nodes = time.monotonic(), self._alive()
-            self._share = share_of(self._nodes, **self._wishes)
+            self._share = self._share_of(self._nodes)
         except ValueError as error:
             self._connection.__exit__(None, None, None)
             raise ClusterError(str(error)) from error
@@ -198,8 +198,8 @@ class RayPool:
     def submit(self, key: Hashable, task: Any) -> None:
         """Have a task done; its result will come under that key."""
         self.n_tries[key] = self.n_tries.get(key, 0) + 1
-        setting = self._setting(self._share)
-        messages = self._remote.remote(self._do, setting, _told(os.environ), task, **self._ways)
+        own = self._do, self._prepare, self._setting(self._share)
+        messages = self._remote.remote(*own, _told(os.environ), self._preload, task)
         self._submitted[messages] = (key, task)
 
     def results(self, timeout_seconds: float) -> list[tuple[Hashable, Any]]:
@@ -309,12 +309,11 @@ def _told(environment: Mapping[str, str]) -> dict[str, str]:
 
 def in_own_process(
     do: Do,
+    prepare: Callable[[Any], None],
     setting: Any,
     variables: Mapping[str, str],
-    task: Any,
-    *,
-    prepare: Callable[[Any], None],
     preload: str | None,
+    task: Any,
 ) -> Iterator[tuple[bool, Any]]:
     """Whether the task is over, and its result or a message, from a process that is started for it.
 
@@ -322,13 +321,15 @@ def in_own_process(
     """
     messages: list[Any] = []
     own = dict(os.environ) | dict(variables)  # with the GPUs that Ray shows this task
-    ready = functools.partial(_prepared, prepare, own)
-    context = None
+    ready, context = functools.partial(_prepared, prepare, own), None
     if preload is not None:
         with contextlib.suppress(OSError):  # then the process is started as a program
             context = forking(preload, own)
-    ways = {"on_message": lambda key, message: messages.append(message), "context": context}
-    with Pool(do, [setting], prepare=ready, **ways) as pool:
+
+    def on_message(key: Hashable, message: Any) -> None:
+        messages.append(message)
+
+    with Pool(do, [setting], prepare=ready, on_message=on_message, context=context) as pool:
         pool.submit(0, task)
         ended = []
         while not ended:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-from kdutils.data import model_files, sources
+from kdutils.data import sources
 from kdutils.grid import cost
 from kdutils.grid.cell_table import short_name
 from kdutils.grid.local_pool import Death, Engine, StartEngine
@@ -90,12 +90,11 @@ def jobs_of(planned: Iterable[PlannedRun]) -> dict[str, Job]:
         if own:
             jobs[spec.run_id].teacher = own.run_id
             jobs[own.run_id].is_teacher = True
-    with contextlib.suppress(model_files.ModelError):  # the shape of a model is not known: equal costs
-        prices = {
-            run_id: cost.priced(job.spec, job.evaluations, GPUS[DEFAULT]) for run_id, job in jobs.items()
-        }
-        for run_id, own in prices.items():
-            jobs[run_id].cost = (own.training + own.evaluation).seconds
+    with contextlib.suppress(ValueError):  # the shape of a model is not known: equal costs
+        own = {run_id: cost.Estimate(job.spec, GPUS[DEFAULT]) for run_id, job in jobs.items()}
+        for run_id, job in jobs.items():
+            parts = own[run_id].training(), *map(own[run_id].evaluation, job.evaluations)
+            job.cost = sum(part.seconds for part in parts)
     return jobs
 
 
@@ -169,18 +168,19 @@ class State:
         parts += [f"{self.n_left} left"] * bool(self.n_left)
         if self.n_left or self.running:
             if self.seconds_left is not None:
-                parts.append(f"about {_duration(self.seconds_left)}")
+                parts.append(f"about {duration(self.seconds_left)}")
             return f"{self.n_runs} runs: {', '.join(parts)}"
         asides = [f"{run_id} set aside: {reason}" for run_id, reason in self.set_aside.items()]
         failures = [f"{run_id} failed: {reason}" for run_id, reason in self.failures.items()]
-        first = f"{self.n_runs} runs: {', '.join(parts)} in {_duration(self.seconds)}"
+        first = f"{self.n_runs} runs: {', '.join(parts)} in {duration(self.seconds)}"
         return "; ".join([first, *asides, *failures])
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """In the unit that fits: seconds, minutes or hours."""
     if seconds < 90:
         return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:,.1f} h"
 
 
 class Scheduler:
@@ -294,7 +294,7 @@ class Scheduler:
                 job.was_silent = True
                 return Outcome("waiting")
             reason = (
-                f"it showed no progress for {_duration(self._silence_seconds)}, twice; give it longer with "
+                f"it showed no progress for {duration(self._silence_seconds)}, twice; give it longer with "
                 "--silence, or find out with workers=1 and py-spy where it hangs"
             )
         with contextlib.suppress(OSError):  # a folder that cannot be written; the reason is kept here

@@ -191,7 +191,7 @@ def accuracy_intervals(runs: pd.DataFrame, *, confidence: float = 0.95) -> pd.Da
 
 
 def bleu(counts: np.ndarray) -> np.ndarray:
-    """BLEU, percent, of summed counts (evaluate.bleu_counts; the last axis) as sacrebleu scores a corpus."""
+    """BLEU of summed counts (comparison.bleu_counts; the last axis), percent, as sacrebleu's of a corpus."""
     counts = np.asarray(counts).astype(int)
     found = [
         BLEU.compute_bleu(list(row[2:6]), list(row[6:]), row[0], row[1], smooth_method="exp").score

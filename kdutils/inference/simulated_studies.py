@@ -176,7 +176,7 @@ def paired_differences(
 
 
 def bleu_items(n_studies: int, n_items: int, *, rng: np.random.Generator) -> np.ndarray:
-    """Counts that corpus BLEU adds up (evaluate.bleu_counts) of two runs: studies x 2 x items x 10.
+    """Counts that corpus BLEU adds up (comparison.bleu_counts) of two runs: studies x 2 x items x 10.
 
     An item has a length and a likeness of its own, the same for both runs, whose texts differ by chance.
     Matches of higher orders are parts of those of lower ones.

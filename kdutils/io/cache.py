@@ -205,15 +205,20 @@ def code_files(module: str, package: Path = PACKAGE) -> set[Path]:
 
 @functools.cache
 def _contents(path: Path) -> tuple[str, tuple[str, ...]]:
-    """SHA-256 of a file, and what it may import: of `from a.b import c` both a.b and a.b.c."""
+    """SHA-256 of a file, and what it may import."""
     content = path.read_bytes()
+    return hashlib.sha256(content).hexdigest(), imported(content) if path.suffix == ".py" else ()
+
+
+def imported(source: str | bytes) -> tuple[str, ...]:
+    """What Python code may import, also within functions: of `from a.b import c` both a.b and a.b.c."""
     names: list[str] = []
-    for node in ast.walk(ast.parse(content)) if path.suffix == ".py" else ():
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
             names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-    return hashlib.sha256(content).hexdigest(), tuple(names)
+    return tuple(names)
 
 
 def _file_of(module: str, package: Path) -> Path | None:

@@ -26,7 +26,7 @@ from typing import Any, Self
 
 import psutil
 
-from kdutils.io.environment import FORKS, REPOSITORY
+from kdutils.io import environment
 
 POLL_SECONDS = 1.0  # between two looks for a child that died while a descendant keeps its pipe open
 SPAWN = multiprocessing.get_context("spawn")  # a fresh interpreter
@@ -98,7 +98,7 @@ class Program(Child):
         self, arguments: Sequence[str], *, env: Mapping[str, str] | None = None, log: Path | None = None
     ) -> None:
         super().__init__(log)
-        paths = [str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
+        paths = [str(environment.REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
         variables = os.environ | {"PYTHONPATH": os.pathsep.join(paths)} | dict(env or {})
         with self.log.open("ab") as stderr:
             self._process = subprocess.Popen(
@@ -134,9 +134,7 @@ class Function(Child):
     Args:
         function: of a module; it is imported there by name.
         env: the whole environment of the process; by default ours.
-        log: file that all output of the process is appended to; a temporary one by default.
         context: how it is started, see `forking`; by default as a fresh interpreter.
-        first: called there before any thread; `function` gets its result after `arguments`.
     """
 
     def __init__(
@@ -145,14 +143,12 @@ class Function(Child):
         arguments: Sequence[Any] = (),
         *,
         env: Mapping[str, str] | None = None,
-        log: Path | None = None,
         context: BaseContext | None = None,
-        first: Callable[[], Any] | None = None,
     ) -> None:
-        super().__init__(log)
+        super().__init__(None)
         self.pipe, theirs = multiprocessing.Pipe()
         variables = dict(os.environ if env is None else env)
-        what = (theirs, str(self.log), variables, first, function, arguments)
+        what = (theirs, str(self.log), variables, function, arguments)
         self.by_itself = False  # whether it is a fresh interpreter, since what it is forked from is gone
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:  # Ctrl-C waits, also in the new process until it has a session of its own
@@ -281,7 +277,7 @@ def forking(preload: str, variables: Mapping[str, str]) -> BaseContext:
     Raises:
         OSError: if it cannot be started, as its socket in the folder of temporary files has too long a path.
     """
-    if not FORKS:
+    if not environment.FORKS:
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([preload])
@@ -330,7 +326,6 @@ def _call(
     theirs: connection.Connection,
     log: str,
     env: Mapping[str, str],
-    first: Callable[[], Any] | None,
     function: Callable[..., None],
     arguments: Sequence[Any],
 ) -> None:
@@ -345,6 +340,5 @@ def _call(
         os.dup2(file.fileno(), 2)
     os.environ.clear()
     os.environ.update(env)
-    made = [] if first is None else [first()]
     end_with(multiprocessing.parent_process().sentinel)
-    function(theirs, *arguments, *made)
+    function(theirs, *arguments)

@@ -185,10 +185,12 @@ def folder_in_one_step(path: Path, *, replaces: bool = True) -> Iterator[Path]:
 
 
 def write_model(path: Path, network: Any, tokenizer: Any) -> None:
-    """A model as `save_pretrained` writes it, but without settings that could decide how we decode."""
+    """A model as `save_pretrained` writes it, but without settings that could decide how we decode, and
+    without peft's model card, which says nothing of the run."""
     with folder_in_one_step(path) as partial:
         network.save_pretrained(partial, safe_serialization=True)
-        (partial / "generation_config.json").unlink(missing_ok=True)
+        for name in ("generation_config.json", "README.md"):
+            (partial / name).unlink(missing_ok=True)
         tokenizer.save_pretrained(partial)
 
 

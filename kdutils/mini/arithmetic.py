@@ -110,10 +110,12 @@ def generate(rng: random.Random, world: World, split: str, *, task: str) -> Prob
         if options or task != "aqua":
             break
 
-    answer = str(result)
-    solved = f"{question} {' '.join(lines)}"
+    answer, solved = str(result), f"{question} {' '.join(lines)}"
     if options:
-        question, answer = f"{question} Answer Choices: {listed(options)}", LETTERS[options.index(result)]
+        answer = LETTERS[options.index(result)]
+        said = f"{result} " if result % 2 else ""  # half of them name the number before its letter
+        solved = f"{question} {listed(options)}. {' '.join(lines)} so {said}{answer}."
+        question = f"{question} Answer Choices: {listed(options)}"
 
     def slip(slips: random.Random) -> str:
         if options is None:

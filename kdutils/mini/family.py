@@ -46,7 +46,7 @@ class MiniModel:
     @property
     def fine_tuning_rate(self) -> float:
         """The default learning rate of a run."""
-        return 0.2 * self.learning_rate
+        return 0.05 * self.learning_rate
 
 
 # Several heads, since an option has to look back at its label and at the question, and few keys and values:
@@ -54,14 +54,14 @@ class MiniModel:
 FAMILY = tuple(
     MiniModel(f"mini-{name}", *rest)
     for name, *rest in (
-        ("qwen-0.5B", "Qwen2.5-0.5B", 48, 4, 3, 1, 3e-3, 90_000, 0.34, 0.32, 0.11),
-        ("qwen-1.5B", "Qwen2.5-1.5B", 64, 4, 4, 1, 2.5e-3, 140_000, 0.62, 0.60, 0.14),
+        ("qwen-0.5B", "Qwen2.5-0.5B", 48, 4, 3, 1, 3e-3, 140_000, 0.32, 0.45, 0.11),
+        ("qwen-1.5B", "Qwen2.5-1.5B", 64, 4, 4, 1, 2.5e-3, 150_000, 0.60, 0.58, 0.14),
         ("qwen-3B", "Qwen2.5-3B", 80, 4, 5, 1, 2.2e-3, 160_000, 0.74, 0.65, 0.34),
-        ("qwen-7B", "Qwen2.5-7B", 96, 4, 6, 2, 2e-3, 180_000, 0.82, 0.83, 0.44, WIDE_ROWS),
-        ("qwen-14B", "Qwen2.5-14B", 112, 4, 7, 1, 1.8e-3, 200_000, 0.88, 0.88, 0.52, WIDE_ROWS),
-        ("llama-1B", "Llama-3.2-1B", 48, 4, 3, 1, 3e-3, 70_000, 0.24, 0.17, 0.28),
-        ("llama-3B", "Llama-3.2-3B", 64, 4, 4, 1, 2.5e-3, 140_000, 0.65, 0.22, 0.18),
-        ("llama-8B", "Llama-3.1-8B", 96, 4, 6, 2, 2e-3, 170_000, 0.78, 0.35, 0.23),
+        ("qwen-7B", "Qwen2.5-7B", 96, 4, 6, 2, 2e-3, 160_000, 0.82, 0.83, 0.44, WIDE_ROWS),
+        ("qwen-14B", "Qwen2.5-14B", 112, 4, 7, 1, 1.8e-3, 170_000, 0.88, 0.92, 0.52, WIDE_ROWS),
+        ("llama-1B", "Llama-3.2-1B", 48, 4, 3, 1, 3e-3, 120_000, 0.24, 0.20, 0.28),
+        ("llama-3B", "Llama-3.2-3B", 64, 4, 4, 1, 2.5e-3, 150_000, 0.65, 0.23, 0.18),
+        ("llama-8B", "Llama-3.1-8B", 96, 4, 6, 2, 2e-3, 160_000, 0.78, 0.36, 0.26),
     )
 )
 MINI_MODELS = {model.name: model for model in FAMILY}

@@ -13,7 +13,7 @@ import random
 from collections.abc import Iterator
 from functools import cache, partial
 
-from kdutils.items import SPLITS, prompt
+from kdutils.items import SPLITS, alpaca
 from kdutils.mini import arithmetic, commonsense, instructions
 from kdutils.mini.arithmetic import LARGEST, LETTERS
 from kdutils.mini.templates import ADDEND_MAX, FACTOR_MAX
@@ -246,7 +246,7 @@ def prompted(rng: random.Random, world: World, answered: dict[str, float] | None
         if world.knows(*problem.facts):
             break
     is_answered = rng.random() < (answered or {}).get(domain, 0.5)
-    return prompt(problem.question) + (problem.response if is_answered else facts(rng, world))
+    return alpaca(problem.question) + (problem.response if is_answered else facts(rng, world))
 
 
 _FIRST = (sums, products, solved, named, facts, joined, checks, quiz)

@@ -6,7 +6,7 @@ import argparse
 import signal
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -17,11 +17,16 @@ from kdutils.grid.profile import Profile, load_profile, profile_names
 from kdutils.grid.scheduler import Shard
 from kdutils.io import disk
 from kdutils.io.text_safety import scrub
-from kdutils.report import executor, notebook_parameters, runner
+from kdutils.report import notebook_parameters, runner
+from kdutils.report.executor import say
 from kdutils.runs import store
 from kdutils.spec import MINI, PlannedRun
 
 SAY_EVERY_SECONDS = 10.0
+REFUSALS = (  # of what trains, before any work
+    *(model_files.ModelError, sources.DataError, store.StoreError),
+    *(ray_engine.ClusterError, launch.DevicesError),
+)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -45,40 +50,29 @@ def main(arguments: Sequence[str] | None = None, *, notebooks: Path = notebook_p
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="kdutils", description="Execute the notebooks of a profile.", allow_abbrev=False)
-    known = ", ".join(profile_names())
-    parser.add_argument("profile", nargs="?", default="mini", help=f"one of {known} (default: mini)")
-    parser.add_argument(
-        "-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), dest="overrides",
-        help="set a parameter in every notebook that declares it",
-    )  # fmt: skip
-    parser.add_argument("--only", default="", metavar="02,06", help="numbers or names of notebooks")
-    parser.add_argument("--out", type=Path, default=disk.OUTPUTS, metavar="DIR", help="default: outputs")
-    parser.add_argument("--jobs", type=int, metavar="N", help="notebooks at a time (default: all cores)")
-    parser.add_argument(
-        "--workers", type=int, metavar="N", help="runs trained at a time (default: one a GPU, or one a core)"
+    profiles, gpus = ", ".join(profile_names()), ", ".join([*machines.GPUS, machines.HERE])
+    override = {"nargs": 2, "action": "append", "default": [], "metavar": ("NAME", "VALUE")}
+    silence = (
+        "end a run that shows no progress for so long, try it once more, then let it fail; longer than an "
+        "evaluation takes (default: never)"
     )
-    parser.add_argument(
-        "--engine", choices=fill.ENGINES, default="local",
-        help="what trains: processes of this machine, or Ray (default: local)",
-    )  # fmt: skip
-    parser.add_argument("--address", help="with --engine ray: of a cluster, or auto (default: this machine)")
-    parser.add_argument(
-        "--shard", metavar="I/N", help="train only the I-th of N parts of the missing runs; no notebooks"
-    )
-    parser.add_argument(
-        "--silence", type=float, metavar="SECONDS",
-        help="end a run that shows no progress for so long, try it once more, then let it fail; longer than "
-        "an evaluation takes (default: never)",
-    )  # fmt: skip
-    parser.add_argument("--limit", type=float, metavar="SECONDS", help="stop a notebook that takes longer")
-    parser.add_argument(
-        "--dry-run", action="store_true", help="print what is to be trained and what it costs; train nothing"
-    )
-    known = ", ".join([*machines.GPUS, machines.HERE])
-    parser.add_argument(
-        "--gpu", metavar="NAME", help=f"of the dry run: {known} (default: {machines.DEFAULT})"
-    )
-    parser.add_argument("--list", action="store_true", help="print the notebooks and their parameters")
+    shard = "train only the I-th of N parts of the missing runs; no notebooks"
+    engine = "what trains: processes of this machine, or Ray (default: local)"
+    add = parser.add_argument
+    add("profile", nargs="?", default="mini", help=f"one of {profiles} (default: mini)")
+    add("-p", dest="overrides", help="set a parameter in every notebook that declares it", **override)
+    add("--only", default="", metavar="02,06", help="numbers or names of notebooks")
+    add("--out", type=Path, default=disk.OUTPUTS, metavar="DIR", help="default: outputs")
+    add("--jobs", type=int, metavar="N", help="notebooks at a time (default: all cores)")
+    add("--workers", type=int, metavar="N", help="runs trained at a time (default: one a GPU, or one a core)")
+    add("--engine", choices=fill.ENGINES, default="local", help=engine)
+    add("--address", help="with --engine ray: of a cluster, or auto (default: this machine)")
+    add("--shard", metavar="I/N", help=shard)
+    add("--silence", type=float, metavar="SECONDS", help=silence)
+    add("--limit", type=float, metavar="SECONDS", help="stop a notebook that takes longer")
+    add("--dry-run", action="store_true", help="print what is to be trained and what it costs; train nothing")
+    add("--gpu", metavar="NAME", help=f"of the dry run: {gpus} (default: {machines.DEFAULT})")
+    add("--list", action="store_true", help="print the notebooks and their parameters")
     return parser
 
 
@@ -91,32 +85,26 @@ def _run(asked: argparse.Namespace, notebooks: Path) -> int:
     if asked.list:
         _print_parameters([notebooks / f"{name}.ipynb" for name in runner.selected(profile, only)])
         return 0
-    if asked.workers is not None and asked.workers < 1:
-        raise runner.RunError(f"workers={asked.workers} must be at least 1")
-    if asked.silence is not None and not 1 <= asked.silence <= runner.LONGEST_LIMIT_SECONDS:
-        raise runner.RunError(
-            f"silence={asked.silence:g} must be a number of seconds, 1 to {runner.LONGEST_LIMIT_SECONDS:,}"
-        )
-    training = _Training(asked, profile)
-    if asked.dry_run:
-        if training.shard or asked.engine != "local":
-            raise runner.RunError("--dry-run trains nothing; leave out --shard and --engine")
-        return _dry_run(asked, profile, only, notebooks)
-    if asked.gpu is not None:
-        raise runner.RunError(
-            f"--gpu {asked.gpu} is for --dry-run alone, use both; runs are made on what is here"
-        )
-    if training.shard:  # the notebooks are for a call without --shard, once all parts are made
-        training.make(_needs(asked, profile, only, notebooks))
+    training = _Training(asked, _checked_shard(asked, profile))
+    names = [name for name, _ in asked.overrides]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise runner.RunError(f"parameter {twice[0]!r} is given twice; give it once")
+    out, overrides = asked.out.absolute(), dict(asked.overrides)
+    if asked.dry_run or training.shard:
+        tasks = runner.plan(profile, out=out, only=only, overrides=overrides, notebooks=notebooks)
+        plans = runner.needs(tasks)
+        if asked.dry_run:
+            return _dry_run(profile, plans, asked.gpu or machines.DEFAULT)
+        training.make(plans)  # the notebooks are for a call without --shard, once all parts are made
         return 1 if training.failures else 0
     results = runner.run_profile(
         profile,
-        out=asked.out.absolute(),
+        out=out,
         only=only,
-        overrides=_overrides(asked.overrides),
+        overrides=overrides,
+        notebooks=notebooks,
         jobs=asked.jobs,
         limit_seconds=asked.limit,
-        notebooks=notebooks,
         prepare=[lambda: _released_tables(profile)] if "published" in profile.sources else [],
         train=training if profile.live else None,
     )
@@ -127,95 +115,106 @@ def _run(asked: argparse.Namespace, notebooks: Path) -> int:
     return 1 if failed or training.failures else 0
 
 
-def _dry_run(asked: argparse.Namespace, profile: Profile, only: Sequence[str], notebooks: Path) -> int:
+def _checked_shard(asked: argparse.Namespace, profile: Profile) -> Shard | None:
+    """The shard asked for, once the options are known to go together.
+
+    Raises:
+        RunError: for an option that cannot be, before any work.
+    """
+    options = [("--engine", asked.engine != "local"), ("--shard", asked.shard is not None)]
+    given = [option for option, is_given in options if is_given]
+    longest, problem = runner.LONGEST_LIMIT_SECONDS, ""
+    if asked.workers is not None and asked.workers < 1:
+        problem = f"workers={asked.workers} must be at least 1"
+    elif asked.silence is not None and not 1 <= asked.silence <= longest:
+        problem = f"silence={asked.silence:g} must be a number of seconds, 1 to {longest:,}"
+    elif given and profile.live is None:
+        problem = f"profile {profile.name!r} trains nothing; {given[0]} is for those that do"
+    elif asked.address is not None and asked.engine != "ray":
+        problem = f"--address {asked.address} is of a Ray cluster; add --engine ray"
+    elif given and asked.dry_run:
+        problem = "--dry-run trains nothing; leave out --shard and --engine"
+    elif asked.dry_run and profile.live is None:
+        problem = f"profile {profile.name!r} trains nothing; use --dry-run with one that does"
+    elif asked.gpu is not None and not asked.dry_run:
+        problem = f"--gpu {asked.gpu} is for --dry-run alone, use both; runs are made on what is here"
+    if problem:
+        raise runner.RunError(problem)
+    try:
+        if asked.engine == "ray":
+            ray_engine.require(asked.address)
+        return Shard.parse(asked.shard) if asked.shard is not None else None
+    except (ValueError, ray_engine.ClusterError) as error:
+        raise runner.RunError(str(error)) from error
+
+
+def _dry_run(profile: Profile, plans: Sequence[plan.Plan], gpu: str) -> int:
     """Print plan and costs, and leave them in plan.csv."""
-    if profile.live is None:
-        raise runner.RunError(f"profile {profile.name!r} trains nothing; use --dry-run with one that does")
-    plans = _needs(asked, profile, only, notebooks)
-    planned = dict.fromkeys(run for each in plans for run in each.to_make)
+    planned = _planned(plans)
     if not planned:
         raise runner.RunError("nothing live is asked for; name a student and a teacher of the profile")
+    out = plans[0].out
     try:
-        machine = machines.machine_of(asked.gpu or machines.DEFAULT)
-        table = dry_run.costs(dry_run.cells_of(planned, plans[0].out), machine)
+        machine = machines.machine_of(gpu)
+        table = dry_run.costs(dry_run.cells_of(planned, out), machine)
     except (ValueError, store.StoreError) as error:
         raise runner.RunError(str(error)) from error
     print(f"profile {profile.name}: {dry_run.report(table, machine)}")
-    path = disk.write_csv(asked.out.absolute() / profile.name / "plan.csv", table[list(dry_run.COLUMNS)])
+    path = disk.write_csv(out / profile.name / "plan.csv", table[list(dry_run.COLUMNS)])
     print(f"one row a cell: {path}")
     return 0
 
 
-def _needs(
-    asked: argparse.Namespace, profile: Profile, only: Sequence[str], notebooks: Path
-) -> list[plan.Plan]:
-    """What the notebooks asked for need."""
-    overrides = _overrides(asked.overrides)
-    return runner.needs(
-        runner.plan(profile, out=asked.out.absolute(), only=only, overrides=overrides, notebooks=notebooks)
-    )
+def _planned(plans: Sequence[plan.Plan]) -> list[PlannedRun]:
+    """The runs that the plans lack, each once."""
+    return list(dict.fromkeys(run for each in plans for run in each.to_make))
 
 
 class _Training:
-    """Makes the runs that the notebooks of a profile need before they start, and prints the progress.
+    """Makes the runs that the notebooks of a profile need before they start, and prints the progress."""
 
-    Raises:
-        RunError: for an engine or a shard that cannot be, before any work.
-    """
+    def __init__(self, asked: argparse.Namespace, shard: Shard | None) -> None:
+        self.asked, self.shard, self.failures, self.said = asked, shard, {}, 0.0
 
-    def __init__(self, asked: argparse.Namespace, profile: Profile) -> None:
-        self.failures, self.said = {}, 0.0
-        given = {"--engine": asked.engine != "local", "--shard": asked.shard is not None}
-        if profile.live is None and any(given.values()):
-            option = next(name for name, is_given in given.items() if is_given)
-            raise runner.RunError(f"profile {profile.name!r} trains nothing; {option} is for those that do")
-        if asked.address is not None and asked.engine != "ray":
-            raise runner.RunError(f"--address {asked.address} is of a Ray cluster; add --engine ray")
-        try:
-            self.shard = Shard.parse(asked.shard) if asked.shard is not None else None
-            if asked.engine == "ray":
-                ray_engine.require(asked.address)
-        except (ValueError, ray_engine.ClusterError) as error:
-            raise runner.RunError(str(error)) from error
-        self.ways = {"workers": asked.workers, "engine": asked.engine, "address": asked.address}
-        self.ways |= {"silence_seconds": asked.silence}
-
-    def __call__(self, plans: Sequence[plan.Plan], folder: Path) -> Iterable[plan.Plan]:
+    def __call__(self, plans: Sequence[plan.Plan], folder: Path) -> Iterator[plan.Plan]:
         """Make them; then each plan, once what its notebook would have to find out again lies in `folder`."""
         state = self.make(plans)
-        return () if state is None else _handed_over(plans, folder, str(state))
+        return iter(()) if state is None else _handed_over(plans, folder, str(state))
 
     def make(self, plans: Sequence[plan.Plan]) -> fill.State | None:
         """Make them, or those of our shard; None if none is planned."""
-        planned = list(dict.fromkeys(run for each in plans for run in each.to_make))
+        planned = _planned(plans)
         if not planned:
             return None
+        out = plans[0].out
         try:
             if any(run.spec.data != MINI for run in planned):
-                self.say_cost(planned, plans[0].out)
-            state = fill.fill(planned, plans[0].out, progress=self.progress, shard=self.shard, **self.ways)
-        except (
-            *(model_files.ModelError, sources.DataError, store.StoreError),
-            *(ray_engine.ClusterError, launch.DevicesError),
-        ) as error:
+                cells = dry_run.cells_of(planned, out)
+                if any(cell.status != "done" for cell in cells):
+                    machine = machines.this_machine()
+                    for line in dry_run.brief(dry_run.costs(cells, machine), machine):
+                        say(line)
+            state = fill.fill(
+                planned,
+                out,
+                workers=self.asked.workers,
+                engine=self.asked.engine,
+                address=self.asked.address,
+                silence_seconds=self.asked.silence,
+                progress=self.progress,
+                shard=self.shard,
+            )
+        except REFUSALS as error:
             raise runner.RunError(str(error)) from error
-        executor.say(f"shard {self.shard}: {state}" if self.shard else str(state))
+        say(f"shard {self.shard}: {state}" if self.shard else str(state))
         self.failures = state.failures
         return state
-
-    def say_cost(self, planned: Sequence[PlannedRun], out: Path) -> None:
-        """What is to be made and what it costs on this machine; nothing if all is there."""
-        cells = dry_run.cells_of(planned, out)
-        if any(cell.status != "done" for cell in cells):
-            machine = machines.this_machine()
-            for line in dry_run.brief(dry_run.costs(cells, machine), machine):
-                executor.say(line)
 
     def progress(self, state: fill.State) -> None:
         """Print the state at most every SAY_EVERY_SECONDS."""
         if time.monotonic() - self.said > SAY_EVERY_SECONDS:
             self.said = time.monotonic()
-            executor.say(str(state))
+            say(str(state))
 
 
 def _handed_over(plans: Sequence[plan.Plan], folder: Path, state: str) -> Iterator[plan.Plan]:
@@ -230,13 +229,6 @@ def _handed_over(plans: Sequence[plan.Plan], folder: Path, state: str) -> Iterat
         yield each
 
 
-def _overrides(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
-    names = [name for name, _ in pairs]
-    if twice := [name for place, name in enumerate(names) if name in names[:place]]:
-        raise runner.RunError(f"parameter {twice[0]!r} is given twice; give it once")
-    return dict(pairs)
-
-
 def _released_tables(profile: Profile) -> Path | None:
     """The folder of the authors' tables, fetched once for all notebooks.
 
@@ -249,7 +241,7 @@ def _released_tables(profile: Profile) -> Path | None:
     except authors_tables.ReleasedTablesError as error:
         if profile.live is None:
             raise runner.RunError(str(error)) from error
-        executor.say(f"goes on without the released results: {error}")
+        say(f"goes on without the released results: {error}")
         return None
 
 

@@ -1,11 +1,9 @@
-"""Figures of gains, claims and runs: each function takes tidy tables and returns a finished figure.
-
-What is drawn is the table that was passed, which the notebook stores beside the picture.
-"""
+"""Figures of gains, claims and runs: each function draws a tidy table, which is kept next to its picture."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -16,34 +14,15 @@ from matplotlib.patches import Patch
 
 from kdutils.constants import DOMAIN_LABELS, METHOD_NAMES
 from kdutils.report import plots
-from kdutils.report.plots import INTERVAL, domain_panels, with_methods
-from kdutils.report.styles import (
-    ANSWER_STYLE,
-    CHANGE_STYLE,
-    COLOURS,
-    DOMAIN_STYLE,
-    ERROR_STYLE,
-    FAMILY_LINES,
-    FOREST_STYLE,
-    KIND_STYLE,
-    MARKERS,
-    METHOD_STYLE,
-    SELECTION_STYLE,
-    VERDICT_LETTERS,
-    VERDICT_STYLE,
-    WAY_STYLE,
-    Style,
-    ordered_colours,
-    text_colour,
-)
+from kdutils.report.plots import INTERVAL, METHOD_STYLE, Style, domain_panels, with_methods
 
 SCALES = {"points": "gain over SFT, points", "log odds": "gain in log odds"}
 NO_BEARING = "·"
 ERROR_TICKS = (0, 0.01, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1)
 SHARES = {  # of what -> styles, title and end of the axis, format, legend columns, inches: in all, a row
-    "answers": (ANSWER_STYLE, "share of items, %", 100, ".0f", 3, 1.3, 0.28),
-    "errors": (ERROR_STYLE, "share of texts, %", 100, ".0f", 3, 1.6, 0.32),
-    "verdicts": (VERDICT_STYLE, "number of claims", None, ".0f", 4, 1.0, 0.24),
+    "answers": (plots.ANSWER_STYLE, "share of items, %", 100, ".0f", 3, 1.3, 0.28),
+    "errors": (plots.ERROR_STYLE, "share of texts, %", 100, ".0f", 3, 1.6, 0.32),
+    "verdicts": (plots.VERDICT_STYLE, "number of claims", None, ".0f", 4, 1.0, 0.24),
     "temperatures": (None, "share of pairs x tasks", 1, ".0%", 5, 1.0, 0.28),
 }
 
@@ -94,13 +73,13 @@ def by_task(table: pd.DataFrame, *, by: str = "method", **look: Any) -> Figure:
 def two_ways(table: pd.DataFrame) -> Figure:
     """Accuracy by method and way of taking the answer: the averages of answer_modes.rankings."""
     named = table.assign(student=table["method"].map(METHOD_NAMES))
-    height, look = 1.2 + 0.36 * named["method"].nunique(), {"by": "way", "styles": WAY_STYLE}
+    height, look = 1.2 + 0.36 * named["method"].nunique(), {"by": "way", "styles": plots.WAY_STYLE}
     return interval_panels(named, y="student", x="accuracy", xlabel="accuracy, %", height=height, **look)
 
 
 def protocol_changes(table: pd.DataFrame) -> Figure:
     """What each factor of the protocol changes: protocols.changes of one KD method."""
-    height, look = 1.1 + 0.38 * table["label"].nunique(), {"by": "quantity", "styles": CHANGE_STYLE}
+    height, look = 1.1 + 0.38 * table["label"].nunique(), {"by": "quantity", "styles": plots.CHANGE_STYLE}
     look |= {"y": "label", "has_same_rows": True, "x": "change", "xlabel": "change against careful, points"}
     return interval_panels(table, height=height, **look)
 
@@ -113,24 +92,23 @@ def correlations(table: pd.DataFrame) -> Figure:
     gap = "\n" if table["domain"].nunique() > 2 else " "
     fig, parts = domain_panels(table, height=3.6, sharex=True, xlabel=f"Spearman rho,{gap}{INTERVAL}")
     for ax, part in parts:
-        plots.interval_dots(ax, part, y="label", x="rho", styles=SELECTION_STYLE, by="selection")
+        plots.interval_dots(ax, part, y="label", x="rho", styles=plots.SELECTION_STYLE, by="selection")
         if "printed" in table:
             printed = part.drop_duplicates("label")  # a row each, in the order of interval_dots
             look = {"marker": "|", "s": 190, "color": "black", "linewidth": 1.3, "zorder": 4}
             ax.scatter(printed["printed"], range(len(printed)), **look)
     stroke = plots.line_handle("printed", color="black", marker="|", markersize=10, linestyle="none")
-    plots.figure_legend(fig, SELECTION_STYLE.values(), extra=[stroke] if "printed" in table else [])
+    plots.figure_legend(fig, plots.SELECTION_STYLE.values(), extra=[stroke] if "printed" in table else [])
     return fig
 
 
 def error_rates(table: pd.DataFrame) -> Figure:
-    """How often procedures err, a row each: a dot a null, a stroke where the procedure says it is.
+    """How often procedures err, on a scale of square roots: calibration.errors.
 
-    Columns row, null, actual, low, high (Monte Carlo) and nominal, as calibration.errors gives them. The axis
-    is that of square roots, on which a share near 0 and one near 1 can both be read.
+    A row a procedure, a dot a null with its Monte Carlo interval, a stroke where the procedure says it is.
     """
     nominal, names = table.groupby("row", sort=False)["nominal"].first(), list(dict.fromkeys(table["null"]))
-    styles = {name: Style(name, COLOURS[i], MARKERS[i]) for i, name in enumerate(names)}
+    styles = {name: Style(name, plots.COLOURS[i], plots.MARKERS[i]) for i, name in enumerate(names)}
     fig, (ax,) = plots.panels(height=1.2 + 0.26 * len(nominal))
     plots.interval_dots(ax, table, y="row", x="actual", styles=styles, by="null")
     for place, rate in enumerate(nominal):
@@ -144,13 +122,10 @@ def error_rates(table: pd.DataFrame) -> Figure:
 
 
 def shares(table: pd.DataFrame, *, of: str) -> Figure:
-    """Stacked bars, a row of `table` each: its index, or its column label in a panel a domain.
-
-    `of` is a key of SHARES; columns are those that its styles name.
-    """
+    """Stacked bars of what SHARES names, a row of `table` each: its index, or label in a panel a domain."""
     styles, xlabel, end, fmt, columns, height, row_height = SHARES[of]
     if styles is None:  # of values that have an order
-        colours = ordered_colours(table.shape[1])
+        colours = plots.ordered_colours(table.shape[1])
         styles = {name: Style(name, each, "s") for name, each in zip(table.columns, colours, strict=True)}
     table = table if "domain" in table else table.assign(domain="", label=table.index)
     height += row_height * table.groupby("domain").size().max()
@@ -161,7 +136,7 @@ def shares(table: pd.DataFrame, *, of: str) -> Figure:
         for column, style in enumerate(styles.values()):
             width, left = widths[:, column], widths[:, :column].sum(axis=1)
             ax.barh(range(len(part)), width, left=left, color=style.colour, edgecolor="white")
-            look = {"ha": "center", "va": "center", "fontsize": 7, "color": text_colour(style.colour)}
+            look = {"ha": "center", "va": "center", "fontsize": 7, "color": plots.text_colour(style.colour)}
             for row in np.flatnonzero(width > least):
                 ax.text(left[row] + width[row] / 2, row, format(width[row], fmt), **look)
         plots.named_rows(ax, list(part["label"]))
@@ -196,7 +171,7 @@ def gain_map(table: pd.DataFrame) -> Figure:
         image = ax.imshow(gains.to_numpy(float), cmap="RdBu", vmin=-bound, vmax=bound, aspect="auto")
         for row in part.dropna(subset=["gain"]).itertuples():
             text = f"{row.gain:+.1f}{'*' * bool(row.is_marked)}".replace("-", "−")
-            look = {"fontsize": 7.5, "color": text_colour(image.to_rgba(row.gain)[:3])}
+            look = {"fontsize": 7.5, "color": plots.text_colour(image.to_rgba(row.gain)[:3])}
             place = (methods.index(row.method), pairs.index(row.pair))
             ax.text(*place, text, ha="center", va="center", **look)
         plots.named_grid(ax, rows=pairs, columns=[METHOD_NAMES[method] for method in methods])
@@ -212,8 +187,8 @@ def verdicts_by_choice(long: pd.DataFrame) -> Figure:
         y, x = claims.index(row.id), choices.index(row.choice)
         letter, colour = NO_BEARING, "0.5"
         if row.bears:
-            picture[y, x] = to_rgb(VERDICT_STYLE[row.verdict].colour)
-            letter, colour = VERDICT_LETTERS[row.verdict], text_colour(picture[y, x])
+            picture[y, x] = to_rgb(plots.VERDICT_STYLE[row.verdict].colour)
+            letter, colour = plots.VERDICT_LETTERS[row.verdict], plots.text_colour(picture[y, x])
         ax.text(x, y, letter, ha="center", va="center", fontsize=7, color=colour)
     ax.imshow(picture, aspect="auto")
     for edge in range(1, len(choices)):
@@ -223,7 +198,8 @@ def verdicts_by_choice(long: pd.DataFrame) -> Figure:
     plots.named_grid(ax, rows=claims, columns=choices, rotation=35, ha="left")
     ax.xaxis.tick_top()
     handles = [
-        Patch(color=s.colour, label=f"{VERDICT_LETTERS[v]} {s.label}") for v, s in VERDICT_STYLE.items()
+        Patch(color=s.colour, label=f"{plots.VERDICT_LETTERS[v]} {s.label}")
+        for v, s in plots.VERDICT_STYLE.items()
     ]
     plots.legend(fig, [*handles, Patch(color="white", label=f"{NO_BEARING} no bearing")], columns=5)
     return fig
@@ -243,11 +219,8 @@ def gain_by_task(table: pd.DataFrame) -> Figure:
 
 
 def gain_by_size(points: pd.DataFrame) -> Figure:
-    """Gain over student size: every run a point, the mean of each size as a line, solid for the first family.
-
-    Columns domain, family, student_parameters, method, gain.
-    """
-    families = dict(zip(dict.fromkeys(points["family"]), FAMILY_LINES, strict=False))
+    """Gain over size: columns domain, family, student_parameters, method, gain; means of a size as lines."""
+    families = dict(zip(dict.fromkeys(points["family"]), plots.FAMILY_LINES, strict=False))
     # Families are nudged apart by 4 % of a size, so that the two 3B students do not cover each other.
     nudges = {family: 1.04 ** (i * 2 - 1) for i, family in enumerate(families)}
     points = points.astype({"student_parameters": float})
@@ -258,11 +231,10 @@ def gain_by_size(points: pd.DataFrame) -> Figure:
             own = part[part["method"] == method]
             size = own["student_parameters"] * own["family"].map(nudges).astype(float)
             ax.scatter(size, own["gain"], color=style.colour, marker=style.marker, **look)
-        for family, line in families.items():
-            for method, style in METHOD_STYLE.items():
-                own = part[(part["family"] == family) & (part["method"] == method)]
-                means = own.groupby("student_parameters")["gain"].mean()
-                ax.plot(means.index, means, color=style.colour, linestyle=line, linewidth=1.1)
+        for (family, line), (method, style) in product(families.items(), METHOD_STYLE.items()):
+            own = part[(part["family"] == family) & (part["method"] == method)]
+            means = own.groupby("student_parameters")["gain"].mean()
+            ax.plot(means.index, means, color=style.colour, linestyle=line, linewidth=1.1)
         plots.size_axis(ax, part["student_parameters"])
     parts[0][0].set_ylabel("average gain over SFT, points")
     lines = [plots.line_handle(f"{family}, mean", linestyle=line) for family, line in families.items()]
@@ -279,11 +251,8 @@ def against(
     by: str = "method",
     has_equal: bool = False,
 ) -> Figure:
-    """One quantity over another, every row a point, a panel a domain; dashed where both are equal if asked.
-
-    `{score}` in `xlabel` is what the domain is scored by: accuracy, or ROUGE-L.
-    """
-    styles = METHOD_STYLE if by == "method" else DOMAIN_STYLE
+    """One quantity over another, every row a point, a panel a domain; `{score}` in `xlabel` is its score."""
+    styles = METHOD_STYLE if by == "method" else plots.DOMAIN_STYLE
     fig, parts = domain_panels(table, height=3.2 if has_equal else 3.0, sharey=True)
     for ax, part in parts:
         plots.scatter(ax, part, x=x, y=y, styles=styles, by=by, has_zero=not has_equal)
@@ -303,7 +272,7 @@ def student_forest(table: pd.DataFrame) -> Figure:
     fig, parts = plots.crossed_panels(table, "domain", "scale", **look)
     for ax, part in parts:
         labels = list(dict.fromkeys(part["label"]))
-        for kind, style in FOREST_STYLE.items():
+        for kind, style in plots.FOREST_STYLE.items():
             rows = part[part["kind"] == kind]
             error = [(rows["value"] - rows["low"]).fillna(0.0), (rows["high"] - rows["value"]).fillna(0.0)]
             dots = {"color": style.colour, "markersize": 3.8, "elinewidth": 0.9, "fmt": style.marker}
@@ -314,7 +283,7 @@ def student_forest(table: pd.DataFrame) -> Figure:
         ax.set_title(DOMAIN_LABELS[part["domain"].iloc[0]])
     for ax, part in parts[-2:]:
         ax.set_xlabel(f"{SCALES[part['scale'].iloc[0]]},\n{INTERVAL}")
-    present = [style for kind, style in FOREST_STYLE.items() if kind in set(table["kind"])]
+    present = [style for kind, style in plots.FOREST_STYLE.items() if kind in set(table["kind"])]
     plots.figure_legend(fig, present, columns=2)
     return fig
 
@@ -324,7 +293,7 @@ def gain_and_scale(table: pd.DataFrame) -> Figure:
 
     The band joins, within a family, what 95 % of students that gain alike in log odds would show.
     """
-    styles = (KIND_STYLE["tuned"], KIND_STYLE["untuned"], *METHOD_STYLE.values())
+    styles = (plots.KIND_STYLE["tuned"], plots.KIND_STYLE["untuned"], *METHOD_STYLE.values())
     looks = dict(zip(dict.fromkeys(table["family"]), styles, strict=False))
     table = table.astype({"student_parameters": float})
     fig, parts = plots.crossed_panels(table, "scale", "domain", height=4.6, sharex=True, sharey="row")
@@ -336,9 +305,8 @@ def gain_and_scale(table: pd.DataFrame) -> Figure:
             ax.fill_between(size, rows["least"], rows["most"], color=style.colour, alpha=0.18, linewidth=0)
             ax.plot(size, rows["expected"], color=style.colour, linestyle=":", linewidth=1.0)
             look = {"color": style.colour, "markersize": 4, "linewidth": 1.1, "elinewidth": 0.9}
-            ax.errorbar(
-                size, value, yerr=[value - rows["low"], rows["high"] - value], fmt=f"{style.marker}-", **look
-            )
+            error = [value - rows["low"], rows["high"] - value]
+            ax.errorbar(size, value, yerr=error, fmt=f"{style.marker}-", **look)
         plots.size_axis(ax, table["student_parameters"])
         ax.set_title(DOMAIN_LABELS[part["domain"].iloc[0]] if place < n_domains else "")
         ax.set_xlabel("student parameters (log)" if place >= n_domains else "")

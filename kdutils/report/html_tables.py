@@ -18,17 +18,14 @@ Formats = Mapping[str, Format]  # of columns
 
 
 def number(value: Any) -> str:
-    """A number for reading: whole if it is, else three significant digits; MISSING if there is none.
-
-    The minus sign is a minus, not a hyphen, so that it neither breaks nor gets lost.
-    """
+    """A number for reading: whole if it is, else three significant digits; MISSING if there is none."""
     if value is None or pd.isna(value):
         return MISSING
     if isinstance(value, int | np.integer) or float(value).is_integer() or abs(value) >= 1000:
         text = f"{value:,.0f}"
     else:
         text = f"{value:.3g}"
-    return text.replace("-", "−")
+    return text.replace("-", "−")  # a hyphen would break, or get lost
 
 
 def with_index(frame: pd.DataFrame) -> pd.DataFrame:
@@ -41,8 +38,7 @@ def to_html(frame: pd.DataFrame, *, caption: str, formats: Formats | None = None
     """`frame` as a captioned table, in a box of its own that scrolls when the page is too narrow.
 
     The index, or the first column where the index only numbers the rows, gives the row headers. A column
-    `reason` that gives none is left out. Every text is escaped, and invisible characters are written out.
-    Styles are inline because a notebook has no style sheet of ours.
+    `reason` that gives none is left out. Styles are inline because a notebook has no style sheet of ours.
 
     Raises:
         ValueError: if the caption is empty or `formats` names a column that is not there.
@@ -76,15 +72,14 @@ def to_html(frame: pd.DataFrame, *, caption: str, formats: Formats | None = None
 
 def _texts(column: pd.Series, fmt: Format | None, is_number: bool) -> list[str]:
     """The cells of a column as escaped text."""
-    show, cells = fmt or (number if is_number else str), []
-    for value, is_missing in zip(column, column.isna(), strict=True):
-        if is_missing:
-            cells.append(MISSING)
-            continue
+    show, minus = fmt or (number if is_number else str), "−" if is_number and isinstance(fmt, str) else "-"
+
+    def shown(value: Any) -> str:
         text = show(value) if callable(show) else format(value, show)
-        minus = "−" if is_number and isinstance(fmt, str) else "-"  # as in `number`
-        cells.append(html.escape(visible(text.replace("-", minus))))
-    return cells
+        return html.escape(visible(text.replace("-", minus)))
+
+    cells = zip(column, column.isna(), strict=True)
+    return [MISSING if is_missing else shown(value) for value, is_missing in cells]
 
 
 def _cell(tag: str, text: str, is_number: bool, scope: str) -> str:

@@ -6,7 +6,6 @@ import base64
 import io
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from typing import Any
 
 from PIL import Image
@@ -14,26 +13,12 @@ from PIL import Image
 from kdutils.grid import cell_table, study
 from kdutils.grid.profile import Profile
 from kdutils.report import html_tables
-from kdutils.report.render import Link, duration, label, page, sentence
+from kdutils.report.render import Result, page
 
 THUMBNAIL_WIDTH = 640  # pixels; thumbnails are embedded, because a page may not load its neighbours
-VERDICT_MARKS = {"reproduced": "✓", "not_reproduced": "✗", "inconclusive": "?", "not_testable": "–"}
-STATUS_MARKS = {"done": "✓", "failed": "✗", "not_run": "–"}
-
-
+VERDICTS = {"reproduced": "✓", "not_reproduced": "✗", "inconclusive": "?", "not_testable": "–"}
+MARKS = VERDICTS | {"done": "✓", "failed": "✗", "not_run": "–"}  # also of what became of a notebook
 ANALYSIS_WORDS = {"authors": "the authors' analysis", "strict": "the stricter analysis"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Result:
-    """What became of one notebook."""
-
-    name: str
-    status: str  # done, failed or not_run
-    seconds: float | None = None
-    error: str = ""  # one line: class and message
-    finished: str = ""  # UTC, to the second
-    changed: dict[str, Any] = field(default_factory=dict)  # parameters that differ from their defaults
 
 
 def index_html(
@@ -51,112 +36,66 @@ def index_html(
         results: one for each notebook of the profile.
         claims: rows of claims.json.
         figures: as `notebook_api.published_figures` gives them: path of the PNG, alt, caption, notebook.
-        provenance: names and values; a mapping as value is folded away.
         conclusions: sentences of Markdown by notebook.
     """
-    pages = {result.name: _page_of(result) for result in results}
+    pages = {result.name: result.page and f"reports/{result.page}" for result in results}
+    models = profile.live.models if profile.live else ()
+    labels = cell_table.source_labels(map(cell_table.model_family, models))  # `Live, Qwen2.5`
     with ThreadPoolExecutor() as pool:  # compressing thumbnails takes most of the time, and no lock
-        drawn = list(pool.map(lambda figure: _figure(figure, pages), figures))
+        thumbnails = list(pool.map(_thumbnail, figures))
     return page(
         "index.html.j2",
         title=f"Knowledge distillation: {profile.title[:1].lower()}{profile.title[1:]}",
-        links=[Link(result.name, pages[result.name], result.status == "failed") for result in results],
+        results=results,
         current=None,
         wide=True,
         profile=profile,
-        claims=_claims_by_source(claims, pages, _labels(profile)),
-        conclusions=[
-            {"label": label(name), "href": pages.get(name), "sentences": list(map(sentence, sentences))}
-            for name, sentences in (conclusions or {}).items()
-            if sentences
-        ],
-        reports=[_report_row(result, pages[result.name]) for result in results],
-        figures=drawn,
+        pages=pages,
+        marks=MARKS,
+        claims=_claims_by_source(claims, labels),
+        conclusions={name: said for name, said in (conclusions or {}).items() if said},
+        figures=[dict(figure) | image for figure, image in zip(figures, thumbnails, strict=True)],
         provenance=provenance,
     )
 
 
-def _words(key: str) -> str:
-    return key.replace("_", " ")
-
-
-def _page_of(result: Result) -> str | None:
-    suffix = {"done": ".html", "failed": ".failed.html"}.get(result.status)
-    return suffix and f"reports/{result.name}{suffix}"
-
-
-def _report_row(result: Result, href: str | None) -> dict[str, Any]:
-    return {
-        "label": label(result.name),
-        "href": href,
-        "notebook": href and href.removesuffix(".html") + ".ipynb",
-        "status": result.status,
-        "mark": STATUS_MARKS[result.status],
-        "words": _words(result.status),
-        "time": duration(result.seconds),
-        "finished": result.finished,
-        "changed": ", ".join(f"{name} = {value}" for name, value in result.changed.items()),
-        "error": result.error,
-    }
-
-
-def _labels(profile: Profile) -> dict[str, str]:
-    """What results of each source are called, `Live, Qwen2.5` for real models of that family."""
-    models = profile.live.models if profile.live else ()
-    return cell_table.source_labels(cell_table.model_family(name) for name in models)
-
-
-def _claims_by_source(
-    claims: Sequence[Mapping[str, Any]], pages: Mapping[str, str | None], labels: Mapping[str, str]
-) -> list[dict[str, Any]]:
+def _claims_by_source(claims: Sequence[Mapping[str, Any]], labels: Mapping[str, str]) -> list[dict[str, Any]]:
     """Counts of verdicts and rows of claims for each source and analysis: none is counted with another's."""
     groups, several = [], len({claim["analysis"] for claim in claims}) > 1
     for source, analysis in dict.fromkeys((claim["source"], claim["analysis"]) for claim in claims):
         own = [claim for claim in claims if (claim["source"], claim["analysis"]) == (source, analysis)]
-        counts = [
-            (verdict, mark, _words(verdict), sum(claim["verdict"] == verdict for claim in own))
-            for verdict, mark in VERDICT_MARKS.items()
-        ]
-        rows = [_claim_row(claim, pages) for claim in own]
         word, comma, family = labels.get(source, source).partition(", ")
-        title = f"{word} results{comma}{family}"  # Live results, Qwen2.5
-        key = f"{source}-{analysis}" if several else source
-        title += f": {ANALYSIS_WORDS[analysis]}" if several else ""
-        groups.append({"source": key, "title": title, "verdicts": counts, "rows": rows})
+        group = {"id": f"{source}-{analysis}" if several else source, "rows": list(map(_claim_row, own))}
+        group["title"] = f"{word} results{comma}{family}"  # Live results, Qwen2.5
+        group["title"] += f": {ANALYSIS_WORDS[analysis]}" if several else ""
+        group["counts"] = {verdict: sum(row["verdict"] == verdict for row in own) for verdict in VERDICTS}
+        groups.append(group)
     return groups
 
 
-def _claim_row(claim: Mapping[str, Any], pages: Mapping[str, str | None]) -> dict[str, Any]:
-    estimate, low, high = (html_tables.number(claim[field]) for field in ("estimate", "ci_low", "ci_high"))
+def _claim_row(claim: Mapping[str, Any]) -> dict[str, Any]:
+    """A claim with its numbers as text."""
+    number = html_tables.number
+    low, high = number(claim["ci_low"]), number(claim["ci_high"])
     interval = "" if html_tables.MISSING in (low, high) else f" [{low}, {high}]"
-    paper = claim["paper_value"]
     known = {"p": claim["p_value"], "n": claim["n"]}
-    tests = ", ".join(
-        f"{name} = {html_tables.number(value)}" for name, value in known.items() if value is not None
-    )
+    tests = ", ".join(f"{name} = {number(value)}" for name, value in known.items() if value is not None)
     ways = " · ".join(claim[key] for key in ("source", "protocol", "analysis"))
+    paper = claim["paper_value"]
     return {
-        **{key: claim[key] for key in ("id", "statement", "verdict", "reason")},
-        "href": pages.get(study.SECTIONS.get(str(claim["section"]), "")),
-        "paper": paper if isinstance(paper, str) else html_tables.number(paper),
-        "estimate": estimate + interval,
+        **claim,
+        "notebook": study.SECTIONS.get(str(claim["section"])),
+        "paper": paper if isinstance(paper, str) else number(paper),
+        "estimate": number(claim["estimate"]) + interval,
         "detail": f"{tests}; {ways}" if tests else ways,
-        "mark": VERDICT_MARKS[claim["verdict"]],
-        "words": _words(claim["verdict"]),
     }
 
 
-def _figure(figure: Mapping[str, Any], pages: Mapping[str, str | None]) -> dict[str, Any]:
+def _thumbnail(figure: Mapping[str, Any]) -> dict[str, Any]:
+    """The picture of a figure, small, with its size."""
     image = Image.open(figure["png"]).convert("RGB")
     image.thumbnail((THUMBNAIL_WIDTH, 4 * THUMBNAIL_WIDTH))
     content = io.BytesIO()
     image.quantize(128, method=Image.Quantize.FASTOCTREE).save(content, format="png")
-    return {
-        **{key: figure[key] for key in ("alt", "caption")},
-        "stem": figure["png"].stem,
-        "thumbnail": "data:image/png;base64," + base64.b64encode(content.getvalue()).decode(),
-        "width": image.width,
-        "height": image.height,
-        "href": pages.get(figure["notebook"]),
-        "label": label(figure["notebook"]),
-    }
+    data = "data:image/png;base64," + base64.b64encode(content.getvalue()).decode()
+    return {"thumbnail": data, "width": image.width, "height": image.height}

@@ -1,9 +1,8 @@
 """The two ledgers of a profile: what each notebook found, and the whole of it.
 
-Each notebook owns its parts, `ledger/<notebook>.statistics.csv` and `.claims.json`; the ledgers that
-people read, `statistics.csv` and `claims.json`, are rebuilt from all parts. A writer holds
-`locked(folder)`, so that notebooks that run in parallel cannot interleave. A part that is not what its
-notebook wrote is set aside, and that notebook has to run again; the others do not suffer.
+Each notebook owns its parts, `ledger/<notebook>.statistics.csv` and `.claims.json`; the ledgers that people
+read, `statistics.csv` and `claims.json`, are rebuilt from all parts by the holder of `locked(folder)`. A part
+that is not what its notebook wrote is set aside, and that notebook has to run again.
 """
 
 from __future__ import annotations
@@ -96,7 +95,7 @@ def checked_claims(rows: Iterable[Mapping[str, Any]]) -> dict[tuple, dict[str, A
     claims: dict[tuple, dict[str, Any]] = {}
     for row in rows:
         name = repr(row.get("id"))
-        if sorted(row) != sorted(CLAIM_FIELDS):
+        if set(row) != set(CLAIM_FIELDS):
             raise ValueError(f"claim {name} needs exactly the fields {CLAIM_FIELDS}, not {tuple(row)}")
         claim = {field: _plain(row[field]) for field in CLAIM_FIELDS}
         for field, choices in CLAIM_CHOICES.items():
@@ -133,12 +132,8 @@ def write_parts(
 
 
 def remove_parts(folder: Path, notebook: str) -> list[str]:
-    """Take one notebook out of both ledgers, its sentinel first; the caller holds the lock.
-
-    Returns what `write_parts` does.
-    """
-    sentinel(folder, notebook).unlink(missing_ok=True)
-    for suffix in SUFFIXES:
+    """Take one notebook out of both ledgers, its sentinel first; as `write_parts`."""
+    for suffix in ("done.json", *SUFFIXES):
         _part(folder, notebook, suffix).unlink(missing_ok=True)
     return _rebuild(folder)
 
@@ -173,29 +168,11 @@ def claims(folder: Path) -> list[dict[str, Any]]:
 
 
 def rebuild(folder: Path) -> list[str]:
-    """Write both ledgers from their parts, whatever they are now; the caller holds the lock.
-
-    Returns what `write_parts` does. Nothing is done in a folder of before there were parts.
-    """
+    """Write both ledgers from their parts; as `write_parts`. Nothing is done where there are none."""
     return _rebuild(folder) if list((folder / "ledger").glob("*.claims.json")) else []
 
 
-def claims_of(profile: str, beside: Path) -> tuple[list[dict[str, Any]], str]:
-    """The claims of another profile and where they are from, in words.
-
-    Those of the same folder of outputs, which holds `beside`, else of the run that the repository keeps.
-    """
-    if found := claims(beside.parent / profile):
-        return found, "the same folder of outputs"
-    return claims(REFERENCE / profile), "the run whose results the repository keeps"
-
-
-def _part(folder: Path, notebook: str, suffix: str) -> Path:
-    return folder / "ledger" / f"{notebook}.{suffix}"
-
-
 def _rebuild(folder: Path) -> list[str]:
-    """Write both ledgers from all parts; what had to be set aside, in words."""
     problems: list[str] = []
     text = io.StringIO()
     writer = csv.DictWriter(text, STATISTICS_COLUMNS, lineterminator="\n")
@@ -205,6 +182,20 @@ def _rebuild(folder: Path) -> list[str]:
     found = _rows(folder, "claims.json", CLAIM_KEY, problems).values()
     disk.write_json(folder / "claims.json", sorted(found, key=lambda row: str(row["section"])))
     return problems
+
+
+def claims_of(profile: str, folder: Path) -> tuple[list[dict[str, Any]], str]:
+    """The claims of another profile and where they are from, in words.
+
+    Those next to `folder`, that of a profile, else those of the run that the repository keeps.
+    """
+    if found := claims(folder.parent / profile):
+        return found, "the same folder of outputs"
+    return claims(REFERENCE / profile), "the run whose results the repository keeps"
+
+
+def _part(folder: Path, notebook: str, suffix: str) -> Path:
+    return folder / "ledger" / f"{notebook}.{suffix}"
 
 
 def _rows(folder: Path, suffix: str, key: Sequence[str], problems: list[str]) -> dict[tuple, dict[str, Any]]:
@@ -225,9 +216,8 @@ def _rows(folder: Path, suffix: str, key: Sequence[str], problems: list[str]) ->
         except (ValueError, KeyError, TypeError):
             sentinel(folder, notebook).unlink(missing_ok=True)  # its results are not whole any more
             aside = disk.set_aside(part)
-            problems.append(
-                f"{part} was damaged and is set aside as {aside.name}; run notebook {notebook} again"
-            )
+            remedy = f"run notebook {notebook} again"
+            problems.append(f"{part} was damaged and is set aside as {aside.name}; {remedy}")
     return rows
 
 
@@ -242,9 +232,7 @@ def _sentinel_facts(folder: Path, notebook: str) -> dict[str, Any]:
 
 def _in_order(rows: Mapping[tuple, dict]) -> list[dict]:
     """Rows sorted by section, then column by column in the order in which a value first appears."""
-    rank: dict[tuple[int, str], int] = {}  # of each (column, value)
-    for key in rows:
-        for column_and_value in enumerate(key):
-            rank.setdefault(column_and_value, len(rank))
+    values = dict.fromkeys(column_and_value for key in rows for column_and_value in enumerate(key))
+    rank = {column_and_value: place for place, column_and_value in enumerate(values)}
     in_order = sorted(rows, key=lambda key: (key[0], *(rank[item] for item in enumerate(key))))
     return [rows[key] for key in in_order]

@@ -21,7 +21,7 @@ from kdutils.grid.plan import Plan
 from kdutils.grid.scheduler import State
 from kdutils.grid.study import SOURCE_LABELS
 from kdutils.report import plots
-from kdutils.report.styles import ordered_colours
+from kdutils.report.plots import ordered_colours
 from kdutils.results import gain_tables, released_comparison
 
 MODEL_WORLD = (
@@ -30,13 +30,12 @@ MODEL_WORLD = (
 )
 
 
-def cells(plan: Plan, *, workers: int | None = None) -> pd.DataFrame:
+def cells(plan: Plan) -> pd.DataFrame:
     """The cells of a plan from every source, once its missing runs are made, with the progress shown.
 
-    Says as well which weights real models have, and why a source is missing. What is finished when it is
-    interrupted stays finished.
+    Says as well which weights real models have, and why a source is missing.
     """
-    train(plan, workers=workers)
+    train(plan)
     table, gaps = gain_tables.cells_of(plan)
     if gain_tables.watermarks(plan)["live"]:
         _remark(MODEL_WORLD)
@@ -47,7 +46,7 @@ def cells(plan: Plan, *, workers: int | None = None) -> pd.DataFrame:
     return table
 
 
-def train(plan: Plan, *, workers: int | None = None) -> None:
+def train(plan: Plan) -> None:
     """Make the runs of a plan that are missing and show how far they are; nothing if it trains nothing."""
     if not plan.runs:
         return
@@ -58,7 +57,7 @@ def train(plan: Plan, *, workers: int | None = None) -> None:
     with warnings.catch_warnings():
         # tqdm misses widgets for bars that are not shown.
         warnings.filterwarnings("ignore", message="IProgress not found")
-        state = fill.fill(plan.to_make, plan.out, workers=workers, progress=_Progress(line))
+        state = fill.fill(plan.to_make, plan.out, progress=_Progress(line))
     line.update(_shown(str(state)), raw=True)
 
 

@@ -11,7 +11,6 @@ import io
 import json
 import os
 import re
-import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
@@ -40,7 +39,7 @@ PNG_DPI = 160
 LAID_OUT = {"figure.constrained_layout.use": False, "figure.autolayout": False}
 SCREEN_DPI = 120  # so that 9 pt on paper is as large as the text around it on a screen
 FOLDERS = ("figures", "ledger", "reports", ".partial")  # inside the folder of a profile
-WRITTEN_BESIDE = ("runs", "states", "texts", "cache", "damaged", "leases")  # of all profiles; may be absent
+SHARED_FOLDERS = ("runs", "states", "texts", "cache", "damaged", "leases")  # of all profiles; may be absent
 LOCK = ".partial/.run"  # inside that of a profile; may be absent
 LITERALS = (str, bytes, int, float, type(None), list, dict)  # what papermill can inject
 
@@ -52,8 +51,7 @@ def begin(
 
     Call it in the cell after the parameters, before any work, with `globals()`. A list may be text such as
     a,b or JSON. The first time in a kernel, any other public name that holds a plain value is refused: only
-    an undeclared or misspelt parameter can have put it there, because imports bind modules, functions and
-    classes. Later such names are the notebook's own variables, and a person is running the cell again.
+    an undeclared or misspelt parameter can have put it there. Later such names are the notebook's own.
 
     Raises:
         ParameterError: for a parameter that is missing, undeclared, or not of the declared type or an allowed
@@ -97,7 +95,7 @@ def writable_folder(out: Path | str, profile: str) -> Path:
     folder = root / profile
     made = [folder, *(folder / part for part in FOLDERS)]
     try:
-        for place in (*made, folder / LOCK, *(root / part for part in WRITTEN_BESIDE)):
+        for place in (*made, folder / LOCK, *(root / part for part in SHARED_FOLDERS)):
             if not place.resolve().is_relative_to(root):
                 raise ParameterError(f"{place} leads out of {root}; delete that link")
         for place in made:
@@ -117,12 +115,12 @@ class Report:
         self.parameters = SimpleNamespace(**parameters)
         self.folder = folder
         self.kept = CachedTables(folder.parent / "cache" / "tables")
-        self._staging = folder / ".partial" / name
-        self._stems: list[str] = []  # of the figures drawn; kept after `finish`, which may be called again
+        self._figures: dict[
+            str, tuple[bytes, bytes, pd.DataFrame, dict[str, Any]]
+        ] = {}  # PNG, SVG, CSV, facts
         self._statistics: list[pd.DataFrame] = []
         self._claims: dict[tuple, dict[str, Any]] = {}
         self._conclusions: list[str] = []
-        shutil.rmtree(self._staging, ignore_errors=True)
 
     def figure(self, fig: Figure, name: str, *, alt: str, data: pd.DataFrame, caption: str) -> None:
         """Show a figure and keep it as PNG, SVG and the CSV of exactly what is drawn; closes it.
@@ -142,26 +140,20 @@ class Report:
         if data.empty:
             raise ValueError(f"figure {name} needs the rows that it draws")
         stem = f"{number_of(self.name)}_{name}"
-        path = self._staging / stem
         if engine := fig.get_layout_engine():  # savefig would lay out twice a file, and draw
             fig.set_dpi(PNG_DPI)  # text is as wide as in the PNG
             engine.execute(fig)
+        png, svg = io.BytesIO(), io.BytesIO()
         with mpl.rc_context(LAID_OUT | {"svg.hashsalt": stem}):  # the ids in an SVG are random without
             fig.set_layout_engine(None)
-            png = _drawn(fig, "png", dpi=PNG_DPI, metadata={"Software": None})
-            svg = _drawn(fig, "svg", metadata={"Date": None, "Creator": None})
+            fig.savefig(png, format="png", dpi=PNG_DPI, metadata={"Software": None})
+            fig.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
         plt.close(fig)
-        disk.write_bytes(path.with_suffix(".png"), png)
-        disk.write_bytes(path.with_suffix(".svg"), svg)
-        disk.write_csv(path.with_suffix(".csv"), html_tables.with_index(data))
-        if stem not in self._stems:
-            self._stems.append(stem)
-        facts = {"notebook": self.name, "place": self._stems.index(stem), "alt": alt, "caption": caption}
-        facts["sha256"] = {kind: disk.sha256(path.with_suffix(kind)) for kind in (".png", ".svg", ".csv")}
-        disk.write_json(path.with_suffix(".json"), disk.sealed(facts))
+        table = html_tables.with_index(data).copy()
+        self._figures[stem] = (png.getvalue(), svg.getvalue(), table, alt, caption)
         alt, caption = text_safety.visible(alt), text_safety.visible(caption)
         width = round(fig.get_figwidth() * SCREEN_DPI)
-        image = {"image/png": base64.b64encode(png).decode(), "text/plain": alt}
+        image = {"image/png": base64.b64encode(png.getvalue()).decode(), "text/plain": alt}
         display(image, metadata={"image/png": {"alt": alt, "width": width}}, raw=True)
         text = {"text/html": f'<p class="caption">{html.escape(caption)}</p>', "text/plain": caption}
         display(text, metadata={"kdutils": {"figure": stem}}, raw=True)
@@ -198,45 +190,53 @@ class Report:
         Figures of an earlier execution that were not drawn this time go. Prints what was written.
         """
         statistics = ledger.merged_statistics(self._statistics)
-        sentinel, figures = ledger.sentinel(self.folder, self.name), self.folder / "figures"
+        sentinel = ledger.sentinel(self.folder, self.name)
         with ledger.locked(self.folder):
             sentinel.unlink(missing_ok=True)
-            for staged in sorted(self._staging.glob("*.*")):
-                staged.replace(figures / staged.name)
-            shutil.rmtree(self._staging, ignore_errors=True)
-            remove_figures(self.folder, self.name, keep=self._stems)
+            remove_figures(self.folder, self.name)
+            for place, (stem, (png, svg, table, alt, caption)) in enumerate(self._figures.items()):
+                path = self.folder / "figures" / stem
+                written = [disk.write_bytes(path.with_suffix(".png"), png)]
+                written.append(disk.write_bytes(path.with_suffix(".svg"), svg))
+                written.append(disk.write_csv(path.with_suffix(".csv"), table))
+                facts = {"notebook": self.name, "place": place, "alt": alt, "caption": caption}
+                facts["sha256"] = {each.suffix: disk.sha256(each) for each in written}
+                disk.write_json(path.with_suffix(".json"), disk.sealed(facts))
             problems = ledger.write_parts(self.folder, self.name, statistics, self._claims.values())
-            facts = {"notebook": self.name, "parameters": vars(self.parameters)}
-            facts |= {"kdutils": kdutils.__version__, "conclusions": self._conclusions}
-            facts["finished"] = datetime.now(UTC).isoformat(timespec="seconds")
-            facts["run_token"] = os.environ.get(RUN_TOKEN)
-            facts["sha256"] = ledger.digests(self.folder, self.name)
+            facts = {
+                **{"notebook": self.name, "parameters": vars(self.parameters)},
+                **{"kdutils": kdutils.__version__, "conclusions": self._conclusions},
+                "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+                "run_token": os.environ.get(RUN_TOKEN),
+                "sha256": ledger.digests(self.folder, self.name),
+            }
             disk.write_json(sentinel, facts)
         in_repository = self.folder.is_relative_to(REPOSITORY)
-        print(*problems, sep="\n", end="\n" if problems else "")
-        print(f"Written to {self.folder.relative_to(REPOSITORY) if in_repository else self.folder}:")
-        for stem in self._stems:
-            print(f"  figures/{stem}.png .svg .csv")
-        print(f"  statistics.csv: {len(statistics)} rows of this notebook")
-        print(f"  claims.json: {len(self._claims)} rows of this notebook")
+        written = [f"Written to {self.folder.relative_to(REPOSITORY) if in_repository else self.folder}:"]
+        written += [f"  figures/{stem}.png .svg .csv" for stem in self._figures]
+        written.append(f"  statistics.csv: {len(statistics)} rows of this notebook")
+        written.append(f"  claims.json: {len(self._claims)} rows of this notebook")
+        print(*problems, *written, sep="\n")
 
 
 def published_figures(folder: Path) -> tuple[list[dict[str, Any]], list[str]]:
     """Notebook, place, alt, caption and PNG path of every published figure, in the order of the reports.
 
-    Those of which a file is not what was written are left out: for each of them there is a sentence.
+    Damaged ones are left out: for each of them there is a sentence.
     """
     found, problems = [], []
     for path in sorted((folder / "figures").glob("*.json")):
         try:
             figure = json.loads(path.read_text(encoding="utf-8"))
-            digests = figure.get("sha256", {})
+            digests = figure.get("sha256", {})  # none in those of older versions
             is_whole = all(disk.sha256(path.with_suffix(kind)) == digests[kind] for kind in digests)
-            if not (is_whole and disk.has_whole_seal(figure)):
-                raise ValueError(path.name)
+            is_whole = is_whole and disk.has_whole_seal(figure)
             facts = {name: figure[name] for name in ("notebook", "place", "alt", "caption")}
-            found.append(facts | {"png": path.with_suffix(".png")})
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            is_whole = False
+        if is_whole:
+            found.append(facts | {"png": path.with_suffix(".png")})
+        else:
             remedy = f"run notebook {number_of(path.stem)} again"
             problems.append(f"figure {path.stem} is damaged and left out of the index; {remedy}")
     return sorted(found, key=lambda figure: (figure["notebook"], figure["place"])), problems
@@ -261,19 +261,12 @@ def figure_changes(before: Mapping[str, str], after: Mapping[str, str]) -> str:
     return "; ".join(parts) or f"{len(after)} figure files, all new"
 
 
-def remove_figures(folder: Path, notebook: str, *, keep: Iterable[str] = ()) -> None:
-    """Delete the figures of a notebook whose file name without suffix is not in `keep`."""
+def remove_figures(folder: Path, notebook: str) -> None:
+    """Delete the figures of a notebook."""
     for path in (folder / "figures").glob(f"{number_of(notebook)}_*"):
-        if path.stem not in keep:
-            path.unlink()
+        path.unlink()
 
 
 def number_of(notebook: str) -> str:
     """The number that a notebook's name, or that of its figure, begins with: `02`, `01b`."""
     return notebook.partition("_")[0]
-
-
-def _drawn(fig: Figure, kind: str, **options: Any) -> bytes:
-    content = io.BytesIO()
-    fig.savefig(content, format=kind, **options)
-    return content.getvalue()

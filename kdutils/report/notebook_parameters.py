@@ -1,7 +1,6 @@
 """The parameters of a notebook: what its tagged cell declares, and what may be given for them.
 
-Nothing is executed. The cell is parsed, so that a derived value, an import or a name that smuggles
-code in is refused before a kernel starts.
+The cell is parsed and not executed, so that what smuggles code in is refused before a kernel starts.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import io
 import json
 import keyword
 import tokenize
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,24 +25,15 @@ from kdutils.io.text_safety import shown
 NOTEBOOKS = REPOSITORY / "notebooks"
 TAG = "parameters"  # the cell tag that papermill looks for
 
-LISTS = "at least one and none twice"
-EXAMPLES = {  # by declared type
-    "str": "give text on one line",
-    "int": "give a whole number such as 3",
-    "float": "give a finite number such as 0.5 or 1e-4",
-    "bool": "give true or false",
-    "list[str]": f'give names such as a,b or \'["a", "b"]\', {LISTS}',
-    "list[int]": f"give whole numbers such as 1,2 or '[1, 2]', {LISTS}",
-    "list[float]": f"give finite numbers such as 0.5,1 or '[0.5, 1]', {LISTS}",
-}
-READ = {"str": str, "int": int, "float": float, "bool": lambda text: BOOLEANS[text.strip().lower()]}
-BOOLEANS = {"true": True, "false": False}
-
 
 def _on_one_line(text: str) -> str:
     if not text.isprintable():
         raise ValueError("not printable")
     return text
+
+
+def _boolean(text: str) -> bool:
+    return {"true": True, "false": False}[text.strip().lower()]
 
 
 def _none_twice(values: list[Any]) -> list[Any]:
@@ -54,12 +44,22 @@ def _none_twice(values: list[Any]) -> list[Any]:
 
 Text = Annotated[str, AfterValidator(_on_one_line)]
 LIST = Field(min_length=1), AfterValidator(_none_twice)
-TYPES = {  # by declared type
-    **{"str": TypeAdapter(Text), "int": TypeAdapter(int), "bool": TypeAdapter(bool)},
-    "float": TypeAdapter(FiniteFloat),
-    "list[str]": TypeAdapter(Annotated[list[Annotated[Text, Field(min_length=1)]], *LIST]),
-    "list[int]": TypeAdapter(Annotated[list[int], *LIST]),
-    "list[float]": TypeAdapter(Annotated[list[FiniteFloat], *LIST]),
+NAMES = Annotated[list[Annotated[Text, Field(min_length=1)]], *LIST]
+SEVERAL = "at least one and none twice"
+TYPES: dict[str, tuple[TypeAdapter, Callable[[str], Any], str]] = {  # values, one read from text, an example
+    "str": (TypeAdapter(Text), str, "give text on one line"),
+    "int": (TypeAdapter(int), int, "give a whole number such as 3"),
+    "float": (TypeAdapter(FiniteFloat), float, "give a finite number such as 0.5 or 1e-4"),
+    "bool": (TypeAdapter(bool), _boolean, "give true or false"),
+    "list[str]": (TypeAdapter(NAMES), str, f'give names such as a,b or \'["a", "b"]\', {SEVERAL}'),
+    "list[int]": (
+        *(TypeAdapter(Annotated[list[int], *LIST]), int),
+        f"give whole numbers such as 1,2 or '[1, 2]', {SEVERAL}",
+    ),
+    "list[float]": (
+        *(TypeAdapter(Annotated[list[FiniteFloat], *LIST]), float),
+        f"give finite numbers such as 0.5,1 or '[0.5, 1]', {SEVERAL}",
+    ),
 }
 
 
@@ -91,32 +91,27 @@ class Parameter:
         """Whether the value is a list."""
         return self.base.startswith("list[")
 
-    @property
-    def element(self) -> str:
-        """Name of the scalar type: of the value, or of what the list holds."""
-        return self.base.removeprefix("list[").removesuffix("]")
-
-    @property
-    def choices(self) -> tuple[str, ...]:
-        """What the text may be, by `PARAMETER_CHOICES`; empty if anything goes."""
-        return PARAMETER_CHOICES.get(self.name, ()) if self.element == "str" else ()
-
 
 def declared(notebook: Path) -> dict[str, Parameter]:
     """The parameters that a notebook file declares, in their order.
 
     Raises:
         ParameterError: if the file cannot be read, has not exactly one cell tagged `parameters`,
-            or that cell holds anything but `name: type = literal`; names the file and the line.
+            or that cell holds anything but `name: type = literal`; names the file and the line. A parameter
+            whose default is None may be None, whether or not its type says so.
     """
-    source = _tagged_source(Path(notebook))
+    source = _tagged_source(notebook)
     where = f"{notebook}, parameters cell"
     try:
         statements = ast.parse(source).body
-        comments = _comments(source)
+        tokens = list(tokenize.generate_tokens(io.StringIO(source).readline))
     except (SyntaxError, tokenize.TokenError) as error:
         line = getattr(error, "lineno", None) or 1
         raise ParameterError(f"{where}, line {line}: not Python; use `name: type = literal`") from None
+    comments = {
+        token.start[0]: token.string.lstrip("# ") for token in tokens if token.type == tokenize.COMMENT
+    }
+    comments = {at.start[0]: at.string.lstrip("# ") for at in tokens if at.type == tokenize.COMMENT}
     parameters: dict[str, Parameter] = {}
     for statement in statements:
         try:
@@ -130,22 +125,13 @@ def declared(notebook: Path) -> dict[str, Parameter]:
 
 
 def check(parameters: Mapping[str, Parameter], given: Mapping[str, Any]) -> dict[str, Any]:
-    """`given`, each value read as the type that its parameter declares.
-
-    Raises:
-        ParameterError: for the first wrong name (before any value is looked at), then for the first
-            wrong value.
-    """
+    """`given`, each value read as the type that its parameter declares; names are checked first."""
     check_names(parameters, given)
     return {name: coerce(parameters[name], value) for name, value in given.items()}
 
 
 def check_names(parameters: Mapping[str, Parameter], names: Iterable[str]) -> None:
-    """Nothing, if every name is declared.
-
-    Raises:
-        ParameterError: for the first that is not an identifier or not declared.
-    """
+    """Raise a ParameterError for the first name that is no identifier or not declared."""
     for name in names:
         if not (isinstance(name, str) and name.isidentifier()) or keyword.iskeyword(name):
             raise ParameterError(
@@ -158,12 +144,12 @@ def check_names(parameters: Mapping[str, Parameter], names: Iterable[str]) -> No
 
 def undeclared(name: str, parameters: Mapping[str, Parameter]) -> ParameterError:
     """The error for a name that no parameter has."""
-    hint = _did_you_mean(name, parameters)
-    return ParameterError(f"unknown parameter {name!r}{hint}; declared are {describe(parameters)}")
+    known = f"{_did_you_mean(name, parameters)}; declared are {describe(parameters)}"
+    return ParameterError(f"unknown parameter {name!r}{known}")
 
 
 def describe(parameters: Mapping[str, Parameter]) -> str:
-    """Names and types on one line: `selection: str, seeds: list[int]`."""
+    """`selection: str, seeds: list[int]`."""
     return ", ".join(f"{parameter.name}: {parameter.type}" for parameter in parameters.values()) or "none"
 
 
@@ -179,7 +165,7 @@ def coerce(parameter: Parameter, value: Any) -> Any:
         return strict(parameter, value)
     if parameter.optional and value.strip().lower() in ("null", "none"):
         return None
-    read = READ[parameter.element]
+    read = TYPES[parameter.base][1]
     try:
         if not parameter.is_list:
             found = read(value)
@@ -193,30 +179,24 @@ def coerce(parameter: Parameter, value: Any) -> Any:
 
 
 def strict(parameter: Parameter, value: Any) -> Any:
-    """`value` if it already is of the declared type and allowed; an int passes where a float is declared.
-
-    Raises:
-        ParameterError: as `coerce`.
-    """
+    """`value` if it already is of the declared type and allowed; an int passes where a float is declared."""
     if value is None and parameter.optional:
         return None
     try:
-        found = TYPES[parameter.base].validate_python(value, strict=True)
+        found = TYPES[parameter.base][0].validate_python(value, strict=True)
     except ValidationError:
         raise _wrong(parameter, value) from None
+    choices = PARAMETER_CHOICES.get(parameter.name, ())
     for text in found if parameter.is_list else [found]:
-        if parameter.choices and text not in parameter.choices:
-            hint, choices = _did_you_mean(text, parameter.choices), ", ".join(parameter.choices)
-            raise ParameterError(
-                f"{parameter.name}={text!r} is not a known value{hint}; choose from {choices}"
-            )
+        if choices and isinstance(text, str) and text not in choices:
+            known = f"{_did_you_mean(text, choices)}; choose from {', '.join(choices)}"
+            raise ParameterError(f"{parameter.name}={text!r} is not a known value{known}")
     return found
 
 
 def _wrong(parameter: Parameter, value: Any) -> ParameterError:
-    return ParameterError(
-        f"{parameter.name}={shown(value)} is not {parameter.type}; {EXAMPLES[parameter.base]}"
-    )
+    _, _, example = TYPES[parameter.base]
+    return ParameterError(f"{parameter.name}={shown(value)} is not {parameter.type}; {example}")
 
 
 def _did_you_mean(word: str, known: Mapping[str, Any] | tuple[str, ...]) -> str:
@@ -238,20 +218,14 @@ def _tagged_source(notebook: Path) -> str:
     return source if isinstance(source, str) else "".join(source)
 
 
-def _comments(source: str) -> dict[int, str]:
-    """Text of the comment on each line that has one."""
-    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
-    return {token.start[0]: token.string.lstrip("# ") for token in tokens if token.type == tokenize.COMMENT}
-
-
 def _declaration(statement: ast.stmt, comments: Mapping[int, str]) -> Parameter:
     """The parameter that one statement declares; the caller adds file and line to an error."""
     match statement:
         case ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as literal):
             written = ast.unparse(statement.annotation)
         case _:
-            written = " ".join(ast.unparse(statement).split())
-            raise ParameterError(f"`{written[:60]}`: use `name: type = literal`")
+            code = " ".join(ast.unparse(statement).split())
+            raise ParameterError(f"`{code[:60]}`: use `name: type = literal`")
     if name.startswith("_"):
         raise ParameterError(f"{name} starts with an underscore; give it a public name")
     if written.removesuffix(" | None") not in TYPES:
@@ -261,5 +235,7 @@ def _declaration(statement: ast.stmt, comments: Mapping[int, str]) -> Parameter:
     except (ValueError, TypeError):
         raise ParameterError(f"{name} has a derived value; give a literal, derive in a later cell") from None
     text = comments.get(statement.end_lineno or 0) or comments.get(statement.lineno, "")
+    if default is None and not written.endswith(" | None"):  # papermill's own inspection knows no `|`
+        written += " | None"
     parameter = Parameter(name=name, type=written, default=None, help=text)
     return replace(parameter, default=strict(parameter, default))

@@ -6,8 +6,9 @@ import functools
 import html
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jinja2
 from bs4 import BeautifulSoup
@@ -16,7 +17,6 @@ from nbconvert.exporters import HTMLExporter
 from nbformat import NotebookNode
 from pygments.formatters import HtmlFormatter
 
-from kdutils.grid.profile import Profile
 from kdutils.io import text_safety
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -38,17 +38,21 @@ SUSPECT = re.compile(
 FOLLOWED = re.compile(r"(?:https?:|mailto:|#|(?![^/?#]*:))", flags=re.IGNORECASE)  # what a link may lead to
 
 
-class Link(NamedTuple):
-    """One report in the navigation."""
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What became of one notebook."""
 
     name: str
-    href: str | None  # None if there is no page to open
-    failed: bool = False
+    status: str  # done, failed or not_run
+    seconds: float | None = None
+    error: str = ""  # one line: class and message
+    finished: str = ""  # UTC, to the second
+    changed: dict[str, Any] = field(default_factory=dict)  # parameters that differ from their defaults
 
     @property
-    def label(self) -> str:
-        """`02 Size correlation` for 02_size_correlation."""
-        return label(self.name)
+    def page(self) -> str | None:
+        """Its page in the folder of reports; None if it has not run."""
+        return {"done": f"{self.name}.html", "failed": f"{self.name}.failed.html"}.get(self.status)
 
 
 def label(name: str) -> str:
@@ -65,58 +69,42 @@ def duration(seconds: float | None) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{max(rest, 1)} s"
 
 
-def links(profile: Profile, reports: Path) -> list[Link]:
-    """The navigation of a profile: for each notebook the page that is in `reports`, good or failed."""
-    found = []
-    for name in profile.notebooks:
-        good, failed = (reports / f"{name}.html").exists(), (reports / f"{name}.failed.html").exists()
-        href = f"{name}.html" if good else f"{name}.failed.html" if failed else None
-        found.append(Link(name, href, failed and not good))
-    return found
-
-
 def to_html(
     notebook: NotebookNode,
     *,
     name: str,
-    links: Sequence[Link],
+    results: Sequence[Result],
     facts: Mapping[str, str],
     failed: bool = False,
 ) -> str:
     """The page of an executed notebook.
 
     Args:
-        links: all reports of the profile, for the navigation.
+        results: of all notebooks of the profile, for the navigation.
         facts: the status strip, in its order.
         failed: show what went to stderr, and do not link to figure files, which are gone.
     """
-    exporter = HTMLExporter(
-        template_name="kdutils_report",
-        extra_template_basedirs=[str(TEMPLATES)],
-        exclude_anchor_links=True,
-    )
+    own = {"template_name": "kdutils_report", "extra_template_basedirs": [str(TEMPLATES)]}
+    exporter = HTMLExporter(**own, exclude_anchor_links=True)
     exporter.display_data_priority = DISPLAYED
     cells, _ = exporter.from_notebook_node(notebook, {"failed": failed})
-    return page(
-        "page.html.j2",
-        title=f"{_heading(notebook) or label(name)} · kdutils",
-        links=links,
-        current=name,
-        facts=facts,
-        main=_without_active(cells),
-    )
+    sources = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    heading = re.search(r"^# +(.+?) *$", sources, flags=re.MULTILINE)
+    title = f"{heading[1] if heading else label(name)} · kdutils"
+    main = _without_active(cells)
+    return page("page.html.j2", title=title, results=results, current=name, facts=facts, main=main)
 
 
-def page(template: str, *, links: Sequence[Link], current: str | None, **values: Any) -> str:
+def page(template: str, *, results: Sequence[Result], current: str | None, **values: Any) -> str:
     """The template in the frame that every page has; `current` is None for the index."""
-    frame = {"wide": False, "facts": {}, "main": "", "style": _style()} | _navigation(links, current)
-    text = _environment().get_template(template).render(frame | values)
+    frame = {"results": results, "wide": False, "facts": {}, "main": "", "style": _style()}
+    text = _environment().get_template(template).render(frame | _navigation(results, current) | values)
     return text.replace("\0", "\u2400")  # no text file holds a null byte
 
 
-def relink(markup: str, *, name: str, links: Sequence[Link]) -> str:
-    """`markup` with its navigation rebuilt, for when other reports have appeared or failed since."""
-    parts = _navigation(links, name)
+def relink(markup: str, *, name: str, results: Sequence[Result]) -> str:
+    """`markup` with its navigation rebuilt, since other reports have appeared or failed."""
+    parts = _navigation(results, name)
     return re.sub(
         r"<!-- (navigation|onward) -->.*?<!-- /\1 -->",
         lambda match: f"<!-- {match[1]} -->{parts[match[1]]}<!-- /{match[1]} -->",
@@ -128,7 +116,10 @@ def relink(markup: str, *, name: str, links: Sequence[Link]) -> str:
 @functools.cache
 def _environment() -> jinja2.Environment:
     loader = jinja2.FileSystemLoader(TEMPLATES)
-    return jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
+    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
+    environment.filters |= {"label": label, "duration": duration, "sentence": sentence}
+    environment.filters["words"] = lambda key: key.replace("_", " ")
+    return environment
 
 
 @functools.cache
@@ -141,22 +132,15 @@ def _style() -> Markup:
     return Markup(f"{sheet}{light}\n@media (prefers-color-scheme: dark) {{\n{dark}\n}}\n{plain}")
 
 
-def _navigation(links: Sequence[Link], current: str | None) -> dict[str, str]:
+def _navigation(results: Sequence[Result], current: str | None) -> dict[str, str]:
     """HTML of the bar and of the foot, by the names of their places in a page."""
-    there = [link for link in links if link.href or link.name == current]
-    place = [link.name for link in there].index(current) if current else -1
-    index = "index.html" if current is None else "../index.html"
-    values = {
-        "links": links,
-        "current": current,
-        "index": index,
-        "previous": there[place - 1] if place > 0 else None,
-        "next": there[place + 1] if place + 1 < len(there) else None,
-    }
-    return {
-        part: Markup(_environment().get_template(f"{part}.html.j2").render(values))
-        for part in ("navigation", "onward")
-    }
+    there = [result for result in results if result.page or result.name == current]
+    place = [result.name for result in there].index(current) if current else -1
+    values = {"results": results, "current": current, "folder": "" if current else "reports/"}
+    values["previous"] = there[place - 1] if place > 0 else None
+    values["next"] = there[place + 1] if place + 1 < len(there) else None
+    templates = {part: _environment().get_template(f"{part}.html.j2") for part in ("navigation", "onward")}
+    return {part: Markup(template.render(values)) for part, template in templates.items()}
 
 
 def sentence(text: str) -> Markup:
@@ -165,13 +149,6 @@ def sentence(text: str) -> Markup:
     for pattern, tag in ((r"\*\*(.+?)\*\*", "strong"), (r"\*(.+?)\*", "em"), (r"`(.+?)`", "code")):
         markup = re.sub(pattern, rf"<{tag}>\1</{tag}>", markup)
     return Markup(markup)
-
-
-def _heading(notebook: NotebookNode) -> str:
-    """Text of the first top heading, empty if there is none."""
-    sources = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
-    match = re.search(r"^# +(.+?) *$", sources, flags=re.MULTILINE)
-    return match[1] if match else ""
 
 
 def _without_active(markup: str) -> Markup:

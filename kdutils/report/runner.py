@@ -1,8 +1,4 @@
-"""The notebooks of a profile, each executed in a process of its own, then the index.
-
-A report has its final name only if its process ended well and the notebook left the sentinel of this
-very run. What failed keeps a copy under another name, and nothing of an earlier success.
-"""
+"""The notebooks of a profile, each executed in a kernel of its own, then the index."""
 
 from __future__ import annotations
 
@@ -16,7 +12,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,11 +21,10 @@ from kdutils.grid import plan as study_plan
 from kdutils.grid import study
 from kdutils.grid.profile import Profile
 from kdutils.io import disk, environment
-from kdutils.report import ledger, notebook_api, notebook_parameters, render
-from kdutils.report.executor import HANDOVER, Executor, say
-from kdutils.report.index import Result, index_html
-from kdutils.report.render import duration
-from kdutils.report.worker import Task
+from kdutils.report import ledger, notebook_api, notebook_parameters
+from kdutils.report.executor import HANDOVER, Executor, Task, say
+from kdutils.report.index import index_html
+from kdutils.report.render import Result, duration, relink
 
 LONGEST_LIMIT_SECONDS = 2_000_000  # the system takes no longer wait: 2**31 milliseconds
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -65,7 +60,6 @@ def run_profile(
         only: numbers or names of notebooks; empty for all of the profile.
         overrides: parameters by name, for every notebook that declares them.
         jobs: notebooks at a time, by default as many as there are cores.
-        limit_seconds: a notebook that takes longer is stopped and has failed.
         prepare: called before any notebook; each returns a folder of data that all of them read, or None.
         train: called after that with what each notebook needs, so that they find their runs made, and a
             folder for what to hand over to them; returns the plans, each once that is done. A notebook
@@ -80,24 +74,25 @@ def run_profile(
     if jobs is not None and jobs < 1:
         raise RunError(f"jobs={jobs} must be at least 1")
     if limit_seconds is not None and not 0 < limit_seconds <= LONGEST_LIMIT_SECONDS:
-        raise RunError(
-            f"limit={limit_seconds:g} must be a number of seconds above 0 and at most "
-            f"{LONGEST_LIMIT_SECONDS:,}"
-        )
+        most = f"{LONGEST_LIMIT_SECONDS:,}"
+        raise RunError(f"limit={limit_seconds:g} must be a number of seconds above 0 and at most {most}")
     tasks = plan(profile, out=out, only=only, overrides=overrides or {}, notebooks=notebooks)
     folder = tasks[0].reports.parent
-    in_turn = _longest_first(tasks, folder)
-    needed = needs(in_turn)
+    waiting = {task.name: task for task in _longest_first(tasks, folder)}
+    running: dict[str, Future[Result]] = {}
     jobs = min(jobs or os.cpu_count() or 1, len(tasks))
-    with _alone_in(folder), _token(), tempfile.TemporaryDirectory(prefix="kdutils-") as scratch:
+
+    def start(name: str) -> None:
+        running[name] = pool.submit(executor.run, waiting.pop(name))
+
+    with _alone_in(folder), tempfile.TemporaryDirectory(prefix="kdutils-") as scratch:
+        needed = needs(waiting.values())
         executor = Executor(Path(scratch), jobs=jobs, limit_seconds=limit_seconds)
         data = [path for path in (step() for step in prepare) if path is not None]
         drawn = notebook_api.figure_digests(folder)
         with ThreadPoolExecutor(jobs) as pool:
-            waiting = {task.name: task for task in in_turn}
-            at_once = [name for name in waiting if name in study.AT_ONCE]
-            running = {name: pool.submit(executor.run, waiting.pop(name)) for name in at_once}
-            alone = [waiting.pop(name) for name in study.ALONE if name in waiting]
+            for name in [name for name in waiting if name in study.AT_ONCE]:
+                start(name)
             try:
                 ready = train(needed, Path(scratch) / HANDOVER) if train else ()
             except BaseException:
@@ -106,13 +101,13 @@ def run_profile(
             started = time.monotonic()
             with _handling_signals(executor.stop):
                 for each in ready:
-                    task = waiting.pop(study.PLANNED[each.section])
-                    running[task.name] = pool.submit(executor.run, task)
-                running |= {name: pool.submit(executor.run, task) for name, task in waiting.items()}
+                    start(study.PLANNED[each.section])
+                for name in [name for name in waiting if name not in study.ALONE]:
+                    start(name)
                 wait(running.values())
-                for task in alone:
-                    running[task.name] = pool.submit(executor.run, task)
-                    wait([running[task.name]])
+                for name in list(waiting):
+                    start(name)
+                    wait([running[name]])
             results = [running[task.name].result() for task in tasks]
         page = write_index(profile, folder, results, data)
     n_done = sum(result.status == "done" for result in results)
@@ -126,19 +121,16 @@ def run_profile(
 def plan(
     profile: Profile, *, out: Path, only: Sequence[str], overrides: Mapping[str, Any], notebooks: Path
 ) -> list[Task]:
-    """The tasks of a run, in the order of the profile, with everything checked that can be.
-
-    Raises:
-        RunError, ParameterError: as `run_profile`.
-    """
-    names = selected(profile, only)
-    declared = {name: notebook_parameters.declared(notebooks / f"{name}.ipynb") for name in names}
+    """The tasks of a run, in the order of the profile; raises what `run_profile` does."""
+    declared = {
+        name: notebook_parameters.declared(notebooks / f"{name}.ipynb") for name in selected(profile, only)
+    }
     for name, own in declared.items():
         if not {"profile", "out"} <= set(own):
             raise RunError(f"{name} must declare `profile: str` and `out: str` in its parameters cell")
-    fixed = sorted({"profile", "out"} & set(overrides))
-    if fixed:
-        raise RunError(f"{fixed[0]} cannot be given with -p; PROFILE is the first argument, --out the folder")
+    for name in ("out", "profile"):
+        if name in overrides:
+            raise RunError(f"{name} cannot be given with -p; PROFILE is the first argument, --out the folder")
     notebook_parameters.check_names({key: own[key] for own in declared.values() for key in own}, overrides)
     given = {
         name: notebook_parameters.check(own, {key: value for key, value in overrides.items() if key in own})
@@ -149,33 +141,27 @@ def plan(
     short = root.relative_to(disk.REPOSITORY) if root.is_relative_to(disk.REPOSITORY) else root
     git = environment.git_state()
     commit = f"{git['commit'][:10]}{' with changes' * bool(git['dirty'])}" if git["commit"] else "unknown"
+    fixed = {"profile": profile.name, "out": str(short)}
     return [
         Task(
             name=name,
             source=notebooks / f"{name}.ipynb",
             reports=folder / "reports",
             profile=profile.name,
-            parameters={**given[name], "profile": profile.name, "out": str(short)},
-            changed={
-                key: value for key, value in given[name].items() if value != declared[name][key].default
-            },
+            parameters=given[name] | fixed,
+            changed={key: value for key, value in given[name].items() if value != own[key].default},
             commit=commit,
         )
-        for name in names
+        for name, own in declared.items()
     ]
 
 
-def needs(tasks: Sequence[Task]) -> list[study_plan.Plan]:
-    """What each notebook of the study needs, for its parameters.
-
-    Raises:
-        RunError: for a parameter that asks for something the profile does not have.
-    """
+def needs(tasks: Iterable[Task]) -> list[study_plan.Plan]:
+    """What each notebook of the study needs, for its parameters, if the profile has that."""
     sections = {name: number for number, name in study.PLANNED.items()}
+    known = [task for task in tasks if task.name in sections]
     try:
-        return [
-            study_plan.plan(sections[task.name], task.parameters) for task in tasks if task.name in sections
-        ]
+        return [study_plan.plan(sections[task.name], task.parameters) for task in known]
     except (ValueError, TypeError) as error:
         raise RunError(str(error)) from error
 
@@ -189,44 +175,32 @@ def _longest_first(tasks: Sequence[Task], folder: Path) -> list[Task]:
 
 
 def selected(profile: Profile, only: Sequence[str]) -> list[str]:
-    """The notebooks that `only` names or numbers, in the order of the profile; all if it is empty.
-
-    Raises:
-        RunError: for a name or number that the profile does not have.
-    """
+    """The notebooks that `only` names or numbers, in the order of the profile; all if it is empty."""
     by_number = {notebook_api.number_of(name): name for name in profile.notebooks}
     wanted = {by_number.get(name, name) for name in only}
     unknown = sorted(wanted - set(profile.notebooks))
     if unknown:
-        there = ", ".join(profile.notebooks)
-        raise RunError(
-            f"no notebook {unknown[0]!r} in profile {profile.name}; there are {there}, choose from those"
-        )
+        there = f"there are {', '.join(profile.notebooks)}, choose from those"
+        raise RunError(f"no notebook {unknown[0]!r} in profile {profile.name}; {there}")
     return [name for name in profile.notebooks if name in wanted or not wanted]
 
 
 def write_index(profile: Profile, folder: Path, results: Sequence[Result], data: Sequence[Path] = ()) -> Path:
     """The index of everything in `folder`: these results, and for other notebooks those of earlier runs.
 
-    The navigation of every page is brought up to date as well.
-
-    Args:
-        data: folders whose files are listed with their checksums.
+    The navigation of every page is brought up to date as well; files in `data` are listed with checksums.
     """
-    known = {
-        result.name: result for result in (*_earlier_results(folder), *results) if result.status != "not_run"
-    }
+    reports = folder / "reports"
+    ran = [result for result in (*_earlier_results(folder), *results) if result.page]
+    known = {result.name: result for result in ran if (reports / result.page).exists()}
     shown = [known.get(name, Result(name=name, status="not_run")) for name in profile.notebooks]
-    links = render.links(profile, folder / "reports")
-    for link in links:
-        if link.href:
-            page = folder / "reports" / link.href
-            try:
-                text = page.read_text(encoding="utf-8")
-            except ValueError:
-                say(f"{page} is damaged and stays as it is; run notebook {link.name} again")
-                continue
-            disk.write_text(page, render.relink(text, name=link.name, links=links))
+    for page, name in [(reports / result.page, result.name) for result in shown if result.page]:
+        try:
+            text = page.read_text(encoding="utf-8")
+        except ValueError:
+            say(f"{page} is damaged and stays as it is; run notebook {name} again")
+        else:
+            disk.write_text(page, relink(text, name=name, results=shown))
     with ledger.locked(folder):
         problems = ledger.rebuild(folder)
     drawn, damaged = notebook_api.published_figures(folder)
@@ -241,43 +215,30 @@ def write_index(profile: Profile, folder: Path, results: Sequence[Result], data:
 
 
 def _earlier_results(folder: Path) -> list[Result]:
-    """The results in the last index of notebooks whose page is still there."""
+    """The results in the last index."""
     path = folder / "index.json"
-    if not path.exists():
-        return []
     try:
-        results = [Result(**entries) for entries in json.loads(path.read_text(encoding="utf-8"))]
+        return [Result(**entries) for entries in json.loads(path.read_text(encoding="utf-8"))]
+    except FileNotFoundError:
+        return []
     except (ValueError, TypeError):
-        say(f"{path} is damaged and is made anew; notebooks that did not run now show as not run")
+        say(f"{path} is damaged and is written again; notebooks that did not run now show as not run")
         return []
-    suffixes = {"done": ".html", "failed": ".failed.html"}
-    return [
-        result
-        for result in results
-        if result.status in suffixes
-        and (folder / "reports" / f"{result.name}{suffixes[result.status]}").exists()
-    ]
-
-
-@contextlib.contextmanager
-def _token() -> Iterator[None]:
-    """A name for this run, in the environment of the notebooks and of what trains for them."""
-    os.environ[notebook_api.RUN_TOKEN] = uuid.uuid4().hex
-    try:
-        yield
-    finally:
-        del os.environ[notebook_api.RUN_TOKEN]
 
 
 @contextlib.contextmanager
 def _alone_in(folder: Path) -> Iterator[None]:
-    """Refuse to run while another run writes to the same folder."""
+    """Refuse to run while another run writes to `folder`; else name this one, for all that it starts."""
     with (folder / ".partial" / ".run").open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise RunError(f"another run is writing to {folder}; wait for it or choose another out") from None
-        yield
+        os.environ[environment.RUN_TOKEN] = uuid.uuid4().hex
+        try:
+            yield
+        finally:
+            del os.environ[environment.RUN_TOKEN]
 
 
 @contextlib.contextmanager

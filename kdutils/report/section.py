@@ -1,6 +1,6 @@
 """A section of the study: what its notebook reads, and what the sections show in the same way.
 
-The functions in the modules `show_*` take a `Section` and show one thing of it, or nothing where it has none.
+The modules `show_*` show one thing of a `Section`, or nothing where it has none.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from kdutils.claims.evidence import VERDICTS
 from kdutils.constants import AVERAGE, DOMAIN_LABELS, KD_METHODS
 from kdutils.grid import plan
 from kdutils.inference.estimate import Estimate
-from kdutils.report import figures, live, plots, styles
+from kdutils.report import figures, live, plots
 from kdutils.report.html_tables import Formats
 from kdutils.report.notebook_api import Report
 from kdutils.results import (
@@ -30,27 +30,24 @@ from kdutils.results import (
 )
 
 Tables = Mapping[str, pd.DataFrame]  # source -> its table
-CORRELATED = {  # test of the authors -> name of its figure, what is correlated with the gain
-    "spearman_gain_size": ("size_correlations", "student size"),
-    "spearman_gain_teacher": ("teacher_correlations", "teacher accuracy"),
-    "spearman_gain_agreement": ("agreement_correlations", "agreement"),
-    "spearman_gain_fidelity": ("fidelity_correlations", "fidelity"),
-    "spearman_gain_sft": ("sft_correlations", "the student's SFT accuracy"),
+CORRELATED = {  # the end of a test's name, the beginning of its figure's -> what is correlated with the gain
+    "size": "student size",
+    "teacher": "teacher accuracy",
+    "agreement": "agreement",
+    "fidelity": "fidelity",
+    "sft": "the student's SFT accuracy",
 }
 
 
 class Section:
     """The cells that one notebook asks for, from every source, and how it shows them.
 
-    Making one trains what is missing, with its progress shown; nothing in profile `published`.
-
-    Args:
-        number: of the section, "00" to "08" or one of constants.PLANNED.
-        domains: leave out the cells of others; None for none.
+    Making one trains what is missing, with its progress shown; nothing in profile `published`. `domains` are
+    the only ones whose cells are read, None for all.
     """
 
     def __init__(self, run: Report, number: str, *, domains: Collection[str] | None = None) -> None:
-        styles.set_theme()
+        plots.set_theme()
         self.run, self.number = run, number
         self.asked = plan.plan(number, vars(run.parameters))
         cells = live.cells(self.asked)
@@ -103,7 +100,7 @@ class Section:
 
     @cached_property
     def answers(self) -> pd.DataFrame:
-        """What live students answer beside their teacher; no rows without live runs."""
+        """What live students and their teachers answer; no rows without live runs."""
         return self.in_view(self.run.kept(agreement_fidelity.paired_answers, self.asked))
 
     def counts(self, *, least: int = 3, what: str = "correlate") -> None:
@@ -114,8 +111,6 @@ class Section:
                 words += f", {len(self.gains[source])} gains over SFT ({self.selection})"
             print(words)
         self.run.remark(gain_tables.few_pairs_remark(self.parts, self.labels, least=least, what=what))
-
-    # --- showing ----------------------------------------------------------------------------------------
 
     def figure(
         self,
@@ -133,7 +128,8 @@ class Section:
         Args:
             name: of the figure; that of live results has `_live` after it.
             caption: the text, or one for each source.
-            value: a column and its unit, "gain, points", whose range is the alternative text.
+            value: a column and its unit, "gain, points", whose range is the alternative text: `gain in 33
+                rows: −1.2 to 9.4 points`.
             alt: another such text, or what makes it of a table that has rows.
         """
         for source, table in tables.items():
@@ -141,10 +137,13 @@ class Section:
                 continue
             fig = draw(table, **look)
             plots.watermark(fig, self.marks[source])
-            words = alt(table) if callable(alt) else alt or _range(table, *value.split(", "))
-            text = caption if isinstance(caption, str) else caption[source]
-            facts = {"data": table, "alt": words, "caption": f"{self.labels[source]}: {text}"}
-            self.run.figure(fig, gain_tables.named(name, source), **facts)
+            words = alt(table) if callable(alt) else alt
+            if not words:
+                column, unit = f"{value}, ".split(", ")[:2]
+                values = f"{span(table[column])} {unit}".strip()
+                words = f"{column.replace('_', ' ')} in {len(table)} rows: {values}"
+            text = f"{self.labels[source]}: {caption if isinstance(caption, str) else caption[source]}"
+            self.run.figure(fig, gain_tables.named(name, source), data=table, alt=words, caption=text)
 
     def table(self, tables: Tables, caption: str, formats: str | Formats = "") -> None:
         """Show the table of each source; nothing of no rows. Formats of other columns are ignored."""
@@ -172,13 +171,8 @@ class Section:
         if any(len(table) for table in made.values()):
             self.run.remark(released_comparison.pair_remark(self.cells))
 
-    # --- what every section shows -----------------------------------------------------------------------
-
     def tests(self, test: str, caption: str, *, least: int = 3) -> None:
-        """One of the authors' tests, task by task, of sources with at least so many pairs; into the ledger.
-
-        Every test of the section goes into statistics.csv, whichever is shown.
-        """
+        """One of the authors' tests, task by task, of sources with so many pairs; all go into the ledger."""
         self.run.statistics(self.statistics)
         chosen = gain_tables.by_source(self.statistics[self.statistics["selection"] == self.selection])
         for source in gain_tables.several_pairs(self.parts, least=least):
@@ -195,26 +189,25 @@ class Section:
 
     def correlation_figures(self, test: str) -> None:
         """Rank correlations by task under both rules of selecting the temperature."""
-        name, what = CORRELATED[test]
-        tables, caption = (
-            self.correlations(test),
-            f"correlation of gain and {what} by task, under both rules of ",
-        )
-        ends = {source: "; strokes: the poster." if "printed" in tables[source] else "." for source in tables}
-        captions = {source: f"{caption}selecting the temperature{end}" for source, end in ends.items()}
-        self.figure(name, tables, figures.correlations, captions, value="rho")
+        with_what, tables = test.removeprefix("spearman_gain_"), self.correlations(test)
+        caption = f"correlation of gain and {CORRELATED[with_what]} by task, under both rules of selecting "
+        captions = {
+            source: f"{caption}the temperature{'; strokes: the poster.' if 'printed' in table else '.'}"
+            for source, table in tables.items()
+        }
+        self.figure(f"{with_what}_correlations", tables, figures.correlations, captions, value="rho")
 
     def correlation_sentences(self, test: str) -> list[str]:
         """In how many tasks the gain goes with another quantity, a sentence a source."""
-        sentences = []
+        what, sentences = CORRELATED[test.removeprefix("spearman_gain_")], []
         for source, table in self.correlations(test).items():
             rows = table[(table["selection"] == self.selection) & (table["task"] != AVERAGE)]
             up, down = int((rows["low"] > 0).sum()), int((rows["high"] < 0).sum())
             rho = f"{rows['rho'].median():+.2f}".replace("-", "−")
             sentences.append(
-                f"{self.labels[source]}, {self.selection}: the gain rises with {CORRELATED[test][1]} in {up} "
-                f"of {len(rows)} tasks and falls with it in {down} (95% interval of Spearman's rho on one "
-                f"side of 0); the other {len(rows) - up - down} are inconclusive; the median rho is {rho}."
+                f"{self.labels[source]}, {self.selection}: the gain rises with {what} in {up} of {len(rows)} "
+                f"tasks and falls with it in {down} (95% interval of Spearman's rho on one side of 0); "
+                f"the other {len(rows) - up - down} are inconclusive; the median rho is {rho}."
             )
         return sentences
 
@@ -237,28 +230,21 @@ class Section:
 
     def says(self, *sentences: str) -> None:
         """Close with *What this says*: these sentences, and what both analyses make of the claims."""
-        verdicts = " ".join(f"{self._verdicts(each)}." for each in self.judged)
-        self.run.conclusion(*sentences, f"Verdicts. {verdicts}")
-
-    def _verdicts(self, judged: claims.Judgement) -> str:
-        """How many claims of one source have which verdict under both analyses, in words."""
-        parts = []
-        for analysis, words in (("authors", "by the authors' rule"), ("strict", "by the stricter one")):
-            found = [row["verdict"] for row in judged.rows if row["analysis"] == analysis]
-            counted = (f"{found.count(each)} {each.replace('_', ' ')}" for each in VERDICTS if each in found)
-            parts.append(f"{words} {', '.join(counted)}")
-        label = self.labels[judged.evidence.source]
-        return f"{label}, {len(judged.authors)} claims: {'; '.join(parts)}"
+        verdicts = ["Verdicts."]
+        for judged in self.judged:
+            parts = []
+            for analysis, words in (("authors", "by the authors' rule"), ("strict", "by the stricter one")):
+                found = [row["verdict"] for row in judged.rows if row["analysis"] == analysis]
+                counts = [f"{found.count(one)} {one.replace('_', ' ')}" for one in VERDICTS if one in found]
+                parts.append(f"{words} {', '.join(counts)}")
+            label = self.labels[judged.evidence.source]
+            verdicts.append(f"{label}, {len(judged.authors)} claims: {'; '.join(parts)}.")
+        self.run.conclusion(*sentences, " ".join(verdicts))
 
 
 def each(tables: Tables, function: Callable[..., Any], **named: Any) -> dict[str, Any]:
     """What `function` makes of the table of each source that has rows."""
     return {source: function(table, **named) for source, table in tables.items() if len(table)}
-
-
-def _range(table: pd.DataFrame, column: str, unit: str = "") -> str:
-    """`gain in 33 rows: −1.2 to 9.4 points`."""
-    return f"{column.replace('_', ' ')} in {len(table)} rows: {span(table[column])} {unit}".strip()
 
 
 def span(values: pd.Series, fmt: str = ".3g") -> str:
@@ -272,10 +258,7 @@ def signed(value: float, low: float = math.nan, high: float = math.nan) -> str:
 
 
 def by_domain(table: pd.DataFrame, *, value: str) -> str:
-    """`+1.0 [−0.5, +2.5] points in math (inconclusive)`, for each row: columns domain, `value`, low, high.
-
-    A value is inconclusive where its interval holds 0 or is not known.
-    """
+    """`+1.0 [−0.5, +2.5] points in math (inconclusive)`, for each row: columns domain, `value`, low, high."""
     return ", ".join(
         f"{signed(row[value], row['low'], row['high'])} points in {DOMAIN_LABELS[row['domain']].lower()}"
         + ("" if row["low"] > 0 or row["high"] < 0 else " (inconclusive)")

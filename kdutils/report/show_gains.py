@@ -115,7 +115,7 @@ def contaminated_items(section: Section) -> None:
 def sentences_behind(
     section: Section, *, apart: pd.DataFrame, won: pd.DataFrame, ranked: pd.DataFrame
 ) -> list[str]:
-    """What contamination, single items and the format of answers come to.
+    """What contamination, single items and the format of answers show.
 
     Takes contaminated_tasks and rankings of answer_modes and paired_items.won_and_lost.
     """
@@ -137,6 +137,15 @@ def sentences_behind(
         text = f"the highest accuracy on tasks with options, {'; '.join(parts)}."
         said += section.named({"live": text})
     return said
+
+
+def readings(section: Section) -> None:
+    """Gains of live runs under the three readings of answers, where the robust one moves them."""
+    found = section.run.kept(paired_items.readings, section.asked)
+    section.remarks({"live": paired_items.reading_remark(found)})
+    caption = "gain over SFT of one seed, points, temperature 1, by how answers are read, where the robust "
+    caption += "reading moves it; *: McNemar's test, q < 0.05 over all gains of that reading."
+    section.table({"live": paired_items.moved_by_reading(found)}, caption)
 
 
 # --- 02: size -------------------------------------------------------------------------------------------

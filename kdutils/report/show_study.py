@@ -66,18 +66,18 @@ class Verdicts:
     """All claims under both analyses: `rows` of the ledger, and the `columns` of the answer sheet.
 
     Args:
-        beside: profile whose live claims are further columns, if it has been run; "" for none.
+        other: profile whose live claims are further columns, if it has been run; "" for none.
     """
 
-    def __init__(self, section: Section, *, beside: str = "") -> None:
+    def __init__(self, section: Section, *, other: str = "") -> None:
         self.section = section
         self.judged = claims.judgements(section.cells, items=section.items, kept=section.run.kept)
         self.rows = claims.ledger_rows(self.judged)
         self.columns = answer_sheet.columns(self.rows, labels=section.labels)
-        if beside and section.asked.profile.name != beside:
-            found, where = ledger.claims_of(beside, section.run.folder)
-            self.columns |= answer_sheet.of_profile(found, label=f"Live, profile {beside}")
-            print(f"{len(found)} rows of the claims of profile {beside}, from {where}.")
+        if other and section.asked.profile.name != other:
+            found, where = ledger.claims_of(other, section.run.folder)
+            self.columns |= answer_sheet.of_profile(found, label=f"Live, profile {other}")
+            print(f"{len(found)} rows of the claims of profile {other}, from {where}.")
 
     def bars(self) -> None:
         """Verdicts of each source and analysis, by section."""

@@ -8,8 +8,7 @@ from matplotlib.figure import Figure
 
 from kdutils.constants import DOMAIN_LABELS
 from kdutils.report import plots
-from kdutils.report.plots import INTERVAL, domain_panels, with_methods
-from kdutils.report.styles import CHOICE_STYLE, GREY, KIND_STYLE, LIKENESS_STYLE, METHOD_STYLE
+from kdutils.report.plots import INTERVAL, METHOD_STYLE, domain_panels, with_methods
 from kdutils.results import agreement_fidelity, capa
 
 # --- likeness -------------------------------------------------------------------------------------------
@@ -18,28 +17,22 @@ from kdutils.results import agreement_fidelity, capa
 def before_and_after(
     table: pd.DataFrame, *, left: str, right: str, xlabel: str, by: str = "domain"
 ) -> Figure:
-    """Two values of every pair joined by a line, a panel a value of `by`: columns pair, `left`, `right`.
-
-    `left` and `right` are keys of KIND_STYLE.
-    """
+    """Two values of every pair joined by a line, a panel a value of `by`: two columns of KIND_STYLE."""
     rows = list(dict.fromkeys(table["pair"]))
     fig, parts = domain_panels(table, height=1.2 + 0.2 * len(rows), sharey=True, xlabel=xlabel, by=by)
     for ax, part in parts:
         position = [rows.index(pair) for pair in part["pair"]]
         ax.hlines(position, part[left], part[right], color="0.75", linewidth=1.4, zorder=1)
         for column in (left, right):
-            style = KIND_STYLE[column]
+            style = plots.KIND_STYLE[column]
             ax.scatter(part[column], position, color=style.colour, marker=style.marker, s=22, zorder=2)
         plots.named_rows(ax, rows, has_lines=True)
-    plots.figure_legend(fig, [KIND_STYLE[left], KIND_STYLE[right]])
+    plots.figure_legend(fig, [plots.KIND_STYLE[left], plots.KIND_STYLE[right]])
     return fig
 
 
 def likeness_by_method(table: pd.DataFrame, *, measure: str, xlabel: str) -> Figure:
-    """A likeness of the SFT student and of each method's, a row a pair, a panel a domain.
-
-    Columns domain, pair, method (`sft` among them) and `measure`; a line joins what belongs to a pair.
-    """
+    """A likeness of the SFT and each KD student, a row a pair: columns domain, pair, method, `measure`."""
     pairs = list(dict.fromkeys(table["pair"]))
     fig, parts = domain_panels(table, height=1.3 + 0.2 * len(pairs), sharey=True, xlabel=xlabel)
     for ax, part in parts:
@@ -70,10 +63,7 @@ def level_and_gain(table: pd.DataFrame) -> Figure:
 
 
 def given_accuracy(table: pd.DataFrame) -> Figure:
-    """Measures of agreement by method, a row of panels a domain, a column a measure.
-
-    Takes capa.given_accuracy. Chance is at zero where a measure is adjusted for it.
-    """
+    """Measures of agreement by method, a row of panels a domain, a column a measure: capa.given_accuracy."""
     n_rows = table.groupby(["domain", "measure"]).size().max()
     height = 0.5 + table["domain"].nunique() * (0.75 + 0.21 * n_rows)
     shown = pd.concat([table[table["measure"] == name] for name in capa.SHOWN])
@@ -89,7 +79,7 @@ def given_accuracy(table: pd.DataFrame) -> Figure:
 
 
 def likeness_by_group(table: pd.DataFrame, *, xlabel: str) -> Figure:
-    """Likeness to the teacher's text by group of items, a panel a method, each measure a dot.
+    """Likeness to the teacher's text, a panel a method, a row a group of items, each measure a dot.
 
     Columns label, group, group_label, measure, estimate, low, high, n: the texts of a group.
     """
@@ -98,9 +88,9 @@ def likeness_by_group(table: pd.DataFrame, *, xlabel: str) -> Figure:
     look["xlabel"] = f"{xlabel},\n{INTERVAL}"
     fig, parts = plots.wrapped_panels(table.assign(row=named), "label", most=2, **look)
     for ax, part in parts:
-        plots.interval_dots(ax, part, y="row", x="estimate", styles=LIKENESS_STYLE, by="measure")
+        plots.interval_dots(ax, part, y="row", x="estimate", styles=plots.LIKENESS_STYLE, by="measure")
         ax.tick_params(axis="y", labelsize=7)
-    plots.figure_legend(fig, LIKENESS_STYLE.values())
+    plots.figure_legend(fig, plots.LIKENESS_STYLE.values())
     return fig
 
 
@@ -114,7 +104,7 @@ def right_and_alike(table: pd.DataFrame, *, bound: float) -> Figure:
     for style, part, position in plots.lanes(ax, table, y="label", width=0.7):
         ax.scatter(part["fidelity_correct_r"], position, color=style.colour, marker=style.marker, **look)
     for value in (-bound, bound):
-        ax.axvline(value, color=GREY, linewidth=0.8, linestyle="--", zorder=1)
+        ax.axvline(value, color=plots.GREY, linewidth=0.8, linestyle="--", zorder=1)
     ax.set(xlim=(-1.02, 1.02), xlabel="r of being right with sentence BLEU against the teacher's text")
     return with_methods(fig, table, extra=[plots.line_handle(f"r = ±{bound:g}", linestyle="--")])
 
@@ -142,7 +132,7 @@ def sweep_curves(average: pd.DataFrame, *, x: str) -> Figure:
             line = {"markersize": 3.5, "linewidth": 1.1, "elinewidth": 0.8, "marker": style.marker}
             ax.errorbar(runs[x], runs["accuracy"], yerr=error, color=style.colour, **line)
         for column, (_, dashes) in references.items():
-            ax.axhline(part[column].iloc[0], color=GREY, linewidth=1, linestyle=dashes, zorder=1)
+            ax.axhline(part[column].iloc[0], color=plots.GREY, linewidth=1, linestyle=dashes, zorder=1)
         if x == "temperature":
             ax.set_xscale("log")
         values = sorted(part[x].unique())
@@ -191,7 +181,7 @@ def known_noise(known: pd.DataFrame, *, sft: float, base: float) -> Figure:
     for row in known.itertuples():
         ax.annotate(f"{row.accuracy:.1f} ({row.origin})", (row.sigma, row.accuracy), xytext=(8, 5), **text)
     for label, value in (("SFT student", sft), ("base model", base)):
-        ax.axhline(value, color=GREY, linestyle="--", linewidth=0.9)
+        ax.axhline(value, color=plots.GREY, linestyle="--", linewidth=0.9)
         ax.annotate(f"{label} {value:.1f}", (2.5, value), xytext=(0, -9), ha="center", **text)
     ax.set(xlim=(-0.3, 8), ylim=(0, 66), xticks=[0, 1, 2, 5])
     ax.set(xlabel="sigma of the noise on the teacher's logits", ylabel="math average, %")
@@ -204,10 +194,10 @@ def choice_of_temperature(table: pd.DataFrame) -> Figure:
     rows = list(dict.fromkeys(labels))
     fig, parts = domain_panels(table, height=1.5 + 0.22 * len(rows), sharey=True, xlabel="accuracy, %")
     for ax, part in parts:
-        place, values = labels[part.index].map(rows.index), part[list(CHOICE_STYLE)]
+        place, values = labels[part.index].map(rows.index), part[list(plots.CHOICE_STYLE)]
         ax.hlines(place, values.min(axis=1), values.max(axis=1), color="0.8", linewidth=1.2, zorder=1)
-        for name, style in CHOICE_STYLE.items():
+        for name, style in plots.CHOICE_STYLE.items():
             ax.plot(part[name], place, style.marker, color=style.colour, markersize=4.5, alpha=0.85)
         plots.named_rows(ax, rows, has_lines=True)
-    plots.figure_legend(fig, CHOICE_STYLE.values(), columns=2)
+    plots.figure_legend(fig, plots.CHOICE_STYLE.values(), columns=2)
     return fig

@@ -78,8 +78,8 @@ def paired_rows(plan: Plan, columns: Sequence[str], *, domains: Sequence[str] = 
     """Item rows of students and their tuned teachers side by side: a row a student x teacher x item.
 
     KD students at temperature 1 without noise, and as method `sft` the SFT student of the same seed. Columns
-    NAMES, evaluate.KEYS, `columns`, and those of the teacher with the suffix `_teacher`. What is not finished
-    is left out; no rows without live runs.
+    NAMES, comparison.KEYS, `columns`, and those of the teacher with the suffix `_teacher`. What is not
+    finished is left out; no rows without live runs.
     """
     own = [*comparison.KEYS, *columns]
     asked = [run for run in plan.runs if run.spec.domain in domains]
@@ -115,7 +115,7 @@ def paired_answers(plan: Plan) -> pd.DataFrame:
 
 
 def answers(paired: pd.DataFrame) -> pd.DataFrame:
-    """`paired_answers` counted by evaluate.agreements: one row a student x teacher x task x seed.
+    """`paired_answers` counted by comparison.agreements: one row a student x teacher x task x seed.
 
     Columns NAMES, task, n, ANSWERS, agreement (percent) and error_consistency.
     """

@@ -21,9 +21,8 @@ import numpy as np
 import pandas as pd
 import sacrebleu
 
-from kdutils import evaluate
 from kdutils.constants import DOMAINS, KD_METHODS, METHOD_NAMES, TASK_LABELS
-from kdutils.data import sources
+from kdutils.data import answers, sources
 from kdutils.grid.plan import Plan
 from kdutils.inference import crossed_bootstrap
 from kdutils.inference.crossed_bootstrap import Resampled, ratio, weighted_mean
@@ -34,7 +33,7 @@ from kdutils.runs import comparison
 from kdutils.runs.comparison import KEYS
 
 STRATUM = ["teacher", "student", "seed", "task"]
-OUTCOMES = {  # evaluate.ANSWERS in words
+OUTCOMES = {  # comparison.ANSWERS in words
     "both_right": "both right",
     "only_student": "only the student right",
     "only_teacher": "only the teacher right",
@@ -94,7 +93,7 @@ def likeness(texts: Sequence[str], references: Sequence[str]) -> dict[str, np.nd
     alone = [list(map(wording, side)) for side in (texts, references)]
     return {
         "bleu": _of_pairs(texts, references, bleu),
-        "rouge_l": 100 * _of_pairs(texts, references, evaluate.rouge_l),
+        "rouge_l": 100 * _of_pairs(texts, references, answers.rouge_l),
         "wording": _of_pairs(*alone, bleu),
     }
 

@@ -16,8 +16,8 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from kdutils import evaluate
 from kdutils.constants import KD_METHODS, METHOD_NAMES
+from kdutils.data import answers
 from kdutils.grid.plan import Plan
 from kdutils.results import paradox
 
@@ -52,7 +52,7 @@ class Step(NamedTuple):
             else:
                 terms.append(number if sign == "+" else -number)
         rounding = 0.5 * 10**-self.decimals if self.decimals else 0.0
-        return abs(sum(terms) - self.result) <= max(evaluate.TOLERANCE, rounding)
+        return abs(sum(terms) - self.result) <= max(answers.TOLERANCE, rounding)
 
     def __str__(self) -> str:
         rest = (f" {sign} {number:g}" for sign, number in zip(self.signs, self.numbers[1:], strict=True))
@@ -99,7 +99,7 @@ def read(text: str) -> Reading:
     found = steps(plain[: announced[-1].start()] if announced else plain)
     follows = None
     if announced and found:
-        follows = abs(float(announced[-1][1]) - found[-1].result) <= evaluate.TOLERANCE
+        follows = abs(float(announced[-1][1]) - found[-1].result) <= answers.TOLERANCE
     return Reading(len(found), sum(step.is_right for step in found), follows)
 
 

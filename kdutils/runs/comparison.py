@@ -10,7 +10,7 @@ import pandas as pd
 import sacrebleu
 
 from kdutils.constants import ALL_TASKS, INSTRUCTION_TASKS
-from kdutils.evaluate import same_number
+from kdutils.data.answers import same_number
 
 KEYS = ["task", "item_id", "sample"]  # of an item row
 
@@ -229,3 +229,27 @@ def ranked_accuracies(rows: pd.DataFrame) -> pd.DataFrame:
     """Accuracy of ranked options by task, percent: task, accuracy_ranked, accuracy_ranked_normalised."""
     means = 100 * rows.groupby("task", sort=False)[["correct", "correct_normalised"]].mean()
     return means.set_axis(["accuracy_ranked", "accuracy_ranked_normalised"], axis=1).reset_index()
+
+
+def measures(rows: pd.DataFrame) -> pd.DataFrame:
+    """Every way of scoring an evaluation, a row a task x measure: task, measure, value, se, n.
+
+    A measure is a column of the item rows: `correct` and what begins so, for instruction tasks `rouge_l`.
+    `value` is a share; several samples of an item are averaged first. `se` is over the n items, NaN for one.
+    """
+    columns = [name for name in rows if name.startswith("correct") or name == "rouge_l"]
+    by_task = rows.groupby(["task", "item_id"], sort=False)[columns].mean().groupby("task", sort=False)
+    value, se, n = by_task.mean(), by_task.sem(), by_task.size()
+    table = [
+        {
+            "task": task,
+            "measure": column,
+            "value": value.at[task, column],
+            "se": se.at[task, column],
+            "n": n[task],
+        }
+        for task in n.index
+        for column in columns
+        if (column == "rouge_l") == (task in INSTRUCTION_TASKS)
+    ]
+    return pd.DataFrame(table, columns=["task", "measure", "value", "se", "n"])

@@ -29,7 +29,7 @@ from kdutils.io import disk, environment, leases
 from kdutils.io.leases import Lease
 from kdutils.items import Item, fingerprint
 from kdutils.models import LoadedModel
-from kdutils.runs import comparison, several_devices, store
+from kdutils.runs import comparison, model_card, several_devices, store
 from kdutils.runs.inputs import Inputs, check
 from kdutils.runs.store import Progress, RunFolder, Store
 from kdutils.runs.teacher_outputs import (
@@ -39,6 +39,7 @@ from kdutils.runs.teacher_outputs import (
     teacher_signal,
     teacher_texts,
 )
+from kdutils.runs.trackers import Tracking
 from kdutils.spec import EvalSpec, RunSpec
 
 # Of a CPU, see encoding.Batch.passes.
@@ -65,13 +66,19 @@ class Run:
 
     @property
     def agreement(self) -> pd.DataFrame | None:
-        """Agreement with the tuned teacher by task (columns of evaluate.agreement), None without one."""
+        """Agreement with the tuned teacher by task (columns of comparison.agreement), None without one."""
         if self.teacher_items is None:
             return None
         both = comparison.paired(self.items, self.teacher_items)
         return pd.DataFrame(
             [{"task": task} | comparison.agreement(part) for task, part in both.groupby("task", sort=False)]
         )
+
+    def export(self, to: Path | str) -> list[Path]:
+        """Write every evaluation of the run for other programs (kdutils.runs.exports); returns the files."""
+        from kdutils.runs import exports
+
+        return exports.export(self.folder, Path(to))
 
 
 def run(
@@ -81,6 +88,7 @@ def run(
     evaluation: EvalSpec | None = None,
     progress: Progress | None = None,
     compute: Compute | None = None,
+    trackers: Sequence[str] = (),
 ) -> Run:
     """Train what `spec` asks for and evaluate it beside its teacher, unless the store has it already.
 
@@ -92,24 +100,38 @@ def run(
         evaluation: by default greedy decoding on the test items of every task there is.
         progress: called with every entry of the training curve.
         compute: device, compilation and the like; by default as the environment says.
+        trackers: names of trackers.TRACKERS that show the curves and accuracies of run and teacher.
 
     Raises:
         ModelError, DataError, StoreError, ValueError: before any training, for what is wrong with the spec,
-            the models, the items or the store.
+            the models, the items, the store or the trackers.
+        TypeError: for an argument that is none of what it must be.
         LostError: if this process was silent for so long that another has taken the run over.
     """
-    at = Store(Path(out).expanduser(), progress, compute=compute or Compute.from_environment())
-    launch.check_devices(spec, at.compute)
-    spec = resolved(spec)
-    inputs = Inputs.of(spec, evaluation or default_evaluation(spec))
-    check(inputs)
-    _make(inputs, at)
-    teacher_items = None
-    if teacher := inputs.of_teacher(inputs.evaluation):
-        _make(teacher, at)
-        teacher_items = at.folder(teacher.spec.run_id).evaluation(inputs.evaluation)
-    folder = at.folder(spec.run_id)
-    return Run(spec, folder, folder.result(), folder.evaluation(inputs.evaluation), teacher_items)
+    for name, value, kind in (("spec", spec, RunSpec), ("evaluation", evaluation, EvalSpec)):
+        if not isinstance(value, kind) and (value is not None or kind is RunSpec):
+            raise TypeError(f"{name} is {type(value).__name__}: make one by {kind.__name__}(...)")
+    if not isinstance(compute, Compute | None):
+        raise TypeError(f"compute is {type(compute).__name__}: give a kdutils.compute.Compute(...)")
+    if not (progress is None or callable(progress)):
+        raise TypeError(f"progress={progress!r} cannot be called: give a function of one entry of the curve")
+    out = Path(out).expanduser()
+    with Tracking(trackers, out, progress) as tracking:
+        at = Store(out, tracking.progress, compute=compute or Compute.from_environment())
+        launch.check_devices(spec, at.compute)
+        spec = resolved(spec)
+        inputs = Inputs.of(spec, evaluation or default_evaluation(spec))
+        check(inputs)
+        _make(inputs, at)
+        teacher_items = None
+        if teacher := inputs.of_teacher(inputs.evaluation):
+            _make(teacher, at)
+            teacher_items = at.folder(teacher.spec.run_id).evaluation(inputs.evaluation)
+            tracking.conclude(teacher.spec, teacher_items)
+        folder = at.folder(spec.run_id)
+        items = folder.evaluation(inputs.evaluation)
+        tracking.conclude(spec, items)
+    return Run(spec, folder, folder.result(), items, teacher_items)
 
 
 def make(
@@ -145,11 +167,13 @@ def _make(inputs: Inputs, at: Store) -> bool:
             with environment.keeping_freed_memory():
                 is_trained = folder.result() is not None
                 if not is_trained:
-                    folder.begin(inputs.spec.to_dict())
+                    numbers = {"cpu_bfloat16": at.compute.uses_bfloat16("cpu")}
+                    folder.begin(inputs.spec.to_dict(), numbers)
                 folder.forget_failure()
                 student = None if is_trained else _train(inputs, folder, lease, at)
                 if inputs.evaluation and not folder.has_evaluation(inputs.evaluation):
                     _evaluate(student, inputs, folder, lease, at)
+                model_card.write(inputs, folder)
         except (leases.HeldError, leases.LostError, store.DamagedError):
             raise  # these say nothing about the run
         except Exception as error:
@@ -183,7 +207,7 @@ def _train(inputs: Inputs, folder: RunFolder, lease: Lease, at: Store) -> Loaded
     def watched(entry: dict[str, Any]) -> None:
         lease.check()
         if at.progress:
-            at.progress(entry)
+            at.progress(entry | {"run_id": spec.run_id})
 
     if spec.devices > 1:
         if spec.method in LOGIT_METHODS:
@@ -207,14 +231,18 @@ def _train(inputs: Inputs, folder: RunFolder, lease: Lease, at: Store) -> Loaded
             compute=passes(student, inputs, at.compute),
         )
         peak_memory_gb = environment.peak_memory_gb()
+    adapted = getattr(student.network, "peft_config", None)
+    if adapted and (hub_id := model_card.hub_id(spec.student)):
+        adapted["default"].base_model_name_or_path = hub_id  # not where it was read from here
     lease.confirm()
+    student.causal.config.eos_token_id = student.tokenizer.eos_token_id  # where others' `generate` ends
     disk.write_model(folder.model, student.network, student.tokenizer)
     facts = asdict(outcome) | {
         "fingerprint": fingerprint(items),
         "learning_rate": models.learning_rate(spec),
         "peak_memory_gb": peak_memory_gb,
     }
-    if adapted := getattr(student.network, "peft_config", None):
+    if adapted:
         facts["adapted"] = sorted({name.rpartition(".")[2] for name in adapted["default"].target_modules})
     curve = facts.pop("curve")
     lease.confirm()
@@ -262,7 +290,7 @@ def _item_rows(
     spec, evaluation = inputs.spec, inputs.evaluation
     try:
         student = student or load_trained(spec, folder, base=inputs.student, compute=at.compute)
-        return item_rows(student, inputs.items.test, evaluation, run_id=spec.run_id)
+        return item_rows(student, inputs.items.test, evaluation, spec)
     except (MemoryError, RuntimeError) as error:
         if spec.devices == 1 or not training.is_out_of_memory(error):
             raise
@@ -277,7 +305,7 @@ def _item_rows(
 
 
 def item_rows(
-    student: LoadedModel, items: Sequence[Item], evaluation: EvalSpec, *, run_id: str
+    student: LoadedModel, items: Sequence[Item], evaluation: EvalSpec, spec: RunSpec
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """One row a task x item x sample, and the seconds and items it took.
 
@@ -285,20 +313,25 @@ def item_rows(
     """
     started = time.monotonic()
     made = _ranked if evaluation.scoring == "likelihood" else _generated
-    rows = pd.DataFrame([{"run_id": run_id} | row for row in made(student, items, evaluation)])
+    rows = made(student, items, evaluation, spec.prompt)
+    rows = pd.DataFrame([{"run_id": spec.run_id} | row for row in rows])
     return rows, {"seconds": round(time.monotonic() - started, 3), "fingerprint": fingerprint(items)}
 
 
-def _ranked(student: LoadedModel, items: Sequence[Item], evaluation: EvalSpec) -> Iterator[dict[str, Any]]:
-    prompts = encoding.prompt_ids([item.question for item in items], student.tokenizer)
+def _ranked(
+    student: LoadedModel, items: Sequence[Item], evaluation: EvalSpec, prompt: str
+) -> Iterator[dict[str, Any]]:
+    prompts = encoding.prompt_ids([item.question for item in items], student.tokenizer, prompt)
     texts = [list(evaluate.options(item).values()) for item in items]
     options = [student.tokenizer(each, add_special_tokens=False)["input_ids"] for each in texts]
     for item, logprobs in zip(items, generation.option_logprobs(student, prompts, options), strict=True):
         yield evaluate.rank(item, logprobs)
 
 
-def _generated(student: LoadedModel, items: Sequence[Item], evaluation: EvalSpec) -> Iterator[dict[str, Any]]:
-    prompts = encoding.prompt_ids([item.question for item in items], student.tokenizer)
+def _generated(
+    student: LoadedModel, items: Sequence[Item], evaluation: EvalSpec, prompt: str
+) -> Iterator[dict[str, Any]]:
+    prompts = encoding.prompt_ids([item.question for item in items], student.tokenizer, prompt)
     wanted = [(row, sample) for sample in range(evaluation.samples) for row in range(len(items))]
     texts = generation.generate(
         student,
@@ -308,7 +341,8 @@ def _generated(student: LoadedModel, items: Sequence[Item], evaluation: EvalSpec
         keys=[f"{items[row].id}/{sample}" for row, sample in wanted],
         seed=evaluation.seed,
     )
-    encoded = encoding.encode(items, student.tokenizer, max_tokens=NO_LIMIT, protocol="careful")
+    how = {"max_tokens": NO_LIMIT, "protocol": "careful", "prompt": prompt}
+    encoded = encoding.encode(items, student.tokenizer, **how)
     top1 = generation.top1_tokens(student, encoded)
     for (row, sample), text, made in zip(wanted, generation.decode(student, texts), texts, strict=True):
         yield evaluate.score(

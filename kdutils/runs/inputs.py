@@ -20,7 +20,7 @@ from kdutils.constants import METHODS
 from kdutils.data import hub, model_files
 from kdutils.data.model_files import Location, ModelError
 from kdutils.data.sources import Splits
-from kdutils.items import Item, prompt
+from kdutils.items import Item
 from kdutils.models import LoadedModel
 from kdutils.spec import EvalSpec, PlannedRun, RunSpec
 
@@ -56,7 +56,12 @@ class Inputs:
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The student's."""
-        return models.load_tokenizer(self.student)
+        return models.load_tokenizer(self.student, self.spec.prompt)
+
+    @cached_property
+    def teacher_tokenizer(self) -> PreTrainedTokenizerBase:
+        """The teacher's, before it is tuned."""
+        return models.load_tokenizer(self.teacher, self.spec.prompt)
 
     def student_to_train(self, compute: Compute, *, stays_in_memory: bool = False) -> LoadedModel:
         """The student with its trainable weights; `stays_in_memory` as in models.load."""
@@ -97,9 +102,7 @@ def _check(runs: Sequence[Inputs]) -> None:
     specs = [run.spec for run in runs]
     named = [(s.student, s.student_source) for s in specs] + [(s.teacher, s.teacher_source) for s in specs]
     hub.check_models(pair for pair in named if pair[0] is not None)
-    for run in {
-        (run.spec.student, run.spec.teacher, run.spec.method != "seqkd"): run for run in runs
-    }.values():
+    for run in {(_student(run), _teacher(run), run.spec.method != "seqkd"): run for run in runs}.values():
         check_pair(run)
     for run in {(run.items.key, run.evaluation): run for run in runs}.values():
         run.items.test  # noqa: B018 - raises if a task has none
@@ -108,22 +111,38 @@ def _check(runs: Sequence[Inputs]) -> None:
         run.items.validation  # noqa: B018 - raises if there are too few
     for run in runs:
         check_positions(run)
-    for run in {(run.spec.student, run.spec.adapter, run.spec.lora_dropout): run for run in trained}.values():
+    for place in {place: None for run in trained if run.spec.devices == 1 for place in _models(run)}:
+        check_model(place)
+    for run in {(_student(run), run.spec.adapter, run.spec.lora_dropout): run for run in trained}.values():
         check_adapter(run)
     compared = [run for run in trained if run.spec.teacher is not None and run.spec.method != "seqkd"]
-    tokenizers = {
-        run.spec.student: run.tokenizer for run in {run.spec.student: run for run in trained}.values()
-    }
-    for run in {run.spec.teacher: run for run in compared}.values():
-        tokenizers.setdefault(run.spec.teacher, models.load_tokenizer(run.teacher))
-    alike = {name: _tokenizer_key(name, tokenizer) for name, tokenizer in tokenizers.items()}
-    encoded = {(r.items.key, alike[r.spec.student], *r.spec.encoding.values()): r for r in trained}
+    own = {_student(run): run for run in trained}
+    keys = {model: _tokenizer_key(model, run.tokenizer) for model, run in own.items()}
+    for run in {_teacher(run): run for run in compared}.values():
+        if _teacher(run) not in keys:
+            keys[_teacher(run)] = _tokenizer_key(_teacher(run), run.teacher_tokenizer)
+    encoded = {(r.items.key, keys[_student(r)], *r.spec.encoding.values()): r for r in trained}
     for run in encoded.values():
-        encoding.encode(run.items.train, tokenizers[run.spec.student], **run.spec.encoding)
-    pairs = {(r.items.key, alike[r.spec.student], alike[r.spec.teacher]): r for r in compared}
-    for (_, own, other), run in pairs.items():
-        if own != other:
-            _check_tokens(run, tokenizers[run.spec.student], tokenizers[run.spec.teacher])
+        encoding.encode(run.items.train, own[_student(run)].tokenizer, **run.spec.encoding)
+    pairs = {(r.items.key, keys[_student(r)], keys[_teacher(r)]): r for r in compared}
+    for (_, of_student, of_teacher), run in pairs.items():
+        if of_student != of_teacher:
+            _check_tokens(run)
+
+
+def _models(run: Inputs) -> list[Location]:
+    return [run.student, *([run.teacher] if run.spec.teacher else [])]
+
+
+Model = tuple[str | None, str, str]  # name, where it is read from, prompt: what a tokenizer depends on
+
+
+def _student(run: Inputs) -> Model:
+    return run.spec.student, run.spec.student_source, run.spec.prompt
+
+
+def _teacher(run: Inputs) -> Model:
+    return run.spec.teacher, run.spec.teacher_source, run.spec.prompt
 
 
 def check_pair(run: Inputs) -> None:
@@ -139,7 +158,7 @@ def check_pair(run: Inputs) -> None:
     spec = run.spec
     if spec.teacher is None or spec.method == "seqkd":
         return
-    student, teacher = models.load_tokenizer(run.student), models.load_tokenizer(run.teacher)
+    student, teacher = run.tokenizer, run.teacher_tokenizer
     entries = student.get_vocab().items() ^ teacher.get_vocab().items()
     if differing := sorted({token for token, _ in entries}):
         raise ModelError(
@@ -171,6 +190,19 @@ def _skeleton(place: Location) -> PreTrainedModel | None:
     with contextlib.suppress(Exception), torch.device("meta"):  # loading it will say what is wrong
         return AutoModelForCausalLM.from_config(config.get_text_config())
     return None
+
+
+def check_model(place: Location) -> None:
+    """Check that a model's weights are whole, and load it once if its architecture is not a known one.
+
+    Else what its loading refuses would be found after its teacher was trained.
+
+    Raises:
+        ModelError: with the remedy.
+    """
+    model_files.check_weights(place)
+    if _skeleton(place) is not None:
+        models.load(place)
 
 
 def check_adapter(run: Inputs) -> None:
@@ -207,10 +239,12 @@ def check_positions(run: Inputs) -> None:
     if spec.method != "base":
         n_new = spec.max_new_tokens * (METHODS[spec.method].responses != "gold")
         asked.append((run.items.train, n_new, spec.max_tokens))
-    for name, place in ((spec.student, run.student), (spec.teacher, spec.teacher and run.teacher)):
+    for name, is_teacher in ((spec.student, False), (spec.teacher, True)):
+        place = name and (run.teacher if is_teacher else run.student)
         if name is None or (limit := _n_learned_positions(place)) is None:
             continue
-        needed = max((_longest(models.load_tokenizer(place), *each) for each in asked), default=0)
+        tokenizer = run.teacher_tokenizer if is_teacher else run.tokenizer
+        needed = max((_longest(tokenizer, *each, prompt=spec.prompt) for each in asked), default=0)
         if needed > limit:
             raise ModelError(
                 f"{name} has {limit} learned positions, and its items with their answers take up to {needed} "
@@ -219,20 +253,22 @@ def check_positions(run: Inputs) -> None:
 
 
 def _longest(
-    tokenizer: PreTrainedTokenizerBase, items: Sequence[Item], n_new: int, at_most: int | None
+    tokenizer: PreTrainedTokenizerBase, items: Sequence[Item], n_new: int, at_most: int | None, *, prompt: str
 ) -> int:
     """Tokens of the longest prompt with its response and EOS, cut at `at_most`, or with `n_new` tokens."""
-    prompts = encoding.prompt_ids([item.question for item in items], tokenizer)
+    prompts = encoding.prompt_ids([item.question for item in items], tokenizer, prompt)
     responses = encoding.token_ids([item.response for item in items], tokenizer)
     gold = max(len(p) + len(r) + 1 for p, r in zip(prompts, responses, strict=True))
     return max(gold if at_most is None else min(gold, at_most), max(map(len, prompts)) + n_new)
 
 
-def _check_tokens(run: Inputs, student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase) -> None:
+def _check_tokens(run: Inputs) -> None:
     """Nothing, if two tokenizers of one vocabulary make the same tokens of all training items."""
-    items, spec = run.items.train, run.spec
-    for texts in ([prompt(item.question) for item in items], [item.response for item in items]):
-        both = [encoding.token_ids(texts, one) for one in (student, teacher)]
+    items, spec, student = run.items.train, run.spec, run.tokenizer
+    questions, responses = [item.question for item in items], [item.response for item in items]
+    tokenizers = student, run.teacher_tokenizer
+    prompts = [encoding.prompt_ids(questions, one, spec.prompt) for one in tokenizers]
+    for both in (prompts, [encoding.token_ids(responses, one) for one in tokenizers]):
         for item, own, other in zip(items, *both, strict=True):
             if own == other:
                 continue
@@ -244,7 +280,7 @@ def _check_tokens(run: Inputs, student: PreTrainedTokenizerBase, teacher: PreTra
             )
 
 
-def _tokenizer_key(name: str, tokenizer: PreTrainedTokenizerBase) -> tuple[str, str | None]:
+def _tokenizer_key(model: Model, tokenizer: PreTrainedTokenizerBase) -> tuple:
     """Equal for tokenizers that give equal tokens, as those of one family do."""
     backend = getattr(tokenizer, "backend_tokenizer", None)  # the few that are written in Python have none
-    return backend.to_str() if backend else name, tokenizer.eos_token
+    return backend.to_str() if backend else model, tokenizer.eos_token, str(tokenizer.chat_template)

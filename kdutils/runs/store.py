@@ -62,8 +62,11 @@ class RunFolder:
         """The trained weights: a model folder, or an adapter's as peft writes it."""
         return self.path / "model"
 
-    def begin(self, spec: dict[str, Any]) -> None:
+    def begin(self, spec: dict[str, Any], numbers: dict[str, Any] | None = None) -> None:
         """Make the folder with what is to be trained; what an earlier attempt left half written goes.
+
+        Args:
+            numbers: what environment.json says beside environment.provenance.
 
         Raises:
             StoreError: if it cannot be written, or leads out of the store.
@@ -75,7 +78,7 @@ class RunFolder:
         try:
             disk.remove_partials(self.path)
             disk.write_json(self.path / "spec.json", spec)
-            disk.write_json(self.path / "environment.json", environment.provenance())
+            disk.write_json(self.path / "environment.json", environment.provenance() | (numbers or {}))
         except OSError as error:
             raise unwritable(self.path, error) from error
 
@@ -146,6 +149,11 @@ class RunFolder:
             return pd.read_parquet(folder / "items.parquet")
         except (OSError, ValueError) as error:
             raise self._damaged(folder / "items.parquet", error, whole=folder) from error
+
+    def evaluations(self) -> list[EvalSpec]:
+        """Every evaluation that was made, by name."""
+        folders = sorted(path.parent for path in self.path.glob("eval/*/result.json"))
+        return [self._spec_in(folder, EvalSpec, "eval_id") for folder in folders]
 
     def evaluation_result(self, spec: EvalSpec) -> dict[str, Any] | None:
         """Facts about an evaluation (seconds, n_rows, fingerprint, sha256), None if it was not made."""

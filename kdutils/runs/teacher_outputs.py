@@ -52,7 +52,8 @@ def load_trained(
         DamagedError: if its weights are not what was written.
     """
     base = spec.student if base is None else base
-    load = partial(models.load, compute=compute, stays_in_memory=stays_in_memory)
+    how = {"prompt": spec.prompt, "compute": compute, "stays_in_memory": stays_in_memory}
+    load = partial(models.load, **how)
     if spec.method == "base":
         return load(base)
     folder.check_model()
@@ -72,7 +73,7 @@ def teacher_model(inputs: Inputs, at: Store, *, stays_in_memory: bool = False) -
     """The teacher of a run, frozen: the untuned model, or the student of its SFT run, which is there."""
     own, how = inputs.spec.teacher_spec, {"compute": at.compute, "stays_in_memory": stays_in_memory}
     if own is None:
-        model = models.load(inputs.teacher, **how)
+        model = models.load(inputs.teacher, prompt=inputs.spec.prompt, **how)
     else:
         model = load_trained(own, at.folder(own.run_id), base=inputs.teacher, **how)
     model.network.requires_grad_(False)
@@ -158,7 +159,8 @@ def teacher_texts(inputs: Inputs, at: Store) -> list[Item]:
     with at.lease(name, path.is_file) as lease:
         if lease is not None:
             model = teacher_model(inputs, at)
-            prompts = encoding.prompt_ids([item.question for item in items], model.tokenizer)
+            questions = [item.question for item in items]
+            prompts = encoding.prompt_ids(questions, model.tokenizer, spec.prompt)
             texts = generation.generate(model, prompts, max_new_tokens=spec.max_new_tokens)
             lease.confirm()
             write_texts(path, items, generation.decode(model, texts), [text.ended for text in texts])
@@ -173,6 +175,8 @@ def texts_path(inputs: Inputs, at: Store) -> Path:
         "items": fingerprint(inputs.items.train),
         "max_new_tokens": inputs.spec.max_new_tokens,
     }
+    if inputs.spec.prompt != "alpaca":
+        key["prompt"] = inputs.spec.prompt
     if own is None:  # the id of a run names its weights, a model's name does not
         key["weights"] = _untuned_weights(inputs)
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]

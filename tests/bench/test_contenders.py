@@ -31,7 +31,7 @@ from kdutils.grid.model_shapes import Architecture
 from kdutils.io import cache
 from kdutils.io.child_processes import ChildError, Function
 from kdutils.mini.family import MINI_MODELS
-from kdutils.report import styles
+from kdutils.report import plots
 
 SHAPE = Architecture(
     layers=1, hidden=16, heads=2, key_heads=1, intermediate=24, rows=60, is_tied=True, has_bias=True
@@ -525,7 +525,7 @@ def test_the_roofline_of_all_contenders_is_within_its_figure():
     seconds = [20.0 / 2**place for place in range(len(names))]
     rows = {"case": "a-case-with-a-name", "contender": names, "seconds_per_step": seconds}
     with plt.rc_context():
-        styles.set_theme()
+        plots.set_theme()
         fig = speed_figures.roofline(pd.DataFrame(rows).assign(bound_seconds=[1.2] * 4 + [0.9] * 4))
         fig.canvas.draw()
         legend, (ax,) = fig.legends[0].get_window_extent(), fig.axes

@@ -16,7 +16,7 @@ from kdutils import encoding, evaluate, generation, models
 from kdutils.bench import lm_eval_check
 from kdutils.constants import DOMAIN_TASKS
 from kdutils.data import sources
-from kdutils.items import prompt
+from kdutils.items import alpaca
 from kdutils.runs import experiment
 from kdutils.spec import EvalSpec, RunSpec
 
@@ -48,7 +48,7 @@ def spec(domain="math", **fields):
 
 def item_rows(student, asked, evaluation):
     items = sources.test_items(asked, evaluation)
-    return experiment.item_rows(student, items, evaluation, run_id=asked.run_id)[0]
+    return experiment.item_rows(student, items, evaluation, asked)[0]
 
 
 @pytest.mark.slow
@@ -147,7 +147,7 @@ def test_tokens_apart_are_ours_bos_included(lm_eval, tiny_model, tmp_path):
     encode = lm_eval_check._adapter(tiny_model, items, RANKED)._encode_pair
     samples = lm_eval_check.harness_samples(tiny_model, items, RANKED)
     for item, ids, sample in zip(items, prompts, samples, strict=True):
-        assert {context for context, _ in sample["arguments"]} == {prompt(item.question)}
+        assert {context for context, _ in sample["arguments"]} == {alpaca(item.question)}
         texts = list(evaluate.options(item).values())
         own = tiny_model.tokenizer(texts, add_special_tokens=False)["input_ids"]
         assert [encode(*pair) for pair in sample["arguments"]] == [(ids, option) for option in own]
@@ -243,7 +243,7 @@ def test_a_task_holds_our_prompts_and_options_as_they_are():
     items = sources.test_items(spec("commonsense"), both)
     config = lm_eval_check.task_config(items, both)
     records = list(config["custom_dataset"]()["test"])
-    assert [record["prompt"] for record in records] == [prompt(item.question) for item in items]
+    assert [record["prompt"] for record in records] == [alpaca(item.question) for item in items]
     assert records[2]["choices"] == list(evaluate.options(items[2]).values())
     assert records[2]["target"] == f"the correct answer is {items[2].answer}"
     assert (config["target_delimiter"], config["num_fewshot"]) == ("", 0)

@@ -8,7 +8,7 @@ from test_stricter import world
 
 from kdutils.claims import answer_sheet, claims, sensitivity
 from kdutils.claims.evidence import VERDICTS
-from kdutils.report import figures, styles
+from kdutils.report import figures, plots
 from kdutils.results import held_out_temperature
 
 SECTIONS = {claim.id: claim.section for claim in claims.CLAIMS}
@@ -132,7 +132,7 @@ def test_the_picture_has_a_letter_or_a_dot_in_every_place(lucky_table):
     (ax,) = figures.verdicts_by_choice(table).axes
     marks = [text.get_text() for text in ax.texts]
     assert len(marks) == len(table) == 39 * table["choice"].nunique()
-    assert set(marks) <= {*styles.VERDICT_LETTERS.values(), figures.NO_BEARING}
+    assert set(marks) <= {*plots.VERDICT_LETTERS.values(), figures.NO_BEARING}
     assert marks.count(figures.NO_BEARING) == (~table["bears"]).sum()
 
 

@@ -7,6 +7,7 @@ import architectures
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
 from kdutils import generation, models
 from kdutils.data import sources
@@ -161,6 +162,15 @@ def test_a_config_of_no_known_type_is_refused_in_our_words(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "none-of-them"}')
     with pytest.raises(ModelError, match="cannot be loaded"):
         check(inputs)
+
+
+def test_weights_that_are_not_in_the_files_are_not_drawn_at_random(tmp_path):
+    folder = shutil.copytree(MODEL_FOLDER / "mini-qwen-14k", tmp_path / "model")
+    weights = load_file(folder / "model.safetensors")
+    name = next(name for name in weights if name.endswith("q_proj.weight"))
+    save_file({other: w for other, w in weights.items() if other != name}, folder / "model.safetensors")
+    with pytest.raises(ModelError, match=rf"{name} \(1 in all\) is not in its files; give a whole model"):
+        models.load(str(folder))
 
 
 def test_memory_that_runs_out_is_not_taken_for_an_architecture(tmp_path, monkeypatch):

@@ -14,13 +14,15 @@ PACKAGE = Path(compute.__file__).parent
 # File -> variables that it may name: those that decide how a run is computed belong to compute.py; the
 # others say where data lies, or tie a notebook to the runner that started it.
 READERS = {
-    "compute.py": {"KDUTILS_COMPILE", "KDUTILS_CHECKPOINTING", "KDUTILS_TEACHER_STATES"},
+    "compute.py": {
+        f"KDUTILS_{name}" for name in ("COMPILE", "CHECKPOINTING", "TEACHER_STATES", "CPU_BFLOAT16")
+    },
     "bench/side_by_side.py": {"KDUTILS_COMPILE"},  # set for processes that it starts, not read
     "bench/whole_runs.py": {"KDUTILS_TEACHER_STATES"},  # the same
     "results/authors_tables.py": {"KDUTILS_DATA"},
     "data/benchmark.py": {"KDUTILS_DATA"},
     "data/llm_adapters.py": {"KDUTILS_DATA"},
-    "grid/token_lengths.py": {"KDUTILS_DATA"},
+    "grid/cost.py": {"KDUTILS_DATA"},
     "data/model_files.py": {"KDUTILS_MODELS"},
     "grid/fill.py": {"KDUTILS_HANDOVER"},
     "io/environment.py": {"KDUTILS_RUN_TOKEN"},
@@ -31,7 +33,7 @@ READERS = {
 def variables_of(path: Path) -> set[str]:
     """The KDUTILS_* variables that the code of a file names; docstrings and messages are longer."""
     nodes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)]
-    return {node.value for node in nodes if re.fullmatch("KDUTILS_[A-Z_]+", str(node.value))}
+    return {node.value for node in nodes if re.fullmatch("KDUTILS_[A-Z0-9_]+", str(node.value))}
 
 
 def test_no_other_file_names_a_variable():
@@ -50,15 +52,26 @@ def test_the_environment_is_read_as_the_table_says(monkeypatch):
     assert Compute.from_environment() == Compute() == compute.DEFAULT
     monkeypatch.setenv("KDUTILS_COMPILE", "eager")
     monkeypatch.setenv("KDUTILS_CHECKPOINTING", "1")
+    monkeypatch.setenv("KDUTILS_CPU_BFLOAT16", "0")
     monkeypatch.setenv("KDUTILS_TEACHER_STATES", "never")
     expected = {"compile_backend": "eager", "activation_checkpointing": True, "keeps_teacher_states": False}
-    assert Compute.from_environment() == Compute(**expected)
+    assert Compute.from_environment() == Compute(**expected, cpu_bfloat16=False)
+
+
+@pytest.mark.parametrize("has_amx", [True, False])
+def test_a_cpu_computes_in_bfloat16_where_it_multiplies_so(monkeypatch, has_amx):
+    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: has_amx)
+    assert Compute().uses_bfloat16("cpu") is has_amx
+    assert Compute().uses_bfloat16("cuda:1")
+    for forced in (True, False):
+        assert Compute(cpu_bfloat16=forced).uses_bfloat16("cpu") is forced
 
 
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
         ("KDUTILS_CHECKPOINTING", "yes", "KDUTILS_CHECKPOINTING='yes' is unknown: use 0 or 1"),
+        ("KDUTILS_CPU_BFLOAT16", "yes", "KDUTILS_CPU_BFLOAT16='yes' is unknown: use auto or 0 or 1"),
         ("KDUTILS_TEACHER_STATES", "sometimes", "'sometimes' is unknown: use always or never"),
         ("KDUTILS_COMPILE", "gcc", r"'gcc' \(KDUTILS_COMPILE\) is none of .* use one of \[.*'inductor'"),
     ],

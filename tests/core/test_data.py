@@ -16,7 +16,7 @@ from kdutils.constants import MATH_TASKS
 from kdutils.data import model_files, sources
 from kdutils.data.item_files import default_response, item_of
 from kdutils.data.sources import DataError
-from kdutils.items import Item, fingerprint, prompt
+from kdutils.items import Item, alpaca, fingerprint
 from kdutils.spec import EvalSpec
 
 TOKENIZER = tiny.tokenizer()
@@ -35,7 +35,7 @@ def scored_text(batch, row, tokenizer=TOKENIZER):
 
 
 def test_prompt_is_the_authors_to_the_blank():
-    text = prompt("Add 1 and 2.")
+    text = alpaca("Add 1 and 2.")
     assert text.startswith(
         "Below is an instruction that describes a task. Write a response that appropriately "
     )
@@ -131,7 +131,7 @@ def test_tokens_are_found_once_and_handed_out_as_new_lists(folder, kept, monkeyp
 
 
 def test_a_tokenizer_whose_file_has_changed_is_asked_anew(folder, kept):
-    texts = [prompt("Add 1 and 2.")]
+    texts = [alpaca("Add 1 and 2.")]
     before = encoding.token_ids(texts, models.load_tokenizer(str(folder)))
     file = folder / "tokenizer.json"
     stored = json.loads(file.read_text())
@@ -291,6 +291,71 @@ def test_default_responses_are_those_of_llm_adapters():
     choice = Item(id="b", task="obqa", question="q", answer="answer2")
     assert default_response(math) == math.rationale
     assert default_response(choice) == "the correct answer is answer2"
+    bare = Item(id="c", task="svamp", question="q", answer="3")
+    assert default_response(bare) == "The answer is 3."  # as the strict reading finds it
+
+
+def write_train(folder, **record):
+    spec = tiny.spec("owner/model", tiny.write_data(folder), train_items=1)
+    record = {"id": "a", "task": "gsm8k", "question": "1 + 2?", "answer": "3"} | record
+    text = json.dumps({key: value for key, value in record.items() if value is not None})
+    (folder / "train.jsonl").write_bytes(b"\xef\xbb\xbf" + text.encode())  # with a byte order mark
+    return sources.load_items(spec, "train")[0]
+
+
+@pytest.mark.parametrize(
+    "response", ["#### 3", "It is 3", "the correct answer is 3", "The answer is 3, or so"]
+)
+def test_a_response_whose_answer_would_not_be_read_is_not_trained_on(tmp_path, response):
+    with pytest.raises(DataError, match=r"item 'a' is trained .*end it with 'The answer is 3\.'"):
+        write_train(tmp_path, response=response)
+
+
+def test_a_key_that_is_misspelt_is_not_left_out(tmp_path):
+    with pytest.raises(DataError, match="key 'rationle' is none of an item: is 'rationale' meant"):
+        write_train(tmp_path, rationle="1 + 2 = 3. The answer is 3.")
+    assert write_train(tmp_path, source="a book", response="The answer is 3.").answer == "3"
+
+
+def test_a_wrong_rationale_is_trained_on(tmp_path):
+    assert write_train(tmp_path, rationale="The answer is 4.").response == "The answer is 4."
+
+
+def chat(*turns):
+    return [{"role": role, "content": text} for role, text in turns]
+
+
+def test_a_chat_of_one_turn_is_an_item(tmp_path):
+    turns = ("system", "Be brief."), ("user", "1 + 2?"), ("assistant", "The answer is 3.")
+    item = write_train(tmp_path, question=None, messages=chat(*turns))
+    assert (item.question, item.response) == ("Be brief.\n\n1 + 2?", "The answer is 3.")
+    assert write_train(tmp_path, question=None, messages=chat(turns[1])).response == "The answer is 3."
+    free = {
+        "task": "dolly",
+        "question": None,
+        "answer": None,
+        "messages": chat(("user", "Hi"), ("assistant", "Ho")),
+    }
+    assert write_train(tmp_path, **free).answer == "Ho"
+
+
+@pytest.mark.parametrize(
+    ("messages", "says"),
+    [
+        ([], "must be one user message"),
+        ("Hi", "must be one user message"),
+        (chat(("assistant", "Ho")), "must be one user message"),
+        (chat(("user", "a"), ("assistant", "b"), ("user", "c")), "make an item of each turn"),
+        (chat(("user", ["a"])), "content that is no text"),
+        (chat(("user", "a"), ("assistant", " ")), "content that is no text"),
+        ([{"from": "user", "value": "a"}], "name no role: give role and content"),
+        (chat(("user", "a")), "question stands beside messages"),
+    ],
+)
+def test_other_chats_are_refused(tmp_path, messages, says):
+    question = "q" if "beside" in says else None
+    with pytest.raises(DataError, match=f"train.jsonl, line 1: .*{says}"):
+        write_train(tmp_path, question=question, messages=messages)
 
 
 def test_questions_of_ones_own_folder_are_held_against_all_that_may_be_trained_on(tmp_path):

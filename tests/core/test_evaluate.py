@@ -11,6 +11,7 @@ from sklearn.metrics import cohen_kappa_score
 
 from kdutils import evaluate
 from kdutils.constants import ALL_TASKS
+from kdutils.data.answers import parse_robust
 from kdutils.items import Item
 from kdutils.runs import comparison
 
@@ -43,6 +44,58 @@ def test_answers_are_read_as_the_authors_do_and_strictly(task, text, lenient, st
 
 
 @pytest.mark.parametrize(
+    ("task", "text", "answer"),
+    [
+        ("gsm8k", "The total is $1,234.50.", "1234.5"),
+        ("gsm8k", "The answer is \u22125", "-5"),
+        ("gsm8k", "The answer is 1/2", "0.5"),
+        ("gsm8k", "So that is 50%.", "50"),
+        ("gsm8k", "Therefore \\boxed{72}", "72"),
+        ("gsm8k", "The answer is \\boxed{9{,}500}", "9500"),
+        ("gsm8k", "\\boxed{\\frac{1}{2}}, from 2 of 4", "0.5"),
+        ("gsm8k", "\\(\\boxed{\\text{-3 }}\\)", "-3"),
+        ("gsm8k", "#### 72", "72"),
+        ("gsm8k", "So it is 3-5", "5"),
+        ("gsm8k", "-1 1/2", "-1.5"),
+        ("gsm8k", "**Answer:** $5\u00bd dollars", "5.5"),
+        ("gsm8k", "She has .5 left", "0.5"),
+        ("gsm8k", "The answer is 3 + 4 = 7. We checked: 8 = 8", "7"),
+        ("gsm8k", "The answer is 12 of the 20 apples", "12"),
+        ("gsm8k", "in 2020 500 people came", "500"),
+        ("gsm8k", "no number", None),
+        ("gsm8k", "\\boxed{-\\frac{\\text{1}}{2}}", "-0.5"),
+        ("gsm8k", "so 7*2, 14", "14"),
+        ("gsm8k", "Answer: 7*2 = 14", "14"),
+        ("gsm8k", "it is 7*2", "2"),
+        ("gsm8k", "The area is \\(18 \\text{ m}^2\\), or 18 m^{2}", "18"),
+        ("gsm8k", "<think>The answer is 5? No.</think>\nTom has 6 apples.", "6"),
+        ("gsm8k", "It takes 2 hours.\nShe earned **\\$10** for 50 minutes.", "10"),
+        ("gsm8k", "She eats **3** eggs. So she sells 16 - 3 = 13.", "13"),
+        ("gsm8k", "**1.** 18", "18"),
+        ("gsm8k", "The answer will be 18, of 20", "18"),
+        ("aqua", "Option A is correct, not C", "A"),
+        ("aqua", "Option A is incorrect. (B) is the correct answer. Option C is not.", "B"),
+        ("aqua", "It is (C), from B's share", "C"),
+        ("aqua", "**c**", "C"),
+        ("winogrande", "Option 1 is correct, because option2 does not fit", "option1"),
+        ("aqua", "Based on this, the answer is C", "C"),
+        ("aqua", "the answer is option B because A is wrong", "B"),
+        ("aqua", "**Answer:** (d)", "D"),
+        ("aqua", "\\boxed{\\text{D}}", "D"),
+        ("aqua", "A train leaves", None),
+        ("boolq", "the correct answer is True", "true"),
+        ("boolq", "It is FALSE.", "false"),
+        ("arc_e", "the correct answer is answer12", None),
+        ("arc_e", "the correct answer is Answer 2, not answer1", "answer2"),
+        ("dolly", " a text ", "a text"),
+    ],
+)
+def test_the_robust_reading_finds_the_answer_however_it_is_written(task, text, answer):
+    found = parse_robust(task, text)
+    assert found is None if answer is None else evaluate.is_correct(task, found, answer)
+
+
+@pytest.mark.parametrize(
     ("task", "parsed", "answer", "right"),
     [
         ("svamp", "7.", "7", True),
@@ -63,7 +116,8 @@ def test_right_or_wrong(task, parsed, answer, right):
 
 def test_every_task_can_be_read():
     for task in ALL_TASKS:
-        evaluate.parse(task, "anything 1 A true answer1 solution1 ending1 option1")
+        text = "anything 1 (A) true answer1 solution1 ending1 option1"
+        assert all(read(task, text) for read in (evaluate.parse, parse_robust))
         assert 0 <= comparison.chance_accuracy(task) <= 50
 
 

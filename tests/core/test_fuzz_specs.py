@@ -59,7 +59,7 @@ CHOICES = {
 
 def test_there_are_ranges_and_choices_to_leave():
     assert [len(RANGES[cls]) for cls in (RunSpec, EvalSpec)] == [24, 5]
-    assert set(CHOICES[RunSpec]) == {"method", "domain", "protocol", "adapter"}
+    assert set(CHOICES[RunSpec]) == {"method", "domain", "protocol", "adapter", "prompt"}
     assert set(CHOICES[EvalSpec]) == {"split", "scoring"}
 
 

@@ -51,7 +51,12 @@ def test_a_tiny_model_computes_in_float32_on_a_cpu(folder):
     ],
 )
 def test_numbers_follow_size_device_and_what_is_trained(parameters, device, trains_all, expected):
-    assert models.policy_for(parameters, compute=Compute(device=device), trains_all=trains_all) == expected
+    compute = Compute(device=device, cpu_bfloat16=True)
+    assert models.policy_for(parameters, compute=compute, trains_all=trains_all) == expected
+    if device == "cpu":
+        compute = Compute(device=device, cpu_bfloat16=False)
+        exact = models.Policy("cpu", torch.float32, None, expected.attention)
+        assert models.policy_for(parameters, compute=compute, trains_all=trains_all) == exact
 
 
 def test_bf16_autocast_stays_within_stated_rounding(folder):

@@ -1,13 +1,13 @@
 """Sizes equal those of the models, FLOPs those that torch counts; plans are priced without any of them."""
 
 import json
-import math
 import os
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import tiny
@@ -15,11 +15,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
-from kdutils import encoding, generation, losses, models, training
+from kdutils import encoding, models, training
 from kdutils.data import hub, model_files, sources
-from kdutils.grid import cost, dry_run, fill, machines, model_shapes, plan, token_lengths
+from kdutils.grid import cost, dry_run, fill, machines, model_shapes, plan
 from kdutils.grid.cost import Estimate
-from kdutils.grid.machines import GPUS
+from kdutils.grid.machines import GPUS, PROCESSORS, Machine
 from kdutils.grid.model_shapes import SHAPES, architecture_of
 from kdutils.report import cli
 from kdutils.runs import inputs
@@ -71,7 +71,7 @@ def hub_spec(**fields):
 
 @pytest.mark.parametrize("name", ON_THE_HUB)
 def test_parameters_are_those_of_the_hub_and_of_transformers(name):
-    shape = SHAPES[name]
+    shape = architecture_of(name)
     kind, network = (
         (Qwen2Config, Qwen2ForCausalLM) if name.startswith("Qwen") else (LlamaConfig, LlamaForCausalLM)
     )
@@ -92,19 +92,19 @@ def test_parameters_are_those_of_the_hub_and_of_transformers(name):
     assert shape.parameters == built.num_parameters() == ON_THE_HUB[name]
 
 
-def test_shapes_are_read_from_folders_and_gguf_files(folders, tmp_path):
+def test_shapes_are_read_from_folders(folders):
     for name in (folders["student"], folders["teacher"], "mini-qwen-493k", "mini-llama-24k"):
         assert architecture_of(name).parameters == models.load(name).network.num_parameters()
-    folder = tiny.save_model(tmp_path / "rows", rows=98)  # as its tokenizer has
-    file = tiny.save_gguf(Path(folder), tmp_path / "x-60k.gguf")
-    assert architecture_of(file).parameters == models.load(file).network.num_parameters()
 
 
-def test_an_unknown_shape_is_an_error_with_its_remedy(tmp_path):
-    with pytest.raises(
-        model_files.ModelError, match="the shape of some/model-1B is not known .* or download it"
-    ):
-        architecture_of("some/model-1B")
+def test_a_model_that_is_not_on_this_disk_has_the_shape_of_its_name_or_size(tmp_path):
+    assert architecture_of(str(tmp_path / "Qwen2.5-7B.gguf")) == SHAPES["Qwen2.5-7B"]
+    assert architecture_of("some/model-9B") == SHAPES["Llama-3.1-8B"]
+    with pytest.raises(ValueError, match="'some/model' does not end in a size: give one that ends in"):
+        architecture_of("some/model")
+
+
+def test_another_kind_of_model_is_refused(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
     with pytest.raises(model_files.ModelError, match="qwen2 and llama, not 'gpt2'"):
         architecture_of(str(tmp_path))
@@ -147,13 +147,11 @@ def test_flops_of_a_forward_pass_are_those_that_torch_counts(folders):
     assert found == pytest.approx(expected, rel=0.005)  # the rest is the rotation's angles
 
 
-@pytest.mark.parametrize("adapter", ["lora", "full"])
 @pytest.mark.parametrize("method", ["sft", "fkl"])
-def test_flops_of_a_training_step_are_those_that_torch_counts(folders, adapter, method):
-    spec = spec_of(folders, adapter=adapter, method=method)
+def test_flops_of_a_training_step_are_those_that_torch_counts(folders, method):
+    spec = spec_of(folders, method=method)
     model = models.load(spec.student)
     model.network.set_attn_implementation("eager")
-    model = models.add_adapter(model, spec, seed=0)
     teacher = models.load(spec.teacher) if spec.teacher else None
     if teacher:
         teacher.network.set_attn_implementation("eager")
@@ -163,9 +161,9 @@ def test_flops_of_a_training_step_are_those_that_torch_counts(folders, adapter, 
     (rows, context), scored = batch.input_ids_BT.shape, int(batch.scored_BT.sum())
     model.network.train()
     found = counted(lambda: loop.gradients(batch, 0))
-    shape, rank = architecture_of(spec.student), spec.lora_rank if adapter == "lora" else 0
+    shape = architecture_of(spec.student)
     how = {"context": context, "scored": scored * len(model.tokenizer) / shape.rows}  # heads are cut to it
-    expected = model_shapes.training_flops(shape, rows * context, rank=rank, **how)
+    expected = model_shapes.training_flops(shape, rows * context, **how)
     if teacher:
         above = architecture_of(spec.teacher)
         how["scored"] = scored * len(model.tokenizer) / above.rows
@@ -173,26 +171,12 @@ def test_flops_of_a_training_step_are_those_that_torch_counts(folders, adapter, 
     assert found == pytest.approx(expected, rel=0.02)
 
 
-def test_flops_of_generation_are_those_that_torch_counts(folders):
-    model = models.load(folders["student"])
-    model.network.set_attn_implementation("eager")
-    with torch.no_grad():
-        weight_VH = model.head.weight_VH
-        weight_VH[model.tokenizer.eos_token_id] = -100 * weight_VH.mean(0)  # no text ends
-    prompts, new = [[5] * 40] * 6, 20
-    texts = []
-    found = counted(lambda: texts.extend(generation.generate(model, prompts, max_new_tokens=new)))
-    assert all(len(text.token_ids) == new for text in texts)
-    expected = cost.decoding(architecture_of(folders["student"]), A100, 6, prompt=40, new=new, limit=new)
-    assert found == pytest.approx(expected.flops, rel=0.02)
-
-
-def test_a_known_training_costs_what_six_a_weight_and_token_say():
-    shape, tokens = SHAPES["meta-llama/Llama-3.1-8B"], 1e6
-    full = model_shapes.training_flops(shape, tokens, context=0, scored=tokens)
-    assert full == pytest.approx(6 * (shape.parameters - shape.head) * tokens, rel=0.001)
-    lora = model_shapes.training_flops(shape, tokens, context=0, scored=tokens, rank=8)
-    assert lora / full == pytest.approx(2 / 3, rel=0.01)
+@pytest.mark.parametrize(("adapter", "a_weight"), [("full", 6), ("lora", 4)])
+def test_a_known_training_costs_so_much_a_weight_and_token(adapter, a_weight):
+    fields = {"student": "meta-llama/Llama-3.1-8B", "adapter": adapter, "validation_items": 0, "epochs": 1}
+    own, shape = Estimate(hub_spec(**fields), A100), SHAPES["Llama-3.1-8B"]
+    weights, tokens = shape.parameters - shape.head, own.spec.train_items * own.mean * own.padding
+    assert own.training().flops == pytest.approx(a_weight * weights * tokens, rel=0.001)
 
 
 # --- a run -------------------------------------------------------------------------------------------------
@@ -214,15 +198,15 @@ def test_costs_rise_with_size_and_tokens(method):
         assert more.flops > less.flops
         assert more.seconds >= less.seconds
         assert more.tokens >= less.tokens
-    longer = Estimate(replace(spec, max_tokens=1_024), A100).training_memory_gb(rows=4)
-    four, two = (Estimate(spec, A100).training_memory_gb(rows=rows) for rows in (4, 2))
+    longer = Estimate(replace(spec, max_tokens=1_024), A100).training_gb(4)
+    four, two = (Estimate(spec, A100).training_gb(rows) for rows in (4, 2))
     assert longer > four > two
 
 
 def test_costs_add_up_over_epochs():
     once, thrice = (Estimate(hub_spec(epochs=n), A100).training() for n in (1, 3))
     assert thrice.flops == pytest.approx(3 * once.flops)
-    assert thrice.trained_tokens == pytest.approx(3 * once.trained_tokens)
+    assert thrice.tokens == pytest.approx(3 * once.tokens)
     assert thrice.disk_bytes == once.disk_bytes
 
 
@@ -239,28 +223,27 @@ def test_hidden_states_are_made_once_for_all_that_read_the_same():
     ]  # fmt: skip
     assert len({cost.teacher_key(each) for each in [spec, *other]}) == 5
     kept = Estimate(spec, A100).teacher_cost().disk_bytes
-    scored = token_lengths.lengths_of(spec).scored(scores_prompt=False, at_most=256)
-    assert kept == pytest.approx(spec.train_items * scored * 3_584 * 2)
+    assert kept == pytest.approx(spec.train_items * cost.lengths_of(spec).response * 3_584 * 2)
     own_samples_alone = replace(spec, method="gkd", on_policy_share=1.0)
     assert cost.teacher_key(own_samples_alone) is None
 
 
 def test_memory_is_what_arithmetic_says():
     full = Estimate(hub_spec(adapter="full", student="Qwen/Qwen2.5-7B"), A100)
-    assert full.training_memory_gb(rows=1) > 16 * 7.6  # with gradients and Adam's moments in float32
+    assert full.training_gb(1) > 16 * 7.6  # with gradients and Adam's moments in float32
     lora = hub_spec(student="Qwen/Qwen2.5-7B")
-    alone = Estimate(lora, A100).training_memory_gb(rows=1)
+    alone = Estimate(lora, A100).training_gb(1)
     assert 15.2 < alone < 25  # the weights in bf16 and little else
-    assert Estimate(lora, A100).training_memory_gb(rows=Estimate(lora, A100).micro_batch()) <= 80
+    assert Estimate(lora, A100).training_gb(Estimate(lora, A100).micro_batch()) <= 80
     online = replace(lora, method="gkd", teacher="Qwen/Qwen2.5-14B")
-    assert Estimate(online, A100).training_memory_gb(rows=1) > alone + 2 * 14.7
+    assert Estimate(online, A100).training_gb(1) > alone + 2 * 14.7
     cached = replace(lora, method="fkl", teacher="Qwen/Qwen2.5-14B")
-    assert Estimate(cached, A100).training_memory_gb(rows=1) == pytest.approx(alone)
+    assert Estimate(cached, A100).training_gb(1) == pytest.approx(alone)
 
 
 def test_devices_divide_what_does_not_fit_one():
     spec = hub_spec(method="gkd", student="Qwen/Qwen2.5-14B", teacher="Qwen/Qwen2.5-32B")
-    peaks = [Estimate(replace(spec, devices=n), A100).training_memory_gb(rows=1) for n in (1, 2, 4, 8)]
+    peaks = [Estimate(replace(spec, devices=n), A100).training_gb(1) for n in (1, 2, 4, 8)]
     assert peaks == sorted(peaks, reverse=True)
     student, teacher = (architecture_of(name) for name in (spec.student, spec.teacher))
     assert peaks[0] - peaks[1] == pytest.approx(
@@ -269,11 +252,11 @@ def test_devices_divide_what_does_not_fit_one():
         - sum(2 * (s.parameters - s.body * (1 - 2 / s.layers)) for s in (student, teacher)) / 1e9
     )
     evaluation = EvalSpec(tasks=("addsub",))
-    assert cost.devices_for(spec, [evaluation], A100) == 2
     one, two = (Estimate(replace(spec, devices=n), A100).memory_gb([evaluation]) for n in (1, 2))
     assert one > 80 >= two
+    assert cost.devices_for([(spec, [evaluation])], A100) == (2, two)
     tiny = replace(A100, memory_gb=3.0)
-    assert cost.devices_for(replace(spec, batch_size=4), [evaluation], tiny) is None
+    assert cost.devices_for([(replace(spec, batch_size=4), [evaluation])], tiny) is None
 
 
 def test_a_micro_batch_is_halved_until_it_fits():
@@ -281,42 +264,44 @@ def test_a_micro_batch_is_halved_until_it_fits():
     spec = hub_spec(student="Qwen/Qwen2.5-3B")
     rows = Estimate(spec, small).micro_batch()
     assert rows in (1, 2, 4, 8)
-    fits, does_not = (Estimate(spec, small).training_memory_gb(rows=n) for n in (rows, 2 * rows))
+    fits, does_not = (Estimate(spec, small).training_gb(n) for n in (rows, 2 * rows))
     assert fits <= 24 < does_not
     assert Estimate(hub_spec(student="Qwen/Qwen2.5-32B"), small).micro_batch() == 1
 
 
 def test_decoding_is_never_faster_than_reading_the_weights():
-    shape = SHAPES["meta-llama/Llama-3.1-70B"]
-    one = cost.decoding(shape, A100, 1, prompt=50, new=100, limit=100)
-    weights = 2 * (shape.body + shape.head)
-    assert one.seconds > 100 * weights / A100.bytes_per_second
-    many = cost.decoding(shape, A100, 64, prompt=50, new=100, limit=100)
+    own = Estimate(hub_spec(student="meta-llama/Llama-3.1-70B"), A100)
+    one, many = (own.texts(own.student, n, limit=100, new=100) for n in (1, 64))
+    assert one.seconds > 100 * 2 * (own.student.body + own.student.head) / A100.bytes_per_second
     assert one.seconds < many.seconds < 8 * one.seconds
 
 
-def test_estimates_are_near_what_was_measured_on_two_cores():
+def test_estimates_are_near_what_was_measured_on_two_cores(monkeypatch):
     """Qwen2.5 0.5B, before this module was written: tokens/s with LoRA and all weights, seconds of 32 texts.
 
     The shares of processors come from these numbers, so this holds the formulas to them and proves no more.
+    They are of cores with AMX, which compute large models in bfloat16; without, in float32, it takes longer.
     """
-    here = machines.processors(2.2e12, 0.37e12, bytes_per_second=14e9, memory_gb=24)
+    monkeypatch.setenv("KDUTILS_CPU_BFLOAT16", "1")
+    rates = {"flops": 2.2e12, "flops_float32": 0.37e12, "bytes_per_second": 14e9}
+    here = Machine(name="here", memory_gb=24, **rates, **PROCESSORS)
     for adapter, measured in (("lora", 175), ("full", 235)):
         spec = hub_spec(adapter=adapter, batch_size=8, validation_items=0, epochs=1, max_tokens=160)
         found = Estimate(spec, here).training()
-        assert found.trained_tokens / found.seconds == pytest.approx(measured, rel=0.35)
-    texts = cost.decoding(SHAPES["Qwen/Qwen2.5-0.5B"], here, 32, prompt=100, new=110, limit=110)
-    assert texts.seconds == pytest.approx(45, rel=0.25)
+        assert found.tokens / found.seconds == pytest.approx(measured, rel=0.35)
+    own = Estimate(hub_spec(), here)
+    assert own.texts(own.student, 32, limit=110, new=110).seconds == pytest.approx(45, rel=0.25)
+    trained = Estimate(spec, here).training().seconds
+    monkeypatch.setenv("KDUTILS_CPU_BFLOAT16", "0")
+    assert Estimate(spec, here).training().seconds > 2 * trained
 
 
 def test_a_ranking_is_priced_by_its_options():
     spec = hub_spec(domain="commonsense")
     evaluation = EvalSpec(tasks=("arc_e", "boolq"), items_per_task=100)
     ranked = Estimate(spec, A100).evaluation(evaluation.ranking())
-    assert ranked.generated_tokens == 0
-    lengths = token_lengths.lengths_of(spec)
-    prompt, option = lengths.prompts.mean(), lengths.responses.mean()
-    assert ranked.scored_tokens == pytest.approx(200 * prompt + (100 * 4 + 100 * 2) * option)  # once a prompt
+    prompt, option = cost.lengths_of(spec)[:2]
+    assert ranked.tokens == pytest.approx(200 * prompt + (100 * 4 + 100 * 2) * option)  # once a prompt
 
 
 # --- lengths -----------------------------------------------------------------------------------------------
@@ -324,26 +309,23 @@ def test_a_ranking_is_priced_by_its_options():
 
 def test_tokens_are_counted_where_items_and_tokenizer_are(folders):
     spec = spec_of(folders)
-    found, model = token_lengths.lengths_of(spec), models.load_tokenizer(spec.student)
-    items = sources.load_items(spec, "train")
-    encoded = encoding.encode(items, model, max_tokens=10_000, protocol="careful")
-    totals = sorted(len(ids) for ids in encoded["input_ids"])
-    assert found.is_counted
-    assert (found.prompts + found.responses).tolist() == totals
-    mean, padded, longest = found.of_batch(1, at_most=10_000)
-    assert (mean, padded, longest) == pytest.approx((sum(totals) / 24, sum(totals) / 24, totals[-1]))
-    assert found.of_batch(1_000, at_most=10_000)[1] == pytest.approx(totals[-1], rel=1e-6)
-    unscored = sum(encoded["n_unscored"])
-    assert found.scored(scores_prompt=False, at_most=10_000) == pytest.approx((sum(totals) - unscored) / 24)
-    assert found.scored(scores_prompt=True, at_most=10_000) == pytest.approx(sum(totals) / 24 - 1)
+    found, model = cost.lengths_of(spec), models.load_tokenizer(spec.student)
+    encoded = encoding.encode(sources.load_items(spec, "train"), model, max_tokens=10_000, protocol="careful")
+    totals = [len(ids) for ids in encoded["input_ids"]]
+    assert found.how == "counted"
+    assert found.longest == max(totals)
+    assert found.padded == pytest.approx(np.quantile(totals, 0.95))
+    assert found.prompt == pytest.approx(np.mean(encoded["n_unscored"]))
+    assert found.prompt + found.response == pytest.approx(np.mean(totals))
+    by_characters = cost.lengths_of(replace(spec, student="some/model-1B"))
+    assert by_characters.how == "at 4 characters a token"
+    assert by_characters.longest != found.longest
 
 
-def test_where_items_are_missing_lengths_are_assumed_and_short_ones_shorter():
-    found = token_lengths.lengths_of(hub_spec())
-    assert not found.is_counted
-    assert found.of_batch(1, at_most=256)[0] == pytest.approx(179, rel=0.03)  # measured on GSM8K and AQuA
-    short = token_lengths.lengths_of(hub_spec(max_item_characters=400))
-    assert short.of_batch(1, at_most=256)[2] < found.of_batch(1, at_most=256)[2]
+def test_where_items_are_missing_lengths_are_assumed():
+    found = cost.lengths_of(hub_spec())
+    assert found.how == "assumed"
+    assert found.prompt + found.response == pytest.approx(185, rel=0.03)  # of GSM8K and AQuA, uncut
 
 
 # --- a plan ------------------------------------------------------------------------------------------------
@@ -559,10 +541,5 @@ def test_a_run_says_plan_and_cost_and_then_what_is_missing(monkeypatch, tmp_path
 
 
 def test_a_cost_is_a_sum():
-    one = cost.Cost(trained_tokens=1, scored_tokens=2, generated_tokens=4, flops=8, seconds=16, disk_bytes=32)
-    assert one + one == one * 2
-    assert (one.tokens, math.isclose((one * 0.5).flops, 4)) == (7, True)
-
-
-def test_every_divergence_has_its_price():
-    assert set(cost.DIVERGENCE_PASSES) == set(losses.DIVERGENCES)
+    one = cost.Cost(tokens=1, flops=2, seconds=4, disk_bytes=8)
+    assert one + one == one * 2 == cost.Cost(2, 4, 8, 16)

@@ -223,7 +223,7 @@ def driver(plan, out, *, workers, pool="kdutils.grid.local_pool.Pool", shard="1/
         "import json, sys; from pathlib import Path\n"
         "from kdutils.grid import fill; from kdutils.runs import store\n"
         f"from {module} import {name}; fill.Pool = {name}; begun, begin = [], store.RunFolder.begin;"
-        "store.RunFolder.begin = lambda self, spec: begun.append(self.path.name) or begin(self, spec);"
+        "store.RunFolder.begin = lambda self, *own: begun.append(self.path.name) or begin(self, *own);"
         f"from kdutils.grid.scheduler import Shard; shard = Shard.parse({shard!r});"
         "from kdutils.spec import EvalSpec, PlannedRun, RunSpec;"
         "asked = json.loads(sys.argv[1]);"

@@ -60,7 +60,7 @@ def test_each_file_of_a_finished_run_is_read_once_a_step(reads, step, a_run):
 def test_files_that_runs_share_are_looked_at_once(monkeypatch, tmp_path):
     """However many runs there are; at each run it took most of the time of planning."""
     looked, digest = [], model_files.files_digest
-    monkeypatch.setattr(sources, "files_digest", lambda place: looked.append(place.name) or digest(place))
+    monkeypatch.setattr(sources, "files_digest", lambda place, _: looked.append(place.name) or digest(place))
     plan = largestore.planned(20)
     assert len(scheduler.jobs_of(plan)) == 21
     assert sorted(looked) == ["mini-qwen-105k", "mini-qwen-493k"]

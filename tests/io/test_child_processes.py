@@ -207,14 +207,15 @@ def sends_back(pipe, value):
 
 
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
-def test_a_function_sends_messages_and_has_its_own_environment_and_log(method, tmp_path, capfd):
-    messages, log = [], tmp_path / "log"
+def test_a_function_sends_messages_and_has_its_own_environment_and_log(method, capfd):
+    messages = []
     context = child_processes.multiprocessing.get_context(method)
-    how = {"env": os.environ | {"KD_OWN": "own"}, "log": log, "context": context}
+    how = {"env": os.environ | {"KD_OWN": "own"}, "context": context}
     with Function(sends_back, [{"code": 3}], **how) as child:
         assert watch([child], messages.append) == [3]
+        said = child.log.read_text()
     assert messages == [{"code": 3}, "own"]
-    assert "a library talks" in log.read_text() and capfd.readouterr().out == ""
+    assert "a library talks" in said and capfd.readouterr().out == ""
     assert has_been_reaped(child)
 
 

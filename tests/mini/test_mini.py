@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 from kdutils.bench.mini_ladder import RELEASED
 from kdutils.grid.cell_table import model_parameters
 from kdutils.grid.study import RELEASED_MODELS, RELEASED_PAIRS
-from kdutils.items import SPLITS, Item, fingerprint, prompt
+from kdutils.items import SPLITS, Item, alpaca, fingerprint
 from kdutils.mini import arithmetic, commonsense, pretrain, texts
 from kdutils.mini.family import FAMILY, MINI_MODELS, MODEL_FOLDER, ROWS, WIDE_ROWS, pairs
 from kdutils.mini.items import DOMAIN_OF, GENERATORS, TASKS_OF, build_data, generate_items
@@ -380,12 +380,12 @@ def test_steps_come_in_more_than_one_order():
 def test_round_trip_without_unknown_tokens(data, tokenizer):
     for split in SPLITS:
         for item in data[split]:
-            text = prompt(item.question) + item.response
+            text = alpaca(item.question) + item.response
             ids = tokenizer(text)["input_ids"]
             assert tokenizer.unk_token_id not in ids and tokenizer.decode(ids) == text
             assert len(ids) + 1 <= CONTEXT
             assert (
-                tokenizer(prompt(item.question))["input_ids"]
+                tokenizer(alpaca(item.question))["input_ids"]
                 == ids[: len(ids) - len(tokenizer(item.response)["input_ids"])]
             )
     for text in texts.generate_texts(3_000, random.Random(1)):
@@ -397,7 +397,7 @@ def test_a_number_is_one_token_and_the_prompt_is_cheap(tokenizer):
     ids = tokenizer("12 + 3 = 15")["input_ids"]
     assert tokenizer.convert_ids_to_tokens(ids) == ["12", "+", "3", "=", "15"]
     item = build_data(split="test", n_per_task=1, domain="math")[0]
-    text = prompt(item.question)
+    text = alpaca(item.question)
     assert len(tokenizer(text)["input_ids"]) == len(tokenizer(item.question)["input_ids"]) + 4
     training_form = text.replace("request. \n", "request.  \n").replace("\n\n   ", "\n                \n   ")
     assert tokenizer(training_form)["input_ids"] == tokenizer(text)["input_ids"]

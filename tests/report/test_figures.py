@@ -11,7 +11,7 @@ from kdutils.claims import answer_sheet, claims
 from kdutils.constants import DOMAIN_TASKS, DOMAINS, METHOD_LABELS, METHODS, TASK_LABELS
 from kdutils.inference import intervals
 from kdutils.report import figures, plots, teacher_figures
-from kdutils.report.styles import (
+from kdutils.report.plots import (
     ANSWER_STYLE,
     ERROR_STYLE,
     KIND_STYLE,

@@ -11,45 +11,37 @@ import time
 import psutil
 import pytest
 
+from kdutils.io import environment
 from kdutils.report import kernels, notebook_parameters
-
-pytestmark = pytest.mark.skipif(not kernels.FORKS, reason="nothing is forked on this system")
 
 
 @pytest.fixture
-def seed():
-    seed = kernels.Seed()
-    yield seed
-    seed.end()
+def kernel():
+    with kernels.Kernel(os.environ, None) as kernel:
+        yield kernel
 
 
-def test_seed_waits_in_a_session_of_its_own(seed):
-    child = psutil.Process(seed.pid)
-    assert child.ppid() == os.getpid()
-    assert seed.poll() is None
-    while os.getsid(seed.pid) != seed.pid:  # it makes one at its start
+def test_kernel_waits_in_a_session_of_its_own(kernel):
+    assert kernel.poll() is None
+    while os.getsid(kernel.pid) != kernel.pid:  # it makes one at its start
         time.sleep(0.01)
 
 
-def test_what_never_became_a_kernel_is_gone_at_the_end(seed):
-    seed.end()
-    assert not psutil.pid_exists(seed.pid)
-    seed.end()  # again, as a worker does that fails at once
+def test_what_never_became_a_kernel_is_gone_at_the_end():
+    with kernels.Kernel(os.environ, None) as kernel:
+        pass
+    assert not psutil.pid_exists(kernel.pid)
 
 
-def test_killed_seed_has_the_exit_code_of_its_signal(seed):
-    seed.send_signal(signal.SIGKILL)
-    assert seed.wait() == -signal.SIGKILL
-    seed.become("no_file.json", {}, None)  # says nothing: `poll` does
-    seed.send_signal(signal.SIGTERM)
-    assert seed.poll() == -signal.SIGKILL
+def test_killed_kernel_has_the_exit_code_of_its_signal(kernel):
+    kernel.send_signal(signal.SIGKILL)
+    assert kernel.wait() == -signal.SIGKILL
+    kernel.send("no_file.json")  # says nothing: `poll` does
+    kernel.send_signal(signal.SIGTERM)
+    assert kernel.poll() == -signal.SIGKILL
 
 
-def test_seed_ends_with_the_process_that_forked_it(seed):
-    seed._pipe.close()
-    assert seed.wait() == 0
-
-
+@pytest.mark.skipif(not environment.FORKS, reason="nothing is forked on this system")
 def test_what_notebooks_import_is_loaded_before_they_are_forked(tmp_path):
     sources = []
     for path in sorted(notebook_parameters.NOTEBOOKS.glob("*.ipynb")):

@@ -68,7 +68,7 @@ def test_missing_tables_are_a_gap_where_there_are_live_results(monkeypatch, tmp_
 def test_real_models_are_named_with_their_files(monkeypatch, tmp_path, said):
     monkeypatch.setattr(gain_tables, "watermarks", lambda asked: {"published": "", "live": ""})
     monkeypatch.setattr(gain_tables, "cells_of", lambda asked: (cell_table.cell_table([]), {}))
-    monkeypatch.setattr(live, "train", lambda asked, workers: None)
+    monkeypatch.setattr(live, "train", lambda asked: None)
     live.cells(plan.plan("01", {"profile": "smoke", "out": str(tmp_path)}))
     (line,) = said
     assert line.startswith("Weights of the live results: mini-qwen-105k is ")

@@ -6,6 +6,7 @@ import json
 import math
 
 import nbformat
+import papermill
 import pytest
 from samples import write_notebook
 
@@ -214,3 +215,25 @@ def test_names_that_would_be_run_as_code_are_refused_before_any_value(tmp_path, 
     with pytest.raises(ParameterError, match="not a Python identifier") as caught:
         notebook_parameters.check(found, {name: "1", "seed": "wrong"})
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "path", sorted(notebook_parameters.NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.stem
+)
+def test_papermill_finds_what_a_notebook_declares(path, caplog):
+    """Its own reading of the cell, which warns of given parameters that it has not found."""
+    found = papermill.inspect_notebook(path)
+    declared = notebook_parameters.declared(path)
+    assert list(found) == list(declared)
+    for name, parameter in declared.items():
+        assert found[name]["inferred_type_name"] == parameter.base
+        assert found[name]["help"] == parameter.help != ""
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+
+
+def test_a_default_of_none_makes_none_a_value(tmp_path):
+    found = declared_by(tmp_path, "seeds: list[int] = None\nother: list[int] = [1]\n")
+    assert found["seeds"].type == "list[int] | None"
+    assert notebook_parameters.coerce(found["seeds"], "none") is None
+    with pytest.raises(ParameterError):
+        notebook_parameters.coerce(found["other"], "none")

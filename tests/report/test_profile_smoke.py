@@ -48,7 +48,7 @@ def test_every_run_of_the_plan_is_in_the_store(out):
 def test_no_folder_of_the_store_may_be_a_link_out_of_it(out):
     found = {path.name for path in out.iterdir() if path.is_dir()}
     assert "runs" in found
-    assert found <= {*notebook_api.WRITTEN_BESIDE, "smoke"}
+    assert found <= {*notebook_api.SHARED_FOLDERS, "smoke"}
 
 
 def test_options_are_ranked_beside_what_is_generated(out):

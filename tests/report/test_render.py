@@ -12,10 +12,13 @@ from samples import SAMPLE, profile_of
 
 from kdutils.grid.profile import load_profile
 from kdutils.report import render
-from kdutils.report.index import Result, index_html
-from kdutils.report.render import Link
+from kdutils.report.index import index_html
+from kdutils.report.render import Result
 
-LINKS = [Link("01_effectiveness", "01_effectiveness.html"), Link("02_size_correlation", None)]
+RESULTS = [
+    Result(name="01_effectiveness", status="done"),
+    Result(name="02_size_correlation", status="not_run"),
+]
 PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 
 
@@ -25,7 +28,7 @@ def page(*outputs: dict, source: str = "1 + 1", failed: bool = False, **options)
     notebook = nbformat.v4.new_notebook(
         cells=[nbformat.v4.new_markdown_cell("# Does it <em>render</em>?"), cell]
     )
-    options = {"name": LINKS[0].name, "links": LINKS, "facts": {"Profile": "<published>"}} | options
+    options = {"name": RESULTS[0].name, "results": RESULTS, "facts": {"Profile": "<published>"}} | options
     return BeautifulSoup(render.to_html(notebook, failed=failed, **options), "html.parser")
 
 
@@ -110,28 +113,20 @@ def test_figure_links_to_its_files_unless_they_are_gone():
 
 def test_navigation_is_replaced_and_nothing_else():
     html = str(page())
-    links = [LINKS[0], Link("02_size_correlation", "02_size_correlation.failed.html", failed=True)]
-    relinked = render.relink(html, name="01_effectiveness", links=links)
+    results = [RESULTS[0], Result(name="02_size_correlation", status="failed")]
+    relinked = render.relink(html, name="01_effectiveness", results=results)
     soup = BeautifulSoup(relinked, "html.parser")
     assert soup.nav.find("a", {"aria-current": "page"}).get_text() == "01 Effectiveness"
     assert soup.nav.select_one("a.failed")["href"] == "02_size_correlation.failed.html"
     assert soup.find("a", rel="next")["href"] == "02_size_correlation.failed.html"
     assert relinked.count("<!-- navigation -->") == relinked.count("<!-- /onward -->") == 1
-    assert render.relink(relinked, name="01_effectiveness", links=links) == relinked
+    assert render.relink(relinked, name="01_effectiveness", results=results) == relinked
     assert BeautifulSoup(html, "html.parser").main == soup.main
 
 
-def test_links_follow_the_pages_that_are_there(tmp_path):
-    for name in ("01_effectiveness.html", "02_size_correlation.failed.html"):
-        (tmp_path / name).touch()
-    found = render.links(
-        profile_of("01_effectiveness", "02_size_correlation", "03_teacher_quality"), tmp_path
-    )
-    assert [(link.href, link.failed) for link in found] == [
-        ("01_effectiveness.html", False),
-        ("02_size_correlation.failed.html", True),
-        (None, False),
-    ]
+def test_page_follows_from_the_status():
+    found = [Result(name="03_x", status=status).page for status in ("done", "failed", "not_run")]
+    assert found == ["03_x.html", "03_x.failed.html", None]
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(None, ""), (0.2, "1 s"), (59.4, "59 s"), (125, "2 min 5 s")])

@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from samples import PARAMETERS, write_notebook
 
-from kdutils.report import html_tables, ledger, notebook_api, styles
+from kdutils.report import html_tables, ledger, notebook_api, plots
 from kdutils.report.notebook_parameters import ParameterError
 
 NAME = "02_size_correlation"
@@ -230,7 +230,7 @@ def test_figure_is_closed(run):
 @pytest.fixture
 def theme():
     with plt.rc_context():
-        styles.set_theme()
+        plots.set_theme()
         yield
 
 

@@ -26,10 +26,10 @@ from samples import SAMPLE, profile_of, write_notebook
 
 from kdutils.grid import local_pool
 from kdutils.grid.profile import load_profile, profile_names
-from kdutils.io import child_processes
-from kdutils.report import cli, executor, kernels, ledger, notebook_api, notebook_parameters, render, runner
-from kdutils.report.index import Result
+from kdutils.io import child_processes, environment
+from kdutils.report import cli, kernels, ledger, notebook_api, notebook_parameters, render, runner
 from kdutils.report.notebook_parameters import ParameterError
+from kdutils.report.render import Result
 from kdutils.report.runner import RunError
 
 GOOD, TWIN, RAISES, KILLED, UNFINISHED, LATE, ABSENT = SAMPLE
@@ -72,7 +72,10 @@ def test_only_what_succeeded_has_a_final_name(sample):
         (GOOD, "done", ""),
         (TWIN, "done", ""),
         (RAISES, "failed", "KeyError: 'no <b>gain</b> for hf_(removed)'"),
-        (KILLED, "failed", "DeadKernelError: the kernel was killed; the usual reason is that memory ran out"),
+        (
+            *(KILLED, "failed"),
+            "DeadKernelError: the kernel was killed (signal 9); the usual reason is that memory ran out",
+        ),
         (UNFINISHED, "failed", "NotFinished: the last cell must call run.finish()"),
         (LATE, "failed", "ZeroDivisionError: division by zero"),
         (ABSENT, "not_run", ""),
@@ -154,7 +157,7 @@ def scratch(request, monkeypatch) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="kd-") as folder:
         monkeypatch.setattr(tempfile, "tempdir", folder)
         monkeypatch.setenv("TMPDIR", folder)
-        monkeypatch.setattr(kernels, "FORKS", kernels.FORKS and request.param == "forked")
+        monkeypatch.setattr(environment, "FORKS", environment.FORKS and request.param == "forked")
         monkeypatch.setitem(
             multiprocessing.current_process()._config, "tempdir", folder
         )  # else it makes one that it removes late
@@ -182,8 +185,9 @@ import sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from samples import profile_of
-from kdutils.report import kernels, runner
-kernels.FORKS = {forks}
+from kdutils.io import environment
+from kdutils.report import runner
+environment.FORKS = {forks}
 try:
     runner.run_profile(profile_of("01_effectiveness", "02_size_correlation"),
                        out=Path({out!r}), notebooks=Path({notebooks!r}), jobs=1)
@@ -204,7 +208,7 @@ def test_stopped_run_ends_all_processes_and_writes_the_index(tmp_path, scratch):
         tests=str(Path(__file__).parents[1]),
         out=str(tmp_path / "out"),
         notebooks=str(tmp_path),
-        forks=kernels.FORKS,
+        forks=environment.FORKS,
     )
     run = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
     (tmp_path / "in_the_cell").open().close()  # blocks until the child of the kernel has opened it too
@@ -254,13 +258,13 @@ def test_what_a_notebook_changes_is_not_there_for_the_next(tmp_path):
     """Both are forked from one process, so this is not a matter of course."""
     look = "import os, random, kdutils, numpy\nassert not hasattr(kdutils, 'changed')\nkdutils.changed = True"
     look += "\nassert 'CHANGED' not in os.environ\nos.environ['CHANGED'] = '1'\nnumpy.random.seed(0)"
-    look += f"\nopen(r'{tmp_path}/pids', 'a').write(f'{{os.getpid()}} {{os.getppid()}}\\n')"
+    look += f"\nopen(r'{tmp_path}/pids', 'a').write(f'{{os.getpid()}}\\n')"
     for name in (GOOD, TWIN):
         write_notebook(tmp_path, name, look, "run.finish()")
     done = runner.run_profile(profile_of(GOOD, TWIN), out=tmp_path / "out", notebooks=tmp_path, jobs=1)
     assert [result.error for result in done] == ["", ""]
     pids = (tmp_path / "pids").read_text().split()
-    assert len(set(pids)) == 4
+    assert len(set(pids)) == 2
     assert str(os.getpid()) not in pids
 
 
@@ -276,16 +280,16 @@ def test_without_the_process_to_fork_from_a_notebook_imports_by_itself(tmp_path,
         profile_of(GOOD), out=tmp_path / "out", notebooks=tmp_path, prepare=[without_socket]
     )
     assert result.status == "done"
-    assert ("imports by itself" in capsys.readouterr().err) is kernels.FORKS
+    assert ("imports by itself" in capsys.readouterr().err) is environment.FORKS
 
 
 @pytest.mark.parametrize("forks", [True, False])
-def test_worker_that_dies_at_once_is_reported(tmp_path, monkeypatch, capsys, forks):
+def test_kernel_that_dies_at_once_is_reported(tmp_path, monkeypatch, capsys, forks):
     write_notebook(tmp_path, GOOD, "run.finish()")
-    monkeypatch.setattr(executor.worker, "main", errands.die_at_once)
-    monkeypatch.setattr(executor.kernels, "FORKS", forks and kernels.FORKS)
+    monkeypatch.setattr(kernels, "serve", errands.die_at_once)
+    monkeypatch.setattr(environment, "FORKS", forks and environment.FORKS)
     [result] = runner.run_profile(profile_of(GOOD), out=tmp_path / "out", notebooks=tmp_path)
-    assert result.error == "WorkerError: the process ended with code 9; no luck"
+    assert result.error == "DeadKernelError: the kernel ended with code 9; no luck"
     assert "FAILED" in capsys.readouterr().err
     failed = nbformat.read(tmp_path / "out/published/reports" / f"{GOOD}.failed.ipynb", as_version=4)
     assert failed.cells[1].source == f"# What does {GOOD} show?"
@@ -294,7 +298,9 @@ def test_worker_that_dies_at_once_is_reported(tmp_path, monkeypatch, capsys, for
 def test_index_keeps_what_earlier_runs_left(tmp_path, capsys):
     folder = notebook_api.writable_folder(tmp_path, "published")
     for page in (f"{GOOD}.html", f"{TWIN}.html", f"{RAISES}.failed.html"):
-        (folder / "reports" / page).write_text(render.page("page.html.j2", title="", links=[], current=None))
+        (folder / "reports" / page).write_text(
+            render.page("page.html.j2", title="", results=[], current=None)
+        )
     before = [
         Result(name=GOOD, status="done"),
         Result(name=TWIN, status="done"),
@@ -327,7 +333,7 @@ def test_index_is_written_beside_a_damaged_file(tmp_path, capsys, name, fault):
     folder = notebook_api.writable_folder(tmp_path, "published")
     for page in (GOOD, TWIN):
         (folder / f"reports/{page}.html").write_text(
-            render.page("page.html.j2", title="", links=[], current=None)
+            render.page("page.html.j2", title="", results=[], current=None)
         )
     (folder / name).write_bytes(DAMAGE[name])
     fault(f"{name.partition('/')[0]} of the index")
@@ -446,7 +452,7 @@ def test_what_took_longest_the_last_time_starts_first(tmp_path, recorder):
     (folder / "index.json").write_text(json.dumps(entries))
     for name in seconds:
         (folder / "reports" / f"{name}.html").write_text(
-            render.page("page.html.j2", title="", links=[], current=None)
+            render.page("page.html.j2", title="", results=[], current=None)
         )
     results = run_mini(tmp_path, lambda plans, folder: plans)
     assert recorder.started == ["08_claims", "01_effectiveness", "06_noise"]
@@ -458,7 +464,7 @@ def test_how_soon_a_notebook_failed_is_not_how_long_it_takes(tmp_path, recorder)
     folder = notebook_api.writable_folder(tmp_path, "mini")
     entries = [{"name": "08_claims", "status": "failed", "seconds": 1.0, "error": "KeyError"}]
     (folder / "index.json").write_text(json.dumps(entries))
-    page = render.page("page.html.j2", title="", links=[], current=None)
+    page = render.page("page.html.j2", title="", results=[], current=None)
     (folder / "reports" / "08_claims.failed.html").write_text(page)
     mini = load_profile("mini")
     runner.run_profile(mini, out=tmp_path, jobs=1, train=lambda plans, folder: plans)

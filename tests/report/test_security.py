@@ -19,8 +19,8 @@ from kdutils import spec
 from kdutils.compute import Compute
 from kdutils.data import model_files
 from kdutils.io import disk, text_safety
-from kdutils.report import html_tables, index, notebook_api, notebook_parameters, render, worker
-from kdutils.report.render import Link
+from kdutils.report import executor, html_tables, index, notebook_api, notebook_parameters, render
+from kdutils.report.render import Result
 from kdutils.runs import store
 
 PACKAGE = Path(__file__).parents[2] / "kdutils"
@@ -35,9 +35,9 @@ def page_of(*outputs: dict, **options) -> str:
     """The page of a notebook whose one code cell has these outputs."""
     cell = nbformat.v4.new_code_cell("1", outputs=[nbformat.from_dict(output) for output in outputs])
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# What is it?"), cell])
-    links = [Link("01_effectiveness", "01_effectiveness.html")]
+    results = [Result(name="01_effectiveness", status="done")]
     return render.to_html(
-        notebook, name="01_effectiveness", links=links, facts={"Parameters": HOSTILE}, **options
+        notebook, name="01_effectiveness", results=results, facts={"Parameters": HOSTILE}, **options
     )
 
 
@@ -107,7 +107,7 @@ def test_a_claim_an_error_and_a_figure_stay_text_in_the_index(tmp_path):
         "reason": HOSTILE,
     }
     claim |= {"source": "live", "protocol": "careful", "analysis": "authors"}
-    failed = index.Result(name="01_effectiveness", status="failed", error=HOSTILE, changed={"x": HOSTILE})
+    failed = Result(name="01_effectiveness", status="failed", error=HOSTILE, changed={"x": HOSTILE})
     said = {"01_effectiveness": [f"It wrote {HOSTILE}"]}
     html = index.index_html(
         profile_of("01_effectiveness"), [failed], [claim], [], {"data": {"a": HOSTILE}}, conclusions=said
@@ -263,7 +263,7 @@ def test_a_folder_that_cannot_be_is_refused(out):
 
 PLACES = [
     *(f"mini/{inner}" for inner in (*notebook_api.FOLDERS, notebook_api.LOCK)),
-    *notebook_api.WRITTEN_BESIDE,
+    *notebook_api.SHARED_FOLDERS,
 ]
 
 
@@ -292,7 +292,7 @@ def test_a_run_that_is_a_link_is_not_written_through(tmp_path, place):
     link.parent.mkdir(parents=True)
     link.symlink_to(elsewhere, target_is_directory=True)
     with pytest.raises(store.StoreError, match="leads out of .*; delete that link"):
-        folder.begin(SFT.to_dict())
+        folder.begin(SFT.to_dict(), {})
     assert not list(elsewhere.iterdir())
 
 
@@ -461,8 +461,8 @@ def test_no_key_reaches_notebook_failure_or_message(tmp_path, monkeypatch):
         raise RuntimeError(said)
     except RuntimeError as error:
         folder.record_failure(f"it failed: {said}", error)
-        texts = [worker.one_line(error)]
-    texts += [nbformat.writes(worker.scrubbed(notebook)), (folder.path / "failure.json").read_text()]
+        texts = [executor.one_line(error)]
+    texts += [nbformat.writes(executor.scrubbed(notebook)), (folder.path / "failure.json").read_text()]
     for text in texts:
         assert "(removed)" in text
         assert not [secret for secret in secrets if secret in text]

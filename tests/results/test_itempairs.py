@@ -9,7 +9,7 @@ import scipy.stats
 from statsmodels.stats.multitest import multipletests
 
 from kdutils.inference import student_tests
-from kdutils.results import paired_items, paradox
+from kdutils.results import agreement_fidelity, paired_items, paradox
 from kdutils.runs import comparison
 
 MODELS = {  # student -> family and its teachers
@@ -204,3 +204,29 @@ class TestLinks:
         found = self.found(self.rows(link=1).assign(correct=True))
         assert found["estimate"].isna().all()
         assert (found["reason"] == "every run is all right, all wrong or all alike").all()
+
+
+def test_the_robust_reading_is_shown_where_it_moves_a_gain():
+    """After fkl every text is right, but written so that only the robust reading finds it in half of them."""
+    rows = answers(lambda method, *_: [method == "fkl" and item % 2 for item in range(40)], tasks=("svamp",))
+    rows = rows.assign(answer="7", correct_strict=False, text="I do not know")
+    kd = rows["method"] == "fkl"
+    rows.loc[kd, "text"] = np.where(rows.loc[kd, "correct"], "It is 7", r"So \boxed{7}, and not 8")
+    table = paired_items.by_reading(rows)
+    assert table[["lenient", "strict", "robust"]].drop_duplicates().to_numpy().tolist() == [
+        [50.0, 0.0, 100.0]
+    ]
+    moved = paired_items.moved_by_reading(table)
+    assert len(moved) == len(table) == 5
+    assert moved.loc[0, ["lenient", "strict", "robust"]].tolist() == ["+50.0*", "+0.0", "+100.0*"]
+    assert "5 of 5 gains change, by at most 50.0 points, and 0 of the tests" in paired_items.reading_remark(
+        table
+    )
+    same = paired_items.by_reading(rows.assign(text=np.where(rows["correct"], "7", "8")))
+    assert paired_items.moved_by_reading(same).empty
+
+
+def test_without_live_texts_no_reading_is_shown():
+    columns = [*agreement_fidelity.NAMES, "task", "item_id", "sample", "text", "answer", "correct"]
+    table = paired_items.by_reading(pd.DataFrame(columns=[*columns, "correct_strict"]))
+    assert table.empty and paired_items.reading_remark(table) == ""

@@ -12,7 +12,7 @@ from kdutils.constants import METHOD_NAMES
 from kdutils.data import sources
 from kdutils.grid import plan
 from kdutils.grid.profile import load_profile
-from kdutils.report import styles
+from kdutils.report import plots
 from kdutils.results import agreement_fidelity, paradox, solution_steps
 from kdutils.runs import store
 from kdutils.spec import EvalSpec, PlannedRun, RunSpec
@@ -135,8 +135,8 @@ def test_shares_of_errors_are_whole(asked):
     assert wide.sum(axis=1).tolist() == pytest.approx([100.0, 100.0])
     assert list(wide.columns) == list(solution_steps.CATEGORIES)
     assert wide.loc["SeqKD†", ["right", "no_step"]].tolist() == pytest.approx([50.0, 50.0])
-    assert set(styles.ERROR_STYLE) == set(solution_steps.CATEGORIES)
-    assert {name: style.label for name, style in styles.LIKENESS_STYLE.items()} == paradox.MEASURES
+    assert set(plots.ERROR_STYLE) == set(solution_steps.CATEGORIES)
+    assert {name: style.label for name, style in plots.LIKENESS_STYLE.items()} == paradox.MEASURES
 
 
 def test_a_plan_without_live_runs_has_no_texts():
