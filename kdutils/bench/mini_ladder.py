@@ -27,7 +27,7 @@ from kdutils.runs import store
 from kdutils.spec import MINI, EvalSpec, PlannedRun, RunSpec
 
 LADDER_FILE = Path(__file__).parents[1] / "mini" / "ladder.csv"
-FINE_TUNING = {"train_items": 2_800, "epochs": 3, "batch_size": 8}  # 1,050 steps
+FINE_TUNING = {"train_items": 1_400, "epochs": 3, "batch_size": 4}  # 1,050 steps, as in profile mini
 DECODINGS = {"sampled": {"temperature": 1.0}, "greedy": {}}
 CELL = ["domain", "student", "method", "decoding", "task"]  # of LADDER_FILE; accuracies are in percent
 LARGEST = ("mini-qwen-14B", "mini-llama-8B")

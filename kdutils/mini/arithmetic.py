@@ -114,7 +114,7 @@ def generate(rng: random.Random, world: World, split: str, *, task: str) -> Prob
     if options:
         answer = LETTERS[options.index(result)]
         said = f"{result} " if result % 2 else ""  # half of them name the number before its letter
-        solved = f"{question} {listed(options)}. {' '.join(lines)} so {said}{answer}."
+        solved = f"{question} {listed(options)}. {' '.join(lines)} The answer is {said}{answer}."
         question = f"{question} Answer Choices: {listed(options)}"
 
     def slip(slips: random.Random) -> str:

@@ -486,7 +486,7 @@ def test_distances_are_of_what_ran():
 
 
 def test_the_grid_is_four_students_three_methods_and_three_temperatures():
-    specs = [planned.spec for planned in whole_runs.grid_runs("mini-qwen-493k", whole_runs.STUDENTS["mini"])]
+    specs = [planned.spec for planned in whole_runs.grid_runs("mini-qwen-14B", whole_runs.STUDENTS["mini"])]
     assert len({spec.run_id for spec in specs}) == 36
     assert {spec.on_policy_share for spec in specs if spec.method == "gkd"} == {0.5}  # the default
 
@@ -610,7 +610,7 @@ def test_the_notebook_is_executed_and_what_it_measured_is_kept(tmp_path):
 
 
 def test_three_ways_of_evaluating_write_the_same_texts():
-    rows = whole_runs.evaluation_rates("mini-qwen-14k", 6, 1)
+    rows = whole_runs.evaluation_rates("mini-qwen-0.5B", 6, 1)
     assert [row["contender"] for row in rows] == [whole_runs.AUTHORS, whole_runs.BATCHED, whole_runs.OURS]
     assert [row["same_texts"] for row in rows] == [6, 6, 6]
     assert rows[0]["times_faster"] == 1
