@@ -126,11 +126,11 @@ PROGRAMS: dict[str, Callable[[Any, Sequence[list[int]]], Texts]] = {
 
 # --- whole grids -------------------------------------------------------------------------------------------
 
-# The deep teacher has 16 layers of random weights. Its forward pass takes 5 to 13 times the FLOPs of training
+# The deep teacher has 16 layers of random weights. Its forward pass takes 4 to 7 times the FLOPs of training
 # one of its students; that of Qwen2.5-14B takes 10 times those of Qwen2.5-0.5B (see performance.regimes).
 STUDENTS = {  # by family of models; a grid of two students has the first two
     "mini": (MINI_STUDENT, "mini-qwen-3B", "mini-qwen-0.5B", "mini-qwen-7B"),
-    "deep teacher": (MINI_STUDENT, "mini-qwen-3B", "mini-llama-1B", "mini-llama-3B"),
+    "deep teacher": (MINI_STUDENT, "mini-qwen-0.5B", "mini-llama-1B", "mini-llama-3B"),
 }
 METHODS = ("fkl", "revkd", "gkd")
 TEMPERATURES = (1.0, 2.0, 5.0)

@@ -261,7 +261,7 @@ def readme_code(number):
 
 def test_the_readme_distils_a_mini_pair(tmp_path, capsys):
     """The README's lines with the smallest models, few items, and another folder."""
-    code = readme_code(1).replace("105k", "14k").replace("493k", "36k")
+    code = readme_code(1).replace("qwen-1.5B", "qwen-0.5B").replace("qwen-14B", "qwen-1.5B")
     code = code.replace('domain="math")', 'domain="math", train_items=24, validation_items=0, epochs=1)')
     code = code.replace("kdutils.run(spec)", f"kdutils.run(spec, out={str(tmp_path)!r})")
     exec(code, {})

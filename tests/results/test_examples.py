@@ -55,7 +55,7 @@ def test_one_of_each_outcome_with_its_own_texts(asked):
     assert [text.split(" (")[0] for text in found["KD student is"]] == [
         *(paradox.QUADRANTS[key] for key in ((True, True), (True, False), (False, True), (False, False))),
     ]
-    assert found["KD student is"].str.endswith("(SVAMP: mini-qwen 36k → 14k, RevKD)").all()
+    assert found["KD student is"].str.endswith("(SVAMP: mini-qwen 1.5B → 0.5B, RevKD)").all()
     assert found["teacher"].tolist() == ["sft of mini-qwen-1.5B <b>says</b> 1"] * 4
     assert found["SFT student"].tolist() == ["sft of mini-qwen-0.5B <b>says</b> 9"] * 4
     answers = [text.rsplit(" ", 1)[1] for text in found["KD student"]]

@@ -43,7 +43,7 @@ def test_items_are_won_and_lost_by_hand():
     assert (found["won"], found["lost"], found["n"]) == (2, 1, 6)
     assert found["gain"] == pytest.approx(100 / 6)
     assert found["p_value"] == pytest.approx(scipy.stats.binomtest(1, 3).pvalue)
-    assert found["pair"] == "mini-qwen 296k→14k"
+    assert found["pair"] == "mini-qwen 7B→0.5B"
 
 
 def random_answers(seed=0, gain=0.3, **how):

@@ -247,7 +247,7 @@ def test_items_of_one_pair_are_read_from_the_store(tmp_path):
     assert items.scored["is_clean"].tolist() == [True, False] * 3
     assert average(item_gains.gains(items.scored))["difference"].tolist() == [50.0]
     assert items.beside.groupby("method")["value"].mean().to_dict() == {"fkl": 1.0, "sft": 0.5}
-    assert item_gains.gain_table(items)["pair"].unique().tolist() == ["mini-qwen 36k→14k"]
+    assert item_gains.gain_table(items)["pair"].unique().tolist() == ["mini-qwen 1.5B→0.5B"]
 
 
 def test_rows_that_do_not_say_what_is_contaminated_are_not_called_clean(tmp_path):
