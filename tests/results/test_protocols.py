@@ -260,7 +260,7 @@ def test_what_decides_is_how_a_run_was_made_and_not_its_name(tmp_path):
         keep(tmp_path, run, right=True)
     rows = protocols.read(asked)
     assert set(rows["method"]) == {"sft", "fkl", "gkd"}
-    assert set(rows["student"]) == {"mini-qwen-3B"}  # the teacher's own runs are no students
+    assert set(rows["student"]) == {"mini-qwen-1.5B"}  # the teacher's own runs are no students
     assert rows["lenient"].all()
     assert not rows["strict"].any()
     settings = rows[SETTING].drop_duplicates()
