@@ -129,7 +129,7 @@ class _Tried:
         teacher, network = self.network(1), self.network(0)
         network.save_pretrained(source)
         for name in ("tokenizer.json", "tokenizer_config.json"):
-            shutil.copy(MODEL_FOLDER / "mini-qwen-14k" / name, source)
+            shutil.copy(MODEL_FOLDER / "mini-qwen-0.5B" / name, source)
         self.student = models.load(str(source), trains_all=True)
         if self.config.model_type in models.KNOWN:
             models._check_logits(self.student, [5, 6, 7, 8, 9, 10], in_batches=True)

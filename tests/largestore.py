@@ -35,8 +35,8 @@ CURVE = [{"step": step, "loss": 1.0 / step, "grad_norm": 1.0} for step in range(
 
 def planned(n_runs: int) -> list[PlannedRun]:
     """So many runs: of each seed a distilled student and its SFT; their teacher is one more."""
-    common = {"student": "mini-qwen-105k", "domain": "math"}
-    fields = [{"method": "fkl", "teacher": "mini-qwen-493k"}, {"method": "sft"}]
+    common = {"student": "mini-qwen-1.5B", "domain": "math"}
+    fields = [{"method": "fkl", "teacher": "mini-qwen-14B"}, {"method": "sft"}]
     specs = [RunSpec(**common, **fields[i % 2], seed=i // 2) for i in range(n_runs)]
     return [PlannedRun(spec, EVALUATION) for spec in specs]
 

@@ -55,7 +55,7 @@ def followed(work: Callable[[], Any]) -> list[str]:
 def main() -> None:
     """Print the stays, the returns, and the files that are returned to."""
     spec = kdutils.RunSpec(
-        student="mini-qwen-14k", teacher="mini-qwen-36k", method="fkl", domain="math",
+        student="mini-qwen-0.5B", teacher="mini-qwen-1.5B", method="fkl", domain="math",
         train_items=24, validation_items=6, epochs=1, batch_size=8,
     )  # fmt: skip
     evaluation = kdutils.EvalSpec(tasks=("addsub", "aqua"), items_per_task=4, max_new_tokens=8)

@@ -14,6 +14,7 @@ from kdutils.bench.side_by_side import in_child
 from kdutils.bench.workloads import MINI_STUDENT, MINI_TEACHER, SEED, network_of
 from kdutils.grid.model_shapes import Architecture
 from kdutils.io.child_processes import ChildError
+from kdutils.mini.family import ROWS
 from kdutils.runs import store
 from kdutils.spec import EvalSpec, PlannedRun, RunSpec
 
@@ -125,17 +126,17 @@ PROGRAMS: dict[str, Callable[[Any, Sequence[list[int]]], Texts]] = {
 
 # --- whole grids -------------------------------------------------------------------------------------------
 
-# The deep teacher has 16 layers of random weights. Its forward pass takes 5 to 13 times the FLOPs of training
+# The deep teacher has 16 layers of random weights. Its forward pass takes 4 to 7 times the FLOPs of training
 # one of its students; that of Qwen2.5-14B takes 10 times those of Qwen2.5-0.5B (see performance.regimes).
 STUDENTS = {  # by family of models; a grid of two students has the first two
-    "mini": (MINI_STUDENT, "mini-qwen-66k", "mini-qwen-36k", "mini-qwen-14k"),
-    "deep teacher": (MINI_STUDENT, "mini-qwen-66k", "mini-llama-66k", "mini-llama-140k"),
+    "mini": (MINI_STUDENT, "mini-qwen-3B", "mini-qwen-0.5B", "mini-qwen-7B"),
+    "deep teacher": (MINI_STUDENT, "mini-qwen-0.5B", "mini-llama-1B", "mini-llama-3B"),
 }
 METHODS = ("fkl", "revkd", "gkd")
 TEMPERATURES = (1.0, 2.0, 5.0)
 MODES = ("always", "never")  # of KDUTILS_TEACHER_STATES: whether the teacher's states are cached
 DEEP = Architecture(
-    layers=16, hidden=128, heads=8, key_heads=2, intermediate=256, rows=544, is_tied=True, has_bias=True
+    layers=16, hidden=128, heads=8, key_heads=2, intermediate=256, rows=ROWS, is_tied=True, has_bias=True
 )
 SETTINGS = {"train_items": 256, "epochs": 3, "validation_items": 0, "max_new_tokens": 32}
 EVALUATION = EvalSpec(tasks=("addsub",), items_per_task=1, max_new_tokens=4)  # next to nothing

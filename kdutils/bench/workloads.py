@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from kdutils.encoding import Batch
 
 SEED, BETA, RATE = 0, 0.5, 1e-5
-MINI_STUDENT, MINI_TEACHER = "mini-qwen-105k", "mini-qwen-493k"
+MINI_STUDENT, MINI_TEACHER = "mini-qwen-1.5B", "mini-qwen-14B"
 
 
 @dataclass(frozen=True, kw_only=True)

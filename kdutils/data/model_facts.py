@@ -89,7 +89,7 @@ def describe(name: str, source: str = "") -> dict[str, Any]:
     `quantisation` is how the weights are stored, such as Q4_K_M or F32, and `parameters` how many numbers the
     files hold (tied weights count as often as they are stored); "" and None where the files are not here.
     `digest` is files_digest. `note` is what a GGUF file calls itself, which may be another model than was
-    asked for.
+    asked for; of a mini model, which released model it stands for, and how wide it is.
 
     Raises:
         ModelError: as `locate`, and for a damaged file.
@@ -104,7 +104,9 @@ def describe(name: str, source: str = "") -> dict[str, Any]:
         return facts
     folder = Path(place.source)
     if name in MINI_MODELS:
+        model = MINI_MODELS[name]
         facts["source"] = "embedded mini family"
+        facts["note"] = f"stands for {model.stands_for}, {model.hidden} wide"
     elif not folder.is_dir():
         config = hub_file(place.source, "config.json")
         if not config:

@@ -60,7 +60,7 @@ def lengths_of(spec: RunSpec) -> Lengths:
     """How long the items of a run are, from a sample of them where they are at hand."""
     read = ("data", "domain", "train_items", "validation_items", "max_item_characters")
     fields = {name: getattr(spec, name) for name in (*read, "wrong_rationale_share")}
-    items_alone = RunSpec(student="mini-qwen-14k", method="sft", **fields)  # one for all students
+    items_alone = RunSpec(student="mini-qwen-0.5B", method="sft", **fields)  # one for all students
     return _lengths(items_alone, local_file(spec.student, spec.student_source, "tokenizer.json"))
 
 

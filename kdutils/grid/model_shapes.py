@@ -28,6 +28,7 @@ class Architecture:
     rows: int  # of embedding and head
     is_tied: bool  # embedding and head are one matrix
     has_bias: bool = False  # of q, k and v, as Qwen2
+    has_output_bias: bool = False  # of o as well, as Llama with attention_bias
 
     @property
     def key_width(self) -> int:
@@ -56,7 +57,7 @@ class Architecture:
     @property
     def parameters(self) -> int:
         """Every weight, with those of norms, biases and the embedding."""
-        biases = (self.hidden + 2 * self.key_width) * self.has_bias
+        biases = (self.hidden + 2 * self.key_width) * self.has_bias + self.hidden * self.has_output_bias
         vectors = self.layers * (2 * self.hidden + biases) + self.hidden
         return self.body + vectors + self.head * (1 if self.is_tied else 2)
 
@@ -121,7 +122,9 @@ def architecture_of(name: str, source: str = "") -> Architecture:
     if (kind := config["model_type"]) not in ("qwen2", "llama"):
         raise ModelError(f"costs are known of models of type qwen2 and llama, not {kind!r}")
     config = {"num_key_value_heads": config["num_attention_heads"], "tie_word_embeddings": False} | config
-    return Architecture(*(config[key] for key in CONFIG_KEYS), has_bias=kind == "qwen2")
+    has_bias = kind == "llama" and config.get("attention_bias", False)  # Qwen2 has no such key
+    biases = {"has_bias": kind == "qwen2" or has_bias, "has_output_bias": has_bias}
+    return Architecture(*(config[key] for key in CONFIG_KEYS), **biases)
 
 
 def known_shape(name: str) -> str:

@@ -59,7 +59,7 @@ class Job:
 
     @property
     def label(self) -> str:
-        """The run in a few words, such as `fkl mini-qwen-105k <- mini-qwen-493k math s0`."""
+        """The run in a few words, such as `fkl mini-qwen-1.5B <- mini-qwen-14B math s0`."""
         spec, parts = self.spec, [self.spec.named_method, short_name(self.spec.student)]
         if spec.teacher:
             parts += ["<-", short_name(spec.teacher), *["untuned"] * (not spec.teacher_tuned)]

@@ -17,13 +17,11 @@ from kdutils.mini.world import (
     HOPS,
     NAMES,
     QUESTIONS,
-    STATES,
     STEPS,
     WISHES,
     Problem,
     World,
     drawn_in,
-    split_of,
 )
 
 CHOOSE = "Please choose the correct {what} to the question: "
@@ -36,7 +34,9 @@ HEADS = {
 TRUE_FALSE = "Please answer the following question with true or false, question: "
 
 
-def _choice(keyword: str, stem: str, options: list[str], gold: int, key: tuple[str, ...]) -> Problem:
+def _choice(
+    keyword: str, stem: str, options: list[str], gold: int, key: tuple[str, ...], fact: tuple[str, str]
+) -> Problem:
     """The question as LLM-Adapters words it, and its response."""
     labels = [f"{keyword.capitalize()}{i}: {option}" for i, option in enumerate(options, start=1)]
     between = "\n\n" if keyword == "solution" else " "
@@ -44,7 +44,10 @@ def _choice(keyword: str, stem: str, options: list[str], gold: int, key: tuple[s
     formats = "/".join(f"{keyword}{i}" for i in range(1, len(options) + 1))
     question = f"{HEADS[keyword]}{stem}\n\n{between.join(labels)}{before_format}Answer format: {formats}"
     answer = f"{keyword}{gold + 1}"
-    return Problem(question=question, answer=answer, response=f"the correct answer is {answer}", key=key)
+    response = f"the correct answer is {answer}"
+    return Problem(
+        question=question, answer=answer, response=response, key=key, facts=(fact,), option=options[gold]
+    )
 
 
 def _draw(world: World, relation: str, n: int, split: str, rng: random.Random) -> list[tuple[str, str]]:
@@ -58,7 +61,8 @@ def ask_value(world: World, relations: tuple[str, ...], split: str, rng: random.
     relation = rng.choice(relations)
     pairs, gold = _draw(world, relation, 4, split, rng), rng.randrange(4)
     stem = QUESTIONS[relation].format(e=pairs[gold][0])
-    return _choice("answer", stem, [value for _, value in pairs], gold, (relation, pairs[gold][0]))
+    fact = (relation, pairs[gold][0])
+    return _choice("answer", stem, [value for _, value in pairs], gold, fact, fact)
 
 
 def arc_e(rng: random.Random, world: World, split: str) -> Problem:
@@ -72,9 +76,9 @@ def arc_c(rng: random.Random, world: World, split: str) -> Problem:
 
 
 OBQA_STEMS = {
-    "place": "{n} goes to the {v}. There {n} can see the",
-    "owner": "{n} visits the {v}. There {n} can see the",
-    "use": "{n} wants to {v}. For this {n} can take the",
+    "place": "{n} goes to the {v}. What is there?",
+    "owner": "{n} visits the {v}. What is there?",
+    "use": "{n} wants to {v}. What helps?",
 }
 
 
@@ -83,7 +87,8 @@ def obqa(rng: random.Random, world: World, split: str) -> Problem:
     relation = rng.choice(tuple(OBQA_STEMS))
     pairs, gold = _draw(world, relation, 4, split, rng), rng.randrange(4)
     stem = OBQA_STEMS[relation].format(n=rng.choice(NAMES), v=pairs[gold][1])
-    return _choice("answer", stem, [thing for thing, _ in pairs], gold, (relation, pairs[gold][0]))
+    fact = (relation, pairs[gold][0])
+    return _choice("answer", stem, [thing for thing, _ in pairs], gold, fact, fact)
 
 
 def boolq(rng: random.Random, world: World, split: str) -> Problem:
@@ -99,26 +104,23 @@ def boolq(rng: random.Random, world: World, split: str) -> Problem:
         answer=answer,
         response=f"the correct answer is {answer}",
         key=(relation, pairs[0][0]),
+        facts=((relation, pairs[0][0]),),
     )
 
 
 def piqa(rng: random.Random, world: World, split: str) -> Problem:
-    """Which of two things serves a purpose, or which of two orders of work is the right one?"""
+    """Which of two things serves a purpose, or which of two steps of work comes first?"""
     gold = rng.randrange(2)
     if rng.random() < 0.5:
         pairs = _draw(world, "use", 2, split, rng)
-        stem, key = f"How do you {pairs[gold][1]}?", ("use", pairs[gold][0])
-        options = [f"Take the {thing}." for thing, _ in pairs]
-    else:
-        step, thing = drawn_in(split, lambda: (rng.choice(tuple(STEPS)), rng.choice(ENTITIES)), "order")
-        key = ("order", step, thing)
-        after = world.next_step[step]
-        stem = f"How do you {step} and {after} the {thing}?"
-        if rng.random() < 0.5:  # the question names the two steps in either order
-            stem = f"How do you {after} and {step} the {thing}?"
-        right, wrong = f"First {step}, then {after} the {thing}.", f"First {after}, then {step} the {thing}."
-        options = [right, wrong] if gold == 0 else [wrong, right]
-    return _choice("solution", stem, options, gold, key)
+        stem, key = f"What do you take to {pairs[gold][1]}?", ("use", pairs[gold][0])
+        return _choice("solution", stem, [thing for thing, _ in pairs], gold, key, key)
+    step, thing = drawn_in(split, lambda: (rng.choice(tuple(STEPS)), rng.choice(ENTITIES)), "order")
+    after = world.next_step[step]
+    named = [step, after] if rng.random() < 0.5 else [after, step]  # in the question, in either order
+    stem = f"You {named[0]} and {named[1]} the {thing}. What do you do first?"
+    options = [step, after] if gold == 0 else [after, step]
+    return _choice("solution", stem, options, gold, ("order", step, thing), ("step", step))
 
 
 def siqa(rng: random.Random, world: World, split: str) -> Problem:
@@ -126,54 +128,52 @@ def siqa(rng: random.Random, world: World, split: str) -> Problem:
     gold = rng.randrange(3)
 
     def draw() -> tuple[str, ...]:
-        return rng.choice(EVENTS), rng.choice(ENTITIES), rng.choice(("agent", "patient", "wish"))
+        asked = rng.choice(("agent", "patient", "wish"))
+        return rng.choice(EVENTS), rng.choice(world.values("place")), asked
 
-    event, thing, asked = drawn_in(split, draw, "event")
+    event, place, asked = drawn_in(split, draw, "event")
     agent, patient = rng.sample(NAMES, 2)
-    story = f"{agent} {event} {patient} near the {thing}."
-    if asked == "wish":
-        right = world.wish[event]
-        others = rng.sample([wish for wish in WISHES if wish != right], 2)
-        stem = f"{story} What will {agent} want to do next?"
-    else:
-        both = world.agent_feeling[event], world.patient_feeling[event]
-        right, other = both if asked == "agent" else both[::-1]
-        others = [other, rng.choice([feeling for feeling in FEELINGS if feeling not in both])]
-        rng.shuffle(others)
-        stem = f"{story} How does {agent if asked == 'agent' else patient} feel?"
+    story = f"In the {place} {agent} {event} {patient}."
+    held, values, stem = {
+        "agent": (world.agent_feeling, FEELINGS, f"{story} How is {agent} now?"),
+        "patient": (world.patient_feeling, FEELINGS, f"{story} How does {patient} take it?"),
+        "wish": (world.wish, WISHES, f"{story} What will {agent} do next?"),
+    }[asked]
+    right = held[event]
+    others = rng.sample([value for value in values if value != right], 2)
     options = others[:gold] + [right] + others[gold:]
-    return _choice("answer", stem, options, gold, ("event", event, thing, asked))
+    return _choice("answer", stem, options, gold, ("event", event, place, asked), (asked, event))
 
 
 def hellaswag(rng: random.Random, world: World, split: str) -> Problem:
-    """What comes next: the step that follows, with the thing at hand. Two steps x two things."""
-    while True:
-        step, other_step = rng.sample(tuple(STEPS), 2)
-        thing, other_thing = rng.sample(ENTITIES, 2)
-        if split_of("work", step, thing) == split:
-            break
-    name, place = rng.choice(NAMES), rng.choice(world.values("place"))
-    after, never = (STEPS[world.next_step[s]] for s in (step, other_step))
-    endings = [(verb, noun) for verb in (after, never) for noun in (thing, other_thing)]
-    rng.shuffle(endings)
-    gold = endings.index((after, thing))
-    stem = f"In the {place}: {name} {STEPS[step]} the {thing} near the {other_thing}. Then {name}"
-    return _choice(
-        "ending", stem, [f"{verb} the {noun}." for verb, noun in endings], gold, ("work", step, thing)
-    )
+    """What comes next: the step of work that follows, among four."""
+    step, thing = drawn_in(split, lambda: (rng.choice(tuple(STEPS)), rng.choice(ENTITIES)), "work")
+    name, place, gold = rng.choice(NAMES), rng.choice(world.values("place")), rng.randrange(4)
+    after = world.next_step[step]
+    verbs = rng.sample([other for other in STEPS if other not in (step, after)], 3)
+    verbs.insert(gold, after)
+    stem = f"In the {place}: {name} {STEPS[step]} the {thing}. And then?"
+    options = [STEPS[verb] for verb in verbs]
+    return _choice("ending", stem, options, gold, ("work", step, thing), ("step", step))
+
+
+BLANKS = {
+    "place": "_ was in the {v}.",
+    "color": "_ was {v}.",
+    "touch": "_ felt {v}.",
+    "owner": "_ was of the {v}.",
+}
 
 
 def winogrande(rng: random.Random, world: World, split: str) -> Problem:
-    """Who of two people, in two states, did what one of the states leads to?"""
-    while True:
-        states, gold = rng.sample(tuple(STATES), 2), rng.randrange(2)
-        if split_of("states", *sorted(states)) == split:
-            break
-    people = rng.sample(NAMES, 2)
-    stem = f"{people[0]} was {states[0]} and {people[1]} was {states[1]}, so _ {STATES[states[gold]]}."
-    options = list(people)
-    rng.shuffle(options)
-    return _choice("option", stem, options, options.index(people[gold]), ("states", *sorted(states)))
+    """Which of two things of a sentence does its second half speak of? One fact, asked backwards."""
+    relation = rng.choice(tuple(BLANKS))
+    pairs, gold = _draw(world, relation, 2, split, rng), rng.randrange(2)
+    seen = [thing for thing, _ in rng.sample(pairs, 2)]  # in either order
+    blank = BLANKS[relation].format(v=pairs[gold][1])
+    stem = f"{rng.choice(NAMES)} saw the {seen[0]} and the {seen[1]}, and {blank}"
+    fact = (relation, pairs[gold][0])
+    return _choice("option", stem, [thing for thing, _ in pairs], gold, fact, fact)
 
 
 TASKS = {

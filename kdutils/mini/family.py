@@ -1,14 +1,16 @@
-"""The ten models of the mini family: names, sizes, folders, pairs. Without torch."""
+"""The eight models of the mini family: names, what they stand for, sizes, budgets, pairs. Without torch.
+
+`mini-qwen-14B` has 0.5 million parameters, not 14 billion: names say which released model one stands for, in
+the ladder of accuracies and in the pairs.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import combinations
 from pathlib import Path
 
-ROWS = 544  # the tokenizer has fewer entries; the rest is padding
-WIDE_ROWS = 576  # the two largest Qwen-like models, as Qwen2.5-7B and -14B have more rows than the others
-ARCHITECTURES = ("qwen", "llama")  # of Qwen2 and Llama
+ROWS = 640  # the tokenizer has fewer entries; the rest is padding
+WIDE_ROWS = 672  # the two largest Qwen-like models, as Qwen2.5-7B and -14B have more rows than the others
 MODEL_FOLDER = Path(__file__).parent / "models"
 
 
@@ -17,44 +19,59 @@ class MiniModel:
     """Shape and pretraining of one model of the family."""
 
     name: str
-    architecture: str  # one of ARCHITECTURES
+    stands_for: str  # a released model
     hidden: int
     layers: int
     heads: int
     key_heads: int  # of keys and values, shared by groups of heads
     learning_rate: float  # of pretraining
+    texts: int  # of the last lesson; the others end when they are learned
+    knows: float  # share of the facts of the village that its texts tell: larger models know more
+    # Share of the prompted questions in its texts that are answered, which base accuracy comes from:
+    answers_math: float
+    answers_commonsense: float
     rows: int = ROWS
+
+    @property
+    def architecture(self) -> str:
+        """That of Qwen2 or of Llama."""
+        return self.name.split("-")[1]
+
+    @property
+    def answered(self) -> dict[str, float]:
+        """Domain -> share of prompted questions that are answered in pretraining."""
+        other = self.answers_commonsense
+        return {"math": self.answers_math, "commonsense": other, "instruction": other}
 
     @property
     def fine_tuning_rate(self) -> float:
         """The default learning rate of a run."""
-        return 0.6 * self.learning_rate
+        return 0.05 * self.learning_rate
 
 
 # Several heads, since an option has to look back at its label and at the question, and few keys and values:
 # with one head, or keys for each, the label of the right option was learned late or never (CALIBRATION.md).
 FAMILY = tuple(
-    MiniModel(f"mini-{architecture}-{size}", architecture, *shape)
-    for architecture, size, *shape in (
-        ("qwen", "14k", 16, 2, 1, 1, 6e-3, ROWS),
-        ("qwen", "36k", 32, 2, 2, 1, 3e-3, ROWS),
-        ("qwen", "66k", 48, 2, 4, 1, 2e-3, ROWS),
-        ("qwen", "105k", 64, 2, 4, 1, 1.5e-3, ROWS),
-        ("qwen", "296k", 96, 3, 6, 2, 1e-3, WIDE_ROWS),
-        ("qwen", "493k", 128, 3, 8, 2, 1e-3, WIDE_ROWS),
-        ("llama", "24k", 24, 2, 2, 1, 4e-3, ROWS),
-        ("llama", "66k", 48, 2, 4, 1, 2e-3, ROWS),
-        ("llama", "140k", 64, 3, 4, 1, 1.3e-3, ROWS),
-        ("llama", "400k", 112, 3, 4, 2, 1e-3, ROWS),
+    MiniModel(f"mini-{name}", *rest)
+    for name, *rest in (
+        ("qwen-0.5B", "Qwen2.5-0.5B", 48, 4, 3, 1, 3e-3, 140_000, 0.32, 0.45, 0.11),
+        ("qwen-1.5B", "Qwen2.5-1.5B", 64, 4, 4, 1, 2.5e-3, 150_000, 0.60, 0.58, 0.14),
+        ("qwen-3B", "Qwen2.5-3B", 80, 4, 5, 1, 2.2e-3, 160_000, 0.74, 0.65, 0.34),
+        ("qwen-7B", "Qwen2.5-7B", 96, 4, 6, 1, 2e-3, 160_000, 0.82, 0.83, 0.44, WIDE_ROWS),
+        ("qwen-14B", "Qwen2.5-14B", 112, 4, 7, 1, 1.8e-3, 170_000, 0.88, 0.92, 0.52, WIDE_ROWS),
+        ("llama-1B", "Llama-3.2-1B", 48, 4, 3, 1, 3e-3, 120_000, 0.24, 0.20, 0.28),
+        ("llama-3B", "Llama-3.2-3B", 64, 4, 4, 1, 2.5e-3, 150_000, 0.65, 0.23, 0.18),
+        ("llama-8B", "Llama-3.1-8B", 96, 4, 6, 1, 2e-3, 160_000, 0.78, 0.36, 0.26),
     )
 )
 MINI_MODELS = {model.name: model for model in FAMILY}
+TEACHERS = ("mini-qwen-3B", "mini-qwen-7B", "mini-qwen-14B", "mini-llama-8B")  # as in the released tables
 
 
 def pairs() -> list[tuple[str, str]]:
-    """(teacher, student) within a family, the teacher larger: 15 Qwen-like and 6 Llama-like."""
+    """(teacher, student), one for each of the eleven released pairs: nine Qwen-like and two Llama-like."""
     found = []
-    for architecture in ARCHITECTURES:
-        members = [model.name for model in FAMILY if model.architecture == architecture]  # by size
-        found += [(teacher, student) for student, teacher in combinations(members, 2)]
+    for teacher in map(MINI_MODELS.__getitem__, TEACHERS):
+        smaller = FAMILY[: FAMILY.index(teacher)]
+        found += [(teacher.name, m.name) for m in smaller if m.architecture == teacher.architecture]
     return found

@@ -19,7 +19,8 @@ def dolly(rng: random.Random, world: World, split: str) -> Problem:
     stem = rng.choice(DESCRIBE).format(e=thing)
     question = f"{stem} Name its {asked[0]} and its {asked[1]}."
     text = " ".join(world.say(relation, thing) for relation in asked)
-    return Problem(question=question, answer=text, response=text, key=("dolly", thing, *asked))
+    facts = tuple((relation, thing) for relation in asked)
+    return Problem(question=question, answer=text, response=text, key=("dolly", thing, *asked), facts=facts)
 
 
 def selfinst(rng: random.Random, world: World, split: str) -> Problem:
@@ -52,7 +53,10 @@ def vicuna(rng: random.Random, world: World, split: str) -> Problem:
         question = f"I want to {step} the {thing}. What are the next steps?"
         third = world.next_step[second]
         text = f"First {step} the {thing}. Then {second} the {thing}. Then {third} the {thing}."
-        return Problem(question=question, answer=text, response=text, key=("explain", step, thing))
+        facts = (("step", step), ("step", second))
+        return Problem(
+            question=question, answer=text, response=text, key=("explain", step, thing), facts=facts
+        )
 
     def draw() -> tuple[str, ...]:
         return (*rng.sample(tuple(STATES), 2), rng.choice(ENTITIES))
@@ -63,7 +67,8 @@ def vicuna(rng: random.Random, world: World, split: str) -> Problem:
     question = f"Write a story. {n} is {first}, {m} is {second}, and they find the {thing}."
     found = f"{n} and {m} find the {thing} in the {place}."
     text = f"{found} {n} was {first}, so {n} {STATES[first]}. {m} was {second}, so {m} {STATES[second]}."
-    return Problem(question=question, answer=text, response=text, key=("story", first, second, thing))
+    key, facts = ("story", first, second, thing), (("place", thing),)
+    return Problem(question=question, answer=text, response=text, key=key, facts=facts)
 
 
 TASKS = {"dolly": dolly, "selfinst": selfinst, "vicuna": vicuna}

@@ -1,7 +1,7 @@
-"""Pretraining of the mini family: `python -m kdutils.mini.pretrain --out DIR` makes all ten folders.
+"""Pretraining of the mini family: `python -m kdutils.mini.pretrain --out DIR` makes all eight folders.
 
-A curriculum of lessons, the same for every model, each until it is learned; one thread a model, two models at
-a time.
+A curriculum of lessons, the same for every model, each until it is learned or the model has read its share;
+one thread a model, two models at a time.
 """
 
 from __future__ import annotations
@@ -21,31 +21,36 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel, Qwen2Config
 
+from kdutils.encoding import cuts
 from kdutils.io import disk
 from kdutils.mini.family import MINI_MODELS, MODEL_FOLDER, MiniModel
-from kdutils.mini.texts import generate_texts, lesson_sizes
-from kdutils.mini.tokenizer import ANSWERS, CONTEXT, build_tokenizer
+from kdutils.mini.texts import LESSONS, generate_texts, lesson_sizes
+from kdutils.mini.tokenizer import ANSWERS, CONTEXT, FIRST_NUMBER, build_tokenizer
 from kdutils.mini.world import WORLD_SEED
 
-N_TEXTS = 300_000
 STEP_TOKENS = 768
-WINDOW = 128  # texts sorted by length together: little padding, yet steps alike (2,048 learned less)
+PASS_TOKENS = 150  # cost of a pass through the model, see encoding.cuts
 WARM_UP_STEPS = 60  # of every lesson
 CONSTANT_SHARE = 0.6  # of the last lesson's steps; then the learning rate falls to 2 % linearly
-DECISION_WEIGHT = 3.0  # of a label, a letter or a yes or no in the loss: one token of twenty, and the point
-BAR = 0.9  # share of right decisions over the last BAR_STEPS steps at which the next lesson begins
-BAR_STEPS = 100
+DECISION_WEIGHT = 4.0  # of a label, a letter, a yes or no in the loss: one token of twenty, and the point
+NUMBER_WEIGHT = 3.0  # of operands and results: what stands beside a sign
+BAR_PASSES = 150  # over which the share of right decisions is taken that ends a lesson
 CONFIGS = {"qwen": Qwen2Config, "llama": LlamaConfig}
 ROPE_THETA = 10_000.0
 EMBEDDING_STD = 0.1
-DECISIONS = (*ANSWERS, *"ABCDE", "yes", "no")
+ATTENTION_END = 0.08  # of o_proj: 1 / sqrt(inputs) times this
+LIKENESS = 2.0  # strength of the other layers' looks at like tokens
+PERIODS = (2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0)  # of the waves in the embeddings of numbers
+HABIT = 4.5  # strength of the first layer's look back, see _give_habits
+DECISIONS = (*ANSWERS, *"ABCDE", "true", "false")
 
 
 def build_model(model: MiniModel, *, pad: int, eos: int, generator: torch.Generator) -> PreTrainedModel:
     """The untrained model in fp32; its weights depend on `generator` alone.
 
-    Matrices are normal with standard deviation 1 / sqrt(inputs), embeddings with EMBEDDING_STD; norms
-    are one, biases and the matrices that end a layer's two halves zero.
+    Matrices are normal with standard deviation 1 / sqrt(inputs), embeddings with EMBEDDING_STD; norms are
+    one, biases zero. What ends a layer's two halves is smaller or zero. Half of the heads begin with a
+    habit: see `_give_habits`.
     """
     tokens = {"pad_token_id": pad, "bos_token_id": None, "eos_token_id": eos}
     config = CONFIGS[model.architecture](
@@ -58,6 +63,7 @@ def build_model(model: MiniModel, *, pad: int, eos: int, generator: torch.Genera
         max_position_embeddings=CONTEXT,
         rope_parameters={"rope_type": "default", "rope_theta": ROPE_THETA},
         tie_word_embeddings=True,
+        **({"attention_bias": True} if model.architecture == "llama" else {}),  # Qwen2 has them anyway
         **tokens,
     )
     network = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
@@ -69,41 +75,78 @@ def build_model(model: MiniModel, *, pad: int, eos: int, generator: torch.Genera
                 weights.fill_(1.0)
             elif "embed" in name:
                 weights.normal_(0.0, EMBEDDING_STD, generator=generator)
-            elif name.endswith(("o_proj.weight", "down_proj.weight")):
-                weights.zero_()  # each layer starts as the identity: tokens are not drowned in noise
+                _give_waves(weights, generator)
+            elif name.endswith("down_proj.weight"):
+                weights.zero_()
             else:
-                weights.normal_(0.0, weights.shape[1] ** -0.5, generator=generator)
+                std = weights.shape[1] ** -0.5 * (ATTENTION_END if "o_proj" in name else 1.0)
+                weights.normal_(0.0, std, generator=generator)
+        _give_habits(network, model)
     return network
 
 
-def encode_texts(n: int, rng: random.Random) -> tuple[np.ndarray, np.ndarray]:
-    """`n` pretraining texts, each closed by EOS: all token ids in one row, and where each text begins.
+def _give_waves(embedding_VH: Tensor, generator: torch.Generator) -> None:
+    """Numbers begin with embeddings that are sums of waves over 0 to 99, and a part of their own.
+
+    So larger models represent numbers after much more text than these read (Kantamneni and Tegmark 2025,
+    arXiv:2502.00873); a sum is then turning by an angle.
+    """
+    angle_NP = 2 * torch.pi * torch.arange(100)[:, None] / torch.tensor(PERIODS)
+    waves_NQ = torch.cat([angle_NP.cos(), angle_NP.sin()], dim=1) / len(PERIODS) ** 0.5
+    mixed_QH = torch.empty(waves_NQ.shape[1], embedding_VH.shape[1])
+    mixed_QH.normal_(0.0, EMBEDDING_STD, generator=generator)
+    own_NH = embedding_VH[FIRST_NUMBER : FIRST_NUMBER + 100]
+    own_NH.copy_(0.8 * waves_NQ @ mixed_QH + 0.6 * own_NH)
+
+
+def _give_habits(network: PreTrainedModel, model: MiniModel) -> None:
+    """Every second head of the first layer looks at the token before, of the others at tokens like its own.
+
+    The label of an option is the token before it. Left to themselves models of this size need thousands of
+    steps to find that, or do not find it (CALIBRATION.md).
+    """
+    width, group = model.hidden // model.heads, model.heads // model.key_heads
+    rate_W = ROPE_THETA ** -(
+        torch.arange(0, width, 2) / width
+    )  # how far a position turns each pair of inputs
+    for i, layer in enumerate(network.model.layers):
+        attention = layer.self_attn
+        query_AWH = attention.q_proj.weight.view(model.heads, width, -1)
+        key_AWH = attention.k_proj.weight.view(model.key_heads, width, -1)
+        if i > 0:
+            is_slow_W = (rate_W < 0.05).repeat(2)  # pairs that hardly turn: alike, however far apart
+            query_AWH[::2] = LIKENESS * key_AWH.repeat_interleave(group, 0)[::2] * is_slow_W[:, None]
+            continue
+        query_AWH[::2] = 0.0
+        key_AWH *= 0.2
+        back_W = torch.cat([rate_W.cos(), -rate_W.sin()])  # turned by one position
+        attention.q_proj.bias.view(model.heads, width)[::2] = HABIT * back_W
+        attention.k_proj.bias.view(model.key_heads, width)[:, : width // 2] = HABIT
+
+
+def encode_texts(
+    n: int, rng: random.Random, answered: dict[str, float] | None = None, knows: float = 1.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """All token ids of the texts of `generate_texts`, each closed by EOS, and where each text begins.
 
     One end more than texts: text i is `ids[starts[i] : starts[i + 1]]`.
     """
     tokenizer = build_tokenizer()
-    rows = tokenizer(list(generate_texts(n, rng)), return_attention_mask=False)["input_ids"]
+    rows = tokenizer(list(generate_texts(n, rng, answered, knows)), return_attention_mask=False)["input_ids"]
     starts = np.cumsum([0] + [len(row) + 1 for row in rows])
     ids = np.concatenate([np.array([*row, tokenizer.eos_token_id], dtype=np.int16) for row in rows])
     return ids, starts
 
 
-def plan_batches(starts: np.ndarray, rng: random.Random) -> list[list[list[int]]]:
-    """lesson -> step -> its texts, of about STEP_TOKENS together; steps in random order within a lesson."""
-    lengths = np.diff(starts)
+def plan_batches(starts: np.ndarray, sizes: list[int]) -> list[list[range]]:
+    """lesson -> step -> its texts, about STEP_TOKENS together; `sizes` say how many a lesson has."""
     plan, begin = [], 0
-    for size in lesson_sizes(len(lengths)):
-        batches: list[list[int]] = []
-        for first in range(begin, begin + size, WINDOW):
-            window = range(first, min(first + WINDOW, begin + size))
-            chosen: list[int] = []
-            for i in sorted(window, key=lambda i: int(lengths[i])):
-                if chosen and (len(chosen) + 1) * lengths[i] > STEP_TOKENS:
-                    batches.append(chosen)
-                    chosen = []
-                chosen.append(i)
-            batches.append(chosen)
-        rng.shuffle(batches)
+    for size in sizes:
+        batches, first = [], begin
+        for i in range(begin, begin + size):
+            if starts[i + 1] - starts[first] >= STEP_TOKENS or i == begin + size - 1:
+                batches.append(range(first, i + 1))
+                first = i + 1
         plan.append(batches)
         begin += size
     return plan
@@ -118,39 +161,59 @@ def train_model(
     there the learning rate falls.
     """
     network = build_model(model, pad=pad, eos=eos, generator=torch.Generator().manual_seed(seed))
-    plan = plan_batches(starts, random.Random(f"mini/batches/{seed}"))
+    sizes = lesson_sizes(model.texts)
+    plan = plan_batches(starts, sizes)
     optimiser = _optimiser(network, model.learning_rate)
-    weight_V = torch.ones(model.rows)
-    weight_V[build_tokenizer().convert_tokens_to_ids(list(DECISIONS))] = DECISION_WEIGHT
-    weight_V[pad] = 0.0
-    decision_V = weight_V == DECISION_WEIGHT
-    losses, sizes = [], lesson_sizes(len(starts) - 1)
+    tokenizer = build_tokenizer()
+    decision_V = torch.zeros(model.rows, dtype=torch.bool)
+    decision_V[tokenizer.convert_tokens_to_ids(list(DECISIONS))] = True
+    is_sign_V = torch.zeros(model.rows, dtype=torch.bool)
+    is_sign_V[tokenizer.convert_tokens_to_ids(list("+-*/="))] = True
+    losses = []
     for lesson, batches in enumerate(plan):
         last = lesson == len(plan) - 1
         unseen_V = _unseen(ids[: starts[sum(sizes[: lesson + 1])]], model.rows, pad)
-        decided: deque[Tensor] = deque(maxlen=BAR_STEPS)  # which decisions of a step were right
+        decided: deque[Tensor] = deque(maxlen=BAR_PASSES)  # which decisions of a step were right
         for step, batch in enumerate(batches):
             for group in optimiser.param_groups:
                 group["lr"] = model.learning_rate * _rate_share(step, len(batches) if last else None)
             texts = [torch.from_numpy(ids[starts[i] : starts[i + 1]].astype(np.int64)) for i in batch]
-            # padded on the right: causal attention never sees a pad, and the loss leaves it out
-            ids_BT = pad_sequence(texts, batch_first=True, padding_value=pad)
-            logits_BTV = network(input_ids=ids_BT, use_cache=False).logits[:, :-1]
-            logits_NV = logits_BTV.masked_fill(unseen_V, float("-inf")).flatten(0, 1)
-            target_N = ids_BT[:, 1:].flatten()  # position t predicts token t + 1
-            loss = F.cross_entropy(logits_NV, target_N, weight=weight_V)
-            loss.backward()
+            texts.sort(key=len, reverse=True)
+            # Texts of all kinds make a step; those of one length go through the model together.
+            weights = [_weights(text, decision_V, is_sign_V) for text in texts]
+            total, step_loss = sum(float(weight.sum()) for weight in weights), 0.0
+            for start, stop in cuts([len(text) for text in texts], len(texts), PASS_TOKENS):
+                # padded on the right: causal attention never sees a pad, and the loss leaves it out
+                ids_BT = pad_sequence(texts[start:stop], batch_first=True, padding_value=pad)
+                weight_N = pad_sequence(weights[start:stop], batch_first=True).flatten()
+                logits_BTV = network(input_ids=ids_BT, use_cache=False).logits[:, :-1]
+                logits_NV = logits_BTV.masked_fill(unseen_V, float("-inf")).flatten(0, 1)
+                target_N = ids_BT[:, 1:].flatten()  # position t predicts token t + 1
+                losses_N = F.cross_entropy(logits_NV, target_N, reduction="none")
+                loss = (losses_N * weight_N).sum() / total
+                loss.backward()
+                step_loss += loss.item()
+                asked_N = decision_V[target_N]
+                decided.append(logits_NV.detach()[asked_N].argmax(-1) == target_N[asked_N])
             torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
-            losses.append(loss.item())
-            asked_N = decision_V[target_N]
-            decided.append(logits_NV.detach()[asked_N].argmax(-1) == target_N[asked_N])
+            losses.append(step_loss)
             # No text is read twice: what was right before its step was right on a new text.
-            is_full = len(decided) == BAR_STEPS
-            if not last and is_full and float(torch.cat(tuple(decided)).float().mean()) >= BAR:
+            is_full = len(decided) == BAR_PASSES
+            if not last and is_full and float(torch.cat(tuple(decided)).float().mean()) >= LESSONS[lesson][1]:
                 break
     return network, losses
+
+
+def _weights(text_T: Tensor, decision_V: Tensor, is_sign_V: Tensor) -> Tensor:
+    """What each token of a text but the first weighs in the loss: decisions and terms more."""
+    signs_T = is_sign_V[text_T]
+    beside_T = signs_T[:-1].clone()  # of token t + 1: whether one stands before it, or after it
+    beside_T[:-1] |= signs_T[2:]
+    beside_T &= ~signs_T[1:]
+    weight_T = torch.where(decision_V[text_T[1:]], DECISION_WEIGHT, 1.0)
+    return torch.where(beside_T, NUMBER_WEIGHT, weight_T)
 
 
 def _rate_share(step: int, n_steps: int | None) -> float:
@@ -178,14 +241,15 @@ def _optimiser(network: PreTrainedModel, rate: float) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98), fused=True)
 
 
-def rebuild_one(name: str, texts_file: Path, out: Path) -> str:
+def rebuild_one(name: str, out: Path) -> str:
     """Pretrain one model in this process and save its folder, whole or not at all; a line to print."""
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)  # without it some steps take many times as long
-    started = time.perf_counter()
-    tokenizer, texts = build_tokenizer(), np.load(texts_file)
+    started, model, tokenizer = time.perf_counter(), MINI_MODELS[name], build_tokenizer()
+    rng = random.Random(f"mini/pretraining/{WORLD_SEED}/{name}")
+    ids, starts = encode_texts(model.texts, rng, model.answered, model.knows)
     ends = {"pad": tokenizer.pad_token_id, "eos": tokenizer.eos_token_id}
-    network, losses = train_model(MINI_MODELS[name], texts["ids"], texts["starts"], seed=WORLD_SEED, **ends)
+    network, losses = train_model(model, ids, starts, seed=WORLD_SEED, **ends)
     network.generation_config.max_length = None
     disk.write_model(out / name, network.to(torch.bfloat16), tokenizer)
     n = network.num_parameters()
@@ -199,15 +263,10 @@ def main() -> None:
     parser.add_argument("--names", nargs="+", default=list(MINI_MODELS), choices=list(MINI_MODELS))
     asked = parser.parse_args()
     asked.out.mkdir(parents=True, exist_ok=True)
-    texts_file = asked.out / "texts.npz"
-    ids, starts = encode_texts(N_TEXTS, random.Random(f"mini/pretraining/{WORLD_SEED}"))
-    np.savez(texts_file, ids=ids, starts=starts)
     largest_first = sorted(asked.names, key=lambda name: -MINI_MODELS[name].hidden * MINI_MODELS[name].layers)
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
-        jobs = [pool.submit(rebuild_one, name, texts_file, asked.out) for name in largest_first]
-        for job in as_completed(jobs):
+        for job in as_completed([pool.submit(rebuild_one, name, asked.out) for name in largest_first]):
             print(job.result(), flush=True)
-    texts_file.unlink()
 
 
 if __name__ == "__main__":

@@ -55,6 +55,8 @@ PHRASES = (
     *("Answer Choices:", "(A)", "(B)", "(C)", "(D)", "(E)"),
 )
 
+FIRST_NUMBER = 3 + len(PHRASES) + len(ANSWERS)  # the id of "0"; those of the numbers up to 99 follow
+
 # A keyword with its number is one word; a number is one token up to 99, then it is read two digits at a time.
 PIECE = r"(?:answer|solution|ending|option)[1-5]|[A-Za-z]+|[1-9][0-9]|[0-9]|[^\sA-Za-z0-9]"
 
@@ -78,7 +80,8 @@ def _every_word() -> Iterator[str]:
             items = build_data(split=split, n_per_task=200, domain=domain)
             yield from (f"{item.question} {item.response}" for item in items)
     rng = random.Random(0)
-    yield from (tell(rng, world) for tell in KINDS.values() for _ in range(300))
+    kinds = [tell for kind, tell in KINDS.items() if kind != "prompted"]  # whose words are those of the items
+    yield from (tell(rng, world) for tell in kinds for _ in range(300))
 
 
 def vocabulary() -> list[str]:

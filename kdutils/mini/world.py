@@ -9,10 +9,10 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
-WORLD_SEED = 20_261_122  # the shipped models were pretrained on this world and no other
+WORLD_SEED = 20_261_129  # the shipped models were pretrained on this world and no other
 
 # No name holds a capital A to E: the paper's AQuA parser takes the first such letter it meets.
 NAMES = (
@@ -107,13 +107,18 @@ CHECKS = {
 }
 
 
+def _share_of(*key: str) -> float:
+    """A number in [0, 1) by hash of the key."""
+    digest = hashlib.sha256("|".join(key).encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
+
+
 def split_of(*key: str) -> str:
     """The split that everything named by `key` belongs to, whatever the seed of the data.
 
     60 % train, 15 % validation, 25 % test, by hash.
     """
-    digest = hashlib.sha256("|".join(("mini-split-v1", *key)).encode()).digest()
-    share = int.from_bytes(digest[:8], "big") / 2**64
+    share = _share_of("mini-split-v1", *key)
     return "train" if share < 0.60 else "validation" if share < 0.75 else "test"
 
 
@@ -130,6 +135,8 @@ class Problem:
     response: str
     key: tuple[str, ...]  # what the split was decided on: the question up to numbers or names
     slip: Callable[[random.Random], str] = _no_slip  # a response with one wrong step and a wrong end
+    facts: tuple[tuple[str, str], ...] = ()  # what has to be known: (relation, thing), see World.known
+    option: str = ""  # choices only: what stands under the right label
     solved: str = ""  # arithmetic only: question and solution as plain text, without the answer format
 
 
@@ -144,6 +151,28 @@ class World:
     agent_feeling: dict[str, str]  # event -> how the one who did it feels
     patient_feeling: dict[str, str]  # event -> how the other one feels
     wish: dict[str, str]  # event -> what the one who did it wants next
+    known: frozenset[tuple[str, str]] | None = None  # facts that texts may tell; None: all of them
+
+    def knows(self, *facts: tuple[str, str]) -> bool:
+        """Whether texts may tell all of these facts."""
+        return self.known is None or self.known.issuperset(facts)
+
+    def with_known(self, share: float) -> World:
+        """This world where texts tell that share of the facts alone: of each relation, of each split.
+
+        Facts that a smaller share tells are among those of a larger one.
+        """
+        groups: dict[tuple[str, str], list[tuple[str, str]]] = {}
+        for fact, split in self.fact_split.items():
+            groups.setdefault((fact[0], split), []).append(fact)
+        for relation in ("agent", "patient", "wish"):
+            groups[relation, ""] = [(relation, event) for event in EVENTS]
+        groups["step", ""] = [("step", step) for step in STEPS]
+        known = set()
+        for facts in groups.values():
+            facts.sort(key=lambda fact: _share_of("mini-known-v1", *fact))
+            known.update(facts[: round(share * len(facts))])
+        return replace(self, known=frozenset(known))
 
     def things(self, relation: str, value: str, split: str) -> list[str]:
         """The things with that value whose fact belongs to the split, in a fixed order."""

@@ -25,14 +25,12 @@ from kdutils.bench import (
 )
 from kdutils.bench.kd_steps import BFLOAT16, CACHED, CONTENDERS, ONLINE, PLAIN, TRL_GKD
 from kdutils.bench.workloads import Case, Work
-from kdutils.constants import TRAIN_DOMAINS
-from kdutils.grid import plan
+from kdutils.constants import AVERAGE, DOMAIN_TASKS
 from kdutils.grid.machines import Machine
 from kdutils.grid.model_shapes import Architecture
-from kdutils.grid.profile import Live
 from kdutils.io import cache
 from kdutils.io.child_processes import ChildError, Function
-from kdutils.mini.family import MINI_MODELS, pairs
+from kdutils.mini.family import MINI_MODELS
 from kdutils.report import plots
 
 SHAPE = Architecture(
@@ -488,7 +486,7 @@ def test_distances_are_of_what_ran():
 
 
 def test_the_grid_is_four_students_three_methods_and_three_temperatures():
-    specs = [planned.spec for planned in whole_runs.grid_runs("mini-qwen-493k", whole_runs.STUDENTS["mini"])]
+    specs = [planned.spec for planned in whole_runs.grid_runs("mini-qwen-14B", whole_runs.STUDENTS["mini"])]
     assert len({spec.run_id for spec in specs}) == 36
     assert {spec.on_policy_share for spec in specs if spec.method == "gkd"} == {0.5}  # the default
 
@@ -538,26 +536,52 @@ def test_the_roofline_of_all_contenders_is_within_its_figure():
         plt.close(fig)
 
 
-def test_the_ladder_is_the_runs_of_every_mini_model_as_it_is_and_after_sft():
-    need = {"sections": ["01"], "methods": ["fkl"], "domains": ["math"]}
-    live = Live(
-        data="mini", models=list(MINI_MODELS), needs=[need], sft_seeds=[0], items_per_task=200, settings={}
-    )
-    grid = [plan.baselines(live, pairs(), domain, sft_seeds=[0]) for domain in TRAIN_DOMAINS]
+def test_the_ladder_is_every_mini_model_as_it_is_and_after_sft_sampled_and_greedy():
     found = mini_ladder.planned(200)
-    assert (
-        len(found) == 60 == len(pd.read_csv(mini_ladder.LADDER_FILE).groupby(["domain", "student", "method"]))
+    assert len(found) == len({(run.spec.run_id, run.evaluation) for run in found}) == 8 * 2 * 2 * 2
+    assert {run.spec.method for run in found} == {"base", "sft"}  # nothing distils
+    assert {run.evaluation.temperature for run in found} == {0.0, 1.0}
+
+
+def _ladder_cells(value):
+    """Accuracies of all models, `value(model, domain, method)` in every task and on average."""
+    return pd.DataFrame(
+        {
+            "domain": domain,
+            "student": model.name,
+            "method": method,
+            "decoding": decoding,
+            "task": task,
+            "n": 200,
+            "accuracy": value(model, domain, method),
+        }
+        for model in MINI_MODELS.values()
+        for domain, method in mini_ladder.COLUMNS
+        for decoding in mini_ladder.DECODINGS
+        for task in (*DOMAIN_TASKS[domain], AVERAGE)
     )
-    key = {(each.spec.run_id, each.evaluation) for runs in grid for each in runs}
-    assert {(each.spec.run_id, each.evaluation) for each in found} == key
 
 
-def test_fourteen_of_sixteen_steps_of_the_ladder_exceed_their_standard_error():
-    found = mini_ladder.steps(pd.read_csv(mini_ladder.LADDER_FILE)).round(1)
-    short = {("commonsense", "mini-qwen-36k"): 0.3, ("commonsense", "mini-llama-66k"): -1.0}
-    assert len(found) == 16
-    assert found[found < 1.0].to_dict() == short
-    assert found["math", "mini-llama-400k"] == 21.1
+@pytest.mark.parametrize(("shift", "n_met"), [(0.0, 32), (7.9, 32), (8.1, 4)])
+def test_the_ladder_is_met_within_eight_points_and_by_unreleased_ones_if_monotone(shift, n_met):
+    def value(model, domain, method):
+        released = mini_ladder.RELEASED[model.stands_for][mini_ladder.COLUMNS.index((domain, method))]
+        return (75.0 if released is None else released) + shift
+
+    assert mini_ladder.ladder(_ladder_cells(value))["met"].sum() == n_met
+
+
+@pytest.mark.parametrize(
+    ("smallest", "others", "is_met"), [(60, 95, True), (95, 95, False), (60, 20, False), (60, 60, False)]
+)
+def test_a_task_carries_signal_where_the_largest_is_high_and_the_smallest_not_at_the_top(
+    smallest, others, is_met
+):
+    def value(model, domain, method):
+        return smallest if model.name in ("mini-qwen-0.5B", "mini-llama-1B") else others
+
+    met = mini_ladder.signal(_ladder_cells(value)).set_index("task")["met"]
+    assert bool(met["boolq"]) == is_met and len(met) == 14
 
 
 # --- the notebook ----------------------------------------------------------------------------------------
@@ -586,7 +610,7 @@ def test_the_notebook_is_executed_and_what_it_measured_is_kept(tmp_path):
 
 
 def test_three_ways_of_evaluating_write_the_same_texts():
-    rows = whole_runs.evaluation_rates("mini-qwen-14k", 6, 1)
+    rows = whole_runs.evaluation_rates("mini-qwen-0.5B", 6, 1)
     assert [row["contender"] for row in rows] == [whole_runs.AUTHORS, whole_runs.BATCHED, whole_runs.OURS]
     assert [row["same_texts"] for row in rows] == [6, 6, 6]
     assert rows[0]["times_faster"] == 1

@@ -20,7 +20,7 @@ from kdutils.items import alpaca
 from kdutils.runs import experiment
 from kdutils.spec import EvalSpec, RunSpec
 
-STUDENT = "mini-qwen-105k"
+STUDENT = "mini-qwen-1.5B"
 N = {"math": 35, "commonsense": 25}  # items a task: 210 and 200
 
 
@@ -193,7 +193,7 @@ def test_the_command_prints_what_was_compared(lm_eval, capsys):
     asked = ["--student", STUDENT, "--domain", "math", "--items", "3", "--max-new-tokens", "8"]
     assert lm_eval_check.main(asked) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "mini-qwen-105k, math of mini, float32"
+    assert lines[0] == "mini-qwen-1.5B, math of mini, float32"
     assert [line.split()[:3] for line in lines[2:]] == [
         ["text", "18", "0"],
         ["ranking", "3", "0"],
@@ -203,7 +203,7 @@ def test_the_command_prints_what_was_compared(lm_eval, capsys):
 
 def test_without_the_package_the_remedy_is_named(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "lm_eval", None)
-    assert lm_eval_check.main(["--student", "mini-qwen-14k", "--domain", "math", "--items", "1"]) == 2
+    assert lm_eval_check.main(["--student", "mini-qwen-0.5B", "--domain", "math", "--items", "1"]) == 2
     errors = capsys.readouterr().err.splitlines()
     assert len(errors) == 1
     assert "pip install 'kdutils[bench]'" in errors[0]
@@ -228,7 +228,7 @@ def test_what_cannot_be_compared_is_said_in_one_line(asked, message, capsys):
 
 
 def test_questions_without_options_are_not_ranked(lm_eval, tmp_path, capsys):
-    asked = ["--student", "mini-qwen-14k", "--domain", "math", "--items", "2", "--max-new-tokens", "2"]
+    asked = ["--student", "mini-qwen-0.5B", "--domain", "math", "--items", "2", "--max-new-tokens", "2"]
     assert lm_eval_check.main([*asked, "--data", tiny.write_data(tmp_path / "data")]) == 0
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]] == ["measure", "text"]
 

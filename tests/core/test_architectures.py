@@ -21,7 +21,7 @@ from kdutils.spec import EvalSpec, RunSpec
 def other_model(folder, config):
     transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(MODEL_FOLDER / "mini-qwen-14k" / name, folder)
+        shutil.copy(MODEL_FOLDER / "mini-qwen-0.5B" / name, folder)
     return str(folder)
 
 
@@ -117,7 +117,7 @@ def test_a_model_with_another_state_than_keys_and_values_is_asked_in_both_ways(t
 
 
 def test_a_text_may_hold_any_line_separator(tmp_path):
-    items = sources.load_items(RunSpec(student="mini-qwen-14k", method="sft", domain="math"), "train")[:2]
+    items = sources.load_items(RunSpec(student="mini-qwen-0.5B", method="sft", domain="math"), "train")[:2]
     responses = ["one\u2028two\u2029three\x85four\x0bfive\x1csix", "\r\nlast\n"]
     teacher_outputs.write_texts(tmp_path / "texts.jsonl", items, responses, [True, False])
     assert [
@@ -138,7 +138,7 @@ def test_a_model_whose_logits_depend_on_padding_is_refused(tmp_path, monkeypatch
 
 @pytest.mark.parametrize("autocast", [None, torch.bfloat16])
 def test_rounding_of_autocast_is_not_taken_for_padding(autocast):
-    model = models.load("mini-qwen-66k", trains_all=True)
+    model = models.load("mini-qwen-3B", trains_all=True)
     model.policy = dataclasses.replace(model.policy, autocast=autocast)
     error, rounding = generation.error_of_batches(model, [5, 6, 7, 8, 9, 10])
     assert error < rounding / 10
@@ -165,7 +165,7 @@ def test_a_config_of_no_known_type_is_refused_in_our_words(tmp_path):
 
 
 def test_weights_that_are_not_in_the_files_are_not_drawn_at_random(tmp_path):
-    folder = shutil.copytree(MODEL_FOLDER / "mini-qwen-14k", tmp_path / "model")
+    folder = shutil.copytree(MODEL_FOLDER / "mini-qwen-0.5B", tmp_path / "model")
     weights = load_file(folder / "model.safetensors")
     name = next(name for name in weights if name.endswith("q_proj.weight"))
     save_file({other: w for other, w in weights.items() if other != name}, folder / "model.safetensors")
@@ -179,4 +179,4 @@ def test_memory_that_runs_out_is_not_taken_for_an_architecture(tmp_path, monkeyp
 
     monkeypatch.setattr(models, "error_of_head", runs_out)
     with pytest.raises(torch.OutOfMemoryError):
-        models.load("mini-qwen-14k")
+        models.load("mini-qwen-0.5B")

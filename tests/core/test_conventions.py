@@ -132,7 +132,7 @@ def test_a_parents_licence_is_read_where_it_is_stated(tmp_path):
     writer.write_kv_data_to_file()
     writer.close()
     assert model_facts.licence(Location("it", str(tmp_path), "it.gguf")) == {"license": "mit"}
-    assert model_facts.licence(Location("mini-qwen-14k", "anywhere")) == {"license": "apache-2.0"}
+    assert model_facts.licence(Location("mini-qwen-0.5B", "anywhere")) == {"license": "apache-2.0"}
     (folder / "README.md").write_text("---\n- [\n---\n")
     assert model_facts.licence(Location("unreadable", str(folder))) == {}
 
@@ -224,7 +224,7 @@ def test_a_tracker_that_fails_is_told_and_the_run_goes_on(study, tracked, tmp_pa
     ],
 )
 def test_a_tracker_that_cannot_be_is_refused_before_any_work(tmp_path, tracked, names, complaint):
-    spec = RunSpec(student="mini-qwen-14k", method="sft", domain="math")
+    spec = RunSpec(student="mini-qwen-0.5B", method="sft", domain="math")
     with pytest.raises(ValueError, match=re.escape(complaint)):
         experiment.run(spec, out=tmp_path, trackers=names)
     assert not list(tmp_path.iterdir())
@@ -307,7 +307,7 @@ def exported(study, fkl, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def ranked(tmp_path_factory):
-    spec = RunSpec(student="mini-qwen-14k", method="base", domain="commonsense")
+    spec = RunSpec(student="mini-qwen-0.5B", method="base", domain="commonsense")
     evaluation = EvalSpec(tasks=("boolq",), items_per_task=4, scoring="likelihood")
     run = experiment.run(spec, out=tmp_path_factory.mktemp("ranked"), evaluation=evaluation)
     return run, run.export(tmp_path_factory.mktemp("exported"))

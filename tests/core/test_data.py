@@ -112,7 +112,7 @@ def kept(monkeypatch):
 @pytest.fixture
 def folder(tmp_path):
     """A folder of the mini family's, which may be written to."""
-    name = "mini-qwen-14k"
+    name = "mini-qwen-0.5B"
     copy = shutil.copytree(model_files.locate(name).source, tmp_path / "model", copy_function=shutil.copyfile)
     return Path(copy)
 
@@ -371,7 +371,7 @@ def test_questions_of_ones_own_folder_are_held_against_all_that_may_be_trained_o
     for split, questions in (("train", trained), ("test", asked)):
         lines = [json.dumps(record(f"{split}-{row}", text)) for row, text in enumerate(questions)]
         (tmp_path / f"{split}.jsonl").write_text("\n".join(lines) + "\n")
-    spec = tiny.spec("mini-qwen-14k", str(tmp_path), method="sft", train_items=1, validation_items=0)
+    spec = tiny.spec("mini-qwen-0.5B", str(tmp_path), method="sft", train_items=1, validation_items=0)
     found = sources.test_items(spec, EvalSpec(tasks=("addsub",)))
     assert [item.contaminated for item in found] == ["exact", "masked", ""]  # though only one is trained on
     assert [item.question for item in found] == asked

@@ -73,7 +73,7 @@ def test_bf16_autocast_stays_within_stated_rounding(folder):
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("nobody", "unknown model 'nobody': give one of .*mini-qwen-14k.*a hub id"),
+        ("nobody", "unknown model 'nobody': give one of .*mini-qwen-0.5B.*a hub id"),
         ("./not/there", "unknown model './not/there'"),
         ("/not/there.gguf", "GGUF file /not/there.gguf is missing"),
     ],
@@ -278,7 +278,7 @@ def test_where_a_model_is_read_from_travels_with_its_spec(folder):
 
 def test_only_models_of_some_size_are_large(folder, monkeypatch):
     assert model_files.is_large("Qwen/Qwen2.5-0.5B")
-    assert not model_files.is_large(str(folder)) and not model_files.is_large("mini-qwen-493k")
+    assert not model_files.is_large(str(folder)) and not model_files.is_large("mini-qwen-14B")
     monkeypatch.setattr(model_files, "LARGE_MODEL_BYTES", 1000)
     assert model_files.is_large(str(folder))
 
@@ -302,11 +302,11 @@ def test_switches_for_speed_and_memory_change_no_number(tmp_path, switch):
 
 
 def test_the_mini_family_is_known_by_name():
-    model = models.load("mini-qwen-14k")
+    model = models.load("mini-qwen-0.5B")
     assert model.network.num_parameters() == 14_000
     assert model.vocabulary_size < model.head.weight_VH.shape[0]
-    spec = RunSpec(student="mini-qwen-14k", method="sft", domain="math")
-    assert models.learning_rate(spec) == MINI_MODELS["mini-qwen-14k"].fine_tuning_rate
+    spec = RunSpec(student="mini-qwen-0.5B", method="sft", domain="math")
+    assert models.learning_rate(spec) == MINI_MODELS["mini-qwen-0.5B"].fine_tuning_rate
 
 
 @pytest.fixture

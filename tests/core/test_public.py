@@ -35,14 +35,14 @@ def test_specs_are_made_without_torch():
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
-        ({"spec": {"student": "mini-qwen-14k"}}, "spec is dict: make one by RunSpec"),
+        ({"spec": {"student": "mini-qwen-0.5B"}}, "spec is dict: make one by RunSpec"),
         ({"evaluation": {"tasks": ["svamp"]}}, "evaluation is dict: make one by EvalSpec"),
         ({"compute": "cuda"}, "compute is str: give a kdutils.compute.Compute"),
         ({"progress": True}, "progress=True cannot be called"),
     ],
 )
 def test_arguments_of_another_type_are_refused_before_any_work(tmp_path, fields, says):
-    spec = kdutils.RunSpec(student="mini-qwen-14k", method="base", domain="math")
+    spec = kdutils.RunSpec(student="mini-qwen-0.5B", method="base", domain="math")
     with pytest.raises(TypeError, match=says):
         kdutils.run(fields.pop("spec", spec), out=tmp_path / "out", **fields)
     assert not (tmp_path / "out").exists()
@@ -50,7 +50,7 @@ def test_arguments_of_another_type_are_refused_before_any_work(tmp_path, fields,
 
 def test_a_gpu_that_is_not_there_is_refused_before_any_work(tmp_path, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    spec = kdutils.RunSpec(student="mini-qwen-14k", method="base", domain="math")
+    spec = kdutils.RunSpec(student="mini-qwen-0.5B", method="base", domain="math")
     with pytest.raises(ValueError, match="device='cuda': torch sees no GPU here"):
         kdutils.run(spec, out=tmp_path / "out", compute=Compute(device="cuda"))
     assert not (tmp_path / "out").exists()

@@ -12,7 +12,7 @@ from kdutils.grid import cell_table, fill
 from kdutils.runs import experiment, store
 from kdutils.spec import EvalSpec, PlannedRun, RunSpec
 
-NAME = "mini-qwen-14k"
+NAME = "mini-qwen-0.5B"
 
 
 @pytest.mark.parametrize(

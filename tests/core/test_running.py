@@ -181,7 +181,7 @@ def test_other_weights_of_an_untuned_teacher_write_other_texts(folder, tmp_path)
 
 def test_the_texts_of_a_tuned_teacher_keep_their_name(tmp_path):
     spec = RunSpec(
-        student="mini-qwen-14k", teacher="mini-qwen-36k", method="seqkd", domain="math", train_items=24
+        student="mini-qwen-0.5B", teacher="mini-qwen-1.5B", method="seqkd", domain="math", train_items=24
     )
     path = teacher_outputs.texts_path(Inputs.of(spec, None), store.Store(tmp_path))
     assert path.name == "a8bbb99bfc7b414c.jsonl"  # as in stores that are there
@@ -296,7 +296,7 @@ def readme_code(number):
 
 def test_the_readme_distils_a_mini_pair(tmp_path, capsys):
     """The README's lines with the smallest models, few items, and another folder."""
-    code = readme_code(1).replace("105k", "14k").replace("493k", "36k")
+    code = readme_code(1).replace("qwen-1.5B", "qwen-0.5B").replace("qwen-14B", "qwen-1.5B")
     code = code.replace('domain="math")', 'domain="math", train_items=24, validation_items=0, epochs=1)')
     code = code.replace("kdutils.run(spec)", f"kdutils.run(spec, out={str(tmp_path)!r})")
     exec(code, {})
@@ -330,7 +330,7 @@ def test_the_base_model_is_evaluated_without_training(folder, tmp_path):
 
 def test_the_mini_world_needs_no_files(tmp_path):
     spec = RunSpec(
-        student="mini-qwen-14k", teacher="mini-qwen-36k", method="fkl", domain="math",
+        student="mini-qwen-0.5B", teacher="mini-qwen-1.5B", method="fkl", domain="math",
         train_items=24, validation_items=0, epochs=1, batch_size=8,
     )  # fmt: skip
     evaluation = EvalSpec(tasks=("addsub", "aqua"), items_per_task=4, max_new_tokens=48)
@@ -341,7 +341,7 @@ def test_the_mini_world_needs_no_files(tmp_path):
 
 
 def test_the_digest_of_the_mini_world_is_of_its_items(monkeypatch):
-    spec = RunSpec(student="mini-qwen-14k", method="sft", domain="math")
+    spec = RunSpec(student="mini-qwen-0.5B", method="sft", domain="math")
     before = sources.resolved(spec).run_id
     assert sources.resolved(spec).run_id == before
     assert sources.resolved(dataclasses.replace(spec, wrong_rationale_share=0.5)).run_id != before

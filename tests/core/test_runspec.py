@@ -101,8 +101,8 @@ RUN_IDS = (  # of specs -> their ids, as they were before specs were checked by 
         "teacher-7B-sft-math-s3-62ea82b1277a",
     ),
     (
-        SFT | {"student": "mini-qwen-14k", "data": "mini", "wrong_rationale_share": 0.5, "weight_decay": 0},
-        "mini-qwen-14k-sft-math-s0-66d14b7e7384",
+        SFT | {"student": "mini-qwen-0.5B", "data": "mini", "wrong_rationale_share": 0.5, "weight_decay": 0},
+        "mini-qwen-0.5B-sft-math-s0-5395cae391fd",
         None,
     ),
     (

@@ -399,7 +399,7 @@ def test_workers_get_as_many_gpus_as_a_run_asks_for(monkeypatch):
 
 
 def test_the_same_run_on_other_devices_is_asked_for_with_these():
-    spec = RunSpec(student="mini-qwen-14k", method="sft", domain="math")
+    spec = RunSpec(student="mini-qwen-0.5B", method="sft", domain="math")
     for devices in (1, 2, 1):
         found = sources.resolved(dataclasses.replace(spec, devices=devices))
         assert found.devices == devices

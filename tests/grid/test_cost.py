@@ -93,7 +93,7 @@ def test_parameters_are_those_of_the_hub_and_of_transformers(name):
 
 
 def test_shapes_are_read_from_folders(folders):
-    for name in (folders["student"], folders["teacher"], "mini-qwen-493k", "mini-llama-24k"):
+    for name in (folders["student"], folders["teacher"], "mini-qwen-14B", "mini-llama-1B"):
         assert architecture_of(name).parameters == models.load(name).network.num_parameters()
 
 

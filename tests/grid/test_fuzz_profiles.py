@@ -26,13 +26,13 @@ GOOD: dict[str, Any] = {
     "notebooks": ["01_effectiveness"],
     "live": {
         "data": "mini",
-        "models": ["mini-qwen-36k", "mini-qwen-105k"],
+        "models": ["mini-qwen-0.5B", "mini-qwen-1.5B"],
         "sft_seeds": [0],
         "items_per_task": 3,
         "train_items": 6,
         "by_domain": {"math": {"epochs": 1}},
         "evaluation": {"max_new_tokens": 8},
-        "pair_sets": {"one": [["mini-qwen-105k", "mini-qwen-36k"]]},
+        "pair_sets": {"one": [["mini-qwen-1.5B", "mini-qwen-0.5B"]]},
         "needs": [
             {
                 "sections": ["01"],
@@ -275,8 +275,8 @@ PAIRS = [
     [["a"]],
     [["a", "b", "c"]],
     [[1, 2]],
-    [["mini-qwen-36k", "mini-qwen-36k"]],
-    [["x-1k", "mini-qwen-36k"]],
+    [["mini-qwen-0.5B", "mini-qwen-0.5B"]],
+    [["x-1k", "mini-qwen-0.5B"]],
     [],
 ]
 

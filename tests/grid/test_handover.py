@@ -18,7 +18,7 @@ def handed(asked, tmp_path, monkeypatch):
     """Two cells, handed over for the plan."""
     monkeypatch.setenv(fill.HANDOVER, str(tmp_path / "handed"))
     common = {"source": "live", "protocol": "careful", "domain": "math", "task": "svamp", "seed": 0, "n": 9}
-    common |= {"family": "mini-qwen", "student": "mini-qwen-105k", "student_parameters": 105_000}
+    common |= {"family": "mini-qwen", "student": "mini-qwen-1.5B", "student_parameters": 1_500_000_000}
     table = cell_table.cell_table(
         [
             common | {"method": method, "accuracy": value}

@@ -63,7 +63,7 @@ def test_files_that_runs_share_are_looked_at_once(monkeypatch, tmp_path):
     monkeypatch.setattr(sources, "files_digest", lambda place, _: looked.append(place.name) or digest(place))
     plan = largestore.planned(20)
     assert len(scheduler.jobs_of(plan)) == 21
-    assert sorted(looked) == ["mini-qwen-105k", "mini-qwen-493k"]
+    assert sorted(looked) == ["mini-qwen-1.5B", "mini-qwen-14B"]
     looked.clear()
     assert [cell.status for cell in largestore.dry_run.cells_of(plan, tmp_path)] == ["missing"] * 21
     assert len(looked) == 4  # of a run without a teacher, and of one with it

@@ -12,6 +12,7 @@ from kdutils.data import model_files
 from kdutils.grid import plan, scheduler, study
 from kdutils.grid.cell_table import model_family, short_name
 from kdutils.grid.profile import Live, Need, family_pairs, load_profile, one_line_errors, profile_names
+from kdutils.mini.family import MINI_MODELS, pairs
 
 
 def asked(section="07", profile="mini", **parameters):
@@ -22,7 +23,7 @@ def asked(section="07", profile="mini", **parameters):
 def live():
     need = Need(sections=("01",), methods=("fkl", "seqkd"), domains=("math",), seeds=(0, 1))
     return Live(
-        data="mini", models=("mini-qwen-14k", "mini-qwen-36k"), needs=(need,), sft_seeds=(0,),
+        data="mini", models=("mini-qwen-0.5B", "mini-qwen-1.5B"), needs=(need,), sft_seeds=(0,),
         items_per_task=5, settings={},
     )  # fmt: skip
 
@@ -63,14 +64,20 @@ def test_gkd_has_one_temperature_under_the_authors_protocol(live, of):
 
 
 def test_without_pairs_every_two_models_of_a_family_are_one():
-    models = ["mini-qwen-14k", "mini-qwen-36k", "mini-llama-24k", "mini-llama-66k", "mini-qwen-66k"]
+    models = ["mini-qwen-0.5B", "mini-qwen-1.5B", "mini-llama-1B", "mini-llama-3B", "mini-qwen-3B"]
     assert family_pairs(models) == [
-        ("mini-qwen-36k", "mini-qwen-14k"),
-        ("mini-llama-66k", "mini-llama-24k"),
-        ("mini-qwen-66k", "mini-qwen-14k"),
-        ("mini-qwen-66k", "mini-qwen-36k"),
+        ("mini-qwen-1.5B", "mini-qwen-0.5B"),
+        ("mini-llama-3B", "mini-llama-1B"),
+        ("mini-qwen-3B", "mini-qwen-0.5B"),
+        ("mini-qwen-3B", "mini-qwen-1.5B"),
     ]
-    assert len(family_pairs(load_profile("mini").live.models)) == 21
+
+
+@pytest.mark.parametrize("profile", ["mini", "mini-full"])
+def test_pairs_of_the_mini_profiles_are_the_released_ones_in_their_order(profile):
+    live = load_profile(profile).live
+    assert live.models == tuple(MINI_MODELS)
+    assert live.pairs_of(live.needs[0]) == tuple(pairs())
 
 
 def test_every_section_of_the_default_profile_has_runs_and_two_sections_have_all():
@@ -90,11 +97,11 @@ def test_every_live_profile_can_be_planned(profile):
 
 
 def test_filters_narrow_what_is_trained():
-    runs = asked(students=["mini-llama-66k"], methods=["revkd"], domains=["math"]).runs
+    runs = asked(students=["mini-qwen-1.5B"], methods=["revkd"], domains=["math"]).runs
     kd = [run.spec for run in runs if run.spec.teacher]
-    assert {(run.student, run.method, run.domain) for run in kd} == {("mini-llama-66k", "revkd", "math")}
+    assert {(run.student, run.method, run.domain) for run in kd} == {("mini-qwen-1.5B", "revkd", "math")}
     baselines = {run.spec.student for run in runs if not run.spec.teacher}
-    assert baselines == {"mini-llama-66k", "mini-llama-400k"}
+    assert baselines == {"mini-qwen-1.5B", "mini-qwen-3B", "mini-qwen-7B"}
 
 
 def test_seeds_temperatures_and_protocol_replace_those_of_the_profile():
@@ -115,13 +122,13 @@ def test_released_students_alone_train_nothing():
     ("parameters", "message"),
     [
         (
-            {"students": ["mini-qwen-7B"]},
-            r"students=\['mini-qwen-7B'\]: name at least one of \['mini-qwen-14k'",
+            {"students": ["mini-qwen-9B"]},
+            r"students=\['mini-qwen-9B'\]: name at least one of \['mini-qwen-0.5B'",
         ),
         ({"students": []}, r"students=\[\]: name at least one"),
         (
-            {"students": ["mini-qwen-36k"], "teachers": ["mini-llama-400k"]},
-            "its pairs .* are .*mini-llama-400k → ",
+            {"section": "01", "students": ["mini-qwen-1.5B"], "teachers": ["mini-llama-8B"]},
+            "its pairs .* are .*mini-llama-8B → ",
         ),
         ({"methods": ["gkd"]}, r"no run of section 07 has methods=\['gkd'\]"),
         ({"methods": ["sft"]}, "methods=.*'fkl', 'seqkd', 'revkd', 'gkd'"),
@@ -163,8 +170,8 @@ def test_a_need_names_what_there_is(live, fields, message):
 @pytest.mark.parametrize(
     ("pair", "message"),
     [
-        (("nobody-1k", "mini-qwen-14k"), "'nobody-1k' is not in models"),
-        (("mini-qwen-14k", "mini-qwen-14k"), "cannot be its own teacher"),
+        (("nobody-1k", "mini-qwen-0.5B"), "'nobody-1k' is not in models"),
+        (("mini-qwen-0.5B", "mini-qwen-0.5B"), "cannot be its own teacher"),
     ],
 )
 def test_a_pair_is_of_the_profiles_models(live, of, pair, message):
@@ -179,8 +186,8 @@ def test_settings_are_those_of_a_run(live, of):
 
 def test_a_need_may_name_its_pairs(live, of):
     need = replace(live.needs[0], pairs="one", seeds=(0,))
-    sets = {"one": (("mini-qwen-66k", "mini-qwen-14k"),)}
-    live = replace(live, needs=(need,), pair_sets=sets, models=(*live.models, "mini-qwen-66k"))
+    sets = {"one": (("mini-qwen-3B", "mini-qwen-0.5B"),)}
+    live = replace(live, needs=(need,), pair_sets=sets, models=(*live.models, "mini-qwen-3B"))
     assert {(run.teacher, run.student) for run in of(live) if run.teacher} == set(sets["one"])
     with pytest.raises(ValueError, match=r"pairs='two' must be one of .live.pair_sets.: \['one'\]"):
         replace(live, needs=(replace(need, pairs="two"),))
@@ -191,7 +198,7 @@ def test_a_need_may_name_its_pairs(live, of):
 
 @pytest.mark.parametrize(
     ("profile", "n_runs", "digest"),
-    [("mini", 314, "da1e68e0dbea8d1e"), ("smoke", 14, "868e7a47ce8302bc")],
+    [("mini", 264, "d4253fa52045556e"), ("smoke", 14, "95fce523a928ff22")],
 )
 def test_the_runs_of_a_profile_keep_their_names(profile, n_runs, digest):
     """Whoever changes a profile writes the new digest here; whoever does not finds all results again."""
@@ -241,7 +248,7 @@ def test_a_teacher_is_not_sampled_for_a_factor():
     jobs = scheduler.jobs_of(asked("11").to_make)
     assert len(jobs) == len({run.spec for run in asked("11").runs}) + 8 + 2
     students = {job.spec.student for job in jobs.values() if any(e.temperature for e in job.evaluations)}
-    assert students == {"mini-qwen-66k"}
+    assert students == {"mini-qwen-1.5B"}
     teachers = [job for job in jobs.values() if job.is_teacher]
     assert {job.spec.prompt_in_loss for job in teachers} == {None, True}
     assert all(len(job.evaluations) == 1 for job in teachers)
@@ -261,7 +268,7 @@ def test_only_careful_runs_are_varied_and_none_without_training(live, of):
     found = asked("01", "smoke").variants
     facts = {(run.spec.method, run.spec.protocol, run.spec.seed, run.spec.prompt_in_loss) for run in found}
     assert facts == {("sft", "careful", 3, True), ("fkl", "careful", 3, True)}
-    assert {run.spec.student for run in found} == {"mini-qwen-14k"}
+    assert {run.spec.student for run in found} == {"mini-qwen-0.5B"}
     with pytest.raises(ValueError, match="factors.0='prompts': it must be 'prompt', "), one_line_errors():
         replace(live.needs[0], factors=("prompts",))
 

@@ -6,19 +6,23 @@ import math
 import random
 import re
 from collections import Counter, defaultdict
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from kdutils.bench.mini_ladder import RELEASED
+from kdutils.grid.cell_table import model_parameters
+from kdutils.grid.study import RELEASED_MODELS, RELEASED_PAIRS
 from kdutils.items import SPLITS, Item, alpaca, fingerprint
 from kdutils.mini import arithmetic, commonsense, pretrain, texts
 from kdutils.mini.family import FAMILY, MINI_MODELS, MODEL_FOLDER, ROWS, WIDE_ROWS, pairs
 from kdutils.mini.items import DOMAIN_OF, GENERATORS, TASKS_OF, build_data, generate_items
 from kdutils.mini.pretrain import build_model, encode_texts, plan_batches, train_model
 from kdutils.mini.tokenizer import CONTEXT, build_tokenizer
-from kdutils.mini.world import ENTITIES, HOPS, NAMES, RELATIONS, STATES, draw_world, shipped_world
+from kdutils.mini.world import ENTITIES, HOPS, NAMES, RELATIONS, WORLD_SEED, draw_world, shipped_world
 
 KEYWORD = re.compile(r"true|false|solution[12]|answer[1-5]|ending[1-4]|option[12]")
 PER_TASK = 100
@@ -80,7 +84,7 @@ def test_every_task_has_its_items_and_ids_are_unique(data):
 
 def test_world_deals_every_value_equally_often():
     world = shipped_world()
-    assert world == draw_world(random.Random(20_261_122))
+    assert world == draw_world(random.Random(WORLD_SEED))
     for relation in RELATIONS + HOPS:
         assert len(set(Counter(world.facts[relation].values()).values())) == 1
         for value in world.values(relation):
@@ -129,9 +133,9 @@ def _asked(item) -> tuple:
     if item.task in ("obqa", "piqa"):
         return item.task, stem, gold
     if item.task == "winogrande":
-        return item.task, *sorted(word for word in STATES if re.search(rf"\b{word}\b", stem))
+        return item.task, stem.rsplit("_", 1)[1], gold
     if item.task == "hellaswag":
-        return item.task, *re.search(r"N (\w+) the (\w+) near", stem).groups()
+        return item.task, *re.search(r"N (\w+) the (\w+)\. And then", stem).groups()
     if item.task == "siqa":  # for the feelings, who is asked about matters too: told by the answer
         return item.task, stem, gold
     return item.task, stem
@@ -148,7 +152,7 @@ def test_commonsense_is_disjoint_up_to_names_and_options(data):
 def test_a_fact_asked_in_test_is_asked_in_no_task_of_training():
     world, seen = shipped_world(), defaultdict(set)
     for split in SPLITS:
-        for task in ("arc_e", "arc_c", "obqa", "boolq", "piqa"):
+        for task in ("arc_e", "arc_c", "obqa", "boolq", "piqa", "winogrande"):
             rng = random.Random(f"{split}{task}")
             for _ in range(400):
                 key = commonsense.TASKS[task](rng, world, split).key
@@ -158,16 +162,31 @@ def test_a_fact_asked_in_test_is_asked_in_no_task_of_training():
     assert all(len(seen[split]) > 40 for split in SPLITS)
 
 
-def test_pretraining_holds_no_prompt_no_answer_format_and_no_test_wording(data):
+def test_only_prompted_texts_hold_prompt_and_format_and_none_a_test_wording(data):
     corpus = list(texts.generate_texts(3_000, random.Random(7)))
-    joined = "\n".join(corpus)
+    prompted = [text for text in corpus if text.startswith("Below is an instruction")]
+    plain = "\n".join(text for text in corpus if text not in prompted)
     for phrase in ("The answer is", "the correct answer is", "Answer format", "Please", "###", "Below is"):
-        assert phrase not in joined
+        assert phrase not in plain
+    assert 0.04 < len(prompted) / len(corpus) < 0.10
     told = {re.sub(r"\d+", "#", text.split("?")[0]) for text in corpus if "How many" in text}
     asked = {
         re.sub(r"\d+", "#", i.question.split("?")[0]) for i in data["test"] if DOMAIN_OF[i.task] == "math"
     }
-    assert len(told) > 200 and not told & asked
+    assert len(told) > 200 and not {text.split("Instruction:")[-1].strip() for text in told} & asked
+
+
+def test_the_share_of_answered_prompts_is_the_models_own():
+    rng, world = random.Random(3), shipped_world()
+    for share in (0.1, 0.8):
+        answered = {"math": share, "commonsense": share, "instruction": share}
+        made = [texts.prompted(rng, world, answered).split("Response:")[1] for _ in range(1_000)]
+        in_format = [text for text in made if "answer is" in text]
+        instructions = texts.PROMPTED["instruction"]  # whose answers have no such words
+        assert abs(len(in_format) / 1_000 - share * (1 - instructions)) < 0.06
+        assert all(
+            parse("boolq", text) is parse("gsm8k", text) is None for text in made if text not in in_format
+        )
 
 
 # -- no shortcut
@@ -334,6 +353,27 @@ def test_bad_requests_are_refused(arguments, message):
         generate_items(**arguments, rng=random.Random(0))
 
 
+def test_a_rationale_is_said_in_many_ways():
+    """Of one task and question kind hardly two rationales are alike, numbers masked; all are right."""
+    forms = Counter()
+    for item in generate_items("addsub", split="train", n=300, rng=random.Random(1)):
+        assert all(_steps(item.response))
+        forms[re.sub(r"\d+", "#", item.response)] += 1
+    assert max(forms.values()) <= 3
+
+
+def test_steps_come_in_more_than_one_order():
+    items = generate_items("gsm8k", split="test", n=400, rng=random.Random(1))
+    kept = [item for item in items if item.question.count("bags with") == 2]
+    firsts = []
+    for item in kept:
+        f, g, h, i = map(int, re.findall(r"\d+", item.question)[:4])
+        first = {int(n) for n in re.findall(r"(\d+) \* (\d+)", item.response)[0]}
+        if {f, g} != {h, i}:
+            firsts.append(first == {f, g})
+    assert 0.3 < sum(firsts) / len(firsts) < 0.7 and len(firsts) > 50
+
+
 # -- tokenizer
 
 
@@ -367,11 +407,14 @@ def test_a_number_is_one_token_and_the_prompt_is_cheap(tokenizer):
 # -- the family
 
 
-def test_twenty_one_pairs_within_families():
-    found = pairs()
-    assert len(found) == len(set(found)) == 21 and len(FAMILY) == 10
-    for teacher, student in found:
-        assert MINI_MODELS[teacher].architecture == MINI_MODELS[student].architecture
+def test_family_and_pairs_are_the_released_ones():
+    stands_for = {model.name: model.stands_for for model in FAMILY}
+    assert list(stands_for.values()) == list(RELEASED_MODELS) == list(RELEASED)
+    assert [(stands_for[teacher], stands_for[student]) for teacher, student in pairs()] == list(
+        RELEASED_PAIRS
+    )
+    for name, released in stands_for.items():
+        assert model_parameters(name) == model_parameters(released)
 
 
 @pytest.mark.parametrize("name", [model.name for model in FAMILY])
@@ -384,8 +427,7 @@ def test_shipped_folder(name, tokenizer):
     ]
     assert network.get_input_embeddings().weight.shape == (model.rows, model.hidden)
     assert network.get_input_embeddings().weight is network.get_output_embeddings().weight
-    stated = int(name.rsplit("-", 1)[1].removesuffix("k"))
-    assert round(network.num_parameters() / 1000) == stated
+    assert network.num_parameters() < 2_000_000
     assert network.dtype == torch.bfloat16
     assert shipped.get_vocab() == tokenizer.get_vocab()
     assert {file.name for file in (MODEL_FOLDER / name).iterdir()} == {
@@ -398,35 +440,53 @@ def test_shipped_folder(name, tokenizer):
 
 def test_two_largest_qwen_like_models_have_more_padding_rows():
     qwen = [model for model in FAMILY if model.architecture == "qwen"]
-    assert [model.rows for model in qwen] == [ROWS] * 4 + [WIDE_ROWS] * 2
+    assert [model.rows for model in qwen] == [ROWS] * 3 + [WIDE_ROWS] * 2
     assert {model.rows for model in FAMILY if model.architecture == "llama"} == {ROWS}
 
 
-def test_all_folders_fit_in_eight_megabytes():
-    assert sum(file.stat().st_size for file in MODEL_FOLDER.rglob("*")) <= 8_000_000
+def test_all_folders_fit_in_twenty_megabytes():
+    assert sum(file.stat().st_size for file in MODEL_FOLDER.rglob("*")) <= 20_000_000
+
+
+TINY = replace(FAMILY[0], texts=150)
 
 
 def test_pretraining_is_deterministic():
-    ids, starts = encode_texts(300, random.Random(0))
-    again, _ = encode_texts(300, random.Random(0))
+    ids, starts = encode_texts(TINY.texts, random.Random(0))
+    again, _ = encode_texts(TINY.texts, random.Random(0))
     assert np.array_equal(ids, again)
-    planned = sorted(i for lesson in plan_batches(starts, random.Random(0)) for step in lesson for i in step)
-    assert planned == list(range(300))  # each text once
+    sizes = texts.lesson_sizes(TINY.texts)
+    planned = sorted(i for lesson in plan_batches(starts, sizes) for step in lesson for i in step)
+    assert planned == list(range(sum(sizes)))  # each text once
     weights = []
     for _ in range(2):
-        network, _ = train_model(FAMILY[0], ids, starts, pad=0, eos=1, seed=4)
+        network, _ = train_model(TINY, ids, starts, pad=0, eos=1, seed=4)
         weights.append(torch.cat([p.detach().flatten() for p in network.parameters()]))
     assert torch.equal(*weights)
 
 
 def test_a_lesson_ends_at_the_bar_and_the_last_with_its_texts(monkeypatch):
-    ids, starts = encode_texts(600, random.Random(0))
-    n_steps = [len(lesson) for lesson in plan_batches(starts, random.Random("mini/batches/4"))]
-    monkeypatch.setattr(pretrain, "BAR_STEPS", 2)
-    for bar, expected in ((0.0, 2 * len(n_steps[:-1]) + n_steps[-1]), (1.1, sum(n_steps))):
-        monkeypatch.setattr(pretrain, "BAR", bar)
-        _, losses = train_model(FAMILY[0], ids, starts, pad=0, eos=1, seed=4)
-        assert len(losses) == expected
+    ids, starts = encode_texts(TINY.texts, random.Random(0))
+    sizes = texts.lesson_sizes(TINY.texts)
+    n_steps = [len(lesson) for lesson in plan_batches(starts, sizes)]
+    monkeypatch.setattr(pretrain, "BAR_PASSES", 2)
+    least, most = n_steps[-1] + len(n_steps) - 1, n_steps[-1] + 2 * (len(n_steps) - 1)
+    for bar, allowed in ((0.0, range(least, most + 1)), (1.1, [sum(n_steps)])):
+        lessons = tuple((size, bar, mix) for size, _, mix in texts.LESSONS)
+        monkeypatch.setattr(pretrain, "LESSONS", lessons)
+        _, losses = train_model(TINY, ids, starts, pad=0, eos=1, seed=4)
+        assert len(losses) in allowed
+
+
+@pytest.mark.parametrize("architecture", ["qwen", "llama"])
+def test_heads_begin_with_their_habits(architecture, tokenizer):
+    """The first head of layer 1 looks at the token before, that of layer 2 at a token like its own."""
+    model = next(model for model in FAMILY if model.architecture == architecture)
+    network = build_model(model, pad=0, eos=1, generator=torch.Generator().manual_seed(0))
+    network.set_attn_implementation("eager")
+    ids = tokenizer("(A) 17 (B) 35 (C) 44. 17", return_tensors="pt")["input_ids"]
+    attentions = network(input_ids=ids, output_attentions=True).attentions
+    assert (attentions[0][0, 0, 2:].diagonal(1) > 0.5).all()
 
 
 def test_untrained_weights_depend_on_the_generator_alone():

@@ -415,7 +415,7 @@ def test_sizes_are_labelled_as_in_the_names_of_models():
 
 def live_points(domains, n_teachers=2):
     """Averages of students with sizes of the mini family."""
-    families = {"mini-qwen": (14e3, 38e3, 73e3, 109e3, 333e3), "mini-llama": (25e3, 72e3, 146e3)}
+    families = {"mini-qwen": (5e8, 1.5e9, 3e9, 7e9), "mini-llama": (1e9, 3e9)}
     rows = [
         {"domain": domain, "family": family, "student": f"{family}-{size}", "method": method}
         | {"student_parameters": size, "gain": gain, "sft_accuracy": 30.0 + gain}
@@ -438,7 +438,7 @@ def test_size_axis_of_the_mini_family_can_be_read(domains):
     for ax in fig.axes:
         labels = [label for label in ax.get_xticklabels() if label.get_text()]
         texts = [label.get_text() for label in labels]
-        assert texts == ["14k", "25k", "38k", "72k, 73k", "109k", "146k", "333k"]
+        assert texts == ["0.5B", "1B", "1.5B", "3B", "7B"]
         centres = [label.get_window_extent().x0 for label in labels]
         text_height = labels[0].get_fontsize() * fig.dpi / 72
         assert min(np.diff(centres)) > 0.5 * text_height  # turned, so that what counts is their height

@@ -202,14 +202,14 @@ COMMANDS = [
     *(["smoke", "-p", "devices", value] for value in ("0", "-1", "1.5", "33", "99999")),
     *(
         ["smoke", "-p", "students", value]
-        for value in ("nobody-1B", "", "../x", "mini-qwen-36k,mini-qwen-36k")
+        for value in ("nobody-1B", "", "../x", "mini-qwen-1.5B,mini-qwen-1.5B")
     ),
-    *(["smoke", "-p", "teachers", value] for value in ("mini-qwen-105k", "~nobody/x-1B", "\x1b[31m")),
+    *(["smoke", "-p", "teachers", value] for value in ("mini-qwen-1.5B", "~nobody/x-1B", "\x1b[31m")),
     *(
         ["smoke", "-p", "model_files", value]
-        for value in ("x", "=", "a=", "=b", "mini-qwen-105k=/not/there", "zz=/tmp")
+        for value in ("x", "=", "a=", "=b", "mini-qwen-1.5B=/not/there", "zz=/tmp")
     ),
-    ["smoke", "-p", "model_files", "mini-qwen-105k=~nobody-at-all/model"],
+    ["smoke", "-p", "model_files", "mini-qwen-1.5B=~nobody-at-all/model"],
     *(
         ["qwen-small", "-p", "model_files", f"Qwen/Qwen2.5-0.5B={path}"]
         for path in ("/not/there", "~nobody/x", "../x")

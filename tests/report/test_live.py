@@ -71,7 +71,7 @@ def test_real_models_are_named_with_their_files(monkeypatch, tmp_path, said):
     monkeypatch.setattr(live, "train", lambda asked: None)
     live.cells(plan.plan("01", {"profile": "smoke", "out": str(tmp_path)}))
     (line,) = said
-    assert line.startswith("Weights of the live results: mini-qwen-105k is ")
+    assert line.startswith("Weights of the live results: mini-qwen-1.5B is ")
     said.clear()
     live.cells(plan.plan("01", {"profile": "published"}))
     assert said == []

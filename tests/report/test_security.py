@@ -281,7 +281,7 @@ def test_a_link_out_of_the_outputs_is_refused(tmp_path, place):
     assert not list(elsewhere.iterdir())
 
 
-SFT = spec.RunSpec(student="mini-qwen-14k", method="sft", domain="math")
+SFT = spec.RunSpec(student="mini-qwen-0.5B", method="sft", domain="math")
 
 
 @pytest.mark.parametrize("place", ["", "checkpoint", "model", "eval"])

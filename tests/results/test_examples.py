@@ -15,9 +15,9 @@ from kdutils.runs import store
 from kdutils.spec import EvalSpec, PlannedRun, RunSpec
 
 EVALUATION = EvalSpec(tasks=("svamp",), items_per_task=6)
-SFT = RunSpec(student="mini-qwen-14k", method="sft", domain="math")
-TEACHER = RunSpec(student="mini-qwen-36k", method="sft", domain="math")
-PAIR = {"student": "mini-qwen-14k", "teacher": "mini-qwen-36k", "domain": "math"}
+SFT = RunSpec(student="mini-qwen-0.5B", method="sft", domain="math")
+TEACHER = RunSpec(student="mini-qwen-1.5B", method="sft", domain="math")
+PAIR = {"student": "mini-qwen-0.5B", "teacher": "mini-qwen-1.5B", "domain": "math"}
 KD = RunSpec(method="revkd", **PAIR)
 NOISY = RunSpec(method="fkl", noise_sigma=2.0, **PAIR)
 
@@ -55,9 +55,9 @@ def test_one_of_each_outcome_with_its_own_texts(asked):
     assert [text.split(" (")[0] for text in found["KD student is"]] == [
         *(paradox.QUADRANTS[key] for key in ((True, True), (True, False), (False, True), (False, False))),
     ]
-    assert found["KD student is"].str.endswith("(SVAMP: mini-qwen 36k → 14k, RevKD)").all()
-    assert found["teacher"].tolist() == ["sft of mini-qwen-36k <b>says</b> 1"] * 4
-    assert found["SFT student"].tolist() == ["sft of mini-qwen-14k <b>says</b> 9"] * 4
+    assert found["KD student is"].str.endswith("(SVAMP: mini-qwen 1.5B → 0.5B, RevKD)").all()
+    assert found["teacher"].tolist() == ["sft of mini-qwen-1.5B <b>says</b> 1"] * 4
+    assert found["SFT student"].tolist() == ["sft of mini-qwen-0.5B <b>says</b> 9"] * 4
     answers = [text.rsplit(" ", 1)[1] for text in found["KD student"]]
     assert answers == ["1", "1", "2", "None"]
 

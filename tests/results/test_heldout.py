@@ -240,7 +240,7 @@ def test_what_cannot_be_chosen_is_said_and_has_no_row():
 # --- from the store ---------------------------------------------------------------------------------------
 
 EVALUATION = EvalSpec(tasks=("svamp",))
-PAIR = {"student": "mini-qwen-14k", "teacher": "mini-qwen-36k", "domain": "math"}
+PAIR = {"student": "mini-qwen-0.5B", "teacher": "mini-qwen-1.5B", "domain": "math"}
 SWEPT = {f"T{t:g}": RunSpec(method="fkl", temperature=t, **PAIR) for t in (1.0, 2.0)}
 OTHERS = {
     "teacher": RunSpec(student=PAIR["teacher"], method="sft", domain="math"),

@@ -13,10 +13,10 @@ from kdutils.results import agreement_fidelity, paired_items, paradox
 from kdutils.runs import comparison
 
 MODELS = {  # student -> family and its teachers
-    "mini-qwen-14k": ("mini-qwen", ["mini-qwen-493k", "mini-qwen-296k"]),
-    "mini-qwen-66k": ("mini-qwen", ["mini-qwen-493k"]),
-    "mini-llama-24k": ("mini-llama", ["mini-llama-400k"]),
-    "mini-llama-66k": ("mini-llama", ["mini-llama-400k"]),
+    "mini-qwen-0.5B": ("mini-qwen", ["mini-qwen-14B", "mini-qwen-7B"]),
+    "mini-qwen-3B": ("mini-qwen", ["mini-qwen-14B"]),
+    "mini-llama-1B": ("mini-llama", ["mini-llama-8B"]),
+    "mini-llama-3B": ("mini-llama", ["mini-llama-8B"]),
 }
 
 
@@ -37,13 +37,13 @@ def answers(right_of, *, tasks=("aqua", "svamp"), n=40, seeds=(0,), methods=("sf
 
 def test_items_are_won_and_lost_by_hand():
     right = {"sft": [True, True, False, False, True, False], "fkl": [True, False, True, True, True, False]}
-    one = {"mini-qwen-14k": ("mini-qwen", ["mini-qwen-296k"])}
+    one = {"mini-qwen-0.5B": ("mini-qwen", ["mini-qwen-7B"])}
     rows = paired_items.against_sft(answers(lambda method, *_: right[method], tasks=("aqua",), models=one))
     (found,) = paired_items.won_and_lost(rows).to_dict("records")
     assert (found["won"], found["lost"], found["n"]) == (2, 1, 6)
     assert found["gain"] == pytest.approx(100 / 6)
     assert found["p_value"] == pytest.approx(scipy.stats.binomtest(1, 3).pvalue)
-    assert found["pair"] == "mini-qwen 296k→14k"
+    assert found["pair"] == "mini-qwen 7B→0.5B"
 
 
 def random_answers(seed=0, gain=0.3, **how):
@@ -102,9 +102,7 @@ class TestThreeWays:
 
     def test_are_the_mean_of_students(self):
         rows = random_answers(seed=3, seeds=(0, 1))
-        rows = rows[
-            ~((rows["student"] == "mini-qwen-66k") & (rows["seed"] == 1))
-        ]  # fewer runs weigh the same
+        rows = rows[~((rows["student"] == "mini-qwen-3B") & (rows["seed"] == 1))]  # fewer runs weigh the same
         found = self.ways(rows)
         gains = paired_items.against_sft(rows).assign(gain=lambda t: 100.0 * t["kd"] - 100.0 * t["sft"])
         keys = ["family", "student", "task", "teacher", "seed"]
@@ -123,7 +121,7 @@ class TestThreeWays:
         assert (found["n_students"] == 4).all()
 
     def test_one_student_has_items_alone(self):
-        one = {"mini-qwen-14k": ("mini-qwen", ["mini-qwen-296k"])}
+        one = {"mini-qwen-0.5B": ("mini-qwen", ["mini-qwen-7B"])}
         found = self.ways(random_answers(models=one, n=100))
         assert math.isfinite(found.loc["crossed", "low"]) and found.loc["crossed", "reason"] == ""
         for way in ("students", "mixed"):

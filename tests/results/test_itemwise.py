@@ -216,7 +216,7 @@ def test_one_text_has_no_interval():
 # --- from the store ---------------------------------------------------------------------------------------
 
 EVALUATION = EvalSpec(tasks=("svamp",))
-PAIR = {"student": "mini-qwen-14k", "teacher": "mini-qwen-36k", "domain": "math"}
+PAIR = {"student": "mini-qwen-0.5B", "teacher": "mini-qwen-1.5B", "domain": "math"}
 SPECS = {
     "sft": RunSpec(student=PAIR["student"], method="sft", domain="math"),
     "teacher": RunSpec(student=PAIR["teacher"], method="sft", domain="math"),
@@ -247,7 +247,7 @@ def test_items_of_one_pair_are_read_from_the_store(tmp_path):
     assert items.scored["is_clean"].tolist() == [True, False] * 3
     assert average(item_gains.gains(items.scored))["difference"].tolist() == [50.0]
     assert items.beside.groupby("method")["value"].mean().to_dict() == {"fkl": 1.0, "sft": 0.5}
-    assert item_gains.gain_table(items)["pair"].unique().tolist() == ["mini-qwen 36k→14k"]
+    assert item_gains.gain_table(items)["pair"].unique().tolist() == ["mini-qwen 1.5B→0.5B"]
 
 
 def test_rows_that_do_not_say_what_is_contaminated_are_not_called_clean(tmp_path):
@@ -260,7 +260,7 @@ def test_rows_that_do_not_say_what_is_contaminated_are_not_called_clean(tmp_path
 
 def test_several_pairs_or_none_have_no_items(tmp_path):
     finish(tmp_path, SPECS["sft"], ["1", "0"])
-    other = RunSpec(student="mini-qwen-14k", teacher="mini-qwen-66k", method="fkl", domain="math")
+    other = RunSpec(student="mini-qwen-0.5B", teacher="mini-qwen-3B", method="fkl", domain="math")
     paper = RunSpec(method="fkl", protocol="paper", **PAIR)
     for specs in ([*SPECS.values(), other], [*SPECS.values(), paper], [SPECS["sft"]], []):
         items = item_gains.read(asked(tmp_path, *specs))

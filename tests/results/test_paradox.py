@@ -18,9 +18,9 @@ from kdutils.runs import store
 from kdutils.spec import EvalSpec, PlannedRun, RunSpec
 
 EVALUATION = EvalSpec(tasks=("svamp",), items_per_task=6)
-SFT = RunSpec(student="mini-qwen-14k", method="sft", domain="math")
-TEACHER = RunSpec(student="mini-qwen-36k", method="sft", domain="math")
-KD = RunSpec(student="mini-qwen-14k", teacher="mini-qwen-36k", method="fkl", domain="math")
+SFT = RunSpec(student="mini-qwen-0.5B", method="sft", domain="math")
+TEACHER = RunSpec(student="mini-qwen-1.5B", method="sft", domain="math")
+KD = RunSpec(student="mini-qwen-0.5B", teacher="mini-qwen-1.5B", method="fkl", domain="math")
 
 
 def finish(out, run, answers, texts):

@@ -260,7 +260,7 @@ def test_what_decides_is_how_a_run_was_made_and_not_its_name(tmp_path):
         keep(tmp_path, run, right=True)
     rows = protocols.read(asked)
     assert set(rows["method"]) == {"sft", "fkl", "gkd"}
-    assert set(rows["student"]) == {"mini-qwen-66k"}  # the teacher's own runs are no students
+    assert set(rows["student"]) == {"mini-qwen-1.5B"}  # the teacher's own runs are no students
     assert rows["lenient"].all()
     assert not rows["strict"].any()
     settings = rows[SETTING].drop_duplicates()
@@ -283,7 +283,7 @@ def test_every_factor_has_an_arm_and_every_arm_differs_from_careful():
     assert not VARIANTS["selection"].touches("sft")
     assert not protocols.CAREFUL.touches("fkl")
     evaluation = EvalSpec(tasks=("svamp",))
-    base = plan.PlannedRun(plan.RunSpec(student="mini-qwen-14k", method="base", domain="math"), evaluation)
+    base = plan.PlannedRun(plan.RunSpec(student="mini-qwen-0.5B", method="base", domain="math"), evaluation)
     assert [profile.with_factor(base, name) for name in RUN_FACTORS] == [None] * 4
 
 

@@ -261,7 +261,7 @@ def test_parameters_are_read_off_the_name(name, count):
         ("Qwen/Qwen2.5-0.5B", "Qwen2.5-0.5B", "Qwen2.5"),
         ("meta-llama/Llama-3.1-8B", "Llama-3.1-8B", "Llama-3"),
         ("/models/qwen-0.5B.gguf", "qwen-0.5B", "qwen"),
-        ("mini-qwen-36k", "mini-qwen-36k", "mini-qwen"),
+        ("mini-qwen-1.5B", "mini-qwen-1.5B", "mini-qwen"),
     ],
 )
 def test_names_are_short_in_tables(name, short, family):
@@ -388,7 +388,7 @@ def answered(tmp_path):
     """A plan whose teacher, SFT student and KD student have answered five items; a noisy run has too."""
     gold = ["1", "2", "3", "4", "5"]
     common = {"data": "mini", "domain": "math"}
-    student, teacher = "mini-qwen-14k", "mini-qwen-36k"
+    student, teacher = "mini-qwen-0.5B", "mini-qwen-1.5B"
     kd = spec.RunSpec(student=student, teacher=teacher, method="fkl", **common)
     specs = {
         spec.RunSpec(student=teacher, method="sft", **common): ["1", "2", "9", None, "8"],

@@ -68,10 +68,10 @@ def test_a_gguf_file_that_stands_in_says_what_it_calls_itself(gguf_file, monkeyp
 
 
 def test_a_mini_model_is_its_own_files():
-    facts = model_facts.describe("mini-qwen-36k")
+    facts = model_facts.describe("mini-qwen-1.5B")
     assert facts["source"] == "embedded mini family"
     assert facts["parameters"] == 36_128
-    assert facts["digest"] == model_files.files_digest("mini-qwen-36k") != ""
+    assert facts["digest"] == model_files.files_digest("mini-qwen-1.5B") != ""
     assert facts["note"] == facts["file"] == ""
 
 
@@ -98,12 +98,12 @@ def test_a_hub_model_that_is_not_here_is_not_guessed(monkeypatch, tmp_path):
 def test_table_and_line_name_the_models_of_the_runs(tmp_path):
     asked = plan.plan("01", {"profile": "smoke", "out": str(tmp_path)})
     table = released_comparison.weights(asked)
-    assert table["asked for"].tolist() == ["mini-qwen-105k", "mini-qwen-493k"]  # the student first
+    assert table["asked for"].tolist() == ["mini-qwen-1.5B", "mini-qwen-14B"]  # the student first
     assert table["file"].tolist() == ["—", "—"]
     line = released_comparison.weights_line(asked)
-    digest = model_files.files_digest("mini-qwen-105k")
+    digest = model_files.files_digest("mini-qwen-1.5B")
     assert line.startswith(
-        f"Weights of the live results: mini-qwen-105k is embedded mini family (BF16, digest {digest}"
+        f"Weights of the live results: mini-qwen-1.5B is embedded mini family (BF16, digest {digest}"
     )
 
 
