@@ -45,10 +45,7 @@ from kdutils.spec import EvalSpec, RunSpec
 # Of a CPU, see encoding.Batch.passes.
 LARGE_CPU_ROWS = 2  # sequences in a pass of a large model: as fast as more, and a third of the memory
 PASS_SECONDS = 2.0e-3  # of a tiny model on one thread, whatever is in the pass: some 100 small operations
-TOKEN_SECONDS, TOKEN_PARAMETER_SECONDS = (
-    1.5e-6,
-    1.05e-10,
-)  # and of each token in it; measured at 0.04 to 0.5 million parameters
+TOKEN_SECONDS, TOKEN_PARAMETER_SECONDS = 1.5e-6, 1.05e-10  # and of each token in it; at 0.04M to 0.5M
 NO_LIMIT = 1_000_000  # tokens: what is evaluated is never cut
 
 
