@@ -114,12 +114,8 @@ class Verdicts:
         n = int(cell_table.has_flag(runs, response_format.FLAG).sum())
         text = f"{self.section.labels['live']}: {n or 'none'} of {len(runs)} trained models, teachers among "
         text += f"them, keep the response format in fewer than {cell_table.LEAST_IN_FORMAT:g} % of their "
-        rest = (
-            "so the columns without unformatted cells judge the claims without these."
-            if n
-            else ("so there are no columns without such cells.")
-        )
-        return f"{text}greedy texts, {rest}" if len(runs) else ""
+        rest = "columns without unformatted cells" if n else "no columns without such cells"
+        return f"{text}greedy texts, so there are {rest}." if len(runs) else ""
 
     def bars(self) -> None:
         """Verdicts of each source and analysis, by section."""
