@@ -46,10 +46,7 @@ def marked(table: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
         names = {label: key for labels in (METHOD_NAMES, METHOD_LABELS) for key, label in labels.items()}
         own = table[keys].assign(method=table["method"].map(lambda method: names.get(method, method)))
         marks = pd.MultiIndex.from_frame(own).isin(pd.MultiIndex.from_frame(lost[keys]))
-        for name, of_plain in (
-            ("temperature", 1.0),
-            ("noise_sigma", 0.0),
-        ):  # of other runs it is not known here
+        for name, of_plain in (("temperature", 1.0), ("noise_sigma", 0.0)):
             marks &= (table[name].fillna(of_plain) == of_plain).to_numpy() if name in table else True
     return table.assign(**{UNFORMATTED: marks}) if marks.any() else table
 
