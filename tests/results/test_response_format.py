@@ -15,7 +15,7 @@ from kdutils.results import gain_tables, response_format
 from kdutils.runs import comparison
 from kdutils.spec import EvalSpec, PlannedRun, RunSpec
 
-TEACHER, STUDENT = "mini-qwen-36k", "mini-qwen-14k"
+TEACHER, STUDENT = "mini-qwen-1.5B", "mini-qwen-0.5B"
 GREEDY = EvalSpec(tasks=("svamp",), items_per_task=10)
 SAMPLED = replace(GREEDY, temperature=1.0)
 
