@@ -30,7 +30,7 @@ from kdutils.grid.machines import Machine
 from kdutils.grid.model_shapes import Architecture
 from kdutils.io import cache
 from kdutils.io.child_processes import ChildError, Function
-from kdutils.mini.family import MINI_MODELS
+from kdutils.mini.family import MINI_MODELS, ROWS
 from kdutils.report import plots
 
 SHAPE = Architecture(
@@ -40,8 +40,8 @@ TINY = Case(name="tiny", student=SHAPE, teacher=replace(SHAPE, hidden=32), rows=
 TEXTS = replace(  # of unequal lengths, so there is padding
     TINY,
     name="texts",
-    student=replace(SHAPE, rows=552),
-    teacher=replace(SHAPE, rows=552, hidden=32),
+    student=replace(SHAPE, rows=ROWS),
+    teacher=replace(SHAPE, rows=ROWS, hidden=32),
     length=0,
     scored=0,
     domain="math",
