@@ -94,7 +94,7 @@ Decodings = _list_of(Literal[*DECODINGS])
 Factors = Annotated[tuple[Literal[RUN_FACTORS], ...], AfterValidator(_none_twice)]
 Starts, Recipe = _list_of(Literal["base", "sft"]), tuple[Literal[*PREFIXES], Literal[DIVERGENCES]]
 ByDomain, ByProtocol = dict[Literal[TRAIN_DOMAINS], Settings], dict[Literal[PROTOCOLS], Settings]
-ByMethod = dict[Literal[KD_METHODS], Settings]
+ByMethod = dict[Literal[*KD_METHODS, "kd"], Settings]
 
 
 @_checked

@@ -1,7 +1,8 @@
 """Pretraining texts: drills, solved problems and facts of the village, as plain prose.
 
 Only texts of the kind `prompted` have the prompt and, in a share of them that each model has its own of, a
-response in the format of its task: what a base model does when it is asked. The others are told without.
+response in the format of its task: what a base model does when it is asked. The others are told without,
+but for solved problems with choices, which end on their letter as a response does.
 Solved problems and work, states and events use only the combinations of the training split; facts
 are told whatever their split, because asking for them is what the tasks test: all, or the share that a
 model knows.

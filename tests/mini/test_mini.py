@@ -166,6 +166,7 @@ def test_only_prompted_texts_hold_prompt_and_format_and_none_a_test_wording(data
     corpus = list(texts.generate_texts(3_000, random.Random(7)))
     prompted = [text for text in corpus if text.startswith("Below is an instruction")]
     plain = "\n".join(text for text in corpus if text not in prompted)
+    plain = re.sub(r"The answer is (\d+ )?[A-E]\.", "", plain)  # solved problems with choices end so, too
     for phrase in ("The answer is", "the correct answer is", "Answer format", "Please", "###", "Below is"):
         assert phrase not in plain
     assert 0.04 < len(prompted) / len(corpus) < 0.10
@@ -481,7 +482,7 @@ def test_a_lesson_ends_at_the_bar_and_the_last_with_its_texts(monkeypatch):
 @pytest.mark.parametrize("architecture", ["qwen", "llama"])
 def test_heads_begin_with_their_habits(architecture, tokenizer):
     """The first head of layer 1 looks at the token before, that of layer 2 at a token like its own."""
-    model = next(model for model in FAMILY if model.architecture == architecture)
+    model = max((model for model in FAMILY if model.architecture == architecture), key=lambda m: m.hidden)
     network = build_model(model, pad=0, eos=1, generator=torch.Generator().manual_seed(0))
     network.set_attn_implementation("eager")
     ids = tokenizer("(A) 17 (B) 35 (C) 44. 17", return_tensors="pt")["input_ids"]

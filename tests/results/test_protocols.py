@@ -259,12 +259,14 @@ def test_what_decides_is_how_a_run_was_made_and_not_its_name(tmp_path):
     for run in (*asked.runs, *asked.variants):
         keep(tmp_path, run, right=True)
     rows = protocols.read(asked)
-    assert set(rows["method"]) == {"sft", "fkl", "gkd"}
-    assert set(rows["student"]) == {"mini-qwen-1.5B"}  # the teacher's own runs are no students
+    assert set(rows["method"]) == {"sft", "fkl", "revkd", "gkd", "opd"}
+    assert set(rows["student"]) == {"mini-qwen-0.5B"}  # the teacher's own runs are no students
     assert rows["lenient"].all()
     assert not rows["strict"].any()
     settings = rows[SETTING].drop_duplicates()
-    assert len(settings) == len(rows) / 3 == 3 + 3 + 5 + 4 + 1  # SFT and its variants, fkl and its, GKD
+    assert (
+        len(settings) == len(rows) / 3 == 1 + 3 + 3 + 4 + 3 + 2
+    )  # SFT, fkl, their variants; revkd; GKD, OPD
     together = settings[settings["prompt"] & settings["sequences"]]
     assert together["sampled"].tolist() == [True]
     paper = plan.plan("11", sections | {"protocol": "paper"})

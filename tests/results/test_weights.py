@@ -70,9 +70,10 @@ def test_a_gguf_file_that_stands_in_says_what_it_calls_itself(gguf_file, monkeyp
 def test_a_mini_model_is_its_own_files():
     facts = model_facts.describe("mini-qwen-1.5B")
     assert facts["source"] == "embedded mini family"
-    assert facts["parameters"] == 36_128
+    assert facts["parameters"] == 181_184
     assert facts["digest"] == model_files.files_digest("mini-qwen-1.5B") != ""
-    assert facts["note"] == facts["file"] == ""
+    assert facts["note"] == "stands for Qwen2.5-1.5B, 64 wide"
+    assert facts["file"] == ""
 
 
 def test_a_folder_is_read_off_its_safetensors(tmp_path):
