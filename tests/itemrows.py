@@ -62,13 +62,8 @@ def cells(rows: pd.DataFrame, **columns: float) -> pd.DataFrame:
     table = []
     for row in found.to_dict("records"):
         cell = {name: row[name] for name in (*item_gains.SETTING, "task", "accuracy", "n")} | columns
-        cell |= {
-            "source": "live",
-            "protocol": "careful",
-            "decoding": "greedy",
-            "family": "Qwen2.5",
-            "seed": 0,
-        }
+        cell |= {"source": "live", "protocol": "careful", "decoding": "greedy"}
+        cell |= {"family": "Qwen2.5", "seed": 0}
         if row["task"] == AVERAGE:  # no value of items but the accuracy has an average
             cell |= dict.fromkeys(columns, math.nan)
         cell |= {"student_parameters": 500_000_000, "accuracy_se": 1.0}
