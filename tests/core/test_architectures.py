@@ -25,7 +25,7 @@ def other_model(folder, config):
     return str(folder)
 
 
-SIZES = {"vocab_size": 544, "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 1}
+SIZES = {"vocab_size": 640, "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 1}
 SMALL = SIZES | {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 
 
