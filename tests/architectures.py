@@ -50,7 +50,7 @@ SIZES = {  # value -> fields that have it, of those that a configuration has
     "linear_value_head_dim",
     1: "n_group topk_group mamba_n_groups n_shared_experts eos_token_id bos_token_id",
     512: "max_position_embeddings n_positions n_ctx max_seq_len",
-    640: "vocab_size vocab_size_per_layer_input",
+    608: "vocab_size vocab_size_per_layer_input",
     0: "pad_token_id",
     0.2: "initializer_range init_std",  # so that no logits are nearly equal
 }
