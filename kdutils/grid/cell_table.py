@@ -71,13 +71,8 @@ SCHEMA = {
 }
 KEYS = list(SCHEMA)[: list(SCHEMA).index("n")]  # name a cell
 
-MEANS = (
-    "accuracy",
-    "accuracy_strict",
-    "unparsed",
-    "truncated",
-    "accuracy_clean",
-)  # also over the tasks of a domain
+# Also over the tasks of a domain:
+MEANS = ("accuracy", "accuracy_strict", "unparsed", "truncated", "accuracy_clean")
 LEAST_IN_FORMAT = 90.0  # percent; a trained student below it has not learned the response format
 MODEL_WORLD = "mini-"  # how the names of the mini family begin
 
@@ -262,8 +257,11 @@ def rows_of(out: Path, evaluation: EvalSpec, specs: Iterable[RunSpec]) -> list[d
     for spec in asked.values():
         sft = asked.get(spec.sft_spec.run_id) if spec.teacher_spec else None
         records = _records(out, evaluation, spec, sft, scored)
-        greedy = scored(spec, replace(evaluation, temperature=0.0, samples=1, seed=0)) if records else None
-        share = kept(out, _accuracies, greedy)[-1]["in_format"] if greedy and spec.method != "base" else None
+        greedy, of_greedy = replace(evaluation, temperature=0.0, samples=1, seed=0), records
+        if records and greedy != evaluation:
+            texts = scored(spec, greedy)
+            of_greedy = kept(out, _accuracies, texts) if texts else []
+        share = of_greedy[-1]["in_format"] if of_greedy and spec.method != "base" else None
         is_lost = share is not None and share < LEAST_IN_FORMAT
         flags = {"flags": join_flags(["format_not_learned"] * is_lost)}
         found += [_of_run(spec) | {"decoding": decoding} | flags | record for record in records]

@@ -50,9 +50,8 @@ def reads(tmp_path_factory):
 
 
 # Of a run: spec, result, curve, environment, and of its evaluation spec, result and items. Then both results,
-# for cells and again for costs, and what is kept: of an SFT student one file, of a distilled one three, and
-# once more of the greedy texts, for the share in the format.
-@pytest.mark.parametrize(("step", "a_run"), [("plan", 0), ("resume", 7), ("read", 2 + 2 + 3), ("look", 2)])
+# for cells and again for costs, and what is kept: of an SFT student one file, of a distilled one three.
+@pytest.mark.parametrize(("step", "a_run"), [("plan", 0), ("resume", 7), ("read", 2 + 2 + 2), ("look", 2)])
 def test_each_file_of_a_finished_run_is_read_once_a_step(reads, step, a_run):
     fewer, more = reads[step]
     assert more - fewer == 20 * a_run
