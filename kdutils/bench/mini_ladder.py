@@ -10,7 +10,6 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
 from scipy.stats import binomtest
@@ -18,7 +17,8 @@ from scipy.stats import binomtest
 from kdutils import encoding, models
 from kdutils.constants import ALL_TASKS, AVERAGE, DOMAIN_TASKS, DOMAINS, MATH
 from kdutils.data import sources
-from kdutils.grid import fill
+from kdutils.grid import cell_table, fill
+from kdutils.grid.study import DECODINGS
 from kdutils.io import disk
 from kdutils.items import Item
 from kdutils.mini.family import FAMILY, MINI_MODELS
@@ -28,8 +28,8 @@ from kdutils.spec import MINI, EvalSpec, PlannedRun, RunSpec
 
 LADDER_FILE = Path(__file__).parents[1] / "mini" / "ladder.csv"
 FINE_TUNING = {"train_items": 1_400, "epochs": 3, "batch_size": 4}  # 1,050 steps, as in profile mini
-DECODINGS = {"sampled": {"temperature": 1.0}, "greedy": {}}
-CELL = ["domain", "student", "method", "decoding", "task"]  # of LADDER_FILE; accuracies are in percent
+MEASURED = ["domain", "student", "method", "decoding", "task"]  # columns of LADDER_FILE, those of cells
+MEASURED += ["n", "accuracy", "accuracy_strict", "accuracy_se"]  # percent
 LARGEST = ("mini-qwen-14B", "mini-llama-8B")
 
 # Released average accuracy (authors' decoding and reading): math base, math SFT, commonsense base and SFT.
@@ -70,20 +70,11 @@ def planned(items_per_task: int) -> list[PlannedRun]:
 
 
 def accuracies(runs: Sequence[PlannedRun], out: Path) -> pd.DataFrame:
-    """By CELL, and over the tasks: n, accuracy as the authors read answers and strict, standard error."""
+    """The cells of the runs, a row a task and their average: MEASURED."""
     rows = []
     for run, spec in zip(runs, sources.resolved_all(run.spec for run in runs), strict=True):
-        items = store.folder_of(out, spec.run_id).evaluation(run.evaluation)
-        by_task = items.groupby("task", sort=False)[["correct", "correct_strict"]]
-        means, n = 100 * by_task.mean(), by_task.size()
-        error = np.sqrt(means["correct"] * (100 - means["correct"]) / n)
-        decoding = "sampled" if run.evaluation.temperature else "greedy"
-        cell = {"domain": spec.domain, "student": spec.student, "method": spec.method, "decoding": decoding}
-        for task in means.index:
-            rows.append(cell | {"task": task, "n": n[task], **means.loc[task], "se": error[task]})
-        average_error = np.sqrt((error**2).sum()) / len(error)
-        rows.append(cell | {"task": AVERAGE, "n": n.sum(), **means.mean(), "se": average_error})
-    return pd.DataFrame(rows).rename(columns={"correct": "accuracy", "correct_strict": "strict"})
+        rows += cell_table.rows_of(out, run.evaluation, [spec])
+    return cell_table.cell_table(rows)[MEASURED]
 
 
 def ladder(table: pd.DataFrame) -> pd.DataFrame:
