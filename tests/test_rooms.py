@@ -140,3 +140,16 @@ def test_what_is_finished_is_found_without_torch():
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.split() == ["False"]
+
+
+def test_links_of_the_readmes_lead_somewhere():
+    """Every relative link of a README is to a file that is there, and its #part to a heading of that file."""
+    root = PACKAGE.parent
+    pages = [root / folder / "README.md" for folder in (".", "notebooks", "outputs/reference", "tests")]
+    for page in [*pages, *PACKAGE.rglob("README.md")]:
+        for target, part in re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)", page.read_text()):
+            linked = page.parent / target if target else page
+            assert linked.exists(), f"{page}: {target}"
+            if part:
+                headings = re.findall(r"^#+ (.*)$", linked.read_text(), re.MULTILINE)
+                assert part in [re.sub(r"[^\w\- ]", "", each.lower()).replace(" ", "-") for each in headings]

@@ -98,7 +98,7 @@ sys.exit(cli.main([*sys.argv[1:], "--out", {out!r}]))
 
 def test_the_script_of_the_readme_makes_everything_once(tmp_path):
     """The real command line on the plan of profile smoke; only the training is pretended."""
-    readme = (ROOT / "README.md").read_text()
+    readme = (ROOT / "kdutils/grid/README.md").read_text()
     (script,) = [
         block for block in re.findall(r"```bash\n(.*?)```", readme, re.S) if "ARRAY_TASK_ID" in block
     ]

@@ -20,7 +20,7 @@ from kdutils.items import SPLITS, Item, alpaca, fingerprint
 from kdutils.mini import arithmetic, commonsense, pretrain, texts
 from kdutils.mini.family import FAMILY, MINI_MODELS, MODEL_FOLDER, ROWS, WIDE_ROWS, pairs
 from kdutils.mini.items import DOMAIN_OF, GENERATORS, TASKS_OF, build_data, generate_items
-from kdutils.mini.pretrain import build_model, encode_texts, plan_batches, train_model
+from kdutils.mini.pretrain import LessonNotLearnedError, build_model, encode_texts, plan_batches, train_model
 from kdutils.mini.tokenizer import CONTEXT, build_tokenizer
 from kdutils.mini.world import ENTITIES, HOPS, NAMES, RELATIONS, WORLD_SEED, draw_world, shipped_world
 
@@ -477,6 +477,23 @@ def test_a_lesson_ends_at_the_bar_and_the_last_with_its_texts(monkeypatch):
         monkeypatch.setattr(pretrain, "LESSONS", lessons)
         _, losses = train_model(TINY, ids, starts, pad=0, eos=1, seed=4)
         assert len(losses) in allowed
+    with pytest.raises(LessonNotLearnedError, match="lesson 1 of"):  # its bar is above all that can be
+        train_model(TINY, ids, starts, pad=0, eos=1, seed=4, required=1)
+
+
+def test_a_model_that_misses_a_required_lesson_begins_anew_with_the_next_seed(monkeypatch, tmp_path):
+    seeds, real = [], train_model
+
+    def misses_once(*arguments, seed, required, **rest):
+        seeds.append(seed)
+        if len(seeds) == 1:
+            raise LessonNotLearnedError
+        return real(*arguments, seed=seed, **rest)
+
+    monkeypatch.setitem(MINI_MODELS, TINY.name, TINY)
+    monkeypatch.setattr(pretrain, "train_model", misses_once)
+    pretrain.rebuild_one(TINY.name, tmp_path)
+    assert seeds == [WORLD_SEED, WORLD_SEED + 1] and (tmp_path / TINY.name / "model.safetensors").is_file()
 
 
 @pytest.mark.parametrize("architecture", ["qwen", "llama"])
