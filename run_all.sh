@@ -28,7 +28,7 @@ All set themselves up. The environment variable KDUTILS_ENV says where:
   active  the active Python, or an error
   venv    .venv in this folder, made with pip
   conda   .conda in this folder, made with conda, mamba or micromamba
-KDUTILS_DATA names a folder with the released results; without it they are downloaded once.
+KDUTILS_DATA names a folder with real questions; the released results are part of this repository.
 KDUTILS_MIN_DISK_GB is the free space that a set-up asks for (default 6).
 USAGE
 }

@@ -8,7 +8,7 @@ All environment variables of the package; `Compute.from_environment` alone reads
 | `KDUTILS_CHECKPOINTING`  | `0` (default), `1`          | `Compute.activation_checkpointing`               |
 | `KDUTILS_CPU_BFLOAT16`   | `auto` (default), `0`, `1`  | `Compute.cpu_bfloat16`                           |
 | `KDUTILS_TEACHER_STATES` | `always` (default), `never` | `Compute.keeps_teacher_states`                   |
-| `KDUTILS_DATA`           | folder                      | released tables and questions: results, data     |
+| `KDUTILS_DATA`           | folder                      | real questions, in its data/: data, grid         |
 | `KDUTILS_MODELS`         | `NAME=PATH,...`             | files in the place of models of the hub: data    |
 | `KDUTILS_HANDOVER`       | folder                      | plans of notebooks for the runner: grid/fill     |
 | `KDUTILS_RUN_TOKEN`      | set by the runner           | which of its runs a notebook belongs to: io      |

@@ -141,5 +141,5 @@ def run_sample(root: Path) -> None:
             overrides={"selection": "temperature_1"},
             jobs=3,
             notebooks=folder,
-            prepare=[lambda: folder],
+            data=list(folder.iterdir()),
         )

@@ -19,6 +19,7 @@ from kdutils.io import disk
 from kdutils.io.text_safety import scrub
 from kdutils.report import notebook_parameters, runner
 from kdutils.report.executor import say
+from kdutils.results import authors_tables
 from kdutils.runs import store
 from kdutils.spec import MINI, PlannedRun
 
@@ -105,7 +106,7 @@ def _run(asked: argparse.Namespace, notebooks: Path) -> int:
         notebooks=notebooks,
         jobs=asked.jobs,
         limit_seconds=asked.limit,
-        prepare=[lambda: _released_tables(profile)] if "published" in profile.sources else [],
+        data=[authors_tables.TABLE] if "published" in profile.sources else [],
         train=training if profile.live else None,
     )
     failed = [result for result in results if result.status == "failed"]
@@ -227,22 +228,6 @@ def _handed_over(plans: Sequence[plan.Plan], folder: Path, state: str) -> Iterat
                 found[each.runs] = fill.Handover(cells, costs, state)
             fill.hand_over(folder, each, found[each.runs])
         yield each
-
-
-def _released_tables(profile: Profile) -> Path | None:
-    """The folder of the authors' tables, fetched once for all notebooks.
-
-    None, with a line of progress, if they cannot be had and the profile has results of its own to show.
-    """
-    from kdutils.results import authors_tables  # not needed by profiles without them
-
-    try:
-        return authors_tables.fetch()
-    except authors_tables.ReleasedTablesError as error:
-        if profile.live is None:
-            raise runner.RunError(str(error)) from error
-        say(f"goes on without the released results: {error}")
-        return None
 
 
 def _print_parameters(notebooks: Sequence[Path]) -> None:

@@ -19,7 +19,6 @@ from numpy.typing import ArrayLike
 from kdutils.grid import fill
 from kdutils.grid.plan import Plan
 from kdutils.grid.scheduler import State
-from kdutils.grid.study import SOURCE_LABELS
 from kdutils.report import plots
 from kdutils.report.plots import ordered_colours
 from kdutils.results import gain_tables, released_comparison
@@ -33,17 +32,14 @@ MODEL_WORLD = (
 def cells(plan: Plan) -> pd.DataFrame:
     """The cells of a plan from every source, once its missing runs are made, with the progress shown.
 
-    Says as well which weights real models have, and why a source is missing.
+    Says as well which weights real models have.
     """
     train(plan)
-    table, gaps = gain_tables.cells_of(plan)
     if gain_tables.watermarks(plan)["live"]:
         _remark(MODEL_WORLD)
     elif said := released_comparison.weights_line(plan):
         _remark(said)
-    for source, reason in gaps.items():
-        _remark(f"{SOURCE_LABELS[source]} results are missing here: {reason}")
-    return table
+    return gain_tables.cells_of(plan)
 
 
 def train(plan: Plan) -> None:

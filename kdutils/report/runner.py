@@ -50,7 +50,7 @@ def run_profile(
     overrides: Mapping[str, Any] | None = None,
     jobs: int | None = None,
     limit_seconds: float | None = None,
-    prepare: Sequence[Callable[[], Path | None]] = (),
+    data: Sequence[Path] = (),
     train: Callable[[list[study_plan.Plan], Path], Iterable[study_plan.Plan]] | None = None,
     notebooks: Path = notebook_parameters.NOTEBOOKS,
 ) -> list[Result]:
@@ -60,8 +60,8 @@ def run_profile(
         only: numbers or names of notebooks; empty for all of the profile.
         overrides: parameters by name, for every notebook that declares them.
         jobs: notebooks at a time, by default as many as there are cores.
-        prepare: called before any notebook; each returns a folder of data that all of them read, or None.
-        train: called after that with what each notebook needs, so that they find their runs made, and a
+        data: files that notebooks read, which the index lists with their checksums.
+        train: called first with what each notebook needs, so that they find their runs made, and a
             folder for what to hand over to them; returns the plans, each once that is done. A notebook
             starts when its plan is returned, those that took longest the last time first; those of
             constants.AT_ONCE start before `train`, those of constants.ALONE when all others have ended.
@@ -88,7 +88,6 @@ def run_profile(
     with _alone_in(folder), tempfile.TemporaryDirectory(prefix="kdutils-") as scratch:
         needed = needs(waiting.values())
         executor = Executor(Path(scratch), jobs=jobs, limit_seconds=limit_seconds)
-        data = [path for path in (step() for step in prepare) if path is not None]
         drawn = notebook_api.figure_digests(folder)
         with ThreadPoolExecutor(jobs) as pool:
             for name in [name for name in waiting if name in study.AT_ONCE]:
@@ -206,8 +205,7 @@ def write_index(profile: Profile, folder: Path, results: Sequence[Result], data:
     drawn, damaged = notebook_api.published_figures(folder)
     for sentence in (*problems, *damaged):
         say(sentence)
-    files = sorted(path for each in data for path in each.iterdir() if path.is_file())
-    provenance = environment.provenance() | {"data": {path.name: disk.sha256(path) for path in files}}
+    provenance = environment.provenance() | {"data": {path.name: disk.sha256(path) for path in data}}
     conclusions = {name: ledger.conclusions(folder, name) for name in profile.notebooks}
     html = index_html(profile, shown, ledger.claims(folder), drawn, provenance, conclusions=conclusions)
     disk.write_json(folder / "index.json", [asdict(result) for result in shown])

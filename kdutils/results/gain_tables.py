@@ -37,24 +37,13 @@ GAIN_COLUMNS += ["accuracy", "accuracy_se", "sft_accuracy", "sft_accuracy_se", "
 GAIN_COLUMNS += ["teacher_accuracy", "gain", "gain_se", *LIKENESS]
 
 
-def cells_of(plan: Plan) -> tuple[pd.DataFrame, dict[str, str]]:
-    """The cells of a plan from every source of its profile, and why a source is missing.
+def cells_of(plan: Plan) -> pd.DataFrame:
+    """The cells of a plan from every source of its profile.
 
-    Live runs are those of the plan that are finished; the released results are always all of them. In a
-    profile with live runs, released tables that cannot be had are a gap and not an error.
-
-    Raises:
-        authors_tables.ReleasedTablesError: if the profile has no other source and they cannot be had.
+    Live runs are those of the plan that are finished; the released results are always all of them.
     """
-    tables, gaps = [], {}
-    for source in plan.profile.sources:
-        try:
-            tables.append(authors_tables.cells() if source == "published" else live_cells(plan))
-        except authors_tables.ReleasedTablesError as error:
-            if plan.profile.live is None:
-                raise
-            gaps[source] = str(error)
-    return pd.concat(tables, ignore_index=True), gaps
+    of_source = {"published": authors_tables.cells, "live": lambda: live_cells(plan)}
+    return pd.concat([of_source[source]() for source in plan.profile.sources], ignore_index=True)
 
 
 def live_cells(plan: Plan) -> pd.DataFrame:

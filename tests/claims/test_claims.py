@@ -82,7 +82,7 @@ def by_authors(cells):
 
 
 @pytest.fixture(scope="module")
-def ledger(released_tables):
+def ledger():
     return {
         row["id"]: row
         for row in claims.ledger_rows(claims.judgements(authors_tables.cells()))

@@ -119,7 +119,7 @@ def test_the_summary_counts_choices_that_bear(lucky_table):
     assert f"{counts['some']} under some choice" in remark
 
 
-def test_values_that_were_printed_are_not_asked_of_another_analysis(released_tables):
+def test_values_that_were_printed_are_not_asked_of_another_analysis():
     from kdutils.results import authors_tables
 
     found = verdicts(authors_tables.cells(), "S1")

@@ -401,7 +401,7 @@ def test_nothing_is_testable_without_students():
         assert found.reason
 
 
-def test_released_results_are_judged_as_reported(released_tables):
+def test_released_results_are_judged_as_reported():
     from kdutils.results import authors_tables
 
     rows = [

@@ -19,7 +19,6 @@ READERS = {
     },
     "bench/side_by_side.py": {"KDUTILS_COMPILE"},  # set for processes that it starts, not read
     "bench/whole_runs.py": {"KDUTILS_TEACHER_STATES"},  # the same
-    "results/authors_tables.py": {"KDUTILS_DATA"},
     "data/benchmark.py": {"KDUTILS_DATA"},
     "data/llm_adapters.py": {"KDUTILS_DATA"},
     "grid/cost.py": {"KDUTILS_DATA"},

@@ -200,7 +200,7 @@ class TestCodeDigest:
 
 
 @pytest.fixture(scope="module")
-def released_cells(released_tables):
+def released_cells():
     return authors_tables.cells()
 
 

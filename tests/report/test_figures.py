@@ -44,7 +44,7 @@ LEVEL = {
 
 
 @pytest.fixture(scope="module")
-def cells(released_tables):
+def cells():
     return authors_tables.cells()
 
 

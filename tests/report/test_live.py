@@ -56,18 +56,15 @@ def said(monkeypatch):
     return bundles
 
 
-def test_missing_tables_are_a_gap_where_there_are_live_results(monkeypatch, tmp_path, said):
-    monkeypatch.setenv("KDUTILS_DATA", str(tmp_path))
+def test_a_profile_with_live_runs_has_the_released_results_too(tmp_path, said):
     asked = plan.plan("01", {"profile": "smoke", "out": str(tmp_path), "students": ["Qwen2.5-0.5B"]})
-    assert live.cells(asked).empty
-    assert said[0] == live.MODEL_WORLD
-    assert said[1].startswith("Released results are missing here: ")
-    assert "put the files of" in said[1]  # the remedy
+    assert live.cells(asked).equals(authors_tables.cells())
+    assert said == [live.MODEL_WORLD]
 
 
 def test_real_models_are_named_with_their_files(monkeypatch, tmp_path, said):
     monkeypatch.setattr(gain_tables, "watermarks", lambda asked: {"published": "", "live": ""})
-    monkeypatch.setattr(gain_tables, "cells_of", lambda asked: (cell_table.cell_table([]), {}))
+    monkeypatch.setattr(gain_tables, "cells_of", lambda asked: cell_table.cell_table([]))
     monkeypatch.setattr(live, "train", lambda asked: None)
     live.cells(plan.plan("01", {"profile": "smoke", "out": str(tmp_path)}))
     (line,) = said
@@ -75,9 +72,3 @@ def test_real_models_are_named_with_their_files(monkeypatch, tmp_path, said):
     said.clear()
     live.cells(plan.plan("01", {"profile": "published"}))
     assert said == []
-
-
-def test_missing_tables_are_an_error_where_there_is_nothing_else(monkeypatch, tmp_path):
-    monkeypatch.setenv("KDUTILS_DATA", str(tmp_path))
-    with pytest.raises(authors_tables.ReleasedTablesError):
-        gain_tables.cells_of(plan.plan("01", {"profile": "published"}))

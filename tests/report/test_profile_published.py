@@ -32,7 +32,7 @@ def run_study(*arguments):
 
 
 @pytest.fixture(scope="module")
-def outputs(once, released_tables):
+def outputs(once):
     """Folder of one complete run."""
 
     def make(folder):
@@ -117,7 +117,7 @@ def test_real_pages_fit_and_ask_for_nothing(outputs, browser, width):
 
 @pytest.mark.notebook
 @pytest.mark.slow
-def test_plain_papermill_takes_a_parameter(tmp_path, released_tables):
+def test_plain_papermill_takes_a_parameter(tmp_path):
     """That it refuses a misspelt one is shown on a small notebook in test_runner."""
     notebook = ROOT / "notebooks" / "02_size_correlation.ipynb"
     command = [sys.executable, "-m", "papermill", "-k", "python3", "--no-progress-bar", notebook]

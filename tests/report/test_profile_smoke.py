@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.notebook, pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")
-def out(once, released_tables):
+def out(once):
     """Folder of one complete run."""
 
     def make(folder):

@@ -272,12 +272,13 @@ def test_what_a_notebook_changes_is_not_there_for_the_next(tmp_path):
 def test_without_the_process_to_fork_from_a_notebook_imports_by_itself(tmp_path, scratch, capsys):
     write_notebook(tmp_path, GOOD, "run.finish()")
 
-    def without_socket() -> None:
+    def without_socket(plans, folder):
         for socket in scratch.rglob("listener-*"):
             socket.unlink()
+        return plans
 
     [result] = runner.run_profile(
-        profile_of(GOOD), out=tmp_path / "out", notebooks=tmp_path, prepare=[without_socket]
+        profile_of(GOOD), out=tmp_path / "out", notebooks=tmp_path, train=without_socket
     )
     assert result.status == "done"
     assert ("imports by itself" in capsys.readouterr().err) is environment.FORKS
@@ -498,7 +499,7 @@ def notebooks(tmp_path) -> Path:
 
 def refusal(notebooks: Path, **asked) -> str:
     """The message of a run that must not start."""
-    asked = {"out": notebooks / "out", "notebooks": notebooks, "prepare": [pytest.fail]} | asked
+    asked = {"out": notebooks / "out", "notebooks": notebooks, "train": pytest.fail} | asked
     with pytest.raises((RunError, ParameterError)) as caught:
         runner.run_profile(profile_of(GOOD, TWIN), **asked)
     assert "\n" not in str(caught.value)
@@ -605,7 +606,7 @@ def test_user_error_is_one_line_and_exit_code_2(arguments, complaint, capsys):
 
 
 @pytest.mark.notebook
-def test_failed_notebook_is_exit_code_1_and_says_where_to_look(notebooks, released_tables, capsys):
+def test_failed_notebook_is_exit_code_1_and_says_where_to_look(notebooks, capsys):
     write_notebook(notebooks, TWIN, "1 / 0")
     out = notebooks / "out"
     assert (
@@ -643,25 +644,13 @@ def test_list_shows_what_can_be_set(notebooks, capsys):
     ("stopped", "code"), [(KeyboardInterrupt(), 130), (runner.Interrupted(signal.SIGTERM), 143)]
 )
 def test_stopped_command_ends_with_the_code_of_its_signal(notebooks, monkeypatch, stopped, code):
-    def stop(profile) -> Path:
+    def stop(*arguments, **options):
         raise stopped
 
-    monkeypatch.setattr(cli, "_released_tables", stop)
+    monkeypatch.setattr(runner, "run_profile", stop)
     assert (
         cli.main(["published", "--only", "01", "--out", str(notebooks / "out")], notebooks=notebooks) == code
     )
-
-
-def test_missing_tables_are_a_user_error(monkeypatch, tmp_path):
-    monkeypatch.setenv("KDUTILS_DATA", str(tmp_path / "nowhere"))
-    with pytest.raises(RunError):
-        cli._released_tables(load_profile("published"))
-
-
-def test_missing_tables_are_said_and_no_error_where_there_are_live_results(monkeypatch, tmp_path, capsys):
-    monkeypatch.setenv("KDUTILS_DATA", str(tmp_path / "nowhere"))
-    assert cli._released_tables(load_profile("smoke")) is None
-    assert "goes on without the released results" in capsys.readouterr().err
 
 
 def test_every_notebook_of_every_profile_is_known():

@@ -26,7 +26,7 @@ def test_a_span_is_from_the_least_to_the_greatest():
     assert section.span(pd.Series([3.0, -1.5, 2.0]), "+.1f") == "−1.5 to +3.0"
 
 
-def test_what_the_rule_of_selection_changes_is_computed(released_tables):
+def test_what_the_rule_of_selection_changes_is_computed():
     statistics = authors_tests.ledger(authors_tables.cells(), section="01")
     both = authors_tests.compare_selections(statistics, task="average")
     said = show_gains.selections_remark(both).split("\n")

@@ -10,7 +10,7 @@ from kdutils.results import agreement_fidelity, authors_tables, authors_tests, g
 
 
 @pytest.fixture(scope="module")
-def cells(released_tables):
+def cells():
     return authors_tables.cells()
 
 

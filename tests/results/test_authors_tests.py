@@ -52,7 +52,7 @@ PRINTED = [
 
 
 @pytest.fixture(scope="module")
-def cells(released_tables):
+def cells():
     return authors_tables.cells()
 
 

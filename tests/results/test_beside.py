@@ -28,7 +28,7 @@ def comparison(tmp_path, released, *, live=None, tasks=None):
 
 
 @pytest.fixture(scope="module")
-def released(released_tables):
+def released():
     return authors_tables.cells()
 
 

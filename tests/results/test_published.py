@@ -1,41 +1,73 @@
-"""The released tables: obtained whole or not at all, read without repair, odd values flagged."""
+"""The released tables: shipped as they are printed, read whole or not at all, odd values flagged."""
 
+import csv
+import io
 import os
-import shutil
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
-import pandas as pd
 import pytest
 
 from kdutils.constants import AVERAGE, DOMAIN_TASKS, DOMAINS, TEST_ITEMS
 from kdutils.grid import cell_table as cell_rows
-from kdutils.results import authors_tables
-
-
-@pytest.fixture
-def copied_tables(released_tables, tmp_path, monkeypatch):
-    """A private copy of the released tables that KDUTILS_DATA points to."""
-    folder = shutil.copytree(released_tables, tmp_path / "published")
-    for path in [folder, *folder.iterdir()]:
-        path.chmod(0o755)
-    monkeypatch.setenv("KDUTILS_DATA", str(tmp_path))
-    return folder
+from kdutils.results import authors_tables, import_authors_tables
 
 
 @pytest.fixture(scope="module")
-def cells(released_tables):
+def cells():
     return authors_tables.cells()
 
 
-def test_every_released_value_becomes_one_cell(cells, released_tables):
-    n_values = sum(
-        (len(table.columns) - 3) * len(table)
-        for names in authors_tables.ACCURACY_FILES.values()
-        for table in (pd.read_csv(released_tables / name) for name in names)
-    )
-    assert len(cells) == n_values == 1184
-    assert list(cells.columns) == list(cell_rows.SCHEMA)
+@pytest.fixture(scope="module")
+def shipped():
+    """The rows of the file as they are printed."""
+    lines = authors_tables.TABLE.read_text().splitlines()
+    return list(csv.DictReader(line for line in lines if not line.startswith("#")))
+
+
+def test_the_file_is_what_the_script_makes_of_the_originals(released_tables):
+    made = import_authors_tables.table_text(released_tables)
+    assert made.encode() == authors_tables.TABLE.read_bytes()
+
+
+def test_every_value_stands_in_the_file_and_line_that_are_named(shipped, released_tables):
+    spelling = {task: released for released, task in import_authors_tables.TASK_COLUMNS.items()}
+    lines = {path.name: path.read_text().splitlines() for path in released_tables.glob("*.csv")}
+
+    def printed(row, file, line):
+        found = dict(zip(lines[file][0].split(","), lines[file][int(line) - 1].split(","), strict=True))
+        assert found["Student"] == row["student"] and found["Teacher"].startswith(row["teacher"] or "-")
+        seen.add((file, line, row["task"]))
+        return found[spelling[row["task"]]]
+
+    seen = set()
+    for row in shipped:
+        assert row["accuracy"] == printed(row, row["accuracy_file"], row["accuracy_line"])
+        for column, file in import_authors_tables.PAIR_FILES[row["domain"]].items():
+            for suffix in ("", "_sft"):
+                if value := row[column + suffix]:
+                    assert value == printed(row, file, row[f"likeness{suffix}_line"])
+    n_likeness = 22 * (4 * 6 + 2 * 8)
+    assert len(seen) == len(shipped) + n_likeness == 1184 + 880
+
+
+def test_columns_are_those_of_a_cell_and_of_the_provenance(shipped, cells):
+    own = [name for name in cell_rows.SCHEMA if name in shipped[0]]
+    assert list(shipped[0]) == [*own, *authors_tables.PROVENANCE]
+    assert len(cells) == len(shipped)
+    assert cells.drop(columns=own).replace("", None).isna().all(axis=None)
+    for name in ("accuracy", "accuracy_se"):
+        assert cells[name].tolist() == [float(row[name]) for row in shipped]
+
+
+def test_the_notice_of_the_licence_is_in_the_file_and_the_file_in_the_package():
+    notice = authors_tables.TABLE.read_text().split("\nsource,")[0]
+    assert notice + "\n" == import_authors_tables.NOTICE
+    assert "Apache License 2.0" in notice and "Changed: " in notice and authors_tables.COMMIT in notice
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
+    assert "results/*.csv" in project["tool"]["setuptools"]["package-data"]["kdutils"]
 
 
 def test_pairs_are_the_eleven_of_the_release(cells):
@@ -111,61 +143,16 @@ def test_released_averages_are_means_of_the_tasks(cells):
     }
 
 
-def test_missing_file_names_it_and_both_remedies(copied_tables):
-    (copied_tables / "EM1.csv").unlink()
-    with pytest.raises(
-        authors_tables.ReleasedTablesError, match=r"EM1\.csv is missing.*unset KDUTILS_DATA"
-    ) as caught:
-        authors_tables.fetch()
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("damage", "says"),
-    [
-        (lambda text: text[: len(text) // 2], "truncated or edited below"),
-        (lambda text: text.replace("AQuA", "Aqua", 1), r"header is changed: \['Aqua'\]"),
-        (lambda text: text.replace("52.84", "53.84", 1), "truncated or edited below"),
-        (lambda text: "", "header is changed"),
-    ],
-)
-def test_changed_file_is_refused_with_its_checksum(copied_tables, damage, says):
-    path = copied_tables / "math_results_main.csv"
-    path.write_text(damage(path.read_text()))
-    with pytest.raises(
-        authors_tables.ReleasedTablesError, match=rf"SHA-256.*instead of 375c370b3729.*{says}"
-    ):
-        authors_tables.cells()
-
-
-def test_without_folder_the_download_is_whole_or_absent(released_tables, tmp_path, monkeypatch):
-    import pooch
-
-    monkeypatch.delenv("KDUTILS_DATA")
-    monkeypatch.setattr(pooch, "os_cache", lambda name: tmp_path / name)
-    served = []
-
-    def serve(url, *, known_hash, fname, path):
-        assert url == authors_tables.BASE_URL + fname
-        assert known_hash == f"sha256:{authors_tables.SHA256[fname]}"
-        if len(served) == fail_after:
-            raise ConnectionError("name resolution failed\nlong trace")
-        served.append(fname)
-        shutil.copy(released_tables / fname, path / fname)
-
-    monkeypatch.setattr(pooch, "retrieve", serve)
-    fail_after = 4
-    with pytest.raises(
-        authors_tables.ReleasedTablesError, match="ConnectionError: name resolution failed.*KDUTILS_DATA"
-    ):
-        authors_tables.fetch()
-    assert list((tmp_path / "kdutils").iterdir()) == []
-    fail_after = -1
-    folder = authors_tables.fetch()
-    assert sorted(path.name for path in folder.iterdir()) == sorted(authors_tables.SHA256)
-    n_served = len(served)
-    assert authors_tables.fetch() == folder
-    assert len(served) == n_served  # the second call downloads nothing
+@pytest.mark.parametrize("is_downloaded", [False, True])
+def test_another_file_than_the_released_one_is_refused(tmp_path, monkeypatch, is_downloaded):
+    name = "math_results_main.csv"
+    if is_downloaded:
+        monkeypatch.setattr(import_authors_tables, "urlopen", lambda url, timeout: io.BytesIO(b"404"))
+    else:
+        (tmp_path / name).write_bytes(b"404")
+    refusal = rf"{name} is not the released file: SHA-256 .* instead of 375c370b3729…; get it from https"
+    with pytest.raises(ValueError, match=refusal):
+        list(import_authors_tables._records(None if is_downloaded else tmp_path, name))
 
 
 def test_reading_the_released_results_imports_no_torch():

@@ -175,7 +175,7 @@ def test_contaminated_tasks_stand_apart():
     assert none.empty
 
 
-def test_released_math_has_contaminated_tasks_and_commonsense_none(released_tables):
+def test_released_math_has_contaminated_tasks_and_commonsense_none():
     cells = authors_tables.cells()
     table = answer_modes.contaminated_tasks(gain_tables.gains(cells, selection="temperature_1"), cells)
     assert set(table["domain"]) == {"math"}

@@ -285,7 +285,7 @@ def test_name_without_size_is_refused():
         cell_rows.model_parameters("gpt2")
 
 
-def test_released_gains_are_33_a_task(released_tables):
+def test_released_gains_are_33_a_task():
     gains = gain_tables.gains(authors_tables.cells(), selection="best_on_test")
     assert set(gains.groupby(["domain", "task"]).size()) == {33}
     top = gains[gains["task"] != "average"].nlargest(1, "gain").iloc[0]
@@ -293,7 +293,7 @@ def test_released_gains_are_33_a_task(released_tables):
     assert top["gain"] == pytest.approx(22.33)
 
 
-def test_average_is_the_best_average_not_the_average_of_the_best(released_tables):
+def test_average_is_the_best_average_not_the_average_of_the_best():
     gains = gain_tables.gains(authors_tables.cells(), selection="best_on_test")
     row = gains.query(
         "teacher == 'Qwen2.5-3B' and student == 'Qwen2.5-1.5B' and method == 'revkd' "
@@ -303,7 +303,7 @@ def test_average_is_the_best_average_not_the_average_of_the_best(released_tables
     assert row.drop(index="average")["accuracy"].mean() > 60
 
 
-def test_likeness_takes_the_sft_value_of_the_same_teacher(released_tables):
+def test_likeness_takes_the_sft_value_of_the_same_teacher():
     gains = gain_tables.gains(authors_tables.cells(), selection="best_on_test")
     table = agreement_fidelity.by_pair(gains, measure="agreement")
     assert len(table) == 22
@@ -312,7 +312,7 @@ def test_likeness_takes_the_sft_value_of_the_same_teacher(released_tables):
     assert isinstance(table, pd.DataFrame)
 
 
-def test_the_released_models_are_those_of_the_tables(released_tables):
+def test_the_released_models_are_those_of_the_tables():
     table = authors_tables.cells()
     assert set(RELEASED_MODELS) == {*table["student"], *table["teacher"]} - {""}
 
