@@ -356,30 +356,6 @@ def test_it_does_not_count_on_another_machine_or_for_other_code(changed, tmp_pat
     assert record.part("a", {}, made) == {"n": 2}
 
 
-def package(tmp_path, losses):
-    folder = tmp_path / losses / "package"
-    folder.mkdir(parents=True)
-    (folder / "__init__.py").write_text("")
-    (folder / "bench.py").write_text("def step():\n    from package import training\n")
-    (folder / "training.py").write_text("import package.losses\n")
-    (folder / "losses.py").write_text(losses)
-    (folder / "report.py").write_text(losses)  # imported by nothing
-    return folder
-
-
-def test_code_is_other_when_what_it_imports_by_a_detour_has_changed(tmp_path):
-    one, two = package(tmp_path, "1"), package(tmp_path, "2")
-    assert {path.name for path in cache.code_files("package.bench", one)} == {
-        *("__init__.py", "bench.py", "losses.py", "training.py")
-    }
-    assert cache.code_digest("package.bench", one) != cache.code_digest("package.bench", two)
-    (two / "losses.py").write_text("1")
-    cache._contents.cache_clear()
-    assert cache.code_digest("package.bench", one) == cache.code_digest("package.bench", two)
-    with pytest.raises(ValueError, match=r"has no module 'package\.missing'"):
-        cache.code_files("package.missing", one)
-
-
 def test_what_is_measured_depends_on_all_that_trains_and_generates():
     found = {path.stem for path in cache.code_files(performance.__name__)}
     assert {"losses", "training", "generation", "models", "teacher", "noise", "experiment"} <= found
