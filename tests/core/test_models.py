@@ -13,7 +13,7 @@ from peft import PeftModel
 
 from kdutils import models, noise
 from kdutils.compute import Compute
-from kdutils.data import hub, model_files, sources
+from kdutils.data import model_files, sources
 from kdutils.data.model_files import Location, ModelError
 from kdutils.mini.family import MINI_MODELS
 from kdutils.runs import experiment, inputs
@@ -343,9 +343,11 @@ def test_an_adapter_that_comes_from_the_hub_is_refused(with_adapter, monkeypatch
     monkeypatch.setattr(models, "locate", lambda name: Location(name, str(both)))
     with pytest.raises(ModelError, match="owner/both holds a whole model and an adapter"):
         models.load("owner/both")
-    monkeypatch.setattr(hub, "hub_file", lambda hub_id, name: both / name if (both / name).exists() else None)
+    monkeypatch.setattr(
+        model_files, "hub_file", lambda hub_id, name: both / name if (both / name).exists() else None
+    )
     with pytest.raises(ModelError, match="owner/both holds a whole model and an adapter"):
-        hub.check_models([("owner/both", "")])
+        model_files.check_models([("owner/both", "")])
 
 
 def test_a_model_merged_as_the_refusal_says_is_that_with_the_adapter(with_adapter):
