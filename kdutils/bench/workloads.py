@@ -153,7 +153,7 @@ class Work:
         for weight in self.student.parameters():
             # Written to, since the system gives memory that reads as zero only then.
             moments = {name: torch.empty_like(weight).fill_(0.0) for name in ("exp_avg", "exp_avg_sq")}
-            adamw.state[weight] = {"step": torch.tensor(0.0)} | moments
+            adamw.state[weight] = {"step": torch.zeros((), device=weight.device)} | moments
         return adamw
 
 

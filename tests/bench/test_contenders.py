@@ -307,13 +307,6 @@ def made():
     return Made()
 
 
-def test_a_measurement_is_made_once(tmp_path, made):
-    path = tmp_path / "performance.json"
-    assert cache.Record(path, performance.__name__).part("a", {"repeats": 5}, made) == {"n": 1}
-    assert cache.Record(path, performance.__name__).part("a", {"repeats": 5}, made) == {"n": 1}
-    assert cache.Record(path, performance.__name__).measured("a").endswith("UTC")
-
-
 def test_it_is_made_again_if_asked_for_or_if_its_settings_differ(tmp_path, made):
     path = tmp_path / "performance.json"
     for expected, (measure, repeats) in enumerate([("missing", 5), ("again", 5), ("missing", 6)], start=1):
