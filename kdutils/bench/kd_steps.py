@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdutils.bench import peers
-from kdutils.bench.peers import Gradients
-from kdutils.bench.workloads import BETA, Case, Work
+from kdutils.bench.workloads import METHODS, Case, Step, Work
 from kdutils.io import environment
 
 if TYPE_CHECKING:
@@ -29,22 +28,30 @@ SAMPLE_SECONDS = 0.002  # between two looks at the memory, where the system keep
 
 
 @contextlib.contextmanager
-def plain_loop(work: Work) -> Iterator[Gradients]:
-    """The obvious implementation: logits of every token, the textbook's formula, autograd."""
+def plain_loop(work: Work) -> Iterator[Step]:
+    """The obvious implementation: logits of every token, the textbook's formula in float32, autograd."""
     import torch
 
-    batch = work.batch
-    scored_BT = batch.scored_BT[:, 1:]
+    scored_BT = (work.labels_BT != -100)[:, 1:]
 
-    def step() -> float:
-        how = {"input_ids": batch.input_ids_BT, "attention_mask": batch.attention_BT}
-        student_NV = work.student(**how).logits[:, :-1][scored_BT].log_softmax(-1)
+    def log_probabilities(network: Any) -> torch.Tensor:
+        with work.computing():
+            logits_BTV = network(**work.inputs).logits
+        return logits_BTV[:, :-1][scored_BT].float().log_softmax(-1)
+
+    def step(method: str) -> float:
+        student_NV = log_probabilities(work.student)
         with torch.no_grad():
-            teacher_NV = work.teacher(**how).logits[:, :-1][scored_BT].log_softmax(-1)
-        mixed_NV = torch.logaddexp(student_NV, teacher_NV) + torch.tensor(BETA).log()
-        of_teacher = (teacher_NV.exp() * (teacher_NV - mixed_NV)).sum(-1)
-        of_student = (student_NV.exp() * (student_NV - mixed_NV)).sum(-1)
-        loss = (BETA * of_teacher + (1 - BETA) * of_student).mean()
+            teacher_NV = log_probabilities(work.teacher)
+        if method == "fkl":
+            loss_NV = teacher_NV.exp() * (teacher_NV - student_NV)
+        elif method == "revkd":
+            loss_NV = student_NV.exp() * (student_NV - teacher_NV)
+        else:
+            mixed_NV = torch.logaddexp(student_NV, teacher_NV) - torch.tensor(2.0).log()
+            loss_NV = teacher_NV.exp() * (teacher_NV - mixed_NV) + student_NV.exp() * (student_NV - mixed_NV)
+            loss_NV = loss_NV / 2
+        loss = loss_NV.sum(-1).mean()
         loss.backward()
         return float(loss.detach())
 
@@ -63,21 +70,22 @@ class _Tokens:
         return self.n
 
 
-def _loaded(work: Work, side: str, *, exact: bool) -> LoadedModel:
+def loaded(work: Work, side: str, *, exact: bool) -> LoadedModel:
     """The student or the teacher as kdutils computes with it; `exact`: in float32 throughout."""
     from kdutils.compute import Compute
     from kdutils.models import LoadedModel, policy_for
 
     shape, network = getattr(work.case, side), getattr(work, side)
     trains_all = exact or side == "student"  # weights in float32
-    policy = policy_for(shape.parameters, trains_all=trains_all, compute=Compute.from_environment())
+    compute = dataclasses.replace(Compute.from_environment(), device=work.device)
+    policy = policy_for(shape.parameters, trains_all=trains_all, compute=compute)
     policy = dataclasses.replace(policy, autocast=None) if exact else policy
     network.set_attn_implementation(policy.attention)
     return LoadedModel(side, network.to(policy.weights), _Tokens(shape.rows), policy)
 
 
 @contextlib.contextmanager
-def ours(work: Work, *, is_cached: bool, exact: bool = True) -> Iterator[Gradients]:
+def ours(work: Work, *, is_cached: bool, exact: bool = True) -> Iterator[Step]:
     """A step as kdutils.training makes it, on the whole batch at once.
 
     Args:
@@ -91,7 +99,7 @@ def ours(work: Work, *, is_cached: bool, exact: bool = True) -> Iterator[Gradien
     is_large = work.case.student.parameters >= LARGE_PARAMETERS
     memory_as_in_runs = environment.keeping_freed_memory() if is_large else contextlib.nullcontext()
     with tempfile.TemporaryDirectory() as folder:
-        student, teacher = (_loaded(work, side, exact=exact) for side in ("student", "teacher"))
+        student, teacher = (loaded(work, side, exact=exact) for side in ("student", "teacher"))
         frozen, batch, policy = Teacher(teacher), work.batch, student.policy
         if is_cached:
             states = states_of(Path(folder), dataclasses.asdict(work.case))
@@ -101,7 +109,7 @@ def ours(work: Work, *, is_cached: bool, exact: bool = True) -> Iterator[Gradien
             environment.give_back_memory()
             frozen.head.weight_VH.sum()  # mapped from the file, it is in memory only once it is read
 
-        def step() -> float:
+        def step(method: str) -> float:
             hidden_NH = student.scoring_states(batch)
             with policy.computing():
                 loss = losses.divergence(
@@ -109,8 +117,8 @@ def ours(work: Work, *, is_cached: bool, exact: bool = True) -> Iterator[Gradien
                     student.head,
                     frozen.hidden_NH(batch),
                     frozen.head,
-                    kind="jsd",
-                    beta=BETA,
+                    kind=METHODS[method][0],
+                    beta=0.5 if method == "gkd" else None,
                     temperature=1.0,
                     vocabulary_size=student.vocabulary_size,
                     scale_by_temperature_squared=True,
@@ -128,7 +136,7 @@ def ours(work: Work, *, is_cached: bool, exact: bool = True) -> Iterator[Gradien
 class Contender:
     """A program, and what decides where it can run and what its step costs at least."""
 
-    open: Callable[[Work], AbstractContextManager[Gradients]]
+    open: Callable[[Work], AbstractContextManager[Step]]
     package: str = ""  # of peers.PACKAGES, that has to be installed
     is_cached: bool = False  # the teacher's body does not run
     product_bytes: int = 4  # of a number in a product and of a logit
@@ -175,26 +183,45 @@ def visit(cases: Sequence[Case], contender: str, steps: int, n_threads: int) -> 
 
 
 def measure(case: Case, contender: str, steps: int) -> dict[str, Any]:
+    """`timed` GKD steps of a contender on the CPU, and the sizes of their batch."""
+    work = Work(case)
+    assert work.batch.ids
+    with CONTENDERS[contender].open(work) as step:
+        return {"case": case.name} | timed(work, partial(step, "gkd"), work.optimiser(), steps) | work.sizes
+
+
+def timed(work: Work, step: Callable[[], float], optimiser: Any, steps: int) -> dict[str, Any]:
     """Seconds and CPU seconds of each of `steps` steps after a warm-up, all losses, and the peak of memory.
 
     The start is when networks, batch, trainer and the moments of the optimiser are there. The first loss is
     that of the warm-up, so the others are after one, two, ... updates.
     """
-    work = Work(case)
-    assert work.batch.ids
+    import torch
+
     losses, seconds, busy = [], [], []
-    with CONTENDERS[contender].open(work) as gradients:
-        optimiser = work.optimiser()
-        with peak_memory() as memory:
-            for _ in range(WARM_UP + steps):
-                started, used = time.perf_counter(), time.process_time()
-                losses.append(gradients())
-                optimiser.step()
-                optimiser.zero_grad(set_to_none=True)
-                seconds.append(time.perf_counter() - started)
-                busy.append(time.process_time() - used)
-    timed = {"seconds": seconds[WARM_UP:], "cpu_seconds": busy[WARM_UP:], "losses": losses}
-    return {"case": case.name} | timed | memory | work.sizes
+    with (peak_memory_of_gpu if work.is_cuda else peak_memory)() as memory:
+        for _ in range(WARM_UP + steps):
+            started, used = time.perf_counter(), time.process_time()
+            losses.append(step())
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
+            if work.is_cuda:
+                torch.cuda.synchronize()
+            seconds.append(time.perf_counter() - started)
+            busy.append(time.process_time() - used)
+    return {"seconds": seconds[WARM_UP:], "cpu_seconds": busy[WARM_UP:], "losses": losses} | memory
+
+
+@contextlib.contextmanager
+def peak_memory_of_gpu() -> Iterator[dict[str, Any]]:
+    """As `peak_memory`, of what torch holds of the GPU."""
+    import torch
+
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    found = {"memory_by": "torch", "start_gb": torch.cuda.memory_allocated() / 1e9}
+    yield found
+    found["peak_gb"] = torch.cuda.max_memory_allocated() / 1e9
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Figures of notebook 09: time, memory, grids and the distance from what the machine could do."""
+"""Figures of notebook 09: time, memory and the distance from what the machine could do."""
 
 from __future__ import annotations
 
@@ -24,10 +24,6 @@ CONTENDER_STYLE = {
         ("kdutils, cached and compiled", (0.0, 0.0, 0.0), "*"),
     )
 }
-MODE_STYLE = {
-    "never": Style("teacher asked at every step", (0.87, 0.56, 0.02), "^"),
-    "always": Style("teacher's states kept", _COLOURS[1], "D"),
-}
 
 
 def by_contender(table: pd.DataFrame, *, x: str, xlabel: str, fmt: str) -> Figure:
@@ -46,19 +42,6 @@ def by_contender(table: pd.DataFrame, *, x: str, xlabel: str, fmt: str) -> Figur
         ax.set_yticks(range(len(names)), names)
         ax.set_ylim(len(names) - 0.5, -0.5)
         ax.grid(axis="y", visible=False)
-    return fig
-
-
-def grids(table: pd.DataFrame) -> Figure:
-    """Seconds of whole grids over the number of students: columns family (a panel each), mode, students."""
-    fig, axes = plots.panels(1, table["family"].nunique(), height=2.4)
-    for ax, (family, part) in zip(axes, table.groupby("family", sort=False), strict=True):
-        for mode, own in part.groupby("mode", sort=False):
-            style = MODE_STYLE[mode]
-            ax.plot(own["students"], own["seconds"], marker=style.marker, color=style.colour)
-        ax.set(title=family, xlabel="students", ylim=(0, None), xticks=sorted(set(part["students"])))
-    axes[0].set_ylabel("seconds of the grid")
-    plots.figure_legend(fig, list(MODE_STYLE.values()))
     return fig
 
 

@@ -13,7 +13,6 @@ from typing import Any
 from kdutils.bench.side_by_side import in_child
 from kdutils.bench.workloads import MINI_STUDENT, MINI_TEACHER, SEED, network_of
 from kdutils.grid.model_shapes import Architecture
-from kdutils.io.child_processes import ChildError
 from kdutils.mini.family import ROWS
 from kdutils.runs import store
 from kdutils.spec import EvalSpec, PlannedRun, RunSpec
@@ -27,11 +26,11 @@ def in_own_process(
     """What `evaluation_rates` or `grid_seconds` returns, with these environment variables.
 
     Raises:
-        ChildError: with the reason, if the process fails.
+        RuntimeError: with the reason, if the process fails.
     """
     rows, reason = in_child(function, *arguments, env=env)
     if reason:
-        raise ChildError(reason)
+        raise RuntimeError(reason)
     return rows
 
 

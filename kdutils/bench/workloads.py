@@ -1,11 +1,13 @@
 """The work that programs are compared on: two networks, a batch, and which of its tokens are scored.
 
-A case is fixed by its numbers alone. Weights are random, from one seed. The loss is the Jensen-Shannon
-divergence (beta 0.5, temperature 1), averaged over all scored tokens.
+A case is fixed by its numbers alone. Weights are random, from one seed. The loss is a divergence of METHODS
+at temperature 1, averaged over all scored tokens.
 """
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
@@ -22,7 +24,9 @@ if TYPE_CHECKING:
 
     from kdutils.encoding import Batch
 
-SEED, BETA, RATE = 0, 0.5, 1e-5
+SEED, RATE = 0, 1e-5
+METHODS = {"fkl": ("forward_kl", 0.0), "revkd": ("reverse_kl", 1.0), "gkd": ("jsd", 0.5)}  # and TRL's beta
+Step = Callable[[str], float]  # a method's mean loss, whose gradient has been added to the student's
 MINI_STUDENT, MINI_TEACHER = "mini-qwen-1.5B", "mini-qwen-14B"
 
 
@@ -66,20 +70,34 @@ def case_of(name: str) -> Case:
 
 
 class Work:
-    """The networks and the batch of a case, made when they are asked for."""
+    """The networks and the batch of a case on a device, made when they are asked for.
 
-    def __init__(self, case: Case) -> None:
-        self.case = case
+    On a GPU the student's products and the teacher are in bfloat16, on a CPU all is in float32.
+
+    Args:
+        methods: of METHODS, those that are measured.
+    """
+
+    def __init__(self, case: Case, *, device: str = "cpu", methods: tuple[str, ...] = ("gkd",)) -> None:
+        self.case, self.device, self.methods = case, device, methods
+        self.is_cuda = device.startswith("cuda")
 
     @cached_property
     def student(self) -> PreTrainedModel:
         """Transformers' network, float32, in training mode."""
-        return network_of(self.case.student, seed=SEED).train()
+        return network_of(self.case.student, seed=SEED, device=self.device).train()
 
     @cached_property
     def teacher(self) -> PreTrainedModel:
-        """Transformers' network, float32, frozen, in evaluation mode."""
-        return network_of(self.case.teacher, seed=SEED + 1).eval().requires_grad_(False)
+        """Transformers' network, frozen, in evaluation mode."""
+        network = network_of(self.case.teacher, seed=SEED + 1, device=self.device)
+        return (network.bfloat16() if self.is_cuda else network).eval().requires_grad_(False)
+
+    def computing(self) -> contextlib.AbstractContextManager:
+        """Autocast to bfloat16 on a GPU."""
+        import torch
+
+        return torch.autocast("cuda", torch.bfloat16) if self.is_cuda else contextlib.nullcontext()
 
     @cached_property
     def encoded(self) -> Any:
@@ -107,10 +125,17 @@ class Work:
 
         return encoding.collate(self.encoded, range(self.case.rows), pad_id=0)
 
-    @property
+    @cached_property
+    def inputs(self) -> dict[str, Tensor]:
+        """The batch as transformers' networks take it, on the device."""
+        batch = self.batch
+        inputs = {"input_ids": batch.input_ids_BT, "attention_mask": batch.attention_BT}
+        return {name: values.to(self.device) for name, values in inputs.items()}
+
+    @cached_property
     def labels_BT(self) -> Tensor:
-        """Tokens, -100 where nothing is scored."""
-        return self.batch.input_ids_BT.masked_fill(~self.batch.scored_BT, -100)
+        """Tokens on the device, -100 where nothing is scored."""
+        return self.batch.input_ids_BT.masked_fill(~self.batch.scored_BT, -100).to(self.device)
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -128,12 +153,13 @@ class Work:
         for weight in self.student.parameters():
             # Written to, since the system gives memory that reads as zero only then.
             moments = {name: torch.empty_like(weight).fill_(0.0) for name in ("exp_avg", "exp_avg_sq")}
-            adamw.state[weight] = {"step": torch.tensor(0.0)} | moments
+            adamw.state[weight] = {"step": torch.zeros((), device=weight.device)} | moments
         return adamw
 
 
-def network_of(shape: Architecture, *, seed: int) -> PreTrainedModel:
+def network_of(shape: Architecture, *, seed: int, device: str = "cpu") -> PreTrainedModel:
     """A network of that shape with random weights: of Qwen2 if it has biases, else of Llama."""
+    import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
     from kdutils.noise import seeded
@@ -153,5 +179,5 @@ def network_of(shape: Architecture, *, seed: int) -> PreTrainedModel:
         eos_token_id=0,
         pad_token_id=0,
     )
-    with seeded(seed):
+    with seeded(seed), torch.device(device):
         return AutoModelForCausalLM.from_config(config)

@@ -125,7 +125,8 @@ def _raise_reason(scratch: Path, codes: list[int]) -> None:
 
     if killed := [rank for rank, code in enumerate(codes) if code < 0]:
         raise ended(killed[0])
-    reports = [report for rank in range(len(codes)) if (report := _report(scratch, rank))]
+    files = [scratch / f"error-{rank}.json" for rank in range(len(codes))]
+    reports = [json.loads(file.read_text(encoding="utf-8")) for file in files if file.is_file()]
     if not reports:
         raise ended(next((rank for rank, code in enumerate(codes) if code), 0))
     first = min(reports, key=lambda report: report["at"])
@@ -138,14 +139,6 @@ def report_failure(scratch: Path, rank: int, *, kind: str, reason: str) -> None:
     """Write down why a rank fails, for `run`; called by the rank."""
     at = time.monotonic()  # one clock for all processes of a machine
     disk.write_json(scratch / f"error-{rank}.json", {"rank": rank, "kind": kind, "reason": reason, "at": at})
-
-
-def _report(scratch: Path, rank: int) -> dict[str, Any] | None:
-    """What `report_failure` wrote for that rank; None if it wrote nothing."""
-    try:
-        return json.loads((scratch / f"error-{rank}.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
 
 
 def _log(scratch: Path, rank: int) -> Path:

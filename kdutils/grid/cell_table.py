@@ -7,7 +7,6 @@ came from. SCHEMA is the one place where a column is declared.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import inspect
 import json
@@ -218,17 +217,12 @@ def kept(out: Path, compute: Callable[..., list[dict[str, Any]]], *scored: Score
     """
     inputs = [compute.__name__, *(each.name for each in scored), _code_digest(compute.__module__)]
     path = Path(out) / f"cache/cells/{hashlib.sha256(json.dumps(inputs).encode()).hexdigest()}.json"
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if disk.has_whole_seal(found):
-            return found["records"]
-    except (OSError, ValueError, KeyError, TypeError):  # not there, or damaged: computed again
-        pass
-    records = compute(*(each.rows() for each in scored))
-    records = [{name: None if pd.isna(value) else value for name, value in each.items()} for each in records]
-    with contextlib.suppress(OSError):  # a store that is only read from has no cache, and is slower
-        disk.write_json(path, disk.sealed({"records": records}))
-    return records
+
+    def records() -> list[dict[str, Any]]:
+        found = compute(*(each.rows() for each in scored))
+        return [{name: None if pd.isna(value) else value for name, value in each.items()} for each in found]
+
+    return disk.kept(path, records)
 
 
 @cache

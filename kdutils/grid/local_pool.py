@@ -59,10 +59,8 @@ class Engine(Protocol):
         """Key and result of what has ended; waits for something to happen, but not longer than that."""
 
 
-class StartEngine(Protocol):
-    """Makes an engine whose tasks are done by `do(task, send)`, a function of a module."""
-
-    def __call__(self, do: Do, *, prepare: Callable[[Any], None], on_message: OnMessage) -> Engine: ...
+# Called with `do` (a function of a module), prepare= and on_message=, makes the engine whose tasks that does.
+StartEngine = Callable[..., Engine]
 
 
 class Pool:

@@ -212,9 +212,8 @@ class Scheduler:
         if missing := self._with("waiting"):
             from kdutils.runs import inputs  # loads torch, which is not needed where all is there
 
-            inputs.check_all(
-                PlannedRun(job.spec, each) for job in missing.values() for each in job.evaluations
-            )
+            asked = [(job.spec, each) for job in missing.values() for each in job.evaluations]
+            inputs.check(*(inputs.Inputs.of(*each) for each in asked))
             try:
                 self._out.mkdir(parents=True, exist_ok=True)
                 tempfile.TemporaryFile(dir=self._out).close()

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from kdutils.inference.estimate import Estimate
+from kdutils.inference.estimate import CONFIDENCE, Estimate
 
 N_RESAMPLES = 999
 MOST_UNDEFINED = 0.05  # share of resamples in which a statistic may be undefined and still have an interval
@@ -100,9 +100,7 @@ def weighted_mean(values_RS: np.ndarray, weights_RS: np.ndarray) -> np.ndarray:
     return ratio((weights * np.where(is_there, values_RS, 0.0)).sum(axis=1), weights.sum(axis=1))
 
 
-def estimate(
-    of_resamples: np.ndarray, *, why_undefined: str, why_not: str = "", confidence: float = 0.95
-) -> Estimate:
+def estimate(of_resamples: np.ndarray, *, why_undefined: str, why_not: str = "") -> Estimate:
     """A statistic (first the rows as they are, then each resample) with its percentile interval.
 
     NaN with the reason `why_undefined` if it is undefined; without an interval if `why_not` says why, or if
@@ -115,5 +113,5 @@ def estimate(
     undefined = 1 - len(defined) / len(draws) if len(draws) else 1.0
     if why_not or undefined > MOST_UNDEFINED:
         return Estimate(value, reason=why_not or f"undefined in {undefined:.0%} of resamples")
-    low, high = np.percentile(defined, [50 * (1 - confidence), 50 * (1 + confidence)])
+    low, high = np.percentile(defined, [50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE)])
     return Estimate(value, float(low), float(high))

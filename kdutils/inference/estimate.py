@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+CONFIDENCE = 0.95  # of an interval, unless it says otherwise
+
 
 @dataclass(frozen=True)
 class Estimate:

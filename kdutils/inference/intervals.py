@@ -15,7 +15,7 @@ import scipy.stats
 from sacrebleu import BLEU
 
 from kdutils.grid.study import UNFORMATTED
-from kdutils.inference.estimate import Estimate, Tested
+from kdutils.inference.estimate import CONFIDENCE, Estimate, Tested
 
 
 def ttest_greater(values: Iterable[float]) -> Tested:
@@ -72,9 +72,7 @@ def mean_interval(values: Iterable[float], *, confidence: float = 0.95) -> Estim
     return Estimate(mean, mean - half, mean + half, n=n)
 
 
-def mean_over_items(
-    values: Iterable[float], tasks: Iterable[object], *, confidence: float = 0.95
-) -> Estimate:
+def mean_over_items(values: Iterable[float], tasks: Iterable[object]) -> Estimate:
     """Percent: the mean over tasks of the mean over a task's items, each value in [0, 1], with its interval.
 
     The adjusted Wald interval of Agresti and Coull (1998): two successes and two failures are added, an equal
@@ -82,7 +80,7 @@ def mean_over_items(
     It speaks of other items of these tasks, not of other tasks, pairs or training seeds. NaN without items or
     with a NaN among them.
     """
-    return _over_items(values, tasks, added={0.0: 2.0, 1.0: 2.0}, confidence=confidence)
+    return _over_items(values, tasks, added={0.0: 2.0, 1.0: 2.0})
 
 
 def difference_over_items(
@@ -99,7 +97,7 @@ def difference_over_items(
 
 
 def _over_items(
-    values: Iterable[float], tasks: Iterable[object], *, added: dict[float, float], confidence: float
+    values: Iterable[float], tasks: Iterable[object], *, added: dict[float, float], confidence: float = 0.95
 ) -> Estimate:
     """Mean over tasks, and a normal interval of the items with `added` ones (value -> how many)."""
     values = np.asarray(list(values), dtype=float)
@@ -128,7 +126,7 @@ def _over_items(
     )
 
 
-def share_interval(n_hits: float, n: int, *, confidence: float = 0.95) -> Estimate:
+def share_interval(n_hits: float, n: int) -> Estimate:
     """Percent: a share with the exact interval of Clopper and Pearson (1934); NaN for n < 1.
 
     `n_hits` may be a fraction, where ties share a hit.
@@ -137,19 +135,19 @@ def share_interval(n_hits: float, n: int, *, confidence: float = 0.95) -> Estima
         return Estimate(math.nan, n=n)
     from statsmodels.stats.proportion import proportion_confint  # statsmodels takes a second to import
 
-    low, high = proportion_confint(n_hits, n, alpha=1 - confidence, method="beta")
+    low, high = proportion_confint(n_hits, n, alpha=1 - CONFIDENCE, method="beta")
     return Estimate(100 * n_hits / n, 100 * float(low), 100 * float(high), n=n)
 
 
-def pearson_interval(r: float, n: int, *, confidence: float = 0.95) -> Estimate:
+def pearson_interval(r: float, n: int) -> Estimate:
     """Fisher-z interval of a correlation over n independent points; NaN bounds below four or at |r| = 1."""
     if n < 4 or not abs(r) < 1:
         return Estimate(r, n=n)
-    half = scipy.stats.norm.ppf(0.5 + confidence / 2) / math.sqrt(n - 3)
+    half = scipy.stats.norm.ppf(0.5 + CONFIDENCE / 2) / math.sqrt(n - 3)
     return Estimate(r, math.tanh(math.atanh(r) - half), math.tanh(math.atanh(r) + half), n=n)
 
 
-def spearman_interval(rho: float, n: int, *, confidence: float = 0.95) -> Estimate:
+def spearman_interval(rho: float, n: int) -> Estimate:
     """Fisher-z interval of a rank correlation with the standard error of Bonett and Wright (2000).
 
     An approximation for independent points; the study's points share students and teachers, so it is
@@ -157,12 +155,12 @@ def spearman_interval(rho: float, n: int, *, confidence: float = 0.95) -> Estima
     """
     if n < 5 or not abs(rho) < 1:
         return Estimate(rho, n=n)
-    half = scipy.stats.norm.ppf(0.5 + confidence / 2) * math.sqrt((1 + rho**2 / 2) / (n - 3))
+    half = scipy.stats.norm.ppf(0.5 + CONFIDENCE / 2) * math.sqrt((1 + rho**2 / 2) / (n - 3))
     z = math.atanh(rho)
     return Estimate(rho, math.tanh(z - half), math.tanh(z + half), n=n)
 
 
-def gain_intervals(gain_table: pd.DataFrame, *, by: list[str], confidence: float = 0.95) -> pd.DataFrame:
+def gain_intervals(gain_table: pd.DataFrame, *, by: list[str]) -> pd.DataFrame:
     """Mean gain in each group of `by` with an interval from item sampling: columns gain, low, high, n_runs.
 
     Where some runs were repeated, the interval holds the variation over training seeds too.
@@ -172,7 +170,7 @@ def gain_intervals(gain_table: pd.DataFrame, *, by: list[str], confidence: float
     """
     if missing := {"student", "task"} - set(by):
         raise ValueError(f"by={by} lacks {sorted(missing)}: runs of a group must share their baseline")
-    z = scipy.stats.norm.ppf(0.5 + confidence / 2)
+    z = scipy.stats.norm.ppf(0.5 + CONFIDENCE / 2)
     own = gain_table["accuracy_se"] ** 2 + gain_table["seed_se"].fillna(0.0) ** 2
     shared = gain_table["sft_accuracy_se"] ** 2 + gain_table["sft_seed_se"].fillna(0.0) ** 2
     grouped = gain_table.assign(own=own, shared=shared).groupby(by, sort=False)
@@ -184,9 +182,9 @@ def gain_intervals(gain_table: pd.DataFrame, *, by: list[str], confidence: float
     return out.assign(low=out["gain"] - half, high=out["gain"] + half, n_runs=n_runs).reset_index()
 
 
-def accuracy_intervals(runs: pd.DataFrame, *, confidence: float = 0.95) -> pd.DataFrame:
+def accuracy_intervals(runs: pd.DataFrame) -> pd.DataFrame:
     """The table with columns low and high: accuracy and its normal interval from item sampling, percent."""
-    half = scipy.stats.norm.ppf(0.5 + confidence / 2) * runs["accuracy_se"]
+    half = scipy.stats.norm.ppf(0.5 + CONFIDENCE / 2) * runs["accuracy_se"]
     return runs.assign(low=runs["accuracy"] - half, high=runs["accuracy"] + half)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import scipy.stats
 
-from kdutils.inference.estimate import Estimate, Tested
+from kdutils.inference.estimate import CONFIDENCE, Estimate, Tested
 
 EXACT_UP_TO = 50_000  # arrangements: all orders of 8 points, all signs of 15 values
 SAME = 1e-9  # statistics that differ by less are one value that was summed in another order
@@ -159,7 +159,6 @@ def cluster_bootstrap(
     *,
     rng: np.random.Generator,
     n_resamples: int = 999,
-    confidence: float = 0.95,
 ) -> Estimate:
     """Mean over clusters of their means, with the percentile interval of a bootstrap of both levels.
 
@@ -179,7 +178,7 @@ def cluster_bootstrap(
         distinct, counts = np.unique(own, return_counts=True)
         hits = rng.multinomial(len(own), counts / len(own), size=int(chosen.sum()))
         drawn[chosen] = hits @ distinct / len(own)
-    tail = (1 - confidence) / 2
+    tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(drawn.mean(axis=1), [tail, 1 - tail])
     mean = np.mean([sample[place == index].mean() for index in range(n)])
     return Estimate(float(mean), float(low), float(high), n=n)

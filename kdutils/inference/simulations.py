@@ -15,7 +15,7 @@ import scipy.stats
 
 from kdutils.constants import MATH_TASKS, TASKS, TEST_ITEMS
 from kdutils.inference import intervals, resampling, size_effects, student_tests
-from kdutils.inference.estimate import Estimate
+from kdutils.inference.estimate import CONFIDENCE, Estimate
 from kdutils.inference.simulated_studies import (
     EFFECTS,
     NO_EFFECTS,
@@ -27,7 +27,7 @@ from kdutils.inference.simulated_studies import (
     released_pairs,
 )
 
-LEVEL, CONFIDENCE = 0.05, 0.95
+LEVEL = 0.05
 MARGIN = 2.0  # points, of equivalence
 SLOW, SLOWER = 5, 10  # one study in so many, for procedures that take milliseconds, and tens of them
 N_PERMUTATIONS = 999  # where not all orders are counted

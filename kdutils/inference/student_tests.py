@@ -16,15 +16,13 @@ import numpy as np
 import pandas as pd
 import scipy.stats
 
-from kdutils.inference.estimate import Estimate, Tested
+from kdutils.inference.estimate import CONFIDENCE, Estimate, Tested
 
 LEVEL, POWER = 0.05, 0.8  # of what could have been detected
 SAME = 1e-12  # a spread below this share of the values is rounding
 
 
-def student_mean_test(
-    table: pd.DataFrame, value: str, *, unit: str, block: str | None = None, confidence: float = 0.95
-) -> Estimate:
+def student_mean_test(table: pd.DataFrame, value: str, *, unit: str, block: str | None = None) -> Estimate:
     """Mean of unit means with Student's t: pairs, methods and tasks of one student are one value.
 
     With `block` (such as family) the blocks are fixed: the mean is the same, its error is that of units
@@ -47,7 +45,7 @@ def student_mean_test(
     if not (within**2).sum() > (SAME * means[value].abs().max()) ** 2:
         return Estimate(mean, n=n, reason=f"every {unit} has the same mean")
     error = math.sqrt((within**2).sum() / n_free / n)
-    half = scipy.stats.t.ppf(0.5 + confidence / 2, n_free) * error
+    half = scipy.stats.t.ppf(0.5 + CONFIDENCE / 2, n_free) * error
     tails = [float(scipy.stats.t.sf(size / error, n_free)) for size in (abs(mean), mean)]
     return Estimate(mean, float(mean - half), float(mean + half), 2 * tails[0], n, p_greater=tails[1])
 
@@ -61,9 +59,9 @@ class Many(NamedTuple):
     bounds: np.ndarray  # studies x 2
 
 
-def by_t(value: np.ndarray, error: np.ndarray, n_free: int, *, confidence: float = 0.95) -> Many:
+def by_t(value: np.ndarray, error: np.ndarray, n_free: int) -> Many:
     """Tests and intervals of values with these standard errors."""
-    half = scipy.stats.t.ppf(0.5 + confidence / 2, n_free) * error
+    half = scipy.stats.t.ppf(0.5 + CONFIDENCE / 2, n_free) * error
     greater = scipy.stats.t.sf(value / error, n_free)
     bounds = np.stack([value - half, value + half], axis=1)
     return Many(value, 2 * np.minimum(greater, 1 - greater), greater, bounds)
@@ -131,12 +129,12 @@ def repeated_measures_tests(values: np.ndarray) -> dict[str, np.ndarray]:
     return {"f": f, "plain": scipy.stats.f.sf(f, *degrees), "corrected": corrected, "friedman": friedman}
 
 
-def equivalence(values: Iterable[float], *, margin: float, confidence: float = 0.95) -> Estimate:
+def equivalence(values: Iterable[float], *, margin: float) -> Estimate:
     """Two one-sided t-tests of a mean against -margin and margin (Schuirmann 1987; statsmodels).
 
-    The p is the larger of the two. The interval, 90 % for a confidence of 95 %, lies within the margin where
-    both reject. With the mean that 80 % of studies of this n and spread would find. The margin must have been
-    chosen before; values are means of independent units.
+    The p is the larger of the two. The interval, of 90 %, lies within the margin where both reject at 5 %.
+    With the mean that 80 % of studies of this n and spread would find. The margin must have been chosen
+    before; values are means of independent units.
     """
     if not margin > 0:
         raise ValueError(f"margin={margin:g} must be positive: the largest difference that does not matter")
@@ -152,7 +150,7 @@ def equivalence(values: Iterable[float], *, margin: float, confidence: float = 0
     from statsmodels.stats.weightstats import DescrStatsW
 
     described = DescrStatsW(sample)
-    low, high = described.tconfint_mean(alpha=2 * (1 - confidence))
+    low, high = described.tconfint_mean(alpha=2 * (1 - CONFIDENCE))
     effect = float(TTestPower().solve_power(nobs=n, alpha=LEVEL, power=POWER))
     return Estimate(
         mean,
@@ -209,7 +207,7 @@ def _adjusted(p_values: Iterable[float], method: str) -> np.ndarray:
     return adjusted
 
 
-def mixed_gain(table: pd.DataFrame, *, confidence: float = 0.95) -> Estimate:
+def mixed_gain(table: pd.DataFrame) -> Estimate:
     """Mean of `gain` with crossed random effects of `student` and `task` (REML, statsmodels).
 
     Rows of one student and task are averaged first. Student's t with one degree of freedom less than
@@ -243,6 +241,6 @@ def mixed_gain(table: pd.DataFrame, *, confidence: float = 0.95) -> Estimate:
     if not (fit.converged and error > 0):
         return Estimate(n=n_students, reason="the fit did not converge")
     mean, n_free = float(fit.fe_params["Intercept"]), min(n_students, n_tasks) - 1
-    half = float(scipy.stats.t.ppf(0.5 + confidence / 2, n_free)) * error
+    half = float(scipy.stats.t.ppf(0.5 + CONFIDENCE / 2, n_free)) * error
     p_value = 2 * float(scipy.stats.t.sf(abs(mean) / error, n_free))
     return Estimate(mean, mean - half, mean + half, p_value, n_students)

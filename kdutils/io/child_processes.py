@@ -35,10 +35,6 @@ TAIL_BYTES = 1 << 14  # of stderr that are searched for its last line
 MESSAGE_CHARACTERS = 300  # of that line
 
 
-class ChildError(RuntimeError):
-    """A child that ended without its result; the message says why, in one line."""
-
-
 class Child:
     """A process that was started here; see Program and Function."""
 
@@ -66,18 +62,12 @@ class Child:
         """The exit code, minus the signal's number for a signal; None if it still runs after that time."""
         raise NotImplementedError
 
-    def stop(self, *, because: str, grace_seconds: float = 0.0) -> None:
-        """End the child and its descendants: by SIGTERM, after the grace period by SIGKILL."""
-        if self.wait(0.0) is not None:
-            return
-        self.stopped = because
-        before = []
-        if grace_seconds:
-            before = _descendants(self.pid)
-            os.kill(self.pid, signal.SIGTERM)
-            self.wait(grace_seconds)
-        kill_tree(self.pid, before)
-        self.wait()
+    def stop(self, *, because: str) -> None:
+        """Kill the child and its descendants."""
+        if self.wait(0.0) is None:
+            self.stopped = because
+            kill_tree(self.pid)
+            self.wait()
 
     def reason(self) -> str:
         """Why it ended, as the predicate of a sentence."""
@@ -185,56 +175,33 @@ def watch(
     on_message: Callable[[Any], None],
     *,
     timeout_seconds: float | None = None,
-    silence_seconds: float | None = None,
     grace_seconds: float = 0.0,
 ) -> list[int]:
     """The exit codes of all children, which have ended; `on_message` gets each message as it arrives.
 
-    Children are stopped if all together take longer than `timeout_seconds`, a child if it sends nothing for
-    `silence_seconds`, and the others `grace_seconds` after one of them failed. What `on_message` raises is
-    raised, with the children still running.
+    Children are stopped if all together take longer than `timeout_seconds`, and `grace_seconds` after one of
+    them failed. What `on_message` raises is raised, with the children still running.
     """
     ends, because = math.inf, ""
     if timeout_seconds is not None:
         ends, because = time.monotonic() + timeout_seconds, f"took longer than {timeout_seconds:g} s"
-    silence = math.inf if silence_seconds is None else silence_seconds
-    last_message = dict.fromkeys(children, time.monotonic())
     running = list(children)
     while running:
-        now = time.monotonic()
-        left = min(ends - now, *(last_message[child] + silence - now for child in running), POLL_SECONDS)
+        left = min(ends - time.monotonic(), POLL_SECONDS)
         ready = connection.wait([child.pipe for child in running], max(0.0, left))
         for child in list(running):
             messages = child.read() if child.pipe in ready else [] if child.wait(0.0) is None else None
             now = time.monotonic()
             for message in messages or []:
                 on_message(message)
-                last_message[child] = time.monotonic()
             if now >= ends:
                 child.stop(because=because)
-            elif now >= last_message[child] + silence:
-                child.stop(because=f"sent nothing for {silence_seconds:g} s")
             elif messages is not None or child.wait(CLOSING_SECONDS) is None:
                 continue
             running.remove(child)
             if child.wait() and now + grace_seconds < ends:
                 ends, because = now + grace_seconds, "another process failed"
     return [child.wait() for child in children]
-
-
-def run_program(
-    arguments: Sequence[str], *, env: Mapping[str, str] | None = None, timeout_seconds: float | None = None
-) -> list[Any]:
-    """All messages of a Program that ended well.
-
-    Raises:
-        ChildError: with the reason, if it did not.
-    """
-    messages: list[Any] = []
-    with Program(arguments, env=env) as child:
-        if watch([child], messages.append, timeout_seconds=timeout_seconds) != [0]:
-            raise ChildError(child.reason())
-    return messages
 
 
 def exit_reason(code: int, log: Path) -> str:
@@ -251,21 +218,14 @@ def exit_reason(code: int, log: Path) -> str:
     return f"ended with code {code}; {last}"
 
 
-def kill_tree(pid: int, more: Sequence[psutil.Process] = ()) -> None:
-    """Kill a process and its descendants, whatever their sessions, and `more`; the caller waits for it."""
-    top: list[psutil.Process] = []
+def kill_tree(pid: int) -> None:
+    """Kill a process and its descendants, whatever their sessions; the caller waits for it."""
     with contextlib.suppress(psutil.NoSuchProcess):
-        top = [psutil.Process(pid)]
-        top[0].suspend()  # so that it starts no other child meanwhile
-    for process in [*_descendants(pid), *more, *top]:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
-
-
-def _descendants(pid: int) -> list[psutil.Process]:
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return psutil.Process(pid).children(recursive=True)
-    return []
+        top = psutil.Process(pid)
+        top.suspend()  # so that it starts no other child meanwhile
+        for process in [*top.children(recursive=True), top]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
 
 
 def forking(preload: str, variables: Mapping[str, str]) -> BaseContext:

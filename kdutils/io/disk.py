@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -134,15 +134,22 @@ def _sha256_of(path: Path, *facts: int) -> str:
     if facts[1] < LARGE_BYTES:
         return sha256(path)
     key = hashlib.sha256(repr((str(path), *facts)).encode()).hexdigest()
-    kept = cache_path("digests") / key
+    return kept(cache_path("digests") / key, lambda: sha256(path))
+
+
+def kept(path: Path, make: Callable[[], Any]) -> Any:
+    """What `make` gives, which must be JSON, or what it gave before and is kept under `path`.
+
+    What is damaged is made again. Where `path` cannot be written nothing is kept, which is slower.
+    """
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-        record = json.loads(kept.read_text(encoding="utf-8"))
+        record = json.loads(path.read_text(encoding="utf-8"))
         if record["seal"] == _seal(record):
-            return record["sha256"]
-    digest = sha256(path)
-    with contextlib.suppress(OSError):  # without a cache it is computed again
-        write_json(kept, sealed({"sha256": digest}))
-    return digest
+            return record["value"]
+    value = make()
+    with contextlib.suppress(OSError):
+        write_json(path, sealed({"value": value}))
+    return value
 
 
 def cache_path(name: str) -> Path:

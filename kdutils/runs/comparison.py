@@ -13,25 +13,23 @@ from kdutils.constants import ALL_TASKS, INSTRUCTION_TASKS
 from kdutils.data.answers import same_number
 
 KEYS = ["task", "item_id", "sample"]  # of an item row
+BLEU = sacrebleu.BLEU()  # with its defaults
 
 
-def paired(
-    student: pd.DataFrame, teacher: pd.DataFrame, *, keys: Sequence[str] = tuple(KEYS)
-) -> pd.DataFrame:
-    """Student and teacher rows of equal `keys` side by side (suffix `_teacher`), in the student's order.
+def paired(student: pd.DataFrame, teacher: pd.DataFrame) -> pd.DataFrame:
+    """Student and teacher rows of equal KEYS side by side (suffix `_teacher`), in the student's order.
 
     Raises:
         ValueError: if they were not evaluated on the same items.
     """
-    keys = list(keys)
     student, teacher = student.reset_index(drop=True), teacher.reset_index(drop=True)
-    if student[keys].equals(teacher[keys]):  # the usual case, and by place is quicker than by name
-        others = teacher.drop(columns=keys)
+    if student[KEYS].equals(teacher[KEYS]):  # the usual case, and by place is quicker than by name
+        others = teacher.drop(columns=KEYS)
         return student.join(others.rename(columns=lambda name: name + "_teacher" * (name in student)))
-    how = {"on": keys, "how": "outer", "suffixes": ("", "_teacher"), "indicator": True}
+    how = {"on": KEYS, "how": "outer", "suffixes": ("", "_teacher"), "indicator": True}
     both = student.assign(order=student.index).merge(teacher, **how, validate="one_to_one")
     if (lonely := both.pop("_merge") != "both").any():
-        one = both.loc[lonely, keys].iloc[0].to_dict()
+        one = both.loc[lonely, KEYS].iloc[0].to_dict()
         raise ValueError(f"student and teacher have different items ({int(lonely.sum())}, such as {one})")
     return both.sort_values("order", ignore_index=True).drop(columns="order")
 
@@ -122,22 +120,18 @@ def fidelity(both: pd.DataFrame, *, rng: np.random.Generator, n_resamples: int =
     """
     if both.empty:
         return {"fidelity": math.nan, "fidelity_low": math.nan, "fidelity_high": math.nan, "signature": ""}
-    metric = sacrebleu.BLEU()
-    texts, references = both["text"].tolist(), both["text_teacher"].tolist()
-    counts = np.array(
-        [_bleu_counts(metric, text, reference) for text, reference in zip(texts, references, strict=True)]
-    )
+    counts = np.array([bleu_counts(*pair) for pair in zip(both["text"], both["text_teacher"], strict=True)])
     draws = rng.integers(0, len(counts), size=(n_resamples, len(counts)))
-    resampled = [_bleu(metric, counts[draw].sum(0)) for draw in draws]
+    resampled = [_bleu(counts[draw].sum(0)) for draw in draws]
     low, high = np.percentile(resampled, [2.5, 97.5])
     right = both["correct"].to_numpy(bool)
     return {
-        "fidelity": _bleu(metric, counts.sum(0)),
+        "fidelity": _bleu(counts.sum(0)),
         "fidelity_low": float(low),
         "fidelity_high": float(high),
-        "fidelity_right": _bleu(metric, counts[right].sum(0)) if right.any() else math.nan,
-        "fidelity_wrong": _bleu(metric, counts[~right].sum(0)) if (~right).any() else math.nan,
-        "signature": str(metric.get_signature()),
+        "fidelity_right": _bleu(counts[right].sum(0)) if right.any() else math.nan,
+        "fidelity_wrong": _bleu(counts[~right].sum(0)) if (~right).any() else math.nan,
+        "signature": str(BLEU.get_signature()),
     }
 
 
@@ -163,21 +157,14 @@ def fidelity_correct_r(both: pd.DataFrame) -> float:
 
 def bleu_counts(text: str, reference: str) -> list[int]:
     """Lengths, matches and totals of one text: what corpus BLEU adds up over texts."""
-    return _bleu_counts(sacrebleu.BLEU(), text, reference)
-
-
-def _bleu_counts(metric: sacrebleu.BLEU, text: str, reference: str) -> list[int]:
-    found = metric.corpus_score([text], [[reference]])
+    found = BLEU.corpus_score([text], [[reference]])
     return [found.sys_len, found.ref_len, *found.counts, *found.totals]
 
 
-def _bleu(metric: sacrebleu.BLEU, counts: np.ndarray) -> float:
-    order = (len(counts) - 2) // 2
-    system, reference, matches, totals = counts[0], counts[1], counts[2 : 2 + order], counts[2 + order :]
-    lengths = {"sys_len": int(system), "ref_len": int(reference)}
-    found = metric.compute_bleu(
-        list(map(int, matches)), list(map(int, totals)), smooth_method="exp", **lengths
-    )
+def _bleu(counts: np.ndarray) -> float:
+    system, reference, *rest = counts.tolist()
+    matches, totals = rest[: len(rest) // 2], rest[len(rest) // 2 :]
+    found = BLEU.compute_bleu(matches, totals, system, reference, smooth_method="exp")
     return float(found.score)
 
 

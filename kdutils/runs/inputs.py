@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import zip_longest
@@ -15,12 +15,12 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from kdutils import encoding, models
-from kdutils.data import hub, model_files
+from kdutils.data import model_files
 from kdutils.data.model_files import Location, ModelError
 from kdutils.data.sources import Splits
 from kdutils.items import Item
 from kdutils.models import LoadedModel
-from kdutils.spec import EvalSpec, PlannedRun, RunSpec
+from kdutils.spec import EvalSpec, RunSpec
 
 SAME_TOKENIZER = (  # remedy for one vocabulary that two tokenizers use differently
     "copy tokenizer.json and tokenizer_config.json of the teacher into a copy of the student's folder and "
@@ -66,28 +66,15 @@ class Inputs:
         return Inputs(spec, evaluation, self.items)
 
 
-def check(inputs: Inputs) -> None:
-    """Find everything that can be wrong before anything is trained.
+def check(*runs: Inputs) -> None:
+    """Find everything that can be wrong with runs before anything is trained; what several share once.
 
     Raises:
         ModelError, DataError: naming what is wrong and the remedy.
     """
-    _check([inputs])
-
-
-def check_all(planned: Iterable[PlannedRun]) -> None:
-    """As `check`, for many runs: what several share is checked once.
-
-    Raises:
-        ModelError, DataError: as `check`.
-    """
-    _check([Inputs.of(run.spec, run.evaluation) for run in planned])
-
-
-def _check(runs: Sequence[Inputs]) -> None:
     specs = [run.spec for run in runs]
     named = [(s.student, s.student_source) for s in specs] + [(s.teacher, s.teacher_source) for s in specs]
-    hub.check_models(pair for pair in named if pair[0] is not None)
+    model_files.check_models(pair for pair in named if pair[0] is not None)
     compared = [run for run in runs if run.spec.recipe.divergence]
     for run in {(_student(run), _teacher(run)): run for run in compared}.values():
         check_pair(run)
@@ -98,7 +85,9 @@ def _check(runs: Sequence[Inputs]) -> None:
         run.items.validation  # noqa: B018 - raises if there are too few
     for run in runs:
         check_positions(run)
-    for place in {place: None for run in trained if run.spec.devices == 1 for place in _models(run)}:
+    alone = [run for run in trained if run.spec.devices == 1]
+    places = [run.student for run in alone] + [run.teacher for run in alone if run.spec.teacher]
+    for place in dict.fromkeys(places):
         check_model(place)
     for run in {(_student(run), run.spec.adapter, run.spec.lora_dropout): run for run in trained}.values():
         check_adapter(run)
@@ -114,10 +103,6 @@ def _check(runs: Sequence[Inputs]) -> None:
     for (_, of_student, of_teacher), run in pairs.items():
         if of_student != of_teacher:
             _check_tokens(run)
-
-
-def _models(run: Inputs) -> list[Location]:
-    return [run.student, *([run.teacher] if run.spec.teacher else [])]
 
 
 Model = tuple[str | None, str, str]  # name, where it is read from, prompt: what a tokenizer depends on

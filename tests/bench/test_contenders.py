@@ -29,7 +29,7 @@ from kdutils.constants import AVERAGE, DOMAIN_TASKS
 from kdutils.grid.machines import Machine
 from kdutils.grid.model_shapes import Architecture
 from kdutils.io import cache
-from kdutils.io.child_processes import ChildError, Function
+from kdutils.io.child_processes import Function
 from kdutils.mini.family import MINI_MODELS, ROWS
 from kdutils.report import plots
 
@@ -149,30 +149,16 @@ def test_the_moments_of_the_optimiser_are_there_before_the_first_step():
 # --- who is missing, who fails -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("name", "module", "package"),
-    [
-        (TRL_GKD, "trl", "'trl==1.16.0'"),
-        ("TRL DistillationTrainer", "trl", "'trl==1.16.0'"),
-        ("llm-distil", "llm_distil", "'llm-distil==0.1.0'"),
-    ],
-)
-def test_a_peer_that_is_missing_is_named_with_the_command(name, module, package, monkeypatch):
-    monkeypatch.setitem(sys.modules, module, None)
-    (answer,) = kd_steps.visit([TINY], name, 1, 1)
-    assert answer["case"] == "tiny" and "python -m pip install" in answer["cannot"]
-    assert package in answer["cannot"]
-
-
 def test_no_process_is_started_for_what_is_known_to_be_impossible(monkeypatch):
     monkeypatch.setattr(peers.importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(side_by_side, "Function", lambda *args, **how: pytest.fail("a process was started"))
-    rows = side_by_side.measure([TINY], [TRL_GKD, "llm-distil", kd_steps.BFLOAT16], repeats=2)
-    assert [row["repeats"] for row in rows] == [0, 0, 0]
-    assert [row["reason"].split(":")[0].split(" with")[0] for row in rows] == [
-        *["not installed"] * 2,
-        "kdutils computes",
-    ]
+    peers_of = ["'trl==1.16.0'", "'trl==1.16.0'", "evaluate 'llm-distil==0.1.0'"]
+    names = [TRL_GKD, "TRL DistillationTrainer", "llm-distil", kd_steps.BFLOAT16]
+    rows = side_by_side.measure([TINY], names, repeats=2)
+    assert [row["repeats"] for row in rows] == [0, 0, 0, 0]
+    reasons = [f"not installed: python -m pip install {package}" for package in peers_of]
+    assert [row["reason"] for row in rows[:3]] == reasons
+    assert rows[3]["reason"].startswith("kdutils computes with this in float32 alone")
 
 
 def test_missing_peers_are_listed_with_the_command(monkeypatch):
@@ -191,30 +177,21 @@ def test_a_case_that_fails_is_a_row_with_its_reason_and_the_others_stay():
 
 
 def dies(pipe, code, line):
-    """What a visit may do to its process: write a line and end with this code or by this signal."""
+    """What a visit may do to its process: write a line and end with this code."""
     print(line, file=sys.stderr, flush=True)
-    os._exit(code) if code >= 0 else os.kill(os.getpid(), -code)
+    os._exit(code)
 
 
-@pytest.mark.parametrize(
-    ("code", "line", "reason"),
-    [
-        (-9, "", "was killed (signal 9); the usual reason is that memory ran out"),
-        (-11, "", "was killed (signal 11)"),
-        (1, "RuntimeError: can't allocate memory", "ended with code 1; RuntimeError: can't allocate memory"),
-        (3, "", "ended with code 3; it wrote no message"),
-    ],
-)
-def test_a_process_that_dies_is_a_row_with_its_reason(code, line, reason, monkeypatch):
-    started = []
+def test_a_process_that_dies_is_a_row_with_its_reason(monkeypatch):
+    started, line = [], "RuntimeError: can't allocate memory"
 
     def function(visit, arguments, **how):
         started.append(arguments)
-        return Function(dies, (code, line), **how)
+        return Function(dies, (1, line), **how)
 
     monkeypatch.setattr(side_by_side, "Function", function)
     (row,) = side_by_side.measure([TINY], [PLAIN], repeats=6)
-    assert row == {"case": "tiny", "contender": PLAIN, "reason": reason, "repeats": 0}
+    assert row == {"case": "tiny", "contender": PLAIN, "reason": f"ended with code 1; {line}", "repeats": 0}
     assert len(started) == 1  # what has failed is not tried again
 
 
@@ -330,13 +307,6 @@ def made():
     return Made()
 
 
-def test_a_measurement_is_made_once(tmp_path, made):
-    path = tmp_path / "performance.json"
-    assert cache.Record(path, performance.__name__).part("a", {"repeats": 5}, made) == {"n": 1}
-    assert cache.Record(path, performance.__name__).part("a", {"repeats": 5}, made) == {"n": 1}
-    assert cache.Record(path, performance.__name__).measured("a").endswith("UTC")
-
-
 def test_it_is_made_again_if_asked_for_or_if_its_settings_differ(tmp_path, made):
     path = tmp_path / "performance.json"
     for expected, (measure, repeats) in enumerate([("missing", 5), ("again", 5), ("missing", 6)], start=1):
@@ -354,30 +324,6 @@ def test_it_does_not_count_on_another_machine_or_for_other_code(changed, tmp_pat
     monkeypatch.setattr(cache, "surroundings", lambda *args, **named: facts)
     assert not record.has("a", {})
     assert record.part("a", {}, made) == {"n": 2}
-
-
-def package(tmp_path, losses):
-    folder = tmp_path / losses / "package"
-    folder.mkdir(parents=True)
-    (folder / "__init__.py").write_text("")
-    (folder / "bench.py").write_text("def step():\n    from package import training\n")
-    (folder / "training.py").write_text("import package.losses\n")
-    (folder / "losses.py").write_text(losses)
-    (folder / "report.py").write_text(losses)  # imported by nothing
-    return folder
-
-
-def test_code_is_other_when_what_it_imports_by_a_detour_has_changed(tmp_path):
-    one, two = package(tmp_path, "1"), package(tmp_path, "2")
-    assert {path.name for path in cache.code_files("package.bench", one)} == {
-        *("__init__.py", "bench.py", "losses.py", "training.py")
-    }
-    assert cache.code_digest("package.bench", one) != cache.code_digest("package.bench", two)
-    (two / "losses.py").write_text("1")
-    cache._contents.cache_clear()
-    assert cache.code_digest("package.bench", one) == cache.code_digest("package.bench", two)
-    with pytest.raises(ValueError, match=r"has no module 'package\.missing'"):
-        cache.code_files("package.missing", one)
 
 
 def test_what_is_measured_depends_on_all_that_trains_and_generates():
@@ -620,5 +566,5 @@ def test_three_ways_of_evaluating_write_the_same_texts():
 
 
 def test_an_evaluation_that_cannot_be_measured_says_why():
-    with pytest.raises(ChildError, match=r"ended with code 1; .*no-such-model"):
+    with pytest.raises(RuntimeError, match=r"ended with code 1; .*no-such-model"):
         whole_runs.compare_evaluation(2, repeats=1, model="no-such-model")

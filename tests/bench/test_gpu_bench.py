@@ -1,48 +1,57 @@
 """The benchmark for GPUs, tried on a CPU at a tiny shape."""
 
-import importlib.util
+import sys
 
 import pandas as pd
 import pytest
 
-from kdutils.bench import gpu, gpu_contenders
-from kdutils.bench.gpu_contenders import CONTENDERS, KINDS
+from kdutils.bench import gpu
+from kdutils.bench.gpu import CONTENDERS, PLAIN
+from kdutils.bench.workloads import METHODS, Case
+from kdutils.grid.model_shapes import Architecture
 
-OURS = ["kdutils", "kdutils, cached states", "plain loop"]
+OURS = ["kdutils", "kdutils, cached states", PLAIN]
+SHAPES = {
+    role: Architecture(layers=2, hidden=h, heads=2, key_heads=2, intermediate=64, rows=512, is_tied=True)
+    for role, h in (("student", 32), ("teacher", 48))
+}
+CASES = [
+    Case(name="tiny", rows=rows, length=length, scored=length // 2, **SHAPES)
+    for rows, length in ((2, 16), (3, 8))
+]
 
 
 @pytest.fixture(scope="module")
 def table():
-    rows = [row for name in OURS for row in gpu.visit("tiny", name, "cpu", [(2, 16), (3, 8)])]
-    return pd.DataFrame(rows)
+    return pd.DataFrame(row for name in OURS for row in gpu.visit(CASES, name, "cpu"))
 
 
 def test_every_contender_makes_the_same_steps(table):
-    assert "reason" not in table and len(table) == len(OURS) * 2 * len(KINDS)
+    assert "reason" not in table and len(table) == len(OURS) * 2 * len(METHODS)
     losses = table.pivot_table(index=["rows", "method"], columns="contender", values="loss", sort=False)
     for name in OURS:
-        assert losses[name].to_numpy() == pytest.approx(losses["plain loop"].to_numpy(), rel=1e-5)
-    assert losses["plain loop"].nunique() == len(losses)  # of batches and divergences that differ
+        assert losses[name].to_numpy() == pytest.approx(losses[PLAIN].to_numpy(), rel=1e-5)
+    assert losses[PLAIN].nunique() == len(losses)  # of batches and divergences that differ
 
 
 def test_what_is_measured_is_of_a_step(table):
     assert table["tokens_per_second"].to_numpy() == pytest.approx(
         (table["rows"] * table["length"] / table["seconds"]).to_numpy()
     )
-    setup = gpu_contenders.Setup("tiny", "cpu")
-    assert setup.flops(2, 16, is_cached=True) < setup.flops(2, 16, is_cached=False)
+    flops = table.groupby("contender")["flops"].max()
+    assert flops["kdutils, cached states"] < flops["kdutils"] == flops[PLAIN]
 
 
 def test_a_program_that_is_not_there_or_fails_is_named(monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    (row,) = gpu.visit("tiny", "Liger fused JSD", "cpu", [(2, 16)])
-    assert row["reason"] == "liger_kernel is not installed"
+    monkeypatch.setitem(sys.modules, "liger_kernel", None)
+    (row,) = gpu.visit(CASES[:1], "Liger fused JSD", "cpu")
+    assert "liger_kernel" in row["reason"]
 
-    def broken(*arguments, **options):
+    def broken(work):
         raise MemoryError("no room")
 
-    monkeypatch.setitem(CONTENDERS, "kdutils", (broken, ""))
-    (row,) = gpu.visit("tiny", "kdutils", "cpu", [(2, 16)])
+    monkeypatch.setitem(CONTENDERS, "kdutils", gpu.Contender(broken))
+    (row,) = gpu.visit(CASES[:1], "kdutils", "cpu")
     assert row["reason"] == "MemoryError: no room"
 
 
@@ -62,7 +71,7 @@ def test_rows_are_compared_with_those_of_the_same_work():
 
 
 def test_what_the_time_does_not_allow_is_named():
-    found = gpu.run(["tiny"], "cpu", [(2, 16)], seconds=0.0)
+    found = gpu.run(CASES, "cpu", seconds=0.0)
     assert found["reason"].tolist() == ["not begun: 0 s were over"] * (len(CONTENDERS) + 1)
 
 

@@ -35,7 +35,6 @@ def chats(tmp_path_factory):
     other = TEMPLATE.replace("<assistant>", "Response")
     return places | {
         "other": save(folder / "other", template=other),
-        "bare": tiny.save_model(folder / "bare", extra=MARKS),
         "data": tiny.write_data(folder / "data"),
     }
 
@@ -87,16 +86,13 @@ def test_thinking_that_a_template_begins_is_ended(tmp_path):
 @pytest.mark.parametrize(
     ("template", "says"),
     [
-        (None, "has no chat template"),
         ("{{ raise_exception('only tools') }}", r"takes no question and answer \(only tools\)"),
-        ("{% if %}", "takes no question"),
-        ("<user> hello", "leaves out the question"),
         (TEMPLATE.replace("message.content", "message.content | upper"), "changes the text of an answer"),
         (TEMPLATE.replace("<end>", "<|fin|>"), "'<|fin|>', is unknown to the tokenizer"),
     ],
 )
 def test_a_model_without_a_usable_template_is_refused_before_any_work(chats, tmp_path, template, says):
-    place = save(tmp_path / "m", template=template) if template else chats["bare"]
+    place = save(tmp_path / "m", template=template)
     with pytest.raises(ModelError, match=f"{says}.*use prompt='alpaca', or an instruct model"):
         kdutils.run(a_spec({**chats, "bare": place}, student="bare"), out=tmp_path / "out")
     assert not (tmp_path / "out" / "runs").exists()

@@ -236,12 +236,9 @@ def test_too_long_an_item_is_refused_under_careful_and_cut_under_paper():
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        ("{", "line 1: not JSON"),
         ("[1]", "line 1: not a JSON object"),
         ('{"id": "a", "task": "svamp", "question": "q"}', "answer is missing"),
         ('{"id": "a", "task": "svamp", "question": " ", "answer": "1"}', "question is missing"),
-        ('{"id": "a", "task": "svamp", "question": "q", "answer": 1}', "answer is missing or not text"),
-        ('{"id": "a", "task": "svmp", "question": "q", "answer": "1"}', "unknown task 'svmp'"),
         (
             '{"id": "a", "task": "svamp", "question": "q", "answer": "1", "response": 3}',
             "response is not text",
@@ -258,20 +255,8 @@ def test_malformed_items_are_refused(tmp_path, line, says):
     assert "\n" not in str(caught.value)
 
 
-def test_missing_file_and_repeated_id_are_refused(tmp_path):
-    with pytest.raises(DataError, match="is missing; a data folder holds"):
-        sources.read_items(tmp_path / "train.jsonl")
-    line = json.dumps(tiny.records(1)[0])
-    (tmp_path / "train.jsonl").write_text(f"{line}\n{line}\n")
-    with pytest.raises(DataError, match="line 2: id 'addsub-0' stands there twice"):
-        sources.read_items(tmp_path / "train.jsonl")
-
-
-def test_more_items_than_there_are_is_refused(tmp_path):
-    folder = tiny.write_data(tmp_path / "data")
-    spec = tiny.spec("owner/model", folder, train_items=25)
-    with pytest.raises(DataError, match=r"train_items=25, but .*train.jsonl holds 24; ask for fewer"):
-        sources.load_items(spec, "train")
+def test_an_unknown_split_is_refused(tmp_path):
+    spec = tiny.spec("owner/model", tiny.write_data(tmp_path / "data"))
     with pytest.raises(DataError, match="unknown split 'dev'"):
         sources.load_items(spec, "dev")
 
@@ -344,8 +329,6 @@ def test_a_chat_of_one_turn_is_an_item(tmp_path):
     [
         ([], "must be one user message"),
         ("Hi", "must be one user message"),
-        (chat(("assistant", "Ho")), "must be one user message"),
-        (chat(("user", "a"), ("assistant", "b"), ("user", "c")), "make an item of each turn"),
         (chat(("user", ["a"])), "content that is no text"),
         (chat(("user", "a"), ("assistant", " ")), "content that is no text"),
         ([{"from": "user", "value": "a"}], "name no role: give role and content"),

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdutils.data import contamination
-from kdutils.data.contamination import Found, TrigramIndex, compared_text, masked_words, trigrams
+from kdutils.data.contamination import TrigramIndex, compared_text, masked_words, trigrams
 from kdutils.io import disk
 from kdutils.items import Item
 
@@ -38,7 +38,7 @@ def item(question, *, name="t", task="gsm8k"):
 
 def level(test, train, task="gsm8k"):
     found = contamination.find([item(test, task=task)], [item(train, name="train", task=task)])
-    return found.get("t", Found("", "train")).level
+    return found.get("t", "")
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def test_what_all_questions_of_a_task_share_is_not_compared():
     assert compared_text(one).split() == ["Ice", "is?", "cold", "hot", "sweet", "loud"]
     assert contamination.find([one], [other]) == {}
     assert contamination.find([one], [choice("Ice is?", ["cold", "hot", "sweet", "loud"], name="train")]) == {
-        "t": Found("exact", "train")
+        "t": "exact"
     }
 
 
@@ -115,11 +115,6 @@ def test_a_colon_in_the_question_itself_stays():
     assert compared_text(item(f"{shared}Pick: a or b", task="siqa")).strip() == "Pick: a or b"
 
 
-def test_the_first_item_of_the_pool_is_named():
-    pool = [item(QUESTION, name="first"), item(QUESTION, name="second")]
-    assert contamination.find([item(QUESTION)], pool) == {"t": Found("exact", "first")}
-
-
 def test_texts_without_letters_match_nothing():
     assert contamination.find([item("?!")], [item("...", name="a"), item("", name="b")]) == {}
     assert contamination.find([item(QUESTION)], []) == {}
@@ -131,14 +126,13 @@ def jaccard(left, right):
 
 
 def brute_force(texts, text):
-    best = max(((jaccard(text, other), -number) for number, other in enumerate(texts)), default=(0, 0))
-    return -best[1] if best[0] >= Fraction(3, 5) else None
+    return any(jaccard(text, other) >= Fraction(3, 5) for other in texts)
 
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.text("abc ", max_size=14), max_size=12), st.text("abcd ", max_size=14))
 def test_the_index_finds_what_brute_force_finds_in_short_texts(texts, text):
-    assert TrigramIndex(texts).most_alike(text) == brute_force(texts, text)
+    assert TrigramIndex(texts).has_alike(text) == brute_force(texts, text)
 
 
 def test_the_index_finds_what_brute_force_finds_in_sentences():
@@ -153,19 +147,19 @@ def test_the_index_finds_what_brute_force_finds_in_sentences():
     asked = [altered(words) for words in sentences] + [
         " ".join(rng.choice(WORDS, size=20)) for _ in range(50)
     ]
-    found = [index.most_alike(text) for text in asked]
+    found = [index.has_alike(text) for text in asked]
     assert found == [brute_force(texts, text) for text in asked]
-    assert 50 < sum(number is not None for number in found) < 190  # neither all nor none
+    assert 50 < sum(found) < 190  # neither all nor none
 
 
 def test_a_jaccard_index_of_exactly_the_threshold_counts():
     text = "abcdefghij"  # eight trigrams
     for other, common, both in [("abcdefgh", 6, 8), ("abcdefgxy", 5, 10), ("abcdefghxyz", 6, 11)]:
         assert jaccard(text, other) == Fraction(common, both)
-        assert (TrigramIndex([other]).most_alike(text) is not None) == (5 * common >= 3 * both)
+        assert TrigramIndex([other]).has_alike(text) == (5 * common >= 3 * both)
     one, other = "abcde", "abcdefg"  # 3 of 5
     assert jaccard(one, other) == Fraction(3, 5)
-    assert TrigramIndex([other]).most_alike(one) == 0
+    assert TrigramIndex([other]).has_alike(one)
 
 
 def test_ten_thousand_questions_are_searched_in_seconds():
@@ -183,7 +177,6 @@ def test_ten_thousand_questions_are_searched_in_seconds():
     found = contamination.find(test, pool)
     seconds = time.process_time() - started
     assert {name for name in found if name.startswith("copy")} == {f"copy{number}" for number in range(100)}
-    assert all(found[f"copy{number}"].train_id == f"p{number}" for number in range(100))
     assert seconds < 30
 
 
@@ -205,13 +198,13 @@ def test_what_was_found_is_kept_and_found_again(cache, monkeypatch):
 
 
 def test_other_code_finds_anew(cache, monkeypatch):
-    contamination.find_once([item(QUESTION)], [])
+    contamination.flagged([item(QUESTION)], [])
     monkeypatch.setattr(contamination.disk, "sha256_once", lambda path: "other code")
-    contamination.find_once([item(QUESTION)], [])
+    contamination.flagged([item(QUESTION)], [])
     assert len(list((cache / "contamination").iterdir())) == 2
 
 
 def test_a_cache_that_cannot_be_written_stops_nothing(cache):
     (cache / "contamination").write_text("a file where the folder should be")
-    found = contamination.find_once([item(QUESTION)], [item(QUESTION, name="train")])
-    assert found == {"t": Found("exact", "train")}
+    (found,) = contamination.flagged([item(QUESTION)], [item(QUESTION, name="train")])
+    assert found.contaminated == "exact"

@@ -13,7 +13,7 @@ from conftest import missing
 from textbook import dense_rows
 
 from kdutils import encoding, generation, losses, models, training
-from kdutils.bench import gpu, gpu_contenders
+from kdutils.bench import gpu
 from kdutils.compute import Compute
 from kdutils.constants import LOGIT_METHODS
 from kdutils.data import sources
@@ -220,11 +220,9 @@ def test_no_more_memory_is_taken_than_planned():
     """A student of Qwen2.5-0.5B's shape with the states of a 7B teacher, against the dry run's estimate."""
     if torch.device(DEVICE).type != "cuda":
         pytest.skip("the memory of a GPU is what is measured")
-    case, rows, length = "0.5B from 7B", 4, 512
-    setup = gpu_contenders.Setup(case, DEVICE)
-    with gpu_contenders.ours(setup, rows, length, is_cached=True) as step:
-        found = gpu.timed(setup, lambda: step("fkl"), rows, length, "cached")
+    case = gpu.case_of("0.5B from 7B", 4, 512)
+    found = next(gpu.measure(case, gpu.CONTENDERS["kdutils, cached states"], DEVICE))
     sizes = {"student": "Qwen/Qwen2.5-0.5B", "teacher": "Qwen/Qwen2.5-7B", "data": "benchmark"}
-    how = {"method": "fkl", "domain": "math", "batch_size": rows, "max_tokens": length}
-    planned = Estimate(RunSpec(**sizes, **how), GPUS["H200-141GB"]).training_gb(rows)
+    how = {"method": "fkl", "domain": "math", "batch_size": case.rows, "max_tokens": case.length}
+    planned = Estimate(RunSpec(**sizes, **how), GPUS["H200-141GB"]).training_gb(case.rows)
     assert found["peak_gb"] <= planned

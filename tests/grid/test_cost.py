@@ -16,14 +16,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from kdutils import encoding, models, training
-from kdutils.data import hub, model_files, sources
+from kdutils.data import model_files, sources
 from kdutils.grid import cost, dry_run, fill, machines, model_shapes, plan
 from kdutils.grid.cost import Estimate
 from kdutils.grid.machines import GPUS, PROCESSORS, Machine
 from kdutils.grid.model_shapes import SHAPES, architecture_of
 from kdutils.report import cli
 from kdutils.runs import inputs
-from kdutils.spec import EvalSpec, PlannedRun, RunSpec
+from kdutils.spec import EvalSpec, RunSpec
 
 ROOT = Path(__file__).parents[2]
 A100 = GPUS["A100-80GB"]
@@ -507,7 +507,7 @@ def test_a_model_that_cannot_be_had_comes_with_its_remedy(monkeypatch, tmp_path,
     error = http_error(getattr(huggingface_hub.errors, name), status) if name else OSError("no route")
     monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", refused_by(error))
     with pytest.raises(model_files.ModelError, match=remedy):
-        hub.check_models([("meta-llama/Llama-3.2-1B", "")])
+        model_files.check_models([("meta-llama/Llama-3.2-1B", "")])
 
 
 def test_all_missing_models_of_a_plan_are_in_one_message_before_anything_is_trained(monkeypatch, folders):
@@ -521,7 +521,7 @@ def test_all_missing_models_of_a_plan_are_in_one_message_before_anything_is_trai
         spec_of(folders),
     ]
     with pytest.raises(model_files.ModelError) as caught:
-        inputs.check_all(PlannedRun(spec, tiny.EVALUATION) for spec in specs)
+        inputs.check(*(inputs.Inputs.of(spec, tiny.EVALUATION) for spec in specs))
     assert str(caught.value).startswith("3 models cannot be had: Qwen/Qwen2.5-0.5B is not downloaded")
     assert "`hf download Qwen/Qwen2.5-7B`" in str(caught.value)
     assert "unknown model '/nowhere/x-1B'" in str(caught.value)

@@ -72,7 +72,7 @@ def test_files_that_runs_share_are_looked_at_once(monkeypatch, tmp_path):
 def test_a_grid_that_is_filled_looks_for_the_failure_of_each_run_once(monkeypatch, tmp_path):
     """Not of all that are left whenever one has ended."""
     monkeypatch.setenv(environment.RUN_TOKEN, "of this run")
-    monkeypatch.setattr("kdutils.runs.inputs.check_all", lambda planned: None)
+    monkeypatch.setattr("kdutils.runs.inputs.check", lambda *runs: None)
     jobs = scheduler.jobs_of(largestore.planned(20))
     grid = scheduler.Scheduler(jobs, tmp_path, lambda state: None)
     grid.check_store()

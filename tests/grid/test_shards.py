@@ -83,7 +83,7 @@ import json, sys
 sys.path.insert(0, {tests!r})
 import inline
 from kdutils.runs import inputs; from kdutils.report import cli; from kdutils.grid import scheduler, fill
-inputs.check_all = lambda planned: None
+inputs.check = lambda *runs: None
 class Pool(inline.InlinePool):
     def __init__(self, do, settings, **ways):
         super().__init__(lambda task, send: scheduler.Outcome("made"), [0], **ways)

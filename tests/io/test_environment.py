@@ -160,15 +160,6 @@ def test_script_refuses_a_lock_it_cannot_read(tmp_path, content):
     assert "requirements.lock" in done.stderr
 
 
-def test_main_in_this_process_agrees_with_the_script(lock, capsys):
-    assert environment.main(["check", str(lock(HERE))]) == 0
-    assert environment.main(["check", str(lock("absent==1"))]) == 1
-    assert environment.main(["check", str(lock("absent"))]) == 2
-    printed = capsys.readouterr()
-    assert printed.out == "absent==1 (not installed)\n"
-    assert "not `name==version`" in printed.err
-
-
 def test_an_old_python_can_read_the_file_and_nothing_else_is_needed():
     tree = ast.parse(SCRIPT.read_text(encoding="utf-8"), feature_version=(3, 8))
     imported = set()
