@@ -219,15 +219,6 @@ def correlation_by_task(table: pd.DataFrame, *, x: str, y: str) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["domain", "task", "rho", "n"])
 
 
-def fidelity_remark(gain_table: pd.DataFrame) -> str:
-    """How fidelity goes with accuracy and with gain over all rows, in a sentence; not of a few pairs."""
-    if gain_tables.n_pairs(gain_table) < FEWEST_PAIRS["spearman_gain_fidelity"]:
-        return "Too few pairs to correlate."
-    columns = ("accuracy", "gain")
-    rhos = [intervals.spearman(gain_table[name], gain_table["fidelity"]).statistic for name in columns]
-    return f"Fidelity has rho {rhos[0]:+.2f} with accuracy and {rhos[1]:+.2f} with gain."
-
-
 def compare_fidelity_tables(gain_table: pd.DataFrame) -> pd.DataFrame:
     """The two released fidelity tables: range, share of 32-bit floats, rank correlation with the other."""
     values = gain_table.drop_duplicates(["teacher", "student", "task"])

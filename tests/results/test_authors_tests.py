@@ -132,15 +132,6 @@ def test_the_methods_of_one_pair_are_no_sample_of_pairs(cells):
     assert is_defined[is_defined].index.tolist() == ["anova_methods", "ttest_gain_gt_0"]
 
 
-def test_fidelity_of_few_pairs_is_not_correlated(cells):
-    gains = gain_tables.gains(cells, selection="best_on_test").dropna(subset=["fidelity"])
-    assert authors_tests.fidelity_remark(gains).startswith("Fidelity has rho ")
-    assert (
-        authors_tests.fidelity_remark(gains[gains["teacher"] == "Llama-3.1-8B"])
-        == "Too few pairs to correlate."
-    )
-
-
 def test_rise_by_method_averages_tasks_within_a_pair_first():
     rows = [("a", 50.0, 52.0), ("a", 50.0, 54.0), ("b", 40.0, 45.0)]  # rises of the pairs: 3 and 5
     table = pd.DataFrame(rows, columns=["student", "fidelity_sft", "fidelity"])
