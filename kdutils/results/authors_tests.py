@@ -257,13 +257,3 @@ def noise_costs(losses: pd.DataFrame) -> pd.DataFrame:
     found.insert(2, "runs", found.pop("n"))
     found["collapsed"] = table.groupby(keys, sort=False)["is_collapsed"].sum().to_numpy()
     return gain_tables.in_domain_order(found).reset_index(drop=True)
-
-
-def item_links(runs: pd.DataFrame, *, bound: float) -> pd.DataFrame:
-    """Of right_and_alike by task: runs, median r, median |r|, how many |r| are below `bound`."""
-    by_task = runs.assign(size=runs["fidelity_correct_r"].abs()).groupby("label", sort=False)
-    r, size = by_task["fidelity_correct_r"], by_task["size"]
-    n_below = size.agg(lambda each: int((each < bound).sum()))
-    columns = {"runs": r.size(), "median r": r.median(), "median |r|": size.median()}
-    found = pd.DataFrame(columns | {f"|r| below {bound:g}": n_below})
-    return found.reset_index(names="task")

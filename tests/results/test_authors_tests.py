@@ -160,12 +160,6 @@ def test_noise_costs_by_hand():
     assert authors_tests.noise_costs(table.head(0)).empty
 
 
-def test_item_links_count_what_is_feeble():
-    runs = pd.DataFrame({"label": "SVAMP", "fidelity_correct_r": [-0.5, 0.1, 0.2]})
-    row = authors_tests.item_links(runs, bound=0.3).iloc[0]
-    assert row.tolist() == ["SVAMP", 3, 0.1, 0.2, 2]
-
-
 def test_size_and_headroom_count_a_student_once():
     table = pd.DataFrame(
         {
