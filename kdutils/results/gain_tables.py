@@ -266,15 +266,6 @@ def in_task_order(table: pd.DataFrame) -> pd.DataFrame:
     return ordered.sort_values(by, kind="stable", ignore_index=True).drop(columns="place")
 
 
-def gain_by_teacher(average_gains: pd.DataFrame) -> pd.DataFrame:
-    """Average gains of students with several teachers: a row a domain x student (small first) x method."""
-    several = average_gains.groupby("student")["teacher"].transform("nunique") > 1
-    table = average_gains[several].sort_values("teacher_parameters", kind="stable")
-    keys = ["domain", "student_parameters", "student", "method"]
-    wide = table.pivot_table(index=keys, columns="teacher", values="gain")[table["teacher"].unique()]
-    return wide.reset_index().rename_axis(columns=None).drop(columns="student_parameters")
-
-
 def within_student(average_gains: pd.DataFrame) -> pd.DataFrame:
     """Average gains of students with several teachers, less the mean over those teachers, in points.
 

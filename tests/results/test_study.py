@@ -351,13 +351,6 @@ def test_within_a_student_only_its_teachers_differ(several_teachers):
     assert gain_tables.within_student(several_teachers.tail(1)).empty
 
 
-def test_gains_by_teacher_start_with_the_smallest_student(several_teachers):
-    table = gain_tables.gain_by_teacher(several_teachers)
-    assert table["student"].tolist() == ["a-14k", "a-109k"]  # by size, not by spelling
-    assert table["a-400k"].tolist() == [10.0, 5.0]
-    assert gain_tables.gain_by_teacher(several_teachers.tail(1)).empty
-
-
 def test_in_view_are_the_tasks_asked_for_and_the_averages(tmp_path):
     wanted = Filter(domains=("math",), tasks=("svamp",))
     plan = Plan("02", load_profile("published"), tmp_path, (), wanted)
