@@ -75,8 +75,8 @@ def counts_remark(found: Columns) -> str:
         verdicts = [row["verdict"] for row in part.values()]
         reproduced, not_reproduced, inconclusive, not_testable = map(verdicts.count, VERDICTS)
         texts.append(
-            f"{name}: of **{len(verdicts)} claims**, **{reproduced}** are reproduced, **{not_reproduced}** are "
-            f"not, **{inconclusive}** are inconclusive and **{not_testable}** cannot be tested there."
+            f"{name}: of **{len(verdicts)} claims**, **{reproduced}** are reproduced, **{not_reproduced}** "
+            f"are not, **{inconclusive}** are inconclusive and **{not_testable}** cannot be tested there."
         )
     return "\n\n".join(texts)
 
