@@ -102,19 +102,9 @@ def fetch() -> Path:
         if found != expected:
             raise ReleasedTablesError(
                 f"{path} is not the released file: SHA-256 {found[:12]}… instead of {expected[:12]}… "
-                f"({len(content):,} bytes, {_header_fault(name, content)}); {remedy}"
+                f"({len(content):,} bytes); {remedy}"
             )
     return folder
-
-
-def _header_fault(name: str, content: bytes) -> str:
-    header = content.split(b"\n", 1)[0].decode("utf-8", "replace").strip().split(",")
-    is_accuracy = any(name in names for names in ACCURACY_FILES.values())
-    first = ["Teacher", "Student", "Method"] if is_accuracy else ["Teacher", "Student", "Pair", "Method"]
-    unknown = [column for column in header[len(first) :] if column not in TASK_COLUMNS]
-    if header[: len(first)] != first or unknown:
-        return f"its header is changed: {unknown or header[: len(first)]}"
-    return "header as released, so truncated or edited below it"
 
 
 def _download(folder: Path) -> None:

@@ -121,19 +121,19 @@ def test_missing_file_names_it_and_both_remedies(copied_tables):
 
 
 @pytest.mark.parametrize(
-    ("damage", "says"),
+    "damage",
     [
-        (lambda text: text[: len(text) // 2], "truncated or edited below"),
-        (lambda text: text.replace("AQuA", "Aqua", 1), r"header is changed: \['Aqua'\]"),
-        (lambda text: text.replace("52.84", "53.84", 1), "truncated or edited below"),
-        (lambda text: "", "header is changed"),
+        lambda text: text[: len(text) // 2],
+        lambda text: text.replace("AQuA", "Aqua", 1),
+        lambda text: text.replace("52.84", "53.84", 1),
+        lambda text: "",
     ],
 )
-def test_changed_file_is_refused_with_its_checksum(copied_tables, damage, says):
+def test_changed_file_is_refused_with_its_checksum(copied_tables, damage):
     path = copied_tables / "math_results_main.csv"
     path.write_text(damage(path.read_text()))
     with pytest.raises(
-        authors_tables.ReleasedTablesError, match=rf"SHA-256.*instead of 375c370b3729.*{says}"
+        authors_tables.ReleasedTablesError, match=r"SHA-256.*instead of 375c370b3729.*unset KDUTILS_DATA"
     ):
         authors_tables.cells()
 
