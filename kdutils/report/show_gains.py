@@ -96,10 +96,11 @@ def gain_sentences(section: Section) -> list[str]:
 
 def contaminated_items(section: Section) -> None:
     """Live accuracies and gains with and without test items that occur in the training set."""
-    cells = section.of("live")
-    section.remarks({"live": answer_modes.contamination_remark(cells)})
-    flagged = answer_modes.contamination(cells)
+    flagged = answer_modes.contamination(section.of("live"))
     if not flagged["flagged"].any():
+        known = "which test items occur in the training set is not known."
+        known = "no test item occurs in the training set." if len(flagged) else known
+        section.remarks({"live": known} if len(section.of("live")) else {})
         return
     formats = dict.fromkeys(["accuracy", "without"], ".1f") | {"gain": "+.1f", "gain_without": "+.1f"}
     caption = "accuracy, %, and gain over SFT, points, T = 1, on all items and without those flagged."
