@@ -29,18 +29,15 @@ def arm(method: str, *, temperature: float = 1.0, noise_sigma: float = 0.0, tune
     return who
 
 
-def scored(
-    *runs: tuple[dict, Mapping[str, Sequence[float]]], seed: int = 0, clean: Sequence[bool] | None = None
-) -> pd.DataFrame:
-    """Rows of runs, each an arm and its values by task; `clean` says of each item of a task whether it is."""
+def scored(*runs: tuple[dict, Mapping[str, Sequence[float]]], seed: int = 0) -> pd.DataFrame:
+    """Rows of runs, each an arm and its values by task."""
     table = []
     for which, values in runs:
         for task, of_task in values.items():
             for number, value in enumerate(of_task):
-                is_clean = True if clean is None else clean[number]
                 where = {"seed": seed, "task": task, "item_id": f"{task}-{number}"}
-                table.append(which | where | {"value": float(value), "is_clean": is_clean})
-    return pd.DataFrame(table, columns=[*item_gains.SETTING, "seed", "task", "item_id", "value", "is_clean"])
+                table.append(which | where | {"value": float(value)})
+    return pd.DataFrame(table, columns=[*item_gains.SETTING, "seed", "task", "item_id", "value"])
 
 
 def beside(

@@ -62,16 +62,6 @@ def table(found: Columns) -> pd.DataFrame:
     return table
 
 
-def counts(found: Columns) -> pd.DataFrame:
-    """Verdicts of each column: a row a column, a column a verdict, and how many claims."""
-    rows = []
-    for name, part in found.items():
-        verdicts = [row["verdict"] for row in part.values()]
-        row = {verdict.replace("_", " "): verdicts.count(verdict) for verdict in VERDICTS}
-        rows.append({"column": name} | row | {"claims": len(verdicts)})
-    return pd.DataFrame(rows)
-
-
 def answer(row: Row) -> str:
     """Estimate, interval and verdict of a ledger row, in a table cell."""
     words = row["verdict"].replace("_", " ")
@@ -79,12 +69,15 @@ def answer(row: Row) -> str:
 
 
 def counts_remark(found: Columns) -> str:
-    """The counts of each column as a paragraph of Markdown."""
+    """How many claims have which verdict, a paragraph of Markdown a column."""
     texts = []
-    for row in counts(found).to_dict("records"):
-        text = f"{row['column']}: of **{row['claims']} claims**, **{row['reproduced']}** are reproduced, "
-        text += f"**{row['not reproduced']}** are not, **{row['inconclusive']}** are inconclusive and "
-        texts.append(f"{text}**{row['not testable']}** cannot be tested there.")
+    for name, part in found.items():
+        verdicts = [row["verdict"] for row in part.values()]
+        reproduced, not_reproduced, inconclusive, not_testable = map(verdicts.count, VERDICTS)
+        texts.append(
+            f"{name}: of **{len(verdicts)} claims**, **{reproduced}** are reproduced, **{not_reproduced}** "
+            f"are not, **{inconclusive}** are inconclusive and **{not_testable}** cannot be tested there."
+        )
     return "\n\n".join(texts)
 
 

@@ -17,6 +17,7 @@ from kdutils.constants import AVERAGE, DOMAIN_LABELS, METHOD_NAMES
 from kdutils.grid.cell_table import model_family, model_parameters
 from kdutils.inference.estimate import Estimate
 from kdutils.results import gain_tables, held_out_temperature
+from kdutils.results.gain_tables import interval_text
 from kdutils.results.held_out_temperature import ALIKE, CASE, HALVES, half_of
 from kdutils.results.item_gains import Items
 
@@ -164,13 +165,10 @@ def readable(found: pd.DataFrame) -> pd.DataFrame:
     titles = ("T = 1, %", "chosen on held-out items, %", "chosen on test items, %")
     for name, title in zip(LEVELS, titles, strict=True):
         shown[title] = found[name].map("{:.1f}".format)
-    shown["optimism, points"] = [_interval(row).text(signed=False) for row in found.itertuples()]
+    bounds = found[["optimism", "low", "high"]].to_numpy()
+    shown["optimism, points"] = [interval_text(*each, signed=False) for each in bounds]
     shown["interval over"] = [f"{row.n} {row.unit}" for row in found.itertuples()]
     return shown
-
-
-def _interval(row) -> Estimate:
-    return Estimate(row.optimism, row.low, row.high)
 
 
 def remark(found: pd.DataFrame) -> str:
@@ -181,5 +179,6 @@ def remark(found: pd.DataFrame) -> str:
         plain, held_out, best = (f"{row[name]:.1f} %" for name in LEVELS)
         text = f"{DOMAIN_LABELS[domain]}: {plain} at temperature 1, {held_out} where that of each task is "
         text += f"chosen on held-out items, {best} where on those that are measured, as by the authors. "
-        texts.append(f"{text}That alone buys {_interval(row).text(signed=False)} points.")
+        bought = interval_text(row["optimism"], row["low"], row["high"], signed=False)
+        texts.append(f"{text}That alone buys {bought} points.")
     return " ".join(texts)

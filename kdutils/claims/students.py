@@ -107,7 +107,7 @@ def mean_of_students(means: pd.DataFrame, value: str) -> Estimate:
 
 
 def against_limit(
-    rows: pd.DataFrame, value: str, *, limit: float, is_below: bool = False, text: str = "", digits: int = 1
+    rows: pd.DataFrame, value: str, *, limit: float, is_below: bool = False, text: str = ""
 ) -> Case:
     """Student means against a limit that the claim says they lie above, or below, in every domain.
 
@@ -133,7 +133,7 @@ def against_limit(
         shown[domain] = Estimate(limit + sign * beyond.value, low, high, n=beyond.n)
         detected.append(student_tests.equivalence(means["beyond"], margin=1.0).minimum_detectable)
     least = min(found, key=lambda domain: found[domain].value)
-    texts = ", ".join(f"{domain} {each.text(digits)}" for domain, each in shown.items())
+    texts = ", ".join(f"{domain} {each.text()}" for domain, each in shown.items())
     return Case(
         reason=f"{text}, over students: {texts}; limit {limit:g}" if text else texts,
         interval=shown[least],

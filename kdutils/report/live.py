@@ -20,7 +20,6 @@ from kdutils.grid import fill
 from kdutils.grid.plan import Plan
 from kdutils.grid.scheduler import State
 from kdutils.report import plots
-from kdutils.report.plots import ordered_colours
 from kdutils.results import gain_tables, released_comparison
 
 MODEL_WORLD = (
@@ -115,7 +114,7 @@ class Curve:
 def _losses(curves: Mapping[str, tuple[ArrayLike, ArrayLike]], *, xlabel: str) -> str:
     """Curves of losses by their labels, x and y, as PNG in base64."""
     fig, (ax,) = plots.panels(height=2.4)
-    for (label, (x, y)), colour in zip(curves.items(), ordered_colours(len(curves)), strict=True):
+    for (label, (x, y)), colour in zip(curves.items(), plots.ordered_colours(len(curves)), strict=True):
         ax.plot(x, y, color=colour, marker=".", label=label)
     ax.set(xlabel=xlabel, ylabel="loss, nats a token")
     ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)

@@ -108,9 +108,6 @@ def declared(notebook: Path) -> dict[str, Parameter]:
     except (SyntaxError, tokenize.TokenError) as error:
         line = getattr(error, "lineno", None) or 1
         raise ParameterError(f"{where}, line {line}: not Python; use `name: type = literal`") from None
-    comments = {
-        token.start[0]: token.string.lstrip("# ") for token in tokens if token.type == tokenize.COMMENT
-    }
     comments = {at.start[0]: at.string.lstrip("# ") for at in tokens if at.type == tokenize.COMMENT}
     parameters: dict[str, Parameter] = {}
     for statement in statements:

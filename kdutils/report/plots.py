@@ -35,11 +35,6 @@ class Style(NamedTuple):
     is_hollow: bool = False
 
     @property
-    def face(self) -> tuple[float, float, float] | str:
-        """What the marker is filled with."""
-        return "none" if self.is_hollow else self.colour
-
-    @property
     def points(self) -> dict[str, Any]:
         """How `Axes.scatter` draws it."""
         if self.is_hollow:
@@ -256,7 +251,7 @@ def interval_dots(ax: Axes, table: pd.DataFrame, *, x: str, **where: Any) -> Non
     for style, part, position in lanes(ax, table, **where):
         error = np.array([part[x] - part["low"], part["high"] - part[x]], dtype=float)
         look = {"color": style.colour, "markersize": 3.6, "elinewidth": 0.9, "label": style.label}
-        look["markerfacecolor"] = style.face
+        look["markerfacecolor"] = "none" if style.is_hollow else style.colour
         ax.errorbar(part[x], position, xerr=np.nan_to_num(error), fmt=style.marker, **look)
 
 

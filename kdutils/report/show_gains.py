@@ -13,7 +13,7 @@ from kdutils.constants import AVERAGE, DOMAIN_LABELS, DOMAINS, METHOD_NAMES
 from kdutils.inference import intervals
 from kdutils.report import figures
 from kdutils.report.section import Section, Tables, by_domain, each
-from kdutils.results import answer_modes, authors_tests, gain_tables, item_gains, paired_items
+from kdutils.results import answer_modes, authors_tests, gain_tables, paired_items
 
 # --- 01: the gain ---------------------------------------------------------------------------------------
 
@@ -96,20 +96,15 @@ def gain_sentences(section: Section) -> list[str]:
 
 def contaminated_items(section: Section) -> None:
     """Live accuracies and gains with and without test items that occur in the training set."""
-    cells = section.of("live")
-    section.remarks({"live": answer_modes.contamination_remark(cells)})
-    flagged = answer_modes.contamination(cells)
+    flagged = answer_modes.contamination(section.of("live"))
     if not flagged["flagged"].any():
+        known = "which test items occur in the training set is not known."
+        known = "no test item occurs in the training set." if len(flagged) else known
+        section.remarks({"live": known} if len(section.of("live")) else {})
         return
     formats = dict.fromkeys(["accuracy", "without"], ".1f") | {"gain": "+.1f", "gain_without": "+.1f"}
     caption = "accuracy, %, and gain over SFT, points, T = 1, on all items and without those flagged."
     section.table({"live": flagged}, caption, formats)
-    if len(section.paired):
-        both = item_gains.with_and_without(section.items.scored).drop(columns="task")
-        both = both.rename(columns={"difference": "gain", "difference_without": "without"})
-        caption = "the gains with their 95% intervals over items, with and without."
-        formats = {name: "+.1f" for name in both if name.startswith(("gain", "without", "low", "high"))}
-        section.table({"live": both}, caption, formats)
 
 
 def sentences_behind(

@@ -85,16 +85,15 @@ def with_fidelity(section: Section, *sources: str) -> dict[str, pd.DataFrame]:
 
 
 def live_fidelity(section: Section) -> None:
-    """Live BLEU of the SFT and of each KD student, by pair; of one live pair by task, with its rise."""
+    """Live BLEU of the SFT and of the KD students, by pair and by method; of one live pair by task."""
     rise_of_one_pair(section, "fidelity")
     tables = with_fidelity(section, "live")
     if len(tables) and section.items.beside.empty:
-        means = each(tables, agreement_fidelity.by_method, measure="fidelity")
-        look = {"measure": "fidelity", "xlabel": BLEU, "value": "fidelity, %"}
-        caption = (
-            f"mean over tasks of the BLEU with the teacher's texts ({sweeps.decoding(section.of('live'))})."
-        )
-        section.figure("fidelity_rise", means, teacher_figures.likeness_by_method, caption, **look)
+        pairs = each(tables, agreement_fidelity.by_pair, measure="fidelity")
+        look = {"left": "sft", "right": "kd", "xlabel": BLEU, "value": "rise, points"}
+        how = sweeps.decoding(section.of("live"))
+        caption = f"BLEU with the teacher's texts, mean over tasks and over the methods of KD ({how})."
+        section.figure("fidelity_rise", pairs, teacher_figures.before_and_after, caption, **look)
         rise_by_method(section, "fidelity", "BLEU before (sft) and after KD, %, and its rise")
 
 

@@ -31,20 +31,6 @@ def before_and_after(
     return fig
 
 
-def likeness_by_method(table: pd.DataFrame, *, measure: str, xlabel: str) -> Figure:
-    """A likeness of the SFT and each KD student, a row a pair: columns domain, pair, method, `measure`."""
-    pairs = list(dict.fromkeys(table["pair"]))
-    fig, parts = domain_panels(table, height=1.3 + 0.2 * len(pairs), sharey=True, xlabel=xlabel)
-    for ax, part in parts:
-        span = part.groupby("pair")[measure].agg(["min", "max"])
-        ax.hlines(span.index.map(pairs.index), span["min"], span["max"], color="0.8", zorder=1)
-        for method, style in METHOD_STYLE.items():
-            for look, own in plots.by_format(style, part[part["method"] == method]):
-                ax.scatter(own[measure], own["pair"].map(pairs.index), s=16, zorder=2, **look.points)
-        plots.named_rows(ax, pairs)
-    return with_methods(fig, table)
-
-
 def level_and_gain(table: pd.DataFrame) -> Figure:
     """Fidelity over accuracy (left) and the gain over fidelity (right), of one source, a row a domain."""
     label = f"fidelity ({agreement_fidelity.FIDELITY_NAMES[table['source'].iloc[0]]}), %"

@@ -56,16 +56,6 @@ def of_students(gain_table: pd.DataFrame, *, measure: str) -> pd.DataFrame:
     return pd.concat([tasks, means.assign(task=AVERAGE)])
 
 
-def by_method(gain_table: pd.DataFrame, *, measure: str) -> pd.DataFrame:
-    """The means of `of_students` over tasks, small students first, with the `pair` as a short label."""
-    table = of_students(gain_table, measure=measure)
-    means = table[table["task"] == AVERAGE].drop(columns="task")
-    means = means.sort_values(["student_parameters", "teacher_parameters"], kind="stable")
-    means = in_domain_order(means).reset_index(drop=True)
-    columns = [name for name in means if name not in ("method", measure)]
-    return means[[*columns, "method", measure]].assign(pair=pair_label(means))
-
-
 def agreement_with(gain_table: pd.DataFrame, *, teacher: str, tasks: list[str]) -> pd.DataFrame:
     """Agreement of a teacher's KD students: a row (index) a student, a column a task."""
     table = gain_table[(gain_table["teacher"] == teacher) & gain_table["task"].isin(tasks)]

@@ -79,24 +79,6 @@ def contamination(cells: pd.DataFrame) -> pd.DataFrame:
     return table.assign(method=table["method"].map(METHOD_LABELS)).rename(columns={"label": "task"})
 
 
-def contamination_remark(cells: pd.DataFrame) -> str:
-    """How many test items occur in the training set, by task, in a sentence a domain."""
-    runs = cells[(cells["task"] != AVERAGE) & cells["n"].notna()]
-    sentences = []
-    for domain, part in gain_tables.in_domain_order(runs).groupby("domain", sort=False):
-        known = gain_tables.in_task_order(part[part["n_clean"].notna()]).drop_duplicates("task")
-        flagged, total = known["n"] - known["n_clean"], known["n"].sum()
-        named = zip(known["label"], flagged, known["n"], strict=True)
-        parts = ", ".join(f"{task} {k} of {n}" for task, k, n in named if k)
-        found = f"{flagged.sum()} of {total} test items occur in the training set ({parts})"
-        if known.empty:
-            found = "which items occur in the training set is not known"
-        elif not parts:
-            found = f"none of the {total} test items occurs in the training set"
-        sentences.append(f"{DOMAIN_LABELS[domain]}: {found}.")
-    return " ".join(sentences)
-
-
 def contaminated_tasks(gain_table: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
     """Gains on the tasks that are flagged as contaminated and on the others, by domain and method.
 

@@ -219,15 +219,6 @@ def correlation_by_task(table: pd.DataFrame, *, x: str, y: str) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["domain", "task", "rho", "n"])
 
 
-def fidelity_remark(gain_table: pd.DataFrame) -> str:
-    """How fidelity goes with accuracy and with gain over all rows, in a sentence; not of a few pairs."""
-    if gain_tables.n_pairs(gain_table) < FEWEST_PAIRS["spearman_gain_fidelity"]:
-        return "Too few pairs to correlate."
-    columns = ("accuracy", "gain")
-    rhos = [intervals.spearman(gain_table[name], gain_table["fidelity"]).statistic for name in columns]
-    return f"Fidelity has rho {rhos[0]:+.2f} with accuracy and {rhos[1]:+.2f} with gain."
-
-
 def compare_fidelity_tables(gain_table: pd.DataFrame) -> pd.DataFrame:
     """The two released fidelity tables: range, share of 32-bit floats, rank correlation with the other."""
     values = gain_table.drop_duplicates(["teacher", "student", "task"])
@@ -266,13 +257,3 @@ def noise_costs(losses: pd.DataFrame) -> pd.DataFrame:
     found.insert(2, "runs", found.pop("n"))
     found["collapsed"] = table.groupby(keys, sort=False)["is_collapsed"].sum().to_numpy()
     return gain_tables.in_domain_order(found).reset_index(drop=True)
-
-
-def item_links(runs: pd.DataFrame, *, bound: float) -> pd.DataFrame:
-    """Of right_and_alike by task: runs, median r, median |r|, how many |r| are below `bound`."""
-    by_task = runs.assign(size=runs["fidelity_correct_r"].abs()).groupby("label", sort=False)
-    r, size = by_task["fidelity_correct_r"], by_task["size"]
-    n_below = size.agg(lambda each: int((each < bound).sum()))
-    columns = {"runs": r.size(), "median r": r.median(), "median |r|": size.median()}
-    found = pd.DataFrame(columns | {f"|r| below {bound:g}": n_below})
-    return found.reset_index(names="task")

@@ -207,9 +207,9 @@ def pair_label(table: pd.DataFrame) -> pd.Series:
     return names["student"].str.extract(r"^(mini-[a-z]+|[A-Za-z]+)")[0] + " " + sizes[0] + "→" + sizes[1]
 
 
-def interval_text(value: float, low: float, high: float, *, digits: int = 1, signed: bool = True) -> str:
+def interval_text(value: float, low: float, high: float, *, signed: bool = True) -> str:
     """`+1.2 [−0.3, +2.7]`; without bounds that are not known."""
-    return Estimate(value, low, high).text(digits, signed=signed).replace("-", "−")
+    return Estimate(value, low, high).text(signed=signed).replace("-", "−")
 
 
 def wide(rows: pd.DataFrame, *, index: list[str], columns: str, values: str) -> pd.DataFrame:
@@ -253,15 +253,6 @@ def in_task_order(table: pd.DataFrame) -> pd.DataFrame:
     ordered = table.assign(place=places, label=table["task"].map(TASK_LABELS))
     by = ["family", "student_parameters", "place"]
     return ordered.sort_values(by, kind="stable", ignore_index=True).drop(columns="place")
-
-
-def gain_by_teacher(average_gains: pd.DataFrame) -> pd.DataFrame:
-    """Average gains of students with several teachers: a row a domain x student (small first) x method."""
-    several = average_gains.groupby("student")["teacher"].transform("nunique") > 1
-    table = average_gains[several].sort_values("teacher_parameters", kind="stable")
-    keys = ["domain", "student_parameters", "student", "method"]
-    wide = table.pivot_table(index=keys, columns="teacher", values="gain")[table["teacher"].unique()]
-    return wide.reset_index().rename_axis(columns=None).drop(columns="student_parameters")
 
 
 def within_student(average_gains: pd.DataFrame) -> pd.DataFrame:

@@ -29,7 +29,7 @@ from kdutils.grid.cell_table import Scored, kept, short_name
 from kdutils.grid.plan import Plan
 from kdutils.inference import intervals
 from kdutils.results import gain_tables
-from kdutils.results.item_gains import COUNTS
+from kdutils.results.item_gains import COUNTS, item_values
 from kdutils.runs import comparison
 from kdutils.spec import RunSpec
 
@@ -112,10 +112,9 @@ def sums(student: pd.DataFrame, teacher: pd.DataFrame | None = None) -> pd.DataF
 
 
 def _values(rows: pd.DataFrame) -> pd.DataFrame:
-    value = rows["correct"].astype(float).mask(rows["task"].isin(INSTRUCTION_TASKS), rows["rouge_l"])
-    keys = ["task", "half"]
-    by_item = rows[keys].assign(value=value).groupby([*keys, rows["item_id"]], sort=False).mean()
-    groups = by_item.assign(square=by_item["value"] ** 2).groupby(keys, sort=False)
+    by_item = item_values(rows).reset_index()
+    by_item = by_item.assign(half=by_item["item_id"].map(half_of), square=by_item["value"] ** 2)
+    groups = by_item.groupby(["task", "half"], sort=False)
     return groups[["value", "square"]].sum().assign(n=groups.size()).reset_index()
 
 

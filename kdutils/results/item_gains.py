@@ -34,7 +34,7 @@ from kdutils.runs import comparison, store
 SETTING = ["domain", "teacher", "student", "method", "teacher_tuned", "temperature", "noise_sigma"]
 PAIRED = ["domain", "teacher", "student", "method"]
 COUNTS = [f"bleu_{place}" for place in range(10)]  # of an item's text: lengths, matches, totals
-SCORED = [*SETTING, "seed", "task", "item_id", "value", "is_clean"]
+SCORED = [*SETTING, "seed", "task", "item_id", "value"]
 BESIDE = [*PAIRED, "seed", "task", "item_id", "value", *COUNTS]
 
 
@@ -42,9 +42,9 @@ BESIDE = [*PAIRED, "seed", "task", "item_id", "value", *COUNTS]
 class Items:
     """The item rows of a plan's finished live runs.
 
-    `scored`: SCORED, a row a run x item, `value` as of item_values, and `is_clean`: its question is not a
-    training item. `beside`: BESIDE, a row a student x item of those compared with their tuned teacher
-    (temperature 1, no noise; the SFT student is method `sft`), `value`: same answer as the teacher.
+    `scored`: SCORED, a row a run x item, `value` as of item_values. `beside`: BESIDE, a row a student x item
+    of those compared with their tuned teacher (temperature 1, no noise; the SFT student is method `sft`),
+    `value`: same answer as the teacher.
     """
 
     scored: pd.DataFrame
@@ -75,13 +75,10 @@ def _scored(plan: Plan) -> pd.DataFrame:
         rows = store.folder_of(plan.out, spec.run_id).evaluation(run.evaluation)
         if rows is None:
             continue
-        values = item_values(rows).to_frame().assign(is_clean=None)  # where the rows do not say
-        if "contaminated" in rows:
-            values["is_clean"] = rows.groupby(["task", "item_id"])["contaminated"].first() == ""
         of_kd = (spec.teacher_tuned, spec.temperature) if spec.teacher else (None, math.nan)
         who = (spec.domain, short_name(spec.teacher or ""), short_name(spec.student), spec.method)
         setting = dict(zip(SETTING, (*who, *of_kd, spec.noise_sigma), strict=True))
-        tables.append(values.reset_index().assign(**setting, seed=spec.seed))
+        tables.append(item_values(rows).reset_index().assign(**setting, seed=spec.seed))
     return pd.concat(tables, ignore_index=True)[SCORED] if tables else pd.DataFrame(columns=SCORED)
 
 
@@ -173,23 +170,6 @@ def gain_table(items: Items) -> pd.DataFrame:
     found = gains(items.scored).rename(columns={"difference": "gain", "n_seeds": "n_runs"})
     parameters = found["student"].map(model_parameters)
     return found.assign(pair=pair_label(found), student_parameters=parameters)
-
-
-def with_and_without(scored: pd.DataFrame) -> pd.DataFrame:
-    """`gains` on all items, and on the items that are not in the training set with the suffix `_without`.
-
-    Columns domain, method, task, label, difference, low, high, n and the same of the clean items. A task that
-    has none is NaN there, and so is an average, which would be one of other tasks. Empty where it is not
-    known which are clean.
-    """
-    keys, values = [*SETTING, "task"], ["difference", "low", "high", "n"]
-    known = scored[scored["is_clean"].notna()]
-    whole, clean = gains(known), gains(known[known["is_clean"].eq(True)])
-    n_tasks, n_left = (table.groupby("domain")["task"].nunique() for table in (whole, clean))
-    is_other = clean["domain"].map(n_left < n_tasks.reindex(n_left.index)).astype(bool)
-    clean = clean.loc[~(is_other & (clean["task"] == AVERAGE)), [*keys, *values]]
-    both = whole.merge(clean, on=keys, how="left", suffixes=("", "_without"))
-    return both[["domain", "method", "task", "label", *values, *(f"{name}_without" for name in values)]]
 
 
 def tuning_costs(scored: pd.DataFrame) -> pd.DataFrame:

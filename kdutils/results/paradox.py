@@ -28,7 +28,7 @@ from kdutils.inference import crossed_bootstrap
 from kdutils.inference.crossed_bootstrap import Resampled, ratio, weighted_mean
 from kdutils.inference.estimate import Estimate
 from kdutils.results.agreement_fidelity import paired_rows
-from kdutils.results.gain_tables import in_view, interval_text
+from kdutils.results.gain_tables import in_view
 from kdutils.runs import comparison
 from kdutils.runs.comparison import KEYS
 
@@ -212,29 +212,6 @@ def contrasts(rises: pd.DataFrame, *, rng: np.random.Generator) -> pd.DataFrame:
             table.append((*who, *found.bounds, found.reason, int(n[0].sum()), int(m[0].sum())))
     columns = ["method", "label", "than", "than_label", "measure", *ESTIMATED, "n", "n_than"]
     return pd.DataFrame(table, columns=columns).astype({"n": int, "n_than": int})
-
-
-def remark(table: pd.DataFrame) -> str:
-    """A summary of `contrasts` with the items that stayed wrong, a sentence a method.
-
-    The rule: likeness goes with becoming right if the interval of the sentence BLEU lies above 0; the paradox
-    is seen item by item if it holds 0 or lies below.
-    """
-    sentences = []
-    for _, part in table[table["than"] == "stayed_wrong"].groupby("method", sort=False):
-        row = part.set_index("measure")
-        bleu, words = row.loc["bleu"], row.loc["wording"]
-        if not np.isfinite(bleu["low"]):
-            sentences.append(f"{bleu['label']}: undefined ({bleu['reason']}).")
-            continue
-        seen = "goes with" if bleu["low"] > 0 else "does not go with"
-        rises = [interval_text(*row[["estimate", "low", "high"]]) for row in (bleu, words)]
-        sentences.append(
-            f"{bleu['label']}: coming closer to the teacher's text {seen} becoming right: the change of "
-            f"sentence BLEU is {rises[0]} points above that of items that stayed wrong; in the words "
-            f"alone, {rises[1]}."
-        )
-    return " ".join(sentences)
 
 
 def links(rows: pd.DataFrame, *, task: str, rng: np.random.Generator) -> pd.DataFrame:

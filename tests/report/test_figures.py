@@ -304,9 +304,6 @@ LIVE = {
         swept(21, "temperature", (1.0, 5.0)), x="temperature"
     ),
     "noise": lambda: teacher_figures.sweep_curves(swept(3, "noise_sigma", (0.0, 2.0, 5.0)), x="noise_sigma"),
-    "likeness": lambda: teacher_figures.likeness_by_method(
-        likenesses(21), measure="fidelity", xlabel="BLEU, %"
-    ),
     "level": lambda: teacher_figures.level_and_gain(likenesses(9).assign(gain=1.0, source="live")),
     "links": lambda: teacher_figures.right_and_alike(links(), bound=0.3),
     "one pair by task": lambda: figures.by_task(

@@ -132,15 +132,6 @@ def test_the_methods_of_one_pair_are_no_sample_of_pairs(cells):
     assert is_defined[is_defined].index.tolist() == ["anova_methods", "ttest_gain_gt_0"]
 
 
-def test_fidelity_of_few_pairs_is_not_correlated(cells):
-    gains = gain_tables.gains(cells, selection="best_on_test").dropna(subset=["fidelity"])
-    assert authors_tests.fidelity_remark(gains).startswith("Fidelity has rho ")
-    assert (
-        authors_tests.fidelity_remark(gains[gains["teacher"] == "Llama-3.1-8B"])
-        == "Too few pairs to correlate."
-    )
-
-
 def test_rise_by_method_averages_tasks_within_a_pair_first():
     rows = [("a", 50.0, 52.0), ("a", 50.0, 54.0), ("b", 40.0, 45.0)]  # rises of the pairs: 3 and 5
     table = pd.DataFrame(rows, columns=["student", "fidelity_sft", "fidelity"])
@@ -167,12 +158,6 @@ def test_noise_costs_by_hand():
     assert found["collapsed"].tolist() == [1, 0]
     assert math.isnan(found.loc[1, "low"])
     assert authors_tests.noise_costs(table.head(0)).empty
-
-
-def test_item_links_count_what_is_feeble():
-    runs = pd.DataFrame({"label": "SVAMP", "fidelity_correct_r": [-0.5, 0.1, 0.2]})
-    row = authors_tests.item_links(runs, bound=0.3).iloc[0]
-    assert row.tolist() == ["SVAMP", 3, 0.1, 0.2, 2]
 
 
 def test_size_and_headroom_count_a_student_once():

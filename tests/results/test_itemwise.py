@@ -100,27 +100,11 @@ def test_nothing_to_compare_gives_empty_tables():
         item_gains.temperature_changes,
         item_gains.tuning_costs,
     ]
-    for contrast in (*contrasts, item_gains.method_differences, item_gains.with_and_without):
+    for contrast in (*contrasts, item_gains.method_differences):
         assert contrast(rows).empty
         assert contrast(rows.head(0)).empty
     for table in (item_gains.agreements, item_gains.fidelities):
         assert table(beside().reindex(columns=[*item_gains.PAIRED, "seed", "task", "item_id", "value"])).empty
-
-
-def test_gains_with_and_without_contaminated_items():
-    values = {"svamp": [0, 0, 1, 1]}, {"svamp": [1, 1, 1, 0]}
-    rows = scored((SFT, values[0]), (FKL, values[1]), clean=[False, True, True, True])
-    found = average(item_gains.with_and_without(rows))
-    assert found.loc[0, ["difference", "n", "difference_without", "n_without"]].tolist() == [25.0, 4, 0.0, 3]
-
-
-def test_an_average_without_a_whole_task_would_be_of_other_tasks():
-    values = {"svamp": [0, 1], "addsub": [0, 1]}
-    rows = scored((SFT, values), (FKL, values))
-    rows["is_clean"] = rows["task"] == "svamp"
-    found = item_gains.with_and_without(rows).set_index("task")
-    assert found.loc["svamp", "n_without"] == 2
-    assert found.loc[["addsub", "average"], "difference_without"].isna().all()
 
 
 def test_intervals_of_runs_are_those_of_their_items():
@@ -238,24 +222,14 @@ def asked(out: Path, *specs: RunSpec) -> plan.Plan:
 
 
 def test_items_of_one_pair_are_read_from_the_store(tmp_path):
-    flags = {"contaminated": ["", "exact"]}
     for name, parsed in (("sft", ["1", "0"]), ("teacher", ["1", "1"]), ("fkl", ["1", "1"])):
-        finish(tmp_path, SPECS[name], parsed, **flags)
+        finish(tmp_path, SPECS[name], parsed)
     items = item_gains.read(asked(tmp_path, *SPECS.values()))  # the noisy run is not finished
     assert items
     assert set(items.scored["method"]) == {"sft", "fkl"}
-    assert items.scored["is_clean"].tolist() == [True, False] * 3
     assert average(item_gains.gains(items.scored))["difference"].tolist() == [50.0]
     assert items.beside.groupby("method")["value"].mean().to_dict() == {"fkl": 1.0, "sft": 0.5}
     assert item_gains.gain_table(items)["pair"].unique().tolist() == ["mini-qwen 1.5B→0.5B"]
-
-
-def test_rows_that_do_not_say_what_is_contaminated_are_not_called_clean(tmp_path):
-    for name in ("sft", "teacher", "fkl"):
-        finish(tmp_path, SPECS[name], ["1", "0"])
-    items = item_gains.read(asked(tmp_path, *SPECS.values()))
-    assert items.scored["is_clean"].isna().all()
-    assert item_gains.with_and_without(items.scored).empty
 
 
 def test_several_pairs_or_none_have_no_items(tmp_path):

@@ -163,16 +163,15 @@ def test_remark_on_the_best_temperature_gives_the_range_over_cases():
     assert "T = 1 25% to 50%, T = 2 50%." in sweeps.best_temperature_remark(shares)
 
 
-def test_likeness_by_method_keeps_methods_apart_and_has_one_sft_value(cells):
+def test_likeness_of_students_keeps_methods_apart_and_has_one_sft_value(cells):
     table = cells.copy()
     table.loc[table["method"] == "fkl", "fidelity"] = 60.0
     table.loc[table["method"] == "gkd", "fidelity"] = 70.0
     table.loc[table["teacher"] != "", "fidelity_sft"] = 50.0
     gains = gain_tables.gains(table, selection="best_on_test")
-    found = agreement_fidelity.by_method(gains, measure="fidelity")
+    found = agreement_fidelity.of_students(gains, measure="fidelity").query("task == 'average'")
     assert found["method"].tolist() == ["sft", "fkl", "gkd"]
     assert found["fidelity"].tolist() == [50.0, 60.0, 70.0]
-    assert set(found["pair"]) == {"toy 8M→1M"}
 
 
 def test_right_and_alike_takes_plain_runs_only(cells):
@@ -349,13 +348,6 @@ def test_within_a_student_only_its_teachers_differ(several_teachers):
     assert within["gain_within"].tolist() == [-2.0, 2.0, 5.0, -5.0]
     assert within["teacher_within"].tolist() == [-10.0, 10.0, -10.0, 10.0]
     assert gain_tables.within_student(several_teachers.tail(1)).empty
-
-
-def test_gains_by_teacher_start_with_the_smallest_student(several_teachers):
-    table = gain_tables.gain_by_teacher(several_teachers)
-    assert table["student"].tolist() == ["a-14k", "a-109k"]  # by size, not by spelling
-    assert table["a-400k"].tolist() == [10.0, 5.0]
-    assert gain_tables.gain_by_teacher(several_teachers.tail(1)).empty
 
 
 def test_in_view_are_the_tasks_asked_for_and_the_averages(tmp_path):
