@@ -20,6 +20,7 @@ from kdutils.grid.cell_table import model_family, model_parameters
 from kdutils.inference import crossed_bootstrap, intervals, resampling
 from kdutils.inference.estimate import Estimate
 from kdutils.results import held_out_temperature
+from kdutils.results.gain_tables import in_domain_order
 from kdutils.runs import comparison
 
 PAIR = ["domain", "teacher", "student"]
@@ -27,10 +28,10 @@ SETTING = [*PAIR, "method", "temperature", "top_p"]
 TEXT = ["task", "item_id", "sample", "text", "parsed", "correct", "unparsed", "truncated"]
 MEASURES = {  # column of shares -> what it is, percent
     "accuracy": "accuracy, %",
-    "agreement": "same answer as the teacher, %",
+    "agreement": "agreement with the teacher, %",
     "fidelity": "BLEU with the teacher, %",
     "truncated": "cut off, % of texts",
-    "unparsed": "without an answer, %",
+    "unparsed": "without an answer, % of texts",
 }
 SEED = 20_261_129  # of the bootstraps
 METHODS = ("sft", *KD_METHODS)
@@ -100,9 +101,9 @@ def curves(rows: pd.DataFrame, both: pd.DataFrame) -> pd.DataFrame:
         found.append((*setting, "fidelity", float(np.mean(tasks)), np.nan, np.nan, len(part)))
     table = pd.DataFrame(found, columns=[*SETTING, "measure", "value", "low", "high", "n"])
     order = {name: place for place, name in enumerate([*MEASURES, *METHODS, "teacher"])}
-    by = ["domain", "teacher", "student", "measure", "method", "top_p", "temperature"]
-    in_order = ("measure", "method")
-    return table.sort_values(by, key=lambda own: own.map(order) if own.name in in_order else own)
+    by, in_order = [*PAIR[1:], "measure", "method", "top_p", "temperature"], ("measure", "method")
+    table = table.sort_values(by, key=lambda own: own.map(order) if own.name in in_order else own)
+    return in_domain_order(table)
 
 
 # --- resampled levels, the half-drop temperature -----------------------------------------------------------
