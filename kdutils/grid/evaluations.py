@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import product
 from typing import Any
@@ -12,24 +12,33 @@ from kdutils.data.options import refusal
 from kdutils.io.text_safety import shown
 from kdutils.spec import EvalSpec
 
+ROLES = ("base", "sft", "kd", "teacher")  # what a model is of a need's pairs
 OF_SAMPLING = ("top_p", "samples", "seed")
 ANY_WAY = "aqua"  # a task that every way of asking suits
 
 
-def evaluations_of(tables: Iterable[Mapping[str, Any]], usual: EvalSpec) -> tuple[EvalSpec, ...]:
+def evaluations_of(
+    tables: Collection[Mapping[str, Any]], usual: EvalSpec, *, roles: Iterable[str] = ROLES
+) -> tuple[EvalSpec, ...]:
     """Every combination of each table's values, none twice, on those tasks of `usual` that it suits.
 
     A value is one or a list. Where some of the temperatures sample, what goes with sampling is left out at 0.
-    Split, items and length of the texts are those of `usual` unless a table says otherwise.
+    Split, items and length of the texts are those of `usual` unless a table says otherwise. A table that
+    lists `roles` is for models of one of these roles alone.
 
     Raises:
-        ValueError: for a field or value that no task can be asked with.
+        ValueError: for a role that is none, or a field or value that no task can be asked with.
     """
-    return tuple(dict.fromkeys(each for table in tables for each in _combinations(table, usual)))
+    for table in tables:
+        if not set(table.get("roles", ROLES)) <= set(ROLES):
+            raise ValueError(f"roles={shown(table['roles'])}: give a list of {list(ROLES)}")
+    own = (table for table in tables if set(roles) & set(table.get("roles", ROLES)))
+    return tuple(dict.fromkeys(each for table in own for each in _combinations(table, usual)))
 
 
 def _combinations(table: Mapping[str, Any], usual: EvalSpec) -> Iterator[EvalSpec]:
-    lists = {key: value if isinstance(value, list | tuple) else [value] for key, value in table.items()}
+    fields = {name: value for name, value in table.items() if name != "roles"}
+    lists = {key: value if isinstance(value, list | tuple) else [value] for key, value in fields.items()}
     for name, values in lists.items():
         if name == "tasks" or not values:
             raise ValueError(

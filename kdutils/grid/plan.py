@@ -312,9 +312,15 @@ def _asked_of(live: Live, need: Need) -> Iterator[PlannedRun]:
         return
     careful = replace(live, protocols=("careful",))
     made = (*_runs(careful, [need]), *_variants_of(careful, need), *_others_of(careful, need))
-    for spec in dict.fromkeys(run.spec for run in made):
-        for evaluation in evaluations_of(need.evaluations, _evaluation(careful, "careful", spec.domain)):
-            yield PlannedRun(spec, evaluation)
+    specs = dict.fromkeys(run.spec for run in made)
+    students, teachers = {pair[1] for pair in need.pairs}, {spec.teacher_spec for spec in specs}
+    for spec in specs:
+        is_student = spec.student in students or spec not in teachers
+        roles = ["base" if spec.method == "base" else "kd" if spec.teacher else "sft"] * is_student
+        roles += ["teacher"] * (spec in teachers)
+        usual = _evaluation(careful, "careful", spec.domain)
+        for evaluation in evaluations_of(need.evaluations, usual, roles=roles):
+            yield PlannedRun(spec, evaluation, beside_teacher=False)  # it is there in its own right
 
 
 def baselines(

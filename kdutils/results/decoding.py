@@ -50,6 +50,9 @@ def of_pairs(asked: pd.DataFrame) -> pd.DataFrame:
     teacher = tuned["teacher"].rename(columns={"student": "teacher"}).drop(columns="seed")
     teacher = teacher.assign(method="teacher").merge(pairs, on=["domain", "teacher"])
     rows = pd.concat([texts[texts["role"] == "kd"], sft, teacher])[[*SETTING, "seed", *TEXT]]
+    rows = rows.drop_duplicates(
+        [*SETTING, "seed", *comparison.KEYS]
+    )  # of evaluations of fewer items or samples
     return _on_common_items(rows, PAIR, [*SETTING, "seed"])
 
 
