@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 from typing import Any
@@ -17,23 +17,28 @@ OF_SAMPLING = ("top_p", "samples", "seed")
 ANY_WAY = "aqua"  # a task that every way of asking suits
 
 
-def evaluations_of(
-    tables: Collection[Mapping[str, Any]], usual: EvalSpec, *, roles: Iterable[str] = ROLES
-) -> tuple[EvalSpec, ...]:
+def evaluations_of(tables: Iterable[Mapping[str, Any]], usual: EvalSpec) -> tuple[EvalSpec, ...]:
     """Every combination of each table's values, none twice, on those tasks of `usual` that it suits.
 
     A value is one or a list. Where some of the temperatures sample, what goes with sampling is left out at 0.
-    Split, items and length of the texts are those of `usual` unless a table says otherwise. A table that
-    lists `roles` is for models of one of these roles alone.
+    Split, items and length of the texts are those of `usual` unless a table says otherwise.
 
     Raises:
-        ValueError: for a role that is none, or a field or value that no task can be asked with.
+        ValueError: for a field or value that no task can be asked with.
     """
-    for table in tables:
-        if not set(table.get("roles", ROLES)) <= set(ROLES):
-            raise ValueError(f"roles={shown(table['roles'])}: give a list of {list(ROLES)}")
-    own = (table for table in tables if set(roles) & set(table.get("roles", ROLES)))
-    return tuple(dict.fromkeys(each for table in own for each in _combinations(table, usual)))
+    return tuple(dict.fromkeys(each for table in tables for each in _combinations(table, usual)))
+
+
+def roles_of(table: Mapping[str, Any]) -> Sequence[str]:
+    """Models of which roles a table is for: its `roles`, by default all of ROLES.
+
+    Raises:
+        ValueError: if they are no list of some of them.
+    """
+    roles = table.get("roles", ROLES)
+    if not isinstance(roles, list | tuple) or not roles or not set(roles) <= set(ROLES):
+        raise ValueError(f"evaluations has roles={shown(roles)}: give a list of {list(ROLES)}")
+    return roles
 
 
 def _combinations(table: Mapping[str, Any], usual: EvalSpec) -> Iterator[EvalSpec]:
@@ -62,7 +67,9 @@ def checked(tables: tuple[Mapping[str, Any], ...]) -> tuple[Mapping[str, Any], .
     """The tables.
 
     Raises:
-        ValueError: as `evaluations_of`.
+        ValueError: as `evaluations_of` and `roles_of`.
     """
+    for table in tables:
+        roles_of(table)
     evaluations_of(tables, EvalSpec(tasks=tuple(ALL_TASKS)))
     return tables
