@@ -57,11 +57,16 @@ def of_pairs(asked: pd.DataFrame) -> pd.DataFrame:
 
 
 def ladder(asked: pd.DataFrame) -> pd.DataFrame:
-    """The texts of models after SFT, students and teachers: domain, student, temperature, seed and TEXT."""
+    """The texts of models after SFT, students and teachers: domain, student, temperature, seed and TEXT.
+
+    Of the training seeds and items that all of them have.
+    """
     keys = ["domain", "student", "seed", "temperature"]
     is_asked = asked["role"].isin(["sft", "teacher"]) & (asked["scoring"] == "generation")
     rows = asked.loc[is_asked & (asked["top_p"] == 1), [*keys, *TEXT]]
-    return _on_common_items(rows.drop_duplicates([*keys, *comparison.KEYS]), ["domain"], keys)
+    is_shared = rows.groupby("seed")["student"].transform("nunique") == rows["student"].nunique()
+    rows = rows[is_shared].drop_duplicates([*keys, *comparison.KEYS])
+    return _on_common_items(rows, ["domain"], keys)
 
 
 def _on_common_items(rows: pd.DataFrame, of: list[str], setting: list[str]) -> pd.DataFrame:
