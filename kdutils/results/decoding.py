@@ -43,6 +43,8 @@ def of_pairs(asked: pd.DataFrame) -> pd.DataFrame:
     `method` is `teacher` for those of the teacher, which stand under each seed of its students. Items that
     not all settings of a pair have are left out. No rows without KD students.
     """
+    if asked.empty:
+        return pd.DataFrame(columns=[*SETTING, "seed", *TEXT])
     texts = asked[asked["scoring"] == "generation"]
     pairs = texts.loc[texts["role"] == "kd", [*PAIR, "seed"]].drop_duplicates()
     tuned = {role: texts[texts["role"] == role].drop(columns="teacher") for role in ("sft", "teacher")}
@@ -62,6 +64,8 @@ def ladder(asked: pd.DataFrame) -> pd.DataFrame:
     Of the training seeds and items that all of them have.
     """
     keys = ["domain", "student", "seed", "temperature"]
+    if asked.empty:
+        return pd.DataFrame(columns=[*keys, *TEXT])
     is_asked = asked["role"].isin(["sft", "teacher"]) & (asked["scoring"] == "generation")
     rows = asked.loc[is_asked & (asked["top_p"] == 1), [*keys, *TEXT]]
     is_shared = rows.groupby("seed")["student"].transform("nunique") == rows["student"].nunique()

@@ -8,7 +8,7 @@ import pytest
 
 from kdutils.claims import contrasts
 from kdutils.report import decoding_figures
-from kdutils.results import decoding, hot_or_cold
+from kdutils.results import asked, decoding, hot_or_cold
 
 TEACHER, STUDENT = "mini-qwen-3B", "mini-qwen-0.5B"
 N = 60
@@ -126,7 +126,11 @@ def test_what_was_not_asked_is_said():
     without = found({name: LEVELS[name] for name in ("teacher", "sft", "fkl")})
     assert isinstance(without["H1"], str) and isinstance(without["H5"], str)
     assert not isinstance(without["H2"], str)
-    assert set(map(type, decoding.contrasts(*[pd.DataFrame(columns=["top_p"])] * 3).values())) == {str}
+    nothing = pd.DataFrame(columns=[*asked.OF_RUN, *asked.OF_EVALUATION])
+    pairs, models = decoding.of_pairs(nothing), decoding.ladder(nothing)
+    both = decoding.beside_teacher(pairs)
+    assert set(map(type, decoding.contrasts(pairs, both, models).values())) == {str}
+    assert decoding.curves(pairs, both).empty and decoding.selected(pairs).empty
 
 
 def test_half_drop_rises_with_size_within_families():
