@@ -59,15 +59,16 @@ def of_pairs(asked: pd.DataFrame) -> pd.DataFrame:
 def ladder(asked: pd.DataFrame) -> pd.DataFrame:
     """The texts of models after SFT, students and teachers: domain, student, temperature, seed and TEXT.
 
-    Of the training seeds and items that all of them have.
+    Of the training seeds, temperatures and items that all of them have.
     """
     keys = ["domain", "student", "seed", "temperature"]
     if asked.empty:
         return pd.DataFrame(columns=[*keys, *TEXT])
     is_asked = asked["role"].isin(["sft", "teacher"]) & (asked["scoring"] == "generation")
     rows = asked.loc[is_asked & (asked["top_p"] == 1), [*keys, *TEXT]]
-    is_shared = rows.groupby("seed")["student"].transform("nunique") == rows["student"].nunique()
-    rows = rows[is_shared].drop_duplicates([*keys, *comparison.KEYS])
+    for name in ("seed", "temperature"):
+        rows = rows[rows.groupby(name)["student"].transform("nunique") == rows["student"].nunique()]
+    rows = rows.drop_duplicates([*keys, *comparison.KEYS])
     return _on_common_items(rows, ["domain"], keys)
 
 
