@@ -120,7 +120,8 @@ def plan(section: str, parameters: Mapping[str, Any]) -> Plan:
         own_plan = partial(Plan, section, profile, out, shown=shown)
         others = tuple(own_plan(runs_of(each), decoding=each.decodings[0]) for each in careful)
         own = [need for need in needs if number in need.sections]
-        changed = (each for need in own for each in (*_variants_of(live, need), *_others_of(live, need)))
+        kinds = _variants_of, _others_of, _varied
+        changed = (each for need in own for kind in kinds for each in kind(live, need))
         variants = tuple(dict.fromkeys(_read_from(stand_ins, run) for run in changed))
     return Plan(section, profile, out, runs, shown, variants, decoding, others)
 
@@ -300,6 +301,22 @@ def _others_of(live: Live, need: Need) -> Iterator[PlannedRun]:
             spec = RunSpec(student=student, teacher=teacher, teacher_tuned=need.teacher_tuned, **settings)
             for each in (spec, spec.sft_spec):
                 yield PlannedRun(each, _evaluation(live, "careful", domain))
+
+
+def _varied(live: Live, need: Need) -> Iterator[PlannedRun]:
+    """The careful distilled students of a need with each of its variations; with their teachers unscored."""
+    careful = replace(live, protocols=("careful",) if "careful" in live.protocols else ())
+    plain = replace(need, temperatures=(1.0,), noise_sigmas=(0.0,))
+    for run in _runs(careful, [plain]) if need.variations else ():
+        for fields in tables_of(need.variations) if run.spec.teacher else ():
+            yield PlannedRun(replace(run.spec, **fields), run.evaluation, beside_teacher=False)
+
+
+def tables_of(settings: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Every way to take one value of each field of a table, where a field has one or a list of them."""
+    for table in settings:
+        listed = (value if isinstance(value, list) else [value] for value in table.values())
+        yield from (dict(zip(table, values, strict=True)) for values in product(*listed))
 
 
 def baselines(
