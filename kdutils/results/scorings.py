@@ -34,7 +34,7 @@ from kdutils.results.gain_tables import in_domain_order
 from kdutils.runs import comparison, store
 
 GENERATION = "generation"
-SCORINGS = {  # of an EvalSpec -> in words
+SCORING_LABELS = {  # of an EvalSpec -> in words
     GENERATION: "generated and read",
     "likelihood": "response with the option",
     "label": "label of the option",
@@ -42,6 +42,7 @@ SCORINGS = {  # of an EvalSpec -> in words
     "cloze_per_character": "its words, per character",
     "cloze_pmi": "its words, less without question",
 }
+PRINTED = {"likelihood": 0.2, GENERATION: 20.8}  # gap in points of a 7B student, abstract of 2603.26556
 MARGIN = 2.0  # points of gap
 LEAST_TAU = 0.8
 RECIPE = ("kd_weight", "prompt_in_loss", "frozen")  # fields of a RunSpec that are varied
@@ -55,13 +56,14 @@ def answers(asked: pd.DataFrame) -> pd.DataFrame:
     """A row a pair x seed x item of every student: PAIR, KEYS, and right, teacher_right and same (0 or 1).
 
     `variation` is what its recipe changes, "" for nothing. SFT students and base models stand beside each of
-    their teachers. Teachers are those of the plain recipe. No rows where nothing was ranked.
+    their teachers, which are those of the plain recipe. Runs differ in RECIPE alone. No rows where nothing
+    was ranked.
     """
     has_options = asked["task"].isin(asked.loc[asked["scoring"] != GENERATION, "task"])
     rows = asked[has_options & (asked["temperature"] == 0) & (asked["rotation"] == 0)]
     names = [_named(*own) for own in rows.reindex(columns=RECIPE).to_numpy(object)]
     rows = rows.assign(variation=names, right=rows["correct"].astype(float))
-    rows = rows[["role", *PAIR, *KEYS[1:], "parsed", "right"]].drop_duplicates(["role", *PAIR, *KEYS[1:]])
+    rows = rows[["role", *PAIR, *KEYS[1:], "parsed", "right"]]
     kd, teachers = rows[rows["role"] == "kd"], rows[(rows["role"] == "teacher") & (rows["variation"] == "")]
     alone = rows[rows["role"].isin(["base", "sft"])].drop(columns="teacher")
     alone = alone.merge(kd[PAIR[:3]].drop_duplicates(), on=["domain", "student"])
