@@ -12,6 +12,7 @@ from typing import Any
 from kdutils.constants import ALL_TASKS, DOMAIN_TASKS, KD_METHODS, LOGIT_METHODS, NOT_OF_PAPER, TRAIN_DOMAINS
 from kdutils.data import model_files, sources
 from kdutils.grid.cell_table import short_name
+from kdutils.grid.evaluations import evaluations_of, tables_of
 from kdutils.grid.profile import Live, Need, Profile, load_profile, one_line_errors, with_factor
 from kdutils.grid.study import DECODINGS, OWN_SECTIONS, PLANNED, RELEASED_MODELS, RUN_FACTORS, TOGETHER
 from kdutils.io import disk
@@ -53,15 +54,16 @@ class Plan:
     variants: tuple[PlannedRun, ...] = ()  # other factors, starts, recipes: no cells
     decoding: str = "greedy"  # of the runs of protocol `careful`
     others: tuple[Plan, ...] = ()  # the same for those, under each other decoding of the profile
+    asked: tuple[PlannedRun, ...] = ()  # under the evaluations of the section's own needs: no cells either
 
     @property
     def to_make(self) -> tuple[PlannedRun, ...]:
-        """The runs under every decoding, and ranked where the profile ranks options too; variants."""
+        """The runs under every decoding, and ranked where the profile ranks options too; variants, asked."""
         ranks = self.profile.live is not None and self.profile.live.ranks
         twins = ((run.spec, run.evaluation.ranking()) for run in self.runs if ranks)
         ranked = (PlannedRun(spec, twin) for spec, twin in twins if twin is not None)
         others = (run for other in self.others for run in other.runs)
-        return (*self.runs, *others, *ranked, *self.variants)
+        return tuple(dict.fromkeys((*self.runs, *others, *ranked, *self.variants, *self.asked)))
 
     @property
     def statistics_source(self) -> str:
@@ -105,25 +107,24 @@ def plan(section: str, parameters: Mapping[str, Any]) -> Plan:
             f"{_listed(changes)} changes what is trained, and profile {profile.name!r} trains nothing; "
             "leave it out or choose a profile that does, such as mini"
         )
-    runs, variants, decoding, others = (), (), "", ()
+    runs, variants, decoding, others, asked = (), (), "", (), ()
     if profile.live is not None:
         number = section[:2]  # 01b asks more of the runs of 01
         decodings, changed = _decodings(profile, parameters.get("decoding")), _changed(profile.live, changes)
         live, *rest = (replace(changed, decodings=(decoding,)) for decoding in decodings)
         needs = _narrowed(live, shown, number)
 
-        def runs_of(live: Live) -> tuple[PlannedRun, ...]:
-            return tuple(dict.fromkeys(_read_from(stand_ins, run) for run in _runs(live, needs)))
+        def once(planned: Iterable[PlannedRun]) -> tuple[PlannedRun, ...]:
+            return tuple(dict.fromkeys(_read_from(stand_ins, run) for run in planned))
 
-        runs, decoding = runs_of(live), decodings[0]
+        runs, decoding = once(_runs(live, needs)), decodings[0]
         careful = [replace(each, protocols=("careful",)) for each in rest if "careful" in live.protocols]
         own_plan = partial(Plan, section, profile, out, shown=shown)
-        others = tuple(own_plan(runs_of(each), decoding=each.decodings[0]) for each in careful)
+        others = tuple(own_plan(once(_runs(each, needs)), decoding=each.decodings[0]) for each in careful)
         own = [need for need in needs if number in need.sections]
-        kinds = _variants_of, _others_of, _varied
-        changed = (each for need in own for kind in kinds for each in kind(live, need))
-        variants = tuple(dict.fromkeys(_read_from(stand_ins, run) for run in changed))
-    return Plan(section, profile, out, runs, shown, variants, decoding, others)
+        varied = (run for need in own for run in (*_variants_of(live, need), *_others_of(live, need)))
+        variants, asked = once(varied), once(run for need in own for run in _asked_of(live, need))
+    return Plan(section, profile, out, runs, shown, variants, decoding, others, asked)
 
 
 def _decodings(profile: Profile, wanted: str | None) -> list[str]:
@@ -290,7 +291,7 @@ def _variants_of(live: Live, need: Need) -> Iterator[PlannedRun]:
 
 
 def _others_of(live: Live, need: Need) -> Iterator[PlannedRun]:
-    """The careful students of a need that start after SFT, beside SFT continued, and those of its recipes."""
+    """The careful students of a need that start after SFT, beside SFT continued; of its recipes; varied."""
     recipes = [{"method": "kd", "prefix": prefix, "divergence": each} for prefix, each in need.recipes]
     presets = [{"method": method} for method in need.methods]
     pairs = product(need.domains, live.pairs_of(need), need.seeds, need.student_start)
@@ -301,6 +302,7 @@ def _others_of(live: Live, need: Need) -> Iterator[PlannedRun]:
             spec = RunSpec(student=student, teacher=teacher, teacher_tuned=need.teacher_tuned, **settings)
             for each in (spec, spec.sft_spec):
                 yield PlannedRun(each, _evaluation(live, "careful", domain))
+    yield from _varied(live, need)
 
 
 def _varied(live: Live, need: Need) -> Iterator[PlannedRun]:
@@ -312,11 +314,15 @@ def _varied(live: Live, need: Need) -> Iterator[PlannedRun]:
             yield PlannedRun(replace(run.spec, **fields), run.evaluation, beside_teacher=False)
 
 
-def tables_of(settings: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Every way to take one value of each field of a table, where a field has one or a list of them."""
-    for table in settings:
-        listed = (value if isinstance(value, list) else [value] for value in table.values())
-        yield from (dict(zip(table, values, strict=True)) for values in product(*listed))
+def _asked_of(live: Live, need: Need) -> Iterator[PlannedRun]:
+    """The models of a need and all its careful students, under each of its evaluations."""
+    if not need.evaluations or "careful" not in live.protocols:
+        return
+    careful = replace(live, protocols=("careful",))
+    made = (*_runs(careful, [need]), *_variants_of(careful, need), *_others_of(careful, need))
+    for spec in dict.fromkeys(run.spec for run in made):
+        for evaluation in evaluations_of(need.evaluations, _evaluation(careful, "careful", spec.domain)):
+            yield PlannedRun(spec, evaluation)
 
 
 def baselines(

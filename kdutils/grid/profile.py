@@ -1,7 +1,4 @@
-"""Profiles: how much of the study is run (`profiles/NAME.toml`), and the values that parameters may take.
-
-And the factors in which the protocols differ, which the needs of a profile name.
-"""
+"""Profiles (`profiles/NAME.toml`): how much of the study is run; values of parameters; factors."""
 
 from __future__ import annotations
 
@@ -20,6 +17,7 @@ from pydantic.dataclasses import dataclass
 
 from kdutils.constants import ALL_TASKS, BY_SEQUENCE, DIVERGENCES, KD_METHODS, PREFIXES, TRAIN_DOMAINS
 from kdutils.grid.cell_table import model_family, model_parameters, short_name
+from kdutils.grid.evaluations import checked
 from kdutils.grid.study import (
     DECODINGS,
     NOTEBOOKS,
@@ -113,6 +111,7 @@ class Need:
     student_start: Starts = ("base",)  # sft: careful ones also after their SFT, beside SFT continued
     recipes: Annotated[tuple[Recipe, ...], AfterValidator(_none_twice)] = ()  # also of method kd
     variations: tuple[Settings, ...] = ()  # distilled careful students also with these fields
+    evaluations: Annotated[tuple[Settings, ...], AfterValidator(checked)] = ()  # of all careful ones, too
 
 
 @_checked
