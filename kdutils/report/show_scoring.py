@@ -7,38 +7,66 @@ import pandas as pd
 from kdutils.constants import AVERAGE, DOMAIN_LABELS, METHOD_NAMES, TASK_LABELS
 from kdutils.report import figures
 from kdutils.report.plots import COLOURS, MARKERS, Style
-from kdutils.report.section import Section, signed
+from kdutils.report.section import Section, by_domain
 from kdutils.results import gain_tables, scorings
 from kdutils.results.gain_tables import interval_text
-from kdutils.results.scorings import GENERATION, SCORING_LABELS
+from kdutils.results.scorings import GENERATION
 
+SCORING_LABELS = {  # of an EvalSpec
+    GENERATION: "generated",
+    "likelihood": "response ranked",
+    "label": "label ranked",
+    "cloze_sum": "words ranked",
+    "cloze_per_character": "words per character",
+    "cloze_pmi": "words, PMI",
+}
 STYLES = {
     name: Style(label, COLOURS[place], MARKERS[place])
     for place, (name, label) in enumerate(SCORING_LABELS.items())
 }
 PLAIN = "divergence alone, response alone"  # the plain recipe
+OUTCOMES = {  # of scorings.outcomes
+    "misleads": "it misleads about what students write",
+    "does not mislead": "it does not mislead: perplexity did not lie here",
+    "cannot be told": "these items cannot tell whether it misleads",
+}
+
+
+def averages(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of each domain's average, or of its only task."""
+    several = table.groupby("domain")["task"].transform("nunique") > 1
+    return table[~several | (table["task"] == AVERAGE)]
+
+
+def tasks_of(table: pd.DataFrame) -> str:
+    """`Math: AQuA; Commonsense: 8`: how many tasks with options a domain has, or which one."""
+    tasks = table[table["task"] != AVERAGE].groupby("domain", sort=False)["task"].unique()
+    return "; ".join(
+        f"{DOMAIN_LABELS[domain]}: {TASK_LABELS[own[0]] if len(own) == 1 else len(own)}"
+        for domain, own in tasks.items()
+    )
 
 
 def gaps(section: Section, table: pd.DataFrame) -> None:
     """Figure of the gap to the teacher by scoring and method, mean over tasks."""
-    several = table[table["task"] == AVERAGE]
-    one = table[~table["domain"].isin(several["domain"])]  # domains with one such task
-    shown = gain_tables.in_domain_order(pd.concat([several, one]))
-    shown = shown[shown["method"] != "base"].assign(way=shown["scoring"].map(SCORING_LABELS))
+    shown = averages(table[table["method"] != "base"])
+    shown = shown.assign(way=shown["scoring"].map(SCORING_LABELS))
     caption = "how far students stay behind their teacher by each scoring, points, means over the tasks with "
-    caption += "options; 95% intervals over items. The order of the methods is that of their dots."
+    caption += f"options ({tasks_of(table)}); 95% intervals over items. The order of the methods is that of "
+    caption += "their dots."
     look = {"y": "way", "x": "gap", "xlabel": "teacher less student, points", "has_same_rows": True}
-    height = 1.2 + 0.5 * shown["way"].nunique()
-    section.figure("gaps", {"live": shown}, figures.interval_panels, caption, height=height, **look)
+    look |= {"height": 1.2 + 0.5 * shown["way"].nunique(), "value": "gap, points"}
+    section.figure("gaps", {"live": shown}, figures.interval_panels, caption, **look)
 
 
 def levels(section: Section, table: pd.DataFrame, losses: pd.DataFrame) -> None:
     """Accuracy of every student by scoring, mean over tasks, beside the loss on gold responses."""
-    of_task = table[table["task"] != AVERAGE]
     names = ["domain", "method"]
-    wide = of_task.pivot_table(index=names, columns="scoring", values="student", sort=False)
-    nll = losses.groupby(names, sort=False)["gold_nll"].mean().rename("gold NLL, nats a token")
-    wide = wide.rename(columns=SCORING_LABELS).join(nll).reset_index().replace({"method": METHOD_NAMES})
+    shown = gain_tables.in_domain_order(gain_tables.in_method_order(averages(table)))
+    wide = gain_tables.wide(shown, index=names, columns="scoring", values="student")
+    nll = losses.groupby(names)["gold_nll"].mean().rename("gold NLL, nats a token")
+    wide = wide.rename(columns=SCORING_LABELS).join(nll, on=names)
+    wide = wide.replace({"method": METHOD_NAMES, "domain": DOMAIN_LABELS})
     formats = dict.fromkeys(wide.select_dtypes("float"), ".1f") | {nll.name: ".3f"}
     caption = "accuracy by scoring, %, mean over the tasks with options; the loss is on validation items."
     section.table({"live": wide}, caption, formats)
@@ -90,18 +118,20 @@ def recipes(section: Section, table: pd.DataFrame) -> None:
     look["value"] = "change, points"
     section.figure("recipes", {"live": shown}, figures.interval_panels, caption, **look)
     texts = {
-        what: [interval_text(*row) for row in table[columns].to_numpy(float)]
+        what: [interval_text(*row).replace("undefined", "") for row in table[columns].to_numpy(float)]
         for what, columns in {
             "gain": ["gain", "gain_low", "gain_high"],
             "change": ["change", "low", "high"],
         }.items()
     }
-    table = table.assign(**texts, method=table["method"].map(METHOD_NAMES))
-    table = table[table["scoring"].isin([GENERATION, "label"])]
-    wide = table.pivot(index=["domain", "method", "recipe"], columns="scoring", values=list(texts))
-    wide.columns = [f"{what}, {SCORING_LABELS[way]}" for what, way in wide.columns]
+    table = table.assign(**texts).replace({"method": METHOD_NAMES, "domain": DOMAIN_LABELS})
+    table = table[table["scoring"].isin([GENERATION, "label"])].melt(
+        id_vars=["domain", "method", "recipe", "scoring"], value_vars=list(texts), var_name="what"
+    )
+    table["what"] += ", " + table["scoring"].map(SCORING_LABELS)
+    wide = gain_tables.wide(table, index=["domain", "method", "recipe"], columns="what", values="value")
     caption = "gain over SFT and change against the plain recipe, points, 95% intervals over items."
-    section.table({"live": wide.reset_index()}, caption)
+    section.table({"live": wide}, caption)
 
 
 def rule(section: Section, found: pd.DataFrame) -> None:
@@ -117,18 +147,13 @@ def sentences(section: Section, differences: pd.DataFrame, found: pd.DataFrame, 
     """Does ranking mislead? By the rule, and by how much the gap differs; then the declared contrasts."""
     said = []
     for row in found.itertuples():
-        own = differences[differences["scoring"] == row.scoring]
-        average = own[(own["task"] == AVERAGE) | ~own["domain"].isin(own[own["task"] == AVERAGE]["domain"])]
-        by = ", ".join(
-            f"{signed(each.difference, each.low, each.high)} points in {DOMAIN_LABELS[each.domain].lower()}"
-            for each in average.itertuples()
-        )
+        own = averages(differences[differences["scoring"] == row.scoring])
+        tau = interval_text(row.tau, row.low, row.high, digits=2)
         said.append(
-            f"{SCORING_LABELS[row.scoring]}: it {row.outcome} about generation "
-            f"({row.alike} of {row.tasks} gaps alike, {row.apart} apart, tau {row.tau:.2f}); the gap is "
-            f"larger when students write by {by}."
+            f"{section.labels['live']}, {SCORING_LABELS[row.scoring]}: {OUTCOMES[row.outcome]} "
+            f"({row.alike} of {row.tasks} gaps alike, {row.apart} apart; tau {tau}). Written answers less "
+            f"ranked ones, the gap to the teacher differs by {by_domain(own, value='difference')}."
         )
     printed = scorings.PRINTED
     text = f"When Perplexity Lies prints a gap of {printed['likelihood']} points by likelihood and "
-    said = [f"{section.labels['live']}, {sentence}" for sentence in said]
     return [*said, f"{text}{printed[GENERATION]} by generation, of another student.", contrasts]

@@ -34,14 +34,6 @@ from kdutils.results.gain_tables import in_domain_order
 from kdutils.runs import comparison, store
 
 GENERATION = "generation"
-SCORING_LABELS = {  # of an EvalSpec -> in words
-    GENERATION: "generated and read",
-    "likelihood": "response with the option",
-    "label": "label of the option",
-    "cloze_sum": "words of the option",
-    "cloze_per_character": "its words, per character",
-    "cloze_pmi": "its words, less without question",
-}
 PRINTED = {"likelihood": 0.2, GENERATION: 20.8}  # gap in points of a 7B student, abstract of 2603.26556
 MARGIN = 2.0  # points of gap
 LEAST_TAU = 0.8

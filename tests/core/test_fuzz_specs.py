@@ -58,7 +58,7 @@ CHOICES = {
 
 
 def test_there_are_ranges_and_choices_to_leave():
-    assert [len(RANGES[cls]) for cls in (RunSpec, EvalSpec)] == [27, 5]
+    assert [len(RANGES[cls]) for cls in (RunSpec, EvalSpec)] == [27, 7]
     names = {"method", "domain", "protocol", "adapter", "prompt", "prefix", "divergence"}
     assert set(CHOICES[RunSpec]) == names | {"student_start", "frozen"}
     assert set(CHOICES[EvalSpec]) == {"split", "scoring"}
