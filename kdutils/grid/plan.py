@@ -307,10 +307,10 @@ def _others_of(live: Live, need: Need) -> Iterator[PlannedRun]:
 
 def _varied(live: Live, need: Need) -> Iterator[PlannedRun]:
     """The careful distilled students of a need with each of its variations; with their teachers unscored."""
-    careful = replace(live, protocols=("careful",) if "careful" in live.protocols else ())
     plain = replace(need, temperatures=(1.0,), noise_sigmas=(0.0,))
-    for run in _runs(careful, [plain]) if need.variations else ():
-        for fields in tables_of(need.variations) if run.spec.teacher else ():
+    for run in _runs(live, [plain]) if need.variations else ():
+        is_varied = run.spec.teacher and run.spec.protocol == "careful"
+        for fields in tables_of(need.variations) if is_varied else ():
             yield PlannedRun(replace(run.spec, **fields), run.evaluation, beside_teacher=False)
 
 
