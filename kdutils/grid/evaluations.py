@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from itertools import product
 from typing import Any
@@ -10,10 +10,28 @@ from typing import Any
 from kdutils.constants import ALL_TASKS
 from kdutils.data.options import refusal
 from kdutils.io.text_safety import shown
-from kdutils.spec import EvalSpec
+from kdutils.spec import EvalSpec, PlannedRun, RunSpec
 
+ROLES = ("base", "sft", "kd", "teacher")  # what a model is of a need's pairs
 OF_SAMPLING = ("top_p", "samples", "seed")
 ANY_WAY = "aqua"  # a task that every way of asking suits
+
+
+def asked_of(
+    tables: Sequence[Mapping[str, Any]],
+    specs: Collection[RunSpec],
+    students: Set[str],
+    usual: Callable[[str], EvalSpec],
+) -> Iterator[PlannedRun]:
+    """Each run under the evaluations of the tables for its role; `usual` says how its domain is evaluated."""
+    teachers = {spec.teacher_spec for spec in specs}
+    for spec in specs:
+        is_student = spec.student in students or spec not in teachers
+        roles = ["base" if spec.method == "base" else "kd" if spec.teacher else "sft"] * is_student
+        roles += ["teacher"] * (spec in teachers)
+        for table in (each for each in tables if not set(roles).isdisjoint(roles_of(each))):
+            for evaluation in evaluations_of([table], usual(spec.domain)):
+                yield PlannedRun(spec, evaluation, beside_teacher="teacher" in roles_of(table))
 
 
 def evaluations_of(tables: Iterable[Mapping[str, Any]], usual: EvalSpec) -> tuple[EvalSpec, ...]:
@@ -28,8 +46,21 @@ def evaluations_of(tables: Iterable[Mapping[str, Any]], usual: EvalSpec) -> tupl
     return tuple(dict.fromkeys(each for table in tables for each in _combinations(table, usual)))
 
 
+def roles_of(table: Mapping[str, Any]) -> Sequence[str]:
+    """Models of which roles a table is for: its `roles`, by default all of ROLES.
+
+    Raises:
+        ValueError: if they are no list of some of them.
+    """
+    roles = table.get("roles", ROLES)
+    if not isinstance(roles, list | tuple) or not roles or not set(roles) <= set(ROLES):
+        raise ValueError(f"evaluations has roles={shown(roles)}: give a list of {list(ROLES)}")
+    return roles
+
+
 def _combinations(table: Mapping[str, Any], usual: EvalSpec) -> Iterator[EvalSpec]:
-    lists = {key: value if isinstance(value, list | tuple) else [value] for key, value in table.items()}
+    fields = {name: value for name, value in table.items() if name != "roles"}
+    lists = {key: value if isinstance(value, list | tuple) else [value] for key, value in fields.items()}
     for name, values in lists.items():
         if name == "tasks" or not values:
             raise ValueError(
@@ -60,7 +91,9 @@ def checked(tables: tuple[Mapping[str, Any], ...]) -> tuple[Mapping[str, Any], .
     """The tables.
 
     Raises:
-        ValueError: as `evaluations_of`.
+        ValueError: as `evaluations_of` and `roles_of`.
     """
+    for table in tables:
+        roles_of(table)
     evaluations_of(tables, EvalSpec(tasks=tuple(ALL_TASKS)))
     return tables

@@ -43,6 +43,8 @@ def of_pairs(asked: pd.DataFrame) -> pd.DataFrame:
     `method` is `teacher` for those of the teacher, which stand under each seed of its students. Items that
     not all settings of a pair have are left out. No rows without KD students.
     """
+    if asked.empty:
+        return pd.DataFrame(columns=[*SETTING, "seed", *TEXT])
     texts = asked[asked["scoring"] == "generation"]
     pairs = texts.loc[texts["role"] == "kd", [*PAIR, "seed"]].drop_duplicates()
     tuned = {role: texts[texts["role"] == role].drop(columns="teacher") for role in ("sft", "teacher")}
@@ -50,15 +52,25 @@ def of_pairs(asked: pd.DataFrame) -> pd.DataFrame:
     teacher = tuned["teacher"].rename(columns={"student": "teacher"}).drop(columns="seed")
     teacher = teacher.assign(method="teacher").merge(pairs, on=["domain", "teacher"])
     rows = pd.concat([texts[texts["role"] == "kd"], sft, teacher])[[*SETTING, "seed", *TEXT]]
+    rows = rows.drop_duplicates(
+        [*SETTING, "seed", *comparison.KEYS]
+    )  # of evaluations of fewer items or samples
     return _on_common_items(rows, PAIR, [*SETTING, "seed"])
 
 
 def ladder(asked: pd.DataFrame) -> pd.DataFrame:
-    """The texts of models after SFT, students and teachers: domain, student, temperature, seed and TEXT."""
+    """The texts of models after SFT, students and teachers: domain, student, temperature, seed and TEXT.
+
+    Of the training seeds and items that all of them have.
+    """
     keys = ["domain", "student", "seed", "temperature"]
+    if asked.empty:
+        return pd.DataFrame(columns=[*keys, *TEXT])
     is_asked = asked["role"].isin(["sft", "teacher"]) & (asked["scoring"] == "generation")
     rows = asked.loc[is_asked & (asked["top_p"] == 1), [*keys, *TEXT]]
-    return _on_common_items(rows.drop_duplicates([*keys, *comparison.KEYS]), ["domain"], keys)
+    is_shared = rows.groupby("seed")["student"].transform("nunique") == rows["student"].nunique()
+    rows = rows[is_shared].drop_duplicates([*keys, *comparison.KEYS])
+    return _on_common_items(rows, ["domain"], keys)
 
 
 def _on_common_items(rows: pd.DataFrame, of: list[str], setting: list[str]) -> pd.DataFrame:

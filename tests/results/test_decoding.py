@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 from kdutils.claims import contrasts
-from kdutils.results import decoding, hot_or_cold
+from kdutils.report import decoding_figures
+from kdutils.results import asked, decoding, hot_or_cold
 
 TEACHER, STUDENT = "mini-qwen-3B", "mini-qwen-0.5B"
 N = 60
@@ -125,7 +126,11 @@ def test_what_was_not_asked_is_said():
     without = found({name: LEVELS[name] for name in ("teacher", "sft", "fkl")})
     assert isinstance(without["H1"], str) and isinstance(without["H5"], str)
     assert not isinstance(without["H2"], str)
-    assert set(map(type, decoding.contrasts(*[pd.DataFrame(columns=["top_p"])] * 3).values())) == {str}
+    nothing = pd.DataFrame(columns=[*asked.OF_RUN, *asked.OF_EVALUATION])
+    pairs, models = decoding.of_pairs(nothing), decoding.ladder(nothing)
+    both = decoding.beside_teacher(pairs)
+    assert set(map(type, decoding.contrasts(pairs, both, models).values())) == {str}
+    assert decoding.curves(pairs, both).empty and decoding.selected(pairs).empty
 
 
 def test_half_drop_rises_with_size_within_families():
@@ -169,3 +174,14 @@ def test_the_released_table_is_whole_and_read_within_families():
     rises = hot_or_cold.rise_with_size(models, rng=np.random.default_rng(0)).set_index("ability")
     assert rises.loc["instruction following", ["n", "within_n"]].tolist() == [12, 9]
     assert rises.loc["instruction following", "within"] > 0.8
+
+
+def test_figures_have_a_line_for_each_method_and_model():
+    pairs = decoding.of_pairs(study(LEVELS))
+    table = decoding.curves(pairs, decoding.beside_teacher(pairs)).drop(columns=["teacher", "student"])
+    fig = decoding_figures.curves(pd.concat([table, table.assign(top_p=0.9)]))
+    assert len(fig.axes) == len(decoding.MEASURES)
+    assert [len(ax.containers) for ax in fig.axes] == [2 * len(LEVELS)] * len(fig.axes)
+    shown = hot_or_cold.read().query("ability == 'IF'").rename(columns={"billions": "size", "score": "value"})
+    fig = decoding_figures.by_model(shown, panels="family", ylabel="score")
+    assert sum(len(ax.get_lines()) for ax in fig.axes) == 12
