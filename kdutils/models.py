@@ -29,7 +29,6 @@ from transformers.utils import logging as transformers_logging
 
 from kdutils import losses
 from kdutils.compute import DEFAULT, LARGE_PARAMETERS, Compute
-from kdutils.constants import LORA_TARGETS
 from kdutils.data.chat_templates import end_answers_as_in_chats
 from kdutils.data.gguf_files import copy_of, keep_layers, saved_copy, unmark_quantised
 from kdutils.data.model_files import (
@@ -45,7 +44,6 @@ from kdutils.head import Head, error_of_head, head_of
 from kdutils.io import disk
 from kdutils.items import alpaca
 from kdutils.mini.family import MINI_MODELS
-from kdutils.noise import seeded
 from kdutils.spec import RunSpec
 
 TOKENIZER_SUFFIXES = (".json", ".txt", ".model", ".jinja", ".tiktoken")
@@ -290,40 +288,6 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return "can't allocate memory" in str(error) or "not enough memory" in str(error)
-
-
-def add_adapter(model: LoadedModel, spec: RunSpec, *, seed: int) -> LoadedModel:
-    """The model with its trainable weights: all of them, or a new LoRA in float32, as `spec` says.
-
-    peft draws the LoRA's weights from the global generator, hence `seeded`.
-    """
-    if spec.adapter == "full":
-        model.network.requires_grad_(True)
-        return model
-    from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
-
-    ranks = {"r": spec.lora_rank, "lora_alpha": spec.lora_alpha, "lora_dropout": spec.lora_dropout}
-    config = LoraConfig(**ranks, **lora_targets(model.network), task_type="CAUSAL_LM")
-    try:
-        with seeded(seed):
-            network = get_peft_model(model.network, config, autocast_adapter_dtype=True)
-        if lost := set_peft_model_state_dict(network, get_peft_model_state_dict(network)).unexpected_keys:
-            raise ValueError(f"peft would not read {lost[0]} that it writes")
-    except ValueError as error:
-        remedy = "lora_dropout=0.0 or " * ("lora_dropout" in str(error)) + "adapter='full'"
-        raise ModelError(f"{model.name}: no LoRA can be added ({error}); use {remedy}") from error
-    return replace(model, network=network)
-
-
-def lora_targets(network: nn.Module) -> dict[str, list[str] | str]:
-    """As the authors', and gate_proj where experts hold it in one tensor with up_proj.
-
-    Where matrices have other names, all linear layers but the head, and but routers, which return a tuple.
-    """
-    names = {name.rpartition(".")[2] for name, _ in (*network.named_modules(), *network.named_parameters())}
-    if names.issuperset(LORA_TARGETS):
-        return {"target_modules": [*LORA_TARGETS, *["gate_proj"] * ("gate_up_proj" in names)]}
-    return {"target_modules": "all-linear", "exclude_modules": ["router"] * ("router" in names)}
 
 
 def learning_rate(spec: RunSpec) -> float:

@@ -37,9 +37,9 @@ LLM_ADAPTERS = "llm-adapters"  # real items as the authors used them, downloaded
 OF_TRAINING = (
     *("protocol", "prompt_in_loss", "adapter", "seed", "train_items", "validation_items", "epochs"),
     *("batch_size", "learning_rate", "warmup_share", "weight_decay", "max_grad_norm", "select_best"),
-    *("max_tokens", "student_start", "shrink", "perturb"),
+    *("max_tokens", "student_start", "shrink", "perturb", "frozen"),
 )
-PLAIN_START: dict[str, Any] = {"student_start": "base", "shrink": 1.0, "perturb": 0.0}
+PLAIN_START: dict[str, Any] = {"student_start": "base", "shrink": 1.0, "perturb": 0.0, "frozen": ""}
 SAMPLED = ("student", "mixed")  # prefixes that the student samples
 USED_BY: dict[str, Callable[[Method], bool]] = {  # field -> has it an effect? One not named here always has
     **dict.fromkeys(("temperature", "noise_sigma"), lambda method: method.divergence != ""),
@@ -47,7 +47,9 @@ USED_BY: dict[str, Callable[[Method], bool]] = {  # field -> has it an effect? O
     "on_policy_share": lambda method: method.prefix == "mixed",
     **dict.fromkeys(("sampling_temperature", "rollout_steps"), lambda method: method.prefix in SAMPLED),
     "max_new_tokens": lambda method: method.prefix in ("teacher", *SAMPLED),
-    "mean_by_sequence": lambda method: method.prefix == "gold" and method.divergence != "",
+    **dict.fromkeys(
+        ("mean_by_sequence", "kd_weight"), lambda method: method.prefix == "gold" and method.divergence != ""
+    ),
     **dict.fromkeys(("teacher_tuned", "teacher_seed"), lambda method: method.has_teacher),
     **dict.fromkeys(OF_TRAINING, lambda method: method.prefix != ""),
 }
@@ -81,6 +83,7 @@ class RunSpec(Hashed):
     teacher_tuned: bool = True  # the teacher is fine-tuned on the domain first (its own `sft` run)
     teacher_seed: Seed = 0  # of that run, shared by all students
     temperature: SamplingTemperature = 1.0  # of the divergence
+    kd_weight: Share = 1.0  # of the divergence in the loss; the rest is cross-entropy of the gold responses
     beta: Annotated[float, between(0.001, 0.999)] = 0.5  # jsd: weight of the teacher in the mixture
     on_policy_share: Share = 0.5  # mixed: share of steps on the student's own samples (lambda)
     sampling_temperature: SamplingTemperature = 1.0  # of the student's own samples
@@ -90,6 +93,7 @@ class RunSpec(Hashed):
     protocol: Literal["careful", "paper"] = "careful"  # paper: prompts are scored, losses as the authors'
     prompt_in_loss: bool | None = None  # of this run and of its teacher's; None: as the protocol says
     mean_by_sequence: bool | None = None  # of the loss, else one mean over all tokens; None: as the protocol
+    frozen: Literal["", "attention", "mlp"] = ""  # modules of the student that are not trained
     adapter: Literal["full", "lora"] = "full"
     lora_rank: Annotated[int, between(1, 1_024)] = 8
     lora_alpha: Annotated[float, between(0.001, 10_000)] = 16.0
@@ -141,10 +145,11 @@ class RunSpec(Hashed):
                     f"at {defaults[name]}, or use one of {[key for key in METHODS if is_used(METHODS[key])]}"
                 )
         is_paper = self.protocol == "paper"
-        if is_paper and self.method in NOT_OF_PAPER:
-            raise ValueError(
-                f"protocol='paper': the authors' code has no method {self.method!r}; use protocol='careful'"
-            )
+        absent = {"method": self.method in NOT_OF_PAPER, "kd_weight": self.kd_weight < 1}
+        for name, is_absent in (absent | {"frozen": self.frozen != ""}).items():
+            if is_paper and is_absent:
+                shows = f"the authors' code has no {name} {getattr(self, name)!r}"
+                raise ValueError(f"protocol='paper': {shows}; use protocol='careful'")
         if self.method == "gkd" and is_paper and self.temperature != 1.0:
             raise ValueError(
                 f"temperature={self.temperature}: the authors' GKD ignores the temperature, so protocol "
@@ -165,11 +170,13 @@ class RunSpec(Hashed):
         for name in ("lora_rank", "lora_alpha", "lora_dropout"):
             if self.adapter == "full" and getattr(self, name) != defaults[name]:
                 raise ValueError(f"{name} has no effect with adapter='full': use adapter='lora'")
-        if self.adapter == "lora" and (self.shrink, self.perturb) != (1.0, 0.0):
-            raise ValueError(
-                f"shrink={self.shrink} with perturb={self.perturb} changes weights that an adapter leaves as "
-                "they are, and would not be stored with it: use adapter='full'"
-            )
+        for name in ("shrink", "perturb", "frozen"):
+            if self.adapter == "lora" and (value := getattr(self, name)) != defaults[name]:
+                raise ValueError(
+                    f"{name}={value} is of weights that an adapter leaves as they are: use adapter='full'"
+                )
+        if self.kd_weight == 0:
+            raise ValueError("kd_weight=0 leaves nothing of the teacher in the loss: use method='sft'")
 
     def _check_recipe(self) -> None:
         """One way of training has one name: of its method, or else of its prefix and divergence."""

@@ -196,34 +196,39 @@ class _Training:
         return float(max(int(batch.scored_BT.sum()), 1))
 
     def _loss(self, batch: Batch) -> TokenSum:
-        if self.teacher is None:
-            with self.student.policy.computing():
-                return self._cross_entropy(batch)
+        hidden_NH, spec = self.student.scoring_states(batch), self.spec
         scored_BT = batch.scored_BT.to(self.student.policy.device)
-        hidden_NH = self.student.scoring_states(batch)
+        weights_N = losses.sequence_mean_weights(scored_BT) if spec.weighs_sequences else None
         with self.student.policy.computing():
-            return losses.divergence(
+            if self.teacher is None:
+                return self._cross_entropy(batch, hidden_NH)
+            found = losses.divergence(
                 hidden_NH,
                 self.student.head,
                 self.teacher.hidden_NH(batch),
                 self.teacher.head,
-                kind=self.spec.recipe.divergence,
-                beta=self.spec.beta if self.spec.recipe.divergence == "jsd" else None,
-                temperature=self.spec.temperature,
+                kind=spec.recipe.divergence,
+                beta=spec.beta if spec.recipe.divergence == "jsd" else None,
+                temperature=spec.temperature,
                 vocabulary_size=self.student.vocabulary_size,
                 scale_by_temperature_squared=True,
                 teacher_noise=self.teacher.noise(batch),
-                weights_N=losses.sequence_mean_weights(scored_BT) if self.spec.weighs_sequences else None,
+                weights_N=weights_N,
                 compile_backend=self.student.policy.compiled,
             )
+            if spec.kd_weight == 1:
+                return found
+            of_gold = self._cross_entropy(batch, hidden_NH, weights_N)
+        total = spec.kd_weight * found.total + (1 - spec.kd_weight) * of_gold.total
+        return TokenSum(total, found.n_tokens)
 
-    def _cross_entropy(self, batch: Batch) -> TokenSum:
-        scored_BT = batch.scored_BT.to(self.student.policy.device)
+    def _cross_entropy(self, batch: Batch, hidden_NH: Tensor, weights_N: Tensor | None = None) -> TokenSum:
         return losses.cross_entropy(
-            self.student.scoring_states(batch),
+            hidden_NH,
             self.student.head,
-            batch.input_ids_BT.to(scored_BT.device)[scored_BT],
+            batch.input_ids_BT[batch.scored_BT].to(hidden_NH.device),
             vocabulary_size=self.student.vocabulary_size,
+            weights_N=weights_N,
         )
 
     def batch(self, step: int) -> tuple[Batch, bool]:
@@ -261,7 +266,8 @@ class _Training:
         for start in range(0, len(self.validation), self.spec.batch_size):
             rows = range(start, min(start + self.spec.batch_size, len(self.validation)))
             batch = encoding.collate(self.validation, rows, pad_id=self.student.pad_id)
-            loss = self._cross_entropy(self.world.share(batch))
+            own = self.world.share(batch)
+            loss = self._cross_entropy(own, self.student.scoring_states(own))
             total, n_tokens = total + float(loss.total), n_tokens + int(loss.n_tokens)
         self.student.network.train()
         return self.world.sum(total) / max(self.world.sum(n_tokens), 1)

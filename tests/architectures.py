@@ -24,6 +24,7 @@ from kdutils.io import disk
 from kdutils.items import Item
 from kdutils.mini.family import MODEL_FOLDER
 from kdutils.models import LoadedModel
+from kdutils.runs import trainable
 from kdutils.runs.store import RunFolder
 from kdutils.runs.teacher_outputs import load_trained
 from kdutils.spec import RunSpec
@@ -218,7 +219,7 @@ class _Tried:
     def adapted(self, model: LoadedModel, **fields) -> str:
         """A LoRA of the student that was saved; reloaded and merged, it must have the same logits."""
         spec, base = self.spec("sft", adapter="lora", **fields), str(self.kept.model)
-        model = models.add_adapter(model, spec, seed=0)
+        model = trainable.make_trainable(model, spec, seed=0)
         run = _Training(model, ITEMS, spec, rate=1e-2)
         model.network.train()
         run._step(0)

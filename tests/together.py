@@ -22,7 +22,7 @@ from kdutils.constants import LOGIT_METHODS
 from kdutils.data import sources
 from kdutils.devices import fsdp, launch, worker
 from kdutils.process_group import ALONE, World
-from kdutils.runs import experiment
+from kdutils.runs import experiment, trainable
 from kdutils.spec import EvalSpec, RunSpec
 from kdutils.teacher import CachedTeacher, States, Teacher
 
@@ -51,7 +51,7 @@ def fit(case: Case, world: World, root: Path) -> tuple[Any, training.Outcome, li
     """(student, outcome, warnings) of a training from its beginning, or from a checkpoint under `root`."""
     spec, warnings, stopped = case.spec, [], root / "stopped"
     student = models.load(spec.student, trains_all=spec.adapter == "full")
-    student = divided(models.add_adapter(student, spec, seed=spec.seed), world)
+    student = divided(trainable.make_trainable(student, spec, seed=spec.seed), world)
     checkpoint = root / "checkpoint" if case.stops_at else None
 
     def progress(entry):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from itertools import product
 from typing import Any
@@ -10,11 +10,28 @@ from typing import Any
 from kdutils.constants import ALL_TASKS
 from kdutils.data.options import refusal
 from kdutils.io.text_safety import shown
-from kdutils.spec import EvalSpec
+from kdutils.spec import EvalSpec, PlannedRun, RunSpec
 
 ROLES = ("base", "sft", "kd", "teacher")  # what a model is of a need's pairs
 OF_SAMPLING = ("top_p", "samples", "seed")
 ANY_WAY = "aqua"  # a task that every way of asking suits
+
+
+def asked_of(
+    tables: Sequence[Mapping[str, Any]],
+    specs: Collection[RunSpec],
+    students: Set[str],
+    usual: Callable[[str], EvalSpec],
+) -> Iterator[PlannedRun]:
+    """Each run under the evaluations of the tables for its role; `usual` says how its domain is evaluated."""
+    teachers = {spec.teacher_spec for spec in specs}
+    for spec in specs:
+        is_student = spec.student in students or spec not in teachers
+        roles = ["base" if spec.method == "base" else "kd" if spec.teacher else "sft"] * is_student
+        roles += ["teacher"] * (spec in teachers)
+        for table in (each for each in tables if not set(roles).isdisjoint(roles_of(each))):
+            for evaluation in evaluations_of([table], usual(spec.domain)):
+                yield PlannedRun(spec, evaluation, beside_teacher="teacher" in roles_of(table))
 
 
 def evaluations_of(tables: Iterable[Mapping[str, Any]], usual: EvalSpec) -> tuple[EvalSpec, ...]:
@@ -61,6 +78,13 @@ def _combinations(table: Mapping[str, Any], usual: EvalSpec) -> Iterator[EvalSpe
         found = EvalSpec(tasks=(ANY_WAY,), **kept | own)
         if tasks := tuple(t for t in usual.tasks if not refusal(t, found.scoring, found.rotation)):
             yield replace(found, tasks=tasks)
+
+
+def tables_of(settings: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Every way to take one value of each field of a table, where a field has one or a list of them."""
+    for table in settings:
+        listed = (value if isinstance(value, list) else [value] for value in table.values())
+        yield from (dict(zip(table, values, strict=True)) for values in product(*listed))
 
 
 def checked(tables: tuple[Mapping[str, Any], ...]) -> tuple[Mapping[str, Any], ...]:

@@ -12,7 +12,7 @@ from typing import Any
 from kdutils.constants import ALL_TASKS, DOMAIN_TASKS, KD_METHODS, LOGIT_METHODS, NOT_OF_PAPER, TRAIN_DOMAINS
 from kdutils.data import model_files, sources
 from kdutils.grid.cell_table import short_name
-from kdutils.grid.evaluations import evaluations_of, roles_of
+from kdutils.grid.evaluations import asked_of, tables_of
 from kdutils.grid.profile import Live, Need, Profile, load_profile, one_line_errors, with_factor
 from kdutils.grid.study import DECODINGS, OWN_SECTIONS, PLANNED, RELEASED_MODELS, RUN_FACTORS, TOGETHER
 from kdutils.io import disk
@@ -114,18 +114,16 @@ def plan(section: str, parameters: Mapping[str, Any]) -> Plan:
         live, *rest = (replace(changed, decodings=(decoding,)) for decoding in decodings)
         needs = _narrowed(live, shown, number)
 
-        def runs_of(live: Live) -> tuple[PlannedRun, ...]:
-            return tuple(dict.fromkeys(_read_from(stand_ins, run) for run in _runs(live, needs)))
+        def once(planned: Iterable[PlannedRun]) -> tuple[PlannedRun, ...]:
+            return tuple(dict.fromkeys(_read_from(stand_ins, run) for run in planned))
 
-        runs, decoding = runs_of(live), decodings[0]
+        runs, decoding = once(_runs(live, needs)), decodings[0]
         careful = [replace(each, protocols=("careful",)) for each in rest if "careful" in live.protocols]
         own_plan = partial(Plan, section, profile, out, shown=shown)
-        others = tuple(own_plan(runs_of(each), decoding=each.decodings[0]) for each in careful)
+        others = tuple(own_plan(once(_runs(each, needs)), decoding=each.decodings[0]) for each in careful)
         own = [need for need in needs if number in need.sections]
-        changed = (each for need in own for each in (*_variants_of(live, need), *_others_of(live, need)))
-        variants = tuple(dict.fromkeys(_read_from(stand_ins, run) for run in changed))
-        again = (each for need in own for each in _asked_of(live, need))
-        asked = tuple(dict.fromkeys(_read_from(stand_ins, run) for run in again))
+        varied = (run for need in own for run in (*_variants_of(live, need), *_others_of(live, need)))
+        variants, asked = once(varied), once(run for need in own for run in _asked_of(live, need))
     return Plan(section, profile, out, runs, shown, variants, decoding, others, asked)
 
 
@@ -293,7 +291,7 @@ def _variants_of(live: Live, need: Need) -> Iterator[PlannedRun]:
 
 
 def _others_of(live: Live, need: Need) -> Iterator[PlannedRun]:
-    """The careful students of a need that start after SFT, beside SFT continued, and those of its recipes."""
+    """The careful students of a need that start after SFT, beside SFT continued; of its recipes; varied."""
     recipes = [{"method": "kd", "prefix": prefix, "divergence": each} for prefix, each in need.recipes]
     presets = [{"method": method} for method in need.methods]
     pairs = product(need.domains, live.pairs_of(need), need.seeds, need.student_start)
@@ -304,6 +302,16 @@ def _others_of(live: Live, need: Need) -> Iterator[PlannedRun]:
             spec = RunSpec(student=student, teacher=teacher, teacher_tuned=need.teacher_tuned, **settings)
             for each in (spec, spec.sft_spec):
                 yield PlannedRun(each, _evaluation(live, "careful", domain))
+    yield from _varied(live, need)
+
+
+def _varied(live: Live, need: Need) -> Iterator[PlannedRun]:
+    """The careful distilled students of a need with each of its variations; with their teachers unscored."""
+    plain = replace(need, temperatures=(1.0,), noise_sigmas=(0.0,))
+    for run in _runs(live, [plain]) if need.variations else ():
+        is_varied = run.spec.teacher and run.spec.protocol == "careful"
+        for fields in tables_of(need.variations) if is_varied else ():
+            yield PlannedRun(replace(run.spec, **fields), run.evaluation, beside_teacher=False)
 
 
 def _asked_of(live: Live, need: Need) -> Iterator[PlannedRun]:
@@ -312,16 +320,8 @@ def _asked_of(live: Live, need: Need) -> Iterator[PlannedRun]:
         return
     careful = replace(live, protocols=("careful",))
     made = (*_runs(careful, [need]), *_variants_of(careful, need), *_others_of(careful, need))
-    specs = dict.fromkeys(run.spec for run in made)
-    students, teachers = {pair[1] for pair in need.pairs}, {spec.teacher_spec for spec in specs}
-    for spec in specs:
-        is_student = spec.student in students or spec not in teachers
-        roles = ["base" if spec.method == "base" else "kd" if spec.teacher else "sft"] * is_student
-        roles += ["teacher"] * (spec in teachers)
-        usual = _evaluation(careful, "careful", spec.domain)
-        for table in (each for each in need.evaluations if set(roles) & set(roles_of(each))):
-            for evaluation in evaluations_of([table], usual):
-                yield PlannedRun(spec, evaluation, beside_teacher="teacher" in roles_of(table))
+    specs, students = dict.fromkeys(run.spec for run in made), {student for _, student in need.pairs}
+    yield from asked_of(need.evaluations, specs, students, partial(_evaluation, careful, "careful"))
 
 
 def baselines(

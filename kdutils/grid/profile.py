@@ -1,7 +1,4 @@
-"""Profiles: how much of the study is run (`profiles/NAME.toml`), and the values that parameters may take.
-
-And the factors in which the protocols differ, which the needs of a profile name.
-"""
+"""Profiles (`profiles/NAME.toml`): how much of the study is run; values of parameters; factors."""
 
 from __future__ import annotations
 
@@ -113,6 +110,7 @@ class Need:
     factors: Factors = ()  # the students of the first seed are trained with each of these factors, too
     student_start: Starts = ("base",)  # sft: careful ones also after their SFT, beside SFT continued
     recipes: Annotated[tuple[Recipe, ...], AfterValidator(_none_twice)] = ()  # also of method kd
+    variations: tuple[Settings, ...] = ()  # distilled careful students also with these fields
     evaluations: Annotated[tuple[Settings, ...], AfterValidator(checked)] = ()  # of all careful ones, too
 
 
@@ -142,6 +140,7 @@ class Live:
     def __post_init__(self) -> None:
         """Refuse settings that the needs decide, which would be ignored or rename a run, and wrong pairs."""
         runs = [self.settings, *self.by_domain.values(), *self.by_protocol.values(), *self.by_method.values()]
+        runs += [table for need in self.needs for table in need.variations]
         evaluations = [self.evaluation, *self.evaluation_by_protocol.values()]
         for tables, fixed in ((runs, OF_NEEDS + OF_PROFILE), (evaluations, OF_EVALUATION)):
             for name, value in ((name, table[name]) for table in tables for name in table if name in fixed):

@@ -65,7 +65,8 @@ class Job:
             parts += ["<-", short_name(spec.teacher), *["untuned"] * (not spec.teacher_tuned)]
         parts += ["prompt in loss"] * bool(spec.prompt_in_loss)
         parts += ["mean by sequence"] * bool(spec.mean_by_sequence)
-        parts += ["after SFT"] * (spec.student_start == "sft")
+        parts += [f"KD weight {spec.kd_weight:g}"] * (spec.kd_weight != 1)
+        parts += [f"frozen {spec.frozen}"] * bool(spec.frozen) + ["after SFT"] * (spec.student_start == "sft")
         parts += [f"T={spec.temperature:g}"] * (spec.temperature != 1)
         parts += [f"noise={spec.noise_sigma:g}"] * (spec.noise_sigma != 0)
         return " ".join([*parts, spec.domain, f"s{spec.seed}"])

@@ -20,6 +20,7 @@ from kdutils.data.model_files import Location, ModelError
 from kdutils.data.sources import Splits
 from kdutils.items import Item
 from kdutils.models import LoadedModel
+from kdutils.runs.trainable import make_trainable
 from kdutils.spec import EvalSpec, RunSpec
 
 SAME_TOKENIZER = (  # remedy for one vocabulary that two tokenizers use differently
@@ -175,15 +176,15 @@ def check_model(place: Location) -> None:
 
 
 def check_adapter(run: Inputs) -> None:
-    """Check that an adapter can be added to the student.
+    """Check that the student has what is to be trained or frozen, so that an adapter can be added.
 
     Raises:
         ModelError: with the remedy.
     """
-    if run.spec.adapter != "full" and (network := _skeleton(run.student)) is not None:
+    if (run.spec.adapter != "full" or run.spec.frozen) and (network := _skeleton(run.student)) is not None:
         policy = models.policy_for(network.num_parameters())
         model = LoadedModel(run.spec.student, copy.deepcopy(network), run.tokenizer, policy)
-        models.add_adapter(model, run.spec, seed=0)
+        make_trainable(model, run.spec, seed=0)
 
 
 @cache

@@ -16,6 +16,7 @@ from kdutils.models import LoadedModel
 from kdutils.noise import key_of, seeded
 from kdutils.runs.inputs import Inputs
 from kdutils.runs.store import DamagedError, RunFolder, Store
+from kdutils.runs.trainable import make_trainable
 from kdutils.spec import RunSpec
 
 
@@ -38,7 +39,7 @@ def student_to_train(inputs: Inputs, at: Store, *, stays_in_memory: bool = False
         if not is_full:
             return student
     shrink_and_perturb(student, spec)
-    return models.add_adapter(student, spec, seed=spec.seed)
+    return make_trainable(student, spec, seed=spec.seed)
 
 
 @torch.no_grad()

@@ -58,9 +58,9 @@ CHOICES = {
 
 
 def test_there_are_ranges_and_choices_to_leave():
-    assert [len(RANGES[cls]) for cls in (RunSpec, EvalSpec)] == [26, 7]
-    names = {"method", "domain", "protocol", "adapter", "prompt", "prefix", "divergence", "student_start"}
-    assert set(CHOICES[RunSpec]) == names
+    assert [len(RANGES[cls]) for cls in (RunSpec, EvalSpec)] == [27, 7]
+    names = {"method", "domain", "protocol", "adapter", "prompt", "prefix", "divergence"}
+    assert set(CHOICES[RunSpec]) == names | {"student_start", "frozen"}
     assert set(CHOICES[EvalSpec]) == {"split", "scoring"}
 
 
@@ -158,8 +158,8 @@ def without_effect(draw: st.DrawFn) -> tuple[dict[str, Any], str, Any]:
     default, kind = FIELDS[name].default, SCHEMAS[RunSpec][name]["type"]
     if name == "protocol":
         return fields, name, "paper"
-    if name in ("adapter", "student_start"):
-        return fields, name, {"adapter": "lora", "student_start": "sft"}[name]
+    if name in ("adapter", "student_start", "frozen"):
+        return fields, name, {"adapter": "lora", "student_start": "sft", "frozen": "mlp"}[name]
     if kind == "boolean":
         return fields, name, not default
     least, greatest = RANGES[RunSpec][name]

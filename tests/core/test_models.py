@@ -16,7 +16,7 @@ from kdutils.compute import Compute
 from kdutils.data import model_files, sources
 from kdutils.data.model_files import Location, ModelError
 from kdutils.mini.family import MINI_MODELS
-from kdutils.runs import experiment, inputs
+from kdutils.runs import experiment, inputs, trainable
 from kdutils.spec import RunSpec
 
 
@@ -299,7 +299,7 @@ def with_adapter(tmp_path):
     """A folder that holds a whole model and, in the same place, a LoRA that changes it."""
     base = tiny.save_model(tmp_path / "base-20k")
     spec = tiny.spec(base, tiny.write_data(tmp_path / "data"), adapter="lora")
-    adapted = models.add_adapter(models.load(base), spec, seed=0).network
+    adapted = trainable.make_trainable(models.load(base), spec, seed=0).network
     with torch.no_grad():
         for name, weight in adapted.named_parameters():
             weight += 0.1 * ("lora_B" in name)

@@ -278,6 +278,16 @@ def test_the_teacher_is_a_run_of_its_own_shared_by_its_students():
         ({"method": "opd", "protocol": "paper"}, "the authors' code has no method 'opd'"),
         ({"method": "opd", "on_policy_share": 0.4}, "on_policy_share=0.4 has no effect with method 'opd'"),
         ({"method": "fkl", "prefix": "gold"}, "'fkl' is prefix 'gold' and divergence 'forward_kl' already"),
+        (
+            {"kd_weight": 0.5},
+            "kd_weight=0.5 has no effect with method 'gkd': leave it at 1.0, or use ",
+        ),
+        ({"method": "fkl", "kd_weight": 0}, "kd_weight=0 leaves nothing of the teacher .*method='sft'"),
+        (
+            {"method": "fkl", "protocol": "paper", "kd_weight": 0.5},
+            "code has no kd_weight 0.5; use ",
+        ),
+        ({"protocol": "paper", "frozen": "mlp"}, "code has no frozen 'mlp'; use protocol='careful'"),
         (KD | {"prefix": None}, "prefix=None and divergence='forward_kl' needs both"),
         (KD | {"divergence": None}, "gold responses are method 'sft' and texts of the teacher 'seqkd'"),
         (KD | {"prefix": "gold"}, "prefix='gold' with divergence='forward_kl' is method='fkl': use that"),

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from kdutils import encoding, generation, models
+from kdutils.constants import LORA_TARGETS
 from kdutils.data import model_files, sources
 from kdutils.runs import experiment
 from kdutils.spec import EvalSpec, RunSpec
@@ -106,7 +107,7 @@ def test_every_method_goes_all_the_way(folders, out, written, family, method, ad
 def check_adapter(run, family):
     """What was trained are the authors' five projections and nothing else."""
     weights = load_file(run.folder.model / "adapter_model.safetensors")
-    assert {name.split(".")[-3] for name in weights} == set(models.LORA_TARGETS)
+    assert {name.split(".")[-3] for name in weights} == set(LORA_TARGETS)
     assert all(name.split(".")[-2] in ("lora_A", "lora_B") for name in weights)
     assert len(weights) == 10
     assert all(w.any() for w in weights.values())  # B starts at zero

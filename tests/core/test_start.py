@@ -117,7 +117,9 @@ def test_a_start_that_failed_is_named_with_its_reason(folder, tmp_path, inline, 
     [
         ({"method": "base", "student_start": "sft"}, "student_start=sft has no effect with method 'base'"),
         ({"method": "base", "shrink": 0.5}, "shrink=0.5 has no effect with method 'base'"),
-        ({"adapter": "lora", "perturb": 0.1}, "perturb=0.1 changes weights that an adapter leaves"),
+        ({"adapter": "lora", "perturb": 0.1}, "perturb=0.1 is of weights that an adapter leaves"),
+        ({"adapter": "lora", "frozen": "mlp"}, "frozen=mlp is of weights that an adapter leaves"),
+        ({"method": "base", "frozen": "mlp"}, "frozen=mlp has no effect with method 'base'"),
         ({"shrink": 0.0}, "shrink=0.0 must be greater than or equal to 0.001"),
         ({"perturb": 1.5}, "perturb=1.5 must be less than or equal to 1"),
     ],
@@ -130,9 +132,9 @@ def test_starts_without_effect_or_out_of_range_are_refused(fields, says):
 def test_teachers_and_starts_begin_with_the_model_as_it_is():
     spec = RunSpec(
         student="o/s-1B", teacher="o/t-7B", method="opd", domain="math", data="items",
-        student_start="sft", shrink=0.5, perturb=0.1,
+        student_start="sft", shrink=0.5, perturb=0.1, frozen="mlp",
     )  # fmt: skip
     assert spec.start_spec == RunSpec(student="o/s-1B", method="sft", domain="math", data="items")
     assert spec.teacher_spec == RunSpec(student="o/t-7B", method="sft", domain="math", data="items")
     changed = spec.sft_spec.changes().items() - spec.start_spec.changes().items()
-    assert dict(changed) == {"student_start": "sft", "shrink": 0.5, "perturb": 0.1}
+    assert dict(changed) == {"student_start": "sft", "shrink": 0.5, "perturb": 0.1, "frozen": "mlp"}

@@ -8,9 +8,11 @@ import pytest
 import tiny
 import torch
 
-from kdutils import encoding, generation, models, rollouts, training
+from kdutils import constants, encoding, generation, models, rollouts, training
 from kdutils.compute import Compute
 from kdutils.data import sources
+from kdutils.data.model_files import ModelError
+from kdutils.runs import trainable
 from kdutils.teacher import Teacher
 
 
@@ -51,7 +53,7 @@ def a_teacher(folder, spec):
 def fit(folder, spec, *, items=None, validation=(), **options):
     """(student, outcome) after training as a run does."""
     student = models.load(spec.student, trains_all=spec.adapter == "full")
-    student = models.add_adapter(student, spec, seed=spec.seed)
+    student = trainable.make_trainable(student, spec, seed=spec.seed)
     items = items if items is not None else sources.load_items(spec, "train")
     how = {"rate": models.learning_rate(spec), "teacher": a_teacher(folder, spec)}
     return student, training.train(student, items, spec, validation=validation, **how | options)
@@ -305,17 +307,20 @@ def a_step(folder, spec):
 
 FACTORS = [{}, {"prompt_in_loss": True}, {"mean_by_sequence": True}]
 FACTORS.append({"prompt_in_loss": True, "mean_by_sequence": True})
+FACTORS += [{"kd_weight": 0.3}, {"kd_weight": 0.3, "mean_by_sequence": True}]
 
 
 @pytest.mark.parametrize("factors", FACTORS, ids=lambda factors: "+".join(factors) or "careful")
 @pytest.mark.parametrize("method", ["fkl", "revkd"])
 def test_each_factor_divides_by_what_it_says_and_scores_what_it_says(folder, method, factors):
-    """By hand: which tokens count, and each token's share of the loss, then plain autograd."""
+    """By hand in float64: which tokens count, and each token's share of the loss, then plain autograd."""
     spec = a_spec(folder, method, train_items=8, batch_size=8, epochs=1, **factors)
     found, loss, batch, student = a_step(folder, spec)
     prompts = encoding.prompt_ids([i.question for i in sources.load_items(spec, "train")], student.tokenizer)
     ids = [item.id for item in sources.load_items(spec, "train")]
-    total, share = torch.zeros(()), {}
+    total, share, teacher = torch.zeros(()), {}, a_teacher(folder, spec).model
+    for model in (teacher, student):
+        model.network.double()
     for row, name in enumerate(batch.ids):
         n_tokens = int(batch.attention_BT[row].sum())
         first = 1 if "prompt_in_loss" in factors else len(prompts[ids.index(name)])
@@ -324,18 +329,33 @@ def test_each_factor_divides_by_what_it_says_and_scores_what_it_says(folder, met
     for row, scored in share.items():
         tensors = (batch.input_ids_BT, batch.attention_BT, batch.scored_BT)
         one = encoding.Batch([batch.ids[row]], *(x[row : row + 1] for x in tensors))
-        log_p, log_q = (
-            logits_of(model, one).log_softmax(-1) for model in (a_teacher(folder, spec).model, student)
-        )
-        log_p = log_p.detach()
+        log_p, log_q = (logits_of(model, one).log_softmax(-1) for model in (teacher, student))
         left, right = (log_p, log_q) if method == "fkl" else (log_q, log_p)
-        by_token = (left.exp() * (left - right)).sum(-1)
+        gold = -log_q[:-1].gather(1, one.input_ids_BT[0, 1:, None])[:, 0]
+        by_token = spec.kd_weight * (left.exp() * (left - right)).sum(-1)[:-1] + (1 - spec.kd_weight) * gold
         weight = 1 / (len(batch.ids) * len(scored)) if "mean_by_sequence" in factors else 1 / n_all
         total = total + weight * sum(by_token[token - 1] for token in scored)
     total.backward()
     assert loss == pytest.approx(float(total.detach()), rel=1e-4)
     for name, w in student.network.named_parameters():
-        assert torch.allclose(found[name], w.grad, rtol=1e-3, atol=1e-6), name
+        assert torch.allclose(found[name].double(), w.grad, rtol=1e-3, atol=1e-6), name
+
+
+@pytest.mark.parametrize(("part", "module"), [("attention", "self_attn"), ("mlp", "mlp")])
+def test_frozen_modules_are_to_the_bit_what_they_were_and_all_else_moves(folder, part, module):
+    spec = a_spec(folder, "fkl", frozen=part, epochs=1)
+    before = dict(models.load(spec.student).network.named_parameters())
+    student, _ = fit(folder, spec)
+    after = {name: w.detach() for name, w in student.network.named_parameters()}
+    stayed = {name for name, w in after.items() if torch.equal(w, before[name])}
+    assert stayed == {name for name in after if module in name.split(".")} != set()
+
+
+def test_a_model_without_such_modules_cannot_have_them_frozen(folder):
+    model = models.load(str(folder / "student-20k"))
+    model.network = torch.nn.ModuleDict({"block": model.network.lm_head})
+    with pytest.raises(ModelError, match="frozen='mlp' has no effect on .*leave it out"):
+        trainable.make_trainable(model, a_spec(folder, frozen="mlp"), seed=0)
 
 
 def test_the_prompt_is_scored_in_gold_and_in_own_texts_where_it_is_asked_for(folder):
@@ -425,7 +445,7 @@ def test_lora_trains_the_adapter_alone(folder):
     assert names
     assert all("lora_" in name for name in names)
     kinds = {name.split(".")[-4] for name in names}
-    assert kinds == set(models.LORA_TARGETS)
+    assert kinds == set(constants.LORA_TARGETS)
     base = models.load(spec.student)
     frozen = {
         n.replace(".base_layer", ""): w for n, w in student.causal.named_parameters() if "lora_" not in n

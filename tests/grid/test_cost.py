@@ -22,7 +22,7 @@ from kdutils.grid.cost import Estimate
 from kdutils.grid.machines import GPUS, PROCESSORS, Machine
 from kdutils.grid.model_shapes import SHAPES, architecture_of
 from kdutils.report import cli
-from kdutils.runs import inputs
+from kdutils.runs import inputs, trainable
 from kdutils.spec import EvalSpec, RunSpec
 
 ROOT = Path(__file__).parents[2]
@@ -112,7 +112,7 @@ def test_another_kind_of_model_is_refused(tmp_path):
 
 def test_an_adapter_has_the_weights_that_peft_gives_it(folders):
     spec = spec_of(folders, adapter="lora")
-    model = models.add_adapter(models.load(spec.student), spec, seed=0)
+    model = trainable.make_trainable(models.load(spec.student), spec, seed=0)
     trained = sum(w.numel() for w in model.network.parameters() if w.requires_grad)
     assert architecture_of(spec.student).adapter(spec.lora_rank) == trained
 

@@ -285,6 +285,25 @@ def test_only_careful_runs_are_varied_and_none_without_training(live, of):
         replace(live.needs[0], factors=("prompts",))
 
 
+def test_variations_are_of_distilled_careful_students_and_of_every_value_in_a_list(live, of):
+    varied = {"kd_weight": [0.9, 0.5], "prompt_in_loss": True}, {"frozen": "mlp"}
+    need = replace(live.needs[0], methods=("fkl",), variations=varied, temperatures=(1.0, 2.0))
+    of(replace(live, needs=(need,), protocols=("paper", "careful")))
+    found = [(each.spec, each.beside_teacher) for each in asked("01", "smoke").variants]
+    fields = ("method", "protocol", "temperature", "seed", "kd_weight", "prompt_in_loss", "frozen")
+    each = [(0.9, True, ""), (0.5, True, ""), (1.0, None, "mlp")]
+    expected = [("fkl", "careful", 1.0, seed, *own) for seed in (0, 1) for own in each]
+    assert [tuple(getattr(spec, name) for name in fields) for spec, _ in found] == expected
+    assert not any(beside for _, beside in found)
+    for variations, message in (
+        ({"seed": 3}, "seed=3 cannot be a setting"),
+        ({"kd_weight": 0.0}, "use method='sft'"),
+        ({"kd_wait": 0.5}, "kd_wait"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            of(replace(live, needs=(replace(need, variations=(variations,)),)))
+
+
 # --- settings by domain, protocol and method ---------------------------------------------------------------
 
 
