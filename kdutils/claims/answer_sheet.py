@@ -47,8 +47,9 @@ def distinct(way: Sequence[str], ways: Sequence[Sequence[str]]) -> list[str]:
 
 
 def of_profile(rows: Sequence[Row], *, label: str) -> Columns:
-    """The live columns of another profile's ledger that judge anything, under its label."""
-    live = [row for row in rows if row["source"] == "live"]
+    """The live columns of another profile's ledger that judge any claim of the paper, under its label."""
+    known = {claim.id for claim in CLAIMS}
+    live = [row for row in rows if row["source"] == "live" and row["id"] in known]
     found = columns(live, labels=SOURCE_LABELS | {"live": label}).items()
     return {name: part for name, part in found if {row["verdict"] for row in part.values()} - {NOT_TESTABLE}}
 

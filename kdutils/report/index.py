@@ -64,7 +64,9 @@ def _claims_by_source(claims: Sequence[Mapping[str, Any]], labels: Mapping[str, 
     groups, several = [], len({claim["analysis"] for claim in claims}) > 1
     by = {}
     for claim in claims:
-        by.setdefault((claim["source"], claim.get("decoding", ""), claim["analysis"]), []).append(claim)
+        decoding = claim.get("decoding", "")
+        decoding = "contrasts" if decoding is None else decoding  # which are of several decodings
+        by.setdefault((claim["source"], decoding, claim["analysis"]), []).append(claim)
     decodings = {(source, decoding) for source, decoding, _ in by}
     for (source, decoding, analysis), own in by.items():
         word, comma, family = labels.get(source, source).partition(", ")
@@ -85,7 +87,7 @@ def _claim_row(claim: Mapping[str, Any]) -> dict[str, Any]:
     interval = "" if html_tables.MISSING in (low, high) else f" [{low}, {high}]"
     known = {"p": claim["p_value"], "n": claim["n"]}
     tests = ", ".join(f"{name} = {number(value)}" for name, value in known.items() if value is not None)
-    ways = " · ".join(claim[key] for key in ("source", "protocol", "decoding", "analysis") if key in claim)
+    ways = " · ".join(claim[key] for key in ("source", "protocol", "decoding", "analysis") if claim.get(key))
     paper = claim["paper_value"]
     return {
         **claim,

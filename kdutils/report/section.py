@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from kdutils.claims import answer_sheet, claims
+from kdutils.claims import answer_sheet, claims, contrasts
 from kdutils.claims.evidence import VERDICTS
 from kdutils.constants import AVERAGE, DOMAIN_LABELS, KD_METHODS
 from kdutils.grid import plan
@@ -246,6 +246,20 @@ class Section:
         self.table(by_source, "what the paper says, what these results give, and the verdict.")
         rules = claims.rules(self.number, one_pair=bool(self.items))
         self.run.table(rules, caption="The rule behind each verdict, with its thresholds.")
+
+    def contrasts(self, values: Mapping[str, Estimate | str]) -> str:
+        """Show the contrasts of this section and their verdicts, put them into the ledger, and say them.
+
+        `values` as of contrasts.judge.
+        """
+        rows = contrasts.judge(self.number, values)
+        self.run.claims(rows)
+        caption = "Contrasts of this section, declared before their values."
+        self.run.table(contrasts.declarations(self.number), caption=caption)
+        table = answer_sheet.readable(rows).drop(columns=["analysis", "paper"])
+        self.table({"live": table}, "what the declared contrasts come to.")
+        said = "; ".join(f"{row['id']} {answer_sheet.answer(row)}" for row in rows)
+        return f"Declared contrasts: {said}."
 
     def says(self, *sentences: str) -> None:
         """Close with *What this says*: these sentences, and what both analyses make of the claims."""

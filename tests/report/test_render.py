@@ -202,12 +202,14 @@ def test_index_shows_what_each_notebook_concludes_as_text_with_emphasis():
 def test_index_names_the_family_of_real_models():
     profile = replace(profile_of("01_effectiveness"), sources=("live",), live=load_profile("qwen-small").live)
     results = [Result(name="01_effectiveness", status="not_run")]
-    live = CLAIM | {"source": "live", "analysis": "strict"}
-    soup = BeautifulSoup(index_html(profile, results, [CLAIM, live], [], {}), "html.parser")
+    live = CLAIM | {"source": "live", "analysis": "strict", "decoding": "greedy"}
+    contrast = live | {"id": "H1", "decoding": None}
+    soup = BeautifulSoup(index_html(profile, results, [CLAIM, live, contrast], [], {}), "html.parser")
     titles = [title.get_text() for title in soup.select("h3")]
     assert titles == [
         "Released results: the authors' analysis",
-        "Live results, Qwen2.5: the stricter analysis",
+        "Live results, Qwen2.5, greedy: the stricter analysis",
+        "Live results, Qwen2.5, contrasts: the stricter analysis",
     ]
 
 

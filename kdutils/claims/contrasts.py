@@ -1,0 +1,130 @@
+"""Contrasts that this study declares itself: what is compared, which way it should go, and what it shows.
+
+They are in claims.toml, [contrasts.SECTION.ID], each written before its value was computed. A contrast is a
+number with an interval; `within` says that it is as good as none.
+"""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from kdutils.claims.claims import PATH, DeclarationError
+from kdutils.claims.evidence import INCONCLUSIVE, NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED
+from kdutils.inference.estimate import Estimate
+
+EXPECTED = ("above", "below", "within")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contrast:
+    """A comparison, its expected outcome and the smallest effect of interest."""
+
+    id: str
+    section: str  # that of its notebook
+    statement: str
+    expected: str  # above or below zero by more than the margin, or within the margin of zero
+    margin: float
+    unit: str  # of value and margin
+    seen_before: str  # what was known of it when it was declared
+
+    def __post_init__(self) -> None:
+        if self.expected not in EXPECTED or not self.margin >= 0:
+            raise DeclarationError(
+                f"contrast {self.id!r} has expected={self.expected!r}, margin={self.margin!r}; expected is "
+                f"one of {list(EXPECTED)}, and the margin is not below 0"
+            )
+
+    @property
+    def rule(self) -> str:
+        """What makes it reproduced, in words."""
+        if self.expected == "within":
+            return f"within {self.margin:g} {self.unit} of 0"
+        bound = f"{self.margin if self.expected == 'above' else -self.margin:+g}" if self.margin else "0"
+        return f"{self.expected} {bound} {self.unit}"
+
+    def verdict(self, value: Estimate) -> str:
+        """What an interval shows; not_testable where it has no bounds.
+
+        reproduced: it lies beyond the margin on the expected side (of `within`: inside +-margin).
+        not_reproduced: on the other side of zero, or inside +-margin (of `within`: outside of it).
+        """
+        if math.isnan(value.low) or math.isnan(value.high):
+            return NOT_TESTABLE
+        is_small = -self.margin <= value.low and value.high <= self.margin
+        if self.expected == "within":
+            is_large = value.low > self.margin or value.high < -self.margin
+            return REPRODUCED if is_small else NOT_REPRODUCED if is_large else INCONCLUSIVE
+        low, high = (value.low, value.high) if self.expected == "above" else (-value.high, -value.low)
+        if low > self.margin:
+            return REPRODUCED
+        return NOT_REPRODUCED if high < 0 or is_small else INCONCLUSIVE
+
+
+def read(path: Path = PATH) -> tuple[Contrast, ...]:
+    """All contrasts, in the order of the file.
+
+    Raises:
+        DeclarationError: names one that lacks a field, has an unknown one, or expects no such thing.
+    """
+    entries, found = tomllib.loads(path.read_text(encoding="utf-8")), []
+    known = {each.name for each in fields(Contrast) if each.default is MISSING} - {"id", "section"}
+    for section, contrasts in entries.get("contrasts", {}).items():
+        for name, own in contrasts.items():
+            if set(own) != known:
+                wrong = sorted(set(own) ^ known)[0]
+                raise DeclarationError(
+                    f"contrast {name!r}: {wrong!r} is missing or unknown; it needs {known}"
+                )
+            found.append(Contrast(id=name, section=section, **own))
+    return tuple(found)
+
+
+CONTRASTS: tuple[Contrast, ...] = read()
+
+
+def contrasts_of(section: str) -> tuple[Contrast, ...]:
+    """The contrasts of a section, such as "12"; none if it has none."""
+    return tuple(each for each in CONTRASTS if each.section == section)
+
+
+def declarations(section: str) -> pd.DataFrame:
+    """The contrasts of a section as they were declared: id, contrast, expected, seen before."""
+    rows = [(each.id, each.statement, each.rule, each.seen_before) for each in contrasts_of(section)]
+    return pd.DataFrame(rows, columns=["id", "contrast", "expected", "seen before"])
+
+
+def judge(section: str, values: Mapping[str, Estimate | str]) -> list[dict[str, Any]]:
+    """Rows of the claims ledger: each contrast of a section with its verdict.
+
+    Args:
+        values: id -> the value with its interval, in the unit of the contrast, or why there is none.
+
+    Raises:
+        ValueError: if the ids are not those of the section's contrasts.
+    """
+    contrasts = contrasts_of(section)
+    if set(values) != {each.id for each in contrasts}:
+        there_are = [each.id for each in contrasts]
+        raise ValueError(f"values of {sorted(values)}: section {section!r} has the contrasts {there_are}")
+    return [_row(each, values[each.id]) for each in contrasts]
+
+
+def _row(contrast: Contrast, found: Estimate | str) -> dict[str, Any]:
+    value = Estimate(reason=found) if isinstance(found, str) else found
+    verdict = contrast.verdict(value)
+    if verdict == NOT_TESTABLE:
+        value = Estimate(value.value, n=value.n, reason=value.reason or "it has no interval")
+    said = value.reason if verdict == NOT_TESTABLE else f"{value.text(2)}, n = {value.n}"
+    row = {"id": contrast.id, "section": contrast.section, "statement": contrast.statement}
+    row |= {"source": "live", "protocol": "careful", "analysis": "strict", "decoding": None}
+    row |= dict(zip(("estimate", "ci_low", "ci_high"), value.bounds, strict=True))
+    row |= {"p_value": value.p_value, "n": value.n or None, "paper_value": None, "verdict": verdict}
+    row |= {"reason": f"expected {contrast.rule}; {said}"}
+    return row | {name: None for name, each in row.items() if isinstance(each, float) and math.isnan(each)}

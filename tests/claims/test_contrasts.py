@@ -1,0 +1,62 @@
+"""A contrast has the verdict that its declaration says, and goes into the ledger like a claim."""
+
+import pytest
+
+from kdutils.claims import contrasts
+from kdutils.claims.claims import DeclarationError
+from kdutils.inference.estimate import Estimate
+from kdutils.report import ledger
+
+OWN = {"id": "X1", "section": "12", "statement": "it rises", "margin": 1.0, "unit": "points"}
+OWN |= {"seen_before": "nothing"}
+
+
+@pytest.mark.parametrize(
+    ("expected", "low", "high", "verdict"),
+    [
+        ("above", 1.1, 3.0, "reproduced"),
+        ("above", 0.2, 3.0, "inconclusive"),  # above zero, and not for sure of interest
+        ("above", -0.5, 0.9, "not_reproduced"),  # for sure of no interest
+        ("above", -3.0, -0.1, "not_reproduced"),
+        ("above", -3.0, 3.0, "inconclusive"),
+        ("below", -3.0, -1.1, "reproduced"),
+        ("below", -3.0, -0.2, "inconclusive"),
+        ("below", 0.1, 3.0, "not_reproduced"),
+        ("within", -0.9, 0.9, "reproduced"),
+        ("within", 1.1, 3.0, "not_reproduced"),
+        ("within", 0.5, 3.0, "inconclusive"),
+        ("within", float("nan"), float("nan"), "not_testable"),
+    ],
+)
+def test_the_interval_decides(expected, low, high, verdict):
+    contrast = contrasts.Contrast(expected=expected, **OWN)
+    assert contrast.verdict(Estimate((low + high) / 2, low, high)) == verdict
+
+
+def test_contrasts_are_rows_of_the_ledger_and_a_reason_stands_for_a_value():
+    asked = contrasts.contrasts_of("12")
+    values = {each.id: Estimate(3.0, 2.0, 4.0, n=50) for each in asked} | {"H4": "one model alone"}
+    rows = contrasts.judge("12", values)
+    assert list(ledger.checked_claims(rows))[0] == ("H1", "live", "careful", None, "strict")
+    by_id = {row["id"]: row for row in rows}
+    assert by_id["H1"]["reason"] == "expected above +1 points; +3.00 [+2.00, +4.00], n = 50"
+    assert (by_id["H4"]["verdict"], by_id["H4"]["estimate"]) == ("not_testable", None)
+    assert by_id["H4"]["reason"].endswith("one model alone")
+    with pytest.raises(ValueError, match="has the contrasts"):
+        contrasts.judge("12", {"H1": "nothing"})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"expected": "up"}, "'X1' has expected='up'"), ({"margin": -1.0}, "margin=-1.0")],
+)
+def test_a_wrong_declaration_is_refused_by_name(change, message):
+    with pytest.raises(DeclarationError, match=message):
+        contrasts.Contrast(**{"expected": "above"} | OWN | change)
+
+
+def test_a_field_that_is_missing_or_unknown_is_named(tmp_path):
+    path = tmp_path / "claims.toml"
+    path.write_text('[contrasts.12.X1]\nstatement = "it rises"\nexpected = "above"\nmargin = 1.0\n')
+    with pytest.raises(DeclarationError, match="'X1': 'seen_before' is missing or unknown"):
+        contrasts.read(path)
