@@ -30,6 +30,7 @@ from kdutils.inference.estimate import Estimate
 from kdutils.results import agreement_fidelity
 from kdutils.results.gain_tables import in_domain_order, in_method_order, pair_label, plain
 from kdutils.runs import comparison, store
+from kdutils.spec import RunSpec
 
 SETTING = ["domain", "teacher", "student", "method", "teacher_tuned", "temperature", "noise_sigma"]
 PAIRED = ["domain", "teacher", "student", "method"]
@@ -78,11 +79,15 @@ def _scored(plan: Plan) -> pd.DataFrame:
         values = item_values(rows).to_frame().assign(is_clean=None)  # where the rows do not say
         if "contaminated" in rows:
             values["is_clean"] = rows.groupby(["task", "item_id"])["contaminated"].first() == ""
-        of_kd = (spec.teacher_tuned, spec.temperature) if spec.teacher else (None, math.nan)
-        who = (spec.domain, short_name(spec.teacher or ""), short_name(spec.student), spec.method)
-        setting = dict(zip(SETTING, (*who, *of_kd, spec.noise_sigma), strict=True))
-        tables.append(values.reset_index().assign(**setting, seed=spec.seed))
+        tables.append(values.reset_index().assign(**setting(spec), seed=spec.seed))
     return pd.concat(tables, ignore_index=True)[SCORED] if tables else pd.DataFrame(columns=SCORED)
+
+
+def setting(spec: RunSpec) -> dict[str, object]:
+    """The columns SETTING of a run."""
+    of_kd = (spec.teacher_tuned, spec.temperature) if spec.teacher else (None, math.nan)
+    who = (spec.domain, short_name(spec.teacher or ""), short_name(spec.student), spec.method)
+    return dict(zip(SETTING, (*who, *of_kd, spec.noise_sigma), strict=True))
 
 
 def item_values(rows: pd.DataFrame) -> pd.Series:
