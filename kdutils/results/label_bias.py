@@ -15,14 +15,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import combinations
+from itertools import combinations, product
 
 import numpy as np
 import pandas as pd
 import scipy.special
 import scipy.stats
 
-from kdutils.constants import ALL_TASKS, KD_METHODS, METHOD_LABELS, TASK_LABELS
+from kdutils.constants import ALL_TASKS, AVERAGE, KD_METHODS, METHOD_LABELS, TASK_LABELS
 from kdutils.inference import crossed_bootstrap
 from kdutils.inference.crossed_bootstrap import Resampled, ratio
 from kdutils.inference.estimate import Estimate
@@ -32,6 +32,7 @@ PAIR = ["domain", "teacher", "student", "seed"]
 STRATUM = [*PAIR, "method", "task"]
 TEACHER = "teacher"  # in the column `who`, beside the methods of students
 SIDES = ("", "_sft", "_base", "_teacher")  # of the columns of `compared`: the KD student's have no suffix
+PLAIN = {"divergence_temperature": 1.0, "noise_sigma": 0.0, "teacher_tuned": True}  # columns, if they vary
 TWO_OPTIONS = tuple(key for key, task in ALL_TASKS.items() if len(task.options) == 2)
 TEMPERATURES = (0.25, 0.5, 1.0, 2.0, 4.0)
 
@@ -84,9 +85,13 @@ def _answered(rows: pd.DataFrame, logprobs_NL: np.ndarray) -> pd.DataFrame:
 def comparisons(rows: pd.DataFrame) -> pd.DataFrame:
     """KD students with the runs they are compared with: PAIR, method, run_id and that of each of SIDES.
 
-    Students without one of those are left out. The teacher is the SFT of that model with seed 0.
+    KD is that of a tuned teacher at temperature 1 without noise, the teacher its SFT with seed 0. Students
+    without one of those are left out.
     """
-    runs = rows[[*PAIR, "method", "run_id"]].drop_duplicates("run_id")
+    runs = rows.drop_duplicates("run_id")
+    for name, plain in PLAIN.items():
+        runs = runs[runs[name] == plain] if name in runs else runs
+    runs = runs[[*PAIR, "method", "run_id"]]
     found = runs[runs["method"].isin(KD_METHODS)]
     sft, base = (runs[runs["method"] == name] for name in ("sft", "base"))
     teachers = sft[sft["seed"] == 0].assign(teacher=lambda of_model: of_model["student"])
@@ -145,60 +150,6 @@ def one_shot(rows: pd.DataFrame, temperatures: Sequence[float] = TEMPERATURES) -
         own = two[["who", "task"]].assign(label=label, temperature=temperature, share=share, gold=gold)
         table.append(own.groupby(["who", "task", "label", "temperature"], sort=False).mean().reset_index())
     return pd.concat(table, ignore_index=True)
-
-
-# --- the order of the items ---------------------------------------------------------------------------------
-# Items are asked alone, so that an answer can hang on the ones before only through the order of the items.
-
-
-def recency(rows: pd.DataFrame) -> pd.DataFrame:
-    """Change of a label's logit (nats) for each time in a row that it was the answer just before, by who.
-
-    Takes `of_labels`; rotation 0, items in their order. Least squares with a mean for each label of each
-    model and task. Columns who, slope, low, high, p_value, n; negative is negative recency.
-    """
-    import statsmodels.api as sm  # takes a second to import
-
-    own, table = who(rows[rows["rotation"] == 0]), []
-    keys = [own["who"], own["run_id"], own["task"]]
-    before = own["place"].groupby(keys).shift()
-    streak = (own["place"] != before).cumsum()
-    length = (own.groupby(streak).cumcount() + 1).groupby(keys).shift()
-    own, length = own[before.notna()], length.dropna()
-    at, logits = (np.arange(len(own)), before.dropna().astype(int)), logprobs(own)
-    of_label = logits[at]
-    logits[at] = -np.inf
-    logit = pd.Series(
-        of_label - scipy.special.logsumexp(np.nan_to_num(logits, nan=-np.inf), axis=1), own.index
-    )
-    means = [own["run_id"], own["task"], before[own.index]]
-    cases = pd.DataFrame({"logit": logit, "length": length})
-    cases -= cases.groupby(means).transform("mean")
-    for name, part in cases.groupby(own["who"], sort=False):
-        if part["length"].any():
-            fit = sm.OLS(part["logit"], part["length"]).fit()
-            table.append((name, *fit.params, *fit.conf_int().loc["length"], *fit.pvalues, len(part)))
-    return pd.DataFrame(table, columns=["who", "slope", "low", "high", "p_value", "n"])
-
-
-def markov(rows: pd.DataFrame) -> pd.DataFrame:
-    """Whether a label hangs on the one before: order 0 against order 1, summed over models and tasks, by who.
-
-    Takes `of_labels`; rotation 0, items in their order. Columns who, G2, df, p_value (chi-square), n.
-    Source: Anderson & Goodman 1957 (Annals of Mathematical Statistics 28).
-    """
-    table = []
-    for name, part in who(rows[rows["rotation"] == 0]).groupby("who", sort=False):
-        found = []
-        for _, own in part.groupby(["run_id", "task"], sort=False):
-            places = own["place"].to_numpy()
-            counts = pd.crosstab(places[:-1], places[1:]).to_numpy()
-            if min(counts.shape) > 1:
-                test = scipy.stats.chi2_contingency(counts, correction=False, lambda_="log-likelihood")
-                found.append((test.statistic, test.dof, counts.sum()))
-        total, df, n = np.sum(found, axis=0) if found else (0.0, 0, 0)
-        table.append((name, total, int(df), scipy.stats.chi2.sf(total, df) if df else np.nan, int(n)))
-    return pd.DataFrame(table, columns=["who", "G2", "df", "p_value", "n"])
 
 
 # --- students beside their base model, their SFT and their teacher ------------------------------------------
@@ -290,17 +241,24 @@ def mean(drawn: Resampled, values_RS: np.ndarray, where: np.ndarray | slice = sl
     return replace(found, n=drawn.keys.loc[chosen, "student"].nunique())
 
 
-def table(
-    drawn: Resampled, found: dict[str, np.ndarray], names: Sequence[str], by: Sequence[str]
+def by_who(
+    drawn: Resampled, found: dict[str, np.ndarray], names: Sequence[str], *, by_task: bool = True
 ) -> pd.DataFrame:
-    """`mean` of quantities in each group of `by`: columns `by`, quantity, value, low, high, n (students)."""
-    rows = []
-    for key, part in drawn.keys.groupby(list(by), sort=False):
-        for name in names:
-            each = mean(drawn, found[name], part.index.to_numpy())
-            rows.append((*key, name, *each.bounds, each.n))
-    shown = pd.DataFrame(rows, columns=[*by, "quantity", "value", "low", "high", "n"])
-    return shown.dropna(subset=["value"]).reset_index(drop=True)
+    """`mean` of quantities for each kind of model (`who`), by task or over all tasks.
+
+    Columns who, task, label, quantity, value, low, high, n (students); no row of what a kind has not.
+    """
+    keys, rows = drawn.keys, []
+    groups = keys.groupby("task", sort=False) if by_task else [(AVERAGE, keys)]
+    for (task, part), name in product(groups, names):
+        sides = {"base": ("_base", part), "sft": ("_sft", part)}
+        sides |= {method: ("", own) for method, own in part.groupby("method", sort=False)}
+        for kind, (side, own) in (sides | {TEACHER: ("_teacher", part)}).items():
+            if f"{name}{side}" in found:
+                each = mean(drawn, found[f"{name}{side}"], own.index.to_numpy())
+                rows.append((kind, task, TASK_LABELS[task], name, *each.bounds, each.n))
+    columns = ["who", "task", "label", "quantity", "value", "low", "high", "n"]
+    return pd.DataFrame(rows, columns=columns).dropna(subset=["value"], ignore_index=True)
 
 
 def contrast_values(drawn: Resampled, found: dict[str, np.ndarray]) -> dict[str, Estimate | str]:

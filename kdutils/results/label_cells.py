@@ -26,7 +26,7 @@ Answers = tuple[RunSpec, pd.DataFrame, pd.DataFrame | None, pd.DataFrame | None]
 
 def _answers(plan: Plan, rows: pd.DataFrame, way: str) -> Iterator[Answers]:
     """Each run with its own answers, those of its SFT and those of its tuned teacher, by task and item."""
-    specs = {spec.run_id: spec for spec in sources.resolved_all(run.spec for run in plan.variants)}
+    specs = {spec.run_id: spec for spec in sources.resolved_all(run.spec for run in plan.asked)}
     answered = WAYS[way](rows)
     asked = answered[answered["rotation"] == 0].groupby("run_id", sort=False)
     by_run = {name: own.set_index(ITEM) for name, own in asked}

@@ -8,7 +8,7 @@ import pytest
 import scipy.special
 import scipy.stats
 
-from kdutils.results import label_bias
+from kdutils.results import label_bias, label_sequences
 
 LABELS = {
     "piqa": ["solution1", "solution2"],
@@ -127,7 +127,12 @@ def test_students_count_the_same_however_many_teachers_they_have():
     keys, found = drawn(rows)
     assert len(keys.keys) == 3
     assert label_bias.mean(keys, found["same_label"]).value == 50
-    assert label_bias.table(keys, found, ["same_label"], ["method"])["n"].tolist() == [2]
+    shown = label_bias.by_who(keys, found, ["same_label", "gain"]).set_index(["quantity", "who"])
+    assert shown["n"].tolist() == [2] * 5
+    assert shown["value"].to_dict() == {
+        ("same_label", "base"): 100, ("same_label", "sft"): 50, ("same_label", "fkl"): 50,
+        ("same_label", "teacher"): 0, ("gain", "fkl"): 0,
+    }  # fmt: skip
 
 
 def test_recency_and_order_of_a_sequence_made_for_it():
@@ -145,14 +150,15 @@ def test_recency_and_order_of_a_sequence_made_for_it():
     made["logprobs"] = [list(row) for row in knows]
     others = of_a_pair(task="boolq", n=n)
     rows = label_bias.of_labels(pd.concat([others, made], ignore_index=True))
-    slope = label_bias.recency(rows).set_index("who").loc["fkl"]
+    slope = label_sequences.recency(rows).set_index("who").loc["fkl"]
     assert slope["low"] < -0.2 < slope["high"] < 0
-    table = label_bias.markov(rows).set_index("who")
+    table = label_sequences.markov(rows).set_index("who")
     places = rows.loc[rows["method"] == "fkl", "place"].to_numpy()
     counts = pd.crosstab(places[:-1], places[1:]).to_numpy()
     expected = counts.sum(1, keepdims=True) * counts.sum(0) / counts.sum()
-    assert table.loc["fkl", "G2"] == pytest.approx(2 * (counts * np.log(counts / expected)).sum())
-    assert table.loc["fkl", ["df", "n"]].tolist() == [1, n - 1]
+    assert table.loc["fkl", "G2 / df"] == pytest.approx(2 * (counts * np.log(counts / expected)).sum())
+    assert table.loc["fkl", ["rejected", "sequences"]].tolist() == [100, 1]
+    assert table.loc["right answers", "G2 / df"] > 100  # true, false, true, ...
     assert labels[places[5]] == rows.loc[rows["method"] == "fkl", "parsed"].iloc[5]
 
 
