@@ -39,6 +39,7 @@ def generate(
     *,
     max_new_tokens: int,
     temperature: float = 0.0,
+    top_p: float = 1.0,
     keys: Sequence[str] | None = None,
     seed: int = 0,
     batch_rows: int = BATCH_ROWS,
@@ -47,6 +48,7 @@ def generate(
 
     Args:
         temperature: of the softmax over the tokenizer's vocabulary that tokens are sampled from; 0 is greedy.
+        top_p: see `drawn`.
         keys: a name for each text (item and sample), on which its samples depend; needed for sampling.
         batch_rows: texts that are generated together; prompts of similar length share a batch.
 
@@ -63,7 +65,8 @@ def generate(
             logits_BV = logits_BV[:, : model.vocabulary_size].float()
             if temperature == 0:
                 return logits_BV.argmax(-1)
-            return drawn(logits_BV, temperature, [keys[rows[place]] for place in places], seed, position)
+            own = [keys[rows[place]] for place in places]
+            return drawn(logits_BV, temperature, own, seed, position, top_p=top_p)
 
         return _texts_of_batch(model, [prompts[row] for row in rows], draw, max_new_tokens)
 
@@ -208,15 +211,25 @@ def _padded(rows: list[list[int]], pad_id: int, device: str, *, on_left: bool) -
     return ids_BT.to(device), real_BT.long().to(device)
 
 
-def drawn(logits_BV: Tensor, temperature: float, keys: Sequence[str], seed: int, position: int) -> Tensor:
+def drawn(
+    logits_BV: Tensor, temperature: float, keys: Sequence[str], seed: int, position: int, top_p: float = 1.0
+) -> Tensor:
     """The next tokens (B,), sampled from their logits at a temperature above 0.
 
-    Row b's random number is a function of (seed, keys[b], position) alone.
+    With `top_p` from the fewest tokens whose probability at that temperature reaches it, at least the
+    likeliest (nucleus sampling, Holtzman et al. 2020). Row b's random number is a function of (seed, keys[b],
+    position) alone, and the token is where the cumulated probability, in the order of the vocabulary,
+    reaches it.
     """
     keys_B = noise_keys(seed, keys, [position] * len(keys)).to(logits_BV.device)
     bits_B1 = random_bits(keys_B, 1)
     uniform_B1 = ((bits_B1 >> 11) & (2**53 - 1)).double().add_(0.5).mul_(2.0**-53)  # in (0, 1)
-    sums_BV = (logits_BV / temperature).softmax(-1).double().cumsum_(-1)
+    shares_BV = (logits_BV / temperature).softmax(-1).double()
+    if top_p < 1:
+        sorted_BV, order_BV = shares_BV.sort(descending=True, stable=True)
+        is_left_out_BV = sorted_BV.cumsum(-1) - sorted_BV >= top_p  # those before it reach top_p
+        shares_BV.masked_fill_(torch.zeros_like(is_left_out_BV).scatter(1, order_BV, is_left_out_BV), 0)
+    sums_BV = shares_BV.cumsum_(-1)
     return torch.searchsorted(sums_BV, uniform_B1 * sums_BV[:, -1:], right=True)[:, 0]
 
 

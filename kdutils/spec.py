@@ -27,6 +27,7 @@ from kdutils.constants import (
     TRAIN_DOMAINS,
     Method,
 )
+from kdutils.data.options import SCORINGS, refusal
 from kdutils.io.records import Hashed, Name, Text, between, defaults_of, record
 from kdutils.io.text_safety import shown
 
@@ -50,6 +51,8 @@ USED_BY: dict[str, Callable[[Method], bool]] = {  # field -> has it an effect? O
     **dict.fromkeys(("teacher_tuned", "teacher_seed"), lambda method: method.has_teacher),
     **dict.fromkeys(OF_TRAINING, lambda method: method.prefix != ""),
 }
+
+MAX_NEW_TOKENS = 96  # of an evaluation's text
 
 Seed = Annotated[int, between(0, 2**31 - 1)]
 Share = Annotated[float, between(0, 1)]
@@ -278,30 +281,33 @@ class EvalSpec(Hashed):
     tasks: Annotated[tuple[Text, ...], Field(strict=False)]  # a list will do
     split: Literal["test", "validation"] = "test"
     items_per_task: Annotated[int, between(1, 1_000_000)] = 100
-    temperature: Annotated[float, between(0, 100)] = 0.0  # 0 is greedy
+    temperature: Annotated[float, between(0, 100)] = 0.0  # 0 is greedy, otherwise at least 0.01
+    top_p: Share = 1.0  # samples are of the fewest tokens whose probability reaches it
     samples: Annotated[int, between(1, 10_000)] = 1  # texts an item
     seed: Seed = 0  # of the sampling
-    max_new_tokens: Annotated[int, between(1, 8_192)] = 96
-    scoring: Literal["generation", "likelihood"] = "generation"  # likelihood: candidate answers are ranked
+    max_new_tokens: Annotated[int, between(1, 8_192)] = MAX_NEW_TOKENS
+    scoring: Literal["generation", *SCORINGS] = "generation"
+    rotation: Annotated[int, between(0, 100)] = 0  # places that options are moved on, see data.options
 
     def __post_init__(self) -> None:
         if not self.tasks or len(set(self.tasks)) < len(self.tasks):
             raise ValueError(f"tasks={shown(self.tasks)} must name at least one task, and none twice")
         if unknown := [task for task in self.tasks if task not in ALL_TASKS]:
             raise ValueError(f"tasks has {shown(unknown[0])}, which is none; choose from {list(ALL_TASKS)}")
-        if self.temperature == 0 and (self.samples != 1 or self.seed != 0):
+        if self.top_p == 0 or 0 < self.temperature < 0.01:
+            name = "temperature" if self.top_p else "top_p"
+            raise ValueError(f"{name}={getattr(self, name)} is too small to sample; greedy is temperature=0")
+        if self.temperature == 0 and (self.samples, self.seed, self.top_p) != (1, 0, 1.0):
             raise ValueError(
-                "greedy decoding (temperature=0) has one text an item and no seed: raise temperature"
+                "greedy decoding (temperature=0) has one text an item, no seed, no top_p: raise temperature"
             )
-        if self.scoring == "generation":
-            return
-        if free := [task for task in self.tasks if task not in RANKED_TASKS]:
+        for reason in (refusal(task, self.scoring, self.rotation) for task in self.tasks):
+            if reason:
+                raise ValueError(reason)
+        if self.scoring != "generation" and (self.temperature, self.max_new_tokens) != (0, MAX_NEW_TOKENS):
             raise ValueError(
-                f"task {free[0]!r} has no options to rank; scoring='likelihood' takes {RANKED_TASKS}"
-            )
-        if self.temperature != 0 or self.max_new_tokens != EvalSpec.max_new_tokens:
-            raise ValueError(
-                "temperature and max_new_tokens have no effect with scoring='likelihood': leave them out"
+                "temperature, what goes with it and max_new_tokens have no effect with "
+                f"scoring={self.scoring!r}: leave them out"
             )
 
     def ranking(self) -> EvalSpec | None:

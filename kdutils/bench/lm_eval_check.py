@@ -28,8 +28,9 @@ import pandas as pd
 import torch
 from transformers import GenerationConfig
 
-from kdutils import evaluate, generation, models
+from kdutils import generation, models
 from kdutils.data.model_files import ModelError
+from kdutils.data.options import options as options_of
 from kdutils.data.sources import DataError, default_evaluation, test_items
 from kdutils.items import Item, alpaca
 from kdutils.models import LoadedModel
@@ -45,10 +46,12 @@ def harness_samples(model: LoadedModel, items: Sequence[Item], evaluation: EvalS
 
     Raises:
         ImportError: if it is not installed; the message holds the remedy.
-        ValueError: for an evaluation that samples.
+        ValueError: for an evaluation that samples, or that ranks by anything but whole responses.
     """
     if evaluation.temperature > 0:
         raise ValueError(f"temperature={evaluation.temperature}: sampled texts never agree; use 0")
+    if evaluation.scoring not in ("generation", "likelihood"):
+        raise ValueError(f"scoring={evaluation.scoring!r} is not compared; use 'likelihood' or 'generation'")
     try:
         import lm_eval
         from lm_eval.api.task import ConfigurableTask
@@ -71,7 +74,7 @@ def task_config(items: Sequence[Item], evaluation: EvalSpec) -> dict[str, Any]:
     records = [{"prompt": alpaca(item.question), "target": item.answer} for item in items]
     if evaluation.scoring == "likelihood":
         for item, record in zip(items, records, strict=True):
-            options = evaluate.options(item)
+            options = options_of(item)
             record |= {"choices": list(options.values()), "target": options.get(item.answer, item.answer)}
         how = {"output_type": "multiple_choice", "doc_to_choice": "choices", "target_delimiter": ""}
     else:
@@ -93,7 +96,7 @@ def _adapter(model: LoadedModel, items: Sequence[Item], evaluation: EvalSpec) ->
 
     rows = generation.BATCH_ROWS
     if evaluation.scoring == "likelihood":
-        texts = [alpaca(item.question) + max(evaluate.options(item).values(), key=len) for item in items]
+        texts = [alpaca(item.question) + max(options_of(item).values(), key=len) for item in items]
         longest = max(map(len, model.tokenizer(texts)["input_ids"]))
         rows = max(1, min(rows, LOGITS_AT_ONCE // (longest * model.head.weight_VH.shape[0])))
 
@@ -154,7 +157,7 @@ def compare(model: LoadedModel, spec: RunSpec, evaluation: EvalSpec) -> pd.DataF
 
 def _rankings(item: Item, our: dict[str, Any], their: dict[str, Any]) -> list[dict[str, Any]]:
     found = np.array([our["logprobs"], [float(response[0][0]) for response in their["resps"]]])
-    lengths = np.array([len(text) for text in evaluate.options(item).values()])
+    lengths = np.array([len(text) for text in options_of(item).values()])
     rows = []
     for suffix, metric, scores in (("", "acc", found), ("_normalised", "acc_norm", found / lengths)):
         # Best first, and the first of equals first, as argmax has it.

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
 
-from kdutils.data import benchmark, contamination
+from kdutils.data import benchmark, contamination, options
 from kdutils.data.item_files import (
     check_response,
     from_messages,
@@ -200,7 +200,8 @@ def _mini_items(
 def test_items(spec: RunSpec, evaluation: EvalSpec) -> list[Item]:
     """The items of an evaluation, `items_per_task` of each of its tasks.
 
-    Test items of files say how their question occurs in what may be trained on; the mini world's never do.
+    A rotation leaves out those of them that no other order suits (options.is_rotatable). Test items of files
+    say how their question occurs in what may be trained on; the mini world's never do.
 
     Raises:
         DataError: if a task has none.
@@ -218,6 +219,13 @@ def test_items(spec: RunSpec, evaluation: EvalSpec) -> list[Item]:
         if not of_task:
             there = sorted({item.task for item in pool})
             raise DataError(f"no {evaluation.split} items of task {task!r}; there are items of {there}")
+        if evaluation.rotation:
+            of_task = [
+                options.rotated(item, evaluation.rotation) for item in of_task if options.is_rotatable(item)
+            ]
+        if evaluation.scoring != "generation":
+            for item in of_task:
+                options.options(item, evaluation.scoring)  # raises if they cannot be read
         chosen += of_task
     return chosen
 

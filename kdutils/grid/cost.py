@@ -170,9 +170,10 @@ class Estimate:
         """
         sizes = {task: min(asked.items_per_task, TEST_ITEMS.get(task, math.inf)) for task in asked.tasks}
         n_items = sum(sizes.values())
-        if asked.scoring == "likelihood":
+        if asked.scoring != "generation":
             n_options = sum(size * len(ALL_TASKS[task].options) for task, size in sizes.items())
-            return self._work(self.student, n_items * self.prompt + n_options * self.response)
+            n_prompts = 2 if asked.scoring == "cloze_pmi" else 1  # the second one without a question
+            return self._work(self.student, n_items * self.prompt + n_options * self.response) * n_prompts
         gold = self._work(self.student, n_items * (self.prompt + self.response))
         new = asked.max_new_tokens if self.spec.method == "base" else self.response
         texts = self.texts(self.student, n_items * asked.samples, limit=asked.max_new_tokens, new=new)

@@ -12,6 +12,7 @@ from typing import Any
 from kdutils.constants import ALL_TASKS, DOMAIN_TASKS, KD_METHODS, LOGIT_METHODS, NOT_OF_PAPER, TRAIN_DOMAINS
 from kdutils.data import model_files, sources
 from kdutils.grid.cell_table import short_name
+from kdutils.grid.evaluations import evaluations_of
 from kdutils.grid.profile import Live, Need, Profile, load_profile, one_line_errors, with_factor
 from kdutils.grid.study import DECODINGS, OWN_SECTIONS, PLANNED, RELEASED_MODELS, RUN_FACTORS, TOGETHER
 from kdutils.io import disk
@@ -53,15 +54,16 @@ class Plan:
     variants: tuple[PlannedRun, ...] = ()  # other factors, starts, recipes: no cells
     decoding: str = "greedy"  # of the runs of protocol `careful`
     others: tuple[Plan, ...] = ()  # the same for those, under each other decoding of the profile
+    asked: tuple[PlannedRun, ...] = ()  # under the evaluations of the section's own needs: no cells either
 
     @property
     def to_make(self) -> tuple[PlannedRun, ...]:
-        """The runs under every decoding, and ranked where the profile ranks options too; variants."""
+        """The runs under every decoding, and ranked where the profile ranks options too; variants, asked."""
         ranks = self.profile.live is not None and self.profile.live.ranks
         twins = ((run.spec, run.evaluation.ranking()) for run in self.runs if ranks)
         ranked = (PlannedRun(spec, twin) for spec, twin in twins if twin is not None)
         others = (run for other in self.others for run in other.runs)
-        return (*self.runs, *others, *ranked, *self.variants)
+        return tuple(dict.fromkeys((*self.runs, *others, *ranked, *self.variants, *self.asked)))
 
     @property
     def statistics_source(self) -> str:
@@ -105,7 +107,7 @@ def plan(section: str, parameters: Mapping[str, Any]) -> Plan:
             f"{_listed(changes)} changes what is trained, and profile {profile.name!r} trains nothing; "
             "leave it out or choose a profile that does, such as mini"
         )
-    runs, variants, decoding, others = (), (), "", ()
+    runs, variants, decoding, others, asked = (), (), "", (), ()
     if profile.live is not None:
         number = section[:2]  # 01b asks more of the runs of 01
         decodings, changed = _decodings(profile, parameters.get("decoding")), _changed(profile.live, changes)
@@ -122,7 +124,9 @@ def plan(section: str, parameters: Mapping[str, Any]) -> Plan:
         own = [need for need in needs if number in need.sections]
         changed = (each for need in own for each in (*_variants_of(live, need), *_others_of(live, need)))
         variants = tuple(dict.fromkeys(_read_from(stand_ins, run) for run in changed))
-    return Plan(section, profile, out, runs, shown, variants, decoding, others)
+        again = (each for need in own for each in _asked_of(live, need))
+        asked = tuple(dict.fromkeys(_read_from(stand_ins, run) for run in again))
+    return Plan(section, profile, out, runs, shown, variants, decoding, others, asked)
 
 
 def _decodings(profile: Profile, wanted: str | None) -> list[str]:
@@ -300,6 +304,17 @@ def _others_of(live: Live, need: Need) -> Iterator[PlannedRun]:
             spec = RunSpec(student=student, teacher=teacher, teacher_tuned=need.teacher_tuned, **settings)
             for each in (spec, spec.sft_spec):
                 yield PlannedRun(each, _evaluation(live, "careful", domain))
+
+
+def _asked_of(live: Live, need: Need) -> Iterator[PlannedRun]:
+    """The models of a need and all its careful students, under each of its evaluations."""
+    if not need.evaluations or "careful" not in live.protocols:
+        return
+    careful = replace(live, protocols=("careful",))
+    made = (*_runs(careful, [need]), *_variants_of(careful, need), *_others_of(careful, need))
+    for spec in dict.fromkeys(run.spec for run in made):
+        for evaluation in evaluations_of(need.evaluations, _evaluation(careful, "careful", spec.domain)):
+            yield PlannedRun(spec, evaluation)
 
 
 def baselines(

@@ -20,6 +20,7 @@ from pydantic.dataclasses import dataclass
 
 from kdutils.constants import ALL_TASKS, BY_SEQUENCE, DIVERGENCES, KD_METHODS, PREFIXES, TRAIN_DOMAINS
 from kdutils.grid.cell_table import model_family, model_parameters, short_name
+from kdutils.grid.evaluations import checked
 from kdutils.grid.study import (
     DECODINGS,
     NOTEBOOKS,
@@ -112,6 +113,7 @@ class Need:
     factors: Factors = ()  # the students of the first seed are trained with each of these factors, too
     student_start: Starts = ("base",)  # sft: careful ones also after their SFT, beside SFT continued
     recipes: Annotated[tuple[Recipe, ...], AfterValidator(_none_twice)] = ()  # also of method kd
+    evaluations: Annotated[tuple[Settings, ...], AfterValidator(checked)] = ()  # of all careful ones, too
 
 
 @_checked

@@ -40,6 +40,9 @@ BEYOND = {  # ask more of the runs of a section, that of their first two digits
 }
 OWN_SECTIONS = {  # no sections of the paper; they plan runs of their own
     "11": "11_protocol",
+    "12": "12_decoding",
+    "13": "13_scoring",
+    "14": "14_label_bias",
 }
 PLANNED = SECTIONS | BEYOND | OWN_SECTIONS
 
@@ -47,7 +50,7 @@ NOTEBOOKS = (
     *sorted([*SECTIONS.values(), *BEYOND.values()]),
     "09_performance",  # this one and the next are no sections of the paper and plan no runs
     "10_calibration",
-    "11_protocol",
+    *OWN_SECTIONS.values(),
 )
 AT_ONCE = ("10_calibration",)  # need nothing that is trained, and measure no time
 ALONE = ("09_performance",)  # measure time

@@ -31,6 +31,7 @@ from kdutils.items import Item, fingerprint
 from kdutils.models import LoadedModel
 from kdutils.runs import comparison, model_card, several_devices, store
 from kdutils.runs.inputs import Inputs, check
+from kdutils.runs.ranking import ranked
 from kdutils.runs.store import Progress, RunFolder, Store
 from kdutils.runs.students import load_trained, student_to_train
 from kdutils.runs.teacher_outputs import (
@@ -307,23 +308,13 @@ def item_rows(
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """One row a task x item x sample, and the seconds and items it took.
 
-    Columns are those of evaluate.score, or where options are ranked of evaluate.rank.
+    Columns are those of evaluate.score, or where options are ranked of data.options.rank.
     """
     started = time.monotonic()
-    made = _ranked if evaluation.scoring == "likelihood" else _generated
+    made = _generated if evaluation.scoring == "generation" else ranked
     rows = made(student, items, evaluation, spec.prompt)
     rows = pd.DataFrame([{"run_id": spec.run_id} | row for row in rows])
     return rows, {"seconds": round(time.monotonic() - started, 3), "fingerprint": fingerprint(items)}
-
-
-def _ranked(
-    student: LoadedModel, items: Sequence[Item], evaluation: EvalSpec, prompt: str
-) -> Iterator[dict[str, Any]]:
-    prompts = encoding.prompt_ids([item.question for item in items], student.tokenizer, prompt)
-    texts = [list(evaluate.options(item).values()) for item in items]
-    options = [student.tokenizer(each, add_special_tokens=False)["input_ids"] for each in texts]
-    for item, logprobs in zip(items, generation.option_logprobs(student, prompts, options), strict=True):
-        yield evaluate.rank(item, logprobs)
 
 
 def _generated(
@@ -336,6 +327,7 @@ def _generated(
         [prompts[row] for row, _ in wanted],
         max_new_tokens=evaluation.max_new_tokens,
         temperature=evaluation.temperature,
+        top_p=evaluation.top_p,
         keys=[f"{items[row].id}/{sample}" for row, sample in wanted],
         seed=evaluation.seed,
     )
@@ -345,4 +337,4 @@ def _generated(
     for (row, sample), text, made in zip(wanted, generation.decode(student, texts), texts, strict=True):
         yield evaluate.score(
             items[row], text, n_tokens=len(made.token_ids), ended=made.ended, sample=sample, top1=top1[row]
-        )
+        ) | ({"rotation": evaluation.rotation} if evaluation.rotation else {})

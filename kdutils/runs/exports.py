@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import kdutils
-from kdutils import evaluate
 from kdutils.constants import ALL_TASKS
+from kdutils.data.options import options as options_of
 from kdutils.data.sources import test_items
 from kdutils.io import disk
 from kdutils.items import PROMPT, DataError, Item, alpaca, fingerprint
@@ -71,7 +71,7 @@ class _Evaluation:
         self.scores = comparison.measures(rows)
         read = rows[[name for name in rows if name.startswith("parsed")]].astype(object)
         self.rows = rows.assign(**read.where(read.notna(), None))
-        self.ranks = evaluation.scoring == "likelihood"
+        self.ranks = evaluation.scoring != "generation"
         self.source = re.sub(r"[^A-Za-z0-9._-]+", "-", data_name(self.spec))
         made = folder.path / "eval" / evaluation.eval_id / "result.json"
         self.when = datetime.fromtimestamp(made.stat().st_mtime, UTC)
@@ -93,7 +93,7 @@ class _Evaluation:
         rows = dict(list(self.rows[self.rows["task"] == task].groupby("item_id")))
         for item in self.items:
             if item.task == task:
-                options = list(evaluate.options(item).values()) if self.ranks else []
+                options = list(options_of(item, self.evaluation.scoring).values()) if self.ranks else []
                 yield item, rows[item.id].to_dict("records"), options
 
     # --- lm-evaluation-harness --------------------------------------------------------------------------
@@ -140,7 +140,7 @@ class _Evaluation:
     def _generation(self) -> dict[str, Any]:
         own = self.evaluation
         given = {"until": [], "do_sample": own.temperature > 0, "max_gen_toks": own.max_new_tokens}
-        return given | ({"temperature": own.temperature} if own.temperature > 0 else {})
+        return given | ({"temperature": own.temperature, "top_p": own.top_p} if own.temperature > 0 else {})
 
     def _config(self, task: str, metrics: list[str]) -> dict[str, Any]:
         own, text = self.evaluation, self.asked("{{question}}")
@@ -223,7 +223,7 @@ class _Evaluation:
         arguments: dict[str, Any] = {"prompt_template": template}
         if not self.ranks:
             arguments |= {"temperature": own.temperature, "max_tokens": own.max_new_tokens}
-        more = {"samples": str(own.samples), "seed": str(own.seed), "scoring": own.scoring}
+        more = {name: str(getattr(own, name)) for name in ("samples", "seed", "scoring", "rotation")}
         return {
             "evaluation_result_id": f"{row.task}/{row.measure}",
             "evaluation_name": self.named(row.task),

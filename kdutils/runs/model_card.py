@@ -17,6 +17,7 @@ from kdutils.constants import ALL_TASKS
 from kdutils.data.benchmark import SOURCES
 from kdutils.data.model_facts import licence
 from kdutils.data.model_files import HUB_ID
+from kdutils.data.options import SCORINGS
 from kdutils.io import disk
 from kdutils.io.disk import DamagedError
 from kdutils.items import PROMPT
@@ -80,12 +81,14 @@ def settings(spec: RunSpec) -> dict[str, Any]:
 
 def decoding(evaluation: EvalSpec) -> str:
     """How the answers of an evaluation came about."""
-    if evaluation.scoring == "likelihood":
-        return "options ranked by log-probability"
+    rotated = f", options moved on by {evaluation.rotation}" * (evaluation.rotation > 0)
+    if evaluation.scoring != "generation":
+        return f"options ranked by log-probability of {SCORINGS[evaluation.scoring]}{rotated}"
     how = "greedy"
     if evaluation.temperature > 0:
         how = f"{evaluation.samples} sampled at temperature {evaluation.temperature:g}"
-    return f"{how}, up to {evaluation.max_new_tokens} tokens"
+        how += f" and top-p {evaluation.top_p:g}" * (evaluation.top_p < 1)
+    return f"{how}, up to {evaluation.max_new_tokens} tokens{rotated}"
 
 
 def card(inputs: Inputs, folder: RunFolder) -> str:

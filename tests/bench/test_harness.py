@@ -12,10 +12,11 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers, processors
 from tokenizers import models as tokenizer_models
 from transformers import PreTrainedTokenizerFast
 
-from kdutils import encoding, evaluate, generation, models
+from kdutils import encoding, generation, models
 from kdutils.bench import lm_eval_check
 from kdutils.constants import DOMAIN_TASKS
 from kdutils.data import sources
+from kdutils.data.options import options as options_of
 from kdutils.items import alpaca
 from kdutils.runs import experiment
 from kdutils.spec import EvalSpec, RunSpec
@@ -148,7 +149,7 @@ def test_tokens_apart_are_ours_bos_included(lm_eval, tiny_model, tmp_path):
     samples = lm_eval_check.harness_samples(tiny_model, items, RANKED)
     for item, ids, sample in zip(items, prompts, samples, strict=True):
         assert {context for context, _ in sample["arguments"]} == {alpaca(item.question)}
-        texts = list(evaluate.options(item).values())
+        texts = list(options_of(item).values())
         own = tiny_model.tokenizer(texts, add_special_tokens=False)["input_ids"]
         assert [encode(*pair) for pair in sample["arguments"]] == [(ids, option) for option in own]
     table = lm_eval_check.compare(tiny_model, one, RANKED)
@@ -244,6 +245,6 @@ def test_a_task_holds_our_prompts_and_options_as_they_are():
     config = lm_eval_check.task_config(items, both)
     records = list(config["custom_dataset"]()["test"])
     assert [record["prompt"] for record in records] == [alpaca(item.question) for item in items]
-    assert records[2]["choices"] == list(evaluate.options(items[2]).values())
+    assert records[2]["choices"] == list(options_of(items[2]).values())
     assert records[2]["target"] == f"the correct answer is {items[2].answer}"
     assert (config["target_delimiter"], config["num_fewshot"]) == ("", 0)

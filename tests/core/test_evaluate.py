@@ -11,6 +11,7 @@ from sklearn.metrics import cohen_kappa_score
 
 from kdutils import evaluate
 from kdutils.constants import ALL_TASKS
+from kdutils.data import options
 from kdutils.data.answers import parse_robust
 from kdutils.items import Item
 from kdutils.runs import comparison
@@ -277,7 +278,7 @@ ARC = "Which? Answer1: a Answer2: b Answer3: c Answer4: d Answer5: e Answer form
 
 
 @pytest.mark.parametrize(
-    ("task", "question", "answer", "options"),
+    ("task", "question", "answer", "expected"),
     [
         ("aqua", "A) 1 B) 2", "B", ["A", "B", "C", "D", "E"]),
         ("arc_c", ARC, "answer5", ["answer1", "answer2", "answer3", "answer4", "answer5"]),
@@ -287,10 +288,10 @@ ARC = "Which? Answer1: a Answer2: b Answer3: c Answer4: d Answer5: e Answer form
         ("piqa", "Solution1: x Solution2: y", "solution1", ["solution1", "solution2"]),
     ],
 )
-def test_options_are_those_that_the_question_offers(task, question, answer, options):
+def test_options_are_those_that_the_question_offers(task, question, answer, expected):
     item = Item(id="x", task=task, question=question, answer=answer)
-    assert list(evaluate.options(item)) == options
-    for option, response in evaluate.options(item).items():
+    assert list(options.options(item)) == expected
+    for option, response in options.options(item).items():
         assert evaluate.parse_strict(task, response) == option
 
 
@@ -298,7 +299,7 @@ def test_the_likeliest_option_and_the_likeliest_by_character():
     item = Item(id="x", task="boolq", question="true/false?", answer="true", contaminated="fuzzy")
     # "the correct answer is false" has 27 characters, "... true" 26: -2.70 and -2.65 by sum, but by character
     # -0.1 and -0.1019.
-    row = evaluate.rank(item, [-2.70, -2.65])
+    row = options.rank(item, [-2.70, -2.65])
     assert (row["parsed"], row["correct"]) == ("true", True)
     assert (row["parsed_normalised"], row["correct_normalised"]) == ("false", False)
     assert (row["options"], row["logprobs"], row["contaminated"]) == (
@@ -306,13 +307,13 @@ def test_the_likeliest_option_and_the_likeliest_by_character():
         [-2.70, -2.65],
         "fuzzy",
     )
-    tie = evaluate.rank(item, [-1.0, -1.0])
+    tie = options.rank(item, [-1.0, -1.0])
     assert tie["parsed"] == "false"
 
 
 def test_tasks_without_options_cannot_be_ranked():
     with pytest.raises(ValueError, match="'gsm8k' has no options to rank"):
-        evaluate.options(Item(id="x", task="gsm8k", question="q", answer="1"))
+        options.options(Item(id="x", task="gsm8k", question="q", answer="1"))
 
 
 def test_accuracy_is_also_that_of_items_that_are_not_contaminated():

@@ -7,7 +7,7 @@ import pytest
 from kdutils import encoding, generation, models
 from kdutils.constants import DOMAIN_TASKS
 from kdutils.data import sources
-from kdutils.evaluate import options
+from kdutils.data.options import options
 from kdutils.grid import cell_table, fill
 from kdutils.runs import experiment, store
 from kdutils.spec import EvalSpec, PlannedRun, RunSpec

@@ -1,0 +1,168 @@
+"""The options that a question offers: labels, texts, scores, and the same question in another order."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+
+from kdutils.constants import ALL_TASKS, CHOICE_TASKS, RANKED_TASKS
+from kdutils.data.answers import keyword_pattern, keywords, reading_of
+from kdutils.items import DataError, Item
+
+SCORINGS = {  # of options, by the log-probability of ...
+    "likelihood": "the response that gives it",
+    "label": "its label, where the response format puts it",
+    "cloze_sum": "its text, as the response",
+    "cloze_per_character": "its text, for each of its characters",
+    "cloze_pmi": "its text, less that after a prompt without a question",
+}
+ORDERED = {  # task -> how many options its questions list, in an order that could be another; not BoolQ's
+    key: len(task.options) for key, task in ALL_TASKS.items() if task.options and key != "boolq"
+}
+MARKS = {  # what stands before an option's text, as in `Answer1: wood` and `(A) 28`
+    "keyword": re.compile(r"(\s*\b(?:Answer|Solution|Ending|Option)\d:\s+)"),
+    "letter": re.compile(r"(\s*\([A-E]\)\s+)"),
+}
+CHOICES = "Answer Choices:"  # the letters of AQuA follow it
+FORMAT = re.compile(r"\s*Answer format:.*", re.DOTALL)  # follows the last option
+OF_OTHERS = re.compile(  # options that speak of others: what they mean hangs on what stands beside them
+    r"\W*(?:none|all|any|both|either|neither)(?: of)?(?: the)?(?: (?:above|these|those|them|others?|answers|"
+    r"options|choices))?\W*(?:(?:is|are) .*)?|(?:(?:both|either|neither) )?[A-E] (?:and|or|nor|&) [A-E]\W*",
+    re.IGNORECASE,
+)
+
+
+def refusal(task: str, scoring: str, rotation: int) -> str:
+    """Why a task cannot be asked so, with the remedy; "" if it can."""
+    if scoring != "generation" and task not in RANKED_TASKS:
+        return f"task {task!r} has no options to rank; scoring={scoring!r} takes {RANKED_TASKS}"
+    if 0 < rotation >= ORDERED.get(task, 1):
+        return (
+            f"rotation={rotation} of task {task!r} is no other order of its options: give less than the "
+            f"number that its questions list, of {ORDERED}"
+        )
+    return ""
+
+
+def options(item: Item, scoring: str = "likelihood") -> dict[str, str]:
+    """The answers that an item's question offers, each with the text that is scored for it.
+
+    Keywords that stand in the question (some ARC items have three or five); those of the task if none do.
+    The text is the response that gives the answer, for `label` up to the answer itself, and for the `cloze`
+    scorings what the question gives as the option's text, or the keyword where that is all (BoolQ).
+
+    Raises:
+        ValueError: for a task without options.
+        DataError: for a cloze of a question whose options cannot be read.
+    """
+    task = ALL_TASKS[item.task]
+    if not task.options:
+        raise ValueError(f"task {item.task!r} has no options to rank")
+    if scoring.startswith("cloze") and item.task in ORDERED:
+        return listed(item)
+    answers = task.options
+    if item.task in CHOICE_TASKS:
+        offered = sorted(set(keyword_pattern(item.task).findall(item.question.lower())))
+        answers = offered if item.answer in offered and len(offered) > 1 else answers
+    if scoring.startswith("cloze"):
+        return {answer: answer for answer in answers}
+    response = reading_of(item.task).response
+    if scoring == "label":
+        response = response.partition("{}")[0] + "{}"
+    return {answer: response.format(answer) for answer in answers}
+
+
+@cache
+def _parts(item: Item) -> list[str]:
+    """The question up to its first option, then each one's mark and text, then what follows the last."""
+    start, choices, rest = item.question.rpartition(CHOICES)
+    first, *parts = MARKS[ALL_TASKS[item.task].reading].split(rest)
+    if not parts:
+        return [item.question]
+    end = FORMAT.search(parts[-1])
+    end = end[0] if end else ""
+    parts[-1] = parts[-1].removesuffix(end)
+    return [start + choices + first, *parts, end]
+
+
+def listed(item: Item) -> dict[str, str]:
+    """Label -> text of each option that a question lists, in its order.
+
+    Raises:
+        DataError: if they are not all there, or are not numbered from the first on.
+    """
+    marks, texts = _parts(item)[1:-1:2], _parts(item)[2:-1:2]
+    labels = [re.sub(r"\W", "", mark) for mark in marks]
+    if item.task in CHOICE_TASKS:
+        labels = [label.lower() for label in labels]
+    found = dict(zip(labels, texts, strict=True))
+    if not (len(marks) > 1 and labels == list(keywords(item.task)[: len(labels)]) and all(texts)):
+        raise DataError(
+            f"item {item.id!r} of task {item.task!r}: its options cannot be read from its question (found "
+            f"{found}); list them as its task does, or leave it out of cloze scoring and rotations"
+        )
+    return found
+
+
+def is_rotatable(item: Item) -> bool:
+    """Whether the order of an item's options carries no meaning and it has as many as its task.
+
+    Raises:
+        DataError: as `listed`.
+    """
+    texts = listed(item)
+    return len(texts) == ORDERED[item.task] and not any(map(OF_OTHERS.fullmatch, texts.values()))
+
+
+def rotated(item: Item, places: int) -> Item:
+    """The item with its options moved on cyclically by some places; the answer moves with its option.
+
+    Labels stay where they are, so the option at place i (from 0) gets the label of place i + places.
+    """
+    labels, texts = list(listed(item)), list(listed(item).values())
+    parts = list(_parts(item))
+    parts[2:-1:2] = [texts[(place - places) % len(texts)] for place in range(len(texts))]
+    answer = labels[(labels.index(item.answer) + places) % len(labels)]
+    before, after = (reading_of(item.task).response.format(each) for each in (item.answer, answer))
+    changed = {"question": "".join(parts), "answer": answer}
+    for name in ("response", "rationale"):
+        text = getattr(item, name)
+        changed[name] = text.removesuffix(before) + after if text.endswith(before) else text
+    return replace(item, **changed)
+
+
+def rank(
+    item: Item, logprobs: Sequence[float], *, scoring: str = "likelihood", rotation: int = 0
+) -> dict[str, object]:
+    """One row of items.parquet for an item whose options were ranked.
+
+    `parsed` is the option of the highest score, the first of equals. With scoring `likelihood`,
+    `parsed_normalised` is the one with the highest log-probability for each character of its response
+    (lm-evaluation-harness: acc and acc_norm). `contents` are the places that the options had before the
+    rotation, from 0; `texts`, of cloze scorings, what was scored.
+
+    Args:
+        logprobs: of each of `options`, in their order, nats (`cloze_per_character`: nats a character).
+    """
+    texts = options(item, scoring)
+    found = {"parsed": logprobs}
+    if scoring == "likelihood":
+        found["parsed_normalised"] = [v / len(t) for v, t in zip(logprobs, texts.values(), strict=True)]
+    parsed = {name: list(texts)[int(np.argmax(values))] for name, values in found.items()}
+    return {
+        "task": item.task,
+        "item_id": item.id,
+        "sample": 0,
+        "answer": item.answer,
+        "options": list(texts),
+        "logprobs": list(logprobs),
+        **parsed,
+        **{name.replace("parsed", "correct"): label == item.answer for name, label in parsed.items()},
+        "contaminated": item.contaminated,
+        "rotation": rotation,
+        "contents": [(place - rotation) % len(texts) for place in range(len(texts))],
+    } | ({"texts": list(texts.values())} if scoring.startswith("cloze") else {})
