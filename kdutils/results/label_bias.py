@@ -28,6 +28,7 @@ from kdutils.inference.crossed_bootstrap import Resampled, ratio
 from kdutils.inference.estimate import Estimate
 
 ITEM = ["task", "item_id"]
+OF_ITEM = (*ITEM, "answer", "options", "logprobs", "contents")
 PAIR = ["domain", "teacher", "student", "seed"]
 STRATUM = [*PAIR, "method", "task"]
 TEACHER = "teacher"  # in the column `who`, beside the methods of students
@@ -49,6 +50,8 @@ def of_labels(rows: pd.DataFrame) -> pd.DataFrame:
         ValueError: for an item that was not also scored in its own order (rotation 0).
     """
     rows = rows[rows["scoring"] == "label"]
+    named = rows.columns.union(OF_ITEM, sort=False)  # all but columns of a plan without such rows
+    rows = rows.reindex(columns=named).astype(dict.fromkeys(OF_ITEM, object))
     order = rows["contents"].map(tuple)
     rows = rows[~rows.assign(order=order).duplicated(["run_id", *ITEM, "order"])].reset_index(drop=True)
     lonely = rows.groupby(["run_id", *ITEM])["rotation"].min() != 0
@@ -59,7 +62,7 @@ def of_labels(rows: pd.DataFrame) -> pd.DataFrame:
 
 def logprobs(rows: pd.DataFrame) -> np.ndarray:
     """Log-probability (nats) of each label given that one of them is said: rows x labels, NaN for none."""
-    lengths = rows["logprobs"].map(len).to_numpy()
+    lengths = rows["logprobs"].map(len).to_numpy(int)
     found_NL = np.full((len(rows), lengths.max(initial=1)), np.nan)
     found_NL[np.arange(found_NL.shape[1]) < lengths[:, None]] = np.concatenate([[], *rows["logprobs"]])
     whole_N = scipy.special.logsumexp(np.nan_to_num(found_NL, nan=-np.inf), axis=1, keepdims=True)

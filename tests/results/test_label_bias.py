@@ -8,7 +8,12 @@ import pytest
 import scipy.special
 import scipy.stats
 
-from kdutils.results import label_bias, label_sequences
+from kdutils.data import sources
+from kdutils.grid import plan
+from kdutils.grid.profile import load_profile
+from kdutils.report.ledger import CLAIM_CHOICES
+from kdutils.results import item_gains, label_bias, label_cells, label_sequences
+from kdutils.spec import EvalSpec, PlannedRun, RunSpec
 
 LABELS = {
     "piqa": ["solution1", "solution2"],
@@ -173,3 +178,32 @@ def test_an_item_without_its_own_order_is_refused():
     rows = rows_of("sft", (0, 0), 1.0)
     with pytest.raises(ValueError, match="rotation=0"):
         label_bias.of_labels(rows[rows["rotation"] > 0])
+
+
+def test_cells_and_items_are_those_of_the_answers_in_the_own_order(tmp_path):
+    own = {"train_items": 200, "domain": "commonsense"}
+    sft, tuned = (RunSpec(student=f"mini-qwen-{size}", method="sft", **own) for size in ("0.5B", "3B"))
+    fkl = RunSpec(student="mini-qwen-0.5B", teacher="mini-qwen-3B", method="fkl", **own)
+    evaluation = EvalSpec(tasks=("piqa", "boolq"), scoring="label")
+    runs = tuple(PlannedRun(spec, evaluation) for spec in (sft, tuned, fkl))
+    asked = plan.Plan("14", load_profile("smoke"), tmp_path, (), plan.Filter(), asked=runs)
+    models = {sft: ((2.0, 0.0), 0.5), tuned: ((0.0, 0.0), 1.0), fkl: ((0.0, 3.0), 0.5)}
+    parts = [
+        rows_of(spec.method, *model, task=task).assign(run_id=sources.resolved(spec).run_id, contaminated="")
+        for spec, model in models.items()
+        for task in evaluation.tasks
+    ]
+    rows = label_bias.of_labels(pd.concat(parts, ignore_index=True))
+    table = label_cells.cells(asked, rows).set_index(["decoding", "method", "student", "task"]).sort_index()
+    assert set(table.index.unique("decoding")) == set(label_cells.WAYS) <= set(CLAIM_CHOICES["decoding"])
+    said, free = (table.loc[(way, "fkl", "mini-qwen-0.5B")] for way in label_cells.WAYS)
+    assert said["accuracy"].tolist() == [50, 50, 50]
+    assert free["accuracy"].tolist() == [100, 100, 100]
+    assert said.loc["piqa", ["agreement", "agreement_sft", "n"]].tolist() == [50, 50, 40]
+    assert free.loc["piqa", ["agreement", "agreement_sft"]].tolist() == [100, 100]
+    assert said.loc["average", "n"] == 80
+    assert said.loc["average", "accuracy_se"] == pytest.approx(said.loc["piqa", "accuracy_se"] / 2**0.5)
+    items = label_cells.items(asked, rows, "label")
+    gains = item_gains.gains(items.scored).set_index("task")["difference"]
+    assert gains.to_dict() == {"boolq": 0, "piqa": 0, "average": 0}
+    assert items.beside.groupby("method")["value"].mean().to_dict() == {"fkl": 0.5, "sft": 0.5}
