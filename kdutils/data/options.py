@@ -109,13 +109,14 @@ def listed(item: Item) -> dict[str, str]:
 
 
 def is_rotatable(item: Item) -> bool:
-    """Whether the order of an item's options carries no meaning and it has as many as its task.
+    """Whether no option speaks of others, there are as many as the task has, and one is the answer.
 
     Raises:
         DataError: as `listed`.
     """
     texts = listed(item)
-    return len(texts) == ORDERED[item.task] and not any(map(OF_OTHERS.fullmatch, texts.values()))
+    is_usual = len(texts) == ORDERED[item.task] and item.answer in texts
+    return is_usual and not any(map(OF_OTHERS.fullmatch, texts.values()))
 
 
 def rotated(item: Item, places: int) -> Item:

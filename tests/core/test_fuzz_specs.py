@@ -58,7 +58,7 @@ CHOICES = {
 
 
 def test_there_are_ranges_and_choices_to_leave():
-    assert [len(RANGES[cls]) for cls in (RunSpec, EvalSpec)] == [26, 5]
+    assert [len(RANGES[cls]) for cls in (RunSpec, EvalSpec)] == [26, 7]
     names = {"method", "domain", "protocol", "adapter", "prompt", "prefix", "divergence", "student_start"}
     assert set(CHOICES[RunSpec]) == names
     assert set(CHOICES[EvalSpec]) == {"split", "scoring"}

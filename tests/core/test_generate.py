@@ -71,6 +71,40 @@ def test_a_draw_is_the_quantile_of_a_number_keyed_by_item_and_position():
         assert torch.equal(drawn(logits_BV[2:], 1.0, keys[2:], 5, position), wanted_B[2:])
 
 
+def test_a_nucleus_is_of_the_fewest_tokens_that_reach_its_probability():
+    keys, top_p = ["a", "b", "c", "d"], 0.7
+    for position in range(35):
+        logits_BV = torch.randn(4, 9, generator=torch.Generator().manual_seed(position))
+        shares_BV = (logits_BV / 1.5).softmax(-1).double()
+        for row in shares_BV:
+            kept, total = [], 0.0
+            for token in row.argsort(descending=True).tolist():
+                if total < top_p:
+                    kept.append(token)
+                    total += float(row[token])
+            row[[token for token in range(9) if token not in kept]] = 0.0
+        wanted_B = drawn((shares_BV / shares_BV.sum(-1, keepdim=True)).log(), 1.0, keys, 5, position)
+        assert torch.equal(drawn(logits_BV, 1.5, keys, 5, position, top_p=top_p), wanted_B)
+        assert torch.equal(
+            drawn(logits_BV, 1.5, keys, 5, position, top_p=1.0), drawn(logits_BV, 1.5, keys, 5, position)
+        )
+
+
+def test_little_temperature_and_little_probability_write_the_greedy_texts(model):
+    greedy = generate(model, prompts(model), max_new_tokens=12)
+    how = {"max_new_tokens": 12, "keys": QUESTIONS}
+    assert generate(model, prompts(model), temperature=1e-4, **how) == greedy
+    assert generate(model, prompts(model), temperature=1.0, top_p=1e-9, **how) == greedy
+    assert generate(model, prompts(model), temperature=1.0, **how) != greedy
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.9])
+def test_equal_models_draw_equal_texts(folder, model, top_p):
+    how = {"max_new_tokens": 12, "temperature": 1.0, "top_p": top_p, "keys": QUESTIONS}
+    texts = generate(model, prompts(model), **how)
+    assert generate(models.load(folder), prompts(model), batch_rows=3, **how) == texts
+
+
 def test_samples_follow_the_softmax(model):
     """4,000 draws of a first token against its probabilities: chi-square within 4 standard deviations."""
     prompt, n, temperature = prompts(model)[1], 4_000, 3.0

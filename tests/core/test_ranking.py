@@ -1,15 +1,18 @@
-"""Options ranked by likelihood, from a run to the cells."""
+"""Options ranked by likelihood, from a run to the cells, and by other scores and in other orders."""
 
 import math
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from kdutils import encoding, generation, models
 from kdutils.constants import DOMAIN_TASKS
 from kdutils.data import sources
-from kdutils.data.options import options
+from kdutils.data.options import ORDERED, options
 from kdutils.grid import cell_table, fill
-from kdutils.runs import experiment, store
+from kdutils.items import Item
+from kdutils.runs import experiment, ranking, store
 from kdutils.spec import EvalSpec, PlannedRun, RunSpec
 
 NAME = "mini-qwen-0.5B"
@@ -55,9 +58,105 @@ def test_rows_hold_the_likelihood_of_every_option(tmp_path):
 def test_only_tasks_with_options_can_be_ranked():
     with pytest.raises(ValueError, match=r"task 'gsm8k' has no options to rank"):
         EvalSpec(tasks=("aqua", "gsm8k"), scoring="likelihood")
-    with pytest.raises(ValueError, match="have no effect with scoring='likelihood'"):
-        EvalSpec(tasks=("aqua",), scoring="likelihood", max_new_tokens=5)
+    for own in (
+        {"max_new_tokens": 5},
+        {"temperature": 1.0, "top_p": 0.5},
+        {"temperature": 1.0, "samples": 2},
+    ):
+        with pytest.raises(ValueError, match="have no effect with scoring='likelihood'"):
+            EvalSpec(tasks=("aqua",), scoring="likelihood", **own)
     assert EvalSpec(tasks=("gsm8k", "dolly")).ranking() is None
     assert EvalSpec(tasks=("gsm8k", "aqua"), items_per_task=7).ranking() == EvalSpec(
         tasks=("aqua",), items_per_task=7, scoring="likelihood"
     )
+
+
+# --- other scores, other orders ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def model():
+    return models.load(NAME)
+
+
+def asked_so(tasks, scoring, rotation=0):
+    evaluation = EvalSpec(tasks=tasks, items_per_task=5, scoring=scoring, rotation=rotation)
+    return sources.test_items(
+        RunSpec(student=NAME, method="base", domain="commonsense"), evaluation
+    ), evaluation
+
+
+def logprobs(model, tasks, scoring):
+    return [
+        value
+        for row in ranking.ranked(model, *asked_so(tasks, scoring), "alpaca")
+        for value in row["logprobs"]
+    ]
+
+
+def test_each_score_is_what_it_says(model):
+    tasks = ("siqa", "boolq")
+    rows = list(ranking.ranked(model, *asked_so(tasks, "cloze_sum"), "alpaca"))
+    texts, sums = [text for row in rows for text in row["texts"]], logprobs(model, tasks, "cloze_sum")
+    assert {"true", "false"} < set(texts)
+    assert not any("answer1" in text for text in texts)
+    (bare,) = encoding.prompt_ids([""], model.tokenizer)
+    ids = model.tokenizer(texts, add_special_tokens=False)["input_ids"]
+    (without,) = generation.option_logprobs(model, [bare], [ids])
+    pmi = [value - own for value, own in zip(sums, without, strict=True)]
+    assert logprobs(model, tasks, "cloze_pmi") == pytest.approx(pmi, abs=1e-3)
+    by_character = [value / len(text) for value, text in zip(sums, texts, strict=True)]
+    assert logprobs(model, tasks, "cloze_per_character") == pytest.approx(by_character, abs=1e-4)
+    whole, label = (
+        np.array(logprobs(model, tasks[:1], name)).reshape(5, 3) for name in ("likelihood", "label")
+    )
+    assert (label > whole).all()  # without what stands before it
+    assert whole - whole[:, :1] == pytest.approx(label - label[:, :1], abs=1e-3)
+
+
+def test_without_a_question_there_is_no_mutual_information(model):
+    item = Item(id="x", task="boolq", question="", answer="true")
+    evaluation = EvalSpec(tasks=("boolq",), scoring="cloze_pmi")
+    (row,) = ranking.ranked(model, [item], evaluation, "alpaca")
+    assert row["logprobs"] == pytest.approx([0.0, 0.0], abs=1e-5)
+
+
+def test_labels_that_share_tokens_are_scored_by_the_rest(model, monkeypatch):
+    prompts, ids = [], []
+    monkeypatch.setattr(
+        ranking.options,
+        "options",
+        lambda item, scoring: {"a": "light shade salt", "b": "light shade air green"},
+    )
+    monkeypatch.setattr(ranking.options, "rank", lambda *_, **__: {})
+    monkeypatch.setattr(
+        generation,
+        "option_logprobs",
+        lambda _, heads, own: (prompts.extend(heads), ids.extend(own), [[0.0, 0.0]])[2],
+    )
+    items, evaluation = asked_so(("siqa",), "label")
+    list(ranking.ranked(model, items[:1], evaluation, "alpaca"))
+    assert model.tokenizer.decode(prompts[0]).split()[-2:] == ["light", "shade"]
+    assert [model.tokenizer.decode(each).split() for each in ids[0]] == [["salt"], ["air", "green"]]
+
+
+@pytest.mark.parametrize("task", ["arc_e", "piqa", "siqa"])
+def test_a_rotation_changes_nothing_for_who_is_blind_to_order_and_all_for_who_sees_nothing_else(
+    model, monkeypatch, task
+):
+    def chosen(scoring, scores):
+        monkeypatch.setattr(
+            generation, "option_logprobs", lambda _, __, options: [scores(own) for own in options]
+        )
+        found = []
+        for rotation in range(ORDERED[task]):
+            for row in ranking.ranked(model, *asked_so((task,), scoring, rotation), "alpaca"):
+                place = row["options"].index(row["parsed"])
+                found.append((row["item_id"], row["contents"][place], row["correct"], row["rotation"]))
+        return pd.DataFrame(found, columns=["item", "content", "correct", "rotation"])
+
+    blind = chosen("cloze_sum", lambda own: [-float(sum(ids)) for ids in own])
+    assert (blind.groupby("item")[["content", "correct"]].nunique() == 1).all(axis=None)
+    first = chosen("label", lambda own: [-float(place) for place in range(len(own))])
+    assert (first.groupby("item")["content"].nunique() == ORDERED[task]).all()
+    assert (first.groupby("item")["correct"].sum() == 1).all()

@@ -44,6 +44,7 @@ GOOD: dict[str, Any] = {
                 "teacher_tuned": True,
                 "seeds": [0],
                 "factors": ["prompt"],
+                "evaluations": [{"temperature": [0.0, 1.0], "samples": 2}],
             }
         ],
     },
@@ -81,6 +82,7 @@ KINDS: dict[Path, str] = {
             "teacher_tuned": "truth",
             "seeds": INTEGERS,
             "factors": NAMES,
+            "evaluations": "tables",
         }.items()
     },
 }
