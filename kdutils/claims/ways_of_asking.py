@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from itertools import combinations, product
 
 import pandas as pd
 
@@ -21,6 +22,7 @@ from kdutils.constants import ALL_TASKS, COMMONSENSE, DOMAINS, MATH
 from kdutils.io.cache import Keep, uncached
 from kdutils.results.item_gains import Items
 
+RELEASED = "released"  # in the column `choice`, beside the decodings of live results
 MOVABLE = ("E1", "E2", "E7", "E8", "S2", "S3.boolq", "A1", "A2", "A3", "A4", "F1", "P1", "P2", "P3")
 
 
@@ -33,7 +35,9 @@ def _judged(evidence: Evidence, kept: Keep) -> Judgement:
     authors, stricter = {}, {}
     for domain in (MATH, COMMONSENSE):
         part = _of_domain(evidence, domain)
-        chosen = tuple(_within(claim, domain) for claim in CLAIMS if _domain_of(claim) == domain)
+        of_domain = [_within(claim, domain) for claim in CLAIMS if _domain_of(claim) == domain]
+        sections = {claim.section for claim in of_domain if claim.id in MOVABLE}
+        chosen = tuple(claim for claim in of_domain if claim.section in sections)
         if len(part.all_cells):
             found = claims.judged(part, chosen, kept=kept)
             authors, stricter = authors | found.authors, stricter | found.stricter
@@ -69,7 +73,7 @@ def table(judged: Iterable[Judgement]) -> pd.DataFrame:
     """
     rows = []
     for each in judged:
-        way = each.evidence.decoding if each.evidence.source == "live" else each.evidence.source
+        way = each.evidence.decoding if each.evidence.source == "live" else RELEASED
         for claim in (claim for claim in CLAIMS if claim.id in MOVABLE):
             for analysis, found in (("authors", each.authors), ("strict", each.stricter)):
                 row = {
@@ -89,14 +93,22 @@ def table(judged: Iterable[Judgement]) -> pd.DataFrame:
 
 
 def changing(long: pd.DataFrame) -> pd.DataFrame:
-    """Claims by analysis with more than one verdict among the live ways that can test them, of `table`.
+    """Of `table` the claims whose verdict is not the same under two live ways, by analysis.
 
-    Columns analysis, id, claim, verdicts (`greedy: reproduced; label: inconclusive`).
+    Columns analysis, ways (`every way`, or two: `greedy, sampled`), judged (claims that can be tested under
+    two or more of them), differ (how many), claims (their verdicts in words).
     """
-    tested = long[(long["choice"] != "published") & (long["verdict"] != NOT_TESTABLE)]
-    rows = []
-    for (analysis, name, claim), part in tested.groupby(["analysis", "id", "claim"], sort=False):
-        if part["verdict"].nunique() > 1:
-            said = (f"{row.choice}: {row.verdict.replace('_', ' ')}" for row in part.itertuples())
-            rows.append((analysis, name, claim, "; ".join(said)))
-    return pd.DataFrame(rows, columns=["analysis", "id", "claim", "verdicts"])
+    tested, rows = long[(long["choice"] != RELEASED) & (long["verdict"] != NOT_TESTABLE)], []
+    ways = list(dict.fromkeys(tested["choice"]))
+    for analysis, names in product(("authors", "strict"), [ways, *combinations(ways, 2)]):
+        part = tested[(tested["analysis"] == analysis) & tested["choice"].isin(names)]
+        kinds = part.groupby("id", sort=False)["verdict"].agg(["nunique", "size"])
+        differing = kinds.index[kinds["nunique"] > 1]
+        said = []
+        for name in differing:
+            own = part[part["id"] == name]
+            each = (f"{row.choice}: {row.verdict.replace('_', ' ')}" for row in own.itertuples())
+            said.append(f"{name} ({'; '.join(each)})")
+        label = "every way" if names is ways else " against ".join(names)
+        rows.append((analysis, label, int((kinds["size"] > 1).sum()), len(differing), ", ".join(said)))
+    return pd.DataFrame(rows, columns=["analysis", "ways", "judged", "differ", "claims"])

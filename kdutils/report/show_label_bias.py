@@ -24,6 +24,17 @@ WHO_STYLE = {
     **METHOD_STYLE,
     TEACHER: Style("teacher", (0, 0, 0), "*"),
 }
+QUANTITIES = {
+    "prior_distance": "distance from the teacher's prior",
+    **{
+        f"d_{name}": f"change of {words}"
+        for name, words in (
+            ("prior_distance", "that distance"),
+            ("sensitivity", "sensitivity"),
+            ("criterion", "criterion"),
+        )
+    },
+}
 PRIOR_STYLE = {
     "as said": Style("as said", COLOURS[0], "o"),
     "without prior": Style("without the label prior", COLOURS[1], "^"),
@@ -63,6 +74,9 @@ def one_shot(table: pd.DataFrame) -> Figure:
     fig = _lines(table, "label", x="temperature", y="share", ylabel="P(first label), %", **look)
     for ax in fig.axes:
         ax.set_xscale("log", base=2)
+        ax.set_xticks(
+            list(dict.fromkeys(table["temperature"])), map("{:g}".format, dict.fromkeys(table["temperature"]))
+        )
     return fig
 
 
@@ -79,17 +93,20 @@ def _lines(
         ax.plot(first[x], first["gold"], "--", color=plots.GREY, linewidth=1.0, zorder=1)
         if ticks:
             ax.set_xticks(first[x], first[ticks].str.extract(r"(\d+|[a-z]+)$")[0])
-        ax.set_ylim(0, None)
     for ax in fig.axes[:: look["most"]]:
         ax.set_ylabel(ylabel)
+    fig.axes[0].set_ylim(0, 1.05 * table[[y, "gold"]].max(axis=None))  # of all panels
     known = [style for who, style in WHO_STYLE.items() if who in set(table["who"])]
     plots.figure_legend(fig, known, extra=[plots.line_handle("right, %", linestyle="--")], columns=4)
     return fig
 
 
 def named(table: pd.DataFrame) -> pd.DataFrame:
-    """A table with the names of the kinds of models in place of `who`."""
-    return table.assign(who=table["who"].map(lambda who: WHO_STYLE[who].label if who in WHO_STYLE else who))
+    """A table of label_bias.by_who, or of label_sequences, with kinds and quantities in words."""
+    words = {name: style.label for name, style in WHO_STYLE.items()} | QUANTITIES
+    columns = [name for name in ("who", "quantity") if name in table]
+    table = table.assign(**{name: table[name].replace(words) for name in columns})
+    return table.drop(columns=["task"], errors="ignore").rename(columns={"who": "model", "label": "task"})
 
 
 # --- verdicts by how the student is asked ------------------------------------------------------------------
@@ -108,23 +125,30 @@ def evidence(section: Section, rows: pd.DataFrame) -> list[Evidence]:
 
 
 def verdicts(section: Section, rows: pd.DataFrame) -> pd.DataFrame:
-    """The one table: claims by way of asking, drawn for each analysis; those by labels go into the ledger."""
+    """The one table: claims by way of asking, drawn for each analysis; those by labels go into the ledger.
+
+    Returns ways_of_asking.changing.
+    """
     judged = ways_of_asking.judgements(evidence(section, rows), kept=section.run.kept)
     by_label = [each for each in judged if each.evidence.decoding in label_cells.WAYS]
     section.run.claims(claims.ledger_rows(by_label))
     long = ways_of_asking.table(judged)
     for analysis, part in long.groupby("analysis"):
-        n = part["id"].nunique()
+        n, alt = part["id"].nunique(), part.value_counts("verdict").to_dict()
         caption = (
-            f"verdicts on {n} claims by how the student is asked, analysis: {analysis}; released beside."
+            f"verdicts on {n} claims by how the student is asked, analysis: {analysis}; released results "
         )
-        changed = (ways_of_asking.changing(part)["id"]).tolist()
-        alt = f"{len(changed)} of {n} claims change their verdict: {', '.join(changed) or 'none'}."
-        section.figure(f"verdicts_{analysis}", {"live": part}, figures.verdicts_by_choice, caption, alt=alt)
-    return long
+        caption += "beside. A dot: cannot be asked so."
+        section.figure(
+            f"verdicts_{analysis}", {"live": part}, figures.verdicts_by_choice, caption, alt=str(alt)
+        )
+    changing = ways_of_asking.changing(long)
+    caption = "claims whose verdict is not the same under two ways of asking, of those that both can judge."
+    section.table({"live": changing}, caption)
+    return changing
 
 
-def sentences(drawn: Resampled, found: Mapping[str, np.ndarray], long: pd.DataFrame) -> list[str]:
+def sentences(drawn: Resampled, found: Mapping[str, np.ndarray], changing: pd.DataFrame) -> list[str]:
     """What this says in numbers: bias, distance of priors, gains without them, and verdicts that change."""
     said = []
     if len(drawn.keys):
@@ -146,11 +170,7 @@ def sentences(drawn: Resampled, found: Mapping[str, np.ndarray], long: pd.DataFr
                 f"{METHOD_NAMES[row.who]} {signed(row.value, row.low, row.high)}" for row in own.itertuples()
             )
             said.append(f"{words}: {', '.join(each)}.")
-    for analysis, part in long.groupby("analysis"):
-        changed = ways_of_asking.changing(part)
-        n = part.loc[(part["choice"] != "published") & part["bears"], "id"].nunique()
-        names = ", ".join(changed["id"]) or "none"
-        said.append(
-            f"Verdicts that depend on how the student is asked ({analysis}): {len(changed)} of {n} ({names})."
-        )
+    for row in changing[changing["ways"] == "every way"].itertuples():
+        words = f"Verdicts that depend on how the student is asked ({row.analysis}): {row.differ} of "
+        said.append(f"{words}{row.judged}; {row.claims or 'none'}.")
     return said

@@ -35,6 +35,7 @@ TEACHER = "teacher"  # in the column `who`, beside the methods of students
 SIDES = ("", "_sft", "_base", "_teacher")  # of the columns of `compared`: the KD student's have no suffix
 PLAIN = {"divergence_temperature": 1.0, "noise_sigma": 0.0, "teacher_tuned": True}  # columns, if they vary
 TWO_OPTIONS = tuple(key for key, task in ALL_TASKS.items() if len(task.options) == 2)
+CHANGES = ("prior_distance", "sensitivity", "criterion", "agreement", "agreement_free")  # from SFT to KD
 TEMPERATURES = (0.25, 0.5, 1.0, 2.0, 4.0)
 
 
@@ -44,7 +45,8 @@ TEMPERATURES = (0.25, 0.5, 1.0, 2.0, 4.0)
 def of_labels(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows that were scored by label, each order of an item's options once, with `place` of the answer.
 
-    `logprobs` are made those given that one of the labels is said (nats); places are counted from 0.
+    `logprobs` are made those given that one of the labels is said (nats); places are counted from 0, and the
+    first label of BoolQ is `true`, as in its prompt.
 
     Raises:
         ValueError: for an item that was not also scored in its own order (rotation 0).
@@ -54,6 +56,9 @@ def of_labels(rows: pd.DataFrame) -> pd.DataFrame:
     rows = rows.reindex(columns=named).astype(dict.fromkeys(OF_ITEM, object))
     order = rows["contents"].map(tuple)
     rows = rows[~rows.assign(order=order).duplicated(["run_id", *ITEM, "order"])].reset_index(drop=True)
+    backwards = rows["options"].map(tuple) == rows["task"].map(lambda task: ALL_TASKS[task].options[::-1])
+    for name in ("options", "logprobs"):
+        rows[name] = rows[name].map(list).mask(backwards, rows[name].map(lambda each: list(each)[::-1]))
     lonely = rows.groupby(["run_id", *ITEM])["rotation"].min() != 0
     if lonely.any():
         raise ValueError(f"{lonely.idxmax()} has no row of rotation 0: evaluate it with rotation=0, too")
@@ -228,7 +233,7 @@ def resampled(both: pd.DataFrame, *, rng: np.random.Generator) -> tuple[Resample
         for side in ("", "_sft"):
             found[f"agreement{free}{side}"] = 100 * ratio(sums(f"same{free}{side}"), sums("items"))
         found[f"gain{free}"] = found[f"accuracy{free}"] - found[f"accuracy{free}_sft"]
-    for name in ("prior_distance", "sensitivity", "criterion", "agreement", "agreement_free"):
+    for name in CHANGES:
         found[f"d_{name}"] = found[name] - found[f"{name}_sft"]
     return drawn, found
 
@@ -298,4 +303,5 @@ def rank_agreement(drawn: Resampled, one: np.ndarray, other: np.ndarray) -> Esti
         taus.append(np.mean(signs, axis=0) if signs else np.full(len(one), np.nan))
     share = units.first().reset_index().groupby("student")["student"].transform("size").to_numpy(float)
     of_resamples = crossed_bootstrap.weighted_mean(np.stack(taus, axis=1), weights / share)
-    return crossed_bootstrap.estimate(of_resamples, why_undefined="one method", why_not=drawn.why_not)
+    found = crossed_bootstrap.estimate(of_resamples, why_undefined="one method", why_not=drawn.why_not)
+    return replace(found, n=drawn.keys["student"].nunique())

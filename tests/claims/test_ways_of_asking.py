@@ -33,9 +33,10 @@ def test_a_verdict_is_that_of_commonsense_under_every_way_and_math_is_not_asked_
     assert authors.loc[("E1", "greedy"), "estimate"] == pytest.approx(-20)
     assert authors.loc[("E2", "greedy"), "estimate"] == pytest.approx(20)
     assert authors.loc[("A1", "greedy"), "estimate"] == authors.loc[("A1", "label"), "estimate"] == 10
-    changing = ways_of_asking.changing(long)
-    found = changing[changing["analysis"] == "authors"].set_index("id")
-    assert found.loc["E2", "verdicts"] == "greedy: inconclusive; label: not reproduced"
-    assert "A1" not in found.index and "E1" not in found.index
+    changing = ways_of_asking.changing(long).set_index(["analysis", "ways"])
+    assert set(changing.index.unique("ways")) == {"every way", "greedy against label"}
+    found = changing.loc[("authors", "every way")]
+    assert (found["judged"], found["differ"]) == (2, 1)  # E2 and A1: there is one method
+    assert found["claims"] == "E2 (greedy: inconclusive; label: not reproduced)"
     assert {row["decoding"] for row in claims.ledger_rows(judged)} == {"greedy", "label"}
     assert "label" in label_cells.WAYS
