@@ -93,22 +93,23 @@ def table(judged: Iterable[Judgement]) -> pd.DataFrame:
 
 
 def changing(long: pd.DataFrame) -> pd.DataFrame:
-    """Of `table` the claims whose verdict is not the same under two live ways, by analysis.
+    """How many verdicts of `table` are not the same under several live ways, by analysis.
 
-    Columns analysis, ways (`every way`, or two: `greedy, sampled`), judged (claims that can be tested under
-    two or more of them), differ (how many), claims (their verdicts in words).
+    Columns analysis, ways (`every way`, or two: `greedy, sampled`), judged (claims that at least two of them
+    can test), differ (how many), ids, and their verdicts in words.
     """
     tested, rows = long[(long["choice"] != RELEASED) & (long["verdict"] != NOT_TESTABLE)], []
     ways = list(dict.fromkeys(tested["choice"]))
     for analysis, names in product(("authors", "strict"), [ways, *combinations(ways, 2)]):
         part = tested[(tested["analysis"] == analysis) & tested["choice"].isin(names)]
-        kinds = part.groupby("id", sort=False)["verdict"].agg(["nunique", "size"])
-        differing = kinds.index[kinds["nunique"] > 1]
-        said = []
-        for name in differing:
-            own = part[part["id"] == name]
-            each = (f"{row.choice}: {row.verdict.replace('_', ' ')}" for row in own.itertuples())
-            said.append(f"{name} ({'; '.join(each)})")
+        wide = part.pivot(index="id", columns="choice", values="verdict").reindex(part["id"].unique())
+        is_other, n_judged = wide.nunique(axis=1) > 1, int((wide.count(axis=1) > 1).sum())
+        said = [
+            f"{name}: "
+            + ", ".join(f"{way} {verdict.replace('_', ' ')}" for way, verdict in own.dropna().items())
+            for name, own in wide[is_other].reindex(columns=list(names)).iterrows()
+        ]
         label = "every way" if names is ways else " against ".join(names)
-        rows.append((analysis, label, int((kinds["size"] > 1).sum()), len(differing), ", ".join(said)))
-    return pd.DataFrame(rows, columns=["analysis", "ways", "judged", "differ", "claims"])
+        ids = ", ".join(wide.index[is_other])
+        rows.append((analysis, label, n_judged, int(is_other.sum()), ids, "; ".join(said)))
+    return pd.DataFrame(rows, columns=["analysis", "ways", "judged", "differ", "ids", "verdicts"])

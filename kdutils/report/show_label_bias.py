@@ -144,7 +144,7 @@ def verdicts(section: Section, rows: pd.DataFrame) -> pd.DataFrame:
         )
     changing = ways_of_asking.changing(long)
     caption = "claims whose verdict is not the same under two ways of asking, of those that both can judge."
-    section.table({"live": changing}, caption)
+    section.table({"live": changing.drop(columns="ids")}, caption)
     return changing
 
 
@@ -170,7 +170,11 @@ def sentences(drawn: Resampled, found: Mapping[str, np.ndarray], changing: pd.Da
                 f"{METHOD_NAMES[row.who]} {signed(row.value, row.low, row.high)}" for row in own.itertuples()
             )
             said.append(f"{words}: {', '.join(each)}.")
-    for row in changing[changing["ways"] == "every way"].itertuples():
-        words = f"Verdicts that depend on how the student is asked ({row.analysis}): {row.differ} of "
-        said.append(f"{words}{row.judged}; {row.claims or 'none'}.")
+    for analysis, part in changing.groupby("analysis"):
+        every, *two = part.itertuples()
+        pairs = ", ".join(f"{row.ways} {row.differ} of {row.judged}" for row in two)
+        words = (
+            f"Verdicts that depend on how the student is asked ({analysis}): {every.differ} of {every.judged}"
+        )
+        said.append(f"{words} ({every.ids or 'none'}). Between two ways: {pairs or 'there are no two'}.")
     return said

@@ -37,6 +37,6 @@ def test_a_verdict_is_that_of_commonsense_under_every_way_and_math_is_not_asked_
     assert set(changing.index.unique("ways")) == {"every way", "greedy against label"}
     found = changing.loc[("authors", "every way")]
     assert (found["judged"], found["differ"]) == (2, 1)  # E2 and A1: there is one method
-    assert found["claims"] == "E2 (greedy: inconclusive; label: not reproduced)"
+    assert found["verdicts"] == "E2: greedy inconclusive, label not reproduced"
     assert {row["decoding"] for row in claims.ledger_rows(judged)} == {"greedy", "label"}
     assert "label" in label_cells.WAYS
