@@ -73,7 +73,7 @@ def table(judged: Iterable[Judgement]) -> pd.DataFrame:
     """
     rows = []
     for each in judged:
-        way = each.evidence.decoding if each.evidence.source == "live" else RELEASED
+        way = each.evidence.decoding.replace("_", " ") if each.evidence.source == "live" else RELEASED
         for claim in (claim for claim in CLAIMS if claim.id in MOVABLE):
             for analysis, found in (("authors", each.authors), ("strict", each.stricter)):
                 row = {

@@ -75,7 +75,10 @@ def logprobs(rows: pd.DataFrame) -> np.ndarray:
 
 
 def without_prior(rows: pd.DataFrame) -> pd.DataFrame:
-    """`of_labels` with the model's label prior of each task taken out, and answered anew."""
+    """`of_labels` with the model's label prior of each task taken out, and answered anew.
+
+    No right answer is used. An item that cannot be asked in all orders counts as often as it was asked.
+    """
     table = pd.DataFrame(logprobs(rows), index=rows.index)
     prior = table.groupby([rows["run_id"], rows["task"]]).transform("mean")
     return _answered(rows, (table - prior).to_numpy())
@@ -287,7 +290,8 @@ def contrast_values(drawn: Resampled, found: dict[str, np.ndarray]) -> dict[str,
 def rank_agreement(drawn: Resampled, one: np.ndarray, other: np.ndarray) -> Estimate:
     """Kendall's tau between the orders of methods by two quantities: mean over pairs, students the same.
 
-    Of means over tasks; methods of equal means are neither in order nor out of it.
+    Of means over tasks; methods of equal means are neither in order nor out of it. Resampling adds noise to
+    orders, so that the interval leans to zero.
     """
     units, taus = drawn.keys.groupby(PAIR, sort=False), []
     weights = drawn.weights_RS[:, [part.index[0] for _, part in units]]

@@ -20,7 +20,7 @@ from kdutils.results.item_gains import BESIDE, SCORED, Items, setting
 from kdutils.results.label_bias import ITEM
 from kdutils.spec import RunSpec
 
-WAYS = {"label": lambda rows: rows, "label, prior removed": label_bias.without_prior}  # decoding -> answers
+WAYS = {"label": lambda rows: rows, "label_without_prior": label_bias.without_prior}  # decoding -> answers
 Answers = tuple[RunSpec, pd.DataFrame, pd.DataFrame | None, pd.DataFrame | None]
 
 
