@@ -76,10 +76,10 @@ def make_run(task: Task, send: Callable[[Point], None]) -> Outcome:
             send(Point(entry["step"], entry["n_steps"], entry["loss"]))
 
     try:
-        made = []
         with _ending_when_silent(task.silence_seconds) as live:
+            how = {"progress": progress, "waits": False, "evaluated": live}
+            is_made = experiment.make(task.spec, task.evaluations, task.out, **how)
             for evaluation in task.evaluations:
-                made.append(experiment.make(task.spec, evaluation, task.out, progress=progress, waits=False))
                 live()
                 if evaluation.scoring == "generation":
                     cell_table.keep(task.out, evaluation, task.spec)  # here, where there are many of us
@@ -89,7 +89,7 @@ def make_run(task: Task, send: Callable[[Point], None]) -> Outcome:
         return set_aside(task.out, error)
     except Exception as error:  # one failed cell must not take the others along
         return Outcome("failed", experiment.reason_of(error))
-    return Outcome("made" if any(made) else "found")
+    return Outcome("made" if is_made else "found")
 
 
 @contextlib.contextmanager

@@ -11,9 +11,8 @@ import contextlib
 import gc
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -123,10 +122,10 @@ def run(
         spec = resolved(spec)
         inputs = Inputs.of(spec, evaluation or default_evaluation(spec))
         check(inputs)
-        _make(inputs, at)
+        _make([inputs], at)
         teacher_items = None
         if teacher := spec.teacher_spec:
-            _make(inputs.of_run(teacher, inputs.evaluation), at)
+            _make([inputs.of_run(teacher, inputs.evaluation)], at)
             teacher_items = at.folder(teacher.run_id).evaluation(inputs.evaluation)
             tracking.conclude(teacher, teacher_items)
         folder = at.folder(spec.run_id)
@@ -137,31 +136,35 @@ def run(
 
 def make(
     spec: RunSpec,
-    evaluation: EvalSpec | None,
+    evaluations: Sequence[EvalSpec],
     out: Path,
     *,
     progress: Progress | None = None,
     waits: bool = True,
     compute: Compute | None = None,
+    evaluated: Callable[[], None] = lambda: None,
 ) -> bool:
     """Train and evaluate what is not there, for a spec that is resolved and checked; False if all was.
 
     Args:
-        evaluation: None to train only.
+        evaluations: none to train only. The student is loaded once for all.
         waits: for another process that is making what is needed.
         compute: as in `run`.
+        evaluated: called after each evaluation.
 
     Raises:
         HeldError: if another process is making it and we do not wait.
         DamagedError: for something in the store that is not what was written.
     """
     at = Store(out, progress, waits, compute or Compute.from_environment())
-    return _make(Inputs.of(spec, evaluation), at)
+    return _make([Inputs.of(spec, each) for each in evaluations or (None,)], at, evaluated)
 
 
-def _make(inputs: Inputs, at: Store) -> bool:
+def _make(asked: Sequence[Inputs], at: Store, evaluated: Callable[[], None] = lambda: None) -> bool:
+    """As `make`, for the inputs of one run with each of its evaluations."""
+    inputs = asked[0]
     folder = at.folder(inputs.spec.run_id)
-    with at.lease(inputs.spec.run_id, partial(folder.is_whole, inputs.evaluation)) as lease:
+    with at.lease(inputs.spec.run_id, lambda: all(folder.is_whole(x.evaluation) for x in asked)) as lease:
         if lease is None:
             return False
         try:
@@ -172,8 +175,10 @@ def _make(inputs: Inputs, at: Store) -> bool:
                     folder.begin(inputs.spec.to_dict(), numbers)
                 folder.forget_failure()
                 student = None if is_trained else _train(inputs, folder, lease, at)
-                if inputs.evaluation and not folder.has_evaluation(inputs.evaluation):
-                    _evaluate(student, inputs, folder, lease, at)
+                for each in asked:
+                    if each.evaluation and not folder.has_evaluation(each.evaluation):
+                        student = _evaluate(student, each, folder, lease, at)
+                        evaluated()
                 model_card.write(inputs, folder)
         except (leases.HeldError, leases.LostError, store.DamagedError):
             raise  # these say nothing about the run
@@ -201,7 +206,7 @@ def _train(inputs: Inputs, folder: RunFolder, lease: Lease, at: Store) -> Loaded
             return None
         return models.load(inputs.student, tokenizer=inputs.tokenizer, compute=at.compute)
     for needed in spec.needs.values():
-        _make(inputs.of_run(needed), at)
+        _make([inputs.of_run(needed)], at)
     items = training_items(inputs, at)
 
     def watched(entry: dict[str, Any]) -> None:
@@ -275,21 +280,23 @@ def _without_nan(entry: dict[str, Any]) -> dict[str, Any]:
 
 def _evaluate(
     student: LoadedModel | None, inputs: Inputs, folder: RunFolder, lease: Lease, at: Store
-) -> None:
+) -> LoadedModel | None:
+    """Store the rows of an evaluation; the student, unless it may not fit one device."""
     environment.give_back_memory()  # of the training
-    rows, facts = _item_rows(student, inputs, folder, at)
+    student, rows, facts = _item_rows(student, inputs, folder, at)
     lease.confirm()
     folder.write_evaluation(inputs.evaluation, rows, facts)
+    return student
 
 
 def _item_rows(
     student: LoadedModel | None, inputs: Inputs, folder: RunFolder, at: Store
-) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """As `item_rows`: by one device, which is faster, or where it has not the room by all."""
+) -> tuple[LoadedModel | None, pd.DataFrame, dict[str, Any]]:
+    """The student and its `item_rows`: by one device, which is faster, or where it lacks the room by all."""
     spec, evaluation = inputs.spec, inputs.evaluation
     try:
         student = student or load_trained(spec, folder, base=inputs.student, compute=at.compute)
-        return item_rows(student, inputs.items.test, evaluation, spec)
+        return student, *item_rows(student, inputs.items.test, evaluation, spec)
     except (MemoryError, RuntimeError) as error:
         if spec.devices == 1 or not training.is_out_of_memory(error):
             raise
@@ -300,7 +307,7 @@ def _item_rows(
     with several_devices.scratch_folder(folder) as scratch:
         task = {"what": "evaluation", "evaluation": evaluation.to_dict()}
         facts = several_devices.run(inputs, at, scratch, task)
-        return pd.read_parquet(scratch / launch.ROWS), facts
+        return None, pd.read_parquet(scratch / launch.ROWS), facts
 
 
 def item_rows(

@@ -371,7 +371,7 @@ def test_what_another_process_makes_is_waited_for(folder, tmp_path, monkeypatch)
     def others_finish(seconds):
         monkeypatch.undo()
         other.path.unlink()
-        experiment.make(spec, EVALUATION, tmp_path)
+        experiment.make(spec, [EVALUATION], tmp_path)
 
     monkeypatch.setattr(store.time, "sleep", others_finish)
     run = experiment.run(spec, out=tmp_path, evaluation=EVALUATION, progress=said.append)

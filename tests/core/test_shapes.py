@@ -99,7 +99,7 @@ def test_every_method_goes_all_the_way(folders, out, written, family, method, ad
     assert texts_of(stored, run.spec) == run.items["text"].tolist()
     assert written and max(written) < LENGTH[family]
     assert stored.head.weight_VH.shape[0] == (151_936 if family == "qwen" else 128_256)
-    assert not experiment.make(run.spec, EVALUATION, out)  # it is found
+    assert not experiment.make(run.spec, [EVALUATION], out)  # it is found
     (check_adapter if adapter == "lora" else check_rows)(run, family)
 
 
@@ -134,7 +134,7 @@ def test_a_base_model_is_evaluated_as_it_is(folders, out, written, family):
     run = experiment.run(a_spec(folders, family, "base"), out=out, evaluation=EVALUATION)
     assert (run.result["status"], len(run.items)) == ("untrained", 3)
     assert max(written) < LENGTH[family]
-    assert not experiment.make(run.spec, EVALUATION, out)
+    assert not experiment.make(run.spec, [EVALUATION], out)
 
 
 # --- where the vocabulary ends -----------------------------------------------------------------------------

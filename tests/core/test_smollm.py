@@ -138,4 +138,4 @@ class TestInstalled:
         prompts = encoding.prompt_ids([item.question for item in items], stored.tokenizer)
         texts = generation.decode(stored, generation.generate(stored, prompts, max_new_tokens=6))
         assert texts == run.items["text"].tolist()
-        assert not experiment.make(run.spec, EVALUATION, out)
+        assert not experiment.make(run.spec, [EVALUATION], out)

@@ -308,7 +308,7 @@ def test_a_student_that_one_device_has_no_room_for_is_evaluated_by_all(study, tm
     monkeypatch.setattr(experiment, "item_rows", full)
     monkeypatch.setattr(experiment, "load_trained", lambda *which, **how: None)
     monkeypatch.setattr(launch, "run", run)
-    found, facts = experiment._item_rows(None, Inputs.of(spec, EVALUATION), folder, at)
+    _, found, facts = experiment._item_rows(None, Inputs.of(spec, EVALUATION), folder, at)
     assert found.equals(rows)
     assert (facts, asked) == ({"seconds": 1.0}, [EVALUATION])
     with pytest.raises(torch.OutOfMemoryError):
@@ -322,7 +322,7 @@ def test_a_teacher_s_states_are_made_by_the_processes_and_damage_is_found_before
     asked = []
     monkeypatch.setattr(launch, "run", lambda task, **how: asked.append(task["what"]))
     with pytest.raises(store.DamagedError, match=r"states/.*index.json"):  # nobody has written them
-        experiment.make(sources.resolved(distilled(study)), None, tmp_path)
+        experiment.make(sources.resolved(distilled(study)), (), tmp_path)
     assert asked == ["states"]
 
 

@@ -159,7 +159,7 @@ def test_a_worker_that_stands_still_loses_its_run_and_leaves_it_alone(
     os.utime(path, (path.stat().st_mtime - 70,) * 2)
     fault("SIGSTOP of a worker for a minute")
     spec = sources.resolved(plan[0].spec).teacher_spec
-    assert experiment.make(spec, EVALUATION, out)
+    assert experiment.make(spec, [EVALUATION], out)
     os.kill(worker, signal.SIGCONT)
     driver.join(120)
     (state,) = states

@@ -210,7 +210,7 @@ def test_what_another_process_makes_is_put_aside_and_found(plan, tmp_path, inlin
     def others_finish(state):
         if state.n_done == 4 and (tmp_path / "leases" / f"{held}.json").exists():
             own.path.unlink()
-            experiment.make(spec, tiny.EVALUATION, tmp_path)
+            experiment.make(spec, [tiny.EVALUATION], tmp_path)
 
     state = fill.fill(plan, tmp_path, workers=2, progress=others_finish)
     assert (state.n_found, state.n_done, begun.count(held)) == (1, 4, 1)
