@@ -61,9 +61,11 @@ def cells_of(planned: Iterable[PlannedRun], out: Path) -> list[Cell]:
     protocols = student_protocols(planned)
     groups: dict[tuple[RunSpec, str], dict[EvalSpec, None]] = {}
     for run in planned:
-        for spec in (*run.spec.needs.values(), run.spec):
+        for role, spec in (*run.spec.needs.items(), ("itself", run.spec)):
             protocol = protocols[run.evaluation] if spec.method == "base" else spec.protocol
             protocol = protocol or next((known for each, known in groups if each == spec), "careful")
+            if (spec, protocol) in groups and role == "teacher" and not run.beside_teacher:
+                continue  # as in scheduler.jobs_of
             groups.setdefault((spec, protocol), {})[run.evaluation] = None
     teachers = {run.spec.teacher_spec for run in planned}
     found: dict[tuple, tuple[dict[str, str], str]] = {}  # files that several runs share are read once

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 from typing import Any
@@ -12,6 +12,7 @@ from kdutils.data.options import refusal
 from kdutils.io.text_safety import shown
 from kdutils.spec import EvalSpec
 
+ROLES = ("base", "sft", "kd", "teacher")  # what a model is of a need's pairs
 OF_SAMPLING = ("top_p", "samples", "seed")
 ANY_WAY = "aqua"  # a task that every way of asking suits
 
@@ -28,8 +29,21 @@ def evaluations_of(tables: Iterable[Mapping[str, Any]], usual: EvalSpec) -> tupl
     return tuple(dict.fromkeys(each for table in tables for each in _combinations(table, usual)))
 
 
+def roles_of(table: Mapping[str, Any]) -> Sequence[str]:
+    """Models of which roles a table is for: its `roles`, by default all of ROLES.
+
+    Raises:
+        ValueError: if they are no list of some of them.
+    """
+    roles = table.get("roles", ROLES)
+    if not isinstance(roles, list | tuple) or not roles or not set(roles) <= set(ROLES):
+        raise ValueError(f"evaluations has roles={shown(roles)}: give a list of {list(ROLES)}")
+    return roles
+
+
 def _combinations(table: Mapping[str, Any], usual: EvalSpec) -> Iterator[EvalSpec]:
-    lists = {key: value if isinstance(value, list | tuple) else [value] for key, value in table.items()}
+    fields = {name: value for name, value in table.items() if name != "roles"}
+    lists = {key: value if isinstance(value, list | tuple) else [value] for key, value in fields.items()}
     for name, values in lists.items():
         if name == "tasks" or not values:
             raise ValueError(
@@ -53,7 +67,9 @@ def checked(tables: tuple[Mapping[str, Any], ...]) -> tuple[Mapping[str, Any], .
     """The tables.
 
     Raises:
-        ValueError: as `evaluations_of`.
+        ValueError: as `evaluations_of` and `roles_of`.
     """
+    for table in tables:
+        roles_of(table)
     evaluations_of(tables, EvalSpec(tasks=tuple(ALL_TASKS)))
     return tables

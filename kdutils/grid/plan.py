@@ -12,7 +12,7 @@ from typing import Any
 from kdutils.constants import ALL_TASKS, DOMAIN_TASKS, KD_METHODS, LOGIT_METHODS, NOT_OF_PAPER, TRAIN_DOMAINS
 from kdutils.data import model_files, sources
 from kdutils.grid.cell_table import short_name
-from kdutils.grid.evaluations import evaluations_of
+from kdutils.grid.evaluations import evaluations_of, roles_of
 from kdutils.grid.profile import Live, Need, Profile, load_profile, one_line_errors, with_factor
 from kdutils.grid.study import DECODINGS, OWN_SECTIONS, PLANNED, RELEASED_MODELS, RUN_FACTORS, TOGETHER
 from kdutils.io import disk
@@ -307,14 +307,21 @@ def _others_of(live: Live, need: Need) -> Iterator[PlannedRun]:
 
 
 def _asked_of(live: Live, need: Need) -> Iterator[PlannedRun]:
-    """The models of a need and all its careful students, under each of its evaluations."""
+    """The models of a need and all its careful students, under each of its evaluations for their roles."""
     if not need.evaluations or "careful" not in live.protocols:
         return
     careful = replace(live, protocols=("careful",))
     made = (*_runs(careful, [need]), *_variants_of(careful, need), *_others_of(careful, need))
-    for spec in dict.fromkeys(run.spec for run in made):
-        for evaluation in evaluations_of(need.evaluations, _evaluation(careful, "careful", spec.domain)):
-            yield PlannedRun(spec, evaluation)
+    specs = dict.fromkeys(run.spec for run in made)
+    students, teachers = {pair[1] for pair in need.pairs}, {spec.teacher_spec for spec in specs}
+    for spec in specs:
+        is_student = spec.student in students or spec not in teachers
+        roles = ["base" if spec.method == "base" else "kd" if spec.teacher else "sft"] * is_student
+        roles += ["teacher"] * (spec in teachers)
+        usual = _evaluation(careful, "careful", spec.domain)
+        for table in (each for each in need.evaluations if set(roles) & set(roles_of(each))):
+            for evaluation in evaluations_of([table], usual):
+                yield PlannedRun(spec, evaluation, beside_teacher="teacher" in roles_of(table))
 
 
 def baselines(

@@ -92,7 +92,7 @@ def _lines(
         first = part.drop_duplicates(x)
         ax.plot(first[x], first["gold"], "--", color=plots.GREY, linewidth=1.0, zorder=1)
         if ticks:
-            ax.set_xticks(first[x], first[ticks].str.extract(r"(\d+|[a-z]+)$")[0])
+            ax.set_xticks(first[x], first[ticks].str.extract(r"(\d+|[a-z]+|[A-Z])$")[0])
     for ax in fig.axes[:: look["most"]]:
         ax.set_ylabel(ylabel)
     fig.axes[0].set_ylim(0, 1.05 * table[[y, "gold"]].max(axis=None))  # of all panels

@@ -64,7 +64,7 @@ def _roles(spec: RunSpec, students: set[str], teachers: set[RunSpec | None]) -> 
     elif spec.recipe.has_teacher:
         yield "kd"
     else:
-        if spec.student in students:
+        if spec.student in students or spec not in teachers:
             yield "sft"
         if spec in teachers:
             yield "teacher"

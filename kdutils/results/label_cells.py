@@ -1,7 +1,8 @@
 """Cells and items of students that chose among labels instead of writing texts, with and without label prior.
 
-So the claims are judged by the same rules on likelihoods as on texts. Items are as they are asked elsewhere
-(rotation 0); the prior that is taken out was estimated over all orders of the options.
+So the claims are judged by the same rules on likelihoods as on texts. Of commonsense alone, all of whose
+tasks have options. Items are as they are asked elsewhere (rotation 0); the prior that is taken out was
+estimated over all orders of the options.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
-from kdutils.constants import AVERAGE
+from kdutils.constants import AVERAGE, COMMONSENSE
 from kdutils.data import sources
 from kdutils.grid import cell_table
 from kdutils.grid.plan import Plan
@@ -27,7 +28,7 @@ Answers = tuple[RunSpec, pd.DataFrame, pd.DataFrame | None, pd.DataFrame | None]
 def _answers(plan: Plan, rows: pd.DataFrame, way: str) -> Iterator[Answers]:
     """Each run with its own answers, those of its SFT and those of its tuned teacher, by task and item."""
     specs = {spec.run_id: spec for spec in sources.resolved_all(run.spec for run in plan.asked)}
-    answered = WAYS[way](rows)
+    answered = WAYS[way](rows[rows["domain"] == COMMONSENSE])
     asked = answered[answered["rotation"] == 0].groupby("run_id", sort=False)
     by_run = {name: own.set_index(ITEM) for name, own in asked}
     for name, own in by_run.items():

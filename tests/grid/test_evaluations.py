@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from kdutils.constants import COMMONSENSE_TASKS
+from kdutils.constants import COMMONSENSE_TASKS, DOMAINS
 from kdutils.grid import dry_run, plan
 from kdutils.grid.evaluations import evaluations_of
 from kdutils.grid.machines import DEFAULT, GPUS
@@ -51,6 +51,7 @@ def test_tables_are_multiplied_out_on_the_tasks_that_they_suit():
         ({"scoring": "label", "temperature": 1.0}, "have no effect with scoring='label'"),
         ({"rotation": [0, 5]}, "rotation=5 of task 'aqua' is no other order"),
         ({"scoring": "likeliest"}, "scoring='likeliest' must be "),
+        ({"roles": ["pupil"]}, r"evaluations has roles=\['pupil'\]: give a list of"),
     ],
 )
 def test_ways_of_asking_that_no_task_has_are_refused_when_a_profile_is_read(table, message):
@@ -58,14 +59,28 @@ def test_ways_of_asking_that_no_task_has_are_refused_when_a_profile_is_read(tabl
         Need(sections=("12",), methods=("fkl",), domains=("math",), evaluations=(table,))
 
 
-def test_students_models_and_teacher_are_asked_for_the_sections_of_the_need_alone(monkeypatch, tmp_path):
+def planned(monkeypatch, out, tables):
+    """Section 12 of profile mini with these evaluations of one need, and with none of any other."""
     live = load_profile("mini").live
-    own = next(need for need in live.needs if need.recipes)
-    need = replace(own, sections=("12",), methods=("fkl",), recipes=(), evaluations=TABLES)
-    profile = replace(load_profile("mini"), live=replace(live, needs=(*live.needs, need)))
+    plain = [need for need in live.needs if not need.evaluations]
+    need = replace(plain[-1], sections=("12",), methods=("fkl",), recipes=(), evaluations=tables)
+    profile = replace(load_profile("mini"), live=replace(live, needs=(*plain, need)))
     monkeypatch.setattr(plan, "load_profile", lambda name: profile)
-    found = plan.plan("12", {"profile": "mini", "out": str(tmp_path)})
-    by_domain = {domain: [run for run in found.asked if run.spec.domain == domain] for domain in need.domains}
+    return plan.plan("12", {"profile": "mini", "out": str(out)})
+
+
+def test_an_evaluation_may_be_for_some_roles_alone(monkeypatch, tmp_path):
+    tables = ({"roles": ["teacher"], "temperature": 1.0, "samples": 2}, {"roles": ["sft", "kd"]})
+    found = [run for run in planned(monkeypatch, tmp_path, tables).asked if run.spec.domain == "math"]
+    asked = {(run.spec.method, run.spec.student, run.evaluation.samples) for run in found}
+    small, large = "mini-qwen-0.5B", "mini-qwen-3B"
+    assert asked == {("sft", large, 2), ("sft", small, 1), ("fkl", small, 1)}
+    assert not any(run.beside_teacher for run in found if run.evaluation.samples == 1)
+
+
+def test_students_models_and_teacher_are_asked_for_the_sections_of_the_need_alone(monkeypatch, tmp_path):
+    found = planned(monkeypatch, tmp_path, TABLES)
+    by_domain = {name: [run for run in found.asked if run.spec.domain == name] for name in DOMAINS}
     specs = {run.spec for run in by_domain["commonsense"]}
     kinds = sorted((spec.method, spec.student_start, spec.student) for spec in specs)
     small, large = "mini-qwen-0.5B", "mini-qwen-3B"

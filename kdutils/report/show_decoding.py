@@ -1,0 +1,169 @@
+"""What notebook 12 shows: the study at several decoding temperatures, beside the table of Hot or Cold."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from kdutils.claims import answer_sheet, claims
+from kdutils.constants import DOMAIN_LABELS, METHOD_NAMES
+from kdutils.grid import plan
+from kdutils.grid.cell_table import model_family, model_parameters, short_name
+from kdutils.inference import intervals
+from kdutils.report import decoding_figures, figures
+from kdutils.report.section import Section, signed
+from kdutils.results import decoding, gain_tables, hot_or_cold, item_gains
+
+JUDGED = ("E1", "E2", "E7", "E8", "A1", "A2", "A3", "A4", "F1", "P1", "P2", "P3")  # may hang on decoding
+POINTS = dict.fromkeys(["gain", "low", "high", "greedy_gain", "greedy_low", "greedy_high"], "+.1f")
+
+
+def curves(section: Section, table: pd.DataFrame) -> None:
+    """Figure and table of decoding.curves, of each pair."""
+    keys = ["domain", "measure", "method", "top_p"]
+    for place, (pair, own) in enumerate(table.groupby(["teacher", "student"], sort=False)):
+        names, own = " to ".join(map(short_name, pair)), own.drop(columns=["teacher", "student"])
+        caption = (
+            f"{names}: what changes with the decoding temperature, means over tasks; 95% intervals over "
+        )
+        caption += "items. Of the teacher, agreement and fidelity are the ceiling: itself on another sample."
+        name = f"curves_{place}" if place else "curves"
+        section.figure(name, {"live": own}, decoding_figures.curves, caption, value="value, %")
+        wide = own[own["measure"].isin(["accuracy", "agreement"])]
+        wide = wide.pivot_table(index=keys, columns="temperature", values="value", sort=False).reset_index()
+        wide = wide.rename(columns=lambda name: f"T = {name:g}" if isinstance(name, float) else name)
+        section.table({"live": wide}, f"{names}: accuracy and agreement, %.", ".1f")
+
+
+def same_noise_remark(section: Section, rows: pd.DataFrame, both: pd.DataFrame) -> None:
+    """How much higher agreement at temperature 1 looks on the noise that student and teacher share."""
+    levels = []
+    for own in (both, decoding.beside_teacher(rows, same_noise=True)):
+        kd = own[~own["method"].isin(["sft", "teacher"]) & (own["temperature"] == 1)]
+        levels.append(intervals.mean_over_items(kd["agreement"], kd["task"]).value)
+    if not np.isnan(levels).any():
+        section.run.remark(
+            f"Agreement of KD students at temperature 1: {levels[0]:.1f} % on independent samples, "
+            f"{levels[1]:.1f} % on the same noise, as the sampled columns of notebooks 04 and 08 have it."
+        )
+
+
+# --- by model size ----------------------------------------------------------------------------------------
+
+
+def ladder(section: Section, models: pd.DataFrame) -> None:
+    """Accuracy of models after SFT over temperature, by size."""
+    found = []
+    for key, own in models.groupby(["domain", "student", "temperature"], sort=False):
+        of_item = own.groupby(["task", "item_id"])["correct"].mean()
+        level = intervals.mean_over_items(of_item, of_item.index.get_level_values("task"))
+        found.append((*key, *level.bounds))
+    table = pd.DataFrame(found, columns=["domain", "model", "temperature", "value", "low", "high"])
+    table = table.assign(family=table["model"].map(model_family), size=table["model"].map(model_parameters))
+    look = {"panels": "domain", "ylabel": "accuracy, %", "value": "value, %"}
+    caption = "accuracy of models after SFT over the decoding temperature; 95% intervals over items."
+    section.figure("by_size", {"live": table}, decoding_figures.by_model, caption, **look)
+
+
+def half_drops(section: Section, rows: pd.DataFrame, models: pd.DataFrame) -> pd.DataFrame:
+    """Figure and table of half-drop temperatures: models after SFT, and students after KD."""
+    rng, plain = np.random.default_rng(decoding.SEED), rows[rows["top_p"] == 1]
+    kd = plain[~plain["method"].isin(["sft", "teacher"])]
+    tables = []
+    for part, by in ((models.assign(method="sft"), []), (kd, ["teacher"])):
+        if len(part) and part["temperature"].nunique() > 1:
+            drops = decoding.half_drops(part, by=["domain", *by, "student", "method"], rng=rng)
+            tables.append(decoding.half_drop_table(drops, part["temperature"].max()))
+    if not tables:
+        return pd.DataFrame()
+    table = pd.concat(tables, ignore_index=True)
+    students = table.pop("student")
+    by = {"family": model_family, "size": model_parameters, "label": short_name}
+    table = table.assign(**{name: students.map(function) for name, function in by.items()})
+    table = table.sort_values(["domain", "family", "size"], kind="stable", ignore_index=True)
+    caption = "half-drop temperature: where accuracy above chance is half of that at the lowest temperature; "
+    caption += "95% intervals over items. Models that never fall so far stand at the highest temperature."
+    draw, look = figures.interval_panels, {"y": "label", "x": "value", "xlabel": "half-drop temperature"}
+    look |= {"height": 1.3 + 0.26 * table["label"].nunique(), "value": "value, temperature"}
+    section.figure("half_drop", {"live": table.dropna(subset=["value"])}, draw, caption, **look)
+    shown = table[["domain", "label", "method", "text"]]
+    shown = shown.rename(columns={"label": "model", "text": "half-drop"})
+    section.table({"live": shown}, "half-drop temperatures with 95% intervals over items.")
+    return table
+
+
+def released(section: Section) -> str:
+    """Instruction following over temperature in Hot or Cold, what it keeps by size, and a sentence of it."""
+    table, rng = hot_or_cold.read(), np.random.default_rng(decoding.SEED)
+    several = table.groupby("family")["model"].transform("nunique") > 1
+    shown = table[several & (table["ability"] == "IF")].rename(columns={"billions": "size", "score": "value"})
+    fig = decoding_figures.by_model(shown, panels="family", ylabel="instruction following, share of prompts")
+    caption = "Hot or Cold, released: instruction following over the decoding temperature (top_p 0.9), "
+    caption += "families with several sizes. One number a cell, no error."
+    span = f"{shown['value'].min():g} to {shown['value'].max():g}"
+    alt = f"{len(shown)} scores of {shown['model'].nunique()} models, {span}."
+    section.run.figure(fig, "hot_or_cold", alt=alt, data=shown, caption=caption)
+    models = hot_or_cold.by_model(table)
+    rises = hot_or_cold.rise_with_size(models, rng=rng)
+    caption = "Hot or Cold: Spearman's rho of model size and the share of the score at temperature 0.1 that "
+    caption += "is kept at 1.9: over all models, and within families."
+    formats = dict.fromkeys(["all", "within"], "+.2f") | dict.fromkeys(["p", "within_p"], ".2g")
+    section.run.table(rises, caption=caption, formats=formats)
+    own = rises.set_index("ability").loc["instruction following"]
+    return (
+        f"Hot or Cold, instruction following: rho of size and what is kept is {own['all']:+.2f} over "
+        f"{own['n']} models and {own['within']:+.2f} within families ({own['within_n']} models, p = "
+        f"{own['within_p']:.2g})."
+    )
+
+
+# --- the claims of the paper, and a chosen temperature ---------------------------------------------------
+
+
+def verdicts(section: Section) -> str:
+    """Claims that may hang on decoding, judged at temperature 0 and at 1, and how many verdicts differ.
+
+    Of the runs of the whole study that are finished; nothing is trained for it.
+    """
+    whole, found = plan.plan("08", vars(section.run.parameters)), {}
+    for each in (whole, *whole.others):
+        cells, _ = gain_tables.cells_of(each) if each is whole else (gain_tables.live_cells(each), {})
+        own = {"items": item_gains.read(each), "kept": section.run.kept}
+        for row in claims.ledger_rows(claims.judgements(cells[cells["source"] == "live"], **own)):
+            found[row["decoding"], row["analysis"], row["id"]] = row
+    table, differs = [], []
+    for claim, analysis in ((one, way) for one in JUDGED for way in answer_sheet.ANALYSES):
+        rows = [found.get((decoding, analysis, claim)) for decoding in ("greedy", "sampled")]
+        if None not in rows:
+            differs.append(rows[0]["verdict"] != rows[1]["verdict"])
+            answers = map(answer_sheet.answer, rows)
+            table.append((claim, rows[0]["statement"], analysis, *answers, "yes" if differs[-1] else ""))
+    if not table:
+        return "The claims were not judged both at temperature 0 and at 1: this profile has one decoding."
+    columns = ["id", "claim", "analysis", "temperature 0", "temperature 1", "verdict differs"]
+    caption = "claims of the paper judged on greedy and on sampled texts: estimate, 95% interval, verdict."
+    section.table({"live": pd.DataFrame(table, columns=columns)}, caption)
+    n_claims = len({row[0] for row in table})
+    return (
+        f"{sum(differs)} of {len(table)} verdicts on {n_claims} claims of the paper that could hang on the "
+        "decoding temperature differ between 0 and 1."
+    )
+
+
+def selected(section: Section, table: pd.DataFrame) -> list[str]:
+    """Table of decoding.selected, and a sentence a domain."""
+    shown = table.drop(columns=["teacher", "student"]) if gain_tables.n_pairs(table) == 1 else table
+    caption = "accuracy at a temperature chosen by task on held-out items, %, and what it is above "
+    caption += "temperature 1 and above greedy decoding on the same items, points, with 95% intervals."
+    section.table({"live": shown}, caption, POINTS | {"selected": ".1f"})
+    said = []
+    for domain, own in table[table["method"] != "teacher"].groupby("domain", sort=False):
+        best = own.loc[own["gain"].idxmax()]
+        over = [
+            signed(*best[[f"{start}{name}" for name in ("gain", "low", "high")]]) for start in ("", "greedy_")
+        ]
+        said.append(
+            f"{DOMAIN_LABELS[domain]}: a temperature chosen on held-out items gives at most {over[0]} points "
+            f"over temperature 1 ({METHOD_NAMES[best['method']]}), and {over[1]} over greedy decoding."
+        )
+    return said
