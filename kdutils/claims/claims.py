@@ -226,15 +226,17 @@ def judgements(
     The authors' analysis compares pairs. The stricter one takes students as units, and where there is one
     live pair its `items`; what neither can be asked is not testable. `kept` may hold findings.
     """
-    judged = []
-    for evidence in evidence_of(cells, items=items):
-        found: dict[str, dict[str, Finding]] = {"authors": {}, "strict": {}}
-        for row in kept(findings, evidence, section=section).to_dict("records"):
-            claim, analysis = row.pop("id"), row.pop("analysis")
-            row["n"] = None if pd.isna(row["n"]) else int(row["n"])
-            found[analysis][claim] = Finding(**row)
-        judged.append(Judgement(evidence, found["authors"], found["strict"]))
-    return judged
+    return [judged(each, claims_of(section), kept=kept) for each in evidence_of(cells, items=items)]
+
+
+def judged(evidence: Evidence, chosen: tuple[Claim, ...], *, kept: Keep = uncached) -> Judgement:
+    """Both analyses of these claims, whole sections of them."""
+    found: dict[str, dict[str, Finding]] = {"authors": {}, "strict": {}}
+    for row in kept(findings, evidence, chosen).to_dict("records"):
+        claim, analysis = row.pop("id"), row.pop("analysis")
+        row["n"] = None if pd.isna(row["n"]) else int(row["n"])
+        found[analysis][claim] = Finding(**row)
+    return Judgement(evidence, found["authors"], found["strict"])
 
 
 def evidence_of(cells: pd.DataFrame, *, items: Items | None = None) -> list[Evidence]:
@@ -246,14 +248,14 @@ def evidence_of(cells: pd.DataFrame, *, items: Items | None = None) -> list[Evid
     ]
 
 
-def findings(evidence: Evidence, *, section: str | None = None) -> pd.DataFrame:
-    """Both analyses of the claims of a section, or of all: a row a claim x analysis.
+def findings(evidence: Evidence, chosen: tuple[Claim, ...] = CLAIMS) -> pd.DataFrame:
+    """Both analyses of these claims: a row a claim x analysis.
 
     Columns id, analysis and those of a Finding.
     """
-    stricter = by_stricter_analysis(evidence, section=section)
+    stricter = by_stricter_analysis(evidence, chosen)
     rows = []
-    for claim in claims_of(section):
+    for claim in chosen:
         if evidence.one_pair:
             why = "the authors' analysis compares pairs"
             by_pairs = _not_testable(f"one pair only ({evidence.one_pair}): {why}")
@@ -269,12 +271,11 @@ def by_authors(claim: Claim, evidence: Evidence) -> Finding:
     return _within_reach(claim, evidence, asked(claim, claim.rules.authors, evidence))
 
 
-def by_stricter_analysis(evidence: Evidence, *, section: str | None = None) -> dict[str, Finding]:
-    """Claim id -> what the stricter analysis says of it, of a section or of all, in the order of CLAIMS.
+def by_stricter_analysis(evidence: Evidence, chosen: tuple[Claim, ...] = CLAIMS) -> dict[str, Finding]:
+    """Claim id -> what the stricter analysis says of it, in the order of the claims: whole sections of them.
 
     Of one pair intervals over its items decide, whose p is not corrected.
     """
-    chosen = claims_of(section)
     if evidence.one_pair:
         found = {claim.id: _by_items(claim, evidence) for claim in chosen}
     else:

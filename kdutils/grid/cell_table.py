@@ -33,7 +33,7 @@ from kdutils.spec import EvalSpec, RunSpec
 SCHEMA = {
     "source": "str",  # published | live
     "protocol": "str",  # paper | careful
-    "decoding": "str",  # greedy | sampled (at temperature 1): how the texts were written
+    "decoding": "str",  # greedy | sampled (at temperature 1); without texts one of results.label_cells.WAYS
     "domain": "str",  # math | commonsense | instruction
     "task": "str",  # a task key, or `average`: the mean over the domain's tasks
     "family": "str",  # Qwen2.5 | Llama-3 | ...
@@ -258,7 +258,7 @@ def rows_of(out: Path, evaluation: EvalSpec, specs: Iterable[RunSpec]) -> list[d
         share = of_greedy[-1]["in_format"] if of_greedy and spec.method != "base" else None
         is_lost = share is not None and share < LEAST_IN_FORMAT
         flags = {"flags": join_flags(["format_not_learned"] * is_lost)}
-        found += [_of_run(spec) | {"decoding": decoding} | flags | record for record in records]
+        found += [run_columns(spec) | {"decoding": decoding} | flags | record for record in records]
     return [{name: value for name, value in row.items() if name in SCHEMA} for row in found]
 
 
@@ -329,7 +329,7 @@ def _ranked(rows: pd.DataFrame) -> list[dict[str, Any]]:
     return [*table.to_dict("records"), {"task": AVERAGE} | table.drop(columns="task").mean().to_dict()]
 
 
-def _of_run(spec: RunSpec) -> dict[str, Any]:
+def run_columns(spec: RunSpec) -> dict[str, Any]:
     """The columns that a run's spec decides."""
     student = {"student": short_name(spec.student), "student_parameters": model_parameters(spec.student)}
     row = {name: getattr(spec, name) for name in ("protocol", "domain", "noise_sigma", "seed")}

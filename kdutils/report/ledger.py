@@ -22,6 +22,7 @@ import pandas as pd
 
 from kdutils.io import disk
 from kdutils.io.environment import REPOSITORY
+from kdutils.results import label_cells
 
 REFERENCE = REPOSITORY / "outputs" / "reference"  # of each profile: ledgers, and the figures of the README
 
@@ -36,7 +37,7 @@ CLAIM_FIELDS = (
 CLAIM_CHOICES = {
     "source": ("published", "live"),
     "protocol": ("paper", "careful"),
-    "decoding": ("greedy", "sampled", None),
+    "decoding": ("greedy", "sampled", *label_cells.WAYS, None),
     "analysis": ("authors", "strict"),
     "verdict": ("reproduced", "not_reproduced", "inconclusive", "not_testable"),
 }

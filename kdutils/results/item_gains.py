@@ -30,6 +30,7 @@ from kdutils.inference.estimate import Estimate
 from kdutils.results import agreement_fidelity
 from kdutils.results.gain_tables import in_domain_order, in_method_order, pair_label, plain
 from kdutils.runs import comparison, store
+from kdutils.spec import RunSpec
 
 SETTING = ["domain", "teacher", "student", "method", "teacher_tuned", "temperature", "noise_sigma"]
 PAIRED = ["domain", "teacher", "student", "method"]
@@ -75,11 +76,15 @@ def _scored(plan: Plan) -> pd.DataFrame:
         rows = store.folder_of(plan.out, spec.run_id).evaluation(run.evaluation)
         if rows is None:
             continue
-        of_kd = (spec.teacher_tuned, spec.temperature) if spec.teacher else (None, math.nan)
-        who = (spec.domain, short_name(spec.teacher or ""), short_name(spec.student), spec.method)
-        setting = dict(zip(SETTING, (*who, *of_kd, spec.noise_sigma), strict=True))
-        tables.append(item_values(rows).reset_index().assign(**setting, seed=spec.seed))
+        tables.append(item_values(rows).reset_index().assign(**setting(spec), seed=spec.seed))
     return pd.concat(tables, ignore_index=True)[SCORED] if tables else pd.DataFrame(columns=SCORED)
+
+
+def setting(spec: RunSpec) -> dict[str, object]:
+    """The columns SETTING of a run."""
+    of_kd = (spec.teacher_tuned, spec.temperature) if spec.teacher else (None, math.nan)
+    who = (spec.domain, short_name(spec.teacher or ""), short_name(spec.student), spec.method)
+    return dict(zip(SETTING, (*who, *of_kd, spec.noise_sigma), strict=True))
 
 
 def item_values(rows: pd.DataFrame) -> pd.Series:

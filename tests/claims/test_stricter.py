@@ -65,7 +65,9 @@ def world(
 
 def judged(claim_id, cells, source="live"):
     section = next(claim.section for claim in claims.CLAIMS if claim.id == claim_id)
-    return claims.by_stricter_analysis(Evidence(source, "careful", cells), section=section)[claim_id]
+    return claims.by_stricter_analysis(Evidence(source, "careful", cells), claims.claims_of(section))[
+        claim_id
+    ]
 
 
 def verdict(claim_id, cells, source="live"):
@@ -390,7 +392,10 @@ def test_p_is_corrected_within_the_section():
 
 def test_a_section_alone_gives_what_all_give():
     evidence = Evidence("live", "careful", world(lambda size, family, **_: 4.0 + bumps(size, family)))
-    whole, alone = claims.by_stricter_analysis(evidence), claims.by_stricter_analysis(evidence, section="02")
+    whole, alone = (
+        claims.by_stricter_analysis(evidence),
+        claims.by_stricter_analysis(evidence, claims.claims_of("02")),
+    )
     assert all(repr(whole[key]) == repr(alone[key]) for key in alone)
 
 
