@@ -50,7 +50,8 @@ def curves(table: pd.DataFrame) -> Figure:
         if place >= len(parts) - n_domains:
             ax.set_xlabel(XLABEL)
     dashed = [] if (table["top_p"] == 1).all() else [plots.line_handle("top_p below 1", linestyle="--")]
-    plots.figure_legend(fig, [STYLES[name] for name in STYLES if name in set(table["method"])], extra=dashed)
+    styles = [style for name, style in STYLES.items() if name in set(table["method"])]
+    plots.figure_legend(fig, styles, extra=dashed, columns=6)
     return fig
 
 
@@ -68,6 +69,7 @@ def by_model(table: pd.DataFrame, *, panels: str, ylabel: str) -> Figure:
     for ax, part in parts:
         for (family, model), own in part.groupby(["family", "model"], sort=False):
             _line(ax, own.sort_values("temperature"), styles[model], dashes=dashes[family])
+        ax.set_xticks(sorted(part["temperature"].unique()))
     parts[0][0].set_ylabel(ylabel)
     families = sizes.sort_values(["family", "size"], kind="stable")
     handles = [

@@ -13,6 +13,7 @@ from kdutils.inference import intervals
 from kdutils.report import decoding_figures, figures
 from kdutils.report.section import Section, signed
 from kdutils.results import decoding, gain_tables, hot_or_cold, item_gains
+from kdutils.results.gain_tables import in_domain_order
 
 JUDGED = ("E1", "E2", "E7", "E8", "A1", "A2", "A3", "A4", "F1", "P1", "P2", "P3")  # may hang on decoding
 POINTS = dict.fromkeys(["gain", "low", "high", "greedy_gain", "greedy_low", "greedy_high"], "+.1f")
@@ -80,11 +81,12 @@ def half_drops(section: Section, rows: pd.DataFrame, models: pd.DataFrame) -> pd
     students = table.pop("student")
     by = {"family": model_family, "size": model_parameters, "label": short_name}
     table = table.assign(**{name: students.map(function) for name, function in by.items()})
-    table = table.sort_values(["domain", "family", "size"], kind="stable", ignore_index=True)
+    table = in_domain_order(table.sort_values(["family", "size"], kind="stable")).reset_index(drop=True)
     caption = "half-drop temperature: where accuracy above chance is half of that at the lowest temperature; "
     caption += "95% intervals over items. Models that never fall so far stand at the highest temperature."
     draw, look = figures.interval_panels, {"y": "label", "x": "value", "xlabel": "half-drop temperature"}
-    look |= {"height": 1.3 + 0.26 * table["label"].nunique(), "value": "value, temperature"}
+    look |= {"height": 1.3 + 0.26 * table["label"].nunique(), "has_same_rows": True}
+    look |= {"value": "value, temperature"}
     section.figure("half_drop", {"live": table.dropna(subset=["value"])}, draw, caption, **look)
     shown = table[["domain", "label", "method", "text"]]
     shown = shown.rename(columns={"label": "model", "text": "half-drop"})
@@ -152,6 +154,7 @@ def verdicts(section: Section) -> str:
 
 def selected(section: Section, table: pd.DataFrame) -> list[str]:
     """Table of decoding.selected, and a sentence a domain."""
+    table = table.assign(**{name: table[name].round(9) + 0.0 for name in POINTS})  # no −0.0
     shown = table.drop(columns=["teacher", "student"]) if gain_tables.n_pairs(table) == 1 else table
     caption = "accuracy at a temperature chosen by task on held-out items, %, and what it is above "
     caption += "temperature 1 and above greedy decoding on the same items, points, with 95% intervals."

@@ -52,24 +52,23 @@ def of_pairs(asked: pd.DataFrame) -> pd.DataFrame:
     teacher = tuned["teacher"].rename(columns={"student": "teacher"}).drop(columns="seed")
     teacher = teacher.assign(method="teacher").merge(pairs, on=["domain", "teacher"])
     rows = pd.concat([texts[texts["role"] == "kd"], sft, teacher])[[*SETTING, "seed", *TEXT]]
-    rows = rows.drop_duplicates(
-        [*SETTING, "seed", *comparison.KEYS]
-    )  # of evaluations of fewer items or samples
+    rows = rows.drop_duplicates([*SETTING, "seed", *comparison.KEYS])  # evaluations may share texts
     return _on_common_items(rows, PAIR, [*SETTING, "seed"])
 
 
 def ladder(asked: pd.DataFrame) -> pd.DataFrame:
     """The texts of models after SFT, students and teachers: domain, student, temperature, seed and TEXT.
 
-    Of the training seeds and items that all of them have.
+    Of the training seeds, temperatures and items that all of them have.
     """
     keys = ["domain", "student", "seed", "temperature"]
     if asked.empty:
         return pd.DataFrame(columns=[*keys, *TEXT])
     is_asked = asked["role"].isin(["sft", "teacher"]) & (asked["scoring"] == "generation")
     rows = asked.loc[is_asked & (asked["top_p"] == 1), [*keys, *TEXT]]
-    is_shared = rows.groupby("seed")["student"].transform("nunique") == rows["student"].nunique()
-    rows = rows[is_shared].drop_duplicates([*keys, *comparison.KEYS])
+    for name in ("seed", "temperature"):
+        rows = rows[rows.groupby(name)["student"].transform("nunique") == rows["student"].nunique()]
+    rows = rows.drop_duplicates([*keys, *comparison.KEYS])
     return _on_common_items(rows, ["domain"], keys)
 
 
@@ -191,51 +190,46 @@ def half_drop_table(drops: pd.DataFrame, highest: float) -> pd.DataFrame:
 # --- the declared contrasts -------------------------------------------------------------------------------
 
 
-def contrasts(rows: pd.DataFrame, both: pd.DataFrame, models: pd.DataFrame) -> dict[str, Estimate | str]:
+def contrasts(asked: pd.DataFrame) -> dict[str, Estimate | str]:
     """The values of H1 to H5 (claims.toml), or why there are none.
 
-    Takes `of_pairs`, `beside_teacher` and `ladder`. Means over pairs and domains, of H2 and H3 over KD
-    methods too; half-drop temperatures are bounded by the highest temperature that was asked.
+    Means over pairs and domains, of H2 and H3 over KD methods too; top_p is 1. H1 and H2 are of the items
+    that all students were asked at 0 and at 1, H5 counts SFT as a method. Half-drop temperatures are bounded
+    by the highest temperature that was asked.
     """
-    rows, both = (table[table["top_p"] == 1] for table in (rows, both))
-    if rows.empty:
-        return dict.fromkeys(["H1", "H2", "H3", "H4", "H5"], "no students were asked at these temperatures")
-    rng, n = np.random.default_rng(SEED), len(rows[["task", "item_id"]].drop_duplicates())
-    by, found = [*PAIR, "method"], {}
-    accuracy = levels(rows, "correct", by=[*by, "temperature"], rng=rng)
-
-    def change(method: str, baseline: str) -> pd.DataFrame:
-        """How far the lead of a method over another is larger at temperature 1 than under greedy decoding."""
-        at = {
-            (name, t): accuracy.xs((name, t), axis=1, level=["method", "temperature"])
-            for name in (method, baseline)
-            for t in (0.0, 1.0)
-        }
-        return at[method, 1.0] - at[baseline, 1.0] - at[method, 0.0] + at[baseline, 0.0]
-
+    plain, found, by = asked[asked["top_p"] == 1], {}, [*PAIR, "method"]
+    rows, rng = of_pairs(plain), np.random.default_rng(SEED)
     there = set(rows["method"])
     kd = [method for method in KD_METHODS if method in there]
-    if {0.0, 1.0} <= set(rows["temperature"]):
+    ends = of_pairs(plain[plain["temperature"].isin([0.0, 1.0]) & (plain["role"] != "teacher")])
+    if set(ends["temperature"]) == {0.0, 1.0}:
+        accuracy = levels(ends, "correct", by=[*by, "temperature"], rng=rng)
+        steps = [accuracy.xs(temperature, axis=1, level="temperature") for temperature in (1.0, 0.0)]
+        step = {one: (steps[0] - steps[1]).xs(one, axis=1, level="method") for one in there - {"teacher"}}
         if {"revkd", "fkl"} <= there:
-            found["H1"] = _estimate(change("revkd", "fkl").mean(axis=1), n)
+            found["H1"] = _estimate([step["revkd"] - step["fkl"]], ends)
         if "sft" in there:
-            found["H2"] = _estimate(pd.concat([change(one, "sft") for one in kd], axis=1).mean(axis=1), n)
+            found["H2"] = _estimate([step[one] - step["sft"] for one in kd], ends)
     if {"sft", "teacher"} <= there:
         drops = half_drops(rows, by=by, rng=rng)
-        of = {one: drops.xs(one, axis=1, level="method") for one in (*kd, "sft", "teacher")}
+        of = {one: drops.xs(one, axis=1, level="method") for one in there}
         nearer = [(of[one] - of["teacher"]).abs() - (of["sft"] - of["teacher"]).abs() for one in kd]
-        found["H3"] = _estimate(pd.concat(nearer, axis=1).mean(axis=1), n)
-    found["H4"] = _rise_with_size(models)
-    at_one = both[both["temperature"] == 1]
-    if len(at_one) and len(kd) > 1:
-        found["H5"] = _estimate(reordered(levels(at_one, "agreement", by=[*by, "task"], rng=rng)), n)
+        found["H3"] = _estimate(nearer, rows)
+    found["H4"] = _rise_with_size(ladder(asked))
+    sampled = beside_teacher(rows[rows["temperature"] == 1])
+    if len(sampled) and len(kd) > 1:
+        agreement = levels(sampled, "agreement", by=[*by, "task"], rng=rng)
+        found["H5"] = _estimate([reordered(agreement)], sampled)
     why = "the runs or temperatures that it compares were not asked"
     return {name: found.get(name, why) for name in ("H1", "H2", "H3", "H4", "H5")}
 
 
-def _estimate(values: pd.Series, n: int) -> Estimate:
+def _estimate(values: Sequence[pd.DataFrame | pd.Series], rows: pd.DataFrame) -> Estimate:
+    """The mean of all columns with its interval; n counts the items of the rows."""
     why = "a half-drop temperature is undefined: accuracy is not above chance at the lowest temperature"
-    return replace(crossed_bootstrap.estimate(values.to_numpy(), why_undefined=why), n=n)
+    mean = pd.concat(values, axis=1).mean(axis=1)
+    n = len(rows[["task", "item_id"]].drop_duplicates())
+    return replace(crossed_bootstrap.estimate(mean.to_numpy(), why_undefined=why), n=n)
 
 
 def _rise_with_size(models: pd.DataFrame) -> Estimate | str:
@@ -254,7 +248,7 @@ def _rise_with_size(models: pd.DataFrame) -> Estimate | str:
             y = resampling.centred_ranks(values)
             top, square_x, square_y = top + y @ x, square_x + x @ x, square_y + (y**2).sum(axis=1)
         found.append(crossed_bootstrap.ratio(top, np.sqrt(square_x * square_y)))
-    return _estimate(pd.DataFrame(found).mean(axis=0), sum(map(len, families)))
+    return replace(_estimate([pd.DataFrame(found).T], models), n=sum(map(len, families)))
 
 
 def reordered(agreement: pd.DataFrame) -> pd.Series:

@@ -102,12 +102,13 @@ def test_items_that_a_setting_lacks_are_left_out():
     fewer = rows[(rows["temperature"] != 1.0) | (rows["item_id"] < "svamp-010")]
     assert decoding.of_pairs(fewer)["item_id"].nunique() == 10
     assert decoding.of_pairs(rows[rows["role"] != "kd"]).empty
+    fewer = rows[rows["temperature"].isin([0.0, 1.0]) | (rows["item_id"] < "svamp-010")]
+    values = decoding.contrasts(fewer)
+    assert (values["H1"].n, values["H3"].n) == (60, 10)  # the ends are compared on all that both have
 
 
-def found(levels, ladder=None):
-    pairs = decoding.of_pairs(study(levels))
-    models = decoding.ladder(study({"sft": {0.0: 60, 2.0: 0}}) if ladder is None else ladder)
-    return decoding.contrasts(pairs, decoding.beside_teacher(pairs), models)
+def found(levels, *others):
+    return decoding.contrasts(pd.concat([study(levels), *others]))
 
 
 def test_contrasts_have_the_values_of_the_levels():
@@ -127,16 +128,16 @@ def test_what_was_not_asked_is_said():
     assert isinstance(without["H1"], str) and isinstance(without["H5"], str)
     assert not isinstance(without["H2"], str)
     nothing = pd.DataFrame(columns=[*asked.OF_RUN, *asked.OF_EVALUATION])
-    pairs, models = decoding.of_pairs(nothing), decoding.ladder(nothing)
+    assert set(map(type, decoding.contrasts(nothing).values())) == {str}
+    pairs = decoding.of_pairs(nothing)
     both = decoding.beside_teacher(pairs)
-    assert set(map(type, decoding.contrasts(pairs, both, models).values())) == {str}
     assert decoding.curves(pairs, both).empty and decoding.selected(pairs).empty
 
 
 def test_half_drop_rises_with_size_within_families():
-    last = {"mini-qwen-0.5B": 5, "mini-qwen-1.5B": 15, "mini-qwen-3B": 25}
+    last = {"mini-qwen-1.5B": 15, "mini-qwen-3B": 25}
     rows = [study({"sft": {0.0: 60, 1.0: 50, 2.0: level}}, student=name) for name, level in last.items()]
-    rising = found(LEVELS, pd.concat(rows))["H4"]
+    rising = found({"sft": {0.0: 60, 1.0: 50, 2.0: 5}}, *rows)["H4"]
     assert rising.value == pytest.approx(1.0)
     assert rising.low > 0
 
