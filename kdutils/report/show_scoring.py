@@ -93,7 +93,7 @@ def orders(section: Section, order: pd.DataFrame, pairs: pd.DataFrame) -> None:
     caption = "Kendall's tau between the methods' rankings by generation and by each scoring, 95% interval "
     caption += "of a bootstrap of items. On other items: each on one half of them; noise alone: generation "
     section.table({"live": shown}, f"{caption}on both halves.", ".2f")
-    turned = pairs[pairs["flips"]].replace({"one": METHOD_NAMES, "other": METHOD_NAMES})
+    turned = pairs[pairs["flips"].astype(bool)].replace({"one": METHOD_NAMES, "other": METHOD_NAMES})
     for way in ("generation", "ranked"):
         bounds = turned[[way, f"{way}_low", f"{way}_high"]].to_numpy(float)
         turned = turned.assign(**{way: [interval_text(*row) for row in bounds]})

@@ -51,6 +51,7 @@ def answers(asked: pd.DataFrame) -> pd.DataFrame:
     their teachers, which are those of the plain recipe. Runs differ in RECIPE alone. No rows where nothing
     was ranked.
     """
+    asked = asked.reindex(columns=dict.fromkeys([*asked, *ITEM, "correct", "parsed"]))  # of no rows
     has_options = asked["task"].isin(asked.loc[asked["scoring"] != GENERATION, "task"])
     rows = asked[has_options & (asked["temperature"] == 0) & (asked["rotation"] == 0)]
     names = [_named(*own) for own in rows.reindex(columns=RECIPE).to_numpy(object)]

@@ -1,12 +1,14 @@
 """Gaps, orders and recipes by scoring, on rows whose answers are known."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import scipy.stats
 
+from kdutils.results import asked as asked_rows
 from kdutils.results import scorings
 
 N = 40  # items a task
@@ -54,6 +56,9 @@ def test_answers_stand_beside_their_teachers_and_others_are_left_out():
     assert rows.groupby(["method", "teacher"]).size().nunique() == 1
     assert rows[["right", "same", "teacher_right"]].mean().tolist() == [15 / N, 15 / N, 1.0]
     assert scorings.answers(plain[plain["scoring"] == "generation"]).empty
+    nothing = scorings.answers(asked_rows.read(SimpleNamespace(asked=())))
+    values = scorings.contrasts(nothing, scorings.taus(nothing, rng=rng()))
+    assert list(map(type, values.values())) == [str] * 5
 
 
 def test_the_gap_is_paired_by_item_and_its_difference_is_that_of_the_scorings():
