@@ -134,14 +134,13 @@ def verdicts(section: Section, rows: pd.DataFrame) -> pd.DataFrame:
     section.run.claims(claims.ledger_rows(by_label))
     long = ways_of_asking.table(judged)
     for analysis, part in long.groupby("analysis"):
-        n, alt = part["id"].nunique(), part.value_counts("verdict").to_dict()
+        counts = part.value_counts("verdict").items()
+        alt = ", ".join(f"{n} {verdict.replace('_', ' ')}" for verdict, n in counts)
         caption = (
-            f"verdicts on {n} claims by how the student is asked, analysis: {analysis}; released results "
+            f"verdicts on {part['id'].nunique()} claims by how the student is asked, analysis: {analysis}; "
         )
-        caption += "beside. A dot: cannot be asked so."
-        section.figure(
-            f"verdicts_{analysis}", {"live": part}, figures.verdicts_by_choice, caption, alt=str(alt)
-        )
+        caption += "released results beside. A dot: cannot be asked so."
+        section.figure(f"verdicts_{analysis}", {"live": part}, figures.verdicts_by_choice, caption, alt=alt)
     changing = ways_of_asking.changing(long)
     caption = "claims whose verdict is not the same under two ways of asking, of those that both can judge."
     section.table({"live": changing.drop(columns="ids")}, caption)
@@ -172,9 +171,8 @@ def sentences(drawn: Resampled, found: Mapping[str, np.ndarray], changing: pd.Da
             said.append(f"{words}: {', '.join(each)}.")
     for analysis, part in changing.groupby("analysis"):
         every, *two = part.itertuples()
-        pairs = ", ".join(f"{row.ways} {row.differ} of {row.judged}" for row in two)
-        words = (
-            f"Verdicts that depend on how the student is asked ({analysis}): {every.differ} of {every.judged}"
-        )
-        said.append(f"{words} ({every.ids or 'none'}). Between two ways: {pairs or 'there are no two'}.")
+        if every.judged:  # none by the authors' analysis of one pair
+            pairs = ", ".join(f"{row.ways} {row.differ} of {row.judged}" for row in two)
+            text = f"Verdicts that depend on how the student is asked ({analysis}): {every.differ} of "
+            said.append(f"{text}{every.judged} ({every.ids or 'none'}). Between two ways: {pairs}.")
     return said
