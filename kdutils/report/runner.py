@@ -61,7 +61,7 @@ def run_profile(
         overrides: parameters by name, for every notebook that declares them.
         jobs: notebooks at a time, by default as many as there are cores.
         data: files that notebooks read, which the index lists with their checksums.
-        train: called first with what each notebook needs, so that they find their runs made, and a
+        train: called with what each notebook needs, so that they find their runs made, and a
             folder for what to hand over to them; returns the plans, each once that is done. A notebook
             starts when its plan is returned, those that took longest the last time first; those of
             constants.AT_ONCE start before `train`, those of constants.ALONE when all others have ended.

@@ -35,7 +35,7 @@ def cells() -> pd.DataFrame:
     if found != SHA256:
         raise ValueError(
             f"{TABLE} is damaged: SHA-256 {found[:12]}… ({len(content):,} bytes) instead of {SHA256[:12]}…; "
-            "install kdutils again or `git checkout` the file"
+            "restore it with git or install kdutils again"
         )
     rows = pd.read_csv(io.BytesIO(content), comment="#")
     return cell_table.cell_table(rows.drop(columns=[*PROVENANCE]).to_dict("records"))

@@ -27,8 +27,11 @@ def shipped():
     return list(csv.DictReader(line for line in lines if not line.startswith("#")))
 
 
-def test_the_file_is_what_the_script_makes_of_the_originals(released_tables):
-    made = import_authors_tables.table_text(released_tables)
+@pytest.mark.parametrize("is_downloaded", [False, True])
+def test_the_file_is_what_the_script_makes_of_the_originals(released_tables, monkeypatch, is_downloaded):
+    served = {import_authors_tables.URL + path.name: path for path in released_tables.glob("*.csv")}
+    monkeypatch.setattr(import_authors_tables, "urlopen", lambda url, timeout: served[url].open("rb"))
+    made = import_authors_tables.table_text(None if is_downloaded else released_tables)
     assert made.encode() == authors_tables.TABLE.read_bytes()
 
 
