@@ -114,7 +114,7 @@ def released(section: Section) -> str:
     own = rises.set_index("ability").loc["instruction following"]
     return (
         f"Hot or Cold, instruction following: rho of size and what is kept is {own['all']:+.2f} over "
-        f"{own['n']} models and {own['within']:+.2f} within families ({own['within_n']} models, p = "
+        f"{own['n']:.0f} models and {own['within']:+.2f} within families ({own['within_n']:.0f} models, p = "
         f"{own['within_p']:.2g})."
     )
 
