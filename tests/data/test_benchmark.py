@@ -15,7 +15,7 @@ import pytest
 
 from kdutils import evaluate
 from kdutils.constants import CHOICE_TASKS, DOMAIN_TASKS, TASKS
-from kdutils.data import benchmark, llm_adapters, sources
+from kdutils.data import benchmark, llm_adapters, options, sources
 from kdutils.data.benchmark import ends_in
 from kdutils.data.item_files import letters_and_digits
 from kdutils.io import disk
@@ -606,6 +606,17 @@ def test_real_gold_answers_are_among_the_options(real):
     choices = [item for item in items if item.task == "aqua" or item.task in CHOICE_TASKS]
     assert len(choices) > 9_000
     assert [item.id for item in choices if item.answer not in options_of(item)] == []
+
+
+def test_real_options_can_be_read_and_all_but_a_few_put_into_another_order(real):
+    items = [item for found in real.values() for item in found.test if item.task in options.ORDERED]
+    fixed = Counter(item.task for item in items if not options.is_rotatable(item))
+    assert fixed == {"aqua": 17, "obqa": 11, "arc_e": 1}  # none of these; three options
+    for item in items:
+        if options.is_rotatable(item):
+            moved = options.rotated(item, 1)
+            assert options.listed(moved)[moved.answer] == options.listed(item)[item.answer]
+            assert options.rotated(moved, options.ORDERED[item.task] - 1) == item
 
 
 def test_real_responses_end_in_their_answers(real):
