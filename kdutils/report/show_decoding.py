@@ -129,9 +129,9 @@ def verdicts(section: Section) -> str:
     """
     whole, found = plan.plan("08", vars(section.run.parameters)), {}
     for each in (whole, *whole.others):
-        cells, _ = gain_tables.cells_of(each) if each is whole else (gain_tables.live_cells(each), {})
+        cells = gain_tables.live_cells(each)
         own = {"items": item_gains.read(each), "kept": section.run.kept}
-        for row in claims.ledger_rows(claims.judgements(cells[cells["source"] == "live"], **own)):
+        for row in claims.ledger_rows(claims.judgements(cells, **own)):
             found[row["decoding"], row["analysis"], row["id"]] = row
     table, differs = [], []
     for claim, analysis in ((one, way) for one in JUDGED for way in answer_sheet.ANALYSES):
