@@ -2,6 +2,7 @@
 
 PROTOCOLS = ("careful", "paper")
 DECODINGS = {"greedy": {}, "sampled": {"temperature": 1.0}}  # -> fields of the EvalSpec; usual one first
+LABEL_WAYS = ("label", "label_without_prior")  # of cells without texts: results.label_cells
 TOGETHER = "together"  # every factor in which the protocols differ (grid.profile.FACTORS)
 RUN_FACTORS = ("prompt", "sequences", "sampling", TOGETHER)  # those for which there are runs to make
 SOURCES = ("published", "live")  # where cells come from

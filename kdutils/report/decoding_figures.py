@@ -23,7 +23,12 @@ def _line(ax: Axes, table: pd.DataFrame, style: Style, *, y: str = "value", dash
     error = None
     if "low" in table:
         error = np.nan_to_num(np.array([table[y] - table["low"], table["high"] - table[y]], dtype=float))
-    look = {"markersize": 3.5, "linewidth": 1.1, "elinewidth": 0.8, "markerfacecolor": "none" if style.is_hollow else style.colour}
+    look = {
+        "markersize": 3.5,
+        "linewidth": 1.1,
+        "elinewidth": 0.8,
+        "markerfacecolor": "none" if style.is_hollow else style.colour,
+    }
     look |= {"color": style.colour, "marker": style.marker, "linestyle": dashes}
     ax.errorbar(table["temperature"], table[y], yerr=error, **look)
 

@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from kdutils.grid.study import LABEL_WAYS
 from kdutils.io import disk
 from kdutils.io.environment import REPOSITORY
-from kdutils.results import label_cells
 
 REFERENCE = REPOSITORY / "outputs" / "reference"  # of each profile: ledgers, and the figures of the README
 
@@ -37,7 +37,7 @@ CLAIM_FIELDS = (
 CLAIM_CHOICES = {
     "source": ("published", "live"),
     "protocol": ("paper", "careful"),
-    "decoding": ("greedy", "sampled", *label_cells.WAYS, None),
+    "decoding": ("greedy", "sampled", *LABEL_WAYS, None),
     "analysis": ("authors", "strict"),
     "verdict": ("reproduced", "not_reproduced", "inconclusive", "not_testable"),
 }

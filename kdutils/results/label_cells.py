@@ -16,12 +16,14 @@ from kdutils.constants import AVERAGE, COMMONSENSE
 from kdutils.data import sources
 from kdutils.grid import cell_table
 from kdutils.grid.plan import Plan
+from kdutils.grid.study import LABEL_WAYS
 from kdutils.results import label_bias
 from kdutils.results.item_gains import BESIDE, SCORED, Items, setting
 from kdutils.results.label_bias import ITEM
 from kdutils.spec import RunSpec
 
-WAYS = {"label": lambda rows: rows, "label_without_prior": label_bias.without_prior}  # decoding -> answers
+# decoding -> how rows are answered
+WAYS = dict(zip(LABEL_WAYS, (lambda rows: rows, label_bias.without_prior), strict=True))
 Answers = tuple[RunSpec, pd.DataFrame, pd.DataFrame | None, pd.DataFrame | None]
 
 

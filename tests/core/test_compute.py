@@ -17,7 +17,8 @@ READERS = {
     "compute.py": {
         f"KDUTILS_{name}" for name in ("COMPILE", "CHECKPOINTING", "TEACHER_STATES", "CPU_BFLOAT16")
     },
-    "bench/side_by_side.py": {"KDUTILS_COMPILE"},  # set for processes that it starts, not read
+    "bench/gpu.py": {"KDUTILS_COMPILE"},  # set for processes that it starts, not read
+    "bench/side_by_side.py": {"KDUTILS_COMPILE"},  # the same
     "bench/whole_runs.py": {"KDUTILS_TEACHER_STATES"},  # the same
     "data/benchmark.py": {"KDUTILS_DATA"},
     "data/llm_adapters.py": {"KDUTILS_DATA"},

@@ -439,7 +439,7 @@ def test_a_dry_run_needs_nothing_and_leaves_a_table(profile, tmp_path):
     assert run.returncode == 0, run.stderr
     table = pd.read_csv(tmp_path / profile / "plan.csv")
     assert list(table.columns) == COLUMNS
-    assert len(table) == {"paper": 2_916, "mini": 166}[profile]
+    assert len(table) == {"paper": 2_916, "mini": 170}[profile]
     assert f"profile {profile}: {len(table)} cells of" in run.stdout
     assert "on A100-80GB" in run.stdout
     assert not (tmp_path / "runs").exists()

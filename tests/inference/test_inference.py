@@ -366,9 +366,8 @@ class TestClusterBootstrap:
         means, within = (getattr(right.groupby(students), name)() for name in ("mean", "var"))
         inner = within.sum() * (n_items - 1) / n_items / n_items / n_students**2
         outer = means.var(ddof=0) / n_students
-        how = {"rng": rng(), "n_resamples": 20_000, "confidence": 0.6827}
-        found = resampling.cluster_bootstrap(right, students, **how)
-        assert (found.high - found.low) / 2 == pytest.approx(math.sqrt(inner + outer), rel=0.03)
+        found = resampling.cluster_bootstrap(right, students, rng=rng(), n_resamples=20_000)
+        assert (found.high - found.low) / 2 / 1.96 == pytest.approx(math.sqrt(inner + outer), rel=0.03)
 
     @pytest.mark.parametrize(
         ("students", "values"), [([], []), (["a", "a"], [1.0, 2.0]), (["a", "b"], [math.nan, math.nan])]

@@ -657,5 +657,6 @@ def test_every_notebook_of_every_profile_is_known():
     assert {"mini", "mini-full", "published", "smoke"} <= set(profile_names())
     for name in profile_names():
         profile = load_profile(name)
-        assert runner.selected(profile, ["01"]) == ["01_effectiveness"]
+        first = profile.notebooks[0]
+        assert runner.selected(profile, [first.split("_")[0]]) == [first]
         assert runner.selected(profile, []) == list(profile.notebooks)
