@@ -111,6 +111,11 @@ def released(section: Section) -> str:
     caption += "is kept at 1.9: over all models, and within families."
     formats = dict.fromkeys(["all", "within"], "+.2f") | dict.fromkeys(["p", "within_p"], ".2g")
     section.run.table(rises, caption=caption, formats=formats)
+    drops = models.loc[models["ability"] == "IF", ["family", "model", "billions", "half_drop"]]
+    caption = (
+        "Hot or Cold, instruction following: temperature at which half of the score at 0.1 is left; 1.9, "
+    )
+    section.run.table(drops, caption=f"{caption}the highest, where it never falls so far.")
     own = rises.set_index("ability").loc["instruction following"]
     return (
         f"Hot or Cold, instruction following: rho of size and what is kept is {own['all']:+.2f} over "

@@ -139,7 +139,10 @@ def verdicts(section: Section, rows: pd.DataFrame) -> pd.DataFrame:
         caption = (
             f"verdicts on {part['id'].nunique()} claims by how the student is asked, analysis: {analysis}; "
         )
-        caption += "released results beside. A dot: cannot be asked so."
+        caption += (
+            "released results beside. Claims about math and commonsense are asked of commonsense alone, so "
+        )
+        caption += "that a verdict may differ from that of notebook 08. A dot: cannot be asked so."
         section.figure(f"verdicts_{analysis}", {"live": part}, figures.verdicts_by_choice, caption, alt=alt)
     changing = ways_of_asking.changing(long)
     caption = "claims whose verdict is not the same under two ways of asking, of those that both can judge."

@@ -14,7 +14,6 @@ Bonferroni over tasks) or the interval of tau lies below LEAST_TAU; otherwise th
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -268,9 +267,8 @@ def gold_losses(plan: Plan) -> pd.DataFrame:
     """
     table = []
     for spec in dict.fromkeys(sources.resolved_all(run.spec for run in plan.runs)):
-        curve = store.folder_of(plan.out, spec.run_id).path / "curve.jsonl"
-        lines = curve.read_text(encoding="utf-8").splitlines() if curve.exists() else []
-        losses = [each["validation_loss"] for each in map(json.loads, lines) if "validation_loss" in each]
+        curve = store.folder_of(plan.out, spec.run_id).curve()
+        losses = [each["validation_loss"] for each in curve if "validation_loss" in each]
         if losses and (spec.protocol, spec.temperature, spec.noise_sigma) == ("careful", 1.0, 0.0):
             table.append((spec.domain, spec.student, spec.method, spec.seed, losses[-1]))
     return pd.DataFrame(table, columns=["domain", "student", "method", "seed", "gold_nll"])

@@ -93,6 +93,12 @@ class RunFolder:
         )
         shutil.rmtree(self.checkpoint, ignore_errors=True)
 
+    def curve(self) -> list[dict[str, Any]]:
+        """The entries of the training curve (of steps, and of epochs); none before it has finished."""
+        path = self.path / "curve.jsonl"
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        return list(map(json.loads, lines))
+
     def result(self) -> dict[str, Any] | None:
         """What the training came to, None if it has not finished."""
         return self._result_in(self.path)

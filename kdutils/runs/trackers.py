@@ -7,7 +7,6 @@ tracker that accelerate has, name it in TRACKERS.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Sequence
 from importlib import util
@@ -97,9 +96,9 @@ class Tracking:
         """Log what a run came to: each measure by task, a share. The curve too, if it was made before."""
         if not self._names:
             return
-        curve = store.folder_of(self._out, spec.run_id).path / "curve.jsonl"
-        for line in curve.read_text(encoding="utf-8").splitlines() if spec.run_id not in self._steps else ():
-            self._log(spec.run_id, json.loads(line))
+        curve = store.folder_of(self._out, spec.run_id).curve() if spec.run_id not in self._steps else ()
+        for entry in curve:
+            self._log(spec.run_id, entry)
         scores = comparison.measures(items)
         names = scores["measure"].str.replace("correct", "accuracy") + "/" + scores["task"]
         self._log(spec.run_id, dict(zip(names, scores["value"].tolist(), strict=True)))
