@@ -5,6 +5,7 @@ Every function takes a cell table (cell_table.SCHEMA) of any source and returns 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import pandas as pd
@@ -47,9 +48,11 @@ def cells_of(plan: Plan) -> pd.DataFrame:
 
 
 def live_cells(plan: Plan) -> pd.DataFrame:
-    """The finished live runs of a plan."""
+    """The finished live runs of a plan; without ranked options where only other sections rank them."""
     handed = fill.handed_over(plan)
     cells = handed.cells if handed else fill.live_cells(plan.runs, plan.out)
+    if not (plan.profile.live and plan.profile.live.ranks):
+        cells = cells.assign(accuracy_ranked=math.nan, accuracy_ranked_normalised=math.nan)
     protocols = cells.loc[cells["method"] != "base", "protocol"].unique()
     if len(protocols) == 1:  # a model as it is has no protocol: it is the baseline of whichever there is
         cells["protocol"] = protocols[0]

@@ -1,12 +1,15 @@
 """Contamination, and answers that are generated or ranked: by hand on small cells."""
 
 import math
+from pathlib import Path
 
 import pandas as pd
 import pytest
 from test_study import baseline, distilled
 
 from kdutils.grid import cell_table as cell_rows
+from kdutils.grid import plan
+from kdutils.grid.profile import load_profile
 from kdutils.results import answer_modes, authors_tables, gain_tables
 
 
@@ -169,3 +172,12 @@ def test_released_math_has_contaminated_tasks_and_commonsense_none():
     table = answer_modes.contaminated_tasks(gain_tables.gains(cells, selection="temperature_1"), cells)
     assert set(table["domain"]) == {"math"}
     assert table["pairs"].tolist() == [11, 11, 11]
+
+
+@pytest.mark.parametrize(("name", "is_kept"), [("smoke", True), ("mini", False)])
+def test_what_another_section_ranked_is_no_cell_of_a_profile_that_does_not_rank(monkeypatch, name, is_kept):
+    found = cell_rows.cell_table([baseline("toy-8M", "sft", 80.0, task="aqua", accuracy_ranked=80.0)])
+    monkeypatch.setattr(gain_tables.fill, "handed_over", lambda plan: None)
+    monkeypatch.setattr(gain_tables.fill, "live_cells", lambda runs, out: found.copy())
+    planned = plan.Plan("01", load_profile(name), Path("nowhere"), (), plan.Filter())
+    assert gain_tables.live_cells(planned)["accuracy_ranked"].notna().all() == is_kept
