@@ -23,7 +23,7 @@ from kdutils.grid.cost import Cost
 from kdutils.grid.machines import Machine
 from kdutils.grid.model_shapes import known_shape, local_file
 from kdutils.grid.plan import student_protocols
-from kdutils.grid.scheduler import duration
+from kdutils.grid.progress import duration
 from kdutils.grid.study import RELEASED_MODELS, RELEASED_PAIRS
 from kdutils.runs import store
 from kdutils.spec import EvalSpec, PlannedRun, RunSpec

@@ -23,7 +23,8 @@ from kdutils.devices import launch
 from kdutils.grid import cell_table, ray_engine
 from kdutils.grid.local_pool import Pool, StartEngine
 from kdutils.grid.plan import Plan, student_protocols
-from kdutils.grid.scheduler import Progress, Scheduler, Shard, State, jobs_of
+from kdutils.grid.progress import Progress, State
+from kdutils.grid.scheduler import Scheduler, Shard, jobs_of
 from kdutils.grid.worker import Setting
 from kdutils.io import disk
 from kdutils.runs import store

@@ -8,11 +8,13 @@ nothing waits for; the expensive first. The driver schedules and the workers mak
 from __future__ import annotations
 
 import contextlib
+import heapq
 import os
 import re
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -22,14 +24,13 @@ from kdutils.grid import cost
 from kdutils.grid.cell_table import short_name
 from kdutils.grid.local_pool import Death, Engine, StartEngine
 from kdutils.grid.machines import DEFAULT, GPUS
+from kdutils.grid.progress import Progress, State, duration
 from kdutils.grid.worker import SILENT, TICK_SECONDS, Outcome, Point, Task, make_run, prepare, set_aside
 from kdutils.io import environment, leases
 from kdutils.runs import store
 from kdutils.spec import EvalSpec, PlannedRun, RunSpec
 
 PATIENCE = 2  # how often one thing is set aside before what needs it counts as failed
-
-Progress = Callable[["State"], None]
 
 
 @dataclass
@@ -44,7 +45,6 @@ class Job:
     status: str = "waiting"  # | running | found | made | failed
     started: float = 0.0  # when it was submitted, on the monotonic clock
     curve: list[Point] = field(default_factory=list)
-    lease: str | None = None  # that another process holds and this job needs
     was_silent: bool = False  # once ended since it showed no progress
 
     @property
@@ -143,47 +143,6 @@ class Shard:
         return {run_id: job for run_id, job in jobs.items() if run_id in needed}
 
 
-@dataclass(frozen=True)
-class State:
-    """How far the runs of a plan are; every run is found, done, failed, running or left."""
-
-    n_runs: int
-    n_found: int = 0  # were there before, or were made by another process meanwhile
-    n_done: int = 0  # made this time
-    running: list[str] = field(default_factory=list)  # short labels
-    curves: dict[str, list[Point]] = field(default_factory=dict)  # label -> curve, of what is running
-    failures: dict[str, str] = field(default_factory=dict)  # run_id -> reason
-    set_aside: dict[str, str] = field(default_factory=dict)  # id of what was damaged -> reason
-    seconds: float = 0.0  # since the start
-    seconds_left: float | None = None  # an estimate; None before anything is made
-
-    @property
-    def n_left(self) -> int:
-        """Neither found, made, failed nor running."""
-        return self.n_runs - self.n_found - self.n_done - len(self.failures) - len(self.running)
-
-    def __str__(self) -> str:
-        parts = [f"{self.n_found} found", f"{self.n_done} made"]
-        parts += [f"{len(self.failures)} failed"] * bool(self.failures)
-        parts += [f"{len(self.running)} running"] * bool(self.running)
-        parts += [f"{self.n_left} left"] * bool(self.n_left)
-        if self.n_left or self.running:
-            if self.seconds_left is not None:
-                parts.append(f"about {duration(self.seconds_left)}")
-            return f"{self.n_runs} runs: {', '.join(parts)}"
-        asides = [f"{run_id} set aside: {reason}" for run_id, reason in self.set_aside.items()]
-        failures = [f"{run_id} failed: {reason}" for run_id, reason in self.failures.items()]
-        first = f"{self.n_runs} runs: {', '.join(parts)} in {duration(self.seconds)}"
-        return "; ".join([first, *asides, *failures])
-
-
-def duration(seconds: float) -> str:
-    """In the unit that fits: seconds, minutes or hours."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:,.1f} h"
-
-
 class Scheduler:
     """One call of `fill`: the status of every job, and what is submitted next.
 
@@ -194,6 +153,17 @@ class Scheduler:
         self, jobs: dict[str, Job], out: Path, progress: Progress, *, silence_seconds: float | None = None
     ) -> None:
         self._jobs, self._out, self._progress, self._silence_seconds = jobs, out, progress, silence_seconds
+        self._with: dict[str, dict[str, Job]] = defaultdict(dict)  # status -> its jobs
+        self._dependents: dict[str, list[str]] = defaultdict(list)  # run_id -> runs that wait for it
+        self._ready: list[tuple[tuple[float, ...], str]] = []  # heap of jobs by place; some are stale
+        self._held: dict[str, str] = {}  # run_id -> lease of another process that it waits for
+        self._cost_waiting = 0.0
+        for run_id, job in jobs.items():
+            for needed in job.needs:
+                self._dependents[needed].append(run_id)
+            self._with[job.status][run_id] = job
+            self._cost_waiting += job.cost
+        self._places = {run_id: (*job.place, index) for index, (run_id, job) in enumerate(jobs.items())}
         self._failures: dict[str, str] = {}
         self._set_aside: dict[str, list[str]] = {}  # id of what was damaged -> reason, each time
         self._n_workers = 1
@@ -207,10 +177,10 @@ class Scheduler:
             folder = store.folder_of(self._out, run_id)
             try:
                 if all(folder.is_whole(evaluation) for evaluation in job.evaluations):
-                    job.status = "found"
+                    self._set(run_id, "found")
             except store.DamagedError as error:
                 damaged.append((run_id, error))
-        if missing := self._with("waiting"):
+        if missing := self._with["waiting"]:
             from kdutils.runs import inputs  # loads torch, which is not needed where all is there
 
             asked = [(job.spec, each) for job in missing.values() for each in job.evaluations]
@@ -226,7 +196,29 @@ class Scheduler:
     @property
     def has_work(self) -> bool:
         """Whether a run is to be made."""
-        return bool(self._with("waiting"))
+        return bool(self._with["waiting"])
+
+    def _set(self, run_id: str, status: str) -> None:
+        """Every change of a status; what it makes ready is queued."""
+        job = self._jobs[run_id]
+        self._cost_waiting += job.cost * ((status == "waiting") - (job.status == "waiting"))
+        del self._with[job.status][run_id]
+        job.status, self._with[status][run_id] = status, job
+        for each in (run_id, *(self._dependents[run_id] if job.is_there else ())):
+            self._queue(each)
+
+    def _queue(self, run_id: str) -> None:
+        if self._is_ready(run_id):
+            heapq.heappush(self._ready, (self._places[run_id], run_id))
+
+    def _is_ready(self, run_id: str) -> bool:
+        """Whether it waits, and for no other run or process."""
+        job = self._jobs[run_id]
+        return (
+            job.status == "waiting"
+            and run_id not in self._held
+            and all(self._jobs[needed].is_there for needed in job.needs)
+        )
 
     def run(self, start: StartEngine) -> None:
         """Make what is missing, on the engine that `start` makes."""
@@ -236,10 +228,12 @@ class Scheduler:
 
         with start(make_run, prepare=prepare, on_message=on_message) as engine:
             self._n_workers = engine.n_workers
+            for run_id in self._with["waiting"]:
+                self._queue(run_id)
             self._progress(self.state())
-            while self.has_work or self._with("running"):
+            while self.has_work or self._with["running"]:
                 self._submit_ready(engine)
-                waits = self._with("running") or any(job.lease for job in self._jobs.values())
+                waits = self._with["running"] or self._held
                 for run_id, outcome in engine.results(TICK_SECONDS if waits else 0):
                     self._record(run_id, outcome)
                     self._progress(self.state())
@@ -247,21 +241,20 @@ class Scheduler:
 
     def _submit_ready(self, engine: Engine) -> None:
         """Submit as much of what is ready as there are idle workers."""
-        ready = []
-        for run_id, job in self._with("waiting").items():
-            if job.lease and leases.is_free(self._out, job.lease):
-                job.lease = None
-            if not job.lease and all(self._jobs[needed].is_there for needed in job.needs):
-                ready.append(run_id)
-        for run_id in sorted(ready, key=lambda run_id: self._jobs[run_id].place):
-            if not engine.n_idle:  # of the others no file is read before their turn
-                return
+        for run_id in [each for each, lease in self._held.items() if leases.is_free(self._out, lease)]:
+            del self._held[run_id]
+            self._queue(run_id)
+        while engine.n_idle and self._ready:  # of the others no file is read before their turn
+            _, run_id = heapq.heappop(self._ready)
+            if not self._is_ready(run_id):
+                continue
             job = self._jobs[run_id]
             if reason := self._known_failure(run_id):
                 self._fail(run_id, reason)
             else:
                 engine.submit(run_id, Task(job.spec, job.evaluations, self._out, self._silence_seconds))
-                job.status, job.started, job.curve = "running", time.monotonic(), []
+                job.started, job.curve = time.monotonic(), []
+                self._set(run_id, "running")
             self._progress(self.state())
 
     def _known_failure(self, run_id: str) -> str | None:
@@ -275,14 +268,14 @@ class Scheduler:
         job = self._jobs[run_id]
         if isinstance(outcome, Death):
             outcome = self._of_death(run_id, outcome)
-        job.status = outcome.kind if outcome.kind in ("found", "made") else "waiting"
+        if outcome.kind == "held":
+            self._held[run_id] = outcome.name
+        self._set(run_id, outcome.kind if outcome.kind in ("found", "made") else "waiting")
         if outcome.kind == "made":
             self._cost_made += job.cost
             self._seconds_made += time.monotonic() - job.started
         elif outcome.kind == "failed":
             self._fail(run_id, outcome.reason)
-        elif outcome.kind == "held":
-            job.lease = outcome.name
         elif outcome.kind == "damaged":
             self._requeue(run_id, outcome)
 
@@ -307,26 +300,26 @@ class Scheduler:
         times.append(outcome.reason)
         damaged = self._jobs.get(outcome.name)
         if damaged and damaged.is_there:
-            damaged.status = "waiting"
+            self._set(outcome.name, "waiting")
         if len(times) > PATIENCE:
             reason = f"{outcome.name} was set aside {PATIENCE} times and is damaged again: {outcome.reason}"
             self._fail(run_id, reason)
 
     def _fail(self, run_id: str, reason: str) -> None:
         """Record a failure; the runs that need it fail with it."""
-        self._jobs[run_id].status = "failed"
+        self._set(run_id, "failed")
         self._failures[run_id] = reason
-        for student, job in self._with("waiting").items():
-            if run_id in job.needs:
-                self._fail(student, f"its {job.needs[run_id]} {run_id} failed: {reason}")
+        for student in self._dependents[run_id]:
+            if student in self._with["waiting"]:
+                self._fail(student, f"its {self._jobs[student].needs[run_id]} {run_id} failed: {reason}")
 
     def state(self) -> State:
         """A snapshot."""
-        running = self._with("running").values()
+        running = self._with["running"].values()
         return State(
             n_runs=len(self._jobs),
-            n_found=len(self._with("found")),
-            n_done=len(self._with("made")),
+            n_found=len(self._with["found"]),
+            n_done=len(self._with["made"]),
             running=[job.label for job in running],
             curves={job.label: list(job.curve) for job in running},
             failures=dict(self._failures),
@@ -335,15 +328,12 @@ class Scheduler:
             seconds_left=self._seconds_left(),
         )
 
-    def _with(self, status: str) -> dict[str, Job]:
-        return {run_id: job for run_id, job in self._jobs.items() if job.status == status}
-
     def _seconds_left(self) -> float | None:
         """From the speed at which costs were worked off so far, on all workers."""
         if self._cost_made == 0:
             return None
         speed = self._cost_made / self._seconds_made
-        left = sum(job.cost for job in self._with("waiting").values())
-        for job in self._with("running").values():
+        left = max(self._cost_waiting, 0.0)  # its sums are rounded
+        for job in self._with["running"].values():
             left += max(job.cost - speed * (time.monotonic() - job.started), 0.0)
         return left / speed / self._n_workers

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike
 
 from kdutils.grid import fill
 from kdutils.grid.plan import Plan
-from kdutils.grid.scheduler import State
+from kdutils.grid.progress import State
 from kdutils.report import plots
 from kdutils.results import gain_tables, released_comparison
 

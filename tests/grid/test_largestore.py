@@ -2,6 +2,7 @@
 
 import contextlib
 import sys
+from functools import partial
 
 import largestore
 import pytest
@@ -85,6 +86,23 @@ def test_a_grid_that_is_filled_looks_for_the_failure_of_each_run_once(monkeypatc
         grid.run(start)
     assert grid.state().n_done == len(jobs)
     assert sum(each.endswith("failure.json") for each in names) == len(jobs)
+
+
+def test_work_of_the_driver_grows_with_the_number_of_runs_and_not_with_its_square(monkeypatch, tmp_path):
+    monkeypatch.setattr("kdutils.runs.inputs.check", lambda *runs: None)
+    looks, is_ready = [], scheduler.Scheduler._is_ready
+    monkeypatch.setattr(
+        scheduler.Scheduler, "_is_ready", lambda grid, run_id: looks.append(run_id) or is_ready(grid, run_id)
+    )
+    made = partial(InlinePool, lambda task, send: scheduler.Outcome("made"), [0, 1])
+    for n_runs in (10, 40):
+        looks.clear()
+        grid = scheduler.Scheduler(
+            scheduler.jobs_of(largestore.planned(n_runs)), tmp_path, lambda state: None
+        )
+        grid.run(lambda do, **how: made(**how))
+        assert grid.state().n_done == n_runs + 1
+        assert len(looks) <= 5 * n_runs
 
 
 def test_every_step_is_measured():
