@@ -5,7 +5,6 @@ The modules `show_*` show one thing of a `Section`, or nothing where it has none
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection, Mapping
 from functools import cached_property
 from typing import Any
@@ -31,6 +30,7 @@ from kdutils.results import (
     released_comparison,
     response_format,
 )
+from kdutils.results.gain_tables import interval_text
 
 Tables = Mapping[str, pd.DataFrame]  # source -> its table
 CORRELATED = {  # the end of a test's name, the beginning of its figure's -> what is correlated with the gain
@@ -285,15 +285,10 @@ def span(values: pd.Series, fmt: str = ".3g") -> str:
     return f"{values.min():{fmt}} to {values.max():{fmt}}".replace("-", "−")
 
 
-def signed(value: float, low: float = math.nan, high: float = math.nan) -> str:
-    """`+1.0 [−0.5, +2.5]`; a value alone where its bounds are NaN."""
-    return Estimate(value, low, high).text().replace("-", "−")
-
-
 def by_domain(table: pd.DataFrame, *, value: str) -> str:
     """`+1.0 [−0.5, +2.5] points in math (inconclusive)`, for each row: columns domain, `value`, low, high."""
     return ", ".join(
-        f"{signed(row[value], row['low'], row['high'])} points in {DOMAIN_LABELS[row['domain']].lower()}"
+        f"{interval_text(row[value], row['low'], row['high'])} points in {DOMAIN_LABELS[row['domain']].lower()}"
         + ("" if row["low"] > 0 or row["high"] < 0 else " (inconclusive)")
         for row in table.to_dict("records")
     )
