@@ -19,11 +19,13 @@ from kdutils.grid import plan
 from kdutils.grid.cell_table import LEAST_IN_FORMAT
 from kdutils.grid.study import DAGGER, UNFORMATTED
 from kdutils.inference.estimate import Estimate
+from kdutils.io.cache import digest
 from kdutils.report import figures, live, plots
 from kdutils.report.html_tables import Formats
 from kdutils.report.notebook_api import Report
 from kdutils.results import (
     agreement_fidelity,
+    authors_tables,
     authors_tests,
     gain_tables,
     item_gains,
@@ -59,6 +61,10 @@ class Section:
         self.parts = gain_tables.by_source(self.cells)
         self.labels = gain_tables.labels_of(self.cells)
         self.marks = gain_tables.watermarks(self.asked)
+        if "published" in self.parts:
+            run.inputs[authors_tables.TABLE.name] = authors_tables.SHA256
+        if made := self.asked.to_make:
+            run.inputs["runs"] = digest(self.asked.evaluated(made))
         self.items = item_gains.read(self.asked)  # of one live pair alone; of several pairs none
         self.selection = getattr(run.parameters, "selection", None)
 
@@ -288,7 +294,8 @@ def span(values: pd.Series, fmt: str = ".3g") -> str:
 def by_domain(table: pd.DataFrame, *, value: str) -> str:
     """`+1.0 [−0.5, +2.5] points in math (inconclusive)`, for each row: columns domain, `value`, low, high."""
     return ", ".join(
-        f"{interval_text(row[value], row['low'], row['high'])} points in {DOMAIN_LABELS[row['domain']].lower()}"
+        f"{interval_text(row[value], row['low'], row['high'])} points in "
+        + DOMAIN_LABELS[row["domain"]].lower()
         + ("" if row["low"] > 0 or row["high"] < 0 else " (inconclusive)")
         for row in table.to_dict("records")
     )
