@@ -71,16 +71,17 @@ class Plan:
         return "live" if self.decoding == "greedy" else f"live, {self.decoding}"
 
     def hangs_on(self) -> list[Any]:
-        """What a table made of these runs' item rows hangs on: each run, and the SHA-256 of its rows.
+        """What a table made of these runs' item rows hangs on: `evaluated`, and what is shown of them."""
+        return [self.evaluated(self.runs), self.shown]
 
-        None where a run is not evaluated yet; what is shown of them counts too.
-        """
-        resolved = sources.resolved_all(run.spec for run in self.runs)
+    def evaluated(self, runs: Sequence[PlannedRun]) -> list[tuple[str, str, str | None]]:
+        """Ids of each run and its evaluation, and the SHA-256 of its item rows: None if not evaluated yet."""
+        resolved = sources.resolved_all(run.spec for run in runs)
         found = []
-        for run, spec in zip(self.runs, resolved, strict=True):
+        for run, spec in zip(runs, resolved, strict=True):
             digest = store.folder_of(self.out, spec.run_id).items_digest(run.evaluation)
             found.append((spec.run_id, run.evaluation.eval_id, digest))
-        return [found, self.shown]
+        return found
 
 
 def plan(section: str, parameters: Mapping[str, Any]) -> Plan:

@@ -1,24 +1,47 @@
-"""The index of a profile: verdicts, reports, figures and provenance on one page that opens from disk."""
+"""The index of a profile, one page that opens from disk: verdicts, what they come to, then all the rest."""
 
 from __future__ import annotations
 
 import base64
 import io
+import os
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 from PIL import Image
 
+from kdutils.claims import answer_sheet
 from kdutils.grid import cell_table, study
 from kdutils.grid.profile import Profile
 from kdutils.report import html_tables
 from kdutils.report.render import Result, page
 
-THUMBNAIL_WIDTH = 640  # pixels; thumbnails are embedded, because a page may not load its neighbours
+THUMBNAIL_WIDTH, FIGURE_WIDTH = 640, 1280  # pixels; both are embedded: a page may not load its neighbours
 VERDICTS = {"reproduced": "✓", "not_reproduced": "✗", "inconclusive": "?", "not_testable": "–"}
 MARKS = VERDICTS | {"done": "✓", "failed": "✗", "not_run": "–"}  # also of what became of a notebook
+COUNTED = dict(zip(VERDICTS, ("reproduced", "not", "inconclusive", "not testable"), strict=True))
 ANALYSIS_WORDS = {"authors": "the authors' analysis", "strict": "the stricter analysis"}
+# Live results of each kind, and the profile that makes them; its claims stand in where a study has none.
+LIVE_KINDS = {"tiny models (a model world)": "mini", "real models": "qwen-small"}
+N_FIRST = 3  # figures that are shown large: the first of these that there are, then any
+FIRST_FIGURES = (
+    *("01_gain_by_pair", "08_sensitivity", "14_verdicts_authors_live", "01_gain_by_pair_live"),
+    *("12_curves_live", "02_gain_by_size", "02_gain_by_size_live", "07_temperature_curves_live"),
+)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the results of one kind say of the claims of the paper."""
+
+    title: str
+    columns: answer_sheet.Columns  # of the matrix; {} where there are no such results
+    note: str  # where they are from, or how to get them
 
 
 def index_html(
@@ -29,20 +52,23 @@ def index_html(
     provenance: Mapping[str, Any],
     *,
     conclusions: Mapping[str, Sequence[str]] | None = None,
+    others: Mapping[str, tuple[Sequence[Mapping[str, Any]], str]] | None = None,
 ) -> str:
-    """The first page of a profile: verdicts, conclusions, reports, figures, provenance.
+    """The first page of a profile: what failed, verdicts, three figures, then section by section.
 
     Args:
         results: one for each notebook of the profile.
         claims: rows of claims.json.
         figures: as `notebook_api.published_figures` gives them: path of the PNG, alt, caption, notebook.
         conclusions: sentences of Markdown by notebook.
+        others: claims of the profiles in LIVE_KINDS and where they are from (`ledger.claims_of`).
     """
     pages = {result.name: result.page and f"reports/{result.page}" for result in results}
-    models = profile.live.models if profile.live else ()
-    labels = cell_table.source_labels(map(cell_table.model_family, models))  # `Live, Qwen2.5`
-    with ThreadPoolExecutor() as pool:  # compressing thumbnails takes most of the time, and no lock
-        thumbnails = list(pool.map(_thumbnail, figures))
+    answers = _answers(profile, claims, others or {})
+    columns = {name: part for answer in answers for name, part in answer.columns.items()}
+    with ThreadPoolExecutor() as pool:  # compressing pictures takes most of the time, and no lock
+        drawn = list(pool.map(_embedded, figures, [THUMBNAIL_WIDTH] * len(figures)))
+        first = list(pool.map(_embedded, chosen := _first_figures(figures), [FIGURE_WIDTH] * len(chosen)))
     return page(
         "index.html.j2",
         title=f"Knowledge distillation: {profile.title[:1].lower()}{profile.title[1:]}",
@@ -52,32 +78,155 @@ def index_html(
         profile=profile,
         pages=pages,
         marks=MARKS,
-        claims=_claims_by_source(claims, labels),
-        conclusions={name: said for name, said in (conclusions or {}).items() if said},
-        figures=[dict(figure) | image for figure, image in zip(figures, thumbnails, strict=True)],
+        verdicts=VERDICTS,
+        columns=[(results, len(list(names))) for results, names in groupby(columns, _results_of)],
+        analyses=[name.rpartition(", ")[2] for name in columns],
+        matrix=_matrix(columns),
+        totals=[_cell(name, part.values()) for name, part in columns.items()],
+        answers=[(answer.title, _sentence(answer), answer.note) for answer in answers],
+        first=first,
+        sections=_sections(results, claims, drawn, conclusions or {}),
         provenance=provenance,
     )
 
 
-def _claims_by_source(claims: Sequence[Mapping[str, Any]], labels: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Counts of verdicts and rows of claims for each source and analysis: none is counted with another's."""
-    groups, several = [], len({claim["analysis"] for claim in claims}) > 1
-    by = {}
-    for claim in claims:
-        decoding = claim.get("decoding", "")
-        decoding = "contrasts" if decoding is None else decoding  # which are of several decodings
-        by.setdefault((claim["source"], decoding, claim["analysis"]), []).append(claim)
-    decodings = {(source, decoding) for source, decoding, _ in by}
-    for (source, decoding, analysis), own in by.items():
-        word, comma, family = labels.get(source, source).partition(", ")
-        decoded = [decoding] if sum(each == source for each, _ in decodings) > 1 else []
-        parts = [source, *decoded, *([analysis] if several else [])]
-        group = {"id": "-".join(parts), "rows": list(map(_claim_row, own))}
-        group["title"] = ", ".join([f"{word} results{comma}{family}", *decoded])  # Live results, Qwen2.5
-        group["title"] += f": {ANALYSIS_WORDS[analysis]}" if several else ""
-        group["counts"] = {verdict: sum(row["verdict"] == verdict for row in own) for verdict in VERDICTS}
-        groups.append(group)
-    return groups
+# --- the claims of the paper ------------------------------------------------------------------------------
+
+
+def _answers(
+    profile: Profile, claims: Sequence[Mapping[str, Any]], others: Mapping[str, tuple[Sequence, str]]
+) -> list[Answer]:
+    """Released results by both analyses, then live ones of each kind; claims that the study judges."""
+    claims = _of_paper(claims)
+    known = {row["id"] for row in claims}
+    released = answer_sheet.columns([row for row in claims if row["source"] == "published"])
+    found = []
+    for analysis, words in ANALYSIS_WORDS.items():
+        own = {name: part for name, part in released.items() if name.endswith(analysis)}
+        note = "" if own else "None in this study. To judge them: ./run_all.sh published"
+        found.append(Answer(f"Released results, {words}", own, note))
+    models = profile.live.models if profile.live else ()
+    labels = cell_table.source_labels(map(cell_table.model_family, models))  # `Live, Qwen2.5`
+    live = answer_sheet.columns([row for row in claims if row["source"] == "live"], labels=labels)
+    own_kind = "mini" if profile.live is None or profile.live.watermark else "qwen-small"
+    for kind, name in LIVE_KINDS.items():
+        columns, note = live if name == own_kind else {}, ""
+        if not columns and name != profile.name:
+            rows, where = others.get(name, ((), ""))
+            rows = [row for row in _of_paper(rows) if row["id"] in known]
+            columns = answer_sheet.of_profile(rows, label=f"Live, profile {name}")
+            note = f"Not of this study: profile {name}, from {where}." if columns else ""
+        note = note or ("" if columns else f"None yet. To make some: ./run_all.sh {name}")
+        found.append(Answer(f"Live, {kind}", columns, note))
+    return found
+
+
+def _of_paper(claims: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Rows on claims of the paper, of texts: neither contrasts, which have no decoding, nor labels."""
+    return [row for row in claims if row.get("decoding", "") not in (None, *study.LABEL_WAYS)]
+
+
+def _results_of(column: str) -> str:
+    return column.rpartition(", ")[0]
+
+
+def _sentence(answer: Answer) -> str:
+    """Counts of each column; then by rule: the first claims, in the paper's order, on which all agree.
+
+    And those that one column finds reproduced and another does not.
+    """
+    shared = os.path.commonprefix([*answer.columns, *map(_results_of, answer.columns)])
+    n_claims = {len(part) for part in answer.columns.values()}
+    counts = []
+    for name, part in answer.columns.items():
+        n = Counter(row["verdict"] for row in part.values())
+        way = f"{name.removeprefix(shared).strip(', ')}: " * (len(answer.columns) > 1)
+        numbers = ", ".join(f"**{n[verdict]}** {words}" for verdict, words in COUNTED.items())
+        counts.append(f"{way}{numbers}{f' of {len(part)}' * (len(n_claims) > 1)}")
+    if len(n_claims) == 1:
+        counts[0] = f"Of {n_claims.pop()} claims {counts[0]}"
+    sentences, found = ["; ".join(counts)], {}
+    for part in answer.columns.values():
+        for claim, row in part.items():
+            found.setdefault(claim, []).append(row)
+    for verdict in ("reproduced", "not_reproduced"):
+        agreed = [rows for rows in found.values() if {row["verdict"] for row in rows} == {verdict}]
+        if agreed:
+            row, *several = agreed[0]
+            why = "" if several else f" ({_first_number(row['reason'])})"
+            words = verdict.replace("_", " ") + " by all" * bool(several)
+            sentences.append(f"First {words}: *{row['id']}* {row['statement']}{why}")
+    both = {"reproduced", "not_reproduced"}
+    if split := [claim for claim, rows in found.items() if both <= {row["verdict"] for row in rows}]:
+        sentences.append(f"Reproduced by one and not by another: {', '.join(split)}")
+    return ". ".join(sentences) + "." if answer.columns else ""
+
+
+def _first_number(reason: str) -> str:
+    """A reason up to its first semicolon, without what stands in parentheses."""
+    return re.sub(r"(?<!\w)-(?=\d)", "−", re.sub(r" \([^()]*\)", "", reason).split("; ")[0])
+
+
+def _matrix(columns: answer_sheet.Columns) -> list[dict[str, Any]]:
+    """Rows of the matrix by section; claims that ask the same of one task each (`S3.aqua`) are one row."""
+    statements: dict[str, dict[str, dict[str, str]]] = {}
+    for row in (row for part in columns.values() for row in part.values()):
+        own = statements.setdefault(row["section"], {}).setdefault(row["id"].partition(".")[0], {})
+        own.setdefault(row["id"], row["statement"])
+    sections = []
+    for section, claims in sorted(statements.items()):
+        rows = []
+        for claim, own in claims.items():
+            statement = next(iter(own.values()))
+            if len(own) > 1:
+                statement = os.path.commonprefix(list(own.values())).rstrip(" :") + f": {len(own)} tasks"
+            cells = [
+                _cell(name, [part[each] for each in own if each in part]) for name, part in columns.items()
+            ]
+            rows.append({"id": claim, "statement": statement, "cells": cells})
+        sections.append({"notebook": study.PLANNED.get(section, section), "rows": rows})
+    return sections
+
+
+def _cell(column: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """A field of the matrix: how often it holds each verdict, and its words."""
+    rows = list(rows)
+    counts = Counter(row["verdict"] for row in rows)
+    counts = {verdict: counts[verdict] for verdict in VERDICTS if counts[verdict]}
+    words = ", ".join(f"{n} {verdict.replace('_', ' ')}" for verdict, n in counts.items())
+    words = answer_sheet.answer(rows[0]) if len(rows) == 1 else words
+    return {"counts": counts, "is_one": len(rows) == 1, "words": f"{column}: {words or 'not judged'}"}
+
+
+# --- section by section -----------------------------------------------------------------------------------
+
+
+def _sections(
+    results: Sequence[Result],
+    claims: Sequence[Mapping[str, Any]],
+    figures: Sequence[Mapping[str, Any]],
+    conclusions: Mapping[str, Sequence[str]],
+) -> list[dict[str, Any]]:
+    """What became of each notebook, what it says, its claims and figures; claims of others as not run."""
+    of = {str(claim["section"]): study.PLANNED.get(str(claim["section"]), "") for claim in claims}
+    names = {result.name for result in results}
+    strangers = dict.fromkeys(name for name in of.values() if name and name not in names)
+    found = []
+    for result in (*results, *(Result(name=name, status="not_run") for name in strangers)):
+        own = [claim for claim in claims if of[str(claim["section"])] == result.name]
+        order = list(dict.fromkeys(claim["id"] for claim in own))
+        rows = [_claim_row(claim) for claim in sorted(own, key=lambda claim: order.index(claim["id"]))]
+        drawn = [figure for figure in figures if figure["notebook"] == result.name]
+        counts = {"verdicts": len(rows), "figures": len(drawn)}
+        section = {
+            "result": result,
+            "claims": rows,
+            "figures": drawn,
+            "says": conclusions.get(result.name, ()),
+        }
+        section["holds"] = ", ".join(f"{n} {what}" for what, n in counts.items() if n)
+        found.append(section)
+    return found
 
 
 def _claim_row(claim: Mapping[str, Any]) -> dict[str, Any]:
@@ -91,18 +240,28 @@ def _claim_row(claim: Mapping[str, Any]) -> dict[str, Any]:
     paper = claim["paper_value"]
     return {
         **claim,
-        "notebook": study.SECTIONS.get(str(claim["section"])),
         "paper": paper if isinstance(paper, str) else number(paper),
         "estimate": number(claim["estimate"]) + interval,
-        "detail": f"{tests}; {ways}" if tests else ways,
+        "tests": tests,
+        "ways": ways,
     }
 
 
-def _thumbnail(figure: Mapping[str, Any]) -> dict[str, Any]:
-    """The picture of a figure, small, with its size."""
+# --- figures ----------------------------------------------------------------------------------------------
+
+
+def _first_figures(figures: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The N_FIRST figures to look at first: those of FIRST_FIGURES in that order, then others in theirs."""
+    by_name = {figure["png"].stem: figure for figure in figures}
+    names = [name for name in FIRST_FIGURES if name in by_name]
+    return [by_name[name] for name in dict.fromkeys([*names, *by_name])][:N_FIRST]
+
+
+def _embedded(figure: Mapping[str, Any], width: int) -> dict[str, Any]:
+    """A figure with its picture, at most so wide, as an address that holds it."""
     image = Image.open(figure["png"]).convert("RGB")
-    image.thumbnail((THUMBNAIL_WIDTH, 4 * THUMBNAIL_WIDTH))
+    image.thumbnail((width, 4 * width))
     content = io.BytesIO()
     image.quantize(128, method=Image.Quantize.FASTOCTREE).save(content, format="png")
     data = "data:image/png;base64," + base64.b64encode(content.getvalue()).decode()
-    return {"thumbnail": data, "width": image.width, "height": image.height}
+    return {**figure, "picture": data, "width": image.width, "height": image.height}

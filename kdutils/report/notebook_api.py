@@ -11,6 +11,7 @@ import io
 import json
 import os
 import re
+import shlex
 import tempfile
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
@@ -25,7 +26,7 @@ from IPython.display import Markdown, display
 from matplotlib.figure import Figure
 
 import kdutils
-from kdutils.io import disk, text_safety
+from kdutils.io import disk, environment, text_safety
 from kdutils.io.cache import CachedTables
 from kdutils.io.disk import REPOSITORY
 from kdutils.io.environment import RUN_TOKEN
@@ -75,7 +76,8 @@ def begin(
         raise ParameterError(f"{name} does not declare {sorted(missing)}; every notebook must, as str")
     folder = writable_folder(values["out"], values["profile"])
     namespace[BEGUN] = name
-    return Report(name, values, folder)
+    own = {each.name: each.default for each in declared.values() if each.name not in ("profile", "out")}
+    return Report(name, values, folder, changed={key: values[key] for key in own if values[key] != own[key]})
 
 
 def writable_folder(out: Path | str, profile: str) -> Path:
@@ -109,8 +111,17 @@ def writable_folder(out: Path | str, profile: str) -> Path:
 class Report:
     """What one execution of a notebook shows and finds; nothing of it is published before `finish`."""
 
-    def __init__(self, name: str, parameters: Mapping[str, Any], folder: Path) -> None:
-        self.name = name
+    def __init__(
+        self,
+        name: str,
+        parameters: Mapping[str, Any],
+        folder: Path,
+        *,
+        changed: Mapping[str, Any] | None = None,
+    ) -> None:
+        """`changed`: the parameters, but profile and out, that are not at their defaults."""
+        self.name, self.changed = name, changed or {}
+        self.inputs: dict[str, str] = {}  # SHA-256 of what the figures are drawn from
         self.parameters = SimpleNamespace(**parameters)
         self.folder = folder
         self.kept = CachedTables(folder.parent / "cache" / "tables")
@@ -183,12 +194,21 @@ class Report:
         """Collect judged claims for `claims.json`, checked by `ledger`; a later one replaces an earlier."""
         self._claims |= ledger.checked_claims(rows)
 
+    def _made_by(self) -> dict[str, Any]:
+        """Where the figures come from: the same for the same code, parameters and inputs."""
+        words = ["./run_all.sh", self.folder.name, "--only", number_of(self.name)]
+        for key, value in self.changed.items():
+            words += ["-p", key, value if isinstance(value, str) else json.dumps(value)]
+        git, inputs = environment.git_state(), dict(sorted(self.inputs.items()))
+        return {"command": shlex.join(words), "kdutils": kdutils.__version__, **git, "inputs": inputs}
+
     def finish(self) -> None:
         """Publish figures and ledger rows under their final names, then the sentinel that completes them.
 
+        NN_name.json says of a figure alt, caption and `made_by`: command, commit, SHA-256 of the inputs.
         Figures of an earlier execution that were not drawn this time go. Prints what was written.
         """
-        statistics = ledger.merged_statistics(self._statistics)
+        statistics, made_by = ledger.merged_statistics(self._statistics), self._made_by()
         sentinel = ledger.sentinel(self.folder, self.name)
         with ledger.locked(self.folder):
             sentinel.unlink(missing_ok=True)
@@ -199,6 +219,7 @@ class Report:
                 written.append(disk.write_bytes(path.with_suffix(".svg"), svg))
                 written.append(disk.write_csv(path.with_suffix(".csv"), table))
                 facts = {"notebook": self.name, "place": place, "alt": alt, "caption": caption}
+                facts["made_by"] = made_by
                 facts["sha256"] = {each.suffix: disk.sha256(each) for each in written}
                 disk.write_json(path.with_suffix(".json"), disk.sealed(facts))
             problems = ledger.write_parts(self.folder, self.name, statistics, self._claims.values())

@@ -23,7 +23,7 @@ from kdutils.grid.profile import Profile
 from kdutils.io import disk, environment
 from kdutils.report import ledger, notebook_api, notebook_parameters
 from kdutils.report.executor import HANDOVER, Executor, Task, say
-from kdutils.report.index import index_html
+from kdutils.report.index import LIVE_KINDS, index_html
 from kdutils.report.render import Result, duration, relink
 
 LONGEST_LIMIT_SECONDS = 2_000_000  # the system takes no longer wait: 2**31 milliseconds
@@ -207,7 +207,9 @@ def write_index(profile: Profile, folder: Path, results: Sequence[Result], data:
         say(sentence)
     provenance = environment.provenance() | {"data": {path.name: disk.sha256(path) for path in data}}
     conclusions = {name: ledger.conclusions(folder, name) for name in profile.notebooks}
-    html = index_html(profile, shown, ledger.claims(folder), drawn, provenance, conclusions=conclusions)
+    others = {name: ledger.claims_of(name, folder) for name in LIVE_KINDS.values() if name != profile.name}
+    said = {"conclusions": conclusions, "others": others}
+    html = index_html(profile, shown, ledger.claims(folder), drawn, provenance, **said)
     disk.write_json(folder / "index.json", [asdict(result) for result in shown])
     return disk.write_text(folder / "index.html", html)
 

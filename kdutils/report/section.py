@@ -5,7 +5,6 @@ The modules `show_*` show one thing of a `Section`, or nothing where it has none
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection, Mapping
 from functools import cached_property
 from typing import Any
@@ -20,17 +19,20 @@ from kdutils.grid import plan
 from kdutils.grid.cell_table import LEAST_IN_FORMAT
 from kdutils.grid.study import DAGGER, UNFORMATTED
 from kdutils.inference.estimate import Estimate
+from kdutils.io.cache import digest
 from kdutils.report import figures, live, plots
 from kdutils.report.html_tables import Formats
 from kdutils.report.notebook_api import Report
 from kdutils.results import (
     agreement_fidelity,
+    authors_tables,
     authors_tests,
     gain_tables,
     item_gains,
     released_comparison,
     response_format,
 )
+from kdutils.results.gain_tables import interval_text
 
 Tables = Mapping[str, pd.DataFrame]  # source -> its table
 CORRELATED = {  # the end of a test's name, the beginning of its figure's -> what is correlated with the gain
@@ -59,6 +61,10 @@ class Section:
         self.parts = gain_tables.by_source(self.cells)
         self.labels = gain_tables.labels_of(self.cells)
         self.marks = gain_tables.watermarks(self.asked)
+        if "published" in self.parts:
+            run.inputs[authors_tables.TABLE.name] = authors_tables.SHA256
+        if made := self.asked.to_make:
+            run.inputs["runs"] = digest(self.asked.evaluated(made))
         self.items = item_gains.read(self.asked)  # of one live pair alone; of several pairs none
         self.selection = getattr(run.parameters, "selection", None)
 
@@ -285,15 +291,11 @@ def span(values: pd.Series, fmt: str = ".3g") -> str:
     return f"{values.min():{fmt}} to {values.max():{fmt}}".replace("-", "−")
 
 
-def signed(value: float, low: float = math.nan, high: float = math.nan) -> str:
-    """`+1.0 [−0.5, +2.5]`; a value alone where its bounds are NaN."""
-    return Estimate(value, low, high).text().replace("-", "−")
-
-
 def by_domain(table: pd.DataFrame, *, value: str) -> str:
     """`+1.0 [−0.5, +2.5] points in math (inconclusive)`, for each row: columns domain, `value`, low, high."""
     return ", ".join(
-        f"{signed(row[value], row['low'], row['high'])} points in {DOMAIN_LABELS[row['domain']].lower()}"
+        f"{interval_text(row[value], row['low'], row['high'])} points in "
+        + DOMAIN_LABELS[row["domain"]].lower()
         + ("" if row["low"] > 0 or row["high"] < 0 else " (inconclusive)")
         for row in table.to_dict("records")
     )

@@ -5,17 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from kdutils.claims import answer_sheet, claims
 from kdutils.constants import DOMAIN_LABELS, METHOD_NAMES
-from kdutils.grid import plan
 from kdutils.grid.cell_table import model_family, model_parameters, short_name
 from kdutils.inference import intervals
 from kdutils.report import decoding_figures, figures
-from kdutils.report.section import Section, signed
-from kdutils.results import decoding, gain_tables, hot_or_cold, item_gains
-from kdutils.results.gain_tables import in_domain_order
+from kdutils.report.section import Section
+from kdutils.results import decoding, gain_tables, hot_or_cold
+from kdutils.results.gain_tables import in_domain_order, interval_text
 
-JUDGED = ("E1", "E2", "E7", "E8", "A1", "A2", "A3", "A4", "F1", "P1", "P2", "P3")  # may hang on decoding
 POINTS = dict.fromkeys(["gain", "low", "high", "greedy_gain", "greedy_low", "greedy_high"], "+.1f")
 
 
@@ -124,37 +121,7 @@ def released(section: Section) -> str:
     )
 
 
-# --- the claims of the paper, and a chosen temperature ---------------------------------------------------
-
-
-def verdicts(section: Section) -> str:
-    """Claims that may hang on decoding, judged at temperature 0 and at 1, and how many verdicts differ.
-
-    Of the runs of the whole study that are finished; nothing is trained for it.
-    """
-    whole, found = plan.plan("08", vars(section.run.parameters)), {}
-    for each in (whole, *whole.others):
-        cells = gain_tables.live_cells(each)
-        own = {"items": item_gains.read(each), "kept": section.run.kept}
-        for row in claims.ledger_rows(claims.judgements(cells, **own)):
-            found[row["decoding"], row["analysis"], row["id"]] = row
-    table, differs = [], []
-    for claim, analysis in ((one, way) for one in JUDGED for way in answer_sheet.ANALYSES):
-        rows = [found.get((decoding, analysis, claim)) for decoding in ("greedy", "sampled")]
-        if None not in rows:
-            differs.append(rows[0]["verdict"] != rows[1]["verdict"])
-            answers = map(answer_sheet.answer, rows)
-            table.append((claim, rows[0]["statement"], analysis, *answers, "yes" if differs[-1] else ""))
-    if not table:
-        return "The claims were not judged both at temperature 0 and at 1: this profile has one decoding."
-    columns = ["id", "claim", "analysis", "temperature 0", "temperature 1", "verdict differs"]
-    caption = "claims of the paper judged on greedy and on sampled texts: estimate, 95% interval, verdict."
-    section.table({"live": pd.DataFrame(table, columns=columns)}, caption)
-    n_claims = len({row[0] for row in table})
-    return (
-        f"{sum(differs)} of {len(table)} verdicts on {n_claims} claims of the paper that could hang on the "
-        "decoding temperature differ between 0 and 1."
-    )
+# --- a chosen temperature ----------------------------------------------------------------------------------
 
 
 def selected(section: Section, table: pd.DataFrame) -> list[str]:
@@ -168,7 +135,8 @@ def selected(section: Section, table: pd.DataFrame) -> list[str]:
     for domain, own in table[table["method"] != "teacher"].groupby("domain", sort=False):
         best = own.loc[own["gain"].idxmax()]
         over = [
-            signed(*best[[f"{start}{name}" for name in ("gain", "low", "high")]]) for start in ("", "greedy_")
+            interval_text(*best[[f"{start}{name}" for name in ("gain", "low", "high")]])
+            for start in ("", "greedy_")
         ]
         said.append(
             f"{DOMAIN_LABELS[domain]}: a temperature chosen on held-out items gives at most {over[0]} points "

@@ -15,8 +15,9 @@ from kdutils.constants import METHOD_NAMES, TASK_LABELS
 from kdutils.inference.crossed_bootstrap import Resampled
 from kdutils.report import figures, plots
 from kdutils.report.plots import COLOURS, METHOD_STYLE, Style
-from kdutils.report.section import Section, signed
+from kdutils.report.section import Section
 from kdutils.results import gain_tables, item_gains, label_bias, label_cells
+from kdutils.results.gain_tables import interval_text
 from kdutils.results.label_bias import TEACHER
 
 WHO_STYLE = {
@@ -169,7 +170,8 @@ def sentences(drawn: Resampled, found: Mapping[str, np.ndarray], changing: pd.Da
         ):
             own = nearer[nearer["quantity"] == quantity]
             each = (
-                f"{METHOD_NAMES[row.who]} {signed(row.value, row.low, row.high)}" for row in own.itertuples()
+                f"{METHOD_NAMES[row.who]} {interval_text(row.value, row.low, row.high)}"
+                for row in own.itertuples()
             )
             said.append(f"{words}: {', '.join(each)}.")
     for analysis, part in changing.groupby("analysis"):

@@ -12,7 +12,7 @@ from kdutils.grid import cell_table
 from kdutils.grid.plan import Plan
 from kdutils.grid.study import SECTIONS
 from kdutils.report import figures, ledger
-from kdutils.report.section import Section, each, signed
+from kdutils.report.section import Section, each
 from kdutils.results import (
     authors_tests,
     gain_tables,
@@ -21,6 +21,7 @@ from kdutils.results import (
     protocols,
     response_format,
 )
+from kdutils.results.gain_tables import interval_text
 
 # --- 00: what there is ----------------------------------------------------------------------------------
 
@@ -170,10 +171,10 @@ def protocol_sentences(section: Section, changes: pd.DataFrame) -> list[str]:
         counts = ", ".join(f"{n} {verdict}" for verdict, n in part["verdict"].value_counts().items())
         largest = part.loc[part["change"].abs().idxmax()]
         factors = f"{len(part)} factor{'s' * (len(part) > 1)}"
-        by = signed(largest["change"], largest["low"], largest["high"])
+        by, careful = interval_text(*largest[["change", "low", "high"]]), part["careful"].iloc[0]
         where = f"{section.labels['live']}, {DOMAIN_LABELS[domain].lower()}, {METHOD_NAMES[method]}"
         said.append(
-            f"{where}: the gain under careful is {signed(part['careful'].iloc[0])} points; of {factors}: "
+            f"{where}: the gain under careful is {interval_text(careful)} points; of {factors}: "
             f"{counts}; the largest change ({largest['label']}) is {by}."
         )
     return said

@@ -210,7 +210,9 @@ def pair_label(table: pd.DataFrame) -> pd.Series:
     return names["student"].str.extract(r"^(mini-[a-z]+|[A-Za-z]+)")[0] + " " + sizes[0] + "→" + sizes[1]
 
 
-def interval_text(value: float, low: float, high: float, *, digits: int = 1, signed: bool = True) -> str:
+def interval_text(
+    value: float, low: float = math.nan, high: float = math.nan, *, digits: int = 1, signed: bool = True
+) -> str:
     """`+1.2 [−0.3, +2.7]`; without bounds that are not known."""
     return Estimate(value, low, high).text(digits, signed=signed).replace("-", "−")
 

@@ -253,5 +253,8 @@ def test_a_plan_hangs_on_the_item_rows_of_its_runs(tmp_path):
         folder.write_evaluation(run.evaluation, rows, {})
         seen.add(digest(planned))
     assert len(seen) == 3
+    spec = sources.resolved(run.spec)
+    [found] = planned.evaluated([run])
+    assert found == (spec.run_id, run.evaluation.eval_id, folder.items_digest(run.evaluation))
     seen.add(digest(dataclasses.replace(planned, shown=plan.Filter(tasks=("svamp",)))))
     assert len(seen) == 4

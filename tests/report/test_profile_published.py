@@ -12,6 +12,7 @@ import pytest
 from kdutils.claims import claims
 from kdutils.grid.profile import load_profile
 from kdutils.report import ledger
+from kdutils.results import authors_tables
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "outputs" / "reference" / "published"
@@ -83,8 +84,10 @@ def test_every_figure_has_its_files_and_numbers_in_its_alt_text(outputs):
     for stem in stems:
         for suffix in (".png", ".svg", ".csv", ".json"):
             assert (outputs / "figures" / (stem + suffix)).stat().st_size > 0
-        alt = json.loads((outputs / "figures" / f"{stem}.json").read_text())["alt"]
-        assert any(character.isdigit() for character in alt)
+        facts = json.loads((outputs / "figures" / f"{stem}.json").read_text())
+        assert any(character.isdigit() for character in facts["alt"])
+        made_of = {} if stem.startswith("10_") else {"authors_tables.csv": authors_tables.SHA256}
+        assert facts["made_by"]["inputs"] == made_of
 
 
 @pytest.mark.notebook

@@ -8,6 +8,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from bs4 import BeautifulSoup
+from PIL import Image
 from samples import SAMPLE, profile_of
 
 from kdutils.grid.profile import load_profile
@@ -152,7 +153,7 @@ CLAIM = {
 }
 
 
-def index(*claims: dict, results: list[Result] | None = None) -> BeautifulSoup:
+def index(*claims: dict, results: list[Result] | None = None, profile=None, **more) -> BeautifulSoup:
     names = ("01_effectiveness", "02_size_correlation", "03_teacher_quality")
     results = results or [Result(name=name, status="not_run") for name in names]
     provenance = {
@@ -160,23 +161,87 @@ def index(*claims: dict, results: list[Result] | None = None) -> BeautifulSoup:
         "git": {"commit": None, "dirty": True},
         "data": dict.fromkeys("abcd", "<sum>"),
     }
-    return BeautifulSoup(index_html(profile_of(*names), results, list(claims), [], provenance), "html.parser")
+    profile = profile or profile_of(*names)
+    return BeautifulSoup(index_html(profile, results, list(claims), [], provenance, **more), "html.parser")
 
 
-def test_index_counts_each_source_by_itself():
-    soup = index(CLAIM, CLAIM | {"source": "live", "protocol": "careful", "verdict": "not_reproduced"})
-    assert [title.get_text() for title in soup.select("h3")] == ["Released results", "Live results"]
-    counts = [[item.get_text()[0] for item in group.select("li")] for group in soup.select(".verdicts")]
-    assert counts == [["1", "0", "0", "0"], ["0", "1", "0", "0"]]
-    assert [len(table.select("tbody tr")) for table in soup.select("table")[:2]] == [1, 1]
+def matrix(soup: BeautifulSoup) -> list[list[str]]:
+    """The texts of the matrix, row by row."""
+    rows = soup.select(".matrix tr")
+    return [[" ".join(cell.get_text().split()) for cell in row.find_all(["th", "td"])] for row in rows]
 
 
-def test_index_counts_each_decoding_of_live_results_by_itself():
-    live = CLAIM | {"source": "live", "protocol": "careful"}
-    soup = index(CLAIM, *(live | {"decoding": each} for each in ("greedy", "sampled")))
-    titles = [title.get_text() for title in soup.select("h3")]
-    assert titles == ["Released results", "Live results, greedy", "Live results, sampled"]
-    assert [len(table.select("tbody tr")) for table in soup.select("table")[:3]] == [1, 1, 1]
+def answers(soup: BeautifulSoup) -> list[str]:
+    return [" ".join(each.get_text().split()) for each in soup.select(".answer")]
+
+
+LIVE = CLAIM | {"source": "live", "protocol": "careful", "decoding": "greedy"}
+
+
+def test_index_begins_with_a_column_for_each_source_decoding_and_analysis():
+    sampled = LIVE | {"decoding": "sampled", "verdict": "inconclusive"}
+    strict = LIVE | {"analysis": "strict", "verdict": "not_reproduced"}
+    aside = LIVE | {"decoding": "label"}, LIVE | {"id": "H1", "section": "12", "decoding": None}
+    soup = index(CLAIM, LIVE, sampled, strict, *aside)
+    head, ways, section, row, total = matrix(soup)
+    assert head == ["Claim of the paper", "Released", "Live, greedy", "Live, sampled"]
+    assert [each["colspan"] for each in soup.select(".matrix [scope=colgroup]")] == ["1", "2", "1"]
+    assert ways == ["authors", "authors", "strict", "authors"]
+    assert section == ["02 Size correlation"]
+    assert row == ["S1 gain <b>falls</b>", "✓", "✓", "✗", "?"]
+    assert total == ["All", "✓", "✓", "✗", "?"]
+    cells = soup.select(".matrix tbody td")
+    assert [cell["class"] for cell in cells] == [
+        [f"{each}"] for each in ("reproduced", "reproduced", "not_reproduced", "inconclusive")
+    ]
+    assert cells[2]["title"] == "Live, greedy, strict: -0.66 [-0.80, -0.40]: not reproduced"
+    shown = [tag.get_text() for tag in soup.select(".look .verdicts .tag")]
+    assert shown == ["✓ reproduced", "✗ not reproduced", "? inconclusive", "– not testable"]
+
+
+def test_claims_that_ask_the_same_of_each_task_are_one_row_with_counts():
+    tasks = {f"S3.{task}": f"gain falls: {task}" for task in ("AQuA", "AddSub", "SVAMP")}
+    rows = [CLAIM | {"id": key, "statement": text} for key, text in tasks.items()]
+    rows[1]["verdict"] = "inconclusive"
+    *_, row, total = matrix(index(CLAIM, *rows))
+    assert row == ["S3 gain falls: 3 tasks", "✓2 ?1"]
+    assert total == ["All", "✓3 ?1"]
+
+
+def test_index_says_in_four_sentences_what_the_verdicts_come_to():
+    other = CLAIM | {
+        "id": "S2",
+        "statement": "it rises",
+        "verdict": "not_reproduced",
+        "reason": "rho -0.2; x",
+    }
+    third = other | {"id": "S4"}
+    live = profile_of("02_size_correlation")
+    live = replace(live, sources=("published", "live"), live=load_profile("mini").live)
+    greedy = [LIVE, LIVE | {"id": "S2", "verdict": "not_reproduced"}]
+    sampled = [row | {"decoding": "sampled", "verdict": "not_reproduced"} for row in greedy]
+    kept = [LIVE | {"analysis": "strict"}, LIVE | {"id": "unknown"}]
+    others = {"qwen-small": (kept, "somewhere")}
+    said = answers(index(CLAIM, other, third, *greedy, *sampled, profile=live, others=others))
+    assert said == [
+        "Released results, the authors' analysis. Of 3 claims 1 reproduced, 2 not, 0 inconclusive, 0 not "
+        "testable. First reproduced: S1 gain <b>falls</b> (because). First not reproduced: S2 it rises "
+        "(rho −0.2).",
+        "Released results, the stricter analysis. None in this study. To judge them: ./run_all.sh published",
+        "Live, tiny models (a model world). Of 2 claims greedy, authors: 1 reproduced, 1 not, 0 inconclusive"
+        ", 0 not testable; sampled, authors: 0 reproduced, 2 not, 0 inconclusive, 0 not testable. "
+        "First not reproduced by all: S2 gain <b>falls</b>. Reproduced by one and not by another: S1.",
+        "Live, real models. Of 1 claims 1 reproduced, 0 not, 0 inconclusive, 0 not testable. First "
+        "reproduced: S1 gain <b>falls</b> (because). Not of this study: profile qwen-small, from somewhere.",
+    ]
+
+
+def test_a_study_of_released_results_alone_says_how_to_get_live_ones():
+    said = answers(index(CLAIM, others={"mini": ([CLAIM], "nowhere")}))
+    assert said[2:] == [
+        "Live, tiny models (a model world). None yet. To make some: ./run_all.sh mini",
+        "Live, real models. None yet. To make some: ./run_all.sh qwen-small",
+    ]
 
 
 def test_index_shows_what_each_notebook_concludes_as_text_with_emphasis():
@@ -185,85 +250,99 @@ def test_index_shows_what_each_notebook_concludes_as_text_with_emphasis():
         "01_effectiveness": ["Gain is **1.3** points.", "It wrote <b>a</b> [b](https://c.d) & $x$."],
         "02_size_correlation": [],
     }
-    profile = profile_of("01_effectiveness", "02_size_correlation")
-    soup = BeautifulSoup(index_html(profile, done, [], [], {}, conclusions=said), "html.parser")
-    [title] = soup.select("#conclusions ~ h3")
-    assert (title.get_text(), title.a["href"]) == ("01 Effectiveness", "reports/01_effectiveness.html")
-    first, second = title.find_next("ul").select("li")
+    soup = index(results=done, conclusions=said)
+    assert [len(each.select(".says")) for each in soup.select("details.report")] == [1, 0]
+    assert soup.select_one(".report summary a")["href"] == "reports/01_effectiveness.html"
+    first, second = soup.select(".says li")
     assert [str(part) for part in first.contents] == ["Gain is ", "<strong>1.3</strong>", " points."]
     assert (second.get_text(), second.a, second.b) == (
         "It wrote <b>a</b> [b](https://c.d) & $x$.",
         None,
         None,
     )
-    assert not BeautifulSoup(index_html(profile, done, [], [], {}), "html.parser").select("#conclusions")
 
 
 def test_index_names_the_family_of_real_models():
     profile = replace(profile_of("01_effectiveness"), sources=("live",), live=load_profile("qwen-small").live)
-    results = [Result(name="01_effectiveness", status="not_run")]
-    live = CLAIM | {"source": "live", "analysis": "strict", "decoding": "greedy"}
-    contrast = live | {"id": "H1", "decoding": None}
-    soup = BeautifulSoup(index_html(profile, results, [CLAIM, live, contrast], [], {}), "html.parser")
-    titles = [title.get_text() for title in soup.select("h3")]
-    assert titles == [
-        "Released results: the authors' analysis",
-        "Live results, Qwen2.5, greedy: the stricter analysis",
-        "Live results, Qwen2.5, contrasts: the stricter analysis",
-    ]
+    soup = index(CLAIM, LIVE | {"analysis": "strict"}, profile=profile)
+    assert matrix(soup)[0] == ["Claim of the paper", "Released", "Live, Qwen2.5"]
+    assert answers(soup)[3].startswith("Live, real models. Of 1 claims 1 reproduced")
 
 
-def test_index_counts_verdicts_and_shows_each_claim():
+def test_index_shows_each_claim_in_its_section_also_where_the_notebook_is_of_no_study():
     untestable = CLAIM | dict.fromkeys(("estimate", "ci_low", "ci_high", "p_value", "n", "paper_value"))
-    soup = index(CLAIM, CLAIM | {"id": "S2"}, untestable | {"id": "E3", "verdict": "not_testable"})
-    assert [item.get_text() for item in soup.select(".verdicts li")] == [
-        "2✓ reproduced",
-        "0✗ not reproduced",
-        "0? inconclusive",
-        "1– not testable",
-    ]
+    soup = index(
+        CLAIM, CLAIM | {"id": "S2"}, untestable | {"id": "A1", "section": "04", "verdict": "not_testable"}
+    )
+    found = {each.summary.b.get_text(): each for each in soup.select("details.report")}
+    assert list(found)[1::2] == ["02 Size correlation", "04 Agreement"]
+    assert "2 verdicts" in found["02 Size correlation"].summary.get_text()
     rows = [
         [cell.get_text() for cell in row.find_all(["th", "td"])]
-        for row in soup.select("table")[0].select("tbody tr")
+        for name in ("02 Size correlation", "04 Agreement")
+        for row in found[name].select("tbody tr")
     ]
-    detail = "p = 0.0001, n = 33; published · paper · authors"
     assert rows[0] == [
         "S1",
         "gain <b>falls</b>",
         "−0.66",
-        f"−0.661 [−0.8, −0.4]{detail}",
+        "published · paper · authors",
+        "−0.661 [−0.8, −0.4]p = 0.0001, n = 33",
         "✓ reproduced",
         "because",
     ]
-    assert rows[2][2:5] == ["—", "—published · paper · authors", "– not testable"]
+    assert rows[2][2:6] == ["—", "published · paper · authors", "—", "– not testable"]
 
 
 def test_index_without_claims_says_so():
-    assert "No claim has been judged yet." in index().get_text()
+    soup = index()
+    assert "No claim has been judged yet." in soup.get_text()
+    assert not soup.select(".matrix, .answer")
 
 
-def test_index_shows_what_became_of_each_notebook():
+def test_index_shows_what_became_of_each_notebook_and_first_of_all_what_failed():
     results = [
         Result(name="01_effectiveness", status="done", seconds=3, finished="noon", changed={"seed": "<1>"}),
         Result(name="02_size_correlation", status="failed", seconds=4, error="KeyError: <b>"),
         Result(name="03_teacher_quality", status="not_run"),
     ]
-    done, failed, not_run = index(CLAIM, results=results).select("#reports + div tbody tr")
+    soup = index(CLAIM, results=results)
+    done, failed, not_run = soup.select("details.report")
     assert [a["href"] for a in done.find_all("a")] == [
         f"reports/01_effectiveness.{kind}" for kind in ("html", "ipynb")
     ]
     assert [a["href"] for a in failed.find_all("a")] == [
         f"reports/02_size_correlation.failed.{kind}" for kind in ("html", "ipynb")
     ]
-    assert [cell.get_text() for cell in done.find_all(["th", "td"])] == [
-        "01 Effectivenessseed = <1>",
-        "✓ done",
-        "3 snoon",
-        "notebook",
-    ]
-    assert failed["class"] == ["failed"]
+    assert done.summary.get_text().split() == ["01", "Effectiveness", "✓", "done"]
+    assert done.p.get_text() == "notebook · 3 s · noon · seed = <1>"
+    assert [each.has_attr("open") for each in (done, failed, not_run)] == [False, True, False]
     assert "KeyError: <b>" in failed.get_text()
     assert not_run.find("a") is None
+    box = soup.select_one("#failed")
+    assert box.find_next("h2")["id"] == "claims"
+    said = " ".join(box.get_text().split())
+    assert said == "1 of 3 notebooks failed: 02 Size correlation: KeyError: <b>"
+    assert not index(CLAIM).select("#failed")
+
+
+def test_first_figures_are_those_of_the_declared_order_then_any(tmp_path):
+    names = ["00_coverage", "01_gain_by_pair_live", "02_gain_by_size", "08_sensitivity", "09_memory"]
+    drawn = []
+    for name in names:
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{name}.png")
+        notebook = {"02": "02_size_correlation"}.get(name[:2], "01_effectiveness")
+        figure = {"png": tmp_path / f"{name}.png", "alt": name, "caption": f"It shows {name}."}
+        drawn.append(figure | {"notebook": notebook})
+
+    def first(figures: list[dict]) -> list[str]:
+        html = index_html(profile_of("01_effectiveness"), [], [], figures, {})
+        return [each["alt"] for each in BeautifulSoup(html, "html.parser").select("#first + .figures img")]
+
+    assert first(drawn) == ["08_sensitivity", "01_gain_by_pair_live", "02_gain_by_size"]
+    assert first([drawn[0], drawn[4], drawn[2]]) == ["02_gain_by_size", "00_coverage", "09_memory"]
+    assert first(drawn[:1]) == ["00_coverage"]
+    assert first([]) == []
 
 
 def test_index_shows_provenance():
@@ -277,7 +356,7 @@ def test_index_of_the_sample_is_small_and_embeds_its_figures(sample):
     assert len(html) < 5_000_000
     assert [img["alt"] for img in BeautifulSoup(html, "html.parser").find_all("img")] == [
         "Gain falls from 9.8 at 0.5B to 1.3 at 7B."
-    ] * 2
+    ] * 4  # each large among the first, and small in its section
 
 
 # --- in a browser --------------------------------------------------------------------------------
@@ -335,10 +414,10 @@ def test_table_that_is_too_wide_scrolls_in_its_own_box(browser, sample):
 
 
 @pytest.mark.browser
-def test_claims_are_on_the_first_screen(browser, sample):
+def test_failures_and_verdicts_are_on_the_first_screen(browser, sample):
     watched = Watched(browser)
     watched.open(sample / "index.html")
-    for selector in (".verdicts", "tbody tr:first-child"):
+    for selector in ("#failed", ".matrix tbody tr", ".verdicts", ".answer"):
         assert watched.tab.locator(selector).first.bounding_box()["y"] < 800
     watched.tab.close()
 

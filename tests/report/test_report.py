@@ -22,6 +22,8 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from samples import PARAMETERS, write_notebook
 
+import kdutils
+from kdutils.io import environment
 from kdutils.report import html_tables, ledger, notebook_api, plots
 from kdutils.report.notebook_parameters import ParameterError
 
@@ -219,6 +221,32 @@ def test_figure_appears_under_its_name_only_with_finish(run):
     }
     read = pd.read_csv(run.folder / "figures" / "02_gain.csv")
     pd.testing.assert_frame_equal(read, DATA, check_exact=True)
+
+
+def made_by(run: notebook_api.Report) -> dict:
+    draw(run)
+    run.finish()
+    return json.loads((run.folder / "figures" / "02_gain.json").read_text())["made_by"]
+
+
+def test_a_figure_says_by_which_command_and_code_and_from_what_it_was_made(tmp_path, namespace):
+    write_notebook(tmp_path, NAME, parameters=PARAMETERS + 'tasks: list[str] = ["svamp"]\n')
+    given = namespace | {"tasks": ["aqua", "gsm8k"], "selection": "temperature_1"}
+    run = notebook_api.begin(NAME, given, notebooks=tmp_path)
+    run.inputs["a.csv"] = "abc"
+    command = """./run_all.sh published --only 02 -p selection temperature_1 -p tasks '["aqua", "gsm8k"]'"""
+    known = {"command": command, "kdutils": kdutils.__version__, "inputs": {"a.csv": "abc"}}
+    assert made_by(run) == known | environment.git_state()
+    path = run.folder / "figures" / "02_gain.json"
+    before = path.read_bytes()
+    assert made_by(run) == known | environment.git_state() and path.read_bytes() == before
+    run.inputs["a.csv"] = "abd"
+    made_by(run)
+    assert path.read_bytes() != before
+
+
+def test_a_figure_of_the_default_parameters_has_a_command_without_any(run):
+    assert made_by(run)["command"] == "./run_all.sh published --only 02"
 
 
 def test_figure_is_closed(run):

@@ -113,7 +113,7 @@ def test_a_claim_an_error_and_a_figure_stay_text_in_the_index(tmp_path):
         profile_of("01_effectiveness"), [failed], [claim], [], {"data": {"a": HOSTILE}}, conclusions=said
     )
     assert is_harmless(html.replace("\0", ""))
-    [sentence] = BeautifulSoup(html, "html.parser").select("#conclusions + h3 + ul > li")
+    [sentence] = BeautifulSoup(html, "html.parser").select(".says > li")
     assert (
         sentence.get_text().startswith("It wrote ")
         and "<script>window.pwned = 1</script>" in sentence.get_text()
