@@ -160,12 +160,17 @@ CONTENDERS = {
 
 def hindrance(case: Case, contender: str) -> str:
     """Why this contender cannot do the case here; "" if nothing is known to be in its way."""
+    from kdutils.compute import Compute
     from kdutils.models import policy_for
 
     if remedy := peers.missing().get(CONTENDERS[contender].package):
         return f"not installed: {remedy}"
-    if contender == BFLOAT16 and policy_for(case.student.parameters, trains_all=True).autocast is None:
-        return "kdutils computes with this in float32 alone here, see the other rows"
+    compute, parameters = Compute.from_environment(), case.student.parameters
+    if contender == BFLOAT16 and policy_for(parameters, trains_all=True, compute=compute).autocast is None:
+        return (
+            "kdutils computes with this in float32 alone here, see the other rows; KDUTILS_CPU_BFLOAT16=1 "
+            "makes models of 20 million parameters or more compute in bfloat16"
+        )
     return ""
 
 

@@ -111,9 +111,15 @@ def test_texts_of_the_mini_world_are_padded_and_only_responses_are_scored():
     assert 0 < sizes["scored"] < sizes["tokens"]
 
 
-def test_bfloat16_is_refused_where_kdutils_has_none():
-    (answer,) = kd_steps.visit([TINY], BFLOAT16, 1, 1)
-    assert "in float32 alone" in answer["cannot"]
+def test_bfloat16_is_measured_where_kdutils_computes_with_it(monkeypatch):
+    case = workloads.case_of("qwen-vocabulary")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setenv("KDUTILS_CPU_BFLOAT16", "0")
+    assert "KDUTILS_CPU_BFLOAT16=1" in kd_steps.hindrance(case, BFLOAT16)
+    assert "KDUTILS_CPU_BFLOAT16=1" in kd_steps.hindrance(workloads.case_of("mini"), BFLOAT16)
+    monkeypatch.setenv("KDUTILS_CPU_BFLOAT16", "1")
+    assert kd_steps.hindrance(case, BFLOAT16) == ""
+    assert kd_steps.hindrance(workloads.case_of("mini"), BFLOAT16) != ""
 
 
 def test_cases_are_what_they_are_called():
