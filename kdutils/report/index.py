@@ -140,11 +140,11 @@ def _sentence(answer: Answer) -> str:
     counts = []
     for name, part in answer.columns.items():
         n = Counter(row["verdict"] for row in part.values())
-        way = f"{name.removeprefix(shared).strip(', ')}: " * (len(answer.columns) > 1)
+        way = f"{name.removeprefix(shared).strip(', ')} " * (len(answer.columns) > 1)
         numbers = ", ".join(f"**{n[verdict]}** {words}" for verdict, words in COUNTED.items())
         counts.append(f"{way}{numbers}{f' of {len(part)}' * (len(n_claims) > 1)}")
     if len(n_claims) == 1:
-        counts[0] = f"Of {n_claims.pop()} claims {counts[0]}"
+        counts[0] = f"Of {n_claims.pop()} claims{':' * (len(counts) > 1)} {counts[0]}"
     sentences, found = ["; ".join(counts)], {}
     for part in answer.columns.values():
         for claim, row in part.items():
