@@ -109,7 +109,7 @@ def _answers(
             rows = [row for row in _of_paper(rows) if row["id"] in known]
             columns = answer_sheet.of_profile(rows, label=f"Live, profile {name}")
             note = f"Not of this study: profile {name}, from {where}."
-        note = note if columns else f"None yet. To make some: ./run_all.sh {name}"
+        note = note if columns else f"None on these claims. To make some: ./run_all.sh {name}"
         found.append((f"Live, {kind}", columns, note))
     return found
 

@@ -239,8 +239,8 @@ def test_index_says_in_four_sentences_what_the_verdicts_come_to():
 def test_a_study_of_released_results_alone_says_how_to_get_live_ones():
     said = answers(index(CLAIM, others={"mini": ([CLAIM], "nowhere")}))
     assert said[2:] == [
-        "Live, tiny models (a model world). None yet. To make some: ./run_all.sh mini",
-        "Live, real models. None yet. To make some: ./run_all.sh qwen-small",
+        "Live, tiny models (a model world). None on these claims. To make some: ./run_all.sh mini",
+        "Live, real models. None on these claims. To make some: ./run_all.sh qwen-small",
     ]
 
 
