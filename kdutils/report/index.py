@@ -9,8 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, repeat
 from typing import Any
 
 from PIL import Image
@@ -35,15 +34,6 @@ FIRST_FIGURES = (
 )
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What the results of one kind say of the claims of the paper."""
-
-    title: str
-    columns: answer_sheet.Columns  # of the matrix; {} where there are no such results
-    note: str  # where they are from, or how to get them
-
-
 def index_html(
     profile: Profile,
     results: Sequence[Result],
@@ -65,10 +55,10 @@ def index_html(
     """
     pages = {result.name: result.page and f"reports/{result.page}" for result in results}
     answers = _answers(profile, claims, others or {})
-    columns = {name: part for answer in answers for name, part in answer.columns.items()}
+    columns = {name: part for _, found, _ in answers for name, part in found.items()}
     with ThreadPoolExecutor() as pool:  # compressing pictures takes most of the time, and no lock
-        drawn = list(pool.map(_embedded, figures, [THUMBNAIL_WIDTH] * len(figures)))
-        first = list(pool.map(_embedded, chosen := _first_figures(figures), [FIGURE_WIDTH] * len(chosen)))
+        drawn = list(pool.map(_embedded, figures, repeat(THUMBNAIL_WIDTH)))
+        first = list(pool.map(_embedded, _first_figures(figures), repeat(FIGURE_WIDTH)))
     return page(
         "index.html.j2",
         title=f"Knowledge distillation: {profile.title[:1].lower()}{profile.title[1:]}",
@@ -82,8 +72,8 @@ def index_html(
         columns=[(results, len(list(names))) for results, names in groupby(columns, _results_of)],
         analyses=[name.rpartition(", ")[2] for name in columns],
         matrix=_matrix(columns),
-        totals=[_cell(name, part.values()) for name, part in columns.items()],
-        answers=[(answer.title, _sentence(answer), answer.note) for answer in answers],
+        totals=[_cell(name, list(part.values())) for name, part in columns.items()],
+        answers=[(title, _sentence(found), note) for title, found, note in answers],
         first=first,
         sections=_sections(results, claims, drawn, conclusions or {}),
         provenance=provenance,
@@ -95,8 +85,11 @@ def index_html(
 
 def _answers(
     profile: Profile, claims: Sequence[Mapping[str, Any]], others: Mapping[str, tuple[Sequence, str]]
-) -> list[Answer]:
-    """Released results by both analyses, then live ones of each kind; claims that the study judges."""
+) -> list[tuple[str, answer_sheet.Columns, str]]:
+    """Released results by both analyses, then live ones of each kind, on the claims that the study judges.
+
+    Each is its title, its columns, and a note: where they are from, or how to get them where there are none.
+    """
     claims = _of_paper(claims)
     known = {row["id"] for row in claims}
     released = answer_sheet.columns([row for row in claims if row["source"] == "published"])
@@ -104,7 +97,7 @@ def _answers(
     for analysis, words in ANALYSIS_WORDS.items():
         own = {name: part for name, part in released.items() if name.endswith(analysis)}
         note = "" if own else "None in this study. To judge them: ./run_all.sh published"
-        found.append(Answer(f"Released results, {words}", own, note))
+        found.append((f"Released results, {words}", own, note))
     models = profile.live.models if profile.live else ()
     labels = cell_table.source_labels(map(cell_table.model_family, models))  # `Live, Qwen2.5`
     live = answer_sheet.columns([row for row in claims if row["source"] == "live"], labels=labels)
@@ -115,9 +108,9 @@ def _answers(
             rows, where = others.get(name, ((), ""))
             rows = [row for row in _of_paper(rows) if row["id"] in known]
             columns = answer_sheet.of_profile(rows, label=f"Live, profile {name}")
-            note = f"Not of this study: profile {name}, from {where}." if columns else ""
-        note = note or ("" if columns else f"None yet. To make some: ./run_all.sh {name}")
-        found.append(Answer(f"Live, {kind}", columns, note))
+            note = f"Not of this study: profile {name}, from {where}."
+        note = note if columns else f"None on these claims. To make some: ./run_all.sh {name}"
+        found.append((f"Live, {kind}", columns, note))
     return found
 
 
@@ -130,41 +123,35 @@ def _results_of(column: str) -> str:
     return column.rpartition(", ")[0]
 
 
-def _sentence(answer: Answer) -> str:
+def _sentence(columns: answer_sheet.Columns) -> str:
     """Counts of each column; then by rule: the first claims, in the paper's order, on which all agree.
 
     And those that one column finds reproduced and another does not.
     """
-    shared = os.path.commonprefix([*answer.columns, *map(_results_of, answer.columns)])
-    n_claims = {len(part) for part in answer.columns.values()}
-    counts = []
-    for name, part in answer.columns.items():
+    shared = os.path.commonprefix([*columns, *map(_results_of, columns)])
+    n_claims, counts, found = {len(part) for part in columns.values()}, [], {}
+    for name, part in columns.items():
         n = Counter(row["verdict"] for row in part.values())
-        way = f"{name.removeprefix(shared).strip(', ')}: " * (len(answer.columns) > 1)
+        way = f"{name.removeprefix(shared).strip(', ')} " * (len(columns) > 1)
         numbers = ", ".join(f"**{n[verdict]}** {words}" for verdict, words in COUNTED.items())
-        counts.append(f"{way}{numbers}{f' of {len(part)}' * (len(n_claims) > 1)}")
-    if len(n_claims) == 1:
-        counts[0] = f"Of {n_claims.pop()} claims {counts[0]}"
-    sentences, found = ["; ".join(counts)], {}
-    for part in answer.columns.values():
         for claim, row in part.items():
             found.setdefault(claim, []).append(row)
+        counts.append(f"{way}{numbers}{f' of {len(part)}' * (len(n_claims) > 1)}")
+    if len(n_claims) == 1:
+        counts[0] = f"Of {n_claims.pop()} claims{':' * (len(counts) > 1)} {counts[0]}"
+    sentences = ["; ".join(counts)]
     for verdict in ("reproduced", "not_reproduced"):
         agreed = [rows for rows in found.values() if {row["verdict"] for row in rows} == {verdict}]
         if agreed:
             row, *several = agreed[0]
-            why = "" if several else f" ({_first_number(row['reason'])})"
+            reason = re.sub(r" \([^()]*\)", "", row["reason"]).split("; ")[0]
+            why = "" if several else f" ({reason})".replace(" -", " −").replace("[-", "[−")
             words = verdict.replace("_", " ") + " by all" * bool(several)
             sentences.append(f"First {words}: *{row['id']}* {row['statement']}{why}")
     both = {"reproduced", "not_reproduced"}
     if split := [claim for claim, rows in found.items() if both <= {row["verdict"] for row in rows}]:
         sentences.append(f"Reproduced by one and not by another: {', '.join(split)}")
-    return ". ".join(sentences) + "." if answer.columns else ""
-
-
-def _first_number(reason: str) -> str:
-    """A reason up to its first semicolon, without what stands in parentheses."""
-    return re.sub(r"(?<!\w)-(?=\d)", "−", re.sub(r" \([^()]*\)", "", reason).split("; ")[0])
+    return ". ".join(sentences) + "." if columns else ""
 
 
 def _matrix(columns: answer_sheet.Columns) -> list[dict[str, Any]]:
@@ -180,17 +167,16 @@ def _matrix(columns: answer_sheet.Columns) -> list[dict[str, Any]]:
             statement = next(iter(own.values()))
             if len(own) > 1:
                 statement = os.path.commonprefix(list(own.values())).rstrip(" :") + f": {len(own)} tasks"
-            cells = [
-                _cell(name, [part[each] for each in own if each in part]) for name, part in columns.items()
-            ]
-            rows.append({"id": claim, "statement": statement, "cells": cells})
+            parts = {name: [part[each] for each in own if each in part] for name, part in columns.items()}
+            rows.append(
+                {"id": claim, "statement": statement, "cells": [_cell(*each) for each in parts.items()]}
+            )
         sections.append({"notebook": study.PLANNED.get(section, section), "rows": rows})
     return sections
 
 
 def _cell(column: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """A field of the matrix: how often it holds each verdict, and its words."""
-    rows = list(rows)
     counts = Counter(row["verdict"] for row in rows)
     counts = {verdict: counts[verdict] for verdict in VERDICTS if counts[verdict]}
     words = ", ".join(f"{n} {verdict.replace('_', ' ')}" for verdict, n in counts.items())
@@ -208,24 +194,19 @@ def _sections(
     conclusions: Mapping[str, Sequence[str]],
 ) -> list[dict[str, Any]]:
     """What became of each notebook, what it says, its claims and figures; claims of others as not run."""
-    of = {str(claim["section"]): study.PLANNED.get(str(claim["section"]), "") for claim in claims}
-    names = {result.name for result in results}
-    strangers = dict.fromkeys(name for name in of.values() if name and name not in names)
+    of = {claim["section"]: study.PLANNED.get(claim["section"], claim["section"]) for claim in claims}
+    known = {result.name: result for result in results}
+    for name in [*of.values(), *(figure["notebook"] for figure in figures)]:
+        known.setdefault(name, Result(name=name, status="not_run"))
     found = []
-    for result in (*results, *(Result(name=name, status="not_run") for name in strangers)):
-        own = [claim for claim in claims if of[str(claim["section"])] == result.name]
+    for name, result in known.items():
+        own = [claim for claim in claims if of[claim["section"]] == name]
         order = list(dict.fromkeys(claim["id"] for claim in own))
         rows = [_claim_row(claim) for claim in sorted(own, key=lambda claim: order.index(claim["id"]))]
-        drawn = [figure for figure in figures if figure["notebook"] == result.name]
-        counts = {"verdicts": len(rows), "figures": len(drawn)}
-        section = {
-            "result": result,
-            "claims": rows,
-            "figures": drawn,
-            "says": conclusions.get(result.name, ()),
-        }
-        section["holds"] = ", ".join(f"{n} {what}" for what, n in counts.items() if n)
-        found.append(section)
+        drawn = [figure for figure in figures if figure["notebook"] == name]
+        section = {"result": result, "claims": rows, "figures": drawn, "says": conclusions.get(name, ())}
+        holds = {"verdicts": len(rows), "figures": len(drawn)}.items()
+        found.append(section | {"holds": ", ".join(f"{n} {what}" for what, n in holds if n)})
     return found
 
 
@@ -237,14 +218,9 @@ def _claim_row(claim: Mapping[str, Any]) -> dict[str, Any]:
     known = {"p": claim["p_value"], "n": claim["n"]}
     tests = ", ".join(f"{name} = {number(value)}" for name, value in known.items() if value is not None)
     ways = " · ".join(claim[key] for key in ("source", "protocol", "decoding", "analysis") if claim.get(key))
-    paper = claim["paper_value"]
-    return {
-        **claim,
-        "paper": paper if isinstance(paper, str) else number(paper),
-        "estimate": number(claim["estimate"]) + interval,
-        "tests": tests,
-        "ways": ways,
-    }
+    paper, estimate = claim["paper_value"], number(claim["estimate"]) + interval
+    paper = paper if isinstance(paper, str) else number(paper)
+    return {**claim, "paper": paper, "estimate": estimate, "tests": tests, "ways": ways}
 
 
 # --- figures ----------------------------------------------------------------------------------------------

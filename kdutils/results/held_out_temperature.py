@@ -194,7 +194,7 @@ def composed(halves: pd.DataFrame, turns: pd.DataFrame) -> pd.DataFrame:
     sums = sums.sum(min_count=1).reset_index()
     share = sums["value"] / sums["n"]
     spread = (sums["square"] / sums["n"] - share**2).clip(lower=0.0) / (sums["n"] - 1)
-    bleu = pd.Series(intervals.bleu(sums[COUNTS].to_numpy(float)), sums.index)
+    bleu = pd.Series(intervals.bleu(sums[COUNTS].fillna(0)), sums.index)
     sums = sums.assign(
         accuracy=100 * share,
         variance=100**2 * spread,

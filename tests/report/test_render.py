@@ -228,8 +228,8 @@ def test_index_says_in_four_sentences_what_the_verdicts_come_to():
         "testable. First reproduced: S1 gain <b>falls</b> (because). First not reproduced: S2 it rises "
         "(rho −0.2).",
         "Released results, the stricter analysis. None in this study. To judge them: ./run_all.sh published",
-        "Live, tiny models (a model world). Of 2 claims greedy, authors: 1 reproduced, 1 not, 0 inconclusive"
-        ", 0 not testable; sampled, authors: 0 reproduced, 2 not, 0 inconclusive, 0 not testable. "
+        "Live, tiny models (a model world). Of 2 claims: greedy, authors 1 reproduced, 1 not, 0 inconclusive"
+        ", 0 not testable; sampled, authors 0 reproduced, 2 not, 0 inconclusive, 0 not testable. "
         "First not reproduced by all: S2 gain <b>falls</b>. Reproduced by one and not by another: S1.",
         "Live, real models. Of 1 claims 1 reproduced, 0 not, 0 inconclusive, 0 not testable. First "
         "reproduced: S1 gain <b>falls</b> (because). Not of this study: profile qwen-small, from somewhere.",
@@ -239,8 +239,8 @@ def test_index_says_in_four_sentences_what_the_verdicts_come_to():
 def test_a_study_of_released_results_alone_says_how_to_get_live_ones():
     said = answers(index(CLAIM, others={"mini": ([CLAIM], "nowhere")}))
     assert said[2:] == [
-        "Live, tiny models (a model world). None yet. To make some: ./run_all.sh mini",
-        "Live, real models. None yet. To make some: ./run_all.sh qwen-small",
+        "Live, tiny models (a model world). None on these claims. To make some: ./run_all.sh mini",
+        "Live, real models. None on these claims. To make some: ./run_all.sh qwen-small",
     ]
 
 
