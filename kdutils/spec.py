@@ -57,9 +57,7 @@ USED_BY: dict[str, Callable[[Method], bool]] = {  # field -> has it an effect? O
     **dict.fromkeys(("teacher_tuned", "teacher_seed", "teacher_adapter"), lambda method: method.has_teacher),
     **dict.fromkeys(OF_TRAINING, lambda method: method.prefix != ""),
 }
-
 MAX_NEW_TOKENS = 96  # of an evaluation's text
-
 Seed = Annotated[int, between(0, 2**31 - 1)]
 Share = Annotated[float, between(0, 1)]
 SamplingTemperature = Annotated[float, between(0.01, 100)]
