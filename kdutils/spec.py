@@ -16,10 +16,13 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from kdutils.constants import (
+    ADAPTER_FIELDS,
+    ADAPTERS,
     ALL_TASKS,
     BY_SEQUENCE,
     DIVERGENCES,
     KD_METHODS,
+    MASKS,
     METHODS,
     NOT_OF_PAPER,
     PREFIXES,
@@ -50,12 +53,11 @@ USED_BY: dict[str, Callable[[Method], bool]] = {  # field -> has it an effect? O
     **dict.fromkeys(
         ("mean_by_sequence", "kd_weight"), lambda method: method.prefix == "gold" and method.divergence != ""
     ),
-    **dict.fromkeys(("teacher_tuned", "teacher_seed"), lambda method: method.has_teacher),
+    "shadow_loss": lambda method: method.divergence != "",
+    **dict.fromkeys(("teacher_tuned", "teacher_seed", "teacher_adapter"), lambda method: method.has_teacher),
     **dict.fromkeys(OF_TRAINING, lambda method: method.prefix != ""),
 }
-
 MAX_NEW_TOKENS = 96  # of an evaluation's text
-
 Seed = Annotated[int, between(0, 2**31 - 1)]
 Share = Annotated[float, between(0, 1)]
 SamplingTemperature = Annotated[float, between(0.01, 100)]
@@ -94,10 +96,15 @@ class RunSpec(Hashed):
     prompt_in_loss: bool | None = None  # of this run and of its teacher's; None: as the protocol says
     mean_by_sequence: bool | None = None  # of the loss, else one mean over all tokens; None: as the protocol
     frozen: Literal["", "attention", "mlp"] = ""  # modules of the student that are not trained
-    adapter: Literal["full", "lora"] = "full"
+    adapter: Literal[*ADAPTERS] = "full"
+    adapter_parameters: Annotated[int, between(1, 10**12)] | None = None  # trained; None: as lora_rank says
     lora_rank: Annotated[int, between(1, 1_024)] = 8
     lora_alpha: Annotated[float, between(0.001, 10_000)] = 16.0
     lora_dropout: Annotated[float, between(0, 0.9)] = 0.05
+    mask_exponent: Annotated[float, between(0, 8)] = 0.0  # entries w are chosen by |gradient| / |w|^this
+    shadow_loss: Literal["cross_entropy", "teacher"] = "cross_entropy"  # of the side network (shadow) itself
+    detached: bool = False  # shadow: the student is the side network alone
+    teacher_adapter: Literal["", "full"] = ""  # "": a teacher is tuned by LoRA beside lora, else full
     student_start: Literal["base", "sft"] = "base"  # sft: the student of its SFT run, which is made first
     shrink: Annotated[float, between(0.001, 1)] = 1.0  # matrices start as shrink * these + perturb * fresh
     perturb: Share = 0.0  # ones; Ash & Adams 2020 (arXiv:1910.08475)
@@ -146,7 +153,8 @@ class RunSpec(Hashed):
                 )
         is_paper = self.protocol == "paper"
         absent = {"method": self.method in NOT_OF_PAPER, "kd_weight": self.kd_weight < 1}
-        for name, is_absent in (absent | {"frozen": self.frozen != ""}).items():
+        absent |= {"frozen": self.frozen != "", "adapter": self.adapter not in ("full", "lora")}
+        for name, is_absent in absent.items():
             if is_paper and is_absent:
                 shows = f"the authors' code has no {name} {getattr(self, name)!r}"
                 raise ValueError(f"protocol='paper': {shows}; use protocol='careful'")
@@ -167,14 +175,15 @@ class RunSpec(Hashed):
                 f"devices={self.devices} is more than the {self.batch_size} rows of a batch, and one without "
                 f"a row would idle: use devices={self.batch_size} or fewer, or a larger batch_size"
             )
-        for name in ("lora_rank", "lora_alpha", "lora_dropout"):
-            if self.adapter == "full" and getattr(self, name) != defaults[name]:
-                raise ValueError(f"{name} has no effect with adapter='full': use adapter='lora'")
-        for name in ("shrink", "perturb", "frozen"):
-            if self.adapter == "lora" and (value := getattr(self, name)) != defaults[name]:
-                raise ValueError(
-                    f"{name}={value} is of weights that an adapter leaves as they are: use adapter='full'"
-                )
+        kind = self.adapter
+        for name in ADAPTER_FIELDS:
+            users = [key for key, adapter in ADAPTERS.items() if name in adapter.fields]
+            if kind not in users and (value := getattr(self, name)) != defaults[name]:
+                raise ValueError(f"{name}={value} has no effect with adapter={kind!r}: use one of {users}")
+        if self.adapter_parameters is None and kind in MASKS:
+            raise ValueError(f"adapter={kind!r} needs adapter_parameters=...: how many values to train")
+        if self.adapter_parameters and kind not in ("shadow", "spt") and self.lora_rank != 8:
+            raise ValueError(f"lora_rank={self.lora_rank} has no effect beside adapter_parameters: drop one")
         if self.kd_weight == 0:
             raise ValueError("kd_weight=0 leaves nothing of the teacher in the loss: use method='sft'")
 
@@ -253,6 +262,9 @@ class RunSpec(Hashed):
             return None
         own = {"student": self.teacher, "student_digest": self.teacher_digest, "seed": self.teacher_seed}
         own |= PLAIN_START | {"student_source": self.teacher_source}
+        adapter = self.teacher_adapter or ("lora" if self.adapter == "lora" else "full")
+        if adapter != self.adapter or self.adapter_parameters is not None:
+            own |= {name: defaults_of(RunSpec)[name] for name in ADAPTER_FIELDS} | {"adapter": adapter}
         return replace(self.sft_spec, **own, learning_rate=None, select_best=False)
 
     @cached_property
