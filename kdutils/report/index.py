@@ -205,8 +205,8 @@ def _sections(
         rows = [_claim_row(claim) for claim in sorted(own, key=lambda claim: order.index(claim["id"]))]
         drawn = [figure for figure in figures if figure["notebook"] == name]
         section = {"result": result, "claims": rows, "figures": drawn, "says": conclusions.get(name, ())}
-        holds = {"verdicts": len(rows), "figures": len(drawn)}.items()
-        found.append(section | {"holds": ", ".join(f"{n} {what}" for what, n in holds if n)})
+        holds = {"verdict": len(rows), "figure": len(drawn)}.items()
+        found.append(section | {"holds": ", ".join(f"{n} {what}{'s' * (n > 1)}" for what, n in holds if n)})
     return found
 
 
