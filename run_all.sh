@@ -86,7 +86,7 @@ check_lock() { "$1" -P "$root/kdutils/io/environment.py" check --show 3 "$root/r
 # What an environment depends on. The folder too: a copied or moved one points to where it was made.
 ingredients() {
   printf '%s\n' "$root"
-  cat "$root/requirements.lock" "$root/pyproject.toml" "$root/environment.yml"
+  cat "$root/requirements.lock" "$root/requirements-cpu.lock" "$root/pyproject.toml" "$root/environment.yml"
 }
 
 # An environment is ready when its stamp, written last, holds the ingredients of today.
@@ -106,6 +106,8 @@ diagnosis() {
   end=$(tail -n 12 "$1")
   case $end in
     *"No space left on device"*) echo "the disk (or TMPDIR) is full: make room" ;;
+    *"DO NOT MATCH THE HASHES"*)
+      echo "the file of $(sed -n 's/^ *\([^ ]*==[^ ]*\).*/\1/p' <<<"$end" | tail -n 1) is not that of requirements.lock: see where pip got it," ;;
     *"ensurepip is not"*)
       echo "this Python cannot make venvs: install its venv package (Debian: python3-venv)" ;;
     *"connection broken by"* | *ConnectionError* | *TimeoutError* | *ProxyError* | *SSLError* | *"CONNECTION FAILED"*)
@@ -121,8 +123,14 @@ make_venv() {
   "$base" -I -m venv "$1" || return
   # Only for speed (measured: half a minute of two), so an older pip will do where there is no newer one.
   isolated_pip "$1/bin/python" install --no-compile --retries 0 'pip>=25' || echo "goes on with the pip at hand"
+  local lock=requirements.lock
   # --no-compile: Python compiles what is imported when it is, which is a small part (saves a minute).
-  isolated_pip "$1/bin/python" install --no-compile -r requirements.lock
+  local install=("$1/bin/python" install --no-compile --no-deps --require-hashes)
+  if isolated_pip "${install[@]}" --retries 0 -r requirements-cpu.lock; then # it does without CUDA's libraries, 3 GB
+    lock=$1/requirements.lock
+    awk '/^[^# ]/ { cuda = /^(cuda|nvidia|triton)/ } !cuda' requirements.lock >"$lock" || return
+  fi
+  isolated_pip "${install[@]}" -r "$lock" && isolated_pip "$1/bin/python" check
 }
 
 make_conda() {
