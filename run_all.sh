@@ -9,9 +9,8 @@ Usage:
   ./run_all.sh PROFILE --engine ray [--address auto]
   ./run_all.sh PROFILE --shard I/N
   ./run_all.sh PROFILE --dry-run [--gpu NAME] [-p NAME VALUE]...
-  ./run_all.sh --test [PYTEST ARGUMENT]...
-  ./run_all.sh --test faults [PYTEST ARGUMENT]...
-  ./run_all.sh --test gpu [PYTEST ARGUMENT]...
+  ./run_all.sh --check [--minutes N] [--out DIR]
+  ./run_all.sh --test [all|faults|gpu] [PYTEST ARGUMENT]...
   ./run_all.sh bench gpu [--plan] [--cases NAME...] [--seconds S] [--out DIR]
   ./run_all.sh --help
 
@@ -19,9 +18,11 @@ The first form runs the notebooks of a profile and writes reports, figures, stat
 claims.json and index.html; `./run_all.sh PROFILE --help` explains its options. The second does
 the same with Ray, on this machine or a cluster. The third trains the I-th of N parts and no more. The
 fourth trains nothing: it prints what is to be trained, what is there already and what the rest costs,
-and writes plan.csv. The fifth runs the tests with the coverage of kdutils, the sixth those alone that
-inject faults and try bad inputs, and counts both in its last two lines. The seventh compares a GPU with the CPU;
-where there is none, its tests skip. The eighth measures a step at Qwen2.5's shapes on a GPU, beside other programs.
+and writes plan.csv. The fifth makes the numbers of codecheck.yml anew, as far as N minutes (default 5) go,
+and says which hold. The sixth runs the quick tests; `all` of them with the coverage of kdutils, which is also
+what a path or another argument runs under; those that inject faults and try bad inputs, counted in the last
+two lines; or those that compare a GPU with the CPU, which skip where there is none. The seventh measures a
+step at Qwen2.5's shapes on a GPU, beside other programs.
 
 All set themselves up. The environment variable KDUTILS_ENV says where:
   auto    the active Python if it already satisfies requirements.lock, else .venv (the default)
@@ -238,13 +239,17 @@ export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
 if [ "${1:-}" = --test ]; then
   shift
   cd "$root"
-  if [ "${1:-}" = gpu ]; then # in one process: the tests share the memory of the device
-    exec "$python" -P -m pytest -m gpu "${@:2}" tests/gpu
-  fi
-  if [ "${1:-}" = faults ]; then
-    exec "$python" -P -m pytest -n 2 --dist worksteal -m "faults or inputs" "${@:2}"
-  fi
-  exec "$python" -P -m pytest -n 2 --dist worksteal --cov=kdutils --cov-report=term "$@"
+  pytest=("$python" -P -m pytest -n 2 --dist worksteal)
+  case ${1:-} in
+    '') exec "${pytest[@]}" -m "not slow" ;;
+    gpu) exec "$python" -P -m pytest -m gpu "${@:2}" tests/gpu ;; # in one process: the tests share the device's memory
+    faults) exec "${pytest[@]}" -m "faults or inputs" "${@:2}" ;;
+    all) shift ;;
+  esac
+  exec "${pytest[@]}" --cov=kdutils --cov-report=term "$@"
+fi
+if [ "${1:-}" = --check ]; then
+  exec "$python" -P -m kdutils.report.codecheck "${@:2}"
 fi
 if [ "${1:-}" = bench ] && [ "${2:-}" = gpu ]; then
   exec "$python" -P -m kdutils.bench.gpu --out "$root/outputs/gpu" "${@:3}"

@@ -20,6 +20,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+from conftest import slow_tests
 
 from kdutils.io import disk, environment
 
@@ -301,20 +302,40 @@ def test_a_symlink_finds_the_study(copy, tmp_path):
     assert copy.venv_is_stamped()
 
 
-def test_tests_run_from_the_root_with_coverage(copy, tmp_path):
+@pytest.mark.parametrize(
+    ("given", "expected", "covered"),
+    [
+        ([], ["-m", "not slow"], False),
+        (["all", "-x"], ["--cov-report=term", "-x"], True),
+        (["-k", "one or two"], ["-k", "one or two"], True),
+        (["faults", "-x"], ["-m", "faults or inputs", "-x"], False),  # the report would come last
+        (["gpu", "-x"], ["-m", "gpu", "-x", "tests/gpu"], False),
+    ],
+)
+def test_tests_run_from_the_root(copy, tmp_path, given, expected, covered):
     copy.add_python(satisfied=True)
-    request = asked(copy.run("--test", "-k", "one or two", cwd=tmp_path))
+    request = asked(copy.run("--test", *given, cwd=tmp_path))
     assert request["cwd"] == str(copy.root)
     assert request["arguments"][0] == "pytest"
-    assert "--cov=kdutils" in request["arguments"]
-    assert request["arguments"][-2:] == ["-k", "one or two"]
+    assert request["arguments"][-len(expected) :] == expected
+    assert ("--cov=kdutils" in request["arguments"]) is covered
+    assert "all" not in request["arguments"]
 
 
-def test_faults_and_bad_inputs_can_be_tried_alone(copy):
+def test_the_list_of_slow_tests_names_tests_that_are_there():
+    for name in slow_tests():
+        path, _, function = name.partition("::")
+        assert (REPOSITORY / "tests" / path).exists(), name
+        assert not function or f"def {function}" in (REPOSITORY / "tests" / path).read_text(), name
+
+
+def test_the_numbers_are_checked(copy):
     copy.add_python(satisfied=True)
-    request = asked(copy.run("--test", "faults", "-x"))
-    assert request["arguments"][-3:] == ["-m", "faults or inputs", "-x"]
-    assert "--cov=kdutils" not in request["arguments"]  # its report would come last
+    assert asked(copy.run("--check", "--minutes", "1"))["arguments"] == [
+        "kdutils.report.codecheck",
+        "--minutes",
+        "1",
+    ]
 
 
 @pytest.mark.parametrize("mode", [[], ["--test"]])
