@@ -125,7 +125,7 @@ def _rows(path: Path) -> list[dict[str, Any]]:
         return json.loads(text)
     if path.suffix == ".jsonl":
         return [json.loads(line) for line in text.splitlines()]
-    return list(csv.DictReader(text.splitlines()))
+    return list(csv.DictReader(text.splitlines(keepends=True)))
 
 
 def holds(entry: Entry, value: Any) -> bool:

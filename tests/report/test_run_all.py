@@ -123,7 +123,7 @@ class Copy:
 
     def run(self, *arguments: str, **options) -> subprocess.CompletedProcess:
         process = self.start(*arguments, **options)
-        output, errors = process.communicate(timeout=60)
+        output, errors = process.communicate(timeout=140)
         return subprocess.CompletedProcess(arguments, process.returncode, output, errors)
 
     def calls(self) -> list[str]:
