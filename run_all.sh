@@ -9,9 +9,8 @@ Usage:
   ./run_all.sh PROFILE --engine ray [--address auto]
   ./run_all.sh PROFILE --shard I/N
   ./run_all.sh PROFILE --dry-run [--gpu NAME] [-p NAME VALUE]...
-  ./run_all.sh --test [PYTEST ARGUMENT]...
-  ./run_all.sh --test faults [PYTEST ARGUMENT]...
-  ./run_all.sh --test gpu [PYTEST ARGUMENT]...
+  ./run_all.sh --check [--minutes N] [--out DIR]
+  ./run_all.sh --test [all|faults|gpu] [PYTEST ARGUMENT]...
   ./run_all.sh bench gpu [--plan] [--cases NAME...] [--seconds S] [--out DIR]
   ./run_all.sh --help
 
@@ -19,9 +18,11 @@ The first form runs the notebooks of a profile and writes reports, figures, stat
 claims.json and index.html; `./run_all.sh PROFILE --help` explains its options. The second does
 the same with Ray, on this machine or a cluster. The third trains the I-th of N parts and no more. The
 fourth trains nothing: it prints what is to be trained, what is there already and what the rest costs,
-and writes plan.csv. The fifth runs the tests with the coverage of kdutils, the sixth those alone that
-inject faults and try bad inputs, and counts both in its last two lines. The seventh compares a GPU with the CPU;
-where there is none, its tests skip. The eighth measures a step at Qwen2.5's shapes on a GPU, beside other programs.
+and writes plan.csv. The fifth makes the numbers of codecheck.yml anew, as far as N minutes (default 5) go,
+and says which hold. The sixth runs the quick tests; `all` of them with the coverage of kdutils, which is also
+what a path or another argument runs under; those that inject faults and try bad inputs, counted in the last
+two lines; or those that compare a GPU with the CPU, which skip where there is none. The seventh measures a
+step at Qwen2.5's shapes on a GPU, beside other programs.
 
 All set themselves up. The environment variable KDUTILS_ENV says where:
   auto    the active Python if it already satisfies requirements.lock, else .venv (the default)
@@ -86,7 +87,7 @@ check_lock() { "$1" -P "$root/kdutils/io/environment.py" check --show 3 "$root/r
 # What an environment depends on. The folder too: a copied or moved one points to where it was made.
 ingredients() {
   printf '%s\n' "$root"
-  cat "$root/requirements.lock" "$root/pyproject.toml" "$root/environment.yml"
+  cat "$root/requirements.lock" "$root/requirements-cpu.lock" "$root/pyproject.toml" "$root/environment.yml"
 }
 
 # An environment is ready when its stamp, written last, holds the ingredients of today.
@@ -106,6 +107,8 @@ diagnosis() {
   end=$(tail -n 12 "$1")
   case $end in
     *"No space left on device"*) echo "the disk (or TMPDIR) is full: make room" ;;
+    *"DO NOT MATCH THE HASHES"*)
+      echo "the file of $(sed -n 's/^ *\([^ ]*==[^ ]*\).*/\1/p' <<<"$end" | tail -n 1) is not that of requirements.lock: see where pip got it," ;;
     *"ensurepip is not"*)
       echo "this Python cannot make venvs: install its venv package (Debian: python3-venv)" ;;
     *"connection broken by"* | *ConnectionError* | *TimeoutError* | *ProxyError* | *SSLError* | *"CONNECTION FAILED"*)
@@ -121,8 +124,14 @@ make_venv() {
   "$base" -I -m venv "$1" || return
   # Only for speed (measured: half a minute of two), so an older pip will do where there is no newer one.
   isolated_pip "$1/bin/python" install --no-compile --retries 0 'pip>=25' || echo "goes on with the pip at hand"
+  local lock=requirements.lock
   # --no-compile: Python compiles what is imported when it is, which is a small part (saves a minute).
-  isolated_pip "$1/bin/python" install --no-compile -r requirements.lock
+  local install=("$1/bin/python" install --no-compile --no-deps --require-hashes)
+  if isolated_pip "${install[@]}" --retries 0 -r requirements-cpu.lock; then # it does without CUDA's libraries, 3 GB
+    lock=$1/requirements.lock
+    awk '/^[^# ]/ { cuda = /^(cuda|nvidia|triton)/ } !cuda' requirements.lock >"$lock" || return
+  fi
+  isolated_pip "${install[@]}" -r "$lock" && isolated_pip "$1/bin/python" check
 }
 
 make_conda() {
@@ -230,13 +239,17 @@ export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
 if [ "${1:-}" = --test ]; then
   shift
   cd "$root"
-  if [ "${1:-}" = gpu ]; then # in one process: the tests share the memory of the device
-    exec "$python" -P -m pytest -m gpu "${@:2}" tests/gpu
-  fi
-  if [ "${1:-}" = faults ]; then
-    exec "$python" -P -m pytest -n 2 --dist worksteal -m "faults or inputs" "${@:2}"
-  fi
-  exec "$python" -P -m pytest -n 2 --dist worksteal --cov=kdutils --cov-report=term "$@"
+  pytest=("$python" -P -m pytest -n 2 --dist worksteal)
+  case ${1:-} in
+    '') exec "${pytest[@]}" -m "not slow" ;;
+    gpu) exec "$python" -P -m pytest -m gpu "${@:2}" tests/gpu ;; # in one process: the tests share the device's memory
+    faults) exec "${pytest[@]}" -m "faults or inputs" "${@:2}" ;;
+    all) shift ;;
+  esac
+  exec "${pytest[@]}" --cov=kdutils --cov-report=term "$@"
+fi
+if [ "${1:-}" = --check ]; then
+  exec "$python" -P -m kdutils.report.codecheck "${@:2}"
 fi
 if [ "${1:-}" = bench ] && [ "${2:-}" = gpu ]; then
   exec "$python" -P -m kdutils.bench.gpu --out "$root/outputs/gpu" "${@:3}"

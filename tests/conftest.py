@@ -188,6 +188,20 @@ class Counts:
             print(*self.lines(), sep="\n", flush=True)
 
 
+def slow_tests() -> list[str]:
+    """Files, and tests, that the quick set leaves out: the first words of slow.txt."""
+    lines = Path(__file__).with_name("slow.txt").read_text().splitlines()
+    return [line.split()[0] for line in lines if line and not line.startswith("#")]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks what slow.txt names; a test that it does not name is in the quick set."""
+    slow = tuple(f"tests/{name}" for name in slow_tests())
+    for item in items:
+        if item.nodeid.startswith(slow):
+            item.add_marker("slow")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):  # a worker of pytest-xdist, whose reports come here
         config.pluginmanager.register(Counts(config), "counts")

@@ -36,7 +36,10 @@ RECORDED_PACKAGES = (
     "transformers",
 )
 
-_PIN = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)==(?P<version>[A-Za-z0-9.!+_-]+)")
+_PIN = re.compile(
+    r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)==(?P<version>[A-Za-z0-9.!+_-]+)(?P<marker> ; [^;\\]+)?( \\)?"
+)
+_HASH = re.compile(r"--hash=sha256:[0-9a-f]{64}( \\)?")
 
 
 def normalised(name: str) -> str:
@@ -45,21 +48,25 @@ def normalised(name: str) -> str:
 
 
 def pins(lock: Path) -> dict[str, str]:
-    """Version of each package that `lock` pins, by normalised name, in the order of the file.
+    """Version of each package that `lock` pins on all platforms, by normalised name, in its order.
+
+    A pin with a marker (`; sys_platform == 'darwin'`) is for some platforms, and left out.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if a line is neither blank, a comment nor `name==version`, if a name comes twice,
+        ValueError: if a line is neither blank, a comment, a hash nor `name==version`, if a name comes twice,
             or if nothing is pinned.
     """
     pinned: dict[str, str] = {}
     for number, line in enumerate(Path(lock).read_text(encoding="utf-8").splitlines(), start=1):
         text = line.strip()
-        if not text or text.startswith("#"):
+        if not text or text.startswith("#") or _HASH.fullmatch(text):
             continue
         match = _PIN.fullmatch(text)
         if match is None:
             raise ValueError(f"{lock}, line {number}: {text!r} is not `name==version`")
+        if match["marker"]:
+            continue
         name = normalised(match["name"])
         if name in pinned:
             raise ValueError(f"{lock}, line {number}: {name} is pinned twice")

@@ -173,7 +173,6 @@ def test_missing_peers_are_listed_with_the_command(monkeypatch):
     assert table.to_dict("records") == [{"package": "trl", "remedy": "python -m pip install 'trl==1.16.0'"}]
 
 
-@pytest.mark.slow
 def test_a_case_that_fails_is_a_row_with_its_reason_and_the_others_stay():
     bad = replace(TINY, name="bad", student=replace(SHAPE, heads=2, key_heads=0))
     good, failed = side_by_side.measure([TINY, bad], [PLAIN], repeats=2, n_threads=1)
@@ -459,7 +458,6 @@ def test_ratios_of_grids_are_those_of_their_seconds():
     assert (found["ratio"], found["ratio, fkl"], found["ratio, gkd"]) == (2.5, 4.0, 2.0)
 
 
-@pytest.mark.slow
 def test_a_small_grid_is_made_in_both_modes():
     how = {"train_items": 16, "epochs": 1, "batch_size": 8, "max_new_tokens": 4}
     rows = whole_runs.compare_grids("deep teacher", [1], **how)
@@ -540,7 +538,6 @@ def test_a_task_carries_signal_where_the_largest_is_high_and_the_smallest_not_at
 
 
 @pytest.mark.notebook
-@pytest.mark.slow
 def test_the_notebook_is_executed_and_what_it_measured_is_kept(tmp_path):
     root = cache.environment.REPOSITORY
     command = [sys.executable, "-P", "-m", "kdutils", "mini", "--only", "09", "--out", str(tmp_path)]

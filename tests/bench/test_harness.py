@@ -52,7 +52,6 @@ def item_rows(student, asked, evaluation):
     return experiment.item_rows(student, items, evaluation, asked)[0]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("domain", ["math", "commonsense"])
 def test_greedy_texts_are_the_same(lm_eval, student, domain):
     evaluation = EvalSpec(tasks=DOMAIN_TASKS[domain], items_per_task=N[domain], max_new_tokens=24)
@@ -63,7 +62,6 @@ def test_greedy_texts_are_the_same(lm_eval, student, domain):
     assert table["ours"].nunique() > 10  # they are texts of these items
 
 
-@pytest.mark.slow
 def test_texts_end_by_eos_and_by_the_limit(lm_eval, student):
     evaluation = EvalSpec(tasks=("multiarith",), items_per_task=40, max_new_tokens=14)
     rows = item_rows(student, spec(), evaluation)
@@ -71,7 +69,6 @@ def test_texts_end_by_eos_and_by_the_limit(lm_eval, student):
     assert lm_eval_check.compare(student, spec(), evaluation)["equal"].all()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("domain", "n"), [("math", 200), ("commonsense", 25)])
 def test_rankings_are_the_same(lm_eval, student, domain, n):
     evaluation = EvalSpec(tasks=DOMAIN_TASKS[domain], items_per_task=n).ranking()
@@ -82,7 +79,6 @@ def test_rankings_are_the_same(lm_eval, student, domain, n):
     assert table["difference_nats"].max() < 1e-4
 
 
-@pytest.mark.slow
 def test_their_accuracies_are_ours(lm_eval, student):
     for domain, task in (("math", "aqua"), ("commonsense", "boolq")):
         one = EvalSpec(tasks=(task,), items_per_task=30, scoring="likelihood")
@@ -187,9 +183,6 @@ def test_a_wrong_evaluator_is_caught(lm_eval, tiny_model, tmp_path, monkeypatch,
 
 
 # --- the command line -----------------------------------------------------------------------------------
-
-
-@pytest.mark.slow
 def test_the_command_prints_what_was_compared(lm_eval, capsys):
     asked = ["--student", STUDENT, "--domain", "math", "--items", "3", "--max-new-tokens", "8"]
     assert lm_eval_check.main(asked) == 0

@@ -21,7 +21,6 @@ METHODS = ["sft", "fkl", "seqkd", "revkd", "gkd"]
 EVALUATION = EvalSpec(tasks=("addsub",), items_per_task=3, max_new_tokens=5)
 LENGTH = {"qwen": shapes.QWEN_LENGTH, "llama": shapes.LLAMA_LENGTH}
 ROOT = Path(__file__).parents[2]
-pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="session")

@@ -63,7 +63,6 @@ def test_the_profile_takes_the_pair_through_every_method():
     assert {spec.data for spec in runs} == {"benchmark"}
 
 
-@pytest.mark.slow
 class TestInstalled:
     """With the package."""
 

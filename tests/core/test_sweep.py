@@ -19,7 +19,6 @@ FAMILIAR = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("part", range(N_PARTS))
 def test_every_architecture_does_as_the_readme_says(tmp_path, part):
     kinds = architectures.KINDS[part::N_PARTS]

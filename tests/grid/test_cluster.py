@@ -117,7 +117,6 @@ def test_tasks_have_processes_of_their_own_and_one_lost_with_its_worker_is_done_
     assert dict(os.environ) == variables
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(900)  # two nodes, each of a dozen processes, beside what else the machine does
 def test_a_node_that_dies_loses_nothing_and_the_cells_are_those_of_the_pool(token, tmp_path):
     from ray.cluster_utils import Cluster
@@ -166,7 +165,6 @@ except ray_engine.ClusterError:
 """
 
 
-@pytest.mark.slow
 def test_ray_that_was_imported_without_us_listens_to_nobody_else_either(ray):
     """Where it would, or knows no token, because it read its settings then, it is refused."""
     code = IMPORTED_BEFORE.format(tests=str(Path(__file__).parents[1]))

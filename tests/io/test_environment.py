@@ -6,6 +6,7 @@ import ast
 import getpass
 import json
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -89,6 +90,12 @@ def test_a_package_with_damaged_metadata_is_not_installed(lock, monkeypatch):
     assert environment.unsatisfied(lock("one==1.0")) == ["one==1.0 (not installed)"]
 
 
+def test_hashes_are_pips_to_check_and_a_marked_pin_is_for_some_platforms(lock):
+    a_hash = f"    --hash=sha256:{'0' * 64}"
+    two = "two==2 ; sys_platform == 'darwin' \\"
+    assert environment.pins(lock("one==1 \\", f"{a_hash} \\", a_hash, two, a_hash)) == {"one": "1"}
+
+
 @pytest.mark.parametrize(
     "line",
     [
@@ -100,6 +107,7 @@ def test_a_package_with_damaged_metadata_is_not_installed(lock, monkeypatch):
         "-e .",
         "-r other.txt",
         "one==1; python",
+        "--hash=sha256:0",
     ],
 )
 def test_a_line_that_pins_nothing_is_refused(lock, line):
@@ -250,15 +258,16 @@ def test_git_state_without_the_git_program_is_unknown(monkeypatch):
 # --- the lock and what surrounds it -------------------------------------------------------------
 
 
-def test_the_lock_is_sorted_portable_and_says_how_it_is_made():
-    lines = LOCK.read_text(encoding="utf-8").splitlines()
-    header = [line for line in lines if line.startswith("#")]
-    assert lines[:3] == header
-    assert "pip freeze" in header[1]
-    assert lines[3:] == sorted(lines[3:], key=lambda line: line.split("==")[0].lower())
-    assert len(environment.pins(LOCK)) == len(lines) - 3
-    assert not [line for line in lines[3:] if "+" in line or "@" in line]
+def test_the_lock_has_the_hash_of_every_file():
+    text = LOCK.read_text(encoding="utf-8")
+    assert "uv pip compile pyproject.toml" in text.splitlines()[1]  # how it is made
+    entries = re.split(r"^(?=[^#\s])", text, flags=re.MULTILINE)[1:]
+    assert len(entries) > 175
+    assert [entry for entry in entries if "--hash=sha256:" not in entry] == []
+    names = [entry.split("==")[0] for entry in entries]
+    assert names == sorted(names) and len(set(names)) == len(names)
     assert environment.pins(LOCK)["torch"] == "2.13.0"
+    assert not any(name.startswith(("nvidia", "triton", "appnope")) for name in environment.pins(LOCK))
 
 
 def test_every_declared_dependency_is_pinned_within_its_bounds():

@@ -44,7 +44,6 @@ def outputs(once):
 
 
 @pytest.mark.notebook
-@pytest.mark.slow
 def test_every_report_is_there_and_none_failed(outputs):
     names = sorted(path.name for path in (outputs / "reports").iterdir())
     assert names == sorted(f"{name}.{suffix}" for name in REPORTS for suffix in ("html", "ipynb"))
@@ -119,7 +118,6 @@ def test_real_pages_fit_and_ask_for_nothing(outputs, browser, width):
 
 
 @pytest.mark.notebook
-@pytest.mark.slow
 def test_plain_papermill_takes_a_parameter(tmp_path):
     """That it refuses a misspelt one is shown on a small notebook in test_runner."""
     notebook = ROOT / "notebooks" / "02_size_correlation.ipynb"

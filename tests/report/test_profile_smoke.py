@@ -15,7 +15,7 @@ from kdutils.report import notebook_api
 from kdutils.runs import store
 
 ROOT = Path(__file__).parents[2]
-pytestmark = [pytest.mark.notebook, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.notebook, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -19,12 +20,17 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+from conftest import slow_tests
+
+from kdutils.io import disk, environment
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+LOCK = REPOSITORY / "requirements.lock"
 TOOLS = [
     *("awk", "bash", "cat", "cmp", "cp", "cut", "date", "df", "dirname", "env", "flock", "grep", "mkdir"),
     *("mv", "paste", "readlink", "rm", "sed", "sleep", "tail", "touch"),
 ]
+INGREDIENTS = ("requirements.lock", "requirements-cpu.lock", "pyproject.toml", "environment.yml")
 
 # Stands for a Python. It writes down how it was called; as `-m venv` it copies itself; what it has
 # installed is the file `installed` beside its folder, which `pip install -r` makes.
@@ -38,13 +44,15 @@ case "$*" in
   *"environment.py check"*)
     [ -e "$here/../installed" ] || { echo "torch==2.13.0 (not installed)"; exit 1; } ;;
   "-I -m venv "*) mkdir -p "$4/bin" && cp "$0" "$4/bin/python" ;;
-  "-I -m pip "*" -r requirements.lock")
+  "-I -m pip "*" -r requirements-cpu.lock") [ -e "$CONTROL/torch_for_cpus" ] ;;
+  "-I -m pip "*" --require-hashes -r "*requirements.lock)
     [ ! -e "$CONTROL/pip_hangs" ] || sleep 30
     [ ! -e "$CONTROL/pip_takes_a_second" ] || sleep 1
     if [ -e "$CONTROL/pip_fails" ]; then cat "$CONTROL/pip_fails"; exit 1; fi
     [ -e "$CONTROL/pip_does_nothing" ] || touch "$here/../installed"
     ;;
   "-I -m pip "*"pip>="*) exit 1 ;;
+  "-I -m pip "*" check") ;;
   "-I -m pip "*"install --no-deps"*) [ ! -e "$CONTROL/editable_fails" ] ;;
   "-P -m "*)
     if { true >&9; } 2>/dev/null; then echo "the lock of the set-up is still held" >&2; exit 98; fi
@@ -65,7 +73,7 @@ class Copy:
         self.calls_file = folder / "calls"
         for path in (self.root / "kdutils" / "io", self.bin, self.control):
             path.mkdir(parents=True)
-        for name in ("run_all.sh", "requirements.lock", "pyproject.toml", "environment.yml"):
+        for name in ("run_all.sh", *INGREDIENTS):
             shutil.copy(REPOSITORY / name, self.root / name)
         shutil.copy(REPOSITORY / "kdutils" / "io" / "environment.py", self.root / "kdutils" / "io")
         for tool in TOOLS:
@@ -115,7 +123,7 @@ class Copy:
 
     def run(self, *arguments: str, **options) -> subprocess.CompletedProcess:
         process = self.start(*arguments, **options)
-        output, errors = process.communicate(timeout=60)
+        output, errors = process.communicate(timeout=140)
         return subprocess.CompletedProcess(arguments, process.returncode, output, errors)
 
     def calls(self) -> list[str]:
@@ -136,7 +144,7 @@ def copy(tmp_path):
 
 
 def installs(calls: list[str]) -> int:
-    return sum("-r requirements.lock" in call for call in calls)
+    return sum(call.endswith("requirements.lock") and " -r " in call for call in calls)
 
 
 def asked(done: subprocess.CompletedProcess) -> dict:
@@ -294,20 +302,40 @@ def test_a_symlink_finds_the_study(copy, tmp_path):
     assert copy.venv_is_stamped()
 
 
-def test_tests_run_from_the_root_with_coverage(copy, tmp_path):
+@pytest.mark.parametrize(
+    ("given", "expected", "covered"),
+    [
+        ([], ["-m", "not slow"], False),
+        (["all", "-x"], ["--cov-report=term", "-x"], True),
+        (["-k", "one or two"], ["-k", "one or two"], True),
+        (["faults", "-x"], ["-m", "faults or inputs", "-x"], False),  # the report would come last
+        (["gpu", "-x"], ["-m", "gpu", "-x", "tests/gpu"], False),
+    ],
+)
+def test_tests_run_from_the_root(copy, tmp_path, given, expected, covered):
     copy.add_python(satisfied=True)
-    request = asked(copy.run("--test", "-k", "one or two", cwd=tmp_path))
+    request = asked(copy.run("--test", *given, cwd=tmp_path))
     assert request["cwd"] == str(copy.root)
     assert request["arguments"][0] == "pytest"
-    assert "--cov=kdutils" in request["arguments"]
-    assert request["arguments"][-2:] == ["-k", "one or two"]
+    assert request["arguments"][-len(expected) :] == expected
+    assert ("--cov=kdutils" in request["arguments"]) is covered
+    assert "all" not in request["arguments"]
 
 
-def test_faults_and_bad_inputs_can_be_tried_alone(copy):
+def test_the_list_of_slow_tests_names_tests_that_are_there():
+    for name in slow_tests():
+        path, _, function = name.partition("::")
+        assert (REPOSITORY / "tests" / path).exists(), name
+        assert not function or f"def {function}" in (REPOSITORY / "tests" / path).read_text(), name
+
+
+def test_the_numbers_are_checked(copy):
     copy.add_python(satisfied=True)
-    request = asked(copy.run("--test", "faults", "-x"))
-    assert request["arguments"][-3:] == ["-m", "faults or inputs", "-x"]
-    assert "--cov=kdutils" not in request["arguments"]  # its report would come last
+    assert asked(copy.run("--check", "--minutes", "1"))["arguments"] == [
+        "kdutils.report.codecheck",
+        "--minutes",
+        "1",
+    ]
 
 
 @pytest.mark.parametrize("mode", [[], ["--test"]])
@@ -329,7 +357,7 @@ def test_a_stamp_makes_the_second_call_skip_the_set_up(copy):
     assert copy.calls() == ["-P -m kdutils published"]
 
 
-@pytest.mark.parametrize("name", ["requirements.lock", "pyproject.toml"])
+@pytest.mark.parametrize("name", INGREDIENTS)
 def test_a_changed_lock_or_project_renews_the_venv(copy, name):
     copy.add_python()
     copy.run()
@@ -361,6 +389,22 @@ def test_a_venv_that_lost_its_python_is_renewed(copy):
     copy.calls()
     assert copy.run().returncode == 0
     assert installs(copy.calls()) == 1
+
+
+@pytest.mark.parametrize("for_cpus", [True, False])
+def test_cudas_libraries_come_with_the_torch_that_needs_them(copy, for_cpus):
+    copy.add_python()
+    if for_cpus:
+        copy.control_file("torch_for_cpus")
+    assert copy.run().returncode == 0
+    (call,) = [call for call in copy.calls() if installs([call])]
+    without = copy.root / ".venv" / "requirements.lock"
+    assert call.endswith(f" --require-hashes -r {without if for_cpus else 'requirements.lock'}")
+    cuda = re.compile("^(cuda|nvidia|triton)", re.MULTILINE)
+    assert cuda.search(LOCK.read_text())
+    if for_cpus:
+        assert environment.pins(without) == environment.pins(LOCK)
+        assert not cuda.search(without.read_text())
 
 
 @pytest.mark.parametrize(
@@ -591,8 +635,7 @@ def test_the_study_beside_the_script_runs_and_not_the_one_the_caller_stands_in(r
     assert arguments == ["published", "two words"]
 
 
-def test_a_real_venv_has_the_lock_and_kdutils(real, tmp_path):
-    (real.root / "requirements.lock").write_text("tiny-pin==1.0\n")
+def test_a_real_venv_has_the_lock_and_kdutils_and_no_other_file(real, tmp_path):
     (real.root / "pyproject.toml").write_text(
         '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
     )
@@ -606,6 +649,12 @@ def test_a_real_venv_has_the_lock_and_kdutils(real, tmp_path):
         wheel.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: tiny-pin\nVersion: 1.0\n")
         wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         wheel.writestr(f"{info}/RECORD", "")
+    lock = real.root / "requirements.lock"
+    lock.write_text(f"tiny-pin==1.0 \\\n    --hash=sha256:{'0' * 64}\n")
+    refused = refusal(real.run("published", **pip))
+    assert "the file of tiny-pin==1.0 is not that of requirements.lock" in refused
+    assert not real.venv_is_stamped()
+    lock.write_text(lock.read_text().replace("0" * 64, disk.sha256(Path(wheel.filename))))
     done = real.run("published", **pip)
     assert done.returncode == 0, done.stderr
     python = real.root / ".venv" / "bin" / "python"

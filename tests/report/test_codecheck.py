@@ -1,0 +1,132 @@
+"""`./run_all.sh --check`: what holds, what does not, what is not made, and lists that are refused."""
+
+import pytest
+
+from kdutils.report import codecheck
+
+LIST = """---
+commands:
+  published: 1
+  mini: 45
+checks:
+  - claim: mean gain
+    command: published
+    file: table.csv
+    row: {id: E1, "null": yes sir}
+    column: gain
+    value: 4.8
+    tolerance: 0.05
+  - claim: two claims of E1
+    command: published
+    file: claims.json
+    row: {id: E1}
+    value: 2
+  - claim: loss
+    command: published
+    file: curve.jsonl
+    row: {epoch: 3}
+    column: loss
+    value: 0.45
+    tolerance: 0.01
+  - claim: text
+    command: published
+    file: claims.json
+    row: {id: E2}
+    column: verdict
+    value: reproduced
+  - claim: live
+    command: mini
+    file: claims.json
+    row: {id: E9}
+    column: estimate
+    value: 1
+"""
+
+
+@pytest.fixture
+def checked(tmp_path, monkeypatch, capsys):
+    """Exit code and lines of a check of a list whose commands are not run: their files lie in `out`."""
+    commands = []
+    monkeypatch.setattr(codecheck.subprocess, "run", lambda command, check: commands.append(command))
+    (tmp_path / "table.csv").write_text("id,null,gain\nE1,yes sir,4.775\nE1,no,0\n")
+    rows = '[{"id": "E1"}, {"id": "E1"}, {"id": "E2", "verdict": "reproduced"}]'
+    (tmp_path / "claims.json").write_text(rows)
+    (tmp_path / "curve.jsonl").write_text('{"step": 1}\n{"epoch": 3, "loss": 0.4512}\n')
+
+    def run(text, *arguments):
+        path = tmp_path / "list.yml"
+        path.write_text(text)
+        code = codecheck.main(["--list", str(path), "--out", str(tmp_path), *arguments])
+        told = capsys.readouterr()
+        return code, (told.out + told.err).splitlines(), commands
+
+    return run
+
+
+def test_all_holds_and_what_takes_long_is_not_made(checked):
+    code, lines, commands = checked(LIST)
+    assert code == 0
+    assert lines[1] == "holds: mean gain (4.8 ± 0.05)"
+    assert lines[5] == (
+        "not regenerated here: live (./run_all.sh mini takes 45 min: --check --minutes 46 includes it)"
+    )
+    assert lines[-1] == "4 holds, 0 does not hold, 1 not regenerated here"
+    assert [command[3:5] for command in commands] == [["kdutils", "published"]]
+
+
+@pytest.mark.parametrize(
+    ("true", "false", "said"),
+    [
+        (
+            "value: 4.8",
+            "value: 4.9",
+            "mean gain (4.9 ± 0.05 is listed (line 6), 4.775 is what",
+        ),
+        ("value: 2", "value: 3", "two claims of E1 (3 is listed (line 13), 2 is what claims.json holds)"),
+        (
+            "value: reproduced",
+            "value: inconclusive",
+            "text (inconclusive is listed (line 25)",
+        ),
+        ("tolerance: 0.01", "tolerance: 0.001", "loss (0.45 ± 0.001 is listed (line 18), 0.4512 is what"),
+        ("id: E2", "id: E3", "text (0 rows of"),
+        ("column: verdict", "column: verdikt", "text (there is no column verdikt in"),
+        ("file: curve.jsonl", "file: gone.jsonl", "loss (there is no "),
+    ],
+)
+def test_one_falsified_value_is_named(checked, true, false, said):
+    code, lines, _ = checked(LIST.replace(true, false, 1))
+    failing = [line for line in lines if line.startswith("does not hold: ")]
+    assert code == 1 and len(failing) == 1
+    assert failing[0].startswith(f"does not hold: {said}")
+
+
+@pytest.mark.parametrize(
+    ("true", "false", "said"),
+    [
+        ("    value: 2\n", "", "line 13: value: Field required"),
+        ("    value: 2\n", "    value: [2]\n", "line 13: value"),
+        ("    value: 2\n", "    value: 2\n    tolerance: -1\n", "line 13: tolerance"),
+        ("    value: 2\n", "    value: 2\n    tolerence: 1\n", "line 13: tolerence: Extra inputs"),
+        ("    value: 2\n", "    value: two\n    tolerance: 1\n", "line 13: a tolerance needs a number"),
+        ("    row: {id: E1}\n", "    column: gain\n", "line 13: column 'gain' of which row? Add `row`"),
+        ("    command: mini", "    command: maxi", "line 31: command 'maxi' is none of published, mini"),
+        ('"null": yes sir', "null: yes sir", "line 6: row"),
+        ("  mini: 45", "  mini: long", "command mini takes 'long' minutes: give a number above 0"),
+        ("checks:\n", "cheques:\n", "needs `commands` and `checks`"),
+        ("  - claim: text\n", "  - just text\n  - claim: text\n", "'just text' is no entry: give it claim"),
+        ("commands:\n", "commands: [\n", "is not YAML"),
+    ],
+)
+def test_a_malformed_list_is_refused_with_line_and_remedy(checked, true, false, said):
+    assert true in LIST
+    code, lines, commands = checked(LIST.replace(true, false, 1))
+    assert code == 2 and commands == []
+    assert len(lines) == 1 and said in lines[0]
+
+
+def test_files_of_the_repository_are_those_of_the_list():
+    commands, entries = codecheck.read()
+    assert len([entry for entry in entries if entry.command in commands]) >= 15
+    shipped = [entry for entry in entries if not entry.command]
+    assert {codecheck.judged(entry, codecheck.REPOSITORY, "")[0] for entry in shipped} == {"holds"}
