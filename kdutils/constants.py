@@ -1,14 +1,33 @@
 """The names of tasks, domains and methods.
 
 One entry makes a method, or a task for items from files. The mini world, the released results and simulations
-have tables of their own for the tasks that they know.
+have tables of their own for the tasks that they know. Tasks and domains of a study file (data.study_files)
+are in no list: the key of such a task says how it is read, so that it means the same in every process and
+table, `birds?answer=letter&choices=A&choices=B`.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any, NamedTuple
+from urllib.parse import parse_qs
 
 MATH, COMMONSENSE, INSTRUCTION = TRAIN_DOMAINS = ("math", "commonsense", "instruction")
 DOMAINS = (MATH, COMMONSENSE)  # those with released results
+
+
+class Open(dict):
+    """A table that makes the entries of a study file's tasks or domains, which it does not list."""
+
+    def __init__(self, entries: Mapping[str, Any], make: Callable[[str], Any]) -> None:
+        super().__init__(entries)
+        self.make = make
+
+    def __missing__(self, key: str) -> Any:
+        return self.make(key)
+
+
 DOMAIN_LABELS = {MATH: "Math", COMMONSENSE: "Commonsense", INSTRUCTION: "Instruction following"}
+DOMAIN_LABELS = Open(DOMAIN_LABELS, str)
 
 
 class Task(NamedTuple):
@@ -16,10 +35,24 @@ class Task(NamedTuple):
 
     label: str
     domain: str
-    reading: str  # how an answer is read from a response, a key of data.answers.READINGS
+    reading: str  # how an answer is read from a response: a key of data.answers.READINGS, or a pattern
     options: tuple[str, ...] = ()  # the possible answers, in the words of the prompt; (): it is free
     test_items: int = 0  # in the authors' repository (HellaSwag: the official validation set)
     contaminated: bool = False  # its test questions occur in math_10k (LLM-Adapters' own README)
+    response: str = ""  # what ends with an answer, written in place of {}; "": as its reading has it
+    chance: float | None = None  # percent right by guessing; None: among the options, 0 where it is free
+
+
+@cache
+def own_task(key: str) -> Task:
+    """The task of a study file that a key describes: `NAME?answer=...`, as study_files.OwnTask writes it."""
+    name, _, query = key.partition("?")
+    fields = parse_qs(query)
+    if "answer" not in fields:
+        raise KeyError(key)
+    options, chance = tuple(fields.get("choices", ())), [float(value) for value in fields.get("chance", ())]
+    task = Task(name, "", fields["answer"][0], options, response="".join(fields.get("response", ())))
+    return task._replace(chance=chance[0]) if chance else task
 
 
 def _numbered(word: str, count: int) -> tuple[str, ...]:
@@ -45,17 +78,35 @@ ALL_TASKS = {
     "selfinst": Task("Self-Instruct", INSTRUCTION, "text"),
     "vicuna": Task("Vicuna", INSTRUCTION, "text"),
 }
+ALL_TASKS = Open(ALL_TASKS, own_task)
 DOMAIN_TASKS = {
     domain: tuple(key for key, task in ALL_TASKS.items() if task.domain == domain) for domain in TRAIN_DOMAINS
 }
 MATH_TASKS, COMMONSENSE_TASKS, INSTRUCTION_TASKS = DOMAIN_TASKS.values()
 TASKS = MATH_TASKS + COMMONSENSE_TASKS
-RANKED_TASKS = tuple(key for key, task in ALL_TASKS.items() if task.options)  # by likelihood of the options
 CHOICE_TASKS = {key: ALL_TASKS[key].options for key in COMMONSENSE_TASKS}
 TEST_ITEMS = {key: ALL_TASKS[key].test_items for key in TASKS}
 CONTAMINATED_TASKS = tuple(key for key, task in ALL_TASKS.items() if task.contaminated)
 AVERAGE = "average"  # the mean over a domain's tasks, analysed as one more task
 TASK_LABELS = {key: task.label for key, task in ALL_TASKS.items()} | {AVERAGE: "Average"}
+TASK_LABELS = Open(TASK_LABELS, lambda key: own_task(key).label)
+
+
+def is_text(task: object) -> bool:
+    """Whether a task has no right answer, so that ROUGE-L is scored; False of an average."""
+    is_own = isinstance(task, str) and "?answer=" in task
+    return own_task(task).reading == "text" if is_own else task in INSTRUCTION_TASKS
+
+
+def has_steps(task: str) -> bool:
+    """Whether responses reason before they answer: in math, and as far as is known in a study's own tasks."""
+    return task in MATH_TASKS or ("?answer=" in task and not is_text(task))
+
+
+def place_of(name: str) -> str:
+    """What sorts tasks, or domains: as listed here, then those of a study file by name, the average last."""
+    listed = [*ALL_TASKS, *TRAIN_DOMAINS]
+    return f"{listed.index(name):02d}" if name in listed else f"{98 + (name == AVERAGE)}{name}"
 
 
 PREFIXES = {  # whose texts a student is trained on

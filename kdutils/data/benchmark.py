@@ -123,17 +123,9 @@ def read(data: str, domain: str) -> Benchmark:
     return _read(data_folder(data), domain, digest(data, domain))
 
 
-def flagged(data: str, domain: str) -> tuple[Item, ...]:
-    """The test items of a domain, each with how its question occurs in what is trained on.
-
-    Raises:
-        DataError: as `read`.
-    """
-    return _flagged(read(data, domain))
-
-
 @cache
-def _flagged(found: Benchmark) -> tuple[Item, ...]:
+def flagged(found: Benchmark) -> tuple[Item, ...]:
+    """The test items of a domain, each with how its question occurs in what is trained on."""
     return tuple(contamination.flagged(found.test, found.pool))
 
 

@@ -20,9 +20,9 @@ from kdutils.data import model_files, sources
 from kdutils.grid import cost
 from kdutils.grid.cell_table import short_name
 from kdutils.grid.cost import Cost
+from kdutils.grid.evaluations import student_protocols
 from kdutils.grid.machines import Machine
 from kdutils.grid.model_shapes import known_shape, local_file
-from kdutils.grid.plan import student_protocols
 from kdutils.grid.scheduler import duration
 from kdutils.grid.study import RELEASED_MODELS, RELEASED_PAIRS
 from kdutils.runs import store

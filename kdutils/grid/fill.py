@@ -21,8 +21,9 @@ from kdutils.compute import Compute
 from kdutils.data import model_files, sources
 from kdutils.devices import launch
 from kdutils.grid import cell_table, ray_engine
+from kdutils.grid.evaluations import student_protocols
 from kdutils.grid.local_pool import Pool, StartEngine
-from kdutils.grid.plan import Plan, student_protocols
+from kdutils.grid.plan import Plan
 from kdutils.grid.scheduler import Progress, Scheduler, Shard, State, jobs_of
 from kdutils.grid.worker import Setting
 from kdutils.io import disk

@@ -3,7 +3,7 @@
 PROTOCOLS = ("careful", "paper")
 DECODINGS = {"greedy": {}, "sampled": {"temperature": 1.0}}  # -> fields of the EvalSpec; usual one first
 LABEL_WAYS = ("label", "label_without_prior")  # of cells without texts: results.label_cells
-TOGETHER = "together"  # every factor in which the protocols differ (grid.profile.FACTORS)
+TOGETHER = "together"  # every factor in which the protocols differ (grid.factors.FACTORS)
 RUN_FACTORS = ("prompt", "sequences", "sampling", TOGETHER)  # those for which there are runs to make
 SOURCES = ("published", "live")  # where cells come from
 SOURCE_LABELS = {"published": "Released", "live": "Live"}
@@ -64,6 +64,7 @@ LONG = (
     "02_size_correlation",
 )  # the longest first
 
+SHARED_FOLDERS = ("runs", "states", "texts", "cache", "damaged", "leases")  # of all profiles' outputs
 PERFORMANCE_CASES = ("mini", "smollm", "qwen-vocabulary")  # of notebook 09, see bench.workloads
 
 # Fields of a run, and of an evaluation, that follow from the needs of a profile: no setting of its own.
