@@ -37,6 +37,7 @@ from kdutils.mini.family import MINI_MODELS
 from kdutils.spec import MINI, STUDY, EvalSpec
 
 PROFILE_FOLDER = Path(__file__).parent / "profiles"
+NEW_STUDY = Path(__file__).parent / "new_study.toml"
 
 
 def folder_of(profile: str) -> str:
@@ -184,14 +185,18 @@ class Live:
 
     def _check_domains(self) -> None:
         known = [*TRAIN_DOMAINS, *self.own_domains]
-        named = [("by_domain", domain) for domain in self.by_domain]
-        for key, domain in (*named, *(("domains", domain) for need in self.needs for domain in need.domains)):
+        named = [(("by_domain", domain), domain) for domain in self.by_domain]
+        for place, need in enumerate(self.needs):
+            named += [(("needs", place, "domains"), domain) for domain in need.domains]
+        for key, domain in named:
+            message = f"{key[0] if key[0] == 'by_domain' else 'domains'}={shown(domain)}"
             if domain not in known:
-                raise ValueError(
-                    f"{key}={shown(domain)} must be one of {known}; name one, or describe it in [domains]"
-                )
-            if domain in TRAIN_DOMAINS and self.data == STUDY:
-                raise ValueError(f"data is missing: whose items of {domain}? give 'mini' or 'benchmark', say")
+                message += f" must be one of {known}; name one, or describe it in [domains]"
+            elif domain in TRAIN_DOMAINS and self.data == STUDY:
+                message += ": data is missing: whose items? give data = 'mini' or 'benchmark', say"
+            else:
+                continue
+            raise toml_files.Refused(message, ("live", *key))
 
     @property
     def own_domains(self) -> Collection[str]:
@@ -301,11 +306,20 @@ def _checked_profile(entries: dict[str, Any], name: str, file: str) -> Profile:
     return toml_files.checked(Profile, entries | {"name": name, "file": file}, inner={"needs": Need})
 
 
+def check_name(path: Path) -> None:
+    """Raise a ValueError for a study file under whose name outputs cannot go."""
+    taken = (*profile_names(), *SHARED_FOLDERS)
+    if path.suffix != ".toml" or not study_files.NAME.fullmatch(path.stem) or path.stem in taken:
+        raise ValueError(
+            f"{path}: a study file is NAME.toml, of letters, digits, - and _, and other than {list(taken)}, "
+            "since its outputs go to a folder NAME; rename it"
+        )
+
+
 def _study(path: Path) -> Profile:
     path = path.expanduser().absolute()
     try:
-        if not study_files.NAME.fullmatch(path.stem) or path.stem in (*profile_names(), *SHARED_FOLDERS):
-            raise ValueError(f"a study named {path.stem!r} would write where others do; rename the file")
+        check_name(path)
         entries = toml_files.read(path)
         own = study_files.read(path)
         live = entries.get("live")

@@ -83,8 +83,9 @@ def _first_of(error: PydanticError, within: Sequence[str], kinds: Mapping[str, A
         return Refused(f"{key} is unknown; {known}", place)
     message = first["msg"].removeprefix("Value error, ").replace(" after validation", "")
     if first["type"] == "value_error" and not message.startswith("it must"):  # of `__post_init__`
+        own = getattr(first["ctx"]["error"], "key", ())
         named = re.match(r"(\w+)=", message)
-        return Refused(message, (*place, named[1]) if named else place)
+        return Refused(message, own or ((*place, named[1]) if named else place))
     message = re.sub("^[A-Z][a-z]+ should (be|have)", r"it must \1", message)
     return Refused(f"{key}={shown(first['input'])}: {message}", place)
 
@@ -97,7 +98,7 @@ def placed(path: Path, error: ValueError) -> str:
     message = str(error)
     if str(path.parent) in message.split(":")[0]:
         return message
-    named = re.match(r"(\w+)=", message)
+    named = re.match(r"(?:RunSpec has no field ')?(\w+)['=]", message)
     key = getattr(error, "key", ()) or (("live", named[1]) if named else ())
     line = f", line {line_of(path.read_text(encoding='utf-8'), key)}" if key else ""
     return f"{path}{line}: {message}"

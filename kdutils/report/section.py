@@ -6,7 +6,7 @@ The modules `show_*` show one thing of a `Section`, or nothing where it has none
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from kdutils.claims import answer_sheet, claims, contrasts
 from kdutils.claims.evidence import VERDICTS
-from kdutils.constants import AVERAGE, DOMAIN_LABELS, KD_METHODS
+from kdutils.constants import AVERAGE, DOMAIN_LABELS, KD_METHODS, is_text
 from kdutils.grid import plan
 from kdutils.grid.cell_table import LEAST_IN_FORMAT
 from kdutils.grid.study import DAGGER, UNFORMATTED
@@ -45,16 +45,17 @@ CORRELATED = {  # the end of a test's name, the beginning of its figure's -> wha
 class Section:
     """The cells that one notebook asks for, from every source, and how it shows them.
 
-    Making one trains what is missing, with its progress shown; nothing in profile `published`. `domains` are
-    the only ones whose cells are read, None for all.
+    Making one trains what is missing, with its progress shown; nothing in profile `published`. Domains whose
+    tasks have no right answer are left out without `texts`.
     """
 
-    def __init__(self, run: Report, number: str, *, domains: Collection[str] | None = None) -> None:
+    def __init__(self, run: Report, number: str, *, texts: bool = True) -> None:
         plots.set_theme()
         self.run, self.number = run, number
         self.asked = plan.plan(number, vars(run.parameters))
         cells = live.cells(self.asked)
-        self.cells = cells if domains is None else cells[cells["domain"].isin(domains)]
+        of_texts = cells.loc[cells["task"].map(is_text).astype(bool), "domain"].unique()
+        self.cells = cells if texts else cells[~cells["domain"].isin(of_texts)]
         self.shown = gain_tables.restrict(self.cells, self.asked)
         self.parts = gain_tables.by_source(self.cells)
         self.labels = gain_tables.labels_of(self.cells)

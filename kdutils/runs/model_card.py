@@ -55,7 +55,7 @@ def hub_id(name: str) -> str | None:
 
 def data_name(spec: RunSpec) -> str:
     """Where the items of a run are from, without the path of a folder."""
-    return spec.data if spec.data in (MINI, *SOURCES) else Path(spec.data).name
+    return spec.data if spec.data in (MINI, *SOURCES) else Path(spec.study_file).stem or Path(spec.data).name
 
 
 def shown_name(model: str) -> str:
@@ -65,7 +65,7 @@ def shown_name(model: str) -> str:
 
 def settings(spec: RunSpec) -> dict[str, Any]:
     """The fields of a spec that have an effect on the run, without paths of this machine."""
-    without = ("devices", "student_source", "teacher_source", *(("lora_",) if spec.adapter == "full" else ()))
+    without = (*spec.APART, *(("lora_",) if spec.adapter == "full" else ()))
     if (spec.data, spec.domain) != (MINI, "math"):
         without += ("wrong_rationale_share",)
     found = {
