@@ -1,4 +1,4 @@
-"""A study file of two tasks that the package does not know, one pair and one method: every notebook shows it."""
+"""A study file of two tasks that the package does not know, one pair, one method: in every notebook."""
 
 import json
 import os
@@ -44,7 +44,7 @@ def out(once):
 def test_every_notebook_has_a_page_without_a_wrong_number(out):
     pages = {path.stem: path.read_text() for path in (out / "reports").glob("*.html")}
     assert set(pages) == set(NOTEBOOKS) - set(OF_ITSELF)
-    for name, page in pages.items():
+    for name in pages:
         notebook = json.loads((out / "reports" / f"{name}.ipynb").read_text())
         shown = json.dumps([cell.get("outputs", []) for cell in notebook["cells"]])
         assert "Traceback" not in shown and "nan" not in shown.split() and "answer=number" not in shown, name
