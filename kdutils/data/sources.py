@@ -16,7 +16,7 @@ from kdutils.data import benchmark, contamination, options, study_files
 from kdutils.data.item_files import check_response, present, read_items, short_enough
 from kdutils.data.model_files import files_digest, locate
 from kdutils.io import disk
-from kdutils.items import SPLITS, DataError, Item, fingerprint
+from kdutils.items import SPLITS, DataError, Item
 from kdutils.mini.items import TASKS_OF, build_data, mini_digest
 from kdutils.spec import MINI, STUDY, EvalSpec, RunSpec
 
@@ -64,7 +64,7 @@ def data_digest(spec: RunSpec) -> str:
     if spec.data in benchmark.SOURCES:
         return benchmark.digest(spec.data, spec.domain)
     if spec.data == STUDY:
-        return fingerprint(_own(spec).pool)
+        return _own(spec).digests[0]
     return folder_digest(Path(spec.data))
 
 

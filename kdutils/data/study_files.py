@@ -24,6 +24,7 @@ from kdutils.io import disk, toml_files
 from kdutils.io.text_safety import shown
 
 NAME = re.compile(r"[A-Za-z][\w-]{0,39}", re.ASCII)
+KEYWORD = re.compile(r"[^\WA-Z]+")
 MOST_LETTERS = 5  # that the reading `letter` knows: A to E
 NONE_OF_ONES_OWN = (*ALL_TASKS, AVERAGE, *TRAIN_DOMAINS)
 Text = Annotated[str, Strict(), Field(min_length=1)]
@@ -34,42 +35,35 @@ _table = checked_dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="f
 class OwnTask:
     """A task of a study file."""
 
-    items: Text  # .jsonl or .csv: id, question, answer, perhaps rationale and response
+    items: Text  # file, .jsonl or .csv: id, question, answer, perhaps rationale and response
     answer: Text  # how it is read: a key of READINGS, or a regular expression with one group
     choices: Any = ()  # letter: how many; keyword: the words; a regular expression: its answers, if few
     chance: Annotated[float, Strict(), Field(ge=0, le=100)] | None = None  # percent right by guessing
     response: str = ""  # with a regular expression: what ends with the answer, which is written for {}
 
     def __post_init__(self) -> None:
-        choices, is_pattern = self.choices, self.answer not in READINGS
-        if is_pattern:
-            try:
-                n_groups = re.compile(self.answer).groups
-            except re.error as error:
-                n_groups = str(error)
-            if n_groups != 1:
-                raise ValueError(
-                    f"answer={shown(self.answer)} is none of {list(READINGS)}, so it must be a regular "
-                    f"expression with one group, the answer (it has {n_groups}); write one such as "
-                    "'Total: (\\d+)'"
-                )
-        if self.answer == "letter" and (type(choices) is not int or not 2 <= choices <= MOST_LETTERS):
+        try:
+            n_groups = 1 if self.answer in READINGS else re.compile(self.answer).groups
+        except re.error as error:
+            n_groups = str(error)
+        if n_groups != 1:
             raise ValueError(
-                f"choices={shown(choices)} must be how many letters there are, 2 to {MOST_LETTERS}"
+                f"answer={shown(self.answer)} is none of {list(READINGS)}, so it must be a regular "
+                f"expression with one group, the answer (it has {n_groups}); write one such as 'Total: (\\d+)'"
             )
-        is_words = isinstance(choices, list | tuple) and all(
-            isinstance(word, str) and (is_pattern or re.fullmatch(r"\w+", word) and word == word.lower())
-            for word in choices
-        )
-        if self.answer == "keyword" and not (is_words and len(set(choices)) == len(choices) > 1):
-            raise ValueError(
-                f"choices={shown(choices)} must be a list of the answers: words in small letters"
-            )
-        if is_pattern and not (is_words and len(set(choices)) == len(choices) != 1):
-            raise ValueError(f"choices={shown(choices)} must be a list of all answers, or be left out")
-        if self.answer in ("number", "text") and choices != ():
-            raise ValueError(f"choices={shown(choices)}: a {self.answer} has none; leave them out")
-        if self.response and (not is_pattern or self.response.count("{}") != 1):
+        choices = list(self.choices) if isinstance(self.choices, list | tuple) else self.choices
+        is_list = isinstance(choices, list) and all(isinstance(each, str) for each in choices)
+        is_list = is_list and len(set(choices)) == len(choices) != 1
+        is_count = type(choices) is int and 2 <= choices <= MOST_LETTERS
+        is_words = is_list and choices != [] and all(map(KEYWORD.fullmatch, choices))
+        is_right, asked = {
+            "letter": (is_count, f"how many letters there are, 2 to {MOST_LETTERS}"),
+            "keyword": (is_words, "a list of the answers: words in small letters"),
+            **dict.fromkeys(("number", "text"), (choices == [], "left out")),
+        }.get(self.answer, (is_list, "a list of all answers, or left out"))
+        if not is_right:
+            raise ValueError(f"choices={shown(self.choices)} must be {asked}")
+        if self.response and (self.answer in READINGS or self.response.count("{}") != 1):
             raise ValueError(
                 f"response={shown(self.response)} must hold one {{}}, and goes with a regular expression; "
                 "mend it, or leave it out"
@@ -88,8 +82,7 @@ class OwnTask:
 class OwnDomain:
     """What students are trained on, and the tasks on which they are evaluated."""
 
-    train: Text  # .jsonl or .csv: as the items of a task, each with its `task` where there are several; the
-    # last of them are for validation
+    train: Text  # as items, each with its `task` where there are several; the last ones are for validation
     tasks: Annotated[tuple[Text, ...], Field(min_length=1)]
 
 
@@ -158,19 +151,14 @@ def _read(path: Path, digest: str) -> StudyFile:
             found[table][name] = toml_files.checked(kind, values, within=(table, name))
     study = StudyFile(path, **found)
     for name, domain in study.domains.items():
-        key = ("domains", name, "tasks")
+        reason = ""
         if unknown := [task for task in domain.tasks if task not in study.tasks]:
-            raise toml_files.Refused(
-                f"{'.'.join(key)}={shown(domain.tasks)}: {unknown[0]!r} is no [tasks] of this file; "
-                f"there are {list(study.tasks)}",
-                key,
-            )
-        if len(set(map(is_text, study.keys_of(name)))) > 1:
-            raise toml_files.Refused(
-                f"{'.'.join(key)}={shown(domain.tasks)}: texts are scored by ROUGE-L, which has no average "
-                "with right answers; make two domains",
-                key,
-            )
+            reason = f"{unknown[0]!r} is no [tasks] of this file; there are {list(study.tasks)}"
+        elif len(set(map(is_text, study.keys_of(name)))) > 1:
+            reason = "texts, scored by ROUGE-L, have no average with right answers; make two domains"
+        if reason:
+            key = ("domains", name, "tasks")
+            raise toml_files.Refused(f"{'.'.join(key)}={shown(domain.tasks)}: {reason}", key)
     files = {("tasks", name, "items"): task.items for name, task in study.tasks.items()}
     files |= {("domains", name, "train"): domain.train for name, domain in study.domains.items()}
     for key, file in files.items():

@@ -32,7 +32,6 @@ from kdutils.grid.study import (
 from kdutils.io import toml_files
 from kdutils.io.cache import MEASURES
 from kdutils.io.text_safety import shown
-from kdutils.items import fingerprint
 from kdutils.mini.family import MINI_MODELS
 from kdutils.spec import MINI, STUDY, EvalSpec
 
@@ -222,7 +221,7 @@ class Live:
         tasks = {"tasks": DOMAIN_TASKS.get(domain, ())}
         if domain not in TRAIN_DOMAINS:
             own = study_files.read(Path(self.study_file))
-            tasks = {"tasks": own.keys_of(domain), "items_digest": fingerprint(own.benchmark(domain).test)}
+            tasks = {"tasks": own.keys_of(domain), "items_digest": own.benchmark(domain).digests[1]}
         return EvalSpec(**tasks, items_per_task=self.items_per_task, **how)
 
     @property

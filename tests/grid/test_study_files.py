@@ -69,7 +69,7 @@ def test_what_a_run_is_made_of_is_in_its_name_and_where_it_lies_is_not(study, tm
     run_id, eval_id = identity(study)
     assert run_id == first[0] and eval_id != first[1]  # evaluated again, not trained again
     changed(study, "choices = 3", "choices = 3\nchance = 40.0")
-    assert identity(study)[1] != eval_id
+    assert identity(study)[0] == run_id and identity(study)[1] != eval_id
     changed(tmp_path / "train.jsonl", "How many legs are there? (60)", "How many legs? (60)")
     assert identity(study)[0] != run_id
 
