@@ -49,7 +49,7 @@ class OwnTask:
         if n_groups != 1:
             raise ValueError(
                 f"answer={shown(self.answer)} is none of {list(READINGS)}, so it must be a regular "
-                f"expression with one group (it has {n_groups}), the answer; write one such as 'Total: (\\d+)'"
+                f"expression with one group (it has {n_groups}) for the answer, such as 'Total: (\\d+)'"
             )
         choices = list(self.choices) if isinstance(self.choices, list | tuple) else self.choices
         is_list = isinstance(choices, list) and all(isinstance(each, str) for each in choices)
