@@ -6,6 +6,7 @@ usage() {
   cat <<'USAGE'
 Usage:
   ./run_all.sh [PROFILE] [-p NAME VALUE]... [--only 02,06] [--out DIR] [--jobs N]
+  ./run_all.sh --new my_study.toml && ./run_all.sh my_study.toml
   ./run_all.sh PROFILE --engine ray [--address auto]
   ./run_all.sh PROFILE --shard I/N
   ./run_all.sh PROFILE --dry-run [--gpu NAME] [-p NAME VALUE]...
@@ -15,14 +16,14 @@ Usage:
   ./run_all.sh --help
 
 The first form runs the notebooks of a profile and writes reports, figures, statistics.csv,
-claims.json and index.html; `./run_all.sh PROFILE --help` explains its options. The second does
-the same with Ray, on this machine or a cluster. The third trains the I-th of N parts and no more. The
-fourth trains nothing: it prints what is to be trained, what is there already and what the rest costs,
-and writes plan.csv. The fifth makes the numbers of codecheck.yml anew, as far as N minutes (default 5) go,
-and says which hold. The sixth runs the quick tests; `all` of them with the coverage of kdutils, which is also
-what a path or another argument runs under; those that inject faults and try bad inputs, counted in the last
-two lines; or those that compare a GPU with the CPU, which skip where there is none. The seventh measures a
-step at Qwen2.5's shapes on a GPU, beside other programs.
+claims.json and index.html; `./run_all.sh PROFILE --help` explains its options. The second writes a study
+file, with comments, and runs it: a file is a profile. The third does the same as the first with Ray, on this
+machine or a cluster. The fourth trains the I-th of N parts and no more. The fifth trains nothing: it prints what
+is to be trained, what is there already and what the rest costs, and writes plan.csv. The sixth makes the numbers
+of codecheck.yml anew, as far as N minutes (default 5) go, and says which hold. The seventh runs the quick tests;
+`all` of them with the coverage of kdutils, which is also what a path or another argument runs under; those that
+inject faults and try bad inputs, counted in the last two lines; or those that compare a GPU with the CPU, which
+skip where there is none. The eighth measures a step at Qwen2.5's shapes on a GPU, beside other programs.
 
 All set themselves up. The environment variable KDUTILS_ENV says where:
   auto    the active Python if it already satisfies requirements.lock, else .venv (the default)

@@ -1,25 +1,21 @@
 """The names of tasks, domains and methods.
 
 One entry makes a method, or a task for items from files. The mini world, the released results and simulations
-have tables of their own for the tasks that they know.
+have tables of their own for the tasks that they know. Tasks and domains of a study file (data.study_files)
+are in no list: the key of such a task says how it is read, so that it means the same in every process and
+table, `birds?answer=letter&choices=A&choices=B`.
 """
 
 from typing import NamedTuple
 
+from kdutils.data.tasks import Open, Task, own_task
+
 MATH, COMMONSENSE, INSTRUCTION = TRAIN_DOMAINS = ("math", "commonsense", "instruction")
 DOMAINS = (MATH, COMMONSENSE)  # those with released results
+
+
 DOMAIN_LABELS = {MATH: "Math", COMMONSENSE: "Commonsense", INSTRUCTION: "Instruction following"}
-
-
-class Task(NamedTuple):
-    """A kind of question."""
-
-    label: str
-    domain: str
-    reading: str  # how an answer is read from a response, a key of data.answers.READINGS
-    options: tuple[str, ...] = ()  # the possible answers, in the words of the prompt; (): it is free
-    test_items: int = 0  # in the authors' repository (HellaSwag: the official validation set)
-    contaminated: bool = False  # its test questions occur in math_10k (LLM-Adapters' own README)
+DOMAIN_LABELS = Open(DOMAIN_LABELS, str)
 
 
 def _numbered(word: str, count: int) -> tuple[str, ...]:
@@ -45,17 +41,24 @@ ALL_TASKS = {
     "selfinst": Task("Self-Instruct", INSTRUCTION, "text"),
     "vicuna": Task("Vicuna", INSTRUCTION, "text"),
 }
+ALL_TASKS = Open(ALL_TASKS, own_task)
 DOMAIN_TASKS = {
     domain: tuple(key for key, task in ALL_TASKS.items() if task.domain == domain) for domain in TRAIN_DOMAINS
 }
 MATH_TASKS, COMMONSENSE_TASKS, INSTRUCTION_TASKS = DOMAIN_TASKS.values()
 TASKS = MATH_TASKS + COMMONSENSE_TASKS
-RANKED_TASKS = tuple(key for key, task in ALL_TASKS.items() if task.options)  # by likelihood of the options
 CHOICE_TASKS = {key: ALL_TASKS[key].options for key in COMMONSENSE_TASKS}
 TEST_ITEMS = {key: ALL_TASKS[key].test_items for key in TASKS}
 CONTAMINATED_TASKS = tuple(key for key, task in ALL_TASKS.items() if task.contaminated)
 AVERAGE = "average"  # the mean over a domain's tasks, analysed as one more task
 TASK_LABELS = {key: task.label for key, task in ALL_TASKS.items()} | {AVERAGE: "Average"}
+TASK_LABELS = Open(TASK_LABELS, lambda key: own_task(key).label)
+
+
+def is_text(task: object) -> bool:
+    """Whether a task has no right answer, so that ROUGE-L is scored; False of an average."""
+    is_own = isinstance(task, str) and "?answer=" in task
+    return own_task(task).reading == "text" if is_own else task in INSTRUCTION_TASKS
 
 
 PREFIXES = {  # whose texts a student is trained on

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from kdutils.constants import INSTRUCTION_TASKS
+from kdutils.constants import is_text
 from kdutils.data.answers import is_correct, parse, parse_strict, rouge_l
 from kdutils.items import Item
 
@@ -29,6 +29,6 @@ def score(
         "truncated": not ended,
         "n_tokens": n_tokens,
         "top1": list(top1),
-        "rouge_l": rouge_l(text, item.answer) if item.task in INSTRUCTION_TASKS else math.nan,
+        "rouge_l": rouge_l(text, item.answer) if is_text(item.task) else math.nan,
         "contaminated": item.contaminated,
     }

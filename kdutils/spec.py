@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -26,7 +26,6 @@ from kdutils.constants import (
     METHODS,
     NOT_OF_PAPER,
     PREFIXES,
-    RANKED_TASKS,
     TRAIN_DOMAINS,
     Method,
 )
@@ -37,6 +36,7 @@ from kdutils.io.text_safety import shown
 MINI = "mini"  # the generated world, kdutils.mini
 BENCHMARK = "benchmark"  # real items: of $KDUTILS_DATA/data where that is there, else those of LLM_ADAPTERS
 LLM_ADAPTERS = "llm-adapters"  # real items as the authors used them, downloaded once
+STUDY = "study-file"  # the items of a study file, data.study_files
 OF_TRAINING = (
     *("protocol", "prompt_in_loss", "adapter", "seed", "train_items", "validation_items", "epochs"),
     *("batch_size", "learning_rate", "warmup_share", "weight_decay", "max_grad_norm", "select_best"),
@@ -70,15 +70,15 @@ class RunSpec(Hashed):
     Models are names of the mini family, hub ids, local folders or GGUF files. Fields that a method does not
     use stay at their defaults: a value without effect would make two names for one run.
 
-    `devices` and where models are read from are not in the run's name. Devices change a result by rounding
-    (and which units LoRA's dropout drops), so a run begun on two can go on on one.
+    `devices` and from where models and a study's items are read are not in the run's name. Devices change a
+    result by rounding (and which units LoRA's dropout drops), so a run begun on two can go on on one.
     """
 
-    APART: ClassVar = ("devices", "student_source", "teacher_source")
+    APART: ClassVar = ("devices", "student_source", "teacher_source", "study_file")
 
     student: Name
     method: Literal[*METHODS]
-    domain: Literal[*TRAIN_DOMAINS]
+    domain: Name  # of TRAIN_DOMAINS, or of a study file
     teacher: Text | None = None
     prefix: Literal[*PREFIXES] | None = None  # kd: whose texts it is trained on; else the method says it
     divergence: Literal[*DIVERGENCES] | None = None  # kd: of teacher and student; else the method says it
@@ -109,7 +109,7 @@ class RunSpec(Hashed):
     shrink: Annotated[float, between(0.001, 1)] = 1.0  # matrices start as shrink * these + perturb * fresh
     perturb: Share = 0.0  # ones; Ash & Adams 2020 (arXiv:1910.08475)
     seed: Seed = 0
-    data: Name = MINI  # benchmark, llm-adapters, or a folder with train.jsonl, validation.jsonl, test.jsonl
+    data: Name = MINI  # benchmark, llm-adapters, study-file, or a folder with a .jsonl file of each split
     prompt: Literal["alpaca", "chat"] = "alpaca"  # chat: of the models' own chat templates
     max_item_characters: Annotated[int, between(1, 10_000_000)] | None = None  # longer ones: not trained on
     wrong_rationale_share: Share = 0.23  # mini: of the training rationales in math, as measured in math_10k
@@ -129,9 +129,15 @@ class RunSpec(Hashed):
     devices: Annotated[int, between(1, 1_024)] = dataclasses.field(default=1, compare=False)
     student_source: Text = dataclasses.field(default="", compare=False)  # see data.model_files.locate
     teacher_source: Text = dataclasses.field(default="", compare=False)
+    study_file: Text = dataclasses.field(default="", compare=False)  # that has the domain, with data STUDY
 
     def __post_init__(self) -> None:
         self._check_recipe()
+        if (self.data == STUDY and self.study_file != "") == (self.domain in TRAIN_DOMAINS):
+            raise ValueError(
+                f"domain={shown(self.domain)}, data={shown(self.data)}: the domain must be one of "
+                f"{list(TRAIN_DOMAINS)}, or of study_file=PATH with data={STUDY!r}"
+            )
         if not self.recipe.has_teacher and self.teacher is not None:
             raise ValueError(
                 f"method {self.method!r} has no teacher, but teacher={shown(self.teacher)}: drop it or use "
@@ -298,6 +304,7 @@ class EvalSpec(Hashed):
     """
 
     tasks: Annotated[tuple[Text, ...], Field(strict=False)]  # a list will do
+    items_digest: Text = ""  # of the items of a study file's tasks; "": RunSpec.data_digest holds theirs
     split: Literal["test", "validation"] = "test"
     items_per_task: Annotated[int, between(1, 1_000_000)] = 100
     temperature: Annotated[float, between(0, 100)] = 0.0  # 0 is greedy, otherwise at least 0.01
@@ -311,7 +318,7 @@ class EvalSpec(Hashed):
     def __post_init__(self) -> None:
         if not self.tasks or len(set(self.tasks)) < len(self.tasks):
             raise ValueError(f"tasks={shown(self.tasks)} must name at least one task, and none twice")
-        if unknown := [task for task in self.tasks if task not in ALL_TASKS]:
+        if unknown := [task for task in self.tasks if task not in ALL_TASKS and "?answer=" not in task]:
             raise ValueError(f"tasks has {shown(unknown[0])}, which is none; choose from {list(ALL_TASKS)}")
         if self.top_p == 0 or 0 < self.temperature < 0.01:
             name = "temperature" if self.top_p else "top_p"
@@ -331,20 +338,12 @@ class EvalSpec(Hashed):
 
     def ranking(self) -> EvalSpec | None:
         """The evaluation that ranks the options of the same items; None if no task has options."""
-        tasks = tuple(task for task in self.tasks if task in RANKED_TASKS)
-        own = {"split": self.split, "items_per_task": self.items_per_task, "scoring": "likelihood"}
+        tasks = tuple(task for task in self.tasks if ALL_TASKS[task].options)
+        own = {name: getattr(self, name) for name in ("split", "items_per_task", "items_digest")}
+        own["scoring"] = "likelihood"
         return EvalSpec(tasks=tasks, **own) if tasks else None
 
     @property
     def eval_id(self) -> str:
         """Name of the evaluation's folder within a run."""
         return f"{self.split}-{self.digest}"
-
-
-@dataclass(frozen=True)
-class PlannedRun:
-    """A run that a study needs, and how it is evaluated there."""
-
-    spec: RunSpec
-    evaluation: EvalSpec
-    beside_teacher: bool = True  # its teacher is evaluated, too, to compare their answers

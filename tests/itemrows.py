@@ -13,9 +13,10 @@ from kdutils.data import sources
 from kdutils.grid import cell_table as cell_rows
 from kdutils.grid import plan
 from kdutils.grid.profile import load_profile
+from kdutils.grid.study import PlannedRun
 from kdutils.results import item_gains
 from kdutils.runs import comparison, store
-from kdutils.spec import EvalSpec, PlannedRun, RunSpec
+from kdutils.spec import EvalSpec, RunSpec
 
 TEACHER, STUDENT = "Qwen2.5-1.5B", "Qwen2.5-0.5B"
 

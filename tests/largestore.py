@@ -24,10 +24,11 @@ from kdutils import evaluate
 from kdutils.data import sources
 from kdutils.grid import cell_table, dry_run, fill, scheduler
 from kdutils.grid.scheduler import Scheduler
+from kdutils.grid.study import PlannedRun
 from kdutils.io import disk, environment
 from kdutils.items import Item
 from kdutils.runs import store
-from kdutils.spec import EvalSpec, PlannedRun, RunSpec
+from kdutils.spec import EvalSpec, RunSpec
 
 EVALUATION = EvalSpec(tasks=("addsub", "svamp"), items_per_task=10)
 CURVE = [{"step": step, "loss": 1.0 / step, "grad_norm": 1.0} for step in range(1, 142)]  # as long as mini's

@@ -11,7 +11,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from kdutils.data import sources
-from kdutils.spec import EvalSpec, PlannedRun, RunSpec
+from kdutils.grid.study import PlannedRun
+from kdutils.spec import EvalSpec, RunSpec
 
 SENTENCES = """Below is an instruction that describes a task . Write response appropriately completes the
 request ### Instruction : Response What plus ? The answer sum of and + ="""

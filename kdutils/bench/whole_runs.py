@@ -13,9 +13,10 @@ from typing import Any
 from kdutils.bench.side_by_side import in_child
 from kdutils.bench.workloads import MINI_STUDENT, MINI_TEACHER, SEED, network_of
 from kdutils.grid.model_shapes import Architecture
+from kdutils.grid.study import PlannedRun
 from kdutils.mini.family import ROWS
 from kdutils.runs import store
-from kdutils.spec import EvalSpec, PlannedRun, RunSpec
+from kdutils.spec import EvalSpec, RunSpec
 
 Texts = list[list[int]]
 

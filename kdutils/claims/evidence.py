@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from kdutils.constants import AVERAGE, DOMAINS, METHOD_NAMES, TASK_LABELS
+from kdutils.constants import AVERAGE, DOMAINS, METHOD_NAMES, TASK_LABELS, is_text
 from kdutils.grid import cell_table as cell_rows
+from kdutils.grid.study import place_of
 from kdutils.inference import size_effects
 from kdutils.inference.estimate import Estimate
 from kdutils.results import authors_tests, gain_tables, sweeps
@@ -110,6 +111,12 @@ class Evidence:
         """Those of the 14 reasoning tasks: instruction following has another unit (ROUGE-L)."""
         return self.all_cells[self.all_cells["domain"].isin(DOMAINS)]
 
+    @property
+    def domains(self) -> list[str]:
+        """All whose tasks have right answers, with those of a study file."""
+        has_answers = ~self.all_cells["task"].map(is_text).astype(bool) & (self.all_cells["task"] != AVERAGE)
+        return sorted({*self.all_cells.loc[has_answers, "domain"]}, key=place_of)
+
     @cached_property
     def gains(self) -> pd.DataFrame:
         """On the reasoning tasks, under the selection of the temperature."""
@@ -129,7 +136,7 @@ class Evidence:
         n_items = self.all_cells.groupby(["domain", "task"])["n"].max()
         where = pd.MultiIndex.from_frame(gains[["domain", "task"]])
         gains["n_items"] = n_items.reindex(where).to_numpy(float)
-        items = gains["n_items"].where(gains["domain"].isin(DOMAINS), 0)
+        items = gains["n_items"].where(gains["domain"].isin(self.domains), 0)
         gains["logit_gain"] = size_effects.logit_gain(gains["accuracy"], gains["sft_accuracy"], items)
         return gains
 

@@ -13,7 +13,6 @@ import scipy.stats
 from kdutils.claims import students
 from kdutils.claims.evidence import Evidence
 from kdutils.claims.gains import means_and_squares
-from kdutils.constants import DOMAINS
 from kdutils.inference.size_effects import empirical_logit
 
 SCALES = {"points": "gain", "log odds": "logit_gain"}  # what a scale is called -> column of the gain
@@ -27,7 +26,7 @@ def forest(evidence: Evidence) -> pd.DataFrame:
     student are over its items, the others Student's t over students.
     """
     rows = []
-    for domain in DOMAINS:
+    for domain in evidence.domains:
         gains = students.task_gains(evidence, domain)
         apart = students.contaminated_gains(evidence, [domain])
         for scale, column in SCALES.items() if len(gains) else ():
@@ -77,7 +76,7 @@ def by_size(evidence: Evidence) -> pd.DataFrame:
     would gain if every student gained as much on the log odds of each task, and 95 % of what its items show.
     """
     tables = []
-    for domain in DOMAINS:
+    for domain in evidence.domains:
         gains = students.task_gains(evidence, domain)
         if gains.empty:
             continue

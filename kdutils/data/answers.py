@@ -64,7 +64,7 @@ def keywords(task: str) -> tuple[str, ...]:
 @cache
 def keyword_pattern(task: str) -> re.Pattern:
     """Any of the `keywords` of a task."""
-    return re.compile("|".join(keywords(task)))
+    return re.compile("|".join(sorted(keywords(task), key=len, reverse=True)))  # `reddish` before `red`
 
 
 def _first_keyword(task: str, text: str) -> str | None:
@@ -193,9 +193,23 @@ READINGS = {
 }
 
 
+def _last_group(task: str, text: str) -> str | None:
+    found = [match[1] for match in re.finditer(ALL_TASKS[task].reading, text) if match[1] is not None]
+    return found[-1].strip() if found else None
+
+
+def _is_same(text: str, answer: str) -> bool:
+    return text == answer or same_number(text, answer)
+
+
+BY_PATTERN = Reading(_last_group, _last_group, _last_group, _is_same, READINGS["number"].response)
+
+
 def reading_of(task: str) -> Reading:
-    """How answers to a task are read."""
-    return READINGS[ALL_TASKS[task].reading]
+    """How answers to a task are read; of a pattern, the one group of its last match in the text."""
+    known = ALL_TASKS[task]
+    reading = READINGS.get(known.reading, BY_PATTERN)
+    return reading._replace(response=known.response) if known.response else reading
 
 
 def parse(task: str, text: str) -> str | None:

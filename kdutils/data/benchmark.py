@@ -16,7 +16,7 @@ import os
 import re
 from collections import Counter
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 from kdutils.constants import CHOICE_TASKS, DOMAIN_TASKS, INSTRUCTION_TASKS, MATH_TASKS
@@ -29,7 +29,7 @@ from kdutils.data.item_files import (
     with_scorable_answer,
 )
 from kdutils.io import disk
-from kdutils.items import DataError, Item
+from kdutils.items import DataError, Item, fingerprint
 from kdutils.spec import BENCHMARK, LLM_ADAPTERS
 
 SOURCES = (BENCHMARK, LLM_ADAPTERS)
@@ -52,6 +52,12 @@ class Benchmark:
     domain: str
     pool: tuple[Item, ...]  # all that may be trained on, in the order in which it is
     test: tuple[Item, ...]  # task after task; within each in an order that depends on ids alone
+
+    @cached_property
+    def digests(self) -> tuple[str, str]:
+        """Of what may be trained on, however answers are read, and of the test items."""
+        trained_on = [replace(item, task=item.task.partition("?")[0]) for item in self.pool]
+        return fingerprint(trained_on), fingerprint(self.test)
 
     def split(
         self, *, train_items: int, validation_items: int, max_item_characters: int | None = None
@@ -123,17 +129,9 @@ def read(data: str, domain: str) -> Benchmark:
     return _read(data_folder(data), domain, digest(data, domain))
 
 
-def flagged(data: str, domain: str) -> tuple[Item, ...]:
-    """The test items of a domain, each with how its question occurs in what is trained on.
-
-    Raises:
-        DataError: as `read`.
-    """
-    return _flagged(read(data, domain))
-
-
 @cache
-def _flagged(found: Benchmark) -> tuple[Item, ...]:
+def flagged(found: Benchmark) -> tuple[Item, ...]:
+    """The test items of a domain, each with how its question occurs in what is trained on."""
     return tuple(contamination.flagged(found.test, found.pool))
 
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import codecs
+import csv
 import difflib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from kdutils.constants import ALL_TASKS, INSTRUCTION_TASKS, TASKS
-from kdutils.data.answers import is_correct, parse, parse_strict, reading_of
+from kdutils.constants import ALL_TASKS, is_text
+from kdutils.data.answers import READINGS, is_correct, parse, parse_strict, reading_of
 from kdutils.io.text_safety import shown
-from kdutils.items import DataError, Item
+from kdutils.items import SPLITS, DataError, Item
 
 SURROGATES = re.compile("[\ud800-\udfff]")
 
@@ -45,6 +46,24 @@ def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         yield where, record
 
 
+def csv_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """As `json_lines`, of a CSV file whose first line names the keys; an empty field is none.
+
+    Raises:
+        DataError: names the line that is not UTF-8, not CSV or has other fields than the first.
+    """
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        rows, where = csv.DictReader(file, strict=True), f"{path}, line 1"
+        try:
+            for row in rows:
+                where = f"{path}, line {rows.line_num}"
+                if None in row or None in row.values():
+                    raise DataError(f"{where}: other fields than {rows.fieldnames}; give a value for each")
+                yield where, {key: value for key, value in row.items() if value}
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise DataError(f"{where}: not CSV in UTF-8 ({error}); write it so") from None
+
+
 def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """An object of JSON; of a key that stands there twice nobody could say which was meant."""
     record = dict(pairs)
@@ -55,10 +74,11 @@ def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return record
 
 
-def item_of(record: dict[str, Any], *, where: str) -> Item:
+def item_of(record: dict[str, Any], *, where: str, is_own: bool = False) -> Item:
     """The item that a record describes; keys that an item does not have are left out.
 
-    Where there is no `response`, see `default_response`.
+    Where there is no `response`, see `default_response`. `is_own` says that its task is of a study file, not
+    one of ALL_TASKS.
 
     Raises:
         DataError: names what is missing, empty, no text or of an unknown task.
@@ -76,7 +96,7 @@ def item_of(record: dict[str, Any], *, where: str) -> Item:
                 f"{where}: {key} is missing or not text ({shown(values.get(key))}); "
                 "every item needs it, give it as a string"
             )
-    if values["task"] not in ALL_TASKS:
+    if not is_own and values["task"] not in ALL_TASKS:
         raise DataError(f"{where}: unknown task {shown(values['task'])}; choose one of {list(ALL_TASKS)}")
     if wrong := [key for key, value in values.items() if not isinstance(value, str)]:
         raise DataError(f"{where}: {wrong[0]} is not text ({shown(values[wrong[0]])}); give it as a string")
@@ -87,6 +107,48 @@ def item_of(record: dict[str, Any], *, where: str) -> Item:
         raise DataError(f"{where}: id={shown(values['id'])} must be text on one line that can be printed")
     item = Item(**values)
     return item if item.response else Item(**values | {"response": default_response(item)})
+
+
+def present(path: Path) -> Path:
+    """The path.
+
+    Raises:
+        DataError: if no file is there.
+    """
+    if not path.is_file():
+        raise DataError(f"{path} is missing; a data folder holds {', '.join(f'{s}.jsonl' for s in SPLITS)}")
+    return path
+
+
+def read_items(path: Path, own: Mapping[str, str] | None = None) -> list[Item]:
+    """Items of a JSON-lines or CSV file (keys id, task, question, answer; optional response, rationale).
+
+    A chat of one turn may stand in place of question and response (key messages, item_files.from_messages).
+    Where there is no `response`, it is the rationale, or the answer in the response format of its task.
+
+    Args:
+        own: the tasks of a study file that may stand there, name -> key; of several, items name theirs.
+
+    Raises:
+        DataError: names the line that is not JSON, lacks a key, is empty, repeats an id or has an answer
+            that no response could match.
+    """
+    items: dict[str, Item] = {}
+    lines = csv_rows if path.suffix == ".csv" else json_lines
+    for where, record in lines(present(path)):
+        if own is not None:
+            task = record.get("task", next(iter(own)) if len(own) == 1 else None)
+            if task not in own:
+                raise DataError(f"{where}: task={shown(task)} must be one of {list(own)}; name it so")
+            record = record | {"task": own[task]}
+        record = with_scorable_answer(from_messages(record, where=where), where=where)
+        item = item_of(record, where=where, is_own=own is not None)
+        if item.id in items:
+            raise DataError(f"{where}: id {item.id!r} stands there twice; make ids unique")
+        items[item.id] = item
+    if not items:
+        raise DataError(f"{path} holds no items; give at least one")
+    return list(items.values())
 
 
 def default_response(item: Item) -> str:
@@ -124,7 +186,7 @@ def from_messages(record: dict[str, Any], *, where: str) -> dict[str, Any]:
     own = {"question": "\n\n".join(text for text in texts[: system + 1] if text.strip())}
     if roles[-1] == "assistant":
         own["response"] = texts[-1]
-        if record.get("task") in INSTRUCTION_TASKS:
+        if is_text(record.get("task")):
             own["answer"] = texts[-1]
     return own | {key: value for key, value in record.items() if key != "messages"}
 
@@ -176,7 +238,7 @@ def is_scorable(task: str, answer: str) -> bool:
 
     Always true of instruction tasks, which have no right answer.
     """
-    if task in INSTRUCTION_TASKS:
+    if is_text(task):
         return True
     response = reading_of(task).response.format(answer)
     readings = (parse(task, response), parse_strict(task, response))
@@ -193,13 +255,16 @@ def with_scorable_answer(record: dict[str, Any], *, where: str) -> dict[str, Any
         DataError: names the line, the answer and the form it must have.
     """
     task, answer = record.get("task"), record.get("answer")
-    if task not in TASKS or not isinstance(answer, str) or not answer.strip():
+    is_known = isinstance(task, str) and (task in ALL_TASKS or "?answer=" in task) and not is_text(task)
+    if not is_known or not isinstance(answer, str) or not answer.strip():
         return record
+    reading, options = ALL_TASKS[task].reading, list(ALL_TASKS[task].options)
     for form in (answer, _normalised(task, answer.strip())):
-        if is_scorable(task, form):
+        if is_scorable(task, form) and (reading != "letter" or form in options):
             return record | {"answer": form}
-    options = list(ALL_TASKS[task].options)
     forms = f"one of {options}" if options else "a plain number, such as 1234 or -0.5"
+    if reading not in READINGS:
+        forms = f"what {reading!r} finds in {reading_of(task).response.format(answer)!r}, or mend these two"
     raise DataError(
         f"{where}: answer={shown(answer)} is not as {task} is scored, so every response would be wrong; "
         f"write {forms}"
@@ -209,6 +274,8 @@ def with_scorable_answer(record: dict[str, Any], *, where: str) -> dict[str, Any
 def _normalised(task: str, answer: str) -> str:
     """The answer in the form that responses to the task have, as far as it is known what it means."""
     reading = ALL_TASKS[task].reading
+    if reading not in READINGS:
+        return answer
     if reading == "letter":
         found = GOLD_LETTER.fullmatch(answer)
         return found[1].upper() if found else answer

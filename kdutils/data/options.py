@@ -9,7 +9,7 @@ from functools import cache
 
 import numpy as np
 
-from kdutils.constants import ALL_TASKS, CHOICE_TASKS, RANKED_TASKS
+from kdutils.constants import ALL_TASKS
 from kdutils.data.answers import keyword_pattern, keywords, reading_of
 from kdutils.items import DataError, Item
 
@@ -19,9 +19,6 @@ SCORINGS = {  # of options, by the log-probability of ...
     "cloze_sum": "its text, as the response",
     "cloze_per_character": "its text, for each of its characters",
     "cloze_pmi": "its text, less that after a prompt without a question",
-}
-ORDERED = {  # task -> how many options its questions list, in an order that could be another; not BoolQ's
-    key: len(task.options) for key, task in ALL_TASKS.items() if task.options and key != "boolq"
 }
 MARKS = {  # what stands before an option's text, as in `Answer1: wood` and `(A) 28`
     "keyword": re.compile(r"(\s*\b(?:Answer|Solution|Ending|Option)\d:\s+)"),
@@ -36,14 +33,26 @@ OF_OTHERS = re.compile(  # options that speak of others: what they mean hangs on
 )
 
 
+def n_ordered(task: str) -> int:
+    """How many options the questions of a task list, in an order that could be another; 0: none.
+
+    BoolQ lists none; of tasks of a study file, those with letters do.
+    """
+    known = ALL_TASKS[task]
+    is_listed = known.reading == "letter" if not known.domain else task != "boolq"
+    return len(known.options) if is_listed else 0
+
+
 def refusal(task: str, scoring: str, rotation: int) -> str:
     """Why a task cannot be asked so, with the remedy; "" if it can."""
-    if scoring != "generation" and task not in RANKED_TASKS:
-        return f"task {task!r} has no options to rank; scoring={scoring!r} takes {RANKED_TASKS}"
-    if 0 < rotation >= ORDERED.get(task, 1):
+    known = ALL_TASKS[task]
+    if scoring != "generation" and not known.options:
+        with_options = [key for key, each in ALL_TASKS.items() if each.options]
+        return f"task {task!r} has no options to rank; scoring={scoring!r} takes {with_options}"
+    if 0 < rotation >= max(1, n_ordered(task)):
         return (
             f"rotation={rotation} of task {task!r} is no other order of its options: give less than the "
-            f"number that its questions list, of {ORDERED}"
+            f"number that its questions list, {n_ordered(task)}"
         )
     return ""
 
@@ -62,10 +71,10 @@ def options(item: Item, scoring: str = "likelihood") -> dict[str, str]:
     task = ALL_TASKS[item.task]
     if not task.options:
         raise ValueError(f"task {item.task!r} has no options to rank")
-    if scoring.startswith("cloze") and item.task in ORDERED:
+    if scoring.startswith("cloze") and n_ordered(item.task):
         return listed(item)
     answers = task.options
-    if item.task in CHOICE_TASKS:
+    if task.reading == "keyword":
         offered = sorted(set(keyword_pattern(item.task).findall(item.question.lower())))
         answers = offered if item.answer in offered and len(offered) > 1 else answers
     if scoring.startswith("cloze"):
@@ -97,7 +106,7 @@ def listed(item: Item) -> dict[str, str]:
     """
     marks, texts = _parts(item)[1:-1:2], _parts(item)[2:-1:2]
     labels = [re.sub(r"\W", "", mark) for mark in marks]
-    if item.task in CHOICE_TASKS:
+    if ALL_TASKS[item.task].reading == "keyword":
         labels = [label.lower() for label in labels]
     found = dict(zip(labels, texts, strict=True))
     if not (len(marks) > 1 and labels == list(keywords(item.task)[: len(labels)]) and all(texts)):
@@ -115,7 +124,7 @@ def is_rotatable(item: Item) -> bool:
         DataError: as `listed`.
     """
     texts = listed(item)
-    is_usual = len(texts) == ORDERED[item.task] and item.answer in texts
+    is_usual = len(texts) == n_ordered(item.task) and item.answer in texts
     return is_usual and not any(map(OF_OTHERS.fullmatch, texts.values()))
 
 

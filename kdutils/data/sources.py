@@ -12,20 +12,13 @@ from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
 
-from kdutils.data import benchmark, contamination, options
-from kdutils.data.item_files import (
-    check_response,
-    from_messages,
-    item_of,
-    json_lines,
-    short_enough,
-    with_scorable_answer,
-)
+from kdutils.data import benchmark, contamination, options, study_files
+from kdutils.data.item_files import check_response, present, read_items, short_enough
 from kdutils.data.model_files import files_digest, locate
 from kdutils.io import disk
 from kdutils.items import SPLITS, DataError, Item
 from kdutils.mini.items import TASKS_OF, build_data, mini_digest
-from kdutils.spec import MINI, EvalSpec, RunSpec
+from kdutils.spec import MINI, STUDY, EvalSpec, RunSpec
 
 MINI_TEST_ITEMS = 200  # a task, if the evaluation does not say
 
@@ -46,10 +39,10 @@ def resolved_all(specs: Iterable[RunSpec]) -> Iterator[RunSpec]:
     Raises:
         DataError, ModelError: if a file is missing.
     """
-    of_data: dict[tuple[str, str], str] = {}
+    of_data: dict[tuple[str, str, str], str] = {}
     of_model: dict[tuple[str | None, str, str], str] = {}
     for spec in specs:
-        if (key := (spec.data, spec.domain)) not in of_data:
+        if (key := (spec.data, spec.domain, spec.study_file)) not in of_data:
             of_data[key] = data_digest(spec)
         named = (spec.student, spec.student_source), (spec.teacher, spec.teacher_source)
         models = [(*one, spec.prompt) for one in named]
@@ -70,7 +63,13 @@ def data_digest(spec: RunSpec) -> str:
         return mini_digest(spec.domain)
     if spec.data in benchmark.SOURCES:
         return benchmark.digest(spec.data, spec.domain)
+    if spec.data == STUDY:
+        return _own(spec).digests[0]
     return folder_digest(Path(spec.data))
+
+
+def _own(spec: RunSpec) -> benchmark.Benchmark:
+    return study_files.read(Path(spec.study_file)).benchmark(spec.domain)
 
 
 def folder_digest(folder: Path) -> str:
@@ -81,36 +80,8 @@ def folder_digest(folder: Path) -> str:
             path = Path(folder).expanduser() / f"{split}.jsonl"
         except RuntimeError as error:
             raise DataError(f"data={str(folder)!r}: {error}; give another folder") from None
-        total.update(bytes.fromhex(disk.sha256_once(_present(path))))
+        total.update(bytes.fromhex(disk.sha256_once(present(path))))
     return total.hexdigest()[:16]
-
-
-def _present(path: Path) -> Path:
-    if not path.is_file():
-        raise DataError(f"{path} is missing; a data folder holds {', '.join(f'{s}.jsonl' for s in SPLITS)}")
-    return path
-
-
-def read_items(path: Path) -> list[Item]:
-    """Items of a JSON-lines file (keys id, task, question, answer; optional response, rationale).
-
-    A chat of one turn may stand in place of question and response (key messages, item_files.from_messages).
-    Where there is no `response`, it is the rationale, or the answer in the response format of its task.
-
-    Raises:
-        DataError: names the line that is not JSON, lacks a key, is empty, repeats an id or has an answer
-            that no response could match.
-    """
-    items: dict[str, Item] = {}
-    for where, record in json_lines(_present(path)):
-        record = with_scorable_answer(from_messages(record, where=where), where=where)
-        item = item_of(record, where=where)
-        if item.id in items:
-            raise DataError(f"{where}: id {item.id!r} stands there twice; make ids unique")
-        items[item.id] = item
-    if not items:
-        raise DataError(f"{path} holds no items; give at least one")
-    return list(items.values())
 
 
 def load_items(spec: RunSpec, split: str, *, per_task: int | None = None) -> list[Item]:
@@ -132,8 +103,8 @@ def load_items(spec: RunSpec, split: str, *, per_task: int | None = None) -> lis
             raise DataError("max_item_characters concerns items of files, not data='mini'; leave it out")
         return _mini_items(spec.domain, split, spec.wrong_rationale_share, wanted, per_task)
     limit = spec.max_item_characters
-    if spec.data in benchmark.SOURCES:
-        found = benchmark.read(spec.data, spec.domain)
+    if spec.data in (STUDY, *benchmark.SOURCES):
+        found = _own(spec) if spec.data == STUDY else benchmark.read(spec.data, spec.domain)
         if wanted is None:
             return list(found.test)
         sizes = {"train_items": spec.train_items, "validation_items": spec.validation_items}
@@ -162,7 +133,7 @@ class Splits:
         """What decides which items these are."""
         spec = self.spec
         how_many = (spec.train_items, spec.validation_items, spec.max_item_characters)
-        return (spec.data, spec.domain, spec.wrong_rationale_share, *how_many)
+        return (spec.data, spec.study_file, spec.domain, spec.wrong_rationale_share, *how_many)
 
     @cached_property
     def train(self) -> Sequence[Item]:
@@ -209,8 +180,9 @@ def test_items(spec: RunSpec, evaluation: EvalSpec) -> list[Item]:
     chosen = []
     if spec.data == MINI or evaluation.split != "test":
         pool = load_items(spec, evaluation.split, per_task=evaluation.items_per_task)
-    elif spec.data in benchmark.SOURCES:
-        pool = benchmark.flagged(spec.data, spec.domain)
+    elif spec.data in (STUDY, *benchmark.SOURCES):
+        found = _own(spec) if spec.data == STUDY else benchmark.read(spec.data, spec.domain)
+        pool = benchmark.flagged(found)
     else:
         trained_on = read_items(Path(spec.data).expanduser() / "train.jsonl")
         pool = contamination.flagged(load_items(spec, "test"), trained_on)

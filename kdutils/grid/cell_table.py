@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kdutils.constants import AVERAGE, INSTRUCTION_TASKS, MATH_TASKS
+from kdutils.constants import AVERAGE, is_text
 from kdutils.data import answers
-from kdutils.grid.study import SOURCE_LABELS
+from kdutils.grid.study import SOURCE_LABELS, has_steps
 from kdutils.io import disk, environment
 from kdutils.runs import comparison, store
 from kdutils.spec import EvalSpec, RunSpec
@@ -303,9 +303,9 @@ def _likeness(student: pd.DataFrame, teacher: pd.DataFrame) -> list[dict[str, An
     return [
         {
             "task": task,
-            "agreement": math.nan if task in INSTRUCTION_TASKS else 100 * comparison.same_answer(part).mean(),
+            "agreement": math.nan if is_text(task) else 100 * comparison.same_answer(part).mean(),
             "fidelity": comparison.corpus_bleu(part["text"], part["text_teacher"]),
-            "fidelity_correct_r": comparison.fidelity_correct_r(part) if task in MATH_TASKS else math.nan,
+            "fidelity_correct_r": comparison.fidelity_correct_r(part) if has_steps(task) else math.nan,
         }
         for task, part in comparison.paired(student, teacher).groupby("task", sort=False)
     ]

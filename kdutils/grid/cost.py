@@ -59,7 +59,8 @@ def is_at_hand(spec: RunSpec) -> bool:
 def lengths_of(spec: RunSpec) -> Lengths:
     """How long the items of a run are, from a sample of them where they are at hand."""
     read = ("data", "domain", "train_items", "validation_items", "max_item_characters")
-    fields = {name: getattr(spec, name) for name in (*read, "wrong_rationale_share")}
+    read += ("wrong_rationale_share", "study_file", "data_digest")
+    fields = {name: getattr(spec, name) for name in read}
     items_alone = RunSpec(student="mini-qwen-0.5B", method="sft", **fields)  # one for all students
     return _lengths(items_alone, local_file(spec.student, spec.student_source, "tokenizer.json"))
 
@@ -71,7 +72,7 @@ def _lengths(spec: RunSpec, tokenizer: Path | None) -> Lengths:
     except sources.DataError:  # reported when the run is to be made
         found = []
     if not found:
-        return ASSUMED[spec.domain]
+        return ASSUMED.get(spec.domain, ASSUMED["math"])
     found = sorted(found, key=lambda item: len(item.question) + len(item.response))
     sample = [found[i] for i in np.linspace(0, len(found) - 1, min(len(found), SAMPLE)).round().astype(int)]
     texts = [alpaca(item.question) for item in sample], [item.response for item in sample]

@@ -20,13 +20,13 @@ from kdutils.data import model_files, sources
 from kdutils.grid import cost
 from kdutils.grid.cell_table import short_name
 from kdutils.grid.cost import Cost
+from kdutils.grid.evaluations import student_protocols
 from kdutils.grid.machines import Machine
 from kdutils.grid.model_shapes import known_shape, local_file
-from kdutils.grid.plan import student_protocols
 from kdutils.grid.progress import duration
-from kdutils.grid.study import RELEASED_MODELS, RELEASED_PAIRS
+from kdutils.grid.study import RELEASED_MODELS, RELEASED_PAIRS, PlannedRun
 from kdutils.runs import store
-from kdutils.spec import EvalSpec, PlannedRun, RunSpec
+from kdutils.spec import EvalSpec, RunSpec
 
 OF_TEACHER = ("teacher", "temperature", "noise_sigma", "teacher_tuned")
 OF_RUN = ("run_id", "teacher", "student", "method", "domain", *OF_TEACHER[1:])

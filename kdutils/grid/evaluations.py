@@ -9,8 +9,9 @@ from typing import Any
 
 from kdutils.constants import ALL_TASKS
 from kdutils.data.options import refusal
+from kdutils.grid.study import PlannedRun
 from kdutils.io.text_safety import shown
-from kdutils.spec import EvalSpec, PlannedRun, RunSpec
+from kdutils.spec import EvalSpec, RunSpec
 
 ROLES = ("base", "sft", "kd", "teacher")  # what a model is of a need's pairs
 OF_SAMPLING = ("top_p", "samples", "seed")
@@ -72,7 +73,7 @@ def _combinations(table: Mapping[str, Any], usual: EvalSpec) -> Iterator[EvalSpe
         own = dict(zip(lists, values, strict=True))
         if samples and own["temperature"] == 0:
             own = {name: value for name, value in own.items() if name not in OF_SAMPLING}
-        kept = {"split": usual.split, "items_per_task": usual.items_per_task}
+        kept = {name: getattr(usual, name) for name in ("split", "items_per_task", "items_digest")}
         if own.get("scoring", "generation") == "generation":
             kept["max_new_tokens"] = usual.max_new_tokens
         found = EvalSpec(tasks=(ANY_WAY,), **kept | own)
@@ -97,3 +98,13 @@ def checked(tables: tuple[Mapping[str, Any], ...]) -> tuple[Mapping[str, Any], .
         roles_of(table)
     evaluations_of(tables, EvalSpec(tasks=tuple(ALL_TASKS)))
     return tables
+
+
+def student_protocols(planned: Iterable[PlannedRun]) -> dict[EvalSpec, str | None]:
+    """The protocol of the students that each evaluation is of; None where they are of several, or none."""
+    found: dict[EvalSpec, set[str]] = {}
+    for run in planned:
+        own = found.setdefault(run.evaluation, set())
+        if run.spec.method != "base":  # a model as it is has no protocol
+            own.add(run.spec.protocol)
+    return {each: next(iter(own)) if len(own) == 1 else None for each, own in found.items()}

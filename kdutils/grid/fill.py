@@ -21,14 +21,16 @@ from kdutils.compute import Compute
 from kdutils.data import model_files, sources
 from kdutils.devices import launch
 from kdutils.grid import cell_table, ray_engine
+from kdutils.grid.evaluations import student_protocols
 from kdutils.grid.local_pool import Pool, StartEngine
-from kdutils.grid.plan import Plan, student_protocols
+from kdutils.grid.plan import Plan
 from kdutils.grid.progress import Progress, State
 from kdutils.grid.scheduler import Scheduler, Shard, jobs_of
+from kdutils.grid.study import PlannedRun
 from kdutils.grid.worker import Setting
 from kdutils.io import disk
 from kdutils.runs import store
-from kdutils.spec import EvalSpec, PlannedRun, RunSpec
+from kdutils.spec import EvalSpec, RunSpec
 
 ENGINES = ("local", "ray")
 HANDOVER = "KDUTILS_HANDOVER"  # environment variable: the folder of what the driver hands to notebooks

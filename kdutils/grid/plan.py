@@ -9,15 +9,17 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from kdutils.constants import ALL_TASKS, DOMAIN_TASKS, KD_METHODS, LOGIT_METHODS, NOT_OF_PAPER, TRAIN_DOMAINS
+from kdutils.constants import KD_METHODS, LOGIT_METHODS, NOT_OF_PAPER
 from kdutils.data import model_files, sources
+from kdutils.grid import study
 from kdutils.grid.cell_table import short_name
 from kdutils.grid.evaluations import asked_of, tables_of
-from kdutils.grid.profile import Live, Need, Profile, load_profile, one_line_errors, with_factor
-from kdutils.grid.study import DECODINGS, OWN_SECTIONS, PLANNED, RELEASED_MODELS, RUN_FACTORS, TOGETHER
-from kdutils.io import disk
+from kdutils.grid.factors import with_factor
+from kdutils.grid.profile import Live, Need, Profile, load_profile
+from kdutils.grid.study import DECODINGS, OWN_SECTIONS, PLANNED, RELEASED_MODELS, PlannedRun
+from kdutils.io import disk, toml_files
 from kdutils.runs import store
-from kdutils.spec import EvalSpec, PlannedRun, RunSpec
+from kdutils.spec import EvalSpec, RunSpec
 
 EVERYTHING = ("00", "08")  # sections that look at the runs of all others
 LISTS = ("seeds", "temperatures", "noise_sigmas")
@@ -116,7 +118,10 @@ def plan(section: str, parameters: Mapping[str, Any]) -> Plan:
         needs = _narrowed(live, shown, number)
 
         def once(planned: Iterable[PlannedRun]) -> tuple[PlannedRun, ...]:
-            return tuple(dict.fromkeys(_read_from(stand_ins, run) for run in planned))
+            try:
+                return tuple(dict.fromkeys(_read_from(stand_ins, run) for run in planned))
+            except ValueError as error:
+                raise profile.refusal(error) from None
 
         runs, decoding = once(_runs(live, needs)), decodings[0]
         careful = [replace(each, protocols=("careful",)) for each in rest if "careful" in live.protocols]
@@ -168,9 +173,10 @@ def _listed(values: Mapping[str, Any]) -> str:
 def _filter(parameters: Mapping[str, Any], profile: Profile) -> Filter:
     own = profile.live.models if profile.live else ()
     models = list(dict.fromkeys([*own, *map(short_name, own), *RELEASED_MODELS]))
-    known = {"students": models, "teachers": models, "methods": KD_METHODS, "domains": TRAIN_DOMAINS}
+    domains, tasks = profile.domains_and_tasks()
+    known = {"students": models, "teachers": models, "methods": KD_METHODS, "domains": domains}
     wanted = {}
-    for name, allowed in (known | {"tasks": ALL_TASKS}).items():
+    for name, allowed in (known | {"tasks": tasks}).items():
         values = parameters.get(name)
         if values is None:
             continue
@@ -178,11 +184,13 @@ def _filter(parameters: Mapping[str, Any], profile: Profile) -> Filter:
             raise ValueError(f"{name}={list(values)}: name at least one of {list(allowed)}, and no other")
         if known.get(name) is models:  # live and released results of a model are told apart by their source
             values = dict.fromkeys(map(short_name, values))
+        if name == "tasks":
+            values = [tasks[value] for value in values]
         wanted[name] = tuple(values)
     return Filter(**wanted)
 
 
-@one_line_errors()
+@toml_files.one_line_errors()
 def _changed(live: Live, changes: Mapping[str, Any]) -> Live:
     """The profile's live part with seeds, temperatures, ... replaced."""
     lists = {name: tuple(changes[name]) for name in LISTS if name in changes}
@@ -226,16 +234,6 @@ def _narrowed(live: Live, shown: Filter, section: str) -> list[Need]:
             "choose among them"
         )
     return kept
-
-
-def student_protocols(planned: Iterable[PlannedRun]) -> dict[EvalSpec, str | None]:
-    """The protocol of the students that each evaluation is of; None where they are of several, or none."""
-    found: dict[EvalSpec, set[str]] = {}
-    for run in planned:
-        own = found.setdefault(run.evaluation, set())
-        if run.spec.method != "base":  # a model as it is has no protocol
-            own.add(run.spec.protocol)
-    return {each: next(iter(own)) if len(own) == 1 else None for each, own in found.items()}
 
 
 def _runs(live: Live, needs: Iterable[Need]) -> Iterator[PlannedRun]:
@@ -284,10 +282,10 @@ def _variants_of(live: Live, need: Need) -> Iterator[PlannedRun]:
     """
     students, seed = {student for _, student in need.pairs}, need.seeds[0]
     plain = replace(need, seeds=(seed,), noise_sigmas=(0.0,))
-    names = [name for name in RUN_FACTORS if name in need.factors]
+    names = [name for name in study.RUN_FACTORS if name in need.factors]
     for run in _runs(replace(live, sft_seeds=(seed,)), [plain]) if names else ():
         if run.spec.protocol == "careful" and run.spec.student in students and run.spec.seed == seed:
-            own = [name for name in names if run.spec.temperature == 1.0 or name == TOGETHER]
+            own = [name for name in names if run.spec.temperature == 1.0 or name == study.TOGETHER]
             yield from filter(None, (with_factor(run, name) for name in own))
 
 
@@ -333,8 +331,8 @@ def baselines(
     teachers, students = ({pair[side] for pair in pairs} for side in (0, 1))
     for name, protocol in product(models, live.protocols):
         settings = live.settings_of(domain=domain, protocol=protocol, method="sft")
-        devices = settings.get("devices", 1)
-        as_it_is = RunSpec(student=name, method="base", domain=domain, data=live.data, devices=devices)
+        own = {key: settings[key] for key in ("data", "study_file", "devices") if key in settings}
+        as_it_is = RunSpec(student=name, method="base", domain=domain, **own)
         yield PlannedRun(as_it_is, _evaluation(live, protocol, domain))
     for name, protocol in product(models, live.protocols):
         settings = live.settings_of(domain=domain, protocol=protocol, method="sft")
@@ -346,4 +344,4 @@ def baselines(
 def _evaluation(live: Live, protocol: str, domain: str) -> EvalSpec:
     own = live.evaluation | live.evaluation_by_protocol.get(protocol, {})
     own |= DECODINGS[live.decodings[0]] if protocol == "careful" else {}
-    return EvalSpec(tasks=DOMAIN_TASKS[domain], items_per_task=live.items_per_task, **own)
+    return live.usual_evaluation(domain, **own)

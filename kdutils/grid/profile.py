@@ -1,21 +1,18 @@
-"""Profiles (`profiles/NAME.toml`): how much of the study is run; values of parameters; factors."""
+"""Profiles (`profiles/NAME.toml`, or a study file of one's own): how much of the study is run."""
 
 from __future__ import annotations
 
-import contextlib
-import re
-import tomllib
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import field, fields, replace
+from collections.abc import Collection, Iterable
+from dataclasses import field, fields
 from itertools import permutations
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field, Strict, TypeAdapter
-from pydantic import ValidationError as PydanticError
+from pydantic import AfterValidator, ConfigDict, Field, Strict
 from pydantic.dataclasses import dataclass
 
-from kdutils.constants import ALL_TASKS, BY_SEQUENCE, DIVERGENCES, KD_METHODS, PREFIXES, TRAIN_DOMAINS
+from kdutils.constants import ALL_TASKS, DIVERGENCES, DOMAIN_TASKS, KD_METHODS, PREFIXES, TRAIN_DOMAINS
+from kdutils.data import study_files
 from kdutils.grid.cell_table import model_family, model_parameters, short_name
 from kdutils.grid.evaluations import checked
 from kdutils.grid.study import (
@@ -29,14 +26,22 @@ from kdutils.grid.study import (
     PROTOCOLS,
     RUN_FACTORS,
     SELECTIONS,
+    SHARED_FOLDERS,
     SOURCES,
-    TOGETHER,
 )
+from kdutils.io import toml_files
 from kdutils.io.cache import MEASURES
 from kdutils.io.text_safety import shown
-from kdutils.spec import PlannedRun
+from kdutils.mini.family import MINI_MODELS
+from kdutils.spec import MINI, STUDY, EvalSpec
 
 PROFILE_FOLDER = Path(__file__).parent / "profiles"
+NEW_STUDY = Path(__file__).parent / "new_study.toml"
+
+
+def folder_of(profile: str) -> str:
+    """The folder, in that of all outputs, of a profile: its name, of a study file without .toml."""
+    return Path(profile).stem if profile.endswith(".toml") else profile
 
 
 def profile_names() -> tuple[str, ...]:
@@ -44,12 +49,11 @@ def profile_names() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in PROFILE_FOLDER.glob("*.toml")))
 
 
-# Values a parameter may take, by its name: one name means one thing in every notebook.
+# Values a parameter may take, by its name: one name means one thing in every notebook. Domains, tasks and
+# models are those of the profile (grid.plan).
 PARAMETER_CHOICES = {
     "profile": profile_names(),
     "selection": SELECTIONS,
-    "domains": TRAIN_DOMAINS,
-    "tasks": ALL_TASKS,
     "methods": KD_METHODS,
     "protocol": PROTOCOLS,
     "decoding": tuple(DECODINGS),
@@ -86,12 +90,12 @@ def _list_of(each: Any) -> Any:
 
 Names, Seeds = _list_of(Text), _list_of(Annotated[int, Strict(), Field(ge=0)])
 Temperatures, Sigmas = (_list_of(Annotated[float, Strict(), bound]) for bound in (Field(gt=0), Field(ge=0)))
-Methods, Domains = _list_of(Literal[KD_METHODS]), _list_of(Literal[TRAIN_DOMAINS])
+Methods, Domains = _list_of(Literal[KD_METHODS]), Names  # domains: of constants, or of the study file
 Sections, Protocols = _list_of(Literal[*PLANNED]), _list_of(Literal[PROTOCOLS])
 Decodings = _list_of(Literal[*DECODINGS])
 Factors = Annotated[tuple[Literal[RUN_FACTORS], ...], AfterValidator(_none_twice)]
 Starts, Recipe = _list_of(Literal["base", "sft"]), tuple[Literal[*PREFIXES], Literal[DIVERGENCES]]
-ByDomain, ByProtocol = dict[Literal[TRAIN_DOMAINS], Settings], dict[Literal[PROTOCOLS], Settings]
+ByDomain, ByProtocol = dict[Text, Settings], dict[Literal[PROTOCOLS], Settings]
 ByMethod = dict[Literal[*KD_METHODS, "kd"], Settings]
 
 
@@ -121,12 +125,13 @@ class Live:
     Fields of a run come from `settings`, then from its domain, its protocol and its method, the last word.
     """
 
-    data: Text
     models: Names
     needs: Annotated[tuple[Need, ...], AtLeastOne]
     sft_seeds: Seeds  # of every student's SFT; a teacher's is 0
     items_per_task: Annotated[int, Strict()]  # of the test set
     settings: Settings  # more fields of every RunSpec, such as train_items
+    data: Text = STUDY  # items of the domains in TRAIN_DOMAINS: mini, benchmark, llm-adapters or a folder
+    study_file: str = ""  # where the other domains are; "": there are none
     protocols: Protocols = ("careful",)  # every run that is trained, under each of them
     decodings: Decodings = ("greedy",)  # every run of protocol `careful` is evaluated with each of them
     by_domain: ByDomain = field(default_factory=dict)  # settings of a domain's runs
@@ -139,6 +144,7 @@ class Live:
 
     def __post_init__(self) -> None:
         """Refuse settings that the needs decide, which would be ignored or rename a run, and wrong pairs."""
+        self._check_domains()
         runs = [self.settings, *self.by_domain.values(), *self.by_protocol.values(), *self.by_method.values()]
         runs += [table for need in self.needs for table in need.variations]
         evaluations = [self.evaluation, *self.evaluation_by_protocol.values()]
@@ -176,6 +182,26 @@ class Live:
                         f"pair {teacher} → {student}: a model cannot be its own teacher; use two"
                     )
 
+    def _check_domains(self) -> None:
+        known = [*TRAIN_DOMAINS, *self.own_domains]
+        named = [(("by_domain", domain), domain) for domain in self.by_domain]
+        for place, need in enumerate(self.needs):
+            named += [(("needs", place, "domains"), domain) for domain in need.domains]
+        for key, domain in named:
+            message = f"{key[0] if key[0] == 'by_domain' else 'domains'}={shown(domain)}"
+            if domain not in known:
+                message += f" must be one of {known}; name one, or describe it in [domains]"
+            elif domain in TRAIN_DOMAINS and self.data == STUDY:
+                message += ": data is missing: whose items? give data = 'mini' or 'benchmark', say"
+            else:
+                continue
+            raise toml_files.Refused(message, ("live", *key))
+
+    @property
+    def own_domains(self) -> Collection[str]:
+        """Those of the study file."""
+        return study_files.read(Path(self.study_file)).domains if self.study_file else ()
+
     def pairs_of(self, need: Need) -> Iterable[tuple[str, str]]:
         """(teacher, student) of the runs of a need."""
         if need.pairs is None:
@@ -185,13 +211,23 @@ class Live:
     def settings_of(self, *, domain: str, protocol: str, method: str) -> dict[str, Any]:
         """Fields of the runs of a domain, protocol and method, without models and variants."""
         found = {"data": self.data, "protocol": protocol} | self.settings
+        if domain not in TRAIN_DOMAINS:
+            found |= {"data": STUDY, "study_file": self.study_file}
         found |= self.by_domain.get(domain, {}) | self.by_protocol.get(protocol, {})
         return found | self.by_method.get(method, {})
+
+    def usual_evaluation(self, domain: str, **how: Any) -> EvalSpec:
+        """All tasks of a domain, `items_per_task` each, asked as `how` says."""
+        tasks = {"tasks": DOMAIN_TASKS.get(domain, ())}
+        if domain not in TRAIN_DOMAINS:
+            own = study_files.read(Path(self.study_file))
+            tasks = {"tasks": own.keys_of(domain), "items_digest": own.benchmark(domain).digests[1]}
+        return EvalSpec(**tasks, items_per_task=self.items_per_task, **how)
 
     @property
     def watermark(self) -> str:
         """What every live figure says across it; "" where the models and items are real."""
-        return "model world" if self.data == "mini" else ""
+        return "model world" if self.data == MINI or set(self.models) <= set(MINI_MODELS) else ""
 
 
 def family_pairs(models: Iterable[str]) -> list[tuple[str, str]]:
@@ -208,12 +244,13 @@ def family_pairs(models: Iterable[str]) -> list[tuple[str, str]]:
 class Profile:
     """How much of the study to run: which sources of cells, which notebooks."""
 
-    name: str
+    name: str  # of its folder of outputs
     title: Text
     summary: Text
     sources: _list_of(Literal[SOURCES])
     notebooks: _list_of(Literal[NOTEBOOKS])  # in the order of the reports
     live: Live | None = None  # what is trained, where "live" is a source
+    file: str = ""  # the study file's path; "": it ships with the package
 
     def __post_init__(self) -> None:
         if ("live" in self.sources) != (self.live is not None):
@@ -221,128 +258,86 @@ class Profile:
                 f"sources={list(self.sources)}: a [live] table goes with 'live', give both or neither"
             )
 
+    def refusal(self, error: ValueError) -> ValueError:
+        """The error, with the line of the study file that it is about."""
+        return ValueError(toml_files.placed(Path(self.file), error)) if self.file else error
 
-# --- the factors in which the protocols differ --------------------------------------------------------------
-# Some are of a training or of a decoding, so that there are runs to make (RUN_FACTORS); two are of what is
-# done with finished runs: which temperature stands for a method, and how an answer is read from a text.
-# All at once are the authors' protocol: the same losses, bit for bit, wherever no item is too long.
-
-SAMPLES = 3  # texts an item at temperature 1: their mean says what sampling does, their spread how noisily
-
-
-class Factor(NamedTuple):
-    """One thing that protocol `paper` does otherwise than `careful`."""
-
-    label: str
-    meaning: str  # against `careful`
-    training: Mapping[str, Any] = {}  # fields of the RunSpec
-    evaluation: Mapping[str, Any] = {}  # fields of the EvalSpec
-
-
-FACTORS = {
-    "prompt": Factor(
-        "prompt tokens in the loss",
-        "student and teacher are trained on the question's tokens, too, not on the response alone",
-        training={"prompt_in_loss": True},
-    ),
-    "sequences": Factor(
-        "mean by sequence",
-        "each sequence weighs the same in a step, not each token; KL methods alone, so not SFT and not GKD",
-        training={"mean_by_sequence": True},
-    ),
-    "sampling": Factor(
-        "sampled decoding",
-        f"texts are sampled at temperature 1, not greedy; the mean of {SAMPLES} texts an item",
-        evaluation={"temperature": 1.0, "samples": SAMPLES},
-    ),
-    "selection": Factor(
-        "temperature chosen on test",
-        "the divergence's best temperature of each task on the very items that are scored, not 1",
-    ),
-    "extraction": Factor(
-        "lenient reading",
-        "an answer is the last number, first letter or first keyword anywhere, not what stands where the "
-        "response format puts it",
-    ),
-}
-
-
-def with_factor(run: PlannedRun, name: str) -> PlannedRun | None:
-    """A `careful` run with one factor as the authors have it, or `together` all; None where nothing changes.
-
-    Its teacher is not evaluated so for it: nothing is compared with that.
-    """
-    chosen = FACTORS.values() if name == TOGETHER else [FACTORS[name]]
-    training = {key: value for each in chosen for key, value in each.training.items()}
-    if run.spec.method not in BY_SEQUENCE:
-        training.pop("mean_by_sequence", None)
-    evaluation = {key: value for each in chosen for key, value in each.evaluation.items()}
-    if run.spec.method == "base" or not training | evaluation:
-        return None
-    made = replace(run.spec, **training), replace(run.evaluation, **evaluation)
-    return PlannedRun(*made, beside_teacher=not evaluation)
+    def domains_and_tasks(self) -> tuple[list[str], dict[str, str]]:
+        """The domains there are, and the tasks, each name with its key; with those of the study file."""
+        found = [*TRAIN_DOMAINS], {key: key for key in ALL_TASKS}
+        if self.live and self.live.study_file:
+            own = study_files.read(Path(self.live.study_file))
+            found[0].extend(own.domains)
+            found[1].update({name: task.key(name) for name, task in own.tasks.items()})
+        return found
 
 
 # --- reading ------------------------------------------------------------------------------------------------
 
 
 def load_profile(name: str) -> Profile:
-    """The profile of that name.
+    """The profile of that name, or the study file (NAME.toml) at that path.
 
     Raises:
-        ValueError: if there is no such profile; the message lists those there are. If its file is not what
-            it must be; the message, one line, names the key, its value and what it must be.
+        ValueError: if there is no such profile; the message lists those there are. If its file, or one of
+            items, is not what it must be; the message, one line, names the line, the key, its value and the
+            remedy.
     """
+    if name.endswith(".toml"):
+        return _study(Path(name))
     if name not in profile_names():
-        raise ValueError(f"unknown profile {shown(name)}; choose one of {list(profile_names())}")
+        raise ValueError(
+            f"unknown profile {shown(name)}; choose one of {list(profile_names())}, or give a file NAME.toml"
+        )
     try:
-        entries = _read(PROFILE_FOLDER / f"{name}.toml")
-        with one_line_errors():
-            return TypeAdapter(Profile).validate_python(entries | {"name": name})
+        return _checked_profile(toml_files.read(PROFILE_FOLDER / f"{name}.toml"), name, "")
     except ValueError as error:
         raise ValueError(f"profile {name}: {error}") from None
 
 
-@contextlib.contextmanager
-def one_line_errors() -> Iterator[None]:
-    """Within the block, the first thing that pydantic refuses is a ValueError of one line.
-
-    Raises:
-        ValueError: naming the key, its value and what it must be.
-    """
-    try:
-        yield
-    except PydanticError as error:
-        raise ValueError(_first_of(error)) from None
-
-
-def _first_of(error: PydanticError) -> str:
-    first = error.errors(include_url=False)[0]
-    key = ".".join(str(part) for part in first["loc"] if part not in ("[key]", "Profile", "Live", "Need"))
-    if first["type"] == "missing":
-        return f"{key} is missing; give it"
-    if first["type"] == "unexpected_keyword_argument":
-        known = fields(Need if ".needs." in key else Profile)
-        return f"{key} is unknown; use one of {[each.name for each in known]}"
-    message = first["msg"].removeprefix("Value error, ").replace(" after validation", "")
-    if first["type"] == "value_error" and not message.startswith("it must"):  # of `__post_init__`
-        return message
-    message = re.sub("^[A-Z][a-z]+ should (be|have)", r"it must \1", message)
-    return f"{key}={shown(first['input'])}: {message}"
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """The entries of a profile's file, with the fields of runs gathered in `settings`."""
-    try:
-        entries = tomllib.loads(path.read_text(encoding="utf-8"))
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path.name} is not UTF-8 ({error.reason}); use that encoding") from None
-    except (ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"{path.name} is not TOML ({reason}); use KEY = VALUE lines and [tables]") from None
+def _checked_profile(entries: dict[str, Any], name: str, file: str) -> Profile:
+    """The entries as a profile, with the fields of runs gathered in `settings`."""
     live = entries.get("live")
     if isinstance(live, dict):
         own = {each.name for each in fields(Live)} - {"settings"}
         entries["live"] = {key: live[key] for key in live if key in own}
         entries["live"]["settings"] = {key: live[key] for key in live if key not in own}
-    return entries
+    return toml_files.checked(Profile, entries | {"name": name, "file": file}, inner={"needs": Need})
+
+
+def check_name(path: Path) -> None:
+    """Raise a ValueError for a study file under whose name outputs cannot go."""
+    taken = (*profile_names(), *SHARED_FOLDERS)
+    if path.suffix != ".toml" or not study_files.NAME.fullmatch(path.stem) or path.stem in taken:
+        raise ValueError(
+            f"{path}: a study file is NAME.toml, of letters, digits, - and _, and other than {list(taken)}, "
+            "since its outputs go to a folder NAME; rename it"
+        )
+
+
+def _study(path: Path) -> Profile:
+    path = path.expanduser().absolute()
+    try:
+        check_name(path)
+        entries = toml_files.read(path)
+        own = study_files.read(path)
+        live = entries.get("live")
+        if isinstance(live, dict):
+            entries["live"] = _with_paths(live, path.parent) | {"study_file": str(path)}
+        entries = {key: value for key, value in entries.items() if key not in ("tasks", "domains")}
+        found = _checked_profile(entries, path.stem, str(path))
+        for domain in own.domains:
+            own.benchmark(domain)  # raises for items that cannot be used
+    except ValueError as error:
+        raise ValueError(toml_files.placed(path, error)) from None
+    return found
+
+
+def _with_paths(values: Any, folder: Path) -> Any:
+    """The entries of [live], with paths (./..., ~/..., ....gguf) that begin at the folder made absolute."""
+    if isinstance(values, dict):
+        return {name: _with_paths(each, folder) for name, each in values.items()}
+    if isinstance(values, list):
+        return [_with_paths(each, folder) for each in values]
+    is_path = isinstance(values, str) and (values.startswith(("./", "../", "~")) or values.endswith(".gguf"))
+    return str((folder / Path(values).expanduser()).resolve()) if is_path else values

@@ -25,10 +25,11 @@ from kdutils.grid.cell_table import short_name
 from kdutils.grid.local_pool import Death, Engine, StartEngine
 from kdutils.grid.machines import DEFAULT, GPUS
 from kdutils.grid.progress import Progress, State, duration
+from kdutils.grid.study import PlannedRun
 from kdutils.grid.worker import SILENT, TICK_SECONDS, Outcome, Point, Task, make_run, prepare, set_aside
 from kdutils.io import environment, leases
 from kdutils.runs import store
-from kdutils.spec import EvalSpec, PlannedRun, RunSpec
+from kdutils.spec import EvalSpec, RunSpec
 
 PATIENCE = 2  # how often one thing is set aside before what needs it counts as failed
 

@@ -1,9 +1,14 @@
 """What the study is made of: released models and pairs, sources of results, notebooks, parts of a profile."""
 
+from dataclasses import dataclass
+
+from kdutils.constants import ALL_TASKS, AVERAGE, MATH_TASKS, TRAIN_DOMAINS, is_text
+from kdutils.spec import EvalSpec, RunSpec
+
 PROTOCOLS = ("careful", "paper")
 DECODINGS = {"greedy": {}, "sampled": {"temperature": 1.0}}  # -> fields of the EvalSpec; usual one first
 LABEL_WAYS = ("label", "label_without_prior")  # of cells without texts: results.label_cells
-TOGETHER = "together"  # every factor in which the protocols differ (grid.profile.FACTORS)
+TOGETHER = "together"  # every factor in which the protocols differ (grid.factors.FACTORS)
 RUN_FACTORS = ("prompt", "sequences", "sampling", TOGETHER)  # those for which there are runs to make
 SOURCES = ("published", "live")  # where cells come from
 SOURCE_LABELS = {"published": "Released", "live": "Live"}
@@ -64,6 +69,7 @@ LONG = (
     "02_size_correlation",
 )  # the longest first
 
+SHARED_FOLDERS = ("runs", "states", "texts", "cache", "damaged", "leases")  # of all profiles' outputs
 PERFORMANCE_CASES = ("mini", "smollm", "qwen-vocabulary")  # of notebook 09, see bench.workloads
 
 # Fields of a run, and of an evaluation, that follow from the needs of a profile: no setting of its own.
@@ -73,3 +79,23 @@ OF_NEEDS = (
 )
 OF_PROFILE = ("data", "protocol")
 OF_EVALUATION = ("tasks", "items_per_task", "scoring")
+
+
+def has_steps(task: str) -> bool:
+    """Whether responses reason before they answer: in math, and as far as is known in a study's own tasks."""
+    return task in MATH_TASKS or ("?answer=" in task and not is_text(task))
+
+
+def place_of(name: str) -> str:
+    """What sorts tasks, or domains: as listed here, then those of a study file by name, the average last."""
+    listed = [*ALL_TASKS, *TRAIN_DOMAINS]
+    return f"{listed.index(name):02d}" if name in listed else f"{98 + (name == AVERAGE)}{name}"
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """A run that a study needs, and how it is evaluated there."""
+
+    spec: RunSpec
+    evaluation: EvalSpec
+    beside_teacher: bool = True  # its teacher is evaluated, too, to compare their answers

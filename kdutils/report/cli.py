@@ -13,15 +13,16 @@ from typing import NoReturn
 from kdutils.data import model_files, sources
 from kdutils.devices import launch
 from kdutils.grid import dry_run, fill, machines, plan, ray_engine
-from kdutils.grid.profile import Profile, load_profile, profile_names
+from kdutils.grid.profile import NEW_STUDY, Profile, check_name, load_profile, profile_names
 from kdutils.grid.scheduler import Shard
+from kdutils.grid.study import PlannedRun
 from kdutils.io import disk
 from kdutils.io.text_safety import scrub
 from kdutils.report import notebook_parameters, runner
 from kdutils.report.executor import say
 from kdutils.results import authors_tables
 from kdutils.runs import store
-from kdutils.spec import MINI, PlannedRun
+from kdutils.spec import MINI
 
 SAY_EVERY_SECONDS = 10.0
 REFUSALS = (  # of what trains, before any work
@@ -60,7 +61,13 @@ def _parser() -> argparse.ArgumentParser:
     shard = "train only the I-th of N parts of the missing runs; no notebooks"
     engine = "what trains: processes of this machine, or Ray (default: local)"
     add = parser.add_argument
-    add("profile", nargs="?", default="mini", help=f"one of {profiles} (default: mini)")
+    add("profile", nargs="?", default="mini", help=f"a study file, or one of {profiles} (default: mini)")
+    add(
+        "--new",
+        type=Path,
+        metavar="FILE",
+        help="write a study file with comments to begin with; runs nothing",
+    )
     add("-p", dest="overrides", help="set a parameter in every notebook that declares it", **override)
     add("--only", default="", metavar="02,06", help="numbers or names of notebooks")
     add("--out", type=Path, default=disk.OUTPUTS, metavar="DIR", help="default: outputs")
@@ -79,6 +86,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(asked: argparse.Namespace, notebooks: Path) -> int:
     try:
+        if asked.new is not None:
+            _write_study(asked.new)
+            return 0
         profile = load_profile(asked.profile)
     except ValueError as error:
         raise runner.RunError(str(error)) from error
@@ -114,6 +124,17 @@ def _run(asked: argparse.Namespace, notebooks: Path) -> int:
         copy = asked.out / profile.name / "reports" / f"{result.name}.failed.ipynb"
         print(f"kdutils: {result.name} failed ({result.error}); see {copy}", file=sys.stderr)
     return 1 if failed or training.failures else 0
+
+
+def _write_study(path: Path) -> None:
+    """Write a study file that runs as it stands; a ValueError says why not, such as that one is there."""
+    check_name(path)
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(NEW_STUDY.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"{path} cannot be written ({error.strerror}); give another path") from None
+    print(f"written: {path}; run it with ./run_all.sh {path}")
 
 
 def _checked_shard(asked: argparse.Namespace, profile: Profile) -> Shard | None:

@@ -12,7 +12,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from kdutils.constants import DOMAIN_LABELS, METHOD_NAMES
+from kdutils.constants import DOMAIN_LABELS, INSTRUCTION, METHOD_NAMES
 from kdutils.grid.study import DAGGER, UNFORMATTED
 from kdutils.report import plots
 from kdutils.report.plots import INTERVAL, METHOD_STYLE, Style, domain_panels, with_methods
@@ -259,7 +259,7 @@ def against(
         plots.scatter(ax, part, x=x, y=y, styles=styles, by=by, has_zero=not has_equal)
         if has_equal:
             ax.axline((50, 50), slope=1, color=plots.GREY, linewidth=0.8, linestyle="--", zorder=1)
-        score = "ROUGE-L" if part["domain"].iloc[0] == "instruction" else "accuracy"
+        score = "ROUGE-L" if part["domain"].iloc[0] == INSTRUCTION else "accuracy"
         ax.set_xlabel(xlabel.format(score=score))
     parts[0][0].set_ylabel(ylabel)
     return with_methods(fig, table) if by == "method" else fig

@@ -23,8 +23,8 @@ from kdutils.report import plots
 from kdutils.results import gain_tables, released_comparison
 
 MODEL_WORLD = (
-    "Live results are of a model world, tiny models on generated questions: they show that the machinery "
-    "works, and are no evidence about Qwen or Llama."
+    "Live results are of a model world, tiny models that know generated texts alone: they show that the "
+    "machinery works, and are no evidence about Qwen or Llama."
 )
 
 

@@ -26,6 +26,8 @@ from IPython.display import Markdown, display
 from matplotlib.figure import Figure
 
 import kdutils
+from kdutils.grid.profile import folder_of
+from kdutils.grid.study import SHARED_FOLDERS
 from kdutils.io import disk, environment, text_safety
 from kdutils.io.cache import CachedTables
 from kdutils.io.disk import REPOSITORY
@@ -39,7 +41,6 @@ PNG_DPI = 160
 LAID_OUT = {"figure.constrained_layout.use": False, "figure.autolayout": False}
 SCREEN_DPI = 120  # so that 9 pt on paper is as large as the text around it on a screen
 FOLDERS = ("figures", "ledger", "reports", ".partial")  # inside the folder of a profile
-SHARED_FOLDERS = ("runs", "states", "texts", "cache", "damaged", "leases")  # of all profiles; may be absent
 LOCK = ".partial/.run"  # inside that of a profile; may be absent
 LITERALS = (str, bytes, int, float, type(None), list, dict)  # what papermill can inject
 
@@ -93,7 +94,7 @@ def writable_folder(out: Path | str, profile: str) -> Path:
     except (RuntimeError, ValueError) as error:  # the home of nobody, a null byte
         name = text_safety.shown(str(out))
         raise ParameterError(f"out={name} is no folder ({error}); give another") from None
-    folder = root / profile
+    folder = root / folder_of(profile)
     made = [folder, *(folder / part for part in FOLDERS)]
     try:
         for place in (*made, folder / LOCK, *(root / part for part in SHARED_FOLDERS)):

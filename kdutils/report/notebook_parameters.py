@@ -185,7 +185,8 @@ def strict(parameter: Parameter, value: Any) -> Any:
         raise _wrong(parameter, value) from None
     choices = PARAMETER_CHOICES.get(parameter.name, ())
     for text in found if parameter.is_list else [found]:
-        if choices and isinstance(text, str) and text not in choices:
+        is_file = parameter.name == "profile" and str(text).endswith(".toml")
+        if choices and isinstance(text, str) and text not in choices and not is_file:
             known = f"{_did_you_mean(text, choices)}; choose from {', '.join(choices)}"
             raise ParameterError(f"{parameter.name}={text!r} is not a known value{known}")
     return found

@@ -140,7 +140,7 @@ def plan(
     short = root.relative_to(disk.REPOSITORY) if root.is_relative_to(disk.REPOSITORY) else root
     git = environment.git_state()
     commit = f"{git['commit'][:10]}{' with changes' * bool(git['dirty'])}" if git["commit"] else "unknown"
-    fixed = {"profile": profile.name, "out": str(short)}
+    fixed = {"profile": profile.file or profile.name, "out": str(short)}
     return [
         Task(
             name=name,

@@ -5,7 +5,7 @@ The modules `show_*` show one thing of a `Section`, or nothing where it has none
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from kdutils.claims import answer_sheet, claims, contrasts
 from kdutils.claims.evidence import VERDICTS
-from kdutils.constants import AVERAGE, DOMAIN_LABELS, KD_METHODS
+from kdutils.constants import AVERAGE, DOMAIN_LABELS, KD_METHODS, is_text
 from kdutils.grid import plan
 from kdutils.grid.cell_table import LEAST_IN_FORMAT
 from kdutils.grid.study import DAGGER, UNFORMATTED
@@ -47,16 +47,17 @@ CORRELATED = {  # the end of a test's name, the beginning of its figure's -> wha
 class Section:
     """The cells that one notebook asks for, from every source, and how it shows them.
 
-    Making one trains what is missing, with its progress shown; nothing in profile `published`. `domains` are
-    the only ones whose cells are read, None for all.
+    Making one trains what is missing, with its progress shown; nothing in profile `published`. Domains whose
+    tasks have no right answer are left out without `texts`.
     """
 
-    def __init__(self, run: Report, number: str, *, domains: Collection[str] | None = None) -> None:
+    def __init__(self, run: Report, number: str, *, texts: bool = True) -> None:
         plots.set_theme()
         self.run, self.number = run, number
         self.asked = plan.plan(number, vars(run.parameters))
         cells = live.cells(self.asked)
-        self.cells = cells if domains is None else cells[cells["domain"].isin(domains)]
+        of_texts = cells.loc[cells["task"].map(is_text).astype(bool), "domain"].unique()
+        self.cells = cells if texts else cells[~cells["domain"].isin(of_texts)]
         self.shown = gain_tables.restrict(self.cells, self.asked)
         self.parts = gain_tables.by_source(self.cells)
         self.labels = gain_tables.labels_of(self.cells)
@@ -141,6 +142,7 @@ class Section:
                 rows: −1.2 to 9.4 points`.
             alt: another such text, or what makes it of a table that has rows.
         """
+        self._say_if_empty(tables, name.replace("_", " "))
         for source, table in tables.items():
             if table.empty:
                 continue
@@ -157,6 +159,7 @@ class Section:
 
     def table(self, tables: Tables, caption: str, formats: str | Formats = "") -> None:
         """Show the table of each source; nothing of no rows. Formats of other columns are ignored."""
+        self._say_if_empty(tables, caption.split(",")[0].rstrip("."))
         for source, table in tables.items():
             wanted = formats
             if isinstance(formats, str):
@@ -166,6 +169,10 @@ class Section:
             known = {name: fmt for name, fmt in wanted.items() if name in table}
             text = f"{self.labels[source]}: {caption}{note}"
             self.run.table(table, caption=text, formats=known, daggers=daggers)
+
+    def _say_if_empty(self, tables: Tables, what: str) -> None:
+        if not any(map(len, tables.values())):
+            print(f"Nothing to show for this: {what}.")
 
     def marked(self, table: pd.DataFrame, source: str, sign: str) -> tuple[pd.DataFrame, str]:
         """A table with the column `unformatted`, and the words for its caption that explain the `sign`.
@@ -200,7 +207,10 @@ class Section:
         sources = {"live": self.asked.statistics_source}
         self.run.statistics(self.statistics.replace({"source": sources}))
         chosen = gain_tables.by_source(self.statistics[self.statistics["selection"] == self.selection])
-        for source in gain_tables.several_pairs(self.parts, least=least):
+        several = gain_tables.several_pairs(self.parts, least=least)
+        if not several:
+            print(f"No source has the {least} pairs that this test compares: {caption}.")
+        for source in several:
             table = authors_tests.readable_tests(chosen[source], test)
             self.table({source: table}, f"{caption}, {self.selection}.")
 

@@ -144,7 +144,8 @@ def verdicts(section: Section, rows: pd.DataFrame) -> pd.DataFrame:
             "released results beside. Claims about math and commonsense are asked of commonsense alone, so "
         )
         caption += "that a verdict may differ from that of notebook 08. A dot: cannot be asked so."
-        section.figure(f"verdicts_{analysis}", {"live": part}, figures.verdicts_by_choice, caption, alt=alt)
+        table = {"live": part if part["bears"].any() else part[:0]}
+        section.figure(f"verdicts_{analysis}", table, figures.verdicts_by_choice, caption, alt=alt)
     changing = ways_of_asking.changing(long)
     caption = "claims whose verdict is not the same under two ways of asking, of those that both can judge."
     section.table({"live": changing.drop(columns="ids")}, caption)

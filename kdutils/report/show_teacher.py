@@ -168,7 +168,7 @@ def fidelity_sentences(section: Section, contrasts: pd.DataFrame) -> list[str]:
     said = rise_sentences(section, "fidelity", "the likeness to the teacher's texts")
     said += section.correlation_sentences("spearman_gain_fidelity")
     rows = contrasts[contrasts["than"] == "stayed_wrong"].set_index("measure")
-    if rows.empty:
+    if rows["estimate"].isna().all():
         return said
     above = {name: int((rows.loc[[name], "low"] > 0).sum()) for name in ("bleu", "wording")}
     n_methods, bleu = rows["method"].nunique(), span(rows.loc[["bleu"], "estimate"], "+.1f")

@@ -5,15 +5,16 @@ Every function takes gains (gain_tables.gains), cells or item rows and returns a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 
 import pandas as pd
 
-from kdutils.constants import ALL_TASKS, AVERAGE, DOMAINS, METHOD_NAMES, TASK_LABELS
+from kdutils.constants import AVERAGE, METHOD_NAMES, TASK_LABELS, is_text
 from kdutils.data import sources
 from kdutils.grid.cell_table import model_family, short_name
 from kdutils.grid.plan import Plan
+from kdutils.grid.study import place_of
 from kdutils.results.gain_tables import in_domain_order, in_method_order, in_task_order, pair_label, plain
 from kdutils.runs import comparison, store
 from kdutils.spec import RunSpec
@@ -64,15 +65,17 @@ def agreement_with(gain_table: pd.DataFrame, *, teacher: str, tasks: list[str]) 
     return wide[tasks].rename(columns=TASK_LABELS).rename_axis(columns=None)
 
 
-def paired_rows(plan: Plan, columns: Sequence[str], *, domains: Sequence[str] = DOMAINS) -> pd.DataFrame:
+def paired_rows(
+    plan: Plan, columns: Sequence[str], *, of: Callable[[str], bool] = lambda task: not is_text(task)
+) -> pd.DataFrame:
     """Item rows of students and their tuned teachers side by side: a row a student x teacher x item.
 
     KD students at temperature 1 without noise, and as method `sft` the SFT student of the same seed. Columns
     NAMES, comparison.KEYS, `columns`, and those of the teacher with the suffix `_teacher`. What is not
-    finished is left out; no rows without live runs.
+    finished is left out; no rows without live runs. `of` says of a task whether its domain is asked for.
     """
     own = [*comparison.KEYS, *columns]
-    asked = [run for run in plan.runs if run.spec.domain in domains]
+    asked = [run for run in plan.runs if all(map(of, run.evaluation.tasks))]
     resolved = sources.resolved_all(run.spec for run in asked)
     evaluations = dict(zip(resolved, (run.evaluation for run in asked), strict=True))
 
@@ -134,4 +137,4 @@ def right_and_alike(cells: pd.DataFrame) -> pd.DataFrame:
     A row a run x task with the task's `label`, tasks as in constants. No released cell has the value.
     """
     ordered = in_task_order(plain(cells).dropna(subset=["fidelity_correct_r"]))
-    return ordered.sort_values("task", key=lambda task: task.map([*ALL_TASKS].index), kind="stable")
+    return ordered.sort_values("task", key=lambda task: task.map(place_of), kind="stable")

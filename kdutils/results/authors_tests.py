@@ -11,17 +11,9 @@ from itertools import product
 
 import pandas as pd
 
-from kdutils.constants import (
-    AVERAGE,
-    DOMAIN_LABELS,
-    DOMAIN_TASKS,
-    METHOD_LABELS,
-    METHOD_NAMES,
-    PAPER_METHODS,
-    TASK_LABELS,
-)
+from kdutils.constants import AVERAGE, DOMAIN_LABELS, METHOD_LABELS, METHOD_NAMES, PAPER_METHODS, TASK_LABELS
 from kdutils.grid.cell_table import model_parameters
-from kdutils.grid.study import SELECTIONS
+from kdutils.grid.study import SELECTIONS, place_of
 from kdutils.inference import intervals
 from kdutils.inference.estimate import Tested
 from kdutils.results import authors_tables, gain_tables
@@ -89,7 +81,8 @@ def authors_tests(
     parts = []
     for where, table in gain_table.groupby(["source", "selection", "domain"], sort=False):
         plain = table[columns].astype(dict.fromkeys(columns[:4], object))  # rows are chosen in half the time
-        parts += [(where, task, plain[plain["task"] == task]) for task in (*DOMAIN_TASKS[where[-1]], AVERAGE)]
+        tasks = sorted({*plain["task"]}, key=place_of)
+        parts += [(where, task, plain[plain["task"] == task]) for task in tasks]
     rows = []
     for test, (where, task, of_task) in product(tests, parts):
         column, is_likeness = CORRELATES.get(test), test in LIKENESS_TESTS

@@ -23,7 +23,13 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pandas as pd
 
-from kdutils.constants import AVERAGE, CHOICE_TASKS, DOMAIN_LABELS, DOMAINS, KD_METHODS, METHOD_NAMES
+from kdutils.constants import (
+    ALL_TASKS,
+    AVERAGE,
+    DOMAIN_LABELS,
+    KD_METHODS,
+    METHOD_NAMES,
+)
 from kdutils.inference import crossed_bootstrap, intervals
 from kdutils.inference.crossed_bootstrap import Resampled, ratio
 from kdutils.inference.estimate import Estimate
@@ -31,7 +37,6 @@ from kdutils.results import gain_tables
 from kdutils.runs import comparison
 
 RUN = ["method", "teacher", "student", "seed"]
-N_OPTIONS = {task: len(answers) for task, answers in CHOICE_TASKS.items()} | {"aqua": 5}
 MEASURES = {  # column -> in words
     "agreement": "same answer, %",
     "error_consistency": "kappa of being right",
@@ -55,11 +60,9 @@ def given_accuracy(paired: pd.DataFrame, *, rng: np.random.Generator) -> pd.Data
     likeliness of equal wrong numbers is held fixed over resamples.
     """
     table = []
-    for domain in DOMAINS:
-        part = paired[paired["domain"] == domain]
-        if len(part):
-            part = part[part["sample"] == part["sample"].min()]  # one text an item
-            table += [(domain, *row) for row in _of_domain(part, rng)]
+    for domain, part in gain_tables.in_domain_order(paired).groupby("domain", sort=False):
+        part = part[part["sample"] == part["sample"].min()]  # one text an item
+        table += [(domain, *row) for row in _of_domain(part, rng)]
     columns = ["domain", "method", "label", "measure", "estimate", "low", "high", *RISE]
     return pd.DataFrame(table, columns=[*columns, "reason", "n_pairs", "n"])
 
@@ -127,9 +130,8 @@ def same_wrong_by_chance(rows: pd.DataFrame) -> float:
     With k options 1 / (k - 1). Else of all wrong answers of the student to one item and of the teacher to
     another, the share that are equal; 0 where there are none.
     """
-    task = rows["task"].iloc[0]
-    if task in N_OPTIONS:
-        return 1 / (N_OPTIONS[task] - 1)
+    if n_options := len(ALL_TASKS[rows["task"].iloc[0]].options):
+        return 1 / (n_options - 1)
     wrong = rows["parsed"].notna() & ~rows["correct"].astype(bool)
     teacher_wrong = rows["parsed_teacher"].notna() & ~rows["correct_teacher"].astype(bool)
     counts = Counter(map(_number, rows.loc[wrong, "parsed"]))
@@ -191,8 +193,8 @@ def of_cells(gain_table: pd.DataFrame) -> pd.DataFrame:
     """
     table = []
     known = gain_table.dropna(subset=["agreement", "agreement_sft", "teacher_accuracy"])
-    for domain in DOMAINS:
-        part = known[(known["domain"] == domain) & (known["task"] != AVERAGE)]
+    known = gain_tables.in_domain_order(known[known["task"] != AVERAGE])
+    for domain, part in known.groupby("domain", sort=False):
         once = part.drop_duplicates(["teacher", "student", "task"])
         kinds = [("sft", once, "sft_accuracy", "agreement_sft")] if len(once) else []
         methods = [method for method in KD_METHODS if (part["method"] == method).any()]
@@ -206,7 +208,7 @@ def of_cells(gain_table: pd.DataFrame) -> pd.DataFrame:
 
 def _of_cells(rows: pd.DataFrame, accuracy: str, agreement: str) -> tuple:
     own, teacher, same = (rows[name] / 100 for name in (accuracy, "teacher_accuracy", agreement))
-    options = rows["task"].map(N_OPTIONS)
+    options = rows["task"].map(lambda task: len(ALL_TASKS[task].options) or np.nan)
     both_wrong = (1 - own) * (1 - teacher)
     by_chance = own * teacher + (both_wrong / (options - 1)).fillna(0.0)
     above = 100 * (same - by_chance)

@@ -15,8 +15,9 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from kdutils.constants import KD_METHODS, MATH
+from kdutils.constants import KD_METHODS
 from kdutils.grid.cell_table import model_family, model_parameters
+from kdutils.grid.study import has_steps
 from kdutils.inference import crossed_bootstrap, intervals, resampling
 from kdutils.inference.estimate import Estimate
 from kdutils.results import held_out_temperature
@@ -96,7 +97,7 @@ def beside_teacher(rows: pd.DataFrame, *, same_noise: bool = False) -> pd.DataFr
 def curves(rows: pd.DataFrame, both: pd.DataFrame) -> pd.DataFrame:
     """MEASURES by setting, means over tasks: SETTING, measure, value, low, high (percent), n items.
 
-    Fidelity is corpus BLEU, of math alone, where texts reason, and has no interval.
+    Fidelity is corpus BLEU, of tasks whose texts reason, and has no interval.
     """
     frames = dict.fromkeys(
         ["accuracy", "truncated", "unparsed"], rows.rename(columns={"correct": "accuracy"})
@@ -107,7 +108,7 @@ def curves(rows: pd.DataFrame, both: pd.DataFrame) -> pd.DataFrame:
             of_item = part.astype({measure: float}).groupby(["task", "item_id"])[measure].mean()
             share = intervals.mean_over_items(of_item, of_item.index.get_level_values("task"))
             found.append((*setting, measure, *share.bounds, share.n))
-    for setting, part in both[both["domain"] == MATH].groupby(SETTING, sort=False):
+    for setting, part in both[both["task"].map(has_steps).astype(bool)].groupby(SETTING, sort=False):
         tasks = [comparison.corpus_bleu(own["text"], own["text_teacher"]) for _, own in part.groupby("task")]
         found.append((*setting, "fidelity", float(np.mean(tasks)), np.nan, np.nan, len(part)))
     table = pd.DataFrame(found, columns=[*SETTING, "measure", "value", "low", "high", "n"])

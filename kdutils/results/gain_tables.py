@@ -10,20 +10,11 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import pandas as pd
 
-from kdutils.constants import (
-    ALL_TASKS,
-    AVERAGE,
-    KD_METHODS,
-    METHOD_LABELS,
-    METHOD_NAMES,
-    PAPER_METHODS,
-    TASK_LABELS,
-    TRAIN_DOMAINS,
-)
+from kdutils.constants import AVERAGE, KD_METHODS, METHOD_LABELS, METHOD_NAMES, PAPER_METHODS, TASK_LABELS
 from kdutils.grid import cell_table as cell_rows
 from kdutils.grid import fill
 from kdutils.grid.plan import Plan
-from kdutils.grid.study import SELECTIONS, SOURCES, UNFORMATTED
+from kdutils.grid.study import SELECTIONS, SOURCES, UNFORMATTED, place_of
 from kdutils.inference import intervals
 from kdutils.inference.estimate import Estimate
 from kdutils.results import authors_tables
@@ -160,7 +151,7 @@ def gains(cells: pd.DataFrame, *, selection: str, methods: Iterable[str] = PAPER
             `temperature_1`: the run at temperature 1 only.
 
     Returns:
-        GAIN_COLUMNS, sorted by domain (as in TRAIN_DOMAINS), task, teacher, student, method. Students without
+        GAIN_COLUMNS, sorted by domain (as in constants), task, teacher, student, method. Students without
         SFT and teachers without one have NaN there, and so in `gain`. `unformatted` (mean_over_seeds) is that
         of the KD or the SFT student.
 
@@ -242,8 +233,8 @@ def averages(gain_table: pd.DataFrame) -> pd.DataFrame:
 
 
 def in_domain_order(table: pd.DataFrame) -> pd.DataFrame:
-    """Rows by domain, as in TRAIN_DOMAINS; within a domain as they were."""
-    return table.sort_values("domain", key=lambda domain: domain.map(TRAIN_DOMAINS.index), kind="stable")
+    """Rows by domain, as in constants; within a domain as they were."""
+    return table.sort_values("domain", key=lambda domain: domain.map(place_of), kind="stable")
 
 
 def in_method_order(table: pd.DataFrame) -> pd.DataFrame:
@@ -253,9 +244,8 @@ def in_method_order(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def in_task_order(table: pd.DataFrame) -> pd.DataFrame:
-    """Rows by family, student size and task (as in ALL_TASKS, the average last), with the task's `label`."""
-    places = table["task"].map([*ALL_TASKS, AVERAGE].index)
-    ordered = table.assign(place=places, label=table["task"].map(TASK_LABELS))
+    """Rows by family, student size and task (as in constants, the average last), with the task's `label`."""
+    ordered = table.assign(place=table["task"].map(place_of), label=table["task"].map(TASK_LABELS))
     by = ["family", "student_parameters", "place"]
     return ordered.sort_values(by, kind="stable", ignore_index=True).drop(columns="place")
 

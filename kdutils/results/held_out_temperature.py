@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 import sacrebleu
 
-from kdutils.constants import AVERAGE, INSTRUCTION_TASKS
+from kdutils.constants import AVERAGE, is_text
 from kdutils.data import sources
 from kdutils.grid.cell_table import Scored, kept, short_name
 from kdutils.grid.plan import Plan
@@ -105,7 +105,7 @@ def sums(student: pd.DataFrame, teacher: pd.DataFrame | None = None) -> pd.DataF
     both = both.assign(same=comparison.same_answer(both))
     table = []
     for (task, half), part in both.groupby(["task", "half"], sort=False):
-        same = math.nan if task in INSTRUCTION_TASKS else int(part["same"].sum())  # no answer to agree on
+        same = math.nan if is_text(task) else int(part["same"].sum())  # no answer to agree on
         bleu = sacrebleu.BLEU().corpus_score(part["text"].tolist(), [part["text_teacher"].tolist()])
         table.append((task, half, len(part), same, bleu.sys_len, bleu.ref_len, *bleu.counts, *bleu.totals))
     return own.merge(pd.DataFrame(table, columns=["task", "half", *LIKENESS_SUMS]), on=["task", "half"])

@@ -15,16 +15,11 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
-from kdutils.constants import (
-    ALL_TASKS,
-    AVERAGE,
-    INSTRUCTION_TASKS,
-    PAPER_METHODS,
-    TASK_LABELS,
-)
+from kdutils.constants import AVERAGE, PAPER_METHODS, TASK_LABELS, is_text
 from kdutils.data import sources
 from kdutils.grid.cell_table import model_parameters, short_name
 from kdutils.grid.plan import Plan
+from kdutils.grid.study import place_of
 from kdutils.inference import intervals
 from kdutils.inference.estimate import Estimate
 from kdutils.results import agreement_fidelity
@@ -89,7 +84,7 @@ def setting(spec: RunSpec) -> dict[str, object]:
 
 def item_values(rows: pd.DataFrame) -> pd.Series:
     """Of each task and item the share of its texts that are right; in instruction following mean ROUGE-L."""
-    value = rows["correct"].astype(float).mask(rows["task"].isin(INSTRUCTION_TASKS), rows["rouge_l"])
+    value = rows["correct"].astype(float).mask(rows["task"].map(is_text).astype(bool), rows["rouge_l"])
     keys = ["task", "item_id"]
     return rows[keys].assign(value=value).groupby(keys, sort=False)["value"].mean()
 
@@ -152,7 +147,7 @@ def contrasts(
 
 
 def _in_order(tasks: pd.Series) -> list[str]:
-    return sorted(tasks.unique(), key=[*ALL_TASKS].index)
+    return sorted(tasks.unique(), key=place_of)
 
 
 def _labelled(table: list[tuple], columns: list[str]) -> pd.DataFrame:

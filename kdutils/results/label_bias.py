@@ -34,12 +34,15 @@ STRATUM = [*PAIR, "method", "task"]
 TEACHER = "teacher"  # in the column `who`, beside the methods of students
 SIDES = ("", "_sft", "_base", "_teacher")  # of the columns of `compared`: the KD student's have no suffix
 PLAIN = {"divergence_temperature": 1.0, "noise_sigma": 0.0, "teacher_tuned": True}  # columns, if they vary
-TWO_OPTIONS = tuple(key for key, task in ALL_TASKS.items() if len(task.options) == 2)
 CHANGES = ("prior_distance", "sensitivity", "criterion", "agreement", "agreement_free")  # from SFT to KD
 TEMPERATURES = (0.25, 0.5, 1.0, 2.0, 4.0)
 
 
 # --- rows ---------------------------------------------------------------------------------------------------
+
+
+def _has_two(task: str) -> bool:
+    return len(ALL_TASKS[task].options) == 2
 
 
 def of_labels(rows: pd.DataFrame) -> pd.DataFrame:
@@ -153,7 +156,7 @@ def one_shot(rows: pd.DataFrame, temperatures: Sequence[float] = TEMPERATURES) -
 
     Takes `of_labels`. Columns who, task, label, temperature, share, gold (how often that label is right).
     """
-    two, table = who(rows[rows["task"].isin(TWO_OPTIONS)]), []
+    two, table = who(rows[rows["task"].map(_has_two).astype(bool)]), []
     logits, gold = logprobs(two), 100.0 * (two["answer"] == two["options"].str[0])
     label = two["task"].map(TASK_LABELS) + ": " + two["options"].str[0]
     for temperature in temperatures:
@@ -212,7 +215,7 @@ def resampled(both: pd.DataFrame, *, rng: np.random.Generator) -> tuple[Resample
     """
     names = [name for name in both if name not in (*STRATUM, *ITEM) and not name.startswith("run_id")]
     drawn = crossed_bootstrap.resampled(both, strata=STRATUM, clusters=["student"], values=names, rng=rng)
-    sums, two = drawn.sums, drawn.keys["task"].isin(TWO_OPTIONS).to_numpy()
+    sums, two = drawn.sums, drawn.keys["task"].map(_has_two).astype(bool).to_numpy()
     found: dict[str, np.ndarray] = {}
     priors = {}
     for side in SIDES:
@@ -277,7 +280,7 @@ def contrast_values(drawn: Resampled, found: dict[str, np.ndarray]) -> dict[str,
     if drawn.keys.empty:
         return dict.fromkeys(("B1", "B2", "B3", "B4"), "no KD student was scored by label beside its teacher")
     is_fkl = (drawn.keys["method"] == "fkl").to_numpy()
-    two = drawn.keys["task"].isin(TWO_OPTIONS).to_numpy()
+    two = drawn.keys["task"].map(_has_two).astype(bool).to_numpy()
     criterion, sensitivity = np.abs(found["d_criterion"]), np.abs(found["d_sensitivity"])
     return {
         "B1": mean(drawn, -found["d_prior_distance"], is_fkl),

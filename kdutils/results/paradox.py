@@ -12,7 +12,7 @@ number they end on, BLEU of the words alone (`wording`).
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import product
 from typing import Any
@@ -21,9 +21,10 @@ import numpy as np
 import pandas as pd
 import sacrebleu
 
-from kdutils.constants import DOMAINS, KD_METHODS, METHOD_NAMES, TASK_LABELS
+from kdutils.constants import ALL_TASKS, KD_METHODS, METHOD_NAMES, TASK_LABELS
 from kdutils.data import answers, sources
 from kdutils.grid.plan import Plan
+from kdutils.grid.study import has_steps, place_of
 from kdutils.inference import crossed_bootstrap
 from kdutils.inference.crossed_bootstrap import Resampled, ratio, weighted_mean
 from kdutils.inference.estimate import Estimate
@@ -65,12 +66,13 @@ STATED = re.compile(r"\s*[Tt]he answer is\b.*$", re.DOTALL)
 
 
 def texts(plan: Plan) -> pd.DataFrame:
-    """Texts of a plan's students and of their teachers in math: a row a student x teacher x seed x item.
+    """Texts that reason, of a plan's students and of their teachers (constants.has_steps): a row a student x
+    teacher x seed x item.
 
     As agreement_fidelity.paired_rows, with text, parsed, correct, truncated, and `outcome` (a key of
     OUTCOMES) and MEASURES, percent.
     """
-    rows = paired_rows(plan, ["text", "parsed", "correct", "truncated"], domains=("math",))
+    rows = paired_rows(plan, ["text", "parsed", "correct", "truncated"], of=has_steps)
     rows = rows[rows["sample"] == rows["sample"].min()].reset_index(drop=True)  # one text an item
     return rows.assign(outcome=outcomes(rows), **likeness(rows["text"], rows["text_teacher"]))
 
@@ -254,17 +256,14 @@ def examples(plan: Plan, *, rng: np.random.Generator) -> pd.DataFrame:
     Of math, else of commonsense; by the rule DRAWN. No rows where no KD run, its teacher and the SFT student
     of its seed are all finished.
     """
-    for domain in DOMAINS:
-        rows = paired_rows(plan, ["text", "answer", "parsed", "correct"], domains=(domain,))
-        rows = in_view(rows, plan)
-        if len(rows):
-            break
+    rows = in_view(paired_rows(plan, ["text", "answer", "parsed", "correct"]), plan)
+    rows = rows[rows["domain"] == min(rows["domain"], key=place_of, default="")]
     keys = ["teacher", "student", "seed", *KEYS]
     sft = rows.loc[rows["method"] == "sft", [*keys, "text"]]
     kd = rows[rows["method"] != "sft"].merge(sft, on=keys, suffixes=("", "_sft"))
     run = kd.groupby(["teacher", "student", "method", "seed"], sort=False).ngroup()
     kd = kd.assign(run=run, same=comparison.same_answer(kd)).sort_values(["run", *KEYS])
-    items, drawn = items_of(plan, domain) if len(kd) else {}, []
+    items, drawn = items_of(plan, {*kd["task"]}) if len(kd) else {}, []
     for method, ((is_same, is_right), label) in product(KD_METHODS, QUADRANTS.items()):
         pool = kd[(kd["method"] == method) & (kd["same"] == is_same) & (kd["correct"] == is_right)]
         for row in pool.iloc[rng.permutation(len(pool))[:1]].to_dict("records"):
@@ -276,12 +275,18 @@ def examples(plan: Plan, *, rng: np.random.Generator) -> pd.DataFrame:
     return pd.DataFrame(drawn, columns=["KD student is", "question", "teacher", "SFT student", "KD student"])
 
 
-def items_of(plan: Plan, domain: str) -> dict[tuple[str, str], sources.Item]:
-    """The test items of a domain by task and id, of every data set and evaluation in the plan."""
+def example_task(rows: pd.DataFrame) -> str:
+    """The task whose errors are sorted: SVAMP as in the paper, else one with numbers, else the first."""
+    tasks = sorted({*rows["task"]}, key=lambda task: (ALL_TASKS[task].reading != "number", place_of(task)))
+    return tasks[0] if tasks and "svamp" not in tasks else "svamp"
+
+
+def items_of(plan: Plan, tasks: Collection[str]) -> dict[tuple[str, str], sources.Item]:
+    """The test items by task and id, of every evaluation in the plan that has one of the tasks."""
     asked = {}
     for run in plan.runs:
         spec = sources.resolved(run.spec)
-        if spec.domain == domain:
-            asked.setdefault((spec.data, run.evaluation.eval_id), (spec, run.evaluation))
+        if not {*run.evaluation.tasks}.isdisjoint(tasks):
+            asked.setdefault((spec.data, spec.domain, run.evaluation.eval_id), (spec, run.evaluation))
     items = [item for spec, evaluation in asked.values() for item in sources.test_items(spec, evaluation)]
     return {(item.task, item.id): item for item in items}

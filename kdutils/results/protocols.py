@@ -23,16 +23,15 @@ import pandas as pd
 from kdutils.constants import (
     BY_SEQUENCE,
     DOMAIN_LABELS,
-    DOMAIN_TASKS,
-    DOMAINS,
     KD_METHODS,
     LOGIT_METHODS,
     METHOD_NAMES,
+    is_text,
 )
 from kdutils.data import sources
 from kdutils.grid.cell_table import short_name
+from kdutils.grid.factors import FACTORS
 from kdutils.grid.plan import Plan
-from kdutils.grid.profile import FACTORS
 from kdutils.grid.study import TOGETHER
 from kdutils.inference import intervals
 from kdutils.results.gain_tables import in_domain_order, interval_text
@@ -92,8 +91,8 @@ def read(plan: Plan) -> pd.DataFrame:
     columns, tables = [*SETTING, "sample", *ITEM, "lenient", "strict"], []
     for run in dict.fromkeys((*plan.runs, *plan.variants)):
         spec = run.spec
-        is_compared = spec.domain in DOMAINS and spec.student in students and not spec.noise_sigma
-        is_compared &= spec.student_start == "base"
+        is_compared = not is_text(run.evaluation.tasks[0]) and spec.student in students
+        is_compared &= not spec.noise_sigma and spec.student_start == "base"
         if not is_compared or not (
             spec.method == "sft" or (spec.method in KD_METHODS and spec.teacher_tuned)
         ):
@@ -149,13 +148,15 @@ def changes(rows: pd.DataFrame) -> pd.DataFrame:
 
     Quantities: `sft` and `kd` accuracy, and the `gain` of KD over SFT. Columns domain, method, arm (a key of
     VARIANTS), label, quantity, careful (percent, or points), change, low, high, p_value, low_90, high_90, n
-    (questions), n_pairs, verdict. Task means are averaged, and a question's value over pairs. What a factor
-    cannot touch has no row, nor has what was not run; NaN where runs were scored on different questions.
+    (questions), n_pairs, chance (percent right by guessing), verdict. Task means are averaged, and a
+    question's value over pairs. What a factor cannot touch has no row, nor has what was not run; NaN
+    where runs were scored on different questions.
     """
     table = []
     kd_rows = rows[rows["method"].isin(KD_METHODS)]
     for (domain, method), part in kd_rows.groupby(["domain", "method"], sort=False):
         sft = rows[(rows["domain"] == domain) & (rows["method"] == "sft")]
+        chance = float(np.mean([*map(comparison.chance_accuracy, part["task"].unique())]))
         pairs = [
             {"sft": sft[sft["student"] == student], "kd": kd}
             for (_, student), kd in part.groupby(["teacher", "student"], sort=False)
@@ -164,9 +165,11 @@ def changes(rows: pd.DataFrame) -> pd.DataFrame:
             for quantity, before, after, n_pairs in _compared(pairs, variant, method):
                 levels = before.groupby(level="task").mean().mean()
                 found = _intervals(after - before, widest=2.0 if quantity == "gain" else 1.0)
-                table.append((domain, method, name, variant.label, quantity, 100 * levels, *found, n_pairs))
+                row = (domain, method, name, variant.label, quantity, 100 * levels)
+                table.append((*row, *found, n_pairs, chance))
     columns = ["domain", "method", "arm", "label", "quantity", "careful", "change", "low", "high", "p_value"]
-    table = pd.DataFrame(table, columns=[*columns, "low_90", "high_90", "n", "n_pairs"])
+    columns += ["low_90", "high_90", "n", "n_pairs", "chance"]
+    table = pd.DataFrame(table, columns=columns)
     luck = table["change"].abs().where(table["arm"].isin(CONTROLS))
     luck = luck.groupby([table[name] for name in ("domain", "method", "quantity")]).transform("max")
     verdicts = [verdict(row, luck=one) for row, one in zip(table.to_dict("records"), luck, strict=True)]
@@ -284,7 +287,7 @@ def remark(table: pd.DataFrame) -> str:
     paragraphs = []
     for (domain, method), part in table.groupby(["domain", "method"], sort=False):
         name = METHOD_NAMES[method]
-        sentences = [f"**{DOMAIN_LABELS[domain]}, {name}.**", *_at_chance(domain, part, name)]
+        sentences = [f"**{DOMAIN_LABELS[domain]}, {name}.**", *_at_chance(part, name)]
         own = part[~part["arm"].isin(CONTROLS)]
         for quantity, what in (("sft", "SFT accuracy"), ("kd", f"accuracy of {name}")):
             of_it = own[own["quantity"] == quantity]
@@ -312,9 +315,9 @@ def _listed(parts: list[str]) -> str:
     return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
 
 
-def _at_chance(domain: str, part: pd.DataFrame, name: str) -> list[str]:
+def _at_chance(part: pd.DataFrame, name: str) -> list[str]:
     """A warning where students are right as often as by guessing: a factor has little to change."""
-    chance = sum(map(comparison.chance_accuracy, DOMAIN_TASKS[domain])) / len(DOMAIN_TASKS[domain])
+    chance = part["chance"].iloc[0]
     levels = part.drop_duplicates("quantity").set_index("quantity")["careful"]
     named = {"SFT": levels.get("sft", math.nan), name: levels.get("kd", math.nan)}
     low = [f"{who} {level:.1f}" for who, level in named.items() if level < chance + MARGIN]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from kdutils.constants import DOMAIN_LABELS, DOMAINS, METHOD_NAMES
+from kdutils.constants import DOMAIN_LABELS, METHOD_NAMES, is_text
 from kdutils.data import sources
 from kdutils.grid.plan import Plan
 from kdutils.inference import intervals
@@ -36,7 +36,7 @@ def read(plan: Plan) -> pd.DataFrame:
         spec = sources.resolved(spec)
         folders = (store.folder_of(plan.out, own.run_id) for own in (spec, spec.sft_spec))
         kd, sft = (folder.evaluation(run.evaluation) for folder in folders)
-        if spec.domain not in DOMAINS or kd is None or sft is None:
+        if is_text(run.evaluation.tasks[0]) or kd is None or sft is None:
             continue
         sft = sft[[*ITEM, "correct_strict"]].rename(columns={"correct_strict": "sft"})
         kd = kd.assign(kd=kd["correct_strict"], in_format=kd["parsed_strict"].notna())

@@ -209,7 +209,7 @@ def errors(plan: Plan, rows: pd.DataFrame, *, task: str, rng: np.random.Generato
     Columns method, label, category, paradox.ESTIMATED, n (texts), n_pairs, n_without: texts of items whose
     own solution has no equation, which are left out. Pairs and items are drawn again, crossed.
     """
-    part, items = rows[rows["task"] == task], paradox.items_of(plan, "math")
+    part, items = rows[rows["task"] == task], paradox.items_of(plan, [task])
     of_text = part[["text", "parsed", "correct", "truncated"]].to_dict("records")
     gold = [items[task, item] for item in part["item_id"]]
     categories = [

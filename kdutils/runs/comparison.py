@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import sacrebleu
 
-from kdutils.constants import ALL_TASKS, INSTRUCTION_TASKS
+from kdutils.constants import ALL_TASKS, is_text
 from kdutils.data.answers import same_number
 
 KEYS = ["task", "item_id", "sample"]  # of an item row
@@ -45,7 +45,8 @@ def same_answer(both: pd.DataFrame) -> pd.Series:
 def _agree(task: str, left: object, right: object) -> bool:
     if not isinstance(left, str) or not isinstance(right, str):
         return False
-    return same_number(left, right) if ALL_TASKS[task].reading == "number" else left == right
+    is_alike = same_number(left, right) and ALL_TASKS[task].reading not in ("letter", "keyword", "text")
+    return is_alike or (left == right and ALL_TASKS[task].reading != "number")
 
 
 ANSWERS = ("both_right", "same_wrong", "other_wrong", "only_teacher", "only_student")  # together all items
@@ -172,8 +173,10 @@ def _bleu(counts: np.ndarray) -> float:
 
 
 def chance_accuracy(task: str) -> float:
-    """Percent right by guessing among the options; 0 where the answer is free."""
-    return 100 / len(ALL_TASKS[task].options) if ALL_TASKS[task].options else 0.0
+    """Percent right by guessing: among the options, 0 where the answer is free, or as the study file says."""
+    known = ALL_TASKS[task]
+    of_options = 100 / len(known.options) if known.options else 0.0
+    return of_options if known.chance is None else known.chance
 
 
 def accuracies(rows: pd.DataFrame, *, strict: bool = False) -> pd.DataFrame:
@@ -186,7 +189,7 @@ def accuracies(rows: pd.DataFrame, *, strict: bool = False) -> pd.DataFrame:
     table = []
     for task, part in rows.groupby("task", sort=False):
         column = "correct_strict" if strict else "correct"
-        if task in INSTRUCTION_TASKS:
+        if is_text(task):
             column = "rouge_l"
         by_item = part.groupby("item_id")[column].mean()
         spread = float(by_item.std(ddof=1)) if len(by_item) > 1 else math.nan
@@ -217,7 +220,7 @@ def in_format(rows: pd.DataFrame) -> float:
 
     Instructions have none.
     """
-    return 100 * float(rows.loc[~rows["task"].isin(INSTRUCTION_TASKS), "parsed_strict"].notna().mean())
+    return 100 * float(rows.loc[~rows["task"].map(is_text).astype(bool), "parsed_strict"].notna().mean())
 
 
 def ranked_accuracies(rows: pd.DataFrame) -> pd.DataFrame:
@@ -245,6 +248,6 @@ def measures(rows: pd.DataFrame) -> pd.DataFrame:
         }
         for task in n.index
         for column in columns
-        if (column == "rouge_l") == (task in INSTRUCTION_TASKS)
+        if (column == "rouge_l") == is_text(task)
     ]
     return pd.DataFrame(table, columns=["task", "measure", "value", "se", "n"])

@@ -56,7 +56,7 @@ def hub_id(name: str) -> str | None:
 
 def data_name(spec: RunSpec) -> str:
     """Where the items of a run are from, without the path of a folder."""
-    return spec.data if spec.data in (MINI, *SOURCES) else Path(spec.data).name
+    return spec.data if spec.data in (MINI, *SOURCES) else Path(spec.study_file).stem or Path(spec.data).name
 
 
 def shown_name(model: str) -> str:
@@ -66,8 +66,7 @@ def shown_name(model: str) -> str:
 
 def settings(spec: RunSpec) -> dict[str, Any]:
     """The fields of a spec that have an effect on the run, without paths of this machine."""
-    without = ("devices", "student_source", "teacher_source")
-    without += tuple(set(ADAPTER_FIELDS) - set(ADAPTERS[spec.adapter].fields))
+    without = (*spec.APART, *(set(ADAPTER_FIELDS) - set(ADAPTERS[spec.adapter].fields)))
     if (spec.data, spec.domain) != (MINI, "math"):
         without += ("wrong_rationale_share",)
     found = {

@@ -23,7 +23,8 @@ GKD = {"student": "o/s-1B", "teacher": "o/t-7B", "method": "gkd", "domain": "mat
 LORA = GKD | {"adapter": "lora"}
 EVALUATION = {"tasks": ("svamp",), "temperature": 1.0}
 FIELDS = {entry.name: entry for entry in dataclasses.fields(RunSpec)}
-TEXTS = ["student", "teacher", "data", "data_digest", "student_digest", "teacher_digest"]
+TEXTS = ["student", "teacher", "data", "domain", "study_file"]
+TEXTS += ["data_digest", "student_digest", "teacher_digest"]
 UNPRINTABLE = st.sampled_from(["\x00", "\n", "\r\n", "\x1b[31m", "\ud800", "\u202e", "\u2028", "\x7f"])
 OTHERS = st.one_of(
     st.booleans(),
@@ -59,7 +60,7 @@ CHOICES = {
 
 def test_there_are_ranges_and_choices_to_leave():
     assert [len(RANGES[cls]) for cls in (RunSpec, EvalSpec)] == [29, 7]
-    names = {"method", "domain", "protocol", "adapter", "prompt", "prefix", "divergence"}
+    names = {"method", "protocol", "adapter", "prompt", "prefix", "divergence"}  # domain: test_runspec
     assert set(CHOICES[RunSpec]) == names | {"student_start", "frozen", "shadow_loss", "teacher_adapter"}
     assert set(CHOICES[EvalSpec]) == {"split", "scoring"}
 

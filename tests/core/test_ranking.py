@@ -9,11 +9,12 @@ import pytest
 from kdutils import encoding, generation, models
 from kdutils.constants import DOMAIN_TASKS
 from kdutils.data import sources
-from kdutils.data.options import ORDERED, options
+from kdutils.data.options import n_ordered, options
 from kdutils.grid import cell_table, fill
+from kdutils.grid.study import PlannedRun
 from kdutils.items import Item
 from kdutils.runs import experiment, ranking, store
-from kdutils.spec import EvalSpec, PlannedRun, RunSpec
+from kdutils.spec import EvalSpec, RunSpec
 
 NAME = "mini-qwen-0.5B"
 
@@ -149,7 +150,7 @@ def test_a_rotation_changes_nothing_for_who_is_blind_to_order_and_all_for_who_se
             generation, "option_logprobs", lambda _, __, options: [scores(own) for own in options]
         )
         found = []
-        for rotation in range(ORDERED[task]):
+        for rotation in range(n_ordered(task)):
             for row in ranking.ranked(model, *asked_so((task,), scoring, rotation), "alpaca"):
                 place = row["options"].index(row["parsed"])
                 found.append((row["item_id"], row["contents"][place], row["correct"], row["rotation"]))
@@ -158,5 +159,5 @@ def test_a_rotation_changes_nothing_for_who_is_blind_to_order_and_all_for_who_se
     blind = chosen("cloze_sum", lambda own: [-float(sum(ids)) for ids in own])
     assert (blind.groupby("item")[["content", "correct"]].nunique() == 1).all(axis=None)
     first = chosen("label", lambda own: [-float(place) for place in range(len(own))])
-    assert (first.groupby("item")["content"].nunique() == ORDERED[task]).all()
+    assert (first.groupby("item")["content"].nunique() == n_ordered(task)).all()
     assert (first.groupby("item")["correct"].sum() == 1).all()

@@ -253,7 +253,7 @@ def test_the_teacher_is_a_run_of_its_own_shared_by_its_students():
     ("change", "says"),
     [
         ({"method": "dpo"}, "method='dpo' must be 'base', 'sft', 'fkl'"),
-        ({"domain": "maths"}, "domain='maths' must be 'math', "),
+        ({"domain": "maths"}, r"domain='maths', data='items': the domain must be one of \['math', "),
         ({"protocol": "strict"}, "protocol='strict' must be 'careful' or 'paper'"),
         ({"teacher": None}, "method 'gkd' needs a teacher"),
         ({"method": "sft"}, "method 'sft' has no teacher, but teacher='owner/teacher-7B'"),

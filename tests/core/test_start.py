@@ -11,11 +11,12 @@ import torch
 from kdutils import models
 from kdutils.data import sources
 from kdutils.grid import dry_run, fill, scheduler
+from kdutils.grid.study import PlannedRun
 from kdutils.noise import key_of, seeded
 from kdutils.runs import experiment, store, students
 from kdutils.runs.inputs import Inputs
 from kdutils.runs.store import Store
-from kdutils.spec import PlannedRun, RunSpec
+from kdutils.spec import RunSpec
 
 
 @pytest.fixture(scope="module")

@@ -2,20 +2,22 @@
 
 import pytest
 
-from kdutils.constants import DOMAINS, RANKED_TASKS
+from kdutils.constants import ALL_TASKS, DOMAINS
 from kdutils.data import options, sources
 from kdutils.items import DataError, Item
 from kdutils.mini.items import build_data
 from kdutils.spec import EvalSpec, RunSpec
 
 ITEMS = [item for domain in DOMAINS for item in build_data(split="test", n_per_task=8, domain=domain)]
-LISTED = [item for item in ITEMS if item.task in options.ORDERED]
+LISTED = [item for item in ITEMS if options.n_ordered(item.task)]
 
 
 def test_a_rotation_moves_texts_and_answer_and_leaves_all_else():
-    assert {item.task for item in LISTED} == set(RANKED_TASKS) - {"boolq"}
+    assert {item.task for item in LISTED} == {key for key, task in ALL_TASKS.items() if task.options} - {
+        "boolq"
+    }
     for item in LISTED:
-        n, texts = options.ORDERED[item.task], options.listed(item)
+        n, texts = options.n_ordered(item.task), options.listed(item)
         for places in range(n):
             moved = options.rotated(item, places)
             assert list(options.listed(moved)) == list(texts)

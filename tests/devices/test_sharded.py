@@ -22,10 +22,11 @@ from kdutils.compute import Compute
 from kdutils.data import sources
 from kdutils.devices import fsdp, launch
 from kdutils.grid import fill, scheduler
+from kdutils.grid.study import PlannedRun
 from kdutils.process_group import ALONE
 from kdutils.runs import experiment, store
 from kdutils.runs.inputs import Inputs
-from kdutils.spec import EvalSpec, PlannedRun, RunSpec
+from kdutils.spec import EvalSpec, RunSpec
 from kdutils.teacher import States
 
 EVALUATION = EvalSpec(tasks=("addsub",), max_new_tokens=24)

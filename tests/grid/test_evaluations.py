@@ -8,7 +8,8 @@ from kdutils.constants import COMMONSENSE_TASKS, DOMAINS
 from kdutils.grid import dry_run, plan
 from kdutils.grid.evaluations import evaluations_of
 from kdutils.grid.machines import DEFAULT, GPUS
-from kdutils.grid.profile import Need, load_profile, one_line_errors
+from kdutils.grid.profile import Need, load_profile
+from kdutils.io.toml_files import one_line_errors
 from kdutils.spec import EvalSpec
 
 USUAL = EvalSpec(tasks=COMMONSENSE_TASKS, items_per_task=7, max_new_tokens=8)

@@ -19,9 +19,9 @@ from inline import InlinePool
 
 from kdutils.data import sources
 from kdutils.grid import fill, local_pool, scheduler
+from kdutils.grid.study import PlannedRun
 from kdutils.io import child_processes, disk, leases
 from kdutils.runs import experiment, store
-from kdutils.spec import PlannedRun
 
 pytestmark = pytest.mark.faults
 EVALUATION = tiny.EVALUATION

@@ -17,9 +17,9 @@ from kdutils.data import sources
 from kdutils.grid import cell_table, fill, scheduler
 from kdutils.grid.local_pool import Death
 from kdutils.grid.scheduler import Shard
+from kdutils.grid.study import PlannedRun
 from kdutils.io import environment, leases
 from kdutils.runs import experiment, store
-from kdutils.spec import PlannedRun
 
 
 @pytest.fixture(scope="module")

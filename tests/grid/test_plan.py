@@ -11,7 +11,8 @@ from kdutils import constants, models
 from kdutils.data import model_files
 from kdutils.grid import plan, scheduler, study
 from kdutils.grid.cell_table import model_family, short_name
-from kdutils.grid.profile import Live, Need, family_pairs, load_profile, one_line_errors, profile_names
+from kdutils.grid.profile import Live, Need, family_pairs, load_profile, profile_names
+from kdutils.io.toml_files import one_line_errors
 from kdutils.mini.family import MINI_MODELS, pairs
 
 
@@ -406,7 +407,7 @@ def test_ranking_is_a_second_evaluation_of_tasks_with_options(live, monkeypatch)
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"by_domain": {"maths": {}}}, "by_domain.maths='maths': it must be 'math', "),
+        ({"by_domain": {"maths": {}}}, r"by_domain='maths' must be one of \['math', "),
         ({"by_method": {"sft": {}}}, "by_method.sft='sft': it must be 'fkl', "),
         (
             {"evaluation_by_protocol": {"authors": {}}},

@@ -63,7 +63,7 @@ def test_a_rotated_item_is_the_same_item_with_its_options_elsewhere(found):
         assert gold[0] == gold[1]
         assert plain["answer"] != moved["answer"]
         assert list(moved["options"]) == list("ABCDE")
-    assert options.ORDERED["aqua"] == 5
+    assert options.n_ordered("aqua") == 5
 
 
 def test_tasks_that_are_not_shown_are_left_out_and_no_runs_are_no_rows(found, tmp_path):

@@ -9,10 +9,11 @@ import pytest
 from kdutils.data import sources
 from kdutils.grid import plan
 from kdutils.grid.profile import load_profile
+from kdutils.grid.study import PlannedRun
 from kdutils.report import html_tables
 from kdutils.results import paradox
 from kdutils.runs import store
-from kdutils.spec import EvalSpec, PlannedRun, RunSpec
+from kdutils.spec import EvalSpec, RunSpec
 
 EVALUATION = EvalSpec(tasks=("svamp",), items_per_task=6)
 SFT = RunSpec(student="mini-qwen-0.5B", method="sft", domain="math")

@@ -10,9 +10,10 @@ from labelrows import LABELS, drawn, of_a_pair, rows_of
 from kdutils.data import sources
 from kdutils.grid import plan
 from kdutils.grid.profile import load_profile
+from kdutils.grid.study import PlannedRun
 from kdutils.report.ledger import CLAIM_CHOICES
 from kdutils.results import item_gains, label_bias, label_cells, label_sequences
-from kdutils.spec import EvalSpec, PlannedRun, RunSpec
+from kdutils.spec import EvalSpec, RunSpec
 
 
 def test_log_probabilities_are_those_of_the_labels_alone():

@@ -12,10 +12,11 @@ from kdutils.constants import METHOD_NAMES
 from kdutils.data import sources
 from kdutils.grid import plan
 from kdutils.grid.profile import load_profile
+from kdutils.grid.study import PlannedRun
 from kdutils.report import plots
 from kdutils.results import agreement_fidelity, paradox, solution_steps
 from kdutils.runs import store
-from kdutils.spec import EvalSpec, PlannedRun, RunSpec
+from kdutils.spec import EvalSpec, RunSpec
 
 EVALUATION = EvalSpec(tasks=("svamp",), items_per_task=6)
 SFT = RunSpec(student="mini-qwen-0.5B", method="sft", domain="math")

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kdutils.grid import plan, profile
+from kdutils.grid import plan
+from kdutils.grid.factors import FACTORS, with_factor
 from kdutils.grid.study import RUN_FACTORS
 from kdutils.results import protocols
 from kdutils.results.protocols import ITEM, SETTING, VARIANTS
@@ -278,7 +279,7 @@ def test_what_decides_is_how_a_run_was_made_and_not_its_name(tmp_path):
 
 
 def test_every_factor_has_an_arm_and_every_arm_differs_from_careful():
-    assert set(profile.FACTORS) < set(VARIANTS)
+    assert set(FACTORS) < set(VARIANTS)
     for name, arm in VARIANTS.items():
         assert arm.touches("fkl"), name
     assert not VARIANTS["sequences"].touches("gkd")
@@ -286,7 +287,7 @@ def test_every_factor_has_an_arm_and_every_arm_differs_from_careful():
     assert not protocols.CAREFUL.touches("fkl")
     evaluation = EvalSpec(tasks=("svamp",))
     base = plan.PlannedRun(plan.RunSpec(student="mini-qwen-0.5B", method="base", domain="math"), evaluation)
-    assert [profile.with_factor(base, name) for name in RUN_FACTORS] == [None] * 4
+    assert [with_factor(base, name) for name in RUN_FACTORS] == [None] * 4
 
 
 def test_a_method_of_which_only_the_reading_varies_is_not_drawn():

@@ -9,11 +9,11 @@ from matplotlib.colors import to_rgba
 
 from kdutils.grid import cell_table as cell_rows
 from kdutils.grid import fill
-from kdutils.grid.study import UNFORMATTED
+from kdutils.grid.study import UNFORMATTED, PlannedRun
 from kdutils.report import plots
 from kdutils.results import gain_tables, response_format
 from kdutils.runs import comparison
-from kdutils.spec import EvalSpec, PlannedRun, RunSpec
+from kdutils.spec import EvalSpec, RunSpec
 
 TEACHER, STUDENT = "mini-qwen-1.5B", "mini-qwen-0.5B"
 GREEDY = EvalSpec(tasks=("svamp",), items_per_task=10)

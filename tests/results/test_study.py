@@ -12,7 +12,7 @@ from kdutils.data import sources
 from kdutils.grid import cell_table as cell_rows
 from kdutils.grid.plan import Filter, Plan
 from kdutils.grid.profile import load_profile
-from kdutils.grid.study import RELEASED_MODELS
+from kdutils.grid.study import RELEASED_MODELS, PlannedRun
 from kdutils.results import agreement_fidelity, answer_modes, authors_tables, gain_tables, sweeps
 from kdutils.runs import comparison, store
 
@@ -393,7 +393,7 @@ def answered(tmp_path):
     for run, parsed in specs.items():
         if parsed:
             finished_run(tmp_path, sources.resolved(run), evaluation, items(parsed, gold))
-    planned = tuple(spec.PlannedRun(run, evaluation) for run in specs)
+    planned = tuple(PlannedRun(run, evaluation) for run in specs)
     return Plan("04", load_profile("mini"), tmp_path, planned, Filter())
 
 
