@@ -50,7 +50,7 @@ USED_BY: dict[str, Callable[[Method], bool]] = {  # field -> has it an effect? O
     **dict.fromkeys(
         ("mean_by_sequence", "kd_weight"), lambda method: method.prefix == "gold" and method.divergence != ""
     ),
-    **dict.fromkeys(("teacher_tuned", "teacher_seed"), lambda method: method.has_teacher),
+    **dict.fromkeys(("teacher_tuned", "teacher_seed", "teacher_items"), lambda method: method.has_teacher),
     **dict.fromkeys(OF_TRAINING, lambda method: method.prefix != ""),
 }
 
@@ -82,6 +82,7 @@ class RunSpec(Hashed):
     divergence: Literal[*DIVERGENCES] | None = None  # kd: of teacher and student; else the method says it
     teacher_tuned: bool = True  # the teacher is fine-tuned on the domain first (its own `sft` run)
     teacher_seed: Seed = 0  # of that run, shared by all students
+    teacher_items: Annotated[int, between(1, 10_000_000)] | None = None  # of that run; None: train_items
     temperature: SamplingTemperature = 1.0  # of the divergence
     kd_weight: Share = 1.0  # of the divergence in the loss; the rest is cross-entropy of the gold responses
     beta: Annotated[float, between(0.001, 0.999)] = 0.5  # jsd: weight of the teacher in the mixture
@@ -156,6 +157,7 @@ class RunSpec(Hashed):
                 "'paper' has 1 only; use protocol='careful'"
             )
         own = {"prompt_in_loss": is_paper, "mean_by_sequence": is_paper and self.method in BY_SEQUENCE}
+        own |= {"teacher_items": self.train_items}
         for name, is_so in own.items():
             if getattr(self, name) == is_so:  # None is not False
                 raise ValueError(
@@ -247,12 +249,15 @@ class RunSpec(Hashed):
     def teacher_spec(self) -> RunSpec | None:
         """The run that makes the teacher, or None for an untuned teacher or none.
 
-        The teacher is fine-tuned on the same data by the same settings, at its own learning rate.
+        The teacher is fine-tuned on the same data by the same settings, at its own learning rate; on
+        `teacher_items` in as many whole epochs as the student's training has room for, at least one.
         """
         if self.teacher is None or not self.teacher_tuned:
             return None
         own = {"student": self.teacher, "student_digest": self.teacher_digest, "seed": self.teacher_seed}
         own |= PLAIN_START | {"student_source": self.teacher_source}
+        if n := self.teacher_items:
+            own |= {"train_items": n, "epochs": max(1, self.epochs * self.train_items // n)}
         return replace(self.sft_spec, **own, learning_rate=None, select_best=False)
 
     @cached_property

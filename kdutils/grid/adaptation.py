@@ -116,8 +116,10 @@ def _spec(
 ) -> RunSpec:
     own = study.arms[cell.arm] | {"learning_rate": rate, "train_items": n_items, "seed": seed}
     own |= {"epochs": study.sequences // n_items}
-    taught = {"teacher": cell.teacher, "teacher_adapter": "full", "teacher_items": max(study.train_items)}
-    own |= taught if cell.method != "sft" else {}
+    if cell.method != "sft":
+        most = max(study.train_items)
+        own |= {"teacher": cell.teacher, "teacher_items": None if n_items == most else most}
+        own |= {"teacher_adapter": "full"} if own.get("adapter") == "lora" else {}
     named = {"student": cell.student, "method": cell.method, "domain": study.domain}
     return RunSpec(**settings | study.settings | own | named)
 

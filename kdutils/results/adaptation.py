@@ -26,6 +26,8 @@ CAPACITY = ("full", "lora_small")  # arms with the most and the fewest values to
 def levels(items: pd.DataFrame, value: str, *, rng: np.random.Generator) -> pd.DataFrame:
     """The mean over tasks of a value of `items` by CELL and train_items: crossed_bootstrap.group_means."""
     rows = items[~items["is_other"] & (items["method"] != BASE)].dropna(subset=[value])
+    if rows.empty:
+        return pd.DataFrame(columns=pd.MultiIndex.from_tuples([], names=[*CELL, "train_items"]))
     return crossed_bootstrap.group_means(rows, value, by=[*CELL, "train_items"], rng=rng)
 
 
@@ -89,8 +91,8 @@ def anova(items: pd.DataFrame, *, method: str = "fkl") -> pd.DataFrame:
 def _by_run(items: pd.DataFrame) -> pd.DataFrame:
     """Mean loss over tasks, a row a pair x number of items x seed, a column an arm x method."""
     rows = items[~items["is_other"] & (items["method"] != BASE)]
-    means = rows.groupby([*RUN, "task"], sort=False)["nll"].mean().groupby(RUN, sort=False).mean()
-    return means.unstack(["arm", "method"])
+    means = rows.groupby([*RUN, "task"])["nll"].mean().groupby(RUN).mean()
+    return means.reset_index().pivot(index=[*PLACE, "seed"], columns=["arm", "method"], values="nll")
 
 
 def _crossed(

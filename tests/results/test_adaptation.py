@@ -16,7 +16,7 @@ SIZES, SEEDS, N = (16, 160, 1600), (0, 1, 2), 30
 
 
 def items(loss, *, arms=ARMS, methods=("sft", "fkl", "revkd"), noise=0.02):
-    """Test items whose nll and reverse_kl are loss(arm, method, train_items), plus noise of item, seed and run."""
+    """Test items whose nll and reverse_kl are loss(arm, method, train_items), and noise."""
     rng, tables = np.random.default_rng(0), []
     of_item, of_seed = rng.normal(0, 0.3, N), rng.normal(0, 0.1, len(SEEDS))
     for arm in arms:
@@ -139,5 +139,14 @@ def test_forgetting_is_the_rise_of_the_loss_on_the_other_domain():
 
 def test_without_a_study_nothing_is_claimed():
     empty = pd.DataFrame(columns=[*adapted.RUN, *adapted.ITEM, "is_other", *adapted.VALUES])
+    empty = empty.astype({"is_other": bool} | dict.fromkeys(adapted.VALUES, float))
     values = adaptation.contrasts(empty, no_runs(), rng=rng())
     assert {row["verdict"] for row in contrasts.judge("15", values)} == {"not_testable"}
+    levels = adaptation.levels(empty, "nll", rng=rng())
+    for table in (
+        adaptation.benefits(levels),
+        adaptation.interactions(empty, levels),
+        adaptation.anova(empty),
+    ):
+        assert table.empty
+    assert adapted.measures(empty).empty and adapted.rates(no_runs().assign(is_trial=False, rate=[])).empty
