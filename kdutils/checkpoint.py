@@ -21,7 +21,7 @@ MOMENTS = ("exp_avg", "exp_avg_sq")  # of AdamW; its step counts are scalars
 class TrainingState:
     """All that a training of one spec needs to continue exactly as if it had not been interrupted."""
 
-    weights: dict[str, Tensor]  # the trained ones by name, changed in place
+    weights: dict[str, Tensor]  # LoadedModel.trained, changed in place
     optimiser: torch.optim.AdamW
     micro_batch_rows: int
     done_steps: int = 0
@@ -76,22 +76,23 @@ class TrainingState:
         state, tensors = world.read(folder)
         if state["run_id"] != run_id:
             raise ValueError(f"it is of run {state['run_id']}")
-        kinds = ["weight", *(f"optimiser/{key}" for key in MOMENTS)]
-        kinds += ["best"] * (state["best_loss"] is not None)
+        stepped = {name: w for name, w in self.weights.items() if w.requires_grad}
+        kinds = {"weight": self.weights} | {f"optimiser/{key}": stepped for key in MOMENTS}
+        kinds |= {"best": self.weights} if state["best_loss"] is not None else {}
         found = {
-            kind: {name: world.like(tensors[f"{kind}/{name}"], w) for name, w in self.weights.items()}
-            for kind in kinds
+            kind: {name: world.like(tensors[f"{kind}/{name}"], w) for name, w in own.items()}
+            for kind, own in kinds.items()
         }
-        found["step"] = {n: tensors[f"optimiser/step/{n}"].to(w.device) for n, w in self.weights.items()}
+        found["step"] = {name: tensors[f"optimiser/step/{name}"].to(w.device) for name, w in stepped.items()}
         rollouts = {int(step): [Text(*text) for text in texts] for step, texts in state["rollouts"].items()}
         wanted = ("done_steps", "seconds", "micro_batch_size", "best_loss", "curve")
         return {key: state[key] for key in wanted} | {"rollouts": rollouts}, found
 
     def _apply(self, state: dict[str, Any], tensors: dict[str, dict[str, Tensor]]) -> None:
         self.restore(tensors["weight"])
-        for name, w in self.weights.items():
+        for name, step in tensors["step"].items():
             moments = {key: tensors[f"optimiser/{key}"][name] for key in MOMENTS}
-            self.optimiser.state[w] = {"step": tensors["step"][name]} | moments
+            self.optimiser.state[self.weights[name]] = {"step": step} | moments
         self.best = None if state["best_loss"] is None else (state["best_loss"], tensors["best"])
         self.done_steps, self.seconds = state["done_steps"], state["seconds"]
         self.micro_batch_rows = min(self.micro_batch_rows, state["micro_batch_size"])

@@ -94,6 +94,31 @@ BY_SEQUENCE = tuple(key for key in LOGIT_METHODS if METHODS[key].prefix == "gold
 KD_METHODS = tuple(key for key, method in METHODS.items() if method.has_teacher)  # all that need no fields
 # What LoRA adapts of a block, as in the authors' code, which leaves out o_proj and gate_proj.
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "up_proj", "down_proj")
+
+
+class Adapter(NamedTuple):
+    """A way of adapting a student to its task."""
+
+    label: str
+    fields: tuple[str, ...]  # of a run that have an effect with it, and not with every other
+
+
+_SIZE, _START = ("adapter_parameters", "lora_rank"), ("student_start",)
+ADAPTERS = {  # each is built by the function of its name in kdutils.adapters.trainable
+    "full": Adapter("Full fine-tuning", ("frozen", "shrink", "perturb", *_START)),
+    "lora": Adapter("LoRA", (*_SIZE, "lora_alpha", "lora_dropout", "teacher_adapter", *_START)),
+    "dora": Adapter("DoRA", (*_SIZE, "lora_alpha", *_START)),
+    "pissa": Adapter("PiSSA", (*_SIZE, *_START)),
+    "miss": Adapter("MiSS", (*_SIZE, *_START)),
+    "miss_bat": Adapter("MiSS (bat)", (*_SIZE, *_START)),
+    "shadow": Adapter("ShadowPEFT", (*_SIZE, "shadow_loss", "detached")),
+    "random_mask": Adapter("Random mask", ("adapter_parameters",)),
+    "static_mask": Adapter("Static gradient mask", ("adapter_parameters", "mask_exponent")),
+    "id3": Adapter("ID3", ("adapter_parameters", "mask_exponent")),
+    "spt": Adapter("SPT", (*_SIZE, "lora_alpha")),
+}
+ADAPTER_FIELDS = sorted({name for adapter in ADAPTERS.values() for name in adapter.fields})
+MASKS = ("random_mask", "static_mask", "id3", "spt")  # train single entries, so need to know how many
 NOT_OF_PAPER = ("opd", "kd")  # the authors' code has none such
 PAPER_METHODS = ("fkl", "revkd", "gkd")  # the three that the paper compares
 METHOD_LABELS = {key: method.label for key, method in METHODS.items()}

@@ -115,6 +115,19 @@ class LoadedModel:
         hidden_BTH = self.hidden_states(batch.input_ids_BT)
         return losses.shifted(hidden_BTH, batch.scored_BT.to(hidden_BTH.device))
 
+    def trained(self) -> dict[str, Tensor]:
+        """What training changes, by name; the optimiser steps those that require gradients."""
+        return {name: w for name, w in self.network.named_parameters() if w.requires_grad}
+
+    def before_update(self, step: int, n_steps: int) -> None:
+        """Called when the gradient of a step is whole, before it is clipped; see kdutils.adapters."""
+
+    def after_update(self) -> None:
+        """Called when the values of `trained` have changed."""
+
+    def side_states(self, batch: Batch) -> Tensor | None:
+        """As `scoring_states`, whose pass it was, of a side network; None without one."""
+
     def gathered(self, compute: Callable[[], Result]) -> Result:
         """The result of `compute`, which calls the decoder itself; see kdutils.devices.fsdp."""
         return compute()
@@ -291,12 +304,12 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def learning_rate(spec: RunSpec) -> float:
-    """The spec's, else the mini family's own, else the authors': 3e-4 for LoRA, 2e-5 for all weights."""
+    """The spec's, else the mini family's own, else the authors': 3e-4 of an adapter, 2e-5 of all weights."""
     if spec.learning_rate is not None:
         return spec.learning_rate
     if spec.student in MINI_MODELS:
         return MINI_MODELS[spec.student].fine_tuning_rate
-    return 3e-4 if spec.adapter == "lora" else 2e-5
+    return 2e-5 if spec.adapter == "full" else 3e-4
 
 
 @contextlib.contextmanager

@@ -16,10 +16,13 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from kdutils.constants import (
+    ADAPTER_FIELDS,
+    ADAPTERS,
     ALL_TASKS,
     BY_SEQUENCE,
     DIVERGENCES,
     KD_METHODS,
+    MASKS,
     METHODS,
     NOT_OF_PAPER,
     PREFIXES,
@@ -41,6 +44,7 @@ OF_TRAINING = (
 )
 PLAIN_START: dict[str, Any] = {"student_start": "base", "shrink": 1.0, "perturb": 0.0, "frozen": ""}
 SAMPLED = ("student", "mixed")  # prefixes that the student samples
+OF_TEACHER = ("teacher_tuned", "teacher_seed", "teacher_items", "teacher_adapter")
 USED_BY: dict[str, Callable[[Method], bool]] = {  # field -> has it an effect? One not named here always has
     **dict.fromkeys(("temperature", "noise_sigma"), lambda method: method.divergence != ""),
     "beta": lambda method: method.divergence == "jsd",
@@ -50,7 +54,8 @@ USED_BY: dict[str, Callable[[Method], bool]] = {  # field -> has it an effect? O
     **dict.fromkeys(
         ("mean_by_sequence", "kd_weight"), lambda method: method.prefix == "gold" and method.divergence != ""
     ),
-    **dict.fromkeys(("teacher_tuned", "teacher_seed", "teacher_items"), lambda method: method.has_teacher),
+    "shadow_loss": lambda method: method.divergence != "",
+    **dict.fromkeys(OF_TEACHER, lambda method: method.has_teacher),
     **dict.fromkeys(OF_TRAINING, lambda method: method.prefix != ""),
 }
 
@@ -82,7 +87,7 @@ class RunSpec(Hashed):
     divergence: Literal[*DIVERGENCES] | None = None  # kd: of teacher and student; else the method says it
     teacher_tuned: bool = True  # the teacher is fine-tuned on the domain first (its own `sft` run)
     teacher_seed: Seed = 0  # of that run, shared by all students
-    teacher_items: Annotated[int, between(1, 10_000_000)] | None = None  # of that run; None: train_items
+    teacher_items: Annotated[int, between(1, 10_000_000)] | None = None  # of as many sequences
     temperature: SamplingTemperature = 1.0  # of the divergence
     kd_weight: Share = 1.0  # of the divergence in the loss; the rest is cross-entropy of the gold responses
     beta: Annotated[float, between(0.001, 0.999)] = 0.5  # jsd: weight of the teacher in the mixture
@@ -95,10 +100,15 @@ class RunSpec(Hashed):
     prompt_in_loss: bool | None = None  # of this run and of its teacher's; None: as the protocol says
     mean_by_sequence: bool | None = None  # of the loss, else one mean over all tokens; None: as the protocol
     frozen: Literal["", "attention", "mlp"] = ""  # modules of the student that are not trained
-    adapter: Literal["full", "lora"] = "full"
+    adapter: Literal[*ADAPTERS] = "full"
+    adapter_parameters: Annotated[int, between(1, 10**12)] | None = None  # trained; None: as lora_rank says
     lora_rank: Annotated[int, between(1, 1_024)] = 8
     lora_alpha: Annotated[float, between(0.001, 10_000)] = 16.0
     lora_dropout: Annotated[float, between(0, 0.9)] = 0.05
+    mask_exponent: Annotated[float, between(0, 8)] = 0.0  # entries w are chosen by |gradient| / |w|^this
+    shadow_loss: Literal["cross_entropy", "teacher"] = "cross_entropy"  # of the side network (shadow) itself
+    detached: bool = False  # shadow: the student is the side network alone
+    teacher_adapter: Literal["", "full"] = ""  # "": a teacher is tuned by LoRA beside lora, else full
     student_start: Literal["base", "sft"] = "base"  # sft: the student of its SFT run, which is made first
     shrink: Annotated[float, between(0.001, 1)] = 1.0  # matrices start as shrink * these + perturb * fresh
     perturb: Share = 0.0  # ones; Ash & Adams 2020 (arXiv:1910.08475)
@@ -127,10 +137,8 @@ class RunSpec(Hashed):
     def __post_init__(self) -> None:
         self._check_recipe()
         if not self.recipe.has_teacher and self.teacher is not None:
-            raise ValueError(
-                f"method {self.method!r} has no teacher, but teacher={shown(self.teacher)}: drop it or use "
-                f"one of {[*KD_METHODS, 'kd']}"
-            )
+            told = f"method {self.method!r} has no teacher, but teacher={shown(self.teacher)}"
+            raise ValueError(f"{told}: drop it or use one of {[*KD_METHODS, 'kd']}")
         if self.recipe.has_teacher and not self.teacher:
             raise ValueError(f"method {self.method!r} needs a teacher: give teacher=... or use method='sft'")
         if self.wrong_rationale_share != 0.23 and (self.data != MINI or self.domain != "math"):
@@ -147,15 +155,14 @@ class RunSpec(Hashed):
                 )
         is_paper = self.protocol == "paper"
         absent = {"method": self.method in NOT_OF_PAPER, "kd_weight": self.kd_weight < 1}
-        for name, is_absent in (absent | {"frozen": self.frozen != ""}).items():
+        absent |= {"frozen": self.frozen != "", "adapter": self.adapter not in ("full", "lora")}
+        for name, is_absent in absent.items():
             if is_paper and is_absent:
                 shows = f"the authors' code has no {name} {getattr(self, name)!r}"
                 raise ValueError(f"protocol='paper': {shows}; use protocol='careful'")
         if self.method == "gkd" and is_paper and self.temperature != 1.0:
-            raise ValueError(
-                f"temperature={self.temperature}: the authors' GKD ignores the temperature, so protocol "
-                "'paper' has 1 only; use protocol='careful'"
-            )
+            ignored = f"the authors' GKD ignores the temperature, so {self.temperature} is no other run"
+            raise ValueError(f"protocol='paper': {ignored}; use protocol='careful'")
         own = {"prompt_in_loss": is_paper, "mean_by_sequence": is_paper and self.method in BY_SEQUENCE}
         own |= {"teacher_items": self.train_items}
         for name, is_so in own.items():
@@ -165,18 +172,17 @@ class RunSpec(Hashed):
                     "two names: leave it out"
                 )
         if self.devices > self.batch_size:
-            raise ValueError(
-                f"devices={self.devices} is more than the {self.batch_size} rows of a batch, and one without "
-                f"a row would idle: use devices={self.batch_size} or fewer, or a larger batch_size"
-            )
-        for name in ("lora_rank", "lora_alpha", "lora_dropout"):
-            if self.adapter == "full" and getattr(self, name) != defaults[name]:
-                raise ValueError(f"{name} has no effect with adapter='full': use adapter='lora'")
-        for name in ("shrink", "perturb", "frozen"):
-            if self.adapter == "lora" and (value := getattr(self, name)) != defaults[name]:
-                raise ValueError(
-                    f"{name}={value} is of weights that an adapter leaves as they are: use adapter='full'"
-                )
+            more = f"devices={self.devices} is more than the {self.batch_size} rows of a batch"
+            raise ValueError(f"{more}, and one would idle: use fewer, or a larger batch_size")
+        kind = self.adapter
+        for name in ADAPTER_FIELDS:
+            users = [key for key, adapter in ADAPTERS.items() if name in adapter.fields]
+            if kind not in users and (value := getattr(self, name)) != defaults[name]:
+                raise ValueError(f"{name}={value} has no effect with adapter={kind!r}: use one of {users}")
+        if self.adapter_parameters is None and kind in MASKS:
+            raise ValueError(f"adapter={kind!r} needs adapter_parameters=...: how many values to train")
+        if self.adapter_parameters and kind not in ("shadow", "spt") and self.lora_rank != 8:
+            raise ValueError(f"lora_rank={self.lora_rank} has no effect beside adapter_parameters: drop one")
         if self.kd_weight == 0:
             raise ValueError("kd_weight=0 leaves nothing of the teacher in the loss: use method='sft'")
 
@@ -185,10 +191,8 @@ class RunSpec(Hashed):
         own, method = (self.prefix, self.divergence), METHODS[self.method]
         if self.method != "kd":
             if own != (None, None):
-                raise ValueError(
-                    f"method {self.method!r} is prefix {method.prefix!r} and divergence "
-                    f"{method.divergence!r} already; leave prefix and divergence out, or use method='kd'"
-                )
+                both = f"prefix {method.prefix!r} and divergence {method.divergence!r}"
+                raise ValueError(f"method {self.method!r} is {both} already; leave both out, or use 'kd'")
             return
         if None in own:
             raise ValueError(
@@ -249,15 +253,17 @@ class RunSpec(Hashed):
     def teacher_spec(self) -> RunSpec | None:
         """The run that makes the teacher, or None for an untuned teacher or none.
 
-        The teacher is fine-tuned on the same data by the same settings, at its own learning rate; on
-        `teacher_items` in as many whole epochs as the student's training has room for, at least one.
+        The teacher is fine-tuned on the same data by the same settings, at its own learning rate.
         """
         if self.teacher is None or not self.teacher_tuned:
             return None
         own = {"student": self.teacher, "student_digest": self.teacher_digest, "seed": self.teacher_seed}
         own |= PLAIN_START | {"student_source": self.teacher_source}
-        if n := self.teacher_items:
-            own |= {"train_items": n, "epochs": max(1, self.epochs * self.train_items // n)}
+        n = self.teacher_items or self.train_items
+        own |= {"train_items": n, "epochs": max(1, self.epochs * self.train_items // n)}
+        adapter = self.teacher_adapter or ("lora" if self.adapter == "lora" else "full")
+        if adapter != self.adapter or self.adapter_parameters is not None:
+            own |= {name: defaults_of(RunSpec)[name] for name in ADAPTER_FIELDS} | {"adapter": adapter}
         return replace(self.sft_spec, **own, learning_rate=None, select_best=False)
 
     @cached_property

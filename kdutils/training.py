@@ -30,6 +30,8 @@ from kdutils.spec import RunSpec
 from kdutils.teacher import Teacher
 
 Progress = Callable[[dict[str, Any]], None]
+# RunSpec.shadow_loss -> weight and divergence ("": cross-entropy) of the side network's own loss, see there
+SHADOW_LOSSES = {"cross_entropy": (0.05, ""), "teacher": (1.0, "forward_kl")}
 
 
 @dataclass
@@ -106,7 +108,7 @@ class _Training:
         self.n_steps = self.steps_per_epoch * spec.epochs
         prompts = encoding.prompt_ids([item.question for item in items], student.tokenizer, spec.prompt)
         self.rollouts = Rollouts(student, spec, encoded["id"][:], prompts, self.rows, self.n_steps)
-        weights = {name: w for name, w in student.network.named_parameters() if w.requires_grad}
+        weights = student.trained()
         groups = _groups(weights, spec.weight_decay)
         optimiser = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.999), fused=True)
         self.state = TrainingState(weights, optimiser, compute.micro_batch_rows or spec.batch_size)
@@ -118,6 +120,7 @@ class _Training:
         self.student.network.train()
         if checkpoint is not None:
             state.resume(checkpoint, run_id, self.world, progress)
+            self.student.after_update()
         saved = time.monotonic()
         started = saved - state.seconds
         while state.done_steps < self.n_steps:
@@ -136,6 +139,7 @@ class _Training:
                 saved = time.monotonic()
         if state.best is not None and not reason:
             state.restore(state.best[1])
+            self.student.after_update()
         self.student.network.eval()
         status, seconds = "diverged" if reason else "trained", time.monotonic() - started
         return Outcome(status, state.done_steps, seconds, state.curve, state.micro_batch_rows, reason)
@@ -144,12 +148,14 @@ class _Training:
         """One optimiser step, and its entry of the curve."""
         batch, is_on_policy = self.batch(step)
         loss = self._accumulated(batch, step)
+        self.student.before_update(step, self.n_steps)
         norm = self.world.clip(self.state.weights.values(), self.spec.max_grad_norm)
         rate = self.rate * self._schedule(step)
         for group in self.state.optimiser.param_groups:
             group["lr"] = rate
         if math.isfinite(loss) and torch.isfinite(norm):
             self.state.optimiser.step()
+            self.student.after_update()
         self.state.optimiser.zero_grad(set_to_none=True)
         return {
             "step": step + 1,
@@ -168,7 +174,7 @@ class _Training:
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error) or self.world.size > 1:
                     raise  # with several processes, which wait for this one, all have to start again
-                self.state.optimiser.zero_grad(set_to_none=True)  # of the passes that still fitted
+                self.student.network.zero_grad(set_to_none=True)  # of the passes that still fitted
                 if self.state.micro_batch_rows == 1:
                     raise MemoryError(no_room(self.spec, error)) from error
                 self.state.micro_batch_rows = math.ceil(self.state.micro_batch_rows / 2)
@@ -196,19 +202,27 @@ class _Training:
         return float(max(int(batch.scored_BT.sum()), 1))
 
     def _loss(self, batch: Batch) -> TokenSum:
-        hidden_NH, spec = self.student.scoring_states(batch), self.spec
+        found = self._loss_of(batch, self.student.scoring_states(batch), self.spec.recipe.divergence)
+        if (side_NH := self.student.side_states(batch)) is None:
+            return found
+        weight, kind = SHADOW_LOSSES[self.spec.shadow_loss]
+        return found._replace(total=found.total + weight * self._loss_of(batch, side_NH, kind).total)
+
+    def _loss_of(self, batch: Batch, hidden_NH: Tensor, kind: str) -> TokenSum:
+        """Cross-entropy of the batch, or a divergence from the teacher; with a kd_weight of both."""
+        spec = self.spec
         scored_BT = batch.scored_BT.to(self.student.policy.device)
         weights_N = losses.sequence_mean_weights(scored_BT) if spec.weighs_sequences else None
         with self.student.policy.computing():
-            if self.teacher is None:
+            if not kind:
                 return self._cross_entropy(batch, hidden_NH)
             found = losses.divergence(
                 hidden_NH,
                 self.student.head,
                 self.teacher.hidden_NH(batch),
                 self.teacher.head,
-                kind=spec.recipe.divergence,
-                beta=spec.beta if spec.recipe.divergence == "jsd" else None,
+                kind=kind,
+                beta=spec.beta if kind == "jsd" else None,
                 temperature=spec.temperature,
                 vocabulary_size=self.student.vocabulary_size,
                 scale_by_temperature_squared=True,
@@ -279,8 +293,8 @@ class _Training:
 
 def _groups(weights: dict[str, Tensor], decay: float) -> list[dict[str, Any]]:
     """Parameter groups for AdamW: matrices decay; biases and norms do not."""
-    matrices = [w for w in weights.values() if w.ndim > 1]
-    vectors = [w for w in weights.values() if w.ndim <= 1]
+    matrices = [w for w in weights.values() if w.requires_grad and w.ndim > 1]
+    vectors = [w for w in weights.values() if w.requires_grad and w.ndim <= 1]
     groups = [{"params": matrices, "weight_decay": decay}, {"params": vectors, "weight_decay": 0.0}]
     return [group for group in groups if group["params"]]
 

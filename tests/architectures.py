@@ -19,12 +19,12 @@ import transformers
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from kdutils import encoding, generation, models
+from kdutils.adapters import trainable
 from kdutils.data.model_files import ModelError
 from kdutils.io import disk
 from kdutils.items import Item
 from kdutils.mini.family import MODEL_FOLDER
 from kdutils.models import LoadedModel
-from kdutils.runs import trainable
 from kdutils.runs.store import RunFolder
 from kdutils.runs.teacher_outputs import load_trained
 from kdutils.spec import RunSpec

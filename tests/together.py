@@ -17,12 +17,13 @@ import torch
 from safetensors.torch import save_file
 
 from kdutils import encoding, generation, models, training
+from kdutils.adapters import trainable
 from kdutils.compute import Compute
 from kdutils.constants import LOGIT_METHODS
 from kdutils.data import sources
 from kdutils.devices import fsdp, launch, worker
 from kdutils.process_group import ALONE, World
-from kdutils.runs import experiment, trainable
+from kdutils.runs import experiment
 from kdutils.spec import EvalSpec, RunSpec
 from kdutils.teacher import CachedTeacher, States, Teacher
 

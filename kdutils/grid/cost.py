@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from kdutils.compute import BATCH_ROWS, BUDGET_BYTES
-from kdutils.constants import ALL_TASKS, LORA_TARGETS, TEST_ITEMS
+from kdutils.constants import ALL_TASKS, LORA_TARGETS, MASKS, TEST_ITEMS
 from kdutils.data import sources
 from kdutils.grid.machines import Machine
 from kdutils.grid.model_shapes import Architecture, architecture_of, local_file
@@ -131,6 +131,8 @@ class Estimate:
         self.mean = min(self.prompt + self.response, spec.max_tokens)
         self.scored = self.mean if spec.scores_prompt else self.response  # positions of an item
         self.padding = min(padded, spec.max_tokens) / self.mean
+        self.kind = "full" if spec.adapter in ("full", *MASKS) else "lora"  # whether weights have gradients
+        self.n_adapted = spec.adapter_parameters or self.student.adapter(spec.lora_rank)
 
     def training(self) -> Cost:
         """All steps, the validation of every epoch, and what is saved; nothing for a model as it is.
@@ -142,7 +144,7 @@ class Estimate:
             return Cost()
         n_texts, padding = spec.train_items * spec.epochs, self.padding
         tokens, n_steps = n_texts * self.mean, n_texts / spec.batch_size
-        cost = self._work(student, tokens, padding=padding, n_passes=n_steps, kind=spec.adapter)
+        cost = self._work(student, tokens, padding=padding, n_passes=n_steps, kind=self.kind)
         cost += self._work(student, spec.validation_items * spec.epochs * self.mean, padding=padding)
         if spec.recipe.divergence:  # the teacher's head on all that is scored
             cost += self._work(teacher, n_texts * self.scored, weights=teacher.head)._replace(tokens=0.0)
@@ -150,7 +152,7 @@ class Estimate:
             share, rows = spec.sampled_share, min(BATCH_ROWS, spec.batch_size * spec.rollout_steps)
             cost += self._work(teacher, share * tokens, padding=padding, weights=teacher.body)
             cost += self.texts(student, share * n_texts, limit=spec.max_new_tokens, rows=rows)
-        kept = student.adapter(spec.lora_rank) if spec.adapter == "lora" else student.parameters
+        kept = student.parameters if spec.adapter == "full" else self.n_adapted
         return cost + Cost(disk_bytes=4 * kept + TOKENIZER_BYTES * student.rows)
 
     def teacher_cost(self, key: tuple) -> Cost:
@@ -248,15 +250,16 @@ class Estimate:
         Activations, logits, weights, gradients and Adam's moments; where the student samples, the teacher.
         """
         spec, machine, student = self.spec, self.machine, self.student
-        size, is_lora = machine.number_bytes(student), spec.adapter == "lora"
+        size, is_adapted = machine.number_bytes(student), spec.adapter != "full"
         longest = self.longest + (spec.max_new_tokens if spec.sampled_share else 0)
         tokens = rows * min(longest, spec.max_tokens)
         # Bytes a token and layer, counted in transformers' Qwen2 and peft, an upper estimate: norms and
         # residuals, q, k and v twice, the MLP; for LoRA each input in float32 twice and a mask.
         activations = 26 * student.hidden + 8 * student.key_width + 8 * student.intermediate
-        if is_lora:
+        if is_adapted:
             activations += 9 * sum(student.matrices[name][0] for name in LORA_TARGETS)
-            total = size * self._held(student) + 16 * student.adapter(spec.lora_rank) / spec.devices
+            total = size * self._held(student) + 16 * self.n_adapted / spec.devices
+            total += size * student.body * (self.kind == "full")  # a mask's gradient is dense
         else:
             total = 16 * self._held(student)
         total += tokens * student.layers * activations * size / 2

@@ -15,12 +15,13 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from kdutils import encoding, models
+from kdutils.adapters import trainable
+from kdutils.constants import MASKS
 from kdutils.data import model_files
 from kdutils.data.model_files import Location, ModelError
 from kdutils.data.sources import Splits
 from kdutils.items import Item
 from kdutils.models import LoadedModel
-from kdutils.runs.trainable import make_trainable
 from kdutils.spec import EvalSpec, RunSpec
 
 SAME_TOKENIZER = (  # remedy for one vocabulary that two tokenizers use differently
@@ -91,7 +92,9 @@ def check(*runs: Inputs) -> None:
     places = [run.student for run in alone] + [run.teacher for run in alone if run.spec.teacher]
     for place in dict.fromkeys(places):
         check_model(place)
-    for run in {(_student(run), run.spec.adapter, run.spec.lora_dropout): run for run in trained}.values():
+    sizes = ("adapter", "lora_rank", "lora_dropout", "adapter_parameters", "frozen")
+    adapted = {(_student(run), *(getattr(run.spec, name) for name in sizes)): run for run in trained}
+    for run in adapted.values():
         check_adapter(run)
     own = {_student(run): run for run in trained}
     keys = {model: _tokenizer_key(model, run.tokenizer) for model, run in own.items()}
@@ -148,15 +151,15 @@ def check_pair(run: Inputs) -> None:
 
 
 @cache
-def _skeleton(place: Location) -> PreTrainedModel | None:
-    """A model without values; None for types whose layers are known, or where it cannot be built so."""
+def _skeleton(place: Location, known: bool = False) -> PreTrainedModel | None:
+    """A model without values; None where it cannot be built so, or is of a `known` type and is not needed."""
     if place.gguf_file is not None:
         return None
     try:
         config = AutoConfig.from_pretrained(place.source, trust_remote_code=False)
     except models.UNREADABLE as error:
         raise ModelError(model_files.unobtainable(place, error)) from error
-    if config.model_type in models.KNOWN:
+    if config.model_type in models.KNOWN and not known:
         return None
     with contextlib.suppress(Exception), torch.device("meta"):  # loading it will say what is wrong
         return AutoModelForCausalLM.from_config(config.get_text_config())
@@ -182,10 +185,14 @@ def check_adapter(run: Inputs) -> None:
     Raises:
         ModelError: with the remedy.
     """
-    if (run.spec.adapter != "full" or run.spec.frozen) and (network := _skeleton(run.student)) is not None:
+    spec = run.spec
+    if spec.adapter != "full" and (network := _skeleton(run.student, known=True)) is not None:
+        trainable.size_of(network, spec)
+    is_built = spec.frozen or spec.adapter not in ("full", *MASKS)
+    if is_built and (network := _skeleton(run.student)) is not None:
         policy = models.policy_for(network.num_parameters())
-        model = LoadedModel(run.spec.student, copy.deepcopy(network), run.tokenizer, policy)
-        make_trainable(model, run.spec, seed=0)
+        model = LoadedModel(spec.student, copy.deepcopy(network), run.tokenizer, policy)
+        trainable.make_trainable(model, spec, seed=0)
 
 
 @cache

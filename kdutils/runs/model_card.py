@@ -13,7 +13,8 @@ from typing import Any
 
 import pandas as pd
 
-from kdutils.constants import ALL_TASKS
+from kdutils.adapters import masked, trainable
+from kdutils.constants import ADAPTER_FIELDS, ADAPTERS, ALL_TASKS, MASKS
 from kdutils.data.benchmark import SOURCES
 from kdutils.data.model_facts import licence
 from kdutils.data.model_files import HUB_ID
@@ -65,7 +66,8 @@ def shown_name(model: str) -> str:
 
 def settings(spec: RunSpec) -> dict[str, Any]:
     """The fields of a spec that have an effect on the run, without paths of this machine."""
-    without = ("devices", "student_source", "teacher_source", *(("lora_",) if spec.adapter == "full" else ()))
+    without = ("devices", "student_source", "teacher_source")
+    without += tuple(set(ADAPTER_FIELDS) - set(ADAPTERS[spec.adapter].fields))
     if (spec.data, spec.domain) != (MINI, "math"):
         without += ("wrong_rationale_share",)
     found = {
@@ -106,9 +108,9 @@ def card(inputs: Inputs, folder: RunFolder) -> str:
     base = hub_id(spec.student)
     data = ModelCardData(
         base_model=base,
-        base_model_relation=base and ("adapter" if spec.adapter == "lora" else "finetune"),
+        base_model_relation=base and ("finetune" if trainable.is_whole(spec) else "adapter"),
         **(of_parent or {"license": "other", "license_name": "unknown"}),
-        library_name="peft" if spec.adapter == "lora" else "transformers",
+        library_name="transformers" if trainable.is_whole(spec) or spec.adapter in MASKS else "peft",
         pipeline_tag="text-generation",
         tags=[*(["knowledge-distillation"] if spec.teacher else []), spec.method, "kdutils"],
         model_name=spec.run_id,
@@ -196,14 +198,23 @@ def _code(spec: RunSpec, folder: Path) -> str:
     tokenizer = "PreTrainedTokenizerFast" if declared in GENERIC_TOKENIZERS else "AutoTokenizer"
     base, imports = spec.student, ["AutoModelForCausalLM", tokenizer]
     load, more = 'AutoModelForCausalLM.from_pretrained(".")', []
-    if spec.adapter == "lora":
-        load, more = f"AutoModelForCausalLM.from_pretrained({base!r})", ["from peft import PeftModel"]
+    if not trainable.is_whole(spec):
+        load = f"AutoModelForCausalLM.from_pretrained({base!r})"
         if not hub_id(base):  # a name of ours, a folder or a file
             load, imports = f"models.load({base!r}).network", imports[1:]
-            more = ["from kdutils import models", *more]
-        load = f'PeftModel.from_pretrained({load}, ".")'
+            more = ["from kdutils import models"]
+        if (folder / "adapter_config.json").is_file():
+            load, more = f'PeftModel.from_pretrained({load}, ".")', [*more, "from peft import PeftModel"]
     loads = f"""tokenizer = {tokenizer}.from_pretrained(".")  # or the name of this model on the hub
 model = {load}
+"""
+    if spec.adapter in MASKS:
+        network = "model.get_base_model()" if "peft" in load.lower() else "model"
+        more = [*more, "from safetensors.torch import load_file"]
+        loads += f"""entries, weights = load_file("{masked.FILE}"), dict({network}.named_parameters())
+for name in {{key.rpartition(".")[0] for key in entries}}:
+    place = entries[name + ".index"].long()
+    weights[name].data.view(-1)[place] = entries[name + ".values"].to(weights[name])
 """
     asks, plain = f'PROMPT = {PROMPT!r}\ntext = PROMPT.format(instruction="What is 2 plus 3 ?")', ""
     if spec.prompt == "chat":

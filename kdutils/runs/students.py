@@ -10,21 +10,21 @@ import torch
 from safetensors import SafetensorError
 
 from kdutils import models
+from kdutils.adapters import trainable
 from kdutils.compute import DEFAULT, Compute
 from kdutils.data.model_files import Location
 from kdutils.models import LoadedModel
 from kdutils.noise import key_of, seeded
 from kdutils.runs.inputs import Inputs
 from kdutils.runs.store import DamagedError, RunFolder, Store
-from kdutils.runs.trainable import make_trainable
 from kdutils.spec import RunSpec
 
 
 def student_to_train(inputs: Inputs, at: Store, *, stays_in_memory: bool = False) -> LoadedModel:
     """The student of a run before its first step, with its trainable weights; that of its start is there.
 
-    A LoRA run that starts after SFT goes on with the adapter of that, so what is stored is one adapter of the
-    model as it is. `stays_in_memory` as in models.load.
+    A run with an adapter that starts after SFT goes on with that of its SFT, so what is stored is one adapter
+    of the model as it is. `stays_in_memory` as in models.load.
 
     Raises:
         DamagedError: if the weights that it starts from are not what was written.
@@ -39,7 +39,8 @@ def student_to_train(inputs: Inputs, at: Store, *, stays_in_memory: bool = False
         if not is_full:
             return student
     shrink_and_perturb(student, spec)
-    return make_trainable(student, spec, seed=spec.seed)
+    items = inputs.items.train if spec.adapter == "spt" else ()
+    return trainable.make_trainable(student, spec, seed=spec.seed, items=items)
 
 
 @torch.no_grad()
@@ -85,13 +86,9 @@ def load_trained(
         return load(base)
     folder.check_model()
     try:
-        if spec.adapter == "full":
+        if trainable.is_whole(spec):
             loaded = load(str(folder.model), trains_all=is_trained_on)
             return dataclasses.replace(loaded, name=spec.student)
-        from peft import PeftModel
-
-        model = load(base)
-        network = PeftModel.from_pretrained(model.network, folder.model, is_trainable=is_trained_on).eval()
-        return dataclasses.replace(model, network=network)
+        return trainable.loaded(load(base), spec, folder.model, is_trained_on=is_trained_on)
     except (OSError, ValueError, SafetensorError) as error:  # of a folder without a record of its files
         raise DamagedError(folder.model, error, whole=folder.path, name=folder.path.name) from error

@@ -58,9 +58,9 @@ CHOICES = {
 
 
 def test_there_are_ranges_and_choices_to_leave():
-    assert [len(RANGES[cls]) for cls in (RunSpec, EvalSpec)] == [27, 7]
+    assert [len(RANGES[cls]) for cls in (RunSpec, EvalSpec)] == [29, 7]
     names = {"method", "domain", "protocol", "adapter", "prompt", "prefix", "divergence"}
-    assert set(CHOICES[RunSpec]) == names | {"student_start", "frozen"}
+    assert set(CHOICES[RunSpec]) == names | {"student_start", "frozen", "shadow_loss", "teacher_adapter"}
     assert set(CHOICES[EvalSpec]) == {"split", "scoring"}
 
 
@@ -158,8 +158,10 @@ def without_effect(draw: st.DrawFn) -> tuple[dict[str, Any], str, Any]:
     default, kind = FIELDS[name].default, SCHEMAS[RunSpec][name]["type"]
     if name == "protocol":
         return fields, name, "paper"
-    if name in ("adapter", "student_start", "frozen"):
-        return fields, name, {"adapter": "lora", "student_start": "sft", "frozen": "mlp"}[name]
+    others = {"adapter": "lora", "student_start": "sft", "frozen": "mlp", "shadow_loss": "teacher"}
+    others["teacher_adapter"] = "full"
+    if name in others:
+        return fields, name, others[name]
     if kind == "boolean":
         return fields, name, not default
     least, greatest = RANGES[RunSpec][name]

@@ -12,11 +12,12 @@ import torch
 from peft import PeftModel
 
 from kdutils import models, noise
+from kdutils.adapters import trainable
 from kdutils.compute import Compute
 from kdutils.data import model_files, sources
 from kdutils.data.model_files import Location, ModelError
 from kdutils.mini.family import MINI_MODELS
-from kdutils.runs import experiment, inputs, trainable
+from kdutils.runs import experiment, inputs
 from kdutils.spec import RunSpec
 
 

@@ -267,7 +267,15 @@ def test_the_teacher_is_a_run_of_its_own_shared_by_its_students():
         ({"method": "fkl", "beta": 0.1}, "beta=0.1 has no effect with method 'fkl'"),
         ({"method": "seqkd", "temperature": 2.0}, "temperature=2.0 has no effect with method 'seqkd'"),
         ({"protocol": "paper", "temperature": 2.0}, "the authors' GKD ignores the temperature"),
-        ({"lora_rank": 4}, "lora_rank has no effect with adapter='full'"),
+        ({"lora_rank": 4}, r"lora_rank=4 has no effect with adapter='full': use one of \['lora', "),
+        ({"adapter": "id3"}, "adapter='id3' needs adapter_parameters=..."),
+        ({"adapter": "lora", "adapter_parameters": 9, "lora_rank": 4}, "no effect beside adapter_parameters"),
+        ({"detached": True}, r"detached=True has no effect with adapter='full': use one of \['shadow'\]"),
+        ({"adapter": "shadow", "protocol": "paper"}, "the authors' code has no adapter 'shadow'"),
+        (
+            {"adapter": "dora", "teacher_adapter": "full"},
+            "teacher_adapter=full has no effect with adapter='dora'",
+        ),
         ({"mean_by_sequence": True}, "mean_by_sequence=True has no effect with method 'gkd'"),
         ({"prompt_in_loss": False}, "prompt_in_loss=False is what protocol 'careful' does anyway"),
         (

@@ -9,10 +9,10 @@ import tiny
 import torch
 
 from kdutils import constants, encoding, generation, models, rollouts, training
+from kdutils.adapters import trainable
 from kdutils.compute import Compute
 from kdutils.data import sources
 from kdutils.data.model_files import ModelError
-from kdutils.runs import trainable
 from kdutils.teacher import Teacher
 
 

@@ -16,13 +16,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from kdutils import encoding, models, training
+from kdutils.adapters import trainable
 from kdutils.data import model_files, sources
 from kdutils.grid import cost, dry_run, fill, machines, model_shapes, plan
 from kdutils.grid.cost import Estimate
 from kdutils.grid.machines import GPUS, PROCESSORS, Machine
 from kdutils.grid.model_shapes import SHAPES, architecture_of
 from kdutils.report import cli
-from kdutils.runs import inputs, trainable
+from kdutils.runs import inputs
 from kdutils.spec import EvalSpec, RunSpec
 
 ROOT = Path(__file__).parents[2]

@@ -1,0 +1,46 @@
+"""What an adaptation came to: values trained, updates of them, bytes, and the rank of the change."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from kdutils.adapters.masked import MaskedStudent
+from kdutils.adapters.trainable import matrices
+from kdutils.models import LoadedModel
+
+RANK_PARAMETERS = 1_000_000_000  # of larger models no effective rank: their decompositions take hours
+
+
+def counts(student: LoadedModel, n_steps: int) -> dict[str, int]:
+    """`trainable` values, and `coordinate_updates`: the sum over all steps of the values that changed."""
+    plain = sum(w.numel() for name, w in student.trained().items() if not name.startswith("entries/"))
+    n, updates = student.mask.counts.tolist() if isinstance(student, MaskedStudent) else (0, 0)
+    return {"trainable": plain + n, "coordinate_updates": plain * n_steps + updates}
+
+
+def file_bytes(folder: Path) -> int:
+    """Of the weights in a folder."""
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+
+
+@torch.no_grad()
+def effective_rank(before: nn.Module, after: nn.Module) -> float | None:
+    """Mean over the adapted matrices that changed of `rank_of` their change; None if none changed."""
+    first, second = matrices(before), matrices(after)
+    changes = [second[name].float() - w.float() for name, w in first.items()]
+    ranks = [rank_of(change) for change in changes if change.any()]
+    return sum(ranks) / len(ranks) if ranks else None
+
+
+def rank_of(matrix: Tensor) -> float:
+    """exp of the entropy of the singular values, scaled to sum 1: r for r equal ones and else zeros.
+
+    Source: Roy & Vetterli 2007, "The effective rank", EUSIPCO.
+    """
+    values = torch.linalg.svdvals(matrix)
+    shares = values / values.sum()
+    return math.exp(float(torch.special.entr(shares).sum()))
