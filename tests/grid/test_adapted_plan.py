@@ -53,7 +53,7 @@ def test_all_students_of_a_pair_have_one_teacher_trained_in_full_on_the_most_ite
         ({"arms": STUDY.arms | {"full": {"learning_rate": [*GRID[:4], 1.0]}}}, "give 5, each half a decade"),
         ({"arms": STUDY.arms | {"full": {}}}, r"arm 'full' has learning_rate=\[\]"),
         ({"train_items": (16, 160, 1500)}, "sequences=1600 are no whole epochs of 1500 train_items"),
-        ({"arms": {"lora": {"learning_rate": GRID}}}, "crossings name the arm 'dora', which is none of"),
+        ({"arms": {"lora": {"learning_rate": GRID}}}, "crossings name the arm 'full', which is none of"),
     ],
 )
 def test_a_study_that_compares_unlike_things_is_refused(changes, message):
