@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from kdutils.constants import METHOD_NAMES
-from kdutils.report import plots
+from kdutils.report import figures, plots
 from kdutils.report.plots import COLOURS, MARKERS, Style
 from kdutils.report.section import Section, span
 from kdutils.results import adapted
@@ -47,31 +47,18 @@ def _styles(arms: pd.Series) -> dict[str, Style]:
     return {name: Style(LABELS[name], *look) for name, look in zip(present, looks, strict=True)}
 
 
-def _lines(
-    table: pd.DataFrame, *, rows: str, columns: str, x: str, y: str, height: float, **names: str
-) -> Figure:
-    """`y` over `x` (logarithmic) by arm, a panel for each value of `rows` with each of `columns`."""
-    styles, labels = _styles(table["arm"]), sorted(set(table[x]))
-    fig, parts = plots.crossed_panels(table, rows, columns, height=height, sharex=True, sharey="row")
+def _rate_curves(table: pd.DataFrame) -> Figure:
+    """Validation loss over the learning rate by arm, a row of panels a method, a column a student."""
+    styles, height = _styles(table["arm"]), 0.9 + 2.1 * table["method"].nunique()
+    fig, parts = plots.crossed_panels(table, "method", "student", height=height, sharey="row")
     for ax, part in parts:
         ax.set_visible(len(part) > 0)
-        for place, (arm, own) in enumerate(part.groupby("arm", sort=False)):
-            own = own.sort_values(x)
-            error = np.nan_to_num([own[y] - own["low"], own["high"] - own[y]]) if "low" in own else None
-            look = {
-                "color": styles[arm].colour,
-                "marker": styles[arm].marker,
-                "markersize": 3.6,
-                "linewidth": 1.0,
-            }
-            shift = 1.06 ** (place - part["arm"].nunique() / 2) if error is not None else 1.0
-            ax.errorbar(own[x] * shift, own[y], yerr=error, elinewidth=0.8, **look)
+        for arm, own in part.sort_values("rate").groupby("arm", sort=False):
+            look = {"color": styles[arm].colour, "marker": styles[arm].marker, "markersize": 3.6}
+            ax.plot(own["rate"], own["validation_loss"], linewidth=1.0, **look)
         if len(part):
             ax.set_title(f"{METHOD_NAMES[part['method'].iloc[0]]}, {part['student'].iloc[0]}")
-        ax.set(xscale="log", **names)
-        if "low" in table:
-            ax.set_xticks(labels, [f"{label:,}" for label in labels])
-            ax.axhline(0, color=plots.GREY, linewidth=0.9, zorder=1)
+        ax.set(xscale="log", xlabel="learning rate", ylabel="validation loss,\nnats a token")
         ax.minorticks_off()
     plots.figure_legend(fig, styles.values())
     return fig
@@ -96,34 +83,27 @@ def counts(section: Section, runs: pd.DataFrame, rates: pd.DataFrame) -> None:
 def rates(section: Section, runs: pd.DataFrame, found: pd.DataFrame) -> None:
     """Figure of the validation loss over the learning rate, and the cells that are void or open."""
     trials = runs[runs["is_trial"] & np.isfinite(runs["validation_loss"])]
-    height = 0.9 + 2.0 * trials["method"].nunique()
-    look = {"rows": "method", "columns": "student", "x": "rate", "y": "validation_loss", "height": height}
-    look |= {"xlabel": "learning rate", "ylabel": "validation loss, nats a token"}
     caption = (
-        "validation loss of the best epoch by learning rate: middle number of training items, first seed."
+        "validation loss of the best epoch by learning rate, middle number of training items, first seed."
     )
-    section.figure("rates", {"live": trials}, _lines, caption, value="validation_loss, nats a token", **look)
+    section.figure("rates", {"live": trials}, _rate_curves, caption, value="validation_loss, nats a token")
     lost = found[found["outcome"] != "chosen"].drop(columns=["teacher"]).replace(NAMES)
-    caption = (
-        "arms without a learning rate: void where the best is at an end of those tried, open where trials "
-    )
-    section.table(
-        {"live": lost},
-        f"{caption}are missing or all diverged.",
-        {"rate": ".1g", "validation_loss": ".3f"},
-    )
+    caption = "arms without a learning rate: void where the best is at an end of those tried, open where "
+    caption += "trials are missing or all diverged."
+    section.table({"live": lost}, caption, {"rate": ".1g", "validation_loss": ".3f"})
 
 
 def benefits(section: Section, table: pd.DataFrame) -> None:
-    """The interaction: benefit of KD over the number of training items by arm."""
-    look = {"rows": "student", "columns": "method", "x": "train_items", "y": "benefit"}
-    look |= {"height": 1.0 + 2.6 * table["student"].nunique(), "xlabel": "training items"}
-    look |= {"ylabel": f"loss of SFT less that of KD,\nnats a token, {plots.INTERVAL}"}
-    caption = (
-        "benefit of KD over SFT by arm and number of training items; above zero KD has the lower loss. 95% "
-    )
-    caption += "intervals over test items and seeds; dots are moved sideways to be told apart."
-    section.figure("benefit", {"live": table}, _lines, caption, value="benefit, nats a token", **look)
+    """The interaction: benefit of KD by arm and number of training items."""
+    shown = table.assign(domain=table["method"].map(METHOD_NAMES) + ", " + table["student"])
+    shown = shown.assign(way=shown["arm"].map(LABELS), order=shown["arm"].map(list(LABELS).index))
+    shown = shown.sort_values("order", kind="stable").drop(columns="order")
+    look = {"y": "way", "x": "benefit", "xlabel": "loss of SFT less that of KD, nats a token"}
+    look |= {"by": "train_items", "styles": plots.ordered_styles(table["train_items"], "items")}
+    look |= {"height": 1.4 + 0.36 * shown["way"].nunique(), "value": "benefit, nats a token"}
+    caption = "benefit of KD over SFT by arm and number of training items; right of zero KD has the lower "
+    caption += "loss. 95% intervals over test items and seeds."
+    section.figure("benefit", {"live": shown}, figures.interval_panels, caption, has_same_rows=True, **look)
 
 
 def interactions(section: Section, table: pd.DataFrame, analysis: pd.DataFrame) -> None:
