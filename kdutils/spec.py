@@ -58,9 +58,7 @@ USED_BY: dict[str, Callable[[Method], bool]] = {  # field -> has it an effect? O
     **dict.fromkeys(OF_TEACHER, lambda method: method.has_teacher),
     **dict.fromkeys(OF_TRAINING, lambda method: method.prefix != ""),
 }
-
 MAX_NEW_TOKENS = 96  # of an evaluation's text
-
 Seed = Annotated[int, between(0, 2**31 - 1)]
 Share = Annotated[float, between(0, 1)]
 SamplingTemperature = Annotated[float, between(0.01, 100)]

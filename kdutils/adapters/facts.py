@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +16,14 @@ from kdutils.models import LoadedModel
 RANK_PARAMETERS = 1_000_000_000  # of larger models no effective rank: their decompositions take hours
 
 
-def counts(student: LoadedModel, n_steps: int) -> dict[str, int]:
-    """`trainable` values, and `coordinate_updates`: the sum over all steps of the values that changed."""
+def of_training(student: LoadedModel, n_steps: int) -> dict[str, Any]:
+    """`trainable` values, their sum over all steps (`coordinate_updates`), names of `adapted` modules."""
     plain = sum(w.numel() for name, w in student.trained().items() if not name.startswith("entries/"))
     n, updates = student.mask.counts.tolist() if isinstance(student, MaskedStudent) else (0, 0)
-    return {"trainable": plain + n, "coordinate_updates": plain * n_steps + updates}
+    found = {"trainable": plain + n, "coordinate_updates": plain * n_steps + updates}
+    if config := getattr(student.network, "peft_config", None):
+        found["adapted"] = sorted({name.rpartition(".")[2] for name in config["default"].target_modules})
+    return found
 
 
 def file_bytes(folder: Path) -> int:

@@ -253,6 +253,11 @@ def loaded(model: LoadedModel, spec: RunSpec, folder: Path, *, is_trained_on: bo
     return side_network.attached(model) if spec.adapter == "shadow" else model
 
 
+def stored(student: LoadedModel) -> Any:
+    """What writes the student by `save_pretrained`."""
+    return student if isinstance(student, masked.MaskedStudent) else student.network
+
+
 def merged(student: LoadedModel) -> nn.Module:
     """The causal language model with the adapter in its own weights, which changes the student.
 

@@ -20,8 +20,7 @@ import pandas as pd
 import torch
 
 from kdutils import encoding, evaluate, generation, models, training
-from kdutils.adapters import facts as facts_of
-from kdutils.adapters import masked, side_network, trainable
+from kdutils.adapters import facts, side_network, trainable
 from kdutils.compute import Compute
 from kdutils.data import model_files
 from kdutils.data.sources import default_evaluation, resolved
@@ -34,7 +33,7 @@ from kdutils.runs import comparison, model_card, several_devices, store
 from kdutils.runs.inputs import Inputs, check
 from kdutils.runs.ranking import ranked
 from kdutils.runs.store import Progress, RunFolder, Store
-from kdutils.runs.students import load_trained, student_to_train
+from kdutils.runs.students import effective_rank, load_trained, student_to_train
 from kdutils.runs.teacher_outputs import (
     keeps_states,
     made_states,
@@ -237,44 +236,25 @@ def _train(inputs: Inputs, folder: RunFolder, lease: Lease, at: Store) -> Loaded
             compute=passes(student, inputs, at.compute),
         )
         peak_memory_gb = environment.peak_memory_gb()
-    facts = asdict(outcome) | facts_of.counts(student, outcome.steps)
+    told = asdict(outcome) | facts.of_training(student, outcome.steps)
     student = side_network.detached(student) if spec.detached else student
     adapted = getattr(student.network, "peft_config", None)
     if adapted and (hub_id := model_card.hub_id(spec.student)):
         adapted["default"].base_model_name_or_path = hub_id  # not where it was read from here
     lease.confirm()
     student.causal.config.eos_token_id = student.tokenizer.eos_token_id  # where others' `generate` ends
-    written = student if isinstance(student, masked.MaskedStudent) else student.network
-    disk.write_model(folder.model, written, student.tokenizer)
-    facts |= {
+    disk.write_model(folder.model, trainable.stored(student), student.tokenizer)
+    told |= {
         "fingerprint": fingerprint(items),
         "learning_rate": models.learning_rate(spec),
         "peak_memory_gb": peak_memory_gb,
-        "file_bytes": facts_of.file_bytes(folder.model),
-        "effective_rank": _effective_rank(student, inputs, folder, at),
+        "file_bytes": facts.file_bytes(folder.model),
+        "effective_rank": effective_rank(student, inputs, folder, at),
     }
-    if adapted and spec.adapter != "shadow":
-        facts["adapted"] = sorted({name.rpartition(".")[2] for name in adapted["default"].target_modules})
-    curve = facts.pop("curve")
+    curve = told.pop("curve")
     lease.confirm()
-    folder.finish(facts, [_without_nan(entry) for entry in curve])
+    folder.finish(told, [_without_nan(entry) for entry in curve])
     return student if spec.devices == 1 else None
-
-
-def _effective_rank(student: LoadedModel, inputs: Inputs, folder: RunFolder, at: Store) -> float | None:
-    """Of the change of the matrices; None with a side network, several devices, or a large model."""
-    spec, n_parameters = inputs.spec, student.causal.num_parameters()
-    if spec.adapter == "shadow" or spec.devices > 1 or n_parameters > facts_of.RANK_PARAMETERS:
-        return None
-
-    def base() -> LoadedModel:
-        how = {"tokenizer": inputs.tokenizer, "prompt": spec.prompt, "compute": at.compute}
-        return models.load(inputs.student, **how)
-
-    after = student.network
-    if spec.adapter != "full":  # not the student, which merging changes
-        after = trainable.merged(trainable.loaded(base(), spec, folder.model))
-    return facts_of.effective_rank(base().network, after)
 
 
 def passes(student: LoadedModel, inputs: Inputs, compute: Compute) -> Compute:

@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError
 
 from kdutils import models
-from kdutils.adapters import trainable
+from kdutils.adapters import facts, trainable
 from kdutils.compute import DEFAULT, Compute
 from kdutils.data.model_files import Location
 from kdutils.models import LoadedModel
@@ -92,3 +92,18 @@ def load_trained(
         return trainable.loaded(load(base), spec, folder.model, is_trained_on=is_trained_on)
     except (OSError, ValueError, SafetensorError) as error:  # of a folder without a record of its files
         raise DamagedError(folder.model, error, whole=folder.path, name=folder.path.name) from error
+
+
+def effective_rank(student: LoadedModel, inputs: Inputs, folder: RunFolder, at: Store) -> float | None:
+    """`facts.effective_rank` of what a training changed, as it was stored.
+
+    None with a side network, with several devices, and for a model of more than facts.RANK_PARAMETERS.
+    """
+    spec, n_parameters = inputs.spec, student.causal.num_parameters()
+    if spec.adapter == "shadow" or spec.devices > 1 or n_parameters > facts.RANK_PARAMETERS:
+        return None
+    base = partial(models.load, inputs.student, tokenizer=inputs.tokenizer, compute=at.compute)
+    after = student.network
+    if spec.adapter != "full":  # not the student, which merging changes
+        after = trainable.merged(trainable.loaded(base(), spec, folder.model))
+    return facts.effective_rank(base().network, after)
