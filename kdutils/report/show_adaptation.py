@@ -98,11 +98,11 @@ def benefits(section: Section, table: pd.DataFrame) -> None:
     shown = table.assign(domain=table["method"].map(METHOD_NAMES) + ", " + table["student"])
     shown = shown.assign(way=shown["arm"].map(LABELS), order=shown["arm"].map(list(LABELS).index))
     shown = shown.sort_values("order", kind="stable").drop(columns="order")
-    look = {"y": "way", "x": "benefit", "xlabel": "loss of SFT less that of KD, nats a token"}
+    look = {"y": "way", "x": "benefit", "xlabel": "benefit, nats a token"}
     look |= {"by": "train_items", "styles": plots.ordered_styles(table["train_items"], "items")}
     look |= {"height": 1.4 + 0.36 * shown["way"].nunique(), "value": "benefit, nats a token"}
-    caption = "benefit of KD over SFT by arm and number of training items; right of zero KD has the lower "
-    caption += "loss. 95% intervals over test items and seeds."
+    caption = "benefit of KD (loss after SFT less that after KD) by arm and number of training items. "
+    caption += "95% intervals over test items and seeds."
     section.figure("benefit", {"live": shown}, figures.interval_panels, caption, has_same_rows=True, **look)
 
 
