@@ -76,6 +76,9 @@ def attached(model: LoadedModel) -> ShadowStudent:
             module.layer_idx += n_blocks
 
     def run_side(module: nn.Module, args: tuple, given: dict[str, Any]) -> None:
+        tuner._seed_shadow_state = None
+        if not tuner._shadow_path_active():  # it is disabled
+            return
         embedded = module.get_input_embeddings()(given["input_ids"])
         cache = given.get("past_key_values")
         if cache is not None and len(cache.layers) == n_blocks:

@@ -154,6 +154,8 @@ def size_of(network: nn.Module, spec: RunSpec) -> int:
     Raises:
         ModelError: if the model has no such size, or no matrix to adapt.
     """
+    if spec.adapter_parameters is None and spec.adapter in ("lora", "dora"):
+        return spec.lora_rank  # peft knows more kinds of layers, such as GPT-2's
     shapes = [tuple(w.shape) for w in matrices(network).values()]
     if not shapes:
         raise ModelError(f"no linear layer of this model can have adapter={spec.adapter!r}; use 'full'")

@@ -1,6 +1,7 @@
 """What others expect of a run: a model card, trackers, results in the formats of other programs."""
 
 import contextlib
+import dataclasses
 import io
 import json
 import re
@@ -74,9 +75,11 @@ def test_the_card_says_what_the_run_came_to(fkl):
     assert "look it up before use" in card.text
 
 
-@pytest.mark.parametrize("kind", ["full", "lora"])
+@pytest.mark.parametrize("kind", ["full", "lora", "spt"])
 def test_the_code_in_the_card_gives_the_stored_answer(study, fkl, kind, monkeypatch):
-    run = fkl if kind == "full" else experiment.run(lora(study), out=study / "out", evaluation=TEXTS)
+    own = {"adapter": "spt", "adapter_parameters": 1_000, "lora_rank": 2} if kind == "spt" else {}
+    spec = dataclasses.replace(lora(study), **own)
+    run = fkl if kind == "full" else experiment.run(spec, out=study / "out", evaluation=TEXTS)
     first = json.loads((study / "data/test.jsonl").read_text().splitlines()[0])
     assert answer_by_card(run, first["question"], monkeypatch) == run.items["text"].iloc[0]
 
