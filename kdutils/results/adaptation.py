@@ -157,6 +157,6 @@ def contrasts(
     final = runs[runs["is_final"] & runs["method"].isin(methods)]
     early = final.pivot_table(index=[*PLACE, "method", "seed"], columns="arm", values="early_loss")
     if {one, other} <= set(early):
-        by_seed = (early[one] - early[other]).dropna().groupby(level="seed").mean()
-        found["AD6"] = intervals.mean_interval(by_seed)
+        by_run = (early[one] - early[other]).dropna().groupby(level=[*PLACE, "seed"]).mean()
+        found["AD6"] = intervals.mean_interval(by_run)  # over pairs x numbers of items x seeds
     return found
