@@ -10,6 +10,7 @@ training seeds again, the same ones for all that is compared; they speak of thes
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -159,4 +160,8 @@ def contrasts(
     if {one, other} <= set(early):
         by_run = (early[one] - early[other]).dropna().groupby(level=[*PLACE, "seed"]).mean()
         found["AD6"] = intervals.mean_interval(by_run)  # over pairs x numbers of items x seeds
-    return found
+    n_items = len(items.loc[~items["is_other"], ["task", "item_id"]].drop_duplicates())
+    return {
+        name: replace(value, n=value.n or n_items) if isinstance(value, Estimate) else value
+        for name, value in found.items()
+    }
