@@ -32,7 +32,7 @@ def test_the_second_round_is_at_the_best_rate_and_void_arms_have_none(monkeypatc
     assert {spec.learning_rate for spec in second} == {1e-2}
     good = [cell for cell in cells if 1e-2 in STUDY.arms[cell.arm]["learning_rate"][1:-1]]
     assert len(second) == len(good) * (len(STUDY.train_items) * len(STUDY.seeds) - 1)
-    assert not {"full", "pissa", "id3"} & {spec.adapter for spec in second}
+    assert not {"full", "pissa"} & {spec.adapter for spec in second}
     assert {spec.train_items * spec.epochs for spec in (*first, *second)} == {STUDY.sequences}
 
 
