@@ -44,6 +44,7 @@ OF_TRAINING = (
 )
 PLAIN_START: dict[str, Any] = {"student_start": "base", "shrink": 1.0, "perturb": 0.0, "frozen": ""}
 SAMPLED = ("student", "mixed")  # prefixes that the student samples
+OF_TEACHER = ("teacher_tuned", "teacher_seed", "teacher_items", "teacher_adapter")
 USED_BY: dict[str, Callable[[Method], bool]] = {  # field -> has it an effect? One not named here always has
     **dict.fromkeys(("temperature", "noise_sigma"), lambda method: method.divergence != ""),
     "beta": lambda method: method.divergence == "jsd",
@@ -54,7 +55,7 @@ USED_BY: dict[str, Callable[[Method], bool]] = {  # field -> has it an effect? O
         ("mean_by_sequence", "kd_weight"), lambda method: method.prefix == "gold" and method.divergence != ""
     ),
     "shadow_loss": lambda method: method.divergence != "",
-    **dict.fromkeys(("teacher_tuned", "teacher_seed", "teacher_adapter"), lambda method: method.has_teacher),
+    **dict.fromkeys(OF_TEACHER, lambda method: method.has_teacher),
     **dict.fromkeys(OF_TRAINING, lambda method: method.prefix != ""),
 }
 MAX_NEW_TOKENS = 96  # of an evaluation's text
@@ -84,6 +85,7 @@ class RunSpec(Hashed):
     divergence: Literal[*DIVERGENCES] | None = None  # kd: of teacher and student; else the method says it
     teacher_tuned: bool = True  # the teacher is fine-tuned on the domain first (its own `sft` run)
     teacher_seed: Seed = 0  # of that run, shared by all students
+    teacher_items: Annotated[int, between(1, 10_000_000)] | None = None  # of as many sequences
     temperature: SamplingTemperature = 1.0  # of the divergence
     kd_weight: Share = 1.0  # of the divergence in the loss; the rest is cross-entropy of the gold responses
     beta: Annotated[float, between(0.001, 0.999)] = 0.5  # jsd: weight of the teacher in the mixture
@@ -139,10 +141,8 @@ class RunSpec(Hashed):
                 f"{list(TRAIN_DOMAINS)}, or of study_file=PATH with data={STUDY!r}"
             )
         if not self.recipe.has_teacher and self.teacher is not None:
-            raise ValueError(
-                f"method {self.method!r} has no teacher, but teacher={shown(self.teacher)}: drop it or use "
-                f"one of {[*KD_METHODS, 'kd']}"
-            )
+            told = f"method {self.method!r} has no teacher, but teacher={shown(self.teacher)}"
+            raise ValueError(f"{told}: drop it or use one of {[*KD_METHODS, 'kd']}")
         if self.recipe.has_teacher and not self.teacher:
             raise ValueError(f"method {self.method!r} needs a teacher: give teacher=... or use method='sft'")
         if self.wrong_rationale_share != 0.23 and (self.data != MINI or self.domain != "math"):
@@ -165,11 +165,10 @@ class RunSpec(Hashed):
                 shows = f"the authors' code has no {name} {getattr(self, name)!r}"
                 raise ValueError(f"protocol='paper': {shows}; use protocol='careful'")
         if self.method == "gkd" and is_paper and self.temperature != 1.0:
-            raise ValueError(
-                f"temperature={self.temperature}: the authors' GKD ignores the temperature, so protocol "
-                "'paper' has 1 only; use protocol='careful'"
-            )
+            ignored = f"the authors' GKD ignores the temperature, so {self.temperature} is no other run"
+            raise ValueError(f"protocol='paper': {ignored}; use protocol='careful'")
         own = {"prompt_in_loss": is_paper, "mean_by_sequence": is_paper and self.method in BY_SEQUENCE}
+        own |= {"teacher_items": self.train_items}
         for name, is_so in own.items():
             if getattr(self, name) == is_so:  # None is not False
                 raise ValueError(
@@ -177,10 +176,8 @@ class RunSpec(Hashed):
                     "two names: leave it out"
                 )
         if self.devices > self.batch_size:
-            raise ValueError(
-                f"devices={self.devices} is more than the {self.batch_size} rows of a batch, and one without "
-                f"a row would idle: use devices={self.batch_size} or fewer, or a larger batch_size"
-            )
+            more = f"devices={self.devices} is more than the {self.batch_size} rows of a batch"
+            raise ValueError(f"{more}, and one would idle: use fewer, or a larger batch_size")
         kind = self.adapter
         for name in ADAPTER_FIELDS:
             users = [key for key, adapter in ADAPTERS.items() if name in adapter.fields]
@@ -198,10 +195,8 @@ class RunSpec(Hashed):
         own, method = (self.prefix, self.divergence), METHODS[self.method]
         if self.method != "kd":
             if own != (None, None):
-                raise ValueError(
-                    f"method {self.method!r} is prefix {method.prefix!r} and divergence "
-                    f"{method.divergence!r} already; leave prefix and divergence out, or use method='kd'"
-                )
+                both = f"prefix {method.prefix!r} and divergence {method.divergence!r}"
+                raise ValueError(f"method {self.method!r} is {both} already; leave both out, or use 'kd'")
             return
         if None in own:
             raise ValueError(
@@ -268,6 +263,8 @@ class RunSpec(Hashed):
             return None
         own = {"student": self.teacher, "student_digest": self.teacher_digest, "seed": self.teacher_seed}
         own |= PLAIN_START | {"student_source": self.teacher_source}
+        n = self.teacher_items or self.train_items
+        own |= {"train_items": n, "epochs": max(1, self.epochs * self.train_items // n)}
         adapter = self.teacher_adapter or ("lora" if self.adapter == "lora" else "full")
         if adapter != self.adapter or self.adapter_parameters is not None:
             own |= {name: defaults_of(RunSpec)[name] for name in ADAPTER_FIELDS} | {"adapter": adapter}

@@ -121,7 +121,8 @@ def _row(contrast: Contrast, found: Estimate | str) -> dict[str, Any]:
     verdict = contrast.verdict(value)
     if verdict == NOT_TESTABLE:
         value = Estimate(value.value, n=value.n, reason=value.reason or "it has no interval")
-    said = value.reason if verdict == NOT_TESTABLE else f"{value.text(2)}, n = {value.n}"
+    digits = 3 if contrast.unit.startswith("nats") else 2
+    said = value.reason if verdict == NOT_TESTABLE else f"{value.text(digits)}, n = {value.n}"
     row = {"id": contrast.id, "section": contrast.section, "statement": contrast.statement}
     row |= {"source": "live", "protocol": "careful", "analysis": "strict", "decoding": None}
     row |= dict(zip(("estimate", "ci_low", "ci_high"), value.bounds, strict=True))

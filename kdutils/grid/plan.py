@@ -11,7 +11,7 @@ from typing import Any
 
 from kdutils.constants import KD_METHODS, LOGIT_METHODS, NOT_OF_PAPER
 from kdutils.data import model_files, sources
-from kdutils.grid import study
+from kdutils.grid import adaptation, study
 from kdutils.grid.cell_table import short_name
 from kdutils.grid.evaluations import asked_of, tables_of
 from kdutils.grid.factors import with_factor
@@ -128,8 +128,9 @@ def plan(section: str, parameters: Mapping[str, Any]) -> Plan:
         own_plan = partial(Plan, section, profile, out, shown=shown)
         others = tuple(own_plan(once(_runs(each, needs)), decoding=each.decodings[0]) for each in careful)
         own = [need for need in needs if number in need.sections]
-        varied = (run for need in own for run in (*_variants_of(live, need), *_others_of(live, need)))
-        variants, asked = once(varied), once(run for need in own for run in _asked_of(live, need))
+        variants = once(run for need in own for run in (*_variants_of(live, need), *_others_of(live, need)))
+        adapted = adaptation.planned(number, live, partial(_evaluation, live, "careful"), out)
+        asked = once((*(run for need in own for run in _asked_of(live, need)), *adapted))
     return Plan(section, profile, out, runs, shown, variants, decoding, others, asked)
 
 

@@ -49,6 +49,7 @@ OWN_SECTIONS = {  # no sections of the paper; they plan runs of their own
     "12": "12_decoding",
     "13": "13_scoring",
     "14": "14_label_bias",
+    "15": "15_adaptation",
 }
 PLANNED = SECTIONS | BEYOND | OWN_SECTIONS
 

@@ -88,6 +88,31 @@ def resampled(
     return Resampled(keys, sums, weights[:, of_cluster], tuple(values), why_not)
 
 
+def group_means(
+    rows: pd.DataFrame, value: str, *, by: Sequence[str], rng: np.random.Generator
+) -> pd.DataFrame:
+    """The mean over tasks of a value, a column a group of `by`; columns task, item_id and seed besides.
+
+    The first row is of the items as they are, each further one of a resample of items and seeds, the same for
+    all columns.
+    """
+    strata, groups = list(dict.fromkeys([*by, "seed", "task"])), list(by)
+    of_item = rows.astype({value: float}).groupby([*strata, "item_id"], sort=False)[value].mean()
+    drawn = resampled(
+        of_item.reset_index().assign(one=1.0),
+        strata=strata,
+        clusters=["seed"],
+        values=[value, "one"],
+        rng=rng,
+    )
+    means = ratio(drawn.sums(value), drawn.sums("one"))
+    found = {
+        key: weighted_mean(means[:, where], drawn.weights_RS[:, where])
+        for key, where in drawn.keys.groupby(groups, sort=False).indices.items()
+    }
+    return pd.DataFrame(found).rename_axis(columns=groups)
+
+
 def ratio(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
     """`top` / `bottom`, NaN where that is zero."""
     return np.divide(top, bottom, out=np.full(np.shape(top), np.nan), where=np.asarray(bottom) != 0)

@@ -69,6 +69,11 @@ class Section:
         self.items = item_gains.read(self.asked)  # of one live pair alone; of several pairs none
         self.selection = getattr(run.parameters, "selection", None)
 
+    def proceed(self) -> None:
+        """Plan again, now that the first runs are there, and make what that adds (grid.adaptation)."""
+        self.asked = plan.plan(self.number, vars(self.run.parameters))
+        live.train(self.asked, is_second=True)
+
     def of(self, source: str) -> pd.DataFrame:
         """The cells of one source that are shown; no rows without it."""
         return self.shown[self.shown["source"] == source]

@@ -126,21 +126,7 @@ def levels(rows: pd.DataFrame, value: str, *, by: Sequence[str], rng: np.random.
 
     The first row is of the items as they are, each further one of a resample, the same items for all columns.
     """
-    strata, groups = list(dict.fromkeys([*by, "seed", "task"])), list(by)
-    of_item = rows.astype({value: float}).groupby([*strata, "item_id"], sort=False)[value].mean()
-    drawn = crossed_bootstrap.resampled(
-        of_item.reset_index().assign(one=1.0),
-        strata=strata,
-        clusters=["seed"],
-        values=[value, "one"],
-        rng=rng,
-    )
-    shares = 100 * crossed_bootstrap.ratio(drawn.sums(value), drawn.sums("one"))
-    found = {
-        key: crossed_bootstrap.weighted_mean(shares[:, where], drawn.weights_RS[:, where])
-        for key, where in drawn.keys.groupby(groups, sort=False).indices.items()
-    }
-    return pd.DataFrame(found).rename_axis(columns=groups)
+    return 100 * crossed_bootstrap.group_means(rows, value, by=by, rng=rng)
 
 
 def half_drop(above_RT: np.ndarray, temperatures: Sequence[float]) -> np.ndarray:

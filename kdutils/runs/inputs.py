@@ -64,8 +64,9 @@ class Inputs:
         return models.load_tokenizer(self.teacher, self.spec.prompt)
 
     def of_run(self, spec: RunSpec, evaluation: EvalSpec | None = None) -> Inputs:
-        """Those of one of `spec.needs`; its items are this run's."""
-        return Inputs(spec, evaluation, self.items)
+        """Those of one of `spec.needs`; its items are this run's where they are the same."""
+        own = Splits(spec, evaluation)
+        return Inputs(spec, evaluation, self.items if self.items.key == own.key else own)
 
 
 def check(*runs: Inputs) -> None:

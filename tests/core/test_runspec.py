@@ -247,6 +247,9 @@ def test_the_teacher_is_a_run_of_its_own_shared_by_its_students():
     other = RunSpec(**GKD | {"student": "owner/other-3B", "method": "fkl"}, seed=5)
     assert other.teacher_spec.run_id == teacher.run_id
     assert RunSpec(**GKD, teacher_tuned=False).teacher_spec is None
+    few = RunSpec(**GKD, train_items=50, epochs=60, teacher_items=1_000)  # as many sequences
+    assert few.teacher_spec == RunSpec(**GKD, train_items=1_000, epochs=3).teacher_spec
+    assert (few.sft_spec.train_items, few.sft_spec.teacher_items) == (50, None)
 
 
 @pytest.mark.parametrize(
@@ -267,6 +270,7 @@ def test_the_teacher_is_a_run_of_its_own_shared_by_its_students():
         ({"method": "fkl", "beta": 0.1}, "beta=0.1 has no effect with method 'fkl'"),
         ({"method": "seqkd", "temperature": 2.0}, "temperature=2.0 has no effect with method 'seqkd'"),
         ({"protocol": "paper", "temperature": 2.0}, "the authors' GKD ignores the temperature"),
+        ({"teacher_items": 1_500}, "teacher_items=1500 is what protocol 'careful' does anyway"),
         ({"lora_rank": 4}, r"lora_rank=4 has no effect with adapter='full': use one of \['lora', "),
         ({"adapter": "id3"}, "adapter='id3' needs adapter_parameters=..."),
         ({"adapter": "lora", "adapter_parameters": 9, "lora_rank": 4}, "no effect beside adapter_parameters"),

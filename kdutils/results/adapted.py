@@ -1,0 +1,137 @@
+"""What became of the students of a study of adapters (grid.adaptation): runs, rates, held-out items."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from kdutils.data import sources
+from kdutils.grid import adaptation
+from kdutils.grid.cell_table import short_name
+from kdutils.grid.plan import Plan
+from kdutils.io import disk
+from kdutils.runs import store
+from kdutils.spec import EvalSpec, RunSpec
+
+CELL = ["teacher", "student", "method", "arm"]  # SFT students stand beside each of their teachers
+RUN = [*CELL, "train_items", "seed"]
+ITEM = ["task", "item_id"]
+FACTS = ["trainable", "coordinate_updates", "steps", "seconds", "peak_memory_gb", "file_bytes"]
+FACTS += ["effective_rank"]  # of result.json
+VALUES = ["nll", "forward_kl", "reverse_kl", "same_top1", "right", "same"]  # of runs.held_out.compared
+EARLY = 0.2  # share of the steps whose training loss says how fast an arm begins
+BASE = "base"  # method and arm of a student as it is
+
+
+def read(plan: Plan) -> pd.DataFrame:
+    """The finished runs of a profile's study of adapters; no rows without one.
+
+    RUN, rate, run_id, is_trial, is_final (see adaptation.Run), validation_loss (the lowest over the epochs;
+    infinite if it diverged), early_loss (mean training loss over the first EARLY of the steps), and FACTS.
+    """
+    table = []
+    for run, folder in _finished(plan):
+        losses = [entry["loss"] for entry in folder.curve() if "loss" in entry]
+        early = losses[: max(1, round(EARLY * len(losses)))]
+        row = _named(run.cell, run.spec) | {"rate": run.spec.learning_rate, "run_id": folder.path.name}
+        row |= {"is_trial": run.is_trial, "is_final": run.is_final}
+        row |= {"validation_loss": adaptation.best_loss(plan.out, run.spec)}
+        row |= {"early_loss": math.inf if None in early else float(np.mean(early))}
+        table.append(row | {name: folder.result().get(name) for name in FACTS})
+    numbers = ["validation_loss", "early_loss", *FACTS]
+    names = [*RUN, "rate", "run_id", "is_trial", "is_final", *numbers]
+    return pd.DataFrame(table, columns=names).astype(
+        dict.fromkeys(numbers, float) | {"is_trial": bool, "is_final": bool}
+    )
+
+
+def _finished(plan: Plan) -> Iterator[tuple[adaptation.Run, store.RunFolder]]:
+    for run in adaptation.runs_of(plan.profile.live, plan.out) if plan.profile.live else ():
+        folder = store.folder_of(plan.out, sources.resolved(run.spec).run_id)
+        if folder.result() is not None:
+            yield run, folder
+
+
+def _named(cell: adaptation.Cell, spec: RunSpec) -> dict[str, Any]:
+    """The columns RUN."""
+    who = {"teacher": short_name(cell.teacher), "student": short_name(cell.student)}
+    return who | {"method": spec.method, "arm": cell.arm, "train_items": spec.train_items, "seed": spec.seed}
+
+
+def rates(runs: pd.DataFrame) -> pd.DataFrame:
+    """What became of each cell's learning rate: CELL, tried, rate, validation_loss, outcome.
+
+    outcome is `chosen`, `void` (the best rate is the lowest or the highest that was tried) or `open` (trials
+    are missing, or all diverged). Takes `read`.
+    """
+    table = []
+    for cell, part in runs[runs["is_trial"]].sort_values("rate").groupby(CELL, sort=False):
+        place = adaptation.chosen(part["validation_loss"].tolist())
+        if place is None or len(part) < adaptation.N_RATES:
+            table.append((*cell, len(part), math.nan, math.nan, "open"))
+            continue
+        outcome = "void" if adaptation.is_on_edge(place, len(part)) else "chosen"
+        table.append((*cell, len(part), *part[["rate", "validation_loss"]].iloc[place], outcome))
+    return pd.DataFrame(table, columns=[*CELL, "tried", "rate", "validation_loss", "outcome"])
+
+
+def items(plan: Plan) -> pd.DataFrame:
+    """What the students at their chosen rates, and the models as they are, make of test items: a row an item.
+
+    RUN, ITEM, is_other (of the other domain, with nll alone) and VALUES. The models as they are have method
+    and arm BASE, 0 items and seed 0. What is not evaluated yet is missing.
+    """
+    evaluations, tables = {run.spec: run.evaluation for run in plan.asked}, []
+    finals = [run for run, _ in _finished(plan) if run.is_final]
+    for run in finals:
+        found = _kept(plan.out, run.spec, run.teacher, evaluations[run.spec])
+        tables.append(pd.DataFrame(found).assign(**_named(run.cell, run.spec)))
+    for run in {run.cell[:2]: run for run in finals}.values():
+        base = RunSpec(student=run.spec.student, method=BASE, domain=run.spec.domain, data=run.spec.data)
+        found = _kept(plan.out, base, run.teacher, evaluations[run.spec])
+        about = _named(run.cell._replace(arm=BASE), base) | {"train_items": 0}
+        tables.append(pd.DataFrame(found).assign(**about))
+    names = [*RUN, *ITEM, "is_other", *VALUES]
+    table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=names)
+    return table.reindex(columns=names).astype(dict.fromkeys(VALUES, float) | {"is_other": bool})
+
+
+def _kept(out: Path, spec: RunSpec, teacher: RunSpec, evaluation: EvalSpec) -> list[dict[str, Any]]:
+    """Rows of held_out.compared, kept once they are computed; none where a run is not evaluated so."""
+    spec, teacher = map(sources.resolved, (spec, teacher))
+    folders = [store.folder_of(out, each.run_id) for each in (spec, teacher)]
+    digests = [folder.items_digest(evaluation) for folder in folders]
+    if None in digests:
+        return []
+    from kdutils.runs import held_out  # torch takes seconds to import
+
+    key = [spec.run_id, teacher.run_id, evaluation.eval_id, *digests, inspect.getsource(held_out)]
+    name = hashlib.sha256(json.dumps(key).encode()).hexdigest()
+
+    def measured() -> list[dict[str, Any]]:
+        table = held_out.compared(out, spec, teacher, evaluation).astype(object)
+        return table.where(table.notna(), None).to_dict("records")
+
+    return disk.kept(out / "cache" / "held_out" / f"{name}.json", measured)
+
+
+def measures(items: pd.DataFrame) -> pd.DataFrame:
+    """Means over tasks and seeds of `items`, by CELL and train_items: VALUES and forgetting.
+
+    That is nll on the other domain less that of the model as it is.
+    """
+    keys, pair = [*CELL, "train_items"], CELL[:2]
+    by_task = items.groupby([*keys, "is_other", "task"], sort=False)[VALUES].mean()
+    means = by_task.groupby([*keys, "is_other"], sort=False).mean().reset_index()
+    far = means[means["is_other"]].set_index(keys)["nll"].rename("far")
+    before = far[far.index.get_level_values("arm") == BASE].groupby(level=pair).first().rename("before")
+    own = means[~means["is_other"]].join(far, on=keys).join(before, on=pair)
+    return own.assign(forgetting=own["far"] - own["before"]).drop(columns=["is_other", "far", "before"])

@@ -1,0 +1,152 @@
+"""The benefit of KD by way of adapting, on losses whose differences are planted."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pingouin
+import pytest
+
+from kdutils.claims import contrasts
+from kdutils.inference import student_tests
+from kdutils.results import adaptation, adapted
+
+ARMS = ("full", "lora", "lora_small")
+SIZES, SEEDS, N = (16, 160, 1600), (0, 1, 2), 30
+
+
+def items(loss, *, arms=ARMS, methods=("sft", "fkl", "revkd"), noise=0.02):
+    """Test items whose nll and reverse_kl are loss(arm, method, train_items), and noise."""
+    rng, tables = np.random.default_rng(0), []
+    of_item, of_seed = rng.normal(0, 0.3, N), rng.normal(0, 0.1, len(SEEDS))
+    for arm in arms:
+        for method in methods:
+            for size in SIZES:
+                for seed in SEEDS:
+                    value = loss(arm, method, size) + of_item + of_seed[seed] + rng.normal(0, noise, N)
+                    row = {"arm": arm, "method": method, "train_items": size, "seed": seed, "is_other": False}
+                    names = [f"i{place}" for place in range(N)]
+                    tables.append(
+                        pd.DataFrame({"item_id": names, "nll": value, "reverse_kl": value}).assign(**row)
+                    )
+    return pd.concat(tables, ignore_index=True).assign(teacher="T", student="S", task="obqa")
+
+
+def by_capacity(arm, method, size):
+    """The benefit of forward KL is 0.3, 0.2 and 0.1; reverse KL costs the largest and helps the smallest."""
+    benefit = {"full": 0.3, "lora": 0.2, "lora_small": 0.1}[arm]
+    reverse = {"full": 0.05, "lora": 0.0, "lora_small": -0.05}[arm]
+    return 2.0 - (benefit if method != "sft" else 0) + (reverse if method == "revkd" else 0)
+
+
+def rng():
+    return np.random.default_rng(1)
+
+
+def no_runs():
+    return pd.DataFrame(columns=[*adapted.RUN, "is_final", "early_loss"]).astype({"is_final": bool})
+
+
+def test_a_planted_interaction_is_found_and_none_is_not():
+    rows = items(by_capacity)
+    levels = adaptation.levels(rows, "nll", rng=rng())
+    benefits = adaptation.benefits(levels)
+    means = benefits[benefits["method"] == "fkl"].groupby("arm")["benefit"].mean()
+    assert means.to_dict() == pytest.approx({"full": 0.3, "lora": 0.2, "lora_small": 0.1}, abs=0.01)
+    assert (benefits["low"] < benefits["benefit"]).all()
+    found = adaptation.interactions(rows, levels).set_index(["method", "arm"])
+    assert found.loc[("fkl", "lora_small"), "low"] > 0.15
+    assert (found["p_holm"] >= found["p_value"]).all()
+    assert found["p_holm"].max() < 1e-3
+    assert adaptation.anova(rows).iloc[-1]["p"] < 1e-6
+    values = adaptation.contrasts(rows, no_runs(), rng=rng())
+    verdicts = {row["id"]: row["verdict"] for row in contrasts.judge("15", values)}
+    assert (verdicts["AD1"], verdicts["AD3"]) == ("reproduced", "reproduced")
+    assert verdicts["AD2"] in ("not_reproduced", "inconclusive")  # it is the same with every number of items
+    assert verdicts["AD4"] == "not_testable"
+
+    flat = items(lambda arm, method, size: 2.0 - 0.2 * (method != "sft") - 0.1 * (arm == "full"))
+    levels = adaptation.levels(flat, "nll", rng=rng())
+    found = adaptation.interactions(flat, levels)
+    assert (found["low"] < 0).all() and (found["high"] > 0).all()
+    assert found["p_holm"].min() > 0.05
+    assert adaptation.anova(flat).iloc[-1]["p"] > 0.05
+
+
+def test_the_interaction_is_that_of_the_benefits_and_missing_arms_are_left_out():
+    rows = items(by_capacity)
+    rows = rows[(rows["arm"] != "lora") | (rows["method"] != "fkl")]  # void after forward KL
+    found = adaptation.anova(rows)
+    assert found["arms"].tolist() == [2, 2, 2] and found["n"].tolist() == [9, 9, 9]
+    wide = rows.groupby(["train_items", "seed", "arm", "method"])["nll"].mean().unstack("method")
+    benefit = (wide["sft"] - wide["fkl"]).unstack("arm")[["full", "lora_small"]]
+    assert found.iloc[-1]["F"] == pytest.approx(student_tests.repeated_measures(benefit).statistic)
+    long = benefit.reset_index().melt(id_vars=["train_items", "seed"], var_name="arm")
+    long = long.assign(subject=long["train_items"].astype(str) + long["seed"].astype(str))
+    one = pingouin.rm_anova(long, dv="value", within="arm", subject="subject")
+    assert found.iloc[-1]["F"] == pytest.approx(one["F"].iloc[0])
+    levels = adaptation.levels(rows, "nll", rng=rng())
+    assert ("fkl", "lora") not in set(
+        adaptation.interactions(rows, levels).set_index(["method", "arm"]).index
+    )
+
+
+def test_equal_arms_are_within_the_margin_and_others_are_not():
+    def loss(arm, method, size):
+        return 2.0 + {"miss": 0.001, "spt": 0.05}.get(arm, 0.0) - 0.2 * (method != "sft")
+
+    rows = items(loss, arms=("lora", "miss", "spt"), methods=("sft", "fkl"), noise=0.01)
+    verdicts = contrasts.judge("15", adaptation.contrasts(rows, no_runs(), rng=rng()))
+    found = {row["id"]: row["verdict"] for row in verdicts}
+    assert (found["AD7"], found["AD9"]) == ("reproduced", "not_reproduced")
+
+
+def runs(losses, *, arm="lora"):
+    table = pd.DataFrame({"rate": [10.0**place for place in range(len(losses))], "validation_loss": losses})
+    who = {"teacher": "T", "student": "S", "method": "sft", "arm": arm, "is_trial": True}
+    return table.assign(**who)
+
+
+@pytest.mark.parametrize(
+    ("losses", "outcome", "rate"),
+    [
+        ([3.0, 2.0, 1.0, 2.0, math.inf], "chosen", 100.0),
+        ([1.0, 2.0, 3.0, 4.0, 5.0], "void", 1.0),
+        ([5.0, 4.0, 3.0, 2.0, 1.0], "void", 1e4),
+        ([3.0, 2.0, 1.0, 2.0], "open", math.nan),  # the fifth is missing
+        ([3.0, 2.0, math.nan, 2.0, 3.0], "open", math.nan),
+        ([math.inf] * 5, "open", math.nan),
+    ],
+)
+def test_a_rate_on_the_edge_of_the_grid_voids_the_arm(losses, outcome, rate):
+    found = adapted.rates(runs(losses)).iloc[0]
+    assert found["outcome"] == outcome
+    assert found["rate"] == pytest.approx(rate, nan_ok=True)
+
+
+def test_forgetting_is_the_rise_of_the_loss_on_the_other_domain():
+    rows = items(by_capacity, methods=("sft",))
+    far = rows.assign(
+        is_other=True, task="gsm8k", nll=rows["arm"].map({"full": 3.0, "lora": 2.5, "lora_small": 2.1})
+    )
+    base = far[(far["arm"] == "full") & (far["train_items"] == 16) & (far["seed"] == 0)]
+    base = base.assign(nll=2.0, arm=adapted.BASE, method=adapted.BASE, train_items=0)
+    table = pd.concat([rows, far, base, base.assign(is_other=False, task="obqa")], ignore_index=True)
+    table = table.reindex(columns=[*adapted.RUN, *adapted.ITEM, "is_other", *adapted.VALUES])
+    found = adapted.measures(table).set_index("arm")["forgetting"].groupby(level=0).mean()
+    assert found.to_dict() == pytest.approx({"full": 1.0, "lora": 0.5, "lora_small": 0.1, adapted.BASE: 0.0})
+
+
+def test_without_a_study_nothing_is_claimed():
+    empty = pd.DataFrame(columns=[*adapted.RUN, *adapted.ITEM, "is_other", *adapted.VALUES])
+    empty = empty.astype({"is_other": bool} | dict.fromkeys(adapted.VALUES, float))
+    values = adaptation.contrasts(empty, no_runs(), rng=rng())
+    assert {row["verdict"] for row in contrasts.judge("15", values)} == {"not_testable"}
+    levels = adaptation.levels(empty, "nll", rng=rng())
+    for table in (
+        adaptation.benefits(levels),
+        adaptation.interactions(empty, levels),
+        adaptation.anova(empty),
+    ):
+        assert table.empty
+    assert adapted.measures(empty).empty and adapted.rates(no_runs().assign(is_trial=False, rate=[])).empty
