@@ -153,8 +153,11 @@ def _stand_ins(entries: Sequence[str], profile: Profile) -> dict[str, str]:
             f"which are {list(own)}; give NAME=PATH"
         )
     stand_ins = model_files.model_files(entries)
-    for name, source in stand_ins.items():
-        model_files.locate(name, source)
+    try:
+        for name in own if profile.file else stand_ins:
+            model_files.locate(name, stand_ins.get(name, ""))
+    except model_files.ModelError as error:
+        raise profile.refusal(toml_files.Refused(f"models: {error}", ("live", "models"))) from None
     return stand_ins
 
 

@@ -167,6 +167,11 @@ class Live:
             if (other := shortened.setdefault(short_name(name), name)) != name:
                 raise ValueError(f"models {other!r} and {name!r} have one name in tables; rename one")
         for need in self.needs:
+            if need.pairs is None and not family_pairs(self.models):
+                raise ValueError(
+                    f"models={list(self.models)}: no two of a family differ in size; add one, or give needs "
+                    "pairs = [[TEACHER, STUDENT]]"
+                )
             if isinstance(need.pairs, str) and need.pairs not in self.pair_sets:
                 raise ValueError(
                     f"pairs={shown(need.pairs)} must be one of [live.pair_sets]: {list(self.pair_sets)}"
