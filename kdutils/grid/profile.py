@@ -168,9 +168,10 @@ class Live:
                 raise ValueError(f"models {other!r} and {name!r} have one name in tables; rename one")
         for need in self.needs:
             if need.pairs is None and not family_pairs(self.models):
-                raise ValueError(
-                    f"models={list(self.models)}: no two of a family differ in size; add one, or give needs "
-                    "pairs = [[TEACHER, STUDENT]]"
+                raise toml_files.Refused(
+                    f"models: no two of a family differ in size in {list(self.models)}; add one, or give needs "
+                    "pairs = [[TEACHER, STUDENT]]",
+                    ("live", "models"),
                 )
             if isinstance(need.pairs, str) and need.pairs not in self.pair_sets:
                 raise ValueError(

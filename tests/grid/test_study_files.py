@@ -107,7 +107,7 @@ BAD = {  # in place of a line, the wrong one -> what is said of that line
     ("sft_seeds = [0]", "sft_seeds = 0"): "sft_seeds=0: it must be a list",
     ('summary = "Two tasks of one\'s own, one mini pair."', 'sumary = "A pair."'): "sumary is unknown; use",
     (MODELS, 'models = ["mini-qwen-0.7B", "mini-qwen-3B"]'): "models: unknown model 'mini-qwen-0.7B'",
-    (MODELS, 'models = ["mini-llama-1B", "mini-qwen-3B"]'): "no two of a family differ in size; add one",
+    (MODELS, 'models = ["mini-llama-1B", "mini-qwen-3B"]'): "models: no two of a family differ in size in",
     ('domains = ["counting"]', 'domains = ["geography"]'): "domains='geography' must be one of",
     ('domains = ["counting"]', 'domains = ["math"]'): "data is missing: whose items?",
     ('items = "legs.jsonl"', 'items = "arms.jsonl"'): "no .jsonl or .csv file that is there; give one",
