@@ -169,8 +169,8 @@ class Live:
         for need in self.needs:
             if need.pairs is None and not family_pairs(self.models):
                 raise toml_files.Refused(
-                    f"models: no two of a family differ in size in {list(self.models)}; add one, or give needs "
-                    "pairs = [[TEACHER, STUDENT]]",
+                    f"models: no two of a family differ in size in {list(self.models)}; add one, or give "
+                    "needs pairs = [[TEACHER, STUDENT]]",
                     ("live", "models"),
                 )
             if isinstance(need.pairs, str) and need.pairs not in self.pair_sets:
