@@ -266,8 +266,8 @@ def with_scorable_answer(record: dict[str, Any], *, where: str) -> dict[str, Any
     if reading not in READINGS:
         forms = f"what {reading!r} finds in {reading_of(task).response.format(answer)!r}, or mend these two"
     raise DataError(
-        f"{where}: answer={shown(answer)} is not as {task} is scored, so every response would be wrong; "
-        f"write {forms}"
+        f"{where}: answer={shown(answer)} is not as {task.partition('?')[0]} is scored, so every response "
+        f"would be wrong; write {forms}"
     )
 
 

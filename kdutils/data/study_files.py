@@ -143,7 +143,7 @@ def _read(path: Path, digest: str) -> StudyFile:
         tables = entries.get(table, {})
         for name, values in (tables if isinstance(tables, dict) else {"": tables}).items():
             if not NAME.fullmatch(name) or name in NONE_OF_ONES_OWN:
-                reason = "the study has already" if name in NONE_OF_ONES_OWN else "is no name"
+                reason = "is a name of the package" if name in NONE_OF_ONES_OWN else "is no name"
                 raise toml_files.Refused(
                     f"{table}.{name}: {name!r} {reason}; use another, of letters, digits, - and _",
                     (table, name),
@@ -159,6 +159,12 @@ def _read(path: Path, digest: str) -> StudyFile:
         if reason:
             key = ("domains", name, "tasks")
             raise toml_files.Refused(f"{'.'.join(key)}={shown(domain.tasks)}: {reason}", key)
+    used = {task for domain in study.domains.values() for task in domain.tasks}
+    if unused := [name for name in study.tasks if name not in used]:
+        raise toml_files.Refused(
+            f"tasks.{unused[0]} is in no domain; name it in `tasks` of one, or delete it",
+            ("tasks", unused[0]),
+        )
     files = {("tasks", name, "items"): task.items for name, task in study.tasks.items()}
     files |= {("domains", name, "train"): domain.train for name, domain in study.domains.items()}
     for key, file in files.items():

@@ -138,10 +138,8 @@ def _decodings(profile: Profile, wanted: str | None) -> list[str]:
     """Those of the profile, the one that is shown first."""
     known = sorted(profile.live.decodings, key=list(DECODINGS).index)
     if wanted not in (None, *known):
-        raise ValueError(
-            f"decoding={wanted}: profile {profile.name!r} has decodings={known}; choose one of those, or add "
-            "this one to its file"
-        )
+        has = f"profile {profile.name!r} has decodings={known}"
+        raise ValueError(f"decoding={wanted}: {has}; choose one of those, or add this one to its file")
     return sorted(known, key=lambda decoding: decoding != wanted)
 
 
@@ -154,8 +152,11 @@ def _stand_ins(entries: Sequence[str], profile: Profile) -> dict[str, str]:
             f"which are {list(own)}; give NAME=PATH"
         )
     stand_ins = model_files.model_files(entries)
-    for name, source in stand_ins.items():
-        model_files.locate(name, source)
+    try:
+        for name in own if profile.file else stand_ins:
+            model_files.locate(name, stand_ins.get(name, ""))
+    except model_files.ModelError as error:
+        raise profile.refusal(toml_files.Refused(f"models: {error}", ("live", "models"))) from None
     return stand_ins
 
 

@@ -13,6 +13,7 @@ from pydantic.dataclasses import dataclass
 
 from kdutils.constants import ALL_TASKS, DIVERGENCES, DOMAIN_TASKS, KD_METHODS, PREFIXES, TRAIN_DOMAINS
 from kdutils.data import study_files
+from kdutils.grid import study
 from kdutils.grid.adaptation import Adaptation
 from kdutils.grid.cell_table import model_family, model_parameters, short_name
 from kdutils.grid.evaluations import checked
@@ -22,12 +23,10 @@ from kdutils.grid.study import (
     OF_EVALUATION,
     OF_NEEDS,
     OF_PROFILE,
-    PERFORMANCE_CASES,
     PLANNED,
     PROTOCOLS,
     RUN_FACTORS,
     SELECTIONS,
-    SHARED_FOLDERS,
     SOURCES,
 )
 from kdutils.io import toml_files
@@ -58,7 +57,7 @@ PARAMETER_CHOICES = {
     "methods": KD_METHODS,
     "protocol": PROTOCOLS,
     "decoding": tuple(DECODINGS),
-    "cases": PERFORMANCE_CASES,
+    "cases": study.PERFORMANCE_CASES,
     "measure": MEASURES,
 }
 
@@ -169,6 +168,12 @@ class Live:
             if (other := shortened.setdefault(short_name(name), name)) != name:
                 raise ValueError(f"models {other!r} and {name!r} have one name in tables; rename one")
         for need in self.needs:
+            if need.pairs is None and not family_pairs(self.models):
+                raise toml_files.Refused(
+                    f"models: no two of a family differ in size in {list(self.models)}; add one, or give "
+                    "needs pairs = [[TEACHER, STUDENT]]",
+                    ("live", "models"),
+                )
             if isinstance(need.pairs, str) and need.pairs not in self.pair_sets:
                 raise ValueError(
                     f"pairs={shown(need.pairs)} must be one of [live.pair_sets]: {list(self.pair_sets)}"
@@ -309,7 +314,7 @@ def _checked_profile(entries: dict[str, Any], name: str, file: str) -> Profile:
 
 def check_name(path: Path) -> None:
     """Raise a ValueError for a study file under whose name outputs cannot go."""
-    taken = (*profile_names(), *SHARED_FOLDERS)
+    taken = (*profile_names(), *study.SHARED_FOLDERS)
     if path.suffix != ".toml" or not study_files.NAME.fullmatch(path.stem) or path.stem in taken:
         raise ValueError(
             f"{path}: a study file is NAME.toml, of letters, digits, - and _, and other than {list(taken)}, "

@@ -72,12 +72,13 @@ def one_line_errors(within: Sequence[str] = (), kinds: Mapping[str, Any] | None 
 
 
 def _first_of(error: PydanticError, within: Sequence[str], kinds: Mapping[str, Any]) -> Refused:
-    first = error.errors(include_url=False)[0]
+    unknown = "unexpected_keyword_argument"  # first, since a misspelt key is missing under its right name
+    first = min(error.errors(include_url=False), key=lambda each: each["type"] != unknown)
     place = (*within, *(part for part in first["loc"] if part not in ("[key]", "Profile", "Live", "Need")))
     key = ".".join(map(str, place))
     if first["type"] == "missing":
         return Refused(f"{key} is missing; give it", place[:-1])
-    if first["type"] == "unexpected_keyword_argument":
+    if first["type"] == unknown:
         kind = next((kinds[part] for part in place if part in kinds), kinds.get(""))
         known = f"use one of {[each.name for each in fields(kind)]}" if kind else "leave it out"
         return Refused(f"{key} is unknown; {known}", place)
@@ -86,7 +87,9 @@ def _first_of(error: PydanticError, within: Sequence[str], kinds: Mapping[str, A
         own = getattr(first["ctx"]["error"], "key", ())
         named = re.match(r"(\w+)=", message)
         return Refused(message, own or ((*place, named[1]) if named else place))
-    message = re.sub("^[A-Z][a-z]+ should (be|have)", r"it must \1", message)
+    message = re.sub("^[A-Z][a-z]+ should (be|have)", r"it must \1", message).replace(
+        "a valid tuple", "a list"
+    )
     return Refused(f"{key}={shown(first['input'])}: {message}", place)
 
 

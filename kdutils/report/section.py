@@ -121,7 +121,8 @@ class Section:
     def counts(self, *, least: int = 3, what: str = "correlate") -> None:
         """Say how many cells, pairs and gains each source has, and which has too few pairs to compare."""
         for source, part in self.parts.items():
-            words = f"{self.labels[source]}: {len(part)} cells, {gain_tables.n_pairs(part)} pairs"
+            n = gain_tables.n_pairs(part)
+            words = f"{self.labels[source]}: {len(part)} cells, {n} pair{'s' * (n != 1)}"
             if self.selection and source in self.gains:
                 words += f", {len(self.gains[source])} gains over SFT ({self.selection})"
             print(words)

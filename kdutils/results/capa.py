@@ -252,8 +252,8 @@ def remark(table: pd.DataFrame) -> str:
     for domain, part in table[table["difference"].notna()].groupby("domain", sort=False):
         found = []
         for label, of_method in part.groupby("label", sort=False):
-            measures = of_method.set_index("measure")
-            moves = {MEASURES[name].split(",")[0]: _move(measures.loc[name]) for name in SHOWN}
+            measures = of_method.set_index("measure").reindex(SHOWN)
+            moves = {MEASURES[name].split(",")[0]: _move(row) for name, row in measures.iterrows()}
             if len(set(moves.values())) == 1:  # the usual case
                 moves = {"each of the three": next(iter(moves.values()))}
             found.append(f"{label}: " + ", ".join(f"{name} {move}" for name, move in moves.items()))
@@ -262,6 +262,8 @@ def remark(table: pd.DataFrame) -> str:
 
 
 def _move(row: pd.Series) -> str:
+    if not np.isfinite(row["difference"]):
+        return "undefined"
     if not np.isfinite(row["difference_low"]):
         return "without an interval"
     if row["difference_low"] > 0 or row["difference_high"] < 0:

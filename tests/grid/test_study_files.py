@@ -99,10 +99,15 @@ def test_every_way_of_reading(answer, choices, text, parsed):
     assert answers.is_correct(key, parsed, parsed)
 
 
+MODELS = 'models = ["mini-qwen-0.5B", "mini-qwen-3B"]'
 BAD = {  # in place of a line, the wrong one -> what is said of that line
     ('title = "Legs and largest"', "title = 3"): "title=3: it must be a valid string",
     ("epochs = 1", "epochs = 0"): "epochs=0 must be greater than or equal to 1",
     ("epochs = 1", "epoch = 1"): "no field 'epoch'",
+    ("sft_seeds = [0]", "sft_seeds = 0"): "sft_seeds=0: it must be a list",
+    ('summary = "Two tasks of one\'s own, one mini pair."', 'sumary = "A pair."'): "sumary is unknown; use",
+    (MODELS, 'models = ["mini-qwen-0.7B", "mini-qwen-3B"]'): "models: unknown model 'mini-qwen-0.7B'",
+    (MODELS, 'models = ["mini-llama-1B", "mini-qwen-3B"]'): "models: no two of a family differ in size in",
     ('domains = ["counting"]', 'domains = ["geography"]'): "domains='geography' must be one of",
     ('domains = ["counting"]', 'domains = ["math"]'): "data is missing: whose items?",
     ('items = "legs.jsonl"', 'items = "arms.jsonl"'): "no .jsonl or .csv file that is there; give one",
@@ -112,8 +117,8 @@ BAD = {  # in place of a line, the wrong one -> what is said of that line
     ("choices = 3", "choices = 9"): "choices=9 must be how many letters there are, 2 to 5",
     ("choices = 3", "chance = 101.0"): "chance=101.0: it must be less than or equal to 100",
     ("choices = 3", "choises = 3"): "choises is unknown; use one of ['items', 'answer'",
-    ("[tasks.legs]", "[tasks.gsm8k]"): "'gsm8k' the study has already; use another",
-    ("[domains.counting]", "[domains.math]"): "'math' the study has already; use another",
+    ("[tasks.legs]", "[tasks.gsm8k]"): "'gsm8k' is a name of the package; use another",
+    ("[domains.counting]", "[domains.math]"): "'math' is a name of the package; use another",
     ('tasks = ["legs", "largest"]', 'tasks = ["widest"]'): "'widest' is no [tasks] of this file; there are",
 }
 
@@ -125,6 +130,13 @@ def test_what_is_wrong_names_its_line_and_the_remedy(study, lines, message):
         planned(study)
     line = study.read_text().splitlines().index(lines[1]) + 1
     assert str(caught.value).startswith(f"{study}, line {line}: ")
+
+
+def test_a_task_of_no_domain_is_refused(study):
+    line = len(study.read_text().splitlines()) + 1
+    study.write_text(study.read_text() + '[tasks.widest]\nitems = "legs.jsonl"\nanswer = "number"\n')
+    with pytest.raises(ValueError, match=rf"line {line}: tasks.widest is in no domain; name it in"):
+        planned(study)
 
 
 @pytest.mark.parametrize(

@@ -111,6 +111,12 @@ def test_undefined_has_a_reason():
     )
 
 
+def test_a_move_that_is_undefined_is_said_to_be():
+    rows = [paired(STUDENT, GOLD, GOLD), paired(STUDENT, GOLD, GOLD, method="fkl")]
+    rows = pd.concat(rows).assign(correct=False, correct_teacher=False)
+    assert "kappa of being right undefined" in capa.remark(given(rows).reset_index())
+
+
 def test_chance_is_that_of_each_task():
     """An easy and a hard task together do not make two unrelated students agree."""
     rng, parts, n = np.random.default_rng(5), [], 3_000
