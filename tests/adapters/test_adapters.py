@@ -316,6 +316,20 @@ def test_a_run_is_stored_with_its_facts_and_read_back(folder, tmp_path_factory, 
     assert stored.causal.config.num_hidden_layers == (1 if spec.detached else 2)
 
 
+@pytest.mark.parametrize("adapter", ["lora", "shadow"])
+def test_a_model_in_bfloat16_is_read_as_it_was_trained(folder, tmp_path, monkeypatch, adapter):
+    monkeypatch.setattr(models, "LARGE_PARAMETERS", 1)
+    compute, trained = Compute(cpu_bfloat16=True), []
+    noted = lambda student: trained.append(student) or student.network  # noqa: E731
+    monkeypatch.setattr(trainable, "stored", noted)
+    spec = a_spec(folder, adapter, learning_rate=0.02)
+    run = experiment.run(spec, out=tmp_path, evaluation=tiny.EVALUATION, compute=compute)
+    stored = experiment.load_trained(run.spec, run.folder, compute=compute)
+    assert stored.policy.weights == torch.bfloat16
+    pairs = zip(trained[0].network.parameters(), stored.network.parameters(), strict=True)
+    assert all(torch.equal(*pair) for pair in pairs)
+
+
 def test_the_effective_rank_of_equal_singular_values_is_their_number():
     assert facts.rank_of(torch.eye(6)[:4]) == pytest.approx(4)
     assert facts.rank_of(torch.ones(5, 3)) == pytest.approx(1)
