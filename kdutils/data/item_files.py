@@ -153,7 +153,7 @@ def read_items(path: Path, own: Mapping[str, str] | None = None) -> list[Item]:
 
 def default_response(item: Item) -> str:
     """What LLM-Adapters trains on: the rationale, else the answer in the response format of its task."""
-    return item.rationale or reading_of(item.task).response.format(item.answer)
+    return item.rationale or reading_of(item.task).response.replace("{}", item.answer)
 
 
 def from_messages(record: dict[str, Any], *, where: str) -> dict[str, Any]:
@@ -201,7 +201,7 @@ def check_response(item: Item, *, where: str) -> None:
         DataError: names the file, the item, its response and how to end it.
     """
     if parse_strict(item.task, item.response) is None:
-        form = reading_of(item.task).response.format(item.answer)
+        form = reading_of(item.task).response.replace("{}", item.answer)
         raise DataError(
             f"{where}: item {item.id!r} is trained on a response that holds no answer as {item.task} is read "
             f"({shown(item.response[-80:])}): end it with {form!r}"
@@ -240,7 +240,7 @@ def is_scorable(task: str, answer: str) -> bool:
     """
     if is_text(task):
         return True
-    response = reading_of(task).response.format(answer)
+    response = reading_of(task).response.replace("{}", answer)
     readings = (parse(task, response), parse_strict(task, response))
     return all(is_correct(task, parsed, answer) for parsed in readings)
 
@@ -264,7 +264,8 @@ def with_scorable_answer(record: dict[str, Any], *, where: str) -> dict[str, Any
             return record | {"answer": form}
     forms = f"one of {options}" if options else "a plain number, such as 1234 or -0.5"
     if reading not in READINGS:
-        forms = f"what {reading!r} finds in {reading_of(task).response.format(answer)!r}, or mend these two"
+        response = reading_of(task).response.replace("{}", answer)
+        forms = f"what {reading!r} finds in {response!r}, or mend these two"
     raise DataError(
         f"{where}: answer={shown(answer)} is not as {task} is scored, so every response would be wrong; "
         f"write {forms}"
