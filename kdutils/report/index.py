@@ -124,7 +124,7 @@ def _results_of(column: str) -> str:
 
 
 def _sentence(columns: answer_sheet.Columns) -> str:
-    """Counts of each column; then by rule: the first claims, in the paper's order, that all columns judge alike.
+    """Counts of each column; then by rule: the first claims that all columns judge alike.
 
     And those that one column finds reproduced and another does not.
     """
