@@ -211,6 +211,8 @@ def test_interrupted_and_resumed_is_bit_equal(folder, tmp_path, monkeypatch, ada
         fit(spec, checkpoint=checkpoint, progress=stop, compute=every, **how)
     resumed, outcome = fit(spec, checkpoint=checkpoint, **how)
     assert [entry["step"] for entry in outcome.curve if "step" in entry] == [1, 2, 3, 4, 5, 6]
+    told = [facts.of_training(student, 6)["coordinate_updates"] for student in (straight, resumed)]
+    assert told[0] == told[1] > 4 * facts.of_training(straight, 0)["trainable"]  # also of steps set back
     again = dict(resumed.network.named_parameters())
     assert all(torch.equal(w, again[name]) for name, w in straight.network.named_parameters())
     if adapter == "id3":  # entries of the second epoch are as they were
