@@ -55,6 +55,9 @@ def csv_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         rows, where = csv.DictReader(file, strict=True), f"{path}, line 1"
         try:
+            names = list(filter(None, rows.fieldnames or ()))
+            if twice := sorted({name for name in names if names.count(name) > 1}):
+                raise DataError(f"{where}: column {twice[0]!r} stands there twice; delete one")
             for row in rows:
                 where = f"{path}, line {rows.line_num}"
                 if None in row or None in row.values():

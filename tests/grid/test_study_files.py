@@ -144,6 +144,7 @@ def test_what_is_wrong_names_its_line_and_the_remedy(study, lines, message):
     [
         ("legs.jsonl", '"legs-1"', '"legs-0"', "legs.jsonl, line 2: id 'legs-0' stands there twice"),
         ("legs.jsonl", '"task": "legs"', '"task": "arms"', "line 1: task='arms' must be one of ['legs']"),
+        ("largest.csv", ",question,", ",answer,question,", "line 1: column 'answer' stands there twice"),
         ("largest.csv", ",question,", ",querstion,", "line 2: key 'querstion' is none of an item"),
         ("largest.csv", '",A\n', '",E\n', "answer='E' is not as largest"),
         ("train.jsonl", '"task": "largest", ', "", "task=None must be one of ['legs', 'largest']"),
