@@ -135,7 +135,7 @@ class RunSpec(Hashed):
 
     def __post_init__(self) -> None:
         self._check_recipe()
-        if (self.data == STUDY and self.study_file != "") == (self.domain in TRAIN_DOMAINS):
+        if len({self.data == STUDY, self.study_file != "", self.domain not in TRAIN_DOMAINS}) > 1:
             raise ValueError(
                 f"domain={shown(self.domain)}, data={shown(self.data)}: the domain must be one of "
                 f"{list(TRAIN_DOMAINS)}, or of study_file=PATH with data={STUDY!r}"

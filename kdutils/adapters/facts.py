@@ -19,7 +19,7 @@ RANK_PARAMETERS = 1_000_000_000  # of larger models no effective rank: their dec
 def of_training(student: LoadedModel, n_steps: int) -> dict[str, Any]:
     """`trainable` values, their sum over all steps (`coordinate_updates`), names of `adapted` modules."""
     plain = sum(w.numel() for name, w in student.trained().items() if not name.startswith("entries/"))
-    n, updates = student.mask.counts.tolist() if isinstance(student, MaskedStudent) else (0, 0)
+    n, updates = (student.mask.n, student.mask.n_updates) if isinstance(student, MaskedStudent) else (0, 0)
     found = {"trainable": plain + n, "coordinate_updates": plain * n_steps + updates}
     if config := getattr(student.network, "peft_config", None):
         found["adapted"] = sorted({name.rpartition(".")[2] for name in config["default"].target_modules})

@@ -42,6 +42,7 @@ class Mask:
         self.index = torch.zeros(budget, dtype=torch.int64, device=device)
         self.values = nn.Parameter(torch.zeros(1, budget, device=device))  # a matrix, so that they may decay
         self.counts = torch.zeros(2, dtype=torch.int64)
+        self.n_updates = 0  # in all, also where `counts` is set back to the best epoch
         self.written = self.index[:0], self.values[0, :0].detach()  # entries as they were in the model
         if index is not None:
             self._add(index.to(device))
@@ -99,6 +100,7 @@ class Mask:
 
     def settle(self) -> None:
         """Make the model agree with the list: entries no longer in it are as they were at first."""
+        self.n_updates = max(self.n_updates, int(self.counts[1]))
         index, values = self.index[: self.n], self.values.detach()[0, : self.n]
         if len(index) < len(self.written[0]):  # it was set back to an earlier one
             self.write(*self.written)

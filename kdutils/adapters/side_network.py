@@ -7,6 +7,7 @@ model's embedding; its final states go through the model's head as well, so it i
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -60,14 +61,18 @@ def count(network: nn.Module, rank: int, width: int) -> int:
     return own + blocks * correction + (blocks - 1) * update
 
 
-def attached(model: LoadedModel) -> ShadowStudent:
-    """The student whose decoder runs the side network before its own blocks.
+def attached(model: LoadedModel, folder: Path | None = None) -> ShadowStudent:
+    """The student whose decoder runs the side network before its own blocks, with weights of a folder.
 
     peft's hooks sit on the whole model, whose forward pass computes logits of all tokens; ours are on the
     decoder. The keys and values of the side network are one more layer in the cache of the decoder.
     """
+    from peft import load_peft_weights, set_peft_model_state_dict
+
     student = ShadowStudent(model.name, model.network, model.tokenizer, model.policy)
     tuner, decoder, side = model.network.base_model, model.causal.get_decoder(), student.side.float()
+    if folder is not None:  # peft has read them in the format of the model, perhaps bfloat16
+        set_peft_model_state_dict(model.network, load_peft_weights(folder, device="cpu"))
     for handle in tuner._boundary_hook_handles[:2]:
         handle.remove()
     n_blocks = len(decoder.layers)

@@ -252,7 +252,7 @@ def loaded(model: LoadedModel, spec: RunSpec, folder: Path, *, is_trained_on: bo
         model = replace(model, network=network)
     if spec.adapter in MASKS:
         masked.read(model.causal, folder)
-    return side_network.attached(model) if spec.adapter == "shadow" else model
+    return side_network.attached(model, folder) if spec.adapter == "shadow" else model
 
 
 def stored(student: LoadedModel) -> Any:

@@ -55,6 +55,9 @@ def csv_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         rows, where = csv.DictReader(file, strict=True), f"{path}, line 1"
         try:
+            names = list(filter(None, rows.fieldnames or ()))
+            if twice := sorted({name for name in names if names.count(name) > 1}):
+                raise DataError(f"{where}: column {twice[0]!r} stands there twice; delete one")
             for row in rows:
                 where = f"{path}, line {rows.line_num}"
                 if None in row or None in row.values():
@@ -153,7 +156,7 @@ def read_items(path: Path, own: Mapping[str, str] | None = None) -> list[Item]:
 
 def default_response(item: Item) -> str:
     """What LLM-Adapters trains on: the rationale, else the answer in the response format of its task."""
-    return item.rationale or reading_of(item.task).response.format(item.answer)
+    return item.rationale or reading_of(item.task).response.replace("{}", item.answer)
 
 
 def from_messages(record: dict[str, Any], *, where: str) -> dict[str, Any]:
@@ -201,7 +204,7 @@ def check_response(item: Item, *, where: str) -> None:
         DataError: names the file, the item, its response and how to end it.
     """
     if parse_strict(item.task, item.response) is None:
-        form = reading_of(item.task).response.format(item.answer)
+        form = reading_of(item.task).response.replace("{}", item.answer)
         raise DataError(
             f"{where}: item {item.id!r} is trained on a response that holds no answer as {item.task} is read "
             f"({shown(item.response[-80:])}): end it with {form!r}"
@@ -240,7 +243,7 @@ def is_scorable(task: str, answer: str) -> bool:
     """
     if is_text(task):
         return True
-    response = reading_of(task).response.format(answer)
+    response = reading_of(task).response.replace("{}", answer)
     readings = (parse(task, response), parse_strict(task, response))
     return all(is_correct(task, parsed, answer) for parsed in readings)
 
@@ -264,7 +267,8 @@ def with_scorable_answer(record: dict[str, Any], *, where: str) -> dict[str, Any
             return record | {"answer": form}
     forms = f"one of {options}" if options else "a plain number, such as 1234 or -0.5"
     if reading not in READINGS:
-        forms = f"what {reading!r} finds in {reading_of(task).response.format(answer)!r}, or mend these two"
+        response = reading_of(task).response.replace("{}", answer)
+        forms = f"what {reading!r} finds in {response!r}, or mend these two"
     raise DataError(
         f"{where}: answer={shown(answer)} is not as {task.partition('?')[0]} is scored, so every response "
         f"would be wrong; write {forms}"

@@ -82,7 +82,7 @@ def options(item: Item, scoring: str = "likelihood") -> dict[str, str]:
     response = reading_of(item.task).response
     if scoring == "label":
         response = response.partition("{}")[0] + "{}"
-    return {answer: response.format(answer) for answer in answers}
+    return {answer: response.replace("{}", answer) for answer in answers}
 
 
 @cache
@@ -137,7 +137,7 @@ def rotated(item: Item, places: int) -> Item:
     parts = list(_parts(item))
     parts[2:-1:2] = [texts[(place - places) % len(texts)] for place in range(len(texts))]
     answer = labels[(labels.index(item.answer) + places) % len(labels)]
-    before, after = (reading_of(item.task).response.format(each) for each in (item.answer, answer))
+    before, after = (reading_of(item.task).response.replace("{}", each) for each in (item.answer, answer))
     changed = {"question": "".join(parts), "answer": answer}
     for name in ("response", "rationale"):
         text = getattr(item, name)

@@ -36,7 +36,7 @@ class Task(NamedTuple):
 def own_task(key: str) -> Task:
     """The task of a study file that a key describes: `NAME?answer=...`, as study_files.OwnTask writes it."""
     name, _, query = key.partition("?")
-    fields = parse_qs(query)
+    fields = parse_qs(query, keep_blank_values=True)
     if "answer" not in fields:
         raise KeyError(key)
     options, chance = tuple(fields.get("choices", ())), [float(value) for value in fields.get("chance", ())]

@@ -279,6 +279,8 @@ class Scheduler:
             self._fail(run_id, outcome.reason)
         elif outcome.kind == "damaged":
             self._requeue(run_id, outcome)
+        if job.status == "waiting" and (failed := [each for each in job.needs if each in self._failures]):
+            self._fail(run_id, self._cause(run_id, failed[0]))  # which failed while this one ran
 
     def _of_death(self, run_id: str, death: Death) -> Outcome:
         """A failure; a run that was silent for the first time is tried again."""
@@ -312,7 +314,10 @@ class Scheduler:
         self._failures[run_id] = reason
         for student in self._dependents[run_id]:
             if student in self._with["waiting"]:
-                self._fail(student, f"its {self._jobs[student].needs[run_id]} {run_id} failed: {reason}")
+                self._fail(student, self._cause(student, run_id))
+
+    def _cause(self, run_id: str, needed: str) -> str:
+        return f"its {self._jobs[run_id].needs[needed]} {needed} failed: {self._failures[needed]}"
 
     def state(self) -> State:
         """A snapshot."""

@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,8 @@ def read(path: Path = LIST) -> tuple[dict[str, float], list[Entry]]:
     try:
         content = _Loader(path.read_text(encoding="utf-8")).get_single_data()
         commands, checks = dict(content["commands"]), list(content["checks"])
+        if not checks:
+            raise ValueError("there are no checks")
     except YAMLError as error:
         raise ListError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     except (OSError, KeyError, TypeError, ValueError) as error:
@@ -97,19 +100,24 @@ def _entry(path: Path, raw: Any, commands: dict[str, float]) -> Entry:
     return entry
 
 
-def found(entry: Entry, folder: Path) -> Any:
+def found(entry: Entry, folder: Path, since: float = 0.0) -> Any:
     """What stands in the file under `folder`: a cell of a table, a number of rows, or a digest.
 
     Raises:
-        LookupError: if there is no such file, row or column.
+        LookupError: if there is no such file, written `since` then (seconds of time.time), row or column.
     """
     path = folder / entry.file
     if not path.is_file():
         raise LookupError(f"there is no {path}")
+    if path.stat().st_mtime < since:
+        raise LookupError(f"./run_all.sh {entry.command} failed, and {path} is from before")
     if not entry.row:
         return disk.sha256(path)
     wanted = {name: str(value) for name, value in entry.row.items()}
-    rows = [row for row in _rows(path) if all(str(row.get(name)) == value for name, value in wanted.items())]
+    rows = _rows(path)
+    if unknown := sorted(wanted.keys() - set().union(*rows)):
+        raise LookupError(f"there is no column {unknown[0]} in {path}")
+    rows = [row for row in rows if all(str(row.get(name)) == value for name, value in wanted.items())]
     if not entry.column:
         return len(rows)
     if len(rows) != 1:
@@ -138,13 +146,13 @@ def holds(entry: Entry, value: Any) -> bool:
         return False
 
 
-def judged(entry: Entry, out: Path, not_made: str) -> tuple[str, str]:
+def judged(entry: Entry, out: Path, not_made: str, since: float = 0.0) -> tuple[str, str]:
     """Verdict on an entry and its reason; `not_made` says why its command was not run, if so."""
     if not_made:
         return NOT_MADE, not_made
     tolerance = f" ± {entry.tolerance:g}" if entry.tolerance else ""
     try:
-        value = found(entry, out if entry.command else REPOSITORY)
+        value = found(entry, out if entry.command else REPOSITORY, since)
     except LookupError as error:
         return FAILS, str(error)
     if holds(entry, value):
@@ -163,7 +171,7 @@ def check(path: Path, out: Path, minutes: float) -> Iterator[tuple[Entry, str, s
         minutes: commands that together take longer, by the list, are not run.
     """
     commands, entries = read(path)
-    not_made, total = {"": ""}, 0.0
+    not_made, since, total = {"": ""}, {}, 0.0
     for name, needed in commands.items():
         total += needed
         if total > minutes:
@@ -174,9 +182,11 @@ def check(path: Path, out: Path, minutes: float) -> Iterator[tuple[Entry, str, s
             print(f"./run_all.sh {name}", flush=True)
             command = [sys.executable, "-P", "-m", "kdutils", *name.split(), "--out", str(out)]
             not_made[name] = ""  # what it wrote is looked at also where it failed in part
-            subprocess.run(command, check=False)
+            started = time.time()
+            if subprocess.run(command, check=False).returncode:
+                since[name] = started
     for entry in entries:
-        yield entry, *judged(entry, out, not_made[entry.command])
+        yield entry, *judged(entry, out, not_made[entry.command], since.get(entry.command, 0.0))
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -124,7 +124,7 @@ def _results_of(column: str) -> str:
 
 
 def _sentence(columns: answer_sheet.Columns) -> str:
-    """Counts of each column; then by rule: the first claims, in the paper's order, on which all agree.
+    """Counts of each column; then by rule: the first claims that all columns judge alike.
 
     And those that one column finds reproduced and another does not.
     """
@@ -141,7 +141,8 @@ def _sentence(columns: answer_sheet.Columns) -> str:
         counts[0] = f"Of {n_claims.pop()} claims{':' * (len(counts) > 1)} {counts[0]}"
     sentences = ["; ".join(counts)]
     for verdict in ("reproduced", "not_reproduced"):
-        agreed = [rows for rows in found.values() if {row["verdict"] for row in rows} == {verdict}]
+        alike = [verdict] * len(columns)
+        agreed = [rows for rows in found.values() if [row["verdict"] for row in rows] == alike]
         if agreed:
             row, *several = agreed[0]
             reason = re.sub(r" \([^()]*\)", "", row["reason"]).split("; ")[0]

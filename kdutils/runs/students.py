@@ -102,7 +102,8 @@ def effective_rank(student: LoadedModel, inputs: Inputs, folder: RunFolder, at: 
     spec, n_parameters = inputs.spec, student.causal.num_parameters()
     if spec.adapter == "shadow" or spec.devices > 1 or n_parameters > facts.RANK_PARAMETERS:
         return None
-    base = partial(models.load, inputs.student, tokenizer=inputs.tokenizer, compute=at.compute)
+    how = {"tokenizer": inputs.tokenizer, "compute": at.compute}
+    base = partial(models.load, inputs.student, trains_all=True, **how)  # bfloat16 would round the change
     after = student.network
     if spec.adapter != "full":  # not the student, which merging changes
         after = trainable.merged(trainable.loaded(base(), spec, folder.model))

@@ -211,6 +211,8 @@ def test_interrupted_and_resumed_is_bit_equal(folder, tmp_path, monkeypatch, ada
         fit(spec, checkpoint=checkpoint, progress=stop, compute=every, **how)
     resumed, outcome = fit(spec, checkpoint=checkpoint, **how)
     assert [entry["step"] for entry in outcome.curve if "step" in entry] == [1, 2, 3, 4, 5, 6]
+    told = [facts.of_training(student, 6)["coordinate_updates"] for student in (straight, resumed)]
+    assert told[0] == told[1] > 4 * facts.of_training(straight, 0)["trainable"]  # also of steps set back
     again = dict(resumed.network.named_parameters())
     assert all(torch.equal(w, again[name]) for name, w in straight.network.named_parameters())
     if adapter == "id3":  # entries of the second epoch are as they were
@@ -248,14 +250,14 @@ def test_spt_has_both_kinds_in_a_model(folder):
 # --- side networks ------------------------------------------------------------------------------------------
 
 
-@torch.no_grad()
 def test_a_detached_student_is_the_side_network_and_not_the_student(folder):
     student, _ = fit(a_spec(folder, "shadow"))
-    alone, ids = side_network.detached(student), torch.arange(3, 13)[None]
-    batch = encoding.batch_of(["a"], [ids[0].tolist()], [1], pad_id=student.pad_id)
-    attached = student.scoring_states(batch)
-    assert torch.allclose(alone.scoring_states(batch), student.side_states(batch), atol=EXACT)
-    assert not torch.allclose(alone.scoring_states(batch), attached, atol=0.01)
+    with torch.no_grad():
+        alone, ids = side_network.detached(student), torch.arange(3, 13)[None]
+        batch = encoding.batch_of(["a"], [ids[0].tolist()], [1], pad_id=student.pad_id)
+        attached = student.scoring_states(batch)
+        assert torch.allclose(alone.scoring_states(batch), student.side_states(batch), atol=EXACT)
+        assert not torch.allclose(alone.scoring_states(batch), attached, atol=0.01)
 
 
 @pytest.mark.parametrize("kind", ["cross_entropy", "teacher"])
@@ -279,7 +281,7 @@ def test_a_side_network_has_a_loss_of_its_own(folder, kind):
         main, of_teacher = ((taught.exp() * (taught - one)).sum() for one in (own, side))
         of_gold = -side.gather(1, batch.input_ids_BT[batch.scored_BT][:, None]).sum()
     wanted = main + (0.05 * of_gold if kind == "cross_entropy" else of_teacher)
-    assert float(found.total) == pytest.approx(float(wanted), rel=1e-4)
+    assert float(found.total.detach()) == pytest.approx(float(wanted), rel=1e-4)
 
 
 # --- whole runs ---------------------------------------------------------------------------------------------
@@ -314,6 +316,22 @@ def test_a_run_is_stored_with_its_facts_and_read_back(folder, tmp_path_factory, 
     rows, _ = experiment.item_rows(stored, sources.test_items(spec, tiny.EVALUATION), tiny.EVALUATION, spec)
     assert rows["text"].tolist() == run.items["text"].tolist()
     assert stored.causal.config.num_hidden_layers == (1 if spec.detached else 2)
+
+
+@pytest.mark.parametrize("adapter", ["lora", "shadow"])
+def test_a_model_in_bfloat16_is_read_as_it_was_trained(folder, tmp_path, monkeypatch, adapter):
+    monkeypatch.setattr(models, "LARGE_PARAMETERS", 1)
+    compute, trained = Compute(cpu_bfloat16=True), []
+    noted = lambda student: trained.append(student) or student.network  # noqa: E731
+    monkeypatch.setattr(trainable, "stored", noted)
+    spec = a_spec(folder, adapter, learning_rate=0.02)
+    run = experiment.run(spec, out=tmp_path, evaluation=tiny.EVALUATION, compute=compute)
+    stored = experiment.load_trained(run.spec, run.folder, compute=compute)
+    assert stored.policy.weights == torch.bfloat16
+    pairs = zip(trained[0].network.parameters(), stored.network.parameters(), strict=True)
+    assert all(torch.equal(*pair) for pair in pairs)
+    if adapter == "lora":  # whose merged weights would be rounded
+        assert run.result["effective_rank"] <= 2
 
 
 def test_the_effective_rank_of_equal_singular_values_is_their_number():

@@ -257,6 +257,8 @@ def test_the_teacher_is_a_run_of_its_own_shared_by_its_students():
     [
         ({"method": "dpo"}, "method='dpo' must be 'base', 'sft', 'fkl'"),
         ({"domain": "maths"}, r"domain='maths', data='items': the domain must be one of \['math', "),
+        ({"data": "study-file"}, "domain='math', data='study-file': the domain must be one of"),
+        ({"study_file": "my.toml"}, "domain='math', data='items': the domain must be one of"),
         ({"protocol": "strict"}, "protocol='strict' must be 'careful' or 'paper'"),
         ({"teacher": None}, "method 'gkd' needs a teacher"),
         ({"method": "sft"}, "method 'sft' has no teacher, but teacher='owner/teacher-7B'"),

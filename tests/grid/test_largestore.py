@@ -105,6 +105,23 @@ def test_work_of_the_driver_grows_with_the_number_of_runs_and_not_with_its_squar
         assert len(looks) <= 5 * n_runs
 
 
+@pytest.mark.parametrize("later", [("damaged", "", "teacher"), ("held", "", "lease"), ("waiting",)])
+def test_a_run_fails_whose_teacher_failed_while_it_ran(tmp_path, later):
+    """Two students run, one finds their teacher damaged, and it cannot be made again: all of it ends."""
+    jobs = scheduler.jobs_of(largestore.planned(3))
+    teacher = next(run_id for run_id, job in jobs.items() if job.is_teacher)
+    first, second = [run_id for run_id, job in jobs.items() if teacher in job.needs][:2]
+    grid = scheduler.Scheduler(jobs, tmp_path, lambda state: None)
+    grid._set(teacher, "found")
+    for run_id in (first, second):
+        grid._set(run_id, "running")
+    grid._record(first, scheduler.Outcome("damaged", "zeros", teacher))
+    grid._record(teacher, scheduler.Outcome("failed", "no room"))
+    grid._record(second, scheduler.Outcome(*[teacher if each == "teacher" else each for each in later]))
+    reason = f"its teacher {teacher} failed: no room"
+    assert [grid.state().failures.get(each) for each in (first, second)] == [reason, reason]
+
+
 def test_every_step_is_measured():
     took = largestore.measured(6)
     assert list(took) == ["plan", "resume", "read", "look", "plan, resume and read"]

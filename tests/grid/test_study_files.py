@@ -8,7 +8,8 @@ import pytest
 from ownstudy import write_study
 
 from kdutils.constants import ALL_TASKS, TASK_LABELS
-from kdutils.data import answers, sources, study_files
+from kdutils.data import answers, options, sources, study_files
+from kdutils.data.item_files import item_of
 from kdutils.grid.plan import plan
 from kdutils.grid.profile import NEW_STUDY, load_profile
 from kdutils.grid.study import place_of
@@ -99,6 +100,17 @@ def test_every_way_of_reading(answer, choices, text, parsed):
     assert answers.is_correct(key, parsed, parsed)
 
 
+def test_what_a_task_is_survives_its_key_whatever_the_letters():
+    pattern, response = r"\\boxed\{(é\d|&=%\+|)\}", r"So {x=1}, \boxed{{}}"
+    own = study_files.OwnTask(items="x.csv", answer=pattern, choices=["é1", "&=%+", ""], response=response)
+    key = own.key("own")
+    assert (ALL_TASKS[key].reading, ALL_TASKS[key].options) == (pattern, ("é1", "&=%+", ""))
+    item = item_of({"id": "1", "task": key, "question": "?", "answer": "&=%+"}, where="", is_own=True)
+    assert item.response == r"So {x=1}, \boxed{&=%+}"
+    assert answers.parse(key, item.response) == item.answer
+    assert list(options.options(item, "label").values())[1] == r"So {x=1}, \boxed{&=%+"
+
+
 MODELS = 'models = ["mini-qwen-0.5B", "mini-qwen-3B"]'
 BAD = {  # in place of a line, the wrong one -> what is said of that line
     ('title = "Legs and largest"', "title = 3"): "title=3: it must be a valid string",
@@ -144,6 +156,7 @@ def test_a_task_of_no_domain_is_refused(study):
     [
         ("legs.jsonl", '"legs-1"', '"legs-0"', "legs.jsonl, line 2: id 'legs-0' stands there twice"),
         ("legs.jsonl", '"task": "legs"', '"task": "arms"', "line 1: task='arms' must be one of ['legs']"),
+        ("largest.csv", ",question,", ",answer,question,", "line 1: column 'answer' stands there twice"),
         ("largest.csv", ",question,", ",querstion,", "line 2: key 'querstion' is none of an item"),
         ("largest.csv", '",A\n', '",E\n', "answer='E' is not as largest"),
         ("train.jsonl", '"task": "largest", ', "", "task=None must be one of ['legs', 'largest']"),

@@ -1,5 +1,8 @@
 """`./run_all.sh --check`: what holds, what does not, what is not made, and lists that are refused."""
 
+import os
+import subprocess
+
 import pytest
 
 from kdutils.report import codecheck
@@ -47,20 +50,41 @@ checks:
 def checked(tmp_path, monkeypatch, capsys):
     """Exit code and lines of a check of a list whose commands are not run: their files lie in `out`."""
     commands = []
-    monkeypatch.setattr(codecheck.subprocess, "run", lambda command, check: commands.append(command))
+
+    def called(command, check):
+        commands.append(command)
+        return subprocess.CompletedProcess(command, "--fails" in text_of.read_text())
+
+    text_of = tmp_path / "list.yml"
+    monkeypatch.setattr(codecheck.subprocess, "run", called)
     (tmp_path / "table.csv").write_text("id,null,gain\nE1,yes sir,4.775\nE1,no,0\n")
     rows = '[{"id": "E1"}, {"id": "E1"}, {"id": "E2", "verdict": "reproduced"}]'
     (tmp_path / "claims.json").write_text(rows)
     (tmp_path / "curve.jsonl").write_text('{"step": 1}\n{"epoch": 3, "loss": 0.4512}\n')
 
     def run(text, *arguments):
-        path = tmp_path / "list.yml"
-        path.write_text(text)
-        code = codecheck.main(["--list", str(path), "--out", str(tmp_path), *arguments])
+        text_of.write_text(text)
+        code = codecheck.main(["--list", str(text_of), "--out", str(tmp_path), *arguments])
         told = capsys.readouterr()
         return code, (told.out + told.err).splitlines(), commands
 
     return run
+
+
+def test_of_a_command_that_failed_only_what_it_wrote_counts(checked, tmp_path):
+    for name in ("table.csv", "claims.json"):
+        os.utime(tmp_path / name, (0, 0))
+    os.utime(tmp_path / "curve.jsonl", (2**32, 2**32))
+    assert checked(LIST)[0] == 0
+    code, lines, _ = checked(LIST.replace("published", "published --fails"))
+    assert code == 1 and lines[-1] == "1 holds, 3 does not hold, 1 not regenerated here"
+    assert "./run_all.sh published --fails failed, and " in lines[1]
+
+
+def test_no_rows_are_not_those_without_such_a_column(checked):
+    code, lines, _ = checked(LIST.replace("row: {id: E1}\n    value: 2", "row: {ids: E1}\n    value: 0"))
+    assert code == 1 and "does not hold: two claims of E1 (there is no column ids in" in lines[2]
+    assert checked(LIST.split("  - claim")[0].replace("checks:", "checks: []"))[0] == 2
 
 
 def test_all_holds_and_what_takes_long_is_not_made(checked):

@@ -236,6 +236,16 @@ def test_index_says_in_four_sentences_what_the_verdicts_come_to():
     ]
 
 
+def test_claims_that_some_columns_do_not_judge_are_not_reproduced_by_all():
+    profile = replace(profile_of("02_size_correlation"), sources=("live",), live=load_profile("mini").live)
+    sampled = LIVE | {"decoding": "sampled"}
+    rows = [LIVE | {"id": "S2"}, sampled, sampled | {"id": "S2"}, sampled | {"id": "S3"}]
+    said = answers(index(*rows[:3], profile=profile))[2]
+    assert said.endswith("First reproduced by all: S2 gain <b>falls</b>.")
+    said = answers(index(LIVE | {"verdict": "inconclusive"}, *rows[1:], profile=profile))[2]
+    assert "First" not in said
+
+
 def test_a_study_of_released_results_alone_says_how_to_get_live_ones():
     said = answers(index(CLAIM, others={"mini": ([CLAIM], "nowhere")}))
     assert said[2:] == [
