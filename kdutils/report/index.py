@@ -10,15 +10,17 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby, repeat
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from kdutils.claims import answer_sheet
 from kdutils.grid import cell_table, study
 from kdutils.grid.profile import Profile
 from kdutils.report import html_tables
 from kdutils.report.render import Result, page
+
+if TYPE_CHECKING:
+    from kdutils.claims import answer_sheet  # loads scipy.stats, which a dry run does without
 
 THUMBNAIL_WIDTH, FIGURE_WIDTH = 640, 1280  # pixels; both are embedded: a page may not load its neighbours
 VERDICTS = {"reproduced": "✓", "not_reproduced": "✗", "inconclusive": "?", "not_testable": "–"}
@@ -90,6 +92,8 @@ def _answers(
 
     Each is its title, its columns, and a note: where they are from, or how to get them where there are none.
     """
+    from kdutils.claims import answer_sheet
+
     claims = _of_paper(claims)
     known = {row["id"] for row in claims}
     released = answer_sheet.columns([row for row in claims if row["source"] == "published"])
@@ -178,6 +182,8 @@ def _matrix(columns: answer_sheet.Columns) -> list[dict[str, Any]]:
 
 def _cell(column: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """A field of the matrix: how often it holds each verdict, and its words."""
+    from kdutils.claims import answer_sheet
+
     counts = Counter(row["verdict"] for row in rows)
     counts = {verdict: counts[verdict] for verdict in VERDICTS if counts[verdict]}
     words = ", ".join(f"{n} {verdict.replace('_', ' ')}" for verdict, n in counts.items())

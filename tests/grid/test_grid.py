@@ -225,7 +225,7 @@ def driver(plan, out, *, workers, pool="kdutils.grid.local_pool.Pool", shard="1/
         f"from {module} import {name}; fill.Pool = {name}; begun, begin = [], store.RunFolder.begin;"
         "store.RunFolder.begin = lambda self, *own: begun.append(self.path.name) or begin(self, *own);"
         f"from kdutils.grid.scheduler import Shard; shard = Shard.parse({shard!r});"
-        "from kdutils.spec import EvalSpec, PlannedRun, RunSpec;"
+        "from kdutils.grid.study import PlannedRun; from kdutils.spec import EvalSpec, RunSpec;"
         "asked = json.loads(sys.argv[1]);"
         "plan = [PlannedRun(RunSpec.from_dict(s), EvalSpec.from_dict(e)) for s, e in asked];"
         "state = fill.fill(plan, Path(sys.argv[2]), workers=int(sys.argv[3]), shard=shard);"

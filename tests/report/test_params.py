@@ -180,9 +180,8 @@ def test_wrong_value_is_refused_in_one_line_with_the_remedy(kind, given):
     [
         ("selection", "str", "best_on_tset", "did you mean 'best_on_test'?"),
         ("profile", "str", "publised", "did you mean 'published'?"),
-        ("tasks", "list[str]", "aqua,gsm8", "did you mean 'gsm8k'?"),
+        ("methods", "list[str]", "fkl,revk", "did you mean 'revkd'?"),
         ("methods", "list[str]", "sft", "choose from fkl, seqkd, revkd, gkd"),
-        ("domains", "list[str]", '["Math"]', "choose from math, commonsense"),
     ],
 )
 def test_choices_hold_for_text_and_for_each_element(name, kind, given, hint):
