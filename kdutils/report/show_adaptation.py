@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from kdutils.constants import METHOD_NAMES
 from kdutils.report import figures, plots
@@ -58,7 +59,9 @@ def _rate_curves(table: pd.DataFrame) -> Figure:
             ax.plot(own["rate"], own["validation_loss"], linewidth=1.0, **look)
         if len(part):
             ax.set_title(f"{METHOD_NAMES[part['method'].iloc[0]]}, {part['student'].iloc[0]}")
-        ax.set(xscale="log", xlabel="learning rate", ylabel="validation loss,\nnats a token")
+        ax.set(xscale="log", yscale="log", xlabel="learning rate", ylabel="validation loss,\nnats a token")
+        ax.yaxis.set_major_locator(MaxNLocator(5))
+        ax.yaxis.set_major_formatter("{x:g}")
         ax.minorticks_off()
     plots.figure_legend(fig, styles.values())
     return fig

@@ -73,7 +73,7 @@ def test_other_prefixes_and_divergences_are_trained(folder, finished, tmp_path, 
     run = experiment.run(
         a_spec(folder, "kd", prefix=prefix, divergence=divergence), out=out, evaluation=EVALUATION
     )
-    samples = [json.loads(line).get("on_policy", False) for line in (run.folder.path / "curve.jsonl").open()]
+    samples = [entry.get("on_policy", False) for entry in run.folder.curve()]
     assert run.result["status"] == "trained"
     assert {"teacher": not any(samples), "student": sum(samples) == 3, "mixed": True}[prefix]
     states, texts = (list(out.glob(own)) for own in ("states/*", "texts/*.jsonl"))
@@ -91,8 +91,7 @@ def test_states_on_the_texts_of_the_teacher_are_those_of_the_teacher_online(fold
         run = experiment.run(
             spec, out=out, evaluation=EVALUATION, compute=Compute(keeps_teacher_states=keeps)
         )
-        entries = [json.loads(line) for line in (run.folder.path / "curve.jsonl").open()]
-        losses.append([entry["loss"] for entry in entries if "loss" in entry])
+        losses.append([entry["loss"] for entry in run.folder.curve() if "loss" in entry])
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
