@@ -177,7 +177,7 @@ class RunSpec(Hashed):
                 )
         if self.devices > self.batch_size:
             more = f"devices={self.devices} is more than the {self.batch_size} rows of a batch"
-            raise ValueError(f"{more}, and one would idle: use fewer, or a larger batch_size")
+            raise ValueError(f"{more}: use devices={self.batch_size} or fewer, or a larger batch_size")
         kind = self.adapter
         for name in ADAPTER_FIELDS:
             users = [key for key, adapter in ADAPTERS.items() if name in adapter.fields]
