@@ -64,8 +64,7 @@ class Section:
         self.marks = gain_tables.watermarks(self.asked)
         if "published" in self.parts:
             run.inputs[authors_tables.TABLE.name] = authors_tables.SHA256
-        if made := self.asked.to_make:
-            run.inputs["runs"] = digest(self.asked.evaluated(made))
+        self._record_runs()
         self.items = item_gains.read(self.asked)  # of one live pair alone; of several pairs none
         self.selection = getattr(run.parameters, "selection", None)
 
@@ -73,6 +72,12 @@ class Section:
         """Plan again, now that the first runs are there, and make what that adds (grid.adaptation)."""
         self.asked = plan.plan(self.number, vars(self.run.parameters))
         live.train(self.asked, is_second=True)
+        self._record_runs()
+
+    def _record_runs(self) -> None:
+        """Note the live runs and their item rows among what the figures are drawn from."""
+        if made := self.asked.to_make:
+            self.run.inputs["runs"] = digest(self.asked.evaluated(made))
 
     def of(self, source: str) -> pd.DataFrame:
         """The cells of one source that are shown; no rows without it."""

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import inspect
-import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +14,7 @@ from kdutils.data import sources
 from kdutils.grid import adaptation
 from kdutils.grid.cell_table import short_name
 from kdutils.grid.plan import Plan
-from kdutils.io import disk
+from kdutils.io import cache, disk
 from kdutils.runs import store
 from kdutils.spec import EvalSpec, RunSpec
 
@@ -91,12 +88,13 @@ def items(plan: Plan) -> pd.DataFrame:
     """
     evaluations, tables = {run.spec: run.evaluation for run in plan.asked}, []
     finals = [run for run, _ in _finished(plan) if run.is_final]
+    code = cache.code_digest("kdutils.runs.held_out")
     for run in finals:
-        found = _kept(plan.out, run.spec, run.teacher, evaluations[run.spec])
+        found = _kept(plan.out, run.spec, run.teacher, evaluations[run.spec], code)
         tables.append(pd.DataFrame(found).assign(**_named(run.cell, run.spec)))
     for run in {run.cell[:2]: run for run in finals}.values():
         base = RunSpec(student=run.spec.student, method=BASE, domain=run.spec.domain, data=run.spec.data)
-        found = _kept(plan.out, base, run.teacher, evaluations[run.spec])
+        found = _kept(plan.out, base, run.teacher, evaluations[run.spec], code)
         about = _named(run.cell._replace(arm=BASE), base) | {"train_items": 0}
         tables.append(pd.DataFrame(found).assign(**about))
     names = [*RUN, *ITEM, "is_other", *VALUES]
@@ -104,19 +102,20 @@ def items(plan: Plan) -> pd.DataFrame:
     return table.reindex(columns=names).astype(dict.fromkeys(VALUES, float) | {"is_other": bool})
 
 
-def _kept(out: Path, spec: RunSpec, teacher: RunSpec, evaluation: EvalSpec) -> list[dict[str, Any]]:
-    """Rows of held_out.compared, kept once they are computed; none where a run is not evaluated so."""
+def _kept(
+    out: Path, spec: RunSpec, teacher: RunSpec, evaluation: EvalSpec, code: str
+) -> list[dict[str, Any]]:
+    """Rows of held_out.compared, kept once this code computed them; none where a run is not evaluated so."""
     spec, teacher = map(sources.resolved, (spec, teacher))
     folders = [store.folder_of(out, each.run_id) for each in (spec, teacher)]
     digests = [folder.items_digest(evaluation) for folder in folders]
     if None in digests:
         return []
-    from kdutils.runs import held_out  # torch takes seconds to import
-
-    key = [spec.run_id, teacher.run_id, evaluation.eval_id, *digests, inspect.getsource(held_out)]
-    name = hashlib.sha256(json.dumps(key).encode()).hexdigest()
+    name = cache.digest([spec.run_id, teacher.run_id, evaluation.eval_id, *digests, code])
 
     def measured() -> list[dict[str, Any]]:
+        from kdutils.runs import held_out  # torch takes seconds to import
+
         table = held_out.compared(out, spec, teacher, evaluation).astype(object)
         return table.where(table.notna(), None).to_dict("records")
 

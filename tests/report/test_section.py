@@ -1,6 +1,7 @@
 """What notebooks say in sentences: numbers with intervals, and inconclusive where one holds 0."""
 
 import math
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -47,3 +48,18 @@ def test_a_rule_that_changes_nothing_is_said_to_change_nothing(p):
     said = show_gains.selections_remark(both)
     assert said.count("does not change this") == 4
     assert said.count("cannot be shown") == (4 if p > 0.05 else 0)
+
+
+def test_figures_after_a_second_round_name_its_runs_too(monkeypatch):
+    def planned(*runs):
+        return SimpleNamespace(to_make=runs, evaluated=list)
+
+    own = section.Section.__new__(section.Section)
+    own.run, own.number = SimpleNamespace(inputs={}, parameters=SimpleNamespace()), "15"
+    own.asked = planned("a trial")
+    own._record_runs()
+    first = own.run.inputs["runs"]
+    monkeypatch.setattr(section.plan, "plan", lambda *asked: planned("a trial", "a run at the best rate"))
+    monkeypatch.setattr(section.live, "train", lambda *plans, **how: None)
+    own.proceed()
+    assert own.run.inputs["runs"] != first
