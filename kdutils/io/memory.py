@@ -59,8 +59,8 @@ def _c_library() -> ctypes.CDLL | None:
 def peak_memory(device: str | None = "cpu") -> Iterator[dict[str, Any]]:
     """The most memory that this process holds within the block, known after it, GB of 10^9 bytes.
 
-    Keys: start_gb, peak_gb, and memory_by: VmHWM, the system's own peak, or samples, where it keeps none. With
-    another `device` (None: as Compute.device) and a GPU it is what torch holds of the GPU, memory_by torch.
+    Keys: start_gb, peak_gb, and memory_by: VmHWM, the system's own peak, or samples, where it keeps none.
+    With another `device` (None: as Compute.device) and a GPU it is what torch holds of that, memory_by torch.
     """
     if device != "cpu":
         import torch

