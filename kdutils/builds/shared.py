@@ -11,6 +11,8 @@ a learning rate means for it what it means for them. A slot's gradient is the su
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -62,13 +64,14 @@ class Pool(nn.Module):
     @torch.no_grad()
     def fill(self, weights: list[Tensor]) -> None:
         """Take M and lambda from these weights of the layers: the M whose weights are nearest to them."""
-        flat = torch.cat([w.detach().flatten() for w in weights]).double()
+        flat = torch.cat([w.detach().flatten() for w in weights])
         spreads = torch.stack([w.double().std() for w in weights])
         self.scales.copy_(spreads / (spreads.new_tensor(self.sizes) @ spreads.square() / self.n).sqrt())
-        scale_N = self.of_layers().double()
+        scale_N = self.of_layers()
         values_M = self.folded(flat * self.signs * scale_N) / self.folded(scale_N.square())
         self.values.copy_(values_M[None])
 
+    @cached_property
     def divisor(self) -> Tensor:
         """(sum of lambda over a slot's uses)^2 / their number (m,), by which its gradient is divided."""
         scale_N = self.of_layers()
@@ -81,8 +84,7 @@ class Pool(nn.Module):
             return
         values_M = self.values[0]
         if values_M.requires_grad:
-            divisor = self.divisor()
-            values_M.register_hook(lambda gradient: gradient / divisor)
+            values_M.register_hook(lambda gradient: gradient / self.divisor)
         parts = (self.unfolded(values_M) * self.signs).split(self.sizes)
         layers = zip(self.scales, parts, self.shapes, strict=True)
         self.current = [scale * part.view(shape) for scale, part, shape in layers]
