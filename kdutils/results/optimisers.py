@@ -13,20 +13,21 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from kdutils.grid.arms import ArmStudy
 from kdutils.grid.cell_table import model_family, short_name
 from kdutils.grid.model_shapes import architecture_of
 from kdutils.inference import crossed_bootstrap, intervals
-from kdutils.inference.estimate import Estimate
+from kdutils.inference.estimate import CONFIDENCE, Estimate
 from kdutils.results import arms
 from kdutils.results.arms import CELL, RUN
 from kdutils.runs import store
 
 ADAMW, MUON, SPECTRAL = OPTIMISERS = ("adamw", "muon", "muon_spectral")
 CONTRASTS = {"forward KL less SFT": ("fkl", "sft"), "reverse less forward KL": ("revkd", "fkl")}
+GROUP = ["family", "teacher", "method"]
 LEAST_NATS = 0.01  # a contrast has another sign if it is that far from zero under both optimisers
-DIVERGED = 1e9  # nats, in the place of infinity
 
 
 def widths(study: ArmStudy | None) -> dict[str, int]:
@@ -43,38 +44,41 @@ def best_rates(runs: pd.DataFrame, width_of: Mapping[str, int]) -> pd.DataFrame:
     teacher "" and one row. Takes `arms.read` and `widths`.
     """
     found, trials = arms.rates(runs), runs[runs["is_trial"]].sort_values("rate")
-    losses = {cell: part[["rate", "validation_loss"]].to_numpy() for cell, part in trials.groupby(CELL)}
-    found["rate"] = [
-        _lowest(*losses[tuple(row[CELL])].T) if row["outcome"] == "chosen" else math.nan
-        for _, row in found.iterrows()
-    ]
+    cells = zip(found["outcome"], trials.groupby(CELL, sort=False), strict=True)  # arms.rates has this order
+    found["rate"] = [_lowest(part) if outcome == "chosen" else math.nan for outcome, (_, part) in cells]
     found["teacher"] = found["teacher"].where(found["method"] != "sft", "")
     found = found.assign(family=found["student"].map(model_family), width=found["student"].map(width_of))
     return found.drop_duplicates(CELL)[[*CELL, "family", "width", "rate", "outcome"]].reset_index(drop=True)
 
 
-def _lowest(rates: np.ndarray, losses: np.ndarray) -> float:
+def _lowest(trials: pd.DataFrame) -> float:
+    rates, losses = trials[["rate", "validation_loss"]].to_numpy().T
     place = int(losses.argmin())
-    x, y = np.log2(rates[place - 1 : place + 2]), np.minimum(losses[place - 1 : place + 2], DIVERGED)
-    square, slope, _ = np.polyfit(x - x[1], y, 2)
-    vertex = -slope / (2 * square) if square > 0 else 0.0
-    return float(2 ** (x[1] + np.clip(vertex, x[0] - x[1], x[2] - x[1])))
+    near = slice(place - 1, place + 2)
+    x = np.log2(rates[near] / rates[place])
+    square, slope, _ = np.polyfit(x, np.minimum(losses[near], 1e9), 2)  # infinite if it diverged
+    vertex = -slope / (2 * square) if square > 0 else 0.0  # else all three are equal
+    return float(rates[place] * 2 ** np.clip(vertex, x[0], x[2]))
 
 
-def distances(best: pd.DataFrame) -> pd.DataFrame:
-    """How far the best rate of the widest student lies above that of the narrowest, octaves.
+def shifts(best: pd.DataFrame) -> pd.DataFrame:
+    """How far the best rate of the widest student lies above that of the narrowest, octaves, by arm.
 
-    A row a family x teacher x method x arm of two widths or more, of `best_rates`: narrowest, widest, octaves
-    (NaN where either has no best rate).
+    By the line of log2 rate on log2 width through all of `best_rates`, its level another for each family,
+    teacher and method. Columns arm, narrowest, widest, octaves, low, high (Student's t), n (rates).
     """
     table = []
-    for cell, part in best.groupby(["family", "teacher", "method", "arm"], sort=False):
-        narrow, wide = (part.loc[part["width"] == edge(part["width"])].iloc[0] for edge in (min, max))
-        if narrow["width"] < wide["width"]:
-            octaves = math.log2(wide["rate"] / narrow["rate"])
-            table.append((*cell, narrow["width"], wide["width"], octaves))
-    names = ["family", "teacher", "method", "arm", "narrowest", "widest", "octaves"]
-    return pd.DataFrame(table, columns=names)
+    for arm, part in best.dropna(subset=["rate"]).groupby("arm", sort=False):
+        logs, groups = np.log2(part[["width", "rate"]].astype(float)), [part[name] for name in GROUP]
+        x, y = (logs - logs.groupby(groups).transform("mean")).to_numpy().T
+        if (squares := x @ x) < 1e-9:  # one width in every group
+            continue
+        slope, free = (x @ y) / squares, len(x) - logs.groupby(groups).ngroups - 1
+        error = math.sqrt(((y - slope * x) ** 2).sum() / free / squares) if free > 0 else math.nan
+        ends, half = part["width"].agg(["min", "max"]), error * stats.t.ppf(0.5 + CONFIDENCE / 2, free)
+        bounds = np.array([slope, slope - half, slope + half]) * math.log2(ends["max"] / ends["min"])
+        table.append((arm, *ends, *bounds, len(x)))
+    return pd.DataFrame(table, columns=["arm", "narrowest", "widest", "octaves", "low", "high", "n"])
 
 
 def bands(runs: pd.DataFrame, out: Path) -> pd.DataFrame:
@@ -84,9 +88,8 @@ def bands(runs: pd.DataFrame, out: Path) -> pd.DataFrame:
     other has changed, whichever has more.
     """
     names, tables = [*RUN, "epoch", "least_norm", "largest_norm"], []
-    for row in (
-        runs[runs["is_final"]].drop_duplicates("run_id").to_dict("records")
-    ):  # SFT has several teachers
+    own = runs[runs["is_final"]].drop_duplicates("run_id")  # SFT students stand beside several teachers
+    for row in own.to_dict("records"):
         curve = pd.DataFrame(store.folder_of(out, row["run_id"]).curve()).reindex(columns=names[-3:])
         tables.append(curve.dropna().assign(**{name: row[name] for name in RUN}))
     found = pd.concat(tables, ignore_index=True)[names] if tables else pd.DataFrame(columns=names)
@@ -115,7 +118,7 @@ def signs(found: pd.DataFrame) -> pd.DataFrame:
     for key, by_arm in _differences(found):
         of_adamw = ""
         for arm, of_resamples in by_arm.items():
-            value = _estimated(of_resamples)
+            value = crossed_bootstrap.estimate(of_resamples.to_numpy(), why_undefined="it has no items")
             sign = "-" if value.high < 0 else "+" if value.low > 0 else ""
             of_adamw = sign if arm == ADAMW else of_adamw
             table.append((*key, arm, *value.bounds, sign, {sign, of_adamw} == {"-", "+"}))
@@ -128,11 +131,10 @@ def contrasts(best: pd.DataFrame, norms: pd.DataFrame, found: pd.DataFrame) -> d
 
     Takes `best_rates`, `bands` and `arms.levels` of nll.
     """
-    own = distances(best)
-    octaves = own.loc[own["arm"] == SPECTRAL, "octaves"].dropna()
+    shift = {row.arm: Estimate(row.octaves, row.low, row.high, n=row.n) for row in shifts(best).itertuples()}
     ends = norms[norms["arm"] == SPECTRAL].groupby(RUN)["drift"].max()
     values: dict[str, Estimate | str] = {
-        "R1": intervals.mean_interval(octaves) if len(octaves) else "no two widths have a best rate",
+        "R1": shift.get(SPECTRAL, f"no two widths have a best rate by {SPECTRAL}"),
         "R2": intervals.mean_interval(ends - 1) if len(ends) else f"nothing was trained by {SPECTRAL}",
         "R3": f"no contrast of methods was trained by {ADAMW} and by {MUON} or {SPECTRAL}",
     }
@@ -143,9 +145,6 @@ def contrasts(best: pd.DataFrame, norms: pd.DataFrame, found: pd.DataFrame) -> d
         if {ADAMW, arm} <= set(by_arm)
     ]
     if turned:
-        values["R3"] = replace(_estimated(np.maximum.reduce(turned) - LEAST_NATS), n=len(turned))
+        most = np.maximum.reduce([each.to_numpy() for each in turned]) - LEAST_NATS
+        values["R3"] = replace(crossed_bootstrap.estimate(most, why_undefined="no items"), n=len(turned))
     return values
-
-
-def _estimated(of_resamples: pd.Series) -> Estimate:
-    return crossed_bootstrap.estimate(np.asarray(of_resamples), why_undefined="it has no items")

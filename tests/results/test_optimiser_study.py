@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+import statsmodels.api as sm
 
 from kdutils.claims import contrasts
 from kdutils.grid.arms import ArmStudy
@@ -39,9 +40,10 @@ def test_the_distance_of_the_best_rates_is_the_planted_one():
     found = optimisers.best_rates(trials(best), WIDTHS)
     for row in found.itertuples():
         assert row.rate == pytest.approx(best(row.arm, row.width, row.method), rel=1e-6)
-    octaves = optimisers.distances(found).groupby("arm")["octaves"]
-    assert octaves.mean().to_dict() == pytest.approx({"adamw": 2, "muon": 1, "muon_spectral": 0.1})
-    assert octaves.size().to_dict() == dict.fromkeys(optimisers.OPTIMISERS, 3)
+    shifts = optimisers.shifts(found).set_index("arm")
+    assert shifts["octaves"].to_dict() == pytest.approx({"adamw": 2, "muon": 1, "muon_spectral": 0.1})
+    assert shifts["n"].tolist() == [6] * 3 and (shifts["widest"] == 96).all()
+    assert (shifts["high"] - shifts["low"]).max() < 1e-6  # methods differ by their level alone
     assert set(found.loc[found["method"] == "sft", "teacher"]) == {""}
 
 
@@ -51,7 +53,20 @@ def test_a_best_rate_at_the_edge_has_no_distance_and_one_beside_divergence_has()
     )
     assert found.groupby("width")["outcome"].unique().map(list).to_dict() == {48: ["void"], 96: ["chosen"]}
     assert ((found["rate"] > 1e-3) & (found["rate"] < 3e-3)).sum() == 9  # away from what diverged
-    assert optimisers.distances(found)["octaves"].isna().all()
+    assert optimisers.shifts(found).empty
+
+
+def test_the_interval_of_the_shift_is_that_of_a_linear_model():
+    rng = np.random.default_rng(0)
+    rows = [("mini-qwen", "", method, width) for method in METHODS for width in (48, 64, 80, 96)]
+    best = pd.DataFrame(rows, columns=["family", "teacher", "method", "width"]).assign(arm="adamw")
+    best["rate"] = 1e-3 * (best["width"] / 48) ** 1.5 * 2 ** rng.normal(0, 0.3, len(best))
+    logs = np.log2(best[["width", "rate"]])
+    design = pd.get_dummies(best["method"], dtype=float).assign(width=logs["width"])
+    fitted = sm.OLS(logs["rate"], design).fit()
+    found = optimisers.shifts(best).iloc[0]
+    expected = [fitted.params["width"], *fitted.conf_int().loc["width"]]
+    assert list(found[["octaves", "low", "high"]]) == pytest.approx(expected)  # 48 to 96 is one octave
 
 
 def test_widths_are_those_of_the_students_of_the_study():
