@@ -23,7 +23,7 @@ NAMES = {"arm": {name: style.label for name, style in STYLE.items()}, "method": 
 
 def best_rates(section: Section, best: pd.DataFrame) -> None:
     """Figure of the best learning rate over the width, and by how much it moves over all widths."""
-    caption = "best learning rate by width, between the rates that were tried by a parabola; lines are an octave apart."
+    caption = "best learning rate by width, between those tried by a parabola; lines are an octave apart."
     drawn = best.dropna(subset=["rate"])
     section.figure("best_rates", {"live": drawn}, _rates_over_widths, caption, value="rate")
     found = optimisers.shifts(best)
