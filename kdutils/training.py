@@ -119,8 +119,8 @@ class _Training:
         if checkpoint is not None:
             state.resume(checkpoint, run_id, self.world, progress)
             self.student.after_update()
-        if state.done_steps == 0 and self.validation is not None and (norms := self._norms()):
-            self._log({"epoch": 0} | norms)
+        if state.done_steps == 0 and self.validation is not None:
+            self._log({"epoch": 0} | self._norms())
         saved = time.monotonic()
         started = saved - state.seconds
         while state.done_steps < self.n_steps:
