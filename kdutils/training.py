@@ -119,12 +119,11 @@ class _Training:
         if checkpoint is not None:
             state.resume(checkpoint, run_id, self.world, progress)
             self.student.after_update()
-        if state.done_steps == 0 and self.validation is not None:
-            self._log({"epoch": 0} | self._norms())
         saved = time.monotonic()
         started = saved - state.seconds
         while state.done_steps < self.n_steps:
-            entry = self._step(state.done_steps)
+            before = {} if state.done_steps else self._norms()
+            entry = self._step(state.done_steps) | before
             state.done_steps += 1
             self._log(entry)
             if not math.isfinite(entry["loss"]):
@@ -276,7 +275,7 @@ class _Training:
             self.state.best = (loss, {name: w.detach().clone() for name, w in self.state.weights.items()})
 
     def _norms(self) -> dict[str, float]:
-        is_whole = self.spec.adapter == "full" and self.world.size == 1
+        is_whole = self.spec.adapter == "full" and self.world.size == 1 and self.validation is not None
         return optimisers.norm_band(self.student) if is_whole else {}
 
     @torch.no_grad()

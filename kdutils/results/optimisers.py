@@ -84,14 +84,14 @@ def shifts(best: pd.DataFrame) -> pd.DataFrame:
 def bands(runs: pd.DataFrame, out: Path) -> pd.DataFrame:
     """Least and largest norm of the matrices at the end of each epoch (optimisers.norm_band), of final runs.
 
-    RUN, epoch (0: before training), least_norm, largest_norm and drift, by how many octaves the one or the
-    other has changed, whichever has more.
+    RUN, epoch (0: before training, as the first step has it), least_norm, largest_norm and drift, by how many
+    octaves the one or the other has changed, whichever has more.
     """
     names, tables = [*RUN, "epoch", "least_norm", "largest_norm"], []
     own = runs[runs["is_final"]].drop_duplicates("run_id")  # SFT students stand beside several teachers
     for row in own.to_dict("records"):
         curve = pd.DataFrame(store.folder_of(out, row["run_id"]).curve()).reindex(columns=names[-3:])
-        tables.append(curve.dropna().assign(**{name: row[name] for name in RUN}))
+        tables.append(curve.fillna({"epoch": 0}).dropna().assign(**{name: row[name] for name in RUN}))
     found = pd.concat(tables, ignore_index=True)[names] if tables else pd.DataFrame(columns=names)
     norms = found.set_index([*RUN, "epoch"])[["least_norm", "largest_norm"]].astype(float)
     start = norms[norms.index.get_level_values("epoch") == 0].droplevel("epoch")

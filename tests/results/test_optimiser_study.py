@@ -80,11 +80,10 @@ def test_widths_are_those_of_the_students_of_the_study():
 def test_drift_is_the_largest_change_of_either_norm_since_the_start(tmp_path):
     bands = {"a": [(1.0, 8.0), (1.0, 4.0), (2.0, 8.0)], "b": [(1.0, 2.0), (0.25, 2.0)]}
     for name, band in bands.items():
-        curve = [{"step": 1, "loss": 2.0}]
-        curve += [
-            {"epoch": epoch, "least_norm": least, "largest_norm": most}
-            for epoch, (least, most) in enumerate(band)
-        ]
+        curve = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.9}]
+        curve += [{"epoch": epoch} for epoch in range(1, len(band))]
+        for place, (least, most) in zip((0, 2, 3), band, strict=False):
+            curve[place] |= {"least_norm": least, "largest_norm": most}
         disk.write_text(tmp_path / "runs" / name / "curve.jsonl", "\n".join(map(json.dumps, curve)))
     runs = pd.DataFrame({"run_id": list(bands), "seed": [0, 1]}).assign(is_final=True, train_items=64)
     runs = runs.assign(teacher="T", student="S", method="sft", arm="muon_spectral")
