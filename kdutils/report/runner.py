@@ -22,7 +22,7 @@ from kdutils.grid import study
 from kdutils.grid.profile import Profile
 from kdutils.io import disk, environment
 from kdutils.report import ledger, notebook_api, notebook_parameters
-from kdutils.report.executor import HANDOVER, Executor, Task, say
+from kdutils.report.executor import Executor, Task, say
 from kdutils.report.index import LIVE_KINDS, index_html
 from kdutils.report.render import Result, duration, relink
 
@@ -51,7 +51,7 @@ def run_profile(
     jobs: int | None = None,
     limit_seconds: float | None = None,
     data: Sequence[Path] = (),
-    train: Callable[[list[study_plan.Plan], Path], Iterable[study_plan.Plan]] | None = None,
+    train: Callable[[list[study_plan.Plan]], Any] | None = None,
     notebooks: Path = notebook_parameters.NOTEBOOKS,
 ) -> list[Result]:
     """What became of each notebook asked for; reports, ledgers and index are in `out`/profile.
@@ -61,14 +61,13 @@ def run_profile(
         overrides: parameters by name, for every notebook that declares them.
         jobs: notebooks at a time, by default as many as there are cores.
         data: files that notebooks read, which the index lists with their checksums.
-        train: called with what each notebook needs, so that they find their runs made, and a
-            folder for what to hand over to them; returns the plans, each once that is done. A notebook
-            starts when its plan is returned, those that took longest the last time first; those of
-            constants.AT_ONCE start before `train`, those of constants.ALONE when all others have ended.
+        train: called with what each notebook needs, so that they find their runs made; then they start,
+            those that took longest the last time first. Those of study.AT_ONCE start before `train`, those
+            of study.ALONE when all others have ended.
 
     Raises:
         RunError, ParameterError: before any kernel starts, for whatever is wrong with the arguments; what
-            `train` raises ends notebooks of constants.AT_ONCE.
+            `train` raises ends notebooks of study.AT_ONCE.
         Interrupted: after SIGINT or SIGTERM.
     """
     if jobs is not None and jobs < 1:
@@ -93,14 +92,13 @@ def run_profile(
             for name in [name for name in waiting if name in study.AT_ONCE]:
                 start(name)
             try:
-                ready = train(needed, Path(scratch) / HANDOVER) if train else ()
+                if train:
+                    train(needed)
             except BaseException:
                 executor.stop(signal.SIGTERM)
                 raise
             started = time.monotonic()
             with _handling_signals(executor.stop):
-                for each in ready:
-                    start(study.PLANNED[each.section])
                 for name in [name for name in waiting if name not in study.ALONE]:
                     start(name)
                 wait(running.values())

@@ -71,7 +71,7 @@ class Section:
     def proceed(self) -> None:
         """Plan again, now that the first runs are there, and make what that adds (grid.adaptation)."""
         self.asked = plan.plan(self.number, vars(self.run.parameters))
-        live.train(self.asked, is_second=True)
+        live.train(self.asked)
         self._record_runs()
 
     def _record_runs(self) -> None:

@@ -272,10 +272,9 @@ def test_what_a_notebook_changes_is_not_there_for_the_next(tmp_path):
 def test_without_the_process_to_fork_from_a_notebook_imports_by_itself(tmp_path, scratch, capsys):
     write_notebook(tmp_path, GOOD, "run.finish()")
 
-    def without_socket(plans, folder):
+    def without_socket(plans):
         for socket in scratch.rglob("listener-*"):
             socket.unlink()
-        return plans
 
     [result] = runner.run_profile(
         profile_of(GOOD), out=tmp_path / "out", notebooks=tmp_path, train=without_socket
@@ -382,19 +381,8 @@ def run_mini(tmp_path: Path, train) -> list[Result]:
     return runner.run_profile(mini, out=tmp_path, only=["01", "06", "08"], jobs=1, train=train)
 
 
-def test_notebook_starts_when_its_plan_is_handed_over(tmp_path, recorder):
-    def train(plans, folder):
-        yield plans[0]
-        assert recorder.has_started.wait(60), "the first notebook waits for the other plans"
-        yield from plans[1:]
-
-    results = run_mini(tmp_path, train)
-    assert recorder.started == ["08_claims", "01_effectiveness", "06_noise"]
-    assert [result.name for result in results] == sorted(recorder.started)
-
-
 def test_what_needs_no_runs_and_measures_no_time_starts_before_anything_is_trained(tmp_path, recorder):
-    def train(plans, folder):
+    def train(plans):
         assert recorder.has_started.wait(60), "nothing has started"
         return plans
 
@@ -408,7 +396,7 @@ def test_what_was_begun_before_the_training_ends_with_it(tmp_path, recorder, mon
     stopped = []
     monkeypatch.setattr(recorder, "stop", lambda self, number: stopped.append(number))
 
-    def train(plans, folder):
+    def train(plans):
         assert recorder.has_started.wait(60)
         raise runner.RunError("no such model")
 
@@ -432,7 +420,7 @@ def test_what_measures_time_runs_alone(tmp_path, recorder, monkeypatch):
     monkeypatch.setattr(recorder, "run", run)
     only = ["01", "06", "09", "10"]
     results = runner.run_profile(
-        load_profile("mini"), out=tmp_path, only=only, jobs=4, train=lambda plans, folder: plans
+        load_profile("mini"), out=tmp_path, only=only, jobs=4, train=lambda plans: plans
     )
     assert seen[-1] == ("09_performance", ["01_effectiveness", "06_noise", "10_calibration"])
     assert len(results) == 4
@@ -440,7 +428,7 @@ def test_what_measures_time_runs_alone(tmp_path, recorder, monkeypatch):
 
 def test_long_notebooks_start_first_where_no_times_are_known(tmp_path, recorder):
     mini = load_profile("mini")
-    runner.run_profile(mini, out=tmp_path, jobs=1, train=lambda plans, folder: plans)
+    runner.run_profile(mini, out=tmp_path, jobs=1, train=lambda plans: plans)
     assert recorder.started[1:4] == ["08_claims", "05_fidelity", "01_effectiveness"]
     assert recorder.started[-1] == "09_performance"
     assert sorted(recorder.started) == list(mini.notebooks)
@@ -455,7 +443,7 @@ def test_what_took_longest_the_last_time_starts_first(tmp_path, recorder):
         (folder / "reports" / f"{name}.html").write_text(
             render.page("page.html.j2", title="", results=[], current=None)
         )
-    results = run_mini(tmp_path, lambda plans, folder: plans)
+    results = run_mini(tmp_path, lambda plans: plans)
     assert recorder.started == ["08_claims", "01_effectiveness", "06_noise"]
     assert [result.name for result in results] == list(seconds)
 
@@ -468,18 +456,8 @@ def test_how_soon_a_notebook_failed_is_not_how_long_it_takes(tmp_path, recorder)
     page = render.page("page.html.j2", title="", results=[], current=None)
     (folder / "reports" / "08_claims.failed.html").write_text(page)
     mini = load_profile("mini")
-    runner.run_profile(mini, out=tmp_path, jobs=1, train=lambda plans, folder: plans)
+    runner.run_profile(mini, out=tmp_path, jobs=1, train=lambda plans: plans)
     assert recorder.started[1] == "08_claims"
-
-
-def test_what_cannot_be_handed_over_ends_the_run(tmp_path, recorder):
-    def train(plans, folder):
-        yield plans[0]
-        raise OSError("the disk is full")
-
-    with pytest.raises(OSError, match="the disk is full"):
-        run_mini(tmp_path, train)
-    assert recorder.started == ["08_claims"]
 
 
 # --- what is refused before a kernel starts ------------------------------------------------------
