@@ -154,11 +154,7 @@ def sign_flip(values: Iterable[float], *, rng: np.random.Generator, n_permutatio
 
 
 def cluster_bootstrap(
-    values: Iterable[float],
-    clusters: Iterable[object],
-    *,
-    rng: np.random.Generator,
-    n_resamples: int = 999,
+    values: Iterable[float], clusters: Iterable[object], *, rng: np.random.Generator, n_resamples: int = 999
 ) -> Estimate:
     """Mean over clusters of their means, with the percentile interval of a bootstrap of both levels.
 

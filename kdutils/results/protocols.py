@@ -20,14 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from kdutils.constants import (
-    BY_SEQUENCE,
-    DOMAIN_LABELS,
-    KD_METHODS,
-    LOGIT_METHODS,
-    METHOD_NAMES,
-    is_text,
-)
+from kdutils.constants import BY_SEQUENCE, DOMAIN_LABELS, KD_METHODS, LOGIT_METHODS, METHOD_NAMES, is_text
 from kdutils.data import sources
 from kdutils.grid.cell_table import short_name
 from kdutils.grid.factors import FACTORS
