@@ -5,8 +5,6 @@ a failure with its reason, and a damaged one is set aside and made again. Severa
 machines, may fill one folder: no run is made twice.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from functools import partial

@@ -4,8 +4,6 @@ The executors of the standard library fail every task when one worker dies; here
 new worker takes its place.
 """
 
-from __future__ import annotations
-
 import signal
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ Undefined results are NaN with a `reason`, never 0 and never an exception; where
 `reason` is empty. Every random number comes from the caller's generator.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 from itertools import permutations

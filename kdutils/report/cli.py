@@ -1,7 +1,5 @@
 """The command line: `python -m kdutils [PROFILE] [-p NAME VALUE]... [--only 02,06] [--out DIR]`."""
 
-from __future__ import annotations
-
 import argparse
 import signal
 import sys

@@ -4,8 +4,6 @@ A report has its final name only if all cells ran and left the sentinel of this 
 copy under another name, and nothing of an earlier success.
 """
 
-from __future__ import annotations
-
 import atexit
 import json
 import os

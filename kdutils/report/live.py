@@ -1,7 +1,5 @@
 """Training from within a notebook: what a plan lacks is made, with its progress shown."""
 
-from __future__ import annotations
-
 import base64
 import html
 import io

@@ -3,8 +3,6 @@
 The cell is parsed and not executed, so that what smuggles code in is refused before a kernel starts.
 """
 
-from __future__ import annotations
-
 import ast
 import difflib
 import io

@@ -3,8 +3,6 @@
 Nothing is computed: estimates and interval bounds are columns of a table. No colour is without a marker.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any, NamedTuple

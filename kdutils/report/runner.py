@@ -1,7 +1,5 @@
 """The notebooks of a profile, each executed in a kernel of its own, then the index."""
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import json

@@ -3,8 +3,6 @@
 The modules `show_*` show one thing of a `Section`, or nothing where it has none.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any

@@ -1,7 +1,5 @@
 """What notebook 12 shows: the study at several decoding temperatures, beside the table of Hot or Cold."""
 
-from __future__ import annotations
-
 import textwrap
 
 import numpy as np

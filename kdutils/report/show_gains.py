@@ -1,7 +1,5 @@
 """What notebooks 01 to 03 show of gains: by pair, task and item, student size and teacher."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from itertools import product
 

@@ -1,7 +1,5 @@
 """What notebook 14 shows: label bias of students and teachers, and verdicts by how the student is asked."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What notebooks 00, 08 and 11 show: what is there, all verdicts, and the protocol."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import pandas as pd

@@ -15,8 +15,6 @@ Departures, each on its own account:
   own. A task on which both are always right adds zero to both.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Iterator
 

@@ -3,8 +3,6 @@
 Every function takes a cell table (cell_table.SCHEMA) of any source and returns a tidy table.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping, Sequence
 

@@ -10,8 +10,6 @@ change leaves out 0, and, where it takes another training, if the change is larg
 one-sided tests at 5 %), else `not told apart`.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Iterator

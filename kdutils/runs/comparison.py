@@ -1,7 +1,5 @@
 """Item rows summed up: accuracies; of a student and its teacher agreement and fidelity."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 
