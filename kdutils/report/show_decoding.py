@@ -25,10 +25,9 @@ def curves(section: Section, table: pd.DataFrame) -> None:
     keys = ["domain", "measure", "method", "top_p"]
     for place, (pair, own) in enumerate(table.groupby(["teacher", "student"], sort=False)):
         names, own = " to ".join(map(short_name, pair)), own.drop(columns=["teacher", "student"])
-        caption = (
-            f"{names}: what changes with the decoding temperature, means over tasks; 95% intervals over "
-        )
-        caption += "items. Of the teacher, agreement and fidelity are the ceiling: itself on another sample."
+        caption = f"{names}: what changes with the decoding temperature, means over tasks; 95% intervals "
+        caption += "over items. Of the teacher, agreement and fidelity are the ceiling: itself on another "
+        caption += "sample."
         name = f"curves_{place}" if place else "curves"
         section.figure(name, {"live": own}, curve_panels, caption, value="value, %")
         wide = own[own["measure"].isin(["accuracy", "agreement"])]
@@ -113,10 +112,8 @@ def released(section: Section) -> str:
     formats = dict.fromkeys(["all", "within"], "+.2f") | dict.fromkeys(["p", "within_p"], ".2g")
     section.run.table(rises, caption=caption, formats=formats)
     drops = models.loc[models["ability"] == "IF", ["family", "model", "billions", "half_drop"]]
-    caption = (
-        "Hot or Cold, instruction following: temperature at which half of the score at 0.1 is left; 1.9, "
-    )
-    section.run.table(drops, caption=f"{caption}the highest, where it never falls so far.")
+    caption = "Hot or Cold, instruction following: temperature at which half of the score at 0.1 is left; "
+    section.run.table(drops, caption=f"{caption}1.9, the highest, where it never falls so far.")
     own = rises.set_index("ability").loc["instruction following"]
     return (
         f"Hot or Cold, instruction following: rho of size and what is kept is {own['all']:+.2f} over "

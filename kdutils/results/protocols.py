@@ -321,8 +321,6 @@ def noise_remark(noise: pd.DataFrame) -> str:
         f"{row.gain:.1f} points in {row.domain} ({METHOD_NAMES[row.method]} {row.kd:.1f}, SFT {row.sft:.1f})"
         for row in noise.dropna(subset=["gain"]).itertuples()
     ]
-    text = (
-        "With one sampled text an item, as the authors have it, the standard deviation of the gain from the "
-    )
-    text += f"sampling alone, on these items, is {', '.join(parts)}."
+    text = "With one sampled text an item, as the authors have it, the standard deviation of the gain from "
+    text += f"the sampling alone, on these items, is {', '.join(parts)}."
     return text if parts else ""
