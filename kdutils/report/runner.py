@@ -162,11 +162,10 @@ def needs(tasks: Iterable[Task]) -> list[study_plan.Plan]:
 
 
 def _longest_first(tasks: Sequence[Task], folder: Path) -> list[Task]:
-    """By how long they took the last time, so that no core is idle at the end; else as constants.LONG."""
-    order = {name: place - len(study.LONG) for place, name in enumerate(study.LONG)}  # all below 0
+    """By how long they took the last time, so that no core is idle at the end; else as they were."""
     earlier = [result for result in _earlier_results(folder) if result.status == "done"]  # failing is quick
-    order |= {result.name: -(result.seconds or 0.0) for result in earlier}
-    return sorted(tasks, key=lambda task: order.get(task.name, 0.0))
+    seconds = {result.name: result.seconds or 0.0 for result in earlier}
+    return sorted(tasks, key=lambda task: -seconds.get(task.name, 0.0))
 
 
 def selected(profile: Profile, only: Sequence[str]) -> list[str]:
