@@ -59,7 +59,6 @@ NOTEBOOKS = (
     "10_calibration",
     *OWN_SECTIONS.values(),
 )
-AT_ONCE = ("10_calibration",)  # need nothing that is trained, and measure no time
 ALONE = ("09_performance",)  # measure time
 SHARED_FOLDERS = ("runs", "states", "texts", "cache", "damaged", "leases")  # of all profiles' outputs
 PERFORMANCE_CASES = ("mini", "smollm", "qwen-vocabulary")  # of notebook 09, see bench.workloads

@@ -10,7 +10,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -60,12 +60,10 @@ def run_profile(
         jobs: notebooks at a time, by default as many as there are cores.
         data: files that notebooks read, which the index lists with their checksums.
         train: called with what each notebook needs, so that they find their runs made; then they start,
-            those that took longest the last time first. Those of study.AT_ONCE start before `train`, those
-            of study.ALONE when all others have ended.
+            those that took longest the last time first, and those of study.ALONE when all others have ended.
 
     Raises:
-        RunError, ParameterError: before any kernel starts, for whatever is wrong with the arguments; what
-            `train` raises ends notebooks of study.AT_ONCE.
+        RunError, ParameterError: before any kernel starts, for whatever is wrong with the arguments.
         Interrupted: after SIGINT or SIGTERM.
     """
     if jobs is not None and jobs < 1:
@@ -75,35 +73,20 @@ def run_profile(
         raise RunError(f"limit={limit_seconds:g} must be a number of seconds above 0 and at most {most}")
     tasks = plan(profile, out=out, only=only, overrides=overrides or {}, notebooks=notebooks)
     folder = tasks[0].reports.parent
-    waiting = {task.name: task for task in _longest_first(tasks, folder)}
-    running: dict[str, Future[Result]] = {}
     jobs = min(jobs or os.cpu_count() or 1, len(tasks))
-
-    def start(name: str) -> None:
-        running[name] = pool.submit(executor.run, waiting.pop(name))
-
     with _alone_in(folder), tempfile.TemporaryDirectory(prefix="kdutils-") as scratch:
-        needed = needs(waiting.values())
+        needed = needs(tasks)
         executor = Executor(Path(scratch), jobs=jobs, limit_seconds=limit_seconds)
         drawn = notebook_api.figure_digests(folder)
-        with ThreadPoolExecutor(jobs) as pool:
-            for name in [name for name in waiting if name in study.AT_ONCE]:
-                start(name)
-            try:
-                if train:
-                    train(needed)
-            except BaseException:
-                executor.stop(signal.SIGTERM)
-                raise
-            started = time.monotonic()
-            with _handling_signals(executor.stop):
-                for name in [name for name in waiting if name not in study.ALONE]:
-                    start(name)
-                wait(running.values())
-                for name in list(waiting):
-                    start(name)
-                    wait([running[name]])
-            results = [running[task.name].result() for task in tasks]
+        if train:
+            train(needed)
+        started, found = time.monotonic(), {}
+        with ThreadPoolExecutor(jobs) as pool, _handling_signals(executor.stop):
+            alone = [task for task in tasks if task.name in study.ALONE]
+            others = [task for task in _longest_first(tasks, folder) if task not in alone]
+            for part in (others, *([task] for task in alone)):
+                found |= {result.name: result for result in pool.map(executor.run, part)}
+        results = [found[task.name] for task in tasks]
         page = write_index(profile, folder, results, data)
     n_done = sum(result.status == "done" for result in results)
     say(f"{n_done} of {len(results)} notebooks done in {duration(time.monotonic() - started)}: {page}")
