@@ -14,7 +14,6 @@ from typing import Any, Protocol, Self
 
 from kdutils.io.child_processes import Function
 
-NOTEBOOKS = "kdutils.report.preloaded"  # imported in the process that workers of notebooks are forked from
 STOP_SECONDS = 2.0  # between asking a worker to end and killing it
 Send = Callable[[Any], None]
 Do = Callable[[Any, Send], Any]

@@ -23,13 +23,13 @@ from nbformat import NotebookNode
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
-from kdutils.grid import local_pool
 from kdutils.io import child_processes, disk
 from kdutils.io.text_safety import scrub
 from kdutils.report import ledger, notebook_api, notebook_parameters, render
 from kdutils.report.kernels import Kernel, Manager
 from kdutils.report.render import Result, duration
 
+PRELOADED = "kdutils.report.preloaded"  # imported in the process that kernels are forked from
 KERNEL_START_SECONDS = 300  # the default of 60 is short on a loaded machine
 NO_SENTINEL = "NotFinished: the last cell must call run.finish(), which is what says that all is whole"
 
@@ -73,7 +73,7 @@ class Executor:
         }
         self._context = None  # each kernel is a fresh interpreter
         try:
-            self._context = child_processes.forking(local_pool.NOTEBOOKS, self._variables)
+            self._context = child_processes.forking(PRELOADED, self._variables)
         except OSError as error:
             folder = tempfile.gettempdir()
             say(f"every notebook imports by itself, which takes longer ({error} in {folder})")

@@ -6,7 +6,6 @@ import contextlib
 import json
 import multiprocessing
 import os
-import runpy
 import signal
 import subprocess
 import sys
@@ -23,9 +22,8 @@ import psutil
 import pytest
 from samples import SAMPLE, profile_of, write_notebook
 
-from kdutils.grid import local_pool
 from kdutils.grid.profile import load_profile, profile_names
-from kdutils.io import child_processes, environment
+from kdutils.io import environment
 from kdutils.report import cli, kernels, ledger, notebook_api, notebook_parameters, render, runner
 from kdutils.report.notebook_parameters import ParameterError
 from kdutils.report.render import Result
@@ -567,22 +565,6 @@ def test_failed_notebook_is_exit_code_1_and_says_where_to_look(notebooks, capsys
     assert f"see {out}/published/reports/{TWIN}.failed.ipynb" in said
     assert "0 of 1 notebooks done in" in said
     assert f"{out}/published/index.html" in said
-
-
-@pytest.mark.parametrize(
-    ("arguments", "n_begun"),
-    [(["no-such-profile"], 1), (["--list"], 0), (["no-such-profile", "--shard=1/2"], 0), (["--help"], 0)],
-)
-def test_what_notebooks_are_forked_from_begins_to_import_before_the_driver_does(
-    monkeypatch, capsys, arguments, n_begun
-):
-    begun = []
-    monkeypatch.setattr(child_processes, "forking", lambda preload, variables: begun.append(preload))
-    monkeypatch.setattr(sys, "argv", ["kdutils", *arguments])
-    monkeypatch.delitem(sys.modules, "kdutils.__main__", raising=False)
-    with pytest.raises(SystemExit):
-        runpy.run_module("kdutils", run_name="__main__")
-    assert begun == [local_pool.NOTEBOOKS] * n_begun
 
 
 def test_list_shows_what_can_be_set(notebooks, capsys):
