@@ -127,7 +127,7 @@ def _adapter(spec: RunSpec, defaults: dict[str, Any]) -> None:
         users = [key for key, adapter in ADAPTERS.items() if name in adapter.fields]
         if kind not in users and (value := getattr(spec, name)) != defaults[name]:
             raise ValueError(f"{name}={value} has no effect with adapter={kind!r}: use one of {users}")
-    if spec.adapter_parameters is None and kind in MASKS:
+    if spec.adapter_parameters is None and kind in (*MASKS, "unilora"):
         raise ValueError(f"adapter={kind!r} needs adapter_parameters=...: how many values to train")
     if spec.adapter_parameters and kind not in ("shadow", "spt") and spec.lora_rank != 8:
         raise ValueError(f"lora_rank={spec.lora_rank} has no effect beside adapter_parameters: drop one")
@@ -140,6 +140,12 @@ def _additions(spec: RunSpec, defaults: dict[str, Any]) -> None:
         if getattr(spec, name) != defaults[name] and getattr(spec, other) == defaults[other]:
             value = f"{name}={shown(getattr(spec, name))}"
             raise ValueError(f"{value} has no effect without {other}: give that, or leave {name} out")
+    if spec.penalty not in ("", "l2_sp") and spec.adapter != "full":
+        told = f"penalty={spec.penalty!r} compares whole matrices, and adapter={spec.adapter!r} trains none"
+        raise ValueError(f"{told}: use adapter='full', or penalty='l2_sp'")
+    if PENALTIES.get(spec.penalty) == "student_build" and spec.first_domain:
+        told = f"penalty={spec.penalty!r} is of the model that was built from"
+        raise ValueError(f"{told}, and with first_domain it was built before: drop one of them")
     if spec.penalty and not spec.penalty_strength:
         raise ValueError(f"penalty={spec.penalty!r} needs a penalty_strength above 0")
     if spec.first_domain == spec.domain:

@@ -58,6 +58,11 @@ def check_devices(spec: RunSpec, compute: Compute = DEFAULT) -> None:
             f"devices={spec.devices}: adapter={spec.adapter!r} needs whole matrices, and FSDP divides them; "
             "use devices=1, or adapter='lora'"
         )
+    if spec.penalty:
+        raise DevicesError(
+            f"devices={spec.devices}: penalty={spec.penalty!r} needs whole matrices, and FSDP divides them; "
+            "use devices=1"
+        )
     if not torch.distributed.is_available():
         raise DevicesError(f"devices={spec.devices}: this torch has no torch.distributed; use devices=1")
     if compute.compile_backend:
