@@ -146,6 +146,8 @@ ADAPTERS = {  # each is built by the function of its name in kdutils.adapters.tr
     "pissa": Adapter("PiSSA", (*_SIZE, *_START)),
     "miss": Adapter("MiSS", (*_SIZE, *_START)),
     "miss_bat": Adapter("MiSS (bat)", (*_SIZE, *_START)),
+    "osf": Adapter("OSF", (*_SIZE, *_START)),
+    "unilora": Adapter("Uni-LoRA", ("adapter_parameters", *_START)),
     "shadow": Adapter("ShadowPEFT", (*_SIZE, "shadow_loss", "detached")),
     "random_mask": Adapter("Random mask", ("adapter_parameters",)),
     "static_mask": Adapter("Static gradient mask", ("adapter_parameters", "mask_exponent")),
