@@ -105,7 +105,7 @@ class RunSpec(Hashed):
     prompt: Literal["alpaca", "chat"] = "alpaca"  # chat: of the models' own chat templates
     max_item_characters: Annotated[int, between(1, 10_000_000)] | None = None  # longer ones: not trained on
     wrong_rationale_share: Share = 0.23  # mini: of the training rationales in math, as measured in math_10k
-    data_digest: Text = ""  # of the items; this and the next two are filled in when the run is resolved
+    data_digest: Text = ""  # of the items (+ first_domain's); this and the next two: when it is resolved
     student_digest: Text = ""  # of a local model's files; "" for a hub id
     teacher_digest: Text = ""
     train_items: Annotated[int, between(1, 10_000_000)] = 1_500
@@ -178,6 +178,7 @@ class RunSpec(Hashed):
             return None
         own = {"student": self.teacher, "student_digest": self.teacher_digest, "seed": self.teacher_seed}
         own |= PLAIN | {"student_source": self.teacher_source, "optimiser": "adamw"}
+        own |= {"data_digest": self.data_digest.partition("+")[0]}
         n = self.teacher_items or self.train_items
         own |= {"train_items": n, "epochs": max(1, self.epochs * self.train_items // n)}
         adapter = self.teacher_adapter or ("lora" if self.adapter == "lora" else "full")
@@ -201,7 +202,8 @@ class RunSpec(Hashed):
         """The run whose student it starts from; None for the model as it is."""
         if self.first_domain:
             names = ("first_domain", "replay_share", "penalty", "penalty_strength")
-            return replace(self, domain=self.first_domain, **{name: PLAIN[name] for name in names})
+            own = {name: PLAIN[name] for name in names} | {"domain": self.first_domain}
+            return replace(self, **own, data_digest=self.data_digest.partition("+")[2])
         if self.student_start == "base":
             return None
         own = {"train_items": self.start_items, "epochs": self.start_epochs}

@@ -70,11 +70,13 @@ class Inputs:
 
 
 def check(*runs: Inputs) -> None:
-    """Find everything that can be wrong with runs before anything is trained; what several share once.
+    """Find everything that can be wrong with runs and their starts before any training; what is shared once.
 
     Raises:
         ModelError, DataError: naming what is wrong and the remedy.
     """
+    starts = {start: run.of_run(start) for run in runs if (start := run.spec.start_spec)}
+    runs = (*runs, *starts.values())
     specs = [run.spec for run in runs]
     named = [(s.student, s.student_source) for s in specs] + [(s.teacher, s.teacher_source) for s in specs]
     model_files.check_models(pair for pair in named if pair[0] is not None)
