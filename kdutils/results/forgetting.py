@@ -13,7 +13,7 @@ from kdutils.grid.cell_table import short_name
 from kdutils.runs import comparison, store
 from kdutils.spec import EvalSpec, RunSpec
 
-ARM = ["student", "first_domain", "domain", "method", "penalty", "replay_share"]
+ARM = ["student", "first_domain", "domain", "method", "adapter", "penalty", "replay_share"]
 POINT = [*ARM, "penalty_strength"]
 MEASURES = ["before", "after", "forgetting", "second"]  # accuracies, and points lost of the first
 MEASURES += ["agreement_before", "agreement", "bleu_before", "bleu"]  # with the first teacher, first domain
