@@ -28,19 +28,9 @@ def test_measures_are_before_minus_after_and_likeness_to_the_first_teacher():
 
 
 def a_table(penalty, strengths, second, after, method="fkl", seed=0):
-    own = {
-        "student": "s",
-        "first_domain": "math",
-        "domain": "commonsense",
-        "method": method,
-        "seed": seed,
-    }
-    own |= {
-        "adapter": "full",
-        "penalty": penalty,
-        "replay_share": 0.0,
-        **dict.fromkeys(forgetting.MEASURES, 0.0),
-    }
+    own = {"student": "s", "first_domain": "math", "domain": "commonsense", "method": method, "seed": seed}
+    own |= {"adapter": "full", "penalty": penalty, "replay_share": 0.0}
+    own |= dict.fromkeys(forgetting.MEASURES, 0.0)
     own |= {"penalty_strength": strengths, "second": second, "after": after}
     return pd.DataFrame(own)
 
