@@ -18,8 +18,7 @@ BENCHMARK = "benchmark"  # real items: of $KDUTILS_DATA/data where that is there
 LLM_ADAPTERS = "llm-adapters"  # real items as the authors used them, downloaded once
 STUDY = "study-file"  # the items of a study file, data.study_files
 
-DOMAIN_LABELS = {MATH: "Math", COMMONSENSE: "Commonsense", INSTRUCTION: "Instruction following"}
-DOMAIN_LABELS = Open(DOMAIN_LABELS, str)
+DOMAIN_LABELS = Open({MATH: "Math", COMMONSENSE: "Commonsense", INSTRUCTION: "Instruction following"}, str)
 
 
 def _numbered(word: str, count: int) -> tuple[str, ...]:

@@ -33,10 +33,10 @@ from kdutils.data.options import SCORINGS, refusal
 from kdutils.io.records import Hashed, Name, Text, between, defaults_of, record
 from kdutils.io.text_safety import shown
 
-PLAIN: dict[str, Any] = {  # a student that starts as it is and is trained on one domain
+ONE_DOMAIN = {"first_domain": "", "replay_share": 0.0, "penalty": "", "penalty_strength": 0.0}
+PLAIN: dict[str, Any] = ONE_DOMAIN | {  # a student that starts as it is and is trained on one domain
     **{"student_start": "base", "start_items": None, "start_epochs": None, "start_wrong_share": None},
     **{"shrink": 1.0, "perturb": 0.0, "frozen": "", "student_build": "", "build_compression": 1.0},
-    **{"first_domain": "", "replay_share": 0.0, "penalty": "", "penalty_strength": 0.0},
 }
 MAX_NEW_TOKENS = 96  # of an evaluation's text
 Seed = Annotated[int, between(0, 2**31 - 1)]
@@ -201,9 +201,8 @@ class RunSpec(Hashed):
     def start_spec(self) -> RunSpec | None:
         """The run whose student it starts from; None for the model as it is."""
         if self.first_domain:
-            names = ("first_domain", "replay_share", "penalty", "penalty_strength")
-            own = {name: PLAIN[name] for name in names} | {"domain": self.first_domain}
-            return replace(self, **own, data_digest=self.data_digest.partition("+")[2])
+            own = {"domain": self.first_domain, "data_digest": self.data_digest.partition("+")[2]}
+            return replace(self, **ONE_DOMAIN | own)
         if self.student_start == "base":
             return None
         own = {"train_items": self.start_items, "epochs": self.start_epochs}

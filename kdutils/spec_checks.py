@@ -145,14 +145,10 @@ def _additions(spec: RunSpec, defaults: dict[str, Any]) -> None:
         if getattr(spec, name) != defaults[name] and getattr(spec, other) == defaults[other]:
             value = f"{name}={shown(getattr(spec, name))}"
             raise ValueError(f"{value} has no effect without {other}: give that, or leave {name} out")
-    if spec.penalty not in ("", "l2_sp") and spec.adapter != "full":
-        told = f"penalty={spec.penalty!r} compares whole matrices, and adapter={spec.adapter!r} trains none"
-        raise ValueError(f"{told}: use adapter='full', or penalty='l2_sp'")
-    if PENALTIES.get(spec.penalty) == "student_build" and spec.first_domain:
-        told = f"penalty={spec.penalty!r} is of the model that was built from"
-        raise ValueError(f"{told}, and with first_domain it was built before: drop one of them")
     if spec.penalty and not spec.penalty_strength:
         raise ValueError(f"penalty={spec.penalty!r} needs a penalty_strength above 0")
+    if spec.student_build == "shared" and spec.frozen:
+        raise ValueError(f"frozen={spec.frozen!r}: shared weights belong to no module: leave it out")
     if spec.first_domain == spec.domain:
         raise ValueError(f"first_domain={shown(spec.domain)} is the domain itself: leave it out")
     if spec.first_domain and spec.student_start != "base":

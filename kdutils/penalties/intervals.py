@@ -25,18 +25,17 @@ TOKENS = 4_096  # recorded, of items in random order: bounds the memory, 0.5 GB 
 Box = tuple[Tensor, Tensor]  # low and high (inputs of a layer)
 
 
-def down_projections(model: LoadedModel) -> dict[str, nn.Module]:
+def down_projections(network: nn.Module) -> dict[str, nn.Module]:
     """Name -> the down projection of each block's MLP.
 
     Raises:
         ModelError: for an architecture that has not one a block.
     """
-    named = model.causal.named_modules()
-    found = {name: module for name, module in named if name.endswith(".down_proj")}
-    if len(found) != (n := model.causal.config.num_hidden_layers):
+    found = {name: module for name, module in network.named_modules() if name.endswith(".down_proj")}
+    if len(found) != (n := network.config.num_hidden_layers):
         raise ModelError(
-            f"penalty='intervals': {model.name} has {n} blocks and {len(found)} layers named down_proj, not "
-            "one a block; use penalty='l2_sp'"
+            f"penalty='intervals': a {network.config.model_type} model of {n} blocks has {len(found)} layers "
+            "named down_proj, not one a block; use penalty='l2_sp'"
         )
     return found
 
@@ -49,7 +48,7 @@ def boxes(model: LoadedModel, items: Sequence[Item], spec: RunSpec) -> dict[str,
     """
     encoded = encoding.encode(items, model.tokenizer, **spec.encoding).with_format("arrow")
     order = torch.randperm(len(encoded), generator=generator(spec.seed, "intervals")).tolist()
-    layers, inputs, n_tokens = down_projections(model), {}, 0
+    layers, inputs, n_tokens = down_projections(model.causal), {}, 0
 
     def noted(_: nn.Module, args: tuple, *, name: str) -> None:
         inputs.setdefault(name, []).append(args[0])

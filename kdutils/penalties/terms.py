@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from kdutils import losses
+from kdutils.constants import PENALTIES
+from kdutils.data.model_files import ModelError
 from kdutils.encoding import Batch
 from kdutils.items import Item
 from kdutils.models import LoadedModel
@@ -16,6 +18,21 @@ from kdutils.spec import RunSpec
 
 EPSILON = 1e-3  # of `perturbation`, as in PELA's script for ALBEF
 Term = Callable[[Batch], Tensor]
+
+
+def check(spec: RunSpec, network: nn.Module | None) -> None:
+    """Refuse a penalty that could not act; `network` is the student's, without values, None: not known yet.
+
+    Raises:
+        ModelError: with the remedy.
+    """
+    told = f"penalty={spec.penalty!r}"
+    if PENALTIES.get(spec.penalty) == "student_build" and spec.first_domain:
+        raise ModelError(f"{told}: after a first domain the student was built before; drop one of them")
+    if spec.penalty == "intervals" and spec.adapter != "full":
+        raise ModelError(f"{told} is of matrices, which adapter={spec.adapter!r} does not train; use 'full'")
+    if spec.penalty == "intervals" and network is not None:
+        intervals.down_projections(network)
 
 
 def attach(
@@ -30,7 +47,7 @@ def attach(
         items: `intervals`: the training items of the first domain.
 
     Raises:
-        ModelError: for an architecture that the term does not suit.
+        ModelError: as `check`.
     """
     if spec.penalty:
         term = TERMS[spec.penalty](student, spec, reference, items)
@@ -52,7 +69,7 @@ def _l2_sp(student: LoadedModel, *_: object) -> Term:
 
 def _intervals(student: LoadedModel, spec: RunSpec, _: object, items: Sequence[Item]) -> Term:
     """Mean square of the least and of the greatest drift of an output, added; mean over layers."""
-    known, layers = intervals.boxes(student, items, spec), intervals.down_projections(student)
+    known, layers = intervals.boxes(student, items, spec), intervals.down_projections(student.causal)
     starts = {name: [w.detach().clone() for w in _affine(layer)] for name, layer in layers.items()}
 
     def term(batch: Batch) -> Tensor:
