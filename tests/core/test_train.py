@@ -129,6 +129,13 @@ def test_interrupted_and_resumed_is_bit_equal(folder, tmp_path, method, fields, 
     assert [entry["step"] for entry in outcome.curve if "step" in entry] == [1, 2, 3, 4, 5, 6]
 
 
+def test_what_a_checkpoint_holds_is_read_into_the_layout_of_its_weight():
+    weight = torch.zeros(32, 8).t()  # of an SVD, say; fused AdamW pairs memory, not entries
+    found = ALONE.like(values := torch.arange(256.0).view(8, 32), weight)
+    assert found.stride() == weight.stride() != values.stride()
+    assert torch.equal(found, values)
+
+
 @pytest.mark.parametrize("damage", ["truncated", "one bit", "another run", "missing"])
 def test_a_checkpoint_that_cannot_be_used_is_set_aside(folder, tmp_path, damage):
     spec, checkpoint = a_spec(folder, epochs=1), tmp_path / "checkpoint"
