@@ -50,6 +50,7 @@ OWN_SECTIONS = {  # no sections of the paper; they plan runs of their own
     "13": "13_scoring",
     "14": "14_label_bias",
     "15": "15_adaptation",
+    "16": "16_construction",
 }
 PLANNED = SECTIONS | BEYOND | OWN_SECTIONS
 
