@@ -17,6 +17,7 @@ from kdutils.constants import (
     MINI,
     NEEDED,
     NOT_OF_PAPER,
+    OF_TEACHER,
     PENALTIES,
     STUDY,
     TRAIN_DOMAINS,
@@ -95,6 +96,10 @@ def _used(spec: RunSpec, defaults: dict[str, Any]) -> None:
     for name, other in (same | {"start_wrong_share": "wrong_rationale_share"}).items():
         if getattr(spec, name) == getattr(spec, other):
             _named_twice(f"{name}={getattr(spec, name)} is {other}, as it is anyway")
+    for name in OF_TEACHER[1:]:
+        if not spec.teacher_tuned and getattr(spec, name) != defaults[name]:
+            value = f"{name}={getattr(spec, name)!r}"
+            raise ValueError(f"{value} has no effect with teacher_tuned=False: leave one of them out")
     if spec.kd_weight == 0:
         raise ValueError("kd_weight=0 leaves nothing of the teacher in the loss: use method='sft'")
     if spec.devices > spec.batch_size:

@@ -301,8 +301,10 @@ def load_profile(name: str) -> Profile:
 
 def _checked_profile(entries: dict[str, Any], name: str, file: str) -> Profile:
     """The entries as a profile, with the fields of runs gathered in `settings`."""
-    live = entries.get("live")
-    if isinstance(live, dict):
+    for key in ("name", "file"):
+        if key in entries:
+            raise toml_files.Refused(f"{key} is that of the file itself: leave it out", [key])
+    if isinstance(live := entries.get("live"), dict):
         own = {each.name for each in fields(Live)} - {"settings"}
         entries["live"] = {key: live[key] for key in live if key in own}
         entries["live"]["settings"] = {key: live[key] for key in live if key not in own}

@@ -304,6 +304,10 @@ def test_the_teacher_is_a_run_of_its_own_shared_by_its_students():
             "code has no kd_weight 0.5; use ",
         ),
         ({"protocol": "paper", "frozen": "mlp"}, "code has no frozen 'mlp'; use protocol='careful'"),
+        (
+            {"teacher_tuned": False, "teacher_seed": 1},
+            "teacher_seed=1 has no effect with teacher_tuned=False",
+        ),
         ({"start_epochs": 2}, "start_epochs=2 has no effect without student_start: give that, or leave"),
         ({"replay_share": 0.1}, "replay_share=0.1 has no effect without first_domain"),
         ({"build_compression": 2.0}, "build_compression=2.0 has no effect without student_build"),
