@@ -24,15 +24,16 @@ COLUMNS = {  # of construction.table -> in words
     "forward_kl": "KL(T, S)",
 }
 DIGITS = {"nll": 3, "forward_kl": 3}
+SIGNED = ("same_matched", "bleu_matched", "gap")
 NAME = ["student", "arm", "method"]
 
 
 def table(section: Section, found: pd.DataFrame, runs: pd.DataFrame) -> None:
     """Every student with all that is measured, what it stores, and how long a step takes."""
-    texts = [
-        interval_text(row.value, row.low, row.high, digits=DIGITS.get(row.measure, 1))
-        for row in found.itertuples()
-    ]
+    texts = []
+    for row in found.itertuples():
+        look = {"digits": DIGITS.get(row.measure, 1), "signed": row.measure in SIGNED}
+        texts.append(interval_text(row.value, row.low, row.high, **look))
     texts = found.assign(text=texts, measure=found["measure"].map(COLUMNS))
     shown = gain_tables.wide(texts, index=NAME, columns="measure", values="text")
     finals = runs[runs["is_final"]].assign(step=1000 * runs["seconds"] / runs["steps"])
@@ -51,6 +52,7 @@ def likeness(section: Section, found: pd.DataFrame) -> None:
     """Figure of fidelity at matched accuracy by construction."""
     shown = found[found["measure"] == "bleu_matched"].assign(domain="math")
     shown = shown.assign(way=shown["arm"].map(LABELS)).rename(columns={"value": "fidelity"})
+    shown = shown.dropna(subset=["fidelity"])
     look = {"y": "way", "x": "fidelity", "xlabel": "fidelity at matched accuracy, BLEU"}
     look |= {"height": 1.4 + 0.36 * shown["way"].nunique(), "value": "fidelity, BLEU"}
     caption = (
@@ -110,12 +112,14 @@ def sentences(section: Section, found: pd.DataFrame, judged: str) -> list[str]:
     if found.empty:
         return ["No construction is trained at a chosen learning rate, so nothing is said.", judged]
     label, said = section.labels["live"], []
-    means = found.groupby(["measure", "arm"])["value"].mean()
+    means = found.dropna(subset=["value"]).groupby(["measure", "arm"])["value"].mean()
     for measure, words in (("right", "most accurate"), ("bleu_matched", "most faithful at matched accuracy")):
-        own = means[measure]
+        own = means.get(measure, pd.Series(dtype=float))
+        if own.empty:
+            continue
         best, least = own.idxmax(), own.idxmin()
         said.append(
             f"{label}: of {len(own)} constructions, means over methods, {LABELS[best]} is the {words} "
-            f"({COLUMNS[measure]} {own[best]:+.1f}), {LABELS[least]} the least ({own[least]:+.1f})."
+            f"({COLUMNS[measure]}: {own[best]:.1f}), {LABELS[least]} the least ({own[least]:.1f})."
         )
     return [*said, judged]

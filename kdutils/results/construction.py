@@ -9,19 +9,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from kdutils.data import sources
 from kdutils.grid.plan import Plan
 from kdutils.inference import crossed_bootstrap
 from kdutils.inference.estimate import Estimate
+from kdutils.io import cache, disk
 from kdutils.results import arms
 from kdutils.results.arms import CELL, at_matched, by_arm, estimated, less, levels
+from kdutils.runs import store
+from kdutils.spec import EvalSpec, RunSpec
 
 BOTH = ("sft", "fkl")  # methods over which contrasts are means
 LIKENESS = ("same", "bleu")  # agreement and fidelity
 SHOWN = ("right", *LIKENESS, "nll", "forward_kl")
+BARRIER = 0.05  # nats a token; regimes have no thresholds in the source
+ALIKE = 0.95  # linear CKA
 PERCENT = {"right": 100.0, "same": 100.0}  # of values that are shares
 
 
@@ -84,6 +91,40 @@ def slopes(items: pd.DataFrame, at: pd.DataFrame, *, seed: int) -> dict[tuple[st
             if set(cells) <= set(accuracy.columns) and np.ptp(doublings):
                 found[method, density] = accuracy[cells] @ (weights / (weights**2).sum())
     return found
+
+
+def twins(plan: Plan, at: pd.DataFrame) -> pd.DataFrame:
+    """How the SFT and the forward KL student of one pruned model lie to each other, means over seeds.
+
+    density, dense_epochs, barrier, cka (runs.twins.joined), regime: I with a barrier of more than BARRIER,
+    II-A without and with a CKA below ALIKE, else II-B. Takes `places`. The source has twins by another noise
+    of training; here the start, whose mask both have, follows from the seed, so they differ in the loss.
+    """
+    made, code = arms.finals(plan, "regimes"), cache.code_digest("kdutils.runs.twins")
+    by_method = {(run.cell.arm, run.spec.seed, run.cell.method): (run.spec, how) for run, how in made}
+    rows = []
+    for arm, seed, method in by_method:
+        if method == "sft" and (arm, seed, "fkl") in by_method:
+            (one, how), (other, _) = (by_method[arm, seed, each] for each in BOTH)
+            rows.append({"arm": arm} | _joined(plan.out, *map(sources.resolved, (one, other)), how, code))
+    names = ["density", "dense_epochs", "barrier", "cka"]
+    if not rows:
+        return pd.DataFrame(columns=[*names, "regime"])
+    means = pd.DataFrame(rows).groupby("arm")[["barrier", "cka"]].mean()
+    found = at.join(means, on="arm", how="inner")[names].reset_index(drop=True)
+    is_connected, is_alike = found["barrier"] >= -BARRIER, found["cka"] >= ALIKE
+    return found.assign(regime=np.select([~is_connected, ~is_alike], ["I", "II-A"], "II-B"))
+
+
+def _joined(out: Path, one: RunSpec, other: RunSpec, how: EvalSpec, code: str) -> dict[str, float]:
+    def measured() -> dict[str, float]:
+        from kdutils.runs import twins  # torch takes seconds to import
+
+        return twins.joined(out, one, other, how)
+
+    digests = [store.folder_of(out, each.run_id).items_digest(how) for each in (one, other)]
+    name = cache.digest([one.run_id, other.run_id, how.eval_id, *digests, code])
+    return disk.kept(out / "cache" / "twins" / f"{name}.json", measured)
 
 
 # --- what was declared --------------------------------------------------------------------------------------
