@@ -53,10 +53,11 @@ def check_devices(spec: RunSpec, compute: Compute = DEFAULT) -> None:
         raise DevicesError(f"device={compute.device!r}: torch sees no GPU here; leave it out for the CPU")
     if spec.devices == 1:
         return
-    if spec.adapter not in ("full", "lora"):
+    if spec.adapter not in ("full", "lora") or spec.student_build:
+        what = "student_build" if spec.student_build else "adapter"
         raise DevicesError(
-            f"devices={spec.devices}: adapter={spec.adapter!r} needs whole matrices, and FSDP divides them; "
-            "use devices=1, or adapter='lora'"
+            f"devices={spec.devices}: {what}={getattr(spec, what)!r} needs whole matrices, and FSDP divides "
+            f"them; use devices=1, or {what}={'' if spec.student_build else 'lora'!r}"
         )
     if not torch.distributed.is_available():
         raise DevicesError(f"devices={spec.devices}: this torch has no torch.distributed; use devices=1")

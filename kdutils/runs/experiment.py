@@ -248,7 +248,7 @@ def _train(inputs: Inputs, folder: RunFolder, lease: Lease, at: Store) -> Loaded
         "fingerprint": fingerprint(items),
         "learning_rate": models.learning_rate(spec),
         "peak_memory_gb": round(held["peak_gb"], 3),
-        "file_bytes": facts.file_bytes(folder.model),
+        **facts.of_storage(student, folder.model),
         "effective_rank": effective_rank(student, inputs, folder, at),
     }
     curve = told.pop("curve")
