@@ -63,9 +63,13 @@ def budgets(section: Section, runs: pd.DataFrame) -> None:
     """What each arm trains, updates, takes and stores."""
     names = ["student", "arm"]
     shown = runs[runs["is_final"]].groupby(names, sort=False)[arms.FACTS].mean().reset_index()
+    shown = shown.dropna(axis=1, how="all")  # not every version counted what is stored
     shown = shown.assign(memory=1000 * shown.pop("peak_memory_gb"), kilobytes=shown.pop("file_bytes") / 1000)
     shown = shown.rename(columns={"memory": "peak memory, MB", "kilobytes": "file, kB"}).replace(NAMES)
-    whole = dict.fromkeys(["trainable", "coordinate_updates", "steps", "peak memory, MB", "file, kB"], ",.0f")
+    whole = dict.fromkeys(
+        ["trainable", "coordinate_updates", "stored_parameters", "steps", "peak memory, MB", "file, kB"],
+        ",.0f",
+    )
     caption = (
         "budgets, means over methods, numbers of items and seeds: values that are trained, updates of single "
     )

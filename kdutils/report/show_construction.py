@@ -37,15 +37,16 @@ def table(section: Section, found: pd.DataFrame, runs: pd.DataFrame) -> None:
     texts = found.assign(text=texts, measure=found["measure"].map(COLUMNS))
     shown = gain_tables.wide(texts, index=NAME, columns="measure", values="text")
     finals = runs[runs["is_final"]].assign(step=1000 * runs["seconds"] / runs["steps"])
-    costs = finals.groupby(NAME)[["file_bytes", "step"]].mean().set_axis(["kB", "ms a step"], axis=1)
-    shown = shown.join(costs.assign(kB=costs["kB"] / 1000), on=NAME).replace(NAMES)
+    costs = finals.assign(kB=finals["file_bytes"] / 1000).groupby(NAME)[["stored_parameters", "kB", "step"]]
+    costs = costs.mean().set_axis(["numbers stored", "kB", "ms a step"], axis=1)
+    shown = shown.join(costs, on=NAME).replace(NAMES)
     caption = "students on test items, 95% intervals over items and seeds. At matched accuracy: what is "
     caption += "left "
     caption += (
         "once the line on accuracy over all students is taken out. Written less ranked: by how much more "
     )
     caption += "a student is behind its teacher in what it writes than in how it ranks options. kB: its file."
-    section.table({"live": shown}, caption, {"kB": ".0f", "ms a step": ".1f"})
+    section.table({"live": shown}, caption, {"numbers stored": ",.0f", "kB": ".0f", "ms a step": ".1f"})
 
 
 def likeness(section: Section, found: pd.DataFrame) -> None:

@@ -26,7 +26,7 @@ CELL = ["teacher", "student", "method", "arm"]  # SFT students stand beside each
 RUN = [*CELL, "train_items", "seed"]
 ITEM = ["task", "item_id"]
 FACTS = ["trainable", "coordinate_updates", "steps", "seconds", "peak_memory_gb", "file_bytes"]
-FACTS += ["effective_rank"]  # of result.json
+FACTS += ["stored_parameters", "effective_rank"]  # of result.json
 VALUES = [
     "nll",
     "forward_kl",
