@@ -56,8 +56,8 @@ class World:
         return tensor
 
     def like(self, values: Tensor, weight: Tensor) -> Tensor:
-        """A tensor of the type and sharding of `weight` whose local shard is `values`."""
-        return values.to(weight)
+        """A tensor of the type, strides (AdamW pairs memory) and sharding of `weight`, its shard `values`."""
+        return torch.empty_like(weight).copy_(values)
 
     def write(self, folder: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         """Write a checkpoint, of whose tensors each process has a shard; the folder appears whole."""

@@ -1,5 +1,6 @@
 """What the study is made of: released models and pairs, sources of results, notebooks, parts of a profile."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from kdutils.constants import ALL_TASKS, AVERAGE, MATH_TASKS, TRAIN_DOMAINS, is_text
@@ -101,3 +102,10 @@ class PlannedRun:
     spec: RunSpec
     evaluation: EvalSpec
     beside_teacher: bool = True  # its teacher is evaluated, too, to compare their answers
+
+
+def with_needs(spec: RunSpec, role: str = "itself") -> Iterator[tuple[str, RunSpec]]:
+    """Role and spec of each run that has to be there before a run, in order, and at last of itself."""
+    for name, needed in spec.needs.items():
+        yield from with_needs(needed, name)
+    yield role, spec

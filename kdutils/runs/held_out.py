@@ -34,7 +34,6 @@ def compared(out: Path, spec: RunSpec, teacher: RunSpec, evaluation: EvalSpec) -
     Of the other domain it has nll alone. Both runs are resolved, finished and evaluated so.
     """
     other = next(domain for domain in DOMAINS if domain != spec.domain)
-    elsewhere = RunSpec(student=spec.student, method="base", domain=other, data=spec.data)
     there = replace(evaluation, tasks=DOMAIN_TASKS[other])
     student, texts = _loaded(out, spec), [_rows(out, each, evaluation) for each in (spec, teacher)]
     own = predictions(student, _teacher(out, teacher), sources.test_items(spec, evaluation), spec.prompt)
@@ -42,7 +41,7 @@ def compared(out: Path, spec: RunSpec, teacher: RunSpec, evaluation: EvalSpec) -
     both["right"], both["same"] = both["correct"].astype(float), comparison.same_answer(both).astype(float)
     both["bleu"] = comparison.sentence_bleu(both)
     own = own.merge(both[["task", "item_id", "right", "same", "bleu"]], validate="one_to_one")
-    far = predictions(student, None, sources.test_items(elsewhere, there), spec.prompt)
+    far = predictions(student, None, sources.test_items(spec, there), spec.prompt)
     return pd.concat([own.assign(is_other=False), far.assign(is_other=True)], ignore_index=True)
 
 
