@@ -51,7 +51,7 @@ def table(section: Section, found: pd.DataFrame, runs: pd.DataFrame) -> None:
 
 def likeness(section: Section, found: pd.DataFrame) -> None:
     """Figure of fidelity at matched accuracy by construction."""
-    shown = found[found["measure"] == "bleu_matched"].assign(domain="math")
+    shown = found[found["measure"] == "bleu_matched"].drop(columns="student").assign(domain="math")
     shown = shown.assign(way=shown["arm"].map(LABELS)).rename(columns={"value": "fidelity"})
     shown = shown.dropna(subset=["fidelity"])
     look = {"y": "way", "x": "fidelity", "xlabel": "fidelity at matched accuracy, BLEU"}

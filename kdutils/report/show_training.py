@@ -43,7 +43,8 @@ def frontiers(section: Section, in_turn: pd.DataFrame) -> None:
         "accuracy on the first domain over accuracy on the second, by what holds the student to the first; "
     )
     caption += "a marker a run, a line through the means by rising strength."
-    section.figure("forgetting", {"live": in_turn}, _frontiers, caption, value="after, %")
+    drawn = in_turn.drop(columns="student")  # marks of students are of those without a first domain
+    section.figure("forgetting", {"live": drawn}, _frontiers, caption, value="after, %")
 
 
 def _frontiers(in_turn: pd.DataFrame) -> Figure:
