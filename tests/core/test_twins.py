@@ -38,11 +38,8 @@ def test_regimes_are_told_apart_by_barrier_and_likeness(monkeypatch, tmp_path):
         if (arm, method, seed) != ("cold", "fkl", 1)  # not trained
     ]
     monkeypatch.setattr(arms, "finals", lambda plan, study: made)
-    monkeypatch.setattr(
-        construction,
-        "_joined",
-        lambda out, one, other, how, code: dict(zip(("barrier", "cka"), measured[how])),
-    )
+    of_arm = {arm: {"barrier": barrier, "cka": cka} for arm, (barrier, cka) in measured.items()}
+    monkeypatch.setattr(construction, "_joined", lambda out, one, other, how, code: of_arm[how])
     at = pd.DataFrame({"arm": list(measured), "density": [0.1, 0.2, 0.8], "dense_epochs": 4})
     found = construction.twins(SimpleNamespace(out=tmp_path), at)
     assert found["regime"].tolist() == ["I", "II-A", "II-B"]
