@@ -107,11 +107,10 @@ def counts(section: Section, study: str, runs: pd.DataFrame, rates: pd.DataFrame
 def rates(section: Section, runs: pd.DataFrame, found: pd.DataFrame, *, figure: str = "rates") -> None:
     """Figure of the validation loss over the learning rate, and the cells that are void or open."""
     trials = runs[runs["is_trial"] & np.isfinite(runs["validation_loss"])]
-    caption = (
-        "validation loss of the best epoch by learning rate, middle number of training items, first seed."
-    )
+    caption = "validation loss of the best epoch by learning rate, middle number of training items,"
+    caption += " first seed."
     section.figure(figure, {"live": trials}, _rate_curves, caption, value="validation_loss, nats a token")
     lost = found[found["outcome"] != "chosen"].drop(columns=["teacher"]).replace(NAMES)
-    caption = "arms without a learning rate: void where the best is at an end of those tried, open where "
-    caption += "trials are missing or all diverged."
+    caption = "arms without a learning rate: void where the best is at an end of those tried, open "
+    caption += "where trials are missing or all diverged."
     section.table({"live": lost}, caption, {"rate": ".1g", "validation_loss": ".3f"})

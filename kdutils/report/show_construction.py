@@ -7,6 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from kdutils.constants import METHOD_NAMES
+from kdutils.grid.study import UNFORMATTED
 from kdutils.report import figures, plots
 from kdutils.report.section import Section
 from kdutils.report.show_arms import LABELS, NAMES
@@ -40,37 +41,30 @@ def table(section: Section, found: pd.DataFrame, runs: pd.DataFrame) -> None:
     costs = finals.assign(kB=finals["file_bytes"] / 1000).groupby(NAME)[["stored_parameters", "kB", "step"]]
     costs = costs.mean().set_axis(["numbers stored", "kB", "ms a step"], axis=1)
     shown = shown.join(costs, on=NAME).replace(NAMES)
-    caption = "students on test items, 95% intervals over items and seeds. At matched accuracy: what is "
-    caption += "left "
-    caption += (
-        "once the line on accuracy over all students is taken out. Written less ranked: by how much more "
-    )
-    caption += "a student is behind its teacher in what it writes than in how it ranks options. kB: its file."
+    caption = "students on test items, 95% intervals over items and seeds. At matched accuracy: "
+    caption += "what is left once the line on accuracy over all students is taken out. Written less "
+    caption += "ranked: by how much more a student is behind its teacher in what it writes than in "
+    caption += "how it ranks options. kB: its file."
     section.table({"live": shown}, caption, {"numbers stored": ",.0f", "kB": ".0f", "ms a step": ".1f"})
 
 
 def likeness(section: Section, found: pd.DataFrame) -> None:
     """Figure of fidelity at matched accuracy by construction."""
-    shown = found[found["measure"] == "bleu_matched"].drop(columns="student").assign(domain="math")
+    shown = found[found["measure"] == "bleu_matched"].assign(domain="math", **{UNFORMATTED: False})
     shown = shown.assign(way=shown["arm"].map(LABELS)).rename(columns={"value": "fidelity"})
     shown = shown.dropna(subset=["fidelity"])
     look = {"y": "way", "x": "fidelity", "xlabel": "fidelity at matched accuracy, BLEU"}
     look |= {"height": 1.4 + 0.36 * shown["way"].nunique(), "value": "fidelity, BLEU"}
-    caption = (
-        "likeness to the teacher's texts that accuracy does not explain, by construction; 95% intervals."
-    )
+    caption = "likeness to the teacher's texts that accuracy does not explain, by construction; 95%"
+    caption += " intervals."
     section.figure("likeness", {"live": shown}, figures.interval_panels, caption, **look)
 
 
 def regimes(section: Section, found: pd.DataFrame) -> None:
     """Figure of the accuracy of pruned students over dense epochs, by density; `construction.regimes`."""
-    caption = (
-        "accuracy after pruning and retraining over the epochs of the dense model before, by the share of "
-    )
-    caption += (
-        "weights that is kept. Where lines cross, which training is best hangs on the density. Bars: 95% "
-    )
-    caption += "intervals over items and seeds."
+    caption = "accuracy after pruning and retraining over the epochs of the dense model before, by "
+    caption += "the share of weights that is kept. Where lines cross, which training is best hangs "
+    caption += "on the density. Bars: 95% intervals over items and seeds."
     section.figure("regimes", {"live": found}, _regimes, caption, value="accuracy, %")
 
 
@@ -95,16 +89,10 @@ def _regimes(found: pd.DataFrame) -> Figure:
 
 def twins(section: Section, found: pd.DataFrame) -> None:
     """Whether the SFT and the KD student of one pruned model lie in one basin: `construction.twins`."""
-    caption = (
-        "regimes of pruned students. barrier: loss of the ends less that on the straight line between the "
-    )
-    caption += (
-        "student retrained by SFT and the one by forward KL, where that is farthest, nats a token (below "
-    )
-    caption += (
-        "0: a barrier); CKA of their final hidden states, means over seeds. I: a barrier; II-A: none, but "
-    )
-    caption += "unlike; II-B: none, and alike."
+    caption = "regimes of pruned students. barrier: loss of the ends less that on the straight line"
+    caption += " between the student retrained by SFT and the one by forward KL, where that is "
+    caption += "farthest, nats a token (below 0: a barrier); CKA of their final hidden states, means"
+    caption += " over seeds. I: a barrier; II-A: none, but unlike; II-B: none, and alike."
     section.table({"live": found}, caption, {"density": ".2g", "barrier": ".3f", "cka": ".3f"})
 
 

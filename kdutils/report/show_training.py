@@ -7,10 +7,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from kdutils.constants import DOMAIN_LABELS, METHOD_NAMES
+from kdutils.grid.study import UNFORMATTED
 from kdutils.report import plots
 from kdutils.report.section import Section, span
 from kdutils.report.show_arms import LABELS, NAMES, styles_of
-from kdutils.results import gain_tables
+from kdutils.results import forgetting, gain_tables
 from kdutils.results.gain_tables import interval_text
 
 STARTS = {"right": "accuracy, %", "same": "agreement, %", "bleu": "fidelity, BLEU", "nll": "loss"}
@@ -28,36 +29,33 @@ def starts(section: Section, found: pd.DataFrame, tokens: pd.DataFrame) -> None:
     shown = gain_tables.wide(texts, index=["arm", "method"], columns="measure", values="text")
     means = tokens.groupby(["arm", "method"])["tokens"].mean().rename("tokens")
     shown = shown.join(means, on=["arm", "method"]).replace(NAMES)
-    caption = "students that read as many sequences in all, by where KD starts; 95% intervals over items "
-    caption += "and "
-    caption += (
-        "seeds. tokens: target tokens, with those of the SFT before, until the validation loss is within "
-    )
-    caption += "5 % of the final one."
+    caption = "students that read as many sequences in all, by where KD starts; 95% intervals over "
+    caption += "items and seeds. tokens: target tokens, with those of the SFT before, until the "
+    caption += "validation loss is within 5 % of the final one."
     section.table({"live": shown}, caption, {"tokens": ",.0f"})
 
 
 def frontiers(section: Section, in_turn: pd.DataFrame) -> None:
     """Figure of what is kept of the first domain over the second, by what holds the student back."""
-    caption = (
-        "accuracy on the first domain over accuracy on the second, by what holds the student to the first; "
-    )
-    caption += "a marker a run, a line through the means by rising strength."
-    drawn = in_turn.drop(columns="student")  # marks of students are of those without a first domain
+    caption = "accuracy on the first domain over accuracy on the second, by what holds the student "
+    caption += "to the first; a marker a run, a line from nothing through the means by rising "
+    caption += "strength."
+    drawn = in_turn.assign(**{UNFORMATTED: False})  # the marks are of students without a first domain
     section.figure("forgetting", {"live": drawn}, _frontiers, caption, value="after, %")
 
 
 def _frontiers(in_turn: pd.DataFrame) -> Figure:
-    families = in_turn.assign(family=in_turn["arm"].str.replace("_weak|_strong", "", regex=True))
-    styles = styles_of(families["family"])
-    fig, parts = plots.crossed_panels(families, "first_domain", "method", height=5.0)
+    runs = in_turn.assign(family=in_turn["penalty"].where(in_turn["penalty"] != "", in_turn["arm"]))
+    styles = styles_of(runs["family"])
+    fig, parts = plots.crossed_panels(runs, "first_domain", "method", height=5.0)
     for ax, part in parts:
         ax.set_visible(len(part) > 0)
         for family, own in part.groupby("family", sort=False):
             look = {"color": styles[family].colour, "marker": styles[family].marker}
-            ax.scatter(own["second"], own["after"], s=12, alpha=0.6, **look)
-            means = own.groupby("penalty_strength")[["second", "after"]].mean().sort_index()
-            ax.plot(means["second"], means["after"], linewidth=1.0, markersize=5, **look)
+            ax.scatter(own["second"], own["after"], s=16, **look)
+        lines = forgetting.curves(forgetting.means(part))
+        for penalty, own in lines[lines["penalty"] != ""].groupby("penalty"):
+            ax.plot(own["second"], own["after"], linewidth=1.0, color=styles[penalty].colour)
         if len(part):
             first, method = part[["first_domain", "method"]].iloc[0]
             ax.set_title(f"{DOMAIN_LABELS[first]} first, {METHOD_NAMES[method]}")
@@ -66,12 +64,12 @@ def _frontiers(in_turn: pd.DataFrame) -> Figure:
     return fig
 
 
-def forgetting(section: Section, in_turn: pd.DataFrame) -> None:
+def kept(section: Section, in_turn: pd.DataFrame) -> None:
     """What is kept and forgotten, means over seeds."""
     names = ["first_domain", "method", "arm"]
     shown = in_turn.groupby(names, sort=False)[list(KEPT)].mean().reset_index().replace(NAMES)
-    caption = "two domains in turn, means over seeds: accuracy on the first afterwards, points lost of "
-    caption += "it, accuracy on the second, and likeness to the teacher of the first."
+    caption = "two domains in turn, means over seeds: accuracy on the first afterwards, points lost"
+    caption += " of it, accuracy on the second, and likeness to the teacher of the first."
     formats = dict.fromkeys(KEPT.values(), ".1f")
     section.table({"live": shown.rename(columns=KEPT)}, caption, formats)
 
