@@ -47,7 +47,7 @@ def frontiers(section: Section, in_turn: pd.DataFrame) -> None:
 def _frontiers(in_turn: pd.DataFrame) -> Figure:
     runs = in_turn.assign(family=in_turn["penalty"].where(in_turn["penalty"] != "", in_turn["arm"]))
     styles = styles_of(runs["family"])
-    fig, parts = plots.crossed_panels(runs, "first_domain", "method", height=5.0)
+    fig, parts = plots.crossed_panels(runs, "first_domain", "method", height=5.0, sharex="row", sharey="row")
     for ax, part in parts:
         ax.set_visible(len(part) > 0)
         for family, own in part.groupby("family", sort=False):
