@@ -10,7 +10,6 @@ All environment variables of the package; `Compute.from_environment` alone reads
 | `KDUTILS_TEACHER_STATES` | `always` (default), `never` | `Compute.keeps_teacher_states`                   |
 | `KDUTILS_DATA`           | folder                      | real questions, in its data/: data, grid         |
 | `KDUTILS_MODELS`         | `NAME=PATH,...`             | files in the place of models of the hub: data    |
-| `KDUTILS_HANDOVER`       | folder                      | plans of notebooks for the runner: grid/fill     |
 | `KDUTILS_RUN_TOKEN`      | set by the runner           | which of its runs a notebook belongs to: io      |
 """
 

@@ -5,8 +5,6 @@ the gradient by z_v as S_v (f_v - sum_u S_u f_u). A constant in f drops out; cho
 it makes the gradient of equal models exactly zero.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from functools import partial

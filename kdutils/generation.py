@@ -4,8 +4,6 @@ Sampling is keyed: which token is drawn depends on (seed, item, sample, position
 and on nothing else, so that batching, order and the number of texts cannot change a text.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeVar
 

@@ -1,7 +1,5 @@
 """Items and the prompt: one schema for the mini world, for benchmark files and for a reader's own."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Sequence

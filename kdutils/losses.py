@@ -5,8 +5,6 @@ of the gradient before the next one, so neither forward nor backward ever holds 
 Sums are returned with their token counts; the training step divides.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Callable

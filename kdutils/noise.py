@@ -4,8 +4,6 @@ Counter-based: a draw is a function of its key and its column, without state, so
 and the number of threads cannot change it.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import math

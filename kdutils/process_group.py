@@ -5,8 +5,6 @@ kdutils.devices.fsdp has a subclass: each process holds a shard of every weight 
 batch, and all call the methods below together.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """On-policy steps: which steps train on the student's own responses, and these responses."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass

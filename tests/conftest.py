@@ -69,9 +69,7 @@ def smollm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]
 
 
 @pytest.fixture(scope="session")
-def once(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Callable[[str, Callable[[Path], None]], Path]:
+def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], None]], Path]:
     """Makes a folder once a session, also when pytest-xdist spreads the tests over processes."""
     root = tmp_path_factory.getbasetemp()
     root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
@@ -221,3 +219,19 @@ def browser() -> Iterator:
         chromium = playwright.chromium.launch(executable_path=str(CHROMIUM), args=flags)
         yield chromium
         chromium.close()
+
+
+@pytest.fixture(scope="session")
+def cells():
+    """The released ones, for test files that make none of their own."""
+    from kdutils.results import authors_tables
+
+    return authors_tables.cells()
+
+
+@pytest.fixture(scope="session")
+def gains(cells):
+    """Their gains by the authors' rule."""
+    from kdutils.results import gain_tables
+
+    return gain_tables.gains(cells, selection="best_on_test")

@@ -19,6 +19,14 @@ def prepare(setting):
     SETTING = setting
 
 
+def results(pool, n):
+    """Key -> result of the next `n` tasks, or a few more, that end."""
+    found = {}
+    while len(found) < n:
+        found |= dict(pool.results(10))
+    return found
+
+
 def do(task, send):
     kind, value = task
     if kind == "tell":

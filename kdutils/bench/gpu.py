@@ -6,8 +6,6 @@ contender makes the same steps in the same order in a process of its own; what i
 The last thing printed is a table of steps; performance.csv has the same.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import statistics

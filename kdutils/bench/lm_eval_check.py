@@ -14,8 +14,6 @@ divides by characters, as ours does. Three of its defaults ask another question 
 In bfloat16 two options or tokens that are nearly tied may change places by rounding alone.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import copy

@@ -4,8 +4,6 @@
 else: nothing here distils.
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Sequence
 from pathlib import Path

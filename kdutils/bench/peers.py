@@ -5,8 +5,6 @@ reports and precision is set; that they neither generate nor recompute activatio
 the extra `bench`.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import importlib.util

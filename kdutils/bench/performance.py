@@ -1,7 +1,5 @@
 """What notebook 09 shows: measurements that are made where they are missing, and kept with when and where."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial

@@ -4,8 +4,6 @@ A step is a row of phases that follow one another. None takes less time than its
 product of 1024 x 1024, or than its bytes at the rate of a copy; the bound is the sum of the longer ones.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from typing import Any
 

@@ -3,8 +3,6 @@
 A contender that is not installed, cannot do the work, fails or runs out of memory is a row with its reason.
 """
 
-from __future__ import annotations
-
 import os
 import statistics
 from collections.abc import Callable, Iterable, Sequence

@@ -1,7 +1,5 @@
 """Figures of notebook 09: time, memory and the distance from what the machine could do."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure

@@ -1,7 +1,5 @@
 """Beyond one step: evaluation by three programs, and whole grids of runs, each in a process of its own."""
 
-from __future__ import annotations
-
 import statistics
 import tempfile
 import time

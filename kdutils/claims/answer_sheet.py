@@ -4,8 +4,6 @@ A column is a source, protocol and analysis, or the ledger of another profile. A
 from the findings; nothing is said that no column holds.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import product

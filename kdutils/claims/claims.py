@@ -5,8 +5,6 @@ also its functions in a theme file, and name them in the RULES of that file. The
 repair.
 """
 
-from __future__ import annotations
-
 import inspect
 import math
 import tomllib

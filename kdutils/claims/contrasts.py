@@ -4,8 +4,6 @@ They are in claims.toml, [contrasts.SECTION.ID], each written before its value w
 number with an interval; `within` says that it is as good as none.
 """
 
-from __future__ import annotations
-
 import math
 import tomllib
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """What a rule looks at and what it gives: evidence in, a finding with its verdict out."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field

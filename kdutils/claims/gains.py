@@ -3,8 +3,6 @@
 What each rule asks is in claims.toml, here and in the other theme files.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 from itertools import combinations

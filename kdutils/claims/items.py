@@ -7,8 +7,6 @@ method. A finding speaks of other items of these tasks, not of other pairs or tr
 thresholds were written before any run of real models was seen.
 """
 
-from __future__ import annotations
-
 import math
 
 import pandas as pd

@@ -1,7 +1,5 @@
 """Agreement and fidelity (A*, F*): is a KD student more like its teacher, and does that go with gain."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Noise and temperature (N*, P*): what noisy teacher logits and a high temperature cost a student."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace

@@ -5,8 +5,6 @@ items, the other half has lost. So its size speaks and its sign does not. It hol
 choice, and what a choice by half of the items loses to one by all: nothing where temperatures are equal.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import numpy as np

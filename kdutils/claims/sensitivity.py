@@ -9,8 +9,6 @@ A temperature chosen on held-out items needs items. Released tables have none: w
 bearing there, it stays untestable.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial

@@ -1,7 +1,5 @@
 """What a gain goes with: the student's size (S*) and how good its teacher is (T*)."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 

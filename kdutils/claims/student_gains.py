@@ -3,8 +3,6 @@
 Temperature 1; runs of a student are averaged over teachers and methods, which share its baseline.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import scipy.special

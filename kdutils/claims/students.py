@@ -3,8 +3,6 @@
 A student is one observation however many teachers, methods and tasks it had: its runs share its baseline.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

@@ -7,8 +7,6 @@ under every way, so that ways differ in nothing else. P values are corrected as 
 claims of a section that these cells can be asked.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import replace
 from itertools import combinations, product

@@ -4,8 +4,6 @@ To add a way of reading answers, write its three functions and name them in READ
 kdutils.constants.
 """
 
-from __future__ import annotations
-
 import math
 import operator
 import re

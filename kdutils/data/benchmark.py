@@ -8,8 +8,6 @@ Train and validation items come from one pool, in an order that depends on ids a
 first ones, validation items its last, so asking for more of either keeps those that were there.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -1,7 +1,5 @@
 """Questions and answers in the chat template of a model's tokenizer."""
 
-from __future__ import annotations
-
 import datetime
 import re
 

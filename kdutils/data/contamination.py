@@ -9,8 +9,6 @@ A test item is compared with the whole pool that train items are drawn from, not
 uses: a flag then means the same in every run, and a model may have been trained on more than one run says.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

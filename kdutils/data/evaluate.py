@@ -1,7 +1,5 @@
 """Scores of texts against gold answers; how answers are read is in data.answers, ranks in data.options."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

@@ -3,8 +3,6 @@
 Reading a GGUF file takes half a minute, so it is read once and a plain copy stays in the user's cache.
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace

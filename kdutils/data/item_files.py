@@ -1,7 +1,5 @@
 """Items of JSON-lines files: read, checked, and with gold answers in the form that is scored."""
 
-from __future__ import annotations
-
 import codecs
 import csv
 import difflib

@@ -10,8 +10,6 @@ llm-adapters-<commit>/dataset/<name>/test.json
 llm-adapters-<commit>/ft-training_set/<name>.json
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import shutil

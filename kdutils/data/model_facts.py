@@ -4,8 +4,6 @@ A GGUF file's head is read here, since the package gguf reads the vocabulary too
 of Qwen's. Format: github.com/ggml-org/ggml/blob/master/docs/gguf.md, versions 2 and 3.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import json

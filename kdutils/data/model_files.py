@@ -3,8 +3,6 @@
 Nothing here computes or downloads: without torch, so that what is finished is found quickly.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -1,7 +1,5 @@
 """The options that a question offers: labels, texts, scores, and the same question in another order."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import replace

@@ -3,8 +3,6 @@
 Nothing here computes: without torch, so that what is finished is found quickly.
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 from collections.abc import Iterable, Iterator, Sequence

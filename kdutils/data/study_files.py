@@ -3,8 +3,6 @@
 Every process reads them from the file that its run names (RunSpec.study_file), so nothing is registered.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What a task is, and tasks of a study file, which no list has: their key says how they are read."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any, NamedTuple

@@ -8,8 +8,6 @@ pass, so that the losses see a whole head.
 Results differ from those of one process by the order of sums, and by which units LoRA's dropout drops.
 """
 
-from __future__ import annotations
-
 import datetime
 import math
 from collections.abc import Callable, Iterable

@@ -5,8 +5,6 @@ used: it opens a port to other machines, and forwards neither a training curve n
 When one process fails, all are stopped, and its reason is that of the run.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

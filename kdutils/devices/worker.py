@@ -4,8 +4,6 @@ Its task is a file in the folder (kdutils.devices.launch). Rank 0 prints the tra
 and writes the results and then the outcome. All ranks end with the process that started them.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import sys

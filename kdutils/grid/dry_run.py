@@ -3,8 +3,6 @@
 Needs no GPU, no hub, no network and no items.
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections import Counter
 from collections.abc import Iterable, Iterator

@@ -1,7 +1,5 @@
 """How a need of a profile has its students evaluated besides: tables of EvalSpec fields, multiplied out."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from itertools import product

@@ -5,8 +5,6 @@ with finished runs: which temperature stands for a method, and how an answer is 
 are the authors' protocol: the same losses, bit for bit, wherever no item is too long.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple

@@ -5,13 +5,8 @@ a failure with its reason, and a damaged one is set aside and made again. Severa
 machines, may fill one folder: no run is made twice.
 """
 
-from __future__ import annotations
-
-import hashlib
-import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -23,17 +18,14 @@ from kdutils.devices import launch
 from kdutils.grid import cell_table, ray_engine
 from kdutils.grid.evaluations import student_protocols
 from kdutils.grid.local_pool import Pool, StartEngine
-from kdutils.grid.plan import Plan
 from kdutils.grid.progress import Progress, State
 from kdutils.grid.scheduler import Scheduler, Shard, jobs_of
 from kdutils.grid.study import PlannedRun
 from kdutils.grid.worker import Setting
-from kdutils.io import disk
 from kdutils.runs import store
 from kdutils.spec import EvalSpec, RunSpec
 
 ENGINES = ("local", "ray")
-HANDOVER = "KDUTILS_HANDOVER"  # environment variable: the folder of what the driver hands to notebooks
 MAKER = "kdutils.runs.experiment"  # what a process that makes a run imports, torch among it: seconds
 
 
@@ -167,45 +159,3 @@ def costs(planned: Sequence[PlannedRun], out: Path) -> pd.DataFrame:
             | {"evaluation, s": scored.get("seconds"), "peak memory, GB": result.get("peak_memory_gb")}
         )
     return pd.DataFrame(rows)
-
-
-# --- from the driver to the notebooks -----------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Handover:
-    """What a driver knows of the live part of a plan, so that no notebook looks through the store again.
-
-    It lies in the scratch folder of one ./run_all.sh, so it cannot be stale.
-    """
-
-    cells: pd.DataFrame  # cell_table.SCHEMA
-    costs: pd.DataFrame  # as `costs` gives them
-    state: str  # what became of the runs, in a line
-
-
-def hand_over(folder: Path, plan: Plan, known: Handover) -> None:
-    """Leave it for the notebooks of that plan; what lies there is left alone, as one may be reading it."""
-    if (folder / _digest(plan)).is_dir():
-        return
-    with disk.folder_in_one_step(folder / _digest(plan)) as partial_folder:
-        known.cells.to_parquet(partial_folder / "cells.parquet", index=False)
-        known.costs.to_parquet(partial_folder / "costs.parquet", index=False)
-        (partial_folder / "state.txt").write_text(known.state, encoding="utf-8")
-
-
-def handed_over(plan: Plan) -> Handover | None:
-    """What the driver left for that plan; None if no driver did."""
-    folder = Path(os.environ.get(HANDOVER, os.devnull)) / _digest(plan)
-    if not folder.is_dir():
-        return None
-    return Handover(
-        cells=pd.read_parquet(folder / "cells.parquet").astype(cell_table.SCHEMA),
-        costs=pd.read_parquet(folder / "costs.parquet"),
-        state=(folder / "state.txt").read_text(encoding="utf-8"),
-    )
-
-
-def _digest(plan: Plan) -> str:
-    asked = [[run.spec.to_dict(), run.evaluation.to_dict()] for run in plan.runs]
-    return hashlib.sha256(json.dumps([str(plan.out), asked], sort_keys=True).encode()).hexdigest()[:16]

@@ -4,8 +4,6 @@ The executors of the standard library fail every task when one worker dies; here
 new worker takes its place.
 """
 
-from __future__ import annotations
-
 import signal
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
@@ -16,7 +14,6 @@ from typing import Any, Protocol, Self
 
 from kdutils.io.child_processes import Function
 
-NOTEBOOKS = "kdutils.report.preloaded"  # imported in the process that workers of notebooks are forked from
 STOP_SECONDS = 2.0  # between asking a worker to end and killing it
 Send = Callable[[Any], None]
 Do = Callable[[Any, Send], Any]

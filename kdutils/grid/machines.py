@@ -1,7 +1,5 @@
 """What computes: how fast, with how much memory, and how much of that is used in practice."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from kdutils.compute import LARGE_PARAMETERS, Compute

@@ -3,8 +3,6 @@
 A product of (a, b) and (b, c) is 2abc FLOPs, as torch counts them.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """How far the runs of a plan are, in numbers and in a line."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field
 

@@ -5,8 +5,6 @@ memory that it leaves behind, cannot hurt Ray's. A task whose node or Ray proces
 that failed by itself is not.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import importlib.util

@@ -5,8 +5,6 @@ that are ready, teachers come first, then the other SFT runs, then distilled one
 nothing waits for; the expensive first. The driver schedules and the workers make (kdutils.grid.worker).
 """
 
-from __future__ import annotations
-
 import contextlib
 import heapq
 import os

@@ -62,17 +62,7 @@ NOTEBOOKS = (
     "10_calibration",
     *OWN_SECTIONS.values(),
 )
-AT_ONCE = ("10_calibration",)  # need nothing that is trained, and measure no time
 ALONE = ("09_performance",)  # measure time
-LONG = (
-    "08_claims",
-    "05_fidelity",
-    "01_effectiveness",
-    "04_agreement",
-    "01b_beyond_effectiveness",
-    "02_size_correlation",
-)  # the longest first
-
 SHARED_FOLDERS = ("runs", "states", "texts", "cache", "damaged", "leases")  # of all profiles' outputs
 PERFORMANCE_CASES = ("mini", "smollm", "qwen-vocabulary")  # of notebook 09, see bench.workloads
 

@@ -3,8 +3,6 @@
 A worker never waits for a lease that another process holds; it returns `held`.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import threading

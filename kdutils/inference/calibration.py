@@ -3,8 +3,6 @@
 The rule of `recommended` was written before any of it was computed.
 """
 
-from __future__ import annotations
-
 import math
 import zlib
 from pathlib import Path

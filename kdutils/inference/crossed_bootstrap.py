@@ -6,8 +6,6 @@ students that are wrong about the same item are not two findings. It is wide rat
 interval covers at least as often as it says. With one cluster only the items are drawn.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

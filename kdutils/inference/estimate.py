@@ -1,7 +1,5 @@
 """What a computation finds: a value with its interval, or a statistic with its test."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -3,8 +3,6 @@
 Undefined statistics (too few points, constant input) are NaN, never 0 and never an exception.
 """
 
-from __future__ import annotations
-
 import math
 import warnings
 from collections.abc import Iterable, Sequence

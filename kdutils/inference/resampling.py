@@ -4,8 +4,6 @@ Undefined results are NaN with a `reason`, never 0 and never an exception; where
 `reason` is empty. Every random number comes from the caller's generator.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 from itertools import permutations
@@ -154,11 +152,7 @@ def sign_flip(values: Iterable[float], *, rng: np.random.Generator, n_permutatio
 
 
 def cluster_bootstrap(
-    values: Iterable[float],
-    clusters: Iterable[object],
-    *,
-    rng: np.random.Generator,
-    n_resamples: int = 999,
+    values: Iterable[float], clusters: Iterable[object], *, rng: np.random.Generator, n_resamples: int = 999
 ) -> Estimate:
     """Mean over clusters of their means, with the percentile interval of a bootstrap of both levels.
 

@@ -4,8 +4,6 @@ A layout says who teaches whom, effects say what varies beside the test items. T
 released tables (temperature 1, rounded) and were set before any procedure was looked at.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import NamedTuple
 

@@ -3,8 +3,6 @@
 Each part gives Outcomes of procedures as the study calls them. Slow ones see fewer studies (SLOW, SLOWER).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple

@@ -4,8 +4,6 @@ A gain in points falls with the baseline by arithmetic, since right answers cann
 that gain equally on the logit scale show a strong correlation of points with size. Accuracies are in percent.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple

@@ -4,8 +4,6 @@ Undefined results are NaN with a `reason`, never 0 and never an exception. What 
 studies at once takes and gives arrays, a row a study.
 """
 
-from __future__ import annotations
-
 import math
 import warnings
 from collections.abc import Iterable, Sequence

@@ -5,8 +5,6 @@ import statements), the versions of packages and, for measurements of speed, the
 the SHA-256 of its content, so that a damaged one is computed again. Nothing is pickled.
 """
 
-from __future__ import annotations
-
 import ast
 import contextlib
 import functools

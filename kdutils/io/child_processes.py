@@ -5,8 +5,6 @@ reaches the parent alone. It ends when its parent does (a program, if it calls `
 the `with` block of a child kills what is left of it and collects its exit code.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import math

@@ -1,7 +1,5 @@
 """Files that exist whole or not at all, their digests, and the user's cache."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import hashlib

@@ -8,8 +8,6 @@ the clock of the file system, since two machines may disagree about the time. Th
 so before a lease is taken from an owner that may be alive, a heartbeat is waited for.
 """
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import json

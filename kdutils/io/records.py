@@ -1,7 +1,5 @@
 """Frozen dataclasses that check what they are given, have a digest, and are written and read as JSON."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import json

@@ -3,8 +3,6 @@
 Imports the standard library only: it is needed to report bad input before anything else is loaded.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

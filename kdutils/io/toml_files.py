@@ -1,7 +1,5 @@
 """TOML files that people write: read, checked by pydantic, and refused in one line that names the place."""
 
-from __future__ import annotations
-
 import contextlib
 import re
 import tomllib

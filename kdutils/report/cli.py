@@ -1,12 +1,10 @@
 """The command line: `python -m kdutils [PROFILE] [-p NAME VALUE]... [--only 02,06] [--out DIR]`."""
 
-from __future__ import annotations
-
 import argparse
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -106,7 +104,7 @@ def _run(asked: argparse.Namespace, notebooks: Path) -> int:
         plans = runner.needs(tasks)
         if asked.dry_run:
             return _dry_run(profile, plans, asked.gpu or machines.DEFAULT)
-        training.make(plans)  # the notebooks are for a call without --shard, once all parts are made
+        training(plans)  # the notebooks are for a call without --shard, once all parts are made
         return 1 if training.failures else 0
     results = runner.run_profile(
         profile,
@@ -198,16 +196,11 @@ class _Training:
     def __init__(self, asked: argparse.Namespace, shard: Shard | None) -> None:
         self.asked, self.shard, self.failures, self.said = asked, shard, {}, 0.0
 
-    def __call__(self, plans: Sequence[plan.Plan], folder: Path) -> Iterator[plan.Plan]:
-        """Make them; then each plan, once what its notebook would have to find out again lies in `folder`."""
-        state = self.make(plans)
-        return iter(()) if state is None else _handed_over(plans, folder, str(state))
-
-    def make(self, plans: Sequence[plan.Plan]) -> fill.State | None:
-        """Make them, or those of our shard; None if none is planned."""
+    def __call__(self, plans: Sequence[plan.Plan]) -> None:
+        """Make them, or those of our shard."""
         planned = _planned(plans)
         if not planned:
-            return None
+            return
         out = plans[0].out
         try:
             if any(run.spec.data != MINI for run in planned):
@@ -230,25 +223,12 @@ class _Training:
             raise runner.RunError(str(error)) from error
         say(f"shard {self.shard}: {state}" if self.shard else str(state))
         self.failures = state.failures
-        return state
 
     def progress(self, state: fill.State) -> None:
         """Print the state at most every SAY_EVERY_SECONDS."""
         if time.monotonic() - self.said > SAY_EVERY_SECONDS:
             self.said = time.monotonic()
             say(str(state))
-
-
-def _handed_over(plans: Sequence[plan.Plan], folder: Path, state: str) -> Iterator[plan.Plan]:
-    """Each plan, once its notebook has what the driver knows."""
-    found: dict[Sequence[PlannedRun], fill.Handover] = {}  # several notebooks need the same runs
-    for each in plans:
-        if each.runs:
-            if each.runs not in found:
-                cells, costs = fill.live_cells(each.runs, each.out), fill.costs(each.runs, each.out)
-                found[each.runs] = fill.Handover(cells, costs, state)
-            fill.hand_over(folder, each, found[each.runs])
-        yield each
 
 
 def _print_parameters(notebooks: Sequence[Path]) -> None:

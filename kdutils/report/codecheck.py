@@ -1,7 +1,5 @@
 """`./run_all.sh --check`: regenerates the numbers that codecheck.yml lists, and says which of them hold."""
 
-from __future__ import annotations
-
 import argparse
 import csv
 import json

@@ -4,8 +4,6 @@ A report has its final name only if all cells ran and left the sentinel of this 
 copy under another name, and nothing of an earlier success.
 """
 
-from __future__ import annotations
-
 import atexit
 import json
 import os
@@ -25,14 +23,13 @@ from nbformat import NotebookNode
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
-from kdutils.grid import fill, local_pool
 from kdutils.io import child_processes, disk
 from kdutils.io.text_safety import scrub
 from kdutils.report import ledger, notebook_api, notebook_parameters, render
 from kdutils.report.kernels import Kernel, Manager
 from kdutils.report.render import Result, duration
 
-HANDOVER = "handover"  # in the scratch folder
+PRELOADED = "kdutils.report.preloaded"  # imported in the process that kernels are forked from
 KERNEL_START_SECONDS = 300  # the default of 60 is short on a loaded machine
 NO_SENTINEL = "NotFinished: the last cell must call run.finish(), which is what says that all is whole"
 
@@ -72,12 +69,11 @@ class Executor:
             "JUPYTER_RUNTIME_DIR": str(scratch / "runtime"),
             "IPYTHONDIR": str(scratch / "ipython"),
             "PYTHONPATH": os.pathsep.join(path),
-            fill.HANDOVER: str(scratch / HANDOVER),
             "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs)),
         }
         self._context = None  # each kernel is a fresh interpreter
         try:
-            self._context = child_processes.forking(local_pool.NOTEBOOKS, self._variables)
+            self._context = child_processes.forking(PRELOADED, self._variables)
         except OSError as error:
             folder = tempfile.gettempdir()
             say(f"every notebook imports by itself, which takes longer ({error} in {folder})")

@@ -1,7 +1,5 @@
 """Figures of gains, claims and runs: each function draws a tidy table, which is kept next to its picture."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from itertools import product
 from typing import Any

@@ -1,7 +1,5 @@
 """A table as HTML that reads well on a narrow screen, in the dark and through a screen reader."""
 
-from __future__ import annotations
-
 import html
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any

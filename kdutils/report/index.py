@@ -60,7 +60,10 @@ def index_html(
     columns = {name: part for _, found, _ in answers for name, part in found.items()}
     with ThreadPoolExecutor() as pool:  # compressing pictures takes most of the time, and no lock
         drawn = list(pool.map(_embedded, figures, repeat(THUMBNAIL_WIDTH)))
-        first = list(pool.map(_embedded, _first_figures(figures), repeat(FIGURE_WIDTH)))
+        by_name = {figure["png"].stem: figure for figure in figures}
+        order = dict.fromkeys([*(name for name in FIRST_FIGURES if name in by_name), *by_name])
+        first = [by_name[name] for name in order][:N_FIRST]
+        first = list(pool.map(_embedded, first, repeat(FIGURE_WIDTH)))
     return page(
         "index.html.j2",
         title=f"Knowledge distillation: {profile.title[:1].lower()}{profile.title[1:]}",
@@ -231,13 +234,6 @@ def _claim_row(claim: Mapping[str, Any]) -> dict[str, Any]:
 
 
 # --- figures ----------------------------------------------------------------------------------------------
-
-
-def _first_figures(figures: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The N_FIRST figures to look at first: those of FIRST_FIGURES in that order, then others in theirs."""
-    by_name = {figure["png"].stem: figure for figure in figures}
-    names = [name for name in FIRST_FIGURES if name in by_name]
-    return [by_name[name] for name in dict.fromkeys([*names, *by_name])][:N_FIRST]
 
 
 def _embedded(figure: Mapping[str, Any], width: int) -> dict[str, Any]:

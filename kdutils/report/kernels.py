@@ -3,8 +3,6 @@
 nbclient asks a kernel manager to launch a kernel; ours has a process that waits to become it.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 import uuid

@@ -5,8 +5,6 @@ read, `statistics.csv` and `claims.json`, are rebuilt from all parts by the hold
 that is not what its notebook wrote is set aside, and that notebook has to run again.
 """
 
-from __future__ import annotations
-
 import contextlib
 import csv
 import fcntl

@@ -1,7 +1,5 @@
 """Training from within a notebook: what a plan lacks is made, with its progress shown."""
 
-from __future__ import annotations
-
 import base64
 import html
 import io
@@ -41,15 +39,9 @@ def cells(plan: Plan) -> pd.DataFrame:
     return gain_tables.cells_of(plan)
 
 
-def train(plan: Plan, *, is_second: bool = False) -> None:
-    """Make the runs of a plan that are missing and show how far they are; nothing if it trains nothing.
-
-    A driver has made them before; not those of a second plan, which hangs on what the first ones came to.
-    """
+def train(plan: Plan) -> None:
+    """Make the runs of a plan that are missing and show how far they are; nothing if it trains nothing."""
     if not plan.runs:
-        return
-    if (handed := fill.handed_over(plan)) and not is_second:  # the driver has made them
-        display(_shown(handed.state), raw=True)
         return
     line = display(_shown("planning"), display_id=True, raw=True)
     with warnings.catch_warnings():

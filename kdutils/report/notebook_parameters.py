@@ -3,8 +3,6 @@
 The cell is parsed and not executed, so that what smuggles code in is refused before a kernel starts.
 """
 
-from __future__ import annotations
-
 import ast
 import difflib
 import io
@@ -20,20 +18,11 @@ from pydantic import AfterValidator, Field, FiniteFloat, TypeAdapter, Validation
 
 from kdutils.grid.profile import PARAMETER_CHOICES
 from kdutils.io.disk import REPOSITORY
+from kdutils.io.records import Text
 from kdutils.io.text_safety import shown
 
 NOTEBOOKS = REPOSITORY / "notebooks"
 TAG = "parameters"  # the cell tag that papermill looks for
-
-
-def _on_one_line(text: str) -> str:
-    if not text.isprintable():
-        raise ValueError("not printable")
-    return text
-
-
-def _boolean(text: str) -> bool:
-    return {"true": True, "false": False}[text.strip().lower()]
 
 
 def _none_twice(values: list[Any]) -> list[Any]:
@@ -42,7 +31,7 @@ def _none_twice(values: list[Any]) -> list[Any]:
     return values
 
 
-Text = Annotated[str, AfterValidator(_on_one_line)]
+BOOLEANS = {"true": True, "false": False}
 LIST = Field(min_length=1), AfterValidator(_none_twice)
 NAMES = Annotated[list[Annotated[Text, Field(min_length=1)]], *LIST]
 SEVERAL = "at least one and none twice"
@@ -50,7 +39,7 @@ TYPES: dict[str, tuple[TypeAdapter, Callable[[str], Any], str]] = {  # values, o
     "str": (TypeAdapter(Text), str, "give text on one line"),
     "int": (TypeAdapter(int), int, "give a whole number such as 3"),
     "float": (TypeAdapter(FiniteFloat), float, "give a finite number such as 0.5 or 1e-4"),
-    "bool": (TypeAdapter(bool), _boolean, "give true or false"),
+    "bool": (TypeAdapter(bool), lambda text: BOOLEANS[text.strip().lower()], "give true or false"),
     "list[str]": (TypeAdapter(NAMES), str, f'give names such as a,b or \'["a", "b"]\', {SEVERAL}'),
     "list[int]": (
         *(TypeAdapter(Annotated[list[int], *LIST]), int),

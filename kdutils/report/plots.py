@@ -3,8 +3,6 @@
 Nothing is computed: estimates and interval bounds are columns of a table. No colour is without a marker.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any, NamedTuple
@@ -64,16 +62,13 @@ KIND_STYLE = {
     "untuned": Style("untuned teacher", COLOURS[3], "s"),
     "tuned": Style("tuned teacher", COLOURS[0], "o"),
 }
-DOMAIN_STYLE = {
-    "math": Style("math", COLOURS[0], "o"),
-    "commonsense": Style("commonsense", COLOURS[3], "s"),
-}
+DOMAIN_STYLE = {"math": Style("math", COLOURS[0], "o"), "commonsense": Style("commonsense", COLOURS[3], "s")}
 SELECTION_STYLE = {
     "best_on_test": Style("best temperature per task, on test", COLOURS[0], "o"),
     "temperature_1": Style("temperature 1", COLOURS[1], "^"),
 }
 CHOICE_STYLE = SELECTION_STYLE | {  # of items, which released results have not
-    "held_out": Style("chosen per task on held-out items", COLOURS[2], "D"),
+    "held_out": Style("chosen per task on held-out items", COLOURS[2], "D")
 }
 ANSWER_STYLE = {  # columns of agreement_fidelity.answer_shares; like answers first
     "both_right": Style("both right", COLOURS[2], "o"),

@@ -4,8 +4,6 @@ What libraries make at their first use is made here too: fonts, and which files 
 depends on. Nothing here may start a thread or load torch: a fork copies one thread alone.
 """
 
-from __future__ import annotations
-
 import contextlib
 import gc
 import importlib

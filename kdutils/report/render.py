@@ -1,7 +1,5 @@
 """An executed notebook as a page that opens from disk: no script, no request, no network."""
 
-from __future__ import annotations
-
 import functools
 import html
 import re

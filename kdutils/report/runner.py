@@ -1,7 +1,5 @@
 """The notebooks of a profile, each executed in a kernel of its own, then the index."""
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import json
@@ -12,7 +10,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,7 @@ from kdutils.grid import study
 from kdutils.grid.profile import Profile
 from kdutils.io import disk, environment
 from kdutils.report import ledger, notebook_api, notebook_parameters
-from kdutils.report.executor import HANDOVER, Executor, Task, say
+from kdutils.report.executor import Executor, Task, say
 from kdutils.report.index import LIVE_KINDS, index_html
 from kdutils.report.render import Result, duration, relink
 
@@ -51,7 +49,7 @@ def run_profile(
     jobs: int | None = None,
     limit_seconds: float | None = None,
     data: Sequence[Path] = (),
-    train: Callable[[list[study_plan.Plan], Path], Iterable[study_plan.Plan]] | None = None,
+    train: Callable[[list[study_plan.Plan]], Any] | None = None,
     notebooks: Path = notebook_parameters.NOTEBOOKS,
 ) -> list[Result]:
     """What became of each notebook asked for; reports, ledgers and index are in `out`/profile.
@@ -61,14 +59,11 @@ def run_profile(
         overrides: parameters by name, for every notebook that declares them.
         jobs: notebooks at a time, by default as many as there are cores.
         data: files that notebooks read, which the index lists with their checksums.
-        train: called with what each notebook needs, so that they find their runs made, and a
-            folder for what to hand over to them; returns the plans, each once that is done. A notebook
-            starts when its plan is returned, those that took longest the last time first; those of
-            constants.AT_ONCE start before `train`, those of constants.ALONE when all others have ended.
+        train: called with what each notebook needs, so that they find their runs made; then they start,
+            those that took longest the last time first, and those of study.ALONE when all others have ended.
 
     Raises:
-        RunError, ParameterError: before any kernel starts, for whatever is wrong with the arguments; what
-            `train` raises ends notebooks of constants.AT_ONCE.
+        RunError, ParameterError: before any kernel starts, for whatever is wrong with the arguments.
         Interrupted: after SIGINT or SIGTERM.
     """
     if jobs is not None and jobs < 1:
@@ -78,36 +73,20 @@ def run_profile(
         raise RunError(f"limit={limit_seconds:g} must be a number of seconds above 0 and at most {most}")
     tasks = plan(profile, out=out, only=only, overrides=overrides or {}, notebooks=notebooks)
     folder = tasks[0].reports.parent
-    waiting = {task.name: task for task in _longest_first(tasks, folder)}
-    running: dict[str, Future[Result]] = {}
     jobs = min(jobs or os.cpu_count() or 1, len(tasks))
-
-    def start(name: str) -> None:
-        running[name] = pool.submit(executor.run, waiting.pop(name))
-
     with _alone_in(folder), tempfile.TemporaryDirectory(prefix="kdutils-") as scratch:
-        needed = needs(waiting.values())
+        needed = needs(tasks)
         executor = Executor(Path(scratch), jobs=jobs, limit_seconds=limit_seconds)
         drawn = notebook_api.figure_digests(folder)
-        with ThreadPoolExecutor(jobs) as pool:
-            for name in [name for name in waiting if name in study.AT_ONCE]:
-                start(name)
-            try:
-                ready = train(needed, Path(scratch) / HANDOVER) if train else ()
-            except BaseException:
-                executor.stop(signal.SIGTERM)
-                raise
-            started = time.monotonic()
-            with _handling_signals(executor.stop):
-                for each in ready:
-                    start(study.PLANNED[each.section])
-                for name in [name for name in waiting if name not in study.ALONE]:
-                    start(name)
-                wait(running.values())
-                for name in list(waiting):
-                    start(name)
-                    wait([running[name]])
-            results = [running[task.name].result() for task in tasks]
+        if train:
+            train(needed)
+        started, found = time.monotonic(), {}
+        with ThreadPoolExecutor(jobs) as pool, _handling_signals(executor.stop):
+            alone = [task for task in tasks if task.name in study.ALONE]
+            others = [task for task in _longest_first(tasks, folder) if task not in alone]
+            for part in (others, *([task] for task in alone)):
+                found |= {result.name: result for result in pool.map(executor.run, part)}
+        results = [found[task.name] for task in tasks]
         page = write_index(profile, folder, results, data)
     n_done = sum(result.status == "done" for result in results)
     say(f"{n_done} of {len(results)} notebooks done in {duration(time.monotonic() - started)}: {page}")
@@ -166,11 +145,10 @@ def needs(tasks: Iterable[Task]) -> list[study_plan.Plan]:
 
 
 def _longest_first(tasks: Sequence[Task], folder: Path) -> list[Task]:
-    """By how long they took the last time, so that no core is idle at the end; else as constants.LONG."""
-    order = {name: place - len(study.LONG) for place, name in enumerate(study.LONG)}  # all below 0
+    """By how long they took the last time, so that no core is idle at the end; else as they were."""
     earlier = [result for result in _earlier_results(folder) if result.status == "done"]  # failing is quick
-    order |= {result.name: -(result.seconds or 0.0) for result in earlier}
-    return sorted(tasks, key=lambda task: order.get(task.name, 0.0))
+    seconds = {result.name: result.seconds or 0.0 for result in earlier}
+    return sorted(tasks, key=lambda task: -seconds.get(task.name, 0.0))
 
 
 def selected(profile: Profile, only: Sequence[str]) -> list[str]:

@@ -3,8 +3,6 @@
 The modules `show_*` show one thing of a `Section`, or nothing where it has none.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
@@ -71,7 +69,7 @@ class Section:
     def proceed(self) -> None:
         """Plan again, now that the first runs are there, and make what that adds (grid.arms)."""
         self.asked = plan.plan(self.number, vars(self.run.parameters))
-        live.train(self.asked, is_second=True)
+        live.train(self.asked)
         self._record_runs()
 
     def _record_runs(self) -> None:

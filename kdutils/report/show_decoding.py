@@ -1,16 +1,20 @@
 """What notebook 12 shows: the study at several decoding temperatures, beside the table of Hot or Cold."""
 
-from __future__ import annotations
+import textwrap
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from kdutils.constants import DOMAIN_LABELS, METHOD_NAMES
 from kdutils.grid.cell_table import model_family, model_parameters, short_name
 from kdutils.inference import intervals
-from kdutils.report import decoding_figures, figures
+from kdutils.report import figures, plots
+from kdutils.report.plots import FAMILY_LINES, MARKERS, METHOD_STYLE, Style
 from kdutils.report.section import Section
 from kdutils.results import decoding, gain_tables, hot_or_cold
+from kdutils.results.decoding import MEASURES
 from kdutils.results.gain_tables import in_domain_order, interval_text
 
 POINTS = dict.fromkeys(["gain", "low", "high", "greedy_gain", "greedy_low", "greedy_high"], "+.1f")
@@ -21,12 +25,11 @@ def curves(section: Section, table: pd.DataFrame) -> None:
     keys = ["domain", "measure", "method", "top_p"]
     for place, (pair, own) in enumerate(table.groupby(["teacher", "student"], sort=False)):
         names, own = " to ".join(map(short_name, pair)), own.drop(columns=["teacher", "student"])
-        caption = (
-            f"{names}: what changes with the decoding temperature, means over tasks; 95% intervals over "
-        )
-        caption += "items. Of the teacher, agreement and fidelity are the ceiling: itself on another sample."
+        caption = f"{names}: what changes with the decoding temperature, means over tasks; 95% intervals "
+        caption += "over items. Of the teacher, agreement and fidelity are the ceiling: itself on another "
+        caption += "sample."
         name = f"curves_{place}" if place else "curves"
-        section.figure(name, {"live": own}, decoding_figures.curves, caption, value="value, %")
+        section.figure(name, {"live": own}, curve_panels, caption, value="value, %")
         wide = own[own["measure"].isin(["accuracy", "agreement"])]
         wide = wide.pivot_table(index=keys, columns="temperature", values="value", sort=False).reset_index()
         wide = wide.rename(columns=lambda name: f"T = {name:g}" if isinstance(name, float) else name)
@@ -60,7 +63,7 @@ def ladder(section: Section, models: pd.DataFrame) -> None:
     table = table.assign(family=table["model"].map(model_family), size=table["model"].map(model_parameters))
     look = {"panels": "domain", "ylabel": "accuracy, %", "value": "value, %"}
     caption = "accuracy of models after SFT over the decoding temperature; 95% intervals over items."
-    section.figure("by_size", {"live": table}, decoding_figures.by_model, caption, **look)
+    section.figure("by_size", {"live": table}, model_lines, caption, **look)
 
 
 def half_drops(section: Section, rows: pd.DataFrame, models: pd.DataFrame) -> pd.DataFrame:
@@ -96,7 +99,7 @@ def released(section: Section) -> str:
     table, rng = hot_or_cold.read(), np.random.default_rng(decoding.SEED)
     several = table.groupby("family")["model"].transform("nunique") > 1
     shown = table[several & (table["ability"] == "IF")].rename(columns={"billions": "size", "score": "value"})
-    fig = decoding_figures.by_model(shown, panels="family", ylabel="instruction following, share of prompts")
+    fig = model_lines(shown, panels="family", ylabel="instruction following, share of prompts")
     caption = "Hot or Cold, released: instruction following over the decoding temperature (top_p 0.9), "
     caption += "families with several sizes. One number a cell, no error."
     span = f"{shown['value'].min():g} to {shown['value'].max():g}"
@@ -109,10 +112,8 @@ def released(section: Section) -> str:
     formats = dict.fromkeys(["all", "within"], "+.2f") | dict.fromkeys(["p", "within_p"], ".2g")
     section.run.table(rises, caption=caption, formats=formats)
     drops = models.loc[models["ability"] == "IF", ["family", "model", "billions", "half_drop"]]
-    caption = (
-        "Hot or Cold, instruction following: temperature at which half of the score at 0.1 is left; 1.9, "
-    )
-    section.run.table(drops, caption=f"{caption}the highest, where it never falls so far.")
+    caption = "Hot or Cold, instruction following: temperature at which half of the score at 0.1 is left; "
+    section.run.table(drops, caption=f"{caption}1.9, the highest, where it never falls so far.")
     own = rises.set_index("ability").loc["instruction following"]
     return (
         f"Hot or Cold, instruction following: rho of size and what is kept is {own['all']:+.2f} over "
@@ -143,3 +144,74 @@ def selected(section: Section, table: pd.DataFrame) -> list[str]:
             f"over temperature 1 ({METHOD_NAMES[best['method']]}), and {over[1]} over greedy decoding."
         )
     return said
+
+
+# --- figures ---------------------------------------------------------------------------------------------
+
+STYLES = METHOD_STYLE | {"teacher": Style("teacher", (0.15, 0.15, 0.15), "*")}
+XLABEL = "decoding temperature"
+
+
+def _line(ax: Axes, table: pd.DataFrame, style: Style, *, dashes: str = "-") -> None:
+    """A value over temperature with its interval, where it has one."""
+    error = None
+    if "low" in table:
+        bounds = [table["value"] - table["low"], table["high"] - table["value"]]
+        error = np.nan_to_num(np.array(bounds, dtype=float))
+    look = {"markersize": 3.5, "linewidth": 1.1, "elinewidth": 0.8, "marker": style.marker}
+    look |= {"markerfacecolor": "none" if style.is_hollow else style.colour, "linestyle": dashes}
+    ax.errorbar(table["temperature"], table["value"], yerr=error, color=style.colour, **look)
+
+
+def curve_panels(table: pd.DataFrame) -> Figure:
+    """MEASURES over temperature by method, a column of panels a domain: decoding.curves of one pair.
+
+    Hollow markers and dashes where top_p is below 1.
+    """
+    shown = table["measure"].nunique()
+    fig, parts = plots.crossed_panels(
+        table, "measure", "domain", height=0.9 + 1.35 * shown, sharex=True, sharey="row"
+    )
+    n_domains = table["domain"].nunique()
+    for place, (ax, part) in enumerate(parts):
+        ax.set_visible(len(part) > 0)
+        for (method, top_p), own in part.groupby(["method", "top_p"], sort=False):
+            style = STYLES[method]
+            _line(ax, own, style._replace(is_hollow=top_p < 1), dashes="-" if top_p == 1 else "--")
+        if len(part) and place % n_domains == 0:
+            ax.set_ylabel("\n".join(textwrap.wrap(MEASURES[part["measure"].iloc[0]], 16)))
+        if place < n_domains:
+            ax.set_title(DOMAIN_LABELS[table["domain"].unique()[place]])
+        if place >= len(parts) - n_domains:
+            ax.set_xlabel(XLABEL)
+    dashed = [] if (table["top_p"] == 1).all() else [plots.line_handle("top_p below 1", linestyle="--")]
+    styles = [style for name, style in STYLES.items() if name in set(table["method"])]
+    plots.figure_legend(fig, styles, extra=dashed, columns=6)
+    return fig
+
+
+def model_lines(table: pd.DataFrame, *, panels: str, ylabel: str) -> Figure:
+    """A value over temperature, a panel a value of `panels`, a line a model, darker the larger it is.
+
+    Columns `panels`, family, model, size, temperature, value, and where known low and high.
+    """
+    sizes = table.drop_duplicates("model").sort_values("size", kind="stable")
+    styles, dashes = {}, dict(zip(sizes["family"].unique(), FAMILY_LINES * 2, strict=False))
+    for _, own in sizes.groupby("family", sort=False):
+        looks = zip(own["model"], plots.ordered_colours(len(own)), MARKERS, strict=False)
+        styles |= {model: Style(model, colour, marker) for model, colour, marker in looks}
+    fig, parts = plots.domain_panels(table, height=3.3, by=panels, xlabel=XLABEL, sharey=True)
+    for ax, part in parts:
+        for (family, model), own in part.groupby(["family", "model"], sort=False):
+            _line(ax, own.sort_values("temperature"), styles[model], dashes=dashes[family])
+        ax.set_xticks(sorted(part["temperature"].unique()))
+    parts[0][0].set_ylabel(ylabel)
+    families = sizes.sort_values(["family", "size"], kind="stable")
+    handles = [
+        plots.line_handle(
+            model, color=styles[model].colour, marker=styles[model].marker, linestyle=dashes[family]
+        )
+        for family, model in zip(families["family"], families["model"], strict=True)
+    ]
+    plots.legend(fig, handles, columns=4 if len(handles) < 9 else 3)
+    return fig

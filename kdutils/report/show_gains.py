@@ -1,7 +1,5 @@
 """What notebooks 01 to 03 show of gains: by pair, task and item, student size and teacher."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from itertools import product
 
@@ -38,11 +36,9 @@ def gain_by_task(section: Section) -> None:
         table = gain_tables.in_task_order(intervals.gain_intervals(section.gains[source], by=keys))
         table = section.paired if source == "live" and len(section.paired) else table
         for domain, part in table.groupby("domain", sort=False):
-            caption = (
-                f"{DOMAIN_LABELS[domain].lower()}, gain by student and task, mean over teachers ({how})."
-            )
             name, draw = f"gain_by_task_{domain}", figures.gain_by_task
-            section.figure(name, {source: part}, draw, caption, value="gain, points")
+            caption = f"{DOMAIN_LABELS[domain].lower()}, gain by student and task, mean over teachers "
+            section.figure(name, {source: part}, draw, f"{caption}({how}).", value="gain, points")
 
 
 def selections_remark(both: pd.DataFrame) -> str:

@@ -1,7 +1,5 @@
 """What notebook 14 shows: label bias of students and teachers, and verdicts by how the student is asked."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 
@@ -137,13 +135,10 @@ def verdicts(section: Section, rows: pd.DataFrame) -> pd.DataFrame:
     for analysis, part in long.groupby("analysis"):
         counts = part.value_counts("verdict").items()
         alt = ", ".join(f"{n} {verdict.replace('_', ' ')}" for verdict, n in counts)
-        caption = (
-            f"verdicts on {part['id'].nunique()} claims by how the student is asked, analysis: {analysis}; "
-        )
-        caption += (
-            "released results beside. Claims about math and commonsense are asked of commonsense alone, so "
-        )
-        caption += "that a verdict may differ from that of notebook 08. A dot: cannot be asked so."
+        caption = f"verdicts on {part['id'].nunique()} claims by how the student is asked, analysis: "
+        caption += f"{analysis}; released results beside. Claims about math and commonsense are asked of "
+        caption += "commonsense alone, so that a verdict may differ from that of notebook 08. A dot: cannot "
+        caption += "be asked so."
         table = {"live": part if part["bears"].any() else part[:0]}
         section.figure(f"verdicts_{analysis}", table, figures.verdicts_by_choice, caption, alt=alt)
     changing = ways_of_asking.changing(long)

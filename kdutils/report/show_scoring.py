@@ -1,7 +1,5 @@
 """What notebook 13 shows: students and teachers by the way they are scored."""
 
-from __future__ import annotations
-
 import pandas as pd
 
 from kdutils.constants import AVERAGE, DOMAIN_LABELS, METHOD_NAMES, TASK_LABELS

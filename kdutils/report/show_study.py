@@ -1,14 +1,12 @@
 """What notebooks 00, 08 and 11 show: what is there, all verdicts, and the protocol."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import pandas as pd
 
 from kdutils.claims import answer_sheet, claims, sensitivity
 from kdutils.constants import AVERAGE, DOMAIN_LABELS, METHOD_NAMES
-from kdutils.grid import cell_table
+from kdutils.grid import cell_table, fill
 from kdutils.grid.plan import Plan
 from kdutils.grid.study import SECTIONS
 from kdutils.report import figures, ledger
@@ -54,7 +52,7 @@ def oddities(section: Section) -> None:
 
 def costs(section: Section) -> None:
     """What ran live, what it cost, and what failed."""
-    table = gain_tables.costs(section.asked)
+    table = fill.costs(section.asked.runs, section.asked.out)
     if table.empty:
         return
     columns = {"training, s": "sum", "evaluation, s": "sum", "peak memory, GB": "max"}

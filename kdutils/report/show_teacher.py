@@ -1,7 +1,5 @@
 """What notebooks 04 to 07 show of what students take from their teacher, with its noise and temperature."""
 
-from __future__ import annotations
-
 import pandas as pd
 
 from kdutils.constants import AVERAGE, DOMAIN_LABELS

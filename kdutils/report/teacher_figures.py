@@ -1,7 +1,5 @@
 """Figures of what students take from their teacher: its answers and texts, its noise and temperature."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure

@@ -3,8 +3,6 @@
 Every function takes gains (gain_tables.gains), cells or item rows and returns a tidy table.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import cache
 

@@ -5,8 +5,6 @@ question with options: the text is generated and read, as the paper does it, or 
 their likelihood, as it stands or per character.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """Item rows of students that are asked again: other decodings, scores of options, orders of options."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 
 import pandas as pd

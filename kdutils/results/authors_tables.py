@@ -4,8 +4,6 @@ They ship with the package as authors_tables.csv, made by `import_authors_tables
 github.com/LCS2-IIITD/KD_generalization, folder `results/`, at COMMIT (Apache-2.0).
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 from pathlib import Path

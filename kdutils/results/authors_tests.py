@@ -3,8 +3,6 @@
 Undefined statistics are NaN (inference/intervals.py). Nothing here chooses a selection rule.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 from itertools import product

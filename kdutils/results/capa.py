@@ -15,21 +15,13 @@ Departures, each on its own account:
   own. A task on which both are always right adds zero to both.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Iterator
 
 import numpy as np
 import pandas as pd
 
-from kdutils.constants import (
-    ALL_TASKS,
-    AVERAGE,
-    DOMAIN_LABELS,
-    KD_METHODS,
-    METHOD_NAMES,
-)
+from kdutils.constants import ALL_TASKS, AVERAGE, DOMAIN_LABELS, KD_METHODS, METHOD_NAMES
 from kdutils.inference import crossed_bootstrap, intervals
 from kdutils.inference.crossed_bootstrap import Resampled, ratio
 from kdutils.inference.estimate import Estimate

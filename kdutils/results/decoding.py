@@ -7,8 +7,6 @@ agreement is that of the teacher with another sample of itself. Contrasts have i
 again, the same ones for all that is compared, and training seeds where there are several.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 

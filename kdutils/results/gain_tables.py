@@ -3,8 +3,6 @@
 Every function takes a cell table (cell_table.SCHEMA) of any source and returns a tidy table.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -40,20 +38,13 @@ def cells_of(plan: Plan) -> pd.DataFrame:
 
 def live_cells(plan: Plan) -> pd.DataFrame:
     """The finished live runs of a plan; without ranked options where only other sections rank them."""
-    handed = fill.handed_over(plan)
-    cells = handed.cells if handed else fill.live_cells(plan.runs, plan.out)
+    cells = fill.live_cells(plan.runs, plan.out)
     if not (plan.profile.live and plan.profile.live.ranks):
         cells = cells.assign(accuracy_ranked=math.nan, accuracy_ranked_normalised=math.nan)
     protocols = cells.loc[cells["method"] != "base", "protocol"].unique()
     if len(protocols) == 1:  # a model as it is has no protocol: it is the baseline of whichever there is
         cells["protocol"] = protocols[0]
     return cells
-
-
-def costs(plan: Plan) -> pd.DataFrame:
-    """What became of each live run of a plan, and what it cost (fill.costs); empty if it trains nothing."""
-    handed = fill.handed_over(plan)
-    return handed.costs if handed else fill.costs(plan.runs, plan.out)
 
 
 def by_source(table: pd.DataFrame) -> dict[str, pd.DataFrame]:

@@ -13,8 +13,6 @@ and one alone is taken. Where a half of a task has no items, there is nothing to
 NaN, and a reason, for the task and for the average, which would be one of other tasks.
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 from typing import Any

@@ -5,8 +5,6 @@ error. It ships as hot_or_cold.csv, whose head says where it is from. Size goes 
 effect is one of size within families alone.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

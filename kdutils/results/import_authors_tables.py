@@ -4,8 +4,6 @@
 files; without it they are downloaded. Nothing is repaired: what is odd about a value is a flag on its row.
 """
 
-from __future__ import annotations
-
 import argparse
 import csv
 import hashlib

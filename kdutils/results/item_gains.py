@@ -5,8 +5,6 @@ questions, so that two of them are compared question by question. Such an interv
 these tasks would do; it holds neither other pairs nor other training seeds.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -11,8 +11,6 @@ moved: their prior is a mean over items, and so holds how often each is right.
 items again, and `values` gives each quantity by student and task in every resample.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import combinations, product

@@ -5,8 +5,6 @@ tasks have options. Items are as they are asked elsewhere (rotation 0); the prio
 estimated over all orders of the options.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import numpy as np

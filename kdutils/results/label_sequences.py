@@ -4,8 +4,6 @@ Items are asked alone, so that it can only through the order of the items: what 
 Both take label_bias.of_labels and read rotation 0.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import scipy.special

@@ -4,8 +4,6 @@ Live runs alone: no item-level results were released. Students at temperature 1 
 compared with the SFT student of its seed, so that nothing is picked and nothing but the training differs.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 

@@ -9,8 +9,6 @@ Likeness is sentence BLEU and ROUGE-L with the teacher's text, and, since two ri
 number they end on, BLEU of the words alone (`wording`).
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cache

@@ -10,8 +10,6 @@ change leaves out 0, and, where it takes another training, if the change is larg
 one-sided tests at 5 %), else `not told apart`.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Iterator
@@ -20,14 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from kdutils.constants import (
-    BY_SEQUENCE,
-    DOMAIN_LABELS,
-    KD_METHODS,
-    LOGIT_METHODS,
-    METHOD_NAMES,
-    is_text,
-)
+from kdutils.constants import BY_SEQUENCE, DOMAIN_LABELS, KD_METHODS, LOGIT_METHODS, METHOD_NAMES, is_text
 from kdutils.data import sources
 from kdutils.grid.cell_table import short_name
 from kdutils.grid.factors import FACTORS
@@ -330,8 +321,6 @@ def noise_remark(noise: pd.DataFrame) -> str:
         f"{row.gain:.1f} points in {row.domain} ({METHOD_NAMES[row.method]} {row.kd:.1f}, SFT {row.sft:.1f})"
         for row in noise.dropna(subset=["gain"]).itertuples()
     ]
-    text = (
-        "With one sampled text an item, as the authors have it, the standard deviation of the gain from the "
-    )
-    text += f"sampling alone, on these items, is {', '.join(parts)}."
+    text = "With one sampled text an item, as the authors have it, the standard deviation of the gain from "
+    text += f"the sampling alone, on these items, is {', '.join(parts)}."
     return text if parts else ""

@@ -4,8 +4,6 @@ All is compared on the same items, question by question, read strictly. An inter
 of these tasks; it holds neither other pairs nor other training seeds.
 """
 
-from __future__ import annotations
-
 import pandas as pd
 
 from kdutils.constants import DOMAIN_LABELS, METHOD_NAMES, is_text

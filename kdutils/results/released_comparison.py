@@ -4,8 +4,6 @@ A pair that was not released is compared with the nearest one that was, and with
 column says which. Results of a model world stand alone: no released value is one of the same quantity.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ Cells of such a student have the flag format_not_learned (cell_table.FLAGS): its
 it knows. So their markers are hollow, their numbers have a dagger, and claims are judged without them, too.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pandas as pd

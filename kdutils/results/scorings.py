@@ -12,8 +12,6 @@ methods is at least LEAST_TAU; it misleads if on a task the gap differs by more 
 Bonferroni over tasks) or the interval of tau lies below LEAST_TAU; otherwise these items cannot tell.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace

@@ -4,8 +4,6 @@ A step is an equation of numbers, `a op b = c` (also with more than two numbers 
 an unknown are none. By rule, on the text alone.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections import Counter

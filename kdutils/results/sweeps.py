@@ -1,7 +1,5 @@
 """What temperature and noise do: runs of one pair at several values, and its baselines."""
 
-from __future__ import annotations
-
 import pandas as pd
 
 from kdutils.constants import AVERAGE, KD_METHODS, METHOD_NAMES, PAPER_METHODS

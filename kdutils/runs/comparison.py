@@ -1,7 +1,5 @@
 """Item rows summed up: accuracies; of a student and its teacher agreement and fidelity."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 
@@ -113,29 +111,6 @@ def corpus_bleu(texts: Sequence[str], references: Sequence[str]) -> float:
     return float(sacrebleu.corpus_bleu(list(texts), [list(references)]).score) if len(texts) else math.nan
 
 
-def fidelity(both: pd.DataFrame, *, rng: np.random.Generator, n_resamples: int = 999) -> dict[str, object]:
-    """Corpus BLEU of student against teacher texts, percent, with a bootstrap interval over items.
-
-    Also split by whether the student is right: `fidelity_right`, `fidelity_wrong` (NaN if there are none).
-    `signature` is sacrebleu's own description of the measure.
-    """
-    if both.empty:
-        return {"fidelity": math.nan, "fidelity_low": math.nan, "fidelity_high": math.nan, "signature": ""}
-    counts = np.array([bleu_counts(*pair) for pair in zip(both["text"], both["text_teacher"], strict=True)])
-    draws = rng.integers(0, len(counts), size=(n_resamples, len(counts)))
-    resampled = [_bleu(counts[draw].sum(0)) for draw in draws]
-    low, high = np.percentile(resampled, [2.5, 97.5])
-    right = both["correct"].to_numpy(bool)
-    return {
-        "fidelity": _bleu(counts.sum(0)),
-        "fidelity_low": float(low),
-        "fidelity_high": float(high),
-        "fidelity_right": _bleu(counts[right].sum(0)) if right.any() else math.nan,
-        "fidelity_wrong": _bleu(counts[~right].sum(0)) if (~right).any() else math.nan,
-        "signature": str(BLEU.get_signature()),
-    }
-
-
 def fidelity_correct_r(both: pd.DataFrame) -> float:
     """Point-biserial correlation, over paired rows, of being right with the likeness to the teacher's text.
 
@@ -162,13 +137,6 @@ def bleu_counts(text: str, reference: str) -> list[int]:
     """Lengths, matches and totals of one text: what corpus BLEU adds up over texts."""
     found = BLEU.corpus_score([text], [[reference]])
     return [found.sys_len, found.ref_len, *found.counts, *found.totals]
-
-
-def _bleu(counts: np.ndarray) -> float:
-    system, reference, *rest = counts.tolist()
-    matches, totals = rest[: len(rest) // 2], rest[len(rest) // 2 :]
-    found = BLEU.compute_bleu(matches, totals, system, reference, smooth_method="exp")
-    return float(found.score)
 
 
 # --- accuracies ---------------------------------------------------------------------------------------------

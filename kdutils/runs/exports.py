@@ -8,8 +8,6 @@ items a benchmark's. What is not known is null or left out. Without the items (o
 or has changed) there are no samples. The same results give the same files.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import hashlib

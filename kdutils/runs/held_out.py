@@ -1,7 +1,5 @@
 """How a student predicts held-out gold responses, token by token, and how far that is from its teacher."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache

@@ -4,8 +4,6 @@ Written beside the weights when the run is evaluated, from what is on this disk 
 files whose digests a run records, so that it may be written again.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 from pathlib import Path

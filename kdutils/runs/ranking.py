@@ -1,7 +1,5 @@
 """Options ranked by the log-probability of what stands for them."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any

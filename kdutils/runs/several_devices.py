@@ -1,7 +1,5 @@
 """A run on several devices: what its processes do together, and its student put together again."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import math

@@ -11,8 +11,6 @@ interrupted, and its `checkpoint/` is where it goes on. It records the SHA-256 o
 seal, that of its own content; and so does that of an evaluation.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import json

@@ -7,8 +7,6 @@ texts/<digest>.jsonl      id, response and whether it ended, a line an item
 texts/<digest>.sha256     of that file, written just before it
 """
 
-from __future__ import annotations
-
 import dataclasses
 import gc
 import hashlib

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Sequence
 from importlib import util
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 
@@ -23,29 +23,20 @@ PROJECT = "kdutils"
 ABOUT = ("run_id", "n_steps", "step")  # of an entry of a curve: where it belongs, no value to plot
 
 
-class Kind(NamedTuple):
-    """A tracker: the class that accelerate has for it, and what that is told of a run."""
-
-    adapter: str
-    options: Callable[[Path, str, dict[str, Any]], dict[str, Any]]  # outputs, run id, settings
-
-
-TRACKERS = {  # name, also of the package -> Kind
-    "tensorboard": Kind(
-        "TensorBoardTracker", lambda out, run_id, _: {"run_name": run_id, "logging_dir": out / "tensorboard"}
-    ),
-    "wandb": Kind(
-        "WandBTracker",
-        lambda out, run_id, settings: (
-            _of_project(run_id, settings) | {"id": run_id, "dir": out, "reinit": "create_new"}
-        ),  # several at a time
-    ),
-    "trackio": Kind("TrackioTracker", lambda _, *run: _of_project(*run)),
+TRACKERS = {  # name, also of the package -> class of accelerate
+    "tensorboard": "TensorBoardTracker",
+    "wandb": "WandBTracker",
+    "trackio": "TrackioTracker",
 }
 
 
-def _of_project(run_id: str, settings: dict[str, Any]) -> dict[str, Any]:
-    return {"run_name": PROJECT, "name": run_id, "config": settings, "resume": "allow"}
+def _options(name: str, out: Path, run_id: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """What a tracker is told of a run."""
+    if name == "tensorboard":
+        return {"run_name": run_id, "logging_dir": out / "tensorboard"}
+    own = {"run_name": PROJECT, "name": run_id, "config": settings, "resume": "allow"}
+    several_at_a_time = {"id": run_id, "dir": out, "reinit": "create_new"} if name == "wandb" else {}
+    return own | several_at_a_time
 
 
 def check(names: Sequence[str]) -> list[str]:
@@ -117,9 +108,9 @@ class Tracking:
         from accelerate import PartialState, tracking
 
         PartialState()  # accelerate logs nothing without
-        settings, kind = model_card.settings(store.folder_of(self._out, run_id).spec()), TRACKERS[name]
-        options = kind.options(self._out, run_id, settings)
-        tracker = getattr(tracking, kind.adapter)(**options)
+        settings = model_card.settings(store.folder_of(self._out, run_id).spec())
+        options = _options(name, self._out, run_id, settings)
+        tracker = getattr(tracking, TRACKERS[name])(**options)
         tracker.start()
         if "config" not in options:
             tracker.store_init_configuration(settings)

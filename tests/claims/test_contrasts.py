@@ -47,8 +47,7 @@ def test_contrasts_are_rows_of_the_ledger_and_a_reason_stands_for_a_value():
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
-    [({"expected": "up"}, "'X1' has expected='up'"), ({"margin": -1.0}, "margin=-1.0")],
+    ("change", "message"), [({"expected": "up"}, "'X1' has expected='up'"), ({"margin": -1.0}, "margin=-1.0")]
 )
 def test_a_wrong_declaration_is_refused_by_name(change, message):
     with pytest.raises(DeclarationError, match=message):

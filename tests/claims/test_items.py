@@ -85,8 +85,7 @@ OTHER_TEXTS = [f"{i} and {i + 1} are {2 * i} or so" for i in range(30)]
 
 
 @pytest.mark.parametrize(
-    ("sft", "kd", "verdict"),
-    [(10, 25, "reproduced"), (25, 10, "not_reproduced"), (20, 21, "inconclusive")],
+    ("sft", "kd", "verdict"), [(10, 25, "reproduced"), (25, 10, "not_reproduced"), (20, 21, "inconclusive")]
 )
 def test_agreement_and_fidelity_rise(sft, kd, verdict):
     def student(method, n_alike):

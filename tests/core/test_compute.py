@@ -24,7 +24,6 @@ READERS = {
     "data/llm_adapters.py": {"KDUTILS_DATA"},
     "grid/cost.py": {"KDUTILS_DATA"},
     "data/model_files.py": {"KDUTILS_MODELS"},
-    "grid/fill.py": {"KDUTILS_HANDOVER"},
     "io/environment.py": {"KDUTILS_RUN_TOKEN"},
     "io/text_safety.py": {"KDUTILS_RUN_TOKEN"},  # a name that may stand in a report
 }

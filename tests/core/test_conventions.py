@@ -234,8 +234,8 @@ def test_a_tracker_that_cannot_be_is_refused_before_any_work(tmp_path, tracked, 
 
 
 def test_every_tracker_is_one_that_accelerate_has():
-    for name, kind in trackers.TRACKERS.items():
-        assert getattr(tracking, kind.adapter).name == name
+    for name, adapter in trackers.TRACKERS.items():
+        assert getattr(tracking, adapter).name == name
 
 
 # --- results for other programs -----------------------------------------------------------------------------

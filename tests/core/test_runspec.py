@@ -39,37 +39,13 @@ RUN_IDS = (  # of specs -> their ids, as they were before specs were checked by 
     (SFT | {"method": "base"}, "student-1B-base-math-s0-6ab3f10efe36", None),
     (SFT, "student-1B-sft-math-s0-8634445622b7", None),
     (GKD | {"method": "fkl"}, "student-1B-fkl-math-s0-ae7531f3ba48", TEACHER),
-    (
-        GKD | {"method": "seqkd"},
-        "student-1B-seqkd-math-s0-e337cbc1c41c",
-        TEACHER,
-    ),
-    (
-        GKD | {"method": "revkd"},
-        "student-1B-revkd-math-s0-d15bcdd819f0",
-        TEACHER,
-    ),
+    (GKD | {"method": "seqkd"}, "student-1B-seqkd-math-s0-e337cbc1c41c", TEACHER),
+    (GKD | {"method": "revkd"}, "student-1B-revkd-math-s0-d15bcdd819f0", TEACHER),
     (GKD, "student-1B-gkd-math-s0-5e6343fce6be", TEACHER),
-    (
-        GKD | {"method": "fkl", "protocol": "paper"},
-        "student-1B-fkl-math-s0-23f4c5c47db1",
-        PAPER_TEACHER,
-    ),
-    (
-        GKD | {"method": "revkd", "protocol": "paper"},
-        "student-1B-revkd-math-s0-fbaf7edeebcc",
-        PAPER_TEACHER,
-    ),
-    (
-        GKD | {"protocol": "paper"},
-        "student-1B-gkd-math-s0-a4153326c9c3",
-        PAPER_TEACHER,
-    ),
-    (
-        GKD | {"method": "fkl", "temperature": 2},
-        "student-1B-fkl-math-s0-a42d76a15b52",
-        TEACHER,
-    ),
+    (GKD | {"method": "fkl", "protocol": "paper"}, "student-1B-fkl-math-s0-23f4c5c47db1", PAPER_TEACHER),
+    (GKD | {"method": "revkd", "protocol": "paper"}, "student-1B-revkd-math-s0-fbaf7edeebcc", PAPER_TEACHER),
+    (GKD | {"protocol": "paper"}, "student-1B-gkd-math-s0-a4153326c9c3", PAPER_TEACHER),
+    (GKD | {"method": "fkl", "temperature": 2}, "student-1B-fkl-math-s0-a42d76a15b52", TEACHER),
     (
         GKD | {"method": "fkl", "temperature": 2.0, "noise_sigma": 1, "beta": 0.5},
         "student-1B-fkl-math-s0-7bef10de08b0",
@@ -294,15 +270,9 @@ def test_the_teacher_is_a_run_of_its_own_shared_by_its_students():
         ({"method": "opd", "protocol": "paper"}, "the authors' code has no method 'opd'"),
         ({"method": "opd", "on_policy_share": 0.4}, "on_policy_share=0.4 has no effect with method 'opd'"),
         ({"method": "fkl", "prefix": "gold"}, "'fkl' is prefix 'gold' and divergence 'forward_kl' already"),
-        (
-            {"kd_weight": 0.5},
-            "kd_weight=0.5 has no effect with method 'gkd': leave it at 1.0, or use ",
-        ),
+        ({"kd_weight": 0.5}, "kd_weight=0.5 has no effect with method 'gkd': leave it at 1.0, or use "),
         ({"method": "fkl", "kd_weight": 0}, "kd_weight=0 leaves nothing of the teacher .*method='sft'"),
-        (
-            {"method": "fkl", "protocol": "paper", "kd_weight": 0.5},
-            "code has no kd_weight 0.5; use ",
-        ),
+        ({"method": "fkl", "protocol": "paper", "kd_weight": 0.5}, "code has no kd_weight 0.5; use "),
         ({"protocol": "paper", "frozen": "mlp"}, "code has no frozen 'mlp'; use protocol='careful'"),
         (
             {"teacher_tuned": False, "teacher_seed": 1},

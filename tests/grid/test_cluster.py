@@ -77,13 +77,6 @@ def engine(heard=None, **options):
     )
 
 
-def results(pool, n):
-    found = {}
-    while len(found) < n:
-        found |= dict(pool.results(10))
-    return found
-
-
 def listening(process):
     family = [process, *process.children(recursive=True)]
     found = [each.net_connections("tcp") for each in family if each.is_running()]
@@ -101,10 +94,10 @@ def test_tasks_have_processes_of_their_own_and_one_lost_with_its_worker_is_done_
         pool.submit("told", ("tell", [1, 2]))
         pool.submit("gpu", ("see", "CUDA_VISIBLE_DEVICES"))
         assert pool.n_idle == 0
-        first = results(pool, 2)
+        first = errands.results(pool, 2)
         pool.submit("killed", ("kill", signal.SIGKILL))
         pool.submit("bereft", ("bereave", tmp_path / "once"))
-        second = results(pool, 2)
+        second = errands.results(pool, 2)
     assert heard == [("told", 1), ("told", 2)]
     assert first["gpu"] in ("0", "1")
     assert first["told"][0] == (1.0, 1.0)

@@ -207,8 +207,7 @@ def test_a_need_may_name_its_pairs(live, of):
 
 
 @pytest.mark.parametrize(
-    ("profile", "n_runs", "digest"),
-    [("mini", 142, "e7654077e1e6e6cd"), ("smoke", 14, "95fce523a928ff22")],
+    ("profile", "n_runs", "digest"), [("mini", 142, "e7654077e1e6e6cd"), ("smoke", 14, "95fce523a928ff22")]
 )
 def test_the_runs_of_a_profile_keep_their_names(profile, n_runs, digest):
     """Whoever changes a profile writes the new digest here; whoever does not finds all results again."""
@@ -409,10 +408,7 @@ def test_ranking_is_a_second_evaluation_of_tasks_with_options(live, monkeypatch)
     [
         ({"by_domain": {"maths": {}}}, r"by_domain='maths' must be one of \['math', "),
         ({"by_method": {"sft": {}}}, "by_method.sft='sft': it must be 'fkl', "),
-        (
-            {"evaluation_by_protocol": {"authors": {}}},
-            "protocol.authors='authors': it must be 'careful'",
-        ),
+        ({"evaluation_by_protocol": {"authors": {}}}, "protocol.authors='authors': it must be 'careful'"),
         ({"evaluation": {"temperature": 1.0}}, "temperature=1.0 cannot be a setting of protocol careful"),
         ({"protocols": ()}, r"protocols=\(\): it must have at least 1 item"),
     ],

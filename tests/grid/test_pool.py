@@ -24,22 +24,15 @@ def pool():
         yield pool
 
 
-def results(pool, n):
-    found = {}
-    while len(found) < n:
-        found |= dict(pool.results(10))
-    return found
-
-
 def test_a_worker_is_prepared_once_and_does_many_tasks(pool):
     assert pool.n_idle == 2
     pool.submit("x", ("echo", 1))
     pool.submit("y", ("echo", 2))
     assert pool.n_idle == 0
-    first = results(pool, 2)
+    first = errands.results(pool, 2)
     assert {key: value[::2] for key, value in first.items()} == {"x": ("a", 1), "y": ("b", 2)}
     pool.submit("z", ("echo", 3))
-    assert results(pool, 1)["z"][:2] == first["x"][:2]
+    assert errands.results(pool, 1)["z"][:2] == first["x"][:2]
     assert pool.results(0) == []
 
 
@@ -53,7 +46,7 @@ def test_what_a_worker_tells_is_heard_before_its_result():
     ) as pool:
         pool.submit("x", ("tell", [1, 2]))
         assert pool.n_idle == 0
-        assert results(pool, 1)["x"][2] == [1, 2]
+        assert errands.results(pool, 1)["x"][2] == [1, 2]
     assert heard == [("x", 1), ("x", 2)]
 
 
@@ -69,27 +62,27 @@ def test_what_a_worker_tells_is_heard_before_its_result():
 def test_a_worker_that_dies_fails_its_own_task_and_is_replaced(pool, task, reason):
     pool.submit("bad", task)
     pool.submit("good", ("echo", 2))
-    found = results(pool, 2)
+    found = errands.results(pool, 2)
     assert isinstance(found["bad"], Death)
     assert reason in found["bad"].reason
     assert found["good"][2] == 2
     pool.submit("next", ("echo", 3))
-    assert results(pool, 1)["next"][::2] == ("a", 3)
+    assert errands.results(pool, 1)["next"][::2] == ("a", 3)
 
 
 def test_a_worker_killed_while_idle_is_replaced(pool):
     pool.submit("x", ("echo", 1))
-    _, number, _ = results(pool, 1)["x"]
+    _, number, _ = errands.results(pool, 1)["x"]
     os.kill(number, signal.SIGKILL)
     pool.submit("y", ("echo", 2))
-    assert isinstance(results(pool, 1)["y"], tuple | Death)  # it may have died under our hands
+    assert isinstance(errands.results(pool, 1)["y"], tuple | Death)  # it may have died under our hands
     pool.submit("z", ("echo", 3))
-    assert results(pool, 1)["z"][::2] == ("a", 3)
+    assert errands.results(pool, 1)["z"][::2] == ("a", 3)
 
 
 def test_a_worker_takes_no_notice_of_an_interrupt(pool):
     pool.submit("x", ("interrupt", 1))
-    assert results(pool, 1)["x"][2] == 1
+    assert errands.results(pool, 1)["x"][2] == 1
 
 
 def test_an_error_in_the_driver_ends_the_workers(tmp_path):
@@ -144,11 +137,11 @@ def test_forked_workers_are_processes_of_their_own_that_have_imported(server):
     for setting in ("a", "b"):
         with Pool(errands.do, [setting], prepare=errands.prepare, context=context) as pool:
             pool.submit("x", ("origin", None))
-            origins.append(results(pool, 1)["x"])
+            origins.append(errands.results(pool, 1)["x"])
             pool.submit("y", ("echo", 1))
-            assert results(pool, 1)["y"][::2] == (setting, 1)
+            assert errands.results(pool, 1)["y"][::2] == (setting, 1)
             pool.submit("z", ("kill", signal.SIGKILL))
-            assert "signal 9" in results(pool, 1)["z"].reason
+            assert "signal 9" in errands.results(pool, 1)["z"].reason
     (first, parent, threads, imported), (second, *others) = origins
     assert first != second
     assert others[0] == parent != os.getpid()
@@ -162,7 +155,7 @@ def test_a_worker_is_started_all_the_same_when_what_it_is_forked_from_is_gone(se
     with Pool(errands.do, ["a"], prepare=errands.prepare, context=context) as pool:
         Path(forkserver._forkserver._forkserver_address).unlink()
         pool.submit("x", ("echo", 1))
-        assert results(pool, 1)["x"][::2] == ("a", 1)
+        assert errands.results(pool, 1)["x"][::2] == ("a", 1)
 
 
 def test_what_makes_runs_touches_no_gpu_when_it_is_imported():

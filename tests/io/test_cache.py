@@ -15,7 +15,6 @@ from kdutils.grid import plan
 from kdutils.io import cache
 from kdutils.io.cache import CachedTables, digest
 from kdutils.report import notebook_api
-from kdutils.results import authors_tables
 from kdutils.runs import store
 
 NUMBERS = pd.DataFrame({"task": ["aqua", "svamp"], "gain": [1 / 3, float("nan")], "n": [254, 1000]})
@@ -199,24 +198,19 @@ class TestCodeDigest:
         assert not any(path.startswith(("report/", "bench/")) for path in found)
 
 
-@pytest.fixture(scope="module")
-def released_cells():
-    return authors_tables.cells()
-
-
-def test_judgements_that_are_found_are_those_that_were_made(kept, released_cells):
-    made = claims.judgements(released_cells, kept=kept)
-    found = claims.judgements(released_cells, kept=kept)
+def test_judgements_that_are_found_are_those_that_were_made(kept, cells):
+    made = claims.judgements(cells, kept=kept)
+    found = claims.judgements(cells, kept=kept)
     assert (kept.n_made, kept.n_found, kept.n_unkept) == (1, 1, 0)
-    plain = claims.judgements(released_cells)
+    plain = claims.judgements(cells)
     for one in (found, plain):
         assert json.dumps(claims.ledger_rows(one)) == json.dumps(claims.ledger_rows(made))
         assert repr(one[0].stricter) == repr(made[0].stricter)
         assert repr(one[0].authors) == repr(made[0].authors)
 
 
-def test_what_evidence_has_computed_does_not_change_its_digest(released_cells):
-    (found,) = claims.evidence_of(released_cells)
+def test_what_evidence_has_computed_does_not_change_its_digest(cells):
+    (found,) = claims.evidence_of(cells)
     before = digest(found)
     found.of("ttest_gain_gt_0")
     assert isinstance(found, Evidence) and digest(found) == before

@@ -492,10 +492,7 @@ def test_a_model_that_misses_a_required_lesson_begins_anew_with_the_next_seed(mo
 
     monkeypatch.setitem(MINI_MODELS, TINY.name, TINY)
     monkeypatch.setattr(pretrain, "train_model", misses_once)
-    for name in (
-        "set_num_threads",
-        "set_flush_denormal",
-    ):  # of the process, which goes on
+    for name in ("set_num_threads", "set_flush_denormal"):  # of the process, which goes on
         monkeypatch.setattr(torch, name, lambda _: None)
     pretrain.rebuild_one(TINY.name, tmp_path)
     assert seeds == [WORLD_SEED, WORLD_SEED + 1] and (tmp_path / TINY.name / "model.safetensors").is_file()

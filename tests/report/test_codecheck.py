@@ -101,17 +101,9 @@ def test_all_holds_and_what_takes_long_is_not_made(checked):
 @pytest.mark.parametrize(
     ("true", "false", "said"),
     [
-        (
-            "value: 4.8",
-            "value: 4.9",
-            "mean gain (4.9 ± 0.05 is listed (line 6), 4.775 is what",
-        ),
+        ("value: 4.8", "value: 4.9", "mean gain (4.9 ± 0.05 is listed (line 6), 4.775 is what"),
         ("value: 2", "value: 3", "two claims of E1 (3 is listed (line 13), 2 is what claims.json holds)"),
-        (
-            "value: reproduced",
-            "value: inconclusive",
-            "text (inconclusive is listed (line 25)",
-        ),
+        ("value: reproduced", "value: inconclusive", "text (inconclusive is listed (line 25)"),
         ("tolerance: 0.01", "tolerance: 0.001", "loss (0.45 ± 0.001 is listed (line 18), 0.4512 is what"),
         ("id: E2", "id: E3", "text (0 rows of"),
         ("column: verdict", "column: verdikt", "text (there is no column verdikt in"),

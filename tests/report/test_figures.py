@@ -44,16 +44,6 @@ LEVEL = {
 
 
 @pytest.fixture(scope="module")
-def cells():
-    return authors_tables.cells()
-
-
-@pytest.fixture(scope="module")
-def gains(cells):
-    return gain_tables.gains(cells, selection="best_on_test")
-
-
-@pytest.fixture(scope="module")
 def points(gains):
     return gain_tables.averages(gains)
 

@@ -6,12 +6,10 @@ import contextlib
 import json
 import multiprocessing
 import os
-import runpy
 import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from multiprocessing import forkserver
@@ -24,9 +22,8 @@ import psutil
 import pytest
 from samples import SAMPLE, profile_of, write_notebook
 
-from kdutils.grid import local_pool
 from kdutils.grid.profile import load_profile, profile_names
-from kdutils.io import child_processes, environment
+from kdutils.io import environment
 from kdutils.report import cli, kernels, ledger, notebook_api, notebook_parameters, render, runner
 from kdutils.report.notebook_parameters import ParameterError
 from kdutils.report.render import Result
@@ -272,10 +269,9 @@ def test_what_a_notebook_changes_is_not_there_for_the_next(tmp_path):
 def test_without_the_process_to_fork_from_a_notebook_imports_by_itself(tmp_path, scratch, capsys):
     write_notebook(tmp_path, GOOD, "run.finish()")
 
-    def without_socket(plans, folder):
+    def without_socket(plans):
         for socket in scratch.rglob("listener-*"):
             socket.unlink()
-        return plans
 
     [result] = runner.run_profile(
         profile_of(GOOD), out=tmp_path / "out", notebooks=tmp_path, train=without_socket
@@ -365,7 +361,6 @@ class Recorder:
 
     def run(self, task):
         self.started.append(task.name)
-        self.has_started.set()
         return Result(name=task.name, status="done", seconds=1.0)
 
 
@@ -373,7 +368,6 @@ class Recorder:
 def recorder(monkeypatch):
     monkeypatch.setattr(runner, "Executor", Recorder)
     monkeypatch.setattr(Recorder, "started", [], raising=False)
-    monkeypatch.setattr(Recorder, "has_started", threading.Event(), raising=False)
     return Recorder
 
 
@@ -382,40 +376,14 @@ def run_mini(tmp_path: Path, train) -> list[Result]:
     return runner.run_profile(mini, out=tmp_path, only=["01", "06", "08"], jobs=1, train=train)
 
 
-def test_notebook_starts_when_its_plan_is_handed_over(tmp_path, recorder):
-    def train(plans, folder):
-        yield plans[0]
-        assert recorder.has_started.wait(60), "the first notebook waits for the other plans"
-        yield from plans[1:]
-
-    results = run_mini(tmp_path, train)
-    assert recorder.started == ["08_claims", "01_effectiveness", "06_noise"]
-    assert [result.name for result in results] == sorted(recorder.started)
-
-
-def test_what_needs_no_runs_and_measures_no_time_starts_before_anything_is_trained(tmp_path, recorder):
-    def train(plans, folder):
-        assert recorder.has_started.wait(60), "nothing has started"
-        return plans
-
-    mini = load_profile("mini")
-    results = runner.run_profile(mini, out=tmp_path, only=["01", "09", "10"], jobs=1, train=train)
-    assert recorder.started == ["10_calibration", "01_effectiveness", "09_performance"]
-    assert [result.name for result in results] == sorted(recorder.started)
-
-
-def test_what_was_begun_before_the_training_ends_with_it(tmp_path, recorder, monkeypatch):
-    stopped = []
-    monkeypatch.setattr(recorder, "stop", lambda self, number: stopped.append(number))
-
-    def train(plans, folder):
-        assert recorder.has_started.wait(60)
+def test_nothing_starts_before_the_runs_are_made(tmp_path, recorder):
+    def train(plans):
+        assert recorder.started == []
         raise runner.RunError("no such model")
 
     with pytest.raises(runner.RunError, match="no such model"):
-        runner.run_profile(load_profile("mini"), out=tmp_path, only=["01", "10"], train=train)
-    assert recorder.started == ["10_calibration"]
-    assert stopped == [signal.SIGTERM]
+        run_mini(tmp_path, train)
+    assert recorder.started == []
 
 
 def test_what_measures_time_runs_alone(tmp_path, recorder, monkeypatch):
@@ -432,18 +400,10 @@ def test_what_measures_time_runs_alone(tmp_path, recorder, monkeypatch):
     monkeypatch.setattr(recorder, "run", run)
     only = ["01", "06", "09", "10"]
     results = runner.run_profile(
-        load_profile("mini"), out=tmp_path, only=only, jobs=4, train=lambda plans, folder: plans
+        load_profile("mini"), out=tmp_path, only=only, jobs=4, train=lambda plans: plans
     )
     assert seen[-1] == ("09_performance", ["01_effectiveness", "06_noise", "10_calibration"])
     assert len(results) == 4
-
-
-def test_long_notebooks_start_first_where_no_times_are_known(tmp_path, recorder):
-    mini = load_profile("mini")
-    runner.run_profile(mini, out=tmp_path, jobs=1, train=lambda plans, folder: plans)
-    assert recorder.started[1:4] == ["08_claims", "05_fidelity", "01_effectiveness"]
-    assert recorder.started[-1] == "09_performance"
-    assert sorted(recorder.started) == list(mini.notebooks)
 
 
 def test_what_took_longest_the_last_time_starts_first(tmp_path, recorder):
@@ -455,31 +415,19 @@ def test_what_took_longest_the_last_time_starts_first(tmp_path, recorder):
         (folder / "reports" / f"{name}.html").write_text(
             render.page("page.html.j2", title="", results=[], current=None)
         )
-    results = run_mini(tmp_path, lambda plans, folder: plans)
+    results = run_mini(tmp_path, lambda plans: plans)
     assert recorder.started == ["08_claims", "01_effectiveness", "06_noise"]
     assert [result.name for result in results] == list(seconds)
 
 
 def test_how_soon_a_notebook_failed_is_not_how_long_it_takes(tmp_path, recorder):
-    """08 is known to be long, and takes its place by that."""
+    """06 took half a second, and 08 failed after a whole one."""
     folder = notebook_api.writable_folder(tmp_path, "mini")
     entries = [{"name": "08_claims", "status": "failed", "seconds": 1.0, "error": "KeyError"}]
+    entries.append({"name": "06_noise", "status": "done", "seconds": 0.5})
     (folder / "index.json").write_text(json.dumps(entries))
-    page = render.page("page.html.j2", title="", results=[], current=None)
-    (folder / "reports" / "08_claims.failed.html").write_text(page)
-    mini = load_profile("mini")
-    runner.run_profile(mini, out=tmp_path, jobs=1, train=lambda plans, folder: plans)
-    assert recorder.started[1] == "08_claims"
-
-
-def test_what_cannot_be_handed_over_ends_the_run(tmp_path, recorder):
-    def train(plans, folder):
-        yield plans[0]
-        raise OSError("the disk is full")
-
-    with pytest.raises(OSError, match="the disk is full"):
-        run_mini(tmp_path, train)
-    assert recorder.started == ["08_claims"]
+    run_mini(tmp_path, lambda plans: None)
+    assert recorder.started == ["06_noise", "01_effectiveness", "08_claims"]
 
 
 # --- what is refused before a kernel starts ------------------------------------------------------
@@ -617,22 +565,6 @@ def test_failed_notebook_is_exit_code_1_and_says_where_to_look(notebooks, capsys
     assert f"see {out}/published/reports/{TWIN}.failed.ipynb" in said
     assert "0 of 1 notebooks done in" in said
     assert f"{out}/published/index.html" in said
-
-
-@pytest.mark.parametrize(
-    ("arguments", "n_begun"),
-    [(["no-such-profile"], 1), (["--list"], 0), (["no-such-profile", "--shard=1/2"], 0), (["--help"], 0)],
-)
-def test_what_notebooks_are_forked_from_begins_to_import_before_the_driver_does(
-    monkeypatch, capsys, arguments, n_begun
-):
-    begun = []
-    monkeypatch.setattr(child_processes, "forking", lambda preload, variables: begun.append(preload))
-    monkeypatch.setattr(sys, "argv", ["kdutils", *arguments])
-    monkeypatch.delitem(sys.modules, "kdutils.__main__", raising=False)
-    with pytest.raises(SystemExit):
-        runpy.run_module("kdutils", run_name="__main__")
-    assert begun == [local_pool.NOTEBOOKS] * n_begun
 
 
 def test_list_shows_what_can_be_set(notebooks, capsys):

@@ -9,16 +9,6 @@ from kdutils.report import ledger
 from kdutils.results import agreement_fidelity, authors_tables, authors_tests, gain_tables
 
 
-@pytest.fixture(scope="module")
-def cells():
-    return authors_tables.cells()
-
-
-@pytest.fixture(scope="module")
-def gains(cells):
-    return gain_tables.gains(cells, selection="best_on_test")
-
-
 def test_readable_tests_have_a_row_a_task_in_the_studys_order(cells):
     statistics = authors_tests.ledger(cells, section="02")
     table = authors_tests.readable_tests(

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import scipy.stats
 
-from kdutils.results import authors_tables, authors_tests, gain_tables
+from kdutils.results import authors_tests, gain_tables
 
 # Printed by the authors' executed notebooks (analysis/*.ipynb), full precision, and in the paper's notes.
 GOLDEN = [
@@ -49,11 +49,6 @@ PRINTED = [
     ("spearman_gain_fidelity", "math", "multiarith", -0.46, 0.007),
     ("spearman_gain_fidelity", "math", "singleeq", 0.11, 0.55),
 ]
-
-
-@pytest.fixture(scope="module")
-def cells():
-    return authors_tables.cells()
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from kdutils.claims import contrasts
-from kdutils.report import decoding_figures
+from kdutils.report import show_decoding
 from kdutils.results import asked, decoding, hot_or_cold
 
 TEACHER, STUDENT = "mini-qwen-3B", "mini-qwen-0.5B"
@@ -180,9 +180,9 @@ def test_the_released_table_is_whole_and_read_within_families():
 def test_figures_have_a_line_for_each_method_and_model():
     pairs = decoding.of_pairs(study(LEVELS))
     table = decoding.curves(pairs, decoding.beside_teacher(pairs)).drop(columns=["teacher", "student"])
-    fig = decoding_figures.curves(pd.concat([table, table.assign(top_p=0.9)]))
+    fig = show_decoding.curve_panels(pd.concat([table, table.assign(top_p=0.9)]))
     assert len(fig.axes) == len(decoding.MEASURES)
     assert [len(ax.containers) for ax in fig.axes] == [2 * len(LEVELS)] * len(fig.axes)
     shown = hot_or_cold.read().query("ability == 'IF'").rename(columns={"billions": "size", "score": "value"})
-    fig = decoding_figures.by_model(shown, panels="family", ylabel="score")
+    fig = show_decoding.model_lines(shown, panels="family", ylabel="score")
     assert sum(len(ax.get_lines()) for ax in fig.axes) == 12

@@ -54,7 +54,7 @@ def test_one_of_each_outcome_with_its_own_texts(asked):
     found = paradox.examples(asked, rng=np.random.default_rng(0))
     assert list(found.columns) == ["KD student is", "question", "teacher", "SFT student", "KD student"]
     assert [text.split(" (")[0] for text in found["KD student is"]] == [
-        *(paradox.QUADRANTS[key] for key in ((True, True), (True, False), (False, True), (False, False))),
+        *(paradox.QUADRANTS[key] for key in ((True, True), (True, False), (False, True), (False, False)))
     ]
     assert found["KD student is"].str.endswith("(SVAMP: mini-qwen 1.5B → 0.5B, RevKD)").all()
     assert found["teacher"].tolist() == ["sft of mini-qwen-1.5B <b>says</b> 1"] * 4

@@ -16,11 +16,6 @@ from kdutils.results import authors_tables, import_authors_tables
 
 
 @pytest.fixture(scope="module")
-def cells():
-    return authors_tables.cells()
-
-
-@pytest.fixture(scope="module")
 def shipped():
     """The rows of the file as they are printed."""
     lines = authors_tables.TABLE.read_text().splitlines()

@@ -64,11 +64,7 @@ def test_below_nine_in_ten_greedy_texts_a_trained_student_has_the_flag_under_bot
     known = cells.set_index(["method", "decoding", "task"])
     assert known.loc[
         ("revkd", "greedy", "average"), ["accuracy", "accuracy_strict", "in_format"]
-    ].tolist() == [
-        100.0,
-        80.0,
-        80.0,
-    ]
+    ].tolist() == [100.0, 80.0, 80.0]
     assert known.loc[("revkd", "sampled", "svamp"), "in_format"] == 20.0
 
 

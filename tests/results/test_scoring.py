@@ -177,7 +177,6 @@ def test_released_math_has_contaminated_tasks_and_commonsense_none():
 @pytest.mark.parametrize(("name", "is_kept"), [("smoke", True), ("mini", False)])
 def test_what_another_section_ranked_is_no_cell_of_a_profile_that_does_not_rank(monkeypatch, name, is_kept):
     found = cell_rows.cell_table([baseline("toy-8M", "sft", 80.0, task="aqua", accuracy_ranked=80.0)])
-    monkeypatch.setattr(gain_tables.fill, "handed_over", lambda plan: None)
     monkeypatch.setattr(gain_tables.fill, "live_cells", lambda runs, out: found.copy())
     planned = plan.Plan("01", load_profile(name), Path("nowhere"), (), plan.Filter())
     assert gain_tables.live_cells(planned)["accuracy_ranked"].notna().all() == is_kept
