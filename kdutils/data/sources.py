@@ -149,7 +149,8 @@ class Splits:
         """What is trained on: of its domain, and for replay of the first domain."""
         items = load_items(self.spec, "train")
         if n_replayed := round(self.spec.replay_share * len(items)):
-            items = items + load_items(replace(self.spec.start_spec, train_items=n_replayed), "train")
+            first = _elsewhere(self.spec, self.spec.first_domain)
+            items = items + load_items(replace(first, train_items=n_replayed), "train")
         return items
 
     @cached_property
@@ -191,7 +192,7 @@ def test_items(spec: RunSpec, evaluation: EvalSpec) -> list[Item]:
     """
     chosen, pools = [], {}
     for task in evaluation.tasks:
-        domain = ALL_TASKS[task].domain if spec.data in (MINI, *benchmark.SOURCES) else spec.domain
+        domain = _domain_of(task, spec)
         if domain not in pools:
             pools[domain] = _pool(spec if domain == spec.domain else _elsewhere(spec, domain), evaluation)
         pool = pools[domain]
@@ -210,9 +211,19 @@ def test_items(spec: RunSpec, evaluation: EvalSpec) -> list[Item]:
     return chosen
 
 
+def _domain_of(task: str, spec: RunSpec) -> str:
+    """Whose items a task's are among; the run's own domain where the data have no other."""
+    if spec.data == STUDY:
+        study = study_files.read(Path(spec.study_file))
+        return next(
+            (name for name in (spec.domain, *study.domains) if task in study.keys_of(name)), spec.domain
+        )
+    return (spec.data in (MINI, *benchmark.SOURCES) and ALL_TASKS[task].domain) or spec.domain
+
+
 def _elsewhere(spec: RunSpec, domain: str) -> RunSpec:
     """A run whose items are those that this one would have on another domain."""
-    names = ("student", "data", "train_items", "validation_items", "max_item_characters")
+    names = ("student", "data", "study_file", "train_items", "validation_items", "max_item_characters")
     return RunSpec(method="sft", domain=domain, **{name: getattr(spec, name) for name in names})
 
 

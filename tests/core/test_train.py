@@ -13,6 +13,7 @@ from kdutils.adapters import trainable
 from kdutils.compute import Compute
 from kdutils.data import sources
 from kdutils.data.model_files import ModelError
+from kdutils.process_group import ALONE
 from kdutils.teacher import Teacher
 
 
@@ -125,6 +126,13 @@ def test_interrupted_and_resumed_is_bit_equal(folder, tmp_path, method, fields, 
     resumed, outcome = fit(folder, spec, validation=validation, checkpoint=checkpoint)
     assert same(weights(straight), weights(resumed))
     assert [entry["step"] for entry in outcome.curve if "step" in entry] == [1, 2, 3, 4, 5, 6]
+
+
+def test_what_a_checkpoint_holds_is_read_into_the_layout_of_its_weight():
+    weight = torch.zeros(32, 8).t()  # of an SVD, say; fused AdamW pairs memory, not entries
+    found = ALONE.like(values := torch.arange(256.0).view(8, 32), weight)
+    assert found.stride() == weight.stride() != values.stride()
+    assert torch.equal(found, values)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "one bit", "another run", "missing"])

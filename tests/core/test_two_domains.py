@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import ownstudy
 import pytest
 import tiny
 import torch
@@ -80,6 +81,26 @@ def test_a_plan_makes_every_run_of_the_chain_and_forgetting_is_read_from_it(tmp_
     rows = store.folder_of(tmp_path, start.run_id).evaluation(FIRST)
     assert found["before"][0] == 100 * rows["correct"].mean()
     assert found[forgetting.MEASURES].notna().all(axis=None)
+
+
+def test_the_domains_of_a_study_file_may_follow_each_other(tmp_path):
+    path = ownstudy.write_study(tmp_path, notebooks=["01_effectiveness"], sections=["01"])
+    lines = (tmp_path / "train.jsonl").read_text().splitlines(keepends=True)
+    for task in ("legs", "largest"):
+        own = "".join(line for line in lines if f'"task": "{task}"' in line)
+        (tmp_path / f"{task}_train.jsonl").write_text(own)
+    text = path.read_text().split("[domains.counting]")[0].replace('"counting"', '"d_legs"')
+    for task in ("legs", "largest"):
+        text += f'[domains.d_{task}]\ntrain = "{task}_train.jsonl"\ntasks = ["{task}"]\n'
+    path.write_text(text)
+    data = {"data": "study-file", "study_file": str(path), "domain": "d_legs", "first_domain": "d_largest"}
+    spec = sources.resolved(a_spec("sft", replay_share=0.25, validation_items=4, **data))
+    items = sources.Splits(spec, None).train
+    assert [item.task.split("?")[0] for item in items] == ["legs"] * 24 + ["largest"] * 6
+    keys = tuple(dict.fromkeys(item.task for item in items))
+    for each in (spec, spec.start_spec):
+        found = sources.test_items(each, EvalSpec(tasks=keys, items_per_task=5))
+        assert [item.task for item in found] == [keys[0]] * 5 + [keys[1]] * 5
 
 
 def test_the_first_of_two_domains_must_have_other_items(tmp_path):

@@ -10,6 +10,7 @@ import torch
 
 from kdutils import encoding, models, training
 from kdutils.adapters import trainable
+from kdutils.builds import built
 from kdutils.compute import Compute
 from kdutils.constants import PENALTIES
 from kdutils.data import sources
@@ -25,26 +26,9 @@ def folder(tmp_path_factory):
     return root
 
 
-class Product(torch.nn.Sequential):
-    """A linear layer of rank 8, as kdutils.builds makes them."""
-
-    weight = property(lambda self: self[1].weight @ self[0].weight)
-    bias = property(lambda self: self[1].bias)
-
-
-def low_rank(network):
-    """Put products in the place of the down projections."""
-    for block in network.model.layers:
-        w = block.mlp.down_proj.weight.detach()
-        u, s, v = torch.linalg.svd(w, full_matrices=False)
-        first, second = torch.nn.Linear(64, 8, bias=False), torch.nn.Linear(8, 32, bias=False)
-        first.weight.data, second.weight.data = v[:8].clone(), (u * s)[:, :8].clone()  # columns lie together
-        block.mlp.down_proj = Product(first, second)
-
-
 def a_spec(folder, penalty, **fields):
     needs = {"": {}, "first_domain": {"first_domain": "commonsense"}}
-    needs["student_build"] = {"student_build": "low_rank", "build_compression": 2.0}
+    needs["student_build"] = {"student_build": "low_rank_plain", "build_compression": 2.0}
     fields = {"penalty": penalty, "penalty_strength": 0.5} | needs[PENALTIES[penalty]] | fields
     return tiny.spec(str(folder / "spread-20k"), str(folder / "data"), **fields)
 
@@ -53,10 +37,8 @@ def begun(spec):
     """(student, reference) before the first step."""
     student = models.load(spec.student, trains_all=True)
     reference = dataclasses.replace(student, network=copy.deepcopy(student.network))
-    if spec.student_build:
-        low_rank(student.causal)
-    student = trainable.make_trainable(student, spec, seed=0)
     items = sources.load_items(spec, "train")
+    student = trainable.make_trainable(built.build(student, spec, items=items), spec, seed=0)
     return terms.attach(student, spec, reference=reference, items=items), reference
 
 
@@ -192,18 +174,23 @@ def test_features_are_compared_at_scored_positions_after_every_block(folder):
     assert float(found.detach()) == pytest.approx(0.5 * sum(errors) / 2, rel=1e-4)
 
 
-def test_perturbation_is_the_square_of_the_largest_entry_around_epsilon(folder):
-    student, reference = begun(spec := a_spec(folder, "perturbation"))
+@pytest.mark.parametrize("build", ["low_rank_plain", "shared", "pruned"])
+def test_perturbation_is_the_square_of_the_largest_entry_around_epsilon(folder, build):
+    student, reference = begun(spec := a_spec(folder, "perturbation", student_build=build))
+    batch, modules = a_batch(student, spec), dict(student.causal.named_modules())
+    student.scoring_states(batch)
     largest = [
-        float((block.mlp.down_proj.weight - old.mlp.down_proj.weight).detach().abs().max())
-        for block, old in zip(student.causal.model.layers, reference.causal.model.layers, strict=True)
+        float((modules[name].weight - layer.weight).detach().abs().max())
+        for name, layer in built.linear_layers(reference.causal).items()
     ]
-    wanted = sum((each - 1e-3) ** 2 for each in largest) / 2
-    found = student.penalty(a_batch(student, spec))
+    assert len(largest) == 14
+    wanted = sum((each - 1e-3) ** 2 for each in largest) / 14
+    found = student.penalty(batch)
     assert float(found.detach()) == pytest.approx(0.5 * wanted, rel=1e-4)
     found.backward()
-    gradient = student.causal.model.layers[0].mlp.down_proj[1].weight.grad
-    assert int((gradient != 0).any(1).sum()) == 1  # of one entry of B A, so of one row of B
+    if build == "low_rank_plain":
+        gradient = student.causal.model.layers[0].mlp.down_proj[1].weight.grad
+        assert int((gradient != 0).any(1).sum()) == 1  # of one entry of B A, so of one row of B
 
 
 # --- in the loop --------------------------------------------------------------------------------------------
