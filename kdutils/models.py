@@ -24,8 +24,6 @@ from kdutils.data.tokenizers import load_tokenizer
 from kdutils.encoding import Batch
 from kdutils.head import Head, head_of
 from kdutils.items import alpaca
-from kdutils.mini.family import MINI_MODELS
-from kdutils.spec import RunSpec
 
 KNOWN = ("llama", "qwen2")  # not tried in batches at every load: tests/core/test_sweep.py does
 Result = TypeVar("Result")
@@ -199,12 +197,3 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return "can't allocate memory" in str(error) or "not enough memory" in str(error)
-
-
-def learning_rate(spec: RunSpec) -> float:
-    """The spec's, else the mini family's own, else the authors': 3e-4 of an adapter, 2e-5 of all weights."""
-    if spec.learning_rate is not None:
-        return spec.learning_rate
-    if spec.student in MINI_MODELS:
-        return MINI_MODELS[spec.student].fine_tuning_rate
-    return 2e-5 if spec.adapter == "full" else 3e-4

@@ -32,6 +32,7 @@ from kdutils.constants import (
 from kdutils.data.options import SCORINGS, refusal
 from kdutils.io.records import Hashed, Name, Text, between, defaults_of, record
 from kdutils.io.text_safety import shown
+from kdutils.mini.family import MINI_MODELS
 
 ONE_DOMAIN = {"first_domain": "", "replay_share": 0.0, "penalty": "", "penalty_strength": 0.0}
 PLAIN: dict[str, Any] = ONE_DOMAIN | {  # a student that starts as it is and is trained on one domain
@@ -112,7 +113,7 @@ class RunSpec(Hashed):
     validation_items: Annotated[int, between(0, 1_000_000)] = 120
     epochs: Annotated[int, between(1, 1_000)] = 3
     batch_size: Annotated[int, between(1, 4_096)] = 32
-    learning_rate: Annotated[float, between(1e-9, 1)] | None = None  # None: see models.learning_rate
+    learning_rate: Annotated[float, between(1e-9, 1)] | None = None  # None: see peak_rate
     warmup_share: Share = 0.05  # of the steps; then linear decay to zero
     weight_decay: Share = 0.01
     max_grad_norm: Annotated[float, between(1e-6, 1e6)] = 1.0
@@ -156,6 +157,20 @@ class RunSpec(Hashed):
         """Whether the loss of a step is the mean over its sequences of each one's mean over its tokens."""
         is_so = self.protocol == "paper" and self.method in BY_SEQUENCE
         return is_so if self.mean_by_sequence is None else self.mean_by_sequence
+
+    @cached_property
+    def peak_rate(self) -> float:
+        """Its learning rate, else the mini family's own, else the authors': 3e-4 of an adapter, else 2e-5."""
+        if self.learning_rate is not None:
+            return self.learning_rate
+        if self.student in MINI_MODELS:
+            return MINI_MODELS[self.student].fine_tuning_rate
+        return 2e-5 if self.adapter == "full" else 3e-4
+
+    @cached_property
+    def stores_whole_model(self) -> bool:
+        """Whether what is stored of its student is a model as transformers reads it."""
+        return self.adapter == "full" and self.student_build in ("", "pruned") or self.detached
 
     @cached_property
     def encoding(self) -> dict[str, Any]:

@@ -65,7 +65,7 @@ def row(spec: RunSpec) -> Row:
     plain = logits_of(base, ids_BT)
     student = trainable.make_trainable(base, spec, seed=spec.seed, items=items)
     start = error(logits_of(student, ids_BT), plain)
-    outcome = training.train(student, items, spec, rate=models.learning_rate(spec))
+    outcome = training.train(student, items, spec, rate=spec.peak_rate)
     trained, told = logits_of(student, ids_BT), facts.of_training(student, outcome.steps)
     disabled = None
     if hasattr(student.network, "disable_adapter") and spec.adapter not in MASKS:

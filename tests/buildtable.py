@@ -39,7 +39,7 @@ def row(spec: RunSpec) -> str:
     ids_BT = torch.tensor([ids[:12] for ids in prompts])
     with tempfile.TemporaryDirectory() as name:
         trainable.stored(student).save_pretrained(Path(name))
-        if trainable.is_whole(spec):
+        if spec.stores_whole_model:
             network = type(student.causal).from_pretrained(name).eval()
             again = LoadedModel(spec.student, network, student.tokenizer, student.policy)
         else:

@@ -28,7 +28,7 @@ MAY_IMPORT = {  # room -> rooms; also itself
 }
 MAY_IMPORT["bench"] = (*MAY_IMPORT["report"], "report")
 AT_ONE_DOOR = {
-    "": {"mini": {"models.py", "spec.py"}},
+    "": {"mini": {"spec.py"}},
     "runs": {"devices": {"experiment.py", "several_devices.py"}},
 }
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__main__.py")

@@ -64,7 +64,7 @@ def fit(case: Case, world: World, root: Path) -> tuple[Any, training.Outcome, li
         if "step" in entry and entry["step"] == case.dies_at and world.rank == 1:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    how = {"rate": models.learning_rate(spec), "teacher": teacher_of(case, world, root), "world": world}
+    how = {"rate": spec.peak_rate, "teacher": teacher_of(case, world, root), "world": world}
     items, validation = sources.load_items(spec, "train"), sources.load_items(spec, "validation")
     outcome = training.train(
         student,

@@ -260,11 +260,6 @@ def matrices(network: nn.Module) -> dict[str, nn.Parameter]:
 # --- stored, merged -----------------------------------------------------------------------------------------
 
 
-def is_whole(spec: RunSpec) -> bool:
-    """Whether what is stored of a run is a model as transformers reads it."""
-    return spec.adapter == "full" and spec.student_build in ("", "pruned") or spec.detached
-
-
 def loaded(model: LoadedModel, spec: RunSpec, folder: Path, *, is_trained_on: bool = False) -> LoadedModel:
     """The model with the adapter in a folder, or in the form that is stored there (kdutils.builds).
 

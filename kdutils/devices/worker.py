@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 from transformers.utils import logging
 
-from kdutils import encoding, models, training
+from kdutils import encoding, training
 from kdutils.compute import Compute
 from kdutils.devices import fsdp, launch
 from kdutils.devices.fsdp import Sharded, ShardedModel
@@ -85,7 +85,7 @@ def do(task: dict[str, Any], scratch: Path, world: Sharded, progress: Progress |
                 model,
                 trained_on,
                 spec,
-                rate=models.learning_rate(spec),
+                rate=spec.peak_rate,
                 teacher=signal,
                 validation=items.validation,
                 checkpoint=Path(task["checkpoint"]),

@@ -229,7 +229,7 @@ def _train(inputs: Inputs, folder: RunFolder, lease: Lease, at: Store) -> Loaded
                 student,
                 items,
                 spec,
-                rate=models.learning_rate(spec),
+                rate=spec.peak_rate,
                 teacher=teacher,
                 validation=inputs.items.validation,
                 checkpoint=folder.checkpoint,
@@ -246,7 +246,7 @@ def _train(inputs: Inputs, folder: RunFolder, lease: Lease, at: Store) -> Loaded
     disk.write_model(folder.model, trainable.stored(student), student.tokenizer)
     told |= {
         "fingerprint": fingerprint(items),
-        "learning_rate": models.learning_rate(spec),
+        "learning_rate": spec.peak_rate,
         "peak_memory_gb": round(held["peak_gb"], 3),
         **facts.of_storage(student, folder.model),
         "effective_rank": effective_rank(student, inputs, folder, at),

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from kdutils.adapters import masked, trainable
+from kdutils.adapters import masked
 from kdutils.constants import ADAPTER_FIELDS, ADAPTERS, ALL_TASKS, MASKS, MINI, USED_BY
 from kdutils.data import tokenizers
 from kdutils.data.benchmark import SOURCES
@@ -175,7 +175,7 @@ training seeds.{world} Nothing else was tested: no other tasks, no conversations
 
 
 def _library(spec: RunSpec) -> str:
-    if trainable.is_whole(spec) or spec.adapter in MASKS:
+    if spec.stores_whole_model or spec.adapter in MASKS:
         return "transformers"
     return "kdutils" if spec.student_build else "peft"
 
@@ -203,7 +203,7 @@ def _code(spec: RunSpec, folder: Path) -> str:
     tokenizer = "PreTrainedTokenizerFast" if declared in tokenizers.GENERIC else "AutoTokenizer"
     base, imports = spec.student, ["AutoModelForCausalLM", tokenizer]
     load, more = 'AutoModelForCausalLM.from_pretrained(".")', []
-    if not trainable.is_whole(spec):
+    if not spec.stores_whole_model:
         load = f"AutoModelForCausalLM.from_pretrained({base!r})"
         if not hub_id(base):  # a name of ours, a folder or a file
             load, imports = f"models.load({base!r}).network", imports[1:]

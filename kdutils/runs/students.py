@@ -97,7 +97,7 @@ def load_trained(
         return load(base)
     folder.check_model()
     try:
-        if trainable.is_whole(spec):
+        if spec.stores_whole_model:
             loaded = load(str(folder.model), trains_all=is_trained_on)
             return dataclasses.replace(loaded, name=spec.student)
         base = load(base, trains_all=is_trained_on and spec.adapter == "full")

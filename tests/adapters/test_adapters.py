@@ -44,7 +44,7 @@ def fit(spec, **options):
     items = sources.load_items(spec, "train")
     student = models.load(spec.student, trains_all=spec.adapter == "full")
     student = trainable.make_trainable(student, spec, seed=spec.seed, items=items)
-    return student, training.train(student, items, spec, rate=models.learning_rate(spec), **options)
+    return student, training.train(student, items, spec, rate=spec.peak_rate, **options)
 
 
 @pytest.mark.parametrize("student", ["qwen-20k", "llama-20k"])
@@ -186,7 +186,7 @@ def test_a_mask_of_all_entries_is_full_training_of_these_matrices(folder):
     dense.network.requires_grad_(False)
     for w in trainable.matrices(dense.causal).values():
         w.requires_grad_(True)
-    training.train(dense, sources.load_items(spec, "train"), spec, rate=models.learning_rate(spec))
+    training.train(dense, sources.load_items(spec, "train"), spec, rate=spec.peak_rate)
     for name, w in trainable.matrices(dense.causal).items():
         assert torch.allclose(trainable.matrices(sparse.causal)[name], w, atol=1e-6)
 

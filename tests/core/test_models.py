@@ -156,11 +156,9 @@ def test_remote_code_is_never_run(tmp_path):
 
 def test_learning_rates():
     spec = tiny.spec("owner/model-1B", "data", learning_rate=None)
-    assert models.learning_rate(spec) == 2e-5
-    assert (
-        models.learning_rate(tiny.spec("owner/model-1B", "data", learning_rate=None, adapter="lora")) == 3e-4
-    )
-    assert models.learning_rate(tiny.spec("owner/model-1B", "data")) == 3e-3
+    assert spec.peak_rate == 2e-5
+    assert tiny.spec("owner/model-1B", "data", learning_rate=None, adapter="lora").peak_rate == 3e-4
+    assert tiny.spec("owner/model-1B", "data").peak_rate == 3e-3
 
 
 def test_the_global_generator_is_as_before():
@@ -292,7 +290,7 @@ def test_the_mini_family_is_known_by_name():
     assert model.network.num_parameters() == 111_344
     assert model.vocabulary_size < model.head.weight_VH.shape[0]
     spec = RunSpec(student="mini-qwen-0.5B", method="sft", domain="math")
-    assert models.learning_rate(spec) == MINI_MODELS["mini-qwen-0.5B"].fine_tuning_rate
+    assert spec.peak_rate == MINI_MODELS["mini-qwen-0.5B"].fine_tuning_rate
 
 
 @pytest.fixture

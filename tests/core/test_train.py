@@ -57,7 +57,7 @@ def fit(folder, spec, *, items=None, validation=(), **options):
     student = models.load(spec.student, trains_all=spec.adapter == "full")
     student = trainable.make_trainable(student, spec, seed=spec.seed)
     items = items if items is not None else sources.load_items(spec, "train")
-    how = {"rate": models.learning_rate(spec), "teacher": a_teacher(folder, spec)}
+    how = {"rate": spec.peak_rate, "teacher": a_teacher(folder, spec)}
     return student, training.train(student, items, spec, validation=validation, **how | options)
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from kdutils import constants, models
+from kdutils import constants
 from kdutils.data import model_files
 from kdutils.grid import plan, scheduler, study
 from kdutils.grid.cell_table import model_family, short_name
@@ -455,7 +455,7 @@ def test_the_paper_profile_trains_as_the_authors_did():
     for run in (run for run in runs if run.spec.method != "base"):
         own = run.spec
         assert (own.adapter, own.lora_rank, own.lora_alpha, own.lora_dropout) == ("lora", 8, 16.0, 0.05)
-        assert models.learning_rate(own) == 3e-4
+        assert own.peak_rate == 3e-4
         assert (own.batch_size, own.epochs) == (16, {"math": 4, "commonsense": 3}[own.domain])
         n_steps = -(-own.train_items // 16) * own.epochs
         assert round(own.warmup_share * n_steps) == 100
