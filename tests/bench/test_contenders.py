@@ -30,7 +30,7 @@ from kdutils.grid.machines import Machine
 from kdutils.grid.model_shapes import Architecture
 from kdutils.io import cache
 from kdutils.io.child_processes import Function
-from kdutils.mini.family import MINI_MODELS, ROWS
+from kdutils.mini.family import FAMILY, ROWS
 from kdutils.report import plots
 
 SHAPE = Architecture(
@@ -505,7 +505,7 @@ def _ladder_cells(value):
             "n": 200,
             "accuracy": value(model, domain, method),
         }
-        for model in MINI_MODELS.values()
+        for model in FAMILY
         for domain, method in mini_ladder.COLUMNS
         for decoding in mini_ladder.DECODINGS
         for task in (*DOMAIN_TASKS[domain], AVERAGE)
