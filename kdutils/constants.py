@@ -6,13 +6,17 @@ are in no list: the key of such a task says how it is read, so that it means the
 table, `birds?answer=letter&choices=A&choices=B`.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from kdutils.data.tasks import Open, Task, own_task
 
 MATH, COMMONSENSE, INSTRUCTION = TRAIN_DOMAINS = ("math", "commonsense", "instruction")
 DOMAINS = (MATH, COMMONSENSE)  # those with released results
-
+MINI = "mini"  # the generated world, kdutils.mini
+BENCHMARK = "benchmark"  # real items: of $KDUTILS_DATA/data where that is there, else those of LLM_ADAPTERS
+LLM_ADAPTERS = "llm-adapters"  # real items as the authors used them, downloaded once
+STUDY = "study-file"  # the items of a study file, data.study_files
 
 DOMAIN_LABELS = {MATH: "Math", COMMONSENSE: "Commonsense", INSTRUCTION: "Instruction following"}
 DOMAIN_LABELS = Open(DOMAIN_LABELS, str)
@@ -95,6 +99,34 @@ METHODS = {
 LOGIT_METHODS = tuple(key for key, method in METHODS.items() if method.divergence)  # one vocabulary is needed
 BY_SEQUENCE = tuple(key for key in LOGIT_METHODS if METHODS[key].prefix == "gold")  # see RunSpec
 KD_METHODS = tuple(key for key, method in METHODS.items() if method.has_teacher)  # all that need no fields
+# Field of a run -> the field without which it has no effect.
+NEEDED = {
+    **dict.fromkeys(("start_items", "start_epochs", "start_wrong_share"), "student_start"),
+    "build_compression": "student_build",
+    "replay_share": "first_domain",
+    "penalty_strength": "penalty",
+}
+OF_TRAINING = (
+    *("protocol", "prompt_in_loss", "adapter", "seed", "train_items", "validation_items", "epochs"),
+    *("batch_size", "learning_rate", "warmup_share", "weight_decay", "max_grad_norm", "select_best"),
+    *("max_tokens", "student_start", "shrink", "perturb", "frozen", "student_build", "optimiser"),
+    *("first_domain", "penalty", *NEEDED),
+)
+SAMPLED = ("student", "mixed")  # prefixes that the student samples
+OF_TEACHER = ("teacher_tuned", "teacher_seed", "teacher_items", "teacher_adapter")
+USED_BY: dict[str, Callable[[Method], bool]] = {  # field -> has it an effect? One not named here always has
+    **dict.fromkeys(("temperature", "noise_sigma"), lambda method: method.divergence != ""),
+    "beta": lambda method: method.divergence == "jsd",
+    "on_policy_share": lambda method: method.prefix == "mixed",
+    **dict.fromkeys(("sampling_temperature", "rollout_steps"), lambda method: method.prefix in SAMPLED),
+    "max_new_tokens": lambda method: method.prefix in ("teacher", *SAMPLED),
+    **dict.fromkeys(
+        ("mean_by_sequence", "kd_weight"), lambda method: method.prefix == "gold" and method.divergence != ""
+    ),
+    "shadow_loss": lambda method: method.divergence != "",
+    **dict.fromkeys(OF_TEACHER, lambda method: method.has_teacher),
+    **dict.fromkeys(OF_TRAINING, lambda method: method.prefix != ""),
+}
 # What LoRA adapts of a block, as in the authors' code, which leaves out o_proj and gate_proj.
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "up_proj", "down_proj")
 
@@ -106,9 +138,9 @@ class Adapter(NamedTuple):
     fields: tuple[str, ...]  # of a run that have an effect with it, and not with every other
 
 
-_SIZE, _START = ("adapter_parameters", "lora_rank"), ("student_start",)
+_SIZE, _START = ("adapter_parameters", "lora_rank"), ("student_start", "first_domain", "optimiser", "penalty")
 ADAPTERS = {  # each is built by the function of its name in kdutils.adapters.trainable
-    "full": Adapter("Full fine-tuning", ("frozen", "shrink", "perturb", *_START)),
+    "full": Adapter("Full fine-tuning", ("frozen", "shrink", "perturb", "student_build", *_START)),
     "lora": Adapter("LoRA", (*_SIZE, "lora_alpha", "lora_dropout", "teacher_adapter", *_START)),
     "dora": Adapter("DoRA", (*_SIZE, "lora_alpha", *_START)),
     "pissa": Adapter("PiSSA", (*_SIZE, *_START)),
@@ -121,6 +153,18 @@ ADAPTERS = {  # each is built by the function of its name in kdutils.adapters.tr
     "spt": Adapter("SPT", (*_SIZE, "lora_alpha")),
 }
 ADAPTER_FIELDS = sorted({name for adapter in ADAPTERS.values() for name in adapter.fields})
+BUILDS = {  # of what a student is made before training, by the function of its name in kdutils.builds
+    "low_rank": "Low rank, whitened",
+    "low_rank_plain": "Low rank",
+    "pruned": "Pruned",
+    "shared": "Shared weights",
+}
+PENALTIES = {  # terms of the loss, made in kdutils.penalties -> the field that they need
+    "l2_sp": "",
+    "intervals": "first_domain",
+    "features": "student_build",
+    "perturbation": "student_build",
+}
 MASKS = ("random_mask", "static_mask", "id3", "spt")  # train single entries, so need to know how many
 NOT_OF_PAPER = ("opd", "kd")  # the authors' code has none such
 PAPER_METHODS = ("fkl", "revkd", "gkd")  # the three that the paper compares

@@ -144,7 +144,7 @@ def token_ids(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[
     """Token ids of the texts without special tokens; a new list at every call.
 
     All runs of a worker use the same texts, so token ids are cached in this process, by the digests of the
-    texts and of the tokenizer's files (models.load_tokenizer); not for a tokenizer without `files_digest`.
+    texts and of the tokenizer's files (data.tokenizers); not for a tokenizer without `files_digest`.
     """
     files = getattr(tokenizer, "files_digest", "")
     if not files or not texts:

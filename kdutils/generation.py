@@ -7,7 +7,6 @@ and on nothing else, so that batching, order and the number of texts cannot chan
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import NamedTuple, TypeVar
 
 import datasets
@@ -139,7 +138,7 @@ def _options_of_batch(
 ) -> list[list[float]]:
     flat = [option for own in options for option in own]
     row_of = torch.tensor([row for row, own in enumerate(options) for _ in own])
-    step = _Decoder(model, prompts, n_more=max(map(len, flat)))
+    step = Decoder(model, prompts, n_more=max(map(len, flat)))
     if not step.can_select:  # every option with its prompt again
         whole = [prompts[row] + option for row, option in zip(row_of.tolist(), flat, strict=True)]
         n_unscored = [len(prompts[row]) for row in row_of.tolist()]
@@ -147,7 +146,7 @@ def _options_of_batch(
         scored_BT = batch.scored_BT.to(model.policy.device)
         hidden_NH, token_N = model.scoring_states(batch), batch.input_ids_BT.to(scored_BT.device)[scored_BT]
         return _summed_logprobs(model, hidden_NH, token_N, options)
-    option_BT, real_BT = _padded(flat, model.pad_id, model.policy.device, on_left=False)
+    option_BT, real_BT = padded(flat, model.pad_id, model.policy.device, on_left=False)
     with model.policy.computing():
         states = [step.read_prompts()[row_of, -1:]]  # scores each option's first token
         if option_BT.shape[1] > 1:  # the last token scores nothing
@@ -201,7 +200,7 @@ class _Preallocated(DynamicLayer):
         self.keys, self.values = (buffer[:, :, :n] for buffer in self.buffers)
 
 
-def _padded(rows: list[list[int]], pad_id: int, device: str, *, on_left: bool) -> tuple[Tensor, Tensor]:
+def padded(rows: list[list[int]], pad_id: int, device: str, *, on_left: bool) -> tuple[Tensor, Tensor]:
     """Token ids (B, T) of the rows, padded, and 1 where a token is real."""
     lengths_B1 = torch.tensor([len(row) for row in rows])[:, None]
     place_T = torch.arange(int(lengths_B1.max()))
@@ -233,12 +232,12 @@ def drawn(
     return torch.searchsorted(sums_BV, uniform_B1 * sums_BV[:, -1:], right=True)[:, 0]
 
 
-class _Decoder:
+class Decoder:
     """A batch of sequences that grow on the right, with their KV cache; prompts are padded on the left."""
 
     def __init__(self, model: LoadedModel, prompts: list[list[int]], n_more: int) -> None:
         self.decoder = model.causal.get_decoder()
-        self.prompt_BT, real_BT = _padded(prompts, model.pad_id, model.policy.device, on_left=True)
+        self.prompt_BT, real_BT = padded(prompts, model.pad_id, model.policy.device, on_left=True)
         self.prompt_is_real_BT, self.real_BT = real_BT, real_BT[:, :0]
         self.cache = DynamicCache(config=model.causal.config)
         n_positions = self.prompt_BT.shape[1] + n_more
@@ -280,7 +279,7 @@ def _texts_of_batch(
     max_new_tokens: int,
 ) -> list[Text]:
     eos = model.tokenizer.eos_token_id
-    step, head = _Decoder(model, prompts, max_new_tokens), model.head
+    step, head = Decoder(model, prompts, max_new_tokens), model.head
     rows = list(range(len(prompts)))  # which text each row of the batch is
     written: list[list[int]] = [[] for _ in prompts]
     ended = [False] * len(prompts)
@@ -306,35 +305,6 @@ def _texts_of_batch(
             step.select(kept)
             token_B, rows = token_B[kept], [rows[place] for place in alive]
     return [Text(written[row], ended[row]) for row in range(len(prompts))]
-
-
-@torch.no_grad()
-def error_of_batches(model: LoadedModel, token_ids: list[int]) -> tuple[float, float]:
-    """How far a row's logits depend on how it is asked, and how much of that rounding explains.
-
-    Alone in one pass; in a batch, padded on the right (training); padded on the left and continued with the
-    cache (generation). Models that take no notice of masks or positions given to them differ.
-    """
-    model = replace(model, policy=replace(model.policy, autocast=None))  # all in the dtype of the weights
-    rows, new = [token_ids[:3], token_ids], token_ids[:2]
-    step, errors, largest = _Decoder(model, rows, n_more=2), [], 0.0
-
-    def read(token: int, n_rows: int) -> Tensor:
-        ones_BT = step.real_BT.new_ones(n_rows, 1)
-        return step.read(ones_BT * token, ones_BT)[:2]
-
-    left = [step.read_prompts()[:, -1:], read(new[0], 2)]
-    if step.can_select:
-        step.select(torch.tensor([0, 1, 1], device=step.real_BT.device))
-    left_BTH = torch.cat([*left, read(new[1], len(step.real_BT))], dim=1)
-    right_BT, _ = _padded([row + new for row in rows], model.pad_id, model.policy.device, on_left=False)
-    right_BTH = model.hidden_states(right_BT)
-    for place, row in enumerate(rows):
-        alone_TV = model.head.logits(model.hidden_states(torch.tensor([row + new]))[0, -3:]).float()
-        for states_TH in (left_BTH[place], right_BTH[place, len(row) - 1 : len(row) + 2]):
-            errors.append(float((model.head.logits(states_TH).float() - alone_TV).abs().max()))
-        largest = max(largest, float(alone_TV.abs().max()))
-    return max(errors), max(1e-4, 8 * torch.finfo(model.policy.weights).eps) * largest
 
 
 def decode(model: LoadedModel, texts: Sequence[Text]) -> list[str]:

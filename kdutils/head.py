@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel
@@ -65,18 +64,3 @@ def head_of(network: PreTrainedModel) -> Head:
             scale *= getattr(config, name) ** OTHER_POWERS.get((config.model_type, name), power)
     caps = [cap for name in SOFT_CAPS if (cap := getattr(config, name, None)) is not None]
     return Head(layer.weight, getattr(layer, "bias", None), scale, caps[0] if caps else None)
-
-
-@torch.no_grad()
-def error_of_head(network: PreTrainedModel, token_ids: list[int], *, n_rows: int) -> tuple[float, float]:
-    """Largest difference of logits by `head_of` from the model's own, and the difference rounding explains.
-
-    On the weights' device and in their dtype, over the first `n_rows` tokens of the vocabulary.
-    """
-    head = head_of(network)
-    ids_BT = torch.tensor([token_ids], device=head.weight_VH.device)
-    states_BTH = network.get_decoder()(input_ids=ids_BT, use_cache=False).last_hidden_state
-    found = head.logits(states_BTH)[..., :n_rows].float()
-    own = network(input_ids=ids_BT, use_cache=False).logits[..., :n_rows].float()
-    rounding = max(1e-5, 4 * torch.finfo(head.weight_VH.dtype).eps)
-    return float((found - own).abs().max()), rounding * float(own.abs().max())

@@ -7,49 +7,27 @@ never run, weights are read from safetensors or GGUF alone, and generation setti
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TypeVar
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
-)
-from transformers.models.auto.tokenization_auto import get_tokenizer_config
-from transformers.utils import logging as transformers_logging
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kdutils import losses
 from kdutils.compute import DEFAULT, LARGE_PARAMETERS, Compute
-from kdutils.data.chat_templates import end_answers_as_in_chats
 from kdutils.data.gguf_files import copy_of, keep_layers, saved_copy, unmark_quantised
-from kdutils.data.model_files import (
-    ADAPTER_NEEDS_MERGING,
-    Location,
-    ModelError,
-    files_digest,
-    locate,
-    unobtainable,
-)
+from kdutils.data.model_files import Location, ModelError, locate
+from kdutils.data.networks import read_network
+from kdutils.data.tokenizers import load_tokenizer
 from kdutils.encoding import Batch
-from kdutils.head import Head, error_of_head, head_of
-from kdutils.io import disk
+from kdutils.head import Head, head_of
 from kdutils.items import alpaca
 from kdutils.mini.family import MINI_MODELS
 from kdutils.spec import RunSpec
 
-TOKENIZER_SUFFIXES = (".json", ".txt", ".model", ".jinja", ".tiktoken")
 KNOWN = ("llama", "qwen2")  # not tried in batches at every load: tests/core/test_sweep.py does
-GENERIC_TOKENIZERS = ("PreTrainedTokenizerFast", "TokenizersBackend")
-UNREADABLE = (OSError, ValueError, struct.error, SafetensorError)  # what reading a model may raise
 Result = TypeVar("Result")
 
 
@@ -125,6 +103,9 @@ class LoadedModel:
     def after_update(self) -> None:
         """Called when the values of `trained` have changed."""
 
+    def penalty(self, batch: Batch) -> Tensor | None:
+        """A term of the loss, nats, that does not come from predictions; see kdutils.penalties."""
+
     def side_states(self, batch: Batch) -> Tensor | None:
         """As `scoring_states`, whose pass it was, of a side network; None without one."""
 
@@ -155,53 +136,6 @@ def policy_for(n_parameters: int, *, compute: Compute = DEFAULT, trains_all: boo
     return Policy(device, weights, autocast, attention, *switches)
 
 
-def load_tokenizer(model: str | Location, prompt: str = "alpaca") -> PreTrainedTokenizerBase:
-    """The tokenizer of a model, by its name or where it is read from.
-
-    With `prompt` "chat", EOS is the token that ends an answer in its chat template.
-
-    Raises:
-        ModelError: if it cannot be loaded, knows no word, has no EOS token, or no chat template for `chat`.
-    """
-    located = locate(model)
-    name, place = located.name, copy_of(located, "tokenizer") or located
-    options = {"trust_remote_code": False, **_offline(place)}
-    try:
-        if place.gguf_file is not None:
-            tokenizer = AutoTokenizer.from_pretrained(place.source, gguf_file=place.gguf_file, **options)
-            with saved_copy(place, "tokenizer") as folder:
-                tokenizer.save_pretrained(folder)
-        else:
-            declared = get_tokenizer_config(place.source, **_offline(place)).get("tokenizer_class")
-            # AutoTokenizer reads a Qwen2 folder that declares a generic class by Qwen2's own rules, and
-            # most words become unknown. Its tokenizer.json says how to read it.
-            kind = PreTrainedTokenizerFast if declared in GENERIC_TOKENIZERS else AutoTokenizer
-            tokenizer = kind.from_pretrained(place.source, **options)
-    except UNREADABLE as error:
-        raise ModelError(unobtainable(place, error)) from error
-    # Without files of a tokenizer, transformers makes an empty one and does not say so.
-    if not set(tokenizer(alpaca("1 + 2"))["input_ids"]) - set(tokenizer.all_special_ids):
-        raise ModelError(f"{name} has no tokenizer that knows a word; give a model with its tokenizer files")
-    if tokenizer.eos_token_id is None:
-        raise ModelError(f"the tokenizer of {name} has no EOS token: a student could not learn to stop")
-    if prompt == "chat":
-        end_answers_as_in_chats(name, tokenizer)
-    tokenizer.files_digest = _tokenizer_digest(located)  # by which encoding.token_ids knows it
-    return tokenizer
-
-
-def _tokenizer_digest(place: Location) -> str:
-    """Digest of the local files that a tokenizer is read from, without weights; "" for one of the hub."""
-    source = Path(place.source)
-    if place.gguf_file is not None or not source.is_dir():
-        return files_digest(place)
-    total = hashlib.sha256()
-    for path in sorted(source.iterdir()):
-        if path.suffix in TOKENIZER_SUFFIXES and path.name not in ("config.json", "generation_config.json"):
-            total.update(path.name.encode() + bytes.fromhex(disk.sha256_once(path)))
-    return total.hexdigest()
-
-
 def load(
     model: str | Location,
     *,
@@ -215,12 +149,12 @@ def load(
 
     Args:
         tokenizer: the model's own, if it is loaded already.
-        prompt: as in load_tokenizer.
+        prompt: as in data.tokenizers.load_tokenizer.
         trains_all: all weights will be trained, so they are in float32.
         stays_in_memory: leave its weights in main memory, to be moved in parts (kdutils.devices.fsdp).
 
     Raises:
-        ModelError: if it cannot be loaded, or its logits are not what we compute (see `_check_logits`).
+        ModelError: if it cannot be loaded, or its logits are not what we compute (see data.logit_checks).
     """
     located = locate(model)
     name, tokenizer = located.name, tokenizer or load_tokenizer(located, prompt)
@@ -228,21 +162,7 @@ def load(
     copied = torch.bfloat16 if rounds else torch.float32
     copy = copy_of(located, str(copied))
     place = copy or located
-    kinds = {"trust_remote_code": False, "output_loading_info": True, **_offline(place)}
-    kinds |= {"gguf_file": place.gguf_file, "use_safetensors": place.gguf_file is None or None}
-    try:
-        with _without_progress_bar():
-            dtype = torch.float32 if copy is None else "auto"
-            network, read = AutoModelForCausalLM.from_pretrained(place.source, dtype=dtype, **kinds)
-    except UNREADABLE as error:
-        raise ModelError(unobtainable(place, error)) from error
-    if getattr(network, "_hf_peft_config_loaded", False):  # of a hub repository that was not here before
-        raise ModelError(f"{place.name} {ADAPTER_NEEDS_MERGING}")
-    if lost := sorted(read["missing_keys"]):
-        raise ModelError(f"{name}: {lost[0]} ({len(lost)} in all) is not in its files; give a whole model")
-    if network.config.model_type == "youtu" and network.config.pad_token_id is not None:
-        bug = "transformers (5.23) empties the row of its padding token at every load"
-        raise ModelError(f"{name}: {bug}; set pad_token_id to null in its config.json")
+    network = read_network(place, dtype=torch.float32 if copy is None else "auto", name=name)
     if place.layers is not None:
         keep_layers(network, place.layers)
     if len(tokenizer) > (n_rows := len(network.get_output_embeddings().weight)):
@@ -259,7 +179,9 @@ def load(
     network = network.to(device="cpu" if stays_in_memory else policy.device, dtype=policy.weights).eval()
     model = LoadedModel(name, network, tokenizer, policy)
     in_batches = not stays_in_memory and network.config.model_type not in KNOWN
-    _check_logits(model, tokenizer(alpaca("1 + 2"))["input_ids"][:8], in_batches=in_batches)
+    from kdutils.data.logit_checks import check_logits  # which imports this module
+
+    check_logits(model, tokenizer(alpaca("1 + 2"))["input_ids"][:8], in_batches=in_batches)
     if policy.checkpointing:
         network.activation_checkpointing_enable({"use_reentrant": False})
     if policy.compiled:
@@ -270,30 +192,6 @@ def load(
             with saved_copy(place, str(copied)) as folder:
                 network.save_pretrained(folder, safe_serialization=True)
     return model
-
-
-def _check_logits(model: LoadedModel, token_ids: list[int], *, in_batches: bool) -> None:
-    """Refuse a model whose logits are not its head's, or depend on how a row is padded and read."""
-    from kdutils.generation import error_of_batches  # which imports this module
-
-    kind, remedy = model.causal.config.model_type, "give a model of another architecture"
-    try:
-        of_head = error_of_head(model.causal, token_ids, n_rows=model.vocabulary_size)
-        of_batches = error_of_batches(model, token_ids) if in_batches else (0.0, 0.0)
-    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        if is_out_of_memory(error):
-            raise
-        reason = " ".join(str(error).split())[:120]
-        raise ModelError(
-            f"{model.name}: kdutils cannot ask a model of type {kind} ({reason}); {remedy}"
-        ) from error
-    for (error, rounding), why, more in (
-        (of_head, "does more to its logits than kdutils knows", ", or add it to kdutils/head.py"),
-        (of_batches, "has logits that depend on how a row is padded and read", ""),
-    ):
-        if error > rounding:
-            how_much = f"off by up to {error:.3g}, rounding explains {rounding:.3g}"
-            raise ModelError(f"{model.name}: {kind} {why}: they would be {how_much}; {remedy}{more}")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -310,18 +208,3 @@ def learning_rate(spec: RunSpec) -> float:
     if spec.student in MINI_MODELS:
         return MINI_MODELS[spec.student].fine_tuning_rate
     return 2e-5 if spec.adapter == "full" else 3e-4
-
-
-@contextlib.contextmanager
-def _without_progress_bar() -> Iterator[None]:
-    was_enabled = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            transformers_logging.enable_progress_bar()
-
-
-def _offline(place: Location) -> dict[str, bool]:
-    return {"local_files_only": True} if Path(place.source).is_dir() else {}

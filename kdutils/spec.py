@@ -8,55 +8,35 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from kdutils import spec_checks
 from kdutils.constants import (
     ADAPTER_FIELDS,
     ADAPTERS,
     ALL_TASKS,
+    BUILDS,
     BY_SEQUENCE,
     DIVERGENCES,
-    KD_METHODS,
-    MASKS,
     METHODS,
-    NOT_OF_PAPER,
+    MINI,
+    PENALTIES,
     PREFIXES,
-    TRAIN_DOMAINS,
+    USED_BY,
     Method,
 )
 from kdutils.data.options import SCORINGS, refusal
 from kdutils.io.records import Hashed, Name, Text, between, defaults_of, record
 from kdutils.io.text_safety import shown
 
-MINI = "mini"  # the generated world, kdutils.mini
-BENCHMARK = "benchmark"  # real items: of $KDUTILS_DATA/data where that is there, else those of LLM_ADAPTERS
-LLM_ADAPTERS = "llm-adapters"  # real items as the authors used them, downloaded once
-STUDY = "study-file"  # the items of a study file, data.study_files
-OF_TRAINING = (
-    *("protocol", "prompt_in_loss", "adapter", "seed", "train_items", "validation_items", "epochs"),
-    *("batch_size", "learning_rate", "warmup_share", "weight_decay", "max_grad_norm", "select_best"),
-    *("max_tokens", "student_start", "shrink", "perturb", "frozen"),
-)
-PLAIN_START: dict[str, Any] = {"student_start": "base", "shrink": 1.0, "perturb": 0.0, "frozen": ""}
-SAMPLED = ("student", "mixed")  # prefixes that the student samples
-OF_TEACHER = ("teacher_tuned", "teacher_seed", "teacher_items", "teacher_adapter")
-USED_BY: dict[str, Callable[[Method], bool]] = {  # field -> has it an effect? One not named here always has
-    **dict.fromkeys(("temperature", "noise_sigma"), lambda method: method.divergence != ""),
-    "beta": lambda method: method.divergence == "jsd",
-    "on_policy_share": lambda method: method.prefix == "mixed",
-    **dict.fromkeys(("sampling_temperature", "rollout_steps"), lambda method: method.prefix in SAMPLED),
-    "max_new_tokens": lambda method: method.prefix in ("teacher", *SAMPLED),
-    **dict.fromkeys(
-        ("mean_by_sequence", "kd_weight"), lambda method: method.prefix == "gold" and method.divergence != ""
-    ),
-    "shadow_loss": lambda method: method.divergence != "",
-    **dict.fromkeys(OF_TEACHER, lambda method: method.has_teacher),
-    **dict.fromkeys(OF_TRAINING, lambda method: method.prefix != ""),
+PLAIN: dict[str, Any] = {  # a student that starts as it is and is trained on one domain
+    **{"student_start": "base", "start_items": None, "start_epochs": None, "start_wrong_share": None},
+    **{"shrink": 1.0, "perturb": 0.0, "frozen": "", "student_build": "", "build_compression": 1.0},
+    **{"first_domain": "", "replay_share": 0.0, "penalty": "", "penalty_strength": 0.0},
 }
 MAX_NEW_TOKENS = 96  # of an evaluation's text
 Seed = Annotated[int, between(0, 2**31 - 1)]
@@ -108,8 +88,18 @@ class RunSpec(Hashed):
     detached: bool = False  # shadow: the student is the side network alone
     teacher_adapter: Literal["", "full"] = ""  # "": a teacher is tuned by LoRA beside lora, else full
     student_start: Literal["base", "sft"] = "base"  # sft: the student of its SFT run, which is made first
+    start_items: Annotated[int, between(1, 10_000_000)] | None = None  # of that run; None: as of this
+    start_epochs: Annotated[int, between(1, 1_000)] | None = None
+    start_wrong_share: Share | None = None  # its wrong_rationale_share
+    first_domain: Text = ""  # it starts from the student of the same run on this domain, see `start_spec`
+    replay_share: Share = 0.0  # of train_items: so many items of first_domain are trained on beside them
     shrink: Annotated[float, between(0.001, 1)] = 1.0  # matrices start as shrink * these + perturb * fresh
     perturb: Share = 0.0  # ones; Ash & Adams 2020 (arXiv:1910.08475)
+    student_build: Literal["", *BUILDS] = ""  # what is made of the student before its training
+    build_compression: Annotated[float, between(1, 10_000)] = 1.0  # weights of matrices, over those stored
+    penalty: Literal["", *PENALTIES] = ""  # a term that is added to the loss
+    penalty_strength: Annotated[float, between(0, 1e9)] = 0.0
+    optimiser: Literal["adamw", "muon", "muon_spectral"] = "adamw"
     seed: Seed = 0
     data: Name = MINI  # benchmark, llm-adapters, study-file, or a folder with a .jsonl file of each split
     prompt: Literal["alpaca", "chat"] = "alpaca"  # chat: of the models' own chat templates
@@ -134,82 +124,7 @@ class RunSpec(Hashed):
     study_file: Text = dataclasses.field(default="", compare=False)  # that has the domain, with data STUDY
 
     def __post_init__(self) -> None:
-        self._check_recipe()
-        if len({self.data == STUDY, self.study_file != "", self.domain not in TRAIN_DOMAINS}) > 1:
-            raise ValueError(
-                f"domain={shown(self.domain)}, data={shown(self.data)}: the domain must be one of "
-                f"{list(TRAIN_DOMAINS)}, or of study_file=PATH with data={STUDY!r}"
-            )
-        if not self.recipe.has_teacher and self.teacher is not None:
-            told = f"method {self.method!r} has no teacher, but teacher={shown(self.teacher)}"
-            raise ValueError(f"{told}: drop it or use one of {[*KD_METHODS, 'kd']}")
-        if self.recipe.has_teacher and not self.teacher:
-            raise ValueError(f"method {self.method!r} needs a teacher: give teacher=... or use method='sft'")
-        if self.wrong_rationale_share != 0.23 and (self.data != MINI or self.domain != "math"):
-            raise ValueError(
-                f"wrong_rationale_share={self.wrong_rationale_share} concerns math of data='mini' alone, "
-                f"not {self.domain} of {shown(self.data)}; leave it out"
-            )
-        defaults = defaults_of(type(self))
-        for name, is_used in USED_BY.items():
-            if not is_used(self.recipe) and getattr(self, name) != defaults[name]:
-                raise ValueError(
-                    f"{name}={getattr(self, name)} has no effect with method {self.named_method!r}: leave it "
-                    f"at {defaults[name]}, or use one of {[key for key in METHODS if is_used(METHODS[key])]}"
-                )
-        is_paper = self.protocol == "paper"
-        absent = {"method": self.method in NOT_OF_PAPER, "kd_weight": self.kd_weight < 1}
-        absent |= {"frozen": self.frozen != "", "adapter": self.adapter not in ("full", "lora")}
-        for name, is_absent in absent.items():
-            if is_paper and is_absent:
-                shows = f"the authors' code has no {name} {getattr(self, name)!r}"
-                raise ValueError(f"protocol='paper': {shows}; use protocol='careful'")
-        if self.method == "gkd" and is_paper and self.temperature != 1.0:
-            ignored = f"the authors' GKD ignores the temperature, so {self.temperature} is no other run"
-            raise ValueError(f"protocol='paper': {ignored}; use protocol='careful'")
-        own = {"prompt_in_loss": is_paper, "mean_by_sequence": is_paper and self.method in BY_SEQUENCE}
-        own |= {"teacher_items": self.train_items}
-        for name, is_so in own.items():
-            if getattr(self, name) == is_so:  # None is not False
-                raise ValueError(
-                    f"{name}={is_so} is what protocol {self.protocol!r} does anyway, and would give one run "
-                    "two names: leave it out"
-                )
-        if self.devices > self.batch_size:
-            more = f"devices={self.devices} is more than the {self.batch_size} rows of a batch"
-            raise ValueError(f"{more}: use devices={self.batch_size} or fewer, or a larger batch_size")
-        kind = self.adapter
-        for name in ADAPTER_FIELDS:
-            users = [key for key, adapter in ADAPTERS.items() if name in adapter.fields]
-            if kind not in users and (value := getattr(self, name)) != defaults[name]:
-                raise ValueError(f"{name}={value} has no effect with adapter={kind!r}: use one of {users}")
-        if self.adapter_parameters is None and kind in MASKS:
-            raise ValueError(f"adapter={kind!r} needs adapter_parameters=...: how many values to train")
-        if self.adapter_parameters and kind not in ("shadow", "spt") and self.lora_rank != 8:
-            raise ValueError(f"lora_rank={self.lora_rank} has no effect beside adapter_parameters: drop one")
-        if self.kd_weight == 0:
-            raise ValueError("kd_weight=0 leaves nothing of the teacher in the loss: use method='sft'")
-
-    def _check_recipe(self) -> None:
-        """One way of training has one name: of its method, or else of its prefix and divergence."""
-        own, method = (self.prefix, self.divergence), METHODS[self.method]
-        if self.method != "kd":
-            if own != (None, None):
-                both = f"prefix {method.prefix!r} and divergence {method.divergence!r}"
-                raise ValueError(f"method {self.method!r} is {both} already; leave both out, or use 'kd'")
-            return
-        if None in own:
-            raise ValueError(
-                f"method 'kd' with prefix={self.prefix!r} and divergence={self.divergence!r} needs both; "
-                "without a divergence gold responses are method 'sft' and texts of the teacher 'seqkd'"
-            )
-        names = {(each.prefix, each.divergence): f"method={key!r}" for key, each in METHODS.items()}
-        for prefix, share in (("gold", 0.0), ("student", 1.0)):
-            names[prefix, "jsd"] = f"method='gkd' with on_policy_share={share}"
-            if self.prefix == "mixed" and self.on_policy_share == share:
-                raise ValueError(f"on_policy_share={share} is prefix={prefix!r}: give that")
-        if own in names:
-            raise ValueError(f"prefix={own[0]!r} with divergence={own[1]!r} is {names[own]}: use that")
+        spec_checks.check(self, defaults_of(type(self)))
 
     @cached_property
     def recipe(self) -> Method:
@@ -262,7 +177,7 @@ class RunSpec(Hashed):
         if self.teacher is None or not self.teacher_tuned:
             return None
         own = {"student": self.teacher, "student_digest": self.teacher_digest, "seed": self.teacher_seed}
-        own |= PLAIN_START | {"student_source": self.teacher_source}
+        own |= PLAIN | {"student_source": self.teacher_source, "optimiser": "adamw"}
         n = self.teacher_items or self.train_items
         own |= {"train_items": n, "epochs": max(1, self.epochs * self.train_items // n)}
         adapter = self.teacher_adapter or ("lora" if self.adapter == "lora" else "full")
@@ -284,7 +199,14 @@ class RunSpec(Hashed):
     @cached_property
     def start_spec(self) -> RunSpec | None:
         """The run whose student it starts from; None for the model as it is."""
-        return None if self.student_start == "base" else replace(self.sft_spec, **PLAIN_START)
+        if self.first_domain:
+            names = ("first_domain", "replay_share", "penalty", "penalty_strength")
+            return replace(self, domain=self.first_domain, **{name: PLAIN[name] for name in names})
+        if self.student_start == "base":
+            return None
+        own = {"train_items": self.start_items, "epochs": self.start_epochs}
+        own |= {"wrong_rationale_share": self.start_wrong_share}
+        return replace(self.sft_spec, **PLAIN, **{name: n for name, n in own.items() if n is not None})
 
     @cached_property
     def needs(self) -> dict[str, RunSpec]:

@@ -203,10 +203,12 @@ class _Training:
 
     def _loss(self, batch: Batch) -> TokenSum:
         found = self._loss_of(batch, self.student.scoring_states(batch), self.spec.recipe.divergence)
-        if (side_NH := self.student.side_states(batch)) is None:
-            return found
-        weight, kind = SHADOW_LOSSES[self.spec.shadow_loss]
-        return found._replace(total=found.total + weight * self._loss_of(batch, side_NH, kind).total)
+        if (side_NH := self.student.side_states(batch)) is not None:
+            weight, kind = SHADOW_LOSSES[self.spec.shadow_loss]
+            found = found._replace(total=found.total + weight * self._loss_of(batch, side_NH, kind).total)
+        if (penalty := self.student.penalty(batch)) is not None:
+            found = found._replace(total=found.total + self._denominator(batch) * penalty)
+        return found
 
     def _loss_of(self, batch: Batch, hidden_NH: Tensor, kind: str) -> TokenSum:
         """Cross-entropy of the batch, or a divergence from the teacher; with a kd_weight of both."""

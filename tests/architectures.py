@@ -20,6 +20,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from kdutils import encoding, generation, models
 from kdutils.adapters import trainable
+from kdutils.data import logit_checks
 from kdutils.data.model_files import ModelError
 from kdutils.io import disk
 from kdutils.items import Item
@@ -133,7 +134,7 @@ class _Tried:
             shutil.copy(MODEL_FOLDER / "mini-qwen-0.5B" / name, source)
         self.student = models.load(str(source), trains_all=True)
         if self.config.model_type in models.KNOWN:
-            models._check_logits(self.student, [5, 6, 7, 8, 9, 10], in_batches=True)
+            logit_checks.check_logits(self.student, [5, 6, 7, 8, 9, 10], in_batches=True)
         self.teacher = Teacher(replace(self.student, network=teacher.requires_grad_(False)))
         return other_logits(replace(self.student, network=network), self.student)
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kdutils.adapters.masked import MaskedStudent
+from kdutils.adapters.side_network import ShadowStudent
 from kdutils.adapters.trainable import matrices
 from kdutils.models import LoadedModel
 
@@ -21,7 +22,8 @@ def of_training(student: LoadedModel, n_steps: int) -> dict[str, Any]:
     plain = sum(w.numel() for name, w in student.trained().items() if not name.startswith("entries/"))
     n, updates = (student.mask.n, student.mask.n_updates) if isinstance(student, MaskedStudent) else (0, 0)
     found = {"trainable": plain + n, "coordinate_updates": plain * n_steps + updates}
-    if config := getattr(student.network, "peft_config", None):
+    config = getattr(student.network, "peft_config", None)
+    if config and not isinstance(student, ShadowStudent):  # which has modules of its own
         found["adapted"] = sorted({name.rpartition(".")[2] for name in config["default"].target_modules})
     return found
 

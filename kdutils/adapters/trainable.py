@@ -78,6 +78,10 @@ def _spt(model: LoadedModel, spec: RunSpec, rank: int, seed: int, items: Sequenc
     measured = sensitivity.squared_gradients(model, own, items, spec)
     adapted, index = sensitivity.allocated(measured, rank=rank, budget=spec.adapter_parameters)
     loose = {name: w for name, w in own.items() if name not in adapted}
+    n_values = len(index) + rank * sum(sum(own[name].shape) for name in adapted)
+    if spec.adapter_parameters >= 2 * n_values:
+        told = f"adapter_parameters={spec.adapter_parameters}: adapter='spt' trains at most {n_values} values"
+        raise ModelError(f"{told} of this model at lora_rank={rank}; give as many, or a higher rank")
     if adapted:
         modules = {"target_modules": [name.removesuffix(".weight") for name in adapted]}
         model = _with_peft(model, _lora(spec, rank, modules), "SPT", seed)

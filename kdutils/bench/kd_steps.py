@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -18,13 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 from kdutils.bench import peers
 from kdutils.bench.workloads import METHODS, Case, Step, Work
-from kdutils.io import environment
+from kdutils.io import memory
 
 if TYPE_CHECKING:
     from kdutils.models import LoadedModel
 
 WARM_UP = 1  # steps before any is timed; buffers are made in the first
-SAMPLE_SECONDS = 0.002  # between two looks at the memory, where the system keeps no peak of its own
 
 
 @contextlib.contextmanager
@@ -97,7 +95,7 @@ def ours(work: Work, *, is_cached: bool, exact: bool = True) -> Iterator[Step]:
     from kdutils.teacher import CachedTeacher, Teacher, states_of
 
     is_large = work.case.student.parameters >= LARGE_PARAMETERS
-    memory_as_in_runs = environment.keeping_freed_memory() if is_large else contextlib.nullcontext()
+    memory_as_in_runs = memory.keeping_freed_memory() if is_large else contextlib.nullcontext()
     with tempfile.TemporaryDirectory() as folder:
         student, teacher = (loaded(work, side, exact=exact) for side in ("student", "teacher"))
         frozen, batch, policy = Teacher(teacher), work.batch, student.policy
@@ -106,7 +104,7 @@ def ours(work: Work, *, is_cached: bool, exact: bool = True) -> Iterator[Step]:
             states.write(teacher, work.encoded)
             frozen = CachedTeacher(states.open(), load=lambda: None, device=policy.device)
             del work.teacher, teacher
-            environment.give_back_memory()
+            memory.give_back_memory()
             frozen.head.weight_VH.sum()  # mapped from the file, it is in memory only once it is read
 
         def step(method: str) -> float:
@@ -204,7 +202,7 @@ def timed(work: Work, step: Callable[[], float], optimiser: Any, steps: int) -> 
     import torch
 
     losses, seconds, busy = [], [], []
-    with (peak_memory_of_gpu if work.is_cuda else peak_memory)() as memory:
+    with memory.peak_memory("cuda" if work.is_cuda else "cpu") as held:
         for _ in range(WARM_UP + steps):
             started, used = time.perf_counter(), time.process_time()
             losses.append(step())
@@ -214,43 +212,4 @@ def timed(work: Work, step: Callable[[], float], optimiser: Any, steps: int) -> 
                 torch.cuda.synchronize()
             seconds.append(time.perf_counter() - started)
             busy.append(time.process_time() - used)
-    return {"seconds": seconds[WARM_UP:], "cpu_seconds": busy[WARM_UP:], "losses": losses} | memory
-
-
-@contextlib.contextmanager
-def peak_memory_of_gpu() -> Iterator[dict[str, Any]]:
-    """As `peak_memory`, of what torch holds of the GPU."""
-    import torch
-
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats()
-    found = {"memory_by": "torch", "start_gb": torch.cuda.memory_allocated() / 1e9}
-    yield found
-    found["peak_gb"] = torch.cuda.max_memory_allocated() / 1e9
-
-
-@contextlib.contextmanager
-def peak_memory() -> Iterator[dict[str, Any]]:
-    """The most memory that this process holds within the block, known after it, GB of 10^9 bytes.
-
-    Keys: start_gb, peak_gb, and memory_by: VmHWM, the system's own peak, or samples, where it keeps none.
-    """
-    import psutil
-
-    try:
-        Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak is counted from here
-        by, held_gb = "VmHWM", partial(environment.status_gb, "VmHWM")
-    except OSError:
-        by, held_gb = "samples", lambda: psutil.Process().memory_info().rss / 1e9
-    start_gb, ends = held_gb(), threading.Event()
-    found = {"memory_by": by, "start_gb": start_gb, "peak_gb": start_gb}
-
-    def sample() -> None:
-        while not ends.wait(SAMPLE_SECONDS):
-            found["peak_gb"] = max(found["peak_gb"], held_gb())
-
-    if by == "samples":
-        threading.Thread(target=sample, daemon=True).start()
-    yield found
-    ends.set()
-    found["peak_gb"] = max(found["peak_gb"], held_gb())
+    return {"seconds": seconds[WARM_UP:], "cpu_seconds": busy[WARM_UP:], "losses": losses} | held

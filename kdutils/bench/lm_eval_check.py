@@ -29,13 +29,14 @@ import torch
 from transformers import GenerationConfig
 
 from kdutils import generation, models
+from kdutils.constants import MINI
 from kdutils.data.model_files import ModelError
 from kdutils.data.options import options as options_of
 from kdutils.data.sources import DataError, default_evaluation, test_items
 from kdutils.items import Item, alpaca
 from kdutils.models import LoadedModel
 from kdutils.runs import experiment
-from kdutils.spec import MINI, EvalSpec, RunSpec
+from kdutils.spec import EvalSpec, RunSpec
 
 LOGITS_AT_ONCE = 60_000_000  # lm-evaluation-harness keeps those of every position of a batch of options
 NO_LIMIT = 1_000_000  # tokens: nothing is cut on the left, as nothing is with us

@@ -15,7 +15,7 @@ import torch
 from scipy.stats import binomtest
 
 from kdutils import encoding, models
-from kdutils.constants import ALL_TASKS, AVERAGE, DOMAIN_TASKS, DOMAINS, MATH
+from kdutils.constants import ALL_TASKS, AVERAGE, DOMAIN_TASKS, DOMAINS, MATH, MINI
 from kdutils.data import sources
 from kdutils.grid import cell_table, fill
 from kdutils.grid.study import DECODINGS, PlannedRun
@@ -24,7 +24,7 @@ from kdutils.items import Item
 from kdutils.mini.family import FAMILY, MINI_MODELS
 from kdutils.models import LoadedModel
 from kdutils.runs import store
-from kdutils.spec import MINI, EvalSpec, RunSpec
+from kdutils.spec import EvalSpec, RunSpec
 
 LADDER_FILE = Path(__file__).parents[1] / "mini" / "ladder.csv"
 FINE_TUNING = {"train_items": 1_400, "epochs": 3, "batch_size": 4}  # 1,050 steps, as in profile mini

@@ -1,7 +1,7 @@
 """Where items and models come from.
 
 Offers: items of a run (sources), where models are read from (model_files) and what their files say
-(model_facts), real questions (benchmark, llm_adapters), the check of a hub, overlap of test and training
-questions (contamination), chat templates (chat_templates).
-May import: io, mini, and of the training module spec, items, constants and answers.
+(model_facts), tokenizers, networks and the check of their logits (logit_checks), real questions (benchmark,
+llm_adapters), overlap of test and training questions (contamination), chat templates (chat_templates).
+May import: io, mini and the training module.
 """

@@ -19,7 +19,14 @@ from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
 
-from kdutils.constants import CHOICE_TASKS, DOMAIN_TASKS, INSTRUCTION_TASKS, MATH_TASKS
+from kdutils.constants import (
+    BENCHMARK,
+    CHOICE_TASKS,
+    DOMAIN_TASKS,
+    INSTRUCTION_TASKS,
+    LLM_ADAPTERS,
+    MATH_TASKS,
+)
 from kdutils.data import answers, contamination, llm_adapters
 from kdutils.data.item_files import (
     item_of,
@@ -30,7 +37,6 @@ from kdutils.data.item_files import (
 )
 from kdutils.io import disk
 from kdutils.items import DataError, Item, fingerprint
-from kdutils.spec import BENCHMARK, LLM_ADAPTERS
 
 SOURCES = (BENCHMARK, LLM_ADAPTERS)
 VERSION = 1  # of how items are made from files, part of their digest; raised when that changes

@@ -12,13 +12,14 @@ from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
 
+from kdutils.constants import MINI, STUDY
 from kdutils.data import benchmark, contamination, options, study_files
 from kdutils.data.item_files import check_response, present, read_items, short_enough
 from kdutils.data.model_files import files_digest, locate
 from kdutils.io import disk
 from kdutils.items import SPLITS, DataError, Item
 from kdutils.mini.items import TASKS_OF, build_data, mini_digest
-from kdutils.spec import MINI, STUDY, EvalSpec, RunSpec
+from kdutils.spec import EvalSpec, RunSpec
 
 MINI_TEST_ITEMS = 200  # a task, if the evaluation does not say
 

@@ -74,7 +74,7 @@ class OwnTask:
         choices = "ABCDE"[: self.choices] if self.answer == "letter" else self.choices
         fields = {"answer": self.answer, "choices": list(choices)}
         fields |= {"response": self.response} if self.response else {}
-        fields |= {} if self.chance is None else {"chance": f"{self.chance:g}"}
+        fields |= {} if self.chance is None else {"chance": str(self.chance).removesuffix(".0")}
         return f"{name}?{urlencode(fields, doseq=True)}"
 
 

@@ -23,7 +23,7 @@ from kdutils.compute import Compute
 from kdutils.devices import fsdp, launch
 from kdutils.devices.fsdp import Sharded, ShardedModel
 from kdutils.devices.launch import Progress
-from kdutils.io import disk, environment
+from kdutils.io import disk, memory
 from kdutils.io.child_processes import messages_to_parent
 from kdutils.models import LoadedModel
 from kdutils.runs import experiment, students, teacher_outputs
@@ -81,23 +81,24 @@ def do(task: dict[str, Any], scratch: Path, world: Sharded, progress: Progress |
         trained_on, signal = teacher_outputs.training_items(inputs, at), None  # texts were written before
         if spec.recipe.divergence:  # the teacher's states were written before
             signal = teacher_outputs.teacher_signal(inputs, at, load=teacher)
-        model = divided(lambda: students.student_to_train(inputs, at, stays_in_memory=True))
-        outcome = training.train(
-            model,
-            trained_on,
-            spec,
-            rate=models.learning_rate(spec),
-            teacher=signal,
-            validation=items.validation,
-            checkpoint=Path(task["checkpoint"]),
-            progress=progress,
-            compute=experiment.passes(model, inputs, at.compute),
-            world=world,
-        )
-        weights, peak_gb = model.trained_weights(), world.largest(environment.peak_memory_gb())
+        with memory.peak_memory(at.compute.device) as held:
+            model = divided(lambda: students.student_to_train(inputs, at, stays_in_memory=True))
+            outcome = training.train(
+                model,
+                trained_on,
+                spec,
+                rate=models.learning_rate(spec),
+                teacher=signal,
+                validation=items.validation,
+                checkpoint=Path(task["checkpoint"]),
+                progress=progress,
+                compute=experiment.passes(model, inputs, at.compute),
+                world=world,
+            )
+        weights, held["peak_gb"] = model.trained_weights(), world.largest(held["peak_gb"])
         if world.rank == 0:
             save_file(weights, scratch / launch.WEIGHTS)
-        return {"outcome": asdict(outcome), "peak_memory_gb": peak_gb}
+        return {"outcome": asdict(outcome), "memory": held}
     folder, how = at.folder(spec.run_id), {"compute": at.compute, "stays_in_memory": True}
     model = divided(lambda: students.load_trained(spec, folder, base=inputs.student, **how))
     rows, facts = experiment.item_rows(model, items.test, evaluation, spec)

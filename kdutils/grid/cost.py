@@ -17,12 +17,12 @@ from typing import NamedTuple
 import numpy as np
 
 from kdutils.compute import BATCH_ROWS, BUDGET_BYTES
-from kdutils.constants import ALL_TASKS, LORA_TARGETS, MASKS, TEST_ITEMS
+from kdutils.constants import ALL_TASKS, BENCHMARK, LLM_ADAPTERS, LORA_TARGETS, MASKS, TEST_ITEMS
 from kdutils.data import sources
 from kdutils.grid.machines import Machine
 from kdutils.grid.model_shapes import Architecture, architecture_of, local_file
 from kdutils.items import alpaca
-from kdutils.spec import BENCHMARK, LLM_ADAPTERS, EvalSpec, RunSpec
+from kdutils.spec import EvalSpec, RunSpec
 
 LONGEST_TEXT = 2.4  # of 64 responses, in units of the mean; measured on the rationales of GSM8K and AQuA
 TOKENIZER_BYTES = 100  # of a saved tokenizer, an entry; 75 for Qwen2.5, 134 for Llama-3

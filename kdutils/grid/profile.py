@@ -11,29 +11,26 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, ConfigDict, Field, Strict
 from pydantic.dataclasses import dataclass
 
-from kdutils.constants import ALL_TASKS, DIVERGENCES, DOMAIN_TASKS, KD_METHODS, PREFIXES, TRAIN_DOMAINS
+from kdutils.constants import (
+    ALL_TASKS,
+    DIVERGENCES,
+    DOMAIN_TASKS,
+    KD_METHODS,
+    MINI,
+    PREFIXES,
+    STUDY,
+    TRAIN_DOMAINS,
+)
 from kdutils.data import study_files
 from kdutils.grid import study
 from kdutils.grid.adaptation import Adaptation
 from kdutils.grid.cell_table import model_family, model_parameters, short_name
 from kdutils.grid.evaluations import checked
-from kdutils.grid.study import (
-    DECODINGS,
-    NOTEBOOKS,
-    OF_EVALUATION,
-    OF_NEEDS,
-    OF_PROFILE,
-    PLANNED,
-    PROTOCOLS,
-    RUN_FACTORS,
-    SELECTIONS,
-    SOURCES,
-)
 from kdutils.io import toml_files
 from kdutils.io.cache import MEASURES
 from kdutils.io.text_safety import shown
 from kdutils.mini.family import MINI_MODELS
-from kdutils.spec import MINI, STUDY, EvalSpec
+from kdutils.spec import EvalSpec
 
 PROFILE_FOLDER = Path(__file__).parent / "profiles"
 NEW_STUDY = Path(__file__).parent / "new_study.toml"
@@ -53,10 +50,10 @@ def profile_names() -> tuple[str, ...]:
 # models are those of the profile (grid.plan).
 PARAMETER_CHOICES = {
     "profile": profile_names(),
-    "selection": SELECTIONS,
+    "selection": study.SELECTIONS,
     "methods": KD_METHODS,
-    "protocol": PROTOCOLS,
-    "decoding": tuple(DECODINGS),
+    "protocol": study.PROTOCOLS,
+    "decoding": tuple(study.DECODINGS),
     "cases": study.PERFORMANCE_CASES,
     "measure": MEASURES,
 }
@@ -91,11 +88,11 @@ def _list_of(each: Any) -> Any:
 Names, Seeds = _list_of(Text), _list_of(Annotated[int, Strict(), Field(ge=0)])
 Temperatures, Sigmas = (_list_of(Annotated[float, Strict(), bound]) for bound in (Field(gt=0), Field(ge=0)))
 Methods, Domains = _list_of(Literal[KD_METHODS]), Names  # domains: of constants, or of the study file
-Sections, Protocols = _list_of(Literal[*PLANNED]), _list_of(Literal[PROTOCOLS])
-Decodings = _list_of(Literal[*DECODINGS])
-Factors = Annotated[tuple[Literal[RUN_FACTORS], ...], AfterValidator(_none_twice)]
+Sections, Protocols = _list_of(Literal[*study.PLANNED]), _list_of(Literal[study.PROTOCOLS])
+Decodings = _list_of(Literal[*study.DECODINGS])
+Factors = Annotated[tuple[Literal[study.RUN_FACTORS], ...], AfterValidator(_none_twice)]
 Starts, Recipe = _list_of(Literal["base", "sft"]), tuple[Literal[*PREFIXES], Literal[DIVERGENCES]]
-ByDomain, ByProtocol = dict[Text, Settings], dict[Literal[PROTOCOLS], Settings]
+ByDomain, ByProtocol = dict[Text, Settings], dict[Literal[study.PROTOCOLS], Settings]
 ByMethod = dict[Literal[*KD_METHODS, "kd"], Settings]
 
 
@@ -103,7 +100,7 @@ ByMethod = dict[Literal[*KD_METHODS, "kd"], Settings]
 class Need:
     """Runs that some sections look at: every pair x method x domain x variant x seed."""
 
-    sections: Sections  # keys of PLANNED; "00" and "08" look at all runs anyway
+    sections: Sections  # keys of study.PLANNED; "00" and "08" look at all runs anyway
     methods: Methods
     domains: Domains
     pairs: Text | Pairs | None = None  # (teacher, student), or which of `pair_sets`; None: see family_pairs
@@ -149,7 +146,7 @@ class Live:
         runs = [self.settings, *self.by_domain.values(), *self.by_protocol.values(), *self.by_method.values()]
         runs += [table for need in self.needs for table in need.variations]
         evaluations = [self.evaluation, *self.evaluation_by_protocol.values()]
-        for tables, fixed in ((runs, OF_NEEDS + OF_PROFILE), (evaluations, OF_EVALUATION)):
+        for tables, fixed in ((runs, study.OF_NEEDS + study.OF_PROFILE), (evaluations, study.OF_EVALUATION)):
             for name, value in ((name, table[name]) for table in tables for name in table if name in fixed):
                 raise ValueError(
                     f"{name}={shown(value)} cannot be a setting, since needs, protocols and items_per_task "
@@ -254,8 +251,8 @@ class Profile:
     name: str  # of its folder of outputs
     title: Text
     summary: Text
-    sources: _list_of(Literal[SOURCES])
-    notebooks: _list_of(Literal[NOTEBOOKS])  # in the order of the reports
+    sources: _list_of(Literal[study.SOURCES])
+    notebooks: _list_of(Literal[study.NOTEBOOKS])  # in the order of the reports
     live: Live | None = None  # what is trained, where "live" is a source
     file: str = ""  # the study file's path; "": it ships with the package
 
@@ -304,8 +301,10 @@ def load_profile(name: str) -> Profile:
 
 def _checked_profile(entries: dict[str, Any], name: str, file: str) -> Profile:
     """The entries as a profile, with the fields of runs gathered in `settings`."""
-    live = entries.get("live")
-    if isinstance(live, dict):
+    for key in ("name", "file"):
+        if key in entries:
+            raise toml_files.Refused(f"{key} is that of the file itself: leave it out", [key])
+    if isinstance(live := entries.get("live"), dict):
         own = {each.name for each in fields(Live)} - {"settings"}
         entries["live"] = {key: live[key] for key in live if key in own}
         entries["live"]["settings"] = {key: live[key] for key in live if key not in own}

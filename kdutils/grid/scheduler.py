@@ -31,6 +31,7 @@ from kdutils.io import environment, leases
 from kdutils.runs import store
 from kdutils.spec import EvalSpec, RunSpec
 
+IN_LABELS = ("adapter", "learning_rate", "student_build", "optimiser", "first_domain", "penalty")
 PATIENCE = 2  # how often one thing is set aside before what needs it counts as failed
 
 
@@ -68,6 +69,7 @@ class Job:
         parts += ["mean by sequence"] * bool(spec.mean_by_sequence)
         parts += [f"KD weight {spec.kd_weight:g}"] * (spec.kd_weight != 1)
         parts += [f"frozen {spec.frozen}"] * bool(spec.frozen) + ["after SFT"] * (spec.student_start == "sft")
+        parts += [f"{name} {value}" for name, value in spec.changes().items() if name in IN_LABELS]
         parts += [f"T={spec.temperature:g}"] * (spec.temperature != 1)
         parts += [f"noise={spec.noise_sigma:g}"] * (spec.noise_sigma != 0)
         return " ".join([*parts, spec.domain, f"s{spec.seed}"])

@@ -1,4 +1,4 @@
-"""The environment of a run: its provenance, whether a lock file is satisfied, and memory of the process.
+"""The environment of a run: its provenance, and whether a lock file is satisfied.
 
 Standard library only, and no syntax newer than Python 3.8: run_all.sh runs this file by its path,
 with whatever interpreter is active and before anything is installed.
@@ -7,17 +7,13 @@ with whatever interpreter is active and before anything is installed.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import ctypes
 import functools
 import hashlib
 import os
 import platform
 import re
-import resource
 import subprocess
 import sys
-from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -25,8 +21,6 @@ from typing import Any
 FORKS = sys.platform == "linux"  # elsewhere the system's own libraries do not survive a fork
 REPOSITORY = Path(__file__).resolve().parents[2]
 LOCK_NAME = "requirements.lock"
-# Of glibc's <malloc.h>.
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -2, -3, -4
 RUN_TOKEN = "KDUTILS_RUN_TOKEN"  # environment variable: token of the process that executes a notebook
 
 # The packages that could move a number of the study; every other one is covered by the hash of the lock.
@@ -74,44 +68,6 @@ def pins(lock: Path) -> dict[str, str]:
     if not pinned:
         raise ValueError(f"{lock} pins nothing")
     return pinned
-
-
-@contextlib.contextmanager
-def keeping_freed_memory() -> Iterator[bool]:
-    """Within the block, glibc keeps freed memory for this process; False with another C library.
-
-    By default glibc returns large blocks to the system at once, and every tensor of some megabytes is paged
-    in again: on a virtual machine a step of a model of 0.5 billion parameters took five times as long. Kept
-    memory may become fragmented, so it is returned at the end of the block.
-    """
-    mallopt = getattr(_c_library(), "mallopt", None)
-    if mallopt is None:
-        yield False
-        return
-    mallopt(M_MMAP_MAX, 0)
-    mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-    mallopt(M_TOP_PAD, 64 << 20)
-    try:
-        yield True
-    finally:
-        mallopt(M_MMAP_MAX, 65_536)
-        mallopt(M_MMAP_THRESHOLD, 32 << 20)
-        mallopt(M_TRIM_THRESHOLD, 64 << 20)
-        mallopt(M_TOP_PAD, 128 << 10)
-        give_back_memory()
-
-
-def give_back_memory() -> None:
-    """Return this process's free memory to the system; nothing with another C library than glibc."""
-    if (trim := getattr(_c_library(), "malloc_trim", None)) is not None:
-        trim(0)
-
-
-def _c_library() -> ctypes.CDLL | None:
-    try:
-        return ctypes.CDLL(None)
-    except (OSError, TypeError):
-        return None
 
 
 def installed_version(name: str) -> str | None:
@@ -187,27 +143,6 @@ def provenance() -> dict[str, Any]:
 @functools.lru_cache(maxsize=None)  # noqa: UP033 - functools.cache is newer than Python 3.8
 def _recorded_packages() -> tuple[tuple[str, str | None], ...]:
     return tuple((name, installed_version(name)) for name in RECORDED_PACKAGES)
-
-
-def peak_memory_gb() -> float:
-    """The most memory that this process has held since its program began, GB of 10^9 bytes."""
-    with contextlib.suppress(OSError):
-        # Not `ru_maxrss`: on Linux a program inherits that of the process that started it.
-        return round(status_gb("VmHWM"), 3)
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes on macOS, KiB elsewhere
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9, 3)
-
-
-def status_gb(entry: str) -> float:
-    """An entry of /proc/self/status, such as VmRSS, GB of 10^9 bytes.
-
-    Raises:
-        OSError: if there is no such entry, as on other systems than Linux.
-    """
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{entry}:"):
-            return int(line.split()[1]) * 1024 / 1e9
-    raise OSError(f"/proc/self/status has no {entry}")
 
 
 def main(arguments: list[str] | None = None) -> int:

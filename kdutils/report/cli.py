@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from kdutils.constants import MINI
 from kdutils.data import model_files, sources
 from kdutils.devices import launch
 from kdutils.grid import dry_run, fill, machines, plan, ray_engine
@@ -22,7 +23,6 @@ from kdutils.report import notebook_parameters, runner
 from kdutils.report.executor import say
 from kdutils.results import authors_tables
 from kdutils.runs import store
-from kdutils.spec import MINI
 
 SAY_EVERY_SECONDS = 10.0
 REFUSALS = (  # of what trains, before any work

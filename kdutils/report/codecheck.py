@@ -196,6 +196,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, metavar="DIR", help="keep the outputs here (default: nowhere)")
     parser.add_argument("--minutes", type=float, default=MINUTES, help=f"default: {MINUTES:g}")
     asked = parser.parse_args(arguments)
+    if not asked.minutes > 0:
+        parser.error(f"--minutes {asked.minutes:g} must be above 0: nothing can be made in no time")
     verdicts = []
     with tempfile.TemporaryDirectory() as scratch:
         try:

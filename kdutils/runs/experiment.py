@@ -25,7 +25,7 @@ from kdutils.compute import Compute
 from kdutils.data import model_files
 from kdutils.data.sources import default_evaluation, resolved
 from kdutils.devices import launch
-from kdutils.io import disk, environment, leases
+from kdutils.io import disk, leases, memory
 from kdutils.io.leases import Lease
 from kdutils.items import Item, fingerprint
 from kdutils.models import LoadedModel
@@ -169,7 +169,7 @@ def _make(asked: Sequence[Inputs], at: Store, evaluated: Callable[[], None] = la
         if lease is None:
             return False
         try:
-            with environment.keeping_freed_memory():
+            with memory.keeping_freed_memory():
                 is_trained = folder.result() is not None
                 if not is_trained:
                     numbers = {"cpu_bfloat16": at.compute.uses_bfloat16("cpu")}
@@ -220,22 +220,22 @@ def _train(inputs: Inputs, folder: RunFolder, lease: Lease, at: Store) -> Loaded
             at.folder(needed.run_id).check_model()
         if spec.recipe.divergence and keeps_states(spec, at.compute):
             made_states(inputs, at).open()
-        student, outcome, peak_memory_gb = several_devices.trained(inputs, folder, at, watched)
+        student, outcome, held = several_devices.trained(inputs, folder, at, watched)
     else:
-        teacher = teacher_signal(inputs, at) if spec.recipe.divergence else None
-        student = student_to_train(inputs, at)
-        outcome = training.train(
-            student,
-            items,
-            spec,
-            rate=models.learning_rate(spec),
-            teacher=teacher,
-            validation=inputs.items.validation,
-            checkpoint=folder.checkpoint,
-            progress=watched,
-            compute=passes(student, inputs, at.compute),
-        )
-        peak_memory_gb = environment.peak_memory_gb()
+        with memory.peak_memory(at.compute.device) as held:
+            teacher = teacher_signal(inputs, at) if spec.recipe.divergence else None
+            student = student_to_train(inputs, at)
+            outcome = training.train(
+                student,
+                items,
+                spec,
+                rate=models.learning_rate(spec),
+                teacher=teacher,
+                validation=inputs.items.validation,
+                checkpoint=folder.checkpoint,
+                progress=watched,
+                compute=passes(student, inputs, at.compute),
+            )
     told = asdict(outcome) | facts.of_training(student, outcome.steps)
     student = side_network.detached(student) if spec.detached else student
     adapted = getattr(student.network, "peft_config", None)
@@ -247,7 +247,7 @@ def _train(inputs: Inputs, folder: RunFolder, lease: Lease, at: Store) -> Loaded
     told |= {
         "fingerprint": fingerprint(items),
         "learning_rate": models.learning_rate(spec),
-        "peak_memory_gb": peak_memory_gb,
+        "peak_memory_gb": round(held["peak_gb"], 3),
         "file_bytes": facts.file_bytes(folder.model),
         "effective_rank": effective_rank(student, inputs, folder, at),
     }
@@ -285,7 +285,7 @@ def _evaluate(
     student: LoadedModel | None, inputs: Inputs, folder: RunFolder, lease: Lease, at: Store
 ) -> LoadedModel | None:
     """Store the rows of an evaluation; the student, unless it may not fit one device."""
-    environment.give_back_memory()  # of the training
+    memory.give_back_memory()  # of the training
     student, rows, facts = _item_rows(student, inputs, folder, at)
     lease.confirm()
     folder.write_evaluation(inputs.evaluation, rows, facts)
@@ -304,7 +304,7 @@ def _item_rows(
         if spec.devices == 1 or not training.is_out_of_memory(error):
             raise
     gc.collect()  # what was loaded of the student
-    environment.give_back_memory()
+    memory.give_back_memory()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     with several_devices.scratch_folder(folder) as scratch:

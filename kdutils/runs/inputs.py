@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreT
 from kdutils import encoding, models
 from kdutils.adapters import trainable
 from kdutils.constants import MASKS
-from kdutils.data import model_files
+from kdutils.data import model_files, tokenizers
 from kdutils.data.model_files import Location, ModelError
 from kdutils.data.sources import Splits
 from kdutils.items import Item
@@ -56,12 +56,12 @@ class Inputs:
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The student's."""
-        return models.load_tokenizer(self.student, self.spec.prompt)
+        return tokenizers.load_tokenizer(self.student, self.spec.prompt)
 
     @cached_property
     def teacher_tokenizer(self) -> PreTrainedTokenizerBase:
         """The teacher's, before it is tuned."""
-        return models.load_tokenizer(self.teacher, self.spec.prompt)
+        return tokenizers.load_tokenizer(self.teacher, self.spec.prompt)
 
     def of_run(self, spec: RunSpec, evaluation: EvalSpec | None = None) -> Inputs:
         """Those of one of `spec.needs`; its items are this run's where they are the same."""
@@ -157,7 +157,7 @@ def _skeleton(place: Location, known: bool = False) -> PreTrainedModel | None:
         return None
     try:
         config = AutoConfig.from_pretrained(place.source, trust_remote_code=False)
-    except models.UNREADABLE as error:
+    except tokenizers.UNREADABLE as error:
         raise ModelError(model_files.unobtainable(place, error)) from error
     if config.model_type in models.KNOWN and not known:
         return None

@@ -14,7 +14,8 @@ from typing import Any
 import pandas as pd
 
 from kdutils.adapters import masked, trainable
-from kdutils.constants import ADAPTER_FIELDS, ADAPTERS, ALL_TASKS, MASKS
+from kdutils.constants import ADAPTER_FIELDS, ADAPTERS, ALL_TASKS, MASKS, MINI, USED_BY
+from kdutils.data import tokenizers
 from kdutils.data.benchmark import SOURCES
 from kdutils.data.model_facts import licence
 from kdutils.data.model_files import HUB_ID
@@ -22,11 +23,10 @@ from kdutils.data.options import SCORINGS
 from kdutils.io import disk
 from kdutils.io.disk import DamagedError
 from kdutils.items import PROMPT
-from kdutils.models import GENERIC_TOKENIZERS
 from kdutils.runs import comparison
 from kdutils.runs.inputs import Inputs
 from kdutils.runs.store import RunFolder
-from kdutils.spec import MINI, USED_BY, EvalSpec, RunSpec
+from kdutils.spec import EvalSpec, RunSpec
 
 CARD = "README.md"
 PAPER = "https://arxiv.org/abs/2505.15442"
@@ -194,7 +194,7 @@ def _numbers(scores: pd.DataFrame) -> str:
 def _code(spec: RunSpec, folder: Path) -> str:
     """Lines that load the model and ask it one question, with this folder as the working directory."""
     declared = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))["tokenizer_class"]
-    tokenizer = "PreTrainedTokenizerFast" if declared in GENERIC_TOKENIZERS else "AutoTokenizer"
+    tokenizer = "PreTrainedTokenizerFast" if declared in tokenizers.GENERIC else "AutoTokenizer"
     base, imports = spec.student, ["AutoModelForCausalLM", tokenizer]
     load, more = 'AutoModelForCausalLM.from_pretrained(".")', []
     if not trainable.is_whole(spec):

@@ -65,4 +65,4 @@ def trained(
             for name, w in student.network.named_parameters():
                 if w.requires_grad:
                     w.copy_(weights[name])
-    return student, training.Outcome(**found["outcome"]), found["peak_memory_gb"]
+    return student, training.Outcome(**found["outcome"]), found["memory"]

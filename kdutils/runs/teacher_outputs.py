@@ -21,7 +21,7 @@ from typing import Any
 from kdutils import encoding, generation, models, teacher
 from kdutils.compute import Compute
 from kdutils.data import model_files
-from kdutils.io import disk, environment
+from kdutils.io import disk, memory
 from kdutils.items import PROMPT, Item, fingerprint
 from kdutils.models import LoadedModel
 from kdutils.runs import several_devices
@@ -82,7 +82,7 @@ def made_states(inputs: Inputs, at: Store) -> teacher.States:
         kept.write(model, encoded)
         del model
         gc.collect()  # its weights, before the student's are loaded
-        environment.give_back_memory()
+        memory.give_back_memory()
     return kept
 
 

@@ -10,7 +10,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from kdutils import generation, models
-from kdutils.data import sources
+from kdutils.data import logit_checks, sources
 from kdutils.data.model_files import ModelError
 from kdutils.mini.family import MODEL_FOLDER
 from kdutils.runs import experiment, teacher_outputs
@@ -140,7 +140,7 @@ def test_a_model_whose_logits_depend_on_padding_is_refused(tmp_path, monkeypatch
 def test_rounding_of_autocast_is_not_taken_for_padding(autocast):
     model = models.load("mini-qwen-3B", trains_all=True)
     model.policy = dataclasses.replace(model.policy, autocast=autocast)
-    error, rounding = generation.error_of_batches(model, [5, 6, 7, 8, 9, 10])
+    error, rounding = logit_checks.error_of_batches(model, [5, 6, 7, 8, 9, 10])
     assert error < rounding / 10
 
 
@@ -177,6 +177,6 @@ def test_memory_that_runs_out_is_not_taken_for_an_architecture(tmp_path, monkeyp
     def runs_out(*arguments, **named):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(models, "error_of_head", runs_out)
+    monkeypatch.setattr(logit_checks, "error_of_head", runs_out)
     with pytest.raises(torch.OutOfMemoryError):
         models.load("mini-qwen-0.5B")

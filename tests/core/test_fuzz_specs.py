@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from kdutils.constants import ALL_TASKS
+from kdutils.constants import ALL_TASKS, KD_METHODS, METHODS, USED_BY
 from kdutils.io.text_safety import shown
-from kdutils.spec import KD_METHODS, METHODS, USED_BY, EvalSpec, RunSpec
+from kdutils.spec import EvalSpec, RunSpec
 
 pytestmark = pytest.mark.inputs
 GKD = {"student": "o/s-1B", "teacher": "o/t-7B", "method": "gkd", "domain": "math", "data": "items"}
@@ -59,9 +59,13 @@ CHOICES = {
 
 
 def test_there_are_ranges_and_choices_to_leave():
-    assert [len(RANGES[cls]) for cls in (RunSpec, EvalSpec)] == [30, 7]
+    assert [len(RANGES[cls]) for cls in (RunSpec, EvalSpec)] == [36, 7]
     names = {"method", "protocol", "adapter", "prompt", "prefix", "divergence"}  # domain: test_runspec
-    assert set(CHOICES[RunSpec]) == names | {"student_start", "frozen", "shadow_loss", "teacher_adapter"}
+    assert set(CHOICES[RunSpec]) == names | {"student_start", "frozen", "shadow_loss", "teacher_adapter"} | {
+        "student_build",
+        "penalty",
+        "optimiser",
+    }
     assert set(CHOICES[EvalSpec]) == {"split", "scoring"}
 
 
@@ -160,7 +164,8 @@ def without_effect(draw: st.DrawFn) -> tuple[dict[str, Any], str, Any]:
     if name == "protocol":
         return fields, name, "paper"
     others = {"adapter": "lora", "student_start": "sft", "frozen": "mlp", "shadow_loss": "teacher"}
-    others["teacher_adapter"] = "full"
+    others |= {"teacher_adapter": "full", "student_build": "pruned", "penalty": "l2_sp", "optimiser": "muon"}
+    others["first_domain"] = "commonsense"
     if name in others:
         return fields, name, others[name]
     if kind == "boolean":

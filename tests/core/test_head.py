@@ -12,8 +12,9 @@ from kdutils import encoding, generation, losses, models
 from kdutils import teacher as teachers
 from kdutils.compute import Compute
 from kdutils.data import sources
+from kdutils.data.logit_checks import error_of_head
 from kdutils.data.model_files import ModelError
-from kdutils.head import error_of_head, head_of
+from kdutils.head import head_of
 from kdutils.runs import experiment
 from kdutils.teacher import CachedTeacher, Teacher
 

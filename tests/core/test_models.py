@@ -14,7 +14,7 @@ from peft import PeftModel
 from kdutils import models, noise
 from kdutils.adapters import trainable
 from kdutils.compute import Compute
-from kdutils.data import model_files, sources
+from kdutils.data import model_files, networks, sources
 from kdutils.data.model_files import Location, ModelError
 from kdutils.mini.family import MINI_MODELS
 from kdutils.runs import experiment, inputs
@@ -188,9 +188,9 @@ def test_what_was_read_from_gguf_is_kept_and_not_read_again(tmp_path, monkeypatc
     file = tiny.save_gguf(folder, tmp_path / "tiny.gguf")
     first = models.load(file, trains_all=True)
     read = []
-    original = models.AutoModelForCausalLM.from_pretrained
+    original = networks.AutoModelForCausalLM.from_pretrained
     monkeypatch.setattr(
-        models.AutoModelForCausalLM,
+        networks.AutoModelForCausalLM,
         "from_pretrained",
         lambda source, **how: read.append(how["gguf_file"]) or original(source, **how),
     )

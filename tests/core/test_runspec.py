@@ -1,6 +1,7 @@
 """A spec is refused at construction or names exactly one run."""
 
 import dataclasses
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -12,6 +13,7 @@ from kdutils.spec import EvalSpec, RunSpec
 
 SFT = {"student": "owner/student-1B", "method": "sft", "domain": "math", "data": "items"}
 GKD = SFT | {"method": "gkd", "teacher": "owner/teacher-7B"}
+SECOND = {"domain": "commonsense", "first_domain": "math"}
 KD = {"method": "kd", "prefix": "student", "divergence": "forward_kl"}
 
 
@@ -272,7 +274,7 @@ def test_the_teacher_is_a_run_of_its_own_shared_by_its_students():
         ({"method": "fkl", "beta": 0.1}, "beta=0.1 has no effect with method 'fkl'"),
         ({"method": "seqkd", "temperature": 2.0}, "temperature=2.0 has no effect with method 'seqkd'"),
         ({"protocol": "paper", "temperature": 2.0}, "the authors' GKD ignores the temperature"),
-        ({"teacher_items": 1_500}, "teacher_items=1500 is what protocol 'careful' does anyway"),
+        ({"teacher_items": 1_500}, "teacher_items=1500 is train_items, as it is anyway"),
         ({"lora_rank": 4}, r"lora_rank=4 has no effect with adapter='full': use one of \['lora', "),
         ({"adapter": "id3"}, "adapter='id3' needs adapter_parameters=..."),
         ({"adapter": "lora", "adapter_parameters": 9, "lora_rank": 4}, "no effect beside adapter_parameters"),
@@ -302,6 +304,25 @@ def test_the_teacher_is_a_run_of_its_own_shared_by_its_students():
             "code has no kd_weight 0.5; use ",
         ),
         ({"protocol": "paper", "frozen": "mlp"}, "code has no frozen 'mlp'; use protocol='careful'"),
+        (
+            {"teacher_tuned": False, "teacher_seed": 1},
+            "teacher_seed=1 has no effect with teacher_tuned=False",
+        ),
+        ({"start_epochs": 2}, "start_epochs=2 has no effect without student_start: give that, or leave"),
+        ({"replay_share": 0.1}, "replay_share=0.1 has no effect without first_domain"),
+        ({"build_compression": 2.0}, "build_compression=2.0 has no effect without student_build"),
+        ({"penalty_strength": 0.1}, "penalty_strength=0.1 has no effect without penalty"),
+        ({"penalty": "l2_sp"}, "penalty='l2_sp' needs a penalty_strength above 0"),
+        (
+            {"penalty": "intervals", "penalty_strength": 1.0},
+            "='intervals' has no effect without first_domain",
+        ),
+        ({"penalty": "features", "penalty_strength": 1.0}, "='features' has no effect without student_build"),
+        ({"first_domain": "math"}, "first_domain='math' is the domain itself: leave it out"),
+        (SECOND | {"student_start": "sft"}, "='math' and student_start='sft' are two starts: leave one"),
+        ({"student_start": "sft", "start_items": 1_500}, "start_items=1500 is train_items, as it is anyway"),
+        ({"student_build": "pruned", "adapter": "lora"}, "student_build=pruned has no effect with adapter="),
+        ({"protocol": "paper", "optimiser": "muon"}, "code has no optimiser 'muon'; use protocol='careful'"),
         (KD | {"prefix": None}, "prefix=None and divergence='forward_kl' needs both"),
         (KD | {"divergence": None}, "gold responses are method 'sft' and texts of the teacher 'seqkd'"),
         (KD | {"prefix": "gold"}, "prefix='gold' with divergence='forward_kl' is method='fkl': use that"),
@@ -347,3 +368,23 @@ def test_digests_do_not_collide_by_rounding(temperature, seed):
         RunSpec(**GKD, temperature=value, seed=seed) for value in (temperature, temperature * (1 + 1e-12))
     )
     assert (one.digest == other.digest) == (one.temperature == other.temperature)
+
+
+def test_a_start_is_the_same_student_without_what_is_added_to_its_run():
+    after = RunSpec(
+        **GKD | {"data": "mini", "student_build": "pruned", "build_compression": 2.0, "student_start": "sft"}
+    )
+    dense = replace(after.start_spec, seed=after.seed)
+    assert (dense.student_build, dense.build_compression, dense.method) == ("", 1.0, "sft")
+    assert replace(after, start_epochs=9, start_items=40, start_wrong_share=1.0).start_spec == replace(
+        dense, epochs=9, train_items=40, wrong_rationale_share=1.0
+    )
+
+
+def test_a_run_on_a_second_domain_starts_from_the_same_run_on_the_first():
+    plain = RunSpec(**GKD | SECOND | {"student_build": "pruned", "build_compression": 2.0})
+    added = replace(plain, penalty="l2_sp", penalty_strength=0.1, replay_share=0.05)
+    assert plain.start_spec == added.start_spec == replace(plain, domain="math", first_domain="")
+    teacher = plain.teacher_spec
+    assert (teacher.domain, teacher.first_domain, teacher.student_build) == ("commonsense", "", "")
+    assert replace(plain, optimiser="muon").teacher_spec == teacher

@@ -144,6 +144,12 @@ def test_what_is_wrong_names_its_line_and_the_remedy(study, lines, message):
     assert str(caught.value).startswith(f"{study}, line {line}: ")
 
 
+def test_the_name_of_a_study_is_that_of_its_file(study):
+    study.write_text('name = "other"\n' + study.read_text())
+    with pytest.raises(ValueError, match="line 1: name is that of the file itself: leave it out"):
+        planned(study)
+
+
 def test_a_task_of_no_domain_is_refused(study):
     line = len(study.read_text().splitlines()) + 1
     study.write_text(study.read_text() + '[tasks.widest]\nitems = "legs.jsonl"\nanswer = "number"\n')

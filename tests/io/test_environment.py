@@ -282,33 +282,3 @@ def test_conda_takes_its_versions_from_the_lock():
     conda = yaml.safe_load((REPOSITORY / "environment.yml").read_text(encoding="utf-8"))
     assert conda["name"] == "kdutils"
     assert conda["dependencies"] == ["python=3.11", "pip", {"pip": ["-r requirements.lock"]}]
-
-
-def test_freed_memory_is_kept_within_and_given_back_after():
-    """In a process of its own, so that other tests' memory is not in the figures."""
-    code = """
-import sys, psutil, numpy
-from kdutils.io import environment
-rss = lambda: psutil.Process().memory_info().rss >> 20
-with environment.keeping_freed_memory() as works:
-    block = numpy.ones(40 << 20)
-    del block
-    kept = rss()
-print(works, kept, rss())
-"""
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    works, kept, after = told.split()
-    if works == "False":
-        pytest.skip("another C library than glibc")
-    assert int(kept) > 320 and int(after) < 200
-
-
-def test_peak_memory_is_known_where_the_system_keeps_no_peak(monkeypatch):
-    with pytest.raises(OSError, match="has no VmNothing"):
-        environment.status_gb("VmNothing")
-
-    def silent(entry):
-        raise OSError("this system does not say")
-
-    monkeypatch.setattr(environment, "status_gb", silent)
-    assert 0.01 < environment.peak_memory_gb() < 100

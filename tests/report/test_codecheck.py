@@ -154,3 +154,8 @@ def test_files_of_the_repository_are_those_of_the_list():
     assert len([entry for entry in entries if entry.command in commands]) >= 15
     shipped = [entry for entry in entries if not entry.command]
     assert {codecheck.judged(entry, codecheck.REPOSITORY, "")[0] for entry in shipped} == {"holds"}
+
+
+def test_no_time_is_refused():
+    with pytest.raises(SystemExit, match="2"):
+        codecheck.main(["--minutes", "0"])

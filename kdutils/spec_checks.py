@@ -1,0 +1,154 @@
+"""Which runs are refused: fields that contradict each other, and values without effect.
+
+A value without effect would make two names for one run.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from kdutils.constants import (
+    ADAPTER_FIELDS,
+    ADAPTERS,
+    BY_SEQUENCE,
+    KD_METHODS,
+    MASKS,
+    METHODS,
+    MINI,
+    NEEDED,
+    NOT_OF_PAPER,
+    OF_TEACHER,
+    PENALTIES,
+    STUDY,
+    TRAIN_DOMAINS,
+    USED_BY,
+)
+from kdutils.io.text_safety import shown
+
+if TYPE_CHECKING:
+    from kdutils.spec import RunSpec
+
+
+def check(spec: RunSpec, defaults: dict[str, Any]) -> None:
+    """Raises ValueError with the value and the remedy. `defaults` are those of the fields."""
+    _recipe(spec)
+    _domain_and_teacher(spec)
+    _used(spec, defaults)
+    _protocol(spec)
+    _adapter(spec, defaults)
+    _additions(spec, defaults)
+
+
+def _recipe(spec: RunSpec) -> None:
+    """One way of training has one name: of its method, or else of its prefix and divergence."""
+    own, method = (spec.prefix, spec.divergence), METHODS[spec.method]
+    if spec.method != "kd":
+        if own != (None, None):
+            both = f"prefix {method.prefix!r} and divergence {method.divergence!r}"
+            raise ValueError(f"method {spec.method!r} is {both} already; leave both out, or use 'kd'")
+        return
+    if None in own:
+        raise ValueError(
+            f"method 'kd' with prefix={spec.prefix!r} and divergence={spec.divergence!r} needs both; "
+            "without a divergence gold responses are method 'sft' and texts of the teacher 'seqkd'"
+        )
+    names = {(each.prefix, each.divergence): f"method={key!r}" for key, each in METHODS.items()}
+    for prefix, share in (("gold", 0.0), ("student", 1.0)):
+        names[prefix, "jsd"] = f"method='gkd' with on_policy_share={share}"
+        if spec.prefix == "mixed" and spec.on_policy_share == share:
+            raise ValueError(f"on_policy_share={share} is prefix={prefix!r}: give that")
+    if own in names:
+        raise ValueError(f"prefix={own[0]!r} with divergence={own[1]!r} is {names[own]}: use that")
+
+
+def _domain_and_teacher(spec: RunSpec) -> None:
+    if len({spec.data == STUDY, spec.study_file != "", spec.domain not in TRAIN_DOMAINS}) > 1:
+        raise ValueError(
+            f"domain={shown(spec.domain)}, data={shown(spec.data)}: the domain must be one of "
+            f"{list(TRAIN_DOMAINS)}, or of study_file=PATH with data={STUDY!r}"
+        )
+    if not spec.recipe.has_teacher and spec.teacher is not None:
+        told = f"method {spec.method!r} has no teacher, but teacher={shown(spec.teacher)}"
+        raise ValueError(f"{told}: drop it or use one of {[*KD_METHODS, 'kd']}")
+    if spec.recipe.has_teacher and not spec.teacher:
+        raise ValueError(f"method {spec.method!r} needs a teacher: give teacher=... or use method='sft'")
+    if spec.wrong_rationale_share != 0.23 and (spec.data != MINI or spec.domain != "math"):
+        raise ValueError(
+            f"wrong_rationale_share={spec.wrong_rationale_share} concerns math of data='mini' alone, "
+            f"not {spec.domain} of {shown(spec.data)}; leave it out"
+        )
+
+
+def _used(spec: RunSpec, defaults: dict[str, Any]) -> None:
+    """No field is set that the method, or what another field follows from, leaves without effect."""
+    for name, is_used in USED_BY.items():
+        if not is_used(spec.recipe) and getattr(spec, name) != defaults[name]:
+            raise ValueError(
+                f"{name}={getattr(spec, name)} has no effect with method {spec.named_method!r}: leave it "
+                f"at {defaults[name]}, or use one of {[key for key in METHODS if is_used(METHODS[key])]}"
+            )
+    is_paper = spec.protocol == "paper"
+    own = {"prompt_in_loss": is_paper, "mean_by_sequence": is_paper and spec.method in BY_SEQUENCE}
+    for name, is_so in own.items():
+        if getattr(spec, name) is is_so:  # None is not False
+            _named_twice(f"{name}={is_so} is what protocol {spec.protocol!r} does anyway")
+    same = {"teacher_items": "train_items", "start_items": "train_items", "start_epochs": "epochs"}
+    for name, other in (same | {"start_wrong_share": "wrong_rationale_share"}).items():
+        if getattr(spec, name) == getattr(spec, other):
+            _named_twice(f"{name}={getattr(spec, name)} is {other}, as it is anyway")
+    for name in OF_TEACHER[1:]:
+        if not spec.teacher_tuned and getattr(spec, name) != defaults[name]:
+            value = f"{name}={getattr(spec, name)!r}"
+            raise ValueError(f"{value} has no effect with teacher_tuned=False: leave one of them out")
+    if spec.kd_weight == 0:
+        raise ValueError("kd_weight=0 leaves nothing of the teacher in the loss: use method='sft'")
+    if spec.devices > spec.batch_size:
+        more = f"devices={spec.devices} is more than the {spec.batch_size} rows of a batch"
+        raise ValueError(f"{more}: use devices={spec.batch_size} or fewer, or a larger batch_size")
+
+
+def _named_twice(what: str) -> None:
+    raise ValueError(f"{what}, and would give one run two names: leave it out")
+
+
+def _protocol(spec: RunSpec) -> None:
+    if spec.protocol != "paper":
+        return
+    absent = {"method": spec.method in NOT_OF_PAPER, "kd_weight": spec.kd_weight < 1}
+    absent |= {"adapter": spec.adapter not in ("full", "lora"), "optimiser": spec.optimiser != "adamw"}
+    absent |= {name: getattr(spec, name) != "" for name in ("frozen", "student_build", "penalty")}
+    for name, is_absent in (absent | {"first_domain": spec.first_domain != ""}).items():
+        if is_absent:
+            shows = f"the authors' code has no {name} {getattr(spec, name)!r}"
+            raise ValueError(f"protocol='paper': {shows}; use protocol='careful'")
+    if spec.method == "gkd" and spec.temperature != 1.0:
+        ignored = f"the authors' GKD ignores the temperature, so {spec.temperature} is no other run"
+        raise ValueError(f"protocol='paper': {ignored}; use protocol='careful'")
+
+
+def _adapter(spec: RunSpec, defaults: dict[str, Any]) -> None:
+    kind = spec.adapter
+    for name in ADAPTER_FIELDS:
+        users = [key for key, adapter in ADAPTERS.items() if name in adapter.fields]
+        if kind not in users and (value := getattr(spec, name)) != defaults[name]:
+            raise ValueError(f"{name}={value} has no effect with adapter={kind!r}: use one of {users}")
+    if spec.adapter_parameters is None and kind in MASKS:
+        raise ValueError(f"adapter={kind!r} needs adapter_parameters=...: how many values to train")
+    if spec.adapter_parameters and kind not in ("shadow", "spt") and spec.lora_rank != 8:
+        raise ValueError(f"lora_rank={spec.lora_rank} has no effect beside adapter_parameters: drop one")
+
+
+def _additions(spec: RunSpec, defaults: dict[str, Any]) -> None:
+    """A build, a penalty, a start and a first domain have all that they take."""
+    needed = NEEDED | ({"penalty": other} if (other := PENALTIES.get(spec.penalty)) else {})
+    for name, other in needed.items():
+        if getattr(spec, name) != defaults[name] and getattr(spec, other) == defaults[other]:
+            value = f"{name}={shown(getattr(spec, name))}"
+            raise ValueError(f"{value} has no effect without {other}: give that, or leave {name} out")
+    if spec.penalty and not spec.penalty_strength:
+        raise ValueError(f"penalty={spec.penalty!r} needs a penalty_strength above 0")
+    if spec.first_domain == spec.domain:
+        raise ValueError(f"first_domain={shown(spec.domain)} is the domain itself: leave it out")
+    if spec.first_domain and spec.student_start != "base":
+        both = f"first_domain={shown(spec.first_domain)} and student_start={spec.student_start!r}"
+        raise ValueError(f"{both} are two starts: leave one of them out")

@@ -1,0 +1,59 @@
+"""Memory of a process: its peak within a block, and freed memory kept and given back."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from kdutils.io import memory
+
+
+def test_freed_memory_is_kept_within_and_given_back_after():
+    """In a process of its own, so that other tests' memory is not in the figures."""
+    code = """
+import sys, psutil, numpy
+from kdutils.io import memory
+rss = lambda: psutil.Process().memory_info().rss >> 20
+with memory.keeping_freed_memory() as works:
+    block = numpy.ones(40 << 20)
+    del block
+    kept = rss()
+print(works, kept, rss())
+"""
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    works, kept, after = told.split()
+    if works == "False":
+        pytest.skip("another C library than glibc")
+    assert int(kept) > 320 and int(after) < 200
+
+
+def test_peak_memory_is_known_where_the_system_keeps_no_peak(monkeypatch):
+    with pytest.raises(OSError, match="has no VmNothing"):
+        memory.status_gb("VmNothing")
+
+    def silent(entry):
+        raise OSError("this system does not say")
+
+    monkeypatch.setattr(memory, "status_gb", silent)
+    with memory.peak_memory() as found:
+        pass
+    assert found["memory_by"] == "samples" and 0.01 < found["peak_gb"] < 100
+
+
+@pytest.mark.parametrize("by", ["VmHWM", "samples"])
+def test_the_peak_is_that_of_what_was_held_and_given_back(by, monkeypatch):
+    if by == "samples":
+
+        def refuse(self, *_, **__):
+            raise PermissionError
+
+        monkeypatch.setattr(memory.Path, "write_text", refuse)
+    torch.zeros(200_000_000, dtype=torch.uint8).sum()  # before: does not count
+    with memory.peak_memory() as found:
+        held = torch.ones(60_000_000, dtype=torch.uint8)
+        held = [held + 1 for _ in range(20)][-1]
+        del held
+    assert found["memory_by"] == by
+    above = found["peak_gb"] - found["start_gb"]
+    assert 0.8 < above < 1.5
