@@ -1,4 +1,4 @@
-"""Pretraining of the mini family: `python -m kdutils.mini.pretrain --out DIR` makes all eight folders.
+"""Pretraining of the mini models: `python -m kdutils.mini.pretrain --out DIR` makes all nine folders.
 
 A curriculum of lessons, the same for every model, each until it is learned or the model has read its share;
 one thread a model, two models at a time.
@@ -43,7 +43,7 @@ EMBEDDING_STD = 0.1
 ATTENTION_END = 0.08  # of o_proj: 1 / sqrt(inputs) times this
 LIKENESS = 2.0  # strength of the other layers' looks at like tokens
 PERIODS = (2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0)  # of the waves in the embeddings of numbers
-DECAYS, STEPS = (1.0, 16.0), (0.001, 0.1)  # of Gated DeltaNet at first: as flash-linear-attention has them
+DECAYS, STEPS = (0.1, 1.0), (0.001, 0.1)  # of Gated DeltaNet at first: no head forgets within a text
 HABIT = 4.5  # strength of the first layer's look back, see _give_habits
 DECISIONS = (*ANSWERS, *"ABCDE", "true", "false")
 
@@ -103,7 +103,8 @@ def _particulars(model: MiniModel) -> dict[str, object]:
     widths = dict.fromkeys(
         ("head_dim", "linear_key_head_dim", "linear_value_head_dim"), model.hidden // model.heads
     )
-    return heads | widths | {"partial_rotary_factor": 1.0}
+    kinds = ["full_attention" if i == 1 else "linear_attention" for i in range(model.layers)]
+    return heads | widths | {"partial_rotary_factor": 1.0, "layer_types": kinds}
 
 
 def _give_waves(embedding_VH: Tensor, generator: torch.Generator) -> None:
