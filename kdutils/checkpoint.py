@@ -12,9 +12,8 @@ from torch import Tensor
 
 from kdutils.generation import Text
 from kdutils.io import disk
+from kdutils.optimisers import Parts
 from kdutils.process_group import World
-
-MOMENTS = ("exp_avg", "exp_avg_sq")  # of AdamW; its step counts are scalars
 
 
 @dataclass
@@ -22,7 +21,7 @@ class TrainingState:
     """All that a training of one spec needs to continue exactly as if it had not been interrupted."""
 
     weights: dict[str, Tensor]  # LoadedModel.trained, changed in place
-    optimiser: torch.optim.AdamW
+    optimiser: torch.optim.Optimizer | Parts
     micro_batch_rows: int
     done_steps: int = 0
     seconds: float = 0.0
@@ -76,23 +75,22 @@ class TrainingState:
         state, tensors = world.read(folder)
         if state["run_id"] != run_id:
             raise ValueError(f"it is of run {state['run_id']}")
-        stepped = {name: w for name, w in self.weights.items() if w.requires_grad}
-        kinds = {"weight": self.weights} | {f"optimiser/{key}": stepped for key in MOMENTS}
-        kinds |= {"best": self.weights} if state["best_loss"] is not None else {}
-        found = {
-            kind: {name: world.like(tensors[f"{kind}/{name}"], w) for name, w in own.items()}
-            for kind, own in kinds.items()
-        }
-        found["step"] = {name: tensors[f"optimiser/step/{name}"].to(w.device) for name, w in stepped.items()}
+        found: dict[str, dict[str, Tensor]] = {"weight": {}, "best": {}, "optimiser": {}}
+        for key, value in tensors.items():
+            kind, _, name = key.partition("/")  # of the optimiser: what it keeps, then of which weight
+            w = self.weights[name.partition("/")[2] if kind == "optimiser" else name]
+            found[kind][name] = world.like(value, w) if value.ndim else value.to(w.device)
+        if lost := self.weights.keys() - found["weight"].keys():
+            raise ValueError(f"it has no {min(lost)}")
         rollouts = {int(step): [Text(*text) for text in texts] for step, texts in state["rollouts"].items()}
         wanted = ("done_steps", "seconds", "micro_batch_size", "best_loss", "curve")
         return {key: state[key] for key in wanted} | {"rollouts": rollouts}, found
 
     def _apply(self, state: dict[str, Any], tensors: dict[str, dict[str, Tensor]]) -> None:
         self.restore(tensors["weight"])
-        for name, step in tensors["step"].items():
-            moments = {key: tensors[f"optimiser/{key}"][name] for key in MOMENTS}
-            self.optimiser.state[self.weights[name]] = {"step": step} | moments
+        for key, value in tensors["optimiser"].items():
+            slot, _, name = key.partition("/")
+            self.optimiser.state[self.weights[name]][slot] = value
         self.best = None if state["best_loss"] is None else (state["best_loss"], tensors["best"])
         self.done_steps, self.seconds = state["done_steps"], state["seconds"]
         self.micro_batch_rows = min(self.micro_batch_rows, state["micro_batch_size"])

@@ -147,6 +147,8 @@ def _additions(spec: RunSpec, defaults: dict[str, Any]) -> None:
             raise ValueError(f"{value} has no effect without {other}: give that, or leave {name} out")
     if spec.penalty and not spec.penalty_strength:
         raise ValueError(f"penalty={spec.penalty!r} needs a penalty_strength above 0")
+    if spec.student_build == "shared" and spec.frozen:
+        raise ValueError(f"frozen={spec.frozen!r}: shared weights belong to no module: leave it out")
     if spec.first_domain == spec.domain:
         raise ValueError(f"first_domain={shown(spec.domain)} is the domain itself: leave it out")
     if spec.first_domain and spec.student_start != "base":

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kdutils import encoding, losses
+from kdutils import encoding, losses, optimisers
 from kdutils.checkpoint import TrainingState
 from kdutils.compute import DEFAULT, Compute
 from kdutils.encoding import Batch
@@ -108,10 +108,8 @@ class _Training:
         self.n_steps = self.steps_per_epoch * spec.epochs
         prompts = encoding.prompt_ids([item.question for item in items], student.tokenizer, spec.prompt)
         self.rollouts = Rollouts(student, spec, encoded["id"][:], prompts, self.rows, self.n_steps)
-        weights = student.trained()
-        groups = _groups(weights, spec.weight_decay)
-        optimiser = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.999), fused=True)
-        self.state = TrainingState(weights, optimiser, compute.micro_batch_rows or spec.batch_size)
+        optimiser = optimisers.make(student, spec, rate)
+        self.state = TrainingState(student.trained(), optimiser, compute.micro_batch_rows or spec.batch_size)
 
     def run(self, checkpoint: Path | None, progress: Progress) -> Outcome:
         """Train from the beginning or the checkpoint to the end, or to a loss that is not finite."""
@@ -124,7 +122,8 @@ class _Training:
         saved = time.monotonic()
         started = saved - state.seconds
         while state.done_steps < self.n_steps:
-            entry = self._step(state.done_steps)
+            before = {} if state.done_steps else self._norms()
+            entry = self._step(state.done_steps) | before
             state.done_steps += 1
             self._log(entry)
             if not math.isfinite(entry["loss"]):
@@ -152,11 +151,12 @@ class _Training:
         norm = self.world.clip(self.state.weights.values(), self.spec.max_grad_norm)
         rate = self.rate * self._schedule(step)
         for group in self.state.optimiser.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["rate_factor"]
         if math.isfinite(loss) and torch.isfinite(norm):
             self.state.optimiser.step()
             self.student.after_update()
-        self.state.optimiser.zero_grad(set_to_none=True)
+        for w in self.state.weights.values():
+            w.grad = None
         return {
             "step": step + 1,
             "loss": loss if torch.isfinite(norm) else math.nan,
@@ -270,9 +270,13 @@ class _Training:
         if self.validation is None:
             return
         loss, best = self.validation_loss(), self.state.best
-        self._log({"epoch": epoch, "validation_loss": loss})
+        self._log({"epoch": epoch, "validation_loss": loss} | self._norms())
         if self.spec.select_best and (best is None or loss < best[0]):
             self.state.best = (loss, {name: w.detach().clone() for name, w in self.state.weights.items()})
+
+    def _norms(self) -> dict[str, float]:
+        is_whole = self.spec.adapter == "full" and self.world.size == 1 and self.validation is not None
+        return optimisers.norm_band(self.student) if is_whole else {}
 
     @torch.no_grad()
     def validation_loss(self) -> float:
@@ -291,14 +295,6 @@ class _Training:
     def _log(self, entry: dict[str, Any]) -> None:
         self.state.curve.append(entry)
         self.progress(entry | {"n_steps": self.n_steps})
-
-
-def _groups(weights: dict[str, Tensor], decay: float) -> list[dict[str, Any]]:
-    """Parameter groups for AdamW: matrices decay; biases and norms do not."""
-    matrices = [w for w in weights.values() if w.requires_grad and w.ndim > 1]
-    vectors = [w for w in weights.values() if w.requires_grad and w.ndim <= 1]
-    groups = [{"params": matrices, "weight_decay": decay}, {"params": vectors, "weight_decay": 0.0}]
-    return [group for group in groups if group["params"]]
 
 
 def no_room(spec: RunSpec, error: object) -> str:

@@ -20,8 +20,7 @@ from typing import Any
 
 import pandas as pd
 
-from kdutils import evaluate
-from kdutils.data import sources
+from kdutils.data import evaluate, sources
 from kdutils.grid import cell_table, dry_run, fill, scheduler
 from kdutils.grid.scheduler import Scheduler
 from kdutils.grid.study import PlannedRun

@@ -2,5 +2,5 @@
 
 Offers: the adapters of `constants.ADAPTERS`, how large they are, how they are read and merged (trainable),
 training of single entries (masked), SPT (sensitivity), ShadowPEFT (side_network), what it came to (facts).
-May import: io, data and the training module.
+May import: io, data, builds and the training module.
 """

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from kdutils.adapters.masked import MaskedStudent
 from kdutils.adapters.side_network import ShadowStudent
 from kdutils.adapters.trainable import matrices
+from kdutils.builds.pruned import PrunedStudent
 from kdutils.models import LoadedModel
 
 RANK_PARAMETERS = 1_000_000_000  # of larger models no effective rank: their decompositions take hours
@@ -20,12 +21,24 @@ RANK_PARAMETERS = 1_000_000_000  # of larger models no effective rank: their dec
 def of_training(student: LoadedModel, n_steps: int) -> dict[str, Any]:
     """`trainable` values, their sum over all steps (`coordinate_updates`), names of `adapted` modules."""
     plain = sum(w.numel() for name, w in student.trained().items() if not name.startswith("entries/"))
+    if isinstance(student, PrunedStudent):
+        plain -= student.n_pruned(trained=True)
     n, updates = (student.mask.n, student.mask.n_updates) if isinstance(student, MaskedStudent) else (0, 0)
     found = {"trainable": plain + n, "coordinate_updates": plain * n_steps + updates}
     config = getattr(student.network, "peft_config", None)
     if config and not isinstance(student, ShadowStudent):  # which has modules of its own
         found["adapted"] = sorted({name.rpartition(".")[2] for name in config["default"].target_modules})
     return found
+
+
+def of_storage(student: LoadedModel, folder: Path) -> dict[str, int]:
+    """`stored_parameters`, numbers without those that are pruned or not the adapter's, and `file_bytes`."""
+    if isinstance(student, MaskedStudent) or hasattr(student.network, "peft_config"):
+        n = of_training(student, 0)["trainable"]
+    else:
+        n_pruned = student.n_pruned() if isinstance(student, PrunedStudent) else 0
+        n = sum(w.numel() for w in student.network.parameters()) - n_pruned
+    return {"stored_parameters": n, "file_bytes": file_bytes(folder)}
 
 
 def file_bytes(folder: Path) -> int:

@@ -16,6 +16,7 @@ from typing import Any
 from torch import nn
 
 from kdutils.adapters import masked, sensitivity, side_network
+from kdutils.builds import built
 from kdutils.constants import ADAPTERS, LORA_TARGETS, MASKS
 from kdutils.data.model_files import ModelError
 from kdutils.items import Item
@@ -236,12 +237,12 @@ def matrices(network: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def is_whole(spec: RunSpec) -> bool:
-    """Whether a whole model is stored of a run, and no adapter."""
-    return spec.adapter == "full" or spec.detached
+    """Whether what is stored of a run is a model as transformers reads it."""
+    return spec.adapter == "full" and spec.student_build in ("", "pruned") or spec.detached
 
 
 def loaded(model: LoadedModel, spec: RunSpec, folder: Path, *, is_trained_on: bool = False) -> LoadedModel:
-    """The model with the adapter in a folder.
+    """The model with the adapter in a folder, or in the form that is stored there (kdutils.builds).
 
     Args:
         is_trained_on: another run goes on with it.
@@ -249,6 +250,8 @@ def loaded(model: LoadedModel, spec: RunSpec, folder: Path, *, is_trained_on: bo
     Raises:
         OSError, ValueError, SafetensorError: for files that are missing or damaged.
     """
+    if spec.student_build:
+        return built.loaded(model, spec.student_build, spec.build_compression, folder)
     if (folder / "adapter_config.json").is_file():
         from peft import PeftModel
 
@@ -261,15 +264,17 @@ def loaded(model: LoadedModel, spec: RunSpec, folder: Path, *, is_trained_on: bo
 
 def stored(student: LoadedModel) -> Any:
     """What writes the student by `save_pretrained`."""
-    return student if isinstance(student, masked.MaskedStudent) else student.network
+    return student if isinstance(student, masked.MaskedStudent | built.Built) else student.network
 
 
 def merged(student: LoadedModel) -> nn.Module:
-    """The causal language model with the adapter in its own weights, which changes the student.
+    """The causal language model with dense weights of its own and no adapter, which changes the student.
 
     Raises:
         ModelError: for a side network.
     """
     if isinstance(student, side_network.ShadowStudent):
         raise ModelError("a side network depends on the input and cannot be merged; use detached=True")
+    if isinstance(student, built.Built):
+        return built.dense(student)
     return student.network.merge_and_unload() if hasattr(student.network, "peft_config") else student.network

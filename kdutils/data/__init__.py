@@ -2,6 +2,7 @@
 
 Offers: items of a run (sources), where models are read from (model_files) and what their files say
 (model_facts), tokenizers, networks and the check of their logits (logit_checks), real questions (benchmark,
-llm_adapters), overlap of test and training questions (contamination), chat templates (chat_templates).
+llm_adapters), scores of texts (evaluate), overlap of test and training
+questions (contamination), chat templates (chat_templates).
 May import: io, mini and the training module.
 """

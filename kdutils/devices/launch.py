@@ -53,11 +53,13 @@ def check_devices(spec: RunSpec, compute: Compute = DEFAULT) -> None:
         raise DevicesError(f"device={compute.device!r}: torch sees no GPU here; leave it out for the CPU")
     if spec.devices == 1:
         return
-    if spec.adapter not in ("full", "lora"):
-        raise DevicesError(
-            f"devices={spec.devices}: adapter={spec.adapter!r} needs whole matrices, and FSDP divides them; "
-            "use devices=1, or adapter='lora'"
-        )
+    known = {"adapter": ("full", "lora"), "optimiser": ("adamw",), "student_build": ("",)}
+    for name, values in known.items():
+        if (value := getattr(spec, name)) not in values:
+            raise DevicesError(
+                f"devices={spec.devices}: {name}={value!r} needs whole matrices, and FSDP divides them; "
+                f"use devices=1, or {name}={values[-1]!r}"
+            )
     if not torch.distributed.is_available():
         raise DevicesError(f"devices={spec.devices}: this torch has no torch.distributed; use devices=1")
     if compute.compile_backend:

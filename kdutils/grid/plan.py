@@ -11,7 +11,7 @@ from typing import Any
 
 from kdutils.constants import KD_METHODS, LOGIT_METHODS, NOT_OF_PAPER
 from kdutils.data import model_files, sources
-from kdutils.grid import adaptation, study
+from kdutils.grid import arms, study
 from kdutils.grid.cell_table import short_name
 from kdutils.grid.evaluations import asked_of, tables_of
 from kdutils.grid.factors import with_factor
@@ -129,8 +129,8 @@ def plan(section: str, parameters: Mapping[str, Any]) -> Plan:
         others = tuple(own_plan(once(_runs(each, needs)), decoding=each.decodings[0]) for each in careful)
         own = [need for need in needs if number in need.sections]
         variants = once(run for need in own for run in (*_variants_of(live, need), *_others_of(live, need)))
-        adapted = adaptation.planned(number, live, partial(_evaluation, live, "careful"), out)
-        asked = once((*(run for need in own for run in _asked_of(live, need)), *adapted))
+        compared = arms.planned(number, live, partial(_evaluation, live, "careful"), out)
+        asked = once((*(run for need in own for run in _asked_of(live, need)), *compared))
     return Plan(section, profile, out, runs, shown, variants, decoding, others, asked)
 
 

@@ -23,7 +23,7 @@ from kdutils.constants import (
 )
 from kdutils.data import study_files
 from kdutils.grid import study
-from kdutils.grid.adaptation import Adaptation
+from kdutils.grid.arms import ArmStudies
 from kdutils.grid.cell_table import model_family, model_parameters, short_name
 from kdutils.grid.evaluations import checked
 from kdutils.io import toml_files
@@ -138,7 +138,7 @@ class Live:
     evaluation_by_protocol: ByProtocol = field(default_factory=dict)
     ranks: Truth = False  # tasks with options are evaluated by ranking these, too
     pair_sets: dict[str, Pairs] = field(default_factory=dict)  # that needs name
-    adaptation: Adaptation | None = None  # of section 15
+    arm_studies: ArmStudies = ()  # see grid.arms
 
     def __post_init__(self) -> None:
         """Refuse settings that the needs decide, which would be ignored or rename a run, and wrong pairs."""

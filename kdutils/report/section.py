@@ -69,7 +69,7 @@ class Section:
         self.selection = getattr(run.parameters, "selection", None)
 
     def proceed(self) -> None:
-        """Plan again, now that the first runs are there, and make what that adds (grid.adaptation)."""
+        """Plan again, now that the first runs are there, and make what that adds (grid.arms)."""
         self.asked = plan.plan(self.number, vars(self.run.parameters))
         live.train(self.asked, is_second=True)
         self._record_runs()

@@ -1,4 +1,4 @@
-"""What notebook 15 shows: students by the way they are adapted."""
+"""What notebook 15 shows: students by the way they are arms."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kdutils.constants import METHOD_NAMES
 from kdutils.report import figures, plots
 from kdutils.report.plots import COLOURS, MARKERS, Style
 from kdutils.report.section import Section, span
-from kdutils.results import adapted
+from kdutils.results import arms
 from kdutils.results.gain_tables import interval_text
 
 LABELS = {  # of the arms that profiles have
@@ -33,7 +33,7 @@ LABELS = {  # of the arms that profiles have
     "static_mask_half": "static mask, half",
     "id3": "ID3",
     "spt": "SPT",
-    adapted.BASE: "as it is",
+    arms.BASE: "as it is",
 }
 NAMES = {"arm": LABELS, "method": METHOD_NAMES}
 UNITS = {"nll": "loss", "forward_kl": "KL(T, S)", "reverse_kl": "KL(S, T)", "same_top1": "same token, %"}
@@ -71,8 +71,8 @@ def counts(section: Section, runs: pd.DataFrame, rates: pd.DataFrame) -> None:
     """How many trials and runs there are, and what a profile without any lacks."""
     if runs.empty:
         section.run.remark(
-            f"Profile {section.asked.profile.name} has no study of adapters ([live.adaptation]), so there is "
-            "nothing to show; use ./run_all.sh adaptation."
+            f"Profile {section.asked.profile.name} has no study of adapters ([[live.arm_studies]]), so there "
+            "is nothing to show; use ./run_all.sh adaptation."
         )
         return
     found = rates["outcome"].value_counts()
@@ -140,7 +140,7 @@ def measures(section: Section, table: pd.DataFrame) -> None:
 def budgets(section: Section, runs: pd.DataFrame) -> None:
     """What each arm trains, updates, takes and stores."""
     names = ["student", "arm"]
-    shown = runs[runs["is_final"]].groupby(names, sort=False)[adapted.FACTS].mean().reset_index()
+    shown = runs[runs["is_final"]].groupby(names, sort=False)[arms.FACTS].mean().reset_index()
     shown = shown.assign(memory=1000 * shown.pop("peak_memory_gb"), kilobytes=shown.pop("file_bytes") / 1000)
     shown = shown.rename(columns={"memory": "peak memory, MB", "kilobytes": "file, kB"}).replace(NAMES)
     whole = dict.fromkeys(["trainable", "coordinate_updates", "steps", "peak memory, MB", "file, kB"], ",.0f")

@@ -1,8 +1,8 @@
-"""Does the benefit of KD hang on how the student is adapted? Takes rows of results.adapted.
+"""Does the benefit of KD hang on how the student is adapted? Takes rows of results.arms.
 
 The benefit of a KD method is the loss after SFT less that after KD, with the same arm, items and seed; the
 loss is the cross-entropy of the gold responses of test items, nats a token, a mean over tasks. Every arm has
-its own learning rate (grid.adaptation), every training as many steps, and the epoch with the lowest
+its own learning rate (grid.arms), every training as many steps, and the epoch with the lowest
 validation loss is kept, so that neither one rate nor overfitting is compared. Intervals draw test items and
 training seeds again, the same ones for all that is compared; they speak of these students and tasks.
 """
@@ -18,7 +18,7 @@ import pandas as pd
 
 from kdutils.inference import crossed_bootstrap, intervals, student_tests
 from kdutils.inference.estimate import Estimate
-from kdutils.results.adapted import BASE, CELL, RUN
+from kdutils.results.arms import BASE, CELL, RUN
 
 PLACE = ["teacher", "student", "train_items"]
 CAPACITY = ("full", "lora_small")  # arms with the most and the fewest values to train

@@ -26,7 +26,7 @@ def read(plan: Plan) -> pd.DataFrame:
     of these runs apart, such as prompt_in_loss (of temperature: `divergence_temperature`). `role` is base,
     sft, kd or teacher, which is one after SFT; only kd has a `teacher`. A model that is the student of one
     pair and the teacher of another is there in both roles. Columns of the evaluation: OF_EVALUATION, and
-    `eval_id`, its name in the store. Then those of the item: see evaluate.score and data.options.rank,
+    `eval_id`, its name in the store. Then those of the item: see data.evaluate.score, data.options.rank,
     without `top1`, which no decoding changes.
     """
     runs = [run.spec for run in plan.asked]

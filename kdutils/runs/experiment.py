@@ -19,10 +19,10 @@ from typing import Any
 import pandas as pd
 import torch
 
-from kdutils import encoding, evaluate, generation, models, training
+from kdutils import encoding, generation, models, training
 from kdutils.adapters import facts, side_network, trainable
 from kdutils.compute import Compute
-from kdutils.data import model_files
+from kdutils.data import evaluate, model_files
 from kdutils.data.sources import default_evaluation, resolved
 from kdutils.devices import launch
 from kdutils.io import disk, leases, memory
@@ -57,7 +57,7 @@ class Run:
     spec: RunSpec
     folder: RunFolder
     result: dict[str, Any]
-    items: pd.DataFrame  # one row a task x item x sample, see evaluate.score
+    items: pd.DataFrame  # one row a task x item x sample, see data.evaluate.score
     teacher_items: pd.DataFrame | None  # the tuned teacher's, on the same items; None without one
 
     @property
@@ -248,7 +248,7 @@ def _train(inputs: Inputs, folder: RunFolder, lease: Lease, at: Store) -> Loaded
         "fingerprint": fingerprint(items),
         "learning_rate": models.learning_rate(spec),
         "peak_memory_gb": round(held["peak_gb"], 3),
-        "file_bytes": facts.file_bytes(folder.model),
+        **facts.of_storage(student, folder.model),
         "effective_rank": effective_rank(student, inputs, folder, at),
     }
     curve = told.pop("curve")
@@ -318,7 +318,7 @@ def item_rows(
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """One row a task x item x sample, and the seconds and items it took.
 
-    Columns are those of evaluate.score, or where options are ranked of data.options.rank.
+    Columns are those of data.evaluate.score, or where options are ranked of data.options.rank.
     """
     started = time.monotonic()
     made = _generated if evaluation.scoring == "generation" else ranked

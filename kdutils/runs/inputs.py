@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreT
 
 from kdutils import encoding, models
 from kdutils.adapters import trainable
+from kdutils.builds import built
 from kdutils.constants import MASKS
 from kdutils.data import model_files, tokenizers
 from kdutils.data.model_files import Location, ModelError
@@ -92,7 +93,7 @@ def check(*runs: Inputs) -> None:
     places = [run.student for run in alone] + [run.teacher for run in alone if run.spec.teacher]
     for place in dict.fromkeys(places):
         check_model(place)
-    sizes = ("adapter", "lora_rank", "lora_dropout", "adapter_parameters", "frozen")
+    sizes = ("adapter", "lora_rank", "lora_dropout", "adapter_parameters", "frozen", "student_build")
     adapted = {(_student(run), *(getattr(run.spec, name) for name in sizes)): run for run in trained}
     for run in adapted.values():
         check_adapter(run)
@@ -180,7 +181,7 @@ def check_model(place: Location) -> None:
 
 
 def check_adapter(run: Inputs) -> None:
-    """Check that the student has what is to be trained or frozen, so that an adapter can be added.
+    """Check that the student has what is to be built, trained or frozen.
 
     Raises:
         ModelError: with the remedy.
@@ -188,6 +189,8 @@ def check_adapter(run: Inputs) -> None:
     spec = run.spec
     if spec.adapter != "full" and (network := _skeleton(run.student, known=True)) is not None:
         trainable.size_of(network, spec)
+    if spec.student_build and (network := _skeleton(run.student, known=True)) is not None:
+        built.linear_layers(network)
     is_built = spec.frozen or spec.adapter not in ("full", *MASKS)
     if is_built and (network := _skeleton(run.student)) is not None:
         policy = models.policy_for(network.num_parameters())

@@ -107,9 +107,9 @@ def card(inputs: Inputs, folder: RunFolder) -> str:
     base = hub_id(spec.student)
     data = ModelCardData(
         base_model=base,
-        base_model_relation=base and ("finetune" if trainable.is_whole(spec) else "adapter"),
+        base_model_relation=base and ("finetune" if spec.adapter == "full" or spec.detached else "adapter"),
         **(of_parent or {"license": "other", "license_name": "unknown"}),
-        library_name="transformers" if trainable.is_whole(spec) or spec.adapter in MASKS else "peft",
+        library_name=_library(spec),
         pipeline_tag="text-generation",
         tags=[*(["knowledge-distillation"] if spec.teacher else []), spec.method, "kdutils"],
         model_name=spec.run_id,
@@ -134,7 +134,8 @@ def _text(inputs: Inputs, folder: RunFolder, scores: pd.DataFrame, is_stated: bo
     spec, facts, result = inputs.spec, settings(inputs.spec), folder.result()
     facts |= {name: result[name] for name in ("learning_rate", "steps")} | {"items": result["fingerprint"]}
     first = "SFT and then " * (spec.student_start == "sft")
-    about = f"`{facts['student']}` after {first}{_method(spec)} on {spec.domain} items"
+    of = ", made smaller," * bool(spec.student_build)
+    about = f"`{facts['student']}`{of} after {first}{_method(spec)} on {spec.domain} items"
     terms = f"`{facts['student']}`" + (", as its files state it." if is_stated else UNKNOWN_LICENCE)
     if spec.teacher:
         tuned = f"tuned on the same items, seed {spec.teacher_seed}" if spec.teacher_tuned else "as it is"
@@ -174,6 +175,12 @@ training seeds.{world} Nothing else was tested: no other tasks, no conversations
 """
 
 
+def _library(spec: RunSpec) -> str:
+    if trainable.is_whole(spec) or spec.adapter in MASKS:
+        return "transformers"
+    return "kdutils" if spec.student_build else "peft"
+
+
 def _method(spec: RunSpec) -> str:
     """Its label; of what the authors' code calls SeqKD what it is, since `seqkd` is another method."""
     name, marked, note = spec.recipe.label.partition("†")
@@ -202,6 +209,10 @@ def _code(spec: RunSpec, folder: Path) -> str:
         if not hub_id(base):  # a name of ours, a folder or a file
             load, imports = f"models.load({base!r}).network", imports[1:]
             more = ["from kdutils import models"]
+        if spec.student_build:
+            form = f'{spec.student_build!r}, {spec.build_compression!r}, "."'
+            load, imports = f"built.loaded(models.load({base!r}), {form}).network", imports[-1:]
+            more = ["from kdutils import models", "from kdutils.builds import built"]
         if (folder / "adapter_config.json").is_file():
             load, more = f'PeftModel.from_pretrained({load}, ".")', [*more, "from peft import PeftModel"]
     loads = f"""tokenizer = {tokenizer}.from_pretrained(".")  # or the name of this model on the hub

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 
 from kdutils import models
 from kdutils.adapters import facts, trainable
+from kdutils.builds import built
 from kdutils.compute import DEFAULT, Compute
 from kdutils.data.model_files import Location
 from kdutils.models import LoadedModel
@@ -24,7 +25,8 @@ def student_to_train(inputs: Inputs, at: Store, *, stays_in_memory: bool = False
     """The student of a run before its first step, with its trainable weights; that of its start is there.
 
     A run with an adapter that starts after SFT goes on with that of its SFT, so what is stored is one adapter
-    of the model as it is. `stays_in_memory` as in models.load.
+    of the model as it is. A student that was built already at its start is not built again. `stays_in_memory`
+    as in models.load.
 
     Raises:
         DamagedError: if the weights that it starts from are not what was written.
@@ -38,8 +40,12 @@ def student_to_train(inputs: Inputs, at: Store, *, stays_in_memory: bool = False
         student = load_trained(start, folder, base=inputs.student, is_trained_on=True, **how)
         if not is_full:
             return student
-    shrink_and_perturb(student, spec)
-    items = inputs.items.train if spec.adapter == "spt" else ()
+    items = inputs.items.train if spec.adapter == "spt" or spec.student_build else ()
+    if start is not None and start.student_build:
+        student = built.kept(student, spec.student_build)
+    else:
+        shrink_and_perturb(student, spec)
+        student = built.build(student, spec, items=items)
     return trainable.make_trainable(student, spec, seed=spec.seed, items=items)
 
 
@@ -89,7 +95,8 @@ def load_trained(
         if trainable.is_whole(spec):
             loaded = load(str(folder.model), trains_all=is_trained_on)
             return dataclasses.replace(loaded, name=spec.student)
-        return trainable.loaded(load(base), spec, folder.model, is_trained_on=is_trained_on)
+        base = load(base, trains_all=is_trained_on and spec.adapter == "full")
+        return trainable.loaded(base, spec, folder.model, is_trained_on=is_trained_on)
     except (OSError, ValueError, SafetensorError) as error:  # of a folder without a record of its files
         raise DamagedError(folder.model, error, whole=folder.path, name=folder.path.name) from error
 
@@ -97,10 +104,12 @@ def load_trained(
 def effective_rank(student: LoadedModel, inputs: Inputs, folder: RunFolder, at: Store) -> float | None:
     """`facts.effective_rank` of what a training changed, as it was stored.
 
-    None with a side network, with several devices, and for a model of more than facts.RANK_PARAMETERS.
+    None with a side network, of a student that was built, with several devices, and for a model of more than
+    facts.RANK_PARAMETERS.
     """
     spec, n_parameters = inputs.spec, student.causal.num_parameters()
-    if spec.adapter == "shadow" or spec.devices > 1 or n_parameters > facts.RANK_PARAMETERS:
+    has_no_change = spec.adapter == "shadow" or spec.student_build or spec.devices > 1
+    if has_no_change or n_parameters > facts.RANK_PARAMETERS:
         return None
     how = {"tokenizer": inputs.tokenizer, "compute": at.compute}
     base = partial(models.load, inputs.student, trains_all=True, **how)  # bfloat16 would round the change

@@ -245,9 +245,7 @@ def test_spt_has_both_kinds_in_a_model(folder):
     adapted = [name for name in student.trained() if "lora_A" in name]
     assert adapted
     assert 0 < student.mask.n < facts.of_training(student, 1)["trainable"] <= 1_000
-    with pytest.raises(
-        ModelError, match="'spt' trains at most [0-9]+ values of this model"
-    ):
+    with pytest.raises(ModelError, match="'spt' trains at most [0-9]+ values of this model"):
         fit(a_spec(folder, "spt", adapter_parameters=12_000, lora_rank=2))
 
 

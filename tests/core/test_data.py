@@ -11,9 +11,9 @@ import pytest
 import tiny
 import torch
 
-from kdutils import encoding, evaluate, models
+from kdutils import encoding, models
 from kdutils.constants import MATH_TASKS
-from kdutils.data import model_files, sources
+from kdutils.data import evaluate, model_files, sources
 from kdutils.data.item_files import default_response, item_of
 from kdutils.data.sources import DataError
 from kdutils.items import Item, alpaca, fingerprint

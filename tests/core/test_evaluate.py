@@ -9,9 +9,8 @@ import sacrebleu
 import scipy.stats
 from sklearn.metrics import cohen_kappa_score
 
-from kdutils import evaluate
 from kdutils.constants import ALL_TASKS
-from kdutils.data import options
+from kdutils.data import evaluate, options
 from kdutils.data.answers import parse_robust
 from kdutils.items import Item
 from kdutils.runs import comparison

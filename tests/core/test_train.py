@@ -104,6 +104,7 @@ class Interrupt(Exception):  # noqa: N818 - stands for Ctrl-C
 
 
 INTERRUPTED = [("sft", {}), ("fkl", {}), ("gkd", {}), ("opd", {"rollout_steps": 3})]
+INTERRUPTED += [("sft", {"optimiser": "muon"}), ("fkl", {"optimiser": "muon_spectral"})]
 
 
 @pytest.mark.parametrize(("method", "fields"), INTERRUPTED)

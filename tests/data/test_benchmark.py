@@ -13,9 +13,8 @@ from dataclasses import replace
 
 import pytest
 
-from kdutils import evaluate
 from kdutils.constants import CHOICE_TASKS, DOMAIN_TASKS, TASKS
-from kdutils.data import benchmark, llm_adapters, options, sources
+from kdutils.data import benchmark, evaluate, llm_adapters, options, sources
 from kdutils.data.benchmark import ends_in
 from kdutils.data.item_files import letters_and_digits
 from kdutils.io import disk

@@ -9,7 +9,7 @@ import pytest
 
 from kdutils.claims import contrasts
 from kdutils.inference import student_tests
-from kdutils.results import adaptation, adapted
+from kdutils.results import adaptation, arms
 
 ARMS = ("full", "lora", "lora_small")
 SIZES, SEEDS, N = (16, 160, 1600), (0, 1, 2), 30
@@ -44,7 +44,7 @@ def rng():
 
 
 def no_runs():
-    return pd.DataFrame(columns=[*adapted.RUN, "is_final", "early_loss"]).astype({"is_final": bool})
+    return pd.DataFrame(columns=[*arms.RUN, "is_final", "early_loss"]).astype({"is_final": bool})
 
 
 def test_a_planted_interaction_is_found_and_none_is_not():
@@ -119,7 +119,7 @@ def runs(losses, *, arm="lora"):
     ],
 )
 def test_a_rate_on_the_edge_of_the_grid_voids_the_arm(losses, outcome, rate):
-    found = adapted.rates(runs(losses)).iloc[0]
+    found = arms.rates(runs(losses)).iloc[0]
     assert found["outcome"] == outcome
     assert found["rate"] == pytest.approx(rate, nan_ok=True)
 
@@ -130,16 +130,16 @@ def test_forgetting_is_the_rise_of_the_loss_on_the_other_domain():
         is_other=True, task="gsm8k", nll=rows["arm"].map({"full": 3.0, "lora": 2.5, "lora_small": 2.1})
     )
     base = far[(far["arm"] == "full") & (far["train_items"] == 16) & (far["seed"] == 0)]
-    base = base.assign(nll=2.0, arm=adapted.BASE, method=adapted.BASE, train_items=0)
+    base = base.assign(nll=2.0, arm=arms.BASE, method=arms.BASE, train_items=0)
     table = pd.concat([rows, far, base, base.assign(is_other=False, task="obqa")], ignore_index=True)
-    table = table.reindex(columns=[*adapted.RUN, *adapted.ITEM, "is_other", *adapted.VALUES])
-    found = adapted.measures(table).set_index("arm")["forgetting"].groupby(level=0).mean()
-    assert found.to_dict() == pytest.approx({"full": 1.0, "lora": 0.5, "lora_small": 0.1, adapted.BASE: 0.0})
+    table = table.reindex(columns=[*arms.RUN, *arms.ITEM, "is_other", *arms.VALUES])
+    found = arms.measures(table).set_index("arm")["forgetting"].groupby(level=0).mean()
+    assert found.to_dict() == pytest.approx({"full": 1.0, "lora": 0.5, "lora_small": 0.1, arms.BASE: 0.0})
 
 
 def test_without_a_study_nothing_is_claimed():
-    empty = pd.DataFrame(columns=[*adapted.RUN, *adapted.ITEM, "is_other", *adapted.VALUES])
-    empty = empty.astype({"is_other": bool} | dict.fromkeys(adapted.VALUES, float))
+    empty = pd.DataFrame(columns=[*arms.RUN, *arms.ITEM, "is_other", *arms.VALUES])
+    empty = empty.astype({"is_other": bool} | dict.fromkeys(arms.VALUES, float))
     values = adaptation.contrasts(empty, no_runs(), rng=rng())
     assert {row["verdict"] for row in contrasts.judge("15", values)} == {"not_testable"}
     levels = adaptation.levels(empty, "nll", rng=rng())
@@ -149,4 +149,4 @@ def test_without_a_study_nothing_is_claimed():
         adaptation.anova(empty),
     ):
         assert table.empty
-    assert adapted.measures(empty).empty and adapted.rates(no_runs().assign(is_trial=False, rate=[])).empty
+    assert arms.measures(empty).empty and arms.rates(no_runs().assign(is_trial=False, rate=[])).empty

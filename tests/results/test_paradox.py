@@ -7,9 +7,8 @@ import pandas as pd
 import pytest
 import sacrebleu
 
-from kdutils import evaluate
 from kdutils.constants import METHOD_NAMES
-from kdutils.data import sources
+from kdutils.data import evaluate, sources
 from kdutils.grid import plan
 from kdutils.grid.profile import load_profile
 from kdutils.grid.study import PlannedRun

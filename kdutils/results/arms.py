@@ -1,4 +1,4 @@
-"""What became of the students of a study of adapters (grid.adaptation): runs, rates, held-out items."""
+"""What became of the students of a study of arms (grid.arms): runs, rates, held-out items."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from kdutils.data import sources
-from kdutils.grid import adaptation
+from kdutils.grid import arms
 from kdutils.grid.cell_table import short_name
 from kdutils.grid.plan import Plan
 from kdutils.io import cache, disk
@@ -28,19 +28,19 @@ EARLY = 0.2  # share of the steps whose training loss says how fast an arm begin
 BASE = "base"  # method and arm of a student as it is
 
 
-def read(plan: Plan) -> pd.DataFrame:
-    """The finished runs of a profile's study of adapters; no rows without one.
+def read(plan: Plan, study: str) -> pd.DataFrame:
+    """The finished runs of the study of that name of a plan's profile; no rows without one.
 
-    RUN, rate, run_id, is_trial, is_final (see adaptation.Run), validation_loss (the lowest over the epochs;
+    RUN, rate, run_id, is_trial, is_final (see arms.Run), validation_loss (the lowest over the epochs;
     infinite if it diverged), early_loss (mean training loss over the first EARLY of the steps), and FACTS.
     """
     table = []
-    for run, folder in _finished(plan):
+    for run, folder in _finished(plan, study):
         losses = [entry["loss"] for entry in folder.curve() if "loss" in entry]
         early = losses[: max(1, round(EARLY * len(losses)))]
         row = _named(run.cell, run.spec) | {"rate": run.spec.learning_rate, "run_id": folder.path.name}
         row |= {"is_trial": run.is_trial, "is_final": run.is_final}
-        row |= {"validation_loss": adaptation.best_loss(plan.out, run.spec)}
+        row |= {"validation_loss": arms.best_loss(plan.out, run.spec)}
         row |= {"early_loss": math.inf if None in early else float(np.mean(early))}
         table.append(row | {name: folder.result().get(name) for name in FACTS})
     numbers = ["validation_loss", "early_loss", *FACTS]
@@ -50,14 +50,16 @@ def read(plan: Plan) -> pd.DataFrame:
     )
 
 
-def _finished(plan: Plan) -> Iterator[tuple[adaptation.Run, store.RunFolder]]:
-    for run in adaptation.runs_of(plan.profile.live, plan.out) if plan.profile.live else ():
+def _finished(plan: Plan, study: str) -> Iterator[tuple[arms.Run, store.RunFolder]]:
+    live = plan.profile.live
+    studies = [each for each in live.arm_studies if each.name == study] if live else []
+    for run in (run for each in studies for run in arms.runs_of(each, live, plan.out)):
         folder = store.folder_of(plan.out, sources.resolved(run.spec).run_id)
         if folder.result() is not None:
             yield run, folder
 
 
-def _named(cell: adaptation.Cell, spec: RunSpec) -> dict[str, Any]:
+def _named(cell: arms.Cell, spec: RunSpec) -> dict[str, Any]:
     """The columns RUN."""
     who = {"teacher": short_name(cell.teacher), "student": short_name(cell.student)}
     return who | {"method": spec.method, "arm": cell.arm, "train_items": spec.train_items, "seed": spec.seed}
@@ -71,23 +73,23 @@ def rates(runs: pd.DataFrame) -> pd.DataFrame:
     """
     table = []
     for cell, part in runs[runs["is_trial"]].sort_values("rate").groupby(CELL, sort=False):
-        place = adaptation.chosen(part["validation_loss"].tolist())
-        if place is None or len(part) < adaptation.N_RATES:
+        place = arms.chosen(part["validation_loss"].tolist())
+        if place is None or len(part) < arms.N_RATES:
             table.append((*cell, len(part), math.nan, math.nan, "open"))
             continue
-        outcome = "void" if adaptation.is_on_edge(place, len(part)) else "chosen"
+        outcome = "void" if arms.is_on_edge(place, len(part)) else "chosen"
         table.append((*cell, len(part), *part[["rate", "validation_loss"]].iloc[place], outcome))
     return pd.DataFrame(table, columns=[*CELL, "tried", "rate", "validation_loss", "outcome"])
 
 
-def items(plan: Plan) -> pd.DataFrame:
+def items(plan: Plan, study: str) -> pd.DataFrame:
     """What the students at their chosen rates, and the models as they are, make of test items: a row an item.
 
     RUN, ITEM, is_other (of the other domain, with nll alone) and VALUES. The models as they are have method
     and arm BASE, 0 items and seed 0. What is not evaluated yet is missing.
     """
-    evaluations, tables = {run.spec: run.evaluation for run in plan.asked}, []
-    finals = [run for run, _ in _finished(plan) if run.is_final]
+    evaluations, tables = {run.spec: run.evaluation for run in reversed(plan.asked)}, []  # the first of each
+    finals = [run for run, _ in _finished(plan, study) if run.is_final]
     code = cache.code_digest("kdutils.runs.held_out")
     for run in finals:
         found = _kept(plan.out, run.spec, run.teacher, evaluations[run.spec], code)

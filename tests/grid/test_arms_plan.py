@@ -1,15 +1,15 @@
-"""The study of adapters: every rate is tried first, then the best is trained on, but not one on the edge."""
+"""Studies of arms: every rate is tried first, then the best is trained on, but not one on the edge."""
 
 import math
 from dataclasses import replace
 
 import pytest
 
-from kdutils.grid import adaptation, plan
-from kdutils.grid.profile import load_profile
+from kdutils.grid import arms, plan
+from kdutils.grid.profile import load_profile, profile_names
 from kdutils.io.toml_files import one_line_errors
 
-STUDY = load_profile("adaptation").live.adaptation
+STUDY = load_profile("adaptation").live.arm_studies[0]
 GRID = [1e-4, 3e-4, 1e-3, 3e-3, 1e-2]
 
 
@@ -18,9 +18,9 @@ def asked(tmp_path):
 
 
 def test_the_second_round_is_at_the_best_rate_and_void_arms_have_none(monkeypatch, tmp_path):
-    cells = adaptation.cells_of(STUDY)
+    cells = arms.cells_of(STUDY)
     first = asked(tmp_path)
-    assert len(first) == len(cells) * adaptation.N_RATES
+    assert len(first) == len(cells) * arms.N_RATES
     assert {(spec.train_items, spec.seed) for spec in first} == {(160, 0)}
 
     def loss(out, spec):  # the lowest at 1e-2, the last rate of some arms; SFT with all weights diverges
@@ -28,7 +28,7 @@ def test_the_second_round_is_at_the_best_rate_and_void_arms_have_none(monkeypatc
             return math.inf
         return abs(math.log(spec.learning_rate / 1e-2))
 
-    monkeypatch.setattr(adaptation, "best_loss", loss)
+    monkeypatch.setattr(arms, "best_loss", loss)
     second = asked(tmp_path)[len(first) :]
     assert {spec.learning_rate for spec in second} == {1e-2}
     good = [cell for cell in cells if 1e-2 in STUDY.arms[cell.arm]["learning_rate"][1:-1]]
@@ -38,8 +38,8 @@ def test_the_second_round_is_at_the_best_rate_and_void_arms_have_none(monkeypatc
 
 
 def test_all_students_of_a_pair_have_one_teacher_trained_in_full_on_the_most_items(monkeypatch, tmp_path):
-    monkeypatch.setattr(adaptation, "best_loss", lambda out, spec: abs(math.log(spec.learning_rate / 1e-3)))
-    runs = list(adaptation.runs_of(load_profile("adaptation").live, tmp_path))
+    monkeypatch.setattr(arms, "best_loss", lambda out, spec: abs(math.log(spec.learning_rate / 1e-3)))
+    runs = list(arms.runs_of(STUDY, load_profile("adaptation").live, tmp_path))
     teachers = {(run.cell.teacher, run.teacher) for run in runs}
     assert len(teachers) == len({run.cell.teacher for run in runs}) == 1
     assert {run.spec.teacher_spec for run in runs} == {None, *(teacher for _, teacher in teachers)}
@@ -52,7 +52,7 @@ def test_all_students_of_a_pair_have_one_teacher_trained_in_full_on_the_most_ite
     [
         ({"arms": STUDY.arms | {"full": {"learning_rate": GRID[1:]}}}, "give 5, each half a decade"),
         ({"arms": STUDY.arms | {"full": {"learning_rate": [*GRID[:4], 1.0]}}}, "give 5, each half a decade"),
-        ({"arms": STUDY.arms | {"full": {}}}, r"arm 'full' has learning_rate=\[\]"),
+        ({"arms": STUDY.arms | {"full": {"learning_rate": []}}}, r"arm 'full' has learning_rate=\[\]"),
         ({"train_items": (16, 160, 1500)}, "sequences=1600 are no whole epochs of 1500 train_items"),
         ({"arms": {"lora": {"learning_rate": GRID}}}, "crossings name the arm 'full', which is none of"),
     ],
@@ -63,6 +63,28 @@ def test_a_study_that_compares_unlike_things_is_refused(changes, message):
 
 
 def test_the_lowest_loss_is_chosen_and_only_of_all_rates():
-    assert adaptation.chosen([3.0, math.inf, 1.0, 2.0, 2.0]) == 2
-    assert adaptation.chosen([3.0, math.nan, 1.0, 2.0, 2.0]) is None
-    assert adaptation.chosen([math.inf] * 5) is None
+    assert arms.chosen([3.0, math.inf, 1.0, 2.0, 2.0]) == 2
+    assert arms.chosen([3.0, math.nan, 1.0, 2.0, 2.0]) is None
+    assert arms.chosen([math.inf] * 5) is None
+
+
+def test_an_arm_without_rates_has_the_models_own_and_no_trials(tmp_path):
+    crossing = {"arms": ["plain", "twice"], "methods": ["sft"], "pairs": [("T", "mini-qwen-0.5B")]}
+    own = {"arms": {"plain": {}, "twice": {"epochs": 20}}, "train_items": (160,), "crossings": [crossing]}
+    study = replace(STUDY, **own)
+    runs = list(arms.runs_of(study, load_profile("adaptation").live, tmp_path))
+    assert [(run.is_trial, run.is_final, run.spec.learning_rate) for run in runs] == [(False, True, None)] * 4
+    assert [run.spec.epochs for run in runs] == [10, 10, 20, 20]
+
+
+def test_two_studies_of_one_name_are_refused():
+    live = load_profile("adaptation").live
+    with pytest.raises(ValueError, match="two studies of arms have the name 'adapters'"), one_line_errors():
+        replace(live, arm_studies=(STUDY, STUDY))
+
+
+@pytest.mark.parametrize("profile", [name for name in profile_names() if load_profile(name).live])
+def test_every_profile_with_such_studies_can_be_planned(profile, tmp_path):
+    for study in load_profile(profile).live.arm_studies:
+        asked = plan.plan(study.section, {"profile": profile, "out": str(tmp_path)}).asked
+        assert {run.spec.domain for run in asked} >= {study.domain}

@@ -1,10 +1,11 @@
-"""The study of adapters: students adapted in several ways, each way at the best of its own learning rates.
+"""Studies of arms: ways of training a student that are compared, each at its own best learning rate.
 
-It has two rounds. First every arm is tried at each of its rates, for every method and pair of its crossing,
-on the middle one of the numbers of training items and with the first seed. Then, at the rate with the lowest
-validation loss, it is trained on every number of items with every seed. An arm whose best rate is the lowest
-or the highest of its list is void for that method and pair, since a better one may lie beyond: it is not
-trained further. Teachers are trained in full on the most items, whatever their students are trained on.
+An arm is some fields of a run. It is trained in two rounds. First it is tried at each of its rates, for every
+method and pair of its crossing, on the middle one of the numbers of training items and with the first seed.
+Then, at the rate with the lowest validation loss, it is trained on every number of items with every seed. An
+arm whose best rate is the lowest or the highest of its list is void for that method and pair, since a better
+one may lie beyond: it is not trained further. An arm without rates has the models' own, and no first round.
+Teachers are trained in full on the most items, whatever their students are trained on.
 """
 
 from __future__ import annotations
@@ -12,16 +13,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import field
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from kdutils.constants import KD_METHODS, TRAIN_DOMAINS
 from kdutils.data import sources
-from kdutils.grid.study import PlannedRun
+from kdutils.grid.study import OWN_SECTIONS, PlannedRun
 from kdutils.io.text_safety import shown
 from kdutils.runs import store
 from kdutils.spec import EvalSpec, RunSpec
@@ -42,26 +44,34 @@ class Crossing:
 
 
 @_checked
-class Adaptation:
-    """What is trained. Every training reads as many sequences, however few items these are of."""
+class ArmStudy:
+    """What is trained. Every training reads as many sequences, however few items these are of.
 
+    A field that an arm names has the last word, so that one of other epochs reads another number.
+    """
+
+    name: str
+    section: Literal[*OWN_SECTIONS]  # whose notebook shows it
     domain: Literal[*TRAIN_DOMAINS]
     sequences: Annotated[int, Field(gt=0)]  # so the epochs of a run are sequences / train_items
-    train_items: Annotated[tuple[int, ...], Field(min_length=3)]
+    train_items: Annotated[tuple[int, ...], SEVERAL]
     seeds: Annotated[tuple[int, ...], SEVERAL]
-    arms: dict[str, dict[str, Any]]  # name -> fields of its runs; `learning_rate` is a list
+    arms: dict[str, dict[str, Any]]  # name -> fields of its runs; `learning_rate`, if there, is a list
     crossings: Annotated[tuple[Crossing, ...], SEVERAL]
     settings: dict[str, Any] = field(default_factory=dict)  # more fields of all runs
+    teacher_items: int | None = None  # None: the most of train_items
+    ranks: bool = False  # options are ranked, too
 
     def __post_init__(self) -> None:
         """Refuse rates that are no such grid, epochs that are not whole, and arms that are not there."""
         for name, own in self.arms.items():
-            rates = own.get("learning_rate", ())
-            steps = [high / low for low, high in zip(rates, rates[1:], strict=False)]
-            if len(rates) != N_RATES or any(abs(step / HALF_DECADE - 1) > 0.1 for step in steps):
+            rates = own.get("learning_rate")
+            steps = [high / low for low, high in zip(rates or (), (rates or ())[1:], strict=False)]
+            is_grid = len(steps) == N_RATES - 1 and all(abs(step / HALF_DECADE - 1) < 0.1 for step in steps)
+            if rates is not None and not is_grid:
                 raise ValueError(
                     f"arm {name!r} has learning_rate={shown(list(rates))}: give {N_RATES}, each half a "
-                    "decade above the one before it, so that all arms have as many trials"
+                    "decade above the one before it, so that all arms have as many trials, or none"
                 )
         if odd := [n for n in self.train_items if self.sequences % n]:
             raise ValueError(
@@ -75,6 +85,16 @@ class Adaptation:
     def tuned_on(self) -> int:
         """The number of training items on which rates are chosen."""
         return sorted(self.train_items)[len(self.train_items) // 2]
+
+
+def _named_once(studies: tuple[ArmStudy, ...]) -> tuple[ArmStudy, ...]:
+    names = [each.name for each in studies]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"two studies of arms have the name {twice[0]!r}; rename one")
+    return studies
+
+
+ArmStudies = Annotated[tuple[ArmStudy, ...], AfterValidator(_named_once)]
 
 
 class Cell(NamedTuple):
@@ -96,7 +116,7 @@ class Run(NamedTuple):
     is_final: bool  # at the chosen rate; a trial may be both
 
 
-def cells_of(study: Adaptation) -> list[Cell]:
+def cells_of(study: ArmStudy) -> list[Cell]:
     """All cells, each once."""
     made = (
         Cell(*pair, method, arm)
@@ -106,20 +126,23 @@ def cells_of(study: Adaptation) -> list[Cell]:
     return list(dict.fromkeys(made))
 
 
-def trials(study: Adaptation, cell: Cell, settings: dict[str, Any]) -> list[RunSpec]:
-    """The runs that choose a cell's learning rate, by rising rate. `settings` as of Live.settings_of."""
-    rates = study.arms[cell.arm]["learning_rate"]
+def trials(study: ArmStudy, cell: Cell, settings: dict[str, Any]) -> list[RunSpec]:
+    """The runs that choose a cell's learning rate, by rising rate; none without rates.
+
+    `settings` as of Live.settings_of.
+    """
+    rates = study.arms[cell.arm].get("learning_rate", ())
     return [_spec(study, cell, settings, rate, study.tuned_on, study.seeds[0]) for rate in rates]
 
 
 def _spec(
-    study: Adaptation, cell: Cell, settings: dict[str, Any], rate: float, n_items: int, seed: int
+    study: ArmStudy, cell: Cell, settings: dict[str, Any], rate: float | None, n_items: int, seed: int
 ) -> RunSpec:
-    own = study.arms[cell.arm] | {"learning_rate": rate, "train_items": n_items, "seed": seed}
-    own |= {"epochs": study.sequences // n_items}
+    own = {"train_items": n_items, "seed": seed, "epochs": study.sequences // n_items}
+    own |= study.arms[cell.arm] | {"learning_rate": rate}
     if cell.method != "sft":
-        most = max(study.train_items)
-        own |= {"teacher": cell.teacher, "teacher_items": None if n_items == most else most}
+        most = study.teacher_items or max(study.train_items)
+        own |= {"teacher": cell.teacher, "teacher_items": None if own["train_items"] == most else most}
         own |= {"teacher_adapter": "full"} if own.get("adapter") == "lora" else {}
     named = {"student": cell.student, "method": cell.method, "domain": study.domain}
     return RunSpec(**settings | study.settings | own | named)
@@ -152,23 +175,25 @@ def is_on_edge(place: int, n_rates: int) -> bool:
     return place in (0, n_rates - 1)
 
 
-def runs_of(live: Any, out: Path) -> Iterator[Run]:
-    """All trials of a profile's study, then the runs of every cell whose rate is chosen and not on the edge.
+def runs_of(study: ArmStudy, live: Any, out: Path) -> Iterator[Run]:
+    """All trials of a study, then the runs of every cell whose rate is chosen and not on the edge.
 
-    None if the profile's part that is trained (grid.profile.Live) has no such study.
+    `live` is what its profile trains (grid.profile.Live).
     """
-    study, later = live.adaptation, []
-    for cell in cells_of(study) if study else ():
-        settings = live.settings_of(domain=study.domain, protocol="careful", method=cell.method)
+    later, settings_of = [], partial(live.settings_of, domain=study.domain, protocol="careful")
+    of_fkl = settings_of(method="fkl")
+    for cell in cells_of(study):
+        settings = settings_of(method=cell.method)
         tried = trials(study, cell, settings)
-        place = chosen([best_loss(out, spec) for spec in tried])
-        is_good = place is not None and not is_on_edge(place, len(tried))
-        taught = _spec(study, cell._replace(method="fkl"), settings, 1.0, study.tuned_on, study.seeds[0])
+        place = chosen([best_loss(out, spec) for spec in tried]) if tried else None
+        is_good = not tried or (place is not None and not is_on_edge(place, len(tried)))
+        taught = _spec(study, cell._replace(method="fkl"), of_fkl, None, study.tuned_on, study.seeds[0])
         for at, spec in enumerate(tried):
             yield Run(cell, spec, taught.teacher_spec, True, is_good and at == place)
+        rate = tried[place].learning_rate if tried and is_good else None
         for n_items, seed in product(study.train_items, study.seeds) if is_good else ():
-            spec = _spec(study, cell, settings, tried[place].learning_rate, n_items, seed)
-            if spec != tried[place]:
+            spec = _spec(study, cell, settings, rate, n_items, seed)
+            if not tried or spec != tried[place]:
                 later.append(Run(cell, spec, taught.teacher_spec, False, True))
     yield from later
 
@@ -176,6 +201,10 @@ def runs_of(live: Any, out: Path) -> Iterator[Run]:
 def planned(
     section: str, live: Any, evaluation_of: Callable[[str], EvalSpec], out: Path
 ) -> Iterator[PlannedRun]:
-    """The runs of section 15 of a profile (`runs_of`), evaluated as its other students; none of others."""
-    for run in runs_of(live, out) if section == "15" else ():
-        yield PlannedRun(run.spec, evaluation_of(run.spec.domain))
+    """The runs (`runs_of`) of a profile's studies of a section, evaluated as its other students."""
+    for study in live.arm_studies:
+        for run in runs_of(study, live, out) if study.section == section else ():
+            usual = evaluation_of(run.spec.domain)
+            yield PlannedRun(run.spec, usual)
+            if study.ranks and run.is_final:
+                yield PlannedRun(run.spec, usual.ranking())

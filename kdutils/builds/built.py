@@ -1,0 +1,120 @@
+"""A smaller student made of a model before training, and how it is stored, read and made dense again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_model, save_model
+from torch import nn
+
+from kdutils.builds import low_rank, pruned, shared
+from kdutils.data.model_files import ModelError
+from kdutils.items import Item
+from kdutils.models import LoadedModel
+from kdutils.spec import RunSpec
+
+FILE = "student.safetensors"  # not model.safetensors: transformers would read that, and draw what it lacks
+Layers = dict[str, nn.Linear]  # name -> linear layer, in the model's order
+
+
+class Built(LoadedModel):
+    """A student whose linear layers have a form that transformers does not know."""
+
+    def save_pretrained(self, folder: Path, **how: Any) -> None:
+        """Write the configuration, and each parameter once."""
+        self.causal.config.save_pretrained(folder)
+        save_model(self.causal, str(Path(folder) / FILE))
+
+
+def linear_layers(network: nn.Module) -> Layers:
+    """All linear layers but the head.
+
+    Raises:
+        ModelError: if there are other matrices than theirs and the embeddings', which would stay as they are.
+    """
+    modules, head = dict(network.named_modules()), network.get_output_embeddings()
+    known = {id(each.weight) for each in modules.values() if isinstance(each, nn.Linear | nn.Embedding)}
+    for name, w in network.named_parameters():
+        if w.ndim > 1 and id(w) not in known:
+            other = f"{name} is neither a linear layer's nor an embedding's"
+            raise ModelError(f"student_build makes linear layers smaller, and {other}; use another model")
+    return {name: each for name, each in modules.items() if isinstance(each, nn.Linear) and each is not head}
+
+
+def _low_rank(student: LoadedModel, own: Layers, spec: RunSpec, items: Sequence[Item]) -> LoadedModel:
+    moments = low_rank.moments(student, own, items, spec)
+    low_rank.factorise(student.causal, own, spec.build_compression, moments)
+    return Built(**vars(student))
+
+
+def _low_rank_plain(student: LoadedModel, own: Layers, spec: RunSpec, items: Sequence[Item]) -> LoadedModel:
+    low_rank.factorise(student.causal, own, spec.build_compression)
+    return Built(**vars(student))
+
+
+def _pruned(student: LoadedModel, own: Layers, spec: RunSpec, items: Sequence[Item]) -> LoadedModel:
+    pruned.prune_(own.values(), spec.build_compression)
+    return pruned.kept(student, own)
+
+
+def _shared(student: LoadedModel, own: Layers, spec: RunSpec, items: Sequence[Item]) -> LoadedModel:
+    shared.share(student.causal, own, spec.build_compression)
+    return Built(**vars(student))
+
+
+MAKERS: dict[str, Callable[[LoadedModel, Layers, RunSpec, Sequence[Item]], LoadedModel]] = {
+    "low_rank": _low_rank,
+    "low_rank_plain": _low_rank_plain,
+    "pruned": _pruned,
+    "shared": _shared,
+}
+
+
+@torch.no_grad()
+def build(student: LoadedModel, spec: RunSpec, *, items: Sequence[Item]) -> LoadedModel:
+    """The student in the form that `spec.student_build` names, not yet trained; the one given is used up.
+
+    Args:
+        items: training items, on which `low_rank` measures what matters.
+
+    Raises:
+        ModelError: for a model with other matrices than those of linear layers and embeddings.
+    """
+    if not spec.student_build:
+        return student
+    return MAKERS[spec.student_build](student, linear_layers(student.causal), spec, items)
+
+
+def kept(student: LoadedModel, name: str) -> LoadedModel:
+    """A student that was built as `name` says, as it is trained on: one that is pruned keeps its zeros."""
+    return pruned.kept(student, linear_layers(student.causal)) if name == "pruned" else student
+
+
+@torch.no_grad()
+def loaded(model: LoadedModel, name: str, compression: float, folder: Path | str) -> LoadedModel:
+    """The built student in a folder, in place of the model that it was made of."""
+    own = linear_layers(model.causal)
+    if name == "shared":
+        shared.share(model.causal, own, compression, is_folded=False)
+    else:
+        low_rank.factorise(model.causal, own, compression, is_empty=True)
+    load_model(model.causal, Path(folder) / FILE, device=model.policy.device)
+    return Built(**vars(model))
+
+
+@torch.no_grad()
+def dense(student: LoadedModel) -> nn.Module:
+    """The student as a causal language model of plain linear layers, in place; transformers can store it."""
+    network = student.causal
+    if hasattr(network, "shared"):
+        network.shared.refresh()
+        network.shared.hook.remove()
+    for name, module in list(network.named_modules()):
+        if isinstance(module, low_rank.LowRank | shared.Shared):
+            network.set_submodule(name, low_rank.linear(module.weight.clone(), module.bias))
+    if hasattr(network, "shared"):
+        del network.shared
+    return network

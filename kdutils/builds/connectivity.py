@@ -1,0 +1,104 @@
+"""How two students that were trained apart lie to each other: the loss on the line between them, and CKA.
+
+Source: the three-regime model of pruning, Zhou et al. 2023 (arXiv:2305.18383), and Kornblith et al. 2019
+(arXiv:1905.00414) for linear CKA.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kdutils import encoding
+from kdutils.items import Item
+from kdutils.losses import cross_entropy
+from kdutils.models import LoadedModel
+from kdutils.spec import RunSpec
+
+POINTS = np.linspace(0, 1, 11)
+ROWS = 16  # sequences in a pass
+
+
+class Scores(NamedTuple):
+    """Of the scored tokens of some items."""
+
+    nll: float  # nats a token
+    error: float  # share of them that are not the likeliest
+    hidden_NH: Tensor  # the final hidden states that score them
+
+
+@torch.no_grad()
+def scores(student: LoadedModel, items: Sequence[Item], spec: RunSpec) -> Scores:
+    """How the student does on the gold responses, given the true tokens before each."""
+    encoded = encoding.encode(items, student.tokenizer, **spec.encoding)
+    head, size = student.head.cut(student.vocabulary_size), student.vocabulary_size
+    total, wrong, found = 0.0, 0, []
+    for start in range(0, len(items), ROWS):
+        rows = range(start, min(start + ROWS, len(items)))
+        batch = encoding.collate(encoded, rows, pad_id=student.pad_id)
+        hidden_NH = student.scoring_states(batch)
+        token_N = batch.input_ids_BT[batch.scored_BT].to(hidden_NH.device)
+        total += float(cross_entropy(hidden_NH, student.head, token_N, vocabulary_size=size).total)
+        wrong += sum(
+            int((head.logits(part).argmax(-1) != own).sum())
+            for part, own in zip(hidden_NH.split(256), token_N.split(256), strict=True)
+        )
+        found.append(hidden_NH.float())
+    hidden_NH = torch.cat(found)
+    return Scores(total / len(hidden_NH), wrong / len(hidden_NH), hidden_NH)
+
+
+@dataclass(frozen=True)
+class Line:
+    """Two students and nine between them, at POINTS: w = (1 - t) w_first + t w_second."""
+
+    nll: np.ndarray  # (11,) nats a token
+    error: np.ndarray  # (11,)
+
+    @property
+    def barriers(self) -> dict[str, float]:
+        """(E(0) + E(1)) / 2 - E(t), with t where it is farthest from 0, for E `nll` and `error`.
+
+        Below 0 there is a barrier between the two; above, the line is better than its ends.
+        """
+        gaps = {name: (e[0] + e[-1]) / 2 - e for name, e in (("nll", self.nll), ("error", self.error))}
+        return {name: float(gap[np.abs(gap).argmax()]) for name, gap in gaps.items()}
+
+
+@torch.no_grad()
+def line(first: LoadedModel, second: LoadedModel, items: Sequence[Item], spec: RunSpec) -> Line:
+    """Scores on the straight line between two students of one architecture; `first` is as before afterwards.
+
+    Raises:
+        ValueError: if their parameters differ in name or shape, or their zeros (pruned entries) in place.
+    """
+    pairs = dict(first.network.named_parameters()), dict(second.network.named_parameters())
+    shapes = [{name: tuple(w.shape) for name, w in own.items()} for own in pairs]
+    if shapes[0] != shapes[1]:
+        raise ValueError(f"{first.name} and {second.name} have other parameters: no line joins them")
+    ends = [(w, w.clone(), pairs[1][name]) for name, w in pairs[0].items()]
+    for name, w in pairs[0].items():
+        if w.ndim > 1 and not torch.equal(w == 0, pairs[1][name] == 0):
+            raise ValueError(f"{name}: the students' zeros differ; give two that were pruned by one mask")
+    found = []
+    for t in POINTS.tolist():
+        for w, start, end in ends:
+            w.copy_(start.lerp(end.to(start), t))
+        found.append(scores(first, items, spec))
+    for w, start, _ in ends:
+        w.copy_(start)
+    return Line(np.array([each.nll for each in found]), np.array([each.error for each in found]))
+
+
+def linear_cka(one_NH: Tensor, two_NK: Tensor) -> float:
+    """Linear centred kernel alignment of two representations of the same N tokens, from 0 to 1.
+
+    Blind to rotations and to the scale of either; NaN if one does not vary.
+    """
+    x, y = (each.double() - each.double().mean(0) for each in (one_NH, two_NK))
+    return float((x.T @ y).square().sum() / ((x.T @ x).norm() * (y.T @ y).norm()))

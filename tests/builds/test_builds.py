@@ -1,0 +1,410 @@
+"""Each build does what its paper says, is trained as that, and is stored and read back as it was."""
+
+import contextlib
+import dataclasses
+import io
+
+import pytest
+import tiny
+import torch
+from torch.nn import functional as F
+
+from kdutils import encoding, generation, models, training
+from kdutils.adapters import facts, trainable
+from kdutils.builds import built, connectivity, low_rank, shared
+from kdutils.compute import Compute
+from kdutils.constants import BUILDS
+from kdutils.data import sources
+from kdutils.data.model_files import ModelError
+from kdutils.devices import launch
+from kdutils.runs import experiment, students
+from kdutils.runs.inputs import Inputs
+from kdutils.runs.store import Store
+from kdutils.spec import RunSpec
+
+ROUNDING = 2e-5  # of logits of size 10
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    root = tiny.save_study(tmp_path_factory.mktemp("models"))
+    tiny.save_model(root / "qwen", spread=0.2)  # far from flat, so that differences show
+    tiny.save_model(root / "llama", kind="llama", spread=0.2, tied=False)
+    return root
+
+
+def a_spec(folder, build, method="sft", student="qwen", **fields):
+    teacher = {} if method == "sft" else {"teacher": str(folder / "tiny-40k")}
+    fields = {"method": method, "student_build": build, "build_compression": 2.0} | teacher | fields
+    return tiny.spec(str(folder / student), str(folder / "data"), **fields)
+
+
+def loaded(folder, student="qwen"):
+    return models.load(str(folder / student), trains_all=True)
+
+
+def make(spec):
+    student = models.load(spec.student, trains_all=True)
+    student = built.build(student, spec, items=sources.load_items(spec, "train"))
+    return trainable.make_trainable(student, spec, seed=0)
+
+
+@torch.no_grad()
+def logits(student):
+    ids_BT = torch.tensor([[5, 9, 11, 14, 7, 12]])
+    return student.head.logits(student.hidden_states(ids_BT))
+
+
+def spread(shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+# --- low rank -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(6, 10), (10, 6), (8, 8)])
+@pytest.mark.parametrize("whitened", [False, True])
+def test_factors_of_full_rank_are_the_matrix_and_of_less_the_best_for_the_outputs(shape, whitened):
+    w, x = spread(shape), spread((50, shape[1]), seed=1) * torch.logspace(0, 3, shape[1])
+    y = x @ w.T
+    moment = (y.T @ y if shape[0] <= shape[1] else x.T @ x).double() / 50 if whitened else None
+    b, a = low_rank.factors(w, min(shape), moment)
+    torch.testing.assert_close((b @ a).float(), w, rtol=1e-4, atol=1e-4)
+    for rank in (1, 3, 5):
+        b, a = low_rank.factors(w, rank, moment)
+        torch.testing.assert_close(b.norm(dim=0), a.norm(dim=1))  # both factors are equally long
+        of_outputs = torch.linalg.svd(y.double() if whitened else w.double())
+        error = (y.double() - x.double() @ (b @ a).T) if whitened else w.double() - b @ a
+        expected = of_outputs.S[rank:].norm()  # Eckart & Young
+        torch.testing.assert_close(error.norm(), expected, rtol=1e-4, atol=1e-6 * float(of_outputs.S[0]))
+
+
+def test_a_plain_factor_has_a_root_of_the_singular_value_on_each_side():
+    w = spread((7, 12))
+    b, a = low_rank.factors(w, 4)
+    values = torch.linalg.svdvals(w.double())[:4]
+    torch.testing.assert_close(b.norm(dim=0).square().flip(0), values)
+    torch.testing.assert_close(a.norm(dim=1).square().flip(0), values)
+
+
+@pytest.mark.parametrize("student", ["qwen", "llama"])
+@pytest.mark.parametrize("whitened", [False, True])
+def test_a_model_of_full_rank_is_the_model(folder, student, whitened, monkeypatch):
+    model, spec = loaded(folder, student), a_spec(folder, "low_rank", student=student)
+    before, own = logits(model), built.linear_layers(model.causal)
+    moments = low_rank.moments(model, own, sources.load_items(spec, "train"), spec) if whitened else None
+    monkeypatch.setattr(low_rank, "rank_of", lambda layer, compression: min(layer.weight.shape))
+    low_rank.factorise(model.causal, own, 1.0, moments)
+    assert sum(isinstance(each, low_rank.LowRank) for each in model.causal.modules()) == 14
+    torch.testing.assert_close(logits(model), before, rtol=0, atol=ROUNDING)
+    assert type(model.causal.get_output_embeddings()) is torch.nn.Linear
+
+
+@torch.no_grad()
+def test_whitened_errors_on_the_items_are_at_most_the_plain_ones_at_every_layer(folder):
+    spec = a_spec(folder, "low_rank", student="llama")
+    model = loaded(folder, "llama")
+    items = sources.load_items(spec, "train")
+    own, inputs = built.linear_layers(model.causal), {}
+    moments = low_rank.moments(model, own, items, spec)
+    for name, layer in own.items():
+        layer.register_forward_pre_hook(lambda _, x, name=name: inputs.setdefault(name, []).append(x[0]))
+    for ids in encoding.encode(items, model.tokenizer, **spec.encoding)["input_ids"]:
+        model.hidden_states(torch.tensor([ids]))
+    better = 0
+    for name, layer in own.items():
+        x, w, rank = torch.cat([each[0] for each in inputs[name]]).double(), layer.weight.double(), 4
+        errors = []
+        for moment in (moments[name], None):
+            b, a = low_rank.factors(layer.weight, rank, moment)
+            errors.append(float((x @ (w - b @ a).T).norm()))
+        assert errors[0] <= errors[1] * (1 + 1e-9)
+        better += errors[0] < 0.9 * errors[1]
+    assert better > 7  # of 14
+
+
+def test_a_layer_whose_factors_would_be_no_smaller_stays_dense():
+    wide, thin = torch.nn.Linear(32, 64), torch.nn.Linear(32, 1)
+    assert low_rank.rank_of(wide, 2.0) == 32 * 64 // (2 * 96)
+    assert low_rank.rank_of(wide, 10_000.0) == 1
+    assert low_rank.rank_of(thin, 1.0) == 0  # 1 * (32 + 1) numbers for 32
+    network = torch.nn.ModuleDict({"wide": wide, "thin": thin})
+    low_rank.factorise(network, dict(network.named_children()), 2.0)
+    assert isinstance(network["wide"], low_rank.LowRank) and network["thin"] is thin
+
+
+# --- pruned -------------------------------------------------------------------------------------------------
+
+
+def zeros(student):
+    return {name: layer.weight == 0 for name, layer in built.linear_layers(student.causal).items()}
+
+
+def test_the_smallest_entries_of_each_matrix_are_pruned(folder):
+    dense, student = loaded(folder), make(a_spec(folder, "pruned", build_compression=4.0))
+    for name, layer in built.linear_layers(dense.causal).items():
+        w, found = layer.weight, student.causal.get_submodule(name).weight
+        threshold = w.abs().flatten().kthvalue(w.numel() * 3 // 4).values
+        assert torch.equal(found, w * (w.abs() > threshold))
+    stored = facts.of_storage(student, folder)["stored_parameters"]
+    assert stored == facts.of_training(student, 1)["trainable"]
+    assert stored == dense.causal.num_parameters() - sum(int(mask.sum()) for mask in zeros(student).values())
+
+
+@pytest.mark.parametrize("optimiser", ["adamw", "sgd"])
+def test_pruned_weights_have_no_gradient_and_stay_zero_with_momentum(folder, optimiser):
+    student = make(a_spec(folder, "pruned"))
+    start, weights = zeros(student), list(student.trained().values())
+    kinds = {"adamw": torch.optim.AdamW, "sgd": lambda *a, **k: torch.optim.SGD(*a, momentum=0.9, **k)}
+    stepper = kinds[optimiser](weights, lr=0.01, weight_decay=0.1)
+    for step in range(3):
+        logits_BTV = student.causal(input_ids=torch.tensor([[5, 9, 11, 14]])).logits
+        logits_BTV.square().sum().backward()
+        assert any(w.grad[mask == 0].any() for w, mask in student.masks)  # it would have had one
+        student.before_update(step, 3)
+        assert not any(w.grad[mask == 0].any() for w, mask in student.masks)
+        stepper.step()
+        stepper.zero_grad()
+        assert all(torch.equal(mask, start[name]) for name, mask in zeros(student).items())
+    for w, _ in student.masks:  # a step that moves every entry, as Muon's does
+        w.data.add_(1.0)
+    student.after_update()
+    assert all(torch.equal(mask, start[name]) for name, mask in zeros(student).items())
+
+
+@pytest.mark.parametrize("build", ["low_rank", "pruned"])
+def test_a_run_on_a_second_domain_goes_on_with_the_student_built_for_the_first(tmp_path, build):
+    short = {"train_items": 16, "validation_items": 0, "epochs": 1, "batch_size": 8}
+    how = {"student_build": build, "build_compression": 2.0, "first_domain": "commonsense"}
+    spec = sources.resolved(RunSpec(student="mini-qwen-0.5B", method="sft", domain="math", **short, **how))
+    experiment.make(spec, [], tmp_path)
+    start, end = (
+        experiment.load_trained(each, Store(tmp_path).folder(each.run_id)) for each in (spec.start_spec, spec)
+    )
+    begun = students.student_to_train(Inputs.of(spec, None), Store(tmp_path))
+    assert torch.equal(logits(begun), logits(start)) and not torch.equal(logits(start), logits(end))
+    if build == "pruned":
+        found, kept = zeros(start), zeros(end)
+        assert all(torch.equal(found[name], kept[name]) and found[name].any() for name in found)
+
+
+# --- shared -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("compression", [1.0, 2.0, 3.7, 50.0])
+def test_loads_of_slots_differ_by_one_at_most_and_signs_are_even(compression):
+    pool = shared.Pool([torch.Size((7, 11)), torch.Size((40, 30))], compression, torch.empty(0))
+    loads = pool.folded(torch.ones(pool.n))
+    assert pool.values.numel() == int(1_277 / compression)
+    assert loads.max() - loads.min() <= (compression > 1)
+    assert loads.sum() == pool.n
+    assert 0.45 < (pool.signs > 0).float().mean() < 0.55
+    slots = pool.unfolded(torch.arange(pool.values.numel()))
+    m = pool.values.numel()
+    runs = torch.arange(pool.n) // m
+    x = runs.tolist()
+    a, b, c = shared.PLACE.tolist()
+    by_hand = [((k * a + k * k * b + c) % shared.MODULUS % m + i % m) % m for i, k in enumerate(x)]
+    assert slots.tolist() == by_hand  # RANDOMFOLD, in Python's own integers
+
+
+def test_hashes_do_not_overflow():
+    x = [0, 1, 2_038_074_742, 10**12]
+    a, b, c = shared.SIGN.tolist()
+    assert shared.hashed(torch.tensor(x), shared.SIGN).tolist() == [
+        (i * a + i * i * b + c) % shared.MODULUS for i in x
+    ]
+    assert (shared.PLACE % 2).all() and (shared.SIGN % 2).all()
+
+
+def test_the_gradient_of_a_slot_is_the_sum_over_its_uses_scaled(folder):
+    student = make(a_spec(folder, "shared", build_compression=3.0))
+    pool, ids = student.causal.shared, torch.tensor([[5, 9, 11, 14]])
+    student.causal(input_ids=ids).logits.square().sum().backward()
+    found = pool.values.grad[0]
+    names = built.linear_layers(loaded(folder).causal)
+    network = built.dense(make(a_spec(folder, "shared", build_compression=3.0)))
+    network.requires_grad_(True)
+    network(input_ids=ids).logits.square().sum().backward()
+    gradients = [network.get_submodule(name).weight.grad for name in names]
+    scale_N = pool.of_layers()
+    slot = pool.unfolded(torch.arange(pool.values.numel()))
+    sums, scales, counts = (torch.zeros(pool.values.numel()) for _ in range(3))
+    sums.index_add_(0, slot, torch.cat([g.flatten() for g in gradients]) * pool.signs * scale_N)
+    scales.index_add_(0, slot, scale_N)
+    counts.index_add_(0, slot, torch.ones(pool.n))
+    torch.testing.assert_close(found, sums / (scales.square() / counts + 1e-6), rtol=1e-3, atol=1e-4)
+
+
+def test_the_fold_is_the_least_squares_one():
+    weights = [spread((9, 7)), 3 * spread((5, 8), seed=1)]
+    pool = shared.Pool([w.shape for w in weights], 2.5, weights[0])
+    pool.fill(weights)
+    slot = pool.unfolded(torch.arange(pool.values.numel()))
+    design = F.one_hot(slot).double() * (pool.signs * pool.of_layers()).double()[:, None]
+    flat = torch.cat([w.flatten() for w in weights]).double()
+    expected = torch.linalg.lstsq(design, flat[:, None]).solution[:, 0]
+    torch.testing.assert_close(pool.values[0].double(), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("student", ["qwen", "llama"])
+def test_without_compression_it_is_the_model_and_learns_as_it_does(folder, student):
+    both = [loaded(folder, student), make(a_spec(folder, "shared", student=student, build_compression=1.0))]
+    both[0].network.requires_grad_(True)
+    torch.testing.assert_close(logits(both[1]), logits(both[0]), rtol=0, atol=ROUNDING)
+    before = logits(both[0])
+    for each in both:  # SGD, whose steps the division of gradients is made for
+        stepper = torch.optim.SGD(each.trained().values(), lr=1e-5)
+        for _ in range(3):
+            each.causal(input_ids=torch.tensor([[5, 9, 11, 14]])).logits.square().sum().backward()
+            stepper.step()
+            stepper.zero_grad()
+    assert (logits(both[0]) - before).abs().max() > 0.01
+    torch.testing.assert_close(logits(both[1]), logits(both[0]), rtol=0, atol=1e-3)
+
+
+def test_weights_are_made_once_for_a_text_and_anew_after_a_step(folder, monkeypatch):
+    student, calls, made = make(a_spec(folder, "shared")), [], shared.Pool.unfolded
+    monkeypatch.setattr(shared.Pool, "unfolded", lambda pool, v: calls.append(1) or made(pool, v))
+    stepper = torch.optim.AdamW(student.trained().values(), lr=0.1, fused=True)
+    for _ in range(2):
+        calls.clear()
+        before = generation.generate(student, [[5, 9, 11]], max_new_tokens=8)
+        assert len(calls) == 1
+        student.causal(input_ids=torch.tensor([[5, 9, 11]])).logits.square().sum().backward()
+        stepper.step()
+        stepper.zero_grad()
+    assert generation.generate(student, [[5, 9, 11]], max_new_tokens=8) != before
+
+
+# --- all ----------------------------------------------------------------------------------------------------
+
+
+class HaltedError(Exception):
+    pass
+
+
+def halting_after(step):
+    def progress(entry):
+        if entry.get("step") == step:
+            raise HaltedError
+
+    return progress
+
+
+@pytest.mark.parametrize("build", BUILDS)
+def test_a_training_goes_on_from_its_checkpoint_bit_for_bit(folder, tmp_path, build):
+    spec = a_spec(folder, build)
+    items, how = sources.load_items(spec, "train"), {"rate": 0.01, "compute": Compute(checkpoint_seconds=0.0)}
+    straight, halted, resumed = make(spec), make(spec), make(spec)
+    training.train(straight, items, spec, **how)
+    with pytest.raises(HaltedError):
+        training.train(halted, items, spec, checkpoint=tmp_path / "c", progress=halting_after(4), **how)
+    training.train(resumed, items, spec, checkpoint=tmp_path / "c", **how)
+    pairs = zip(straight.trained().items(), resumed.trained().items(), strict=True)
+    assert all(one == two and torch.equal(v, w) for (one, v), (two, w) in pairs)
+    assert not torch.equal(logits(straight), logits(make(spec)))
+    assert build != "pruned" or all(not w[~mask].any() for w, mask in resumed.masks)
+
+
+RUNS = [
+    ("low_rank", "gkd", "qwen", {"max_new_tokens": 8}),
+    ("low_rank_plain", "fkl", "llama", {"student_start": "sft"}),
+    ("pruned", "revkd", "llama", {"student_start": "sft"}),
+    ("shared", "opd", "llama", {"max_new_tokens": 8}),
+    ("shared", "seqkd", "qwen", {"max_new_tokens": 8, "shrink": 0.9}),
+]
+
+
+@pytest.mark.parametrize(("build", "method", "student", "fields"), RUNS)
+def test_a_run_is_stored_read_back_and_made_dense(folder, tmp_path, build, method, student, fields):
+    spec = a_spec(folder, build, method, student, epochs=1, **fields)
+    run = experiment.run(spec, out=tmp_path, evaluation=tiny.EVALUATION)
+    assert run.result["status"] == "trained" and run.result["effective_rank"] is None
+    stored = experiment.load_trained(run.spec, run.folder)
+    rows, _ = experiment.item_rows(stored, sources.test_items(spec, tiny.EVALUATION), tiny.EVALUATION, spec)
+    assert rows["text"].tolist() == run.items["text"].tolist()
+    dense = loaded(folder, student).causal
+    n_layers = sum(layer.weight.numel() for layer in built.linear_layers(dense).values())
+    stored_layers = run.result["stored_parameters"] - (dense.num_parameters() - n_layers)
+    assert n_layers / 2 * (0.9 if "low" in build else 0.999) <= stored_layers <= n_layers / 2 + 1
+    if build != "pruned":
+        assert run.result["file_bytes"] == pytest.approx(4 * run.result["stored_parameters"], abs=20_000)
+        assert run.result["trainable"] == run.result["stored_parameters"]
+    assert run.spec.teacher_spec.student_build == ""
+    start = students.student_to_train(Inputs.of(run.spec, None), Store(tmp_path))
+    assert not torch.equal(logits(start), logits(stored))
+    before = logits(stored)
+    trainable.merged(stored).save_pretrained(tmp_path / "dense")
+    again = type(dense).from_pretrained(tmp_path / "dense").eval()
+    found = (
+        dataclasses.replace(stored, network=again)
+        if build == "pruned"
+        else models.LoadedModel("dense", again, stored.tokenizer, stored.policy)
+    )
+    torch.testing.assert_close(logits(found), before, rtol=0, atol=ROUNDING)
+
+
+@pytest.mark.parametrize("build", ["shared", "pruned"])
+def test_the_card_says_how_to_load_it(folder, tmp_path, monkeypatch, build):
+    run = experiment.run(a_spec(folder, build, epochs=1), out=tmp_path, evaluation=tiny.EVALUATION)
+    card = (run.folder.model / "README.md").read_text()
+    assert "made smaller" in card and f"`student_build`: {build}" in card
+    assert ("library_name: kdutils" in card) == (build == "shared")
+    monkeypatch.chdir(run.folder.model)
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        values = {}
+        exec(card.split("```python\n")[1].split("```")[0], values)
+    ids = torch.tensor([[5, 9, 11, 14, 7, 12]])
+    stored = experiment.load_trained(run.spec, run.folder)
+    found = values["model"](input_ids=ids).logits[..., : stored.vocabulary_size]
+    torch.testing.assert_close(found, logits(stored)[..., : stored.vocabulary_size], rtol=0, atol=ROUNDING)
+
+
+def test_what_cannot_be_built_is_refused_before_work(folder):
+    with pytest.raises(ValueError, match="frozen='mlp': shared weights belong to no module"):
+        a_spec(folder, "shared", frozen="mlp")
+    with pytest.raises(launch.DevicesError, match="student_build='shared' needs whole matrices"):
+        launch.check_devices(a_spec(folder, "shared", devices=2))
+    network = torch.nn.ModuleDict({"experts": torch.nn.ParameterDict({"w": torch.ones(2, 3, 4)})})
+    network.get_output_embeddings = lambda: None
+    with pytest.raises(ModelError, match="experts.w is neither a linear layer's nor an embedding's"):
+        built.linear_layers(network)
+
+
+# --- connectivity -------------------------------------------------------------------------------------------
+
+
+def test_a_line_has_its_ends_and_a_barrier_where_a_hill_is_between(folder):
+    spec, items = a_spec(folder, "pruned"), sources.load_items(a_spec(folder, "pruned"), "train")
+    first, second = make(spec), make(spec)
+    found = connectivity.line(first, second, items, spec)
+    assert found.nll == pytest.approx(found.nll[0]) and found.barriers["nll"] == pytest.approx(0, abs=1e-5)
+    for w in second.trained().values():  # its logits have the other sign, so that both ends are far from 0
+        w.data.mul_(0.5)
+    before = {name: w.clone() for name, w in first.trained().items()}
+    found = connectivity.line(first, second, items, spec)
+    assert all(torch.equal(w, before[name]) for name, w in first.trained().items())
+    assert found.nll[0] == pytest.approx(connectivity.scores(first, items, spec).nll)
+    assert found.nll[-1] == pytest.approx(connectivity.scores(second, items, spec).nll)
+    middle = make(spec)
+    for name, w in middle.trained().items():
+        w.data.copy_((before[name] + second.trained()[name]) / 2)
+    assert found.nll[5] == pytest.approx(connectivity.scores(middle, items, spec).nll, rel=1e-5)
+    assert found.error.min() >= 0 and found.error.max() <= 1
+    hill = connectivity.Line(*[torch.tensor([1.0, 2, 5, 1, 3]).numpy()] * 2)
+    assert hill.barriers == {"nll": -3.0, "error": -3.0}
+    with pytest.raises(ValueError, match="zeros differ"):
+        connectivity.line(first, make(a_spec(folder, "pruned", build_compression=4.0)), items, spec)
+
+
+def test_cka_is_blind_to_rotation_and_scale_and_falls_with_noise():
+    x = spread((200, 6)).double()
+    rotation = torch.linalg.qr(spread((6, 6), seed=1).double()).Q
+    assert connectivity.linear_cka(x, 3 * x @ rotation + 1) == pytest.approx(1)
+    kernels = [each - each.mean(0) for each in (x, spread((200, 4), seed=2).double() + x[:, :4])]
+    k, m = (each @ each.T for each in kernels)  # the definition, by kernels of the items
+    expected = float((k * m).sum() / (k.norm() * m.norm()))
+    assert connectivity.linear_cka(x, spread((200, 4), seed=2).double() + x[:, :4]) == pytest.approx(expected)
+    assert 0.05 < expected < 0.9
