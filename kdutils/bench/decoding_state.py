@@ -1,8 +1,7 @@
 """What decoding keeps of a text and how long a new token takes, with and without linear attention.
 
-`python -m kdutils.bench.decoding_state [--names NAME ...]` prints a row a model and length. Models whose name
-begins with `random` have the widths of Qwen2.5-0.5B and untrained weights, on which neither bytes nor seconds
-depend.
+`python -m kdutils.bench.decoding_state [--names NAME ...]` prints a row a model and length. What is
+named `random` has the widths of Qwen2.5-0.5B and untrained weights: neither bytes nor seconds depend on them.
 """
 
 from __future__ import annotations

@@ -34,8 +34,7 @@ WARM_UP_STEPS = 60  # of every lesson
 CONSTANT_SHARE = 0.6  # of the last lesson's steps; then the learning rate falls to 2 % linearly
 DECISION_WEIGHT = 4.0  # of a label, a letter, a yes or no in the loss: one token of twenty, and the point
 NUMBER_WEIGHT = 3.0  # of operands and results: what stands beside a sign
-REQUIRED_LESSONS = 2  # that have to end at their bar; otherwise a model begins anew
-ATTEMPTS = 8  # with another order of texts and other first weights
+ATTEMPTS = 8  # of a model that misses a required lesson: with another order of texts, other first weights
 BAR_PASSES = 150  # over which the share of right decisions is taken that ends a lesson
 CONFIGS = {"qwen": Qwen2Config, "llama": LlamaConfig, "hybrid": Qwen3_5TextConfig}
 ROPE_THETA = 10_000.0
@@ -99,12 +98,14 @@ def _particulars(model: MiniModel) -> dict[str, object]:
         return {"attention_bias": True}  # Qwen2 has them anyway
     if model.architecture == "qwen":
         return {}
-    heads = {f"linear_num_{kind}_heads": model.heads for kind in ("key", "value")}
-    widths = dict.fromkeys(
-        ("head_dim", "linear_key_head_dim", "linear_value_head_dim"), model.hidden // model.heads
-    )
+    widths = ("head_dim", "linear_key_head_dim", "linear_value_head_dim")
     kinds = ["full_attention" if i == 1 else "linear_attention" for i in range(model.layers)]
-    return heads | widths | {"partial_rotary_factor": 1.0, "layer_types": kinds}
+    return {
+        "layer_types": kinds,  # with attention in the last layer no better (CALIBRATION.md)
+        "partial_rotary_factor": 1.0,
+        **dict.fromkeys(("linear_num_key_heads", "linear_num_value_heads"), model.heads),
+        **dict.fromkeys(widths, model.hidden // model.heads),
+    }
 
 
 def _give_waves(embedding_VH: Tensor, generator: torch.Generator) -> None:
@@ -301,7 +302,8 @@ def rebuild_one(name: str, out: Path) -> str:
         rng = random.Random(f"mini/pretraining/{seed}/{name}")
         ids, starts = encode_texts(model.texts, rng, model.answered, model.knows)
         try:
-            network, losses = train_model(model, ids, starts, seed=seed, required=REQUIRED_LESSONS, **ends)
+            how = {"seed": seed, "required": model.required_lessons}
+            network, losses = train_model(model, ids, starts, **how, **ends)
             break
         except LessonNotLearnedError as missed:
             print(f"{missed} ended below its bar; beginning anew", flush=True)

@@ -467,7 +467,7 @@ def test_the_roofline_of_all_contenders_is_within_its_figure():
 
 def test_the_ladder_is_every_mini_model_as_it_is_and_after_sft_sampled_and_greedy():
     found = mini_ladder.planned(200)
-    assert len(found) == len({(run.spec.run_id, run.evaluation) for run in found}) == 8 * 2 * 2 * 2
+    assert len(found) == len({(run.spec.run_id, run.evaluation) for run in found}) == 9 * 2 * 2 * 2
     assert {run.spec.method for run in found} == {"base", "sft"}  # nothing distils
     assert {run.evaluation.temperature for run in found} == {0.0, 1.0}
 
