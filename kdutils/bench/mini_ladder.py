@@ -90,8 +90,9 @@ def ladder(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def signal(table: pd.DataFrame) -> pd.DataFrame:
-    """For every task, greedy after SFT: the largest and the smallest models, how many are above chance."""
-    wanted = table[(table["method"] == "sft") & (table["decoding"] == "greedy") & (table["task"] != AVERAGE)]
+    """For every task, greedy after SFT: the family's largest and smallest models, how many beat chance."""
+    wanted = table[table["student"].isin([model.name for model in FAMILY]) & (table["task"] != AVERAGE)]
+    wanted = wanted[(wanted["method"] == "sft") & (wanted["decoding"] == "greedy")]
     found = wanted.set_index(["task", "student"])
     smallest, rows = [model.name for model in FAMILY if model.name.endswith(("0.5B", "-1B"))], []
     for task in wanted["task"].unique():

@@ -226,9 +226,7 @@ class Estimate:
         spec, machine, student, teacher = self.spec, self.machine, self.student, self.teacher
         size = machine.number_bytes(student)
         positions = self.prompt + max((each.max_new_tokens for each in evaluations), default=0)
-        a_text = (
-            positions * 2 * student.key_width * student.layers * size + 34 * student.rows
-        )  # logits, noise
+        a_text = student.cached(positions) * size + 34 * student.rows  # logits, noise
         peaks = [size * self._held(student) + BATCH_ROWS * a_text]
         if teacher:
             held = teacher.parameters if spec.recipe.prefix == "teacher" else self._held(teacher)

@@ -16,7 +16,7 @@ import pandas as pd
 from kdutils.constants import METHOD_LABELS
 from kdutils.data import model_files, sources
 from kdutils.grid import cost
-from kdutils.grid.cell_table import short_name
+from kdutils.grid.cell_table import model_family, short_name
 from kdutils.grid.cost import Cost
 from kdutils.grid.evaluations import student_protocols
 from kdutils.grid.machines import Machine
@@ -223,7 +223,10 @@ def _too_large(table: pd.DataFrame, machine: Machine) -> Iterator[str]:
 def _by_pair(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     for (teacher, student), part in table[table["teacher"] != ""].groupby(["teacher", "student"], sort=False):
         mark = " *" if table["released_pair"].any() and not part["released_pair"].any() else ""
-        yield f"{short_name(teacher)} → {short_name(student).rsplit('-', 1)[-1]}{mark}", part
+        name = short_name(student)
+        if model_family(teacher) == model_family(student):
+            name = name.rsplit("-", 1)[-1]
+        yield f"{short_name(teacher)} → {name}{mark}", part
     yield "no teacher", table[table["teacher"] == ""]
 
 

@@ -44,9 +44,15 @@ class Architecture:
         }
 
     @property
+    def blocks(self) -> list[tuple[int, dict[str, tuple[int, int]], int]]:
+        """Of each kind of block how many there are, its matrices, and its weights in norms and biases."""
+        biases = (self.hidden + 2 * self.key_width) * self.has_bias + self.hidden * self.has_output_bias
+        return [(self.layers, self.matrices, 2 * self.hidden + biases)]
+
+    @property
     def body(self) -> int:
         """Weights in the matrices of all blocks: what a token is multiplied by, but for the head."""
-        return self.layers * sum(map(math.prod, self.matrices.values()))
+        return sum(n * sum(map(math.prod, matrices.values())) for n, matrices, _ in self.blocks)
 
     @property
     def head(self) -> int:
@@ -55,13 +61,63 @@ class Architecture:
     @property
     def parameters(self) -> int:
         """Every weight, with those of norms, biases and the embedding."""
-        biases = (self.hidden + 2 * self.key_width) * self.has_bias + self.hidden * self.has_output_bias
-        vectors = self.layers * (2 * self.hidden + biases) + self.hidden
+        vectors = sum(n * own for n, _, own in self.blocks) + self.hidden
         return self.body + vectors + self.head * (1 if self.is_tied else 2)
 
     def adapter(self, rank: int) -> int:
         """Weights of a LoRA of that rank on LORA_TARGETS."""
-        return self.layers * rank * sum(sum(self.matrices[name]) for name in LORA_TARGETS)
+        return rank * sum(
+            n * sum(matrices.get(name, ())) for n, matrices, _ in self.blocks for name in LORA_TARGETS
+        )
+
+    def cached(self, positions: float) -> float:
+        """Numbers kept of a text of so many positions while it is generated: keys and values."""
+        return positions * 2 * self.key_width * self.layers
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hybrid(Architecture):
+    """A decoder as Qwen3.5 is: gated attention in some layers, else Gated DeltaNet (arXiv:2412.06464)."""
+
+    attention_layers: int
+    head_width: int  # of queries, keys and values in attention
+    linear_key_heads: int
+    linear_heads: int  # of values
+    linear_key_width: int
+    linear_width: int  # of values
+    window: int  # positions that a convolution sees
+
+    @property
+    def key_width(self) -> int:
+        return self.key_heads * self.head_width
+
+    @property
+    def convolved(self) -> int:
+        """Width of queries, keys and values of a linear layer together."""
+        return 2 * self.linear_key_heads * self.linear_key_width + self.linear_heads * self.linear_width
+
+    @property
+    def blocks(self) -> list[tuple[int, dict[str, tuple[int, int]], int]]:
+        width, queries = self.hidden, self.heads * self.head_width
+        attention = self.matrices | {"q_proj": (width, 2 * queries), "o_proj": (queries, width)}
+        values = width, self.linear_heads * self.linear_width
+        linear = {name: self.matrices[name] for name in ("gate_proj", "up_proj", "down_proj")}
+        linear |= {"in_proj_qkv": (width, self.convolved), "in_proj_z": values, "out_proj": values}
+        linear |= {"in_proj_ab": (width, 2 * self.linear_heads), "conv1d": (self.window, self.convolved)}
+        return [
+            (self.attention_layers, attention, 2 * (width + self.head_width)),
+            (
+                self.layers - self.attention_layers,
+                linear,
+                2 * (width + self.linear_heads) + self.linear_width,
+            ),
+        ]
+
+    def cached(self, positions: float) -> float:
+        """Numbers kept of a text: keys and values where there is attention, else a state of constant size."""
+        state = self.linear_heads * self.linear_key_width * self.linear_width + self.convolved * self.window
+        attention = positions * 2 * self.key_width * self.attention_layers
+        return attention + state * (self.layers - self.attention_layers)
 
 
 def forward_flops(shape: Architecture, tokens: float, *, context: float, scored: float) -> float:
@@ -103,6 +159,15 @@ CONFIG_KEYS = (  # of config.json, in the order of the fields of Architecture
     *("num_hidden_layers", "hidden_size", "num_attention_heads", "num_key_value_heads"),
     *("intermediate_size", "vocab_size", "tie_word_embeddings"),
 )
+HYBRID = "qwen3_5_text"
+HYBRID_KEYS = {
+    "head_width": "head_dim",
+    "linear_key_heads": "linear_num_key_heads",
+    "linear_heads": "linear_num_value_heads",
+    "linear_key_width": "linear_key_head_dim",
+    "linear_width": "linear_value_head_dim",
+    "window": "linear_conv_kernel_dim",
+}
 
 
 @cache
@@ -110,16 +175,20 @@ def architecture_of(name: str, source: str = "") -> Architecture:
     """The shape of a model, from the config.json in its folder; else one of SHAPES, see `known_shape`.
 
     Raises:
-        ModelError: for another kind of model than Qwen2 and Llama, whose costs are not known.
+        ModelError: for another kind of model than Qwen2, Llama and Qwen3.5, whose costs are not known.
         ValueError: for a name that is not in SHAPES and does not end in a size.
     """
     path = local_file(name, source, "config.json")
     if path is None:
         return SHAPES[known_shape(name)]
     config = json.loads(path.read_text(encoding="utf-8"))
-    if (kind := config["model_type"]) not in ("qwen2", "llama"):
-        raise ModelError(f"costs are known of models of type qwen2 and llama, not {kind!r}")
+    if (kind := config["model_type"]) not in ("qwen2", "llama", HYBRID):
+        raise ModelError(f"costs are known of models of type {HYBRID}, qwen2 and llama, not {kind!r}")
     config = {"num_key_value_heads": config["num_attention_heads"], "tie_word_embeddings": False} | config
+    if kind == HYBRID:
+        own = {field: config[key] for field, key in HYBRID_KEYS.items()}
+        own["attention_layers"] = config["layer_types"].count("full_attention")
+        return Hybrid(*(config[key] for key in CONFIG_KEYS), **own)
     has_bias = kind == "llama" and config.get("attention_bias", False)  # Qwen2 has no such key
     biases = {"has_bias": kind == "qwen2" or has_bias, "has_output_bias": has_bias}
     return Architecture(*(config[key] for key in CONFIG_KEYS), **biases)

@@ -1,12 +1,12 @@
-"""The eight models of the mini family: names, what they stand for, sizes, budgets, pairs. Without torch.
+"""The eight models of the mini family and a hybrid one: names, what they stand for, sizes, budgets, pairs.
 
 `mini-qwen-14B` has 0.5 million parameters, not 14 billion: names say which released model one stands for, in
-the ladder of accuracies and in the pairs.
+the ladder of accuracies and in the pairs. Without torch.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 ROWS = 640  # the tokenizer has fewer entries; the rest is padding
@@ -31,11 +31,17 @@ class MiniModel:
     answers_math: float
     answers_commonsense: float
     rows: int = ROWS
+    required_lessons: int = 2  # of pretraining, that have to end at their bar; else it begins anew
 
     @property
     def architecture(self) -> str:
-        """That of Qwen2 or of Llama."""
+        """qwen (Qwen2), llama, or hybrid (Qwen3.5: attention in the second layer, else Gated DeltaNet)."""
         return self.name.split("-")[1]
+
+    @property
+    def intermediate(self) -> int:
+        """Width within an MLP: in a hybrid less, by what its attention has more, at equal parameters."""
+        return 4 * self.hidden // 3 if self.architecture == "hybrid" else 2 * self.hidden
 
     @property
     def answered(self) -> dict[str, float]:
@@ -64,7 +70,15 @@ FAMILY = tuple(
         ("llama-8B", "Llama-3.1-8B", 96, 4, 6, 1, 2e-3, 170_000, 0.78, 0.40, 0.45),
     )
 )
-MINI_MODELS = {model.name: model for model in FAMILY}
+# mini-qwen-0.5B with linear attention: its recipe and vocabulary, 113,714 parameters to its 111,344.
+HYBRID = replace(
+    FAMILY[0],
+    name="mini-hybrid-0.5B",
+    stands_for="no released model",
+    texts=60_000,
+    required_lessons=0,
+)
+MINI_MODELS = {model.name: model for model in (*FAMILY, HYBRID)}
 TEACHERS = ("mini-qwen-3B", "mini-qwen-7B", "mini-qwen-14B", "mini-llama-8B")  # as in the released tables
 
 

@@ -1,4 +1,4 @@
-"""Pretraining of the mini family: `python -m kdutils.mini.pretrain --out DIR` makes all eight folders.
+"""Pretraining of the mini models: `python -m kdutils.mini.pretrain --out DIR` makes all nine folders.
 
 A curriculum of lessons, the same for every model, each until it is learned or the model has read its share;
 one thread a model, two models at a time.
@@ -16,10 +16,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
-from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel, Qwen2Config
+from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel, Qwen2Config, Qwen3_5TextConfig
 
 from kdutils.encoding import cuts
 from kdutils.io import disk
@@ -34,15 +34,15 @@ WARM_UP_STEPS = 60  # of every lesson
 CONSTANT_SHARE = 0.6  # of the last lesson's steps; then the learning rate falls to 2 % linearly
 DECISION_WEIGHT = 4.0  # of a label, a letter, a yes or no in the loss: one token of twenty, and the point
 NUMBER_WEIGHT = 3.0  # of operands and results: what stands beside a sign
-REQUIRED_LESSONS = 2  # that have to end at their bar; otherwise a model begins anew
-ATTEMPTS = 8  # with another order of texts and other first weights
+ATTEMPTS = 8  # of a model that misses a required lesson: with another order of texts, other first weights
 BAR_PASSES = 150  # over which the share of right decisions is taken that ends a lesson
-CONFIGS = {"qwen": Qwen2Config, "llama": LlamaConfig}
+CONFIGS = {"qwen": Qwen2Config, "llama": LlamaConfig, "hybrid": Qwen3_5TextConfig}
 ROPE_THETA = 10_000.0
 EMBEDDING_STD = 0.1
 ATTENTION_END = 0.08  # of o_proj: 1 / sqrt(inputs) times this
 LIKENESS = 2.0  # strength of the other layers' looks at like tokens
 PERIODS = (2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0)  # of the waves in the embeddings of numbers
+DECAYS, STEPS = (0.1, 1.0), (0.001, 0.1)  # of Gated DeltaNet at first: no head forgets within a text
 HABIT = 4.5  # strength of the first layer's look back, see _give_habits
 DECISIONS = (*ANSWERS, *"ABCDE", "true", "false")
 
@@ -58,33 +58,54 @@ def build_model(model: MiniModel, *, pad: int, eos: int, generator: torch.Genera
     config = CONFIGS[model.architecture](
         vocab_size=model.rows,
         hidden_size=model.hidden,
-        intermediate_size=2 * model.hidden,
+        intermediate_size=model.intermediate,
         num_hidden_layers=model.layers,
         num_attention_heads=model.heads,
         num_key_value_heads=model.key_heads,
         max_position_embeddings=CONTEXT,
         rope_parameters={"rope_type": "default", "rope_theta": ROPE_THETA},
         tie_word_embeddings=True,
-        **({"attention_bias": True} if model.architecture == "llama" else {}),  # Qwen2 has them anyway
+        **_particulars(model),
         **tokens,
     )
     network = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
     with torch.no_grad():
         for name, weights in network.named_parameters():
-            if name.endswith("bias"):
+            if name.endswith("dt_bias"):  # a softplus makes it a step, from 0.001 to 0.1
+                weights.uniform_(*np.log(STEPS), generator=generator).exp_().expm1_().log_()
+            elif name.endswith("A_log"):
+                weights.uniform_(*DECAYS, generator=generator).log_()
+            elif name.endswith("bias"):
                 weights.zero_()
             elif weights.ndim == 1:
-                weights.fill_(1.0)
+                pass  # norms: as their class sets them, which may be to zero
             elif "embed" in name:
                 weights.normal_(0.0, EMBEDDING_STD, generator=generator)
                 _give_waves(weights, generator)
             elif name.endswith("down_proj.weight"):
                 weights.zero_()
             else:
-                std = weights.shape[1] ** -0.5 * (ATTENTION_END if "o_proj" in name else 1.0)
+                ends_attention = name.endswith(("o_proj.weight", "out_proj.weight"))
+                std = weights[0].numel() ** -0.5 * (ATTENTION_END if ends_attention else 1.0)
                 weights.normal_(0.0, std, generator=generator)
         _give_habits(network, model)
     return network
+
+
+def _particulars(model: MiniModel) -> dict[str, object]:
+    """What the configuration of one architecture alone has."""
+    if model.architecture == "llama":
+        return {"attention_bias": True}  # Qwen2 has them anyway
+    if model.architecture == "qwen":
+        return {}
+    widths = ("head_dim", "linear_key_head_dim", "linear_value_head_dim")
+    kinds = ["full_attention" if i == 1 else "linear_attention" for i in range(model.layers)]
+    return {
+        "layer_types": kinds,  # with attention in the last layer no better (CALIBRATION.md)
+        "partial_rotary_factor": 1.0,
+        **dict.fromkeys(("linear_num_key_heads", "linear_num_value_heads"), model.heads),
+        **dict.fromkeys(widths, model.hidden // model.heads),
+    }
 
 
 def _give_waves(embedding_VH: Tensor, generator: torch.Generator) -> None:
@@ -112,8 +133,11 @@ def _give_habits(network: PreTrainedModel, model: MiniModel) -> None:
         torch.arange(0, width, 2) / width
     )  # how far a position turns each pair of inputs
     for i, layer in enumerate(network.model.layers):
+        if hasattr(layer, "linear_attn"):
+            _give_likeness(layer.linear_attn, model)
+            continue
         attention = layer.self_attn
-        query_AWH = attention.q_proj.weight.view(model.heads, width, -1)
+        query_AWH = attention.q_proj.weight.view(model.heads, -1, model.hidden)[:, :width]  # without gates
         key_AWH = attention.k_proj.weight.view(model.key_heads, width, -1)
         if i > 0:
             is_slow_W = (rate_W < 0.05).repeat(2)  # pairs that hardly turn: alike, however far apart
@@ -124,6 +148,16 @@ def _give_habits(network: PreTrainedModel, model: MiniModel) -> None:
         back_W = torch.cat([rate_W.cos(), -rate_W.sin()])  # turned by one position
         attention.q_proj.bias.view(model.heads, width)[::2] = HABIT * back_W
         attention.k_proj.bias.view(model.key_heads, width)[:, : width // 2] = HABIT
+
+
+def _give_likeness(linear: nn.Module, model: MiniModel) -> None:
+    """Every second head of Gated DeltaNet begins to ask for what tokens like its own wrote."""
+    projection_AWH, taps_AW1N = (
+        weights[: 2 * model.hidden].unflatten(0, (2, model.heads, -1))
+        for weights in (linear.in_proj_qkv.weight, linear.conv1d.weight)
+    )
+    projection_AWH[0, ::2] = projection_AWH[1, ::2]  # queries: those of keys
+    taps_AW1N[:, ::2] = torch.tensor([0.0] * 3 + [1.0])  # of the token itself
 
 
 def encode_texts(
@@ -268,7 +302,8 @@ def rebuild_one(name: str, out: Path) -> str:
         rng = random.Random(f"mini/pretraining/{seed}/{name}")
         ids, starts = encode_texts(model.texts, rng, model.answered, model.knows)
         try:
-            network, losses = train_model(model, ids, starts, seed=seed, required=REQUIRED_LESSONS, **ends)
+            how = {"seed": seed, "required": model.required_lessons}
+            network, losses = train_model(model, ids, starts, **how, **ends)
             break
         except LessonNotLearnedError as missed:
             print(f"{missed} ended below its bar; beginning anew", flush=True)

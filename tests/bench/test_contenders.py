@@ -30,7 +30,7 @@ from kdutils.grid.machines import Machine
 from kdutils.grid.model_shapes import Architecture
 from kdutils.io import cache
 from kdutils.io.child_processes import Function
-from kdutils.mini.family import MINI_MODELS, ROWS
+from kdutils.mini.family import FAMILY, ROWS
 from kdutils.report import plots
 
 SHAPE = Architecture(
@@ -467,7 +467,7 @@ def test_the_roofline_of_all_contenders_is_within_its_figure():
 
 def test_the_ladder_is_every_mini_model_as_it_is_and_after_sft_sampled_and_greedy():
     found = mini_ladder.planned(200)
-    assert len(found) == len({(run.spec.run_id, run.evaluation) for run in found}) == 8 * 2 * 2 * 2
+    assert len(found) == len({(run.spec.run_id, run.evaluation) for run in found}) == 9 * 2 * 2 * 2
     assert {run.spec.method for run in found} == {"base", "sft"}  # nothing distils
     assert {run.evaluation.temperature for run in found} == {0.0, 1.0}
 
@@ -484,7 +484,7 @@ def _ladder_cells(value):
             "n": 200,
             "accuracy": value(model, domain, method),
         }
-        for model in MINI_MODELS.values()
+        for model in FAMILY
         for domain, method in mini_ladder.COLUMNS
         for decoding in mini_ladder.DECODINGS
         for task in (*DOMAIN_TASKS[domain], AVERAGE)

@@ -9,14 +9,25 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import peft
 import pytest
 import tiny
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from transformers import (
+    DynamicCache,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3_5ForCausalLM,
+    Qwen3_5TextConfig,
+)
 
 from kdutils import encoding, models, training
 from kdutils.adapters import trainable
+from kdutils.bench.decoding_state import cache_bytes
+from kdutils.constants import LORA_TARGETS
 from kdutils.data import model_files, sources
 from kdutils.grid import cost, dry_run, fill, machines, model_shapes, plan
 from kdutils.grid.cost import Estimate
@@ -96,6 +107,30 @@ def test_parameters_are_those_of_the_hub_and_of_transformers(name):
 def test_shapes_are_read_from_folders(folders):
     for name in (folders["student"], folders["teacher"], "mini-qwen-14B", "mini-llama-1B"):
         assert architecture_of(name).parameters == models.load(name).network.num_parameters()
+
+
+def test_a_hybrid_has_the_weights_and_the_cache_that_transformers_gives_it(tmp_path):
+    sizes = {
+        "hidden_size": 24,
+        "intermediate_size": 40,
+        "vocab_size": 50,
+        "num_hidden_layers": 5,
+        "head_dim": 8,
+    }
+    sizes |= {"num_attention_heads": 4, "num_key_value_heads": 2, "linear_conv_kernel_dim": 3}
+    sizes |= {"linear_num_key_heads": 2, "linear_num_value_heads": 6}
+    sizes |= {"linear_key_head_dim": 5, "linear_value_head_dim": 7}
+    config = Qwen3_5TextConfig(**sizes, tie_word_embeddings=True)
+    config.save_pretrained(tmp_path)
+    shape, network = architecture_of(str(tmp_path)), Qwen3_5ForCausalLM(config)
+    assert shape.parameters == network.num_parameters()
+    matrices = {w for name, w in network.named_parameters() if w.ndim > 1 and "embed" not in name}
+    assert shape.body == sum(w.numel() for w in matrices)
+    cache = DynamicCache(config=config)
+    network(input_ids=torch.tensor([[1, 2, 3, 4, 5, 6, 7]] * 2), past_key_values=cache)
+    assert cache_bytes(cache) == 2 * 4 * shape.cached(7)  # rows, bytes a number
+    adapted = peft.get_peft_model(network, peft.LoraConfig(r=3, target_modules=list(LORA_TARGETS)))
+    assert shape.adapter(3) == adapted.get_nb_trainable_parameters()[0]
 
 
 def test_a_model_that_is_not_on_this_disk_has_the_shape_of_its_name_or_size(tmp_path):

@@ -418,14 +418,13 @@ def test_family_and_pairs_are_the_released_ones():
         assert model_parameters(name) == model_parameters(released)
 
 
-@pytest.mark.parametrize("name", [model.name for model in FAMILY])
+@pytest.mark.parametrize("name", MINI_MODELS)
 def test_shipped_folder(name, tokenizer):
     network = AutoModelForCausalLM.from_pretrained(MODEL_FOLDER / name)
+    classes = {"qwen": "Qwen2ForCausalLM", "llama": "LlamaForCausalLM", "hybrid": "Qwen3_5ForCausalLM"}
     shipped = PreTrainedTokenizerFast.from_pretrained(MODEL_FOLDER / name)
     model = MINI_MODELS[name]
-    assert network.config.architectures == [
-        {"qwen": "Qwen2ForCausalLM", "llama": "LlamaForCausalLM"}[model.architecture]
-    ]
+    assert network.config.architectures == [classes[model.architecture]]
     assert network.get_input_embeddings().weight.shape == (model.rows, model.hidden)
     assert network.get_input_embeddings().weight is network.get_output_embeddings().weight
     assert network.num_parameters() < 2_000_000
