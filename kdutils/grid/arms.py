@@ -139,7 +139,8 @@ def _spec(
     study: ArmStudy, cell: Cell, settings: dict[str, Any], rate: float | None, n_items: int, seed: int
 ) -> RunSpec:
     own = {"train_items": n_items, "seed": seed, "epochs": study.sequences // n_items}
-    own |= study.arms[cell.arm] | {"learning_rate": rate}
+    own |= {name: value for name, value in study.arms[cell.arm].items() if name != "learning_rate"}
+    own |= {} if rate is None else {"learning_rate": rate}
     if cell.method != "sft":
         most = study.teacher_items or max(study.train_items)
         own |= {"teacher": cell.teacher, "teacher_items": None if own["train_items"] == most else most}

@@ -79,6 +79,18 @@ def test_an_arm_without_rates_has_the_models_own_and_no_trials(tmp_path):
     assert [run.spec.epochs for run in runs] == [10, 10, 20, 20]
 
 
+def test_an_arm_without_rates_may_have_one_that_is_set_for_all(tmp_path):
+    live = load_profile("training").live
+    in_turn = [study for study in live.arm_studies if "first_domain" in study.settings]
+    runs = [run for study in in_turn for run in arms.runs_of(study, live, tmp_path)]
+    assert (
+        {run.spec.learning_rate for run in runs}
+        == {run.spec.start_spec.learning_rate for run in runs}
+        == {1e-3}
+    )
+    assert {run.teacher.learning_rate for run in runs} == {None}
+
+
 def test_two_studies_of_one_name_are_refused():
     live = load_profile("adaptation").live
     with pytest.raises(ValueError, match="two studies of arms have the name 'adapters'"), one_line_errors():
