@@ -46,11 +46,9 @@ class Compute:
                     f"compile_backend={self.compile_backend!r} (KDUTILS_COMPILE) is none of torch.compile's: "
                     f"unset it, or use one of {known}"
                 )
-        if self.micro_batch_rows is not None and self.micro_batch_rows < 1:
-            raise ValueError(f"micro_batch_rows={self.micro_batch_rows} must be at least 1, or None")
-        for name in ("checkpoint_seconds", "pass_tokens"):
-            if (value := getattr(self, name)) is not None and not value >= 0:
-                raise ValueError(f"{name}={value} must be at least 0")
+        for name, least in (("micro_batch_rows", 1), ("checkpoint_seconds", 0), ("pass_tokens", 0)):
+            if (value := getattr(self, name)) is not None and not value >= least:
+                raise ValueError(f"{name}={value} must be at least {least}")
 
     def uses_bfloat16(self, device: str) -> bool:
         """Whether large models compute in bfloat16 on that device of torch.

@@ -18,8 +18,7 @@ BENCHMARK = "benchmark"  # real items: of $KDUTILS_DATA/data where that is there
 LLM_ADAPTERS = "llm-adapters"  # real items as the authors used them, downloaded once
 STUDY = "study-file"  # the items of a study file, data.study_files
 
-DOMAIN_LABELS = {MATH: "Math", COMMONSENSE: "Commonsense", INSTRUCTION: "Instruction following"}
-DOMAIN_LABELS = Open(DOMAIN_LABELS, str)
+DOMAIN_LABELS = Open({MATH: "Math", COMMONSENSE: "Commonsense", INSTRUCTION: "Instruction following"}, str)
 
 
 def _numbered(word: str, count: int) -> tuple[str, ...]:
@@ -146,6 +145,8 @@ ADAPTERS = {  # each is built by the function of its name in kdutils.adapters.tr
     "pissa": Adapter("PiSSA", (*_SIZE, *_START)),
     "miss": Adapter("MiSS", (*_SIZE, *_START)),
     "miss_bat": Adapter("MiSS (bat)", (*_SIZE, *_START)),
+    "osf": Adapter("OSF", (*_SIZE, *_START)),
+    "unilora": Adapter("Uni-LoRA", ("adapter_parameters", *_START)),
     "shadow": Adapter("ShadowPEFT", (*_SIZE, "shadow_loss", "detached")),
     "random_mask": Adapter("Random mask", ("adapter_parameters",)),
     "static_mask": Adapter("Static gradient mask", ("adapter_parameters", "mask_exponent")),

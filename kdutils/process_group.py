@@ -54,8 +54,8 @@ class World:
         return tensor
 
     def like(self, values: Tensor, weight: Tensor) -> Tensor:
-        """A tensor of the type and sharding of `weight` whose local shard is `values`."""
-        return values.to(weight)
+        """A tensor with the type, layout in memory and sharding of `weight` whose local shard is `values`."""
+        return torch.empty_like(weight).copy_(values)  # fused AdamW pairs weights and moments by memory
 
     def write(self, folder: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         """Write a checkpoint, of whose tensors each process has a shard; the folder appears whole."""

@@ -33,10 +33,10 @@ from kdutils.data.options import SCORINGS, refusal
 from kdutils.io.records import Hashed, Name, Text, between, defaults_of, record
 from kdutils.io.text_safety import shown
 
-PLAIN: dict[str, Any] = {  # a student that starts as it is and is trained on one domain
+ONE_DOMAIN = {"first_domain": "", "replay_share": 0.0, "penalty": "", "penalty_strength": 0.0}
+PLAIN: dict[str, Any] = ONE_DOMAIN | {  # a student that starts as it is and is trained on one domain
     **{"student_start": "base", "start_items": None, "start_epochs": None, "start_wrong_share": None},
     **{"shrink": 1.0, "perturb": 0.0, "frozen": "", "student_build": "", "build_compression": 1.0},
-    **{"first_domain": "", "replay_share": 0.0, "penalty": "", "penalty_strength": 0.0},
 }
 MAX_NEW_TOKENS = 96  # of an evaluation's text
 Seed = Annotated[int, between(0, 2**31 - 1)]
@@ -105,7 +105,7 @@ class RunSpec(Hashed):
     prompt: Literal["alpaca", "chat"] = "alpaca"  # chat: of the models' own chat templates
     max_item_characters: Annotated[int, between(1, 10_000_000)] | None = None  # longer ones: not trained on
     wrong_rationale_share: Share = 0.23  # mini: of the training rationales in math, as measured in math_10k
-    data_digest: Text = ""  # of the items; this and the next two are filled in when the run is resolved
+    data_digest: Text = ""  # of the items (+ first_domain's); this and the next two: when it is resolved
     student_digest: Text = ""  # of a local model's files; "" for a hub id
     teacher_digest: Text = ""
     train_items: Annotated[int, between(1, 10_000_000)] = 1_500
@@ -178,6 +178,7 @@ class RunSpec(Hashed):
             return None
         own = {"student": self.teacher, "student_digest": self.teacher_digest, "seed": self.teacher_seed}
         own |= PLAIN | {"student_source": self.teacher_source, "optimiser": "adamw"}
+        own |= {"data_digest": self.data_digest.partition("+")[0]}
         n = self.teacher_items or self.train_items
         own |= {"train_items": n, "epochs": max(1, self.epochs * self.train_items // n)}
         adapter = self.teacher_adapter or ("lora" if self.adapter == "lora" else "full")
@@ -200,8 +201,8 @@ class RunSpec(Hashed):
     def start_spec(self) -> RunSpec | None:
         """The run whose student it starts from; None for the model as it is."""
         if self.first_domain:
-            names = ("first_domain", "replay_share", "penalty", "penalty_strength")
-            return replace(self, domain=self.first_domain, **{name: PLAIN[name] for name in names})
+            own = {"domain": self.first_domain, "data_digest": self.data_digest.partition("+")[2]}
+            return replace(self, **ONE_DOMAIN | own)
         if self.student_start == "base":
             return None
         own = {"train_items": self.start_items, "epochs": self.start_epochs}

@@ -132,7 +132,7 @@ def _adapter(spec: RunSpec, defaults: dict[str, Any]) -> None:
         users = [key for key, adapter in ADAPTERS.items() if name in adapter.fields]
         if kind not in users and (value := getattr(spec, name)) != defaults[name]:
             raise ValueError(f"{name}={value} has no effect with adapter={kind!r}: use one of {users}")
-    if spec.adapter_parameters is None and kind in MASKS:
+    if spec.adapter_parameters is None and kind in (*MASKS, "unilora"):
         raise ValueError(f"adapter={kind!r} needs adapter_parameters=...: how many values to train")
     if spec.adapter_parameters and kind not in ("shadow", "spt") and spec.lora_rank != 8:
         raise ValueError(f"lora_rank={spec.lora_rank} has no effect beside adapter_parameters: drop one")

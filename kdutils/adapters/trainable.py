@@ -29,6 +29,7 @@ FROZEN = {  # RunSpec.frozen -> what architectures call these modules of a block
     "mlp": {"mlp", "feed_forward", "block_sparse_moe"},
 }
 LARGEST_RANK = 1_024
+HASHED_RANK = 8  # of the LoRA whose entries are all read from the one vector of `unilora`
 Shapes = list[tuple[int, int]]  # outputs and inputs of each matrix
 
 
@@ -54,6 +55,9 @@ def make_trainable(
     if spec.adapter in MASKS:
         return masked.student_of(model, matrices(model.causal), spec, seed=seed)
     config = CONFIGS[spec.adapter](spec, size, targets(model.network))
+    if spec.adapter == "osf":
+        own = matrices(model.causal).items()  # name -> how many directions are frozen
+        config.rank_pattern = {f"{name.removesuffix('.weight')}$": min(w.shape) - size for name, w in own}
     adapted = _with_peft(model, config, ADAPTERS[spec.adapter].label, seed)
     return side_network.attached(adapted) if spec.adapter == "shadow" else adapted
 
@@ -113,12 +117,28 @@ def _miss(spec: RunSpec, rank: int, modules: dict[str, Any]) -> Any:
     return MissConfig(r=rank, init_weights=kind, miss_dropout=0.0, task_type="CAUSAL_LM", **modules)
 
 
+def _osf(spec: RunSpec, rank: int, modules: dict[str, Any]) -> Any:
+    """Without its ranks, which `make_trainable` adds: those of peft say how much is frozen."""
+    from peft import OSFConfig
+
+    return OSFConfig(task_type="CAUSAL_LM", **modules)
+
+
+def _unilora(spec: RunSpec, length: int, modules: dict[str, Any]) -> Any:
+    from peft import UniLoraConfig
+
+    how = {"r": HASHED_RANK, "theta_d_length": length, "proj_seed": spec.seed}
+    return UniLoraConfig(task_type="CAUSAL_LM", **how, **modules)
+
+
 CONFIGS: dict[str, Callable[[RunSpec, int, dict[str, Any]], Any]] = {
     "lora": _lora,
     "dora": lambda spec, rank, modules: _lora(spec, rank, modules, use_dora=True),
     "pissa": _pissa,
     "miss": _miss,
     "miss_bat": _miss,
+    "osf": _osf,
+    "unilora": _unilora,
     "shadow": lambda spec, width, _: side_network.config(spec.lora_rank, width),
 }
 
@@ -136,13 +156,17 @@ COUNTS: dict[str, Callable[[Shapes, int], int]] = {  # values that are trained a
     "pissa": _low_rank,
     "miss": lambda shapes, rank: rank * sum(out for out, _ in shapes),
     "miss_bat": lambda shapes, rank: rank * sum(out for out, _ in shapes),
+    "osf": lambda shapes, rank: _low_rank(shapes, rank) + rank * len(shapes),
+    "unilora": lambda _, length: length,
 }
 
 
 def _sizes(spec: RunSpec, shapes: Shapes) -> Sequence[int]:
     """The ranks (shadow: widths) that are possible, in rising order."""
-    if spec.adapter == "pissa":
-        return range(1, min(map(min, shapes)) + 1)
+    if spec.adapter in ("pissa", "osf"):  # osf keeps at least one direction
+        return range(1, min(map(min, shapes)) + (spec.adapter == "pissa"))
+    if spec.adapter == "unilora":
+        return range(1, _low_rank(shapes, HASHED_RANK) + 1)
     if spec.adapter == "miss":
         return range(1, min(into for _, into in shapes) + 1)
     if spec.adapter == "miss_bat":  # blocks of rank x rank that tile every matrix

@@ -13,15 +13,15 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from kdutils import encoding
 from kdutils.items import Item
-from kdutils.losses import cross_entropy
 from kdutils.models import LoadedModel
 from kdutils.spec import RunSpec
 
 POINTS = np.linspace(0, 1, 11)
-ROWS = 16  # sequences in a pass
+ROWS, LOGIT_ROWS = 16, 256  # sequences in a pass, positions whose logits exist at one time
 
 
 class Scores(NamedTuple):
@@ -36,18 +36,16 @@ class Scores(NamedTuple):
 def scores(student: LoadedModel, items: Sequence[Item], spec: RunSpec) -> Scores:
     """How the student does on the gold responses, given the true tokens before each."""
     encoded = encoding.encode(items, student.tokenizer, **spec.encoding)
-    head, size = student.head.cut(student.vocabulary_size), student.vocabulary_size
-    total, wrong, found = 0.0, 0, []
+    head, total, wrong, found = student.head.cut(student.vocabulary_size), 0.0, 0, []
     for start in range(0, len(items), ROWS):
         rows = range(start, min(start + ROWS, len(items)))
         batch = encoding.collate(encoded, rows, pad_id=student.pad_id)
         hidden_NH = student.scoring_states(batch)
         token_N = batch.input_ids_BT[batch.scored_BT].to(hidden_NH.device)
-        total += float(cross_entropy(hidden_NH, student.head, token_N, vocabulary_size=size).total)
-        wrong += sum(
-            int((head.logits(part).argmax(-1) != own).sum())
-            for part, own in zip(hidden_NH.split(256), token_N.split(256), strict=True)
-        )
+        for part_RH, own_R in zip(hidden_NH.split(LOGIT_ROWS), token_N.split(LOGIT_ROWS), strict=True):
+            logits_RV = head.logits(part_RH).float()
+            total += float(cross_entropy(logits_RV, own_R, reduction="sum"))
+            wrong += int((logits_RV.argmax(-1) != own_R).sum())
         found.append(hidden_NH.float())
     hidden_NH = torch.cat(found)
     return Scores(total / len(hidden_NH), wrong / len(hidden_NH), hidden_NH)

@@ -19,7 +19,7 @@ from kdutils.items import Item
 from kdutils.models import LoadedModel
 from kdutils.spec import RunSpec
 
-ITEMS = 128  # training items that inputs are taken from, evenly from all of them
+TOKENS = 8_192  # about so many, of items evenly from all, are what inputs are taken from
 RIDGE = 1e-6  # of the inputs' mean square, added to each input's: for directions that no item has
 
 
@@ -110,8 +110,7 @@ def moments(
 ) -> dict[str, Tensor]:
     """Second moment of each layer's outputs without bias, or of its inputs if these are fewer, in float64.
 
-    Over the tokens of ITEMS items. The inputs' has RIDGE added to its diagonal, the outputs' what that means
-    for them.
+    The inputs' has RIDGE added to its diagonal, the outputs' what that means for them.
 
     Raises:
         ModelError: if a layer is not used.
@@ -132,9 +131,9 @@ def moments(
         return note
 
     hooks = [layer.register_forward_hook(noted(name)) for name, layer in layers.items()]
-    some = items[:: max(1, len(items) // ITEMS)][:ITEMS]
-    encoded = encoding.encode(some, student.tokenizer, **spec.encoding)
-    for ids in encoded["input_ids"]:  # one at a time: no padding
+    rows = encoding.encode(items, student.tokenizer, **spec.encoding)["input_ids"][:]
+    n_rows = max(1, TOKENS * len(rows) // sum(map(len, rows)))
+    for ids in rows[:: max(1, len(rows) // n_rows)][:n_rows]:  # one at a time: no padding
         student.hidden_states(torch.tensor([ids]))
     for hook in hooks:
         hook.remove()

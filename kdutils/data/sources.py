@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
 
-from kdutils.constants import MINI, STUDY
+from kdutils.constants import ALL_TASKS, MINI, STUDY
 from kdutils.data import benchmark, contamination, options, study_files
 from kdutils.data.item_files import check_response, present, read_items, short_enough
 from kdutils.data.model_files import files_digest, locate
@@ -41,13 +41,22 @@ def resolved_all(specs: Iterable[RunSpec]) -> Iterator[RunSpec]:
     of_data: dict[tuple[str, str, str], str] = {}
     of_model: dict[tuple[str | None, str, str], str] = {}
     for spec in specs:
-        if (key := (spec.data, spec.domain, spec.study_file)) not in of_data:
-            of_data[key] = data_digest(spec)
+        both = [spec, *[spec.start_spec] * bool(spec.first_domain)]
+        keys = [(each.data, each.domain, each.study_file) for each in both]
+        for key, each in zip(keys, both, strict=True):
+            if key not in of_data:
+                of_data[key] = data_digest(each)
+        digests = list(dict.fromkeys(of_data[key] for key in keys))
+        if len(digests) < len(keys):
+            raise DataError(
+                f"first_domain={spec.first_domain!r} has the items of {spec.domain!r}: data={spec.data!r} "
+                f"has one set for all domains; use one of {[MINI, *benchmark.SOURCES, STUDY]}"
+            )
         named = (spec.student, spec.student_source), (spec.teacher, spec.teacher_source)
         models = [(*one, spec.prompt) for one in named]
         for name, source, prompt in set(models) - set(of_model):
             of_model[name, source, prompt] = files_digest(locate(name, source), prompt) if name else ""
-        yield _with_digests(spec, spec.apart, of_data[key], *(of_model[model] for model in models))
+        yield _with_digests(spec, spec.apart, "+".join(digests), *(of_model[model] for model in models))
 
 
 @cache  # a driver asks for the same runs when it plans, reads and counts costs; each knows its id by then
@@ -132,12 +141,17 @@ class Splits:
         """What decides which items these are."""
         spec = self.spec
         how_many = (spec.train_items, spec.validation_items, spec.max_item_characters)
-        return (spec.data, spec.study_file, spec.domain, spec.wrong_rationale_share, *how_many)
+        first = (spec.first_domain, spec.replay_share) if spec.replay_share else ()
+        return (spec.data, spec.study_file, spec.domain, spec.wrong_rationale_share, *how_many, *first)
 
     @cached_property
     def train(self) -> Sequence[Item]:
-        """What is trained on."""
-        return load_items(self.spec, "train")
+        """What is trained on: of its domain, and for replay of the first domain."""
+        items = load_items(self.spec, "train")
+        if n_replayed := round(self.spec.replay_share * len(items)):
+            first = _elsewhere(self.spec, self.spec.first_domain)
+            items = items + load_items(replace(first, train_items=n_replayed), "train")
+        return items
 
     @cached_property
     def validation(self) -> Sequence[Item]:
@@ -168,7 +182,7 @@ def _mini_items(
 
 
 def test_items(spec: RunSpec, evaluation: EvalSpec) -> list[Item]:
-    """The items of an evaluation, `items_per_task` of each of its tasks.
+    """The items of an evaluation, `items_per_task` of each of its tasks, which may be of another domain.
 
     A rotation leaves out those of them that no other order suits (options.is_rotatable). Test items of files
     say how their question occurs in what may be trained on; the mini world's never do.
@@ -176,16 +190,12 @@ def test_items(spec: RunSpec, evaluation: EvalSpec) -> list[Item]:
     Raises:
         DataError: if a task has none.
     """
-    chosen = []
-    if spec.data == MINI or evaluation.split != "test":
-        pool = load_items(spec, evaluation.split, per_task=evaluation.items_per_task)
-    elif spec.data in (STUDY, *benchmark.SOURCES):
-        found = _own(spec) if spec.data == STUDY else benchmark.read(spec.data, spec.domain)
-        pool = benchmark.flagged(found)
-    else:
-        trained_on = read_items(Path(spec.data).expanduser() / "train.jsonl")
-        pool = contamination.flagged(load_items(spec, "test"), trained_on)
+    chosen, pools = [], {}
     for task in evaluation.tasks:
+        domain = _domain_of(task, spec)
+        if domain not in pools:
+            pools[domain] = _pool(spec if domain == spec.domain else _elsewhere(spec, domain), evaluation)
+        pool = pools[domain]
         of_task = [item for item in pool if item.task == task][: evaluation.items_per_task]
         if not of_task:
             there = sorted({item.task for item in pool})
@@ -199,6 +209,32 @@ def test_items(spec: RunSpec, evaluation: EvalSpec) -> list[Item]:
                 options.options(item, evaluation.scoring)  # raises if they cannot be read
         chosen += of_task
     return chosen
+
+
+def _domain_of(task: str, spec: RunSpec) -> str:
+    """Whose items a task's are among; the run's own domain where the data have no other."""
+    if spec.data == STUDY:
+        study = study_files.read(Path(spec.study_file))
+        return next(
+            (name for name in (spec.domain, *study.domains) if task in study.keys_of(name)), spec.domain
+        )
+    return (spec.data in (MINI, *benchmark.SOURCES) and ALL_TASKS[task].domain) or spec.domain
+
+
+def _elsewhere(spec: RunSpec, domain: str) -> RunSpec:
+    """A run whose items are those that this one would have on another domain."""
+    names = ("student", "data", "study_file", "train_items", "validation_items", "max_item_characters")
+    return RunSpec(method="sft", domain=domain, **{name: getattr(spec, name) for name in names})
+
+
+def _pool(spec: RunSpec, evaluation: EvalSpec) -> Sequence[Item]:
+    """The items of a domain's tasks that an evaluation takes its own from."""
+    if spec.data == MINI or evaluation.split != "test":
+        return load_items(spec, evaluation.split, per_task=evaluation.items_per_task)
+    if spec.data in (STUDY, *benchmark.SOURCES):
+        return benchmark.flagged(_own(spec) if spec.data == STUDY else benchmark.read(spec.data, spec.domain))
+    trained_on = read_items(Path(spec.data).expanduser() / "train.jsonl")
+    return contamination.flagged(load_items(spec, "test"), trained_on)
 
 
 def default_evaluation(spec: RunSpec) -> EvalSpec:

@@ -51,7 +51,7 @@ def check_devices(spec: RunSpec, compute: Compute = DEFAULT) -> None:
         raise DevicesError(f"device={compute.device!r}: torch sees no GPU here; leave it out for the CPU")
     if spec.devices == 1:
         return
-    known = {"adapter": ("full", "lora"), "optimiser": ("adamw",), "student_build": ("",)}
+    known = {"adapter": ("full", "lora"), "optimiser": ("adamw",), "student_build": ("",), "penalty": ("",)}
     for name, values in known.items():
         if (value := getattr(spec, name)) not in values:
             raise DevicesError(

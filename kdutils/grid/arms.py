@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import field
+from dataclasses import field, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -201,10 +201,22 @@ def runs_of(study: ArmStudy, live: Any, out: Path) -> Iterator[Run]:
 def planned(
     section: str, live: Any, evaluation_of: Callable[[str], EvalSpec], out: Path
 ) -> Iterator[PlannedRun]:
-    """The runs (`runs_of`) of a profile's studies of a section, evaluated as its other students."""
+    """The runs (`runs_of`) of a profile's studies of a section, evaluated as its other students.
+
+    One that has a first domain, its student before, and its teacher there are evaluated on that, too.
+    """
     for study in live.arm_studies:
         for run in runs_of(study, live, out) if study.section == section else ():
-            usual = evaluation_of(run.spec.domain)
-            yield PlannedRun(run.spec, usual)
+            spec, usual = run.spec, evaluation_of(run.spec.domain)
+            yield PlannedRun(spec, usual)
             if study.ranks and run.is_final:
-                yield PlannedRun(run.spec, usual.ranking())
+                yield PlannedRun(spec, usual.ranking())
+            if spec.first_domain:
+                first = evaluation_of(spec.first_domain)
+                asked = (spec, spec.start_spec, first_teacher(run))
+                yield from (PlannedRun(each, first, beside_teacher=False) for each in asked)
+
+
+def first_teacher(run: Run) -> RunSpec:
+    """The run of the cell's teacher on the domain that came first."""
+    return replace(run.teacher, domain=run.spec.first_domain)

@@ -22,7 +22,7 @@ from kdutils.grid.evaluations import student_protocols
 from kdutils.grid.machines import Machine
 from kdutils.grid.model_shapes import known_shape, local_file
 from kdutils.grid.progress import duration
-from kdutils.grid.study import RELEASED_MODELS, RELEASED_PAIRS, PlannedRun
+from kdutils.grid.study import RELEASED_MODELS, RELEASED_PAIRS, PlannedRun, with_needs
 from kdutils.runs import store
 from kdutils.spec import EvalSpec, RunSpec
 
@@ -59,18 +59,19 @@ def cells_of(planned: Iterable[PlannedRun], out: Path) -> list[Cell]:
     protocols = student_protocols(planned)
     groups: dict[tuple[RunSpec, str], dict[EvalSpec, None]] = {}
     for run in planned:
-        for role, spec in (*run.spec.needs.items(), ("itself", run.spec)):
+        for role, spec in with_needs(run.spec):
             protocol = protocols[run.evaluation] if spec.method == "base" else spec.protocol
             protocol = protocol or next((known for each, known in groups if each == spec), "careful")
-            if (spec, protocol) in groups and role == "teacher" and not run.beside_teacher:
+            is_more = role == "itself" or role == "teacher" and run.beside_teacher
+            if (spec, protocol) in groups and not is_more:
                 continue  # as in scheduler.jobs_of
             groups.setdefault((spec, protocol), {})[run.evaluation] = None
-    teachers = {run.spec.teacher_spec for run in planned}
+    teachers = {spec.teacher_spec for spec, _ in groups}
     found: dict[tuple, tuple[dict[str, str], str]] = {}  # files that several runs share are read once
     by_settings = cache(_by_settings)
     cells = []
     for (spec, protocol), evaluations in groups.items():
-        files = (spec.data, spec.domain, spec.student, spec.teacher, *spec.apart)
+        files = (spec.data, spec.domain, spec.first_domain, spec.student, spec.teacher, *spec.apart)
         if files not in found:
             found[files] = _digests(spec)
         digests, unknown = found[files]

@@ -23,7 +23,7 @@ from kdutils.grid.cell_table import short_name
 from kdutils.grid.local_pool import Death, Engine, StartEngine
 from kdutils.grid.machines import DEFAULT, GPUS
 from kdutils.grid.progress import Progress, State, duration
-from kdutils.grid.study import PlannedRun
+from kdutils.grid.study import PlannedRun, with_needs
 from kdutils.grid.worker import SILENT, TICK_SECONDS, Outcome, Point, Task, make_run, prepare, set_aside
 from kdutils.io import environment, leases
 from kdutils.runs import store
@@ -81,7 +81,7 @@ def jobs_of(planned: Iterable[PlannedRun]) -> dict[str, Job]:
     """
     planned, jobs = list(planned), {}
     for run, spec in zip(planned, sources.resolved_all(run.spec for run in planned), strict=True):
-        for role, each in (*spec.needs.items(), ("itself", spec)):
+        for role, each in with_needs(spec):
             if each.run_id in jobs and (role == "start" or role == "teacher" and not run.beside_teacher):
                 continue  # every run is made with an evaluation, a teacher with those of its students
             job = jobs.setdefault(each.run_id, Job(each))
@@ -89,8 +89,9 @@ def jobs_of(planned: Iterable[PlannedRun]) -> dict[str, Job]:
                 job.spec = each
             if run.evaluation not in job.evaluations:
                 job.evaluations += (run.evaluation,)
-        jobs[spec.run_id].needs = {each.run_id: role for role, each in spec.needs.items()}
-        if own := spec.teacher_spec:
+    for job in list(jobs.values()):
+        job.needs = {each.run_id: role for role, each in job.spec.needs.items()}
+        if own := job.spec.teacher_spec:
             jobs[own.run_id].is_teacher = True
     with contextlib.suppress(ValueError):  # the shape of a model is not known: equal costs
         own = {run_id: cost.Estimate(job.spec, GPUS[DEFAULT]) for run_id, job in jobs.items()}

@@ -1,5 +1,6 @@
 """What the study is made of: released models and pairs, sources of results, notebooks, parts of a profile."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from kdutils.constants import ALL_TASKS, AVERAGE, MATH_TASKS, TRAIN_DOMAINS, is_text
@@ -50,6 +51,8 @@ OWN_SECTIONS = {  # no sections of the paper; they plan runs of their own
     "13": "13_scoring",
     "14": "14_label_bias",
     "15": "15_adaptation",
+    "16": "16_construction",
+    "17": "17_training",
 }
 PLANNED = SECTIONS | BEYOND | OWN_SECTIONS
 
@@ -90,3 +93,10 @@ class PlannedRun:
     spec: RunSpec
     evaluation: EvalSpec
     beside_teacher: bool = True  # its teacher is evaluated, too, to compare their answers
+
+
+def with_needs(spec: RunSpec, role: str = "itself") -> Iterator[tuple[str, RunSpec]]:
+    """Role and spec of each run that has to be there before a run, in order, and at last of itself."""
+    for name, needed in spec.needs.items():
+        yield from with_needs(needed, name)
+    yield role, spec

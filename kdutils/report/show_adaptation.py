@@ -4,96 +4,18 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from kdutils.constants import METHOD_NAMES
 from kdutils.report import figures, plots
-from kdutils.report.plots import COLOURS, MARKERS, Style
 from kdutils.report.section import Section, span
+from kdutils.report.show_arms import LABELS, NAMES
 from kdutils.results import arms
 from kdutils.results.gain_tables import interval_text
 
-LABELS = {  # of the arms that profiles have
-    "full": "all weights",
-    "lora": "LoRA",
-    "lora_small": "LoRA, small",
-    "dora": "DoRA",
-    "pissa": "PiSSA",
-    "miss": "MiSS",
-    "miss_bat": "MiSS, bat",
-    "shadow": "Shadow",
-    "shadow_kl": "Shadow, KL",
-    "shadow_detached": "Shadow alone",
-    "shadow_detached_kl": "Shadow alone, KL",
-    "random_mask": "random mask",
-    "static_mask": "static mask",
-    "static_mask_half": "static mask, half",
-    "id3": "ID3",
-    "spt": "SPT",
-    arms.BASE: "as it is",
-}
-NAMES = {"arm": LABELS, "method": METHOD_NAMES}
 UNITS = {"nll": "loss", "forward_kl": "KL(T, S)", "reverse_kl": "KL(S, T)", "same_top1": "same token, %"}
 UNITS |= {"right": "accuracy, %", "same": "agreement, %", "forgetting": "forgetting"}
 PERCENT = ("same_top1", "right", "same")
-
-
-def _styles(arms: pd.Series) -> dict[str, Style]:
-    """A colour and a marker for each arm there is."""
-    present = [name for name in LABELS if name in set(arms)]
-    looks = ((COLOURS[place % 10], MARKERS[(place + place // 10) % 10]) for place in range(len(present)))
-    return {name: Style(LABELS[name], *look) for name, look in zip(present, looks, strict=True)}
-
-
-def _rate_curves(table: pd.DataFrame) -> Figure:
-    """Validation loss over the learning rate by arm, a row of panels a method, a column a student."""
-    styles, height = _styles(table["arm"]), 0.9 + 2.1 * table["method"].nunique()
-    fig, parts = plots.crossed_panels(table, "method", "student", height=height, sharey="row")
-    for ax, part in parts:
-        ax.set_visible(len(part) > 0)
-        for arm, own in part.sort_values("rate").groupby("arm", sort=False):
-            look = {"color": styles[arm].colour, "marker": styles[arm].marker, "markersize": 3.6}
-            ax.plot(own["rate"], own["validation_loss"], linewidth=1.0, **look)
-        if len(part):
-            ax.set_title(f"{METHOD_NAMES[part['method'].iloc[0]]}, {part['student'].iloc[0]}")
-        ax.set(xscale="log", yscale="log", xlabel="learning rate", ylabel="validation loss,\nnats a token")
-        ax.yaxis.set_major_locator(MaxNLocator(5))
-        ax.yaxis.set_major_formatter("{x:g}")
-        ax.minorticks_off()
-    plots.figure_legend(fig, styles.values())
-    return fig
-
-
-def counts(section: Section, runs: pd.DataFrame, rates: pd.DataFrame) -> None:
-    """How many trials and runs there are, and what a profile without any lacks."""
-    if runs.empty:
-        section.run.remark(
-            f"Profile {section.asked.profile.name} has no study of adapters ([[live.arm_studies]]), so there "
-            "is nothing to show; use ./run_all.sh adaptation."
-        )
-        return
-    found = rates["outcome"].value_counts()
-    said = ", ".join(f"{found.get(name, 0)} {name}" for name in ("chosen", "void", "open"))
-    finals = int(runs["is_final"].sum())
-    print(
-        f"{int(runs['is_trial'].sum())} trials of {len(rates)} cells: {said}; {finals} runs at chosen rates"
-    )
-
-
-def rates(section: Section, runs: pd.DataFrame, found: pd.DataFrame) -> None:
-    """Figure of the validation loss over the learning rate, and the cells that are void or open."""
-    trials = runs[runs["is_trial"] & np.isfinite(runs["validation_loss"])]
-    caption = (
-        "validation loss of the best epoch by learning rate, middle number of training items, first seed."
-    )
-    section.figure("rates", {"live": trials}, _rate_curves, caption, value="validation_loss, nats a token")
-    lost = found[found["outcome"] != "chosen"].drop(columns=["teacher"]).replace(NAMES)
-    caption = "arms without a learning rate: void where the best is at an end of those tried, open where "
-    caption += "trials are missing or all diverged."
-    section.table({"live": lost}, caption, {"rate": ".1g", "validation_loss": ".3f"})
 
 
 def benefits(section: Section, table: pd.DataFrame) -> None:
@@ -141,9 +63,13 @@ def budgets(section: Section, runs: pd.DataFrame) -> None:
     """What each arm trains, updates, takes and stores."""
     names = ["student", "arm"]
     shown = runs[runs["is_final"]].groupby(names, sort=False)[arms.FACTS].mean().reset_index()
+    shown = shown.dropna(axis=1, how="all")  # not every version counted what is stored
     shown = shown.assign(memory=1000 * shown.pop("peak_memory_gb"), kilobytes=shown.pop("file_bytes") / 1000)
     shown = shown.rename(columns={"memory": "peak memory, MB", "kilobytes": "file, kB"}).replace(NAMES)
-    whole = dict.fromkeys(["trainable", "coordinate_updates", "steps", "peak memory, MB", "file, kB"], ",.0f")
+    whole = dict.fromkeys(
+        ["trainable", "coordinate_updates", "stored_parameters", "steps", "peak memory, MB", "file, kB"],
+        ",.0f",
+    )
     caption = (
         "budgets, means over methods, numbers of items and seeds: values that are trained, updates of single "
     )

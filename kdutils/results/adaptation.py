@@ -10,26 +10,17 @@ training seeds again, the same ones for all that is compared; they speak of thes
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from itertools import product
 
 import numpy as np
 import pandas as pd
 
-from kdutils.inference import crossed_bootstrap, intervals, student_tests
+from kdutils.inference import intervals, student_tests
 from kdutils.inference.estimate import Estimate
-from kdutils.results.arms import BASE, CELL, RUN
+from kdutils.results.arms import BASE, CELL, RUN, counted, estimated, levels
 
 PLACE = ["teacher", "student", "train_items"]
 CAPACITY = ("full", "lora_small")  # arms with the most and the fewest values to train
-
-
-def levels(items: pd.DataFrame, value: str, *, rng: np.random.Generator) -> pd.DataFrame:
-    """The mean over tasks of a value of `items` by CELL and train_items: crossed_bootstrap.group_means."""
-    rows = items[~items["is_other"] & (items["method"] != BASE)].dropna(subset=[value])
-    if rows.empty:
-        return pd.DataFrame(columns=pd.MultiIndex.from_tuples([], names=[*CELL, "train_items"]))
-    return crossed_bootstrap.group_means(rows, value, by=[*CELL, "train_items"], rng=rng)
 
 
 def benefits(found: pd.DataFrame) -> pd.DataFrame:
@@ -42,7 +33,7 @@ def benefits(found: pd.DataFrame) -> pd.DataFrame:
         cell = dict(zip(found.columns.names, column, strict=True))
         sft = tuple((cell | {"method": "sft"}).values())
         if cell["method"] != "sft" and sft in found:
-            benefit = _estimate(found[sft] - found[column])
+            benefit = estimated(found[sft] - found[column])
             table.append(cell | dict(zip(("benefit", "low", "high"), benefit.bounds, strict=True)))
     return pd.DataFrame(table, columns=[*CELL, "train_items", "benefit", "low", "high"])
 
@@ -58,7 +49,7 @@ def interactions(items: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
     for method, arm in product(methods, arms):
         if method == "sft" or arm == "full" or not (both := _crossed(found, ["full", arm], ["sft", method])):
             continue
-        value = _estimate(_benefit(both, "full", method) - _benefit(both, arm, method))
+        value = estimated(_benefit(both, "full", method) - _benefit(both, arm, method))
         own = by_run.reindex(columns=list(product(["full", arm], ["sft", method]))).dropna()
         less = (_benefit(own, "full", method) - _benefit(own, arm, method)).to_numpy()
         table_of_runs = pd.DataFrame({"less": less, "run": range(len(less))})
@@ -113,10 +104,6 @@ def _benefit(table: Mapping[tuple[str, str], pd.Series], arm: str, method: str) 
     return table[arm, "sft"] - table[arm, method]
 
 
-def _estimate(of_resamples: pd.Series) -> Estimate:
-    return crossed_bootstrap.estimate(of_resamples.to_numpy(), why_undefined="it has no items")
-
-
 # --- what was declared --------------------------------------------------------------------------------------
 
 APART = {  # contrast -> two arms whose losses are compared, mean over these methods
@@ -142,26 +129,22 @@ def contrasts(
     nll, reverse = (levels(items, name, rng=rng) for name in ("nll", "reverse_kl"))
     high, low = CAPACITY
     if both := _crossed(nll, CAPACITY, ["sft", "fkl"]):
-        found["AD1"] = _estimate(_benefit(both, high, "fkl") - _benefit(both, low, "fkl"))
+        found["AD1"] = estimated(_benefit(both, high, "fkl") - _benefit(both, low, "fkl"))
     sizes = sorted(nll.columns.unique("train_items"))
     few, many = (_crossed(nll, [high], ["sft", "fkl"], sizes[place]) for place in (0, -1))
     if few and many and len(sizes) > 1:
-        found["AD2"] = _estimate(_benefit(few, high, "fkl") - _benefit(many, high, "fkl"))
+        found["AD2"] = estimated(_benefit(few, high, "fkl") - _benefit(many, high, "fkl"))
     if both := _crossed(reverse, CAPACITY, ["fkl", "revkd"]):
         rises = [both[arm, "revkd"] - both[arm, "fkl"] for arm in CAPACITY]
-        found["AD3"] = _estimate(rises[0] - rises[1])
+        found["AD3"] = estimated(rises[0] - rises[1])
     for name, (one, other, methods) in APART.items():
         if both := _crossed(nll, [one, other], methods):
             differences = [both[one, method] - both[other, method] for method in methods]
-            found[name] = _estimate(sum(differences) / len(methods))
+            found[name] = estimated(sum(differences) / len(methods))
     one, other, methods = BEGINS
     final = runs[runs["is_final"] & runs["method"].isin(methods)]
     early = final.pivot_table(index=[*PLACE, "method", "seed"], columns="arm", values="early_loss")
     if {one, other} <= set(early):
         by_run = (early[one] - early[other]).dropna().groupby(level=[*PLACE, "seed"]).mean()
         found["AD6"] = intervals.mean_interval(by_run)  # over pairs x numbers of items x seeds
-    n_items = len(items.loc[~items["is_other"], ["task", "item_id"]].drop_duplicates())
-    return {
-        name: replace(value, n=value.n or n_items) if isinstance(value, Estimate) else value
-        for name, value in found.items()
-    }
+    return counted(found, items)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,8 @@ from kdutils.data import sources
 from kdutils.grid import arms
 from kdutils.grid.cell_table import short_name
 from kdutils.grid.plan import Plan
+from kdutils.inference import crossed_bootstrap
+from kdutils.inference.estimate import Estimate
 from kdutils.io import cache, disk
 from kdutils.runs import store
 from kdutils.spec import EvalSpec, RunSpec
@@ -22,9 +26,18 @@ CELL = ["teacher", "student", "method", "arm"]  # SFT students stand beside each
 RUN = [*CELL, "train_items", "seed"]
 ITEM = ["task", "item_id"]
 FACTS = ["trainable", "coordinate_updates", "steps", "seconds", "peak_memory_gb", "file_bytes"]
-FACTS += ["effective_rank"]  # of result.json
-VALUES = ["nll", "forward_kl", "reverse_kl", "same_top1", "right", "same"]  # of runs.held_out.compared
+FACTS += ["stored_parameters", "effective_rank"]  # of result.json
+VALUES = [
+    "nll",
+    "forward_kl",
+    "reverse_kl",
+    "same_top1",
+    "right",
+    "same",
+    "bleu",
+]  # of runs.held_out.compared
 EARLY = 0.2  # share of the steps whose training loss says how fast an arm begins
+LEAST = 4  # students through which a line is drawn: through two it takes everything out
 BASE = "base"  # method and arm of a student as it is
 
 
@@ -38,7 +51,7 @@ def read(plan: Plan, study: str) -> pd.DataFrame:
     for run, folder in _finished(plan, study):
         losses = [entry["loss"] for entry in folder.curve() if "loss" in entry]
         early = losses[: max(1, round(EARLY * len(losses)))]
-        row = _named(run.cell, run.spec) | {"rate": run.spec.learning_rate, "run_id": folder.path.name}
+        row = named(run.cell, run.spec) | {"rate": run.spec.learning_rate, "run_id": folder.path.name}
         row |= {"is_trial": run.is_trial, "is_final": run.is_final}
         row |= {"validation_loss": arms.best_loss(plan.out, run.spec)}
         row |= {"early_loss": math.inf if None in early else float(np.mean(early))}
@@ -50,16 +63,27 @@ def read(plan: Plan, study: str) -> pd.DataFrame:
     )
 
 
-def _finished(plan: Plan, study: str) -> Iterator[tuple[arms.Run, store.RunFolder]]:
+def study_of(plan: Plan, name: str) -> arms.ArmStudy | None:
+    """The study of that name of a plan's profile; None without one."""
     live = plan.profile.live
-    studies = [each for each in live.arm_studies if each.name == study] if live else []
-    for run in (run for each in studies for run in arms.runs_of(each, live, plan.out)):
+    return next((each for each in live.arm_studies if each.name == name), None) if live else None
+
+
+def _finished(plan: Plan, name: str) -> Iterator[tuple[arms.Run, store.RunFolder]]:
+    study = study_of(plan, name)
+    for run in arms.runs_of(study, plan.profile.live, plan.out) if study else ():
         folder = store.folder_of(plan.out, sources.resolved(run.spec).run_id)
         if folder.result() is not None:
             yield run, folder
 
 
-def _named(cell: arms.Cell, spec: RunSpec) -> dict[str, Any]:
+def finals(plan: Plan, name: str) -> list[tuple[arms.Run, EvalSpec]]:
+    """The finished runs of a study at their chosen rates, and how each is evaluated usually."""
+    usual = {run.spec: run.evaluation for run in reversed(plan.asked)}  # the first of each
+    return [(run, usual[run.spec]) for run, _ in _finished(plan, name) if run.is_final]
+
+
+def named(cell: arms.Cell, spec: RunSpec) -> dict[str, Any]:
     """The columns RUN."""
     who = {"teacher": short_name(cell.teacher), "student": short_name(cell.student)}
     return who | {"method": spec.method, "arm": cell.arm, "train_items": spec.train_items, "seed": spec.seed}
@@ -88,16 +112,15 @@ def items(plan: Plan, study: str) -> pd.DataFrame:
     RUN, ITEM, is_other (of the other domain, with nll alone) and VALUES. The models as they are have method
     and arm BASE, 0 items and seed 0. What is not evaluated yet is missing.
     """
-    evaluations, tables = {run.spec: run.evaluation for run in reversed(plan.asked)}, []  # the first of each
-    finals = [run for run, _ in _finished(plan, study) if run.is_final]
+    made, tables = finals(plan, study), []
     code = cache.code_digest("kdutils.runs.held_out")
-    for run in finals:
-        found = _kept(plan.out, run.spec, run.teacher, evaluations[run.spec], code)
-        tables.append(pd.DataFrame(found).assign(**_named(run.cell, run.spec)))
-    for run in {run.cell[:2]: run for run in finals}.values():
+    for run, evaluation in made:
+        found = _kept(plan.out, run.spec, run.teacher, evaluation, code)
+        tables.append(pd.DataFrame(found).assign(**named(run.cell, run.spec)))
+    for run, evaluation in {run.cell[:2]: (run, how) for run, how in made}.values():
         base = RunSpec(student=run.spec.student, method=BASE, domain=run.spec.domain, data=run.spec.data)
-        found = _kept(plan.out, base, run.teacher, evaluations[run.spec], code)
-        about = _named(run.cell._replace(arm=BASE), base) | {"train_items": 0}
+        found = _kept(plan.out, base, run.teacher, evaluation, code)
+        about = named(run.cell._replace(arm=BASE), base) | {"train_items": 0}
         tables.append(pd.DataFrame(found).assign(**about))
     names = [*RUN, *ITEM, "is_other", *VALUES]
     table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=names)
@@ -122,6 +145,73 @@ def _kept(
         return table.where(table.notna(), None).to_dict("records")
 
     return disk.kept(out / "cache" / "held_out" / f"{name}.json", measured)
+
+
+def scored_twice(plan: Plan, study: str) -> pd.DataFrame:
+    """By how much more a student stays behind its teacher in what it writes than in how it ranks options.
+
+    RUN, ITEM and `gap`, points, an item of the tasks with options; no rows where options are not ranked.
+    """
+    tables = []
+    for run, usual in finals(plan, study):
+        folders = [
+            store.folder_of(plan.out, sources.resolved(each).run_id) for each in (run.spec, run.teacher)
+        ]
+        found = [folder.evaluation(how) for how in (usual, usual.ranking()) for folder in folders]
+        if all(rows is not None for rows in found):
+            student, teacher, student_ranked, teacher_ranked = (
+                rows.set_index(ITEM)["correct"].astype(float) for rows in found
+            )
+            behind = ((teacher - student) - (teacher_ranked - student_ranked)).dropna()
+            tables.append((100 * behind).rename("gap").reset_index().assign(**named(run.cell, run.spec)))
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=[*RUN, *ITEM, "gap"])
+
+
+def levels(items: pd.DataFrame, value: str, *, rng: np.random.Generator) -> pd.DataFrame:
+    """The mean over tasks of a value of `items` by CELL and train_items: crossed_bootstrap.group_means."""
+    rows = items[~items["is_other"] & (items["method"] != BASE)].dropna(subset=[value])
+    if rows.empty:
+        return pd.DataFrame(columns=pd.MultiIndex.from_tuples([], names=[*CELL, "train_items"]))
+    return crossed_bootstrap.group_means(rows, value, by=[*CELL, "train_items"], rng=rng)
+
+
+def by_arm(found: pd.DataFrame) -> pd.DataFrame:
+    """`levels`, a column an arm x method: means over pairs and numbers of items."""
+    return found.T.groupby(level=["arm", "method"], sort=False).mean().T
+
+
+def at_matched(values: pd.DataFrame, others: pd.DataFrame) -> pd.DataFrame:
+    """What is left of a level of students once the line on another over all of them is taken out.
+
+    A row a resample, a column a student (`levels` of two values, drawn alike). NaN of fewer than LEAST.
+    """
+    value, other = (table.sub(table.mean(axis=1), axis=0) for table in (values, others[values.columns]))
+    slope = (value * other).sum(axis=1) / (other**2).sum(axis=1)
+    left = value - other.mul(slope.fillna(0.0), axis=0)  # equal all over: nothing to take out
+    return left if left.shape[1] >= LEAST else left * np.nan
+
+
+def less(of_arms: pd.DataFrame, one: str, other: str, methods: Sequence[str]) -> Estimate | str:
+    """One arm less another of `by_arm`, a mean over methods; or which is not there."""
+    for arm, method in product((one, other), methods):
+        if (arm, method) not in of_arms:
+            return f"{arm} by {method} is not trained, or void"
+    differences = [of_arms[one, method] - of_arms[other, method] for method in methods]
+    return estimated(sum(differences) / len(methods))
+
+
+def estimated(of_resamples: pd.Series) -> Estimate:
+    """A value and its interval: crossed_bootstrap.estimate."""
+    return crossed_bootstrap.estimate(of_resamples.to_numpy(), why_undefined="too few students or items")
+
+
+def counted(found: Mapping[str, Estimate | str], items: pd.DataFrame) -> dict[str, Estimate | str]:
+    """The contrasts, those that have no count of their own with the number of the domain's test items."""
+    n_items = len(items.loc[~items["is_other"], ITEM].drop_duplicates())
+    return {
+        name: replace(value, n=value.n or n_items) if isinstance(value, Estimate) else value
+        for name, value in found.items()
+    }
 
 
 def measures(items: pd.DataFrame) -> pd.DataFrame:

@@ -114,21 +114,23 @@ def corpus_bleu(texts: Sequence[str], references: Sequence[str]) -> float:
 def fidelity_correct_r(both: pd.DataFrame) -> float:
     """Point-biserial correlation, over paired rows, of being right with the likeness to the teacher's text.
 
-    Likeness is sentence BLEU (sacrebleu, effective order, so that short texts are not all near zero).
-    Positive where right items are those on which the student writes like its teacher. NaN below three rows,
-    or where all are right, all wrong or all equally like.
+    Likeness is `sentence_bleu`. Positive where right items are those on which the student writes like its
+    teacher. NaN below three rows, or where all are right, all wrong or all equally like.
     """
-    right = both["correct"].to_numpy(float)
-    metric = sacrebleu.BLEU(effective_order=True)
-    likeness = np.array(
-        [
-            metric.sentence_score(text, [reference]).score
-            for text, reference in zip(both["text"], both["text_teacher"], strict=True)
-        ]
-    )
+    right, likeness = both["correct"].to_numpy(float), sentence_bleu(both)
     if len(right) < 3 or np.ptp(right) == 0 or np.ptp(likeness) == 0:
         return math.nan
     return float(np.corrcoef(right, likeness)[0, 1])
+
+
+def sentence_bleu(both: pd.DataFrame) -> np.ndarray:
+    """BLEU of each student text against the teacher's, percent.
+
+    sacrebleu's with effective order, so that short texts are not all near zero.
+    """
+    metric = sacrebleu.BLEU(effective_order=True)
+    pairs = zip(both["text"], both["text_teacher"], strict=True)
+    return np.array([metric.sentence_score(text, [reference]).score for text, reference in pairs])
 
 
 def bleu_counts(text: str, reference: str) -> list[int]:

@@ -27,18 +27,19 @@ MEASURES = ("nll", "forward_kl", "reverse_kl", "same_top1")
 def compared(out: Path, spec: RunSpec, teacher: RunSpec, evaluation: EvalSpec) -> pd.DataFrame:
     """What a student makes of the items of an evaluation, beside its teacher, and of the other domain's.
 
-    A row an item: columns of `predictions`; right and same (its answer is the teacher's), 0 or 1; is_other.
+    A row an item: columns of `predictions`; right and same (its answer is the teacher's), 0 or 1; bleu
+    (comparison.sentence_bleu of its text against the teacher's); is_other.
     Of the other domain it has nll alone. Both runs are resolved, finished and evaluated so.
     """
     other = next(domain for domain in DOMAINS if domain != spec.domain)
-    elsewhere = RunSpec(student=spec.student, method="base", domain=other, data=spec.data)
     there = replace(evaluation, tasks=DOMAIN_TASKS[other])
     student, texts = _loaded(out, spec), [_rows(out, each, evaluation) for each in (spec, teacher)]
     own = predictions(student, _teacher(out, teacher), sources.test_items(spec, evaluation), spec.prompt)
     both = comparison.paired(*texts)
     both["right"], both["same"] = both["correct"].astype(float), comparison.same_answer(both).astype(float)
-    own = own.merge(both[["task", "item_id", "right", "same"]], validate="one_to_one")
-    far = predictions(student, None, sources.test_items(elsewhere, there), spec.prompt)
+    both["bleu"] = comparison.sentence_bleu(both)
+    own = own.merge(both[["task", "item_id", "right", "same", "bleu"]], validate="one_to_one")
+    far = predictions(student, None, sources.test_items(spec, there), spec.prompt)
     return pd.concat([own.assign(is_other=False), far.assign(is_other=True)], ignore_index=True)
 
 

@@ -23,6 +23,7 @@ from kdutils.data.model_files import Location, ModelError
 from kdutils.data.sources import Splits
 from kdutils.items import Item
 from kdutils.models import LoadedModel
+from kdutils.penalties import terms
 from kdutils.spec import EvalSpec, RunSpec
 
 SAME_TOKENIZER = (  # remedy for one vocabulary that two tokenizers use differently
@@ -71,11 +72,13 @@ class Inputs:
 
 
 def check(*runs: Inputs) -> None:
-    """Find everything that can be wrong with runs before anything is trained; what several share once.
+    """Find everything that can be wrong with runs and their starts before any training; what is shared once.
 
     Raises:
         ModelError, DataError: naming what is wrong and the remedy.
     """
+    starts = {start: run.of_run(start) for run in runs if (start := run.spec.start_spec)}
+    runs = (*runs, *starts.values())
     specs = [run.spec for run in runs]
     named = [(s.student, s.student_source) for s in specs] + [(s.teacher, s.teacher_source) for s in specs]
     model_files.check_models(pair for pair in named if pair[0] is not None)
@@ -97,6 +100,8 @@ def check(*runs: Inputs) -> None:
     adapted = {(_student(run), *(getattr(run.spec, name) for name in sizes)): run for run in trained}
     for run in adapted.values():
         check_adapter(run)
+    for run in (run for run in trained if run.spec.penalty):
+        terms.check(run.spec, _skeleton(run.student, known=True))
     own = {_student(run): run for run in trained}
     keys = {model: _tokenizer_key(model, run.tokenizer) for model, run in own.items()}
     for run in {_teacher(run): run for run in compared}.values():

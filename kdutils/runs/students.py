@@ -13,9 +13,11 @@ from kdutils import models
 from kdutils.adapters import facts, trainable
 from kdutils.builds import built
 from kdutils.compute import DEFAULT, Compute
+from kdutils.constants import PENALTIES
 from kdutils.data.model_files import Location
 from kdutils.models import LoadedModel
 from kdutils.noise import key_of, seeded
+from kdutils.penalties import terms
 from kdutils.runs.inputs import Inputs
 from kdutils.runs.store import DamagedError, RunFolder, Store
 from kdutils.spec import RunSpec
@@ -24,9 +26,9 @@ from kdutils.spec import RunSpec
 def student_to_train(inputs: Inputs, at: Store, *, stays_in_memory: bool = False) -> LoadedModel:
     """The student of a run before its first step, with its trainable weights; that of its start is there.
 
-    A run with an adapter that starts after SFT goes on with that of its SFT, so what is stored is one adapter
-    of the model as it is. A student that was built already at its start is not built again. `stays_in_memory`
-    as in models.load.
+    A run with an adapter that has a start goes on with the adapter of that, so what is stored is one adapter
+    of the model as it is. After a first domain nothing is shrunk or built again. `stays_in_memory` as in
+    models.load.
 
     Raises:
         DamagedError: if the weights that it starts from are not what was written.
@@ -38,15 +40,18 @@ def student_to_train(inputs: Inputs, at: Store, *, stays_in_memory: bool = False
     else:
         folder = at.folder(start.run_id)
         student = load_trained(start, folder, base=inputs.student, is_trained_on=True, **how)
-        if not is_full:
-            return student
-    items = inputs.items.train if spec.adapter == "spt" or spec.student_build else ()
-    if start is not None and start.student_build:
+    reference, items = None, inputs.items.train if spec.adapter == "spt" or spec.student_build else ()
+    if spec.first_domain:
         student = built.kept(student, spec.student_build)
     else:
         shrink_and_perturb(student, spec)
+        if PENALTIES.get(spec.penalty) == "student_build":
+            reference = dataclasses.replace(student, network=copy.deepcopy(student.network))
         student = built.build(student, spec, items=items)
-    return trainable.make_trainable(student, spec, seed=spec.seed, items=items)
+    if start is None or is_full:
+        student = trainable.make_trainable(student, spec, seed=spec.seed, items=items)
+    first_items = inputs.of_run(start).items.train if spec.penalty == "intervals" else ()
+    return terms.attach(student, spec, reference=reference, items=first_items)
 
 
 @torch.no_grad()

@@ -190,6 +190,11 @@ def test_bleu_of_nothing_is_nan():
     assert math.isnan(comparison.corpus_bleu([], []))
 
 
+def test_likeness_of_a_text_to_itself_is_whole():
+    both = pd.DataFrame({"text": ["a b c d e", "x y"], "text_teacher": ["a b c d e", "a b c"]})
+    assert comparison.sentence_bleu(both).tolist() == pytest.approx([100.0, 0.0])
+
+
 def test_right_and_alike_correlate_as_scipy_says():
     right = [True, True, False, False]
     both = comparison.paired(rows(right, texts=TEXTS), rows([True] * 4, texts=REFERENCES))

@@ -107,7 +107,7 @@ def test_what_muon_cannot_step_is_refused(folder):
     with pytest.raises(launch.DevicesError, match=r"devices=2: optimiser='muon' needs whole matrices"):
         launch.check_devices(a_spec(folder, "muon", devices=2))
     spec = a_spec(folder, "muon", adapter="miss")
-    with pytest.raises(ModelError, match=r"no linear layer of .* is trained with adapter='miss'"):
+    with pytest.raises(ModelError, match=r"no linear layer of .* has a trained matrix with adapter='miss'"):
         optimisers.make(a_student(spec), spec, RATE)
 
 

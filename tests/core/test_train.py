@@ -10,9 +10,11 @@ import torch
 
 from kdutils import constants, encoding, generation, models, rollouts, training
 from kdutils.adapters import trainable
+from kdutils.checkpoint import TrainingState
 from kdutils.compute import Compute
 from kdutils.data import sources
 from kdutils.data.model_files import ModelError
+from kdutils.process_group import ALONE
 from kdutils.teacher import Teacher
 
 
@@ -125,6 +127,13 @@ def test_interrupted_and_resumed_is_bit_equal(folder, tmp_path, method, fields, 
     resumed, outcome = fit(folder, spec, validation=validation, checkpoint=checkpoint)
     assert same(weights(straight), weights(resumed))
     assert [entry["step"] for entry in outcome.curve if "step" in entry] == [1, 2, 3, 4, 5, 6]
+
+
+def test_what_a_checkpoint_holds_is_read_into_the_layout_of_its_weight():
+    weight = torch.zeros(32, 8).t()  # of an SVD, say; fused AdamW pairs memory, not entries
+    found = ALONE.like(values := torch.arange(256.0).view(8, 32), weight)
+    assert found.stride() == weight.stride() != values.stride()
+    assert torch.equal(found, values)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "one bit", "another run", "missing"])
@@ -494,3 +503,23 @@ def test_opd_is_the_reverse_kl_on_the_texts_that_the_student_samples(folder, mon
         log_student, log_teacher = (each.double().log_softmax(-1) for each in logits)
     by_hand = (log_student.exp() * (log_student - log_teacher)).sum(-1).mean()
     assert losses_of(outcome)[0] == pytest.approx(float(by_hand), rel=1e-5)
+
+
+def test_a_weight_that_lies_transposed_in_memory_resumes_to_the_same_values(tmp_path):
+    """Fused AdamW pairs a weight and its moments by their place in memory."""
+
+    def state():
+        w = torch.nn.Parameter(torch.arange(35.0).reshape(7, 5).T)
+        return TrainingState({"w": w}, torch.optim.AdamW([w], lr=0.1, fused=True), 1)
+
+    def step(of, seed):
+        of.weights["w"].grad = torch.rand(5, 7, generator=torch.Generator().manual_seed(seed))
+        of.optimiser.step()
+
+    straight, resumed = state(), state()
+    step(straight, 0)
+    straight.save(tmp_path / "checkpoint", "a-run", ALONE)
+    resumed.resume(tmp_path / "checkpoint", "a-run", ALONE, warn=pytest.fail)
+    for of in (straight, resumed):
+        step(of, 1)
+    assert torch.equal(straight.weights["w"], resumed.weights["w"])

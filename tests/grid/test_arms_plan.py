@@ -2,9 +2,11 @@
 
 import math
 from dataclasses import replace
+from itertools import permutations
 
 import pytest
 
+from kdutils.constants import ALL_TASKS, DOMAINS
 from kdutils.grid import arms, plan
 from kdutils.grid.profile import load_profile, profile_names
 from kdutils.io.toml_files import one_line_errors
@@ -88,3 +90,17 @@ def test_every_profile_with_such_studies_can_be_planned(profile, tmp_path):
     for study in load_profile(profile).live.arm_studies:
         asked = plan.plan(study.section, {"profile": profile, "out": str(tmp_path)}).asked
         assert {run.spec.domain for run in asked} >= {study.domain}
+
+
+def test_students_of_two_domains_their_starts_and_first_teachers_are_evaluated_on_both(tmp_path):
+    asked = plan.plan("17", {"profile": "training", "out": str(tmp_path)}).asked
+    domains = {}
+    for run in asked:
+        domains.setdefault(run.spec, set()).add(ALL_TASKS[run.evaluation.tasks[0]].domain)
+    second = [spec for spec in domains if spec.first_domain]
+    assert {(spec.first_domain, spec.domain) for spec in second} == set(permutations(DOMAINS))
+    for spec in second:
+        assert domains[spec] == set(DOMAINS)
+        assert spec.first_domain in domains[spec.start_spec]
+        if spec.teacher:
+            assert spec.first_domain in domains[spec.start_spec.teacher_spec]

@@ -49,7 +49,7 @@ def no_runs():
 
 def test_a_planted_interaction_is_found_and_none_is_not():
     rows = items(by_capacity)
-    levels = adaptation.levels(rows, "nll", rng=rng())
+    levels = arms.levels(rows, "nll", rng=rng())
     benefits = adaptation.benefits(levels)
     means = benefits[benefits["method"] == "fkl"].groupby("arm")["benefit"].mean()
     assert means.to_dict() == pytest.approx({"full": 0.3, "lora": 0.2, "lora_small": 0.1}, abs=0.01)
@@ -66,7 +66,7 @@ def test_a_planted_interaction_is_found_and_none_is_not():
     assert verdicts["AD4"] == "not_testable"
 
     flat = items(lambda arm, method, size: 2.0 - 0.2 * (method != "sft") - 0.1 * (arm == "full"))
-    levels = adaptation.levels(flat, "nll", rng=rng())
+    levels = arms.levels(flat, "nll", rng=rng())
     found = adaptation.interactions(flat, levels)
     assert (found["low"] < 0).all() and (found["high"] > 0).all()
     assert found["p_holm"].min() > 0.05
@@ -85,7 +85,7 @@ def test_the_interaction_is_that_of_the_benefits_and_missing_arms_are_left_out()
     long = long.assign(subject=long["train_items"].astype(str) + long["seed"].astype(str))
     one = pingouin.rm_anova(long, dv="value", within="arm", subject="subject")
     assert found.iloc[-1]["F"] == pytest.approx(one["F"].iloc[0])
-    levels = adaptation.levels(rows, "nll", rng=rng())
+    levels = arms.levels(rows, "nll", rng=rng())
     assert ("fkl", "lora") not in set(
         adaptation.interactions(rows, levels).set_index(["method", "arm"]).index
     )
@@ -142,7 +142,7 @@ def test_without_a_study_nothing_is_claimed():
     empty = empty.astype({"is_other": bool} | dict.fromkeys(arms.VALUES, float))
     values = adaptation.contrasts(empty, no_runs(), rng=rng())
     assert {row["verdict"] for row in contrasts.judge("15", values)} == {"not_testable"}
-    levels = adaptation.levels(empty, "nll", rng=rng())
+    levels = arms.levels(empty, "nll", rng=rng())
     for table in (
         adaptation.benefits(levels),
         adaptation.interactions(empty, levels),

@@ -1,0 +1,116 @@
+"""What notebooks with studies of arms show alike: how many runs there are, and their learning rates."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from kdutils.constants import METHOD_NAMES
+from kdutils.grid.study import PLANNED
+from kdutils.report import plots
+from kdutils.report.plots import COLOURS, MARKERS, Style
+from kdutils.report.section import Section
+from kdutils.results import arms
+
+LABELS = {  # of the arms that profiles have
+    "full": "all weights",
+    "lora": "LoRA",
+    "lora_small": "LoRA, small",
+    "dora": "DoRA",
+    "pissa": "PiSSA",
+    "miss": "MiSS",
+    "miss_bat": "MiSS, bat",
+    "shadow": "Shadow",
+    "shadow_kl": "Shadow, KL",
+    "shadow_detached": "Shadow alone",
+    "shadow_detached_kl": "Shadow alone, KL",
+    "random_mask": "random mask",
+    "static_mask": "static mask",
+    "static_mask_half": "static mask, half",
+    "id3": "ID3",
+    "spt": "SPT",
+    "narrow": "narrow",
+    "low_rank": "low rank",
+    "low_rank_plain": "low rank, plain SVD",
+    "low_rank_features": "low rank, features",
+    "low_rank_perturbation": "low rank, weights",
+    "pruned": "pruned",
+    "shared": "shared weights",
+    "hybrid": "hybrid",
+    "adamw": "AdamW",
+    "muon": "Muon",
+    "muon_spectral": "Muon, spectral",
+    "from_base": "from the base model",
+    "after_sft": "after SFT",
+    "after_half": "after SFT on half",
+    "after_wrong": "after wrong SFT",
+    "shrunk": "shrunk, perturbed",
+    "plain": "nothing",
+    "l2_sp_weak": "L2-SP, weak",
+    "l2_sp": "L2-SP",
+    "l2_sp_strong": "L2-SP, strong",
+    "intervals_weak": "intervals, weak",
+    "intervals": "intervals",
+    "intervals_strong": "intervals, strong",
+    "replay": "replay",
+    "osf": "OSF",
+    arms.BASE: "as it is",
+}
+NAMES = {"arm": LABELS, "method": METHOD_NAMES}
+
+
+def styles_of(arms: pd.Series) -> dict[str, Style]:
+    """A colour and a marker for each arm there is."""
+    present = [name for name in LABELS if name in set(arms)]
+    looks = ((COLOURS[place % 10], MARKERS[(place + place // 10) % 10]) for place in range(len(present)))
+    return {name: Style(LABELS[name], *look) for name, look in zip(present, looks, strict=True)}
+
+
+def _rate_curves(table: pd.DataFrame) -> Figure:
+    """Validation loss over the learning rate by arm, a row of panels a method, a column a student."""
+    styles, height = styles_of(table["arm"]), 0.9 + 2.1 * table["method"].nunique()
+    fig, parts = plots.crossed_panels(table, "method", "student", height=height, sharey="row")
+    for ax, part in parts:
+        ax.set_visible(len(part) > 0)
+        for arm, own in part.sort_values("rate").groupby("arm", sort=False):
+            look = {"color": styles[arm].colour, "marker": styles[arm].marker, "markersize": 3.6}
+            ax.plot(own["rate"], own["validation_loss"], linewidth=1.0, **look)
+        if len(part):
+            ax.set_title(f"{METHOD_NAMES[part['method'].iloc[0]]}, {part['student'].iloc[0]}")
+        ax.set(xscale="log", yscale="log", xlabel="learning rate", ylabel="validation loss,\nnats a token")
+        ax.yaxis.set_major_locator(MaxNLocator(5))
+        ax.yaxis.set_major_formatter("{x:g}")
+        ax.minorticks_off()
+    plots.figure_legend(fig, styles.values())
+    return fig
+
+
+def counts(section: Section, study: str, runs: pd.DataFrame, rates: pd.DataFrame | None = None) -> None:
+    """How many trials and runs a study has, or that it is not there or not trained yet."""
+    if runs.empty:
+        own = PLANNED[section.number].partition("_")[2]
+        section.run.remark(
+            f"Profile {section.asked.profile.name} has no study of arms {study!r}, or it is not trained yet: "
+            f"nothing of it is shown. ./run_all.sh {own} trains it."
+        )
+        return
+    trials = ""
+    if rates is not None:
+        found = rates["outcome"].value_counts()
+        said = ", ".join(f"{found.get(name, 0)} {name}" for name in ("chosen", "void", "open"))
+        trials = f"{int(runs['is_trial'].sum())} trials of {len(rates)} cells: {said}; "
+    print(f"{study}: {trials}{int(runs['is_final'].sum())} runs that are compared")
+
+
+def rates(section: Section, runs: pd.DataFrame, found: pd.DataFrame, *, figure: str = "rates") -> None:
+    """Figure of the validation loss over the learning rate, and the cells that are void or open."""
+    trials = runs[runs["is_trial"] & np.isfinite(runs["validation_loss"])]
+    caption = "validation loss of the best epoch by learning rate, middle number of training items,"
+    caption += " first seed."
+    section.figure(figure, {"live": trials}, _rate_curves, caption, value="validation_loss, nats a token")
+    lost = found[found["outcome"] != "chosen"].drop(columns=["teacher"]).replace(NAMES)
+    caption = "arms without a learning rate: void where the best is at an end of those tried, open "
+    caption += "where trials are missing or all diverged."
+    section.table({"live": lost}, caption, {"rate": ".1g", "validation_loss": ".3f"})

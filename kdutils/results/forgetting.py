@@ -1,0 +1,121 @@
+"""Two domains in turn: what the second costs the first, in accuracy and in likeness to its teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from kdutils.grid.cell_table import short_name
+from kdutils.runs import comparison, store
+from kdutils.spec import EvalSpec, RunSpec
+
+ARM = ["student", "first_domain", "domain", "method", "adapter", "penalty", "replay_share"]
+POINT = [*ARM, "penalty_strength"]
+MEASURES = ["before", "after", "forgetting", "second"]  # accuracies, and points lost of the first
+MEASURES += ["agreement_before", "agreement", "bleu_before", "bleu"]  # with the first teacher, first domain
+GRID = 201  # accuracies at which two frontiers are compared
+
+
+def read(
+    out: Path, runs: Iterable[tuple[RunSpec, RunSpec]], evaluations: dict[str, EvalSpec]
+) -> pd.DataFrame:
+    """POINT, seed and MEASURES of the runs that are finished and evaluated on both domains.
+
+    Args:
+        runs: each with a `first_domain`, and the run of the teacher of that domain (beside an SFT student the
+            teacher of the distilled students that it is compared with); both resolved.
+        evaluations: of the tasks of each domain.
+    """
+    table = []
+    for spec, first_teacher in runs:
+        first, second = evaluations[spec.first_domain], evaluations[spec.domain]
+        asked = [(spec.start_spec, first), (spec, first), (spec, second), (first_teacher, first)]
+        rows = [store.folder_of(out, each.run_id).evaluation(how) for each, how in asked]
+        if all(found is not None for found in rows):
+            own = {name: getattr(spec, name) for name in [*POINT, "seed"]}
+            table.append(own | {"student": short_name(spec.student)} | measures(*rows))
+    return pd.DataFrame(table, columns=[*POINT, "seed", *MEASURES])
+
+
+def measures(
+    before: pd.DataFrame, after: pd.DataFrame, second: pd.DataFrame, first_teacher: pd.DataFrame
+) -> dict[str, float]:
+    """MEASURES of one student, each a mean over tasks in percent, from item rows.
+
+    Args:
+        before, after: of the student on the first domain, before and after the second was learned.
+        second: of the student on the second domain, after it.
+        first_teacher: of the teacher of the first domain, on that.
+    """
+    accuracy = [float(comparison.accuracies(rows)["accuracy"].mean()) for rows in (before, after, second)]
+    found = dict(zip(["before", "after", "second"], accuracy, strict=True))
+    found["forgetting"] = found["before"] - found["after"]
+    return found | _likeness(before, first_teacher, "_before") | _likeness(after, first_teacher, "")
+
+
+def _likeness(student: pd.DataFrame, teacher: pd.DataFrame, suffix: str) -> dict[str, float]:
+    both = comparison.paired(student, teacher)
+    agreement = comparison.agreements(both, by=["task"])["agreement"].mean()
+    bleu = [
+        comparison.corpus_bleu(part["text"], part["text_teacher"])
+        for _, part in both.groupby("task", sort=False)
+    ]
+    return {f"agreement{suffix}": float(agreement), f"bleu{suffix}": float(np.mean(bleu))}
+
+
+def means(table: pd.DataFrame) -> pd.DataFrame:
+    """MEASURES of `read` by POINT, means over seeds, and n_seeds."""
+    groups = table.groupby(POINT, sort=False)
+    return groups[MEASURES].mean().assign(n_seeds=groups.size()).reset_index()
+
+
+def curves(points: pd.DataFrame) -> pd.DataFrame:
+    """The points of each arm over its strengths, by rising strength, with `is_on_frontier` within the arm.
+
+    A run without penalty is strength 0 of every penalty of its method. Takes `read` (then each seed has its
+    own curves) or `means`.
+    """
+    seed = [name for name in ("seed",) if name in points]
+    keys = [name for name in ARM if name != "penalty"]
+    plain = points[points["penalty"] == ""].drop(columns="penalty")
+    arms = points.loc[points["penalty"] != "", [*ARM, *seed]].drop_duplicates()
+    shared = arms.merge(plain, on=[*keys, *seed])
+    table = pd.concat([points, shared]).sort_values([*ARM, *seed, "penalty_strength"], ignore_index=True)
+    best = [frontier(part["second"], part["after"]) for _, part in table.groupby([*ARM, *seed], sort=False)]
+    return table.assign(is_on_frontier=np.concatenate(best) if best else np.array([], bool))
+
+
+def frontier(second: Iterable[float], after: Iterable[float]) -> np.ndarray:
+    """True for each point beside which no other is as good on both domains and better on one."""
+    points = np.column_stack([list(second), list(after)])
+    as_good = (points[:, None] >= points[None]).all(2)
+    better = (points[:, None] > points[None]).any(2)
+    return ~(as_good & better).any(0)
+
+
+def gap(one: pd.DataFrame, other: pd.DataFrame, *, measure: str = "after") -> float:
+    """Mean height of one frontier above another: `measure` kept at equal accuracy on the second domain.
+
+    The height of a frontier at an accuracy is the most that a point with at least it has; nothing is
+    interpolated, since no student lies between two points. The mean is over accuracies from the lowest point
+    of both to the highest that both reach. NaN without points.
+
+    Args:
+        one, other: points with columns `second` and `measure`, of any strengths.
+    """
+    if one.empty or other.empty:
+        return float("nan")
+    low = min(one["second"].min(), other["second"].min())
+    high = min(one["second"].max(), other["second"].max())
+    asked = np.linspace(low, high, GRID)
+    heights = [_heights(points["second"], points[measure], asked) for points in (one, other)]
+    return float((heights[0] - heights[1]).mean())
+
+
+def _heights(second: Any, kept: Any, asked: np.ndarray) -> np.ndarray:
+    reaches = np.asarray(second)[:, None] >= asked
+    return np.where(reaches, np.asarray(kept)[:, None], -np.inf).max(0)
