@@ -9,15 +9,17 @@ import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from kdutils.compute import Compute
-from kdutils.data import model_files, sources
+from kdutils.data import sources
+from kdutils.data.model_files import is_large, locate
 from kdutils.devices import launch
 from kdutils.grid import cell_table, ray_engine
 from kdutils.grid.evaluations import student_protocols
-from kdutils.grid.local_pool import Pool, StartEngine
+from kdutils.grid.local_pool import Do, Pool
 from kdutils.grid.progress import Progress, State
 from kdutils.grid.scheduler import Scheduler, Shard, jobs_of
 from kdutils.grid.study import PlannedRun
@@ -60,14 +62,22 @@ def fill(
     """
     out = Path(out).expanduser()
     jobs = jobs_of(planned)
-    n_large = sum(_is_large(run.spec) for run in planned)
-    n_devices = max((run.spec.devices for run in planned), default=1)
-    if engine == "local":
-        start = _local_start(workers, n_large=n_large, n_devices=n_devices)
-    elif engine == "ray":
-        start = _ray_start(workers, address, n_large=n_large, n_devices=n_devices)
-    else:
+    models = {(run.spec.student, run.spec.student_source) for run in planned}
+    models |= {(run.spec.teacher, run.spec.teacher_source) for run in planned if run.spec.teacher}
+    how = {"workers": workers, "is_large": any(is_large(locate(*model)) for model in models)}
+    how["n_devices"] = max((run.spec.devices for run in planned), default=1)
+    if engine not in ENGINES:
         raise ValueError(f"engine {engine!r} is unknown; choose one of {', '.join(ENGINES)}")
+    if engine == "ray":
+        ray_engine.require(address)
+        how |= {"address": address, "preload": MAKER}
+        # Ray itself shows a process its GPUs.
+        start = partial(ray_engine.RayPool, setting=lambda share: Setting(None, share.n_threads), **how)
+    else:
+
+        def start(do: Do, **named: Any) -> Pool:
+            return Pool(do, _settings(**how), **named)  # loads torch
+
     own = shard.jobs(jobs) if shard else jobs
     scheduler = Scheduler(own, out, progress or (lambda state: None), silence_seconds=silence_seconds)
     scheduler.check_store()
@@ -78,33 +88,7 @@ def fill(
     return scheduler.state()
 
 
-def _is_large(spec: RunSpec) -> bool:
-    models = (spec.student, spec.student_source), (spec.teacher, spec.teacher_source)
-    return any(model_files.is_large(model_files.locate(*model)) for model in models if model[0] is not None)
-
-
-def _ray_start(workers: int | None, address: str | None, *, n_large: int, n_devices: int) -> StartEngine:
-    ray_engine.require(address)
-    return partial(
-        ray_engine.RayPool,
-        setting=lambda share: Setting(None, share.n_threads),  # Ray itself shows a process its GPUs
-        workers=workers,
-        is_large=n_large > 0,
-        n_devices=n_devices,
-        address=address,
-        preload=MAKER,
-    )
-
-
-def _local_start(workers: int | None, *, n_large: int, n_devices: int) -> StartEngine:
-    def start(do, *, prepare, on_message) -> Pool:
-        settings = _settings(workers, n_large=n_large, n_devices=n_devices)  # loads torch
-        return Pool(do, settings, prepare=prepare, on_message=on_message)
-
-    return start
-
-
-def _settings(workers: int | None, *, n_large: int, n_devices: int = 1) -> list[Setting]:
+def _settings(*, workers: int | None, is_large: bool, n_devices: int = 1) -> list[Setting]:
     """What each worker has: its GPUs, as many as a run may ask for, or its share of the cores."""
     import torch
 
@@ -112,8 +96,8 @@ def _settings(workers: int | None, *, n_large: int, n_devices: int = 1) -> list[
     starts = range(0, len(all_gpus) - n_devices + 1, n_devices)
     gpus = [",".join(all_gpus[start : start + n_devices]) for start in starts]
     n_cores = os.cpu_count() or 1
-    n_workers = workers or len(gpus) or (1 if n_large else max(1, n_cores // n_devices))
-    n_threads = max(1, n_cores // n_workers) if n_large else n_devices
+    n_workers = workers or len(gpus) or (1 if is_large else max(1, n_cores // n_devices))
+    n_threads = max(1, n_cores // n_workers) if is_large else n_devices
     return [Setting(gpus[index % len(gpus)] if gpus else None, n_threads) for index in range(n_workers)]
 
 

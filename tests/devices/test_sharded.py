@@ -394,9 +394,9 @@ def test_what_this_machine_has_not_is_refused_before_anything_is_written(study, 
 
 def test_workers_get_as_many_gpus_as_a_run_asks_for(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 5)
-    given = [setting.gpu for setting in fill._settings(None, n_large=0, n_devices=2)]
+    given = [setting.gpu for setting in fill._settings(workers=None, is_large=False, n_devices=2)]
     assert given == ["0,1", "2,3"]
-    assert [setting.gpu for setting in fill._settings(None, n_large=0)] == list("01234")
+    assert [setting.gpu for setting in fill._settings(workers=None, is_large=False)] == list("01234")
 
 
 def test_the_same_run_on_other_devices_is_asked_for_with_these():
