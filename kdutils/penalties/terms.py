@@ -31,6 +31,10 @@ def check(spec: RunSpec, network: nn.Module | None) -> None:
         raise ModelError(f"{told}: after a first domain the student was built before; drop one of them")
     if spec.penalty == "intervals" and spec.adapter != "full":
         raise ModelError(f"{told} is of matrices, which adapter={spec.adapter!r} does not train; use 'full'")
+    if spec.penalty == "intervals" and spec.frozen == "mlp":
+        raise ModelError(
+            f"{told} is of matrices of MLPs, which frozen='mlp' does not train; drop one of them"
+        )
     if spec.penalty == "intervals" and network is not None:
         intervals.down_projections(network)
 

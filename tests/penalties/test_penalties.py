@@ -141,6 +141,7 @@ def test_intervals_punish_what_moves_outputs_within_the_box_alone(folder):
     [
         ({"penalty": "intervals"}, "model of 2 blocks has 1 layers named down_proj"),
         ({"penalty": "intervals", "adapter": "lora"}, "adapter='lora' does not train; use 'full'"),
+        ({"penalty": "intervals", "frozen": "mlp"}, "which frozen='mlp' does not train; drop one of them"),
         ({"penalty": "features", "first_domain": "commonsense"}, "the student was built before"),
     ],
 )
