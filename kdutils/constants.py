@@ -137,12 +137,13 @@ class Adapter(NamedTuple):
     fields: tuple[str, ...]  # of a run that have an effect with it, and not with every other
 
 
-_SIZE, _START = ("adapter_parameters", "lora_rank"), ("student_start", "first_domain", "optimiser", "penalty")
+_SIZE, _START = ("adapter_parameters", "lora_rank"), ("student_start", "first_domain", "penalty")
+_LINEAR = (*_START, "optimiser")  # those that train matrices of linear layers, which Muon steps
 ADAPTERS = {  # each is built by the function of its name in kdutils.adapters.trainable
-    "full": Adapter("Full fine-tuning", ("frozen", "shrink", "perturb", "student_build", *_START)),
-    "lora": Adapter("LoRA", (*_SIZE, "lora_alpha", "lora_dropout", "teacher_adapter", *_START)),
-    "dora": Adapter("DoRA", (*_SIZE, "lora_alpha", *_START)),
-    "pissa": Adapter("PiSSA", (*_SIZE, *_START)),
+    "full": Adapter("Full fine-tuning", ("frozen", "shrink", "perturb", "student_build", *_LINEAR)),
+    "lora": Adapter("LoRA", (*_SIZE, "lora_alpha", "lora_dropout", "teacher_adapter", *_LINEAR)),
+    "dora": Adapter("DoRA", (*_SIZE, "lora_alpha", *_LINEAR)),
+    "pissa": Adapter("PiSSA", (*_SIZE, *_LINEAR)),
     "miss": Adapter("MiSS", (*_SIZE, *_START)),
     "miss_bat": Adapter("MiSS (bat)", (*_SIZE, *_START)),
     "osf": Adapter("OSF", (*_SIZE, *_START)),

@@ -217,6 +217,7 @@ class RunSpec(Hashed):
         """The run whose student it starts from; None for the model as it is."""
         if self.first_domain:
             own = {"domain": self.first_domain, "data_digest": self.data_digest.partition("+")[2]}
+            own["wrong_rationale_share"] = defaults_of(RunSpec)["wrong_rationale_share"]  # of this domain's
             return replace(self, **ONE_DOMAIN | own)
         if self.student_start == "base":
             return None

@@ -147,6 +147,12 @@ def _additions(spec: RunSpec, defaults: dict[str, Any]) -> None:
             raise ValueError(f"{value} has no effect without {other}: give that, or leave {name} out")
     if spec.penalty and not spec.penalty_strength:
         raise ValueError(f"penalty={spec.penalty!r} needs a penalty_strength above 0")
+    if spec.replay_share and not round(spec.replay_share * spec.train_items):
+        raise ValueError(f"replay_share={spec.replay_share} of {spec.train_items} items is none: raise it")
+    if spec.student_build == "pruned" and spec.build_compression == 1:
+        raise ValueError("student_build='pruned' leaves all at build_compression=1.0: raise it")
+    if spec.student_build == "shared" and spec.optimiser != "adamw":
+        raise ValueError(f"optimiser={spec.optimiser!r} steps matrices, shared weights are none: use 'adamw'")
     if spec.student_build == "shared" and spec.frozen:
         raise ValueError(f"frozen={spec.frozen!r}: shared weights belong to no module: leave it out")
     if spec.first_domain == spec.domain:

@@ -60,11 +60,14 @@ class Line:
 
     @property
     def barriers(self) -> dict[str, float]:
-        """(E(0) + E(1)) / 2 - E(t), with t where it is farthest from 0, for E `nll` and `error`.
+        """(1 - t) E(0) + t E(1) - E(t), with t where it is farthest from 0, for E `nll` and `error`.
 
-        Below 0 there is a barrier between the two; above, the line is better than its ends.
+        Below 0 there is a barrier between the two; above, the line is better than its ends. The source has
+        (E(0) + E(1)) / 2 - E(t), by which ends that are not equally good would be a barrier themselves.
         """
-        gaps = {name: (e[0] + e[-1]) / 2 - e for name, e in (("nll", self.nll), ("error", self.error))}
+        t = np.linspace(0, 1, len(self.nll))
+        lines = {"nll": self.nll, "error": self.error}
+        gaps = {name: (1 - t) * e[0] + t * e[-1] - e for name, e in lines.items()}
         return {name: float(gap[np.abs(gap).argmax()]) for name, gap in gaps.items()}
 
 

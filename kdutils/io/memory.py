@@ -6,7 +6,7 @@ import contextlib
 import ctypes
 import functools
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import psutil
 
 # Of glibc's <malloc.h>.
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -2, -3, -4
+_blocks: list[object] = []  # of keeping_freed_memory that are open
 SAMPLE_SECONDS = 0.002  # between two looks at the memory, where the system keeps no peak of its own
 
 
@@ -23,7 +24,8 @@ def keeping_freed_memory() -> Iterator[bool]:
 
     By default glibc returns large blocks to the system at once, and every tensor of some megabytes is paged
     in again: on a virtual machine a step of a model of 0.5 billion parameters took five times as long. Kept
-    memory may become fragmented, so it is returned at the end of the block.
+    memory may become fragmented, so it is returned at the end of the block. Blocks may be within each other,
+    as that of a teacher is within its student's: memory is kept until the outermost ends.
     """
     mallopt = getattr(_c_library(), "mallopt", None)
     if mallopt is None:
@@ -32,14 +34,21 @@ def keeping_freed_memory() -> Iterator[bool]:
     mallopt(M_MMAP_MAX, 0)
     mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
     mallopt(M_TOP_PAD, 64 << 20)
+    _blocks.append(mallopt)
     try:
         yield True
     finally:
-        mallopt(M_MMAP_MAX, 65_536)
-        mallopt(M_MMAP_THRESHOLD, 32 << 20)
-        mallopt(M_TRIM_THRESHOLD, 64 << 20)
-        mallopt(M_TOP_PAD, 128 << 10)
+        _blocks.pop()
+        if not _blocks:
+            _restore(mallopt)
         give_back_memory()
+
+
+def _restore(mallopt: Callable[[int, int], int]) -> None:
+    mallopt(M_MMAP_MAX, 65_536)
+    mallopt(M_MMAP_THRESHOLD, 32 << 20)
+    mallopt(M_TRIM_THRESHOLD, 64 << 20)
+    mallopt(M_TOP_PAD, 128 << 10)
 
 
 def give_back_memory() -> None:

@@ -31,6 +31,10 @@ def check(spec: RunSpec, network: nn.Module | None) -> None:
         raise ModelError(f"{told}: after a first domain the student was built before; drop one of them")
     if spec.penalty == "intervals" and spec.adapter != "full":
         raise ModelError(f"{told} is of matrices, which adapter={spec.adapter!r} does not train; use 'full'")
+    if spec.penalty == "intervals" and spec.frozen == "mlp":
+        raise ModelError(
+            f"{told} is of matrices of MLPs, which frozen='mlp' does not train; drop one of them"
+        )
     if spec.penalty == "intervals" and network is not None:
         intervals.down_projections(network)
 
@@ -88,9 +92,10 @@ def _affine(layer: nn.Module) -> list[Tensor]:
     return [layer.weight, *([] if layer.bias is None else [layer.bias])]
 
 
-def _features(student: LoadedModel, _: RunSpec, reference: LoadedModel, __: object) -> Term:
+def _features(student: LoadedModel, spec: RunSpec, reference: LoadedModel, __: object) -> Term:
     """Mean over blocks of the mean squared difference of their outputs at the scored positions.
 
+    Each position, or with `RunSpec.weighs_sequences` each sequence, has the same weight, as in the loss.
     Source: PELA, Guo et al. 2024 (arXiv:2310.10700), there over all positions of an image.
     """
     reference.network.requires_grad_(False).eval()
@@ -110,10 +115,15 @@ def _features(student: LoadedModel, _: RunSpec, reference: LoadedModel, __: obje
         with torch.no_grad(), reference.policy.computing():
             decoder = reference.causal.get_decoder()
             wanted = decoder(input_ids=ids_BT, use_cache=False, output_hidden_states=True).hidden_states
-        states = (
-            [losses.shifted(x, scored_BT).float() for x in pair] for pair in zip(own, wanted, strict=True)
-        )
-        return torch.stack([nn.functional.mse_loss(*pair) for pair in states][1:]).mean()
+        errors = [
+            (losses.shifted(x, scored_BT).float() - losses.shifted(y, scored_BT).float()).square().mean(1)
+            for x, y in zip(own[1:], wanted[1:], strict=True)
+        ]
+        error_N = torch.stack(errors).mean(0)
+        weights_N = torch.ones_like(error_N)
+        if spec.weighs_sequences:
+            weights_N = losses.sequence_mean_weights(scored_BT)
+        return (weights_N * error_N).sum() / weights_N.sum().clamp_min(1.0)  # nothing may be scored
 
     return term
 

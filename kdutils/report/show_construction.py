@@ -89,8 +89,8 @@ def _regimes(found: pd.DataFrame) -> Figure:
 
 def twins(section: Section, found: pd.DataFrame) -> None:
     """Whether the SFT and the KD student of one pruned model lie in one basin: `construction.twins`."""
-    caption = "regimes of pruned students. barrier: loss of the ends less that on the straight line"
-    caption += " between the student retrained by SFT and the one by forward KL, where that is "
+    caption = "regimes of pruned students. barrier: loss between those of the ends less that on the "
+    caption += "straight line from the student retrained by SFT to the one by forward KL, where that is "
     caption += "farthest, nats a token (below 0: a barrier); CKA of their final hidden states, means"
     caption += " over seeds. I: a barrier; II-A: none, but unlike; II-B: none, and alike."
     section.table({"live": found}, caption, {"density": ".2g", "barrier": ".3f", "cka": ".3f"})

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -163,7 +164,8 @@ def contrasts(
     if len(hybrid):
         rng = np.random.default_rng(seed)
         gaps = crossed_bootstrap.group_means(hybrid, "gap", by=["method"], rng=rng)
-        found["C10"] = estimated(gaps.mean(axis=1))
+        n_items = len(hybrid[arms.ITEM].drop_duplicates())
+        found["C10"] = replace(estimated(gaps.mean(axis=1)), n=n_items)
     return found
 
 

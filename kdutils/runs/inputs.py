@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from kdutils import encoding, models
+from kdutils import encoding, models, optimisers
 from kdutils.adapters import trainable
 from kdutils.builds import built
 from kdutils.constants import MASKS
@@ -96,7 +96,8 @@ def check(*runs: Inputs) -> None:
     places = [run.student for run in alone] + [run.teacher for run in alone if run.spec.teacher]
     for place in dict.fromkeys(places):
         check_model(place)
-    sizes = ("adapter", "lora_rank", "lora_dropout", "adapter_parameters", "frozen", "student_build")
+    sizes = ("adapter", "lora_rank", "lora_dropout", "adapter_parameters", "frozen")
+    sizes += ("student_build", "optimiser")
     adapted = {(_student(run), *(getattr(run.spec, name) for name in sizes)): run for run in trained}
     for run in adapted.values():
         check_adapter(run)
@@ -196,11 +197,14 @@ def check_adapter(run: Inputs) -> None:
         trainable.size_of(network, spec)
     if spec.student_build and (network := _skeleton(run.student, known=True)) is not None:
         built.linear_layers(network)
-    is_built = spec.frozen or spec.adapter not in ("full", *MASKS)
+    is_built = spec.frozen or spec.adapter not in ("full", *MASKS) or spec.optimiser != "adamw"
     if is_built and (network := _skeleton(run.student)) is not None:
         policy = models.policy_for(network.num_parameters())
         model = LoadedModel(spec.student, copy.deepcopy(network), run.tokenizer, policy)
-        trainable.make_trainable(model, spec, seed=0)
+        model = trainable.make_trainable(model, spec, seed=0)
+        if spec.optimiser != "adamw" and not optimisers.matrices(model):
+            lost = f"{spec.student} has no linear layer with a trained matrix"
+            raise ModelError(f"optimiser={spec.optimiser!r}: {lost}; use optimiser='adamw'")
 
 
 @cache

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import io
 
+import numpy as np
 import pytest
 import tiny
 import torch
@@ -395,6 +396,8 @@ def test_a_line_has_its_ends_and_a_barrier_where_a_hill_is_between(folder):
     assert found.error.min() >= 0 and found.error.max() <= 1
     hill = connectivity.Line(*[torch.tensor([1.0, 2, 5, 1, 3]).numpy()] * 2)
     assert hill.barriers == {"nll": -3.0, "error": -3.0}
+    slope = connectivity.Line(*[np.linspace(1.0, 2.0, 11)] * 2)  # a worse end is no barrier
+    assert slope.barriers == pytest.approx({"nll": 0, "error": 0}, abs=1e-12)
     with pytest.raises(ValueError, match="zeros differ"):
         connectivity.line(first, make(a_spec(folder, "pruned", build_compression=4.0)), items, spec)
 

@@ -1,11 +1,14 @@
 """Muon: what it steps, how far, and that nothing else is stepped otherwise than by AdamW."""
 
 import math
+import shutil
+from dataclasses import replace
 
 import pytest
 import tiny
 import torch
 from safetensors.torch import load_file
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from kdutils import models, optimisers, training
 from kdutils.adapters import trainable
@@ -13,6 +16,7 @@ from kdutils.compute import Compute
 from kdutils.data import sources
 from kdutils.data.model_files import ModelError
 from kdutils.devices import launch
+from kdutils.runs import inputs
 
 RATE, DECAY = 0.02, 0.1
 MUON = ("muon", "muon_spectral")
@@ -106,9 +110,29 @@ def test_what_muon_cannot_step_is_refused(folder):
         a_spec(folder, "muon", adapter="id3", adapter_parameters=2_000)
     with pytest.raises(launch.DevicesError, match=r"devices=2: optimiser='muon' needs whole matrices"):
         launch.check_devices(a_spec(folder, "muon", devices=2))
-    spec = a_spec(folder, "muon", adapter="miss")
-    with pytest.raises(ModelError, match=r"no linear layer of .* has a trained matrix with adapter='miss'"):
-        optimisers.make(a_student(spec), spec, RATE)
+    for own in ({"adapter": "miss"}, {"adapter": "osf"}, {"adapter": "unilora", "adapter_parameters": 2_000}):
+        with pytest.raises(ValueError, match=f"optimiser=muon has no effect with adapter='{own['adapter']}'"):
+            a_spec(folder, "muon", **own)
+    with pytest.raises(ValueError, match=r"optimiser='muon' steps matrices, shared weights are none"):
+        a_spec(folder, "muon", student_build="shared", build_compression=2.0)
+    spec = a_spec(folder, "muon")
+    student = a_student(spec)
+    for layer in optimisers.matrices(student):
+        layer.requires_grad_(False)
+    with pytest.raises(ModelError, match=r"no linear layer of .* has a trained matrix with adapter='full'"):
+        optimisers.make(student, spec, RATE)
+
+
+def test_a_model_without_linear_layers_is_refused_to_muon_before_any_training(folder, tmp_path):
+    """GPT-2 has layers of another class in their place."""
+    config = GPT2Config(n_embd=16, n_layer=1, n_head=2, n_positions=256, vocab_size=640)
+    GPT2LMHeadModel(config).save_pretrained(tmp_path / "gpt-20k")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(folder / "student-20k" / name, tmp_path / "gpt-20k" / name)
+    spec = a_spec(folder, "muon")
+    spec = replace(spec, student=str(tmp_path / "gpt-20k"))
+    with pytest.raises(ModelError, match=r"optimiser='muon': .* has no linear layer with a trained matrix"):
+        inputs.check(inputs.Inputs.of(sources.resolved(spec), None))
 
 
 def test_the_norms_of_scaled_orthogonal_matrices_are_their_scale(folder):

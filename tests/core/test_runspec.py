@@ -288,6 +288,8 @@ def test_the_teacher_is_a_run_of_its_own_shared_by_its_students():
             "='intervals' has no effect without first_domain",
         ),
         ({"penalty": "features", "penalty_strength": 1.0}, "='features' has no effect without student_build"),
+        (SECOND | {"replay_share": 3e-4}, "replay_share=0.0003 of 1500 items is none: raise it"),
+        ({"student_build": "pruned"}, "student_build='pruned' leaves all at build_compression=1.0: raise it"),
         ({"first_domain": "math"}, "first_domain='math' is the domain itself: leave it out"),
         (SECOND | {"student_start": "sft"}, "='math' and student_start='sft' are two starts: leave one"),
         ({"student_start": "sft", "start_items": 1_500}, "start_items=1500 is train_items, as it is anyway"),

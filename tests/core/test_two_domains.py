@@ -126,6 +126,11 @@ def test_an_sft_start_is_trained_on_its_own_items(tmp_path):
     assert run.result["steps"] == 3
 
 
+def test_wrong_rationales_of_the_second_domain_do_not_concern_the_first():
+    spec = a_spec("sft", domain="math", first_domain="commonsense", wrong_rationale_share=0.5)
+    assert sources.resolved(spec).start_spec == sources.resolved(alone(a_spec("sft"), "commonsense"))
+
+
 def test_a_start_with_more_items_than_there_are_is_refused_before_work(tmp_path):
     root = tiny.save_study(tmp_path)
     spec = tiny.spec(str(root / "tiny-20k"), str(root / "data"), student_start="sft", start_items=99)

@@ -16,6 +16,8 @@ import sys, psutil, numpy
 from kdutils.io import memory
 rss = lambda: psutil.Process().memory_info().rss >> 20
 with memory.keeping_freed_memory() as works:
+    with memory.keeping_freed_memory():
+        pass
     block = numpy.ones(40 << 20)
     del block
     kept = rss()

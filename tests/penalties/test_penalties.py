@@ -141,6 +141,7 @@ def test_intervals_punish_what_moves_outputs_within_the_box_alone(folder):
     [
         ({"penalty": "intervals"}, "model of 2 blocks has 1 layers named down_proj"),
         ({"penalty": "intervals", "adapter": "lora"}, "adapter='lora' does not train; use 'full'"),
+        ({"penalty": "intervals", "frozen": "mlp"}, "which frozen='mlp' does not train; drop one of them"),
         ({"penalty": "features", "first_domain": "commonsense"}, "the student was built before"),
     ],
 )
@@ -218,6 +219,25 @@ def test_micro_batches_change_nothing_and_the_strength_is_a_factor(folder, penal
     added = found[0.5, 8] - without
     assert added > 0
     assert found[1.0, 8] - without == pytest.approx(2 * added, rel=1e-3)
+
+
+@pytest.mark.parametrize("fields", [{}, {"mean_by_sequence": True}])
+def test_features_weigh_positions_or_sequences_as_the_loss_does(folder, fields):
+    own = {"method": "fkl", "teacher": str(folder / "tiny-20k"), "teacher_tuned": False} | fields
+    student, _ = begun(spec := a_spec(folder, "features", **own))
+    batch = a_batch(student, spec, rows=range(8))
+    assert len(set(batch.scored_BT.sum(1).tolist())) > 1
+    student.network.train()
+    weighed = []
+    for part in ([*range(8)], [0, 1, 2], [*range(3, 8)]):
+        some = a_batch(student, spec, part)
+        student.scoring_states(some)
+        weight = len(part) if fields else int(some.scored_BT.sum())
+        weighed.append(float(student.penalty(some).detach()) * weight)
+    assert weighed[0] == pytest.approx(weighed[1] + weighed[2], rel=1e-5)
+    some = dataclasses.replace(batch, scored_BT=torch.zeros_like(batch.scored_BT))
+    student.hidden_states(some.input_ids_BT)
+    assert student.penalty(some) == 0
 
 
 @pytest.mark.parametrize("penalty", PENALTIES)

@@ -95,3 +95,13 @@ def test_the_line_is_taken_out_of_every_resample():
     left = arms.at_matched(values, accuracy)
     assert left.to_numpy() == pytest.approx(np.array([[-1.0, 1, 1, -1], [0] * 4, [-1, 1, 1, -1]]))
     assert arms.at_matched(values[[0, 1, 2]], accuracy).isna().all(axis=None)  # a line takes all of it out
+
+
+def test_a_hybrid_that_writes_worse_than_it_ranks_is_found_with_the_number_of_its_items():
+    own = {"student": "mini-hybrid-0.5B", "task": "aqua", "gap": 20.0}
+    rows = [
+        own | {"method": method, "seed": seed, "item_id": f"i{place}"}
+        for method, seed, place in itertools.product(("sft", "fkl"), (0, 1), range(N))
+    ]
+    found = construction.contrasts(pd.DataFrame(), (), None, pd.DataFrame(rows), seed=SEED)
+    assert (found["C10"].value, found["C10"].n) == (20.0, N)
