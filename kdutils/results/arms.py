@@ -80,7 +80,8 @@ def _finished(plan: Plan, name: str) -> Iterator[tuple[arms.Run, store.RunFolder
 def finals(plan: Plan, name: str) -> list[tuple[arms.Run, EvalSpec]]:
     """The finished runs of a study at their chosen rates, and how each is evaluated usually."""
     usual = {run.spec: run.evaluation for run in reversed(plan.asked)}  # the first of each
-    return [(run, usual[run.spec]) for run, _ in _finished(plan, name) if run.is_final]
+    made = (run for run, _ in _finished(plan, name) if run.is_final)
+    return [(run, usual[run.spec]) for run in made if run.spec in usual]  # others may be made meanwhile
 
 
 def named(cell: arms.Cell, spec: RunSpec) -> dict[str, Any]:

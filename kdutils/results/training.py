@@ -70,7 +70,7 @@ def kept(plan: Plan) -> pd.DataFrame:
         spec = sources.resolved(run.spec)
         teacher = sources.resolved(first_teacher(run))
         asked = (each.evaluation for each in plan.asked if each.spec == run.spec)
-        first = next(evaluation for evaluation in asked if evaluation != second)
+        first = next(each for each in asked if not set(each.tasks) & set(second.tasks))
         how = {spec.first_domain: first, spec.domain: second}
         tables.append(forgetting.read(plan.out, [(spec, teacher)], how).assign(arm=run.cell.arm))
     names = ["arm", *forgetting.POINT, "seed", *forgetting.MEASURES]
