@@ -63,7 +63,8 @@ def budgets(section: Section, runs: pd.DataFrame) -> None:
     """What each arm trains, updates, takes and stores."""
     names = ["student", "arm"]
     shown = runs[runs["is_final"]].groupby(names, sort=False)[arms.FACTS].mean().reset_index()
-    shown = shown.dropna(axis=1, how="all")  # not every version counted what is stored
+    if len(shown):
+        shown = shown.dropna(axis=1, how="all")  # not every version counted what is stored
     shown = shown.assign(memory=1000 * shown.pop("peak_memory_gb"), kilobytes=shown.pop("file_bytes") / 1000)
     shown = shown.rename(columns={"memory": "peak memory, MB", "kilobytes": "file, kB"}).replace(NAMES)
     whole = dict.fromkeys(

@@ -89,4 +89,4 @@ def test_live_figures_say_that_they_show_a_model_world(out):
         if output.output_type == "display_data" and "text/plain" in output.data
     ]
     assert any(text.startswith("Live: average gain") for text in captions)
-    assert any(text.startswith("7 runs: 0 found, 7 made in") for text in captions)  # by the driver
+    assert any(text.startswith("7 runs: 7 found, 0 made in") for text in captions)  # made before
