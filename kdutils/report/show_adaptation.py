@@ -74,8 +74,8 @@ def budgets(section: Section, runs: pd.DataFrame) -> None:
     caption = (
         "budgets, means over methods, numbers of items and seeds: values that are trained, updates of single "
     )
-    caption += "values in all steps, seconds of training (other runs beside it), peak memory of the process, "
-    caption += "what is stored, effective rank of the change."
+    caption += "values in all steps, seconds of training (other runs beside it), its peak memory, what is "
+    caption += "stored, effective rank of the change."
     shown.columns = shown.columns.str.replace("_", " ")
     whole = {name.replace("_", " "): fmt for name, fmt in whole.items()}
     section.table({"live": shown}, caption, whole | {"seconds": ".1f", "effective rank": ".1f"})
