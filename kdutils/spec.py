@@ -34,11 +34,11 @@ from kdutils.io.records import Hashed, Name, Text, between, defaults_of, record
 from kdutils.io.text_safety import shown
 from kdutils.mini.family import MINI_MODELS
 
-ONE_DOMAIN = {"first_domain": "", "replay_share": 0.0, "penalty": "", "penalty_strength": 0.0}
-PLAIN: dict[str, Any] = ONE_DOMAIN | {  # a student that starts as it is and is trained on one domain
-    **{"student_start": "base", "start_items": None, "start_epochs": None, "start_wrong_share": None},
-    **{"shrink": 1.0, "perturb": 0.0, "frozen": "", "student_build": "", "build_compression": 1.0},
-}
+OF_SECOND = ("first_domain", "replay_share", "penalty", "penalty_strength")  # of a run after a first domain
+OF_START = (  # at their defaults a student starts as it is and is trained on one domain
+    *("student_start", "start_items", "start_epochs", "start_wrong_share", "shrink", "perturb", "frozen"),
+    *("student_build", "build_compression", *OF_SECOND),
+)
 MAX_NEW_TOKENS = 96  # of an evaluation's text
 Seed = Annotated[int, between(0, 2**31 - 1)]
 Share = Annotated[float, between(0, 1)]
@@ -192,13 +192,13 @@ class RunSpec(Hashed):
         if self.teacher is None or not self.teacher_tuned:
             return None
         own = {"student": self.teacher, "student_digest": self.teacher_digest, "seed": self.teacher_seed}
-        own |= PLAIN | {"student_source": self.teacher_source, "optimiser": "adamw"}
-        own |= {"data_digest": self.data_digest.partition("+")[0]}
+        own |= {"student_source": self.teacher_source, "data_digest": self.data_digest.partition("+")[0]}
+        own |= defaults_of(RunSpec, *OF_START, "optimiser")
         n = self.teacher_items or self.train_items
         own |= {"train_items": n, "epochs": max(1, self.epochs * self.train_items // n)}
         adapter = self.teacher_adapter or ("lora" if self.adapter == "lora" else "full")
         if adapter != self.adapter or self.adapter_parameters is not None:
-            own |= {name: defaults_of(RunSpec)[name] for name in ADAPTER_FIELDS} | {"adapter": adapter}
+            own |= defaults_of(RunSpec, *ADAPTER_FIELDS) | {"adapter": adapter}
         return replace(self.sft_spec, **own, learning_rate=None, select_best=False)
 
     @cached_property
@@ -207,9 +207,8 @@ class RunSpec(Hashed):
 
         It starts from the same weights, so that beside a student that starts after SFT it is SFT continued.
         """
-        defaults = defaults_of(RunSpec)
-        unused = {name: defaults[name] for name, is_used in USED_BY.items() if not is_used(METHODS["sft"])}
-        unused |= {"teacher": None, "teacher_digest": "", "teacher_source": ""}
+        names = [name for name, is_used in USED_BY.items() if not is_used(METHODS["sft"])]
+        unused = defaults_of(RunSpec, *names) | {"teacher": None, "teacher_digest": "", "teacher_source": ""}
         return replace(self, method="sft", prefix=None, divergence=None, **unused)
 
     @cached_property
@@ -217,13 +216,13 @@ class RunSpec(Hashed):
         """The run whose student it starts from; None for the model as it is."""
         if self.first_domain:
             own = {"domain": self.first_domain, "data_digest": self.data_digest.partition("+")[2]}
-            own["wrong_rationale_share"] = defaults_of(RunSpec)["wrong_rationale_share"]  # of this domain's
-            return replace(self, **ONE_DOMAIN | own)
+            return replace(self, **own, **defaults_of(RunSpec, *OF_SECOND, "wrong_rationale_share"))
         if self.student_start == "base":
             return None
         own = {"train_items": self.start_items, "epochs": self.start_epochs}
         own |= {"wrong_rationale_share": self.start_wrong_share}
-        return replace(self.sft_spec, **PLAIN, **{name: n for name, n in own.items() if n is not None})
+        own = {name: value for name, value in own.items() if value is not None}
+        return replace(self.sft_spec, **defaults_of(RunSpec, *OF_START), **own)
 
     @cached_property
     def needs(self) -> dict[str, RunSpec]:

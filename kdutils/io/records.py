@@ -36,9 +36,10 @@ Name = Annotated[Text, AfterValidator(_not_blank)]
 
 
 @cache
-def defaults_of(kind: type) -> dict[str, Any]:
-    """Field -> default of a dataclass."""
-    return {entry.name: entry.default for entry in dataclasses.fields(kind)}
+def defaults_of(kind: type, *names: str) -> dict[str, Any]:
+    """Field -> default of a dataclass, of the fields that are named, or of all."""
+    found = {entry.name: entry.default for entry in dataclasses.fields(kind)}
+    return {name: found[name] for name in names} if names else found
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -27,18 +27,12 @@ RUN = [*CELL, "train_items", "seed"]
 ITEM = ["task", "item_id"]
 FACTS = ["trainable", "coordinate_updates", "steps", "seconds", "peak_memory_gb", "file_bytes"]
 FACTS += ["stored_parameters", "effective_rank"]  # of result.json
-VALUES = [
-    "nll",
-    "forward_kl",
-    "reverse_kl",
-    "same_top1",
-    "right",
-    "same",
-    "bleu",
-]  # of runs.held_out.compared
+VALUES = ["nll", "forward_kl", "reverse_kl", "same_top1"]  # of runs.held_out.compared
+VALUES += ["right", "same", "bleu"]
 EARLY = 0.2  # share of the steps whose training loss says how fast an arm begins
 LEAST = 4  # students through which a line is drawn: through two it takes everything out
 BASE = "base"  # method and arm of a student as it is
+NO_STUDY = "the profile has no such study, or it is not trained yet"
 
 
 def read(plan: Plan, study: str) -> pd.DataFrame:
@@ -174,6 +168,11 @@ def levels(items: pd.DataFrame, value: str, *, rng: np.random.Generator) -> pd.D
     if rows.empty:
         return pd.DataFrame(columns=pd.MultiIndex.from_tuples([], names=[*CELL, "train_items"]))
     return crossed_bootstrap.group_means(rows, value, by=[*CELL, "train_items"], rng=rng)
+
+
+def levels_alike(items: pd.DataFrame, values: Iterable[str], *, seed: int) -> dict[str, pd.DataFrame]:
+    """`levels` of several values, for each of which the same items and seeds are drawn."""
+    return {value: levels(items, value, rng=np.random.default_rng(seed)) for value in values}
 
 
 def by_arm(found: pd.DataFrame) -> pd.DataFrame:

@@ -21,7 +21,7 @@ from kdutils.inference import crossed_bootstrap
 from kdutils.inference.estimate import Estimate
 from kdutils.io import cache, disk
 from kdutils.results import arms
-from kdutils.results.arms import CELL, at_matched, by_arm, estimated, less, levels
+from kdutils.results.arms import CELL, at_matched, by_arm, estimated, less, levels_alike
 from kdutils.runs import store
 from kdutils.spec import EvalSpec, RunSpec
 
@@ -30,7 +30,7 @@ LIKENESS = ("same", "bleu")  # agreement and fidelity
 SHOWN = ("right", *LIKENESS, "nll", "forward_kl")
 BARRIER = 0.05  # nats a token; regimes have no thresholds in the source
 ALIKE = 0.95  # linear CKA
-PERCENT = {"right": 100.0, "same": 100.0}  # of values that are shares
+SHARES = ("right", "same")  # shown in percent
 
 
 def table(items: pd.DataFrame, scored: pd.DataFrame, *, seed: int) -> pd.DataFrame:
@@ -39,7 +39,8 @@ def table(items: pd.DataFrame, scored: pd.DataFrame, *, seed: int) -> pd.DataFra
     Measures: SHOWN (accuracy, agreement in percent; sentence BLEU; nats a token), `same_matched` and
     `bleu_matched` (at matched accuracy), and `gap`, of arms.scored_twice, points. `seed` draws the resamples.
     """
-    found = {name: PERCENT.get(name, 1.0) * _levels(items, name, seed) for name in SHOWN}
+    found = levels_alike(items, SHOWN, seed=seed)
+    found |= {name: 100 * found[name] for name in SHARES}
     for name in LIKENESS:
         found[f"{name}_matched"] = at_matched(found[name], found["right"])
     if len(scored):
@@ -51,11 +52,6 @@ def table(items: pd.DataFrame, scored: pd.DataFrame, *, seed: int) -> pd.DataFra
         for cell in of_cells
     ]
     return pd.DataFrame(rows, columns=[*CELL, "measure", "value", "low", "high"])
-
-
-def _levels(items: pd.DataFrame, name: str, seed: int) -> pd.DataFrame:
-    """`levels`, drawn alike for every value."""
-    return levels(items, name, rng=np.random.default_rng(seed))
 
 
 # --- density x training of the dense model ------------------------------------------------------------------
@@ -72,7 +68,7 @@ def places(plan: Plan) -> pd.DataFrame:
 
 def regimes(items: pd.DataFrame, at: pd.DataFrame, *, seed: int) -> pd.DataFrame:
     """Accuracy of the pruned students, percent: method, density, dense_epochs, accuracy, low, high."""
-    accuracy = 100 * by_arm(_levels(items, "right", seed))
+    accuracy = 100 * by_arm(levels_alike(items, ["right"], seed=seed)["right"])
     rows = [(*cell, *estimated(accuracy[cell]).bounds) for cell in accuracy]
     found = pd.DataFrame(rows, columns=["arm", "method", "accuracy", "low", "high"])
     return found.merge(at, on="arm").drop(columns="arm")
@@ -83,7 +79,7 @@ def slopes(items: pd.DataFrame, at: pd.DataFrame, *, seed: int) -> dict[tuple[st
 
     The slope of a straight line over log2 of the epochs, where every number of epochs is trained.
     """
-    accuracy, found = 100 * by_arm(_levels(items, "right", seed)), {}
+    accuracy, found = 100 * by_arm(levels_alike(items, ["right"], seed=seed)["right"]), {}
     for density, part in at.groupby("density", sort=False):
         doublings = np.log2(part["dense_epochs"].to_numpy(float))
         weights = doublings - doublings.mean()
@@ -139,7 +135,6 @@ APART = {  # contrast -> what is compared, of which two arms
     "C8": ("right", "shared", "pruned"),
     "C9": ("right", "shared", "narrow"),
 }
-NO_STUDY = "the profile has no such study, or it is not trained yet"
 
 
 def contrasts(
@@ -151,9 +146,9 @@ def contrasts(
         items, regimes: of the constructions, and of density x dense epochs with its `places`.
         scored: arms.scored_twice of the hybrid students and what they are compared with.
     """
-    found: dict[str, Estimate | str] = {f"C{place}": NO_STUDY for place in range(1, 11)}
+    found: dict[str, Estimate | str] = {f"C{place}": arms.NO_STUDY for place in range(1, 11)}
     if len(items):
-        right, nll, bleu = (_levels(items, name, seed) for name in ("right", "nll", "bleu"))
+        right, nll, bleu = levels_alike(items, ("right", "nll", "bleu"), seed=seed).values()
         of_arms = {"right": 100 * by_arm(right), "nll": by_arm(nll)}
         of_arms["bleu_matched"] = by_arm(at_matched(bleu, right))
         found |= {name: less(of_arms[value], *pair, BOTH) for name, (value, *pair) in APART.items()}

@@ -18,7 +18,7 @@ from kdutils.grid.plan import Plan
 from kdutils.inference import intervals
 from kdutils.inference.estimate import Estimate
 from kdutils.results import arms, forgetting
-from kdutils.results.arms import RUN, by_arm, estimated, less, levels
+from kdutils.results.arms import RUN, by_arm, estimated, less, levels_alike
 from kdutils.runs import store
 from kdutils.spec import RunSpec
 
@@ -30,8 +30,8 @@ NEAR = 0.95  # a validation loss is near the final one where that is this share 
 def starts(items: pd.DataFrame, *, seed: int) -> pd.DataFrame:
     """A row a start x method x measure: arm, method, measure, value (right, same: percent), low, high."""
     rows = []
-    for name, scale in (("right", 100.0), ("same", 100.0), ("bleu", 1.0), ("nll", 1.0)):
-        found = scale * by_arm(levels(items, name, rng=np.random.default_rng(seed)))
+    for name, level in levels_alike(items, ("right", "same", "bleu", "nll"), seed=seed).items():
+        found = by_arm(100 * level if name in ("right", "same") else level)
         rows += [(*cell, name, *estimated(found[cell]).bounds) for cell in found]
     return pd.DataFrame(rows, columns=["arm", "method", "measure", "value", "low", "high"])
 
@@ -89,7 +89,6 @@ APART = {  # contrast -> what is compared, of which two arms
 PLAIN = "plain"  # the arm without anything that holds it back
 L2_SP = ("l2_sp_weak", "l2_sp", "l2_sp_strong")
 INTERVALS = ("intervals_weak", "intervals", "intervals_strong")
-NO_STUDY = "the profile has no such study, or it is not trained yet"
 
 
 def contrasts(items: pd.DataFrame, in_turn: pd.DataFrame, *, seed: int) -> dict[str, Estimate | str]:
@@ -97,11 +96,10 @@ def contrasts(items: pd.DataFrame, in_turn: pd.DataFrame, *, seed: int) -> dict[
 
     Takes arms.items of STARTS, and `kept`. Intervals of R8 to R10: Student's t over orders x seeds.
     """
-    found: dict[str, Estimate | str] = {f"R{place}": NO_STUDY for place in range(4, 11)}
+    found: dict[str, Estimate | str] = {f"R{place}": arms.NO_STUDY for place in range(4, 11)}
     if len(items):
-        of_arms = {
-            name: by_arm(levels(items, name, rng=np.random.default_rng(seed))) for name in ("bleu", "nll")
-        }
+        alike = levels_alike(items, ("bleu", "nll"), seed=seed)
+        of_arms = {name: by_arm(level) for name, level in alike.items()}
         found |= {name: less(of_arms[value], *pair, AFTER) for name, (value, *pair) in APART.items()}
         found = arms.counted(found, items)
     if len(in_turn):
@@ -110,9 +108,7 @@ def contrasts(items: pd.DataFrame, in_turn: pd.DataFrame, *, seed: int) -> dict[
         found["R8"] = _gap(_of(fkl, held), _of(points["sft"], held))
         found["R9"] = _gap(_of(fkl, (PLAIN, *INTERVALS)), _of(fkl, held))
         plain = in_turn[in_turn["arm"] == PLAIN]
-        share = 100 * (
-            plain["after"] / plain["before"] - plain["bleu"] / plain["bleu_before"]
-        )  # BLEU lost more
+        share = 100 * (plain["after"] / plain["before"] - plain["bleu"] / plain["bleu_before"])
         found["R10"] = intervals.mean_interval(share.groupby([plain["first_domain"], plain["seed"]]).mean())
     return found
 
@@ -127,5 +123,5 @@ def _gap(one: pd.DataFrame, other: pd.DataFrame) -> Estimate | str:
     parts = [dict(iter(points.groupby(places))) for points in (one, other)]
     shared: Iterable = parts[0].keys() & parts[1].keys()
     if not shared:
-        return NO_STUDY
+        return arms.NO_STUDY
     return intervals.mean_interval([forgetting.gap(parts[0][key], parts[1][key]) for key in sorted(shared)])
