@@ -70,7 +70,7 @@ def styles_of(arms: pd.Series) -> dict[str, Style]:
 
 def _rate_curves(table: pd.DataFrame) -> Figure:
     """Validation loss over the learning rate by arm, a row of panels a method, a column a student."""
-    styles, height = styles_of(table["arm"]), 0.9 + 2.1 * table["method"].nunique()
+    styles, height = styles_of(table["arm"]), 0.9 + 2.3 * table["method"].nunique()
     fig, parts = plots.crossed_panels(table, "method", "student", height=height, sharey="row")
     for ax, part in parts:
         ax.set_visible(len(part) > 0)
@@ -78,8 +78,10 @@ def _rate_curves(table: pd.DataFrame) -> Figure:
             look = {"color": styles[arm].colour, "marker": styles[arm].marker, "markersize": 3.6}
             ax.plot(own["rate"], own["validation_loss"], linewidth=1.0, **look)
         if len(part):
-            ax.set_title(f"{METHOD_NAMES[part['method'].iloc[0]]}, {part['student'].iloc[0]}")
-        ax.set(xscale="log", yscale="log", xlabel="learning rate", ylabel="validation loss,\nnats a token")
+            ax.set_title(f"{METHOD_NAMES[part['method'].iloc[0]]}\n{part['student'].iloc[0]}")
+        ax.set(xscale="log", yscale="log", xlabel="learning rate")
+        if ax.get_subplotspec().is_first_col():
+            ax.set_ylabel("validation loss,\nnats a token")
         ax.yaxis.set_major_locator(MaxNLocator(5))
         ax.yaxis.set_major_formatter("{x:g}")
         ax.minorticks_off()

@@ -10,15 +10,12 @@ from kdutils.constants import METHOD_NAMES
 from kdutils.report import plots
 from kdutils.report.plots import COLOURS, Style
 from kdutils.report.section import Section
+from kdutils.report.show_arms import LABELS, NAMES
 from kdutils.results import optimisers
 from kdutils.results.gain_tables import interval_text
 
-STYLE = {  # optimisers.OPTIMISERS
-    "adamw": Style("AdamW", COLOURS[7], "s"),
-    "muon": Style("Muon", COLOURS[0], "o"),
-    "muon_spectral": Style("Muon, spectral", COLOURS[1], "^"),
-}
-NAMES = {"arm": {name: style.label for name, style in STYLE.items()}, "method": METHOD_NAMES}
+LOOKS = zip(optimisers.OPTIMISERS, ((COLOURS[7], "s"), (COLOURS[0], "o"), (COLOURS[1], "^")), strict=True)
+STYLE = {name: Style(LABELS[name], *look) for name, look in LOOKS}
 
 
 def best_rates(section: Section, best: pd.DataFrame) -> None:
@@ -34,7 +31,7 @@ def best_rates(section: Section, best: pd.DataFrame) -> None:
 
 
 def _rates_over_widths(best: pd.DataFrame) -> Figure:
-    fig, parts = plots.domain_panels(best, height=2.6, xlabel="width", by="method", sharey=True)
+    fig, parts = plots.domain_panels(best, height=2.6, xlabel="width", by="method", sharex=True, sharey=True)
     for ax, part in parts:
         for arm, own in part.groupby("arm", sort=False):
             look = {"color": STYLE[arm].colour, "marker": STYLE[arm].marker, "markersize": 4}
