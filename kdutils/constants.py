@@ -112,7 +112,7 @@ OF_TRAINING = (
     *("first_domain", "penalty", *NEEDED),
 )
 SAMPLED = ("student", "mixed")  # prefixes that the student samples
-OF_TEACHER = ("teacher_tuned", "teacher_seed", "teacher_items", "teacher_adapter")
+OF_TEACHER = ("teacher_tuned", "teacher_seed", "teacher_items", "teacher_epochs", "teacher_adapter")
 USED_BY: dict[str, Callable[[Method], bool]] = {  # field -> has it an effect? One not named here always has
     **dict.fromkeys(("temperature", "noise_sigma"), lambda method: method.divergence != ""),
     "beta": lambda method: method.divergence == "jsd",
@@ -141,7 +141,7 @@ _SIZE, _START = ("adapter_parameters", "lora_rank"), ("student_start", "first_do
 _LINEAR = (*_START, "optimiser")  # those that train matrices of linear layers, which Muon steps
 ADAPTERS = {  # each is built by the function of its name in kdutils.adapters.trainable
     "full": Adapter("Full fine-tuning", ("frozen", "shrink", "perturb", "student_build", *_LINEAR)),
-    "lora": Adapter("LoRA", (*_SIZE, "lora_alpha", "lora_dropout", "teacher_adapter", *_LINEAR)),
+    "lora": Adapter("LoRA", (*_SIZE, "lora_alpha", "lora_dropout", *_LINEAR)),
     "dora": Adapter("DoRA", (*_SIZE, "lora_alpha", *_LINEAR)),
     "pissa": Adapter("PiSSA", (*_SIZE, *_LINEAR)),
     "miss": Adapter("MiSS", (*_SIZE, *_START)),

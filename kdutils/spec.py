@@ -66,7 +66,8 @@ class RunSpec(Hashed):
     divergence: Literal[*DIVERGENCES] | None = None  # kd: of teacher and student; else the method says it
     teacher_tuned: bool = True  # the teacher is fine-tuned on the domain first (its own `sft` run)
     teacher_seed: Seed = 0  # of that run, shared by all students
-    teacher_items: Annotated[int, between(1, 10_000_000)] | None = None  # of as many sequences
+    teacher_items: Annotated[int, between(1, 10_000_000)] | None = None  # None: as many as the student's
+    teacher_epochs: Annotated[int, between(1, 1_000)] | None = None  # None: it reads as many sequences
     temperature: SamplingTemperature = 1.0  # of the divergence
     kd_weight: Share = 1.0  # of the divergence in the loss; the rest is cross-entropy of the gold responses
     beta: Annotated[float, between(0.001, 0.999)] = 0.5  # jsd: weight of the teacher in the mixture
@@ -87,7 +88,7 @@ class RunSpec(Hashed):
     mask_exponent: Annotated[float, between(0, 8)] = 0.0  # entries w are chosen by |gradient| / |w|^this
     shadow_loss: Literal["cross_entropy", "teacher"] = "cross_entropy"  # of the side network (shadow) itself
     detached: bool = False  # shadow: the student is the side network alone
-    teacher_adapter: Literal["", "full"] = ""  # "": a teacher is tuned by LoRA beside lora, else full
+    teacher_adapter: Literal["", "full", "lora"] = ""  # how it is tuned; "": by LoRA beside lora, else full
     student_start: Literal["base", "sft"] = "base"  # sft: the student of its SFT run, which is made first
     start_items: Annotated[int, between(1, 10_000_000)] | None = None  # of that run; None: as of this
     start_epochs: Annotated[int, between(1, 1_000)] | None = None
@@ -195,7 +196,8 @@ class RunSpec(Hashed):
         own |= {"student_source": self.teacher_source, "data_digest": self.data_digest.partition("+")[0]}
         own |= defaults_of(RunSpec, *OF_START, "optimiser")
         n = self.teacher_items or self.train_items
-        own |= {"train_items": n, "epochs": max(1, self.epochs * self.train_items // n)}
+        own |= {"train_items": n}
+        own |= {"epochs": self.teacher_epochs or max(1, self.epochs * self.train_items // n)}
         adapter = self.teacher_adapter or ("lora" if self.adapter == "lora" else "full")
         if adapter != self.adapter or self.adapter_parameters is not None:
             own |= defaults_of(RunSpec, *ADAPTER_FIELDS) | {"adapter": adapter}

@@ -87,15 +87,15 @@ def _used(spec: RunSpec, defaults: dict[str, Any]) -> None:
                 f"{name}={getattr(spec, name)} has no effect with method {spec.named_method!r}: leave it "
                 f"at {defaults[name]}, or use one of {[key for key in METHODS if is_used(METHODS[key])]}"
             )
-    is_paper = spec.protocol == "paper"
-    own = {"prompt_in_loss": is_paper, "mean_by_sequence": is_paper and spec.method in BY_SEQUENCE}
-    for name, is_so in own.items():
-        if getattr(spec, name) is is_so:  # None is not False
-            _named_twice(f"{name}={is_so} is what protocol {spec.protocol!r} does anyway")
-    same = {"teacher_items": "train_items", "start_items": "train_items", "start_epochs": "epochs"}
-    for name, other in (same | {"start_wrong_share": "wrong_rationale_share"}).items():
-        if getattr(spec, name) == getattr(spec, other):
-            _named_twice(f"{name}={getattr(spec, name)} is {other}, as it is anyway")
+    is_paper, n = spec.protocol == "paper", spec.teacher_items or spec.train_items
+    usual = {"prompt_in_loss": is_paper, "mean_by_sequence": is_paper and spec.method in BY_SEQUENCE}
+    usual |= dict.fromkeys(("teacher_items", "start_items"), spec.train_items)
+    usual |= {"start_epochs": spec.epochs, "start_wrong_share": spec.wrong_rationale_share}
+    usual |= {"teacher_epochs": max(1, spec.epochs * spec.train_items // n)}
+    usual |= {"teacher_adapter": "lora" if spec.adapter == "lora" else "full"}
+    for name, value in usual.items():
+        if getattr(spec, name) == value:
+            _named_twice(f"{name}={value!r} is what it is anyway")
     for name in OF_TEACHER[1:]:
         if not spec.teacher_tuned and getattr(spec, name) != defaults[name]:
             value = f"{name}={getattr(spec, name)!r}"

@@ -4,8 +4,9 @@ An arm is some fields of a run. It is trained in two rounds. First it is tried a
 method and pair of its crossing, on the middle one of the numbers of training items and with the first seed.
 Then, at the rate with the lowest validation loss, it is trained on every number of items with every seed. An
 arm whose best rate is the lowest or the highest of its list is void for that method and pair, since a better
-one may lie beyond: it is not trained further. An arm without rates has the models' own, and no first round.
-Teachers are trained in full on the most items, whatever their students are trained on.
+one may lie beyond: it is not trained further. An arm with one rate, or with none and so the models' own, has
+no first round.
+Teachers are trained on the most items, and in full, whatever their students are trained on and how.
 """
 
 from __future__ import annotations
@@ -56,22 +57,24 @@ class ArmStudy:
     sequences: Annotated[int, Field(gt=0)]  # so the epochs of a run are sequences / train_items
     train_items: Annotated[tuple[int, ...], SEVERAL]
     seeds: Annotated[tuple[int, ...], SEVERAL]
-    arms: dict[str, dict[str, Any]]  # name -> fields of its runs; `learning_rate`, if there, is a list
+    arms: dict[str, dict[str, Any]]  # name -> fields of its runs; `learning_rate` may be a list
     crossings: Annotated[tuple[Crossing, ...], SEVERAL]
     settings: dict[str, Any] = field(default_factory=dict)  # more fields of all runs
     teacher_items: int | None = None  # None: the most of train_items
+    teacher_epochs: int | None = None  # None: as many sequences as its students
+    teacher_adapter: Literal["full", "lora"] = "full"
     ranks: bool = False  # options are ranked, too
 
     def __post_init__(self) -> None:
         """Refuse rates that are no such grid, epochs that are not whole, and arms that are not there."""
         for name, own in self.arms.items():
-            rates = own.get("learning_rate")
-            steps = [high / low for low, high in zip(rates or (), (rates or ())[1:], strict=False)]
+            rates = _rates(own)
+            steps = [high / low for low, high in zip(rates, rates[1:], strict=False)]
             is_grid = len(steps) == N_RATES - 1 and all(abs(step / HALF_DECADE - 1) < 0.1 for step in steps)
-            if rates is not None and not is_grid:
+            if isinstance(own.get("learning_rate"), list) and not is_grid:
                 raise ValueError(
                     f"arm {name!r} has learning_rate={shown(list(rates))}: give {N_RATES}, each half a "
-                    "decade above the one before it, so that all arms have as many trials, or none"
+                    "decade above the one before it, so that all arms have as many trials, or one number"
                 )
         if odd := [n for n in self.train_items if self.sequences % n]:
             raise ValueError(
@@ -85,6 +88,12 @@ class ArmStudy:
     def tuned_on(self) -> int:
         """The number of training items on which rates are chosen."""
         return sorted(self.train_items)[len(self.train_items) // 2]
+
+
+def _rates(arm: dict[str, Any]) -> list[float]:
+    """Those that are tried."""
+    rate = arm.get("learning_rate")
+    return rate if isinstance(rate, list) else []
 
 
 def _named_once(studies: tuple[ArmStudy, ...]) -> tuple[ArmStudy, ...]:
@@ -131,7 +140,7 @@ def trials(study: ArmStudy, cell: Cell, settings: dict[str, Any]) -> list[RunSpe
 
     `settings` as of Live.settings_of.
     """
-    rates = study.arms[cell.arm].get("learning_rate", ())
+    rates = _rates(study.arms[cell.arm])
     return [_spec(study, cell, settings, rate, study.tuned_on, study.seeds[0]) for rate in rates]
 
 
@@ -139,14 +148,17 @@ def _spec(
     study: ArmStudy, cell: Cell, settings: dict[str, Any], rate: float | None, n_items: int, seed: int
 ) -> RunSpec:
     own = {"train_items": n_items, "seed": seed, "epochs": study.sequences // n_items}
-    own |= {name: value for name, value in study.arms[cell.arm].items() if name != "learning_rate"}
+    own |= {name: value for name, value in study.arms[cell.arm].items() if not isinstance(value, list)}
     own |= {} if rate is None else {"learning_rate": rate}
+    own = settings | study.settings | own
     if cell.method != "sft":
         most = study.teacher_items or max(study.train_items)
         own |= {"teacher": cell.teacher, "teacher_items": None if own["train_items"] == most else most}
-        own |= {"teacher_adapter": "full"} if own.get("adapter") == "lora" else {}
-    named = {"student": cell.student, "method": cell.method, "domain": study.domain}
-    return RunSpec(**settings | study.settings | own | named)
+        usual = max(1, own["epochs"] * own["train_items"] // most)
+        own |= {} if study.teacher_epochs == usual else {"teacher_epochs": study.teacher_epochs}
+        is_usual = (study.teacher_adapter == "lora") == (own.get("adapter") == "lora")
+        own |= {} if is_usual else {"teacher_adapter": study.teacher_adapter}
+    return RunSpec(**own | {"student": cell.student, "method": cell.method, "domain": study.domain})
 
 
 def best_loss(out: Path, spec: RunSpec) -> float:

@@ -230,6 +230,14 @@ def test_the_teacher_is_a_run_of_its_own_shared_by_its_students():
     assert (few.sft_spec.train_items, few.sft_spec.teacher_items) == (50, None)
 
 
+def test_a_teacher_is_tuned_by_lora_and_for_its_own_number_of_epochs_where_it_is_said():
+    beside_lora = RunSpec(**GKD, adapter="lora").teacher_spec
+    for adapter in ("full", "pissa", "miss", "osf"):
+        longer = RunSpec(**GKD, adapter=adapter, teacher_adapter="lora", epochs=9, teacher_epochs=3)
+        assert longer.teacher_spec == beside_lora and longer.sft_spec.epochs == 9
+    assert RunSpec(**GKD, adapter="lora", teacher_adapter="full").teacher_spec.adapter == "full"
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -250,7 +258,8 @@ def test_the_teacher_is_a_run_of_its_own_shared_by_its_students():
         ({"method": "fkl", "beta": 0.1}, "beta=0.1 has no effect with method 'fkl'"),
         ({"method": "seqkd", "temperature": 2.0}, "temperature=2.0 has no effect with method 'seqkd'"),
         ({"protocol": "paper", "temperature": 2.0}, "the authors' GKD ignores the temperature"),
-        ({"teacher_items": 1_500}, "teacher_items=1500 is train_items, as it is anyway"),
+        ({"teacher_items": 1_500}, "teacher_items=1500 is what it is anyway"),
+        ({"teacher_items": 750, "teacher_epochs": 6}, "teacher_epochs=6 is what it is anyway"),
         ({"lora_rank": 4}, r"lora_rank=4 has no effect with adapter='full': use one of \['lora', "),
         ({"adapter": "id3"}, "adapter='id3' needs adapter_parameters=..."),
         ({"adapter": "lora", "adapter_parameters": 9, "lora_rank": 4}, "no effect beside adapter_parameters"),
@@ -258,15 +267,15 @@ def test_the_teacher_is_a_run_of_its_own_shared_by_its_students():
         ({"adapter": "shadow", "protocol": "paper"}, "the authors' code has no adapter 'shadow'"),
         (
             {"adapter": "dora", "teacher_adapter": "full"},
-            "teacher_adapter=full has no effect with adapter='dora'",
+            "teacher_adapter='full' is what it is anyway, and would give one run two names",
         ),
         ({"mean_by_sequence": True}, "mean_by_sequence=True has no effect with method 'gkd'"),
-        ({"prompt_in_loss": False}, "prompt_in_loss=False is what protocol 'careful' does anyway"),
+        ({"prompt_in_loss": False}, "prompt_in_loss=False is what it is anyway"),
         (
             {"protocol": "paper", "prompt_in_loss": True},
-            "is what protocol 'paper' does anyway, .*leave it out",
+            "is what it is anyway, .*leave it out",
         ),
-        ({"method": "fkl", "mean_by_sequence": False}, "mean_by_sequence=False is what protocol 'careful'"),
+        ({"method": "fkl", "mean_by_sequence": False}, "mean_by_sequence=False is what it is anyway"),
         ({"method": "opd", "protocol": "paper"}, "the authors' code has no method 'opd'"),
         ({"method": "opd", "on_policy_share": 0.4}, "on_policy_share=0.4 has no effect with method 'opd'"),
         ({"method": "fkl", "prefix": "gold"}, "'fkl' is prefix 'gold' and divergence 'forward_kl' already"),
@@ -292,7 +301,7 @@ def test_the_teacher_is_a_run_of_its_own_shared_by_its_students():
         ({"student_build": "pruned"}, "student_build='pruned' leaves all at build_compression=1.0: raise it"),
         ({"first_domain": "math"}, "first_domain='math' is the domain itself: leave it out"),
         (SECOND | {"student_start": "sft"}, "='math' and student_start='sft' are two starts: leave one"),
-        ({"student_start": "sft", "start_items": 1_500}, "start_items=1500 is train_items, as it is anyway"),
+        ({"student_start": "sft", "start_items": 1_500}, "start_items=1500 is what it is anyway"),
         ({"student_build": "pruned", "adapter": "lora"}, "student_build=pruned has no effect with adapter="),
         ({"protocol": "paper", "optimiser": "muon"}, "code has no optimiser 'muon'; use protocol='careful'"),
         (KD | {"prefix": None}, "prefix=None and divergence='forward_kl' needs both"),

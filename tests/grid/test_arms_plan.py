@@ -10,8 +10,10 @@ from kdutils.constants import ALL_TASKS, DOMAINS
 from kdutils.grid import arms, plan
 from kdutils.grid.profile import load_profile, profile_names
 from kdutils.io.toml_files import one_line_errors
+from kdutils.spec import RunSpec
 
 STUDY = load_profile("adaptation").live.arm_studies[0]
+QWEN = {"student": "Qwen/Qwen2.5-0.5B", "teacher": "Qwen/Qwen2.5-1.5B", "method": "fkl", "domain": "math"}
 GRID = [1e-4, 3e-4, 1e-3, 3e-3, 1e-2]
 
 
@@ -89,6 +91,24 @@ def test_an_arm_without_rates_may_have_one_that_is_set_for_all(tmp_path):
         == {1e-3}
     )
     assert {run.teacher.learning_rate for run in runs} == {None}
+
+
+def test_students_adapted_in_any_way_can_share_the_lora_teacher_of_other_runs(monkeypatch, tmp_path):
+    monkeypatch.setattr(arms, "best_loss", lambda out, spec: math.nan)
+    live = load_profile("qwen-students").live
+    need = RunSpec(**live.settings_of(domain="math", protocol="careful", method="fkl") | QWEN)
+    runs = [run for study in live.arm_studies for run in arms.runs_of(study, live, tmp_path)]
+    assert {run.teacher for run in runs} == {need.teacher_spec}
+    assert {run.spec.adapter for run in runs} == {"lora", "pissa", "miss", "id3", "full"}
+    assert {(run.spec.epochs, run.is_trial) for run in runs} == {(1, True), (3, False)}
+    assert all(run.spec.teacher_spec == run.teacher for run in runs if run.spec.teacher)
+
+
+def test_an_arm_with_one_rate_is_trained_at_it(tmp_path):
+    crossing = {"arms": ["fast"], "methods": ["sft"], "pairs": [("T", "mini-qwen-0.5B")]}
+    study = replace(STUDY, arms={"fast": {"learning_rate": 0.5}}, crossings=[crossing])
+    runs = list(arms.runs_of(study, load_profile("adaptation").live, tmp_path))
+    assert {(run.is_trial, run.is_final, run.spec.learning_rate) for run in runs} == {(False, True, 0.5)}
 
 
 def test_two_studies_of_one_name_are_refused():
