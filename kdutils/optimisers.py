@@ -40,26 +40,37 @@ def make(student: LoadedModel, spec: RunSpec, rate: float) -> torch.optim.Optimi
     """The optimiser of what the student trains; the learning rate of a group is the step's x `rate_factor`.
 
     Raises:
-        ModelError: if Muon is asked for and no matrix of a linear layer is trained.
+        ModelError: as `of_muon`.
     """
-    linear = [] if spec.optimiser == "adamw" else matrices(student)
-    of_muon = set(map(id, linear))
-    others = [w for w in student.trained().values() if w.requires_grad and id(w) not in of_muon]
+    linear = of_muon(student, spec)
+    is_linear = set(map(id, linear))
+    others = [w for w in student.trained().values() if w.requires_grad and id(w) not in is_linear]
     split = ([w for w in others if w.ndim > 1], spec.weight_decay), ([w for w in others if w.ndim <= 1], 0.0)
     groups = [{"params": own, "weight_decay": decay, "rate_factor": 1.0} for own, decay in split if own]
     parts = [torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.999), fused=True)] if groups else []
-    if spec.optimiser == "adamw":
-        return parts[0]
     if not linear:
-        how = f"adapter={spec.adapter!r}, student_build={spec.student_build!r}"
-        lost = f"no linear layer of {student.name} has a trained matrix with {how}"
-        raise ModelError(f"optimiser={spec.optimiser!r}: {lost}; use optimiser='adamw'")
+        return parts[0]
     groups = []
     for shape in dict.fromkeys(w.shape for w in linear):
         factor = min(1.0, math.sqrt(shape[0] / shape[1])) if spec.optimiser == "muon_spectral" else 1.0
         own = {"params": [w for w in linear if w.shape == shape], "rate_factor": factor, "lr": rate * factor}
         groups.append(own | {"weight_decay": spec.weight_decay / factor})  # which Muon multiplies by lr
     return Parts(*parts, torch.optim.Muon(groups, lr=rate))
+
+
+def of_muon(student: LoadedModel, spec: RunSpec) -> list[Tensor]:
+    """The `matrices` that Muon steps: none if AdamW is asked for.
+
+    Raises:
+        ModelError: if Muon is asked for and there are none.
+    """
+    if spec.optimiser == "adamw":
+        return []
+    if found := matrices(student):
+        return found
+    how = f"adapter={spec.adapter!r}, student_build={spec.student_build!r}"
+    lost = f"no linear layer of {student.name} has a trained matrix with {how}"
+    raise ModelError(f"optimiser={spec.optimiser!r}: {lost}; use optimiser='adamw'")
 
 
 def matrices(student: LoadedModel) -> list[Tensor]:

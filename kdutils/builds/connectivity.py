@@ -7,7 +7,6 @@ Source: the three-regime model of pruning, Zhou et al. 2023 (arXiv:2305.18383), 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -28,7 +27,6 @@ class Scores(NamedTuple):
     """Of the scored tokens of some items."""
 
     nll: float  # nats a token
-    error: float  # share of them that are not the likeliest
     hidden_NH: Tensor  # the final hidden states that score them
 
 
@@ -36,7 +34,7 @@ class Scores(NamedTuple):
 def scores(student: LoadedModel, items: Sequence[Item], spec: RunSpec) -> Scores:
     """How the student does on the gold responses, given the true tokens before each."""
     encoded = encoding.encode(items, student.tokenizer, **spec.encoding)
-    head, total, wrong, found = student.head.cut(student.vocabulary_size), 0.0, 0, []
+    head, total, found = student.head.cut(student.vocabulary_size), 0.0, []
     for start in range(0, len(items), ROWS):
         rows = range(start, min(start + ROWS, len(items)))
         batch = encoding.collate(encoded, rows, pad_id=student.pad_id)
@@ -45,35 +43,27 @@ def scores(student: LoadedModel, items: Sequence[Item], spec: RunSpec) -> Scores
         for part_RH, own_R in zip(hidden_NH.split(LOGIT_ROWS), token_N.split(LOGIT_ROWS), strict=True):
             logits_RV = head.logits(part_RH).float()
             total += float(cross_entropy(logits_RV, own_R, reduction="sum"))
-            wrong += int((logits_RV.argmax(-1) != own_R).sum())
         found.append(hidden_NH.float())
     hidden_NH = torch.cat(found)
-    return Scores(total / len(hidden_NH), wrong / len(hidden_NH), hidden_NH)
+    return Scores(total / len(hidden_NH), hidden_NH)
 
 
-@dataclass(frozen=True)
-class Line:
-    """Two students and nine between them, at POINTS: w = (1 - t) w_first + t w_second."""
+def barrier(nll: np.ndarray) -> float:
+    """(1 - t) E(0) + t E(1) - E(t) of the losses E of a `line`, with t where it is farthest from 0.
 
-    nll: np.ndarray  # (11,) nats a token
-    error: np.ndarray  # (11,)
-
-    @property
-    def barriers(self) -> dict[str, float]:
-        """(1 - t) E(0) + t E(1) - E(t), with t where it is farthest from 0, for E `nll` and `error`.
-
-        Below 0 there is a barrier between the two; above, the line is better than its ends. The source has
-        (E(0) + E(1)) / 2 - E(t), by which ends that are not equally good would be a barrier themselves.
-        """
-        t = np.linspace(0, 1, len(self.nll))
-        lines = {"nll": self.nll, "error": self.error}
-        gaps = {name: (1 - t) * e[0] + t * e[-1] - e for name, e in lines.items()}
-        return {name: float(gap[np.abs(gap).argmax()]) for name, gap in gaps.items()}
+    Below 0 there is a barrier between the two; above, the line is better than its ends. The source has
+    (E(0) + E(1)) / 2 - E(t), by which ends that are not equally good would be a barrier themselves.
+    """
+    t = np.linspace(0, 1, len(nll))
+    gap = (1 - t) * nll[0] + t * nll[-1] - nll
+    return float(gap[np.abs(gap).argmax()])
 
 
 @torch.no_grad()
-def line(first: LoadedModel, second: LoadedModel, items: Sequence[Item], spec: RunSpec) -> Line:
-    """Scores on the straight line between two students of one architecture; `first` is as before afterwards.
+def line(first: LoadedModel, second: LoadedModel, items: Sequence[Item], spec: RunSpec) -> np.ndarray:
+    """Nats a token of two students and nine between them, at POINTS: w = (1 - t) w_first + t w_second.
+
+    `first` is as before afterwards.
 
     Raises:
         ValueError: if their parameters differ in name or shape, or their zeros (pruned entries) in place.
@@ -90,10 +80,10 @@ def line(first: LoadedModel, second: LoadedModel, items: Sequence[Item], spec: R
     for t in POINTS.tolist():
         for w, start, end in ends:
             w.copy_(start.lerp(end.to(start), t))
-        found.append(scores(first, items, spec))
+        found.append(scores(first, items, spec).nll)
     for w, start, _ in ends:
         w.copy_(start)
-    return Line(np.array([each.nll for each in found]), np.array([each.error for each in found]))
+    return np.array(found)
 
 
 def linear_cka(one_NH: Tensor, two_NK: Tensor) -> float:

@@ -68,14 +68,17 @@ def answer(row: Row) -> str:
 
 
 def counts_remark(found: Columns) -> str:
-    """How many claims have which verdict, a paragraph of Markdown a column."""
+    """How many claims have which verdict, a paragraph of Markdown a column; why none can be tested."""
     texts = []
     for name, part in found.items():
         verdicts = [row["verdict"] for row in part.values()]
         reproduced, not_reproduced, inconclusive, not_testable = map(verdicts.count, VERDICTS)
+        reasons = {row["reason"] for row in part.values()}
+        why = f": {reasons.pop()}" if not_testable == len(part) > len(reasons) == 1 else ""
         texts.append(
             f"{name}: of **{len(verdicts)} claims**, **{reproduced}** are reproduced, **{not_reproduced}** "
-            f"are not, **{inconclusive}** are inconclusive and **{not_testable}** cannot be tested there."
+            f"are not, **{inconclusive}** are inconclusive and **{not_testable}** cannot be tested there"
+            f"{why}."
         )
     return "\n\n".join(texts)
 

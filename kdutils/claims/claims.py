@@ -10,6 +10,7 @@ import math
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import pandas as pd
 from kdutils.claims import gains, likeness, noise_temperature, size_and_teacher
 from kdutils.claims.evidence import NOT_TESTABLE, VERDICTS, Evidence, Finding, NotTestableError, Rules
 from kdutils.claims.students import Case, corrected
-from kdutils.constants import TASK_LABELS
+from kdutils.constants import TASK_LABELS, TRAIN_DOMAINS
 from kdutils.grid.study import SOURCES
 from kdutils.io.cache import Keep, uncached
 from kdutils.results.item_gains import Items
@@ -251,6 +252,11 @@ def findings(evidence: Evidence, chosen: tuple[Claim, ...] = CLAIMS) -> pd.DataF
 
     Columns id, analysis and those of a Finding.
     """
+    if not evidence.all_cells["domain"].isin(TRAIN_DOMAINS).any():
+        why = "the claims are about the paper's own tasks, and this study has none of them"
+        none, both = asdict(_not_testable(why)), product(chosen, ("authors", "strict"))
+        rows = [{"id": claim.id, "analysis": analysis} | none for claim, analysis in both]
+        return pd.DataFrame(rows).astype({"n": "Int64"})
     stricter = by_stricter_analysis(evidence, chosen)
     rows = []
     for claim in chosen:

@@ -104,8 +104,7 @@ class EqualGainNull(NamedTuple):
     """Spearman's rho of gain in points and size, and where it would lie if all students gained equally."""
 
     observed: Tested  # p two-sided against that null, p_greater of a rho that large
-    mean_rho: float = math.nan  # of the null; not 0 where the baseline goes with size
-    low: float = math.nan  # central 95 % of the null
+    low: float = math.nan  # central 95 % of the null; not around 0 where the baseline goes with size
     high: float = math.nan
 
 
@@ -164,7 +163,7 @@ def null_of_equal_gain(
         return EqualGainNull(Tested(n=n, reason="the null has no spread"))
     low, high = np.quantile(rho, [0.025, 0.975])
     tested = judged(observed, rho, n=n, scale=1.0, is_exact=False)
-    return EqualGainNull(tested, float(rho.mean()), float(low), float(high))
+    return EqualGainNull(tested, float(low), float(high))
 
 
 def spearman_tests(values: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

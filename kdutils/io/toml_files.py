@@ -99,10 +99,32 @@ def placed(path: Path, error: ValueError) -> str:
     message = str(error)
     if str(path.parent) in message.split(":")[0]:
         return message
-    named = re.match(r"(?:RunSpec has no field ')?(\w+)['=]", message)
-    key = getattr(error, "key", ()) or (("live", named[1]) if named else ())
+    key = getattr(error, "key", ()) or _named(path, message)
     line = f", line {line_of(path.read_text(encoding='utf-8'), key)}" if key else ""
     return f"{path}{line}: {message}"
+
+
+def _named(path: Path, message: str) -> Sequence[str | int]:
+    """The key of [live], or of a table within, that a message begins with: of several that with its value.
+
+    Empty where all have other values: the one that is refused was not given in the file.
+    """
+    named = re.match(r"(?:RunSpec has no field ')?(\w+)(?:'|=(.*))", message)
+    if not named:
+        return ()
+    entries = _within(read(path).get("live", {}), ("live",))
+    keys = {key: rf"{re.escape(shown(value))}(\.0)?(?!\w|\.\d)" for key, value in entries if named[1] in key}
+    if not keys:
+        return ("live",)
+    return next((key for key, form in keys.items() if not named[2] or re.match(form, named[2])), ())
+
+
+def _within(values: Any, above: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], Any]]:
+    """All keys below one, with their values."""
+    pairs = values.items() if isinstance(values, dict) else enumerate(values if type(values) is list else ())
+    for name, value in pairs:
+        yield (*above, name), value
+        yield from _within(value, (*above, name))
 
 
 def line_of(text: str, key: Sequence[str | int]) -> int:

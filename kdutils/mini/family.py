@@ -1,4 +1,4 @@
-"""The eight models of the mini family and a hybrid one: names, what they stand for, sizes, budgets, pairs.
+"""The eight models of the mini family and a hybrid one: names, what they stand for, sizes, budgets.
 
 `mini-qwen-14B` has 0.5 million parameters, not 14 billion: names say which released model one stands for, in
 the ladder of accuracies and in the pairs. Without torch.
@@ -79,13 +79,3 @@ HYBRID = replace(
     required_lessons=0,
 )
 MINI_MODELS = {model.name: model for model in (*FAMILY, HYBRID)}
-TEACHERS = ("mini-qwen-3B", "mini-qwen-7B", "mini-qwen-14B", "mini-llama-8B")  # as in the released tables
-
-
-def pairs() -> list[tuple[str, str]]:
-    """(teacher, student), one for each of the eleven released pairs: nine Qwen-like and two Llama-like."""
-    found = []
-    for teacher in map(MINI_MODELS.__getitem__, TEACHERS):
-        smaller = FAMILY[: FAMILY.index(teacher)]
-        found += [(teacher.name, m.name) for m in smaller if m.architecture == teacher.architecture]
-    return found

@@ -220,7 +220,9 @@ class _Training:
                 shard=self.shard,
             )
         except REFUSALS as error:
-            raise runner.RunError(str(error)) from error
+            is_of_items = isinstance(error, sources.DataError)
+            said = plans[0].profile.refusal(error) if is_of_items else error
+            raise runner.RunError(str(said)) from error
         say(f"shard {self.shard}: {state}" if self.shard else str(state))
         self.failures = state.failures
 

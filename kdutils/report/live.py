@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike
 from kdutils.grid import fill
 from kdutils.grid.plan import Plan
 from kdutils.grid.progress import State
+from kdutils.items import DataError
 from kdutils.report import plots
 from kdutils.results import gain_tables, released_comparison
 
@@ -47,7 +48,10 @@ def train(plan: Plan) -> None:
     with warnings.catch_warnings():
         # tqdm misses widgets for bars that are not shown.
         warnings.filterwarnings("ignore", message="IProgress not found")
-        state = fill.fill(plan.to_make, plan.out, progress=_Progress(line))
+        try:
+            state = fill.fill(plan.to_make, plan.out, progress=_Progress(line))
+        except DataError as error:
+            raise plan.profile.refusal(error) from None
     line.update(_shown(str(state)), raw=True)
 
 

@@ -68,51 +68,34 @@ def _likeness(student: pd.DataFrame, teacher: pd.DataFrame, suffix: str) -> dict
 
 
 def means(table: pd.DataFrame) -> pd.DataFrame:
-    """MEASURES of `read` by POINT, means over seeds, and n_seeds."""
-    groups = table.groupby(POINT, sort=False)
-    return groups[MEASURES].mean().assign(n_seeds=groups.size()).reset_index()
+    """MEASURES of `read` by POINT, means over seeds."""
+    return table.groupby(POINT, sort=False)[MEASURES].mean().reset_index()
 
 
 def curves(points: pd.DataFrame) -> pd.DataFrame:
-    """The points of each arm over its strengths, by rising strength, with `is_on_frontier` within the arm.
-
-    A run without penalty is strength 0 of every penalty of its method. Takes `read` (then each seed has its
-    own curves) or `means`.
-    """
-    seed = [name for name in ("seed",) if name in points]
-    keys = [name for name in ARM if name != "penalty"]
+    """`means` by arm and rising strength; a run without penalty is strength 0 of every one of its method."""
     plain = points[points["penalty"] == ""].drop(columns="penalty")
-    arms = points.loc[points["penalty"] != "", [*ARM, *seed]].drop_duplicates()
-    shared = arms.merge(plain, on=[*keys, *seed])
-    table = pd.concat([points, shared]).sort_values([*ARM, *seed, "penalty_strength"], ignore_index=True)
-    best = [frontier(part["second"], part["after"]) for _, part in table.groupby([*ARM, *seed], sort=False)]
-    return table.assign(is_on_frontier=np.concatenate(best) if best else np.array([], bool))
+    arms = points.loc[points["penalty"] != "", ARM].drop_duplicates()
+    shared = arms.merge(plain, on=[name for name in ARM if name != "penalty"])
+    return pd.concat([points, shared]).sort_values([*ARM, "penalty_strength"], ignore_index=True)
 
 
-def frontier(second: Iterable[float], after: Iterable[float]) -> np.ndarray:
-    """True for each point beside which no other is as good on both domains and better on one."""
-    points = np.column_stack([list(second), list(after)])
-    as_good = (points[:, None] >= points[None]).all(2)
-    better = (points[:, None] > points[None]).any(2)
-    return ~(as_good & better).any(0)
-
-
-def gap(one: pd.DataFrame, other: pd.DataFrame, *, measure: str = "after") -> float:
-    """Mean height of one frontier above another: `measure` kept at equal accuracy on the second domain.
+def gap(one: pd.DataFrame, other: pd.DataFrame) -> float:
+    """Mean height of one frontier above another: accuracy kept on the first domain at equal on the second.
 
     The height of a frontier at an accuracy is the most that a point with at least it has; nothing is
     interpolated, since no student lies between two points. The mean is over accuracies from the lowest point
     of both to the highest that both reach. NaN without points.
 
     Args:
-        one, other: points with columns `second` and `measure`, of any strengths.
+        one, other: points with columns `second` and `after`, of any strengths.
     """
     if one.empty or other.empty:
         return float("nan")
     low = min(one["second"].min(), other["second"].min())
     high = min(one["second"].max(), other["second"].max())
     asked = np.linspace(low, high, GRID)
-    heights = [_heights(points["second"], points[measure], asked) for points in (one, other)]
+    heights = [_heights(points["second"], points["after"], asked) for points in (one, other)]
     return float((heights[0] - heights[1]).mean())
 
 

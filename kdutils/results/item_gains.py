@@ -157,10 +157,10 @@ def _labelled(table: list[tuple], columns: list[str]) -> pd.DataFrame:
     return in_domain_order(frame).reset_index(drop=True)
 
 
-def gains(scored: pd.DataFrame, *, by: Sequence[str] = SETTING, confidence: float = 0.95) -> pd.DataFrame:
+def gains(scored: pd.DataFrame, *, by: Sequence[str] = SETTING) -> pd.DataFrame:
     """KD (`plain`) less SFT of the same student on the same items (`contrasts`); nothing is selected."""
     sft = scored[scored["method"] == "sft"]
-    return contrasts(plain(scored), sft, by=by, confidence=confidence)
+    return contrasts(plain(scored), sft, by=by)
 
 
 def gain_table(items: Items) -> pd.DataFrame:

@@ -64,7 +64,7 @@ def items(plan: Plan, rows: pd.DataFrame, way: str) -> Items:
     scored, beside = [], []
     for spec, own, sft, teacher in _answers(plan, rows, way):
         run = setting(spec) | {"seed": spec.seed}
-        right = own["correct"].astype(float).to_frame("value").assign(is_clean=own["contaminated"] == "")
+        right = own["correct"].astype(float).to_frame("value")
         scored.append(right.reset_index().assign(**run))
         is_plain = teacher is not None and (spec.temperature, spec.noise_sigma) == (1.0, 0.0)
         for method, student in ((spec.method, own), ("sft", sft)) if is_plain and sft is not None else ():

@@ -201,10 +201,7 @@ def check_adapter(run: Inputs) -> None:
     if is_built and (network := _skeleton(run.student)) is not None:
         policy = models.policy_for(network.num_parameters())
         model = LoadedModel(spec.student, copy.deepcopy(network), run.tokenizer, policy)
-        model = trainable.make_trainable(model, spec, seed=0)
-        if spec.optimiser != "adamw" and not optimisers.matrices(model):
-            lost = f"{spec.student} has no linear layer with a trained matrix"
-            raise ModelError(f"optimiser={spec.optimiser!r}: {lost}; use optimiser='adamw'")
+        optimisers.of_muon(trainable.make_trainable(model, spec, seed=0), spec)
 
 
 @cache

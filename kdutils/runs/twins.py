@@ -15,7 +15,7 @@ ITEMS = 20  # a task: a line has eleven passes over them
 
 
 def joined(out: Path, one: RunSpec, other: RunSpec, evaluation: EvalSpec) -> dict[str, float]:
-    """`barrier` and `error_barrier` between two students (connectivity.Line.barriers) and their `cka`.
+    """`barrier` between two students (connectivity.barrier) and their `cka`.
 
     On the gold responses of the first ITEMS items of each task of an evaluation. Both runs are resolved,
     finished and of one mask.
@@ -24,6 +24,5 @@ def joined(out: Path, one: RunSpec, other: RunSpec, evaluation: EvalSpec) -> dic
     some = replace(evaluation, items_per_task=min(ITEMS, evaluation.items_per_task))
     items = sources.test_items(one, some)
     hidden = [connectivity.scores(student, items, one).hidden_NH for student in students]
-    barriers = connectivity.line(*students, items, one).barriers
-    cka = connectivity.linear_cka(*hidden)
-    return {"barrier": barriers["nll"], "error_barrier": barriers["error"], "cka": cka}
+    barrier = connectivity.barrier(connectivity.line(*students, items, one))
+    return {"barrier": barrier, "cka": connectivity.linear_cka(*hidden)}

@@ -381,23 +381,21 @@ def test_a_line_has_its_ends_and_a_barrier_where_a_hill_is_between(folder):
     spec, items = a_spec(folder, "pruned"), sources.load_items(a_spec(folder, "pruned"), "train")
     first, second = make(spec), make(spec)
     found = connectivity.line(first, second, items, spec)
-    assert found.nll == pytest.approx(found.nll[0]) and found.barriers["nll"] == pytest.approx(0, abs=1e-5)
+    assert found == pytest.approx(found[0]) and connectivity.barrier(found) == pytest.approx(0, abs=1e-5)
     for w in second.trained().values():  # its logits have the other sign, so that both ends are far from 0
         w.data.mul_(0.5)
     before = {name: w.clone() for name, w in first.trained().items()}
     found = connectivity.line(first, second, items, spec)
     assert all(torch.equal(w, before[name]) for name, w in first.trained().items())
-    assert found.nll[0] == pytest.approx(connectivity.scores(first, items, spec).nll)
-    assert found.nll[-1] == pytest.approx(connectivity.scores(second, items, spec).nll)
+    assert found[0] == pytest.approx(connectivity.scores(first, items, spec).nll)
+    assert found[-1] == pytest.approx(connectivity.scores(second, items, spec).nll)
     middle = make(spec)
     for name, w in middle.trained().items():
         w.data.copy_((before[name] + second.trained()[name]) / 2)
-    assert found.nll[5] == pytest.approx(connectivity.scores(middle, items, spec).nll, rel=1e-5)
-    assert found.error.min() >= 0 and found.error.max() <= 1
-    hill = connectivity.Line(*[torch.tensor([1.0, 2, 5, 1, 3]).numpy()] * 2)
-    assert hill.barriers == {"nll": -3.0, "error": -3.0}
-    slope = connectivity.Line(*[np.linspace(1.0, 2.0, 11)] * 2)  # a worse end is no barrier
-    assert slope.barriers == pytest.approx({"nll": 0, "error": 0}, abs=1e-12)
+    assert found[5] == pytest.approx(connectivity.scores(middle, items, spec).nll, rel=1e-5)
+    assert connectivity.barrier(np.array([1.0, 2, 5, 1, 3])) == -3
+    slope = np.linspace(1.0, 2.0, 11)  # a worse end is no barrier
+    assert connectivity.barrier(slope) == pytest.approx(0, abs=1e-12)
     with pytest.raises(ValueError, match="zeros differ"):
         connectivity.line(first, make(a_spec(folder, "pruned", build_compression=4.0)), items, spec)
 

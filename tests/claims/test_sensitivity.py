@@ -226,6 +226,17 @@ def test_every_claim_has_a_column_for_each_analysis():
     assert all(n_claims == sum(verdicts) == 39 for n_claims, *verdicts in counted)
 
 
+def test_a_study_without_the_papers_tasks_says_why_no_claim_can_be_tested():
+    cells = world(lambda size, family, **_: 3.0 + 0.1 * size)
+    cells = cells.assign(domain="counting", task=cells["task"].replace("gsm8k", "legs?answer=number"))
+    rows = claims.ledger_rows(claims.judgements(cells))
+    assert len(rows) == 2 * 39 and {row["verdict"] for row in rows} == {"not_testable"}
+    said = "**39** cannot be tested there: the claims are about the paper's own tasks, and this study has"
+    assert answer_sheet.counts_remark(answer_sheet.columns(rows)).count(said) == 2
+    other = [row | {"reason": row["id"]} for row in rows]  # several reasons are none of all
+    assert answer_sheet.counts_remark(answer_sheet.columns(other)).count("cannot be tested there.") == 2
+
+
 def test_another_profile_is_a_column_only_where_it_judges_something():
     rows = claims.ledger_rows(
         claims.judgements(world(lambda size, family, **_: 3.0 + 0.1 * size), section="01")

@@ -13,7 +13,7 @@ from kdutils.data.item_files import item_of
 from kdutils.grid.plan import plan
 from kdutils.grid.profile import NEW_STUDY, load_profile
 from kdutils.grid.study import place_of
-from kdutils.report import cli
+from kdutils.report import cli, live
 from kdutils.runs.comparison import chance_accuracy
 
 
@@ -142,6 +142,26 @@ def test_what_is_wrong_names_its_line_and_the_remedy(study, lines, message):
         planned(study)
     line = study.read_text().splitlines().index(lines[1]) + 1
     assert str(caught.value).startswith(f"{study}, line {line}: ")
+
+
+OF_DOMAIN = "[live.by_domain.counting]\ntrain_items = 49\n"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "given", "place"),
+    [
+        ("train_items = 48", "train_items = 49", {}, ", line 10: train_items=49"),
+        ("[live.evaluation]", f"{OF_DOMAIN}[live.evaluation]", {}, ", line 17: train_items=49"),
+        ("train_items = 48\n", "", {}, ", line 6: train_items=1500"),  # [live], which has none
+        ("train_items", "train_items", {"train_items": 49}, ": train_items=49"),  # not given in the file
+    ],
+)
+def test_more_items_than_there_are_to_train_on_name_their_line(study, before, after, given, place):
+    changed(study, before, after)
+    asked = plan("01", {"profile": str(study), "out": str(study.parent)} | given)
+    said = f"{study}{place} and validation_items=8, but {study.name} has 56 counting items to train on"
+    with pytest.raises(ValueError, match=re.escape(said)):
+        live.train(asked)
 
 
 def test_the_name_of_a_study_is_that_of_its_file(study):

@@ -15,10 +15,10 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from kdutils.bench.mini_ladder import RELEASED
 from kdutils.grid.cell_table import model_parameters
-from kdutils.grid.study import RELEASED_MODELS, RELEASED_PAIRS
+from kdutils.grid.study import RELEASED_MODELS
 from kdutils.items import SPLITS, Item, alpaca, fingerprint
 from kdutils.mini import arithmetic, commonsense, pretrain, texts
-from kdutils.mini.family import FAMILY, MINI_MODELS, MODEL_FOLDER, ROWS, WIDE_ROWS, pairs
+from kdutils.mini.family import FAMILY, MINI_MODELS, MODEL_FOLDER, ROWS, WIDE_ROWS
 from kdutils.mini.items import DOMAIN_OF, GENERATORS, TASKS_OF, build_data, generate_items
 from kdutils.mini.pretrain import LessonNotLearnedError, build_model, encode_texts, plan_batches, train_model
 from kdutils.mini.tokenizer import CONTEXT, build_tokenizer
@@ -408,12 +408,9 @@ def test_a_number_is_one_token_and_the_prompt_is_cheap(tokenizer):
 # -- the family
 
 
-def test_family_and_pairs_are_the_released_ones():
+def test_the_family_is_the_released_one():
     stands_for = {model.name: model.stands_for for model in FAMILY}
     assert list(stands_for.values()) == list(RELEASED_MODELS) == list(RELEASED)
-    assert [(stands_for[teacher], stands_for[student]) for teacher, student in pairs()] == list(
-        RELEASED_PAIRS
-    )
     for name, released in stands_for.items():
         assert model_parameters(name) == model_parameters(released)
 

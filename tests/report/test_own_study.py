@@ -60,7 +60,9 @@ def test_figures_and_claims_are_of_its_own_tasks(out):
     empty = [path for path in (out / "figures").glob("*.csv") if pd.read_csv(path).empty]
     assert empty == []
     rows = [row for row in json.loads((out / "claims.json").read_text()) if row["analysis"] == "authors"]
-    assert {row["verdict"] for row in rows} == {"not_testable"}  # the paper's claims are of the paper's tasks
+    assert {row["verdict"] for row in rows} == {"not_testable"}
+    page = (out / "reports" / "08_claims.html").read_text()
+    assert "39</strong> cannot be tested there: the claims are about the paper" in page
 
 
 def test_a_notebook_takes_the_path_as_its_profile(out):
