@@ -37,11 +37,7 @@ class Parts:
 
 
 def make(student: LoadedModel, spec: RunSpec, rate: float) -> torch.optim.Optimizer | Parts:
-    """The optimiser of what the student trains; the learning rate of a group is the step's x `rate_factor`.
-
-    Raises:
-        ModelError: as `of_muon`.
-    """
+    """The optimiser of what a student trains; the learning rate of a group is the step's x `rate_factor`."""
     linear = of_muon(student, spec)
     is_linear = set(map(id, linear))
     others = [w for w in student.trained().values() if w.requires_grad and id(w) not in is_linear]
@@ -59,18 +55,13 @@ def make(student: LoadedModel, spec: RunSpec, rate: float) -> torch.optim.Optimi
 
 
 def of_muon(student: LoadedModel, spec: RunSpec) -> list[Tensor]:
-    """The `matrices` that Muon steps: none if AdamW is asked for.
-
-    Raises:
-        ModelError: if Muon is asked for and there are none.
-    """
-    if spec.optimiser == "adamw":
-        return []
-    if found := matrices(student):
-        return found
-    how = f"adapter={spec.adapter!r}, student_build={spec.student_build!r}"
-    lost = f"no linear layer of {student.name} has a trained matrix with {how}"
-    raise ModelError(f"optimiser={spec.optimiser!r}: {lost}; use optimiser='adamw'")
+    """The `matrices` that Muon steps, none for AdamW; ModelError if Muon is asked for and there are none."""
+    found = [] if spec.optimiser == "adamw" else matrices(student)
+    if spec.optimiser != "adamw" and not found:
+        how = f"adapter={spec.adapter!r}, student_build={spec.student_build!r}"
+        lost = f"no linear layer of {student.name} has a trained matrix with {how}"
+        raise ModelError(f"optimiser={spec.optimiser!r}: {lost}; use optimiser='adamw'")
+    return found
 
 
 def matrices(student: LoadedModel) -> list[Tensor]:

@@ -186,18 +186,16 @@ class RunSpec(Hashed):
 
     @cached_property
     def teacher_spec(self) -> RunSpec | None:
-        """The run that makes the teacher, or None for an untuned teacher or none.
+        """The run that makes the teacher, on the same data by the same settings, at its own learning rate.
 
-        The teacher is fine-tuned on the same data by the same settings, at its own learning rate.
-        """
+        None: it is not tuned, or there is none."""
         if self.teacher is None or not self.teacher_tuned:
             return None
         own = {"student": self.teacher, "student_digest": self.teacher_digest, "seed": self.teacher_seed}
         own |= {"student_source": self.teacher_source, "data_digest": self.data_digest.partition("+")[0]}
         own |= defaults_of(RunSpec, *OF_START, "optimiser")
-        n = self.teacher_items or self.train_items
-        own |= {"train_items": n}
-        own |= {"epochs": self.teacher_epochs or max(1, self.epochs * self.train_items // n)}
+        own["train_items"] = n = self.teacher_items or self.train_items
+        own["epochs"] = self.teacher_epochs or max(1, self.epochs * self.train_items // n)
         adapter = self.teacher_adapter or ("lora" if self.adapter == "lora" else "full")
         if adapter != self.adapter or self.adapter_parameters is not None:
             own |= defaults_of(RunSpec, *ADAPTER_FIELDS) | {"adapter": adapter}
