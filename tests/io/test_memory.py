@@ -30,6 +30,28 @@ print(works, kept, rss())
     assert int(kept) > 320 and int(after) < 200
 
 
+@pytest.mark.parametrize(("share", "is_kept"), [(0.0, True), (1.0, False)])
+def test_freed_memory_between_blocks_in_use_is_given_back_while_the_machine_has_little_left(share, is_kept):
+    code = f"""
+import time, psutil, numpy
+from kdutils.io import memory
+memory.SHORT_SHARE, memory.LOOK_SECONDS = {share}, 0.01
+rss = lambda: psutil.Process().memory_info().rss >> 20
+with memory.keeping_freed_memory() as works:
+    blocks = [numpy.ones(4 << 20) for _ in range(16)]
+    del blocks[:-1]  # the last keeps the heap from ending before it
+    ends = time.monotonic() + (1 if {is_kept} else 60)
+    while rss() > 200 and time.monotonic() < ends:
+        time.sleep(0.02)
+    print(works, rss())
+"""
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    works, held = told.split()
+    if works == "False":
+        pytest.skip("another C library than glibc")
+    assert (int(held) > 480) is is_kept
+
+
 def test_peak_memory_is_known_where_the_system_keeps_no_peak(monkeypatch):
     with pytest.raises(OSError, match="has no VmNothing"):
         memory.status_gb("VmNothing")
