@@ -254,7 +254,7 @@ def _train(inputs: Inputs, folder: RunFolder, lease: Lease, at: Store) -> Loaded
     curve = told.pop("curve")
     lease.confirm()
     folder.finish(told, [_without_nan(entry) for entry in curve])
-    return student if spec.devices == 1 else None
+    return trainable.for_inference(student) if spec.devices == 1 else None
 
 
 def passes(student: LoadedModel, inputs: Inputs, compute: Compute) -> Compute:

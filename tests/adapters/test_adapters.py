@@ -1,5 +1,6 @@
 """Each adapter does what its paper says, trains no more than it may, and is read back as it was."""
 
+import copy
 import dataclasses
 
 import adaptertable
@@ -108,6 +109,26 @@ def test_a_size_that_the_model_cannot_have_is_refused_before_work(folder, tmp_pa
 def test_an_adapter_of_whole_matrices_is_refused_on_two_devices(folder):
     with pytest.raises(launch.DevicesError, match="devices=2: adapter='id3' needs whole matrices"):
         launch.check_devices(a_spec(folder, "id3", devices=2))
+
+
+@pytest.mark.parametrize("adapter", ["lora", "pissa"])
+def test_a_lora_is_multiplied_in_bfloat16_but_in_training(monkeypatch, folder, adapter):
+    spec, place = a_spec(folder, adapter), folder / f"bfloat16-{adapter}"
+    exact, _ = fit(spec)
+    trainable.stored(exact).save_pretrained(place)
+    monkeypatch.setattr(models, "LARGE_PARAMETERS", 0)
+    model = models.load(spec.student, compute=Compute(cpu_bfloat16=True))
+    ids_BT = torch.arange(24).view(2, 12) % model.vocabulary_size
+    wanted = exact.hidden_states(ids_BT)
+    for is_trained_on, numbers in ((True, {torch.bfloat16, torch.float32}), (False, {torch.bfloat16})):
+        base, seen = dataclasses.replace(model, network=copy.deepcopy(model.network)), []
+        student = trainable.loaded(base, spec, place, is_trained_on=is_trained_on)
+        linear = [module for module in student.network.modules() if isinstance(module, torch.nn.Linear)]
+        for module in linear:
+            module.register_forward_hook(lambda *call, seen=seen: seen.append(call[-1].dtype))
+        found = student.hidden_states(ids_BT)
+        assert (found - wanted).abs().max() < 0.05 * wanted.abs().max() and set(seen) == numbers
+        assert {m.weight.dtype for m in linear} == {torch.float32, torch.bfloat16}
 
 
 def test_teachers_are_the_same_whatever_the_adapter(folder):
