@@ -84,31 +84,30 @@ def _used(spec: RunSpec, defaults: dict[str, Any]) -> None:
     for name, is_used in USED_BY.items():
         if not is_used(spec.recipe) and getattr(spec, name) != defaults[name]:
             raise ValueError(
-                f"{name}={getattr(spec, name)} has no effect with method {spec.named_method!r}: leave it "
-                f"at {defaults[name]}, or use one of {[key for key in METHODS if is_used(METHODS[key])]}"
+                f"{name}={getattr(spec, name)!r} has no effect with method {spec.named_method!r}: leave it "
+                f"at {defaults[name]!r}, or use one of {[key for key in METHODS if is_used(METHODS[key])]}"
             )
-    is_paper, n = spec.protocol == "paper", spec.teacher_items or spec.train_items
-    usual = {"prompt_in_loss": is_paper, "mean_by_sequence": is_paper and spec.method in BY_SEQUENCE}
-    usual |= dict.fromkeys(("teacher_items", "start_items"), spec.train_items)
-    usual |= {"start_epochs": spec.epochs, "start_wrong_share": spec.wrong_rationale_share}
-    usual |= {"teacher_epochs": max(1, spec.epochs * spec.train_items // n)}
-    usual |= {"teacher_adapter": "lora" if spec.adapter == "lora" else "full"}
-    for name, value in usual.items():
-        if getattr(spec, name) == value:
-            _named_twice(f"{name}={value!r} is what it is anyway")
     for name in OF_TEACHER[1:]:
         if not spec.teacher_tuned and getattr(spec, name) != defaults[name]:
             value = f"{name}={getattr(spec, name)!r}"
             raise ValueError(f"{value} has no effect with teacher_tuned=False: leave one of them out")
+    is_paper, n = spec.protocol == "paper", spec.teacher_items or spec.train_items
+    by_protocol = {"prompt_in_loss": is_paper, "mean_by_sequence": is_paper and spec.method in BY_SEQUENCE}
+    usual = {name: (value, f"protocol {spec.protocol!r} has it") for name, value in by_protocol.items()}
+    usual |= dict.fromkeys(("teacher_items", "start_items"), (spec.train_items, "train_items says"))
+    usual["start_epochs"] = spec.epochs, "epochs says"
+    usual["start_wrong_share"] = spec.wrong_rationale_share, "wrong_rationale_share says"
+    usual["teacher_epochs"] = max(1, spec.epochs * spec.train_items // n), "it reads as many sequences"
+    usual["teacher_adapter"] = "lora" if spec.adapter == "lora" else "full", "adapter says"
+    for name, (value, reason) in usual.items():
+        if getattr(spec, name) == value:
+            told = f"{name}={value!r} is what it is anyway, as {reason}, and would give one run two names"
+            raise ValueError(f"{told}: leave it out")
     if spec.kd_weight == 0:
-        raise ValueError("kd_weight=0 leaves nothing of the teacher in the loss: use method='sft'")
+        raise ValueError("kd_weight=0.0 leaves nothing of the teacher in the loss: use method='sft'")
     if spec.devices > spec.batch_size:
         more = f"devices={spec.devices} is more than the {spec.batch_size} rows of a batch"
         raise ValueError(f"{more}: use devices={spec.batch_size} or fewer, or a larger batch_size")
-
-
-def _named_twice(what: str) -> None:
-    raise ValueError(f"{what}, and would give one run two names: leave it out")
 
 
 def _protocol(spec: RunSpec) -> None:
@@ -131,7 +130,7 @@ def _adapter(spec: RunSpec, defaults: dict[str, Any]) -> None:
     for name in ADAPTER_FIELDS:
         users = [key for key, adapter in ADAPTERS.items() if name in adapter.fields]
         if kind not in users and (value := getattr(spec, name)) != defaults[name]:
-            raise ValueError(f"{name}={value} has no effect with adapter={kind!r}: use one of {users}")
+            raise ValueError(f"{name}={value!r} has no effect with adapter={kind!r}: use one of {users}")
     if spec.adapter_parameters is None and kind in (*MASKS, "unilora"):
         raise ValueError(f"adapter={kind!r} needs adapter_parameters=...: how many values to train")
     if spec.adapter_parameters and kind not in ("shadow", "spt") and spec.lora_rank != 8:

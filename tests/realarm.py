@@ -5,6 +5,7 @@ of its low-rank form, before and after their trainings in OUT (`./run_all.sh qwe
 """
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +47,7 @@ def main(out: Path) -> None:
     found = {}
     for run in arms.runs_of(study, asked.profile.live, out):
         spec = sources.resolved(run.spec)
-        more = sources.resolved(arms.replace(run.spec, validation_items=N_ITEMS))
+        more = sources.resolved(replace(run.spec, validation_items=N_ITEMS))
         items = sources.load_items(more, "validation")
         inputs = Inputs.of(spec, None)
         before = built.build(models.load(inputs.student), spec, items=inputs.items.train)

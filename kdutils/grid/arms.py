@@ -6,7 +6,7 @@ Then, at the rate with the lowest validation loss, it is trained on every number
 arm whose best rate is the lowest or the highest of its list is void for that method and pair, since a better
 one may lie beyond: it is not trained further. An arm with one rate, or with none and so the models' own, has
 no first round.
-Teachers are trained on the most items, and in full, whatever their students are trained on and how.
+Teachers are trained on the most items (or `teacher_items`), in full or by LoRA, however their students are.
 """
 
 from __future__ import annotations
@@ -76,6 +76,11 @@ class ArmStudy:
                     f"arm {name!r} has learning_rate={shown(list(rates))}: give {N_RATES}, each half a "
                     "decade above the one before it, so that all arms have as many trials, or one number"
                 )
+        of_teacher = ("teacher_items", "teacher_epochs", "teacher_adapter")
+        for place, own in {"settings": self.settings, **self.arms}.items():
+            if given := [name for name in of_teacher if name in own]:
+                told = f"{place} has {given[0]}={shown(own[given[0]])}, but all arms have one teacher"
+                raise ValueError(f"{told}: give it beside `arms`")
         if odd := [n for n in self.train_items if self.sequences % n]:
             raise ValueError(
                 f"sequences={self.sequences} are no whole epochs of {odd[0]} train_items; change either"
@@ -148,7 +153,8 @@ def _spec(
     study: ArmStudy, cell: Cell, settings: dict[str, Any], rate: float | None, n_items: int, seed: int
 ) -> RunSpec:
     own = {"train_items": n_items, "seed": seed, "epochs": study.sequences // n_items}
-    own |= {name: value for name, value in study.arms[cell.arm].items() if not isinstance(value, list)}
+    arm = study.arms[cell.arm]
+    own |= {name: arm[name] for name in arm if name != "learning_rate" or not isinstance(arm[name], list)}
     own |= {} if rate is None else {"learning_rate": rate}
     own = settings | study.settings | own
     if cell.method != "sft":

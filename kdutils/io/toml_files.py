@@ -105,9 +105,10 @@ def placed(path: Path, error: ValueError) -> str:
 
 
 def _named(path: Path, message: str) -> Sequence[str | int]:
-    """The key of [live], or of a table within, that a message begins with: of several that with its value.
+    """The key of [live], or of a table within, that a message begins with, with its value.
 
-    Empty where all have other values: the one that is refused was not given in the file.
+    That of [live] where none is named so. Empty where all have other values (the one that is refused was not
+    given in the file) or several have it.
     """
     named = re.match(r"(?:RunSpec has no field ')?(\w+)(?:'|=(.*))", message)
     if not named:
@@ -116,7 +117,8 @@ def _named(path: Path, message: str) -> Sequence[str | int]:
     keys = {key: rf"{re.escape(shown(value))}(\.0)?(?!\w|\.\d)" for key, value in entries if named[1] in key}
     if not keys:
         return ("live",)
-    return next((key for key, form in keys.items() if not named[2] or re.match(form, named[2])), ())
+    fitting = [key for key, form in keys.items() if not named[2] or re.match(form, named[2])]
+    return fitting[0] if len(fitting) == 1 or fitting and not named[2] else ()
 
 
 def _within(values: Any, above: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], Any]]:

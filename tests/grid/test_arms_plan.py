@@ -57,6 +57,8 @@ def test_all_students_of_a_pair_have_one_teacher_trained_in_full_on_the_most_ite
         ({"arms": STUDY.arms | {"full": {"learning_rate": GRID[1:]}}}, "give 5, each half a decade"),
         ({"arms": STUDY.arms | {"full": {"learning_rate": [*GRID[:4], 1.0]}}}, "give 5, each half a decade"),
         ({"arms": STUDY.arms | {"full": {"learning_rate": []}}}, r"arm 'full' has learning_rate=\[\]"),
+        ({"settings": {"teacher_epochs": 3}}, "settings has teacher_epochs=3, but all arms have one teacher"),
+        ({"arms": STUDY.arms | {"full": {"teacher_items": 9}}}, "full has teacher_items=9, but all arms"),
         ({"train_items": (16, 160, 1500)}, "sequences=1600 are no whole epochs of 1500 train_items"),
         ({"arms": {"lora": {"learning_rate": GRID}}}, "crossings name the arm 'full', which is none of"),
     ],
@@ -109,6 +111,19 @@ def test_an_arm_with_one_rate_is_trained_at_it(tmp_path):
     study = replace(STUDY, arms={"fast": {"learning_rate": 0.5}}, crossings=[crossing])
     runs = list(arms.runs_of(study, load_profile("adaptation").live, tmp_path))
     assert {(run.is_trial, run.is_final, run.spec.learning_rate) for run in runs} == {(False, True, 0.5)}
+
+
+@pytest.mark.parametrize(
+    ("arm", "message"),
+    [
+        ({"learning_rates": GRID}, "no field 'learning_rates'"),
+        ({"adapter": "lora", "lora_rank": [4, 8]}, r"lora_rank=\[4, 8\] must be a valid integer"),
+    ],
+)
+def test_an_arm_with_fields_that_a_run_cannot_have_is_refused(tmp_path, arm, message):
+    study = replace(STUDY, arms=STUDY.arms | {"full": arm})
+    with pytest.raises(ValueError, match=message):
+        list(arms.runs_of(study, load_profile("adaptation").live, tmp_path))
 
 
 def test_two_studies_of_one_name_are_refused():

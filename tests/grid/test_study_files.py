@@ -145,6 +145,7 @@ def test_what_is_wrong_names_its_line_and_the_remedy(study, lines, message):
 
 
 OF_DOMAIN = "[live.by_domain.counting]\ntrain_items = 49\n"
+OF_TWO = f"{OF_DOMAIN}[live.by_method.fkl]\ntrain_items = 49\n[live.evaluation]"
 
 
 @pytest.mark.parametrize(
@@ -152,6 +153,7 @@ OF_DOMAIN = "[live.by_domain.counting]\ntrain_items = 49\n"
     [
         ("train_items = 48", "train_items = 49", {}, ", line 10: train_items=49"),
         ("[live.evaluation]", f"{OF_DOMAIN}[live.evaluation]", {}, ", line 17: train_items=49"),
+        ("[live.evaluation]", OF_TWO, {}, ": train_items=49"),  # which of two lines is not known
         ("train_items = 48\n", "", {}, ", line 6: train_items=1500"),  # [live], which has none
         ("train_items", "train_items", {"train_items": 49}, ": train_items=49"),  # not given in the file
     ],
