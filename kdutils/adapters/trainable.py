@@ -288,7 +288,7 @@ def for_inference(student: LoadedModel) -> LoadedModel:
 
     peft casts all activations to float32 instead: a 0.5B student in bfloat16 took 10.0 s, not 7.4, to read
     3,900 tokens on a core with AMX (6.1 without its LoRA). Not for training, since oneDNN compiles a kernel
-    for every new number of tokens. PiSSA and SPT have a LoRA, too; DoRA, which measures lengths, is left alone.
+    for every new number of tokens. PiSSA and SPT have a LoRA, too; DoRA stays as it is.
     """
     weights, configs = student.policy.weights, getattr(student.network, "peft_config", {}).values()
     is_lora = any(each.peft_type == "LORA" and not each.use_dora for each in configs)
