@@ -10,7 +10,6 @@ import math
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -248,14 +247,11 @@ def evidence_of(cells: pd.DataFrame, *, items: Items | None = None) -> list[Evid
 
 
 def findings(evidence: Evidence, chosen: tuple[Claim, ...] = CLAIMS) -> pd.DataFrame:
-    """Both analyses of these claims: a row a claim x analysis.
-
-    Columns id, analysis and those of a Finding.
-    """
+    """A row a claim x analysis of these claims: id, analysis and the columns of a Finding."""
     if not evidence.all_cells["domain"].isin(TRAIN_DOMAINS).any():
         why = "the claims are about the paper's own tasks, and this study has none of them"
-        none, both = asdict(_not_testable(why)), product(chosen, ("authors", "strict"))
-        rows = [{"id": claim.id, "analysis": analysis} | none for claim, analysis in both]
+        none = asdict(_not_testable(why))
+        rows = [{"id": one.id, "analysis": how} | none for one in chosen for how in ("authors", "strict")]
         return pd.DataFrame(rows).astype({"n": "Int64"})
     stricter = by_stricter_analysis(evidence, chosen)
     rows = []
