@@ -188,7 +188,8 @@ class RunSpec(Hashed):
     def teacher_spec(self) -> RunSpec | None:
         """The run that makes the teacher, on the same data by the same settings, at its own learning rate.
 
-        None: it is not tuned, or there is none."""
+        None: it is not tuned, or there is none.
+        """
         if self.teacher is None or not self.teacher_tuned:
             return None
         own = {"student": self.teacher, "student_digest": self.teacher_digest, "seed": self.teacher_seed}

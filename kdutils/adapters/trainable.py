@@ -287,8 +287,8 @@ def for_inference(student: LoadedModel) -> LoadedModel:
     """The student with its LoRA, whose weights are float32, multiplied in the format of the model's weights.
 
     peft casts all activations to float32 instead: a 0.5B student in bfloat16 took 10.0 s, not 7.4, to read
-    3,900 tokens on a core with AMX (6.1 without its LoRA). Not for training, since oneDNN compiles a kernel
-    for every new number of tokens. PiSSA and SPT have a LoRA, too; DoRA stays as it is.
+    3,900 tokens on a core with AMX (6.1 without its LoRA). Not for training, whose steps took longer that way
+    (5.0 s, not 3.3, of 250 tokens). PiSSA and SPT have a LoRA, too; DoRA stays as it is.
     """
     weights, configs = student.policy.weights, getattr(student.network, "peft_config", {}).values()
     is_lora = any(each.peft_type == "LORA" and not each.use_dora for each in configs)

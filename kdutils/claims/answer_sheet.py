@@ -74,7 +74,7 @@ def counts_remark(found: Columns) -> str:
         verdicts = [row["verdict"] for row in part.values()]
         reproduced, not_reproduced, inconclusive, not_testable = map(verdicts.count, VERDICTS)
         reasons = {row["reason"] for row in part.values()}
-        why = f": {reasons.pop()}" if not_testable == len(part) > len(reasons) == 1 else ""
+        why = f": {reasons.pop()}" if len(reasons) == 1 and not_testable == len(part) else ""
         texts.append(
             f"{name}: of **{len(verdicts)} claims**, **{reproduced}** are reproduced, **{not_reproduced}** "
             f"are not, **{inconclusive}** are inconclusive and **{not_testable}** cannot be tested there"

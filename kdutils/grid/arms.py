@@ -160,11 +160,14 @@ def _spec(
     if cell.method != "sft":
         most = study.teacher_items or max(study.train_items)
         own |= {"teacher": cell.teacher, "teacher_items": None if own["train_items"] == most else most}
-        usual = max(1, own["epochs"] * own["train_items"] // most)
-        own |= {} if study.teacher_epochs == usual else {"teacher_epochs": study.teacher_epochs}
-        is_usual = (study.teacher_adapter == "lora") == (own.get("adapter") == "lora")
-        own |= {} if is_usual else {"teacher_adapter": study.teacher_adapter}
-    return RunSpec(**own | {"student": cell.student, "method": cell.method, "domain": study.domain})
+    spec = RunSpec(**own | {"student": cell.student, "method": cell.method, "domain": study.domain})
+    if (usual := spec.teacher_spec) is None:
+        return spec
+    if study.teacher_adapter != usual.adapter:
+        spec = replace(spec, teacher_adapter=study.teacher_adapter)
+    if study.teacher_epochs not in (None, usual.epochs):
+        spec = replace(spec, teacher_epochs=study.teacher_epochs)
+    return spec
 
 
 def best_loss(out: Path, spec: RunSpec) -> float:

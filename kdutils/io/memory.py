@@ -26,9 +26,9 @@ def keeping_freed_memory() -> Iterator[bool]:
     By default glibc returns large blocks to the system at once, and every tensor of some megabytes is paged
     in again: on a virtual machine a step of a model of 0.5 billion parameters took five times as long. Kept
     memory becomes fragmented (full fine-tuning of that model grew to 23 GB in 61 steps), so what is free is
-    returned while the machine has little left (of a container's own limit nothing is known), and at the end
-    of the block. Blocks may be within each other, as that of a teacher is within its student's: memory is
-    kept until the outermost ends.
+    returned while the machine has little left, and at the end of the block. The limit of a container is not
+    seen. Blocks may be within each other, as that of a teacher is within its student's: memory is kept until
+    the outermost ends.
     """
     mallopt = getattr(_c_library(), "mallopt", None)
     if mallopt is None:
