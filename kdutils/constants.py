@@ -158,6 +158,7 @@ ADAPTER_FIELDS = sorted({name for adapter in ADAPTERS.values() for name in adapt
 BUILDS = {  # of what a student is made before training, by the function of its name in kdutils.builds
     "low_rank": "Low rank, whitened",
     "low_rank_plain": "Low rank",
+    "hybrid": "Linear attention",
     "pruned": "Pruned",
     "shared": "Shared weights",
 }

@@ -98,7 +98,7 @@ class RunSpec(Hashed):
     shrink: Annotated[float, between(0.001, 1)] = 1.0  # matrices start as shrink * these + perturb * fresh
     perturb: Share = 0.0  # ones; Ash & Adams 2020 (arXiv:1910.08475)
     student_build: Literal["", *BUILDS] = ""  # what is made of the student before its training
-    build_compression: Annotated[float, between(1, 10_000)] = 1.0  # weights of matrices, over those stored
+    build_compression: Annotated[float, between(1, 10_000)] = 1.0  # weights, or attentions, over those left
     penalty: Literal["", *PENALTIES] = ""  # a term that is added to the loss
     penalty_strength: Annotated[float, between(0, 1e9)] = 0.0
     optimiser: Literal["adamw", "muon", "muon_spectral"] = "adamw"
@@ -276,8 +276,7 @@ class EvalSpec(Hashed):
         """The evaluation that ranks the options of the same items; None if no task has options."""
         tasks = tuple(task for task in self.tasks if ALL_TASKS[task].options)
         own = {name: getattr(self, name) for name in ("split", "items_per_task", "items_digest")}
-        own["scoring"] = "likelihood"
-        return EvalSpec(tasks=tasks, **own) if tasks else None
+        return EvalSpec(tasks=tasks, scoring="likelihood", **own) if tasks else None
 
     @property
     def eval_id(self) -> str:

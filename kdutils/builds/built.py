@@ -1,4 +1,4 @@
-"""A smaller student made of a model before training, and how it is stored, read and made dense again."""
+"""A student made of a model before training, and how it is stored, read and made dense again."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_model, save_model
 from torch import nn
 
-from kdutils.builds import low_rank, pruned, shared
+from kdutils.builds import hybrid, low_rank, pruned, shared
 from kdutils.data.model_files import ModelError
 from kdutils.items import Item
 from kdutils.models import LoadedModel
@@ -65,11 +65,17 @@ def _shared(student: LoadedModel, own: Layers, spec: RunSpec, items: Sequence[It
     return Built(**vars(student))
 
 
+def _hybrid(student: LoadedModel, own: Layers, spec: RunSpec, items: Sequence[Item]) -> LoadedModel:
+    hybrid.convert(student, spec, items)
+    return Built(**vars(student))
+
+
 MAKERS: dict[str, Callable[[LoadedModel, Layers, RunSpec, Sequence[Item]], LoadedModel]] = {
     "low_rank": _low_rank,
     "low_rank_plain": _low_rank_plain,
     "pruned": _pruned,
     "shared": _shared,
+    "hybrid": _hybrid,
 }
 
 
@@ -78,14 +84,26 @@ def build(student: LoadedModel, spec: RunSpec, *, items: Sequence[Item]) -> Load
     """The student in the form that `spec.student_build` names, not yet trained; the one given is used up.
 
     Args:
-        items: training items, on which `low_rank` measures what matters.
+        items: training items, on which `low_rank` measures what matters, and `hybrid` aligns its layers.
 
     Raises:
-        ModelError: for a model with other matrices than those of linear layers and embeddings.
+        ModelError: as `check`.
     """
     if not spec.student_build:
         return student
     return MAKERS[spec.student_build](student, linear_layers(student.causal), spec, items)
+
+
+def check(network: nn.Module, spec: RunSpec) -> None:
+    """Check that the student can be built of this model.
+
+    Raises:
+        ModelError: for a model with other matrices than those of linear layers and embeddings; for hybrid, as
+            hybrid.attentions.
+    """
+    linear_layers(network)
+    if spec.student_build == "hybrid":
+        hybrid.attentions(network, spec.build_compression)
 
 
 def kept(student: LoadedModel, name: str) -> LoadedModel:
@@ -99,6 +117,8 @@ def loaded(model: LoadedModel, name: str, compression: float, folder: Path | str
     own = linear_layers(model.causal)
     if name == "shared":
         shared.share(model.causal, own, compression, is_folded=False)
+    elif name == "hybrid":
+        hybrid.install(model.causal, hybrid.mixers(model.causal, compression))
     else:
         low_rank.factorise(model.causal, own, compression, is_empty=True)
     load_model(model.causal, Path(folder) / FILE, device=model.policy.device)
@@ -107,8 +127,14 @@ def loaded(model: LoadedModel, name: str, compression: float, folder: Path | str
 
 @torch.no_grad()
 def dense(student: LoadedModel) -> nn.Module:
-    """The student as a causal language model of plain linear layers, in place; transformers can store it."""
+    """The student as a causal language model of plain linear layers, in place; transformers can store it.
+
+    Raises:
+        ModelError: for a hybrid, whose linear attention is no layer of its class.
+    """
     network = student.causal
+    if any(isinstance(each, hybrid.LinearAttention) for each in network.modules()):
+        raise ModelError(f"{student.name} has linear attention, so no dense form: read it with load_trained")
     if hasattr(network, "shared"):
         network.shared.refresh()
         network.shared.hook.remove()

@@ -39,6 +39,8 @@ LABELS = {  # of the arms that profiles have
     "pruned": "pruned",
     "shared": "shared weights",
     "hybrid": "hybrid",
+    "converted": "converted hybrid",
+    "converted_frozen": "converted, frozen",
     "adamw": "AdamW",
     "muon": "Muon",
     "muon_spectral": "Muon, spectral",

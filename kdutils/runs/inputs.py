@@ -97,7 +97,7 @@ def check(*runs: Inputs) -> None:
     for place in dict.fromkeys(places):
         check_model(place)
     sizes = ("adapter", "lora_rank", "lora_dropout", "adapter_parameters", "frozen")
-    sizes += ("student_build", "optimiser")
+    sizes += ("student_build", "build_compression", "optimiser")
     adapted = {(_student(run), *(getattr(run.spec, name) for name in sizes)): run for run in trained}
     for run in adapted.values():
         check_adapter(run)
@@ -196,7 +196,7 @@ def check_adapter(run: Inputs) -> None:
     if spec.adapter != "full" and (network := _skeleton(run.student, known=True)) is not None:
         trainable.size_of(network, spec)
     if spec.student_build and (network := _skeleton(run.student, known=True)) is not None:
-        built.linear_layers(network)
+        built.check(network, spec)
     is_built = spec.frozen or spec.adapter not in ("full", *MASKS) or spec.optimiser != "adamw"
     if is_built and (network := _skeleton(run.student)) is not None:
         policy = models.policy_for(network.num_parameters())

@@ -12,12 +12,13 @@ from torch.nn import functional as F
 
 from kdutils import encoding, generation, models, training
 from kdutils.adapters import facts, trainable
-from kdutils.builds import built, connectivity, low_rank, shared
+from kdutils.builds import built, connectivity, hybrid, low_rank, shared
 from kdutils.compute import Compute
 from kdutils.constants import BUILDS
 from kdutils.data import sources
 from kdutils.data.model_files import ModelError
 from kdutils.devices import launch
+from kdutils.penalties import terms
 from kdutils.runs import experiment, students
 from kdutils.runs.inputs import Inputs
 from kdutils.runs.store import Store
@@ -32,6 +33,11 @@ def folder(tmp_path_factory):
     tiny.save_model(root / "qwen", spread=0.2)  # far from flat, so that differences show
     tiny.save_model(root / "llama", kind="llama", spread=0.2, tied=False)
     return root
+
+
+@pytest.fixture(autouse=True)
+def few_updates_of_alignment(monkeypatch):
+    monkeypatch.setattr(hybrid, "ALIGN_STEPS", 5)
 
 
 def a_spec(folder, build, method="sft", student="qwen", **fields):
@@ -276,6 +282,90 @@ def test_weights_are_made_once_for_a_text_and_anew_after_a_step(folder, monkeypa
         stepper.step()
         stepper.zero_grad()
     assert generation.generate(student, [[5, 9, 11]], max_new_tokens=8) != before
+
+
+# --- hybrid -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("student", ["qwen", "llama"])
+def test_one_layer_in_n_keeps_its_attention_and_the_others_begin_with_its_matrices(folder, student):
+    model = loaded(folder, student)
+    own = hybrid.attentions(model.causal, 2.0)
+    assert list(own) == ["model.layers.1.self_attn"]
+    mixer, attention = hybrid.linear(model.causal, own["model.layers.1.self_attn"]), [*own.values()][0]
+    query, key, value = mixer.in_proj_qkv.weight.split([mixer.key_dim, mixer.key_dim, mixer.value_dim])
+    assert torch.equal(query, attention.q_proj.weight)
+    assert torch.equal(mixer.out_proj.weight, attention.o_proj.weight)
+    width, times = attention.head_dim, query.shape[0] // attention.k_proj.out_features
+    for found, part in ((key, attention.k_proj), (value, attention.v_proj)):
+        heads = part.weight.view(-1, width, part.in_features)
+        for head, weights in enumerate(found.view(-1, width, part.in_features)):
+            assert torch.equal(weights, heads[head // times])  # the one that its query heads look at
+    x = spread((1, 5, model.causal.config.hidden_size))
+    with torch.no_grad():  # a token's own values alone, whatever came before: the convolution is the identity
+        assert torch.equal(mixer.conv1d(mixer.in_proj_qkv(x).mT)[..., :5], mixer.in_proj_qkv(x).mT)
+
+
+def test_aligned_layers_put_out_more_of_what_the_attention_did(folder, monkeypatch):
+    monkeypatch.setattr(hybrid, "ALIGN_STEPS", 60)
+    model, spec = loaded(folder), a_spec(folder, "hybrid")
+    before = {name: w.clone() for name, w in model.causal.named_parameters()}
+    made = hybrid.mixers(model.causal, 2.0)
+    errors = hybrid.align(model, made, spec, sources.load_items(spec, "train"))
+    assert len(errors) == 60 and np.mean(errors[-5:]) < 0.6 * np.mean(errors[:5])
+    assert all(torch.equal(w, before[name]) for name, w in model.causal.named_parameters())
+
+
+@pytest.mark.parametrize("student", ["qwen", "llama"])
+@torch.no_grad()
+def test_a_hybrid_reads_padded_prompts_and_writes_with_its_cache_as_without(folder, student):
+    model = make(a_spec(folder, "hybrid", student=student))
+    prompts = [[5, 9, 11, 14, 7, 12, 20, 21], [8, 9], [13, 5, 6]]
+    texts = generation.generate(model, prompts, max_new_tokens=12)
+    for prompt, text in zip(prompts, texts, strict=True):
+        ids = list(prompt)
+        for token in text.token_ids:  # from the whole text anew
+            states_BTH = model.hidden_states(torch.tensor([ids]))
+            assert int(model.head.logits(states_BTH)[0, -1, : model.vocabulary_size].argmax()) == token
+            ids.append(token)
+    options = [[[5, 6], [7]], [[8]], [[9, 10, 11], [6]]]
+    scored = generation.option_logprobs(model, prompts, options)
+    for prompt, own, found in zip(prompts, options, scored, strict=True):
+        for option, logprob in zip(own, found, strict=True):
+            hidden_TH = model.hidden_states(torch.tensor([prompt + option]))[0, len(prompt) - 1 : -1]
+            logits_TV = model.head.logits(hidden_TH)[:, : model.vocabulary_size]
+            expected = logits_TV.log_softmax(-1).gather(1, torch.tensor(option)[:, None]).sum()
+            assert logprob == pytest.approx(float(expected), abs=1e-4)
+
+
+def test_a_hybrid_that_no_model_can_be_is_refused_before_work(folder):
+    network = loaded(folder).causal
+    for n, wanted in ((1.0, "from 2 to 2"), (2.5, "from 2 to 2"), (3.0, "from 2 to 2")):
+        with pytest.raises(ModelError, match=rf"build_compression={n}: give a whole number {wanted}"):
+            built.check(network, a_spec(folder, "hybrid", build_compression=n))
+    network.config.num_hidden_layers = 3  # as if one had no attention of that name
+    with pytest.raises(ModelError, match="does not know the layers of a qwen2; use a llama or qwen2"):
+        built.check(network, a_spec(folder, "hybrid"))
+    with pytest.raises(ModelError, match="replaced, which a hybrid's are not; use 'features'"):
+        terms.check(a_spec(folder, "hybrid", penalty="perturbation", penalty_strength=1.0), network)
+    with pytest.raises(ModelError, match="has linear attention, so no dense form"):
+        built.dense(make(a_spec(folder, "hybrid")))
+
+
+@pytest.mark.parametrize(
+    "fields", [{"frozen": "attention"}, {"penalty": "features", "penalty_strength": 1.0}]
+)
+def test_a_hybrid_is_trained_stored_and_read_back(folder, tmp_path, fields):
+    spec = a_spec(folder, "hybrid", "opd", "llama", epochs=1, max_new_tokens=8, **fields)
+    run = experiment.run(spec, out=tmp_path, evaluation=tiny.EVALUATION)
+    stored = experiment.load_trained(run.spec, run.folder)
+    rows, _ = experiment.item_rows(stored, sources.test_items(spec, tiny.EVALUATION), tiny.EVALUATION, spec)
+    assert rows["text"].tolist() == run.items["text"].tolist()
+    assert run.result["file_bytes"] == pytest.approx(4 * run.result["stored_parameters"], abs=20_000)
+    begun = students.student_to_train(Inputs.of(run.spec, None), Store(tmp_path))
+    mixers = [each.causal.model.layers[1].self_attn.state_dict() for each in (begun, stored)]
+    same = [torch.equal(w, mixers[1][name]) for name, w in mixers[0].items()]
+    assert all(same) if fields.get("frozen") else not any(same)  # aligned as at first, then trained or not
 
 
 # --- all ----------------------------------------------------------------------------------------------------

@@ -1,0 +1,198 @@
+"""Students with linear attention in most layers, converted from attention: GenDistill (arXiv:2603.26556).
+
+One layer in n keeps its attention, in the middle of each n. In the others it is replaced by transformers'
+Gated DeltaNet (Yang et al. 2025, arXiv:2412.06464); the source has Kimi Delta Attention, whose decays
+are those of channels and not of heads. It begins with the layer's own matrices, and is aligned: trained
+to put out what the attention put out, given what the attention was given. That is the source's first stage;
+the later ones are the run's own training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import Cache, Qwen3_5TextConfig
+from transformers.cache_utils import LinearAttentionLayer
+from transformers.models.qwen3_5.modeling_qwen3_5 import Qwen3_5GatedDeltaNet
+
+from kdutils import encoding
+from kdutils.data.model_files import ModelError
+from kdutils.items import Item
+from kdutils.models import LoadedModel
+from kdutils.noise import generator, key_of, seeded
+from kdutils.spec import RunSpec
+
+DECAYS, STEPS = (1.0, 16.0), (1e-3, 0.1)  # at first, as in the source: rates of forgetting, and step sizes
+ALIGN_STEPS, ALIGN_ROWS = 200, 16  # updates, items in each
+ALIGN_RATE = 0.5  # of AdamW, over the model's width (as in arXiv:2203.03466); falls to zero along a cosine
+
+
+class State(LinearAttentionLayer):
+    """What a Gated DeltaNet keeps of a text, in a cache that is asked for the length of it."""
+
+    n_read = 0
+
+    def get_seq_length(self) -> int:
+        return self.n_read
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.n_read + query_length, 0
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        self.reorder_cache(indices)
+
+
+class LinearAttention(Qwen3_5GatedDeltaNet):
+    """Gated DeltaNet, called and cached as the attention of a layer is."""
+
+    real_BT: Tensor | None = None  # 1 where a token read so far is real; None: padding is on the right
+
+    def forward(
+        self, hidden_states: Tensor, past_key_values: Cache | None = None, **_: Any
+    ) -> tuple[Tensor, None]:
+        """The layer's output (batch, positions, width) for these inputs."""
+        n_new, real_BT = hidden_states.shape[1], self.real_BT
+        if past_key_values is not None:
+            if not isinstance(past_key_values.layers[self.layer_idx], State):
+                past_key_values.layers[self.layer_idx] = State()
+            past_key_values.layers[self.layer_idx].n_read += n_new
+        real_BT = None if real_BT is None else real_BT[:, -n_new:]
+        return super().forward(hidden_states, cache_params=past_key_values, attention_mask=real_BT), None
+
+
+def kept_layers(n_layers: int, n: float) -> list[int]:
+    """The layers that keep their attention: one in n.
+
+    Raises:
+        ModelError: if n is no whole number, or there are fewer layers.
+    """
+    if n != int(n) or not 2 <= n <= n_layers:
+        wanted = f"give a whole number from 2 to {n_layers}, the model's layers"
+        raise ModelError(f"student_build='hybrid' keeps one attention in build_compression={n}: {wanted}")
+    return [i for i in range(n_layers) if i % int(n) == (int(n) - 1) // 2]
+
+
+def attentions(network: nn.Module, n: float) -> dict[str, nn.Module]:
+    """The attention of each layer that is to lose it, by name.
+
+    Raises:
+        ModelError: if `n` does not fit the model, or its layers are not built as in Llama and Qwen2.
+    """
+    found = {name: x for name, x in network.named_modules() if name.endswith(".self_attn")}
+    parts = ("q_proj", "k_proj", "v_proj", "o_proj")
+    if len(found) != network.config.num_hidden_layers or not all(
+        hasattr(each, part) for each in found.values() for part in parts
+    ):
+        kind = network.config.model_type
+        raise ModelError(f"student_build='hybrid' does not know the layers of a {kind}; use a llama or qwen2")
+    kept = kept_layers(len(found), n)
+    return {name: each for i, (name, each) in enumerate(found.items()) if i not in kept}
+
+
+def linear(network: nn.Module, attention: nn.Module) -> LinearAttention:
+    """A Gated DeltaNet with the matrices of an attention, and otherwise new weights; heads share no keys."""
+    own, width, like = network.config, attention.head_dim, attention.o_proj.weight
+    heads = like.shape[1] // width
+    config = Qwen3_5TextConfig(
+        hidden_size=own.hidden_size,
+        num_hidden_layers=own.num_hidden_layers,
+        layer_types=["linear_attention"] * own.num_hidden_layers,
+        linear_num_key_heads=heads,
+        linear_num_value_heads=heads,
+        linear_key_head_dim=width,
+        linear_value_head_dim=width,
+        rms_norm_eps=own.rms_norm_eps,
+    )
+    made = LinearAttention(config, attention.layer_idx)
+    made.activation = None  # of the convolution, as in the source
+    shared = heads * width // attention.k_proj.out_features
+    own_parts = [
+        part.weight.view(-1, width, own.hidden_size).repeat_interleave(times, 0).flatten(0, 1)
+        for part, times in ((attention.q_proj, 1), (attention.k_proj, shared), (attention.v_proj, shared))
+    ]
+    with torch.no_grad():
+        made.in_proj_qkv.weight.copy_(torch.cat(own_parts))
+        made.out_proj.weight.copy_(like)
+        made.conv1d.weight.zero_()[..., -1] = 1.0  # a token's own
+        made.A_log.uniform_(*DECAYS).log_()
+        made.dt_bias.uniform_(*np.log(STEPS)).exp_().expm1_().log_()  # a softplus makes it a step
+    return made.to(like)
+
+
+def mixers(network: nn.Module, n: float) -> dict[str, LinearAttention]:
+    """What comes in the place of each attention of `attentions`, not yet there, by its name."""
+    return {name: linear(network, attention) for name, attention in attentions(network, n).items()}
+
+
+def install(network: nn.Module, mixers: dict[str, LinearAttention]) -> None:
+    """Put these in the place of the attention of that name."""
+    for name, mixer in mixers.items():
+        network.set_submodule(name, mixer)
+    network.get_decoder().register_forward_pre_hook(_tell_padding, with_kwargs=True)
+
+
+def _tell_padding(decoder: nn.Module, args: tuple, given: dict[str, Any]) -> None:
+    """Layers are told by a mask of their own kind where padding is, and an attention's does not say it."""
+    for module in decoder.modules():
+        if isinstance(module, LinearAttention):
+            module.real_BT = given.get("attention_mask")
+
+
+def convert(student: LoadedModel, spec: RunSpec, items: Sequence[Item]) -> None:
+    """Replace the attention of all layers but one in `spec.build_compression`, aligned on these items."""
+    with seeded(key_of(spec.seed, "hybrid")):
+        made = mixers(student.causal, spec.build_compression)
+    align(student, made, spec, items)
+    install(student.causal, made)
+
+
+@torch.enable_grad()
+def align(
+    student: LoadedModel, mixers: dict[str, LinearAttention], spec: RunSpec, items: Sequence[Item]
+) -> list[float]:
+    """Train the mixers to do what the attention does in the model as it is; each update's error.
+
+    The error of a layer is the square of what is missing over that of what the attention puts out, summed
+    over real tokens. Layers do not meet, since each is given what the attention there was given.
+    """
+    passed: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def noted(name: str):
+        def note(_: nn.Module, args: tuple, given: dict[str, Any], output: tuple) -> None:
+            passed[name] = given["hidden_states"].detach(), output[0].detach()
+
+        return note
+
+    layers = dict(student.causal.named_modules())
+    hooks = [layers[name].register_forward_hook(noted(name), with_kwargs=True) for name in mixers]
+    own = [w for mixer in mixers.values() for w in mixer.parameters()]
+    rate = ALIGN_RATE / student.causal.config.hidden_size
+    optimiser = torch.optim.AdamW(own, lr=rate, weight_decay=0.0)
+    rates = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, ALIGN_STEPS)
+    encoded, errors = encoding.encode(items, student.tokenizer, **spec.encoding), []
+    drawing = generator(spec.seed, "hybrid", "items")
+    for _ in range(ALIGN_STEPS):
+        rows = torch.randint(len(encoded), (ALIGN_ROWS,), generator=drawing).tolist()
+        batch = encoding.collate(encoded, rows, pad_id=student.pad_id)
+        with torch.no_grad():
+            student.hidden_states(batch.input_ids_BT)
+        real_BT = batch.attention_BT.bool().to(student.policy.device)
+        terms = []
+        for name, mixer in mixers.items():
+            x_BTH, y_BTH = passed[name]
+            with student.policy.computing():
+                missing_NH = (mixer(x_BTH)[0] - y_BTH)[real_BT].float()
+            terms.append(missing_NH.square().sum() / y_BTH[real_BT].float().square().sum())
+        error = torch.stack(terms).mean()
+        error.backward()
+        optimiser.step()
+        optimiser.zero_grad()  # so that none is left to the training's first step
+        rates.step()
+        errors.append(float(error.detach()))
+    for hook in hooks:
+        hook.remove()
+    return errors
