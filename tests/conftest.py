@@ -33,23 +33,13 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def released_tables() -> Path:
-    """The folder of the tables that the authors released."""
-    return _data_folder("published")
-
-
-@pytest.fixture(scope="session")
 def benchmark_files() -> Path:
     """The folder of benchmark items."""
-    return _data_folder("data")
-
-
-def _data_folder(name: str) -> Path:
     if not os.environ.get("KDUTILS_DATA"):
-        missing("data", f"KDUTILS_DATA is not set: it names the folder that holds {name}/")
-    folder = Path(os.environ["KDUTILS_DATA"]).resolve() / name
+        missing("data", "KDUTILS_DATA is not set: it names the folder that holds data/")
+    folder = Path(os.environ["KDUTILS_DATA"]).resolve() / "data"
     if not folder.is_dir():
-        missing("data", f"{folder} is not there: KDUTILS_DATA names the folder that holds {name}/")
+        missing("data", f"{folder} is not there: KDUTILS_DATA names the folder that holds data/")
     return folder
 
 

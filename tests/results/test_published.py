@@ -1,6 +1,5 @@
 """The released tables: shipped as they are printed, read whole or not at all, odd values flagged."""
 
-import csv
 import io
 import os
 import subprocess
@@ -9,30 +8,40 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import released
 
 from kdutils.constants import AVERAGE, DOMAIN_TASKS, DOMAINS, TEST_ITEMS
 from kdutils.grid import cell_table as cell_rows
+from kdutils.io import disk
 from kdutils.results import authors_tables, import_authors_tables
 
 
 @pytest.fixture(scope="module")
 def shipped():
-    """The rows of the file as they are printed."""
-    lines = authors_tables.TABLE.read_text().splitlines()
-    return list(csv.DictReader(line for line in lines if not line.startswith("#")))
+    return released.rows_of_table()
+
+
+@pytest.fixture(scope="module")
+def originals(tmp_path_factory):
+    return released.released_files(tmp_path_factory.mktemp("originals"))
+
+
+def test_the_ten_released_files_can_be_rebuilt_to_the_byte(originals):
+    found = {path.name: disk.sha256(path) for path in originals.iterdir()}
+    assert found == import_authors_tables.SHA256
 
 
 @pytest.mark.parametrize("is_downloaded", [False, True])
-def test_the_file_is_what_the_script_makes_of_the_originals(released_tables, monkeypatch, is_downloaded):
-    served = {import_authors_tables.URL + path.name: path for path in released_tables.glob("*.csv")}
+def test_the_file_is_what_the_script_makes_of_the_originals(originals, monkeypatch, is_downloaded):
+    served = {import_authors_tables.URL + path.name: path for path in originals.glob("*.csv")}
     monkeypatch.setattr(import_authors_tables, "urlopen", lambda url, timeout: served[url].open("rb"))
-    made = import_authors_tables.table_text(None if is_downloaded else released_tables)
+    made = import_authors_tables.table_text(None if is_downloaded else originals)
     assert made.encode() == authors_tables.TABLE.read_bytes()
 
 
-def test_every_value_stands_in_the_file_and_line_that_are_named(shipped, released_tables):
+def test_every_value_stands_in_the_file_and_line_that_are_named(shipped, originals):
     spelling = {task: released for released, task in import_authors_tables.TASK_COLUMNS.items()}
-    lines = {path.name: path.read_text().splitlines() for path in released_tables.glob("*.csv")}
+    lines = {path.name: path.read_text().splitlines() for path in originals.glob("*.csv")}
 
     def printed(row, file, line):
         found = dict(zip(lines[file][0].split(","), lines[file][int(line) - 1].split(","), strict=True))
