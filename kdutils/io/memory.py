@@ -15,7 +15,8 @@ import psutil
 # Of glibc's <malloc.h>.
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -2, -3, -4
 _blocks: list[object] = []  # of keeping_freed_memory that are open
-SHORT_SHARE, LOOK_SECONDS = 0.2, 0.5  # of the machine's memory: with less left, freed memory is given back
+SHORT_SHARE, LOOK_SECONDS = 0.2, 0.5  # of all memory: with less left, freed memory is given back
+CGROUPS = Path("/sys/fs/cgroup")  # where Linux keeps the limits of containers
 SAMPLE_SECONDS = 0.002  # between two looks at the memory, where the system keeps no peak of its own
 
 
@@ -26,9 +27,8 @@ def keeping_freed_memory() -> Iterator[bool]:
     By default glibc returns large blocks to the system at once, and every tensor of some megabytes is paged
     in again: on a virtual machine a step of a model of 0.5 billion parameters took five times as long. Kept
     memory becomes fragmented (full fine-tuning of that model grew to 23 GB in 61 steps), so what is free is
-    returned while the machine has little left, and at the end of the block. The limit of a container is not
-    seen. Blocks may be within each other, as that of a teacher is within its student's: memory is kept until
-    the outermost ends.
+    returned while the machine, or the container, has little left, and at the end of the block. Blocks may be
+    within each other, as that of a teacher is within its student's: memory is kept until the outermost ends.
     """
     mallopt = getattr(_c_library(), "mallopt", None)
     if mallopt is None:
@@ -53,9 +53,32 @@ def keeping_freed_memory() -> Iterator[bool]:
 
 def _give_back_if_short(ends: threading.Event) -> None:
     while not ends.wait(LOOK_SECONDS):
-        now = psutil.virtual_memory()
-        if now.available < SHORT_SHARE * now.total:
+        if share_left() < SHORT_SHARE:
             give_back_memory()
+
+
+def share_left() -> float:
+    """How much is left of the memory of this machine, or of this process's container, whichever is less."""
+    now, groups = psutil.virtual_memory(), [CGROUPS, CGROUPS / "memory"]
+    with contextlib.suppress(OSError):  # another system than Linux
+        for line in Path("/proc/self/cgroup").read_text().splitlines():
+            _, kind, path = line.split(":", 2)
+            groups += [CGROUPS / kind / path.lstrip("/")] if kind in ("", "memory") else []
+    return min([now.available / now.total, *map(_share_left_of, groups)])
+
+
+def _share_left_of(group: Path) -> float:
+    """Of the limit of a control group of Linux, of either version; 1 without one."""
+    is_second = (group / "memory.max").is_file()
+    names = ("max", "current") if is_second else ("limit_in_bytes", "usage_in_bytes")
+    try:
+        limit, used = (int((group / f"memory.{name}").read_text()) for name in names)
+        entries = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+    except (OSError, ValueError):  # there is no such group, or its limit is "max"
+        return 1.0
+    prefix = "" if is_second else "total_"
+    files = sum(int(entries[f"{prefix}{kind}_file"]) for kind in ("active", "inactive"))  # can be dropped
+    return 1 - (used - files) / limit
 
 
 def _restore(mallopt: Callable[[int, int], int]) -> None:

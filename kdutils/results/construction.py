@@ -135,6 +135,10 @@ APART = {  # contrast -> what is compared, of which two arms
     "C8": ("right", "shared", "pruned"),
     "C9": ("right", "shared", "narrow"),
 }
+LATER = (
+    "converted",
+    "converted_frozen",
+)  # arms that are younger than the claims, and in none of them
 
 
 def contrasts(
@@ -147,6 +151,7 @@ def contrasts(
         scored: arms.scored_twice of the hybrid students and what they are compared with.
     """
     found: dict[str, Estimate | str] = {f"C{place}": arms.NO_STUDY for place in range(1, 11)}
+    items = items[~items["arm"].isin(LATER)] if len(items) else items
     if len(items):
         right, nll, bleu = levels_alike(items, ("right", "nll", "bleu"), seed=seed).values()
         of_arms = {"right": 100 * by_arm(right), "nll": by_arm(nll)}

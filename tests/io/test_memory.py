@@ -52,6 +52,21 @@ with memory.keeping_freed_memory() as works:
     assert (int(held) > 480) is is_kept
 
 
+@pytest.mark.parametrize("place", ["memory.max", "memory/memory.limit_in_bytes"])
+def test_a_container_with_less_left_than_the_machine_is_short_of_memory(tmp_path, monkeypatch, place):
+    monkeypatch.setattr(memory, "CGROUPS", tmp_path)
+    of_machine = memory.share_left()
+    limit, group = tmp_path / place, (tmp_path / place).parent
+    group.mkdir(exist_ok=True)
+    prefix, used = ("", "current") if limit.name == "memory.max" else ("total_", "usage_in_bytes")
+    (group / f"memory.{used}").write_text("1900\n")
+    (group / "memory.stat").write_text(f"{prefix}active_file 500\n{prefix}inactive_file 400\nother 7\n")
+    limit.write_text("1010\n")
+    assert memory.share_left() == pytest.approx(10 / 1010)  # of what it holds 900 bytes are files
+    limit.write_text("max\n")
+    assert memory.share_left() == pytest.approx(of_machine, abs=0.1)
+
+
 def test_peak_memory_is_known_where_the_system_keeps_no_peak(monkeypatch):
     with pytest.raises(OSError, match="has no VmNothing"):
         memory.status_gb("VmNothing")

@@ -35,9 +35,11 @@ def items(of_student, *, names=ARMS, methods=("sft", "fkl")):
     return own.assign(teacher="T", student=student, train_items=1600, task="gsm8k", is_other=False)
 
 
+NONE_SCORED = pd.DataFrame(columns=["student", "method", "gap"]).astype({"student": str})
+
+
 def verdicts(rows, regimes=(), at=None):
-    none = pd.DataFrame(columns=["student", "method", "gap"]).astype({"student": str})
-    found = construction.contrasts(rows, regimes, at, none, seed=SEED)
+    found = construction.contrasts(rows, regimes, at, NONE_SCORED, seed=SEED)
     return found, {row["id"]: row["verdict"] for row in contrasts.judge("16", found)}
 
 
@@ -57,6 +59,17 @@ def test_fidelity_that_accuracy_explains_is_not_counted_and_what_it_does_not_is(
     assert found["C1"].low > 0 and said["C1"] == "reproduced"
     assert (said["C2"], said["C5"]) == ("not_reproduced", "not_reproduced")  # 0.05 higher; 0.15 apart
     assert (said["C9"], said["C6"], said["C10"]) == ("reproduced", "not_testable", "not_testable")
+
+
+def test_arms_that_are_younger_than_the_claims_move_none_of_them():
+    def student(arm, method):
+        return (0.95, 0.0) if arm in construction.LATER else (accuracy_of(arm), 40 * accuracy_of(arm))
+
+    with_them = construction.contrasts(
+        items(student, names=(*ARMS, *construction.LATER)), (), None, NONE_SCORED, seed=SEED
+    )
+    without = construction.contrasts(items(student), (), None, NONE_SCORED, seed=SEED)
+    assert with_them["C1"].value == pytest.approx(without["C1"].value, abs=0.2)  # other noise, the same line
 
 
 def test_an_arm_that_is_void_leaves_the_other_contrasts():
