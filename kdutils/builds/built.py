@@ -21,7 +21,7 @@ Layers = dict[str, nn.Linear]  # name -> linear layer, in the model's order
 
 
 class Built(LoadedModel):
-    """A student whose linear layers have a form that transformers does not know."""
+    """A student with layers of a form that transformers does not know in such a model."""
 
     def save_pretrained(self, folder: Path, **how: Any) -> None:
         """Write the configuration, and each parameter once."""
@@ -40,7 +40,7 @@ def linear_layers(network: nn.Module) -> Layers:
     for name, w in network.named_parameters():
         if w.ndim > 1 and id(w) not in known:
             other = f"{name} is neither a linear layer's nor an embedding's"
-            raise ModelError(f"student_build makes linear layers smaller, and {other}; use another model")
+            raise ModelError(f"student_build changes linear layers alone, and {other}; use another model")
     return {name: each for name, each in modules.items() if isinstance(each, nn.Linear) and each is not head}
 
 
@@ -94,16 +94,19 @@ def build(student: LoadedModel, spec: RunSpec, *, items: Sequence[Item]) -> Load
     return MAKERS[spec.student_build](student, linear_layers(student.causal), spec, items)
 
 
-def check(network: nn.Module, spec: RunSpec) -> None:
-    """Check that the student can be built of this model.
+def check(network: nn.Module | None, spec: RunSpec) -> None:
+    """Check that the student can be built of this model; None: one that cannot be looked into before.
 
     Raises:
         ModelError: for a model with other matrices than those of linear layers and embeddings; for hybrid, as
-            hybrid.attentions.
+            hybrid.check and hybrid.attentions.
     """
-    linear_layers(network)
     if spec.student_build == "hybrid":
-        hybrid.attentions(network, spec.build_compression)
+        hybrid.check(spec.build_compression)
+    if network is not None:
+        linear_layers(network)
+        if spec.student_build == "hybrid":
+            hybrid.attentions(network, spec.build_compression)
 
 
 def kept(student: LoadedModel, name: str) -> LoadedModel:

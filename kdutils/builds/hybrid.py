@@ -1,6 +1,6 @@
 """Students with linear attention in most layers, converted from attention: GenDistill (arXiv:2603.26556).
 
-One layer in n keeps its attention, in the middle of each n. In the others it is replaced by transformers'
+One layer in n keeps its attention, in the middle of every n. In the others it is replaced by transformers'
 Gated DeltaNet (Yang et al. 2025, arXiv:2412.06464); the source has Kimi Delta Attention, whose decays
 are those of channels and not of heads. It begins with the layer's own matrices, and is aligned: trained
 to put out what the attention put out, given what the attention was given. That is the source's first stage;
@@ -9,6 +9,7 @@ the later ones are the run's own training.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,25 +23,17 @@ from transformers.models.qwen3_5.modeling_qwen3_5 import Qwen3_5GatedDeltaNet
 from kdutils import encoding
 from kdutils.data.model_files import ModelError
 from kdutils.items import Item
-from kdutils.models import LoadedModel
+from kdutils.models import KNOWN, LoadedModel
 from kdutils.noise import generator, key_of, seeded
 from kdutils.spec import RunSpec
 
-DECAYS, STEPS = (1.0, 16.0), (1e-3, 0.1)  # at first, as in the source: rates of forgetting, and step sizes
+DECAYS, TIME_STEPS = (1.0, 16.0), (1e-3, 0.1)  # at first, as in the source; a state decays by their product
 ALIGN_STEPS, ALIGN_ROWS = 200, 16  # updates, items in each
 ALIGN_RATE = 0.5  # of AdamW, over the model's width (as in arXiv:2203.03466); falls to zero along a cosine
 
 
 class State(LinearAttentionLayer):
-    """What a Gated DeltaNet keeps of a text, in a cache that is asked for the length of it."""
-
-    n_read = 0
-
-    def get_seq_length(self) -> int:
-        return self.n_read
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self.n_read + query_length, 0
+    """What a Gated DeltaNet keeps of each text of a batch; of which texts can be selected."""
 
     def batch_select_indices(self, indices: Tensor) -> None:
         self.reorder_cache(indices)
@@ -55,40 +48,43 @@ class LinearAttention(Qwen3_5GatedDeltaNet):
         self, hidden_states: Tensor, past_key_values: Cache | None = None, **_: Any
     ) -> tuple[Tensor, None]:
         """The layer's output (batch, positions, width) for these inputs."""
-        n_new, real_BT = hidden_states.shape[1], self.real_BT
-        if past_key_values is not None:
-            if not isinstance(past_key_values.layers[self.layer_idx], State):
-                past_key_values.layers[self.layer_idx] = State()
-            past_key_values.layers[self.layer_idx].n_read += n_new
-        real_BT = None if real_BT is None else real_BT[:, -n_new:]
+        layers, place = past_key_values.layers if past_key_values is not None else None, self.layer_idx
+        if layers is not None and not isinstance(layers[place], State):
+            layers[place] = State()
+        real_BT = None if self.real_BT is None else self.real_BT[:, -hidden_states.shape[1] :]
         return super().forward(hidden_states, cache_params=past_key_values, attention_mask=real_BT), None
 
 
-def kept_layers(n_layers: int, n: float) -> list[int]:
-    """The layers that keep their attention: one in n.
+def check(n: float, n_layers: int | None = None) -> None:
+    """Refuse to keep one attention in n of a model with so many layers; None: not known yet.
 
     Raises:
-        ModelError: if n is no whole number, or there are fewer layers.
+        ModelError: if n is not one of the numbers from 2 by which the layers can be divided.
     """
-    if n != int(n) or not 2 <= n <= n_layers:
-        wanted = f"give a whole number from 2 to {n_layers}, the model's layers"
-        raise ModelError(f"student_build='hybrid' keeps one attention in build_compression={n}: {wanted}")
-    return [i for i in range(n_layers) if i % int(n) == (int(n) - 1) // 2]
+    told = f"student_build='hybrid' keeps the attention of one layer in build_compression={n}"
+    if n != int(n) or n < 2:
+        raise ModelError(f"{told}: give a whole number from 2")
+    if n_layers is not None and n_layers % n:
+        fit = [each for each in range(2, n_layers + 1) if n_layers % each == 0]
+        remedy = f"give one of {fit}" if fit else "it needs a larger model"
+        raise ModelError(f"{told}, and the layers are {n_layers}: {remedy}")
+
+
+def kept_layers(n_layers: int, n: float) -> list[int]:
+    """The layers that keep their attention: the middle one (of two the first) of every n."""
+    return list(range((int(n) - 1) // 2, n_layers, int(n)))
 
 
 def attentions(network: nn.Module, n: float) -> dict[str, nn.Module]:
     """The attention of each layer that is to lose it, by name.
 
     Raises:
-        ModelError: if `n` does not fit the model, or its layers are not built as in Llama and Qwen2.
+        ModelError: if `n` does not fit the model, or that is neither a Llama nor a Qwen2.
     """
     found = {name: x for name, x in network.named_modules() if name.endswith(".self_attn")}
-    parts = ("q_proj", "k_proj", "v_proj", "o_proj")
-    if len(found) != network.config.num_hidden_layers or not all(
-        hasattr(each, part) for each in found.values() for part in parts
-    ):
-        kind = network.config.model_type
+    if (kind := network.config.model_type) not in KNOWN:  # others have norms of queries or scales, too
         raise ModelError(f"student_build='hybrid' does not know the layers of a {kind}; use a llama or qwen2")
+    check(n, len(found))
     kept = kept_layers(len(found), n)
     return {name: each for i, (name, each) in enumerate(found.items()) if i not in kept}
 
@@ -119,7 +115,7 @@ def linear(network: nn.Module, attention: nn.Module) -> LinearAttention:
         made.out_proj.weight.copy_(like)
         made.conv1d.weight.zero_()[..., -1] = 1.0  # a token's own
         made.A_log.uniform_(*DECAYS).log_()
-        made.dt_bias.uniform_(*np.log(STEPS)).exp_().expm1_().log_()  # a softplus makes it a step
+        made.dt_bias.uniform_(*np.log(TIME_STEPS)).exp_().expm1_().log_()  # a softplus makes it a time step
     return made.to(like)
 
 
@@ -129,7 +125,11 @@ def mixers(network: nn.Module, n: float) -> dict[str, LinearAttention]:
 
 
 def install(network: nn.Module, mixers: dict[str, LinearAttention]) -> None:
-    """Put these in the place of the attention of that name."""
+    """Put these in the place of the attention of that name.
+
+    A cache is then made of the model's configuration, as kdutils.generation does; an empty DynamicCache(), or
+    one of fixed size, fails.
+    """
     for name, mixer in mixers.items():
         network.set_submodule(name, mixer)
     network.get_decoder().register_forward_pre_hook(_tell_padding, with_kwargs=True)
@@ -158,6 +158,9 @@ def align(
 
     The error of a layer is the square of what is missing over that of what the attention puts out, summed
     over real tokens. Layers do not meet, since each is given what the attention there was given.
+
+    Raises:
+        ModelError: if the error is not finite at the end.
     """
     passed: dict[str, tuple[Tensor, Tensor]] = {}
 
@@ -182,17 +185,20 @@ def align(
             student.hidden_states(batch.input_ids_BT)
         real_BT = batch.attention_BT.bool().to(student.policy.device)
         terms = []
-        for name, mixer in mixers.items():
-            x_BTH, y_BTH = passed[name]
+        for name, mixer in mixers.items():  # one after the other, so that the graph of one is in memory
+            x_BTH, y_BTH = passed.pop(name)
             with student.policy.computing():
                 missing_NH = (mixer(x_BTH)[0] - y_BTH)[real_BT].float()
-            terms.append(missing_NH.square().sum() / y_BTH[real_BT].float().square().sum())
-        error = torch.stack(terms).mean()
-        error.backward()
+            whole = y_BTH[real_BT].float().square().sum().clamp_min(torch.finfo(torch.float32).tiny)
+            term = missing_NH.square().sum() / whole
+            (term / len(mixers)).backward()
+            terms.append(float(term.detach()))
         optimiser.step()
         optimiser.zero_grad()  # so that none is left to the training's first step
         rates.step()
-        errors.append(float(error.detach()))
+        errors.append(sum(terms) / len(terms))
     for hook in hooks:
         hook.remove()
+    if not math.isfinite(errors[-1]):
+        raise ModelError(f"{student.name}: linear attention cannot be aligned, its error became {errors[-1]}")
     return errors

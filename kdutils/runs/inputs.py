@@ -195,8 +195,8 @@ def check_adapter(run: Inputs) -> None:
     spec = run.spec
     if spec.adapter != "full" and (network := _skeleton(run.student, known=True)) is not None:
         trainable.size_of(network, spec)
-    if spec.student_build and (network := _skeleton(run.student, known=True)) is not None:
-        built.check(network, spec)
+    if spec.student_build:
+        built.check(_skeleton(run.student, known=True), spec)
     is_built = spec.frozen or spec.adapter not in ("full", *MASKS) or spec.optimiser != "adamw"
     if is_built and (network := _skeleton(run.student)) is not None:
         policy = models.policy_for(network.num_parameters())

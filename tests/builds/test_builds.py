@@ -9,6 +9,7 @@ import pytest
 import tiny
 import torch
 from torch.nn import functional as F
+from transformers.models.qwen3_5 import modeling_qwen3_5
 
 from kdutils import encoding, generation, models, training
 from kdutils.adapters import facts, trainable
@@ -18,8 +19,9 @@ from kdutils.constants import BUILDS
 from kdutils.data import sources
 from kdutils.data.model_files import ModelError
 from kdutils.devices import launch
+from kdutils.noise import key_of, seeded
 from kdutils.penalties import terms
-from kdutils.runs import experiment, students
+from kdutils.runs import experiment, inputs, students
 from kdutils.runs.inputs import Inputs
 from kdutils.runs.store import Store
 from kdutils.spec import RunSpec
@@ -292,6 +294,7 @@ def test_one_layer_in_n_keeps_its_attention_and_the_others_begin_with_its_matric
     model = loaded(folder, student)
     own = hybrid.attentions(model.causal, 2.0)
     assert list(own) == ["model.layers.1.self_attn"]
+    assert hybrid.kept_layers(4, 4.0) == [1] and hybrid.kept_layers(6, 3.0) == [1, 4]
     mixer, attention = hybrid.linear(model.causal, own["model.layers.1.self_attn"]), [*own.values()][0]
     query, key, value = mixer.in_proj_qkv.weight.split([mixer.key_dim, mixer.key_dim, mixer.value_dim])
     assert torch.equal(query, attention.q_proj.weight)
@@ -302,24 +305,63 @@ def test_one_layer_in_n_keeps_its_attention_and_the_others_begin_with_its_matric
         for head, weights in enumerate(found.view(-1, width, part.in_features)):
             assert torch.equal(weights, heads[head // times])  # the one that its query heads look at
     x = spread((1, 5, model.causal.config.hidden_size))
-    with torch.no_grad():  # a token's own values alone, whatever came before: the convolution is the identity
-        assert torch.equal(mixer.conv1d(mixer.in_proj_qkv(x).mT)[..., :5], mixer.in_proj_qkv(x).mT)
+    seen = {}
+
+    def convolved(inputs, weight, bias, activation, **_):
+        made = causal_conv1d_fn(inputs, weight, bias, activation)
+        return seen.setdefault("made", made)
+
+    with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
+        causal_conv1d_fn = modeling_qwen3_5.causal_conv1d_fn
+        patch.setattr(modeling_qwen3_5, "causal_conv1d_fn", convolved)
+        mixer(x)
+    torch.testing.assert_close(seen["made"], mixer.in_proj_qkv(x).mT)  # a token's own, and nothing done to it
+    steps = F.softplus(mixer.dt_bias)
+    assert ((steps > 0.9e-3) & (steps < 0.11)).all() and ((mixer.A_log >= 0) & (mixer.A_log.exp() < 16)).all()
 
 
 def test_aligned_layers_put_out_more_of_what_the_attention_did(folder, monkeypatch):
     monkeypatch.setattr(hybrid, "ALIGN_STEPS", 60)
     model, spec = loaded(folder), a_spec(folder, "hybrid")
     before = {name: w.clone() for name, w in model.causal.named_parameters()}
-    made = hybrid.mixers(model.causal, 2.0)
+    with seeded(key_of(spec.seed, "hybrid")):
+        made = hybrid.mixers(model.causal, 2.0)
     errors = hybrid.align(model, made, spec, sources.load_items(spec, "train"))
     assert len(errors) == 60 and np.mean(errors[-5:]) < 0.6 * np.mean(errors[:5])
     assert all(torch.equal(w, before[name]) for name, w in model.causal.named_parameters())
+    assert not any(module._forward_hooks for module in model.causal.modules())
+    found, [aligned] = make(spec).causal.model.layers[1].self_attn, made.values()  # `build` aligns, too
+    assert all(torch.equal(w, found.state_dict()[name]) for name, w in aligned.state_dict().items())
 
 
-@pytest.mark.parametrize("student", ["qwen", "llama"])
+def test_a_token_of_padding_is_in_no_error_of_alignment(folder):
+    model, spec = loaded(folder), a_spec(folder, "hybrid")
+    items = sources.load_items(spec, "train")
+    errors = []
+    for pad in (2, 9):  # a token of padding, one that means something
+        model.tokenizer.pad_token_id = pad
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            errors.append(hybrid.align(model, hybrid.mixers(model.causal, 2.0), spec, items))
+    assert errors[0] == pytest.approx(errors[1], rel=1e-5)
+
+
+def test_a_layer_that_puts_out_nothing_leaves_the_others_finite(folder):
+    model = loaded(folder)
+    model.causal.model.layers[1].self_attn.o_proj.weight.data.zero_()
+    spec = a_spec(folder, "hybrid")
+    student = built.build(model, spec, items=sources.load_items(spec, "train"))
+    assert torch.isfinite(logits(student)).all()
+
+
+@pytest.mark.parametrize("kind", ["qwen", "llama"])
 @torch.no_grad()
-def test_a_hybrid_reads_padded_prompts_and_writes_with_its_cache_as_without(folder, student):
-    model = make(a_spec(folder, "hybrid", student=student))
+def test_a_hybrid_reads_padded_prompts_and_writes_with_its_cache_as_without(folder, tmp_path, kind):
+    tiny.save_model(tmp_path / kind, kind=kind, layers=4, spread=0.2)
+    spec = a_spec(folder, "hybrid", build_compression=4.0)  # the first layer is linear
+    model = models.load(str(tmp_path / kind), trains_all=True)
+    model.causal.get_input_embeddings().weight[model.pad_id].normal_(0, 0.2)  # else padding is zero anyway
+    model = built.build(model, spec, items=sources.load_items(spec, "train"))
     prompts = [[5, 9, 11, 14, 7, 12, 20, 21], [8, 9], [13, 5, 6]]
     texts = generation.generate(model, prompts, max_new_tokens=12)
     for prompt, text in zip(prompts, texts, strict=True):
@@ -340,13 +382,16 @@ def test_a_hybrid_reads_padded_prompts_and_writes_with_its_cache_as_without(fold
 
 def test_a_hybrid_that_no_model_can_be_is_refused_before_work(folder):
     network = loaded(folder).causal
-    for n, wanted in ((1.0, "from 2 to 2"), (2.5, "from 2 to 2"), (3.0, "from 2 to 2")):
-        with pytest.raises(ModelError, match=rf"build_compression={n}: give a whole number {wanted}"):
-            built.check(network, a_spec(folder, "hybrid", build_compression=n))
-    network.config.num_hidden_layers = 3  # as if one had no attention of that name
-    with pytest.raises(ModelError, match="does not know the layers of a qwen2; use a llama or qwen2"):
+    for n in (1.0, 2.5):
+        with pytest.raises(ModelError, match=rf"build_compression={n}: give a whole number from 2"):
+            built.check(None, a_spec(folder, "hybrid", build_compression=n))
+    with pytest.raises(ModelError, match=r"build_compression=3.0, and the layers are 2: give one of \[2\]"):
+        specs = [a_spec(folder, "hybrid", "fkl", build_compression=n) for n in (2.0, 3.0)]
+        inputs.check(*[Inputs.of(sources.resolved(spec), tiny.EVALUATION) for spec in specs])
+    network.config.model_type = "qwen3"
+    with pytest.raises(ModelError, match="does not know the layers of a qwen3; use a llama or qwen2"):
         built.check(network, a_spec(folder, "hybrid"))
-    with pytest.raises(ModelError, match="replaced, which a hybrid's are not; use 'features'"):
+    with pytest.raises(ModelError, match="by place, which linear attention lacks; use 'features'"):
         terms.check(a_spec(folder, "hybrid", penalty="perturbation", penalty_strength=1.0), network)
     with pytest.raises(ModelError, match="has linear attention, so no dense form"):
         built.dense(make(a_spec(folder, "hybrid")))
@@ -362,6 +407,7 @@ def test_a_hybrid_is_trained_stored_and_read_back(folder, tmp_path, fields):
     rows, _ = experiment.item_rows(stored, sources.test_items(spec, tiny.EVALUATION), tiny.EVALUATION, spec)
     assert rows["text"].tolist() == run.items["text"].tolist()
     assert run.result["file_bytes"] == pytest.approx(4 * run.result["stored_parameters"], abs=20_000)
+    assert "with linear attention" in (run.folder.model / "README.md").read_text()
     begun = students.student_to_train(Inputs.of(run.spec, None), Store(tmp_path))
     mixers = [each.causal.model.layers[1].self_attn.state_dict() for each in (begun, stored)]
     same = [torch.equal(w, mixers[1][name]) for name, w in mixers[0].items()]

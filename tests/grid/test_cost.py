@@ -27,6 +27,7 @@ from transformers import (
 from kdutils import encoding, models, training
 from kdutils.adapters import trainable
 from kdutils.bench.decoding_state import cache_bytes
+from kdutils.builds import hybrid
 from kdutils.constants import LORA_TARGETS
 from kdutils.data import model_files, sources
 from kdutils.grid import cost, dry_run, fill, machines, model_shapes, plan
@@ -244,6 +245,14 @@ def test_costs_add_up_over_epochs():
     assert thrice.flops == pytest.approx(3 * once.flops)
     assert thrice.tokens == pytest.approx(3 * once.tokens)
     assert thrice.disk_bytes == once.disk_bytes
+
+
+def test_linear_attention_is_priced_with_its_alignment():
+    assert cost.ALIGNED_ITEMS == hybrid.ALIGN_STEPS * hybrid.ALIGN_ROWS
+    plain = hub_spec(adapter="full", train_items=cost.ALIGNED_ITEMS, epochs=1, validation_items=0)
+    built = replace(plain, student_build="hybrid", build_compression=4.0)
+    once, aligned = (Estimate(spec, A100).training() for spec in (plain, built))
+    assert aligned.flops == pytest.approx(2 * once.flops)
 
 
 def test_hidden_states_are_made_once_for_all_that_read_the_same():
