@@ -118,3 +118,6 @@ def test_a_hybrid_that_writes_worse_than_it_ranks_is_found_with_the_number_of_it
     ]
     found = construction.contrasts(pd.DataFrame(), (), None, pd.DataFrame(rows), seed=SEED)
     assert (found["C10"].value, found["C10"].n) == (20.0, N)
+    never = pd.DataFrame(rows).assign(gap=0.0)  # of texts of one template writing is ranking
+    found = construction.contrasts(pd.DataFrame(), (), None, never, seed=SEED)
+    assert found["C10"] == "every student writes the very option that it ranks first"
