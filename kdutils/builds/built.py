@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,12 @@ MAKERS: dict[str, Callable[[LoadedModel, Layers, RunSpec, Sequence[Item]], Loade
     "shared": _shared,
     "hybrid": _hybrid,
 }
+EMPTY: dict[str, Callable[[nn.Module, Layers, float], None]] = {  # the form alone, for values read from FILE
+    "low_rank": partial(low_rank.factorise, is_empty=True),
+    "low_rank_plain": partial(low_rank.factorise, is_empty=True),
+    "shared": partial(shared.share, is_folded=False),
+    "hybrid": lambda network, _, n: hybrid.install(network, hybrid.mixers(network, n)),
+}
 
 
 @torch.no_grad()
@@ -117,13 +124,7 @@ def kept(student: LoadedModel, name: str) -> LoadedModel:
 @torch.no_grad()
 def loaded(model: LoadedModel, name: str, compression: float, folder: Path | str) -> LoadedModel:
     """The built student in a folder, in place of the model that it was made of."""
-    own = linear_layers(model.causal)
-    if name == "shared":
-        shared.share(model.causal, own, compression, is_folded=False)
-    elif name == "hybrid":
-        hybrid.install(model.causal, hybrid.mixers(model.causal, compression))
-    else:
-        low_rank.factorise(model.causal, own, compression, is_empty=True)
+    EMPTY[name](model.causal, linear_layers(model.causal), compression)
     load_model(model.causal, Path(folder) / FILE, device=model.policy.device)
     return Built(**vars(model))
 

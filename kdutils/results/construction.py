@@ -135,10 +135,7 @@ APART = {  # contrast -> what is compared, of which two arms
     "C8": ("right", "shared", "pruned"),
     "C9": ("right", "shared", "narrow"),
 }
-LATER = (
-    "converted",
-    "converted_frozen",
-)  # arms that are younger than the claims, and in none of them
+LATER = ("converted", "converted_frozen")  # arms that are younger than the claims, and in none of them
 
 
 def contrasts(
@@ -151,8 +148,8 @@ def contrasts(
         scored: arms.scored_twice of the hybrid students and what they are compared with.
     """
     found: dict[str, Estimate | str] = {f"C{place}": arms.NO_STUDY for place in range(1, 11)}
-    items = items[~items["arm"].isin(LATER)] if len(items) else items
     if len(items):
+        items = items[~items["arm"].isin(LATER)]
         right, nll, bleu = levels_alike(items, ("right", "nll", "bleu"), seed=seed).values()
         of_arms = {"right": 100 * by_arm(right), "nll": by_arm(nll)}
         of_arms["bleu_matched"] = by_arm(at_matched(bleu, right))

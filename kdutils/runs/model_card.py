@@ -133,8 +133,7 @@ def _text(inputs: Inputs, folder: RunFolder, scores: pd.DataFrame, is_stated: bo
     facts |= {name: result[name] for name in ("learning_rate", "steps")} | {"items": result["fingerprint"]}
     first = "SFT and then " * (spec.student_start == "sft")
     first += f"training on {spec.first_domain} items and then " * bool(spec.first_domain)
-    of = ", with linear attention," if spec.student_build == "hybrid" else ", made smaller,"
-    of *= bool(spec.student_build)
+    of = {"": "", "hybrid": ", with linear attention,"}.get(spec.student_build, ", made smaller,")
     about = f"`{facts['student']}`{of} after {first}{_method(spec)} on {spec.domain} items"
     terms = f"`{facts['student']}`" + (", as its files state it." if is_stated else UNKNOWN_LICENCE)
     if spec.teacher:
