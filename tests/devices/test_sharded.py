@@ -193,7 +193,8 @@ def test_what_one_process_began_two_go_on_with_and_the_other_way_round(cases, ap
     for resumed, first in ((begun_by_one, straight), (begun_by_two, apart.fitted["sft"])):
         assert resumed.warnings == []
         assert_alike(straight, resumed)
-        assert curve(resumed.curve, "loss")[:4] == curve(first.curve, "loss")[:4]  # what was, to the bit
+        # The fourth step is interrupted before it is saved, so it is done again: what was saved is equal to the bit.
+        assert curve(resumed.curve, "loss")[:3] == curve(first.curve, "loss")[:3]
 
 
 def test_a_process_that_dies_at_work_ends_the_other_and_is_the_reason(apart):
