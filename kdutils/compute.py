@@ -29,7 +29,7 @@ class Compute:
 
     device: str | None = None  # of torch; None: the GPU if there is one, else the CPU
     compile_backend: str = ""  # of torch.compile, for decoder and divergence; "": eager
-    cpu_bfloat16: bool | None = None  # of large models on a CPU; None: where it has AMX, else float32
+    cpu_bfloat16: bool | None = None  # of large models on a CPU; None: if it has AMX or AVX512_BF16
     activation_checkpointing: bool = False  # recompute activations in the backward pass: slower, less memory
     keeps_teacher_states: bool = True  # on disk, so that the teacher runs once; False: it runs at every step
     checkpoint_seconds: float = 60.0  # training seconds between two checkpoints; 0: after every step
@@ -53,14 +53,15 @@ class Compute:
     def uses_bfloat16(self, device: str) -> bool:
         """Whether large models compute in bfloat16 on that device of torch.
 
-        A CPU with AVX-512 but no AMX multiplies bfloat16 at 0.6 of the speed of float32 (measured), one that
-        has neither hundreds of times slower.
+        A CPU with AVX-512 but neither AMX nor AVX512_BF16 multiplies bfloat16 at 0.6 of the speed of float32
+        (measured), one that has none of these hundreds of times slower.
         """
         import torch
 
         if torch.device(device).type != "cpu":
             return True
-        return torch.cpu._is_amx_tile_supported() if self.cpu_bfloat16 is None else self.cpu_bfloat16
+        is_fast = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+        return is_fast if self.cpu_bfloat16 is None else self.cpu_bfloat16
 
     @classmethod
     def from_environment(cls) -> Compute:

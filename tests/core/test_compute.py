@@ -57,10 +57,13 @@ def test_the_environment_is_read_as_the_table_says(monkeypatch):
     assert Compute.from_environment() == Compute(**expected, cpu_bfloat16=False)
 
 
-@pytest.mark.parametrize("has_amx", [True, False])
-def test_a_cpu_computes_in_bfloat16_where_it_multiplies_so(monkeypatch, has_amx):
+@pytest.mark.parametrize(
+    ("has_amx", "has_avx512_bf16"), [(True, True), (True, False), (False, True), (False, False)]
+)
+def test_a_cpu_computes_in_bfloat16_where_it_multiplies_so(monkeypatch, has_amx, has_avx512_bf16):
     monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: has_amx)
-    assert Compute().uses_bfloat16("cpu") is has_amx
+    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: has_avx512_bf16)
+    assert Compute().uses_bfloat16("cpu") is (has_amx or has_avx512_bf16)
     assert Compute().uses_bfloat16("cuda:1")
     for forced in (True, False):
         assert Compute(cpu_bfloat16=forced).uses_bfloat16("cpu") is forced
