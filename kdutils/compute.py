@@ -53,8 +53,7 @@ class Compute:
     def uses_bfloat16(self, device: str) -> bool:
         """Whether large models compute in bfloat16 on that device of torch.
 
-        A CPU with AVX-512 but neither AMX nor AVX512_BF16 multiplies bfloat16 at 0.6 of the speed of float32
-        (measured), one that has none of these hundreds of times slower.
+        A CPU with AMX or AVX512_BF16 multiplies it faster than float32, others slower: 0.6 with AVX-512.
         """
         import torch
 

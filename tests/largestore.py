@@ -21,7 +21,8 @@ from typing import Any
 import pandas as pd
 
 from kdutils.data import evaluate, sources
-from kdutils.grid import cell_table, dry_run, fill, scheduler
+from kdutils.grid import cell_table, dry_run, fill
+from kdutils.grid.jobs import Job, jobs_of
 from kdutils.grid.scheduler import Scheduler
 from kdutils.grid.study import PlannedRun
 from kdutils.io import disk, environment
@@ -46,7 +47,7 @@ def build(plan: list[PlannedRun], out: Path) -> None:
 
     Weights are left out: nobody reads them until something is trained.
     """
-    jobs = scheduler.jobs_of(plan)
+    jobs = jobs_of(plan)
     source = out / "source"
     disk.write_text(source / "curve.jsonl", "".join(json.dumps(entry) + "\n" for entry in CURVE))
     disk.write_json(source / "environment.json", environment.provenance())
@@ -115,8 +116,8 @@ def steps(n_runs: int, out: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
     """
     plan = planned(n_runs)  # anew: whose ids are not known yet
     sources.resolved(plan[0].spec)  # the digests of the models, once a process
-    jobs: dict[str, scheduler.Job] = {}
-    yield "plan", lambda: jobs.update(scheduler.jobs_of(planned(n_runs)))
+    jobs: dict[str, Job] = {}
+    yield "plan", lambda: jobs.update(jobs_of(planned(n_runs)))
     grid = Scheduler(jobs, out, lambda state: None)
     yield "resume", grid.check_store
     assert grid.state().n_found == len(jobs) and not grid.has_work

@@ -64,7 +64,7 @@ def cells_of(planned: Iterable[PlannedRun], out: Path) -> list[Cell]:
             protocol = protocol or next((known for each, known in groups if each == spec), "careful")
             is_more = role == "itself" or role == "teacher" and run.beside_teacher
             if (spec, protocol) in groups and not is_more:
-                continue  # as in scheduler.jobs_of
+                continue  # as in jobs.jobs_of
             groups.setdefault((spec, protocol), {})[run.evaluation] = None
     teachers = {spec.teacher_spec for spec, _ in groups}
     found: dict[tuple, tuple[dict[str, str], str]] = {}  # files that several runs share are read once

@@ -6,7 +6,7 @@ machines, may fill one folder: no run is made twice.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,10 @@ from kdutils.data.model_files import is_large, locate
 from kdutils.devices import launch
 from kdutils.grid import cell_table, ray_engine
 from kdutils.grid.evaluations import student_protocols
+from kdutils.grid.jobs import Shard, ids_of, jobs_of
 from kdutils.grid.local_pool import Do, Pool
 from kdutils.grid.progress import Progress, State
-from kdutils.grid.scheduler import Scheduler, Shard, jobs_of
+from kdutils.grid.scheduler import Ready, Scheduler
 from kdutils.grid.study import PlannedRun
 from kdutils.grid.worker import Setting
 from kdutils.runs import store
@@ -41,6 +42,8 @@ def fill(
     address: str | None = None,
     shard: Shard | None = None,
     silence_seconds: float | None = None,
+    parts: Mapping[str, Sequence[PlannedRun]] | None = None,
+    ready: Ready | None = None,
 ) -> State:
     """Make every run that is missing under `out`, with the teachers that they need, `workers` at a time.
 
@@ -54,6 +57,8 @@ def fill(
         shard: make this part only.
         silence_seconds: end a run that for so long neither trained a step nor came to the end of its training
             or of an evaluation, and give it once more. Longer than the longest evaluation; None: never.
+        parts: parts of `planned` by name, of which the one that costs least is made first; not with `shard`.
+        ready: called with the names of parts as soon as each of their runs is there or has failed.
 
     Raises:
         ModelError, DataError, StoreError, ClusterError, ValueError: before any training, for a run that
@@ -79,8 +84,11 @@ def fill(
             return Pool(do, _settings(**how), **named)  # loads torch
 
     own = shard.jobs(jobs) if shard else jobs
-    scheduler = Scheduler(own, out, progress or (lambda state: None), silence_seconds=silence_seconds)
+    named = {name: ids_of(runs) for name, runs in (parts or {}).items()}
+    told = {"silence_seconds": silence_seconds, "parts": named, "ready": ready}
+    scheduler = Scheduler(own, out, progress or (lambda state: None), **told)
     scheduler.check_store()
+    scheduler.tell_ready()
     if scheduler.has_work:
         for run in planned if engine == "local" else ():  # Ray knows what its nodes have
             launch.check_devices(run.spec, Compute.from_environment())

@@ -1,160 +1,51 @@
-"""The jobs of a plan, one a run: which there are, which are next, how each ended; shards of them.
+"""Which job of a plan is next, and how each ended.
 
-A run waits for the SFT run of its teacher, for that which it starts from, and for nothing else. Among those
-that are ready, teachers come first, then the other SFT runs, then distilled ones, then base models, which
-nothing waits for; the expensive first. The driver schedules and the workers make (kdutils.grid.worker).
+Among the jobs that are ready, those of the part of the plan that costs least come first; within it teachers,
+then the other SFT runs, then distilled ones, then base models, which nothing waits for; the expensive first.
+The driver schedules and the workers make (kdutils.grid.worker).
 """
 
 import contextlib
 import heapq
 import os
-import re
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Self
 
-from kdutils.data import sources
-from kdutils.grid import cost
-from kdutils.grid.cell_table import short_name
+from kdutils.grid.jobs import Job
 from kdutils.grid.local_pool import Death, Engine, StartEngine
-from kdutils.grid.machines import DEFAULT, GPUS
 from kdutils.grid.progress import Progress, State, duration
-from kdutils.grid.study import PlannedRun, with_needs
 from kdutils.grid.worker import SILENT, TICK_SECONDS, Outcome, Point, Task, make_run, prepare, set_aside
 from kdutils.io import environment, leases
 from kdutils.runs import store
-from kdutils.spec import EvalSpec, RunSpec
 
-IN_LABELS = ("adapter", "learning_rate", "student_build", "optimiser", "first_domain", "penalty")
+Ready = Callable[[Sequence[str]], None]  # called with the names of parts of a plan whose runs are over
 PATIENCE = 2  # how often one thing is set aside before what needs it counts as failed
-
-
-@dataclass
-class Job:
-    """A run that is to be there with its evaluations, and where it stands."""
-
-    spec: RunSpec
-    evaluations: tuple[EvalSpec, ...] = ()
-    needs: dict[str, str] = field(default_factory=dict)  # ids of runs it waits for -> what they are to it
-    is_teacher: bool = False  # of another run
-    cost: float = 1.0  # seconds on machines.DEFAULT; only ratios are used, for order and for the time left
-    status: str = "waiting"  # | running | found | made | failed
-    started: float = 0.0  # when it was submitted, on the monotonic clock
-    curve: list[Point] = field(default_factory=list)
-    was_silent: bool = False  # once ended since it showed no progress
-
-    @property
-    def is_there(self) -> bool:
-        return self.status in ("found", "made")
-
-    @property
-    def place(self) -> tuple[int, float]:
-        """Sorts what is ready."""
-        rank = 0 if self.is_teacher else {"sft": 1, "base": 3}.get(self.spec.method, 2)
-        return rank, -self.cost
-
-    @property
-    def label(self) -> str:
-        """The run in a few words, such as `fkl mini-qwen-1.5B <- mini-qwen-14B math s0`."""
-        spec, parts = self.spec, [self.spec.named_method, short_name(self.spec.student)]
-        if spec.teacher:
-            parts += ["<-", short_name(spec.teacher), *["untuned"] * (not spec.teacher_tuned)]
-        parts += ["prompt in loss"] * bool(spec.prompt_in_loss)
-        parts += ["mean by sequence"] * bool(spec.mean_by_sequence)
-        parts += [f"KD weight {spec.kd_weight:g}"] * (spec.kd_weight != 1)
-        parts += [f"frozen {spec.frozen}"] * bool(spec.frozen) + ["after SFT"] * (spec.student_start == "sft")
-        parts += [f"{name} {value}" for name, value in spec.changes().items() if name in IN_LABELS]
-        parts += [f"T={spec.temperature:g}"] * (spec.temperature != 1)
-        parts += [f"noise={spec.noise_sigma:g}"] * (spec.noise_sigma != 0)
-        return " ".join([*parts, spec.domain, f"s{spec.seed}"])
-
-
-def jobs_of(planned: Iterable[PlannedRun]) -> dict[str, Job]:
-    """run_id -> job of every run that is planned and of every run that these need, in their order.
-
-    Raises:
-        DataError, ModelError: if a file is missing, whose digest is part of a run's id.
-    """
-    planned, jobs = list(planned), {}
-    for run, spec in zip(planned, sources.resolved_all(run.spec for run in planned), strict=True):
-        for role, each in with_needs(spec):
-            if each.run_id in jobs and (role == "start" or role == "teacher" and not run.beside_teacher):
-                continue  # every run is made with an evaluation, a teacher with those of its students
-            job = jobs.setdefault(each.run_id, Job(each))
-            if each.devices > job.spec.devices:
-                job.spec = each
-            if run.evaluation not in job.evaluations:
-                job.evaluations += (run.evaluation,)
-    for job in list(jobs.values()):
-        job.needs = {each.run_id: role for role, each in job.spec.needs.items()}
-        if own := job.spec.teacher_spec:
-            jobs[own.run_id].is_teacher = True
-    with contextlib.suppress(ValueError):  # the shape of a model is not known: equal costs
-        own = {run_id: cost.Estimate(job.spec, GPUS[DEFAULT]) for run_id, job in jobs.items()}
-        for run_id, job in jobs.items():
-            parts = own[run_id].training(), *map(own[run_id].evaluation, job.evaluations)
-            job.cost = sum(part.seconds for part in parts)
-    return jobs
-
-
-@dataclass(frozen=True)
-class Shard:
-    """A part of a plan for one of many callers: shard 2/8 is the second of eight, counted from 1.
-
-    Which shard a run is in depends on the plan alone, so callers may begin at different times. A teacher that
-    two of them need is made by the one that takes its lease, and the other waits.
-    """
-
-    index: int
-    count: int
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.index <= self.count:
-            last = max(1, self.count)
-            raise ValueError(f"shard {self} is not there; give one from 1/{last} to {last}/{last}")
-
-    def __str__(self) -> str:
-        return f"{self.index}/{self.count}"
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """The shard that `text` names, such as 2/8.
-
-        Raises:
-            ValueError: if it is none.
-        """
-        match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
-        if match is None:
-            raise ValueError(f"shard {text!r} is not I/N; give for example 2/8, the second of eight")
-        return cls(int(match[1]), int(match[2]))
-
-    def own(self, jobs: Mapping[str, Job]) -> list[str]:
-        """Ids of the runs that are this shard's alone: dealt in turn, the most expensive first."""
-        dealt = sorted(jobs, key=lambda run_id: (*jobs[run_id].place, run_id))
-        mine = set(dealt[self.index - 1 :: self.count])
-        return [run_id for run_id in jobs if run_id in mine]
-
-    def jobs(self, jobs: Mapping[str, Job]) -> dict[str, Job]:
-        """The runs of this shard, and those that they need."""
-        own = self.own(jobs)
-        needed = {*own, *(needed for run_id in own for needed in jobs[run_id].needs)}
-        return {run_id: job for run_id, job in jobs.items() if run_id in needed}
 
 
 class Scheduler:
     """One call of `fill`: the status of every job, and what is submitted next.
 
     A run that shows no progress for `silence_seconds` is ended, submitted once more, and then fails.
+    Runs of the part of the plan that costs least come first.
     """
 
     def __init__(
-        self, jobs: dict[str, Job], out: Path, progress: Progress, *, silence_seconds: float | None = None
+        self,
+        jobs: dict[str, Job],
+        out: Path,
+        progress: Progress,
+        *,
+        silence_seconds: float | None = None,
+        parts: Mapping[str, set[str]] | None = None,
+        ready: Ready | None = None,
     ) -> None:
         self._jobs, self._out, self._progress, self._silence_seconds = jobs, out, progress, silence_seconds
+        parts = sorted((parts or {}).items(), key=lambda part: sum(jobs[each].cost for each in part[1]))
+        self._parts = {name: set(own) for name, own in parts}  # the runs that are left of each
+        self._ready_parts = ready or (lambda names: None)
         self._with: dict[str, dict[str, Job]] = defaultdict(dict)  # status -> its jobs
         self._dependents: dict[str, list[str]] = defaultdict(list)  # run_id -> runs that wait for it
         self._ready: list[tuple[tuple[float, ...], str]] = []  # heap of jobs by place; some are stale
@@ -165,7 +56,13 @@ class Scheduler:
                 self._dependents[needed].append(run_id)
             self._with[job.status][run_id] = job
             self._cost_waiting += job.cost
-        self._places = {run_id: (*job.place, index) for index, (run_id, job) in enumerate(jobs.items())}
+        part_of: dict[str, int] = {}  # the first that a run belongs to
+        for number, own in enumerate(self._parts.values()):
+            part_of |= {run_id: number for run_id in own if run_id not in part_of}
+        self._places = {
+            run_id: (part_of.get(run_id, len(self._parts)), *job.place, index)
+            for index, (run_id, job) in enumerate(jobs.items())
+        }
         self._failures: dict[str, str] = {}
         self._set_aside: dict[str, list[str]] = {}  # id of what was damaged -> reason, each time
         self._n_workers = 1
@@ -195,6 +92,13 @@ class Scheduler:
         for run_id, error in damaged:
             self._record(run_id, set_aside(self._out, error))
 
+    def tell_ready(self) -> None:
+        """Name the parts of which no run is left, each once."""
+        if names := [name for name, left in self._parts.items() if not left]:
+            for name in names:
+                del self._parts[name]
+            self._ready_parts(names)
+
     @property
     def has_work(self) -> bool:
         """Whether a run is to be made."""
@@ -206,6 +110,8 @@ class Scheduler:
         self._cost_waiting += job.cost * ((status == "waiting") - (job.status == "waiting"))
         del self._with[job.status][run_id]
         job.status, self._with[status][run_id] = status, job
+        for left in self._parts.values() if status in ("found", "made", "failed") else ():
+            left.discard(run_id)
         for each in (run_id, *(self._dependents[run_id] if job.is_there else ())):
             self._queue(each)
 
@@ -239,6 +145,7 @@ class Scheduler:
                 for run_id, outcome in engine.results(TICK_SECONDS if waits else 0):
                     self._record(run_id, outcome)
                     self._progress(self.state())
+                self.tell_ready()
                 self._progress(self.state())
 
     def _submit_ready(self, engine: Engine) -> None:

@@ -12,13 +12,15 @@ from kdutils.constants import MINI
 from kdutils.data import model_files, sources
 from kdutils.devices import launch
 from kdutils.grid import dry_run, fill, machines, plan, ray_engine
+from kdutils.grid.jobs import Shard
 from kdutils.grid.profile import NEW_STUDY, Profile, check_name, load_profile, profile_names
-from kdutils.grid.scheduler import Shard
+from kdutils.grid.scheduler import Ready
 from kdutils.grid.study import PlannedRun
 from kdutils.io import disk
 from kdutils.io.text_safety import scrub
 from kdutils.report import notebook_parameters, runner
 from kdutils.report.executor import say
+from kdutils.report.runner import RELEASED
 from kdutils.results import authors_tables
 from kdutils.runs import store
 
@@ -44,7 +46,7 @@ def main(arguments: Sequence[str] | None = None, *, notebooks: Path = notebook_p
         return 2
     except runner.Interrupted as interrupted:
         return 128 + interrupted.number
-    except KeyboardInterrupt:  # before the first notebook started
+    except KeyboardInterrupt:  # while models are trained
         return 128 + signal.SIGINT
 
 
@@ -106,6 +108,11 @@ def _run(asked: argparse.Namespace, notebooks: Path) -> int:
             return _dry_run(profile, plans, asked.gpu or machines.DEFAULT)
         training(plans)  # the notebooks are for a call without --shard, once all parts are made
         return 1 if training.failures else 0
+    if not only and not overrides and _shows_released_first(profile, out):
+        say("first the released results, which need no training")
+        table = [authors_tables.TABLE]
+        how = {"jobs": asked.jobs, "limit_seconds": asked.limit, "data": table}
+        runner.run_profile(load_profile(RELEASED), out=out, notebooks=notebooks, **how)
     results = runner.run_profile(
         profile,
         out=out,
@@ -122,6 +129,16 @@ def _run(asked: argparse.Namespace, notebooks: Path) -> int:
         copy = asked.out / profile.name / "reports" / f"{result.name}.failed.ipynb"
         print(f"kdutils: {result.name} failed ({result.error}); see {copy}", file=sys.stderr)
     return 1 if failed or training.failures else 0
+
+
+def _shows_released_first(profile: Profile, out: Path) -> bool:
+    """Whether the pages of the released results are made before a long training: once, if all are asked for.
+
+    Only where models and questions are the package's own, so that nothing is found to be missing after that.
+    """
+    is_own = profile.live is not None and bool(profile.live.watermark)
+    is_asked = "published" in profile.sources and {*load_profile(RELEASED).notebooks} <= {*profile.notebooks}
+    return is_own and is_asked and not (out / RELEASED / "index.html").exists()
 
 
 def _write_study(path: Path) -> None:
@@ -196,8 +213,8 @@ class _Training:
     def __init__(self, asked: argparse.Namespace, shard: Shard | None) -> None:
         self.asked, self.shard, self.failures, self.said = asked, shard, {}, 0.0
 
-    def __call__(self, plans: Sequence[plan.Plan]) -> None:
-        """Make them, or those of our shard."""
+    def __call__(self, plans: Sequence[plan.Plan], ready: Ready | None = None) -> None:
+        """Make them, or those of our shard; `ready` is told the sections that have theirs."""
         planned = _planned(plans)
         if not planned:
             return
@@ -218,6 +235,8 @@ class _Training:
                 silence_seconds=self.asked.silence,
                 progress=self.progress,
                 shard=self.shard,
+                parts={each.section: each.to_make for each in plans} if ready else None,
+                ready=ready,
             )
         except REFUSALS as error:
             is_of_items = isinstance(error, sources.DataError)

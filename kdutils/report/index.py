@@ -45,6 +45,8 @@ def index_html(
     *,
     conclusions: Mapping[str, Sequence[str]] | None = None,
     others: Mapping[str, tuple[Sequence[Mapping[str, Any]], str]] | None = None,
+    n_left: int = 0,
+    has_released: bool = False,
 ) -> str:
     """The first page of a profile: what failed, verdicts, three figures, then section by section.
 
@@ -54,6 +56,8 @@ def index_html(
         figures: as `notebook_api.published_figures` gives them: path of the PNG, alt, caption, notebook.
         conclusions: sentences of Markdown by notebook.
         others: claims of the profiles in LIVE_KINDS and where they are from (`ledger.claims_of`).
+        n_left: notebooks whose runs are still being made.
+        has_released: whether there are pages of the released results alone.
     """
     pages = {result.name: result.page and f"reports/{result.page}" for result in results}
     answers = _answers(profile, claims, others or {})
@@ -71,6 +75,8 @@ def index_html(
         current=None,
         wide=True,
         profile=profile,
+        n_left=n_left,
+        has_released=has_released,
         pages=pages,
         marks=MARKS,
         verdicts=VERDICTS,

@@ -10,10 +10,10 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from kdutils.grid import plan as study_plan
 from kdutils.grid import study
@@ -25,6 +25,8 @@ from kdutils.report.index import LIVE_KINDS, index_html
 from kdutils.report.render import Result, duration, relink
 
 LONGEST_LIMIT_SECONDS = 2_000_000  # the system takes no longer wait: 2**31 milliseconds
+Train = Callable[[list[study_plan.Plan], Callable[[Sequence[str]], None]], Any]
+RELEASED = "published"  # the profile of the released results
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -49,7 +51,7 @@ def run_profile(
     jobs: int | None = None,
     limit_seconds: float | None = None,
     data: Sequence[Path] = (),
-    train: Callable[[list[study_plan.Plan]], Any] | None = None,
+    train: Train | None = None,
     notebooks: Path = notebook_parameters.NOTEBOOKS,
 ) -> list[Result]:
     """What became of each notebook asked for; reports, ledgers and index are in `out`/profile.
@@ -59,8 +61,9 @@ def run_profile(
         overrides: parameters by name, for every notebook that declares them.
         jobs: notebooks at a time, by default as many as there are cores.
         data: files that notebooks read, which the index lists with their checksums.
-        train: called with what each notebook needs, so that they find their runs made; then they start,
-            those that took longest the last time first, and those of study.ALONE when all others have ended.
+        train: called with what the notebooks need, and with a function that it tells which sections have
+            their runs; these notebooks start at once, and the index is written again after each. All others
+            start when it returns, those that took longest the last time first, and last those of study.ALONE.
 
     Raises:
         RunError, ParameterError: before any kernel starts, for whatever is wrong with the arguments.
@@ -78,22 +81,74 @@ def run_profile(
         needed = needs(tasks)
         executor = Executor(Path(scratch), jobs=jobs, limit_seconds=limit_seconds)
         drawn = notebook_api.figure_digests(folder)
-        if train:
-            train(needed)
-        started, found = time.monotonic(), {}
-        with ThreadPoolExecutor(jobs) as pool, _handling_signals(executor.stop):
-            alone = [task for task in tasks if task.name in study.ALONE]
-            others = [task for task in _longest_first(tasks, folder) if task not in alone]
-            for part in (others, *([task] for task in alone)):
-                found |= {result.name: result for result in pool.map(executor.run, part)}
-        results = [found[task.name] for task in tasks]
-        page = write_index(profile, folder, results, data)
+        started = time.monotonic()
+        with _Notebooks(profile, tasks, executor, jobs, data) as running:
+            if train:
+                train(needed, running.start)
+            with _handling_signals(executor.stop):
+                running.finish()
+            page = running.index()
+        results = [running.found[task.name] for task in tasks]
     n_done = sum(result.status == "done" for result in results)
     say(f"{n_done} of {len(results)} notebooks done in {duration(time.monotonic() - started)}: {page}")
     say(notebook_api.figure_changes(drawn, notebook_api.figure_digests(folder)))
     if executor.stopped_by:
         raise Interrupted(executor.stopped_by)
     return results
+
+
+class _Notebooks:
+    """The notebooks of a run, started as their runs get ready; an error ends those that are executed."""
+
+    def __init__(
+        self, profile: Profile, tasks: Sequence[Task], executor: Executor, jobs: int, data: Sequence[Path]
+    ) -> None:
+        self.profile, self.folder, self.data = profile, tasks[0].reports.parent, data
+        self.executor, self.pool = executor, ThreadPoolExecutor(jobs)
+        self.found: dict[str, Result] = {}
+        self._left = {task.name: task for task in _longest_first(tasks, self.folder)}
+        self._started: list[Future] = []
+        self._indexes, self._lock = True, threading.Lock()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        if kind is not None and self._started:
+            self.executor.stop(signal.SIGINT)
+        self.pool.shutdown()
+
+    def start(self, sections: Sequence[str]) -> None:
+        """Start those of these sections, and those that need no runs."""
+        waiting = {name for section, name in study.PLANNED.items() if section not in sections}
+        self._start([name for name in self._left if name not in waiting and name not in study.ALONE])
+
+    def _start(self, names: Iterable[str]) -> None:
+        self._started += [self.pool.submit(self._execute, self._left.pop(name)) for name in names]
+
+    def _execute(self, task: Task) -> None:
+        result = self.executor.run(task)
+        with self._lock:
+            self.found[task.name] = result
+            if self._indexes:
+                self.index()
+
+    def finish(self) -> None:
+        """Execute all that are left."""
+        with self._lock:
+            self._indexes = False  # once all are there
+        self._start([name for name in self._left if name not in study.ALONE])
+        wait(self._started)
+        for name in list(self._left):
+            self._start([name])
+            wait(self._started)
+        for each in self._started:
+            each.result()  # raises what it raised
+
+    def index(self) -> Path:
+        """Write the index of those that were executed by now."""
+        found, left = list(self.found.values()), len(self._left) + len(self._started) - len(self.found)
+        return write_index(self.profile, self.folder, found, self.data, n_left=left)
 
 
 def plan(
@@ -162,8 +217,12 @@ def selected(profile: Profile, only: Sequence[str]) -> list[str]:
     return [name for name in profile.notebooks if name in wanted or not wanted]
 
 
-def write_index(profile: Profile, folder: Path, results: Sequence[Result], data: Sequence[Path] = ()) -> Path:
+def write_index(
+    profile: Profile, folder: Path, results: Sequence[Result], data: Sequence[Path] = (), *, n_left: int = 0
+) -> Path:
     """The index of everything in `folder`: these results, and for other notebooks those of earlier runs.
+
+    It says so if this run has notebooks left.
 
     The navigation of every page is brought up to date as well; files in `data` are listed with checksums.
     """
@@ -186,7 +245,8 @@ def write_index(profile: Profile, folder: Path, results: Sequence[Result], data:
     provenance = environment.provenance() | {"data": {path.name: disk.sha256(path) for path in data}}
     conclusions = {name: ledger.conclusions(folder, name) for name in profile.notebooks}
     others = {name: ledger.claims_of(name, folder) for name in LIVE_KINDS.values() if name != profile.name}
-    said = {"conclusions": conclusions, "others": others}
+    has_released = profile.name != RELEASED and (folder.parent / RELEASED / "index.html").exists()
+    said = {"conclusions": conclusions, "others": others, "n_left": n_left, "has_released": has_released}
     html = index_html(profile, shown, ledger.claims(folder), drawn, provenance, **said)
     disk.write_json(folder / "index.json", [asdict(result) for result in shown])
     return disk.write_text(folder / "index.html", html)

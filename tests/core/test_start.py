@@ -10,7 +10,8 @@ import torch
 
 from kdutils import models
 from kdutils.data import sources
-from kdutils.grid import dry_run, fill, scheduler
+from kdutils.grid import dry_run, fill
+from kdutils.grid.jobs import Shard, jobs_of
 from kdutils.grid.study import PlannedRun
 from kdutils.noise import key_of, seeded
 from kdutils.runs import experiment, store, students
@@ -87,13 +88,13 @@ def test_shrink_one_and_perturb_zero_change_nothing_and_other_values_are_the_def
 def test_a_plan_makes_and_counts_the_start_once_and_the_baseline_is_sft_continued(folder, tmp_path, inline):
     specs = [a_spec(folder, method, student_start="sft") for method in ("fkl", "revkd")]
     planned = [PlannedRun(spec, tiny.EVALUATION) for spec in (*specs, specs[0].sft_spec)]
-    jobs = scheduler.jobs_of(planned)
+    jobs = jobs_of(planned)
     start = sources.resolved(specs[0]).start_spec.run_id
     assert len(jobs) == 5 and list(jobs[start].needs) == []
     assert [job.needs[start] for run_id, job in jobs.items() if job.needs] == ["start"] * 3
     assert [cell.spec.run_id for cell in dry_run.cells_of(planned, tmp_path)].count(start) == 1
     assert len(dry_run.cells_of(planned, tmp_path)) == 5
-    own = scheduler.Shard(1, 5).jobs(jobs)
+    own = Shard(1, 5).jobs(jobs)
     assert all(needed in own for job in own.values() for needed in job.needs)
     assert "5 made" in str(fill.fill(planned, tmp_path, workers=1))
     assert all(cell.status == "done" for cell in dry_run.cells_of(planned, tmp_path))

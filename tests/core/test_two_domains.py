@@ -8,7 +8,8 @@ import tiny
 import torch
 
 from kdutils.data import sources
-from kdutils.grid import dry_run, fill, scheduler
+from kdutils.grid import dry_run, fill
+from kdutils.grid.jobs import jobs_of
 from kdutils.grid.study import PlannedRun
 from kdutils.items import DataError, fingerprint
 from kdutils.results import forgetting
@@ -67,7 +68,7 @@ def test_a_plan_makes_every_run_of_the_chain_and_forgetting_is_read_from_it(tmp_
     asked = [(each, how) for each in (spec, baseline, alone(spec)) for how in (FIRST, SECOND)]
     asked += [(alone(baseline), FIRST)]
     planned = [PlannedRun(*each) for each in asked]
-    jobs = scheduler.jobs_of(planned)
+    jobs = jobs_of(planned)
     resolved = sources.resolved(spec)
     start = resolved.start_spec
     assert jobs[start.run_id].needs == {start.teacher_spec.run_id: "teacher"}

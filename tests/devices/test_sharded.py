@@ -21,7 +21,8 @@ from kdutils import encoding, models
 from kdutils.compute import Compute
 from kdutils.data import sources
 from kdutils.devices import fsdp, launch
-from kdutils.grid import fill, scheduler
+from kdutils.grid import fill
+from kdutils.grid.jobs import jobs_of
 from kdutils.grid.study import PlannedRun
 from kdutils.process_group import ALONE
 from kdutils.runs import experiment, store
@@ -193,7 +194,7 @@ def test_what_one_process_began_two_go_on_with_and_the_other_way_round(cases, ap
     for resumed, first in ((begun_by_one, straight), (begun_by_two, apart.fitted["sft"])):
         assert resumed.warnings == []
         assert_alike(straight, resumed)
-        # The fourth step is interrupted before it is saved, so it is done again: what was saved is equal to the bit.
+        # The fourth step, interrupted before it was saved, is done again; those before are equal to the bit.
         assert curve(resumed.curve, "loss")[:3] == curve(first.curve, "loss")[:3]
 
 
@@ -355,7 +356,7 @@ def test_devices_are_told_and_no_part_of_a_name(study):
     assert RunSpec.from_dict(old).devices == 1
     tuned = dataclasses.replace(two, teacher_tuned=True)
     assert tuned.teacher_spec.devices == tuned.sft_spec.devices == 2
-    jobs = scheduler.jobs_of([PlannedRun(spec, EVALUATION) for spec in (one, two, one)])
+    jobs = jobs_of([PlannedRun(spec, EVALUATION) for spec in (one, two, one)])
     assert [job.spec.devices for job in jobs.values()] == [2]
 
 

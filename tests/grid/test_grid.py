@@ -15,8 +15,8 @@ import tiny
 from kdutils import training
 from kdutils.data import sources
 from kdutils.grid import cell_table, fill, scheduler
+from kdutils.grid.jobs import Shard, jobs_of
 from kdutils.grid.local_pool import Death
-from kdutils.grid.scheduler import Shard
 from kdutils.grid.study import PlannedRun
 from kdutils.io import environment, leases
 from kdutils.runs import experiment, store
@@ -89,10 +89,10 @@ def test_a_plan_of_nothing_is_done(tmp_path):
 
 
 def test_a_label_says_what_sets_a_run_apart(plan):
-    job = next(iter(scheduler.jobs_of([PlannedRun(plan[2].spec, tiny.EVALUATION)]).values()))
+    job = next(iter(jobs_of([PlannedRun(plan[2].spec, tiny.EVALUATION)]).values()))
     assert job.label == "sft tiny-20k math s0"
     spec = replace(plan[0].spec, temperature=2.0, noise_sigma=0.5, teacher_tuned=False, seed=3)
-    (job,) = scheduler.jobs_of([PlannedRun(spec, tiny.EVALUATION)]).values()
+    (job,) = jobs_of([PlannedRun(spec, tiny.EVALUATION)]).values()
     assert job.label == "fkl tiny-20k <- tiny-40k untuned T=2 noise=0.5 math s3"
 
 
@@ -224,7 +224,7 @@ def driver(plan, out, *, workers, pool="kdutils.grid.local_pool.Pool", shard="1/
         "from kdutils.grid import fill; from kdutils.runs import store\n"
         f"from {module} import {name}; fill.Pool = {name}; begun, begin = [], store.RunFolder.begin;"
         "store.RunFolder.begin = lambda self, *own: begun.append(self.path.name) or begin(self, *own);"
-        f"from kdutils.grid.scheduler import Shard; shard = Shard.parse({shard!r});"
+        f"from kdutils.grid.jobs import Shard; shard = Shard.parse({shard!r});"
         "from kdutils.grid.study import PlannedRun; from kdutils.spec import EvalSpec, RunSpec;"
         "asked = json.loads(sys.argv[1]);"
         "plan = [PlannedRun(RunSpec.from_dict(s), EvalSpec.from_dict(e)) for s, e in asked];"
@@ -251,7 +251,7 @@ def test_two_fills_of_one_folder_make_each_run_once(plan, tmp_path, fault):
 
 def test_two_shards_side_by_side_do_nothing_twice_and_leave_nothing(plan, tmp_path, inline, begun):
     """And a whole call after them finds all done, with the tables of one that was alone."""
-    out, jobs = tmp_path / "shards", scheduler.jobs_of(plan)
+    out, jobs = tmp_path / "shards", jobs_of(plan)
     both = [driver(plan, out, workers=1, pool="inline.InlinePool", shard=shard) for shard in ("1/2", "2/2")]
     states = [json.loads(each.communicate(timeout=480)[0]) for each in both]
     of_both = [len(Shard(index, 2).jobs(jobs)) for index in (1, 2)]

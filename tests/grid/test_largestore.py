@@ -10,6 +10,7 @@ from inline import InlinePool
 
 from kdutils.data import model_files, sources
 from kdutils.grid import scheduler
+from kdutils.grid.jobs import ids_of, jobs_of
 from kdutils.io import environment
 
 
@@ -63,7 +64,7 @@ def test_files_that_runs_share_are_looked_at_once(monkeypatch, tmp_path):
     looked, digest = [], model_files.files_digest
     monkeypatch.setattr(sources, "files_digest", lambda place, _: looked.append(place.name) or digest(place))
     plan = largestore.planned(20)
-    assert len(scheduler.jobs_of(plan)) == 21
+    assert len(jobs_of(plan)) == 21
     assert sorted(looked) == ["mini-qwen-1.5B", "mini-qwen-14B"]
     looked.clear()
     assert [cell.status for cell in largestore.dry_run.cells_of(plan, tmp_path)] == ["missing"] * 21
@@ -74,7 +75,7 @@ def test_a_grid_that_is_filled_looks_for_the_failure_of_each_run_once(monkeypatc
     """Not of all that are left whenever one has ended."""
     monkeypatch.setenv(environment.RUN_TOKEN, "of this run")
     monkeypatch.setattr("kdutils.runs.inputs.check", lambda *runs: None)
-    jobs = scheduler.jobs_of(largestore.planned(20))
+    jobs = jobs_of(largestore.planned(20))
     grid = scheduler.Scheduler(jobs, tmp_path, lambda state: None)
     grid.check_store()
 
@@ -97,18 +98,50 @@ def test_work_of_the_driver_grows_with_the_number_of_runs_and_not_with_its_squar
     made = partial(InlinePool, lambda task, send: scheduler.Outcome("made"), [0, 1])
     for n_runs in (10, 40):
         looks.clear()
-        grid = scheduler.Scheduler(
-            scheduler.jobs_of(largestore.planned(n_runs)), tmp_path, lambda state: None
-        )
+        grid = scheduler.Scheduler(jobs_of(largestore.planned(n_runs)), tmp_path, lambda state: None)
         grid.run(lambda do, **how: made(**how))
         assert grid.state().n_done == n_runs + 1
         assert len(looks) <= 5 * n_runs
 
 
+def test_the_part_of_a_plan_that_costs_least_is_made_first_and_named_before_the_rest(monkeypatch, tmp_path):
+    """Seeds are the parts. The last has one run of two, so it costs least; one run of the first fails."""
+    monkeypatch.setattr("kdutils.runs.inputs.check", lambda *runs: None)
+    plan = largestore.planned(6)
+    seeds = {"zero": plan[0:2], "one": plan[2:4], "two": plan[4:5]}
+    parts, told, given = {name: ids_of(runs) for name, runs in seeds.items()}, [], []
+    _, sft_of_first, *_ = sources.resolved_all(run.spec for run in plan)
+
+    def make(task, send):
+        given.append(task.spec)
+        failed = task.spec == sft_of_first
+        return scheduler.Outcome("failed", "no room") if failed else scheduler.Outcome("made")
+
+    def ready(names):
+        told.append((names, len(given)))
+
+    grid = scheduler.Scheduler(jobs_of(plan), tmp_path, lambda state: None, parts=parts, ready=ready)
+    grid.tell_ready()
+    assert told == []
+    grid.run(lambda do, **how: InlinePool(make, [0], **how))
+    assert [spec.seed for spec in given if spec.teacher][0] == 2
+    assert [name for names, _ in told for name in names][0] == "two"
+    assert sorted(name for names, _ in told for name in names) == ["one", "two", "zero"]
+    assert told[0][1] == 2  # the teacher, and the run itself
+    assert told[1][1] < told[2][1] == 6 or told[1][1] == told[2][1]  # the run of no part comes last
+    again = scheduler.Scheduler(jobs_of(plan), tmp_path, lambda state: None, parts=parts, ready=ready)
+    for run_id in again._jobs:
+        again._set(run_id, "found")
+    told.clear()
+    again.tell_ready()
+    again.tell_ready()
+    assert [sorted(names) for names, _ in told] == [["one", "two", "zero"]]
+
+
 @pytest.mark.parametrize("later", [("damaged", "", "teacher"), ("held", "", "lease"), ("waiting",)])
 def test_a_run_fails_whose_teacher_failed_while_it_ran(tmp_path, later):
     """Two students run, one finds their teacher damaged, and it cannot be made again: all of it ends."""
-    jobs = scheduler.jobs_of(largestore.planned(3))
+    jobs = jobs_of(largestore.planned(3))
     teacher = next(run_id for run_id, job in jobs.items() if job.is_teacher)
     first, second = [run_id for run_id, job in jobs.items() if teacher in job.needs][:2]
     grid = scheduler.Scheduler(jobs, tmp_path, lambda state: None)

@@ -9,8 +9,9 @@ import pytest
 
 from kdutils import constants
 from kdutils.data import model_files
-from kdutils.grid import plan, scheduler, study
+from kdutils.grid import plan, study
 from kdutils.grid.cell_table import model_family, short_name
+from kdutils.grid.jobs import jobs_of
 from kdutils.grid.profile import Live, Need, family_pairs, load_profile, profile_names
 from kdutils.io.toml_files import one_line_errors
 from kdutils.mini.family import FAMILY, MINI_MODELS
@@ -258,7 +259,7 @@ def test_no_other_section_makes_or_shows_what_a_factor_adds():
 
 def test_a_teacher_is_not_sampled_for_a_factor():
     found = asked("11")
-    jobs = scheduler.jobs_of((*found.runs, *of_factors(found)))
+    jobs = jobs_of((*found.runs, *of_factors(found)))
     assert len(jobs) == len({run.spec for run in found.runs}) + 8 + 2
     students = {job.spec.student for job in jobs.values() if any(e.temperature for e in job.evaluations)}
     assert students == {"mini-qwen-0.5B"}
@@ -271,7 +272,7 @@ def test_a_teacher_is_not_sampled_for_a_factor():
 
 def test_a_teacher_that_nobody_else_evaluates_is_made_all_the_same():
     sampled = [run for run in asked("11").variants if run.evaluation.temperature and run.spec.prompt_in_loss]
-    jobs = scheduler.jobs_of(run for run in sampled if run.spec.method == "fkl")
+    jobs = jobs_of(run for run in sampled if run.spec.method == "fkl")
     assert all(job.evaluations for job in jobs.values())
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import tiny
 
-from kdutils.grid import fill, scheduler
-from kdutils.grid.scheduler import Shard
+from kdutils.grid import fill
+from kdutils.grid.jobs import Shard, jobs_of
 from kdutils.report import cli
 
 ROOT = Path(__file__).parents[2]
@@ -32,7 +32,7 @@ def test_what_is_no_shard_is_refused_with_an_example(text):
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 9])
 def test_shards_are_disjoint_and_together_everything(plan, count):
-    jobs = scheduler.jobs_of(plan)
+    jobs = jobs_of(plan)
     parts = [Shard(index, count).own(jobs) for index in range(1, count + 1)]
     assert sorted(run_id for part in parts for run_id in part) == sorted(jobs)
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
@@ -44,13 +44,13 @@ def test_shards_are_disjoint_and_together_everything(plan, count):
 
 
 def test_the_order_of_the_plan_does_not_matter(plan):
-    there, back = scheduler.jobs_of(plan), scheduler.jobs_of(plan[::-1])
+    there, back = jobs_of(plan), jobs_of(plan[::-1])
     assert set(Shard(1, 2).own(there)) == set(Shard(1, 2).own(back))
 
 
 def test_a_shared_teacher_is_made_once(plan, tmp_path, inline, begun):
     first, second = (fill.fill(plan, tmp_path, workers=1, shard=Shard(index, 2)) for index in (1, 2))
-    assert first.n_done + second.n_done == len(scheduler.jobs_of(plan)) == len(begun) == len(set(begun))
+    assert first.n_done + second.n_done == len(jobs_of(plan)) == len(begun) == len(set(begun))
     assert second.n_found == 1  # the teacher
     assert fill.fill(plan, tmp_path, workers=1).n_found == 5
 
@@ -124,7 +124,7 @@ def test_the_script_of_the_readme_makes_everything_once(tmp_path):
             notebooks=cli.notebook_parameters.NOTEBOOKS,
         )
     )  # fmt: skip
-    jobs = scheduler.jobs_of(run for each in plan for run in each.to_make)
+    jobs = jobs_of(run for each in plan for run in each.to_make)
     shards = {name for name, _ in rows}
     assert shards == {"1/3", "2/3", "3/3"}
     assert {run_id for _, run_id in rows} == set(jobs)

@@ -269,7 +269,7 @@ def test_what_a_notebook_changes_is_not_there_for_the_next(tmp_path):
 def test_without_the_process_to_fork_from_a_notebook_imports_by_itself(tmp_path, scratch, capsys):
     write_notebook(tmp_path, GOOD, "run.finish()")
 
-    def without_socket(plans):
+    def without_socket(plans, ready):
         for socket in scratch.rglob("listener-*"):
             socket.unlink()
 
@@ -376,14 +376,72 @@ def run_mini(tmp_path: Path, train) -> list[Result]:
     return runner.run_profile(mini, out=tmp_path, only=["01", "06", "08"], jobs=1, train=train)
 
 
-def test_nothing_starts_before_the_runs_are_made(tmp_path, recorder):
-    def train(plans):
+def test_nothing_starts_where_runs_are_refused(tmp_path, recorder):
+    def train(plans, ready):
         assert recorder.started == []
         raise runner.RunError("no such model")
 
     with pytest.raises(runner.RunError, match="no such model"):
         run_mini(tmp_path, train)
     assert recorder.started == []
+
+
+def test_a_notebook_starts_once_its_runs_are_there_and_the_index_says_that_others_wait(tmp_path, recorder):
+    going_on = "Models are still being trained. 1 notebook waits"
+
+    def train(plans, ready):
+        assert [plan.section for plan in plans] == ["01", "08"]
+        ready(["01"])
+        index = tmp_path / "mini" / "index.html"
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and not (index.exists() and going_on in index.read_text()):
+            time.sleep(0.05)
+        assert recorder.started == ["01_effectiveness", "10_calibration"]  # the second needs no runs
+        assert going_on in index.read_text()
+
+    results = runner.run_profile(
+        load_profile("mini"), out=tmp_path, only=["01", "08", "10"], jobs=1, train=train
+    )
+    assert recorder.started == ["01_effectiveness", "10_calibration", "08_claims"]
+    assert [result.status for result in results] == ["done"] * 3
+    assert "still being trained" not in (tmp_path / "mini" / "index.html").read_text()
+
+
+def test_an_error_of_the_training_ends_what_has_started(tmp_path, recorder, monkeypatch):
+    stopped = []
+    monkeypatch.setattr(recorder, "stop", lambda self, number: stopped.append(number))
+
+    def train(plans, ready):
+        ready(["01"])
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_mini(tmp_path, train)
+    assert stopped == [signal.SIGINT]
+    assert set(recorder.started) <= {"01_effectiveness"}
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        (["mini"], ["published", "mini"]),
+        (["mini", "--only", "01"], ["mini"]),
+        (["mini", "-p", "seeds", "1"], ["mini"]),
+        (["smoke"], ["smoke"]),  # without the notebooks of the released results
+        (["qwen-small"], ["qwen-small"]),  # whose models may be missing
+        (["published"], ["published"]),
+    ],
+)
+def test_the_released_results_are_shown_before_a_long_training(tmp_path, monkeypatch, asked, expected):
+    ran = []
+    monkeypatch.setattr(runner, "run_profile", lambda profile, **how: ran.append(profile.name) or [])
+    assert cli.main([*asked, "--out", str(tmp_path)]) == 0
+    assert ran == expected
+    (tmp_path / "published").mkdir()
+    (tmp_path / "published" / "index.html").touch()
+    ran.clear()
+    assert cli.main([*asked, "--out", str(tmp_path)]) == 0
+    assert ran == expected[-1:]
 
 
 def test_what_measures_time_runs_alone(tmp_path, recorder, monkeypatch):
@@ -400,7 +458,7 @@ def test_what_measures_time_runs_alone(tmp_path, recorder, monkeypatch):
     monkeypatch.setattr(recorder, "run", run)
     only = ["01", "06", "09", "10"]
     results = runner.run_profile(
-        load_profile("mini"), out=tmp_path, only=only, jobs=4, train=lambda plans: plans
+        load_profile("mini"), out=tmp_path, only=only, jobs=4, train=lambda plans, ready: plans
     )
     assert seen[-1] == ("09_performance", ["01_effectiveness", "06_noise", "10_calibration"])
     assert len(results) == 4
@@ -415,7 +473,7 @@ def test_what_took_longest_the_last_time_starts_first(tmp_path, recorder):
         (folder / "reports" / f"{name}.html").write_text(
             render.page("page.html.j2", title="", results=[], current=None)
         )
-    results = run_mini(tmp_path, lambda plans: plans)
+    results = run_mini(tmp_path, lambda plans, ready: plans)
     assert recorder.started == ["08_claims", "01_effectiveness", "06_noise"]
     assert [result.name for result in results] == list(seconds)
 
@@ -426,7 +484,7 @@ def test_how_soon_a_notebook_failed_is_not_how_long_it_takes(tmp_path, recorder)
     entries = [{"name": "08_claims", "status": "failed", "seconds": 1.0, "error": "KeyError"}]
     entries.append({"name": "06_noise", "status": "done", "seconds": 0.5})
     (folder / "index.json").write_text(json.dumps(entries))
-    run_mini(tmp_path, lambda plans: None)
+    run_mini(tmp_path, lambda plans, ready: None)
     assert recorder.started == ["06_noise", "01_effectiveness", "08_claims"]
 
 
