@@ -107,6 +107,7 @@ class _Notebooks:
         self.executor, self.pool = executor, ThreadPoolExecutor(jobs)
         self.found: dict[str, Result] = {}
         self._left = {task.name: task for task in _longest_first(tasks, self.folder)}
+        self._n_tasks = len(tasks)
         self._started: list[Future] = []
         self._indexes, self._lock = True, threading.Lock()
 
@@ -117,6 +118,9 @@ class _Notebooks:
         if kind is not None and self._started:
             self.executor.stop(signal.SIGINT)
         self.pool.shutdown()
+        if kind is not None and self.found:
+            self._n_tasks = len(self.found)  # nobody waits any more
+            self.index()
 
     def start(self, sections: Sequence[str]) -> None:
         """Start those of these sections, and those that need no runs."""
@@ -147,7 +151,8 @@ class _Notebooks:
 
     def index(self) -> Path:
         """Write the index of those that were executed by now."""
-        found, left = list(self.found.values()), len(self._left) + len(self._started) - len(self.found)
+        found = list(self.found.values())
+        left = self._n_tasks - len(found)
         return write_index(self.profile, self.folder, found, self.data, n_left=left)
 
 
