@@ -8,14 +8,12 @@ from matplotlib.figure import Figure
 
 from kdutils.constants import METHOD_NAMES
 from kdutils.report import plots
-from kdutils.report.plots import COLOURS, Style
 from kdutils.report.section import Section
-from kdutils.report.show_arms import LABELS, NAMES
+from kdutils.report.show_arms import NAMES, styles_of
 from kdutils.results import optimisers
 from kdutils.results.gain_tables import interval_text
 
-LOOKS = zip(optimisers.OPTIMISERS, ((COLOURS[7], "s"), (COLOURS[0], "o"), (COLOURS[1], "^")), strict=True)
-STYLE = {name: Style(LABELS[name], *look) for name, look in LOOKS}
+STYLE = styles_of(pd.Series(optimisers.OPTIMISERS))  # as in the figure of the trials
 
 
 def best_rates(section: Section, best: pd.DataFrame) -> None:
