@@ -18,7 +18,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-LARGE_PARAMETERS = 20_000_000  # from here on bf16 pays on a CPU with AMX (at 135M; below 1M it does not)
+LARGE_PARAMETERS = 20_000_000  # from here on bf16 pays on a CPU that is fast at it (at 135M; not below 1M)
 BUDGET_BYTES = 160 << 20  # for the logits that exist at one time, of both models together
 BATCH_ROWS = 64  # texts that are generated together
 
@@ -53,7 +53,7 @@ class Compute:
     def uses_bfloat16(self, device: str) -> bool:
         """Whether large models compute in bfloat16 on that device of torch.
 
-        A CPU with AMX or AVX512_BF16 multiplies it faster than float32, others slower: 0.6 with AVX-512.
+        A CPU is faster at it than at float32 with AMX or AVX512_BF16; else slower (AVX-512: 0.6 of the speed).
         """
         import torch
 

@@ -58,8 +58,9 @@ def fill(
         silence_seconds: end a run that for so long neither trained a step nor came to the end of its training
             or of an evaluation, and give it once more. Longer than the longest evaluation; None: never.
         parts: parts of `planned` by name, of which the one that costs least is made first; not with `shard`.
-        ready: called with the names of parts as soon as each of their runs is there or has failed; before
-            that with none, once all is checked.
+        ready: called with the names of parts as soon as each of their runs is there or has failed; first
+            once nothing is refused any more, perhaps with none. A run that is found to be damaged later
+            is not taken back.
 
     Raises:
         ModelError, DataError, StoreError, ClusterError, ValueError: before any training, for a run that
@@ -89,14 +90,12 @@ def fill(
     told = {"silence_seconds": silence_seconds, "parts": named, "ready": ready}
     scheduler = Scheduler(own, out, progress or (lambda state: None), **told)
     scheduler.check_store()
-    if scheduler.has_work and engine == "local":  # Ray knows what its nodes have
-        for run in planned:
-            launch.check_devices(run.spec, Compute.from_environment())
-    if ready:
-        ready([])
-    scheduler.tell_ready()
     if scheduler.has_work:
+        for run in planned if engine == "local" else ():  # Ray knows what its nodes have
+            launch.check_devices(run.spec, Compute.from_environment())
         scheduler.run(start)
+    else:
+        scheduler.tell_ready(at_first=True)
     return scheduler.state()
 
 

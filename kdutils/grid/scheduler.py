@@ -21,7 +21,7 @@ from kdutils.grid.worker import SILENT, TICK_SECONDS, Outcome, Point, Task, make
 from kdutils.io import environment, leases
 from kdutils.runs import store
 
-Ready = Callable[[Sequence[str]], None]  # called with the names of parts of a plan whose runs are over
+Ready = Callable[[Sequence[str]], None]  # called with parts of a plan whose runs are there or have failed
 PATIENCE = 2  # how often one thing is set aside before what needs it counts as failed
 
 
@@ -43,8 +43,8 @@ class Scheduler:
         ready: Ready | None = None,
     ) -> None:
         self._jobs, self._out, self._progress, self._silence_seconds = jobs, out, progress, silence_seconds
-        parts = sorted((parts or {}).items(), key=lambda part: sum(jobs[each].cost for each in part[1]))
-        self._parts = {name: set(own) for name, own in parts}  # the runs that are left of each
+        self._parts = {name: set(own) for name, own in (parts or {}).items()}  # those that are not told yet
+        self._left_of = {name: set(own) for name, own in self._parts.items()}  # their runs that are not there
         self._ready_parts = ready or (lambda names: None)
         self._with: dict[str, dict[str, Job]] = defaultdict(dict)  # status -> its jobs
         self._dependents: dict[str, list[str]] = defaultdict(list)  # run_id -> runs that wait for it
@@ -56,13 +56,7 @@ class Scheduler:
                 self._dependents[needed].append(run_id)
             self._with[job.status][run_id] = job
             self._cost_waiting += job.cost
-        part_of: dict[str, int] = {}  # the first that a run belongs to
-        for number, own in enumerate(self._parts.values()):
-            part_of |= {run_id: number for run_id in own if run_id not in part_of}
-        self._places = {
-            run_id: (part_of.get(run_id, len(self._parts)), *job.place, index)
-            for index, (run_id, job) in enumerate(jobs.items())
-        }
+        self._places = {run_id: (*job.place, index) for index, (run_id, job) in enumerate(jobs.items())}
         self._failures: dict[str, str] = {}
         self._set_aside: dict[str, list[str]] = {}  # id of what was damaged -> reason, each time
         self._n_workers = 1
@@ -92,12 +86,28 @@ class Scheduler:
         for run_id, error in damaged:
             self._record(run_id, set_aside(self._out, error))
 
-    def tell_ready(self) -> None:
-        """Name the parts of which no run is left, each once."""
-        if names := [name for name, left in self._parts.items() if not left]:
-            for name in names:
-                del self._parts[name]
+    def tell_ready(self, *, at_first: bool = False) -> None:
+        """Name the parts of which no run is left, each once; at first, there may be none."""
+        names = [name for name in self._parts if not self._left_of[name]]
+        for name in names:
+            del self._parts[name]
+        if names or at_first:
             self._ready_parts(names)
+
+    def _order(self) -> None:
+        """Put runs of the part with the least cost left in front."""
+
+        def cost_left(name: str) -> float:
+            return sum(self._jobs[run_id].cost for run_id in self._left_of[name])
+
+        part_of: dict[str, int] = {}  # the first that a run belongs to
+        for number, name in enumerate(sorted(self._parts, key=cost_left)):
+            part_of |= {run_id: number for run_id in self._parts[name] if run_id not in part_of}
+        last = len(self._parts)
+        self._places = {run_id: (part_of.get(run_id, last), *at) for run_id, at in self._places.items()}
+        self._ready.clear()  # what is there stands by its former place
+        for run_id in self._with["waiting"]:
+            self._queue(run_id)
 
     @property
     def has_work(self) -> bool:
@@ -110,8 +120,9 @@ class Scheduler:
         self._cost_waiting += job.cost * ((status == "waiting") - (job.status == "waiting"))
         del self._with[job.status][run_id]
         job.status, self._with[status][run_id] = status, job
-        for left in self._parts.values() if status in ("found", "made", "failed") else ():
-            left.discard(run_id)
+        for name in (name for name, own in self._parts.items() if run_id in own):
+            change = set.discard if status in ("found", "made", "failed") else set.add
+            change(self._left_of[name], run_id)
         for each in (run_id, *(self._dependents[run_id] if job.is_there else ())):
             self._queue(each)
 
@@ -136,8 +147,8 @@ class Scheduler:
 
         with start(make_run, prepare=prepare, on_message=on_message) as engine:
             self._n_workers = engine.n_workers
-            for run_id in self._with["waiting"]:
-                self._queue(run_id)
+            self._order()
+            self.tell_ready(at_first=True)
             self._progress(self.state())
             while self.has_work or self._with["running"]:
                 self._submit_ready(engine)

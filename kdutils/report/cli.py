@@ -18,8 +18,10 @@ from kdutils.grid.scheduler import Ready
 from kdutils.grid.study import PlannedRun
 from kdutils.io import disk
 from kdutils.io.text_safety import scrub
+from kdutils.mini.family import MINI_MODELS
 from kdutils.report import notebook_parameters, runner
 from kdutils.report.executor import say
+from kdutils.report.render import Result
 from kdutils.report.runner import RELEASED
 from kdutils.results import authors_tables
 from kdutils.runs import store
@@ -108,12 +110,8 @@ def _run(asked: argparse.Namespace, notebooks: Path) -> int:
             return _dry_run(profile, plans, asked.gpu or machines.DEFAULT)
         training(plans)  # the notebooks are for a call without --shard, once all parts are made
         return 1 if training.failures else 0
-    if not only and not overrides and _shows_released_first(profile, out):
-        say("first the released results, which need no training")
-        table = [authors_tables.TABLE]
-        how = {"jobs": asked.jobs, "limit_seconds": asked.limit, "data": table}
-        runner.run_profile(load_profile(RELEASED), out=out, notebooks=notebooks, **how)
-    results = runner.run_profile(
+    shown = _show_released(asked, notebooks) if _shows_released_first(profile, asked) else []
+    found = runner.run_profile(
         profile,
         out=out,
         only=only,
@@ -124,21 +122,38 @@ def _run(asked: argparse.Namespace, notebooks: Path) -> int:
         data=[authors_tables.TABLE] if "published" in profile.sources else [],
         train=training if profile.live else None,
     )
-    failed = [result for result in results if result.status == "failed"]
-    for result in failed:
-        copy = asked.out / profile.name / "reports" / f"{result.name}.failed.ipynb"
+    ran = [*((RELEASED, result) for result in shown), *((profile.name, result) for result in found)]
+    failed = [(folder, result) for folder, result in ran if result.status == "failed"]
+    for folder, result in failed:
+        copy = asked.out / folder / "reports" / f"{result.name}.failed.ipynb"
         print(f"kdutils: {result.name} failed ({result.error}); see {copy}", file=sys.stderr)
     return 1 if failed or training.failures else 0
 
 
-def _shows_released_first(profile: Profile, out: Path) -> bool:
-    """Whether the pages of the released results are made before a long training: once, if all are asked for.
+def _shows_released_first(profile: Profile, asked: argparse.Namespace) -> bool:
+    """Whether the pages of the released results are made before a long training: once, if all is asked for.
 
     Only where models and questions are the package's own, so that nothing is found to be missing after that.
     """
-    is_own = profile.live is not None and bool(profile.live.watermark)
-    is_asked = "published" in profile.sources and {*load_profile(RELEASED).notebooks} <= {*profile.notebooks}
-    return is_own and is_asked and not (out / RELEASED / "index.html").exists()
+    live = profile.live
+    if asked.only or asked.overrides or live is None or "published" not in profile.sources:
+        return False
+    is_own = live.data == MINI and not live.study_file and {*live.models} <= {*MINI_MODELS}
+    has_all = {*load_profile(RELEASED).notebooks} <= {*profile.notebooks}
+    return is_own and has_all and not runner.released_is_there(asked.out)
+
+
+def _show_released(asked: argparse.Namespace, notebooks: Path) -> list[Result]:
+    """Run the profile of the released results, unless another run does."""
+    say("first the released results, which need no training")
+    how = {"jobs": asked.jobs, "limit_seconds": asked.limit, "data": [authors_tables.TABLE]}
+    try:
+        return runner.run_profile(
+            load_profile(RELEASED), out=asked.out.absolute(), notebooks=notebooks, **how
+        )
+    except runner.RunError as error:
+        say(f"not now: {error}")
+        return []
 
 
 def _write_study(path: Path) -> None:
@@ -208,7 +223,7 @@ def _planned(plans: Sequence[plan.Plan]) -> list[PlannedRun]:
 
 
 class _Training:
-    """Makes the runs that the notebooks of a profile need before they start, and prints the progress."""
+    """Makes the runs that the notebooks of a profile need, and prints the progress."""
 
     def __init__(self, asked: argparse.Namespace, shard: Shard | None) -> None:
         self.asked, self.shard, self.failures, self.said = asked, shard, {}, 0.0
@@ -235,7 +250,7 @@ class _Training:
                 silence_seconds=self.asked.silence,
                 progress=self.progress,
                 shard=self.shard,
-                parts={each.section: each.to_make for each in plans} if ready else None,
+                parts=self._parts(plans) if ready else None,
                 ready=ready,
             )
         except REFUSALS as error:
@@ -244,6 +259,12 @@ class _Training:
             raise runner.RunError(str(said)) from error
         say(f"shard {self.shard}: {state}" if self.shard else str(state))
         self.failures = state.failures
+
+    def _parts(self, plans: Sequence[plan.Plan]) -> dict[str, tuple[PlannedRun, ...]]:
+        """Runs by section; without those of studies of arms, whose notebooks train what follows from them."""
+        live = plans[0].profile.live
+        of_arms = {study.section for study in live.arm_studies} if live else ()
+        return {each.section: each.to_make for each in plans if each.section not in of_arms}
 
     def progress(self, state: fill.State) -> None:
         """Print the state at most every SAY_EVERY_SECONDS."""

@@ -17,7 +17,7 @@ from typing import Any, Self
 
 from kdutils.grid import plan as study_plan
 from kdutils.grid import study
-from kdutils.grid.profile import Profile
+from kdutils.grid.profile import Profile, load_profile
 from kdutils.io import disk, environment
 from kdutils.report import ledger, notebook_api, notebook_parameters
 from kdutils.report.executor import Executor, Task, say
@@ -62,8 +62,9 @@ def run_profile(
         jobs: notebooks at a time, by default as many as there are cores.
         data: files that notebooks read, which the index lists with their checksums.
         train: called with what the notebooks need, and with a function that it tells which sections have
-            their runs; these notebooks start at once, and the index is written again after each. All others
-            start when it returns, those that took longest the last time first, and last those of study.ALONE.
+            their runs, perhaps none at first. These notebooks start at once, with those that need no runs;
+            the index is written again after each. All others start when it returns, those that took longest
+            the last time first, and last those of study.ALONE.
 
     Raises:
         RunError, ParameterError: before any kernel starts, for whatever is wrong with the arguments.
@@ -84,7 +85,8 @@ def run_profile(
         started = time.monotonic()
         with _Notebooks(profile, tasks, executor, jobs, data) as running:
             if train:
-                train(needed, running.start)
+                with _handling_signals(_interrupt):
+                    train(needed, running.start)
             with _handling_signals(executor.stop):
                 running.finish()
             page = running.index()
@@ -115,12 +117,13 @@ class _Notebooks:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
-        if kind is not None and self._started:
-            self.executor.stop(signal.SIGINT)
-        self.pool.shutdown()
-        if kind is not None and self.found:
-            self._n_tasks = len(self.found)  # nobody waits any more
-            self.index()
+        with _handling_signals(self.executor.stop):
+            if kind is not None and len(self._left) < self._n_tasks:
+                self.executor.stop(signal.SIGINT)
+            self.pool.shutdown()
+            if kind is not None and self.found:
+                self._n_tasks = len(self.found)  # nobody waits any more
+                self.index()
 
     def start(self, sections: Sequence[str]) -> None:
         """Start those of these sections, and those that need no runs."""
@@ -135,7 +138,12 @@ class _Notebooks:
         with self._lock:
             self.found[task.name] = result
             if self._indexes:
-                self.index()
+                try:
+                    self.index()
+                except (
+                    Exception
+                ) as error:  # of a file that another notebook is writing: the last one is whole
+                    say(f"the index is not up to date ({type(error).__name__}: {error})")
 
     def finish(self) -> None:
         """Execute all that are left."""
@@ -227,15 +235,15 @@ def write_index(
 ) -> Path:
     """The index of everything in `folder`: these results, and for other notebooks those of earlier runs.
 
-    It says so if this run has notebooks left.
-
     The navigation of every page is brought up to date as well; files in `data` are listed with checksums.
+    With `n_left` notebooks of this run to come it says so, and leaves alone the pages that they may write.
     """
     reports = folder / "reports"
     ran = [result for result in (*_earlier_results(folder), *results) if result.page]
     known = {result.name: result for result in ran if (reports / result.page).exists()}
     shown = [known.get(name, Result(name=name, status="not_run")) for name in profile.notebooks]
-    for page, name in [(reports / result.page, result.name) for result in shown if result.page]:
+    over = {result.name for result in (results if n_left else shown)}
+    for page, name in [(reports / each.page, each.name) for each in shown if each.page and each.name in over]:
         try:
             text = page.read_text(encoding="utf-8")
         except ValueError:
@@ -245,16 +253,22 @@ def write_index(
     with ledger.locked(folder):
         problems = ledger.rebuild(folder)
     drawn, damaged = notebook_api.published_figures(folder)
-    for sentence in (*problems, *damaged):
+    for sentence in (*problems, *damaged) if not n_left else ():
         say(sentence)
     provenance = environment.provenance() | {"data": {path.name: disk.sha256(path) for path in data}}
     conclusions = {name: ledger.conclusions(folder, name) for name in profile.notebooks}
     others = {name: ledger.claims_of(name, folder) for name in LIVE_KINDS.values() if name != profile.name}
-    has_released = profile.name != RELEASED and (folder.parent / RELEASED / "index.html").exists()
-    said = {"conclusions": conclusions, "others": others, "n_left": n_left, "has_released": has_released}
+    said = {"conclusions": conclusions, "others": others, "n_left": n_left}
+    said["has_released"] = profile.name != RELEASED and released_is_there(folder.parent)
     html = index_html(profile, shown, ledger.claims(folder), drawn, provenance, **said)
     disk.write_json(folder / "index.json", [asdict(result) for result in shown])
     return disk.write_text(folder / "index.html", html)
+
+
+def released_is_there(out: Path) -> bool:
+    """Whether every notebook of the released results was executed."""
+    done = {result.name for result in _earlier_results(out / RELEASED) if result.status == "done"}
+    return {*load_profile(RELEASED).notebooks} <= done
 
 
 def _earlier_results(folder: Path) -> list[Result]:
@@ -282,6 +296,10 @@ def _alone_in(folder: Path) -> Iterator[None]:
             yield
         finally:
             del os.environ[environment.RUN_TOKEN]
+
+
+def _interrupt(number: int) -> None:
+    raise KeyboardInterrupt if number == signal.SIGINT else Interrupted(number)
 
 
 @contextlib.contextmanager

@@ -121,14 +121,13 @@ def test_the_part_of_a_plan_that_costs_least_is_made_first_and_named_before_the_
         told.append((names, len(given)))
 
     grid = scheduler.Scheduler(jobs_of(plan), tmp_path, lambda state: None, parts=parts, ready=ready)
-    grid.tell_ready()
-    assert told == []
     grid.run(lambda do, **how: InlinePool(make, [0], **how))
+    assert told[0] == ([], 0)
+    names, after = zip(*told[1:], strict=True)
+    assert names[0] == ["two"]
+    assert sorted(names[1:]) == [["one"], ["zero"]]
+    assert after == (2, 4, 6)  # the teacher and one run; in the end, the run of no part
     assert [spec.seed for spec in given if spec.teacher][0] == 2
-    assert [name for names, _ in told for name in names][0] == "two"
-    assert sorted(name for names, _ in told for name in names) == ["one", "two", "zero"]
-    assert told[0][1] == 2  # the teacher, and the run itself
-    assert told[1][1] < told[2][1] == 6 or told[1][1] == told[2][1]  # the run of no part comes last
     again = scheduler.Scheduler(jobs_of(plan), tmp_path, lambda state: None, parts=parts, ready=ready)
     for run_id in again._jobs:
         again._set(run_id, "found")
@@ -136,6 +135,22 @@ def test_the_part_of_a_plan_that_costs_least_is_made_first_and_named_before_the_
     again.tell_ready()
     again.tell_ready()
     assert [sorted(names) for names, _ in told] == [["one", "two", "zero"]]
+
+
+def test_a_run_that_was_set_aside_is_left_of_its_part_again(tmp_path):
+    told, plan = [], largestore.planned(2)
+    parts = {"both": ids_of(plan)}
+    grid = scheduler.Scheduler(jobs_of(plan), tmp_path, lambda state: None, parts=parts, ready=told.append)
+    first, *others = grid._jobs
+    grid._set(first, "found")
+    grid._set(first, "waiting")
+    for run_id in others:
+        grid._set(run_id, "found")
+    grid.tell_ready()
+    assert told == []
+    grid._set(first, "made")
+    grid.tell_ready()
+    assert told == [["both"]]
 
 
 @pytest.mark.parametrize("later", [("damaged", "", "teacher"), ("held", "", "lease"), ("waiting",)])

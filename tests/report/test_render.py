@@ -312,10 +312,10 @@ def test_index_without_claims_says_so():
 def test_index_says_how_many_notebooks_wait_for_their_runs():
     assert index().select(".going-on") == []
     (one,) = index(n_left=1).select(".going-on")
-    assert "1 notebook waits for theirs; what is said here of it" in one.get_text()
+    assert "1 notebook is not there yet; what is said here of it" in one.get_text()
     assert one.find("a") is None
     (two,) = index(n_left=2, has_released=True).select(".going-on")
-    assert "2 notebooks wait for theirs; what is said here of these" in two.get_text()
+    assert "2 notebooks are not there yet; what is said here of these" in two.get_text()
     assert two.a["href"] == "../published/index.html"
 
 

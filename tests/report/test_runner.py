@@ -20,9 +20,14 @@ import nbformat
 import pandas as pd
 import psutil
 import pytest
+from inline import InlinePool
 from samples import SAMPLE, profile_of, write_notebook
 
+from kdutils.data import sources
+from kdutils.grid import fill
 from kdutils.grid.profile import load_profile, profile_names
+from kdutils.grid.progress import State
+from kdutils.grid.worker import Outcome
 from kdutils.io import environment
 from kdutils.report import cli, kernels, ledger, notebook_api, notebook_parameters, render, runner
 from kdutils.report.notebook_parameters import ParameterError
@@ -376,14 +381,46 @@ def run_mini(tmp_path: Path, train) -> list[Result]:
     return runner.run_profile(mini, out=tmp_path, only=["01", "06", "08"], jobs=1, train=train)
 
 
-def test_nothing_starts_where_runs_are_refused(tmp_path, recorder):
-    def train(plans, ready):
-        assert recorder.started == []
-        raise runner.RunError("no such model")
+def test_nothing_starts_where_runs_are_refused(tmp_path, recorder, monkeypatch, capsys):
+    """Not even 10, which needs none."""
 
-    with pytest.raises(runner.RunError, match="no such model"):
-        run_mini(tmp_path, train)
+    def refuse(*runs):
+        raise sources.DataError("no such items")
+
+    monkeypatch.setattr("kdutils.runs.inputs.check", refuse)
+    assert cli.main(["mini", "--only", "06,10", "--out", str(tmp_path)]) == 2
+    assert "no such items" in capsys.readouterr().err
     assert recorder.started == []
+
+
+def test_notebooks_start_when_the_grid_has_made_their_runs(tmp_path, recorder, monkeypatch):
+    """Runs without training, by the real grid: of 06, of 07, and of 10 none."""
+    made = []
+
+    def make(task, send):
+        made.append(task)
+        deadline = time.monotonic() + 60
+        while len(made) == 60 and "06_noise" not in recorder.started and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return Outcome("made")
+
+    monkeypatch.setattr("kdutils.runs.inputs.check", lambda *runs: None)
+    monkeypatch.setattr(fill, "Pool", lambda do, settings, **how: InlinePool(make, [0], **how))
+    before = time.monotonic()
+    assert cli.main(["mini", "--only", "06,07,10", "--out", str(tmp_path), "--jobs", "1"]) == 0
+    assert time.monotonic() - before < 60  # it did start while runs of 07 were left
+    assert len(made) == 64
+    assert recorder.started == ["10_calibration", "06_noise", "07_temperature"]
+
+
+def test_a_section_whose_notebook_trains_more_waits_for_all_others(tmp_path, recorder, monkeypatch):
+    """Of arms: after the trials of the learning rate come the runs at the best."""
+    told = []
+    monkeypatch.setattr("kdutils.runs.inputs.check", lambda *runs: None)
+    monkeypatch.setattr(fill, "fill", lambda planned, out, **how: told.append(how["parts"]) or State(0))
+    assert cli.main(["adaptation", "--out", str(tmp_path)]) == 0
+    assert told == [{}]
+    assert recorder.started == ["15_adaptation"]
 
 
 def test_a_notebook_starts_once_its_runs_are_there_and_the_index_says_that_others_wait(tmp_path, recorder):
@@ -396,10 +433,10 @@ def test_a_notebook_starts_once_its_runs_are_there_and_the_index_says_that_other
     def train(plans, ready):
         assert [plan.section for plan in plans] == ["01", "08"]
         ready([])
-        assert "2 notebooks wait" in index_once_it_says("still being trained")
+        assert "2 notebooks are not there yet" in index_once_it_says("This run goes on")
         assert recorder.started == ["10_calibration"]  # which needs no runs
         ready(["01"])
-        assert "still being trained. 1 notebook waits" in index_once_it_says("1 notebook waits")
+        assert "This run goes on. 1 notebook is not" in index_once_it_says("1 notebook is not")
         assert recorder.started == ["10_calibration", "01_effectiveness"]
 
     results = runner.run_profile(
@@ -407,22 +444,50 @@ def test_a_notebook_starts_once_its_runs_are_there_and_the_index_says_that_other
     )
     assert recorder.started == ["10_calibration", "01_effectiveness", "08_claims"]
     assert [result.status for result in results] == ["done"] * 3
-    assert "still being trained" not in (tmp_path / "mini" / "index.html").read_text()
+    assert "This run goes on" not in (tmp_path / "mini" / "index.html").read_text()
 
 
-def test_an_error_of_the_training_ends_what_has_started(tmp_path, recorder, monkeypatch):
+@pytest.mark.parametrize(
+    ("number", "error"),
+    [
+        (signal.SIGINT, KeyboardInterrupt),
+        (signal.SIGTERM, runner.Interrupted),
+        (signal.SIGHUP, runner.Interrupted),
+    ],
+)
+def test_a_signal_ends_the_training_and_what_has_started(tmp_path, recorder, monkeypatch, number, error):
     stopped = []
     monkeypatch.setattr(recorder, "stop", lambda self, number: stopped.append(number))
 
     def train(plans, ready):
         ready(["01"])
-        raise KeyboardInterrupt
+        os.kill(os.getpid(), number)
+        time.sleep(60)
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(error):
         run_mini(tmp_path, train)
     assert stopped == [signal.SIGINT]
     assert recorder.started == ["01_effectiveness"]
-    assert "still being trained" not in (tmp_path / "mini" / "index.html").read_text()
+    assert "This run goes on" not in (tmp_path / "mini" / "index.html").read_text()
+    assert signal.getsignal(number) is (
+        signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+    )
+
+
+def test_an_index_that_cannot_be_written_meanwhile_is_written_in_the_end(
+    tmp_path, recorder, monkeypatch, capsys
+):
+    write, failures = runner.write_index, [OSError("a figure is being written")]
+
+    def once(*arguments, **named):
+        if failures:
+            raise failures.pop()
+        return write(*arguments, **named)
+
+    monkeypatch.setattr(runner, "write_index", once)
+    run_mini(tmp_path, lambda plans, ready: (ready(["01"]), time.sleep(1)))
+    assert "the index is not up to date (OSError: a figure is being written)" in capsys.readouterr().err
+    assert "This run goes on" not in (tmp_path / "mini" / "index.html").read_text()
 
 
 @pytest.mark.parametrize(
@@ -436,16 +501,37 @@ def test_an_error_of_the_training_ends_what_has_started(tmp_path, recorder, monk
         (["published"], ["published"]),
     ],
 )
-def test_the_released_results_are_shown_before_a_long_training(tmp_path, monkeypatch, asked, expected):
+def test_the_released_results_are_shown_before_a_long_training(
+    tmp_path, monkeypatch, capsys, asked, expected
+):
     ran = []
-    monkeypatch.setattr(runner, "run_profile", lambda profile, **how: ran.append(profile.name) or [])
-    assert cli.main([*asked, "--out", str(tmp_path)]) == 0
+
+    def run(profile, **how):
+        ran.append(profile.name)
+        return [Result(name=GOOD, status="failed", error="KeyError")] if profile.name == "published" else []
+
+    monkeypatch.setattr(runner, "run_profile", run)
+    assert cli.main([*asked, "--out", str(tmp_path)]) == int("published" in expected)
     assert ran == expected
     (tmp_path / "published").mkdir()
-    (tmp_path / "published" / "index.html").touch()
-    ran.clear()
-    assert cli.main([*asked, "--out", str(tmp_path)]) == 0
-    assert ran == expected[-1:]
+    names = load_profile("published").notebooks
+    for n_done in (len(names) - 1, len(names)):  # not shown again once all are done
+        entries = [{"name": name, "status": "done"} for name in names[:n_done]]
+        (tmp_path / "published" / "index.json").write_text(json.dumps(entries))
+        ran.clear()
+        cli.main([*asked, "--out", str(tmp_path)])
+        assert ran == (expected if n_done < len(names) else expected[-1:])
+
+
+def test_released_results_that_another_run_is_writing_are_left_to_it(tmp_path, monkeypatch, capsys):
+    def run(profile, **how):
+        if profile.name == "published":
+            raise RunError("another run is writing")
+        return []
+
+    monkeypatch.setattr(runner, "run_profile", run)
+    assert cli.main(["mini", "--out", str(tmp_path)]) == 0
+    assert "not now: another run is writing" in capsys.readouterr().err
 
 
 def test_what_measures_time_runs_alone(tmp_path, recorder, monkeypatch):
