@@ -329,7 +329,7 @@ def test_estimates_are_near_what_was_measured_on_two_cores(monkeypatch):
     """Qwen2.5 0.5B, before this module was written: tokens/s with LoRA and all weights, seconds of 32 texts.
 
     The shares of processors come from these numbers, so this holds the formulas to them and proves no more.
-    They are of cores with AMX, and those compute large models in bfloat16; without, in float32, it takes longer.
+    They are of cores with AMX, which compute large models in bfloat16; without, in float32, it takes longer.
     """
     monkeypatch.setenv("KDUTILS_CPU_BFLOAT16", "1")
     rates = {"flops": 2.2e12, "flops_float32": 0.37e12, "bytes_per_second": 14e9}
