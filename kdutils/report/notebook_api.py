@@ -37,6 +37,7 @@ from kdutils.report.notebook_parameters import ParameterError
 
 BEGUN = "_kdutils_begun"  # name in the notebook's namespace: this kernel has passed the check for strangers
 PNG_DPI = 160
+N_NAMED = 10  # figure files whose names are said at the end of a run; of more, their number
 # With an engine, even one that does nothing, savefig would draw every file twice.
 LAID_OUT = {"figure.constrained_layout.use": False, "figure.autolayout": False}
 SCREEN_DPI = 120  # so that 9 pt on paper is as large as the text around it on a screen
@@ -270,7 +271,7 @@ def figure_digests(folder: Path) -> dict[str, str]:
 
 
 def figure_changes(before: Mapping[str, str], after: Mapping[str, str]) -> str:
-    """What became of the figures between two times, as `figure_digests` gives them, with names."""
+    """What became of the figures between two times, as `figure_digests` gives them; names of a few."""
     kept = [name for name in before if after.get(name) == before[name]]
     named = {
         "changed": [name for name in before if name in after and after[name] != before[name]],
@@ -278,7 +279,11 @@ def figure_changes(before: Mapping[str, str], after: Mapping[str, str]) -> str:
         "gone": [name for name in before if name not in after],
     }
     parts = [f"{len(kept)} of {len(after)} figure files are as they were"] if before else []
-    parts += [f"{what}: {', '.join(names)}" for what, names in named.items() if names]
+    for what, names in named.items():
+        if len(names) > N_NAMED:
+            parts.append(f"{len(names)} {what}")
+        elif names:
+            parts.append(f"{what}: {', '.join(names)}")
     return "; ".join(parts) or f"{len(after)} figure files, all new"
 
 

@@ -716,3 +716,5 @@ def test_which_figures_changed_is_said():
     assert said == "1 of 3 figure files are as they were; changed: b.png; new: d.png; gone: c.png"
     assert notebook_api.figure_changes(before, before) == "3 of 3 figure files are as they were"
     assert notebook_api.figure_changes({}, after) == "3 figure files, all new"
+    many = before | {f"{number}.png": "x" for number in range(11)}
+    assert notebook_api.figure_changes(before, many) == "3 of 14 figure files are as they were; 11 new"
