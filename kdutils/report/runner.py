@@ -304,11 +304,12 @@ def _interrupt(number: int) -> None:
 
 @contextlib.contextmanager
 def _handling_signals(stop: Callable[[int], None]) -> Iterator[None]:
-    """Call `stop` on a signal that would end us, so that the index is still written."""
+    """Call `stop` on a signal that would end us, so that the index is still written; nohup's are ignored."""
     if threading.current_thread() is not threading.main_thread():  # Python allows handlers only there
         yield
         return
-    before = {number: signal.signal(number, lambda number, frame: stop(number)) for number in STOP_SIGNALS}
+    heeded = [number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, lambda number, frame: stop(number)) for number in heeded}
     try:
         yield
     finally:

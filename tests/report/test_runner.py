@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import partial
 from multiprocessing import forkserver
 from pathlib import Path
 
@@ -212,7 +213,8 @@ def test_stopped_run_ends_all_processes_and_writes_the_index(tmp_path, scratch):
         notebooks=str(tmp_path),
         forks=environment.FORKS,
     )
-    run = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+    heeding = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)  # nohup ignores it\n"
+    run = subprocess.Popen([sys.executable, "-c", heeding + code], stderr=subprocess.PIPE, text=True)
     (tmp_path / "in_the_cell").open().close()  # blocks until the child of the kernel has opened it too
     run.send_signal(signal.SIGINT)
     _, said = run.communicate(timeout=60)
@@ -229,9 +231,16 @@ def test_stopped_run_ends_all_processes_and_writes_the_index(tmp_path, scratch):
     assert below(scratch) == []
 
 
+def heed(request, number):
+    """Have a signal do what it usually does until the test ends, also under nohup; returns its handler."""
+    usual = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+    request.addfinalizer(partial(signal.signal, number, signal.signal(number, usual)))
+    return usual
+
+
 @pytest.mark.parametrize("number", runner.STOP_SIGNALS)
-def test_signals_that_stop_a_run(number):
-    received, before = [], signal.getsignal(number)
+def test_signals_that_stop_a_run(request, number):
+    received, before = [], heed(request, number)
     with runner._handling_signals(received.append):
         signal.raise_signal(number)
     assert received == [number]
@@ -455,8 +464,10 @@ def test_a_notebook_starts_once_its_runs_are_there_and_the_index_says_that_other
         (signal.SIGHUP, runner.Interrupted),
     ],
 )
-def test_a_signal_ends_the_training_and_what_has_started(tmp_path, recorder, monkeypatch, number, error):
-    stopped = []
+def test_a_signal_ends_the_training_and_what_has_started(
+    tmp_path, recorder, monkeypatch, request, number, error
+):
+    usual, stopped = heed(request, number), []
     monkeypatch.setattr(recorder, "stop", lambda self, number: stopped.append(number))
 
     def train(plans, ready):
@@ -469,9 +480,13 @@ def test_a_signal_ends_the_training_and_what_has_started(tmp_path, recorder, mon
     assert stopped == [signal.SIGINT]
     assert recorder.started == ["01_effectiveness"]
     assert "This run goes on" not in (tmp_path / "mini" / "index.html").read_text()
-    assert signal.getsignal(number) is (
-        signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
-    )
+    assert signal.getsignal(number) is usual
+
+
+def test_a_training_under_nohup_outlives_its_terminal(tmp_path, recorder, request):
+    request.addfinalizer(partial(signal.signal, signal.SIGHUP, signal.signal(signal.SIGHUP, signal.SIG_IGN)))
+    results = run_mini(tmp_path, lambda plans, ready: os.kill(os.getpid(), signal.SIGHUP))
+    assert [result.status for result in results] == ["done"] * 3
 
 
 def test_an_index_that_cannot_be_written_meanwhile_is_written_in_the_end(
