@@ -53,7 +53,7 @@ class Compute:
     def uses_bfloat16(self, device: str) -> bool:
         """Whether large models compute in bfloat16 on that device of torch.
 
-        A CPU is faster at it than at float32 with AMX or AVX512_BF16, else slower (AVX-512: at 0.6).
+        A CPU without AMX or AVX512_BF16 is slower in it than in float32, up to hundreds of times.
         """
         import torch
 

@@ -43,9 +43,8 @@ class Scheduler:
         ready: Ready | None = None,
     ) -> None:
         self._jobs, self._out, self._progress, self._silence_seconds = jobs, out, progress, silence_seconds
-        self._parts = {name: set(own) for name, own in (parts or {}).items()}  # those that are not told yet
-        self._left_of = {name: set(own) for name, own in self._parts.items()}  # their runs that are not there
-        self._ready_parts = ready or (lambda names: None)
+        self._parts = dict(parts or {})  # those that `_tell_of` was not told yet
+        self._tell_of = ready or (lambda names: None)
         self._with: dict[str, dict[str, Job]] = defaultdict(dict)  # status -> its jobs
         self._dependents: dict[str, list[str]] = defaultdict(list)  # run_id -> runs that wait for it
         self._ready: list[tuple[tuple[float, ...], str]] = []  # heap of jobs by place; some are stale
@@ -88,17 +87,18 @@ class Scheduler:
 
     def tell_ready(self, *, at_first: bool = False) -> None:
         """Name the parts of which no run is left, each once; at first, there may be none."""
-        names = [name for name in self._parts if not self._left_of[name]]
+        left = self._with["waiting"], self._with["running"]
+        names = [name for name, own in self._parts.items() if all(map(own.isdisjoint, left))]
         for name in names:
             del self._parts[name]
         if names or at_first:
-            self._ready_parts(names)
+            self._tell_of(names)
 
     def _order(self) -> None:
         """Put runs of the part with the least cost left in front."""
 
         def cost_left(name: str) -> float:
-            return sum(self._jobs[run_id].cost for run_id in self._left_of[name])
+            return sum(self._jobs[run_id].cost for run_id in self._parts[name] & self._with["waiting"].keys())
 
         part_of: dict[str, int] = {}  # the first that a run belongs to
         for number, name in enumerate(sorted(self._parts, key=cost_left)):
@@ -120,9 +120,6 @@ class Scheduler:
         self._cost_waiting += job.cost * ((status == "waiting") - (job.status == "waiting"))
         del self._with[job.status][run_id]
         job.status, self._with[status][run_id] = status, job
-        for name in (name for name, own in self._parts.items() if run_id in own):
-            change = set.discard if status in ("found", "made", "failed") else set.add
-            change(self._left_of[name], run_id)
         for each in (run_id, *(self._dependents[run_id] if job.is_there else ())):
             self._queue(each)
 

@@ -56,8 +56,8 @@ def index_html(
         figures: as `notebook_api.published_figures` gives them: path of the PNG, alt, caption, notebook.
         conclusions: sentences of Markdown by notebook.
         others: claims of the profiles in LIVE_KINDS and where they are from (`ledger.claims_of`).
-        n_left: notebooks whose runs are still being made.
-        has_released: whether there are pages of the released results alone.
+        n_left: notebooks of this run that are still to come; if there are any, a notice says so.
+        has_released: whether that notice links to the pages of the released results.
     """
     pages = {result.name: result.page and f"reports/{result.page}" for result in results}
     answers = _answers(profile, claims, others or {})

@@ -122,7 +122,6 @@ class _Notebooks:
                 self.executor.stop(signal.SIGINT)
             self.pool.shutdown()
             if kind is not None and self.found:
-                self._n_tasks = len(self.found)  # nobody waits any more
                 self.index()
 
     def start(self, sections: Sequence[str]) -> None:
@@ -137,13 +136,12 @@ class _Notebooks:
         result = self.executor.run(task)
         with self._lock:
             self.found[task.name] = result
-            if self._indexes:
-                try:
-                    self.index()
-                except (
-                    Exception
-                ) as error:  # of a file that another notebook is writing: the last one is whole
-                    say(f"the index is not up to date ({type(error).__name__}: {error})")
+            if not self._indexes:
+                return
+            try:
+                self.index(n_left=self._n_tasks - len(self.found))
+            except Exception as error:  # another notebook may be writing; the last index is whole
+                say(f"the index is not up to date ({type(error).__name__}: {error})")
 
     def finish(self) -> None:
         """Execute all that are left."""
@@ -157,11 +155,9 @@ class _Notebooks:
         for each in self._started:
             each.result()  # raises what it raised
 
-    def index(self) -> Path:
+    def index(self, *, n_left: int = 0) -> Path:
         """Write the index of those that were executed by now."""
-        found = list(self.found.values())
-        left = self._n_tasks - len(found)
-        return write_index(self.profile, self.folder, found, self.data, n_left=left)
+        return write_index(self.profile, self.folder, list(self.found.values()), self.data, n_left=n_left)
 
 
 def plan(
@@ -259,7 +255,7 @@ def write_index(
     conclusions = {name: ledger.conclusions(folder, name) for name in profile.notebooks}
     others = {name: ledger.claims_of(name, folder) for name in LIVE_KINDS.values() if name != profile.name}
     said = {"conclusions": conclusions, "others": others, "n_left": n_left}
-    said["has_released"] = profile.name != RELEASED and released_is_there(folder.parent)
+    said["has_released"] = n_left > 0 and released_is_there(folder.parent)
     html = index_html(profile, shown, ledger.claims(folder), drawn, provenance, **said)
     disk.write_json(folder / "index.json", [asdict(result) for result in shown])
     return disk.write_text(folder / "index.html", html)
@@ -304,7 +300,10 @@ def _interrupt(number: int) -> None:
 
 @contextlib.contextmanager
 def _handling_signals(stop: Callable[[int], None]) -> Iterator[None]:
-    """Call `stop` on a signal that would end us, so that the index is still written; nohup's are ignored."""
+    """Call `stop` on a signal that would end us, so that the index is still written.
+
+    A signal that is ignored already, as nohup has it, stays ignored.
+    """
     if threading.current_thread() is not threading.main_thread():  # Python allows handlers only there
         yield
         return

@@ -500,7 +500,14 @@ def test_an_index_that_cannot_be_written_meanwhile_is_written_in_the_end(
         return write(*arguments, **named)
 
     monkeypatch.setattr(runner, "write_index", once)
-    run_mini(tmp_path, lambda plans, ready: (ready(["01"]), time.sleep(1)))
+
+    def train(plans, ready):
+        ready(["01"])
+        deadline = time.monotonic() + 60
+        while failures and time.monotonic() < deadline:
+            time.sleep(0.05)
+
+    run_mini(tmp_path, train)
     assert "the index is not up to date (OSError: a figure is being written)" in capsys.readouterr().err
     assert "This run goes on" not in (tmp_path / "mini" / "index.html").read_text()
 
