@@ -4,18 +4,20 @@ Sampling is keyed: which token is drawn depends on (seed, item, sample, position
 and on nothing else, so that batching, order and the number of texts cannot change a text.
 """
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeVar
+from __future__ import annotations
 
-import datasets
+import copy
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
+
 import torch
 from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from kdutils import encoding
 from kdutils.compute import BATCH_ROWS
-from kdutils.models import LoadedModel
+from kdutils.models import KNOWN, LoadedModel
 from kdutils.noise import noise_keys, random_bits
 
 LOGIT_ROWS = 256  # positions whose logits exist at one time
@@ -28,6 +30,7 @@ class Text(NamedTuple):
 
     token_ids: list[int]  # without EOS
     ended: bool  # by EOS; otherwise cut at the limit
+    likeliest: list[int] | None = None  # see `generate`
 
 
 def generate(
@@ -35,139 +38,73 @@ def generate(
     prompts: Sequence[list[int]],
     *,
     max_new_tokens: int,
-    temperature: float = 0.0,
-    top_p: float = 1.0,
+    temperature: float | Sequence[float] = 0.0,
+    top_p: float | Sequence[float] = 1.0,
     keys: Sequence[str] | None = None,
-    seed: int = 0,
+    seed: int | Sequence[int] = 0,
+    references: Sequence[list[int]] | None = None,
     batch_rows: int = BATCH_ROWS,
 ) -> list[Text]:
     """One text for each prompt, in their order; only EOS ends a text.
 
+    Texts of one prompt, such as a greedy one and samples, are cheaper together: the prompt is read once.
+
     Args:
         temperature: of the softmax over the tokenizer's vocabulary that tokens are sampled from; 0 is greedy.
+            It, `top_p` and `seed` are one for all texts, or one for each.
         top_p: see `drawn`.
         keys: a name for each text (item and sample), on which its samples depend; needed for sampling.
+        references: token ids of another text after each prompt, such as the right one. The likeliest token at
+            each of its positions, given the true ones before, is `Text.likeliest`.
         batch_rows: texts that are generated together; prompts of similar length share a batch.
 
     Raises:
-        ValueError: for an empty prompt, or sampling without keys.
+        ValueError: for an empty prompt or reference, or sampling without keys.
     """
     if any(not prompt for prompt in prompts):
         raise ValueError("a prompt has no tokens; every text needs something to follow")
-    if temperature > 0 and (keys is None or len(keys) != len(prompts)):
+    if references is not None and not all(references):
+        raise ValueError("a reference has no tokens; there is no likeliest one")
+    given = [own if isinstance(own, Sequence) else [own] * len(prompts) for own in (temperature, top_p, seed)]
+    ways = list(zip(*given, strict=True))  # how each text is decoded
+    if any(given[0]) and (keys is None or len(keys) != len(prompts)):
         raise ValueError("sampling (temperature > 0) needs one key for each prompt")
 
     def texts_of(rows: list[int]) -> list[Text]:
         def draw(logits_BV: Tensor, places: list[int], position: int) -> Tensor:
             logits_BV = logits_BV[:, : model.vocabulary_size].float()
-            if temperature == 0:
-                return logits_BV.argmax(-1)
-            own = [keys[rows[place]] for place in places]
-            return drawn(logits_BV, temperature, own, seed, position, top_p=top_p)
+            token_B = logits_BV.argmax(-1)
+            own = [rows[place] for place in places]
+            for way in dict.fromkeys(ways[row] for row in own if ways[row][0] > 0):
+                among = [place for place, row in enumerate(own) if ways[row] == way]
+                names, chosen_B = [keys[own[place]] for place in among], token_B.new_tensor(among)
+                temperature, top_p, seed = way
+                token_B[chosen_B] = drawn(logits_BV[chosen_B], temperature, names, seed, position, top_p)
+            return token_B
 
-        return _texts_of_batch(model, [prompts[row] for row in rows], draw, max_new_tokens)
+        own = [references[row] for row in rows] if references else None
+        return _texts_of_batch(model, [prompts[row] for row in rows], draw, max_new_tokens, own)
 
-    lengths = [len(prompt) for prompt in prompts]
-    return model.without_gradients(lambda: _by_length(model, lengths, batch_rows, texts_of))
+    order = [(-len(prompt), prompt) for prompt in prompts]  # texts of one prompt side by side
+    return model.without_gradients(lambda: in_batches(model, order, batch_rows, texts_of))
 
 
-def _by_length(
+def in_batches(
     model: LoadedModel,
-    lengths: list[int],
+    order: Sequence[Any],
     batch_rows: int,
     results_of: Callable[[list[int]], Sequence[Result]],
 ) -> list[Result]:
-    """A result for each row, in their order, computed batch by batch, longest rows first, without dropout."""
-    order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
+    """A result for each row, as they stand, computed batch by batch in their `order`, without dropout."""
+    rows_in_order = sorted(range(len(order)), key=order.__getitem__)
     found: dict[int, Result] = {}
     was_training = model.network.training
     model.network.eval()
     for first in range(0, len(order), batch_rows):
-        rows = order[first : first + batch_rows]
+        rows = rows_in_order[first : first + batch_rows]
         found |= dict(zip(rows, results_of(rows), strict=True))
     model.network.train(was_training)
-    return [found[row] for row in range(len(lengths))]
-
-
-@torch.no_grad()
-def top1_tokens(
-    model: LoadedModel, encoded: datasets.Dataset, *, batch_rows: int = BATCH_ROWS
-) -> list[list[int]]:
-    """The likeliest token at each scored position of `encoding.encode`'s rows, given the true ones before."""
-
-    def tokens_of(rows: list[int]) -> list[list[int]]:
-        batch = encoding.collate(encoded, rows, pad_id=model.pad_id)
-        hidden_NH = model.scoring_states(batch)
-        head = model.head.cut(model.vocabulary_size)
-        parts = [head.logits(part).argmax(-1) for part in hidden_NH.split(LOGIT_ROWS)]
-        return [ids.tolist() for ids in torch.cat(parts).cpu().split(batch.scored_BT.sum(1).tolist())]
-
-    return _by_length(model, [len(ids) for ids in encoded["input_ids"][:]], batch_rows, tokens_of)
-
-
-@torch.no_grad()
-def option_logprobs(
-    model: LoadedModel,
-    prompts: Sequence[list[int]],
-    options: Sequence[list[list[int]]],
-    *,
-    batch_rows: int = BATCH_ROWS,
-) -> list[list[float]]:
-    """Log-probability of each option's tokens after its prompt, nats: a list for each prompt.
-
-    The softmax is over the tokenizer's vocabulary. EOS is not scored, as in lm-evaluation-harness. A prompt
-    goes through the model once for all its options.
-
-    Raises:
-        ValueError: for a prompt or an option without tokens.
-    """
-    if any(not prompt for prompt in prompts) or any(not option for own in options for option in own):
-        raise ValueError("a prompt or an option has no tokens; there is nothing to score")
-
-    def logprobs_of(rows: list[int]) -> list[list[float]]:
-        batch = [prompts[row] for row in rows], [options[row] for row in rows]
-        return model.gathered(lambda: _options_of_batch(model, *batch))
-
-    return _by_length(model, [len(prompt) for prompt in prompts], batch_rows, logprobs_of)
-
-
-def _options_of_batch(
-    model: LoadedModel, prompts: list[list[int]], options: list[list[list[int]]]
-) -> list[list[float]]:
-    flat = [option for own in options for option in own]
-    row_of = torch.tensor([row for row, own in enumerate(options) for _ in own])
-    step = Decoder(model, prompts, n_more=max(map(len, flat)))
-    if not step.can_select:  # every option with its prompt again
-        whole = [prompts[row] + option for row, option in zip(row_of.tolist(), flat, strict=True)]
-        n_unscored = [len(prompts[row]) for row in row_of.tolist()]
-        batch = encoding.batch_of([""] * len(flat), whole, n_unscored, pad_id=model.pad_id)
-        scored_BT = batch.scored_BT.to(model.policy.device)
-        hidden_NH, token_N = model.scoring_states(batch), batch.input_ids_BT.to(scored_BT.device)[scored_BT]
-        return _summed_logprobs(model, hidden_NH, token_N, options)
-    option_BT, real_BT = padded(flat, model.pad_id, model.policy.device, on_left=False)
-    with model.policy.computing():
-        states = [step.read_prompts()[row_of, -1:]]  # scores each option's first token
-        if option_BT.shape[1] > 1:  # the last token scores nothing
-            step.select(row_of.to(option_BT.device))
-            states.append(step.read(option_BT[:, :-1], real_BT[:, :-1]))
-    scored_BT = real_BT.bool()
-    return _summed_logprobs(model, torch.cat(states, dim=1)[scored_BT], option_BT[scored_BT], options)
-
-
-def _summed_logprobs(
-    model: LoadedModel, hidden_NH: Tensor, token_N: Tensor, options: list[list[list[int]]]
-) -> list[list[float]]:
-    """The sum over each option's tokens, which stand one after the other, of their log-probabilities."""
-    head = model.head.cut(model.vocabulary_size)
-    with model.policy.computing():
-        parts = zip(hidden_NH.split(LOGIT_ROWS), token_N.split(LOGIT_ROWS), strict=True)
-        logprobs = [
-            head.logits(part).float().log_softmax(-1).gather(1, tokens[:, None])[:, 0]
-            for part, tokens in parts
-        ]
-    lengths = [len(option) for own in options for option in own]
-    sums = iter(float(part.double().sum()) for part in torch.cat(logprobs).cpu().split(lengths))
-    return [[next(sums) for _ in own] for own in options]
+    return [found[row] for row in range(len(order))]
 
 
 class _Preallocated(DynamicLayer):
@@ -231,22 +168,43 @@ def drawn(
 
 
 class Decoder:
-    """A batch of sequences that grow on the right, with their KV cache; prompts are padded on the left."""
+    """A batch of sequences that grow on the right, with their KV cache; prompts are padded on the left.
+
+    What is equal is read once: prompts, and what all of them begin with, which stands before the padding.
+    """
 
     def __init__(self, model: LoadedModel, prompts: list[list[int]], n_more: int) -> None:
-        self.decoder = model.causal.get_decoder()
-        self.prompt_BT, real_BT = padded(prompts, model.pad_id, model.policy.device, on_left=True)
-        self.prompt_is_real_BT, self.real_BT = real_BT, real_BT[:, :0]
+        self.decoder, device = model.causal.get_decoder(), model.policy.device
         self.cache = DynamicCache(config=model.causal.config)
-        n_positions = self.prompt_BT.shape[1] + n_more
+        is_known = model.causal.config.model_type in KNOWN  # others may count positions by place
+        is_plain = all(type(layer) is DynamicLayer for layer in self.cache.layers)
+        unique = list(map(list, dict.fromkeys(map(tuple, prompts)))) if self.can_select else prompts
+        ends = min(unique)[:-1], max(unique)[:-1]  # what these two begin with, all do
+        n = len(os.path.commonprefix(ends)) if is_known and is_plain and len(unique) > 1 else 0
+        self.shared_1T = torch.tensor([unique[0][:n]], dtype=torch.long, device=device)
+        rest = [prompt[n:] for prompt in unique]
+        self.prompt_BT, self.prompt_is_real_BT = padded(rest, model.pad_id, device, on_left=True)
+        self.real_BT = self.prompt_is_real_BT[:, :0]
+        place = {tuple(prompt): row for row, prompt in enumerate(unique)}
+        rows = [place[tuple(prompt)] for prompt in prompts]
+        self.row_of_B = torch.tensor(rows, device=device) if len(unique) < len(rows) else None
+        n_positions = n + self.prompt_BT.shape[1] + n_more
         self.cache.layers = [  # those of other types are left as they are
             _Preallocated(n_positions) if type(layer) is DynamicLayer else layer
             for layer in self.cache.layers
         ]
 
     def read_prompts(self) -> Tensor:
-        """Final hidden states (B, T, H) of the prompts."""
-        return self.read(self.prompt_BT, self.prompt_is_real_BT)
+        """Final hidden states (B, 1, H) at the prompts' last tokens."""
+        if self.shared_1T.numel():
+            self.real_BT = self.real_BT[:1]
+            self.read(self.shared_1T, torch.ones_like(self.shared_1T))
+            self.select(torch.zeros_like(self.prompt_BT[:, 0]))
+        states_B1H = self.read(self.prompt_BT, self.prompt_is_real_BT)[:, -1:]
+        if self.row_of_B is not None:
+            self.select(self.row_of_B)
+            states_B1H = states_B1H[self.row_of_B]
+        return states_B1H
 
     def read(self, ids_BT: Tensor, real_BT: Tensor) -> Tensor:
         """Final hidden states (B, T, H) at these tokens, the next of each row."""
@@ -264,6 +222,13 @@ class Decoder:
         """Whether rows can be selected: not where layers keep another state than keys and values."""
         return all(hasattr(layer, "batch_select_indices") for layer in self.cache.layers)
 
+    def copy_of(self, rows: Tensor) -> Decoder:
+        """Another decoder, of these rows, which leaves this one as it is."""
+        other, other.cache = copy.copy(self), copy.copy(self.cache)
+        other.cache.layers = [copy.copy(layer) for layer in self.cache.layers]
+        other.select(rows)
+        return other
+
     def select(self, rows: Tensor) -> None:
         """The batch of these rows, which may be repeated."""
         self.cache.batch_select_indices(rows)
@@ -275,9 +240,12 @@ def _texts_of_batch(
     prompts: list[list[int]],
     draw: Callable[[Tensor, list[int], int], Tensor],
     max_new_tokens: int,
+    references: list[list[int]] | None,
 ) -> list[Text]:
     eos = model.tokenizer.eos_token_id
-    step, head = Decoder(model, prompts, max_new_tokens), model.head
+    n_more = max(max_new_tokens, *map(len, references or [[]]))
+    step, head = Decoder(model, prompts, n_more), model.head
+    likeliest: list[list[int] | None] = [None] * len(prompts)
     rows = list(range(len(prompts)))  # which text each row of the batch is
     written: list[list[int]] = [[] for _ in prompts]
     ended = [False] * len(prompts)
@@ -286,6 +254,8 @@ def _texts_of_batch(
         with model.policy.computing():
             if token_B is None:
                 states_BTH = step.read_prompts()
+                if references:
+                    likeliest = _likeliest(model, step, states_BTH, prompts, references)
             else:
                 states_BTH = step.read(token_B[:, None], step.real_BT.new_ones(len(rows), 1))
             logits_BV = head.logits(states_BTH[:, -1])
@@ -302,7 +272,33 @@ def _texts_of_batch(
             kept = torch.tensor(alive, device=token_B.device)
             step.select(kept)
             token_B, rows = token_B[kept], [rows[place] for place in alive]
-    return [Text(written[row], ended[row]) for row in range(len(prompts))]
+    return [Text(*own) for own in zip(written, ended, likeliest, strict=True)]
+
+
+def _likeliest(
+    model: LoadedModel,
+    step: Decoder,
+    states_B1H: Tensor,
+    prompts: list[list[int]],
+    references: list[list[int]],
+) -> list[list[int]]:
+    """The likeliest token at each position of the references, after prompts that `step` has just read."""
+    both = [(tuple(prompt), tuple(own)) for prompt, own in zip(prompts, references, strict=True)]
+    rows = {own: row for row, own in enumerate(both)}  # equal ones are read once
+    row_of_B = torch.tensor(list(rows.values()), device=states_B1H.device)
+    if step.can_select:
+        step, states_B1H = step.copy_of(row_of_B), states_B1H[row_of_B]
+    else:
+        step = Decoder(model, [prompts[row] for row in rows.values()], max(map(len, references)))
+        states_B1H = step.read_prompts()
+    ids_BT, real_BT = padded([own for _, own in rows], model.pad_id, model.policy.device, on_left=False)
+    states = [states_B1H]  # the first token's
+    if ids_BT.shape[1] > 1:
+        states.append(step.read(ids_BT[:, :-1], real_BT[:, :-1]))
+    states_NH, head = torch.cat(states, dim=1)[real_BT.bool()], model.head.cut(model.vocabulary_size)
+    ids_N = torch.cat([head.logits(part).argmax(-1) for part in states_NH.split(LOGIT_ROWS)]).cpu()
+    found = dict(zip(rows, ids_N.split([len(own) for _, own in rows]), strict=True))
+    return [found[own].tolist() for own in both]
 
 
 def decode(model: LoadedModel, texts: Sequence[Text]) -> list[str]:

@@ -41,7 +41,7 @@ class Rollouts:
             upcoming = (one for one in range(step, self.n_steps) if self.is_due(one))
             sampled |= self._sample(list(itertools.islice(upcoming, self.spec.rollout_steps)))
         prompts, eos = [self.prompts[row] for row in self.rows(step)], self.student.tokenizer.eos_token_id
-        responses = [ids + [eos] * ended for ids, ended in sampled.pop(step)]
+        responses = [text.token_ids + [eos] * text.ended for text in sampled.pop(step)]
         token_ids = [(p + r)[: self.spec.max_tokens] for p, r in zip(prompts, responses, strict=True)]
         n_unscored = [1 if self.spec.scores_prompt else len(prompt) for prompt in prompts]
         return encoding.batch_of(self._keys(step), token_ids, n_unscored, pad_id=self.student.pad_id)

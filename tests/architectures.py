@@ -26,6 +26,7 @@ from kdutils.io import disk
 from kdutils.items import Item
 from kdutils.mini.family import MODEL_FOLDER
 from kdutils.models import LoadedModel
+from kdutils.runs import ranking
 from kdutils.runs.store import RunFolder
 from kdutils.runs.teacher_outputs import load_trained
 from kdutils.spec import RunSpec
@@ -182,7 +183,12 @@ class _Tried:
 
     def texts(self) -> str:
         prompts, model = self.prompts(), self.student
-        for prompt, text in zip(prompts, generation.generate(model, prompts, max_new_tokens=6), strict=True):
+        references = [[20, 21, 22], [23]][: len(prompts)]
+        found = generation.generate(model, prompts, max_new_tokens=6, references=references)
+        for prompt, own, text in zip(prompts, references, found, strict=True):
+            likeliest = logprobs(model, prompt + own)[len(prompt) - 1 : -1].argmax(-1).tolist()
+            if likeliest != text.likeliest:
+                return f"likeliest tokens {text.likeliest} for {likeliest}"
             ids, eos = list(prompt), model.tokenizer.eos_token_id
             while len(ids) < len(prompt) + 6 and (token := int(logprobs(model, ids)[-1].argmax())) != eos:
                 ids.append(token)
@@ -192,7 +198,7 @@ class _Tried:
 
     def ranking(self) -> str:
         prompts, options = self.prompts(), [[[20, 21], [22]], [[23], [24, 25, 26]]]
-        ranked = generation.option_logprobs(self.student, prompts, options)
+        ranked = ranking.option_logprobs(self.student, prompts, options)
         for prompt, own, values in zip(prompts, options, ranked, strict=True):
             for option, value in zip(own, values, strict=True):
                 found = logprobs(self.student, prompt + option)[len(prompt) - 1 : -1]

@@ -18,7 +18,7 @@ from kdutils import training
 from kdutils.compute import Compute
 from kdutils.grid import cell_table, worker
 from kdutils.io import disk, leases
-from kdutils.runs import experiment, store
+from kdutils.runs import answers, store
 
 
 class Fault(NamedTuple):
@@ -91,7 +91,7 @@ PLACES: dict[str, tuple[Any, str, Callable[..., bool]]] = {
     "after the weights": (store.RunFolder, "finish", always),
     "between curve and result": (disk, "write_json", lambda path, value: path.parent.parent.name == "runs"
                                  and path.name == "result.json"),
-    "before the evaluation": (experiment, "item_rows", always),
+    "before the evaluation": (answers, "rows_of", always),
     "before the items": (store.RunFolder, "write_evaluation", always),
     "between items and result of the evaluation": (disk, "write_json", writes("result.json", ".partial")),
     "before the cells are kept": (cell_table, "keep", always),

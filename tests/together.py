@@ -16,14 +16,14 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from kdutils import encoding, generation, models, training
+from kdutils import encoding, models, training
 from kdutils.adapters import trainable
 from kdutils.compute import Compute
 from kdutils.constants import LOGIT_METHODS
 from kdutils.data import sources
 from kdutils.devices import fsdp, launch, worker
 from kdutils.process_group import ALONE, World
-from kdutils.runs import experiment
+from kdutils.runs import answers, ranking
 from kdutils.spec import EvalSpec, RunSpec
 from kdutils.teacher import CachedTeacher, States, Teacher
 
@@ -118,10 +118,10 @@ def answered(student: models.LoadedModel, spec: RunSpec) -> list[Any]:
     """Texts, likeliest tokens, and log-probabilities of two options."""
     evaluation = EvalSpec(tasks=("addsub",), max_new_tokens=12)
     items = sources.test_items(spec, evaluation)
-    rows, _ = experiment.item_rows(student, items, evaluation, spec)
+    ((rows, _),) = answers.rows_of(student, items, [evaluation], spec)
     prompts = encoding.prompt_ids(["What is 1 plus 2 ?", "What ?"], student.tokenizer)
     options = [encoding.token_ids(["3", "The answer is 4 ."], student.tokenizer)] * len(prompts)
-    ranked = generation.option_logprobs(student, prompts, options)
+    ranked = ranking.option_logprobs(student, prompts, options)
     return [rows["text"].tolist(), [list(map(int, ids)) for ids in rows["top1"]], ranked]
 
 

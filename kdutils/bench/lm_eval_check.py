@@ -33,7 +33,7 @@ from kdutils.data.options import options as options_of
 from kdutils.data.sources import DataError, default_evaluation, test_items
 from kdutils.items import Item, alpaca
 from kdutils.models import LoadedModel
-from kdutils.runs import experiment
+from kdutils.runs import answers
 from kdutils.spec import EvalSpec, RunSpec
 
 LOGITS_AT_ONCE = 60_000_000  # lm-evaluation-harness keeps those of every position of a batch of options
@@ -142,7 +142,7 @@ def compare(model: LoadedModel, spec: RunSpec, evaluation: EvalSpec) -> pd.DataF
     """
     items = test_items(spec, evaluation)
     theirs = harness_samples(model, items, evaluation)
-    ours = experiment.item_rows(model, items, evaluation, spec)[0]
+    ((ours, _),) = answers.rows_of(model, items, [evaluation], spec)
     rows = []
     for item, our, their in zip(items, ours.to_dict("records"), theirs, strict=True):
         about = {"task": item.task, "item": item.id}

@@ -11,7 +11,7 @@ from kdutils.items import Item
 def score(
     item: Item, text: str, *, n_tokens: int, ended: bool, sample: int = 0, top1: Sequence[int] = ()
 ) -> dict[str, object]:
-    """One row of items.parquet for one text; `top1` is from generation.top1_tokens."""
+    """One row of items.parquet for one text; `top1` are the likeliest tokens along the item's response."""
     parsed, strict = parse(item.task, text), parse_strict(item.task, text)
     return {
         "task": item.task,

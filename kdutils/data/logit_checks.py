@@ -66,7 +66,7 @@ def error_of_batches(model: LoadedModel, token_ids: list[int]) -> tuple[float, f
         ones_BT = step.real_BT.new_ones(n_rows, 1)
         return step.read(ones_BT * token, ones_BT)[:2]
 
-    left = [step.read_prompts()[:, -1:], read(new[0], 2)]
+    left = [step.read_prompts(), read(new[0], 2)]
     if step.can_select:
         step.select(torch.tensor([0, 1, 1], device=step.real_BT.device))
     left_BTH = torch.cat([*left, read(new[1], len(step.real_BT))], dim=1)

@@ -24,7 +24,7 @@ from kdutils.devices.launch import Progress
 from kdutils.io import disk, memory
 from kdutils.io.child_processes import messages_to_parent
 from kdutils.models import LoadedModel
-from kdutils.runs import experiment, students, teacher_outputs
+from kdutils.runs import answers, experiment, students, teacher_outputs
 from kdutils.runs.inputs import Inputs
 from kdutils.runs.store import Store
 from kdutils.spec import EvalSpec, RunSpec
@@ -99,7 +99,7 @@ def do(task: dict[str, Any], scratch: Path, world: Sharded, progress: Progress |
         return {"outcome": asdict(outcome), "memory": held}
     folder, how = at.folder(spec.run_id), {"compute": at.compute, "stays_in_memory": True}
     model = divided(lambda: students.load_trained(spec, folder, base=inputs.student, **how))
-    rows, facts = experiment.item_rows(model, items.test, evaluation, spec)
+    ((rows, facts),) = answers.rows_of(model, items.test, [evaluation], spec)
     if world.rank == 0:
         rows.to_parquet(scratch / launch.ROWS, index=False)
     return facts

@@ -8,32 +8,28 @@ make it.
 from __future__ import annotations
 
 import contextlib
-import gc
 import math
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 
-from kdutils import encoding, generation, models, training
+from kdutils import models, training
 from kdutils.adapters import facts, side_network, trainable
 from kdutils.compute import Compute
-from kdutils.data import evaluate, model_files
+from kdutils.data import model_files
 from kdutils.data.sources import default_evaluation, resolved
 from kdutils.devices import launch
 from kdutils.io import disk, leases, memory
 from kdutils.io.leases import Lease
-from kdutils.items import Item, fingerprint
+from kdutils.items import fingerprint
 from kdutils.models import LoadedModel
-from kdutils.runs import comparison, model_card, several_devices, store
+from kdutils.runs import answers, comparison, model_card, several_devices, store
 from kdutils.runs.inputs import Inputs, check
-from kdutils.runs.ranking import ranked
 from kdutils.runs.store import Progress, RunFolder, Store
-from kdutils.runs.students import effective_rank, load_trained, student_to_train
+from kdutils.runs.students import effective_rank, student_to_train
 from kdutils.runs.teacher_outputs import (
     keeps_states,
     made_states,
@@ -47,7 +43,6 @@ from kdutils.spec import EvalSpec, RunSpec
 LARGE_CPU_ROWS = 2  # sequences in a pass of a large model: as fast as more, and a third of the memory
 PASS_SECONDS = 2.0e-3  # of a tiny model on one thread, whatever is in the pass: some 100 small operations
 TOKEN_SECONDS, TOKEN_PARAMETER_SECONDS = 1.5e-6, 1.05e-10  # and of each token in it; at 0.04M to 0.5M
-NO_LIMIT = 1_000_000  # tokens: what is evaluated is never cut
 
 
 @dataclass(frozen=True)
@@ -151,7 +146,7 @@ def make(
         evaluations: none to train only. The student is loaded once for all.
         waits: for another process that is making what is needed.
         compute: as in `run`.
-        evaluated: called after each evaluation.
+        evaluated: called after each evaluation, or those that are made together.
 
     Raises:
         HeldError: if another process is making it and we do not wait.
@@ -176,10 +171,10 @@ def _make(asked: Sequence[Inputs], at: Store, evaluated: Callable[[], None] = la
                     folder.begin(inputs.spec.to_dict(), numbers)
                 folder.forget_failure()
                 student = None if is_trained else _train(inputs, folder, lease, at)
-                for each in asked:
-                    if each.evaluation and not folder.has_evaluation(each.evaluation):
-                        student = _evaluate(student, each, folder, lease, at)
-                        evaluated()
+                missing = [x for x in asked if x.evaluation and not folder.has_evaluation(x.evaluation)]
+                for group in answers.together(missing):
+                    student = answers.evaluate(student, group, folder, lease, at)
+                    evaluated()
                 model_card.write(inputs, folder)
         except (leases.HeldError, leases.LostError, store.DamagedError):
             raise  # these say nothing about the run
@@ -193,9 +188,6 @@ def _make(asked: Sequence[Inputs], at: Store, evaluated: Callable[[], None] = la
 def reason_of(error: Exception) -> str:
     """Why a run failed, in one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-
-
-# --- training ----------------------------------------------------------------------------------------------
 
 
 def _train(inputs: Inputs, folder: RunFolder, lease: Lease, at: Store) -> LoadedModel | None:
@@ -276,75 +268,3 @@ def _without_nan(entry: dict[str, Any]) -> dict[str, Any]:
         key: None if isinstance(value, float) and not math.isfinite(value) else value
         for key, value in entry.items()
     }
-
-
-# --- evaluation --------------------------------------------------------------------------------------------
-
-
-def _evaluate(
-    student: LoadedModel | None, inputs: Inputs, folder: RunFolder, lease: Lease, at: Store
-) -> LoadedModel | None:
-    """Store the rows of an evaluation; the student, unless it may not fit one device."""
-    memory.give_back_memory()  # of the training
-    student, rows, facts = _item_rows(student, inputs, folder, at)
-    lease.confirm()
-    folder.write_evaluation(inputs.evaluation, rows, facts)
-    return student
-
-
-def _item_rows(
-    student: LoadedModel | None, inputs: Inputs, folder: RunFolder, at: Store
-) -> tuple[LoadedModel | None, pd.DataFrame, dict[str, Any]]:
-    """The student and its `item_rows`: by one device, which is faster, or where it lacks the room by all."""
-    spec, evaluation = inputs.spec, inputs.evaluation
-    try:
-        student = student or load_trained(spec, folder, base=inputs.student, compute=at.compute)
-        return student, *item_rows(student, inputs.items.test, evaluation, spec)
-    except (MemoryError, RuntimeError) as error:
-        if spec.devices == 1 or not training.is_out_of_memory(error):
-            raise
-    gc.collect()  # what was loaded of the student
-    memory.give_back_memory()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    with several_devices.scratch_folder(folder) as scratch:
-        task = {"what": "evaluation", "evaluation": evaluation.to_dict()}
-        facts = several_devices.run(inputs, at, scratch, task)
-        return None, pd.read_parquet(scratch / launch.ROWS), facts
-
-
-def item_rows(
-    student: LoadedModel, items: Sequence[Item], evaluation: EvalSpec, spec: RunSpec
-) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """One row a task x item x sample, and the seconds and items it took.
-
-    Columns are those of data.evaluate.score, or where options are ranked of data.options.rank.
-    """
-    started = time.monotonic()
-    made = _generated if evaluation.scoring == "generation" else ranked
-    rows = made(student, items, evaluation, spec.prompt)
-    rows = pd.DataFrame([{"run_id": spec.run_id} | row for row in rows])
-    return rows, {"seconds": round(time.monotonic() - started, 3), "fingerprint": fingerprint(items)}
-
-
-def _generated(
-    student: LoadedModel, items: Sequence[Item], evaluation: EvalSpec, prompt: str
-) -> Iterator[dict[str, Any]]:
-    prompts = encoding.prompt_ids([item.question for item in items], student.tokenizer, prompt)
-    wanted = [(row, sample) for sample in range(evaluation.samples) for row in range(len(items))]
-    texts = generation.generate(
-        student,
-        [prompts[row] for row, _ in wanted],
-        max_new_tokens=evaluation.max_new_tokens,
-        temperature=evaluation.temperature,
-        top_p=evaluation.top_p,
-        keys=[f"{items[row].id}/{sample}" for row, sample in wanted],
-        seed=evaluation.seed,
-    )
-    how = {"max_tokens": NO_LIMIT, "protocol": "careful", "prompt": prompt}
-    encoded = encoding.encode(items, student.tokenizer, **how)
-    top1 = generation.top1_tokens(student, encoded)
-    for (row, sample), text, made in zip(wanted, generation.decode(student, texts), texts, strict=True):
-        yield evaluate.score(
-            items[row], text, n_tokens=len(made.token_ids), ended=made.ended, sample=sample, top1=top1[row]
-        ) | ({"rotation": evaluation.rotation} if evaluation.rotation else {})

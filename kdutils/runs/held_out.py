@@ -16,7 +16,7 @@ from kdutils.data import sources
 from kdutils.items import Item
 from kdutils.models import LoadedModel
 from kdutils.runs import comparison, store
-from kdutils.runs.experiment import NO_LIMIT
+from kdutils.runs.answers import NO_LIMIT
 from kdutils.runs.students import load_trained
 from kdutils.spec import EvalSpec, RunSpec
 

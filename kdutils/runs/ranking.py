@@ -5,8 +5,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from kdutils import encoding, generation
+from kdutils.compute import BATCH_ROWS
 from kdutils.data import options
 from kdutils.items import Item
 from kdutils.models import LoadedModel
@@ -29,12 +32,77 @@ def ranked(
         shared = [os.path.commonprefix(own) for own in ids]
         prompts = [head + more for head, more in zip(prompts, shared, strict=True)]
         ids = [[each[len(more) :] for each in own] for own, more in zip(ids, shared, strict=True)]
-    found = [np.array(own) for own in generation.option_logprobs(student, prompts, ids)]
+    found = [np.array(own) for own in option_logprobs(student, prompts, ids)]
     if scoring == "cloze_per_character":
         found = [own / [len(text) for text in each] for own, each in zip(found, texts, strict=True)]
     if scoring == "cloze_pmi":
         bare = encoding.prompt_ids([""] * len(items), student.tokenizer, prompt)
-        without = generation.option_logprobs(student, bare, ids)
+        without = option_logprobs(student, bare, ids)
         found = [own - other for own, other in zip(found, without, strict=True)]
     for item, own in zip(items, found, strict=True):
         yield options.rank(item, own.tolist(), scoring=scoring, rotation=evaluation.rotation)
+
+
+@torch.no_grad()
+def option_logprobs(
+    model: LoadedModel,
+    prompts: Sequence[list[int]],
+    options: Sequence[list[list[int]]],
+    *,
+    batch_rows: int = BATCH_ROWS,
+) -> list[list[float]]:
+    """Log-probability of each option's tokens after its prompt, nats: a list for each prompt.
+
+    The softmax is over the tokenizer's vocabulary. EOS is not scored, as in lm-evaluation-harness. A prompt
+    goes through the model once for all its options.
+
+    Raises:
+        ValueError: for a prompt or an option without tokens.
+    """
+    if any(not prompt for prompt in prompts) or any(not option for own in options for option in own):
+        raise ValueError("a prompt or an option has no tokens; there is nothing to score")
+
+    def logprobs_of(rows: list[int]) -> list[list[float]]:
+        batch = [prompts[row] for row in rows], [options[row] for row in rows]
+        return model.gathered(lambda: _options_of_batch(model, *batch))
+
+    return generation.in_batches(model, [-len(prompt) for prompt in prompts], batch_rows, logprobs_of)
+
+
+def _options_of_batch(
+    model: LoadedModel, prompts: list[list[int]], options: list[list[list[int]]]
+) -> list[list[float]]:
+    flat = [option for own in options for option in own]
+    row_of = torch.tensor([row for row, own in enumerate(options) for _ in own])
+    step = generation.Decoder(model, prompts, n_more=max(map(len, flat)))
+    if not step.can_select:  # every option with its prompt again
+        whole = [prompts[row] + option for row, option in zip(row_of.tolist(), flat, strict=True)]
+        n_unscored = [len(prompts[row]) for row in row_of.tolist()]
+        batch = encoding.batch_of([""] * len(flat), whole, n_unscored, pad_id=model.pad_id)
+        scored_BT = batch.scored_BT.to(model.policy.device)
+        hidden_NH, token_N = model.scoring_states(batch), batch.input_ids_BT.to(scored_BT.device)[scored_BT]
+        return _summed_logprobs(model, hidden_NH, token_N, options)
+    option_BT, real_BT = generation.padded(flat, model.pad_id, model.policy.device, on_left=False)
+    with model.policy.computing():
+        states = [step.read_prompts()[row_of]]  # scores each option's first token
+        if option_BT.shape[1] > 1:  # the last token scores nothing
+            step.select(row_of.to(option_BT.device))
+            states.append(step.read(option_BT[:, :-1], real_BT[:, :-1]))
+    scored_BT = real_BT.bool()
+    return _summed_logprobs(model, torch.cat(states, dim=1)[scored_BT], option_BT[scored_BT], options)
+
+
+def _summed_logprobs(
+    model: LoadedModel, hidden_NH: Tensor, token_N: Tensor, options: list[list[list[int]]]
+) -> list[list[float]]:
+    """The sum over each option's tokens, which stand one after the other, of their log-probabilities."""
+    head = model.head.cut(model.vocabulary_size)
+    with model.policy.computing():
+        parts = zip(hidden_NH.split(generation.LOGIT_ROWS), token_N.split(generation.LOGIT_ROWS), strict=True)
+        logprobs = [
+            head.logits(part).float().log_softmax(-1).gather(1, tokens[:, None])[:, 0]
+            for part, tokens in parts
+        ]
+    lengths = [len(option) for own in options for option in own]
+    sums = iter(float(part.double().sum()) for part in torch.cat(logprobs).cpu().split(lengths))
+    return [[next(sums) for _ in own] for own in options]

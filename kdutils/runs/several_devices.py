@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from safetensors.torch import load_file
 
@@ -18,6 +19,7 @@ from kdutils.models import LoadedModel
 from kdutils.runs.inputs import Inputs
 from kdutils.runs.store import Progress, RunFolder, Store
 from kdutils.runs.students import student_to_train
+from kdutils.spec import EvalSpec
 
 
 def run(inputs: Inputs, at: Store, scratch: Path, task: dict[str, Any]) -> dict[str, Any]:
@@ -36,6 +38,15 @@ def scratch_folder(folder: RunFolder) -> Iterator[Path]:
     """For what processes leave each other; if they are killed, it goes when the run is begun again."""
     with tempfile.TemporaryDirectory(prefix=".ranks.", suffix=".partial", dir=folder.path) as name:
         yield Path(name) / "scratch"
+
+
+def evaluated(
+    inputs: Inputs, folder: RunFolder, at: Store, evaluation: EvalSpec
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """The rows of an evaluation of the student, and the seconds and items it took."""
+    with scratch_folder(folder) as scratch:
+        facts = run(inputs, at, scratch, {"what": "evaluation", "evaluation": evaluation.to_dict()})
+        return pd.read_parquet(scratch / launch.ROWS), facts
 
 
 def trained(

@@ -15,7 +15,7 @@ from kdutils.constants import ADAPTERS, MASKS
 from kdutils.data import sources
 from kdutils.data.model_files import ModelError
 from kdutils.devices import launch
-from kdutils.runs import experiment
+from kdutils.runs import answers, experiment, students
 
 BUDGETS = {"shadow": 9_000}  # of values; a rank has 704, and the adapted matrices 12,288 entries
 N_ENTRIES, EXACT, ROUNDING = 12_288, 1e-5, 1e-4
@@ -338,8 +338,9 @@ def test_a_run_is_stored_with_its_facts_and_read_back(folder, tmp_path_factory, 
     rank = run.result["effective_rank"]
     assert (rank is None) == (adapter == "shadow")
     assert rank is None or 1 <= rank <= 32
-    stored = experiment.load_trained(run.spec, run.folder)
-    rows, _ = experiment.item_rows(stored, sources.test_items(spec, tiny.EVALUATION), tiny.EVALUATION, spec)
+    stored = students.load_trained(run.spec, run.folder)
+    items = sources.test_items(spec, tiny.EVALUATION)
+    ((rows, _),) = answers.rows_of(stored, items, [tiny.EVALUATION], spec)
     assert rows["text"].tolist() == run.items["text"].tolist()
     assert stored.causal.config.num_hidden_layers == (1 if spec.detached else 2)
 
@@ -352,7 +353,7 @@ def test_a_model_in_bfloat16_is_read_as_it_was_trained(folder, tmp_path, monkeyp
     monkeypatch.setattr(trainable, "stored", noted)
     spec = a_spec(folder, adapter, learning_rate=0.02)
     run = experiment.run(spec, out=tmp_path, evaluation=tiny.EVALUATION, compute=compute)
-    stored = experiment.load_trained(run.spec, run.folder, compute=compute)
+    stored = students.load_trained(run.spec, run.folder, compute=compute)
     assert stored.policy.weights == torch.bfloat16
     pairs = zip(trained[0].network.parameters(), stored.network.parameters(), strict=True)
     assert all(torch.equal(*pair) for pair in pairs)

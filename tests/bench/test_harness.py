@@ -12,13 +12,13 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers, processors
 from tokenizers import models as tokenizer_models
 from transformers import PreTrainedTokenizerFast
 
-from kdutils import encoding, generation, models
+from kdutils import encoding, models
 from kdutils.bench import lm_eval_check
 from kdutils.constants import DOMAIN_TASKS
 from kdutils.data import sources
 from kdutils.data.options import options as options_of
 from kdutils.items import alpaca
-from kdutils.runs import experiment
+from kdutils.runs import answers, ranking
 from kdutils.spec import EvalSpec, RunSpec
 
 STUDENT = "mini-qwen-1.5B"
@@ -49,7 +49,7 @@ def spec(domain="math", **fields):
 
 def item_rows(student, asked, evaluation):
     items = sources.test_items(asked, evaluation)
-    return experiment.item_rows(student, items, evaluation, asked)[0]
+    return answers.rows_of(student, items, [evaluation], asked)[0][0]
 
 
 @pytest.mark.parametrize("domain", ["math", "commonsense"])
@@ -168,13 +168,13 @@ def test_a_models_own_generation_settings_are_put_aside_and_back(lm_eval, tiny_m
 
 
 def test_a_wrong_evaluator_is_caught(lm_eval, tiny_model, tmp_path, monkeypatch, capsys):
-    right = generation.option_logprobs
+    right = ranking.option_logprobs
 
     def without_the_last_token(model, prompts, options, **how):
         return right(model, prompts, [[option[:-1] for option in own] for own in options], **how)
 
     one = choices(tmp_path / "data")
-    monkeypatch.setattr(generation, "option_logprobs", without_the_last_token)
+    monkeypatch.setattr(ranking, "option_logprobs", without_the_last_token)
     table = lm_eval_check.compare(tiny_model, one, RANKED)
     assert not table["equal"].all()
     asked = ["--student", tiny_model.name, "--domain", "commonsense", "--data", one.data, "--items", "20"]

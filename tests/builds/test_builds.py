@@ -21,7 +21,7 @@ from kdutils.data.model_files import ModelError
 from kdutils.devices import launch
 from kdutils.noise import key_of, seeded
 from kdutils.penalties import terms
-from kdutils.runs import experiment, inputs, students
+from kdutils.runs import answers, experiment, inputs, ranking, students
 from kdutils.runs.inputs import Inputs
 from kdutils.runs.store import Store
 from kdutils.spec import RunSpec
@@ -188,7 +188,7 @@ def test_a_run_on_a_second_domain_goes_on_with_the_student_built_for_the_first(t
     spec = sources.resolved(RunSpec(student="mini-qwen-0.5B", method="sft", domain="math", **short, **how))
     experiment.make(spec, [], tmp_path)
     start, end = (
-        experiment.load_trained(each, Store(tmp_path).folder(each.run_id)) for each in (spec.start_spec, spec)
+        students.load_trained(each, Store(tmp_path).folder(each.run_id)) for each in (spec.start_spec, spec)
     )
     begun = students.student_to_train(Inputs.of(spec, None), Store(tmp_path))
     assert torch.equal(logits(begun), logits(start)) and not torch.equal(logits(start), logits(end))
@@ -371,7 +371,7 @@ def test_a_hybrid_reads_padded_prompts_and_writes_with_its_cache_as_without(fold
             assert int(model.head.logits(states_BTH)[0, -1, : model.vocabulary_size].argmax()) == token
             ids.append(token)
     options = [[[5, 6], [7]], [[8]], [[9, 10, 11], [6]]]
-    scored = generation.option_logprobs(model, prompts, options)
+    scored = ranking.option_logprobs(model, prompts, options)
     for prompt, own, found in zip(prompts, options, scored, strict=True):
         for option, logprob in zip(own, found, strict=True):
             hidden_TH = model.hidden_states(torch.tensor([prompt + option]))[0, len(prompt) - 1 : -1]
@@ -403,8 +403,9 @@ def test_a_hybrid_that_no_model_can_be_is_refused_before_work(folder):
 def test_a_hybrid_is_trained_stored_and_read_back(folder, tmp_path, fields):
     spec = a_spec(folder, "hybrid", "opd", "llama", epochs=1, max_new_tokens=8, **fields)
     run = experiment.run(spec, out=tmp_path, evaluation=tiny.EVALUATION)
-    stored = experiment.load_trained(run.spec, run.folder)
-    rows, _ = experiment.item_rows(stored, sources.test_items(spec, tiny.EVALUATION), tiny.EVALUATION, spec)
+    stored = students.load_trained(run.spec, run.folder)
+    items = sources.test_items(spec, tiny.EVALUATION)
+    ((rows, _),) = answers.rows_of(stored, items, [tiny.EVALUATION], spec)
     assert rows["text"].tolist() == run.items["text"].tolist()
     assert run.result["file_bytes"] == pytest.approx(4 * run.result["stored_parameters"], abs=20_000)
     assert "with linear attention" in (run.folder.model / "README.md").read_text()
@@ -458,8 +459,9 @@ def test_a_run_is_stored_read_back_and_made_dense(folder, tmp_path, build, metho
     spec = a_spec(folder, build, method, student, epochs=1, **fields)
     run = experiment.run(spec, out=tmp_path, evaluation=tiny.EVALUATION)
     assert run.result["status"] == "trained" and run.result["effective_rank"] is None
-    stored = experiment.load_trained(run.spec, run.folder)
-    rows, _ = experiment.item_rows(stored, sources.test_items(spec, tiny.EVALUATION), tiny.EVALUATION, spec)
+    stored = students.load_trained(run.spec, run.folder)
+    items = sources.test_items(spec, tiny.EVALUATION)
+    ((rows, _),) = answers.rows_of(stored, items, [tiny.EVALUATION], spec)
     assert rows["text"].tolist() == run.items["text"].tolist()
     dense = loaded(folder, student).causal
     n_layers = sum(layer.weight.numel() for layer in built.linear_layers(dense).values())
@@ -494,7 +496,7 @@ def test_the_card_says_how_to_load_it(folder, tmp_path, monkeypatch, build):
         values = {}
         exec(card.split("```python\n")[1].split("```")[0], values)
     ids = torch.tensor([[5, 9, 11, 14, 7, 12]])
-    stored = experiment.load_trained(run.spec, run.folder)
+    stored = students.load_trained(run.spec, run.folder)
     found = values["model"](input_ids=ids).logits[..., : stored.vocabulary_size]
     torch.testing.assert_close(found, logits(stored)[..., : stored.vocabulary_size], rtol=0, atol=ROUNDING)
 

@@ -13,7 +13,7 @@ from kdutils import generation, models
 from kdutils.data import logit_checks, sources
 from kdutils.data.model_files import ModelError
 from kdutils.mini.family import MODEL_FOLDER
-from kdutils.runs import experiment, teacher_outputs
+from kdutils.runs import experiment, ranking, teacher_outputs
 from kdutils.runs.inputs import Inputs, check
 from kdutils.spec import EvalSpec, RunSpec
 
@@ -101,7 +101,7 @@ def test_a_model_with_another_state_than_keys_and_values_is_asked_in_both_ways(t
     model = models.load(other_model(tmp_path, config))
     prompts = [[5, 6, 7], [8, 9, 10, 11, 12], [13]]
     options = [[[20, 21], [22]], [[23], [24, 25, 26]], [[27, 28], [29, 30]]]
-    found = generation.option_logprobs(model, prompts, options)
+    found = ranking.option_logprobs(model, prompts, options)
     for prompt, own, values in zip(prompts, options, found, strict=True):
         for option, value in zip(own, values, strict=True):
             with torch.no_grad():
@@ -109,11 +109,15 @@ def test_a_model_with_another_state_than_keys_and_values_is_asked_in_both_ways(t
             logprobs = logits.double().log_softmax(-1)[len(prompt) - 1 : -1]
             wanted = logprobs.gather(1, torch.tensor(option)[:, None]).sum()
             assert value == pytest.approx(float(wanted), abs=1e-4)
+            assert (
+                generation.generate(model, [prompt], max_new_tokens=1, references=[option])[0].likeliest
+                == logits[len(prompt) - 1 : -1].argmax(-1).tolist()
+            )
     how = {"max_new_tokens": 12, "temperature": temperature}
-    keys = ["a", "b", "c"]
-    together = generation.generate(model, prompts, keys=keys, **how)
-    alone = [generation.generate(model, [p], keys=[k], **how)[0] for p, k in zip(prompts, keys, strict=True)]
-    assert together == alone
+    keys, references = ["a", "b", "c"], [own[0] for own in options]
+    together = generation.generate(model, prompts, keys=keys, references=references, **how)
+    for prompt, key, own, text in zip(prompts, keys, references, together, strict=True):
+        assert generation.generate(model, [prompt], keys=[key], references=[own], **how) == [text]
 
 
 def test_a_text_may_hold_any_line_separator(tmp_path):
@@ -131,8 +135,8 @@ def test_a_model_whose_logits_depend_on_padding_is_refused(tmp_path, monkeypatch
         models.load(folder)
     monkeypatch.setattr(models, "KNOWN", ("bart",))
     model, option = models.load(folder), [[20, 21, 22]]  # it would be wrong in silence
-    alone = generation.option_logprobs(model, [[5, 6, 7]], [option])
-    together = generation.option_logprobs(model, [[5, 6, 7], list(range(8, 30))], [option] * 2)
+    alone = ranking.option_logprobs(model, [[5, 6, 7]], [option])
+    together = ranking.option_logprobs(model, [[5, 6, 7], list(range(8, 30))], [option] * 2)
     assert together[0] != pytest.approx(alone[0], rel=1e-4)
 
 

@@ -12,7 +12,7 @@ from kdutils.compute import Compute
 from kdutils.data import sources
 from kdutils.grid import cell_table, fill, scheduler
 from kdutils.io import disk, leases
-from kdutils.runs import experiment, store
+from kdutils.runs import experiment, store, students
 
 EVALUATION = tiny.EVALUATION
 
@@ -118,10 +118,10 @@ def test_weights_without_a_record_are_damaged_if_they_cannot_be_loaded(plan, out
     del record["sha256"], record["seal"]
     (teacher.path / "result.json").write_text(json.dumps(record))
     spec = sources.resolved(plan[0].spec).teacher_spec
-    experiment.load_trained(spec, teacher)  # an old folder is taken as it is
+    students.load_trained(spec, teacher)  # an old folder is taken as it is
     cut(teacher.model / "model.safetensors")
     with pytest.raises(store.DamagedError, match="model is damaged"):
-        experiment.load_trained(spec, teacher)
+        students.load_trained(spec, teacher)
 
 
 @pytest.mark.faults

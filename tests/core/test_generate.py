@@ -1,6 +1,7 @@
 """Decoding: batching cannot change a text, only EOS ends it, a model's own settings are not read."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,9 @@ import torch
 
 from kdutils import encoding, models
 from kdutils.data import sources
-from kdutils.generation import decode, drawn, generate, option_logprobs, top1_tokens
+from kdutils.generation import Decoder, decode, drawn, generate
 from kdutils.noise import noise_keys, random_bits
+from kdutils.runs.ranking import option_logprobs
 
 QUESTIONS = [record["question"] for record in tiny.records(9)] + ["What is 1 plus 2 plus 3 plus 4 ?"]
 
@@ -98,6 +100,31 @@ def test_little_temperature_and_little_probability_write_the_greedy_texts(model)
     assert generate(model, prompts(model), temperature=1.0, **how) != greedy
 
 
+def test_texts_of_a_prompt_are_written_together_as_alone_and_equal_tokens_are_read_once(model, monkeypatch):
+    """Greedy, at two temperatures, and within a nucleus: each in its own way, whatever stands beside it."""
+    ways = [(0.0, 1.0, 0), (0.7, 1.0, 3), (1.5, 1.0, 3), (1.0, 0.5, 4)]
+    wanted = [(prompt, way) for way in ways for prompt in prompts(model)]
+    keys = [f"{place}" for place in range(len(wanted))]
+    read, whole = [], Decoder.read
+
+    def counted(step, ids_BT, real_BT):
+        read.append((tuple(ids_BT.shape), int(real_BT.sum())))
+        return whole(step, ids_BT, real_BT)
+
+    monkeypatch.setattr(Decoder, "read", counted)
+    temperature, top_p, seed = zip(*[way for _, way in wanted], strict=True)
+    how = {"temperature": temperature, "top_p": top_p, "seed": seed}
+    together = generate(model, [prompt for prompt, _ in wanted], max_new_tokens=12, keys=keys, **how)
+    (_, n_shared), ((n_rows, _), n_rest), (next_shape, _) = read[:3]
+    shared = os.path.commonprefix(prompts(model))
+    assert n_shared == len(shared) > 0
+    assert (n_rows, n_rest) == (len(QUESTIONS), sum(len(prompt) - n_shared for prompt in prompts(model)))
+    assert next_shape == (len(wanted), 1)
+    for (prompt, (temperature, top_p, seed)), key, text in zip(wanted, keys, together, strict=True):
+        how = {"temperature": temperature, "top_p": top_p, "seed": seed}
+        assert generate(model, [prompt], max_new_tokens=12, keys=[key], **how) == [text]
+
+
 @pytest.mark.parametrize("top_p", [1.0, 0.9])
 def test_equal_models_draw_equal_texts(folder, model, top_p):
     how = {"max_new_tokens": 12, "temperature": 1.0, "top_p": top_p, "keys": QUESTIONS}
@@ -183,9 +210,13 @@ def test_likeliest_tokens_are_those_of_the_dense_logits_whatever_the_batch(tmp_p
     (tmp_path / "items.jsonl").write_text("\n".join(json.dumps(r) for r in tiny.records(7)))
     items = sources.read_items(tmp_path / "items.jsonl")
     encoded = encoding.encode(items, model.tokenizer, max_tokens=200, protocol="careful")
-    found = top1_tokens(model, encoded, batch_rows=3)
-    assert found == top1_tokens(model, encoded, batch_rows=1)
-    for record, tokens in zip(encoded, found, strict=True):
+    pairs = [(ids[:n], ids[n:]) for ids, n in zip(encoded["input_ids"], encoded["n_unscored"], strict=True)]
+    heads, references = zip(*pairs, pairs[0], strict=True)  # the first twice
+    found = generate(model, heads, max_new_tokens=3, references=references, batch_rows=3)
+    assert found == generate(model, heads, max_new_tokens=3, references=references, batch_rows=1)
+    assert [text[:2] for text in found] == [text[:2] for text in generate(model, heads, max_new_tokens=3)]
+    assert found[-1] == found[0]
+    for record, (_, _, tokens) in zip(encoded, found, strict=False):
         logits = model.network(input_ids=torch.tensor([record["input_ids"]])).logits[0]
         dense = logits[:, : model.vocabulary_size].argmax(-1).tolist()
         assert tokens == dense[record["n_unscored"] - 1 : -1]

@@ -15,7 +15,7 @@ from kdutils.data import sources
 from kdutils.data.logit_checks import error_of_head
 from kdutils.data.model_files import ModelError
 from kdutils.head import head_of
-from kdutils.runs import experiment
+from kdutils.runs import experiment, ranking, students
 from kdutils.teacher import CachedTeacher, Teacher
 
 IDS = torch.tensor([[20, 4, 31, 9, 11, 40, 8, 17], [5, 33, 12, 50, 7, 7, 29, 3]])
@@ -83,9 +83,9 @@ def test_forward_kl_and_its_gradients_are_those_of_the_models_own_logits(both):
 
 
 @torch.no_grad()
-def test_options_likeliest_tokens_and_greedy_texts_are_those_of_the_models_own_logits(both, encoded):
+def test_options_likeliest_tokens_and_greedy_texts_are_those_of_the_models_own_logits(both):
     model, _ = both
-    found = generation.option_logprobs(model, PROMPTS, OPTIONS)
+    found = ranking.option_logprobs(model, PROMPTS, OPTIONS)
     for prompt, options, logprobs in zip(PROMPTS, OPTIONS, found, strict=True):
         for option, logprob in zip(options, logprobs, strict=True):
             log_p = own_logits(model, torch.tensor([prompt + option]))[0].log_softmax(-1)
@@ -93,7 +93,9 @@ def test_options_likeliest_tokens_and_greedy_texts_are_those_of_the_models_own_l
             assert logprob == pytest.approx(float(dense), rel=1e-4)
     likeliest = own_logits(model, IDS).argmax(-1)
     expected = [likeliest[0, :-1].tolist(), likeliest[1, 2:-1].tolist()]
-    assert generation.top1_tokens(model, encoded) == expected
+    heads, references = [[20], [5, 33, 12]], [IDS[0, 1:].tolist(), IDS[1, 3:].tolist()]
+    texts = generation.generate(model, heads, max_new_tokens=1, references=references)
+    assert [text.likeliest for text in texts] == expected
     for prompt, text in zip(PROMPTS, generation.generate(model, PROMPTS, max_new_tokens=8), strict=True):
         seen = list(prompt)
         for token in text.token_ids + [model.tokenizer.eos_token_id] * text.ended:
@@ -122,7 +124,7 @@ def test_a_bias_is_trained_and_saved_with_the_student(tmp_path):
     network_of("phi").save_pretrained(folder / "tiny-20k")
     spec = tiny.spec(str(folder / "tiny-20k"), str(folder / "data"), epochs=1)
     run = experiment.run(sources.resolved(spec), out=tmp_path / "out", evaluation=tiny.EVALUATION)
-    before, after = models.load(spec.student), experiment.load_trained(run.spec, run.folder)
+    before, after = models.load(spec.student), students.load_trained(run.spec, run.folder)
     moved_V = after.head.bias_V != before.head.bias_V
     assert moved_V[: after.vocabulary_size].all() and not moved_V[after.vocabulary_size :].any()
 

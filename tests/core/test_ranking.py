@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kdutils import encoding, generation, models
+from kdutils import encoding, models
 from kdutils.constants import DOMAIN_TASKS
 from kdutils.data import sources
 from kdutils.data.options import n_ordered, options
@@ -51,7 +51,7 @@ def test_rows_hold_the_likelihood_of_every_option(tmp_path):
         row = rows[rows["item_id"] == item.id].iloc[0]
         (prompt,) = encoding.prompt_ids([item.question], model.tokenizer)
         texts = model.tokenizer(list(options(item).values()), add_special_tokens=False)["input_ids"]
-        (expected,) = generation.option_logprobs(model, [prompt], [texts])
+        (expected,) = ranking.option_logprobs(model, [prompt], [texts])
         assert row["logprobs"] == pytest.approx(expected, abs=1e-3)
         assert row["parsed"] == row["options"][row["logprobs"].argmax()]
 
@@ -103,7 +103,7 @@ def test_each_score_is_what_it_says(model):
     assert not any("answer1" in text for text in texts)
     (bare,) = encoding.prompt_ids([""], model.tokenizer)
     ids = model.tokenizer(texts, add_special_tokens=False)["input_ids"]
-    (without,) = generation.option_logprobs(model, [bare], [ids])
+    (without,) = ranking.option_logprobs(model, [bare], [ids])
     pmi = [value - own for value, own in zip(sums, without, strict=True)]
     assert logprobs(model, tasks, "cloze_pmi") == pytest.approx(pmi, abs=1e-3)
     by_character = [value / len(text) for value, text in zip(sums, texts, strict=True)]
@@ -131,7 +131,7 @@ def test_labels_that_share_tokens_are_scored_by_the_rest(model, monkeypatch):
     )
     monkeypatch.setattr(ranking.options, "rank", lambda *_, **__: {})
     monkeypatch.setattr(
-        generation,
+        ranking,
         "option_logprobs",
         lambda _, heads, own: (prompts.extend(heads), ids.extend(own), [[0.0, 0.0]])[2],
     )
@@ -147,7 +147,7 @@ def test_a_rotation_changes_nothing_for_who_is_blind_to_order_and_all_for_who_se
 ):
     def chosen(scoring, scores):
         monkeypatch.setattr(
-            generation, "option_logprobs", lambda _, __, options: [scores(own) for own in options]
+            ranking, "option_logprobs", lambda _, __, options: [scores(own) for own in options]
         )
         found = []
         for rotation in range(n_ordered(task)):

@@ -15,7 +15,7 @@ from kdutils.compute import Compute
 from kdutils.data import sources
 from kdutils.grid import cell_table
 from kdutils.io import leases, memory
-from kdutils.runs import comparison, experiment, store, teacher_outputs
+from kdutils.runs import comparison, experiment, store, students, teacher_outputs
 from kdutils.runs.inputs import Inputs
 from kdutils.spec import EvalSpec, RunSpec
 
@@ -134,7 +134,7 @@ def test_the_same_spec_gives_the_same_items_in_another_store(folder, finished, t
 
 def test_a_stored_student_is_the_trained_one(finished):
     run = finished[1]["fkl"]
-    student = experiment.load_trained(run.spec, run.folder)
+    student = students.load_trained(run.spec, run.folder)
     assert student.name == run.spec.student
     items = sources.test_items(run.spec, EVALUATION)
     prompts = encoding.prompt_ids([item.question for item in items], student.tokenizer)
@@ -147,7 +147,7 @@ def test_an_adapter_is_stored_and_read_back(folder, tmp_path):
     run = experiment.run(spec, out=tmp_path, evaluation=EVALUATION)
     assert (run.folder.model / "adapter_model.safetensors").is_file()
     ids = torch.arange(3, 13)[None]
-    stored = experiment.load_trained(run.spec, run.folder).hidden_states(ids)
+    stored = students.load_trained(run.spec, run.folder).hidden_states(ids)
     assert not torch.equal(stored, models.load(spec.student).hidden_states(ids))
 
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from kdutils import encoding, generation, models
 from kdutils.constants import LORA_TARGETS
 from kdutils.data import model_files, sources
-from kdutils.runs import experiment
+from kdutils.runs import experiment, students
 from kdutils.spec import EvalSpec, RunSpec
 
 METHODS = ["sft", "fkl", "seqkd", "revkd", "gkd"]
@@ -95,7 +95,7 @@ def test_every_method_goes_all_the_way(folders, out, written, family, method, ad
     assert (run.teacher_items is None) == (method == "sft")
     assert max(max(row) for row in run.items["top1"]) < LENGTH[family]
 
-    stored = experiment.load_trained(run.spec, run.folder)
+    stored = students.load_trained(run.spec, run.folder)
     assert texts_of(stored, run.spec) == run.items["text"].tolist()
     assert written and max(written) < LENGTH[family]
     assert stored.head.weight_VH.shape[0] == (151_936 if family == "qwen" else 128_256)

@@ -12,7 +12,7 @@ from kdutils.data.model_files import PACKAGED_MODELS, ModelError
 from kdutils.grid import model_shapes, plan
 from kdutils.io import memory
 from kdutils.losses import cross_entropy, shifted
-from kdutils.runs import experiment
+from kdutils.runs import experiment, students
 from kdutils.spec import EvalSpec, RunSpec
 
 METHODS = ["sft", "fkl", "seqkd", "revkd", "gkd"]
@@ -134,7 +134,7 @@ class TestInstalled:
         assert all(0 < entry["loss"] < 12 for entry in curve if "loss" in entry)
         assert run.items["task"].tolist() == ["addsub"] * 2
         assert run.result["peak_memory_gb"] - held_gb < 3
-        stored = experiment.load_trained(run.spec, run.folder)
+        stored = students.load_trained(run.spec, run.folder)
         items = sources.test_items(run.spec, EVALUATION)
         prompts = encoding.prompt_ids([item.question for item in items], stored.tokenizer)
         texts = generation.decode(stored, generation.generate(stored, prompts, max_new_tokens=6))

@@ -13,7 +13,7 @@ from kdutils.compute import Compute
 from kdutils.data import sources
 from kdutils.io import disk
 from kdutils.items import fingerprint
-from kdutils.runs import experiment, store, teacher_outputs
+from kdutils.runs import experiment, store, students, teacher_outputs
 from kdutils.runs.inputs import Inputs
 from kdutils.spec import EvalSpec
 from kdutils.teacher import CachedTeacher, Teacher
@@ -91,7 +91,7 @@ def test_a_student_learns_the_same_from_cached_states(folder, tmp_path, method):
         assert (out / "states").exists() == keeps
         lines = (run.folder.path / "curve.jsonl").read_text().splitlines()
         curves.append([entry["loss"] for entry in map(json.loads, lines) if "loss" in entry])
-        weights.append(experiment.load_trained(run.spec, run.folder).network.state_dict())
+        weights.append(students.load_trained(run.spec, run.folder).network.state_dict())
     assert curves[0] == pytest.approx(curves[1], rel=1e-5)
     for name, value in weights[0].items():
         torch.testing.assert_close(value, weights[1][name], rtol=1e-3, atol=1e-5)

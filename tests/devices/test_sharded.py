@@ -25,7 +25,7 @@ from kdutils.grid import fill
 from kdutils.grid.jobs import jobs_of
 from kdutils.grid.study import PlannedRun
 from kdutils.process_group import ALONE
-from kdutils.runs import experiment, store
+from kdutils.runs import answers, experiment, store
 from kdutils.runs.inputs import Inputs
 from kdutils.spec import EvalSpec, RunSpec
 from kdutils.teacher import States
@@ -308,15 +308,15 @@ def test_a_student_that_one_device_has_no_room_for_is_evaluated_by_all(study, tm
         rows.to_parquet(scratch / launch.ROWS)
         return {"seconds": 1.0}
 
-    monkeypatch.setattr(experiment, "item_rows", full)
-    monkeypatch.setattr(experiment, "load_trained", lambda *which, **how: None)
+    monkeypatch.setattr(answers, "rows_of", full)
+    monkeypatch.setattr(answers, "load_trained", lambda *which, **how: None)
     monkeypatch.setattr(launch, "run", run)
-    _, found, facts = experiment._item_rows(None, Inputs.of(spec, EVALUATION), folder, at)
+    _, [(found, facts)] = answers._rows(None, [Inputs.of(spec, EVALUATION)], folder, at)
     assert found.equals(rows)
     assert (facts, asked) == ({"seconds": 1.0}, [EVALUATION])
     with pytest.raises(torch.OutOfMemoryError):
         alone = Inputs.of(dataclasses.replace(spec, devices=1), EVALUATION)
-        experiment._item_rows(None, alone, folder, at)
+        answers._rows(None, [alone], folder, at)
 
 
 def test_a_teacher_s_states_are_made_by_the_processes_and_damage_is_found_before_training(

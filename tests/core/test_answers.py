@@ -1,0 +1,69 @@
+"""Answers of a student: evaluations that differ in decoding alone are made together, as if made alone."""
+
+from collections import Counter
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+
+from kdutils import generation
+from kdutils.data import sources
+from kdutils.runs import answers, experiment, store
+from kdutils.runs.inputs import Inputs
+from kdutils.spec import EvalSpec, RunSpec
+
+GREEDY = EvalSpec(tasks=("svamp", "aqua"), items_per_task=4, max_new_tokens=16)
+SAMPLED = replace(GREEDY, temperature=1.0)
+SAME_PROMPTS = [
+    GREEDY,
+    SAMPLED,
+    replace(GREEDY, temperature=1.3, samples=3),
+    replace(SAMPLED, top_p=0.8),
+    replace(SAMPLED, seed=4),
+]
+OTHERS = [  # each by itself
+    replace(GREEDY, items_per_task=3),
+    replace(SAMPLED, max_new_tokens=9),
+    replace(GREEDY, tasks=("aqua",), rotation=2),
+    EvalSpec(tasks=("aqua",), items_per_task=4, scoring="label"),
+    EvalSpec(tasks=("aqua",), items_per_task=4, scoring="likelihood"),
+]
+
+
+@pytest.fixture(scope="module")
+def spec():
+    return sources.resolved(RunSpec(student="mini-qwen-0.5B", method="base", domain="math"))
+
+
+def test_those_on_the_same_prompts_are_together(spec):
+    mixed = [OTHERS[0], *SAME_PROMPTS[:2], *OTHERS[1:], *SAME_PROMPTS[2:]]
+    groups = answers.together([Inputs.of(spec, each) for each in mixed])
+    found = [[each.evaluation for each in group] for group in groups]
+    assert found == [[OTHERS[0]], SAME_PROMPTS, *([each] for each in OTHERS[1:])]
+
+
+def test_answers_made_together_are_those_made_alone_and_no_prompt_is_read_twice(spec, tmp_path, monkeypatch):
+    alone = {each: experiment.run(spec, out=tmp_path / "alone", evaluation=each) for each in SAME_PROMPTS}
+    n_read, whole = Counter(), generation.Decoder.read_prompts
+
+    def counted(step):
+        n_read["prompts"] += len(step.prompt_BT)
+        return whole(step)
+
+    monkeypatch.setattr(generation.Decoder, "read_prompts", counted)
+    experiment.make(spec, [*SAME_PROMPTS, *OTHERS], tmp_path / "together")
+    folder = store.folder_of(tmp_path / "together", spec.run_id)
+    for each, run in alone.items():
+        pd.testing.assert_frame_equal(folder.evaluation(each), run.items)
+    assert all(folder.evaluation(each) is not None for each in OTHERS)
+    # 8 prompts once, for 8 x (1 + 1 + 3 + 1 + 1) texts; of the others 6, 8 and 4, and 4 for each scoring.
+    assert n_read["prompts"] == 8 + 6 + 8 + 4 + 4 + 4
+
+
+def test_the_likeliest_tokens_along_the_responses_are_stored_with_every_text(spec, tmp_path):
+    experiment.make(spec, SAME_PROMPTS[:3], tmp_path)
+    folder = store.folder_of(tmp_path, spec.run_id)
+    greedy, _, thrice = (folder.evaluation(each) for each in SAME_PROMPTS[:3])
+    tokens = {row.item_id: list(row.top1) for row in greedy.itertuples()}
+    assert len({tuple(own) for own in tokens.values()}) == len(greedy) == 8
+    assert [list(own) for own in thrice["top1"]] == [tokens[item] for item in thrice["item_id"]]
