@@ -64,7 +64,7 @@ class Plan:
         ranks = self.profile.live is not None and self.profile.live.ranks
         twins = ((run.spec, run.evaluation.ranking()) for run in self.runs if ranks)
         ranked = (PlannedRun(spec, twin) for spec, twin in twins if twin is not None)
-        others = (run for other in self.others for run in other.runs)
+        others = (run for other in self.others for run in (*other.runs, *other.variants))
         return tuple(dict.fromkeys((*self.runs, *others, *ranked, *self.variants, *self.asked)))
 
     @property
@@ -125,13 +125,17 @@ def plan(section: str, parameters: Mapping[str, Any]) -> Plan:
 
         runs, decoding = once(_runs(live, needs)), decodings[0]
         careful = [replace(each, protocols=("careful",)) for each in rest if "careful" in live.protocols]
-        own_plan = partial(Plan, section, profile, out, shown=shown)
-        others = tuple(own_plan(once(_runs(each, needs)), decoding=each.decodings[0]) for each in careful)
         own = [need for need in needs if number in need.sections]
-        variants = once(run for need in own for run in (*_variants_of(live, need), *_others_of(live, need)))
+        others = []
+        for each in careful:
+            started = once(run for need in own for run in _others_of(each, need))
+            how = {"variants": started, "decoding": each.decodings[0]}
+            others.append(Plan(section, profile, out, once(_runs(each, needs)), shown, **how))
+        kinds = (_variants_of, _others_of, _varied)
+        variants = once(run for need in own for kind in kinds for run in kind(live, need))
         compared = arms.planned(number, live, partial(_evaluation, live, "careful"), out)
         asked = once((*(run for need in own for run in _asked_of(live, need)), *compared))
-    return Plan(section, profile, out, runs, shown, variants, decoding, others, asked)
+    return Plan(section, profile, out, runs, shown, variants, decoding, tuple(others), asked)
 
 
 def _decodings(profile: Profile, wanted: str | None) -> list[str]:
@@ -292,7 +296,7 @@ def _variants_of(live: Live, need: Need) -> Iterator[PlannedRun]:
 
 
 def _others_of(live: Live, need: Need) -> Iterator[PlannedRun]:
-    """The careful students of a need that start after SFT, beside SFT continued; of its recipes; varied."""
+    """The careful students of a need that start after SFT, beside SFT continued, and those of its recipes."""
     recipes = [{"method": "kd", "prefix": prefix, "divergence": each} for prefix, each in need.recipes]
     presets = [{"method": method} for method in need.methods]
     pairs = product(need.domains, live.pairs_of(need), need.seeds, need.student_start)
@@ -303,7 +307,6 @@ def _others_of(live: Live, need: Need) -> Iterator[PlannedRun]:
             spec = RunSpec(student=student, teacher=teacher, teacher_tuned=need.teacher_tuned, **settings)
             for each in (spec, spec.sft_spec):
                 yield PlannedRun(each, _evaluation(live, "careful", domain))
-    yield from _varied(live, need)
 
 
 def _varied(live: Live, need: Need) -> Iterator[PlannedRun]:
@@ -320,7 +323,8 @@ def _asked_of(live: Live, need: Need) -> Iterator[PlannedRun]:
     if not need.evaluations or "careful" not in live.protocols:
         return
     careful = replace(live, protocols=("careful",))
-    made = (*_runs(careful, [need]), *_variants_of(careful, need), *_others_of(careful, need))
+    kinds = (_variants_of, _others_of, _varied)
+    made = (*_runs(careful, [need]), *(run for kind in kinds for run in kind(careful, need)))
     specs, students = dict.fromkeys(run.spec for run in made), {student for _, student in need.pairs}
     yield from asked_of(need.evaluations, specs, students, partial(_evaluation, careful, "careful"))
 

@@ -15,21 +15,25 @@ from kdutils.runs import store
 
 PAIR = ["domain", "teacher", "student", "seed"]
 ITEM = ["task", "item_id"]
-COLUMNS = [*PAIR, "student_start", "method", "prefix", "divergence", *ITEM, "kd", "sft", "in_format"]
+COLUMNS = [*PAIR, "student_start", "method", "prefix", "divergence", "decoding", *ITEM]
+COLUMNS += ["kd", "sft", "in_format"]
+SAMPLED_GAIN = "gain at temperature 1, points"
 
 
 def read(plan: Plan) -> pd.DataFrame:
     """The answers of a plan's finished KD students, a row each: COLUMNS.
 
     `kd` and `sft` say whether the student, and its SFT from the same start, are right; `in_format` whether
-    the student's answer stands where the response format puts it. Students are careful, greedy, of a tuned
-    teacher at temperature 1 without noise, without a factor of the other protocol, and not of instructions.
+    the student's answer stands where the response format puts it. Students are careful, of a tuned teacher at
+    temperature 1 without noise, without a factor of the other protocol, and not of instructions.
     """
     tables = []
-    for run in dict.fromkeys((*plan.runs, *plan.variants)):
-        spec, is_greedy = run.spec, run.evaluation.temperature == 0
+    runs = {run: each.decoding for each in (plan, *plan.others) for run in (*each.runs, *each.variants)}
+    for run, decoding in runs.items():
+        spec, is_sampled = run.spec, run.evaluation.temperature > 0  # and not for a factor of the protocol
         plain = spec.protocol, spec.temperature, spec.noise_sigma, spec.prompt_in_loss, spec.mean_by_sequence
-        if not (spec.teacher_spec and is_greedy and plain == ("careful", 1.0, 0.0, None, None)):
+        is_shown = spec.teacher_spec and plain == ("careful", 1.0, 0.0, None, None)
+        if not is_shown or is_sampled != (decoding == "sampled"):
             continue
         spec = sources.resolved(spec)
         folders = (store.folder_of(plan.out, own.run_id) for own in (spec, spec.sft_spec))
@@ -39,6 +43,7 @@ def read(plan: Plan) -> pd.DataFrame:
         sft = sft[[*ITEM, "correct_strict"]].rename(columns={"correct_strict": "sft"})
         kd = kd.assign(kd=kd["correct_strict"], in_format=kd["parsed_strict"].notna())
         own = {name: getattr(spec, name) for name in (*PAIR, "student_start")}
+        own["decoding"] = decoding
         own |= {"method": spec.named_method} | spec.recipe._asdict()
         tables.append(kd.merge(sft, on=ITEM, validate="one_to_one").assign(**own)[COLUMNS])
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=COLUMNS)
@@ -60,16 +65,28 @@ def by_recipe(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _table(rows: pd.DataFrame, by: list[str]) -> pd.DataFrame:
-    """A row a domain x group: percent, and the gain in points; a question's value is its mean over pairs."""
-    table = []
+    """A row a domain x group: percent, and the gain in points; a question's value is its mean over pairs.
+
+    Of greedy texts, and beside it the gain of those at temperature 1 where there are such.
+    """
+    table, measured = [], ["strict accuracy, %", "answer in the format, %", "gain, points"]
     for key, part in in_domain_order(rows).groupby(["domain", *by], sort=False):
-        of_item = part[[*ITEM, "kd", "sft", "in_format"]].groupby(ITEM).mean()
-        tasks = of_item.index.get_level_values("task")
-        gain = intervals.difference_over_items(of_item["kd"] - of_item["sft"], tasks)
-        means = 100 * of_item.groupby(level="task").mean().mean()
-        named = DOMAIN_LABELS[key[0]], *key[1:]
-        shares, n_pairs = (means["kd"], means["in_format"]), len(part[PAIR].drop_duplicates())
-        table.append((*named, *shares, interval_text(*gain.bounds), gain.n, n_pairs))
-    measured = ["strict accuracy, %", "answer in the format, %", "gain, points", "questions", "pairs x seeds"]
-    found = pd.DataFrame(table, columns=["domain", *by, *measured])
-    return found.replace({"method": METHOD_NAMES})
+        greedy, sampled = (part[part["decoding"] == each] for each in ("greedy", "sampled"))
+        if greedy.empty:
+            continue
+        means = 100 * greedy[["task", "kd", "in_format"]].groupby("task").mean().mean()
+        found = (means["kd"], means["in_format"], _gain(greedy), _gain(sampled))
+        counts = len(greedy[ITEM].drop_duplicates()), len(greedy[PAIR].drop_duplicates())
+        table.append((DOMAIN_LABELS[key[0]], *key[1:], *found, *counts))
+    measured += [SAMPLED_GAIN, "questions", "pairs x seeds"]
+    found = pd.DataFrame(table, columns=["domain", *by, *measured]).replace({"method": METHOD_NAMES})
+    return found if (found[SAMPLED_GAIN] != "").any() else found.drop(columns=SAMPLED_GAIN)
+
+
+def _gain(part: pd.DataFrame) -> str:
+    """The gain with its interval in points; empty without answers."""
+    if part.empty:
+        return ""
+    of_item = part[[*ITEM, "kd", "sft"]].groupby(ITEM).mean()
+    tasks = of_item.index.get_level_values("task")
+    return interval_text(*intervals.difference_over_items(of_item["kd"] - of_item["sft"], tasks).bounds)

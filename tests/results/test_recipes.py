@@ -11,7 +11,7 @@ from kdutils.results import protocols, recipes
 
 
 def rows(method, right, *, start="base", prefix="gold", divergence="forward_kl", sft=(1, 0) * 10, **own):
-    facts = {"domain": "math", "teacher": "t-2k", "student": "s-1k", "seed": 0} | own
+    facts = {"domain": "math", "teacher": "t-2k", "student": "s-1k", "seed": 0, "decoding": "greedy"} | own
     facts |= {"student_start": start, "method": method, "prefix": prefix, "divergence": divergence}
     found = pd.DataFrame({"item_id": [f"svamp-{n}" for n in range(20)], "kd": right, "sft": sft})
     found["in_format"] = [True] * 15 + [False] * 5
@@ -30,6 +30,19 @@ def test_gains_are_over_the_sft_that_starts_alike():
     assert expected.value == pytest.approx(5)
     assert table["gain, points"][1] == f"+5.0 [−{-expected.low:.1f}, +{expected.high:.1f}]"
     assert recipes.by_start(pd.concat([base, alone])).empty
+    assert recipes.SAMPLED_GAIN not in table
+
+
+def test_the_gain_at_temperature_1_stands_beside_that_of_greedy_texts():
+    base = rows("fkl", [1] * 12 + [0] * 8)
+    after = rows("fkl", [1] * 16 + [0] * 4, start="sft", sft=[1] * 15 + [0] * 5)
+    sampled = rows("fkl", [1] * 14 + [0] * 6, start="sft", sft=[1] * 10 + [0] * 10, decoding="sampled")
+    greedy = recipes.by_start(pd.concat([base, after]))
+    both = recipes.by_start(pd.concat([base, after, sampled]))
+    pd.testing.assert_frame_equal(both.drop(columns=recipes.SAMPLED_GAIN), greedy)
+    assert both[recipes.SAMPLED_GAIN][0] == ""
+    assert both[recipes.SAMPLED_GAIN][1].startswith("+20.0 [")
+    assert recipes.by_start(sampled).empty
 
 
 def test_the_four_of_prefix_and_divergence_are_those_of_the_pairs_that_have_all():
@@ -65,4 +78,11 @@ def test_a_profile_asks_for_starts_and_recipes_in_its_own_sections_alone(monkeyp
         *((method, "sft") for method in ("kd:student+forward_kl", "sft", "fkl", "opd")),
     }  # fmt: skip
     assert {spec.sft_spec for spec in others} <= {*others, *(run.spec for run in eleven.runs)}
+    both = replace(changed, live=replace(changed.live, decodings=("greedy", "sampled")))
+    monkeypatch.setattr(plan, "load_profile", lambda name: both)
+    eleven = plan.plan("11", {"profile": "smoke"})
+    (sampled,) = eleven.others
+    assert [run.spec for run in eleven.variants] == [run.spec for run in sampled.variants] == others
+    assert {run.evaluation.temperature for run in sampled.variants} == {1.0}
+    assert set(sampled.variants) <= set(eleven.to_make)
     assert recipes.read(eleven).empty and protocols.read(eleven).empty  # nothing was trained
