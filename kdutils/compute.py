@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 LARGE_PARAMETERS = 20_000_000  # from here on bf16 pays on a CPU that is fast at it (at 135M; not below 1M)
 BUDGET_BYTES = 160 << 20  # for the logits that exist at one time, of both models together
-BATCH_ROWS = 64  # texts that are generated together
+BATCH_ROWS = 128  # texts that are generated together
 
 
 @dataclass(frozen=True, kw_only=True)

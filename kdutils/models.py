@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kdutils import losses
 from kdutils.compute import DEFAULT, LARGE_PARAMETERS, Compute
+from kdutils.data.attention import GROUPED
 from kdutils.data.gguf_files import copy_of, keep_layers, saved_copy, unmark_quantised
 from kdutils.data.model_files import Location, ModelError, locate
 from kdutils.data.networks import read_network
@@ -120,16 +121,16 @@ class LoadedModel:
 def policy_for(n_parameters: int, *, compute: Compute = DEFAULT, trains_all: bool = False) -> Policy:
     """Device and number formats of a model of that size on this machine.
 
-    CUDA: bf16 and SDPA. CPU: float32 for tiny models; for large ones bf16 where `Compute.uses_bfloat16`, and
-    eager attention, whose backward pass is faster there. Weights that are all trained stay float32, since a
-    bf16 weight loses updates below 1/256 of its size; only matrix products are in bf16 then.
+    CUDA: bf16 and SDPA. CPU: float32 for tiny models; for large ones data.attention, and bf16 where
+    `Compute.uses_bfloat16`. Weights that are all trained stay float32, since a bf16 weight loses updates
+    below 1/256 of its size; only matrix products are in bf16 then.
     """
     device = compute.device or ("cuda" if torch.cuda.is_available() else "cpu")
     is_cuda = torch.device(device).type == "cuda"
     in_bfloat16 = is_cuda or n_parameters >= LARGE_PARAMETERS and compute.uses_bfloat16(device)
     weights = torch.bfloat16 if in_bfloat16 and not trains_all else torch.float32
     autocast = torch.bfloat16 if in_bfloat16 and trains_all else None
-    attention = "sdpa" if is_cuda or n_parameters < LARGE_PARAMETERS else "eager"
+    attention = "sdpa" if is_cuda or n_parameters < LARGE_PARAMETERS else GROUPED
     switches = compute.activation_checkpointing, compute.compile_backend
     return Policy(device, weights, autocast, attention, *switches)
 
@@ -169,6 +170,8 @@ def load(
             "give a model with its own tokenizer"
         )
     policy = policy_for(network.num_parameters(), compute=compute, trains_all=trains_all)
+    if policy.attention == GROUPED and network.config.model_type not in KNOWN:
+        policy = replace(policy, attention="eager")  # others may cap or add to what is computed there
     try:
         network.set_attn_implementation(policy.attention)
     except ValueError:  # an architecture without it

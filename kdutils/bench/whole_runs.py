@@ -10,6 +10,7 @@ from typing import Any
 
 from kdutils.bench.side_by_side import in_child
 from kdutils.bench.workloads import MINI_STUDENT, MINI_TEACHER, SEED, network_of
+from kdutils.compute import BATCH_ROWS
 from kdutils.grid.model_shapes import Architecture
 from kdutils.grid.study import PlannedRun
 from kdutils.mini.family import ROWS
@@ -35,9 +36,9 @@ def in_own_process(
 
 # --- evaluation --------------------------------------------------------------------------------------------
 
-MAX_NEW_TOKENS, BATCH_ROWS = 96, 64
+MAX_NEW_TOKENS = 96
 AUTHORS = "as the authors: one text at a time, no KV cache"
-BATCHED = "transformers generate, batches of 64"
+BATCHED = f"transformers generate, batches of {BATCH_ROWS}"
 OURS = "kdutils"
 
 
