@@ -78,9 +78,8 @@ class Plan:
 
     def evaluated(self, runs: Sequence[PlannedRun]) -> list[tuple[str, str, str | None]]:
         """Ids of each run and its evaluation, and the SHA-256 of its item rows: None if not evaluated yet."""
-        resolved = sources.resolved_all(run.spec for run in runs)
         found = []
-        for run, spec in zip(runs, resolved, strict=True):
+        for run, spec in zip(runs, sources.resolved_all(run.spec for run in runs), strict=True):
             digest = store.folder_of(self.out, spec.run_id).items_digest(run.evaluation)
             found.append((spec.run_id, run.evaluation.eval_id, digest))
         return found
@@ -110,7 +109,7 @@ def plan(section: str, parameters: Mapping[str, Any]) -> Plan:
             f"{_listed(changes)} changes what is trained, and profile {profile.name!r} trains nothing; "
             "leave it out or choose a profile that does, such as mini"
         )
-    runs, variants, decoding, others, asked = (), (), "", (), ()
+    runs, variants, decoding, others, asked = (), (), "", [], ()
     if profile.live is not None:
         number = section[:2]  # 01b asks more of the runs of 01
         decodings, changed = _decodings(profile, parameters.get("decoding")), _changed(profile.live, changes)
@@ -126,13 +125,11 @@ def plan(section: str, parameters: Mapping[str, Any]) -> Plan:
         runs, decoding = once(_runs(live, needs)), decodings[0]
         careful = [replace(each, protocols=("careful",)) for each in rest if "careful" in live.protocols]
         own = [need for need in needs if number in need.sections]
-        others = []
+        of_runs = partial(Plan, section, profile, out)
         for each in careful:
-            started = once(run for need in own for run in _others_of(each, need))
-            how = {"variants": started, "decoding": each.decodings[0]}
-            others.append(Plan(section, profile, out, once(_runs(each, needs)), shown, **how))
-        kinds = (_variants_of, _others_of, _varied)
-        variants = once(run for need in own for kind in kinds for run in kind(live, need))
+            started = once(run for need in own for run in _others_of(each, replace(need, variations=())))
+            others.append(of_runs(once(_runs(each, needs)), shown, started, each.decodings[0]))
+        variants = once(run for need in own for run in (*_variants_of(live, need), *_others_of(live, need)))
         compared = arms.planned(number, live, partial(_evaluation, live, "careful"), out)
         asked = once((*(run for need in own for run in _asked_of(live, need)), *compared))
     return Plan(section, profile, out, runs, shown, variants, decoding, tuple(others), asked)
@@ -296,7 +293,7 @@ def _variants_of(live: Live, need: Need) -> Iterator[PlannedRun]:
 
 
 def _others_of(live: Live, need: Need) -> Iterator[PlannedRun]:
-    """The careful students of a need that start after SFT, beside SFT continued, and those of its recipes."""
+    """The careful students of a need that start after SFT, beside SFT continued; of its recipes; varied."""
     recipes = [{"method": "kd", "prefix": prefix, "divergence": each} for prefix, each in need.recipes]
     presets = [{"method": method} for method in need.methods]
     pairs = product(need.domains, live.pairs_of(need), need.seeds, need.student_start)
@@ -307,6 +304,7 @@ def _others_of(live: Live, need: Need) -> Iterator[PlannedRun]:
             spec = RunSpec(student=student, teacher=teacher, teacher_tuned=need.teacher_tuned, **settings)
             for each in (spec, spec.sft_spec):
                 yield PlannedRun(each, _evaluation(live, "careful", domain))
+    yield from _varied(live, need)
 
 
 def _varied(live: Live, need: Need) -> Iterator[PlannedRun]:
@@ -323,8 +321,7 @@ def _asked_of(live: Live, need: Need) -> Iterator[PlannedRun]:
     if not need.evaluations or "careful" not in live.protocols:
         return
     careful = replace(live, protocols=("careful",))
-    kinds = (_variants_of, _others_of, _varied)
-    made = (*_runs(careful, [need]), *(run for kind in kinds for run in kind(careful, need)))
+    made = (*_runs(careful, [need]), *_variants_of(careful, need), *_others_of(careful, need))
     specs, students = dict.fromkeys(run.spec for run in made), {student for _, student in need.pairs}
     yield from asked_of(need.evaluations, specs, students, partial(_evaluation, careful, "careful"))
 

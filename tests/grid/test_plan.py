@@ -526,7 +526,7 @@ def test_model_files_stand_in_for_models_of_the_profile_alone(tmp_path, monkeypa
 
 def test_qwen_small_is_one_pair_and_shares_its_teachers():
     plan_of = asked("00", "qwen-small")
-    assert len(plan_of.runs) == 11
+    assert len(plan_of.runs) == 12
     assert {(run.spec.teacher, run.spec.student) for run in plan_of.runs if run.spec.teacher} == {
         ("Qwen/Qwen2.5-1.5B", "Qwen/Qwen2.5-0.5B")
     }
