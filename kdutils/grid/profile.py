@@ -137,6 +137,7 @@ class Live:
     evaluation: Settings = field(default_factory=dict)  # fields of every EvalSpec
     evaluation_by_protocol: ByProtocol = field(default_factory=dict)
     ranks: Truth = False  # tasks with options are evaluated by ranking these, too
+    base_models: Truth = True  # models are also evaluated as they are, before any training
     pair_sets: dict[str, Pairs] = field(default_factory=dict)  # that needs name
     arm_studies: ArmStudies = ()  # see grid.arms
 

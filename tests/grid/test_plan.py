@@ -276,6 +276,14 @@ def test_a_teacher_that_nobody_else_evaluates_is_made_all_the_same():
     assert all(job.evaluations for job in jobs.values())
 
 
+def test_models_as_they_are_can_be_left_out(live, of):
+    of(live)
+    everything = asked("01", "smoke").to_make
+    of(replace(live, base_models=False))
+    assert asked("01", "smoke").to_make == tuple(run for run in everything if run.spec.method != "base")
+    assert len(everything) - len(asked("01", "smoke").to_make) == 2  # a student and a teacher
+
+
 def test_only_careful_runs_are_varied_and_none_without_training(live, of):
     need = replace(live.needs[0], factors=("prompt",), methods=("fkl",), seeds=(3, 4))
     of(replace(live, needs=(need,), protocols=("paper", "careful")))
