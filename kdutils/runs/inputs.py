@@ -21,7 +21,7 @@ from kdutils.constants import MASKS
 from kdutils.data import model_files, tokenizers
 from kdutils.data.model_files import Location, ModelError
 from kdutils.data.sources import Splits
-from kdutils.items import Item
+from kdutils.items import DataError, Item
 from kdutils.models import LoadedModel
 from kdutils.penalties import terms
 from kdutils.spec import EvalSpec, RunSpec
@@ -77,6 +77,8 @@ def check(*runs: Inputs) -> None:
     Raises:
         ModelError, DataError: naming what is wrong and the remedy.
     """
+    for run in {(run.items.key, *run.spec.needs.values()): run for run in runs}.values():
+        check_needed(run)
     starts = {start: run.of_run(start) for run in runs if (start := run.spec.start_spec)}
     runs = (*runs, *starts.values())
     specs = [run.spec for run in runs]
@@ -115,6 +117,21 @@ def check(*runs: Inputs) -> None:
     for (_, of_student, of_teacher), run in pairs.items():
         if of_student != of_teacher:
             _check_tokens(run)
+
+
+def check_needed(run: Inputs) -> None:
+    """Check that there are as many items as the teacher and the start of a run ask for, if more than it does.
+
+    Raises:
+        DataError: naming the field of this run that asks for them.
+    """
+    for role, needed in run.spec.needs.items():
+        name = f"{role}_items"
+        if getattr(run.spec, name) is not None:
+            try:
+                run.of_run(needed).items.train  # noqa: B018 - raises if there are too few
+            except DataError as error:
+                raise DataError(str(error).replace("train_items=", f"{name}=", 1)) from None
 
 
 Model = tuple[str | None, str, str]  # name, where it is read from, prompt: what a tokenizer depends on

@@ -237,11 +237,13 @@ def test_other_weights_under_the_same_name_are_another_run(folder, tmp_path):
         ({"train_items": 99}, EVALUATION, "train_items=99, but"),
         ({"data": "/not/there"}, EVALUATION, "/not/there/train.jsonl is missing"),
         ({"max_tokens": 20}, EVALUATION, "more than max_tokens=20"),
+        ({"teacher_items": 99}, EVALUATION, "teacher_items=99, but"),
+        ({"student_start": "sft", "start_items": 99}, EVALUATION, "start_items=99, but"),
         ({}, EvalSpec(tasks=("svamp",)), "no test items of task 'svamp'; there are items of ..addsub"),
     ],
 )
 def test_what_is_wrong_is_said_before_anything_is_written(folder, tmp_path, fields, evaluation, says):
-    spec = a_spec(folder, "sft")
+    spec = a_spec(folder, "fkl" if "teacher_items" in fields else "sft")
     with pytest.raises(ValueError, match=says) as caught:
         experiment.run(
             type(spec).from_dict(spec.to_dict() | fields), out=tmp_path / "out", evaluation=evaluation
