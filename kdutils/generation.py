@@ -61,10 +61,8 @@ def generate(
     Raises:
         ValueError: for an empty prompt or reference, or sampling without keys.
     """
-    if any(not prompt for prompt in prompts):
-        raise ValueError("a prompt has no tokens; every text needs something to follow")
-    if references is not None and not all(references):
-        raise ValueError("a reference has no tokens; there is no likeliest one")
+    if not all(prompts) or not all(references or ()):
+        raise ValueError("a prompt has no tokens, or a reference; every text needs something to follow")
     given = [own if isinstance(own, Sequence) else [own] * len(prompts) for own in (temperature, top_p, seed)]
     ways = list(zip(*given, strict=True))  # how each text is decoded
     if any(given[0]) and (keys is None or len(keys) != len(prompts)):
@@ -243,8 +241,7 @@ def _texts_of_batch(
     references: list[list[int]] | None,
 ) -> list[Text]:
     eos = model.tokenizer.eos_token_id
-    n_more = max(max_new_tokens, *map(len, references or [[]]))
-    step, head = Decoder(model, prompts, n_more), model.head
+    step, head = Decoder(model, prompts, max(max_new_tokens, *map(len, references or [[]]))), model.head
     likeliest: list[list[int] | None] = [None] * len(prompts)
     rows = list(range(len(prompts)))  # which text each row of the batch is
     written: list[list[int]] = [[] for _ in prompts]

@@ -272,6 +272,10 @@ class EvalSpec(Hashed):
                 f"scoring={self.scoring!r}: leave them out"
             )
 
+    def greedy(self) -> EvalSpec:
+        """As this one by greedy decoding: equal for all that ask for texts on the same prompts."""
+        return replace(self, temperature=0.0, top_p=1.0, samples=1, seed=0)
+
     def ranking(self) -> EvalSpec | None:
         """The evaluation that ranks the options of the same items; None if no task has options."""
         tasks = tuple(task for task in self.tasks if ALL_TASKS[task].options)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -168,8 +168,17 @@ class Estimate:
         tokens = spec.train_items * self.mean
         return kept + self._work(teacher, tokens, padding=self.padding, weights=teacher.body)
 
-    def evaluation(self, asked: EvalSpec) -> Cost:
-        """All texts of an evaluation with the pass over the gold responses, or the ranking of all options.
+    def evaluations(self, asked: Iterable[EvalSpec]) -> Cost:
+        """All evaluations of the student; those that differ in decoding alone are made together."""
+        groups: dict[EvalSpec, list[EvalSpec]] = {}
+        for each in asked:
+            groups.setdefault(each.greedy(), []).append(each)
+        return sum(
+            (self._evaluation(one, sum(each.samples for each in own)) for one, own in groups.items()), Cost()
+        )
+
+    def _evaluation(self, asked: EvalSpec, n_samples: int) -> Cost:
+        """So many texts of each item, whose prompt and gold response are read once; or all options ranked.
 
         Test items are taken to be as long as training items. A model that was trained writes as much as it
         was taught to; one that was not is taken to go on to the limit.
@@ -180,18 +189,31 @@ class Estimate:
             n_options = sum(size * len(ALL_TASKS[task].options) for task, size in sizes.items())
             n_prompts = 2 if asked.scoring == "cloze_pmi" else 1  # the second one without a question
             return self._work(self.student, n_items * self.prompt + n_options * self.response) * n_prompts
-        gold = self._work(self.student, n_items * (self.prompt + self.response))
+        gold = self._work(self.student, n_items * self.response)
         new = asked.max_new_tokens if self.spec.method == "base" else self.response
-        texts = self.texts(self.student, n_items * asked.samples, limit=asked.max_new_tokens, new=new)
-        return gold + texts + Cost(disk_bytes=4 * n_items * (asked.samples * new + self.response))
+        how = {"limit": asked.max_new_tokens, "new": new, "n_prompts": n_items}
+        texts = self.texts(self.student, n_items * n_samples, **how)
+        return gold + texts + Cost(disk_bytes=4 * n_items * n_samples * (new + self.response))
 
     def texts(
-        self, shape: Architecture, n_texts: float, *, limit: int, new: float = 0.0, rows: int = BATCH_ROWS
+        self,
+        shape: Architecture,
+        n_texts: float,
+        *,
+        limit: int,
+        new: float = 0.0,
+        rows: int = BATCH_ROWS,
+        n_prompts: float | None = None,
     ) -> Cost:
-        """Texts as long as the gold responses, or `new` tokens, until the longest of `rows` has ended."""
+        """Texts as long as the gold responses, or `new` tokens, until the longest of `rows` has ended.
+
+        Args:
+            n_prompts: which they follow; None: each has its own.
+        """
         new = min(new or self.response, limit)
         n_steps = math.ceil(n_texts / rows) * min(math.ceil(LONGEST_TEXT * new), limit)
-        return self._work(shape, n_texts * self.prompt) + self._work(shape, n_texts * new, n_passes=n_steps)
+        read = self._work(shape, (n_texts if n_prompts is None else n_prompts) * self.prompt)
+        return read + self._work(shape, n_texts * new, n_passes=n_steps)
 
     def _work(
         self,

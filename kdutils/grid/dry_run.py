@@ -140,7 +140,7 @@ def costs(cells: Iterable[Cell], machine: Machine) -> pd.DataFrame:
         stages = dict.fromkeys(STAGES, Cost()) | {
             "teachers" if cell.is_teacher else "students": own.training(),
             "caches": sum(caches, Cost()),
-            "evaluation": sum(map(own.evaluation, cell.evaluations), Cost()),
+            "evaluation": own.evaluations(cell.evaluations),
         }
         total = sum(stages.values(), Cost())
         row = {name: getattr(spec, name) for name in (*OF_RUN, "seed")}

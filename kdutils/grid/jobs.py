@@ -83,7 +83,7 @@ def jobs_of(planned: Iterable[PlannedRun]) -> dict[str, Job]:
     with contextlib.suppress(ValueError):  # the shape of a model is not known: equal costs
         own = {run_id: cost.Estimate(job.spec, GPUS[DEFAULT]) for run_id, job in jobs.items()}
         for run_id, job in jobs.items():
-            parts = own[run_id].training(), *map(own[run_id].evaluation, job.evaluations)
+            parts = own[run_id].training(), own[run_id].evaluations(job.evaluations)
             job.cost = sum(part.seconds for part in parts)
     return jobs
 

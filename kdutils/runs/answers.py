@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -32,8 +31,7 @@ def together(asked: Sequence[Inputs]) -> list[list[Inputs]]:
     """Evaluations in groups: those that ask for texts on the same prompts, and differ in decoding alone."""
     groups: dict[EvalSpec, list[Inputs]] = {}
     for each in asked:
-        greedy = replace(each.evaluation, temperature=0.0, top_p=1.0, samples=1, seed=0)
-        groups.setdefault(greedy, []).append(each)
+        groups.setdefault(each.evaluation.greedy(), []).append(each)
     return list(groups.values())
 
 

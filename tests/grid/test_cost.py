@@ -348,9 +348,23 @@ def test_estimates_are_near_what_was_measured_on_two_cores(monkeypatch):
 def test_a_ranking_is_priced_by_its_options():
     spec = hub_spec(domain="commonsense")
     evaluation = EvalSpec(tasks=("arc_e", "boolq"), items_per_task=100)
-    ranked = Estimate(spec, A100).evaluation(evaluation.ranking())
+    ranked = Estimate(spec, A100).evaluations([evaluation.ranking()])
     prompt, option = cost.lengths_of(spec)[:2]
     assert ranked.tokens == pytest.approx(200 * prompt + (100 * 4 + 100 * 2) * option)  # once a prompt
+
+
+def test_a_prompt_and_its_gold_response_are_priced_once_for_all_decodings():
+    spec, greedy = hub_spec(), EvalSpec(tasks=("svamp",), items_per_task=100, max_new_tokens=200)
+    sampled, shorter = replace(greedy, temperature=1.0, samples=3), replace(greedy, max_new_tokens=150)
+    prompt, response = cost.lengths_of(spec)[:2]
+    assert response < 150
+    for asked, n_read, n_written in (
+        ([greedy], 100, 100),
+        ([greedy, sampled], 100, 400),
+        ([greedy, sampled, shorter], 200, 500),
+    ):
+        found = Estimate(spec, A100).evaluations(asked).tokens
+        assert found == pytest.approx(n_read * (prompt + response) + n_written * response)
 
 
 # --- lengths -----------------------------------------------------------------------------------------------
