@@ -30,7 +30,6 @@ class Text(NamedTuple):
 
     token_ids: list[int]  # without EOS
     ended: bool  # by EOS; otherwise cut at the limit
-    likeliest: list[int] | None = None  # see `generate`
 
 
 def generate(
@@ -42,27 +41,27 @@ def generate(
     top_p: float | Sequence[float] = 1.0,
     keys: Sequence[str] | None = None,
     seed: int | Sequence[int] = 0,
-    references: Sequence[list[int]] | None = None,
+    when_read: Callable[[Decoder, Tensor, list[int]], None] | None = None,
     batch_rows: int = BATCH_ROWS,
 ) -> list[Text]:
     """One text for each prompt, in their order; only EOS ends a text.
 
-    Texts of one prompt, such as a greedy one and samples, are cheaper together: the prompt is read once.
+    Texts of one prompt, such as a greedy one and samples, are cheaper together: a batch reads it once.
 
     Args:
         temperature: of the softmax over the tokenizer's vocabulary that tokens are sampled from; 0 is greedy.
             It, `top_p` and `seed` are one for all texts, or one for each.
         top_p: see `drawn`.
         keys: a name for each text (item and sample), on which its samples depend; needed for sampling.
-        references: token ids of another text after each prompt, such as the right one. The likeliest token at
-            each of its positions, given the true ones before, is `Text.likeliest`.
+        when_read: called for each batch once its prompts are read, with its decoder, the final hidden states
+            (B, 1, H) at the prompts' last tokens, and which of `prompts` its rows are.
         batch_rows: texts that are generated together; prompts of similar length share a batch.
 
     Raises:
-        ValueError: for an empty prompt or reference, or sampling without keys.
+        ValueError: for an empty prompt, or sampling without keys.
     """
-    if not all(prompts) or not all(references or ()):
-        raise ValueError("a prompt has no tokens, or a reference; every text needs something to follow")
+    if not all(prompts):
+        raise ValueError("a prompt has no tokens; every text needs something to follow")
     given = [own if isinstance(own, Sequence) else [own] * len(prompts) for own in (temperature, top_p, seed)]
     ways = list(zip(*given, strict=True))  # how each text is decoded
     if any(given[0]) and (keys is None or len(keys) != len(prompts)):
@@ -80,26 +79,29 @@ def generate(
                 token_B[chosen_B] = drawn(logits_BV[chosen_B], temperature, names, seed, position, top_p)
             return token_B
 
-        own = [references[row] for row in rows] if references else None
-        return _texts_of_batch(model, [prompts[row] for row in rows], draw, max_new_tokens, own)
+        def read(step: Decoder, states_B1H: Tensor) -> None:
+            if when_read is not None:
+                when_read(step, states_B1H, rows)
 
-    order = [(-len(prompt), prompt) for prompt in prompts]  # texts of one prompt side by side
-    return model.without_gradients(lambda: in_batches(model, order, batch_rows, texts_of))
+        return _texts_of_batch(model, [prompts[row] for row in rows], draw, max_new_tokens, read)
+
+    keys_of_order = [(-len(prompt), prompt) for prompt in prompts]  # texts of one prompt side by side
+    return model.without_gradients(lambda: in_batches(model, keys_of_order, batch_rows, texts_of))
 
 
 def in_batches(
     model: LoadedModel,
-    order: Sequence[Any],
+    sort_keys: Sequence[Any],
     batch_rows: int,
     results_of: Callable[[list[int]], Sequence[Result]],
 ) -> list[Result]:
-    """A result for each row, as they stand, computed batch by batch in their `order`, without dropout."""
-    rows_in_order = sorted(range(len(order)), key=order.__getitem__)
+    """A result for each row, computed without dropout, in batches of rows whose sort keys are neighbours."""
+    order = sorted(range(len(sort_keys)), key=sort_keys.__getitem__)
     found: dict[int, Result] = {}
     was_training = model.network.training
     model.network.eval()
     for first in range(0, len(order), batch_rows):
-        rows = rows_in_order[first : first + batch_rows]
+        rows = order[first : first + batch_rows]
         found |= dict(zip(rows, results_of(rows), strict=True))
     model.network.train(was_training)
     return [found[row] for row in range(len(order))]
@@ -128,9 +130,9 @@ class _Preallocated(DynamicLayer):
         return self.keys, self.values
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        n = self.get_seq_length()
-        self.buffers = tuple(buffer[indices] for buffer in self.buffers)
-        self.keys, self.values = (buffer[:, :, :n] for buffer in self.buffers)
+        keys, values, self.buffers = self.keys[indices], self.values[indices], None
+        self.keys = self.values = keys[:, :, :0]
+        self.update(keys, values)
 
 
 def padded(rows: list[list[int]], pad_id: int, device: str, *, on_left: bool) -> tuple[Tensor, Tensor]:
@@ -175,6 +177,7 @@ class Decoder:
         self.decoder, device = model.causal.get_decoder(), model.policy.device
         self.cache = DynamicCache(config=model.causal.config)
         is_known = model.causal.config.model_type in KNOWN  # others may count positions by place
+        is_known &= not getattr(self.decoder, "keeps_states", False)  # of all tokens before, padding too
         is_plain = all(type(layer) is DynamicLayer for layer in self.cache.layers)
         unique = list(map(list, dict.fromkeys(map(tuple, prompts)))) if self.can_select else prompts
         ends = min(unique)[:-1], max(unique)[:-1]  # what these two begin with, all do
@@ -220,10 +223,13 @@ class Decoder:
         """Whether rows can be selected: not where layers keep another state than keys and values."""
         return all(hasattr(layer, "batch_select_indices") for layer in self.cache.layers)
 
-    def copy_of(self, rows: Tensor) -> Decoder:
-        """Another decoder, of these rows, which leaves this one as it is."""
+    def copy_of(self, rows: Tensor, n_more: int) -> Decoder:
+        """Another decoder, of these rows and with room for so many tokens, which leaves this one as it is."""
         other, other.cache = copy.copy(self), copy.copy(self.cache)
         other.cache.layers = [copy.copy(layer) for layer in self.cache.layers]
+        for layer in other.cache.layers:
+            if isinstance(layer, _Preallocated):
+                layer.n_positions = layer.get_seq_length() + n_more
         other.select(rows)
         return other
 
@@ -238,11 +244,10 @@ def _texts_of_batch(
     prompts: list[list[int]],
     draw: Callable[[Tensor, list[int], int], Tensor],
     max_new_tokens: int,
-    references: list[list[int]] | None,
+    read: Callable[[Decoder, Tensor], None],
 ) -> list[Text]:
     eos = model.tokenizer.eos_token_id
-    step, head = Decoder(model, prompts, max(max_new_tokens, *map(len, references or [[]]))), model.head
-    likeliest: list[list[int] | None] = [None] * len(prompts)
+    step, head = Decoder(model, prompts, max_new_tokens), model.head
     rows = list(range(len(prompts)))  # which text each row of the batch is
     written: list[list[int]] = [[] for _ in prompts]
     ended = [False] * len(prompts)
@@ -251,8 +256,7 @@ def _texts_of_batch(
         with model.policy.computing():
             if token_B is None:
                 states_BTH = step.read_prompts()
-                if references:
-                    likeliest = _likeliest(model, step, states_BTH, prompts, references)
+                read(step, states_BTH)
             else:
                 states_BTH = step.read(token_B[:, None], step.real_BT.new_ones(len(rows), 1))
             logits_BV = head.logits(states_BTH[:, -1])
@@ -269,33 +273,7 @@ def _texts_of_batch(
             kept = torch.tensor(alive, device=token_B.device)
             step.select(kept)
             token_B, rows = token_B[kept], [rows[place] for place in alive]
-    return [Text(*own) for own in zip(written, ended, likeliest, strict=True)]
-
-
-def _likeliest(
-    model: LoadedModel,
-    step: Decoder,
-    states_B1H: Tensor,
-    prompts: list[list[int]],
-    references: list[list[int]],
-) -> list[list[int]]:
-    """The likeliest token at each position of the references, after prompts that `step` has just read."""
-    both = [(tuple(prompt), tuple(own)) for prompt, own in zip(prompts, references, strict=True)]
-    rows = {own: row for row, own in enumerate(both)}  # equal ones are read once
-    row_of_B = torch.tensor(list(rows.values()), device=states_B1H.device)
-    if step.can_select:
-        step, states_B1H = step.copy_of(row_of_B), states_B1H[row_of_B]
-    else:
-        step = Decoder(model, [prompts[row] for row in rows.values()], max(map(len, references)))
-        states_B1H = step.read_prompts()
-    ids_BT, real_BT = padded([own for _, own in rows], model.pad_id, model.policy.device, on_left=False)
-    states = [states_B1H]  # the first token's
-    if ids_BT.shape[1] > 1:
-        states.append(step.read(ids_BT[:, :-1], real_BT[:, :-1]))
-    states_NH, head = torch.cat(states, dim=1)[real_BT.bool()], model.head.cut(model.vocabulary_size)
-    ids_N = torch.cat([head.logits(part).argmax(-1) for part in states_NH.split(LOGIT_ROWS)]).cpu()
-    found = dict(zip(rows, ids_N.split([len(own) for _, own in rows]), strict=True))
-    return [found[own].tolist() for own in both]
+    return [Text(*own) for own in zip(written, ended, strict=True)]
 
 
 def decode(model: LoadedModel, texts: Sequence[Text]) -> list[str]:

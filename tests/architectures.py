@@ -18,7 +18,7 @@ import torch
 import transformers
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from kdutils import encoding, generation, models
+from kdutils import encoding, models
 from kdutils.adapters import trainable
 from kdutils.data import logit_checks
 from kdutils.data.model_files import ModelError
@@ -26,7 +26,7 @@ from kdutils.io import disk
 from kdutils.items import Item
 from kdutils.mini.family import MODEL_FOLDER
 from kdutils.models import LoadedModel
-from kdutils.runs import ranking
+from kdutils.runs import answers, ranking
 from kdutils.runs.store import RunFolder
 from kdutils.runs.teacher_outputs import load_trained
 from kdutils.spec import RunSpec
@@ -184,11 +184,11 @@ class _Tried:
     def texts(self) -> str:
         prompts, model = self.prompts(), self.student
         references = [[20, 21, 22], [23]][: len(prompts)]
-        found = generation.generate(model, prompts, max_new_tokens=6, references=references)
-        for prompt, own, text in zip(prompts, references, found, strict=True):
+        both = answers.texts_and_likeliest(model, prompts, references, max_new_tokens=6)
+        for prompt, own, text, found in zip(prompts, references, *both, strict=True):
             likeliest = logprobs(model, prompt + own)[len(prompt) - 1 : -1].argmax(-1).tolist()
-            if likeliest != text.likeliest:
-                return f"likeliest tokens {text.likeliest} for {likeliest}"
+            if likeliest != found:
+                return f"likeliest tokens {found} for {likeliest}"
             ids, eos = list(prompt), model.tokenizer.eos_token_id
             while len(ids) < len(prompt) + 6 and (token := int(logprobs(model, ids)[-1].argmax())) != eos:
                 ids.append(token)

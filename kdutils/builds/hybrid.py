@@ -36,6 +36,9 @@ class State(LinearAttentionLayer):
     """What a Gated DeltaNet keeps of each text of a batch; of which texts can be selected."""
 
     def batch_select_indices(self, indices: Tensor) -> None:
+        for name, value in vars(self).items():
+            if isinstance(value, dict):  # of tensors: a shallow copy of this layer has the same one
+                setattr(self, name, dict(value))
         self.reorder_cache(indices)
 
 
@@ -132,6 +135,7 @@ def install(network: nn.Module, mixers: dict[str, LinearAttention]) -> None:
     """
     for name, mixer in mixers.items():
         network.set_submodule(name, mixer)
+    network.get_decoder().keeps_states = True  # see kdutils.generation.Decoder
     network.get_decoder().register_forward_pre_hook(_tell_padding, with_kwargs=True)
 
 

@@ -19,8 +19,9 @@ def grouped_attention(
 ) -> tuple[Tensor, None]:
     """As transformers' eager attention: softmax(QK' * scaling + mask) V, as (B, T, H, D).
 
-    That one copies keys and values for each of the H / K query heads that share a key head, at every token
-    that is decoded. Here these heads are further queries of their key head.
+    T queries, S keys and values; H query heads, of which H / K share each of the K key heads. Eager
+    attention copies keys and values for each query head, at every token that is decoded. Here the heads that
+    share a key head are further queries of it.
     """
     n_rows, n_keys, n_queries = len(query_BHTD), key_BKSD.shape[1], query_BHTD.shape[2]
     query = query_BHTD.reshape(n_rows, n_keys, -1, query_BHTD.shape[3])

@@ -56,7 +56,8 @@ def fill(
             all see `out`, or is None for Ray on this machine.
         shard: make this part only.
         silence_seconds: end a run that for so long neither trained a step nor came to the end of its training
-            or of an evaluation, and give it once more. Longer than the longest evaluation; None: never.
+            or of an evaluation, and give it once more. Longer than evaluations that are made together take;
+            None: never.
         parts: parts of `planned` by name, of which the one that costs least is made first; not with `shard`.
         ready: called with the names of parts as soon as each of their runs is there or has failed; first
             once nothing is refused any more, perhaps with none. A run that is found to be damaged later

@@ -329,7 +329,7 @@ def _asked_of(live: Live, need: Need) -> Iterator[PlannedRun]:
 def baselines(
     live: Live, pairs: Iterable[tuple[str, str]], domain: str, *, sft_seeds: Iterable[int]
 ) -> Iterator[PlannedRun]:
-    """The models of the pairs, if wanted as they are, and after SFT: students with every seed, teachers 0."""
+    """The models of the pairs as they are, and after SFT: students with every seed, teachers with seed 0."""
     models = dict.fromkeys(name for pair in pairs for name in pair)
     teachers, students = ({pair[side] for pair in pairs} for side in (0, 1))
     for name, protocol in product(models if live.base_models else (), live.protocols):

@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     override = {"nargs": 2, "action": "append", "default": [], "metavar": ("NAME", "VALUE")}
     silence = (
         "end a run that shows no progress for so long, try it once more, then let it fail; longer than an "
-        "evaluation takes (default: never)"
+        "evaluation in all its decodings takes (default: never)"
     )
     shard = "train only the I-th of N parts of the missing runs; no notebooks"
     engine = "what trains: processes of this machine, or Ray (default: local)"

@@ -17,31 +17,34 @@ PAIR = ["domain", "teacher", "student", "seed"]
 ITEM = ["task", "item_id"]
 COLUMNS = [*PAIR, "student_start", "method", "prefix", "divergence", "decoding", *ITEM]
 COLUMNS += ["kd", "sft", "in_format"]
-SAMPLED_GAIN = "gain at temperature 1, points"
+SAMPLED_GAIN = "gain of sampled texts, points"
 
 
 def read(plan: Plan) -> pd.DataFrame:
     """The answers of a plan's finished KD students, a row each: COLUMNS.
 
-    `kd` and `sft` say whether the student, and its SFT from the same start, are right; `in_format` whether
-    the student's answer stands where the response format puts it. Students are careful, of a tuned teacher at
-    temperature 1 without noise, without a factor of the other protocol, and not of instructions.
+    `kd` and `sft` say whether the student, and its SFT from the same start, are right (of several samples
+    their share); `in_format` whether the student's answer stands where the response format puts it. Students
+    are careful, of a tuned teacher at temperature 1 without noise, without a factor of the other protocol,
+    and not of instructions.
     """
     tables = []
     runs = {run: each.decoding for each in (plan, *plan.others) for run in (*each.runs, *each.variants)}
+    usual = {run.evaluation for each in (plan, *plan.others) for run in each.runs}  # and not a factor's
     for run, decoding in runs.items():
-        spec, is_sampled = run.spec, run.evaluation.temperature > 0  # and not for a factor of the protocol
+        spec = run.spec
         plain = spec.protocol, spec.temperature, spec.noise_sigma, spec.prompt_in_loss, spec.mean_by_sequence
         is_shown = spec.teacher_spec and plain == ("careful", 1.0, 0.0, None, None)
-        if not is_shown or is_sampled != (decoding == "sampled"):
+        if not is_shown or run.evaluation not in usual:
             continue
         spec = sources.resolved(spec)
         folders = (store.folder_of(plan.out, own.run_id) for own in (spec, spec.sft_spec))
         kd, sft = (folder.evaluation(run.evaluation) for folder in folders)
         if is_text(run.evaluation.tasks[0]) or kd is None or sft is None:
             continue
-        sft = sft[[*ITEM, "correct_strict"]].rename(columns={"correct_strict": "sft"})
+        sft = sft.assign(sft=sft["correct_strict"]).groupby(ITEM, as_index=False)[["sft"]].mean()
         kd = kd.assign(kd=kd["correct_strict"], in_format=kd["parsed_strict"].notna())
+        kd = kd.groupby(ITEM, as_index=False)[["kd", "in_format"]].mean()  # over an item's samples
         own = {name: getattr(spec, name) for name in (*PAIR, "student_start")}
         own["decoding"] = decoding
         own |= {"method": spec.named_method} | spec.recipe._asdict()
@@ -67,16 +70,17 @@ def by_recipe(rows: pd.DataFrame) -> pd.DataFrame:
 def _table(rows: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     """A row a domain x group: percent, and the gain in points; a question's value is its mean over pairs.
 
-    Of greedy texts, and beside it the gain of those at temperature 1 where there are such.
+    Of greedy texts, and beside it the gain of texts sampled at temperature 1 where there are such.
     """
     table, measured = [], ["strict accuracy, %", "answer in the format, %", "gain, points"]
     for key, part in in_domain_order(rows).groupby(["domain", *by], sort=False):
         greedy, sampled = (part[part["decoding"] == each] for each in ("greedy", "sampled"))
         if greedy.empty:
             continue
-        means = 100 * greedy[["task", "kd", "in_format"]].groupby("task").mean().mean()
+        of_item = greedy[[*ITEM, "kd", "in_format"]].groupby(ITEM).mean()
+        means = 100 * of_item.groupby(level="task").mean().mean()
         found = (means["kd"], means["in_format"], _gain(greedy), _gain(sampled))
-        counts = len(greedy[ITEM].drop_duplicates()), len(greedy[PAIR].drop_duplicates())
+        counts = len(of_item), len(greedy[PAIR].drop_duplicates())
         table.append((DOMAIN_LABELS[key[0]], *key[1:], *found, *counts))
     measured += [SAMPLED_GAIN, "questions", "pairs x seeds"]
     found = pd.DataFrame(table, columns=["domain", *by, *measured]).replace({"method": METHOD_NAMES})

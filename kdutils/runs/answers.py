@@ -9,9 +9,11 @@ from typing import Any
 
 import pandas as pd
 import torch
+from torch import Tensor
 
 from kdutils import encoding, generation, training
 from kdutils.data.evaluate import score
+from kdutils.generation import Decoder, Text
 from kdutils.io import memory
 from kdutils.io.leases import Lease
 from kdutils.items import Item, fingerprint
@@ -23,8 +25,9 @@ from kdutils.runs.store import RunFolder, Store
 from kdutils.runs.students import load_trained
 from kdutils.spec import EvalSpec, RunSpec
 
+REFERENCE_ROWS = 16  # that are read together: of similar length, so that little is padding
 NO_LIMIT = 1_000_000  # tokens: what is evaluated is never cut
-Rows = tuple[pd.DataFrame, dict[str, Any]]  # of an evaluation, and the seconds and items it took
+Rows = tuple[pd.DataFrame, dict[str, Any]]  # of an evaluation; seconds, of its group by its size, and items
 
 
 def together(asked: Sequence[Inputs]) -> list[list[Inputs]]:
@@ -68,7 +71,7 @@ def _rows(
 def rows_of(
     student: LoadedModel, items: Sequence[Item], evaluations: Sequence[EvalSpec], spec: RunSpec
 ) -> list[Rows]:
-    """One row a task x item x sample of each evaluation of a group, and the seconds and items it took.
+    """One row a task x item x sample of each evaluation of a group, its items, and its part of the seconds.
 
     Columns are those of data.evaluate.score, or where options are ranked of data.options.rank.
     """
@@ -82,6 +85,56 @@ def rows_of(
     return [(pd.DataFrame([{"run_id": spec.run_id} | row for row in rows]), facts) for rows in found]
 
 
+def texts_and_likeliest(
+    model: LoadedModel, prompts: Sequence[list[int]], references: Sequence[list[int]], **how: Any
+) -> tuple[list[Text], list[list[int]]]:
+    """A text for each prompt, and the likeliest token at each position of its reference, given those before.
+
+    The references, such as the right responses, are read after the very prompts that the texts follow, some
+    of similar length at a time.
+
+    Args:
+        how: more of `generation.generate`.
+
+    Raises:
+        ValueError: for an empty reference, or as `generate`.
+    """
+    if not all(references):
+        raise ValueError("a reference has no tokens; there is no likeliest one")
+    both = [(tuple(prompt), tuple(own)) for prompt, own in zip(prompts, references, strict=True)]
+    found: dict[tuple, list[int]] = {}
+
+    def read(step: Decoder, states_B1H: Tensor, rows: list[int]) -> None:
+        places = {both[row]: place for place, row in enumerate(rows) if both[row] not in found}
+        shortest_first = sorted(places, key=lambda one: len(one[1]))
+        for start in range(0, len(shortest_first), REFERENCE_ROWS):
+            part = shortest_first[start : start + REFERENCE_ROWS]
+            own = torch.tensor([places[one] for one in part], device=states_B1H.device)
+            n_more = len(part[-1][1])
+            if step.can_select:
+                after, states = step.copy_of(own, n_more), states_B1H[own]
+            else:
+                after = Decoder(model, [list(prompt) for prompt, _ in part], n_more)
+                states = after.read_prompts()
+            found.update(zip(part, _likeliest(model, after, states, [own for _, own in part]), strict=True))
+
+    texts = generation.generate(model, prompts, when_read=read, **how)
+    return texts, [found[one] for one in both]
+
+
+def _likeliest(
+    model: LoadedModel, step: Decoder, states_B1H: Tensor, references: Sequence[Sequence[int]]
+) -> list[list[int]]:
+    """Of each reference, which follows what `step` has read and whose last states are given."""
+    ids_BT, real_BT = generation.padded(references, model.pad_id, model.policy.device, on_left=False)
+    states = [states_B1H]  # the first token's
+    if ids_BT.shape[1] > 1:
+        states.append(step.read(ids_BT[:, :-1], real_BT[:, :-1]))
+    states_NH, head = torch.cat(states, dim=1)[real_BT.bool()], model.head.cut(model.vocabulary_size)
+    parts = [head.logits(part).argmax(-1) for part in states_NH.split(generation.LOGIT_ROWS)]
+    return [ids.tolist() for ids in torch.cat(parts).cpu().split(list(map(len, references)))]
+
+
 def _generated(
     student: LoadedModel, items: Sequence[Item], evaluations: Sequence[EvalSpec], prompt: str
 ) -> list[list[dict[str, Any]]]:
@@ -90,19 +143,20 @@ def _generated(
     of_item = [(ids[:n], ids[n:]) for ids, n in zip(encoded["input_ids"], encoded["n_unscored"], strict=True)]
     samples = [(each, sample) for each in evaluations for sample in range(each.samples)]
     wanted = [(*one, row) for one in samples for row in range(len(items))]
-    texts = generation.generate(
+    texts, likeliest = texts_and_likeliest(
         student,
         [of_item[row][0] for _, _, row in wanted],
+        [of_item[row][1] for _, _, row in wanted],
         max_new_tokens=evaluations[0].max_new_tokens,
         temperature=[each.temperature for each, _, _ in wanted],
         top_p=[each.top_p for each, _, _ in wanted],
         keys=[f"{items[row].id}/{sample}" for _, sample, row in wanted],
         seed=[each.seed for each, _, _ in wanted],
-        references=[of_item[row][1] for _, _, row in wanted],
     )
     rows: dict[EvalSpec, list[dict[str, Any]]] = {each: [] for each in evaluations}
-    for (each, sample, row), made, text in zip(wanted, texts, generation.decode(student, texts), strict=True):
-        how = {"n_tokens": len(made.token_ids), "ended": made.ended, "top1": made.likeliest}
+    strings = generation.decode(student, texts)
+    for (each, sample, row), made, text, top1 in zip(wanted, texts, strings, likeliest, strict=True):
+        how = {"n_tokens": len(made.token_ids), "ended": made.ended, "top1": top1}
         rotated = {"rotation": each.rotation} if each.rotation else {}
         rows[each].append(score(items[row], text, sample=sample, **how) | rotated)
     return list(rows.values())

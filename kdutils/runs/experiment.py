@@ -153,7 +153,7 @@ def make(
         DamagedError: for something in the store that is not what was written.
     """
     at = Store(out, progress, waits, compute or Compute.from_environment())
-    return _make([Inputs.of(spec, each) for each in evaluations or (None,)], at, evaluated)
+    return _make([Inputs.of(spec, each) for each in dict.fromkeys(evaluations) or (None,)], at, evaluated)
 
 
 def _make(asked: Sequence[Inputs], at: Store, evaluated: Callable[[], None] = lambda: None) -> bool:

@@ -362,9 +362,12 @@ def test_a_hybrid_reads_padded_prompts_and_writes_with_its_cache_as_without(fold
     model = models.load(str(tmp_path / kind), trains_all=True)
     model.causal.get_input_embeddings().weight[model.pad_id].normal_(0, 0.2)  # else padding is zero anyway
     model = built.build(model, spec, items=sources.load_items(spec, "train"))
-    prompts = [[5, 9, 11, 14, 7, 12, 20, 21], [8, 9], [13, 5, 6]]
-    texts = generation.generate(model, prompts, max_new_tokens=12)
-    for prompt, text in zip(prompts, texts, strict=True):
+    prompts = [[5, 9, 11, 14, 7, 12, 20, 21], [5, 9], [5, 9, 6]]  # padding never follows what all begin with
+    references = [[6, 7], [20, 8, 11, 5], [9]]
+    both = answers.texts_and_likeliest(model, prompts, references, max_new_tokens=12)
+    for prompt, reference, text, likeliest in zip(prompts, references, *both, strict=True):
+        states_BTH = model.hidden_states(torch.tensor([prompt + reference]))[:, len(prompt) - 1 : -1]
+        assert model.head.logits(states_BTH)[0, :, : model.vocabulary_size].argmax(-1).tolist() == likeliest
         ids = list(prompt)
         for token in text.token_ids:  # from the whole text anew
             states_BTH = model.hidden_states(torch.tensor([ids]))

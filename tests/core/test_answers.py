@@ -51,7 +51,7 @@ def test_answers_made_together_are_those_made_alone_and_no_prompt_is_read_twice(
         return whole(step)
 
     monkeypatch.setattr(generation.Decoder, "read_prompts", counted)
-    experiment.make(spec, [*SAME_PROMPTS, *OTHERS], tmp_path / "together")
+    experiment.make(spec, [*SAME_PROMPTS, *OTHERS, *SAME_PROMPTS], tmp_path / "together")
     folder = store.folder_of(tmp_path / "together", spec.run_id)
     for each, run in alone.items():
         pd.testing.assert_frame_equal(folder.evaluation(each), run.items)

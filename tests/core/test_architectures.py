@@ -9,11 +9,11 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from kdutils import generation, models
+from kdutils import models
 from kdutils.data import logit_checks, sources
 from kdutils.data.model_files import ModelError
 from kdutils.mini.family import MODEL_FOLDER
-from kdutils.runs import experiment, ranking, teacher_outputs
+from kdutils.runs import answers, experiment, ranking, teacher_outputs
 from kdutils.runs.inputs import Inputs, check
 from kdutils.spec import EvalSpec, RunSpec
 
@@ -109,15 +109,14 @@ def test_a_model_with_another_state_than_keys_and_values_is_asked_in_both_ways(t
             logprobs = logits.double().log_softmax(-1)[len(prompt) - 1 : -1]
             wanted = logprobs.gather(1, torch.tensor(option)[:, None]).sum()
             assert value == pytest.approx(float(wanted), abs=1e-4)
-            assert (
-                generation.generate(model, [prompt], max_new_tokens=1, references=[option])[0].likeliest
-                == logits[len(prompt) - 1 : -1].argmax(-1).tolist()
-            )
+            own = answers.texts_and_likeliest(model, [prompt], [option], max_new_tokens=1)[1]
+            assert own == [logits[len(prompt) - 1 : -1].argmax(-1).tolist()]
     how = {"max_new_tokens": 12, "temperature": temperature}
     keys, references = ["a", "b", "c"], [own[0] for own in options]
-    together = generation.generate(model, prompts, keys=keys, references=references, **how)
-    for prompt, key, own, text in zip(prompts, keys, references, together, strict=True):
-        assert generation.generate(model, [prompt], keys=[key], references=[own], **how) == [text]
+    texts, likeliest = answers.texts_and_likeliest(model, prompts, references, keys=keys, **how)
+    for prompt, key, own, *found in zip(prompts, keys, references, texts, likeliest, strict=True):
+        alone = answers.texts_and_likeliest(model, [prompt], [own], keys=[key], **how)
+        assert alone == ([found[0]], [found[1]])
 
 
 def test_a_text_may_hold_any_line_separator(tmp_path):

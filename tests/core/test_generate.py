@@ -12,6 +12,8 @@ from kdutils import encoding, models
 from kdutils.data import sources
 from kdutils.generation import Decoder, decode, drawn, generate
 from kdutils.noise import noise_keys, random_bits
+from kdutils.runs import answers
+from kdutils.runs.answers import texts_and_likeliest
 from kdutils.runs.ranking import option_logprobs
 
 QUESTIONS = [record["question"] for record in tiny.records(9)] + ["What is 1 plus 2 plus 3 plus 4 ?"]
@@ -205,21 +207,27 @@ def test_senseless_calls_are_refused(model):
         generate(model, prompts(model), max_new_tokens=5, temperature=1.0)
 
 
-def test_likeliest_tokens_are_those_of_the_dense_logits_whatever_the_batch(tmp_path):
+def test_likeliest_tokens_are_those_of_the_dense_logits_whatever_the_batch(tmp_path, monkeypatch):
     model = models.load(tiny.save_model(tmp_path / "tiny-20k", spread=0.3, seed=4))
     (tmp_path / "items.jsonl").write_text("\n".join(json.dumps(r) for r in tiny.records(7)))
     items = sources.read_items(tmp_path / "items.jsonl")
     encoded = encoding.encode(items, model.tokenizer, max_tokens=200, protocol="careful")
     pairs = [(ids[:n], ids[n:]) for ids, n in zip(encoded["input_ids"], encoded["n_unscored"], strict=True)]
     heads, references = zip(*pairs, pairs[0], strict=True)  # the first twice
-    found = generate(model, heads, max_new_tokens=3, references=references, batch_rows=3)
-    assert found == generate(model, heads, max_new_tokens=3, references=references, batch_rows=1)
-    assert [text[:2] for text in found] == [text[:2] for text in generate(model, heads, max_new_tokens=3)]
+    texts, found = texts_and_likeliest(model, heads, references, max_new_tokens=3, batch_rows=3)
+    assert texts == generate(model, heads, max_new_tokens=3)
+    assert found == texts_and_likeliest(model, heads, references, max_new_tokens=3, batch_rows=1)[1]
+    monkeypatch.setattr(answers, "REFERENCE_ROWS", 2)
+    assert found == texts_and_likeliest(model, heads, references, max_new_tokens=3)[1]
     assert found[-1] == found[0]
-    for record, (_, _, tokens) in zip(encoded, found, strict=False):
+    for record, tokens in zip(encoded, found, strict=False):
         logits = model.network(input_ids=torch.tensor([record["input_ids"]])).logits[0]
         dense = logits[:, : model.vocabulary_size].argmax(-1).tolist()
         assert tokens == dense[record["n_unscored"] - 1 : -1]
+    with pytest.raises(ValueError, match="a reference has no tokens"):
+        texts_and_likeliest(model, heads, [[], *references[1:]], max_new_tokens=3)
+    with pytest.raises(ValueError, match="zip"):
+        texts_and_likeliest(model, heads, references[1:], max_new_tokens=3)
 
 
 # --- options ---------------------------------------------------------------------------------------------

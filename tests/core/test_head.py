@@ -15,7 +15,7 @@ from kdutils.data import sources
 from kdutils.data.logit_checks import error_of_head
 from kdutils.data.model_files import ModelError
 from kdutils.head import head_of
-from kdutils.runs import experiment, ranking, students
+from kdutils.runs import answers, experiment, ranking, students
 from kdutils.teacher import CachedTeacher, Teacher
 
 IDS = torch.tensor([[20, 4, 31, 9, 11, 40, 8, 17], [5, 33, 12, 50, 7, 7, 29, 3]])
@@ -94,8 +94,7 @@ def test_options_likeliest_tokens_and_greedy_texts_are_those_of_the_models_own_l
     likeliest = own_logits(model, IDS).argmax(-1)
     expected = [likeliest[0, :-1].tolist(), likeliest[1, 2:-1].tolist()]
     heads, references = [[20], [5, 33, 12]], [IDS[0, 1:].tolist(), IDS[1, 3:].tolist()]
-    texts = generation.generate(model, heads, max_new_tokens=1, references=references)
-    assert [text.likeliest for text in texts] == expected
+    assert answers.texts_and_likeliest(model, heads, references, max_new_tokens=1)[1] == expected
     for prompt, text in zip(PROMPTS, generation.generate(model, PROMPTS, max_new_tokens=8), strict=True):
         seen = list(prompt)
         for token in text.token_ids + [model.tokenizer.eos_token_id] * text.ended:

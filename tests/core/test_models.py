@@ -15,6 +15,7 @@ from kdutils import models, noise
 from kdutils.adapters import trainable
 from kdutils.compute import Compute
 from kdutils.data import model_files, networks, sources
+from kdutils.data.attention import GROUPED
 from kdutils.data.model_files import Location, ModelError
 from kdutils.mini.family import MINI_MODELS
 from kdutils.runs import experiment, inputs
@@ -45,8 +46,8 @@ def test_a_tiny_model_computes_in_float32_on_a_cpu(folder):
     ("parameters", "device", "trains_all", "expected"),
     [
         (10**5, "cpu", True, models.Policy("cpu", torch.float32, None, "sdpa")),
-        (10**9, "cpu", False, models.Policy("cpu", torch.bfloat16, None, "eager")),
-        (10**9, "cpu", True, models.Policy("cpu", torch.float32, torch.bfloat16, "eager")),
+        (10**9, "cpu", False, models.Policy("cpu", torch.bfloat16, None, GROUPED)),
+        (10**9, "cpu", True, models.Policy("cpu", torch.float32, torch.bfloat16, GROUPED)),
         (10**5, "cuda", False, models.Policy("cuda", torch.bfloat16, None, "sdpa")),
         (10**9, "cuda", True, models.Policy("cuda", torch.float32, torch.bfloat16, "sdpa")),
     ],

@@ -13,7 +13,13 @@ from kdutils.data.attention import GROUPED
 
 @pytest.fixture(params=["qwen", "llama"])
 def model(request, tmp_path):
-    return models.load(tiny.save_model(tmp_path / "tiny-20k", kind=request.param, spread=0.3, tied=False))
+    """Four query heads and two key heads: which belong together matters."""
+    config_class, model_class = tiny.CONFIGS[request.param]
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range": 0.3}
+    sizes = {"vocab_size": 80, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+    model_class(config_class(**sizes, **heads, bos_token_id=None)).save_pretrained(tmp_path / "tiny-20k")
+    tiny.tokenizer().save_pretrained(tmp_path / "tiny-20k")
+    return models.load(str(tmp_path / "tiny-20k"))
 
 
 def outcome(model, attention, ids_BT, mask_BT):
