@@ -135,6 +135,6 @@ def test_wrong_rationales_of_the_second_domain_do_not_concern_the_first():
 def test_a_start_with_more_items_than_there_are_is_refused_before_work(tmp_path):
     root = tiny.save_study(tmp_path)
     spec = tiny.spec(str(root / "tiny-20k"), str(root / "data"), student_start="sft", start_items=99)
-    with pytest.raises(DataError, match="train_items=99, but .* holds 24"):
+    with pytest.raises(DataError, match="start_items=99, but .* holds 24"):
         experiment.run(spec, out=tmp_path / "out", evaluation=tiny.EVALUATION)
     assert not (tmp_path / "out").exists()
