@@ -218,6 +218,19 @@ class Decoder:
             use_cache=True,
         ).last_hidden_state
 
+    def read_after(
+        self, states_B1H: Tensor, rows: Sequence[Sequence[int]], pad_id: int
+    ) -> tuple[Tensor, Tensor]:
+        """Read further tokens, a list for each row; their ids (N,) and the final states (N, H) before each.
+
+        `states_B1H` are those before the first token of each row.
+        """
+        ids_BT, real_BT = padded(rows, pad_id, states_B1H.device, on_left=False)
+        states = [states_B1H]
+        if ids_BT.shape[1] > 1:  # the last token predicts nothing
+            states.append(self.read(ids_BT[:, :-1], real_BT[:, :-1]))
+        return ids_BT[real_BT.bool()], torch.cat(states, dim=1)[real_BT.bool()]
+
     @property
     def can_select(self) -> bool:
         """Whether rows can be selected: not where layers keep another state than keys and values."""

@@ -126,11 +126,8 @@ def _likeliest(
     model: LoadedModel, step: Decoder, states_B1H: Tensor, references: Sequence[Sequence[int]]
 ) -> list[list[int]]:
     """Of each reference, which follows what `step` has read and whose last states are given."""
-    ids_BT, real_BT = generation.padded(references, model.pad_id, model.policy.device, on_left=False)
-    states = [states_B1H]  # the first token's
-    if ids_BT.shape[1] > 1:
-        states.append(step.read(ids_BT[:, :-1], real_BT[:, :-1]))
-    states_NH, head = torch.cat(states, dim=1)[real_BT.bool()], model.head.cut(model.vocabulary_size)
+    _, states_NH = step.read_after(states_B1H, references, model.pad_id)
+    head = model.head.cut(model.vocabulary_size)
     parts = [head.logits(part).argmax(-1) for part in states_NH.split(generation.LOGIT_ROWS)]
     return [ids.tolist() for ids in torch.cat(parts).cpu().split(list(map(len, references)))]
 

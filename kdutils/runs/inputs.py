@@ -120,7 +120,7 @@ def check(*runs: Inputs) -> None:
 
 
 def check_needed(run: Inputs) -> None:
-    """Check that there are as many items as the teacher and the start of a run ask for, if more than it does.
+    """Check that there are enough items for a run's teacher and start, if they have numbers of their own.
 
     Raises:
         DataError: naming the field of this run that asks for them.

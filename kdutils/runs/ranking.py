@@ -82,14 +82,12 @@ def _options_of_batch(
         scored_BT = batch.scored_BT.to(model.policy.device)
         hidden_NH, token_N = model.scoring_states(batch), batch.input_ids_BT.to(scored_BT.device)[scored_BT]
         return _summed_logprobs(model, hidden_NH, token_N, options)
-    option_BT, real_BT = generation.padded(flat, model.pad_id, model.policy.device, on_left=False)
     with model.policy.computing():
-        states = [step.read_prompts()[row_of]]  # scores each option's first token
-        if option_BT.shape[1] > 1:  # the last token scores nothing
-            step.select(row_of.to(option_BT.device))
-            states.append(step.read(option_BT[:, :-1], real_BT[:, :-1]))
-    scored_BT = real_BT.bool()
-    return _summed_logprobs(model, torch.cat(states, dim=1)[scored_BT], option_BT[scored_BT], options)
+        states_B1H = step.read_prompts()
+        row_of = row_of.to(states_B1H.device)
+        step.select(row_of)
+        token_N, hidden_NH = step.read_after(states_B1H[row_of], flat, model.pad_id)
+    return _summed_logprobs(model, hidden_NH, token_N, options)
 
 
 def _summed_logprobs(
