@@ -185,6 +185,13 @@ class RunSpec(Hashed):
         return {"student": 1.0, "mixed": self.on_policy_share}.get(self.recipe.prefix, 0.0)
 
     @cached_property
+    def usual_teacher(self) -> dict[str, Any]:
+        """What the fields of a tuned teacher are where they are left out."""
+        n_epochs = self.epochs * self.train_items // (self.teacher_items or self.train_items)
+        adapter = "lora" if self.adapter == "lora" else "full"
+        return {"teacher_epochs": max(1, n_epochs), "teacher_adapter": adapter}
+
+    @cached_property
     def teacher_spec(self) -> RunSpec | None:
         """The run that makes the teacher, on the same data by the same settings, at its own learning rate.
 
@@ -195,9 +202,9 @@ class RunSpec(Hashed):
         own = {"student": self.teacher, "student_digest": self.teacher_digest, "seed": self.teacher_seed}
         own |= {"student_source": self.teacher_source, "data_digest": self.data_digest.partition("+")[0]}
         own |= defaults_of(RunSpec, *OF_START, "optimiser")
-        own["train_items"] = n = self.teacher_items or self.train_items
-        own["epochs"] = self.teacher_epochs or max(1, self.epochs * self.train_items // n)
-        adapter = self.teacher_adapter or ("lora" if self.adapter == "lora" else "full")
+        own["train_items"] = self.teacher_items or self.train_items
+        own["epochs"] = self.teacher_epochs or self.usual_teacher["teacher_epochs"]
+        adapter = self.teacher_adapter or self.usual_teacher["teacher_adapter"]
         if adapter != self.adapter or self.adapter_parameters is not None:
             own |= defaults_of(RunSpec, *ADAPTER_FIELDS) | {"adapter": adapter}
         return replace(self.sft_spec, **own, learning_rate=None, select_best=False)
@@ -272,9 +279,10 @@ class EvalSpec(Hashed):
                 f"scoring={self.scoring!r}: leave them out"
             )
 
-    def greedy(self) -> EvalSpec:
-        """As this one by greedy decoding: equal for all that ask for texts on the same prompts."""
-        return replace(self, temperature=0.0, top_p=1.0, samples=1, seed=0)
+    def same_passes(self) -> EvalSpec:
+        """Equal for all that the same passes of a model make: texts decoded anyhow, all cloze scores."""
+        scoring = "cloze_sum" if self.scoring.startswith("cloze") else self.scoring
+        return replace(self, scoring=scoring, temperature=0.0, top_p=1.0, samples=1, seed=0)
 
     def ranking(self) -> EvalSpec | None:
         """The evaluation that ranks the options of the same items; None if no task has options."""

@@ -91,14 +91,14 @@ def _used(spec: RunSpec, defaults: dict[str, Any]) -> None:
         if not spec.teacher_tuned and getattr(spec, name) != defaults[name]:
             value = f"{name}={getattr(spec, name)!r}"
             raise ValueError(f"{value} has no effect with teacher_tuned=False: leave one of them out")
-    is_paper, n = spec.protocol == "paper", spec.teacher_items or spec.train_items
+    is_paper = spec.protocol == "paper"
     by_protocol = {"prompt_in_loss": is_paper, "mean_by_sequence": is_paper and spec.method in BY_SEQUENCE}
     usual = {name: (value, f"protocol {spec.protocol!r} has it") for name, value in by_protocol.items()}
     usual |= dict.fromkeys(("teacher_items", "start_items"), (spec.train_items, "train_items says"))
     usual["start_epochs"] = spec.epochs, "epochs says"
     usual["start_wrong_share"] = spec.wrong_rationale_share, "wrong_rationale_share says"
-    usual["teacher_epochs"] = max(1, spec.epochs * spec.train_items // n), "it reads as many sequences"
-    usual["teacher_adapter"] = "lora" if spec.adapter == "lora" else "full", "adapter says"
+    of_teacher = {"teacher_epochs": "it reads as many sequences", "teacher_adapter": "adapter says"}
+    usual |= {name: (spec.usual_teacher[name], reason) for name, reason in of_teacher.items()}
     for name, (value, reason) in usual.items():
         if getattr(spec, name) == value:
             told = f"{name}={value!r} is what it is anyway, as {reason}, and would give one run two names"

@@ -169,25 +169,24 @@ class Estimate:
         return kept + self._work(teacher, tokens, padding=self.padding, weights=teacher.body)
 
     def evaluations(self, asked: Iterable[EvalSpec]) -> Cost:
-        """All evaluations of the student; those that differ in decoding alone are made together."""
+        """All evaluations of the student, as the same passes make several of them."""
         groups: dict[EvalSpec, list[EvalSpec]] = {}
         for each in asked:
-            groups.setdefault(each.greedy(), []).append(each)
-        return sum(
-            (self._evaluation(one, sum(each.samples for each in own)) for one, own in groups.items()), Cost()
-        )
+            groups.setdefault(each.same_passes(), []).append(each)
+        return sum(map(self._evaluation, groups.values()), Cost())
 
-    def _evaluation(self, asked: EvalSpec, n_samples: int) -> Cost:
-        """So many texts of each item, whose prompt and gold response are read once; or all options ranked.
+    def _evaluation(self, group: Sequence[EvalSpec]) -> Cost:
+        """All texts of each item, whose prompt and gold response are read once; or all options ranked.
 
         Test items are taken to be as long as training items. A model that was trained writes as much as it
         was taught to; one that was not is taken to go on to the limit.
         """
+        asked, n_samples = group[0], sum(each.samples for each in group)
         sizes = {task: min(asked.items_per_task, TEST_ITEMS.get(task, math.inf)) for task in asked.tasks}
         n_items = sum(sizes.values())
         if asked.scoring != "generation":
             n_options = sum(size * len(ALL_TASKS[task].options) for task, size in sizes.items())
-            n_prompts = 2 if asked.scoring == "cloze_pmi" else 1  # the second one without a question
+            n_prompts = 1 + ("cloze_pmi" in {each.scoring for each in group})  # one without a question
             return self._work(self.student, n_items * self.prompt + n_options * self.response) * n_prompts
         gold = self._work(self.student, n_items * self.response)
         new = asked.max_new_tokens if self.spec.method == "base" else self.response

@@ -31,10 +31,10 @@ Rows = tuple[pd.DataFrame, dict[str, Any]]  # of an evaluation; seconds, of its 
 
 
 def together(asked: Sequence[Inputs]) -> list[list[Inputs]]:
-    """Evaluations in groups: those that ask for texts on the same prompts, and differ in decoding alone."""
+    """Evaluations in groups that the same passes through the model make."""
     groups: dict[EvalSpec, list[Inputs]] = {}
     for each in asked:
-        groups.setdefault(each.evaluation.greedy(), []).append(each)
+        groups.setdefault(each.evaluation.same_passes(), []).append(each)
     return list(groups.values())
 
 
@@ -79,7 +79,7 @@ def rows_of(
     if evaluations[0].scoring == "generation":
         found = _generated(student, items, evaluations, spec.prompt)
     else:
-        found = [list(ranked(student, items, each, spec.prompt)) for each in evaluations]
+        found = ranked(student, items, evaluations, spec.prompt)
     seconds = (time.monotonic() - started) / len(evaluations)
     facts = {"seconds": round(seconds, 3), "fingerprint": fingerprint(items)}
     return [(pd.DataFrame([{"run_id": spec.run_id} | row for row in rows]), facts) for rows in found]

@@ -1,7 +1,7 @@
 """Options ranked by the log-probability of what stands for them."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,14 +17,14 @@ from kdutils.spec import EvalSpec
 
 
 def ranked(
-    student: LoadedModel, items: Sequence[Item], evaluation: EvalSpec, prompt: str
-) -> Iterator[dict[str, Any]]:
-    """The rows of items.parquet of items whose options are ranked, by one of data.options.SCORINGS.
+    student: LoadedModel, items: Sequence[Item], evaluations: Sequence[EvalSpec], prompt: str
+) -> list[list[dict[str, Any]]]:
+    """The rows of items.parquet, one an item, of each evaluation of a group that ranks their options.
 
-    A label is scored after what all labels begin with; the prompt without a question, for `cloze_pmi`, is
-    that of an empty one.
+    How is one of data.options.SCORINGS. A label is scored after what all labels begin with; the prompt
+    without a question, for `cloze_pmi`, is that of an empty one.
     """
-    scoring = evaluation.scoring
+    scoring = evaluations[0].scoring
     prompts = encoding.prompt_ids([item.question for item in items], student.tokenizer, prompt)
     texts = [list(options.options(item, scoring).values()) for item in items]
     ids = [student.tokenizer(own, add_special_tokens=False)["input_ids"] for own in texts]
@@ -33,14 +33,21 @@ def ranked(
         prompts = [head + more for head, more in zip(prompts, shared, strict=True)]
         ids = [[each[len(more) :] for each in own] for own, more in zip(ids, shared, strict=True)]
     found = [np.array(own) for own in option_logprobs(student, prompts, ids)]
-    if scoring == "cloze_per_character":
-        found = [own / [len(text) for text in each] for own, each in zip(found, texts, strict=True)]
-    if scoring == "cloze_pmi":
+    scores = {each.scoring: found for each in evaluations}
+    if "cloze_per_character" in scores:
+        by_length = [own / [len(text) for text in each] for own, each in zip(found, texts, strict=True)]
+        scores["cloze_per_character"] = by_length
+    if "cloze_pmi" in scores:
         bare = encoding.prompt_ids([""] * len(items), student.tokenizer, prompt)
         without = option_logprobs(student, bare, ids)
-        found = [own - other for own, other in zip(found, without, strict=True)]
-    for item, own in zip(items, found, strict=True):
-        yield options.rank(item, own.tolist(), scoring=scoring, rotation=evaluation.rotation)
+        scores["cloze_pmi"] = [own - other for own, other in zip(found, without, strict=True)]
+    return [
+        [
+            options.rank(item, own.tolist(), scoring=each.scoring, rotation=each.rotation)
+            for item, own in zip(items, scores[each.scoring], strict=True)
+        ]
+        for each in evaluations
+    ]
 
 
 @torch.no_grad()

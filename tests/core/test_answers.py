@@ -29,6 +29,11 @@ OTHERS = [  # each by itself
     EvalSpec(tasks=("aqua",), items_per_task=4, scoring="likelihood"),
 ]
 
+CLOZES = [
+    EvalSpec(tasks=("aqua",), items_per_task=4, scoring=f"cloze_{own}")
+    for own in ("per_character", "pmi", "sum")
+]
+
 
 @pytest.fixture(scope="module")
 def spec():
@@ -40,10 +45,12 @@ def test_those_on_the_same_prompts_are_together(spec):
     groups = answers.together([Inputs.of(spec, each) for each in mixed])
     found = [[each.evaluation for each in group] for group in groups]
     assert found == [[OTHERS[0]], SAME_PROMPTS, *([each] for each in OTHERS[1:])]
+    assert len(answers.together([Inputs.of(spec, each) for each in [*CLOZES, *OTHERS[-2:]]])) == 3
 
 
 def test_answers_made_together_are_those_made_alone_and_no_prompt_is_read_twice(spec, tmp_path, monkeypatch):
-    alone = {each: experiment.run(spec, out=tmp_path / "alone", evaluation=each) for each in SAME_PROMPTS}
+    several = [*SAME_PROMPTS, *CLOZES]
+    alone = {each: experiment.run(spec, out=tmp_path / "alone", evaluation=each) for each in several}
     n_read, whole = Counter(), generation.Decoder.read_prompts
 
     def counted(step):
@@ -51,13 +58,14 @@ def test_answers_made_together_are_those_made_alone_and_no_prompt_is_read_twice(
         return whole(step)
 
     monkeypatch.setattr(generation.Decoder, "read_prompts", counted)
-    experiment.make(spec, [*SAME_PROMPTS, *OTHERS, *SAME_PROMPTS], tmp_path / "together")
+    experiment.make(spec, [*several, *OTHERS, *SAME_PROMPTS], tmp_path / "together")
     folder = store.folder_of(tmp_path / "together", spec.run_id)
     for each, run in alone.items():
         pd.testing.assert_frame_equal(folder.evaluation(each), run.items)
     assert all(folder.evaluation(each) is not None for each in OTHERS)
-    # 8 prompts once, for 8 x (1 + 1 + 3 + 1 + 1) texts; of the others 6, 8 and 4, and 4 for each scoring.
-    assert n_read["prompts"] == 8 + 6 + 8 + 4 + 4 + 4
+    # 8 prompts once, for 8 x (1 + 1 + 3 + 1 + 1) texts; 4 for all clozes, and 4 without a question, which
+    # are one; of the others 6, 8 and 4, and 4 for each scoring.
+    assert n_read["prompts"] == 8 + (4 + 1) + 6 + 8 + 4 + 4 + 4
 
 
 def test_the_likeliest_tokens_along_the_responses_are_stored_with_every_text(spec, tmp_path):

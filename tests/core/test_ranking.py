@@ -82,22 +82,18 @@ def model():
 
 def asked_so(tasks, scoring, rotation=0):
     evaluation = EvalSpec(tasks=tasks, items_per_task=5, scoring=scoring, rotation=rotation)
-    return sources.test_items(
-        RunSpec(student=NAME, method="base", domain="commonsense"), evaluation
-    ), evaluation
+    spec = RunSpec(student=NAME, method="base", domain="commonsense")
+    return sources.test_items(spec, evaluation), [evaluation]
 
 
 def logprobs(model, tasks, scoring):
-    return [
-        value
-        for row in ranking.ranked(model, *asked_so(tasks, scoring), "alpaca")
-        for value in row["logprobs"]
-    ]
+    (rows,) = ranking.ranked(model, *asked_so(tasks, scoring), "alpaca")
+    return [value for row in rows for value in row["logprobs"]]
 
 
 def test_each_score_is_what_it_says(model):
     tasks = ("siqa", "boolq")
-    rows = list(ranking.ranked(model, *asked_so(tasks, "cloze_sum"), "alpaca"))
+    (rows,) = ranking.ranked(model, *asked_so(tasks, "cloze_sum"), "alpaca")
     texts, sums = [text for row in rows for text in row["texts"]], logprobs(model, tasks, "cloze_sum")
     assert {"true", "false"} < set(texts)
     assert not any("answer1" in text for text in texts)
@@ -118,7 +114,7 @@ def test_each_score_is_what_it_says(model):
 def test_without_a_question_there_is_no_mutual_information(model):
     item = Item(id="x", task="boolq", question="", answer="true")
     evaluation = EvalSpec(tasks=("boolq",), scoring="cloze_pmi")
-    (row,) = ranking.ranked(model, [item], evaluation, "alpaca")
+    ((row,),) = ranking.ranked(model, [item], [evaluation], "alpaca")
     assert row["logprobs"] == pytest.approx([0.0, 0.0], abs=1e-5)
 
 
@@ -136,7 +132,7 @@ def test_labels_that_share_tokens_are_scored_by_the_rest(model, monkeypatch):
         lambda _, heads, own: (prompts.extend(heads), ids.extend(own), [[0.0, 0.0]])[2],
     )
     items, evaluation = asked_so(("siqa",), "label")
-    list(ranking.ranked(model, items[:1], evaluation, "alpaca"))
+    ranking.ranked(model, items[:1], evaluation, "alpaca")
     assert model.tokenizer.decode(prompts[0]).split()[-2:] == ["light", "shade"]
     assert [model.tokenizer.decode(each).split() for each in ids[0]] == [["salt"], ["air", "green"]]
 
@@ -151,7 +147,8 @@ def test_a_rotation_changes_nothing_for_who_is_blind_to_order_and_all_for_who_se
         )
         found = []
         for rotation in range(n_ordered(task)):
-            for row in ranking.ranked(model, *asked_so((task,), scoring, rotation), "alpaca"):
+            (rows,) = ranking.ranked(model, *asked_so((task,), scoring, rotation), "alpaca")
+            for row in rows:
                 place = row["options"].index(row["parsed"])
                 found.append((row["item_id"], row["contents"][place], row["correct"], row["rotation"]))
         return pd.DataFrame(found, columns=["item", "content", "correct", "rotation"])
