@@ -21,14 +21,15 @@ from kdutils.claims.claims import CLAIMS, Claim, Judgement, by_authors
 from kdutils.claims.evidence import NOT_TESTABLE, REPRODUCED, Evidence, Finding
 from kdutils.constants import AVERAGE, DOMAINS
 from kdutils.inference import size_effects
-from kdutils.results import gain_tables, held_out_temperature
+from kdutils.results import gain_tables, held_out_temperature, sweeps
 from kdutils.results.gain_tables import LIKENESS
 
 AS_AUTHORS, STRICTER = "as the authors", "stricter analysis"
 NO_ITEMS = "these results have no items to choose a temperature on"
 TEMPERATURE_1, HELD_OUT = "temperature 1", "held-out items"  # instead of the best on the test items
 ABOUT_TEACHERS = ("T1", "T2", "T3", "A2", "A3")  # of single teachers: no student's mean can answer them
-BY_SWEEP = ("06", "07")  # sections whose judges read cells, not gains
+OF_METHODS = ("E4", "E5", "E7", "E8")  # they compare methods or pick one: no mean over methods can
+BY_SWEEP = {"06": "noise_sigma", "07": "temperature"}  # section whose judges read cells -> what it varies
 TOGETHER = "all teachers"
 
 
@@ -49,8 +50,8 @@ def _always(make: Make) -> Callable[[Claim], Make]:
 
 def _of_students(claim: Claim) -> Make | None:
     if claim.section in BY_SWEEP:
-        return _runs_of_students
-    return None if claim.id in ABOUT_TEACHERS else _gains_of_students
+        return OF_STUDENTS[claim.section]
+    return None if claim.id in ABOUT_TEACHERS else OF_STUDENTS[claim.id in OF_METHODS]
 
 
 def choices(evidence: Evidence, halves: pd.DataFrame | None = None) -> list[Choice]:
@@ -205,31 +206,43 @@ def _on_log_odds(evidence: Evidence) -> Evidence:
     return _altered(evidence, of_gains=on_log_odds)
 
 
-def _gains_of_students(evidence: Evidence) -> Evidence:
-    """One gain a student and task; where methods are compared, one a method too (analyses of variance)."""
+def _gains_of_students(evidence: Evidence, *, of_methods: bool) -> Evidence:
+    """One gain a student and task, its teachers and then its methods averaged; `of_methods`: one a method."""
     where = ["source", "protocol", "selection", "domain", "task", "family", "student", "student_parameters"]
     numbers = ["accuracy", "accuracy_se", "sft_accuracy", "sft_accuracy_se", "teacher_accuracy"]
     numbers += ["gain", "gain_se", *LIKENESS]
 
     def over_teachers(gains: pd.DataFrame) -> pd.DataFrame:
         means = gains.groupby([*where, "method"], sort=False)[numbers].mean().reset_index()
+        if not of_methods:  # judges name the method; no text of theirs is shown
+            means = means.groupby(where, sort=False)[numbers].mean().reset_index().assign(method="fkl")
         return means.assign(teacher=TOGETHER, temperature=np.nan)
 
     return _altered(evidence, of_gains=over_teachers)
 
 
-def _runs_of_students(evidence: Evidence) -> Evidence:
-    """Cells whose teachers and methods are averaged: one a student, temperature, noise, task and seed."""
+def _runs_of_students(evidence: Evidence, *, varied: str) -> Evidence:
+    """Cells whose teachers and methods are averaged: one a student, value of `varied`, task and seed.
+
+    Of runs that were trained at several values of it, so that each value has the same pairs and methods.
+    """
     cells = evidence.all_cells
     is_kd = cells["teacher"] != ""
+    kd = sweeps.swept(cells[is_kd], varied)
     where = ["source", "protocol", "domain", "task", "family", "student", "student_parameters"]
     where += ["teacher_tuned", "temperature", "noise_sigma", "seed"]
     numbers = ["n", "accuracy", "accuracy_se"]
-    means = cells[is_kd].groupby(where, sort=False)[numbers].mean().reset_index()
+    means = kd.groupby(where, sort=False)[numbers].mean().reset_index()
     # The judges ask for a method and name it; no text of theirs is shown.
     means = means.assign(teacher=TOGETHER, teacher_parameters=0, method="fkl", flags="")
     means = means.reindex(columns=cells.columns).astype({"n": "Float64"})
     return _altered(evidence, all_cells=pd.concat([cells[~is_kd], means], ignore_index=True))
+
+
+OF_STUDENTS: dict[bool | str, Make] = {
+    **{of_methods: partial(_gains_of_students, of_methods=of_methods) for of_methods in (False, True)},
+    **{section: partial(_runs_of_students, varied=varied) for section, varied in BY_SWEEP.items()},
+}
 
 
 def _uncontaminated(evidence: Evidence) -> Evidence:

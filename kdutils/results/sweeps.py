@@ -9,7 +9,6 @@ from kdutils.results.gain_tables import (
     NO_PROTOCOL,
     in_domain_order,
     mean_over_seeds,
-    plain,
     with_accuracy,
 )
 
@@ -21,7 +20,7 @@ def temperature_runs(cells: pd.DataFrame) -> pd.DataFrame:
 
     Beside each run `sft_accuracy` of the same student; NaN where there is none.
     """
-    runs = _several(plain(cells, methods=PAPER_METHODS, temperature=None), "temperature")
+    runs = mean_over_seeds(swept(cells[cells["method"].isin(PAPER_METHODS)], "temperature"))
     return with_accuracy(runs, mean_over_seeds(cells), "sft", of="student", name="sft_accuracy")
 
 
@@ -30,20 +29,23 @@ def noise_runs(cells: pd.DataFrame) -> pd.DataFrame:
 
     Beside each run `sft_accuracy` and `base_accuracy` of the same student; NaN where there is none.
     """
-    is_kd = cells["method"].isin(KD_METHODS) & cells["teacher_tuned"].fillna(False)
-    runs = _several(cells[is_kd & (cells["temperature"] == 1.0)], "noise_sigma")
+    runs = mean_over_seeds(swept(cells, "noise_sigma"))
     table = mean_over_seeds(cells)
     runs = with_accuracy(runs, table, "sft", of="student", name="sft_accuracy")
     return with_accuracy(runs, table, "base", of="student", name="base_accuracy", where=NO_PROTOCOL)
 
 
-def _several(runs: pd.DataFrame, varied: str) -> pd.DataFrame:
-    """Means over seeds of runs whose pair, method and seed were trained at several values of `varied`.
+def swept(cells: pd.DataFrame, varied: str) -> pd.DataFrame:
+    """Cells of KD (tuned teacher) whose pair, method and seed were trained at several values of `varied`.
 
-    Other seeds are left out, so that like is compared with like.
+    That is `temperature`, without noise, or `noise_sigma`, at temperature 1. Other seeds are left out, so
+    that like is compared with like.
     """
+    is_kd = cells["method"].isin(KD_METHODS) & cells["teacher_tuned"].eq(True).fillna(False)
+    other, usual = {"temperature": ("noise_sigma", 0.0), "noise_sigma": ("temperature", 1.0)}[varied]
+    runs = cells[is_kd & (cells[other] == usual)]
     keys = [*CELL, "teacher", "student", "method", "seed"]
-    return mean_over_seeds(runs[runs.groupby(keys)[varied].transform("nunique") > 1])
+    return runs[runs.groupby(keys)[varied].transform("nunique") > 1]
 
 
 def by_column(average: pd.DataFrame, varied: str, symbol: str) -> pd.DataFrame:
@@ -78,7 +80,7 @@ def best_temperature_shares(runs: pd.DataFrame) -> pd.DataFrame:
 
     Takes `temperature_runs`; the average is left out, and of tied temperatures the lowest counts.
     """
-    tasks = runs[runs["task"] != AVERAGE].sort_values("temperature", kind="stable")
+    tasks = runs[runs["task"] != AVERAGE].sort_values("temperature", kind="stable").round({"accuracy": 9})
     best = tasks.loc[tasks.groupby(["domain", "teacher", "student", "method", "task"])["accuracy"].idxmax()]
     case = best["domain"] + ", " + best["method"].map(METHOD_NAMES)
     shares = pd.crosstab(case, best["temperature"], normalize="index").sort_index(ascending=False)

@@ -104,9 +104,33 @@ def test_runs_of_a_student_are_one_where_sweeps_are_judged():
     )
     found = verdicts(cells, "P2")
     assert found["students"] == "reproduced"
-    one = sensitivity._runs_of_students(judgement(cells, "07").evidence)
+    one = sensitivity._runs_of_students(judgement(cells, "07").evidence, varied="temperature")
     runs = one.cells[(one.cells["teacher"] != "") & (one.cells["task"] == "average")]
     assert runs.groupby(["domain", "student", "temperature"]).size().max() == 1
+
+
+def test_values_of_a_sweep_have_the_same_runs():
+    cells = world(lambda noise_sigma=0.0, **_: 0.0, temperatures=(1.0,))
+    is_swept = (cells["method"] == "fkl") & cells["student"].str.startswith("toy-qwen")
+    noisy = cells[is_swept].assign(noise_sigma=5.0)  # costs nothing
+    cells.loc[(cells["teacher"] != "") & ~is_swept, "accuracy"] += 30.0  # never trained with noise
+    evidence = judgement(pd.concat([cells, noisy], ignore_index=True), "06").evidence
+    one = sensitivity._runs_of_students(evidence, varied="noise_sigma")
+    assert len(one.noise_losses)
+    assert one.noise_losses["loss"].to_numpy() == pytest.approx(0.0)
+
+
+def test_a_student_is_one_value_however_many_methods_it_had():
+    evidence = judgement(world(lambda size, method, **_: len(method) + 0.1 * size), "01").evidence
+    students = evidence.all_cells.loc[evidence.all_cells["teacher"] != "", "student"].nunique()
+    (e1,), (e7,) = ([claim for claim in claims.CLAIMS if claim.id == own] for own in ("E1", "E7"))
+    of_e1, of_e7 = (sensitivity._of_students(claim)(evidence) for claim in (e1, e7))
+    assert len(of_e1.average_gains("math")) == students
+    assert len(of_e7.average_gains("math")) == students * 3
+    means = of_e7.average_gains("math").groupby("student")["gain"].mean()
+    assert of_e1.average_gains("math").set_index("student")["gain"].to_dict() == pytest.approx(
+        means.to_dict()
+    )
 
 
 def test_the_summary_counts_choices_that_bear(lucky_table):
