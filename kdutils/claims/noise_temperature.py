@@ -119,7 +119,8 @@ def _wins(runs: pd.DataFrame, keys: Sequence[str], temperature: float, *, whole:
     """Runs at this temperature with `win`: `whole` if it is the best of its case (`keys`), or a share."""
     if runs.empty or temperature not in set(runs["temperature"]):
         raise lacking(f"runs at temperature {temperature:g} and others")
-    is_best = runs["accuracy"] == runs.groupby(list(keys), sort=False)["accuracy"].transform("max")
+    accuracy = runs["accuracy"].round(9)  # so that equal means over seeds are ties
+    is_best = accuracy == accuracy.groupby([runs[key] for key in keys], sort=False).transform("max")
     share = whole * is_best / is_best.groupby([runs[key] for key in keys]).transform("sum")
     return runs.assign(win=share)[runs["temperature"] == temperature]
 

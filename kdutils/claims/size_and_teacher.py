@@ -174,9 +174,8 @@ def untuned_teacher_authors(evidence: Evidence, *, printed: float) -> Finding:
 
 
 def untuned_teacher_stricter(evidence: Evidence, *, printed: float) -> Case:
-    cells = gain_tables.mean_over_seeds(evidence.cells)
-    is_asked = (cells["method"] == "fkl") & (cells["temperature"] == 1.0) & (cells["noise_sigma"] == 0.0)
-    is_asked &= (cells["task"] != AVERAGE) & ~cells["task"].isin(evidence.contaminated)
+    cells = gain_tables.mean_over_seeds(gain_tables.tuned_and_untuned(evidence.cells))
+    is_asked = (cells["task"] != AVERAGE) & ~cells["task"].isin(evidence.contaminated)
     runs = cells[is_asked].set_index(["domain", "task", "teacher", "student", "teacher_tuned"])
     both = runs[["accuracy", "accuracy_se"]].unstack("teacher_tuned").dropna()
     present(both if len(both.columns) == 4 else both.head(0), "runs with an untuned teacher")

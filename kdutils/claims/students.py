@@ -129,7 +129,7 @@ def against_limit(
         found[domain] = beyond
         low, high = sorted(limit + sign * bound for bound in (beyond.low, beyond.high))
         shown[domain] = Estimate(limit + sign * beyond.value, low, high, n=beyond.n)
-        detected.append(student_tests.equivalence(means["beyond"], margin=1.0).minimum_detectable)
+        detected.append(beyond.minimum_detectable)
     least = min(found, key=lambda domain: found[domain].value)
     texts = ", ".join(f"{domain} {each.text()}" for domain, each in shown.items())
     return Case(

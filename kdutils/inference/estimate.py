@@ -17,7 +17,7 @@ class Estimate:
     n: int = 0  # units behind it
     reason: str = ""  # why value, interval or p are undefined
     p_greater: float = math.nan  # one-sided, of a value above zero
-    minimum_detectable: float = math.nan  # found in 80 % of studies of this n and spread, two-sided at 5 %
+    minimum_detectable: float = math.nan  # found at 5 % in 80 % of studies of this n and spread
 
     @property
     def bounds(self) -> tuple[float, float, float]:

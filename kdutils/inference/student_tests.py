@@ -8,10 +8,12 @@ import math
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+import scipy.optimize
 import scipy.stats
 
 from kdutils.inference.estimate import CONFIDENCE, Estimate, Tested
@@ -25,6 +27,7 @@ def student_mean_test(table: pd.DataFrame, value: str, *, unit: str, block: str 
 
     With `block` (such as family) the blocks are fixed: the mean is the same, its error is that of units
     within their blocks, and each block costs a degree of freedom. So it speaks of these blocks, no others.
+    `minimum_detectable` is of the one-sided test.
     """
     keys = [unit] if block is None else [unit, block]
     if table[value].isna().any():
@@ -45,7 +48,19 @@ def student_mean_test(table: pd.DataFrame, value: str, *, unit: str, block: str 
     error = math.sqrt((within**2).sum() / n_free / n)
     half = scipy.stats.t.ppf(0.5 + CONFIDENCE / 2, n_free) * error
     tails = [float(scipy.stats.t.sf(size / error, n_free)) for size in (abs(mean), mean)]
-    return Estimate(mean, float(mean - half), float(mean + half), 2 * tails[0], n, p_greater=tails[1])
+    own = {"p_greater": tails[1], "minimum_detectable": error * _detectable(n_free)}
+    return Estimate(mean, float(mean - half), float(mean + half), 2 * tails[0], n, **own)
+
+
+@cache
+def _detectable(n_free: int) -> float:
+    """The mean, in standard errors, that a one-sided t-test finds in POWER of all studies."""
+    critical = scipy.stats.t.ppf(1 - LEVEL, n_free)
+
+    def missing(effect: float) -> float:
+        return scipy.stats.nct.sf(critical, n_free, effect) - POWER
+
+    return float(scipy.optimize.brentq(missing, 0.0, 10 * critical))
 
 
 class Many(NamedTuple):

@@ -40,7 +40,7 @@ def same_noise_remark(section: Section, rows: pd.DataFrame, both: pd.DataFrame) 
     """How much higher agreement at temperature 1 looks on the noise that student and teacher share."""
     levels = []
     for own in (both, decoding.beside_teacher(rows, same_noise=True)):
-        kd = own[~own["method"].isin(["sft", "teacher"]) & (own["temperature"] == 1)]
+        kd = own[~own["method"].isin(["sft", "teacher"]) & (own["temperature"] == 1) & (own["top_p"] == 1)]
         levels.append(intervals.mean_over_items(kd["agreement"], kd["task"]).value)
     if not np.isnan(levels).any():
         section.run.remark(

@@ -93,9 +93,9 @@ def beside_teacher(rows: pd.DataFrame, *, same_noise: bool = False) -> pd.DataFr
 
 
 def curves(rows: pd.DataFrame, both: pd.DataFrame) -> pd.DataFrame:
-    """MEASURES by setting, means over tasks: SETTING, measure, value, low, high (percent), n items.
+    """MEASURES by setting, means over tasks: SETTING, measure, value, low, high (percent), n (items).
 
-    Fidelity is corpus BLEU, of tasks whose texts reason, and has no interval.
+    Fidelity is corpus BLEU, of tasks whose texts reason, and has no interval; its n are pairs of texts.
     """
     frames = dict.fromkeys(
         ["accuracy", "truncated", "unparsed"], rows.rename(columns={"correct": "accuracy"})
@@ -250,7 +250,7 @@ def reordered(agreement: pd.DataFrame) -> pd.Series:
         for right in methods[:place]:
             raw = (own[left] - own[right]).T.groupby(PAIR, sort=False).mean().T
             share = ((own[left] - own[right]) / ceiling).T.groupby(PAIR, sort=False).mean().T
-            orders[left, right] = 50 * (np.sign(raw) - np.sign(share)).abs().mean(axis=1)
+            orders[left, right] = 50 * (np.sign(raw.round(9)) - np.sign(share.round(9))).abs().mean(axis=1)
     return pd.DataFrame(orders).mean(axis=1)
 
 

@@ -143,8 +143,9 @@ def gains(cells: pd.DataFrame, *, selection: str, methods: Iterable[str] = PAPER
 
     Returns:
         GAIN_COLUMNS, sorted by domain (as in constants), task, teacher, student, method. Students without
-        SFT and teachers without one have NaN there, and so in `gain`. `unformatted` (mean_over_seeds) is that
-        of the KD or the SFT student.
+        SFT and teachers without one have NaN there, and so in `gain`. SFT is a mean over all its seeds, one
+        baseline for all runs of a student. `unformatted` (mean_over_seeds) is that of the KD or the SFT
+        student.
 
     Raises:
         ValueError: for an unknown selection.
@@ -261,13 +262,17 @@ def teacher_tuning(cells: pd.DataFrame) -> pd.DataFrame:
     One row a pair x task that has both: `tuned`, `untuned`, `cost` (their difference, points), and
     `teacher_base`, the untuned teacher's own accuracy.
     """
-    table = mean_over_seeds(cells)
-    runs = table[(table["method"] == "fkl") & (table["temperature"] == 1.0) & (table["noise_sigma"] == 0.0)]
-    keys = [*CELL, *PAIR]
+    keys, table, runs = [*CELL, *PAIR], mean_over_seeds(cells), mean_over_seeds(tuned_and_untuned(cells))
     both = runs.pivot_table(index=keys, columns="teacher_tuned", values="accuracy", sort=False)
     both = both.reindex(columns=[True, False]).set_axis(["tuned", "untuned"], axis=1).dropna().reset_index()
     both = both.assign(cost=both["tuned"] - both["untuned"])
     return with_accuracy(both, table, "base", of="teacher", name="teacher_base", where=NO_PROTOCOL)
+
+
+def tuned_and_untuned(cells: pd.DataFrame) -> pd.DataFrame:
+    """Cells of forward KL, at temperature 1 and without noise, whose pair and seed have both teachers."""
+    runs = cells[(cells["method"] == "fkl") & (cells["temperature"] == 1.0) & (cells["noise_sigma"] == 0.0)]
+    return runs[runs.groupby([*CELL, *PAIR, "seed"])["teacher_tuned"].transform("nunique") > 1]
 
 
 def coverage(cells: pd.DataFrame) -> pd.DataFrame:

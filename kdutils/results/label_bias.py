@@ -298,7 +298,7 @@ def rank_agreement(drawn: Resampled, one: np.ndarray, other: np.ndarray) -> Esti
     weights = drawn.weights_RS[:, [part.index[0] for _, part in units]]
     for _, part in units:
         means = [
-            {method: values[:, own.index].mean(axis=1) for method, own in part.groupby("method")}
+            {method: values[:, own.index].mean(axis=1).round(9) for method, own in part.groupby("method")}
             for values in (one, other)
         ]
         signs = [

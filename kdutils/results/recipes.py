@@ -55,16 +55,21 @@ def read(plan: Plan) -> pd.DataFrame:
 def by_start(rows: pd.DataFrame) -> pd.DataFrame:
     """Gains of the pairs and methods that start both ways; no rows where none starts after SFT."""
     keys = [*PAIR, "method"]
-    both = rows.loc[rows["student_start"] == "sft", keys].drop_duplicates()
-    return _table(rows.merge(both, on=keys), ["method", "student_start"])
+    return _table(_with_all(rows, keys, ["student_start"], 2), ["method", "student_start"])
 
 
 def by_recipe(rows: pd.DataFrame) -> pd.DataFrame:
-    """Gold or own texts x forward or reverse KL, of the pairs that have method kd; else no rows."""
+    """Gold or own texts x forward or reverse KL, of the pairs that have all four; else no rows."""
     is_shown = rows["prefix"].isin(["gold", "student"]) & (rows["student_start"] == "base")
     rows = rows[is_shown & rows["divergence"].isin(["forward_kl", "reverse_kl"])]
-    both = rows.loc[rows["method"].str.startswith("kd:"), PAIR].drop_duplicates()
-    return _table(rows.merge(both, on=PAIR), ["prefix", "divergence"])
+    return _table(_with_all(rows, PAIR, ["prefix", "divergence"], 4), ["prefix", "divergence"])
+
+
+def _with_all(rows: pd.DataFrame, keys: list[str], by: list[str], n: int) -> pd.DataFrame:
+    """Rows of those `keys` that have answers of all `n` ways of `by` in a decoding: like is compared."""
+    ways = rows[[*keys, "decoding", *by]].drop_duplicates().groupby([*keys, "decoding"]).size()
+    full = ways[ways == n].reset_index()[[*keys, "decoding"]]
+    return rows.merge(full, on=[*keys, "decoding"])
 
 
 def _table(rows: pd.DataFrame, by: list[str]) -> pd.DataFrame:

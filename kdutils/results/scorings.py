@@ -140,9 +140,10 @@ def _mean(values: pd.Series, *, widest: float = 1.0, confidence: float = 0.95) -
 def taus(rows: pd.DataFrame, *, rng: np.random.Generator, n_resamples: int = N_RESAMPLES) -> pd.DataFrame:
     """Kendall's tau-b between the rankings of the methods, SFT among them, by generation and by a scoring.
 
-    A row a domain x scoring, last those of `all` domains. tau, low, high: percentile interval of a bootstrap
-    of the items within tasks. Noise alone makes rankings differ: `itself` is the mean tau of generation on a
-    random half of each task's items with generation on the other half, `halves` that with the scoring there.
+    A row a domain x scoring, last those of `all` domains, of what all have. tau, low, high: percentile
+    interval of a bootstrap of the items within tasks. Noise alone makes rankings differ: `itself` is the mean
+    tau of generation on a random half of each task's items with generation on the other half, `halves` that
+    with the scoring there.
     """
 
     def drawn(n: int) -> np.ndarray:
@@ -153,7 +154,9 @@ def taus(rows: pd.DataFrame, *, rng: np.random.Generator, n_resamples: int = N_R
         return np.vstack([is_first, 1 - is_first])
 
     plain, table = by_item(rows[rows["method"] != "base"]), []
-    for domain, part in [*plain.groupby("domain", sort=False), (ALL, plain)]:
+    n_domains = plain.groupby(["scoring", "method"])["domain"].transform("nunique")
+    common = plain[n_domains == plain["domain"].nunique()]
+    for domain, part in [*plain.groupby("domain", sort=False), (ALL, common)]:
         wide = _wide(part)
         if GENERATION not in wide or wide[GENERATION].shape[1] < 3:
             continue
@@ -261,10 +264,12 @@ def recipes(rows: pd.DataFrame) -> pd.DataFrame:
 def gold_losses(plan: Plan) -> pd.DataFrame:
     """Cross-entropy of the gold responses of held-out items after training, nats a token, by run.
 
-    Columns domain, student, method, seed, gold_nll, of the plan's careful students at temperature 1.
+    Columns domain, student, method, seed, gold_nll, of the plan's careful students at temperature 1. Teachers
+    are left out, so that SFT has the students of the other methods.
     """
-    table = []
-    for spec in dict.fromkeys(sources.resolved_all(run.spec for run in plan.runs)):
+    table, specs = [], dict.fromkeys(sources.resolved_all(run.spec for run in plan.runs))
+    students = {(spec.domain, spec.student) for spec in specs if spec.teacher}
+    for spec in [each for each in specs if (each.domain, each.student) in students]:
         curve = store.folder_of(plan.out, spec.run_id).curve()
         losses = [each["validation_loss"] for each in curve if "validation_loss" in each]
         if losses and (spec.protocol, spec.temperature, spec.noise_sigma) == ("careful", 1.0, 0.0):

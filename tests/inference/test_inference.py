@@ -315,6 +315,19 @@ class TestEquivalence:
         effect = found.minimum_detectable / values.std(ddof=1)
         assert TTestPower().power(effect, n, 0.05) == pytest.approx(0.8)
 
+    def test_that_of_student_means_is_found_in_four_of_five_studies_however_far_families_are_apart(self):
+        draw, names = rng(3), [f"{family}{place}" for family in "ab" for place in range(3)]
+        table = pd.DataFrame({"student": names, "family": [name[0] for name in names]})
+        apart = table["family"].map({"a": -5.0, "b": 5.0})
+
+        def tested(effect):
+            own = table.assign(gain=effect + apart + draw.normal(size=6))
+            return student_tests.student_mean_test(own, "gain", unit="student", block="family")
+
+        sizes = [tested(0.0).minimum_detectable for _ in range(400)]
+        effect = float(np.mean(np.square(sizes)) ** 0.5)  # at the true spread within families, which is 1
+        assert np.mean([tested(effect).p_greater < 0.05 for _ in range(1000)]) == pytest.approx(0.8, abs=0.05)
+
     @pytest.mark.parametrize("values", [[], [1.0], [0.5, 0.5], [math.nan, math.nan]])
     def test_degenerate(self, values):
         assert is_undefined(student_tests.equivalence(values, margin=1.0))

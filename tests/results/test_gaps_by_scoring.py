@@ -8,8 +8,11 @@ import pandas as pd
 import pytest
 import scipy.stats
 
+from kdutils.grid.study import PlannedRun
 from kdutils.results import asked as asked_rows
 from kdutils.results import scorings
+from kdutils.runs import experiment
+from kdutils.spec import EvalSpec, RunSpec
 
 N = 40  # items a task
 BOTH = ("generation", "likelihood", "label")
@@ -95,6 +98,31 @@ def test_a_scoring_that_turns_the_order_round_has_tau_minus_one_and_flips_every_
     values = scorings.contrasts(rows, order.reset_index())
     assert values["G2"].bounds == pytest.approx((-1.8, -1.8, -1.8))
     assert values["G5"].value == 75 and values["G5"].low > 0
+
+
+def test_over_all_domains_methods_are_ranked_that_all_of_them_have():
+    both = [study({"fkl": (20, 20, 20), "revkd": (30, 30, 30)}).assign(domain=own) for own in ("a", "b")]
+    lonely = asked(dict.fromkeys(BOTH, 35), method="gkd").assign(domain="b")
+    rows = scorings.answers(pd.concat([*both, lonely]))
+    found = scorings.taus(rows, rng=rng(), n_resamples=9).set_index(["domain", "scoring"])["n"]
+    assert found.xs("label", level="scoring").to_dict() == {"a": 2 * N, "b": 2 * N, "all": 2 * N}
+    two = scorings.taus(rows.assign(item_id=rows["domain"] + rows["item_id"]), rng=rng(), n_resamples=9)
+    assert two.set_index(["domain", "scoring"]).loc[("all", "label"), "n"] == 4 * N
+
+
+def test_the_gold_loss_of_sft_is_that_of_students(tmp_path):
+    own = {"domain": "math", "train_items": 8, "validation_items": 2, "epochs": 1, "batch_size": 4}
+    kd = RunSpec(student="mini-qwen-0.5B", teacher="mini-qwen-3B", method="fkl", **own)
+    experiment.run(kd, out=tmp_path)
+    experiment.run(kd.sft_spec, out=tmp_path)
+    evaluation = EvalSpec(tasks=("svamp",))
+    runs = tuple(PlannedRun(spec, evaluation) for spec in (kd, kd.sft_spec, kd.teacher_spec))
+    found = scorings.gold_losses(SimpleNamespace(runs=runs, out=tmp_path))
+    assert found[["student", "method"]].to_numpy().tolist() == [
+        ["mini-qwen-0.5B", "fkl"],
+        ["mini-qwen-0.5B", "sft"],
+    ]
+    assert found["gold_nll"].gt(0).all()
 
 
 def test_a_recipe_is_compared_with_the_plain_one_of_the_same_pair_and_seed():

@@ -38,11 +38,23 @@ def test_the_gain_at_temperature_1_stands_beside_that_of_greedy_texts():
     after = rows("fkl", [1] * 16 + [0] * 4, start="sft", sft=[1] * 15 + [0] * 5)
     sampled = rows("fkl", [1] * 14 + [0] * 6, start="sft", sft=[1] * 10 + [0] * 10, decoding="sampled")
     greedy = recipes.by_start(pd.concat([base, after]))
-    both = recipes.by_start(pd.concat([base, after, sampled]))
+    as_it_is = rows("fkl", [1] * 10 + [0] * 10, decoding="sampled")
+    both = recipes.by_start(pd.concat([base, after, sampled, as_it_is]))
     pd.testing.assert_frame_equal(both.drop(columns=recipes.SAMPLED_GAIN), greedy)
-    assert both[recipes.SAMPLED_GAIN][0] == ""
+    assert both[recipes.SAMPLED_GAIN][0].startswith("+0.0 [")
     assert both[recipes.SAMPLED_GAIN][1].startswith("+20.0 [")
     assert recipes.by_start(sampled).empty
+    one = recipes.by_start(pd.concat([base, after, sampled]))  # nothing to compare it with
+    pd.testing.assert_frame_equal(one, greedy)
+
+
+def test_a_pair_that_starts_one_way_alone_or_lacks_a_recipe_is_left_out():
+    both = [rows("fkl", [1] * 12 + [0] * 8), rows("fkl", [1] * 12 + [0] * 8, start="sft")]
+    odd = rows("fkl", [1] * 20, start="sft", teacher="t-4k")
+    pd.testing.assert_frame_equal(
+        recipes.by_start(pd.concat([*both, odd])), recipes.by_start(pd.concat(both))
+    )
+    assert recipes.by_recipe(rows("kd:student+forward_kl", [1] * 20, prefix="student")).empty
 
 
 def test_the_four_of_prefix_and_divergence_are_those_of_the_pairs_that_have_all():

@@ -103,6 +103,12 @@ def test_teacher_tuning_compares_the_same_distillation(cells):
     assert gain_tables.teacher_tuning(cells[cells["teacher_tuned"].fillna(True)]).empty
 
 
+def test_teacher_tuning_compares_the_same_seeds(cells):
+    more = [distilled("fkl", 1.0, 99.0, seed=seed) for seed in (1, 2)]  # of the tuned teacher alone
+    both = pd.concat([cells, cell_rows.cell_table(more)], ignore_index=True)
+    assert gain_tables.teacher_tuning(both)["cost"].tolist() == [25.0]
+
+
 def test_temperature_runs_are_those_with_several(cells):
     runs = sweeps.temperature_runs(cells)
     assert sorted(runs["temperature"]) == [1.0, 2.0]
@@ -200,6 +206,14 @@ def test_gains_of_two_decodings_are_never_averaged(cells):
 def test_best_temperature_shares_by_hand(cells):
     shares = sweeps.best_temperature_shares(sweeps.temperature_runs(cells))
     assert shares.to_dict("index") == {"math, SeqKD†": {"T = 2": 1.0}}
+    by_seed = {1.0: (55.0, 30.0, 29.0), 2.0: (28.0, 29.0, 57.0)}  # equal means, as numbers 7e-15 apart
+    tied = [
+        distilled("fkl", temperature, accuracy, seed=seed)
+        for temperature, own in by_seed.items()
+        for seed, accuracy in enumerate(own)
+    ]
+    shares = sweeps.best_temperature_shares(sweeps.temperature_runs(cell_rows.cell_table(tied)))
+    assert shares.to_dict("index") == {"math, SeqKD†": {"T = 1": 1.0}}
 
 
 def shown(**parameters):
