@@ -113,7 +113,7 @@ def encode(
         {
             "id": [item.id for item in items],
             "input_ids": [of_item[:max_tokens] for of_item in ids],
-            "n_unscored": [1 if scores_prompt else len(head) for head in heads],
+            "n_unscored": [1 if scores_prompt else min(len(head), max_tokens) for head in heads],
         }
     )
 

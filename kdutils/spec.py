@@ -247,7 +247,7 @@ class EvalSpec(Hashed):
     """
 
     tasks: Annotated[tuple[Text, ...], Field(strict=False)]  # a list will do
-    items_digest: Text = ""  # of the items of a study file's tasks; "": RunSpec.data_digest holds theirs
+    items_digest: Text = ""  # of items that RunSpec.data_digest does not name (a study file's test items)
     split: Literal["test", "validation"] = "test"
     items_per_task: Annotated[int, between(1, 1_000_000)] = 100
     temperature: Annotated[float, between(0, 100)] = 0.0  # 0 is greedy, otherwise at least 0.01

@@ -202,22 +202,23 @@ class _Training:
         return float(max(int(batch.scored_BT.sum()), 1))
 
     def _loss(self, batch: Batch) -> TokenSum:
-        found = self._loss_of(batch, self.student.scoring_states(batch), self.spec.recipe.divergence)
+        spec, states_NH = self.spec, self.student.scoring_states(batch)
+        found = self._loss_of(batch, states_NH, spec.recipe.divergence, kd_weight=spec.kd_weight)
         if (side_NH := self.student.side_states(batch)) is not None:
-            weight, kind = SHADOW_LOSSES[self.spec.shadow_loss]
+            weight, kind = SHADOW_LOSSES[spec.shadow_loss]
             found = found._replace(total=found.total + weight * self._loss_of(batch, side_NH, kind).total)
         if (penalty := self.student.penalty(batch)) is not None:
             found = found._replace(total=found.total + self._denominator(batch) * penalty)
         return found
 
-    def _loss_of(self, batch: Batch, hidden_NH: Tensor, kind: str) -> TokenSum:
+    def _loss_of(self, batch: Batch, hidden_NH: Tensor, kind: str, *, kd_weight: float = 1.0) -> TokenSum:
         """Cross-entropy of the batch, or a divergence from the teacher; with a kd_weight of both."""
         spec = self.spec
         scored_BT = batch.scored_BT.to(self.student.policy.device)
         weights_N = losses.sequence_mean_weights(scored_BT) if spec.weighs_sequences else None
         with self.student.policy.computing():
             if not kind:
-                return self._cross_entropy(batch, hidden_NH)
+                return self._cross_entropy(batch, hidden_NH, weights_N)
             found = losses.divergence(
                 hidden_NH,
                 self.student.head,
@@ -232,10 +233,10 @@ class _Training:
                 weights_N=weights_N,
                 compile_backend=self.student.policy.compiled,
             )
-            if spec.kd_weight == 1:
+            if kd_weight == 1:
                 return found
             of_gold = self._cross_entropy(batch, hidden_NH, weights_N)
-        total = spec.kd_weight * found.total + (1 - spec.kd_weight) * of_gold.total
+        total = kd_weight * found.total + (1 - kd_weight) * of_gold.total
         return TokenSum(total, found.n_tokens)
 
     def _cross_entropy(self, batch: Batch, hidden_NH: Tensor, weights_N: Tensor | None = None) -> TokenSum:

@@ -58,7 +58,8 @@ def refusal(task: str, scoring: str, rotation: int) -> str:
 def options(item: Item, scoring: str = "likelihood") -> dict[str, str]:
     """The answers that an item's question offers, each with the text that is scored for it.
 
-    Keywords that stand in the question (some ARC items have three or five); those of the task if none do.
+    Numbered keywords that stand in the question (some ARC items have three or five), if the answer is one of
+    several; else those of the task.
     The text is the response that gives the answer, for `label` up to the answer itself, and for the `cloze`
     scorings what the question gives as the option's text, or the keyword where that is all (BoolQ).
 
@@ -72,7 +73,7 @@ def options(item: Item, scoring: str = "likelihood") -> dict[str, str]:
     if scoring.startswith("cloze") and n_ordered(item.task):
         return listed(item)
     answers = task.options
-    if task.reading == "keyword":
+    if task.reading == "keyword" and all(answer[-1].isdigit() for answer in answers):
         offered = sorted(set(keyword_pattern(item.task).findall(item.question.lower())))
         answers = offered if item.answer in offered and len(offered) > 1 else answers
     if scoring.startswith("cloze"):

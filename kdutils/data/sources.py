@@ -151,6 +151,10 @@ class Splits:
         if n_replayed := round(self.spec.replay_share * len(items)):
             first = _elsewhere(self.spec, self.spec.first_domain)
             items = items + load_items(replace(first, train_items=n_replayed), "train")
+            ids = [item.id for item in items]  # by which a teacher's states and noise are found
+            if twice := sorted({name for name in ids if ids.count(name) > 1}):
+                told = f"replay_share={self.spec.replay_share:g} trains on two items with the id {twice[0]!r}"
+                raise DataError(f"{told}: give those of {first.domain!r} other ids")
         return items
 
     @cached_property
@@ -241,3 +245,15 @@ def default_evaluation(spec: RunSpec) -> EvalSpec:
     """Greedy decoding on the test items of every task that the data have, in the order of their file."""
     tasks = dict.fromkeys(item.task for item in load_items(spec, "test"))
     return EvalSpec(tasks=tuple(tasks))
+
+
+def with_items_digest(spec: RunSpec, evaluation: EvalSpec) -> EvalSpec:
+    """The evaluation with the digest of those items that `data_digest` of a resolved spec does not name."""
+    domains = {_domain_of(task, spec) for task in evaluation.tasks}
+    if spec.data == STUDY:
+        digests = [_own(_elsewhere(spec, domain)).digests[1] for domain in sorted(domains)]
+    else:
+        digests = [data_digest(_elsewhere(spec, domain)) for domain in sorted(domains - {spec.domain})]
+    if evaluation.items_digest or not digests:
+        return evaluation
+    return replace(evaluation, items_digest="+".join(digests))

@@ -149,9 +149,13 @@ def chance_accuracy(task: str) -> float:
     return of_options if known.chance is None else known.chance
 
 
+OF_TEXTS = ("truncated", "unparsed")
+
+
 def accuracies(rows: pd.DataFrame, *, strict: bool = False) -> pd.DataFrame:
     """Accuracy by task: task, n, accuracy, accuracy_se, chance, truncated, unparsed (percent).
 
+    The last two are NaN where options were ranked, and no text was written.
     Instruction tasks, which have no right answer, have their mean ROUGE-L in its place. `n_clean` and
     `accuracy_clean` are of the items whose question is not in the training set, as far as the rows say.
     Several samples of an item are averaged first; the standard error is over items.
@@ -170,8 +174,7 @@ def accuracies(rows: pd.DataFrame, *, strict: bool = False) -> pd.DataFrame:
                 "accuracy": 100 * float(by_item.mean()),
                 "accuracy_se": 100 * spread / math.sqrt(len(by_item)),
                 "chance": chance_accuracy(task),
-                "truncated": 100 * float(part["truncated"].mean()),
-                "unparsed": 100 * float(part["unparsed"].mean()),
+                **{name: 100 * float(part[name].mean()) if name in part else math.nan for name in OF_TEXTS},
             }
             | _clean(part, by_item)
         )

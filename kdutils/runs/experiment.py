@@ -20,7 +20,7 @@ from kdutils import models, training
 from kdutils.adapters import facts, side_network, trainable
 from kdutils.compute import Compute
 from kdutils.data import model_files
-from kdutils.data.sources import default_evaluation, resolved
+from kdutils.data.sources import default_evaluation, resolved, with_items_digest
 from kdutils.devices import launch
 from kdutils.io import disk, leases, memory
 from kdutils.io.leases import Lease
@@ -116,7 +116,7 @@ def run(
         at = Store(out, tracking.progress, compute=compute or Compute.from_environment())
         launch.check_devices(spec, at.compute)
         spec = resolved(spec)
-        inputs = Inputs.of(spec, evaluation or default_evaluation(spec))
+        inputs = Inputs.of(spec, with_items_digest(spec, evaluation or default_evaluation(spec)))
         check(inputs)
         _make([inputs], at)
         teacher_items = None
@@ -246,7 +246,8 @@ def _train(inputs: Inputs, folder: RunFolder, lease: Lease, at: Store) -> Loaded
     curve = told.pop("curve")
     lease.confirm()
     folder.finish(told, [_without_nan(entry) for entry in curve])
-    return trainable.for_inference(student) if spec.devices == 1 else None
+    is_rounded = spec.adapter == "full" and student.policy.autocast is not None  # when it is stored
+    return None if is_rounded or spec.devices > 1 else trainable.for_inference(student)
 
 
 def passes(student: LoadedModel, inputs: Inputs, compute: Compute) -> Compute:

@@ -21,15 +21,15 @@ def ranked(
 ) -> list[list[dict[str, Any]]]:
     """The rows of items.parquet, one an item, of each evaluation of a group that ranks their options.
 
-    How is one of data.options.SCORINGS. A label is scored after what all labels begin with; the prompt
-    without a question, for `cloze_pmi`, is that of an empty one.
+    How is one of data.options.SCORINGS. A label is scored after what all labels begin with, the last token of
+    each apart; the prompt without a question, for `cloze_pmi`, is that of an empty one.
     """
     scoring = evaluations[0].scoring
     prompts = encoding.prompt_ids([item.question for item in items], student.tokenizer, prompt)
     texts = [list(options.options(item, scoring).values()) for item in items]
     ids = [student.tokenizer(own, add_special_tokens=False)["input_ids"] for own in texts]
     if scoring == "label":
-        shared = [os.path.commonprefix(own) for own in ids]
+        shared = [os.path.commonprefix([each[:-1] for each in own]) for own in ids]
         prompts = [head + more for head, more in zip(prompts, shared, strict=True)]
         ids = [[each[len(more) :] for each in own] for own, more in zip(ids, shared, strict=True)]
     found = [np.array(own) for own in option_logprobs(student, prompts, ids)]

@@ -284,9 +284,10 @@ def test_a_detached_student_is_the_side_network_and_not_the_student(folder):
         assert not torch.allclose(alone.scoring_states(batch), attached, atol=0.01)
 
 
+@pytest.mark.parametrize("factors", [{}, {"kd_weight": 0.5}, {"mean_by_sequence": True}])
 @pytest.mark.parametrize("kind", ["cross_entropy", "teacher"])
-def test_a_side_network_has_a_loss_of_its_own(folder, kind):
-    spec = a_spec(folder, "shadow", "fkl", shadow_loss=kind)
+def test_a_side_network_has_a_loss_of_its_own(folder, kind, factors):
+    spec = a_spec(folder, "shadow", "fkl", shadow_loss=kind, **factors)
     student = trainable.make_trainable(models.load(spec.student), spec, seed=0)
     teacher = training.Teacher(models.load(spec.teacher))
     items = sources.load_items(spec, "train")
@@ -302,8 +303,12 @@ def test_a_side_network_has_a_loss_of_its_own(folder, kind):
         own, side, taught = (
             head.logits(x)[:, :size].log_softmax(-1) for head, x in zip(heads, states, strict=True)
         )
-        main, of_teacher = ((taught.exp() * (taught - one)).sum() for one in (own, side))
-        of_gold = -side.gather(1, batch.input_ids_BT[batch.scored_BT][:, None]).sum()
+        n_of_row = batch.scored_BT.sum(1, keepdim=True).expand_as(batch.scored_BT)[batch.scored_BT]
+        weights = 1 / n_of_row if "mean_by_sequence" in factors else torch.ones(len(own))
+        main, of_teacher = ((weights * (taught.exp() * (taught - one)).sum(-1)).sum() for one in (own, side))
+        gold = batch.input_ids_BT[batch.scored_BT][:, None]
+        main_gold, of_gold = (-(weights * one.gather(1, gold)[:, 0]).sum() for one in (own, side))
+    main = spec.kd_weight * main + (1 - spec.kd_weight) * main_gold
     wanted = main + (0.05 * of_gold if kind == "cross_entropy" else of_teacher)
     assert float(found.total.detach()) == pytest.approx(float(wanted), rel=1e-4)
 

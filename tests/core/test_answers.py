@@ -1,12 +1,14 @@
 """Answers of a student: evaluations that differ in decoding alone are made together, as if made alone."""
 
+import shutil
 from collections import Counter
 from dataclasses import replace
 
 import pandas as pd
 import pytest
 
-from kdutils import generation
+from kdutils import generation, models
+from kdutils.compute import Compute
 from kdutils.data import sources
 from kdutils.runs import answers, experiment, store
 from kdutils.runs.inputs import Inputs
@@ -75,3 +77,15 @@ def test_the_likeliest_tokens_along_the_responses_are_stored_with_every_text(spe
     tokens = {row.item_id: list(row.top1) for row in greedy.itertuples()}
     assert len({tuple(own) for own in tokens.values()}) == len(greedy) == 8
     assert [list(own) for own in thrice["top1"]] == [tokens[item] for item in thrice["item_id"]]
+
+
+def test_a_student_whose_weights_are_stored_rounded_is_evaluated_as_it_is_stored(tmp_path, monkeypatch):
+    monkeypatch.setattr(models, "LARGE_PARAMETERS", 1_000)
+    compute = Compute(cpu_bfloat16=True)
+    own = {"train_items": 48, "validation_items": 0, "epochs": 1, "batch_size": 8}
+    spec = RunSpec(student="mini-qwen-0.5B", method="sft", domain="math", **own)
+    asked = EvalSpec(tasks=("addsub", "aqua"), items_per_task=12, max_new_tokens=32)
+    run = experiment.run(spec, out=tmp_path, evaluation=asked, compute=compute)
+    shutil.rmtree(run.folder.path / "eval")
+    again = experiment.run(spec, out=tmp_path, evaluation=asked, compute=compute)
+    pd.testing.assert_frame_equal(again.items, run.items)

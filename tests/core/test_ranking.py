@@ -137,6 +137,24 @@ def test_labels_that_share_tokens_are_scored_by_the_rest(model, monkeypatch):
     assert [model.tokenizer.decode(each).split() for each in ids[0]] == [["salt"], ["air", "green"]]
 
 
+def test_a_label_that_all_others_begin_with_is_scored_by_its_last_token(model, monkeypatch):
+    ids = []
+    offered = {"a": "light shade", "b": "light shade air"}
+    monkeypatch.setattr(ranking.options, "options", lambda item, scoring: offered)
+    monkeypatch.setattr(ranking.options, "rank", lambda *_, **__: {})
+    monkeypatch.setattr(ranking, "option_logprobs", lambda _, heads, own: (ids.extend(own), [[0.0, 0.0]])[1])
+    items, evaluations = asked_so(("siqa",), "label")
+    ranking.ranked(model, items[:1], evaluations, "alpaca")
+    assert [model.tokenizer.decode(each).split() for each in ids[0]] == [["shade"], ["shade", "air"]]
+
+
+def test_accuracies_of_ranked_options_are_there_and_say_nothing_of_texts(tmp_path):
+    evaluation = EvalSpec(tasks=("siqa",), items_per_task=4, scoring="label")
+    spec = RunSpec(student=NAME, method="base", domain="commonsense")
+    (row,) = experiment.run(spec, out=tmp_path, evaluation=evaluation).accuracies.to_dict("records")
+    assert row["n"] == 4 and math.isnan(row["truncated"]) and math.isnan(row["unparsed"])
+
+
 @pytest.mark.parametrize("task", ["arc_e", "piqa", "siqa"])
 def test_a_rotation_changes_nothing_for_who_is_blind_to_order_and_all_for_who_sees_nothing_else(
     model, monkeypatch, task

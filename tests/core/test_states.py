@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import tiny
@@ -61,6 +62,24 @@ def test_cached_states_are_those_of_the_online_teacher(kept):
         batch = batch_of(encoded, rows)
         torch.testing.assert_close(cached.hidden_NH(batch), online.hidden_NH(batch), rtol=1e-5, atol=1e-6)
     assert torch.equal(cached.head.weight_VH, teacher.head.weight_VH[: teacher.vocabulary_size])
+
+
+def test_of_prompts_that_are_cut_nothing_is_scored_and_other_states_stay_in_their_places(folder, tmp_path):
+    teacher = models.load(str(folder / "tiny-40k"))
+    items = sources.load_items(distilled(folder), "train")
+    items = [replace(item, question=item.question * (1 + 2 * (row % 2))) for row, item in enumerate(items)]
+    heads = encoding.prompt_ids([item.question for item in items], teacher.tokenizer)
+    limit = max(map(len, heads[::2])) + 2
+    assert min(map(len, heads[1::2])) > limit
+    how = {"max_tokens": limit, "protocol": "paper", "prompt_in_loss": False}
+    encoded = encoding.encode(items, teacher.tokenizer, **how)
+    found = teachers.states_of(tmp_path, {"teacher": "tiny"})
+    found.write(teacher, encoded)
+    cached = CachedTeacher(found.open(), load=lambda: pytest.fail("no body is needed"), device="cpu")
+    batch = batch_of(encoded, list(range(len(encoded))))
+    assert batch.scored_BT.any(1).tolist() == [True, False] * (len(items) // 2)
+    expected = Teacher(teacher).hidden_NH(batch)
+    torch.testing.assert_close(cached.hidden_NH(batch), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_what_is_not_cached_is_asked_of_the_body(kept):

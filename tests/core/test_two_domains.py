@@ -1,5 +1,6 @@
 """Runs that start from another run: on a first domain, or from SFT on other items than their own."""
 
+import json
 from dataclasses import replace
 
 import ownstudy
@@ -102,6 +103,33 @@ def test_the_domains_of_a_study_file_may_follow_each_other(tmp_path):
     for each in (spec, spec.start_spec):
         found = sources.test_items(each, EvalSpec(tasks=keys, items_per_task=5))
         assert [item.task for item in found] == [keys[0]] * 5 + [keys[1]] * 5
+
+
+def test_replayed_items_have_ids_of_their_own(monkeypatch):
+    whole = sources.load_items
+    monkeypatch.setattr(
+        sources,
+        "load_items",
+        lambda spec, split: [replace(x, id=str(row)) for row, x in enumerate(whole(spec, split))],
+    )
+    with pytest.raises(DataError, match="two items with the id '0': give those of 'math' other ids"):
+        list(sources.Splits(a_spec(replay_share=0.25), None).train)
+
+
+def test_a_run_is_evaluated_again_when_test_items_change(tmp_path):
+    path = ownstudy.write_study(tmp_path, notebooks=["01_effectiveness"], sections=["01"])
+    data = {"domain": "counting", "data": "study-file", "study_file": str(path)}
+    spec = RunSpec(student="mini-qwen-0.5B", method="base", **data)
+    task = sources.default_evaluation(sources.resolved(spec)).tasks[0]
+    asked = EvalSpec(tasks=(task,), items_per_task=3, max_new_tokens=4)
+
+    def answers():
+        return experiment.run(spec, out=tmp_path / "out", evaluation=asked).items["answer"].tolist()
+
+    before, file = answers(), tmp_path / "legs.jsonl"
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    file.write_text("".join(json.dumps(each | {"answer": "7"}) + "\n" for each in lines))
+    assert before != answers() == ["7"] * 3
 
 
 def test_the_first_of_two_domains_must_have_other_items(tmp_path):

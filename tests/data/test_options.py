@@ -3,7 +3,7 @@
 import pytest
 
 from kdutils.constants import ALL_TASKS, DOMAINS
-from kdutils.data import options, sources
+from kdutils.data import options, sources, study_files
 from kdutils.items import DataError, Item
 from kdutils.mini.items import build_data
 from kdutils.spec import EvalSpec, RunSpec
@@ -27,6 +27,14 @@ def test_a_rotation_moves_texts_and_answer_and_leaves_all_else():
             assert (moved == item) == (places == 0)
             if item.response:
                 assert moved.response.rstrip(".").endswith(moved.answer)
+
+
+@pytest.mark.parametrize("gold", ["negative", "neutral", "positive"])
+def test_which_options_there_are_does_not_hang_on_the_answer(gold):
+    words = ("negative", "neutral", "positive")
+    task = study_files.OwnTask(items="mood.jsonl", answer="keyword", choices=words).key("mood")
+    item = Item(id="m", task=task, question="A positive, or neutral, word: gloom?", answer=gold)
+    assert sorted(options.options(item)) == list(words)
 
 
 def test_a_rotation_by_hand():
