@@ -132,9 +132,11 @@ def half_drop(above_RT: np.ndarray, temperatures: Sequence[float]) -> np.ndarray
 
     Linear between the temperatures (ascending) at which it was measured, a value for each row (R,). The
     highest temperature stands for a row that never falls so far (censored), NaN for one that is not above
-    chance at the lowest. The definition is ours: *Hot or Cold* (arXiv:2506.07295) speaks of a mutation
-    temperature, whose definition was not found.
+    chance at the lowest, and where one temperature was measured alone. The definition is ours: *Hot or Cold*
+    (arXiv:2506.07295) speaks of a mutation temperature, whose definition was not found.
     """
+    if len(temperatures) < 2:
+        return np.full(len(above_RT), np.nan)
     half_R = above_RT[:, 0] / 2
     is_below_RT = above_RT < half_R[:, None]
     after = np.maximum(is_below_RT.argmax(axis=1), 1)
@@ -195,7 +197,7 @@ def contrasts(asked: pd.DataFrame) -> dict[str, Estimate | str]:
             found["H1"] = _estimate([step["revkd"] - step["fkl"]], ends)
         if "sft" in there:
             found["H2"] = _estimate([step[one] - step["sft"] for one in kd], ends)
-    if {"sft", "teacher"} <= there:
+    if {"sft", "teacher"} <= there and rows["temperature"].nunique() > 1:
         drops = half_drops(rows, by=by, rng=rng)
         of = {one: drops.xs(one, axis=1, level="method") for one in there}
         nearer = [(of[one] - of["teacher"]).abs() - (of["sft"] - of["teacher"]).abs() for one in kd]

@@ -98,7 +98,7 @@ def comparisons(rows: pd.DataFrame) -> pd.DataFrame:
     """KD students with the runs they are compared with: PAIR, method, run_id and that of each of SIDES.
 
     KD is that of a tuned teacher at temperature 1 without noise, the teacher its SFT with seed 0. Students
-    without one of those are left out.
+    without one of those are left out. Where no model was asked as it is, there is no side `_base`.
     """
     runs = rows.drop_duplicates("run_id")
     for name, plain in PLAIN.items():
@@ -112,16 +112,24 @@ def comparisons(rows: pd.DataFrame) -> pd.DataFrame:
         ("_base", base, ["domain", "student"]),
         ("_teacher", teachers, ["domain", "teacher"]),
     ):
+        if side == "_base" and others.empty:
+            continue
         others = others[[*on, "run_id"]].rename(columns={"run_id": f"run_id{side}"})
         found = found.merge(others, on=on, validate="many_to_one")
     return found
+
+
+def _sides(table: pd.DataFrame) -> list[str]:
+    """Those of SIDES that are there."""
+    return [side for side in SIDES if f"run_id{side}" in table]
 
 
 def who(rows: pd.DataFrame) -> pd.DataFrame:
     """Rows of the models in `comparisons`, with `who`: a student's method, or TEACHER; one may be both."""
     pairs = comparisons(rows)
     named = {"": pairs["method"], "_sft": "sft", "_base": "base", "_teacher": TEACHER}
-    parts = [pairs[[f"run_id{side}"]].set_axis(["run_id"], axis=1).assign(who=named[side]) for side in SIDES]
+    runs = {side: pairs[[f"run_id{side}"]].set_axis(["run_id"], axis=1) for side in _sides(pairs)}
+    parts = [own.assign(who=named[side]) for side, own in runs.items()]
     order = [*METHOD_LABELS, TEACHER].index
     roles = pd.concat(parts).drop_duplicates().sort_values("who", key=lambda each: each.map(order))
     return roles.merge(rows, on="run_id")
@@ -193,7 +201,7 @@ def compared(rows: pd.DataFrame) -> pd.DataFrame:
     for name in ("label", "option"):
         items[f"same_{name}"] = (kinds[name] == 1) * items["turned"]
     items, found = items.reset_index(), comparisons(rows)
-    for side in SIDES:
+    for side in _sides(found):
         own = items.rename(columns={name: f"{name}{side}" for name in items if name not in ITEM})
         found = found.merge(own, on=[f"run_id{side}", *([*ITEM] if side else [])])
     for free in ("", "_free"):
@@ -216,7 +224,7 @@ def resampled(both: pd.DataFrame, *, rng: np.random.Generator) -> tuple[Resample
     sums, two = drawn.sums, drawn.keys["task"].map(_has_two).astype(bool).to_numpy()
     found: dict[str, np.ndarray] = {}
     priors = {}
-    for side in SIDES:
+    for side in _sides(both):
         for name in ("same_label", "same_option"):
             found[f"{name}{side}"] = 100 * ratio(sums(f"{name}{side}"), sums("turned"))
         for free in ("", "_free"):
@@ -231,7 +239,7 @@ def resampled(both: pd.DataFrame, *, rng: np.random.Generator) -> tuple[Resample
         places = range(sum(name.startswith("has_") and name[4:].isdigit() for name in names))
         means = np.stack([ratio(sums(f"logprob_{at}{side}"), sums(f"has_{at}")) for at in places])
         priors[side] = scipy.special.softmax(np.nan_to_num(means, nan=-np.inf), axis=0)
-    for side in SIDES[:-1]:
+    for side in [side for side in priors if side != "_teacher"]:
         found[f"prior_distance{side}"] = 50 * np.abs(priors[side] - priors["_teacher"]).sum(axis=0)
     for free in ("", "_free"):
         for side in ("", "_sft"):

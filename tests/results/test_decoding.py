@@ -64,6 +64,7 @@ def test_half_drop_by_hand():
     found = decoding.half_drop(above, [0.0, 1.0, 2.0])
     assert found[:2].tolist() == [1.5, 2.0]
     assert math.isnan(found[2])
+    assert np.isnan(decoding.half_drop(above[:, :1], [0.0])).all()
 
 
 def test_a_half_drop_has_chance_taken_out_and_says_that_it_is_censored():
@@ -129,6 +130,8 @@ def test_what_was_not_asked_is_said():
     assert not isinstance(without["H2"], str)
     nothing = pd.DataFrame(columns=[*asked.OF_RUN, *asked.OF_EVALUATION])
     assert set(map(type, decoding.contrasts(nothing).values())) == {str}
+    greedy = study({one: {0.0: 50} for one in ("sft", "fkl", "teacher")})
+    assert set(map(type, decoding.contrasts(greedy).values())) == {str}
     pairs = decoding.of_pairs(nothing)
     both = decoding.beside_teacher(pairs)
     assert decoding.curves(pairs, both).empty and decoding.selected(pairs).empty

@@ -103,6 +103,18 @@ def test_students_count_the_same_however_many_teachers_they_have():
     }  # fmt: skip
 
 
+def test_students_are_compared_also_where_no_model_was_asked_as_it_is():
+    rows = of_a_pair(("fkl", (2.0, 0.0), 0.5))
+    whole, without = (drawn(own)[1] for own in (rows, rows[rows["method"] != "base"].reset_index(drop=True)))
+    assert (
+        {name for name in whole if name not in without}
+        == {name for name in whole if "_base" in name}
+        != set()
+    )
+    assert all(np.array_equal(without[name], whole[name], equal_nan=True) for name in without)
+    assert set(label_bias.who(rows[rows["method"] != "base"])["who"]) == {"sft", "fkl", label_bias.TEACHER}
+
+
 def test_recency_and_order_of_a_sequence_made_for_it():
     n = 300
     answers, knows = np.zeros(n), np.zeros((n, 2))
