@@ -45,7 +45,12 @@ def kinds(table: pd.DataFrame, *, panels: Mapping[str, str], xlabel: str) -> Fig
     table = table.assign(domain=table["quantity"].map(panels))
     height = 1.2 + table["label"].nunique() * (0.16 + 0.07 * table["who"].nunique())
     look = {"y": "label", "x": "value", "xlabel": xlabel, "by": "who", "styles": WHO_STYLE}
-    return figures.interval_panels(table, height=height, has_same_rows=True, **look)
+    fig = figures.interval_panels(table, height=height, has_same_rows=True, **look)
+    for ax in fig.axes:
+        own = table.loc[table["domain"] == ax.get_title(), ["low", "high"]]
+        if own.min(axis=None) == own.max(axis=None):  # all are equal: the scale would be of hundredths
+            ax.set_xlim(own.min(axis=None) - 1, own.max(axis=None) + 1)
+    return fig
 
 
 def with_and_without(table: pd.DataFrame, *, panels: Mapping[str, str]) -> Figure:
