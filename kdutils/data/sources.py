@@ -5,6 +5,7 @@ Nothing here computes: without torch, so that what is finished is found quickly.
 
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
@@ -151,8 +152,8 @@ class Splits:
         if n_replayed := round(self.spec.replay_share * len(items)):
             first = _elsewhere(self.spec, self.spec.first_domain)
             items = items + load_items(replace(first, train_items=n_replayed), "train")
-            ids = [item.id for item in items]  # by which a teacher's states and noise are found
-            if twice := sorted({name for name in ids if ids.count(name) > 1}):
+            counts = Counter(item.id for item in items)  # a teacher's states and noise are found by id
+            if twice := [name for name, n in counts.items() if n > 1]:
                 told = f"replay_share={self.spec.replay_share:g} trains on two items with the id {twice[0]!r}"
                 raise DataError(f"{told}: give those of {first.domain!r} other ids")
         return items
