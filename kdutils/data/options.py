@@ -47,11 +47,14 @@ def refusal(task: str, scoring: str, rotation: int) -> str:
     if scoring != "generation" and not known.options:
         with_options = [key for key, each in ALL_TASKS.items() if each.options]
         return f"task {task!r} has no options to rank; scoring={scoring!r} takes {with_options}"
-    if 0 < rotation >= max(1, n_ordered(task)):
-        return (
-            f"rotation={rotation} of task {task!r} is no other order of its options: give less than the "
-            f"number that its questions list, {n_ordered(task)}"
+    if 0 < rotation >= max(1, n := n_ordered(task)):
+        why = f"rotation={rotation} of task {task!r} is no other order of its options"
+        remedy = (
+            f"give less than the number that its questions list, {n}"
+            if n
+            else "its questions list none; leave it out"
         )
+        return f"{why}: {remedy}"
     return ""
 
 
