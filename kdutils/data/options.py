@@ -76,8 +76,10 @@ def options(item: Item, scoring: str = "likelihood") -> dict[str, str]:
     if scoring.startswith("cloze") and n_ordered(item.task):
         return listed(item)
     answers = task.options
-    if task.reading == "keyword" and all(answer[-1].isdigit() for answer in answers):
-        offered = sorted(set(keyword_pattern(item.task).findall(item.question.lower())))
+    if task.reading == "keyword":
+        is_numbered = all(answer[-1].isdigit() for answer in answers)
+        found = keyword_pattern(item.task).findall(item.question.lower()) if is_numbered else answers
+        offered = sorted(set(found))
         answers = offered if item.answer in offered and len(offered) > 1 else answers
     if scoring.startswith("cloze"):
         return {answer: answer for answer in answers}
