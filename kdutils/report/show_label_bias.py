@@ -49,7 +49,7 @@ def kinds(table: pd.DataFrame, *, panels: Mapping[str, str], xlabel: str) -> Fig
     for ax in fig.axes:
         own = table.loc[table["domain"] == ax.get_title(), ["low", "high"]]
         if own.min(axis=None) == own.max(axis=None):  # all are equal: the scale would be of hundredths
-            ax.set_xlim(own.min(axis=None) - 1, own.max(axis=None) + 1)
+            ax.set_xlim(own.min(axis=None) - 4, own.max(axis=None) + 4)
     return fig
 
 

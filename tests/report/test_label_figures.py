@@ -19,7 +19,7 @@ def test_every_kind_of_model_is_drawn_with_a_marker_of_its_own():
     assert [ax.get_title() for ax in made.axes] == ["label", "option"]
     none = table.assign(value=0.0, low=0.0, high=0.0)
     for ax in show_label_bias.kinds(none, panels=panels, xlabel="percent").axes:
-        assert ax.get_xlim() == (-1, 1)
+        assert ax.get_xlim() == (-4, 4)
     for fig in (made, show_label_bias.priors(label_bias.labels(rows))):
         names = [text.get_text() for text in fig.legends[0].texts]
         assert names[:5] == ["base model", "SFT", "SeqKD†", "GKD", "teacher"]
