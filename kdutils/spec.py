@@ -186,7 +186,7 @@ class RunSpec(Hashed):
 
     @cached_property
     def usual_teacher(self) -> dict[str, Any]:
-        """What the fields of a tuned teacher are where they are left out."""
+        """The values of teacher_epochs and teacher_adapter where they are left out."""
         n_epochs = self.epochs * self.train_items // (self.teacher_items or self.train_items)
         adapter = "lora" if self.adapter == "lora" else "full"
         return {"teacher_epochs": max(1, n_epochs), "teacher_adapter": adapter}
@@ -280,7 +280,7 @@ class EvalSpec(Hashed):
             )
 
     def same_passes(self) -> EvalSpec:
-        """Equal for all that the same passes of a model make: texts decoded anyhow, all cloze scores."""
+        """One value for all evaluations that share their forward passes: any decoding, or any cloze score."""
         scoring = "cloze_sum" if self.scoring.startswith("cloze") else self.scoring
         return replace(self, scoring=scoring, temperature=0.0, top_p=1.0, samples=1, seed=0)
 

@@ -212,7 +212,7 @@ class _Training:
         return found
 
     def _loss_of(self, batch: Batch, hidden_NH: Tensor, kind: str, *, kd_weight: float = 1.0) -> TokenSum:
-        """Cross-entropy of the batch, or a divergence from the teacher; with a kd_weight of both."""
+        """Cross-entropy if `kind` is empty; else kd_weight x divergence + (1 - kd_weight) x cross-entropy."""
         spec = self.spec
         scored_BT = batch.scored_BT.to(self.student.policy.device)
         weights_N = losses.sequence_mean_weights(scored_BT) if spec.weighs_sequences else None

@@ -250,11 +250,11 @@ def default_evaluation(spec: RunSpec) -> EvalSpec:
 
 def with_items_digest(spec: RunSpec, evaluation: EvalSpec) -> EvalSpec:
     """The evaluation with the digest of those items that `data_digest` of a resolved spec does not name."""
+    if evaluation.items_digest:
+        return evaluation
     domains = {_domain_of(task, spec) for task in evaluation.tasks}
-    if spec.data == STUDY:
+    if spec.data == STUDY:  # data_digest is of what is trained on
         digests = [_own(_elsewhere(spec, domain)).digests[1] for domain in sorted(domains)]
     else:
         digests = [data_digest(_elsewhere(spec, domain)) for domain in sorted(domains - {spec.domain})]
-    if evaluation.items_digest or not digests:
-        return evaluation
     return replace(evaluation, items_digest="+".join(digests))
