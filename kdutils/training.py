@@ -236,8 +236,7 @@ class _Training:
             if kd_weight == 1:
                 return found
             of_gold = self._cross_entropy(batch, hidden_NH, weights_N)
-        total = kd_weight * found.total + (1 - kd_weight) * of_gold.total
-        return TokenSum(total, found.n_tokens)
+        return found._replace(total=kd_weight * found.total + (1 - kd_weight) * of_gold.total)
 
     def _cross_entropy(self, batch: Batch, hidden_NH: Tensor, weights_N: Tensor | None = None) -> TokenSum:
         return losses.cross_entropy(

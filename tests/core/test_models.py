@@ -11,7 +11,7 @@ import tiny
 import torch
 from peft import PeftModel
 
-from kdutils import models, noise
+from kdutils import generation, models, noise
 from kdutils.adapters import trainable
 from kdutils.compute import Compute
 from kdutils.data import model_files, networks, sources
@@ -284,6 +284,16 @@ def test_switches_for_speed_and_memory_change_no_number(tmp_path, switch):
     on, switched = gradient(**switch)
     assert off != on
     assert torch.allclose(plain, switched, rtol=1e-5, atol=1e-6)
+
+
+def test_a_compiled_model_writes_and_is_read_without_its_compiled_decoder():
+    prompts, texts = [[5, 6, 7], [8, 9, 10, 11, 12]], []
+    for backend in ("", "aot_eager"):
+        model = models.load("mini-qwen-0.5B", compute=Compute(compile_backend=backend))
+        before = torch._dynamo.utils.counters["frames"]["total"]
+        texts.append(generation.generate(model, prompts, max_new_tokens=6))
+    assert texts[0] == texts[1]
+    assert torch._dynamo.utils.counters["frames"]["total"] == before
 
 
 def test_the_mini_family_is_known_by_name():
