@@ -25,10 +25,6 @@ class World:
 
     rank, size = 0, 1
 
-    def share(self, batch: Batch) -> Batch:
-        """The rows of a batch that this process computes; each row goes to one process."""
-        return batch
-
     def passes(self, batch: Batch, *, max_rows: int, pass_tokens: int | None) -> list[Batch]:
         """This process's part of a batch, cut into passes (see `Batch.passes`); each process gets as many."""
         return batch.passes(max_rows=max_rows, pass_tokens=pass_tokens)

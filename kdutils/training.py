@@ -31,6 +31,7 @@ from kdutils.teacher import Teacher
 
 Progress = Callable[[dict[str, Any]], None]
 # RunSpec.shadow_loss -> weight and divergence ("": cross-entropy) of the side network's own loss, see there
+ROWS_READ = 4  # rows of a pass without gradients, which needs far less memory, for one of a pass with them
 SHADOW_LOSSES = {"cross_entropy": (0.05, ""), "teacher": (1.0, "forward_kl")}
 
 
@@ -282,11 +283,9 @@ class _Training:
     def validation_loss(self) -> float:
         """Cross-entropy of the gold responses, nats a token: the authors' criterion for the best epoch."""
         self.student.network.eval()
-        total, n_tokens = 0.0, 0
-        for start in range(0, len(self.validation), self.spec.batch_size):
-            rows = range(start, min(start + self.spec.batch_size, len(self.validation)))
-            batch = encoding.collate(self.validation, rows, pad_id=self.student.pad_id)
-            own = self.world.share(batch)
+        batch = encoding.collate(self.validation, range(len(self.validation)), pad_id=self.student.pad_id)
+        total, n_tokens, max_rows = 0.0, 0, ROWS_READ * self.state.micro_batch_rows
+        for own in self.world.passes(batch, max_rows=max_rows, pass_tokens=self.compute.pass_tokens):
             loss = self._cross_entropy(own, self.student.scoring_states(own))
             total, n_tokens = total + float(loss.total), n_tokens + int(loss.n_tokens)
         self.student.network.train()

@@ -40,11 +40,8 @@ class Sharded(World):
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self.mesh = init_device_mesh(device, (size,))
 
-    def share(self, batch: Batch) -> Batch:
-        return share(batch, self.rank, self.size)
-
     def passes(self, batch: Batch, *, max_rows: int, pass_tokens: int | None) -> list[Batch]:
-        own = self.share(batch).passes(max_rows=max_rows, pass_tokens=pass_tokens)
+        own = share(batch, self.rank, self.size).passes(max_rows=max_rows, pass_tokens=pass_tokens)
         return own + [unscored(batch)] * (int(self.largest(len(own))) - len(own))
 
     def sum(self, value: float) -> float:

@@ -24,7 +24,7 @@ from kdutils.grid.local_pool import Do, Pool
 from kdutils.grid.progress import Progress, State
 from kdutils.grid.scheduler import Ready, Scheduler
 from kdutils.grid.study import PlannedRun
-from kdutils.grid.worker import Setting
+from kdutils.grid.worker import TICK_SECONDS, Setting, prepare
 from kdutils.runs import store
 from kdutils.spec import EvalSpec, RunSpec
 
@@ -98,6 +98,19 @@ def fill(
     else:
         scheduler.tell_ready(at_first=True)
     return scheduler.state()
+
+
+def in_workers(do: Do, tasks: Sequence[Any]) -> None:
+    """Do tasks that keep what they find, with all cores or GPUs, as runs of tiny models are made.
+
+    One whose process fails or is killed is left undone.
+    """
+    waiting, n_left = list(enumerate(tasks)), len(tasks)
+    with Pool(do, _settings(workers=None, is_large=False), prepare=prepare) as pool:
+        while n_left:
+            while waiting and pool.n_idle:
+                pool.submit(*waiting.pop(0))
+            n_left -= len(pool.results(TICK_SECONDS))
 
 
 def _settings(*, workers: int | None, is_large: bool, n_devices: int = 1) -> list[Setting]:

@@ -15,7 +15,7 @@ class Estimate:
     high: float = math.nan
     p_value: float = math.nan  # two-sided, of a value of zero, where that was tested
     n: int = 0  # units behind it
-    reason: str = ""  # why value, interval or p are undefined
+    reason: str = ""  # why value, interval or p are undefined; or of what alone it speaks
     p_greater: float = math.nan  # one-sided, of a value above zero
     minimum_detectable: float = math.nan  # found at 5 % in 80 % of studies of this n and spread
 

@@ -1,10 +1,12 @@
-"""What notebook 15 shows: students by the way they are arms."""
+"""What notebook 15 shows: students by the way they are adapted."""
 
 from __future__ import annotations
 
 import math
 
 import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from kdutils.constants import METHOD_NAMES
 from kdutils.report import figures, plots
@@ -20,28 +22,46 @@ PERCENT = ("same_top1", "right", "same")
 
 def benefits(section: Section, table: pd.DataFrame) -> None:
     """The interaction: benefit of KD by arm and number of training items."""
-    shown = table.assign(domain=table["method"].map(METHOD_NAMES) + ", " + table["student"])
+    shown = table.assign(method=table["method"].map(METHOD_NAMES))
     shown = shown.assign(way=shown["arm"].map(LABELS), order=shown["arm"].map(list(LABELS).index))
     shown = shown.sort_values("order", kind="stable").drop(columns="order")
-    look = {"y": "way", "x": "benefit", "xlabel": "benefit, nats a token"}
-    look |= {"by": "train_items", "styles": plots.ordered_styles(table["train_items"], "items")}
-    look |= {"height": 1.4 + 0.36 * shown["way"].nunique(), "value": "benefit, nats a token"}
     caption = "benefit of KD (loss after SFT less that after KD) by arm and number of training items. "
     caption += "95% intervals over test items and seeds."
-    section.figure("benefit", {"live": shown}, figures.interval_panels, caption, has_same_rows=True, **look)
+    section.figure("benefit", {"live": shown}, _benefits, caption, value="benefit, nats a token")
+
+
+def _benefits(table: pd.DataFrame) -> Figure:
+    """A row of panels a student, a column a method."""
+    rows, n_students = list(dict.fromkeys(table["way"])), table["student"].nunique()
+    styles, height = plots.ordered_styles(table["train_items"], "items"), 0.9 + 0.3 * len(rows)
+    fig, parts = plots.crossed_panels(table, "student", "method", height=height * n_students, sharey=True)
+    for ax, part in parts:
+        ax.set_visible(len(part) > 0)
+        plots.interval_dots(ax, part, y="way", x="benefit", styles=styles, by="train_items", rows=rows)
+        if len(part):
+            ax.set_title(f"{part['method'].iloc[0]}\n{part['student'].iloc[0]}")
+        ax.set_xlabel(f"benefit, nats a token,\n{figures.INTERVAL}")
+        ax.xaxis.set_major_locator(MaxNLocator(4))
+    plots.figure_legend(fig, styles.values())
+    return fig
 
 
 def interactions(section: Section, table: pd.DataFrame, analysis: pd.DataFrame) -> None:
     """By how much less each arm benefits than all weights, and the analysis of variance."""
     texts = [interval_text(*row, digits=3) for row in table[["interaction", "low", "high"]].to_numpy(float)]
-    shown = table.assign(less=texts).replace(NAMES)[["method", "arm", "less", "n", "p_value", "p_holm"]]
+    shown = table.assign(less=texts).replace(NAMES)
+    shown = shown[["method", "arm", "students", "less", "n", "p_value", "p_holm"]]
     caption = (
-        "benefit of KD under full fine-tuning less that under each arm, nats a token, 95% intervals over "
+        "benefit of KD under full fine-tuning less that under each arm, nats a token, means over numbers "
     )
-    caption += "items and seeds; p by Student's t over runs, corrected by Holm for all rows."
+    caption += (
+        "of items and the students that have both, 95% intervals over items and seeds; p by Student's t "
+    )
+    caption += "over n students x seeds, the students fixed, corrected by Holm for all rows."
     section.table({"live": shown}, caption, {"p_value": ".3g", "p_holm": ".3g"})
-    caption = "repeated-measures analysis of variance of the loss, SFT and forward KL x arms; the last row "
-    caption += "asks whether the benefit differs between arms."
+    caption = "repeated-measures analysis of variance of the benefit of forward KL, arms x numbers of items, "
+    caption += "over n students x seeds: the row *arm* asks whether the benefit differs between arms. An arm "
+    caption += "that is void for any student is left out."
     section.table({"live": analysis}, caption, {"F": ".2f", "p": ".3g", "partial_eta_squared": ".2f"})
 
 
@@ -61,8 +81,10 @@ def measures(section: Section, table: pd.DataFrame) -> None:
 
 def budgets(section: Section, runs: pd.DataFrame) -> None:
     """What each arm trains, updates, takes and stores."""
-    names = ["student", "arm"]
-    shown = runs[runs["is_final"]].groupby(names, sort=False)[arms.FACTS].mean().reset_index()
+    names, final = ["student", "arm"], runs[runs["is_final"]]
+    methods = arms.shared_methods(final)
+    final = final[final["method"].isin(methods)]
+    shown = final.groupby(names, sort=False)[arms.FACTS].mean().reset_index()
     if len(shown):
         shown = shown.dropna(axis=1, how="all")  # not every version counted what is stored
     shown = shown.assign(memory=1000 * shown.pop("peak_memory_gb"), kilobytes=shown.pop("file_bytes") / 1000)
@@ -71,11 +93,10 @@ def budgets(section: Section, runs: pd.DataFrame) -> None:
         ["trainable", "coordinate_updates", "stored_parameters", "steps", "peak memory, MB", "file, kB"],
         ",.0f",
     )
-    caption = (
-        "budgets, means over methods, numbers of items and seeds: values that are trained, updates of single "
-    )
-    caption += "values in all steps, seconds of training (other runs beside it), its peak memory, what is "
-    caption += "stored, effective rank of the change."
+    said = ", ".join(METHOD_NAMES[method] for method in methods)
+    caption = f"budgets after {said}, means over numbers of items and seeds: values that are trained, "
+    caption += "updates of single values in all steps, seconds of training (other runs beside it), its "
+    caption += "peak memory, what is stored, effective rank of the change."
     shown.columns = shown.columns.str.replace("_", " ")
     whole = {name.replace("_", " "): fmt for name, fmt in whole.items()}
     section.table({"live": shown}, caption, whole | {"seconds": ".1f", "effective rank": ".1f"})
@@ -89,18 +110,22 @@ def sentences(
         return ["No arm was trained by SFT and by KD at a chosen learning rate, so nothing is said.", judged]
     label, said = section.labels["live"], []
     for method, own in table.groupby("method", sort=False):
-        means = own.groupby("arm")["benefit"].mean()
+        places = ["teacher", "student", "train_items"]
+        means = own.pivot(index="arm", columns=places, values="benefit").dropna().mean(axis=1)
+        if len(means) < 2:
+            said.append(f"{label}, {METHOD_NAMES[method]}: no two arms are there for all students alike.")
+            continue
         low, high = means.idxmin(), means.idxmax()
         said.append(
             f"{label}, {METHOD_NAMES[method]}: the benefit over SFT is {span(means, '+.3f')} nats a token "
             f"over {len(means)} arms, the least with {LABELS[low]}, the most with {LABELS[high]}."
         )
-    for row in analysis.itertuples():
-        if "*" in row.source and not math.isnan(row.p):
+    for row in analysis[analysis["source"] == "arm"].itertuples():
+        if not math.isnan(row.p):
             is_found = "differs between arms" if row.p < 0.05 else "is not shown to differ between arms"
             said.append(
                 f"{label}: the benefit of forward KL {is_found} (F = {row.F:.1f}, p = {row.p:.2g}, "
-                f"{row.arms} arms)."
+                f"{row.arms} arms, {row.n} students x seeds)."
             )
     updates = runs[runs["is_final"]].groupby("arm")["coordinate_updates"].mean()
     if {"id3", "static_mask"} <= set(updates.index):

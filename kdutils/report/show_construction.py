@@ -101,9 +101,10 @@ def sentences(section: Section, found: pd.DataFrame, judged: str) -> list[str]:
     if found.empty:
         return ["No construction is trained at a chosen learning rate, so nothing is said.", judged]
     label, said = section.labels["live"], []
-    means = found.dropna(subset=["value"]).groupby(["measure", "arm"])["value"].mean()
+    by_method = found.pivot_table("value", index=["measure", "arm"], columns="method")
     for measure, words in (("right", "most accurate"), ("bleu_matched", "most faithful at matched accuracy")):
-        own = means.get(measure, pd.Series(dtype=float))
+        own = by_method[by_method.index.get_level_values("measure") == measure].droplevel("measure")
+        own = own.dropna().mean(axis=1)  # a construction that is void by one method is not compared
         if own.empty:
             continue
         best, least = own.idxmax(), own.idxmin()

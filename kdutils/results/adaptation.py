@@ -10,12 +10,14 @@ training seeds again, the same ones for all that is compared; they speak of thes
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from itertools import product
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from kdutils.inference import intervals, student_tests
+from kdutils.inference import student_tests
 from kdutils.inference.estimate import Estimate
 from kdutils.results.arms import BASE, CELL, RUN, counted, estimated, levels
 
@@ -41,43 +43,50 @@ def benefits(found: pd.DataFrame) -> pd.DataFrame:
 def interactions(items: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
     """How much less KD benefits an arm than full fine-tuning, mean over pairs and numbers of items.
 
-    A row a KD method x arm: method, arm, interaction, low, high, p_value (Student's t over pairs x numbers of
-    items x seeds), n (of those), p_holm (for all rows together).
+    A row a KD method x arm: method, arm, students (that have both arms by both methods), interaction, low,
+    high, p_value and n of `_over_runs`, p_holm (for all rows together).
     """
     by_run, table = _by_run(items), []
     arms, methods = (list(dict.fromkeys(found.columns.get_level_values(name))) for name in ("arm", "method"))
     for method, arm in product(methods, arms):
         if method == "sft" or arm == "full" or not (both := _crossed(found, ["full", arm], ["sft", method])):
             continue
-        value = estimated(_benefit(both, "full", method) - _benefit(both, arm, method))
+        value = both.estimated(_benefit(both.means, "full", method) - _benefit(both.means, arm, method))
         own = by_run.reindex(columns=list(product(["full", arm], ["sft", method]))).dropna()
-        less = (_benefit(own, "full", method) - _benefit(own, arm, method)).to_numpy()
-        table_of_runs = pd.DataFrame({"less": less, "run": range(len(less))})
-        test = student_tests.student_mean_test(table_of_runs, "less", unit="run")
-        table.append((method, arm, *value.bounds, test.p_value, test.n))
-    table = pd.DataFrame(table, columns=["method", "arm", "interaction", "low", "high", "p_value", "n"])
+        test = _over_runs(_benefit(own, "full", method) - _benefit(own, arm, method))
+        students = ", ".join(own.index.unique("student"))
+        table.append((method, arm, students, *value.bounds, test.p_value, test.n))
+    names = ["method", "arm", "students", "interaction", "low", "high", "p_value", "n"]
+    table = pd.DataFrame(table, columns=names)
     return table.assign(p_holm=student_tests.holm(table["p_value"]))
 
 
 def anova(items: pd.DataFrame, *, method: str = "fkl") -> pd.DataFrame:
-    """Repeated-measures analysis of variance of the loss, method (SFT or another) x arm (pingouin).
+    """Repeated-measures analysis of variance of the benefit of a method, arm x number of items (pingouin).
 
-    A subject is a pair x number of items x seed that has all arms which have both methods. Columns source, F,
-    p (by Greenhouse and Geisser), partial_eta_squared, n (subjects), arms; no rows below two of either.
+    A subject is a pair x seed; an arm counts if every subject has it by both methods with every number of
+    items. Columns source, F, p (by Greenhouse and Geisser), partial_eta_squared, n (subjects), arms; no rows
+    below two of either.
     """
-    wide = _by_run(items).loc[:, lambda table: table.columns.get_level_values("method").isin(["sft", method])]
-    has_both = wide.columns.to_frame(index=False).groupby("arm")["method"].transform("size") == 2
-    wide = wide.loc[:, has_both.to_numpy()].dropna()
-    n_arms = wide.columns.unique("arm").size
-    if len(wide) < 2 or n_arms < 2:
+    wide = _by_run(items)
+    of_arms = wide.columns.unique("arm")
+    both = [arm for arm in of_arms if {(arm, "sft"), (arm, method)} <= set(wide.columns)]
+    benefit = pd.DataFrame({arm: _benefit(wide, arm, method) for arm in both}, index=wide.index)
+    benefit = benefit.dropna(axis="columns").rename_axis(columns="arm")
+    subjects = [name for name in wide.index.names if name != "train_items"]
+    n = benefit.groupby(subjects).ngroups
+    if n < 2 or benefit.shape[1] < 2:
         return pd.DataFrame(columns=["source", "F", "p", "partial_eta_squared", "n", "arms"])
     import pingouin
 
-    long = wide.reset_index(drop=True).rename_axis(index="subject").unstack().rename("nll").reset_index()
-    found = pingouin.rm_anova(long, dv="nll", within=["method", "arm"], subject="subject", effsize="np2")
+    long = benefit.stack().rename("benefit").reset_index()
+    long = long.assign(subject=long.groupby(subjects).ngroup())
+    within = ["arm", "train_items"] if long["train_items"].nunique() > 1 else "arm"
+    how = {"within": within, "subject": "subject", "effsize": "np2", "correction": True}
+    found = pingouin.rm_anova(long, dv="benefit", **how)
     named = {"Source": "source", "p_GG_corr": "p", "np2": "partial_eta_squared"}
     found = found.rename(columns=named)[["source", "F", "p", "partial_eta_squared"]]
-    return found.assign(n=len(wide), arms=n_arms)
+    return found[found["source"] != "Error"].assign(n=n, arms=benefit.shape[1])
 
 
 def _by_run(items: pd.DataFrame) -> pd.DataFrame:
@@ -87,17 +96,49 @@ def _by_run(items: pd.DataFrame) -> pd.DataFrame:
     return means.reset_index().pivot(index=[*PLACE, "seed"], columns=["arm", "method"], values="nll")
 
 
+class _Crossed(NamedTuple):
+    """Means of `levels` over the places that all of some arms and methods have."""
+
+    means: dict[tuple[str, str], pd.Series]  # by arm and method
+    only: str  # of which pairs, unless of all
+
+    def estimated(self, of_resamples: pd.Series) -> Estimate:
+        return _speaking(estimated(of_resamples), self.only)
+
+
 def _crossed(
     found: pd.DataFrame, arms: Iterable[str], methods: Iterable[str], at: int | None = None
-) -> dict[tuple[str, str], pd.Series] | None:
-    """Arm and method -> mean of `levels` over the places that all have, or those of `at` items; else None."""
+) -> _Crossed | None:
+    """Over the places of `levels` that all have, or those of `at` items; None without one."""
     arm, method = (found.columns.get_level_values(name) for name in ("arm", "method"))
     wanted = list(product(arms, methods))
     parts = [found.loc[:, (arm == a) & (method == m)].droplevel(["method", "arm"], axis=1) for a, m in wanted]
     places = sorted(set.intersection(*(set(part.columns) for part in parts)))
     places = [place for place in places if at in (None, place[-1])]
+    if not places:
+        return None
     means = {key: part[places].mean(axis=1) for key, part in zip(wanted, parts, strict=True)}
-    return means if places else None
+    return _Crossed(means, _only(places, found.columns))
+
+
+def _only(places: Iterable[tuple], all_places: pd.MultiIndex) -> str:
+    """`student under teacher alone`, if places (PLACE) lack a pair that there is; else nothing."""
+    pairs = dict.fromkeys(place[:2] for place in places)
+    there = set(zip(*(all_places.get_level_values(name) for name in PLACE[:2]), strict=True))
+    named = ", ".join(f"{student} under {teacher}" for teacher, student in pairs)
+    return f"{named} alone" if there - set(pairs) else ""
+
+
+def _speaking(value: Estimate, only: str) -> Estimate:
+    return replace(value, reason=value.reason or only)
+
+
+def _over_runs(values: pd.Series) -> Estimate:
+    """Mean over pairs x seeds (first over numbers of items) by Student's t; the pairs are fixed."""
+    table = values.rename("value").reset_index()
+    pair = table["teacher"] + " " + table["student"]
+    table = table.assign(pair=pair, run=pair + " " + table["seed"].astype(str))
+    return student_tests.student_mean_test(table, "value", unit="run", block="pair")
 
 
 def _benefit(table: Mapping[tuple[str, str], pd.Series], arm: str, method: str) -> pd.Series:
@@ -129,22 +170,24 @@ def contrasts(
     nll, reverse = (levels(items, name, rng=rng) for name in ("nll", "reverse_kl"))
     high, low = CAPACITY
     if both := _crossed(nll, CAPACITY, ["sft", "fkl"]):
-        found["AD1"] = estimated(_benefit(both, high, "fkl") - _benefit(both, low, "fkl"))
+        means = both.means
+        found["AD1"] = both.estimated(_benefit(means, high, "fkl") - _benefit(means, low, "fkl"))
     sizes = sorted(nll.columns.unique("train_items"))
     few, many = (_crossed(nll, [high], ["sft", "fkl"], sizes[place]) for place in (0, -1))
     if few and many and len(sizes) > 1:
-        found["AD2"] = estimated(_benefit(few, high, "fkl") - _benefit(many, high, "fkl"))
+        found["AD2"] = few.estimated(_benefit(few.means, high, "fkl") - _benefit(many.means, high, "fkl"))
     if both := _crossed(reverse, CAPACITY, ["fkl", "revkd"]):
-        rises = [both[arm, "revkd"] - both[arm, "fkl"] for arm in CAPACITY]
-        found["AD3"] = estimated(rises[0] - rises[1])
+        rises = [both.means[arm, "revkd"] - both.means[arm, "fkl"] for arm in CAPACITY]
+        found["AD3"] = both.estimated(rises[0] - rises[1])
     for name, (one, other, methods) in APART.items():
         if both := _crossed(nll, [one, other], methods):
-            differences = [both[one, method] - both[other, method] for method in methods]
-            found[name] = estimated(sum(differences) / len(methods))
+            differences = [both.means[one, method] - both.means[other, method] for method in methods]
+            found[name] = both.estimated(sum(differences) / len(methods))
     one, other, methods = BEGINS
     final = runs[runs["is_final"] & runs["method"].isin(methods)]
-    early = final.pivot_table(index=[*PLACE, "method", "seed"], columns="arm", values="early_loss")
-    if {one, other} <= set(early):
-        by_run = (early[one] - early[other]).dropna().groupby(level=[*PLACE, "seed"]).mean()
-        found["AD6"] = intervals.mean_interval(by_run)  # over pairs x numbers of items x seeds
+    early = final.pivot_table(index=[*PLACE, "seed"], columns=["arm", "method"], values="early_loss")
+    own = early.reindex(columns=list(product((one, other), methods))).dropna()
+    if len(own):
+        apart = sum(own[one, method] - own[other, method] for method in methods) / len(methods)
+        found["AD6"] = _speaking(_over_runs(apart), _only(own.index, early.index))
     return counted(found, items)

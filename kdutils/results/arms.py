@@ -7,14 +7,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from kdutils.data import sources
-from kdutils.grid import arms
+from kdutils.data.model_files import is_large
+from kdutils.grid import arms, fill
 from kdutils.grid.cell_table import short_name
+from kdutils.grid.local_pool import Send
 from kdutils.grid.plan import Plan
 from kdutils.inference import crossed_bootstrap
 from kdutils.inference.estimate import Estimate
@@ -101,45 +103,66 @@ def rates(runs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(table, columns=[*CELL, "tried", "rate", "validation_loss", "outcome"])
 
 
+class _HeldOut(NamedTuple):
+    """Arguments of held_out.compared, after where its rows are kept once this code has computed them."""
+
+    path: Path
+    out: Path
+    spec: RunSpec
+    teacher: RunSpec
+    evaluation: EvalSpec
+
+
+def shared_methods(runs: pd.DataFrame) -> list[str]:
+    """Methods by which every student is trained under every arm, in their order; all where there is none."""
+    methods = list(dict.fromkeys(runs["method"]))
+    n_arms = len(runs[["student", "arm"]].drop_duplicates())
+    by = runs[["student", "arm", "method"]].drop_duplicates().groupby("method").size()
+    return [method for method in methods if by[method] == n_arms] or methods
+
+
 def items(plan: Plan, study: str) -> pd.DataFrame:
     """What the students at their chosen rates, and the models as they are, make of test items: a row an item.
 
     RUN, ITEM, is_other (of the other domain, with nll alone) and VALUES. The models as they are have method
-    and arm BASE, 0 items and seed 0. What is not evaluated yet is missing.
+    and arm BASE, 0 items and seed 0. What is not evaluated yet is missing. Tiny models compute on all cores.
     """
-    made, tables = finals(plan, study), []
-    code = cache.code_digest("kdutils.runs.held_out")
-    for run, evaluation in made:
-        found = _kept(plan.out, run.spec, run.teacher, evaluation, code)
-        tables.append(pd.DataFrame(found).assign(**named(run.cell, run.spec)))
+    made, code = finals(plan, study), cache.code_digest("kdutils.runs.held_out")
+    wanted = [(run.spec, run.teacher, evaluation, named(run.cell, run.spec)) for run, evaluation in made]
     for run, evaluation in {run.cell[:2]: (run, how) for run, how in made}.values():
         base = RunSpec(student=run.spec.student, method=BASE, domain=run.spec.domain, data=run.spec.data)
-        found = _kept(plan.out, base, run.teacher, evaluation, code)
         about = named(run.cell._replace(arm=BASE), base) | {"train_items": 0}
-        tables.append(pd.DataFrame(found).assign(**about))
+        wanted.append((base, run.teacher, evaluation, about))
+    asked = [(_held_out(plan.out, *which, code), about) for *which, about in wanted]
+    asked = [(one, about) for one, about in asked if one is not None]
+    missing = [one for one, _ in asked if not one.path.exists() and not is_large(one.spec.student)]
+    if len(missing) > 1:
+        fill.in_workers(_rows, missing)
+    tables = [pd.DataFrame(_rows(one)).assign(**about) for one, about in asked]
     names = [*RUN, *ITEM, "is_other", *VALUES]
     table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=names)
     return table.reindex(columns=names).astype(dict.fromkeys(VALUES, float) | {"is_other": bool})
 
 
-def _kept(
-    out: Path, spec: RunSpec, teacher: RunSpec, evaluation: EvalSpec, code: str
-) -> list[dict[str, Any]]:
-    """Rows of held_out.compared, kept once this code computed them; none where a run is not evaluated so."""
+def _held_out(out: Path, spec: RunSpec, teacher: RunSpec, evaluation: EvalSpec, code: str) -> _HeldOut | None:
+    """Of a run beside its teacher; None where one of them is not evaluated so."""
     spec, teacher = map(sources.resolved, (spec, teacher))
     folders = [store.folder_of(out, each.run_id) for each in (spec, teacher)]
     digests = [folder.items_digest(evaluation) for folder in folders]
     if None in digests:
-        return []
+        return None
     name = cache.digest([spec.run_id, teacher.run_id, evaluation.eval_id, *digests, code])
+    return _HeldOut(out / "cache" / "held_out" / f"{name}.json", out, spec, teacher, evaluation)
 
+
+def _rows(asked: _HeldOut, send: Send | None = None) -> list[dict[str, Any]]:
     def measured() -> list[dict[str, Any]]:
         from kdutils.runs import held_out  # torch takes seconds to import
 
-        table = held_out.compared(out, spec, teacher, evaluation).astype(object)
+        table = held_out.compared(*asked[1:]).astype(object)
         return table.where(table.notna(), None).to_dict("records")
 
-    return disk.kept(out / "cache" / "held_out" / f"{name}.json", measured)
+    return disk.kept(asked.path, measured)
 
 
 def scored_twice(plan: Plan, study: str) -> pd.DataFrame:

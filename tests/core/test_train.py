@@ -426,6 +426,24 @@ def test_best_on_validation_restores_the_lowest(folder):
     assert min(by_epoch) < by_epoch[-1]  # otherwise this test could not fail
 
 
+def test_validation_reads_four_times_the_rows_of_a_training_pass_at_once(folder, monkeypatch):
+    spec = a_spec(folder, batch_size=2)
+    validation = sources.load_items(spec, "validation")
+    student, sizes, losses = models.load(spec.student, trains_all=True), [], []
+    run = training._Training(student, validation, spec, rate=1e-3, validation=validation)
+    states = student.scoring_states
+    monkeypatch.setattr(
+        student, "scoring_states", lambda batch: sizes.append(len(batch.input_ids_BT)) or states(batch)
+    )
+    assert len(validation) == 6
+    for rows, expected in ((2, [6]), (1, [4, 2])):
+        run.state.micro_batch_rows = rows
+        sizes.clear()
+        losses.append(run.validation_loss())
+        assert sorted(sizes, reverse=True) == expected
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+
 def test_every_epoch_is_another_permutation_of_all_items(folder):
     spec = a_spec(folder, epochs=2, batch_size=4)
     items = sources.load_items(spec, "train")

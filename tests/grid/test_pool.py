@@ -13,6 +13,7 @@ import errands
 import psutil
 import pytest
 
+from kdutils.grid import fill
 from kdutils.grid.local_pool import Death, Pool
 from kdutils.io import environment
 from kdutils.io.child_processes import forking
@@ -48,6 +49,14 @@ def test_what_a_worker_tells_is_heard_before_its_result():
         assert pool.n_idle == 0
         assert errands.results(pool, 1)["x"][2] == [1, 2]
     assert heard == [("x", 1), ("x", 2)]
+
+
+def test_tasks_that_keep_what_they_find_are_done_in_workers_but_for_those_that_fail(tmp_path, monkeypatch):
+    monkeypatch.setattr(fill.os, "cpu_count", lambda: 2)
+    kept = [tmp_path / str(i) for i in range(6)]
+    fill.in_workers(errands.do, [("raise", 0), *[("keep", path) for path in kept], ("exit", 3)])
+    assert os.getpid() not in {int(path.read_text()) for path in kept}
+    fill.in_workers(errands.do, [])
 
 
 @pytest.mark.parametrize(
