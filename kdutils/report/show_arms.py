@@ -105,7 +105,9 @@ def counts(section: Section, study: str, runs: pd.DataFrame, rates: pd.DataFrame
         found = rates["outcome"].value_counts()
         said = ", ".join(f"{found.get(name, 0)} {name}" for name in ("chosen", "void", "open"))
         trials = f"{int(runs['is_trial'].sum())} trials of {len(rates)} cells: {said}; "
-    print(f"{study}: {trials}{int(runs['is_final'].sum())} runs that are compared")
+    n_diverged = int(np.isinf(runs.loc[runs["is_final"], "validation_loss"]).sum())
+    diverged = f", of which {n_diverged} diverged" * bool(n_diverged)
+    print(f"{study}: {trials}{int(runs['is_final'].sum())} runs that are compared{diverged}")
 
 
 def rates(section: Section, runs: pd.DataFrame, found: pd.DataFrame, *, figure: str = "rates") -> None:

@@ -15,7 +15,7 @@ from kdutils.spec import EvalSpec, RunSpec
 
 ARM = ["student", "first_domain", "domain", "method", "adapter", "penalty", "replay_share"]
 POINT = [*ARM, "penalty_strength"]
-MEASURES = ["before", "after", "forgetting", "second"]  # accuracies, and points lost of the first
+MEASURES = ["before", "after", "forgetting", "second", "chance"]  # accuracies, points lost of the first
 MEASURES += ["agreement_before", "agreement", "bleu_before", "bleu"]  # with the first teacher, first domain
 GRID = 201  # accuracies at which two frontiers are compared
 
@@ -51,9 +51,11 @@ def measures(
         second: of the student on the second domain, after it.
         first_teacher: of the teacher of the first domain, on that.
     """
-    accuracy = [float(comparison.accuracies(rows)["accuracy"].mean()) for rows in (before, after, second)]
-    found = dict(zip(["before", "after", "second"], accuracy, strict=True))
+    tables = {"before": before, "after": after, "second": second}
+    of_tasks = {name: comparison.accuracies(rows) for name, rows in tables.items()}
+    found = {name: float(own["accuracy"].mean()) for name, own in of_tasks.items()}
     found["forgetting"] = found["before"] - found["after"]
+    found["chance"] = float(of_tasks["before"]["chance"].mean())  # of the first domain
     return found | _likeness(before, first_teacher, "_before") | _likeness(after, first_teacher, "")
 
 

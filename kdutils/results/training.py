@@ -108,7 +108,8 @@ def contrasts(items: pd.DataFrame, in_turn: pd.DataFrame, *, seed: int) -> dict[
         found["R8"] = _gap(_of(fkl, held), _of(points["sft"], held))
         found["R9"] = _gap(_of(fkl, (PLAIN, *INTERVALS)), _of(fkl, held))
         plain = in_turn[in_turn["arm"] == PLAIN]
-        share = 100 * (plain["after"] / plain["before"] - plain["bleu"] / plain["bleu_before"])
+        learned = (plain["before"] - plain["chance"]).where(lambda points: points > 0)  # guessing is not kept
+        share = 100 * ((plain["after"] - plain["chance"]) / learned - plain["bleu"] / plain["bleu_before"])
         found["R10"] = intervals.mean_interval(share.groupby([plain["first_domain"], plain["seed"]]).mean())
     return found
 

@@ -22,7 +22,7 @@ def test_measures_are_before_minus_after_and_likeness_to_the_first_teacher():
     found = forgetting.measures(before, after, second, rows(TEACHER, [1, 1, 1, 1]))
     assert set(found) == set(forgetting.MEASURES)
     assert (found["before"], found["after"], found["forgetting"], found["second"]) == (75, 25, 50, 75)
-    assert (found["agreement_before"], found["agreement"]) == (100, 25)
+    assert (found["agreement_before"], found["agreement"], found["chance"]) == (100, 25, 0)
     assert found["bleu_before"] == pytest.approx(100)
     assert 0 < found["bleu"] < 50
 

@@ -31,7 +31,7 @@ def in_turn(after_of):
         for arm in held[method]:
             strength = {"plain": 0, "weak": 1, "strong": 3}.get(arm.rpartition("_")[2], 2)
             row = {"arm": arm, "first_domain": first, "seed": seed, "method": method, "before": 60.0}
-            row |= {"second": 70 - 2 * strength, "bleu_before": 50.0, "bleu": 20.0}
+            row |= {"second": 70 - 2 * strength, "bleu_before": 50.0, "bleu": 20.0, "chance": 0.0}
             rows.append(row | {"after": after_of(method, arm) + 5 * strength + rng.normal(0, 0.1)})
     return pd.DataFrame(rows).assign(forgetting=lambda table: table["before"] - table["after"])
 
@@ -51,6 +51,14 @@ def test_planted_starts_are_found():
     assert abs(found["R4"].value + 5) < 0.01
     means = training.starts(table, seed=SEED).groupby(["measure", "arm"])["value"].mean()
     assert abs(means["bleu", "after_sft"] - 45) < 0.01 and abs(means["right", "shrunk"] - 50) < 0.1
+
+
+def test_what_guessing_reaches_is_not_kept():
+    all_lost = in_turn(lambda method, arm: 30).assign(chance=30.0, bleu=0.0)
+    found, said = verdicts(items({}, {}), all_lost)
+    assert abs(found["R10"].value) < 1 and said["R10"] != "reproduced"
+    never_learned = all_lost.assign(before=30.0)
+    assert verdicts(items({}, {}), never_learned)[1]["R10"] == "not_testable"
 
 
 def test_planted_forgetting_is_found_and_equal_frontiers_are_not_told_apart():
