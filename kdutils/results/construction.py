@@ -158,7 +158,10 @@ def contrasts(
     if len(regimes):
         found |= arms.counted(_of_slopes(slopes(regimes, at, seed=seed)), regimes)
     hybrid = scored[scored["student"].str.contains("hybrid") & scored["method"].isin(BOTH)]
-    if len(hybrid) and not hybrid["gap"].any():
+    lost = [method for method in BOTH if method not in set(hybrid["method"])]
+    if len(hybrid) and lost:
+        found["C10"] = f"the hybrid by {lost[0]} is not trained, or void"
+    elif len(hybrid) and not hybrid["gap"].any():
         found["C10"] = "every student writes the very option that it ranks first"
     elif len(hybrid):
         rng = np.random.default_rng(seed)

@@ -121,3 +121,6 @@ def test_a_hybrid_that_writes_worse_than_it_ranks_is_found_with_the_number_of_it
     never = pd.DataFrame(rows).assign(gap=0.0)  # of texts of one template writing is ranking
     found = construction.contrasts(pd.DataFrame(), (), None, never, seed=SEED)
     assert found["C10"] == "every student writes the very option that it ranks first"
+    one_method = pd.DataFrame(rows).query("method == 'sft'")
+    found = construction.contrasts(pd.DataFrame(), (), None, one_method, seed=SEED)
+    assert found["C10"] == "the hybrid by fkl is not trained, or void"
