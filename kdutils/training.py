@@ -32,7 +32,7 @@ from kdutils.teacher import Teacher
 Progress = Callable[[dict[str, Any]], None]
 # RunSpec.shadow_loss -> weight and divergence ("": cross-entropy) of the side network's own loss, see there
 ROWS_READ = 4  # rows of a pass without gradients, which needs far less memory, for one of a pass with them
-SHADOW_LOSSES = {"cross_entropy": (0.05, ""), "teacher": (1.0, "forward_kl")}
+SHADOW_LOSSES = {"cross_entropy": (0.05, ""), "cross_entropy_full": (1.0, ""), "teacher": (1.0, "forward_kl")}
 
 
 @dataclass
@@ -286,7 +286,10 @@ class _Training:
         batch = encoding.collate(self.validation, range(len(self.validation)), pad_id=self.student.pad_id)
         total, n_tokens, max_rows = 0.0, 0, ROWS_READ * self.state.micro_batch_rows
         for own in self.world.passes(batch, max_rows=max_rows, pass_tokens=self.compute.pass_tokens):
-            loss = self._cross_entropy(own, self.student.scoring_states(own))
+            states_NH = self.student.scoring_states(own)
+            if self.spec.detached:  # the side network is what is kept
+                states_NH = self.student.side_states(own)
+            loss = self._cross_entropy(own, states_NH)
             total, n_tokens = total + float(loss.total), n_tokens + int(loss.n_tokens)
         self.student.network.train()
         return self.world.sum(total) / max(self.world.sum(n_tokens), 1)

@@ -19,11 +19,15 @@ RANK_PARAMETERS = 1_000_000_000  # of larger models no effective rank: their dec
 
 
 def of_training(student: LoadedModel, n_steps: int) -> dict[str, Any]:
-    """`trainable` values, their sum over all steps (`coordinate_updates`), names of `adapted` modules."""
+    """`trainable` values, their sum over all steps (`coordinate_updates`), names of `adapted` modules.
+
+    Of a mask that grows it is what it grows to, also where an earlier epoch is kept.
+    """
     plain = sum(w.numel() for name, w in student.trained().items() if not name.startswith("entries/"))
     if isinstance(student, PrunedStudent):
         plain -= student.n_pruned(trained=True)
-    n, updates = (student.mask.n, student.mask.n_updates) if isinstance(student, MaskedStudent) else (0, 0)
+    mask = student.mask if isinstance(student, MaskedStudent) else None
+    n, updates = (len(mask.index), mask.n_updates) if mask else (0, 0)
     found = {"trainable": plain + n, "coordinate_updates": plain * n_steps + updates}
     config = getattr(student.network, "peft_config", None)
     if config and not isinstance(student, ShadowStudent):  # which has modules of its own
@@ -35,6 +39,7 @@ def of_storage(student: LoadedModel, folder: Path) -> dict[str, int]:
     """`stored_parameters`, numbers without those that are pruned or not the adapter's, and `file_bytes`."""
     if isinstance(student, MaskedStudent) or hasattr(student.network, "peft_config"):
         n = of_training(student, 0)["trainable"]
+        n -= len(student.mask.index) - student.mask.n if isinstance(student, MaskedStudent) else 0
     else:
         n_pruned = student.n_pruned() if isinstance(student, PrunedStudent) else 0
         n = sum(w.numel() for w in student.network.parameters()) - n_pruned

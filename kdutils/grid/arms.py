@@ -171,18 +171,19 @@ def _spec(
 
 
 def best_loss(out: Path, spec: RunSpec) -> float:
-    """The lowest validation loss of a run over its epochs, nats a token.
+    """The validation loss of the epoch that a run keeps, nats a token: the lowest, or the last.
 
     Infinite if it diverged; NaN if it is not finished or has no validation items.
     """
-    folder = store.folder_of(out, sources.resolved(spec).run_id)
+    spec = sources.resolved(spec)
+    folder = store.folder_of(out, spec.run_id)
     result = folder.result()
     if result is None:
         return math.nan
-    losses = [
-        entry["validation_loss"] for entry in folder.curve() if entry.get("validation_loss") is not None
-    ]
-    return math.inf if result["status"] == "diverged" else min(losses, default=math.nan)
+    curve = (entry.get("validation_loss") for entry in folder.curve())
+    losses = [loss for loss in curve if loss is not None]
+    kept = min(losses, default=math.nan) if spec.select_best else [math.nan, *losses][-1]
+    return math.inf if result["status"] == "diverged" else kept
 
 
 def chosen(losses: list[float]) -> int | None:

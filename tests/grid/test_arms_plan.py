@@ -1,5 +1,6 @@
 """Studies of arms: every rate is tried first, then the best is trained on, but not one on the edge."""
 
+import json
 import math
 from dataclasses import replace
 from itertools import permutations
@@ -7,9 +8,12 @@ from itertools import permutations
 import pytest
 
 from kdutils.constants import ALL_TASKS, DOMAINS
+from kdutils.data import sources
 from kdutils.grid import arms, plan
 from kdutils.grid.profile import load_profile, profile_names
+from kdutils.io import disk
 from kdutils.io.toml_files import one_line_errors
+from kdutils.runs import store
 from kdutils.spec import RunSpec
 
 STUDY = load_profile("adaptation").live.arm_studies[0]
@@ -39,6 +43,20 @@ def test_the_second_round_is_at_the_best_rate_and_void_arms_have_none(monkeypatc
     assert len(second) == len(good) * (len(STUDY.train_items) * len(STUDY.seeds) - 1)
     assert not {"full", "pissa"} & {spec.adapter for spec in second}
     assert {spec.train_items * spec.epochs for spec in (*first, *second)} == {STUDY.sequences}
+
+
+@pytest.mark.parametrize(("select_best", "kept"), [(True, 1.0), (False, 1.5)])
+def test_a_rate_is_chosen_by_the_epoch_that_is_kept(tmp_path, select_best, kept):
+    spec = RunSpec(student="mini-qwen-0.5B", method="sft", domain="math", select_best=select_best)
+    place = store.folder_of(tmp_path, sources.resolved(spec).run_id).path
+    place.mkdir(parents=True)
+    losses = [2.0, 1.0, 1.5]
+    curve = [{"epoch": 1 + epoch, "validation_loss": loss} for epoch, loss in enumerate(losses)]
+    (place / "curve.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in curve))
+    assert math.isnan(arms.best_loss(tmp_path, spec))
+    for status, expected in (("trained", kept), ("diverged", math.inf)):
+        disk.write_json(place / "result.json", disk.sealed({"layout": store.LAYOUT, "status": status}))
+        assert arms.best_loss(tmp_path, spec) == expected
 
 
 def test_all_students_of_a_pair_have_one_teacher_trained_in_full_on_the_most_items(monkeypatch, tmp_path):
