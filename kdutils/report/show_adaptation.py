@@ -26,7 +26,7 @@ def benefits(section: Section, table: pd.DataFrame) -> None:
     shown = shown.assign(way=shown["arm"].map(LABELS), order=shown["arm"].map(list(LABELS).index))
     shown = shown.sort_values("order", kind="stable").drop(columns="order")
     caption = "benefit of KD (loss after SFT less that after KD) by arm and number of training items. "
-    caption += "95% intervals over test items and seeds."
+    caption += "95% intervals over test items and seeds; the training items are one draw."
     section.figure("benefit", {"live": shown}, _benefits, caption, value="benefit, nats a token")
 
 
@@ -96,7 +96,7 @@ def budgets(section: Section, runs: pd.DataFrame) -> None:
     said = ", ".join(METHOD_NAMES[method] for method in methods)
     caption = f"budgets after {said}, means over numbers of items and seeds: values that are trained, "
     caption += "updates of single values in all steps, seconds of training (other runs beside it), its "
-    caption += "peak memory, what is stored, effective rank of the change."
+    caption += "process's peak memory, what is stored, effective rank of the change."
     shown.columns = shown.columns.str.replace("_", " ")
     whole = {name.replace("_", " "): fmt for name, fmt in whole.items()}
     section.table({"live": shown}, caption, whole | {"seconds": ".1f", "effective rank": ".1f"})

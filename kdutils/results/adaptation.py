@@ -4,7 +4,8 @@ The benefit of a KD method is the loss after SFT less that after KD, with the sa
 loss is the cross-entropy of the gold responses of test items, nats a token, a mean over tasks. Every arm has
 its own learning rate (grid.arms), every training as many steps, and the epoch with the lowest
 validation loss is kept, so that neither one rate nor overfitting is compared. Intervals draw test items and
-training seeds again, the same ones for all that is compared; they speak of these students and tasks.
+training seeds again, the same ones for all that is compared; they speak of these students, tasks and training
+items: all seeds have the same ones, which matters where they are few.
 """
 
 from __future__ import annotations
