@@ -114,11 +114,9 @@ class _HeldOut(NamedTuple):
 
 
 def shared_methods(runs: pd.DataFrame) -> list[str]:
-    """Methods by which every student is trained under every arm, in their order; all where there is none."""
-    methods = list(dict.fromkeys(runs["method"]))
-    n_arms = len(runs[["student", "arm"]].drop_duplicates())
+    """The methods by which most arms are trained, in their order; arms are compared after these."""
     by = runs[["student", "arm", "method"]].drop_duplicates().groupby("method").size()
-    return [method for method in methods if by[method] == n_arms] or methods
+    return [method for method in dict.fromkeys(runs["method"]) if by[method] == by.max()]
 
 
 def items(plan: Plan, study: str) -> pd.DataFrame:

@@ -131,6 +131,13 @@ def early(losses):
     return pd.DataFrame(rows)
 
 
+def test_budgets_are_of_the_methods_that_most_arms_have():
+    rows = items(by_capacity, methods=("fkl", "sft"))
+    assert arms.shared_methods(rows) == ["fkl", "sft"]
+    assert arms.shared_methods(rows[(rows["arm"] != "lora") | (rows["method"] != "sft")]) == ["fkl"]
+    assert arms.shared_methods(rows[:0]) == []
+
+
 def test_what_begins_faster_is_compared_after_both_methods():
     apart = {"sft": 0.12, "fkl": -0.08}
     losses = {
