@@ -30,8 +30,8 @@ from kdutils.spec import RunSpec
 from kdutils.teacher import Teacher
 
 Progress = Callable[[dict[str, Any]], None]
-# RunSpec.shadow_loss -> weight and divergence ("": cross-entropy) of the side network's own loss, see there
 ROWS_READ = 4  # rows of a pass without gradients, which needs far less memory, for one of a pass with them
+# RunSpec.shadow_loss -> weight and divergence ("": cross-entropy) of the side network's own loss, see there
 SHADOW_LOSSES = {"cross_entropy": (0.05, ""), "cross_entropy_full": (1.0, ""), "teacher": (1.0, "forward_kl")}
 
 
