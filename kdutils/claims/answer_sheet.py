@@ -145,11 +145,12 @@ def printed_text(value: float | str | None) -> str:
 
 
 def estimate_text(row: Mapping[str, Any]) -> str:
-    """Estimate and 95% interval of a ledger row, as text; a dash for nothing."""
+    """Estimate and 95% interval of a ledger row, small ones with three digits; a dash for nothing."""
     if row["estimate"] is None:
         return "—"
-    text = f"{row['estimate']:.2f}"
-    return text if row["ci_low"] is None else f"{text} [{row['ci_low']:.2f}, {row['ci_high']:.2f}]"
+    known = [row[name] for name in ("estimate", "ci_low", "ci_high") if row[name] is not None]
+    value, *bounds = (f"{each:.{3 if max(map(abs, known)) < 0.1 else 2}f}" for each in known)
+    return f"{value} [{', '.join(bounds)}]" if bounds else value
 
 
 def verdict_counts(rows: list[dict[str, Any]]) -> pd.DataFrame:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from kdutils.claims import contrasts
+from kdutils.claims import answer_sheet, contrasts
 from kdutils.claims.claims import DeclarationError
 from kdutils.inference.estimate import Estimate
 from kdutils.report import ledger
@@ -59,3 +59,17 @@ def test_a_field_that_is_missing_or_unknown_is_named(tmp_path):
     path.write_text('[contrasts.12.X1]\nstatement = "it rises"\nexpected = "above"\nmargin = 1.0\n')
     with pytest.raises(DeclarationError, match="'X1': 'seen_before' is missing or unknown"):
         contrasts.read(path)
+
+
+@pytest.mark.parametrize(
+    ("bounds", "text"),
+    [
+        ((0.0014, -0.004, 0.006), "0.001 [-0.004, 0.006]"),
+        ((0.0014, -0.2, 0.006), "0.00 [-0.20, 0.01]"),
+        ((12.3456, None, None), "12.35"),
+        ((None, None, None), "—"),
+    ],
+)
+def test_a_value_of_thousandths_keeps_a_digit_that_says_something(bounds, text):
+    row = dict(zip(("estimate", "ci_low", "ci_high"), bounds, strict=True))
+    assert answer_sheet.estimate_text(row) == text
