@@ -86,7 +86,7 @@ class RunSpec(Hashed):
     lora_alpha: Annotated[float, between(0.001, 10_000)] = 16.0
     lora_dropout: Annotated[float, between(0, 0.9)] = 0.05
     mask_exponent: Annotated[float, between(0, 8)] = 0.0  # entries w are chosen by |gradient| / |w|^this
-    shadow_loss: Literal["cross_entropy", "cross_entropy_full", "teacher"] = "cross_entropy"  # its own loss
+    shadow_loss: Literal["cross_entropy", "cross_entropy_full", "teacher"] = "cross_entropy"  # side network's
     detached: bool = False  # shadow: the student is the side network alone
     teacher_adapter: Literal["", "full", "lora"] = ""  # how it is tuned; "": by LoRA beside lora, else full
     student_start: Literal["base", "sft"] = "base"  # sft: the student of its SFT run, which is made first

@@ -39,7 +39,8 @@ def of_storage(student: LoadedModel, folder: Path) -> dict[str, int]:
     """`stored_parameters`, numbers without those that are pruned or not the adapter's, and `file_bytes`."""
     if isinstance(student, MaskedStudent) or hasattr(student.network, "peft_config"):
         n = of_training(student, 0)["trainable"]
-        n -= len(student.mask.index) - student.mask.n if isinstance(student, MaskedStudent) else 0
+        if isinstance(student, MaskedStudent):
+            n -= len(student.mask.index) - student.mask.n  # entries that the kept epoch does not have yet
     else:
         n_pruned = student.n_pruned() if isinstance(student, PrunedStudent) else 0
         n = sum(w.numel() for w in student.network.parameters()) - n_pruned

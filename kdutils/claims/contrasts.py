@@ -120,8 +120,8 @@ def _row(contrast: Contrast, found: Estimate | str) -> dict[str, Any]:
     if verdict == NOT_TESTABLE:
         value = Estimate(value.value, n=value.n, reason=value.reason or "it has no interval")
     digits = 3 if contrast.unit.startswith("nats") else 2
-    said = f"{value.text(digits)}, n = {value.n}" + f" ({value.reason})" * bool(value.reason)
-    said = value.reason if verdict == NOT_TESTABLE else said
+    about = f" ({value.reason})" if value.reason else ""
+    said = value.reason if verdict == NOT_TESTABLE else f"{value.text(digits)}, n = {value.n}{about}"
     row = {"id": contrast.id, "section": contrast.section, "statement": contrast.statement}
     row |= {"source": "live", "protocol": "careful", "analysis": "strict", "decoding": None}
     row |= dict(zip(("estimate", "ci_low", "ci_high"), value.bounds, strict=True))

@@ -101,9 +101,9 @@ def fill(
 
 
 def in_workers(do: Do, tasks: Sequence[Any]) -> None:
-    """Do tasks that keep what they find, with all cores or GPUs, as runs of tiny models are made.
+    """Call `do(task, send)` for each task in worker processes, one a GPU or else one a core.
 
-    One whose process fails or is killed is left undone.
+    What `do` returns is dropped, so it has to store its result; a task whose process fails is left undone.
     """
     waiting, n_left = list(enumerate(tasks)), len(tasks)
     with Pool(do, _settings(workers=None, is_large=False), prepare=prepare) as pool:

@@ -104,13 +104,16 @@ class _Crossed(NamedTuple):
     only: str  # of which pairs, unless of all
 
     def estimated(self, of_resamples: pd.Series) -> Estimate:
-        return _speaking(estimated(of_resamples), self.only)
+        return _about(estimated(of_resamples), self.only)
 
 
 def _crossed(
     found: pd.DataFrame, arms: Iterable[str], methods: Iterable[str], at: int | None = None
 ) -> _Crossed | None:
-    """Over the places of `levels` that all have, or those of `at` items; None without one."""
+    """The means over places (PLACE) that all these arms and methods have, or over those of `at` items.
+
+    None without such a place.
+    """
     arm, method = (found.columns.get_level_values(name) for name in ("arm", "method"))
     wanted = list(product(arms, methods))
     parts = [found.loc[:, (arm == a) & (method == m)].droplevel(["method", "arm"], axis=1) for a, m in wanted]
@@ -130,12 +133,13 @@ def _only(places: Iterable[tuple], all_places: pd.MultiIndex) -> str:
     return f"{named} alone" if there - set(pairs) else ""
 
 
-def _speaking(value: Estimate, only: str) -> Estimate:
+def _about(value: Estimate, only: str) -> Estimate:
+    """The value with the pairs it is about, unless it already says why it is undefined."""
     return replace(value, reason=value.reason or only)
 
 
 def _over_runs(values: pd.Series) -> Estimate:
-    """Mean over pairs x seeds (first over numbers of items) by Student's t; the pairs are fixed."""
+    """The mean over pairs x seeds by Student's t, numbers of items averaged first; the pairs are fixed."""
     table = values.rename("value").reset_index()
     pair = table["teacher"] + " " + table["student"]
     table = table.assign(pair=pair, run=pair + " " + table["seed"].astype(str))
@@ -190,5 +194,5 @@ def contrasts(
     own = early.reindex(columns=list(product((one, other), methods))).dropna()
     if len(own):
         apart = sum(own[one, method] - own[other, method] for method in methods) / len(methods)
-        found["AD6"] = _speaking(_over_runs(apart), _only(own.index, early.index))
+        found["AD6"] = _about(_over_runs(apart), _only(own.index, early.index))
     return counted(found, items)

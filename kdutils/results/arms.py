@@ -103,6 +103,12 @@ def rates(runs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(table, columns=[*CELL, "tried", "rate", "validation_loss", "outcome"])
 
 
+def shared_methods(runs: pd.DataFrame) -> list[str]:
+    """The methods by which most arms are trained, in their order; arms are compared after these."""
+    by = runs[["student", "arm", "method"]].drop_duplicates().groupby("method").size()
+    return [method for method in dict.fromkeys(runs["method"]) if by[method] == by.max()]
+
+
 class _HeldOut(NamedTuple):
     """Arguments of held_out.compared, after where its rows are kept once this code has computed them."""
 
@@ -111,12 +117,6 @@ class _HeldOut(NamedTuple):
     spec: RunSpec
     teacher: RunSpec
     evaluation: EvalSpec
-
-
-def shared_methods(runs: pd.DataFrame) -> list[str]:
-    """The methods by which most arms are trained, in their order; arms are compared after these."""
-    by = runs[["student", "arm", "method"]].drop_duplicates().groupby("method").size()
-    return [method for method in dict.fromkeys(runs["method"]) if by[method] == by.max()]
 
 
 def items(plan: Plan, study: str) -> pd.DataFrame:
