@@ -106,10 +106,10 @@ NEEDED = {
     "penalty_strength": "penalty",
 }
 OF_TRAINING = (
-    *("protocol", "prompt_in_loss", "adapter", "seed", "train_items", "validation_items", "epochs"),
-    *("batch_size", "learning_rate", "warmup_share", "weight_decay", "max_grad_norm", "select_best"),
-    *("max_tokens", "student_start", "shrink", "perturb", "frozen", "student_build", "optimiser"),
-    *("first_domain", "penalty", *NEEDED),
+    *("protocol", "prompt_in_loss", "adapter", "seed", "order_seed", "train_items", "validation_items"),
+    *("epochs", "batch_size", "learning_rate", "warmup_share", "weight_decay", "max_grad_norm"),
+    *("select_best", "max_tokens", "student_start", "shrink", "perturb", "frozen", "student_build"),
+    *("optimiser", "first_domain", "penalty", *NEEDED),
 )
 SAMPLED = ("student", "mixed")  # prefixes that the student samples
 OF_TEACHER = ("teacher_tuned", "teacher_seed", "teacher_items", "teacher_epochs", "teacher_adapter")

@@ -34,7 +34,7 @@ from kdutils.io.records import Hashed, Name, Text, between, defaults_of, record
 from kdutils.io.text_safety import shown
 from kdutils.mini.family import MINI_MODELS
 
-OF_SECOND = ("first_domain", "replay_share", "penalty", "penalty_strength")  # of a run after a first domain
+OF_SECOND = ("first_domain", "replay_share", "penalty", "penalty_strength", "order_seed")  # not of a start
 OF_START = (  # at their defaults a student starts as it is and is trained on one domain
     *("student_start", "start_items", "start_epochs", "start_wrong_share", "shrink", "perturb", "frozen"),
     *("student_build", "build_compression", *OF_SECOND),
@@ -103,6 +103,7 @@ class RunSpec(Hashed):
     penalty_strength: Annotated[float, between(0, 1e9)] = 0.0
     optimiser: Literal["adamw", "muon", "muon_spectral"] = "adamw"
     seed: Seed = 0
+    order_seed: Seed | None = None  # of the order of items alone, not of its start's; None: as seed says
     data: Name = MINI  # benchmark, llm-adapters, study-file, or a folder with a .jsonl file of each split
     prompt: Literal["alpaca", "chat"] = "alpaca"  # chat: of the models' own chat templates
     max_item_characters: Annotated[int, between(1, 10_000_000)] | None = None  # longer ones: not trained on

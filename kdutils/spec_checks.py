@@ -95,7 +95,7 @@ def _used(spec: RunSpec, defaults: dict[str, Any]) -> None:
     by_protocol = {"prompt_in_loss": is_paper, "mean_by_sequence": is_paper and spec.method in BY_SEQUENCE}
     usual = {name: (value, f"protocol {spec.protocol!r} has it") for name, value in by_protocol.items()}
     usual |= dict.fromkeys(("teacher_items", "start_items"), (spec.train_items, "train_items says"))
-    usual["start_epochs"] = spec.epochs, "epochs says"
+    usual |= {"start_epochs": (spec.epochs, "epochs says"), "order_seed": (spec.seed, "seed says")}
     usual["start_wrong_share"] = spec.wrong_rationale_share, "wrong_rationale_share says"
     of_teacher = {"teacher_epochs": "it reads as many sequences", "teacher_adapter": "adapter says"}
     usual |= {name: (spec.usual_teacher[name], reason) for name, reason in of_teacher.items()}

@@ -257,7 +257,8 @@ class _Training:
     def rows(self, step: int) -> list[int]:
         """The items of a step: every epoch is a permutation of all of them."""
         epoch, place = divmod(step, self.steps_per_epoch)
-        order_N = torch.randperm(len(self.encoded), generator=generator(self.spec.seed, "order", epoch))
+        seed = self.spec.seed if self.spec.order_seed is None else self.spec.order_seed
+        order_N = torch.randperm(len(self.encoded), generator=generator(seed, "order", epoch))
         return order_N.tolist()[place * self.spec.batch_size : (place + 1) * self.spec.batch_size]
 
     def _schedule(self, step: int) -> float:

@@ -88,9 +88,9 @@ def _regimes(found: pd.DataFrame) -> Figure:
 
 
 def twins(section: Section, found: pd.DataFrame) -> None:
-    """Whether the SFT and the KD student of one pruned model lie in one basin: `construction.twins`."""
+    """Whether twins, retrained on the same items in two orders, lie in one basin: `construction.twins`."""
     caption = "regimes of pruned students. barrier: loss between those of the ends less that on the "
-    caption += "straight line from the student retrained by SFT to the one by forward KL, where that is "
+    caption += "straight line between twins, retrained on the same items in two orders, where that is "
     caption += "farthest, nats a token (below 0: a barrier); CKA of their final hidden states, means"
     caption += " over seeds. I: a barrier; II-A: none, but unlike; II-B: none, and alike."
     section.table({"live": found}, caption, {"density": ".2g", "barrier": ".3f", "cka": ".3f"})

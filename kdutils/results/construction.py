@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from kdutils.data import sources
+from kdutils.grid.arms import Run
 from kdutils.grid.plan import Plan
 from kdutils.inference import crossed_bootstrap
 from kdutils.inference.estimate import Estimate
@@ -91,26 +92,29 @@ def slopes(items: pd.DataFrame, at: pd.DataFrame, *, seed: int) -> dict[tuple[st
 
 
 def twins(plan: Plan, at: pd.DataFrame) -> pd.DataFrame:
-    """How the SFT and the forward KL student of one pruned model lie to each other, means over seeds.
+    """How two students lie to each other that are one pruned model, retrained on its items in two orders.
 
-    density, dense_epochs, barrier, cka (runs.twins.joined), regime: I with a barrier of more than BARRIER,
-    II-A without and with a CKA below ALIKE, else II-B. Takes `places`. The source has twins by another noise
-    of training; here the start, whose mask both have, follows from the seed, so they differ in the loss.
+    method, density, dense_epochs, means over seeds of barrier and cka (runs.twins.joined), regime: I with a
+    barrier of more than BARRIER, II-A without and with a CKA below ALIKE, else II-B. Takes `places`. The
+    study `twins` has arms of the study `regimes`, with an `order_seed`.
     """
-    made, code = arms.finals(plan, "regimes"), cache.code_digest("kdutils.runs.twins")
-    by_method = {(run.cell.arm, run.spec.seed, run.cell.method): (run.spec, how) for run, how in made}
-    rows = []
-    for arm, seed, method in by_method:
-        if method == "sft" and (arm, seed, "fkl") in by_method:
-            (one, how), (other, _) = (by_method[arm, seed, each] for each in BOTH)
-            rows.append({"arm": arm} | _joined(plan.out, *map(sources.resolved, (one, other)), how, code))
-    names = ["density", "dense_epochs", "barrier", "cka"]
+    code, rows = cache.code_digest("kdutils.runs.twins"), []
+    others = {_who(run): run.spec for run, _ in arms.finals(plan, "twins")}
+    for run, how in arms.finals(plan, "regimes"):
+        if (who := _who(run)) in others:
+            pair = map(sources.resolved, (run.spec, others[who]))
+            rows.append({"arm": who[0], "method": who[1]} | _joined(plan.out, *pair, how, code))
+    names = ["method", "density", "dense_epochs", "barrier", "cka"]
     if not rows:
         return pd.DataFrame(columns=[*names, "regime"])
-    means = pd.DataFrame(rows).groupby("arm")[["barrier", "cka"]].mean()
-    found = at.join(means, on="arm", how="inner")[names].reset_index(drop=True)
+    means = pd.DataFrame(rows).groupby(["arm", "method"], sort=False).mean().reset_index()
+    found = means.merge(at, on="arm")[names]
     is_connected, is_alike = found["barrier"] >= -BARRIER, found["cka"] >= ALIKE
     return found.assign(regime=np.select([~is_connected, ~is_alike], ["I", "II-A"], "II-B"))
+
+
+def _who(run: Run) -> tuple[str, str, int]:
+    return run.cell.arm, run.spec.method, run.spec.seed
 
 
 def _joined(out: Path, one: RunSpec, other: RunSpec, how: EvalSpec, code: str) -> dict[str, float]:

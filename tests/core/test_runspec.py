@@ -291,6 +291,7 @@ def test_a_teacher_is_tuned_by_lora_and_for_its_own_number_of_epochs_where_it_is
             {"teacher_tuned": False, "teacher_seed": 1},
             "teacher_seed=1 has no effect with teacher_tuned=False",
         ),
+        ({"order_seed": 0}, "order_seed=0 is what it is anyway, as seed says"),
         ({"start_epochs": 2}, "start_epochs=2 has no effect without student_start: give that, or leave"),
         ({"replay_share": 0.1}, "replay_share=0.1 has no effect without first_domain"),
         ({"build_compression": 2.0}, "build_compression=2.0 has no effect without student_build"),
@@ -367,6 +368,9 @@ def test_a_start_is_the_same_student_without_what_is_added_to_its_run():
     assert replace(after, start_epochs=9, start_items=40, start_wrong_share=1.0).start_spec == replace(
         dense, epochs=9, train_items=40, wrong_rationale_share=1.0
     )
+    twin = replace(after, order_seed=7)
+    assert (twin.start_spec, twin.teacher_spec) == (after.start_spec, after.teacher_spec)
+    assert twin.sft_spec == replace(after.sft_spec, order_seed=7)
 
 
 def test_a_run_on_a_second_domain_starts_from_the_same_run_on_the_first():
