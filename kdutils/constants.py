@@ -159,6 +159,7 @@ BUILDS = {  # of what a student is made before training, by the function of its 
     "low_rank": "Low rank, whitened",
     "low_rank_plain": "Low rank",
     "hybrid": "Linear attention",
+    "hybrid_distilled": "Linear attention, distilled",
     "pruned": "Pruned",
     "shared": "Shared weights",
 }

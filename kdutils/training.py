@@ -156,8 +156,7 @@ class _Training:
         if math.isfinite(loss) and torch.isfinite(norm):
             self.state.optimiser.step()
             self.student.after_update()
-        for w in self.state.weights.values():
-            w.grad = None
+        self.student.network.zero_grad()
         return {
             "step": step + 1,
             "loss": loss if torch.isfinite(norm) else math.nan,

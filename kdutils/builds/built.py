@@ -71,18 +71,24 @@ def _hybrid(student: LoadedModel, own: Layers, spec: RunSpec, items: Sequence[It
     return Built(**vars(student))
 
 
+def _empty_hybrid(network: nn.Module, own: Layers, n: float) -> None:
+    hybrid.install(network, hybrid.mixers(network, n))
+
+
 MAKERS: dict[str, Callable[[LoadedModel, Layers, RunSpec, Sequence[Item]], LoadedModel]] = {
     "low_rank": _low_rank,
     "low_rank_plain": _low_rank_plain,
     "pruned": _pruned,
     "shared": _shared,
     "hybrid": _hybrid,
+    "hybrid_distilled": _hybrid,
 }
 EMPTY: dict[str, Callable[[nn.Module, Layers, float], None]] = {  # the form alone, for values read from FILE
     "low_rank": partial(low_rank.factorise, is_empty=True),
     "low_rank_plain": partial(low_rank.factorise, is_empty=True),
     "shared": partial(shared.share, is_folded=False),
-    "hybrid": lambda network, _, n: hybrid.install(network, hybrid.mixers(network, n)),
+    "hybrid": _empty_hybrid,
+    "hybrid_distilled": _empty_hybrid,
 }
 
 
@@ -108,11 +114,11 @@ def check(network: nn.Module | None, spec: RunSpec) -> None:
         ModelError: for a model with other matrices than those of linear layers and embeddings; for hybrid, as
             hybrid.check and hybrid.attentions.
     """
-    if spec.student_build == "hybrid":
+    if spec.student_build.startswith("hybrid"):
         hybrid.check(spec.build_compression)
     if network is not None:
         linear_layers(network)
-        if spec.student_build == "hybrid":
+        if spec.student_build.startswith("hybrid"):
             hybrid.attentions(network, spec.build_compression)
 
 

@@ -2,15 +2,17 @@
 
 One layer in n keeps its attention, in the middle of every n. In the others it is replaced by transformers'
 Gated DeltaNet (Yang et al. 2025, arXiv:2412.06464); the source has Kimi Delta Attention, whose decays
-are those of channels and not of heads. It begins with the layer's own matrices, and is aligned: trained
-to put out what the attention put out, given what the attention was given. That is the source's first stage;
-the later ones are the run's own training.
+are those of channels and not of heads. It begins with the layer's own matrices. The source's stages are:
+`align` trains each layer to put out what the attention put out, given what the attention was given; `distil`
+trains the whole by forward KL to the model as it was, on all tokens; the run's own training comes last.
 """
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,16 +22,17 @@ from transformers import Cache, Qwen3_5TextConfig
 from transformers.cache_utils import LinearAttentionLayer
 from transformers.models.qwen3_5.modeling_qwen3_5 import Qwen3_5GatedDeltaNet
 
-from kdutils import encoding
+from kdutils import encoding, losses
 from kdutils.data.model_files import ModelError
+from kdutils.encoding import Batch
 from kdutils.items import Item
 from kdutils.models import KNOWN, LoadedModel
 from kdutils.noise import generator, key_of, seeded
 from kdutils.spec import RunSpec
 
 DECAYS, TIME_STEPS = (1.0, 16.0), (1e-3, 0.1)  # at first, as in the source; a state decays by their product
-ALIGN_STEPS, ALIGN_ROWS = 200, 16  # updates, items in each
-ALIGN_RATE = 0.5  # of AdamW, over the model's width (as in arXiv:2203.03466); falls to zero along a cosine
+ALIGN_STEPS, DISTIL_STEPS, ROWS = 200, 200, 16  # updates of either stage, items in each
+ALIGN_RATE, DISTIL_RATE = 0.5, 0.1  # of AdamW, over the model's width (as in arXiv:2203.03466)
 
 
 class State(LinearAttentionLayer):
@@ -147,11 +150,38 @@ def _tell_padding(decoder: nn.Module, args: tuple, given: dict[str, Any]) -> Non
 
 
 def convert(student: LoadedModel, spec: RunSpec, items: Sequence[Item]) -> None:
-    """Replace the attention of all layers but one in `spec.build_compression`, aligned on these items."""
+    """Replace the attention of all layers but one in `spec.build_compression`, aligned on these items.
+
+    `hybrid_distilled` then distils the whole on them, too.
+    """
     with seeded(key_of(spec.seed, "hybrid")):
         made = mixers(student.causal, spec.build_compression)
     align(student, made, spec, items)
+    is_distilled = spec.student_build == "hybrid_distilled"
+    before = replace(student, network=copy.deepcopy(student.network)) if is_distilled else None
     install(student.causal, made)
+    if before is not None:
+        distil(student, before, spec, items)
+
+
+def _updates(
+    student: LoadedModel, spec: RunSpec, items: Sequence[Item], own: list[nn.Parameter], rate: float, n: int
+) -> Iterator[Batch]:
+    """The batches of n updates of these weights, each by the gradients that are there when it is over.
+
+    All tokens are scored. The rate, over the model's width, falls to zero along a cosine.
+    """
+    optimiser = torch.optim.AdamW(own, lr=rate / student.causal.config.hidden_size, weight_decay=0.0)
+    rates = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, n)
+    encoded = encoding.encode(items, student.tokenizer, **spec.encoding | {"prompt_in_loss": True})
+    drawing = generator(spec.seed, "hybrid", "items")
+    for _ in range(n):
+        rows = torch.randint(len(encoded), (ROWS,), generator=drawing).tolist()
+        yield encoding.collate(encoded, rows, pad_id=student.pad_id)
+        optimiser.step()
+        student.causal.zero_grad()  # so that none is left to the training's first step
+        optimiser.zero_grad()
+        rates.step()
 
 
 @torch.enable_grad()
@@ -176,15 +206,8 @@ def align(
 
     layers = dict(student.causal.named_modules())
     hooks = [layers[name].register_forward_hook(noted(name), with_kwargs=True) for name in mixers]
-    own = [w for mixer in mixers.values() for w in mixer.parameters()]
-    rate = ALIGN_RATE / student.causal.config.hidden_size
-    optimiser = torch.optim.AdamW(own, lr=rate, weight_decay=0.0)
-    rates = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, ALIGN_STEPS)
-    encoded, errors = encoding.encode(items, student.tokenizer, **spec.encoding), []
-    drawing = generator(spec.seed, "hybrid", "items")
-    for _ in range(ALIGN_STEPS):
-        rows = torch.randint(len(encoded), (ALIGN_ROWS,), generator=drawing).tolist()
-        batch = encoding.collate(encoded, rows, pad_id=student.pad_id)
+    own, errors = [w for mixer in mixers.values() for w in mixer.parameters()], []
+    for batch in _updates(student, spec, items, own, ALIGN_RATE, ALIGN_STEPS):
         with torch.no_grad():
             student.hidden_states(batch.input_ids_BT)
         real_BT = batch.attention_BT.bool().to(student.policy.device)
@@ -197,12 +220,40 @@ def align(
             term = missing_NH.square().sum() / whole
             (term / len(mixers)).backward()
             terms.append(float(term.detach()))
-        optimiser.step()
-        optimiser.zero_grad()  # so that none is left to the training's first step
-        rates.step()
         errors.append(sum(terms) / len(terms))
     for hook in hooks:
         hook.remove()
-    if not math.isfinite(errors[-1]):
-        raise ModelError(f"{student.name}: linear attention cannot be aligned, its error became {errors[-1]}")
-    return errors
+    return _finite(student, errors, "aligned")
+
+
+@torch.enable_grad()
+def distil(student: LoadedModel, before: LoadedModel, spec: RunSpec, items: Sequence[Item]) -> list[float]:
+    """Train the student, converted, to predict what the model `before` does; each update's nats a token.
+
+    Of prompts and responses. Embeddings, head and the attention that is left stay as they are.
+
+    Raises:
+        ModelError: if the divergence is not finite at the end.
+    """
+    network, found = student.causal, []
+    apart = [network.get_input_embeddings(), network.get_output_embeddings()]
+    apart += [x for name, x in network.named_modules() if name.endswith(".self_attn")]
+    fixed = {id(w) for x in apart if not isinstance(x, LinearAttention) for w in x.parameters()}
+    own = [w for w in network.parameters() if id(w) not in fixed]
+    for batch in _updates(student, spec, items, own, DISTIL_RATE, DISTIL_STEPS):
+        with torch.no_grad():
+            states_NH = before.scoring_states(batch)
+        with student.policy.computing():
+            own_NH, how = student.scoring_states(batch), {"kind": "forward_kl", "temperature": 1.0}
+            how |= {"vocabulary_size": student.vocabulary_size, "scale_by_temperature_squared": False}
+            loss = losses.divergence(own_NH, student.head, states_NH, before.head, **how)
+        (loss.total / loss.n_tokens).backward()
+        nn.utils.clip_grad_norm_(own, spec.max_grad_norm)
+        found.append(float(loss.total.detach() / loss.n_tokens))
+    return _finite(student, found, "distilled")
+
+
+def _finite(student: LoadedModel, found: list[float], done: str) -> list[float]:
+    if not math.isfinite(found[-1]):
+        raise ModelError(f"{student.name}: linear attention cannot be {done}, its error became {found[-1]}")
+    return found

@@ -24,7 +24,7 @@ from kdutils.grid.model_shapes import Architecture, architecture_of, local_file
 from kdutils.items import alpaca
 from kdutils.spec import EvalSpec, RunSpec
 
-ALIGNED_ITEMS = 3_200  # on which `student_build="hybrid"` aligns its layers (kdutils.builds.hybrid)
+ALIGNED_ITEMS = 3_200  # of each stage of `student_build="hybrid"` (kdutils.builds.hybrid)
 LONGEST_TEXT = 2.7  # of 128 responses, in units of the mean; measured on the rationales of GSM8K and AQuA
 TOKENIZER_BYTES = 100  # of a saved tokenizer, an entry; 75 for Qwen2.5, 134 for Llama-3
 SAMPLE = 64  # items that are counted at most, from the shortest to the longest
@@ -154,8 +154,8 @@ class Estimate:
             share, rows = spec.sampled_share, min(BATCH_ROWS, spec.batch_size * spec.rollout_steps)
             cost += self._work(teacher, share * tokens, padding=padding, weights=teacher.body)
             cost += self.texts(student, share * n_texts, limit=spec.max_new_tokens, rows=rows)
-        if spec.student_build == "hybrid":
-            cost += self._work(student, ALIGNED_ITEMS * self.mean, padding=padding, kind=self.kind)
+        stages = {"hybrid": 1, "hybrid_distilled": 2}.get(spec.student_build, 0)
+        cost += self._work(student, stages * ALIGNED_ITEMS * self.mean, padding=padding, kind=self.kind)
         kept = student.parameters if spec.adapter == "full" else self.n_adapted
         return cost + Cost(disk_bytes=4 * kept + TOKENIZER_BYTES * student.rows)
 

@@ -29,7 +29,7 @@ def check(spec: RunSpec, network: nn.Module | None) -> None:
     told = f"penalty={spec.penalty!r}"
     if PENALTIES.get(spec.penalty) == "student_build" and spec.first_domain:
         raise ModelError(f"{told}: after a first domain the student was built before; drop one of them")
-    if spec.penalty == "perturbation" and spec.student_build == "hybrid":
+    if spec.penalty == "perturbation" and spec.student_build.startswith("hybrid"):
         raise ModelError(f"{told} compares matrices by place, which linear attention lacks; use 'features'")
     if spec.penalty == "intervals" and spec.adapter != "full":
         raise ModelError(f"{told} is of matrices, which adapter={spec.adapter!r} does not train; use 'full'")

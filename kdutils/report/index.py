@@ -33,6 +33,7 @@ N_FIRST = 3  # figures that are shown large: the first of these that there are, 
 FIRST_FIGURES = (
     *("01_gain_by_pair", "08_sensitivity", "14_verdicts_authors_live", "01_gain_by_pair_live"),
     *("12_curves_live", "02_gain_by_size", "02_gain_by_size_live", "07_temperature_curves_live"),
+    *("15_benefit_live", "16_likeness_live", "16_regimes_live", "17_forgetting_live"),
 )
 
 

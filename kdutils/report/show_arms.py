@@ -41,6 +41,7 @@ LABELS = {  # of the arms that profiles have
     "hybrid": "hybrid",
     "converted": "converted hybrid",
     "converted_frozen": "converted, frozen",
+    "converted_distilled": "converted, distilled",
     "adamw": "AdamW",
     "muon": "Muon",
     "muon_spectral": "Muon, spectral",

@@ -139,7 +139,7 @@ APART = {  # contrast -> what is compared, of which two arms
     "C8": ("right", "shared", "pruned"),
     "C9": ("right", "shared", "narrow"),
 }
-LATER = ("converted", "converted_frozen")  # arms that are younger than the claims, and in none of them
+LATER = ("converted", "converted_frozen", "converted_distilled")  # younger than the claims, and in none
 
 
 def contrasts(

@@ -133,7 +133,8 @@ def _text(inputs: Inputs, folder: RunFolder, scores: pd.DataFrame, is_stated: bo
     facts |= {name: result[name] for name in ("learning_rate", "steps")} | {"items": result["fingerprint"]}
     first = "SFT and then " * (spec.student_start == "sft")
     first += f"training on {spec.first_domain} items and then " * bool(spec.first_domain)
-    of = {"": "", "hybrid": ", with linear attention,"}.get(spec.student_build, ", made smaller,")
+    kind = spec.student_build.partition("_")[0]
+    of = {"": "", "hybrid": ", with linear attention,"}.get(kind, ", made smaller,")
     about = f"`{facts['student']}`{of} after {first}{_method(spec)} on {spec.domain} items"
     terms = f"`{facts['student']}`" + (", as its files state it." if is_stated else UNKNOWN_LICENCE)
     if spec.teacher:

@@ -40,6 +40,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def few_updates_of_alignment(monkeypatch):
     monkeypatch.setattr(hybrid, "ALIGN_STEPS", 5)
+    monkeypatch.setattr(hybrid, "DISTIL_STEPS", 5)
 
 
 def a_spec(folder, build, method="sft", student="qwen", **fields):
@@ -346,6 +347,24 @@ def test_a_token_of_padding_is_in_no_error_of_alignment(folder):
     assert errors[0] == pytest.approx(errors[1], rel=1e-5)
 
 
+def test_distilled_it_predicts_as_the_model_did_with_its_embeddings_head_and_attention(folder, monkeypatch):
+    monkeypatch.setattr(hybrid, "DISTIL_STEPS", 40)
+    spec = a_spec(folder, "hybrid_distilled")
+    items, before = sources.load_items(spec, "train"), loaded(folder)
+    student = built.build(loaded(folder), dataclasses.replace(spec, student_build="hybrid"), items=items)
+    old = {name: w.clone() for name, w in student.causal.named_parameters()}
+    nats = hybrid.distil(student, before, spec, items)
+    assert len(nats) == 40 and np.mean(nats[-5:]) < 0.6 * np.mean(nats[:5])
+    new = dict(student.causal.named_parameters())
+    same = {name for name, w in new.items() if torch.equal(w, old[name])}
+    kept = {name for name in new if "layers.0.self_attn" in name or "embed" in name or "lm_head" in name}
+    assert same == kept and any("q_proj" in name for name in kept)
+    assert all(w.grad is None for w in new.values())
+    assert all(map(torch.equal, before.causal.parameters(), loaded(folder).causal.parameters()))
+    whole = make(spec).causal.named_parameters()  # `build` aligns and distils
+    assert all(torch.equal(w, new[name]) for name, w in whole)
+
+
 def test_a_layer_that_puts_out_nothing_leaves_the_others_finite(folder):
     model = loaded(folder)
     model.causal.model.layers[1].self_attn.o_proj.weight.data.zero_()
@@ -385,9 +404,9 @@ def test_a_hybrid_reads_padded_prompts_and_writes_with_its_cache_as_without(fold
 
 def test_a_hybrid_that_no_model_can_be_is_refused_before_work(folder):
     network = loaded(folder).causal
-    for n in (1.0, 2.5):
+    for n, build in ((1.0, "hybrid"), (2.5, "hybrid_distilled")):
         with pytest.raises(ModelError, match=rf"build_compression={n}: give a whole number from 2"):
-            built.check(None, a_spec(folder, "hybrid", build_compression=n))
+            built.check(None, a_spec(folder, build, build_compression=n))
     with pytest.raises(ModelError, match=r"build_compression=3.0, and the layers are 2: give one of \[2\]"):
         specs = [a_spec(folder, "hybrid", "fkl", build_compression=n) for n in (2.0, 3.0)]
         inputs.check(*[Inputs.of(sources.resolved(spec), tiny.EVALUATION) for spec in specs])
@@ -401,10 +420,17 @@ def test_a_hybrid_that_no_model_can_be_is_refused_before_work(folder):
 
 
 @pytest.mark.parametrize(
-    "fields", [{"frozen": "attention"}, {"penalty": "features", "penalty_strength": 1.0}]
+    "fields",
+    [
+        {"frozen": "attention"},
+        {"penalty": "features", "penalty_strength": 1.0},
+        {"frozen": "attention", "student_build": "hybrid_distilled"},
+    ],
 )
 def test_a_hybrid_is_trained_stored_and_read_back(folder, tmp_path, fields):
-    spec = a_spec(folder, "hybrid", "opd", "llama", epochs=1, max_new_tokens=8, **fields)
+    fields = {"student_build": "hybrid"} | fields
+    spec = a_spec(folder, "hybrid", "opd", "llama", epochs=1, max_new_tokens=8)
+    spec = dataclasses.replace(spec, **fields)
     run = experiment.run(spec, out=tmp_path, evaluation=tiny.EVALUATION)
     stored = students.load_trained(run.spec, run.folder)
     items = sources.test_items(spec, tiny.EVALUATION)

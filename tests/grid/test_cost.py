@@ -248,7 +248,7 @@ def test_costs_add_up_over_epochs():
 
 
 def test_linear_attention_is_priced_with_its_alignment():
-    assert cost.ALIGNED_ITEMS == hybrid.ALIGN_STEPS * hybrid.ALIGN_ROWS
+    assert cost.ALIGNED_ITEMS == hybrid.ALIGN_STEPS * hybrid.ROWS == hybrid.DISTIL_STEPS * hybrid.ROWS
     plain = hub_spec(adapter="full", train_items=cost.ALIGNED_ITEMS, epochs=1, validation_items=0)
     built = replace(plain, student_build="hybrid", build_compression=4.0)
     once, aligned = (Estimate(spec, A100).training() for spec in (plain, built))
