@@ -140,10 +140,8 @@ def drawn(table: pd.DataFrame, figure: str) -> pd.DataFrame:
 
 def caption(figure: str) -> str:
     """What one of FIGURES shows."""
-    text = f"How often tests reject a true null, and intervals miss the truth: {FIGURES[figure][1]}"
-    return (
-        f"{text}. A row a procedure, a dot a null, with its Monte Carlo interval; the stroke is what it says."
-    )
+    text = f"How often tests reject a true null, and intervals miss the truth: {FIGURES[figure][1]}. A row a "
+    return f"{text}procedure, a dot a null, with its Monte Carlo interval; the stroke is what it says."
 
 
 def remark(table: pd.DataFrame, *, procedure: str, quantity: str = "size") -> str:
@@ -157,8 +155,6 @@ def remark(table: pd.DataFrame, *, procedure: str, quantity: str = "size") -> st
 
 def alt(table: pd.DataFrame) -> str:
     """Error rates (`errors`) in words: the lowest and highest of each procedure."""
-    parts = [
-        f"{name}: {part['actual'].min():.3f} to {part['actual'].max():.3f}"
-        for name, part in table.groupby("row", sort=False)
-    ]
+    shares = table.groupby("row", sort=False)["actual"]
+    parts = [f"{name}: {share.min():.3f} to {share.max():.3f}" for name, share in shares]
     return "Share of studies with an error. " + "; ".join(parts) + "."

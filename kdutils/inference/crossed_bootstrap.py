@@ -34,13 +34,10 @@ class Resampled:
         """Those of one value: resample, stratum."""
         return self.sums_RVS[:, self.values.index(name)]
 
-    def total(self, name: str, where: np.ndarray | slice = slice(None)) -> np.ndarray:
-        """Sum of a value over the strata `where`, clusters counted as often as drawn: one a resample."""
-        return (self.weights_RS * self.sums(name))[:, where].sum(axis=1)
-
-    def mean(self, name: str, of: str, where: np.ndarray | slice = slice(None)) -> np.ndarray:
-        """`total` of a value over that of `of`, which counts rows; NaN where there are none."""
-        return ratio(self.total(name, where), self.total(of, where))
+    def mean(self, name: str, of: str) -> np.ndarray:
+        """Sum of a value over that of `of`, which counts rows, one a resample; NaN where there are none."""
+        top, bottom = ((self.weights_RS * self.sums(each)).sum(axis=1) for each in (name, of))
+        return ratio(top, bottom)
 
 
 def resampled(
@@ -97,18 +94,11 @@ def group_means(
     """
     strata, groups = list(dict.fromkeys([*by, "seed", "task"])), list(by)
     of_item = rows.astype({value: float}).groupby([*strata, "item_id"], sort=False)[value].mean()
-    drawn = resampled(
-        of_item.reset_index().assign(one=1.0),
-        strata=strata,
-        clusters=["seed"],
-        values=[value, "one"],
-        rng=rng,
-    )
+    of_item = of_item.reset_index().assign(one=1.0)
+    drawn = resampled(of_item, strata=strata, clusters=["seed"], values=[value, "one"], rng=rng)
     means = ratio(drawn.sums(value), drawn.sums("one"))
-    found = {
-        key: weighted_mean(means[:, where], drawn.weights_RS[:, where])
-        for key, where in drawn.keys.groupby(groups, sort=False).indices.items()
-    }
+    places = drawn.keys.groupby(groups, sort=False).indices
+    found = {key: weighted_mean(means[:, at], drawn.weights_RS[:, at]) for key, at in places.items()}
     return pd.DataFrame(found).rename_axis(columns=groups)
 
 

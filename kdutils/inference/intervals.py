@@ -6,6 +6,7 @@ Undefined statistics (too few points, constant input) are NaN, never 0 and never
 import math
 import warnings
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -94,6 +95,16 @@ def difference_over_items(
     return _over_items(differences, tasks, added={-1.0: 0.5, 0.0: 1.0, 1.0: 0.5}, confidence=confidence)
 
 
+def difference_by_item(differences: pd.Series, *, widest: float = 1.0, confidence: float = 0.95) -> Estimate:
+    """The same of differences of at most `widest`, whose index has a level `task`.
+
+    A gain is a difference already, so that two of them may differ by 2: halved, it is one outcome of a pair.
+    """
+    tasks = differences.index.get_level_values("task")
+    found = difference_over_items(differences / widest, tasks, confidence=confidence)
+    return replace(found, value=widest * found.value, low=widest * found.low, high=widest * found.high)
+
+
 def _over_items(
     values: Iterable[float], tasks: Iterable[object], *, added: dict[float, float], confidence: float = 0.95
 ) -> Estimate:
@@ -115,13 +126,9 @@ def _over_items(
     square = (squares + sum(value**2 * times for value, times in added.items()) / n_tasks) / weight
     centre, error = mean.mean(), math.sqrt(((square - mean**2) / weight).sum()) / n_tasks
     half = scipy.stats.norm.ppf(0.5 + confidence / 2) * error
-    return Estimate(
-        100 * float((sums / counts).mean()),
-        100 * float(max(centre - half, lowest)),
-        100 * float(min(centre + half, highest)),
-        p_value=2 * float(scipy.stats.norm.sf(abs(centre) / error)) if lowest < 0 else math.nan,
-        n=n,
-    )
+    low, high = 100 * float(max(centre - half, lowest)), 100 * float(min(centre + half, highest))
+    p_value = 2 * float(scipy.stats.norm.sf(abs(centre) / error)) if lowest < 0 else math.nan
+    return Estimate(100 * float((sums / counts).mean()), low, high, p_value, n)
 
 
 def share_interval(n_hits: float, n: int) -> Estimate:

@@ -105,7 +105,6 @@ def cluster_permutation(
     *,
     blocks: Iterable[object] | None = None,
     rng: np.random.Generator,
-    n_permutations: int = 9_999,
 ) -> Tested:
     """rank_permutation of a predictor that clusters share (a student's size) with the mean y of each.
 
@@ -124,10 +123,8 @@ def cluster_permutation(
     if table["y"].isna().any() or table["x"].isna().any():
         return Tested(n=table["cluster"].nunique(), reason="a value is missing")
     grouped = table.groupby("cluster", sort=False)
-    means = grouped["y"].mean()
     of_cluster = None if blocks is None else grouped["block"].first()
-    how = {"blocks": of_cluster, "rng": rng, "n_permutations": n_permutations}
-    return rank_permutation(grouped["x"].first(), means, **how)
+    return rank_permutation(grouped["x"].first(), grouped["y"].mean(), blocks=of_cluster, rng=rng)
 
 
 def sign_flip(values: Iterable[float], *, rng: np.random.Generator, n_permutations: int = 9_999) -> Tested:

@@ -124,8 +124,7 @@ def _rows(by_task: np.ndarray) -> pd.DataFrame:
 def correlations(n: int, rng: np.random.Generator) -> Iterator[Outcome]:
     """Of gain and size, which have nothing to do with one another but what equal logit gains bring about."""
     worlds = _student_worlds(n, rng)
-    equal = {"rng": rng, "logit_gain": EQUAL_LOGIT_GAIN}
-    worlds["equal logit gains"] = imagine(released_pairs(), n, **equal)
+    worlds["equal logit gains"] = imagine(released_pairs(), n, rng=rng, logit_gain=EQUAL_LOGIT_GAIN)
     for null, studies in worlds.items():
         cells, sizes, layout = studies.cells, studies.cell_sizes, studies.layout
         rho, p_values = size_effects.spearman_tests(cells, sizes)
@@ -147,22 +146,18 @@ def correlations(n: int, rng: np.random.Generator) -> Iterator[Outcome]:
 
 def _pearson(x: Iterable[np.ndarray], y: Iterable[np.ndarray]) -> list[Estimate]:
     """The correlation of each two rows with its interval."""
-    return [
-        intervals.pearson_interval(float(np.corrcoef(a, b)[0, 1]), len(a)) for a, b in zip(x, y, strict=True)
-    ]
+    pairs = zip(x, y, strict=True)
+    return [intervals.pearson_interval(float(np.corrcoef(a, b)[0, 1]), len(a)) for a, b in pairs]
 
 
 def _at_same_sft_accuracy(null: str, studies: Studies) -> Iterator[Outcome]:
     """Of the size effect at the same SFT accuracy; its truth is 0 on a scale on which gains are equal."""
     items = np.array([TEST_ITEMS[task] for task in studies.tasks])
-    layout = studies.layout
-    for scale in ("points", "logit"):
-        kd, sft = studies.kd, studies.sft
-        if scale == "logit":
-            kd, sft = size_effects.empirical_logit(kd, items), size_effects.empirical_logit(sft, items)
-        by_pair = kd.mean(axis=(2, 3))
-        own = {"sizes": layout.sizes, "families": layout.families}
-        found, _ = size_effects.size_slopes(studies.of_students(by_pair), sft.mean(axis=2), **own)
+    own = {"sizes": studies.layout.sizes, "families": studies.layout.families}
+    logits = [size_effects.empirical_logit(each, items) for each in (studies.kd, studies.sft)]
+    for scale, (kd, sft) in {"points": (studies.kd, studies.sft), "logit": logits}.items():
+        by_student = studies.of_students(kd.mean(axis=(2, 3)))
+        found, _ = size_effects.size_slopes(by_student, sft.mean(axis=2), **own)
         yield size(f"size at the same SFT accuracy, {scale}", null, found.p_value)
 
 
@@ -179,23 +174,16 @@ def _equal_gains(null: str, studies: Studies, n: int, rng: np.random.Generator) 
 
 def many_tests(n: int, rng: np.random.Generator) -> Iterator[Outcome]:
     """Any rejection among the correlations of gain and size on the 14 tasks, with and without correction."""
-    both = {"domains": ("math", "commonsense")}
-    for null, studies in _student_worlds(n, rng, **both).items():
-        by_task = studies.gains.reshape(n, -1, len(TASKS))
-        tested = [
-            size_effects.spearman_tests(one, studies.cell_sizes)[1] for one in np.moveaxis(by_task, 2, 0)
-        ]
-        yield from _any(null, "Spearman over cells (authors)", np.stack(tested, axis=1))
+    for null, studies in _student_worlds(n, rng, domains=("math", "commonsense")).items():
+        by_task = np.moveaxis(studies.gains.reshape(n, -1, len(TASKS)), 2, 0)
+        p_values = [size_effects.spearman_tests(one, studies.cell_sizes)[1] for one in by_task]
+        yield from _any(null, "Spearman over cells (authors)", np.stack(p_values, axis=1))
         if null == "11 students":
             rows = np.moveaxis(studies.by_student(axis=3)[: n // SLOW], 2, 1)  # study, task, student
             how = {"rng": rng, "n_permutations": N_PERMUTATIONS}
-            orders = [
-                resampling.rank_permutation(studies.layout.sizes, row, **how)
-                for row in rows.reshape(-1, studies.layout.n_students)
-            ]
-            yield from _any(
-                null, "orders of students", np.reshape([order.p_value for order in orders], rows.shape[:2])
-            )
+            flat = rows.reshape(-1, studies.layout.n_students)
+            orders = [resampling.rank_permutation(studies.layout.sizes, row, **how).p_value for row in flat]
+            yield from _any(null, "orders of students", np.reshape(orders, rows.shape[:2]))
 
 
 def _any(null: str, what: str, p_values: np.ndarray) -> Iterator[Outcome]:
@@ -272,8 +260,7 @@ def baselines(n: int, rng: np.random.Generator) -> Iterator[Outcome]:
 
 def _runs_of_one_student(studies: Studies, *, student: int) -> pd.DataFrame:
     """What gain_intervals takes: runs of a student on the first task; each study stands as a student."""
-    own = np.flatnonzero(studies.layout.students == student)
-    kd = studies.kd[:, own, :, 0].reshape(len(studies.kd), -1)
+    kd = studies.kd[..., 0][:, studies.layout.students == student].reshape(len(studies.kd), -1)
     sft = np.broadcast_to(studies.sft[:, [student], 0], kd.shape)
     items = TEST_ITEMS[studies.tasks[0]]
     columns = {"student": np.repeat(np.arange(len(kd)), kd.shape[1]), "task": studies.tasks[0]}

@@ -125,19 +125,15 @@ def null_of_equal_gain(
     null, so a small p speaks against equal gains *of these trained students*.
 
     Args:
-        accuracies: percent, students x 2 (SFT, KD) or students x tasks x 2; gains are averaged over tasks.
+        accuracies: percent, students x tasks x 2 (SFT, KD); gains are averaged over tasks.
         n_items: of each task, or one number for all.
         sizes: of the students, in the same order.
         scale: on which gains are equal, of SCALES. The correlation is of gains in points on both.
     """
     if scale not in SCALES:
         raise ValueError(f"unknown scale {scale!r}; choose one of {list(SCALES)}")
-    values = np.asarray(accuracies, dtype=float)
-    values = values[:, None, :] if values.ndim == 2 else values
-    sizes = np.asarray(list(sizes), dtype=float)
+    values, sizes = np.asarray(accuracies, dtype=float), np.asarray(list(sizes), dtype=float)
     n = len(sizes)
-    if values.ndim != 3 or len(values) != n:
-        raise ValueError(f"accuracies of shape {values.shape} do not go with {n} sizes")
     if n < 3:
         return EqualGainNull(Tested(n=n, reason="fewer than three students"))
     if np.isnan(values).any() or np.isnan(sizes).any():

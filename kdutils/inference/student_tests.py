@@ -165,14 +165,8 @@ def equivalence(values: Iterable[float], *, margin: float) -> Estimate:
     described = DescrStatsW(sample)
     low, high = described.tconfint_mean(alpha=2 * (1 - CONFIDENCE))
     effect = float(TTestPower().solve_power(nobs=n, alpha=LEVEL, power=POWER))
-    return Estimate(
-        mean,
-        float(low),
-        float(high),
-        p_value=float(described.ttost_mean(-margin, margin)[0]),
-        n=n,
-        minimum_detectable=effect * float(sample.std(ddof=1)),
-    )
+    p_value, detectable = float(described.ttost_mean(-margin, margin)[0]), effect * sample.std(ddof=1)
+    return Estimate(mean, float(low), float(high), p_value, n, minimum_detectable=float(detectable))
 
 
 @dataclass(frozen=True)

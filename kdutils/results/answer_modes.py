@@ -48,9 +48,8 @@ def failures(cells: pd.DataFrame) -> pd.DataFrame:
     values = ["accuracy", "accuracy_strict", "in_format", "unparsed", "truncated"]
     flagged = cell_rows.has_flag(runs, "format_not_learned").groupby([runs["domain"], runs["method"]]).mean()
     table = by[values].mean().assign(**{"not learned": 100 * flagged, "runs": by.size()}).reset_index()
-    return table.rename(columns={"accuracy_strict": "strict", "in_format": "in the format"}).assign(
-        method=table["method"].map(METHOD_LABELS)
-    )
+    table["method"] = table["method"].map(METHOD_LABELS)
+    return table.rename(columns={"accuracy_strict": "strict", "in_format": "in the format"})
 
 
 # --- contamination -----------------------------------------------------------------------------------

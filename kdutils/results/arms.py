@@ -53,10 +53,8 @@ def read(plan: Plan, study: str) -> pd.DataFrame:
         row |= {"early_loss": math.inf if None in early else float(np.mean(early))}
         table.append(row | {name: folder.result().get(name) for name in FACTS})
     numbers = ["validation_loss", "early_loss", *FACTS]
-    names = [*RUN, "rate", "run_id", "is_trial", "is_final", *numbers]
-    return pd.DataFrame(table, columns=names).astype(
-        dict.fromkeys(numbers, float) | {"is_trial": bool, "is_final": bool}
-    )
+    kinds = {"is_trial": bool, "is_final": bool} | dict.fromkeys(numbers, float)
+    return pd.DataFrame(table, columns=[*RUN, "rate", "run_id", *kinds]).astype(kinds)
 
 
 def study_of(plan: Plan, name: str) -> arms.ArmStudy | None:

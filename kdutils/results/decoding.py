@@ -97,10 +97,8 @@ def curves(rows: pd.DataFrame, both: pd.DataFrame) -> pd.DataFrame:
 
     Fidelity is corpus BLEU, of tasks whose texts reason, and has no interval; its n are pairs of texts.
     """
-    frames = dict.fromkeys(
-        ["accuracy", "truncated", "unparsed"], rows.rename(columns={"correct": "accuracy"})
-    )
-    found = []
+    plain = rows.rename(columns={"correct": "accuracy"})
+    found, frames = [], dict.fromkeys(["accuracy", "truncated", "unparsed"], plain)
     for measure, frame in (frames | {"agreement": both}).items():
         for setting, part in frame.groupby(SETTING, sort=False):
             of_item = part.astype({measure: float}).groupby(["task", "item_id"])[measure].mean()
@@ -116,15 +114,7 @@ def curves(rows: pd.DataFrame, both: pd.DataFrame) -> pd.DataFrame:
     return in_domain_order(table)
 
 
-# --- resampled levels, the half-drop temperature -----------------------------------------------------------
-
-
-def levels(rows: pd.DataFrame, value: str, *, by: Sequence[str], rng: np.random.Generator) -> pd.DataFrame:
-    """Percent: the mean over tasks of a value in [0, 1], a column a group of `by`.
-
-    The first row is of the items as they are, each further one of a resample, the same items for all columns.
-    """
-    return 100 * crossed_bootstrap.group_means(rows, value, by=by, rng=rng)
+# --- the half-drop temperature -----------------------------------------------------------------------------
 
 
 def half_drop(above_RT: np.ndarray, temperatures: Sequence[float]) -> np.ndarray:
@@ -151,7 +141,7 @@ def half_drop(above_RT: np.ndarray, temperatures: Sequence[float]) -> np.ndarray
 def half_drops(rows: pd.DataFrame, *, by: Sequence[str], rng: np.random.Generator) -> pd.DataFrame:
     """`half_drop` in every resample (rows, the first of the items as they are), a column a group of `by`."""
     groups = list(by)
-    accuracy = levels(rows, "correct", by=[*groups, "temperature"], rng=rng)
+    accuracy = 100 * crossed_bootstrap.group_means(rows, "correct", by=[*groups, "temperature"], rng=rng)
     chance = rows.drop_duplicates(["domain", "task"])
     chance = chance["task"].map(comparison.chance_accuracy).groupby(chance["domain"]).mean()
     found, settings = {}, accuracy.columns.to_frame(index=False)
@@ -190,7 +180,7 @@ def contrasts(asked: pd.DataFrame) -> dict[str, Estimate | str]:
     kd = [method for method in KD_METHODS if method in there]
     ends = of_pairs(plain[plain["temperature"].isin([0.0, 1.0]) & (plain["role"] != "teacher")])
     if set(ends["temperature"]) == {0.0, 1.0}:
-        accuracy = levels(ends, "correct", by=[*by, "temperature"], rng=rng)
+        accuracy = 100 * crossed_bootstrap.group_means(ends, "correct", by=[*by, "temperature"], rng=rng)
         steps = [accuracy.xs(temperature, axis=1, level="temperature") for temperature in (1.0, 0.0)]
         step = {one: (steps[0] - steps[1]).xs(one, axis=1, level="method") for one in there - {"teacher"}}
         if {"revkd", "fkl"} <= there:
@@ -205,7 +195,7 @@ def contrasts(asked: pd.DataFrame) -> dict[str, Estimate | str]:
     found["H4"] = _rise_with_size(ladder(asked))
     sampled = beside_teacher(rows[rows["temperature"] == 1])
     if len(sampled) and len(kd) > 1:
-        agreement = levels(sampled, "agreement", by=[*by, "task"], rng=rng)
+        agreement = 100 * crossed_bootstrap.group_means(sampled, "agreement", by=[*by, "task"], rng=rng)
         found["H5"] = _estimate([reordered(agreement)], sampled)
     why = "the runs or temperatures that it compares were not asked"
     return {name: found.get(name, why) for name in ("H1", "H2", "H3", "H4", "H5")}
@@ -241,8 +231,8 @@ def _rise_with_size(models: pd.DataFrame) -> Estimate | str:
 def reordered(agreement: pd.DataFrame) -> pd.Series:
     """Percent of the pairs of methods that the share of the ceiling orders otherwise than agreement does.
 
-    Takes `levels` by PAIR, method and task, whose `teacher` is the ceiling; a value for each row. Where one
-    order has a tie, the pair counts as half.
+    Takes agreements by PAIR, method and task, whose `teacher` is the ceiling; a value for each row, which is
+    a resample. Where one order has a tie, the pair counts as half.
     """
     ceiling = agreement.xs("teacher", axis=1, level="method")
     methods = [one for one in METHODS if one in agreement.columns.get_level_values("method")]

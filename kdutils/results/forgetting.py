@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -62,10 +61,8 @@ def measures(
 def _likeness(student: pd.DataFrame, teacher: pd.DataFrame, suffix: str) -> dict[str, float]:
     both = comparison.paired(student, teacher)
     agreement = comparison.agreements(both, by=["task"])["agreement"].mean()
-    bleu = [
-        comparison.corpus_bleu(part["text"], part["text_teacher"])
-        for _, part in both.groupby("task", sort=False)
-    ]
+    tasks = both.groupby("task", sort=False)
+    bleu = [comparison.corpus_bleu(own["text"], own["text_teacher"]) for _, own in tasks]
     return {f"agreement{suffix}": float(agreement), f"bleu{suffix}": float(np.mean(bleu))}
 
 
@@ -85,22 +82,18 @@ def curves(points: pd.DataFrame) -> pd.DataFrame:
 def gap(one: pd.DataFrame, other: pd.DataFrame) -> float:
     """Mean height of one frontier above another: accuracy kept on the first domain at equal on the second.
 
-    The height of a frontier at an accuracy is the most that a point with at least it has; nothing is
-    interpolated, since no student lies between two points. The mean is over accuracies from the lowest point
-    of both to the highest that both reach. NaN without points.
-
-    Args:
-        one, other: points with columns `second` and `after`, of any strengths.
+    Takes points of any strengths, with columns `second` and `after`. The height of a frontier at an accuracy
+    is the most that a point with at least it has; nothing is interpolated, since no student lies between two
+    points. The mean is over accuracies from the lowest point of both to the highest that both reach. NaN
+    without points.
     """
     if one.empty or other.empty:
         return float("nan")
     low = min(one["second"].min(), other["second"].min())
     high = min(one["second"].max(), other["second"].max())
     asked = np.linspace(low, high, GRID)
-    heights = [_heights(points["second"], points["after"], asked) for points in (one, other)]
+    heights = []
+    for points in (one, other):
+        second, kept = (points[name].to_numpy()[:, None] for name in ("second", "after"))
+        heights.append(np.where(second >= asked, kept, -np.inf).max(0))
     return float((heights[0] - heights[1]).mean())
-
-
-def _heights(second: Any, kept: Any, asked: np.ndarray) -> np.ndarray:
-    reaches = np.asarray(second)[:, None] >= asked
-    return np.where(reaches, np.asarray(kept)[:, None], -np.inf).max(0)

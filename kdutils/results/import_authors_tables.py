@@ -146,11 +146,10 @@ def _of_tasks(record: dict[str, str]) -> dict[str, str]:
     return {task: record[released] for released, task in TASK_COLUMNS.items() if released in record}
 
 
-def _run(record: dict[str, str], domain: str, likeness: dict) -> list[dict[str, Any]]:
+def _run(record: dict[str, str], domain: str, likeness: dict) -> Iterator[dict[str, Any]]:
     """One released row (a run) as cells, one a task; an average's error treats the tasks as independent.
 
-    Agreement and fidelity stand on every KD row with a tuned teacher of their pair, as the authors' analysis
-    uses them (joined on teacher and student alone); those rows are flagged `agreement_reused`.
+    On which rows agreement and fidelity stand: authors_tables.cells.
     """
     who, printed, members = _who(record), _of_tasks(record), DOMAIN_TASKS[domain]
     accuracies = {task: float(value) for task, value in printed.items()}
@@ -158,7 +157,6 @@ def _run(record: dict[str, str], domain: str, likeness: dict) -> list[dict[str, 
     errors = {task: cell_table.accuracy_se(accuracies[task], TEST_ITEMS[task]) for task in members}
     errors[AVERAGE] = sum(errors[task] ** 2 for task in members) ** 0.5 / len(members)
     items = TEST_ITEMS | {AVERAGE: sum(TEST_ITEMS[task] for task in members)}
-    rows = []
     for task, accuracy in accuracies.items():
         n = items[task]
         off = abs(100 * round(accuracy / 100 * n) / n - accuracy)
@@ -175,7 +173,7 @@ def _run(record: dict[str, str], domain: str, likeness: dict) -> list[dict[str, 
             "fidelity_measure_unclear": "fidelity" in shared,
             "poster_misattributed": is_printed and who["student_parameters"] >= 2e9,
         }
-        rows.append(
+        yield (
             {"source": "published", "protocol": "paper", "decoding": "sampled", "domain": domain}
             | {"seed": SEED, "noise_sigma": 0.0}
             | {"task": task, "accuracy": printed[task], "n": n, "accuracy_se": errors[task]}
@@ -183,7 +181,6 @@ def _run(record: dict[str, str], domain: str, likeness: dict) -> list[dict[str, 
             | shared
             | {"flags": [flag for flag, is_so in flags.items() if is_so]}
         )
-    return rows
 
 
 def _who(record: dict[str, str]) -> dict[str, Any]:

@@ -135,11 +135,9 @@ def contrasts(
     keys = [*run, "task", "item_id"]
     how = {"on": keys, "how": "left", "suffixes": ("", "_other"), "validate": "many_to_one"}
     both = rows[is_common].merge(others[[*keys, "value"]], **how)
-    if (is_lonely := both["value_other"].isna()).any():
-        lonely = both.loc[is_lonely, keys].iloc[0].to_dict()
-        raise ValueError(
-            f"two runs were scored on different items, such as {lonely}; evaluate both on the same"
-        )
+    if (lonely := both["value_other"].isna()).any():
+        one = both.loc[lonely, keys].iloc[0].to_dict()
+        raise ValueError(f"two runs were scored on different items, such as {one}; evaluate both on the same")
     both["value"] -= both.pop("value_other")
     return _over_items(both, by, intervals.difference_over_items, "difference", confidence=confidence)
 

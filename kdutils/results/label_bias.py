@@ -186,13 +186,11 @@ def compared(rows: pd.DataFrame) -> pd.DataFrame:
     gold, first = rows["answer"] == rows["options"].str[0], rows["place"] == 0
     sums = {"n": 1.0, "gold_first": gold, "hits": first & gold, "false_alarms": first & ~gold}
     for place in range(found_NL.shape[1]):
-        sums |= {f"logprob_{place}": np.nan_to_num(found_NL[:, place])}
-        sums |= {f"has_{place}": np.isfinite(found_NL[:, place])}
+        sums[f"logprob_{place}"] = np.nan_to_num(found_NL[:, place])
+        sums[f"has_{place}"] = np.isfinite(found_NL[:, place])
     for suffix, answers in (("", rows), ("_free", free)):
-        sums |= {
-            f"right{suffix}": asked & answers["correct"],
-            f"said{suffix}": answers["place"].where(asked, 0),
-        }
+        sums[f"right{suffix}"] = asked & answers["correct"]
+        sums[f"said{suffix}"] = answers["place"].where(asked, 0)
     option = [contents[at] for contents, at in zip(rows["contents"], rows["place"], strict=True)]
     keys = rows[["run_id", *ITEM]]
     items = keys.assign(**sums).groupby(["run_id", *ITEM], sort=False).sum().astype(float)
@@ -230,10 +228,8 @@ def resampled(both: pd.DataFrame, *, rng: np.random.Generator) -> tuple[Resample
         for free in ("", "_free"):
             found[f"accuracy{free}{side}"] = 100 * ratio(sums(f"right{free}{side}"), sums("items"))
         n_first, n_other = sums("gold_first"), sums("n") - sums("gold_first")
-        hits, false = (
-            (sums(f"hits{side}") + 0.5) / (n_first + 1),
-            (sums(f"false_alarms{side}") + 0.5) / (n_other + 1),
-        )
+        hits = (sums(f"hits{side}") + 0.5) / (n_first + 1)
+        false = (sums(f"false_alarms{side}") + 0.5) / (n_other + 1)
         z_hits, z_false = (np.where(two, scipy.special.ndtri(each), np.nan) for each in (hits, false))
         found |= {f"sensitivity{side}": (z_hits - z_false) / 2, f"criterion{side}": -(z_hits + z_false) / 2}
         places = range(sum(name.startswith("has_") and name[4:].isdigit() for name in names))

@@ -31,11 +31,9 @@ def recency(rows: pd.DataFrame) -> pd.DataFrame:
     at, logits = (np.arange(len(own)), before.dropna().astype(int)), logprobs(own)
     of_label = logits[at]
     logits[at] = -np.inf
-    logit = pd.Series(
-        of_label - scipy.special.logsumexp(np.nan_to_num(logits, nan=-np.inf), axis=1), own.index
-    )
+    of_others = scipy.special.logsumexp(np.nan_to_num(logits, nan=-np.inf), axis=1)
     means = [own["run_id"], own["task"], before[own.index]]
-    cases = pd.DataFrame({"logit": logit, "length": length})
+    cases = pd.DataFrame({"logit": of_label - of_others, "length": length}, index=own.index)
     cases -= cases.groupby(means).transform("mean")
     item = own.groupby(ITEM).ngroup()
     for name, part in cases.groupby(own["who"], sort=False):

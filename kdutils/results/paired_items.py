@@ -91,12 +91,9 @@ def by_reading(rows: pd.DataFrame) -> pd.DataFrame:
     method, n, and for `lenient` (the authors'), `strict` and `robust` (see data.answers) the gain in points
     and, with the suffix `_found`, whether its q is below ALPHA.
     """
-    known = {
-        key: is_correct(key[0], parse_robust(*key[:2]), key[2])
-        for key in set(zip(rows["task"], rows["text"], rows["answer"], strict=True))
-    }
-    found = [known[key] for key in zip(rows["task"], rows["text"], rows["answer"], strict=True)]
-    rows = rows.assign(correct_robust=np.array(found, dtype=bool))
+    asked = list(zip(rows["task"], rows["text"], rows["answer"], strict=True))
+    known = {each: is_correct(each[0], parse_robust(*each[:2]), each[2]) for each in set(asked)}
+    rows = rows.assign(correct_robust=np.array([known[each] for each in asked], dtype=bool))
     keys, tables = ["domain", "pair", "label", "n"], []
     for column, reading in READINGS.items():
         table = won_and_lost(against_sft(rows.assign(correct=rows[column]))).set_index(keys)

@@ -24,7 +24,7 @@ from kdutils.grid.cell_table import short_name
 from kdutils.grid.factors import FACTORS
 from kdutils.grid.plan import Plan
 from kdutils.grid.study import TOGETHER
-from kdutils.inference import intervals
+from kdutils.inference.intervals import difference_by_item
 from kdutils.results.gain_tables import in_domain_order, interval_text
 from kdutils.runs import comparison, store
 
@@ -155,7 +155,9 @@ def changes(rows: pd.DataFrame) -> pd.DataFrame:
         for name, variant in VARIANTS.items():
             for quantity, before, after, n_pairs in _compared(pairs, variant, method):
                 levels = before.groupby(level="task").mean().mean()
-                found = _intervals(after - before, widest=2.0 if quantity == "gain" else 1.0)
+                change, how = after - before, {"widest": 2.0 if quantity == "gain" else 1.0}
+                wide, narrow = (difference_by_item(change, confidence=each, **how) for each in (0.95, 0.90))
+                found = (*wide.bounds, wide.p_value, narrow.low, narrow.high, wide.n)
                 row = (domain, method, name, variant.label, quantity, 100 * levels)
                 table.append((*row, *found, n_pairs, chance))
     columns = ["domain", "method", "arm", "label", "quantity", "careful", "change", "low", "high", "p_value"]
@@ -186,20 +188,6 @@ def _compared(
         for quantity in before:
             if touched.get(quantity, True):
                 yield quantity, before[quantity], after[quantity], len(found)
-
-
-def _intervals(differences: pd.Series, *, widest: float) -> tuple[float, ...]:
-    """change, low, high, p_value, low_90, high_90, n of differences of at most `widest`.
-
-    A gain is a difference already, so that two of them may differ by 2: halved, it is one outcome of a pair.
-    """
-    tasks = differences.index.get_level_values("task")
-    wide, narrow = (
-        intervals.difference_over_items(differences / widest, tasks, confidence=confidence)
-        for confidence in (0.95, 0.90)
-    )
-    bounds = (widest * value for value in wide.bounds)
-    return *bounds, wide.p_value, widest * narrow.low, widest * narrow.high, wide.n
 
 
 def verdict(row: dict, *, luck: float) -> str:

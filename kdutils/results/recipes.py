@@ -9,7 +9,7 @@ import pandas as pd
 from kdutils.constants import DOMAIN_LABELS, METHOD_NAMES, is_text
 from kdutils.data import sources
 from kdutils.grid.plan import Plan
-from kdutils.inference import intervals
+from kdutils.inference.intervals import difference_by_item
 from kdutils.results.gain_tables import in_domain_order, interval_text
 from kdutils.runs import store
 
@@ -97,5 +97,4 @@ def _gain(part: pd.DataFrame) -> str:
     if part.empty:
         return ""
     of_item = part[[*ITEM, "kd", "sft"]].groupby(ITEM).mean()
-    tasks = of_item.index.get_level_values("task")
-    return interval_text(*intervals.difference_over_items(of_item["kd"] - of_item["sft"], tasks).bounds)
+    return interval_text(*difference_by_item(of_item["kd"] - of_item["sft"]).bounds)

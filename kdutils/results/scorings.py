@@ -14,7 +14,6 @@ Bonferroni over tasks) or the interval of tau lies below LEAST_TAU; otherwise th
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from itertools import combinations, product
 from typing import Any
 
@@ -24,9 +23,10 @@ import pandas as pd
 from kdutils.constants import AVERAGE, KD_METHODS
 from kdutils.data import sources
 from kdutils.grid.plan import Plan
-from kdutils.inference import crossed_bootstrap, intervals
+from kdutils.inference import crossed_bootstrap
 from kdutils.inference.crossed_bootstrap import ratio
 from kdutils.inference.estimate import Estimate
+from kdutils.inference.intervals import difference_by_item
 from kdutils.results.gain_tables import in_domain_order
 from kdutils.runs import comparison, store
 
@@ -87,7 +87,7 @@ def gaps(rows: pd.DataFrame) -> pd.DataFrame:
     table = []
     for (domain, method, scoring), part in by_item(rows).groupby(["domain", "method", "scoring"], sort=False):
         for task, own in _tasks(part.set_index(ITEM)):
-            gap = _mean(own["teacher_right"] - own["right"])
+            gap = difference_by_item(own["teacher_right"] - own["right"])
             levels = 100 * own.groupby(level="task")[["teacher_right", "right"]].mean().mean()
             table.append((domain, task, method, scoring, *levels, *gap.bounds, gap.n))
     columns = ["domain", "task", "method", "scoring", "teacher", "student", "gap", "low", "high", "n"]
@@ -106,7 +106,7 @@ def gap_differences(rows: pd.DataFrame) -> pd.DataFrame:
         levels = 0.95, 0.90, 1 - 0.05 / difference.index.unique("task").size
         for domain, part in difference.groupby("domain", sort=False):
             for task, own in _tasks(part):
-                found = [_mean(own, widest=2.0, confidence=each) for each in levels]
+                found = [difference_by_item(own, widest=2.0, confidence=each) for each in levels]
                 bounds = [bound for each in found for bound in (each.low, each.high)]
                 table.append((domain, task, scoring, found[0].value, *bounds, found[0].n))
     columns = ["domain", "task", "scoring", "difference", "low", "high", "low_90", "high_90"]
@@ -125,13 +125,6 @@ def _tasks(part: Any) -> Iterator[tuple[str, Any]]:
     yield from part.groupby(level="task", sort=False)
     if part.index.unique("task").size > 1:
         yield AVERAGE, part
-
-
-def _mean(values: pd.Series, *, widest: float = 1.0, confidence: float = 0.95) -> Estimate:
-    """Mean over tasks, points, of differences of at most `widest` by item; 2 of two differences."""
-    tasks = values.index.get_level_values("task")
-    found = intervals.difference_over_items(values / widest, tasks, confidence=confidence)
-    return replace(found, value=widest * found.value, low=widest * found.low, high=widest * found.high)
 
 
 # --- the order of the methods -----------------------------------------------------------------------------
@@ -210,8 +203,8 @@ def flips(rows: pd.DataFrame) -> pd.DataFrame:
         pairs = [(key, *two) for key, wide in wides.items() for two in combinations(wide[scoring], 2)]
         for domain, one, other in pairs:
             ways = [wides[domain][way, one] - wides[domain][way, other] for way in (GENERATION, scoring)]
-            left, right = map(_mean, ways)
-            together = [_mean(way, confidence=1 - 0.05 / (2 * len(pairs))) for way in ways]
+            left, right = map(difference_by_item, ways)
+            together = [difference_by_item(way, confidence=1 - 0.05 / (2 * len(pairs))) for way in ways]
             row = (domain, scoring, one, other, *left.bounds, *right.bounds)
             table.append((*row, _flip(left, right)[1] > 0, *_flip(*together)))
     columns = ["domain", "scoring", "one", "other", "generation", "generation_low", "generation_high"]
@@ -254,7 +247,7 @@ def recipes(rows: pd.DataFrame) -> pd.DataFrame:
         names = [name for name in part if part[name].notna().any()]
         ways = part.groupby("scoring", sort=False).groups
         for name, (scoring, items) in product(names, ways.items() if len(names) > 1 else ()):
-            gain, change = (_mean(each.loc[items, name].dropna()) for each in (gains, changes))
+            gain, change = (difference_by_item(each.loc[items, name].dropna()) for each in (gains, changes))
             change = change if name else Estimate()
             table.append((domain, method, name, scoring, *gain.bounds, *change.bounds, gain.n))
     columns = ["domain", "method", "variation", "scoring", "gain", "gain_low", "gain_high"]
@@ -295,7 +288,7 @@ def contrasts(rows: pd.DataFrame, order: pd.DataFrame) -> dict[str, Estimate | s
     for name, value in values.items():
         of_item = value.dropna().groupby(level=ITEM, sort=False).mean()
         if len(of_item):
-            found[name] = _mean(of_item, widest=2.0)
+            found[name] = difference_by_item(of_item, widest=2.0)
     pairs, order = (table[table["scoring"] == "likelihood"] for table in (pairs, order))
     if len(order):
         row = order.iloc[-1]  # of all domains

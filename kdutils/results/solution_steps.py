@@ -52,10 +52,6 @@ class Step(NamedTuple):
         rounding = 0.5 * 10**-self.decimals if self.decimals else 0.0
         return abs(sum(terms) - self.result) <= max(answers.TOLERANCE, rounding)
 
-    def __str__(self) -> str:
-        rest = (f" {sign} {number:g}" for sign, number in zip(self.signs, self.numbers[1:], strict=True))
-        return f"{self.numbers[0]:g}{''.join(rest)} = {self.result:g}"
-
 
 def steps(text: str) -> list[Step]:
     """The equations of a text in order.

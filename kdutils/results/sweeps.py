@@ -4,13 +4,7 @@ import pandas as pd
 
 from kdutils.constants import AVERAGE, KD_METHODS, METHOD_NAMES, PAPER_METHODS
 from kdutils.grid.study import DAGGER, UNFORMATTED
-from kdutils.results.gain_tables import (
-    CELL,
-    NO_PROTOCOL,
-    in_domain_order,
-    mean_over_seeds,
-    with_accuracy,
-)
+from kdutils.results.gain_tables import CELL, NO_PROTOCOL, in_domain_order, mean_over_seeds, with_accuracy
 
 DECODING = {"greedy": "greedy decoding", "sampled": "sampled at temperature 1"}
 

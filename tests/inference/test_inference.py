@@ -444,7 +444,7 @@ class TestEqualGains:
     def students(self, *, scale, gain, n_items=2_000):
         logits = empirical_logit(self.SFT, n_items)
         kd = 100 / (1 + np.exp(-logits - gain)) if scale == "logit" else self.SFT + gain
-        return np.stack([self.SFT, kd], axis=1)
+        return np.stack([self.SFT, kd], axis=1)[:, None]
 
     def test_equal_logit_gains_fall_with_size_in_points(self):
         accuracies = self.students(scale="logit", gain=0.5)
@@ -464,7 +464,7 @@ class TestEqualGains:
 
     def test_tasks_are_averaged(self):
         one = self.students(scale="points", gain=[5, 3, 4, 1, 2, 0, -1, 6])
-        two = np.stack([one, one], axis=1)
+        two = np.concatenate([one, one], axis=1)
         found = size_effects.null_of_equal_gain(two, [500, 700], self.SIZES, scale="points", rng=rng())
         alone = size_effects.null_of_equal_gain(one, 500, self.SIZES, scale="points", rng=rng())
         assert found.observed.statistic == pytest.approx(alone.observed.statistic)
@@ -480,6 +480,7 @@ class TestEqualGains:
         ],
     )
     def test_degenerate(self, accuracies, sizes):
+        accuracies = np.asarray(accuracies, dtype=float)[:, None]
         found = size_effects.null_of_equal_gain(accuracies, 100, sizes, scale="points", rng=rng())
         assert is_undefined(found.observed)
         assert all(math.isnan(value) for value in found[1:])

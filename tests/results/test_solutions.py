@@ -24,7 +24,12 @@ from kdutils.spec import EvalSpec, RunSpec
     ],
 )  # fmt: skip
 def test_steps_of_a_text(text, found):
-    assert [str(step) for step in solution_steps.steps(text)] == found
+    assert [written(step) for step in solution_steps.steps(text)] == found
+
+
+def written(step):
+    rest = (f" {sign} {number:g}" for sign, number in zip(step.signs, step.numbers[1:], strict=True))
+    return f"{step.numbers[0]:g}{''.join(rest)} = {step.result:g}"
 
 
 @pytest.mark.parametrize(
