@@ -156,8 +156,7 @@ def estimate_text(row: Mapping[str, Any]) -> str:
 def verdict_counts(rows: list[dict[str, Any]]) -> pd.DataFrame:
     """Claims by section and verdict: a row a section, a column a verdict."""
     frame = pd.DataFrame(rows)
-    counts = pd.crosstab(frame["section"], frame["verdict"])
-    return counts.reindex(columns=list(VERDICTS), fill_value=0)
+    return pd.crosstab(frame["section"], frame["verdict"]).reindex(columns=list(VERDICTS), fill_value=0)
 
 
 def stricter_table(judgement: Judgement) -> pd.DataFrame:
@@ -168,13 +167,9 @@ def stricter_table(judgement: Judgement) -> pd.DataFrame:
     rows = []
     for claim in (claim for claim in CLAIMS if claim.id in judgement.stricter):
         found = judgement.stricter[claim.id]
-        row = {"id": claim.id, "claim": claim.statement, "estimate": found.estimate}
-        row |= {
-            "low": found.ci_low,
-            "high": found.ci_high,
-            "raw p": found.raw_p,
-            "p after Holm": found.p_value,
-        }
+        row = {"id": claim.id, "claim": claim.statement}
+        row |= {"estimate": found.estimate, "low": found.ci_low, "high": found.ci_high}
+        row |= {"raw p": found.raw_p, "p after Holm": found.p_value}
         row |= {"detectable": found.minimum_detectable, "n": math.nan if found.n is None else found.n}
         row["authors"] = judgement.authors[claim.id].verdict.replace("_", " ")
         row |= {"strict": found.verdict.replace("_", " "), "why": found.reason}
@@ -182,9 +177,8 @@ def stricter_table(judgement: Judgement) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-STRICTER_FORMATS = dict.fromkeys(["estimate", "low", "high"], "+.2f") | dict.fromkeys(
-    ["raw p", "p after Holm", "detectable"], ".2g"
-)
+STRICTER_FORMATS = dict.fromkeys(["estimate", "low", "high"], "+.2f")
+STRICTER_FORMATS |= dict.fromkeys(["raw p", "p after Holm", "detectable"], ".2g")
 STRICTER_CAPTION = (
     "the stricter analysis: estimate with 95% interval, p that the claim is wrong, raw and after Holm within "
     "the section, and the effect that 80 % of such studies would find. No p where intervals decide."

@@ -26,8 +26,7 @@ from kdutils.results.item_gains import Items
 
 PATH = Path(__file__).parent / "claims.toml"
 RULES: Mapping[str, Rules] = gains.RULES | size_and_teacher.RULES | likeness.RULES | noise_temperature.RULES
-SHOWN = ("question", "unit", "procedure", "scale", "margin")  # of the stricter analysis, in this order
-SHOWN += VERDICTS
+SHOWN = ("question", "unit", "procedure", "scale", "margin", *VERDICTS)  # of the stricter analysis, in order
 SEED = 20_261_126  # of simulations and of permutations that cannot be counted out
 
 # --- the claims ---------------------------------------------------------------------------------------------
@@ -155,9 +154,7 @@ FEEBLE = next(claim.arguments["margin"] for claim in CLAIMS if claim.id == "F3")
 
 def with_printed(correlations: pd.DataFrame) -> pd.DataFrame:
     """Correlations of gain and student size with a column `printed`: what the poster prints for the task."""
-    printed = {
-        (claim.arguments["domain"], claim.arguments["task"]): claim.paper_value for claim in claims_of("02")
-    }
+    printed = {(own.arguments["domain"], own.arguments["task"]): own.paper_value for own in claims_of("02")}
     where = zip(correlations["domain"], correlations["task"], strict=True)
     return correlations.assign(printed=[printed[place] for place in where])
 
@@ -208,8 +205,10 @@ class Judgement:
     @property
     def rows(self) -> list[dict[str, Any]]:
         """Rows of the claims ledger, each claim under both analyses; an undefined number is None."""
+        of = {"source": self.evidence.source, "protocol": self.evidence.protocol}
+        of |= {"decoding": self.evidence.decoding} if of["source"] == "live" else {}
         return [
-            _ledger_row(claim, found[claim.id], self.evidence, analysis=analysis)
+            ledger_row(claim, found[claim.id], **of, analysis=analysis, paper_value=claim.paper_value)
             for claim in CLAIMS
             for analysis, found in (("authors", self.authors), ("strict", self.stricter))
             if claim.id in found
@@ -239,10 +238,9 @@ def judged(evidence: Evidence, chosen: tuple[Claim, ...], *, kept: Keep = uncach
 
 def evidence_of(cells: pd.DataFrame, *, items: Items | None = None) -> list[Evidence]:
     """What is judged: the cells of each source, protocol and decoding, live ones with their items."""
-    groups = cells.groupby(["source", "protocol", "decoding"], sort=False)
     return [
         Evidence(source, protocol, part, items if source == "live" else None)
-        for (source, protocol, _), part in groups
+        for (source, protocol, _), part in cells.groupby(["source", "protocol", "decoding"], sort=False)
     ]
 
 
@@ -332,13 +330,11 @@ def ledger_rows(found: Iterable[Judgement]) -> list[dict[str, Any]]:
     return [row for each in found for row in each.rows]
 
 
-def _ledger_row(claim: Claim, finding: Finding, evidence: Evidence, *, analysis: str) -> dict[str, Any]:
-    row = {"id": claim.id, "section": claim.section, "statement": claim.statement}
-    row |= {"source": evidence.source, "protocol": evidence.protocol, "analysis": analysis}
-    row |= {"decoding": evidence.decoding} if evidence.source == "live" else {}
+def ledger_row(claim: Any, finding: Finding, **of: Any) -> dict[str, Any]:
+    """What was found on a claim or contrast, with other fields; an undefined number is None."""
+    row = {"id": claim.id, "section": claim.section, "statement": claim.statement, **of}
     row |= {"estimate": finding.estimate, "ci_low": finding.ci_low, "ci_high": finding.ci_high}
-    row |= {"p_value": finding.p_value, "n": finding.n, "paper_value": claim.paper_value}
-    row |= {"verdict": finding.verdict, "reason": finding.reason}
+    row |= {"p_value": finding.p_value, "n": finding.n, "verdict": finding.verdict, "reason": finding.reason}
     undefined = {name for name, value in row.items() if isinstance(value, float) and math.isnan(value)}
     return row | dict.fromkeys(undefined)
 

@@ -7,14 +7,14 @@ number with an interval; `within` says that it is as good as none.
 import math
 import tomllib
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from kdutils.claims.claims import PATH, DeclarationError
-from kdutils.claims.evidence import INCONCLUSIVE, NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED
+from kdutils.claims.claims import PATH, DeclarationError, ledger_row
+from kdutils.claims.evidence import INCONCLUSIVE, NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, finding
 from kdutils.inference.estimate import Estimate
 
 EXPECTED = ("above", "below", "within")
@@ -72,14 +72,12 @@ def read(path: Path = PATH) -> tuple[Contrast, ...]:
         DeclarationError: names one that lacks a field, has an unknown one, or expects no such thing.
     """
     entries, found = tomllib.loads(path.read_text(encoding="utf-8")), []
-    known = {each.name for each in fields(Contrast) if each.default is MISSING} - {"id", "section"}
+    known = {each.name for each in fields(Contrast)} - {"id", "section"}
     for section, contrasts in entries.get("contrasts", {}).items():
         for name, own in contrasts.items():
-            if set(own) != known:
-                wrong = sorted(set(own) ^ known)[0]
-                raise DeclarationError(
-                    f"contrast {name!r}: {wrong!r} is missing or unknown; it needs {known}"
-                )
+            if wrong := sorted(set(own) ^ known):
+                text = f"contrast {name!r}: {wrong[0]!r} is missing or unknown; it needs {known}"
+                raise DeclarationError(text)
             found.append(Contrast(id=name, section=section, **own))
     return tuple(found)
 
@@ -122,9 +120,6 @@ def _row(contrast: Contrast, found: Estimate | str) -> dict[str, Any]:
     digits = 3 if contrast.unit.startswith("nats") else 2
     about = f" ({value.reason})" if value.reason else ""
     said = value.reason if verdict == NOT_TESTABLE else f"{value.text(digits)}, n = {value.n}{about}"
-    row = {"id": contrast.id, "section": contrast.section, "statement": contrast.statement}
-    row |= {"source": "live", "protocol": "careful", "analysis": "strict", "decoding": None}
-    row |= dict(zip(("estimate", "ci_low", "ci_high"), value.bounds, strict=True))
-    row |= {"p_value": value.p_value, "n": value.n or None, "paper_value": None, "verdict": verdict}
-    row |= {"reason": f"expected {contrast.rule}; {said}"}
-    return row | {name: None for name, each in row.items() if isinstance(each, float) and math.isnan(each)}
+    reason, own = f"expected {contrast.rule}; {said}", {"p_value": value.p_value, "n": value.n or None}
+    of = {"source": "live", "protocol": "careful", "analysis": "strict", "decoding": None}
+    return ledger_row(contrast, finding(value, verdict=verdict, reason=reason, **own), **of, paper_value=None)

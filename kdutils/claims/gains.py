@@ -173,9 +173,8 @@ def means_and_squares(rows: pd.DataFrame, value: str, keys: list[str]) -> pd.Dat
     tasks = pd.DataFrame({"mean": by_task[value].mean(), "n": by_task.size()})
     tasks["square"] = by_task["own"].sum() / tasks["n"] ** 2 + by_task["baseline"].first()
     groups = tasks.groupby(keys, sort=False)
-    return pd.DataFrame(
-        {"mean": groups["mean"].mean(), "square": groups["square"].sum() / groups.size() ** 2}
-    )
+    square = groups["square"].sum() / groups.size() ** 2
+    return pd.DataFrame({"mean": groups["mean"].mean(), "square": square})
 
 
 # --- E7, E8: the methods do not differ ---------------------------------------------------------------------

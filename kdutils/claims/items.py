@@ -7,7 +7,7 @@ method. A finding speaks of other items of these tasks, not of other pairs or tr
 thresholds were written before any run of real models was seen.
 """
 
-import math
+from math import nan
 
 import pandas as pd
 
@@ -40,19 +40,13 @@ def item_finding(
         is_so, is_not, least = table["high"] < below, table["low"] > below, table["difference"].idxmax()
     row = table.loc[least]
     is_against_zero = 0.0 in (above, below)  # p is that of no difference: of other numbers it says nothing
-    p_value = row.get("p_value", math.nan) if is_against_zero else math.nan
+    p_value = row.get("p_value", nan) if is_against_zero else nan
     verdict = decide(is_so.all() and holds, is_not.all())
     return of_row(evidence, row, verdict, text, p_value=p_value, unit=unit)
 
 
 def of_row(
-    evidence: Evidence,
-    row: pd.Series,
-    verdict: str,
-    text: str,
-    *,
-    p_value: float = math.nan,
-    unit: str = "items",
+    evidence: Evidence, row: pd.Series, verdict: str, text: str, *, p_value: float = nan, unit: str = "items"
 ) -> Finding:
     """The finding whose estimate and interval are those of a row of difference, low, high, n."""
     interval = Estimate(float(row["difference"]), float(row["low"]), float(row["high"]), n=int(row["n"]))

@@ -65,10 +65,8 @@ def likeness_rise_stricter(evidence: Evidence, *, measure: str, domains: Sequenc
 
 
 def likeness_rise_items(evidence: Evidence, *, measure: str, domains: Sequence[str]) -> Finding:
-    rise, what = {
-        "agreement": (item_gains.agreement_rises, "agreement"),
-        "fidelity": (item_gains.fidelity_rises, "BLEU"),
-    }[measure]
+    rise = {"agreement": item_gains.agreement_rises, "fidelity": item_gains.fidelity_rises}[measure]
+    what = "BLEU" if measure == "fidelity" else measure
     beside = evidence.items.beside
     beside = beside[beside["method"].isin(["sft", *PAPER_METHODS]) & beside["domain"].isin(domains)]
     whole = items.averages(rise(beside, by=items.WHOLE))
@@ -103,8 +101,7 @@ def likeness_and_gain_authors(
 def likeness_and_gain_stricter(
     evidence: Evidence, *, measure: str, domains: Sequence[str], margin: float, may_be_weak: bool
 ) -> Case:
-    found: dict[str, Estimate] = {}
-    p_values = {}
+    found, p_values = {}, {}
     for domain in domains:
         rows = students.rises(evidence, domain, measure)
         pairs = rows.groupby(PAIR, sort=False)[["gain", "rise", "sft_accuracy"]].mean()

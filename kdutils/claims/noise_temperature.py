@@ -219,8 +219,7 @@ def loss_and_size_authors(evidence: Evidence, *, temperature: float) -> Finding:
 
 
 def loss_and_size_stricter(evidence: Evidence, *, rng: np.random.Generator, temperature: float) -> Case:
-    rows = _task_losses_at(evidence, temperature)
-    present(rows, f"runs at temperatures {temperature:g} and 1")
+    rows = present(_task_losses_at(evidence, temperature), f"runs at temperatures {temperature:g} and 1")
     means = students.student_means(rows.assign(task=rows["domain"]), ["loss"])
     (falls,), case = students.falls_with_size(means, ["loss"], rng=rng)
     rhos = {}

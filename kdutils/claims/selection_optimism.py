@@ -156,9 +156,8 @@ def _optimism(sums: np.ndarray, sizes: np.ndarray, rule: str) -> np.ndarray:
 
 def readable(found: pd.DataFrame) -> pd.DataFrame:
     """`table` for people: percent by how the temperature was chosen, and the optimism with its interval."""
-    shown = pd.DataFrame(
-        {"domain": found["domain"].map(DOMAIN_LABELS), "method": found["method"].replace(METHOD_NAMES)}
-    )
+    shown = pd.DataFrame({"domain": found["domain"].map(DOMAIN_LABELS)})
+    shown["method"] = found["method"].replace(METHOD_NAMES)
     shown["chosen for"] = found["rule"].replace(AVERAGE, "the average")
     titles = ("T = 1, %", "chosen on held-out items, %", "chosen on test items, %")
     for name, title in zip(LEVELS, titles, strict=True):

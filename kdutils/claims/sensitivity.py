@@ -31,8 +31,6 @@ ABOUT_TEACHERS = ("T1", "T2", "T3", "A2", "A3")  # of single teachers: no studen
 OF_METHODS = ("E4", "E5", "E7", "E8")  # they compare methods or pick one: no mean over methods can
 BY_SWEEP = {"06": "noise_sigma", "07": "temperature"}  # section whose judges read cells -> what it varies
 TOGETHER = "all teachers"
-
-
 Make = Callable[[Evidence], Evidence]  # turns evidence into what it would have been
 
 
@@ -194,8 +192,7 @@ def _by_held_out_items(cells: pd.DataFrame, halves: pd.DataFrame | None) -> Choi
 
 def _on_log_odds(evidence: Evidence) -> Evidence:
     """Gains in log odds of being right; of an average, of the average accuracy over all its items."""
-    cells = evidence.cells
-    n_items = cells.groupby(["domain", "task"])["n"].max()
+    n_items = evidence.cells.groupby(["domain", "task"])["n"].max()
 
     def on_log_odds(gains: pd.DataFrame) -> pd.DataFrame:
         gains = gains[gains["domain"].isin(DOMAINS)]  # ROUGE-L is no share of items
@@ -231,8 +228,7 @@ def _runs_of_students(evidence: Evidence, *, varied: str) -> Evidence:
     kd = sweeps.swept(cells[is_kd], varied)
     where = ["source", "protocol", "domain", "task", "family", "student", "student_parameters"]
     where += ["teacher_tuned", "temperature", "noise_sigma", "seed"]
-    numbers = ["n", "accuracy", "accuracy_se"]
-    means = kd.groupby(where, sort=False)[numbers].mean().reset_index()
+    means = kd.groupby(where, sort=False)[["n", "accuracy", "accuracy_se"]].mean().reset_index()
     # The judges ask for a method and name it; no text of theirs is shown.
     means = means.assign(teacher=TOGETHER, teacher_parameters=0, method="fkl", flags="")
     means = means.reindex(columns=cells.columns).astype({"n": "Float64"})

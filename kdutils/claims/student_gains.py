@@ -39,8 +39,7 @@ def forest(evidence: Evidence) -> pd.DataFrame:
             for label, kind, part in parts:
                 mean = students.mean_of_students(students.student_means(part, [column]), column)
                 rows.append((domain, label, kind, scale, *mean.bounds))
-    columns = ["domain", "label", "kind", "scale", "value", "low", "high"]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows, columns=["domain", "label", "kind", "scale", "value", "low", "high"])
 
 
 def item_intervals(gains: pd.DataFrame, *, scale: str) -> pd.DataFrame:

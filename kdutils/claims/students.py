@@ -6,6 +6,7 @@ A student is one observation however many teachers, methods and tasks it had: it
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -118,7 +119,7 @@ def against_limit(
     if rows.empty:
         raise NotTestableError(f"there are no runs for it in these results: {text}")
     sign = -1 if is_below else 1
-    found, shown, detected = {}, {}, []
+    found, shown = {}, {}
     for domain, part in rows.groupby("domain", sort=False):
         means = student_means(part, [value])
         means["beyond"] = sign * (means[value] - limit)
@@ -129,14 +130,13 @@ def against_limit(
         found[domain] = beyond
         low, high = sorted(limit + sign * bound for bound in (beyond.low, beyond.high))
         shown[domain] = Estimate(limit + sign * beyond.value, low, high, n=beyond.n)
-        detected.append(beyond.minimum_detectable)
     least = min(found, key=lambda domain: found[domain].value)
     texts = ", ".join(f"{domain} {each.text()}" for domain, each in shown.items())
     return Case(
         reason=f"{text}, over students: {texts}; limit {limit:g}" if text else texts,
         interval=shown[least],
         p_value=max(each.p_greater for each in found.values()),
-        minimum_detectable=max(detected),
+        minimum_detectable=max(each.minimum_detectable for each in found.values()),
         is_against=all(each.high < 0 for each in found.values()),
     )
 
@@ -149,11 +149,8 @@ def falls_with_size(
     The former are of size and minus each value, so p_greater is of a value that falls with size. The case
     has no reason yet; it is against the claim where the first value rises.
     """
-    size, families = means["student_parameters"].astype(float), means["family"]
-
-    def tested(values: pd.Series) -> Tested:
-        return resampling.rank_permutation(size, values, blocks=families, rng=rng)
-
+    size = means["student_parameters"].astype(float)
+    tested = partial(resampling.rank_permutation, size, blocks=means["family"], rng=rng)
     first = tested(-means[values[0]])
     rises = tested(means[values[0]])
     if math.isnan(first.p_greater):

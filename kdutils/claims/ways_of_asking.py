@@ -15,7 +15,7 @@ import pandas as pd
 
 from kdutils.claims import claims
 from kdutils.claims.claims import CLAIMS, Claim, Judgement
-from kdutils.claims.evidence import NOT_TESTABLE, Evidence
+from kdutils.claims.evidence import NOT_TESTABLE, Evidence, Finding
 from kdutils.constants import ALL_TASKS, COMMONSENSE, DOMAINS, MATH
 from kdutils.io.cache import Keep, uncached
 from kdutils.results.item_gains import Items
@@ -39,9 +39,8 @@ def _judged(evidence: Evidence, kept: Keep) -> Judgement:
         if len(part.all_cells):
             found = claims.judged(part, chosen, kept=kept)
             authors, stricter = authors | found.authors, stricter | found.stricter
-    return Judgement(
-        evidence, *({name: each[name] for name in MOVABLE if name in each} for each in (authors, stricter))
-    )
+    movable = ({name: each[name] for name in MOVABLE if name in each} for each in (authors, stricter))
+    return Judgement(evidence, *movable)
 
 
 def _domain_of(claim: Claim) -> str:
@@ -74,19 +73,10 @@ def table(judged: Iterable[Judgement]) -> pd.DataFrame:
         way = each.evidence.decoding.replace("_", " ") if each.evidence.source == "live" else RELEASED
         for claim in (claim for claim in CLAIMS if claim.id in MOVABLE):
             for analysis, found in (("authors", each.authors), ("strict", each.stricter)):
-                row = {
-                    "id": claim.id,
-                    "section": claim.section,
-                    "claim": claim.statement,
-                    "analysis": analysis,
-                }
-                finding = found.get(claim.id)
-                row |= {"choice": way, "verdict": finding.verdict if finding else NOT_TESTABLE}
-                row |= {
-                    "estimate": finding.estimate if finding else float("nan"),
-                    "bears": finding is not None,
-                }
-                rows.append(row)
+                finding = found.get(claim.id, Finding(verdict=NOT_TESTABLE, reason="it cannot be asked so"))
+                row = {"id": claim.id, "section": claim.section, "claim": claim.statement}
+                row |= {"analysis": analysis, "choice": way, "verdict": finding.verdict}
+                rows.append(row | {"estimate": finding.estimate, "bears": claim.id in found})
     return pd.DataFrame(rows)
 
 

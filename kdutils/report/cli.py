@@ -4,9 +4,9 @@ import argparse
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from kdutils.constants import MINI
 from kdutils.data import model_files, sources
@@ -56,20 +56,14 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="kdutils", description="Execute the notebooks of a profile.", allow_abbrev=False)
     profiles, gpus = ", ".join(profile_names()), ", ".join([*machines.GPUS, machines.HERE])
     override = {"nargs": 2, "action": "append", "default": [], "metavar": ("NAME", "VALUE")}
-    silence = (
-        "end a run that shows no progress for so long, try it once more, then let it fail; longer than an "
-        "evaluation in all its decodings takes (default: never)"
-    )
+    study = "write a study file with comments to begin with; runs nothing"
+    silence = "end a run that shows no progress for so long, try it once more, then let it fail; longer than "
+    silence += "an evaluation in all its decodings takes (default: never)"
     shard = "train only the I-th of N parts of the missing runs; no notebooks"
     engine = "what trains: processes of this machine, or Ray (default: local)"
     add = parser.add_argument
     add("profile", nargs="?", default="mini", help=f"a study file, or one of {profiles} (default: mini)")
-    add(
-        "--new",
-        type=Path,
-        metavar="FILE",
-        help="write a study file with comments to begin with; runs nothing",
-    )
+    add("--new", type=Path, metavar="FILE", help=study)
     add("-p", dest="overrides", help="set a parameter in every notebook that declares it", **override)
     add("--only", default="", metavar="02,06", help="numbers or names of notebooks")
     add("--out", type=Path, default=disk.OUTPUTS, metavar="DIR", help="default: outputs")
@@ -110,17 +104,15 @@ def _run(asked: argparse.Namespace, notebooks: Path) -> int:
             return _dry_run(profile, plans, asked.gpu or machines.DEFAULT)
         training(plans)  # the notebooks are for a call without --shard, once all parts are made
         return 1 if training.failures else 0
-    shown = _show_released(asked, notebooks) if _shows_released_first(profile, asked) else []
+    how = {"out": out, "notebooks": notebooks, "jobs": asked.jobs, "limit_seconds": asked.limit}
+    shown = _show_released(how) if _shows_released_first(profile, asked) else []
     found = runner.run_profile(
         profile,
-        out=out,
         only=only,
         overrides=overrides,
-        notebooks=notebooks,
-        jobs=asked.jobs,
-        limit_seconds=asked.limit,
         data=[authors_tables.TABLE] if "published" in profile.sources else [],
         train=training if profile.live else None,
+        **how,
     )
     ran = [*((RELEASED, result) for result in shown), *((profile.name, result) for result in found)]
     failed = [(folder, result) for folder, result in ran if result.status == "failed"]
@@ -143,14 +135,11 @@ def _shows_released_first(profile: Profile, asked: argparse.Namespace) -> bool:
     return is_own and has_all and not runner.released_is_there(asked.out)
 
 
-def _show_released(asked: argparse.Namespace, notebooks: Path) -> list[Result]:
+def _show_released(how: Mapping[str, Any]) -> list[Result]:
     """Run the profile of the released results, unless another run does."""
     say("first the released results, which need no training")
-    how = {"jobs": asked.jobs, "limit_seconds": asked.limit, "data": [authors_tables.TABLE]}
     try:
-        return runner.run_profile(
-            load_profile(RELEASED), out=asked.out.absolute(), notebooks=notebooks, **how
-        )
+        return runner.run_profile(load_profile(RELEASED), data=[authors_tables.TABLE], **how)
     except runner.RunError as error:
         say(f"not now: {error}")
         return []
@@ -254,8 +243,7 @@ class _Training:
                 ready=ready,
             )
         except REFUSALS as error:
-            is_of_items = isinstance(error, sources.DataError)
-            said = plans[0].profile.refusal(error) if is_of_items else error
+            said = plans[0].profile.refusal(error) if isinstance(error, sources.DataError) else error
             raise runner.RunError(str(said)) from error
         say(f"shard {self.shard}: {state}" if self.shard else str(state))
         self.failures = state.failures

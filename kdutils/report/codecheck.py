@@ -66,9 +66,8 @@ def read(path: Path = LIST) -> tuple[dict[str, float], list[Entry]]:
     except YAMLError as error:
         raise ListError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     except (OSError, KeyError, TypeError, ValueError) as error:
-        raise ListError(
-            f"{path} needs `commands` and `checks` ({error!r}): see the one of the repository"
-        ) from error
+        text = f"{path} needs `commands` and `checks` ({error!r}): see the one of the repository"
+        raise ListError(text) from error
     commands.pop("line", None)
     for name, minutes in commands.items():
         if not isinstance(minutes, int | float) or not minutes > 0:
@@ -88,9 +87,8 @@ def _entry(path: Path, raw: Any, commands: dict[str, float]) -> Entry:
         problems = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()]
         raise ListError(f"{where}: {'; '.join(problems)}: mend the entry") from error
     if entry.command and entry.command not in commands:
-        raise ListError(
-            f"{where}: command {entry.command!r} is none of {', '.join(commands)}: add its minutes"
-        )
+        known = ", ".join(commands)
+        raise ListError(f"{where}: command {entry.command!r} is none of {known}: add its minutes")
     if entry.tolerance and isinstance(entry.value, str):
         raise ListError(f"{where}: a tolerance needs a number, not {entry.value!r}: leave it out")
     if entry.column and not entry.row:
@@ -148,17 +146,14 @@ def judged(entry: Entry, out: Path, not_made: str, since: float = 0.0) -> tuple[
     """Verdict on an entry and its reason; `not_made` says why its command was not run, if so."""
     if not_made:
         return NOT_MADE, not_made
-    tolerance = f" ± {entry.tolerance:g}" if entry.tolerance else ""
+    listed = f"{entry.value} ± {entry.tolerance:g}" if entry.tolerance else str(entry.value)
     try:
         value = found(entry, out if entry.command else REPOSITORY, since)
     except LookupError as error:
         return FAILS, str(error)
     if holds(entry, value):
-        return HOLDS, f"{entry.value}{tolerance}"
-    return (
-        FAILS,
-        f"{entry.value}{tolerance} is listed (line {entry.line}), {value} is what {entry.file} holds",
-    )
+        return HOLDS, listed
+    return FAILS, f"{listed} is listed (line {entry.line}), {value} is what {entry.file} holds"
 
 
 def check(path: Path, out: Path, minutes: float) -> Iterator[tuple[Entry, str, str]]:
@@ -173,9 +168,8 @@ def check(path: Path, out: Path, minutes: float) -> Iterator[tuple[Entry, str, s
     for name, needed in commands.items():
         total += needed
         if total > minutes:
-            not_made[name] = (
-                f"./run_all.sh {name} takes {needed:g} min: --check --minutes {total:g} includes it"
-            )
+            remedy = f"--check --minutes {total:g} includes it"
+            not_made[name] = f"./run_all.sh {name} takes {needed:g} min: {remedy}"
         elif any(entry.command == name for entry in entries):
             print(f"./run_all.sh {name}", flush=True)
             command = [sys.executable, "-P", "-m", "kdutils", *name.split(), "--out", str(out)]

@@ -75,8 +75,7 @@ class Executor:
         try:
             self._context = child_processes.forking(PRELOADED, self._variables)
         except OSError as error:
-            folder = tempfile.gettempdir()
-            say(f"every notebook imports by itself, which takes longer ({error} in {folder})")
+            say(f"every notebook imports by itself, which takes longer ({error} in {tempfile.gettempdir()})")
         self._kernels: dict[str, Kernel] = {}
         self._lock = threading.RLock()  # a second signal may come while `stop` answers the first
 

@@ -13,7 +13,7 @@ from matplotlib.patches import Patch
 from kdutils.constants import DOMAIN_LABELS, INSTRUCTION, METHOD_NAMES
 from kdutils.grid.study import DAGGER, UNFORMATTED
 from kdutils.report import plots
-from kdutils.report.plots import INTERVAL, METHOD_STYLE, Style, domain_panels, with_methods
+from kdutils.report.plots import INTERVAL, METHOD_STYLE, Style, domain_panels, with_legend
 
 SCALES = {"points": "gain over SFT, points", "log odds": "gain in log odds"}
 NO_BEARING = "·"
@@ -50,8 +50,7 @@ def interval_panels(
     fig, parts = domain_panels(table, height=height, xlabel=xlabel, sharey=has_same_rows)
     for ax, part in parts:
         plots.interval_dots(ax, part, y=y, x=x, styles=styles, by=by, rows=rows)
-    plots.figure_legend(fig, [styles[key] for key in styles if key in set(table[by])])
-    return fig
+    return with_legend(fig, table, by=by, styles=styles)
 
 
 def gain_by_pair(table: pd.DataFrame) -> Figure:
@@ -215,7 +214,7 @@ def gain_by_task(table: pd.DataFrame) -> Figure:
     fig, parts = plots.wrapped_panels(table, "student", most=3, **look)
     for ax, part in parts:
         plots.interval_dots(ax, part, y="label", x="gain", rows=tasks)
-    return with_methods(fig, table)
+    return with_legend(fig, table)
 
 
 def gain_by_size(points: pd.DataFrame) -> Figure:
@@ -237,7 +236,7 @@ def gain_by_size(points: pd.DataFrame) -> Figure:
         plots.size_axis(ax, part["student_parameters"])
     parts[0][0].set_ylabel("average gain over SFT, points")
     lines = [plots.line_handle(f"{family}, mean", linestyle=line) for family, line in families.items()]
-    return with_methods(fig, points, extra=lines)
+    return with_legend(fig, points, extra=lines)
 
 
 def against(
@@ -260,7 +259,7 @@ def against(
         score = "ROUGE-L" if part["domain"].iloc[0] == INSTRUCTION else "accuracy"
         ax.set_xlabel(xlabel.format(score=score))
     parts[0][0].set_ylabel(ylabel)
-    return with_methods(fig, table) if by == "method" else fig
+    return with_legend(fig, table) if by == "method" else fig
 
 
 def student_forest(table: pd.DataFrame) -> Figure:
@@ -282,9 +281,7 @@ def student_forest(table: pd.DataFrame) -> Figure:
         ax.set_title(DOMAIN_LABELS[part["domain"].iloc[0]])
     for ax, part in parts[-2:]:
         ax.set_xlabel(f"{SCALES[part['scale'].iloc[0]]},\n{INTERVAL}")
-    present = [style for kind, style in plots.FOREST_STYLE.items() if kind in set(table["kind"])]
-    plots.figure_legend(fig, present, columns=2)
-    return fig
+    return with_legend(fig, table, by="kind", styles=plots.FOREST_STYLE, columns=2)
 
 
 def gain_and_scale(table: pd.DataFrame) -> Figure:

@@ -34,11 +34,7 @@ def with_index(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def to_html(
-    frame: pd.DataFrame,
-    *,
-    caption: str,
-    formats: Formats | None = None,
-    daggers: Sequence[bool] | None = None,
+    frame: pd.DataFrame, *, caption: str, formats: Formats | None = None, daggers: Sequence[bool] = ()
 ) -> str:
     """`frame` as a captioned table, in a box of its own that scrolls when the page is too narrow.
 
@@ -64,7 +60,7 @@ def to_html(
         tag, scope = ("th", 'scope="row" ') if place < n_headers else ("td", "")
         head += _cell("th", html.escape(str(name)), is_number, 'scope="col" ')
         texts = _texts(column, formats.get(name), is_number)
-        if daggers is not None and pd.api.types.is_float_dtype(column):
+        if len(daggers) and pd.api.types.is_float_dtype(column):
             texts = [text + DAGGER * has for text, has in zip(texts, daggers, strict=True)]
         columns.append([_cell(tag, text, is_number, scope) for text in texts])
     body = "\n".join(f"<tr>{''.join(row)}</tr>" for row in zip(*columns, strict=True))

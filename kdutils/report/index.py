@@ -1,7 +1,5 @@
 """The index of a profile, one page that opens from disk: verdicts, what they come to, then all the rest."""
 
-from __future__ import annotations
-
 import base64
 import io
 import os
@@ -10,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby, repeat
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from PIL import Image
 
@@ -19,9 +17,7 @@ from kdutils.grid.profile import Profile
 from kdutils.report import html_tables
 from kdutils.report.render import Result, page
 
-if TYPE_CHECKING:
-    from kdutils.claims import answer_sheet  # loads scipy.stats, which a dry run does without
-
+Columns = Mapping[str, Mapping[str, Mapping[str, Any]]]  # those of claims.answer_sheet
 THUMBNAIL_WIDTH, FIGURE_WIDTH = 640, 1280  # pixels; both are embedded: a page may not load its neighbours
 VERDICTS = {"reproduced": "✓", "not_reproduced": "✗", "inconclusive": "?", "not_testable": "–"}
 MARKS = VERDICTS | {"done": "✓", "failed": "✗", "not_run": "–"}  # also of what became of a notebook
@@ -97,12 +93,12 @@ def index_html(
 
 def _answers(
     profile: Profile, claims: Sequence[Mapping[str, Any]], others: Mapping[str, tuple[Sequence, str]]
-) -> list[tuple[str, answer_sheet.Columns, str]]:
+) -> list[tuple[str, Columns, str]]:
     """Released results by both analyses, then live ones of each kind, on the claims that the study judges.
 
     Each is its title, its columns, and a note: where they are from, or how to get them where there are none.
     """
-    from kdutils.claims import answer_sheet
+    from kdutils.claims import answer_sheet  # loads scipy.stats, which a dry run does without
 
     claims = _of_paper(claims)
     known = {row["id"] for row in claims}
@@ -137,7 +133,7 @@ def _results_of(column: str) -> str:
     return column.rpartition(", ")[0]
 
 
-def _sentence(columns: answer_sheet.Columns) -> str:
+def _sentence(columns: Columns) -> str:
     """Counts of each column; then by rule: the first claims that all columns judge alike.
 
     And those that one column finds reproduced and another does not.
@@ -169,7 +165,7 @@ def _sentence(columns: answer_sheet.Columns) -> str:
     return ". ".join(sentences) + "." if columns else ""
 
 
-def _matrix(columns: answer_sheet.Columns) -> list[dict[str, Any]]:
+def _matrix(columns: Columns) -> list[dict[str, Any]]:
     """Rows of the matrix by section; claims that ask the same of one task each (`S3.aqua`) are one row."""
     statements: dict[str, dict[str, dict[str, str]]] = {}
     for row in (row for part in columns.values() for row in part.values()):
@@ -183,9 +179,8 @@ def _matrix(columns: answer_sheet.Columns) -> list[dict[str, Any]]:
             if len(own) > 1:
                 statement = os.path.commonprefix(list(own.values())).rstrip(" :") + f": {len(own)} tasks"
             parts = {name: [part[each] for each in own if each in part] for name, part in columns.items()}
-            rows.append(
-                {"id": claim, "statement": statement, "cells": [_cell(*each) for each in parts.items()]}
-            )
+            cells = [_cell(*each) for each in parts.items()]
+            rows.append({"id": claim, "statement": statement, "cells": cells})
         sections.append({"notebook": study.PLANNED.get(section, section), "rows": rows})
     return sections
 

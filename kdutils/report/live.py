@@ -33,10 +33,9 @@ def cells(plan: Plan) -> pd.DataFrame:
     Says as well which weights real models have.
     """
     train(plan)
-    if gain_tables.watermarks(plan)["live"]:
-        _remark(MODEL_WORLD)
-    elif said := released_comparison.weights_line(plan):
-        _remark(said)
+    is_model_world = gain_tables.watermarks(plan)["live"]
+    if said := MODEL_WORLD if is_model_world else released_comparison.weights_line(plan):
+        display({"text/html": f"<p>{html.escape(said)}</p>", "text/plain": said}, raw=True)
     return gain_tables.cells_of(plan)
 
 
@@ -44,7 +43,7 @@ def train(plan: Plan) -> None:
     """Make the runs of a plan that are missing and show how far they are; nothing if it trains nothing."""
     if not plan.runs:
         return
-    line = display(_shown("planning"), display_id=True, raw=True)
+    line = display({"text/plain": "planning"}, display_id=True, raw=True)
     with warnings.catch_warnings():
         # tqdm misses widgets for bars that are not shown.
         warnings.filterwarnings("ignore", message="IProgress not found")
@@ -52,7 +51,7 @@ def train(plan: Plan) -> None:
             state = fill.fill(plan.to_make, plan.out, progress=_Progress(line))
         except DataError as error:
             raise plan.profile.refusal(error) from None
-    line.update(_shown(str(state)), raw=True)
+    line.update({"text/plain": str(state)}, raw=True)
 
 
 class _Progress:
@@ -84,12 +83,12 @@ class Curve:
     def __init__(self, every_seconds: float = 1.0) -> None:
         self.entries: list[dict[str, Any]] = []
         self.every_seconds, self.drawn = every_seconds, 0.0
-        self.handle = display(_shown("nothing trained yet"), display_id=True, raw=True)
+        self.handle = display({"text/plain": "nothing trained yet"}, display_id=True, raw=True)
 
     def __call__(self, entry: dict[str, Any]) -> None:
         """Take one entry of the curve (or a warning)."""
         if "warning" in entry:
-            display(_shown(entry["warning"]), raw=True)
+            display({"text/plain": entry["warning"]}, raw=True)
             return
         self.entries.append(entry)
         is_last = entry.get("step") == entry.get("n_steps")
@@ -121,11 +120,3 @@ def _losses(curves: Mapping[str, tuple[ArrayLike, ArrayLike]], *, xlabel: str) -
     fig.savefig(buffer, format="png", dpi=100)
     plt.close(fig)
     return base64.b64encode(buffer.getvalue()).decode()
-
-
-def _remark(text: str) -> None:
-    display({"text/html": f"<p>{html.escape(text)}</p>", "text/plain": text}, raw=True)
-
-
-def _shown(text: str) -> dict[str, Any]:
-    return {"text/plain": text}

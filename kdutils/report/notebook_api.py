@@ -3,8 +3,6 @@
 Nothing that a notebook makes is seen under its final name before `finish`.
 """
 
-from __future__ import annotations
-
 import base64
 import html
 import io
@@ -48,7 +46,7 @@ LITERALS = (str, bytes, int, float, type(None), list, dict)  # what papermill ca
 
 def begin(
     name: str, namespace: dict[str, Any], *, notebooks: Path | str = notebook_parameters.NOTEBOOKS
-) -> Report:
+) -> "Report":
     """The report of notebook `name`, once its parameters are known to be what it declares.
 
     Call it in the cell after the parameters, before any work, with `globals()`. A list may be text such as
@@ -114,22 +112,15 @@ class Report:
     """What one execution of a notebook shows and finds; nothing of it is published before `finish`."""
 
     def __init__(
-        self,
-        name: str,
-        parameters: Mapping[str, Any],
-        folder: Path,
-        *,
-        changed: Mapping[str, Any] | None = None,
+        self, name: str, parameters: Mapping[str, Any], folder: Path, *, changed: Mapping[str, Any]
     ) -> None:
         """`changed`: the parameters, but profile and out, that are not at their defaults."""
-        self.name, self.changed = name, changed or {}
+        self.name, self.changed = name, changed
         self.inputs: dict[str, str] = {}  # SHA-256 of what the figures are drawn from
         self.parameters = SimpleNamespace(**parameters)
         self.folder = folder
         self.kept = CachedTables(folder.parent / "cache" / "tables")
-        self._figures: dict[
-            str, tuple[bytes, bytes, pd.DataFrame, dict[str, Any]]
-        ] = {}  # PNG, SVG, CSV, facts
+        self._figures: dict[str, tuple[bytes, bytes, pd.DataFrame, str, str]] = {}  # ..., alt, caption
         self._statistics: list[pd.DataFrame] = []
         self._claims: dict[tuple, dict[str, Any]] = {}
         self._conclusions: list[str] = []
@@ -221,8 +212,7 @@ class Report:
                 written.append(disk.write_bytes(path.with_suffix(".svg"), svg))
                 written.append(disk.write_csv(path.with_suffix(".csv"), table))
                 facts = {"notebook": self.name, "place": place, "alt": alt, "caption": caption}
-                facts["made_by"] = made_by
-                facts["sha256"] = {each.suffix: disk.sha256(each) for each in written}
+                facts |= {"made_by": made_by, "sha256": {each.suffix: disk.sha256(each) for each in written}}
                 disk.write_json(path.with_suffix(".json"), disk.sealed(facts))
             problems = ledger.write_parts(self.folder, self.name, statistics, self._claims.values())
             facts = {

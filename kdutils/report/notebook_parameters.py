@@ -33,22 +33,18 @@ def _none_twice(values: list[Any]) -> list[Any]:
 
 BOOLEANS = {"true": True, "false": False}
 LIST = Field(min_length=1), AfterValidator(_none_twice)
-NAMES = Annotated[list[Annotated[Text, Field(min_length=1)]], *LIST]
+NAMES = TypeAdapter(Annotated[list[Annotated[Text, Field(min_length=1)]], *LIST])
+INTS = TypeAdapter(Annotated[list[int], *LIST])
+FLOATS = TypeAdapter(Annotated[list[FiniteFloat], *LIST])
 SEVERAL = "at least one and none twice"
 TYPES: dict[str, tuple[TypeAdapter, Callable[[str], Any], str]] = {  # values, one read from text, an example
     "str": (TypeAdapter(Text), str, "give text on one line"),
     "int": (TypeAdapter(int), int, "give a whole number such as 3"),
     "float": (TypeAdapter(FiniteFloat), float, "give a finite number such as 0.5 or 1e-4"),
     "bool": (TypeAdapter(bool), lambda text: BOOLEANS[text.strip().lower()], "give true or false"),
-    "list[str]": (TypeAdapter(NAMES), str, f'give names such as a,b or \'["a", "b"]\', {SEVERAL}'),
-    "list[int]": (
-        *(TypeAdapter(Annotated[list[int], *LIST]), int),
-        f"give whole numbers such as 1,2 or '[1, 2]', {SEVERAL}",
-    ),
-    "list[float]": (
-        *(TypeAdapter(Annotated[list[FiniteFloat], *LIST]), float),
-        f"give finite numbers such as 0.5,1 or '[0.5, 1]', {SEVERAL}",
-    ),
+    "list[str]": (NAMES, str, f'give names such as a,b or \'["a", "b"]\', {SEVERAL}'),
+    "list[int]": (INTS, int, f"give whole numbers such as 1,2 or '[1, 2]', {SEVERAL}"),
+    "list[float]": (FLOATS, float, f"give finite numbers such as 0.5,1 or '[0.5, 1]', {SEVERAL}"),
 }
 
 

@@ -184,11 +184,13 @@ def domain_panels(
 
 
 def crossed_panels(table: pd.DataFrame, rows: str, columns: str, **options: Any) -> tuple[Figure, Panels]:
-    """A panel for each value of the column `rows` with each of the column `columns`, as a grid."""
+    """A panel for each value of the column `rows` with each of the column `columns`, hidden without rows."""
     down, across = (list(dict.fromkeys(table[name])) for name in (rows, columns))
     fig, axes = panels(len(down), len(across), **options)
-    places = zip(axes, product(down, across), strict=True)
-    return fig, [(ax, table[(table[rows] == r) & (table[columns] == c)]) for ax, (r, c) in places]
+    parts = [table[(table[rows] == r) & (table[columns] == c)] for r, c in product(down, across)]
+    for ax, part in zip(axes, parts, strict=True):
+        ax.set_visible(len(part) > 0)
+    return fig, list(zip(axes, parts, strict=True))
 
 
 def wrapped_panels(
@@ -222,10 +224,12 @@ def figure_legend(
     legend(fig, [*dots, *extra], columns=columns, columnspacing=1.2)
 
 
-def with_methods(fig: Figure, table: pd.DataFrame, *, extra: Iterable[Line2D] = ()) -> Figure:
-    """The figure with a legend of the methods in `table`."""
-    present = set(table["method"])
-    figure_legend(fig, [style for name, style in METHOD_STYLE.items() if name in present], extra=extra)
+def with_legend(
+    fig: Figure, table: pd.DataFrame, *, by: str = "method", styles: Mapping = METHOD_STYLE, **look: Any
+) -> Figure:
+    """The figure with a legend of those of `styles` that the column `by` of `table` has."""
+    present = set(table[by])
+    figure_legend(fig, [style for key, style in styles.items() if key in present], **look)
     return fig
 
 

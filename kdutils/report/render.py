@@ -59,21 +59,14 @@ def label(name: str) -> str:
     return f"{number} {words.replace('_', ' ').capitalize()}"
 
 
-def duration(seconds: float | None) -> str:
-    """`12 s`, or `2 min 5 s`; empty for None."""
-    if seconds is None:
-        return ""
+def duration(seconds: float) -> str:
+    """`12 s`, or `2 min 5 s`."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest} s" if minutes else f"{max(rest, 1)} s"
 
 
 def to_html(
-    notebook: NotebookNode,
-    *,
-    name: str,
-    results: Sequence[Result],
-    facts: Mapping[str, str],
-    failed: bool = False,
+    notebook: NotebookNode, *, name: str, results: Sequence[Result], facts: Mapping[str, str], failed: bool
 ) -> str:
     """The page of an executed notebook.
 

@@ -164,9 +164,8 @@ def plan(
     profile: Profile, *, out: Path, only: Sequence[str], overrides: Mapping[str, Any], notebooks: Path
 ) -> list[Task]:
     """The tasks of a run, in the order of the profile; raises what `run_profile` does."""
-    declared = {
-        name: notebook_parameters.declared(notebooks / f"{name}.ipynb") for name in selected(profile, only)
-    }
+    names = selected(profile, only)
+    declared = {name: notebook_parameters.declared(notebooks / f"{name}.ipynb") for name in names}
     for name, own in declared.items():
         if not {"profile", "out"} <= set(own):
             raise RunError(f"{name} must declare `profile: str` and `out: str` in its parameters cell")
@@ -183,14 +182,13 @@ def plan(
     short = root.relative_to(disk.REPOSITORY) if root.is_relative_to(disk.REPOSITORY) else root
     git = environment.git_state()
     commit = f"{git['commit'][:10]}{' with changes' * bool(git['dirty'])}" if git["commit"] else "unknown"
-    fixed = {"profile": profile.file or profile.name, "out": str(short)}
     return [
         Task(
             name=name,
             source=notebooks / f"{name}.ipynb",
             reports=folder / "reports",
             profile=profile.name,
-            parameters=given[name] | fixed,
+            parameters=given[name] | {"profile": profile.file or profile.name, "out": str(short)},
             changed={key: value for key, value in given[name].items() if value != own[key].default},
             commit=commit,
         )

@@ -174,7 +174,7 @@ class Section:
             if isinstance(formats, str):
                 wanted = dict.fromkeys(table.select_dtypes("float") if formats else (), formats)
             table, note = self.marked(table, source, "{}")
-            daggers = table.pop(UNFORMATTED) if note else None
+            daggers = table.pop(UNFORMATTED) if note else ()
             known = {name: fmt for name, fmt in wanted.items() if name in table}
             text = f"{self.labels[source]}: {caption}{note}"
             self.run.table(table, caption=text, formats=known, daggers=daggers)
@@ -213,8 +213,7 @@ class Section:
 
     def tests(self, test: str, caption: str, *, least: int = 3) -> None:
         """One of the authors' tests, task by task, of sources with so many pairs; all go into the ledger."""
-        sources = {"live": self.asked.statistics_source}
-        self.run.statistics(self.statistics.replace({"source": sources}))
+        self.run.statistics(self.statistics.replace({"source": {"live": self.asked.statistics_source}}))
         chosen = gain_tables.by_source(self.statistics[self.statistics["selection"] == self.selection])
         several = gain_tables.several_pairs(self.parts, least=least)
         if not several:

@@ -1,7 +1,5 @@
 """What notebook 15 shows: students by the way they are adapted."""
 
-from __future__ import annotations
-
 import math
 
 import pandas as pd
@@ -22,9 +20,8 @@ PERCENT = ("same_top1", "right", "same")
 
 def benefits(section: Section, table: pd.DataFrame) -> None:
     """The interaction: benefit of KD by arm and number of training items."""
-    shown = table.assign(method=table["method"].map(METHOD_NAMES))
-    shown = shown.assign(way=shown["arm"].map(LABELS), order=shown["arm"].map(list(LABELS).index))
-    shown = shown.sort_values("order", kind="stable").drop(columns="order")
+    shown = table.assign(method=table["method"].map(METHOD_NAMES), way=table["arm"].map(LABELS))
+    shown = shown.sort_values("arm", key=lambda arms: arms.map(list(LABELS).index), kind="stable")
     caption = "benefit of KD (loss after SFT less that after KD) by arm and number of training items. "
     caption += "95% intervals over test items and seeds; the training items are one draw."
     section.figure("benefit", {"live": shown}, _benefits, caption, value="benefit, nats a token")
@@ -36,7 +33,6 @@ def _benefits(table: pd.DataFrame) -> Figure:
     styles, height = plots.ordered_styles(table["train_items"], "items"), 0.9 + 0.3 * len(rows)
     fig, parts = plots.crossed_panels(table, "student", "method", height=height * n_students, sharey=True)
     for ax, part in parts:
-        ax.set_visible(len(part) > 0)
         plots.interval_dots(ax, part, y="way", x="benefit", styles=styles, by="train_items", rows=rows)
         if len(part):
             ax.set_title(f"{part['method'].iloc[0]}\n{part['student'].iloc[0]}")
@@ -51,13 +47,9 @@ def interactions(section: Section, table: pd.DataFrame, analysis: pd.DataFrame) 
     texts = [interval_text(*row, digits=3) for row in table[["interaction", "low", "high"]].to_numpy(float)]
     shown = table.assign(less=texts).replace(NAMES)
     shown = shown[["method", "arm", "students", "less", "n", "p_value", "p_holm"]]
-    caption = (
-        "benefit of KD under full fine-tuning less that under each arm, nats a token, means over numbers "
-    )
-    caption += (
-        "of items and the students that have both, 95% intervals over items and seeds; p by Student's t "
-    )
-    caption += "over n students x seeds, the students fixed, corrected by Holm for all rows."
+    caption = "benefit of KD under full fine-tuning less that under each arm, nats a token, means over "
+    caption += "numbers of items and the students that have both, 95% intervals over items and seeds; p by "
+    caption += "Student's t over n students x seeds, the students fixed, corrected by Holm for all rows."
     section.table({"live": shown}, caption, {"p_value": ".3g", "p_holm": ".3g"})
     caption = "repeated-measures analysis of variance of the benefit of forward KL, arms x numbers of items, "
     caption += "over n students x seeds: the row *arm* asks whether the benefit differs between arms. An arm "
@@ -72,10 +64,9 @@ def measures(section: Section, table: pd.DataFrame) -> None:
     shown = percent.groupby(names, sort=False)[list(UNITS)].mean().reset_index().replace(NAMES)
     formats = {UNITS[name]: ".1f" if name in PERCENT else ".3f" for name in UNITS}
     caption = "on test items, means over seeds and numbers of training items: loss (nats a token of the gold "
-    caption += (
-        "response), KL divergence from the teacher and to it, tokens at which both find one token likeliest, "
-    )
-    caption += "accuracy and agreement of greedy texts, rise of the loss on the other domain (forgetting)."
+    caption += "response), KL divergence from the teacher and to it, tokens at which both find one token "
+    caption += "likeliest, accuracy and agreement of greedy texts, rise of the loss on the other domain "
+    caption += "(forgetting)."
     section.table({"live": shown.rename(columns=UNITS)}, caption, formats)
 
 
@@ -89,17 +80,14 @@ def budgets(section: Section, runs: pd.DataFrame) -> None:
         shown = shown.dropna(axis=1, how="all")  # not every version counted what is stored
     shown = shown.assign(memory=1000 * shown.pop("peak_memory_gb"), kilobytes=shown.pop("file_bytes") / 1000)
     shown = shown.rename(columns={"memory": "peak memory, MB", "kilobytes": "file, kB"}).replace(NAMES)
-    whole = dict.fromkeys(
-        ["trainable", "coordinate_updates", "stored_parameters", "steps", "peak memory, MB", "file, kB"],
-        ",.0f",
-    )
+    shown.columns = shown.columns.str.replace("_", " ")
+    whole = ["trainable", "coordinate updates", "stored parameters", "steps", "peak memory, MB", "file, kB"]
+    formats = dict.fromkeys(whole, ",.0f") | {"seconds": ".1f", "effective rank": ".1f"}
     said = ", ".join(METHOD_NAMES[method] for method in methods)
     caption = f"budgets after {said}, means over numbers of items and seeds: values that are trained, "
     caption += "updates of single values in all steps, seconds of training (other runs beside it), its "
     caption += "process's peak memory, what is stored, effective rank of the change."
-    shown.columns = shown.columns.str.replace("_", " ")
-    whole = {name.replace("_", " "): fmt for name, fmt in whole.items()}
-    section.table({"live": shown}, caption, whole | {"seconds": ".1f", "effective rank": ".1f"})
+    section.table({"live": shown}, caption, formats)
 
 
 def sentences(

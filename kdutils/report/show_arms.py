@@ -1,7 +1,5 @@
 """What notebooks with studies of arms show alike: how many runs there are, and their learning rates."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -76,7 +74,6 @@ def _rate_curves(table: pd.DataFrame) -> Figure:
     styles, height = styles_of(table["arm"]), 0.9 + 2.3 * table["method"].nunique()
     fig, parts = plots.crossed_panels(table, "method", "student", height=height, sharey="row")
     for ax, part in parts:
-        ax.set_visible(len(part) > 0)
         for arm, own in part.sort_values("rate").groupby("arm", sort=False):
             look = {"color": styles[arm].colour, "marker": styles[arm].marker, "markersize": 3.6}
             ax.plot(own["rate"], own["validation_loss"], linewidth=1.0, **look)
@@ -111,12 +108,12 @@ def counts(section: Section, study: str, runs: pd.DataFrame, rates: pd.DataFrame
     print(f"{study}: {trials}{int(runs['is_final'].sum())} runs that are compared{diverged}")
 
 
-def rates(section: Section, runs: pd.DataFrame, found: pd.DataFrame, *, figure: str = "rates") -> None:
+def rates(section: Section, runs: pd.DataFrame, found: pd.DataFrame) -> None:
     """Figure of the validation loss over the learning rate, and the cells that are void or open."""
     trials = runs[runs["is_trial"] & np.isfinite(runs["validation_loss"])]
     caption = "validation loss of the best epoch by learning rate, middle number of training items,"
     caption += " first seed."
-    section.figure(figure, {"live": trials}, _rate_curves, caption, value="validation_loss, nats a token")
+    section.figure("rates", {"live": trials}, _rate_curves, caption, value="validation_loss, nats a token")
     lost = found[found["outcome"] != "chosen"].drop(columns=["teacher"]).replace(NAMES)
     caption = "arms without a learning rate: void where the best is at an end of those tried, open "
     caption += "where trials are missing or all diverged."

@@ -1,7 +1,5 @@
 """What notebook 16 shows: students of as many stored parameters, and pruned ones by density and training."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure

@@ -135,13 +135,11 @@ def selected(section: Section, table: pd.DataFrame) -> list[str]:
     said = []
     for domain, own in table[table["method"] != "teacher"].groupby("domain", sort=False):
         best = own.loc[own["gain"].idxmax()]
-        over = [
-            interval_text(*best[[f"{start}{name}" for name in ("gain", "low", "high")]])
-            for start in ("", "greedy_")
-        ]
+        plain = interval_text(*best[["gain", "low", "high"]])
+        greedy = interval_text(*best[["greedy_gain", "greedy_low", "greedy_high"]])
         said.append(
-            f"{DOMAIN_LABELS[domain]}: a temperature chosen on held-out items gives at most {over[0]} points "
-            f"over temperature 1 ({METHOD_NAMES[best['method']]}), and {over[1]} over greedy decoding."
+            f"{DOMAIN_LABELS[domain]}: a temperature chosen on held-out items gives at most {plain} points "
+            f"over temperature 1 ({METHOD_NAMES[best['method']]}), and {greedy} over greedy decoding."
         )
     return said
 
@@ -168,13 +166,10 @@ def curve_panels(table: pd.DataFrame) -> Figure:
 
     Hollow markers and dashes where top_p is below 1.
     """
-    shown = table["measure"].nunique()
-    fig, parts = plots.crossed_panels(
-        table, "measure", "domain", height=0.9 + 1.35 * shown, sharex=True, sharey="row"
-    )
+    look = {"height": 0.9 + 1.35 * table["measure"].nunique(), "sharex": True, "sharey": "row"}
+    fig, parts = plots.crossed_panels(table, "measure", "domain", **look)
     n_domains = table["domain"].nunique()
     for place, (ax, part) in enumerate(parts):
-        ax.set_visible(len(part) > 0)
         for (method, top_p), own in part.groupby(["method", "top_p"], sort=False):
             style = STYLES[method]
             _line(ax, own, style._replace(is_hollow=top_p < 1), dashes="-" if top_p == 1 else "--")
@@ -185,9 +180,7 @@ def curve_panels(table: pd.DataFrame) -> Figure:
         if place >= len(parts) - n_domains:
             ax.set_xlabel(XLABEL)
     dashed = [] if (table["top_p"] == 1).all() else [plots.line_handle("top_p below 1", linestyle="--")]
-    styles = [style for name, style in STYLES.items() if name in set(table["method"])]
-    plots.figure_legend(fig, styles, extra=dashed, columns=6)
-    return fig
+    return plots.with_legend(fig, table, styles=STYLES, extra=dashed, columns=6)
 
 
 def model_lines(table: pd.DataFrame, *, panels: str, ylabel: str) -> Figure:
@@ -206,12 +199,9 @@ def model_lines(table: pd.DataFrame, *, panels: str, ylabel: str) -> Figure:
             _line(ax, own.sort_values("temperature"), styles[model], dashes=dashes[family])
         ax.set_xticks(sorted(part["temperature"].unique()))
     parts[0][0].set_ylabel(ylabel)
-    families = sizes.sort_values(["family", "size"], kind="stable")
-    handles = [
-        plots.line_handle(
-            model, color=styles[model].colour, marker=styles[model].marker, linestyle=dashes[family]
-        )
-        for family, model in zip(families["family"], families["model"], strict=True)
-    ]
+    handles = []
+    for row in sizes.sort_values(["family", "size"], kind="stable").itertuples():
+        look = {"color": styles[row.model].colour, "marker": styles[row.model].marker}
+        handles.append(plots.line_handle(row.model, linestyle=dashes[row.family], **look))
     plots.legend(fig, handles, columns=4 if len(handles) < 9 else 3)
     return fig

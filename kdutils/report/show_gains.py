@@ -125,8 +125,7 @@ def sentences_behind(
             f"[{row.low:.1f}, {row.high:.1f}]"
             for row in best.itertuples()
         )
-        text = f"the highest accuracy on tasks with options, {'; '.join(parts)}."
-        said += section.named({"live": text})
+        said += section.named({"live": f"the highest accuracy on tasks with options, {'; '.join(parts)}."})
     return said
 
 

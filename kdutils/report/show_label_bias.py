@@ -25,14 +25,9 @@ WHO_STYLE = {
 }
 QUANTITIES = {
     "prior_distance": "distance from the teacher's prior",
-    **{
-        f"d_{name}": f"change of {words}"
-        for name, words in (
-            ("prior_distance", "that distance"),
-            ("sensitivity", "sensitivity"),
-            ("criterion", "criterion"),
-        )
-    },
+    "d_prior_distance": "change of that distance",
+    "d_sensitivity": "change of sensitivity",
+    "d_criterion": "change of criterion",
 }
 PRIOR_STYLE = {
     "as said": Style("as said", COLOURS[0], "o"),
@@ -60,9 +55,8 @@ def with_and_without(table: pd.DataFrame, *, panels: Mapping[str, str]) -> Figur
     way = is_free.map({False: "as said", True: "without prior"})
     table = table.assign(domain=domain, way=way, row=table["who"].map(lambda who: WHO_STYLE[who].label))
     look = {"y": "row", "x": "value", "xlabel": "percent or points", "by": "way", "styles": PRIOR_STYLE}
-    return figures.interval_panels(
-        table, height=1.2 + 0.3 * table["row"].nunique(), has_same_rows=True, **look
-    )
+    look |= {"height": 1.2 + 0.3 * table["row"].nunique(), "has_same_rows": True}
+    return figures.interval_panels(table, **look)
 
 
 def priors(table: pd.DataFrame) -> Figure:
@@ -76,11 +70,10 @@ def one_shot(table: pd.DataFrame) -> Figure:
     """Probability of the first of two labels over temperature, a panel a task: label_bias.one_shot."""
     look = {"most": 3, "xlabel": "temperature (log)", "height": 0.9, "row_height": 1.9, "sharey": True}
     fig = _lines(table, "label", x="temperature", y="share", ylabel="P(first label), %", **look)
+    ticks = list(dict.fromkeys(table["temperature"]))
     for ax in fig.axes:
         ax.set_xscale("log", base=2)
-        ax.set_xticks(
-            list(dict.fromkeys(table["temperature"])), map("{:g}".format, dict.fromkeys(table["temperature"]))
-        )
+        ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     return fig
 
 
@@ -100,9 +93,8 @@ def _lines(
     for ax in fig.axes[:: look["most"]]:
         ax.set_ylabel(ylabel)
     fig.axes[0].set_ylim(0, 1.05 * table[[y, "gold"]].max(axis=None))  # of all panels
-    known = [style for who, style in WHO_STYLE.items() if who in set(table["who"])]
-    plots.figure_legend(fig, known, extra=[plots.line_handle("right, %", linestyle="--")], columns=4)
-    return fig
+    right = plots.line_handle("right, %", linestyle="--")
+    return plots.with_legend(fig, table, by="who", styles=WHO_STYLE, extra=[right], columns=4)
 
 
 def named(table: pd.DataFrame) -> pd.DataFrame:
@@ -169,10 +161,9 @@ def sentences(drawn: Resampled, found: Mapping[str, np.ndarray], changing: pd.Da
             ("gain", "Gain over SFT by labels, points"),
             ("gain_free", "The same without label priors"),
         ):
-            own = nearer[nearer["quantity"] == quantity]
             each = (
                 f"{METHOD_NAMES[row.who]} {interval_text(row.value, row.low, row.high)}"
-                for row in own.itertuples()
+                for row in nearer[nearer["quantity"] == quantity].itertuples()
             )
             said.append(f"{words}: {', '.join(each)}.")
     for analysis, part in changing.groupby("analysis"):

@@ -1,7 +1,5 @@
 """What notebook 17 shows of optimisers: best rates over widths, norms of matrices, signs of contrasts."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -42,8 +40,7 @@ def _rates_over_widths(best: pd.DataFrame) -> Figure:
         ax.set_xticks(widths := sorted(set(best["width"])), [f"{width:g}" for width in widths])
         ax.minorticks_off()
     parts[0][0].set_ylabel("best learning rate")
-    plots.figure_legend(fig, [STYLE[arm] for arm in STYLE if arm in set(best["arm"])])
-    return fig
+    return plots.with_legend(fig, best, by="arm", styles=STYLE)
 
 
 def norms(section: Section, bands: pd.DataFrame) -> None:
@@ -54,11 +51,9 @@ def norms(section: Section, bands: pd.DataFrame) -> None:
     first, last = (getattr(runs[list(columns)], end)().rename(columns=columns) for end in ("first", "last"))
     shown = first.add_suffix(" before").join(last.add_suffix(" after")).assign(octaves=runs["drift"].max())
     shown = shown.groupby(names, sort=False).mean().reset_index().replace(NAMES)
-    caption = (
-        "spectral norm of a matrix over √(outputs / inputs), the least and the largest of all, before and "
-    )
-    caption += "after training, and the most by which either changed; means over runs at the chosen rates."
-    section.table({"live": shown}, caption, ".2f")
+    caption = "spectral norm of a matrix over √(outputs / inputs), the least and the largest of all, before "
+    caption += "and after training, and the most by which either changed; means over runs at the chosen "
+    section.table({"live": shown}, f"{caption}rates.", ".2f")
 
 
 def signs(section: Section, found: pd.DataFrame) -> None:
@@ -66,10 +61,8 @@ def signs(section: Section, found: pd.DataFrame) -> None:
     texts = [interval_text(*row, digits=3) for row in found[["difference", "low", "high"]].to_numpy(float)]
     shown = found.assign(difference=texts, changes=np.where(found["changes"], "yes", "")).replace(NAMES)
     shown = shown.drop(columns=["teacher", "low", "high", "sign"])
-    caption = (
-        "differences of the loss between methods by optimiser, nats a token, 95% intervals over items and "
-    )
-    section.table({"live": shown}, f"{caption}seeds; changes: the sign is another than under AdamW.")
+    caption = "differences of the loss between methods by optimiser, nats a token, 95% intervals over items "
+    section.table({"live": shown}, f"{caption}and seeds; changes: the sign is another than under AdamW.")
 
 
 def sentences(section: Section, best: pd.DataFrame, found: pd.DataFrame) -> list[str]:
@@ -78,11 +71,10 @@ def sentences(section: Section, best: pd.DataFrame, found: pd.DataFrame) -> list
         f"{STYLE[row.arm].label} {interval_text(row.octaves, row.low, row.high, digits=1)}"
         for row in optimisers.shifts(best).itertuples()
     ]
-    label, n = section.labels["live"], int((found["arm"] != optimisers.ADAMW).sum())
-    said = (
-        [f"{label}: the best rate moves over the widths by, in octaves, {', '.join(moved)}."] if moved else []
-    )
-    changed = (
-        f"{label}: {int(found['changes'].sum())} of {n} contrasts of methods have another sign under Muon."
-    )
-    return [*said, *[changed] * (n > 0)]
+    said, n = [], int((found["arm"] != optimisers.ADAMW).sum())
+    if moved:
+        said.append(f"the best rate moves over the widths by, in octaves, {', '.join(moved)}.")
+    if n:
+        changed = int(found["changes"].sum())
+        said.append(f"{changed} of {n} contrasts of methods have another sign under Muon.")
+    return [f"{section.labels['live']}: {sentence}" for sentence in said]

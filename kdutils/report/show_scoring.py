@@ -115,12 +115,10 @@ def recipes(section: Section, table: pd.DataFrame) -> None:
     look |= {"styles": STYLES, "has_same_rows": True, "height": 1.2 + 0.4 * shown["recipe"].nunique()}
     look["value"] = "change, points"
     section.figure("recipes", {"live": shown}, figures.interval_panels, caption, **look)
+    bounds = {"gain": ["gain", "gain_low", "gain_high"], "change": ["change", "low", "high"]}
     texts = {
         what: [interval_text(*row).replace("undefined", "") for row in table[columns].to_numpy(float)]
-        for what, columns in {
-            "gain": ["gain", "gain_low", "gain_high"],
-            "change": ["change", "low", "high"],
-        }.items()
+        for what, columns in bounds.items()
     }
     table = table.assign(**texts).replace({"method": METHOD_NAMES, "domain": DOMAIN_LABELS})
     table = table[table["scoring"].isin([GENERATION, "label"])].melt(

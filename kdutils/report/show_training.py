@@ -1,7 +1,5 @@
 """What notebook 17 shows: students by where they start, and by what holds them to their first domain."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -37,9 +35,8 @@ def starts(section: Section, found: pd.DataFrame, tokens: pd.DataFrame) -> None:
 
 def frontiers(section: Section, in_turn: pd.DataFrame) -> None:
     """Figure of what is kept of the first domain over the second, by what holds the student back."""
-    caption = "accuracy on the first domain over accuracy on the second, by what holds the student "
-    caption += "to the first; a marker a run, a line from nothing through the means by rising "
-    caption += "strength."
+    caption = "accuracy on the first domain over accuracy on the second, by what holds the student to "
+    caption += "the first; a marker a run, a line from nothing through the means by rising strength."
     drawn = in_turn.assign(**{UNFORMATTED: False})  # the marks are of students without a first domain
     section.figure("forgetting", {"live": drawn}, _frontiers, caption, value="after, %")
 
@@ -49,7 +46,6 @@ def _frontiers(in_turn: pd.DataFrame) -> Figure:
     styles = styles_of(runs["family"])
     fig, parts = plots.crossed_panels(runs, "first_domain", "method", height=5.0, sharex="row", sharey="row")
     for ax, part in parts:
-        ax.set_visible(len(part) > 0)
         for family, own in part.groupby("family", sort=False):
             look = {"color": styles[family].colour, "marker": styles[family].marker}
             ax.scatter(own["second"], own["after"], s=16, **look)
@@ -70,8 +66,7 @@ def kept(section: Section, in_turn: pd.DataFrame) -> None:
     shown = in_turn.groupby(names, sort=False)[list(KEPT)].mean().reset_index().replace(NAMES)
     caption = "two domains in turn, means over seeds: accuracy on the first afterwards, points lost"
     caption += " of it, accuracy on the second, and likeness to the teacher of the first."
-    formats = dict.fromkeys(KEPT.values(), ".1f")
-    section.table({"live": shown.rename(columns=KEPT)}, caption, formats)
+    section.table({"live": shown.rename(columns=KEPT)}, caption, dict.fromkeys(KEPT.values(), ".1f"))
 
 
 def sentences(section: Section, found: pd.DataFrame, in_turn: pd.DataFrame, judged: str) -> list[str]:

@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 
 from kdutils.constants import DOMAIN_LABELS
 from kdutils.report import plots
-from kdutils.report.plots import INTERVAL, METHOD_STYLE, domain_panels, with_methods
+from kdutils.report.plots import INTERVAL, METHOD_STYLE, domain_panels, with_legend
 from kdutils.results import agreement_fidelity, capa
 
 # --- likeness -------------------------------------------------------------------------------------------
@@ -42,7 +42,7 @@ def level_and_gain(table: pd.DataFrame) -> Figure:
         level.set(xlabel="student accuracy, %", ylabel=label, title=f"{before}level".capitalize())
         plots.scatter(gain, part, x="fidelity", y="gain")
         gain.set(xlabel=label, ylabel="gain over SFT, points", title=f"{before}gain".capitalize())
-    return with_methods(fig, table)
+    return with_legend(fig, table)
 
 
 def given_accuracy(table: pd.DataFrame) -> Figure:
@@ -89,7 +89,7 @@ def right_and_alike(table: pd.DataFrame, *, bound: float) -> Figure:
     for value in (-bound, bound):
         ax.axvline(value, color=plots.GREY, linewidth=0.8, linestyle="--", zorder=1)
     ax.set(xlim=(-1.02, 1.02), xlabel="r of being right with sentence BLEU against the teacher's text")
-    return with_methods(fig, table, extra=[plots.line_handle(f"r = ±{bound:g}", linestyle="--")])
+    return with_legend(fig, table, extra=[plots.line_handle(f"r = ±{bound:g}", linestyle="--")])
 
 
 # --- noise and temperature ------------------------------------------------------------------------------
@@ -126,7 +126,7 @@ def sweep_curves(average: pd.DataFrame, *, x: str) -> Figure:
         ax.set_xticks(values, [f"{value:g}" for value in values])
         ax.minorticks_off()
     lines = [plots.line_handle(label, linestyle=dashes) for label, dashes in references.values()]
-    return with_methods(fig, average, extra=lines)
+    return with_legend(fig, average, extra=lines)
 
 
 def _pair_panels(table: pd.DataFrame, *, xlabel: str, ylabel: str) -> tuple[Figure, plots.Panels]:
@@ -136,9 +136,8 @@ def _pair_panels(table: pd.DataFrame, *, xlabel: str, ylabel: str) -> tuple[Figu
     rows_each = -(-len(pairs) // (5 if is_short else 4))
     n_columns = -(-len(pairs) // rows_each)
     n_rows = rows_each * len(domains)
-    fig, axes = plots.panels(
-        n_rows, n_columns, height=(1.9 if n_rows < 5 else 1.6) * n_rows + 0.9, sharex=True
-    )
+    height = (1.9 if n_rows < 5 else 1.6) * n_rows + 0.9
+    fig, axes = plots.panels(n_rows, n_columns, height=height, sharex=True)
     panels, titles = [], {"fontsize": 8 if is_short else 7}
     for domain, of_domain in zip(domains, axes.reshape(len(domains), -1), strict=True):
         for index, ax in enumerate(of_domain):

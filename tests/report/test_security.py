@@ -36,9 +36,8 @@ def page_of(*outputs: dict, **options) -> str:
     cell = nbformat.v4.new_code_cell("1", outputs=[nbformat.from_dict(output) for output in outputs])
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# What is it?"), cell])
     results = [Result(name="01_effectiveness", status="done")]
-    return render.to_html(
-        notebook, name="01_effectiveness", results=results, facts={"Parameters": HOSTILE}, **options
-    )
+    options = {"facts": {"Parameters": HOSTILE}, "failed": False} | options
+    return render.to_html(notebook, name="01_effectiveness", results=results, **options)
 
 
 def display(data: dict, **metadata) -> dict:
@@ -73,7 +72,7 @@ def test_a_generation_stays_text_in_a_table():
 def test_a_generation_stays_text_in_remark_figure_stream_and_traceback(tmp_path, monkeypatch):
     shown = []
     monkeypatch.setattr(notebook_api, "display", lambda data, **options: shown.append((data, options)))
-    run = notebook_api.Report("01_effectiveness", {}, tmp_path)
+    run = notebook_api.Report("01_effectiveness", {}, tmp_path, changed={})
     run.remark(f"The student wrote *{HOSTILE}*")
     fig, ax = notebook_api.plt.subplots(figsize=(2, 1))
     ax.plot([1, 2])
