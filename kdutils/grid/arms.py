@@ -32,10 +32,10 @@ from kdutils.spec import EvalSpec, RunSpec
 N_RATES = 5
 HALF_DECADE = math.sqrt(10)
 SEVERAL = Field(min_length=1)
-_checked = dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+checked_dataclass = dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
 
 
-@_checked
+@checked_dataclass
 class Crossing:
     """Arms, methods and pairs that are trained each with each."""
 
@@ -44,7 +44,7 @@ class Crossing:
     pairs: Annotated[tuple[tuple[str, str], ...], SEVERAL]  # (teacher, student)
 
 
-@_checked
+@checked_dataclass
 class ArmStudy:
     """What is trained. Every training reads as many sequences, however few items these are of.
 

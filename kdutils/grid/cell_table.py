@@ -290,8 +290,7 @@ def _records(
             found[record["task"]] |= record
         if sft and (sft_rows := scored(sft, evaluation)):
             for record in kept(out, _likeness, sft_rows, teacher):
-                own_columns = {f"{name}_sft": value for name, value in record.items()}
-                found[record["task"]] |= own_columns
+                found[record["task"]] |= {f"{name}_sft": value for name, value in record.items()}
     return list(found.values())
 
 

@@ -81,10 +81,9 @@ def jobs_of(planned: Iterable[PlannedRun]) -> dict[str, Job]:
         if own := job.spec.teacher_spec:
             jobs[own.run_id].is_teacher = True
     with contextlib.suppress(ValueError):  # the shape of a model is not known: equal costs
-        own = {run_id: cost.Estimate(job.spec, GPUS[DEFAULT]) for run_id, job in jobs.items()}
-        for run_id, job in jobs.items():
-            parts = own[run_id].training(), own[run_id].evaluations(job.evaluations)
-            job.cost = sum(part.seconds for part in parts)
+        estimates = [cost.Estimate(job.spec, GPUS[DEFAULT]) for job in jobs.values()]
+        for job, own in zip(jobs.values(), estimates, strict=True):
+            job.cost = own.training().seconds + own.evaluations(job.evaluations).seconds
     return jobs
 
 
@@ -128,8 +127,7 @@ class Shard:
     def own(self, jobs: Mapping[str, Job]) -> list[str]:
         """Ids of the runs that are this shard's alone: dealt in turn, the most expensive first."""
         dealt = sorted(jobs, key=lambda run_id: (*jobs[run_id].place, run_id))
-        mine = set(dealt[self.index - 1 :: self.count])
-        return [run_id for run_id in jobs if run_id in mine]
+        return dealt[self.index - 1 :: self.count]
 
     def jobs(self, jobs: Mapping[str, Job]) -> dict[str, Job]:
         """The runs of this shard, and those that they need."""

@@ -28,10 +28,9 @@ class Machine:
     def number_bytes(self, shape: Architecture) -> int:
         """Bytes of a weight and an activation of a model (models.policy_for)."""
         is_large = shape.parameters >= LARGE_PARAMETERS
-        is_rounded = (
-            self.flops_float32 is None or is_large and Compute.from_environment().uses_bfloat16("cpu")
-        )
-        return 2 if is_rounded else 4
+        if self.flops_float32 is None or is_large and Compute.from_environment().uses_bfloat16("cpu"):
+            return 2
+        return 4
 
 
 HERE = "this machine"

@@ -104,14 +104,9 @@ class Hybrid(Architecture):
         linear = {name: self.matrices[name] for name in ("gate_proj", "up_proj", "down_proj")}
         linear |= {"in_proj_qkv": (width, self.convolved), "in_proj_z": values, "out_proj": values}
         linear |= {"in_proj_ab": (width, 2 * self.linear_heads), "conv1d": (self.window, self.convolved)}
-        return [
-            (self.attention_layers, attention, 2 * (width + self.head_width)),
-            (
-                self.layers - self.attention_layers,
-                linear,
-                2 * (width + self.linear_heads) + self.linear_width,
-            ),
-        ]
+        attending = (self.attention_layers, attention, 2 * (width + self.head_width))
+        vectors = 2 * (width + self.linear_heads) + self.linear_width
+        return [attending, (self.layers - self.attention_layers, linear, vectors)]
 
     def cached(self, positions: float) -> float:
         """Numbers kept of a text: keys and values where there is attention, else a state of constant size."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import field, fields
 from itertools import permutations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field, Strict
-from pydantic.dataclasses import dataclass
+from pydantic import AfterValidator, Field, Strict
 
 from kdutils.constants import (
     ALL_TASKS,
@@ -23,7 +22,7 @@ from kdutils.constants import (
 )
 from kdutils.data import study_files
 from kdutils.grid import study
-from kdutils.grid.arms import ArmStudies
+from kdutils.grid.arms import SEVERAL, ArmStudies, checked_dataclass
 from kdutils.grid.cell_table import model_family, model_parameters, short_name
 from kdutils.grid.evaluations import checked
 from kdutils.io import toml_files
@@ -58,8 +57,6 @@ PARAMETER_CHOICES = {
     "measure": MEASURES,
 }
 
-_checked = dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
-
 
 def _one_line(text: str) -> str:
     if not text.strip() or not text.isprintable():
@@ -75,14 +72,13 @@ def _none_twice(values: tuple) -> tuple:
 
 Text = Annotated[str, Strict(), AfterValidator(_one_line)]
 Truth = Annotated[bool, Strict()]
-AtLeastOne = Field(min_length=1)
-Pairs = Annotated[tuple[tuple[Text, Text], ...], AtLeastOne]
+Pairs = Annotated[tuple[tuple[Text, Text], ...], SEVERAL]
 Settings = dict[str, Any]
 
 
 def _list_of(each: Any) -> Any:
     """The type of a list, at least one and none twice."""
-    return Annotated[tuple[each, ...], AtLeastOne, AfterValidator(_none_twice)]
+    return Annotated[tuple[each, ...], SEVERAL, AfterValidator(_none_twice)]
 
 
 Names, Seeds = _list_of(Text), _list_of(Annotated[int, Strict(), Field(ge=0)])
@@ -96,7 +92,7 @@ ByDomain, ByProtocol = dict[Text, Settings], dict[Literal[study.PROTOCOLS], Sett
 ByMethod = dict[Literal[*KD_METHODS, "kd"], Settings]
 
 
-@_checked
+@checked_dataclass
 class Need:
     """Runs that some sections look at: every pair x method x domain x variant x seed."""
 
@@ -115,7 +111,7 @@ class Need:
     evaluations: Annotated[tuple[Settings, ...], AfterValidator(checked)] = ()  # of all careful ones, too
 
 
-@_checked
+@checked_dataclass
 class Live:
     """What a profile trains; settings are checked when the runs are planned (plan.plan).
 
@@ -123,7 +119,7 @@ class Live:
     """
 
     models: Names
-    needs: Annotated[tuple[Need, ...], AtLeastOne]
+    needs: Annotated[tuple[Need, ...], SEVERAL]
     sft_seeds: Seeds  # of every student's SFT; a teacher's is 0
     items_per_task: Annotated[int, Strict()]  # of the test set
     settings: Settings  # more fields of every RunSpec, such as train_items
@@ -188,7 +184,8 @@ class Live:
                     )
 
     def _check_domains(self) -> None:
-        known = [*TRAIN_DOMAINS, *self.own_domains]
+        own = study_files.read(Path(self.study_file)).domains if self.study_file else ()
+        known = [*TRAIN_DOMAINS, *own]
         named = [(("by_domain", domain), domain) for domain in self.by_domain]
         for place, need in enumerate(self.needs):
             named += [(("needs", place, "domains"), domain) for domain in need.domains]
@@ -201,11 +198,6 @@ class Live:
             else:
                 continue
             raise toml_files.Refused(message, ("live", *key))
-
-    @property
-    def own_domains(self) -> Collection[str]:
-        """Those of the study file."""
-        return study_files.read(Path(self.study_file)).domains if self.study_file else ()
 
     def pairs_of(self, need: Need) -> Iterable[tuple[str, str]]:
         """(teacher, student) of the runs of a need."""
@@ -245,7 +237,7 @@ def family_pairs(models: Iterable[str]) -> list[tuple[str, str]]:
     ]
 
 
-@_checked
+@checked_dataclass
 class Profile:
     """How much of the study to run: which sources of cells, which notebooks."""
 

@@ -190,18 +190,15 @@ class RayPool:
 
     @property
     def n_idle(self) -> int:
-        """How many tasks could be submitted now."""
         return max(0, self.n_workers - len(self._submitted))
 
     def submit(self, key: Hashable, task: Any) -> None:
-        """Have a task done; its result will come under that key."""
         self.n_tries[key] = self.n_tries.get(key, 0) + 1
         own = self._do, self._prepare, self._setting(self._share)
         messages = self._remote.remote(*own, _told(os.environ), self._preload, task)
         self._submitted[messages] = (key, task)
 
     def results(self, timeout_seconds: float) -> list[tuple[Hashable, Any]]:
-        """Key and result of what has ended; waits for something to happen, but not longer than that."""
         if not self._submitted:
             time.sleep(timeout_seconds)
             return []
@@ -262,20 +259,17 @@ def _connection(address: str | None, node: Node | None) -> Iterator[Any]:
     os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - the name that Ray gives it
     # On a busy machine a worker may start so slowly that Ray gives it up, and ray.init waits for it for ever.
     os.environ.setdefault("RAY_worker_register_timeout_seconds", str(REGISTER_SECONDS))
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    how = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:
         os.environ |= {MODE: "token", TOKEN: _own_token(), NO_CLUSTER: "0"}
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        own = {"num_cpus": cores} if node is None else {"num_cpus": node.cpus, "num_gpus": node.gpus}
-        own |= {"include_dashboard": False, "object_store_memory": STORE_BYTES}
-        own |= {"_node_ip_address": LOOPBACK}
-    else:
-        own = {}
+        how |= {"num_cpus": cores} if node is None else {"num_cpus": node.cpus, "num_gpus": node.gpus}
+        how |= {"include_dashboard": False, "object_store_memory": STORE_BYTES, "_node_ip_address": LOOPBACK}
     import ray  # it reads the variables when it is imported
 
     try:
         try:
-            ray.init(address or "local", **own, **quiet)
+            ray.init(address or "local", **how)
         except Exception as error:  # Ray raises bare ones too, for a node that is slow to start
             reason = " ".join(str(error).split())[:200]
             remedy = "start it first" if address else "try again when less is running, or use --engine local"
@@ -323,11 +317,8 @@ def in_own_process(
     if preload is not None:
         with contextlib.suppress(OSError):  # then the process is started as a program
             context = forking(preload, own)
-
-    def on_message(key: Hashable, message: Any) -> None:
-        messages.append(message)
-
-    with Pool(do, [setting], prepare=ready, on_message=on_message, context=context) as pool:
+    how = {"prepare": ready, "on_message": lambda key, message: messages.append(message), "context": context}
+    with Pool(do, [setting], **how) as pool:
         pool.submit(0, task)
         ended = []
         while not ended:

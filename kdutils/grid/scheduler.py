@@ -29,7 +29,6 @@ class Scheduler:
     """One call of `fill`: the status of every job, and what is submitted next.
 
     A run that shows no progress for `silence_seconds` is ended, submitted once more, and then fails.
-    Runs of the part of the plan that costs least come first.
     """
 
     def __init__(

@@ -42,12 +42,11 @@ class CachedTables:
     """`cached(function, *arguments)` is the table that the function gives, if need be from an earlier run.
 
     Tables lie in `folder`; where it cannot be written nothing is kept, nor is a table that does not come back
-    from Parquet as it was (`n_unkept`).
+    from Parquet as it was.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
-        self.n_found = self.n_made = self.n_unkept = 0
 
     def __call__(self, function: Callable[..., pd.DataFrame], *arguments: Any, **named: Any) -> pd.DataFrame:
         """`function(*arguments, **named)`; its `rng`, if it takes one, then stands where drawing left it.
@@ -61,19 +60,16 @@ class CachedTables:
         path = self.folder / f"{function.__module__}.{function.__qualname__}-{code}"
         path /= f"{digest([arguments, named])}{SUFFIX}"
         if (found := _read_table(path)) is not None:
-            self.n_found += 1
             table, state = found
             if rng is not None:
                 rng.bit_generator.state = state
             return table
         table = function(*arguments, **named)
-        self.n_made += 1
         try:
             content = _parquet(table)
             found = pd.read_parquet(io.BytesIO(content))
             pd.testing.assert_frame_equal(found, table, check_exact=True)
         except (AssertionError, TypeError, ValueError):
-            self.n_unkept += 1
             return table
         body = json.dumps(None if rng is None else rng.bit_generator.state).encode() + b"\n" + content
         with contextlib.suppress(OSError):  # a store that is only read from keeps nothing, and is slower

@@ -211,10 +211,10 @@ def remove_partials(folder: Path, *, of: str = "*") -> None:
             partial.unlink(missing_ok=True)
 
 
-def set_aside(path: Path) -> Path:
-    """Rename a file or folder to a free name `NAME.aside-N` in the same folder; returns the new path."""
+def set_aside(path: Path, to: Path | None = None) -> Path:
+    """Rename a file or folder to the first free one of `to`-1, `to`-2, ...; by default to NAME.aside-N."""
     path = Path(path)
-    number = 1
-    while (aside := path.with_name(f"{path.name}.aside-{number}")).exists():
+    to, number = to or path.with_name(f"{path.name}.aside"), 1
+    while (aside := to.with_name(f"{to.name}-{number}")).exists():
         number += 1
     return path.replace(aside)

@@ -6,7 +6,7 @@ import contextlib
 import ctypes
 import functools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,10 @@ def keeping_freed_memory() -> Iterator[bool]:
         ends.set()
         _blocks.pop()
         if not _blocks:
-            _restore(mallopt)
+            mallopt(M_MMAP_MAX, 65_536)
+            mallopt(M_MMAP_THRESHOLD, 32 << 20)
+            mallopt(M_TRIM_THRESHOLD, 64 << 20)
+            mallopt(M_TOP_PAD, 128 << 10)
         give_back_memory()
 
 
@@ -79,13 +82,6 @@ def _share_left_of(group: Path) -> float:
     prefix = "" if is_second else "total_"
     files = sum(int(entries[f"{prefix}{kind}_file"]) for kind in ("active", "inactive"))  # can be dropped
     return 1 - (used - files) / limit
-
-
-def _restore(mallopt: Callable[[int, int], int]) -> None:
-    mallopt(M_MMAP_MAX, 65_536)
-    mallopt(M_MMAP_THRESHOLD, 32 << 20)
-    mallopt(M_TRIM_THRESHOLD, 64 << 20)
-    mallopt(M_TOP_PAD, 128 << 10)
 
 
 def give_back_memory() -> None:

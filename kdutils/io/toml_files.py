@@ -85,9 +85,8 @@ def _first_of(error: PydanticError, within: Sequence[str], kinds: Mapping[str, A
         own = getattr(first["ctx"]["error"], "key", ())
         named = re.match(r"(\w+)=", message)
         return Refused(message, own or ((*place, named[1]) if named else place))
-    message = re.sub("^[A-Z][a-z]+ should (be|have)", r"it must \1", message).replace(
-        "a valid tuple", "a list"
-    )
+    message = re.sub("^[A-Z][a-z]+ should (be|have)", r"it must \1", message)
+    message = message.replace("a valid tuple", "a list")
     return Refused(f"{key}={shown(first['input'])}: {message}", place)
 
 

@@ -12,6 +12,9 @@ from kdutils.data.answers import same_number
 
 KEYS = ["task", "item_id", "sample"]  # of an item row
 BLEU = sacrebleu.BLEU()  # with its defaults
+ANSWERS = ("both_right", "same_wrong", "other_wrong", "only_teacher", "only_student")  # together all items
+AGREEMENT = ("agreement", *ANSWERS, "error_consistency", "top1_agreement")
+OF_TEXTS = ("truncated", "unparsed")
 
 
 def paired(student: pd.DataFrame, teacher: pd.DataFrame) -> pd.DataFrame:
@@ -47,9 +50,6 @@ def _agree(task: str, left: object, right: object) -> bool:
     return is_alike or (left == right and ALL_TASKS[task].reading != "number")
 
 
-ANSWERS = ("both_right", "same_wrong", "other_wrong", "only_teacher", "only_student")  # together all items
-
-
 def agreements(both: pd.DataFrame, *, by: Sequence[str]) -> pd.DataFrame:
     """Agreement of paired rows and what it is made of, a row a group of `by`, in order of appearance.
 
@@ -78,9 +78,6 @@ def agreements(both: pd.DataFrame, *, by: Sequence[str]) -> pd.DataFrame:
     kappa = ((observed - chance) / (1 - chance)).where(chance < 1)
     percent = 100 * share[["agreement", *ANSWERS]]
     return percent.assign(error_consistency=kappa, n=groups.size()).reset_index()
-
-
-AGREEMENT = ("agreement", *ANSWERS, "error_consistency", "top1_agreement")
 
 
 def agreement(both: pd.DataFrame) -> dict[str, float]:
@@ -149,9 +146,6 @@ def chance_accuracy(task: str) -> float:
     return of_options if known.chance is None else known.chance
 
 
-OF_TEXTS = ("truncated", "unparsed")
-
-
 def accuracies(rows: pd.DataFrame, *, strict: bool = False) -> pd.DataFrame:
     """Accuracy by task: task, n, accuracy, accuracy_se, chance, truncated, unparsed (percent).
 
@@ -212,13 +206,7 @@ def measures(rows: pd.DataFrame) -> pd.DataFrame:
     by_task = rows.groupby(["task", "item_id"], sort=False)[columns].mean().groupby("task", sort=False)
     value, se, n = by_task.mean(), by_task.sem(), by_task.size()
     table = [
-        {
-            "task": task,
-            "measure": column,
-            "value": value.at[task, column],
-            "se": se.at[task, column],
-            "n": n[task],
-        }
+        (task, column, value.at[task, column], se.at[task, column], n[task])
         for task in n.index
         for column in columns
         if (column == "rouge_l") == is_text(task)

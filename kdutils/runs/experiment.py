@@ -30,12 +30,7 @@ from kdutils.runs import answers, comparison, model_card, several_devices, store
 from kdutils.runs.inputs import Inputs, check
 from kdutils.runs.store import Progress, RunFolder, Store
 from kdutils.runs.students import effective_rank, student_to_train
-from kdutils.runs.teacher_outputs import (
-    keeps_states,
-    made_states,
-    teacher_signal,
-    training_items,
-)
+from kdutils.runs.teacher_outputs import keeps_states, made_states, teacher_signal, training_items
 from kdutils.runs.trackers import Tracking
 from kdutils.spec import EvalSpec, RunSpec
 
@@ -65,10 +60,8 @@ class Run:
         """Agreement with the tuned teacher by task (columns of comparison.agreement), None without one."""
         if self.teacher_items is None:
             return None
-        both = comparison.paired(self.items, self.teacher_items)
-        return pd.DataFrame(
-            [{"task": task} | comparison.agreement(part) for task, part in both.groupby("task", sort=False)]
-        )
+        by_task = comparison.paired(self.items, self.teacher_items).groupby("task", sort=False)
+        return pd.DataFrame([{"task": task} | comparison.agreement(part) for task, part in by_task])
 
     def export(self, to: Path | str) -> list[Path]:
         """Write every evaluation of the run for other programs (kdutils.runs.exports); returns the files."""
@@ -137,7 +130,6 @@ def make(
     *,
     progress: Progress | None = None,
     waits: bool = True,
-    compute: Compute | None = None,
     evaluated: Callable[[], None] = lambda: None,
 ) -> bool:
     """Train and evaluate what is not there, for a spec that is resolved and checked; False if all was.
@@ -145,14 +137,13 @@ def make(
     Args:
         evaluations: none to train only. The student is loaded once for all.
         waits: for another process that is making what is needed.
-        compute: as in `run`.
         evaluated: called after each evaluation, or those that are made together.
 
     Raises:
         HeldError: if another process is making it and we do not wait.
         DamagedError: for something in the store that is not what was written.
     """
-    at = Store(out, progress, waits, compute or Compute.from_environment())
+    at = Store(out, progress, waits, Compute.from_environment())
     return _make([Inputs.of(spec, each) for each in dict.fromkeys(evaluations) or (None,)], at, evaluated)
 
 
@@ -167,8 +158,7 @@ def _make(asked: Sequence[Inputs], at: Store, evaluated: Callable[[], None] = la
             with memory.keeping_freed_memory():
                 is_trained = folder.result() is not None
                 if not is_trained:
-                    numbers = {"cpu_bfloat16": at.compute.uses_bfloat16("cpu")}
-                    folder.begin(inputs.spec.to_dict(), numbers)
+                    folder.begin(inputs.spec.to_dict(), {"cpu_bfloat16": at.compute.uses_bfloat16("cpu")})
                 folder.forget_failure()
                 student = None if is_trained else _train(inputs, folder, lease, at)
                 missing = [x for x in asked if x.evaluation and not folder.has_evaluation(x.evaluation)]

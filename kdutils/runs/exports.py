@@ -210,11 +210,8 @@ class _Evaluation:
         if row.n > 1:
             uncertainty["standard_error"] = {"value": row.se, "method": "analytic"}
         metric = {"metric_id": kind, "metric_kind": kind}
-        metric |= {
-            "metric_name": READINGS.get(row.measure, row.measure),
-            "metric_unit": "proportion",
-            "lower_is_better": False,
-        }
+        metric |= {"metric_name": READINGS.get(row.measure, row.measure), "metric_unit": "proportion"}
+        metric |= {"lower_is_better": False}
         data = {"dataset_name": f"{ALL_TASKS[row.task].label} of {self.source}", "source_type": "other"}
         data |= {"additional_details": {"split": own.split, "data_digest": self.spec.data_digest}}
         template = PROMPT if self.spec.prompt == "alpaca" else "the chat template of its tokenizer"
@@ -235,11 +232,8 @@ class _Evaluation:
         for task, measure in self.scores[["task", "measure"]].itertuples(index=False):
             how = {"extraction_method": READINGS.get(measure, measure), "is_terminal": True}
             for item, rows, options in self.by_item(task):
-                asked = {
-                    "raw": item.question,
-                    "formatted": self.asked(item.question),
-                    "reference": [item.answer],
-                }
+                asked = {"raw": item.question, "formatted": self.asked(item.question)}
+                asked |= {"reference": [item.answer]} | ({"choices": options} if options else {})
                 for row in rows:
                     read, right = _read(measure, row), row["correct" if measure == "rouge_l" else measure]
                     taken = {"turn_idx": 0, "source": "output.raw", "extracted_value": read} | how
@@ -249,7 +243,7 @@ class _Evaluation:
                         "sample_id": item.id if len(rows) == 1 else f"{item.id}/{row['sample']}",
                         "sample_hash": _sha256(item.question + item.answer),
                         "interaction_type": "single_turn",
-                        "input": asked | ({"choices": options} if options else {}),
+                        "input": asked,
                         "output": {"raw": [row.get("text", read)]},
                         "answer_attribution": [taken] if read is not None else [],
                         "evaluation": {"score": float(row[measure]), "is_correct": bool(right)},

@@ -33,7 +33,8 @@ def compared(out: Path, spec: RunSpec, teacher: RunSpec, evaluation: EvalSpec) -
     """
     other = next(domain for domain in DOMAINS if domain != spec.domain)
     there = replace(evaluation, tasks=DOMAIN_TASKS[other])
-    student, texts = _loaded(out, spec), [_rows(out, each, evaluation) for each in (spec, teacher)]
+    student = _loaded(out, spec)
+    texts = [store.folder_of(out, each.run_id).evaluation(evaluation) for each in (spec, teacher)]
     own = predictions(student, _teacher(out, teacher), sources.test_items(spec, evaluation), spec.prompt)
     both = comparison.paired(*texts)
     both["right"], both["same"] = both["correct"].astype(float), comparison.same_answer(both).astype(float)
@@ -41,10 +42,6 @@ def compared(out: Path, spec: RunSpec, teacher: RunSpec, evaluation: EvalSpec) -
     own = own.merge(both[["task", "item_id", "right", "same", "bleu"]], validate="one_to_one")
     far = predictions(student, None, sources.test_items(spec, there), spec.prompt)
     return pd.concat([own.assign(is_other=False), far.assign(is_other=True)], ignore_index=True)
-
-
-def _rows(out: Path, spec: RunSpec, evaluation: EvalSpec) -> pd.DataFrame:
-    return store.folder_of(out, spec.run_id).evaluation(evaluation)
 
 
 def _loaded(out: Path, spec: RunSpec) -> LoadedModel:

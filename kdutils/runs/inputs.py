@@ -26,6 +26,7 @@ from kdutils.models import LoadedModel
 from kdutils.penalties import terms
 from kdutils.spec import EvalSpec, RunSpec
 
+Model = tuple[str | None, str, str]  # name, where it is read from, prompt: what a tokenizer depends on
 SAME_TOKENIZER = (  # remedy for one vocabulary that two tokenizers use differently
     "copy tokenizer.json and tokenizer_config.json of the teacher into a copy of the student's folder and "
     "name that as the student, or use method='seqkd'"
@@ -132,9 +133,6 @@ def check_needed(run: Inputs) -> None:
                 run.of_run(needed).items.train  # noqa: B018 - raises if there are too few
             except DataError as error:
                 raise DataError(str(error).replace("train_items=", f"{name}=", 1)) from None
-
-
-Model = tuple[str | None, str, str]  # name, where it is read from, prompt: what a tokenizer depends on
 
 
 def _student(run: Inputs) -> Model:

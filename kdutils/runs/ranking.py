@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from kdutils import encoding, generation
 from kdutils.compute import BATCH_ROWS
@@ -52,11 +51,7 @@ def ranked(
 
 @torch.no_grad()
 def option_logprobs(
-    model: LoadedModel,
-    prompts: Sequence[list[int]],
-    options: Sequence[list[list[int]]],
-    *,
-    batch_rows: int = BATCH_ROWS,
+    model: LoadedModel, prompts: Sequence[list[int]], options: Sequence[list[list[int]]]
 ) -> list[list[float]]:
     """Log-probability of each option's tokens after its prompt, nats: a list for each prompt.
 
@@ -73,7 +68,7 @@ def option_logprobs(
         batch = [prompts[row] for row in rows], [options[row] for row in rows]
         return model.gathered(lambda: _options_of_batch(model, *batch))
 
-    return generation.in_batches(model, [-len(prompt) for prompt in prompts], batch_rows, logprobs_of)
+    return generation.in_batches(model, [-len(prompt) for prompt in prompts], BATCH_ROWS, logprobs_of)
 
 
 def _options_of_batch(
@@ -82,25 +77,18 @@ def _options_of_batch(
     flat = [option for own in options for option in own]
     row_of = torch.tensor([row for row, own in enumerate(options) for _ in own])
     step = generation.Decoder(model, prompts, n_more=max(map(len, flat)))
-    if not step.can_select:  # every option with its prompt again
+    if step.can_select:
+        with model.policy.computing():
+            states_B1H = step.read_prompts()
+            row_of = row_of.to(states_B1H.device)
+            step.select(row_of)
+            token_N, hidden_NH = step.read_after(states_B1H[row_of], flat, model.pad_id)
+    else:  # every option with its prompt again
         whole = [prompts[row] + option for row, option in zip(row_of.tolist(), flat, strict=True)]
         n_unscored = [len(prompts[row]) for row in row_of.tolist()]
         batch = encoding.batch_of([""] * len(flat), whole, n_unscored, pad_id=model.pad_id)
         scored_BT = batch.scored_BT.to(model.policy.device)
         hidden_NH, token_N = model.scoring_states(batch), batch.input_ids_BT.to(scored_BT.device)[scored_BT]
-        return _summed_logprobs(model, hidden_NH, token_N, options)
-    with model.policy.computing():
-        states_B1H = step.read_prompts()
-        row_of = row_of.to(states_B1H.device)
-        step.select(row_of)
-        token_N, hidden_NH = step.read_after(states_B1H[row_of], flat, model.pad_id)
-    return _summed_logprobs(model, hidden_NH, token_N, options)
-
-
-def _summed_logprobs(
-    model: LoadedModel, hidden_NH: Tensor, token_N: Tensor, options: list[list[list[int]]]
-) -> list[list[float]]:
-    """The sum over each option's tokens, which stand one after the other, of their log-probabilities."""
     head = model.head.cut(model.vocabulary_size)
     with model.policy.computing():
         parts = zip(hidden_NH.split(generation.LOGIT_ROWS), token_N.split(generation.LOGIT_ROWS), strict=True)
@@ -108,6 +96,6 @@ def _summed_logprobs(
             head.logits(part).float().log_softmax(-1).gather(1, tokens[:, None])[:, 0]
             for part, tokens in parts
         ]
-    lengths = [len(option) for own in options for option in own]
-    sums = iter(float(part.double().sum()) for part in torch.cat(logprobs).cpu().split(lengths))
+    of_options = torch.cat(logprobs).cpu().split(list(map(len, flat)))  # an option's tokens stand together
+    sums = iter(float(part.double().sum()) for part in of_options)
     return [[next(sums) for _ in own] for own in options]

@@ -1,11 +1,10 @@
 """A run on several devices: what its processes do together, and its student put together again."""
 
 import contextlib
-import dataclasses
 import math
 import tempfile
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from kdutils.spec import EvalSpec
 def run(inputs: Inputs, at: Store, scratch: Path, task: dict[str, Any]) -> dict[str, Any]:
     """The outcome of a task (kdutils.devices.worker) that the processes of a run do together."""
     return launch.run(
-        task | {"spec": inputs.spec.to_dict(), "out": str(at.out), "compute": dataclasses.asdict(at.compute)},
+        task | {"spec": inputs.spec.to_dict(), "out": str(at.out), "compute": asdict(at.compute)},
         scratch=scratch,
         progress=at.progress or (lambda entry: None),
         n_ranks=inputs.spec.devices,

@@ -86,9 +86,8 @@ class RunFolder:
         files = [self.path / name for name in DIGESTED]
         files += sorted(path for path in self.model.rglob("*") if path.is_file())
         digests = {path.relative_to(self.path).as_posix(): disk.sha256(path) for path in files}
-        disk.write_json(
-            self.path / "result.json", disk.sealed({"layout": LAYOUT} | outcome | {"sha256": digests})
-        )
+        result = disk.sealed({"layout": LAYOUT} | outcome | {"sha256": digests})
+        disk.write_json(self.path / "result.json", result)
         shutil.rmtree(self.checkpoint, ignore_errors=True)
 
     def curve(self) -> list[dict[str, Any]]:
@@ -327,14 +326,10 @@ def set_damaged_aside(out: Path, error: DamagedError) -> None:
     parts = [part for part in error.whole.relative_to(out).parts[1:] if part != "eval"]
     folder = Path(out) / "damaged"
     folder.mkdir(parents=True, exist_ok=True)
-    number = 1
-    while (aside := folder / f"{'-'.join(parts)}-{number}").exists():
-        number += 1
-    error.whole.replace(aside)
+    disk.set_aside(error.whole, folder / "-".join(parts))
 
 
 def unwritable(path: Path, error: OSError) -> StoreError:
     """The error for a store that cannot be written."""
-    return StoreError(
-        f"{path} cannot be written ({error.strerror or type(error).__name__}); choose another out"
-    )
+    reason = error.strerror or type(error).__name__
+    return StoreError(f"{path} cannot be written ({reason}); choose another out")

@@ -91,8 +91,7 @@ def load_trained(
         DamagedError: if its weights are not what was written.
     """
     base = spec.student if base is None else base
-    how = {"prompt": spec.prompt, "compute": compute, "stays_in_memory": stays_in_memory}
-    load = partial(models.load, **how)
+    load = partial(models.load, prompt=spec.prompt, compute=compute, stays_in_memory=stays_in_memory)
     if spec.method == "base":
         return load(base)
     folder.check_model()

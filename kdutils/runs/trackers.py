@@ -21,8 +21,6 @@ from kdutils.spec import RunSpec
 
 PROJECT = "kdutils"
 ABOUT = ("run_id", "n_steps", "step")  # of an entry of a curve: where it belongs, no value to plot
-
-
 TRACKERS = {  # name, also of the package -> class of accelerate
     "tensorboard": "TensorBoardTracker",
     "wandb": "WandBTracker",
