@@ -206,8 +206,9 @@ def size_of(network: nn.Module, spec: RunSpec) -> int:
         return network.config.intermediate_size
     if asked is None:
         if spec.lora_rank not in sizes:
+            ranks = f"1 to {sizes[-1]}" if isinstance(sizes, range) else sizes
             raise ModelError(
-                f"lora_rank={spec.lora_rank}: adapter={spec.adapter!r} has ranks {_few(sizes)} here; use one"
+                f"lora_rank={spec.lora_rank}: adapter={spec.adapter!r} has ranks {ranks} here; use one"
             )
         return spec.lora_rank
     if not (place := bisect.bisect_right(sizes, asked, key=count)):
@@ -215,10 +216,6 @@ def size_of(network: nn.Module, spec: RunSpec) -> int:
     if place == len(sizes) and asked >= 2 * count(sizes[-1]):
         raise ModelError(f"{told} trains at most {count(sizes[-1])} values of this model; give as many")
     return sizes[place - 1]
-
-
-def _few(sizes: Sequence[int]) -> str:
-    return f"1 to {sizes[-1]}" if isinstance(sizes, range) else str(sizes)
 
 
 # --- which matrices -----------------------------------------------------------------------------------------

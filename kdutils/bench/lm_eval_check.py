@@ -19,6 +19,7 @@ import contextlib
 import copy
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -28,9 +29,8 @@ from transformers import GenerationConfig
 
 from kdutils import generation, models
 from kdutils.constants import MINI
-from kdutils.data.model_files import ModelError
 from kdutils.data.options import options as options_of
-from kdutils.data.sources import DataError, default_evaluation, test_items
+from kdutils.data.sources import default_evaluation, test_items
 from kdutils.items import Item, alpaca
 from kdutils.models import LoadedModel
 from kdutils.runs import answers
@@ -182,15 +182,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = parser.parse_args(arguments)
     try:
         spec = RunSpec(student=asked.student, method="base", domain=asked.domain, data=asked.data)
-        texts = EvalSpec(
-            tasks=default_evaluation(spec).tasks,
-            items_per_task=asked.items,
-            max_new_tokens=asked.max_new_tokens,
-        )
+        sizes = {"items_per_task": asked.items, "max_new_tokens": asked.max_new_tokens}
+        texts = replace(default_evaluation(spec), **sizes)
         model = models.load(asked.student)
         evaluations = [each for each in (texts, texts.ranking()) if each]  # rankings of tasks with options
         table = pd.concat([compare(model, spec, each) for each in evaluations], ignore_index=True)
-    except (ImportError, ModelError, DataError, ValueError) as error:
+    except (ImportError, ValueError) as error:
         print(f"{program}: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     numbers = str(model.policy.autocast or model.policy.weights).removeprefix("torch.")

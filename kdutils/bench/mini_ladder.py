@@ -13,7 +13,7 @@ import torch
 from scipy.stats import binomtest
 
 from kdutils import encoding, models
-from kdutils.constants import ALL_TASKS, AVERAGE, DOMAIN_TASKS, DOMAINS, MATH, MINI
+from kdutils.constants import ALL_TASKS, AVERAGE, DOMAIN_TASKS, DOMAINS, MATH
 from kdutils.data import sources
 from kdutils.grid import cell_table, fill
 from kdutils.grid.study import DECODINGS, PlannedRun
@@ -51,17 +51,10 @@ def planned(items_per_task: int) -> list[PlannedRun]:
     """The base and SFT runs of all models, seed 0, each sampled and greedy."""
     return [
         PlannedRun(
-            RunSpec(
-                student=model,
-                method=method,
-                domain=domain,
-                data=MINI,
-                **(FINE_TUNING if method == "sft" else {}),
-            ),
+            RunSpec(student=model, method=method, domain=domain, **(FINE_TUNING if method == "sft" else {})),
             EvalSpec(tasks=DOMAIN_TASKS[domain], items_per_task=items_per_task, **decoding),
         )
-        for domain in DOMAINS
-        for method in ("base", "sft")
+        for domain, method in COLUMNS
         for model in MINI_MODELS
         for decoding in DECODINGS.values()
     ]

@@ -1,15 +1,15 @@
 """Other programs for distillation, as they are: their own trainers, their own losses, one step of each.
 
-Each function is a context that yields a Step. Of the trainers only what has to do with a run's folder,
+Each function returns a context that yields a Step. Of the trainers only what has to do with a run's folder,
 reports and precision is set; that they neither generate nor recompute activations is in their favour. Needs
 the extra `bench`.
 """
 
-import contextlib
 import functools
 import importlib.util
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from kdutils.bench.workloads import METHODS, Step, Work
@@ -23,8 +23,7 @@ def missing() -> dict[str, str]:
     return {name: f"python -m pip install {PACKAGES[name]}" for name in absent}
 
 
-@contextlib.contextmanager
-def trl_gkd(work: Work) -> Iterator[Step]:
+def trl_gkd(work: Work) -> AbstractContextManager[Step]:
     """TRL's GKDTrainer with lmbda 0: the batch as it is, none of it generated."""
     import datasets
     from trl.experimental import gkd
@@ -39,12 +38,10 @@ def trl_gkd(work: Work) -> Iterator[Step]:
             data_collator=lambda rows: rows,
         )
 
-    with _steps(work, trainer_of, work.inputs | {"labels": work.labels_BT}) as step:
-        yield step
+    return _steps(work, trainer_of, work.inputs | {"labels": work.labels_BT})
 
 
-@contextlib.contextmanager
-def trl_distillation(work: Work) -> Iterator[Step]:
+def trl_distillation(work: Work) -> AbstractContextManager[Step]:
     """TRL's DistillationTrainer on completions that are given; those it draws itself are left out.
 
     It takes prompts padded on the left and completions padded on the right.
@@ -75,12 +72,10 @@ def trl_distillation(work: Work) -> Iterator[Step]:
     for name, side, own in (("prompt", "left", prompts), ("completion", "right", completions)):
         parts[f"{name}_ids"] = pad(own, padding_side=side).to(work.device)
         parts[f"{name}_mask"] = pad([torch.ones_like(ids) for ids in own], padding_side=side).to(work.device)
-    with _steps(work, trainer_of, work.inputs | parts) as step:
-        yield step
+    return _steps(work, trainer_of, work.inputs | parts)
 
 
-@contextlib.contextmanager
-def llm_distil(work: Work) -> Iterator[Step]:
+def llm_distil(work: Work) -> AbstractContextManager[Step]:
     """The trainer within llm-distil. It does not shift, so its labels stand where the scored logits are."""
     import torch
     from llm_distil import kd_trainer
@@ -101,11 +96,10 @@ def llm_distil(work: Work) -> Iterator[Step]:
         )
 
     labels_BT = torch.roll(work.labels_BT, -1, dims=1)
-    with _steps(work, trainer_of, work.inputs | {"labels": labels_BT}) as step:
-        yield step
+    return _steps(work, trainer_of, work.inputs | {"labels": labels_BT})
 
 
-@contextlib.contextmanager
+@contextmanager
 def _steps(work: Work, trainer_of: Callable[..., Any], inputs: dict[str, Any]) -> Iterator[Step]:
     """Steps of a trainer for each method, made by `trainer_of` from TRL's beta and training arguments."""
     n_scored = work.batch.scored_BT.sum()

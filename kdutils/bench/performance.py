@@ -45,8 +45,8 @@ COLUMNS = [  # of performance.csv
 class Performance:
     """The measurements of one profile."""
 
-    def __init__(self, folder: Path, *, measure: str = "missing", say: Callable[[str], None] = print) -> None:
-        self.folder, self.say = Path(folder), say
+    def __init__(self, folder: Path, *, measure: str = "missing") -> None:
+        self.folder = Path(folder)
         self.record = Record(self.folder / "performance.json", __name__, measure)
         self.rows: list[dict[str, Any]] = []  # of performance.csv
         self._parts: dict[str, bool] = {}  # whether each was measured just now
@@ -62,7 +62,7 @@ class Performance:
         for name in workloads.CASES:
             part, settings = f"case {name}", {"contenders": names, "repeats": repeats}
             case = workloads.case_of(name)
-            make = partial(side_by_side.measure, [case], names, repeats=repeats, say=self.say)
+            make = partial(side_by_side.measure, [case], names, repeats=repeats)
             if name in cases:
                 rows += self._part(part, settings, make)
             elif self.record.has(part, settings):  # shown as it is, never measured again
@@ -75,7 +75,7 @@ class Performance:
         """Rows of whole_runs.compare_grids: each family by number of students and mode."""
         found = []
         for family in families:
-            make = partial(whole_runs.compare_grids, family, n_students, say=self.say)
+            make = partial(whole_runs.compare_grids, family, n_students)
             found.append(self._table(f"grid {family}", {"students": list(n_students)}, make))
         return pd.concat(found, ignore_index=True)
 

@@ -28,7 +28,6 @@ def measure(
     *,
     repeats: int,
     n_threads: int | None = None,
-    say: Callable[[str], None] = print,
 ) -> list[dict[str, Any]]:
     """What each contender took for each case, a row each in their order.
 
@@ -52,7 +51,7 @@ def measure(
         for name in names if number % 2 == 0 else reversed(names):
             if any("cannot" in each for case in cases for each in found.get((case.name, name), [])):
                 continue  # it failed in the round before
-            say(f"{', '.join(case.name for case in cases)}: {name}, round {number + 1} of {ROUNDS}")
+            print(f"{', '.join(case.name for case in cases)}: {name}, round {number + 1} of {ROUNDS}")
             for case, answer in zip(cases, visit(cases, name, steps, n_threads), strict=True):
                 found.setdefault((case.name, name), []).append(answer)
     return [_row(case, name, found[case.name, name]) for case in cases for name in names]

@@ -95,8 +95,9 @@ def _by_kdutils(model: Any, prompts: Sequence[list[int]]) -> Texts:
 
 def _by_transformers(model: Any, prompts: Sequence[list[int]], *, rows: int, use_cache: bool) -> Texts:
     """By transformers' own generate, `rows` prompts at a time; EOS and what follows it cut off."""
-    import torch
     from transformers import GenerationConfig
+
+    from kdutils.generation import padded
 
     eos, texts = model.tokenizer.eos_token_id, []
     settings = GenerationConfig(
@@ -107,12 +108,9 @@ def _by_transformers(model: Any, prompts: Sequence[list[int]], *, rows: int, use
         pad_token_id=model.pad_id,
     )
     for first in range(0, len(prompts), rows):
-        batch = prompts[first : first + rows]
-        width = max(map(len, batch))
-        ids_BT = torch.tensor([[model.pad_id] * (width - len(prompt)) + list(prompt) for prompt in batch])
-        real_BT = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in batch])
+        ids_BT, real_BT = padded(prompts[first : first + rows], model.pad_id, "cpu", on_left=True)
         made_BT = model.causal.generate(ids_BT, attention_mask=real_BT, generation_config=settings)
-        texts += made_BT[:, width:].tolist()
+        texts += made_BT[:, ids_BT.shape[1] :].tolist()
     return [text[: text.index(eos)] if eos in text else text for text in texts]
 
 
@@ -207,14 +205,12 @@ def grid_seconds(family: str, n_students: int, mode: str, settings: dict[str, An
     return [row]
 
 
-def compare_grids(
-    family: str, n_students: Sequence[int], *, say: Callable[[str], None] = print, **settings: Any
-) -> list[dict[str, Any]]:
+def compare_grids(family: str, n_students: Sequence[int], **settings: Any) -> list[dict[str, Any]]:
     """`grid_seconds` for each number of students in both `mode`s; `settings` of runs go over SETTINGS."""
     rows = []
     for number in n_students:
         for mode in MODES:
-            say(f"grid, {family}: {number} students, teacher states {mode}")
+            print(f"grid, {family}: {number} students, teacher states {mode}")
             arguments = (family, number, mode, settings)
             rows += in_own_process(grid_seconds, *arguments, env={"KDUTILS_TEACHER_STATES": mode})
     return rows

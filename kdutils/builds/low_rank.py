@@ -9,6 +9,7 @@ B and its row of A are equally long; plain, that is a root of the singular value
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -118,19 +119,16 @@ def moments(
     sums = dict.fromkeys(layers, 0.0)
     squares, counts = dict(sums), dict.fromkeys(layers, 0)
 
-    def noted(name: str):
-        def note(layer: nn.Linear, args: tuple[Tensor, ...], output: Tensor) -> None:
-            x, y = args[0].flatten(0, -2).float(), output.flatten(0, -2).float()
-            y = y if layer.bias is None else y - layer.bias
-            kept = y if y.shape[1] <= x.shape[1] else x
-            with torch.autocast(x.device.type, enabled=False):
-                sums[name] += (kept.T @ kept).double()
-            squares[name] += float(x.square().sum()) / x.shape[1]
-            counts[name] += len(x)
+    def note(name: str, layer: nn.Linear, args: tuple[Tensor, ...], output: Tensor) -> None:
+        x, y = args[0].flatten(0, -2).float(), output.flatten(0, -2).float()
+        y = y if layer.bias is None else y - layer.bias
+        kept = y if y.shape[1] <= x.shape[1] else x
+        with torch.autocast(x.device.type, enabled=False):
+            sums[name] += (kept.T @ kept).double()
+        squares[name] += float(x.square().sum()) / x.shape[1]
+        counts[name] += len(x)
 
-        return note
-
-    hooks = [layer.register_forward_hook(noted(name)) for name, layer in layers.items()]
+    hooks = [layer.register_forward_hook(partial(note, name)) for name, layer in layers.items()]
     rows = encoding.encode(items, student.tokenizer, **spec.encoding)["input_ids"][:]
     n_rows = max(1, TOKENS * len(rows) // sum(map(len, rows)))
     for ids in rows[:: max(1, len(rows) // n_rows)][:n_rows]:  # one at a time: no padding

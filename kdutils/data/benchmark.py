@@ -10,29 +10,15 @@ first ones, validation items its last, so asking for more of either keeps those 
 
 import hashlib
 import json
-import os
 import re
 from collections import Counter
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
 
-from kdutils.constants import (
-    BENCHMARK,
-    CHOICE_TASKS,
-    DOMAIN_TASKS,
-    INSTRUCTION_TASKS,
-    LLM_ADAPTERS,
-    MATH_TASKS,
-)
-from kdutils.data import answers, contamination, llm_adapters
-from kdutils.data.item_files import (
-    item_of,
-    json_lines,
-    letters_and_digits,
-    short_enough,
-    with_scorable_answer,
-)
+from kdutils.constants import ALL_TASKS, BENCHMARK, DOMAIN_TASKS, INSTRUCTION_TASKS, LLM_ADAPTERS, MATH_TASKS
+from kdutils.data import answers, contamination, item_files, llm_adapters
+from kdutils.data.item_files import item_of, letters_and_digits
 from kdutils.io import disk
 from kdutils.items import DataError, Item, fingerprint
 
@@ -74,7 +60,7 @@ class Benchmark:
         Raises:
             DataError: if there are too few; says how many there are.
         """
-        usable = short_enough(self.pool, max_item_characters)
+        usable = item_files.short_enough(self.pool, max_item_characters)
         validation = usable[::-1][:validation_items]
         held_out = {letters_and_digits(item.question) for item in validation}
         train = [item for item in usable if letters_and_digits(item.question) not in held_out]
@@ -95,11 +81,7 @@ def in_order(items: list[Item]) -> tuple[Item, ...]:
 
 def data_folder(data: str) -> Path | None:
     """The folder of JSON lines that items of `data` are read from; None: they are the released ones."""
-    root = os.environ.get("KDUTILS_DATA")
-    if data != BENCHMARK or not root:
-        return None
-    folder = Path(root).expanduser().resolve() / "data"
-    return folder if folder.is_dir() else None
+    return llm_adapters.own_folder("data") if data == BENCHMARK else None
 
 
 def digest(data: str, domain: str) -> str:
@@ -170,7 +152,7 @@ def _folder_items(path: Path, domain: str) -> list[Item]:
     """The items of a file of $KDUTILS_DATA/data; instructions without a reference cannot be scored."""
     return [
         _item(record, where)
-        for where, record in json_lines(path)
+        for where, record in item_files.json_lines(path)
         if domain != "instruction" or record.get("answer")
     ]
 
@@ -178,7 +160,7 @@ def _folder_items(path: Path, domain: str) -> list[Item]:
 def _item(record: dict, where: str) -> Item:
     """The item of a record: its response is what LLM-Adapters trains on, for instructions the answer."""
     record = record | {"task": READ_AS.get(record.get("task"), record.get("task"))}
-    record = with_scorable_answer(record, where=where)
+    record = item_files.with_scorable_answer(record, where=where)
     if record["task"] in INSTRUCTION_TASKS:
         record["response"] = record.get("answer")
     elif record["task"] in MATH_TASKS and not record.get("rationale"):  # some test items have none
@@ -187,12 +169,10 @@ def _item(record: dict, where: str) -> Item:
 
 
 def ends_in(item: Item, answer: str) -> bool:
-    """Whether an item's response gives that answer; instructions always do.
+    """Whether an item's response gives that answer.
 
     Letters are read strictly: the first capital in a rationale is rarely its answer.
     """
-    if item.task in INSTRUCTION_TASKS:
-        return True
     read_by = answers.parse_strict if item.task == "aqua" else answers.parse
     return answers.is_correct(item.task, read_by(item.task, item.response), answer)
 
@@ -252,7 +232,7 @@ def _task_read_as(domain: str, answer: str, question: str, where: str) -> str:
     if re.fullmatch(r"answer\d", answer):
         return "siqa" if question.endswith("answer1/answer2/answer3") else "arc_e"
     for task in ("boolq", "hellaswag", "piqa", "winogrande"):
-        if answer in CHOICE_TASKS[task]:
+        if answer in ALL_TASKS[task].options:
             return task
     raise DataError(
         f"{where}: answer {answer!r} is none that any task has; check the file against its commit"

@@ -4,6 +4,7 @@ import codecs
 import csv
 import difflib
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
@@ -86,9 +87,8 @@ def item_of(record: dict[str, Any], *, where: str, is_own: bool = False) -> Item
     """
     known = {entry.name for entry in fields(Item)}
     for key in set(record) - known:
-        if meant := [
-            name for name in difflib.get_close_matches(key, known, cutoff=0.8) if name not in record
-        ]:
+        close = difflib.get_close_matches(key, known, cutoff=0.8)
+        if meant := [name for name in close if name not in record]:
             raise DataError(f"{where}: key {shown(key)} is none of an item: is {meant[0]!r} meant? rename it")
     values = {key: value for key, value in record.items() if key in known - {"ended", "contaminated"}}
     for key in ("id", "task", "question", "answer"):
@@ -211,11 +211,8 @@ def check_response(item: Item, *, where: str) -> None:
 
 def short_enough(items: Sequence[Item], max_characters: int | None) -> list[Item]:
     """The items whose question and response have at most that many characters together; None: all."""
-    return [
-        item
-        for item in items
-        if max_characters is None or len(item.question) + len(item.response) <= max_characters
-    ]
+    limit = math.inf if max_characters is None else max_characters
+    return [item for item in items if len(item.question) + len(item.response) <= limit]
 
 
 def letters_and_digits(text: str) -> str:
@@ -235,12 +232,7 @@ GOLD_LETTER = re.compile(r"[(\[]?([A-Ea-e])[)\]]?[.:]?")
 
 
 def is_scorable(task: str, answer: str) -> bool:
-    """Whether the gold answer, written in the response format, is right by the lenient and strict reading.
-
-    Always true of instruction tasks, which have no right answer.
-    """
-    if is_text(task):
-        return True
+    """Whether the gold answer, written in the response format, is right by the lenient and strict reading."""
     response = reading_of(task).response.replace("{}", answer)
     readings = (parse(task, response), parse_strict(task, response))
     return all(is_correct(task, parsed, answer) for parsed in readings)

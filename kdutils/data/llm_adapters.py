@@ -51,6 +51,13 @@ OF_A_REPOSITORY = (  # variables that would lead git elsewhere, as within a hook
 PATIENCE = ("-c", "http.lowSpeedLimit=1000", "-c", "http.lowSpeedTime=60")  # bytes a second, seconds
 
 
+def own_folder(name: str) -> Path | None:
+    """The folder of that name in $KDUTILS_DATA; None if it is not there."""
+    root = os.environ.get("KDUTILS_DATA")
+    folder = Path(root).expanduser().resolve() / name if root else None
+    return folder if folder and folder.is_dir() else None
+
+
 @dataclass(frozen=True)
 class Release:
     """Where the files are published, and what they must be."""
@@ -62,11 +69,7 @@ class Release:
     @property
     def folder(self) -> Path:
         """Where the files are read from: $KDUTILS_DATA/llm-adapters if it is there, else the user's cache."""
-        if root := os.environ.get("KDUTILS_DATA"):
-            folder = Path(root).expanduser().resolve() / "llm-adapters"
-            if folder.is_dir():
-                return folder
-        return self.cached
+        return own_folder("llm-adapters") or self.cached
 
     @property
     def cached(self) -> Path:

@@ -20,29 +20,25 @@ SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "
 TEXT, ARRAY = 8, 9
 
 
-class HeaderError(ValueError):
-    """A file that is no GGUF of a version known here. The message is one line."""
-
-
 def read_gguf(path: Path) -> dict[str, Any]:
     """The metadata of a GGUF file without its arrays.
 
     Added are `tensors`, the shape of each by its name (width first), and `parameters`, the numbers in them.
 
     Raises:
-        HeaderError: if it is not a GGUF file of version 2 or 3, or ends within its head.
+        ValueError: if it is not a GGUF file of version 2 or 3, or ends within its head.
     """
     with Path(path).open("rb") as file:
         if file.read(4) != MAGIC:
-            raise HeaderError(f"{path} is not a GGUF file; give one, or a folder")
+            raise ValueError(f"{path} is not a GGUF file; give one, or a folder")
         try:
             version, n_tensors, n_values = struct.unpack("<IQQ", file.read(20))
             if version not in (2, 3):
-                raise HeaderError(f"{path} is GGUF version {version}; versions 2 and 3 can be read")
+                raise ValueError(f"{path} is GGUF version {version}; versions 2 and 3 can be read")
             pairs = [(_text(file), _value(file, _number(file, "I"))) for _ in range(n_values)]
             tensors = dict(_tensor(file) for _ in range(n_tensors))
         except struct.error:
-            raise HeaderError(f"{path} ends within its head; get it anew") from None
+            raise ValueError(f"{path} ends within its head; get it anew") from None
     facts = {name: value for name, value in pairs if value is not None}
     return facts | {"tensors": tensors, "parameters": sum(map(math.prod, tensors.values()))}
 

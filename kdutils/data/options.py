@@ -49,11 +49,9 @@ def refusal(task: str, scoring: str, rotation: int) -> str:
         return f"task {task!r} has no options to rank; scoring={scoring!r} takes {with_options}"
     if 0 < rotation >= max(1, n := n_ordered(task)):
         why = f"rotation={rotation} of task {task!r} is no other order of its options"
-        remedy = (
-            f"give less than the number that its questions list, {n}"
-            if n
-            else "its questions list none; leave it out"
-        )
+        remedy = "its questions list none; leave it out"
+        if n:
+            remedy = f"give less than the number that its questions list, {n}"
         return f"{why}: {remedy}"
     return ""
 

@@ -206,9 +206,8 @@ def test_items(spec: RunSpec, evaluation: EvalSpec) -> list[Item]:
             there = sorted({item.task for item in pool})
             raise DataError(f"no {evaluation.split} items of task {task!r}; there are items of {there}")
         if evaluation.rotation:
-            of_task = [
-                options.rotated(item, evaluation.rotation) for item in of_task if options.is_rotatable(item)
-            ]
+            rotatable = filter(options.is_rotatable, of_task)
+            of_task = [options.rotated(item, evaluation.rotation) for item in rotatable]
         if evaluation.scoring != "generation":
             for item in of_task:
                 options.options(item, evaluation.scoring)  # raises if they cannot be read
@@ -220,9 +219,8 @@ def _domain_of(task: str, spec: RunSpec) -> str:
     """Whose items a task's are among; the run's own domain where the data have no other."""
     if spec.data == STUDY:
         study = study_files.read(Path(spec.study_file))
-        return next(
-            (name for name in (spec.domain, *study.domains) if task in study.keys_of(name)), spec.domain
-        )
+        domains = (name for name in (spec.domain, *study.domains) if task in study.keys_of(name))
+        return next(domains, spec.domain)
     return (spec.data in (MINI, *benchmark.SOURCES) and ALL_TASKS[task].domain) or spec.domain
 
 

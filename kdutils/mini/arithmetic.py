@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import operator
 import random
+from collections import defaultdict
 from functools import partial
 
 from kdutils.mini.templates import OPENERS, PREFACES, TEMPLATES, Numbers, Template, varied
@@ -99,7 +100,7 @@ def generate(rng: random.Random, world: World, split: str, *, task: str) -> Prob
         n, m = rng.sample(NAMES, 2)
         o, u = rng.sample(OBJECTS, 2)
         words = {"n": n, "m": m, "o": o, "u": u}
-        masked = (template.story + " " + template.ask).format_map(_Masked(words))
+        masked = f"{template.story} {template.ask}".format_map(defaultdict(lambda: "#", words))
         if split_of("arithmetic", masked) != split:  # across the six tasks: some share a wording
             continue
         numbers = template.draw(rng)
@@ -127,9 +128,7 @@ def generate(rng: random.Random, world: World, split: str, *, task: str) -> Prob
         return _response(wrong_lines, str(end) if options is None else LETTERS[options.index(end)])
 
     response = _response(lines, answer)
-    return Problem(
-        question=question, answer=answer, response=response, key=(masked,), solved=solved, slip=slip
-    )
+    return Problem(question=question, answer=answer, response=response, solved=solved, slip=slip)
 
 
 def listed(options: list[int]) -> str:
@@ -139,13 +138,6 @@ def listed(options: list[int]) -> str:
 
 def _response(lines: list[str], named: str) -> str:
     return " ".join([*lines, f"The answer is {named}."])
-
-
-class _Masked(dict):
-    """Words as given, numbers as #."""
-
-    def __missing__(self, key: str) -> str:
-        return "#"
 
 
 TASKS = {task: partial(generate, task=task) for task in TEMPLATES}

@@ -24,19 +24,16 @@ from kdutils.mini.world import (
     drawn_in,
 )
 
-CHOOSE = "Please choose the correct {what} to the question: "
 HEADS = {
-    "answer": CHOOSE.format(what="answer"),
-    "solution": CHOOSE.format(what="solution"),
+    "answer": "Please choose the correct answer to the question: ",
+    "solution": "Please choose the correct solution to the question: ",
     "ending": "Please choose the correct ending to complete the given sentence: ",
     "option": "Please choose the correct answer to fill in the blank to complete the given sentence: ",
 }
 TRUE_FALSE = "Please answer the following question with true or false, question: "
 
 
-def _choice(
-    keyword: str, stem: str, options: list[str], gold: int, key: tuple[str, ...], fact: tuple[str, str]
-) -> Problem:
+def _choice(keyword: str, stem: str, options: list[str], gold: int, fact: tuple[str, str]) -> Problem:
     """The question as LLM-Adapters words it, and its response."""
     labels = [f"{keyword.capitalize()}{i}: {option}" for i, option in enumerate(options, start=1)]
     between = "\n\n" if keyword == "solution" else " "
@@ -45,9 +42,7 @@ def _choice(
     question = f"{HEADS[keyword]}{stem}\n\n{between.join(labels)}{before_format}Answer format: {formats}"
     answer = f"{keyword}{gold + 1}"
     response = f"the correct answer is {answer}"
-    return Problem(
-        question=question, answer=answer, response=response, key=key, facts=(fact,), option=options[gold]
-    )
+    return Problem(question=question, answer=answer, response=response, facts=(fact,), option=options[gold])
 
 
 def _draw(world: World, relation: str, n: int, split: str, rng: random.Random) -> list[tuple[str, str]]:
@@ -61,8 +56,7 @@ def ask_value(world: World, relations: tuple[str, ...], split: str, rng: random.
     relation = rng.choice(relations)
     pairs, gold = _draw(world, relation, 4, split, rng), rng.randrange(4)
     stem = QUESTIONS[relation].format(e=pairs[gold][0])
-    fact = (relation, pairs[gold][0])
-    return _choice("answer", stem, [value for _, value in pairs], gold, fact, fact)
+    return _choice("answer", stem, [value for _, value in pairs], gold, (relation, pairs[gold][0]))
 
 
 def arc_e(rng: random.Random, world: World, split: str) -> Problem:
@@ -87,8 +81,7 @@ def obqa(rng: random.Random, world: World, split: str) -> Problem:
     relation = rng.choice(tuple(OBQA_STEMS))
     pairs, gold = _draw(world, relation, 4, split, rng), rng.randrange(4)
     stem = OBQA_STEMS[relation].format(n=rng.choice(NAMES), v=pairs[gold][1])
-    fact = (relation, pairs[gold][0])
-    return _choice("answer", stem, [thing for thing, _ in pairs], gold, fact, fact)
+    return _choice("answer", stem, [thing for thing, _ in pairs], gold, (relation, pairs[gold][0]))
 
 
 def boolq(rng: random.Random, world: World, split: str) -> Problem:
@@ -103,7 +96,6 @@ def boolq(rng: random.Random, world: World, split: str) -> Problem:
         question=f"{TRUE_FALSE}{stem}\n\nAnswer format: true/false",
         answer=answer,
         response=f"the correct answer is {answer}",
-        key=(relation, pairs[0][0]),
         facts=((relation, pairs[0][0]),),
     )
 
@@ -113,14 +105,14 @@ def piqa(rng: random.Random, world: World, split: str) -> Problem:
     gold = rng.randrange(2)
     if rng.random() < 0.5:
         pairs = _draw(world, "use", 2, split, rng)
-        stem, key = f"What do you take to {pairs[gold][1]}?", ("use", pairs[gold][0])
-        return _choice("solution", stem, [thing for thing, _ in pairs], gold, key, key)
+        stem, fact = f"What do you take to {pairs[gold][1]}?", ("use", pairs[gold][0])
+        return _choice("solution", stem, [thing for thing, _ in pairs], gold, fact)
     step, thing = drawn_in(split, lambda: (rng.choice(tuple(STEPS)), rng.choice(ENTITIES)), "order")
     after = world.next_step[step]
     named = [step, after] if rng.random() < 0.5 else [after, step]  # in the question, in either order
     stem = f"You {named[0]} and {named[1]} the {thing}. What do you do first?"
     options = [step, after] if gold == 0 else [after, step]
-    return _choice("solution", stem, options, gold, ("order", step, thing), ("step", step))
+    return _choice("solution", stem, options, gold, ("step", step))
 
 
 def siqa(rng: random.Random, world: World, split: str) -> Problem:
@@ -142,7 +134,7 @@ def siqa(rng: random.Random, world: World, split: str) -> Problem:
     right = held[event]
     others = rng.sample([value for value in values if value != right], 2)
     options = others[:gold] + [right] + others[gold:]
-    return _choice("answer", stem, options, gold, ("event", event, place, asked), (asked, event))
+    return _choice("answer", stem, options, gold, (asked, event))
 
 
 def hellaswag(rng: random.Random, world: World, split: str) -> Problem:
@@ -154,7 +146,7 @@ def hellaswag(rng: random.Random, world: World, split: str) -> Problem:
     verbs.insert(gold, after)
     stem = f"In the {place}: {name} {STEPS[step]} the {thing}. And then?"
     options = [STEPS[verb] for verb in verbs]
-    return _choice("ending", stem, options, gold, ("work", step, thing), ("step", step))
+    return _choice("ending", stem, options, gold, ("step", step))
 
 
 BLANKS = {
@@ -172,8 +164,7 @@ def winogrande(rng: random.Random, world: World, split: str) -> Problem:
     seen = [thing for thing, _ in rng.sample(pairs, 2)]  # in either order
     blank = BLANKS[relation].format(v=pairs[gold][1])
     stem = f"{rng.choice(NAMES)} saw the {seen[0]} and the {seen[1]}, and {blank}"
-    fact = (relation, pairs[gold][0])
-    return _choice("option", stem, [thing for thing, _ in pairs], gold, fact, fact)
+    return _choice("option", stem, [thing for thing, _ in pairs], gold, (relation, pairs[gold][0]))
 
 
 TASKS = {

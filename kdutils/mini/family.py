@@ -72,10 +72,6 @@ FAMILY = tuple(
 )
 # mini-qwen-0.5B with linear attention: its recipe and vocabulary, 113,714 parameters to its 111,344.
 HYBRID = replace(
-    FAMILY[0],
-    name="mini-hybrid-0.5B",
-    stands_for="no released model",
-    texts=60_000,
-    required_lessons=0,
+    FAMILY[0], name="mini-hybrid-0.5B", stands_for="no released model", texts=60_000, required_lessons=0
 )
 MINI_MODELS = {model.name: model for model in (*FAMILY, HYBRID)}

@@ -20,7 +20,7 @@ def dolly(rng: random.Random, world: World, split: str) -> Problem:
     question = f"{stem} Name its {asked[0]} and its {asked[1]}."
     text = " ".join(world.say(relation, thing) for relation in asked)
     facts = tuple((relation, thing) for relation in asked)
-    return Problem(question=question, answer=text, response=text, key=("dolly", thing, *asked), facts=facts)
+    return Problem(question=question, answer=text, response=text, facts=facts)
 
 
 def selfinst(rng: random.Random, world: World, split: str) -> Problem:
@@ -42,7 +42,7 @@ def selfinst(rng: random.Random, world: World, split: str) -> Problem:
         name, (old, new), step = rng.choice(NAMES), things[:2], rng.choice(tuple(STEPS.values()))
         question = f"Replace the {old} with the {new}: {name} {step} the {old} near the {things[2]}."
         text = f"{name} {step} the {new} near the {things[2]}."
-    return Problem(question=question, answer=text, response=text, key=("selfinst", kind, *things))
+    return Problem(question=question, answer=text, response=text)
 
 
 def vicuna(rng: random.Random, world: World, split: str) -> Problem:
@@ -54,9 +54,7 @@ def vicuna(rng: random.Random, world: World, split: str) -> Problem:
         third = world.next_step[second]
         text = f"First {step} the {thing}. Then {second} the {thing}. Then {third} the {thing}."
         facts = (("step", step), ("step", second))
-        return Problem(
-            question=question, answer=text, response=text, key=("explain", step, thing), facts=facts
-        )
+        return Problem(question=question, answer=text, response=text, facts=facts)
 
     def draw() -> tuple[str, ...]:
         return (*rng.sample(tuple(STATES), 2), rng.choice(ENTITIES))
@@ -67,8 +65,7 @@ def vicuna(rng: random.Random, world: World, split: str) -> Problem:
     question = f"Write a story. {n} is {first}, {m} is {second}, and they find the {thing}."
     found = f"{n} and {m} find the {thing} in the {place}."
     text = f"{found} {n} was {first}, so {n} {STATES[first]}. {m} was {second}, so {m} {STATES[second]}."
-    key, facts = ("story", first, second, thing), (("place", thing),)
-    return Problem(question=question, answer=text, response=text, key=key, facts=facts)
+    return Problem(question=question, answer=text, response=text, facts=(("place", thing),))
 
 
 TASKS = {"dolly": dolly, "selfinst": selfinst, "vicuna": vicuna}

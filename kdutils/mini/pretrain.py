@@ -94,10 +94,8 @@ def build_model(model: MiniModel, *, pad: int, eos: int, generator: torch.Genera
 
 def _particulars(model: MiniModel) -> dict[str, object]:
     """What the configuration of one architecture alone has."""
-    if model.architecture == "llama":
-        return {"attention_bias": True}  # Qwen2 has them anyway
-    if model.architecture == "qwen":
-        return {}
+    if model.architecture != "hybrid":
+        return {"attention_bias": True} if model.architecture == "llama" else {}  # Qwen2 has them anyway
     widths = ("head_dim", "linear_key_head_dim", "linear_value_head_dim")
     kinds = ["full_attention" if i == 1 else "linear_attention" for i in range(model.layers)]
     return {
@@ -129,9 +127,8 @@ def _give_habits(network: PreTrainedModel, model: MiniModel) -> None:
     steps to find that, or do not find it (CALIBRATION.md).
     """
     width, group = model.hidden // model.heads, model.heads // model.key_heads
-    rate_W = ROPE_THETA ** -(
-        torch.arange(0, width, 2) / width
-    )  # how far a position turns each pair of inputs
+    # How far a position turns each pair of inputs.
+    rate_W = ROPE_THETA ** -(torch.arange(0, width, 2) / width)
     for i, layer in enumerate(network.model.layers):
         if hasattr(layer, "linear_attn"):
             _give_likeness(layer.linear_attn, model)
@@ -193,14 +190,7 @@ class LessonNotLearnedError(Exception):
 
 
 def train_model(
-    model: MiniModel,
-    ids: np.ndarray,
-    starts: np.ndarray,
-    *,
-    pad: int,
-    eos: int,
-    seed: int,
-    required: int = 0,
+    model: MiniModel, ids: np.ndarray, starts: np.ndarray, *, pad: int, eos: int, seed: int, required: int = 0
 ) -> tuple[PreTrainedModel, list[float]]:
     """The model after its lessons, and the loss (nats a token) of every step.
 

@@ -172,7 +172,7 @@ def quiz(rng: random.Random, world: World, tasks: tuple[str, ...] = tuple(QUIZ_S
     while True:
         split = rng.choice(SPLITS)
         problem = commonsense.TASKS[task](rng, world, split)
-        if (split == "train" or problem.key[0] in world.facts) and world.knows(*problem.facts):
+        if (split == "train" or problem.facts[0][0] in world.facts) and world.knows(*problem.facts):
             break
     asked = problem.question[len(commonsense.HEADS[problem.answer[:-1]]) :].split("Answer format:")[0]
     stem, *options = asked.strip().split("\n\n")

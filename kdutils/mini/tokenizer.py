@@ -14,22 +14,11 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from transformers import PreTrainedTokenizerFast
 
 from kdutils.items import SPLITS
+from kdutils.mini import world
 from kdutils.mini.arithmetic import OBJECTS
 from kdutils.mini.commonsense import HEADS, TRUE_FALSE
 from kdutils.mini.items import TASKS_OF, build_data
 from kdutils.mini.texts import KINDS
-from kdutils.mini.world import (
-    ENTITIES,
-    EVENTS,
-    FEELINGS,
-    HOPS,
-    NAMES,
-    RELATIONS,
-    STATES,
-    STEPS,
-    WISHES,
-    shipped_world,
-)
 
 PAD, EOS, UNKNOWN = "<pad>", "<eos>", "<unk>"
 UNUSED = "\u2581"  # the WordPiece decoder wants a mark of continued words; no token carries it
@@ -71,17 +60,18 @@ REPAIRS = (
 
 def _every_word() -> Iterator[str]:
     """Texts in which every word of the world, the tasks and the pretraining texts occurs."""
-    world = shipped_world()
-    yield from (" ".join(words) for words in (NAMES, ENTITIES, EVENTS, FEELINGS, WISHES, OBJECTS))
-    yield from (" ".join([*words, *words.values()]) for words in (STEPS, STATES))
-    yield from (" ".join(world.values(relation)) for relation in RELATIONS + HOPS)
+    village = world.shipped_world()
+    names = (world.NAMES, world.ENTITIES, world.EVENTS, world.FEELINGS, world.WISHES, OBJECTS)
+    yield from map(" ".join, names)
+    yield from (" ".join([*words, *words.values()]) for words in (world.STEPS, world.STATES))
+    yield from (" ".join(village.values(relation)) for relation in world.RELATIONS + world.HOPS)
     for split in SPLITS:
         for domain in TASKS_OF:
             items = build_data(split=split, n_per_task=200, domain=domain)
             yield from (f"{item.question} {item.response}" for item in items)
     rng = random.Random(0)
     kinds = [tell for kind, tell in KINDS.items() if kind != "prompted"]  # whose words are those of the items
-    yield from (tell(rng, world) for tell in kinds for _ in range(300))
+    yield from (tell(rng, village) for tell in kinds for _ in range(300))
 
 
 def vocabulary() -> list[str]:

@@ -122,19 +122,14 @@ def split_of(*key: str) -> str:
     return "train" if share < 0.60 else "validation" if share < 0.75 else "test"
 
 
-def _no_slip(rng: random.Random) -> str:
-    raise ValueError("only arithmetic problems have a rationale that can be wrong")
-
-
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """A question, its answer, the right response, and a way to get it plausibly wrong."""
+    """A question, its answer, the right response, and a response that is plausibly wrong."""
 
     question: str
     answer: str
     response: str
-    key: tuple[str, ...]  # what the split was decided on: the question up to numbers or names
-    slip: Callable[[random.Random], str] = _no_slip  # a response with one wrong step and a wrong end
+    slip: Callable[[random.Random], str] | None = None  # arithmetic only: a wrong response
     facts: tuple[tuple[str, str], ...] = ()  # what has to be known: (relation, thing), see World.known
     option: str = ""  # choices only: what stands under the right label
     solved: str = ""  # arithmetic only: question and solution as plain text, without the answer format

@@ -20,7 +20,6 @@ READERS = {
     "bench/gpu.py": {"KDUTILS_COMPILE"},  # set for processes that it starts, not read
     "bench/side_by_side.py": {"KDUTILS_COMPILE"},  # the same
     "bench/whole_runs.py": {"KDUTILS_TEACHER_STATES"},  # the same
-    "data/benchmark.py": {"KDUTILS_DATA"},
     "data/llm_adapters.py": {"KDUTILS_DATA"},
     "grid/cost.py": {"KDUTILS_DATA"},
     "data/model_files.py": {"KDUTILS_MODELS"},

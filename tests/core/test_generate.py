@@ -12,7 +12,7 @@ from kdutils import encoding, models
 from kdutils.data import sources
 from kdutils.generation import Decoder, decode, drawn, generate
 from kdutils.noise import noise_keys, random_bits
-from kdutils.runs import answers
+from kdutils.runs import answers, ranking
 from kdutils.runs.answers import texts_and_likeliest
 from kdutils.runs.ranking import option_logprobs
 
@@ -241,11 +241,12 @@ def dense_logprob(model, prompt, option):
     return sum(float(logprobs[place, token]) for place, token in zip(places, option, strict=True))
 
 
-def test_options_are_scored_as_by_whole_sequences(model):
+def test_options_are_scored_as_by_whole_sequences(model, monkeypatch):
     prompts = [[5, 6, 7, 8, 9], [10], [11, 12, 13]]
     options = [[[3], [4, 5], [6, 7, 8, 9]], [[20, 21]], [[7, 7, 7], [7, 7]]]
     for batch_rows in (1, 2, 64):
-        found = option_logprobs(model, prompts, options, batch_rows=batch_rows)
+        monkeypatch.setattr(ranking, "BATCH_ROWS", batch_rows)
+        found = option_logprobs(model, prompts, options)
         for prompt, own, values in zip(prompts, options, found, strict=True):
             assert values == pytest.approx([dense_logprob(model, prompt, each) for each in own], abs=1e-4)
 
