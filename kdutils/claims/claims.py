@@ -205,10 +205,10 @@ class Judgement:
     @property
     def rows(self) -> list[dict[str, Any]]:
         """Rows of the claims ledger, each claim under both analyses; an undefined number is None."""
-        of = {"source": self.evidence.source, "protocol": self.evidence.protocol}
+        of = {"source": self.evidence.source, "protocol": self.evidence.protocol, "analysis": ""}
         of |= {"decoding": self.evidence.decoding} if of["source"] == "live" else {}
         return [
-            ledger_row(claim, found[claim.id], **of, analysis=analysis, paper_value=claim.paper_value)
+            ledger_row(claim, found[claim.id], **of | {"analysis": analysis}, paper_value=claim.paper_value)
             for claim in CLAIMS
             for analysis, found in (("authors", self.authors), ("strict", self.stricter))
             if claim.id in found
@@ -330,11 +330,12 @@ def ledger_rows(found: Iterable[Judgement]) -> list[dict[str, Any]]:
     return [row for each in found for row in each.rows]
 
 
-def ledger_row(claim: Any, finding: Finding, **of: Any) -> dict[str, Any]:
+def ledger_row(claim: Any, finding: Finding, *, paper_value: float | str | None, **of: Any) -> dict[str, Any]:
     """What was found on a claim or contrast, with other fields; an undefined number is None."""
     row = {"id": claim.id, "section": claim.section, "statement": claim.statement, **of}
     row |= {"estimate": finding.estimate, "ci_low": finding.ci_low, "ci_high": finding.ci_high}
-    row |= {"p_value": finding.p_value, "n": finding.n, "verdict": finding.verdict, "reason": finding.reason}
+    row |= {"p_value": finding.p_value, "n": finding.n, "paper_value": paper_value}
+    row |= {"verdict": finding.verdict, "reason": finding.reason}
     undefined = {name for name, value in row.items() if isinstance(value, float) and math.isnan(value)}
     return row | dict.fromkeys(undefined)
 
