@@ -91,7 +91,8 @@ def twins(section: Section, found: pd.DataFrame) -> None:
     caption += "straight line between twins, retrained on the same items in two orders, where that is "
     caption += "farthest, nats a token (below 0: a barrier); CKA of their final hidden states, means"
     caption += " over seeds. I: a barrier; II-A: none, but unlike; II-B: none, and alike."
-    section.table({"live": found}, caption, {"density": ".2g", "barrier": ".3f", "cka": ".3f"})
+    shown = found.replace({"method": METHOD_NAMES})
+    section.table({"live": shown}, caption, {"density": ".2g", "barrier": ".3f", "cka": ".3f"})
 
 
 def sentences(section: Section, found: pd.DataFrame, judged: str) -> list[str]:

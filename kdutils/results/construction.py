@@ -92,7 +92,7 @@ def slopes(items: pd.DataFrame, at: pd.DataFrame, *, seed: int) -> dict[tuple[st
 
 
 def twins(plan: Plan, at: pd.DataFrame) -> pd.DataFrame:
-    """How two students lie to each other that are one pruned model, retrained on its items in two orders.
+    """Whether two students that were retrained from one pruned model, on its items in two orders, are alike.
 
     method, density, dense_epochs, means over seeds of barrier and cka (runs.twins.joined), regime: I with a
     barrier of more than BARRIER, II-A without and with a CKA below ALIKE, else II-B. Takes `places`. The

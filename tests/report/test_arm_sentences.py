@@ -43,3 +43,10 @@ def test_a_construction_that_is_void_by_one_method_is_not_ranked():
     said = show_construction.sentences(SECTION, pd.DataFrame(rows), "")[0]
     assert "of 2 constructions" in said and "narrow is the most accurate (" in said
     assert said.endswith("pruned the least (39.5).")
+
+
+def test_twins_are_shown_with_the_names_of_their_methods():
+    shown = []
+    section = SimpleNamespace(table=lambda tables, *_: shown.append(tables["live"]))
+    show_construction.twins(section, pd.DataFrame({"method": ["sft", "fkl"]}))
+    assert shown[0]["method"].tolist() == ["SFT", "SeqKD†"]
