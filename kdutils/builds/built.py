@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import load_model, save_model
@@ -75,20 +75,28 @@ def _empty_hybrid(network: nn.Module, own: Layers, n: float) -> None:
     hybrid.install(network, hybrid.mixers(network, n))
 
 
-MAKERS: dict[str, Callable[[LoadedModel, Layers, RunSpec, Sequence[Item]], LoadedModel]] = {
-    "low_rank": _low_rank,
-    "low_rank_plain": _low_rank_plain,
-    "pruned": _pruned,
-    "shared": _shared,
-    "hybrid": _hybrid,
-    "hybrid_distilled": _hybrid,
-}
-EMPTY: dict[str, Callable[[nn.Module, Layers, float], None]] = {  # the form alone, for values read from FILE
-    "low_rank": partial(low_rank.factorise, is_empty=True),
-    "low_rank_plain": partial(low_rank.factorise, is_empty=True),
-    "shared": partial(shared.share, is_folded=False),
-    "hybrid": _empty_hybrid,
-    "hybrid_distilled": _empty_hybrid,
+def _check_hybrid(network: nn.Module | None, n: float) -> None:
+    hybrid.check(n)
+    if network is not None:
+        hybrid.attentions(network, n)
+
+
+class Way(NamedTuple):
+    """How one of `constants.BUILDS` is made."""
+
+    make: Callable[[LoadedModel, Layers, RunSpec, Sequence[Item]], LoadedModel]
+    empty: Callable[[nn.Module, Layers, float], None] | None  # the form alone, for values read from FILE
+    check: Callable[[nn.Module | None, float], None] = lambda network, compression: None
+
+
+HYBRID = Way(_hybrid, _empty_hybrid, _check_hybrid)
+WAYS = {
+    "low_rank": Way(_low_rank, partial(low_rank.factorise, is_empty=True)),
+    "low_rank_plain": Way(_low_rank_plain, partial(low_rank.factorise, is_empty=True)),
+    "pruned": Way(_pruned, None),  # stored as an ordinary model, zeros and all
+    "shared": Way(_shared, partial(shared.share, is_folded=False)),
+    "hybrid": HYBRID,
+    "hybrid_distilled": HYBRID,
 }
 
 
@@ -104,7 +112,7 @@ def build(student: LoadedModel, spec: RunSpec, *, items: Sequence[Item]) -> Load
     """
     if not spec.student_build:
         return student
-    return MAKERS[spec.student_build](student, linear_layers(student.causal), spec, items)
+    return WAYS[spec.student_build].make(student, linear_layers(student.causal), spec, items)
 
 
 def check(network: nn.Module | None, spec: RunSpec) -> None:
@@ -114,12 +122,9 @@ def check(network: nn.Module | None, spec: RunSpec) -> None:
         ModelError: for a model with other matrices than those of linear layers and embeddings; for hybrid, as
             hybrid.check and hybrid.attentions.
     """
-    if spec.student_build.startswith("hybrid"):
-        hybrid.check(spec.build_compression)
     if network is not None:
         linear_layers(network)
-        if spec.student_build.startswith("hybrid"):
-            hybrid.attentions(network, spec.build_compression)
+    WAYS[spec.student_build].check(network, spec.build_compression)
 
 
 def kept(student: LoadedModel, name: str) -> LoadedModel:
@@ -130,7 +135,7 @@ def kept(student: LoadedModel, name: str) -> LoadedModel:
 @torch.no_grad()
 def loaded(model: LoadedModel, name: str, compression: float, folder: Path | str) -> LoadedModel:
     """The built student in a folder, in place of the model that it was made of."""
-    EMPTY[name](model.causal, linear_layers(model.causal), compression)
+    WAYS[name].empty(model.causal, linear_layers(model.causal), compression)
     load_model(model.causal, Path(folder) / FILE, device=model.policy.device)
     return Built(**vars(model))
 
