@@ -98,13 +98,12 @@ METHODS = {
 LOGIT_METHODS = tuple(key for key, method in METHODS.items() if method.divergence)  # one vocabulary is needed
 BY_SEQUENCE = tuple(key for key in LOGIT_METHODS if METHODS[key].prefix == "gold")  # see RunSpec
 KD_METHODS = tuple(key for key, method in METHODS.items() if method.has_teacher)  # all that need no fields
+# Field of a run -> that of the SFT run which its student starts from.
+OF_STARTING_RUN = {"start_items": "train_items", "start_epochs": "epochs"}
+OF_STARTING_RUN |= {"start_learning_rate": "learning_rate", "start_wrong_share": "wrong_rationale_share"}
 # Field of a run -> the field without which it has no effect.
-NEEDED = {
-    **dict.fromkeys(("start_items", "start_epochs", "start_wrong_share"), "student_start"),
-    "build_compression": "student_build",
-    "replay_share": "first_domain",
-    "penalty_strength": "penalty",
-}
+NEEDED = dict.fromkeys(OF_STARTING_RUN, "student_start") | {"build_compression": "student_build"}
+NEEDED |= {"replay_share": "first_domain", "penalty_strength": "penalty"}
 OF_TRAINING = (
     *("protocol", "prompt_in_loss", "adapter", "seed", "order_seed", "train_items", "validation_items"),
     *("epochs", "batch_size", "learning_rate", "warmup_share", "weight_decay", "max_grad_norm"),

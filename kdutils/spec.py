@@ -24,6 +24,7 @@ from kdutils.constants import (
     DIVERGENCES,
     METHODS,
     MINI,
+    OF_STARTING_RUN,
     PENALTIES,
     PREFIXES,
     USED_BY,
@@ -36,8 +37,8 @@ from kdutils.mini.family import MINI_MODELS
 
 OF_SECOND = ("first_domain", "replay_share", "penalty", "penalty_strength", "order_seed")  # not of a start
 OF_START = (  # at their defaults a student starts as it is and is trained on one domain
-    *("student_start", "start_items", "start_epochs", "start_wrong_share", "shrink", "perturb", "frozen"),
-    *("student_build", "build_compression", *OF_SECOND),
+    *("student_start", *OF_STARTING_RUN, "shrink", "perturb", "frozen", "student_build", "build_compression"),
+    *OF_SECOND,
 )
 MAX_NEW_TOKENS = 96  # of an evaluation's text
 Seed = Annotated[int, between(0, 2**31 - 1)]
@@ -92,6 +93,7 @@ class RunSpec(Hashed):
     student_start: Literal["base", "sft"] = "base"  # sft: the student of its SFT run, which is made first
     start_items: Annotated[int, between(1, 10_000_000)] | None = None  # of that run; None: as of this
     start_epochs: Annotated[int, between(1, 1_000)] | None = None
+    start_learning_rate: Annotated[float, between(1e-9, 1)] | None = None
     start_wrong_share: Share | None = None  # its wrong_rationale_share
     first_domain: Text = ""  # it starts from the student of the same run on this domain, see `start_spec`
     replay_share: Share = 0.0  # of train_items: so many items of first_domain are trained on beside them
@@ -228,8 +230,7 @@ class RunSpec(Hashed):
             return replace(self, **own, **defaults_of(RunSpec, *OF_SECOND, "wrong_rationale_share"))
         if self.student_start == "base":
             return None
-        own = {"train_items": self.start_items, "epochs": self.start_epochs}
-        own |= {"wrong_rationale_share": self.start_wrong_share}
+        own = {OF_STARTING_RUN[name]: getattr(self, name) for name in OF_STARTING_RUN}
         own = {name: value for name, value in own.items() if value is not None}
         return replace(self.sft_spec, **defaults_of(RunSpec, *OF_START), **own)
 

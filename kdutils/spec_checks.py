@@ -17,6 +17,7 @@ from kdutils.constants import (
     MINI,
     NEEDED,
     NOT_OF_PAPER,
+    OF_STARTING_RUN,
     OF_TEACHER,
     PENALTIES,
     STUDY,
@@ -94,13 +95,12 @@ def _used(spec: RunSpec, defaults: dict[str, Any]) -> None:
     is_paper = spec.protocol == "paper"
     by_protocol = {"prompt_in_loss": is_paper, "mean_by_sequence": is_paper and spec.method in BY_SEQUENCE}
     usual = {name: (value, f"protocol {spec.protocol!r} has it") for name, value in by_protocol.items()}
-    usual |= dict.fromkeys(("teacher_items", "start_items"), (spec.train_items, "train_items says"))
-    usual |= {"start_epochs": (spec.epochs, "epochs says"), "order_seed": (spec.seed, "seed says")}
-    usual["start_wrong_share"] = spec.wrong_rationale_share, "wrong_rationale_share says"
+    same = OF_STARTING_RUN | {"teacher_items": "train_items", "order_seed": "seed"}
+    usual |= {name: (getattr(spec, other), f"{other} says") for name, other in same.items()}
     of_teacher = {"teacher_epochs": "it reads as many sequences", "teacher_adapter": "adapter says"}
     usual |= {name: (spec.usual_teacher[name], reason) for name, reason in of_teacher.items()}
     for name, (value, reason) in usual.items():
-        if getattr(spec, name) == value:
+        if value is not None and getattr(spec, name) == value:
             told = f"{name}={value!r} is what it is anyway, as {reason}, and would give one run two names"
             raise ValueError(f"{told}: leave it out")
     if spec.kd_weight == 0:

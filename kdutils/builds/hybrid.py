@@ -165,16 +165,23 @@ def convert(student: LoadedModel, spec: RunSpec, items: Sequence[Item]) -> None:
 
 
 def _updates(
-    student: LoadedModel, spec: RunSpec, items: Sequence[Item], own: list[nn.Parameter], rate: float, n: int
+    student: LoadedModel,
+    spec: RunSpec,
+    items: Sequence[Item],
+    own: list[nn.Parameter],
+    rate: float,
+    n: int,
+    what: str,
 ) -> Iterator[Batch]:
     """The batches of n updates of these weights, each by the gradients that are there when it is over.
 
-    All tokens are scored. The rate, over the model's width, falls to zero along a cosine.
+    `what` names the batches that are drawn. All tokens are scored. The rate, over the model's width, falls to
+    zero along a cosine.
     """
     optimiser = torch.optim.AdamW(own, lr=rate / student.causal.config.hidden_size, weight_decay=0.0)
     rates = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, n)
     encoded = encoding.encode(items, student.tokenizer, **spec.encoding | {"prompt_in_loss": True})
-    drawing = generator(spec.seed, "hybrid", "items")
+    drawing = generator(spec.seed, "hybrid", what)
     for _ in range(n):
         rows = torch.randint(len(encoded), (ROWS,), generator=drawing).tolist()
         yield encoding.collate(encoded, rows, pad_id=student.pad_id)
@@ -207,7 +214,7 @@ def align(
     layers = dict(student.causal.named_modules())
     hooks = [layers[name].register_forward_hook(noted(name), with_kwargs=True) for name in mixers]
     own, errors = [w for mixer in mixers.values() for w in mixer.parameters()], []
-    for batch in _updates(student, spec, items, own, ALIGN_RATE, ALIGN_STEPS):
+    for batch in _updates(student, spec, items, own, ALIGN_RATE, ALIGN_STEPS, "items"):
         with torch.no_grad():
             student.hidden_states(batch.input_ids_BT)
         real_BT = batch.attention_BT.bool().to(student.policy.device)
@@ -240,7 +247,7 @@ def distil(student: LoadedModel, before: LoadedModel, spec: RunSpec, items: Sequ
     apart += [x for name, x in network.named_modules() if name.endswith(".self_attn")]
     fixed = {id(w) for x in apart if not isinstance(x, LinearAttention) for w in x.parameters()}
     own = [w for w in network.parameters() if id(w) not in fixed]
-    for batch in _updates(student, spec, items, own, DISTIL_RATE, DISTIL_STEPS):
+    for batch in _updates(student, spec, items, own, DISTIL_RATE, DISTIL_STEPS, "distilled"):
         with torch.no_grad():
             states_NH = before.scoring_states(batch)
         with student.policy.computing():

@@ -9,7 +9,7 @@ from kdutils.grid.study import UNFORMATTED
 from kdutils.report import figures, plots
 from kdutils.report.section import Section
 from kdutils.report.show_arms import LABELS, NAMES
-from kdutils.results import gain_tables
+from kdutils.results import construction, gain_tables
 from kdutils.results.gain_tables import interval_text
 
 COLUMNS = {  # of construction.table -> in words
@@ -40,9 +40,9 @@ def table(section: Section, found: pd.DataFrame, runs: pd.DataFrame) -> None:
     costs = costs.mean().set_axis(["numbers stored", "kB", "ms a step"], axis=1)
     shown = shown.join(costs, on=NAME).replace(NAMES)
     caption = "students on test items, 95% intervals over items and seeds. At matched accuracy: "
-    caption += "what is left once the line on accuracy over all students is taken out. Written less "
-    caption += "ranked: by how much more a student is behind its teacher in what it writes than in "
-    caption += "how it ranks options. kB: its file."
+    caption += "what is left once the line on accuracy over all students of as many numbers is taken "
+    caption += "out. Written less ranked: by how much more a student is behind its teacher in what it "
+    caption += "writes than in how it ranks options. kB: its file."
     section.table({"live": shown}, caption, {"numbers stored": ",.0f", "kB": ".0f", "ms a step": ".1f"})
 
 
@@ -89,8 +89,10 @@ def twins(section: Section, found: pd.DataFrame) -> None:
     """Whether twins, retrained on the same items in two orders, lie in one basin: `construction.twins`."""
     caption = "regimes of pruned students. barrier: loss between those of the ends less that on the "
     caption += "straight line between twins, retrained on the same items in two orders, where that is "
-    caption += "farthest, nats a token (below 0: a barrier); CKA of their final hidden states, means"
-    caption += " over seeds. I: a barrier; II-A: none, but unlike; II-B: none, and alike."
+    caption += "farthest, nats a token (below 0: a barrier); CKA of their logits; means over seeds. "
+    caption += f"I: a barrier of more than {construction.BARRIER} nats; II-A: none, but a CKA below "
+    caption += f"{construction.ALIKE}; II-B: none, and alike (also where both are near chance). The "
+    caption += "source gives neither number, and has training errors where these are losses on test items."
     shown = found.replace({"method": METHOD_NAMES})
     section.table({"live": shown}, caption, {"density": ".2g", "barrier": ".3f", "cka": ".3f"})
 
@@ -100,6 +102,7 @@ def sentences(section: Section, found: pd.DataFrame, judged: str) -> list[str]:
     if found.empty:
         return ["No construction is trained at a chosen learning rate, so nothing is said.", judged]
     label, said = section.labels["live"], []
+    found = found[~found["arm"].isin(construction.LATER)]
     by_method = found.pivot_table("value", index=["measure", "arm"], columns="method")
     for measure, words in (("right", "most accurate"), ("bleu_matched", "most faithful at matched accuracy")):
         own = by_method[by_method.index.get_level_values("measure") == measure].droplevel("measure")
@@ -108,7 +111,8 @@ def sentences(section: Section, found: pd.DataFrame, judged: str) -> list[str]:
             continue
         best, least = own.idxmax(), own.idxmin()
         said.append(
-            f"{label}: of {len(own)} constructions, means over methods, {LABELS[best]} is the {words} "
-            f"({COLUMNS[measure]}: {own[best]:.1f}), {LABELS[least]} the least ({own[least]:.1f})."
+            f"{label}: of {len(own)} constructions of as many numbers, means over methods, {LABELS[best]} "
+            f"is the {words} ({COLUMNS[measure]}: {own[best]:.1f}), {LABELS[least]} the least "
+            f"({own[least]:.1f})."
         )
     return [*said, judged]

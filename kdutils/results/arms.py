@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -199,15 +199,18 @@ def by_arm(found: pd.DataFrame) -> pd.DataFrame:
     return found.T.groupby(level=["arm", "method"], sort=False).mean().T
 
 
-def at_matched(values: pd.DataFrame, others: pd.DataFrame) -> pd.DataFrame:
+def at_matched(values: pd.DataFrame, others: pd.DataFrame, *, apart: Collection[str] = ()) -> pd.DataFrame:
     """What is left of a level of students once the line on another over all of them is taken out.
 
-    A row a resample, a column a student (`levels` of two values, drawn alike). NaN of fewer than LEAST.
+    A row a resample, a column a student (`levels` of two values, drawn alike). Arms that stand `apart` are
+    compared with the line of the others. NaN where that is of fewer than LEAST.
     """
-    value, other = (table.sub(table.mean(axis=1), axis=0) for table in (values, others[values.columns]))
-    slope = (value * other).sum(axis=1) / (other**2).sum(axis=1)
+    on = ~values.columns.get_level_values("arm").isin(list(apart))
+    tables = (values, others[values.columns])
+    value, other = (table.sub(table.loc[:, on].mean(axis=1), axis=0) for table in tables)
+    slope = (value * other).loc[:, on].sum(axis=1) / (other**2).loc[:, on].sum(axis=1)
     left = value - other.mul(slope.fillna(0.0), axis=0)  # equal all over: nothing to take out
-    return left if left.shape[1] >= LEAST else left * np.nan
+    return left if on.sum() >= LEAST else left * np.nan
 
 
 def less(of_arms: pd.DataFrame, one: str, other: str, methods: Sequence[str]) -> Estimate | str:

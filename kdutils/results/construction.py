@@ -32,18 +32,20 @@ SHOWN = ("right", *LIKENESS, "nll", "forward_kl")
 BARRIER = 0.05  # nats a token; regimes have no thresholds in the source
 ALIKE = 0.95  # linear CKA
 SHARES = ("right", "same")  # shown in percent
+LATER = ("converted", "converted_frozen", "converted_distilled")  # store more, and are in no claim
 
 
 def table(items: pd.DataFrame, scored: pd.DataFrame, *, seed: int) -> pd.DataFrame:
     """A row a student x measure: CELL, measure, value, low, high.
 
     Measures: SHOWN (accuracy, agreement in percent; sentence BLEU; nats a token), `same_matched` and
-    `bleu_matched` (at matched accuracy), and `gap`, of arms.scored_twice, points. `seed` draws the resamples.
+    `bleu_matched` (at matched accuracy, by the line of all but LATER), and `gap`, of arms.scored_twice,
+    points. `seed` draws the resamples.
     """
     found = levels_alike(items, SHOWN, seed=seed)
     found |= {name: 100 * found[name] for name in SHARES}
     for name in LIKENESS:
-        found[f"{name}_matched"] = at_matched(found[name], found["right"])
+        found[f"{name}_matched"] = at_matched(found[name], found["right"], apart=LATER)
     if len(scored):
         rng = np.random.default_rng(seed)
         found["gap"] = crossed_bootstrap.group_means(scored, "gap", by=[*CELL, "train_items"], rng=rng)
@@ -139,7 +141,6 @@ APART = {  # contrast -> what is compared, of which two arms
     "C8": ("right", "shared", "pruned"),
     "C9": ("right", "shared", "narrow"),
 }
-LATER = ("converted", "converted_frozen", "converted_distilled")  # younger than the claims, and in none
 
 
 def contrasts(

@@ -14,7 +14,8 @@ from kdutils.spec import EvalSpec, RunSpec
 
 ARM = ["student", "first_domain", "domain", "method", "adapter", "penalty", "replay_share"]
 POINT = [*ARM, "penalty_strength"]
-MEASURES = ["before", "after", "forgetting", "second", "chance"]  # accuracies, points lost of the first
+MEASURES = ["before", "after", "forgetting", "second"]  # accuracies, points lost of the first
+MEASURES += ["guessed_before", "guessed"]  # of `before` and `after`, what guessing at each answer would reach
 MEASURES += ["agreement_before", "agreement", "bleu_before", "bleu"]  # with the first teacher, first domain
 GRID = 201  # accuracies at which two frontiers are compared
 
@@ -54,7 +55,9 @@ def measures(
     of_tasks = {name: comparison.accuracies(rows) for name, rows in tables.items()}
     found = {name: float(own["accuracy"].mean()) for name, own in of_tasks.items()}
     found["forgetting"] = found["before"] - found["after"]
-    found["chance"] = float(of_tasks["before"]["chance"].mean())  # of the first domain
+    for name, when in {"guessed_before": "before", "guessed": "after"}.items():
+        answered = 1 - of_tasks[when]["unparsed"] / 100
+        found[name] = float((of_tasks[when]["chance"] * answered).mean())
     return found | _likeness(before, first_teacher, "_before") | _likeness(after, first_teacher, "")
 
 

@@ -24,7 +24,7 @@ from kdutils.spec import RunSpec
 
 STARTS = "starts"  # names of the studies of arms
 ORDERS = ("math_first", "commonsense_first")
-NEAR = 0.95  # a validation loss is near the final one where that is this share of it
+NEAR = 0.99  # a validation loss is near the final one where that is at least this share of it
 
 
 def starts(items: pd.DataFrame, *, seed: int) -> pd.DataFrame:
@@ -39,28 +39,29 @@ def starts(items: pd.DataFrame, *, seed: int) -> pd.DataFrame:
 def tokens_until_near(plan: Plan, study: str) -> pd.DataFrame:
     """How many target tokens a training takes until its validation loss is near its final one.
 
-    RUN and `tokens`, with those of the SFT that it starts from: until the end of the first epoch whose loss,
-    times NEAR, is at most that of the last epoch.
+    RUN and `tokens`: until the end of the first epoch whose loss, times NEAR, is at most that of the last.
+    An epoch of the SFT that it starts from can be the first, where the weights were kept as they were.
     """
     rows = []
     for run, _ in arms.finals(plan, study):
         spec = sources.resolved(run.spec)
-        before = _curve(plan, spec.start_spec)[-1][0] if spec.start_spec else 0
-        ends = [end for end in _curve(plan, spec) if end[1] is not None]
+        before, n_before = _curve(plan, spec.start_spec) if spec.start_spec else ([], 0)
+        ends, _ = _curve(plan, spec, n_before)
         last = ends[-1][1] if ends else np.nan
+        ends = ends if spec.shrink < 1 or spec.perturb else before + ends
         until = next((tokens for tokens, loss in ends if NEAR * loss <= last), np.nan)
-        rows.append(arms.named(run.cell, run.spec) | {"tokens": before + until})
+        rows.append(arms.named(run.cell, run.spec) | {"tokens": until})
     return pd.DataFrame(rows, columns=[*RUN, "tokens"])
 
 
-def _curve(plan: Plan, spec: RunSpec) -> list[tuple[int, float | None]]:
-    """Tokens so far and the validation loss, at the end of each epoch, and of the training."""
-    found, tokens = [], 0
+def _curve(plan: Plan, spec: RunSpec, n_before: int = 0) -> tuple[list[tuple[int, float]], int]:
+    """Tokens so far and the validation loss at the end of each epoch, and all tokens."""
+    found, tokens = [], n_before
     for entry in store.folder_of(plan.out, spec.run_id).curve():
         tokens += entry.get("n_tokens", 0)
-        if "epoch" in entry:
-            found.append((tokens, entry.get("validation_loss")))
-    return [*found, (tokens, None)]
+        if entry.get("validation_loss") is not None:
+            found.append((tokens, entry["validation_loss"]))
+    return found, tokens
 
 
 def kept(plan: Plan) -> pd.DataFrame:
@@ -108,8 +109,9 @@ def contrasts(items: pd.DataFrame, in_turn: pd.DataFrame, *, seed: int) -> dict[
         found["R8"] = _gap(_of(fkl, held), _of(points["sft"], held))
         found["R9"] = _gap(_of(fkl, (PLAIN, *INTERVALS)), _of(fkl, held))
         plain = in_turn[in_turn["arm"] == PLAIN]
-        learned = (plain["before"] - plain["chance"]).where(lambda points: points > 0)  # guessing is not kept
-        share = 100 * ((plain["after"] - plain["chance"]) / learned - plain["bleu"] / plain["bleu_before"])
+        learned = (plain["before"] - plain["guessed_before"]).where(lambda points: points > 0)
+        kept_N = plain["after"] - plain["guessed"]  # guessing is not kept
+        share = 100 * (kept_N / learned - plain["bleu"] / plain["bleu_before"])
         found["R10"] = intervals.mean_interval(share.groupby([plain["first_domain"], plain["seed"]]).mean())
     return found
 

@@ -361,6 +361,13 @@ def test_distilled_it_predicts_as_the_model_did_with_its_embeddings_head_and_att
     assert same == kept and any("q_proj" in name for name in kept)
     assert all(w.grad is None for w in new.values())
     assert all(map(torch.equal, before.causal.parameters(), loaded(folder).causal.parameters()))
+    own = torch.nn.Parameter(torch.zeros(1))
+    drawn = [
+        iter(hybrid._updates(student, spec, items, [own], 1.0, 1, what)) for what in ("items", "distilled")
+    ]
+    assert (
+        len({tuple(next(batches).ids) for batches in drawn}) == 2
+    )  # it does not read the same batches again
     whole = make(spec).causal.named_parameters()  # `build` aligns and distils
     assert all(torch.equal(w, new[name]) for name, w in whole)
 
@@ -565,6 +572,18 @@ def test_a_line_has_its_ends_and_a_barrier_where_a_hill_is_between(folder):
     assert connectivity.barrier(slope) == pytest.approx(0, abs=1e-12)
     with pytest.raises(ValueError, match="zeros differ"):
         connectivity.line(first, make(a_spec(folder, "pruned", build_compression=4.0)), items, spec)
+
+
+def test_scores_give_features_with_the_inner_products_of_the_logits(folder):
+    spec, items = a_spec(folder, "pruned"), sources.load_items(a_spec(folder, "pruned"), "train")
+    student = make(spec)
+    found = connectivity.scores(student, items, spec)
+    encoded = encoding.encode(items, student.tokenizer, **spec.encoding)
+    batch = encoding.collate(encoded, range(len(items)), pad_id=student.pad_id)
+    with torch.no_grad():
+        logits_NV = student.head.cut(student.vocabulary_size).logits(student.scoring_states(batch))
+    products = found.outputs_NH @ found.outputs_NH.T
+    torch.testing.assert_close(products, logits_NV @ logits_NV.T, rtol=1e-4, atol=1e-3)
 
 
 def test_cka_is_blind_to_rotation_and_scale_and_falls_with_noise():

@@ -59,7 +59,7 @@ CHOICES = {
 
 
 def test_there_are_ranges_and_choices_to_leave():
-    assert [len(RANGES[cls]) for cls in (RunSpec, EvalSpec)] == [38, 7]
+    assert [len(RANGES[cls]) for cls in (RunSpec, EvalSpec)] == [39, 7]
     names = {"method", "protocol", "adapter", "prompt", "prefix", "divergence"}  # domain: test_runspec
     assert set(CHOICES[RunSpec]) == names | {"student_start", "frozen", "shadow_loss", "teacher_adapter"} | {
         "student_build",

@@ -365,9 +365,13 @@ def test_a_start_is_the_same_student_without_what_is_added_to_its_run():
     )
     dense = replace(after.start_spec, seed=after.seed)
     assert (dense.student_build, dense.build_compression, dense.method) == ("", 1.0, "sft")
-    assert replace(after, start_epochs=9, start_items=40, start_wrong_share=1.0).start_spec == replace(
-        dense, epochs=9, train_items=40, wrong_rationale_share=1.0
-    )
+    own = {"start_epochs": 9, "start_items": 40, "start_wrong_share": 1.0, "start_learning_rate": 1e-4}
+    its = {"epochs": 9, "train_items": 40, "wrong_rationale_share": 1.0, "learning_rate": 1e-4}
+    assert replace(after, **own).start_spec == replace(dense, **its)
+    with pytest.raises(
+        ValueError, match="start_learning_rate=0.0001 is what it is anyway, as learning_rate says"
+    ):
+        replace(after, learning_rate=1e-4, start_learning_rate=1e-4)
     twin = replace(after, order_seed=7)
     assert (twin.start_spec, twin.teacher_spec) == (after.start_spec, after.teacher_spec)
     assert twin.sft_spec == replace(after.sft_spec, order_seed=7)

@@ -19,6 +19,7 @@ ARMS = (
     "shared",
 )
 N, SEED = 60, 5
+WHO = ["arm", "method"]
 
 
 def items(of_student, *, names=ARMS, methods=("sft", "fkl")):
@@ -104,10 +105,18 @@ def test_slopes_of_a_planted_crossing():
 
 def test_the_line_is_taken_out_of_every_resample():
     accuracy = pd.DataFrame([[1.0, 2, 2, 3], [1, 3, 3, 2], [5, 5, 5, 5]])
+    accuracy.columns = pd.MultiIndex.from_tuples([(f"a{place}", "sft") for place in range(4)], names=WHO)
     values = 2 * accuracy + np.array([[0.0, 2, 2, 0], [0] * 4, [0, 2, 2, 0]])
     left = arms.at_matched(values, accuracy)
     assert left.to_numpy() == pytest.approx(np.array([[-1.0, 1, 1, -1], [0] * 4, [-1, 1, 1, -1]]))
-    assert arms.at_matched(values[[0, 1, 2]], accuracy).isna().all(axis=None)  # a line takes all of it out
+    three = values.columns[:3]
+    assert arms.at_matched(values[three], accuracy).isna().all(axis=None)  # a line takes all of it out
+    far = pd.DataFrame({("late", "sft"): [9.0, 9, 9]}).rename_axis(columns=WHO)
+    more = arms.at_matched(
+        pd.concat([values, far], axis=1), pd.concat([accuracy, far], axis=1), apart=["late"]
+    )
+    assert more[values.columns].equals(left)
+    assert more["late", "sft"].tolist() == pytest.approx([9 - 5 - 2 * 7, 9 - 4.5 - 2 * 6.75, 9 - 11 - 0])
 
 
 def test_a_hybrid_that_writes_worse_than_it_ranks_is_found_with_the_number_of_its_items():

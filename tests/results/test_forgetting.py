@@ -22,8 +22,15 @@ def test_measures_are_before_minus_after_and_likeness_to_the_first_teacher():
     found = forgetting.measures(before, after, second, rows(TEACHER, [1, 1, 1, 1]))
     assert set(found) == set(forgetting.MEASURES)
     assert (found["before"], found["after"], found["forgetting"], found["second"]) == (75, 25, 50, 75)
-    assert (found["agreement_before"], found["agreement"], found["chance"]) == (100, 25, 0)
+    assert (found["agreement_before"], found["agreement"], found["guessed"]) == (100, 25, 0)
     assert found["bleu_before"] == pytest.approx(100)
+    mute = rows(["true", "false", "who knows", "or not"], [1, 0, 0, 0], "boolq").assign(
+        unparsed=[False, False, True, True]
+    )
+    found = forgetting.measures(
+        rows(TEACHER, [1] * 4, "boolq"), mute, second, rows(TEACHER, [1] * 4, "boolq")
+    )
+    assert (found["guessed_before"], found["guessed"]) == (50, 25)  # half of the questions have no answer
     assert 0 < found["bleu"] < 50
 
 

@@ -1,9 +1,11 @@
 """Starts and two domains in turn, on planted students."""
 
 import itertools
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
+import pytest
 
 from kdutils.claims import contrasts
 from kdutils.results import training
@@ -31,7 +33,8 @@ def in_turn(after_of):
         for arm in held[method]:
             strength = {"plain": 0, "weak": 1, "strong": 3}.get(arm.rpartition("_")[2], 2)
             row = {"arm": arm, "first_domain": first, "seed": seed, "method": method, "before": 60.0}
-            row |= {"second": 70 - 2 * strength, "bleu_before": 50.0, "bleu": 20.0, "chance": 0.0}
+            row |= {"second": 70 - 2 * strength, "bleu_before": 50.0, "bleu": 20.0}
+            row |= {"guessed_before": 0.0, "guessed": 0.0}
             rows.append(row | {"after": after_of(method, arm) + 5 * strength + rng.normal(0, 0.1)})
     return pd.DataFrame(rows).assign(forgetting=lambda table: table["before"] - table["after"])
 
@@ -53,8 +56,31 @@ def test_planted_starts_are_found():
     assert abs(means["bleu", "after_sft"] - 45) < 0.01 and abs(means["right", "shrunk"] - 50) < 0.1
 
 
+@pytest.mark.parametrize(
+    ("own", "tokens"),
+    [({}, 100), ({"perturb": 0.1}, 400), ({"start_spec": None}, 200), ({"shrink": 0.8}, 400)],
+)
+def test_a_loss_can_be_near_the_final_one_before_distillation_begins(monkeypatch, own, tokens):
+    losses = {"start": [0.502, 0.499], "run": [0.51, 0.504, 0.5]}
+    curves = {
+        name: [{"n_tokens": 100, "epoch": 1, "validation_loss": x} for x in losses[name]] for name in losses
+    }
+    curves["run"][0] |= {"validation_loss": 0.6}
+    folders = {name: SimpleNamespace(curve=lambda name=name: curves[name]) for name in curves}
+    monkeypatch.setattr(training.store, "folder_of", lambda out, run_id: folders[run_id])
+    monkeypatch.setattr(training.sources, "resolved", lambda spec: spec)
+    start = SimpleNamespace(run_id="start")
+    spec = SimpleNamespace(**{"run_id": "run", "start_spec": start, "shrink": 1.0, "perturb": 0.0} | own)
+    monkeypatch.setattr(
+        training.arms, "finals", lambda plan, study: [(SimpleNamespace(cell=None, spec=spec), None)]
+    )
+    monkeypatch.setattr(training.arms, "named", lambda cell, spec: dict.fromkeys(training.RUN, "x"))
+    found = training.tokens_until_near(SimpleNamespace(out=None), "starts")
+    assert found["tokens"].tolist() == [tokens]
+
+
 def test_what_guessing_reaches_is_not_kept():
-    all_lost = in_turn(lambda method, arm: 30).assign(chance=30.0, bleu=0.0)
+    all_lost = in_turn(lambda method, arm: 30).assign(guessed_before=30.0, guessed=30.0, bleu=0.0)
     found, said = verdicts(items({}, {}), all_lost)
     assert abs(found["R10"].value) < 1 and said["R10"] != "reproduced"
     never_learned = all_lost.assign(before=30.0)
