@@ -16,12 +16,12 @@ from kdutils.grid.cell_table import short_name
 from kdutils.grid.evaluations import asked_of, tables_of
 from kdutils.grid.factors import with_factor
 from kdutils.grid.profile import Live, Need, Profile, load_profile
-from kdutils.grid.study import DECODINGS, OWN_SECTIONS, PLANNED, RELEASED_MODELS, PlannedRun
+from kdutils.grid.study import DECODINGS, OWN_SECTIONS, PLANNED, RELEASED_MODELS, SECTIONS, PlannedRun
 from kdutils.io import disk, toml_files
 from kdutils.runs import store
 from kdutils.spec import EvalSpec, RunSpec
 
-EVERYTHING = ("00", "08")  # sections that look at the runs of all others
+READS = {"00": PLANNED, "08": SECTIONS}  # sections that look at the runs of all these
 LISTS = ("seeds", "temperatures", "noise_sigmas")
 OF_RUNS = ("train_items", "devices")  # fields of every run
 OF_EVALUATION = ("decoding", "items_per_task")
@@ -220,7 +220,7 @@ def _narrowed(live: Live, shown: Filter, section: str) -> list[Need]:
     sides = ("teachers", "students")  # of a pair
     if not all(any(shown.keeps(side, name) for name in live.models) for side in sides):
         return []  # only released models are asked for
-    needs = [need for need in live.needs if section in (*need.sections, *EVERYTHING)]
+    needs = [need for need in live.needs if {section, *READS.get(section, ())} & set(need.sections)]
     kept = []
     for need in needs:
         pairs = tuple(pair for pair in live.pairs_of(need) if all(map(shown.keeps, sides, pair)))
