@@ -221,6 +221,18 @@ def runs_of(study: ArmStudy, live: Any, out: Path) -> Iterator[Run]:
     yield from later
 
 
+def not_planned(live: Any, out: Path) -> int:
+    """How many runs follow at most once all learning rates that are not chosen yet are."""
+    n_runs = 0
+    for study in live.arm_studies:
+        for cell in cells_of(study):
+            settings = live.settings_of(domain=study.domain, protocol="careful", method=cell.method)
+            tried = trials(study, cell, settings)
+            if tried and chosen([best_loss(out, spec) for spec in tried]) is None:
+                n_runs += len(study.train_items) * len(study.seeds) - 1  # a trial is one of them
+    return n_runs
+
+
 def planned(
     section: str, live: Any, evaluation_of: Callable[[str], EvalSpec], out: Path
 ) -> Iterator[PlannedRun]:

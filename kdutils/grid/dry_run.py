@@ -163,7 +163,9 @@ def brief(table: pd.DataFrame, machine: Machine) -> list[str]:
     counts = table["status"].value_counts()
     states = ", ".join(f"{counts[status]} {status}" for status in STATUS if status in counts)
     left = table[table["status"] != "done"]
-    lines = [f"{len(table)} cells of {table['run_id'].nunique()} runs: {states}"]
+    n_runs = table["run_id"].nunique()
+    twice = f" ({len(table)}, those of two protocols counted twice)" if len(table) > n_runs else ""
+    lines = [f"{n_runs} runs{twice}: {states}"]
     if len(left):
         largest = left.loc[left["gpu_memory_gb"].idxmax()]
         teacher = f" <- {short_name(largest['teacher'])}" if largest["teacher"] else ""
@@ -185,7 +187,7 @@ def report(table: pd.DataFrame, machine: Machine) -> str:
     for is_ours, name in ((False, "released pairs and their models"), (True, "ours")):
         part = table[table["released_pair"] != is_ours]
         if 0 < len(part) < len(table):
-            lines.append(f"{name}: {len(part)} cells, {duration(3600 * part['gpu_hours'].sum())}")
+            lines.append(f"{name}: {len(part)} runs, {duration(3600 * part['gpu_hours'].sum())}")
     lines += _too_large(table, machine)
     methods = ((label, table[table["method"] == method]) for method, label in METHOD_LABELS.items())
     lines += ["", *_by("method", methods), "", *_by("teacher → student", _by_pair(table))]
@@ -195,7 +197,7 @@ def report(table: pd.DataFrame, machine: Machine) -> str:
 
 
 def _by_stage(table: pd.DataFrame) -> Iterator[str]:
-    yield f"{'stage':12}{'GPU hours':>12}    tokens     FLOPs      disk"
+    yield f"{'stage':12}{'hours':>12}    tokens     FLOPs      disk"
     totals = table[list(STAGES)].sum()
     for name, total in (totals.to_dict() | {"all": totals.sum()}).items():
         yield (
@@ -231,7 +233,7 @@ def _by_pair(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
 
 
 def _by(title: str, parts: Iterable[tuple[str, pd.DataFrame]]) -> Iterator[str]:
-    yield f"{title:28}{'cells':>7}{'done':>7}{'GPU hours':>12}{'GB':>8}"
+    yield f"{title:28}{'runs':>7}{'done':>7}{'hours':>12}{'GB held':>8}"
     for label, part in parts:
         if len(part):
             done, hours = (part["status"] == "done").sum(), part["gpu_hours"].sum()

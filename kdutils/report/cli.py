@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 from kdutils.constants import MINI
 from kdutils.data import model_files, sources
 from kdutils.devices import launch
-from kdutils.grid import dry_run, fill, machines, plan, ray_engine
+from kdutils.grid import arms, dry_run, fill, machines, plan, ray_engine
 from kdutils.grid.jobs import Shard
 from kdutils.grid.profile import NEW_STUDY, Profile, check_name, load_profile, profile_names
 from kdutils.grid.scheduler import Ready
@@ -202,7 +202,11 @@ def _dry_run(profile: Profile, plans: Sequence[plan.Plan], gpu: str) -> int:
         raise runner.RunError(str(error)) from error
     print(f"profile {profile.name}: {dry_run.report(table, machine)}")
     path = disk.write_csv(out / profile.name / "plan.csv", table[list(dry_run.COLUMNS)])
-    print(f"one row a cell: {path}")
+    print(f"one row for each run and protocol: {path}")
+    if profile.live.arm_studies and (later := arms.not_planned(profile.live, out)):
+        print(f"not in it: up to {later} runs that follow once their learning rates are chosen")
+    if gpu == machines.DEFAULT:
+        print(f"for another machine: --gpu NAME, see --help; --gpu '{machines.HERE}' measures this one")
     return 0
 
 

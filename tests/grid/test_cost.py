@@ -413,8 +413,8 @@ def test_the_paper_profile_is_priced_cell_by_cell(paper):
     released = table[(table["teacher"] != "") & table["released_pair"]]
     assert released.groupby(["teacher", "student"]).ngroups == 11
     text = dry_run.report(table, A100)
-    assert "2916 cells of 2896 runs: 2916 missing" in text
-    assert "released pairs and their models: 1580 cells" in text
+    assert "2896 runs (2916, those of two protocols counted twice): 2916 missing" in text
+    assert "released pairs and their models: 1580 runs" in text
     assert "Qwen2.5-32B → 14B *" in text
     assert "Llama-3.1-8B → 1B  " in text
     assert "-p devices 5 gives a run 5 of it, of which it then needs at most 79 GB each" in text
@@ -499,7 +499,7 @@ def test_a_dry_run_needs_nothing_and_leaves_a_table(profile, tmp_path):
     table = pd.read_csv(tmp_path / profile / "plan.csv")
     assert list(table.columns) == COLUMNS
     assert len(table) == {"paper": 2_916, "mini": 170}[profile]
-    assert f"profile {profile}: {len(table)} cells of" in run.stdout
+    assert f"profile {profile}: {table['run_id'].nunique()} runs" in run.stdout
     assert "on A100-80GB" in run.stdout
     assert not (tmp_path / "runs").exists()
 
@@ -598,7 +598,7 @@ def test_a_run_says_plan_and_cost_and_then_what_is_missing(monkeypatch, tmp_path
     arguments += ["-p", "seeds", "[0]", "-p", "domains", '["math"]']
     assert cli.main(arguments) == 2
     said = capsys.readouterr().err
-    assert said.index("cells of") < said.index("left to do, estimated") < said.index("models cannot be had")
+    assert said.index(" runs") < said.index("left to do, estimated") < said.index("models cannot be had")
     assert not (out / "runs").exists()
 
 
