@@ -8,11 +8,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from yaml import MappingNode, SafeLoader, YAMLError
+import yaml
 
 from kdutils.io import disk
 from kdutils.io.environment import REPOSITORY
@@ -22,78 +22,23 @@ MINUTES = 5.0
 HOLDS, FAILS, NOT_MADE = "holds", "does not hold", "not regenerated here"
 
 
-class ListError(ValueError):
-    """The list cannot be read. The message names the line and the remedy."""
-
-
-class Entry(BaseModel):
+@dataclass(frozen=True, kw_only=True)
+class Entry:
     """A number of the study, and where a command writes it."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    line: int  # of the list
-    claim: str = Field(min_length=1)
+    claim: str
     command: str = ""  # a key of `commands`; empty: the file is part of the repository
     file: str  # under the folder of outputs, or of the repository
-    row: dict[str, str | int | float | bool] = {}  # column -> what it holds in the rows meant
+    row: dict[str, Any] = field(default_factory=dict)  # column -> what it holds in the rows meant
     column: str = ""  # of the one row meant; empty: the number of such rows, or without `row` the SHA-256
     value: int | float | str
-    tolerance: float = Field(default=0.0, ge=0, allow_inf_nan=False)
-
-
-class _Loader(SafeLoader):
-    """Every mapping of the file also has its `line`."""
-
-
-def _with_line(loader: SafeLoader, node: MappingNode) -> dict[Any, Any]:
-    return {**loader.construct_mapping(node, deep=True), "line": node.start_mark.line + 1}
-
-
-_Loader.add_constructor("tag:yaml.org,2002:map", _with_line)
+    tolerance: float = 0.0
 
 
 def read(path: Path = LIST) -> tuple[dict[str, float], list[Entry]]:
-    """Minutes of each command, in order, and the entries.
-
-    Raises:
-        ListError: if the file is not such a list.
-    """
-    try:
-        content = _Loader(path.read_text(encoding="utf-8")).get_single_data()
-        commands, checks = dict(content["commands"]), list(content["checks"])
-        if not checks:
-            raise ValueError("there are no checks")
-    except YAMLError as error:
-        raise ListError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        text = f"{path} needs `commands` and `checks` ({error!r}): see the one of the repository"
-        raise ListError(text) from error
-    commands.pop("line", None)
-    for name, minutes in commands.items():
-        if not isinstance(minutes, int | float) or not minutes > 0:
-            raise ListError(f"{path}: command {name} takes {minutes!r} minutes: give a number above 0")
-    return commands, [_entry(path, raw, commands) for raw in checks]
-
-
-def _entry(path: Path, raw: Any, commands: dict[str, float]) -> Entry:
-    if not isinstance(raw, dict):
-        raise ListError(f"{path}: {raw!r} is no entry: give it claim, file and value")
-    if isinstance(raw.get("row"), dict):
-        raw["row"].pop("line")
-    where = f"{path}, line {raw['line']}"
-    try:
-        entry = Entry(**raw)
-    except ValidationError as error:
-        problems = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()]
-        raise ListError(f"{where}: {'; '.join(problems)}: mend the entry") from error
-    if entry.command and entry.command not in commands:
-        known = ", ".join(commands)
-        raise ListError(f"{where}: command {entry.command!r} is none of {known}: add its minutes")
-    if entry.tolerance and isinstance(entry.value, str):
-        raise ListError(f"{where}: a tolerance needs a number, not {entry.value!r}: leave it out")
-    if entry.column and not entry.row:
-        raise ListError(f"{where}: column {entry.column!r} of which row? Add `row`")
-    return entry
+    """Minutes of each command, in order, and the entries."""
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return content["commands"], [Entry(**raw) for raw in content["checks"]]
 
 
 def found(entry: Entry, folder: Path, since: float = 0.0) -> Any:
@@ -153,7 +98,7 @@ def judged(entry: Entry, out: Path, not_made: str, since: float = 0.0) -> tuple[
         return FAILS, str(error)
     if holds(entry, value):
         return HOLDS, listed
-    return FAILS, f"{listed} is listed (line {entry.line}), {value} is what {entry.file} holds"
+    return FAILS, f"{listed} is listed, {value} is what {entry.file} holds"
 
 
 def check(path: Path, out: Path, minutes: float) -> Iterator[tuple[Entry, str, str]]:
@@ -182,7 +127,7 @@ def check(path: Path, out: Path, minutes: float) -> Iterator[tuple[Entry, str, s
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit code: 0 if nothing fails, 1 if an entry does not hold, 2 if the list cannot be read."""
+    """Exit code: 0 if nothing fails, 1 if an entry does not hold."""
     parser = argparse.ArgumentParser(prog="./run_all.sh --check", description=__doc__)
     parser.add_argument("--list", type=Path, default=LIST, metavar="FILE", help="default: codecheck.yml")
     parser.add_argument("--out", type=Path, metavar="DIR", help="keep the outputs here (default: nowhere)")
@@ -192,13 +137,9 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"--minutes {asked.minutes:g} must be above 0: nothing can be made in no time")
     verdicts = []
     with tempfile.TemporaryDirectory() as scratch:
-        try:
-            for entry, verdict, reason in check(asked.list, asked.out or Path(scratch), asked.minutes):
-                verdicts.append(verdict)
-                print(f"{verdict}: {entry.claim} ({reason})", flush=True)
-        except ListError as error:
-            print(f"kdutils: error: {error}", file=sys.stderr)
-            return 2
+        for entry, verdict, reason in check(asked.list, asked.out or Path(scratch), asked.minutes):
+            verdicts.append(verdict)
+            print(f"{verdict}: {entry.claim} ({reason})", flush=True)
     print(", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in (HOLDS, FAILS, NOT_MADE)))
     return 1 if FAILS in verdicts else 0
 
