@@ -9,7 +9,7 @@ import inspect
 import math
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +30,6 @@ SHOWN = ("question", "unit", "procedure", "scale", "margin", *VERDICTS)  # of th
 SEED = 20_261_126  # of simulations and of permutations that cannot be counted out
 
 # --- the claims ---------------------------------------------------------------------------------------------
-
-
-class DeclarationError(ValueError):
-    """A declaration that cannot be used. The message names claim or rule and what to mend."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +63,8 @@ class Claim:
 
     def arguments_of(self, rule: Callable) -> dict[str, Any]:
         """Those arguments that a function of its rules takes."""
-        return {name: self.arguments[name] for name in _parameters(rule) if name in self.arguments}
+        taken = inspect.signature(rule).parameters
+        return {name: self.arguments[name] for name in taken if name in self.arguments}
 
     def words(self, analysis: str) -> str:
         """The rule of `authors` or `items` with its thresholds."""
@@ -79,17 +76,8 @@ class Claim:
         return f"{text} [{shown}]" if shown else text
 
 
-def _parameters(rule: Callable) -> dict[str, inspect.Parameter]:
-    found = inspect.signature(rule).parameters
-    return {name: each for name, each in found.items() if name not in ("evidence", "rng")}
-
-
 def read(path: Path = PATH) -> tuple[Claim, ...]:
-    """All claims, in the order of the file.
-
-    Raises:
-        DeclarationError: names a claim that has an unknown rule, field or argument, or lacks one.
-    """
+    """All claims, in the order of the file."""
     entries = tomllib.loads(path.read_text(encoding="utf-8"))
     found = []
     for section, claims in entries["claims"].items():
@@ -110,27 +98,9 @@ def _each(claim: str, own: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]
 
 
 def _claim(section: str, claim: str, own: dict[str, Any], words: Mapping[str, Any]) -> Claim:
-    rule = own.get("rule")
-    if rule not in RULES or rule not in words:
-        known = sorted(set(RULES) & set(words))
-        raise DeclarationError(f"claim {claim!r} has unknown rule {rule!r}; there are {known}")
-    found = words.get("default", {}) | words[rule] | own
-    names = {entry.name: entry.default is entry.default_factory is MISSING for entry in fields(Claim)}
-    if unknown := sorted(set(found) - set(names)):
-        raise DeclarationError(f"claim {claim!r} has unknown field {unknown[0]!r}; there are {sorted(names)}")
-    found |= {"id": claim, "section": section}
-    if missing := [name for name, is_needed in names.items() if is_needed and not found.get(name)]:
-        raise DeclarationError(f"claim {claim!r} lacks {missing[0]!r}; say it there or in [rules.{rule}]")
-    arguments, functions = found.get("arguments", {}), list(filter(None, RULES[rule]))
-    taken = dict.fromkeys(name for function in functions for name in _parameters(function))
-    if unknown := sorted(set(arguments) - set(taken)):
-        message = f"claim {claim!r} has unknown argument {unknown[0]!r}; there are {list(taken)}"
-        raise DeclarationError(message)
-    for function in functions:
-        for name, parameter in _parameters(function).items():
-            if name not in arguments and parameter.default is inspect.Parameter.empty:
-                raise DeclarationError(f"claim {claim!r} lacks the argument {name!r} of {function.__name__}")
-    return Claim(**{"paper_value": arguments.get("printed")} | found)
+    found = {"paper_value": own.get("arguments", {}).get("printed")}
+    found |= words["default"] | words[own["rule"]] | own
+    return Claim(id=claim, section=section, **found)
 
 
 CLAIMS: tuple[Claim, ...] = read()

@@ -3,7 +3,6 @@
 import pytest
 
 from kdutils.claims import answer_sheet, contrasts
-from kdutils.claims.claims import DeclarationError
 from kdutils.inference.estimate import Estimate
 from kdutils.report import ledger
 
@@ -44,21 +43,6 @@ def test_contrasts_are_rows_of_the_ledger_and_a_reason_stands_for_a_value():
     assert by_id["H4"]["reason"].endswith("one model alone")
     with pytest.raises(ValueError, match="has the contrasts"):
         contrasts.judge("12", {"H1": "nothing"})
-
-
-@pytest.mark.parametrize(
-    ("change", "message"), [({"expected": "up"}, "'X1' has expected='up'"), ({"margin": -1.0}, "margin=-1.0")]
-)
-def test_a_wrong_declaration_is_refused_by_name(change, message):
-    with pytest.raises(DeclarationError, match=message):
-        contrasts.Contrast(**{"expected": "above"} | OWN | change)
-
-
-def test_a_field_that_is_missing_or_unknown_is_named(tmp_path):
-    path = tmp_path / "claims.toml"
-    path.write_text('[contrasts.12.X1]\nstatement = "it rises"\nexpected = "above"\nmargin = 1.0\n')
-    with pytest.raises(DeclarationError, match="'X1': 'seen_before' is missing or unknown"):
-        contrasts.read(path)
 
 
 @pytest.mark.parametrize(
