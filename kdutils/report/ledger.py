@@ -52,30 +52,16 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def checked_statistics(frame: pd.DataFrame) -> pd.DataFrame:
-    """`frame` as it goes into the ledger: one row a test, columns in their order, n whole.
-
-    Raises:
-        ValueError: if columns are missing or extra, a key is missing, two rows have the same key,
-            or a number is none.
-    """
-    columns = tuple(frame.columns)
-    if set(columns) != set(STATISTICS_COLUMNS) or len(columns) != len(STATISTICS_COLUMNS):
-        raise ValueError(f"statistics need exactly the columns {STATISTICS_COLUMNS}, not {columns}")
+    """`frame` as it goes into the ledger: one row a test, columns in their order, n whole."""
+    assert sorted(frame.columns) == sorted(STATISTICS_COLUMNS), list(frame.columns)
     frame = frame[list(STATISTICS_COLUMNS)].copy()
     keys = frame[list(STATISTICS_KEY)]
-    if keys.isna().any(axis=None):
-        raise ValueError(f"statistics need a value in each of {STATISTICS_KEY}")
-    if keys.duplicated().any():
-        key = tuple(keys[keys.duplicated()].iloc[0])
-        raise ValueError(f"two statistics have the key {key}; tell them apart")
+    assert keys.notna().all(axis=None), keys[keys.isna().any(axis=1)]
+    assert not keys.duplicated().any(), keys[keys.duplicated()]
     for column in ("statistic", "p_value"):
         frame[column] = pd.to_numeric(frame[column]).astype(float)
-    if not frame["p_value"].dropna().between(0, 1).all():
-        raise ValueError("p_value must be in [0, 1] or missing")
-    try:
-        frame["n"] = pd.to_numeric(frame["n"]).astype("Int64")
-    except TypeError:
-        raise ValueError("n must be a whole number or missing") from None
+    assert frame["p_value"].dropna().between(0, 1).all(), frame
+    frame["n"] = pd.to_numeric(frame["n"]).astype("Int64")
     return frame
 
 
@@ -89,28 +75,17 @@ def checked_claims(rows: Iterable[Mapping[str, Any]]) -> dict[tuple, dict[str, A
     """`rows` by CLAIM_KEY as they go into the ledger: fields in order, plain Python values, NaN as None.
 
     CLAIM_FIELDS; those of live results have `decoding`, too.
-
-    Raises:
-        ValueError: if fields are missing or extra, a value is not one of `CLAIM_CHOICES`, or two rows
-            judge the same claim in the same way.
     """
     claims: dict[tuple, dict[str, Any]] = {}
     for row in rows:
-        name = repr(row.get("id"))
-        fields = (*CLAIM_FIELDS, "decoding") if row.get("source") == "live" else CLAIM_FIELDS
-        if set(row) != set(fields):
-            raise ValueError(f"claim {name} needs exactly the fields {fields}, not {tuple(row)}")
+        fields = (*CLAIM_FIELDS, "decoding") if row["source"] == "live" else CLAIM_FIELDS
+        assert set(row) == set(fields), row
         claim = {field: _plain(row[field]) for field in fields}
         for field, choices in CLAIM_CHOICES.items():
-            if claim.get(field) not in choices:
-                raise ValueError(f"claim {name} has {field}={claim.get(field)!r}; choose from {choices}")
-        try:
-            json.dumps(claim, allow_nan=False)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"claim {name} cannot be written as JSON: {error}") from None
+            assert claim.get(field) in choices, (row["id"], field, claim.get(field))
+        json.dumps(claim, allow_nan=False)  # refuses what the ledger could not hold, before it is written
         key = tuple(map(claim.get, CLAIM_KEY))
-        if key in claims:
-            raise ValueError(f"two claims have the key {key}; tell them apart")
+        assert key not in claims, key
         claims[key] = claim
     return claims
 
