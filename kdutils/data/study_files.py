@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from urllib.parse import urlencode
 
 from pydantic import ConfigDict, Field, Strict
-from pydantic.dataclasses import dataclass as checked_dataclass
+from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from kdutils.constants import ALL_TASKS, AVERAGE, TRAIN_DOMAINS, is_text
 from kdutils.data.answers import READINGS
@@ -26,10 +26,10 @@ KEYWORD = re.compile(r"[^\WA-Z]+")
 MOST_LETTERS = 5  # that the reading `letter` knows: A to E
 NONE_OF_ONES_OWN = (*ALL_TASKS, AVERAGE, *TRAIN_DOMAINS)
 Text = Annotated[str, Strict(), Field(min_length=1)]
-_table = checked_dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+checked_dataclass = pydantic_dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
 
 
-@_table
+@checked_dataclass
 class OwnTask:
     """A task of a study file."""
 
@@ -76,7 +76,7 @@ class OwnTask:
         return f"{name}?{urlencode(fields, doseq=True)}"
 
 
-@_table
+@checked_dataclass
 class OwnDomain:
     """What students are trained on, and the tasks on which they are evaluated."""
 

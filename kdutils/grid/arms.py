@@ -19,11 +19,11 @@ from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import AfterValidator, ConfigDict, Field
-from pydantic.dataclasses import dataclass
+from pydantic import AfterValidator, Field
 
 from kdutils.constants import KD_METHODS, TRAIN_DOMAINS
 from kdutils.data import sources
+from kdutils.data.study_files import checked_dataclass
 from kdutils.grid.study import OWN_SECTIONS, PlannedRun
 from kdutils.io.text_safety import shown
 from kdutils.runs import store
@@ -32,7 +32,6 @@ from kdutils.spec import EvalSpec, RunSpec
 N_RATES = 5
 HALF_DECADE = math.sqrt(10)
 SEVERAL = Field(min_length=1)
-checked_dataclass = dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
 
 
 @checked_dataclass

@@ -22,7 +22,7 @@ from kdutils.constants import (
 )
 from kdutils.data import study_files
 from kdutils.grid import study
-from kdutils.grid.arms import SEVERAL, ArmStudies, checked_dataclass
+from kdutils.grid.arms import SEVERAL, ArmStudies
 from kdutils.grid.cell_table import model_family, model_parameters, short_name
 from kdutils.grid.evaluations import checked
 from kdutils.io import toml_files
@@ -64,7 +64,7 @@ def _one_line(text: str) -> str:
     return text
 
 
-def _none_twice(values: tuple) -> tuple:
+def none_twice(values: tuple) -> tuple:
     if len(set(values)) < len(values):
         raise ValueError("it must name each value once")
     return values
@@ -78,7 +78,7 @@ Settings = dict[str, Any]
 
 def _list_of(each: Any) -> Any:
     """The type of a list, at least one and none twice."""
-    return Annotated[tuple[each, ...], SEVERAL, AfterValidator(_none_twice)]
+    return Annotated[tuple[each, ...], SEVERAL, AfterValidator(none_twice)]
 
 
 Names, Seeds = _list_of(Text), _list_of(Annotated[int, Strict(), Field(ge=0)])
@@ -86,13 +86,13 @@ Temperatures, Sigmas = (_list_of(Annotated[float, Strict(), bound]) for bound in
 Methods, Domains = _list_of(Literal[KD_METHODS]), Names  # domains: of constants, or of the study file
 Sections, Protocols = _list_of(Literal[*study.PLANNED]), _list_of(Literal[study.PROTOCOLS])
 Decodings = _list_of(Literal[*study.DECODINGS])
-Factors = Annotated[tuple[Literal[study.RUN_FACTORS], ...], AfterValidator(_none_twice)]
+Factors = Annotated[tuple[Literal[study.RUN_FACTORS], ...], AfterValidator(none_twice)]
 Starts, Recipe = _list_of(Literal["base", "sft"]), tuple[Literal[*PREFIXES], Literal[DIVERGENCES]]
 ByDomain, ByProtocol = dict[Text, Settings], dict[Literal[study.PROTOCOLS], Settings]
 ByMethod = dict[Literal[*KD_METHODS, "kd"], Settings]
 
 
-@checked_dataclass
+@study_files.checked_dataclass
 class Need:
     """Runs that some sections look at: every pair x method x domain x variant x seed."""
 
@@ -106,12 +106,12 @@ class Need:
     seeds: Seeds = (0,)
     factors: Factors = ()  # the students of the first seed are trained with each of these factors, too
     student_start: Starts = ("base",)  # sft: careful ones also after their SFT, beside SFT continued
-    recipes: Annotated[tuple[Recipe, ...], AfterValidator(_none_twice)] = ()  # also of method kd
+    recipes: Annotated[tuple[Recipe, ...], AfterValidator(none_twice)] = ()  # also of method kd
     variations: tuple[Settings, ...] = ()  # distilled careful students also with these fields
     evaluations: Annotated[tuple[Settings, ...], AfterValidator(checked)] = ()  # of all careful ones, too
 
 
-@checked_dataclass
+@study_files.checked_dataclass
 class Live:
     """What a profile trains; settings are checked when the runs are planned (plan.plan).
 
@@ -237,7 +237,7 @@ def family_pairs(models: Iterable[str]) -> list[tuple[str, str]]:
     ]
 
 
-@checked_dataclass
+@study_files.checked_dataclass
 class Profile:
     """How much of the study to run: which sources of cells, which notebooks."""
 

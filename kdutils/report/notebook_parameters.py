@@ -16,23 +16,15 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, FiniteFloat, TypeAdapter, ValidationError
 
-from kdutils.grid.profile import PARAMETER_CHOICES
+from kdutils.grid.profile import PARAMETER_CHOICES, none_twice
 from kdutils.io.disk import REPOSITORY
 from kdutils.io.records import Text
 from kdutils.io.text_safety import shown
 
 NOTEBOOKS = REPOSITORY / "notebooks"
 TAG = "parameters"  # the cell tag that papermill looks for
-
-
-def _none_twice(values: list[Any]) -> list[Any]:
-    if len(set(values)) < len(values):
-        raise ValueError("one is there twice")
-    return values
-
-
 BOOLEANS = {"true": True, "false": False}
-LIST = Field(min_length=1), AfterValidator(_none_twice)
+LIST = Field(min_length=1), AfterValidator(none_twice)
 NAMES = TypeAdapter(Annotated[list[Annotated[Text, Field(min_length=1)]], *LIST])
 INTS = TypeAdapter(Annotated[list[int], *LIST])
 FLOATS = TypeAdapter(Annotated[list[FiniteFloat], *LIST])
