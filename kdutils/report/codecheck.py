@@ -127,7 +127,7 @@ def check(path: Path, out: Path, minutes: float) -> Iterator[tuple[Entry, str, s
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit code: 0 if nothing fails, 1 if an entry does not hold."""
+    """Exit code: 0 if nothing fails, 1 if an entry does not hold, 2 if the list cannot be read."""
     parser = argparse.ArgumentParser(prog="./run_all.sh --check", description=__doc__)
     parser.add_argument("--list", type=Path, default=LIST, metavar="FILE", help="default: codecheck.yml")
     parser.add_argument("--out", type=Path, metavar="DIR", help="keep the outputs here (default: nowhere)")
@@ -135,6 +135,10 @@ def main(arguments: list[str] | None = None) -> int:
     asked = parser.parse_args(arguments)
     if not asked.minutes > 0:
         parser.error(f"--minutes {asked.minutes:g} must be above 0: nothing can be made in no time")
+    try:
+        read(asked.list)
+    except (OSError, KeyError, TypeError, ValueError, yaml.YAMLError) as error:
+        parser.error(f"--list {asked.list}: {error!r}; it needs what codecheck.yml of the repository has")
     verdicts = []
     with tempfile.TemporaryDirectory() as scratch:
         for entry, verdict, reason in check(asked.list, asked.out or Path(scratch), asked.minutes):

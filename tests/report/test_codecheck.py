@@ -130,3 +130,13 @@ def test_files_of_the_repository_are_those_of_the_list():
 def test_no_time_is_refused():
     with pytest.raises(SystemExit, match="2"):
         codecheck.main(["--minutes", "0"])
+
+
+@pytest.mark.parametrize("text", ["checks: [", "commands: {}", "commands: {}\nchecks: [{claimed: 1}]", None])
+def test_a_list_that_cannot_be_read_is_refused_with_its_name(tmp_path, capsys, text):
+    path = tmp_path / "list.yml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(SystemExit) as stopped:
+        codecheck.main(["--list", str(path)])
+    assert stopped.value.code == 2 and f"--list {path}: " in capsys.readouterr().err
