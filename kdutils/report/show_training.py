@@ -28,8 +28,8 @@ def starts(section: Section, found: pd.DataFrame, tokens: pd.DataFrame) -> None:
     means = tokens.groupby(["arm", "method"])["tokens"].mean().rename("tokens")
     shown = shown.join(means, on=["arm", "method"]).replace(NAMES)
     caption = "students that read as many sequences in all, by where KD starts; 95% intervals over "
-    caption += "items and seeds. tokens: target tokens, with those of the SFT before, until the "
-    caption += "validation loss is within 5 % of the final one."
+    caption += "items and seeds, which are orders of the same training items. tokens: target tokens, with "
+    caption += "those of the SFT before, until the validation loss is within 1 % of the final one."
     section.table({"live": shown}, caption, {"tokens": ",.0f"})
 
 
