@@ -164,6 +164,9 @@ def declarations(section: str | None = None, claims: Iterable[Claim] = CLAIMS) -
 # --- their verdicts -----------------------------------------------------------------------------------------
 
 
+Parts = Mapping[str, Evidence]  # claim id -> what it is asked of
+
+
 @dataclass(frozen=True)
 class Judgement:
     """What both analyses say of the claims about one source, protocol and decoding, by claim id."""
@@ -196,10 +199,12 @@ def judgements(
     return [judged(each, claims_of(section), kept=kept) for each in evidence_of(cells, items=items)]
 
 
-def judged(evidence: Evidence, chosen: tuple[Claim, ...], *, kept: Keep = uncached) -> Judgement:
+def judged(
+    evidence: Evidence, chosen: tuple[Claim, ...], parts: Parts | None = None, *, kept: Keep = uncached
+) -> Judgement:
     """Both analyses of these claims, whole sections of them."""
     found: dict[str, dict[str, Finding]] = {"authors": {}, "strict": {}}
-    for row in kept(findings, evidence, chosen).to_dict("records"):
+    for row in kept(findings, evidence, chosen, parts or {}).to_dict("records"):
         claim, analysis = row.pop("id"), row.pop("analysis")
         row["n"] = None if pd.isna(row["n"]) else int(row["n"])
         found[analysis][claim] = Finding(**row)
@@ -214,21 +219,27 @@ def evidence_of(cells: pd.DataFrame, *, items: Items | None = None) -> list[Evid
     ]
 
 
-def findings(evidence: Evidence, chosen: tuple[Claim, ...] = CLAIMS) -> pd.DataFrame:
-    """A row a claim x analysis of these claims: id, analysis and the columns of a Finding."""
+def findings(
+    evidence: Evidence, chosen: tuple[Claim, ...] = CLAIMS, parts: Parts | None = None
+) -> pd.DataFrame:
+    """A row a claim x analysis of these claims: id, analysis and the columns of a Finding.
+
+    `parts`: claim id -> what it is asked of instead of all the evidence.
+    """
+    parts = parts or {}
     if not evidence.all_cells["domain"].isin(TRAIN_DOMAINS).any():
         why = "the claims are about the paper's own tasks, and this study has none of them"
         none = asdict(_not_testable(why))
         rows = [{"id": one.id, "analysis": how} | none for one in chosen for how in ("authors", "strict")]
         return pd.DataFrame(rows).astype({"n": "Int64"})
-    stricter = by_stricter_analysis(evidence, chosen)
+    stricter = by_stricter_analysis(evidence, chosen, parts)
     rows = []
     for claim in chosen:
         if evidence.one_pair:
             why = "the authors' analysis compares pairs"
             by_pairs = _not_testable(f"one pair only ({evidence.one_pair}): {why}")
         else:
-            by_pairs = by_authors(claim, evidence)
+            by_pairs = by_authors(claim, parts.get(claim.id, evidence))
         rows.append({"id": claim.id, "analysis": "authors"} | asdict(by_pairs))
         rows.append({"id": claim.id, "analysis": "strict"} | asdict(stricter[claim.id]))
     return pd.DataFrame(rows).astype({"n": "Int64"})
@@ -239,17 +250,20 @@ def by_authors(claim: Claim, evidence: Evidence) -> Finding:
     return _within_reach(claim, evidence, asked(claim, claim.rules.authors, evidence))
 
 
-def by_stricter_analysis(evidence: Evidence, chosen: tuple[Claim, ...] = CLAIMS) -> dict[str, Finding]:
+def by_stricter_analysis(
+    evidence: Evidence, chosen: tuple[Claim, ...] = CLAIMS, parts: Parts | None = None
+) -> dict[str, Finding]:
     """Claim id -> what the stricter analysis says of it, in the order of the claims: whole sections of them.
 
-    Of one pair intervals over its items decide, whose p is not corrected.
+    Of one pair intervals over its items decide, whose p is not corrected. `parts` as in `findings`.
     """
+    asked_of = {claim.id: (parts or {}).get(claim.id, evidence) for claim in chosen}
     if evidence.one_pair:
-        found = {claim.id: _by_items(claim, evidence) for claim in chosen}
+        found = {claim.id: _by_items(claim, asked_of[claim.id]) for claim in chosen}
     else:
-        cases = {claim.id: asked(claim, claim.rules.stricter, evidence) for claim in chosen}
+        cases = {claim.id: asked(claim, claim.rules.stricter, asked_of[claim.id]) for claim in chosen}
         found = corrected(cases, {claim.id: claim.section for claim in chosen})
-    return {claim.id: _within_reach(claim, evidence, found[claim.id]) for claim in chosen}
+    return {claim.id: _within_reach(claim, asked_of[claim.id], found[claim.id]) for claim in chosen}
 
 
 def asked(claim: Claim, rule: Callable, evidence: Evidence) -> Case | Finding:

@@ -30,16 +30,17 @@ def judgements(evidence: Iterable[Evidence], *, kept: Keep = uncached) -> list[J
 
 
 def _judged(evidence: Evidence, kept: Keep) -> Judgement:
-    authors, stricter = {}, {}
-    for domain in (MATH, COMMONSENSE):
-        part = _of_domain(evidence, domain)
-        of_domain = [_within(claim, domain) for claim in CLAIMS if _domain_of(claim) == domain]
-        sections = {claim.section for claim in of_domain if claim.id in MOVABLE}
-        chosen = tuple(claim for claim in of_domain if claim.section in sections)
-        if len(part.all_cells):
-            found = claims.judged(part, chosen, kept=kept)
-            authors, stricter = authors | found.authors, stricter | found.stricter
-    movable = ({name: each[name] for name in MOVABLE if name in each} for each in (authors, stricter))
+    of_domains = {domain: _of_domain(evidence, domain) for domain in (MATH, COMMONSENSE)}
+    of_domains = {domain: part for domain, part in of_domains.items() if len(part.all_cells)}
+    sections = {claim.section for claim in CLAIMS if claim.id in MOVABLE}
+    asked = [claim for claim in CLAIMS if claim.section in sections and _domain_of(claim) in of_domains]
+    parts = {claim.id: of_domains[_domain_of(claim)] for claim in asked}
+    found = claims.judged(
+        evidence, tuple(_within(claim, _domain_of(claim)) for claim in asked), parts, kept=kept
+    )
+    movable = (
+        {name: each[name] for name in MOVABLE if name in each} for each in (found.authors, found.stricter)
+    )
     return Judgement(evidence, *movable)
 
 

@@ -6,7 +6,7 @@ from itemrows import arm, cells, scored
 
 from kdutils.claims import claims, ways_of_asking
 from kdutils.claims.evidence import Evidence
-from kdutils.results import label_cells
+from kdutils.results import authors_tables, label_cells
 
 
 def of(task, domain, kd, **columns):
@@ -40,3 +40,11 @@ def test_a_verdict_is_that_of_commonsense_under_every_way_and_math_is_not_asked_
     assert found["verdicts"] == "E2: greedy inconclusive, label not reproduced"
     assert {row["decoding"] for row in claims.ledger_rows(judged)} == {"greedy", "label"}
     assert "label" in label_cells.WAYS
+
+
+def test_p_of_a_claim_about_math_is_corrected_with_those_about_commonsense_as_in_the_ledger():
+    (released,) = claims.evidence_of(authors_tables.cells())
+    (asked,) = ways_of_asking.judgements([released])
+    ledger = claims.judged(released, claims.claims_of("01"))
+    for claim in ("E1", "E7"):
+        assert asked.stricter[claim] == ledger.stricter[claim] and ledger.stricter[claim].p_value > 0
