@@ -169,12 +169,13 @@ def fidelity_sentences(section: Section, contrasts: pd.DataFrame) -> list[str]:
     if rows["estimate"].isna().all():
         return said
     above = {name: int((rows.loc[[name], "low"] > 0).sum()) for name in ("bleu", "wording")}
-    n_methods, bleu = rows["method"].nunique(), span(rows.loc[["bleu"], "estimate"], "+.1f")
+    n_methods, bleu = rows["method"].nunique(), rows.loc[["bleu"]].query("low > 0")["estimate"]
+    size = f" ({span(bleu, '+.1f')} points, 95% interval above 0)" if len(bleu) else ""
     return [
         *said,
         f"{section.labels['live']}, item by item: sentence BLEU with the teacher rises more where "
-        f"items became right than where they stayed wrong in {above['bleu']} of {n_methods} methods "
-        f"({bleu} points, 95% interval above 0), in the words alone in {above['wording']}.",
+        f"items became right than where they stayed wrong in {above['bleu']} of {n_methods} methods"
+        f"{size}, in the words alone in {above['wording']}.",
     ]
 
 
@@ -259,7 +260,7 @@ def decoding_remark(section: Section, averages: Tables) -> None:
         by_pair = runs.groupby(["teacher", "student"])["is_collapsed"].any()
         texts["published"] = (
             f"of the {len(by_pair)} runs of reverse KL on commonsense, {by_pair.sum()} collapse at "
-            "temperature 1 in whole or in part, and a higher temperature repairs them. The authors decode by "
+            "temperature 1 in whole or in part. The authors decode by "
             "sampling at temperature 1: a student that was matched to its teacher at temperature 2 is "
             "decoded sharper than it was trained, so part of the advantage of 2 may be the sharper decoding."
         )

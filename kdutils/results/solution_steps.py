@@ -28,6 +28,12 @@ _PART = re.compile(rf"\s*({_SIGN})?\s*(-?{_NUMBER})")
 _STATED = re.compile(r"[Aa]nswer is:?\s*(-?\d+(?:\.\d+)?)")
 _PLAIN_SIGN = {"×": "*", "x": "*", "÷": "/", "−": "-"}
 _UNIT = re.compile(r"(?<=\d),(?=\d{3}\b)|[$€£%]")  # what may stand in a number without changing it
+_FACTOR = re.compile(rf"(?<=[*×])\s*({_NUMBER})%|(?<![\d.])({_NUMBER})%(?=\s*[*×])")  # here 20% is 0.2
+
+
+def _plain(text: str) -> str:
+    """The text with bare numbers; a percentage that is multiplied is a share, any other a number."""
+    return _UNIT.sub("", _FACTOR.sub(lambda found: f" {float(found[1] or found[2]) / 100:g}", text))
 
 
 class Step(NamedTuple):
@@ -59,7 +65,7 @@ def steps(text: str) -> list[Step]:
     Left out are those of which a side goes on beyond what was read (`x + 3 * 4 = 12`, `3 * 4 = 10 + 2`): they
     say something else than their middle.
     """
-    plain = _UNIT.sub("", text)
+    plain = _plain(text)
     found = []
     for match in _EQUATION.finditer(plain):
         before, after = plain[: match.start()].rstrip(), plain[match.end(2) :].lstrip()
@@ -88,7 +94,7 @@ def read(text: str) -> Reading:
 
     Stated is the number after the last "answer is". A step may be wrong and the answer still follow from it.
     """
-    plain = _UNIT.sub("", text)
+    plain = _plain(text)
     announced = list(_STATED.finditer(plain))
     found = steps(plain[: announced[-1].start()] if announced else plain)
     follows = None

@@ -21,6 +21,9 @@ from kdutils.spec import EvalSpec, RunSpec
         ("3 * 4 = 10 + 2 = 12", ["10 + 2 = 12"]),
         ("so now there are 21 - 34 = -13 roses", ["21 - 34 = -13"]),
         ("no equation, 5 books", []),
+        ("100 * 20% = 20", ["100 * 0.2 = 20"]),
+        ("12.5% × 80 = 10", ["0.125 * 80 = 10"]),
+        ("(30 - 20) / 20 * 100 = 50%, 20% + 30% = 50%", ["20 + 30 = 50"]),  # of one whole: percents stay
     ],
 )  # fmt: skip
 def test_steps_of_a_text(text, found):
