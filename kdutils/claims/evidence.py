@@ -34,7 +34,7 @@ class Finding:
     p_value: float = math.nan  # of the stricter analysis that after Holm
     n: int | None = None
     raw_p: float = math.nan  # of the stricter analysis, before Holm
-    minimum_detectable: float = math.nan  # in the claim's unit, found in 80 % of such studies
+    minimum_detectable: float = math.nan  # in the claim's unit, found in 80 % of such studies, before Holm
 
     def __post_init__(self) -> None:
         if self.verdict not in VERDICTS:

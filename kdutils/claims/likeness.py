@@ -123,7 +123,7 @@ def likeness_and_gain_stricter(
         interval=found[max(found, key=lambda domain: abs(found[domain].value))],
         p_value=max(p_values.values()),
         n=n,
-        minimum_detectable=students.detectable_correlation(n, n_controlled=1),
+        smallest_p=p_of_less(0.0, margin, error=1 / math.sqrt(n - 4)),
         is_against=any(each.low > bound or each.high < -bound for each in found.values()),
     )
 
@@ -206,7 +206,9 @@ def feeble_link_stricter(evidence: Evidence, *, task: str, margin: float) -> Cas
     case = students.against_limit(runs, "size", limit=margin, is_below=True)
     sizes = students.student_means(runs, ["size"])["size"]
     reason = f"mean |r| over students {case.interval.text(2)} on {TASK_LABELS[task]}, of one student "
-    return replace(case, reason=f"{reason}{sizes.min():.2f} to {sizes.max():.2f}")
+    detectable = case.minimum_detectable if case.minimum_detectable >= 0 else math.nan  # |r| is not below 0
+    text = f"{reason}{sizes.min():.2f} to {sizes.max():.2f}"
+    return replace(case, reason=text, minimum_detectable=detectable)
 
 
 def feeble_link_items(evidence: Evidence, *, task: str, margin: float) -> Finding:

@@ -146,7 +146,9 @@ def best_temperature_stricter(evidence: Evidence, *, temperature: float, margin:
     text = f"T = {temperature:g} is the best, percent of tasks"
     found = students.against_limit(wins.assign(domain="all tasks"), "win", text=text, limit=margin)
     low, high = max(found.interval.low, 0.0), min(found.interval.high, 100.0)  # Student's t knows no bounds
-    return replace(found, interval=replace(found.interval, low=low, high=high))
+    detectable = found.minimum_detectable if found.minimum_detectable <= 100 else math.nan
+    interval = replace(found.interval, low=low, high=high)
+    return replace(found, interval=interval, minimum_detectable=detectable)
 
 
 def best_temperature_items(evidence: Evidence, *, temperature: float, margin: float) -> Finding:

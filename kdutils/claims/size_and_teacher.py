@@ -20,7 +20,7 @@ from kdutils.claims.evidence import (
 )
 from kdutils.claims.students import Case
 from kdutils.constants import AVERAGE, DOMAIN_LABELS, TASK_LABELS
-from kdutils.inference import intervals, resampling, size_effects
+from kdutils.inference import intervals, resampling, size_effects, student_tests
 from kdutils.results import gain_tables, item_gains
 
 PAIR = [*students.STUDENT, "teacher"]
@@ -139,12 +139,14 @@ def better_teacher_stricter(
     )
     ranked = teachers.reason or f"rho {teachers.statistic:+.2f}, p = {teachers.p_value:.2g}"
     as_units = f"teachers as units ({pairs['teacher'].nunique()}): {ranked}"
+    error = 1 / math.sqrt(n_free - 1)
+    reach = error * scipy.stats.norm.ppf([1 - ALPHA, student_tests.POWER]).sum()
     return Case(
         reason=f"r {interval.text(2)} within students ({what}); {as_units}",
         interval=interval,
-        p_value=p_of_less(r, margin, error=1 / math.sqrt(n_free - 1)),
+        p_value=p_of_less(r, margin, error=error),
         n=len(pairs),
-        minimum_detectable=students.detectable_correlation(n_free + 2),
+        minimum_detectable=math.tanh(math.atanh(margin) - reach),
         is_against=interval.low > margin,
     )
 

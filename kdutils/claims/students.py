@@ -17,7 +17,7 @@ from kdutils.constants import AVERAGE
 from kdutils.inference import intervals, resampling, student_tests
 from kdutils.inference.estimate import Estimate, Tested
 
-CONFIDENCE, POWER = 0.95, 0.8
+CONFIDENCE = 0.95
 STUDENT = ["family", "student", "student_parameters"]
 
 
@@ -29,7 +29,8 @@ class Case:
     interval: Estimate  # in the claim's unit
     p_value: float = math.nan  # that the claim is wrong; NaN where intervals decide
     n: int | None = None  # units behind it; that of the interval where none is given
-    minimum_detectable: float = math.nan  # in the claim's unit, found in 80 % of such studies
+    smallest_p: float = 0.0  # that the test could have given
+    minimum_detectable: float = math.nan  # in the claim's unit, found in 80 % of such studies, before Holm
     holds: bool = True  # all else that `reproduced` asks for
     is_against: bool = False  # what `not_reproduced` asks for
     by_interval: bool = False  # the claim has no p, its interval decides
@@ -41,23 +42,29 @@ def corrected(cases: dict[str, Case | Finding], sections: dict[str, str]) -> dic
     A claim is reproduced where p after Holm is below 0.05 and all else holds that was declared; not
     reproduced where its opposite is shown; else inconclusive. A finding (not testable) stays as it is.
     """
-    raw = pd.Series({claim: case.p_value for claim, case in cases.items()}, dtype=float)
+    names = ["p_value", "smallest_p"]
+    p_values = {claim: [getattr(case, name, math.nan) for name in names] for claim, case in cases.items()}
+    raw = pd.DataFrame.from_dict(p_values, orient="index", columns=names, dtype=float)
+    raw.loc[raw["p_value"].isna()] = math.nan  # a claim without p is no test
     after_holm = raw.groupby(pd.Series(sections), sort=False).transform(student_tests.holm)
     return {
-        claim: case if isinstance(case, Finding) else _judged(case, float(after_holm[claim]))
+        claim: case if isinstance(case, Finding) else _judged(case, *after_holm.loc[claim].tolist())
         for claim, case in cases.items()
     }
 
 
-def _judged(case: Case, p_value: float) -> Finding:
+def _judged(case: Case, p_value: float, smallest_p: float) -> Finding:
     is_shown = case.by_interval or p_value < ALPHA
     verdict = decide(is_shown and case.holds and not case.is_against, case.is_against)
     reason = case.reason
     if not case.by_interval:
         reason += f"; p = {case.p_value:.2g}, {p_value:.2g} after Holm"
-    if verdict == INCONCLUSIVE and not math.isnan(case.minimum_detectable):
-        reason += f"; detectable in 80 % of such studies: {case.minimum_detectable:.2g}"
     n = case.interval.n if case.n is None else case.n
+    if smallest_p >= ALPHA:
+        reason += f"; with n = {n} the smallest possible p after Holm is {smallest_p:.2g}, so these data "
+        reason += "cannot show it"
+    elif verdict == INCONCLUSIVE and not math.isnan(case.minimum_detectable):
+        reason += f"; found in 80 % of such studies, before Holm: {case.minimum_detectable:.2g}"
     own = {"raw_p": case.p_value, "minimum_detectable": case.minimum_detectable}
     return finding(case.interval, verdict=verdict, reason=reason, p_value=p_value, n=n, **own)
 
@@ -136,7 +143,7 @@ def against_limit(
         reason=f"{text}, over students: {texts}; limit {limit:g}" if text else texts,
         interval=shown[least],
         p_value=max(each.p_greater for each in found.values()),
-        minimum_detectable=max(each.minimum_detectable for each in found.values()),
+        minimum_detectable=limit + sign * max(each.minimum_detectable for each in found.values()),
         is_against=all(each.high < 0 for each in found.values()),
     )
 
@@ -160,7 +167,7 @@ def falls_with_size(
         interval=intervals.spearman_interval(-first.statistic, len(means)),
         p_value=first.p_greater,
         n=first.n,
-        minimum_detectable=detectable_correlation(len(means)),
+        smallest_p=first.smallest_p / 2,  # one-sided
         is_against=rises.p_greater < ALPHA,
     )
     return [first, *(tested(-means[name]) for name in values[1:])], case
@@ -175,12 +182,3 @@ def largest(values: pd.Series, errors: pd.Series) -> Estimate:
     width = scipy.stats.norm.ppf(1 - (1 - CONFIDENCE) / (2 * len(values))) * errors
     low, high = float((values - width).max()), float((values + width).max())
     return Estimate(float(values.max()), low, high, n=len(values))
-
-
-def detectable_correlation(n: int, *, n_controlled: int = 0) -> float:
-    """The correlation that is found in 80 % of studies of n points (Fisher's z, two-sided); NaN for few."""
-    n_free = n - 3 - n_controlled
-    if n_free < 1:
-        return math.nan
-    normal = scipy.stats.norm.ppf
-    return float(np.tanh((normal(0.5 + CONFIDENCE / 2) + normal(POWER)) / math.sqrt(n_free)))

@@ -6,11 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kdutils.claims import claims, likeness, students
+from kdutils.claims import claims, likeness, size_and_teacher, students
 from kdutils.claims.evidence import Evidence
 from kdutils.constants import DOMAIN_TASKS, PAPER_METHODS
 from kdutils.grid import cell_table as cell_rows
 from kdutils.inference import student_tests
+from kdutils.inference.estimate import Estimate
 
 SIZES = {"toy-qwen": (1, 2, 4, 8), "toy-llama": (1, 2, 4, 8)}  # millions: 1 / (4! 4!) is the smallest p
 TOP = 32
@@ -178,6 +179,9 @@ def test_few_students_cannot_show_a_size_effect_and_the_reason_says_so():
     found = judged("S1", world(lambda size, **_: 9.0 - size, sizes=few))
     assert found.verdict == "inconclusive"
     assert f"smallest possible p {1 / 12:.2g}" in found.reason
+    assert found.reason.endswith(
+        "with n = 5 the smallest possible p after Holm is 1, so these data cannot show it"
+    )
 
 
 @pytest.mark.parametrize(
@@ -197,6 +201,59 @@ def test_few_teachers_cannot_tell():
 
     found = judged("T1", world(gain, teachers=(12, 16)))
     assert (found.verdict, found.estimate) == ("inconclusive", pytest.approx(0.0))
+
+
+def test_what_is_detectable_lies_beyond_the_limit():
+    rows = pd.DataFrame({"domain": "math", "task": "svamp", "student": list("abcd")})
+    rows = rows.assign(
+        family=["x", "x", "y", "y"], student_parameters=[1, 2, 1, 2], value=[1.0, 2.0, 3.0, 5.0]
+    )
+    zero, above, below = (
+        students.against_limit(rows, "value", limit=limit, is_below=is_below).minimum_detectable
+        for limit, is_below in ((0.0, False), (10.0, False), (10.0, True))
+    )
+    assert (above, below) == pytest.approx((10 + zero, 10 - zero))
+
+
+def test_nothing_is_detectable_beyond_the_ends_of_a_scale():
+    few = {"toy-qwen": (1, 2), "toy-llama": (1,)}
+    cells = world(
+        lambda temperature, size, **_: float((temperature == 2) == (size == 1)),
+        temperatures=(1, 2),
+        sizes=few,
+    )
+    assert math.isnan(judged("P1", cells).minimum_detectable)  # above 100 %
+    is_asked = (cells["teacher"] != "") & (cells["task"] == "svamp")
+    r = np.where(is_asked, cells["student_parameters"] / 1e7, np.nan)
+    assert math.isnan(judged("F3", cells.assign(fidelity_correct_r=r)).minimum_detectable)  # below 0
+
+
+def test_what_is_detectable_of_correlations_is_of_the_test_against_the_margin():
+    def gain(teacher, size, **_):
+        return float(teacher > 12) * (1 if size in (1, 8) else -1)
+
+    found, error = judged("T1", world(gain, teachers=(12, 16))), 1 / math.sqrt(16 - 8 - 1 - 1)
+    z = np.random.default_rng(0).normal(math.atanh(found.minimum_detectable), error, size=2_000)
+    is_found = [size_and_teacher.p_of_less(math.tanh(each), 0.3, error=error) < 0.05 for each in z]
+    assert np.mean(is_found) == pytest.approx(0.8, abs=0.03)
+    assert found.reason.endswith(
+        f"found in 80 % of such studies, before Holm: {found.minimum_detectable:.2g}"
+    )
+
+
+def test_the_smallest_p_after_holm_is_that_of_the_smallest_of_all_claims():
+    def case(**own):
+        return students.Case(reason="", interval=Estimate(0.0, -1.0, 1.0, n=6), p_value=0.4, **own)
+
+    cases = {"a": case(smallest_p=0.02), "b": case(smallest_p=0.02), "c": case(minimum_detectable=3.0)}
+    found = students.corrected(cases, dict.fromkeys(cases, "02"))
+    assert "smallest possible p after Holm" not in found["a"].reason  # 0.04, if that of c is about 0
+    assert found["c"].reason.endswith("3")
+    cases["c"] = case(smallest_p=0.02)
+    reason = students.corrected(cases, dict.fromkeys(cases, "02"))["a"].reason
+    assert reason.endswith(
+        "with n = 6 the smallest possible p after Holm is 0.06, so these data cannot show it"
+    )
 
 
 def test_teachers_of_one_student_each_say_nothing():
@@ -258,6 +315,15 @@ def test_likeness_and_gain_go_together_or_not():
     assert verdict("F2", with_likeness(cells, "fidelity", apart)) == "reproduced"
 
 
+def test_few_pairs_cannot_show_that_likeness_and_gain_are_apart():
+    sizes = {"toy-qwen": tuple(range(1, 8)), "toy-llama": tuple(range(1, 5))}
+    cells = world(lambda size, **_: float(size * 7 % 5), sizes=sizes, sft=lambda size: 40 + 7 * size % 11)
+    cells = with_likeness(cells, "fidelity", lambda row: float(row.student_parameters // 10**6 * 3 % 7))
+    found = judged("F2", cells)
+    assert math.isnan(found.minimum_detectable)
+    assert "with n = 11 the smallest possible p after Holm is 0.13" in found.reason
+
+
 def test_a_partial_rank_correlation_is_that_of_pingouin():
     import pingouin
 
@@ -290,7 +356,9 @@ def test_feeble_link(level, expected):
         for row, kd in zip(cells.itertuples(), is_asked, strict=True)
     ]
     r = np.where(is_asked, level + 0.05 * np.array(own), np.nan)
-    assert verdict("F3", cells.assign(fidelity_correct_r=r)) == expected
+    found = judged("F3", cells.assign(fidelity_correct_r=r))
+    assert found.verdict == expected
+    assert 0.2 < found.minimum_detectable < 0.3
 
 
 def noisy(loss):
@@ -310,7 +378,9 @@ def noisy(loss):
 )
 def test_noise(loss, n1, n2):
     cells = noisy(loss)
-    assert verdict("N1", cells) == n1
+    found = judged("N1", cells)
+    assert found.verdict == n1
+    assert 1 < found.minimum_detectable < 2
     assert verdict("N2", cells) == n2
 
 
@@ -329,7 +399,9 @@ def test_temperature(by_temperature, p1, p2, p3):
 
     cells = world(gain, temperatures=(1.0, 2.0, 5.0))
     assert verdict("P1", cells) == p1
-    assert verdict("P2", cells) == p2
+    found = judged("P2", cells)
+    assert found.verdict == p2
+    assert found.minimum_detectable > 10
     assert verdict("P3", cells) == p3
 
 
@@ -343,7 +415,9 @@ def test_best_temperature(n_won, expected):
         return float((temperature == 2.0) == is_won)
 
     cells = world(gain, temperatures=(1.0, 2.0), domains=("commonsense",))
-    assert verdict("P1", cells) == expected
+    found = judged("P1", cells)
+    assert found.verdict == expected
+    assert 50 < found.minimum_detectable <= 100
 
 
 def test_a_loss_that_rises_with_size_is_against_the_claim():
