@@ -31,8 +31,9 @@ def curves(section: Section, table: pd.DataFrame) -> None:
         name = f"curves_{place}" if place else "curves"
         section.figure(name, {"live": own}, curve_panels, caption, value="value, %")
         wide = own[own["measure"].isin(["accuracy", "agreement"])]
-        wide = wide.pivot_table(index=keys, columns="temperature", values="value", sort=False).reset_index()
-        wide = wide.rename(columns=lambda name: f"T = {name:g}" if isinstance(name, float) else name)
+        wide = wide.pivot_table(index=keys, columns="temperature", values="value", sort=False)
+        wide = wide.sort_index(axis=1).rename(columns="T = {:g}".format).reset_index()
+        wide = wide.replace({"method": METHOD_NAMES})
         section.table({"live": wide}, f"{names}: accuracy and agreement, %.", ".1f")
 
 
@@ -89,7 +90,7 @@ def half_drops(section: Section, rows: pd.DataFrame, models: pd.DataFrame) -> pd
     look |= {"value": "value, temperature"}
     section.figure("half_drop", {"live": table.dropna(subset=["value"])}, draw, caption, **look)
     shown = table[["domain", "label", "method", "text"]]
-    shown = shown.rename(columns={"label": "model", "text": "half-drop"})
+    shown = shown.rename(columns={"label": "model", "text": "half-drop"}).replace({"method": METHOD_NAMES})
     section.table({"live": shown}, "half-drop temperatures with 95% intervals over items.")
     return table
 
@@ -131,7 +132,7 @@ def selected(section: Section, table: pd.DataFrame) -> list[str]:
     shown = table.drop(columns=["teacher", "student"]) if gain_tables.n_pairs(table) == 1 else table
     caption = "accuracy at a temperature chosen by task on held-out items, %, and what it is above "
     caption += "temperature 1 and above greedy decoding on the same items, points, with 95% intervals."
-    section.table({"live": shown}, caption, POINTS | {"selected": ".1f"})
+    section.table({"live": shown.replace({"method": METHOD_NAMES})}, caption, POINTS | {"selected": ".1f"})
     said = []
     for domain, own in table[table["method"] != "teacher"].groupby("domain", sort=False):
         best = own.loc[own["gain"].idxmax()]
@@ -179,8 +180,9 @@ def curve_panels(table: pd.DataFrame) -> Figure:
             ax.set_title(DOMAIN_LABELS[table["domain"].unique()[place]])
         if place >= len(parts) - n_domains:
             ax.set_xlabel(XLABEL)
-    dashed = [] if (table["top_p"] == 1).all() else [plots.line_handle("top_p below 1", linestyle="--")]
-    return plots.with_legend(fig, table, styles=STYLES, extra=dashed, columns=6)
+    hollow = plots.line_handle("top_p below 1", marker="o", markerfacecolor="none", linestyle="none")
+    extra = [] if (table["top_p"] == 1).all() else [hollow]
+    return plots.with_legend(fig, table, styles=STYLES, extra=extra, columns=6)
 
 
 def model_lines(table: pd.DataFrame, *, panels: str, ylabel: str) -> Figure:

@@ -1,12 +1,14 @@
 """Half-drop temperatures by hand, independent samples, and each contrast on rows that decide it."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from kdutils.claims import contrasts
+from kdutils.constants import METHOD_NAMES
 from kdutils.report import show_decoding
 from kdutils.results import asked, decoding, hot_or_cold
 
@@ -180,12 +182,24 @@ def test_the_released_table_is_whole_and_read_within_families():
     assert rises.loc["instruction following", "within"] > 0.8
 
 
+def test_the_table_of_levels_has_rising_temperatures_and_names_of_methods():
+    pairs, shown = decoding.of_pairs(study(LEVELS)), []
+    table = decoding.curves(pairs, decoding.beside_teacher(pairs)).sort_values("temperature", ascending=False)
+    section = SimpleNamespace(figure=lambda *_, **__: None)
+    section.table = lambda tables, *_: shown.append(tables["live"])
+    show_decoding.curves(section, table)
+    columns = [float(name[4:]) for name in shown[0] if name.startswith("T = ")]
+    assert columns == sorted(columns) and set(shown[0]["method"]) <= {*METHOD_NAMES.values(), "teacher"}
+
+
 def test_figures_have_a_line_for_each_method_and_model():
     pairs = decoding.of_pairs(study(LEVELS))
     table = decoding.curves(pairs, decoding.beside_teacher(pairs)).drop(columns=["teacher", "student"])
     fig = show_decoding.curve_panels(pd.concat([table, table.assign(top_p=0.9)]))
     assert len(fig.axes) == len(decoding.MEASURES)
     assert [len(ax.containers) for ax in fig.axes] == [2 * len(LEVELS)] * len(fig.axes)
+    below = fig.legends[0].legend_handles[-1]
+    assert (below.get_label(), below.get_marker(), below.get_linestyle()) == ("top_p below 1", "o", "None")
     shown = hot_or_cold.read().query("ability == 'IF'").rename(columns={"billions": "size", "score": "value"})
     fig = show_decoding.model_lines(shown, panels="family", ylabel="score")
     assert sum(len(ax.get_lines()) for ax in fig.axes) == 12
