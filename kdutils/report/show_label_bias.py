@@ -40,12 +40,7 @@ def kinds(table: pd.DataFrame, *, panels: Mapping[str, str], xlabel: str) -> Fig
     table = table.assign(domain=table["quantity"].map(panels))
     height = 1.2 + table["label"].nunique() * (0.16 + 0.07 * table["who"].nunique())
     look = {"y": "label", "x": "value", "xlabel": xlabel, "by": "who", "styles": WHO_STYLE}
-    fig = figures.interval_panels(table, height=height, has_same_rows=True, **look)
-    for ax in fig.axes:
-        own = table.loc[table["domain"] == ax.get_title(), ["low", "high"]]
-        if own.min(axis=None) == own.max(axis=None):  # all are equal: the scale would be of hundredths
-            ax.set_xlim(own.min(axis=None) - 4, own.max(axis=None) + 4)
-    return fig
+    return figures.interval_panels(table, height=height, has_same_rows=True, **look)
 
 
 def with_and_without(table: pd.DataFrame, *, panels: Mapping[str, str]) -> Figure:
@@ -54,9 +49,13 @@ def with_and_without(table: pd.DataFrame, *, panels: Mapping[str, str]) -> Figur
     domain = table["quantity"].str.removesuffix("_free").map(panels)
     way = is_free.map({False: "as said", True: "without prior"})
     table = table.assign(domain=domain, way=way, row=table["who"].map(lambda who: WHO_STYLE[who].label))
-    look = {"y": "row", "x": "value", "xlabel": "percent or points", "by": "way", "styles": PRIOR_STYLE}
+    look = {"y": "row", "x": "value", "xlabel": "percent", "by": "way", "styles": PRIOR_STYLE}
     look |= {"height": 1.2 + 0.3 * table["row"].nunique(), "has_same_rows": True}
-    return figures.interval_panels(table, **look)
+    fig = figures.interval_panels(table, **look)
+    for ax in fig.axes:
+        if ax.get_title().endswith("over SFT"):
+            ax.set_xlabel(ax.get_xlabel().replace("percent", "points"))
+    return fig
 
 
 def priors(table: pd.DataFrame) -> Figure:

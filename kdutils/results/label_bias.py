@@ -21,7 +21,7 @@ import scipy.special
 import scipy.stats
 
 from kdutils.constants import ALL_TASKS, AVERAGE, KD_METHODS, METHOD_LABELS, TASK_LABELS
-from kdutils.inference import crossed_bootstrap
+from kdutils.inference import crossed_bootstrap, intervals
 from kdutils.inference.crossed_bootstrap import Resampled, ratio
 from kdutils.inference.estimate import Estimate
 
@@ -33,6 +33,7 @@ TEACHER = "teacher"  # in the column `who`, beside the methods of students
 SIDES = ("", "_sft", "_base", "_teacher")  # of the columns of `compared`: the KD student's have no suffix
 PLAIN = {"divergence_temperature": 1.0, "noise_sigma": 0.0, "teacher_tuned": True}  # columns, if they vary
 CHANGES = ("prior_distance", "sensitivity", "criterion", "agreement", "agreement_free")  # from SFT to KD
+SHARES = ("same_label", "same_option")  # of questions
 TEMPERATURES = (0.25, 0.5, 1.0, 2.0, 4.0)
 
 
@@ -223,7 +224,7 @@ def resampled(both: pd.DataFrame, *, rng: np.random.Generator) -> tuple[Resample
     found: dict[str, np.ndarray] = {}
     priors = {}
     for side in _sides(both):
-        for name in ("same_label", "same_option"):
+        for name in SHARES:
             found[f"{name}{side}"] = 100 * ratio(sums(f"{name}{side}"), sums("turned"))
         for free in ("", "_free"):
             found[f"accuracy{free}{side}"] = 100 * ratio(sums(f"right{free}{side}"), sums("items"))
@@ -262,7 +263,8 @@ def by_who(
 ) -> pd.DataFrame:
     """`mean` of quantities for each kind of model (`who`), by task or over all tasks.
 
-    Columns who, task, label, quantity, value, low, high, n (students); no row of what a kind has not.
+    Columns who, task, label, quantity, value, low, high, n (students); no row of what a kind has not. A share
+    of none or all of a task's questions has the exact interval of a share of as many.
     """
     keys, rows = drawn.keys, []
     groups = keys.groupby("task", sort=False) if by_task else [(AVERAGE, keys)]
@@ -272,6 +274,9 @@ def by_who(
         for kind, (side, own) in (sides | {TEACHER: ("_teacher", part)}).items():
             if f"{name}{side}" in found:
                 each = mean(drawn, found[f"{name}{side}"], own.index.to_numpy())
+                if name in SHARES and each.low == each.high:  # no resample can differ where all are alike
+                    n = int(drawn.sums("turned")[0][own.index].max())
+                    each = replace(intervals.share_interval(each.value * n / 100, n), n=each.n)
                 rows.append((kind, task, TASK_LABELS[task], name, *each.bounds, each.n))
     columns = ["who", "task", "label", "quantity", "value", "low", "high", "n"]
     return pd.DataFrame(rows, columns=columns).dropna(subset=["value"], ignore_index=True)

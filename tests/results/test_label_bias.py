@@ -44,6 +44,15 @@ def test_same_label_and_same_option_tell_bias_from_knowledge():
     assert np.isnan(drawn(of_a_pair(("fkl", (2.0, 0.0), 1.0), task="boolq"))[1]["same_label"]).all()
 
 
+def test_a_share_of_none_or_all_questions_has_the_exact_interval():
+    pair = of_a_pair(("fkl", (2.0, 0.0), 1.0), n=30)
+    shown = label_bias.by_who(*drawn(pair), list(label_bias.SHARES)).set_index(["quantity", "who"])
+    least = 100 * 0.025 ** (1 / 30)
+    assert shown.loc[("same_label", "fkl"), ["low", "high"]].tolist() == pytest.approx([least, 100])
+    assert shown.loc[("same_option", "fkl"), ["low", "high"]].tolist() == pytest.approx([0, 100 - least])
+    assert shown["n"].tolist() == [1] * len(shown)
+
+
 def test_a_shifted_criterion_is_no_change_of_sensitivity_and_has_the_log_linear_correction():
     knows = 1 + 1.5 * scipy.stats.norm.ppf((np.arange(40) + 0.5) / 40)
     rows = of_a_pair(("fkl", (1.0, 0.0), knows), sft=((0.0, 0.0), knows))
