@@ -33,6 +33,11 @@ class Style(NamedTuple):
     is_hollow: bool = False
 
     @property
+    def face(self) -> str | tuple[float, float, float]:
+        """The colour within its marker."""
+        return "none" if self.is_hollow else self.colour
+
+    @property
     def points(self) -> dict[str, Any]:
         """How `Axes.scatter` draws it."""
         if self.is_hollow:
@@ -220,7 +225,9 @@ def figure_legend(
     fig: Figure, styles: Iterable[Style], *, extra: Iterable[Line2D | Patch] = (), columns: int = 5
 ) -> None:
     """A legend of dots, and of what is `extra`: long labels want fewer columns."""
-    dots = [line_handle(s.label, color=s.colour, marker=s.marker, linestyle="none") for s in styles]
+    look, dots = {"linestyle": "none"}, []
+    for s in styles:
+        dots.append(line_handle(s.label, color=s.colour, marker=s.marker, markerfacecolor=s.face, **look))
     legend(fig, [*dots, *extra], columns=columns, columnspacing=1.2)
 
 
@@ -250,7 +257,7 @@ def interval_dots(ax: Axes, table: pd.DataFrame, *, x: str, **where: Any) -> Non
     for style, part, position in lanes(ax, table, **where):
         error = np.array([part[x] - part["low"], part["high"] - part[x]], dtype=float)
         look = {"color": style.colour, "markersize": 3.6, "elinewidth": 0.9, "label": style.label}
-        look["markerfacecolor"] = "none" if style.is_hollow else style.colour
+        look["markerfacecolor"] = style.face
         ax.errorbar(part[x], position, xerr=np.nan_to_num(error), fmt=style.marker, **look)
 
 

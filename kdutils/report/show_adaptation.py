@@ -23,7 +23,8 @@ def benefits(section: Section, table: pd.DataFrame) -> None:
     shown = table.assign(method=table["method"].map(METHOD_NAMES), way=table["arm"].map(LABELS))
     shown = shown.sort_values("arm", key=lambda arms: arms.map(list(LABELS).index), kind="stable")
     caption = "benefit of KD (loss after SFT less that after KD) by arm and number of training items. "
-    caption += "95% intervals over test items and seeds; the training items are one draw."
+    caption += "95% intervals over test items and seeds; the training items are one draw. Every panel has a "
+    caption += "scale of its own."
     section.figure("benefit", {"live": shown}, _benefits, caption, value="benefit, nats a token")
 
 

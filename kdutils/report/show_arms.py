@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator
 
 from kdutils.constants import METHOD_NAMES
 from kdutils.grid.study import PLANNED
@@ -63,9 +63,9 @@ NAMES = {"arm": LABELS, "method": METHOD_NAMES}
 
 
 def styles_of(arms: pd.Series) -> dict[str, Style]:
-    """A colour and a marker for each arm there is."""
+    """A colour and a marker for each arm there is; from the eleventh on hollow, and of another shape."""
     present = [name for name in LABELS if name in set(arms)]
-    looks = ((COLOURS[place % 10], MARKERS[(place + place // 10) % 10]) for place in range(len(present)))
+    looks = ((COLOURS[at % 10], MARKERS[(at + 5 * (at // 10)) % 10], at > 9) for at in range(len(present)))
     return {name: Style(LABELS[name], *look) for name, look in zip(present, looks, strict=True)}
 
 
@@ -75,14 +75,16 @@ def _rate_curves(table: pd.DataFrame) -> Figure:
     fig, parts = plots.crossed_panels(table, "method", "student", height=height, sharey="row")
     for ax, part in parts:
         for arm, own in part.sort_values("rate").groupby("arm", sort=False):
-            look = {"color": styles[arm].colour, "marker": styles[arm].marker, "markersize": 3.6}
-            ax.plot(own["rate"], own["validation_loss"], linewidth=1.0, **look)
+            style, look = styles[arm], {"markersize": 3.8, "linewidth": 1.0, "markeredgewidth": 0.8}
+            look |= {"marker": style.marker, "linestyle": "--" if style.is_hollow else "-"}
+            look |= {"color": style.colour, "markerfacecolor": style.face}
+            ax.plot(own["rate"], own["validation_loss"], **look)
         if len(part):
             ax.set_title(f"{METHOD_NAMES[part['method'].iloc[0]]}\n{part['student'].iloc[0]}")
         ax.set(xscale="log", yscale="log", xlabel="learning rate")
         if ax.get_subplotspec().is_first_col():
             ax.set_ylabel("validation loss,\nnats a token")
-        ax.yaxis.set_major_locator(MaxNLocator(5))
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))  # linear ticks leave out low losses
         ax.yaxis.set_major_formatter("{x:g}")
         ax.minorticks_off()
     plots.figure_legend(fig, styles.values())

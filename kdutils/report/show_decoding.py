@@ -158,7 +158,7 @@ def _line(ax: Axes, table: pd.DataFrame, style: Style, *, dashes: str = "-") -> 
         bounds = [table["value"] - table["low"], table["high"] - table["value"]]
         error = np.nan_to_num(np.array(bounds, dtype=float))
     look = {"markersize": 3.5, "linewidth": 1.1, "elinewidth": 0.8, "marker": style.marker}
-    look |= {"markerfacecolor": "none" if style.is_hollow else style.colour, "linestyle": dashes}
+    look |= {"markerfacecolor": style.face, "linestyle": dashes}
     ax.errorbar(table["temperature"], table["value"], yerr=error, color=style.colour, **look)
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator
 
 from kdutils.constants import METHOD_NAMES
 from kdutils.report import plots
@@ -11,6 +12,7 @@ from kdutils.report.show_arms import NAMES, styles_of
 from kdutils.results import optimisers
 from kdutils.results.gain_tables import interval_text
 
+OCTAVES = 1e-4 * 2.0 ** np.arange(-10, 14)  # ticks of rates
 STYLE = styles_of(pd.Series(optimisers.OPTIMISERS))  # as in the figure of the trials
 
 
@@ -36,7 +38,8 @@ def _rates_over_widths(best: pd.DataFrame) -> Figure:
             ax.plot(means.index, means, color=look["color"], linewidth=1.0)
         ax.set(xscale="log", title=METHOD_NAMES[part["method"].iloc[0]])
         ax.set_yscale("log", base=2)
-        ax.yaxis.set_major_formatter("{x:.1e}")
+        ax.yaxis.set_major_locator(FixedLocator(OCTAVES))
+        ax.yaxis.set_major_formatter("{x:g}")
         ax.set_xticks(widths := sorted(set(best["width"])), [f"{width:g}" for width in widths])
         ax.minorticks_off()
     parts[0][0].set_ylabel("best learning rate")

@@ -3,9 +3,10 @@
 from itertools import product
 from types import SimpleNamespace
 
+import matplotlib.pyplot as plt
 import pandas as pd
 
-from kdutils.report import show_adaptation, show_construction
+from kdutils.report import show_adaptation, show_arms, show_construction
 
 SECTION = SimpleNamespace(labels={"live": "Live"})
 
@@ -50,3 +51,19 @@ def test_twins_are_shown_with_the_names_of_their_methods():
     section = SimpleNamespace(table=lambda tables, *_: shown.append(tables["live"]))
     show_construction.twins(section, pd.DataFrame({"method": ["sft", "fkl"]}))
     assert shown[0]["method"].tolist() == ["SFT", "SeqKD†"]
+
+
+def test_many_arms_can_be_told_apart_and_low_losses_have_a_tick():
+    arms = list(show_arms.LABELS)[:16]
+    styles = show_arms.styles_of(pd.Series(arms)).values()
+    assert len({(style.colour, style.is_hollow) for style in styles}) == len(arms)
+    assert len({(style.colour, style.marker) for style in styles}) == len(arms)
+    table = pd.DataFrame(product(arms, (1e-3, 1e-2)), columns=["arm", "rate"])
+    table = table.assign(method="sft", student="S", validation_loss=0.21 + 2 * (table["arm"] == arms[0]))
+    figure = show_arms._rate_curves(table)
+    figure.draw_without_rendering()
+    (ax,) = figure.axes
+    assert any(low < 0.25 for low in ax.get_yticks() if low >= ax.get_ylim()[0])
+    handles = figure.legends[0].legend_handles
+    assert [handle.get_markerfacecolor() == "none" for handle in handles] == [False] * 10 + [True] * 6
+    plt.close("all")

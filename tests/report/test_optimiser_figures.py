@@ -41,6 +41,8 @@ def test_optimisers_are_drawn_with_markers_and_named_in_words():
     show_optimisers.best_rates(section, best())
     (figure,) = section.figures
     assert [ax.get_title() for ax in figure.axes] == ["SFT", "SeqKD†"]
+    figure.draw_without_rendering()
+    assert {"0.0008", "0.0016"} <= {tick.get_text() for tick in figure.axes[0].get_yticklabels()}
     lines = [line for line in figure.axes[0].lines if line.get_linestyle() == "None"]
     assert len({line.get_marker() for line in lines}) == len(lines) == len(optimisers.OPTIMISERS)
     assert section.tables[0]["arm"].tolist() == ["AdamW", "Muon", "Muon, spectral"]
