@@ -22,7 +22,7 @@ SHARES = {  # of what -> styles, title and end of the axis, format, legend colum
     "answers": (plots.ANSWER_STYLE, "share of items, %", 100, ".0f", 3, 1.3, 0.28),
     "errors": (plots.ERROR_STYLE, "share of texts, %", 100, ".0f", 3, 1.6, 0.32),
     "verdicts": (plots.VERDICT_STYLE, "number of claims", None, ".0f", 4, 1.0, 0.24),
-    "temperatures": (None, "share of pairs x tasks", 1, ".0%", 5, 1.0, 0.28),
+    "temperatures": (None, "share of pairs x tasks, %", 100, ".0f", 5, 1.0, 0.28),
 }
 
 

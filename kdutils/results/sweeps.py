@@ -70,21 +70,21 @@ def noise_losses(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def best_temperature_shares(runs: pd.DataFrame) -> pd.DataFrame:
-    """Share of pairs x tasks in which each temperature is the best: rows `domain, method`, columns `T = t`.
+    """Percent of pairs x tasks in which each temperature is the best: rows `domain, method`, columns `T = t`.
 
     Takes `temperature_runs`; the average is left out, and of tied temperatures the lowest counts.
     """
     tasks = runs[runs["task"] != AVERAGE].sort_values("temperature", kind="stable").round({"accuracy": 9})
     best = tasks.loc[tasks.groupby(["domain", "teacher", "student", "method", "task"])["accuracy"].idxmax()]
     case = best["domain"] + ", " + best["method"].map(METHOD_NAMES)
-    shares = pd.crosstab(case, best["temperature"], normalize="index").sort_index(ascending=False)
+    shares = 100 * pd.crosstab(case, best["temperature"], normalize="index").sort_index(ascending=False)
     return shares.rename(columns="T = {:g}".format).rename_axis(index="case", columns=None)
 
 
 def best_temperature_remark(shares: pd.DataFrame) -> str:
     """How often each temperature (a column of `best_temperature_shares`) is the best, in a sentence."""
     spans = [(name, shares[name].min(), shares[name].max()) for name in shares]
-    texts = [f"{name} {low:.0%}" + (f" to {high:.0%}" if high > low else "") for name, low, high in spans]
+    texts = [f"{name} {low:.0f}{f' to {high:.0f}' if high > low else ''} %" for name, low, high in spans]
     return f"Share of the cases in which a temperature is the best: {', '.join(texts)}."
 
 

@@ -165,8 +165,8 @@ def test_accuracies_by_column_in_the_order_of_the_values_and_domains():
 
 
 def test_remark_on_the_best_temperature_gives_the_range_over_cases():
-    shares = pd.DataFrame({"T = 1": [0.25, 0.5], "T = 2": [0.5, 0.5]}, index=["math, fkl", "math, revkd"])
-    assert "T = 1 25% to 50%, T = 2 50%." in sweeps.best_temperature_remark(shares)
+    shares = pd.DataFrame({"T = 1": [25.0, 50.0], "T = 2": [50.0, 50.0]}, index=["math, fkl", "math, revkd"])
+    assert "T = 1 25 to 50 %, T = 2 50 %." in sweeps.best_temperature_remark(shares)
 
 
 def test_likeness_of_students_keeps_methods_apart_and_has_one_sft_value(cells):
@@ -205,7 +205,7 @@ def test_gains_of_two_decodings_are_never_averaged(cells):
 
 def test_best_temperature_shares_by_hand(cells):
     shares = sweeps.best_temperature_shares(sweeps.temperature_runs(cells))
-    assert shares.to_dict("index") == {"math, SeqKD†": {"T = 2": 1.0}}
+    assert shares.to_dict("index") == {"math, SeqKD†": {"T = 2": 100.0}}
     by_seed = {1.0: (55.0, 30.0, 29.0), 2.0: (28.0, 29.0, 57.0)}  # equal means, as numbers 7e-15 apart
     tied = [
         distilled("fkl", temperature, accuracy, seed=seed)
@@ -213,7 +213,7 @@ def test_best_temperature_shares_by_hand(cells):
         for seed, accuracy in enumerate(own)
     ]
     shares = sweeps.best_temperature_shares(sweeps.temperature_runs(cell_rows.cell_table(tied)))
-    assert shares.to_dict("index") == {"math, SeqKD†": {"T = 1": 1.0}}
+    assert shares.to_dict("index") == {"math, SeqKD†": {"T = 1": 100.0}}
 
 
 def shown(**parameters):
