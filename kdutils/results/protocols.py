@@ -2,10 +2,11 @@
 
 All is compared on the same items, question by question. An interval speaks of other questions of these tasks;
 it holds neither other pairs nor other training seeds. What luck alone does to a training is a control of its
-own: the same run with another seed.
+own: the same run with another seed. What choosing a temperature gains by the choice alone is another: the
+same choice on other items.
 
 Written before a value was looked at: a factor `raises` or `lowers` something if the 95 % interval of the
-change leaves out 0, and, where it takes another training, if the change is larger than that of each control
+change leaves out 0, and, where it takes another training, if the change is larger than that of each seed
 (else it is `within seed noise`). It is `less than MARGIN points` if the 90 % interval lies within them (two
 one-sided tests at 5 %), else `not told apart`.
 """
@@ -69,7 +70,8 @@ VARIANTS = {
     "seed_1": Variant("control: seed 1 for 0", seed=1),
     "seed_2": Variant("control: seed 2 for 0", seed=2),
 }
-CONTROLS = ("seed_1", "seed_2")
+SEEDS = ("seed_1", "seed_2")
+CONTROLS = ("selection_other", *SEEDS)  # no factors
 
 
 def read(plan: Plan) -> pd.DataFrame:
@@ -163,7 +165,7 @@ def changes(rows: pd.DataFrame) -> pd.DataFrame:
     columns = ["domain", "method", "arm", "label", "quantity", "careful", "change", "low", "high", "p_value"]
     columns += ["low_90", "high_90", "n", "n_pairs", "chance"]
     table = pd.DataFrame(table, columns=columns)
-    luck = table["change"].abs().where(table["arm"].isin(CONTROLS))
+    luck = table["change"].abs().where(table["arm"].isin(SEEDS))
     luck = luck.groupby([table[name] for name in ("domain", "method", "quantity")]).transform("max")
     verdicts = [verdict(row, luck=one) for row, one in zip(table.to_dict("records"), luck, strict=True)]
     return in_domain_order(table.assign(verdict=verdicts)).reset_index(drop=True)
@@ -191,7 +193,7 @@ def _compared(
 
 
 def verdict(row: dict, *, luck: float) -> str:
-    """The verdict on a change by the rule of this module; `luck` is the larger control, NaN without one."""
+    """The verdict on a change by the rule of this module; `luck` is the larger of SEEDS, NaN without one."""
     if row["arm"] in CONTROLS:
         return "control"
     if math.isnan(row["low"]):
@@ -229,6 +231,13 @@ def _sample_variance(rows: pd.DataFrame) -> float:
     by_item = rows.groupby(ITEM)["strict"].agg(lambda right: right.astype(float).var(ddof=1))
     by_task = by_item.groupby(level="task").agg(lambda each: each.sum(skipna=False) / len(each) ** 2)
     return float(by_task.sum(skipna=False)) / len(by_task) ** 2
+
+
+def luck_remark(table: pd.DataFrame) -> str:
+    """What `changes` know of luck, in a sentence."""
+    if table["arm"].isin(SEEDS).any():
+        return "Other seeds are luck alone."
+    return "No run was repeated with another seed, so luck is not shown."
 
 
 def worth_drawing(table: pd.DataFrame) -> pd.DataFrame:
@@ -279,7 +288,7 @@ def remark(table: pd.DataFrame) -> str:
         by_verdict = gains.groupby("verdict", sort=False)
         each = (f"*{verdict}*: {_listed(_named(group))}" for verdict, group in by_verdict)
         sentences.append(f"{'; '.join(each)}.")
-        luck = part[part["arm"].isin(CONTROLS) & (part["quantity"] == "gain")]["change"]
+        luck = part[part["arm"].isin(SEEDS) & (part["quantity"] == "gain")]["change"]
         if len(luck):
             sentences.append(f"Another seed alone changes it by {_listed([f'{one:+.1f}' for one in luck])}.")
         paragraphs.append(re.sub(r"(?<=[ \[(])-(?=\d)", "−", " ".join(sentences)))

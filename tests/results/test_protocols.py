@@ -1,6 +1,7 @@
 """What a factor changes: by hand, against simulation, and where nothing can be said."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -9,6 +10,7 @@ import pytest
 from kdutils.grid import plan
 from kdutils.grid.factors import FACTORS, with_factor
 from kdutils.grid.study import RUN_FACTORS
+from kdutils.report import show_study
 from kdutils.results import protocols
 from kdutils.results.protocols import ITEM, SETTING, VARIANTS
 from kdutils.runs import store
@@ -113,7 +115,13 @@ def test_a_temperature_is_chosen_by_task_and_the_lowest_of_equals():
     for arm in ("selection", "selection_other"):
         assert found[arm, "gain"]["change"] == pytest.approx(25)
         assert (arm, "sft") not in found
-    rows = pd.concat([student("fkl", first), student("fkl", other, temperature=2.0)])
+    chosen = [student("fkl", first), student("fkl", other, temperature=2.0)]
+    table = protocols.changes(pd.concat([student("sft", first), *chosen]))
+    section = SimpleNamespace(labels={"live": "Live"})
+    assert "of 2 factors" in show_study.protocol_sentences(section, table)[0]
+    assert "control" not in protocols.remark(table)
+    assert "no run was repeated" in protocols.luck_remark(table).lower()
+    rows = pd.concat(chosen)
     assert protocols.value(rows, protocols.Variant(choice="test")).tolist() == first
 
 
@@ -160,6 +168,7 @@ def test_intervals_of_a_change_of_a_gain_cover_as_often_as_they_say():
         ("sampling", -2.1, 1.9, (-1.8, 1.6), 9.0, "less than 2 points"),
         ("sampling", -3.0, 1.9, (-2.6, 1.5), 9.0, "not told apart"),
         ("seed_1", 1.0, 5.0, (1.3, 4.7), 3.0, "control"),
+        ("selection_other", -5.0, -1.0, (-4.7, -1.3), 3.0, "control"),
         ("prompt", math.nan, math.nan, (math.nan, math.nan), 1.0, "undefined: scored on different questions"),
     ],
 )
@@ -180,6 +189,7 @@ def test_luck_is_the_larger_of_the_controls():
         student("fkl", [1] * 130 + [0] * 70, prompt=True),
         student("fkl", [1] * 145 + [0] * 55, sequences=True),
     )
+    assert protocols.luck_remark(pd.DataFrame(found.values())) == "Other seeds are luck alone."
     assert found["seed_1", "gain"]["change"] == pytest.approx(-20)
     assert found["prompt", "gain"]["change"] == pytest.approx(15)
     assert found["prompt", "gain"]["verdict"] == "within seed noise"
