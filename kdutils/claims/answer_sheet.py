@@ -180,7 +180,7 @@ def stricter_table(judgement: Judgement) -> pd.DataFrame:
 STRICTER_FORMATS = dict.fromkeys(["estimate", "low", "high"], "+.2f")
 STRICTER_FORMATS |= dict.fromkeys(["raw p", "p after Holm", "detectable"], ".2g")
 STRICTER_CAPTION = (
-    "the stricter analysis: estimate with 95% interval, p that the claim is wrong, raw and after Holm within "
-    "the section, and the effect that 80 % of such studies would find before Holm: in the claim's unit, a "
-    "difference of methods for E7 and E8, none for rank correlations. No p where intervals decide."
+    "the stricter analysis: estimate with 95% interval, p of the test against the claim, raw and after Holm "
+    "within the section, and the effect that 80 % of such studies would find before Holm: in the claim's "
+    "unit, a difference of methods for E7 and E8, none for rank correlations. No p where intervals decide."
 )

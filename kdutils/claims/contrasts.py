@@ -1,13 +1,15 @@
 """Contrasts that this study declares itself: what is compared, which way it should go, and what it shows.
 
 They are in claims.toml, [contrasts.SECTION.ID], each written before its value was computed. A contrast is a
-number with an interval; `within` says that it is as good as none.
+number with an interval; `within` says that it is as good as none. `less 0.8` at the end of a unit says that
+so much was taken from the number: it is shown whole, beside that bound.
 """
 
 import math
+import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -15,6 +17,8 @@ import pandas as pd
 from kdutils.claims.claims import PATH, ledger_row
 from kdutils.claims.evidence import INCONCLUSIVE, NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, finding
 from kdutils.inference.estimate import Estimate
+
+LESS = ", less "  # in a unit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,10 +39,18 @@ class Contrast:
     @property
     def rule(self) -> str:
         """What makes it reproduced, in words."""
+        unit = self.unit.partition(LESS)[0]
+        unit = f"({unit})" if unit.startswith("% of") else re.sub("^of ", "in ", unit)
         if self.expected == "within":
-            return f"within {self.margin:g} {self.unit} of 0"
-        bound = f"{self.margin if self.expected == 'above' else -self.margin:+g}" if self.margin else "0"
-        return f"{self.expected} {bound} {self.unit}"
+            return f"within {self.margin:g} {unit} of 0"
+        bound = self.less + (self.margin if self.expected == "above" else -self.margin)
+        sign = "+" if bound and not self.less else ""
+        return f"{self.expected} {bound + 0.0:{sign}g} {unit}"  # no −0
+
+    @property
+    def less(self) -> float:
+        """What was taken from the value, so that zero decides."""
+        return float(self.unit.partition(LESS)[2] or 0)
 
     def verdict(self, value: Estimate) -> str:
         """What an interval shows; not_testable where it has no bounds.
@@ -103,6 +115,8 @@ def _row(contrast: Contrast, found: Estimate | str) -> dict[str, Any]:
     verdict = contrast.verdict(value)
     if verdict == NOT_TESTABLE:
         value = Estimate(value.value, n=value.n, reason=value.reason or "it has no interval")
+    whole, low, high = (each + contrast.less for each in value.bounds)
+    value = replace(value, value=whole, low=low, high=high)
     digits = 3 if contrast.unit.startswith("nats") else 2
     about = f" ({value.reason})" if value.reason else ""
     said = value.reason if verdict == NOT_TESTABLE else f"{value.text(digits)}, n = {value.n}{about}"

@@ -281,7 +281,7 @@ class Section:
         caption = "Contrasts of this section, declared before their values."
         self.run.table(contrasts.declarations(self.number), caption=caption)
         table = answer_sheet.readable(rows).drop(columns=["analysis", "paper"])
-        self.table({"live": table}, "what the declared contrasts come to.")
+        self.table({"live": table}, "what the declared contrasts come to; ours: value and 95% interval.")
         said = "; ".join(f"{row['id']} {answer_sheet.answer(row)}" for row in rows)
         return f"Declared contrasts: {said}."
 

@@ -45,6 +45,28 @@ def test_contrasts_are_rows_of_the_ledger_and_a_reason_stands_for_a_value():
         contrasts.judge("12", {"H1": "nothing"})
 
 
+def test_a_value_is_shown_whole_beside_what_was_expected_of_it():
+    asked = contrasts.contrasts_of("13")
+    rows = contrasts.judge("13", {each.id: Estimate(-0.1, -0.3, 0.1, n=50) for each in asked})
+    (tau,) = (row for row in rows if row["id"] == "G2")
+    assert tau["reason"] == "expected below 0.8 in tau; +0.70 [+0.50, +0.90], n = 50"
+    assert answer_sheet.answer(tau) == "0.70 [0.50, 0.90]: inconclusive"
+
+
+@pytest.mark.parametrize(
+    ("unit", "margin", "rule"),
+    [
+        ("of Kendall's tau", 0.5, "below -0.5 in Kendall's tau"),
+        ("% of the pairs", 0.0, "below 0 (% of the pairs)"),
+        ("octaves, less 1", 0.0, "below 1 octaves"),
+        ("nats a token, less 0.01", 0.005, "below 0.005 nats a token"),
+    ],
+)
+def test_what_is_expected_is_said_in_words(unit, margin, rule):
+    own = OWN | {"unit": unit, "margin": margin}
+    assert contrasts.Contrast(expected="below", **own).rule == rule
+
+
 @pytest.mark.parametrize(
     ("bounds", "text"),
     [
