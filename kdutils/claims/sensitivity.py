@@ -153,13 +153,14 @@ def cannot_remark(long: pd.DataFrame) -> str:
 
 
 def holds_remark(summary: pd.DataFrame) -> str:
-    """How many claims hold under every choice, some or none, in a sentence."""
+    """How many claims hold under every single choice, some or none, in sentences."""
     words = ("every", "some", "none")
     counts = summary["holds under"].value_counts().reindex([*words, "not testable"], fill_value=0)
-    parts = [f"{counts[word]} under {'no' if word == 'none' else word} choice" for word in words]
+    parts = [f"{counts[word]} under {'no' if word == 'none' else word} single choice" for word in words]
     hanging = ", ".join(summary.loc[summary["holds under"] == "some", "id"])
     text = f"Of {len(summary)} claims are reproduced {parts[0]}, {parts[1]} and {parts[2]}; "
-    text += f"{counts['not testable']} are not testable."
+    text += f"{counts['not testable']} are not testable. The last column, the stricter analysis, makes "
+    text += "several choices at once and is not counted."
     return f"{text} Those that hang on a choice: {hanging}." if hanging else text
 
 

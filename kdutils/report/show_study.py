@@ -31,7 +31,8 @@ def coverage(section: Section) -> None:
         return f"{len(grid)} pairs: {int((grid == 0).to_numpy().sum())} of {grid.size} fields empty."
 
     tables = each(section.parts, gain_tables.coverage)
-    caption = "runs by pair, method and temperature, counted over domains and seeds; empty means none."
+    caption = "runs by pair, method and temperature, counted over domains, seeds and noise levels; empty "
+    caption += "means none."
     section.figure("coverage", tables, figures.coverage, caption, alt=alt)
 
 
@@ -61,7 +62,7 @@ def costs(section: Section) -> None:
     formats = dict.fromkeys(columns, ".0f") | {"peak memory, GB": ".2f"}
     section.table({"live": sums}, "seconds of the runs in all, and the largest worker.", formats)
     hours = table[["training, s", "evaluation, s"]].sum().sum() / 3600
-    print(f"{len(table)} runs, {hours:.2f} hours of one worker in all")
+    print(f"{len(table)} runs of the comparisons, {hours:.2f} hours of one worker in all")
     columns = ["domain", "student", "teacher", "method", "temperature"]
     columns += ["noise_sigma", "seed", "status", "reason"]
     failed = table.loc[table["status"].isin(["failed", "missing", "diverged"])].reindex(columns=columns)
@@ -152,7 +153,7 @@ class Verdicts:
             caption = ", ".join([*way, caption])
             draw, name = figures.verdicts_by_choice, "_".join(["sensitivity", *way])
             section.figure(name, {source: table}, draw, caption, alt=said)
-            caption = "under how many of the choices that bear on it a claim is reproduced."
+            caption = "under how many of the single choices that bear on it a claim is reproduced."
             section.table({source: holds}, ", ".join([*way, caption]))
             found[", ".join([section.labels[source], *way])] = table
         return found

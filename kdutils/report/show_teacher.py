@@ -232,14 +232,14 @@ def known_values(section: Section) -> None:
 
 
 def noise_sentences(section: Section, costs: Tables, changes: pd.DataFrame) -> list[str]:
-    """What each sigma costs, and how many students collapse; of one live pair its `changes`, by items."""
+    """What each sigma costs, and how many runs collapse; of one live pair its `changes`, by items."""
     said = []
     for source, table in costs.items():
         for sigma, part in table.groupby("sigma", sort=False):
             said.append(
                 f"{section.labels[source]}: sigma {sigma:g} costs {by_domain(part, value='loss')} (95% "
                 f"intervals over pairs and methods); {part['collapsed'].sum()} of {part['runs'].sum()} "
-                "students collapse."
+                "runs collapse, a run being a pair, method and domain."
             )
     for sigma, part in changes[changes["task"] == AVERAGE].groupby("noise_sigma"):
         text = f"{section.labels['live']}: sigma {sigma:g} changes the average accuracy by "

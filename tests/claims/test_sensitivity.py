@@ -141,7 +141,8 @@ def test_the_summary_counts_choices_that_bear(lucky_table):
     remark = sensitivity.holds_remark(summary.reset_index())
     assert remark.startswith("Of 39 claims are reproduced ")
     counts = summary["holds under"].value_counts()
-    assert f"{counts['some']} under some choice" in remark
+    assert f"{counts['some']} under some single choice" in remark
+    assert "the stricter analysis, makes several choices at once and is not counted" in remark
 
 
 def test_values_that_were_printed_are_not_asked_of_another_analysis():
