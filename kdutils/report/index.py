@@ -80,6 +80,7 @@ def index_html(
         columns=[(results, len(list(names))) for results, names in groupby(columns, _results_of)],
         analyses=[name.rpartition(", ")[2] for name in columns],
         matrix=_matrix(columns),
+        judges=any(result.name in study.SECTIONS.values() for result in results),
         totals=[_cell(name, list(part.values())) for name, part in columns.items()],
         answers=[(title, _sentence(found), note) for title, found, note in answers],
         first=first,

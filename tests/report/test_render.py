@@ -307,6 +307,8 @@ def test_index_without_claims_says_so():
     soup = index()
     assert "No claim has been judged yet." in soup.get_text()
     assert not soup.select(".matrix, .answer")
+    own = index(results=[Result(name="17_training", status="done")]).get_text()
+    assert "These notebooks judge no claim of the paper." in own and "yet" not in own
 
 
 def test_index_says_how_many_notebooks_wait_for_their_runs():
