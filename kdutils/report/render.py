@@ -1,5 +1,6 @@
 """An executed notebook as a page that opens from disk: no script, no request, no network."""
 
+import copy
 import functools
 import html
 import re
@@ -13,6 +14,7 @@ from bs4 import BeautifulSoup
 from markupsafe import Markup
 from nbconvert.exporters import HTMLExporter
 from nbformat import NotebookNode
+from nbformat.v4 import new_output
 from pygments.formatters import HtmlFormatter
 
 from kdutils.io import text_safety
@@ -33,6 +35,7 @@ SUSPECT = re.compile(
     r"|<[^<>]*[\s\"'/:]href\s*=\s*+[\"']?+(?!https?://|#|(?:\.\./)?[\w./-]+\.(?:html|ipynb|png|svg|csv)[\"'])",
     flags=re.IGNORECASE,
 )
+SILENT = "These results have nothing to show here."
 FOLLOWED = re.compile(r"(?:https?:|mailto:|#|(?![^/?#]*:))", flags=re.IGNORECASE)  # what a link may lead to
 
 
@@ -78,12 +81,27 @@ def to_html(
     own = {"template_name": "kdutils_report", "extra_template_basedirs": [str(TEMPLATES)]}
     exporter = HTMLExporter(**own, exclude_anchor_links=True)
     exporter.display_data_priority = DISPLAYED
+    notebook = copy.deepcopy(notebook)
+    for last in () if failed else _ends_of_silent_sections(notebook):
+        last.outputs.append(new_output("display_data", {"text/html": f'<p class="caption">{SILENT}</p>'}))
     cells, _ = exporter.from_notebook_node(notebook, {"failed": failed})
     sources = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
     heading = re.search(r"^# +(.+?) *$", sources, flags=re.MULTILINE)
     title = f"{heading[1] if heading else label(name)} · kdutils"
     main = _without_active(cells)
     return page("page.html.j2", title=title, results=results, current=name, facts=facts, main=main)
+
+
+def _ends_of_silent_sections(notebook: NotebookNode) -> list[NotebookNode]:
+    """The last code cell of each section (##) whose code cells show nothing."""
+    sections: list[list[NotebookNode]] = []
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown" and cell.source.startswith("## "):
+            sections.append([])
+        elif cell.cell_type == "code" and sections:
+            sections[-1].append(cell)
+    names = [[out.get("name") for cell in cells for out in cell.outputs] for cells in sections]
+    return [cells[-1] for cells, own in zip(sections, names, strict=True) if cells and {*own} <= {"stderr"}]
 
 
 def page(template: str, *, results: Sequence[Result], current: str | None, **values: Any) -> str:

@@ -151,7 +151,6 @@ class Section:
                 rows: −1.2 to 9.4 points`.
             alt: another such text, or what makes it of a table that has rows.
         """
-        self._say_if_empty(tables, name.replace("_", " "))
         for source, table in tables.items():
             if table.empty:
                 continue
@@ -168,7 +167,6 @@ class Section:
 
     def table(self, tables: Tables, caption: str, formats: str | Formats = "") -> None:
         """Show the table of each source; nothing of no rows. Formats of other columns are ignored."""
-        self._say_if_empty(tables, caption.split(",")[0].rstrip("."))
         for source, table in tables.items():
             wanted = formats
             if isinstance(formats, str):
@@ -178,10 +176,6 @@ class Section:
             known = {name: fmt for name, fmt in wanted.items() if name in table}
             text = f"{self.labels[source]}: {caption}{note}"
             self.run.table(table, caption=text, formats=known, daggers=daggers)
-
-    def _say_if_empty(self, tables: Tables, what: str) -> None:
-        if not any(map(len, tables.values())):
-            print(f"Nothing to show for this: {what}.")
 
     def marked(self, table: pd.DataFrame, source: str, sign: str) -> tuple[pd.DataFrame, str]:
         """A table with the column `unformatted`, and the words for its caption that explain the `sign`.

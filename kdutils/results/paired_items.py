@@ -121,10 +121,12 @@ def reading_remark(table: pd.DataFrame) -> str:
         return ""
     changes = (table["robust"] - table["lenient"]).abs()
     n_crossed = int((table["robust_found"] != table["lenient_found"]).sum())
+    text = "Read robustly instead of as the authors do,"
+    if changes.max() <= 1e-9 and not n_crossed:
+        return f"{text} no gain changes (of {len(table)})."
     return (
-        f"Read robustly instead of as the authors do, {int((changes > 1e-9).sum())} of {len(table)} gains "
-        f"change, by at most {changes.max():.1f} points, and {n_crossed} of the tests find something else "
-        f"(q < {ALPHA:g})."
+        f"{text} {int((changes > 1e-9).sum())} of {len(table)} gains change, by at most {changes.max():.1f} "
+        f"points, and {n_crossed} of the tests find something else (q < {ALPHA:g})."
     )
 
 

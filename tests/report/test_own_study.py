@@ -11,7 +11,7 @@ import pytest
 from ownstudy import write_study
 
 from kdutils.grid.study import NOTEBOOKS, PLANNED
-from kdutils.report import notebook_parameters
+from kdutils.report import notebook_parameters, render
 
 ROOT = Path(__file__).parents[2]
 OF_ITSELF = ("09_performance", "10_calibration")  # show nothing of a study
@@ -49,7 +49,7 @@ def test_every_notebook_has_a_page_without_a_wrong_number(out):
         shown = json.dumps([cell.get("outputs", []) for cell in notebook["cells"]])
         assert "Traceback" not in shown and "nan" not in shown.split() and "answer=number" not in shown, name
     assert "one pair (mini-qwen 3B→0.5B): nothing to correlate" in pages["02_size_correlation"]
-    assert "Nothing to show for this: noise" in pages["06_noise"]
+    assert render.SILENT in pages["06_noise"]
 
 
 def test_figures_and_claims_are_of_its_own_tasks(out):

@@ -53,6 +53,22 @@ def test_page_forbids_everything_but_its_own_pictures_and_styles():
     assert soup.main["id"] == "main"
 
 
+def test_a_section_that_shows_nothing_says_so_unless_the_notebook_failed():
+    def cells(*outputs):
+        return [
+            nbformat.v4.new_markdown_cell("## Part"),
+            nbformat.v4.new_code_cell("1"),
+            nbformat.v4.new_code_cell("2", outputs=[nbformat.from_dict(each) for each in outputs]),
+        ]
+
+    def said(notebook, **how):
+        facts = {"name": RESULTS[0].name, "results": RESULTS, "facts": {}} | how
+        return render.to_html(nbformat.v4.new_notebook(cells=notebook), **facts).count(render.SILENT)
+
+    assert said(cells() + cells(stream("stdout", "1")) + cells(stream("stderr", "w")), failed=False) == 2
+    assert said(cells(), failed=True) == 0
+
+
 def test_navigation_lists_every_report():
     texts = [item.get_text().strip() for item in page().nav.find_all("li")]
     assert texts == ["Index", "01 Effectiveness", "02 Size correlation (not run)"]

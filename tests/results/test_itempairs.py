@@ -222,6 +222,7 @@ def test_the_robust_reading_is_shown_where_it_moves_a_gain():
     )
     same = paired_items.by_reading(rows.assign(text=np.where(rows["correct"], "7", "8")))
     assert paired_items.moved_by_reading(same).empty
+    assert paired_items.reading_remark(same).endswith("no gain changes (of 5).")
 
 
 def test_without_live_texts_no_reading_is_shown():
