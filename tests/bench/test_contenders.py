@@ -283,6 +283,14 @@ def test_a_contender_whose_loss_differs_is_marked():
     assert table.loc["llm-distil", ["times_faster", "loss_apart"]].isna().all()
 
 
+def test_the_comparison_is_shown_in_words_and_says_how_kdutils_does_without_cached_states():
+    table = side_by_side.table([row(PLAIN, 2.0), row(ONLINE, 3.0), row(CACHED, 1.0)])
+    shown = performance.shown(table)
+    assert list(shown["formats"]) == list(shown["frame"]) and not any("_" in name for name in shown["frame"])
+    (said,) = performance.sentences(table)
+    assert "(plain loop) 2 s, 2.00 times that; kdutils without cached states 3 s, 1.50 times" in said
+
+
 def test_performance_csv_has_the_columns_of_the_contract(tmp_path):
     measured = performance.Performance(tmp_path)
     measured.rows = [row(PLAIN), {"case": "tiny", "contender": "x", "reason": "no", "repeats": 0}]
