@@ -58,7 +58,8 @@ def to_html(
         column = shown.iloc[:, place]  # by place: two columns may have one name
         is_number = pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
         tag, scope = ("th", 'scope="row" ') if place < n_headers else ("td", "")
-        head += _cell("th", html.escape(str(name).replace("_", " ")), is_number, 'scope="col" ')
+        words = str(name) if name == "top_p" else str(name).replace("_", " ")  # that one is a name
+        head += _cell("th", html.escape(words), is_number, 'scope="col" ')
         texts = _texts(column, formats.get(name), is_number)
         if len(daggers) and pd.api.types.is_float_dtype(column):
             texts = [text + DAGGER * has for text, has in zip(texts, daggers, strict=True)]

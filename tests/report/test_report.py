@@ -434,7 +434,9 @@ def test_index_becomes_columns_if_it_says_something(index, columns):
 
 
 def test_table_shows_lists_as_text():
-    markup = html_tables.to_html(pd.DataFrame({"task": ["a"], "flags": [["x", "y"]]}), caption="Flags")
+    frame = pd.DataFrame({"task": ["a"], "flags": [["x", "y"]], "top_p": [1.0], "same_loss": [True]})
+    markup = html_tables.to_html(frame, caption="Flags")
+    assert ">top_p<" in markup and ">same loss<" in markup  # a name, and words
     assert "[&#x27;x&#x27;, &#x27;y&#x27;]" in markup
 
 
