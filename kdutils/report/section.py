@@ -117,6 +117,11 @@ class Section:
         return self.in_view(item_gains.gain_table(self.items))
 
     @cached_property
+    def scored(self) -> pd.DataFrame:
+        """What every live run makes of each test item (item_gains.read_scored)."""
+        return self.run.kept(item_gains.read_scored, self.asked)
+
+    @cached_property
     def answers(self) -> pd.DataFrame:
         """What live students and their teachers answer; no rows without live runs."""
         return self.in_view(self.run.kept(agreement_fidelity.paired_answers, self.asked))

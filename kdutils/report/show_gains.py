@@ -11,30 +11,42 @@ from kdutils.constants import AVERAGE, DOMAIN_LABELS, DOMAINS, METHOD_NAMES
 from kdutils.inference import intervals
 from kdutils.report import figures
 from kdutils.report.section import Section, Tables, by_domain, each
-from kdutils.results import answer_modes, authors_tests, gain_tables, paired_items
+from kdutils.results import answer_modes, authors_tests, gain_tables, item_gains, paired_items
 
 # --- 01: the gain ---------------------------------------------------------------------------------------
 
 
 def how_compared(section: Section) -> dict[str, str]:
     """By which temperature, and whether item by item, the gains of each source are taken."""
-    how = dict.fromkeys(section.gains, section.selection)
-    return how | ({"live": "temperature 1, paired by item"} if len(section.paired) else {})
+    how, rule = dict.fromkeys(section.gains, section.selection), section.selection
+    rule = "temperature 1" if len(section.paired) else rule
+    return how | ({"live": f"{rule}, paired by item"} if "live" in how else {})
+
+
+def with_intervals(section: Section, gains: Tables, *, by: list[str]) -> dict[str, pd.DataFrame]:
+    """Mean gains in groups with intervals: live ones paired by item, of released ones no items are known.
+
+    Those of one live pair are left out: see Section.paired.
+    """
+    found = {name: intervals.gain_intervals(table, by=by) for name, table in gains.items() if name != "live"}
+    if "live" in gains and section.paired.empty:
+        found["live"] = item_gains.gain_intervals(gains["live"], section.scored, by=by)
+    return found
 
 
 def by_pair(section: Section) -> dict[str, pd.DataFrame]:
     """Average gain of every pair and method with its interval, of every source."""
     keys, one = ["domain", "pair", "student", "task", "method"], section.paired
-    found = {source: intervals.gain_intervals(table, by=keys) for source, table in section.averages.items()}
+    found = with_intervals(section, section.averages, by=keys)
     return found | ({"live": one[one["task"] == AVERAGE]} if len(one) else {})
 
 
 def gain_by_task(section: Section) -> None:
     """Gains of every student by task, mean over its teachers, a figure a source and domain."""
     keys = ["domain", "family", "student", "student_parameters", "task", "method"]
+    found = with_intervals(section, section.gains, by=keys)
     for source, how in how_compared(section).items():
-        table = gain_tables.in_task_order(intervals.gain_intervals(section.gains[source], by=keys))
-        table = section.paired if source == "live" and len(section.paired) else table
+        table = gain_tables.in_task_order(found[source]) if source in found else section.paired
         for domain, part in table.groupby("domain", sort=False):
             name, draw = f"gain_by_task_{domain}", figures.gain_by_task
             caption = f"{DOMAIN_LABELS[domain].lower()}, gain by student and task, mean over teachers "

@@ -1,8 +1,9 @@
-"""Accuracies and gains of one pair's live runs, with intervals over the items of the test set.
+"""Accuracies and gains of live runs, with intervals over the items of the test set.
 
 With several pairs the study compares pairs. One pair leaves its items: students of one pair answer the same
 questions, so that two of them are compared question by question. Such an interval says what other items of
-these tasks would do; it holds neither other pairs nor other training seeds.
+these tasks would do; it holds neither other pairs nor other training seeds. `gain_intervals` alone is of
+several pairs, each for itself, and holds the variation over seeds.
 """
 
 import math
@@ -21,7 +22,13 @@ from kdutils.grid.study import place_of
 from kdutils.inference import intervals
 from kdutils.inference.estimate import Estimate
 from kdutils.results import agreement_fidelity
-from kdutils.results.gain_tables import in_domain_order, in_method_order, pair_label, plain
+from kdutils.results.gain_tables import (
+    in_domain_order,
+    in_method_order,
+    of_common_seeds,
+    pair_label,
+    plain,
+)
 from kdutils.runs import comparison, store
 from kdutils.spec import RunSpec
 
@@ -59,10 +66,11 @@ def read(plan: Plan) -> Items:
     texts = zip(both["text"], both["text_teacher"], strict=True)
     counts = pd.DataFrame([comparison.bleu_counts(*pair) for pair in texts], columns=COUNTS)
     both = both.assign(value=comparison.same_answer(both).astype(float)).join(counts)
-    return Items(_scored(plan), both[BESIDE])
+    return Items(read_scored(plan), both[BESIDE])
 
 
-def _scored(plan: Plan) -> pd.DataFrame:
+def read_scored(plan: Plan) -> pd.DataFrame:
+    """The rows of `Items.scored`, of however many pairs."""
     tables = []
     for run in plan.runs:
         spec = sources.resolved(run.spec)
@@ -166,6 +174,36 @@ def gain_table(items: Items) -> pd.DataFrame:
     found = gains(items.scored).rename(columns={"difference": "gain", "n_seeds": "n_runs"})
     parameters = found["student"].map(model_parameters)
     return found.assign(pair=pair_label(found), student_parameters=parameters)
+
+
+def gain_intervals(gain_table: pd.DataFrame, scored: pd.DataFrame, *, by: Sequence[str]) -> pd.DataFrame:
+    """intervals.gain_intervals from paired items: KD less SFT on each, stratified by task.
+
+    An item's value is its mean over the runs and seeds of a group, those that the gain is a mean of, at the
+    temperature of each. What seeds vary is added as there: the distances of the bounds are summed in squares.
+
+    Args:
+        gain_table: gains of live runs (gain_tables.gains), of one selection of the temperature.
+        scored: read_scored of the same runs.
+        by: domain, student, task and method among them. A bound is NaN where there is no gain.
+    """
+    of_seeds = gain_table.assign(accuracy_se=0.0, sft_accuracy_se=0.0)
+    table, keys = intervals.gain_intervals(of_seeds, by=list(by)), [*PAIRED, "temperature"]
+    if gain_table["selection"].eq("best_on_test").any():
+        scored = of_common_seeds(scored.reset_index(drop=True).assign(source="live", protocol=""))
+    items, is_sft = ["task", "item_id"], scored["method"] == "sft"
+    sft = scored[is_sft].groupby(["domain", "student", *items], sort=False)["value"].mean()
+    kd = plain(scored, temperature=None).groupby([*keys, *items], sort=False)["value"].mean()
+    asked = gain_table[[*dict.fromkeys([*by, *keys])]].rename(columns={"task": "asked"})
+    rows = asked.merge(kd.reset_index(), on=keys)
+    rows = rows[rows["asked"].eq(rows["task"]) | rows["asked"].eq(AVERAGE)]
+    groups = ["asked" if name == "task" else name for name in by]
+    found = contrasts(rows.assign(seed=0), sft.reset_index().assign(seed=0), by=groups)
+    found = found[found["task"] == AVERAGE].drop(columns="task").rename(columns={"asked": "task"})
+    found = table[[*by]].merge(found[[*by, "low", "high"]], on=[*by], how="left", validate="one_to_one")
+    gain, seeds = table["gain"], table["high"] - table["gain"]
+    low, high = (np.hypot(gain - found[bound].astype(float), seeds) for bound in ("low", "high"))
+    return table.assign(low=gain - low, high=gain + high)
 
 
 def tuning_costs(scored: pd.DataFrame) -> pd.DataFrame:

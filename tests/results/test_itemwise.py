@@ -12,7 +12,7 @@ from itemrows import arm, beside, scored
 
 from kdutils.grid import plan
 from kdutils.inference import intervals
-from kdutils.results import item_gains
+from kdutils.results import gain_tables, item_gains
 from kdutils.runs import comparison
 from kdutils.spec import EvalSpec, RunSpec
 
@@ -115,6 +115,101 @@ def test_intervals_of_runs_are_those_of_their_items():
     assert found["low"].tolist() == item_gains.accuracies(rows)["low"].tolist()[:1]
     assert found.loc[0, "low"] < 100  # the normal one has no width here
     assert item_gains.with_intervals(runs_table, rows.head(0)).loc[0, "low"] == 100.0
+
+
+# --- live gains of several pairs --------------------------------------------------------------------------
+
+BY_PAIR = ["domain", "teacher", "student", "task", "method"]
+LEVEL = {"svamp": [1] * 20 + [0] * 20, "aqua": [1] * 10 + [0] * 10}
+RAISED = {"svamp": [1] * 26 + [0] * 14, "aqua": [1] * 13 + [0] * 7}
+Z = 1.959964
+
+
+def gains_of(rows, *, selection="temperature_1"):
+    """Cells of the rows, an accuracy's error as of independent items, and their gains."""
+    of_seeds = [itemrows.cells(part).assign(seed=seed) for seed, part in rows.groupby("seed")]
+    cells = pd.concat(of_seeds, ignore_index=True).assign(accuracy_se=6.5)
+    return gain_tables.gains(cells, selection=selection)
+
+
+def with_task(table, task):
+    (row,) = table[table["task"] == task].to_dict("records")
+    return row
+
+
+def of_items(differences, seeds=0.0):
+    """The bounds by hand: items by task, and the half-width of what seeds vary."""
+    values = [value for of_task in differences.values() for value in of_task]
+    tasks = [task for task, of_task in differences.items() for _ in of_task]
+    found = intervals.difference_over_items(values, tasks)
+    gain, low, high = found.bounds
+    return pytest.approx([gain, gain - math.hypot(gain - low, seeds), gain + math.hypot(high - gain, seeds)])
+
+
+def less(after, before):
+    return {task: np.subtract(after[task], before[task]) for task in after}
+
+
+def test_live_gains_that_two_samples_leave_open_are_clear_item_by_item():
+    rows = scored((SFT, LEVEL), (FKL, RAISED))
+    table = gains_of(rows)
+    loose = with_task(intervals.gain_intervals(table, by=BY_PAIR), "average")
+    found = item_gains.gain_intervals(table, rows, by=BY_PAIR)
+    paired = with_task(found, "average")
+    assert loose["low"] < 0 < paired["low"]
+    assert loose["gain"] == paired["gain"] == pytest.approx(15.0)
+    assert [paired[name] for name in ("gain", "low", "high")] == of_items(less(RAISED, LEVEL))
+    one = with_task(found, "svamp")
+    assert [one[name] for name in ("gain", "low", "high")] == of_items(
+        {"svamp": [0] * 20 + [1] * 6 + [0] * 14}
+    )
+    assert list(found) == list(intervals.gain_intervals(table, by=BY_PAIR))
+
+
+def test_live_gains_are_paired_at_the_temperature_that_stands_for_each_task():
+    """SVAMP is best at 2, AQuA at 1, their average at 2; a seed that lacks a temperature is left out."""
+    hot = {"svamp": [1] * 36 + [0] * 4, "aqua": [1] * 9 + [0] * 11}
+    rows = scored((SFT, LEVEL), (FKL, RAISED), (arm("fkl", temperature=2.0), hot))
+    rows = pd.concat([rows, scored((FKL, {task: [1] * len(of) for task, of in LEVEL.items()}), seed=1)])
+    table = gains_of(rows, selection="best_on_test")
+    assert table.set_index("task")["temperature"].to_dict() == {"svamp": 2.0, "aqua": 1.0, "average": 2.0}
+    found = item_gains.gain_intervals(table, rows, by=BY_PAIR)
+    expected = {"svamp": {"svamp": less(hot, LEVEL)["svamp"]}, "aqua": {"aqua": less(RAISED, LEVEL)["aqua"]}}
+    for task, differences in (expected | {"average": less(hot, LEVEL)}).items():
+        assert [with_task(found, task)[name] for name in ("gain", "low", "high")] == of_items(differences)
+
+
+def test_live_gains_hold_what_training_seeds_vary():
+    """Unequal seeds: SFT has two, forward KL two, GKD one, which is as variable as the others."""
+    seeds = [scored((SFT, LEVEL), (FKL, RAISED), (GKD, RAISED)), scored((SFT, RAISED), (FKL, LEVEL), seed=1)]
+    rows = pd.concat(seeds)
+    table = gains_of(rows)
+    found = item_gains.gain_intervals(table, rows, by=BY_PAIR).set_index(["task", "method"])
+    between = {task: np.add(LEVEL[task], RAISED[task]) / 2 for task in LEVEL}
+    variance = np.var([50.0, 65.0], ddof=1)  # of the average, the same of SFT and KD
+    for method, values, n_seeds in (("fkl", between, 2), ("gkd", RAISED, 1)):
+        seeds = Z * math.sqrt(variance / n_seeds + variance / 2)
+        row = found.loc[("average", method)]
+        assert row[["gain", "low", "high"]].tolist() == of_items(less(values, between), seeds)
+        assert row["high"] - row["low"] > 2 * seeds
+
+
+def test_live_gains_of_a_student_average_its_teachers_within_an_item():
+    other = {"svamp": RAISED["svamp"][::-1], "aqua": RAISED["aqua"]}
+    rows = scored((SFT, LEVEL), (FKL, RAISED), (FKL | {"teacher": "Qwen2.5-3B"}, other))
+    table = gains_of(rows)
+    found = item_gains.gain_intervals(table, rows, by=["domain", "student", "task", "method"])
+    both = {task: np.add(RAISED[task], other[task]) / 2 for task in LEVEL}
+    row = with_task(found, "average")
+    assert [row[name] for name in ("gain", "low", "high")] == of_items(less(both, LEVEL))
+    assert row["n_runs"] == 2
+
+
+def test_a_live_gain_without_sft_has_no_interval():
+    rows = scored((SFT, LEVEL), (FKL, RAISED), (FKL | {"student": "Qwen2.5-3B"}, RAISED))
+    found = item_gains.gain_intervals(gains_of(rows), rows, by=BY_PAIR).set_index(["student", "task"])
+    assert found["low"].isna().groupby("student").mean().to_dict() == {itemrows.STUDENT: 0, "Qwen2.5-3B": 1}
+    assert item_gains.gain_intervals(gains_of(rows), rows.head(0), by=BY_PAIR)["low"].isna().all()
 
 
 # --- texts beside the teacher's ---------------------------------------------------------------------------
