@@ -202,9 +202,9 @@ def contrasts(asked: pd.DataFrame) -> dict[str, Estimate | str]:
 
 
 def _estimate(values: Sequence[pd.DataFrame | pd.Series], rows: pd.DataFrame) -> Estimate:
-    """The mean of all columns with its interval; n counts the items of the rows."""
+    """The mean of all columns, undefined if one is, with its interval; n counts the items of the rows."""
     why = "a half-drop temperature is undefined: accuracy is not above chance at the lowest temperature"
-    mean = pd.concat(values, axis=1).mean(axis=1)
+    mean = pd.concat(values, axis=1).mean(axis=1, skipna=False)
     n = len(rows[["task", "item_id"]].drop_duplicates())
     return replace(crossed_bootstrap.estimate(mean.to_numpy(), why_undefined=why), n=n)
 

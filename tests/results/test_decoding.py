@@ -203,3 +203,10 @@ def test_figures_have_a_line_for_each_method_and_model():
     shown = hot_or_cold.read().query("ability == 'IF'").rename(columns={"billions": "size", "score": "value"})
     fig = show_decoding.model_lines(shown, panels="family", ylabel="score")
     assert sum(len(ax.get_lines()) for ax in fig.axes) == 12
+
+
+def test_a_mean_over_domains_is_undefined_if_that_of_one_is():
+    one, other = pd.Series([1.0, 2.0, 3.0]), pd.Series([np.nan, 2.0, 3.0])
+    rows = pd.DataFrame({"task": ["svamp"], "item_id": ["a"]})
+    assert np.isnan(decoding._estimate([one, other], rows).value)
+    assert decoding._estimate([one, one], rows).value == 1
