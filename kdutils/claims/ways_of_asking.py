@@ -34,6 +34,8 @@ def _judged(evidence: Evidence, kept: Keep) -> Judgement:
     of_domains = {domain: part for domain, part in of_domains.items() if len(part.all_cells)}
     sections = {claim.section for claim in CLAIMS if claim.id in MOVABLE}
     asked = [claim for claim in CLAIMS if claim.section in sections and _domain_of(claim) in of_domains]
+    if not asked:  # a study of other domains
+        return Judgement(evidence, {}, {})
     parts = {claim.id: of_domains[_domain_of(claim)] for claim in asked}
     found = claims.judged(
         evidence, tuple(_within(claim, _domain_of(claim)) for claim in asked), parts, kept=kept

@@ -48,3 +48,9 @@ def test_p_of_a_claim_about_math_is_corrected_with_those_about_commonsense_as_in
     ledger = claims.judged(released, claims.claims_of("01"))
     for claim in ("E1", "E7"):
         assert asked.stricter[claim] == ledger.stricter[claim] and ledger.stricter[claim].p_value > 0
+
+
+def test_a_study_of_other_domains_is_asked_nothing():
+    other = evidence("greedy", of("piqa", "legs", [1, 0] * 50))
+    (asked,) = ways_of_asking.judgements([other])
+    assert asked.authors == asked.stricter == {}
