@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
+from yaml import SafeLoader, YAMLError
 
 from kdutils.io import disk
 from kdutils.io.environment import REPOSITORY
@@ -37,7 +37,7 @@ class Entry:
 
 def read(path: Path = LIST) -> tuple[dict[str, float], list[Entry]]:
     """Minutes of each command, in order, and the entries."""
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    content = SafeLoader(path.read_text(encoding="utf-8")).get_single_data()
     return content["commands"], [Entry(**raw) for raw in content["checks"]]
 
 
@@ -137,7 +137,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"--minutes {asked.minutes:g} must be above 0: nothing can be made in no time")
     try:
         read(asked.list)
-    except (OSError, KeyError, TypeError, ValueError, yaml.YAMLError) as error:
+    except (OSError, KeyError, TypeError, ValueError, YAMLError) as error:
         parser.error(f"--list {asked.list}: {error!r}; it needs what codecheck.yml of the repository has")
     verdicts = []
     with tempfile.TemporaryDirectory() as scratch:
