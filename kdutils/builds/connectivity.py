@@ -27,7 +27,7 @@ class Scores(NamedTuple):
     """Of the scored tokens of some items."""
 
     nll: float  # nats a token
-    outputs_NH: Tensor  # features with the inner products of the logits, which are wider
+    hidden_NH: Tensor  # the final hidden states that score them
 
 
 @torch.no_grad()
@@ -44,8 +44,18 @@ def scores(student: LoadedModel, items: Sequence[Item], spec: RunSpec) -> Scores
             logits_RV = head.logits(part_RH).float()
             total += float(cross_entropy(logits_RV, own_R, reduction="sum"))
         found.append(hidden_NH.float())
-    hidden_NH, root_HH = torch.cat(found), torch.linalg.qr(head.weight_VH.float(), mode="r").R
-    return Scores(total / len(hidden_NH), hidden_NH @ root_HH.T)  # logits are Q R h, and Q keeps products
+    hidden_NH = torch.cat(found)
+    return Scores(total / len(hidden_NH), hidden_NH)
+
+
+@torch.no_grad()
+def logit_features(student: LoadedModel, hidden_NH: Tensor) -> Tensor:
+    """Features (N, H) of hidden states with the inner products of their logits, which are wider.
+
+    Logits are W h = Q R h, and Q keeps inner products; a bias is the same for all, which CKA takes out.
+    """
+    weight_VH = student.head.cut(student.vocabulary_size).weight_VH
+    return hidden_NH @ torch.linalg.qr(weight_VH.float(), mode="r").R.T
 
 
 def barrier(nll: np.ndarray) -> float:

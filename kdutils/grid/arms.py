@@ -14,7 +14,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import field, replace
-from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -197,17 +196,23 @@ def is_on_edge(place: int, n_rates: int) -> bool:
     return place in (0, n_rates - 1)
 
 
+def _choices(
+    study: ArmStudy, live: Any, out: Path
+) -> Iterator[tuple[Cell, dict[str, Any], list[RunSpec], int | None]]:
+    """Every cell with its settings, its trials and which of these is the best; None: not known yet."""
+    for cell in cells_of(study):
+        settings = live.settings_of(domain=study.domain, protocol="careful", method=cell.method)
+        tried = trials(study, cell, settings)
+        yield cell, settings, tried, chosen([best_loss(out, spec) for spec in tried]) if tried else None
+
+
 def runs_of(study: ArmStudy, live: Any, out: Path) -> Iterator[Run]:
     """All trials of a study, then the runs of every cell whose rate is chosen and not on the edge.
 
     `live` is what its profile trains (grid.profile.Live).
     """
-    later, settings_of = [], partial(live.settings_of, domain=study.domain, protocol="careful")
-    of_fkl = settings_of(method="fkl")
-    for cell in cells_of(study):
-        settings = settings_of(method=cell.method)
-        tried = trials(study, cell, settings)
-        place = chosen([best_loss(out, spec) for spec in tried]) if tried else None
+    later, of_fkl = [], live.settings_of(domain=study.domain, protocol="careful", method="fkl")
+    for cell, settings, tried, place in _choices(study, live, out):
         is_good = not tried or (place is not None and not is_on_edge(place, len(tried)))
         taught = _spec(study, cell._replace(method="fkl"), of_fkl, None, study.tuned_on, study.seeds[0])
         for at, spec in enumerate(tried):
@@ -224,11 +229,8 @@ def not_planned(live: Any, out: Path) -> int:
     """How many runs follow at most once all learning rates that are not chosen yet are."""
     n_runs = 0
     for study in live.arm_studies:
-        for cell in cells_of(study):
-            settings = live.settings_of(domain=study.domain, protocol="careful", method=cell.method)
-            tried = trials(study, cell, settings)
-            if tried and chosen([best_loss(out, spec) for spec in tried]) is None:
-                n_runs += len(study.train_items) * len(study.seeds) - 1  # a trial is one of them
+        n_open = sum(place is None for _, _, tried, place in _choices(study, live, out) if tried)
+        n_runs += n_open * (len(study.train_items) * len(study.seeds) - 1)  # a trial is one of them
     return n_runs
 
 

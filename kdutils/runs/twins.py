@@ -23,6 +23,7 @@ def joined(out: Path, one: RunSpec, other: RunSpec, evaluation: EvalSpec) -> dic
     students = [load_trained(spec, store.folder_of(out, spec.run_id)) for spec in (one, other)]
     some = replace(evaluation, items_per_task=min(ITEMS, evaluation.items_per_task))
     items = sources.test_items(one, some)
-    outputs = [connectivity.scores(student, items, one).outputs_NH for student in students]
+    hidden = [(student, connectivity.scores(student, items, one).hidden_NH) for student in students]
+    features = [connectivity.logit_features(*each) for each in hidden]
     barrier = connectivity.barrier(connectivity.line(*students, items, one))
-    return {"barrier": barrier, "cka": connectivity.linear_cka(*outputs)}
+    return {"barrier": barrier, "cka": connectivity.linear_cka(*features)}

@@ -574,16 +574,15 @@ def test_a_line_has_its_ends_and_a_barrier_where_a_hill_is_between(folder):
         connectivity.line(first, make(a_spec(folder, "pruned", build_compression=4.0)), items, spec)
 
 
-def test_scores_give_features_with_the_inner_products_of_the_logits(folder):
+def test_features_have_the_inner_products_of_the_logits(folder):
     spec, items = a_spec(folder, "pruned"), sources.load_items(a_spec(folder, "pruned"), "train")
     student = make(spec)
-    found = connectivity.scores(student, items, spec)
+    features_NH = connectivity.logit_features(student, connectivity.scores(student, items, spec).hidden_NH)
     encoded = encoding.encode(items, student.tokenizer, **spec.encoding)
     batch = encoding.collate(encoded, range(len(items)), pad_id=student.pad_id)
     with torch.no_grad():
         logits_NV = student.head.cut(student.vocabulary_size).logits(student.scoring_states(batch))
-    products = found.outputs_NH @ found.outputs_NH.T
-    torch.testing.assert_close(products, logits_NV @ logits_NV.T, rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(features_NH @ features_NH.T, logits_NV @ logits_NV.T, rtol=1e-4, atol=1e-3)
 
 
 def test_cka_is_blind_to_rotation_and_scale_and_falls_with_noise():
