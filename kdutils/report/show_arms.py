@@ -87,7 +87,7 @@ def _rate_curves(table: pd.DataFrame) -> Figure:
         ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))  # linear ticks leave out low losses
         ax.yaxis.set_major_formatter("{x:g}")
         ax.minorticks_off()
-    plots.figure_legend(fig, styles.values())
+    plots.figure_legend(fig, styles.values(), columns=4)
     return fig
 
 
