@@ -164,8 +164,7 @@ def token_ids(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[
 
 def collate(encoded: datasets.Dataset, rows: Sequence[int], *, pad_id: int) -> Batch:
     """Rows of `encode` as a batch padded on the right. `pad_id` may equal EOS: masks come from lengths."""
-    of_arrow = encoded if encoded.format["type"] == "arrow" else encoded.with_format("arrow")
-    table = of_arrow[list(rows)].combine_chunks()
+    table = encoded.with_format("arrow")[list(rows)].combine_chunks()
     token_ids, n_unscored = table["input_ids"].chunk(0), table["n_unscored"].to_numpy()
     lengths, flat_N = token_ids.value_lengths().to_numpy(), token_ids.flatten().to_numpy()
     return _padded(table["id"].to_pylist(), flat_N, lengths, n_unscored, pad_id)

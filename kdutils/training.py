@@ -99,16 +99,14 @@ class _Training:
         compute: Compute = DEFAULT,
         world: World = ALONE,
     ) -> None:
-        self.student, self.spec, self.rate, self.teacher = student, spec, rate, teacher
-        self.compute, self.world = compute, world
-        encoded = encoding.encode(items, student.tokenizer, **spec.encoding)
-        self.encoded = encoded.with_format("arrow")
-        held_out = encoding.encode(validation, student.tokenizer, **spec.encoding) if validation else None
-        self.validation = None if held_out is None else held_out.with_format("arrow")
+        self.student, self.spec, self.rate, self.teacher, self.compute = student, spec, rate, teacher, compute
+        self.world, self.parameters, tokenizer = world, list(student.network.parameters()), student.tokenizer
+        self.encoded = encoding.encode(items, tokenizer, **spec.encoding)[:]  # lists: read faster than Arrow
+        self.validation = encoding.encode(validation, tokenizer, **spec.encoding) if validation else None
         self.steps_per_epoch = math.ceil(len(items) / spec.batch_size)
         self.n_steps = self.steps_per_epoch * spec.epochs
-        prompts = encoding.prompt_ids([item.question for item in items], student.tokenizer, spec.prompt)
-        self.rollouts = Rollouts(student, spec, encoded["id"][:], prompts, self.rows, self.n_steps)
+        prompts = encoding.prompt_ids([item.question for item in items], tokenizer, spec.prompt)
+        self.rollouts = Rollouts(student, spec, self.encoded["id"], prompts, self.rows, self.n_steps)
         optimiser = optimisers.make(student, spec, rate)
         self.state = TrainingState(student.trained(), optimiser, compute.micro_batch_rows or spec.batch_size)
 
@@ -156,7 +154,8 @@ class _Training:
         if math.isfinite(loss) and torch.isfinite(norm):
             self.state.optimiser.step()
             self.student.after_update()
-        self.student.network.zero_grad()
+        for w in self.parameters:
+            w.grad = None
         return {
             "step": step + 1,
             "loss": loss if torch.isfinite(norm) else math.nan,
@@ -251,14 +250,16 @@ class _Training:
         """The sequences of a step, and whether the student wrote their responses."""
         if self.rollouts.is_due(step):
             return self.rollouts.batch(step, self.state.rollouts), True
-        return encoding.collate(self.encoded, self.rows(step), pad_id=self.student.pad_id), False
+        rows = self.rows(step)
+        columns = ([column[row] for row in rows] for column in self.encoded.values())
+        return encoding.batch_of(*columns, pad_id=self.student.pad_id), False
 
     def rows(self, step: int) -> list[int]:
         """The items of a step: every epoch is a permutation of all of them."""
         epoch, place = divmod(step, self.steps_per_epoch)
         seed = self.spec.seed if self.spec.order_seed is None else self.spec.order_seed
-        order_N = torch.randperm(len(self.encoded), generator=generator(seed, "order", epoch))
-        return order_N.tolist()[place * self.spec.batch_size : (place + 1) * self.spec.batch_size]
+        order_N = torch.randperm(len(self.encoded["id"]), generator=generator(seed, "order", epoch))
+        return order_N[place * self.spec.batch_size : (place + 1) * self.spec.batch_size].tolist()
 
     def _schedule(self, step: int) -> float:
         """Share of the peak learning rate: linear warm-up, then linear decay to zero."""
