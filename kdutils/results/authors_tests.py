@@ -39,7 +39,7 @@ LIKENESS_TESTS = ("spearman_gain_agreement", "spearman_gain_fidelity")  # releas
 
 
 def gain_remark(table: pd.DataFrame) -> str:
-    """A summary of gains on averages (gain, low, high, student, ...); of one pair every gain is named."""
+    """Gains on averages (domain, gain, low, student, ...) by domain, in words; of one pair every gain."""
     if table["pair"].nunique() == 1:
         has_several = table["domain"].nunique() > 1
         named = [
@@ -48,14 +48,20 @@ def gain_remark(table: pd.DataFrame) -> str:
             for row in table.itertuples()
         ]
         return f"{table['pair'].iloc[0]}: {', '.join(named)} points."
-    up, clear = (table["gain"] > 0).sum(), (table["low"] > 0).mean()
-    text = f"{up} of {len(table)} gains are positive; {clear:.0%} have an interval above zero."
-    sizes = table["student"].map(model_parameters)
-    for name, size in (("smallest", sizes.min()), ("largest", sizes.max())):
-        part = table[sizes == size]
-        students = ", ".join(part["student"].unique())
-        text += f" Mean gain of the {name} student ({students}): {part['gain'].mean():+.1f} points."
-    return text
+    said, sizes = [], table["student"].map(model_parameters)
+    for domain, part in table.groupby("domain", sort=False):
+        up, clear, of_size = (part["gain"] > 0).sum(), (part["low"] > 0).sum(), sizes[part.index]
+        means = []
+        for name, size in (("smallest", of_size.min()), ("largest", of_size.max())):
+            own = part[of_size == size]
+            means.append(
+                f"{own['gain'].mean():+.1f} of the {name} student ({', '.join(own['student'].unique())})"
+            )
+        said.append(
+            f"{DOMAIN_LABELS[domain]}: {up} of {len(part)} gains are positive, {clear} with an interval "
+            f"above zero; mean gain {' and '.join(means)}."
+        )
+    return " ".join(said)
 
 
 def authors_tests(

@@ -13,7 +13,6 @@ one-sided tests at 5 %), else `not told apart`.
 
 import math
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -142,8 +141,9 @@ def changes(rows: pd.DataFrame) -> pd.DataFrame:
     Quantities: `sft` and `kd` accuracy, and the `gain` of KD over SFT. Columns domain, method, arm (a key of
     VARIANTS), label, quantity, careful (percent, or points), change, low, high, p_value, low_90, high_90, n
     (questions), n_pairs, chance (percent right by guessing), verdict. Task means are averaged, and a
-    question's value over pairs. What a factor cannot touch has no row, nor has what was not run; NaN
-    where runs were scored on different questions.
+    question's value over pairs. All of a domain and method is of the same pairs: those that were run with
+    as many variants as the pair with the most. What a factor cannot touch has no row, nor has what was not
+    run; NaN where runs were scored on different questions.
     """
     table = []
     kd_rows = rows[rows["method"].isin(KD_METHODS)]
@@ -154,14 +154,23 @@ def changes(rows: pd.DataFrame) -> pd.DataFrame:
             {"sft": sft[sft["student"] == student], "kd": kd}
             for (_, student), kd in part.groupby(["teacher", "student"], sort=False)
         ]
-        for name, variant in VARIANTS.items():
-            for quantity, before, after, n_pairs in _compared(pairs, variant, method):
-                levels = before.groupby(level="task").mean().mean()
-                change, how = after - before, {"widest": 2.0 if quantity == "gain" else 1.0}
-                wide, narrow = (difference_by_item(change, confidence=each, **how) for each in (0.95, 0.90))
+        arms = [_arms(pair, method) for pair in pairs]
+        most = max(map(frozenset, arms), key=len)
+        arms = [each for each in arms if most <= each.keys()]
+        for name in (name for name in VARIANTS if name in most):
+            variant = VARIANTS[name]
+            # NaN where a pair lacks a question.
+            before, after = (sum(arm) / len(arms) for arm in zip(*(each[name] for each in arms), strict=True))
+            touched = {"sft": variant.touches("sft"), "kd": variant.touches(method), "gain": True}
+            for quantity in (quantity for quantity in before if touched[quantity]):
+                levels = before[quantity].groupby(level="task").mean().mean()
+                change, widest = after[quantity] - before[quantity], 2.0 if quantity == "gain" else 1.0
+                wide, narrow = (
+                    difference_by_item(change, confidence=each, widest=widest) for each in (0.95, 0.90)
+                )
                 found = (*wide.bounds, wide.p_value, narrow.low, narrow.high, wide.n)
                 row = (domain, method, name, variant.label, quantity, 100 * levels)
-                table.append((*row, *found, n_pairs, chance))
+                table.append((*row, *found, len(arms), chance))
     columns = ["domain", "method", "arm", "label", "quantity", "careful", "change", "low", "high", "p_value"]
     columns += ["low_90", "high_90", "n", "n_pairs", "chance"]
     table = pd.DataFrame(table, columns=columns)
@@ -171,25 +180,21 @@ def changes(rows: pd.DataFrame) -> pd.DataFrame:
     return in_domain_order(table.assign(verdict=verdicts)).reset_index(drop=True)
 
 
-def _compared(
-    pairs: list[dict[str, pd.DataFrame]], variant: Variant, method: str
-) -> Iterator[tuple[str, pd.Series, pd.Series, int]]:
-    """Quantity, its value by question under `careful` and under the variant, and of how many pairs."""
-    touched = {"sft": variant.touches("sft"), "kd": variant.touches(method)}
-    found: list[list[pd.DataFrame]] = []
-    for pair in pairs:
-        arms = [
-            {side: value(rows, arm if touched[side] else CAREFUL) for side, rows in pair.items()}
-            for arm in (CAREFUL, variant)
-        ]
-        if all(each is not None for arm in arms for each in arm.values()):
-            found.append([pd.DataFrame(arm).assign(gain=arm["kd"] - arm["sft"]) for arm in arms])
-    if found and any(touched.values()):
-        # NaN where a pair lacks a question.
-        before, after = (sum(arm) / len(found) for arm in zip(*found, strict=True))
-        for quantity in before:
-            if touched.get(quantity, True):
-                yield quantity, before[quantity], after[quantity], len(found)
+def _arms(pair: dict[str, pd.DataFrame], method: str) -> dict[str, list[pd.DataFrame]]:
+    """Of one pair, by variant: sft, kd and gain of each question under `careful` and under the variant.
+
+    Variants that do not touch the method, or that the pair was not run with, are left out.
+    """
+    careful, found = {side: value(rows, CAREFUL) for side, rows in pair.items()}, {}
+    for name, variant in VARIANTS.items():
+        touched = {side: variant.touches(side if side == "sft" else method) for side in pair}
+        varied = {side: value(pair[side], variant) if touched[side] else careful[side] for side in pair}
+        if any(touched.values()) and all(
+            each is not None for arm in (careful, varied) for each in arm.values()
+        ):
+            arms = (pd.DataFrame(arm) for arm in (careful, varied))
+            found[name] = [arm.assign(gain=arm["kd"] - arm["sft"]) for arm in arms]
+    return found
 
 
 def verdict(row: dict, *, luck: float) -> str:
@@ -252,7 +257,9 @@ def table_of(table: pd.DataFrame) -> pd.DataFrame:
         who = (DOMAIN_LABELS[domain], METHOD_NAMES[method])
         levels = part.drop_duplicates("quantity").set_index("quantity")["careful"].reindex(list(columns))
         texts = [f"{level:{'+' * (name == 'gain')}.1f}".replace("-", "−") for name, level in levels.items()]
-        shown.append((*who, "careful", *texts, ""))
+        n_pairs = part["n_pairs"].iloc[0]
+        of_pairs = f", {n_pairs} pairs" if n_pairs > 1 else ""
+        shown.append((*who, f"careful{of_pairs}", *texts, ""))
         for label, of_arm in part.groupby("label", sort=False):
             found = of_arm.set_index("quantity")
             texts = dict(zip(found.index, _texts(of_arm), strict=True))

@@ -96,15 +96,22 @@ def test_selection_decides_whether_methods_differ(cells):
     assert one(at_1, domain="commonsense", task="average")["p_value"] == pytest.approx(0.046, abs=0.0005)
 
 
-def test_remark_on_gains_names_the_smallest_and_the_largest_student():
+def test_remark_on_gains_names_the_smallest_and_the_largest_student_of_each_domain():
+    """Points of accuracy and of ROUGE-L are not averaged."""
     table = pd.DataFrame(
-        {"student": ["a-1k", "a-1k", "a-2k"], "gain": [3.0, 5.0, -1.0], "low": [1.0, -1.0, -2.0]}
+        {
+            "student": ["a-1k", "a-1k", "a-2k", "a-1k"],
+            "gain": [3.0, 5.0, -1.0, -8.0],
+            "low": [1.0, -1.0, -2.0, -9.0],
+        }
     )
-    table["pair"] = ["a 1k→1k", "a 2k→1k", "a 4k→2k"]
+    table["pair"] = ["a 1k→1k", "a 2k→1k", "a 4k→2k", "a 1k→1k"]
+    table["domain"] = ["math", "math", "math", "instruction"]
     assert authors_tests.gain_remark(table) == (
-        "2 of 3 gains are positive; 33% have an interval above zero. "
-        "Mean gain of the smallest student (a-1k): +4.0 points. "
-        "Mean gain of the largest student (a-2k): -1.0 points."
+        "Math: 2 of 3 gains are positive, 1 with an interval above zero; mean gain +4.0 of the smallest "
+        "student (a-1k) and -1.0 of the largest student (a-2k). "
+        "Instruction following: 0 of 1 gains are positive, 0 with an interval above zero; mean gain -8.0 of "
+        "the smallest student (a-1k) and -8.0 of the largest student (a-1k)."
     )
 
 

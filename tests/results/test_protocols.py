@@ -85,6 +85,23 @@ def test_tasks_weigh_the_same_and_samples_and_pairs_are_averaged_first():
     assert found["sampling", "gain"]["change"] == pytest.approx(0)
 
 
+def test_all_of_a_method_is_of_the_same_pairs():
+    """The pair that alone was run with a factor and another seed counts alone, and SFT + gain is KD."""
+    other = ("t-2k", "s-2k")
+    one = [student("sft", HALF), student("fkl", [1] * 6 + [0] * 4)]
+    more = [table.assign(**change) for table in one for change in ({"prompt": True}, {"seed": 1})]
+    beside = [student("sft", ONES, pair=other), student("fkl", NONE, pair=other)]
+    beside += [table.assign(seed=1) for table in beside]
+    table = protocols.changes(pd.concat([*one, *more, *beside], ignore_index=True))
+    assert table["n_pairs"].eq(1).all()
+    levels = table.drop_duplicates("quantity").set_index("quantity")["careful"]
+    assert levels.to_dict() == pytest.approx({"sft": 50, "kd": 60, "gain": 10})
+    assert set(table["arm"]) == {"prompt", "extraction", "seed_1"}
+    both = protocols.changes(pd.concat([*one, *(table.assign(seed=1) for table in one), *beside]))
+    assert both["n_pairs"].eq(2).all()
+    assert protocols.table_of(both)["factor"].iloc[0] == "careful, 2 pairs"
+
+
 def test_what_was_not_run_for_both_sides_has_no_row():
     found = by_arm(student("sft", HALF), student("fkl", HALF), student("fkl", ONES, prompt=True))
     assert {arm for arm, _ in found} == {"extraction"}
