@@ -527,13 +527,13 @@ def test_a_task_carries_signal_where_the_largest_is_high_and_the_smallest_not_at
 @pytest.mark.notebook
 def test_the_notebook_is_executed_and_what_it_measured_is_kept(tmp_path):
     root = cache.environment.REPOSITORY
-    command = [sys.executable, "-P", "-m", "kdutils", "mini", "--only", "09", "--out", str(tmp_path)]
+    command = [sys.executable, "-P", "-m", "kdutils", "performance", "--out", str(tmp_path)]
     wanted = {"contenders": json.dumps([PLAIN, CACHED]), "repeats": "2", "grids": "null"}
     for name, value in wanted.items():
         command += ["-p", name, value]
     plain = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
     plain |= {"PYTHONPATH": str(root), "KDUTILS_DATA": str(tmp_path / "none"), "HF_HUB_OFFLINE": "1"}
-    folder, tables = tmp_path / "mini", []
+    folder, tables = tmp_path / "performance", []
     for _ in range(2):
         run = subprocess.run(command, env=plain, capture_output=True, text=True, check=False)
         assert run.returncode == 0, run.stderr

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from multiprocessing import forkserver
 from pathlib import Path
@@ -568,10 +569,9 @@ def test_what_measures_time_runs_alone(tmp_path, recorder, monkeypatch):
         return result
 
     monkeypatch.setattr(recorder, "run", run)
-    only = ["01", "06", "09", "10"]
-    results = runner.run_profile(
-        load_profile("mini"), out=tmp_path, only=only, jobs=4, train=lambda plans, ready: plans
-    )
+    notebooks = ("01_effectiveness", "06_noise", "09_performance", "10_calibration")
+    profile = replace(load_profile("mini"), notebooks=notebooks)
+    results = runner.run_profile(profile, out=tmp_path, jobs=4, train=lambda plans, ready: plans)
     assert seen[-1] == ("09_performance", ["01_effectiveness", "06_noise", "10_calibration"])
     assert len(results) == 4
 
