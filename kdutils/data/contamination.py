@@ -85,24 +85,24 @@ class TrigramIndex:
         return bool(is_alike(common, self._sizes, len(wanted)).any())
 
 
-def find(test: Sequence[Item], pool: Sequence[Item]) -> dict[str, str]:
-    """Test item id -> the level at which its question occurs in the pool; without those that do not."""
+def find(test: Sequence[Item], pool: Sequence[Item]) -> list[str]:
+    """Of each test item the level at which its question occurs in the pool; "" if it does not."""
     texts = [compared_text(item) for item in pool]
     by_words = [masked_words(text) for text in texts]
     exact = {letters_and_digits(text) for text in texts}
     masked = {words.replace(" ", "") for words in by_words}
-    index, found = TrigramIndex(by_words), {}
-    for item in test:
+    index, found = TrigramIndex(by_words), [""] * len(test)  # by place: tasks may share an id
+    for place, item in enumerate(test):
         text = compared_text(item)
         words = masked_words(text)
         if not words:  # no letter and no digit: nothing that could be the same
             continue
         if letters_and_digits(text) in exact:
-            found[item.id] = "exact"
+            found[place] = "exact"
         elif words.replace(" ", "") in masked:
-            found[item.id] = "masked"
+            found[place] = "masked"
         elif index.has_alike(words):
-            found[item.id] = "fuzzy"
+            found[place] = "fuzzy"
     return found
 
 
@@ -116,4 +116,5 @@ def flagged(test: Sequence[Item], pool: Sequence[Item]) -> list[Item]:
         key.update(json.dumps([[item.id, item.task, item.question] for item in items]).encode() + b"\n")
     path = disk.cache_path(f"contamination/{key.hexdigest()[:32]}.json")
     found = disk.kept(path, lambda: find(test, pool))
-    return [replace(item, contaminated=found[item.id]) if item.id in found else item for item in test]
+    both = zip(test, found, strict=True)
+    return [replace(item, contaminated=level) if level else item for item, level in both]

@@ -37,8 +37,8 @@ def item(question, *, name="t", task="gsm8k"):
 
 
 def level(test, train, task="gsm8k"):
-    found = contamination.find([item(test, task=task)], [item(train, name="train", task=task)])
-    return found.get("t", "")
+    (found,) = contamination.find([item(test, task=task)], [item(train, name="train", task=task)])
+    return found
 
 
 @pytest.fixture
@@ -86,10 +86,9 @@ def test_what_all_questions_of_a_task_share_is_not_compared():
     one = choice("Ice is?", ["cold", "hot", "sweet", "loud"])
     other = choice("Why do cats purr?", ["joy", "age", "rain", "tea"], name="train")
     assert compared_text(one).split() == ["Ice", "is?", "cold", "hot", "sweet", "loud"]
-    assert contamination.find([one], [other]) == {}
-    assert contamination.find([one], [choice("Ice is?", ["cold", "hot", "sweet", "loud"], name="train")]) == {
-        "t": "exact"
-    }
+    assert contamination.find([one], [other]) == [""]
+    same = choice("Ice is?", ["cold", "hot", "sweet", "loud"], name="train")
+    assert contamination.find([one], [same]) == ["exact"]
 
 
 @pytest.mark.parametrize(
@@ -116,8 +115,14 @@ def test_a_colon_in_the_question_itself_stays():
 
 
 def test_texts_without_letters_match_nothing():
-    assert contamination.find([item("?!")], [item("...", name="a"), item("", name="b")]) == {}
-    assert contamination.find([item(QUESTION)], []) == {}
+    assert contamination.find([item("?!")], [item("...", name="a"), item("", name="b")]) == [""]
+    assert contamination.find([item(QUESTION)], []) == [""]
+
+
+def test_items_of_two_tasks_that_share_an_id_are_flagged_each_for_itself(cache):
+    own = [item(QUESTION, name="0"), item("Why is the sky blue?", name="0", task="arc_e")]
+    found = contamination.flagged(own, [item(QUESTION, name="train")])
+    assert [each.contaminated for each in found] == ["exact", ""]
 
 
 def jaccard(left, right):
@@ -176,7 +181,7 @@ def test_ten_thousand_questions_are_searched_in_seconds():
     started = time.process_time()
     found = contamination.find(test, pool)
     seconds = time.process_time() - started
-    assert {name for name in found if name.startswith("copy")} == {f"copy{number}" for number in range(100)}
+    assert all(level for one, level in zip(test, found, strict=True) if one.id.startswith("copy"))
     assert seconds < 30
 
 
@@ -186,7 +191,7 @@ def test_what_was_found_is_kept_and_found_again(cache, monkeypatch):
     assert [each.contaminated for each in first] == ["exact", ""]
     (kept,) = (cache / "contamination").iterdir()
     searched = []
-    monkeypatch.setattr(contamination, "find", lambda test, pool: searched.append(len(test)) or {})
+    monkeypatch.setattr(contamination, "find", lambda test, _: searched.append(len(test)) or ["", ""])
     assert contamination.flagged([item(QUESTION), item("Why?", name="u")], pool) == first
     assert searched == []
     contamination.flagged([item(QUESTION), item("Why not?", name="u")], pool)
