@@ -28,6 +28,7 @@ ADAPTER_NEEDS_MERGING = (  # transformers would apply it when loading, and save 
     "for the model alone move the adapter's files away, for both merge first with "
     "PeftModel.from_pretrained(model, adapter).merge_and_unload().save_pretrained(folder)"
 )
+OF_TOKENIZERS = (".txt", ".model", ".tiktoken")  # besides .json, and read where there is no tokenizer.json
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/(?!\.)[\w.-]*[\w-]", re.ASCII)
 
 
@@ -196,7 +197,8 @@ def files_digest(name: str | Location, prompt: str = "alpaca") -> str:
     source = Path(place.source)
     if not source.is_dir():
         return ""
-    suffixes = (".safetensors", ".json", *(".jinja",) * (prompt == "chat"))
+    suffixes = [".safetensors", ".json", *[".jinja"] * (prompt == "chat")]
+    suffixes += OF_TOKENIZERS if not (source / "tokenizer.json").is_file() else ()
     names = [place.gguf_file]
     if not place.gguf_file:
         names = sorted(path.name for path in source.iterdir() if path.suffix in suffixes)

@@ -12,11 +12,18 @@ from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from kdutils.data.chat_templates import end_answers_as_in_chats
 from kdutils.data.gguf_files import copy_of, saved_copy
-from kdutils.data.model_files import Location, ModelError, files_digest, locate, unobtainable
+from kdutils.data.model_files import (
+    OF_TOKENIZERS,
+    Location,
+    ModelError,
+    files_digest,
+    locate,
+    unobtainable,
+)
 from kdutils.io import disk
 from kdutils.items import alpaca
 
-SUFFIXES = (".json", ".txt", ".model", ".jinja", ".tiktoken")
+SUFFIXES = (".json", ".jinja", *OF_TOKENIZERS)
 GENERIC = ("PreTrainedTokenizerFast", "TokenizersBackend")  # classes that say nothing of how text is cut
 UNREADABLE = (OSError, ValueError, struct.error, SafetensorError)  # what reading a model may raise
 

@@ -144,6 +144,17 @@ def test_a_tokenizer_whose_file_has_changed_is_asked_anew(folder, kept):
     assert sorted(before[0][:2]) == sorted(after[0][:2])
 
 
+def test_merges_are_part_of_a_model_where_the_tokenizer_is_read_from_them(folder):
+    (folder / "merges.txt").write_text("a n\n")
+    before = model_files.files_digest(str(folder))
+    (folder / "merges.txt").write_text("h e\n")
+    assert model_files.files_digest(str(folder)) == before  # tokenizer.json is what is read
+    (folder / "tokenizer.json").unlink()
+    before = model_files.files_digest(str(folder))
+    (folder / "merges.txt").write_text("a n\n")
+    assert model_files.files_digest(str(folder)) != before
+
+
 def test_weights_are_no_part_of_what_a_tokenizer_is_known_by(folder):
     before = models.load_tokenizer(str(folder)).files_digest
     (folder / "model.safetensors").write_bytes(b"others")
