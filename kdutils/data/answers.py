@@ -110,10 +110,12 @@ ANNOUNCED = re.compile(
     r"|(?=\b(?:[A-E]|(?:answer|option|solution|ending) ?[1-5])\)? is (?:the )?(?:correct|right)\b)",
     re.IGNORECASE,
 )
+ENDS = re.compile(r"[.!?]\s|\n|\b(?:because|since)\b|[,;]\s*as\b")
 MINUS = str.maketrans("\u2212\u2010\u2011\u2012\u2013\ufe63\uff0d\u2044", "-------/")
 THOUSANDS = re.compile(r"(?<![\d.])\d{1,3}(?:(?:,|\{,\}|\\,|\u00a0|\u2009|\u202f)\d{3})+(?!\d)")
 VULGAR = re.compile("[\u00bc-\u00be\u2150-\u215e]")  # one character for a fraction
 FRACTION = re.compile(r"(-?)\\[dt]?frac\s*\{([^{}]+)\}\s*\{([^{}]+)\}")
+SHORT_FRACTION = re.compile(r"(-?)\\[dt]?frac\s*(\d)\s*(\d)")  # one digit needs no braces
 TEXT = re.compile(r"\\(?:text|textbf|mathrm|mathbf)\s*\{([^{}]*)\}")
 BOXED = re.compile(r"\\(?:boxed|fbox)\s*\{([^{}]*)\}")
 BOLD = re.compile(r"\*\*(\\?[$£€]?-?\d[^*\n]*)(?<![.:)])\*\*(?=[^*\n.=]*\.?\s*\Z)")  # in the last sentence
@@ -123,7 +125,7 @@ DECORATION = re.compile(r"(?<!\d)\*|\*(?!\d)|[_`$£€]|\\[()\[\]%!]")  # Markdo
 VALUE = re.compile(
     r"(?<![\w.)^])(?<!\^\{)(?:(-?\d+) +(\d+) */ *([1-9]\d*)|([-+]?(?:\d+\.?\d*|\.\d+))(?: */ *(0*[1-9]\d*))?)"
 )
-ANNOUNCED_CAPITAL = re.compile(r"\b([A-E])\b|\(([a-e])\)|^\W*([a-e])\W*$")
+ANNOUNCED_CAPITAL = re.compile(r"\b([A-E])\b|\(([a-e])\)|^\W*([a-e])(?:\W*$|\))")
 CAPITAL = re.compile(  # A alone may be an article, B's a person's
     r"\(([A-Ea-e])\)|\b([B-E])\b(?!['\u2019]s)|\b(A)\b(?=\s*(?:[).:,;]|$))|^\W*([a-e])\W*$"
 )
@@ -135,15 +137,16 @@ def _plain(text: str) -> str:
     text = THOUSANDS.sub(lambda found: re.sub(r"\D", "", found[0]), text)
     text = VULGAR.sub(lambda found: " " + unicodedata.normalize("NFKC", found[0]), text).translate(MINUS)
     announced = " answer is \\1 "
-    for pattern, plain in ((TEXT, r"\1"), (FRACTION, r" \1\2/\3"), (BOXED, announced), (BOLD, announced)):
+    ways = [(TEXT, r"\1"), (FRACTION, r" \1\2/\3"), (SHORT_FRACTION, r" \1\2/\3")]
+    for pattern, plain in (*ways, (BOXED, announced), (BOLD, announced)):
         text = pattern.sub(plain, text)
     return DECORATION.sub("", text)
 
 
 def _announced(text: str) -> str:
-    """The rest of the sentence after the last words that announce an answer; "" if none do."""
+    """What follows the last words that announce an answer, up to a reason or a full stop; "" if none do."""
     ends = [found.end() for found in ANNOUNCED.finditer(text)]
-    return re.split(r"[.!?]\s|\n", text[ends[-1] :].strip())[0] if ends else ""
+    return ENDS.split(text[ends[-1] :].strip())[0] if ends else ""
 
 
 def _robust_number(task: str, text: str) -> str | None:
@@ -220,7 +223,10 @@ def parse(task: str, text: str) -> str | None:
 
 
 def parse_strict(task: str, text: str) -> str | None:
-    """The answer where the response format puts it, at the end and after the words that announce it."""
+    """The answer where the response format puts it, at the end and after the words that announce it.
+
+    A keyword is announced by the whole text, as in the paper's responses in commonsense.
+    """
     return reading_of(task).strict(task, text)
 
 

@@ -203,9 +203,11 @@ def check_response(item: Item, *, where: str) -> None:
     """
     if parse_strict(item.task, item.response) is None:
         form = reading_of(item.task).response.replace("{}", item.answer)
+        is_end = parse_strict(item.task, f"So. {form}") is not None
+        remedy = "end it with" if is_end else "it must be, with nothing before,"
         raise DataError(
             f"{where}: item {item.id!r} is trained on a response that holds no answer as {item.task} is read "
-            f"({shown(item.response[-80:])}): end it with {form!r}"
+            f"({shown(item.response[-80:])}): {remedy} {form!r}"
         )
 
 

@@ -307,6 +307,12 @@ def test_a_response_whose_answer_would_not_be_read_is_not_trained_on(tmp_path, r
         write_train(tmp_path, response=response)
 
 
+def test_a_rationale_before_a_keyword_is_refused_with_what_it_must_be(tmp_path):
+    response = "Wood floats. the correct answer is answer2"
+    with pytest.raises(DataError, match="it must be, with nothing before, 'the correct answer is answer2'"):
+        write_train(tmp_path, task="arc_c", answer="answer2", response=response)
+
+
 def test_a_key_that_is_misspelt_is_not_left_out(tmp_path):
     with pytest.raises(DataError, match="key 'rationle' is none of an item: is 'rationale' meant"):
         write_train(tmp_path, rationle="1 + 2 = 3. The answer is 3.")
