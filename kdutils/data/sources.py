@@ -241,9 +241,13 @@ def _pool(spec: RunSpec, evaluation: EvalSpec) -> Sequence[Item]:
 
 
 def default_evaluation(spec: RunSpec) -> EvalSpec:
-    """Greedy decoding on the test items of every task that the data have, in the order of their file."""
-    tasks = dict.fromkeys(item.task for item in load_items(spec, "test"))
-    return EvalSpec(tasks=tuple(tasks))
+    """Greedy decoding, up to 96 tokens, of every test item of the data, of the mini world 100 a task.
+
+    Tasks are in the order of their file.
+    """
+    counts = Counter(item.task for item in load_items(spec, "test"))
+    all_items = {} if spec.data == MINI else {"items_per_task": max(counts.values(), default=1)}
+    return EvalSpec(tasks=tuple(counts), **all_items)
 
 
 def with_items_digest(spec: RunSpec, evaluation: EvalSpec) -> EvalSpec:

@@ -86,7 +86,7 @@ def run(
     evaluated as it is.
 
     Args:
-        evaluation: by default greedy decoding on the test items of every task there is.
+        evaluation: by default greedy decoding, up to 96 tokens, of all test items (mini: 100 a task).
         progress: called with every entry of the training curve.
         compute: device, compilation and the like; by default as the environment says.
         trackers: names of trackers.TRACKERS that show the curves and accuracies of run and teacher.

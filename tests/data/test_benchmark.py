@@ -213,7 +213,10 @@ def test_test_items_say_how_they_occur_in_the_pool(folder):
     assert flags == {"svamp-test-00000": "exact", "svamp-test-00001": "masked", "svamp-test-00002": ""}
     held = sources.test_items(a_spec(), EvalSpec(tasks=("gsm8k",), split="validation"))
     assert {item.contaminated for item in held} == {""}  # they are of the pool itself
-    assert sources.default_evaluation(spec).tasks == DOMAIN_TASKS["math"]
+    usual = sources.default_evaluation(spec)
+    assert usual.tasks == DOMAIN_TASKS["math"]
+    longest = max(len(path.read_text().splitlines()) for path in (folder / "dev").glob("*.jsonl"))
+    assert usual.items_per_task == longest > 1
 
 
 def test_the_digest_names_the_files_of_the_domain(folder):
