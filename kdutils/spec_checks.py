@@ -73,11 +73,11 @@ def _domain_and_teacher(spec: RunSpec) -> None:
         raise ValueError(f"{told}: drop it or use one of {[*KD_METHODS, 'kd']}")
     if spec.recipe.has_teacher and not spec.teacher:
         raise ValueError(f"method {spec.method!r} needs a teacher: give teacher=... or use method='sft'")
-    if spec.wrong_rationale_share != 0.23 and (spec.data != MINI or spec.domain != "math"):
-        raise ValueError(
-            f"wrong_rationale_share={spec.wrong_rationale_share} concerns math of data='mini' alone, "
-            f"not {spec.domain} of {shown(spec.data)}; leave it out"
-        )
+    for name in ("wrong_rationale_share", "start_wrong_share"):
+        share, is_of_mini = getattr(spec, name), spec.data == MINI and spec.domain == "math"
+        if share not in (None, 0.23) and not is_of_mini:
+            other = f"not {spec.domain} of {shown(spec.data)}; leave it out"
+            raise ValueError(f"{name}={share} concerns math of data='mini' alone, {other}")
 
 
 def _used(spec: RunSpec, defaults: dict[str, Any]) -> None:
@@ -89,9 +89,8 @@ def _used(spec: RunSpec, defaults: dict[str, Any]) -> None:
                 f"at {defaults[name]!r}, or use one of {[key for key in METHODS if is_used(METHODS[key])]}"
             )
     for name in OF_TEACHER[1:]:
-        if not spec.teacher_tuned and getattr(spec, name) != defaults[name]:
-            value = f"{name}={getattr(spec, name)!r}"
-            raise ValueError(f"{value} has no effect with teacher_tuned=False: leave one of them out")
+        if not spec.teacher_tuned and (value := getattr(spec, name)) != defaults[name]:
+            raise ValueError(f"{name}={value!r} has no effect with teacher_tuned=False: leave one out")
     is_paper = spec.protocol == "paper"
     by_protocol = {"prompt_in_loss": is_paper, "mean_by_sequence": is_paper and spec.method in BY_SEQUENCE}
     usual = {name: (value, f"protocol {spec.protocol!r} has it") for name, value in by_protocol.items()}
@@ -140,8 +139,10 @@ def _adapter(spec: RunSpec, defaults: dict[str, Any]) -> None:
 def _additions(spec: RunSpec, defaults: dict[str, Any]) -> None:
     """A build, a penalty, a start and a first domain have all that they take."""
     needed = NEEDED | ({"penalty": other} if (other := PENALTIES.get(spec.penalty)) else {})
+    sampling = ("sampling_temperature", "rollout_steps", "max_new_tokens")
+    needed |= dict.fromkeys(sampling, "on_policy_share") | {"select_best": "validation_items"}
     for name, other in needed.items():
-        if getattr(spec, name) != defaults[name] and getattr(spec, other) == defaults[other]:
+        if getattr(spec, name) != defaults[name] and getattr(spec, other) in ("", "base", 0):
             value = f"{name}={shown(getattr(spec, name))}"
             raise ValueError(f"{value} has no effect without {other}: give that, or leave {name} out")
     if spec.penalty and not spec.penalty_strength:

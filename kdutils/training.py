@@ -196,9 +196,8 @@ class _Training:
 
     def _denominator(self, batch: Batch) -> float:
         """Scored tokens of the batch, or its sequences if each has the same weight."""
-        if self.spec.weighs_sequences:
-            return float(batch.scored_BT.any(1).sum())
-        return float(max(int(batch.scored_BT.sum()), 1))
+        scored = batch.scored_BT.any(1) if self.spec.weighs_sequences else batch.scored_BT
+        return float(max(int(scored.sum()), 1))
 
     def _loss(self, batch: Batch) -> TokenSum:
         spec, states_NH = self.spec, self.student.scoring_states(batch)

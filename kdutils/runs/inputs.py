@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
-from itertools import zip_longest
+from itertools import islice, zip_longest
 
 import torch
 from torch import nn
@@ -113,11 +113,24 @@ def check(*runs: Inputs) -> None:
             keys[_teacher(run)] = _tokenizer_key(_teacher(run), run.teacher_tokenizer)
     encoded = {(r.items.key, keys[_student(r)], *r.spec.encoding.values()): r for r in trained}
     for run in encoded.values():
-        encoding.encode(run.items.train, own[_student(run)].tokenizer, **run.spec.encoding)
+        check_lengths(run, own[_student(run)].tokenizer)
     pairs = {(r.items.key, keys[_student(r)], keys[_teacher(r)]): r for r in compared}
     for (_, of_student, of_teacher), run in pairs.items():
         if of_student != of_teacher:
             _check_tokens(run)
+
+
+def check_lengths(run: Inputs, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Check that training and validation items fit `max_tokens`, and that it leaves something to learn.
+
+    Raises:
+        DataError: as encoding.encode; and if every training item ends within its prompt, which is not scored.
+    """
+    train, spec = run.items.train, run.spec
+    encoded = encoding.encode([*train, *run.items.validation], tokenizer, **spec.encoding)
+    sizes = islice(zip(encoded["input_ids"], encoded["n_unscored"], strict=True), len(train))
+    if not any(len(ids) > n_unscored for ids, n_unscored in sizes):
+        raise DataError(f"max_tokens={spec.max_tokens} cuts every item within its prompt; raise it")
 
 
 def check_needed(run: Inputs) -> None:

@@ -110,8 +110,19 @@ def _untuned_weights(inputs: Inputs) -> str:
 
 
 def training_items(inputs: Inputs, at: Store) -> list[Item]:
-    """The items that a run is trained on: with their own responses, or those of its teacher."""
-    return teacher_texts(inputs, at) if inputs.spec.recipe.prefix == "teacher" else inputs.items.train
+    """The items that a run is trained on: with their own responses, or those of its teacher.
+
+    A teacher's text that `max_tokens` cuts has no EOS, as one that `max_new_tokens` cut.
+    """
+    if inputs.spec.recipe.prefix != "teacher":
+        return inputs.items.train
+    items, tokenizer = teacher_texts(inputs, at), inputs.tokenizer
+    heads = encoding.prompt_ids([item.question for item in items], tokenizer, inputs.spec.prompt)
+    bodies = encoding.token_ids([item.response for item in items], tokenizer)
+    n_tokens = (len(head) + len(body) for head, body in zip(heads, bodies, strict=True))
+    fits = (n < inputs.spec.max_tokens for n in n_tokens)
+    both = zip(items, fits, strict=True)
+    return [dataclasses.replace(item, ended=item.ended and has_room) for item, has_room in both]
 
 
 def teacher_texts(inputs: Inputs, at: Store) -> list[Item]:

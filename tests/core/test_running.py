@@ -15,6 +15,7 @@ from kdutils.compute import Compute
 from kdutils.data import sources
 from kdutils.grid import cell_table
 from kdutils.io import leases, memory
+from kdutils.items import DataError
 from kdutils.runs import comparison, experiment, store, students, teacher_outputs
 from kdutils.runs.inputs import Inputs
 from kdutils.spec import EvalSpec, RunSpec
@@ -169,6 +170,17 @@ def test_teacher_texts_are_made_once_and_are_the_teachers(folder, finished, monk
     assert all(item.rationale == "" for item in again)
 
 
+def test_a_teachers_text_that_max_tokens_cuts_has_no_eos(finished, monkeypatch):
+    out, done = finished
+    inputs = Inputs.of(done["seqkd"].spec, None)
+    first = inputs.items.train[0]
+    short, long = (dataclasses.replace(first, response=text) for text in ("3", "3 " * 200))
+    monkeypatch.setattr(teacher_outputs, "teacher_texts", lambda *_: [short, long])
+    made = teacher_outputs.training_items(inputs, store.Store(out))
+    assert [item.ended for item in made] == [True, False]
+    encoding.encode(made, inputs.tokenizer, **inputs.spec.encoding)  # which refuses what ends too late
+
+
 def test_other_weights_of_an_untuned_teacher_write_other_texts(folder, tmp_path):
     own = tmp_path / "models"
     shutil.copytree(folder, own)
@@ -237,6 +249,11 @@ def test_other_weights_under_the_same_name_are_another_run(folder, tmp_path):
         ({"train_items": 99}, EVALUATION, "train_items=99, but"),
         ({"data": "/not/there"}, EVALUATION, "/not/there/train.jsonl is missing"),
         ({"max_tokens": 20}, EVALUATION, "more than max_tokens=20"),
+        (
+            {"max_tokens": 20, "protocol": "paper", "prompt_in_loss": False},
+            EVALUATION,
+            "max_tokens=20 cuts every item within its prompt; raise it",
+        ),
         ({"teacher_items": 99}, EVALUATION, "teacher_items=99, but"),
         ({"student_start": "sft", "start_items": 99}, EVALUATION, "start_items=99, but"),
         ({}, EvalSpec(tasks=("svamp",)), "no test items of task 'svamp'; there are items of ..addsub"),
@@ -249,6 +266,18 @@ def test_what_is_wrong_is_said_before_anything_is_written(folder, tmp_path, fiel
             type(spec).from_dict(spec.to_dict() | fields), out=tmp_path / "out", evaluation=evaluation
         )
     assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_validation_item_that_is_too_long_is_refused_before_the_teacher_works(folder, tmp_path):
+    data = Path(tiny.write_data(tmp_path / "data"))
+    lines = (data / "validation.jsonl").read_text().splitlines()
+    first = json.loads(lines[0])
+    first["question"] = "1 + 2 " * 200
+    (data / "validation.jsonl").write_text("\n".join([json.dumps(first), *lines[1:]]) + "\n")
+    spec = dataclasses.replace(a_spec(folder, "seqkd"), data=str(data))
+    with pytest.raises(DataError, match=f"'{first['id']}' has .* more than max_tokens="):
+        experiment.run(spec, out=tmp_path / "out", evaluation=EVALUATION)
     assert not (tmp_path / "out").exists()
 
 

@@ -294,6 +294,12 @@ def test_a_teacher_is_tuned_by_lora_and_for_its_own_number_of_epochs_where_it_is
         ({"order_seed": 0}, "order_seed=0 is what it is anyway, as seed says"),
         ({"start_epochs": 2}, "start_epochs=2 has no effect without student_start: give that, or leave"),
         ({"replay_share": 0.1}, "replay_share=0.1 has no effect without first_domain"),
+        ({"select_best": True, "validation_items": 0}, "select_best=True has no effect without validation_i"),
+        ({"on_policy_share": 0, "rollout_steps": 5}, "rollout_steps=5 has no effect without on_policy_share"),
+        (
+            {"student_start": "sft", "start_wrong_share": 0.5, "domain": "commonsense"},
+            "start_wrong_share=0.5 concerns math of data='mini' alone, not commonsense of 'items'; leave it",
+        ),
         ({"build_compression": 2.0}, "build_compression=2.0 has no effect without student_build"),
         ({"penalty_strength": 0.1}, "penalty_strength=0.1 has no effect without penalty"),
         ({"penalty": "l2_sp"}, "penalty='l2_sp' needs a penalty_strength above 0"),
