@@ -65,15 +65,19 @@ def shifts(best: pd.DataFrame) -> pd.DataFrame:
     """How far the best rate of the widest student lies above that of the narrowest, octaves, by arm.
 
     By the line of log2 rate on log2 width through all of `best_rates`, its level another for each family,
-    teacher and method. Columns arm, narrowest, widest, octaves, low, high (Student's t), n (rates).
+    teacher and method. The rates of one student, which is one pretrained model, are one value. Columns arm,
+    narrowest, widest, octaves, low, high (Student's t; NaN for fewer than three students), n (students).
     """
     table = []
     for arm, part in best.dropna(subset=["rate"]).groupby("arm", sort=False):
         logs, groups = np.log2(part[["width", "rate"]].astype(float)), [part[name] for name in GROUP]
-        x, y = (logs - logs.groupby(groups).transform("mean")).to_numpy().T
-        if (squares := x @ x) < 1e-9:  # one width in every group
+        centred = logs - logs.groupby(groups).transform("mean")
+        centred = centred[logs["width"].groupby(groups).transform("nunique") > 1]
+        x, y = centred.groupby([part["family"], part["student"]]).mean().to_numpy().T
+        if not len(x):  # one width in every group
             continue
-        slope, free = (x @ y) / squares, len(x) - logs.groupby(groups).ngroups - 1
+        slope, squares = (x @ y) / (x @ x), x @ x
+        free = len(x) - part.loc[centred.index, "family"].nunique() - 1
         error = math.sqrt(((y - slope * x) ** 2).sum() / free / squares) if free > 0 else math.nan
         ends, half = part["width"].agg(["min", "max"]), error * stats.t.ppf(0.5 + CONFIDENCE / 2, free)
         bounds = np.array([slope, slope - half, slope + half]) * math.log2(ends["max"] / ends["min"])
