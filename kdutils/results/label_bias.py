@@ -148,8 +148,8 @@ def labels(rows: pd.DataFrame) -> pd.DataFrame:
     named, table = who(rows), []
     found = named[["who", "task", "run_id"]].join(pd.DataFrame(logprobs(named)))
     for (name, task), part in found.groupby(["who", "task"], sort=False):
-        means = part.drop(columns=["who", "task"]).groupby("run_id").mean().mean().dropna()
-        prior = scipy.special.softmax(means.to_numpy())
+        of_run = part.drop(columns=["who", "task"]).groupby("run_id").mean().dropna(axis=1)
+        prior = scipy.special.softmax(of_run.to_numpy(), axis=1).mean(axis=0)
         own = named.loc[part.index]
         for place, likely in enumerate(prior):
             label = own["options"].str[place]

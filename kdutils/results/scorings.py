@@ -225,7 +225,8 @@ def _flip(left: Estimate, right: Estimate) -> tuple[float, float, float]:
 def _against(rows: pd.DataFrame, value: str = "right") -> tuple[pd.DataFrame, pd.DataFrame]:
     """`value` of KD less that of SFT, and less that of the plain recipe: a column a variation.
 
-    Index domain, method, scoring and ITEM; means over the pairs and seeds that were trained both ways.
+    Index domain, method, scoring and ITEM; means over pairs and seeds: of the first those that were trained
+    in every way of their method, of the second those that were trained both ways.
     """
     names, is_kd = [*PAIR, "scoring", *ITEM], rows["method"].isin(KD_METHODS)
     wide = rows[is_kd].pivot_table(index=[*names, "method"], columns="variation", values=value, sort=False)
@@ -233,7 +234,10 @@ def _against(rows: pd.DataFrame, value: str = "right") -> tuple[pd.DataFrame, pd
     sft = wide.join(sft, on=names)["sft"]
     by = ["domain", "method", "scoring", *ITEM]
     plain = wide.get("", pd.Series(math.nan, wide.index))
-    return tuple(wide.sub(each, axis=0).groupby(by, sort=False).mean() for each in (sft, plain))
+    gains = wide.sub(sft, axis=0)
+    ways = (part.dropna(axis=1, how="all") for _, part in gains.groupby(["domain", "method"], sort=False))
+    alike = pd.concat([gains[:0], *(part.dropna() for part in ways)])
+    return tuple(each.groupby(by, sort=False).mean() for each in (alike, wide.sub(plain, axis=0)))
 
 
 def recipes(rows: pd.DataFrame) -> pd.DataFrame:

@@ -140,6 +140,9 @@ def test_a_recipe_is_compared_with_the_plain_one_of_the_same_pair_and_seed():
     assert list(found.index.unique("variation")) == names
     assert found.loc[("prompt in loss", "generation"), ["gain", "change"]].tolist() == [0, -25]
     assert found.loc[("", "label"), "gain"] == 25 and math.isnan(found.loc[("", "label"), "change"])
+    another = study({"fkl": (40, 40, 40)}).assign(student="another")  # has no other recipe
+    gains = scorings.recipes(pd.concat([rows, scorings.answers(another)]))["gain"]
+    assert gains.tolist() == found["gain"].tolist()
     values = scorings.contrasts(rows, scorings.taus(rows, rng=rng()))
     assert values["G3"].value == pytest.approx(20)  # 25 points of generation, 5 of likelihood
     assert values["G4"].value == 0 < values["G4"].high

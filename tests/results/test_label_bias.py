@@ -1,5 +1,7 @@
 """Label bias on rows whose biases are known: an order-blind scorer, a label-blind one, and both between."""
 
+import math
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -35,6 +37,15 @@ def test_the_prior_is_found_and_an_order_blind_model_has_none():
     found = label_bias.labels(pair).set_index(["who", "label"])["prior"]
     assert found["fkl"].to_numpy() == pytest.approx(100 * scipy.special.softmax(prior))
     assert found["teacher"].to_numpy() == pytest.approx([25] * 4)
+
+
+def test_the_prior_of_several_models_is_the_mean_of_theirs():
+    methods = {"base": "", "sft": "", "fkl": "mini-s-3k"}
+    even = [rows_of(name, (0, 0), 1.0, student="mini-s-2k", teacher=own) for name, own in methods.items()]
+    sure = of_a_pair(("fkl", (math.log(49), 0.0), 1.0))
+    both = pd.concat([sure, label_bias.of_labels(pd.concat(even, ignore_index=True))], ignore_index=True)
+    found = label_bias.labels(both).set_index(["who", "label"])["prior"]
+    assert found["fkl"].to_numpy() == pytest.approx([74, 26])  # of 98 and 50 %
 
 
 def test_same_label_and_same_option_tell_bias_from_knowledge():
