@@ -4,7 +4,8 @@ A resample draws the clusters of students and, within each task, the items with 
 row counts as often as its cluster times as often as its item (Owen 2007, the pigeonhole bootstrap). So two
 students that are wrong about the same item are not two findings. It is wide rather than narrow: with many
 clusters the interval covers at least as often as it says. With two or three, which differ by more than their
-items make them differ, it covers less often; with one cluster only the items are drawn.
+items make them differ, it covers less often: 95 % become 50 % with two and 73 % with three where clusters
+alone make the difference. With one cluster only the items are drawn.
 """
 
 import math

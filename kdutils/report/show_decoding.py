@@ -26,8 +26,8 @@ def curves(section: Section, table: pd.DataFrame) -> None:
     for place, (pair, own) in enumerate(table.groupby(["teacher", "student"], sort=False)):
         names, own = " to ".join(map(short_name, pair)), own.drop(columns=["teacher", "student"])
         caption = f"{names}: what changes with the decoding temperature, means over tasks; 95% intervals "
-        caption += "over items. Of the teacher, agreement and fidelity are the ceiling: itself on another "
-        caption += "sample."
+        caption += "over items. Of the teacher, agreement and fidelity are with itself on another sample; a "
+        caption += "student that is surer than the teacher can be above it."
         name = f"curves_{place}" if place else "curves"
         section.figure(name, {"live": own}, curve_panels, caption, value="value, %")
         wide = own[own["measure"].isin(["accuracy", "agreement"])]
@@ -136,11 +136,15 @@ def selected(section: Section, table: pd.DataFrame) -> list[str]:
     said = []
     for domain, own in table[table["method"] != "teacher"].groupby("domain", sort=False):
         best = own.loc[own["gain"].idxmax()]
-        plain = interval_text(*best[["gain", "low", "high"]])
-        greedy = interval_text(*best[["greedy_gain", "greedy_low", "greedy_high"]])
+        plain, name = interval_text(*best[["gain", "low", "high"]]), METHOD_NAMES[best["method"]]
+        ends = (own.loc[own["greedy_gain"].idxmin()], own.loc[own["greedy_gain"].idxmax()])
+        points = [interval_text(*row[["greedy_gain", "greedy_low", "greedy_high"]]) for row in ends]
+        least, most = (
+            f"{text} ({METHOD_NAMES[row['method']]})" for text, row in zip(points, ends, strict=True)
+        )
         said.append(
-            f"{DOMAIN_LABELS[domain]}: a temperature chosen on held-out items gives at most {plain} points "
-            f"over temperature 1 ({METHOD_NAMES[best['method']]}), and {greedy} over greedy decoding."
+            f"{DOMAIN_LABELS[domain]}: a temperature chosen on held-out items gives at most {plain} "
+            f"points over temperature 1 ({name}), and {least} to {most} over greedy decoding."
         )
     return said
 

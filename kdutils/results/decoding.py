@@ -2,9 +2,10 @@
 
 Every function takes rows of results/asked.py, or of `of_pairs`. Student and teacher are compared on
 independent samples: the noise of a sampled token is keyed by item, sample and position, so that two equal
-models write the same texts, and on one sample would agree whatever the temperature. The ceiling of the
-agreement is that of the teacher with another sample of itself. Contrasts have intervals from drawing items
-again, the same ones for all that is compared, and training seeds where there are several.
+models write the same texts, and on one sample would agree whatever the temperature. Agreement stands beside
+that of the teacher with another sample of itself. Claim H5 calls this the ceiling; a student that is surer
+than the teacher can be above it. Contrasts have intervals from drawing items again, the same ones for all
+that is compared, and training seeds where there are several.
 """
 
 from collections.abc import Sequence

@@ -18,7 +18,9 @@ def recency(rows: pd.DataFrame) -> pd.DataFrame:
     """Change of a label's logit (nats) for each time in a row that it was the answer just before, by who.
 
     Least squares with a mean for each label of each model and task; errors are clustered by item, which all
-    models answer. Columns who, slope, low, high, p_value, n; below zero is negative recency.
+    models answer. Columns who, slope, low, high, p_value, n. Compare slopes with each other: that of
+    independent answers is somewhat below zero, too, since a streak is made of the same finite sequence
+    (Miller & Sanjurjo 2018, Econometrica 86).
     """
     import statsmodels.api as sm  # takes a second to import
 
